@@ -1,0 +1,115 @@
+package authz
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+)
+
+// API is what the authorizer must know of an API beside its policy: how a request names its workspace, and which
+// credentials it takes.
+type API struct {
+	Workspace   WorkspaceHeader    `yaml:"workspace"`
+	Credentials []CredentialFormat `yaml:"credentials"`
+}
+
+// WorkspaceHeader says where a request names the workspace it targets.
+type WorkspaceHeader struct {
+	// Header's name; it is kept in lower case.
+	Header string `yaml:"header"`
+	// By is ByID or BySlug.
+	By By `yaml:"by"`
+	// Required: a request without the header acts in no workspace, even if its credential belongs to one.
+	Required bool `yaml:"required"`
+}
+
+// By is how a workspace header names a workspace.
+type By string
+
+// The two ways.
+const (
+	ByID   By = "id"
+	BySlug By = "slug"
+)
+
+// CredentialFormat describes the keys of one kind. The prefix tells them apart.
+type CredentialFormat struct {
+	Kind Kind `yaml:"kind"`
+	// Prefix that a key starts with, ending in an underscore by custom. The longest prefix that matches decides.
+	Prefix string `yaml:"prefix"`
+	// Environment of keys with this prefix. Default: live.
+	Environment Environment `yaml:"environment"`
+	// VisiblePrefix is how many characters of a key may be shown, prefix included. Default: 8 beyond the prefix, which
+	// is also the most.
+	VisiblePrefix int `yaml:"visible_prefix"`
+	// BodyLength is how many characters follow the prefix of a key made here, checksum included. Default and least: 38.
+	BodyLength int `yaml:"body_length"`
+}
+
+var prefixForm = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
+
+// complete fills the defaults and checks the rest. Errors start with the key that they are about.
+func (a API) complete() (API, error) {
+	a.Workspace.Header = strings.ToLower(a.Workspace.Header)
+	switch {
+	case a.Workspace.Header == "":
+		return a, errors.New("workspace.header: name the request header that names a workspace")
+	case a.Workspace.By != ByID && a.Workspace.By != BySlug:
+		return a, fmt.Errorf("workspace.by: %q is neither id nor slug", a.Workspace.By)
+	case len(a.Credentials) == 0:
+		return a, errors.New("credentials: none is configured")
+	}
+	formats := make([]CredentialFormat, len(a.Credentials))
+	seen := make(map[string]bool, len(a.Credentials))
+	for i, f := range a.Credentials {
+		f, err := f.complete()
+		if err == nil && seen[f.Prefix] {
+			err = fmt.Errorf("prefix: %q is there twice; nothing else tells two kinds apart", f.Prefix)
+		}
+		if err != nil {
+			return a, fmt.Errorf("credentials[%d].%w", i, err)
+		}
+		seen[f.Prefix] = true
+		formats[i] = f
+	}
+	a.Credentials = formats
+	return a, nil
+}
+
+func (f CredentialFormat) complete() (CredentialFormat, error) {
+	if f.Environment == "" {
+		f.Environment = Live
+	}
+	if f.VisiblePrefix == 0 {
+		f.VisiblePrefix = len(f.Prefix) + maxVisible
+	}
+	if f.BodyLength == 0 {
+		f.BodyLength = minBody
+	}
+	switch {
+	case !f.Kind.known():
+		return f, fmt.Errorf("kind: %q is none of workspace_token, workspace_key, personal_key", f.Kind)
+	case !prefixForm.MatchString(f.Prefix):
+		return f, fmt.Errorf("prefix: %q has characters other than letters, digits, _ and -", f.Prefix)
+	case f.Environment != Live && f.Environment != Sandbox:
+		return f, fmt.Errorf("environment: %q is neither live nor sandbox", f.Environment)
+	case f.VisiblePrefix < len(f.Prefix) || f.VisiblePrefix > len(f.Prefix)+maxVisible:
+		return f, fmt.Errorf("visible_prefix: %d is not between the prefix's own %d characters and %d",
+			f.VisiblePrefix, len(f.Prefix), len(f.Prefix)+maxVisible)
+	case f.BodyLength < minBody || len(f.Prefix)+f.BodyLength > maxKey:
+		return f, fmt.Errorf("body_length: %d is less than %d, or makes keys longer than %d bytes",
+			f.BodyLength, minBody, maxKey)
+	}
+	return f, nil
+}
+
+// Format finds the format with exactly this prefix.
+func (a API) Format(prefix string) (CredentialFormat, bool) {
+	for _, f := range a.Credentials {
+		if f.Prefix == prefix {
+			return f, true
+		}
+	}
+	return CredentialFormat{}, false
+}

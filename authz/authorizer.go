@@ -1,0 +1,169 @@
+package authz
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"maps"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// Directory knows the credentials, the workspaces and their members (the PIP).
+type Directory interface {
+	// Lookup finds the credential of a check and the workspace it may act in. A credential that is unknown, expired or
+	// revoked is a Found with a denial, not an error; an error means that the question could not be answered.
+	Lookup(ctx context.Context, l Lookup) (Found, error)
+}
+
+// Policy decides (the PDP's rules).
+type Policy interface {
+	// Decide maps an input to a decision. It is called by many goroutines at once and keeps nothing of the input. An
+	// error means that there is no decision; it is never an allow.
+	Decide(ctx context.Context, in Input) (Decision, error)
+}
+
+// Config says what an Authorizer serves.
+type Config struct {
+	// APIs by name. At least one.
+	APIs map[string]API
+	// DefaultAPI serves requests that name none. Empty: such a request is an error.
+	DefaultAPI string
+	// AllowedHeaders are the request headers, in lower case, that policies may read. Default: none.
+	AllowedHeaders []string
+}
+
+// Authorizer answers checks. It is safe for concurrent use.
+type Authorizer struct {
+	apis      map[string]API
+	fallback  string
+	headers   []string
+	directory Directory
+	policy    Policy
+}
+
+// New checks the configuration and fills its defaults.
+func New(c Config, d Directory, p Policy) (*Authorizer, error) {
+	if len(c.APIs) == 0 {
+		return nil, fmt.Errorf("apis: none is configured")
+	}
+	a := &Authorizer{apis: make(map[string]API, len(c.APIs)), fallback: c.DefaultAPI, directory: d, policy: p}
+	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
+		api, err := c.APIs[name].complete()
+		if err != nil {
+			return nil, fmt.Errorf("apis.%s.%w", name, err)
+		}
+		a.apis[name] = api
+	}
+	if _, ok := a.apis[c.DefaultAPI]; !ok && c.DefaultAPI != "" {
+		return nil, fmt.Errorf("default_api: %q is none of the configured APIs: %s", c.DefaultAPI, a.names())
+	}
+	for _, h := range c.AllowedHeaders {
+		h = strings.ToLower(h)
+		if slices.Contains(secretHeaders, h) {
+			return nil, fmt.Errorf("allowed_headers: %s carries credentials and is never shown to a policy", h)
+		}
+		if textproto.TrimString(h) != h || h == "" {
+			return nil, fmt.Errorf("allowed_headers: %q is not a header name", h)
+		}
+		a.headers = append(a.headers, h)
+	}
+	return a, nil
+}
+
+var secretHeaders = []string{"authorization", "proxy-authorization", "cookie", "set-cookie"}
+
+// Check answers one request. The answer is complete in every case: an error comes with an answer that is
+// UNAVAILABLE, and is its cause, to be logged and never shown to the client.
+func (a *Authorizer) Check(ctx context.Context, r Request) (Answer, error) {
+	answer := Answer{ID: rand.Text()}
+	err := a.check(ctx, r, &answer)
+	if err != nil {
+		answer.Decision = Unavailable
+		answer.Public = false
+	}
+	return answer, err
+}
+
+func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error {
+	name := r.API
+	if name == "" {
+		name = a.fallback
+	}
+	api, ok := a.apis[name]
+	if !ok {
+		return fmt.Errorf("the request names the API %q, which is none of the configured ones: %s", name, a.names())
+	}
+	answer.API = name
+	in := a.input(name, r)
+
+	// What somebody without a credential would be told: an allow means a public route, which is open without any
+	// look-up, to a bad credential too.
+	in.Denial = ReasonMissing
+	anonymous, err := a.decide(ctx, in)
+	if err != nil {
+		return err
+	}
+	if anonymous.Allow {
+		answer.Decision, answer.Public = anonymous, true
+		return nil
+	}
+
+	credential, denial := api.credential(r.Header[AuthorizationHeader])
+	if denial == ReasonMissing {
+		answer.Decision = anonymous
+		return nil
+	}
+	if denial == "" {
+		requested := api.requestedWorkspace(r.Header[api.Workspace.Header])
+		found, err := a.directory.Lookup(ctx, Lookup{Digest: credential.Digest(), API: name, Workspace: requested.ref})
+		if err != nil {
+			return fmt.Errorf("look up the credential: %w", err)
+		}
+		denial = found.Denial
+		if denial == "" {
+			principal := found.Principal
+			in.Principal = &principal
+			in.Workspace = requested.grant(found.Workspace, api.Workspace.Required)
+		}
+	}
+	in.Denial = denial
+	answer.Principal, answer.Workspace = in.Principal, in.Workspace
+	answer.Decision, err = a.decide(ctx, in)
+	return err
+}
+
+// decide holds the policy to its contract: nobody is let in as a principal whom the directory did not confirm.
+func (a *Authorizer) decide(ctx context.Context, in Input) (Decision, error) {
+	d, err := a.policy.Decide(ctx, in)
+	if err != nil {
+		return Decision{}, fmt.Errorf("evaluate the policy: %w", err)
+	}
+	if err := d.validate(); err != nil {
+		return Decision{}, fmt.Errorf("the policy's decision is not one: %w", err)
+	}
+	return d, nil
+}
+
+func (a *Authorizer) input(api string, r Request) Input {
+	path, query, _ := strings.Cut(r.Path, "?")
+	in := Input{API: api, Method: r.Method, Path: path, Segments: Segments(path), Host: r.Host, Context: r.Context}
+	if query != "" {
+		in.Query, _ = url.ParseQuery(query) // what is malformed is left out, as net/http does
+	}
+	for _, h := range a.headers {
+		if values, ok := r.Header[h]; ok {
+			if in.Header == nil {
+				in.Header = make(map[string][]string, len(a.headers))
+			}
+			in.Header[h] = values
+		}
+	}
+	return in
+}
+
+func (a *Authorizer) names() string {
+	return strings.Join(slices.Sorted(maps.Keys(a.apis)), ", ")
+}

@@ -1,0 +1,88 @@
+package authz
+
+import "fmt"
+
+// Code is what the client is told: the error codes of the API documents, and UNAVAILABLE.
+type Code string
+
+// The codes of a denial.
+const (
+	CodeUnauthorized          Code = "UNAUTHORIZED"            // 401: velaflows, "Error Responses"
+	CodeForbidden             Code = "FORBIDDEN"               // 403: likewise
+	CodeWorkspaceAccessDenied Code = "WORKSPACE_ACCESS_DENIED" // 403: likewise
+	CodeUnavailable           Code = "UNAVAILABLE"             // 503: no decision could be made
+)
+
+// Reason says which of a code's causes it was.
+type Reason string
+
+// The reasons, under their codes.
+const (
+	ReasonMissing   Reason = "missing" // UNAUTHORIZED
+	ReasonMalformed Reason = "malformed"
+	ReasonUnknown   Reason = "unknown"
+	ReasonExpired   Reason = "expired"
+	ReasonRevoked   Reason = "revoked"
+
+	ReasonWorkspaceRequired Reason = "workspace_required" // WORKSPACE_ACCESS_DENIED
+	ReasonWorkspaceMismatch Reason = "workspace_mismatch"
+
+	ReasonNoRoute      Reason = "no_route" // FORBIDDEN
+	ReasonMissingScope Reason = "missing_scope"
+
+	ReasonUnavailable Reason = "unavailable" // UNAVAILABLE
+)
+
+var codeOf = map[Reason]Code{
+	ReasonMissing:           CodeUnauthorized,
+	ReasonMalformed:         CodeUnauthorized,
+	ReasonUnknown:           CodeUnauthorized,
+	ReasonExpired:           CodeUnauthorized,
+	ReasonRevoked:           CodeUnauthorized,
+	ReasonWorkspaceRequired: CodeWorkspaceAccessDenied,
+	ReasonWorkspaceMismatch: CodeWorkspaceAccessDenied,
+	ReasonNoRoute:           CodeForbidden,
+	ReasonMissingScope:      CodeForbidden,
+	ReasonUnavailable:       CodeUnavailable,
+}
+
+// Decision is what a policy says of an input. The zero value denies, and is not valid.
+type Decision struct {
+	Allow bool
+	// Code and Reason are empty exactly when Allow is set.
+	Code   Code
+	Reason Reason
+	// RequiredScopes are those of the route, all of them needed; Route is its method and pattern. Both are empty when
+	// no route matched.
+	RequiredScopes []string
+	Route          string
+}
+
+// Unavailable is the decision when none can be made. An error ends here, never in an allow.
+var Unavailable = Decision{Code: CodeUnavailable, Reason: ReasonUnavailable}
+
+func (d Decision) validate() error {
+	if d.Allow {
+		if d.Code != "" || d.Reason != "" {
+			return fmt.Errorf("it allows, with the code %q and the reason %q", d.Code, d.Reason)
+		}
+		return nil
+	}
+	if code, ok := codeOf[d.Reason]; !ok || code != d.Code {
+		return fmt.Errorf("it denies with the code %q and the reason %q, which do not belong together", d.Code, d.Reason)
+	}
+	return nil
+}
+
+// Answer is a decision with what the PEP needs to carry it out.
+type Answer struct {
+	Decision
+	// ID names this decision in the answer, the logs and the upstream's headers: 26 random base32 characters.
+	ID  string
+	API string
+	// Public says that the route is open to everybody; Principal is nil then.
+	Public bool
+	// Principal is set as soon as the credential was found good, whatever was decided.
+	Principal *Principal
+	Workspace Workspace
+}

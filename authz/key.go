@@ -1,0 +1,52 @@
+package authz
+
+import (
+	"crypto/rand"
+	"hash/crc32"
+)
+
+const (
+	maxVisible   = 8                        // characters of a key's body that may be shown
+	minRandom    = 32                       // base62 characters: 190.5 bits
+	checksumSize = 6                        // base62 characters, which hold a CRC-32
+	minBody      = minRandom + checksumSize // of a key made here
+	base62       = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)
+
+// NewKey makes a key: the prefix, base62 of at least 190 random bits, and a checksum of what stands before it.
+func (f CredentialFormat) NewKey() Secret {
+	key := make([]byte, 0, len(f.Prefix)+f.BodyLength)
+	key = append(key, f.Prefix...)
+	key = appendRandom(key, f.BodyLength-checksumSize)
+	return Secret(appendChecksum(key))
+}
+
+// Visible is the part of a key that may be shown and logged.
+func (f CredentialFormat) Visible(key Secret) string {
+	return string(key[:min(f.VisiblePrefix, len(key))])
+}
+
+// appendRandom draws n characters, each equally likely: bytes of 248 and more are drawn again.
+func appendRandom(key []byte, n int) []byte {
+	draw := make([]byte, 2*n)
+	for n > 0 {
+		rand.Read(draw) //nolint:errcheck // never fails: crypto/rand, "Read"
+		for _, b := range draw {
+			if n > 0 && b < 4*62 {
+				key = append(key, base62[b%62])
+				n--
+			}
+		}
+	}
+	return key
+}
+
+func appendChecksum(key []byte) []byte {
+	sum := crc32.ChecksumIEEE(key)
+	var digits [checksumSize]byte
+	for i := len(digits) - 1; i >= 0; i-- {
+		digits[i] = base62[sum%62]
+		sum /= 62
+	}
+	return append(key, digits[:]...)
+}

@@ -1,0 +1,61 @@
+package authz
+
+// Kind is how a principal authenticates.
+type Kind string
+
+// The kinds of the two API documents.
+const (
+	KindWorkspaceToken Kind = "workspace_token" // velaflows: sk_live_, sk_test_
+	KindWorkspaceKey   Kind = "workspace_key"   // velocity: vel_
+	KindPersonalKey    Kind = "personal_key"    // velocity: velu_
+)
+
+// OfUser reports whether credentials of this kind belong to a user; the others belong to a workspace.
+func (k Kind) OfUser() bool { return k == KindPersonalKey }
+
+func (k Kind) known() bool {
+	return k == KindWorkspaceToken || k == KindWorkspaceKey || k == KindPersonalKey
+}
+
+// Environment is where a credential's requests go.
+type Environment string
+
+// The environments of the VelaFlows document ("Token Format"); Velocity has only live.
+const (
+	Live    Environment = "live"
+	Sandbox Environment = "sandbox"
+)
+
+// Principal is who a good credential stands for.
+type Principal struct {
+	ID          string // of the token
+	Kind        Kind
+	API         string
+	Environment Environment
+	UserID      string // empty for a workspace's credential
+	Scopes      []string
+}
+
+// Lookup is the question of one check to the directory.
+type Lookup struct {
+	Digest    Digest
+	API       string
+	Workspace WorkspaceRef
+}
+
+// Found is the directory's answer.
+type Found struct {
+	// Denial is ReasonUnknown, ReasonExpired or ReasonRevoked; empty for a good credential. The other fields hold
+	// nothing when it is set.
+	Denial    Reason
+	Principal Principal
+	// Workspace is the credential's own one, whatever was asked for; or, for a credential of a user, the one that was
+	// asked for, if the user is a member of it. Otherwise it is zero.
+	Workspace Membership
+}
+
+// Membership is a workspace as a principal has it.
+type Membership struct {
+	ID, Slug string
+	Role     string // of the user; empty for a workspace's credential
+}

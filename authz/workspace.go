@@ -1,0 +1,68 @@
+package authz
+
+import "regexp"
+
+// WorkspaceRef names a workspace by id or by slug; zero: none.
+type WorkspaceRef struct{ ID, Slug string }
+
+// Workspace is the workspace that a request acts in. ID, Slug and Role are set only when it is granted, so that
+// nobody learns of a workspace that is not theirs.
+type Workspace struct {
+	// Requested says that the request has the workspace header, whatever is in it.
+	Requested bool
+	// Granted says that the principal may act there, as far as its scopes and its role go.
+	Granted  bool
+	ID, Slug string
+	Role     string
+}
+
+var (
+	idForm   = regexp.MustCompile(`^[0-9a-f]{24}$`)
+	slugForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+)
+
+// ValidWorkspaceID reports whether s has the form of a workspace id: 24 lower-case hex digits, a MongoDB ObjectId
+// (velaflows, "Finding Your Workspace ID").
+func ValidWorkspaceID(s string) bool { return idForm.MatchString(s) }
+
+// ValidSlug reports whether s has the form of a workspace slug: 1 to 63 of a-z, 0-9 and -, not starting with -.
+func ValidSlug(s string) bool { return slugForm.MatchString(s) }
+
+// requestedWorkspace is the workspace header as it came. A header that is repeated, empty or malformed is requested
+// and names nothing.
+type requestedWorkspace struct {
+	present bool
+	ref     WorkspaceRef
+}
+
+func (a API) requestedWorkspace(header []string) requestedWorkspace {
+	r := requestedWorkspace{present: len(header) > 0}
+	if len(header) != 1 {
+		return r
+	}
+	switch v := header[0]; {
+	case a.Workspace.By == ByID && ValidWorkspaceID(v):
+		r.ref.ID = v
+	case a.Workspace.By == BySlug && ValidSlug(v):
+		r.ref.Slug = v
+	}
+	return r
+}
+
+// grant holds what was requested against what the principal has.
+func (r requestedWorkspace) grant(m Membership, required bool) Workspace {
+	w := Workspace{Requested: r.present}
+	switch {
+	case m.ID == "":
+	case !r.present:
+		w.Granted = !required
+	case r.ref.ID != "":
+		w.Granted = r.ref.ID == m.ID
+	case r.ref.Slug != "":
+		w.Granted = r.ref.Slug == m.Slug
+	}
+	if w.Granted {
+		w.ID, w.Slug, w.Role = m.ID, m.Slug, m.Role
+	}
+	return w
+}
