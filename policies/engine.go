@@ -1,0 +1,217 @@
+package policies
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/bundle"
+	"github.com/open-policy-agent/opa/v1/compile"
+	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/tester"
+	"github.com/open-policy-agent/opa/v1/util"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// Config says which policy to run.
+type Config struct {
+	// Dir holds keywicket/*.rego and apis/NAME/data.yaml. Default: the policy built into the binary.
+	Dir string `yaml:"dir"`
+}
+
+// FS is the policy's files.
+func (c Config) FS() fs.FS {
+	if c.Dir == "" {
+		return Builtin
+	}
+	return os.DirFS(c.Dir)
+}
+
+// Engine decides by a policy. It is safe for concurrent use.
+type Engine struct {
+	tables map[string]Table
+	query  rego.PreparedEvalQuery
+}
+
+// Load reads a policy, runs its tests, and compiles it. A policy with a faulty table, one that does not compile and one
+// whose tests fail are refused, with every error on a line of its own.
+func Load(ctx context.Context, c Config) (*Engine, error) {
+	policy := c.FS()
+	tables, err := Tables(policy)
+	if err != nil {
+		return nil, err
+	}
+	s, err := read(policy)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.test(ctx); err != nil {
+		return nil, err
+	}
+	optimised, err := s.optimise(ctx)
+	if err != nil {
+		return nil, err
+	}
+	query, err := optimised.prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Engine{tables: tables, query: query}, nil
+}
+
+// Tables are those of the policy, by the API's name.
+func (e *Engine) Tables() map[string]Table { return e.tables }
+
+// Decide implements authz.Policy. An undefined decision, and a built-in function's error, are errors.
+func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
+	results, err := e.query.Eval(ctx, rego.EvalParsedInput(inputValue(in)))
+	if err != nil {
+		return authz.Decision{}, err
+	}
+	if len(results) != 1 || len(results[0].Expressions) != 1 {
+		return authz.Decision{}, errors.New("data.keywicket.decision is undefined")
+	}
+	return decisionOf(results[0].Expressions[0].Value)
+}
+
+// sources are a policy's files, parsed: rules, their tests, and the tables as OPA reads them.
+type sources struct {
+	rules, tests map[string]*ast.Module
+	data         map[string]any
+}
+
+func read(policy fs.FS) (sources, error) {
+	apis := make(map[string]any)
+	s := sources{
+		rules: make(map[string]*ast.Module),
+		tests: make(map[string]*ast.Module),
+		data:  map[string]any{"apis": apis},
+	}
+	err := fs.WalkDir(policy, ".", func(file string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		switch path.Ext(file) {
+		case ".rego":
+			return s.addModule(policy, file)
+		case ".yaml", ".yml", ".json":
+			if ok, _ := path.Match("apis/*/data.yaml", file); !ok {
+				return fmt.Errorf("%s: data lies in apis/NAME/data.yaml and nowhere else", file)
+			}
+			var table any
+			text, err := fs.ReadFile(policy, file)
+			if err == nil {
+				err = util.Unmarshal(text, &table)
+			}
+			apis[path.Base(path.Dir(file))] = table
+			return err
+		}
+		return nil
+	})
+	if err == nil && len(s.rules) == 0 {
+		err = errors.New("there is no Rego file")
+	}
+	return s, err
+}
+
+func (s sources) addModule(policy fs.FS, file string) error {
+	text, err := fs.ReadFile(policy, file)
+	if err != nil {
+		return err
+	}
+	module, err := ast.ParseModuleWithOpts(file, string(text), ast.ParserOptions{Capabilities: capabilities()})
+	if err != nil {
+		return err
+	}
+	if strings.HasSuffix(file, "_test.rego") {
+		s.tests[file] = module
+	} else {
+		s.rules[file] = module
+	}
+	return nil
+}
+
+// capabilities are OPA's own without the built-ins that reach out of the process: a decision waits for no network, and
+// tells nothing of the environment.
+func capabilities() *ast.Capabilities {
+	c := ast.CapabilitiesForThisVersion()
+	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool {
+		return b.Name == ast.HTTPSend.Name || b.Name == ast.NetLookupIPAddr.Name || b.Name == ast.OPARuntime.Name
+	})
+	return c
+}
+
+// test runs the policy's own tests, unoptimised, as `opa test` does.
+func (s sources) test(ctx context.Context) error {
+	modules := make(map[string]*ast.Module, len(s.rules)+len(s.tests))
+	for _, part := range []map[string]*ast.Module{s.rules, s.tests} {
+		for file, module := range part {
+			modules[file] = module
+		}
+	}
+	store := inmem.NewFromObject(s.data)
+	txn, err := store.NewTransaction(ctx)
+	if err != nil {
+		return err
+	}
+	defer store.Abort(ctx, txn)
+	compiler := ast.NewCompiler().WithCapabilities(capabilities()).WithEnablePrintStatements(false)
+	results, err := tester.NewRunner().SetCompiler(compiler).SetStore(store).SetModules(modules).
+		RaiseBuiltinErrors(true).RunTests(ctx, txn)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for r := range results {
+		if !r.Pass() {
+			failed = append(failed, fmt.Errorf("%s: %s", r.Location, r.Name))
+		}
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("the policy's own tests fail:\n%w", errors.Join(failed...))
+	}
+	return nil
+}
+
+// optimise evaluates beforehand what is known without an input: each row of a table becomes a rule of its own, which
+// OPA finds through an index. Both entrypoints are needed: with the decision alone, the rows would be copied into it.
+func (s sources) optimise(ctx context.Context) (sources, error) {
+	b := &bundle.Bundle{Data: s.data}
+	for file, module := range s.rules {
+		b.Modules = append(b.Modules, bundle.ModuleFile{
+			URL: file, Path: file, RelativePath: file, Raw: []byte(module.String()), Parsed: module,
+		})
+	}
+	slices.SortFunc(b.Modules, func(a, b bundle.ModuleFile) int { return strings.Compare(a.Path, b.Path) })
+	compiler := compile.New().WithBundle(b).WithTarget(compile.TargetRego).WithCapabilities(capabilities()).
+		WithOptimizationLevel(1).WithEntrypoints("keywicket/route", "keywicket/decision")
+	if err := compiler.Build(ctx); err != nil {
+		return sources{}, err
+	}
+	optimised := sources{rules: make(map[string]*ast.Module), data: compiler.Bundle().Data}
+	for _, m := range compiler.Bundle().Modules {
+		optimised.rules[m.Path] = m.Parsed
+	}
+	return optimised, nil
+}
+
+func (s sources) prepare(ctx context.Context) (rego.PreparedEvalQuery, error) {
+	options := []func(*rego.Rego){
+		rego.Query("data.keywicket.decision"),
+		rego.Store(inmem.NewFromObjectWithOpts(s.data, inmem.OptReturnASTValuesOnRead(true))),
+		rego.Capabilities(capabilities()),
+		rego.StrictBuiltinErrors(true),
+	}
+	for _, module := range s.rules {
+		options = append(options, rego.ParsedModule(module))
+	}
+	return rego.New(options...).PrepareForEval(ctx)
+}

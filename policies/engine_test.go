@@ -1,0 +1,227 @@
+package policies_test
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies"
+)
+
+func load(t testing.TB, dir string) *policies.Engine {
+	t.Helper()
+	engine, err := policies.Load(t.Context(), policies.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return engine
+}
+
+// copied is the built-in policy in a folder of its own, to be edited.
+func copied(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, policies.Builtin); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func edit(t *testing.T, dir, file, old, replacement string) {
+	t.Helper()
+	name := filepath.Join(dir, filepath.FromSlash(file))
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), old) {
+		t.Fatalf("%s has no %q", file, old)
+	}
+	err = os.WriteFile(name, []byte(strings.Replace(string(text), old, replacement, 1)), 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func write(t *testing.T, dir, file, text string) {
+	t.Helper()
+	name := filepath.Join(dir, filepath.FromSlash(file))
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func inboxInput() authz.Input {
+	path := "/api/v1/inbox/conversations"
+	return authz.Input{
+		API: "velaflows", Method: "GET", Path: path, Segments: authz.Segments(path), Host: "api.example",
+		Principal: &authz.Principal{
+			ID: "t1", Kind: authz.KindWorkspaceToken, API: "velaflows", Environment: authz.Live,
+			Scopes: []string{"inbox:read"},
+		},
+		Workspace: authz.Workspace{Requested: true, Granted: true, ID: "64f1a2b3c4d5e6f7a8b9c0d1", Slug: "acme"},
+	}
+}
+
+func TestDecisionOfTheBuiltInPolicy(t *testing.T) {
+	engine := load(t, "")
+	d, err := engine.Decide(t.Context(), inboxInput())
+	if err != nil || !d.Allow || d.Route != "GET /api/v1/inbox/conversations" {
+		t.Fatalf("got %+v, %v", d, err)
+	}
+	in := inboxInput()
+	in.Principal.Scopes = []string{"inbox:write"}
+	d, err = engine.Decide(t.Context(), in)
+	if err != nil || d.Allow || d.Code != authz.CodeForbidden || d.Reason != authz.ReasonMissingScope ||
+		len(d.RequiredScopes) != 1 || d.RequiredScopes[0] != "inbox:read" {
+		t.Fatalf("got %+v, %v", d, err)
+	}
+}
+
+func TestInputDocumentIsWhole(t *testing.T) {
+	dir := copied(t)
+	write(t, dir, "keywicket/decision.rego", `package keywicket
+
+decision := {"allow": true, "code": null, "reason": null, "required_scopes": [], "route": json.marshal(input)}
+`)
+	removeTests(t, dir)
+	in := inboxInput()
+	in.Principal.UserID = "ada"
+	in.Query = map[string][]string{"q": {"1", "2"}}
+	in.Header = map[string][]string{"x-region": {"eu"}}
+	in.Context = map[string]string{"api": "velaflows"}
+	d, err := load(t, dir).Decide(t.Context(), in)
+	want := `{"api":"velaflows","context":{"api":"velaflows"},"denial":null,` +
+		`"principal":{"api":"velaflows","environment":"live","id":"t1","kind":"workspace_token","scopes":["inbox:read"],"user_id":"ada"},` +
+		`"request":{"headers":{"x-region":["eu"]},"host":"api.example","method":"GET","path":"/api/v1/inbox/conversations",` +
+		`"query":{"q":["1","2"]},"segments":["api","v1","inbox","conversations"]},` +
+		`"workspace":{"granted":true,"id":"64f1a2b3c4d5e6f7a8b9c0d1","requested":true,"role":null,"slug":"acme"}}`
+	if err != nil || d.Route != want {
+		t.Fatalf("%v, got\n%s\nwant\n%s", err, d.Route, want)
+	}
+}
+
+func removeTests(t *testing.T, dir string) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(name string, _ fs.DirEntry, err error) error {
+		if strings.HasSuffix(name, "_test.rego") {
+			return os.Remove(name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestPolicyIsRefused(t *testing.T) {
+	const table = "apis/velaflows/data.yaml"
+	row := func(row string) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) {
+			edit(t, dir, table, "routes:\n", "routes:\n  - "+row+"\n")
+		}
+	}
+	for name, c := range map[string]struct {
+		spoil func(t *testing.T, dir string)
+		want  string
+	}{
+		"unknown key":         {row("{method: GET, path: /x, scope: [tags:read]}"), `line 33: unknown key "scope"`},
+		"unknown scope":       {row("{method: GET, path: /x, scopes: [tags:reed]}"), `line 33: the scope "tags:reed" is not among scopes`},
+		"no scope":            {row("{method: GET, path: /x}"), `line 33: name the scopes that the route needs, or make it public`},
+		"public with scopes":  {row("{method: GET, path: /x, public: true, scopes: [tags:read]}"), `line 33: a public route needs no scopes`},
+		"level":               {row("{method: GET, path: /x, level: team, scopes: [tags:read]}"), `line 33: the level "team" is neither`},
+		"level of the scope":  {row("{method: GET, path: /x, level: user, scopes: [tags:read]}"), `the scope tags:read is of the level workspace, the route of user`},
+		"method":              {row("{method: get, path: /x, scopes: [tags:read]}"), `line 33: the method "get" is not one in capitals`},
+		"glob":                {row("{method: GET, path: /x/*, scopes: [tags:read]}"), `line 33: the path /x/*: "*" has one of`},
+		"alternation":         {row(`{method: GET, path: "/x/{a,b}", scopes: [tags:read]}`), `"{a,b}" is no parameter`},
+		"partial parameter":   {row(`{method: GET, path: "/x/{id}.json", scopes: [tags:read]}`), `"{id}.json" is no parameter`},
+		"path not canonical":  {row(`{method: GET, path: /x//y, scopes: [tags:read]}`), `the path /x//y is not canonical`},
+		"relative path":       {row(`{method: GET, path: x, scopes: [tags:read]}`), `the path x is not canonical`},
+		"same shape":          {row(`{method: GET, path: "/api/v1/contacts/{id}", scopes: [tags:read]}`), `has the shape of line 33`},
+		"same route":          {row(`{method: GET, path: /healthz, public: true}`), `line 34: GET /healthz has the shape of line 33`},
+		"unknown in override": {func(t *testing.T, dir string) { edit(t, dir, table, "[admin:all]", "[root]") }, `overrides: the scope "root" is not among scopes`},
+		"unknown in role": {func(t *testing.T, dir string) {
+			edit(t, dir, "apis/velocity/data.yaml", "guest: [", "guest: [issues:look, ")
+		}, `apis/velocity/data.yaml: roles: guest: the scope "issues:look"`},
+		"not YAML": {func(t *testing.T, dir string) { edit(t, dir, table, "routes:", "routes") }, table + ": "},
+		"data elsewhere": {func(t *testing.T, dir string) {
+			write(t, dir, "apis/velaflows/more.json", "{}")
+		}, `apis/velaflows/more.json: data lies in apis/NAME/data.yaml and nowhere else`},
+		"does not compile": {func(t *testing.T, dir string) {
+			edit(t, dir, "keywicket/decision.rego", "permitted\n", "permited\n")
+		}, `permited is unsafe`},
+		"does not parse": {func(t *testing.T, dir string) {
+			edit(t, dir, "keywicket/decision.rego", "decision := allowed if {", "decision := allowed if")
+		}, `keywicket/decision.rego:`},
+		"own test fails": {func(t *testing.T, dir string) {
+			edit(t, dir, "keywicket/decision.rego", `covers(input.principal.scopes, route.overrides.workspace)`, "true")
+		}, `decision_test.rego:129: test_workspace_token_needs_the_scope_itself`},
+		"network": {func(t *testing.T, dir string) {
+			edit(t, dir, "keywicket/decision.rego", "permitted if {", "permitted if {\n\thttp.send({})")
+		}, `undefined function http.send`},
+		"environment": {func(t *testing.T, dir string) {
+			edit(t, dir, "keywicket/decision.rego", "permitted if {", "permitted if {\n\topa.runtime()")
+		}, `undefined function opa.runtime`},
+		"no policy": {func(t *testing.T, dir string) {
+			if err := os.RemoveAll(filepath.Join(dir, "apis")); err != nil {
+				t.Fatal(err)
+			}
+		}, `there is no apis/NAME/data.yaml`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := copied(t)
+			c.spoil(t, dir)
+			_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("got %v, want %q in it", err, c.want)
+			}
+		})
+	}
+}
+
+// A policy that loads can still give no decision, or one that is none; each is an error, and so never an allow.
+func TestDecisionThatIsNone(t *testing.T) {
+	for name, rule := range map[string]string{
+		"undefined":         `decision := true if input.api == "other"`,
+		"not an object":     `decision := true`,
+		"no allow":          `decision := {"code": null, "reason": null, "required_scopes": [], "route": null}`,
+		"allow of a string": `decision := {"allow": "yes", "code": null, "reason": null, "required_scopes": [], "route": null}`,
+		"scopes of numbers": `decision := {"allow": true, "code": null, "reason": null, "required_scopes": [1], "route": null}`,
+		"no scopes":         `decision := {"allow": true, "code": null, "reason": null, "route": null}`,
+		"built-in's error":  `decision := {"allow": 1 / count(input.context) > 0, "code": null, "reason": null, "required_scopes": [], "route": null}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := copied(t)
+			removeTests(t, dir)
+			write(t, dir, "keywicket/decision.rego", "package keywicket\n\n"+rule+"\n")
+			d, err := load(t, dir).Decide(t.Context(), inboxInput())
+			if err == nil {
+				t.Fatalf("got %+v and no error", d)
+			}
+		})
+	}
+}
+
+func TestDecisionEndsWithItsContext(t *testing.T) {
+	dir := copied(t)
+	removeTests(t, dir)
+	write(t, dir, "keywicket/decision.rego", `package keywicket
+
+upto := numbers.range(1, 30000 + count(input.context))
+
+decision := {"allow": count([1 | upto[_]; upto[_]]) > 0, "code": null, "reason": null, "required_scopes": [], "route": null}
+`)
+	engine := load(t, dir)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if d, err := engine.Decide(ctx, inboxInput()); err == nil {
+		t.Fatalf("got %+v and no error", d)
+	}
+}

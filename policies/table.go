@@ -1,0 +1,246 @@
+package policies
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// Table is what apis/NAME/data.yaml says of one API.
+type Table struct {
+	// Scopes: level → scope → description.
+	Scopes map[Level]map[string]string `yaml:"scopes"`
+	// Overrides: level → scopes that each stand for all scopes of a route of that level.
+	Overrides map[Level][]string `yaml:"overrides"`
+	// Roles: role of a member → scopes that it allows in the workspace.
+	Roles  map[string][]string `yaml:"roles"`
+	Routes []Route             `yaml:"routes"`
+}
+
+// Level is what a route or a scope is about: what a workspace holds, or the user as such.
+type Level string
+
+// The levels. A route that names none is of the workspace.
+const (
+	LevelWorkspace Level = "workspace"
+	LevelUser      Level = "user"
+)
+
+// Route is a row of the table.
+type Route struct {
+	Method string `yaml:"method"`
+	// Path is a pattern: a segment {name} matches one non-empty segment, every other one itself.
+	Path string `yaml:"path"`
+	// Scopes are all needed.
+	Scopes []string `yaml:"scopes"`
+	// Public routes need no credential, and name no scopes.
+	Public bool  `yaml:"public"`
+	Level  Level `yaml:"level"`
+}
+
+// Tables reads and checks the tables of every API under apis/, by the API's name.
+func Tables(policy fs.FS) (map[string]Table, error) {
+	files, err := fs.Glob(policy, "apis/*/data.yaml")
+	if err != nil {
+		return nil, err
+	}
+	if len(files) == 0 {
+		return nil, errors.New("there is no apis/NAME/data.yaml")
+	}
+	tables := make(map[string]Table, len(files))
+	for _, file := range files {
+		text, err := fs.ReadFile(policy, file)
+		if err != nil {
+			return nil, err
+		}
+		table, err := parseTable(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		tables[path.Base(path.Dir(file))] = table
+	}
+	return tables, nil
+}
+
+// Scope reports the level of a scope of the catalogue.
+func (t Table) Scope(name string) (Level, bool) {
+	for level, scopes := range t.Scopes {
+		if _, ok := scopes[name]; ok {
+			return level, true
+		}
+	}
+	return "", false
+}
+
+// ScopeNames lists the catalogue of the given levels, sorted.
+func (t Table) ScopeNames(levels ...Level) []string {
+	var names []string
+	for _, level := range levels {
+		names = slices.AppendSeq(names, maps.Keys(t.Scopes[level]))
+	}
+	slices.Sort(names)
+	return names
+}
+
+func parseTable(text []byte) (Table, error) {
+	var t Table
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	decoder.KnownFields(true)
+	if err := decoder.Decode(&t); err != nil && !errors.Is(err, io.EOF) {
+		return t, errors.New(plain(err))
+	}
+	var tree yaml.Node
+	if err := yaml.Unmarshal(text, &tree); err != nil {
+		return t, errors.New(plain(err))
+	}
+	if err := t.checkScopes(); err != nil {
+		return t, err
+	}
+	lines := routeLines(&tree)
+	shapes := make(map[string]int, len(t.Routes))
+	for i, r := range t.Routes {
+		if err := t.checkRoute(r); err != nil {
+			return t, fmt.Errorf("line %d: %w", lines[i], err)
+		}
+		shape := r.Method + " " + parameter.ReplaceAllString(r.Path, "*")
+		if before, ok := shapes[shape]; ok {
+			return t, fmt.Errorf("line %d: %s %s has the shape of line %d: nothing tells them apart",
+				lines[i], r.Method, r.Path, before)
+		}
+		shapes[shape] = lines[i]
+	}
+	return t, nil
+}
+
+var (
+	goType    = regexp.MustCompile(`field (\S+) not found in type \S+`)
+	parameter = regexp.MustCompile(`\{[^/]*\}`)
+	// RFC 6749, section 3.3, without the comma, which separates scopes on the command line.
+	scopeForm  = regexp.MustCompile(`^[\x21\x23-\x2b\x2d-\x5b\x5d-\x7e]+$`)
+	methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`)
+	paramForm  = regexp.MustCompile(`^\{[a-z][a-z0-9_]*\}$`)
+)
+
+// plain says a YAML error in words of the file, not of Go.
+func plain(err error) string {
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	text = strings.TrimPrefix(text, "unmarshal errors:\n")
+	text = goType.ReplaceAllString(text, `unknown key "$1"`)
+	return strings.Join(strings.Fields(text), " ")
+}
+
+// routeLines gives the line of each row: the typed decoding, which knows the keys, does not keep them.
+func routeLines(tree *yaml.Node) []int {
+	if len(tree.Content) == 0 {
+		return nil
+	}
+	var lines []int
+	top := tree.Content[0].Content
+	for i := 0; i+1 < len(top); i += 2 {
+		if top[i].Value == "routes" {
+			for _, row := range top[i+1].Content {
+				lines = append(lines, row.Line)
+			}
+		}
+	}
+	return lines
+}
+
+func (t Table) checkScopes() error {
+	levels := make(map[string]Level)
+	for _, level := range slices.Sorted(maps.Keys(t.Scopes)) {
+		if level != LevelWorkspace && level != LevelUser {
+			return fmt.Errorf("scopes: the level %q is neither workspace nor user", level)
+		}
+		for scope := range t.Scopes[level] {
+			if !scopeForm.MatchString(scope) {
+				return fmt.Errorf("scopes: %q has characters that a scope cannot have", scope)
+			}
+			if other, ok := levels[scope]; ok {
+				return fmt.Errorf("scopes: %s is of the level %s and of %s", scope, other, level)
+			}
+			levels[scope] = level
+		}
+	}
+	for level, scopes := range t.Overrides {
+		if level != LevelWorkspace && level != LevelUser {
+			return fmt.Errorf("overrides: the level %q is neither workspace nor user", level)
+		}
+		if err := t.known(scopes); err != nil {
+			return fmt.Errorf("overrides: %w", err)
+		}
+	}
+	for role, scopes := range t.Roles {
+		if err := t.known(scopes); err != nil {
+			return fmt.Errorf("roles: %s: %w", role, err)
+		}
+	}
+	return nil
+}
+
+func (t Table) known(scopes []string) error {
+	for _, scope := range scopes {
+		if _, ok := t.Scope(scope); !ok {
+			return fmt.Errorf("the scope %q is not among scopes", scope)
+		}
+	}
+	return nil
+}
+
+func (t Table) checkRoute(r Route) error {
+	level := r.Level
+	if level == "" {
+		level = LevelWorkspace
+	}
+	switch {
+	case !methodForm.MatchString(r.Method):
+		return fmt.Errorf("the method %q is not one in capitals", r.Method)
+	case level != LevelWorkspace && level != LevelUser:
+		return fmt.Errorf("the level %q is neither workspace nor user", r.Level)
+	case r.Public && len(r.Scopes) > 0:
+		return errors.New("a public route needs no scopes")
+	case !r.Public && len(r.Scopes) == 0:
+		return errors.New("name the scopes that the route needs, or make it public")
+	}
+	if err := t.known(r.Scopes); err != nil {
+		return err
+	}
+	for _, scope := range r.Scopes {
+		if of, _ := t.Scope(scope); of != level {
+			return fmt.Errorf("the scope %s is of the level %s, the route of %s", scope, of, level)
+		}
+	}
+	return checkPattern(r.Path)
+}
+
+// checkPattern refuses what OPA's glob.match would read as more than a literal, and what no canonical path matches.
+func checkPattern(pattern string) error {
+	segments := strings.Split(pattern, "/")
+	for i, s := range segments {
+		if paramForm.MatchString(s) {
+			segments[i] = "x"
+			continue
+		}
+		if strings.ContainsAny(s, "{}") {
+			return fmt.Errorf("the path %s: %q is no parameter: one is a whole segment, as {id}", pattern, s)
+		}
+		if strings.ContainsAny(s, `*?[]!\`) {
+			return fmt.Errorf("the path %s: %q has one of * ? [ ] ! \\, which a literal segment cannot", pattern, s)
+		}
+	}
+	if authz.Segments(strings.Join(segments, "/")) == nil {
+		return fmt.Errorf("the path %s is not canonical, so that no request would match it", pattern)
+	}
+	return nil
+}
