@@ -132,10 +132,13 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 	in.Denial = denial
 	answer.Principal, answer.Workspace = in.Principal, in.Workspace
 	answer.Decision, err = a.decide(ctx, in)
+	if err == nil && answer.Allow && in.Principal == nil {
+		return fmt.Errorf("the policy lets in a credential that is %s, but nobody without one", denial)
+	}
 	return err
 }
 
-// decide holds the policy to its contract: nobody is let in as a principal whom the directory did not confirm.
+// decide holds the policy to its contract.
 func (a *Authorizer) decide(ctx context.Context, in Input) (Decision, error) {
 	d, err := a.policy.Decide(ctx, in)
 	if err != nil {

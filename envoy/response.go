@@ -1,0 +1,197 @@
+package envoy
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"golang.org/x/net/http/httpguts"
+	"google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// response is the only constructor of a CheckResponse: the status is OK when the answer allows, and at no other time.
+// Envoy takes a response without a status for an allow, even beside a denied response of 403.
+func response(answer authz.Answer, forwardCredential bool) *authv3.CheckResponse {
+	code := codes.OK
+	if !answer.Allow {
+		code = denials[answer.Code].grpc
+		if code == codes.OK {
+			code = codes.PermissionDenied // a code that this package does not know
+		}
+	}
+	check := &authv3.CheckResponse{
+		Status:          &status.Status{Code: int32(code)},
+		DynamicMetadata: metadata(answer),
+	}
+	if code == codes.OK {
+		check.HttpResponse = &authv3.CheckResponse_OkResponse{OkResponse: allowed(answer, forwardCredential)}
+	} else {
+		check.HttpResponse = &authv3.CheckResponse_DeniedResponse{DeniedResponse: denied(answer)}
+	}
+	return check
+}
+
+// denials: code → what Envoy answers the client, and a gRPC client (gRPC's own mapping of the HTTP status).
+var denials = map[authz.Code]struct {
+	http typev3.StatusCode
+	grpc codes.Code
+}{
+	authz.CodeUnauthorized:          {typev3.StatusCode_Unauthorized, codes.Unauthenticated},
+	authz.CodeForbidden:             {typev3.StatusCode_Forbidden, codes.PermissionDenied},
+	authz.CodeWorkspaceAccessDenied: {typev3.StatusCode_Forbidden, codes.PermissionDenied},
+	authz.CodeUnavailable:           {typev3.StatusCode_ServiceUnavailable, codes.Unavailable},
+}
+
+var messages = map[authz.Reason]string{
+	authz.ReasonMissing:           "Send your token as `Authorization: Bearer <token>`.",
+	authz.ReasonMalformed:         "The Authorization header does not hold one well-formed token.",
+	authz.ReasonUnknown:           "The token is not known.",
+	authz.ReasonExpired:           "The token has expired.",
+	authz.ReasonRevoked:           "The token was revoked.",
+	authz.ReasonWorkspaceRequired: "Name the workspace in the API's workspace header.",
+	authz.ReasonWorkspaceMismatch: "The token has no access to the requested workspace.",
+	authz.ReasonNoRoute:           "No token may use this method and path.",
+	authz.ReasonMissingScope:      "The token may not use this route: all of its required scopes are needed.",
+	authz.ReasonUnavailable:       "Access could not be decided. Try again.",
+}
+
+// prefix of the headers that the upstream trusts, because only the sidecar sets them.
+const prefix = "x-keywicket-"
+
+type field struct{ name, value string }
+
+// identity is what the upstream is told of an allowed request. Empty: nothing to tell.
+func identity(answer authz.Answer) [9]field {
+	var p authz.Principal
+	if answer.Principal != nil {
+		p = *answer.Principal
+	}
+	return [...]field{
+		{prefix + "subject", p.ID},
+		{prefix + "kind", string(p.Kind)},
+		{prefix + "api", answer.API},
+		{prefix + "workspace-id", answer.Workspace.ID},
+		{prefix + "workspace-slug", answer.Workspace.Slug},
+		{prefix + "user-id", p.UserID},
+		{prefix + "scopes", strings.Join(p.Scopes, " ")},
+		{prefix + "environment", string(p.Environment)},
+		{prefix + "decision-id", answer.ID},
+	}
+}
+
+// expressible refuses values that would end a header and start another. The store has none; a user's id is free text.
+func expressible(answer authz.Answer) error {
+	for _, f := range identity(answer) {
+		if !httpguts.ValidHeaderFieldValue(f.value) {
+			return fmt.Errorf("the value for %s cannot stand in a header", f.name)
+		}
+	}
+	return nil
+}
+
+// allowed sets every identity header or removes it, whatever the client sent under its name. None is in both lists: in
+// Envoy a removal beats a set.
+func allowed(answer authz.Answer, forwardCredential bool) *authv3.OkHttpResponse {
+	ok := &authv3.OkHttpResponse{}
+	for _, f := range identity(answer) {
+		if f.value == "" {
+			ok.HeadersToRemove = append(ok.HeadersToRemove, f.name)
+		} else {
+			ok.Headers = append(ok.Headers, overwrite(f.name, f.value))
+		}
+	}
+	if !forwardCredential && !answer.Public {
+		ok.HeadersToRemove = append(ok.HeadersToRemove, authz.AuthorizationHeader)
+	}
+	return ok
+}
+
+type body struct {
+	Error bodyError `json:"error"`
+}
+
+type bodyError struct {
+	Code           authz.Code   `json:"code"`
+	Reason         authz.Reason `json:"reason"`
+	Message        string       `json:"message"`
+	RequiredScopes []string     `json:"required_scopes,omitempty"`
+	DecisionID     string       `json:"decision_id"`
+}
+
+func denied(answer authz.Answer) *authv3.DeniedHttpResponse {
+	e := bodyError{Code: answer.Code, Reason: answer.Reason, Message: messages[answer.Reason], DecisionID: answer.ID}
+	if answer.Reason == authz.ReasonMissingScope {
+		e.RequiredScopes = answer.RequiredScopes
+	}
+	text, err := json.Marshal(body{e})
+	if err != nil {
+		panic(fmt.Sprintf("strings cannot be written as JSON: %v", err))
+	}
+	headers := []*corev3.HeaderValueOption{overwrite("content-type", "application/json")}
+	if challenge := challenge(answer); challenge != "" {
+		headers = append(headers, overwrite("www-authenticate", challenge))
+	}
+	if answer.Code == authz.CodeUnavailable {
+		headers = append(headers, overwrite("retry-after", "1"))
+	}
+	status := denials[answer.Code].http
+	if status == 0 {
+		status = typev3.StatusCode_Forbidden
+	}
+	return &authv3.DeniedHttpResponse{
+		Status:  &typev3.HttpStatus{Code: status},
+		Headers: headers,
+		Body:    string(text) + "\n",
+	}
+}
+
+// challenge is the WWW-Authenticate header of RFC 6750, section 3: without an error code when no credential was
+// presented (section 3.1).
+func challenge(answer authz.Answer) string {
+	switch answer.Code {
+	case authz.CodeUnauthorized:
+		if answer.Reason == authz.ReasonMissing {
+			return `Bearer realm="keywicket"`
+		}
+		return `Bearer realm="keywicket", error="invalid_token"`
+	case authz.CodeForbidden:
+		if len(answer.RequiredScopes) == 0 {
+			return `Bearer error="insufficient_scope"`
+		}
+		return fmt.Sprintf(`Bearer error="insufficient_scope", scope="%s"`, strings.Join(answer.RequiredScopes, " "))
+	}
+	return ""
+}
+
+// metadata is what access logs and rate limits may know of an answer, whatever it is: ids, never a secret.
+func metadata(answer authz.Answer) *structpb.Struct {
+	fields := map[string]*structpb.Value{
+		"decision_id": structpb.NewStringValue(answer.ID),
+		"code":        structpb.NewStringValue(string(answer.Code)),
+		"reason":      structpb.NewStringValue(string(answer.Reason)),
+	}
+	if p := answer.Principal; p != nil {
+		fields["subject"] = structpb.NewStringValue(p.ID)
+		fields["kind"] = structpb.NewStringValue(string(p.Kind))
+		fields["environment"] = structpb.NewStringValue(string(p.Environment))
+		fields["scopes"] = structpb.NewStringValue(strings.Join(p.Scopes, " "))
+	}
+	if answer.Workspace.Granted {
+		fields["workspace_id"] = structpb.NewStringValue(answer.Workspace.ID)
+	}
+	return &structpb.Struct{Fields: fields}
+}
+
+func overwrite(name, value string) *corev3.HeaderValueOption {
+	return &corev3.HeaderValueOption{
+		Header:       &corev3.HeaderValue{Key: name, RawValue: []byte(value)},
+		AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+	}
+}

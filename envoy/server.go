@@ -1,0 +1,140 @@
+package envoy
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"time"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+const (
+	// A check ends by itself before Envoy gives up on it (0.5 s in deploy/envoy), so that the client gets the product's
+	// own 503.
+	checkTimeout = 400 * time.Millisecond
+	// A CheckRequest holds a request's headers, never its body.
+	maxMessage = 256 << 10
+	// Envoy pings every 30 s (deploy/envoy); what pings much more often is not Envoy.
+	minPingInterval = 10 * time.Second
+)
+
+// Config of a Server.
+type Config struct {
+	// ForwardCredential leaves the Authorization header on an allowed request. Default: it is removed.
+	ForwardCredential bool
+	// Drain is how long checks under way may take after the server was told to stop. Default: 5 s.
+	Drain time.Duration
+}
+
+// Server is the ext_authz service, with gRPC's health service beside it.
+type Server struct {
+	authv3.UnimplementedAuthorizationServer
+
+	config     Config
+	authorizer *authz.Authorizer
+	log        *slog.Logger
+}
+
+// NewServer fills the configuration's defaults.
+func NewServer(c Config, a *authz.Authorizer, log *slog.Logger) *Server {
+	if c.Drain == 0 {
+		c.Drain = 5 * time.Second
+	}
+	return &Server{config: c, authorizer: a, log: log}
+}
+
+// Serve answers on the listener until the context ends, then drains and returns nil.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	server := grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
+	)
+	ready := health.NewServer()
+	healthv1.RegisterHealthServer(server, ready)
+	authv3.RegisterAuthorizationServer(server, s)
+
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		ready.Shutdown()
+		hard := time.AfterFunc(s.config.Drain, server.Stop)
+		defer hard.Stop()
+		server.GracefulStop()
+	})
+	err := server.Serve(listener)
+	if !stop() {
+		<-stopped
+		return nil
+	}
+	return err
+}
+
+// Check implements the ext_authz service. It never returns an error: Envoy might be configured to take one for an
+// allow (failure_mode_allow), but never a denied response.
+func (s *Server) Check(ctx context.Context, check *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	answer, err := s.answer(ctx, check)
+	s.record(ctx, check.GetAttributes().GetRequest().GetHttp().GetMethod(), answer, err)
+	return response(answer, s.config.ForwardCredential), nil
+}
+
+// answer turns a panic into an answer that denies.
+func (s *Server) answer(ctx context.Context, check *authv3.CheckRequest) (answer authz.Answer, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			answer = authz.Answer{ID: rand.Text(), Decision: authz.Unavailable}
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	answer, err = s.authorizer.Check(ctx, request(check))
+	if err == nil && answer.Allow {
+		if err = expressible(answer); err != nil {
+			answer.Decision = authz.Unavailable
+		}
+	}
+	return answer, err
+}
+
+// record logs the pattern of the route, not the path: a path is the client's own text.
+func (s *Server) record(ctx context.Context, method string, answer authz.Answer, cause error) {
+	level := slog.LevelInfo
+	switch {
+	case cause != nil:
+		level = slog.LevelError
+	case answer.Allow:
+		level = slog.LevelDebug
+	}
+	if !s.log.Enabled(ctx, level) {
+		return
+	}
+	attributes := []slog.Attr{
+		slog.String("decision_id", answer.ID),
+		slog.String("api", answer.API),
+		slog.String("method", method),
+		slog.String("route", answer.Route),
+		slog.Bool("allow", answer.Allow),
+		slog.String("code", string(answer.Code)),
+		slog.String("reason", string(answer.Reason)),
+	}
+	if p := answer.Principal; p != nil {
+		attributes = append(attributes, slog.String("subject", p.ID), slog.String("kind", string(p.Kind)))
+	}
+	if answer.Workspace.Granted {
+		attributes = append(attributes, slog.String("workspace_id", answer.Workspace.ID))
+	}
+	if cause != nil {
+		attributes = append(attributes, slog.Any("error", cause))
+	}
+	s.log.LogAttrs(ctx, level, "decision", attributes...)
+}
