@@ -49,8 +49,8 @@ type CredentialFormat struct {
 
 var prefixForm = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 
-// complete fills the defaults and checks the rest. Errors start with the key that they are about.
-func (a API) complete() (API, error) {
+// Complete fills the defaults and checks the rest. Errors start with the key that they are about.
+func (a API) Complete() (API, error) {
 	a.Workspace.Header = strings.ToLower(a.Workspace.Header)
 	switch {
 	case a.Workspace.Header == "":

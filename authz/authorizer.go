@@ -51,7 +51,7 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 	}
 	a := &Authorizer{apis: make(map[string]API, len(c.APIs)), fallback: c.DefaultAPI, directory: d, policy: p}
 	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
-		api, err := c.APIs[name].complete()
+		api, err := c.APIs[name].Complete()
 		if err != nil {
 			return nil, fmt.Errorf("apis.%s.%w", name, err)
 		}

@@ -1,10 +1,8 @@
 package policies
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"path"
@@ -15,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/strictyaml"
 )
 
 // Table is what apis/NAME/data.yaml says of one API.
@@ -95,14 +94,12 @@ func (t Table) ScopeNames(levels ...Level) []string {
 
 func parseTable(text []byte) (Table, error) {
 	var t Table
-	decoder := yaml.NewDecoder(bytes.NewReader(text))
-	decoder.KnownFields(true)
-	if err := decoder.Decode(&t); err != nil && !errors.Is(err, io.EOF) {
-		return t, errors.New(plain(err))
+	if err := strictyaml.Decode(text, &t); err != nil {
+		return t, err
 	}
 	var tree yaml.Node
 	if err := yaml.Unmarshal(text, &tree); err != nil {
-		return t, errors.New(plain(err))
+		return t, err
 	}
 	if err := t.checkScopes(); err != nil {
 		return t, err
@@ -124,21 +121,12 @@ func parseTable(text []byte) (Table, error) {
 }
 
 var (
-	goType    = regexp.MustCompile(`field (\S+) not found in type \S+`)
 	parameter = regexp.MustCompile(`\{[^/]*\}`)
 	// RFC 6749, section 3.3, without the comma, which separates scopes on the command line.
 	scopeForm  = regexp.MustCompile(`^[\x21\x23-\x2b\x2d-\x5b\x5d-\x7e]+$`)
 	methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`)
 	paramForm  = regexp.MustCompile(`^\{[a-z][a-z0-9_]*\}$`)
 )
-
-// plain says a YAML error in words of the file, not of Go.
-func plain(err error) string {
-	text := strings.TrimPrefix(err.Error(), "yaml: ")
-	text = strings.TrimPrefix(text, "unmarshal errors:\n")
-	text = goType.ReplaceAllString(text, `unknown key "$1"`)
-	return strings.Join(strings.Fields(text), " ")
-}
 
 // routeLines gives the line of each row: the typed decoding, which knows the keys, does not keep them.
 func routeLines(tree *yaml.Node) []int {

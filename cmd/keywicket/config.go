@@ -1,0 +1,186 @@
+package main
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/strictyaml"
+	"github.com/keywicket/keywicket/policies"
+)
+
+//go:embed defaults.yaml
+var defaults []byte
+
+// config is the configuration file. defaults.yaml states every key with its default.
+type config struct {
+	Database          databaseConfig       `yaml:"database"`
+	Listen            listenConfig         `yaml:"listen"`
+	Policies          policies.Config      `yaml:"policies"`
+	DefaultAPI        string               `yaml:"default_api"`
+	ForwardCredential bool                 `yaml:"forward_credential"`
+	AllowedHeaders    []string             `yaml:"allowed_headers"`
+	Log               logConfig            `yaml:"log"`
+	APIs              map[string]authz.API `yaml:"apis"`
+}
+
+type databaseConfig struct {
+	URL                string        `yaml:"url"`
+	MaxOpenConnections int           `yaml:"max_open_connections"`
+	LookupTimeout      time.Duration `yaml:"lookup_timeout"`
+}
+
+type listenConfig struct {
+	GRPC       string        `yaml:"grpc"`
+	Operations string        `yaml:"operations"`
+	Drain      time.Duration `yaml:"drain"`
+}
+
+type logConfig struct {
+	Level  slog.Level `yaml:"level"`
+	Format string     `yaml:"format"`
+}
+
+// loadConfig reads flag over environment over file over default. The flags are applied by the caller's function; file
+// may be empty.
+func loadConfig(file string, environ []string, flags func(*config)) (config, error) {
+	var c config
+	if err := strictyaml.Decode(defaults, &c); err != nil {
+		return c, fmt.Errorf("defaults.yaml: %w", err)
+	}
+	if file != "" {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return c, fmt.Errorf("read the configuration: %w", err)
+		}
+		builtin := c.APIs
+		c.APIs = nil
+		if err := strictyaml.Decode(text, &c); err != nil {
+			return c, fmt.Errorf("%s: %w", file, err)
+		}
+		if c.APIs == nil {
+			c.APIs = builtin
+		}
+	}
+	if err := applyEnvironment(&c, environ); err != nil {
+		return c, err
+	}
+	if flags != nil {
+		flags(&c)
+	}
+	return c, c.complete()
+}
+
+func (c *config) complete() error {
+	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
+		api, err := c.APIs[name].Complete()
+		if err != nil {
+			return fmt.Errorf("apis.%s.%w", name, err)
+		}
+		c.APIs[name] = api
+	}
+	switch {
+	case c.Database.MaxOpenConnections < 1:
+		return errors.New("database.max_open_connections: at least 1")
+	case c.Database.LookupTimeout <= 0:
+		return errors.New("database.lookup_timeout: more than 0, such as 200ms")
+	case c.Listen.Drain <= 0:
+		return errors.New("listen.drain: more than 0, such as 5s")
+	case c.Log.Format != "json" && c.Log.Format != "text":
+		return fmt.Errorf("log.format: %q is neither json nor text", c.Log.Format)
+	}
+	return nil
+}
+
+// databaseURL is the one setting without a default.
+func (c *config) databaseURL() (string, error) {
+	if c.Database.URL == "" {
+		return "", errors.New("no database is named: set KEYWICKET_DATABASE_URL, or --database-url, or database.url in the file")
+	}
+	return c.Database.URL, nil
+}
+
+// applyEnvironment sets each scalar from the variable named by its path: listen.grpc from KEYWICKET_LISTEN_GRPC,
+// apis.velocity.workspace.header from KEYWICKET_APIS_VELOCITY_WORKSPACE_HEADER.
+func applyEnvironment(c *config, environ []string) error {
+	variables := make(map[string]string)
+	for _, entry := range environ {
+		if name, value, ok := strings.Cut(entry, "="); ok && strings.HasPrefix(name, "KEYWICKET_") {
+			variables[name] = value
+		}
+	}
+	return setFrom(variables, "KEYWICKET", reflect.ValueOf(c).Elem())
+}
+
+func setFrom(variables map[string]string, name string, v reflect.Value) error {
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			key := strings.ToUpper(v.Type().Field(i).Tag.Get("yaml"))
+			if err := setFrom(variables, name+"_"+key, v.Field(i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	case reflect.Map:
+		for _, key := range v.MapKeys() {
+			entry := reflect.New(v.Type().Elem()).Elem()
+			entry.Set(v.MapIndex(key))
+			part := strings.ToUpper(strings.ReplaceAll(key.String(), "-", "_"))
+			if err := setFrom(variables, name+"_"+part, entry); err != nil {
+				return err
+			}
+			v.SetMapIndex(key, entry)
+		}
+		return nil
+	case reflect.Slice:
+		return nil
+	}
+	text, ok := variables[name]
+	if !ok {
+		return nil
+	}
+	if err := setScalar(v, text); err != nil {
+		return fmt.Errorf("%s: %q is not %w", name, text, err)
+	}
+	return nil
+}
+
+func setScalar(v reflect.Value, text string) error {
+	switch target := v.Addr().Interface().(type) {
+	case *time.Duration:
+		d, err := time.ParseDuration(text)
+		if err != nil {
+			return errors.New("a duration, such as 200ms or 5s")
+		}
+		*target = d
+	case *slog.Level:
+		if target.UnmarshalText([]byte(text)) != nil {
+			return errors.New("one of debug, info, warn, error")
+		}
+	case *bool:
+		b, err := strconv.ParseBool(text)
+		if err != nil {
+			return errors.New("true or false")
+		}
+		*target = b
+	case *int:
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return errors.New("a whole number")
+		}
+		*target = n
+	default:
+		v.SetString(text)
+	}
+	return nil
+}

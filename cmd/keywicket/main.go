@@ -1,0 +1,109 @@
+// Command keywicket is the sidecar, and the operator's tool for its tokens, workspaces, users and members.
+//
+// Exit status: 0 done, 1 refused or failed, 2 wrong usage. Errors are one line on standard error.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/keywicket/keywicket/store"
+)
+
+type commands struct {
+	Config      string `help:"Configuration file. Default: what is built in (docs/configuration.md)." type:"path" placeholder:"FILE" env:"KEYWICKET_CONFIG"`
+	DatabaseURL string `help:"Postgres to use, instead of $KEYWICKET_DATABASE_URL." name:"database-url" placeholder:"URL"`
+	Output      string `help:"How to print data: text or json." enum:"text,json" default:"text" placeholder:"FORMAT"`
+
+	Serve     serveCommand     `cmd:"" help:"Run the sidecar."`
+	Migrate   migrateCommand   `cmd:"" help:"Bring the database's schema up to date."`
+	Workspace workspaceCommand `cmd:"" help:"Create and list workspaces."`
+	User      userCommand      `cmd:"" help:"Create and list users."`
+	Member    memberCommand    `cmd:"" help:"Say who is in a workspace, and with which role."`
+	Token     tokenCommand     `cmd:"" help:"Create, list and revoke tokens."`
+	Demo      demoCommand      `cmd:"" help:"Run everything at once: Postgres, the sidecar, Envoy and two upstreams."`
+	Version   versionCommand   `cmd:"" help:"Print the version."`
+}
+
+// usageError is a command line that says two things at once; it exits with 2.
+type usageError struct{ error }
+
+// session is what a command runs with.
+type session struct {
+	ctx            context.Context
+	stdout, stderr io.Writer
+	environ        []string
+	config         string
+	databaseURL    string
+	json           bool
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	var c commands
+	exited := -1
+	parser, err := kong.New(&c,
+		kong.Name("keywicket"),
+		kong.Description("The small process beside Envoy that decides who comes in."),
+		kong.Writers(stdout, stderr),
+		kong.Exit(func(code int) { exited = code }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
+	)
+	if err != nil {
+		panic(err) // the commands above are wrong
+	}
+	parsed, err := parser.Parse(args)
+	if exited >= 0 {
+		return exited
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "keywicket: %v (keywicket --help tells the commands)\n", err)
+		return 2
+	}
+	err = parsed.Run(&session{
+		ctx: ctx, stdout: stdout, stderr: stderr, environ: environ,
+		config: c.Config, databaseURL: c.DatabaseURL, json: c.Output == "json",
+	})
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "keywicket: %v\n", err)
+	if errors.As(err, &usageError{}) {
+		return 2
+	}
+	return 1
+}
+
+func (s *session) loadConfig() (config, error) {
+	return loadConfig(s.config, s.environ, func(c *config) {
+		if s.databaseURL != "" {
+			c.Database.URL = s.databaseURL
+		}
+	})
+}
+
+// registry opens the operator's side of the store.
+func (s *session) registry() (*store.Registry, config, error) {
+	c, err := s.loadConfig()
+	if err != nil {
+		return nil, c, err
+	}
+	url, err := c.databaseURL()
+	if err != nil {
+		return nil, c, err
+	}
+	r, err := store.OpenRegistry(s.ctx, url)
+	return r, c, err
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/store"
+)
+
+type memberCommand struct {
+	Set    memberSet    `cmd:"" help:"Make a user a member of a workspace, or change the role."`
+	Remove memberRemove `cmd:"" help:"End a membership."`
+	List   memberList   `cmd:"" help:"List members."`
+}
+
+type memberOf struct {
+	Workspace string `help:"Id or slug." required:"" placeholder:"W"`
+	User      string `help:"Id or email." required:"" placeholder:"U"`
+}
+
+type memberSet struct {
+	memberOf
+	Role string `help:"One of the policies' roles: owner, admin, member, guest." required:"" placeholder:"ROLE"`
+}
+
+func (c *memberSet) Run(s *session) error {
+	r, cfg, err := s.registry()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	tables, err := policies.Tables(cfg.Policies.FS())
+	if err != nil {
+		return fmt.Errorf("policies: %w", err)
+	}
+	if roles := rolesOf(tables); !slices.Contains(roles, c.Role) {
+		return fmt.Errorf("no policy knows the role %q; roles are %s", c.Role, strings.Join(roles, ", "))
+	}
+	m, err := r.SetMember(s.ctx, c.Workspace, c.User, c.Role)
+	if err != nil {
+		return err
+	}
+	return printOne(s, m, [2]string{"workspace", m.WorkspaceSlug}, [2]string{"user", m.Email}, [2]string{"role", m.Role})
+}
+
+func rolesOf(tables map[string]policies.Table) []string {
+	roles := make(map[string]bool)
+	for _, t := range tables {
+		for role := range t.Roles {
+			roles[role] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(roles))
+}
+
+type memberRemove struct{ memberOf }
+
+func (c *memberRemove) Run(s *session) error {
+	r, _, err := s.registry()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	if err := r.RemoveMember(s.ctx, c.Workspace, c.User); err != nil {
+		return err
+	}
+	if !s.json {
+		fmt.Fprintf(s.stdout, "%s is no longer a member of %s\n", c.User, c.Workspace)
+	}
+	return nil
+}
+
+type memberList struct {
+	Workspace string `help:"Only of this one: id or slug." placeholder:"W"`
+}
+
+func (c *memberList) Run(s *session) error {
+	r, _, err := s.registry()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	all, err := r.Members(s.ctx, c.Workspace)
+	if err != nil {
+		return err
+	}
+	return printList(s, all, []string{"WORKSPACE", "USER", "EMAIL", "ROLE"}, func(m store.Member) []string {
+		return []string{m.WorkspaceSlug, m.UserID, m.Email, m.Role}
+	})
+}

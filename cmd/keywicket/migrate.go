@@ -1,0 +1,66 @@
+package main
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/keywicket/keywicket/store"
+)
+
+type migrateCommand struct {
+	Up     migrateUp     `cmd:"" help:"Run the migrations that are pending."`
+	Status migrateStatus `cmd:"" help:"List the migrations, and when each was applied."`
+}
+
+func (s *session) database() (*sqlx.DB, error) {
+	c, err := s.loadConfig()
+	if err != nil {
+		return nil, err
+	}
+	url, err := c.databaseURL()
+	if err != nil {
+		return nil, err
+	}
+	return store.Open(url)
+}
+
+type migrateUp struct{}
+
+// Run may be called by several operators at once: one migrates, the others wait.
+func (migrateUp) Run(s *session) error {
+	db, err := s.database()
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	applied, err := store.Migrate(s.ctx, db)
+	if err != nil {
+		return err
+	}
+	return printList(s, applied, []string{"APPLIED", "NAME", "TOOK"}, func(a store.Applied) []string {
+		return []string{strconv.FormatInt(a.Version, 10), a.Name, a.Duration.Round(time.Millisecond).String()}
+	})
+}
+
+type migrateStatus struct{}
+
+func (migrateStatus) Run(s *session) error {
+	db, err := s.database()
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	all, err := store.MigrationStatus(s.ctx, db)
+	if err != nil {
+		return err
+	}
+	return printList(s, all, []string{"VERSION", "NAME", "APPLIED"}, func(m store.Migration) []string {
+		applied := "pending"
+		if m.AppliedAt != nil {
+			applied = when(m.AppliedAt)
+		}
+		return []string{strconv.FormatInt(m.Version, 10), m.Name, applied}
+	})
+}

@@ -1,0 +1,46 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/keywicket/keywicket/store"
+)
+
+// readyTimeout bounds what a probe waits for the database.
+const readyTimeout = time.Second
+
+// serveOperations answers the probes of an orchestrator until the context ends. /livez says that the process runs;
+// /readyz also that look-ups can be answered, with the reason if they cannot. A sidecar that is not ready still answers
+// checks: public routes are open, the others get a 503.
+func serveOperations(ctx context.Context, listener net.Listener, d *store.Directory) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
+		respond(w, http.StatusOK, map[string]any{"live": true})
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
+		defer cancel()
+		if err := d.Ping(ctx); err != nil {
+			respond(w, http.StatusServiceUnavailable, map[string]any{"ready": false, "reasons": []string{err.Error()}})
+			return
+		}
+		respond(w, http.StatusOK, map[string]any{"ready": true, "reasons": []string{}})
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+func respond(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // the prober went away
+}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// print writes data as JSON, or as a table: a row of titles, then a row each.
+func (s *session) print(data any, titles []string, rows [][]string) error {
+	if s.json {
+		encoder := json.NewEncoder(s.stdout)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(data)
+	}
+	table := tabwriter.NewWriter(s.stdout, 0, 0, 2, ' ', 0)
+	for _, row := range append([][]string{titles}, rows...) {
+		fmt.Fprintln(table, strings.TrimRight(strings.Join(row, "\t"), "\t "))
+	}
+	return table.Flush()
+}
+
+// printList writes a list: one JSON array, or a table with a row each.
+func printList[T any](s *session, list []T, titles []string, row func(T) []string) error {
+	if list == nil {
+		list = []T{}
+	}
+	rows := make([][]string, len(list))
+	for i, item := range list {
+		rows[i] = row(item)
+	}
+	return s.print(list, titles, rows)
+}
+
+// printOne writes one object: JSON, or a line per field.
+func printOne(s *session, object any, fields ...[2]string) error {
+	if s.json {
+		return s.print(object, nil, nil)
+	}
+	table := tabwriter.NewWriter(s.stdout, 0, 0, 2, ' ', 0)
+	for _, f := range fields {
+		if f[1] != "" {
+			fmt.Fprintf(table, "%s\t%s\n", f[0], f[1])
+		}
+	}
+	return table.Flush()
+}
+
+func when(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return t.UTC().Format(time.RFC3339)
+}

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/store"
+)
+
+type tokenCommand struct {
+	Create tokenCreate `cmd:"" help:"Create a token, and show it once."`
+	List   tokenList   `cmd:"" help:"List tokens by their visible prefix."`
+	Revoke tokenRevoke `cmd:"" help:"Revoke a token, for good."`
+}
+
+type tokenCreate struct {
+	Prefix    string   `help:"Prefix of the kind of token, such as sk_live_, sk_test_, vel_, velu_." required:"" placeholder:"PREFIX"`
+	API       string   `help:"The API, where several have this prefix." name:"api" placeholder:"NAME"`
+	Workspace string   `help:"Workspace that the token belongs to: id or slug." xor:"owner" placeholder:"W"`
+	User      string   `help:"User that the token belongs to: id or email." xor:"owner" placeholder:"U"`
+	Name      string   `help:"What the token is for." required:"" placeholder:"NAME"`
+	Scope     []string `help:"Scope to grant; repeated or comma-separated." xor:"rights" placeholder:"SCOPE"`
+	Access    string   `help:"For a workspace key instead of scopes: read or read-write." enum:",read,read-write" default:"" xor:"rights" placeholder:"ACCESS"`
+	ExpiresIn string   `help:"Lifetime, such as 90d or 12h. Without an expiry the token lives until it is revoked." xor:"expiry" placeholder:"DURATION"`
+	ExpiresAt string   `help:"End of life: an RFC 3339 time." xor:"expiry" placeholder:"TIME"`
+}
+
+// created is what is printed of a new token: the only time that it is shown.
+type created struct {
+	ID          string     `json:"id"`
+	Token       string     `json:"token"`
+	Prefix      string     `json:"prefix"`
+	Name        string     `json:"name"`
+	Scopes      []string   `json:"scopes"`
+	WorkspaceID *string    `json:"workspace_id"`
+	UserID      *string    `json:"user_id"`
+	CreatedAt   time.Time  `json:"created_at"`
+	ExpiresAt   *time.Time `json:"expires_at"`
+}
+
+func (c *tokenCreate) Run(s *session) error {
+	r, cfg, err := s.registry()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	n, err := c.newToken(cfg)
+	if err != nil {
+		return err
+	}
+	t, key, err := r.CreateToken(s.ctx, n)
+	if err != nil {
+		return err
+	}
+	err = printOne(s, created{
+		ID: t.ID, Token: key.Reveal(), Prefix: t.Prefix, Name: t.Name, Scopes: t.Scopes,
+		WorkspaceID: t.WorkspaceID, UserID: t.UserID, CreatedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt,
+	},
+		[2]string{"token", key.Reveal()},
+		[2]string{"id", t.ID},
+		[2]string{"name", t.Name},
+		[2]string{"scopes", strings.Join(t.Scopes, " ")},
+		[2]string{"expires", when(t.ExpiresAt)},
+	)
+	if err == nil && !s.json {
+		fmt.Fprintln(s.stderr, "Keep the token now: it is not shown again.")
+	}
+	return err
+}
+
+// newToken checks everything that the database does not know: kinds, scopes, times.
+func (c *tokenCreate) newToken(cfg config) (store.NewToken, error) {
+	var n store.NewToken
+	api, format, err := findFormat(cfg, c.Prefix, c.API)
+	if err != nil {
+		return n, err
+	}
+	n = store.NewToken{Format: format, API: api, Name: c.Name, Workspace: c.Workspace, User: c.User}
+	switch {
+	case format.Kind.OfUser() && c.User == "":
+		return n, usageError{fmt.Errorf("a token with the prefix %s belongs to a user: give --user", c.Prefix)}
+	case !format.Kind.OfUser() && c.Workspace == "":
+		return n, usageError{fmt.Errorf("a token with the prefix %s belongs to a workspace: give --workspace", c.Prefix)}
+	}
+	tables, err := policies.Tables(cfg.Policies.FS())
+	if err == nil {
+		err = checkTables(cfg, tables)
+	}
+	if err != nil {
+		return n, fmt.Errorf("policies: %w", err)
+	}
+	if n.Scopes, err = c.scopes(tables[api], format.Kind); err != nil {
+		return n, err
+	}
+	return n, c.expiry(&n)
+}
+
+// findFormat finds the API whose keys have the prefix.
+func findFormat(cfg config, prefix, api string) (string, authz.CredentialFormat, error) {
+	var valid, having []string
+	var found authz.CredentialFormat
+	for _, name := range slices.Sorted(maps.Keys(cfg.APIs)) {
+		for _, f := range cfg.APIs[name].Credentials {
+			valid = append(valid, f.Prefix)
+		}
+		if f, ok := cfg.APIs[name].Format(prefix); ok && (api == "" || api == name) {
+			having, found = append(having, name), f
+		}
+	}
+	switch len(having) {
+	case 0:
+		return "", found, fmt.Errorf("no kind of token has the prefix %q; prefixes are %s", prefix, strings.Join(valid, ", "))
+	case 1:
+		return having[0], found, nil
+	}
+	return "", found, usageError{fmt.Errorf("the prefix %s is that of %s: give --api", prefix, strings.Join(having, " and "))}
+}
+
+func (c *tokenCreate) scopes(table policies.Table, kind authz.Kind) ([]string, error) {
+	valid := table.ScopeNames(policies.LevelWorkspace)
+	if kind.OfUser() {
+		valid = table.ScopeNames(policies.LevelWorkspace, policies.LevelUser)
+	}
+	if c.Access != "" {
+		if kind != authz.KindWorkspaceKey {
+			return nil, usageError{fmt.Errorf("--access is for workspace keys: give --scope, of %s", strings.Join(valid, ", "))}
+		}
+		return accessScopes(valid, c.Access), nil
+	}
+	if len(c.Scope) == 0 {
+		return nil, usageError{fmt.Errorf("give --scope, of %s", strings.Join(valid, ", "))}
+	}
+	var scopes []string
+	for _, scope := range c.Scope {
+		if !slices.Contains(valid, scope) {
+			return nil, fmt.Errorf("%q is no scope of such a token; scopes are %s", scope, strings.Join(valid, ", "))
+		}
+		if !slices.Contains(scopes, scope) {
+			scopes = append(scopes, scope)
+		}
+	}
+	return scopes, nil
+}
+
+// accessScopes: read-only and read-write keys (velocity, "Workspace API Keys"). Neither administers.
+func accessScopes(valid []string, access string) []string {
+	var scopes []string
+	for _, scope := range valid {
+		if strings.HasSuffix(scope, ":read") || access == "read-write" && strings.HasSuffix(scope, ":write") {
+			scopes = append(scopes, scope)
+		}
+	}
+	return scopes
+}
+
+func (c *tokenCreate) expiry(n *store.NewToken) error {
+	if c.ExpiresIn != "" {
+		d, err := parseLifetime(c.ExpiresIn)
+		if err != nil {
+			return usageError{fmt.Errorf("--expires-in: %q is no lifetime, such as 90d or 12h", c.ExpiresIn)}
+		}
+		n.ExpiresIn = &d
+	}
+	if c.ExpiresAt != "" {
+		t, err := time.Parse(time.RFC3339, c.ExpiresAt)
+		if err != nil {
+			return usageError{fmt.Errorf("--expires-at: %q is no RFC 3339 time, such as 2030-01-31T12:00:00Z", c.ExpiresAt)}
+		}
+		n.ExpiresAt = &t
+	}
+	return nil
+}
+
+// parseLifetime takes what time.ParseDuration does, and whole days.
+func parseLifetime(text string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		return time.Duration(n) * 24 * time.Hour, err
+	}
+	return time.ParseDuration(text)
+}
+
+type tokenList struct {
+	Workspace string `help:"Only of this workspace: id or slug." xor:"owner" placeholder:"W"`
+	User      string `help:"Only of this user: id or email." xor:"owner" placeholder:"U"`
+}
+
+func (c *tokenList) Run(s *session) error {
+	r, _, err := s.registry()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	all, err := r.Tokens(s.ctx, store.TokenFilter{Workspace: c.Workspace, User: c.User})
+	if err != nil {
+		return err
+	}
+	titles := []string{"ID", "PREFIX", "NAME", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "STATUS"}
+	return printList(s, all, titles, func(t store.Token) []string {
+		return []string{
+			t.ID, t.Prefix, t.Name, strings.Join(t.Scopes, " "),
+			when(&t.CreatedAt), when(t.ExpiresAt), when(t.LastUsedAt), string(t.Status),
+		}
+	})
+}
+
+type tokenRevoke struct {
+	ID string `arg:"" help:"The token's id, as token list shows it." name:"id"`
+}
+
+func (c *tokenRevoke) Run(s *session) error {
+	r, _, err := s.registry()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	t, err := r.RevokeToken(s.ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	return printOne(s, t, [2]string{"id", t.ID}, [2]string{"name", t.Name}, [2]string{"status", string(t.Status)},
+		[2]string{"revoked", when(t.RevokedAt)})
+}

@@ -1,0 +1,43 @@
+package main
+
+import "github.com/keywicket/keywicket/store"
+
+type userCommand struct {
+	Create userCreate `cmd:"" help:"Create a user."`
+	List   userList   `cmd:"" help:"List all users."`
+}
+
+type userCreate struct {
+	Email string `help:"Email address." required:"" placeholder:"EMAIL"`
+	ID    string `help:"The identity provider's id of the user (Supabase: sub); made up when absent." name:"id" placeholder:"ID"`
+}
+
+func (c *userCreate) Run(s *session) error {
+	r, _, err := s.registry()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	u, err := r.CreateUser(s.ctx, store.User{ID: c.ID, Email: c.Email})
+	if err != nil {
+		return err
+	}
+	return printOne(s, u, [2]string{"id", u.ID}, [2]string{"email", u.Email})
+}
+
+type userList struct{}
+
+func (userList) Run(s *session) error {
+	r, _, err := s.registry()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	all, err := r.Users(s.ctx)
+	if err != nil {
+		return err
+	}
+	return printList(s, all, []string{"ID", "EMAIL", "CREATED"}, func(u store.User) []string {
+		return []string{u.ID, u.Email, when(&u.CreatedAt)}
+	})
+}

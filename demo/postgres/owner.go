@@ -1,0 +1,89 @@
+package postgres
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+
+	"github.com/keywicket/keywicket/demo/process"
+)
+
+// owner is whom the server runs as: Postgres refuses to run as root, so root's servers belong to the distribution's
+// own user for it, or to nobody. Nil is the user of this process.
+func owner() (*process.User, error) {
+	if os.Getuid() != 0 {
+		return nil, nil
+	}
+	for _, name := range []string{"postgres", "nobody"} {
+		account, err := user.Lookup(name)
+		if err != nil {
+			continue
+		}
+		uid, err := strconv.ParseUint(account.Uid, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("postgres: the uid of %s: %w", name, err)
+		}
+		gid, err := strconv.ParseUint(account.Gid, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("postgres: the gid of %s: %w", name, err)
+		}
+		return &process.User{UID: uint32(uid), GID: uint32(gid)}, nil
+	}
+	return nil, errors.New("postgres: it refuses to run as root, and there is no user postgres or nobody to run it as: " +
+		"start this as an ordinary user")
+}
+
+// home makes the server's own folder, which only its user can read.
+func home(parent string, user *process.User) (string, error) {
+	parent, err := filepath.Abs(cmp.Or(parent, os.TempDir()))
+	if err != nil {
+		return "", fmt.Errorf("postgres: %w", err)
+	}
+	if user != nil {
+		if err := passable(parent); err != nil {
+			return "", err
+		}
+	}
+	dir, err := os.MkdirTemp(parent, "keywicket-postgres-")
+	if err != nil {
+		return "", fmt.Errorf("postgres: %w", err)
+	}
+	if err := give(dir, user); err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
+	return dir, nil
+}
+
+// passable tells a folder that another user cannot reach, such as one beneath root's home: Postgres' own complaint
+// names neither the folder at fault nor the way out.
+func passable(dir string) error {
+	for {
+		info, err := os.Stat(dir)
+		if err != nil {
+			return fmt.Errorf("postgres: %w", err)
+		}
+		if info.Mode().Perm()&0o001 == 0 {
+			return fmt.Errorf("postgres: root's server runs as another user, who cannot enter %s: give another folder, "+
+				"or none for the system's temporary one", dir)
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return nil
+		}
+		dir = parent
+	}
+}
+
+func give(path string, user *process.User) error {
+	if user == nil {
+		return nil
+	}
+	if err := os.Chown(path, int(user.UID), int(user.GID)); err != nil {
+		return fmt.Errorf("postgres: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,227 @@
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+func startFor(t *testing.T, config Config) *Server {
+	t.Helper()
+	s, err := Start(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// query runs one statement on a connection of its own and returns the single value, if there is one.
+func query(t *testing.T, url, statement string) (string, error) {
+	t.Helper()
+	db, err := sql.Open("postgres", url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	var value sql.NullString
+	err = db.QueryRowContext(t.Context(), statement).Scan(&value)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = nil
+	}
+	return value.String, err
+}
+
+func must(t *testing.T, s *Server, statement, want string) {
+	t.Helper()
+	if got, err := query(t, s.URL("postgres"), statement); err != nil || got != want {
+		t.Errorf("%s: got %q, %v, want %q", statement, got, err, want)
+	}
+}
+
+func TestServer(t *testing.T) {
+	before := time.Now()
+	s := startFor(t, Config{Settings: map[string]string{
+		"max_connections": "17", "shared_preload_libraries": "pg_stat_statements", "port": "1", "listen_addresses": "*",
+	}})
+	t.Logf("ready after %s", time.Since(before))
+	dir, pid := s.dir, s.PID()
+
+	must(t, s, "SHOW max_connections", "17")
+	must(t, s, "SHOW listen_addresses", "127.0.0.1")
+	must(t, s, "SHOW server_encoding", "UTF8")
+	must(t, s, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user", "true")
+	must(t, s, "CREATE EXTENSION pg_stat_statements", "")
+	if _, err := query(t, strings.Replace(s.URL("postgres"), s.password, "guess", 1), "SELECT 1"); err == nil ||
+		!strings.Contains(err.Error(), "password authentication failed") {
+		t.Errorf("a wrong password: %v", err)
+	}
+	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the folder: %v, %v", info, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "password")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the password's file: %v", err)
+	}
+
+	must(t, s, "CREATE TABLE kept AS SELECT 42 AS n", "")
+	for range 2 {
+		if err := s.Stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := query(t, s.URL("postgres"), "SELECT 1"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("stopped: got %v, want a refused connection", err)
+	}
+	if s.PID() != 0 {
+		t.Error("a stopped server has a process id")
+	}
+	for range 2 { // from stopped, and from running
+		if err := s.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		must(t, s, "SELECT n FROM kept", "42")
+	}
+
+	if err := syscall.Kill(s.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Restart(t.Context()); err != nil { // and from killed
+		t.Fatal(err)
+	}
+	must(t, s, "SELECT 1", "1")
+
+	last := s.PID()
+	for range 2 {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the folder is left: %v", err)
+	}
+	for _, pid := range []int{pid, last} {
+		if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+			t.Errorf("process %d is left: %v", pid, err)
+		}
+	}
+}
+
+func TestTwoSideBySide(t *testing.T) {
+	a, b := startFor(t, Config{}), startFor(t, Config{})
+	must(t, a, "CREATE TABLE only_in_a AS SELECT 1", "")
+	must(t, b, "SELECT to_regclass('only_in_a') IS NULL", "true")
+	if a.password == b.password {
+		t.Error("both have the same password")
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	_, err = Start(t.Context(), Config{Port: l.Addr().(*net.TCPAddr).Port})
+	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), "cannot listen on "+l.Addr().String()) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestFailureLeavesNothing(t *testing.T) {
+	parent, err := os.MkdirTemp("", "keywicket-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = os.RemoveAll(parent) }()
+	if err := os.Chmod(parent, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Start(t.Context(), Config{Dir: parent, Settings: map[string]string{"no_such_setting": "on"}})
+	if err == nil || !strings.Contains(err.Error(), `unrecognized configuration parameter "no_such_setting"`) {
+		t.Errorf("got %v", err)
+	}
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Start(cancelled, Config{Dir: parent}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if left, err := os.ReadDir(parent); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
+func TestMissingServer(t *testing.T) {
+	t.Run("PG_BIN points to nothing", func(t *testing.T) {
+		t.Setenv("PG_BIN", "/nowhere")
+		_, err := Start(t.Context(), Config{})
+		want := "no Postgres server in PG_BIN=/nowhere: set PG_BIN to the folder that holds initdb and postgres"
+		if err == nil || err.Error() != want {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("none installed", func(t *testing.T) {
+		if os.Getuid() != 0 {
+			t.Log("an ordinary user downloads one instead")
+			return
+		}
+		t.Setenv("PG_BIN", "")
+		t.Setenv("PATH", "")
+		if _, err := start(t.Context(), Config{}, nil); !errors.Is(err, errNone) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestUnreachableFolder(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Start(t.Context(), Config{Dir: dir})
+	if os.Getuid() != 0 {
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = s.Close()
+		return
+	}
+	if err == nil || !strings.Contains(err.Error(), "cannot enter "+dir) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestNewestVersionFirst(t *testing.T) {
+	root := t.TempDir()
+	for _, v := range []string{"9.6", "15", "18", "17"} {
+		bin := filepath.Join(root, "postgresql", v, "bin")
+		if err := os.MkdirAll(bin, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		programs := []string{"initdb", "postgres"}
+		if v == "18" {
+			programs = programs[:1] // the client's package alone
+		}
+		for _, program := range programs {
+			if err := os.WriteFile(filepath.Join(bin, program), nil, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Setenv("PG_BIN", "")
+	t.Setenv("PATH", "")
+	got, err := find("", []string{filepath.Join(root, "postgresql", "*", "bin")}, nil)
+	if want := filepath.Join(root, "postgresql", "17", "bin"); err != nil || got != want {
+		t.Errorf("got %s, %v, want %s", got, err, want)
+	}
+}

@@ -1,0 +1,12 @@
+package process
+
+import (
+	"os"
+	"syscall"
+)
+
+// Windows has neither process groups to signal nor another user to become: the demo's servers do not run there, but
+// the rest of the binary does.
+func attributes(*User) *syscall.SysProcAttr { return nil }
+
+func killGroup(leader *os.Process) { _ = leader.Kill() }

@@ -1,0 +1,196 @@
+// Package process runs a child process that cannot outlive its parent: the servers of the demo and of the end-to-end
+// tests (Postgres, Envoy) are real daemons, and a test that panics or a terminal that is closed must leave none behind.
+//
+// A child has a process group of its own, so a Ctrl-C in the terminal reaches the parent alone, which then stops its
+// children in the order it wants. On Linux the kernel kills the child when the parent dies, however it dies.
+package process
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Config says what to run. Only Path is required.
+type Config struct {
+	Path string
+	Args []string // without the program's name
+	Env  []string // nil: the parent's
+	Dir  string   // working folder; empty: the parent's
+	User *User    // nil: the parent's; another one needs root
+
+	// Output gets standard output and standard error, in order, from one goroutine. Nil drops them.
+	Output io.Writer
+
+	// StopSignal asks the process to end. Nil: SIGTERM.
+	StopSignal os.Signal
+}
+
+// User is whom a process runs as, without supplementary groups.
+type User struct{ UID, GID uint32 }
+
+// Process is a started child. Its methods may be called at any time, from any goroutine.
+type Process struct {
+	name   string
+	cmd    *exec.Cmd
+	stop   os.Signal
+	output *output
+	done   chan struct{}
+
+	mu       sync.Mutex
+	stopping bool
+	err      error // set before done is closed
+}
+
+// tailBytes is how much of the last output is kept for the error of an early exit.
+const tailBytes = 2048
+
+// Start runs the child and returns when it has been executed, which says nothing about its readiness.
+func Start(config Config) (*Process, error) {
+	p := &Process{
+		name:   filepath.Base(config.Path),
+		cmd:    exec.Command(config.Path, config.Args...),
+		stop:   config.StopSignal,
+		output: &output{to: config.Output},
+		done:   make(chan struct{}),
+	}
+	if p.stop == nil {
+		p.stop = syscall.SIGTERM
+	}
+	p.cmd.Env, p.cmd.Dir = config.Env, config.Dir
+	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
+	p.cmd.SysProcAttr = attributes(config.User)
+	// A grandchild that keeps the output open must not keep Wait from returning.
+	p.cmd.WaitDelay = time.Second
+
+	started := make(chan error)
+	go p.run(started)
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start %s: %w", p.name, err)
+	}
+	return p, nil
+}
+
+// run starts the child and reaps it on one OS thread: the kernel's parent-death signal is bound to the thread that
+// started the child, and Go ends idle threads at will.
+func (p *Process) run(started chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+
+	err := p.cmd.Start()
+	started <- err
+	if err != nil {
+		return
+	}
+	err = p.cmd.Wait()
+	killGroup(p.cmd.Process) // what the child left running in its group ends with it
+
+	p.mu.Lock()
+	if !p.stopping {
+		p.err = p.early(err)
+	}
+	p.mu.Unlock()
+	close(p.done)
+}
+
+func (p *Process) early(err error) error {
+	if err == nil {
+		return nil
+	}
+	if tail := p.output.tail(); tail != "" {
+		return fmt.Errorf("%s ended: %w: %s", p.name, err, tail)
+	}
+	return fmt.Errorf("%s ended: %w", p.name, err)
+}
+
+// PID is the child's process id, which is its group's id too.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Done is closed when the child has ended and has been reaped.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Err says why the child ended without Stop being called, with its last lines of output. It is nil while the child
+// runs, after an exit status of 0, and after Stop.
+func (p *Process) Err() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err
+}
+
+// Signal sends a signal to the child, not to its group. A child that has ended is no error.
+func (p *Process) Signal(signal os.Signal) error {
+	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("signal %s: %w", p.name, err)
+	}
+	return nil
+}
+
+// Stop asks the child to end, kills its whole group after the grace, and returns once it has been reaped. The error
+// says that the child had to be killed. Stopping twice is no error.
+func (p *Process) Stop(grace time.Duration) error {
+	p.mu.Lock()
+	p.stopping = true
+	p.mu.Unlock()
+
+	if err := p.Signal(p.stop); err != nil {
+		return err
+	}
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-p.done:
+		return nil
+	case <-timer.C:
+	}
+	killGroup(p.cmd.Process)
+	<-p.done
+	return fmt.Errorf("%s was killed: it did not end within %s of %v", p.name, grace, p.stop)
+}
+
+// output forwards what the child writes and keeps the end of it.
+type output struct {
+	to io.Writer
+
+	mu   sync.Mutex
+	last []byte
+}
+
+// Write never fails: a log that cannot be written must not end the child by a broken pipe.
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	o.last = append(o.last, b...)
+	if extra := len(o.last) - tailBytes; extra > 0 {
+		o.last = append(o.last[:0], o.last[extra:]...)
+	}
+	o.mu.Unlock()
+	if o.to != nil {
+		_, _ = o.to.Write(b)
+	}
+	return len(b), nil
+}
+
+// tail is the last whole lines as one line, for an error message.
+func (o *output) tail() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	last := o.last
+	if len(last) == tailBytes { // the first line may have lost its beginning
+		if _, rest, found := bytes.Cut(last, []byte("\n")); found {
+			last = rest
+		}
+	}
+	lines := strings.Split(strings.TrimSpace(string(last)), "\n")
+	for i, line := range lines {
+		lines[i] = strings.TrimSpace(line)
+	}
+	return strings.Join(lines, " | ")
+}

@@ -1,0 +1,169 @@
+package proxy_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/keywicket/keywicket/demo/proxy"
+)
+
+// address is a free one, most likely still so when Envoy takes it.
+func address(t *testing.T) (host string, port int) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	a := l.Addr().(*net.TCPAddr)
+	return a.String(), a.Port
+}
+
+// config is an Envoy whose one listener closes every connection.
+func config(admin, listener int) []byte {
+	return fmt.Appendf(nil, `
+admin: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}
+static_resources:
+  listeners:
+  - name: front
+    address: {socket_address: {address: 127.0.0.1, port_value: %d}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.direct_response
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.direct_response.v3.Config
+          response: {inline_string: hello}
+`, admin, listener)
+}
+
+func TestStartAndStop(t *testing.T) {
+	admin, adminPort := address(t)
+	front, frontPort := address(t)
+	dir := t.TempDir()
+	p, err := proxy.Start(t.Context(), proxy.Config{Config: config(adminPort, frontPort), Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Admin() != admin {
+		t.Errorf("admin %s, want %s", p.Admin(), admin)
+	}
+	answer, err := http.Get("http://" + admin + "/server_info")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		t.Errorf("the admin interface answers %s", answer.Status)
+	}
+
+	t.Run("a second one on its ports", func(t *testing.T) {
+		_, err := proxy.Start(t.Context(), proxy.Config{Config: config(adminPort, frontPort), Dir: dir})
+		want := "envoy's admin interface cannot listen on " + admin + ": stop what listens there, or choose another address"
+		if err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("got %v", err)
+		}
+		_, other := address(t)
+		_, err = proxy.Start(t.Context(), proxy.Config{Config: config(other, frontPort), Dir: dir})
+		if err == nil || !strings.HasPrefix(err.Error(), "envoy's listener front cannot listen on "+front+": ") {
+			t.Errorf("got %v", err)
+		}
+	})
+
+	pid := p.PID()
+	for range 2 {
+		if err := p.Stop(); err != nil {
+			t.Error(err)
+		}
+	}
+	if p.Err() != nil {
+		t.Errorf("a stop that was asked for is no error: %v", p.Err())
+	}
+	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("process %d is left: %v", pid, err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
+func TestRefusedConfigurationIsExplained(t *testing.T) {
+	_, admin := address(t)
+	_, front := address(t)
+	dir := t.TempDir()
+	bad := bytes.ReplaceAll(config(admin, front), []byte("inline_string"), []byte("in_line_string"))
+	var log bytes.Buffer
+	_, err := proxy.Start(t.Context(), proxy.Config{Config: bad, Dir: dir, Log: &log})
+	if err == nil || !strings.Contains(err.Error(), "'in_line_string'") {
+		t.Errorf("got %v", err)
+	}
+	if log.Len() == 0 {
+		t.Error("the log is empty")
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	if _, err := proxy.Start(t.Context(), proxy.Config{Config: []byte("static_resources: {}")}); err == nil {
+		t.Error("a configuration without an admin address was started")
+	}
+}
+
+func TestCancelled(t *testing.T) {
+	_, admin := address(t)
+	_, front := address(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := proxy.Start(ctx, proxy.Config{Config: config(admin, front)}); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestFind(t *testing.T) {
+	root := t.TempDir()
+	file := func(name string, mode os.FileMode) string {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, nil, mode); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	outside := file(".tools/envoy", 0o755) // above the module: not ours
+	file("module/go.mod", 0o644)
+	file("module/demo/proxy/x.go", 0o644)
+	t.Chdir(filepath.Join(root, "module", "demo", "proxy"))
+	t.Setenv("ENVOY", "")
+	t.Setenv("PATH", "")
+
+	const none = `no Envoy: run "make .tools/envoy", or set ENVOY to an Envoy 1.40 binary`
+	if got, err := proxy.Find(); err == nil || err.Error() != none {
+		t.Errorf("got %q, %v, want the error %q", got, err, none)
+	}
+	tools := file("module/.tools/envoy", 0o755)
+	if got, err := proxy.Find(); err != nil || got != tools {
+		t.Errorf("got %q, %v, want %q", got, err, tools)
+	}
+	onPath := file("bin/envoy", 0o755)
+	t.Setenv("PATH", filepath.Dir(onPath))
+	if got, err := proxy.Find(); err != nil || got != onPath {
+		t.Errorf("got %q, %v, want %q", got, err, onPath)
+	}
+	t.Setenv("ENVOY", outside)
+	if got, err := proxy.Find(); err != nil || got != outside {
+		t.Errorf("got %q, %v, want %q", got, err, outside)
+	}
+	t.Setenv("ENVOY", file("plain", 0o644))
+	if got, err := proxy.Find(); err == nil || !strings.Contains(err.Error(), none) {
+		t.Errorf("got %q, %v, want an error", got, err)
+	}
+}

@@ -1,0 +1,85 @@
+// Package upstream is an HTTP server that answers with what it was asked. It stands behind Envoy in the demo and in the
+// end-to-end tests, to show which requests came through and with which headers.
+package upstream
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// Echo is the body of every answer.
+type Echo struct {
+	Upstream string              `json:"upstream"` // the server's name
+	Method   string              `json:"method"`
+	Path     string              `json:"path"` // the request target as it came, with its query
+	Host     string              `json:"host"`
+	Headers  map[string][]string `json:"headers"` // lower-case names
+}
+
+// maxBody is how much of a request's body is read before it is answered, in bytes.
+const maxBody = 1 << 20
+
+// Server is a running upstream.
+type Server struct {
+	name  string
+	http  *http.Server
+	addr  string
+	count atomic.Int64
+}
+
+// Start listens on addr, such as 127.0.0.1:8080 or, for a free port, 127.0.0.1:0. It speaks HTTP/1.1 and HTTP/2 without
+// TLS. The name is in each answer's body and in its header x-upstream.
+func Start(name, addr string) (*Server, error) {
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("upstream %s cannot listen on %s: stop what listens there, or choose another address: %w",
+			name, addr, errors.Unwrap(err))
+	}
+	s := &Server{name: name, addr: listener.Addr().String()}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	s.http = &http.Server{
+		Handler: http.HandlerFunc(s.echo), Protocols: protocols, ReadHeaderTimeout: 10 * time.Second,
+	}
+	go func() { _ = s.http.Serve(listener) }() // returns at Close
+	return s, nil
+}
+
+// Addr is the address it listens on, as host:port.
+func (s *Server) Addr() string { return s.addr }
+
+// Count is how many requests have arrived. A request that was refused on its way leaves it unmoved.
+func (s *Server) Count() int64 { return s.count.Load() }
+
+// Close ends the server: running requests have a second to finish.
+func (s *Server) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := s.http.Shutdown(ctx); err != nil {
+		return s.http.Close()
+	}
+	return nil
+}
+
+func (s *Server) echo(w http.ResponseWriter, r *http.Request) {
+	s.count.Add(1)
+	_, _ = io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, maxBody))
+	headers := make(map[string][]string, len(r.Header))
+	for name, values := range r.Header {
+		headers[strings.ToLower(name)] = values
+	}
+	w.Header().Set("content-type", "application/json")
+	w.Header().Set("x-upstream", s.name)
+	_ = json.NewEncoder(w).Encode(Echo{
+		Upstream: s.name, Method: r.Method, Path: r.RequestURI, Host: r.Host, Headers: headers,
+	})
+}

@@ -1,0 +1,188 @@
+// Package bootstrap holds the configuration that Envoy starts with, envoy.yaml, the one file that operators copy, the
+// demo runs and the tests attack. It is named by Envoy's word for it.
+//
+// Only addresses differ between those: Render replaces them and leaves everything else as it is written, so whatever
+// is tested is what operators get.
+package bootstrap
+
+import (
+	"bytes"
+	_ "embed"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+
+	"go.yaml.in/yaml/v3"
+)
+
+//go:embed envoy.yaml
+var file []byte
+
+// Addresses says where things listen, as host:port by name. The hosts are IP addresses: the clusters are static.
+type Addresses struct {
+	Admin     string            // Envoy's own interface; empty: as the file has it
+	Listeners map[string]string // velaflows and velocity
+	Clusters  map[string]string // keywicket, upstream_live and upstream_sandbox
+}
+
+// Render returns the configuration with these addresses instead of its own. A listener or cluster that is not named
+// keeps its address; a name that the file does not have is an error.
+func Render(addresses Addresses) ([]byte, error) {
+	var document yaml.Node
+	if err := yaml.Unmarshal(file, &document); err != nil {
+		return nil, fmt.Errorf("parse envoy.yaml: %w", err)
+	}
+	listeners, clusters := maps.Clone(addresses.Listeners), maps.Clone(addresses.Clusters)
+	err := each(&document, func(kind, name string, socket *yaml.Node) error {
+		var address string
+		switch kind {
+		case "admin":
+			address = addresses.Admin
+		case "listener":
+			address = listeners[name]
+			delete(listeners, name)
+		case "cluster":
+			address = clusters[name]
+			delete(clusters, name)
+		}
+		if address == "" {
+			return nil
+		}
+		return set(socket, address)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("render envoy.yaml: %w", err)
+	}
+	for name := range listeners {
+		return nil, fmt.Errorf("render envoy.yaml: there is no listener %q", name)
+	}
+	for name := range clusters {
+		return nil, fmt.Errorf("render envoy.yaml: there is no cluster %q", name)
+	}
+	var out bytes.Buffer
+	encoder := yaml.NewEncoder(&out)
+	encoder.SetIndent(2)
+	if err := encoder.Encode(&document); err != nil {
+		return nil, fmt.Errorf("render envoy.yaml: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// Read returns the addresses in any Envoy configuration with static resources. It is how whoever runs one knows what
+// to wait for.
+func Read(config []byte) (Addresses, error) {
+	var document yaml.Node
+	if err := yaml.Unmarshal(config, &document); err != nil {
+		return Addresses{}, fmt.Errorf("parse Envoy's configuration: %w", err)
+	}
+	addresses := Addresses{Listeners: map[string]string{}, Clusters: map[string]string{}}
+	err := each(&document, func(kind, name string, socket *yaml.Node) error {
+		address, err := get(socket)
+		if err != nil {
+			return err
+		}
+		switch kind {
+		case "admin":
+			addresses.Admin = address
+		case "listener":
+			addresses.Listeners[name] = address
+		case "cluster":
+			addresses.Clusters[name] = address
+		}
+		return nil
+	})
+	if err != nil {
+		return Addresses{}, fmt.Errorf("read Envoy's configuration: %w", err)
+	}
+	return addresses, nil
+}
+
+// each visits every socket_address: the admin's, the listeners', and the endpoints' of the clusters.
+func each(document *yaml.Node, visit func(kind, name string, socket *yaml.Node) error) error {
+	if len(document.Content) == 0 {
+		return errors.New("it is empty")
+	}
+	root := document.Content[0]
+	places := []struct {
+		kind  string
+		items []*yaml.Node
+		path  []string
+	}{
+		{"admin", at([]*yaml.Node{root}, "admin"), []string{"address", "socket_address"}},
+		{"listener", at([]*yaml.Node{root}, "static_resources", "listeners"), []string{"address", "socket_address"}},
+		{"cluster", at([]*yaml.Node{root}, "static_resources", "clusters"),
+			[]string{"load_assignment", "endpoints", "lb_endpoints", "endpoint", "address", "socket_address"}},
+	}
+	for _, place := range places {
+		for _, item := range place.items {
+			name := place.kind
+			for _, n := range at([]*yaml.Node{item}, "name") {
+				name = n.Value
+			}
+			for _, socket := range at([]*yaml.Node{item}, place.path...) {
+				if err := visit(place.kind, name, socket); err != nil {
+					return fmt.Errorf("%s %s: %w", place.kind, name, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// at follows keys through mappings, and through every item of the lists in between.
+func at(nodes []*yaml.Node, keys ...string) []*yaml.Node {
+	for _, key := range keys {
+		var next []*yaml.Node
+		for _, node := range nodes {
+			if node.Kind != yaml.MappingNode {
+				continue
+			}
+			for pair := range slices.Chunk(node.Content, 2) {
+				switch value := pair[1]; {
+				case pair[0].Value != key:
+				case value.Kind == yaml.SequenceNode:
+					next = append(next, value.Content...)
+				default:
+					next = append(next, value)
+				}
+			}
+		}
+		nodes = next
+	}
+	return nodes
+}
+
+func get(socket *yaml.Node) (string, error) {
+	var s struct {
+		Address string `yaml:"address"`
+		Port    int    `yaml:"port_value"`
+	}
+	if err := socket.Decode(&s); err != nil {
+		return "", err
+	}
+	return net.JoinHostPort(s.Address, strconv.Itoa(s.Port)), nil
+}
+
+func set(socket *yaml.Node, address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	if net.ParseIP(host) == nil {
+		return fmt.Errorf("address %s: the host has to be an IP address", address)
+	}
+	number, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return fmt.Errorf("address %s: the port has to be a number up to 65535", address)
+	}
+	for _, n := range at([]*yaml.Node{socket}, "address") {
+		n.Value = host
+	}
+	for _, n := range at([]*yaml.Node{socket}, "port_value") {
+		n.Value = strconv.FormatUint(number, 10)
+	}
+	return nil
+}

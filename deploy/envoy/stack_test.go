@@ -1,0 +1,329 @@
+package bootstrap_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/keywicket/keywicket/demo/proxy"
+	"github.com/keywicket/keywicket/demo/upstream"
+	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
+)
+
+// stack is a real Envoy between real upstreams and a stand-in for the sidecar: the subject is Envoy's configuration,
+// and the stand-in can answer what the sidecar never would.
+type stack struct {
+	velaflows, velocity string // listeners
+	live, sandbox       *upstream.Server
+	checks              *checks
+	log                 *log
+}
+
+func start(t *testing.T) *stack {
+	t.Helper()
+	s := &stack{checks: &checks{addr: "127.0.0.1:0"}, log: &log{}}
+	s.checks.start(t)
+	t.Cleanup(func() { s.checks.server.Stop() })
+	for name, server := range map[string]**upstream.Server{"live": &s.live, "sandbox": &s.sandbox} {
+		u, err := upstream.Start(name, "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = u.Close() })
+		*server = u
+	}
+	free := func() string {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		return l.Addr().String()
+	}
+	run := func() (*proxy.Proxy, error) {
+		s.velaflows, s.velocity = free(), free()
+		config, err := bootstrap.Render(bootstrap.Addresses{
+			Admin:     free(),
+			Listeners: map[string]string{"velaflows": s.velaflows, "velocity": s.velocity},
+			Clusters: map[string]string{
+				"keywicket": s.checks.addr, "upstream_live": s.live.Addr(), "upstream_sandbox": s.sandbox.Addr(),
+			},
+		})
+		if err != nil {
+			return nil, err
+		}
+		return proxy.Start(t.Context(), proxy.Config{Config: config, Dir: t.TempDir(), Log: s.log})
+	}
+	envoy, err := run()
+	if errors.Is(err, syscall.EADDRINUSE) { // another test was given the same free port
+		envoy, err = run()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := envoy.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// reached is how many requests came to an upstream.
+func (s *stack) reached() int64 { return s.live.Count() + s.sandbox.Count() }
+
+// answer is a response whose body has been read.
+type answer struct {
+	*http.Response
+	body string
+}
+
+// echo is what the upstream saw.
+func (a answer) echo(t *testing.T) (echo upstream.Echo) {
+	t.Helper()
+	if a.StatusCode != http.StatusOK {
+		t.Fatalf("got %s %s", a.Status, a.body)
+	}
+	if err := json.Unmarshal([]byte(a.body), &echo); err != nil {
+		t.Fatal(err)
+	}
+	return echo
+}
+
+// send writes a request as it stands, so that no client library tidies it up, and reads the answer.
+func send(t *testing.T, addr, requestLine string, headers ...string) answer {
+	t.Helper()
+	conn := dial(t, addr)
+	defer func() { _ = conn.Close() }()
+	return conn.send(t, requestLine, headers...)
+}
+
+// conn is one connection over which several requests can be sent.
+type conn struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func dial(t *testing.T, addr string) conn {
+	t.Helper()
+	c, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	return conn{c, bufio.NewReader(c)}
+}
+
+func (c conn) send(t *testing.T, requestLine string, headers ...string) answer {
+	t.Helper()
+	lines := append([]string{requestLine + " HTTP/1.1", "host: api.test"}, headers...)
+	if _, err := io.WriteString(c, strings.Join(lines, "\r\n")+"\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	return c.read(t)
+}
+
+func (c conn) read(t *testing.T) answer {
+	t.Helper()
+	response, err := http.ReadResponse(c.r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = response.Body.Close()
+	return answer{response, string(body)}
+}
+
+// checks is the stand-in: what it answers is chosen by the bearer token.
+type checks struct {
+	addr   string
+	server *grpc.Server
+	flaked atomic.Bool // the one failure of the token "flaky" is over
+
+	mu       sync.Mutex
+	requests []*authv3.CheckRequest
+}
+
+// start listens again on the same address after server.Stop.
+func (c *checks) start(t *testing.T) {
+	t.Helper()
+	listener, err := net.Listen("tcp", c.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.addr = listener.Addr().String()
+	c.server = grpc.NewServer()
+	authv3.RegisterAuthorizationServer(c.server, c)
+	healthpb.RegisterHealthServer(c.server, health.NewServer())
+	go func() { _ = c.server.Serve(listener) }()
+}
+
+func (c *checks) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.requests)
+}
+
+func (c *checks) last(t *testing.T) *authv3.AttributeContext {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.requests) == 0 {
+		t.Fatal("there was no check")
+	}
+	return c.requests[len(c.requests)-1].GetAttributes()
+}
+
+// denial is what the stand-in refuses with: nothing that Envoy would write by itself.
+const denial = `{"error":{"code":"FORBIDDEN","reason":"missing_scope","decision_id":"d-1"}}` + "\n"
+
+func (c *checks) Check(ctx context.Context, request *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+	c.mu.Lock()
+	c.requests = append(c.requests, request)
+	c.mu.Unlock()
+	var bearer string
+	for _, h := range request.GetAttributes().GetRequest().GetHttp().GetHeaderMap().GetHeaders() {
+		if h.GetKey() == "authorization" {
+			bearer = strings.TrimPrefix(string(h.GetRawValue()), "Bearer ")
+		}
+	}
+	switch bearer {
+	case "hang":
+		<-ctx.Done()
+		return nil, ctx.Err()
+	case "slow":
+		select {
+		case <-time.After(300 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	case "flaky":
+		if !c.flaked.Swap(true) {
+			return nil, status.Error(codes.Unavailable, "draining")
+		}
+	case "401":
+		return deny(typev3.StatusCode_Unauthorized), nil
+	case "403":
+		return deny(typev3.StatusCode_Forbidden), nil
+	case "503":
+		return deny(typev3.StatusCode_ServiceUnavailable), nil
+	case "invalid":
+		response := allow("live")
+		response.GetOkResponse().Headers = options("x-keywicket-subject", "a\r\nb")
+		return response, nil
+	case "bare":
+		return &authv3.CheckResponse{
+			Status:       &rpcstatus.Status{Code: int32(codes.OK)},
+			HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{}},
+		}, nil
+	case "sandbox":
+		return allow("sandbox"), nil
+	}
+	return allow("live"), nil
+}
+
+func allow(environment string) *authv3.CheckResponse {
+	return &authv3.CheckResponse{
+		Status:          &rpcstatus.Status{Code: int32(codes.OK)},
+		DynamicMetadata: metadata("OK", "allowed"),
+		HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{
+			Headers:         options("x-keywicket-subject", "token-1", "x-keywicket-environment", environment, "x-else", "no"),
+			HeadersToRemove: []string{"authorization", "x-workspace-slug"},
+		}},
+	}
+}
+
+func deny(code typev3.StatusCode) *authv3.CheckResponse {
+	return &authv3.CheckResponse{
+		Status:          &rpcstatus.Status{Code: int32(codes.PermissionDenied)},
+		DynamicMetadata: metadata("FORBIDDEN", "missing_scope"),
+		HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{
+			Status: &typev3.HttpStatus{Code: code},
+			Body:   denial,
+			Headers: options(
+				"content-type", "application/problem+json", "www-authenticate", `Bearer error="x"`, "retry-after", "7"),
+		}},
+	}
+}
+
+func options(pairs ...string) (headers []*corev3.HeaderValueOption) {
+	for i := 0; i < len(pairs); i += 2 {
+		headers = append(headers, &corev3.HeaderValueOption{
+			Header:       &corev3.HeaderValue{Key: pairs[i], Value: pairs[i+1]},
+			AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+		})
+	}
+	return headers
+}
+
+func metadata(code, reason string) *structpb.Struct {
+	return &structpb.Struct{Fields: map[string]*structpb.Value{
+		"decision_id": structpb.NewStringValue("d-1"), "subject": structpb.NewStringValue("token-1"),
+		"code": structpb.NewStringValue(code), "reason": structpb.NewStringValue(reason),
+	}}
+}
+
+// log collects what Envoy writes.
+type log struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *log) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// entry waits for the access log's line of the request with this path.
+func (l *log) entry(t *testing.T, path string) map[string]any {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.After(5 * time.Second); ; {
+		for line := range strings.Lines(l.String()) {
+			var entry map[string]any
+			if json.Unmarshal([]byte(line), &entry) == nil && entry["path"] == path {
+				return entry
+			}
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("no line for %s in %s", path, l)
+		case <-tick.C:
+		}
+	}
+}

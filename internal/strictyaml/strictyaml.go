@@ -1,0 +1,60 @@
+// Package strictyaml reads the YAML files that people write for keywicket: a key that nothing reads is an error, told
+// by its line, because a misspelt setting of a gate must not be passed over.
+package strictyaml
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"regexp"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Decode reads one document into v, over what is in it already. An empty text changes nothing.
+func Decode(text []byte, v any) error {
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	decoder.KnownFields(true)
+	err := decoder.Decode(v)
+	if err == nil && decoder.Decode(new(yaml.Node)) == nil {
+		err = errors.New("there is a second document")
+	}
+	if err == nil || errors.Is(err, io.EOF) {
+		return nil
+	}
+	return errors.New(plain(err.Error()))
+}
+
+var (
+	unknown  = regexp.MustCompile(`field (\S+) not found in type \S+`)
+	mistyped = regexp.MustCompile("cannot unmarshal \\S+ (`[^`]*` )?into (\\S+)")
+)
+
+// plain says the decoder's error in words of the file, not of Go.
+func plain(text string) string {
+	text = strings.TrimPrefix(text, "yaml: ")
+	text = strings.TrimPrefix(text, "unmarshal errors:\n")
+	text = unknown.ReplaceAllString(text, `unknown key "$1"`)
+	text = mistyped.ReplaceAllStringFunc(text, func(s string) string {
+		parts := mistyped.FindStringSubmatch(s)
+		return strings.TrimSpace(parts[1]) + " is not " + kind(parts[2])
+	})
+	return strings.Join(strings.Fields(text), " ")
+}
+
+func kind(goType string) string {
+	switch {
+	case goType == "time.Duration":
+		return "a duration, such as 200ms or 5s"
+	case goType == "bool":
+		return "true or false"
+	case strings.HasPrefix(goType, "int"):
+		return "a whole number"
+	case strings.HasPrefix(goType, "[]"):
+		return "a list"
+	case strings.HasPrefix(goType, "map["), strings.Contains(goType, "."):
+		return "a group of keys"
+	}
+	return "a text"
+}

@@ -1,0 +1,54 @@
+package strictyaml_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/internal/strictyaml"
+)
+
+type file struct {
+	Name  string        `yaml:"name"`
+	Wait  time.Duration `yaml:"wait"`
+	Count int           `yaml:"count"`
+	On    bool          `yaml:"on"`
+	List  []string      `yaml:"list"`
+	Part  part          `yaml:"part"`
+}
+
+type part struct {
+	Name string `yaml:"name"`
+}
+
+func TestDecodeKeepsWhatTheFileDoesNotName(t *testing.T) {
+	got := file{Name: "kept", Wait: time.Second}
+	if err := strictyaml.Decode([]byte("wait: 200ms\n"), &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Name != "kept" || got.Wait != 200*time.Millisecond {
+		t.Fatalf("got %+v", got)
+	}
+	if err := strictyaml.Decode(nil, &got); err != nil {
+		t.Fatalf("an empty file: %v", err)
+	}
+}
+
+func TestDecodeErrors(t *testing.T) {
+	for text, want := range map[string]string{
+		"name: a\nnmae: b":      `line 2: unknown key "nmae"`,
+		"part:\n  nam: b":       `line 2: unknown key "nam"`,
+		"wait: soon":            "line 1: `soon` is not a duration, such as 200ms or 5s",
+		"count: many":           "line 1: `many` is not a whole number",
+		"on: perhaps":           "line 1: `perhaps` is not true or false",
+		"list: one":             "line 1: `one` is not a list",
+		"part: one":             "line 1: `one` is not a group of keys",
+		"name: [a]":             "line 1: is not a text",
+		"name: a\nname: b":      `line 2: mapping key "name" already defined at line 1`,
+		"name: a\n---\nname: b": "there is a second document",
+	} {
+		err := strictyaml.Decode([]byte(text), new(file))
+		if err == nil || err.Error() != want {
+			t.Errorf("%q: got %v, want %s", text, err, want)
+		}
+	}
+}
