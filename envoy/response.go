@@ -50,7 +50,7 @@ var denials = map[authz.Code]struct {
 }
 
 var messages = map[authz.Reason]string{
-	authz.ReasonMissing:           "Send your token as `Authorization: Bearer <token>`.",
+	authz.ReasonMissing:           "Send a token in the Authorization header, after the word Bearer.",
 	authz.ReasonMalformed:         "The Authorization header does not hold one well-formed token.",
 	authz.ReasonUnknown:           "The token is not known.",
 	authz.ReasonExpired:           "The token has expired.",
@@ -191,7 +191,7 @@ func metadata(answer authz.Answer) *structpb.Struct {
 
 func overwrite(name, value string) *corev3.HeaderValueOption {
 	return &corev3.HeaderValueOption{
-		Header:       &corev3.HeaderValue{Key: name, RawValue: []byte(value)},
+		Header:       &corev3.HeaderValue{Key: name, Value: value},
 		AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
 	}
 }

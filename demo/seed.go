@@ -1,0 +1,106 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
+
+// The workspaces of the demo. Acme's id and the two slugs are those of the API documents' examples.
+const (
+	Acme     = "64f1a2b3c4d5e6f7a8b9c0d1"
+	acmeSlug = "acme"
+	yours    = "your-workspace"
+	target   = "target-workspace"
+)
+
+// key is a credential of the demo: what it is for, and what it may do.
+type key struct {
+	name            string
+	format          authz.CredentialFormat
+	api             string
+	workspace, user string
+	scopes          []string
+	expiresIn       time.Duration
+	revoked         bool
+	given           authz.Secret // one that the product handed out before
+}
+
+var (
+	skLive = authz.CredentialFormat{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live, VisiblePrefix: 16, BodyLength: 40}
+	skTest = authz.CredentialFormat{Kind: authz.KindWorkspaceToken, Prefix: "sk_test_", Environment: authz.Sandbox, VisiblePrefix: 16, BodyLength: 40}
+	vel    = authz.CredentialFormat{Kind: authz.KindWorkspaceKey, Prefix: "vel_", Environment: authz.Live, VisiblePrefix: 12, BodyLength: 38}
+	velu   = authz.CredentialFormat{Kind: authz.KindPersonalKey, Prefix: "velu_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38}
+)
+
+var (
+	readScopes  = []string{"issues:read", "projects:read", "documents:read", "workspace:read"}
+	writeScopes = append([]string{"issues:write", "projects:write", "documents:write"}, readScopes...)
+)
+
+// keys are the demo's. Three are the example keys of the API documents, imported as a product would import its own.
+var keys = []key{
+	{name: "dashboard", format: skLive, api: "velaflows", workspace: acmeSlug,
+		scopes: []string{"inbox:read", "crm:read", "contacts:read", "analytics:read"},
+		given:  "sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0"},
+	{name: "chatbot", format: skLive, api: "velaflows", workspace: acmeSlug,
+		scopes: []string{"inbox:read", "inbox:write", "channels:read", "channels:write", "ai:read"}},
+	{name: "administrator", format: skLive, api: "velaflows", workspace: acmeSlug, scopes: []string{"admin:all"}},
+	{name: "sandbox", format: skTest, api: "velaflows", workspace: acmeSlug, scopes: []string{"inbox:read"}},
+	{name: "expired", format: skLive, api: "velaflows", workspace: acmeSlug, scopes: []string{"inbox:read"}, expiresIn: time.Millisecond},
+	{name: "revoked", format: skLive, api: "velaflows", workspace: acmeSlug, scopes: []string{"inbox:read"}, revoked: true},
+	{name: "read-only", format: vel, api: "velocity", workspace: yours, scopes: readScopes, given: "vel_your_api_key_here"},
+	{name: "read-write", format: vel, api: "velocity", workspace: yours, scopes: writeScopes},
+	{name: "settings", format: vel, api: "velocity", workspace: yours, scopes: []string{"workspace:admin"}},
+	{name: "ada's", format: velu, api: "velocity", user: "ada@example.com",
+		scopes: []string{"user:read", "workspaces:list", "issues:read", "issues:write"}, given: "velu_your_personal_key_here"},
+	{name: "ada's admin", format: velu, api: "velocity", user: "ada@example.com", scopes: []string{"admin"}},
+}
+
+// seed fills the database, and returns the secrets by the keys' names. Ada owns your-workspace, and is a guest in
+// target-workspace.
+func seed(ctx context.Context, databaseURL string) (map[string]authz.Secret, error) {
+	r, err := store.OpenRegistry(ctx, databaseURL)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.Close() }()
+	for _, w := range []store.Workspace{
+		{ID: Acme, Slug: acmeSlug, Name: "Acme"},
+		{Slug: yours, Name: "Your workspace"},
+		{Slug: target, Name: "Target workspace"},
+	} {
+		if _, err := r.CreateWorkspace(ctx, w); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := r.CreateUser(ctx, store.User{Email: "ada@example.com"}); err != nil {
+		return nil, err
+	}
+	for workspace, role := range map[string]string{yours: "owner", target: "guest"} {
+		if _, err := r.SetMember(ctx, workspace, "ada@example.com", role); err != nil {
+			return nil, err
+		}
+	}
+	secrets := make(map[string]authz.Secret, len(keys))
+	for _, k := range keys {
+		n := store.NewToken{
+			Format: k.format, API: k.api, Name: k.name, Scopes: k.scopes, Workspace: k.workspace, User: k.user, Key: k.given,
+		}
+		if k.expiresIn != 0 {
+			n.ExpiresIn = &k.expiresIn
+		}
+		token, secret, err := r.CreateToken(ctx, n)
+		if err == nil && k.revoked {
+			_, err = r.RevokeToken(ctx, token.ID)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("seed the key %s: %w", k.name, err)
+		}
+		secrets[k.name] = secret
+	}
+	return secrets, nil
+}

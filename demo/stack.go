@@ -1,0 +1,197 @@
+package demo
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"syscall"
+
+	"github.com/keywicket/keywicket/demo/postgres"
+	"github.com/keywicket/keywicket/demo/proxy"
+	"github.com/keywicket/keywicket/demo/upstream"
+	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
+	"github.com/keywicket/keywicket/store"
+)
+
+// Config says how to run a Stack. The zero value runs on free ports, with the running program as the sidecar.
+type Config struct {
+	// Keywicket is the binary to run as the sidecar. Default: the running program.
+	Keywicket string
+	// Environ is what the sidecar gets beyond this process's environment: KEYWICKET_… settings.
+	Environ []string
+	// VelaFlows and Velocity are the addresses of Envoy's listeners. Default: free ports on 127.0.0.1.
+	VelaFlows, Velocity string
+	// EnvoyConfig edits the configuration that Envoy is given. Default: it stays as rendered.
+	EnvoyConfig func([]byte) []byte
+	// PostgresSettings are settings of the server, such as shared_preload_libraries.
+	PostgresSettings map[string]string
+	// Log gets what all of them log. Default: nothing.
+	Log io.Writer
+}
+
+// Stack is everything, running.
+type Stack struct {
+	Postgres      *postgres.Server
+	Live, Sandbox *upstream.Server
+	Sidecar       *Sidecar
+	Envoy         *proxy.Proxy
+	// VelaFlows and Velocity are the base URLs of the two APIs, without a slash at the end.
+	VelaFlows, Velocity string
+}
+
+// database is the one that the stack lives in.
+const database = "postgres"
+
+// Start starts everything, and returns when a request would be answered. What cannot run is one error that says what to
+// do, and leaves nothing running.
+func Start(ctx context.Context, c Config) (_ *Stack, err error) {
+	if _, err := proxy.Find(); err != nil {
+		return nil, err
+	}
+	s := &Stack{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	if s.Postgres, err = postgres.Start(ctx, postgres.Config{Settings: c.PostgresSettings, Log: c.Log}); err != nil {
+		return nil, err
+	}
+	login, err := s.migrate(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if s.Live, err = upstream.Start("live", "127.0.0.1:0"); err != nil {
+		return nil, err
+	}
+	if s.Sandbox, err = upstream.Start("sandbox", "127.0.0.1:0"); err != nil {
+		return nil, err
+	}
+	if s.Sidecar, err = startSidecar(ctx, c, login); err != nil {
+		return nil, err
+	}
+	return s, s.startEnvoy(ctx, c)
+}
+
+// DatabaseURL is that of an operator, who may do everything.
+func (s *Stack) DatabaseURL() string { return s.Postgres.URL(database) }
+
+// Close stops what runs, in the order of a request's way, and removes every file.
+func (s *Stack) Close() error {
+	var errs []error
+	if s.Envoy != nil {
+		errs = append(errs, s.Envoy.Stop())
+	}
+	if s.Sidecar != nil {
+		errs = append(errs, s.Sidecar.Stop())
+	}
+	for _, u := range []*upstream.Server{s.Live, s.Sandbox} {
+		if u != nil {
+			errs = append(errs, u.Close())
+		}
+	}
+	if s.Postgres != nil {
+		errs = append(errs, s.Postgres.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Wait returns when the context ends, with nil, or when the sidecar or Envoy has ended by itself.
+func (s *Stack) Wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-s.Envoy.Done():
+		return cmp.Or(s.Envoy.Err(), errors.New("envoy has ended"))
+	case <-s.Sidecar.Done():
+		return cmp.Or(s.Sidecar.Err(), errors.New("the sidecar has ended"))
+	}
+}
+
+// migrate makes the schema, and a login for the sidecar that has the rights of keywicket_sidecar and no more.
+func (s *Stack) migrate(ctx context.Context) (login string, err error) {
+	db, err := store.Open(s.DatabaseURL())
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if _, err := store.Migrate(ctx, db); err != nil {
+		return "", err
+	}
+	password := rand.Text()
+	_, err = db.ExecContext(ctx, `CREATE ROLE demo_sidecar LOGIN PASSWORD '`+password+`' IN ROLE keywicket_sidecar`)
+	if err != nil {
+		return "", fmt.Errorf("create the sidecar's login: %w", err)
+	}
+	u, err := url.Parse(s.DatabaseURL())
+	if err != nil {
+		return "", err
+	}
+	u.User = url.UserPassword("demo_sidecar", password)
+	return u.String(), nil
+}
+
+func (s *Stack) startEnvoy(ctx context.Context, c Config) error {
+	for {
+		a := bootstrap.Addresses{
+			Admin: freeAddress(),
+			Listeners: map[string]string{
+				"velaflows": cmp.Or(c.VelaFlows, freeAddress()),
+				"velocity":  cmp.Or(c.Velocity, freeAddress()),
+			},
+			Clusters: map[string]string{
+				"keywicket": s.Sidecar.GRPC, "upstream_live": s.Live.Addr(), "upstream_sandbox": s.Sandbox.Addr(),
+			},
+		}
+		config, err := bootstrap.Render(a)
+		if err != nil {
+			return err
+		}
+		if c.EnvoyConfig != nil {
+			config = c.EnvoyConfig(config)
+		}
+		s.Envoy, err = proxy.Start(ctx, proxy.Config{Config: config, Log: c.Log})
+		if err == nil {
+			s.VelaFlows, s.Velocity = "http://"+a.Listeners["velaflows"], "http://"+a.Listeners["velocity"]
+			return nil
+		}
+		// A free port may be taken before Envoy gets to it; one that was asked for will not become free by itself.
+		asked := c.VelaFlows != "" && !isFree(c.VelaFlows) || c.Velocity != "" && !isFree(c.Velocity)
+		if !errors.Is(err, syscall.EADDRINUSE) || asked || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// freeAddress is one that nobody listens on just now.
+func freeAddress() string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(fmt.Sprintf("there is no free port on 127.0.0.1: %v", err))
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
+}
+
+func isFree(address string) bool {
+	l, err := net.Listen("tcp", address)
+	if err == nil {
+		_ = l.Close()
+	}
+	return err == nil
+}
+
+// environ is this process's environment without keywicket's own settings, which would reach into the stack.
+func environ(more ...string) []string {
+	env := slices.DeleteFunc(os.Environ(), func(entry string) bool {
+		return len(entry) > len("KEYWICKET_") && entry[:len("KEYWICKET_")] == "KEYWICKET_"
+	})
+	return append(env, more...)
+}

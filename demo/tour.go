@@ -1,0 +1,149 @@
+package demo
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// stop is one request of the tour, and the answer that the API's document promises.
+type stop struct {
+	api       string
+	request   string // method and path
+	key       string // by name; empty: none
+	workspace string // the API's workspace header; empty: none
+	want      string // "200 live", "403 FORBIDDEN missing_scope"
+	why       string
+}
+
+var tour = []stop{
+	{"velaflows", "GET /api/v1/inbox/conversations", "dashboard", Acme, "200 live", "the document's first example"},
+	{"velaflows", "GET /api/v1/inbox/conversations", "", Acme, "401 UNAUTHORIZED missing", "no token"},
+	{"velaflows", "GET /api/v1/inbox/conversations", "expired", Acme, "401 UNAUTHORIZED expired", "an expired token"},
+	{"velaflows", "GET /api/v1/inbox/conversations", "revoked", Acme, "401 UNAUTHORIZED revoked", "a revoked token"},
+	{"velaflows", "GET /api/v1/inbox/conversations", "read-only", Acme, "401 UNAUTHORIZED unknown", "the other API's key"},
+	{"velaflows", "GET /api/v1/inbox/conversations", "dashboard", "64f1a2b3c4d5e6f7a8b9c0d2", "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "another workspace"},
+	{"velaflows", "GET /api/v1/inbox/conversations", "dashboard", "", "403 WORKSPACE_ACCESS_DENIED workspace_required", "no workspace header"},
+	{"velaflows", "GET /api/v1/inbox/conversations", "administrator", "64F1A2B3C4D5E6F7A8B9C0D1", "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "no id has capitals"},
+	{"velaflows", "GET /api/v1/inbox/conversations", "sandbox", Acme, "200 sandbox", "sk_test_ reaches the sandbox"},
+	{"velaflows", "POST /api/v1/inbox/conversations/7/messages", "chatbot", Acme, "200 live", "a chatbot replies"},
+	{"velaflows", "POST /api/v1/inbox/conversations/7/messages", "dashboard", Acme, "403 FORBIDDEN missing_scope", "a dashboard only reads"},
+	{"velaflows", "DELETE /api/v1/crm/leads/7", "dashboard", Acme, "403 FORBIDDEN missing_scope", "a scope too few"},
+	{"velaflows", "DELETE /api/v1/crm/leads/7", "administrator", Acme, "200 live", "admin:all overrides every scope"},
+	{"velaflows", "GET /api/v1/admin/audit", "administrator", Acme, "200 live", "and opens administration"},
+	{"velaflows", "GET /api/v1/secrets", "administrator", Acme, "403 FORBIDDEN no_route", "but no route that is not listed"},
+	{"velaflows", "GET /healthz", "", "", "200 live", "public"},
+	{"velocity", "GET /api/issues", "read-only", yours, "200 live", "the document's first example"},
+	{"velocity", "GET /api/issues", "read-only", "", "200 live", "a vel_ key knows its workspace"},
+	{"velocity", "GET /api/issues", "read-only", target, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "and no other"},
+	{"velocity", "POST /api/issues", "read-only", "", "403 FORBIDDEN missing_scope", "read-only"},
+	{"velocity", "POST /api/issues", "read-write", "", "200 live", "read-write"},
+	{"velocity", "PATCH /api/workspace", "read-write", "", "403 FORBIDDEN missing_scope", "is not administration"},
+	{"velocity", "PATCH /api/workspace", "settings", "", "200 live", "workspace:admin is"},
+	{"velocity", "GET /api/user", "settings", "", "403 FORBIDDEN missing_scope", "a workspace key is nobody's"},
+	{"velocity", "GET /api/user", "ada's", "", "200 live", "a personal key reads the profile"},
+	{"velocity", "GET /api/workspaces", "ada's", "", "200 live", "and lists workspaces"},
+	{"velocity", "GET /api/issues", "ada's", "", "403 WORKSPACE_ACCESS_DENIED workspace_required", "but must name one for its issues"},
+	{"velocity", "POST /api/issues", "ada's", yours, "200 live", "where Ada is the owner"},
+	{"velocity", "GET /api/issues", "ada's", target, "200 live", "where Ada is a guest"},
+	{"velocity", "POST /api/issues", "ada's", target, "403 FORBIDDEN missing_scope", "and may not write"},
+	{"velocity", "POST /api/issues", "ada's admin", target, "403 FORBIDDEN missing_scope", "not even with admin"},
+	{"velocity", "GET /api/issues", "ada's", acmeSlug, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "where Ada is nobody"},
+	{"velocity", "POST /api/oauth/token", "", "", "200 live", "public"},
+}
+
+// Tour sends every request of the tour, prints what was expected and seen, and returns an error if one differs.
+func (d *Demo) Tour(ctx context.Context, w io.Writer) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "\tAPI\tREQUEST\tKEY\tWORKSPACE\tEXPECTED\tSEEN\t")
+	differ := 0
+	for _, t := range tour {
+		seen, err := d.visit(ctx, t)
+		if err != nil {
+			return err
+		}
+		mark := "ok"
+		if seen != t.want {
+			mark = "DIFFERS"
+			differ++
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, t.api, t.request, t.key, t.workspace, t.want, seen, t.why)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if differ > 0 {
+		return fmt.Errorf("%d of %d answers differ", differ, len(tour))
+	}
+	fmt.Fprintf(w, "%d requests, every answer as expected\n", len(tour))
+	return nil
+}
+
+// visit gives the answer in the words of stop.want.
+func (d *Demo) visit(ctx context.Context, t stop) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	method, path, _ := strings.Cut(t.request, " ")
+	request, err := http.NewRequestWithContext(ctx, method, d.base(t.api)+path, nil)
+	if err != nil {
+		return "", err
+	}
+	for _, h := range d.headers(t) {
+		request.Header.Set(h[0], h[1])
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", t.request, err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	var body struct {
+		Upstream string
+		Error    struct{ Code, Reason string }
+	}
+	if err := json.NewDecoder(response.Body).Decode(&body); err != nil {
+		return "", fmt.Errorf("%s: the answer is not JSON: %w", t.request, err)
+	}
+	words := []string{fmt.Sprint(response.StatusCode), body.Upstream, body.Error.Code, body.Error.Reason}
+	return strings.Join(strings.Fields(strings.Join(words, " ")), " "), nil
+}
+
+func (d *Demo) base(api string) string {
+	if api == "velaflows" {
+		return d.stack.VelaFlows
+	}
+	return d.stack.Velocity
+}
+
+func (d *Demo) headers(t stop) [][2]string {
+	var headers [][2]string
+	if t.key != "" {
+		headers = append(headers, [2]string{"Authorization", "Bearer " + d.secrets[t.key].Reveal()})
+	}
+	if t.workspace != "" {
+		name := "X-Workspace-Slug"
+		if t.api == "velaflows" {
+			name = "x-workspace-id"
+		}
+		headers = append(headers, [2]string{name, t.workspace})
+	}
+	return headers
+}
+
+// curl is the request as a line to paste.
+func (d *Demo) curl(t stop) string {
+	method, path, _ := strings.Cut(t.request, " ")
+	line := "curl -i"
+	if method != http.MethodGet {
+		line += " -X " + method
+	}
+	line += " " + d.base(t.api) + path
+	for _, h := range d.headers(t) {
+		line += fmt.Sprintf(" -H '%s: %s'", h[0], h[1])
+	}
+	return line
+}
