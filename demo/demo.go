@@ -11,7 +11,7 @@ import (
 
 // Demo is a Stack with data to try it on.
 type Demo struct {
-	stack   *Stack
+	*Stack
 	secrets map[string]authz.Secret // by the key's name
 }
 
@@ -26,18 +26,12 @@ func New(ctx context.Context, c Config) (*Demo, error) {
 		_ = stack.Close()
 		return nil, err
 	}
-	return &Demo{stack: stack, secrets: secrets}, nil
+	return &Demo{Stack: stack, secrets: secrets}, nil
 }
-
-// Wait returns when the context ends, or when a part of the stack has ended by itself.
-func (d *Demo) Wait(ctx context.Context) error { return d.stack.Wait(ctx) }
-
-// Close stops everything, and leaves nothing behind.
-func (d *Demo) Close() error { return d.stack.Close() }
 
 // Print tells what runs, and how to try it.
 func (d *Demo) Print(w io.Writer) error {
-	fmt.Fprintf(w, "\nVelaFlows at %s, Velocity at %s.\n\nKeys:\n\n", d.stack.VelaFlows, d.stack.Velocity)
+	fmt.Fprintf(w, "\nVelaFlows at %s, Velocity at %s.\n\nKeys:\n\n", d.VelaFlows, d.Velocity)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, k := range keys {
 		owner := k.workspace
@@ -62,6 +56,6 @@ In a second terminal, to make and revoke keys of your own:
   bin/keywicket token revoke ID
 
 Ctrl-C stops everything and removes it.
-`, d.stack.DatabaseURL())
+`, d.DatabaseURL())
 	return nil
 }

@@ -114,9 +114,9 @@ func (d *Demo) visit(ctx context.Context, t stop) (string, error) {
 
 func (d *Demo) base(api string) string {
 	if api == "velaflows" {
-		return d.stack.VelaFlows
+		return d.VelaFlows
 	}
-	return d.stack.Velocity
+	return d.Velocity
 }
 
 func (d *Demo) headers(t stop) [][2]string {

@@ -26,7 +26,7 @@ type tokenCreate struct {
 	User      string   `help:"User that the token belongs to: id or email." xor:"owner" placeholder:"U"`
 	Name      string   `help:"What the token is for." required:"" placeholder:"NAME"`
 	Scope     []string `help:"Scope to grant; repeated or comma-separated." xor:"rights" placeholder:"SCOPE"`
-	Access    string   `help:"For a workspace key instead of scopes: read or read-write." enum:",read,read-write" default:"" xor:"rights" placeholder:"ACCESS"`
+	Access    string   `help:"For a workspace key instead of scopes: read or read-write." xor:"rights" placeholder:"ACCESS"`
 	ExpiresIn string   `help:"Lifetime, such as 90d or 12h. Without an expiry the token lives until it is revoked." xor:"expiry" placeholder:"DURATION"`
 	ExpiresAt string   `help:"End of life: an RFC 3339 time." xor:"expiry" placeholder:"TIME"`
 }
@@ -128,6 +128,9 @@ func (c *tokenCreate) scopes(table policies.Table, kind authz.Kind) ([]string, e
 		valid = table.ScopeNames(policies.LevelWorkspace, policies.LevelUser)
 	}
 	if c.Access != "" {
+		if c.Access != "read" && c.Access != "read-write" {
+			return nil, usageError{fmt.Errorf("--access: %q is neither read nor read-write", c.Access)}
+		}
 		if kind != authz.KindWorkspaceKey {
 			return nil, usageError{fmt.Errorf("--access is for workspace keys: give --scope, of %s", strings.Join(valid, ", "))}
 		}

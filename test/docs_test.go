@@ -1,0 +1,173 @@
+package test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/policies"
+)
+
+var (
+	shellBlock = regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$")
+	expected   = regexp.MustCompile(`\s+# → (.*)$`)
+	link       = regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
+)
+
+// Every command of the README and of docs/ is run as it stands, beside a running demo, and must say what the document
+// says behind the arrow.
+func TestDocumentedCommandsWork(t *testing.T) {
+	root, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	d, err := demo.New(ctx, demo.Config{Keywicket: world.binary})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	dir := newcomersFolder(ctx, t, root)
+	addresses := strings.NewReplacer("http://127.0.0.1:8000", d.VelaFlows, "http://127.0.0.1:8001", d.Velocity)
+	environ := append(os.Environ(), "KEYWICKET_DATABASE_URL="+d.DatabaseURL(), "PATH="+dir+":"+os.Getenv("PATH"))
+	ran := 0
+	for _, document := range documents(t, root) {
+		text, err := os.ReadFile(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, block := range shellBlock.FindAllStringSubmatch(string(text), -1) {
+			for _, c := range commandsOf(block[1]) {
+				ran++
+				line := addresses.Replace(c.line)
+				where := dir
+				if target, ok := strings.CutPrefix(line, "make "); ok {
+					// The targets run this very test; that each is there and complete is all that can be seen from here.
+					line, where = "make --dry-run "+target, root
+				}
+				command := exec.CommandContext(ctx, "sh", "-c", line)
+				command.Dir, command.Env = where, environ
+				out, err := command.CombinedOutput()
+				if err != nil || !strings.Contains(string(out), c.want) {
+					t.Errorf("%s: %s\n%v, want %q in\n%s", filepath.Base(document), c.line, err, c.want, out)
+				}
+			}
+		}
+	}
+	if ran < 15 {
+		t.Errorf("only %d commands were found", ran)
+	}
+	t.Logf("%d commands", ran)
+}
+
+// newcomersFolder has what the commands need beside them: bin/keywicket, policies, and a stock opa on the PATH.
+func newcomersFolder(ctx context.Context, t *testing.T, root string) string {
+	t.Helper()
+	dir := t.TempDir()
+	build := exec.CommandContext(ctx, "go", "build", "-modfile=tools/opa.mod", "-o", filepath.Join(dir, "opa"), "github.com/open-policy-agent/opa")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build opa: %v\n%s", err, out)
+	}
+	if err := os.CopyFS(filepath.Join(dir, "policies"), policies.Builtin); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(world.binary, filepath.Join(dir, "bin", "keywicket")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+type shellCommand struct{ line, want string }
+
+// commandsOf splits a block into commands; a backslash at the end of a line joins it with the next.
+func commandsOf(block string) []shellCommand {
+	var commands []shellCommand
+	for _, line := range strings.Split(strings.ReplaceAll(block, "\\\n", " "), "\n") {
+		c := shellCommand{line: strings.TrimSpace(line)}
+		if m := expected.FindStringSubmatch(c.line); m != nil {
+			c.want = m[1]
+			c.line = strings.TrimSuffix(c.line, m[0])
+		}
+		if c.line != "" {
+			commands = append(commands, c)
+		}
+	}
+	return commands
+}
+
+func documents(t *testing.T, root string) []string {
+	t.Helper()
+	all, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil || len(all) == 0 {
+		t.Fatalf("no documents: %v", err)
+	}
+	return append(all, filepath.Join(root, "README.md"))
+}
+
+func TestDocumentedLinksLeadSomewhere(t *testing.T) {
+	for _, document := range documents(t, "..") {
+		text, err := os.ReadFile(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(document), m[1])); err != nil {
+				t.Errorf("%s: %v", filepath.Base(document), err)
+			}
+		}
+	}
+}
+
+// docs/configuration.md names every key of the defaults.
+func TestEveryKeyIsDocumented(t *testing.T) {
+	defaults, err := os.ReadFile("../cmd/keywicket/defaults.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	document, err := os.ReadFile("../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	section, keys := "", 0
+	key := regexp.MustCompile(`^( *)([a-z_]+):`)
+	for _, line := range strings.Split(string(defaults), "\n") {
+		m := key.FindStringSubmatch(line)
+		if m == nil || section == "apis" {
+			continue
+		}
+		name := m[2]
+		if m[1] == "" {
+			section = name
+		} else {
+			name = section + "." + name
+		}
+		if strings.HasSuffix(strings.TrimSpace(line), ":") { // a group
+			continue
+		}
+		keys++
+		if !strings.Contains(string(document), "| `"+name+"` |") {
+			t.Errorf("docs/configuration.md does not explain %s", name)
+		}
+	}
+	if keys < 10 {
+		t.Errorf("only %d keys were found", keys)
+	}
+}

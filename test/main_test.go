@@ -1,0 +1,183 @@
+// Package test is keywicket from outside: the real binary, a real Envoy, a real Postgres. What a document promises is in
+// cases/; the whole of both route tables is in matrix_test.go.
+package test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/demo/upstream"
+	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/store"
+)
+
+// world is what every test here runs against. It is made once: its parts take seconds to start.
+var world struct {
+	binary     string
+	stack      *demo.Stack
+	registry   *store.Registry
+	authorizer *authz.Authorizer // in process, on the same database
+	tables     map[string]policies.Table
+}
+
+// apis are those of the built-in configuration, written out: what the product promises, not what the code has.
+var apis = map[string]authz.API{
+	"velaflows": {
+		Workspace: authz.WorkspaceHeader{Header: "x-workspace-id", By: authz.ByID, Required: true},
+		Credentials: []authz.CredentialFormat{
+			{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live, VisiblePrefix: 16, BodyLength: 40},
+			{Kind: authz.KindWorkspaceToken, Prefix: "sk_test_", Environment: authz.Sandbox, VisiblePrefix: 16, BodyLength: 40},
+		},
+	},
+	"velocity": {
+		Workspace: authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
+		Credentials: []authz.CredentialFormat{
+			{Kind: authz.KindWorkspaceKey, Prefix: "vel_", Environment: authz.Live, VisiblePrefix: 12, BodyLength: 38},
+			{Kind: authz.KindPersonalKey, Prefix: "velu_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
+		},
+	},
+}
+
+func TestMain(m *testing.M) {
+	code, err := runWorld(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func runWorld(m *testing.M) (code int, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "keywicket-test-")
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	world.binary = filepath.Join(dir, "keywicket")
+	build := exec.CommandContext(ctx, "go", "build", "-race", "-o", world.binary, "../cmd/keywicket")
+	if out, err := build.CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("build the sidecar: %w\n%s", err, out)
+	}
+	world.stack, err = demo.Start(ctx, demo.Config{
+		Keywicket:        world.binary,
+		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
+	})
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, world.stack.Close()) }()
+	if world.registry, err = store.OpenRegistry(ctx, world.stack.DatabaseURL()); err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, world.registry.Close()) }()
+	directory, err := store.OpenDirectory(store.Config{URL: world.stack.DatabaseURL()}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, directory.Close(context.Background())) }()
+	engine, err := policies.Load(ctx, policies.Config{})
+	if err != nil {
+		return 1, err
+	}
+	world.tables = engine.Tables()
+	if world.authorizer, err = authz.New(authz.Config{APIs: apis}, directory, engine); err != nil {
+		return 1, err
+	}
+	return m.Run(), nil
+}
+
+// request is one, as a client would send it.
+type request struct {
+	api    string // velaflows or velocity
+	method string
+	path   string
+	header [][2]string // in order; a name may be there twice
+}
+
+// answer is what came of a request. In process it has the outcome alone.
+type answer struct {
+	outcome        string // "allow", or code and reason: "FORBIDDEN missing_scope"
+	requiredScopes []string
+
+	status int
+	header http.Header
+	echo   upstream.Echo // of an allowed request
+}
+
+// check asks the authorizer in this process.
+func (r request) check(t testing.TB) answer {
+	t.Helper()
+	in := authz.Request{API: r.api, Method: r.method, Path: r.path, Host: "api.example", Header: map[string][]string{}}
+	for _, h := range r.header {
+		name := strings.ToLower(h[0])
+		in.Header[name] = append(in.Header[name], h[1])
+	}
+	a, err := world.authorizer.Check(t.Context(), in)
+	if err != nil {
+		t.Errorf("%s %s: %v", r.method, r.path, err)
+	}
+	if a.Allow {
+		return answer{outcome: "allow"}
+	}
+	return answer{outcome: string(a.Code) + " " + string(a.Reason), requiredScopes: a.RequiredScopes}
+}
+
+// send sends the request through Envoy. The client keeps its connections.
+func (r request) send(t testing.TB, client *http.Client) answer {
+	t.Helper()
+	base := world.stack.VelaFlows
+	if r.api == "velocity" {
+		base = world.stack.Velocity
+	}
+	q, err := http.NewRequestWithContext(t.Context(), r.method, base+r.path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range r.header {
+		q.Header[h[0]] = append(q.Header[h[0]], h[1]) // as it is written: names are case-insensitive, which has a case
+	}
+	response, err := client.Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(response.Body)
+	if err = errors.Join(err, response.Body.Close()); err != nil {
+		t.Fatal(err)
+	}
+	a := answer{status: response.StatusCode, header: response.Header, outcome: "allow"}
+	if a.status == http.StatusOK {
+		if err := json.Unmarshal(text, &a.echo); err != nil {
+			t.Fatalf("%s %s: %v in %s", r.method, r.path, err, text)
+		}
+		return a
+	}
+	var body struct {
+		Error struct {
+			Code, Reason   string
+			RequiredScopes []string `json:"required_scopes"`
+		}
+	}
+	if err := json.Unmarshal(text, &body); err != nil {
+		t.Fatalf("%s %s: %v in %s", r.method, r.path, err, text)
+	}
+	a.outcome, a.requiredScopes = body.Error.Code+" "+body.Error.Reason, body.Error.RequiredScopes
+	return a
+}
+
+// served is how many requests have reached an upstream.
+func served() int64 { return world.stack.Live.Count() + world.stack.Sandbox.Count() }
