@@ -238,6 +238,18 @@ test_credentials_of_a_user_are_one_family if {
 	}
 }
 
+test_oauth_token_of_one_workspace_needs_no_header if {
+	request := fixture.by(issues, fixture.principal("oauth_token", "velocity", "ada", ["issues:read"]))
+	outcome(fixture.at(request, object.union(fixture.own, {"role": "guest"}))) == "allow"
+}
+
+test_session_that_holds_admin_is_held_back_by_the_role if {
+	write := fixture.anonymous("velocity", "POST /api/issues")
+	request := fixture.by(write, fixture.principal("session", "velocity", "ada", ["admin"]))
+	outcome(fixture.at(request, fixture.member("member"))) == "allow"
+	outcome(fixture.at(request, fixture.member("guest"))) == "FORBIDDEN missing_scope"
+}
+
 test_kind_that_nobody_knows_opens_nothing if {
 	every line in ["GET /api/issues", "GET /api/user"] {
 		principal := fixture.principal("robot", "velocity", "ada", ["admin", "workspace:admin"])
