@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	"github.com/jmoiron/sqlx"
 
 	"github.com/keywicket/keywicket/store"
 )
@@ -35,14 +36,17 @@ type commands struct {
 // usageError is a command line that says two things at once; it exits with 2.
 type usageError struct{ error }
 
-// session is what a command runs with.
+// session is what a command runs with. Whatever else it names in its Run method is provided: the configuration, the
+// database, the registry.
 type session struct {
 	ctx            context.Context
 	stdout, stderr io.Writer
 	environ        []string
-	config         string
+	configFile     string
 	databaseURL    string
 	json           bool
+
+	opened []io.Closer
 }
 
 func main() {
@@ -72,10 +76,16 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		fmt.Fprintf(stderr, "keywicket: %v (keywicket --help tells the commands)\n", err)
 		return 2
 	}
-	err = parsed.Run(&session{
+	s := &session{
 		ctx: ctx, stdout: stdout, stderr: stderr, environ: environ,
-		config: c.Config, databaseURL: c.DatabaseURL, json: c.Output == "json",
-	})
+		configFile: c.Config, databaseURL: c.DatabaseURL, json: c.Output == "json",
+	}
+	for _, provider := range []any{s.loadConfig, s.openDatabase, s.openRegistry} {
+		if err := parsed.BindSingletonProvider(provider); err != nil {
+			panic(err) // as above
+		}
+	}
+	err = errors.Join(parsed.Run(s), s.close())
 	if err == nil {
 		return 0
 	}
@@ -87,23 +97,48 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 }
 
 func (s *session) loadConfig() (config, error) {
-	return loadConfig(s.config, s.environ, func(c *config) {
-		if s.databaseURL != "" {
-			c.Database.URL = s.databaseURL
-		}
-	})
+	return loadConfig(s.configFile, s.environ, func(c *config) { set(&c.Database.URL, s.databaseURL) })
 }
 
-// registry opens the operator's side of the store.
-func (s *session) registry() (*store.Registry, config, error) {
-	c, err := s.loadConfig()
+// openDatabase gives the bare database, to migrate it.
+func (s *session) openDatabase() (*sqlx.DB, error) {
+	url, err := s.namedDatabase()
 	if err != nil {
-		return nil, c, err
+		return nil, err
 	}
-	url, err := c.databaseURL()
+	db, err := store.Open(url)
+	if err == nil {
+		s.opened = append(s.opened, db)
+	}
+	return db, err
+}
+
+// openRegistry gives the operator's side of the store.
+func (s *session) openRegistry() (*store.Registry, error) {
+	url, err := s.namedDatabase()
 	if err != nil {
-		return nil, c, err
+		return nil, err
 	}
 	r, err := store.OpenRegistry(s.ctx, url)
-	return r, c, err
+	if err == nil {
+		s.opened = append(s.opened, r)
+	}
+	return r, err
+}
+
+// namedDatabase loads the configuration anew: an error of one provider within another is told with a Go type's name.
+func (s *session) namedDatabase() (string, error) {
+	c, err := s.loadConfig()
+	if err != nil {
+		return "", err
+	}
+	return c.databaseURL()
+}
+
+func (s *session) close() error {
+	var errs []error
+	for _, c := range s.opened {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
 }

@@ -26,12 +26,7 @@ type memberSet struct {
 	Role string `help:"One of the policies' roles: owner, admin, member, guest." required:"" placeholder:"ROLE"`
 }
 
-func (c *memberSet) Run(s *session) error {
-	r, cfg, err := s.registry()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
+func (c *memberSet) Run(s *session, r *store.Registry, cfg config) error {
 	tables, err := policies.Tables(cfg.Policies.FS())
 	if err != nil {
 		return fmt.Errorf("policies: %w", err)
@@ -58,12 +53,7 @@ func rolesOf(tables map[string]policies.Table) []string {
 
 type memberRemove struct{ memberOf }
 
-func (c *memberRemove) Run(s *session) error {
-	r, _, err := s.registry()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
+func (c *memberRemove) Run(s *session, r *store.Registry) error {
 	if err := r.RemoveMember(s.ctx, c.Workspace, c.User); err != nil {
 		return err
 	}
@@ -77,12 +67,7 @@ type memberList struct {
 	Workspace string `help:"Only of this one: id or slug." placeholder:"W"`
 }
 
-func (c *memberList) Run(s *session) error {
-	r, _, err := s.registry()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
+func (c *memberList) Run(s *session, r *store.Registry) error {
 	all, err := r.Members(s.ctx, c.Workspace)
 	if err != nil {
 		return err

@@ -14,27 +14,10 @@ type migrateCommand struct {
 	Status migrateStatus `cmd:"" help:"List the migrations, and when each was applied."`
 }
 
-func (s *session) database() (*sqlx.DB, error) {
-	c, err := s.loadConfig()
-	if err != nil {
-		return nil, err
-	}
-	url, err := c.databaseURL()
-	if err != nil {
-		return nil, err
-	}
-	return store.Open(url)
-}
-
 type migrateUp struct{}
 
 // Run may be called by several operators at once: one migrates, the others wait.
-func (migrateUp) Run(s *session) error {
-	db, err := s.database()
-	if err != nil {
-		return err
-	}
-	defer db.Close()
+func (migrateUp) Run(s *session, db *sqlx.DB) error {
 	applied, err := store.Migrate(s.ctx, db)
 	if err != nil {
 		return err
@@ -46,12 +29,7 @@ func (migrateUp) Run(s *session) error {
 
 type migrateStatus struct{}
 
-func (migrateStatus) Run(s *session) error {
-	db, err := s.database()
-	if err != nil {
-		return err
-	}
-	defer db.Close()
+func (migrateStatus) Run(s *session, db *sqlx.DB) error {
 	all, err := store.MigrationStatus(s.ctx, db)
 	if err != nil {
 		return err

@@ -49,7 +49,7 @@ func set(to *string, value string) {
 // Run serves until the process is told to stop. Everything that can be wrong with the configuration is found before
 // the first check is answered; a database that is not there yet is not wrong.
 func (c *serveCommand) Run(s *session) error {
-	cfg, err := loadConfig(s.config, s.environ, c.apply(s))
+	cfg, err := loadConfig(s.configFile, s.environ, c.apply(s))
 	if err != nil {
 		return err
 	}

@@ -44,12 +44,7 @@ type created struct {
 	ExpiresAt   *time.Time `json:"expires_at"`
 }
 
-func (c *tokenCreate) Run(s *session) error {
-	r, cfg, err := s.registry()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
+func (c *tokenCreate) Run(s *session, r *store.Registry, cfg config) error {
 	n, err := c.newToken(cfg)
 	if err != nil {
 		return err
@@ -194,12 +189,7 @@ type tokenList struct {
 	User      string `help:"Only of this user: id or email." xor:"owner" placeholder:"U"`
 }
 
-func (c *tokenList) Run(s *session) error {
-	r, _, err := s.registry()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
+func (c *tokenList) Run(s *session, r *store.Registry) error {
 	all, err := r.Tokens(s.ctx, store.TokenFilter{Workspace: c.Workspace, User: c.User})
 	if err != nil {
 		return err
@@ -217,12 +207,7 @@ type tokenRevoke struct {
 	ID string `arg:"" help:"The token's id, as token list shows it." name:"id"`
 }
 
-func (c *tokenRevoke) Run(s *session) error {
-	r, _, err := s.registry()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
+func (c *tokenRevoke) Run(s *session, r *store.Registry) error {
 	t, err := r.RevokeToken(s.ctx, c.ID)
 	if err != nil {
 		return err

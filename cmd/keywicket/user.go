@@ -12,12 +12,7 @@ type userCreate struct {
 	ID    string `help:"The identity provider's id of the user (Supabase: sub); made up when absent." name:"id" placeholder:"ID"`
 }
 
-func (c *userCreate) Run(s *session) error {
-	r, _, err := s.registry()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
+func (c *userCreate) Run(s *session, r *store.Registry) error {
 	u, err := r.CreateUser(s.ctx, store.User{ID: c.ID, Email: c.Email})
 	if err != nil {
 		return err
@@ -27,12 +22,7 @@ func (c *userCreate) Run(s *session) error {
 
 type userList struct{}
 
-func (userList) Run(s *session) error {
-	r, _, err := s.registry()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
+func (userList) Run(s *session, r *store.Registry) error {
 	all, err := r.Users(s.ctx)
 	if err != nil {
 		return err
