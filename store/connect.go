@@ -1,0 +1,174 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
+)
+
+// Open makes a pool of connections for [Migrate] and [MigrationStatus], and connects when it is first used. The URL is
+// postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs; the PG* environment
+// variables stand behind it.
+func Open(databaseURL string) (*sqlx.DB, error) { return open(databaseURL, 0) }
+
+// open limits each read and each write of a connection, and the dialing, to limit. 0: no limit.
+func open(databaseURL string, limit time.Duration) (*sqlx.DB, error) {
+	if strings.TrimSpace(databaseURL) == "" {
+		return nil, errors.New("no database URL is given; it looks like " + urlForm)
+	}
+	config, err := pq.NewConfig(databaseURL)
+	if err != nil {
+		return nil, urlError(databaseURL, err)
+	}
+	config.ApplicationName = cmp.Or(config.ApplicationName, "keywicket")
+	// Times are shown in UTC, wherever the database stands. Config.TZ is never sent.
+	maps.DeleteFunc(config.Runtime, func(name, _ string) bool { return strings.EqualFold(name, "timezone") })
+	if config.Runtime == nil {
+		config.Runtime = make(map[string]string)
+	}
+	config.Runtime["timezone"] = "UTC"
+	connector, err := pq.NewConnectorConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the database connection: %w", err)
+	}
+	connector.Dialer(dialer{limit})
+	return sqlx.NewDb(sql.OpenDB(connector), "postgres"), nil
+}
+
+const urlForm = "postgres://user:password@host:5432/database?sslmode=require"
+
+// urlError says what is wrong with a URL and repeats nothing of it: the errors of net/url and lib/pq quote what they
+// stumble over, which may be a part of the password.
+func urlError(databaseURL string, err error) error {
+	const forms = "; it looks like " + urlForm + ", with special characters of the password percent-encoded"
+	_, unparsed := errors.AsType[*url.Error](err)
+	if rest, ok := strings.CutPrefix(err.Error(), `pq: wrong value for "`); ok && !unparsed {
+		name, _, _ := strings.Cut(rest, `"`)
+		return fmt.Errorf("the database URL has a wrong value for %s", name)
+	}
+	if rest, ok := strings.CutPrefix(err.Error(), "pq: environment variable $"); ok {
+		name, _, _ := strings.Cut(rest, " ")
+		return fmt.Errorf("the environment variable %s is not supported: unset it, and say it in the database URL", name)
+	}
+	if scheme, _, ok := strings.Cut(databaseURL, "://"); ok && scheme != "postgres" && scheme != "postgresql" {
+		return errors.New("the database URL is not one of Postgres" + forms)
+	}
+	return errors.New("the database URL cannot be parsed" + forms)
+}
+
+// dialer makes connections that give up on a server that stopped answering. Without it a connection whose peer vanished
+// holds its place in the pool until TCP gives up, a quarter of an hour later.
+type dialer struct{ limit time.Duration }
+
+func (d dialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialContext(context.Background(), network, address)
+}
+
+func (d dialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return d.DialContext(ctx, network, address)
+}
+
+func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := (&net.Dialer{Timeout: d.limit}).DialContext(ctx, network, address)
+	if err != nil || d.limit == 0 {
+		return c, err
+	}
+	return limitedConn{c, d.limit}, nil
+}
+
+// limitedConn relies on lib/pq reading only while it waits for an answer.
+type limitedConn struct {
+	net.Conn
+	limit time.Duration
+}
+
+func (c limitedConn) Read(p []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(c.limit)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(p)
+}
+
+func (c limitedConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(time.Now().Add(c.limit)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
+// retryLost runs f again, up to so many times in all, as long as it fails for a lost connection. database/sql does so
+// only for some of the ways in which lib/pq reports one: not for a reset, nor for one lost while the answer is read. f
+// must do no harm when it runs twice.
+func retryLost(ctx context.Context, attempts int, f func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := f()
+		if err == nil || attempt >= attempts || ctx.Err() != nil || !connectionLost(err) {
+			return err
+		}
+	}
+}
+
+// connectionLost reports whether err says that a connection which once worked does no more. A server that cannot be
+// reached at all is not meant: trying at once again would not help.
+func connectionLost(err error) bool {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Op != "dial" && !op.Timeout()
+	}
+	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		pq.As(err, pqerror.AdminShutdown, pqerror.CrashShutdown) != nil
+}
+
+// within runs f and waits for it no longer than limit, whatever f waits for: lib/pq sends a cancel request when a
+// context ends and then waits for the server, which may be what hangs. f ends by itself, later, by its connection's
+// limit.
+func within[T any](ctx context.Context, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
+	type outcome struct {
+		value T
+		err   error
+	}
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	done := make(chan outcome, 1)
+	go func() {
+		var o outcome
+		defer func() {
+			if p := recover(); p != nil { // here no interceptor of the caller's would see it
+				o.err = fmt.Errorf("panic: %v", p)
+			}
+			done <- o
+		}()
+		o.value, o.err = f(bounded)
+	}()
+	var o outcome
+	select {
+	case o = <-done:
+	case <-bounded.Done():
+		o.err = bounded.Err()
+	}
+	switch {
+	case o.err == nil:
+		return o.value, nil
+	case ctx.Err() != nil:
+		o.err = ctx.Err()
+	case bounded.Err() != nil:
+		// A query that was cancelled comes back as Postgres's 57014, which errors.Is does not take for a deadline.
+		o.err = fmt.Errorf("no answer within %v: %w", limit, bounded.Err())
+	}
+	var zero T
+	return zero, o.err
+}

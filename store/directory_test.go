@@ -1,0 +1,379 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
+
+func TestLookupGrantsAWorkspaceTokenItsOwnWorkspace(t *testing.T) {
+	f := newFixture(t)
+	d := f.directory(t, nil)
+	token, key := f.create(t, store.NewToken{Format: skTest, API: "velaflows", Name: "t",
+		Scopes: []string{"crm:read", "crm:update"}, Workspace: "acme"})
+	want := authz.Found{
+		Principal: authz.Principal{ID: token.ID, Kind: authz.KindWorkspaceToken, API: "velaflows",
+			Environment: authz.Sandbox, Scopes: []string{"crm:read", "crm:update"}},
+		Workspace: authz.Membership{ID: f.acme.ID, Slug: "acme"},
+	}
+	for name, asked := range map[string]authz.WorkspaceRef{
+		"none asked for":            {},
+		"its own by id":             {ID: f.acme.ID},
+		"its own by slug":           {Slug: "acme"},
+		"another by id":             {ID: f.globex.ID},
+		"another by slug":           {Slug: "globex"},
+		"one that does not exist":   {ID: strings.Repeat("0", 24)},
+		"a slug that is not in use": {Slug: "nowhere"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := d.Lookup(t.Context(), authz.Lookup{Digest: key.Digest(), API: "velaflows", Workspace: asked})
+			if err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("got %+v, %v, want %+v", got, err, want)
+			}
+		})
+	}
+}
+
+func TestLookupGrantsAUserTheWorkspaceAskedForIfAMember(t *testing.T) {
+	f := newFixture(t)
+	d := f.directory(t, nil)
+	_, adas := f.userToken(t, "issues:read", "user:read")
+	_, bobs := f.create(t, store.NewToken{Format: velu, API: "velocity", Name: "t", User: f.bob.Email})
+	for _, c := range []struct {
+		name  string
+		key   authz.Secret
+		asked authz.WorkspaceRef
+		want  authz.Membership
+	}{
+		{"none asked for", adas, authz.WorkspaceRef{}, authz.Membership{}},
+		{"by id", adas, authz.WorkspaceRef{ID: f.acme.ID}, authz.Membership{ID: f.acme.ID, Slug: "acme", Role: "admin"}},
+		{"by slug", adas, authz.WorkspaceRef{Slug: "acme"}, authz.Membership{ID: f.acme.ID, Slug: "acme", Role: "admin"}},
+		{"another role in another", adas, authz.WorkspaceRef{Slug: "globex"},
+			authz.Membership{ID: f.globex.ID, Slug: "globex", Role: "guest"}},
+		{"unknown id", adas, authz.WorkspaceRef{ID: strings.Repeat("0", 24)}, authz.Membership{}},
+		{"unknown slug", adas, authz.WorkspaceRef{Slug: "nowhere"}, authz.Membership{}},
+		{"an id given as a slug", adas, authz.WorkspaceRef{Slug: f.acme.ID}, authz.Membership{}},
+		{"a slug given as an id", adas, authz.WorkspaceRef{ID: "acme"}, authz.Membership{}},
+		{"no member, by id", bobs, authz.WorkspaceRef{ID: f.acme.ID}, authz.Membership{}},
+		{"no member, by slug", bobs, authz.WorkspaceRef{Slug: "acme"}, authz.Membership{}},
+		{"no member, none asked for", bobs, authz.WorkspaceRef{}, authz.Membership{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := d.Lookup(t.Context(), authz.Lookup{Digest: c.key.Digest(), API: "velocity", Workspace: c.asked})
+			if err != nil || got.Denial != "" || got.Workspace != c.want {
+				t.Errorf("got %+v, %v, want the workspace %+v", got, err, c.want)
+			}
+		})
+	}
+
+	got := must(d.Lookup(t.Context(), lookup(adas)))
+	if p := got.Principal; p.UserID != f.ada.ID || p.Kind != authz.KindPersonalKey || p.Environment != authz.Live ||
+		!reflect.DeepEqual(p.Scopes, []string{"issues:read", "user:read"}) {
+		t.Errorf("the principal is %+v", p)
+	}
+	must(f.SetMember(t.Context(), "acme", f.ada.ID, "member"))
+	asked := lookup(adas)
+	asked.Workspace.Slug = "acme"
+	if got := must(d.Lookup(t.Context(), asked)); got.Workspace.Role != "member" {
+		t.Errorf("after a change of role: %+v", got.Workspace)
+	}
+	if err := f.RemoveMember(t.Context(), "acme", f.ada.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := must(d.Lookup(t.Context(), asked)); got.Denial != "" || got.Workspace != (authz.Membership{}) {
+		t.Errorf("after the membership ended: %+v", got)
+	}
+}
+
+func TestLookupDenies(t *testing.T) {
+	f := newFixture(t)
+	d := f.directory(t, nil)
+	const (
+		revoke = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1`
+		expire = `UPDATE keywicket.tokens SET expires_at = clock_timestamp() WHERE id = $1`
+		later  = `UPDATE keywicket.tokens SET expires_at = clock_timestamp() + interval '1 hour' WHERE id = $1`
+		remove = `DELETE FROM keywicket.tokens WHERE id = $1`
+	)
+	for _, c := range []struct {
+		name    string
+		changes []string
+		api     string
+		want    authz.Reason
+	}{
+		{"a good one not", nil, "velocity", ""},
+		{"one that will expire not", []string{later}, "velocity", ""},
+		{"expired", []string{expire}, "velocity", authz.ReasonExpired},
+		{"revoked", []string{revoke}, "velocity", authz.ReasonRevoked},
+		{"revoked before it would expire", []string{later, revoke}, "velocity", authz.ReasonRevoked},
+		{"revoked and expired", []string{expire, revoke}, "velocity", authz.ReasonRevoked},
+		{"deleted", []string{remove}, "velocity", authz.ReasonUnknown},
+		{"of another API", nil, "velaflows", authz.ReasonUnknown},
+		{"revoked, of another API", []string{revoke}, "velaflows", authz.ReasonUnknown},
+		{"of no API", nil, "", authz.ReasonUnknown},
+	} {
+		for kind, make := range map[string]func(testing.TB, ...string) (store.Token, authz.Secret){
+			"workspace": f.workspaceToken, "user": f.userToken,
+		} {
+			t.Run(c.name+"/"+kind, func(t *testing.T) {
+				token, key := make(t, "issues:read")
+				for _, change := range c.changes {
+					f.exec(t, change, token.ID)
+				}
+				got, err := d.Lookup(t.Context(), authz.Lookup{Digest: key.Digest(), API: c.api,
+					Workspace: authz.WorkspaceRef{Slug: "acme"}})
+				if err != nil || got.Denial != c.want {
+					t.Fatalf("got %+v, %v, want %q", got, err, c.want)
+				}
+				if c.want != "" && !reflect.DeepEqual(got, authz.Found{Denial: c.want}) {
+					t.Errorf("a denial came with %+v", got)
+				}
+			})
+		}
+	}
+	if got := must(d.Lookup(t.Context(), lookup(vel.NewKey()))); got.Denial != authz.ReasonUnknown {
+		t.Errorf("a key that was never made: %+v", got)
+	}
+	_, key := f.workspaceToken(t)
+	near := lookup(key)
+	near.Digest[31]++
+	if got := must(d.Lookup(t.Context(), near)); got.Denial != authz.ReasonUnknown {
+		t.Errorf("a digest that differs in the last bit: %+v", got)
+	}
+}
+
+func TestExpiryIsJudgedByTheDatabaseClock(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.create(t, store.NewToken{Format: vel, API: "velocity", Name: "t", Workspace: "acme",
+		ExpiresIn: new(time.Hour)})
+	ahead := func(c *store.Config) { c.Clock = func() time.Time { return time.Now().Add(24 * time.Hour) } }
+	if got := must(f.directory(t, ahead).Lookup(t.Context(), lookup(key))); got.Denial != "" {
+		t.Errorf("the sidecar's clock is a day ahead: %+v", got)
+	}
+	// A function that stands before the built-in one on the search path is this database's clock.
+	f.exec(t, `CREATE SCHEMA ahead`)
+	f.exec(t, `CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql
+		AS $$ SELECT pg_catalog.clock_timestamp() + interval '2 hours' $$`)
+	f.exec(t, `GRANT USAGE ON SCHEMA ahead TO PUBLIC`)
+	d := f.directory(t, func(c *store.Config) { c.URL = with(c.URL, "search_path", "ahead, pg_catalog") })
+	if got := must(d.Lookup(t.Context(), lookup(key))); got.Denial != authz.ReasonExpired {
+		t.Errorf("the database's clock is two hours ahead: %+v", got)
+	}
+}
+
+// Issue 3, "Done when" 5.
+func TestALookupIsOneQuery(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.userToken(t)
+	_, other := f.workspaceToken(t)
+	d := f.directory(t, func(c *store.Config) { c.URL = with(c.URL, "log_min_duration_statement", "0") })
+	before := len(serverLog.String())
+	const lookups = 100
+	for i := range lookups {
+		l := lookup([]authz.Secret{key, other, "vel_unknown"}[i%3])
+		l.Workspace.Slug = "acme"
+		must(d.Lookup(t.Context(), l))
+	}
+	// The log is in order, so this line comes after those of all look-ups.
+	must(openDB(t, with(f.url, "log_statement", "all")).ExecContext(t.Context(), `SELECT 'the end'`))
+	eventually(t, "the end of the log", serverLog.contains("the end"))
+	logged, _, _ := strings.Cut(serverLog.String()[before:], "the end")
+	for what, want := range map[string]int{
+		"  parse 1: ": 1, "  bind 1: ": lookups, "  execute 1: ": lookups, "LOG:  ": 2*lookups + 2, // the end is one too
+	} {
+		if n := strings.Count(logged, what); n != want {
+			t.Errorf("for %d look-ups the log has %q %d times, not %d", lookups, what, n, want)
+		}
+	}
+}
+
+func TestLookupUsesIndexesOnly(t *testing.T) {
+	f := newFixture(t)
+	f.exec(t, `INSERT INTO keywicket.workspaces (id, slug, name)
+		SELECT lpad(to_hex(n), 24, '0'), 'w' || n, 'w' FROM generate_series(1, 5000) n`)
+	f.exec(t, `INSERT INTO keywicket.users (id, email) 
+		SELECT 'u' || n, n || '@example.com' FROM generate_series(1, 5000) n`)
+	f.exec(t, `INSERT INTO keywicket.members (workspace_id, user_id, role)
+		SELECT lpad(to_hex(n), 24, '0'), 'u' || (n + k) % 5000 + 1, 'member'
+		FROM generate_series(1, 5000) n, generate_series(1, 3) k`)
+	f.exec(t, `INSERT INTO keywicket.tokens
+			(api, kind, environment, visible_prefix, digest, name, scopes, workspace_id, user_id)
+		SELECT 'velocity', 'workspace_key', 'live', 'vel_', sha256(n::text::bytea), 't', '{issues:read}',
+			CASE WHEN n % 2 = 0 THEN lpad(to_hex(n % 5000 + 1), 24, '0') END, CASE WHEN n % 2 = 1 THEN 'u' || n % 5000 + 1 END
+		FROM generate_series(1, 10000) n`)
+	f.exec(t, `ANALYZE`)
+	f.db.SetMaxOpenConns(1)
+	f.exec(t, `SET plan_cache_mode = force_generic_plan`)
+	f.exec(t, `PREPARE q AS `+store.LookupQuery)
+	var plan []string
+	err := f.db.SelectContext(t.Context(), &plan,
+		`EXPLAIN (ANALYZE, TIMING off) EXECUTE q(sha256('7'), 'velocity', '', 'w8')`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(plan, "\n")
+	// Tokens by digest, workspaces by slug and by id, members by both columns.
+	if strings.Count(text, "Index Scan using")+strings.Count(text, "Index Only Scan using") != 4 {
+		t.Error("the plan has not four index scans")
+	}
+	for _, other := range []string{"Seq Scan", "Bitmap", "Hash", "Materialize", "Sort"} {
+		if strings.Contains(text, other) {
+			t.Errorf("the plan has a %s", other)
+		}
+	}
+	if !strings.Contains(text, "tokens_digest_key") || t.Failed() {
+		t.Errorf("the plan reads more than it should:\n%s", text)
+	}
+}
+
+func TestConcurrentLookupsDoNotMixAnswers(t *testing.T) {
+	f := newFixture(t)
+	d := f.directory(t, func(c *store.Config) { c.UsageInterval = 5 * time.Millisecond })
+	type entry struct {
+		lookup authz.Lookup
+		want   authz.Found
+	}
+	var entries []entry
+	for i := range 10 {
+		for _, make := range []func(testing.TB, ...string) (store.Token, authz.Secret){f.workspaceToken, f.userToken} {
+			_, key := make(t, fmt.Sprintf("s:%d", i))
+			l := lookup(key)
+			l.Workspace.ID = f.acme.ID
+			entries = append(entries, entry{l, must(d.Lookup(t.Context(), l))})
+		}
+	}
+	entries = append(entries, entry{lookup("vel_unknown"), authz.Found{Denial: authz.ReasonUnknown}})
+	var wg sync.WaitGroup
+	for worker := range 32 {
+		wg.Go(func() {
+			for i := range 100 {
+				e := entries[(worker+i)%len(entries)]
+				if got, err := d.Lookup(t.Context(), e.lookup); err != nil || !reflect.DeepEqual(got, e.want) {
+					t.Errorf("got %+v, %v, want %+v", got, err, e.want)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestLookupsShareTheConfiguredConnections(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t)
+	d := f.directory(t, func(c *store.Config) { c.MaxOpenConnections = 1 })
+	tx := must(f.db.BeginTxx(t.Context(), nil))
+	defer func() { _ = tx.Rollback() }()
+	must(tx.ExecContext(t.Context(), `LOCK keywicket.tokens IN ACCESS EXCLUSIVE MODE`))
+	waiting := func() int {
+		return value[int](t, f.db, `SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock'`)
+	}
+	first := make(chan error)
+	go func() { _, err := d.Lookup(context.Background(), lookup(key)); first <- err }()
+	eventually(t, "the first look-up has the connection", func() bool { return waiting() == 1 })
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := d.Lookup(ctx, lookup(key)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	if n := value[int](t, f.db, `SELECT count(*) FROM pg_stat_activity
+		WHERE datname = current_database() AND query LIKE '%digest%' AND pid <> pg_backend_pid()`); n != 1 {
+		t.Errorf("%d connections look up", n)
+	}
+	if err := errors.Join(tx.Rollback(), <-first); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLookupTimeoutBoundsAQueryThatWaits(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t)
+	d := f.directory(t, func(c *store.Config) { c.LookupTimeout = 100 * time.Millisecond })
+	must(d.Lookup(t.Context(), lookup(key)))
+
+	tx := must(f.db.BeginTxx(t.Context(), nil))
+	defer func() { _ = tx.Rollback() }()
+	must(tx.ExecContext(t.Context(), `LOCK keywicket.tokens IN ACCESS EXCLUSIVE MODE`))
+	started := time.Now()
+	_, err := d.Lookup(t.Context(), lookup(key))
+	if took := time.Since(started); !errors.Is(err, context.DeadlineExceeded) || took > 2*time.Second {
+		t.Errorf("after %v: %v", took, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := d.Lookup(ctx, lookup(key)); !errors.Is(err, context.Canceled) {
+		t.Errorf("the caller is gone: %v", err)
+	}
+	// Or they would pile up until the server has no connection left for anybody.
+	eventually(t, "the query that timed out is cancelled on the server", func() bool {
+		return value[int](t, f.db, `SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 0
+	})
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Lookup(t.Context(), lookup(key)); err != nil || got.Denial != "" {
+		t.Errorf("once the lock is gone: %+v, %v", got, err)
+	}
+}
+
+func TestDirectoryWorksAsSoonAsTheSchemaIsThere(t *testing.T) {
+	url := emptyDatabase(t)
+	d := must(store.OpenDirectory(store.Config{URL: url, LookupTimeout: 10 * time.Second}, nil))
+	defer func() { _ = d.Close(t.Context()) }()
+	if _, err := d.Lookup(t.Context(), lookup("vel_unknown")); err == nil {
+		t.Error("a look-up without a schema is not an error")
+	}
+	if err := d.Ping(t.Context()); err == nil {
+		t.Error("a database without the schema is ready")
+	}
+	must(store.Migrate(t.Context(), openDB(t, url)))
+	if err := d.Ping(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got, err := d.Lookup(t.Context(), lookup("vel_unknown")); err != nil || got.Denial != authz.ReasonUnknown {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func BenchmarkLookup(b *testing.B) {
+	f := newFixture(b)
+	f.exec(b, `INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
+		SELECT 'velocity', 'workspace_key', 'live', 'vel_', sha256(n::text::bytea), 't', '{issues:read}', $1
+		FROM generate_series(1, 10000) n`, f.acme.ID)
+	_, workspaceKey := f.workspaceToken(b, "issues:read", "issues:write")
+	_, userKey := f.userToken(b, "issues:read", "issues:write")
+	f.exec(b, `ANALYZE`)
+	for name, l := range map[string]authz.Lookup{
+		"workspace_token": lookup(workspaceKey),
+		"user_in_workspace": {Digest: userKey.Digest(), API: "velocity",
+			Workspace: authz.WorkspaceRef{Slug: "acme"}},
+		"unknown": lookup("vel_unknown"),
+	} {
+		b.Run(name, func(b *testing.B) {
+			d := f.directory(b, nil)
+			must(d.Lookup(b.Context(), l))
+			b.ReportAllocs()
+			for b.Loop() {
+				must(d.Lookup(b.Context(), l))
+			}
+		})
+		b.Run(name+"/parallel", func(b *testing.B) {
+			d := f.directory(b, nil)
+			b.SetParallelism(8)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					must(d.Lookup(b.Context(), l))
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,4 @@
+package store
+
+// LookupQuery is for EXPLAIN.
+const LookupQuery = lookupQuery

@@ -1,0 +1,83 @@
+package store
+
+import (
+	"context"
+	"fmt"
+)
+
+// SetMember makes the user a member of the workspace, or changes the role. Which roles an API knows is its policy's
+// business; here the role needs no more than the form of one.
+func (r *Registry) SetMember(ctx context.Context, workspaceRef, userRef, role string) (Member, error) {
+	w, u, err := r.pair(ctx, workspaceRef, userRef)
+	if err != nil {
+		return Member{}, err
+	}
+	_, err = r.db.ExecContext(ctx, `
+		INSERT INTO keywicket.members (workspace_id, user_id, role) VALUES ($1, $2, $3)
+		ON CONFLICT (workspace_id, user_id) DO UPDATE SET role = excluded.role
+		WHERE members.role <> excluded.role`, w.ID, u.ID, role)
+	if err != nil {
+		return Member{}, explain(err, "set the member", map[string]*refusal{
+			"members_role_form": refuse(ErrInvalid,
+				"the role %q is not 1 to 63 of a-z, 0-9, _ and -, starting with a letter", role),
+		})
+	}
+	return Member{WorkspaceID: w.ID, WorkspaceSlug: w.Slug, UserID: u.ID, Email: u.Email, Role: role}, nil
+}
+
+// RemoveMember ends a membership. [ErrNotFound]: there is none.
+func (r *Registry) RemoveMember(ctx context.Context, workspaceRef, userRef string) error {
+	w, u, err := r.pair(ctx, workspaceRef, userRef)
+	if err != nil {
+		return err
+	}
+	result, err := r.db.ExecContext(ctx, `
+		DELETE FROM keywicket.members WHERE workspace_id = $1 AND user_id = $2`, w.ID, u.ID)
+	if err != nil {
+		return fmt.Errorf("remove the member: %w", err)
+	}
+	removed, err := result.RowsAffected()
+	if err != nil {
+		return fmt.Errorf("remove the member: %w", err)
+	}
+	if removed == 0 {
+		return refuse(ErrNotFound, "%s is no member of the workspace %q", u.Email, w.Slug)
+	}
+	return nil
+}
+
+// Members lists the members of a workspace, or of all if workspaceRef is empty, by slug and email.
+func (r *Registry) Members(ctx context.Context, workspaceRef string) ([]Member, error) {
+	id := ""
+	if workspaceRef != "" {
+		w, err := r.Workspace(ctx, workspaceRef)
+		if err != nil {
+			return nil, err
+		}
+		id = w.ID
+	}
+	list := []Member{}
+	err := r.db.SelectContext(ctx, &list, `
+		SELECT m.workspace_id, w.slug AS workspace_slug, m.user_id, u.email, m.role
+		FROM keywicket.members m
+		JOIN keywicket.workspaces w ON w.id = m.workspace_id
+		JOIN keywicket.users u ON u.id = m.user_id
+		WHERE $1 = '' OR m.workspace_id = $1
+		ORDER BY w.slug, lower(u.email)`, id)
+	if err != nil {
+		return nil, fmt.Errorf("list the members: %w", err)
+	}
+	return list, nil
+}
+
+func (r *Registry) pair(ctx context.Context, workspaceRef, userRef string) (Workspace, User, error) {
+	w, err := r.Workspace(ctx, workspaceRef)
+	if err != nil {
+		return Workspace{}, User{}, err
+	}
+	u, err := r.User(ctx, userRef)
+	if err != nil {
+		return Workspace{}, User{}, err
+	}
+	return w, u, nil
+}

@@ -1,0 +1,169 @@
+package store
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
+	"github.com/pressly/goose/v3/lock"
+)
+
+//go:embed migrations/*.sql
+var migrationFiles embed.FS
+
+const (
+	versionTable = "keywicket.migrations"
+	// migrationLock is the advisory lock's key, made up once. It is not goose's own, which the product's migrations in
+	// the same database may hold.
+	migrationLock = 7_161_532_148_870_344_113
+	// migrationWait in seconds is how long one migration may wait for another to end.
+	migrationWait = 300
+)
+
+// Applied is a migration that [Migrate] has just run.
+type Applied struct {
+	Version  int64         `json:"version"`
+	Name     string        `json:"name"`
+	Duration time.Duration `json:"duration_ns"`
+}
+
+// Migration is one that this version of keywicket knows.
+type Migration struct {
+	Version   int64      `json:"version"`
+	Name      string     `json:"name"`
+	AppliedAt *time.Time `json:"applied_at"` // nil: pending
+}
+
+// Migrate runs the pending migrations, each in a transaction of its own, and returns those it ran, also beside an
+// error. Whoever else migrates the same database waits meanwhile, and then finds nothing to do.
+//
+// There is no way back: a migration that turns out wrong is followed by another one.
+func Migrate(ctx context.Context, db *sqlx.DB) ([]Applied, error) {
+	provider, err := migrations(db)
+	if err != nil {
+		return nil, err
+	}
+	results, err := provider.Up(ctx)
+	if partial, ok := errors.AsType[*goose.PartialError](err); ok {
+		results = partial.Applied
+	}
+	applied := make([]Applied, len(results))
+	for i, r := range results {
+		applied[i] = Applied{Version: r.Source.Version, Name: migrationName(r.Source), Duration: r.Duration}
+	}
+	if err != nil {
+		return applied, fmt.Errorf("migrate the schema keywicket: %w", err)
+	}
+	return applied, nil
+}
+
+// MigrationStatus lists the migrations that this version knows, in order. It changes nothing, and works on a database
+// that was never migrated.
+func MigrationStatus(ctx context.Context, db *sqlx.DB) ([]Migration, error) {
+	provider, err := migrations(db)
+	if err != nil {
+		return nil, err
+	}
+	applied, err := appliedMigrations(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	status := make([]Migration, 0, len(provider.ListSources()))
+	for _, source := range provider.ListSources() {
+		m := Migration{Version: source.Version, Name: migrationName(source)}
+		if at, ok := applied[m.Version]; ok {
+			m.AppliedAt = &at
+		}
+		status = append(status, m)
+	}
+	return status, nil
+}
+
+// appliedMigrations maps versions to when they were applied. goose's own status would create its table.
+func appliedMigrations(ctx context.Context, db *sqlx.DB) (map[int64]time.Time, error) {
+	var exists bool
+	err := db.GetContext(ctx, &exists, `SELECT to_regclass($1) IS NOT NULL`, versionTable)
+	if err != nil {
+		return nil, fmt.Errorf("look for the schema keywicket: %w", err)
+	}
+	if !exists {
+		return nil, nil
+	}
+	var rows []struct {
+		Version int64     `db:"version_id"`
+		At      time.Time `db:"tstamp"`
+	}
+	err = db.SelectContext(ctx, &rows, `SELECT version_id, tstamp FROM `+versionTable+` WHERE is_applied`)
+	if err != nil {
+		return nil, fmt.Errorf("read the schema's version: %w", err)
+	}
+	applied := make(map[int64]time.Time, len(rows))
+	for _, r := range rows {
+		applied[r.Version] = r.At
+	}
+	return applied, nil
+}
+
+func migrations(db *sqlx.DB) (*goose.Provider, error) {
+	files, err := fs.Sub(migrationFiles, "migrations")
+	if err != nil {
+		return nil, fmt.Errorf("read the migrations: %w", err)
+	}
+	store, err := database.NewStore(database.DialectPostgres, versionTable)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the migrations: %w", err)
+	}
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(migrationLock), lock.WithLockTimeout(1, migrationWait))
+	if err != nil {
+		return nil, fmt.Errorf("prepare the migrations: %w", err)
+	}
+	provider, err := goose.NewProvider("", db.DB, files, goose.WithStore(versionStore{store}),
+		goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return nil, fmt.Errorf("prepare the migrations: %w", err)
+	}
+	return provider, nil
+}
+
+func migrationName(s *goose.Source) string {
+	name := strings.TrimSuffix(path.Base(s.Path), ".sql")
+	_, name, _ = strings.Cut(name, "_")
+	return name
+}
+
+// versionStore keeps goose's record in the schema that the migrations are about, and so has to make the schema too.
+// goose calls it under the lock, in a transaction.
+type versionStore struct{ database.Store }
+
+func (versionStore) CreateVersionTable(ctx context.Context, db database.DBTxConn) error {
+	// Not IF NOT EXISTS, which asks for the right to create schemas even where an administrator made this one.
+	_, err := db.ExecContext(ctx, `
+		DO $$ BEGIN
+			IF to_regnamespace('keywicket') IS NULL THEN CREATE SCHEMA keywicket; END IF;
+		END $$;
+		CREATE TABLE `+versionTable+` (
+			id         integer     PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+			version_id bigint      NOT NULL,
+			is_applied boolean     NOT NULL,
+			tstamp     timestamptz NOT NULL DEFAULT clock_timestamp()
+		)`)
+	if err != nil {
+		return fmt.Errorf("create the schema keywicket: %w", err)
+	}
+	return nil
+}
+
+// TableExists spares goose a query that fails in the server's log.
+func (versionStore) TableExists(ctx context.Context, db database.DBTxConn) (bool, error) {
+	var exists bool
+	err := db.QueryRowContext(ctx, `SELECT to_regclass($1) IS NOT NULL`, versionTable).Scan(&exists)
+	return exists, err
+}

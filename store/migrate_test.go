@@ -1,0 +1,197 @@
+package store_test
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
+
+	"github.com/keywicket/keywicket/demo/postgres"
+	"github.com/keywicket/keywicket/store"
+)
+
+func TestMigrate(t *testing.T) {
+	db := openDB(t, emptyDatabase(t))
+	for _, m := range must(store.MigrationStatus(t.Context(), db)) {
+		if m.AppliedAt != nil {
+			t.Errorf("in an empty database, %+v is applied", m)
+		}
+	}
+	if value[bool](t, db, `SELECT to_regnamespace('keywicket') IS NOT NULL`) {
+		t.Error("asking for the status changed the database")
+	}
+	applied := must(store.Migrate(t.Context(), db))
+	status := must(store.MigrationStatus(t.Context(), db))
+	if len(applied) == 0 || len(applied) != len(status) {
+		t.Fatalf("%d migrations ran, of %d", len(applied), len(status))
+	}
+	for i, m := range status {
+		if m.AppliedAt == nil || time.Since(*m.AppliedAt).Abs() > time.Minute {
+			t.Errorf("%+v was applied just now", m)
+		}
+		if a := applied[i]; a.Version != int64(i+1) || a.Version != m.Version || a.Name == "" || a.Name != m.Name ||
+			strings.ContainsAny(a.Name, "/.") {
+			t.Errorf("applied %+v, status %+v", a, m)
+		}
+	}
+	if again := must(store.Migrate(t.Context(), db)); len(again) != 0 {
+		t.Errorf("the second time, %+v ran", again)
+	}
+	if others := value[int](t, db, `SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = 'public'`); others != 0 {
+		t.Errorf("%d relations are outside of the schema keywicket", others)
+	}
+}
+
+func TestMigrateWhereTheSchemaWasMadeBefore(t *testing.T) {
+	db := openDB(t, emptyDatabase(t))
+	must(db.ExecContext(t.Context(), `CREATE SCHEMA keywicket`))
+	if applied := must(store.Migrate(t.Context(), db)); len(applied) == 0 {
+		t.Error("nothing ran")
+	}
+}
+
+// The roles belong to the cluster, so databases that migrate at once meet there too; hence a cluster without them.
+func TestMigrateManyAtOnce(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cluster := must(postgres.Start(ctx, postgres.Config{}))
+	defer func() {
+		if err := cluster.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	names := []string{"one", "two", "three"}
+	administrator := openDB(t, cluster.URL("postgres"))
+	for _, name := range names {
+		must(administrator.ExecContext(ctx, "CREATE DATABASE "+name))
+	}
+	// One that is quicker has created a role, and commits once another one has met it.
+	quicker := must(administrator.BeginTxx(ctx, nil))
+	defer func() { _ = quicker.Rollback() }()
+	must(quicker.ExecContext(ctx, `CREATE ROLE keywicket_sidecar NOLOGIN`))
+	ran := make([]int, len(names))
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for i, name := range names {
+		for range 3 {
+			db := openDB(t, cluster.URL(name))
+			wg.Go(func() {
+				applied, err := store.Migrate(ctx, db)
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				ran[i] += len(applied)
+			})
+		}
+	}
+	eventually(t, "each database's migration wants to create the role", func() bool {
+		waiting := value[int](t, administrator, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'`)
+		return waiting == len(names)
+	})
+	if err := quicker.Commit(); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+	for i, name := range names {
+		if n := len(must(store.MigrationStatus(ctx, openDB(t, cluster.URL(name))))); ran[i] != n {
+			t.Errorf("%s: %d migrations ran, of %d", name, ran[i], n)
+		}
+	}
+}
+
+func TestMigrateWaitsNoLongerThanItsContext(t *testing.T) {
+	url := emptyDatabase(t)
+	db := openDB(t, url)
+	holder := must(openDB(t, url).Connx(t.Context()))
+	defer func() { _ = holder.Close() }()
+	must(holder.ExecContext(t.Context(), `SELECT pg_advisory_lock(7161532148870344113)`))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if applied, err := store.Migrate(ctx, db); err == nil {
+		t.Errorf("beside another migration, %+v ran", applied)
+	}
+}
+
+// The grants, as migration 00004 lists them.
+func TestRolesMayDoWhatTheyNeedAndNoMore(t *testing.T) {
+	f := newFixture(t)
+	token, _ := f.workspaceToken(t)
+	f.exec(t, `INSERT INTO keywicket.token_usage VALUES ($1, clock_timestamp())`, token.ID)
+	const lookedUp = `SELECT id, api, kind, environment, digest, scopes, workspace_id, user_id, expires_at, revoked_at
+		FROM keywicket.tokens`
+	for role, c := range map[string]struct{ may, mayNot []string }{
+		"keywicket_sidecar": {
+			may: []string{
+				lookedUp,
+				`SELECT id, slug FROM keywicket.workspaces`,
+				`SELECT workspace_id, user_id, role FROM keywicket.members`,
+				`SELECT token_id, last_used_at FROM keywicket.token_usage`,
+				`UPDATE keywicket.token_usage SET last_used_at = last_used_at`,
+			},
+			mayNot: []string{
+				`SELECT name FROM keywicket.tokens`,
+				`SELECT visible_prefix FROM keywicket.tokens`,
+				`SELECT name FROM keywicket.workspaces`,
+				`SELECT id FROM keywicket.users`,
+				`SELECT version_id FROM keywicket.migrations`,
+				`INSERT INTO keywicket.tokens SELECT * FROM keywicket.tokens`,
+				`UPDATE keywicket.tokens SET revoked_at = NULL`,
+				`UPDATE keywicket.tokens SET scopes = '{admin:all}'`,
+				`SELECT id FROM keywicket.tokens FOR UPDATE`,
+				`DELETE FROM keywicket.tokens`,
+				`TRUNCATE keywicket.tokens`,
+				`DELETE FROM keywicket.token_usage`,
+				`UPDATE keywicket.members SET role = 'owner'`,
+				`INSERT INTO keywicket.members VALUES ('` + f.acme.ID + `', '` + f.bob.ID + `', 'owner')`,
+				`INSERT INTO keywicket.workspaces (id, slug, name) VALUES ('0123456789abcdef01234567', 'x', 'x')`,
+				`CREATE TABLE keywicket.x ()`,
+			},
+		},
+		"keywicket_issuer": {
+			may: []string{
+				`SELECT id, slug, name, created_at FROM keywicket.workspaces`,
+				`SELECT id, email, created_at FROM keywicket.users`,
+				`SELECT workspace_id, user_id, role, created_at FROM keywicket.members`,
+			},
+			mayNot: []string{
+				lookedUp,
+				`SELECT token_id FROM keywicket.token_usage`,
+				`UPDATE keywicket.members SET role = 'owner'`,
+				`UPDATE keywicket.users SET email = 'x@example.com'`,
+				`DELETE FROM keywicket.workspaces`,
+				`CREATE TABLE keywicket.x ()`,
+			},
+		},
+		"keywicket_nobody": {
+			mayNot: []string{`SELECT id FROM keywicket.workspaces`, lookedUp, `CREATE TABLE keywicket.x ()`},
+		},
+	} {
+		t.Run(role, func(t *testing.T) {
+			if role == "keywicket_nobody" {
+				f.exec(t, `CREATE ROLE keywicket_nobody`)
+				defer f.exec(t, `DROP ROLE keywicket_nobody`)
+			} else if value[bool](t, f.db, `SELECT rolcanlogin FROM pg_roles WHERE rolname = $1`, role) {
+				t.Error("the role can log in")
+			}
+			db := openDB(t, with(f.url, "role", role))
+			for _, statement := range c.may {
+				if _, err := db.ExecContext(t.Context(), statement); err != nil {
+					t.Errorf("%s: %v", statement, err)
+				}
+			}
+			for _, statement := range c.mayNot {
+				if _, err := db.ExecContext(t.Context(), statement); pq.As(err, pqerror.InsufficientPrivilege) == nil {
+					t.Errorf("%s: %v", statement, err)
+				}
+			}
+			_ = db.Close()
+		})
+	}
+}

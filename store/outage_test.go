@@ -1,0 +1,344 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
+
+// stopServer stops the tests' server until the end of the test, at most.
+func stopServer(t *testing.T) (restart func()) {
+	t.Helper()
+	if err := server.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	var once sync.Once
+	restart = func() {
+		once.Do(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			if err := server.Restart(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Cleanup(restart)
+	return restart
+}
+
+// fillPool has the directory open all its eight connections, by eight look-ups that wait for one lock.
+func fillPool(t *testing.T, f *fixture, d *store.Directory, l authz.Lookup) {
+	t.Helper()
+	tx := must(f.db.BeginTxx(t.Context(), nil))
+	defer func() { _ = tx.Rollback() }()
+	must(tx.ExecContext(t.Context(), `LOCK keywicket.members IN ACCESS EXCLUSIVE MODE`))
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if _, err := d.Lookup(t.Context(), l); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, "eight look-ups wait for the lock", func() bool {
+		return value[int](t, f.db, `SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 8
+	})
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+}
+
+func TestNoLookupFailsForADeadConnectionAfterARestart(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t)
+	for name, concurrent := range map[string]int{"one by one": 1, "many at once": 32} {
+		t.Run(name, func(t *testing.T) {
+			d := f.directory(t, nil)
+			fillPool(t, f, d, lookup(key))
+			stopServer(t)()
+			var wg sync.WaitGroup
+			for range concurrent {
+				wg.Go(func() {
+					for range 20 {
+						if got, err := d.Lookup(t.Context(), lookup(key)); err != nil || got.Denial != "" {
+							t.Errorf("%+v, %v", got, err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+		})
+	}
+}
+
+// A load balancer that drops its connections answers the next byte with a reset.
+func TestNoLookupFailsForAConnectionThatWasReset(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t)
+	p := newProxy(t, f.url)
+	d := f.directory(t, func(c *store.Config) { c.URL = p.through(c.URL) })
+	fillPool(t, f, d, lookup(key))
+	p.onNextByte(reset)
+	for range 20 {
+		if got, err := d.Lookup(t.Context(), lookup(key)); err != nil || got.Denial != "" {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+	if n := p.faults(); n < 8 {
+		t.Errorf("%d connections were reset, of 8: the test shows nothing", n)
+	}
+}
+
+func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t)
+	before := f.directory(t, nil)
+	must(before.Lookup(t.Context(), lookup(key)))
+
+	restart := stopServer(t)
+	during := f.directory(t, nil) // opens all the same
+	for _, d := range []*store.Directory{before, during} {
+		started := time.Now()
+		found, err := d.Lookup(t.Context(), lookup(key))
+		if took := time.Since(started); err == nil || took > time.Second {
+			t.Errorf("after %v: %+v, %v", took, found, err)
+		}
+		if found.Denial != "" || found.Principal.ID != "" {
+			t.Errorf("an error came with %+v", found)
+		}
+		if err := d.Ping(t.Context()); err == nil {
+			t.Error("it is ready")
+		}
+		digest := key.Digest()
+		password, _ := must(url.Parse(f.url)).User.Password()
+		for _, secret := range []string{key.Reveal(), password, fmt.Sprintf("%x", digest[:]), fmt.Sprint(digest)} {
+			if strings.Contains(err.Error(), secret) {
+				t.Errorf("the error tells a secret: %v", err)
+			}
+		}
+	}
+	restart()
+	for _, d := range []*store.Directory{before, during} {
+		if err := d.Ping(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got, err := d.Lookup(t.Context(), lookup(key)); err != nil || got.Denial != "" {
+			t.Errorf("once it is back: %+v, %v", got, err)
+		}
+	}
+}
+
+// A server that hangs takes bytes and answers none, not even the request to cancel.
+func TestLookupTimeoutBoundsAServerThatHangs(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t)
+	const timeout = 400 * time.Millisecond
+	d := f.directory(t, func(c *store.Config) { c.LookupTimeout = timeout })
+	fresh := f.directory(t, func(c *store.Config) { c.LookupTimeout = timeout })
+	must(d.Lookup(t.Context(), lookup(key)))
+
+	var pids []int
+	if err := f.db.SelectContext(t.Context(), &pids, `SELECT pid FROM pg_stat_activity
+		WHERE datname = current_database() AND pid <> pg_backend_pid()`); err != nil {
+		t.Fatal(err)
+	}
+	pids = append(pids, server.PID())
+	thaw := sync.OnceFunc(func() {
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGCONT)
+		}
+	})
+	t.Cleanup(thaw)
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, d := range map[string]*store.Directory{"connected": d, "not yet connected": fresh} {
+		started := time.Now()
+		_, err := d.Lookup(t.Context(), lookup(key))
+		if took := time.Since(started); !errors.Is(err, context.DeadlineExceeded) || took >= 2*timeout {
+			t.Errorf("%s: after %v: %v", name, took, err)
+		}
+	}
+	thaw()
+	for _, d := range []*store.Directory{d, fresh} {
+		eventually(t, "look-ups succeed once the server goes on", func() bool {
+			got, err := d.Lookup(t.Context(), lookup(key))
+			return err == nil && got.Denial == ""
+		})
+	}
+}
+
+// A peer that vanished sends no reset. Its connection must not hold a place in the pool until TCP gives up.
+func TestAConnectionThatFallsSilentIsGivenUp(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t)
+	p := newProxy(t, f.url)
+	d := f.directory(t, func(c *store.Config) {
+		c.URL, c.MaxOpenConnections, c.LookupTimeout = p.through(c.URL), 1, 200*time.Millisecond
+	})
+	must(d.Lookup(t.Context(), lookup(key)))
+	p.onNextByte(silence)
+	if _, err := d.Lookup(t.Context(), lookup(key)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	eventually(t, "look-ups have a new connection", func() bool {
+		_, err := d.Lookup(t.Context(), lookup(key))
+		return err == nil
+	})
+}
+
+func TestAWrongURLIsOneClearErrorWithoutThePassword(t *testing.T) {
+	for name, c := range map[string]struct{ url, want string }{
+		"none":               {"", "no database URL"},
+		"no URL":             {"postgres://u:geheim@ho st/db", "cannot be parsed"},
+		"slash in password":  {"postgres://u:geheim/x@host/db", "cannot be parsed"},
+		"percent in it":      {"postgres://u:geheim%zz@host/db", "cannot be parsed"},
+		"another database":   {"mysql://u:geheim@host/db", "not one of Postgres"},
+		"wrong sslmode":      {"postgres://u:geheim@host/db?sslmode=maybe", "sslmode"},
+		"wrong port":         {"postgres://u:geheim@host:99999/db", "port"},
+		"pairs with a blank": {"host=h password=ge heim", "cannot be parsed"},
+		"unclosed quote":     {"host=h password='geheim", "cannot be parsed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := store.OpenDirectory(store.Config{URL: c.url}, nil)
+			if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %v, want one line with %q", err, c.want)
+			}
+			if err != nil && (strings.Contains(err.Error(), "geheim") || strings.Contains(err.Error(), "heim")) {
+				t.Errorf("the error tells the password: %v", err)
+			}
+		})
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	for want, c := range map[string]store.Config{
+		"max_open_connections": {URL: "postgres://localhost", MaxOpenConnections: -1},
+		"lookup_timeout":       {URL: "postgres://localhost", LookupTimeout: -1},
+		"usage_interval":       {URL: "postgres://localhost", UsageInterval: -1},
+	} {
+		if _, err := store.OpenDirectory(c, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+// proxy passes bytes on between a directory and the server, until it is told otherwise.
+type proxy struct {
+	address, to string
+
+	mu      sync.Mutex
+	clients map[net.Conn]fault
+	met     int // faults
+}
+
+type fault int
+
+const (
+	none fault = iota
+	reset
+	silence
+)
+
+func newProxy(t *testing.T, databaseURL string) *proxy {
+	t.Helper()
+	l := must(net.Listen("tcp", "127.0.0.1:0"))
+	p := &proxy{address: l.Addr().String(), to: must(url.Parse(databaseURL)).Host, clients: map[net.Conn]fault{}}
+	t.Cleanup(func() {
+		_ = l.Close()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for client := range p.clients {
+			_ = client.Close()
+		}
+	})
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			p.mu.Lock()
+			p.clients[client] = none
+			p.mu.Unlock()
+			go p.serve(client)
+		}
+	}()
+	return p
+}
+
+func (p *proxy) through(databaseURL string) string {
+	u := must(url.Parse(databaseURL))
+	u.Host = p.address
+	return u.String()
+}
+
+func (p *proxy) serve(client net.Conn) {
+	upstream, err := net.Dial("tcp", p.to)
+	if err != nil {
+		_ = client.Close()
+		return
+	}
+	defer func() { _ = upstream.Close() }()
+	go func() {
+		_, _ = io.Copy(client, upstream)
+		_ = client.Close()
+	}()
+	b := make([]byte, 4096)
+	for {
+		n, err := client.Read(b)
+		if err != nil {
+			return
+		}
+		switch p.fault(client) {
+		case reset:
+			_ = client.(*net.TCPConn).SetLinger(0)
+			_ = client.Close()
+			return
+		case silence:
+			continue
+		}
+		if _, err := upstream.Write(b[:n]); err != nil {
+			return
+		}
+	}
+}
+
+func (p *proxy) fault(client net.Conn) fault {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.clients[client] != none {
+		p.met++
+	}
+	return p.clients[client]
+}
+
+// onNextByte has the connections that are open now meet the fault; those opened later work.
+func (p *proxy) onNextByte(f fault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for client := range p.clients {
+		p.clients[client] = f
+	}
+}
+
+func (p *proxy) faults() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.met
+}

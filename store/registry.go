@@ -1,0 +1,192 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+)
+
+// Workspace is a tenant of the product.
+type Workspace struct {
+	ID        string    `db:"id" json:"id"` // 24 lower-case hex digits
+	Slug      string    `db:"slug" json:"slug"`
+	Name      string    `db:"name" json:"name"`
+	CreatedAt time.Time `db:"created_at" json:"created_at"`
+}
+
+// User is a person, by whatever id the product's identity provider has for them.
+type User struct {
+	ID        string    `db:"id" json:"id"`
+	Email     string    `db:"email" json:"email"`
+	CreatedAt time.Time `db:"created_at" json:"created_at"`
+}
+
+// Member is a user's role in a workspace.
+type Member struct {
+	WorkspaceID   string `db:"workspace_id" json:"workspace_id"`
+	WorkspaceSlug string `db:"workspace_slug" json:"workspace_slug"`
+	UserID        string `db:"user_id" json:"user_id"`
+	Email         string `db:"email" json:"email"`
+	Role          string `db:"role" json:"role"`
+}
+
+// Registry is the operator's side of the store: it creates, lists, changes and revokes. It is safe for concurrent use.
+//
+// A workspace is named by its id or its slug, a user by the id or the email; where one's id is another's slug or email,
+// the id counts.
+type Registry struct{ db *sqlx.DB }
+
+// registryConnectTimeout bounds connecting to a database that does not answer.
+const registryConnectTimeout = 5 * time.Second
+
+// OpenRegistry connects. It fails with [ErrUnreachable] or [ErrNotMigrated] if there is nothing to work on. A schema
+// that is newer than this version is fine: migrations are made such that the version before them goes on working.
+func OpenRegistry(ctx context.Context, databaseURL string) (*Registry, error) {
+	db, err := Open(databaseURL)
+	if err != nil {
+		return nil, err
+	}
+	r := &Registry{db: db}
+	if err := r.check(ctx); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return r, nil
+}
+
+func (r *Registry) check(ctx context.Context) error {
+	_, err := within(ctx, registryConnectTimeout, func(ctx context.Context) (struct{}, error) {
+		// Not Ping, which drops the reason.
+		_, err := r.db.ExecContext(ctx, `SELECT 1`)
+		return struct{}{}, err
+	})
+	if err != nil {
+		return &refusal{kind: ErrUnreachable, sentence: "cannot reach the database", cause: err}
+	}
+	status, err := MigrationStatus(ctx, r.db)
+	if err != nil {
+		return err
+	}
+	pending := 0
+	for _, m := range status {
+		if m.AppliedAt == nil {
+			pending++
+		}
+	}
+	switch pending {
+	case 0:
+		return nil
+	case len(status):
+		return refuse(ErrNotMigrated, "the database has no schema keywicket yet: run `keywicket migrate up`")
+	default:
+		return refuse(ErrNotMigrated, "the database's schema is %d migrations behind: run `keywicket migrate up`", pending)
+	}
+}
+
+// Close ends the connections.
+func (r *Registry) Close() error { return r.db.Close() }
+
+// CreateWorkspace creates a workspace. An empty id is made up.
+func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace, error) {
+	if w.ID == "" {
+		w.ID = newWorkspaceID()
+	}
+	var created Workspace
+	err := r.db.GetContext(ctx, &created, `
+		INSERT INTO keywicket.workspaces (id, slug, name) VALUES ($1, $2, $3)
+		RETURNING id, slug, name, created_at`, w.ID, w.Slug, w.Name)
+	if err != nil {
+		return Workspace{}, explain(err, "create the workspace", map[string]*refusal{
+			"workspaces_pkey":     refuse(ErrExists, "the workspace id %q is taken", w.ID),
+			"workspaces_slug_key": refuse(ErrExists, "the slug %q is taken", w.Slug),
+			"workspaces_id_form":  refuse(ErrInvalid, "the workspace id %q is not 24 lower-case hex digits", w.ID),
+			"workspaces_slug_form": refuse(ErrInvalid,
+				"the slug %q is not 1 to 63 of a-z, 0-9 and -, starting with a letter or digit", w.Slug),
+			"workspaces_name_form": refuse(ErrInvalid,
+				"the workspace's name %q is empty or has control characters", w.Name),
+		})
+	}
+	return created, nil
+}
+
+// newWorkspaceID makes an id as an ObjectId has it: the time first, so that new rows come last in the index.
+func newWorkspaceID() string {
+	var id [12]byte
+	binary.BigEndian.PutUint32(id[:4], uint32(time.Now().Unix())) //nolint:gosec // wraps in 2106, as ObjectIds do
+	_, _ = rand.Read(id[4:])                                      // never fails: crypto/rand, "Read"
+	return hex.EncodeToString(id[:])
+}
+
+// Workspaces lists all workspaces by slug.
+func (r *Registry) Workspaces(ctx context.Context) ([]Workspace, error) {
+	list := []Workspace{}
+	err := r.db.SelectContext(ctx, &list, `SELECT id, slug, name, created_at FROM keywicket.workspaces ORDER BY slug`)
+	if err != nil {
+		return nil, fmt.Errorf("list the workspaces: %w", err)
+	}
+	return list, nil
+}
+
+// Workspace finds a workspace.
+func (r *Registry) Workspace(ctx context.Context, ref string) (Workspace, error) {
+	var w Workspace
+	err := r.db.GetContext(ctx, &w, `
+		SELECT id, slug, name, created_at FROM keywicket.workspaces WHERE id = $1 OR slug = $1
+		ORDER BY id <> $1 LIMIT 1`, ref)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Workspace{}, refuse(ErrNotFound, "no workspace %q: there is none with this id or slug", ref)
+	}
+	if err != nil {
+		return Workspace{}, fmt.Errorf("find the workspace %q: %w", ref, err)
+	}
+	return w, nil
+}
+
+// CreateUser creates a user. An empty id is made up, a random UUID.
+func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
+	var created User
+	err := r.db.GetContext(ctx, &created, `
+		INSERT INTO keywicket.users (id, email) VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2)
+		RETURNING id, email, created_at`, u.ID, u.Email)
+	if err != nil {
+		return User{}, explain(err, "create the user", map[string]*refusal{
+			"users_pkey":      refuse(ErrExists, "the user id %q is taken", u.ID),
+			"users_email_key": refuse(ErrExists, "the email %q is taken", u.Email),
+			"users_id_form": refuse(ErrInvalid,
+				"the user id %q is longer than 255 characters, or has control characters or outer blanks", u.ID),
+			"users_email_form": refuse(ErrInvalid, "the email %q is not one", u.Email),
+		})
+	}
+	return created, nil
+}
+
+// Users lists all users by email.
+func (r *Registry) Users(ctx context.Context) ([]User, error) {
+	list := []User{}
+	err := r.db.SelectContext(ctx, &list, `SELECT id, email, created_at FROM keywicket.users ORDER BY lower(email)`)
+	if err != nil {
+		return nil, fmt.Errorf("list the users: %w", err)
+	}
+	return list, nil
+}
+
+// User finds a user. The case of an email does not matter.
+func (r *Registry) User(ctx context.Context, ref string) (User, error) {
+	var u User
+	err := r.db.GetContext(ctx, &u, `
+		SELECT id, email, created_at FROM keywicket.users WHERE id = $1 OR lower(email) = lower($1)
+		ORDER BY id <> $1 LIMIT 1`, ref)
+	if errors.Is(err, sql.ErrNoRows) {
+		return User{}, refuse(ErrNotFound, "no user %q: there is none with this id or email", ref)
+	}
+	if err != nil {
+		return User{}, fmt.Errorf("find the user %q: %w", ref, err)
+	}
+	return u, nil
+}

@@ -1,0 +1,221 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// Status of a token, by the database's clock. A revoked token that has expired too is revoked.
+type Status string
+
+// The three.
+const (
+	Active  Status = "active"
+	Expired Status = "expired"
+	Revoked Status = "revoked"
+)
+
+// Token is all that is kept of a token, but for its digest.
+type Token struct {
+	ID          string            `db:"id" json:"id"`
+	Prefix      string            `db:"visible_prefix" json:"prefix"` // the part of the key that may be shown
+	Name        string            `db:"name" json:"name"`
+	API         string            `db:"api" json:"api"`
+	Kind        authz.Kind        `db:"kind" json:"kind"`
+	Environment authz.Environment `db:"environment" json:"environment"`
+	Scopes      pq.StringArray    `db:"scopes" json:"scopes"`
+	WorkspaceID *string           `db:"workspace_id" json:"workspace_id"` // nil: a user's token
+	UserID      *string           `db:"user_id" json:"user_id"`           // nil: a workspace's token
+	CreatedAt   time.Time         `db:"created_at" json:"created_at"`
+	ExpiresAt   *time.Time        `db:"expires_at" json:"expires_at"`     // nil: never
+	LastUsedAt  *time.Time        `db:"last_used_at" json:"last_used_at"` // nil: never; exact to two minutes
+	RevokedAt   *time.Time        `db:"revoked_at" json:"revoked_at"`
+	Status      Status            `db:"status" json:"status"`
+}
+
+// NewToken says what token to create.
+type NewToken struct {
+	// Format is one of the API's, with its defaults filled in.
+	Format authz.CredentialFormat
+	API    string
+	Name   string
+	// Scopes as the API's catalogue has them, which is not known here.
+	Scopes []string
+	// Workspace or User names the owner: the one that Format.Kind asks for, and not the other.
+	Workspace, User string
+	// ExpiresIn or ExpiresAt limits the token's life. Neither: it does not expire.
+	ExpiresIn *time.Duration
+	ExpiresAt *time.Time
+	// Key is one that a product has handed out before. Empty: one is made.
+	Key authz.Secret
+}
+
+// What authz holds keys to. A key that it would refuse is refused here; and a format whose defaults were not filled in
+// would make keys of six characters.
+const (
+	minMadeBody     = 38  // characters of a key made here, without the prefix
+	minImportedBody = 16  // of one made elsewhere
+	maxKey          = 512 // with the prefix
+)
+
+// CreateToken creates a token, which is good from this moment on, and returns its key, of which only the digest is
+// kept: nobody can ever see it again.
+func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Secret, error) {
+	owner, err := r.owner(ctx, n)
+	if err != nil {
+		return Token{}, "", err
+	}
+	key := n.Key
+	switch {
+	case n.ExpiresIn != nil && n.ExpiresAt != nil:
+		return Token{}, "", refuse(ErrInvalid, "a token has one expiry: give a duration or a time")
+	case n.Format.BodyLength < minMadeBody || n.Format.VisiblePrefix == 0 || n.Format.Environment == "":
+		return Token{}, "", refuse(ErrInvalid, "the credential format %q lacks its defaults", n.Format.Prefix)
+	case key == "":
+		key = n.Format.NewKey()
+	case !strings.HasPrefix(key.Reveal(), n.Format.Prefix):
+		return Token{}, "", refuse(ErrInvalid, "the key does not start with %s", n.Format.Prefix)
+	case len(key) < len(n.Format.Prefix)+minImportedBody || len(key) > maxKey:
+		return Token{}, "", refuse(ErrInvalid, "the key is shorter than %d characters or longer than %d",
+			len(n.Format.Prefix)+minImportedBody, maxKey)
+	}
+	for _, s := range n.Scopes {
+		if !validScope(s) {
+			return Token{}, "", refuse(ErrInvalid, "the scope %q is empty or has characters that a scope cannot have", s)
+		}
+	}
+
+	scopes := pq.StringArray(n.Scopes)
+	if scopes == nil {
+		scopes = pq.StringArray{}
+	}
+	var expiresIn sql.NullFloat64
+	if n.ExpiresIn != nil {
+		expiresIn = sql.NullFloat64{Float64: n.ExpiresIn.Seconds(), Valid: true}
+	}
+	digest := key.Digest()
+	var id string
+	err = r.db.GetContext(ctx, &id, `
+		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id, user_id,
+			expires_at)
+		SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, expiry.at
+		FROM (SELECT COALESCE($10::timestamptz, clock_timestamp() + $11::float8 * interval '1 second') AS at) AS expiry
+		WHERE expiry.at IS NULL OR expiry.at > clock_timestamp()
+		RETURNING id`,
+		n.API, n.Format.Kind, n.Format.Environment, n.Format.Visible(key), digest[:], n.Name, scopes,
+		owner.workspaceID, owner.userID, n.ExpiresAt, expiresIn)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Token{}, "", refuse(ErrInvalid, "the expiry has passed already, by the database's clock")
+	}
+	if err != nil {
+		return Token{}, "", explain(err, "create the token", map[string]*refusal{
+			"tokens_digest_key": refuse(ErrExists, "there is a token with this key already"),
+			"tokens_name_form":  refuse(ErrInvalid, "the token's name %q is empty or has control characters", n.Name),
+			"tokens_api_form":   refuse(ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
+		})
+	}
+	token, err := r.Token(ctx, id)
+	if err != nil {
+		return Token{}, "", err
+	}
+	return token, key, nil
+}
+
+type owner struct{ workspaceID, userID *string }
+
+func (r *Registry) owner(ctx context.Context, n NewToken) (owner, error) {
+	if n.Format.Kind.OfUser() {
+		if n.User == "" || n.Workspace != "" {
+			return owner{}, refuse(ErrInvalid, "a %s (%s) belongs to a user: name one, and no workspace",
+				n.Format.Kind, n.Format.Prefix)
+		}
+		u, err := r.User(ctx, n.User)
+		return owner{userID: &u.ID}, err
+	}
+	if n.Workspace == "" || n.User != "" {
+		return owner{}, refuse(ErrInvalid, "a %s (%s) belongs to a workspace: name one, and no user",
+			n.Format.Kind, n.Format.Prefix)
+	}
+	w, err := r.Workspace(ctx, n.Workspace)
+	return owner{workspaceID: &w.ID}, err
+}
+
+// validScope is RFC 6749, section 3.3: scopes travel in one header, with blanks between them.
+func validScope(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' || s[i] == '"' || s[i] == '\\' {
+			return false
+		}
+	}
+	return s != ""
+}
+
+const tokenQuery = `
+SELECT t.id, t.visible_prefix, t.name, t.api, t.kind, t.environment, t.scopes, t.workspace_id, t.user_id,
+       t.created_at, t.expires_at, u.last_used_at, t.revoked_at,
+       CASE WHEN t.revoked_at IS NOT NULL THEN 'revoked'
+            WHEN t.expires_at <= clock_timestamp() THEN 'expired'
+            ELSE 'active' END AS status
+FROM keywicket.tokens t
+LEFT JOIN keywicket.token_usage u ON u.token_id = t.id`
+
+// TokenFilter chooses the tokens of a workspace or of a user; zero: all.
+type TokenFilter struct{ Workspace, User string }
+
+// Tokens lists tokens, newest first.
+func (r *Registry) Tokens(ctx context.Context, f TokenFilter) ([]Token, error) {
+	var workspaceID, userID string
+	if f.Workspace != "" {
+		w, err := r.Workspace(ctx, f.Workspace)
+		if err != nil {
+			return nil, err
+		}
+		workspaceID = w.ID
+	}
+	if f.User != "" {
+		u, err := r.User(ctx, f.User)
+		if err != nil {
+			return nil, err
+		}
+		userID = u.ID
+	}
+	list := []Token{}
+	err := r.db.SelectContext(ctx, &list, tokenQuery+`
+		WHERE ($1 = '' OR t.workspace_id = $1) AND ($2 = '' OR t.user_id = $2)
+		ORDER BY t.created_at DESC, t.id`, workspaceID, userID)
+	if err != nil {
+		return nil, fmt.Errorf("list the tokens: %w", err)
+	}
+	return list, nil
+}
+
+// Token finds a token by its id. The errors do not repeat the id, for which somebody may have taken the key.
+func (r *Registry) Token(ctx context.Context, id string) (Token, error) {
+	var t Token
+	err := r.db.GetContext(ctx, &t, tokenQuery+` WHERE t.id = $1`, id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Token{}, refuse(ErrNotFound, "no token has this id: a token is named by its id in the list, never by its key")
+	}
+	if err != nil {
+		return Token{}, fmt.Errorf("find the token: %w", err)
+	}
+	return t, nil
+}
+
+// RevokeToken revokes a token, for good. Revoking it again changes nothing. [ErrNotFound]: there is no such token.
+func (r *Registry) RevokeToken(ctx context.Context, id string) (Token, error) {
+	_, err := r.db.ExecContext(ctx, `
+		UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`, id)
+	if err != nil {
+		return Token{}, fmt.Errorf("revoke the token: %w", err)
+	}
+	return r.Token(ctx, id)
+}

@@ -1,0 +1,231 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
+)
+
+const (
+	// usageGrain is how often a sidecar notes a token: a second less often than the database takes it, or the jitter
+	// between two writes would have every second one refused.
+	usageGrain = 61 * time.Second
+
+	maxPending   = 65_536          // tokens; about 10 MB
+	usageBatch   = 1_000           // tokens per statement, which holds its row locks until its end
+	usageTimeout = 5 * time.Second // of one statement
+)
+
+// usage notes which tokens are used, and writes it to the database in batches. last_used_at is exact to two minutes:
+// a use within a minute of the last one that any sidecar wrote is not written.
+type usage struct {
+	db    *sqlx.DB
+	log   *slog.Logger
+	clock func() time.Time
+	start time.Time
+
+	// seen maps a token's id to an *atomic.Int64: when it was last noted, in nanoseconds since start. Entries older than
+	// usageGrain are removed.
+	seen   sync.Map
+	pruned time.Duration // only the flushing goroutine has it
+
+	mu      sync.Mutex
+	pending map[string]time.Duration // when each token was used, since start
+	dropped int                      // for want of room in pending
+
+	stop, stopped chan struct{}
+	closing       sync.Once
+	closed        error
+	cancel        context.CancelFunc // ends the write that is under way
+}
+
+func startUsage(c Config, log *slog.Logger) (*usage, error) {
+	db, err := open(c.URL, usageTimeout)
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(1)
+	db.SetConnMaxLifetime(connectionLifetime)
+	ctx, cancel := context.WithCancel(context.Background())
+	u := &usage{
+		db: db, log: log, clock: c.Clock, start: c.Clock(),
+		pending: make(map[string]time.Duration),
+		stop:    make(chan struct{}), stopped: make(chan struct{}), cancel: cancel,
+	}
+	go u.run(ctx, c.UsageInterval)
+	return u, nil
+}
+
+// note takes no lock and allocates nothing for a token that was noted within usageGrain.
+func (u *usage) note(id string) {
+	now := u.now()
+	entry, ok := u.seen.Load(id)
+	if !ok {
+		fresh := new(atomic.Int64)
+		fresh.Store(int64(now))
+		if entry, ok = u.seen.LoadOrStore(id, fresh); !ok {
+			u.enqueue(id, now)
+			return
+		}
+	}
+	at := entry.(*atomic.Int64)
+	last := at.Load()
+	if now-time.Duration(last) >= usageGrain && at.CompareAndSwap(last, int64(now)) {
+		u.enqueue(id, now)
+	}
+}
+
+func (u *usage) now() time.Duration { return u.clock().Sub(u.start) }
+
+func (u *usage) enqueue(id string, at time.Duration) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if last, ok := u.pending[id]; ok {
+		u.pending[id] = max(last, at)
+	} else if len(u.pending) < maxPending {
+		u.pending[id] = at
+	} else {
+		u.dropped++
+	}
+}
+
+func (u *usage) run(ctx context.Context, interval time.Duration) {
+	defer close(u.stopped)
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-u.stop:
+			return
+		case <-tick.C:
+		}
+		if err := u.flush(ctx); err != nil && ctx.Err() == nil {
+			u.log.Warn("token usage could not be written and is kept for the next try",
+				"error", err, "tokens", u.waiting())
+		}
+		u.prune()
+	}
+}
+
+// flush writes what is pending. What it could not write is pending again.
+func (u *usage) flush(ctx context.Context) error {
+	u.mu.Lock()
+	pending, dropped := u.pending, u.dropped
+	u.pending, u.dropped = make(map[string]time.Duration), 0
+	u.mu.Unlock()
+
+	if dropped > 0 {
+		u.log.Warn("token usage was dropped because too much of it waits to be written", "tokens", dropped)
+	}
+	var failed error
+	batch := make(map[string]time.Duration, min(len(pending), usageBatch))
+	write := func() {
+		if failed == nil {
+			failed = u.write(ctx, batch)
+		}
+		if failed != nil {
+			for id, at := range batch {
+				u.enqueue(id, at)
+			}
+		}
+		clear(batch)
+	}
+	for id, at := range pending {
+		batch[id] = at
+		if len(batch) == usageBatch {
+			write()
+		}
+	}
+	if len(batch) > 0 {
+		write()
+	}
+	return failed
+}
+
+func (u *usage) waiting() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.pending) + u.dropped
+}
+
+// usageQuery takes ages, because only the database's clock counts. Rows are written in one order by everybody, so that
+// two sidecars cannot wait for each other, and those of tokens that are gone are left out.
+const usageQuery = `
+INSERT INTO keywicket.token_usage AS u (token_id, last_used_at)
+SELECT t.id, clock_timestamp() - used.age * interval '1 second'
+FROM unnest($1::text[], $2::float8[]) AS used (id, age)
+JOIN keywicket.tokens t ON t.id = used.id
+ORDER BY t.id
+ON CONFLICT (token_id) DO UPDATE SET last_used_at = excluded.last_used_at
+WHERE u.last_used_at <= excluded.last_used_at - interval '1 minute'`
+
+func (u *usage) write(ctx context.Context, batch map[string]time.Duration) error {
+	ids, ages := make(pq.StringArray, 0, len(batch)), make(pq.Float64Array, 0, len(batch))
+	now := u.now()
+	for id, at := range batch {
+		ids = append(ids, id)
+		ages = append(ages, max(0, now-at).Seconds())
+	}
+	_, err := within(ctx, usageTimeout, func(ctx context.Context) (_ struct{}, err error) {
+		const attempts = 3
+		for range attempts {
+			err = retryLost(ctx, attempts, func() error {
+				_, err := u.db.ExecContext(ctx, usageQuery, ids, ages)
+				return err
+			})
+			// A token that was deleted between the join and the foreign key's check; the next join does not see it.
+			if pq.As(err, pqerror.ForeignKeyViolation) == nil {
+				break
+			}
+		}
+		return struct{}{}, err
+	})
+	if err != nil {
+		return fmt.Errorf("write token usage: %w", err)
+	}
+	return nil
+}
+
+// prune forgets the tokens that have not been used for a while. One that is being noted at this moment may be written
+// twice, which the database refuses.
+func (u *usage) prune() {
+	now := u.now()
+	if now-u.pruned < usageGrain {
+		return
+	}
+	u.pruned = now
+	u.seen.Range(func(id, entry any) bool {
+		if now-time.Duration(entry.(*atomic.Int64).Load()) >= usageGrain {
+			u.seen.CompareAndDelete(id, entry)
+		}
+		return true
+	})
+}
+
+// close writes what is pending, and gives up when the context ends.
+func (u *usage) close(ctx context.Context) error {
+	u.closing.Do(func() {
+		close(u.stop)
+		select {
+		case <-u.stopped:
+		case <-ctx.Done():
+			u.cancel()
+			<-u.stopped
+		}
+		defer u.cancel()
+		if err := u.flush(ctx); err != nil {
+			u.closed = fmt.Errorf("the usage of %d tokens is lost: %w", u.waiting(), err)
+		}
+		if err := u.db.Close(); err != nil && u.closed == nil {
+			u.closed = fmt.Errorf("close the database connection: %w", err)
+		}
+	})
+	return u.closed
+}

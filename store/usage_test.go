@@ -1,0 +1,266 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
+
+// clock goes forward by hand.
+type clock struct{ ahead atomic.Int64 }
+
+func (c *clock) now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
+func (c *clock) advance(d time.Duration) { c.ahead.Add(int64(d)) }
+
+// countWrites has the database count the rows of token_usage that are written from now on.
+func (f *fixture) countWrites(t *testing.T) (written func() int) {
+	t.Helper()
+	f.exec(t, `CREATE TABLE public.writes (token_id text)`)
+	f.exec(t, `CREATE FUNCTION public.count_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+		BEGIN INSERT INTO public.writes VALUES (NEW.token_id); RETURN NEW; END $$`)
+	f.exec(t, `CREATE TRIGGER count_writes AFTER INSERT OR UPDATE ON keywicket.token_usage
+		FOR EACH ROW EXECUTE FUNCTION public.count_write()`)
+	return func() int { return value[int](t, f.db, `SELECT count(*) FROM public.writes`) }
+}
+
+// usedAgo is how long ago a token was used, by the database's clock; negative: never.
+func (f *fixture) usedAgo(t *testing.T, token store.Token) time.Duration {
+	t.Helper()
+	seconds := value[float64](t, f.db, `SELECT COALESCE((SELECT extract(epoch FROM clock_timestamp() - last_used_at)
+		FROM keywicket.token_usage WHERE token_id = $1), -1)`, token.ID)
+	return time.Duration(seconds * float64(time.Second))
+}
+
+func TestUsageIsWrittenInTheBackground(t *testing.T) {
+	f := newFixture(t)
+	used, key := f.workspaceToken(t)
+	unused, _ := f.workspaceToken(t)
+	d := f.directory(t, func(c *store.Config) { c.UsageInterval = 5 * time.Millisecond })
+	must(d.Lookup(t.Context(), lookup(key)))
+	eventually(t, "the use is written", func() bool { return f.usedAgo(t, used) >= 0 })
+	if ago := f.usedAgo(t, used); ago > 10*time.Second {
+		t.Errorf("it was used %v ago", ago)
+	}
+	if ago := f.usedAgo(t, unused); ago >= 0 {
+		t.Errorf("a token that nobody used was, %v ago", ago)
+	}
+}
+
+func TestUsageIsOfGoodTokensOnly(t *testing.T) {
+	f := newFixture(t)
+	revoked, revokedKey := f.workspaceToken(t)
+	must(f.RevokeToken(t.Context(), revoked.ID))
+	foreign, foreignKey := f.workspaceToken(t)
+	d := f.directory(t, nil)
+	must(d.Lookup(t.Context(), lookup(revokedKey)))
+	must(d.Lookup(t.Context(), authz.Lookup{Digest: foreignKey.Digest(), API: "velaflows"}))
+	if err := d.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if f.usedAgo(t, revoked) >= 0 || f.usedAgo(t, foreign) >= 0 {
+		t.Error("a denied look-up was noted as a use")
+	}
+}
+
+func TestUsageIsNeitherLostNorLateAtShutdown(t *testing.T) {
+	f := newFixture(t)
+	c := new(clock)
+	d := f.directory(t, func(config *store.Config) { config.Clock = c.now })
+	var tokens []store.Token
+	for range 3 {
+		token, key := f.workspaceToken(t)
+		tokens = append(tokens, token)
+		must(d.Lookup(t.Context(), lookup(key)))
+	}
+	c.advance(30 * time.Second)
+	for range 2 { // the second does nothing
+		if err := d.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, token := range tokens {
+		if ago := f.usedAgo(t, token); ago < 30*time.Second || ago > 40*time.Second {
+			t.Errorf("a use half a minute before the shutdown is written as %v ago", ago)
+		}
+	}
+}
+
+func TestUsageIsWrittenOncePerTokenAndMinute(t *testing.T) {
+	f := newFixture(t)
+	written := f.countWrites(t)
+	token, key := f.workspaceToken(t)
+	probe, probeKey := f.workspaceToken(t)
+	c := new(clock)
+	d := f.directory(t, func(config *store.Config) { config.Clock, config.UsageInterval = c.now, 2*time.Millisecond })
+	for range 100 {
+		must(d.Lookup(t.Context(), lookup(key)))
+	}
+	eventually(t, "the first use is written", func() bool { return written() == 1 })
+	c.advance(50 * time.Second)
+	must(d.Lookup(t.Context(), lookup(key)))
+	must(d.Lookup(t.Context(), lookup(probeKey))) // a later batch has been written once this one is there
+	eventually(t, "the probe is written", func() bool { return f.usedAgo(t, probe) >= 0 })
+	if n := written(); n != 2 {
+		t.Errorf("%d rows were written for two tokens in their first minute", n)
+	}
+
+	// The database's minute has to pass as well.
+	f.exec(t, `UPDATE keywicket.token_usage SET last_used_at = last_used_at - interval '2 minutes'`)
+	before := written()
+	c.advance(30 * time.Second)
+	must(d.Lookup(t.Context(), lookup(key)))
+	eventually(t, "the use in the next minute is written", func() bool { return written() == before+1 })
+	if ago := f.usedAgo(t, token); ago < 0 || ago > 10*time.Second {
+		t.Errorf("it was used %v ago", ago)
+	}
+}
+
+func TestSeveralSidecarsWriteOncePerMinuteTogether(t *testing.T) {
+	f := newFixture(t)
+	written := f.countWrites(t)
+	_, key := f.workspaceToken(t)
+	var wg sync.WaitGroup
+	for range 4 {
+		d := f.directory(t, nil)
+		must(d.Lookup(t.Context(), lookup(key)))
+		wg.Go(func() {
+			if err := d.Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := written(); n != 1 {
+		t.Errorf("four sidecars wrote one token's use %d times in a minute", n)
+	}
+}
+
+func TestSidecarsThatWriteTheSameTokensDoNotDeadlock(t *testing.T) {
+	f := newFixture(t)
+	var keys []authz.Secret
+	for range 200 {
+		_, key := f.workspaceToken(t)
+		keys = append(keys, key)
+	}
+	var directories []*store.Directory
+	for range 4 {
+		d := f.directory(t, nil)
+		for _, key := range keys {
+			must(d.Lookup(t.Context(), lookup(key)))
+		}
+		directories = append(directories, d)
+	}
+	var wg sync.WaitGroup
+	for _, d := range directories {
+		wg.Go(func() {
+			if err := d.Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := value[int](t, f.db, `SELECT count(*) FROM keywicket.token_usage`); n != len(keys) {
+		t.Errorf("%d of %d uses are written", n, len(keys))
+	}
+}
+
+func TestADeletedTokenDoesNotFailItsBatch(t *testing.T) {
+	f := newFixture(t)
+	gone, goneKey := f.workspaceToken(t)
+	going, goingKey := f.workspaceToken(t)
+	stays, staysKey := f.workspaceToken(t)
+	d := f.directory(t, nil)
+	for _, key := range []authz.Secret{goneKey, goingKey, staysKey} {
+		must(d.Lookup(t.Context(), lookup(key)))
+	}
+	f.exec(t, `DELETE FROM keywicket.tokens WHERE id = $1`, gone.ID)
+
+	// The other one is being deleted while the batch is written: the insert sees it, the foreign key's check does not.
+	tx := must(f.db.BeginTxx(t.Context(), nil))
+	defer func() { _ = tx.Rollback() }()
+	must(tx.ExecContext(t.Context(), `DELETE FROM keywicket.tokens WHERE id = $1`, going.ID))
+	closed := make(chan error)
+	go func() { closed <- d.Close(context.Background()) }()
+	eventually(t, "the batch waits for the deletion", func() bool {
+		return value[int](t, f.db, `SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
+	})
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-closed; err != nil {
+		t.Fatal(err)
+	}
+	if f.usedAgo(t, stays) < 0 {
+		t.Error("the use of a token in the same batch is not written")
+	}
+}
+
+func TestAFailedBatchIsKeptForTheNextTry(t *testing.T) {
+	f := newFixture(t)
+	token, key := f.workspaceToken(t)
+	log := new(safeBuffer)
+	d, err := store.OpenDirectory(store.Config{URL: sidecarURL(f.url), LookupTimeout: 10 * time.Second,
+		UsageInterval: 5 * time.Millisecond}, log.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close(context.Background()) }()
+	f.exec(t, `REVOKE INSERT ON keywicket.token_usage FROM keywicket_sidecar`)
+	must(d.Lookup(t.Context(), lookup(key)))
+	eventually(t, "two tries fail", func() bool { return strings.Count(log.String(), "could not be written") >= 2 })
+	if !strings.Contains(log.String(), `"tokens":1`) {
+		t.Errorf("the log does not say how many wait: %s", log)
+	}
+	f.exec(t, `GRANT INSERT ON keywicket.token_usage TO keywicket_sidecar`)
+	eventually(t, "the next try writes it", func() bool { return f.usedAgo(t, token) >= 0 })
+}
+
+func TestUsageOutlivesALostConnection(t *testing.T) {
+	f := newFixture(t)
+	first, firstKey := f.workspaceToken(t)
+	second, secondKey := f.workspaceToken(t)
+	p := newProxy(t, f.url)
+	d := f.directory(t, func(c *store.Config) { c.URL, c.UsageInterval = p.through(c.URL), 5*time.Millisecond })
+	must(d.Lookup(t.Context(), lookup(firstKey)))
+	eventually(t, "the connection of the usage is there", func() bool { return f.usedAgo(t, first) >= 0 })
+	p.onNextByte(reset)
+	must(d.Lookup(t.Context(), lookup(secondKey)))
+	if err := d.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if f.usedAgo(t, second) < 0 {
+		t.Error("the use after the connection was lost is lost too")
+	}
+	if n := p.faults(); n != 2 {
+		t.Errorf("%d connections were reset, not that of the look-ups and that of the usage", n)
+	}
+}
+
+func TestCloseGivesUpWithItsContextAndSaysWhatIsLost(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t)
+	d := f.directory(t, nil)
+	must(d.Lookup(t.Context(), lookup(key)))
+	tx := must(f.db.BeginTxx(t.Context(), nil))
+	defer func() { _ = tx.Rollback() }()
+	must(tx.ExecContext(t.Context(), `LOCK keywicket.token_usage IN ACCESS EXCLUSIVE MODE`))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	started := time.Now()
+	err := d.Close(ctx)
+	if took := time.Since(started); took > 2*time.Second || !errors.Is(err, context.DeadlineExceeded) ||
+		!strings.Contains(err.Error(), "usage of 1 tokens is lost") {
+		t.Errorf("after %v: %v", took, err)
+	}
+	if _, err := d.Lookup(t.Context(), lookup(key)); err == nil {
+		t.Error("a closed directory answers")
+	}
+}
