@@ -63,7 +63,7 @@ func (a API) Complete() (API, error) {
 	formats := make([]CredentialFormat, len(a.Credentials))
 	seen := make(map[string]bool, len(a.Credentials))
 	for i, f := range a.Credentials {
-		f, err := f.complete()
+		f, err := f.Complete()
 		if err == nil && seen[f.Prefix] {
 			err = fmt.Errorf("prefix: %q is there twice; nothing else tells two kinds apart", f.Prefix)
 		}
@@ -77,7 +77,8 @@ func (a API) Complete() (API, error) {
 	return a, nil
 }
 
-func (f CredentialFormat) complete() (CredentialFormat, error) {
+// Complete fills the defaults and checks the rest, as [API.Complete] does.
+func (f CredentialFormat) Complete() (CredentialFormat, error) {
 	if f.Environment == "" {
 		f.Environment = Live
 	}

@@ -53,11 +53,20 @@ func (a API) credential(authorization []string) (Secret, Reason) {
 		return "", ReasonMalformed
 	case !ok:
 		return "", ReasonUnknown
-	case len(token)-len(format.Prefix) < minAcceptedBody:
+	case len(token) < format.minLength():
 		return "", ReasonMalformed
 	}
 	return Secret(token), ""
 }
+
+// Accepts reports whether a key of this format, made here or by a product before, would be looked up when presented: at
+// least 16 characters of a b64token behind the prefix, 512 bytes in all at most.
+func (f CredentialFormat) Accepts(key Secret) bool {
+	return strings.HasPrefix(string(key), f.Prefix) && len(key) >= f.minLength() && len(key) <= maxKey &&
+		isB64Token(string(key))
+}
+
+func (f CredentialFormat) minLength() int { return len(f.Prefix) + minAcceptedBody }
 
 // formatOf finds the format of a key by its longest prefix.
 func (a API) formatOf(key string) (CredentialFormat, bool) {

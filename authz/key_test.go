@@ -97,3 +97,22 @@ func TestSecretIsNotPrinted(t *testing.T) {
 		t.Error("the secret is lost")
 	}
 }
+
+// A product's own key is worth storing exactly if a check would look it up.
+func TestAcceptsWhatACheckLooksUp(t *testing.T) {
+	f := authz.CredentialFormat{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_"}
+	for _, text := range []string{
+		goodKey, "sk_live_", "sk_live_" + strings.Repeat("a", 15), "sk_live_" + strings.Repeat("a", 16),
+		"sk_live_" + strings.Repeat("a", 504), "sk_live_" + strings.Repeat("a", 505), "sk_test_" + strings.Repeat("a", 40),
+		"sk_live_aaaaaaaaaaaaaaa=a", "sk_live_aaaaaaaaaaaaaaaa=", "sk_live_aaaaaaaa aaaaaaaa", "sk_live_aaaaaaaaaaaaaaaé", "",
+	} {
+		d := &directory{found: acme}
+		a := newAuthorizer(t, config(), d, &policy{decide: honest})
+		if _, err := a.Check(t.Context(), get("velaflows", "/thing", with("Bearer "+text))); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := f.Accepts(authz.Secret(text)), len(d.asked) == 1; got != want {
+			t.Errorf("%q is accepted: %v, looked up: %v", text, got, want)
+		}
+	}
+}

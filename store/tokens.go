@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/lib/pq"
@@ -43,7 +42,7 @@ type Token struct {
 
 // NewToken says what token to create.
 type NewToken struct {
-	// Format is one of the API's, with its defaults filled in.
+	// Format is one of the API's.
 	Format authz.CredentialFormat
 	API    string
 	Name   string
@@ -58,17 +57,14 @@ type NewToken struct {
 	Key authz.Secret
 }
 
-// What authz holds keys to. A key that it would refuse is refused here; and a format whose defaults were not filled in
-// would make keys of six characters.
-const (
-	minMadeBody     = 38  // characters of a key made here, without the prefix
-	minImportedBody = 16  // of one made elsewhere
-	maxKey          = 512 // with the prefix
-)
-
 // CreateToken creates a token, which is good from this moment on, and returns its key, of which only the digest is
 // kept: nobody can ever see it again.
 func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Secret, error) {
+	format, err := n.Format.Complete()
+	if err != nil {
+		return Token{}, "", refuse(ErrInvalid, "the credential format's %v", err)
+	}
+	n.Format = format
 	owner, err := r.owner(ctx, n)
 	if err != nil {
 		return Token{}, "", err
@@ -77,15 +73,11 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 	switch {
 	case n.ExpiresIn != nil && n.ExpiresAt != nil:
 		return Token{}, "", refuse(ErrInvalid, "a token has one expiry: give a duration or a time")
-	case n.Format.BodyLength < minMadeBody || n.Format.VisiblePrefix == 0 || n.Format.Environment == "":
-		return Token{}, "", refuse(ErrInvalid, "the credential format %q lacks its defaults", n.Format.Prefix)
 	case key == "":
-		key = n.Format.NewKey()
-	case !strings.HasPrefix(key.Reveal(), n.Format.Prefix):
-		return Token{}, "", refuse(ErrInvalid, "the key does not start with %s", n.Format.Prefix)
-	case len(key) < len(n.Format.Prefix)+minImportedBody || len(key) > maxKey:
-		return Token{}, "", refuse(ErrInvalid, "the key is shorter than %d characters or longer than %d",
-			len(n.Format.Prefix)+minImportedBody, maxKey)
+		key = format.NewKey()
+	case !format.Accepts(key):
+		return Token{}, "", refuse(ErrInvalid, "the key is not one that a client could present: it starts with %s, has at "+
+			"least 16 letters, digits or -._~+/ behind it, and 512 characters at most", format.Prefix)
 	}
 	for _, s := range n.Scopes {
 		if !validScope(s) {
