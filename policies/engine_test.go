@@ -150,6 +150,12 @@ func TestPolicyIsRefused(t *testing.T) {
 		"unknown in role": {func(t *testing.T, dir string) {
 			edit(t, dir, "apis/velocity/data.yaml", "guest: [", "guest: [issues:look, ")
 		}, `apis/velocity/data.yaml: roles: guest: the scope "issues:look"`},
+		"routes by an alias": {func(t *testing.T, dir string) {
+			write(t, dir, table, "x: &x\n  - {method: GET, path: /x, public: true}\nroutes: *x\n")
+		}, `unknown key "x"`},
+		"routes by a merge key": {func(t *testing.T, dir string) {
+			write(t, dir, table, "scopes: {workspace: {a: &d x}}\n<<: {routes: [{method: GET, path: /x, public: true}]}\n")
+		}, `routes: write every row out`},
 		"not YAML": {func(t *testing.T, dir string) { edit(t, dir, table, "routes:", "routes") }, table + ": "},
 		"data elsewhere": {func(t *testing.T, dir string) {
 			write(t, dir, "apis/velaflows/more.json", "{}")

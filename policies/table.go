@@ -46,6 +46,8 @@ type Route struct {
 	// Public routes need no credential, and name no scopes.
 	Public bool  `yaml:"public"`
 	Level  Level `yaml:"level"`
+	// Line of the row in its file.
+	Line int `yaml:"-"`
 }
 
 // Tables reads and checks the tables of every API under apis/, by the API's name.
@@ -105,17 +107,22 @@ func parseTable(text []byte) (Table, error) {
 		return t, err
 	}
 	lines := routeLines(&tree)
+	if len(lines) != len(t.Routes) {
+		return t, errors.New("routes: write every row out, without aliases and merge keys")
+	}
 	shapes := make(map[string]int, len(t.Routes))
-	for i, r := range t.Routes {
-		if err := t.checkRoute(r); err != nil {
-			return t, fmt.Errorf("line %d: %w", lines[i], err)
+	for i, line := range lines {
+		r := &t.Routes[i]
+		r.Line = line
+		if err := t.checkRoute(*r); err != nil {
+			return t, fmt.Errorf("line %d: %w", line, err)
 		}
 		shape := r.Method + " " + parameter.ReplaceAllString(r.Path, "*")
 		if before, ok := shapes[shape]; ok {
 			return t, fmt.Errorf("line %d: %s %s has the shape of line %d: nothing tells them apart",
-				lines[i], r.Method, r.Path, before)
+				line, r.Method, r.Path, before)
 		}
-		shapes[shape] = lines[i]
+		shapes[shape] = line
 	}
 	return t, nil
 }
