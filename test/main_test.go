@@ -85,7 +85,9 @@ func runWorld(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, world.registry.Close()) }()
-	directory, err := store.OpenDirectory(store.Config{URL: world.stack.DatabaseURL()}, slog.New(slog.DiscardHandler))
+	directory, err := store.OpenDirectory(
+		store.Config{URL: world.stack.DatabaseURL(), LookupTimeout: 10 * time.Second}, // nobody waits here, and CI is slow
+		slog.New(slog.DiscardHandler))
 	if err != nil {
 		return 1, err
 	}

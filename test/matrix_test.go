@@ -1,0 +1,338 @@
+package test
+
+import (
+	"crypto/rand"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/store"
+)
+
+// The matrix asks about every route × every credential × every state of the workspace header, in process and through
+// Envoy. What to expect is said by probe.expect, which follows the sentences of the design and knows no policy.
+
+// probe is one question of the matrix.
+type probe struct {
+	api        string
+	route      documentedRoute
+	credential credential
+	target     target
+}
+
+// credential is what is presented, and what the test has arranged for it.
+type credential struct {
+	name   string
+	secret string // after "Bearer "; empty: there is no Authorization header
+	denial string // why it is no good; empty: it is good
+	prefix string
+	id     string
+	user   string
+	scopes []string
+	roles  map[string]string // workspace, as the API's header names it → role; of a workspace's key: its own → ""
+}
+
+// target is a state of the workspace header: its values, of which there may be none. Envoy hands an empty one on as it is,
+// and a repeated one as often as it came, so that the same is to be expected of both ways.
+type target struct {
+	name   string
+	values []string
+}
+
+// expect is the oracle: the outcome, and the workspace in which the request acts ("" for none), named as in the header.
+func (p probe) expect() (outcome, workspace string) {
+	c, scope, override := p.credential, p.route.scope, documented[p.api].override
+	// "A public route is open without a credential, beside a bad one": before everything else.
+	if p.route.level == public {
+		return "allow", ""
+	}
+	// "Order otherwise: credential (401 UNAUTHORIZED), …"
+	if c.denial != "" {
+		return "UNAUTHORIZED " + c.denial, ""
+	}
+	// "… then workspace (403 WORKSPACE_ACCESS_DENIED), …". A header that is repeated, empty, malformed or upper-case, an
+	// unknown workspace, and one that the principal is not in, all get the same answer.
+	personal := c.prefix == "velu_"
+	if len(p.target.values) > 0 {
+		workspace = p.target.values[0]
+		if _, in := c.roles[workspace]; !in || len(p.target.values) > 1 {
+			return "WORKSPACE_ACCESS_DENIED workspace_mismatch", ""
+		}
+	} else {
+		switch {
+		case p.api == "velaflows": // "x-workspace-id …, required", also for a route that is not listed
+			return "WORKSPACE_ACCESS_DENIED workspace_required", ""
+		case !personal: // "optional with vel_": resolved from the key
+			workspace = slices.Collect(maps.Keys(c.roles))[0]
+		case p.route.level == workspaceLevel: // "Without the header only user-level routes are open"
+			return "WORKSPACE_ACCESS_DENIED workspace_required", ""
+		}
+	}
+	// "… then route and scope (403 FORBIDDEN)". "A route that no rule lists is FORBIDDEN for everybody, overrides included."
+	if p.route.level == unlisted {
+		return "FORBIDDEN no_route", ""
+	}
+	var may bool
+	switch {
+	case p.route.level == userLevel: // "admin overrides every user-level scope". "A workspace key never opens a user-level
+		// route … workspace:admin or not." "User-level routes ignore the role."
+		may = personal && c.holds(scope, "admin")
+	case personal: // "what both its own scopes and the user's role there allow"; "a personal key with admin is held back by
+		// the role alone".
+		may = c.holds(scope, override, "admin") && roleAllows(c.roles[workspace], scope)
+	default:
+		may = c.holds(scope, override)
+	}
+	if !may {
+		return "FORBIDDEN missing_scope", ""
+	}
+	return "allow", workspace
+}
+
+func (c credential) holds(any ...string) bool {
+	return slices.ContainsFunc(any, func(scope string) bool { return slices.Contains(c.scopes, scope) })
+}
+
+// roleAllows: "Roles: owner and admin (all, as workspace:admin), member (read and write of issues, projects, documents;
+// workspace:read), guest (the :read scopes)."
+func roleAllows(role, scope string) bool {
+	switch role {
+	case "owner", "admin":
+		return true
+	case "member":
+		return scope != "workspace:admin"
+	}
+	return strings.HasSuffix(scope, ":read")
+}
+
+// identity is what the upstream must be told of an allowed request: these headers and no other of ours, but for the
+// decision's id, and the credential only here.
+func (p probe) identity(workspace store.Workspace) map[string]string {
+	want := map[string]string{"x-keywicket-api": p.api}
+	if p.route.level == public { // "carries no principal headers, and keeps its authorization header"
+		if p.credential.secret != "" {
+			want["authorization"] = "Bearer " + p.credential.secret
+		}
+		return want
+	}
+	c := p.credential
+	want["x-keywicket-subject"] = c.id
+	want["x-keywicket-scopes"] = strings.Join(c.scopes, " ")
+	want["x-keywicket-kind"] = map[string]string{
+		"sk_live_": "workspace_token", "sk_test_": "workspace_token", "vel_": "workspace_key", "velu_": "personal_key",
+	}[c.prefix]
+	want["x-keywicket-environment"] = "live"
+	if c.prefix == "sk_test_" {
+		want["x-keywicket-environment"] = "sandbox"
+	}
+	if c.user != "" {
+		want["x-keywicket-user-id"] = c.user
+	}
+	if workspace.ID != "" {
+		want["x-keywicket-workspace-id"] = workspace.ID
+		want["x-keywicket-workspace-slug"] = workspace.Slug
+	}
+	return want
+}
+
+// fixture is what the probes of one API are made of. Velocity's personal keys all belong to one user, who is the owner of
+// home, has other roles elsewhere, and is nobody in another.
+type fixture struct {
+	api, home, user string
+	workspaces      map[string]store.Workspace // by what the API's header calls them
+	roles           map[string]string          // of the user, by workspace
+	credentials     []credential
+	targets         []target // for all credentials
+	elsewhere       []target // for personal keys too
+}
+
+func newFixture(t *testing.T, api string) *fixture {
+	f := &fixture{api: api, workspaces: make(map[string]store.Workspace), roles: make(map[string]string)}
+	user, err := world.registry.CreateUser(t.Context(), store.User{Email: strings.ToLower(rand.Text()) + "@example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.user = user.ID
+	f.home = f.workspace(t, "owner")
+	another := f.workspace(t, "")
+	for _, role := range []string{"admin", "member", "guest"} {
+		f.elsewhere = append(f.elsewhere, target{role, []string{f.workspace(t, role)}})
+	}
+	f.targets = []target{
+		{"absent", nil}, {"right", []string{f.home}}, {"another", []string{another}},
+		{"unknown", []string{f.home[:len(f.home)-6] + "ffffff"}}, {"malformed", []string{"-" + f.home}},
+		{"empty", []string{""}}, {"repeated", []string{f.home, f.home}}, {"upper-case", []string{strings.ToUpper(f.home)}},
+	}
+	f.credentials = []credential{{name: "no token", denial: "missing"}}
+	for other, d := range documented {
+		if other != api {
+			f.add(t, d.prefixes[0], "unknown", d.override)
+		}
+	}
+	d := documented[api]
+	all := slices.Sorted(maps.Keys(d.workspace))
+	for _, prefix := range d.prefixes {
+		_, format := formatOf(prefix)
+		f.credentials = append(f.credentials,
+			credential{name: prefix + " that nobody issued", denial: "unknown", secret: format.NewKey().Reveal()},
+			credential{name: prefix + " malformed", denial: "malformed", secret: prefix + "short"})
+		f.add(t, prefix, "revoked", d.override)
+		f.add(t, prefix, "expired", d.override)
+		f.add(t, prefix, "", slices.DeleteFunc(slices.Clone(all), func(s string) bool { return s == d.override })...)
+		singles := all
+		switch prefix {
+		case "sk_test_": // differs from sk_live_ in where it leads to
+			singles = []string{d.override}
+		case "velu_":
+			singles = slices.Concat(all, slices.Sorted(maps.Keys(d.user)))
+		}
+		for _, scope := range singles {
+			f.add(t, prefix, "", scope)
+		}
+	}
+	return f
+}
+
+// workspace makes one, in which the user has the role, and returns what the API's header calls it.
+func (f *fixture) workspace(t *testing.T, role string) string {
+	// Its id starts with letters, so that its upper case is another one.
+	id, slug := fmt.Sprintf("abcdef%018d", time.Now().UnixNano()%1e18), "w-"+strings.ToLower(rand.Text())
+	w, err := world.registry.CreateWorkspace(t.Context(), store.Workspace{ID: id, Slug: slug, Name: "Matrix"})
+	if err == nil && role != "" {
+		_, err = world.registry.SetMember(t.Context(), id, f.user, role)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	ref := map[string]string{"velaflows": id, "velocity": slug}[f.api]
+	f.workspaces[ref] = w
+	if role != "" {
+		f.roles[ref] = role
+	}
+	return ref
+}
+
+// add makes a token that is good, revoked, expired, or unknown because it is one of another API.
+func (f *fixture) add(t *testing.T, prefix, denial string, scopes ...string) {
+	c := credential{name: strings.Join(append([]string{prefix, denial}, scopes...), " "), prefix: prefix, denial: denial, scopes: scopes}
+	k := caseKey{Prefix: prefix, Scopes: scopes, Expired: denial == "expired", Revoked: denial == "revoked"}
+	if prefix == "velu_" {
+		k.User, c.user, c.roles = f.user, f.user, f.roles
+	} else {
+		k.Workspace, c.roles = f.home, map[string]string{f.home: ""}
+	}
+	var token store.Token
+	token, c.secret = k.make(t, c.name)
+	c.id = token.ID
+	f.credentials = append(f.credentials, c)
+}
+
+func TestMatrix(t *testing.T) {
+	var checked, sent, allowed, unavailable, failed atomic.Int64
+	for _, api := range slices.Sorted(maps.Keys(documented)) {
+		f, before, allowedBefore, start := newFixture(t, api), served(), allowed.Load(), time.Now()
+		client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: workers}}
+		probes := f.probes()
+		var taken atomic.Int64
+		var running sync.WaitGroup
+		for range workers {
+			running.Go(func() {
+				for i := taken.Add(1); int(i) <= len(probes); i = taken.Add(1) {
+					p := probes[i-1]
+					outcome, workspace := p.expect()
+					if outcome == "allow" {
+						allowed.Add(1)
+					}
+					q := p.request()
+					checked.Add(1)
+					err := q.check(t).hasOutcome(outcome, p.route.scope)
+					if err == nil {
+						sent.Add(1)
+						a, n := q.insist(t, client)
+						unavailable.Add(n)
+						if err = a.hasOutcome(outcome, p.route.scope); err == nil && outcome == "allow" {
+							err = p.cameThrough(a, p.identity(f.workspaces[workspace]))
+						}
+					}
+					if err != nil && failed.Add(1) <= 20 {
+						t.Errorf("%s %s, %s, workspace header %s: %v", p.route.method, p.route.path, p.credential.name, p.target.name, err)
+					}
+				}
+			})
+		}
+		running.Wait()
+		client.CloseIdleConnections()
+		if got, want := served()-before, allowed.Load()-allowedBefore; got != want {
+			t.Errorf("%s: %d requests reached an upstream, %d were to be allowed", api, got, want)
+		}
+		t.Logf("%s in %v", api, time.Since(start).Round(time.Millisecond))
+	}
+	t.Logf("%d requests in process, %d through Envoy, %d allowed, %d sent again after a 503",
+		checked.Load(), sent.Load(), allowed.Load(), unavailable.Load())
+	if unavailable.Load() > sent.Load()/1000 {
+		t.Error("that is more than a busy machine explains")
+	}
+}
+
+// workers send at a time, each over a connection that it keeps.
+const workers = 4
+
+func (f *fixture) probes() (all []probe) {
+	for _, route := range documented[f.api].routes() {
+		for _, c := range f.credentials {
+			targets := f.targets
+			if c.prefix == "velu_" && c.denial == "" {
+				targets = slices.Concat(f.targets, f.elsewhere)
+			}
+			for _, target := range targets {
+				all = append(all, probe{f.api, route, c, target})
+			}
+		}
+	}
+	return all
+}
+
+// request is the probe as a client sends it that also claims to be somebody, and to be of the sandbox.
+func (p probe) request() request {
+	q := request{api: p.api, method: p.route.method, path: strings.ReplaceAll(p.route.path, "{}", "7"), header: [][2]string{
+		{"X-Keywicket-User-Id", "forged"}, {"X-Keywicket-Environment", "sandbox"},
+	}}
+	if p.credential.secret != "" {
+		q.header = append(q.header, [2]string{"Authorization", "Bearer " + p.credential.secret})
+	}
+	for _, v := range p.target.values {
+		q.header = append(q.header, [2]string{headerNames[p.api], v})
+	}
+	return q
+}
+
+// cameThrough reports whether the upstream got the request as it was sent, with this identity.
+func (p probe) cameThrough(a answer, identity map[string]string) error {
+	q, upstream := p.request(), "live"
+	if identity["x-keywicket-environment"] == "sandbox" {
+		upstream = "sandbox"
+	}
+	got := make(map[string]string)
+	for name, values := range a.echo.Headers {
+		if strings.HasPrefix(name, "x-keywicket-") || name == "authorization" {
+			got[name] = strings.Join(values, ", ")
+		}
+	}
+	decision := got["x-keywicket-decision-id"]
+	delete(got, "x-keywicket-decision-id")
+	switch {
+	case a.echo.Upstream != upstream:
+		return fmt.Errorf("it reached the upstream %q, not %q", a.echo.Upstream, upstream)
+	case a.echo.Method != q.method || a.echo.Path != q.path:
+		return fmt.Errorf("it arrived as %s %s", a.echo.Method, a.echo.Path)
+	case !maps.Equal(got, identity) || decision == "":
+		return fmt.Errorf("in the decision %q the upstream was told %v, not %v", decision, got, identity)
+	}
+	return nil
+}
