@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // API is what the authorizer must know of an API beside its policy: how a request names its workspace, and which
@@ -55,6 +58,8 @@ func (a API) Complete() (API, error) {
 	switch {
 	case a.Workspace.Header == "":
 		return a, errors.New("workspace.header: name the request header that names a workspace")
+	case !validHeader(a.Workspace.Header):
+		return a, fmt.Errorf("workspace.header: %q is not the name of a header that can name a workspace", a.Workspace.Header)
 	case a.Workspace.By != ByID && a.Workspace.By != BySlug:
 		return a, fmt.Errorf("workspace.by: %q is neither id nor slug", a.Workspace.By)
 	case len(a.Credentials) == 0:
@@ -103,6 +108,12 @@ func (f CredentialFormat) Complete() (CredentialFormat, error) {
 			f.BodyLength, minBody, maxKey)
 	}
 	return f, nil
+}
+
+// validHeader refuses what is no header's name, headers that carry credentials, and the sidecar's own.
+func validHeader(name string) bool {
+	return httpguts.ValidHeaderFieldName(name) && !slices.Contains(secretHeaders, name) &&
+		!strings.HasPrefix(name, "x-keywicket-")
 }
 
 // Format finds the format with exactly this prefix.

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"maps"
-	"net/textproto"
 	"net/url"
 	"slices"
 	"strings"
@@ -62,17 +61,15 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 	}
 	for _, h := range c.AllowedHeaders {
 		h = strings.ToLower(h)
-		if slices.Contains(secretHeaders, h) {
-			return nil, fmt.Errorf("allowed_headers: %s carries credentials and is never shown to a policy", h)
-		}
-		if textproto.TrimString(h) != h || h == "" {
-			return nil, fmt.Errorf("allowed_headers: %q is not a header name", h)
+		if !validHeader(h) {
+			return nil, fmt.Errorf("allowed_headers: %q is no header's name, or one that no policy is shown", h)
 		}
 		a.headers = append(a.headers, h)
 	}
 	return a, nil
 }
 
+// secretHeaders carry credentials.
 var secretHeaders = []string{"authorization", "proxy-authorization", "cookie", "set-cookie"}
 
 // Check answers one request. The answer is complete in every case: an error comes with an answer that is

@@ -264,6 +264,8 @@ func TestErrorIsNeverAnAllow(t *testing.T) {
 		"allow with a code": {"velaflows", &directory{found: acme}, decision(authz.Decision{Allow: true, Code: authz.CodeForbidden}, nil)},
 		"code of another reason": {"velaflows", &directory{found: acme},
 			decision(authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonExpired}, nil)},
+		"a scope that breaks the challenge": {"velaflows", &directory{found: acme},
+			decision(authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonMissingScope, RequiredScopes: []string{`a", x="`}}, nil)},
 		"reason nobody knows": {"velaflows", &directory{found: acme},
 			decision(authz.Decision{Code: authz.CodeForbidden, Reason: "because"}, nil)},
 		"allow of a revoked token": {"velaflows", &directory{found: authz.Found{Denial: authz.ReasonRevoked}},
@@ -337,14 +339,18 @@ func TestConfigurationIsRefused(t *testing.T) {
 		}
 	}
 	for want, change := range map[string]func(*authz.Config){
-		"apis: none is configured":                                      func(c *authz.Config) { c.APIs = nil },
-		`default_api: "nope" is none of the configured APIs: velaflows`: func(c *authz.Config) { c.DefaultAPI = "nope" },
-		"allowed_headers: authorization carries credentials":            func(c *authz.Config) { c.AllowedHeaders = []string{"Authorization"} },
-		"allowed_headers: cookie carries credentials":                   func(c *authz.Config) { c.AllowedHeaders = []string{"cookie"} },
-		`allowed_headers: "" is not a header name`:                      func(c *authz.Config) { c.AllowedHeaders = []string{""} },
-		"apis.velaflows.workspace.header: name":                         velaflows(func(a *authz.API) { a.Workspace.Header = "" }),
-		`apis.velaflows.workspace.by: "name" is neither`:                velaflows(func(a *authz.API) { a.Workspace.By = "name" }),
-		"apis.velaflows.credentials: none is configured":                velaflows(func(a *authz.API) { a.Credentials = nil }),
+		"apis: none is configured":                                          func(c *authz.Config) { c.APIs = nil },
+		`default_api: "nope" is none of the configured APIs: velaflows`:     func(c *authz.Config) { c.DefaultAPI = "nope" },
+		`allowed_headers: "authorization" is no header's name, or one that`: func(c *authz.Config) { c.AllowedHeaders = []string{"Authorization"} },
+		`allowed_headers: "cookie" is no header's name`:                     func(c *authz.Config) { c.AllowedHeaders = []string{"cookie"} },
+		`allowed_headers: "" is no header's name`:                           func(c *authz.Config) { c.AllowedHeaders = []string{""} },
+		`allowed_headers: "x zoo" is no header's name`:                      func(c *authz.Config) { c.AllowedHeaders = []string{"x zoo"} },
+		`apis.velaflows.workspace.header: "authorization" is not`:           velaflows(func(a *authz.API) { a.Workspace.Header = "Authorization" }),
+		`apis.velaflows.workspace.header: "x zoo" is not`:                   velaflows(func(a *authz.API) { a.Workspace.Header = "x zoo" }),
+		`apis.velaflows.workspace.header: "x-keywicket-api" is not`:         velaflows(func(a *authz.API) { a.Workspace.Header = "x-keywicket-api" }),
+		"apis.velaflows.workspace.header: name":                             velaflows(func(a *authz.API) { a.Workspace.Header = "" }),
+		`apis.velaflows.workspace.by: "name" is neither`:                    velaflows(func(a *authz.API) { a.Workspace.By = "name" }),
+		"apis.velaflows.credentials: none is configured":                    velaflows(func(a *authz.API) { a.Credentials = nil }),
 		`apis.velaflows.credentials[1].prefix: "sk_live_" is there twice`: velaflows(func(a *authz.API) {
 			a.Credentials = append(a.Credentials, authz.CredentialFormat{Kind: authz.KindWorkspaceKey, Prefix: "sk_live_"})
 		}),

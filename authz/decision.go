@@ -1,6 +1,9 @@
 package authz
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Code is what the client is told: the error codes of the API documents, and UNAVAILABLE.
 type Code string
@@ -68,10 +71,26 @@ func (d Decision) validate() error {
 		}
 		return nil
 	}
+	for _, scope := range d.RequiredScopes {
+		if !ValidScope(scope) {
+			return fmt.Errorf("it requires %q, which is no scope", scope)
+		}
+	}
 	if code, ok := codeOf[d.Reason]; !ok || code != d.Code {
 		return fmt.Errorf("it denies with the code %q and the reason %q, which do not belong together", d.Code, d.Reason)
 	}
 	return nil
+}
+
+// ValidScope reports whether s can be a scope: RFC 6749, section 3.3, without the comma, which separates scopes on the
+// command line. Scopes travel in one header, with blanks between them, and in a quoted string of another.
+func ValidScope(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' || strings.IndexByte(`",\`, s[i]) >= 0 {
+			return false
+		}
+	}
+	return s != ""
 }
 
 // Answer is a decision with what the PEP needs to carry it out.

@@ -50,7 +50,7 @@ var keys = []key{
 		scopes: []string{"inbox:read", "inbox:write", "channels:read", "channels:write", "ai:read"}},
 	{name: "administrator", format: skLive, api: "velaflows", workspace: acmeSlug, scopes: []string{"admin:all"}},
 	{name: "sandbox", format: skTest, api: "velaflows", workspace: acmeSlug, scopes: []string{"inbox:read"}},
-	{name: "expired", format: skLive, api: "velaflows", workspace: acmeSlug, scopes: []string{"inbox:read"}, expiresIn: time.Millisecond},
+	{name: "expired", format: skLive, api: "velaflows", workspace: acmeSlug, scopes: []string{"inbox:read"}, expiresIn: 100 * time.Millisecond},
 	{name: "revoked", format: skLive, api: "velaflows", workspace: acmeSlug, scopes: []string{"inbox:read"}, revoked: true},
 	{name: "read-only", format: vel, api: "velocity", workspace: yours, scopes: readScopes, given: "vel_your_api_key_here"},
 	{name: "read-write", format: vel, api: "velocity", workspace: yours, scopes: writeScopes},
@@ -97,10 +97,30 @@ func seed(ctx context.Context, databaseURL string) (map[string]authz.Secret, err
 		if err == nil && k.revoked {
 			_, err = r.RevokeToken(ctx, token.ID)
 		}
+		if err == nil && k.expiresIn != 0 {
+			err = awaitExpiry(ctx, r, token.ID)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("seed the key %s: %w", k.name, err)
 		}
 		secrets[k.name] = secret
 	}
 	return secrets, nil
+}
+
+// awaitExpiry waits until the database calls the token expired.
+func awaitExpiry(ctx context.Context, r *store.Registry, id string) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		token, err := r.Token(ctx, id)
+		if err != nil || token.Status == store.Expired {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
 }

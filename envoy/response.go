@@ -19,12 +19,11 @@ import (
 // response is the only constructor of a CheckResponse: the status is OK when the answer allows, and at no other time.
 // Envoy takes a response without a status for an allow, even beside a denied response of 403.
 func response(answer authz.Answer, forwardCredential bool) *authv3.CheckResponse {
-	code := codes.OK
-	if !answer.Allow {
-		code = denials[answer.Code].grpc
-		if code == codes.OK {
-			code = codes.PermissionDenied // a code that this package does not know
-		}
+	code := codes.PermissionDenied // also for a code that this package does not know
+	if answer.Allow {
+		code = codes.OK
+	} else if d, ok := denials[answer.Code]; ok {
+		code = d.grpc
 	}
 	check := &authv3.CheckResponse{
 		Status:          &status.Status{Code: int32(code)},

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -34,6 +35,10 @@ type Config struct {
 	ForwardCredential bool
 	// Drain is how long checks under way may take after the server was told to stop. Default: 5 s.
 	Drain time.Duration
+	// AllowSample is how many allows there are to one that is logged at info; the others are logged at debug. 0: all of them.
+	AllowSample int
+	// Observe is told every answer, for metrics. Default: nobody is.
+	Observe func(authz.Answer)
 }
 
 // Server is the ext_authz service, with gRPC's health service beside it.
@@ -43,12 +48,16 @@ type Server struct {
 	config     Config
 	authorizer *authz.Authorizer
 	log        *slog.Logger
+	allows     atomic.Uint64
 }
 
 // NewServer fills the configuration's defaults.
 func NewServer(c Config, a *authz.Authorizer, log *slog.Logger) *Server {
 	if c.Drain == 0 {
 		c.Drain = 5 * time.Second
+	}
+	if c.Observe == nil {
+		c.Observe = func(authz.Answer) {}
 	}
 	return &Server{config: c, authorizer: a, log: log}
 }
@@ -81,29 +90,30 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 
 // Check implements the ext_authz service. It never returns an error: Envoy might be configured to take one for an
 // allow (failure_mode_allow), but never a denied response.
-func (s *Server) Check(ctx context.Context, check *authv3.CheckRequest) (*authv3.CheckResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	answer, err := s.answer(ctx, check)
-	s.record(ctx, check.GetAttributes().GetRequest().GetHttp().GetMethod(), answer, err)
-	return response(answer, s.config.ForwardCredential), nil
-}
-
-// answer turns a panic into an answer that denies.
-func (s *Server) answer(ctx context.Context, check *authv3.CheckRequest) (answer authz.Answer, err error) {
+func (s *Server) Check(ctx context.Context, check *authv3.CheckRequest) (out *authv3.CheckResponse, _ error) {
 	defer func() {
 		if p := recover(); p != nil {
-			answer = authz.Answer{ID: rand.Text(), Decision: authz.Unavailable}
-			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+			s.log.ErrorContext(ctx, "panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			out = response(authz.Answer{ID: rand.Text(), Decision: authz.Unavailable}, false)
 		}
 	}()
-	answer, err = s.authorizer.Check(ctx, request(check))
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	answer, err := s.authorizer.Check(ctx, request(check))
 	if err == nil && answer.Allow {
 		if err = expressible(answer); err != nil {
 			answer.Decision = authz.Unavailable
 		}
 	}
-	return answer, err
+	s.config.Observe(answer)
+	s.record(ctx, check.GetAttributes().GetRequest().GetHttp().GetMethod(), answer, err)
+	return response(answer, s.config.ForwardCredential), nil
+}
+
+// sampled picks the first allow, and then one of every AllowSample.
+func (s *Server) sampled() bool {
+	n := uint64(max(0, s.config.AllowSample))
+	return n > 0 && s.allows.Add(1)%n == 1%n
 }
 
 // record logs the pattern of the route, not the path: a path is the client's own text.
@@ -112,7 +122,7 @@ func (s *Server) record(ctx context.Context, method string, answer authz.Answer,
 	switch {
 	case cause != nil:
 		level = slog.LevelError
-	case answer.Allow:
+	case answer.Allow && !s.sampled():
 		level = slog.LevelDebug
 	}
 	if !s.log.Enabled(ctx, level) {

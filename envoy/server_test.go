@@ -172,14 +172,18 @@ func TestWhateverGoesWrongIsADenied503(t *testing.T) {
 		"panic in the directory": serve(t, envoy.Config{}, func(context.Context, authz.Lookup) (authz.Found, error) {
 			panic("boom")
 		}, principalsOnly),
-		"panic in the policy": serve(t, envoy.Config{}, found, func(authz.Input) authz.Decision { panic("boom") }),
-		"hang":                serve(t, envoy.Config{}, hang, principalsOnly),
-		"no decision":         serve(t, envoy.Config{}, found, func(authz.Input) authz.Decision { return authz.Decision{} }),
-		"header injection":    serve(t, envoy.Config{}, newline, principalsOnly),
+		"panic in the policy":  serve(t, envoy.Config{}, found, func(authz.Input) authz.Decision { panic("boom") }),
+		"panic in the metrics": serve(t, envoy.Config{Observe: func(authz.Answer) { panic("boom") }}, found, principalsOnly),
+		"hang":                 serve(t, envoy.Config{}, hang, principalsOnly),
+		"no decision":          serve(t, envoy.Config{}, found, func(authz.Input) authz.Decision { return authz.Decision{} }),
+		"header injection":     serve(t, envoy.Config{}, newline, principalsOnly),
 	} {
 		got := check(t, r, good)
 		if codes.Code(got.GetStatus().GetCode()) != codes.Unavailable || got.GetDeniedResponse().GetStatus().GetCode() != 503 {
 			t.Errorf("%s: got %v", name, got)
+		}
+		if got.GetDynamicMetadata().GetFields()["decision_id"].GetStringValue() == "" {
+			t.Errorf("%s: the answer has no id", name)
 		}
 		if log := r.log.String(); !strings.Contains(log, `"level":"ERROR"`) || strings.Contains(log, key) {
 			t.Errorf("%s: log %s", name, log)
@@ -194,6 +198,34 @@ func TestLogNamesTheDecisionAndNoSecret(t *testing.T) {
 	log := r.log.String()
 	if id == "" || !strings.Contains(log, id) || !strings.Contains(log, `"subject":"t1"`) || strings.Contains(log, key) {
 		t.Errorf("log %s", log)
+	}
+}
+
+func TestAllowsAreSampled(t *testing.T) {
+	for sample, want := range map[int]int{0: 0, 1: 9, 4: 3} {
+		r := serve(t, envoy.Config{AllowSample: sample}, found, principalsOnly)
+		for range 9 {
+			check(t, r, good)
+		}
+		if got := strings.Count(r.log.String(), `"level":"INFO"`); got != want {
+			t.Errorf("1 in %d: %d of 9 allows are logged at info, want %d", sample, got, want)
+		}
+		if got := strings.Count(r.log.String(), `"msg":"decision"`); got != 9 {
+			t.Errorf("1 in %d: %d decisions are logged", sample, got)
+		}
+	}
+}
+
+func TestEveryAnswerIsObserved(t *testing.T) {
+	observed := make(chan authz.Answer, 2)
+	r := serve(t, envoy.Config{Observe: func(a authz.Answer) { observed <- a }}, found, principalsOnly)
+	check(t, r, good)
+	check(t, r, raw())
+	if a := <-observed; !a.Allow {
+		t.Errorf("got %+v", a)
+	}
+	if a := <-observed; a.Reason != authz.ReasonMissing {
+		t.Errorf("got %+v", a)
 	}
 }
 

@@ -42,8 +42,13 @@ type Engine struct {
 }
 
 // Load reads a policy, runs its tests, and compiles it. A policy with a faulty table, one that does not compile and one
-// whose tests fail are refused, with every error on a line of its own.
-func Load(ctx context.Context, c Config) (*Engine, error) {
+// whose tests fail are refused.
+func Load(ctx context.Context, c Config) (_ *Engine, err error) {
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = ctx.Err() // what was interrupted says nothing about the policy
+		}
+	}()
 	policy := c.FS()
 	tables, err := Tables(policy)
 	if err != nil {
@@ -76,10 +81,7 @@ func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, er
 	if err != nil {
 		return authz.Decision{}, err
 	}
-	if len(results) != 1 || len(results[0].Expressions) != 1 {
-		return authz.Decision{}, errors.New("data.keywicket.decision is undefined")
-	}
-	return decisionOf(results[0].Expressions[0].Value)
+	return decisionIn(results)
 }
 
 // sources are a policy's files, parsed: rules, their tests, and the tables as OPA reads them.
@@ -140,12 +142,14 @@ func (s sources) addModule(policy fs.FS, file string) error {
 }
 
 // capabilities are OPA's own without the built-ins that reach out of the process: a decision waits for no network, and
-// tells nothing of the environment.
+// tells nothing of the environment. A JSON schema can refer to another one by its URL.
 func capabilities() *ast.Capabilities {
+	outward := []string{
+		ast.HTTPSend.Name, ast.NetLookupIPAddr.Name, ast.OPARuntime.Name, ast.JSONMatchSchema.Name, ast.JSONSchemaVerify.Name,
+	}
 	c := ast.CapabilitiesForThisVersion()
-	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool {
-		return b.Name == ast.HTTPSend.Name || b.Name == ast.NetLookupIPAddr.Name || b.Name == ast.OPARuntime.Name
-	})
+	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool { return slices.Contains(outward, b.Name) })
+	c.AllowNet = []string{}
 	return c
 }
 
@@ -169,14 +173,14 @@ func (s sources) test(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var failed []error
+	var failed []string
 	for r := range results {
 		if !r.Pass() {
-			failed = append(failed, fmt.Errorf("%s: %s", r.Location, r.Name))
+			failed = append(failed, fmt.Sprintf("%s %s", r.Location, r.Name))
 		}
 	}
 	if len(failed) > 0 {
-		return fmt.Errorf("the policy's own tests fail:\n%w", errors.Join(failed...))
+		return fmt.Errorf("the policy's own tests fail: %s", strings.Join(failed, ", "))
 	}
 	return nil
 }

@@ -150,6 +150,11 @@ func TestPolicyIsRefused(t *testing.T) {
 		"unknown in role": {func(t *testing.T, dir string) {
 			edit(t, dir, "apis/velocity/data.yaml", "guest: [", "guest: [issues:look, ")
 		}, `apis/velocity/data.yaml: roles: guest: the scope "issues:look"`},
+		"public: no":         {row("{method: GET, path: /x, scopes: [tags:read], public: no}"), `opa takes a value for another type`},
+		`public: "no"`:       {row(`{method: GET, path: /x, scopes: [tags:read], public: "no"}`), table + ": "},
+		"public: off":        {row("{method: GET, path: /x, scopes: [tags:read], public: off}"), `opa takes a value for another type`},
+		"public: ~":          {row("{method: GET, path: /x, scopes: [tags:read], public: ~}"), `line 33: a key without a value`},
+		"public, left empty": {row("{method: GET, path: /x, scopes: [tags:read], public: }"), `line 33: a key without a value`},
 		"routes by an alias": {func(t *testing.T, dir string) {
 			write(t, dir, table, "x: &x\n  - {method: GET, path: /x, public: true}\nroutes: *x\n")
 		}, `unknown key "x"`},
@@ -168,10 +173,13 @@ func TestPolicyIsRefused(t *testing.T) {
 		}, `keywicket/decision.rego:`},
 		"own test fails": {func(t *testing.T, dir string) {
 			edit(t, dir, "keywicket/decision.rego", `covers(input.principal.scopes, route.overrides.workspace)`, "true")
-		}, `decision_test.rego:129: test_workspace_token_needs_the_scope_itself`},
+		}, `test_workspace_token_needs_the_scope_itself`},
 		"network": {func(t *testing.T, dir string) {
 			edit(t, dir, "keywicket/decision.rego", "permitted if {", "permitted if {\n\thttp.send({})")
 		}, `undefined function http.send`},
+		"network, by a schema": {func(t *testing.T, dir string) {
+			edit(t, dir, "keywicket/decision.rego", "permitted if {", "permitted if {\n\tjson.match_schema({}, {})")
+		}, `undefined function json.match_schema`},
 		"environment": {func(t *testing.T, dir string) {
 			edit(t, dir, "keywicket/decision.rego", "permitted if {", "permitted if {\n\topa.runtime()")
 		}, `undefined function opa.runtime`},

@@ -1,15 +1,18 @@
 package policies
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
 	"path"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/open-policy-agent/opa/v1/util"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/keywicket/keywicket/authz"
@@ -19,12 +22,12 @@ import (
 // Table is what apis/NAME/data.yaml says of one API.
 type Table struct {
 	// Scopes: level → scope → description.
-	Scopes map[Level]map[string]string `yaml:"scopes"`
+	Scopes map[Level]map[string]string `yaml:"scopes" json:"scopes"`
 	// Overrides: level → scopes that each stand for all scopes of a route of that level.
-	Overrides map[Level][]string `yaml:"overrides"`
+	Overrides map[Level][]string `yaml:"overrides" json:"overrides"`
 	// Roles: role of a member → scopes that it allows in the workspace.
-	Roles  map[string][]string `yaml:"roles"`
-	Routes []Route             `yaml:"routes"`
+	Roles  map[string][]string `yaml:"roles" json:"roles"`
+	Routes []Route             `yaml:"routes" json:"routes"`
 }
 
 // Level is what a route or a scope is about: what a workspace holds, or the user as such.
@@ -38,16 +41,16 @@ const (
 
 // Route is a row of the table.
 type Route struct {
-	Method string `yaml:"method"`
+	Method string `yaml:"method" json:"method"`
 	// Path is a pattern: a segment {name} matches one non-empty segment, every other one itself.
-	Path string `yaml:"path"`
+	Path string `yaml:"path" json:"path"`
 	// Scopes are all needed.
-	Scopes []string `yaml:"scopes"`
+	Scopes []string `yaml:"scopes" json:"scopes"`
 	// Public routes need no credential, and name no scopes.
-	Public bool  `yaml:"public"`
-	Level  Level `yaml:"level"`
+	Public bool  `yaml:"public" json:"public"`
+	Level  Level `yaml:"level" json:"level"`
 	// Line of the row in its file.
-	Line int `yaml:"-"`
+	Line int `yaml:"-" json:"-"`
 }
 
 // Tables reads and checks the tables of every API under apis/, by the API's name.
@@ -103,6 +106,12 @@ func parseTable(text []byte) (Table, error) {
 	if err := yaml.Unmarshal(text, &tree); err != nil {
 		return t, err
 	}
+	if line := emptyValue(&tree); line > 0 {
+		return t, fmt.Errorf("line %d: a key without a value", line)
+	}
+	if err := t.agreesWithOPA(text); err != nil {
+		return t, err
+	}
 	if err := t.checkScopes(); err != nil {
 		return t, err
 	}
@@ -128,12 +137,48 @@ func parseTable(text []byte) (Table, error) {
 }
 
 var (
-	parameter = regexp.MustCompile(`\{[^/]*\}`)
-	// RFC 6749, section 3.3, without the comma, which separates scopes on the command line.
-	scopeForm  = regexp.MustCompile(`^[\x21\x23-\x2b\x2d-\x5b\x5d-\x7e]+$`)
+	parameter  = regexp.MustCompile(`\{[^/]*\}`)
 	methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`)
 	paramForm  = regexp.MustCompile(`^\{[a-z][a-z0-9_]*\}$`)
 )
+
+// emptyValue finds the line of a null, which would be one thing to Go and another to Rego.
+func emptyValue(n *yaml.Node) int {
+	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" {
+		return n.Line
+	}
+	for _, child := range n.Content {
+		if line := emptyValue(child); line > 0 {
+			return line
+		}
+	}
+	return 0
+}
+
+// agreesWithOPA refuses a table that OPA reads otherwise: where a boolean is expected, this decoder takes no and off for
+// one, and OPA for a text, which is neither true nor false. What was checked here must be what decides.
+func (t Table) agreesWithOPA(text []byte) error {
+	const advice = "write true or false for a boolean, and a text in quotes"
+	var document any
+	if err := util.Unmarshal(text, &document); err != nil {
+		return fmt.Errorf("opa cannot read the file: %w", err)
+	}
+	if document == nil {
+		return nil
+	}
+	asJSON, err := json.Marshal(document)
+	if err != nil {
+		return err
+	}
+	var asOPA Table
+	if err := json.Unmarshal(asJSON, &asOPA); err != nil {
+		return errors.New("opa takes a value for another type than the one it should have: " + advice)
+	}
+	if !reflect.DeepEqual(asOPA, t) {
+		return errors.New("opa reads a value as another one: " + advice)
+	}
+	return nil
+}
 
 // routeLines gives the line of each row: the typed decoding, which knows the keys, does not keep them.
 func routeLines(tree *yaml.Node) []int {
@@ -159,7 +204,7 @@ func (t Table) checkScopes() error {
 			return fmt.Errorf("scopes: the level %q is neither workspace nor user", level)
 		}
 		for scope := range t.Scopes[level] {
-			if !scopeForm.MatchString(scope) {
+			if !authz.ValidScope(scope) {
 				return fmt.Errorf("scopes: %q has characters that a scope cannot have", scope)
 			}
 			if other, ok := levels[scope]; ok {

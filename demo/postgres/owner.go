@@ -67,7 +67,7 @@ func passable(dir string) error {
 			return fmt.Errorf("postgres: %w", err)
 		}
 		if info.Mode().Perm()&0o001 == 0 {
-			return fmt.Errorf("postgres: root's server runs as another user, who cannot enter %s: give another folder, "+
+			return fmt.Errorf("postgres: root's server runs as another user, who cannot enter %s: set TMPDIR to another folder, "+
 				"or none for the system's temporary one", dir)
 		}
 		parent := filepath.Dir(dir)

@@ -59,11 +59,24 @@ type Server struct {
 	server *process.Process // nil: stopped
 }
 
-// stopGrace is how long a shutdown may take before the server is killed.
-const stopGrace = 10 * time.Second
+const (
+	// stopGrace is how long a shutdown may take before the server is killed.
+	stopGrace = 10 * time.Second
+	// answerTimeout is how long the server may take until it answers; it takes less than a second.
+	answerTimeout = 30 * time.Second
+)
 
-// Start makes a database cluster, starts a server on it, and returns when it answers.
+// Start makes a database cluster, starts a server on it, and returns when it answers. It takes the variables of Postgres's
+// clients (PGPORT, PGSERVICE, …) out of this process's environment: they are meant for the user's own databases, and
+// every connection to this one would follow them.
 func Start(ctx context.Context, config Config) (*Server, error) {
+	for _, entry := range os.Environ() {
+		if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, "PG") && name != "PG_BIN" {
+			if err := os.Unsetenv(name); err != nil {
+				return nil, fmt.Errorf("postgres: %w", err)
+			}
+		}
+	}
 	return start(ctx, config, distribution)
 }
 
@@ -149,7 +162,19 @@ func (s *Server) Restart(ctx context.Context) error {
 func (s *Server) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return errors.Join(s.halt(), os.RemoveAll(s.dir))
+	return errors.Join(s.halt(), remove(s.dir))
+}
+
+// remove tries again for a while: what an interrupted initdb has started may still be writing.
+func remove(dir string) error {
+	var err error
+	for range 100 {
+		if err = os.RemoveAll(dir); err == nil {
+			return nil
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return err
 }
 
 func (s *Server) halt() error {
@@ -219,6 +244,8 @@ func (s *Server) answers(ctx context.Context, server *process.Process) error {
 		return fmt.Errorf("postgres: %w", err)
 	}
 	defer func() { _ = db.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -240,9 +267,8 @@ func (s *Server) answers(ctx context.Context, server *process.Process) error {
 }
 
 func (s *Server) process(program string, args ...string) (*process.Process, error) {
-	// Variables such as PGPORT, PGDATA or PGOPTIONS are meant for the user's own databases.
 	env := slices.DeleteFunc(os.Environ(), func(v string) bool {
-		return strings.HasPrefix(v, "PG") || strings.HasPrefix(v, "LC_") || strings.HasPrefix(v, "LANG")
+		return strings.HasPrefix(v, "LC_") || strings.HasPrefix(v, "LANG")
 	})
 	p, err := process.Start(process.Config{
 		Path: filepath.Join(s.bin, program), Args: args, Env: append(env, "LC_ALL=C", "TZ=UTC"),

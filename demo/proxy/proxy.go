@@ -13,8 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -183,13 +183,16 @@ func free(addresses bootstrap.Addresses) error {
 	return nil
 }
 
+var taken = regexp.MustCompile(`cannot bind '([^']+)': Address already in use`)
+
 // ended explains an Envoy that did not get ready.
 func ended(err error) error {
 	switch {
 	case err == nil:
-		return errors.New("envoy ended before it was ready")
-	case strings.Contains(err.Error(), "Address already in use"): // taken since it was free
-		return fmt.Errorf("%w: %w", syscall.EADDRINUSE, err)
+		return errors.New("envoy ended before it was ready: is it really an Envoy 1.40?")
+	case taken.MatchString(err.Error()): // since it was free
+		return fmt.Errorf("envoy cannot listen on %s: stop what listens there, or choose another address: %w",
+			taken.FindStringSubmatch(err.Error())[1], syscall.EADDRINUSE)
 	}
 	return err
 }

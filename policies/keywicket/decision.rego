@@ -27,7 +27,7 @@ decision := allowed if {
 
 # METADATA
 # description: The route is open to everybody, whatever credential or workspace the request has.
-public if route.public
+public if route.public == true
 
 # METADATA
 # description: Kinds of credential that belong to one workspace, and act in no other.

@@ -67,6 +67,14 @@ test_public_route_is_open_whatever_workspace_is_asked_for if {
 	outcome(fixture.at(fixture.anonymous("velaflows", "GET /healthz"), fixture.elsewhere)) == "allow"
 }
 
+test_public_is_true_and_nothing_else if {
+	every public in ["no", "yes", "true", "", null, 0, 1, {}, []] {
+		apis := {"zoo": {"routes": [{"method": "GET", "path": "/animals", "public": public, "scopes": ["a"]}]}}
+		request := fixture.anonymous("zoo", "GET /animals")
+		not keywicket.decision.allow with data.apis as apis with input as request
+	}
+}
+
 test_public_route_is_closed_to_other_methods if {
 	outcome(fixture.anonymous("velaflows", "POST /healthz")) == "UNAUTHORIZED missing"
 }
