@@ -148,8 +148,13 @@ func (d *Directory) query(ctx context.Context, l authz.Lookup) (authz.Found, err
 	if err != nil {
 		return authz.Found{}, err
 	}
-	f := authz.Found{Principal: authz.Principal{API: l.API}}
-	err = statement.QueryRowxContext(ctx, l.Digest[:], l.API, l.Workspace.ID, l.Workspace.Slug).Scan(
+	return lookup(statement.QueryRowxContext(ctx, l.Digest[:], l.API, l.Workspace.ID, l.Workspace.Slug), l.API)
+}
+
+// lookup reads the answer to lookupQuery.
+func lookup(row *sqlx.Row, api string) (authz.Found, error) {
+	f := authz.Found{Principal: authz.Principal{API: api}}
+	err := row.Scan(
 		&f.Denial,
 		&f.Principal.ID, &f.Principal.Kind, &f.Principal.Environment, &f.Principal.UserID,
 		(*pq.StringArray)(&f.Principal.Scopes),

@@ -46,8 +46,13 @@ type listenConfig struct {
 }
 
 type logConfig struct {
-	Level  slog.Level `yaml:"level"`
-	Format string     `yaml:"format"`
+	Level       string `yaml:"level"`
+	Format      string `yaml:"format"`
+	AllowSample int    `yaml:"allow_sample"`
+}
+
+var levels = map[string]slog.Level{
+	"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
 }
 
 // loadConfig reads flag over environment over file over default. The flags are applied by the caller's function; file
@@ -88,13 +93,22 @@ func (c *config) complete() error {
 		}
 		c.APIs[name] = api
 	}
+	_, knownLevel := levels[c.Log.Level]
 	switch {
+	case c.Listen.GRPC == "":
+		return errors.New("listen.grpc: empty; write host:port or unix:///path")
+	case c.Listen.Operations == "":
+		return errors.New("listen.operations: empty; write host:port or unix:///path")
+	case !knownLevel:
+		return fmt.Errorf("log.level: %q is none of debug, info, warn, error", c.Log.Level)
 	case c.Database.MaxOpenConnections < 1:
 		return errors.New("database.max_open_connections: at least 1")
 	case c.Database.LookupTimeout <= 0:
 		return errors.New("database.lookup_timeout: more than 0, such as 200ms")
 	case c.Listen.Drain <= 0:
 		return errors.New("listen.drain: more than 0, such as 5s")
+	case c.Log.AllowSample < 0:
+		return errors.New("log.allow_sample: 0 for none, 1 for every allow, or 1 in so many")
 	case c.Log.Format != "json" && c.Log.Format != "text":
 		return fmt.Errorf("log.format: %q is neither json nor text", c.Log.Format)
 	}
@@ -114,7 +128,8 @@ func (c *config) databaseURL() (string, error) {
 func applyEnvironment(c *config, environ []string) error {
 	variables := make(map[string]string)
 	for _, entry := range environ {
-		if name, value, ok := strings.Cut(entry, "="); ok && strings.HasPrefix(name, "KEYWICKET_") {
+		// An empty variable is as good as none: orchestrators make them of settings that nobody gave.
+		if name, value, _ := strings.Cut(entry, "="); value != "" && strings.HasPrefix(name, "KEYWICKET_") {
 			variables[name] = value
 		}
 	}
@@ -163,10 +178,6 @@ func setScalar(v reflect.Value, text string) error {
 			return errors.New("a duration, such as 200ms or 5s")
 		}
 		*target = d
-	case *slog.Level:
-		if target.UnmarshalText([]byte(text)) != nil {
-			return errors.New("one of debug, info, warn, error")
-		}
 	case *bool:
 		b, err := strconv.ParseBool(text)
 		if err != nil {

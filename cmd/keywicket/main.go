@@ -4,12 +4,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -19,7 +21,7 @@ import (
 )
 
 type commands struct {
-	Config      string `help:"Configuration file. Default: what is built in (docs/configuration.md)." type:"path" placeholder:"FILE" env:"KEYWICKET_CONFIG"`
+	Config      string `help:"Configuration file, instead of $KEYWICKET_CONFIG. Default: what is built in (docs/configuration.md)." placeholder:"FILE"`
 	DatabaseURL string `help:"Postgres to use, instead of $KEYWICKET_DATABASE_URL." name:"database-url" placeholder:"URL"`
 	Output      string `help:"How to print data: text or json." enum:"text,json" default:"text" placeholder:"FORMAT"`
 
@@ -29,12 +31,33 @@ type commands struct {
 	User      userCommand      `cmd:"" help:"Create and list users."`
 	Member    memberCommand    `cmd:"" help:"Say who is in a workspace, and with which role."`
 	Token     tokenCommand     `cmd:"" help:"Create, list and revoke tokens."`
+	Explain   explainCommand   `cmd:"" help:"Tell what would become of a request, why, and what would change it."`
 	Demo      demoCommand      `cmd:"" help:"Run everything at once: Postgres, the sidecar, Envoy and two upstreams."`
 	Version   versionCommand   `cmd:"" help:"Print the version."`
 }
 
 // usageError is a command line that says two things at once; it exits with 2.
 type usageError struct{ error }
+
+// masked cuts arguments that may be a key, pasted in the wrong place, down to what a key may show.
+func masked(text string, args []string) string {
+	const visible, shortest = 8, 20
+	for _, arg := range args {
+		if len(arg) >= shortest {
+			text = strings.ReplaceAll(text, arg, arg[:visible]+"…")
+		}
+	}
+	return text
+}
+
+func variable(environ []string, name string) string {
+	for _, entry := range environ {
+		if value, ok := strings.CutPrefix(entry, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
 
 // session is what a command runs with. Whatever else it names in its Run method is provided: the configuration, the
 // database, the registry.
@@ -50,7 +73,7 @@ type session struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
@@ -73,12 +96,12 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return exited
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "keywicket: %v (keywicket --help tells the commands)\n", err)
+		fmt.Fprintf(stderr, "keywicket: %s (keywicket --help tells the commands)\n", masked(err.Error(), args))
 		return 2
 	}
 	s := &session{
 		ctx: ctx, stdout: stdout, stderr: stderr, environ: environ,
-		configFile: c.Config, databaseURL: c.DatabaseURL, json: c.Output == "json",
+		configFile: cmp.Or(c.Config, variable(environ, "KEYWICKET_CONFIG")), databaseURL: c.DatabaseURL, json: c.Output == "json",
 	}
 	for _, provider := range []any{s.loadConfig, s.openDatabase, s.openRegistry} {
 		if err := parsed.BindSingletonProvider(provider); err != nil {
@@ -89,7 +112,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "keywicket: %v\n", err)
+	fmt.Fprintf(stderr, "keywicket: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
 	if errors.As(err, &usageError{}) {
 		return 2
 	}

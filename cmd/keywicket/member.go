@@ -29,7 +29,7 @@ type memberSet struct {
 func (c *memberSet) Run(s *session, r *store.Registry, cfg config) error {
 	tables, err := policies.Tables(cfg.Policies.FS())
 	if err != nil {
-		return fmt.Errorf("policies: %w", err)
+		return policyError(cfg, err)
 	}
 	if roles := rolesOf(tables); !slices.Contains(roles, c.Role) {
 		return fmt.Errorf("no policy knows the role %q; roles are %s", c.Role, strings.Join(roles, ", "))

@@ -8,16 +8,18 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
 	"github.com/keywicket/keywicket/store"
 )
 
 // readyTimeout bounds what a probe waits for the database.
 const readyTimeout = time.Second
 
-// serveOperations answers the probes of an orchestrator until the context ends. /livez says that the process runs;
-// /readyz also that look-ups can be answered, with the reason if they cannot. A sidecar that is not ready still answers
-// checks: public routes are open, the others get a 503.
-func serveOperations(ctx context.Context, listener net.Listener, d *store.Directory) error {
+// operations answers orchestrators and scrapers. /livez says that the process runs; /readyz also that look-ups can be
+// answered, with the reason if they cannot. A sidecar that is not ready still answers checks: public routes are open, the
+// others get a 503.
+func operations(d *store.Directory, m *metrics) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
 		respond(w, http.StatusOK, map[string]any{"live": true})
@@ -31,7 +33,13 @@ func serveOperations(ctx context.Context, listener net.Listener, d *store.Direct
 		}
 		respond(w, http.StatusOK, map[string]any{"ready": true, "reasons": []string{}})
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	return mux
+}
+
+// serveOperations serves until the context ends.
+func serveOperations(ctx context.Context, listener net.Listener, handler http.Handler) error {
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,9 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -34,9 +37,7 @@ func (c *serveCommand) apply(s *session) func(*config) {
 		set(&to.Listen.GRPC, c.ListenGRPC)
 		set(&to.Listen.Operations, c.ListenOperations)
 		set(&to.Policies.Dir, c.PoliciesDir)
-		if c.LogLevel != "" {
-			_ = to.Log.Level.UnmarshalText([]byte(c.LogLevel)) // one of the enum
-		}
+		set(&to.Log.Level, c.LogLevel)
 	}
 }
 
@@ -59,6 +60,9 @@ func (c *serveCommand) Run(s *session) error {
 	}
 	log := newLogger(cfg.Log, s.stderr)
 	engine, err := loadPolicies(s.ctx, cfg)
+	if s.ctx.Err() != nil {
+		return nil // told to stop before there was anything to drain
+	}
 	if err != nil {
 		return err
 	}
@@ -70,11 +74,12 @@ func (c *serveCommand) Run(s *session) error {
 	if err != nil {
 		return err
 	}
+	m := newMetrics()
 	authorizer, err := authz.New(authz.Config{
 		APIs: cfg.APIs, DefaultAPI: cfg.DefaultAPI, AllowedHeaders: cfg.AllowedHeaders,
-	}, directory, engine)
+	}, timedDirectory{directory, m.lookups}, timedPolicy{engine, m.policies})
 	if err == nil {
-		err = serve(s.ctx, cfg, log, authorizer, directory)
+		err = serve(s.ctx, cfg, log, authorizer, operations(directory, m), m)
 	}
 	// The store is closed last: the use of tokens in the checks just drained is still to be written.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), cfg.Listen.Drain)
@@ -82,21 +87,28 @@ func (c *serveCommand) Run(s *session) error {
 	return errors.Join(err, directory.Close(ctx))
 }
 
-func serve(ctx context.Context, cfg config, log *slog.Logger, a *authz.Authorizer, d *store.Directory) error {
+func serve(
+	ctx context.Context, cfg config, log *slog.Logger, a *authz.Authorizer, operations http.Handler, m *metrics,
+) error {
 	checks, err := listen("listen.grpc", cfg.Listen.GRPC)
 	if err != nil {
 		return err
 	}
-	operations, err := listen("listen.operations", cfg.Listen.Operations)
+	probes, err := listen("listen.operations", cfg.Listen.Operations)
 	if err != nil {
 		return errors.Join(err, checks.Close())
 	}
-	server := envoy.NewServer(envoy.Config{ForwardCredential: cfg.ForwardCredential, Drain: cfg.Listen.Drain}, a, log)
-	log.Info("serving", "grpc", checks.Addr().String(), "operations", operations.Addr().String(),
+	server := envoy.NewServer(envoy.Config{
+		ForwardCredential: cfg.ForwardCredential,
+		Drain:             cfg.Listen.Drain,
+		AllowSample:       cfg.Log.AllowSample,
+		Observe:           m.observe,
+	}, a, log)
+	log.Info("serving", "grpc", checks.Addr().String(), "operations", probes.Addr().String(),
 		"apis", slices.Sorted(maps.Keys(cfg.APIs)), "version", version())
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return server.Serve(ctx, checks) })
-	group.Go(func() error { return serveOperations(ctx, operations, d) })
+	group.Go(func() error { return serveOperations(ctx, probes, operations) })
 	err = group.Wait()
 	log.Info("stopped")
 	return err
@@ -105,9 +117,14 @@ func serve(ctx context.Context, cfg config, log *slog.Logger, a *authz.Authorize
 func loadPolicies(ctx context.Context, cfg config) (*policies.Engine, error) {
 	engine, err := policies.Load(ctx, cfg.Policies)
 	if err != nil {
-		return nil, fmt.Errorf("policies: %w", err)
+		return nil, policyError(cfg, err)
 	}
 	return engine, checkTables(cfg, engine.Tables())
+}
+
+// policyError names the policy that is meant.
+func policyError(cfg config, err error) error {
+	return fmt.Errorf("policies (%s): %w", cmp.Or(cfg.Policies.Dir, "built in"), err)
 }
 
 // checkTables: an API without a table would refuse everything, which nobody means.
@@ -121,20 +138,15 @@ func checkTables(cfg config, tables map[string]policies.Table) error {
 	return nil
 }
 
-// listen takes host:port or unix:///path. A socket file that a killed process left behind is taken over; one that
-// somebody still answers on is not.
+// listen takes host:port or unix:///path.
 func listen(key, address string) (net.Listener, error) {
-	network, address := "tcp", address
 	if path, ok := strings.CutPrefix(address, "unix://"); ok {
-		network, address = "unix", path
-		if conn, err := net.Dial(network, path); err == nil {
-			_ = conn.Close()
-			return nil, fmt.Errorf("%s: %s is in use by another process", key, path)
-		} else if errors.Is(err, syscall.ECONNREFUSED) {
-			_ = os.Remove(path)
-		}
+		return listenUnix(key, path)
 	}
-	listener, err := net.Listen(network, address)
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return nil, fmt.Errorf("%s: %q is neither host:port nor unix:///path", key, address)
+	}
+	listener, err := net.Listen("tcp", address)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("%s: %s is in use: stop what listens there, or choose another address", key, address)
@@ -144,8 +156,32 @@ func listen(key, address string) (net.Listener, error) {
 	return listener, nil
 }
 
+// listenUnix takes over a socket that a killed process left behind: one that nobody answers on, and no other file.
+func listenUnix(key, path string) (net.Listener, error) {
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("%s: %q is no absolute path: write unix:///path", key, path)
+	}
+	if info, err := os.Lstat(path); err == nil {
+		if info.Mode()&os.ModeSocket == 0 {
+			return nil, fmt.Errorf("%s: %s is there and is no socket: choose another path", key, path)
+		}
+		if conn, err := net.Dial("unix", path); err == nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("%s: %s is in use: stop what listens there, or choose another path", key, path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("%s: take over %s: %w", key, path, err)
+		}
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return listener, nil
+}
+
 func newLogger(c logConfig, to io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: c.Level}
+	options := &slog.HandlerOptions{Level: levels[c.Level]}
 	if c.Format == "text" {
 		return slog.New(slog.NewTextHandler(to, options))
 	}

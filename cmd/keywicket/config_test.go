@@ -1,0 +1,227 @@
+package main
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+func configFile(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "keywicket.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// What the documents promise, written a second time.
+func TestDefaults(t *testing.T) {
+	got, err := loadConfig("", nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want config
+	want.Database.MaxOpenConnections = 8
+	want.Database.LookupTimeout = 200 * time.Millisecond
+	want.Listen = listenConfig{GRPC: "127.0.0.1:9001", Operations: "127.0.0.1:9002", Drain: 5 * time.Second}
+	want.AllowedHeaders = []string{}
+	want.Log = logConfig{Level: "info", Format: "json", AllowSample: 100}
+	want.APIs = map[string]authz.API{
+		"velaflows": {
+			Workspace: authz.WorkspaceHeader{Header: "x-workspace-id", By: authz.ByID, Required: true},
+			Credentials: []authz.CredentialFormat{
+				{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live, VisiblePrefix: 16, BodyLength: 40},
+				{Kind: authz.KindWorkspaceToken, Prefix: "sk_test_", Environment: authz.Sandbox, VisiblePrefix: 16, BodyLength: 40},
+			},
+		},
+		"velocity": {
+			Workspace: authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
+			Credentials: []authz.CredentialFormat{
+				{Kind: authz.KindWorkspaceKey, Prefix: "vel_", Environment: authz.Live, VisiblePrefix: 12, BodyLength: 38},
+				{Kind: authz.KindPersonalKey, Prefix: "velu_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
+			},
+		},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestFlagOverEnvironmentOverFileOverDefault(t *testing.T) {
+	file := configFile(t, "listen: {grpc: file, drain: 1m}\npolicies: {dir: file}\nlog: {level: warn}\n")
+	environ := []string{"HOME=/", "KEYWICKET_LISTEN_GRPC=environment", "KEYWICKET_POLICIES_DIR=environment", "KEYWICKET_LISTEN_DRAIN=2m"}
+	s := &session{databaseURL: "flag"}
+	flags := (&serveCommand{ListenGRPC: "flag", LogLevel: "error"}).apply(s)
+	c, err := loadConfig(file, environ, flags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, setting := range []struct{ name, got, want string }{
+		{"listen.grpc", c.Listen.GRPC, "flag"},
+		{"database.url", c.Database.URL, "flag"},
+		{"log.level", c.Log.Level, "error"},
+		{"policies.dir", c.Policies.Dir, "environment"},
+		{"listen.drain", c.Listen.Drain.String(), "2m0s"},
+		{"listen.operations", c.Listen.Operations, "127.0.0.1:9002"},
+	} {
+		if setting.got != setting.want {
+			t.Errorf("%s is %s, not %s", setting.name, setting.got, setting.want)
+		}
+	}
+	if c, err = loadConfig(file, nil, nil); err != nil || c.Listen.GRPC != "file" || c.Log.Level != "warn" {
+		t.Errorf("the file alone: %+v, %v", c, err)
+	}
+	// Orchestrators make empty variables of settings that nobody gave.
+	if c, err = loadConfig(file, []string{"KEYWICKET_POLICIES_DIR="}, nil); err != nil || c.Policies.Dir != "file" {
+		t.Errorf("an empty variable: %q, %v", c.Policies.Dir, err)
+	}
+}
+
+// Each variable changes its own key and nothing else, and no key with a single value is without one.
+func TestEveryScalarHasAVariable(t *testing.T) {
+	settings := map[string]string{ // key → a value that is not the default
+		"database.url": "postgres://x", "database.max_open_connections": "9", "database.lookup_timeout": "123ms",
+		"listen.grpc": "unix:///g", "listen.operations": "127.0.0.1:3", "listen.drain": "7s",
+		"policies.dir": "/p", "default_api": "velocity", "forward_credential": "true",
+		"log.level": "debug", "log.format": "text", "log.allow_sample": "7",
+		"apis.velaflows.workspace.header": "x-a", "apis.velaflows.workspace.by": "slug", "apis.velaflows.workspace.required": "false",
+		"apis.velocity.workspace.header": "x-b", "apis.velocity.workspace.by": "id", "apis.velocity.workspace.required": "true",
+	}
+	before := settingsOf(t, nil)
+	if got, want := slices.Sorted(maps.Keys(before)), slices.Sorted(maps.Keys(settings)); !slices.Equal(got, want) {
+		t.Fatalf("the keys are %v, not %v", got, want)
+	}
+	for key, value := range settings {
+		variable := "KEYWICKET_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+		after := settingsOf(t, []string{variable + "=" + value})
+		if after[key] != value {
+			t.Errorf("%s=%s sets %s to %q", variable, value, key, after[key])
+		}
+		for other := range before {
+			if other != key && after[other] != before[other] {
+				t.Errorf("%s changes %s", variable, other)
+			}
+		}
+	}
+}
+
+// settingsOf gives every key with a single value, by its path.
+func settingsOf(t *testing.T, environ []string) map[string]string {
+	t.Helper()
+	c, err := loadConfig("", environ, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := yaml.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document yaml.Node
+	if err := yaml.Unmarshal(text, &document); err != nil {
+		t.Fatal(err)
+	}
+	settings := make(map[string]string)
+	var walk func(path string, n *yaml.Node)
+	walk = func(path string, n *yaml.Node) {
+		switch n.Kind {
+		case yaml.ScalarNode:
+			settings[path] = n.Value
+		case yaml.MappingNode:
+			for pair := range slices.Chunk(n.Content, 2) {
+				walk(strings.TrimPrefix(path+"."+pair[0].Value, "."), pair[1])
+			}
+		}
+	}
+	walk("", document.Content[0])
+	return settings
+}
+
+const shop = `apis:
+  my-shop:
+    workspace: {header: X-Shop, by: slug}
+    credentials:
+      - {kind: workspace_key, prefix: shop_}
+`
+
+func TestAPIsOfAFileReplaceAll(t *testing.T) {
+	c, err := loadConfig(configFile(t, shop), []string{"KEYWICKET_APIS_MY_SHOP_WORKSPACE_REQUIRED=true"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]authz.API{"my-shop": {
+		Workspace: authz.WorkspaceHeader{Header: "x-shop", By: authz.BySlug, Required: true},
+		Credentials: []authz.CredentialFormat{
+			{Kind: authz.KindWorkspaceKey, Prefix: "shop_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
+		},
+	}}
+	if !reflect.DeepEqual(c.APIs, want) {
+		t.Errorf("got %+v, want %+v", c.APIs, want)
+	}
+	for _, without := range []string{"", "# nothing\n", "log: {format: text}\n", "apis:\n"} {
+		if c, err = loadConfig(configFile(t, without), nil, nil); err != nil || len(c.APIs) != 2 {
+			t.Errorf("%q: %d APIs, %v", without, len(c.APIs), err)
+		}
+	}
+}
+
+func TestConfigurationRefused(t *testing.T) {
+	for _, test := range []struct {
+		name, file string
+		environ    []string
+		want       string
+	}{
+		{name: "an unknown key", file: "log: {format: text}\nlisten:\n  gprc: x\n", want: `line 3: unknown key "gprc"`},
+		{name: "an unknown group", file: "\n\nlistener: {}\n", want: `line 3: unknown key "listener"`},
+		{name: "an unknown key of a credential", file: strings.Replace(shop, "kind:", "kinds:", 1), want: `line 5: unknown key "kinds"`},
+		{name: "a key twice", file: "listen: {}\nlisten: {}\n", want: "line 2"},
+		{name: "a second document", file: "listen: {}\n---\nlisten: {}\n", want: "second document"},
+		{name: "no YAML", file: "listen: {\n", want: "line"},
+		{name: "a duration", file: "listen:\n  drain: soon\n", want: "line 2: `soon` is not a duration, such as 200ms or 5s"},
+		{name: "a number", file: "database:\n  max_open_connections: many\n", want: "line 2: `many` is not a whole number"},
+		{name: "a boolean", file: "forward_credential: perhaps\n", want: "line 1: `perhaps` is not true or false"},
+		{name: "a log level", file: "log: {level: loud}\n", want: "loud"},
+		{name: "a log format", file: "log: {format: xml}\n", want: `log.format: "xml" is neither json nor text`},
+		{name: "no connections", file: "database: {max_open_connections: 0}\n", want: "database.max_open_connections: at least 1"},
+		{name: "no time for look-ups", file: "database: {lookup_timeout: -1s}\n", want: "database.lookup_timeout: more than 0"},
+		{name: "no time to drain", file: "listen: {drain: 0s}\n", want: "listen.drain: more than 0"},
+		{name: "no workspace header", file: strings.Replace(shop, "header: X-Shop, ", "", 1), want: "apis.my-shop.workspace.header: "},
+		{name: "a workspace by name", file: strings.Replace(shop, "by: slug", "by: name", 1), want: `apis.my-shop.workspace.by: "name" is neither id nor slug`},
+		{name: "no credentials", file: strings.Join(strings.SplitAfter(shop, "\n")[:3], ""), want: "apis.my-shop.credentials: none"},
+		{name: "an unknown kind", file: strings.Replace(shop, "workspace_key", "key", 1), want: `apis.my-shop.credentials[0].kind: "key" is none of workspace_token, workspace_key, personal_key`},
+		{name: "no prefix", file: strings.Replace(shop, ", prefix: shop_", "", 1), want: "apis.my-shop.credentials[0].prefix: "},
+		{name: "two kinds with one prefix", file: shop + "      - {kind: personal_key, prefix: shop_}\n", want: `apis.my-shop.credentials[1].prefix: "shop_" is there twice`},
+		{name: "keys that can be guessed", file: strings.Replace(shop, "shop_}", "shop_, body_length: 20}", 1), want: "apis.my-shop.credentials[0].body_length: 20 is less than 38"},
+		{name: "a visible secret", file: strings.Replace(shop, "shop_}", "shop_, visible_prefix: 30}", 1), want: "apis.my-shop.credentials[0].visible_prefix: 30 is not between"},
+		{name: "an environment", file: strings.Replace(shop, "shop_}", "shop_, environment: test}", 1), want: `apis.my-shop.credentials[0].environment: "test" is neither live nor sandbox`},
+
+		{name: "a variable's duration", environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=200"}, want: `KEYWICKET_DATABASE_LOOKUP_TIMEOUT: "200" is not a duration, such as 200ms or 5s`},
+		{name: "a variable's number", environ: []string{"KEYWICKET_DATABASE_MAX_OPEN_CONNECTIONS=8.5"}, want: `KEYWICKET_DATABASE_MAX_OPEN_CONNECTIONS: "8.5" is not a whole number`},
+		{name: "a variable's boolean", environ: []string{"KEYWICKET_FORWARD_CREDENTIAL=perhaps"}, want: `KEYWICKET_FORWARD_CREDENTIAL: "perhaps" is not true or false`},
+		{name: "nowhere to listen", file: "listen: {grpc: ''}", want: `listen.grpc: empty; write host:port or unix:///path`},
+		{name: "a negative sample", file: "log: {allow_sample: -1}", want: `log.allow_sample: `},
+		{name: "a variable's level", environ: []string{"KEYWICKET_LOG_LEVEL=loud"}, want: `log.level: "loud" is none of debug, info, warn, error`},
+		{name: "a variable's API", environ: []string{"KEYWICKET_APIS_VELOCITY_WORKSPACE_BY=name"}, want: `apis.velocity.workspace.by: "name" is neither id nor slug`},
+		{name: "a variable against the file", file: "log: {format: text}\n", environ: []string{"KEYWICKET_LOG_FORMAT=xml"}, want: `log.format: "xml"`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			file := configFile(t, test.file)
+			_, err := loadConfig(file, test.environ, nil)
+			if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
+				t.Fatalf("got %v, want %s", err, test.want)
+			}
+			if strings.Contains(test.want, "line") && !strings.HasPrefix(err.Error(), file+": ") {
+				t.Errorf("the file is not named: %v", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/keywicket/keywicket/demo/postgres"
+	"github.com/keywicket/keywicket/store"
+)
+
+// The tests share a throw-away Postgres, and have a database each, copied from a migrated template.
+var (
+	server    *postgres.Server
+	databases atomic.Int64
+)
+
+const (
+	migrated = "template_keywicket"
+	empty    = "template0"
+)
+
+// TestMain: in a script, `keywicket` is this binary once more, which then is the command, and needs no server.
+func TestMain(m *testing.M) {
+	testscript.Main(withPostgres{m}, map[string]func(){"keywicket": main})
+}
+
+type withPostgres struct{ tests *testing.M }
+
+func (w withPostgres) Run() int {
+	code, err := w.run()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+func (w withPostgres) run() (code int, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if server, err = postgres.Start(ctx, postgres.Config{}); err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, server.Close()) }()
+	if err := administer(ctx, "CREATE DATABASE "+migrated); err != nil {
+		return 0, err
+	}
+	db, err := store.Open(server.URL(migrated))
+	if err != nil {
+		return 0, err
+	}
+	_, err = store.Migrate(ctx, db)
+	if err = errors.Join(err, db.Close()); err != nil {
+		return 0, err
+	}
+	return w.tests.Run(), nil
+}
+
+// administer runs a statement outside of the tests' databases.
+func administer(ctx context.Context, statement string) error {
+	db, err := store.Open(server.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	_, err = db.ExecContext(ctx, statement)
+	return errors.Join(err, db.Close())
+}
+
+// newDatabase copies a database, and returns its URL. The server is thrown away with it.
+func newDatabase(original string) (string, error) {
+	name := fmt.Sprintf("test_%d", databases.Add(1))
+	err := administer(context.Background(), "CREATE DATABASE "+name+" TEMPLATE "+original)
+	return server.URL(name), err
+}
+
+// The scripts have these commands beside testscript's own, and a migrated database of their own in
+// $KEYWICKET_DATABASE_URL:
+//
+//	refused STATUS args...   keywicket must end with this exit status, print nothing, and say why in one line
+//	database empty|migrated  changes to a new database
+//	keep NAME=key...         sets variables from keys of the object that was printed last
+//	keep-token               likewise $TOKEN, $ID, $PREFIX, and $SECRET, the part of the token that must not be shown again
+//	ready ADDRESS            waits until /readyz answers 200
+//
+// $ADDRESS is the host and port of the server, $TAKEN an address that somebody listens on.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup:               setup,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"refused": refused, "database": database, "keep": keep, "keep-token": keepToken, "ready": ready,
+		},
+	})
+}
+
+func setup(e *testscript.Env) error {
+	url, err := newDatabase(migrated)
+	if err != nil {
+		return err
+	}
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	e.Defer(func() { _ = taken.Close() })
+	e.Setenv("KEYWICKET_DATABASE_URL", url)
+	e.Setenv("TAKEN", taken.Addr().String())
+	_, rest, _ := strings.Cut(url, "@")
+	address, _, _ := strings.Cut(rest, "/")
+	e.Setenv("ADDRESS", address)
+	// A program with the race detector in it waits a second before it exits, unless it is told not to.
+	e.Setenv("GORACE", "atexit_sleep_ms=0")
+	return nil
+}
+
+func refused(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec("keywicket", args[1:]...)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != want {
+		ts.Fatalf("got %v, want the exit status %d; it said %s", err, want, ts.ReadFile("stderr"))
+	}
+	if out := ts.ReadFile("stdout"); out != "" {
+		ts.Fatalf("it printed %s", out)
+	}
+	said := ts.ReadFile("stderr")
+	if !strings.HasPrefix(said, "keywicket: ") || strings.Index(said, "\n") != len(said)-1 {
+		ts.Fatalf("it said something else than one line: %s", said)
+	}
+}
+
+func database(ts *testscript.TestScript, _ bool, args []string) {
+	originals := map[string]string{"empty": empty, "migrated": migrated}
+	url, err := newDatabase(originals[args[0]])
+	ts.Check(err)
+	ts.Setenv("KEYWICKET_DATABASE_URL", url)
+}
+
+func keep(ts *testscript.TestScript, _ bool, args []string) {
+	var object map[string]any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &object))
+	for _, arg := range args {
+		name, key, _ := strings.Cut(arg, "=")
+		value, ok := object[key].(string)
+		if !ok {
+			ts.Fatalf("%s is no text: %v", key, object[key])
+		}
+		ts.Setenv(name, value)
+	}
+}
+
+func keepToken(ts *testscript.TestScript, _ bool, _ []string) {
+	keep(ts, false, []string{"TOKEN=token", "ID=id", "PREFIX=prefix"})
+	secret, ok := strings.CutPrefix(ts.Getenv("TOKEN"), ts.Getenv("PREFIX"))
+	if !ok || len(secret) < 30 {
+		ts.Fatalf("the token does not go on from its visible prefix %s", ts.Getenv("PREFIX"))
+	}
+	ts.Setenv("SECRET", secret)
+}
+
+func ready(ts *testscript.TestScript, _ bool, args []string) {
+	if err := awaitProbe(args[0], "/readyz", 200); err != nil {
+		ts.Fatalf("%v", err)
+	}
+}

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+)
+
+// probe asks for a path of the operations server, on host:port or unix:///path.
+func probe(address, path string) (code int, body map[string]any, err error) {
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, network, host string) (net.Conn, error) {
+			if socket, ok := strings.CutPrefix(address, "unix://"); ok {
+				network, host = "unix", socket
+			}
+			return new(net.Dialer).DialContext(ctx, network, host)
+		},
+	}}
+	host := address
+	if strings.HasPrefix(address, "unix://") {
+		host = "socket"
+	}
+	response, err := client.Get("http://" + host + path)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	return response.StatusCode, body, json.NewDecoder(response.Body).Decode(&body)
+}
+
+// awaitProbe waits until the path answers with the code.
+func awaitProbe(address, path string, want int) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		code, body, err := probe(address, path)
+		if code == want {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s%s: %d %v %w", address, path, code, body, err)
+		case <-tick.C:
+		}
+	}
+}
+
+// sidecar is `keywicket serve` in this process, on two sockets.
+type sidecar struct {
+	grpc, operations string
+	log              *lockedBuffer
+	stop             context.CancelFunc
+	status           chan int
+}
+
+func startSidecar(t *testing.T, environ ...string) *sidecar {
+	t.Helper()
+	dir := t.TempDir()
+	ctx, stop := context.WithCancel(context.Background())
+	s := &sidecar{
+		grpc: "unix://" + filepath.Join(dir, "g"), operations: "unix://" + filepath.Join(dir, "o"),
+		log: new(lockedBuffer), stop: stop, status: make(chan int, 1),
+	}
+	environ = append(environ, "KEYWICKET_LISTEN_GRPC="+s.grpc, "KEYWICKET_LISTEN_OPERATIONS="+s.operations)
+	go func() { s.status <- run(ctx, []string{"serve"}, environ, s.log, s.log) }()
+	t.Cleanup(func() {
+		stop()
+		if status := <-s.status; status != 0 {
+			t.Errorf("the sidecar ended with %d: %s", status, s.log)
+		}
+	})
+	if err := awaitProbe(s.operations, "/livez", 200); err != nil {
+		t.Fatalf("%v: %s", err, s.log)
+	}
+	return s
+}
+
+// check asks the sidecar about a request of the API.
+func (s *sidecar) check(t *testing.T, api, path string, header map[string]string) *authv3.CheckResponse {
+	t.Helper()
+	conn, err := grpc.NewClient(s.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	health, err := healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{})
+	if err != nil || health.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+		t.Fatalf("health: %v, %v", health, err)
+	}
+	attributes := &authv3.AttributeContext{Request: &authv3.AttributeContext_Request{
+		Http: &authv3.AttributeContext_HttpRequest{Method: "GET", Path: path, HeaderMap: new(corev3.HeaderMap)},
+	}}
+	for name, value := range header {
+		h := attributes.GetRequest().GetHttp().GetHeaderMap()
+		h.Headers = append(h.Headers, &corev3.HeaderValue{Key: name, Value: value})
+	}
+	if api != "" {
+		attributes.ContextExtensions = map[string]string{"api": api}
+	}
+	answer, err := authv3.NewAuthorizationClient(conn).Check(t.Context(), &authv3.CheckRequest{Attributes: attributes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer
+}
+
+func TestServeOnSockets(t *testing.T) {
+	url, err := newDatabase(migrated)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := startSidecar(t, "KEYWICKET_DATABASE_URL="+url, "KEYWICKET_FORWARD_CREDENTIAL=true", "KEYWICKET_DEFAULT_API=velocity")
+	if err := awaitProbe(s.operations, "/readyz", 200); err != nil {
+		t.Fatal(err)
+	}
+	operate(t, url, "workspace", "create", "--slug", "acme", "--name", "Acme")
+	key := operate(t, url, "token", "create", "--prefix", "vel_", "--workspace", "acme", "--name", "n", "--access", "read")
+
+	// The API is the default one, and the credential stays where it is.
+	answer := s.check(t, "", "/api/issues", map[string]string{"authorization": "Bearer " + key["token"].(string)})
+	if codes.Code(answer.GetStatus().GetCode()) != codes.OK {
+		t.Fatalf("got %v", answer)
+	}
+	for _, name := range answer.GetOkResponse().GetHeadersToRemove() {
+		if name == "authorization" {
+			t.Error("the credential is removed in spite of forward_credential")
+		}
+	}
+	s.stop()
+	status := <-s.status
+	s.status <- status
+	if status != 0 {
+		t.Fatalf("stopped, it ends with %d", status)
+	}
+	list := operate(t, url, "token", "list")
+	if list["last_used_at"] == nil {
+		t.Errorf("the use of the token was not written: %v", list)
+	}
+}
+
+// A sidecar may start before its database does.
+func TestServeWithoutADatabase(t *testing.T) {
+	empty, err := newDatabase(empty)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, url := range map[string]string{
+		"unreachable":  "postgres://sidecar:hunter2@127.0.0.1:1/nowhere?sslmode=disable",
+		"not migrated": empty,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startSidecar(t, "KEYWICKET_DATABASE_URL="+url)
+			code, body, err := probe(s.operations, "/readyz")
+			reasons, _ := body["reasons"].([]any)
+			if err != nil || code != http.StatusServiceUnavailable || body["ready"] != false || len(reasons) != 1 {
+				t.Errorf("/readyz: %d %v %v", code, body, err)
+			}
+			if answer := s.check(t, "velaflows", "/healthz", nil); codes.Code(answer.GetStatus().GetCode()) != codes.OK {
+				t.Errorf("a public route: %v", answer)
+			}
+			unavailable := s.check(t, "velaflows", "/api/v1/contacts", map[string]string{
+				"authorization": "Bearer sk_live_0123456789012345678901234567890123456789",
+			})
+			if codes.Code(unavailable.GetStatus().GetCode()) != codes.Unavailable {
+				t.Errorf("a credential: %v", unavailable)
+			}
+			if said := fmt.Sprint(s.log, body); strings.Contains(said, "hunter2") || strings.Contains(said, "01234567890") {
+				t.Errorf("a secret was told: %s", said)
+			}
+		})
+	}
+}
+
+// operate runs a command in this process, and returns the object, or the only one of the list, that it prints.
+func operate(t *testing.T, databaseURL string, args ...string) (object map[string]any) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	status := run(t.Context(), append(args, "--output", "json", "--database-url", databaseURL), nil, &stdout, &stderr)
+	if status != 0 {
+		t.Fatalf("%v ended with %d: %s", args, status, &stderr)
+	}
+	text := bytes.TrimSpace(stdout.Bytes())
+	if bytes.HasPrefix(text, []byte("[")) {
+		text = text[1 : len(text)-1]
+	}
+	if err := json.Unmarshal(text, &object); err != nil {
+		t.Fatalf("%v: %v in %s", args, err, &stdout)
+	}
+	return object
+}
+
+// lockedBuffer is a log that is read while it is written.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}

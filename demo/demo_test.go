@@ -1,0 +1,268 @@
+package demo_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/store"
+)
+
+var binary string // the real one, which runs as the sidecar
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	dir, err := os.MkdirTemp("", "keywicket-test-")
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	binary = filepath.Join(dir, "keywicket")
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	if out, err := exec.CommandContext(ctx, "go", "build", "-race", "-o", binary, "../cmd/keywicket").CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("build the sidecar: %w\n%s", err, out)
+	}
+	return m.Run(), nil
+}
+
+// temporary makes a folder of its own the system's temporary one, and returns it. Another user has to pass through it:
+// Postgres does not run as root.
+func temporary(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "keywicket-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", dir)
+	return dir
+}
+
+func wantEmpty(t *testing.T, dir string) {
+	t.Helper()
+	left, err := os.ReadDir(dir)
+	if err != nil || len(left) > 0 {
+		t.Errorf("left in the temporary folder: %v, %v", left, err)
+	}
+}
+
+// start starts a demo, and returns what has to be gone after Close.
+func start(t *testing.T) (d *demo.Demo, gone func()) {
+	t.Helper()
+	dir := temporary(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	d, err := demo.New(ctx, demo.Config{Keywicket: binary})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	pids := []int{d.Postgres.PID(), d.Sidecar.PID(), d.Envoy.PID()}
+	database, err := url.Parse(d.DatabaseURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	addresses := []string{
+		strings.TrimPrefix(d.VelaFlows, "http://"), strings.TrimPrefix(d.Velocity, "http://"), d.Envoy.Admin(),
+		d.Sidecar.GRPC, d.Sidecar.Operations, d.Live.Addr(), d.Sandbox.Addr(), database.Host,
+	}
+	for _, address := range addresses {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatalf("nobody listens on %s: %v", address, err)
+		}
+		_ = c.Close()
+	}
+	return d, func() {
+		t.Helper()
+		for _, pid := range pids {
+			if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
+				t.Errorf("the process %d is left: %v", pid, err)
+			}
+		}
+		for _, address := range addresses {
+			if _, err := net.Dial("tcp", address); !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("somebody listens on %s: %v", address, err)
+			}
+		}
+		wantEmpty(t, dir)
+	}
+}
+
+func TestDemo(t *testing.T) {
+	d, gone := start(t)
+	t.Run("its tour passes", func(t *testing.T) { tourPasses(t, d) })
+	t.Run("what it prints is all that one needs", func(t *testing.T) { printTells(t, d) })
+	t.Run("it leaves nothing", func(t *testing.T) {
+		cancelled, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := d.Wait(cancelled); err != nil {
+			t.Errorf("Ctrl-C is no error: %v", err)
+		}
+		for range 2 {
+			if err := d.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+		gone()
+	})
+}
+
+func tourPasses(t *testing.T, d *demo.Demo) {
+	var out bytes.Buffer
+	if err := d.Tour(t.Context(), &out); err != nil {
+		t.Errorf("%v\n%s", err, &out)
+	}
+	visited := make(map[string]int)
+	rows := regexp.MustCompile(`(?m)^ok +(velaflows|velocity) +[A-Z]+ /`).FindAllStringSubmatch(out.String(), -1)
+	for _, row := range rows {
+		visited[row[1]]++
+	}
+	if len(rows) < 25 || visited["velaflows"] < 10 || visited["velocity"] < 10 ||
+		!strings.HasSuffix(out.String(), fmt.Sprintf("\n%d requests, every answer as expected\n", len(rows))) {
+		t.Errorf("the tour has %v stops:\n%s", visited, &out)
+	}
+}
+
+func printTells(t *testing.T, d *demo.Demo) {
+	var out bytes.Buffer
+	if err := d.Print(&out); err != nil {
+		t.Fatal(err)
+	}
+	text := out.String()
+	for _, key := range []string{
+		"velaflows  dashboard", "velaflows  chatbot", "velaflows  administrator", "velaflows  sandbox", "velaflows  expired",
+		"velaflows  revoked", "velocity   read-only", "velocity   read-write", "velocity   settings", "velocity   ada's",
+		"velocity   ada's admin",
+	} {
+		if !regexp.MustCompile(`(?m)^  ` + key + ` .* (sk_live_|sk_test_|vel_|velu_)\w{16,}$`).MatchString(text) {
+			t.Errorf("there is no key %q", key)
+		}
+	}
+	for _, given := range []string{ // of the API documents' examples
+		"sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0", "vel_your_api_key_here", "velu_your_personal_key_here",
+	} {
+		if !strings.Contains(text, given) {
+			t.Errorf("the key %s is not there", given)
+		}
+	}
+	urls := regexp.MustCompile(`[a-z]+://[^\s']+`).FindAllString(text, -1)
+	for _, found := range urls {
+		u, err := url.Parse(strings.TrimRight(found, ".,"))
+		if err != nil || u.Hostname() != "127.0.0.1" {
+			t.Errorf("%s is not on this machine: %v", found, err)
+		}
+	}
+	// Each request stands below what to expect of it.
+	requests := regexp.MustCompile(`(?m)^  # .+: (200 live|200 sandbox|40[13] [A-Z_]+ [a-z_]+)\n  curl -i .*http://127`).FindAllString(text, -1)
+	if n := strings.Count(text, "  curl "); n < 25 || len(requests) != n {
+		t.Errorf("%d of %d requests tell what to expect", len(requests), n)
+	}
+	if !strings.Contains(text, "export KEYWICKET_DATABASE_URL='"+d.DatabaseURL()+"'") || !strings.Contains(text, "Ctrl-C") {
+		t.Errorf("how to go on, and how to end it, is missing in\n%s", text)
+	}
+}
+
+// A tour that sees something else says so, and fails.
+func TestTourTellsWhatDiffers(t *testing.T) {
+	d, gone := start(t)
+	registry, err := store.OpenRegistry(t.Context(), d.DatabaseURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := registry.RemoveMember(t.Context(), "target-workspace", "ada@example.com"); err != nil {
+		t.Fatal(err)
+	}
+	if err := registry.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	err = d.Tour(t.Context(), &out)
+	if err == nil || !regexp.MustCompile(`^3 of \d+ answers differ$`).MatchString(err.Error()) {
+		t.Errorf("got %v", err)
+	}
+	if got := regexp.MustCompile(`(?m)^DIFFERS .* target-workspace .* 403 WORKSPACE_ACCESS_DENIED workspace_mismatch `).
+		FindAllString(out.String(), -1); len(got) != 3 {
+		t.Errorf("%d rows differ in\n%s", len(got), &out)
+	}
+
+	// What ends by itself is told, and does not keep the rest.
+	if err := syscall.Kill(d.Sidecar.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := d.Wait(ctx); err == nil || !strings.Contains(err.Error(), "keywicket ended: signal: killed") {
+		t.Errorf("a killed sidecar: %v", err)
+	}
+	if err := d.Close(); err != nil {
+		t.Error(err)
+	}
+	gone()
+}
+
+func TestWhatCannotRun(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	address := taken.Addr().String()
+	for _, test := range []struct {
+		name   string
+		config demo.Config
+		env    [2]string
+		want   string
+	}{
+		{"a port in use", demo.Config{Velocity: address}, [2]string{},
+			"envoy's listener velocity cannot listen on " + address + ": stop what listens there, or choose another address: "},
+		{"no Envoy", demo.Config{}, [2]string{"ENVOY", "/nowhere/envoy"},
+			`ENVOY=/nowhere/envoy cannot be run: no Envoy: run "make .tools/envoy", or set ENVOY to an Envoy `},
+		{"no Postgres", demo.Config{}, [2]string{"PG_BIN", "/nowhere"},
+			"no Postgres server in PG_BIN=/nowhere: set PG_BIN to the folder that holds initdb and postgres"},
+		{"a sidecar that refuses to start", demo.Config{Environ: []string{"KEYWICKET_LOG_FORMAT=xml"}}, [2]string{},
+			`keywicket: log.format: "xml" is neither json nor text`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := temporary(t)
+			if test.env[0] != "" {
+				t.Setenv(test.env[0], test.env[1])
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			test.config.Keywicket = binary
+			d, err := demo.New(ctx, test.config)
+			if err == nil {
+				t.Fatal("it runs", d.Close())
+			}
+			if !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %v, want %s", err, test.want)
+			}
+			wantEmpty(t, dir)
+		})
+	}
+}

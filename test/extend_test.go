@@ -1,0 +1,221 @@
+package test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/policies"
+)
+
+// These tests do what docs/policies.md tells a reader to: they change data, and no Go.
+
+// policyFolder is a copy of the built-in policy, to be changed.
+func policyFolder(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "policies")
+	if err := os.CopyFS(dir, policies.Builtin); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// appendTo appends to a file, which it makes if there is none.
+func appendTo(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// stockOPA runs the folder's tests as a policy's author does.
+func stockOPA(t *testing.T, dir string) error {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // opa is built first
+	defer cancel()
+	opa := exec.CommandContext(ctx, "go", "tool", "-modfile=tools/opa.mod", "opa", "test", dir)
+	opa.Dir = ".."
+	out, err := opa.CombinedOutput()
+	t.Logf("opa test: %s", out)
+	return err
+}
+
+const drafts = `
+  - {method: GET, path: "/api/v1/inbox/drafts/{draft}", scopes: [inbox:read]}
+`
+
+const draftsTest = `
+test_drafts_are_read_with_inbox_read if {
+	allows("GET /api/v1/inbox/drafts/7", ["inbox:read"])
+	not allows("GET /api/v1/inbox/drafts/7", ["inbox:write"])
+}
+`
+
+func TestRouteAddedAsData(t *testing.T) {
+	dir := policyFolder(t)
+	appendTo(t, filepath.Join(dir, "apis", "velaflows", "data.yaml"), drafts)
+	appendTo(t, filepath.Join(dir, "apis", "velaflows", "velaflows_test.rego"), draftsTest)
+	if err := stockOPA(t, dir); err != nil {
+		t.Error(err)
+	}
+	s := separateStack(t, demo.Config{Environ: []string{"KEYWICKET_POLICIES_DIR=" + dir}})
+	_, client := newWire(t, s, 1)
+	home := tenant(t, s)
+	reader := issue(t, s, "sk_live_", home.Slug, "inbox:read")
+	writer := issue(t, s, "sk_live_", home.Slug, "inbox:write")
+	wantOutcome(t, client, ask("velaflows", "GET /api/v1/inbox/drafts/7", reader.Token, home.ID), "allow")
+	wantOutcome(t, client, ask("velaflows", "GET /api/v1/inbox/drafts/7", writer.Token, home.ID), "FORBIDDEN missing_scope", "inbox:read")
+	wantOutcome(t, client, ask("velaflows", "GET /api/v1/inbox/drafts", reader.Token, home.ID), "FORBIDDEN no_route")
+	wantOutcome(t, client, ask("velaflows", conversations, reader.Token, home.ID), "allow")
+
+	// It is the folder that has the route: the built-in policy has not.
+	home = tenant(t, world.stack)
+	_, client = newWire(t, world.stack, 1)
+	reader = issue(t, world.stack, "sk_live_", home.Slug, "inbox:read")
+	wantOutcome(t, client, ask("velaflows", "GET /api/v1/inbox/drafts/7", reader.Token, home.ID), "FORBIDDEN no_route")
+}
+
+const zooTable = `
+scopes:
+  workspace:
+    animals:read: Look at animals
+    animals:feed: Feed animals
+    zoo:keeper: Everything
+overrides:
+  workspace: [zoo:keeper]
+roles: {}
+routes:
+  - {method: GET, path: /, public: true}
+  - {method: GET, path: /animals, scopes: [animals:read]}
+  - {method: POST, path: "/animals/{animal}/meals", scopes: [animals:read, animals:feed]}
+`
+
+const zooTest = `package zoo_test
+
+import data.keywicket
+import data.keywicket.fixture
+
+test_feeding_needs_both_scopes if {
+	request := fixture.at(fixture.anonymous("zoo", "POST /animals/7/meals"), fixture.own)
+	keywicket.decision.allow with input as fixture.by(request, fixture.workspace_key(["animals:read", "animals:feed"]))
+	not keywicket.decision.allow with input as fixture.by(request, fixture.workspace_key(["animals:feed"]))
+}
+`
+
+// A file that has apis replaces all of the built-in ones.
+const zooConfiguration = `
+policies: {dir: DIR}
+apis:
+  velaflows:
+    workspace: {header: x-workspace-id, by: id, required: true}
+    credentials:
+      - {kind: workspace_token, prefix: sk_live_, visible_prefix: 16, body_length: 40}
+  zoo:
+    workspace: {header: x-zoo, by: slug}
+    credentials:
+      - {kind: workspace_key, prefix: zoo_}
+`
+
+func TestThirdAPIAddedAsData(t *testing.T) {
+	dir := policyFolder(t)
+	appendTo(t, filepath.Join(dir, "apis", "zoo", "data.yaml"), zooTable)
+	appendTo(t, filepath.Join(dir, "apis", "zoo", "zoo_test.rego"), zooTest)
+	if err := stockOPA(t, dir); err != nil {
+		t.Error(err)
+	}
+	config := filepath.Join(t.TempDir(), "keywicket.yaml")
+	appendTo(t, config, strings.Replace(zooConfiguration, "DIR", `"`+dir+`"`, 1))
+	s := separateStack(t, demo.Config{
+		Environ: []string{"KEYWICKET_CONFIG=" + config},
+		// The listener of Velocity becomes the zoo's, and lets the check see its workspace header.
+		EnvoyConfig: func(envoy []byte) []byte {
+			envoy = edited(t, envoy, "{api: velocity}", "{api: zoo}", 1)
+			return edited(t, envoy, "exact: x-workspace-slug", "exact: x-zoo", 1)
+		},
+	})
+	home, other := tenant(t, s), tenant(t, s)
+	_, client := newWire(t, s, 1)
+	named := func(workspace string) [2]string { return [2]string{"X-Zoo", workspace} }
+	reader := issue(t, s, "zoo_", home.Slug, "animals:read", "--config", config)
+	feeder := issue(t, s, "zoo_", home.Slug, "animals:read,animals:feed", "--config", config)
+	keeper := issue(t, s, "zoo_", home.Slug, "zoo:keeper", "--config", config)
+	elsewhere := issue(t, s, "sk_live_", home.Slug, "admin:all", "--config", config)
+	if !strings.HasPrefix(reader.Token, "zoo_") || !strings.HasPrefix(reader.Token, reader.Prefix) {
+		t.Errorf("the visible prefix of a zoo_ key is %q", reader.Prefix)
+	}
+
+	const zoo = "velocity" // the listener
+	a := wantOutcome(t, client, ask(zoo, "GET /animals", reader.Token, ""), "allow")
+	if told := a.echo.Headers["x-keywicket-api"]; len(told) != 1 || told[0] != "zoo" {
+		t.Errorf("the upstream was told the API %q", told)
+	}
+	wantOutcome(t, client, ask(zoo, "GET /", "", ""), "allow")
+	wantOutcome(t, client, ask(zoo, "GET /animals", "", ""), "UNAUTHORIZED missing")
+	wantOutcome(t, client, ask(zoo, "GET /animals", reader.Token, "", named(home.Slug)), "allow")
+	wantOutcome(t, client, ask(zoo, "GET /animals", reader.Token, "", named(other.Slug)), "WORKSPACE_ACCESS_DENIED workspace_mismatch")
+	wantOutcome(t, client, ask(zoo, "POST /animals/7/meals", reader.Token, ""), "FORBIDDEN missing_scope", "animals:read", "animals:feed")
+	wantOutcome(t, client, ask(zoo, "POST /animals/7/meals", feeder.Token, ""), "allow")
+	wantOutcome(t, client, ask(zoo, "POST /animals/7/meals", keeper.Token, ""), "allow")
+	wantOutcome(t, client, ask(zoo, "GET /api/issues", keeper.Token, ""), "FORBIDDEN no_route")
+	wantOutcome(t, client, ask(zoo, "GET /animals", elsewhere.Token, ""), "UNAUTHORIZED unknown")
+	wantOutcome(t, client, ask("velaflows", conversations, elsewhere.Token, home.ID), "allow")
+	wantOutcome(t, client, ask("velaflows", conversations, keeper.Token, home.ID), "UNAUTHORIZED unknown")
+}
+
+// edited replaces the only so many occurrences of a text.
+func edited(t *testing.T, text []byte, from, to string, occurrences int) []byte {
+	t.Helper()
+	if got := bytes.Count(text, []byte(from)); got != occurrences {
+		t.Fatalf("the text has %q %d times", from, got)
+	}
+	return bytes.ReplaceAll(text, []byte(from), []byte(to))
+}
+
+// A policy that its own tests refute does not get to decide.
+func TestPolicyRefusedAtStart(t *testing.T) {
+	for _, broken := range []struct {
+		name, file, text, want string
+	}{
+		{"a test that fails", "apis/velaflows/velaflows_test.rego", strings.Replace(draftsTest, "drafts_are", "drafts_that_are_not_there_are", 1),
+			": test_drafts_that_are_not_there_are_read_with_inbox_read"},
+		{"a rule that does not compile", "keywicket/decision.rego", "\nbroken if nowhere.at_all\n", "nowhere"},
+		{"a row with a scope that there is not", "apis/velaflows/data.yaml", strings.Replace(drafts, "inbox:read", "inbox:reed", 1),
+			`apis/velaflows/data.yaml: line `},
+	} {
+		t.Run(broken.name, func(t *testing.T) {
+			dir := policyFolder(t)
+			appendTo(t, filepath.Join(dir, filepath.FromSlash(broken.file)), broken.text)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			serve := command(ctx, world.stack, "serve", "--policies-dir", dir,
+				"--listen-grpc", "127.0.0.1:0", "--listen-operations", "127.0.0.1:0")
+			var stdout, stderr bytes.Buffer
+			serve.Stdout, serve.Stderr = &stdout, &stderr
+			err := serve.Run()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+				t.Errorf("got %v, want the exit status 1", err)
+			}
+			said := stderr.String()
+			if stdout.Len() > 0 || strings.Count(said, "keywicket: policies: ") != 1 || !strings.Contains(said, broken.want) ||
+				strings.Contains(said, "serving") {
+				t.Errorf("it printed %s, and said %s", &stdout, said)
+			}
+		})
+	}
+}
