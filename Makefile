@@ -34,9 +34,10 @@ test-policies: ## Check, format-check and test the Rego policies with the stock 
 	$(OPA) test policies
 	$(OPA) test policies --coverage --threshold 100 > /dev/null
 
+# -count=1: the tests build and run binaries, which the cache of test results does not see.
 .PHONY: test-go
 test-go: .tools/envoy ## Run the Go tests, through a real Envoy and a real Postgres, with the race detector
-	go test -race -timeout 15m ./...
+	go test -race -count=1 -timeout 20m ./...
 
 .PHONY: lint
 lint: ## Check the code's form, and the arrows between its packages

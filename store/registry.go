@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -142,12 +143,25 @@ func (r *Registry) Workspace(ctx context.Context, ref string) (Workspace, error)
 		SELECT id, slug, name, created_at FROM keywicket.workspaces WHERE id = $1 OR slug = $1
 		ORDER BY id <> $1 LIMIT 1`, ref)
 	if errors.Is(err, sql.ErrNoRows) {
-		return Workspace{}, refuse(ErrNotFound, "no workspace %q: there is none with this id or slug", ref)
+		return Workspace{}, refuse(ErrNotFound, "no workspace %q: %s", ref, r.choices(ctx, "workspace",
+			`SELECT slug FROM keywicket.workspaces ORDER BY slug LIMIT 11`))
 	}
 	if err != nil {
 		return Workspace{}, fmt.Errorf("find the workspace %q: %w", ref, err)
 	}
 	return w, nil
+}
+
+// choices names what there is instead, ten at most; the query gives one more, to tell that there are others.
+func (r *Registry) choices(ctx context.Context, noun, query string) string {
+	var names []string
+	if err := r.db.SelectContext(ctx, &names, query); err != nil || len(names) == 0 {
+		return "there is none yet: run `keywicket " + noun + " create`"
+	}
+	if len(names) > 10 {
+		names = append(names[:10], "…")
+	}
+	return "there are " + strings.Join(names, ", ")
 }
 
 // CreateUser creates a user. An empty id is made up, a random UUID.
@@ -185,7 +199,8 @@ func (r *Registry) User(ctx context.Context, ref string) (User, error) {
 		SELECT id, email, created_at FROM keywicket.users WHERE id = $1 OR lower(email) = lower($1)
 		ORDER BY id <> $1 LIMIT 1`, ref)
 	if errors.Is(err, sql.ErrNoRows) {
-		return User{}, refuse(ErrNotFound, "no user %q: there is none with this id or email", ref)
+		return User{}, refuse(ErrNotFound, "no user %q: %s", ref, r.choices(ctx, "user",
+			`SELECT email FROM keywicket.users ORDER BY lower(email) LIMIT 11`))
 	}
 	if err != nil {
 		return User{}, fmt.Errorf("find the user %q: %w", ref, err)

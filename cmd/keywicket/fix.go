@@ -17,7 +17,8 @@ import (
 func (m *imagined) fix(ctx context.Context) (string, error) {
 	switch m.why.Reason {
 	case authz.ReasonUnknown:
-		return fmt.Sprintf("the token is one of %s: present one of %s, made with --prefix %s", m.token.API, m.api, m.format.Prefix), nil
+		return fmt.Sprintf("the token is one of %s: present one of %s, made by keywicket token create --prefix %s",
+			m.token.API, m.api, m.format.Prefix), nil
 	case authz.ReasonExpired, authz.ReasonRevoked:
 		return "make another token: " + m.create(m.token.Scopes), nil
 	case authz.ReasonWorkspaceRequired:
@@ -45,6 +46,16 @@ func (m *imagined) create(scopes []string) string {
 	}
 	return fmt.Sprintf("keywicket token create --prefix %s %s --name %s --scope %s",
 		m.prefix(), owner, quote(name), strings.Join(scopes, ","))
+}
+
+// createOfUser is the command that makes a user's token, of some user.
+func (m *imagined) createOfUser(scopes []string) string {
+	for _, f := range m.cfg.APIs[m.api].Credentials {
+		if f.Kind.OfUser() {
+			return fmt.Sprintf("keywicket token create --prefix %s --user U --name NAME --scope %s", f.Prefix, strings.Join(scopes, ","))
+		}
+	}
+	return "the API has no kind of token for users"
 }
 
 // prefix is that of the token's own format.
@@ -137,8 +148,7 @@ func (m *imagined) reach(scopes []string) int {
 func (m *imagined) fixScope(ctx context.Context) (string, error) {
 	p := m.input.Principal
 	if m.level() == policies.LevelUser && !p.Kind.OfUser() {
-		return "the route is about a user, and a workspace's token is nobody's: present a user's, made with --user and --scope " +
-			strings.Join(m.why.RequiredScopes, ","), nil
+		return "the route is about a user, and a workspace's token is nobody's: " + m.createOfUser(m.why.RequiredScopes), nil
 	}
 	enough := slices.Concat(p.Scopes, m.missing())
 	ok, err := m.allows(ctx, func(in *authz.Input) {
