@@ -56,6 +56,7 @@ bench: ## Measure a decision, a look-up, and the loading of policies
 
 .PHONY: ci
 ci: lint test demo-once ## All that CI runs
+	.ci/as-ordinary-user
 
 .PHONY: clean
 clean: ## Remove what was built and fetched

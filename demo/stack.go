@@ -44,6 +44,8 @@ type Stack struct {
 	Envoy         *proxy.Proxy
 	// VelaFlows and Velocity are the base URLs of the two APIs, without a slash at the end.
 	VelaFlows, Velocity string
+
+	folder *folder
 }
 
 // database is the one that the stack lives in.
@@ -61,7 +63,11 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	if s.Postgres, err = postgres.Start(ctx, postgres.Config{Settings: c.PostgresSettings, Log: c.Log}); err != nil {
+	if s.folder, err = newFolder(); err != nil {
+		return nil, err
+	}
+	s.Postgres, err = postgres.Start(ctx, postgres.Config{Dir: s.folder.path, Settings: c.PostgresSettings, Log: c.Log})
+	if err != nil {
 		return nil, err
 	}
 	login, err := s.migrate(ctx)
@@ -99,6 +105,9 @@ func (s *Stack) Close() error {
 	}
 	if s.Postgres != nil {
 		errs = append(errs, s.Postgres.Close())
+	}
+	if s.folder != nil {
+		errs = append(errs, s.folder.remove())
 	}
 	return errors.Join(errs...)
 }
@@ -157,7 +166,7 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config) error {
 		if c.EnvoyConfig != nil {
 			config = c.EnvoyConfig(config)
 		}
-		s.Envoy, err = proxy.Start(ctx, proxy.Config{Config: config, Log: c.Log})
+		s.Envoy, err = proxy.Start(ctx, proxy.Config{Config: config, Dir: s.folder.path, Log: c.Log})
 		if err == nil {
 			s.VelaFlows, s.Velocity = "http://"+a.Listeners["velaflows"], "http://"+a.Listeners["velocity"]
 			return nil

@@ -192,7 +192,7 @@ func TestPolicyRefusedAtStart(t *testing.T) {
 		name, file, text, want string
 	}{
 		{"a test that fails", "apis/velaflows/velaflows_test.rego", strings.Replace(draftsTest, "drafts_are", "drafts_that_are_not_there_are", 1),
-			": test_drafts_that_are_not_there_are_read_with_inbox_read"},
+			" test_drafts_that_are_not_there_are_read_with_inbox_read"},
 		{"a rule that does not compile", "keywicket/decision.rego", "\nbroken if nowhere.at_all\n", "nowhere"},
 		{"a row with a scope that there is not", "apis/velaflows/data.yaml", strings.Replace(drafts, "inbox:read", "inbox:reed", 1),
 			`apis/velaflows/data.yaml: line `},
@@ -212,7 +212,7 @@ func TestPolicyRefusedAtStart(t *testing.T) {
 				t.Errorf("got %v, want the exit status 1", err)
 			}
 			said := stderr.String()
-			if stdout.Len() > 0 || strings.Count(said, "keywicket: policies: ") != 1 || !strings.Contains(said, broken.want) ||
+			if stdout.Len() > 0 || strings.Count(said, "\n") != 1 || !strings.HasPrefix(said, "keywicket: policies ("+dir+"): ") || !strings.Contains(said, broken.want) ||
 				strings.Contains(said, "serving") {
 				t.Errorf("it printed %s, and said %s", &stdout, said)
 			}

@@ -7,8 +7,11 @@ import (
 	"syscall"
 )
 
+// Apart starts a process in a group of its own, which the terminal's signals do not reach, and lets it outlive its parent.
+func Apart() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+
 func attributes(user *User) *syscall.SysProcAttr {
-	a := &syscall.SysProcAttr{Setpgid: true}
+	a := Apart()
 	if user != nil {
 		a.Credential = &syscall.Credential{Uid: user.UID, Gid: user.GID}
 	}

@@ -7,6 +7,9 @@ import (
 
 // Windows has neither process groups to signal nor another user to become: the demo's servers do not run there, but
 // the rest of the binary does.
+// Apart does nothing.
+func Apart() *syscall.SysProcAttr { return nil }
+
 func attributes(*User) *syscall.SysProcAttr { return nil }
 
 func killGroup(leader *os.Process) { _ = leader.Kill() }
