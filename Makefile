@@ -52,7 +52,7 @@ fmt: ## Format Go and Rego
 
 .PHONY: bench
 bench: ## Measure a decision, a look-up, and the loading of policies
-	go test -run '^$$' -bench . -benchmem ./policies ./store
+	go test -run '^$$' -bench . -benchmem ./policies ./store ./envoy
 
 .PHONY: ci
 ci: lint test demo-once ## All that CI runs

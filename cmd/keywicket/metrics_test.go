@@ -1,0 +1,65 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+type answers struct {
+	found authz.Found
+	err   error
+}
+
+func (a answers) Lookup(context.Context, authz.Lookup) (authz.Found, error) { return a.found, a.err }
+
+func (a answers) Decide(context.Context, authz.Input) (authz.Decision, error) {
+	return authz.Decision{Allow: true}, a.err
+}
+
+func TestMetrics(t *testing.T) {
+	m := newMetrics()
+	for _, a := range []answers{{}, {found: authz.Found{Denial: authz.ReasonRevoked}}, {err: errors.New("down")}} {
+		found, err := timedDirectory{a, m.lookups}.Lookup(t.Context(), authz.Lookup{})
+		if found.Denial != a.found.Denial || !errors.Is(err, a.err) {
+			t.Errorf("got %+v, %v", found, err)
+		}
+	}
+	if d, err := (timedPolicy{answers{}, m.policies}).Decide(t.Context(), authz.Input{}); err != nil || !d.Allow {
+		t.Errorf("got %+v, %v", d, err)
+	}
+	m.observe(authz.Answer{API: "velaflows", Decision: authz.Decision{Allow: true}})
+	m.observe(authz.Answer{API: "velaflows", Decision: authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonNoRoute}})
+
+	w := httptest.NewRecorder()
+	operations(nil, m).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
+	for _, line := range []string{
+		`keywicket_checks_total{api="velaflows",code="",reason=""} 1`,
+		`keywicket_checks_total{api="velaflows",code="FORBIDDEN",reason="no_route"} 1`,
+		`keywicket_lookup_seconds_count{outcome="found"} 1`,
+		`keywicket_lookup_seconds_count{outcome="revoked"} 1`,
+		`keywicket_lookup_seconds_count{outcome="error"} 1`,
+		`keywicket_policy_seconds_count 1`,
+		`go_goroutines`,
+	} {
+		if !strings.Contains(w.Body.String(), "\n"+line) {
+			t.Errorf("no %s in\n%s", line, w.Body)
+		}
+	}
+}
+
+// A key that is pasted in the wrong place must not stay in a terminal's scrollback or a log.
+func TestMasked(t *testing.T) {
+	const key = "sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0"
+	if got := masked("unexpected argument "+key, []string{"token", "list", key}); got != "unexpected argument sk_live_…" {
+		t.Error(got)
+	}
+	if got := masked("unknown flag --frobnicate", []string{"--frobnicate"}); got != "unknown flag --frobnicate" {
+		t.Error(got)
+	}
+}
