@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/lib/pq"
@@ -80,7 +81,7 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 			"least 16 letters, digits or -._~+/ behind it, and 512 characters at most", format.Prefix)
 	}
 	for _, s := range n.Scopes {
-		if !validScope(s) {
+		if !authz.ValidScope(s) {
 			return Token{}, "", refuse(ErrInvalid, "the scope %q is empty or has characters that a scope cannot have", s)
 		}
 	}
@@ -140,16 +141,6 @@ func (r *Registry) owner(ctx context.Context, n NewToken) (owner, error) {
 	return owner{workspaceID: &w.ID}, err
 }
 
-// validScope is RFC 6749, section 3.3: scopes travel in one header, with blanks between them.
-func validScope(s string) bool {
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] > '~' || s[i] == '"' || s[i] == '\\' {
-			return false
-		}
-	}
-	return s != ""
-}
-
 const tokenQuery = `
 SELECT t.id, t.visible_prefix, t.name, t.api, t.kind, t.environment, t.scopes, t.workspace_id, t.user_id,
        t.created_at, t.expires_at, u.last_used_at, t.revoked_at,
@@ -159,35 +150,87 @@ SELECT t.id, t.visible_prefix, t.name, t.api, t.kind, t.environment, t.scopes, t
 FROM keywicket.tokens t
 LEFT JOIN keywicket.token_usage u ON u.token_id = t.id`
 
-// TokenFilter chooses the tokens of a workspace or of a user; zero: all.
-type TokenFilter struct{ Workspace, User string }
+// TokenFilter chooses tokens; zero: all.
+type TokenFilter struct {
+	// Workspace or User: only theirs.
+	Workspace, User string
+	// Prefix: only those of which the key may start like this, as far as it is visible. It goes to the database, so cut
+	// a key to its visible part before.
+	Prefix string
+	// After: only those that come after the token with this id.
+	After string
+	// Limit is how many at most. 0: all.
+	Limit int
+}
 
-// Tokens lists tokens, newest first.
+// Tokens lists tokens, newest first, and among those of one moment by id. The last one's id is the next page's After:
+// however many were created meanwhile, no token is listed twice, and none is left out.
 func (r *Registry) Tokens(ctx context.Context, f TokenFilter) ([]Token, error) {
-	var workspaceID, userID string
+	var after Token
 	if f.Workspace != "" {
 		w, err := r.Workspace(ctx, f.Workspace)
 		if err != nil {
 			return nil, err
 		}
-		workspaceID = w.ID
+		f.Workspace = w.ID
 	}
 	if f.User != "" {
 		u, err := r.User(ctx, f.User)
 		if err != nil {
 			return nil, err
 		}
-		userID = u.ID
+		f.User = u.ID
 	}
+	if f.After != "" {
+		var err error
+		if after, err = r.Token(ctx, f.After); err != nil {
+			return nil, err
+		}
+	}
+	query, args := tokensQuery(f, after.CreatedAt)
 	list := []Token{}
-	err := r.db.SelectContext(ctx, &list, tokenQuery+`
-		WHERE ($1 = '' OR t.workspace_id = $1) AND ($2 = '' OR t.user_id = $2)
-		ORDER BY t.created_at DESC, t.id`, workspaceID, userID)
-	if err != nil {
+	if err := r.db.SelectContext(ctx, &list, query, args...); err != nil {
 		return nil, fmt.Errorf("list the tokens: %w", err)
 	}
 	return list, nil
 }
+
+// tokensQuery has the conditions that are asked for and no others, such that each can use its index.
+func tokensQuery(f TokenFilter, after time.Time) (string, []any) {
+	var args []any
+	arg := func(value any) string {
+		args = append(args, value)
+		return fmt.Sprintf("$%d", len(args))
+	}
+	query := tokenQuery + `
+WHERE true`
+	if f.Workspace != "" {
+		query += ` AND t.workspace_id = ` + arg(f.Workspace)
+	}
+	if f.User != "" {
+		query += ` AND t.user_id = ` + arg(f.User)
+	}
+	if f.Prefix != "" {
+		// Beside those that go on like this, those of which less is visible.
+		starts := make(pq.StringArray, 0, len(f.Prefix))
+		for i := range f.Prefix {
+			starts = append(starts, f.Prefix[:i])
+		}
+		query += ` AND (t.visible_prefix LIKE ` + arg(likeEscaper.Replace(f.Prefix)+"%") +
+			` OR t.visible_prefix = ANY (` + arg(starts) + `))`
+	}
+	if f.After != "" {
+		query += ` AND (t.created_at, t.id) < (` + arg(after) + `, ` + arg(f.After) + `)`
+	}
+	query += `
+ORDER BY t.created_at DESC, t.id DESC`
+	if f.Limit > 0 {
+		query += ` LIMIT ` + arg(f.Limit)
+	}
+	return query, args
+}
+
+var likeEscaper = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 
 // Token finds a token by its id. The errors do not repeat the id, for which somebody may have taken the key.
 func (r *Registry) Token(ctx context.Context, id string) (Token, error) {

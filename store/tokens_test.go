@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -187,6 +188,129 @@ func TestTokensListsNewestFirst(t *testing.T) {
 	if at := fields["created_at"].(string); !strings.HasSuffix(at, "Z") || fields["expires_at"] != nil ||
 		strings.Contains(string(text), key.Reveal()) {
 		t.Errorf("as JSON it is %s", text)
+	}
+}
+
+func TestPagesHaveNoGapAndNothingTwice(t *testing.T) {
+	f := newFixture(t)
+	// Three moments, and ids that are in no order.
+	f.exec(t, `INSERT INTO keywicket.tokens
+			(api, kind, environment, visible_prefix, digest, name, scopes, workspace_id, user_id, created_at)
+		SELECT 'velocity', 'workspace_key', 'live', 'vel_', sha256(n::text::bytea), 't' || n, '{}',
+			CASE WHEN n % 5 <> 0 THEN $1 END, CASE WHEN n % 5 = 0 THEN $2 END,
+			timestamptz '2020-01-01 00:00:00.000001Z' + n % 3 * interval '1 microsecond'
+		FROM generate_series(1, 60) n`, f.acme.ID, f.ada.ID)
+	for name, filter := range map[string]store.TokenFilter{
+		"all":           {},
+		"a workspace's": {Workspace: "acme"},
+		"a user's":      {User: f.ada.ID},
+		"by prefix":     {Prefix: "ve"},
+	} {
+		for _, limit := range []int{1, 7, 20, 59, 60, 61} {
+			whole := must(f.Tokens(t.Context(), filter))
+			var pages []string
+			next := filter
+			for next.Limit = limit; ; {
+				page := must(f.Tokens(t.Context(), next))
+				if len(page) > limit || len(pages) > len(whole) {
+					t.Fatalf("%s: %d on a page of %d, after %d of %d", name, len(page), limit, len(pages), len(whole))
+				}
+				if len(page) == 0 {
+					break
+				}
+				for _, token := range page {
+					pages = append(pages, token.ID)
+				}
+				next.After = page[len(page)-1].ID
+				f.create(t, store.NewToken{Format: vel, API: "velocity", Name: "meanwhile", Workspace: "acme"})
+			}
+			var want []string
+			for _, token := range whole {
+				want = append(want, token.ID)
+			}
+			if !slices.Equal(pages, want) {
+				t.Errorf("%s, pages of %d: got %d tokens %v, want %d %v", name, limit, len(pages), pages, len(want), want)
+			}
+		}
+	}
+	_, key := f.workspaceToken(t)
+	for _, after := range []string{"nonesuch", key.Reveal()} {
+		_, err := f.Tokens(t.Context(), store.TokenFilter{After: after})
+		if !errors.Is(err, store.ErrNotFound) || strings.Contains(err.Error(), after) {
+			t.Errorf("after a token that is none: %v", err)
+		}
+	}
+}
+
+func TestTokensByPrefix(t *testing.T) {
+	f := newFixture(t)
+	for _, prefix := range []string{"vel_AbCdEfGh", "vel_AbCdEfGx", "vel_AbCd", "velXAbCdEfGh", "velu_AbCdEfG", `v\e%l_`} {
+		f.exec(t, `INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
+			VALUES ('velocity', 'workspace_key', 'live', $1, sha256(convert_to($1, 'UTF8')), 't', '{}', $2)`, prefix, f.acme.ID)
+	}
+	for prefix, want := range map[string][]string{
+		"":                         {"vel_AbCdEfGh", "vel_AbCdEfGx", "vel_AbCd", "velXAbCdEfGh", "velu_AbCdEfG", `v\e%l_`},
+		"vel":                      {"vel_AbCdEfGh", "vel_AbCdEfGx", "vel_AbCd", "velXAbCdEfGh", "velu_AbCdEfG"},
+		"vel_":                     {"vel_AbCdEfGh", "vel_AbCdEfGx", "vel_AbCd"},
+		"vel_AbCdEfGh":             {"vel_AbCdEfGh", "vel_AbCd"}, // of the other, only this much may be known
+		"vel_AbCdXXXX":             {"vel_AbCd"},
+		"vel_abcd":                 nil,
+		"vel_AbCdEfGhIjKlMnOpQrSt": {"vel_AbCdEfGh", "vel_AbCd"},
+		"%":                        nil,
+		"vel%":                     nil,
+		"_":                        nil,
+		`v\`:                       {`v\e%l_`},
+		`v\e%`:                     {`v\e%l_`},
+		`\`:                        nil,
+		"über":                     nil,
+	} {
+		var got []string
+		for _, token := range must(f.Tokens(t.Context(), store.TokenFilter{Prefix: prefix})) {
+			got = append(got, token.Prefix)
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%q: got %q, want %q", prefix, got, want)
+		}
+	}
+	if list := must(f.Tokens(t.Context(), store.TokenFilter{Prefix: "vel_", Workspace: "globex"})); len(list) != 0 {
+		t.Errorf("in another workspace: %+v", list)
+	}
+}
+
+func TestListsUseTheirIndexes(t *testing.T) {
+	f := newFixture(t)
+	must(f.ImportTokens(t.Context(), velImport(oldLines(20_000, nil))))
+	last := must(f.Tokens(t.Context(), store.TokenFilter{Limit: 10_000}))[9_999]
+	// A server that sorts by bytes, as this one may, finds a prefix in any index.
+	if class := value[string](t, f.db, `SELECT o.opcname FROM pg_index i JOIN pg_opclass o ON o.oid = i.indclass[0]
+			WHERE i.indexrelid = 'keywicket.tokens_visible_prefix'::regclass`); class != "text_pattern_ops" {
+		t.Errorf("the prefixes are sorted by %s", class)
+	}
+	for name, c := range map[string]struct {
+		filter store.TokenFilter
+		index  string
+	}{
+		"by prefix":                 {store.TokenFilter{Prefix: "vel_0000123", Limit: 101}, "tokens_visible_prefix"},
+		"by a whole visible prefix": {store.TokenFilter{Prefix: "vel_00001234"}, "tokens_visible_prefix"},
+		"a page":                    {store.TokenFilter{Limit: 101}, "tokens_created_at"},
+		"a page far down":           {store.TokenFilter{Limit: 101, After: last.ID}, "tokens_created_at"},
+		"a page of a workspace": {store.TokenFilter{Limit: 101, Workspace: f.acme.ID, After: last.ID},
+			"tokens_(workspace_id|created_at)"},
+	} {
+		query, args := store.TokensQuery(c.filter, last.CreatedAt)
+		var lines []string
+		if err := f.db.SelectContext(t.Context(), &lines, `EXPLAIN (ANALYZE, TIMING off) `+query, args...); err != nil {
+			t.Fatal(err)
+		}
+		plan := strings.Join(lines, "\n")
+		if !regexp.MustCompile(c.index).MatchString(plan) || strings.Contains(plan, "Seq Scan on tokens") {
+			t.Errorf("%s: the plan is\n%s", name, plan)
+		}
+		if removed := regexp.MustCompile(`Rows Removed by (?:Filter|Index Recheck): (\d{3,})`).FindString(plan); removed != "" {
+			t.Errorf("%s: it reads many more than it lists: %s\n%s", name, removed, plan)
+		}
 	}
 }
 

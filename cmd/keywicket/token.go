@@ -17,6 +17,7 @@ type tokenCommand struct {
 	Create tokenCreate `cmd:"" help:"Create a token, and show it once."`
 	List   tokenList   `cmd:"" help:"List tokens by their visible prefix."`
 	Revoke tokenRevoke `cmd:"" help:"Revoke a token, for good."`
+	Import tokenImport `cmd:"" help:"Import a product's existing tokens from standard input."`
 }
 
 type tokenCreate struct {
@@ -83,17 +84,29 @@ func (c *tokenCreate) newToken(cfg config) (store.NewToken, error) {
 	case !format.Kind.OfUser() && c.Workspace == "":
 		return n, usageError{fmt.Errorf("a token with the prefix %s belongs to a workspace: give --workspace", c.Prefix)}
 	}
+	valid, err := scopesFor(cfg, api, format.Kind)
+	if err != nil {
+		return n, err
+	}
+	if n.Scopes, err = c.scopes(valid, format.Kind); err != nil {
+		return n, err
+	}
+	return n, c.expiry(&n)
+}
+
+// scopesFor lists the scopes that a token of the kind can have.
+func scopesFor(cfg config, api string, kind authz.Kind) ([]string, error) {
 	tables, err := policies.Tables(cfg.Policies.FS())
 	if err == nil {
 		err = checkTables(cfg, tables)
 	}
 	if err != nil {
-		return n, fmt.Errorf("policies: %w", err)
+		return nil, fmt.Errorf("policies: %w", err)
 	}
-	if n.Scopes, err = c.scopes(tables[api], format.Kind); err != nil {
-		return n, err
+	if kind.OfUser() {
+		return tables[api].ScopeNames(policies.LevelWorkspace, policies.LevelUser), nil
 	}
-	return n, c.expiry(&n)
+	return tables[api].ScopeNames(policies.LevelWorkspace), nil
 }
 
 // findFormat finds the API whose keys have the prefix.
@@ -110,18 +123,14 @@ func findFormat(cfg config, prefix, api string) (string, authz.CredentialFormat,
 	}
 	switch len(having) {
 	case 0:
-		return "", found, fmt.Errorf("no kind of token has the prefix %q; prefixes are %s", prefix, strings.Join(valid, ", "))
+		return "", found, fmt.Errorf("no kind of token has the prefix %s; prefixes are %s", masked(strconv.Quote(prefix), []string{prefix}), strings.Join(valid, ", "))
 	case 1:
 		return having[0], found, nil
 	}
 	return "", found, usageError{fmt.Errorf("the prefix %s is that of %s: give --api", prefix, strings.Join(having, " and "))}
 }
 
-func (c *tokenCreate) scopes(table policies.Table, kind authz.Kind) ([]string, error) {
-	valid := table.ScopeNames(policies.LevelWorkspace)
-	if kind.OfUser() {
-		valid = table.ScopeNames(policies.LevelWorkspace, policies.LevelUser)
-	}
+func (c *tokenCreate) scopes(valid []string, kind authz.Kind) ([]string, error) {
 	if c.Access != "" {
 		if c.Access != "read" && c.Access != "read-write" {
 			return nil, usageError{fmt.Errorf("--access: %q is neither read nor read-write", c.Access)}
@@ -187,20 +196,83 @@ func parseLifetime(text string) (time.Duration, error) {
 type tokenList struct {
 	Workspace string `help:"Only of this workspace: id or slug." xor:"owner" placeholder:"W"`
 	User      string `help:"Only of this user: id or email." xor:"owner" placeholder:"U"`
+	Prefix    string `help:"Only those that start like this, as far as they may be shown. Of a whole key its visible part is taken." placeholder:"TEXT"`
+	Limit     int    `help:"How many at most." default:"100" placeholder:"N"`
+	After     string `help:"Only those that come after this one in the list: the next page." placeholder:"ID"`
 }
 
-func (c *tokenList) Run(s *session, r *store.Registry) error {
-	all, err := r.Tokens(s.ctx, store.TokenFilter{Workspace: c.Workspace, User: c.User})
+func (c *tokenList) Run(s *session, r *store.Registry, cfg config) error {
+	if c.Limit < 1 {
+		return usageError{fmt.Errorf("--limit: %d is less than 1", c.Limit)}
+	}
+	f := store.TokenFilter{Workspace: c.Workspace, User: c.User, After: c.After}
+	if c.Prefix != "" {
+		var err error
+		if f.Prefix, err = visibleStart(cfg, c.Prefix); err != nil {
+			return err
+		}
+	}
+	f.Limit = c.Limit + 1 // one more tells whether there is a next page
+	page, err := r.Tokens(s.ctx, f)
 	if err != nil {
 		return err
 	}
+	more := len(page) > c.Limit
+	if more {
+		page = page[:c.Limit]
+	}
 	titles := []string{"ID", "PREFIX", "NAME", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "STATUS"}
-	return printList(s, all, titles, func(t store.Token) []string {
+	err = printList(s, page, titles, func(t store.Token) []string {
 		return []string{
 			t.ID, t.Prefix, t.Name, strings.Join(t.Scopes, " "),
 			when(&t.CreatedAt), when(t.ExpiresAt), when(t.LastUsedAt), string(t.Status),
 		}
 	})
+	if err == nil && more && !s.json {
+		c.Prefix, c.After = f.Prefix, page[len(page)-1].ID
+		fmt.Fprintln(s.stderr, "There are more: "+c.command())
+	}
+	return err
+}
+
+// command is the command line that says the same.
+func (c *tokenList) command() string {
+	words := []string{"keywicket token list"}
+	for _, f := range [][2]string{
+		{"--workspace", c.Workspace}, {"--user", c.User}, {"--prefix", c.Prefix}, {"--limit", strconv.Itoa(c.Limit)},
+		{"--after", c.After},
+	} {
+		if f[1] != "" {
+			words = append(words, f[0], quote(f[1]))
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// visibleStart cuts text, which may be a whole key, to what may be shown of keys that start like it. Where there is no
+// kind of these, nobody knows how much that is, and the text is not repeated.
+func visibleStart(cfg config, text string) (string, error) {
+	var kind string
+	var valid []string
+	visible := 0
+	for _, name := range slices.Sorted(maps.Keys(cfg.APIs)) {
+		for _, f := range cfg.APIs[name].Credentials {
+			valid = append(valid, f.Prefix)
+			switch {
+			case strings.HasPrefix(f.Prefix, text):
+				return text, nil
+			case !strings.HasPrefix(text, f.Prefix) || len(f.Prefix) < len(kind):
+			case len(f.Prefix) > len(kind):
+				kind, visible = f.Prefix, f.VisiblePrefix
+			default:
+				visible = min(visible, f.VisiblePrefix)
+			}
+		}
+	}
+	if kind == "" {
+		return "", fmt.Errorf("no kind of token starts like this; prefixes are %s", strings.Join(valid, ", "))
+	}
+	return text[:min(len(text), visible)], nil
 }
 
 type tokenRevoke struct {

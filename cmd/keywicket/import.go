@@ -1,0 +1,476 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/csv"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
+
+type tokenImport struct {
+	Prefix string `help:"Prefix of the kind of token that they all are." required:"" placeholder:"PREFIX"`
+	API    string `help:"The API, where several have this prefix." name:"api" placeholder:"NAME"`
+	Format string `help:"Form of the input: csv or ndjson." enum:"csv,ndjson" default:"csv" placeholder:"FORMAT"`
+}
+
+func (*tokenImport) Help() string {
+	return `Reads a product's existing tokens from standard input, and imports all of them or none. CSV starts with a row of
+column names; NDJSON has an object on each line. The columns or fields, in any order:
+
+  token                 the whole key, of which only the SHA-256 leaves this process; or instead of it
+  digest, prefix        the SHA-256 of the whole key in hex, and the visible start of the key
+  name                  what the token is for
+  scopes                CSV: with blanks between them; NDJSON: an array
+  workspace | user      the owner: id or slug, id or email
+  created_at, expires_at, revoked_at      RFC 3339 times; may be absent or empty`
+}
+
+func (c *tokenImport) Run(s *session, r *store.Registry, cfg config) error {
+	api, format, err := findFormat(cfg, c.Prefix, c.API)
+	if err != nil {
+		return err
+	}
+	valid, err := scopesFor(cfg, api, format.Kind)
+	if err != nil {
+		return err
+	}
+	stdin := &countingReader{r: interruptible(s.ctx, os.Stdin)}
+	bar := newProgress(terminal(s.stderr), size(os.Stdin), func() int64 { return stdin.n })
+	parse := csvLines
+	if c.Format == "ndjson" {
+		parse = ndjsonLines
+	}
+	in := &importer{valid: valid, progress: bar}
+	n, err := r.ImportTokens(s.ctx, store.Import{Format: format, API: api, Lines: in.lines(parse(stdin))})
+	bar.end()
+	if refused, ok := errors.AsType[*store.ImportError](err); ok {
+		for _, l := range refused.Lines {
+			fmt.Fprintf(s.stderr, "line %d: %s\n", l.Number, l.Reason)
+		}
+		if more := refused.Bad - len(refused.Lines); more > 0 {
+			fmt.Fprintf(s.stderr, "and %d more\n", more)
+		}
+		if in.badScopes {
+			fmt.Fprintf(s.stderr, "scopes are %s\n", strings.Join(valid, ", "))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return printOne(s, struct {
+		Imported int `json:"imported"`
+	}{n}, [2]string{"imported", strconv.Itoa(n)})
+}
+
+// importer checks what the store does not know, and shows how far it is.
+type importer struct {
+	valid     []string
+	badScopes bool
+	progress  *progress
+}
+
+func (in *importer) lines(parsed iter.Seq2[store.ImportLine, error]) iter.Seq2[store.ImportLine, error] {
+	return func(yield func(store.ImportLine, error) bool) {
+		for line, err := range parsed {
+			if err == nil && line.Bad == "" {
+				line.Scopes, line.Bad = in.scopes(line.Scopes)
+			}
+			in.progress.row()
+			if !yield(line, err) {
+				return
+			}
+		}
+		in.progress.store()
+	}
+}
+
+func (in *importer) scopes(named []string) ([]string, string) {
+	if len(named) == 0 {
+		in.badScopes = true
+		return nil, "it has no scopes"
+	}
+	scopes := make([]string, 0, len(named))
+	for i, scope := range named {
+		if !slices.Contains(in.valid, scope) {
+			in.badScopes = true
+			return nil, fmt.Sprintf("scope %d is none of such a token", i+1)
+		}
+		if !slices.Contains(scopes, scope) {
+			scopes = append(scopes, scope)
+		}
+	}
+	return scopes, ""
+}
+
+// maxImportLine in bytes keeps a quote that is never closed from collecting all of the input.
+const maxImportLine = 1 << 20
+
+const (
+	importFieldNames = "token, digest, prefix, name, scopes, workspace, user, created_at, expires_at, revoked_at"
+
+	badHeader    = "there must be a header row, with the names of the columns: " + importFieldNames
+	badHeaderRow = "the header row needs the columns token or digest, name, scopes, and workspace or user"
+	badQuote     = "a quote is where it cannot be, or is not closed"
+	badCount     = "it has not as many fields as the header row"
+	badLength    = "from here on there is more than 1 MiB without an end of the line: the rest is not read"
+	badObject    = "it is not one JSON object of the fields " + importFieldNames +
+		", of which scopes is an array of strings, and each other a string"
+	badEncoding = "it is not UTF-8"
+	badDigest   = "the digest is not 64 hex digits"
+)
+
+// importFields is a line of either form. Reasons for which it is bad never repeat any of it.
+type importFields struct {
+	Token     string   `json:"token"`
+	Digest    string   `json:"digest"`
+	Prefix    string   `json:"prefix"`
+	Name      string   `json:"name"`
+	Scopes    []string `json:"scopes"`
+	Workspace string   `json:"workspace"`
+	User      string   `json:"user"`
+	CreatedAt string   `json:"created_at"`
+	ExpiresAt string   `json:"expires_at"`
+	RevokedAt string   `json:"revoked_at"`
+}
+
+// set reports whether there is such a column.
+func (f *importFields) set(column, value string) bool {
+	switch column {
+	case "token":
+		f.Token = value
+	case "digest":
+		f.Digest = value
+	case "prefix":
+		f.Prefix = value
+	case "name":
+		f.Name = value
+	case "scopes":
+		f.Scopes = strings.Fields(value)
+	case "workspace":
+		f.Workspace = value
+	case "user":
+		f.User = value
+	case "created_at":
+		f.CreatedAt = value
+	case "expires_at":
+		f.ExpiresAt = value
+	case "revoked_at":
+		f.RevokedAt = value
+	default:
+		return false
+	}
+	return true
+}
+
+func (f *importFields) line(number int) store.ImportLine {
+	line := store.ImportLine{
+		Number: number, Key: authz.Secret(f.Token), Prefix: f.Prefix, Name: f.Name, Scopes: f.Scopes,
+		Workspace: f.Workspace, User: f.User,
+	}
+	if f.Digest != "" {
+		line.Digest = new(authz.Digest)
+		if n, err := hex.Decode(line.Digest[:], []byte(f.Digest[:min(len(f.Digest), 2*len(line.Digest))])); err != nil ||
+			2*n != len(f.Digest) || n != len(line.Digest) {
+			line.Bad = badDigest
+		}
+	}
+	for _, t := range []struct {
+		name, text string
+		to         **time.Time
+	}{
+		{"created_at", f.CreatedAt, &line.CreatedAt},
+		{"expires_at", f.ExpiresAt, &line.ExpiresAt},
+		{"revoked_at", f.RevokedAt, &line.RevokedAt},
+	} {
+		if t.text == "" {
+			continue
+		}
+		at, err := time.Parse(time.RFC3339, t.text)
+		if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 { // or it could not be printed as one
+			line.Bad = t.name + " is no RFC 3339 time, such as 2030-01-31T12:00:00Z"
+			continue
+		}
+		*t.to = &at
+	}
+	return line
+}
+
+// csvLines reads RFC 4180, with a header row, of which the order is free.
+func csvLines(input io.Reader) iter.Seq2[store.ImportLine, error] {
+	return func(yield func(store.ImportLine, error) bool) {
+		bounded := &boundedReader{r: input}
+		buffered := bufio.NewReaderSize(bounded, 64<<10)
+		skipByteOrderMark(buffered)
+		r := csv.NewReader(buffered)
+		r.ReuseRecord = true
+		number := 1
+		bad := func(reason string) bool { return yield(store.ImportLine{Number: number, Bad: reason}, nil) }
+
+		header, err := r.Read()
+		if err != nil && err != io.EOF && !isParseError(err) && !errors.Is(err, errLineTooLong) {
+			yield(store.ImportLine{}, fmt.Errorf("read the input: %w", err))
+			return
+		}
+		columns := slices.Clone(header)
+		if reason := headerProblem(columns); err != nil || reason != "" {
+			if err != nil {
+				reason = badHeader
+			}
+			bad(reason)
+			return
+		}
+		for {
+			bounded.start = r.InputOffset()
+			record, err := r.Read()
+			if err == io.EOF {
+				return
+			}
+			var parse *csv.ParseError
+			switch {
+			case errors.As(err, &parse):
+				number = parse.StartLine
+				reason := badQuote
+				if errors.Is(err, csv.ErrFieldCount) {
+					reason = badCount
+				}
+				if !bad(reason) {
+					return
+				}
+				continue
+			case errors.Is(err, errLineTooLong):
+				number++
+				bad(badLength)
+				return
+			case err != nil:
+				yield(store.ImportLine{}, fmt.Errorf("read the input: %w", err))
+				return
+			}
+			number, _ = r.FieldPos(0)
+			var f importFields
+			valid := true
+			for i, value := range record {
+				f.set(columns[i], value)
+				valid = valid && utf8.ValidString(value)
+			}
+			line := f.line(number)
+			if !valid {
+				line.Bad = badEncoding
+			}
+			if !yield(line, nil) {
+				return
+			}
+		}
+	}
+}
+
+func isParseError(err error) bool {
+	_, ok := errors.AsType[*csv.ParseError](err)
+	return ok
+}
+
+// headerProblem repeats no name: without a header row, the first row is a token's.
+func headerProblem(columns []string) string {
+	has := make(map[string]bool, len(columns))
+	var f importFields
+	for i, name := range columns {
+		if !f.set(name, "") {
+			return fmt.Sprintf("column %d has a name that is none; %s", i+1, badHeader)
+		}
+		if has[name] {
+			return fmt.Sprintf("column %d is there twice", i+1)
+		}
+		has[name] = true
+	}
+	if (has["token"] || has["digest"]) && has["name"] && has["scopes"] && (has["workspace"] || has["user"]) {
+		return ""
+	}
+	return badHeaderRow
+}
+
+// ndjsonLines reads one JSON object a line. Empty lines count and do nothing else.
+func ndjsonLines(input io.Reader) iter.Seq2[store.ImportLine, error] {
+	return func(yield func(store.ImportLine, error) bool) {
+		buffered := bufio.NewReader(input)
+		skipByteOrderMark(buffered)
+		scanner := bufio.NewScanner(buffered)
+		scanner.Buffer(make([]byte, 0, 64<<10), maxImportLine)
+		number := 0
+		for scanner.Scan() {
+			number++
+			text := bytes.TrimSpace(scanner.Bytes())
+			if len(text) == 0 {
+				continue
+			}
+			if !yield(jsonLine(number, text), nil) {
+				return
+			}
+		}
+		switch err := scanner.Err(); {
+		case errors.Is(err, bufio.ErrTooLong):
+			yield(store.ImportLine{Number: number + 1, Bad: badLength}, nil)
+		case err != nil:
+			yield(store.ImportLine{}, fmt.Errorf("read the input: %w", err))
+		}
+	}
+}
+
+func jsonLine(number int, text []byte) store.ImportLine {
+	if !utf8.Valid(text) { // encoding/json would put something else in its place
+		return store.ImportLine{Number: number, Bad: badEncoding}
+	}
+	var f importFields
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&f); err != nil || decoder.InputOffset() != int64(len(text)) || text[0] != '{' {
+		return store.ImportLine{Number: number, Bad: badObject}
+	}
+	return f.line(number)
+}
+
+// skipByteOrderMark, with which spreadsheets start their CSV.
+func skipByteOrderMark(r *bufio.Reader) {
+	if mark, _ := r.Peek(3); string(mark) == "\uFEFF" {
+		_, _ = r.Discard(3)
+	}
+}
+
+var errLineTooLong = errors.New("a line is too long")
+
+// boundedReader ends where a line that starts at start has gone on for too long.
+type boundedReader struct {
+	r        io.Reader
+	start, n int64
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	if b.n-b.start > maxImportLine {
+		return 0, errLineTooLong
+	}
+	n, err := b.r.Read(p)
+	b.n += int64(n)
+	return n, err
+}
+
+type countingReader struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// interruptible ends a read when the context ends, which by itself a read of standard input does not. What reads on
+// behind it ends with the process.
+func interruptible(ctx context.Context, r io.Reader) io.Reader {
+	out, in := io.Pipe()
+	context.AfterFunc(ctx, func() { in.CloseWithError(ctx.Err()) })
+	go func() {
+		_, err := io.Copy(in, r)
+		in.CloseWithError(err)
+	}()
+	return out
+}
+
+// terminal is w if somebody looks at it, or nil.
+func terminal(w io.Writer) io.Writer {
+	f, ok := w.(*os.File)
+	if !ok {
+		return nil
+	}
+	if info, err := f.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return nil
+	}
+	return f
+}
+
+// size of a file. 0: a pipe, of which nobody knows.
+func size(f *os.File) int64 {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return 0
+	}
+	return info.Size()
+}
+
+// progress draws a line on a terminal, over and over.
+type progress struct {
+	w              io.Writer // nil: nobody looks
+	size           int64     // of the input; 0: unknown
+	read           func() int64
+	now            func() time.Time
+	started, drawn time.Time
+	rows           int
+}
+
+func newProgress(w io.Writer, size int64, read func() int64) *progress {
+	return &progress{w: w, size: size, read: read, now: time.Now}
+}
+
+// row counts one, and draws ten times a second.
+func (p *progress) row() {
+	if p.w == nil {
+		return
+	}
+	p.rows++
+	now := p.now()
+	if p.started.IsZero() {
+		p.started, p.drawn = now, now
+	}
+	if now.Sub(p.drawn) >= 100*time.Millisecond {
+		p.drawn = now
+		p.draw(p.bar() + p.count())
+	}
+}
+
+// store: all is read, and the database has its work yet to do.
+func (p *progress) store() {
+	if p.w != nil {
+		p.draw(p.count() + "; checking and storing")
+	}
+}
+
+// end leaves the line to what is printed next.
+func (p *progress) end() {
+	if p.w != nil {
+		p.draw("")
+	}
+}
+
+func (p *progress) bar() string {
+	if p.size == 0 {
+		return ""
+	}
+	const width = 20
+	part := min(float64(p.read())/float64(p.size), 1)
+	done := int(part * width)
+	return fmt.Sprintf("[%s%s] %3.0f %%  ", strings.Repeat("=", done), strings.Repeat(" ", width-done), 100*part)
+}
+
+func (p *progress) count() string {
+	rate := 0.0
+	if took := p.now().Sub(p.started); p.rows > 0 && took > 0 {
+		rate = float64(p.rows) / took.Seconds()
+	}
+	return fmt.Sprintf("%d rows, %.0f rows/s", p.rows, rate)
+}
+
+// draw goes back to the line's start, and clears what was there.
+func (p *progress) draw(text string) { fmt.Fprintf(p.w, "\r\x1b[K%s", text) }

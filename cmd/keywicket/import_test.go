@@ -1,0 +1,267 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/keywicket/keywicket/store"
+)
+
+type parser = func(io.Reader) iter.Seq2[store.ImportLine, error]
+
+func TestImportInputIsReadAsItComes(t *testing.T) {
+	for name, parse := range map[string]struct {
+		lines parser
+		head  string
+		line  string
+	}{
+		"csv":    {csvLines, "token,name,scopes,workspace\n", "sk_live_0123456789abcdef,%s,inbox:read,acme\n"},
+		"ndjson": {ndjsonLines, "", `{"token": "sk_live_0123456789abcdef", "name": "%s", "scopes": ["inbox:read"]}` + "\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const lines = 50_000
+			text := []byte(fmt.Sprintf(parse.line, strings.Repeat("n", 100)))
+			input := io.MultiReader(strings.NewReader(parse.head), io.LimitReader(&repeated{text: text}, int64(lines*len(text))))
+			heap := func() int64 {
+				var m runtime.MemStats
+				runtime.GC()
+				runtime.ReadMemStats(&m)
+				return int64(m.HeapAlloc)
+			}
+			var n int
+			var early int64
+			for line, err := range parse.lines(input) {
+				if err != nil || line.Bad != "" || line.Name == "" {
+					t.Fatalf("line %d: %v, %s", line.Number, err, line.Bad)
+				}
+				if n++; n == 1000 {
+					early = heap()
+				}
+				if n == lines {
+					if grown := heap() - early; grown > 1<<20 {
+						t.Errorf("it grew by %d bytes", grown)
+					}
+				}
+			}
+			if n != lines {
+				t.Errorf("it has %d lines", n)
+			}
+		})
+	}
+}
+
+// repeated is text over and over.
+type repeated struct {
+	text []byte
+	at   int
+}
+
+func (r *repeated) Read(p []byte) (int, error) {
+	n := copy(p, r.text[r.at:])
+	r.at = (r.at + n) % len(r.text)
+	return n, nil
+}
+
+func TestImportInputThatHasNoEndOfALine(t *testing.T) {
+	for name, c := range map[string]struct {
+		lines parser
+		head  string
+		line  int
+	}{
+		"an open quote":       {csvLines, "token,name,scopes,user\na,b,c,d\ne,\"", 3},
+		"one line of CSV":     {csvLines, "token,name,scopes,user\na,b,c,d\ne,", 3},
+		"a header":            {csvLines, "token,", 1},
+		"one line of NDJSON":  {ndjsonLines, "{}\n\n{\"token\": \"", 3},
+		"an indented object":  {ndjsonLines, "{}\n", 2},
+		"CSV taken for JSON":  {ndjsonLines, "token,name\n", 2},
+		"a quoted field more": {csvLines, "token,name,scopes,user\na,b,c,d\n\"e\n", 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			endless := io.LimitReader(&repeated{text: []byte("aaaaaaaaaa")}, 1<<30)
+			read := &countingReader{r: io.MultiReader(strings.NewReader(c.head), endless)}
+			var last string
+			var number int
+			for line, err := range c.lines(read) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				last, number = line.Bad, line.Number
+			}
+			if number != c.line || last != badLength && last != badHeader {
+				t.Errorf("line %d: %q", number, last)
+			}
+			if read.n > 2*maxImportLine {
+				t.Errorf("it read %d bytes", read.n)
+			}
+		})
+	}
+}
+
+func TestImportInputThatBreaksOff(t *testing.T) {
+	broken := errors.New("the disk is broken")
+	for name, lines := range map[string]parser{"csv": csvLines, "ndjson": ndjsonLines} {
+		for _, head := range []string{"", "token,name,scopes,user\n", "token,name,scopes,user\na,b,c,d\ne,"} {
+			var last error
+			for _, err := range lines(io.MultiReader(strings.NewReader(head), iotest.ErrReader(broken))) {
+				last = err
+			}
+			if !errors.Is(last, broken) {
+				t.Errorf("%s after %q: %v", name, head, last)
+			}
+		}
+	}
+}
+
+func TestImportInputOfASpreadsheet(t *testing.T) {
+	for name, c := range map[string]struct {
+		lines parser
+		text  string
+	}{
+		"csv":    {csvLines, "\uFEFFtoken,name,scopes,workspace\r\nk,n,a b,acme\r\n"},
+		"ndjson": {ndjsonLines, "\uFEFF{\"token\": \"k\", \"name\": \"n\", \"scopes\": [\"a\", \"b\"], \"workspace\": \"acme\"}\r\n"},
+	} {
+		for line, err := range c.lines(strings.NewReader(c.text)) {
+			if err != nil || line.Bad != "" || line.Key != "k" || line.Name != "n" || line.Workspace != "acme" ||
+				!slices.Equal(line.Scopes, []string{"a", "b"}) {
+				t.Errorf("%s: %+v, %v", name, line, err)
+			}
+		}
+	}
+}
+
+func TestImportInputIsTakenAsItIsOrNotAtAll(t *testing.T) {
+	digest := strings.Repeat("0F", 32)
+	for name, c := range map[string]struct {
+		lines parser
+		text  string
+		want  string
+	}{
+		"a digest":                       {ndjsonLines, `{"digest": "` + digest + `"}`, ""},
+		"a digest that is too long":      {ndjsonLines, `{"digest": "` + digest + `0f"}`, badDigest},
+		"a digest that is too short":     {ndjsonLines, `{"digest": "` + digest[2:] + `"}`, badDigest},
+		"half a digit of a digest":       {ndjsonLines, `{"digest": "` + digest + `0"}`, badDigest},
+		"a digest in base64":             {ndjsonLines, `{"digest": "` + strings.Repeat("z", 64) + `"}`, badDigest},
+		"a time of another zone":         {ndjsonLines, `{"created_at": "2030-01-31T12:00:00+05:30"}`, ""},
+		"a time that cannot be printed":  {ndjsonLines, `{"expires_at": "9999-12-31T23:59:59-01:00"}`, "expires_at is no"},
+		"a time before there were any":   {ndjsonLines, `{"created_at": "0000-12-31T23:59:59Z"}`, "created_at is no"},
+		"a day":                          {ndjsonLines, `{"revoked_at": "2030-01-31"}`, "revoked_at is no"},
+		"two objects":                    {ndjsonLines, `{} {}`, badObject},
+		"an unknown field":               {ndjsonLines, `{"scope": "a"}`, badObject},
+		"scopes that are no array":       {ndjsonLines, `{"scopes": "a"}`, badObject},
+		"nothing":                        {ndjsonLines, `null`, badObject},
+		"a name in Latin-1, of JSON":     {ndjsonLines, "{\"name\": \"Zo\xeb\"}", badEncoding},
+		"a name in Latin-1, of CSV":      {csvLines, "token,name,scopes,user\nk,Zo\xeb,a,u", badEncoding},
+		"a field too many":               {csvLines, "token,name,scopes,user\nk,n,a,u,x", badCount},
+		"a quote in the middle":          {csvLines, "token,name,scopes,user\nk,n\"n,a,u", badQuote},
+		"a header in capitals":           {csvLines, "Token,name,scopes,user\n", "column 1 has a name that is none"},
+		"a header in quotes, over lines": {csvLines, "\"token\",\"na\nme\",scopes,user\n", "column 2 has a name that is none"},
+	} {
+		var bad string
+		for line, err := range c.lines(strings.NewReader(c.text)) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			bad = line.Bad
+		}
+		if !strings.HasPrefix(bad, c.want) || c.want == "" && bad != "" {
+			t.Errorf("%s: got %q, want %q", name, bad, c.want)
+		}
+	}
+}
+
+func TestImportEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	silent, end := io.Pipe()
+	defer func() { _ = end.Close() }()
+	r := interruptible(ctx, silent)
+	cancel()
+	if n, err := r.Read(make([]byte, 1)); n != 0 || !errors.Is(err, context.Canceled) {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+}
+
+// All that a parser says of a line. None of it is the line's.
+var importReasons = regexp.MustCompile(`^(?:` + strings.Join([]string{
+	regexp.QuoteMeta(badHeader), regexp.QuoteMeta(badHeaderRow), regexp.QuoteMeta(badQuote), regexp.QuoteMeta(badCount),
+	regexp.QuoteMeta(badLength), regexp.QuoteMeta(badObject), regexp.QuoteMeta(badEncoding), regexp.QuoteMeta(badDigest),
+	`column \d+ is there twice`, `column \d+ has a name that is none; ` + regexp.QuoteMeta(badHeader),
+	`(?:created|expires|revoked)_at is no RFC 3339 time, such as 2030-01-31T12:00:00Z`,
+}, "|") + `)$`)
+
+func FuzzImport(f *testing.F) {
+	for _, text := range []string{
+		"", "\uFEFF", "\n\n", "token,name,scopes,user\n", "token,digest,name,scopes,user,created_at\na,b,c,d e,f,2030-01-31T12:00:00Z\n",
+		"sk_live_0123456789abcdef,n,inbox:read,acme\n", "token,token\n", "token,name,scopes,user\n\"a\nb\",\"\"\"\",,\n\"", "token,name,scopes,user\na\"b,,,\n\xff,,,\n",
+		`{"token": "sk_live_0123456789abcdef", "name": "n", "scopes": ["a"], "user": "u"}`, `{"digest": "00", "expires_at": "soon"}`,
+		"{}\n\n[]\nnull\n{\"a\": 1}\n{} {}\n{\"scopes\": \"a\"}\n{\"token\": 1}\n\xff\n",
+		`{"digest": "` + strings.Repeat("0f", 32) + `", "prefix": "vel_", "created_at": "9999-12-31T23:59:59-01:00"}`,
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		for name, lines := range map[string]parser{"csv": csvLines, "ndjson": ndjsonLines} {
+			last := 0
+			for line, err := range lines(bytes.NewReader(text)) {
+				switch {
+				case err != nil:
+					t.Fatalf("%s: %v", name, err)
+				case line.Number <= last || line.Number > bytes.Count(text, []byte("\n"))+1:
+					t.Fatalf("%s: line %d after line %d", name, line.Number, last)
+				case line.Bad != "" && !importReasons.MatchString(line.Bad):
+					t.Fatalf("%s: it says %q", name, line.Bad)
+				}
+				last = line.Number
+			}
+		}
+	})
+}
+
+func TestProgressIsDrawnForATerminal(t *testing.T) {
+	var screen bytes.Buffer
+	now := time.Unix(0, 0)
+	read := int64(0)
+	p := newProgress(&screen, 1000, func() int64 { return read })
+	p.now = func() time.Time { return now }
+	for range 500 {
+		p.row()
+		now, read = now.Add(time.Millisecond), read+1
+	}
+	p.store()
+	p.end()
+	drawn := strings.Split(screen.String(), "\r\x1b[K")
+	want := []string{
+		"", "[==                  ]  10 %  101 rows, 1010 rows/s",
+		"[====                ]  20 %  201 rows, 1005 rows/s", "[======              ]  30 %  301 rows, 1003 rows/s",
+		"[========            ]  40 %  401 rows, 1002 rows/s", "500 rows, 1000 rows/s; checking and storing", "",
+	}
+	if !slices.Equal(drawn, want) {
+		t.Errorf("drawn was %q", drawn)
+	}
+	screen.Reset()
+	p = newProgress(&screen, 0, nil)
+	p.now = func() time.Time { return now }
+	p.row()
+	now = now.Add(time.Second)
+	p.row()
+	if got := screen.String(); got != "\r\x1b[K2 rows, 2 rows/s" {
+		t.Errorf("of a pipe, drawn was %q", got)
+	}
+	if terminal(&screen) != nil {
+		t.Error("a buffer is no terminal")
+	}
+	p = newProgress(nil, 0, nil) // draws nowhere
+	p.row()
+	p.store()
+	p.end()
+}

@@ -1,0 +1,331 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// Import is tokens of one kind that a product has handed out before.
+type Import struct {
+	// Format is one of the API's.
+	Format authz.CredentialFormat
+	API    string
+	// Lines of the input, one after the other; they are not collected. An error ends the import.
+	Lines iter.Seq2[ImportLine, error]
+}
+
+// ImportLine is one token. What is said of a bad one repeats nothing of it: whatever a column is called, a key may have
+// got into it.
+type ImportLine struct {
+	// Number in the input, from 1, ascending.
+	Number int
+	// Bad is why the line could not be read. The other fields are then of no interest.
+	Bad string
+
+	// Key, or else Digest with Prefix, the key's visible part.
+	Key    authz.Secret
+	Digest *authz.Digest
+	Prefix string
+
+	Name string
+	// Scopes as the API's catalogue has them, which is not known here.
+	Scopes []string
+	// Workspace (id or slug) or User (id or email) names the owner: the one that Format.Kind asks for, and not the other.
+	Workspace, User string
+	// CreatedAt: nil is now. Neither it nor RevokedAt can lie in the future, by the database's clock.
+	CreatedAt, RevokedAt *time.Time
+	// ExpiresAt may have passed: the token is then denied as expired, and not as unknown.
+	ExpiresAt *time.Time
+}
+
+// BadLine is why a line cannot be imported.
+type BadLine struct {
+	Number int
+	Reason string
+}
+
+// ImportError is an import of which nothing was done, because some lines are bad. It matches [ErrInvalid].
+type ImportError struct {
+	Lines []BadLine // the first 20
+	Bad   int       // how many there are in all
+}
+
+// maxBadLines are told; whoever has more has made one mistake over and over.
+const maxBadLines = 20
+
+func (e *ImportError) Error() string {
+	if e.Bad == 1 {
+		return "one line is bad; nothing is imported"
+	}
+	return fmt.Sprintf("%d lines are bad; nothing is imported", e.Bad)
+}
+
+func (e *ImportError) Unwrap() error { return ErrInvalid }
+
+// add keeps the lines in order, and no more than are told.
+func (e *ImportError) add(count int, lines ...BadLine) {
+	e.Bad += count
+	e.Lines = append(e.Lines, lines...)
+	slices.SortStableFunc(e.Lines, func(a, b BadLine) int { return cmp.Compare(a.Number, b.Number) })
+	e.Lines = e.Lines[:min(len(e.Lines), maxBadLines)]
+}
+
+// ImportTokens imports all the lines or, with an [ImportError], none, and returns how many. The tokens are good from
+// the moment in which it returns. It holds one line at a time; the database holds the others in a temporary table, which
+// the login must be allowed to create. Meanwhile checks go on, and other tokens are created and revoked.
+func (r *Registry) ImportTokens(ctx context.Context, im Import) (int, error) {
+	format, err := im.Format.Complete()
+	if err != nil {
+		return 0, refuse(ErrInvalid, "the credential format's %v", err)
+	}
+	im.Format = format
+	tx, err := r.db.BeginTxx(ctx, nil)
+	if err != nil {
+		return 0, fmt.Errorf("import the tokens: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	n, err := im.run(ctx, tx)
+	if err == nil {
+		err = tx.Commit()
+	}
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err() // a query that was cancelled says so in Postgres's words
+	}
+	if _, told := errors.AsType[*ImportError](err); told {
+		return 0, err
+	}
+	if err != nil {
+		return 0, explain(err, "import the tokens", map[string]*refusal{
+			"tokens_digest_key": refuse(ErrExists, "one of the tokens was created by somebody else at the same time; nothing "+
+				"is imported: do it again, to be told its line"),
+			"tokens_api_form": refuse(ErrInvalid, "the API's name %q is not letters, digits, _ and -", im.API),
+		})
+	}
+	return n, nil
+}
+
+func (im Import) run(ctx context.Context, tx *sqlx.Tx) (int, error) {
+	_, err := tx.ExecContext(ctx, `
+		CREATE TEMPORARY TABLE import_lines (
+			line           bigint  NOT NULL,
+			digest         bytea   NOT NULL,
+			visible_prefix text    NOT NULL,
+			name           text    NOT NULL,
+			scopes         text[]  NOT NULL,
+			owner          text    NOT NULL,
+			created_at     timestamptz,
+			expires_at     timestamptz,
+			revoked_at     timestamptz
+		) ON COMMIT DROP`)
+	if err != nil {
+		return 0, err
+	}
+	bad := new(ImportError)
+	if err := im.stage(ctx, tx, bad); err != nil {
+		return 0, err
+	}
+	if err := im.check(ctx, tx, bad); err != nil {
+		return 0, err
+	}
+	if bad.Bad > 0 {
+		return 0, bad
+	}
+	return im.insert(ctx, tx)
+}
+
+// stage copies the lines to the database, save those that are bad by themselves.
+func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *ImportError) error {
+	statement, err := tx.PrepareContext(ctx, `
+		COPY pg_temp.import_lines (line, digest, visible_prefix, name, scopes, owner, created_at, expires_at, revoked_at)
+		FROM STDIN`)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = statement.Close() }()
+	for line, err := range im.Lines {
+		if err != nil {
+			return err
+		}
+		if line.Bad == "" {
+			line.Bad = im.bad(line)
+		}
+		if line.Bad != "" {
+			bad.add(1, BadLine{line.Number, line.Bad})
+			continue
+		}
+		if line.Digest == nil {
+			digest := line.Key.Digest()
+			line.Digest, line.Prefix = &digest, im.Format.Visible(line.Key)
+		}
+		_, err := statement.ExecContext(ctx, line.Number, line.Digest[:], line.Prefix, line.Name,
+			append(pq.StringArray{}, line.Scopes...), line.Workspace+line.User, line.CreatedAt, line.ExpiresAt, line.RevokedAt)
+		if err != nil {
+			return err
+		}
+	}
+	_, err = statement.ExecContext(ctx)
+	return err
+}
+
+// bad tells what the database need not be asked about, and what it could not be sent.
+func (im Import) bad(l ImportLine) string {
+	f := im.Format
+	own, other := l.Workspace, l.User
+	if f.Kind.OfUser() {
+		own, other = other, own
+	}
+	switch {
+	case l.Key != "" && l.Digest != nil:
+		return "it has both a token and a digest: one of them is enough"
+	case l.Key == "" && l.Digest == nil:
+		return "it has neither a token nor a digest"
+	case l.Key != "" && l.Prefix != "":
+		return "prefix goes with a digest: a token shows its own"
+	case l.Key != "" && !f.Accepts(l.Key):
+		return fmt.Sprintf("the token is not one that a client could present: it starts with %s, has at least 16 letters, "+
+			"digits or -._~+/ behind it, and 512 characters at most", f.Prefix)
+	case l.Digest != nil && !visible(f, l.Prefix):
+		return fmt.Sprintf("the prefix that goes with a digest is %s and of what follows in the key %d characters at most",
+			f.Prefix, f.VisiblePrefix-len(f.Prefix))
+	case own == "" || other != "":
+		return fmt.Sprintf("a %s belongs to a %s: name one, and no %s", f.Kind, ownerOf(f.Kind), otherOf(f.Kind))
+	case !storable(own):
+		return unknownOwner(f.Kind)
+	case !storable(l.Name):
+		return badName
+	}
+	for i, s := range l.Scopes {
+		if !authz.ValidScope(s) {
+			return fmt.Sprintf("scope %d is empty or has characters that a scope cannot have", i+1)
+		}
+	}
+	return ""
+}
+
+// visible reports whether a prefix could be the visible part of a key, and no more than that.
+func visible(f authz.CredentialFormat, prefix string) bool {
+	const body = "0123456789abcdef" // the least
+	return len(prefix) <= f.VisiblePrefix && f.Accepts(authz.Secret(prefix+body))
+}
+
+const badName = "the name is empty or has control characters"
+
+func unknownOwner(k authz.Kind) string {
+	if k.OfUser() {
+		return "no user has this id or email"
+	}
+	return "no workspace has this id or slug"
+}
+
+func ownerOf(k authz.Kind) string {
+	if k.OfUser() {
+		return "user"
+	}
+	return "workspace"
+}
+
+func otherOf(k authz.Kind) string {
+	if k.OfUser() {
+		return "workspace"
+	}
+	return "user"
+}
+
+// storable: what Postgres takes for text.
+func storable(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
+
+// check finds what is bad about the lines together, and beside what is there. The owners' names are resolved as
+// [Registry.Workspace] and [Registry.User] do it.
+func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *ImportError) error {
+	byID, byName := `SELECT id FROM keywicket.workspaces WHERE id = l.owner`,
+		`SELECT id FROM keywicket.workspaces WHERE slug = l.owner`
+	if im.Format.Kind.OfUser() {
+		byID, byName = `SELECT id FROM keywicket.users WHERE id = l.owner`,
+			`SELECT id FROM keywicket.users WHERE lower(email) = lower(l.owner)`
+	}
+	for _, statement := range []string{
+		`ANALYZE pg_temp.import_lines`,
+		`CREATE TEMPORARY TABLE import_owners ON COMMIT DROP AS
+			SELECT l.owner, COALESCE((` + byID + `), (` + byName + `)) AS id
+			FROM (SELECT DISTINCT owner FROM pg_temp.import_lines) l`,
+		`ANALYZE pg_temp.import_owners`,
+	} {
+		if _, err := tx.ExecContext(ctx, statement); err != nil {
+			return err
+		}
+	}
+	var found []struct {
+		Line   int    `db:"line"`
+		Reason string `db:"reason"`
+		Count  int    `db:"count"`
+	}
+	// The name is judged by the constraint's own words: what is a blank or a control character depends on the database.
+	err := tx.SelectContext(ctx, &found, `
+		SELECT line, reason, count(*) OVER () AS count
+		FROM (
+			SELECT l.line, CASE
+				WHEN l.misnamed THEN $1
+				WHEN o.id IS NULL THEN $2
+				WHEN l.line > l.first THEN 'it is the token of line ' || l.first || ' again'
+				WHEN t.id IS NOT NULL THEN 'there is this token already'
+				WHEN l.created_at > clock_timestamp() THEN 'created_at lies in the future, by the database''s clock'
+				WHEN l.revoked_at > clock_timestamp() THEN
+					'revoked_at lies in the future, by the database''s clock: it is revoked or it is not'
+			END AS reason
+			FROM (
+				SELECT line, digest, owner, created_at, revoked_at, min(line) OVER (PARTITION BY digest) AS first,
+					NOT (name ~ '\S' AND name !~ '[[:cntrl:]]') AS misnamed
+				FROM pg_temp.import_lines
+			) l
+			JOIN pg_temp.import_owners o ON o.owner = l.owner
+			LEFT JOIN keywicket.tokens t ON t.digest = l.digest
+		) judged
+		WHERE reason IS NOT NULL
+		ORDER BY line
+		LIMIT $3`, badName, unknownOwner(im.Format.Kind), maxBadLines)
+	if err != nil {
+		return err
+	}
+	for i, f := range found {
+		count := 0
+		if i == 0 {
+			count = f.Count
+		}
+		bad.add(count, BadLine{f.Line, f.Reason})
+	}
+	return nil
+}
+
+func (im Import) insert(ctx context.Context, tx *sqlx.Tx) (int, error) {
+	column := ownerOf(im.Format.Kind) + "_id"
+	result, err := tx.ExecContext(ctx, `
+		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, `+column+`, created_at,
+			expires_at, revoked_at)
+		SELECT $1, $2, $3, l.visible_prefix, l.digest, l.name, l.scopes, o.id, COALESCE(l.created_at, clock_timestamp()),
+			l.expires_at, l.revoked_at
+		FROM pg_temp.import_lines l
+		JOIN pg_temp.import_owners o ON o.owner = l.owner
+		ORDER BY l.line`, im.API, im.Format.Kind, im.Format.Environment)
+	if err != nil {
+		return 0, err
+	}
+	// A sidecar that started beside an empty table has a plan that reads all of it, and keeps it until the statistics
+	// change. Who does not own the table gets a warning here, and waits for autovacuum.
+	if _, err := tx.ExecContext(ctx, `ANALYZE keywicket.tokens`); err != nil {
+		return 0, err
+	}
+	n, err := result.RowsAffected()
+	return int(n), err
+}
