@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/keywicket/keywicket/demo/postgres"
@@ -199,8 +200,6 @@ func isFree(address string) bool {
 
 // environ is this process's environment without keywicket's own settings, which would reach into the stack.
 func environ(more ...string) []string {
-	env := slices.DeleteFunc(os.Environ(), func(entry string) bool {
-		return len(entry) > len("KEYWICKET_") && entry[:len("KEYWICKET_")] == "KEYWICKET_"
-	})
+	env := slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "KEYWICKET_") })
 	return append(env, more...)
 }
