@@ -29,7 +29,8 @@ func startSidecar(ctx context.Context, c Config, databaseURL string) (*Sidecar, 
 		}
 		binary = self
 	}
-	s := &Sidecar{GRPC: freeAddress(), Operations: freeAddress()}
+	free := freeAddresses(2)
+	s := &Sidecar{GRPC: free[0], Operations: free[1]}
 	var err error
 	s.Process, err = process.Start(process.Config{
 		Path: binary,

@@ -150,11 +150,12 @@ func (s *Stack) migrate(ctx context.Context) (login string, err error) {
 
 func (s *Stack) startEnvoy(ctx context.Context, c Config) error {
 	for {
+		free := freeAddresses(3)
 		a := bootstrap.Addresses{
-			Admin: freeAddress(),
+			Admin: free[0],
 			Listeners: map[string]string{
-				"velaflows": cmp.Or(c.VelaFlows, freeAddress()),
-				"velocity":  cmp.Or(c.Velocity, freeAddress()),
+				"velaflows": cmp.Or(c.VelaFlows, free[1]),
+				"velocity":  cmp.Or(c.Velocity, free[2]),
 			},
 			Clusters: map[string]string{
 				"keywicket": s.Sidecar.GRPC, "upstream_live": s.Live.Addr(), "upstream_sandbox": s.Sandbox.Addr(),
@@ -180,14 +181,18 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config) error {
 	}
 }
 
-// freeAddress is one that nobody listens on just now.
-func freeAddress() string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		panic(fmt.Sprintf("there is no free port on 127.0.0.1: %v", err))
+// freeAddresses are n that nobody listens on just now, each another one: they are all held until the last is found.
+func freeAddresses(n int) []string {
+	addresses := make([]string, n)
+	for i := range addresses {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			panic(fmt.Sprintf("there is no free port on 127.0.0.1: %v", err))
+		}
+		defer func() { _ = l.Close() }()
+		addresses[i] = l.Addr().String()
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	return addresses
 }
 
 func isFree(address string) bool {

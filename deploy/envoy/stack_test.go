@@ -54,18 +54,23 @@ func start(t *testing.T) *stack {
 		t.Cleanup(func() { _ = u.Close() })
 		*server = u
 	}
-	free := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	// All are held until the last is found, so that no two are the same.
+	free := func() (addresses [3]string) {
+		for i := range addresses {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = l.Close() }()
+			addresses[i] = l.Addr().String()
 		}
-		defer func() { _ = l.Close() }()
-		return l.Addr().String()
+		return addresses
 	}
 	run := func() (*proxy.Proxy, error) {
-		s.velaflows, s.velocity = free(), free()
+		addresses := free()
+		s.velaflows, s.velocity = addresses[0], addresses[1]
 		config, err := bootstrap.Render(bootstrap.Addresses{
-			Admin:     free(),
+			Admin:     addresses[2],
 			Listeners: map[string]string{"velaflows": s.velaflows, "velocity": s.velocity},
 			Clusters: map[string]string{
 				"keywicket": s.checks.addr, "upstream_live": s.live.Addr(), "upstream_sandbox": s.sandbox.Addr(),
