@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/keywicket/keywicket/demo/process"
@@ -29,6 +30,17 @@ func startSidecar(ctx context.Context, c Config, databaseURL string) (*Sidecar, 
 		}
 		binary = self
 	}
+	// A free port may be taken before the sidecar gets to it.
+	const tries = 3
+	for try := 1; ; try++ {
+		s, err := tryToStartSidecar(ctx, c, binary, databaseURL)
+		if err == nil || try == tries || !strings.Contains(err.Error(), "is in use") {
+			return s, err
+		}
+	}
+}
+
+func tryToStartSidecar(ctx context.Context, c Config, binary, databaseURL string) (*Sidecar, error) {
 	free := freeAddresses(2)
 	s := &Sidecar{GRPC: free[0], Operations: free[1]}
 	var err error

@@ -16,16 +16,19 @@ import (
 	"github.com/keywicket/keywicket/demo/proxy"
 )
 
-// address is a free one, most likely still so when Envoy takes it.
-func address(t *testing.T) (host string, port int) {
+// addresses are two free ones, most likely still so when Envoy takes them. Both are held until the second is found, so
+// that they differ.
+func addresses(t *testing.T) (admin, front net.TCPAddr) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for _, a := range []*net.TCPAddr{&admin, &front} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		*a = *l.Addr().(*net.TCPAddr)
 	}
-	defer func() { _ = l.Close() }()
-	a := l.Addr().(*net.TCPAddr)
-	return a.String(), a.Port
+	return admin, front
 }
 
 // config is an Envoy whose one listener closes every connection.
@@ -46,8 +49,8 @@ static_resources:
 }
 
 func TestStartAndStop(t *testing.T) {
-	admin, adminPort := address(t)
-	front, frontPort := address(t)
+	a, f := addresses(t)
+	admin, adminPort, front, frontPort := a.String(), a.Port, f.String(), f.Port
 	dir := t.TempDir()
 	p, err := proxy.Start(t.Context(), proxy.Config{Config: config(adminPort, frontPort), Dir: dir})
 	if err != nil {
@@ -71,8 +74,8 @@ func TestStartAndStop(t *testing.T) {
 		if err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("got %v", err)
 		}
-		_, other := address(t)
-		_, err = proxy.Start(t.Context(), proxy.Config{Config: config(other, frontPort), Dir: dir})
+		other, _ := addresses(t)
+		_, err = proxy.Start(t.Context(), proxy.Config{Config: config(other.Port, frontPort), Dir: dir})
 		if err == nil || !strings.HasPrefix(err.Error(), "envoy's listener front cannot listen on "+front+": ") {
 			t.Errorf("got %v", err)
 		}
@@ -96,10 +99,9 @@ func TestStartAndStop(t *testing.T) {
 }
 
 func TestRefusedConfigurationIsExplained(t *testing.T) {
-	_, admin := address(t)
-	_, front := address(t)
+	admin, front := addresses(t)
 	dir := t.TempDir()
-	bad := bytes.ReplaceAll(config(admin, front), []byte("inline_string"), []byte("in_line_string"))
+	bad := bytes.ReplaceAll(config(admin.Port, front.Port), []byte("inline_string"), []byte("in_line_string"))
 	var log bytes.Buffer
 	_, err := proxy.Start(t.Context(), proxy.Config{Config: bad, Dir: dir, Log: &log})
 	if err == nil || !strings.Contains(err.Error(), "'in_line_string'") {
@@ -117,11 +119,10 @@ func TestRefusedConfigurationIsExplained(t *testing.T) {
 }
 
 func TestCancelled(t *testing.T) {
-	_, admin := address(t)
-	_, front := address(t)
+	admin, front := addresses(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := proxy.Start(ctx, proxy.Config{Config: config(admin, front)}); !errors.Is(err, context.Canceled) {
+	if _, err := proxy.Start(ctx, proxy.Config{Config: config(admin.Port, front.Port)}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }
