@@ -50,12 +50,23 @@ fmt: ## Format Go and Rego
 	$(LINT) fmt ./...
 	$(OPA) fmt --write policies
 
+FUZZTIME ?= 10m
+.PHONY: fuzz
+fuzz: ## Run every fuzz target, each for FUZZTIME (10m)
+	@for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u); do \
+	  for target in $$(grep -h -o '^func Fuzz[A-Za-z]*' $$dir/*_test.go | cut -d ' ' -f 2); do \
+	    echo "$$target in $$dir for $(FUZZTIME)"; \
+	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$dir || exit 1; \
+	  done; \
+	done
+
 .PHONY: bench
 bench: ## Measure a decision, a look-up, and the loading of policies
 	go test -run '^$$' -bench . -benchmem ./policies ./store ./envoy
 
 .PHONY: ci
 ci: lint test demo-once ## All that CI runs
+	$(MAKE) fuzz FUZZTIME=20s
 	.ci/as-ordinary-user
 
 .PHONY: clean

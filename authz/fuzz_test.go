@@ -1,0 +1,265 @@
+package authz_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// Each target says the rule a second time, in other words than the code, and holds every input to both.
+
+// headerValues makes the values of one header: none, one, two, or one that is there again at the end.
+func headerValues(count uint8, first, second string) []string {
+	return [][]string{nil, {first}, {first, second}, {first, second, first}}[count%4]
+}
+
+// bearerForm is RFC 6750, section 2.1, with a scheme in any case and RFC 9110's 1*SP.
+var bearerForm = regexp.MustCompile(`^(?i:bearer) +([A-Za-z0-9._~+/-]+=*)$`)
+
+// presented is the credential that the values of the Authorization header present to an API of config, if they present
+// one that can be good: alone, of the right form, at least 16 characters behind its prefix, 512 bytes at most.
+func presented(api string, values []string) (token string, good bool) {
+	if len(values) != 1 {
+		return "", false
+	}
+	m := bearerForm.FindStringSubmatch(values[0])
+	if m == nil || len(m[1]) > 512 {
+		return "", false
+	}
+	prefixes := map[string][]string{"velaflows": {"sk_live_"}, "velocity": {"vel_u_", "vel_"}}[api] // the longest first
+	for _, prefix := range prefixes {
+		if body, ok := strings.CutPrefix(m[1], prefix); ok {
+			return m[1], len(body) >= 16
+		}
+	}
+	return m[1], false
+}
+
+// FuzzAuthorizationHeader: whatever the header's values are, there is an answer and no panic. A credential is looked up,
+// by its digest, exactly if the values present one that can be good; nothing else comes in. No error, no answer and no
+// policy's input holds what was presented, also when the directory fails.
+func FuzzAuthorizationHeader(f *testing.F) {
+	for _, values := range [][]string{
+		{"Bearer " + goodKey}, {"bEaReR   " + goodKey}, {"Bearer vel_aaaaaaaaaaaaaaaa"}, {"Bearer vel_u_aaaaaaaaaaaaaaaa"},
+		{"Bearer vel_u_aaaaaaaaaaaaaa"}, {"Bearer sk_live_-._~+/aaaaaaaaaa=="}, {"Bearer " + goodKey, "Bearer " + goodKey},
+		{"", "Bearer " + goodKey}, {"Bearer " + goodKey + ",Bearer " + goodKey}, {"Bearer " + goodKey + " "},
+		{" Bearer " + goodKey}, {"Bearer\t" + goodKey}, {"Bearer \t" + goodKey}, {"Bearer" + goodKey}, {"Bearer"}, {"Bearer "}, {""},
+		{"Basic dXNlcjpwYXNz"}, {"Bearer: " + goodKey}, {"Bearer " + goodKey + "\xff"}, {"Bearer " + goodKey + "\n"},
+		{"Bearer " + goodKey + "\r\nx-admin: 1"}, {"Bearer \x00" + goodKey}, {"Bearer ==="}, {"Bearer eyJhbGciOiJub25lIn0.e30.c2ln"},
+		{"Bearer sk_live_" + strings.Repeat("a", 504)}, {"Bearer sk_live_" + strings.Repeat("a", 505)},
+		{"Bearer a.b." + strings.Repeat("a", 8189)}, {"Bearer a.b." + strings.Repeat("a", 8190)}, {"Be\u212aer " + goodKey},
+	} {
+		second := ""
+		if len(values) == 2 {
+			second = values[1]
+		}
+		for _, velocity := range []bool{false, true} {
+			f.Add(uint8(len(values)), values[0], second, velocity, false)
+		}
+	}
+	f.Add(uint8(0), "", "", false, false)
+	f.Add(uint8(1), "Bearer "+goodKey, "", false, true)
+	f.Add(uint8(3), "Bearer "+goodKey, "Bearer", false, false)
+
+	f.Fuzz(func(t *testing.T, count uint8, first, second string, velocity, broken bool) {
+		api := map[bool]string{false: "velaflows", true: "velocity"}[velocity]
+		values := headerValues(count, first, second)
+		d, p := &directory{found: acme}, &policy{decide: honest}
+		if broken {
+			d.err = errors.New("the database is down")
+		}
+		a, err := authz.New(config(), d, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := get(api, "/thing", map[string][]string{"authorization": values})
+		if values == nil {
+			r.Header = nil
+		}
+		answer, err := a.Check(t.Context(), r)
+
+		token, good := presented(api, values)
+		switch {
+		case !good && len(d.asked) != 0:
+			t.Fatalf("%q was looked up", values)
+		case good && (len(d.asked) != 1 || d.asked[0].Digest != authz.Secret(token).Digest()):
+			t.Fatalf("%q: the look-ups are %v", values, d.asked)
+		case answer.Allow != (good && !broken):
+			t.Fatalf("%q: %+v", values, answer)
+		case (err != nil) != (good && broken):
+			t.Fatalf("%q: %v", values, err)
+		case err != nil && err.Error() != "look up the credential: the database is down":
+			t.Fatalf("%q: %v", values, err)
+		}
+		if strings.HasPrefix(token, "sk_live_") || strings.HasPrefix(token, "vel_") { // nothing else here looks like these
+			if shown := fmt.Sprintf("%+v %#v %+v %v", answer, answer, p.asked, err); strings.Contains(shown, token) {
+				t.Fatalf("%q is told: %s", token, shown)
+			}
+		}
+	})
+}
+
+// canonical says docs/policies.md's rule again: a slash and segments, none empty but the last, of pchar without ";".
+var (
+	segmentForm = regexp.MustCompile(`^(?:[A-Za-z0-9._~!$&'()*+,=:@-]|%[0-9A-Fa-f]{2})*$`)
+	escapeForm  = regexp.MustCompile(`%(..)`)
+)
+
+func canonical(p string) bool {
+	rest, ok := strings.CutPrefix(p, "/")
+	if !ok || strings.Contains(p, "//") {
+		return false
+	}
+	for s := range strings.SplitSeq(rest, "/") {
+		if s == "." || s == ".." || !segmentForm.MatchString(s) {
+			return false
+		}
+		// A literal byte ends a sequence of escapes: it is ASCII, so that no rune can go on behind it.
+		hidden := escapeForm.ReplaceAllStringFunc(s, func(e string) string {
+			b, err := strconv.ParseUint(e[1:], 16, 8)
+			if err != nil {
+				panic(err)
+			}
+			if strings.ContainsRune(`./\;%#?`, rune(b)) {
+				return "\x00"
+			}
+			return string([]byte{byte(b)})
+		})
+		if !utf8.ValidString(hidden) {
+			return false
+		}
+		for _, r := range hidden {
+			if r < 0x20 || r >= 0x7f && r <= 0x9f {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// FuzzPath: a path has segments exactly if it is canonical; joined they are the path again, and have the same segments.
+// Whoever unescapes such a path before splitting it, or cleans it, reads the same segments: it has one meaning.
+func FuzzPath(f *testing.F) {
+	for _, p := range []string{
+		"/", "/a", "/a/b", "/a/", "/.well-known/x", "/a...b/..c", "/-._~!$&'()*+,=:@", "/caf%C3%A9/%20", "/%41", "", "*", "a", "//",
+		"//a", "/a//b", "/.", "/..", "/a/../b", "/a/./b", "/a/..", "/a;b", "/..;/a", "/..;a=b/a", "/a#b", "/a?b", `/a\b`, "/a b",
+		"/a\x00", "/a\x7f", "/é", "/a|b", "/a%", "/a%4", "/a%zz", "/%2e", "/%2E%2e", "/.%2e", "/a%2fb", "/a%5cb", "/a%3Bb",
+		"/a%25b", "/%252e%252e", "/a%23", "/a%3f", "/a%00", "/a%0d%0a", "/a%7F", "/a%C2%85", "/a%C0%AF", "/a%C0%AE", "/%F0%9F%98%80",
+		"/%F0x%9F%98%80", "/%ED%A0%80", "http://evil.example/api", "/api/v1/inbox/conversations", "/api/v1/inbox%2Fconversations",
+		"/api/v1/contacts/7/", "/\xff", "/%E2%80%AE", "/a%u002e",
+	} {
+		f.Add(p)
+	}
+	f.Fuzz(func(t *testing.T, p string) {
+		segments := authz.Segments(p)
+		if (segments != nil) != canonical(p) {
+			t.Fatalf("%q: canonical is %v, the segments are %q", p, canonical(p), segments)
+		}
+		if segments == nil {
+			return
+		}
+		joined := "/" + strings.Join(segments, "/")
+		if joined != p || !slices.Equal(authz.Segments(joined), segments) {
+			t.Fatalf("%q: the segments %q are the path %q", p, segments, joined)
+		}
+		unescaped, err := url.PathUnescape(p)
+		if err != nil {
+			t.Fatalf("%q cannot be unescaped: %v", p, err)
+		}
+		if n := strings.Count(unescaped, "/"); n != len(segments) {
+			t.Fatalf("%q has %d segments, and %d when it is unescaped first", p, len(segments), n)
+		}
+		for _, reading := range []string{p, unescaped} {
+			if cleaned := path.Clean(reading); cleaned != "/"+strings.Trim(reading, "/") {
+				t.Fatalf("%q is cleaned to %q", reading, cleaned)
+			}
+		}
+	})
+}
+
+// ofAlphabet is what the expressions of workspace.go say, byte by byte.
+func ofAlphabet(s string, least, most int, more string) bool {
+	if len(s) < least || len(s) > most {
+		return false
+	}
+	for _, b := range []byte(s) {
+		if strings.IndexByte("0123456789abcdef"+more, b) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// FuzzWorkspaceHeader: a workspace is granted exactly if the credential's is there, and the header has one value, of the
+// form that the API has, that equals it; or if the header is absent and not required. What is not granted is not told,
+// and only a value of the right form is asked for.
+func FuzzWorkspaceHeader(f *testing.F) {
+	for _, v := range []string{
+		acmeID, "acme", "", strings.ToUpper(acmeID), acmeID[1:], acmeID + "0", acmeID + "\n", acmeID + "," + acmeID, " " + acmeID,
+		"Acme", "-acme", "a", "globex", strings.Repeat("a", 63), strings.Repeat("a", 64), "acme\x00", "acm\u00e9", "64f1a2b3c4d5e6f7a8b9c0d2",
+	} {
+		for count := range uint8(4) {
+			f.Add(count, v, acmeID, true, true, acmeID, "acme", "")
+			f.Add(count, v, v, false, false, acmeID, "acme", "owner")
+		}
+	}
+	f.Add(uint8(1), "acme", "", false, false, "", "acme", "")
+	f.Add(uint8(1), "", "", false, false, acmeID, "", "")
+	f.Fuzz(func(t *testing.T, count uint8, first, second string, byID, required bool, id, slug, role string) {
+		values := headerValues(count, first, second)
+		api := authz.API{
+			Workspace:   authz.WorkspaceHeader{Header: "x-workspace", By: authz.BySlug, Required: required},
+			Credentials: []authz.CredentialFormat{{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_"}},
+		}
+		if byID {
+			api.Workspace.By = authz.ByID
+		}
+		d := &directory{found: authz.Found{
+			Principal: authz.Principal{ID: "t1"}, Workspace: authz.Membership{ID: id, Slug: slug, Role: role},
+		}}
+		p := &policy{decide: honest}
+		a, err := authz.New(authz.Config{APIs: map[string]authz.API{"x": api}}, d, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		header := map[string][]string{"authorization": {"Bearer " + goodKey}}
+		if values != nil {
+			header["x-workspace"] = values
+		}
+		answer, err := a.Check(context.Background(), get("x", "/thing", header))
+		if err != nil || len(d.asked) != 1 {
+			t.Fatalf("%q: %v, %d look-ups", values, err, len(d.asked))
+		}
+
+		var named authz.WorkspaceRef
+		if len(values) == 1 {
+			switch v := values[0]; {
+			case byID && ofAlphabet(v, 24, 24, ""):
+				named.ID = v
+			case !byID && ofAlphabet(v, 1, 63, "ghijklmnopqrstuvwxyz-") && v[0] != '-':
+				named.Slug = v
+			}
+		}
+		equal := named.ID != "" && named.ID == id || named.Slug != "" && named.Slug == slug
+		want := authz.Workspace{Requested: len(values) > 0}
+		if id != "" && (equal || len(values) == 0 && !required) {
+			want = authz.Workspace{Requested: want.Requested, Granted: true, ID: id, Slug: slug, Role: role}
+		}
+		if d.asked[0].Workspace != named {
+			t.Fatalf("%q: asked for %+v, not %+v", values, d.asked[0].Workspace, named)
+		}
+		if got := p.asked[len(p.asked)-1].Workspace; got != want || answer.Workspace != want {
+			t.Fatalf("%q against %q, %q: the policy saw %+v, the answer has %+v, want %+v", values, id, slug, got, answer.Workspace, want)
+		}
+	})
+}

@@ -1,0 +1,132 @@
+package envoy_test
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"regexp"
+	"strings"
+	"testing"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/envoy"
+	"github.com/keywicket/keywicket/policies"
+)
+
+// patterns are the listed routes, as regular expressions over "METHOD path": the tables read in another way than by Rego.
+type patterns struct{ public, others []*regexp.Regexp }
+
+func patternsOf(table policies.Table) patterns {
+	var p patterns
+	parameter := regexp.MustCompile(`\\\{[^/]*\\\}`)
+	for _, r := range table.Routes {
+		form := parameter.ReplaceAllString(regexp.QuoteMeta(r.Method+" "+r.Path), `[^/]+`)
+		re := regexp.MustCompile(`\A` + form + `\z`)
+		if r.Public {
+			p.public = append(p.public, re)
+		} else {
+			p.others = append(p.others, re)
+		}
+	}
+	return p
+}
+
+func listed(patterns []*regexp.Regexp, line string) bool {
+	for _, p := range patterns {
+		if p.MatchString(line) {
+			return true
+		}
+	}
+	return false
+}
+
+// FuzzCheckRequest: whatever Envoy, or somebody in its place, asks, there is an answer and no panic. The status is OK
+// exactly if the response is the one that allows. Only a listed, canonical path is allowed, and without the one key that
+// the directory knows only a public one. A denial has a status of 400 or more and the product's body. No answer holds the
+// key.
+func FuzzCheckRequest(f *testing.F) {
+	engine, err := policies.Load(f.Context(), policies.Config{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	routes := patternsOf(engine.Tables()["velaflows"])
+	known := authz.Secret(key).Digest()
+	directory := lookup(func(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+		if l.Digest != known {
+			return authz.Found{Denial: authz.ReasonUnknown}, nil
+		}
+		answer, err := found(ctx, l)
+		answer.Principal.Scopes = []string{"admin:all"}
+		return answer, err
+	})
+	a, err := authz.New(authz.Config{APIs: map[string]authz.API{"velaflows": {
+		Workspace:   authz.WorkspaceHeader{Header: "x-workspace-id", By: authz.ByID, Required: true},
+		Credentials: []authz.CredentialFormat{{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_"}},
+	}}}, directory, engine)
+	if err != nil {
+		f.Fatal(err)
+	}
+	server := envoy.NewServer(envoy.Config{}, a, slog.New(slog.DiscardHandler))
+
+	const workspace = "64f1a2b3c4d5e6f7a8b9c0d1"
+	for _, path := range []string{
+		"/api/v1/inbox/conversations", "/api/v1/contacts/7", "/api/v1/contacts/..", "/api/v1/contacts/%2e%2e", "/api/v1/contacts/a%2fb",
+		"/api/v1//tags", "/api/v1/tags/", "/healthz", "/healthz?x=/../admin", "/healthz/../api/v1/tags", "/api/v1/tags;x", "", "*",
+	} {
+		f.Add("velaflows", "GET", path, "Bearer "+key, workspace, []byte(nil))
+	}
+	f.Add("", "GET", "/healthz", "", "", []byte(nil))
+	f.Add("velaflows", "POST", "/api/v1/tags", "Bearer "+key+"\xff", strings.ToUpper(workspace), []byte(nil))
+	whole, err := proto.Marshal(good)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("", "", "", "", "", whole)
+
+	f.Fuzz(func(t *testing.T, api, method, path, authorization, workspaceID string, message []byte) {
+		request := raw([2]string{"authorization", authorization}, [2]string{"x-workspace-id", workspaceID})
+		http := request.GetAttributes().GetRequest().GetHttp()
+		http.Method, http.Path = method, path
+		request.Attributes.ContextExtensions = map[string]string{"api": api}
+		if message != nil { // any message at all, as far as it can be read
+			request = &authv3.CheckRequest{}
+			if proto.Unmarshal(message, request) != nil {
+				t.Skip("no message")
+			}
+			http = request.GetAttributes().GetRequest().GetHttp()
+		}
+		response, err := server.Check(t.Context(), request)
+		if err != nil || response.GetStatus() == nil {
+			t.Fatalf("%v, %v", response, err)
+		}
+		if strings.Contains(response.String(), key) {
+			t.Fatalf("the key is in %v", response)
+		}
+		if allowed := response.GetOkResponse() != nil; allowed != (response.GetStatus().GetCode() == 0) ||
+			allowed == (response.GetDeniedResponse() != nil) {
+			t.Fatalf("neither an allow nor a denial: %v", response)
+		}
+		if denied := response.GetDeniedResponse(); denied != nil {
+			var body struct {
+				Error struct{ Code, Reason, Message string }
+			}
+			if err := json.Unmarshal([]byte(denied.GetBody()), &body); err != nil || denied.GetStatus().GetCode() < 400 ||
+				body.Error.Code == "" || body.Error.Reason == "" || body.Error.Message == "" {
+				t.Fatalf("%v: %v", err, denied)
+			}
+			return
+		}
+		bare, _, _ := strings.Cut(http.GetPath(), "?")
+		line := http.GetMethod() + " " + bare
+		public := listed(routes.public, line)
+		if authz.Segments(bare) == nil || !public && !listed(routes.others, line) {
+			t.Fatalf("%q is allowed", line)
+		}
+		if !public && !strings.Contains(request.String(), key) {
+			t.Fatalf("%q is allowed to %v", line, request)
+		}
+	})
+}
