@@ -136,6 +136,35 @@ func TestDocumentedLinksLeadSomewhere(t *testing.T) {
 	}
 }
 
+// docs/security.md names tests, and each of them is there.
+func TestNamedTestsExist(t *testing.T) {
+	document, err := os.ReadFile("../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	err = filepath.WalkDir("..", func(file string, _ os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(file, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(file)
+		all.Write(text)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := regexp.MustCompile(`\b(Test|Fuzz)[A-Z]\w+`).FindAllString(string(document), -1)
+	if len(names) < 50 {
+		t.Errorf("only %d tests are named", len(names))
+	}
+	for _, name := range names {
+		if !strings.Contains(all.String(), "\nfunc "+name+"(") {
+			t.Errorf("there is no %s", name)
+		}
+	}
+}
+
 // docs/configuration.md names every key of the defaults.
 func TestEveryKeyIsDocumented(t *testing.T) {
 	defaults, err := os.ReadFile("../cmd/keywicket/defaults.yaml")
