@@ -149,7 +149,11 @@ func (a *Authorizer) decide(ctx context.Context, in Input) (Decision, error) {
 
 func (a *Authorizer) input(api string, r Request) Input {
 	path, query, _ := strings.Cut(r.Path, "?")
-	in := Input{API: api, Method: r.Method, Path: path, Segments: Segments(path), Host: r.Host, Context: r.Context}
+	in := Input{API: api, Method: r.Method, Path: path, Host: strings.ToLower(r.Host), Context: r.Context}
+	// Two Host headers arrive joined by a comma. Whose request it is, is then anybody's guess: it addresses no route.
+	if !strings.Contains(in.Host, ",") {
+		in.Segments = Segments(path)
+	}
 	if query != "" {
 		in.Query, _ = url.ParseQuery(query) // what is malformed is left out, as net/http does
 	}

@@ -317,6 +317,20 @@ func TestInputShowsWhatIsAllowedAndNoSecret(t *testing.T) {
 	}
 }
 
+func TestTwoHostsAddressNoRoute(t *testing.T) {
+	for host, segments := range map[string][]string{"API.Example": {"thing"}, "api.example,evil.example": nil} {
+		p := &policy{decide: honest}
+		r := get("velaflows", "/thing", nil)
+		r.Host = host
+		if _, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		if in := p.asked[0]; in.Host != strings.ToLower(host) || !slices.Equal(in.Segments, segments) {
+			t.Errorf("%s: got %q, %q", host, in.Host, in.Segments)
+		}
+	}
+}
+
 func TestEveryAnswerHasAnIDOfItsOwn(t *testing.T) {
 	a := newAuthorizer(t, config(), &directory{found: acme}, &policy{decide: honest})
 	seen := make(map[string]bool)

@@ -113,6 +113,7 @@ func FuzzAuthorizationHeader(f *testing.F) {
 var (
 	segmentForm = regexp.MustCompile(`^(?:[A-Za-z0-9._~!$&'()*+,=:@-]|%[0-9A-Fa-f]{2})*$`)
 	escapeForm  = regexp.MustCompile(`%(..)`)
+	unreserved  = regexp.MustCompile(`[A-Za-z0-9._~-]`)
 )
 
 func canonical(p string) bool {
@@ -130,7 +131,7 @@ func canonical(p string) bool {
 			if err != nil {
 				panic(err)
 			}
-			if strings.ContainsRune(`./\;%#?`, rune(b)) {
+			if strings.ContainsRune(`/\;%#?`, rune(b)) || unreserved.Match([]byte{byte(b)}) {
 				return "\x00"
 			}
 			return string([]byte{byte(b)})

@@ -122,7 +122,7 @@ func FuzzCheckRequest(f *testing.F) {
 		bare, _, _ := strings.Cut(http.GetPath(), "?")
 		line := http.GetMethod() + " " + bare
 		public := listed(routes.public, line)
-		if authz.Segments(bare) == nil || !public && !listed(routes.others, line) {
+		if authz.Segments(bare) == nil || strings.Contains(http.GetHost(), ",") || !public && !listed(routes.others, line) {
 			t.Fatalf("%q is allowed", line)
 		}
 		if !public && !strings.Contains(request.String(), key) {
