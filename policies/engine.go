@@ -9,6 +9,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
@@ -153,6 +154,10 @@ func capabilities() *ast.Capabilities {
 	return c
 }
 
+// testTimeout bounds each of a policy's tests. OPA's own 5 s are too few where a machine is busy: the sidecar would not
+// start.
+const testTimeout = time.Minute
+
 // test runs the policy's own tests, unoptimised, as `opa test` does.
 func (s sources) test(ctx context.Context) error {
 	modules := make(map[string]*ast.Module, len(s.rules)+len(s.tests))
@@ -169,13 +174,16 @@ func (s sources) test(ctx context.Context) error {
 	defer store.Abort(ctx, txn)
 	compiler := ast.NewCompiler().WithCapabilities(capabilities()).WithEnablePrintStatements(false)
 	results, err := tester.NewRunner().SetCompiler(compiler).SetStore(store).SetModules(modules).
-		RaiseBuiltinErrors(true).RunTests(ctx, txn)
+		RaiseBuiltinErrors(true).SetTimeout(testTimeout).RunTests(ctx, txn)
 	if err != nil {
 		return err
 	}
 	var failed []string
 	for r := range results {
-		if !r.Pass() {
+		switch {
+		case r.Error != nil:
+			failed = append(failed, fmt.Sprintf("%s %s (%v)", r.Location, r.Name, r.Error))
+		case !r.Pass():
 			failed = append(failed, fmt.Sprintf("%s %s", r.Location, r.Name))
 		}
 	}

@@ -20,6 +20,7 @@ func FuzzTable(f *testing.F) {
 	for _, row := range []string{
 		"{method: GET, path: /x, public: true}", "{method: GET, path: /x, public: no}", "{method: GET, path: /x/*, scopes: [a]}",
 		`{method: GET, path: "/x/{id}", scopes: [a]}`, `{method: GET, path: "/x/{a,b}", scopes: [a]}`, "{method: GET, path: //, scopes: [a]}",
+		`{method: GET, path: "/x/{a\n}", scopes: [a]}`,
 		"&r {method: GET, path: /x, scopes: [a]}\n  - *r", "{<<: {method: GET}, path: /x, scopes: [a]}", "~", "[]", "{}",
 	} {
 		f.Add("scopes: {workspace: {a: A}}\nroutes:\n  - " + row + "\n")

@@ -273,14 +273,14 @@ func checkPattern(pattern string) error {
 			continue
 		}
 		if strings.ContainsAny(s, "{}") {
-			return fmt.Errorf("the path %s: %q is no parameter: one is a whole segment, as {id}", pattern, s)
+			return fmt.Errorf("the path %q: %q is no parameter: one is a whole segment, as {id}", pattern, s)
 		}
 		if strings.ContainsAny(s, `*?[]!\`) {
-			return fmt.Errorf("the path %s: %q has one of * ? [ ] ! \\, which a literal segment cannot", pattern, s)
+			return fmt.Errorf("the path %q: %q has one of * ? [ ] ! \\, which a literal segment cannot", pattern, s)
 		}
 	}
 	if authz.Segments(strings.Join(segments, "/")) == nil {
-		return fmt.Errorf("the path %s is not canonical, so that no request would match it", pattern)
+		return fmt.Errorf("the path %q is not canonical, so that no request would match it", pattern)
 	}
 	return nil
 }
