@@ -108,8 +108,6 @@ func (r *Registry) ImportTokens(ctx context.Context, im Import) (int, error) {
 	}
 	if err != nil {
 		return 0, explain(err, "import the tokens", map[string]*refusal{
-			"tokens_digest_key": refuse(ErrExists, "one of the tokens was created by somebody else at the same time; nothing "+
-				"is imported: do it again, to be told its line"),
 			"tokens_api_form": refuse(ErrInvalid, "the API's name %q is not letters, digits, _ and -", im.API),
 		})
 	}
@@ -133,7 +131,8 @@ func (im Import) run(ctx context.Context, tx *sqlx.Tx) (int, error) {
 		return 0, err
 	}
 	bad := new(ImportError)
-	if err := im.stage(ctx, tx, bad); err != nil {
+	staged, err := im.stage(ctx, tx, bad)
+	if err != nil {
 		return 0, err
 	}
 	if err := im.check(ctx, tx, bad); err != nil {
@@ -142,21 +141,27 @@ func (im Import) run(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	if bad.Bad > 0 {
 		return 0, bad
 	}
-	return im.insert(ctx, tx)
+	imported, err := im.insert(ctx, tx)
+	if err == nil && imported != staged {
+		return 0, refuse(ErrExists, "one of the tokens was created by somebody else at the same time; nothing is imported: "+
+			"do it again, to be told its line")
+	}
+	return imported, err
 }
 
-// stage copies the lines to the database, save those that are bad by themselves.
-func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *ImportError) error {
+// stage copies the lines to the database, save those that are bad by themselves, and returns how many.
+func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *ImportError) (int, error) {
 	statement, err := tx.PrepareContext(ctx, `
 		COPY pg_temp.import_lines (line, digest, visible_prefix, name, scopes, owner, created_at, expires_at, revoked_at)
 		FROM STDIN`)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { _ = statement.Close() }()
+	staged := 0
 	for line, err := range im.Lines {
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if line.Bad == "" {
 			line.Bad = im.bad(line)
@@ -172,11 +177,12 @@ func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *ImportError) error
 		_, err := statement.ExecContext(ctx, line.Number, line.Digest[:], line.Prefix, line.Name,
 			append(pq.StringArray{}, line.Scopes...), line.Workspace+line.User, line.CreatedAt, line.ExpiresAt, line.RevokedAt)
 		if err != nil {
-			return err
+			return 0, err
 		}
+		staged++
 	}
 	_, err = statement.ExecContext(ctx)
-	return err
+	return staged, err
 }
 
 // bad tells what the database need not be asked about, and what it could not be sent.
@@ -308,6 +314,8 @@ func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *ImportError) error
 	return nil
 }
 
+// insert leaves out what somebody else has committed since the check. A violation would put the digest into Postgres's
+// log.
 func (im Import) insert(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	column := ownerOf(im.Format.Kind) + "_id"
 	result, err := tx.ExecContext(ctx, `
@@ -317,7 +325,8 @@ func (im Import) insert(ctx context.Context, tx *sqlx.Tx) (int, error) {
 			l.expires_at, l.revoked_at
 		FROM pg_temp.import_lines l
 		JOIN pg_temp.import_owners o ON o.owner = l.owner
-		ORDER BY l.line`, im.API, im.Format.Kind, im.Format.Environment)
+		ORDER BY l.line
+		ON CONFLICT (digest) DO NOTHING`, im.API, im.Format.Kind, im.Format.Environment)
 	if err != nil {
 		return 0, err
 	}

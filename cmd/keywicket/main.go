@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"strings"
 	"syscall"
 
@@ -43,11 +44,31 @@ type usageError struct{ error }
 func masked(text string, args []string) string {
 	const visible, shortest = 8, 20
 	for _, arg := range args {
-		if len(arg) >= shortest {
-			text = strings.ReplaceAll(text, arg, arg[:visible]+"…")
+		_, value, _ := strings.Cut(arg, "=") // --flag=value
+		for _, part := range []string{arg, value} {
+			if len(part) >= shortest {
+				text = strings.ReplaceAll(text, part, part[:visible]+"…")
+			}
 		}
 	}
 	return text
+}
+
+var word = regexp.MustCompile(`[A-Za-z0-9._~+/-]+`) // a key is one
+
+// masked cuts keys down to what they may show. Unlike arguments that could not be understood, ids, paths and emails stay
+// whole.
+func (s *session) masked(text string) string {
+	cfg, err := s.loadConfig()
+	if err != nil { // perhaps the very one that is told
+		cfg, _ = loadConfig("", nil, nil)
+	}
+	return word.ReplaceAllStringFunc(text, func(word string) string {
+		if start, err := visibleStart(cfg, word); err == nil && start != word {
+			return start + "…"
+		}
+		return word
+	})
 }
 
 func variable(environ []string, name string) string {
@@ -112,7 +133,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "keywicket: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+	fmt.Fprintf(stderr, "keywicket: %s\n", s.masked(strings.ReplaceAll(err.Error(), "\n", "; ")))
 	if errors.As(err, &usageError{}) {
 		return 2
 	}

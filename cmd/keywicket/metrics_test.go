@@ -59,6 +59,19 @@ func TestMasked(t *testing.T) {
 	if got := masked("unexpected argument "+key, []string{"token", "list", key}); got != "unexpected argument sk_live_…" {
 		t.Error(got)
 	}
+	if got := masked(`but got "`+key+`"`, []string{"--limit=" + key}); got != `but got "sk_live_…"` {
+		t.Error(got)
+	}
+	s := new(session)
+	for text, want := range map[string]string{
+		`no workspace "` + key + `"`:                        `no workspace "sk_live_a1b2c3d4…"`,
+		`no workspace "64f1a2b3c4d5e6f7a8b9c0d1"`:           `no workspace "64f1a2b3c4d5e6f7a8b9c0d1"`,
+		"/etc/keywicket/vel_or_not.yaml: prefixes are vel_": "/etc/keywicket/vel_or_not.yaml: prefixes are vel_",
+	} {
+		if got := s.masked(text); got != want {
+			t.Error(got)
+		}
+	}
 	if got := masked("unknown flag --frobnicate", []string{"--frobnicate"}); got != "unknown flag --frobnicate" {
 		t.Error(got)
 	}

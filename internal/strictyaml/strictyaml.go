@@ -27,7 +27,8 @@ func Decode(text []byte, v any) error {
 }
 
 var (
-	unknown  = regexp.MustCompile(`field (\S+) not found in type \S+`)
+	unknown  = regexp.MustCompile(`field (.*?) not found in type \S+`)
+	keyForm  = regexp.MustCompile(`^[a-z_]{1,32}$`)
 	mistyped = regexp.MustCompile("cannot unmarshal \\S+ (`[^`]*` )?into (\\S+)")
 )
 
@@ -35,7 +36,13 @@ var (
 func plain(text string) string {
 	text = strings.TrimPrefix(text, "yaml: ")
 	text = strings.TrimPrefix(text, "unmarshal errors:\n")
-	text = unknown.ReplaceAllString(text, `unknown key "$1"`)
+	text = unknown.ReplaceAllStringFunc(text, func(s string) string {
+		// Where a text has no quotes around it, what stands behind a comma in it is a key to YAML: the rest of a password.
+		if name := unknown.FindStringSubmatch(s)[1]; keyForm.MatchString(name) {
+			return `unknown key "` + name + `"`
+		}
+		return "unknown key; a text with a comma in it needs quotes"
+	})
 	text = mistyped.ReplaceAllStringFunc(text, func(s string) string {
 		parts := mistyped.FindStringSubmatch(s)
 		return strings.TrimSpace(parts[1]) + " is not " + kind(parts[2])
