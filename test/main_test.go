@@ -75,6 +75,7 @@ func runWorld(m *testing.M) (code int, err error) {
 	}
 	world.stack, err = demo.Start(ctx, demo.Config{
 		Keywicket:        world.binary,
+		Environ:          []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}, // CI is slow
 		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
 	})
 	if err != nil {
