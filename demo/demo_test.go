@@ -242,7 +242,7 @@ func TestWhatCannotRun(t *testing.T) {
 		want   string
 	}{
 		{"a port in use", demo.Config{Velocity: address}, [2]string{},
-			"envoy's listener velocity cannot listen on " + address + ": stop what listens there, or choose another address: "},
+			"envoy's listener velocity cannot listen on " + address + ": stop what listens there: "},
 		{"no Envoy", demo.Config{}, [2]string{"ENVOY", "/nowhere/envoy"},
 			`ENVOY=/nowhere/envoy cannot be run: no Envoy: run "make .tools/envoy", or set ENVOY to an Envoy `},
 		{"no Postgres", demo.Config{}, [2]string{"PG_BIN", "/nowhere"},

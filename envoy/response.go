@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -85,10 +86,11 @@ func identity(answer authz.Answer) [9]field {
 	}
 }
 
-// expressible refuses values that would end a header and start another. The store has none; a user's id is free text.
+// expressible refuses values that would end a header and start another, and those that are no UTF-8, for which gRPC would
+// answer with an error of its own. The store has none, unless its database lets them in; a user's id is free text.
 func expressible(answer authz.Answer) error {
 	for _, f := range identity(answer) {
-		if !httpguts.ValidHeaderFieldValue(f.value) {
+		if !httpguts.ValidHeaderFieldValue(f.value) || !utf8.ValidString(f.value) {
 			return fmt.Errorf("the value for %s cannot stand in a header", f.name)
 		}
 	}

@@ -104,9 +104,9 @@ func (s *Server) Check(ctx context.Context, check *authv3.CheckRequest) (out *au
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	answer, err := s.authorizer.Check(ctx, request(check))
-	if err == nil && answer.Allow {
+	if err == nil {
 		if err = expressible(answer); err != nil {
-			answer.Decision = authz.Unavailable
+			answer = authz.Answer{ID: answer.ID, API: answer.API, Decision: authz.Unavailable}
 		}
 	}
 	s.config.Observe(answer)

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/envoy"
@@ -206,11 +207,12 @@ func TestAllowsAreSampled(t *testing.T) {
 		r := serve(t, envoy.Config{AllowSample: sample}, found, principalsOnly)
 		for range 9 {
 			check(t, r, good)
+			check(t, r, raw())
 		}
-		if got := strings.Count(r.log.String(), `"level":"INFO"`); got != want {
-			t.Errorf("1 in %d: %d of 9 allows are logged at info, want %d", sample, got, want)
+		if got := strings.Count(r.log.String(), `"level":"INFO"`); got != want+9 {
+			t.Errorf("1 in %d: %d of 9 allows and 9 denials are logged at info, want %d and 9", sample, got, want)
 		}
-		if got := strings.Count(r.log.String(), `"msg":"decision"`); got != 9 {
+		if got := strings.Count(r.log.String(), `"msg":"decision"`); got != 18 {
 			t.Errorf("1 in %d: %d decisions are logged", sample, got)
 		}
 	}
@@ -249,14 +251,56 @@ func TestStopDrains(t *testing.T) {
 	}
 	answered := make(chan *authv3.CheckResponse, 1)
 	go func() { answered <- check(t, r, good) }()
+	watch, err := r.health.Watch(t.Context(), &healthv1.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	<-entered
 	r.stop()
+	for h, err := watch.Recv(); h.GetStatus() != healthv1.HealthCheckResponse_NOT_SERVING; h, err = watch.Recv() {
+		if err != nil {
+			t.Fatalf("while it drains, it does not say so: %v", err)
+		}
+	}
 	close(release)
 	if got := <-answered; codes.Code(got.GetStatus().GetCode()) != codes.OK {
 		t.Errorf("the check under way got %v", got)
 	}
 	if err := <-r.stopped; err != nil {
 		t.Errorf("Serve returned %v", err)
+	}
+}
+
+// Whatever the directory says, there is an answer and not an RPC error, which a mesh may let through.
+func TestIdentityThatCannotBeSaidIsADenied503(t *testing.T) {
+	for _, id := range []string{"jos\xe9", "a\r\nb"} {
+		r := serve(t, envoy.Config{}, func(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+			f, err := found(ctx, l)
+			f.Principal.UserID = id
+			return f, err
+		}, func(in authz.Input) authz.Decision {
+			if in.Method == "POST" && in.Principal != nil {
+				return authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonNoRoute}
+			}
+			return principalsOnly(in)
+		})
+		for _, method := range []string{"GET", "POST"} {
+			q := proto.Clone(good).(*authv3.CheckRequest)
+			q.Attributes.Request.Http.Method = method
+			if got := check(t, r, q).GetDeniedResponse().GetStatus().GetCode(); got != 503 {
+				t.Errorf("%q: %d", id, got)
+			}
+		}
+	}
+}
+
+// A PEP that sends headers in both forms is taken at the raw ones, which are apart.
+func TestRawHeadersGoBeforeJoinedOnes(t *testing.T) {
+	r := serve(t, envoy.Config{}, found, principalsOnly)
+	q := raw([2]string{"x-else", "1"})
+	q.Attributes.Request.Http.Headers = map[string]string{"authorization": "Bearer " + key}
+	if got := check(t, r, q).GetDeniedResponse().GetStatus().GetCode(); got != 401 {
+		t.Errorf("got %d", got)
 	}
 }
 

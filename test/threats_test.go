@@ -65,10 +65,15 @@ func (h hostiles) threats() []threat {
 	half := len(h.inbox) / 2
 
 	all := []threat{
-		{row: 1, message: path("/api/v1/inbox/../admin"), envoy: noRoute},
-		{row: 1, message: path("/api/v1/inbox/%2e%2e/admin"), envoy: noRoute},
-		{row: 1, message: path("/api/v1/inbox/..;/admin"), envoy: noRoute},
-		{row: 1, message: path("/api/v1/inbox/..;a=b/admin"), envoy: noRoute},
+		{row: 1, message: path("/api/v1/inbox/../admin/audit"), envoy: "allow", direct: noRoute,
+			seen: map[string][]string{":path": {"/api/v1/admin/audit"}}},
+		{row: 1, message: path("/api/v1/inbox/%2e%2e/admin/audit"), envoy: "allow", direct: noRoute,
+			seen: map[string][]string{":path": {"/api/v1/admin/audit"}}},
+		{row: 1, message: good("/api/v1/inbox/%2e%2e/admin/audit"), envoy: "403 FORBIDDEN missing_scope", direct: noRoute},
+		{row: 1, message: path("/api/v1/inbox/..;/admin/audit"), envoy: "allow", direct: noRoute,
+			seen: map[string][]string{":path": {"/api/v1/admin/audit"}}},
+		{row: 1, message: path("/api/v1/inbox/..;a=b/admin/audit"), envoy: "allow", direct: noRoute,
+			seen: map[string][]string{":path": {"/api/v1/admin/audit"}}},
 		{row: 1, message: path("/api/v1/tags/../inbox/./conversations"), envoy: "allow", direct: noRoute,
 			seen: map[string][]string{":path": {inbox}}},
 		{row: 2, message: path("/api/v1//inbox/conversations"), envoy: "allow", direct: noRoute,
@@ -173,7 +178,7 @@ func (h hostiles) threats() []threat {
 		}
 	}
 	for row, targets := range map[int][]string{
-		3: {"/api/v1/inbox%2Fconversations", "/api/v1/inbox%2f..%2fadmin", "/api/v1/inbox%5Cconversations"},
+		3: {"/api/v1/inbox%2Fconversations", "/api/v1/inbox%2f..%2fadmin%2faudit", "/api/v1/inbox%5Cconversations"},
 		5: {"/api/v1/contacts/a%00b"},
 		7: {"/api/v1/contacts/a#f"},
 	} {

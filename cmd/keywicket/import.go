@@ -129,7 +129,7 @@ const (
 	badCount     = "it has not as many fields as the header row"
 	badLength    = "from here on there is more than 1 MiB without an end of the line: the rest is not read"
 	badObject    = "it is not one JSON object of the fields " + importFieldNames +
-		", of which scopes is an array of strings, and each other a string"
+		", each once, of which scopes is an array of strings, and each other a string"
 	badEncoding = "it is not UTF-8"
 	badDigest   = "the digest is not 64 hex digits"
 )
@@ -336,10 +336,28 @@ func jsonLine(number int, text []byte) store.ImportLine {
 	var f importFields
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&f); err != nil || decoder.InputOffset() != int64(len(text)) || text[0] != '{' {
+	if err := decoder.Decode(&f); err != nil || decoder.InputOffset() != int64(len(text)) || text[0] != '{' || ambiguous(text) {
 		return store.ImportLine{Number: number, Bad: badObject}
 	}
 	return f.line(number)
+}
+
+// ambiguous says that an object has a field twice, or one in capitals. encoding/json would take the last of them, and the
+// others would be lost.
+func ambiguous(object []byte) bool {
+	decoder := json.NewDecoder(bytes.NewReader(object))
+	_, _ = decoder.Token() // the brace; all of it has been read before
+	seen := make(map[string]bool)
+	for decoder.More() {
+		name, _ := decoder.Token()
+		field, _ := name.(string)
+		if seen[field] || field != strings.ToLower(field) {
+			return true
+		}
+		seen[field] = true
+		_ = decoder.Decode(new(json.RawMessage))
+	}
+	return false
 }
 
 // skipByteOrderMark, with which spreadsheets start their CSV.

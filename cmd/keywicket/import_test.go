@@ -157,6 +157,8 @@ func TestImportInputIsTakenAsItIsOrNotAtAll(t *testing.T) {
 		"a time before there were any":   {ndjsonLines, `{"created_at": "0000-12-31T23:59:59Z"}`, "created_at is no"},
 		"a day":                          {ndjsonLines, `{"revoked_at": "2030-01-31"}`, "revoked_at is no"},
 		"two objects":                    {ndjsonLines, `{} {}`, badObject},
+		"a field twice":                  {ndjsonLines, `{"name": "a", "scopes": [{}], "name": "b"}`, badObject},
+		"a field twice, in two cases":    {ndjsonLines, `{"name": "a", "NAME": "b"}`, badObject},
 		"an unknown field":               {ndjsonLines, `{"scope": "a"}`, badObject},
 		"scopes that are no array":       {ndjsonLines, `{"scopes": "a"}`, badObject},
 		"nothing":                        {ndjsonLines, `null`, badObject},

@@ -31,7 +31,7 @@ type commands struct {
 	Workspace workspaceCommand `cmd:"" help:"Create and list workspaces."`
 	User      userCommand      `cmd:"" help:"Create and list users."`
 	Member    memberCommand    `cmd:"" help:"Say who is in a workspace, and with which role."`
-	Token     tokenCommand     `cmd:"" help:"Create, list and revoke tokens."`
+	Token     tokenCommand     `cmd:"" help:"Create, list, revoke and import tokens."`
 	Explain   explainCommand   `cmd:"" help:"Tell what would become of a request, why, and what would change it."`
 	Demo      demoCommand      `cmd:"" help:"Run everything at once: Postgres, the sidecar, Envoy and two upstreams."`
 	Version   versionCommand   `cmd:"" help:"Print the version."`

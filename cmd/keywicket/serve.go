@@ -26,7 +26,7 @@ import (
 
 type serveCommand struct {
 	ListenGRPC       string `help:"Address of the ext_authz server: host:port or unix:///path." name:"listen-grpc" placeholder:"ADDRESS"`
-	ListenOperations string `help:"Address of /livez and /readyz." name:"listen-operations" placeholder:"ADDRESS"`
+	ListenOperations string `help:"Address of /livez, /readyz and /metrics." name:"listen-operations" placeholder:"ADDRESS"`
 	PoliciesDir      string `help:"Folder of policies, instead of those built in." name:"policies-dir" placeholder:"DIR"`
 	LogLevel         string `help:"debug, info, warn or error." name:"log-level" enum:",debug,info,warn,error" default:"" placeholder:"LEVEL"`
 }

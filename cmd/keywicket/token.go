@@ -64,10 +64,13 @@ func (c *tokenCreate) Run(s *session, r *store.Registry, cfg config) error {
 		[2]string{"scopes", strings.Join(t.Scopes, " ")},
 		[2]string{"expires", when(t.ExpiresAt)},
 	)
-	if err == nil && !s.json {
+	if err != nil {
+		return fmt.Errorf("the token %s was made, and could not be shown: keywicket token revoke %s: %w", t.ID, t.ID, err)
+	}
+	if !s.json {
 		fmt.Fprintln(s.stderr, "Keep the token now: it is not shown again.")
 	}
-	return err
+	return nil
 }
 
 // newToken checks everything that the database does not know: kinds, scopes, times.
@@ -228,7 +231,7 @@ func (c *tokenList) Run(s *session, r *store.Registry, cfg config) error {
 			when(&t.CreatedAt), when(t.ExpiresAt), when(t.LastUsedAt), string(t.Status),
 		}
 	})
-	if err == nil && more && !s.json {
+	if err == nil && more {
 		c.Prefix, c.After = f.Prefix, page[len(page)-1].ID
 		fmt.Fprintln(s.stderr, "There are more: "+c.command())
 	}

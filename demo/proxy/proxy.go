@@ -175,7 +175,7 @@ func free(addresses bootstrap.Addresses) error {
 		address := places[place]
 		l, err := net.Listen("tcp", address)
 		if err != nil {
-			return fmt.Errorf("envoy's %s cannot listen on %s: stop what listens there, or choose another address: %w",
+			return fmt.Errorf("envoy's %s cannot listen on %s: stop what listens there: %w",
 				place, address, errors.Unwrap(err))
 		}
 		_ = l.Close()
@@ -191,7 +191,7 @@ func ended(err error) error {
 	case err == nil:
 		return errors.New("envoy ended before it was ready: is it really an Envoy 1.40?")
 	case taken.MatchString(err.Error()): // since it was free
-		return fmt.Errorf("envoy cannot listen on %s: stop what listens there, or choose another address: %w",
+		return fmt.Errorf("envoy cannot listen on %s: stop what listens there: %w",
 			taken.FindStringSubmatch(err.Error())[1], syscall.EADDRINUSE)
 	}
 	return err
