@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -21,12 +22,14 @@ type explained struct {
 	RequiredScopes []string `json:"required_scopes"`
 	Route          *string
 	Row, Rule, Fix string
+	Header         string
 	Held, Missing  []string
 }
 
 var (
 	aCommand = regexp.MustCompile(`keywicket (token create|member set) .*$`)
 	aHeader  = regexp.MustCompile(`^send the header ([^:]+): (.*)$`)
+	noHeader = regexp.MustCompile(`^send no \S+ header: the route is about the user, in no workspace$`)
 	aRow     = regexp.MustCompile(`- \{.*\}`)
 	aPlace   = regexp.MustCompile(`/(decision\.rego|data\.yaml):[1-9][0-9]*$`)
 )
@@ -41,64 +44,121 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 	for workspace, role := range map[string]string{home.Slug: "owner", other.Slug: "guest"} {
 		operator[store.Member](t, s, "member", "set", "--workspace", workspace, "--user", ada.ID, "--role", role)
 	}
-	nobodys := tenant(t, s)
-	personal := func(scopes string) issued {
-		return operator[issued](t, s, "token", "create", "--prefix", "velu_", "--user", ada.ID, "--name", "ada's", "--scope", scopes)
+	eve := operator[store.User](t, s, "user", "create", "--email", "eve@example.com")
+	nobodys, nowhere := tenant(t, s), store.Workspace{ID: "nowhere", Slug: "nowhere"}
+	personalOf := func(user store.User, scopes string) issued {
+		return operator[issued](t, s, "token", "create", "--prefix", "velu_", "--user", user.ID, "--name=-'s", "--scope", scopes)
 	}
-	expired := issue(t, s, "sk_live_", home.Slug, "inbox:read", "--expires-in", "1ms")
-	revoked := issue(t, s, "sk_live_", home.Slug, "inbox:read")
-	operator[listed](t, s, "token", "revoke", revoked.ID)
+	personal := func(scopes string) issued { return personalOf(ada, scopes) }
+	over := func(scopes string) issued {
+		return issue(t, s, "sk_live_", home.Slug, scopes, "--expires-in", "1ms")
+	}
+	revoked := func(scopes string, more ...string) issued {
+		token := issue(t, s, "sk_live_", home.Slug, scopes, more...)
+		operator[listed](t, s, "token", "revoke", token.ID)
+		return token
+	}
 
+	none := store.Workspace{}
+	const (
+		mismatch = "WORKSPACE_ACCESS_DENIED workspace_mismatch"
+		required = "WORKSPACE_ACCESS_DENIED workspace_required"
+		tooFew   = "FORBIDDEN missing_scope"
+		newIssue = "POST /api/issues"
+		noLead   = "DELETE /api/v1/crm/leads/7"
+	)
 	for name, c := range map[string]struct {
 		api, line string
 		token     issued
 		workspace store.Workspace // zero: no header
 		outcome   string
 		missing   string
+		steps     []string // what each one has to say, in their order
 	}{
-		"a scope too few":            {"velaflows", "DELETE /api/v1/crm/leads/7", issue(t, s, "sk_live_", home.Slug, "crm:read"), home, "FORBIDDEN missing_scope", "crm:delete"},
-		"of the sandbox":             {"velaflows", "GET /api/v1/tags", issue(t, s, "sk_test_", home.Slug, "crm:read"), home, "FORBIDDEN missing_scope", "tags:read"},
-		"no workspace":               {"velaflows", conversations, issue(t, s, "sk_live_", home.Slug, "inbox:read"), store.Workspace{}, "WORKSPACE_ACCESS_DENIED workspace_required", ""},
-		"another workspace":          {"velaflows", conversations, issue(t, s, "sk_live_", home.Slug, "inbox:read"), other, "WORKSPACE_ACCESS_DENIED workspace_mismatch", ""},
-		"expired":                    {"velaflows", conversations, expired, home, "UNAUTHORIZED expired", ""},
-		"revoked":                    {"velaflows", conversations, revoked, home, "UNAUTHORIZED revoked", ""},
-		"a workspace key elsewhere":  {"velocity", "GET /api/issues", issue(t, s, "vel_", home.Slug, "issues:read"), other, "WORKSPACE_ACCESS_DENIED workspace_mismatch", ""},
-		"a workspace key of nobody":  {"velocity", "GET /api/user", issue(t, s, "vel_", home.Slug, "workspace:admin"), store.Workspace{}, "FORBIDDEN missing_scope", "user:read"},
-		"a user who is no member":    {"velocity", "POST /api/issues", personal("issues:write"), nobodys, "WORKSPACE_ACCESS_DENIED workspace_mismatch", ""},
-		"a role too low":             {"velocity", "POST /api/issues", personal("issues:write"), other, "FORBIDDEN missing_scope", ""},
-		"a personal key's scope":     {"velocity", "PATCH /api/workspace", personal("issues:write"), home, "FORBIDDEN missing_scope", "workspace:admin"},
-		"a personal key at large":    {"velocity", "PATCH /api/workspace", personal("admin"), store.Workspace{}, "WORKSPACE_ACCESS_DENIED workspace_required", ""},
-		"a profile, a scope too few": {"velocity", "PATCH /api/user", personal("user:read"), store.Workspace{}, "FORBIDDEN missing_scope", "user:write"},
+		"a scope too few":            {"velaflows", noLead, issue(t, s, "sk_live_", home.Slug, "crm:read"), home, tooFew, "crm:delete", []string{"--scope crm:read,crm:delete"}},
+		"of the sandbox":             {"velaflows", "GET /api/v1/tags", issue(t, s, "sk_test_", home.Slug, "crm:read"), home, tooFew, "tags:read", []string{"--prefix sk_test_"}},
+		"no workspace":               {"velaflows", conversations, issue(t, s, "sk_live_", home.Slug, "inbox:read"), none, required, "", []string{home.ID}},
+		"another workspace":          {"velaflows", conversations, issue(t, s, "sk_live_", home.Slug, "inbox:read"), other, mismatch, "", []string{home.ID}},
+		"expired":                    {"velaflows", conversations, over("inbox:read"), home, "UNAUTHORIZED expired", "", []string{"--expires-in 1d"}},
+		"revoked":                    {"velaflows", conversations, revoked("inbox:read"), home, "UNAUTHORIZED revoked", "", []string{"--scope inbox:read"}},
+		"a workspace key elsewhere":  {"velocity", "GET /api/issues", issue(t, s, "vel_", home.Slug, "issues:read"), other, mismatch, "", []string{home.Slug}},
+		"a workspace key of nobody":  {"velocity", "GET /api/user", issue(t, s, "vel_", home.Slug, "workspace:admin"), none, tooFew, "user:read", []string{"--prefix velu_"}},
+		"a user who is no member":    {"velocity", newIssue, personal("issues:write"), nobodys, mismatch, "", []string{"--role member"}},
+		"a reader who is no member":  {"velocity", "GET /api/issues", personal("issues:read"), nobodys, mismatch, "", []string{"--role guest"}},
+		"a role too low":             {"velocity", newIssue, personal("issues:write"), other, tooFew, "", []string{"--role member"}},
+		"a role far too low":         {"velocity", "PATCH /api/workspace", personal("workspace:admin"), other, tooFew, "", []string{"--role owner"}},
+		"a personal key's scope":     {"velocity", "PATCH /api/workspace", personal("issues:write"), home, tooFew, "workspace:admin", []string{"--scope issues:write,workspace:admin"}},
+		"a personal key at large":    {"velocity", "PATCH /api/workspace", personal("admin"), none, required, "", []string{home.Slug}},
+		"a profile, a scope too few": {"velocity", "PATCH /api/user", personal("user:read"), none, tooFew, "user:write", []string{"--scope user:read,user:write"}},
+
+		// Two things are wrong.
+		"no workspace, a scope too few":        {"velocity", newIssue, personal("issues:read,user:read"), none, required, "issues:write", []string{"--scope issues:read,user:read,issues:write", home.Slug}},
+		"nowhere, a scope too few":             {"velocity", newIssue, personal("issues:read,user:read"), nowhere, mismatch, "issues:write", []string{"--scope issues:read,user:read,issues:write", home.Slug}},
+		"a profile, in no such workspace":      {"velocity", "GET /api/user", personalOf(eve, "user:read"), home, mismatch, "", []string{"send no"}},
+		"a profile, nowhere":                   {"velocity", "GET /api/user", personalOf(eve, "user:read"), nowhere, mismatch, "", []string{"send no"}},
+		"a profile, elsewhere, a scope few":    {"velocity", "PATCH /api/user", personalOf(eve, "user:read"), home, mismatch, "user:write", []string{"--scope user:read,user:write", "send no"}},
+		"expired, a scope too few":             {"velaflows", noLead, over("inbox:read,crm:read"), home, "UNAUTHORIZED expired", "crm:delete", []string{"--scope inbox:read,crm:read,crm:delete --expires-in 1d"}},
+		"revoked, a scope too few":             {"velaflows", noLead, revoked("inbox:read", "--expires-in", "90d"), home, "UNAUTHORIZED revoked", "crm:delete", []string{"--scope inbox:read,crm:delete --expires-in 90d"}},
+		"expired, no workspace":                {"velaflows", conversations, over("inbox:read"), none, "UNAUTHORIZED expired", "", []string{"--expires-in 1d", home.ID}},
+		"another workspace, a scope too few":   {"velaflows", noLead, issue(t, s, "sk_live_", home.Slug, "crm:read"), other, mismatch, "crm:delete", []string{"--scope crm:read,crm:delete", home.ID}},
+		"a workspace key of nobody, elsewhere": {"velocity", "GET /api/user", issue(t, s, "vel_", home.Slug, "issues:read"), other, mismatch, "user:read", []string{"--prefix velu_", "send no"}},
+		"a token of another API":               {"velocity", "GET /api/user", issue(t, s, "sk_live_", home.Slug, "inbox:read"), none, "UNAUTHORIZED unknown", "user:read", []string{"--prefix velu_"}},
+		"a token of another API, elsewhere":    {"velocity", "GET /api/issues", issue(t, s, "sk_live_", home.Slug, "inbox:read"), other, "UNAUTHORIZED unknown", "issues:read", []string{"--prefix vel_", home.Slug}},
+		"a role too low, a scope too few":      {"velocity", newIssue, personal("issues:read"), other, tooFew, "issues:write", []string{"--scope issues:read,issues:write", "--role member"}},
+		"a user without a workspace":           {"velocity", "GET /api/issues", personalOf(eve, "issues:read"), none, required, "", []string{": W", "--role guest"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			reference := c.workspace.Slug
-			if c.api == "velaflows" {
-				reference = c.workspace.ID
+			// What a fix gives, none of the other requests may have.
+			defer func() {
+				operator[store.Member](t, s, "member", "set", "--workspace", other.Slug, "--user", ada.ID, "--role", "guest")
+				for _, user := range []store.User{ada, eve} {
+					_ = command(t.Context(), s, "member", "remove", "--workspace", nobodys.Slug, "--user", user.ID).Run() // if a member
+				}
+			}()
+			reference := func(w store.Workspace) string {
+				if c.api == "velaflows" {
+					return w.ID
+				}
+				return w.Slug
 			}
-			token := c.token.Token
-			if a := ask(c.api, c.line, token, reference).send(t, client); a.hasOutcome(c.outcome, a.requiredScopes...) != nil {
+			workspace, token := reference(c.workspace), c.token.Token
+			if a := ask(c.api, c.line, token, workspace).send(t, client); a.hasOutcome(c.outcome, a.requiredScopes...) != nil {
 				t.Fatalf("before: %s", a.outcome)
 			}
 			args := append([]string{"explain"}, strings.Fields(c.line)...)
-			args = append(args, "--token-id", c.token.ID)
+			args = append(args, "--token-id", c.token.ID, "--api", c.api)
+			header := ""
 			if c.workspace.ID != "" {
 				args = append(args, "--workspace", c.workspace.Slug)
+				header = strings.ToLower(headerNames[c.api]) + ": " + workspace
 			}
 			e := explain(t, s, dir, args...)
 			if e.Allow || e.Code == nil || *e.Code+" "+*e.Reason != c.outcome || strings.Join(e.Missing, " ") != c.missing ||
-				!aPlace.MatchString(e.Rule) || !aPlace.MatchString(e.Row) || len(e.Held) == 0 {
+				e.Header != header || !aPlace.MatchString(e.Rule) || !aPlace.MatchString(e.Row) || len(e.Held) == 0 {
 				t.Errorf("explain says %+v", e)
 			}
-			if m := aHeader.FindStringSubmatch(e.Fix); m != nil {
-				reference = m[2]
-			} else if command := aCommand.FindString(e.Fix); command != "" {
-				if made := fixed(t, s, strings.Replace(command, "--user U ", "--user "+ada.ID+" ", 1)); made.Token != "" {
-					token = made.Token
-				}
-			} else {
-				t.Fatalf("the fix is nothing to do: %s", e.Fix)
+			steps := strings.Split(e.Fix, "; then ")
+			if len(steps) != len(c.steps) {
+				t.Fatalf("%q is not in %d steps", e.Fix, len(c.steps))
 			}
-			if a := ask(c.api, c.line, token, reference).send(t, client); a.outcome != "allow" {
+			for i, step := range steps {
+				if !strings.Contains(step, c.steps[i]) {
+					t.Errorf("%q does not say %q", step, c.steps[i])
+				}
+				if m := aHeader.FindStringSubmatch(step); m != nil {
+					workspace = strings.Replace(m[2], "W", reference(nobodys), 1)
+				} else if noHeader.MatchString(step) {
+					workspace = ""
+				} else if line := aCommand.FindString(step); line != "" {
+					line = strings.NewReplacer("--user U ", "--user "+ada.ID+" ", "--workspace W ", "--workspace "+nobodys.Slug+" ").Replace(line)
+					if made := fixed(t, s, line); made.Token != "" {
+						token = made.Token
+					}
+				} else {
+					t.Fatalf("the fix is nothing to do: %s", step)
+				}
+			}
+			if a := ask(c.api, c.line, token, workspace).send(t, client); a.outcome != "allow" {
 				t.Errorf("after %q: %s", e.Fix, a.outcome)
 			}
 		})
@@ -106,39 +166,60 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 
 	t.Run("no route", func(t *testing.T) {
 		token := issue(t, s, "sk_live_", home.Slug, "inbox:read")
-		e := explain(t, s, dir, "explain", "GET", "/api/v1/inbox/archive", "--token-id", token.ID, "--workspace", home.ID)
-		if e.Allow || *e.Reason != "no_route" || e.Row != "" || e.Route != nil || !aPlace.MatchString(e.Rule) {
+		e := explain(t, s, dir, "explain", "GET", "/api/v1/inbox/archive,all", "--token-id", token.ID, "--workspace", other.ID)
+		if e.Allow || *e.Reason != "workspace_mismatch" || e.Row != "" || e.Route != nil || !aPlace.MatchString(e.Rule) {
 			t.Fatalf("explain says %+v", e)
 		}
-		row := strings.Replace(aRow.FindString(e.Fix), "SCOPE", "inbox:read", 1)
+		steps := strings.Split(e.Fix, "; then ")
+		if m := aHeader.FindStringSubmatch(steps[0]); len(steps) != 2 || m == nil || m[2] != home.ID {
+			t.Fatalf("the fix is %q", e.Fix)
+		}
+		row := strings.Replace(aRow.FindString(steps[1]), "SCOPE", "inbox:read", 1)
 		appendTo(t, filepath.Join(dir, "apis", "velaflows", "data.yaml"), "  "+row+"\n")
 		again := separateStack(t, demo.Config{Environ: []string{"KEYWICKET_POLICIES_DIR=" + dir}})
 		_, client := newWire(t, again, 1)
 		home := tenant(t, again)
 		token = issue(t, again, "sk_live_", home.Slug, "inbox:read")
-		wantOutcome(t, client, ask("velaflows", "GET /api/v1/inbox/archive", token.Token, home.ID), "allow")
+		wantOutcome(t, client, ask("velaflows", "GET /api/v1/inbox/archive,all", token.Token, home.ID), "allow")
 	})
 }
 
 func TestExplainWithoutAToken(t *testing.T) {
+	const (
+		row     = `add the row  - {method: %s, path: %q, scopes: [SCOPE]}  to apis/velocity/data.yaml of the policies`
+		spelled = `^the table has GET /api/issues \(.*data\.yaml:\d+\): send it like that`
+	)
+	addRow := func(method, path string) string { return regexp.QuoteMeta(fmt.Sprintf(row, method, path)) + "$" }
 	for _, c := range []struct {
 		args    []string
 		outcome string
-		allow   bool
+		fix     string // a pattern; none: allowed
 	}{
-		{[]string{"GET", "/api/v1/tags", "--scope", "tags:read", "--workspace", "any"}, "", true},
-		{[]string{"GET", "/api/v1/tags", "--scope", "tags:write", "--workspace", "any"}, "missing_scope", false},
-		{[]string{"GET", "/api/v1/tags", "--scope", "admin:all"}, "workspace_required", false},
-		{[]string{"GET", "/api/user", "--scope", "user:read,user:write"}, "", true},
-		{[]string{"GET", "/healthz", "--api", "velocity", "--scope", "user:read"}, "", true},
-		{[]string{"GET", "/api//issues", "--scope", "issues:read"}, "no_route", false},
+		{[]string{"GET", "/api/v1/tags", "--scope", "tags:read", "--workspace", "any"}, "", ""},
+		{[]string{"GET", "/api/v1/tags", "--scope", "tags:write", "--workspace", "any"}, "missing_scope", `^keywicket token create --prefix sk_live_ --workspace any --name=NAME --scope tags:write,tags:read$`},
+		{[]string{"GET", "/api/v1/tags", "--scope", "admin:all"}, "workspace_required", `^send the header x-workspace-id: W$`},
+		{[]string{"GET", "/api/v1/tags", "--scope", "tags:write"}, "workspace_required", `^keywicket token create --prefix sk_live_ --workspace W --name=NAME --scope tags:write,tags:read; then send the header x-workspace-id: W$`},
+		{[]string{"GET", "/api/user", "--scope", "user:read,user:write"}, "", ""},
+		{[]string{"GET", "/api/issues", "--scope", "user:read"}, "workspace_required", `^keywicket token create --prefix velu_ --user U --name=NAME --scope user:read,issues:read; then send the header x-workspace-slug: W$`},
+		{[]string{"GET", "/healthz", "--api", "velocity", "--scope", "user:read"}, "", ""},
+		{[]string{"GET", "/api//issues", "--scope", "issues:read"}, "no_route", `^the path is not canonical`},
+		{[]string{"GET", "/api/v1/tags", "--scope", "issues:read"}, "no_route", `^velaflows lists it \(.*data\.yaml:\d+\): --api velaflows$`},
+		{[]string{"GET", "/api/issues/", "--scope", "issues:read"}, "no_route", spelled},
+		{[]string{"GET", "/API/issues", "--scope", "issues:read"}, "no_route", spelled},
+		{[]string{"get", "/api/issues", "--scope", "issues:read"}, "no_route", spelled},
+		{[]string{"PUT", "/api/issues", "--scope", "issues:read"}, "no_route", `^the path is listed for GET \(.*data\.yaml:\d+\), POST \(.*data\.yaml:\d+\); for PUT too, ` + addRow("PUT", "/api/issues")},
+		{[]string{"GET", "/api/a,b:c", "--scope", "issues:read"}, "no_route", "^" + addRow("GET", "/api/a,b:c")},
+		{[]string{"get", "/api/new", "--scope", "issues:read"}, "no_route", `^"get" is no method`},
+		{[]string{"", "/api/new", "--scope", "issues:read"}, "no_route", `^"" is no method`},
+		{[]string{"GET", "/api/new*", "--scope", "issues:read"}, "no_route", `^the path has a \*`},
 	} {
 		e := explain(t, world.stack, "", append([]string{"explain"}, c.args...)...)
 		reason := ""
 		if e.Reason != nil {
 			reason = *e.Reason
 		}
-		if e.Allow != c.allow || reason != c.outcome || (e.Fix == "") != c.allow {
+		if e.Allow != (c.fix == "") || reason != c.outcome || len(e.Held) == 0 ||
+			(e.Fix == "") != e.Allow || !regexp.MustCompile(c.fix).MatchString(e.Fix) {
 			t.Errorf("%v: %+v", c.args, e)
 		}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -19,6 +20,8 @@ type explainCommand struct {
 	Scope     []string `help:"Scopes of an imagined token, instead of a real one; of a user, in the role of an owner, if one is a user's." xor:"who" required:"" placeholder:"SCOPE"`
 	Workspace string   `help:"Workspace that the request would name: id or slug." placeholder:"W"`
 	API       string   `help:"API that the request is for; by default that of the token, or the one that has the scopes." name:"api" placeholder:"NAME"`
+
+	PoliciesDir string `help:"Folder of policies, instead of those built in." name:"policies-dir" placeholder:"DIR"`
 }
 
 // explanation is the decision document, with where it came from and what would change it.
@@ -29,6 +32,7 @@ type explanation struct {
 	RequiredScopes []string `json:"required_scopes"`
 	Route          *string  `json:"route"`
 	Row            string   `json:"row,omitempty"`
+	Header         string   `json:"header,omitempty"`
 	Rule           string   `json:"rule"`
 	Held           []string `json:"held"`
 	Missing        []string `json:"missing"`
@@ -38,6 +42,7 @@ type explanation struct {
 // Run takes the request through the very code of a check. Only three things differ: the look-up finds the token by its
 // id, the policy runs as it was written, and nothing is served.
 func (c *explainCommand) Run(s *session, cfg config) error {
+	set(&cfg.Policies.Dir, c.PoliciesDir)
 	explainer, err := policies.LoadExplainer(s.ctx, cfg.Policies)
 	if err == nil {
 		err = checkTables(cfg, explainer.Tables())
@@ -49,11 +54,7 @@ func (c *explainCommand) Run(s *session, cfg config) error {
 	if err != nil {
 		return err
 	}
-	authorizer, err := authz.New(authz.Config{APIs: cfg.APIs, AllowedHeaders: cfg.AllowedHeaders}, m, m)
-	if err != nil {
-		return err
-	}
-	if _, err := authorizer.Check(s.ctx, m.request(c.Method, c.Path)); err != nil {
+	if err := m.check(s.ctx); err != nil {
 		return err
 	}
 	fix, err := m.fix(s.ctx)
@@ -68,20 +69,23 @@ type imagined struct {
 	explainer *policies.Explainer
 	cfg       config
 	api       string
+	method    string
+	path      string
 	registry  *store.Registry // nil without a real token
 	token     store.Token     // likewise
 	found     authz.Found     // without a real token
 	format    authz.CredentialFormat
-	workspace string // value of the workspace header; empty: none
+	workspace string           // value of the workspace header; empty: none
+	named     authz.Membership // the workspace of that header; zero: there is none
 
 	input authz.Input // of the last decision, as is the explanation
 	why   policies.Explanation
 }
 
 func (c *explainCommand) imagine(s *session, cfg config, e *policies.Explainer) (*imagined, error) {
-	m := &imagined{explainer: e, cfg: cfg, api: c.API, workspace: c.Workspace}
+	m := &imagined{explainer: e, cfg: cfg, api: c.API, method: c.Method, path: c.Path, workspace: c.Workspace}
+	var err error
 	if c.TokenID != "" {
-		var err error
 		if m.registry, err = s.openRegistry(); err != nil {
 			return nil, err
 		}
@@ -92,7 +96,9 @@ func (c *explainCommand) imagine(s *session, cfg config, e *policies.Explainer) 
 			m.api = m.token.API
 		}
 	} else if m.api == "" {
-		m.api = apiOf(c.Scope, e.Tables())
+		if m.api, err = apiOf(c.Scope, cfg, e.Tables()); err != nil {
+			return nil, err
+		}
 	}
 	api, ok := cfg.APIs[m.api]
 	if !ok {
@@ -102,28 +108,65 @@ func (c *explainCommand) imagine(s *session, cfg config, e *policies.Explainer) 
 		return m, m.imaginePrincipal(api, c.Scope)
 	}
 	m.format = api.Credentials[0] // any that the API knows: the look-up goes by the token's id
-	if c.Workspace != "" {
-		if w, err := m.registry.Workspace(s.ctx, c.Workspace); err == nil {
-			m.workspace = reference(api, w.ID, w.Slug)
-		}
+	if c.Workspace == "" {
+		return m, nil
+	}
+	w, err := m.registry.Workspace(s.ctx, c.Workspace)
+	switch {
+	case errors.Is(err, store.ErrNotFound): // the client would send it all the same
+	case err != nil:
+		return nil, err
+	default:
+		m.named = authz.Membership{ID: w.ID, Slug: w.Slug}
+		m.workspace = reference(api, w.ID, w.Slug)
 	}
 	return m, nil
 }
 
-// apiOf is the only API whose catalogue has all of the scopes.
-func apiOf(scopes []string, tables map[string]policies.Table) string {
-	var having []string
-	for name, table := range tables {
-		if !slices.ContainsFunc(scopes, func(scope string) bool { _, ok := table.Scope(scope); return !ok }) {
-			having = append(having, name)
+// apiOf is the only API whose catalogue has all of the scopes, or the default one of several.
+func apiOf(scopes []string, cfg config, tables map[string]policies.Table) (string, error) {
+	names := slices.Sorted(maps.Keys(cfg.APIs))
+	having := make(map[string]int) // API → how many of the scopes are its own
+	var places []string
+	verb := " is of "
+	for _, scope := range scopes {
+		var of []string
+		for _, name := range names {
+			if _, ok := tables[name].Scope(scope); ok {
+				of = append(of, name)
+				having[name]++
+			}
 		}
+		if len(of) == 0 {
+			return "", fmt.Errorf("no API has the scope %q; %s", scope, catalogues(names, tables))
+		}
+		places = append(places, scope+verb+strings.Join(of, " and "))
+		verb = " of "
 	}
-	if len(having) == 1 {
-		return having[0]
+	all := slices.DeleteFunc(names, func(name string) bool { return having[name] < len(scopes) })
+	switch {
+	case len(all) == 1:
+		return all[0], nil
+	case slices.Contains(all, cfg.DefaultAPI):
+		return cfg.DefaultAPI, nil
 	}
-	return ""
+	advice := "give --api"
+	if len(all) == 0 {
+		advice += ", and scopes of that one"
+	}
+	return "", usageError{fmt.Errorf("%s: %s", strings.Join(places, ", "), advice)}
 }
 
+func catalogues(apis []string, tables map[string]policies.Table) string {
+	var list []string
+	for _, name := range apis {
+		scopes := tables[name].ScopeNames(policies.LevelWorkspace, policies.LevelUser)
+		list = append(list, name+" has "+strings.Join(scopes, ", "))
+	}
+	return strings.Join(list, "; ")
+}
+
+// A workspace that stands for any. It is shown as W.
 const (
 	imaginedID   = "000000000000000000000000"
 	imaginedSlug = "workspace"
@@ -146,17 +189,25 @@ func (m *imagined) imaginePrincipal(api authz.API, scopes []string) error {
 		return fmt.Errorf("%s has no kind of token that could hold these scopes", m.api)
 	}
 	m.format = api.Credentials[i]
+	own := authz.Membership{ID: imaginedID, Slug: imaginedSlug}
+	switch { // the imagined principal is of the workspace that is asked for
+	case authz.ValidWorkspaceID(m.workspace):
+		own.ID = m.workspace
+	case authz.ValidSlug(m.workspace):
+		own.Slug = m.workspace
+	}
 	m.found = authz.Found{
 		Principal: authz.Principal{ID: "imagined", Kind: m.format.Kind, API: m.api, Environment: m.format.Environment, Scopes: scopes},
-		Workspace: authz.Membership{ID: imaginedID, Slug: imaginedSlug},
+		Workspace: own,
 	}
 	if ofUser {
 		m.found.Principal.UserID = "imagined"
 		m.found.Workspace.Role = "owner"
 	}
 	switch {
-	case m.workspace != "": // any: the imagined principal is of the workspace that is asked for
-		m.workspace = reference(api, imaginedID, imaginedSlug)
+	case m.workspace != "":
+		m.workspace = reference(api, own.ID, own.Slug)
+		m.named = m.found.Workspace
 	case ofUser:
 		m.found.Workspace = authz.Membership{}
 	}
@@ -170,12 +221,20 @@ func reference(api authz.API, id, slug string) string {
 	return slug
 }
 
-func (m *imagined) request(method, path string) authz.Request {
+// check asks the authorizer.
+func (m *imagined) check(ctx context.Context) error {
 	header := map[string][]string{authz.AuthorizationHeader: {"Bearer " + m.format.NewKey().Reveal()}}
 	if m.workspace != "" {
 		header[m.cfg.APIs[m.api].Workspace.Header] = []string{m.workspace}
 	}
-	return authz.Request{API: m.api, Method: method, Path: path, Header: header, Context: map[string]string{"api": m.api}}
+	authorizer, err := authz.New(authz.Config{APIs: m.cfg.APIs, AllowedHeaders: m.cfg.AllowedHeaders}, m, m)
+	if err != nil {
+		return err
+	}
+	_, err = authorizer.Check(ctx, authz.Request{
+		API: m.api, Method: m.method, Path: m.path, Header: header, Context: map[string]string{"api": m.api},
+	})
+	return err
 }
 
 // Lookup implements authz.Directory.
@@ -194,39 +253,67 @@ func (m *imagined) Decide(ctx context.Context, in authz.Input) (authz.Decision, 
 	return m.why.Decision, err
 }
 
-// allows says whether the request would pass with the input changed.
-func (m *imagined) allows(ctx context.Context, change func(*authz.Input)) (bool, error) {
-	in := m.input
-	change(&in)
-	why, err := m.explainer.Explain(ctx, in)
-	return why.Allow, err
-}
-
 func (m *imagined) held() []string {
-	if m.input.Principal != nil {
-		return m.input.Principal.Scopes
+	if m.registry != nil {
+		return m.token.Scopes
 	}
-	return m.token.Scopes
+	return m.found.Principal.Scopes
 }
 
-// missing are the required scopes that the token does not have. An override may stand for them.
+// missing are the required scopes that the token does not have, whatever it is denied for. An override stands for all of
+// them, where the token can have it at all.
 func (m *imagined) missing() []string {
 	missing := []string{}
-	if m.why.Reason == authz.ReasonMissingScope {
-		for _, scope := range m.why.RequiredScopes {
-			if !slices.Contains(m.held(), scope) {
-				missing = append(missing, scope)
-			}
+	if m.why.Allow || m.overrides() {
+		return missing
+	}
+	for _, scope := range m.why.RequiredScopes {
+		if !slices.Contains(m.held(), scope) || m.principal().API != m.api {
+			missing = append(missing, scope)
 		}
 	}
 	return missing
+}
+
+func (m *imagined) overrides() bool {
+	overrides := m.explainer.Tables()[m.api].Overrides
+	ofUser := m.principal().Kind.OfUser()
+	return slices.ContainsFunc(m.held(), func(scope string) bool {
+		return ofUser && slices.Contains(overrides[policies.LevelUser], scope) ||
+			m.level() == policies.LevelWorkspace && slices.Contains(overrides[policies.LevelWorkspace], scope)
+	})
+}
+
+// level is that of the route; without one, the workspace.
+func (m *imagined) level() policies.Level {
+	for _, r := range m.explainer.Tables()[m.api].Routes {
+		if r.Method+" "+r.Path == m.why.Route && r.Level != "" {
+			return r.Level
+		}
+	}
+	return policies.LevelWorkspace
+}
+
+// principal is whom the token stands for, or did.
+func (m *imagined) principal() authz.Principal {
+	if m.registry == nil {
+		return m.found.Principal
+	}
+	p := authz.Principal{
+		ID: m.token.ID, Kind: m.token.Kind, API: m.token.API, Environment: m.token.Environment, Scopes: m.token.Scopes,
+	}
+	if m.token.UserID != nil {
+		p.UserID = *m.token.UserID
+	}
+	return p
 }
 
 func (m *imagined) print(s *session, fix string) error {
 	e := explanation{
 		Allow: m.why.Allow, Code: orNull(string(m.why.Code)), Reason: orNull(string(m.why.Reason)),
 		RequiredScopes: orEmpty(m.why.RequiredScopes), Route: orNull(m.why.Route), Row: m.why.Row, Rule: m.why.Rule,
-		Held: orEmpty(m.held()), Missing: m.missing(), Fix: fix,
+		Header: s.masked(m.assumed()), // what was given for a workspace may be a key
+		Held:   orEmpty(m.held()), Missing: m.missing(), Fix: fix,
 	}
 	decision := "allow"
 	if !e.Allow {
@@ -240,11 +327,28 @@ func (m *imagined) print(s *session, fix string) error {
 		[2]string{"decision", decision},
 		[2]string{"rule", e.Rule},
 		[2]string{"route", route},
+		[2]string{"header", e.Header},
 		[2]string{"required", strings.Join(e.RequiredScopes, " ")},
 		[2]string{"held", strings.Join(e.Held, " ")},
 		[2]string{"missing", strings.Join(e.Missing, " ")},
 		[2]string{"fix", e.Fix},
 	)
+}
+
+// assumed is the workspace header that the request has.
+func (m *imagined) assumed() string {
+	if m.workspace == "" {
+		return ""
+	}
+	return m.cfg.APIs[m.api].Workspace.Header + ": " + shown(m.workspace)
+}
+
+// shown writes the workspace that stands for any as an operator would.
+func shown(reference string) string {
+	if reference == imaginedID || reference == imaginedSlug {
+		return "W"
+	}
+	return reference
 }
 
 func orNull(s string) *string {

@@ -7,131 +7,304 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies"
 )
 
-// fix names the one change that would let the request in: a header to send, a command to run, or a row to add. Where
-// there is a choice, it was tried that the change does it. Empty for a request that is let in already.
+// fix names the change that would let the request in: a header to send, a command to run, a row to add. Where one is not
+// enough, it is all of them, one after the other. It was tried that they do it. Empty for a request that is let in.
 func (m *imagined) fix(ctx context.Context) (string, error) {
-	switch m.why.Reason {
-	case authz.ReasonUnknown:
-		return fmt.Sprintf("the token is one of %s: present one of %s, made by keywicket token create --prefix %s",
-			m.token.API, m.api, m.format.Prefix), nil
-	case authz.ReasonExpired, authz.ReasonRevoked:
-		return "make another token: " + m.create(m.token.Scopes), nil
-	case authz.ReasonWorkspaceRequired:
-		return m.fixWorkspace(ctx)
-	case authz.ReasonWorkspaceMismatch:
-		return m.fixMismatch(ctx)
-	case authz.ReasonNoRoute:
-		return m.fixRoute(), nil
-	case authz.ReasonMissingScope:
-		return m.fixScope(ctx)
+	if m.why.Allow {
+		return "", nil
 	}
-	return "", nil
-}
-
-// create is the command that makes a token like this one, with other scopes.
-func (m *imagined) create(scopes []string) string {
-	owner, name := "--workspace W", "NAME"
-	switch {
-	case m.token.WorkspaceID != nil:
-		owner, name = "--workspace "+*m.token.WorkspaceID, m.token.Name
-	case m.token.UserID != nil:
-		owner, name = "--user "+quote(*m.token.UserID), m.token.Name
-	case m.format.Kind.OfUser():
-		owner = "--user U"
-	}
-	return fmt.Sprintf("keywicket token create --prefix %s %s --name %s --scope %s",
-		m.prefix(), owner, quote(name), strings.Join(scopes, ","))
-}
-
-// createOfUser is the command that makes a user's token, of some user.
-func (m *imagined) createOfUser(scopes []string) string {
-	for _, f := range m.cfg.APIs[m.api].Credentials {
-		if f.Kind.OfUser() {
-			return fmt.Sprintf("keywicket token create --prefix %s --user U --name NAME --scope %s", f.Prefix, strings.Join(scopes, ","))
+	var route []string
+	if m.why.Route == "" {
+		step, elsewhere, err := m.fixRoute(ctx)
+		if err != nil || elsewhere {
+			return step, err
 		}
+		route = []string{step}
 	}
-	return "the API has no kind of token for users"
-}
-
-// prefix is that of the token's own format.
-func (m *imagined) prefix() string {
-	for _, f := range m.cfg.APIs[cmp.Or(m.token.API, m.api)].Credentials {
-		if m.token.ID != "" && f.Kind == m.token.Kind && f.Environment == m.token.Environment && strings.HasPrefix(m.token.Prefix, f.Prefix) {
-			return f.Prefix
-		}
-	}
-	return m.format.Prefix
-}
-
-func (m *imagined) header(value string) string {
-	return fmt.Sprintf("send the header %s: %s", m.cfg.APIs[m.api].Workspace.Header, value)
-}
-
-// fixWorkspace: the credential's own workspace, or one in which the user may do this.
-func (m *imagined) fixWorkspace(ctx context.Context) (string, error) {
-	api := m.cfg.APIs[m.api]
-	if m.registry == nil {
-		return m.header("W"), nil
-	}
-	if m.token.WorkspaceID != nil {
-		w, err := m.registry.Workspace(ctx, *m.token.WorkspaceID)
-		return m.header(reference(api, w.ID, w.Slug)), err
-	}
-	members, err := m.registry.Members(ctx, "")
+	attempts, err := m.attempts(ctx)
 	if err != nil {
 		return "", err
 	}
-	for _, member := range members {
-		if m.token.UserID == nil || member.UserID != *m.token.UserID {
-			continue
+	for _, a := range attempts {
+		then := imagined{
+			explainer: m.explainer, cfg: m.cfg, api: m.api, method: m.method, path: m.path,
+			format: m.format, workspace: a.header, found: a.found(),
 		}
-		if ok, err := m.allows(ctx, as(member.Role)); err != nil || ok {
-			return m.header(reference(api, member.WorkspaceID, member.WorkspaceSlug)), err
-		}
-	}
-	return "the user is in no workspace where this would be allowed: keywicket member set --workspace W --user " +
-		quote(*m.token.UserID) + " --role ROLE, and " + m.header("W"), nil
-}
-
-func as(role string) func(*authz.Input) {
-	return func(in *authz.Input) {
-		in.Workspace = authz.Workspace{Requested: true, Granted: true, ID: imaginedID, Slug: imaginedSlug, Role: role}
-	}
-}
-
-// fixMismatch: a workspace's credential has one workspace; a user can be made a member of another.
-func (m *imagined) fixMismatch(ctx context.Context) (string, error) {
-	if m.token.UserID == nil {
-		return m.fixWorkspace(ctx)
-	}
-	if _, err := m.registry.Workspace(ctx, m.workspace); err != nil {
-		return m.fixWorkspace(ctx)
-	}
-	return m.fixRole(ctx, "no role would allow this")
-}
-
-// fixRole: the least role that is enough. When none is, the scopes are too few as well.
-func (m *imagined) fixRole(ctx context.Context, none string) (string, error) {
-	roles := m.explainer.Tables()[m.api].Roles
-	byScopes := slices.SortedFunc(maps.Keys(roles), func(a, b string) int {
-		return cmp.Or(m.reach(roles[a])-m.reach(roles[b]), -cmp.Compare(a, b))
-	})
-	for _, role := range byScopes {
-		ok, err := m.allows(ctx, as(role))
-		if err != nil {
+		if err := then.check(ctx); err != nil {
 			return "", err
 		}
-		if ok {
-			return fmt.Sprintf("keywicket member set --workspace %s --user %s --role %s",
-				m.workspace, quote(*m.token.UserID), role), nil
+		if then.why.Allow || then.why.Reason == authz.ReasonNoRoute {
+			return strings.Join(append(a.steps, route...), "; then "), nil
 		}
 	}
-	return none, nil
+	return m.obstacle(), nil
+}
+
+// obstacle is what no change of those that an operator has would help against.
+func (m *imagined) obstacle() string {
+	ofUser := func(f authz.CredentialFormat) bool { return f.Kind.OfUser() }
+	if m.level() == policies.LevelUser && !slices.ContainsFunc(m.cfg.APIs[m.api].Credentials, ofUser) {
+		return "the route is about a user, and " + m.api + " has no kind of token for users"
+	}
+	return "no header, scope, role or kind of token would let it in: see the rule"
+}
+
+// attempt is the request with something changed.
+type attempt struct {
+	steps []string // what to do
+	// cost puts one step before two, and what gives nobody more rights before what does.
+	cost      int
+	principal authz.Principal
+	header    string           // of the workspace; empty: none
+	workspace authz.Membership // the credential's own, or the one in the header; without a role, the user is not in it
+}
+
+const (
+	costHeader     = 10
+	costCredential = 11
+	costRole       = 12
+	costKind       = 40 // somebody else's credential: after whatever can be done with this one
+)
+
+func (a attempt) step(cost int, what string) attempt {
+	a.cost += cost
+	a.steps = append(slices.Clone(a.steps), what)
+	return a
+}
+
+func (a attempt) found() authz.Found {
+	f := authz.Found{Principal: a.principal}
+	if !a.principal.Kind.OfUser() || a.workspace.Role != "" {
+		f.Workspace = a.workspace
+	}
+	return f
+}
+
+// attempts are all combinations, the best first.
+func (m *imagined) attempts(ctx context.Context) ([]attempt, error) {
+	memberships, err := m.memberships(ctx)
+	if err != nil {
+		return nil, err
+	}
+	home, err := m.home(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var all []attempt
+	for _, credential := range m.credentials(home, memberships) {
+		for _, header := range m.headers(credential, memberships) {
+			all = append(all, m.roles(header)...)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b attempt) int { return a.cost - b.cost })
+	return all, nil
+}
+
+// memberships are those of the token's user.
+func (m *imagined) memberships(ctx context.Context) ([]authz.Membership, error) {
+	user := m.principal().UserID
+	switch {
+	case user == "":
+		return nil, nil
+	case m.registry == nil:
+		own := authz.Membership{ID: imaginedID, Slug: imaginedSlug, Role: "owner"}
+		return []authz.Membership{cmp.Or(m.named, own)}, nil
+	}
+	members, err := m.registry.Members(ctx, "")
+	var list []authz.Membership
+	for _, member := range members {
+		if member.UserID == user {
+			list = append(list, authz.Membership{ID: member.WorkspaceID, Slug: member.WorkspaceSlug, Role: member.Role})
+		}
+	}
+	return list, err
+}
+
+// home is the workspace that a workspace's token belongs to, or would.
+func (m *imagined) home(ctx context.Context) (authz.Membership, error) {
+	if m.token.WorkspaceID == nil {
+		return cmp.Or(authz.Membership{ID: m.named.ID, Slug: m.named.Slug}, authz.Membership{ID: imaginedID, Slug: imaginedSlug}), nil
+	}
+	w, err := m.registry.Workspace(ctx, *m.token.WorkspaceID)
+	return authz.Membership{ID: w.ID, Slug: w.Slug}, err
+}
+
+// credentials: this one, if it is good; one like it that has the scopes; one of another kind, whoever's.
+func (m *imagined) credentials(home authz.Membership, memberships []authz.Membership) []attempt {
+	own := m.principal()
+	with := func(p authz.Principal) attempt {
+		a := attempt{principal: p, header: m.workspace, workspace: home}
+		if p.Kind.OfUser() {
+			a.workspace = m.named
+		}
+		for _, w := range memberships {
+			if p.UserID == own.UserID && w.ID == m.named.ID {
+				a.workspace = w
+			}
+		}
+		return a
+	}
+	var list []attempt
+	good := m.input.Denial == ""
+	if good {
+		list = append(list, with(own))
+	}
+	for _, f := range m.cfg.APIs[m.api].Credentials {
+		p := own
+		p.Kind, p.API, p.Environment = f.Kind, m.api, f.Environment
+		p.UserID, p.Scopes = "", m.why.RequiredScopes
+		valid := m.explainer.Tables()[m.api].ScopeNames(levelsOf(f.Kind)...)
+		invalid := func(scope string) bool { return !slices.Contains(valid, scope) }
+		switch {
+		case slices.ContainsFunc(m.why.RequiredScopes, invalid):
+		case m.made(f):
+			if good && len(m.missing()) == 0 {
+				continue
+			}
+			p.UserID = own.UserID
+			p.Scopes = slices.DeleteFunc(slices.Concat(m.held(), m.missing()), invalid) // the policy may have dropped some
+			list = append(list, with(p).step(costCredential, m.create(f, p, home)))
+		case own.API != m.api:
+			list = append(list, with(p).step(costKind, "the token is one of "+own.API+": "+m.create(f, p, home)))
+		case f.Kind.OfUser() != own.Kind.OfUser():
+			why := "it takes another kind of token"
+			if m.level() == policies.LevelUser {
+				why = "the route is about a user, and a workspace's token is nobody's"
+			}
+			list = append(list, with(p).step(costKind, why+": "+m.create(f, p, home)))
+		}
+	}
+	return list
+}
+
+// levelsOf are the levels of the scopes that a kind of token can have.
+func levelsOf(kind authz.Kind) []policies.Level {
+	if kind.OfUser() {
+		return []policies.Level{policies.LevelWorkspace, policies.LevelUser}
+	}
+	return []policies.Level{policies.LevelWorkspace}
+}
+
+// made says that the token is of this format.
+func (m *imagined) made(f authz.CredentialFormat) bool {
+	if m.registry == nil {
+		return f == m.format
+	}
+	return m.token.API == m.api && f.Kind == m.token.Kind && f.Environment == m.token.Environment &&
+		strings.HasPrefix(m.token.Prefix, f.Prefix)
+}
+
+// create is the command that makes a token for the principal. What it leaves open is in capitals.
+func (m *imagined) create(f authz.CredentialFormat, p authz.Principal, home authz.Membership) string {
+	words := []string{"keywicket token create --prefix", f.Prefix}
+	sharing := 0
+	for _, api := range m.cfg.APIs {
+		if _, ok := api.Format(f.Prefix); ok {
+			sharing++
+		}
+	}
+	if sharing > 1 {
+		words = append(words, "--api", quote(m.api))
+	}
+	if f.Kind.OfUser() {
+		words = append(words, "--user", userOf(p))
+	} else {
+		words = append(words, "--workspace", nameOf(home))
+	}
+	words = append(words, "--name="+quote(cmp.Or(m.token.Name, "NAME")),
+		"--scope", cmp.Or(strings.Join(p.Scopes, ","), "SCOPE"))
+	if m.token.ExpiresAt != nil {
+		words = append(words, "--expires-in", lifetime(m.token.ExpiresAt.Sub(m.token.CreatedAt)))
+	}
+	return strings.Join(words, " ")
+}
+
+// lifetime in whole days, one at least.
+func lifetime(d time.Duration) string {
+	const day = 24 * time.Hour
+	return fmt.Sprintf("%dd", max(1, d.Round(day)/day))
+}
+
+func userOf(p authz.Principal) string {
+	if p.UserID == "" || p.ID == "imagined" {
+		return "U"
+	}
+	return quote(p.UserID)
+}
+
+// nameOf a workspace is its slug, or what of it is known.
+func nameOf(w authz.Membership) string {
+	if w.Slug == imaginedSlug {
+		return shown(w.ID)
+	}
+	return w.Slug
+}
+
+// headers: the one that was sent; none, for what a user does as such; the workspace's own; a workspace of the user, if
+// none was meant.
+func (m *imagined) headers(a attempt, memberships []authz.Membership) []attempt {
+	list := []attempt{a}
+	header := m.cfg.APIs[m.api].Workspace.Header
+	send := func(w authz.Membership) {
+		to := reference(m.cfg.APIs[m.api], w.ID, w.Slug)
+		if to == a.header {
+			return
+		}
+		b := a.step(costHeader, fmt.Sprintf("send the header %s: %s", header, shown(to)))
+		b.header, b.workspace = to, w
+		list = append(list, b)
+	}
+	if m.level() == policies.LevelUser && a.header != "" {
+		b := a.step(costHeader, "send no "+header+" header: the route is about the user, in no workspace")
+		b.header = ""
+		if a.principal.Kind.OfUser() {
+			b.workspace = authz.Membership{}
+		}
+		list = append(list, b)
+	}
+	switch {
+	case !a.principal.Kind.OfUser():
+		send(a.workspace)
+	case m.named.ID != "":
+	case a.principal.UserID == "" || len(memberships) == 0:
+		send(authz.Membership{ID: imaginedID, Slug: imaginedSlug})
+	default:
+		var roles []string
+		for _, w := range memberships {
+			if !slices.Contains(roles, w.Role) { // the next one with this role would fare the same
+				roles = append(roles, w.Role)
+				send(w)
+			}
+		}
+	}
+	return list
+}
+
+// roles: the user's own, and those that are more, the least first.
+func (m *imagined) roles(a attempt) []attempt {
+	list := []attempt{a}
+	if !a.principal.Kind.OfUser() || a.workspace.ID == "" {
+		return list
+	}
+	roles := m.explainer.Tables()[m.api].Roles
+	least := slices.SortedFunc(maps.Keys(roles), func(x, y string) int {
+		return cmp.Or(m.reach(roles[x])-m.reach(roles[y]), cmp.Compare(y, x))
+	})
+	for _, role := range least {
+		if m.reach(roles[role]) > m.reach(roles[a.workspace.Role]) {
+			b := a.step(costRole, fmt.Sprintf("keywicket member set --workspace %s --user %s --role %s",
+				nameOf(a.workspace), userOf(a.principal), quote(role)))
+			b.workspace.Role = role
+			list = append(list, b)
+		}
+	}
+	return list
 }
 
 // reach is how much a role allows; an override allows everything.
@@ -143,47 +316,6 @@ func (m *imagined) reach(scopes []string) int {
 		}
 	}
 	return len(scopes)
-}
-
-func (m *imagined) fixScope(ctx context.Context) (string, error) {
-	p := m.input.Principal
-	if m.level() == policies.LevelUser && !p.Kind.OfUser() {
-		return "the route is about a user, and a workspace's token is nobody's: " + m.createOfUser(m.why.RequiredScopes), nil
-	}
-	enough := slices.Concat(p.Scopes, m.missing())
-	ok, err := m.allows(ctx, func(in *authz.Input) {
-		principal := *p
-		principal.Scopes = enough
-		in.Principal = &principal
-	})
-	if err != nil {
-		return "", err
-	}
-	if ok {
-		return m.create(enough), nil
-	}
-	if m.registry == nil {
-		return "the role of an owner does not allow this", nil
-	}
-	return m.fixRole(ctx, fmt.Sprintf("the role %s and the scopes are both too few: keywicket member set, and %s",
-		m.input.Workspace.Role, m.create(enough)))
-}
-
-func (m *imagined) level() policies.Level {
-	for _, r := range m.explainer.Tables()[m.api].Routes {
-		if r.Method+" "+r.Path == m.why.Route && r.Level != "" {
-			return r.Level
-		}
-	}
-	return policies.LevelWorkspace
-}
-
-func (m *imagined) fixRoute() string {
-	if m.input.Segments == nil {
-		return "the path is not canonical, and matches no route: send it without empty or dot segments, ';' and escapes of them"
-	}
-	return fmt.Sprintf("add the row  - {method: %s, path: %s, scopes: [SCOPE]}  to apis/%s/data.yaml of the policies",
-		m.input.Method, m.input.Path, m.api)
 }
 
 // quote makes a word of the shell's.

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -94,7 +95,8 @@ func newDatabase(original string) (string, error) {
 //	keep-token               likewise $TOKEN, $ID, $PREFIX, and $SECRET, the part of the token that must not be shown again
 //	ready ADDRESS            waits until /readyz answers 200
 //
-// $ADDRESS is the host and port of the server, $TAKEN an address that somebody listens on.
+// $ADDRESS is the host and port of the server, $TAKEN an address that somebody listens on, $POLICIES the folder of those
+// that are built in.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -119,6 +121,11 @@ func setup(e *testscript.Env) error {
 	e.Defer(func() { _ = taken.Close() })
 	e.Setenv("KEYWICKET_DATABASE_URL", url)
 	e.Setenv("TAKEN", taken.Addr().String())
+	source, err := filepath.Abs("../../policies")
+	if err != nil {
+		return err
+	}
+	e.Setenv("POLICIES", source)
 	_, rest, _ := strings.Cut(url, "@")
 	address, _, _ := strings.Cut(rest, "/")
 	e.Setenv("ADDRESS", address)
