@@ -119,7 +119,7 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 		if err != nil {
 			return fmt.Errorf("look up the credential: %w", err)
 		}
-		denial = found.Denial
+		denial, answer.Cache = found.Denial, found.Cache
 		if denial == "" {
 			principal := found.Principal
 			in.Principal = &principal

@@ -104,4 +104,6 @@ type Answer struct {
 	// Principal is set as soon as the credential was found good, whatever was decided.
 	Principal *Principal
 	Workspace Workspace
+	// Cache says where the credential was looked up; empty: nowhere.
+	Cache CacheResult
 }

@@ -52,7 +52,20 @@ type Found struct {
 	// Workspace is the credential's own one, whatever was asked for; or, for a credential of a user, the one that was
 	// asked for, if the user is a member of it. Otherwise it is zero.
 	Workspace Membership
+	// Cache says where the answer is from. It may be empty.
+	Cache CacheResult
 }
+
+// CacheResult says what a cache had to do with an answer.
+type CacheResult string
+
+// The results of a cache.
+const (
+	CacheHit    CacheResult = "hit"    // from memory, and true within the staleness bound
+	CacheMiss   CacheResult = "miss"   // from the database
+	CacheBypass CacheResult = "bypass" // from the database, because memory could not be believed
+	CacheStale  CacheResult = "stale"  // from memory that could not be believed, because the database could not be asked
+)
 
 // Membership is a workspace as a principal has it.
 type Membership struct {

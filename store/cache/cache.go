@@ -1,0 +1,271 @@
+package cache
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dgraph-io/ristretto/v2"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// Config of a Cache.
+type Config struct {
+	// MaxBytes is what all entries together may take. Default: 64 MiB.
+	MaxBytes int64
+	// StalenessBound is how long after a change was committed a request may still be answered from before it, at most.
+	// Default: 1s.
+	StalenessBound time.Duration
+	// MaxAge is how long an answer is remembered at most: the backstop for changes that nobody told, because somebody
+	// has disabled a trigger. Default: 60s.
+	MaxAge time.Duration
+	// StaleIfError is for how long a question is answered from memory while the database cannot be asked, counted from
+	// when the answer was last known to be true. Default: 0, an error is an error.
+	StaleIfError time.Duration
+}
+
+func (c Config) complete() (Config, error) {
+	if c.MaxBytes == 0 {
+		c.MaxBytes = 64 << 20
+	}
+	if c.StalenessBound == 0 {
+		c.StalenessBound = time.Second
+	}
+	if c.MaxAge == 0 {
+		c.MaxAge = time.Minute
+	}
+	switch {
+	case c.MaxBytes < 1<<20:
+		return c, fmt.Errorf("max_bytes: %d is less than 1 MiB", c.MaxBytes)
+	case c.StalenessBound < 0:
+		return c, fmt.Errorf("staleness_bound: %v is not positive", c.StalenessBound)
+	case c.MaxAge < 0:
+		return c, fmt.Errorf("max_age: %v is not positive", c.MaxAge)
+	case c.StaleIfError < 0:
+		return c, fmt.Errorf("stale_if_error: %v is negative", c.StaleIfError)
+	}
+	return c, nil
+}
+
+// Source is the database behind the cache.
+type Source interface {
+	// Load answers a question from the database's present state. It ends by itself, in time.
+	Load(ctx context.Context, l authz.Lookup) (Answer, error)
+}
+
+// Answer is what a Source says, and what that depends on.
+type Answer struct {
+	Found authz.Found
+	// Expires says that the credential does, after TTL from when the database was asked.
+	Expires bool
+	TTL     time.Duration
+	// Keys of everything in the database that would change the answer, if it changed.
+	Keys []Key
+}
+
+// Cache is an [authz.Directory] in front of a Source. It is safe for concurrent use.
+type Cache struct {
+	config      Config
+	source      Source
+	log         *slog.Logger
+	start       time.Time // of the clock
+	hash        func(authz.Lookup) uint64
+	good        *ristretto.Cache[uint64, *entry]
+	denied      *ristretto.Cache[uint64, *entry] // apart, so that a flood of unknown tokens cannot push out the good ones
+	generations generations
+	lease       lease
+	flights     singleflight.Group
+
+	changes atomic.Uint64
+	mu      sync.Mutex
+	epochs  map[Cause]uint64
+
+	excusing atomic.Bool  // the database could not be asked, and memory answered
+	closing  sync.RWMutex // a load may end after the look-up that began it, and ristretto panics on a late Set
+	closed   bool
+}
+
+var _ authz.Directory = (*Cache)(nil)
+
+// New makes a cache that is empty, and closed until the feed is heard.
+func New(c Config, s Source, log *slog.Logger) (*Cache, error) {
+	c, err := c.complete()
+	if err != nil {
+		return nil, err
+	}
+	seed := maphash.MakeSeed()
+	cache := &Cache{
+		config: c, source: s, log: log, start: time.Now(), epochs: make(map[Cause]uint64),
+		hash:  func(l authz.Lookup) uint64 { return maphash.Comparable(seed, l) },
+		lease: lease{bound: c.StalenessBound, sent: make(map[string]time.Duration)},
+	}
+	const negative = 8 // the part of the room that denials get
+	if cache.good, err = room(c.MaxBytes - c.MaxBytes/negative); err != nil {
+		return nil, err
+	}
+	if cache.denied, err = room(c.MaxBytes / negative); err != nil {
+		return nil, err
+	}
+	return cache, nil
+}
+
+// room makes a ristretto for so many bytes. It is trusted with nothing but memory: it may drop what is set, and return
+// what was overwritten.
+func room(bytes int64) (*ristretto.Cache[uint64, *entry], error) {
+	const typical = 1000 // bytes of an entry; ten counters for each is ristretto's advice
+	return ristretto.NewCache(&ristretto.Config[uint64, *entry]{
+		NumCounters:        max(1000, 10*bytes/typical),
+		MaxCost:            bytes,
+		BufferItems:        64,
+		IgnoreInternalCost: true, // it is in entry.cost
+		Metrics:            true,
+		Cost:               func(e *entry) int64 { return e.cost() },
+	})
+}
+
+// Close ends the cache's own goroutines. Look-ups must have ended.
+func (c *Cache) Close() {
+	c.closing.Lock()
+	defer c.closing.Unlock()
+	c.closed = true
+	c.good.Close()
+	c.denied.Close()
+}
+
+// StalenessBound is that of the configuration.
+func (c *Cache) StalenessBound() time.Duration { return c.config.StalenessBound }
+
+func (c *Cache) now() time.Duration { return time.Since(c.start) }
+
+// Lookup implements [authz.Directory]. What it returns is shared: nobody may write to its scopes.
+func (c *Cache) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+	now := c.now()
+	held := c.lease.held(now)
+	if held {
+		if e := c.remembered(l); e != nil && now-e.loaded < c.config.MaxAge && now < e.expires {
+			return e.answer(now, authz.CacheHit), nil
+		}
+	}
+	from := authz.CacheMiss
+	load := c.joined
+	if !held {
+		from, load = authz.CacheBypass, c.load
+	}
+	e, err := load(ctx, l)
+	if err != nil {
+		if e := c.excused(ctx, l); e != nil {
+			if c.excusing.CompareAndSwap(false, true) {
+				c.log.Warn("the database cannot be asked: answering from memory, as cache.stale_if_error has it", "error", err)
+			}
+			return e.answer(c.now(), authz.CacheStale), nil
+		}
+		return authz.Found{}, err
+	}
+	return e.answer(c.now(), from), nil
+}
+
+// remembered is the entry for the question, if nothing was told that speaks against it. The first try finds credentials
+// of a workspace.
+func (c *Cache) remembered(l authz.Lookup) *entry {
+	anywhere := l
+	anywhere.Workspace = authz.WorkspaceRef{}
+	if e := c.get(c.good, anywhere); e != nil && (l == anywhere || e.found.Principal.UserID == "") {
+		return e
+	}
+	if l != anywhere {
+		if e := c.get(c.good, l); e != nil {
+			return e
+		}
+	}
+	return c.get(c.denied, anywhere)
+}
+
+func (c *Cache) get(room *ristretto.Cache[uint64, *entry], l authz.Lookup) *entry {
+	e, ok := room.Get(c.hash(l))
+	if !ok || !e.answers(l) || c.generations.of(e.keys) > e.since {
+		return nil
+	}
+	return e
+}
+
+// load asks the database.
+func (c *Cache) load(ctx context.Context, l authz.Lookup) (*entry, error) {
+	since, begun := c.generations.now(), c.now()
+	a, err := c.source.Load(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	if c.excusing.Load() && c.excusing.CompareAndSwap(true, false) {
+		c.log.Info("the database can be asked again")
+	}
+	e := newEntry(l, a, since, begun)
+	c.remember(e)
+	return e, nil
+}
+
+func (c *Cache) remember(e *entry) {
+	room := c.good
+	if e.found.Denial != "" {
+		room = c.denied
+	}
+	c.closing.RLock()
+	defer c.closing.RUnlock()
+	if !c.closed {
+		room.Set(c.hash(e.lookup), e, 0)
+	}
+}
+
+// joined is load, but one for all who ask the same at the same time; only while the lease is held, because who joins is
+// answered from before he asked. A load that began before a change was told is not joined by those who ask after it.
+func (c *Cache) joined(ctx context.Context, l authz.Lookup) (*entry, error) {
+	known := []Key{TokenKey(l.Digest), WorkspaceKey(l.Workspace.ID), SlugKey(l.Workspace.Slug)}
+	question := string(l.Digest[:]) + string(binary.BigEndian.AppendUint64(nil, c.generations.of(known))) +
+		l.API + "\x00" + l.Workspace.ID + "\x00" + l.Workspace.Slug
+	flight := c.flights.DoChan(question, func() (_ any, err error) {
+		defer func() {
+			if p := recover(); p != nil { // it is nobody's goroutine
+				err = fmt.Errorf("panic: %v", p)
+			}
+		}()
+		return c.load(context.WithoutCancel(ctx), l) // who began it may leave before the others
+	})
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case r := <-flight:
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		e := r.Val.(*entry)
+		// What it depends on is known only now: a user, say. Who joined after that had changed asks again, and joins at
+		// worst a load that began since he came.
+		if r.Shared && c.generations.of(e.keys) > e.since {
+			return c.joined(ctx, l)
+		}
+		return e, nil
+	}
+}
+
+// excused is an entry that may answer although the database cannot be asked.
+func (c *Cache) excused(ctx context.Context, l authz.Lookup) *entry {
+	if c.config.StaleIfError == 0 || errors.Is(ctx.Err(), context.Canceled) {
+		return nil
+	}
+	e, now := c.remembered(l), c.now()
+	if e == nil || now >= e.expires {
+		return nil
+	}
+	lastTrue := max(e.loaded, time.Duration(c.lease.known.Load()))
+	if now-lastTrue >= c.config.StaleIfError || now-e.loaded >= c.config.MaxAge+c.config.StaleIfError {
+		return nil
+	}
+	return e
+}

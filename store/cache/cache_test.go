@@ -1,0 +1,612 @@
+package cache_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/cache"
+)
+
+// source is a database that counts what it is asked.
+type source struct {
+	asked  atomic.Int64
+	answer func(context.Context, authz.Lookup) (cache.Answer, error)
+}
+
+func (s *source) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+	s.asked.Add(1)
+	return s.answer(ctx, l)
+}
+
+var errDown = errors.New("the database is down")
+
+func good(_ context.Context, l authz.Lookup) (cache.Answer, error) {
+	return cache.Answer{
+		Found: authz.Found{
+			Principal: authz.Principal{ID: "t1", Kind: authz.KindWorkspaceToken, API: l.API, Scopes: []string{"a"}},
+			Workspace: authz.Membership{ID: "w1", Slug: "acme"},
+		},
+		Keys: []cache.Key{cache.TokenKey(l.Digest), cache.WorkspaceKey("w1")},
+	}, nil
+}
+
+func unknown(_ context.Context, l authz.Lookup) (cache.Answer, error) {
+	return cache.Answer{Found: authz.Found{Denial: authz.ReasonUnknown}, Keys: []cache.Key{cache.TokenKey(l.Digest)}}, nil
+}
+
+func lookup(n int) authz.Lookup {
+	l := authz.Lookup{API: "api"}
+	binary.BigEndian.PutUint64(l.Digest[:], uint64(n)) //nolint:gosec // small and positive
+	return l
+}
+
+func newCache(t *testing.T, c cache.Config, s cache.Source) *cache.Cache {
+	t.Helper()
+	return newLoggingCache(t, c, s, slog.DiscardHandler)
+}
+
+// newLoggingCache is in use for the staleness bound from now on.
+func newLoggingCache(t *testing.T, config cache.Config, s cache.Source, log slog.Handler) *cache.Cache {
+	t.Helper()
+	config.StalenessBound = bound
+	c, err := cache.New(config, s, slog.New(log))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	c.Connected(cache.CauseStart)
+	hear(c)
+	return c
+}
+
+func hear(c *cache.Cache) { c.Heard(c.Nonce()) }
+
+// passInUse lets time pass in which the feed is heard.
+func passInUse(c *cache.Cache, d time.Duration) {
+	for end := time.Now().Add(d); time.Now().Before(end); hear(c) {
+		time.Sleep(min(bound/4, time.Until(end)))
+	}
+}
+
+// expect asks, and lets what was loaded be stored.
+func expect(t *testing.T, c *cache.Cache, l authz.Lookup, want authz.CacheResult) authz.Found {
+	t.Helper()
+	f, err := c.Lookup(t.Context(), l)
+	if err != nil || f.Cache != want {
+		t.Fatalf("%q %q %v, not %q", f.Denial, f.Cache, err, want)
+	}
+	synctest.Wait()
+	return f
+}
+
+func expectError(t *testing.T, c *cache.Cache, l authz.Lookup, want error) {
+	t.Helper()
+	if f, err := c.Lookup(t.Context(), l); !errors.Is(err, want) {
+		t.Fatalf("%+v %v, not %v", f, err, want)
+	}
+}
+
+func TestWarmLookupAsksNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{answer: good}
+		c := newCache(t, cache.Config{}, s)
+		l := lookup(1)
+		expect(t, c, l, authz.CacheMiss)
+		expect(t, c, l, authz.CacheHit)
+		allocations := testing.AllocsPerRun(1000, func() { _, _ = c.Lookup(t.Context(), l) })
+		if s.asked.Load() != 1 || allocations > 2 {
+			t.Errorf("the database was asked %d times; %v allocations", s.asked.Load(), allocations)
+		}
+	})
+}
+
+func TestAnswersOfManyTokensAreTheirOwn(t *testing.T) {
+	for _, collide := range []bool{false, true} {
+		t.Run(fmt.Sprintf("collide=%v", collide), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCache(t, cache.Config{}, &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+					a, err := good(ctx, l)
+					a.Found.Principal.ID = fmt.Sprintf("%d of %s", binary.BigEndian.Uint64(l.Digest[:]), l.API)
+					return a, err
+				}})
+				if collide {
+					c.Collide()
+				}
+				for range 2 {
+					for n := range 100 {
+						l := lookup(n / 2)
+						l.API = fmt.Sprint(n % 2)
+						f, err := c.Lookup(t.Context(), l)
+						synctest.Wait()
+						if want := fmt.Sprintf("%d of %d", n/2, n%2); err != nil || f.Principal.ID != want {
+							t.Fatalf("%q %v, not %q", f.Principal.ID, err, want)
+						}
+					}
+				}
+			})
+		})
+	}
+}
+
+// A client may send any workspace header: it must not cost a query each time.
+func TestWorkspaceHeaderDoesNotMatterToWorkspaceToken(t *testing.T) {
+	for name, answer := range map[string]func(context.Context, authz.Lookup) (cache.Answer, error){
+		"good": good, "unknown": unknown,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := &source{answer: answer}
+				c := newCache(t, cache.Config{}, s)
+				for n := range 100 {
+					l := lookup(1)
+					l.Workspace.Slug = fmt.Sprint("random-", n)
+					if _, err := c.Lookup(t.Context(), l); err != nil {
+						t.Fatal(err)
+					}
+					synctest.Wait()
+				}
+				if n := s.asked.Load(); n != 1 {
+					t.Errorf("the database was asked %d times", n)
+				}
+			})
+		})
+	}
+}
+
+func TestConcurrentFirstUses(t *testing.T) {
+	const callers = 1000
+	for _, c := range []struct {
+		name   string
+		closed bool
+		want   int64
+	}{
+		{name: "share one load", want: 1},
+		{name: "ask each for themselves while the feed is not heard", closed: true, want: callers},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				release := make(chan struct{})
+				s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+					<-release
+					return good(ctx, l)
+				}}
+				directory := newCache(t, cache.Config{}, s)
+				if c.closed {
+					directory.Disconnected()
+				}
+				var callersDone sync.WaitGroup
+				for range callers {
+					callersDone.Go(func() {
+						if f, err := directory.Lookup(t.Context(), lookup(1)); err != nil || f.Principal.ID != "t1" {
+							t.Errorf("%+v %v", f, err)
+						}
+					})
+				}
+				synctest.Wait()
+				close(release)
+				callersDone.Wait()
+				if n := s.asked.Load(); n != c.want {
+					t.Errorf("the database was asked %d times", n)
+				}
+			})
+		})
+	}
+}
+
+// Who asks after a change may not join who asked before it; but a thousand of them are one more query, and no thousand.
+func TestConcurrentUsesAfterAChangeShareALoadOfTheirOwn(t *testing.T) {
+	const user = "u1"
+	for name, changed := range map[string]cache.Key{
+		"a change that the question tells": cache.TokenKey(lookup(1).Digest),
+		"a change that the answer tells":   cache.UserKey(user),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				scope := "old"
+				s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+					a, err := good(ctx, l)
+					a.Found.Principal.Scopes, a.Keys = []string{scope}, append(a.Keys, cache.UserKey(user))
+					time.Sleep(time.Millisecond)
+					return a, err
+				}}
+				c := newCache(t, cache.Config{}, s)
+				go func() { _, _ = c.Lookup(t.Context(), lookup(1)) }()
+				synctest.Wait()
+				scope = "new"
+				c.Changed([]cache.Key{changed})
+				var callers sync.WaitGroup
+				for range 1000 {
+					callers.Go(func() {
+						if f, err := c.Lookup(t.Context(), lookup(1)); err != nil || f.Principal.Scopes[0] != "new" {
+							t.Errorf("%+v %v", f, err)
+						}
+					})
+				}
+				callers.Wait()
+				if n := s.asked.Load(); n != 2 {
+					t.Errorf("the database was asked %d times", n)
+				}
+			})
+		})
+	}
+}
+
+func TestPanicOfLoadIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		panics := func(context.Context, authz.Lookup) (cache.Answer, error) { panic("oh") }
+		c := newCache(t, cache.Config{}, &source{answer: panics})
+		if f, err := c.Lookup(t.Context(), lookup(1)); err == nil || !strings.Contains(err.Error(), "panic: oh") {
+			t.Errorf("%+v %v", f, err)
+		}
+	})
+}
+
+func TestCallerMayLeaveTheOthersWaiting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+			select {
+			case <-release:
+				return good(ctx, l)
+			case <-ctx.Done():
+				return cache.Answer{}, ctx.Err()
+			}
+		}}
+		c := newCache(t, cache.Config{}, s)
+		ctx, leave := context.WithCancel(t.Context())
+		first, second := make(chan error, 1), make(chan error, 1)
+		ask := func(ctx context.Context, result chan error) {
+			_, err := c.Lookup(ctx, lookup(1))
+			result <- err
+		}
+		go ask(ctx, first)
+		synctest.Wait()
+		go ask(t.Context(), second)
+		synctest.Wait()
+		leave()
+		if err := <-first; !errors.Is(err, context.Canceled) {
+			t.Errorf("who left got %v", err)
+		}
+		close(release)
+		if err := <-second; err != nil || s.asked.Load() != 1 {
+			t.Errorf("who stayed got %v, and the database was asked %d times", err, s.asked.Load())
+		}
+	})
+}
+
+func TestMaxAgeIsABackstop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, cache.Config{MaxAge: 5 * time.Second}, &source{answer: good})
+		expect(t, c, lookup(1), authz.CacheMiss)
+		passInUse(c, 5*time.Second-time.Millisecond)
+		expect(t, c, lookup(1), authz.CacheHit)
+		passInUse(c, time.Millisecond)
+		expect(t, c, lookup(1), authz.CacheMiss)
+	})
+}
+
+func TestExpiryIsCountedFromBeforeTheQuery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+			time.Sleep(bound / 2) // the answer is under way
+			a, err := good(ctx, l)
+			a.Expires, a.TTL = true, 2*bound
+			return a, err
+		}}
+		c := newCache(t, cache.Config{}, s)
+		expect(t, c, lookup(1), authz.CacheMiss)
+		passInUse(c, 3*bound/2-time.Millisecond)
+		expect(t, c, lookup(1), authz.CacheHit)
+		passInUse(c, time.Millisecond)
+		s.answer = func(context.Context, authz.Lookup) (cache.Answer, error) {
+			return cache.Answer{Found: authz.Found{Denial: authz.ReasonExpired}}, nil
+		}
+		if f := expect(t, c, lookup(1), authz.CacheMiss); f.Denial != authz.ReasonExpired {
+			t.Errorf("%+v", f)
+		}
+	})
+}
+
+func TestStaleIfError(t *testing.T) {
+	const window = 10 * time.Second
+	changed := func(c *cache.Cache, n int) {
+		c.Changed([]cache.Key{cache.TokenKey(lookup(n).Digest)})
+		c.Disconnected()
+	}
+	for _, c := range []struct {
+		name string
+		ttl  time.Duration
+		then func(*cache.Cache) // after the database has gone
+		want bool
+	}{
+		{"within the window", 0, func(*cache.Cache) { time.Sleep(window - time.Millisecond) }, true},
+		{"after the window", 0, func(*cache.Cache) { time.Sleep(window) }, false},
+		{"before the expiry", 3 * bound, func(*cache.Cache) { time.Sleep(3*bound - time.Millisecond) }, true},
+		{"after the expiry", 3 * bound, func(*cache.Cache) { time.Sleep(3 * bound) }, false},
+		{"told to have changed", 0, func(c *cache.Cache) { changed(c, 1) }, false},
+		{"told that anything has changed", 0, func(c *cache.Cache) { c.ChangedAll(); c.Disconnected() }, false},
+		{"something else has changed", 0, func(c *cache.Cache) { changed(c, 2) }, true},
+		{"a new connection", 0, func(c *cache.Cache) { c.Connected(cache.CauseReconnect) }, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				down := false
+				s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+					if down {
+						return cache.Answer{}, errDown
+					}
+					a, err := good(ctx, l)
+					a.Expires, a.TTL = c.ttl != 0, c.ttl
+					return a, err
+				}}
+				directory := newCache(t, cache.Config{StaleIfError: window}, s)
+				expect(t, directory, lookup(1), authz.CacheMiss)
+				down = true
+				c.then(directory)
+				if c.want {
+					expect(t, directory, lookup(1), authz.CacheStale)
+				} else {
+					expectError(t, directory, lookup(1), errDown)
+				}
+				expectError(t, directory, lookup(3), errDown) // nothing is remembered
+			})
+		})
+	}
+}
+
+func TestStaleIfErrorIsLoggedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		down := false
+		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+			if down {
+				return cache.Answer{}, errDown
+			}
+			return good(ctx, l)
+		}}
+		var log bytes.Buffer
+		c := newLoggingCache(t, cache.Config{StaleIfError: time.Minute}, s, slog.NewTextHandler(&log, nil))
+		expect(t, c, lookup(1), authz.CacheMiss)
+		c.Disconnected()
+		for _, down = range []bool{true, true, false, false} {
+			want := authz.CacheBypass
+			if down {
+				want = authz.CacheStale
+			}
+			expect(t, c, lookup(1), want)
+		}
+		warnings, infos := strings.Count(log.String(), "level=WARN"), strings.Count(log.String(), "level=INFO")
+		if warnings != 1 || infos != 1 {
+			t.Errorf("%d warnings and %d that all is well:\n%s", warnings, infos, &log)
+		}
+	})
+}
+
+func TestUnknownTokensDoNotPushOutGoodOnes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const known = 100
+		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+			if binary.BigEndian.Uint64(l.Digest[:]) < known {
+				return good(ctx, l)
+			}
+			return unknown(ctx, l)
+		}}
+		c := newCache(t, cache.Config{MaxBytes: 1 << 20}, s)
+		for n := range 10_000 {
+			expect(t, c, lookup(n), authz.CacheMiss)
+		}
+		for n := range known {
+			expect(t, c, lookup(n), authz.CacheHit)
+		}
+		if denied := c.Stats().Denied; denied.Entries == 0 || denied.Bytes > 1<<20/8 {
+			t.Errorf("%+v", denied)
+		}
+	})
+}
+
+// What is revoked while others ask is not allowed to who asks after the cache was told: here without a schedule.
+func TestRevokedUnderLoad(t *testing.T) {
+	const tokens = 1000
+	var revoked [tokens]atomic.Bool
+	c := newCache(t, cache.Config{}, &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+		if revoked[binary.BigEndian.Uint64(l.Digest[:])].Load() {
+			return unknown(ctx, l)
+		}
+		runtime.Gosched() // the revoke may come here
+		return good(ctx, l)
+	}})
+	for n := range tokens {
+		hear(c)
+		var others sync.WaitGroup
+		for range 4 {
+			others.Go(func() {
+				for range 10 {
+					_, _ = c.Lookup(t.Context(), lookup(n))
+				}
+			})
+		}
+		revoked[n].Store(true)
+		c.Changed([]cache.Key{cache.TokenKey(lookup(n).Digest)})
+		for range 10 {
+			if f, err := c.Lookup(t.Context(), lookup(n)); err != nil || f.Denial == "" {
+				t.Fatalf("token %d was revoked, and is let in: %+v %v", n, f, err)
+			}
+		}
+		others.Wait()
+		if f, err := c.Lookup(t.Context(), lookup(n)); err != nil || f.Denial == "" {
+			t.Fatalf("token %d was revoked, and is let in later: %+v %v", n, f, err)
+		}
+	}
+}
+
+func TestLoadMayEndAfterClose(t *testing.T) {
+	for range 100 {
+		release := make(chan struct{})
+		var loads sync.WaitGroup
+		c, err := cache.New(cache.Config{MaxBytes: 1 << 20}, &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+			<-release
+			return good(ctx, l)
+		}}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range 50 {
+			loads.Go(func() { _, _ = c.Lookup(t.Context(), lookup(n)) })
+		}
+		close(release)
+		c.Close()
+		loads.Wait()
+	}
+}
+
+func TestStats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, cache.Config{}, &source{answer: good})
+		expect(t, c, lookup(1), authz.CacheMiss)
+		c.Changed([]cache.Key{1, 2})
+		c.ChangedAll()
+		nonce := c.Nonce()
+		time.Sleep(bound / 4)
+		c.Heard(nonce)
+		s := c.Stats()
+		if s.LeaseLeft != 3*bound/4 || s.FeedLag != bound/4 || s.Changes != 2 {
+			t.Errorf("%+v", s)
+		}
+		if s.Epochs[cache.CauseStart] != 1 || s.Epochs[cache.CauseNotice] != 1 || s.Epochs[cache.CauseReconnect] != 0 {
+			t.Errorf("%v", s.Epochs)
+		}
+		if s.Good.Entries != 1 || s.Good.Bytes == 0 || s.Denied != (cache.RoomStats{}) {
+			t.Errorf("%+v %+v", s.Good, s.Denied)
+		}
+		if ever, now := c.Heart(); !ever || !now {
+			t.Error("the feed is not heard")
+		}
+		c.Disconnected()
+		if ever, now := c.Heart(); !ever || now || c.Stats().LeaseLeft != 0 {
+			t.Error("the feed is heard, or was not")
+		}
+	})
+}
+
+func TestParseKeys(t *testing.T) {
+	keys, err := cache.ParseKeys("00000001 deadbeef")
+	if err != nil || len(keys) != 2 || keys[0] != 1 || keys[1] != 0xdeadbeef {
+		t.Errorf("%x %v", keys, err)
+	}
+	for _, notice := range []string{"", " ", "1", "0000000g", "0000000100", "00000001,00000002", "00000001 *"} {
+		if keys, err := cache.ParseKeys(notice); err == nil {
+			t.Errorf("%q is read as %x", notice, keys)
+		}
+	}
+}
+
+func TestConfig(t *testing.T) {
+	for want, c := range map[string]cache.Config{
+		"max_bytes":       {MaxBytes: 1000},
+		"staleness_bound": {StalenessBound: -1},
+		"max_age":         {MaxAge: -1},
+		"stale_if_error":  {StaleIfError: -1},
+	} {
+		if _, err := cache.New(c, &source{}, slog.New(slog.DiscardHandler)); err == nil || !strings.HasPrefix(err.Error(), want+": ") {
+			t.Errorf("%v, and not about %s", err, want)
+		}
+	}
+}
+
+// The cost of an entry is what memory it takes: else max_bytes would be no limit.
+func TestCost(t *testing.T) {
+	for name, answer := range map[string]func(n int, l authz.Lookup) cache.Answer{
+		"workspace token": workspaceToken, "personal key": personalKey, "unknown": func(_ int, l authz.Lookup) cache.Answer {
+			a, _ := unknown(t.Context(), l)
+			return a
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const entries = 20_000
+				c := newCache(t, cache.Config{MaxBytes: 1 << 30}, &source{answer: func(_ context.Context, l authz.Lookup) (cache.Answer, error) {
+					return answer(int(binary.BigEndian.Uint64(l.Digest[:])), l), nil //nolint:gosec // small
+				}})
+				before := heap()
+				for n := range entries {
+					l := lookup(n)
+					if name == "personal key" {
+						l.Workspace.Slug = fmt.Sprintf("workspace-%d", n)
+					}
+					if _, err := c.Lookup(t.Context(), l); err != nil {
+						t.Fatal(err)
+					}
+					if n%1000 == 0 {
+						hear(c)
+						synctest.Wait()
+					}
+				}
+				synctest.Wait()
+				taken := float64(heap()-before) / entries
+				s := c.Stats()
+				room := s.Good
+				if s.Denied.Entries > 0 {
+					room = s.Denied
+				}
+				cost := float64(room.Bytes) / entries
+				t.Logf("%.0f bytes, which cost %.0f", taken, cost)
+				if room.Entries != entries || taken > cost || taken < 0.7*cost {
+					t.Errorf("%d entries of %.0f bytes cost %.0f each", room.Entries, taken, cost)
+				}
+			})
+		})
+	}
+}
+
+func heap() uint64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // what pools hold goes with the second
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// Every string of an answer is one of its own, as the database's driver makes them.
+func workspaceToken(n int, l authz.Lookup) cache.Answer {
+	w := fmt.Sprintf("%024x", n)
+	return cache.Answer{
+		Found: authz.Found{
+			Principal: authz.Principal{
+				ID:   fmt.Sprintf("%08x-0000-4000-8000-000000000000", n),
+				Kind: authz.Kind(strings.Clone("workspace_token")), API: l.API, Environment: authz.Environment(strings.Clone("live")),
+				Scopes: scopes(),
+			},
+			Workspace: authz.Membership{ID: w, Slug: fmt.Sprintf("workspace-%d", n)},
+		},
+		Expires: true, TTL: time.Hour,
+		Keys: []cache.Key{cache.TokenKey(l.Digest), cache.WorkspaceKey(w)},
+	}
+}
+
+func personalKey(n int, l authz.Lookup) cache.Answer {
+	a := workspaceToken(n, l)
+	p := &a.Found.Principal
+	p.Kind, p.UserID = authz.Kind(strings.Clone("personal_key")), fmt.Sprintf("%08x-1111-4111-8111-111111111111", n)
+	a.Found.Workspace.Role = strings.Clone("editor")
+	a.Keys = append(a.Keys, cache.UserKey(p.UserID), cache.SlugKey(l.Workspace.Slug))
+	return a
+}
+
+func scopes() []string {
+	s := []string{"documents:read", "documents:write", "members:read", "settings:read"}
+	for i := range s {
+		s[i] = strings.Clone(s[i])
+	}
+	return s
+}

@@ -1,0 +1,196 @@
+package cache_test
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/cache"
+)
+
+// state is of the database: three tokens, of which the first belongs to a workspace and the others to a user.
+type state struct {
+	tokens [3]token
+	roles  [2]string // of the user in the workspaces; empty: not a member
+	slugs  [2]string // of the workspaces
+}
+
+type token struct {
+	there, revoked, personal bool
+
+	version int           // of the row
+	expires time.Duration // 0: never
+}
+
+var firstState = state{
+	tokens: [3]token{{there: true}, {there: true, personal: true}, {personal: true}},
+	roles:  [2]string{"v0", ""},
+	slugs:  [2]string{"acme", "blue"},
+}
+
+// found is what the package store makes of the row that its lookupQuery finds, but for the expiry.
+func (s state) found(l authz.Lookup, names string) (authz.Found, []cache.Key) {
+	n, keys := number(l.Digest, names), []cache.Key{cache.TokenKey(l.Digest)}
+	t := s.tokens[n]
+	switch {
+	case !t.there:
+		return authz.Found{Denial: authz.ReasonUnknown}, keys
+	case t.revoked:
+		return authz.Found{Denial: authz.ReasonRevoked}, keys
+	}
+	f := authz.Found{Principal: authz.Principal{
+		ID: fmt.Sprintf("t%d", n), API: l.API, Scopes: []string{fmt.Sprintf("v%d", t.version)},
+	}}
+	if !t.personal {
+		f.Workspace = authz.Membership{ID: "w0" + names, Slug: s.slugs[0] + names}
+		return f, append(keys, cache.WorkspaceKey(f.Workspace.ID))
+	}
+	f.Principal.UserID = "u" + names
+	keys = append(keys, cache.UserKey(f.Principal.UserID))
+	if l.Workspace.Slug != "" {
+		keys = append(keys, cache.SlugKey(l.Workspace.Slug))
+	}
+	for i, role := range s.roles {
+		id, slug := fmt.Sprintf("w%d%s", i, names), s.slugs[i]+names
+		if role != "" && (l.Workspace.ID == id || l.Workspace.Slug == slug) {
+			f.Workspace = authz.Membership{ID: id, Slug: slug, Role: role}
+			keys = append(keys, cache.WorkspaceKey(id))
+		}
+	}
+	return f, keys
+}
+
+// answer is what a [cache.Source] says. Of the database's clock it gives a difference alone, so that any clock will do.
+func (s state) answer(l authz.Lookup, names string, now time.Duration) cache.Answer {
+	a := cache.Answer{}
+	a.Found, a.Keys = s.found(l, names)
+	n := number(l.Digest, names)
+	switch {
+	case a.Found.Denial != "" || s.tokens[n].expires == 0:
+	case now >= s.tokens[n].expires:
+		a = cache.Answer{Found: authz.Found{Denial: authz.ReasonExpired}, Keys: a.Keys[:1]}
+	default:
+		a.Expires, a.TTL = true, s.tokens[n].expires-now
+	}
+	return a
+}
+
+func (s state) expires(token int) time.Duration {
+	if e := s.tokens[token].expires; e != 0 {
+		return e
+	}
+	return math.MaxInt64
+}
+
+// question is a lookup.
+type question struct {
+	token int
+	ref   authz.WorkspaceRef
+}
+
+func (q question) String() string {
+	return fmt.Sprintf("token %d in %q", q.token, cmp.Or(q.ref.ID, q.ref.Slug))
+}
+
+// lookup is the question in the names of one schedule.
+func (q question) lookup(names string) authz.Lookup {
+	l := authz.Lookup{Digest: digest(q.token, names), API: "api"}
+	if q.ref.ID != "" {
+		l.Workspace.ID = q.ref.ID + names
+	}
+	if q.ref.Slug != "" {
+		l.Workspace.Slug = q.ref.Slug + names
+	}
+	return l
+}
+
+func digest(token int, names string) authz.Digest {
+	return sha256.Sum256(fmt.Appendf(nil, "token %d of %s", token, names))
+}
+
+func number(d authz.Digest, names string) int {
+	n := 0
+	for digest(n, names) != d {
+		n++
+	}
+	return n
+}
+
+var questions = []question{
+	{token: 0},
+	{token: 1, ref: authz.WorkspaceRef{ID: "w0"}},
+	{token: 1, ref: authz.WorkspaceRef{Slug: "acme"}},
+	{token: 2},
+	{token: 0, ref: authz.WorkspaceRef{ID: "w1"}}, // a header that does not matter
+	{token: 1},
+}
+
+// change is a transaction. It returns the keys that the triggers tell; nil: all.
+type change struct {
+	name string
+	do   func(s *state, c circumstances) []cache.Key
+}
+
+type circumstances struct {
+	names   string
+	now     time.Duration
+	version string // that no role has had
+}
+
+var changes = []change{
+	toToken(0, "revoke or restore", func(t *token, _ time.Duration) { t.revoked = !t.revoked }),
+	toToken(1, "revoke or restore", func(t *token, _ time.Duration) { t.revoked = !t.revoked }),
+	toRole(0, "change", func(_, version string) string { return version }),
+	toToken(2, "create or delete", func(t *token, _ time.Duration) { t.there = !t.there }),
+	toRole(0, "end or begin", endOrBegin),
+	toToken(0, "limit", func(t *token, now time.Duration) { t.expires = now + bound/2 }),
+	toToken(1, "limit", func(t *token, now time.Duration) { t.expires = now + 2*bound }),
+	toRole(1, "end or begin", endOrBegin),
+	{"hand over the slug", handOverSlug},
+	{"revoke or restore all tokens", func(s *state, _ circumstances) []cache.Key {
+		for i := range s.tokens {
+			s.tokens[i].version++
+			s.tokens[i].revoked = !s.tokens[i].revoked
+		}
+		return nil
+	}},
+}
+
+func toToken(n int, verb string, do func(*token, time.Duration)) change {
+	return change{fmt.Sprintf("%s token %d", verb, n), func(s *state, c circumstances) []cache.Key {
+		s.tokens[n].version++
+		do(&s.tokens[n], c.now)
+		return []cache.Key{cache.TokenKey(digest(n, c.names))}
+	}}
+}
+
+func toRole(workspace int, verb string, do func(role, version string) string) change {
+	return change{fmt.Sprintf("%s the role in w%d", verb, workspace), func(s *state, c circumstances) []cache.Key {
+		s.roles[workspace] = do(s.roles[workspace], c.version)
+		return []cache.Key{cache.UserKey("u" + c.names)}
+	}}
+}
+
+func endOrBegin(role, version string) string {
+	if role != "" {
+		return ""
+	}
+	return version
+}
+
+// handOverSlug gives the slug of one workspace to the other, or back.
+func handOverSlug(s *state, c circumstances) (keys []cache.Key) {
+	before := s.slugs
+	s.slugs = [2]string{"old", "acme"}
+	if before == s.slugs {
+		s.slugs = firstState.slugs
+	}
+	for i := range s.slugs {
+		keys = append(keys, cache.WorkspaceKey(fmt.Sprintf("w%d%s", i, c.names)),
+			cache.SlugKey(before[i]+c.names), cache.SlugKey(s.slugs[i]+c.names))
+	}
+	return keys
+}

@@ -1,0 +1,50 @@
+package cache
+
+import (
+	"maps"
+	"time"
+
+	"github.com/dgraph-io/ristretto/v2"
+)
+
+// Stats are for metrics.
+type Stats struct {
+	// LeaseLeft is for how long the cache may be believed if nothing is heard. 0: it is not believed.
+	LeaseLeft time.Duration
+	// FeedLag is how long the last nonce took from being sent until it was heard.
+	FeedLag time.Duration
+	// Changes is how many notices were told, of one thing or of all.
+	Changes uint64
+	// Epochs is how often everything was forgotten, by cause.
+	Epochs       map[Cause]uint64
+	Good, Denied RoomStats
+}
+
+// RoomStats are of the good answers, or of the denials.
+type RoomStats struct {
+	Entries, Bytes uint64 // up to date or not
+	Dropped        uint64 // entries that were not let in: too many at a time, or worth less than what is there
+}
+
+// Stats tells how the cache does.
+func (c *Cache) Stats() Stats {
+	c.mu.Lock()
+	epochs := maps.Clone(c.epochs)
+	c.mu.Unlock()
+	return Stats{
+		LeaseLeft: max(0, time.Duration(c.lease.until.Load())-c.now()),
+		FeedLag:   time.Duration(c.lease.lag.Load()),
+		Changes:   c.changes.Load(),
+		Epochs:    epochs,
+		Good:      roomStats(c.good.Metrics),
+		Denied:    roomStats(c.denied.Metrics),
+	}
+}
+
+func roomStats(m *ristretto.Metrics) RoomStats {
+	return RoomStats{
+		Entries: m.KeysAdded() - m.KeysEvicted(),
+		Bytes:   m.CostAdded() - m.CostEvicted(),
+		Dropped: m.SetsDropped() + m.SetsRejected(),
+	}
+}
