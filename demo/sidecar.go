@@ -42,6 +42,10 @@ func startSidecar(ctx context.Context, c Config, databaseURL string) (*Sidecar, 
 
 func tryToStartSidecar(ctx context.Context, c Config, binary, databaseURL string) (*Sidecar, error) {
 	free := freeAddresses(2)
+	feedURL := databaseURL
+	if c.Database != nil {
+		databaseURL, feedURL = c.Database(databaseURL)
+	}
 	s := &Sidecar{GRPC: free[0], Operations: free[1]}
 	var err error
 	s.Process, err = process.Start(process.Config{
@@ -49,6 +53,7 @@ func tryToStartSidecar(ctx context.Context, c Config, binary, databaseURL string
 		Args: []string{"serve"},
 		Env: environ(slices.Concat(c.Environ, []string{
 			"KEYWICKET_DATABASE_URL=" + databaseURL,
+			"KEYWICKET_DATABASE_FEED_URL=" + feedURL,
 			"KEYWICKET_LISTEN_GRPC=" + s.GRPC,
 			"KEYWICKET_LISTEN_OPERATIONS=" + s.Operations,
 		})...),

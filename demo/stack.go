@@ -31,6 +31,9 @@ type Config struct {
 	VelaFlows, Velocity string
 	// EnvoyConfig edits the configuration that Envoy is given. Default: it stays as rendered.
 	EnvoyConfig func([]byte) []byte
+	// Database leads the sidecar to its database by way of somebody else, for its look-ups and for its change feed. Default:
+	// straight.
+	Database func(databaseURL string) (lookups, feed string)
 	// PostgresSettings are settings of the server, such as shared_preload_libraries.
 	PostgresSettings map[string]string
 	// Log gets what all of them log. Default: nothing.

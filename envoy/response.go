@@ -178,6 +178,9 @@ func metadata(answer authz.Answer) *structpb.Struct {
 		"code":        structpb.NewStringValue(string(answer.Code)),
 		"reason":      structpb.NewStringValue(string(answer.Reason)),
 	}
+	if answer.Cache != "" {
+		fields["cache"] = structpb.NewStringValue(string(answer.Cache))
+	}
 	if p := answer.Principal; p != nil {
 		fields["subject"] = structpb.NewStringValue(p.ID)
 		fields["kind"] = structpb.NewStringValue(string(p.Kind))

@@ -140,6 +140,7 @@ func (s *Server) record(ctx context.Context, method string, answer authz.Answer,
 		slog.Bool("allow", answer.Allow),
 		slog.String("code", string(answer.Code)),
 		slog.String("reason", string(answer.Reason)),
+		slog.String("cache", string(answer.Cache)),
 	}
 	if p := answer.Principal; p != nil {
 		attributes = append(attributes, slog.String("subject", p.ID), slog.String("kind", string(p.Kind)))

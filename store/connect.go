@@ -26,12 +26,9 @@ func Open(databaseURL string) (*sqlx.DB, error) { return open(databaseURL, 0) }
 
 // open limits each read and each write of a connection, and the dialing, to limit. 0: no limit.
 func open(databaseURL string, limit time.Duration) (*sqlx.DB, error) {
-	if strings.TrimSpace(databaseURL) == "" {
-		return nil, errors.New("no database URL is given; it looks like " + urlForm)
-	}
-	config, err := pq.NewConfig(databaseURL)
+	config, err := parse(databaseURL)
 	if err != nil {
-		return nil, urlError(databaseURL, err)
+		return nil, err
 	}
 	config.ApplicationName = cmp.Or(config.ApplicationName, "keywicket")
 	// Times are shown in UTC, wherever the database stands. Config.TZ is never sent.
@@ -46,6 +43,25 @@ func open(databaseURL string, limit time.Duration) (*sqlx.DB, error) {
 	}
 	connector.Dialer(dialer{limit})
 	return sqlx.NewDb(sql.OpenDB(connector), "postgres"), nil
+}
+
+func parse(databaseURL string) (pq.Config, error) {
+	if strings.TrimSpace(databaseURL) == "" {
+		return pq.Config{}, errors.New("no database URL is given; it looks like " + urlForm)
+	}
+	config, err := pq.NewConfig(databaseURL)
+	if err != nil {
+		return pq.Config{}, urlError(databaseURL, err)
+	}
+	// A standby may lag behind what the primary has told of, and nothing can be written to it.
+	switch config.TargetSessionAttrs {
+	case "", pq.TargetSessionAttrsAny:
+		config.TargetSessionAttrs = pq.TargetSessionAttrsPrimary
+	case pq.TargetSessionAttrsPrimary, pq.TargetSessionAttrsReadWrite:
+	default:
+		return pq.Config{}, fmt.Errorf("the database URL has target_session_attrs=%s: it has to be the primary", config.TargetSessionAttrs)
+	}
+	return config, nil
 }
 
 const urlForm = "postgres://user:password@host:5432/database?sslmode=require"

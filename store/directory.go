@@ -2,17 +2,13 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync/atomic"
 	"time"
 
-	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
-
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/cache"
 )
 
 // Config says how a Directory reaches its database. Only URL is required.
@@ -24,6 +20,13 @@ type Config struct {
 	// LookupTimeout bounds a look-up as a whole: the wait for a connection, connecting, retries, the query. It should
 	// stay below half of what the caller is given, so that a client of the caller gets an answer. Default: 200ms.
 	LookupTimeout time.Duration
+	// FeedURL is where changes are listened to, if not at URL: a way around a pooler of connections, which must not stand
+	// between a listener and its database. Default: URL.
+	FeedURL string
+	// Cache is in front of the look-ups.
+	Cache cache.Config
+	// NoCache asks the database for every look-up.
+	NoCache bool
 	// UsageInterval is how often last_used_at is written. Default: 5s.
 	UsageInterval time.Duration
 	// Clock measures how long ago a token was used, and nothing else: expiry is the database's to judge. Default:
@@ -64,27 +67,33 @@ func (c Config) complete() (Config, error) {
 	return c, nil
 }
 
-// Directory answers checks from Postgres, and notes which tokens are used. It is safe for concurrent use.
+// Directory answers checks from Postgres, by way of a cache, and notes which tokens are used. It is safe for concurrent
+// use.
 type Directory struct {
-	db       *sqlx.DB
-	timeout  time.Duration
-	attempts int
-	lookup   atomic.Pointer[sqlx.Stmt] // nil until the database was first reached
-	usage    *usage
+	lookups *lookups
+	cache   *cache.Cache // nil: none
+	feed    *feed
+	usage   *usage
 }
 
 var _ authz.Directory = (*Directory)(nil)
 
 // OpenDirectory starts a directory. Whether the database can be reached is not asked: look-ups fail until it can be,
-// and work from then on. [Directory.Ping] tells. A nil logger drops everything. The caller must Close the directory.
-func OpenDirectory(c Config, log *slog.Logger) (*Directory, error) {
-	c, err := c.complete()
+// and work from then on. [Directory.Ready] tells. A nil logger drops everything. The caller must Close the directory.
+func OpenDirectory(c Config, log *slog.Logger) (_ *Directory, err error) {
+	c, err = c.complete()
 	if err != nil {
 		return nil, err
 	}
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	d := &Directory{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.Close(context.Background()))
+		}
+	}()
 	// A look-up that runs into its deadline has its query cancelled and its connection kept, for which the server gets
 	// as long again.
 	db, err := open(c.URL, 2*c.LookupTimeout)
@@ -94,48 +103,31 @@ func OpenDirectory(c Config, log *slog.Logger) (*Directory, error) {
 	db.SetMaxOpenConns(c.MaxOpenConnections)
 	db.SetMaxIdleConns(c.MaxOpenConnections)
 	db.SetConnMaxLifetime(connectionLifetime)
-	usage, err := startUsage(c, log)
-	if err != nil {
-		return nil, errors.Join(err, db.Close())
+	// Each attempt removes a dead connection from the pool, so the last one has a new connection.
+	d.lookups = &lookups{db: db, timeout: c.LookupTimeout, attempts: c.MaxOpenConnections + 1}
+	if d.usage, err = startUsage(c, log); err != nil {
+		return nil, err
 	}
-	return &Directory{
-		db:      db,
-		timeout: c.LookupTimeout,
-		// Each attempt removes a dead connection from the pool, so the last one has a new connection.
-		attempts: c.MaxOpenConnections + 1,
-		usage:    usage,
-	}, nil
+	if c.NoCache {
+		return d, nil
+	}
+	if d.cache, err = cache.New(c.Cache, d.lookups, log); err != nil {
+		return nil, fmt.Errorf("cache.%w", err)
+	}
+	d.feed, err = startFeed(c, d.cache, log)
+	return d, err
 }
 
-// lookupQuery answers one check. The workspace is the token's own one, or else the one that was asked for, reached by
-// way of the user's membership in it: a workspace without one cannot appear.
-//
-// It runs prepared, and soon with a generic plan; each step of it is one descent of a unique index.
-const lookupQuery = `
-SELECT CASE WHEN t.revoked_at IS NOT NULL THEN 'revoked'
-            WHEN t.expires_at <= clock_timestamp() THEN 'expired'
-            ELSE '' END,
-       t.id, t.kind, t.environment, COALESCE(t.user_id, ''), t.scopes,
-       COALESCE(w.id, ''), COALESCE(w.slug, ''), COALESCE(m.role, '')
-FROM keywicket.tokens t
-LEFT JOIN keywicket.members m
-       ON m.user_id = t.user_id
-      AND m.workspace_id = COALESCE(NULLIF($3::text, ''), (SELECT id FROM keywicket.workspaces WHERE slug = $4::text))
-LEFT JOIN keywicket.workspaces w ON w.id = COALESCE(t.workspace_id, m.workspace_id)
-WHERE t.digest = $1::bytea AND t.api = $2::text`
-
-// Lookup implements [authz.Directory] with one query. Its errors hold nothing of the credential; an error that matches
-// [context.DeadlineExceeded] means that the database did not answer in time.
-func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) {
-	found, err := within(ctx, d.timeout, func(ctx context.Context) (found authz.Found, err error) {
-		err = retryLost(ctx, d.attempts, func() error {
-			found, err = d.query(ctx, l)
-			return err
-		})
-		return found, err
-	})
-	if err != nil {
-		return authz.Found{}, fmt.Errorf("ask the database: %w", err)
+// Lookup implements [authz.Directory].
+func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (found authz.Found, err error) {
+	if d.cache == nil {
+		a, err := d.lookups.Load(ctx, l)
+		if err != nil {
+			return authz.Found{}, err
+		}
+		found = a.Found
+	} else if found, err = d.cache.Lookup(ctx, l); err != nil {
+		return authz.Found{}, err
 	}
 	if found.Denial == "" {
 		d.usage.note(found.Principal.ID)
@@ -143,68 +135,50 @@ func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, er
 	return found, nil
 }
 
-func (d *Directory) query(ctx context.Context, l authz.Lookup) (authz.Found, error) {
-	statement, err := d.prepared(ctx)
-	if err != nil {
-		return authz.Found{}, err
-	}
-	return lookup(statement.QueryRowxContext(ctx, l.Digest[:], l.API, l.Workspace.ID, l.Workspace.Slug), l.API)
-}
-
-// lookup reads the answer to lookupQuery.
-func lookup(row *sqlx.Row, api string) (authz.Found, error) {
-	f := authz.Found{Principal: authz.Principal{API: api}}
-	err := row.Scan(
-		&f.Denial,
-		&f.Principal.ID, &f.Principal.Kind, &f.Principal.Environment, &f.Principal.UserID,
-		(*pq.StringArray)(&f.Principal.Scopes),
-		&f.Workspace.ID, &f.Workspace.Slug, &f.Workspace.Role)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return authz.Found{Denial: authz.ReasonUnknown}, nil
-	case err != nil:
-		return authz.Found{}, err
-	case f.Denial != "":
-		return authz.Found{Denial: f.Denial}, nil
-	}
-	return f, nil
-}
-
-// prepared prepares the look-up when it is first needed. From then on database/sql prepares it again on each new
-// connection.
-func (d *Directory) prepared(ctx context.Context) (*sqlx.Stmt, error) {
-	if s := d.lookup.Load(); s != nil {
-		return s, nil
-	}
-	s, err := d.db.PreparexContext(ctx, lookupQuery)
-	if err != nil {
-		return nil, err
-	}
-	if !d.lookup.CompareAndSwap(nil, s) {
-		_ = s.Close() // another look-up was quicker
-	}
-	return d.lookup.Load(), nil
-}
-
-// Ping reports whether look-ups can be answered: the database is there, is migrated, and lets this login read.
-func (d *Directory) Ping(ctx context.Context) error {
-	_, err := within(ctx, d.timeout, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, retryLost(ctx, d.attempts, func() error {
-			if _, err := d.prepared(ctx); err != nil {
+// Ready reports whether checks are answered as they should be: the database is there, is migrated, lets this login read,
+// and has once been heard to tell of changes.
+func (d *Directory) Ready(ctx context.Context) error {
+	_, err := within(ctx, d.lookups.timeout, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, retryLost(ctx, d.lookups.attempts, func() error {
+			if _, err := d.lookups.prepared(ctx); err != nil {
 				return err
 			}
-			return d.db.PingContext(ctx)
+			return d.lookups.db.PingContext(ctx)
 		})
 	})
 	if err != nil {
 		return fmt.Errorf("ask the database: %w", err)
 	}
+	if d.feed != nil {
+		return d.feed.ready()
+	}
 	return nil
+}
+
+// CacheStats are for metrics; zero without a cache.
+func (d *Directory) CacheStats() cache.Stats {
+	if d.cache == nil {
+		return cache.Stats{}
+	}
+	return d.cache.Stats()
 }
 
 // Close writes the usage that is still to be written, and closes the connections. Look-ups must have ended: one that
 // has not fails, or its use is not noted. The error says that usage was lost, because the context ended or the database
 // did not take it.
 func (d *Directory) Close(ctx context.Context) error {
-	return errors.Join(d.usage.close(ctx), d.db.Close())
+	var errs []error
+	if d.feed != nil {
+		d.feed.close()
+	}
+	if d.usage != nil {
+		errs = append(errs, d.usage.close(ctx))
+	}
+	if d.cache != nil {
+		d.cache.Close()
+	}
+	if d.lookups != nil {
+		errs = append(errs, d.lookups.db.Close())
+	}
+	return errors.Join(errs...)
 }

@@ -168,6 +168,24 @@ func TestExpiryIsJudgedByTheDatabaseClock(t *testing.T) {
 	}
 }
 
+// A product may say "never" in its own way; an import has kept such times.
+func TestExpiryMayBeFarAway(t *testing.T) {
+	f := newFixture(t)
+	for _, at := range []string{"9999-12-31", "294276-12-31", "infinity"} {
+		for name, uncached := range map[string]bool{"cached": false, "not cached": true} {
+			t.Run(at+", "+name, func(t *testing.T) {
+				_, key := f.workspaceToken(t)
+				digest := key.Digest()
+				f.exec(t, `UPDATE keywicket.tokens SET expires_at = $1 WHERE digest = $2`, at, digest[:])
+				d := f.directory(t, func(c *store.Config) { c.NoCache = uncached })
+				if got := must(d.Lookup(t.Context(), lookup(key))); got.Denial != "" {
+					t.Errorf("%+v", got)
+				}
+			})
+		}
+	}
+}
+
 // Issue 3, "Done when" 5.
 func TestALookupIsOneQuery(t *testing.T) {
 	f := newFixture(t)
@@ -332,15 +350,41 @@ func TestDirectoryWorksAsSoonAsTheSchemaIsThere(t *testing.T) {
 	if _, err := d.Lookup(t.Context(), lookup("vel_unknown")); err == nil {
 		t.Error("a look-up without a schema is not an error")
 	}
-	if err := d.Ping(t.Context()); err == nil {
+	if err := d.Ready(t.Context()); err == nil {
 		t.Error("a database without the schema is ready")
 	}
 	must(store.Migrate(t.Context(), openDB(t, url)))
-	if err := d.Ping(t.Context()); err != nil {
-		t.Error(err)
-	}
+	eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
 	if got, err := d.Lookup(t.Context(), lookup("vel_unknown")); err != nil || got.Denial != authz.ReasonUnknown {
 		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// As before the migration that makes the triggers, or after somebody's disabling of one.
+func TestCacheIsNotBelievedWhileChangesAreNotTold(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t)
+	f.exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`)
+	d := f.directory(t, func(c *store.Config) { c.NoCache = false })
+	eventually(t, "it says why it is not ready", func() bool {
+		err := d.Ready(t.Context())
+		return err != nil && strings.Contains(err.Error(), "does not tell")
+	})
+	believed := func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit }
+	for range 3 {
+		if believed() {
+			t.Error("it answers from memory")
+		}
+	}
+	f.exec(t, `ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`)
+	eventually(t, "the cache is in use", believed)
+	f.exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`)
+	eventually(t, "the cache is not in use", func() bool { return !believed() })
+	f.exec(t, `UPDATE keywicket.tokens SET revoked_at = clock_timestamp()`)
+	f.exec(t, `ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`)
+	eventually(t, "the cache is in use again", believed)
+	if got := must(d.Lookup(t.Context(), lookup(key))); got.Denial != authz.ReasonRevoked {
+		t.Errorf("%+v", got)
 	}
 }
 
@@ -361,6 +405,16 @@ func BenchmarkLookup(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			d := f.directory(b, nil)
 			must(d.Lookup(b.Context(), l))
+			b.ReportAllocs()
+			for b.Loop() {
+				must(d.Lookup(b.Context(), l))
+			}
+		})
+		b.Run(name+"/warm", func(b *testing.B) {
+			d := f.directory(b, func(c *store.Config) { c.NoCache = false })
+			for must(d.Lookup(b.Context(), l)).Cache != authz.CacheHit {
+				time.Sleep(time.Millisecond) // until the feed is heard
+			}
 			b.ReportAllocs()
 			for b.Loop() {
 				must(d.Lookup(b.Context(), l))

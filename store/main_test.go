@@ -150,10 +150,10 @@ func with(databaseURL, key, value string) string {
 	return u.String()
 }
 
-// directory opens one that is as patient as a test machine needs, and closed at the end.
+// directory opens one that asks the database each time, is as patient as a test machine needs, and closed at the end.
 func (f *fixture) directory(t testing.TB, change func(*store.Config)) *store.Directory {
 	t.Helper()
-	c := store.Config{URL: sidecarURL(f.url), LookupTimeout: 10 * time.Second, UsageInterval: time.Hour}
+	c := store.Config{URL: sidecarURL(f.url), LookupTimeout: 10 * time.Second, UsageInterval: time.Hour, NoCache: true}
 	if change != nil {
 		change(&c)
 	}

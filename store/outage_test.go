@@ -119,7 +119,7 @@ func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
 		if found.Denial != "" || found.Principal.ID != "" {
 			t.Errorf("an error came with %+v", found)
 		}
-		if err := d.Ping(t.Context()); err == nil {
+		if err := d.Ready(t.Context()); err == nil {
 			t.Error("it is ready")
 		}
 		digest := key.Digest()
@@ -132,7 +132,7 @@ func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
 	}
 	restart()
 	for _, d := range []*store.Directory{before, during} {
-		if err := d.Ping(t.Context()); err != nil {
+		if err := d.Ready(t.Context()); err != nil {
 			t.Error(err)
 		}
 		if got, err := d.Lookup(t.Context(), lookup(key)); err != nil || got.Denial != "" {

@@ -226,5 +226,6 @@ func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz
 		return authz.Found{}, fmt.Errorf("find the token: %w", err)
 	}
 	copy(l.Digest[:], digest)
-	return lookup(r.db.QueryRowxContext(ctx, lookupQuery, l.Digest[:], l.API, l.Workspace.ID, l.Workspace.Slug), l.API)
+	a, err := answer(r.db.QueryRowxContext(ctx, lookupQuery, l.Digest[:], l.API, l.Workspace.ID, l.Workspace.Slug), l)
+	return a.Found, err
 }

@@ -18,6 +18,7 @@ const (
 	// between two writes would have every second one refused.
 	usageGrain = 61 * time.Second
 
+	maxSeen      = 65_536          // tokens; about 12 MB
 	maxPending   = 65_536          // tokens; about 10 MB
 	usageBatch   = 1_000           // tokens per statement, which holds its row locks until its end
 	usageTimeout = 5 * time.Second // of one statement
@@ -32,8 +33,9 @@ type usage struct {
 	start time.Time
 
 	// seen maps a token's id to an *atomic.Int64: when it was last noted, in nanoseconds since start. Entries older than
-	// usageGrain are removed.
+	// usageGrain are removed; and all of them when there are too many, so that some tokens are noted again too soon.
 	seen   sync.Map
+	known  atomic.Int64  // how many are in seen
 	pruned time.Duration // only the flushing goroutine has it
 
 	mu      sync.Mutex
@@ -71,6 +73,10 @@ func (u *usage) note(id string) {
 		fresh := new(atomic.Int64)
 		fresh.Store(int64(now))
 		if entry, ok = u.seen.LoadOrStore(id, fresh); !ok {
+			if u.known.Add(1) > maxSeen {
+				u.seen.Clear()
+				u.known.Store(0)
+			}
 			u.enqueue(id, now)
 			return
 		}
@@ -202,8 +208,8 @@ func (u *usage) prune() {
 	}
 	u.pruned = now
 	u.seen.Range(func(id, entry any) bool {
-		if now-time.Duration(entry.(*atomic.Int64).Load()) >= usageGrain {
-			u.seen.CompareAndDelete(id, entry)
+		if now-time.Duration(entry.(*atomic.Int64).Load()) >= usageGrain && u.seen.CompareAndDelete(id, entry) {
+			u.known.Add(-1)
 		}
 		return true
 	})

@@ -39,6 +39,11 @@ func TestPendingUsageIsBounded(t *testing.T) {
 	if len(u.pending) != maxPending || u.dropped != 10 {
 		t.Errorf("%d wait, and %d were dropped", len(u.pending), u.dropped)
 	}
+	seen := 0
+	u.seen.Range(func(any, any) bool { seen++; return true })
+	if seen > maxSeen {
+		t.Errorf("%d are remembered", seen)
+	}
 }
 
 func TestTokensThatAreNoLongerUsedAreForgotten(t *testing.T) {

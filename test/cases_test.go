@@ -224,6 +224,7 @@ func (p *play) run(t *testing.T, s scenario) {
 			err = p.command(t, st)
 		case st.Revoke != "":
 			_, err = world.registry.RevokeToken(t.Context(), p.field(t, st.Revoke, "id"))
+			time.Sleep(staleness)
 		case st.AwaitExpiry != "":
 			awaitExpiry(t, p.field(t, st.AwaitExpiry, "id"))
 		case st.StoredHashed != "":
@@ -336,6 +337,7 @@ func (p *play) command(t *testing.T, st step) error {
 		p.commands++
 		err := p.printed(t, st, command.ProcessState.ExitCode(), stdout.String(), stderr.String())
 		if err == nil {
+			time.Sleep(staleness) // it may have changed something
 			return nil
 		}
 		if time.Now().After(deadline) {

@@ -37,7 +37,7 @@ var (
 // Each request is denied, explain names the cause, what it says to do is done to the letter, and the request passes.
 func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 	dir := policyFolder(t)
-	s := separateStack(t, demo.Config{Environ: []string{"KEYWICKET_POLICIES_DIR=" + dir}})
+	s := separateStack(t, demo.Config{Environ: []string{"KEYWICKET_POLICIES_DIR=" + dir, shortStaleness}})
 	_, client := newWire(t, s, 1)
 	home, other := tenant(t, s), tenant(t, s)
 	ada := operator[store.User](t, s, "user", "create", "--email", "ada@example.com")
@@ -256,5 +256,6 @@ func fixed(t *testing.T, s *demo.Stack, line string) (made issued) {
 	if err := json.Unmarshal(out, &made); err != nil {
 		t.Fatalf("%v in %s", err, out)
 	}
+	time.Sleep(staleness)
 	return made
 }

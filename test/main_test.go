@@ -75,7 +75,7 @@ func runWorld(m *testing.M) (code int, err error) {
 	}
 	world.stack, err = demo.Start(ctx, demo.Config{
 		Keywicket:        world.binary,
-		Environ:          []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}, // CI is slow
+		Environ:          []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms", shortStaleness}, // CI is slow
 		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
 	})
 	if err != nil {
@@ -103,6 +103,12 @@ func runWorld(m *testing.M) (code int, err error) {
 	}
 	return m.Run(), nil
 }
+
+// staleness is how long after a change a sidecar that runs with shortStaleness may still answer from before it.
+const (
+	staleness      = 100 * time.Millisecond
+	shortStaleness = "KEYWICKET_CACHE_STALENESS_BOUND=100ms"
+)
 
 // request is one, as a client would send it.
 type request struct {

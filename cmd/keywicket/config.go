@@ -2,16 +2,20 @@ package main
 
 import (
 	_ "embed"
+	"encoding"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"os"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/dustin/go-humanize"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/internal/strictyaml"
@@ -24,6 +28,7 @@ var defaults []byte
 // config is the configuration file. defaults.yaml states every key with its default.
 type config struct {
 	Database          databaseConfig       `yaml:"database"`
+	Cache             cacheConfig          `yaml:"cache"`
 	Listen            listenConfig         `yaml:"listen"`
 	Policies          policies.Config      `yaml:"policies"`
 	DefaultAPI        string               `yaml:"default_api"`
@@ -35,8 +40,29 @@ type config struct {
 
 type databaseConfig struct {
 	URL                string        `yaml:"url"`
+	FeedURL            string        `yaml:"feed_url"`
 	MaxOpenConnections int           `yaml:"max_open_connections"`
 	LookupTimeout      time.Duration `yaml:"lookup_timeout"`
+}
+
+type cacheConfig struct {
+	MaxBytes       byteSize      `yaml:"max_bytes"`
+	StalenessBound time.Duration `yaml:"staleness_bound"`
+	MaxAge         time.Duration `yaml:"max_age"`
+	StaleIfError   time.Duration `yaml:"stale_if_error"`
+}
+
+// byteSize is written as 64MiB, or as a number of bytes.
+type byteSize int64
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (b *byteSize) UnmarshalText(text []byte) error {
+	n, err := humanize.ParseBytes(string(text))
+	if err != nil || n > math.MaxInt64 {
+		return errors.New("a number of bytes, such as 64MiB")
+	}
+	*b = byteSize(n)
+	return nil
 }
 
 type listenConfig struct {
@@ -105,6 +131,14 @@ func (c *config) complete() error {
 		return errors.New("database.max_open_connections: at least 1")
 	case c.Database.LookupTimeout <= 0:
 		return errors.New("database.lookup_timeout: more than 0, such as 200ms")
+	case c.Cache.MaxBytes != 0 && c.Cache.MaxBytes < 1<<20:
+		return errors.New("cache.max_bytes: 0 for no cache, or at least 1MiB")
+	case c.Cache.StalenessBound < 100*time.Millisecond:
+		return errors.New("cache.staleness_bound: at least 100ms, such as 1s")
+	case c.Cache.MaxAge < c.Cache.StalenessBound:
+		return errors.New("cache.max_age: at least cache.staleness_bound, such as 60s")
+	case c.Cache.StaleIfError < 0:
+		return errors.New("cache.stale_if_error: 0s for never, or for how long")
 	case c.Listen.Drain <= 0:
 		return errors.New("listen.drain: more than 0, such as 5s")
 	case c.Log.AllowSample < 0:
@@ -190,6 +224,8 @@ func setScalar(v reflect.Value, text string) error {
 			return errors.New("a whole number")
 		}
 		*target = n
+	case encoding.TextUnmarshaler:
+		return target.UnmarshalText([]byte(text))
 	default:
 		v.SetString(text)
 	}

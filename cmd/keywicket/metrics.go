@@ -8,6 +8,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/cache"
 )
 
 // metrics are what /metrics tells. Labels come from the product's own words, never from a request, so their number is
@@ -16,13 +18,14 @@ type metrics struct {
 	registry *prometheus.Registry
 	checks   *prometheus.CounterVec
 	lookups  *prometheus.HistogramVec
+	cached   *prometheus.CounterVec
 	policies prometheus.Histogram
 }
 
 // From 10 µs, where a decision lies, to 0.4 s, where a check is given up.
 var seconds = prometheus.ExponentialBuckets(10e-6, 2, 16)
 
-func newMetrics() *metrics {
+func newMetrics(d *store.Directory) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		checks: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -30,13 +33,17 @@ func newMetrics() *metrics {
 			Help: "Checks answered, by API, code and reason; both are empty for an allow, the API for an unknown one.",
 		}, []string{"api", "code", "reason"}),
 		lookups: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "keywicket_lookup_seconds", Help: "Time of a look-up, by outcome.", Buckets: seconds,
-		}, []string{"outcome"}),
+			Name: "keywicket_lookup_seconds", Help: "Time of a look-up, by outcome and by what the cache had to do with it.", Buckets: seconds,
+		}, []string{"outcome", "cache"}),
+		cached: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keywicket_cache_lookups_total",
+			Help: "Look-ups by what the cache had to do with them, hit, miss, bypass or stale, and by kind of credential; the kind is empty for a denial.",
+		}, []string{"cache", "kind"}),
 		policies: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "keywicket_policy_seconds", Help: "Time of one evaluation of the policy.", Buckets: seconds,
 		}),
 	}
-	m.registry.MustRegister(m.checks, m.lookups, m.policies, collectors.NewGoCollector(),
+	m.registry.MustRegister(m.checks, m.lookups, m.cached, m.policies, cacheMetrics{d}, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -45,13 +52,13 @@ func (m *metrics) observe(a authz.Answer) {
 	m.checks.WithLabelValues(a.API, string(a.Code), string(a.Reason)).Inc()
 }
 
-// timedDirectory measures look-ups. An unknown token is an outcome like any other; only an error is not.
-type timedDirectory struct {
+// measuredDirectory measures look-ups. An unknown token is an outcome like any other; only an error is not.
+type measuredDirectory struct {
 	authz.Directory
-	seconds *prometheus.HistogramVec
+	metrics *metrics
 }
 
-func (d timedDirectory) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+func (d measuredDirectory) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) {
 	start := time.Now()
 	found, err := d.Directory.Lookup(ctx, l)
 	outcome := "found"
@@ -61,19 +68,63 @@ func (d timedDirectory) Lookup(ctx context.Context, l authz.Lookup) (authz.Found
 	case found.Denial != "":
 		outcome = string(found.Denial)
 	}
-	d.seconds.WithLabelValues(outcome).Observe(time.Since(start).Seconds())
+	d.metrics.lookups.WithLabelValues(outcome, string(found.Cache)).Observe(time.Since(start).Seconds())
+	if found.Cache != "" {
+		d.metrics.cached.WithLabelValues(string(found.Cache), string(found.Principal.Kind)).Inc()
+	}
 	return found, err
 }
 
-// timedPolicy measures evaluations.
-type timedPolicy struct {
+// measuredPolicy measures evaluations.
+type measuredPolicy struct {
 	authz.Policy
 	seconds prometheus.Histogram
 }
 
-func (p timedPolicy) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
+func (p measuredPolicy) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
 	start := time.Now()
 	d, err := p.Policy.Decide(ctx, in)
 	p.seconds.Observe(time.Since(start).Seconds())
 	return d, err
+}
+
+// cacheMetrics reads the cache's own figures when it is asked for them.
+type cacheMetrics struct{ directory *store.Directory }
+
+var (
+	leaseLeft = prometheus.NewDesc("keywicket_cache_lease_seconds",
+		"For how long the cache is still believed if nothing is heard from the database; 0: it is not.", nil, nil)
+	feedLag = prometheus.NewDesc("keywicket_cache_feed_lag_seconds",
+		"How long the last message took through the database and back on the change feed.", nil, nil)
+	changes = prometheus.NewDesc("keywicket_cache_changes_total", "Notices of changes that were heard.", nil, nil)
+	epochs  = prometheus.NewDesc("keywicket_cache_epochs_total",
+		"How often all was forgotten: at the start, after a reconnection, or by a notice of many changes.", []string{"cause"}, nil)
+	entries = prometheus.NewDesc("keywicket_cache_entries", "Answers remembered, good ones and denials.", []string{"answers"}, nil)
+	inBytes = prometheus.NewDesc("keywicket_cache_bytes", "What they take.", []string{"answers"}, nil)
+	dropped = prometheus.NewDesc("keywicket_cache_dropped_total",
+		"Answers that were not remembered: too many at a time, or worth less than what is there.", []string{"answers"}, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (c cacheMetrics) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{leaseLeft, feedLag, changes, epochs, entries, inBytes, dropped} {
+		to <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c cacheMetrics) Collect(to chan<- prometheus.Metric) {
+	s := c.directory.CacheStats()
+	gauge, counter := prometheus.GaugeValue, prometheus.CounterValue
+	to <- prometheus.MustNewConstMetric(leaseLeft, gauge, s.LeaseLeft.Seconds())
+	to <- prometheus.MustNewConstMetric(feedLag, gauge, s.FeedLag.Seconds())
+	to <- prometheus.MustNewConstMetric(changes, counter, float64(s.Changes))
+	for cause, n := range s.Epochs {
+		to <- prometheus.MustNewConstMetric(epochs, counter, float64(n), string(cause))
+	}
+	for answers, room := range map[string]cache.RoomStats{"good": s.Good, "denied": s.Denied} {
+		to <- prometheus.MustNewConstMetric(entries, gauge, float64(room.Entries), answers)
+		to <- prometheus.MustNewConstMetric(inBytes, gauge, float64(room.Bytes), answers)
+		to <- prometheus.MustNewConstMetric(dropped, counter, float64(room.Dropped), answers)
+	}
 }

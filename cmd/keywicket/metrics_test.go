@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
 )
 
 type answers struct {
@@ -23,14 +24,14 @@ func (a answers) Decide(context.Context, authz.Input) (authz.Decision, error) {
 }
 
 func TestMetrics(t *testing.T) {
-	m := newMetrics()
+	m := newMetrics(&store.Directory{})
 	for _, a := range []answers{{}, {found: authz.Found{Denial: authz.ReasonRevoked}}, {err: errors.New("down")}} {
-		found, err := timedDirectory{a, m.lookups}.Lookup(t.Context(), authz.Lookup{})
+		found, err := measuredDirectory{a, m}.Lookup(t.Context(), authz.Lookup{})
 		if found.Denial != a.found.Denial || !errors.Is(err, a.err) {
 			t.Errorf("got %+v, %v", found, err)
 		}
 	}
-	if d, err := (timedPolicy{answers{}, m.policies}).Decide(t.Context(), authz.Input{}); err != nil || !d.Allow {
+	if d, err := (measuredPolicy{answers{}, m.policies}).Decide(t.Context(), authz.Input{}); err != nil || !d.Allow {
 		t.Errorf("got %+v, %v", d, err)
 	}
 	m.observe(authz.Answer{API: "velaflows", Decision: authz.Decision{Allow: true}})
@@ -41,9 +42,9 @@ func TestMetrics(t *testing.T) {
 	for _, line := range []string{
 		`keywicket_checks_total{api="velaflows",code="",reason=""} 1`,
 		`keywicket_checks_total{api="velaflows",code="FORBIDDEN",reason="no_route"} 1`,
-		`keywicket_lookup_seconds_count{outcome="found"} 1`,
-		`keywicket_lookup_seconds_count{outcome="revoked"} 1`,
-		`keywicket_lookup_seconds_count{outcome="error"} 1`,
+		`keywicket_lookup_seconds_count{cache="",outcome="found"} 1`,
+		`keywicket_lookup_seconds_count{cache="",outcome="revoked"} 1`,
+		`keywicket_lookup_seconds_count{cache="",outcome="error"} 1`,
 		`keywicket_policy_seconds_count 1`,
 		`go_goroutines`,
 	} {

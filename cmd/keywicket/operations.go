@@ -27,7 +27,7 @@ func operations(d *store.Directory, m *metrics) http.Handler {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
 		defer cancel()
-		if err := d.Ping(ctx); err != nil {
+		if err := d.Ready(ctx); err != nil {
 			respond(w, http.StatusServiceUnavailable, map[string]any{"ready": false, "reasons": []string{err.Error()}})
 			return
 		}

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -22,6 +23,7 @@ import (
 	"github.com/keywicket/keywicket/envoy"
 	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/cache"
 )
 
 type serveCommand struct {
@@ -47,6 +49,10 @@ func set(to *string, value string) {
 	}
 }
 
+// memoryBeside is what Go may take beside the cache before it collects garbage more often than it otherwise would: policies
+// and their evaluation, the usage of tokens, connections. Half of it is live when all of these are at their bounds.
+const memoryBeside = 128 << 20
+
 // Run serves until the process is told to stop. Everything that can be wrong with the configuration is found before
 // the first check is answered; a database that is not there yet is not wrong.
 func (c *serveCommand) Run(s *session) error {
@@ -59,6 +65,9 @@ func (c *serveCommand) Run(s *session) error {
 		return err
 	}
 	log := newLogger(cfg.Log, s.stderr)
+	if variable(s.environ, "GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(int64(cfg.Cache.MaxBytes) + memoryBeside)
+	}
 	engine, err := loadPolicies(s.ctx, cfg)
 	if s.ctx.Err() != nil {
 		return nil // told to stop before there was anything to drain
@@ -70,14 +79,22 @@ func (c *serveCommand) Run(s *session) error {
 		URL:                url,
 		MaxOpenConnections: cfg.Database.MaxOpenConnections,
 		LookupTimeout:      cfg.Database.LookupTimeout,
+		FeedURL:            cfg.Database.FeedURL,
+		NoCache:            cfg.Cache.MaxBytes == 0,
+		Cache: cache.Config{
+			MaxBytes:       int64(cfg.Cache.MaxBytes),
+			StalenessBound: cfg.Cache.StalenessBound,
+			MaxAge:         cfg.Cache.MaxAge,
+			StaleIfError:   cfg.Cache.StaleIfError,
+		},
 	}, log)
 	if err != nil {
 		return err
 	}
-	m := newMetrics()
+	m := newMetrics(directory)
 	authorizer, err := authz.New(authz.Config{
 		APIs: cfg.APIs, DefaultAPI: cfg.DefaultAPI, AllowedHeaders: cfg.AllowedHeaders,
-	}, timedDirectory{directory, m.lookups}, timedPolicy{engine, m.policies})
+	}, measuredDirectory{directory, m}, measuredPolicy{engine, m.policies})
 	if err == nil {
 		err = serve(s.ctx, cfg, log, authorizer, operations(directory, m), m)
 	}

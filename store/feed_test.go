@@ -1,0 +1,113 @@
+package store_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
+
+// listening is a directory with a cache whose feed is heard.
+func (f *fixture) listening(t *testing.T) *store.Directory {
+	t.Helper()
+	d := f.directory(t, func(c *store.Config) { c.NoCache = false })
+	for deadline := time.Now().Add(time.Minute); d.Ready(t.Context()) != nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal(d.Ready(t.Context()))
+		}
+	}
+	return d
+}
+
+// Every statement that changes what an answer depends on is one notice, and other statements are none.
+func TestEveryChangeIsOneNotice(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t, "issues:read")
+	d := f.listening(t)
+	// The notices of what the fixture did may still be on their way.
+	heard := func() uint64 {
+		for n := d.CacheStats().Changes; ; {
+			time.Sleep(50 * time.Millisecond)
+			again := d.CacheStats().Changes
+			if again == n {
+				return n
+			}
+			n = again
+		}
+	}
+	for _, c := range []struct {
+		statement string
+		notices   uint64
+	}{
+		{`UPDATE keywicket.tokens SET scopes = '{issues:write}'`, 1},
+		{`UPDATE keywicket.tokens SET scopes = '{}' WHERE id = 'nobody'`, 0},
+		{`INSERT INTO keywicket.workspaces (id, slug, name) VALUES ('aaaaaaaaaaaaaaaaaaaaaaaa', 'a', 'a'), ('bbbbbbbbbbbbbbbbbbbbbbbb', 'b', 'b')`, 1},
+		{`UPDATE keywicket.workspaces SET slug = 'c' WHERE slug = 'b'`, 1},
+		{`INSERT INTO keywicket.users (id, email) SELECT 'u' || n, n || '@example.com' FROM generate_series(1, 100) n`, 1},
+		{`INSERT INTO keywicket.members (workspace_id, user_id, role) SELECT 'aaaaaaaaaaaaaaaaaaaaaaaa', 'u' || n, 'guest' FROM generate_series(1, 100) n`, 1},
+		{`UPDATE keywicket.members SET role = 'member' WHERE user_id = 'u7'`, 1},
+		{`INSERT INTO keywicket.members (workspace_id, user_id, role) VALUES ('aaaaaaaaaaaaaaaaaaaaaaaa', 'u7', 'admin')
+			ON CONFLICT (workspace_id, user_id) DO UPDATE SET role = excluded.role`, 1},
+		{`DELETE FROM keywicket.members WHERE user_id = 'u7'`, 1},
+		{`DELETE FROM keywicket.users WHERE id LIKE 'u%'`, 2}, // with the memberships that go with them
+		{`INSERT INTO keywicket.token_usage SELECT id, now() FROM keywicket.tokens`, 0},
+	} {
+		before := heard()
+		f.exec(t, c.statement)
+		if got := heard() - before; got != c.notices {
+			t.Errorf("%s: %d notices, not %d", c.statement, got, c.notices)
+		}
+	}
+	// The keys of the triggers are those of the cache, or nothing would have been forgotten here.
+	l := lookup(key)
+	for d2 := must(d.Lookup(t.Context(), l)); d2.Cache != authz.CacheHit; d2 = must(d.Lookup(t.Context(), l)) {
+		time.Sleep(time.Millisecond)
+	}
+	epochs := d.CacheStats().Epochs["notice"]
+	before := heard()
+	f.exec(t, `UPDATE keywicket.tokens SET scopes = '{projects:read}'`)
+	heard()
+	if got := must(d.Lookup(t.Context(), l)); got.Cache != authz.CacheMiss || got.Principal.Scopes[0] != "projects:read" {
+		t.Errorf("after %d notices: %+v", heard()-before, got)
+	}
+	if got := d.CacheStats().Epochs["notice"]; got != epochs {
+		t.Error("all was forgotten for the sake of one")
+	}
+}
+
+// More than a hundred rows are one notice that speaks of everything.
+func TestMassChangeIsOneNotice(t *testing.T) {
+	f := newFixture(t)
+	d := f.listening(t)
+	insert := `INSERT INTO keywicket.users (id, email) SELECT 'u' || n, n || '@example.com' FROM generate_series(1, %) n`
+	for rows, want := range map[string]uint64{"100": 0, "101": 1} {
+		f.exec(t, `DELETE FROM keywicket.users WHERE id = ANY (SELECT 'u' || n FROM generate_series(1, 50) n)`)
+		f.exec(t, `DELETE FROM keywicket.users WHERE id LIKE 'u%' AND id <> 'u'`)
+		time.Sleep(100 * time.Millisecond)
+		before := d.CacheStats()
+		f.exec(t, strings.Replace(insert, "%", rows, 1))
+		deadline := time.Now().Add(10 * time.Second)
+		for d.CacheStats().Changes == before.Changes && time.Now().Before(deadline) {
+			time.Sleep(time.Millisecond)
+		}
+		if got := d.CacheStats().Epochs["notice"] - before.Epochs["notice"]; got != want {
+			t.Errorf("%s rows: %d notices of everything, not %d", rows, got, want)
+		}
+	}
+}
+
+func TestDirectoryClosesWithoutADatabase(t *testing.T) {
+	d, err := store.OpenDirectory(store.Config{URL: "postgres://nobody@127.0.0.1:1/none?sslmode=disable"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "database") {
+		t.Errorf("it is ready: %v", err)
+	}
+	if err := d.Close(context.Background()); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,119 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/cache"
+)
+
+// lookupQuery answers one check. The workspace is the token's own one, or else the one that was asked for, reached by
+// way of the user's membership in it: a workspace without one cannot appear.
+//
+// It runs prepared, and soon with a generic plan; each step of it is one descent of a unique index. The two times are
+// subtracted as numbers, because expires_at may be infinity, which Postgres subtracts nothing from before version 17.
+const lookupQuery = `
+SELECT CASE WHEN t.revoked_at IS NOT NULL THEN 'revoked'
+            WHEN t.expires_at <= clock_timestamp() THEN 'expired'
+            ELSE '' END,
+       t.id, t.kind, t.environment, COALESCE(t.user_id, ''), t.scopes,
+       COALESCE(w.id, ''), COALESCE(w.slug, ''), COALESCE(m.role, ''),
+       (EXTRACT(EPOCH FROM t.expires_at) - EXTRACT(EPOCH FROM clock_timestamp()))::float8
+FROM keywicket.tokens t
+LEFT JOIN keywicket.members m
+       ON m.user_id = t.user_id
+      AND m.workspace_id = COALESCE(NULLIF($3::text, ''), (SELECT id FROM keywicket.workspaces WHERE slug = $4::text))
+LEFT JOIN keywicket.workspaces w ON w.id = COALESCE(t.workspace_id, m.workspace_id)
+WHERE t.digest = $1::bytea AND t.api = $2::text`
+
+// lookups asks the database. It is the [cache.Source].
+type lookups struct {
+	db       *sqlx.DB
+	timeout  time.Duration
+	attempts int
+	query    atomic.Pointer[sqlx.Stmt] // nil until the database was first reached
+}
+
+// Load answers with one query. Its errors hold nothing of the credential; an error that matches
+// [context.DeadlineExceeded] means that the database did not answer in time.
+func (q *lookups) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+	answer, err := within(ctx, q.timeout, func(ctx context.Context) (a cache.Answer, err error) {
+		err = retryLost(ctx, q.attempts, func() error {
+			a, err = q.ask(ctx, l)
+			return err
+		})
+		return a, err
+	})
+	if err != nil {
+		return cache.Answer{}, fmt.Errorf("ask the database: %w", err)
+	}
+	return answer, nil
+}
+
+func (q *lookups) ask(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+	statement, err := q.prepared(ctx)
+	if err != nil {
+		return cache.Answer{}, err
+	}
+	return answer(statement.QueryRowxContext(ctx, l.Digest[:], l.API, l.Workspace.ID, l.Workspace.Slug), l)
+}
+
+// answer reads the row of lookupQuery.
+func answer(row *sqlx.Row, l authz.Lookup) (cache.Answer, error) {
+	f := authz.Found{Principal: authz.Principal{API: l.API}}
+	var left sql.NullFloat64 // seconds
+	err := row.Scan(
+		&f.Denial,
+		&f.Principal.ID, &f.Principal.Kind, &f.Principal.Environment, &f.Principal.UserID,
+		(*pq.StringArray)(&f.Principal.Scopes),
+		&f.Workspace.ID, &f.Workspace.Slug, &f.Workspace.Role,
+		&left)
+	keys := []cache.Key{cache.TokenKey(l.Digest)}
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return cache.Answer{Found: authz.Found{Denial: authz.ReasonUnknown}, Keys: keys}, nil
+	case err != nil:
+		return cache.Answer{}, err
+	case f.Denial != "":
+		return cache.Answer{Found: authz.Found{Denial: f.Denial}, Keys: keys}, nil
+	}
+	if f.Workspace.ID != "" {
+		keys = append(keys, cache.WorkspaceKey(f.Workspace.ID))
+	}
+	// A user may become a member, or the workspace that was asked for come into being.
+	if f.Principal.UserID != "" {
+		keys = append(keys, cache.UserKey(f.Principal.UserID))
+		if l.Workspace.Slug != "" {
+			keys = append(keys, cache.SlugKey(l.Workspace.Slug))
+		}
+	}
+	const farAway = 1e9 // seconds; a time.Duration holds nine times as many
+	return cache.Answer{
+		Found: f, Keys: keys,
+		Expires: left.Valid, TTL: time.Duration(min(left.Float64, farAway) * float64(time.Second)),
+	}, nil
+}
+
+// prepared prepares the look-up when it is first needed. From then on database/sql prepares it again on each new
+// connection.
+func (q *lookups) prepared(ctx context.Context) (*sqlx.Stmt, error) {
+	if s := q.query.Load(); s != nil {
+		return s, nil
+	}
+	s, err := q.db.PreparexContext(ctx, lookupQuery)
+	if err != nil {
+		return nil, err
+	}
+	if !q.query.CompareAndSwap(nil, s) {
+		_ = s.Close() // another look-up was quicker
+	}
+	return q.query.Load(), nil
+}

@@ -1,0 +1,86 @@
+-- +goose Up
+-- Every change to what a look-up reads is told on the channel keywicket_changes, so that no sidecar goes on answering from
+-- before it: whoever made it, with whatever program.
+--
+-- A notice is up to 100 rows' keys, eight hexadecimal digits each (store/cache/key.go makes the same ones), or "*" for
+-- anything at all. Nobody learns from one who changed.
+--
+-- The triggers are ALWAYS ones: they fire under session_replication_role = replica too. They are per statement: a million
+-- rows are one notice. (Logical replication into these tables fires no such triggers; then max_age alone is the bound.)
+-- Notices are sent when their transaction commits, in the order of commits.
+--
+-- On a live database: waits for the transactions under way on the four tables, one table at a time, and holds them up for
+-- milliseconds. Code that does not listen is not affected. Forward only.
+
+-- +goose StatementBegin
+CREATE FUNCTION keywicket.change_key(kind text, name text) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN encode(substr(sha256(convert_to(kind || ':' || name, 'UTF8')), 1, 4), 'hex');
+-- +goose StatementEnd
+
+-- tell_changes is the function of every trigger. Its arguments name what a row is known by: kind and column by turns.
+-- SECURITY DEFINER, so that whoever may write to a table need not know of this.
+-- +goose StatementBegin
+CREATE FUNCTION keywicket.tell_changes() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog
+AS $$
+DECLARE
+    most CONSTANT integer := 100;
+    notice        text;
+    sources       text;
+    many          boolean;
+    keys          text;
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        PERFORM pg_notify('keywicket_changes', '*');
+        RETURN NULL;
+    END IF;
+    sources := CASE TG_OP
+        WHEN 'INSERT' THEN 'SELECT * FROM new_rows'
+        WHEN 'DELETE' THEN 'SELECT * FROM old_rows'
+        ELSE 'SELECT * FROM old_rows UNION ALL SELECT * FROM new_rows' END;
+    EXECUTE format('SELECT EXISTS (SELECT FROM (%s) changed OFFSET %s)', sources, most) INTO many;
+    IF many THEN
+        PERFORM pg_notify('keywicket_changes', '*');
+        RETURN NULL;
+    END IF;
+    SELECT string_agg(format('keywicket.change_key(%L, %s)', TG_ARGV[i], TG_ARGV[i + 1]), ', ')
+        INTO keys FROM generate_series(0, TG_NARGS - 2, 2) AS i;
+    EXECUTE format('SELECT string_agg(DISTINCT key, '' '') FROM (%s) changed, unnest(ARRAY[%s]) AS key', sources, keys)
+        INTO notice;
+    IF notice IS NOT NULL THEN
+        PERFORM pg_notify('keywicket_changes', notice);
+    END IF;
+    RETURN NULL;
+END
+$$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+DO $$
+DECLARE
+    name text;
+    keys text;
+BEGIN
+    FOR name, keys IN VALUES
+        ('tokens',     $k$'token', 'encode(digest, ''hex'')'$k$),
+        ('workspaces', $k$'workspace', 'id', 'slug', 'slug'$k$),
+        ('users',      $k$'user', 'id'$k$),
+        ('members',    $k$'user', 'user_id'$k$)
+    LOOP
+        EXECUTE format('CREATE TRIGGER tell_insert AFTER INSERT ON keywicket.%I
+            REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes(%s)', name, keys);
+        EXECUTE format('CREATE TRIGGER tell_update AFTER UPDATE ON keywicket.%I
+            REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+            FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes(%s)', name, keys);
+        EXECUTE format('CREATE TRIGGER tell_delete AFTER DELETE ON keywicket.%I
+            REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes(%s)', name, keys);
+        EXECUTE format('CREATE TRIGGER tell_truncate AFTER TRUNCATE ON keywicket.%I
+            FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes(%s)', name, keys);
+        EXECUTE format('ALTER TABLE keywicket.%I
+            ENABLE ALWAYS TRIGGER tell_insert, ENABLE ALWAYS TRIGGER tell_update,
+            ENABLE ALWAYS TRIGGER tell_delete, ENABLE ALWAYS TRIGGER tell_truncate', name);
+    END LOOP;
+END
+$$;
+-- +goose StatementEnd

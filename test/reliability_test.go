@@ -1,0 +1,475 @@
+package test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/Shopify/toxiproxy/v2"
+	"github.com/jmoiron/sqlx"
+	"github.com/rs/zerolog"
+
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/store"
+)
+
+// These tests do to a running sidecar, one at a time, what docs/reliability.md says may happen to it, and hold it to its
+// bound: no request that starts more than so long after a change was committed is answered from before the change.
+const bound = time.Second
+
+// faults is a stack whose sidecar reaches its database over two proxies that can be made to fail.
+type faults struct {
+	*demo.Stack
+	lookups, feed *toxiproxy.Proxy
+	db            *sqlx.DB
+	home          store.Workspace
+	client        *http.Client
+}
+
+func newFaults(t *testing.T, environ ...string) *faults {
+	t.Helper()
+	f := &faults{}
+	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
+	by := func(to **toxiproxy.Proxy, name string, databaseURL string) string {
+		u, err := url.Parse(databaseURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if *to == nil {
+			*to = toxiproxy.NewProxy(server, name, "127.0.0.1:0", u.Host)
+			if err := (*to).Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup((*to).Stop)
+		}
+		u.Host = (*to).Listen
+		return u.String()
+	}
+	f.Stack = separateStack(t, demo.Config{
+		Environ: append([]string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}, environ...),
+		Database: func(u string) (lookups, feed string) {
+			return by(&f.lookups, "lookups", u), by(&f.feed, "feed", u)
+		},
+	})
+	f.db = database(t, f.Stack)
+	f.home = tenant(t, f.Stack)
+	_, f.client = newWire(t, f.Stack, 4)
+	return f
+}
+
+// toxic makes a proxy fail in one of toxiproxy's ways, until the function that is returned is called.
+func toxic(t *testing.T, p *toxiproxy.Proxy, kind, stream, attributes string) (remove func()) {
+	t.Helper()
+	w, err := p.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(
+		`{"name": "t", "type": %q, "stream": %q, "attributes": {%s}}`, kind, stream, attributes)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := p.Toxics.RemoveToxic(t.Context(), w.Name); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// metric reads one figure of the sidecar's.
+func (f *faults) metric(t *testing.T, series string) float64 {
+	t.Helper()
+	_, text := probeOf(t, f.Stack, "/metrics")
+	m := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(series) + ` (\S+)$`).FindStringSubmatch(text)
+	if m == nil {
+		return 0
+	}
+	n, err := strconv.ParseFloat(m[1], 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func (f *faults) believed(t *testing.T) bool { return f.metric(t, "keywicket_cache_lease_seconds") > 0 }
+
+// warm is a token of the home workspace that the sidecar remembers: one that it has answered for without a query.
+func (f *faults) warm(t *testing.T) issued {
+	t.Helper()
+	token := issue(t, f.Stack, "sk_live_", f.home.ID, "inbox:read")
+	f.warmUp(t, ask("velaflows", conversations, token.Token, f.home.ID))
+	return token
+}
+
+func (f *faults) warmUp(t *testing.T, r request) {
+	t.Helper()
+	const hits = `keywicket_cache_lookups_total{cache="hit",kind="workspace_token"}`
+	personal := strings.Replace(hits, "workspace_token", "personal_key", 1)
+	await(t, "the sidecar remembers the token", func() bool {
+		before := f.metric(t, hits) + f.metric(t, personal)
+		return r.send(t, f.client).outcome == "allow" && f.metric(t, hits)+f.metric(t, personal) > before
+	})
+}
+
+// settles asks again and again from when the change was committed until well after the bound. Every request that starts
+// after the bound has to get the new answer; before, it may be either.
+func (f *faults) settles(t *testing.T, r request, committed time.Time, within time.Duration, old, want string) {
+	t.Helper()
+	var first time.Duration
+	for late := 0; late < 10; {
+		started := time.Since(committed)
+		got := r.send(t, f.client).outcome
+		switch {
+		case got == want && first == 0:
+			first = started
+		case got == old && started > within:
+			t.Errorf("%v after the change the answer is still %s", started, got)
+		case got != want && got != old && got != "UNAVAILABLE unavailable":
+			t.Errorf("%v after the change the answer is %s, neither %s nor %s", started, got, old, want)
+		}
+		if started > within {
+			late++
+		}
+		if started < within {
+			time.Sleep(min(within/50, within-started))
+		}
+	}
+	if first == 0 {
+		t.Errorf("the answer was never %s", want)
+	}
+	t.Logf("%s: %v after the change", want, first.Round(time.Millisecond))
+}
+
+func (f *faults) exec(t *testing.T, statement string, args ...any) (committed time.Time) {
+	t.Helper()
+	if _, err := f.db.ExecContext(t.Context(), statement, args...); err != nil {
+		t.Fatalf("%s: %v", statement, err)
+	}
+	return time.Now()
+}
+
+const revoke = `UPDATE keywicket.tokens SET revoked_at = now() WHERE id = $1`
+
+func TestRevokedMeansRevoked(t *testing.T) {
+	f := newFaults(t)
+	revoked := "UNAUTHORIZED revoked"
+	of := func(token issued) request { return ask("velaflows", conversations, token.Token, f.home.ID) }
+
+	t.Run("by the CLI", func(t *testing.T) {
+		token := f.warm(t)
+		operator[listed](t, f.Stack, "token", "revoke", token.ID)
+		f.settles(t, of(token), time.Now(), bound, "allow", revoked)
+	})
+	t.Run("by anybody's SQL", func(t *testing.T) {
+		token := f.warm(t)
+		f.settles(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
+	})
+	t.Run("while it is loaded", func(t *testing.T) {
+		token := issue(t, f.Stack, "sk_live_", f.home.ID, "inbox:read")
+		f.warm(t) // the look-ups' connections are open
+		heal := toxic(t, f.lookups, "latency", "downstream", `"latency": 250`)
+		loads := make(chan string)
+		go func() { loads <- of(token).send(t, f.client).outcome }()
+		time.Sleep(100 * time.Millisecond) // the row has been read, and is on its way
+		committed := f.exec(t, revoke, token.ID)
+		if got := <-loads; got != "allow" {
+			t.Errorf("the load that was overtaken: %s", got)
+		}
+		heal()
+		f.settles(t, of(token), committed, bound, "allow", revoked)
+	})
+	t.Run("while the feed is frozen", func(t *testing.T) {
+		token := f.warm(t)
+		heal := toxic(t, f.feed, "timeout", "downstream", `"timeout": 0`)
+		defer heal()
+		f.settles(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
+	})
+	t.Run("while the feed is cut", func(t *testing.T) {
+		asked, unasked := f.warm(t), f.warm(t)
+		f.feed.Stop()
+		await(t, "the sidecar believes itself no more", func() bool { return !f.believed(t) })
+		committed := f.exec(t, `UPDATE keywicket.tokens SET revoked_at = now() WHERE id IN ($1, $2)`, asked.ID, unasked.ID)
+		wantOutcome(t, f.client, of(asked), revoked)
+		if err := f.feed.Start(); err != nil {
+			t.Fatal(err)
+		}
+		await(t, "the feed is back", func() bool { return f.believed(t) })
+		f.settles(t, of(unasked), committed, 0, "allow", revoked)
+	})
+	t.Run("in replica mode", func(t *testing.T) {
+		token := f.warm(t)
+		tx := f.db.MustBegin()
+		tx.MustExec(`SET LOCAL session_replication_role = replica`)
+		tx.MustExec(revoke, token.ID)
+		if err := tx.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		f.settles(t, of(token), time.Now(), bound, "allow", revoked)
+	})
+	t.Run("with a thousand others", func(t *testing.T) {
+		token := f.warm(t)
+		f.exec(t, `INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
+			SELECT 'velaflows', 'workspace_token', 'live', 'sk_live_', sha256(convert_to('key ' || n, 'UTF8')), 'n', '{}', $1
+			FROM generate_series(1, 1000) n`, f.home.ID)
+		before := f.metric(t, `keywicket_cache_epochs_total{cause="notice"}`)
+		f.settles(t, of(token), f.exec(t, `UPDATE keywicket.tokens SET revoked_at = now()`), bound, "allow", revoked)
+		if got := f.metric(t, `keywicket_cache_epochs_total{cause="notice"}`); got != before+1 {
+			t.Errorf("a mass change is %v notices", got-before)
+		}
+	})
+	t.Run("when every connection of the database is terminated", func(t *testing.T) {
+		token := f.warm(t)
+		f.exec(t, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'demo_sidecar'`)
+		f.settles(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
+	})
+	t.Run("when the sidecar is stopped in between", func(t *testing.T) {
+		token := f.warm(t)
+		c := wires["direct"](t, f.Stack, "")
+		defer func() { _ = c.Close() }()
+		check := message{target: "/api/v1/inbox/conversations", header: [][2]string{
+			{"authorization", "Bearer " + token.Token}, {"x-workspace-id", f.home.ID}}}
+		if got := c.put(t, check).outcome; got != "allow" {
+			t.Fatal(got)
+		}
+		if err := f.Sidecar.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		f.exec(t, revoke, token.ID)
+		var asking sync.WaitGroup
+		var allowed atomic.Int64
+		time.Sleep(bound + bound/2)
+		for range 50 { // these start long after the change, and are answered when the sidecar goes on
+			asking.Go(func() {
+				if c.put(t, check).outcome == "allow" {
+					allowed.Add(1)
+				}
+			})
+		}
+		time.Sleep(bound + bound/2)
+		if err := f.Sidecar.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		asking.Wait()
+		if n := allowed.Load(); n != 0 {
+			t.Errorf("%d requests that started after the bound were allowed", n)
+		}
+	})
+	t.Run("and not a token left", func(t *testing.T) {
+		token := f.warm(t)
+		f.settles(t, of(token), f.exec(t, `TRUNCATE keywicket.tokens CASCADE`), bound, "allow", "UNAUTHORIZED unknown")
+	})
+}
+
+// Whatever an answer depends on, not the token alone.
+func TestChangesAreHeard(t *testing.T) {
+	f := newFaults(t)
+	ada := operator[store.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
+	set := func(role string) time.Time {
+		operator[store.Member](t, f.Stack, "member", "set", "--workspace", f.home.Slug, "--user", ada.ID, "--role", role)
+		return time.Now()
+	}
+	set("member")
+	key := operator[issued](t, f.Stack, "token", "create", "--prefix", "velu_", "--user", ada.ID, "--name", "ada's",
+		"--scope", "issues:read,issues:write")
+	write := ask("velocity", "POST /api/issues", key.Token, f.home.Slug)
+	f.warmUp(t, write)
+	f.settles(t, write, set("guest"), bound, "allow", "FORBIDDEN missing_scope")
+	f.settles(t, write, set("member"), bound, "FORBIDDEN missing_scope", "allow")
+	f.settles(t, write, f.exec(t, `DELETE FROM keywicket.members`), bound, "allow", "WORKSPACE_ACCESS_DENIED workspace_mismatch")
+	f.settles(t, write, set("owner"), bound, "WORKSPACE_ACCESS_DENIED workspace_mismatch", "allow")
+	f.settles(t, write, f.exec(t, `UPDATE keywicket.workspaces SET slug = 'renamed'`), bound, "allow",
+		"WORKSPACE_ACCESS_DENIED workspace_mismatch")
+	renamed := ask("velocity", "POST /api/issues", key.Token, "renamed")
+	f.warmUp(t, renamed)
+	f.settles(t, renamed, f.exec(t, `DELETE FROM keywicket.users`), bound, "allow", "UNAUTHORIZED unknown")
+
+	// "Active from the moment they're created", though it was refused a moment before.
+	_, format := formatOf("sk_live_")
+	secret := format.NewKey()
+	created := ask("velaflows", conversations, secret.Reveal(), f.home.ID)
+	wantOutcome(t, f.client, created, "UNAUTHORIZED unknown")
+	wantOutcome(t, f.client, created, "UNAUTHORIZED unknown")
+	digest := secret.Digest()
+	f.settles(t, created, f.exec(t, `
+		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
+		VALUES ('velaflows', 'workspace_token', 'live', 'sk_live_', $1, 'n', '{inbox:read}', $2)`, digest[:], f.home.ID),
+		bound, "UNAUTHORIZED unknown", "allow")
+}
+
+// Somebody disables the triggers: the sidecar sees it. If they are enabled again before it looks, max_age is the bound.
+func TestTriggersAreDisabled(t *testing.T) {
+	const maxAge = 3 * time.Second
+	f := newFaults(t, "KEYWICKET_CACHE_MAX_AGE=3s")
+	of := func(token issued) request { return ask("velaflows", conversations, token.Token, f.home.ID) }
+	silent, open := f.warm(t), f.warm(t)
+	tx := f.db.MustBegin()
+	tx.MustExec(`ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`)
+	tx.MustExec(revoke, silent.ID)
+	tx.MustExec(`ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`)
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	committed := time.Now()
+	wantOutcome(t, f.client, of(silent), "allow") // or this would show nothing
+	f.settles(t, of(silent), committed, maxAge, "allow", "UNAUTHORIZED revoked")
+
+	f.warmUp(t, of(open))
+	f.exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER ALL`)
+	f.settles(t, of(open), f.exec(t, revoke, open.ID), bound, "allow", "UNAUTHORIZED revoked")
+	if f.believed(t) {
+		t.Error("the sidecar believes its memory, although nobody tells it of changes")
+	}
+}
+
+// Postgres is restarted under load, with a revocation on either side.
+func TestPostgresRestartsUnderLoad(t *testing.T) {
+	f := newFaults(t)
+	kept, before, after := f.warm(t), f.warm(t), f.warm(t)
+	stop := make(chan struct{})
+	var load sync.WaitGroup
+	for range 4 {
+		_, client := newWire(t, f.Stack, 1)
+		load.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				for _, token := range []issued{kept, before, after} {
+					ask("velaflows", conversations, token.Token, f.home.ID).send(t, client)
+				}
+			}
+		})
+	}
+	committed := f.exec(t, revoke, before.ID)
+	if err := f.Postgres.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(bound)
+	if err := f.Postgres.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.settles(t, ask("velaflows", conversations, before.Token, f.home.ID), committed, bound, "allow", "UNAUTHORIZED revoked")
+	var again time.Time
+	await(t, "the database takes a change", func() bool {
+		_, err := f.db.ExecContext(t.Context(), revoke, after.ID)
+		again = time.Now()
+		return err == nil
+	})
+	f.settles(t, ask("velaflows", conversations, after.Token, f.home.ID), again, bound, "allow", "UNAUTHORIZED revoked")
+	close(stop)
+	load.Wait()
+	await(t, "the cache is in use again", func() bool { return f.believed(t) })
+	wantOutcome(t, f.client, ask("velaflows", conversations, kept.Token, f.home.ID), "allow")
+}
+
+// stale_if_error keeps the door open for those who were known, and says so.
+func TestStaleIfError(t *testing.T) {
+	f := newFaults(t, "KEYWICKET_CACHE_STALE_IF_ERROR=5s")
+	token := f.warm(t)
+	of := ask("velaflows", conversations, token.Token, f.home.ID)
+	brief := issue(t, f.Stack, "sk_live_", f.home.ID, "inbox:read", "--expires-in", "2s")
+	briefly := ask("velaflows", conversations, brief.Token, f.home.ID)
+	wantOutcome(t, f.client, briefly, "allow")
+	if err := f.Postgres.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	stopped := time.Now()
+	wantOutcome(t, f.client, of, "allow")
+	if got := ask("velaflows", conversations, issuedNowhere(), f.home.ID).send(t, f.client); got.status != http.StatusServiceUnavailable {
+		t.Errorf("a token that nobody knows: %s", got.outcome)
+	}
+	if f.metric(t, `keywicket_cache_lookups_total{cache="stale",kind="workspace_token"}`) == 0 {
+		t.Error("no metric says that answers are stale")
+	}
+	for time.Since(stopped) < 3*time.Second {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if got := briefly.send(t, f.client); got.status != http.StatusServiceUnavailable {
+		t.Errorf("a token that has expired meanwhile: %s", got.outcome)
+	}
+	wantOutcome(t, f.client, of, "allow")
+	f.settles(t, of, stopped, 5*time.Second, "allow", "UNAVAILABLE unavailable")
+}
+
+func issuedNowhere() string {
+	_, format := formatOf("sk_live_")
+	return format.NewKey().Reveal()
+}
+
+// A warm check makes no query, and a thousand first uses of a token at once make one.
+func TestWarmChecksMakeNoQuery(t *testing.T) {
+	s := separateStack(t, demo.Config{
+		Environ:          []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms", "KEYWICKET_CACHE_STALENESS_BOUND=30s"},
+		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
+	})
+	home := tenant(t, s)
+	key := issue(t, s, "sk_live_", home.ID, "inbox:read")
+	counted := statements(t, s)
+	c := wires["direct"](t, s, "")
+	defer func() { _ = c.Close() }()
+	check := message{target: "/api/v1/inbox/conversations", header: [][2]string{
+		{"authorization", "Bearer " + key.Token}, {"x-workspace-id", home.ID}}}
+	before := lookups(counted)
+	var asking sync.WaitGroup
+	for range 1000 {
+		asking.Go(func() { c.put(t, check) }) // some take too long on a small machine, and are a 503
+	}
+	asking.Wait()
+	if got := lookups(counted) - before; got != 1 {
+		t.Errorf("1,000 first uses at once made %d look-ups", got)
+	}
+	others := 0
+	before = lookups(counted)
+	for range 1000 {
+		if c.put(t, check).outcome != "allow" {
+			others++
+		}
+	}
+	if got := lookups(counted) - before; got != 0 {
+		t.Errorf("1,000 warm checks made %d look-ups", got)
+	}
+	if others != 0 {
+		t.Errorf("%d warm checks were not allowed", others)
+	}
+}
+
+// A feed that leads past the database is told as what it is.
+func TestFeedThatHearsNothing(t *testing.T) {
+	s := separateStack(t, demo.Config{})
+	database(t, s).MustExec(`CREATE DATABASE another`)
+	serve := command(t.Context(), s, "serve", "--listen-grpc", "127.0.0.1:0", "--listen-operations", "127.0.0.1:0")
+	serve.Env = append(serve.Env, "KEYWICKET_DATABASE_FEED_URL="+s.Postgres.URL("another"))
+	stderr, err := serve.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := serve.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = serve.Process.Signal(syscall.SIGTERM)
+		_, _ = io.Copy(io.Discard, stderr)
+		_ = serve.Wait()
+	}()
+	buffer := make([]byte, 64<<10)
+	n, err := stderr.Read(buffer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`"operations":"([^"]+)"`).FindSubmatch(buffer[:n])
+	if m == nil {
+		t.Fatalf("no address in %s", buffer[:n])
+	}
+	s.Sidecar.Operations = string(m[1])
+	await(t, "it says why it is not ready", func() bool {
+		code, body := probeOf(t, s, "/readyz")
+		return code == http.StatusServiceUnavailable && strings.Contains(body, "pooler")
+	})
+}
