@@ -33,6 +33,7 @@ func TestDefaults(t *testing.T) {
 	var want config
 	want.Database.MaxOpenConnections = 8
 	want.Database.LookupTimeout = 200 * time.Millisecond
+	want.Cache = cacheConfig{MaxBytes: 64 << 20, StalenessBound: time.Second, MaxAge: time.Minute}
 	want.Listen = listenConfig{GRPC: "127.0.0.1:9001", Operations: "127.0.0.1:9002", Drain: 5 * time.Second}
 	want.AllowedHeaders = []string{}
 	want.Log = logConfig{Level: "info", Format: "json", AllowSample: 100}
@@ -91,6 +92,8 @@ func TestFlagOverEnvironmentOverFileOverDefault(t *testing.T) {
 func TestEveryScalarHasAVariable(t *testing.T) {
 	settings := map[string]string{ // key → a value that is not the default
 		"database.url": "postgres://x", "database.max_open_connections": "9", "database.lookup_timeout": "123ms",
+		"database.feed_url": "postgres://y",
+		"cache.max_bytes": "2097152", "cache.staleness_bound": "2s", "cache.max_age": "50s", "cache.stale_if_error": "4s",
 		"listen.grpc": "unix:///g", "listen.operations": "127.0.0.1:3", "listen.drain": "7s",
 		"policies.dir": "/p", "default_api": "velocity", "forward_credential": "true",
 		"log.level": "debug", "log.format": "text", "log.allow_sample": "7",
@@ -193,6 +196,12 @@ func TestConfigurationRefused(t *testing.T) {
 		{name: "a log format", file: "log: {format: xml}\n", want: `log.format: "xml" is neither json nor text`},
 		{name: "no connections", file: "database: {max_open_connections: 0}\n", want: "database.max_open_connections: at least 1"},
 		{name: "no time for look-ups", file: "database: {lookup_timeout: -1s}\n", want: "database.lookup_timeout: more than 0"},
+		{name: "a cache of nearly nothing", file: "cache: {max_bytes: 64KiB}\n", want: "cache.max_bytes: 0 for no cache, or at least 1MiB"},
+		{name: "a cache of no size", file: "cache: {max_bytes: much}\n", want: "a number of bytes, such as 64MiB"},
+		{name: "a cache of no size, by a variable", environ: []string{"KEYWICKET_CACHE_MAX_BYTES=much"}, want: "a number of bytes, such as 64MiB"},
+		{name: "no staleness at all", file: "cache: {staleness_bound: 0s}\n", want: "cache.staleness_bound: at least 100ms"},
+		{name: "an age below the staleness", file: "cache: {max_age: 500ms}\n", want: "cache.max_age: at least cache.staleness_bound"},
+		{name: "less than no staleness", file: "cache: {stale_if_error: -1s}\n", want: "cache.stale_if_error: "},
 		{name: "no time to drain", file: "listen: {drain: 0s}\n", want: "listen.drain: more than 0"},
 		{name: "no workspace header", file: strings.Replace(shop, "header: X-Shop, ", "", 1), want: "apis.my-shop.workspace.header: "},
 		{name: "a workspace by name", file: strings.Replace(shop, "by: slug", "by: name", 1), want: `apis.my-shop.workspace.by: "name" is neither id nor slug`},
