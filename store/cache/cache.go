@@ -80,6 +80,8 @@ type Cache struct {
 	hash        func(authz.Lookup) uint64
 	good        *ristretto.Cache[uint64, *entry]
 	denied      *ristretto.Cache[uint64, *entry] // apart, so that a flood of unknown tokens cannot push out the good ones
+	// last holds what was loaded last: ristretto takes its time, and whoever asks meanwhile would ask the database too.
+	last        [1024]atomic.Pointer[entry]
 	generations generations
 	lease       lease
 	flights     singleflight.Group
@@ -185,16 +187,31 @@ func (c *Cache) remembered(l authz.Lookup) *entry {
 			return e
 		}
 	}
-	return c.get(c.denied, anywhere)
+	// A good answer for no workspace says nothing of this one.
+	if e := c.get(c.denied, anywhere); e != nil && e.found.Denial != "" {
+		return e
+	}
+	return nil
 }
 
 func (c *Cache) get(room *ristretto.Cache[uint64, *entry], l authz.Lookup) *entry {
-	e, ok := room.Get(c.hash(l))
-	if !ok || !e.answers(l) || c.generations.of(e.keys) > e.since {
-		return nil
+	hash := c.hash(l)
+	if e, ok := room.Get(hash); ok && c.holds(e, l) {
+		return e
 	}
-	return e
+	if e := c.recent(hash).Load(); e != nil && c.holds(e, l) {
+		return e
+	}
+	return nil
 }
+
+// holds reports whether the entry is for the question, and nothing was told that speaks against it.
+func (c *Cache) holds(e *entry, l authz.Lookup) bool {
+	return e.answers(l) && c.generations.of(e.keys) <= e.since
+}
+
+// recent is where the last entry with such a hash is.
+func (c *Cache) recent(hash uint64) *atomic.Pointer[entry] { return &c.last[hash%uint64(len(c.last))] }
 
 // load asks the database.
 func (c *Cache) load(ctx context.Context, l authz.Lookup) (*entry, error) {
@@ -216,10 +233,12 @@ func (c *Cache) remember(e *entry) {
 	if e.found.Denial != "" {
 		room = c.denied
 	}
+	hash := c.hash(e.lookup)
+	c.recent(hash).Store(e)
 	c.closing.RLock()
 	defer c.closing.RUnlock()
 	if !c.closed {
-		room.Set(c.hash(e.lookup), e, 0)
+		room.Set(hash, e, 0)
 	}
 }
 
