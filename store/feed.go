@@ -45,6 +45,7 @@ type feed struct {
 	bound    time.Duration
 	channel  string // this process's own, for its nonces: other sidecars have no use for them
 	trouble  atomic.Pointer[error]
+	wake     chan struct{} // a nonce is to be sent at once
 
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -62,12 +63,12 @@ func startFeed(c Config, target *cache.Cache, log *slog.Logger) (*feed, error) {
 	db.SetConnMaxLifetime(connectionLifetime)
 	url := cmp.Or(c.FeedURL, c.URL)
 	if _, err := parse(url); err != nil {
-		return nil, errors.Join(fmt.Errorf("feed_url: %w", err), db.Close())
+		return nil, errors.Join(fmt.Errorf("database.feed_url: %w", err), db.Close())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	f := &feed{
 		cache: target, log: log, db: db, bound: bound, cancel: cancel,
-		channel: "keywicket_" + strings.ToLower(rand.Text()),
+		channel: "keywicket_" + strings.ToLower(rand.Text()), wake: make(chan struct{}, 1),
 	}
 	// The nonces are what is read: a connection that is silent for several leases is dead, whatever TCP thinks. No sooner,
 	// since a new one costs all that is remembered, and it may be the sending that is slow.
@@ -140,6 +141,10 @@ func (f *feed) listen(ctx context.Context) {
 func (f *feed) connected(cause cache.Cause) {
 	f.trouble.Store(nil)
 	f.cache.Connected(cause)
+	select {
+	case f.wake <- struct{}{}:
+	default: // it is about to be sent already
+	}
 }
 
 // subscribe returns when both channels are listened to, on this connection and on all that follow.
@@ -164,11 +169,17 @@ func (f *feed) beat(ctx context.Context) {
 	tick := time.NewTicker(f.bound / 4)
 	defer tick.Stop()
 	believed, mute := false, false
+	grace := time.After(2 * f.bound)
 	for {
 		mute = f.pulse(ctx, mute)
 		select {
 		case <-ctx.Done():
 			return
+		case <-f.wake:
+		case <-grace:
+			if ever, _ := f.cache.Heart(); !ever {
+				believed = true // for this once, so that it is told below
+			}
 		case <-tick.C:
 		}
 		if _, now := f.cache.Heart(); now != believed {
@@ -204,8 +215,8 @@ func (f *feed) pulse(ctx context.Context, mute bool) (muteNow bool) {
 		}
 		return mute
 	case rows == 0:
-		f.fail(errors.New("the database does not tell of them: `keywicket migrate up` makes the triggers, unless somebody " +
-			"has disabled one"))
+		f.fail(errors.New("the database does not tell of them: `keywicket migrate up` makes the triggers; where " +
+			"somebody has disabled one, ALTER TABLE keywicket.… ENABLE ALWAYS TRIGGER tell_…"))
 		return true
 	case mute:
 		f.cache.ChangedAll()

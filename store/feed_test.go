@@ -111,3 +111,78 @@ func TestDirectoryClosesWithoutADatabase(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// What a change makes true is told, and so is what it makes false.
+func TestOldAndNewKeysAreTold(t *testing.T) {
+	f := newFixture(t)
+	token, key := f.workspaceToken(t, "issues:read")
+	_, mine := f.userToken(t, "issues:read")
+	d := f.listening(t)
+	remembered := func(l authz.Lookup) authz.Found {
+		t.Helper()
+		var found authz.Found
+		eventually(t, "it is remembered", func() bool {
+			found = must(d.Lookup(t.Context(), l))
+			return found.Cache == authz.CacheHit
+		})
+		return found
+	}
+	changed := func(statement string, args ...any) {
+		t.Helper()
+		before := d.CacheStats().Changes
+		f.exec(t, statement, args...)
+		eventually(t, "it is heard", func() bool { return d.CacheStats().Changes > before })
+	}
+
+	other := authz.Secret("vel_another0123456789").Digest()
+	remembered(lookup(key))
+	if got := remembered(authz.Lookup{Digest: other, API: "velocity"}); got.Denial != authz.ReasonUnknown {
+		t.Fatalf("%+v", got)
+	}
+	changed(`UPDATE keywicket.tokens SET digest = $1 WHERE id = $2`, other[:], token.ID)
+	if got := must(d.Lookup(t.Context(), lookup(key))); got.Denial != authz.ReasonUnknown {
+		t.Errorf("the old digest: %+v", got)
+	}
+	if got := must(d.Lookup(t.Context(), authz.Lookup{Digest: other, API: "velocity"})); got.Denial != "" {
+		t.Errorf("the new digest: %+v", got)
+	}
+
+	inWorkspace := func(slug string) authz.Lookup {
+		return authz.Lookup{Digest: mine.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
+	}
+	if remembered(inWorkspace("acme")).Workspace.ID == "" || remembered(inWorkspace("renamed")).Workspace.ID != "" {
+		t.Fatal("ada is not where she should be")
+	}
+	changed(`UPDATE keywicket.workspaces SET slug = 'renamed' WHERE slug = 'acme'`)
+	if must(d.Lookup(t.Context(), inWorkspace("acme"))).Workspace.ID != "" || must(d.Lookup(t.Context(), inWorkspace("renamed"))).Workspace.ID == "" {
+		t.Error("the workspace is remembered under its old name")
+	}
+	f.exec(t, `INSERT INTO keywicket.users (id, email) VALUES ('eve', 'eve@example.com')`)
+	remembered(inWorkspace("renamed"))
+	changed(`UPDATE keywicket.members SET user_id = 'eve' WHERE user_id = $1`, f.ada.ID)
+	if must(d.Lookup(t.Context(), inWorkspace("renamed"))).Workspace.ID != "" {
+		t.Error("the membership that went to somebody else is remembered")
+	}
+
+	// What nobody here sends means anything.
+	before := d.CacheStats().Epochs["notice"]
+	f.exec(t, `NOTIFY keywicket_changes, 'gibberish'`)
+	eventually(t, "all is forgotten", func() bool { return d.CacheStats().Epochs["notice"] > before })
+}
+
+// The triggers' function runs with nobody's rights but the writer's, and nobody else can use it: its arguments are SQL.
+func TestTriggersLendNobodyTheirRights(t *testing.T) {
+	f := newFixture(t)
+	var lent int
+	if err := f.db.Get(&lent, `SELECT count(*) FROM pg_proc WHERE pronamespace = 'keywicket'::regnamespace AND prosecdef`); err != nil || lent != 0 {
+		t.Errorf("%d functions run with their owner's rights: %v", lent, err)
+	}
+	sidecar := openDB(t, sidecarURL(f.url))
+	sidecar.SetMaxOpenConns(1)
+	sidecar.MustExec(`CREATE TEMP TABLE own (a int)`)
+	_, err := sidecar.Exec(`CREATE TRIGGER own AFTER INSERT ON own REFERENCING NEW TABLE AS new_rows
+		FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes('token', 'version()')`)
+	if err == nil || !strings.Contains(err.Error(), "permission denied") {
+		t.Errorf("the sidecar's login may use the function: %v", err)
+	}
+}

@@ -93,7 +93,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 	settings := map[string]string{ // key → a value that is not the default
 		"database.url": "postgres://x", "database.max_open_connections": "9", "database.lookup_timeout": "123ms",
 		"database.feed_url": "postgres://y",
-		"cache.max_bytes": "2097152", "cache.staleness_bound": "2s", "cache.max_age": "50s", "cache.stale_if_error": "4s",
+		"cache.max_bytes":   "2097152", "cache.staleness_bound": "2s", "cache.max_age": "50s", "cache.stale_if_error": "4s",
 		"listen.grpc": "unix:///g", "listen.operations": "127.0.0.1:3", "listen.drain": "7s",
 		"policies.dir": "/p", "default_api": "velocity", "forward_credential": "true",
 		"log.level": "debug", "log.format": "text", "log.allow_sample": "7",

@@ -73,13 +73,13 @@ type Answer struct {
 
 // Cache is an [authz.Directory] in front of a Source. It is safe for concurrent use.
 type Cache struct {
-	config      Config
-	source      Source
-	log         *slog.Logger
-	start       time.Time // of the clock
-	hash        func(authz.Lookup) uint64
-	good        *ristretto.Cache[uint64, *entry]
-	denied      *ristretto.Cache[uint64, *entry] // apart, so that a flood of unknown tokens cannot push out the good ones
+	config Config
+	source Source
+	log    *slog.Logger
+	start  time.Time // of the clock
+	hash   func(authz.Lookup) uint64
+	good   *ristretto.Cache[uint64, *entry]
+	denied *ristretto.Cache[uint64, *entry] // apart, so that a flood of unknown tokens cannot push out the good ones
 	// last holds what was loaded last: ristretto takes its time, and whoever asks meanwhile would ask the database too.
 	last        [1024]atomic.Pointer[entry]
 	generations generations
@@ -152,8 +152,10 @@ func (c *Cache) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error)
 	now := c.now()
 	held := c.lease.held(now)
 	if held {
-		if e := c.remembered(l); e != nil && now-e.loaded < c.config.MaxAge && now < e.expires {
-			return e.answer(now, authz.CacheHit), nil
+		for _, known := range [...]func(authz.Lookup) *entry{c.accepted, c.refused} {
+			if e := known(l); e != nil && now-e.loaded < c.config.MaxAge && now < e.expires {
+				return e.answer(now, authz.CacheHit), nil
+			}
 		}
 	}
 	from := authz.CacheMiss
@@ -174,21 +176,25 @@ func (c *Cache) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error)
 	return e.answer(c.now(), from), nil
 }
 
-// remembered is the entry for the question, if nothing was told that speaks against it. The first try finds credentials
-// of a workspace.
-func (c *Cache) remembered(l authz.Lookup) *entry {
+// accepted is the good answer that is remembered, if nothing was told that speaks against it. The first try finds
+// credentials of a workspace.
+func (c *Cache) accepted(l authz.Lookup) *entry {
 	anywhere := l
 	anywhere.Workspace = authz.WorkspaceRef{}
 	if e := c.get(c.good, anywhere); e != nil && (l == anywhere || e.found.Principal.UserID == "") {
 		return e
 	}
-	if l != anywhere {
-		if e := c.get(c.good, l); e != nil {
-			return e
-		}
+	if l == anywhere {
+		return nil
 	}
-	// A good answer for no workspace says nothing of this one.
-	if e := c.get(c.denied, anywhere); e != nil && e.found.Denial != "" {
+	return c.get(c.good, l)
+}
+
+// refused is the denial that is remembered.
+func (c *Cache) refused(l authz.Lookup) *entry {
+	l.Workspace = authz.WorkspaceRef{}
+	// What was loaded last may be a good answer for no workspace, which says nothing of another.
+	if e := c.get(c.denied, l); e != nil && e.found.Denial != "" {
 		return e
 	}
 	return nil
@@ -278,7 +284,10 @@ func (c *Cache) excused(ctx context.Context, l authz.Lookup) *entry {
 	if c.config.StaleIfError == 0 || errors.Is(ctx.Err(), context.Canceled) {
 		return nil
 	}
-	e, now := c.remembered(l), c.now()
+	e, denial, now := c.accepted(l), c.refused(l), c.now()
+	if e == nil || denial != nil && denial.loaded >= e.loaded { // it was revoked when the database was last asked
+		e = denial
+	}
 	if e == nil || now >= e.expires {
 		return nil
 	}

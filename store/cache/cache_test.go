@@ -610,3 +610,46 @@ func scopes() []string {
 	}
 	return s
 }
+
+func TestDenialOfACredentialThatWasGoodIsRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+			if time.Since(begun) > bound {
+				return denied(authz.ReasonExpired, l), nil
+			}
+			a, err := good(ctx, l)
+			a.Expires, a.TTL = true, bound
+			return a, err
+		}}
+		c := newCache(t, cache.Config{}, s)
+		expect(t, c, lookup(1), authz.CacheMiss)
+		passInUse(c, 2*bound)
+		expect(t, c, lookup(1), authz.CacheMiss)
+		if f := expect(t, c, lookup(1), authz.CacheHit); f.Denial != authz.ReasonExpired {
+			t.Errorf("%+v", f)
+		}
+	})
+}
+
+func TestStaleAnswerIsTheLastOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var last error
+		s := &source{answer: good}
+		c := newCache(t, cache.Config{StaleIfError: 10 * time.Second}, s)
+		expect(t, c, lookup(1), authz.CacheMiss)
+		c.Disconnected()
+		s.answer = func(_ context.Context, l authz.Lookup) (cache.Answer, error) {
+			return denied(authz.ReasonRevoked, l), last
+		}
+		expect(t, c, lookup(1), authz.CacheBypass)
+		last = errDown
+		if f := expect(t, c, lookup(1), authz.CacheStale); f.Denial != authz.ReasonRevoked {
+			t.Errorf("a token that was refused as revoked is let in again: %+v", f)
+		}
+	})
+}
+
+func denied(reason authz.Reason, l authz.Lookup) cache.Answer {
+	return cache.Answer{Found: authz.Found{Denial: reason}, Keys: []cache.Key{cache.TokenKey(l.Digest)}}
+}

@@ -9,8 +9,9 @@
 -- rows are one notice. (Logical replication into these tables fires no such triggers; then max_age alone is the bound.)
 -- Notices are sent when their transaction commits, in the order of commits.
 --
--- On a live database: waits for the transactions under way on the four tables, one table at a time, and holds them up for
--- milliseconds. Code that does not listen is not affected. Forward only.
+-- On a live database: waits for the transactions under way that have written to one of the four tables, and holds up other
+-- writers meanwhile, so migrate when none runs for long. Look-ups go on. Code that does not listen is not affected. Forward
+-- only.
 
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.change_key(kind text, name text) RETURNS text
@@ -19,10 +20,10 @@ CREATE FUNCTION keywicket.change_key(kind text, name text) RETURNS text
 -- +goose StatementEnd
 
 -- tell_changes is the function of every trigger. Its arguments name what a row is known by: kind and column by turns.
--- SECURITY DEFINER, so that whoever may write to a table need not know of this.
+-- It runs with the rights of whoever writes, and nobody else may hang it on a table of his own: its arguments are SQL.
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.tell_changes() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     most CONSTANT integer := 100;
@@ -55,6 +56,8 @@ BEGIN
 END
 $$;
 -- +goose StatementEnd
+
+REVOKE ALL ON FUNCTION keywicket.tell_changes() FROM PUBLIC;
 
 -- +goose StatementBegin
 DO $$
