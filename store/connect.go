@@ -30,7 +30,7 @@ func open(databaseURL string, limit time.Duration) (*sqlx.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.ApplicationName = cmp.Or(config.ApplicationName, "keywicket")
+	config.ApplicationName = cmp.Or(config.ApplicationName, applicationName)
 	// Times are shown in UTC, wherever the database stands. Config.TZ is never sent.
 	maps.DeleteFunc(config.Runtime, func(name, _ string) bool { return strings.EqualFold(name, "timezone") })
 	if config.Runtime == nil {
@@ -55,7 +55,7 @@ func parse(databaseURL string) (pq.Config, error) {
 	}
 	// A standby may lag behind what the primary has told of, and nothing can be written to it.
 	switch config.TargetSessionAttrs {
-	case "", pq.TargetSessionAttrsAny:
+	case "":
 		config.TargetSessionAttrs = pq.TargetSessionAttrsPrimary
 	case pq.TargetSessionAttrsPrimary, pq.TargetSessionAttrsReadWrite:
 	default:
@@ -63,6 +63,8 @@ func parse(databaseURL string) (pq.Config, error) {
 	}
 	return config, nil
 }
+
+const applicationName = "keywicket"
 
 const urlForm = "postgres://user:password@host:5432/database?sslmode=require"
 

@@ -5,3 +5,6 @@ const LookupQuery = lookupQuery
 
 // TokensQuery is for EXPLAIN.
 var TokensQuery = tokensQuery
+
+// FeedURL is for every form of a URL.
+var FeedURL = feedURL

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -61,8 +62,8 @@ func startFeed(c Config, target *cache.Cache, log *slog.Logger) (*feed, error) {
 	}
 	db.SetMaxOpenConns(1)
 	db.SetConnMaxLifetime(connectionLifetime)
-	url := cmp.Or(c.FeedURL, c.URL)
-	if _, err := parse(url); err != nil {
+	listenURL, err := feedURL(cmp.Or(c.FeedURL, c.URL))
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("database.feed_url: %w", err), db.Close())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -72,32 +73,39 @@ func startFeed(c Config, target *cache.Cache, log *slog.Logger) (*feed, error) {
 	}
 	// The nonces are what is read: a connection that is silent for several leases is dead, whatever TCP thinks. No sooner,
 	// since a new one costs all that is remembered, and it may be the sending that is slow.
-	f.listener = pq.NewDialListener(dialer{5 * limit}, primaryOf(url), minReconnect, maxReconnect, f.event)
+	f.listener = pq.NewDialListener(dialer{5 * limit}, listenURL, minReconnect, maxReconnect, f.event)
 	f.running.Go(func() { f.listen(ctx) })
 	f.running.Go(func() { f.beat(ctx) })
 	return f, nil
 }
 
-// primaryOf says in the URL what open says in a configuration, which a listener does not take.
-func primaryOf(databaseURL string) string {
-	const attribute = "target_session_attrs=primary"
-	switch {
-	case strings.Contains(databaseURL, "target_session_attrs="):
-		return databaseURL
-	case !strings.Contains(databaseURL, "://"):
-		return databaseURL + " " + attribute
-	case strings.Contains(databaseURL, "?"):
-		return databaseURL + "&" + attribute
+// feedURL says in the URL what open says in a configuration, which a listener does not take.
+func feedURL(databaseURL string) (string, error) {
+	config, err := parse(databaseURL)
+	if err != nil {
+		return "", err
 	}
-	return databaseURL + "?" + attribute
+	if u, err := url.Parse(databaseURL); err == nil && (u.Scheme == "postgres" || u.Scheme == "postgresql") {
+		query := u.Query()
+		query.Set("application_name", cmp.Or(config.ApplicationName, applicationName))
+		query.Set("target_session_attrs", string(config.TargetSessionAttrs))
+		u.RawQuery = query.Encode()
+		return u.String(), nil
+	}
+	// In front: the last of two counts, and what is behind may end in an empty value.
+	return fmt.Sprintf("application_name=%s target_session_attrs=%s %s", applicationName, config.TargetSessionAttrs, databaseURL), nil
 }
 
 // event is called by the listener's own goroutine.
 func (f *feed) event(event pq.ListenerEventType, err error) {
 	switch event {
 	case pq.ListenerEventDisconnected, pq.ListenerEventConnectionAttemptFailed:
+		err = cmp.Or(err, errors.New("the connection has ended"))
+		if event == pq.ListenerEventDisconnected {
+			f.log.Warn("the feed of changes is lost, and with it all that was remembered", "error", err)
+		}
 		f.cache.Disconnected()
-		f.fail(cmp.Or(err, errors.New("the connection has ended")))
+		f.fail(err)
 	}
 }
 

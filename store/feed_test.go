@@ -8,12 +8,18 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/cache"
 )
 
 // listening is a directory with a cache whose feed is heard.
-func (f *fixture) listening(t *testing.T) *store.Directory {
+func (f *fixture) listening(t *testing.T, changes ...func(*store.Config)) *store.Directory {
 	t.Helper()
-	d := f.directory(t, func(c *store.Config) { c.NoCache = false })
+	d := f.directory(t, func(c *store.Config) {
+		c.NoCache = false
+		for _, change := range changes {
+			change(c)
+		}
+	})
 	for deadline := time.Now().Add(time.Minute); d.Ready(t.Context()) != nil; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal(d.Ready(t.Context()))
@@ -184,5 +190,53 @@ func TestTriggersLendNobodyTheirRights(t *testing.T) {
 		FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes('token', 'version()')`)
 	if err == nil || !strings.Contains(err.Error(), "permission denied") {
 		t.Errorf("the sidecar's login may use the function: %v", err)
+	}
+}
+
+// A connection that says nothing more, though nobody closed it, is given up for a new one.
+func TestSilentFeedIsReplaced(t *testing.T) {
+	f := newFixture(t)
+	p := newProxy(t, f.url)
+	d := f.listening(t, func(c *store.Config) {
+		c.FeedURL = p.through(c.URL)
+		c.Cache.StalenessBound = 100 * time.Millisecond
+	})
+	believed := func() bool { return d.CacheStats().LeaseLeft > 0 }
+	p.onNextByte(silence)
+	eventually(t, "the cache is not believed", func() bool { return !believed() })
+	eventually(t, "it is believed again", believed)
+	if d.CacheStats().Epochs[cache.CauseReconnect] == 0 {
+		t.Error("on the same connection")
+	}
+}
+
+// When the feed is known to be lost, the cache does not wait for its lease to end.
+func TestLostFeedEndsTheLease(t *testing.T) {
+	f := newFixture(t)
+	p := newProxy(t, f.url)
+	d := f.listening(t, func(c *store.Config) {
+		c.FeedURL = p.through(c.URL)
+		c.Cache.StalenessBound = time.Hour
+	})
+	p.cut()
+	eventually(t, "the cache is not believed", func() bool { return d.CacheStats().LeaseLeft == 0 })
+}
+
+// Whatever form a URL has, the feed says who it is and wants the primary.
+func TestFeedURL(t *testing.T) {
+	for given, want := range map[string]string{
+		"postgres://u:p%23@h/d": "postgres://u:p%23@h/d?application_name=keywicket&target_session_attrs=primary",
+		"postgres://h/d?target_session_attrs=read-write&application_name=mine#f": "postgres://h/d?application_name=mine&target_session_attrs=read-write#f",
+		"host=h password=":      "application_name=keywicket target_session_attrs=primary host=h password=",
+		"host=h password=a://b": "application_name=keywicket target_session_attrs=primary host=h password=a://b",
+	} {
+		if got, err := store.FeedURL(given); err != nil || got != want {
+			t.Errorf("%s: %s, %v", given, got, err)
+		}
+	}
+	for _, replica := range []string{"postgres://h/d?target_session_attrs=any", "host=h target_session_attrs=standby"} {
+		if _, err := store.FeedURL(replica); err == nil || !strings.Contains(err.Error(), "it has to be the primary") {
+			t.Errorf("%s: %v", replica, err)
+		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/url"
 	"strings"
@@ -240,7 +239,8 @@ func TestConfigIsChecked(t *testing.T) {
 
 // proxy passes bytes on between a directory and the server, until it is told otherwise.
 type proxy struct {
-	address, to string
+	listener net.Listener
+	to       string
 
 	mu      sync.Mutex
 	clients map[net.Conn]fault
@@ -258,15 +258,8 @@ const (
 func newProxy(t *testing.T, databaseURL string) *proxy {
 	t.Helper()
 	l := must(net.Listen("tcp", "127.0.0.1:0"))
-	p := &proxy{address: l.Addr().String(), to: must(url.Parse(databaseURL)).Host, clients: map[net.Conn]fault{}}
-	t.Cleanup(func() {
-		_ = l.Close()
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		for client := range p.clients {
-			_ = client.Close()
-		}
-	})
+	p := &proxy{listener: l, to: must(url.Parse(databaseURL)).Host, clients: map[net.Conn]fault{}}
+	t.Cleanup(p.cut)
 	go func() {
 		for {
 			client, err := l.Accept()
@@ -284,7 +277,7 @@ func newProxy(t *testing.T, databaseURL string) *proxy {
 
 func (p *proxy) through(databaseURL string) string {
 	u := must(url.Parse(databaseURL))
-	u.Host = p.address
+	u.Host = p.listener.Addr().String()
 	return u.String()
 }
 
@@ -296,12 +289,16 @@ func (p *proxy) serve(client net.Conn) {
 	}
 	defer func() { _ = upstream.Close() }()
 	go func() {
-		_, _ = io.Copy(client, upstream)
+		p.pass(client, client, upstream)
 		_ = client.Close()
 	}()
+	p.pass(client, upstream, client)
+}
+
+func (p *proxy) pass(client, to, from net.Conn) {
 	b := make([]byte, 4096)
 	for {
-		n, err := client.Read(b)
+		n, err := from.Read(b)
 		if err != nil {
 			return
 		}
@@ -313,9 +310,19 @@ func (p *proxy) serve(client net.Conn) {
 		case silence:
 			continue
 		}
-		if _, err := upstream.Write(b[:n]); err != nil {
+		if _, err := to.Write(b[:n]); err != nil {
 			return
 		}
+	}
+}
+
+// cut closes all connections, and accepts no more.
+func (p *proxy) cut() {
+	_ = p.listener.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for client := range p.clients {
+		_ = client.Close()
 	}
 }
 

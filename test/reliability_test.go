@@ -108,7 +108,7 @@ func (f *faults) warm(t *testing.T) issued {
 
 func (f *faults) warmUp(t *testing.T, r request) {
 	t.Helper()
-	const hits = `keywicket_cache_lookups_total{cache="hit",kind="workspace_token"}`
+	const hits = `keywicket_cache_lookups_total{cache="hit",kind="workspace_token",outcome="found"}`
 	personal := strings.Replace(hits, "workspace_token", "personal_key", 1)
 	await(t, "the sidecar remembers the token", func() bool {
 		before := f.metric(t, hits) + f.metric(t, personal)
@@ -385,7 +385,7 @@ func TestStaleIfError(t *testing.T) {
 	if got := ask("velaflows", conversations, issuedNowhere(), f.home.ID).send(t, f.client); got.status != http.StatusServiceUnavailable {
 		t.Errorf("a token that nobody knows: %s", got.outcome)
 	}
-	if f.metric(t, `keywicket_cache_lookups_total{cache="stale",kind="workspace_token"}`) == 0 {
+	if f.metric(t, `keywicket_cache_lookups_total{cache="stale",kind="workspace_token",outcome="found"}`) == 0 {
 		t.Error("no metric says that answers are stale")
 	}
 	for time.Since(stopped) < 3*time.Second {

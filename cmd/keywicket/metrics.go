@@ -37,8 +37,8 @@ func newMetrics(d *store.Directory) *metrics {
 		}, []string{"outcome", "cache"}),
 		cached: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keywicket_cache_lookups_total",
-			Help: "Look-ups by what the cache had to do with them, hit, miss, bypass or stale, and by kind of credential; the kind is empty for a denial.",
-		}, []string{"cache", "kind"}),
+			Help: "Look-ups by what the cache had to do with them, hit, miss, bypass or stale, by outcome, and by kind of credential, where one was found.",
+		}, []string{"cache", "kind", "outcome"}),
 		policies: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "keywicket_policy_seconds", Help: "Time of one evaluation of the policy.", Buckets: seconds,
 		}),
@@ -70,7 +70,7 @@ func (d measuredDirectory) Lookup(ctx context.Context, l authz.Lookup) (authz.Fo
 	}
 	d.metrics.lookups.WithLabelValues(outcome, string(found.Cache)).Observe(time.Since(start).Seconds())
 	if found.Cache != "" {
-		d.metrics.cached.WithLabelValues(string(found.Cache), string(found.Principal.Kind)).Inc()
+		d.metrics.cached.WithLabelValues(string(found.Cache), string(found.Principal.Kind), outcome).Inc()
 	}
 	return found, err
 }
