@@ -15,6 +15,7 @@ import (
 type API struct {
 	Workspace   WorkspaceHeader    `yaml:"workspace"`
 	Credentials []CredentialFormat `yaml:"credentials"`
+	Session     SessionFormat      `yaml:"session"`
 }
 
 // WorkspaceHeader says where a request names the workspace it targets.
@@ -79,6 +80,10 @@ func (a API) Complete() (API, error) {
 		formats[i] = f
 	}
 	a.Credentials = formats
+	var err error
+	if a.Session, err = a.Session.Complete(); err != nil {
+		return a, fmt.Errorf("session.%w", err)
+	}
 	return a, nil
 }
 
@@ -94,7 +99,7 @@ func (f CredentialFormat) Complete() (CredentialFormat, error) {
 		f.BodyLength = minBody
 	}
 	switch {
-	case !f.Kind.known():
+	case !f.Kind.ofKey():
 		return f, fmt.Errorf("kind: %q is none of workspace_token, workspace_key, personal_key", f.Kind)
 	case !prefixForm.MatchString(f.Prefix):
 		return f, fmt.Errorf("prefix: %q has characters other than letters, digits, _ and -", f.Prefix)

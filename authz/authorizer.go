@@ -32,6 +32,8 @@ type Config struct {
 	DefaultAPI string
 	// AllowedHeaders are the request headers, in lower case, that policies may read. Default: none.
 	AllowedHeaders []string
+	// Sessions verifies the session JWTs of the APIs that take some.
+	Sessions Sessions
 }
 
 // Authorizer answers checks. It is safe for concurrent use.
@@ -39,6 +41,7 @@ type Authorizer struct {
 	apis      map[string]API
 	fallback  string
 	headers   []string
+	sessions  Sessions
 	directory Directory
 	policy    Policy
 }
@@ -48,11 +51,14 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 	if len(c.APIs) == 0 {
 		return nil, fmt.Errorf("apis: none is configured")
 	}
-	a := &Authorizer{apis: make(map[string]API, len(c.APIs)), fallback: c.DefaultAPI, directory: d, policy: p}
+	a := &Authorizer{apis: make(map[string]API, len(c.APIs)), fallback: c.DefaultAPI, sessions: c.Sessions, directory: d, policy: p}
 	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
 		api, err := c.APIs[name].Complete()
 		if err != nil {
 			return nil, fmt.Errorf("apis.%s.%w", name, err)
+		}
+		if api.Session.taken() && c.Sessions == nil {
+			return nil, fmt.Errorf("apis.%s.session: nothing here verifies sessions", name)
 		}
 		a.apis[name] = api
 	}
@@ -113,15 +119,28 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 		answer.Decision = anonymous
 		return nil
 	}
+	requested := api.requestedWorkspace(r.Header[api.Workspace.Header])
+	lookup := Lookup{API: name, Workspace: requested.ref}
+	switch {
+	case denial != "":
+	case credential.session:
+		if lookup.Session, denial, err = a.sessions.Verify(ctx, name, credential.secret); err != nil {
+			return fmt.Errorf("verify the session: %w", err)
+		}
+	default:
+		lookup.Digest = credential.secret.Digest()
+	}
 	if denial == "" {
-		requested := api.requestedWorkspace(r.Header[api.Workspace.Header])
-		found, err := a.directory.Lookup(ctx, Lookup{Digest: credential.Digest(), API: name, Workspace: requested.ref})
+		found, err := a.directory.Lookup(ctx, lookup)
 		if err != nil {
 			return fmt.Errorf("look up the credential: %w", err)
 		}
 		denial, answer.Cache = found.Denial, found.Cache
 		if denial == "" {
 			principal := found.Principal
+			if credential.session {
+				principal.Scopes = api.Session.Scopes
+			}
 			in.Principal = &principal
 			in.Workspace = requested.grant(found.Workspace, api.Workspace.Required)
 		}

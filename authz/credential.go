@@ -37,26 +37,35 @@ type Digest [sha256.Size]byte
 // Digest hashes the credential.
 func (s Secret) Digest() Digest { return sha256.Sum256([]byte(s)) }
 
+// credential is what a request presents.
+type credential struct {
+	secret  Secret
+	session bool // a session's JWT; otherwise a key
+}
+
 // credential takes the credential out of the values of the Authorization header. The denial is ReasonMissing when
-// there is no bearer credential at all, ReasonMalformed for one that cannot be good, and ReasonUnknown for one with no
-// prefix of this API, which therefore needs no look-up.
-func (a API) credential(authorization []string) (Secret, Reason) {
+// there is no bearer credential at all, ReasonMalformed for one that cannot be good, and ReasonUnknown for one of no kind
+// that this API takes, which therefore needs no look-up.
+func (a API) credential(authorization []string) (credential, Reason) {
 	token, denial := bearer(authorization)
 	if denial != "" {
-		return "", denial
+		return credential{}, denial
 	}
 	format, ok := a.formatOf(token)
 	switch {
 	case !ok && strings.Count(token, ".") == 2 && len(token) <= maxJWT:
-		return "", ReasonUnknown // a JWT, which no configured credential is
+		if !a.Session.taken() {
+			return credential{}, ReasonUnknown
+		}
+		return credential{secret: Secret(token), session: true}, ""
 	case len(token) > maxKey:
-		return "", ReasonMalformed
+		return credential{}, ReasonMalformed
 	case !ok:
-		return "", ReasonUnknown
+		return credential{}, ReasonUnknown
 	case len(token) < format.minLength():
-		return "", ReasonMalformed
+		return credential{}, ReasonMalformed
 	}
-	return Secret(token), ""
+	return credential{secret: Secret(token)}, ""
 }
 
 // Accepts reports whether a key of this format, made here or by a product before, would be looked up when presented: at

@@ -8,12 +8,14 @@ const (
 	KindWorkspaceToken Kind = "workspace_token" // velaflows: sk_live_, sk_test_
 	KindWorkspaceKey   Kind = "workspace_key"   // velocity: vel_
 	KindPersonalKey    Kind = "personal_key"    // velocity: velu_
+	KindSession        Kind = "session"         // velocity: a Supabase session's JWT
 )
 
 // OfUser reports whether credentials of this kind belong to a user; the others belong to a workspace.
-func (k Kind) OfUser() bool { return k == KindPersonalKey }
+func (k Kind) OfUser() bool { return k == KindPersonalKey || k == KindSession }
 
-func (k Kind) known() bool {
+// ofKey reports whether credentials of this kind are keys, told apart by a prefix.
+func (k Kind) ofKey() bool {
 	return k == KindWorkspaceToken || k == KindWorkspaceKey || k == KindPersonalKey
 }
 
@@ -28,17 +30,19 @@ const (
 
 // Principal is who a good credential stands for.
 type Principal struct {
-	ID          string // of the token
+	ID          string // of the token, or of a session's user
 	Kind        Kind
 	API         string
 	Environment Environment
 	UserID      string // empty for a workspace's credential
 	Scopes      []string
+	SessionID   string // of a session
 }
 
-// Lookup is the question of one check to the directory.
+// Lookup is the question of one check to the directory: about the key with the digest, or about the session.
 type Lookup struct {
 	Digest    Digest
+	Session   Session
 	API       string
 	Workspace WorkspaceRef
 }

@@ -2,46 +2,77 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/demo/issuer"
 )
 
 // Demo is a Stack with data to try it on.
 type Demo struct {
 	*Stack
+	Issuer  *issuer.Server          // of Velocity's sessions
 	secrets map[string]authz.Secret // by the key's name
 }
 
-// New starts a stack and fills its database.
-func New(ctx context.Context, c Config) (*Demo, error) {
-	stack, err := Start(ctx, c)
-	if err != nil {
+// New starts an issuer and a stack, and fills its database.
+func New(ctx context.Context, c Config) (_ *Demo, err error) {
+	d := &Demo{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.Close())
+		}
+	}()
+	if d.Issuer, err = issuer.Start("127.0.0.1:0"); err != nil {
 		return nil, err
 	}
-	secrets, err := seed(ctx, stack.DatabaseURL())
-	if err != nil {
-		_ = stack.Close()
+	c.Environ = slices.Concat(d.Issuer.Environ(), c.Environ)
+	if d.Stack, err = Start(ctx, c); err != nil {
 		return nil, err
 	}
-	return &Demo{Stack: stack, secrets: secrets}, nil
+	d.secrets, err = seed(ctx, d.DatabaseURL(), d.Issuer)
+	return d, err
+}
+
+// Close stops everything.
+func (d *Demo) Close() error {
+	var errs []error
+	if d.Stack != nil {
+		errs = append(errs, d.Stack.Close())
+	}
+	if d.Issuer != nil {
+		errs = append(errs, d.Issuer.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // Print tells what runs, and how to try it.
 func (d *Demo) Print(w io.Writer) error {
-	fmt.Fprintf(w, "\nVelaFlows at %s, Velocity at %s.\n\nKeys:\n\n", d.VelaFlows, d.Velocity)
+	fmt.Fprintf(w, "\nVelaFlows at %s, Velocity at %s.\n\nKeys, and the tokens of two sessions:\n\n", d.VelaFlows, d.Velocity)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, k := range keys {
 		owner := k.workspace
 		if k.user != "" {
 			owner = k.user
 		}
-		fmt.Fprintf(table, "  %s\t%s\t%s\t%s\n", k.api, k.name, owner, d.secrets[k.name].Reveal())
+		shown := d.secrets[k.name].Reveal()
+		if k.variable != "" {
+			shown = "$" + k.variable
+		}
+		fmt.Fprintf(table, "  %s\t%s\t%s\t%s\n", k.api, k.name, owner, shown)
 	}
 	if err := table.Flush(); err != nil {
 		return err
+	}
+	fmt.Fprintln(w)
+	for _, k := range keys {
+		if k.variable != "" { // a token of many lines
+			fmt.Fprintf(w, "  %s=%s\n", k.variable, d.secrets[k.name].Reveal())
+		}
 	}
 	fmt.Fprint(w, "\nRequests to paste:\n")
 	for _, t := range tour {
@@ -54,6 +85,7 @@ In a second terminal, to make and revoke keys of your own:
   bin/keywicket token create --prefix sk_live_ --workspace acme --name mine --scope inbox:read
   bin/keywicket token list
   bin/keywicket token revoke ID
+  bin/keywicket session revoke --user ada@example.com
 
 Ctrl-C stops everything and removes it.
 `, d.DatabaseURL())

@@ -2,10 +2,12 @@ package demo
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"time"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/demo/issuer"
 	"github.com/keywicket/keywicket/store"
 )
 
@@ -27,6 +29,7 @@ type key struct {
 	expiresIn       time.Duration
 	revoked         bool
 	given           authz.Secret // one that the product handed out before
+	variable        string       // of the shell, for the token of a session
 }
 
 var (
@@ -58,11 +61,13 @@ var keys = []key{
 	{name: "ada's", format: velu, api: "velocity", user: "ada@example.com",
 		scopes: []string{"user:read", "workspaces:list", "issues:read", "issues:write"}, given: "velu_your_personal_key_here"},
 	{name: "ada's admin", format: velu, api: "velocity", user: "ada@example.com", scopes: []string{"admin"}},
+	{name: "ada's session", api: "velocity", user: "ada@example.com", variable: "SESSION"},
+	{name: "ada's signed out", api: "velocity", user: "ada@example.com", variable: "SIGNED_OUT", revoked: true},
 }
 
 // seed fills the database, and returns the secrets by the keys' names. Ada owns your-workspace, and is a guest in
 // target-workspace.
-func seed(ctx context.Context, databaseURL string) (map[string]authz.Secret, error) {
+func seed(ctx context.Context, databaseURL string, sessions *issuer.Server) (map[string]authz.Secret, error) {
 	r, err := store.OpenRegistry(ctx, databaseURL)
 	if err != nil {
 		return nil, err
@@ -77,7 +82,8 @@ func seed(ctx context.Context, databaseURL string) (map[string]authz.Secret, err
 			return nil, err
 		}
 	}
-	if _, err := r.CreateUser(ctx, store.User{Email: "ada@example.com"}); err != nil {
+	ada, err := r.CreateUser(ctx, store.User{Email: "ada@example.com"})
+	if err != nil {
 		return nil, err
 	}
 	for workspace, role := range map[string]string{yours: "owner", target: "guest"} {
@@ -87,6 +93,12 @@ func seed(ctx context.Context, databaseURL string) (map[string]authz.Secret, err
 	}
 	secrets := make(map[string]authz.Secret, len(keys))
 	for _, k := range keys {
+		if k.variable != "" {
+			if secrets[k.name], err = session(ctx, r, sessions, ada.ID, k); err != nil {
+				return nil, fmt.Errorf("seed %s: %w", k.name, err)
+			}
+			continue
+		}
 		n := store.NewToken{
 			Format: k.format, API: k.api, Name: k.name, Scopes: k.scopes, Workspace: k.workspace, User: k.user, Key: k.given,
 		}
@@ -106,6 +118,16 @@ func seed(ctx context.Context, databaseURL string) (map[string]authz.Secret, err
 		secrets[k.name] = secret
 	}
 	return secrets, nil
+}
+
+// session is the token of one, which is good for a day.
+func session(ctx context.Context, r *store.Registry, sessions *issuer.Server, user string, k key) (authz.Secret, error) {
+	id := rand.Text()
+	token, err := sessions.Token(user, id, 24*time.Hour)
+	if err == nil && k.revoked {
+		_, err = r.RevokeSession(ctx, id)
+	}
+	return authz.Secret(token), err
 }
 
 // awaitExpiry waits until the database calls the token expired.

@@ -54,6 +54,11 @@ var tour = []stop{
 	{"velocity", "POST /api/issues", "ada's", target, "403 FORBIDDEN missing_scope", "and may not write"},
 	{"velocity", "POST /api/issues", "ada's admin", target, "403 FORBIDDEN missing_scope", "not even with admin"},
 	{"velocity", "GET /api/issues", "ada's", acmeSlug, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "where Ada is nobody"},
+	{"velocity", "GET /api/user", "ada's session", "", "200 live", "the web application, by a session"},
+	{"velocity", "POST /api/issues", "ada's session", yours, "200 live", "does what Ada may do"},
+	{"velocity", "POST /api/issues", "ada's session", target, "403 FORBIDDEN missing_scope", "where she is a guest, too"},
+	{"velocity", "GET /api/user", "ada's signed out", "", "401 UNAUTHORIZED revoked", "until she signs out"},
+	{"velaflows", "GET /api/v1/inbox/conversations", "ada's session", Acme, "401 UNAUTHORIZED unknown", "and nowhere else"},
 	{"velocity", "POST /api/oauth/token", "", "", "200 live", "public"},
 }
 
@@ -144,6 +149,11 @@ func (d *Demo) curl(t stop) string {
 	line += " " + d.base(t.api) + path
 	for _, h := range d.headers(t) {
 		line += fmt.Sprintf(" -H '%s: %s'", h[0], h[1])
+	}
+	for _, k := range keys {
+		if k.name == t.key && k.variable != "" {
+			line = strings.ReplaceAll(line, d.secrets[k.name].Reveal()+"'", "'$"+k.variable)
+		}
 	}
 	return line
 }

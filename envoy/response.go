@@ -185,6 +185,9 @@ func metadata(answer authz.Answer) *structpb.Struct {
 		fields["subject"] = structpb.NewStringValue(p.ID)
 		fields["kind"] = structpb.NewStringValue(string(p.Kind))
 		fields["environment"] = structpb.NewStringValue(string(p.Environment))
+		if p.SessionID != "" {
+			fields["session_id"] = structpb.NewStringValue(p.SessionID)
+		}
 		fields["scopes"] = structpb.NewStringValue(strings.Join(p.Scopes, " "))
 	}
 	if answer.Workspace.Granted {

@@ -144,6 +144,9 @@ func (s *Server) record(ctx context.Context, method string, answer authz.Answer,
 	}
 	if p := answer.Principal; p != nil {
 		attributes = append(attributes, slog.String("subject", p.ID), slog.String("kind", string(p.Kind)))
+		if p.SessionID != "" {
+			attributes = append(attributes, slog.String("session_id", p.SessionID))
+		}
 	}
 	if answer.Workspace.Granted {
 		attributes = append(attributes, slog.String("workspace_id", answer.Workspace.ID))

@@ -25,11 +25,11 @@ const (
 	// allChanged is the notice that speaks of everything.
 	allChanged = "*"
 
-	// changesAreTold is true if all triggers of migration 00006 are there and fire.
-	changesAreTold = `16 = (SELECT count(*) FROM pg_catalog.pg_trigger
+	// changesAreTold is true if all triggers of migrations 00006 and 00007 are there and fire.
+	changesAreTold = `20 = (SELECT count(*) FROM pg_catalog.pg_trigger
 		WHERE tgenabled = 'A' AND tgname IN ('tell_insert', 'tell_update', 'tell_delete', 'tell_truncate')
 		  AND tgrelid IN ('keywicket.tokens'::regclass, 'keywicket.workspaces'::regclass, 'keywicket.users'::regclass,
-		                  'keywicket.members'::regclass))`
+		                  'keywicket.members'::regclass, to_regclass('keywicket.revoked_sessions')))`
 
 	// A feed that was lost is looked for at once, and then ever more slowly, but never more slowly than this.
 	minReconnect = 50 * time.Millisecond

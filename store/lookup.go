@@ -34,13 +34,34 @@ LEFT JOIN keywicket.members m
 LEFT JOIN keywicket.workspaces w ON w.id = COALESCE(t.workspace_id, m.workspace_id)
 WHERE t.digest = $1::bytea AND t.api = $2::text`
 
+// sessionQuery is lookupQuery for a session, whose token says who the user is: that there is such a user, that the session
+// was not revoked, nor all those of the user that began by then.
+const sessionQuery = `
+SELECT CASE WHEN EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.session_id = $1::text)
+              OR EXISTS (SELECT FROM keywicket.revoked_sessions r
+                         WHERE r.user_id = $2::text AND r.revoked_at >= to_timestamp($3::bigint))
+            THEN 'revoked' ELSE '' END,
+       u.id, 'session', 'live', u.id, '{}'::text[],
+       COALESCE(w.id, ''), COALESCE(w.slug, ''), COALESCE(m.role, ''),
+       NULL::float8
+FROM keywicket.users u
+LEFT JOIN keywicket.members m
+       ON m.user_id = u.id
+      AND m.workspace_id = COALESCE(NULLIF($4::text, ''), (SELECT id FROM keywicket.workspaces WHERE slug = $5::text))
+LEFT JOIN keywicket.workspaces w ON w.id = m.workspace_id
+WHERE u.id = $2::text`
+
 // lookups asks the database. It is the [cache.Source].
 type lookups struct {
 	db       *sqlx.DB
 	timeout  time.Duration
 	attempts int
-	query    atomic.Pointer[sqlx.Stmt] // nil until the database was first reached
+	token    prepared
+	session  prepared
 }
+
+// prepared is a query, nil until the database was first reached.
+type prepared struct{ atomic.Pointer[sqlx.Stmt] }
 
 // Load answers with one query. Its errors hold nothing of the credential; an error that matches
 // [context.DeadlineExceeded] means that the database did not answer in time.
@@ -59,16 +80,23 @@ func (q *lookups) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error
 }
 
 func (q *lookups) ask(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
-	statement, err := q.prepared(ctx)
+	if l.Session != (authz.Session{}) {
+		statement, err := q.session.on(ctx, q.db, sessionQuery)
+		if err != nil {
+			return cache.Answer{}, err
+		}
+		return answer(statement.QueryRowxContext(ctx, l.Session.ID, l.Session.UserID, l.Session.Began, l.Workspace.ID, l.Workspace.Slug), l)
+	}
+	statement, err := q.token.on(ctx, q.db, lookupQuery)
 	if err != nil {
 		return cache.Answer{}, err
 	}
 	return answer(statement.QueryRowxContext(ctx, l.Digest[:], l.API, l.Workspace.ID, l.Workspace.Slug), l)
 }
 
-// answer reads the row of lookupQuery.
+// answer reads the row of either query.
 func answer(row *sqlx.Row, l authz.Lookup) (cache.Answer, error) {
-	f := authz.Found{Principal: authz.Principal{API: l.API}}
+	f := authz.Found{Principal: authz.Principal{API: l.API, SessionID: l.Session.ID}}
 	var left sql.NullFloat64 // seconds
 	err := row.Scan(
 		&f.Denial,
@@ -76,7 +104,7 @@ func answer(row *sqlx.Row, l authz.Lookup) (cache.Answer, error) {
 		(*pq.StringArray)(&f.Principal.Scopes),
 		&f.Workspace.ID, &f.Workspace.Slug, &f.Workspace.Role,
 		&left)
-	keys := []cache.Key{cache.TokenKey(l.Digest)}
+	keys := cache.CredentialKeys(l)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return cache.Answer{Found: authz.Found{Denial: authz.ReasonUnknown}, Keys: keys}, nil
@@ -90,7 +118,9 @@ func answer(row *sqlx.Row, l authz.Lookup) (cache.Answer, error) {
 	}
 	// A user may become a member, or the workspace that was asked for come into being.
 	if f.Principal.UserID != "" {
-		keys = append(keys, cache.UserKey(f.Principal.UserID))
+		if l.Session == (authz.Session{}) {
+			keys = append(keys, cache.UserKey(f.Principal.UserID))
+		}
 		if l.Workspace.Slug != "" {
 			keys = append(keys, cache.SlugKey(l.Workspace.Slug))
 		}
@@ -102,18 +132,17 @@ func answer(row *sqlx.Row, l authz.Lookup) (cache.Answer, error) {
 	}, nil
 }
 
-// prepared prepares the look-up when it is first needed. From then on database/sql prepares it again on each new
-// connection.
-func (q *lookups) prepared(ctx context.Context) (*sqlx.Stmt, error) {
-	if s := q.query.Load(); s != nil {
+// on prepares the query when it is first needed. From then on database/sql prepares it again on each new connection.
+func (p *prepared) on(ctx context.Context, db *sqlx.DB, query string) (*sqlx.Stmt, error) {
+	if s := p.Load(); s != nil {
 		return s, nil
 	}
-	s, err := q.db.PreparexContext(ctx, lookupQuery)
+	s, err := db.PreparexContext(ctx, query)
 	if err != nil {
 		return nil, err
 	}
-	if !q.query.CompareAndSwap(nil, s) {
+	if !p.CompareAndSwap(nil, s) {
 		_ = s.Close() // another look-up was quicker
 	}
-	return q.query.Load(), nil
+	return p.Load(), nil
 }

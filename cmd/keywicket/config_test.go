@@ -61,7 +61,7 @@ func TestDefaults(t *testing.T) {
 func TestFlagOverEnvironmentOverFileOverDefault(t *testing.T) {
 	file := configFile(t, "listen: {grpc: file, drain: 1m}\npolicies: {dir: file}\nlog: {level: warn}\n")
 	environ := []string{"HOME=/", "KEYWICKET_LISTEN_GRPC=environment", "KEYWICKET_POLICIES_DIR=environment", "KEYWICKET_LISTEN_DRAIN=2m"}
-	s := &session{databaseURL: "flag"}
+	s := &invocation{databaseURL: "flag"}
 	flags := (&serveCommand{ListenGRPC: "flag", LogLevel: "error"}).apply(s)
 	c, err := loadConfig(file, environ, flags)
 	if err != nil {
@@ -100,13 +100,27 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		"apis.velaflows.workspace.header": "x-a", "apis.velaflows.workspace.by": "slug", "apis.velaflows.workspace.required": "false",
 		"apis.velocity.workspace.header": "x-b", "apis.velocity.workspace.by": "id", "apis.velocity.workspace.required": "true",
 	}
-	before := settingsOf(t, nil)
+	var issuers []string // without one, an API's other settings of sessions are an error
+	for _, api := range []string{"VELAFLOWS", "VELOCITY"} {
+		issuers = append(issuers, "KEYWICKET_APIS_"+api+"_SESSION_ISSUER=https://i", "KEYWICKET_APIS_"+api+"_SESSION_JWKS_URL=https://j")
+		path := "apis." + strings.ToLower(api) + ".session."
+		maps.Copy(settings, map[string]string{
+			path + "issuer": "https://k", path + "audience": "a", path + "jwks_url": "https://l", path + "jwks_max_age": "2h0m0s",
+			path + "leeway": "3s", path + "anonymous": "true",
+		})
+	}
+	before := settingsOf(t, issuers)
+	for name := range before { // is never shown; TestSessionSettings
+		if strings.HasSuffix(name, ".hs256_secret") {
+			delete(before, name)
+		}
+	}
 	if got, want := slices.Sorted(maps.Keys(before)), slices.Sorted(maps.Keys(settings)); !slices.Equal(got, want) {
 		t.Fatalf("the keys are %v, not %v", got, want)
 	}
 	for key, value := range settings {
 		variable := "KEYWICKET_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
-		after := settingsOf(t, []string{variable + "=" + value})
+		after := settingsOf(t, append(slices.Clone(issuers), variable+"="+value))
 		if after[key] != value {
 			t.Errorf("%s=%s sets %s to %q", variable, value, key, after[key])
 		}
@@ -114,6 +128,43 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 			if other != key && after[other] != before[other] {
 				t.Errorf("%s changes %s", variable, other)
 			}
+		}
+	}
+}
+
+func TestSessionSettings(t *testing.T) {
+	const secret = "a secret of thirty-two characters and more"
+	environ := []string{"KEYWICKET_APIS_VELOCITY_SESSION_ISSUER=https://i", "KEYWICKET_APIS_VELOCITY_SESSION_HS256_SECRET=" + secret}
+	c, err := loadConfig("", environ, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := c.APIs["velocity"].Session
+	if f.HS256Secret.Reveal() != secret || f.Audience != "authenticated" || f.Leeway != 10*time.Second || f.JWKSMaxAge != time.Hour {
+		t.Errorf("got %+v", f)
+	}
+	file := configFile(t, "apis:\n  a:\n    workspace: {header: x, by: slug}\n    credentials: [{kind: workspace_key, prefix: a_}]\n"+
+		"    session: {issuer: i, jwks_url: \"https://j\", scopes: [all]}\n")
+	if c, err = loadConfig(file, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	if f := c.APIs["a"].Session; f.Audience != "authenticated" || f.Leeway != 10*time.Second || !slices.Equal(f.Scopes, []string{"all"}) {
+		t.Errorf("got %+v", f)
+	}
+	for want, settings := range map[string][]string{
+		"session.issuer: name whose":               {"JWKS_URL=https://j"},
+		"session.jwks_url: name it":                {"ISSUER=https://i"},
+		"session.hs256_secret: less than 32":       {"ISSUER=https://i", "HS256_SECRET=" + secret[:31]},
+		"session.jwks_url: not an http":            {"ISSUER=https://i", "JWKS_URL=keys.json"},
+		"session.jwks_max_age: 3s is less than 4s": {"ISSUER=https://i", "JWKS_URL=https://j", "JWKS_MAX_AGE=3s"},
+		"session.leeway: 6m0s is not between":      {"ISSUER=https://i", "JWKS_URL=https://j", "LEEWAY=6m"},
+		"SESSION_LEEWAY: \"10\" is not a duration": {"ISSUER=https://i", "JWKS_URL=https://j", "LEEWAY=10"},
+	} {
+		for i := range settings {
+			settings[i] = "KEYWICKET_APIS_VELOCITY_SESSION_" + settings[i]
+		}
+		if _, err := loadConfig("", settings, nil); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), secret[:31]) {
+			t.Errorf("got %v, want %q in it", err, want)
 		}
 	}
 }

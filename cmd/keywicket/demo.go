@@ -14,7 +14,7 @@ type demoCommand struct {
 }
 
 // Run uses the two ports that the documents and the README name; everything else takes a free one.
-func (c *demoCommand) Run(s *session) (err error) {
+func (c *demoCommand) Run(s *invocation) (err error) {
 	config := demo.Config{VelaFlows: "127.0.0.1:8000", Velocity: "127.0.0.1:8001", Log: io.Discard}
 	if c.Logs {
 		config.Log = s.stderr

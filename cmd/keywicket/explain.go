@@ -41,7 +41,7 @@ type explanation struct {
 
 // Run takes the request through the very code of a check. Only three things differ: the look-up finds the token by its
 // id, the policy runs as it was written, and nothing is served.
-func (c *explainCommand) Run(s *session, cfg config) error {
+func (c *explainCommand) Run(s *invocation, cfg config) error {
 	set(&cfg.Policies.Dir, c.PoliciesDir)
 	explainer, err := policies.LoadExplainer(s.ctx, cfg.Policies)
 	if err == nil {
@@ -82,7 +82,7 @@ type imagined struct {
 	why   policies.Explanation
 }
 
-func (c *explainCommand) imagine(s *session, cfg config, e *policies.Explainer) (*imagined, error) {
+func (c *explainCommand) imagine(s *invocation, cfg config, e *policies.Explainer) (*imagined, error) {
 	m := &imagined{explainer: e, cfg: cfg, api: c.API, method: c.Method, path: c.Path, workspace: c.Workspace}
 	var err error
 	if c.TokenID != "" {
@@ -308,7 +308,7 @@ func (m *imagined) principal() authz.Principal {
 	return p
 }
 
-func (m *imagined) print(s *session, fix string) error {
+func (m *imagined) print(s *invocation, fix string) error {
 	e := explanation{
 		Allow: m.why.Allow, Code: orNull(string(m.why.Code)), Reason: orNull(string(m.why.Reason)),
 		RequiredScopes: orEmpty(m.why.RequiredScopes), Route: orNull(m.why.Route), Row: m.why.Row, Rule: m.why.Rule,

@@ -19,6 +19,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/strictjson"
 	"github.com/keywicket/keywicket/store"
 )
 
@@ -40,7 +41,7 @@ column names; NDJSON has an object on each line. The columns or fields, in any o
   created_at, expires_at, revoked_at      RFC 3339 times; may be absent or empty`
 }
 
-func (c *tokenImport) Run(s *session, r *store.Registry, cfg config) error {
+func (c *tokenImport) Run(s *invocation, r *store.Registry, cfg config) error {
 	api, format, err := findFormat(cfg, c.Prefix, c.API)
 	if err != nil {
 		return err
@@ -330,34 +331,22 @@ func ndjsonLines(input io.Reader) iter.Seq2[store.ImportLine, error] {
 }
 
 func jsonLine(number int, text []byte) store.ImportLine {
-	if !utf8.Valid(text) { // encoding/json would put something else in its place
+	if !utf8.Valid(text) {
 		return store.ImportLine{Number: number, Bad: badEncoding}
+	}
+	object, err := strictjson.Object(text)
+	for name := range object {
+		if name != strings.ToLower(name) { // encoding/json would take it for the field
+			return store.ImportLine{Number: number, Bad: badObject}
+		}
 	}
 	var f importFields
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&f); err != nil || decoder.InputOffset() != int64(len(text)) || text[0] != '{' || ambiguous(text) {
+	if err != nil || decoder.Decode(&f) != nil {
 		return store.ImportLine{Number: number, Bad: badObject}
 	}
 	return f.line(number)
-}
-
-// ambiguous says that an object has a field twice, or one in capitals. encoding/json would take the last of them, and the
-// others would be lost.
-func ambiguous(object []byte) bool {
-	decoder := json.NewDecoder(bytes.NewReader(object))
-	_, _ = decoder.Token() // the brace; all of it has been read before
-	seen := make(map[string]bool)
-	for decoder.More() {
-		name, _ := decoder.Token()
-		field, _ := name.(string)
-		if seen[field] || field != strings.ToLower(field) {
-			return true
-		}
-		seen[field] = true
-		_ = decoder.Decode(new(json.RawMessage))
-	}
-	return false
 }
 
 // skipByteOrderMark, with which spreadsheets start their CSV.

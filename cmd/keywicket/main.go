@@ -32,6 +32,7 @@ type commands struct {
 	User      userCommand      `cmd:"" help:"Create and list users."`
 	Member    memberCommand    `cmd:"" help:"Say who is in a workspace, and with which role."`
 	Token     tokenCommand     `cmd:"" help:"Create, list, revoke and import tokens."`
+	Session   sessionCommand   `cmd:"" help:"End sessions before their tokens do."`
 	Explain   explainCommand   `cmd:"" help:"Tell what would become of a request, why, and what would change it."`
 	Demo      demoCommand      `cmd:"" help:"Run everything at once: Postgres, the sidecar, Envoy and two upstreams."`
 	Version   versionCommand   `cmd:"" help:"Print the version."`
@@ -58,7 +59,7 @@ var word = regexp.MustCompile(`[A-Za-z0-9._~+/-]+`) // a key is one
 
 // masked cuts keys down to what they may show. Unlike arguments that could not be understood, ids, paths and emails stay
 // whole.
-func (s *session) masked(text string) string {
+func (s *invocation) masked(text string) string {
 	cfg, err := s.loadConfig()
 	if err != nil { // perhaps the very one that is told
 		cfg, _ = loadConfig("", nil, nil)
@@ -80,9 +81,9 @@ func variable(environ []string, name string) string {
 	return ""
 }
 
-// session is what a command runs with. Whatever else it names in its Run method is provided: the configuration, the
+// invocation is what a command runs with. Whatever else it names in its Run method is provided: the configuration, the
 // database, the registry.
-type session struct {
+type invocation struct {
 	ctx            context.Context
 	stdout, stderr io.Writer
 	environ        []string
@@ -120,7 +121,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		fmt.Fprintf(stderr, "keywicket: %s (keywicket --help tells the commands)\n", masked(err.Error(), args))
 		return 2
 	}
-	s := &session{
+	s := &invocation{
 		ctx: ctx, stdout: stdout, stderr: stderr, environ: environ,
 		configFile: cmp.Or(c.Config, variable(environ, "KEYWICKET_CONFIG")), databaseURL: c.DatabaseURL, json: c.Output == "json",
 	}
@@ -140,12 +141,12 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	return 1
 }
 
-func (s *session) loadConfig() (config, error) {
+func (s *invocation) loadConfig() (config, error) {
 	return loadConfig(s.configFile, s.environ, func(c *config) { set(&c.Database.URL, s.databaseURL) })
 }
 
 // openDatabase gives the bare database, to migrate it.
-func (s *session) openDatabase() (*sqlx.DB, error) {
+func (s *invocation) openDatabase() (*sqlx.DB, error) {
 	url, err := s.namedDatabase()
 	if err != nil {
 		return nil, err
@@ -158,7 +159,7 @@ func (s *session) openDatabase() (*sqlx.DB, error) {
 }
 
 // openRegistry gives the operator's side of the store.
-func (s *session) openRegistry() (*store.Registry, error) {
+func (s *invocation) openRegistry() (*store.Registry, error) {
 	url, err := s.namedDatabase()
 	if err != nil {
 		return nil, err
@@ -171,7 +172,7 @@ func (s *session) openRegistry() (*store.Registry, error) {
 }
 
 // namedDatabase loads the configuration anew: an error of one provider within another is told with a Go type's name.
-func (s *session) namedDatabase() (string, error) {
+func (s *invocation) namedDatabase() (string, error) {
 	c, err := s.loadConfig()
 	if err != nil {
 		return "", err
@@ -179,7 +180,7 @@ func (s *session) namedDatabase() (string, error) {
 	return c.databaseURL()
 }
 
-func (s *session) close() error {
+func (s *invocation) close() error {
 	var errs []error
 	for _, c := range s.opened {
 		errs = append(errs, c.Close())

@@ -26,7 +26,7 @@ type memberSet struct {
 	Role string `help:"One of the policies' roles: owner, admin, member, guest." required:"" placeholder:"ROLE"`
 }
 
-func (c *memberSet) Run(s *session, r *store.Registry, cfg config) error {
+func (c *memberSet) Run(s *invocation, r *store.Registry, cfg config) error {
 	tables, err := policies.Tables(cfg.Policies.FS())
 	if err != nil {
 		return policyError(cfg, err)
@@ -53,7 +53,7 @@ func rolesOf(tables map[string]policies.Table) []string {
 
 type memberRemove struct{ memberOf }
 
-func (c *memberRemove) Run(s *session, r *store.Registry) error {
+func (c *memberRemove) Run(s *invocation, r *store.Registry) error {
 	if err := r.RemoveMember(s.ctx, c.Workspace, c.User); err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ type memberList struct {
 	Workspace string `help:"Only of this one: id or slug." placeholder:"W"`
 }
 
-func (c *memberList) Run(s *session, r *store.Registry) error {
+func (c *memberList) Run(s *invocation, r *store.Registry) error {
 	all, err := r.Members(s.ctx, c.Workspace)
 	if err != nil {
 		return err

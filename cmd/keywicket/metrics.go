@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store"
 	"github.com/keywicket/keywicket/store/cache"
 )
@@ -25,7 +26,7 @@ type metrics struct {
 // From 10 µs, where a decision lies, to 0.4 s, where a check is given up.
 var seconds = prometheus.ExponentialBuckets(10e-6, 2, 16)
 
-func newMetrics(d *store.Directory) *metrics {
+func newMetrics(d *store.Directory, v *session.Verifier) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		checks: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -43,7 +44,7 @@ func newMetrics(d *store.Directory) *metrics {
 			Name: "keywicket_policy_seconds", Help: "Time of one evaluation of the policy.", Buckets: seconds,
 		}),
 	}
-	m.registry.MustRegister(m.checks, m.lookups, m.cached, m.policies, cacheMetrics{d}, collectors.NewGoCollector(),
+	m.registry.MustRegister(m.checks, m.lookups, m.cached, m.policies, cacheMetrics{d}, sessionMetrics{v}, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -126,5 +127,46 @@ func (c cacheMetrics) Collect(to chan<- prometheus.Metric) {
 		to <- prometheus.MustNewConstMetric(entries, gauge, float64(room.Entries), answers)
 		to <- prometheus.MustNewConstMetric(inBytes, gauge, float64(room.Bytes), answers)
 		to <- prometheus.MustNewConstMetric(dropped, counter, float64(room.Dropped), answers)
+	}
+}
+
+// sessionMetrics reads the verifier's own figures when it is asked for them.
+type sessionMetrics struct{ verifier *session.Verifier }
+
+var (
+	verifications = prometheus.NewDesc("keywicket_sessions_total",
+		"Session tokens by what was found: remembered, verified, denied, or failed where it could not be told.", []string{"api", "result"}, nil)
+	keysAge = prometheus.NewDesc("keywicket_session_keys_age_seconds",
+		"How long ago the issuer's public keys were fetched.", []string{"api"}, nil)
+	keys       = prometheus.NewDesc("keywicket_session_keys", "How many of them there are; 0: no session is taken.", []string{"api"}, nil)
+	keyFetches = prometheus.NewDesc("keywicket_session_key_fetches_total",
+		"Fetches of the issuer's public keys, by result: ok, failed.", []string{"api", "result"}, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (c sessionMetrics) Describe(to chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{verifications, keysAge, keys, keyFetches} {
+		to <- d
+	}
+}
+
+// Collect implements [prometheus.Collector].
+func (c sessionMetrics) Collect(to chan<- prometheus.Metric) {
+	gauge, counter := prometheus.GaugeValue, prometheus.CounterValue
+	for api, s := range c.verifier.Stats() {
+		for result, n := range map[string]uint64{
+			"remembered": s.Remembered, "verified": s.Verified, "denied": s.Denied, "failed": s.Failed,
+		} {
+			to <- prometheus.MustNewConstMetric(verifications, counter, float64(n), api, result)
+		}
+		if !s.Public {
+			continue
+		}
+		to <- prometheus.MustNewConstMetric(keys, gauge, float64(s.Keys), api)
+		to <- prometheus.MustNewConstMetric(keyFetches, counter, float64(s.Fetched), api, "ok")
+		to <- prometheus.MustNewConstMetric(keyFetches, counter, float64(s.FetchFailed), api, "failed")
+		if s.KeysAge > 0 {
+			to <- prometheus.MustNewConstMetric(keysAge, gauge, s.KeysAge.Seconds(), api)
+		}
 	}
 }

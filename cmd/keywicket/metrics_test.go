@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store"
 )
 
@@ -24,7 +25,7 @@ func (a answers) Decide(context.Context, authz.Input) (authz.Decision, error) {
 }
 
 func TestMetrics(t *testing.T) {
-	m := newMetrics(&store.Directory{})
+	m := newMetrics(&store.Directory{}, &session.Verifier{})
 	for _, a := range []answers{{}, {found: authz.Found{Denial: authz.ReasonRevoked}}, {err: errors.New("down")}} {
 		found, err := measuredDirectory{a, m}.Lookup(t.Context(), authz.Lookup{})
 		if found.Denial != a.found.Denial || !errors.Is(err, a.err) {
@@ -38,7 +39,7 @@ func TestMetrics(t *testing.T) {
 	m.observe(authz.Answer{API: "velaflows", Decision: authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonNoRoute}})
 
 	w := httptest.NewRecorder()
-	operations(nil, m).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
+	operations(nil, nil, m).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
 	for _, line := range []string{
 		`keywicket_checks_total{api="velaflows",code="",reason=""} 1`,
 		`keywicket_checks_total{api="velaflows",code="FORBIDDEN",reason="no_route"} 1`,
@@ -63,7 +64,7 @@ func TestMasked(t *testing.T) {
 	if got := masked(`but got "`+key+`"`, []string{"--limit=" + key}); got != `but got "sk_live_…"` {
 		t.Error(got)
 	}
-	s := new(session)
+	s := new(invocation)
 	for text, want := range map[string]string{
 		`no workspace "` + key + `"`:                        `no workspace "sk_live_a1b2c3d4…"`,
 		`no workspace "64f1a2b3c4d5e6f7a8b9c0d1"`:           `no workspace "64f1a2b3c4d5e6f7a8b9c0d1"`,

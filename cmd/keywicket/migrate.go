@@ -17,7 +17,7 @@ type migrateCommand struct {
 type migrateUp struct{}
 
 // Run may be called by several operators at once: one migrates, the others wait.
-func (migrateUp) Run(s *session, db *sqlx.DB) error {
+func (migrateUp) Run(s *invocation, db *sqlx.DB) error {
 	applied, err := store.Migrate(s.ctx, db)
 	if err != nil {
 		return err
@@ -29,7 +29,7 @@ func (migrateUp) Run(s *session, db *sqlx.DB) error {
 
 type migrateStatus struct{}
 
-func (migrateStatus) Run(s *session, db *sqlx.DB) error {
+func (migrateStatus) Run(s *invocation, db *sqlx.DB) error {
 	all, err := store.MigrationStatus(s.ctx, db)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store"
 )
 
@@ -17,9 +18,9 @@ import (
 const readyTimeout = time.Second
 
 // operations answers orchestrators and scrapers. /livez says that the process runs; /readyz also that look-ups can be
-// answered, with the reason if they cannot. A sidecar that is not ready still answers checks: public routes are open, the
-// others get a 503.
-func operations(d *store.Directory, m *metrics) http.Handler {
+// answered, with the reason if they cannot, and what else is not as it should be. A sidecar that is not ready still answers
+// checks: public routes are open, the others get a 503.
+func operations(d *store.Directory, v *session.Verifier, m *metrics) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
 		respond(w, http.StatusOK, map[string]any{"live": true})
@@ -27,11 +28,14 @@ func operations(d *store.Directory, m *metrics) http.Handler {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
 		defer cancel()
-		if err := d.Ready(ctx); err != nil {
-			respond(w, http.StatusServiceUnavailable, map[string]any{"ready": false, "reasons": []string{err.Error()}})
-			return
+		status := http.StatusOK
+		reasons, unverified := v.Ready()
+		for _, err := range []error{d.Ready(ctx), unverified} {
+			if err != nil {
+				reasons, status = append(reasons, err.Error()), http.StatusServiceUnavailable
+			}
 		}
-		respond(w, http.StatusOK, map[string]any{"ready": true, "reasons": []string{}})
+		respond(w, status, map[string]any{"ready": status == http.StatusOK, "reasons": orEmpty(reasons)})
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	return mux

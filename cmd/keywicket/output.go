@@ -9,7 +9,7 @@ import (
 )
 
 // print writes data as JSON, or as a table: a row of titles, then a row each.
-func (s *session) print(data any, titles []string, rows [][]string) error {
+func (s *invocation) print(data any, titles []string, rows [][]string) error {
 	if s.json {
 		encoder := json.NewEncoder(s.stdout)
 		encoder.SetIndent("", "  ")
@@ -23,7 +23,7 @@ func (s *session) print(data any, titles []string, rows [][]string) error {
 }
 
 // printList writes a list: one JSON array, or a table with a row each.
-func printList[T any](s *session, list []T, titles []string, row func(T) []string) error {
+func printList[T any](s *invocation, list []T, titles []string, row func(T) []string) error {
 	if list == nil {
 		list = []T{}
 	}
@@ -35,7 +35,7 @@ func printList[T any](s *session, list []T, titles []string, row func(T) []strin
 }
 
 // printOne writes one object: JSON, or a line per field.
-func printOne(s *session, object any, fields ...[2]string) error {
+func printOne(s *invocation, object any, fields ...[2]string) error {
 	if s.json {
 		return s.print(object, nil, nil)
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/envoy"
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store"
 	"github.com/keywicket/keywicket/store/cache"
 )
@@ -33,7 +34,7 @@ type serveCommand struct {
 	LogLevel         string `help:"debug, info, warn or error." name:"log-level" enum:",debug,info,warn,error" default:"" placeholder:"LEVEL"`
 }
 
-func (c *serveCommand) apply(s *session) func(*config) {
+func (c *serveCommand) apply(s *invocation) func(*config) {
 	return func(to *config) {
 		set(&to.Database.URL, s.databaseURL)
 		set(&to.Listen.GRPC, c.ListenGRPC)
@@ -55,7 +56,7 @@ const memoryBeside = 128 << 20
 
 // Run serves until the process is told to stop. Everything that can be wrong with the configuration is found before
 // the first check is answered; a database that is not there yet is not wrong.
-func (c *serveCommand) Run(s *session) error {
+func (c *serveCommand) Run(s *invocation) (err error) {
 	cfg, err := loadConfig(s.configFile, s.environ, c.apply(s))
 	if err != nil {
 		return err
@@ -75,6 +76,7 @@ func (c *serveCommand) Run(s *session) error {
 	if err != nil {
 		return err
 	}
+	verifications := cfg.forSessions()
 	directory, err := store.OpenDirectory(store.Config{
 		URL:                url,
 		MaxOpenConnections: cfg.Database.MaxOpenConnections,
@@ -82,7 +84,7 @@ func (c *serveCommand) Run(s *session) error {
 		FeedURL:            cfg.Database.FeedURL,
 		NoCache:            cfg.Cache.MaxBytes == 0,
 		Cache: cache.Config{
-			MaxBytes:       int64(cfg.Cache.MaxBytes),
+			MaxBytes:       int64(cfg.Cache.MaxBytes) - verifications,
 			StalenessBound: cfg.Cache.StalenessBound,
 			MaxAge:         cfg.Cache.MaxAge,
 			StaleIfError:   cfg.Cache.StaleIfError,
@@ -91,17 +93,35 @@ func (c *serveCommand) Run(s *session) error {
 	if err != nil {
 		return err
 	}
-	m := newMetrics(directory)
-	authorizer, err := authz.New(authz.Config{
-		APIs: cfg.APIs, DefaultAPI: cfg.DefaultAPI, AllowedHeaders: cfg.AllowedHeaders,
-	}, measuredDirectory{directory, m}, measuredPolicy{engine, m.policies})
-	if err == nil {
-		err = serve(s.ctx, cfg, log, authorizer, operations(directory, m), m)
-	}
 	// The store is closed last: the use of tokens in the checks just drained is still to be written.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), cfg.Listen.Drain)
-	defer cancel()
-	return errors.Join(err, directory.Close(ctx))
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), cfg.Listen.Drain)
+		defer cancel()
+		err = errors.Join(err, directory.Close(ctx))
+	}()
+	sessions, err := session.New(session.Config{APIs: cfg.APIs, MaxBytes: verifications}, log)
+	if err != nil {
+		return err
+	}
+	defer sessions.Close()
+	m := newMetrics(directory, sessions)
+	authorizer, err := authz.New(authz.Config{
+		APIs: cfg.APIs, DefaultAPI: cfg.DefaultAPI, AllowedHeaders: cfg.AllowedHeaders, Sessions: sessions,
+	}, measuredDirectory{directory, m}, measuredPolicy{engine, m.policies})
+	if err != nil {
+		return err
+	}
+	return serve(s.ctx, cfg, log, authorizer, operations(directory, sessions, m), m)
+}
+
+// forSessions is the part of the cache's bytes that verified sessions get, if there can be any.
+func (c config) forSessions() int64 {
+	for _, api := range c.APIs {
+		if api.Session.Issuer != "" {
+			return int64(c.Cache.MaxBytes) / 8
+		}
+	}
+	return 0
 }
 
 func serve(

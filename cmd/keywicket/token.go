@@ -45,7 +45,7 @@ type created struct {
 	ExpiresAt   *time.Time `json:"expires_at"`
 }
 
-func (c *tokenCreate) Run(s *session, r *store.Registry, cfg config) error {
+func (c *tokenCreate) Run(s *invocation, r *store.Registry, cfg config) error {
 	n, err := c.newToken(cfg)
 	if err != nil {
 		return err
@@ -204,7 +204,7 @@ type tokenList struct {
 	After     string `help:"Only those that come after this one in the list: the next page." placeholder:"ID"`
 }
 
-func (c *tokenList) Run(s *session, r *store.Registry, cfg config) error {
+func (c *tokenList) Run(s *invocation, r *store.Registry, cfg config) error {
 	if c.Limit < 1 {
 		return usageError{fmt.Errorf("--limit: %d is less than 1", c.Limit)}
 	}
@@ -282,7 +282,7 @@ type tokenRevoke struct {
 	ID string `arg:"" help:"The token's id, as token list shows it." name:"id"`
 }
 
-func (c *tokenRevoke) Run(s *session, r *store.Registry) error {
+func (c *tokenRevoke) Run(s *invocation, r *store.Registry) error {
 	t, err := r.RevokeToken(s.ctx, c.ID)
 	if err != nil {
 		return err

@@ -12,7 +12,7 @@ type userCreate struct {
 	ID    string `help:"The identity provider's id of the user (Supabase: sub); made up when absent." name:"id" placeholder:"ID"`
 }
 
-func (c *userCreate) Run(s *session, r *store.Registry) error {
+func (c *userCreate) Run(s *invocation, r *store.Registry) error {
 	u, err := r.CreateUser(s.ctx, store.User{ID: c.ID, Email: c.Email})
 	if err != nil {
 		return err
@@ -22,7 +22,7 @@ func (c *userCreate) Run(s *session, r *store.Registry) error {
 
 type userList struct{}
 
-func (userList) Run(s *session, r *store.Registry) error {
+func (userList) Run(s *invocation, r *store.Registry) error {
 	all, err := r.Users(s.ctx)
 	if err != nil {
 		return err

@@ -7,7 +7,7 @@ import (
 
 type versionCommand struct{}
 
-func (versionCommand) Run(s *session) error {
+func (versionCommand) Run(s *invocation) error {
 	v := struct {
 		Version string `json:"version"`
 		Go      string `json:"go"`

@@ -13,7 +13,7 @@ type workspaceCreate struct {
 	Name string `help:"Name for people." required:"" placeholder:"NAME"`
 }
 
-func (c *workspaceCreate) Run(s *session, r *store.Registry) error {
+func (c *workspaceCreate) Run(s *invocation, r *store.Registry) error {
 	w, err := r.CreateWorkspace(s.ctx, store.Workspace{ID: c.ID, Slug: c.Slug, Name: c.Name})
 	if err != nil {
 		return err
@@ -23,7 +23,7 @@ func (c *workspaceCreate) Run(s *session, r *store.Registry) error {
 
 type workspaceList struct{}
 
-func (workspaceList) Run(s *session, r *store.Registry) error {
+func (workspaceList) Run(s *invocation, r *store.Registry) error {
 	all, err := r.Workspaces(s.ctx)
 	if err != nil {
 		return err

@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -251,9 +250,9 @@ func (c *Cache) remember(e *entry) {
 // joined is load, but one for all who ask the same at the same time; only while the lease is held, because who joins is
 // answered from before he asked. A load that began before a change was told is not joined by those who ask after it.
 func (c *Cache) joined(ctx context.Context, l authz.Lookup) (*entry, error) {
-	known := []Key{TokenKey(l.Digest), WorkspaceKey(l.Workspace.ID), SlugKey(l.Workspace.Slug)}
-	question := string(l.Digest[:]) + string(binary.BigEndian.AppendUint64(nil, c.generations.of(known))) +
-		l.API + "\x00" + l.Workspace.ID + "\x00" + l.Workspace.Slug
+	known := append(CredentialKeys(l), WorkspaceKey(l.Workspace.ID), SlugKey(l.Workspace.Slug))
+	question := fmt.Sprintf("%d %x %d %q", c.generations.of(known), l.Digest, l.Session.Began,
+		[]string{l.API, l.Session.ID, l.Session.UserID, l.Workspace.ID, l.Workspace.Slug})
 	flight := c.flights.DoChan(question, func() (_ any, err error) {
 		defer func() {
 			if p := recover(); p != nil { // it is nobody's goroutine

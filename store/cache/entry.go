@@ -36,7 +36,7 @@ func newEntry(l authz.Lookup, a Answer, since uint64, loaded time.Duration) *ent
 
 // answers reports whether the entry is for the question.
 func (e *entry) answers(l authz.Lookup) bool {
-	return e.lookup.Digest == l.Digest && e.lookup.API == l.API && e.lookup.Workspace == l.Workspace
+	return e.lookup == l
 }
 
 // answer is what the entry says at the moment.
@@ -58,6 +58,7 @@ func (e *entry) cost() int64 {
 	p, w := &e.found.Principal, &e.found.Workspace
 	n := int(unsafe.Sizeof(*e)) + overhead + len(e.keys)*int(unsafe.Sizeof(Key(0))) +
 		len(e.lookup.API) + len(e.lookup.Workspace.ID) + len(e.lookup.Workspace.Slug) +
+		len(e.lookup.Session.ID) + len(e.lookup.Session.UserID) +
 		len(p.ID) + len(p.Kind) + len(p.API) + len(p.Environment) + len(p.UserID) + len(w.ID) + len(w.Slug) + len(w.Role)
 	for _, scope := range p.Scopes {
 		n += int(unsafe.Sizeof(scope)) + len(scope)

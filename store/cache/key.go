@@ -18,13 +18,24 @@ type Key uint32
 // TokenKey is of the row of tokens that has the digest, there or not.
 func TokenKey(d authz.Digest) Key { return key("token", hex.EncodeToString(d[:])) }
 
+// SessionKey is of the revocation of the session with the id, there or not.
+func SessionKey(id string) Key { return key("session", id) }
+
+// CredentialKeys are of what the credential's own state depends on.
+func CredentialKeys(l authz.Lookup) []Key {
+	if l.Session == (authz.Session{}) {
+		return []Key{TokenKey(l.Digest)}
+	}
+	return []Key{SessionKey(l.Session.ID), UserKey(l.Session.UserID)}
+}
+
 // WorkspaceKey is of the workspace with the id, there or not.
 func WorkspaceKey(id string) Key { return key("workspace", id) }
 
 // SlugKey is of whichever workspace has the slug.
 func SlugKey(slug string) Key { return key("slug", slug) }
 
-// UserKey is of the user and of all memberships of it.
+// UserKey is of the user, of all memberships of it, and of the revocation of its sessions.
 func UserKey(id string) Key { return key("user", id) }
 
 func key(kind, name string) Key {

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/keywicket/keywicket/store"
+)
+
+type sessionCommand struct {
+	Revoke sessionRevoke `cmd:"" help:"Revoke a session, or all that a user has begun by now."`
+}
+
+type sessionRevoke struct {
+	ID   string `arg:"" optional:"" help:"The session's id: the claim session_id of its tokens, and in the decision log." name:"id" xor:"what"`
+	User string `help:"All sessions of this user: id or email." placeholder:"U" xor:"what"`
+}
+
+func (c *sessionRevoke) Run(s *invocation, r *store.Registry) error {
+	var revoked store.RevokedSessions
+	var err error
+	switch {
+	case c.User != "":
+		revoked, err = r.RevokeSessionsOf(s.ctx, c.User)
+	case c.ID != "":
+		revoked, err = r.RevokeSession(s.ctx, c.ID)
+	default:
+		return usageError{errors.New("name a session by its id, or a user: --user")}
+	}
+	if err != nil {
+		return err
+	}
+	of := [2]string{"session", c.ID}
+	if revoked.UserID != nil {
+		of = [2]string{"sessions of", *revoked.UserID}
+	}
+	return printOne(s, revoked, of, [2]string{"revoked", when(&revoked.RevokedAt)})
+}

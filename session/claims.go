@@ -1,0 +1,142 @@
+package session
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/strictjson"
+)
+
+// claims are those of Supabase's access tokens that anything rests on.
+type claims struct {
+	issuer, user, id, role string
+	audience               jwt.ClaimStrings
+	expires, notBefore     *jwt.NumericDate
+	issued                 *jwt.NumericDate
+	began                  time.Time
+	anonymous              bool
+}
+
+var errClaims = errors.New("a claim is missing, there twice, or of another type")
+
+// UnmarshalJSON implements [json.Unmarshaler]. Names count as they are written, each once; a time is a number; an
+// identifier is text that can stand in a header and in a database.
+func (c *claims) UnmarshalJSON(text []byte) error {
+	fields, err := strictjson.Object(text)
+	if err != nil {
+		return errClaims
+	}
+	var audience audience
+	for name, read := range map[string]func(json.RawMessage) bool{
+		"iss":          func(v json.RawMessage) bool { return readText(v, &c.issuer) },
+		"aud":          func(v json.RawMessage) bool { return json.Unmarshal(v, &audience) == nil },
+		"sub":          func(v json.RawMessage) bool { return readText(v, &c.user) },
+		"session_id":   func(v json.RawMessage) bool { return readText(v, &c.id) },
+		"role":         func(v json.RawMessage) bool { return readText(v, &c.role) },
+		"is_anonymous": func(v json.RawMessage) bool { return readBool(v, &c.anonymous) },
+		"exp":          func(v json.RawMessage) bool { return readTime(v, &c.expires) },
+		"nbf":          func(v json.RawMessage) bool { return readTime(v, &c.notBefore) },
+		"iat":          func(v json.RawMessage) bool { return readTime(v, &c.issued) },
+	} {
+		if value, ok := fields[name]; ok && !read(value) {
+			return errClaims
+		}
+	}
+	c.audience = jwt.ClaimStrings(audience)
+	if !identifier(c.user) || !identifier(c.id) || c.issued == nil {
+		return errClaims
+	}
+	c.began = began(c.issued.Time, fields["amr"])
+	return nil
+}
+
+// began is when the user signed in. A token that was refreshed is issued later, and tells by its authentication methods
+// (RFC 8176, as Supabase writes them) when that was.
+func began(issued time.Time, methods json.RawMessage) time.Time {
+	var list []struct {
+		Timestamp json.RawMessage `json:"timestamp"`
+	}
+	_ = json.Unmarshal(methods, &list) // absent, or as other issuers write them
+	for _, m := range list {
+		var at *jwt.NumericDate
+		if readTime(m.Timestamp, &at) && at.Before(issued) {
+			issued = at.Time
+		}
+	}
+	return issued
+}
+
+// audience is a string, or a list of them (RFC 7519, section 4.1.3).
+type audience []string
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (a *audience) UnmarshalJSON(text []byte) error {
+	var one string
+	if readText(text, &one) {
+		*a = audience{one}
+		return nil
+	}
+	var many []json.RawMessage
+	if err := json.Unmarshal(text, &many); err != nil {
+		return err
+	}
+	*a = nil
+	for _, value := range many {
+		if !readText(value, &one) {
+			return errClaims
+		}
+		*a = append(*a, one)
+	}
+	return nil
+}
+
+func readBool(value json.RawMessage, to *bool) bool {
+	return string(value) != "null" && json.Unmarshal(value, to) == nil
+}
+
+// readTime reads seconds since 1970, between then and the year 10000.
+func readTime(value json.RawMessage, to **jwt.NumericDate) bool {
+	const end = 253402300800
+	var seconds float64
+	if string(value) == "null" || json.Unmarshal(value, &seconds) != nil || seconds < 0 || seconds >= end {
+		return false
+	}
+	whole := int64(seconds)
+	*to = &jwt.NumericDate{Time: time.Unix(whole, int64((seconds-float64(whole))*1e9))}
+	return true
+}
+
+// identifier has the form of a user's id in the directory (migration 00001).
+func identifier(s string) bool {
+	return s != "" && len(s) <= 255 && strings.TrimSpace(s) == s && !strings.ContainsFunc(s, unicode.IsControl)
+}
+
+func (c *claims) session() authz.Session {
+	return authz.Session{ID: c.id, UserID: c.user, Began: c.began.Unix()}
+}
+
+// The methods of [jwt.Claims].
+
+// GetExpirationTime gives exp.
+func (c *claims) GetExpirationTime() (*jwt.NumericDate, error) { return c.expires, nil }
+
+// GetIssuedAt gives iat.
+func (c *claims) GetIssuedAt() (*jwt.NumericDate, error) { return c.issued, nil }
+
+// GetNotBefore gives nbf.
+func (c *claims) GetNotBefore() (*jwt.NumericDate, error) { return c.notBefore, nil }
+
+// GetIssuer gives iss.
+func (c *claims) GetIssuer() (string, error) { return c.issuer, nil }
+
+// GetSubject gives sub.
+func (c *claims) GetSubject() (string, error) { return c.user, nil }
+
+// GetAudience gives aud.
+func (c *claims) GetAudience() (jwt.ClaimStrings, error) { return c.audience, nil }

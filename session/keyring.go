@@ -1,0 +1,346 @@
+package session
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/MicahParks/jwkset"
+	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+const (
+	fetchTimeout = 2 * time.Second
+	maxKeySet    = 256 << 10 // bytes
+	minRSA       = 2048      // bits (RFC 7518, section 3.3)
+
+	// A token with a key id that nobody knows is a reason to fetch, but anybody can write one.
+	unknownEvery = 30 * time.Second
+	// unknownWait is how long such a token's request waits for the fetch: less than Envoy waits for the check.
+	unknownWait = 200 * time.Millisecond
+	// retryEvery is how soon a failed fetch is tried again.
+	retryEvery = 5 * time.Second
+)
+
+// keyring holds the public keys of an issuer, and fetches them: every quarter of their greatest age, so that three fetches
+// may fail, and when a token names a key that is not there.
+type keyring struct {
+	url    string
+	maxAge time.Duration
+	client *http.Client
+	log    *slog.Logger
+
+	present atomic.Pointer[keySet]
+	trouble atomic.Pointer[error] // of the last fetch; nil: it went well
+	fetched atomic.Uint64
+	failed  atomic.Uint64
+
+	mu          sync.Mutex
+	flight      *flight   // the fetch that is under way
+	lastUnknown time.Time // when a token was last a reason to fetch
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+}
+
+// keySet is what was fetched at once. Nobody writes to it.
+type keySet struct {
+	keys map[string]publicKey // by id
+	at   time.Time
+}
+
+type publicKey struct {
+	algorithm string
+	key       crypto.PublicKey
+}
+
+type flight struct {
+	done chan struct{}
+	err  error // once it is done
+}
+
+func startKeyring(url string, maxAge time.Duration, log *slog.Logger) *keyring {
+	k := &keyring{
+		url: url, maxAge: maxAge, log: log,
+		client: &http.Client{
+			Timeout: fetchTimeout,
+			// The keys are where the configuration says, and nowhere else.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}
+	k.ctx, k.cancel = context.WithCancel(context.Background())
+	k.done.Go(k.refresh)
+	return k
+}
+
+func (k *keyring) close() {
+	if k == nil {
+		return
+	}
+	k.cancel()
+	k.done.Wait()
+}
+
+// refresh fetches in the background.
+func (k *keyring) refresh() {
+	for {
+		f := k.fetch()
+		select {
+		case <-f.done:
+		case <-k.ctx.Done():
+			<-f.done
+			return
+		}
+		wait := k.maxAge / 4
+		if f.err != nil {
+			wait = min(wait, retryEvery)
+		}
+		select {
+		case <-time.After(wait):
+		case <-k.ctx.Done():
+			return
+		}
+	}
+}
+
+// fetch joins the fetch that is under way, or begins one.
+func (k *keyring) fetch() *flight {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.begin()
+}
+
+func (k *keyring) begin() *flight {
+	if k.flight == nil {
+		f := &flight{done: make(chan struct{})}
+		k.flight = f
+		k.done.Go(func() { k.run(f) })
+	}
+	return k.flight
+}
+
+func (k *keyring) run(f *flight) {
+	at := time.Now()
+	keys, err := k.load()
+	switch {
+	case err == nil:
+		k.fetched.Add(1)
+		if k.trouble.Swap(nil) != nil {
+			k.log.Info("the keys of sessions could be fetched again")
+		}
+		k.present.Store(&keySet{keys: keys, at: at})
+	case k.ctx.Err() == nil:
+		k.failed.Add(1)
+		if k.trouble.Swap(&err) == nil {
+			k.log.Warn("the keys of sessions could not be fetched", "error", err)
+		}
+	}
+	k.mu.Lock()
+	k.flight = nil
+	k.mu.Unlock()
+	f.err = err
+	close(f.done)
+}
+
+// load asks the issuer.
+func (k *keyring) load() (map[string]publicKey, error) {
+	request, err := http.NewRequestWithContext(k.ctx, http.MethodGet, k.url, nil)
+	if err != nil {
+		return nil, errors.New("the address is no URL")
+	}
+	request.Header.Set("Accept", "application/jwk-set+json, application/json")
+	response, err := k.client.Do(request)
+	if err != nil {
+		if e, ok := errors.AsType[*url.Error](err); ok {
+			err = e.Err // without the address, which may hold a key of the issuer's own
+		}
+		return nil, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the answer is %s", response.Status)
+	}
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxKeySet+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the answer: %w", err)
+	}
+	if len(body) > maxKeySet {
+		return nil, fmt.Errorf("the answer is longer than %d bytes", maxKeySet)
+	}
+	return parseKeys(body)
+}
+
+// parseKeys takes the public keys that a session's token may be signed with (RFC 7517, section 5): those with an id, for
+// signatures, on P-256 or with an RSA modulus that is long enough. Others are passed over, as a set may hold them too; a
+// set without a list of keys is an error, and so is one in which an id is there twice.
+func parseKeys(body []byte) (map[string]publicKey, error) {
+	var set struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
+	if err := json.Unmarshal(body, &set); err != nil || set.Keys == nil {
+		return nil, errors.New("the answer is no JWK set")
+	}
+	keys := make(map[string]publicKey)
+	for _, raw := range set.Keys {
+		var m jwkset.JWKMarshal
+		if json.Unmarshal(raw, &m) != nil || m.KID == "" || m.USE != "" && m.USE != jwkset.UseSig {
+			continue
+		}
+		parsed, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
+		if err != nil {
+			continue
+		}
+		k := publicKey{key: parsed.Key()}
+		switch public := k.key.(type) {
+		case *ecdsa.PublicKey:
+			if public.Curve != elliptic.P256() {
+				continue
+			}
+			k.algorithm = jwt.SigningMethodES256.Alg()
+		case *rsa.PublicKey:
+			if public.N.BitLen() < minRSA {
+				continue
+			}
+			k.algorithm = jwt.SigningMethodRS256.Alg()
+		default: // a secret, which nobody should publish, or an algorithm that is not taken
+			continue
+		}
+		if alg := m.ALG.String(); alg != "" && alg != k.algorithm {
+			continue
+		}
+		if _, twice := keys[m.KID]; twice {
+			return nil, errors.New("two keys of the set have one id")
+		}
+		keys[m.KID] = k
+	}
+	return keys, nil
+}
+
+// find gives the key with the id. An error means that it cannot be told whether there is one: the keys are too old, or the
+// fetch that the token was a reason for is not over, or failed.
+func (k *keyring) find(ctx context.Context, id, algorithm string) (key, authz.Reason, error) {
+	if found, denial, ok := k.present.Load().find(id, algorithm); ok {
+		return found, denial, k.tooOld()
+	}
+	wait := time.NewTimer(unknownWait)
+	defer wait.Stop()
+	for range 2 { // a fetch that was under way may have been answered before the key was there
+		f := k.fetchUnknown()
+		if f == nil {
+			break
+		}
+		select {
+		case <-f.done:
+		case <-wait.C:
+			return key{}, "", errors.New("the issuer has not yet answered with the keys of sessions")
+		case <-ctx.Done():
+			return key{}, "", ctx.Err()
+		}
+		if found, denial, ok := k.present.Load().find(id, algorithm); ok {
+			return found, denial, k.tooOld()
+		}
+	}
+	if err := k.trouble.Load(); err != nil {
+		return key{}, "", fmt.Errorf("fetch the keys of sessions: %w", *err)
+	}
+	return key{}, authz.ReasonUnknown, k.tooOld()
+}
+
+// fetchUnknown joins the fetch that is under way, or begins one; nil if another token was a reason for one not long ago.
+func (k *keyring) fetchUnknown() *flight {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.flight != nil {
+		return k.flight
+	}
+	if !k.lastUnknown.IsZero() && time.Since(k.lastUnknown) < unknownEvery {
+		return nil
+	}
+	k.lastUnknown = time.Now()
+	return k.begin()
+}
+
+func (s *keySet) find(id, algorithm string) (key, authz.Reason, bool) {
+	if s == nil {
+		return key{}, "", false
+	}
+	p, ok := s.keys[id]
+	if ok && p.algorithm != algorithm {
+		return key{}, authz.ReasonMalformed, true
+	}
+	return key{id: id, public: p.key}, "", ok
+}
+
+// trusts reports whether the key is still one of the issuer's.
+func (k *keyring) trusts(known key) bool {
+	set := k.present.Load()
+	if set == nil || k.tooOld() != nil {
+		return false
+	}
+	p, ok := set.keys[known.id]
+	if !ok {
+		return false
+	}
+	same, ok := p.key.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && same.Equal(known.public)
+}
+
+func (k *keyring) tooOld() error {
+	set := k.present.Load()
+	switch {
+	case set == nil:
+		return fmt.Errorf("the keys of sessions were never fetched: %w", k.reason())
+	case time.Since(set.at) >= k.maxAge:
+		return fmt.Errorf("the keys of sessions are too old: %w", k.reason())
+	}
+	return nil
+}
+
+func (k *keyring) reason() error {
+	if err := k.trouble.Load(); err != nil {
+		return *err
+	}
+	return errors.New("the issuer has not yet answered")
+}
+
+// ready reports whether there ever were keys, and what is wrong with them.
+func (k *keyring) ready() (ever bool, trouble error) {
+	if k == nil {
+		return true, nil
+	}
+	set := k.present.Load()
+	switch {
+	case set == nil || k.tooOld() != nil:
+		return set != nil, k.tooOld()
+	case k.trouble.Load() != nil:
+		return true, fmt.Errorf("the keys of sessions are %v old, and could not be fetched anew: %w", time.Since(set.at).Round(time.Second), k.reason())
+	case len(set.keys) == 0:
+		return true, errors.New("the issuer has no public key that sessions could be signed with")
+	}
+	return true, nil
+}
+
+func (k *keyring) stats(s *Stats) {
+	if k == nil {
+		return
+	}
+	s.Public, s.Fetched, s.FetchFailed = true, k.fetched.Load(), k.failed.Load()
+	if set := k.present.Load(); set != nil {
+		s.KeysAge, s.Keys = time.Since(set.at), len(set.keys)
+	}
+}

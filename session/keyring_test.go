@@ -1,0 +1,221 @@
+package session_test
+
+import (
+	"crypto/ecdsa"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/session"
+)
+
+// shortest is the least that jwks_max_age may be.
+const shortest = 4 * time.Second
+
+func es256(t testing.TB, key *ecdsa.PrivateKey, kid string) authz.Secret {
+	t.Helper()
+	return sign(t, jose.ES256, key, kid, good(nil))
+}
+
+// Anybody can write a key id that nobody knows. It costs the issuer next to nothing.
+func TestForgedKeyIDsFetchSeldom(t *testing.T) {
+	t.Parallel()
+	p := publish(t, public("ec", &ecKey.PublicKey))
+	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
+	const forged, seconds = 10_000, 31
+	token := strings.Split(es256(t, ecKey, "x").Reveal(), ".")
+	start := time.Now()
+	for i := range forged {
+		for time.Since(start) < time.Duration(i)*seconds*time.Second/forged {
+			time.Sleep(time.Millisecond)
+		}
+		header := encode(fmt.Sprintf(`{"alg":"ES256","typ":"JWT","kid":"forged-%d"}`, i))
+		if _, denial, err := v.Verify(t.Context(), api, authz.Secret(header+"."+token[1]+"."+token[2])); err != nil || denial != authz.ReasonUnknown {
+			t.Fatalf("number %d: %q, %v", i, denial, err)
+		}
+	}
+	if got := p.fetches.Load() - 1; got < 1 || got > 2 {
+		t.Errorf("%d forged key ids over %d s made %d fetches", forged, seconds, got)
+	}
+}
+
+// The issuer changes its key: with the new one published before it is used, or in the very moment, no session is refused; and
+// none of the old key is taken once it has been withdrawn for so long.
+func TestKeysRotateUnderLoad(t *testing.T) {
+	t.Parallel()
+	p := publish(t, public("old", &ecKey.PublicKey))
+	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: shortest}, nil)
+	var signing atomic.Pointer[func() authz.Secret]
+	use := func(key *ecdsa.PrivateKey, kid string) {
+		f := func() authz.Secret { return es256(t, key, kid) }
+		signing.Store(&f)
+	}
+	use(ecKey, "old")
+	early := es256(t, ecKey, "old")
+	stop := make(chan struct{})
+	var load sync.WaitGroup
+	var taken atomic.Int64
+	for range 4 {
+		load.Go(func() {
+			kept := (*signing.Load())()
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				token := kept
+				if i%2 == 0 {
+					token = (*signing.Load())()
+					kept = token // at the latest when the next one is made, nobody presents those of before
+				}
+				if _, denial, err := v.Verify(t.Context(), api, token); err != nil || denial != "" {
+					t.Errorf("a good session: %q, %v", denial, err)
+					return
+				}
+				taken.Add(1)
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	time.Sleep(100 * time.Millisecond)
+	p.set(public("old", &ecKey.PublicKey), public("new", &otherEC.PublicKey))
+	use(otherEC, "new")
+	time.Sleep(500 * time.Millisecond)
+	p.set(public("new", &otherEC.PublicKey))
+	withdrawn := time.Now()
+	for time.Since(withdrawn) < shortest {
+		_, _, _ = v.Verify(t.Context(), api, early) // it was remembered
+		time.Sleep(10 * time.Millisecond)
+	}
+	for name, token := range map[string]authz.Secret{"remembered": early, "not seen before": es256(t, ecKey, "old")} {
+		if _, denial, err := v.Verify(t.Context(), api, token); err != nil || denial != authz.ReasonUnknown {
+			t.Errorf("a session of a key that is withdrawn, %s: %q, %v", name, denial, err)
+		}
+	}
+	close(stop)
+	load.Wait()
+	t.Logf("%d sessions were taken, the keys fetched %d times", taken.Load(), p.fetches.Load())
+
+	// One key id that comes to mean another key.
+	reused := es256(t, otherEC, "new")
+	eventually(t, "it is taken", func() bool { _, denial, _ := v.Verify(t.Context(), api, reused); return denial == "" })
+	p.set(public("new", &ecKey.PublicKey))
+	eventually(t, "the other key's sessions are refused", func() bool {
+		_, denial, _ := v.Verify(t.Context(), api, reused)
+		return denial == authz.ReasonUnknown
+	})
+}
+
+// What an issuer can do instead of answering: known keys are good until they are too old, and then nobody can tell.
+func TestIssuerThatDoesNotAnswer(t *testing.T) {
+	for name, answer := range map[string]http.HandlerFunc{
+		"an error": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
+		"no JSON":  func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") },
+		"no set":   func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"error":"unavailable"}`) },
+		"two alike": func(w http.ResponseWriter, _ *http.Request) {
+			k := `{"kty":"EC","crv":"P-256","kid":"ec",` + coordinates() + `}`
+			_, _ = io.WriteString(w, `{"keys":[`+k+`,`+k+`]}`)
+		},
+		"too much": func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `{"keys":[`+strings.Repeat(" ", 300<<10)+`]}`)
+		},
+		"elsewhere": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", "/")
+			w.WriteHeader(http.StatusFound)
+		},
+		"nothing": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := publish(t, public("ec", &ecKey.PublicKey))
+			v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: shortest}, nil)
+			seen := es256(t, ecKey, "ec")
+			p.instead(answer)
+			var last error
+			eventually(t, "the keys are too old", func() bool {
+				for _, token := range []authz.Secret{es256(t, ecKey, "ec"), seen} {
+					_, denial, err := v.Verify(t.Context(), api, token)
+					if denial != "" {
+						t.Fatalf("a good session is %s", denial)
+					}
+					last = err
+				}
+				return last != nil
+			})
+			if !strings.Contains(last.Error(), "too old") || strings.Contains(last.Error(), p.URL) {
+				t.Error(last)
+			}
+			notices, err := v.Ready()
+			if err != nil || len(notices) != 1 || !strings.Contains(notices[0], "too old") {
+				t.Errorf("readiness: %q, %v", notices, err)
+			}
+			if s := v.Stats()[api]; s.FetchFailed == 0 || s.KeysAge < shortest || s.Failed == 0 {
+				t.Errorf("%+v", s)
+			}
+			p.instead(nil)
+			eventually(t, "they are fetched again", func() bool { _, denial, err := v.Verify(t.Context(), api, seen); return denial == "" && err == nil })
+			if notices, err := v.Ready(); err != nil || len(notices) != 0 {
+				t.Errorf("readiness: %q, %v", notices, err)
+			}
+		})
+	}
+}
+
+// While an issuer does not answer, a token of an unknown key waits a moment and no more, and one of a known key not at all.
+func TestUnknownKeyStallsNobody(t *testing.T) {
+	t.Parallel()
+	p := publish(t, public("ec", &ecKey.PublicKey))
+	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
+	release, asked := make(chan struct{}), make(chan struct{}, 10)
+	p.instead(func(http.ResponseWriter, *http.Request) { asked <- struct{}{}; <-release })
+	done := make(chan error)
+	go func() {
+		_, denial, err := v.Verify(t.Context(), api, es256(t, ecKey, "unknown"))
+		if denial != "" {
+			t.Errorf("nobody can tell, yet it is %s", denial)
+		}
+		done <- err
+	}()
+	<-asked
+	if _, denial, err := v.Verify(t.Context(), api, es256(t, ecKey, "ec")); denial != "" || err != nil {
+		t.Errorf("%q, %v", denial, err)
+	}
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "not yet answered") {
+		t.Errorf("it waited until the end: %v", err)
+	}
+	close(release)
+}
+
+// A sidecar that starts before its issuer takes no session, and says why.
+func TestIssuerThatComesLater(t *testing.T) {
+	t.Parallel()
+	p := publish(t, public("ec", &ecKey.PublicKey))
+	p.instead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
+	v, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: authz.SessionFormat{
+		Issuer: issuer, JWKSURL: p.URL, JWKSMaxAge: shortest}}}}, discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	eventually(t, "it has asked", func() bool { return p.fetches.Load() > 0 && v.Stats()[api].FetchFailed > 0 })
+	if _, err := v.Ready(); err == nil || !strings.Contains(err.Error(), "apis.velocity.session") || !strings.Contains(err.Error(), "502") {
+		t.Errorf("readiness: %v", err)
+	}
+	if _, denial, err := v.Verify(t.Context(), api, es256(t, ecKey, "ec")); err == nil || denial != "" {
+		t.Errorf("%q, %v", denial, err)
+	}
+	p.instead(nil)
+	eventually(t, "it is ready", func() bool { _, err := v.Ready(); return err == nil })
+	if _, denial, err := v.Verify(t.Context(), api, es256(t, ecKey, "ec")); err != nil || denial != "" {
+		t.Errorf("%q, %v", denial, err)
+	}
+}

@@ -1,0 +1,388 @@
+package session_test
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/session"
+)
+
+// The tokens here are made by go-jose, which has no code in common with what verifies them.
+
+const (
+	issuer  = "https://auth.example/auth/v1"
+	secret  = "a secret of thirty-two characters and more"
+	api     = "velocity"
+	user    = "5be86359-073c-434b-ad2d-a3932222dabe"
+	thisOne = "0b5a2b3c-1111-2222-3333-444455556666"
+)
+
+var (
+	ecKey    = must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	otherEC  = must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	wrongEC  = must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
+	rsaKey   = must(rsa.GenerateKey(rand.Reader, 2048))
+	shortRSA = must(rsa.GenerateKey(rand.Reader, 1024))
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+type fields = map[string]any
+
+// good are the claims of a Supabase access token, with what a test changes. nil takes a claim away.
+func good(change fields) fields {
+	now := time.Now().Unix()
+	c := fields{
+		"iss": issuer, "aud": "authenticated", "exp": now + 3600, "iat": now, "sub": user, "role": "authenticated",
+		"session_id": thisOne, "aal": "aal1", "email": "ada@example.com", "phone": "", "is_anonymous": false,
+		"amr": []fields{{"method": "password", "timestamp": now}},
+	}
+	maps.Copy(c, change)
+	for name, value := range c {
+		if value == nil {
+			delete(c, name)
+		}
+	}
+	return c
+}
+
+// sign makes a token.
+func sign(t testing.TB, alg jose.SignatureAlgorithm, key any, kid string, payload any) authz.Secret {
+	t.Helper()
+	options := (&jose.SignerOptions{}).WithType("JWT")
+	if kid != "" {
+		options = options.WithHeader("kid", kid)
+	}
+	return signWith(t, alg, key, options, payload)
+}
+
+func signWith(t testing.TB, alg jose.SignatureAlgorithm, key any, options *jose.SignerOptions, payload any) authz.Secret {
+	t.Helper()
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: key}, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, ok := payload.([]byte)
+	if !ok {
+		text = must(json.Marshal(payload))
+	}
+	return authz.Secret(must(must(signer.Sign(text)).CompactSerialize()))
+}
+
+// published is an issuer's JWKS.
+type published struct {
+	*httptest.Server
+	fetches atomic.Int64
+
+	mu     sync.Mutex
+	keys   []jose.JSONWebKey
+	answer http.HandlerFunc // instead of the keys
+}
+
+func publish(t testing.TB, keys ...jose.JSONWebKey) *published {
+	t.Helper()
+	p := &published{keys: keys}
+	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p.fetches.Add(1)
+		p.mu.Lock()
+		answer, set := p.answer, jose.JSONWebKeySet{Keys: p.keys}
+		p.mu.Unlock()
+		if answer != nil {
+			answer(w, r)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(set)
+	}))
+	t.Cleanup(p.Close)
+	return p
+}
+
+func (p *published) set(keys ...jose.JSONWebKey) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.keys = keys
+}
+
+func (p *published) instead(answer http.HandlerFunc) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.answer = answer
+}
+
+func public(id string, key any) jose.JSONWebKey {
+	alg := "ES256"
+	if _, ok := key.(*rsa.PublicKey); ok {
+		alg = "RS256"
+	}
+	return jose.JSONWebKey{Key: key, KeyID: id, Algorithm: alg, Use: "sig"}
+}
+
+// verifier is ready to take what the format says.
+func verifier(t testing.TB, f authz.SessionFormat, clock func() time.Time) *session.Verifier {
+	t.Helper()
+	f.Issuer = issuer
+	v, err := session.New(session.Config{
+		APIs:     map[string]authz.API{api: {Session: f}, "velaflows": {}},
+		MaxBytes: 1 << 20, Clock: clock,
+	}, discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(v.Close)
+	eventually(t, "the keys are fetched", func() bool { _, err := v.Ready(); return err == nil })
+	return v
+}
+
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
+func TestThreeAlgorithms(t *testing.T) {
+	p := publish(t, public("ec", &ecKey.PublicKey), public("rsa", &rsaKey.PublicKey))
+	v := verifier(t, authz.SessionFormat{HS256Secret: secret, JWKSURL: p.URL}, nil)
+	began := time.Now().Unix() - 500
+	claims := good(fields{"amr": []fields{{"method": "totp", "timestamp": began + 100}, {"method": "password", "timestamp": began}}})
+	for name, token := range map[string]authz.Secret{
+		"HS256":           sign(t, jose.HS256, []byte(secret), "", claims),
+		"HS256 with kid":  sign(t, jose.HS256, []byte(secret), "any", claims),
+		"ES256":           sign(t, jose.ES256, ecKey, "ec", claims),
+		"RS256":           sign(t, jose.RS256, rsaKey, "rsa", claims),
+		"no typ":          signWith(t, jose.ES256, ecKey, (&jose.SignerOptions{}).WithHeader("kid", "ec"), claims),
+		"a list of one":   sign(t, jose.ES256, ecKey, "ec", good(fields{"aud": []string{"authenticated"}, "amr": claims["amr"]})),
+		"a list in amr":   sign(t, jose.ES256, ecKey, "ec", good(fields{"iat": began, "amr": []string{"pwd"}})),
+		"no amr":          sign(t, jose.ES256, ecKey, "ec", good(fields{"iat": began, "amr": nil})),
+		"no is_anonymous": sign(t, jose.ES256, ecKey, "ec", good(fields{"is_anonymous": nil, "amr": claims["amr"]})),
+		"fractions":       sign(t, jose.ES256, ecKey, "ec", good(fields{"exp": float64(time.Now().Unix()) + 99.5, "amr": claims["amr"]})),
+		"within leeway":   sign(t, jose.ES256, ecKey, "ec", good(fields{"exp": time.Now().Unix() - 5, "nbf": time.Now().Unix() + 5, "amr": claims["amr"]})),
+	} {
+		for range 2 { // verified, and remembered
+			s, denial, err := v.Verify(t.Context(), api, token)
+			if err != nil || denial != "" || s != (authz.Session{ID: thisOne, UserID: user, Began: began}) {
+				t.Errorf("%s: %+v, %s, %v", name, s, denial, err)
+			}
+		}
+		if _, denial, err := v.Verify(t.Context(), "velaflows", token); denial != authz.ReasonUnknown || err != nil {
+			t.Errorf("%s: another API says %s, %v", name, denial, err)
+		}
+	}
+}
+
+// Everything that is not quite a good token. Each is refused, and none is an error.
+func TestForgedTokensAreRefused(t *testing.T) {
+	p := publish(t, public("ec", &ecKey.PublicKey), public("rsa", &rsaKey.PublicKey), public("other", &otherEC.PublicKey),
+		jose.JSONWebKey{Key: &wrongEC.PublicKey, KeyID: "p384", Use: "sig"},
+		jose.JSONWebKey{Key: &shortRSA.PublicKey, KeyID: "short", Use: "sig"},
+		jose.JSONWebKey{Key: &ecKey.PublicKey, KeyID: "enc", Use: "enc"},
+		jose.JSONWebKey{Key: []byte(secret + "!"), KeyID: "oct"},
+	)
+	both := verifier(t, authz.SessionFormat{HS256Secret: secret, JWKSURL: p.URL}, nil)
+	keysOnly := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
+	secretOnly := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
+
+	now := time.Now().Unix()
+	es := func(claims any) authz.Secret { return sign(t, jose.ES256, ecKey, "ec", claims) }
+	with := func(change fields) authz.Secret { return es(good(change)) }
+	raw := func(text string) authz.Secret { // a claim of our own in front
+		return es([]byte(strings.Replace(string(must(json.Marshal(good(nil)))), "{", "{"+text+",", 1)))
+	}
+	header := func(name string, value any) authz.Secret {
+		return signWith(t, jose.ES256, ecKey, (&jose.SignerOptions{}).WithType("JWT").WithHeader("kid", "ec").WithHeader(jose.HeaderKey(name), value), good(nil))
+	}
+	parts := func(token authz.Secret) []string { return strings.Split(token.Reveal(), ".") }
+	b64 := base64.RawURLEncoding.EncodeToString
+	rejoined := func(header, payload, signature string) authz.Secret {
+		return authz.Secret(header + "." + payload + "." + signature)
+	}
+	genuine := parts(es(good(nil)))
+	der := must(x509.MarshalPKIXPublicKey(&ecKey.PublicKey))
+	bytesOfKey := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+
+	for name, c := range map[string]struct {
+		token authz.Secret
+		want  authz.Reason
+	}{
+		"none":                           {rejoined(b64([]byte(`{"alg":"none","typ":"JWT"}`)), genuine[1], ""), authz.ReasonMalformed},
+		"None":                           {rejoined(b64([]byte(`{"alg":"None","typ":"JWT"}`)), genuine[1], ""), authz.ReasonMalformed},
+		"none with a signature":          {rejoined(b64([]byte(`{"alg":"none","kid":"ec"}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
+		"HS256 with the public key, PEM": {sign(t, jose.HS256, bytesOfKey, "ec", good(nil)), authz.ReasonUnknown},
+		"HS256 with the public key, DER": {sign(t, jose.HS256, der, "ec", good(nil)), authz.ReasonUnknown},
+		"HS256 with a published secret":  {sign(t, jose.HS256, []byte(secret+"!"), "oct", good(nil)), authz.ReasonUnknown},
+		"HS256 with the empty secret":    {rejoined(hs256(t, nil, good(nil))), authz.ReasonUnknown},
+		"HS384":                          {sign(t, jose.HS384, []byte(secret+secret), "", good(nil)), authz.ReasonMalformed},
+		"HS512":                          {sign(t, jose.HS512, []byte(secret+secret), "", good(nil)), authz.ReasonMalformed},
+		"PS256":                          {sign(t, jose.PS256, rsaKey, "rsa", good(nil)), authz.ReasonMalformed},
+		"RS512":                          {sign(t, jose.RS512, rsaKey, "rsa", good(nil)), authz.ReasonMalformed},
+		"ES384":                          {sign(t, jose.ES384, wrongEC, "p384", good(nil)), authz.ReasonMalformed},
+		"ES256 that names P-384":         {sign(t, jose.ES256, ecKey, "p384", good(nil)), authz.ReasonUnknown},
+		"ES256 that names RSA":           {sign(t, jose.ES256, ecKey, "rsa", good(nil)), authz.ReasonMalformed},
+		"RS256 that names EC":            {sign(t, jose.RS256, rsaKey, "ec", good(nil)), authz.ReasonMalformed},
+		"a short RSA key":                {rejoined(rs256(t, shortRSA, "short", good(nil))), authz.ReasonUnknown},
+		"a key for encryption":           {sign(t, jose.ES256, ecKey, "enc", good(nil)), authz.ReasonUnknown},
+		"another key":                    {sign(t, jose.ES256, otherEC, "ec", good(nil)), authz.ReasonUnknown},
+		"another kid":                    {sign(t, jose.ES256, ecKey, "other", good(nil)), authz.ReasonUnknown},
+		"an unknown kid":                 {sign(t, jose.ES256, ecKey, "nobody's", good(nil)), authz.ReasonUnknown},
+		"no kid":                         {sign(t, jose.ES256, ecKey, "", good(nil)), authz.ReasonMalformed},
+		"crit":                           {header("crit", []string{"exp"}), authz.ReasonMalformed},
+		"another type":                   {signWith(t, jose.ES256, ecKey, (&jose.SignerOptions{}).WithType("at+jwt").WithHeader("kid", "ec"), good(nil)), authz.ReasonMalformed},
+		"a key of its own":               {signWith(t, jose.ES256, otherEC, (&jose.SignerOptions{EmbedJWK: true}).WithType("JWT"), good(nil)), authz.ReasonMalformed},
+		"kid that is a number":           {rejoined(b64([]byte(`{"alg":"ES256","kid":1}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
+		"alg twice":                      {rejoined(b64([]byte(`{"alg":"none","alg":"ES256","kid":"ec"}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
+		"alg that is null":               {rejoined(b64([]byte(`{"alg":null,"kid":"ec"}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
+		"Alg":                            {rejoined(b64([]byte(`{"Alg":"ES256","kid":"ec"}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
+		"no header":                      {rejoined("", genuine[1], genuine[2]), authz.ReasonMalformed},
+		"two dots":                       {"..", authz.ReasonMalformed},
+		"a changed payload":              {rejoined(genuine[0], parts(with(fields{"sub": "eve"}))[1], genuine[2]), authz.ReasonUnknown},
+		"a changed signature":            {rejoined(genuine[0], genuine[1], parts(with(fields{"sub": "eve"}))[2]), authz.ReasonUnknown},
+		"no signature":                   {rejoined(genuine[0], genuine[1], ""), authz.ReasonUnknown},
+		"a signature of zeros":           {rejoined(genuine[0], genuine[1], b64(make([]byte, 64))), authz.ReasonUnknown},
+		"a signature in DER":             {rejoined(genuine[0], genuine[1], b64(must(ecKey.Sign(rand.Reader, make([]byte, 32), crypto.SHA256)))), authz.ReasonUnknown},
+		"padding":                        {rejoined(genuine[0]+"=", genuine[1], genuine[2]), authz.ReasonMalformed},
+		"four parts":                     {rejoined(genuine[0], genuine[1], genuine[2]+"."+genuine[2]), authz.ReasonMalformed},
+
+		"expired":                 {with(fields{"exp": now - 11}), authz.ReasonExpired},
+		"expired long ago":        {with(fields{"exp": 1}), authz.ReasonExpired},
+		"not yet valid":           {with(fields{"nbf": now + 15}), authz.ReasonUnknown},
+		"no exp":                  {with(fields{"exp": nil}), authz.ReasonMalformed},
+		"exp that is text":        {with(fields{"exp": "9999999999"}), authz.ReasonMalformed},
+		"exp that is null":        {with(fields{"exp": json.RawMessage("null")}), authz.ReasonMalformed},
+		"exp beyond all time":     {with(fields{"exp": 1e300}), authz.ReasonMalformed},
+		"exp below all time":      {with(fields{"exp": -1}), authz.ReasonMalformed},
+		"EXP":                     {with(fields{"exp": nil, "EXP": now + 3600}), authz.ReasonMalformed},
+		"nbf that is text":        {with(fields{"nbf": "0"}), authz.ReasonMalformed},
+		"no iat":                  {with(fields{"iat": nil}), authz.ReasonMalformed},
+		"wrong issuer":            {with(fields{"iss": "https://evil.example/auth/v1"}), authz.ReasonUnknown},
+		"issuer with a slash":     {with(fields{"iss": issuer + "/"}), authz.ReasonUnknown},
+		"no issuer":               {with(fields{"iss": nil}), authz.ReasonMalformed},
+		"issuers":                 {with(fields{"iss": []string{issuer}}), authz.ReasonMalformed},
+		"wrong issuer, expired":   {with(fields{"iss": "https://evil.example", "exp": now - 99}), authz.ReasonUnknown},
+		"wrong audience":          {with(fields{"aud": "anon"}), authz.ReasonUnknown},
+		"two audiences":           {with(fields{"aud": []string{"authenticated", "other"}}), authz.ReasonUnknown},
+		"one audience twice":      {with(fields{"aud": []string{"authenticated", "authenticated"}}), authz.ReasonUnknown},
+		"no audience":             {with(fields{"aud": nil}), authz.ReasonMalformed},
+		"no audience in a list":   {with(fields{"aud": []string{}}), authz.ReasonMalformed},
+		"an audience of a number": {with(fields{"aud": []any{"authenticated", 1}}), authz.ReasonMalformed},
+		"anonymous":               {with(fields{"is_anonymous": true}), authz.ReasonUnknown},
+		"anonymous as text":       {with(fields{"is_anonymous": "true"}), authz.ReasonMalformed},
+		"anonymous as null":       {with(fields{"is_anonymous": json.RawMessage("null")}), authz.ReasonMalformed},
+		"service_role":            {with(fields{"role": "service_role"}), authz.ReasonUnknown},
+		"anon":                    {with(fields{"role": "anon"}), authz.ReasonUnknown},
+		"no role":                 {with(fields{"role": nil}), authz.ReasonUnknown},
+		"Role":                    {with(fields{"role": nil, "Role": "authenticated"}), authz.ReasonUnknown},
+		"no user":                 {with(fields{"sub": nil}), authz.ReasonMalformed},
+		"the empty user":          {with(fields{"sub": ""}), authz.ReasonMalformed},
+		"a user of a NUL":         {with(fields{"sub": "a\x00b"}), authz.ReasonMalformed},
+		"a user of two lines":     {with(fields{"sub": "a\nb"}), authz.ReasonMalformed},
+		"a long user":             {with(fields{"sub": strings.Repeat("a", 256)}), authz.ReasonMalformed},
+		"no session":              {with(fields{"session_id": nil}), authz.ReasonMalformed},
+		"a session of a number":   {with(fields{"session_id": 1}), authz.ReasonMalformed},
+		"sub twice":               {raw(`"sub":"eve"`), authz.ReasonMalformed},
+		"exp twice":               {raw(`"exp":9999999999`), authz.ReasonMalformed},
+		"exp twice, escaped":      {raw(`"e\u0078p":9999999999`), authz.ReasonMalformed},
+		"a user that is no UTF-8": {raw("\"x\":\"\xff\""), authz.ReasonMalformed},
+		"no object":               {es([]byte(`["exp"]`)), authz.ReasonMalformed},
+		"null":                    {es([]byte(`null`)), authz.ReasonMalformed},
+		"no JSON":                 {es([]byte(`{`)), authz.ReasonMalformed},
+		"something behind":        {es([]byte(string(must(json.Marshal(good(nil)))) + "{}")), authz.ReasonMalformed},
+	} {
+		for range 2 { // nothing of it is remembered
+			if s, denial, err := both.Verify(t.Context(), api, c.token); err != nil || denial != c.want || s != (authz.Session{}) {
+				t.Errorf("%s: %+v, %q, %v; want %q", name, s, denial, err, c.want)
+			}
+		}
+	}
+	for name, c := range map[string]struct {
+		v     *session.Verifier
+		token authz.Secret
+	}{
+		"HS256 without a secret":                 {keysOnly, sign(t, jose.HS256, []byte(secret), "", good(nil))},
+		"HS256 of the public key, with no other": {keysOnly, sign(t, jose.HS256, bytesOfKey, "ec", good(nil))},
+		"ES256 without keys":                     {secretOnly, es(good(nil))},
+		"RS256 without keys":                     {secretOnly, sign(t, jose.RS256, rsaKey, "rsa", good(nil))},
+	} {
+		if _, denial, err := c.v.Verify(t.Context(), api, c.token); err != nil || denial != authz.ReasonMalformed {
+			t.Errorf("%s: %q, %v", name, denial, err)
+		}
+	}
+	for _, v := range []*session.Verifier{both, keysOnly} { // or all of the above shows nothing
+		if _, denial, err := v.Verify(t.Context(), api, es(good(nil))); err != nil || denial != "" {
+			t.Errorf("a good token: %q, %v", denial, err)
+		}
+	}
+}
+
+// hs256 and rs256 sign with what go-jose refuses to sign with.
+func hs256(t *testing.T, key []byte, claims fields) (header, payload, signature string) {
+	return byHand(t, fields{"alg": "HS256"}, claims, func(text string) []byte { return hmacSHA256(key, text) })
+}
+
+func rs256(t *testing.T, key *rsa.PrivateKey, kid string, claims fields) (header, payload, signature string) {
+	return byHand(t, fields{"alg": "RS256", "kid": kid}, claims, func(text string) []byte {
+		return must(rsa.SignPKCS1v15(rand.Reader, key, crypto.SHA256, sum(text)))
+	})
+}
+
+func byHand(t *testing.T, head, claims fields, sign func(string) []byte) (header, payload, signature string) {
+	t.Helper()
+	header = base64.RawURLEncoding.EncodeToString(must(json.Marshal(head)))
+	payload = base64.RawURLEncoding.EncodeToString(must(json.Marshal(claims)))
+	return header, payload, base64.RawURLEncoding.EncodeToString(sign(header + "." + payload))
+}
+
+func TestAnonymousSessionsCanBeTaken(t *testing.T) {
+	v := verifier(t, authz.SessionFormat{HS256Secret: secret, Anonymous: true}, nil)
+	token := sign(t, jose.HS256, []byte(secret), "", good(fields{"is_anonymous": true}))
+	if _, denial, err := v.Verify(t.Context(), api, token); err != nil || denial != "" {
+		t.Errorf("%q, %v", denial, err)
+	}
+}
+
+// A token that is remembered expires when it would have expired.
+func TestRememberedTokensExpire(t *testing.T) {
+	var ahead atomic.Int64
+	clock := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	v := verifier(t, authz.SessionFormat{HS256Secret: secret}, clock)
+	token := sign(t, jose.HS256, []byte(secret), "", good(fields{"exp": time.Now().Unix() + 60}))
+	eventually(t, "it is remembered", func() bool {
+		_, denial, err := v.Verify(t.Context(), api, token)
+		if err != nil || denial != "" {
+			t.Fatalf("%q, %v", denial, err)
+		}
+		return v.Stats()[api].Remembered > 0
+	})
+	for after, want := range map[time.Duration]authz.Reason{
+		60 * time.Second: "", 69 * time.Second: "", 70 * time.Second: authz.ReasonExpired, time.Hour: authz.ReasonExpired,
+	} {
+		ahead.Store(int64(after))
+		if _, denial, err := v.Verify(t.Context(), api, token); err != nil || denial != want {
+			t.Errorf("after %v: %q, %v", after, denial, err)
+		}
+	}
+}

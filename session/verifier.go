@@ -1,0 +1,147 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// Config of a Verifier.
+type Config struct {
+	// APIs by name. Those without an issuer take no sessions.
+	APIs map[string]authz.API
+	// MaxBytes is what all remembered verifications may take. 0: none is remembered.
+	MaxBytes int64
+	// Clock is the wall clock, which the claims of tokens are held against. Default: time.Now.
+	Clock func() time.Time
+}
+
+// Verifier is an [authz.Sessions]. It is safe for concurrent use.
+type Verifier struct {
+	issuers map[string]*issuer
+	memory  *memory
+}
+
+var _ authz.Sessions = (*Verifier)(nil)
+
+// New starts a verifier, which fetches keys from now on. Whether they can be fetched is not asked: [Verifier.Ready] tells.
+// The caller must Close the verifier.
+func New(c Config, log *slog.Logger) (*Verifier, error) {
+	if c.Clock == nil {
+		c.Clock = time.Now
+	}
+	v := &Verifier{issuers: make(map[string]*issuer)}
+	for name, api := range c.APIs {
+		format, err := api.Session.Complete()
+		if err != nil {
+			v.Close()
+			return nil, fmt.Errorf("apis.%s.session.%w", name, err)
+		}
+		if format.Issuer != "" {
+			v.issuers[name] = newIssuer(format, c.Clock, log.With("api", name))
+		}
+	}
+	if len(v.issuers) > 0 && c.MaxBytes > 0 {
+		var err error
+		if v.memory, err = newMemory(c.MaxBytes); err != nil {
+			v.Close()
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+// Close ends the fetching. Calls of Verify must have ended.
+func (v *Verifier) Close() {
+	for _, i := range v.issuers {
+		i.keys.close()
+	}
+	if v.memory != nil {
+		v.memory.close()
+	}
+}
+
+// Verify implements [authz.Sessions]. A token that was verified before is not verified again, as long as its key is
+// trusted and it has not expired.
+func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (authz.Session, authz.Reason, error) {
+	i, ok := v.issuers[api]
+	if !ok {
+		return authz.Session{}, authz.ReasonUnknown, nil
+	}
+	digest := token.Digest()
+	known := v.memory.get(digest)
+	if known != nil && known.issuer == i && i.trusts(known.key) {
+		i.counts.remembered.Add(1)
+		if i.expired(known.expires) {
+			return authz.Session{}, authz.ReasonExpired, nil
+		}
+		return known.session, "", nil
+	}
+	verified, denial, err := i.verify(ctx, token.Reveal())
+	switch {
+	case err != nil:
+		i.counts.failed.Add(1)
+		return authz.Session{}, "", err
+	case denial != "":
+		i.counts.denied.Add(1)
+		return authz.Session{}, denial, nil
+	}
+	i.counts.verified.Add(1)
+	verified.digest = digest
+	v.memory.set(verified)
+	return verified.session, "", nil
+}
+
+// Ready reports whether the keys of every issuer have been fetched once. The notices are of what has gone wrong since: it
+// concerns sessions alone, and is no reason to keep everybody out.
+func (v *Verifier) Ready() (notices []string, err error) {
+	for _, api := range slices.Sorted(maps.Keys(v.issuers)) {
+		ever, trouble := v.issuers[api].keys.ready()
+		switch {
+		case !ever:
+			err = errors.Join(err, fmt.Errorf("apis.%s.session: %w", api, trouble))
+		case trouble != nil:
+			notices = append(notices, fmt.Sprintf("apis.%s.session: %v", api, trouble))
+		}
+	}
+	return notices, err
+}
+
+// counts of the answers of an issuer.
+type counts struct{ remembered, verified, denied, failed atomic.Uint64 }
+
+// Stats are for metrics.
+type Stats struct {
+	// Remembered, Verified, Denied and Failed are the answers: from memory, after a verification, a denial, or none at
+	// all.
+	Remembered, Verified, Denied, Failed uint64
+	// Public says that there are public keys to fetch; what follows is of them.
+	Public bool
+	// KeysAge is how long ago the keys in use were fetched; 0: never.
+	KeysAge time.Duration
+	// Keys is how many there are.
+	Keys int
+	// Fetched and FetchFailed count the fetches.
+	Fetched, FetchFailed uint64
+}
+
+// Stats tells how the verifier does, by API.
+func (v *Verifier) Stats() map[string]Stats {
+	all := make(map[string]Stats, len(v.issuers))
+	for api, i := range v.issuers {
+		s := Stats{
+			Remembered: i.counts.remembered.Load(), Verified: i.counts.verified.Load(),
+			Denied: i.counts.denied.Load(), Failed: i.counts.failed.Load(),
+		}
+		i.keys.stats(&s)
+		all[api] = s
+	}
+	return all
+}

@@ -1,0 +1,128 @@
+package store_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
+
+func sessionOf(user string, began time.Time) authz.Session {
+	return authz.Session{ID: "session of " + user, UserID: user, Began: began.Unix()}
+}
+
+func inWorkspace(s authz.Session, slug string) authz.Lookup {
+	return authz.Lookup{Session: s, API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
+}
+
+// With and without a cache, a session is its user: of the workspaces that he is a member of.
+func TestSessionsAreTheirUsers(t *testing.T) {
+	f := newFixture(t)
+	for name, d := range map[string]*store.Directory{"asked": f.directory(t, nil), "remembered": f.listening(t)} {
+		t.Run(name, func(t *testing.T) {
+			ada := sessionOf(f.ada.ID, time.Now())
+			for slug, want := range map[string]authz.Membership{
+				"acme": {ID: f.acme.ID, Slug: "acme", Role: "admin"}, "globex": {ID: f.globex.ID, Slug: "globex", Role: "guest"},
+				"nowhere": {}, "": {},
+			} {
+				for range 3 {
+					got := must(d.Lookup(t.Context(), inWorkspace(ada, slug)))
+					if got.Denial != "" || got.Workspace != want || got.Principal.ID != f.ada.ID || got.Principal.UserID != f.ada.ID ||
+						got.Principal.Kind != authz.KindSession || got.Principal.SessionID != ada.ID || got.Principal.Environment != authz.Live {
+						t.Errorf("in %q: %+v", slug, got)
+					}
+				}
+			}
+			byID := authz.Lookup{Session: ada, API: "velocity", Workspace: authz.WorkspaceRef{ID: f.acme.ID}}
+			if got := must(d.Lookup(t.Context(), byID)); got.Workspace.Role != "admin" {
+				t.Errorf("by id: %+v", got)
+			}
+			if got := must(d.Lookup(t.Context(), inWorkspace(sessionOf(f.bob.ID, time.Now()), "acme"))); got.Denial != "" || got.Workspace.ID != "" {
+				t.Errorf("who is in no workspace: %+v", got)
+			}
+			if got := must(d.Lookup(t.Context(), inWorkspace(sessionOf("nobody", time.Now()), "acme"))); got.Denial != authz.ReasonUnknown || got.Principal.ID != "" {
+				t.Errorf("who is nobody: %+v", got)
+			}
+		})
+	}
+}
+
+// What is revoked, by the registry and by a row of the product's, is revoked at once and for good, and nothing else is.
+func TestSessionsAreRevoked(t *testing.T) {
+	f := newFixture(t)
+	asked, remembered := f.directory(t, nil), f.listening(t)
+	denial := func(s authz.Session) authz.Reason {
+		t.Helper()
+		want := must(asked.Lookup(t.Context(), inWorkspace(s, "acme"))).Denial
+		eventually(t, "the cache agrees", func() bool {
+			return must(remembered.Lookup(t.Context(), inWorkspace(s, "acme"))).Denial == want
+		})
+		return want
+	}
+	one, other := sessionOf(f.ada.ID, time.Now()), sessionOf(f.ada.ID, time.Now())
+	other.ID = "another"
+	bobs := sessionOf(f.bob.ID, time.Now())
+	for _, s := range []authz.Session{one, other, bobs} {
+		if got := denial(s); got != "" {
+			t.Fatalf("%+v is %s", s, got)
+		}
+	}
+	first := must(f.RevokeSession(t.Context(), one.ID))
+	again := must(f.RevokeSession(t.Context(), one.ID))
+	if *first.SessionID != one.ID || first.UserID != nil || !again.RevokedAt.Equal(first.RevokedAt) {
+		t.Errorf("%+v, and again %+v", first, again)
+	}
+	later := one
+	later.Began += 3600 // nothing makes it another one
+	if denial(one) != authz.ReasonRevoked || denial(later) != authz.ReasonRevoked || denial(other) != "" || denial(bobs) != "" {
+		t.Errorf("one %s, later %s, other %s, bob's %s", denial(one), denial(later), denial(other), denial(bobs))
+	}
+	f.exec(t, `INSERT INTO keywicket.revoked_sessions (session_id) VALUES ('another')`)
+	if got := denial(other); got != authz.ReasonRevoked {
+		t.Errorf("by a row: %q", got)
+	}
+
+	all := must(f.RevokeSessionsOf(t.Context(), "bob@example.com"))
+	if all.SessionID != nil || *all.UserID != f.bob.ID {
+		t.Errorf("%+v", all)
+	}
+	for began, want := range map[time.Duration]authz.Reason{
+		-time.Hour: authz.ReasonRevoked, -time.Second: authz.ReasonRevoked, 0: authz.ReasonRevoked, time.Second: "", time.Hour: "",
+	} {
+		s := sessionOf(f.bob.ID, all.RevokedAt.Add(began))
+		s.ID = began.String()
+		if got := denial(s); got != want {
+			t.Errorf("begun %v after: %q", began, got)
+		}
+	}
+	s := sessionOf(f.bob.ID, all.RevokedAt.Add(time.Minute))
+	f.exec(t, `INSERT INTO keywicket.revoked_sessions (user_id, revoked_at) VALUES ($1, now() + interval '1 hour')`, f.bob.ID)
+	if got := denial(s); got != authz.ReasonRevoked {
+		t.Errorf("by a row: %q", got)
+	}
+	f.exec(t, `DELETE FROM keywicket.revoked_sessions`)
+	for _, s := range []authz.Session{one, other, s} {
+		if got := denial(s); got != "" {
+			t.Errorf("once nothing is revoked: %q", got)
+		}
+	}
+	f.exec(t, `INSERT INTO keywicket.revoked_sessions (session_id) VALUES ($1)`, one.ID)
+	if got := denial(one); got != authz.ReasonRevoked {
+		t.Errorf("anew: %q", got)
+	}
+	f.exec(t, `TRUNCATE keywicket.revoked_sessions`)
+	if got := denial(one); got != "" {
+		t.Errorf("after TRUNCATE: %q", got)
+	}
+
+	for _, id := range []string{"", " ", "eyJhbGciOiJFUzI1NiJ9.e30.c2ln"} {
+		if _, err := f.RevokeSession(t.Context(), id); !errors.Is(err, store.ErrInvalid) {
+			t.Errorf("%q: %v", id, err)
+		}
+	}
+	if _, err := f.RevokeSessionsOf(t.Context(), "nobody@example.com"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+}
