@@ -15,14 +15,14 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/session"
+	"github.com/keywicket/keywicket/test/supabase"
 )
 
 // shortest is the least that jwks_max_age may be.
 const shortest = 4 * time.Second
 
-func es256(t testing.TB, key *ecdsa.PrivateKey, kid string) authz.Secret {
-	t.Helper()
-	return sign(t, jose.ES256, key, kid, good(nil))
+func es256(key *ecdsa.PrivateKey, kid string) authz.Secret {
+	return sign(jose.ES256, key, kid, good(nil))
 }
 
 // Anybody can write a key id that nobody knows. It costs the issuer next to nothing.
@@ -31,7 +31,7 @@ func TestForgedKeyIDsFetchSeldom(t *testing.T) {
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
 	const forged, seconds = 10_000, 31
-	token := strings.Split(es256(t, ecKey, "x").Reveal(), ".")
+	token := strings.Split(es256(ecKey, "x").Reveal(), ".")
 	start := time.Now()
 	for i := range forged {
 		for time.Since(start) < time.Duration(i)*seconds*time.Second/forged {
@@ -42,7 +42,7 @@ func TestForgedKeyIDsFetchSeldom(t *testing.T) {
 			t.Fatalf("number %d: %q, %v", i, denial, err)
 		}
 	}
-	if got := p.fetches.Load() - 1; got < 1 || got > 2 {
+	if got := p.Fetches() - 1; got < 1 || got > 2 {
 		t.Errorf("%d forged key ids over %d s made %d fetches", forged, seconds, got)
 	}
 }
@@ -55,11 +55,11 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: shortest}, nil)
 	var signing atomic.Pointer[func() authz.Secret]
 	use := func(key *ecdsa.PrivateKey, kid string) {
-		f := func() authz.Secret { return es256(t, key, kid) }
+		f := func() authz.Secret { return es256(key, kid) }
 		signing.Store(&f)
 	}
 	use(ecKey, "old")
-	early := es256(t, ecKey, "old")
+	early := es256(ecKey, "old")
 	stop := make(chan struct{})
 	var load sync.WaitGroup
 	var taken atomic.Int64
@@ -87,28 +87,28 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 		})
 	}
 	time.Sleep(100 * time.Millisecond)
-	p.set(public("old", &ecKey.PublicKey), public("new", &otherEC.PublicKey))
+	p.Publish(public("old", &ecKey.PublicKey), public("new", &otherEC.PublicKey))
 	use(otherEC, "new")
 	time.Sleep(500 * time.Millisecond)
-	p.set(public("new", &otherEC.PublicKey))
+	p.Publish(public("new", &otherEC.PublicKey))
 	withdrawn := time.Now()
 	for time.Since(withdrawn) < shortest {
 		_, _, _ = v.Verify(t.Context(), api, early) // it was remembered
 		time.Sleep(10 * time.Millisecond)
 	}
-	for name, token := range map[string]authz.Secret{"remembered": early, "not seen before": es256(t, ecKey, "old")} {
+	for name, token := range map[string]authz.Secret{"remembered": early, "not seen before": es256(ecKey, "old")} {
 		if _, denial, err := v.Verify(t.Context(), api, token); err != nil || denial != authz.ReasonUnknown {
 			t.Errorf("a session of a key that is withdrawn, %s: %q, %v", name, denial, err)
 		}
 	}
 	close(stop)
 	load.Wait()
-	t.Logf("%d sessions were taken, the keys fetched %d times", taken.Load(), p.fetches.Load())
+	t.Logf("%d sessions were taken, the keys fetched %d times", taken.Load(), p.Fetches())
 
 	// One key id that comes to mean another key.
-	reused := es256(t, otherEC, "new")
+	reused := es256(otherEC, "new")
 	eventually(t, "it is taken", func() bool { _, denial, _ := v.Verify(t.Context(), api, reused); return denial == "" })
-	p.set(public("new", &ecKey.PublicKey))
+	p.Publish(public("new", &ecKey.PublicKey))
 	eventually(t, "the other key's sessions are refused", func() bool {
 		_, denial, _ := v.Verify(t.Context(), api, reused)
 		return denial == authz.ReasonUnknown
@@ -138,11 +138,11 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 			t.Parallel()
 			p := publish(t, public("ec", &ecKey.PublicKey))
 			v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: shortest}, nil)
-			seen := es256(t, ecKey, "ec")
-			p.instead(answer)
+			seen := es256(ecKey, "ec")
+			p.Instead(answer)
 			var last error
 			eventually(t, "the keys are too old", func() bool {
-				for _, token := range []authz.Secret{es256(t, ecKey, "ec"), seen} {
+				for _, token := range []authz.Secret{es256(ecKey, "ec"), seen} {
 					_, denial, err := v.Verify(t.Context(), api, token)
 					if denial != "" {
 						t.Fatalf("a good session is %s", denial)
@@ -161,7 +161,7 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 			if s := v.Stats()[api]; s.FetchFailed == 0 || s.KeysAge < shortest || s.Failed == 0 {
 				t.Errorf("%+v", s)
 			}
-			p.instead(nil)
+			p.Instead(nil)
 			eventually(t, "they are fetched again", func() bool { _, denial, err := v.Verify(t.Context(), api, seen); return denial == "" && err == nil })
 			if notices, err := v.Ready(); err != nil || len(notices) != 0 {
 				t.Errorf("readiness: %q, %v", notices, err)
@@ -176,17 +176,17 @@ func TestUnknownKeyStallsNobody(t *testing.T) {
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
 	release, asked := make(chan struct{}), make(chan struct{}, 10)
-	p.instead(func(http.ResponseWriter, *http.Request) { asked <- struct{}{}; <-release })
+	p.Instead(func(http.ResponseWriter, *http.Request) { asked <- struct{}{}; <-release })
 	done := make(chan error)
 	go func() {
-		_, denial, err := v.Verify(t.Context(), api, es256(t, ecKey, "unknown"))
+		_, denial, err := v.Verify(t.Context(), api, es256(ecKey, "unknown"))
 		if denial != "" {
 			t.Errorf("nobody can tell, yet it is %s", denial)
 		}
 		done <- err
 	}()
 	<-asked
-	if _, denial, err := v.Verify(t.Context(), api, es256(t, ecKey, "ec")); denial != "" || err != nil {
+	if _, denial, err := v.Verify(t.Context(), api, es256(ecKey, "ec")); denial != "" || err != nil {
 		t.Errorf("%q, %v", denial, err)
 	}
 	if err := <-done; err == nil || !strings.Contains(err.Error(), "not yet answered") {
@@ -199,23 +199,23 @@ func TestUnknownKeyStallsNobody(t *testing.T) {
 func TestIssuerThatComesLater(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
-	p.instead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
+	p.Instead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
 	v, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: authz.SessionFormat{
-		Issuer: issuer, JWKSURL: p.URL, JWKSMaxAge: shortest}}}}, discard)
+		Issuer: supabase.Name, JWKSURL: p.URL, JWKSMaxAge: shortest}}}}, discard)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer v.Close()
-	eventually(t, "it has asked", func() bool { return p.fetches.Load() > 0 && v.Stats()[api].FetchFailed > 0 })
+	eventually(t, "it has asked", func() bool { return p.Fetches() > 0 && v.Stats()[api].FetchFailed > 0 })
 	if _, err := v.Ready(); err == nil || !strings.Contains(err.Error(), "apis.velocity.session") || !strings.Contains(err.Error(), "502") {
 		t.Errorf("readiness: %v", err)
 	}
-	if _, denial, err := v.Verify(t.Context(), api, es256(t, ecKey, "ec")); err == nil || denial != "" {
+	if _, denial, err := v.Verify(t.Context(), api, es256(ecKey, "ec")); err == nil || denial != "" {
 		t.Errorf("%q, %v", denial, err)
 	}
-	p.instead(nil)
+	p.Instead(nil)
 	eventually(t, "it is ready", func() bool { _, err := v.Ready(); return err == nil })
-	if _, denial, err := v.Verify(t.Context(), api, es256(t, ecKey, "ec")); err != nil || denial != "" {
+	if _, denial, err := v.Verify(t.Context(), api, es256(ecKey, "ec")); err != nil || denial != "" {
 		t.Errorf("%q, %v", denial, err)
 	}
 }

@@ -10,11 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
-	"maps"
-	"net/http"
-	"net/http/httptest"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -23,21 +19,18 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/session"
+	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// The tokens here are made by go-jose, which has no code in common with what verifies them.
-
 const (
-	issuer  = "https://auth.example/auth/v1"
-	secret  = "a secret of thirty-two characters and more"
-	api     = "velocity"
-	user    = "5be86359-073c-434b-ad2d-a3932222dabe"
-	thisOne = "0b5a2b3c-1111-2222-3333-444455556666"
+	secret = "a secret of thirty-two characters and more"
+	api    = "velocity"
+	user   = "5be86359-073c-434b-ad2d-a3932222dabe"
 )
 
 var (
-	ecKey    = must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	otherEC  = must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	ecKey    = supabase.NewEC()
+	otherEC  = supabase.NewEC()
 	wrongEC  = must(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))
 	rsaKey   = must(rsa.GenerateKey(rand.Reader, 2048))
 	shortRSA = must(rsa.GenerateKey(rand.Reader, 1024))
@@ -50,100 +43,32 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-type fields = map[string]any
+type fields = supabase.Fields
 
-// good are the claims of a Supabase access token, with what a test changes. nil takes a claim away.
-func good(change fields) fields {
-	now := time.Now().Unix()
-	c := fields{
-		"iss": issuer, "aud": "authenticated", "exp": now + 3600, "iat": now, "sub": user, "role": "authenticated",
-		"session_id": thisOne, "aal": "aal1", "email": "ada@example.com", "phone": "", "is_anonymous": false,
-		"amr": []fields{{"method": "password", "timestamp": now}},
-	}
-	maps.Copy(c, change)
-	for name, value := range c {
-		if value == nil {
-			delete(c, name)
-		}
-	}
-	return c
+func good(change fields) fields { return supabase.Claims(user, change) }
+
+func sign(alg jose.SignatureAlgorithm, key any, kid string, payload any) authz.Secret {
+	return authz.Secret(supabase.Sign(alg, key, kid, payload))
 }
 
-// sign makes a token.
-func sign(t testing.TB, alg jose.SignatureAlgorithm, key any, kid string, payload any) authz.Secret {
+func signWith(key any, options *jose.SignerOptions, payload any) authz.Secret {
+	return authz.Secret(supabase.SignWith(jose.ES256, key, options, payload))
+}
+
+var public = supabase.Public
+
+func publish(t testing.TB, keys ...jose.JSONWebKey) *supabase.Issuer {
 	t.Helper()
-	options := (&jose.SignerOptions{}).WithType("JWT")
-	if kid != "" {
-		options = options.WithHeader("kid", kid)
-	}
-	return signWith(t, alg, key, options, payload)
-}
-
-func signWith(t testing.TB, alg jose.SignatureAlgorithm, key any, options *jose.SignerOptions, payload any) authz.Secret {
-	t.Helper()
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: key}, options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, ok := payload.([]byte)
-	if !ok {
-		text = must(json.Marshal(payload))
-	}
-	return authz.Secret(must(must(signer.Sign(text)).CompactSerialize()))
-}
-
-// published is an issuer's JWKS.
-type published struct {
-	*httptest.Server
-	fetches atomic.Int64
-
-	mu     sync.Mutex
-	keys   []jose.JSONWebKey
-	answer http.HandlerFunc // instead of the keys
-}
-
-func publish(t testing.TB, keys ...jose.JSONWebKey) *published {
-	t.Helper()
-	p := &published{keys: keys}
-	p.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		p.fetches.Add(1)
-		p.mu.Lock()
-		answer, set := p.answer, jose.JSONWebKeySet{Keys: p.keys}
-		p.mu.Unlock()
-		if answer != nil {
-			answer(w, r)
-			return
-		}
-		_ = json.NewEncoder(w).Encode(set)
-	}))
-	t.Cleanup(p.Close)
-	return p
-}
-
-func (p *published) set(keys ...jose.JSONWebKey) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.keys = keys
-}
-
-func (p *published) instead(answer http.HandlerFunc) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.answer = answer
-}
-
-func public(id string, key any) jose.JSONWebKey {
-	alg := "ES256"
-	if _, ok := key.(*rsa.PublicKey); ok {
-		alg = "RS256"
-	}
-	return jose.JSONWebKey{Key: key, KeyID: id, Algorithm: alg, Use: "sig"}
+	i := supabase.Start()
+	t.Cleanup(i.Close)
+	i.Publish(keys...)
+	return i
 }
 
 // verifier is ready to take what the format says.
 func verifier(t testing.TB, f authz.SessionFormat, clock func() time.Time) *session.Verifier {
 	t.Helper()
-	f.Issuer = issuer
+	f.Issuer = supabase.Name
 	v, err := session.New(session.Config{
 		APIs:     map[string]authz.API{api: {Session: f}, "velaflows": {}},
 		MaxBytes: 1 << 20, Clock: clock,
@@ -171,21 +96,21 @@ func TestThreeAlgorithms(t *testing.T) {
 	began := time.Now().Unix() - 500
 	claims := good(fields{"amr": []fields{{"method": "totp", "timestamp": began + 100}, {"method": "password", "timestamp": began}}})
 	for name, token := range map[string]authz.Secret{
-		"HS256":           sign(t, jose.HS256, []byte(secret), "", claims),
-		"HS256 with kid":  sign(t, jose.HS256, []byte(secret), "any", claims),
-		"ES256":           sign(t, jose.ES256, ecKey, "ec", claims),
-		"RS256":           sign(t, jose.RS256, rsaKey, "rsa", claims),
-		"no typ":          signWith(t, jose.ES256, ecKey, (&jose.SignerOptions{}).WithHeader("kid", "ec"), claims),
-		"a list of one":   sign(t, jose.ES256, ecKey, "ec", good(fields{"aud": []string{"authenticated"}, "amr": claims["amr"]})),
-		"a list in amr":   sign(t, jose.ES256, ecKey, "ec", good(fields{"iat": began, "amr": []string{"pwd"}})),
-		"no amr":          sign(t, jose.ES256, ecKey, "ec", good(fields{"iat": began, "amr": nil})),
-		"no is_anonymous": sign(t, jose.ES256, ecKey, "ec", good(fields{"is_anonymous": nil, "amr": claims["amr"]})),
-		"fractions":       sign(t, jose.ES256, ecKey, "ec", good(fields{"exp": float64(time.Now().Unix()) + 99.5, "amr": claims["amr"]})),
-		"within leeway":   sign(t, jose.ES256, ecKey, "ec", good(fields{"exp": time.Now().Unix() - 5, "nbf": time.Now().Unix() + 5, "amr": claims["amr"]})),
+		"HS256":           sign(jose.HS256, []byte(secret), "", claims),
+		"HS256 with kid":  sign(jose.HS256, []byte(secret), "any", claims),
+		"ES256":           sign(jose.ES256, ecKey, "ec", claims),
+		"RS256":           sign(jose.RS256, rsaKey, "rsa", claims),
+		"no typ":          signWith(ecKey, (&jose.SignerOptions{}).WithHeader("kid", "ec"), claims),
+		"a list of one":   sign(jose.ES256, ecKey, "ec", good(fields{"aud": []string{"authenticated"}, "amr": claims["amr"]})),
+		"a list in amr":   sign(jose.ES256, ecKey, "ec", good(fields{"iat": began, "amr": []string{"pwd"}})),
+		"no amr":          sign(jose.ES256, ecKey, "ec", good(fields{"iat": began, "amr": nil})),
+		"no is_anonymous": sign(jose.ES256, ecKey, "ec", good(fields{"is_anonymous": nil, "amr": claims["amr"]})),
+		"fractions":       sign(jose.ES256, ecKey, "ec", good(fields{"exp": float64(time.Now().Unix()) + 99.5, "amr": claims["amr"]})),
+		"within leeway":   sign(jose.ES256, ecKey, "ec", good(fields{"exp": time.Now().Unix() - 5, "nbf": time.Now().Unix() + 5, "amr": claims["amr"]})),
 	} {
 		for range 2 { // verified, and remembered
 			s, denial, err := v.Verify(t.Context(), api, token)
-			if err != nil || denial != "" || s != (authz.Session{ID: thisOne, UserID: user, Began: began}) {
+			if err != nil || denial != "" || s != (authz.Session{ID: supabase.Session, UserID: user, Began: began}) {
 				t.Errorf("%s: %+v, %s, %v", name, s, denial, err)
 			}
 		}
@@ -208,13 +133,13 @@ func TestForgedTokensAreRefused(t *testing.T) {
 	secretOnly := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
 
 	now := time.Now().Unix()
-	es := func(claims any) authz.Secret { return sign(t, jose.ES256, ecKey, "ec", claims) }
+	es := func(claims any) authz.Secret { return sign(jose.ES256, ecKey, "ec", claims) }
 	with := func(change fields) authz.Secret { return es(good(change)) }
 	raw := func(text string) authz.Secret { // a claim of our own in front
 		return es([]byte(strings.Replace(string(must(json.Marshal(good(nil)))), "{", "{"+text+",", 1)))
 	}
 	header := func(name string, value any) authz.Secret {
-		return signWith(t, jose.ES256, ecKey, (&jose.SignerOptions{}).WithType("JWT").WithHeader("kid", "ec").WithHeader(jose.HeaderKey(name), value), good(nil))
+		return signWith(ecKey, (&jose.SignerOptions{}).WithType("JWT").WithHeader("kid", "ec").WithHeader(jose.HeaderKey(name), value), good(nil))
 	}
 	parts := func(token authz.Secret) []string { return strings.Split(token.Reveal(), ".") }
 	b64 := base64.RawURLEncoding.EncodeToString
@@ -232,27 +157,27 @@ func TestForgedTokensAreRefused(t *testing.T) {
 		"none":                           {rejoined(b64([]byte(`{"alg":"none","typ":"JWT"}`)), genuine[1], ""), authz.ReasonMalformed},
 		"None":                           {rejoined(b64([]byte(`{"alg":"None","typ":"JWT"}`)), genuine[1], ""), authz.ReasonMalformed},
 		"none with a signature":          {rejoined(b64([]byte(`{"alg":"none","kid":"ec"}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
-		"HS256 with the public key, PEM": {sign(t, jose.HS256, bytesOfKey, "ec", good(nil)), authz.ReasonUnknown},
-		"HS256 with the public key, DER": {sign(t, jose.HS256, der, "ec", good(nil)), authz.ReasonUnknown},
-		"HS256 with a published secret":  {sign(t, jose.HS256, []byte(secret+"!"), "oct", good(nil)), authz.ReasonUnknown},
+		"HS256 with the public key, PEM": {sign(jose.HS256, bytesOfKey, "ec", good(nil)), authz.ReasonUnknown},
+		"HS256 with the public key, DER": {sign(jose.HS256, der, "ec", good(nil)), authz.ReasonUnknown},
+		"HS256 with a published secret":  {sign(jose.HS256, []byte(secret+"!"), "oct", good(nil)), authz.ReasonUnknown},
 		"HS256 with the empty secret":    {rejoined(hs256(t, nil, good(nil))), authz.ReasonUnknown},
-		"HS384":                          {sign(t, jose.HS384, []byte(secret+secret), "", good(nil)), authz.ReasonMalformed},
-		"HS512":                          {sign(t, jose.HS512, []byte(secret+secret), "", good(nil)), authz.ReasonMalformed},
-		"PS256":                          {sign(t, jose.PS256, rsaKey, "rsa", good(nil)), authz.ReasonMalformed},
-		"RS512":                          {sign(t, jose.RS512, rsaKey, "rsa", good(nil)), authz.ReasonMalformed},
-		"ES384":                          {sign(t, jose.ES384, wrongEC, "p384", good(nil)), authz.ReasonMalformed},
-		"ES256 that names P-384":         {sign(t, jose.ES256, ecKey, "p384", good(nil)), authz.ReasonUnknown},
-		"ES256 that names RSA":           {sign(t, jose.ES256, ecKey, "rsa", good(nil)), authz.ReasonMalformed},
-		"RS256 that names EC":            {sign(t, jose.RS256, rsaKey, "ec", good(nil)), authz.ReasonMalformed},
+		"HS384":                          {sign(jose.HS384, []byte(secret+secret), "", good(nil)), authz.ReasonMalformed},
+		"HS512":                          {sign(jose.HS512, []byte(secret+secret), "", good(nil)), authz.ReasonMalformed},
+		"PS256":                          {sign(jose.PS256, rsaKey, "rsa", good(nil)), authz.ReasonMalformed},
+		"RS512":                          {sign(jose.RS512, rsaKey, "rsa", good(nil)), authz.ReasonMalformed},
+		"ES384":                          {sign(jose.ES384, wrongEC, "p384", good(nil)), authz.ReasonMalformed},
+		"ES256 that names P-384":         {sign(jose.ES256, ecKey, "p384", good(nil)), authz.ReasonUnknown},
+		"ES256 that names RSA":           {sign(jose.ES256, ecKey, "rsa", good(nil)), authz.ReasonMalformed},
+		"RS256 that names EC":            {sign(jose.RS256, rsaKey, "ec", good(nil)), authz.ReasonMalformed},
 		"a short RSA key":                {rejoined(rs256(t, shortRSA, "short", good(nil))), authz.ReasonUnknown},
-		"a key for encryption":           {sign(t, jose.ES256, ecKey, "enc", good(nil)), authz.ReasonUnknown},
-		"another key":                    {sign(t, jose.ES256, otherEC, "ec", good(nil)), authz.ReasonUnknown},
-		"another kid":                    {sign(t, jose.ES256, ecKey, "other", good(nil)), authz.ReasonUnknown},
-		"an unknown kid":                 {sign(t, jose.ES256, ecKey, "nobody's", good(nil)), authz.ReasonUnknown},
-		"no kid":                         {sign(t, jose.ES256, ecKey, "", good(nil)), authz.ReasonMalformed},
+		"a key for encryption":           {sign(jose.ES256, ecKey, "enc", good(nil)), authz.ReasonUnknown},
+		"another key":                    {sign(jose.ES256, otherEC, "ec", good(nil)), authz.ReasonUnknown},
+		"another kid":                    {sign(jose.ES256, ecKey, "other", good(nil)), authz.ReasonUnknown},
+		"an unknown kid":                 {sign(jose.ES256, ecKey, "nobody's", good(nil)), authz.ReasonUnknown},
+		"no kid":                         {sign(jose.ES256, ecKey, "", good(nil)), authz.ReasonMalformed},
 		"crit":                           {header("crit", []string{"exp"}), authz.ReasonMalformed},
-		"another type":                   {signWith(t, jose.ES256, ecKey, (&jose.SignerOptions{}).WithType("at+jwt").WithHeader("kid", "ec"), good(nil)), authz.ReasonMalformed},
-		"a key of its own":               {signWith(t, jose.ES256, otherEC, (&jose.SignerOptions{EmbedJWK: true}).WithType("JWT"), good(nil)), authz.ReasonMalformed},
+		"another type":                   {signWith(ecKey, (&jose.SignerOptions{}).WithType("at+jwt").WithHeader("kid", "ec"), good(nil)), authz.ReasonMalformed},
+		"a key of its own":               {signWith(otherEC, (&jose.SignerOptions{EmbedJWK: true}).WithType("JWT"), good(nil)), authz.ReasonMalformed},
 		"kid that is a number":           {rejoined(b64([]byte(`{"alg":"ES256","kid":1}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
 		"alg twice":                      {rejoined(b64([]byte(`{"alg":"none","alg":"ES256","kid":"ec"}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
 		"alg that is null":               {rejoined(b64([]byte(`{"alg":null,"kid":"ec"}`)), genuine[1], genuine[2]), authz.ReasonMalformed},
@@ -279,9 +204,9 @@ func TestForgedTokensAreRefused(t *testing.T) {
 		"nbf that is text":        {with(fields{"nbf": "0"}), authz.ReasonMalformed},
 		"no iat":                  {with(fields{"iat": nil}), authz.ReasonMalformed},
 		"wrong issuer":            {with(fields{"iss": "https://evil.example/auth/v1"}), authz.ReasonUnknown},
-		"issuer with a slash":     {with(fields{"iss": issuer + "/"}), authz.ReasonUnknown},
+		"issuer with a slash":     {with(fields{"iss": supabase.Name + "/"}), authz.ReasonUnknown},
 		"no issuer":               {with(fields{"iss": nil}), authz.ReasonMalformed},
-		"issuers":                 {with(fields{"iss": []string{issuer}}), authz.ReasonMalformed},
+		"issuers":                 {with(fields{"iss": []string{supabase.Name}}), authz.ReasonMalformed},
 		"wrong issuer, expired":   {with(fields{"iss": "https://evil.example", "exp": now - 99}), authz.ReasonUnknown},
 		"wrong audience":          {with(fields{"aud": "anon"}), authz.ReasonUnknown},
 		"two audiences":           {with(fields{"aud": []string{"authenticated", "other"}}), authz.ReasonUnknown},
@@ -322,10 +247,10 @@ func TestForgedTokensAreRefused(t *testing.T) {
 		v     *session.Verifier
 		token authz.Secret
 	}{
-		"HS256 without a secret":                 {keysOnly, sign(t, jose.HS256, []byte(secret), "", good(nil))},
-		"HS256 of the public key, with no other": {keysOnly, sign(t, jose.HS256, bytesOfKey, "ec", good(nil))},
+		"HS256 without a secret":                 {keysOnly, sign(jose.HS256, []byte(secret), "", good(nil))},
+		"HS256 of the public key, with no other": {keysOnly, sign(jose.HS256, bytesOfKey, "ec", good(nil))},
 		"ES256 without keys":                     {secretOnly, es(good(nil))},
-		"RS256 without keys":                     {secretOnly, sign(t, jose.RS256, rsaKey, "rsa", good(nil))},
+		"RS256 without keys":                     {secretOnly, sign(jose.RS256, rsaKey, "rsa", good(nil))},
 	} {
 		if _, denial, err := c.v.Verify(t.Context(), api, c.token); err != nil || denial != authz.ReasonMalformed {
 			t.Errorf("%s: %q, %v", name, denial, err)
@@ -358,7 +283,7 @@ func byHand(t *testing.T, head, claims fields, sign func(string) []byte) (header
 
 func TestAnonymousSessionsCanBeTaken(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret, Anonymous: true}, nil)
-	token := sign(t, jose.HS256, []byte(secret), "", good(fields{"is_anonymous": true}))
+	token := sign(jose.HS256, []byte(secret), "", good(fields{"is_anonymous": true}))
 	if _, denial, err := v.Verify(t.Context(), api, token); err != nil || denial != "" {
 		t.Errorf("%q, %v", denial, err)
 	}
@@ -369,7 +294,7 @@ func TestRememberedTokensExpire(t *testing.T) {
 	var ahead atomic.Int64
 	clock := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret}, clock)
-	token := sign(t, jose.HS256, []byte(secret), "", good(fields{"exp": time.Now().Unix() + 60}))
+	token := sign(jose.HS256, []byte(secret), "", good(fields{"exp": time.Now().Unix() + 60}))
 	eventually(t, "it is remembered", func() bool {
 		_, denial, err := v.Verify(t.Context(), api, token)
 		if err != nil || denial != "" {

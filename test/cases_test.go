@@ -3,6 +3,7 @@ package test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/internal/strictyaml"
 	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/test/supabase"
 )
 
 // The cases are the sentences of the two API documents, written by hand as scenarios: cases/NAME.yaml, whose comments
@@ -53,6 +55,7 @@ type caseKey struct {
 	Token           string // one that was handed out before; empty: one is made
 	Expired         bool
 	Revoked         bool
+	Session         bool // the token of a session of User
 }
 
 // step is one of: requests, a command, a revocation, the wait for an expiry, a look into the database.
@@ -207,6 +210,11 @@ func (f caseFile) arrange(t *testing.T) {
 
 func (p *play) run(t *testing.T, s scenario) {
 	for name, k := range s.Keys {
+		if k.Session {
+			id := rand.Text()
+			p.names[name] = map[string]string{"id": id, "token": world.issuer.Token(k.User, supabase.Fields{"session_id": id})}
+			continue
+		}
 		token, secret := k.make(t, name)
 		p.names[name] = map[string]string{"id": token.ID, "token": secret, "prefix": token.Prefix}
 	}

@@ -21,7 +21,9 @@ import (
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/demo/upstream"
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/test/supabase"
 )
 
 // world is what every test here runs against. It is made once: its parts take seconds to start.
@@ -29,6 +31,7 @@ var world struct {
 	binary     string
 	stack      *demo.Stack
 	registry   *store.Registry
+	issuer     *supabase.Issuer  // of Velocity's sessions
 	authorizer *authz.Authorizer // in process, on the same database
 	tables     map[string]policies.Table
 }
@@ -73,9 +76,11 @@ func runWorld(m *testing.M) (code int, err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return 1, fmt.Errorf("build the sidecar: %w\n%s", err, out)
 	}
+	world.issuer = supabase.Start()
+	defer world.issuer.Close()
 	world.stack, err = demo.Start(ctx, demo.Config{
 		Keywicket:        world.binary,
-		Environ:          []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms", shortStaleness}, // CI is slow
+		Environ:          append(world.issuer.Environ(), "KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms", shortStaleness), // CI is slow
 		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
 	})
 	if err != nil {
@@ -98,7 +103,19 @@ func runWorld(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	world.tables = engine.Tables()
-	if world.authorizer, err = authz.New(authz.Config{APIs: apis}, directory, engine); err != nil {
+	velocity := apis["velocity"]
+	velocity.Session = authz.SessionFormat{Issuer: supabase.Name, JWKSURL: world.issuer.URL, HS256Secret: authz.Secret(world.issuer.Secret)}
+	apis["velocity"] = velocity
+	sessions, err := session.New(session.Config{APIs: apis}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return 1, err
+	}
+	defer sessions.Close()
+	err = awaited(ctx, "the keys of sessions are fetched", func() bool { _, err := sessions.Ready(); return err == nil })
+	if err != nil {
+		return 1, err
+	}
+	if world.authorizer, err = authz.New(authz.Config{APIs: apis, Sessions: sessions}, directory, engine); err != nil {
 		return 1, err
 	}
 	return m.Run(), nil

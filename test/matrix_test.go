@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/test/supabase"
 )
 
 // The matrix asks about every route × every credential × every state of the workspace header, in process and through
@@ -58,7 +59,7 @@ func (p probe) expect() (outcome, workspace string) {
 	}
 	// "… then workspace (403 WORKSPACE_ACCESS_DENIED), …". A header that is repeated, empty, malformed or upper-case, an
 	// unknown workspace, and one that the principal is not in, all get the same answer.
-	personal := c.prefix == "velu_"
+	personal := c.user != "" // a session is a personal key that holds admin
 	if len(p.target.values) > 0 {
 		workspace = p.target.values[0]
 		if _, in := c.roles[workspace]; !in || len(p.target.values) > 1 {
@@ -126,6 +127,7 @@ func (p probe) identity(workspace store.Workspace) map[string]string {
 	want["x-keywicket-scopes"] = strings.Join(c.scopes, " ")
 	want["x-keywicket-kind"] = map[string]string{
 		"sk_live_": "workspace_token", "sk_test_": "workspace_token", "vel_": "workspace_key", "velu_": "personal_key",
+		sessionKind: sessionKind,
 	}[c.prefix]
 	want["x-keywicket-environment"] = "live"
 	if c.prefix == "sk_test_" {
@@ -196,7 +198,32 @@ func newFixture(t *testing.T, api string) *fixture {
 			f.add(t, prefix, "", scope)
 		}
 	}
+	if api == "velocity" {
+		f.addSession(t, "", nil)
+		f.addSession(t, "revoked", supabase.Fields{"session_id": rand.Text()})
+		f.addSession(t, "expired", supabase.Fields{"exp": 1})
+		f.addSession(t, "unknown", supabase.Fields{"sub": "nobody"})
+		f.addSession(t, "unknown", supabase.Fields{"role": "service_role"})
+		f.addSession(t, "malformed", supabase.Fields{"exp": nil})
+	}
 	return f
+}
+
+// sessionKind stands for a prefix, of which its tokens have none.
+const sessionKind = "session"
+
+// addSession signs the user in: well, or such that it is refused.
+func (f *fixture) addSession(t *testing.T, denial string, change supabase.Fields) {
+	c := credential{
+		name: fmt.Sprint("session ", denial, change), prefix: sessionKind, denial: denial, scopes: []string{"admin"},
+		id: f.user, user: f.user, roles: f.roles, secret: world.issuer.Token(f.user, change),
+	}
+	if denial == "revoked" {
+		if _, err := world.registry.RevokeSession(t.Context(), change["session_id"].(string)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.credentials = append(f.credentials, c)
 }
 
 // workspace makes one, in which the user has the role, and returns what the API's header calls it.
@@ -287,7 +314,7 @@ func (f *fixture) probes() (all []probe) {
 	for _, route := range documented[f.api].routes() {
 		for _, c := range f.credentials {
 			targets := f.targets
-			if c.prefix == "velu_" && c.denial == "" {
+			if c.user != "" && c.denial == "" {
 				targets = slices.Concat(f.targets, f.elsewhere)
 			}
 			for _, target := range targets {

@@ -1,11 +1,13 @@
 package test
 
 import (
+	"crypto/rand"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +22,7 @@ import (
 
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/test/supabase"
 )
 
 // These tests do to a running sidecar, one at a time, what docs/reliability.md says may happen to it, and hold it to its
@@ -32,12 +35,14 @@ type faults struct {
 	lookups, feed *toxiproxy.Proxy
 	db            *sqlx.DB
 	home          store.Workspace
+	issuer        *supabase.Issuer
 	client        *http.Client
 }
 
 func newFaults(t *testing.T, environ ...string) *faults {
 	t.Helper()
-	f := &faults{}
+	f := &faults{issuer: supabase.Start()}
+	t.Cleanup(f.issuer.Close)
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 	by := func(to **toxiproxy.Proxy, name string, databaseURL string) string {
 		u, err := url.Parse(databaseURL)
@@ -55,7 +60,7 @@ func newFaults(t *testing.T, environ ...string) *faults {
 		return u.String()
 	}
 	f.Stack = separateStack(t, demo.Config{
-		Environ: append([]string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}, environ...),
+		Environ: slices.Concat([]string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}, f.issuer.Environ(), environ),
 		Database: func(u string) (lookups, feed string) {
 			return by(&f.lookups, "lookups", u), by(&f.feed, "feed", u)
 		},
@@ -108,11 +113,15 @@ func (f *faults) warm(t *testing.T) issued {
 
 func (f *faults) warmUp(t *testing.T, r request) {
 	t.Helper()
-	const hits = `keywicket_cache_lookups_total{cache="hit",kind="workspace_token",outcome="found"}`
-	personal := strings.Replace(hits, "workspace_token", "personal_key", 1)
+	hits := func() (n float64) {
+		for _, kind := range []string{"workspace_token", "personal_key", "session"} {
+			n += f.metric(t, `keywicket_cache_lookups_total{cache="hit",kind="`+kind+`",outcome="found"}`)
+		}
+		return n
+	}
 	await(t, "the sidecar remembers the token", func() bool {
-		before := f.metric(t, hits) + f.metric(t, personal)
-		return r.send(t, f.client).outcome == "allow" && f.metric(t, hits)+f.metric(t, personal) > before
+		before := hits()
+		return r.send(t, f.client).outcome == "allow" && hits() > before
 	})
 }
 
@@ -299,6 +308,81 @@ func TestChangesAreHeard(t *testing.T) {
 		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
 		VALUES ('velaflows', 'workspace_token', 'live', 'sk_live_', $1, 'n', '{inbox:read}', $2)`, digest[:], f.home.ID),
 		bound, "UNAUTHORIZED unknown", "allow")
+}
+
+// What is true of a token is true of a session: it is over when somebody says so, within the bound.
+func TestRevokedSessions(t *testing.T) {
+	f := newFaults(t)
+	ada := operator[store.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
+	join := func() {
+		operator[store.Member](t, f.Stack, "member", "set", "--workspace", f.home.Slug, "--user", ada.ID, "--role", "member")
+	}
+	join()
+	revoked := "UNAUTHORIZED revoked"
+	warm := func() (id string, r request) {
+		id = rand.Text()
+		r = ask("velocity", "POST /api/issues", f.issuer.Token(ada.ID, supabase.Fields{"session_id": id}), f.home.Slug)
+		f.warmUp(t, r)
+		return id, r
+	}
+	const row = `INSERT INTO keywicket.revoked_sessions (session_id) VALUES ($1)`
+
+	t.Run("by the CLI", func(t *testing.T) {
+		id, session := warm()
+		_, other := warm()
+		operator[store.RevokedSessions](t, f.Stack, "session", "revoke", id)
+		f.settles(t, session, time.Now(), bound, "allow", revoked)
+		wantOutcome(t, f.client, other, "allow")
+	})
+	t.Run("by a row of the product's", func(t *testing.T) {
+		id, session := warm()
+		f.settles(t, session, f.exec(t, row, id), bound, "allow", revoked)
+	})
+	t.Run("whatever token it shows", func(t *testing.T) {
+		id, session := warm()
+		refreshed := ask("velocity", "POST /api/issues", f.issuer.Token(ada.ID, supabase.Fields{"session_id": id, "jti": "2"}), f.home.Slug)
+		f.warmUp(t, refreshed)
+		committed := f.exec(t, row, id)
+		f.settles(t, session, committed, bound, "allow", revoked)
+		f.settles(t, refreshed, committed, bound, "allow", revoked)
+	})
+	t.Run("while the feed is frozen", func(t *testing.T) {
+		id, session := warm()
+		heal := toxic(t, f.feed, "timeout", "downstream", `"timeout": 0`)
+		defer heal()
+		f.settles(t, session, f.exec(t, row, id), bound, "allow", revoked)
+	})
+	t.Run("in replica mode", func(t *testing.T) {
+		id, session := warm()
+		tx := f.db.MustBegin()
+		tx.MustExec(`SET LOCAL session_replication_role = replica`)
+		tx.MustExec(row, id)
+		if err := tx.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		f.settles(t, session, time.Now(), bound, "allow", revoked)
+	})
+	t.Run("a member who is removed", func(t *testing.T) {
+		_, session := warm()
+		f.settles(t, session, f.exec(t, `DELETE FROM keywicket.members`), bound, "allow", "WORKSPACE_ACCESS_DENIED workspace_mismatch")
+		join()
+	})
+	t.Run("all of a user's", func(t *testing.T) {
+		_, one := warm()
+		_, other := warm()
+		operator[store.RevokedSessions](t, f.Stack, "session", "revoke", "--user", "ada@example.com")
+		committed := time.Now()
+		f.settles(t, one, committed, bound, "allow", revoked)
+		f.settles(t, other, committed, bound, "allow", revoked)
+		await(t, "the user signs in again", func() bool {
+			again := ask("velocity", "POST /api/issues", f.issuer.Token(ada.ID, supabase.Fields{"session_id": rand.Text()}), f.home.Slug)
+			return again.send(t, f.client).outcome == "allow"
+		})
+	})
+	t.Run("a user who is removed", func(t *testing.T) {
+		_, session := warm()
+		f.settles(t, session, f.exec(t, `DELETE FROM keywicket.users WHERE id = $1`, ada.ID), bound, "allow", "UNAUTHORIZED unknown")
+	})
 }
 
 // Somebody disables the triggers: the sidecar sees it. If they are enabled again before it looks, max_age is the bound.

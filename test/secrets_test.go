@@ -21,11 +21,13 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/go-jose/go-jose/v4"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/test/supabase"
 )
 
 // traces maps each run of 12 characters, in whatever form a secret might be written, to whose it is: a part of one gives
@@ -215,6 +217,18 @@ token create --prefix sk_live_ --workspace HOME --name n --scope inbox:read,SECR
 token create --prefix sk_live_ --workspace HOME --name n --scope inbox:read --expires-in SECRET
 token create --prefix vel_ --workspace HOME --name n --access SECRET
 token import --prefix sk_live_ --format=SECRET
+session revoke JWT
+session revoke JWT JWT
+session revoke --user JWT
+session revoke --user SECRET
+session JWT
+token revoke JWT
+token list --prefix JWT
+token list --user=JWT
+token create --prefix JWT --workspace HOME --name n --scope inbox:read
+explain GET / --token-id JWT
+explain GET / --scope JWT
+workspace create --slug JWT --name n
 workspace create --slug SECRET --name n
 workspace create --slug n --name n --id=SECRET
 user create --email SECRET
@@ -242,6 +256,11 @@ var misconfigurations = []string{
 	"database: {url: postgres://postgres:PASSWORD@ADDRESS/postgres",
 	"database: postgres://postgres:PASSWORD@ADDRESS/postgres",
 	"database: {max_open_connections: PASSWORD}",
+	"apis: {velocity: {session: {issuer: i, hs256_secret: PASSWORD}}}", // too short
+	"apis: {velocity: {workspace: {header: x, by: slug}, credentials: [{kind: workspace_key, prefix: vel_}], session: {issuer: i, hs256_secret: PASSWORD}}}",
+	"apis: {velocity: {session: {hs256_secret: a long enough secret, PASSWORD}}}",
+	"apis: {velocity: {session: PASSWORD}}",
+	"apis: {velocity: {workspace: {header: x, by: slug}, credentials: [{kind: workspace_key, prefix: vel_}], session: {issuer: i, jwks_url: 'ftp://u:PASSWORD@ADDRESS'}}}",
 }
 
 // imports are a product's own keys, in all forms; badImports are lines of which one cannot be imported.
@@ -269,8 +288,11 @@ var badImports = map[string][]string{
 
 // Row 36 of docs/security.md.
 func TestSecretsStaySecret(t *testing.T) {
+	is, guess := supabase.Start(), rand.Text()
+	defer is.Close()
 	s := newSpied(t, demo.Config{
-		Environ: []string{"KEYWICKET_LOG_LEVEL=debug", "KEYWICKET_LOG_ALLOW_SAMPLE=1"},
+		Environ: append(is.Environ(), "KEYWICKET_LOG_LEVEL=debug", "KEYWICKET_LOG_ALLOW_SAMPLE=1",
+			"KEYWICKET_APIS_VELOCITY_SESSION_JWKS_URL="+strings.Replace(is.URL, "//", "//keywicket:"+guess+"@", 1)+"?apikey="+guess),
 		// Every statement, without its parameters: the SQL itself never holds a secret.
 		PostgresSettings: map[string]string{
 			"log_min_duration_statement": "0", "log_parameter_max_length": "0", "log_parameter_max_length_on_error": "0",
@@ -282,11 +304,11 @@ func TestSecretsStaySecret(t *testing.T) {
 	if login == nil || admin == nil {
 		t.Fatal("the passwords of the database are not where they were")
 	}
-	guess := rand.Text()
-	s.secrets.add("a database's password", admin[1], login[1], guess)
+	s.secrets.add("a password", admin[1], login[1], guess)
+	s.secrets.add("an issuer's secret", append(encodings([]byte(is.Secret)), is.Secret)...)
 
 	home, other := tenant(t, s.Stack), tenant(t, s.Stack)
-	s.run(t, true, "", "user", "create", "--email", "ada@example.com")
+	s.run(t, true, "", "user", "create", "--id", "ada", "--email", "ada@example.com")
 	s.run(t, true, "", "member", "set", "--workspace", home.Slug, "--user", "ada@example.com", "--role", "member")
 	live := s.create(t, "sk_live_", "--workspace", home.Slug, "--scope", "inbox:read")
 	sandbox := s.create(t, "sk_test_", "--workspace", home.Slug, "--scope", "inbox:read")
@@ -303,7 +325,17 @@ func TestSecretsStaySecret(t *testing.T) {
 		s.secrets.addToken(key.Reveal(), format.Visible(key))
 		words = append(words, name, key.Reveal(), "VISIBLE_"+name, format.Visible(key), "DIGEST_"+name, fmt.Sprintf("%x", key.Digest()))
 	}
-	s.fill = strings.NewReplacer(words...)
+	session := func(change supabase.Fields) string {
+		token := is.Token("ada", change)
+		s.secrets.addToken(token, "")
+		return token
+	}
+	web, signedOut := session(nil), session(supabase.Fields{"session_id": "over"})
+	forged := web[:len(web)-12] + strings.Repeat("A", 12)
+	stranger := supabase.Sign(jose.ES256, is.EC, "nobody's", supabase.Claims("ada", nil))
+	s.secrets.addToken(stranger, "")
+	s.run(t, true, "", "session", "revoke", "over")
+	s.fill = strings.NewReplacer(append(words, "JWT", web)...)
 	s.operate(t)
 	s.importBeside(t, old["RACED"])
 
@@ -323,6 +355,7 @@ func TestSecretsStaySecret(t *testing.T) {
 			chat(live.Token), chat(sandbox.Token), chat(old["FIRST"]), chat(old["SECOND"]), chat(old["FOURTH"]), chat(old["FIFTH"]),
 			ask("velocity", "GET /api/issues", vel.Token, ""), ask("velocity", "GET /api/issues", velu.Token, home.Slug),
 			ask("velocity", "GET /api/user", velu.Token, ""), ask("velaflows", "GET /healthz", live.Token, home.ID),
+			ask("velocity", "GET /api/user", web, ""), ask("velocity", "GET /api/issues", web, home.Slug),
 			chat(live.Token, misplaced...), ask("velaflows", conversations+token+live.Token, live.Token, home.ID),
 		},
 		"UNAUTHORIZED missing": {
@@ -333,9 +366,11 @@ func TestSecretsStaySecret(t *testing.T) {
 			chat(live.Token[:20]), chat(live.Token + "," + vel.Token), chat(strings.Repeat(live.Token, 20)),
 			chat(live.Token, [2]string{"Authorization", "Bearer " + vel.Token}),
 		},
-		"UNAUTHORIZED unknown":                       {chat(old["UNKNOWN"]), chat(live.Token[:40]), chat(live.Token + "x"), chat(vel.Token)},
-		"UNAUTHORIZED expired":                       {chat(brief.Token)},
-		"UNAUTHORIZED revoked":                       {chat(gone.Token), chat(old["THIRD"])},
+		"UNAUTHORIZED unknown": {
+			ask("velocity", "GET /api/user", forged, ""), ask("velocity", "GET /api/user", stranger, ""), chat(web), chat(old["UNKNOWN"]), chat(live.Token[:40]), chat(live.Token + "x"), chat(vel.Token),
+		},
+		"UNAUTHORIZED expired":                       {chat(brief.Token), ask("velocity", "GET /api/user", session(supabase.Fields{"exp": 1}), "")},
+		"UNAUTHORIZED revoked":                       {chat(gone.Token), chat(old["THIRD"]), ask("velocity", "GET /api/user", signedOut, "")},
 		"WORKSPACE_ACCESS_DENIED workspace_required": {ask("velaflows", conversations, live.Token, "")},
 		"WORKSPACE_ACCESS_DENIED workspace_mismatch": {
 			ask("velaflows", conversations, live.Token, other.ID), ask("velaflows", conversations, live.Token, live.Token),
@@ -351,6 +386,8 @@ func TestSecretsStaySecret(t *testing.T) {
 		}
 	}
 	s.checkDirectly(t, live.Token, home.ID)
+	is.CloseClientConnections()
+	is.Close()
 	cold := issuedNowhere() // the others are remembered, and would need no database
 	s.secrets.addToken(cold, cold[:len("sk_live_")])
 	s.fail(t, chat(cold))
@@ -368,7 +405,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	}
 
 	// There was something to find, and the search would have found it.
-	decision := regexp.MustCompile(`"msg":"decision","decision_id":"(\w+)".*"route":"GET /api/user"`).FindStringSubmatch(log)
+	decision := regexp.MustCompile(`"msg":"decision","decision_id":"(\w+)".*"route":"GET /api/user","allow":true`).FindStringSubmatch(log)
 	if decision == nil {
 		t.Fatal("the logs have nothing of the sidecar")
 	}
@@ -377,6 +414,7 @@ func TestSecretsStaySecret(t *testing.T) {
 		"Envoy":             `"decision_id":"` + decision[1] + `","details":"via_upstream"`,
 		"Postgres":          `duration: .* execute .*\n\s*SELECT CASE WHEN t\.revoked_at`,
 		"a failed look-up":  `"msg":"decision".*"error":"look up the credential: `,
+		"a forged key id":   `"msg":"decision".*"route":"GET /api/user".*"reason":"unknown"`,
 		"the sidecar's end": `the usage of \d+ tokens is lost`,
 		"its metrics":       `keywicket_checks_total\{.*reason="revoked"\}`,
 		"Envoy's":           `ext_authz\.denied: [1-9]`,

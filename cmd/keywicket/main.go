@@ -57,6 +57,8 @@ func masked(text string, args []string) string {
 
 var word = regexp.MustCompile(`[A-Za-z0-9._~+/-]+`) // a key is one
 
+const jwtStart = "eyJ" // {" in base64
+
 // masked cuts keys down to what they may show. Unlike arguments that could not be understood, ids, paths and emails stay
 // whole.
 func (s *invocation) masked(text string) string {
@@ -65,6 +67,9 @@ func (s *invocation) masked(text string) string {
 		cfg, _ = loadConfig("", nil, nil)
 	}
 	return word.ReplaceAllStringFunc(text, func(word string) string {
+		if strings.HasPrefix(word, jwtStart) && strings.Count(word, ".") >= 2 {
+			return jwtStart + "…"
+		}
 		if start, err := visibleStart(cfg, word); err == nil && start != word {
 			return start + "…"
 		}

@@ -68,6 +68,7 @@ func TestMasked(t *testing.T) {
 	for text, want := range map[string]string{
 		`no workspace "` + key + `"`:                        `no workspace "sk_live_a1b2c3d4…"`,
 		`no workspace "64f1a2b3c4d5e6f7a8b9c0d1"`:           `no workspace "64f1a2b3c4d5e6f7a8b9c0d1"`,
+		"no user eyJhbGciOiJFUzI1NiJ9.e30.c2ln":             "no user eyJ…",
 		"/etc/keywicket/vel_or_not.yaml: prefixes are vel_": "/etc/keywicket/vel_or_not.yaml: prefixes are vel_",
 	} {
 		if got := s.masked(text); got != want {

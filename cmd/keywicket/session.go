@@ -11,20 +11,20 @@ type sessionCommand struct {
 }
 
 type sessionRevoke struct {
-	ID   string `arg:"" optional:"" help:"The session's id: the claim session_id of its tokens, and in the decision log." name:"id" xor:"what"`
-	User string `help:"All sessions of this user: id or email." placeholder:"U" xor:"what"`
+	ID   string `arg:"" optional:"" help:"The session's id: the claim session_id of its tokens, and in the decision log." name:"id"`
+	User string `help:"All sessions of this user: id or email." placeholder:"U"`
 }
 
 func (c *sessionRevoke) Run(s *invocation, r *store.Registry) error {
+	if (c.ID == "") == (c.User == "") {
+		return usageError{errors.New("name a session by its id, or else a user: --user")}
+	}
 	var revoked store.RevokedSessions
 	var err error
-	switch {
-	case c.User != "":
+	if c.User != "" {
 		revoked, err = r.RevokeSessionsOf(s.ctx, c.User)
-	case c.ID != "":
+	} else {
 		revoked, err = r.RevokeSession(s.ctx, c.ID)
-	default:
-		return usageError{errors.New("name a session by its id, or a user: --user")}
 	}
 	if err != nil {
 		return err

@@ -1,0 +1,141 @@
+package test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/test/supabase"
+)
+
+// ada is a user of the world's, who owns a workspace there.
+func ada(t *testing.T) (user, workspace string) {
+	t.Helper()
+	name := strings.ToLower(rand.Text())
+	u, err := world.registry.CreateUser(t.Context(), store.User{Email: name + "@example.com"})
+	if err == nil {
+		_, err = world.registry.CreateWorkspace(t.Context(), store.Workspace{Slug: name, Name: "Ada's"})
+	}
+	if err == nil {
+		_, err = world.registry.SetMember(t.Context(), name, u.ID, "owner")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u.ID, name
+}
+
+// TestSessionsThroughEnvoy: the three algorithms, and everything that is not quite a good token.
+func TestSessionsThroughEnvoy(t *testing.T) {
+	user, workspace := ada(t)
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	is := world.issuer
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(&is.EC.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	good, secret, now := supabase.Claims(user, nil), []byte(is.Secret), time.Now().Unix()
+	genuine := strings.Split(is.Token(user, nil), ".")
+	with := func(change supabase.Fields) string { return is.Token(user, change) }
+	text, err := json.Marshal(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	twice := supabase.Sign(jose.ES256, is.EC, "ec", []byte(`{"sub":"eve",`+string(text[1:])))
+	unsigned := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"JWT"}`)) + "." + genuine[1] + "."
+
+	for _, c := range []struct{ name, token, outcome string }{
+		{"HS256", supabase.Sign(jose.HS256, secret, "", good), "allow"},
+		{"ES256", supabase.Sign(jose.ES256, is.EC, "ec", good), "allow"},
+		{"RS256", supabase.Sign(jose.RS256, is.RSA, "rsa", good), "allow"},
+		{"nearly expired", with(supabase.Fields{"exp": now + 30}), "allow"},
+		{"nearly over-long", with(supabase.Fields{"x": strings.Repeat("x", 5000)}), "allow"},
+
+		{"none", unsigned, "UNAUTHORIZED malformed"},
+		{"HS256 with the public key", supabase.Sign(jose.HS256, public, "ec", good), "UNAUTHORIZED unknown"},
+		{"wrong kid", supabase.Sign(jose.ES256, is.EC, "rsa", good), "UNAUTHORIZED malformed"},
+		{"unknown kid", supabase.Sign(jose.ES256, is.EC, "nobody's", good), "UNAUTHORIZED unknown"},
+		{"wrong curve", supabase.Sign(jose.ES384, p384, "ec", good), "UNAUTHORIZED malformed"},
+		{"PS256", supabase.Sign(jose.PS256, is.RSA, "rsa", good), "UNAUTHORIZED malformed"},
+		{"HS512", supabase.Sign(jose.HS512, append(secret, secret...), "", good), "UNAUTHORIZED malformed"},
+		{"another's key", supabase.Sign(jose.ES256, supabase.NewEC(), "ec", good), "UNAUTHORIZED unknown"},
+		{"expired", with(supabase.Fields{"exp": now - 60}), "UNAUTHORIZED expired"},
+		{"not yet valid", with(supabase.Fields{"nbf": now + 60}), "UNAUTHORIZED unknown"},
+		{"wrong issuer", with(supabase.Fields{"iss": "https://evil.example/auth/v1"}), "UNAUTHORIZED unknown"},
+		{"wrong audience", with(supabase.Fields{"aud": "anon"}), "UNAUTHORIZED unknown"},
+		{"two audiences", with(supabase.Fields{"aud": []string{"authenticated", "other"}}), "UNAUTHORIZED unknown"},
+		{"missing exp", with(supabase.Fields{"exp": nil}), "UNAUTHORIZED malformed"},
+		{"anonymous", with(supabase.Fields{"is_anonymous": true}), "UNAUTHORIZED unknown"},
+		{"service_role", with(supabase.Fields{"role": "service_role"}), "UNAUTHORIZED unknown"},
+		{"a claim twice", twice, "UNAUTHORIZED malformed"},
+		{"over-long", with(supabase.Fields{"x": strings.Repeat("x", 6200)}), "UNAUTHORIZED malformed"},
+		{"who is nobody here", is.Token("nobody", nil), "UNAUTHORIZED unknown"},
+	} {
+		before := served()
+		q := ask("velocity", "POST /api/issues", c.token, workspace)
+		if got := q.check(t).outcome; got != c.outcome {
+			t.Errorf("%s, in process: %s, not %s", c.name, got, c.outcome)
+		}
+		got, _ := q.insist(t, client)
+		if got.outcome != c.outcome {
+			t.Errorf("%s: %s, not %s", c.name, got.outcome, c.outcome)
+		}
+		if reached := served() - before; (reached == 1) != (c.outcome == "allow") {
+			t.Errorf("%s: %d requests reached the upstream", c.name, reached)
+		}
+	}
+	if got, _ := ask("velaflows", conversations, is.Token(user, nil), "").insist(t, client); got.outcome != "UNAUTHORIZED unknown" {
+		t.Errorf("the other API: %s", got.outcome)
+	}
+}
+
+// An issuer that cannot be reached is told where an operator looks, and keeps nobody out whose key is known.
+func TestIssuerThatCannotBeReached(t *testing.T) {
+	is := supabase.Start()
+	defer is.Close()
+	s := separateStack(t, demo.Config{Environ: append(is.Environ(), "KEYWICKET_APIS_VELOCITY_SESSION_JWKS_MAX_AGE=8s")})
+	user := operator[store.User](t, s, "user", "create", "--email", "ada@example.com")
+	_, client := newWire(t, s, 1)
+	profile := func() request { return ask("velocity", "GET /api/user", is.Token(user.ID, nil), "") }
+	wantOutcome(t, client, profile(), "allow")
+	is.Instead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	await(t, "/readyz tells", func() bool {
+		code, body := probeOf(t, s, "/readyz")
+		return code == http.StatusOK && strings.Contains(body, "apis.velocity.session: the keys of sessions are") &&
+			strings.Contains(body, "could not be fetched anew: the answer is 500")
+	})
+	wantOutcome(t, client, profile(), "allow")
+	await(t, "the keys are too old", func() bool { return profile().send(t, client).outcome == unavailable })
+	_, metrics := probeOf(t, s, "/metrics")
+	for _, line := range []string{
+		`keywicket_session_key_fetches_total{api="velocity",result="failed"} `, `keywicket_session_keys{api="velocity"} 2`,
+		`keywicket_session_keys_age_seconds{api="velocity"} `, `keywicket_sessions_total{api="velocity",result="failed"} `,
+	} {
+		if !strings.Contains(metrics, line) {
+			t.Errorf("no metric %s", line)
+		}
+	}
+	if code, body := probeOf(t, s, "/readyz"); code != http.StatusOK || !strings.Contains(body, "too old") {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	is.Instead(nil)
+	await(t, "sessions are taken again", func() bool { return profile().send(t, client).outcome == "allow" })
+}

@@ -1,0 +1,142 @@
+// Package supabase is an issuer of sessions for tests. Its tokens are made by go-jose, which has no code in common with what
+// verifies them. What cannot be made panics.
+package supabase
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// Issuer is a running one, which publishes its keys "ec" and "rsa", and shares Secret.
+type Issuer struct {
+	*httptest.Server
+	EC     *ecdsa.PrivateKey
+	RSA    *rsa.PrivateKey
+	Secret string
+
+	fetches atomic.Int64
+	mu      sync.Mutex
+	keys    []jose.JSONWebKey
+	answer  http.HandlerFunc // instead of the keys
+}
+
+// Name is what the issuer's tokens call it.
+const Name = "https://auth.example/auth/v1"
+
+// Start makes keys and serves them. The caller must Close the issuer.
+func Start() *Issuer {
+	i := &Issuer{EC: NewEC(), RSA: must(rsa.GenerateKey(rand.Reader, 2048)), Secret: "shared " + rand.Text() + rand.Text()}
+	i.Publish(Public("ec", &i.EC.PublicKey), Public("rsa", &i.RSA.PublicKey))
+	i.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		i.fetches.Add(1)
+		i.mu.Lock()
+		answer, set := i.answer, jose.JSONWebKeySet{Keys: i.keys}
+		i.mu.Unlock()
+		if answer != nil {
+			answer(w, r)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(set)
+	}))
+	return i
+}
+
+// Environ has a sidecar take the issuer's sessions for Velocity.
+func (i *Issuer) Environ() []string {
+	const session = "KEYWICKET_APIS_VELOCITY_SESSION_"
+	return []string{session + "ISSUER=" + Name, session + "JWKS_URL=" + i.URL, session + "HS256_SECRET=" + i.Secret}
+}
+
+// Fetches is how often the keys were fetched.
+func (i *Issuer) Fetches() int64 { return i.fetches.Load() }
+
+// Publish changes the keys.
+func (i *Issuer) Publish(keys ...jose.JSONWebKey) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.keys = keys
+}
+
+// Instead has something else answered than the keys; nil: the keys again.
+func (i *Issuer) Instead(answer http.HandlerFunc) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.answer = answer
+}
+
+// Token is a good one of the user, with the key "ec".
+func (i *Issuer) Token(user string, change Fields) string {
+	return Sign(jose.ES256, i.EC, "ec", Claims(user, change))
+}
+
+// Public is a public key as an issuer publishes it.
+func Public(id string, key any) jose.JSONWebKey {
+	alg := jose.ES256
+	if _, ok := key.(*rsa.PublicKey); ok {
+		alg = jose.RS256
+	}
+	return jose.JSONWebKey{Key: key, KeyID: id, Algorithm: string(alg), Use: "sig"}
+}
+
+// NewEC makes a key for ES256.
+func NewEC() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)) }
+
+// Fields are those of a JSON object.
+type Fields = map[string]any
+
+// Session is the id of the session that Claims are of.
+const Session = "0b5a2b3c-1111-2222-3333-444455556666"
+
+// Claims are those of an access token of Supabase's, with what is changed. nil takes a claim away.
+func Claims(user string, change Fields) Fields {
+	now := time.Now().Unix()
+	c := Fields{
+		"iss": Name, "aud": "authenticated", "exp": now + 3600, "iat": now, "sub": user, "role": "authenticated",
+		"session_id": Session, "aal": "aal1", "email": "ada@example.com", "phone": "", "is_anonymous": false,
+		"amr": []Fields{{"method": "password", "timestamp": now}},
+	}
+	maps.Copy(c, change)
+	for name, value := range c {
+		if value == nil {
+			delete(c, name)
+		}
+	}
+	return c
+}
+
+// Sign makes a token, without a key id if there is none. A payload of bytes is signed as it is.
+func Sign(alg jose.SignatureAlgorithm, key any, kid string, payload any) string {
+	options := (&jose.SignerOptions{}).WithType("JWT")
+	if kid != "" {
+		options = options.WithHeader("kid", kid)
+	}
+	return SignWith(alg, key, options, payload)
+}
+
+// SignWith makes a token with a header of its own.
+func SignWith(alg jose.SignatureAlgorithm, key any, options *jose.SignerOptions, payload any) string {
+	text, ok := payload.([]byte)
+	if !ok {
+		text = must(json.Marshal(payload))
+	}
+	signer := must(jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: key}, options))
+	return must(must(signer.Sign(text)).CompactSerialize())
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
