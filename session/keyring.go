@@ -143,7 +143,7 @@ func (k *keyring) run(f *flight) {
 		if k.trouble.Swap(nil) != nil {
 			k.log.Info("the keys of sessions could be fetched again")
 		}
-		k.present.Store(&keySet{keys: keys, at: at})
+		k.present.Store(&keySet{keys: same(keys, k.present.Load()), at: at})
 	case k.ctx.Err() == nil:
 		k.failed.Add(1)
 		if k.trouble.Swap(&err) == nil {
@@ -155,6 +155,20 @@ func (k *keyring) run(f *flight) {
 	k.mu.Unlock()
 	f.err = err
 	close(f.done)
+}
+
+// same puts the keys of before in the place of those that are equal to them: a key can then be told by its pointer.
+func same(keys map[string]publicKey, before *keySet) map[string]publicKey {
+	if before == nil {
+		return keys
+	}
+	for id, k := range keys {
+		old := before.keys[id]
+		if o, ok := old.key.(interface{ Equal(crypto.PublicKey) bool }); ok && o.Equal(k.key) {
+			keys[id] = old
+		}
+	}
+	return keys
 }
 
 // load asks the issuer.
@@ -292,12 +306,7 @@ func (k *keyring) trusts(known key) bool {
 	if set == nil || k.tooOld() != nil {
 		return false
 	}
-	p, ok := set.keys[known.id]
-	if !ok {
-		return false
-	}
-	same, ok := p.key.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && same.Equal(known.public)
+	return set.keys[known.id].key == known.public
 }
 
 func (k *keyring) tooOld() error {

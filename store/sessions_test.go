@@ -2,6 +2,8 @@ package store_test
 
 import (
 	"errors"
+	"os"
+	"regexp"
 	"testing"
 	"time"
 
@@ -47,6 +49,36 @@ func TestSessionsAreTheirUsers(t *testing.T) {
 			}
 		})
 	}
+}
+
+// docs/configuration.md lets a sign-out at Supabase write the row.
+func TestSigningOutRevokes(t *testing.T) {
+	f := newFixture(t)
+	f.exec(t, `CREATE SCHEMA auth; CREATE TABLE auth.sessions (id uuid PRIMARY KEY, user_id uuid NOT NULL)`)
+	f.exec(t, `CREATE ROLE gotrue; GRANT USAGE ON SCHEMA auth TO gotrue; GRANT SELECT, INSERT, DELETE ON auth.sessions TO gotrue`)
+	defer f.exec(t, `DROP OWNED BY gotrue; DROP ROLE gotrue`)
+	text := must(os.ReadFile("../docs/configuration.md"))
+	blocks := regexp.MustCompile("(?s)```sql\n(.*?)```").FindAllSubmatch(text, -1)
+	if len(blocks) != 2 {
+		t.Fatalf("%d blocks of SQL", len(blocks))
+	}
+	for _, block := range blocks {
+		f.exec(t, string(block[1]))
+	}
+	if got := value[int](t, f.db, `SELECT count(*) FROM keywicket.revoked_sessions`); got != 2 {
+		t.Errorf("the first block revokes %d times", got)
+	}
+	d := f.listening(t)
+	s := sessionOf(f.ada.ID, time.Now())
+	s.ID = "9f8e7d6c-1111-2222-3333-444455556666"
+	f.exec(t, `INSERT INTO auth.sessions VALUES ($1, gen_random_uuid())`, s.ID)
+	eventually(t, "it is remembered", func() bool {
+		return must(d.Lookup(t.Context(), inWorkspace(s, "acme"))).Cache == authz.CacheHit
+	})
+	openDB(t, with(f.url, "role", "gotrue")).MustExec(`DELETE FROM auth.sessions`)
+	eventually(t, "it is revoked", func() bool {
+		return must(d.Lookup(t.Context(), inWorkspace(s, "acme"))).Denial == authz.ReasonRevoked
+	})
 }
 
 // What is revoked, by the registry and by a row of the product's, is revoked at once and for good, and nothing else is.

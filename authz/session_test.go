@@ -1,0 +1,118 @@
+package authz_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// sessions answers with what it is given, and keeps what it was asked.
+type sessions struct {
+	session authz.Session
+	denial  authz.Reason
+	err     error
+	asked   []string
+}
+
+func (s *sessions) Verify(_ context.Context, api string, token authz.Secret) (authz.Session, authz.Reason, error) {
+	s.asked = append(s.asked, api+" "+token.Reveal())
+	return s.session, s.denial, s.err
+}
+
+const goodJWT = "eyJhbGciOiJFUzI1NiJ9.e30.c2ln"
+
+func takingSessions(s authz.Sessions) authz.Config {
+	c := config()
+	velocity := c.APIs["velocity"]
+	velocity.Session = authz.SessionFormat{Issuer: "https://auth.example", JWKSURL: "https://auth.example/keys", Scopes: []string{"everything"}}
+	c.APIs["velocity"] = velocity
+	c.Sessions = s
+	return c
+}
+
+func TestSessionIsVerifiedAndThenLookedUp(t *testing.T) {
+	ofAda := authz.Session{ID: "s1", UserID: "ada", Began: 1_700_000_000}
+	found := authz.Found{
+		Principal: authz.Principal{ID: "ada", Kind: authz.KindSession, API: "velocity", UserID: "ada", SessionID: "s1"},
+		Workspace: authz.Membership{ID: acmeID, Slug: "acme", Role: "owner"},
+	}
+	for name, c := range map[string]struct {
+		sessions  sessions
+		directory directory
+		want      authz.Reason // empty: allowed
+		lookups   int
+		fails     bool
+	}{
+		"good":                 {sessions: sessions{session: ofAda}, directory: directory{found: found}, lookups: 1},
+		"forged":               {sessions: sessions{denial: authz.ReasonUnknown}, directory: directory{found: found}, want: authz.ReasonUnknown},
+		"expired":              {sessions: sessions{denial: authz.ReasonExpired}, directory: directory{found: found}, want: authz.ReasonExpired},
+		"revoked":              {sessions: sessions{session: ofAda}, directory: directory{found: authz.Found{Denial: authz.ReasonRevoked}}, want: authz.ReasonRevoked, lookups: 1},
+		"no key can be had":    {sessions: sessions{session: ofAda, err: errors.New("down")}, directory: directory{found: found}, want: authz.ReasonUnavailable, fails: true},
+		"the database is down": {sessions: sessions{session: ofAda}, directory: directory{found: found, err: errors.New("down")}, want: authz.ReasonUnavailable, lookups: 1, fails: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &policy{decide: honest}
+			a := newAuthorizer(t, takingSessions(&c.sessions), &c.directory, p)
+			answer, err := a.Check(t.Context(), get("velocity", "/thing", map[string][]string{
+				"authorization": {"Bearer " + goodJWT}, "x-workspace-slug": {"acme"}}))
+			if answer.Reason != c.want || answer.Allow != (c.want == "") || (err != nil) != c.fails || len(c.directory.asked) != c.lookups {
+				t.Fatalf("%+v, %v, %d look-ups", answer, err, len(c.directory.asked))
+			}
+			if !slices.Equal(c.sessions.asked, []string{"velocity " + goodJWT}) {
+				t.Errorf("verified: %q", c.sessions.asked)
+			}
+			if err != nil && strings.Contains(err.Error(), goodJWT) {
+				t.Errorf("the token is told: %v", err)
+			}
+			for _, l := range c.directory.asked {
+				if want := (authz.Lookup{Session: ofAda, API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}}); l != want {
+					t.Errorf("looked up: %+v", l)
+				}
+			}
+			if answer.Allow && (!slices.Equal(answer.Principal.Scopes, []string{"everything"}) || answer.Principal.ID != "ada" || answer.Workspace.Role != "owner") {
+				t.Errorf("allowed as %+v in %+v", answer.Principal, answer.Workspace)
+			}
+		})
+	}
+}
+
+// A token is a session's if it could be one and nothing else, for an API that takes sessions.
+func TestWhatIsASession(t *testing.T) {
+	long := func(n int) string { return "a.b." + strings.Repeat("c", n-4) }
+	for token, want := range map[string]authz.Reason{
+		goodJWT:                          "",
+		"..":                             "",
+		long(8192):                       "",
+		long(8193):                       authz.ReasonMalformed,
+		"a.b":                            authz.ReasonUnknown,
+		"a.b.c.d":                        authz.ReasonUnknown,
+		goodJWT + "=":                    "", // the verifier's to refuse
+		"vel_aaaaaaaa.aaaaaaaa.aaaaaaaa": "a key",
+	} {
+		s, d := &sessions{session: authz.Session{ID: "s"}}, &directory{found: acme}
+		answer, err := newAuthorizer(t, takingSessions(s), d, &policy{decide: honest}).Check(t.Context(),
+			get("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + token}}))
+		if want == "a key" {
+			if err != nil || len(s.asked) != 0 || len(d.asked) != 1 || d.asked[0].Digest != authz.Secret(token).Digest() {
+				t.Errorf("%s: %+v, %v", token, d.asked, err)
+			}
+			continue
+		}
+		if err != nil || answer.Reason != want || len(s.asked) != len(d.asked) || (len(s.asked) == 1) != (want == "") {
+			t.Errorf("%.20s: %s, %v, asked %d and %d", token, answer.Reason, err, len(s.asked), len(d.asked))
+		}
+	}
+	s := &sessions{}
+	answer, err := newAuthorizer(t, takingSessions(s), &directory{found: acme}, &policy{decide: honest}).Check(t.Context(),
+		get("velaflows", "/thing", with("Bearer "+goodJWT)))
+	if err != nil || answer.Reason != authz.ReasonUnknown || len(s.asked) != 0 {
+		t.Errorf("an API that takes none: %s, %v", answer.Reason, err)
+	}
+	if _, err := authz.New(takingSessions(nil), &directory{}, &policy{}); err == nil || !strings.Contains(err.Error(), "apis.velocity.session") {
+		t.Errorf("with nobody to verify: %v", err)
+	}
+}
