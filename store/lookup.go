@@ -85,13 +85,21 @@ func (q *lookups) ask(ctx context.Context, l authz.Lookup) (cache.Answer, error)
 		if err != nil {
 			return cache.Answer{}, err
 		}
-		return answer(statement.QueryRowxContext(ctx, l.Session.ID, l.Session.UserID, l.Session.Began, l.Workspace.ID, l.Workspace.Slug), l)
+		return answer(statement.QueryRowxContext(ctx, sessionArguments(l)...), l)
 	}
 	statement, err := q.token.on(ctx, q.db, lookupQuery)
 	if err != nil {
 		return cache.Answer{}, err
 	}
-	return answer(statement.QueryRowxContext(ctx, l.Digest[:], l.API, l.Workspace.ID, l.Workspace.Slug), l)
+	return answer(statement.QueryRowxContext(ctx, tokenArguments(l)...), l)
+}
+
+func tokenArguments(l authz.Lookup) []any {
+	return []any{l.Digest[:], l.API, l.Workspace.ID, l.Workspace.Slug}
+}
+
+func sessionArguments(l authz.Lookup) []any {
+	return []any{l.Session.ID, l.Session.UserID, l.Session.Began, l.Workspace.ID, l.Workspace.Slug}
 }
 
 // answer reads the row of either query.

@@ -226,6 +226,12 @@ func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz
 		return authz.Found{}, fmt.Errorf("find the token: %w", err)
 	}
 	copy(l.Digest[:], digest)
-	a, err := answer(r.db.QueryRowxContext(ctx, lookupQuery, l.Digest[:], l.API, l.Workspace.ID, l.Workspace.Slug), l)
+	a, err := answer(r.db.QueryRowxContext(ctx, lookupQuery, tokenArguments(l)...), l)
+	return a.Found, err
+}
+
+// LookupSession answers a check by a session as a [Directory] does.
+func (r *Registry) LookupSession(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+	a, err := answer(r.db.QueryRowxContext(ctx, sessionQuery, sessionArguments(l)...), l)
 	return a.Found, err
 }

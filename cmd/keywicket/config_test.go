@@ -44,6 +44,7 @@ func TestDefaults(t *testing.T) {
 				{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live, VisiblePrefix: 16, BodyLength: 40},
 				{Kind: authz.KindWorkspaceToken, Prefix: "sk_test_", Environment: authz.Sandbox, VisiblePrefix: 16, BodyLength: 40},
 			},
+			Session: noSessions,
 		},
 		"velocity": {
 			Workspace: authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
@@ -51,12 +52,16 @@ func TestDefaults(t *testing.T) {
 				{Kind: authz.KindWorkspaceKey, Prefix: "vel_", Environment: authz.Live, VisiblePrefix: 12, BodyLength: 38},
 				{Kind: authz.KindPersonalKey, Prefix: "velu_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 			},
+			Session: noSessions,
 		},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
+
+// noSessions has no issuer, and the defaults of what would be said of one.
+var noSessions = authz.SessionFormat{Audience: "authenticated", JWKSMaxAge: time.Hour, Leeway: 10 * time.Second, Scopes: []string{"admin"}}
 
 func TestFlagOverEnvironmentOverFileOverDefault(t *testing.T) {
 	file := configFile(t, "listen: {grpc: file, drain: 1m}\npolicies: {dir: file}\nlog: {level: warn}\n")
@@ -217,6 +222,7 @@ func TestAPIsOfAFileReplaceAll(t *testing.T) {
 		Credentials: []authz.CredentialFormat{
 			{Kind: authz.KindWorkspaceKey, Prefix: "shop_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 		},
+		Session: noSessions,
 	}}
 	if !reflect.DeepEqual(c.APIs, want) {
 		t.Errorf("got %+v, want %+v", c.APIs, want)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies"
@@ -17,9 +18,10 @@ type explainCommand struct {
 	Method    string   `arg:"" help:"HTTP method, such as GET."`
 	Path      string   `arg:"" help:"Path, as a client would send it."`
 	TokenID   string   `help:"Id of the token that would be presented." name:"token-id" xor:"who" required:"" placeholder:"ID"`
+	User      string   `help:"User, by id or email, whose session's token would be presented." xor:"who" required:"" placeholder:"U"`
 	Scope     []string `help:"Scopes of an imagined token, instead of a real one; of a user, in the role of an owner, if one is a user's." xor:"who" required:"" placeholder:"SCOPE"`
 	Workspace string   `help:"Workspace that the request would name: id or slug." placeholder:"W"`
-	API       string   `help:"API that the request is for; by default that of the token, or the one that has the scopes." name:"api" placeholder:"NAME"`
+	API       string   `help:"API that the request is for; by default that of the token, the one that takes sessions, or the one that has the scopes." name:"api" placeholder:"NAME"`
 
 	PoliciesDir string `help:"Folder of policies, instead of those built in." name:"policies-dir" placeholder:"DIR"`
 }
@@ -85,20 +87,24 @@ type imagined struct {
 func (c *explainCommand) imagine(s *invocation, cfg config, e *policies.Explainer) (*imagined, error) {
 	m := &imagined{explainer: e, cfg: cfg, api: c.API, method: c.Method, path: c.Path, workspace: c.Workspace}
 	var err error
-	if c.TokenID != "" {
+	if c.Scope == nil {
 		if m.registry, err = s.openRegistry(); err != nil {
 			return nil, err
 		}
-		if m.token, err = m.registry.Token(s.ctx, c.TokenID); err != nil {
-			return nil, err
-		}
-		if m.api == "" {
-			m.api = m.token.API
-		}
-	} else if m.api == "" {
-		if m.api, err = apiOf(c.Scope, cfg, e.Tables()); err != nil {
-			return nil, err
-		}
+	}
+	switch {
+	case c.TokenID != "":
+		m.token, err = m.registry.Token(s.ctx, c.TokenID)
+	case c.User != "":
+		m.token, err = c.session(s.ctx, cfg, m.registry)
+	case m.api == "":
+		m.api, err = apiOf(c.Scope, cfg, e.Tables())
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m.api == "" {
+		m.api = m.token.API
 	}
 	api, ok := cfg.APIs[m.api]
 	if !ok {
@@ -121,6 +127,31 @@ func (c *explainCommand) imagine(s *invocation, cfg config, e *policies.Explaine
 		m.workspace = reference(api, w.ID, w.Slug)
 	}
 	return m, nil
+}
+
+// session stands for the token of one that the user has just begun.
+func (c *explainCommand) session(ctx context.Context, cfg config, r *store.Registry) (store.Token, error) {
+	apis := func(taking func(authz.API) bool) []string {
+		return slices.DeleteFunc(slices.Sorted(maps.Keys(cfg.APIs)), func(name string) bool {
+			return !taking(cfg.APIs[name]) || c.API != "" && c.API != name
+		})
+	}
+	taking := apis(func(a authz.API) bool { return a.Session.Issuer != "" })
+	if len(taking) == 0 { // the issuer may be in the sidecar's configuration alone
+		taking = apis(func(a authz.API) bool {
+			return slices.ContainsFunc(a.Credentials, func(f authz.CredentialFormat) bool { return f.Kind.OfUser() })
+		})
+	}
+	switch {
+	case len(taking) == 0:
+		return store.Token{}, errors.New("no such API is for users")
+	case len(taking) > 1:
+		return store.Token{}, usageError{fmt.Errorf("%s are for users: give --api", strings.Join(taking, " and "))}
+	}
+	u, err := r.User(ctx, c.User)
+	return store.Token{
+		ID: u.ID, API: taking[0], Kind: authz.KindSession, Environment: authz.Live, Scopes: cfg.APIs[taking[0]].Session.Scopes, UserID: &u.ID,
+	}, err
 }
 
 // apiOf is the only API whose catalogue has all of the scopes, or the default one of several.
@@ -241,6 +272,12 @@ func (m *imagined) check(ctx context.Context) error {
 func (m *imagined) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) {
 	if m.registry == nil {
 		return m.found, nil
+	}
+	if m.token.Kind == authz.KindSession {
+		l.Session = authz.Session{ID: "imagined", UserID: m.token.ID, Began: time.Now().Unix()}
+		found, err := m.registry.LookupSession(ctx, l)
+		found.Principal.Scopes = m.token.Scopes
+		return found, err
 	}
 	return m.registry.Lookup(ctx, m.token.ID, l)
 }

@@ -164,12 +164,20 @@ func policyError(cfg config, err error) error {
 	return fmt.Errorf("policies (%s): %w", cmp.Or(cfg.Policies.Dir, "built in"), err)
 }
 
-// checkTables: an API without a table would refuse everything, which nobody means.
+// checkTables: an API without a table would refuse everything, and a session with a scope that is none could do nothing,
+// which nobody means.
 func checkTables(cfg config, tables map[string]policies.Table) error {
 	for _, name := range slices.Sorted(maps.Keys(cfg.APIs)) {
 		if _, ok := tables[name]; !ok {
 			return fmt.Errorf("apis.%s: the policies have no apis/%s/data.yaml; they have %s",
 				name, name, strings.Join(slices.Sorted(maps.Keys(tables)), ", "))
+		}
+		session := cfg.APIs[name].Session
+		for _, scope := range session.Scopes {
+			if _, ok := tables[name].Scope(scope); !ok && session.Issuer != "" {
+				return fmt.Errorf("apis.%s.session.scopes: %q is no scope of %s; scopes are %s", name, scope, name,
+					strings.Join(tables[name].ScopeNames(policies.LevelWorkspace, policies.LevelUser), ", "))
+			}
 		}
 	}
 	return nil
