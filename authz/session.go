@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -36,7 +37,7 @@ type SessionFormat struct {
 	// JWKSMaxAge is how old the public keys may be: a key that the issuer has withdrawn is trusted for so long at most,
 	// and when the issuer cannot be reached for so long, none is. Default: 1h.
 	JWKSMaxAge time.Duration `yaml:"jwks_max_age"`
-	// Leeway is how far the issuer's clock may be off. Default: 10s.
+	// Leeway is how far the issuer's clock may be off. 0: 10s.
 	Leeway time.Duration `yaml:"leeway"`
 	// Anonymous takes the sessions of users that the issuer calls anonymous, if they are in the directory.
 	Anonymous bool `yaml:"anonymous"`
@@ -69,6 +70,8 @@ func (f SessionFormat) Complete() (SessionFormat, error) {
 		return f, errors.New("jwks_url: name it, or give hs256_secret: nothing else tells the issuer's tokens from forged ones")
 	case f.HS256Secret != "" && len(f.HS256Secret) < minSecret:
 		return f, fmt.Errorf("hs256_secret: less than %d bytes can be guessed", minSecret)
+	case f.HS256Secret != "" && !isSecret(f.HS256Secret.Reveal()):
+		return f, errors.New("hs256_secret: it is a key of another kind, or has white space around it")
 	case f.JWKSURL != "" && !fetchable(f.JWKSURL):
 		return f, errors.New("jwks_url: not an http or https URL, such as https://PROJECT.supabase.co/auth/v1/.well-known/jwks.json")
 	case f.JWKSMaxAge < minAge:
@@ -82,6 +85,11 @@ func (f SessionFormat) Complete() (SessionFormat, error) {
 		}
 	}
 	return f, nil
+}
+
+// isSecret refuses what everybody may know, a public key.
+func isSecret(s string) bool {
+	return strings.TrimSpace(s) == s && !strings.HasPrefix(s, "-----BEGIN") && !strings.HasPrefix(s, "{")
 }
 
 func fetchable(address string) bool {

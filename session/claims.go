@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/golang-jwt/jwt/v5"
 
@@ -56,20 +57,27 @@ func (c *claims) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// began is when the user signed in. A token that was refreshed is issued later, and tells by its authentication methods
-// (RFC 8176, as Supabase writes them) when that was.
+// began is when the user signed in, as the authentication methods tell (RFC 8176, with times as Supabase writes them): a
+// token that was refreshed is issued later. Where they do not tell, it may have been at any time.
 func began(issued time.Time, methods json.RawMessage) time.Time {
 	var list []struct {
 		Timestamp json.RawMessage `json:"timestamp"`
 	}
+	first := time.Time{}
 	_ = json.Unmarshal(methods, &list) // absent, or as other issuers write them
 	for _, m := range list {
 		var at *jwt.NumericDate
-		if readTime(m.Timestamp, &at) && at.Before(issued) {
-			issued = at.Time
+		if readTime(m.Timestamp, &at) && (first.IsZero() || at.Before(first)) {
+			first = at.Time
 		}
 	}
-	return issued
+	switch {
+	case first.IsZero():
+		return time.Unix(0, 0)
+	case issued.Before(first):
+		return issued
+	}
+	return first
 }
 
 // audience is a string, or a list of them (RFC 7519, section 4.1.3).
@@ -112,13 +120,16 @@ func readTime(value json.RawMessage, to **jwt.NumericDate) bool {
 	return true
 }
 
-// identifier has the form of a user's id in the directory (migration 00001).
+// identifier has the form of a user's id in the directory (migration 00001). What encoding/json puts in the place of half a
+// surrogate pair is in none.
 func identifier(s string) bool {
-	return s != "" && len(s) <= 255 && strings.TrimSpace(s) == s && !strings.ContainsFunc(s, unicode.IsControl)
+	return s != "" && utf8.RuneCountInString(s) <= 255 && strings.Trim(s, " ") == s &&
+		!strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError })
 }
 
-func (c *claims) session() authz.Session {
-	return authz.Session{ID: c.id, UserID: c.user, Began: c.began.Unix()}
+// session is as old as it may be: the issuer's clock may be ahead of the one by which it is revoked.
+func (c *claims) session(leeway time.Duration) authz.Session {
+	return authz.Session{ID: c.id, UserID: c.user, Began: max(0, c.began.Add(-leeway).Unix())}
 }
 
 // The methods of [jwt.Claims].

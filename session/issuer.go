@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -21,6 +22,7 @@ import (
 // issuer verifies the tokens of one.
 type issuer struct {
 	format  authz.SessionFormat
+	salt    uint64 // of its places in the memory, which issuers share
 	clock   func() time.Time
 	keys    *keyring // of the public keys; nil: there are none
 	methods []string
@@ -29,7 +31,7 @@ type issuer struct {
 }
 
 func newIssuer(f authz.SessionFormat, clock func() time.Time, log *slog.Logger) *issuer {
-	i := &issuer{format: f, clock: clock}
+	i := &issuer{format: f, salt: rand.Uint64(), clock: clock}
 	if f.HS256Secret != "" {
 		i.methods = append(i.methods, jwt.SigningMethodHS256.Alg())
 	}
@@ -38,7 +40,7 @@ func newIssuer(f authz.SessionFormat, clock func() time.Time, log *slog.Logger) 
 		i.keys = startKeyring(f.JWKSURL, f.JWKSMaxAge, log)
 	}
 	i.parser = jwt.NewParser(jwt.WithValidMethods(i.methods), jwt.WithStrictDecoding(), jwt.WithExpirationRequired(),
-		jwt.WithIssuer(f.Issuer), jwt.WithAudience(f.Audience), jwt.WithLeeway(f.Leeway), jwt.WithTimeFunc(clock))
+		jwt.WithIssuedAt(), jwt.WithIssuer(f.Issuer), jwt.WithAudience(f.Audience), jwt.WithLeeway(f.Leeway), jwt.WithTimeFunc(clock))
 	return i
 }
 
@@ -89,7 +91,7 @@ func (i *issuer) verify(ctx context.Context, token string) (*verified, authz.Rea
 	case len(c.audience) != 1, c.role != "authenticated", c.anonymous && !i.format.Anonymous:
 		return nil, authz.ReasonUnknown, nil
 	}
-	return &verified{issuer: i, key: k, session: c.session(), expires: c.expires.Time}, "", nil
+	return &verified{issuer: i, key: k, session: c.session(i.format.Leeway), expires: c.expires.Time}, "", nil
 }
 
 // reasonOf says why a token is not good: it is none, its time is over, or nobody here knows it. What is wrong beside its
@@ -99,7 +101,7 @@ func reasonOf(err error) authz.Reason {
 	case errors.Is(err, jwt.ErrTokenMalformed), errors.Is(err, jwt.ErrTokenRequiredClaimMissing):
 		return authz.ReasonMalformed
 	case errors.Is(err, jwt.ErrTokenExpired) && !errors.Is(err, jwt.ErrTokenInvalidIssuer) &&
-		!errors.Is(err, jwt.ErrTokenInvalidAudience) && !errors.Is(err, jwt.ErrTokenNotValidYet):
+		!errors.Is(err, jwt.ErrTokenInvalidAudience) && !errors.Is(err, jwt.ErrTokenNotValidYet) && !errors.Is(err, jwt.ErrTokenUsedBeforeIssued):
 		return authz.ReasonExpired
 	}
 	return authz.ReasonUnknown

@@ -6,13 +6,15 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
-	"net/url"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,15 +36,18 @@ const (
 	unknownWait = 200 * time.Millisecond
 	// retryEvery is how soon a failed fetch is tried again.
 	retryEvery = 5 * time.Second
+	// startGrace is how long an issuer that does not answer keeps a sidecar from being ready.
+	startGrace = 30 * time.Second
 )
 
 // keyring holds the public keys of an issuer, and fetches them: every quarter of their greatest age, so that three fetches
 // may fail, and when a token names a key that is not there.
 type keyring struct {
-	url    string
-	maxAge time.Duration
-	client *http.Client
-	log    *slog.Logger
+	url     string
+	maxAge  time.Duration
+	client  *http.Client
+	log     *slog.Logger
+	started time.Time
 
 	present atomic.Pointer[keySet]
 	trouble atomic.Pointer[error] // of the last fetch; nil: it went well
@@ -53,6 +58,7 @@ type keyring struct {
 	flight      *flight   // the fetch that is under way
 	lastUnknown time.Time // when a token was last a reason to fetch
 
+	again  chan struct{} // a fetch has failed, whatever was the reason for it
 	ctx    context.Context
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -69,14 +75,11 @@ type publicKey struct {
 	key       crypto.PublicKey
 }
 
-type flight struct {
-	done chan struct{}
-	err  error // once it is done
-}
+type flight struct{ done chan struct{} }
 
 func startKeyring(url string, maxAge time.Duration, log *slog.Logger) *keyring {
 	k := &keyring{
-		url: url, maxAge: maxAge, log: log,
+		url: url, maxAge: maxAge, log: log, started: time.Now(), again: make(chan struct{}, 1),
 		client: &http.Client{
 			Timeout: fetchTimeout,
 			// The keys are where the configuration says, and nowhere else.
@@ -92,28 +95,26 @@ func (k *keyring) close() {
 	if k == nil {
 		return
 	}
+	k.mu.Lock() // nothing begins after this
 	k.cancel()
+	k.mu.Unlock()
 	k.done.Wait()
 }
 
 // refresh fetches in the background.
 func (k *keyring) refresh() {
 	for {
-		f := k.fetch()
+		<-k.fetch().done
 		select {
-		case <-f.done:
-		case <-k.ctx.Done():
-			<-f.done
-			return
-		}
-		wait := k.maxAge / 4
-		if f.err != nil {
-			wait = min(wait, retryEvery)
-		}
-		select {
-		case <-time.After(wait):
 		case <-k.ctx.Done():
 			return
+		case <-time.After(k.maxAge / 4):
+		case <-k.again:
+			select {
+			case <-k.ctx.Done():
+				return
+			case <-time.After(min(k.maxAge/4, retryEvery)):
+			}
 		}
 	}
 }
@@ -126,12 +127,17 @@ func (k *keyring) fetch() *flight {
 }
 
 func (k *keyring) begin() *flight {
-	if k.flight == nil {
-		f := &flight{done: make(chan struct{})}
-		k.flight = f
-		k.done.Go(func() { k.run(f) })
+	if k.flight != nil {
+		return k.flight
 	}
-	return k.flight
+	f := &flight{done: make(chan struct{})}
+	if k.ctx.Err() != nil { // the end
+		close(f.done)
+		return f
+	}
+	k.flight = f
+	k.done.Go(func() { k.run(f) })
+	return f
 }
 
 func (k *keyring) run(f *flight) {
@@ -149,11 +155,14 @@ func (k *keyring) run(f *flight) {
 		if k.trouble.Swap(&err) == nil {
 			k.log.Warn("the keys of sessions could not be fetched", "error", err)
 		}
+		select {
+		case k.again <- struct{}{}:
+		default:
+		}
 	}
 	k.mu.Lock()
 	k.flight = nil
 	k.mu.Unlock()
-	f.err = err
 	close(f.done)
 }
 
@@ -180,18 +189,15 @@ func (k *keyring) load() (map[string]publicKey, error) {
 	request.Header.Set("Accept", "application/jwk-set+json, application/json")
 	response, err := k.client.Do(request)
 	if err != nil {
-		if e, ok := errors.AsType[*url.Error](err); ok {
-			err = e.Err // without the address, which may hold a key of the issuer's own
-		}
-		return nil, err
+		return nil, unanswered(err)
 	}
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the answer is %s", response.Status)
+		return nil, fmt.Errorf("the answer is %d", response.StatusCode)
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxKeySet+1))
 	if err != nil {
-		return nil, fmt.Errorf("read the answer: %w", err)
+		return nil, unanswered(err)
 	}
 	if len(body) > maxKeySet {
 		return nil, fmt.Errorf("the answer is longer than %d bytes", maxKeySet)
@@ -199,9 +205,25 @@ func (k *keyring) load() (map[string]publicKey, error) {
 	return parseKeys(body)
 }
 
+// unanswered says why there is no answer, and quotes neither the address, which may hold a key of the issuer's own, nor
+// what came instead of an answer.
+func unanswered(err error) error {
+	if op, ok := errors.AsType[*net.OpError](err); ok && !op.Timeout() {
+		return op
+	}
+	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return fmt.Errorf("%.200w", e)
+	}
+	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+		return fmt.Errorf("no answer within %v", fetchTimeout)
+	}
+	return errors.New("what came is no answer of HTTP")
+}
+
 // parseKeys takes the public keys that a session's token may be signed with (RFC 7517, section 5): those with an id, for
-// signatures, on P-256 or with an RSA modulus that is long enough. Others are passed over, as a set may hold them too; a
-// set without a list of keys is an error, and so is one in which an id is there twice.
+// signatures, on P-256 or with an RSA modulus that is long enough. Others are passed over, as a set may hold them too, and
+// with them a key whose private half is published; a set without a list of keys is an error, and so is one in which an id is
+// there twice.
 func parseKeys(body []byte) (map[string]publicKey, error) {
 	var set struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -212,7 +234,8 @@ func parseKeys(body []byte) (map[string]publicKey, error) {
 	keys := make(map[string]publicKey)
 	for _, raw := range set.Keys {
 		var m jwkset.JWKMarshal
-		if json.Unmarshal(raw, &m) != nil || m.KID == "" || m.USE != "" && m.USE != jwkset.UseSig {
+		if json.Unmarshal(raw, &m) != nil || m.KID == "" || m.USE != "" && m.USE != jwkset.UseSig ||
+			m.D != "" || len(m.KEYOPS) > 0 && !slices.Contains(m.KEYOPS, jwkset.KeyOpsVerify) {
 			continue
 		}
 		parsed, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
@@ -248,8 +271,9 @@ func parseKeys(body []byte) (map[string]publicKey, error) {
 // find gives the key with the id. An error means that it cannot be told whether there is one: the keys are too old, or the
 // fetch that the token was a reason for is not over, or failed.
 func (k *keyring) find(ctx context.Context, id, algorithm string) (key, authz.Reason, error) {
-	if found, denial, ok := k.present.Load().find(id, algorithm); ok {
-		return found, denial, k.tooOld()
+	set := k.present.Load()
+	if found, denial, ok := set.find(id, algorithm); ok {
+		return found, denial, k.tooOld(set)
 	}
 	wait := time.NewTimer(unknownWait)
 	defer wait.Stop()
@@ -265,14 +289,15 @@ func (k *keyring) find(ctx context.Context, id, algorithm string) (key, authz.Re
 		case <-ctx.Done():
 			return key{}, "", ctx.Err()
 		}
-		if found, denial, ok := k.present.Load().find(id, algorithm); ok {
-			return found, denial, k.tooOld()
+		set = k.present.Load()
+		if found, denial, ok := set.find(id, algorithm); ok {
+			return found, denial, k.tooOld(set)
 		}
 	}
 	if err := k.trouble.Load(); err != nil {
 		return key{}, "", fmt.Errorf("fetch the keys of sessions: %w", *err)
 	}
-	return key{}, authz.ReasonUnknown, k.tooOld()
+	return key{}, authz.ReasonUnknown, k.tooOld(set)
 }
 
 // fetchUnknown joins the fetch that is under way, or begins one; nil if another token was a reason for one not long ago.
@@ -303,14 +328,10 @@ func (s *keySet) find(id, algorithm string) (key, authz.Reason, bool) {
 // trusts reports whether the key is still one of the issuer's.
 func (k *keyring) trusts(known key) bool {
 	set := k.present.Load()
-	if set == nil || k.tooOld() != nil {
-		return false
-	}
-	return set.keys[known.id].key == known.public
+	return k.tooOld(set) == nil && set.keys[known.id].key == known.public
 }
 
-func (k *keyring) tooOld() error {
-	set := k.present.Load()
+func (k *keyring) tooOld(set *keySet) error {
 	switch {
 	case set == nil:
 		return fmt.Errorf("the keys of sessions were never fetched: %w", k.reason())
@@ -327,15 +348,16 @@ func (k *keyring) reason() error {
 	return errors.New("the issuer has not yet answered")
 }
 
-// ready reports whether there ever were keys, and what is wrong with them.
-func (k *keyring) ready() (ever bool, trouble error) {
+// ready reports whether there were keys once, or have been none for so long that nobody should wait for them; and what is
+// wrong with them.
+func (k *keyring) ready() (ready bool, trouble error) {
 	if k == nil {
 		return true, nil
 	}
 	set := k.present.Load()
 	switch {
-	case set == nil || k.tooOld() != nil:
-		return set != nil, k.tooOld()
+	case k.tooOld(set) != nil:
+		return set != nil || time.Since(k.started) >= startGrace, k.tooOld(set)
 	case k.trouble.Load() != nil:
 		return true, fmt.Errorf("the keys of sessions are %v old, and could not be fetched anew: %w", time.Since(set.at).Round(time.Second), k.reason())
 	case len(set.keys) == 0:

@@ -2,6 +2,7 @@ package session_test
 
 import (
 	"crypto/ecdsa"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -30,6 +31,12 @@ func TestForgedKeyIDsFetchSeldom(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
+	nobody, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: authz.SessionFormat{
+		Issuer: supabase.Name, JWKSURL: "http://127.0.0.1:1"}}}}, discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nobody.Close()
 	const forged, seconds = 10_000, 31
 	token := strings.Split(es256(ecKey, "x").Reveal(), ".")
 	start := time.Now()
@@ -44,6 +51,10 @@ func TestForgedKeyIDsFetchSeldom(t *testing.T) {
 	}
 	if got := p.Fetches() - 1; got < 1 || got > 2 {
 		t.Errorf("%d forged key ids over %d s made %d fetches", forged, seconds, got)
+	}
+	// Meanwhile a sidecar whose issuer never answers has waited for it long enough.
+	if notices, err := nobody.Ready(); err != nil || len(notices) != 1 || !strings.Contains(notices[0], "never fetched") {
+		t.Errorf("without an issuer: %q, %v", notices, err)
 	}
 }
 
@@ -117,7 +128,15 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 
 // What an issuer can do instead of answering: known keys are good until they are too old, and then nobody can tell.
 func TestIssuerThatDoesNotAnswer(t *testing.T) {
+	good := supabase.Start()
+	t.Cleanup(good.Close)
+	good.Publish(public("ec", &ecKey.PublicKey))
 	for name, answer := range map[string]http.HandlerFunc{
+		"no HTTP": func(w http.ResponseWriter, r *http.Request) {
+			c, _, _ := w.(http.Hijacker).Hijack()
+			_, _ = io.WriteString(c, "HTTP/1.1 200 "+r.URL.Path+"\nx\n\n")
+			_ = c.Close()
+		},
 		"an error": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
 		"no JSON":  func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") },
 		"no set":   func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"error":"unavailable"}`) },
@@ -129,7 +148,7 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 			_, _ = io.WriteString(w, `{"keys":[`+strings.Repeat(" ", 300<<10)+`]}`)
 		},
 		"elsewhere": func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Location", "/")
+			w.Header().Set("Location", good.URL)
 			w.WriteHeader(http.StatusFound)
 		},
 		"nothing": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
@@ -193,6 +212,77 @@ func TestUnknownKeyStallsNobody(t *testing.T) {
 		t.Errorf("it waited until the end: %v", err)
 	}
 	close(release)
+}
+
+// A fetch that was under way when the key was published says nothing of it.
+func TestKeyThatIsPublishedDuringAFetch(t *testing.T) {
+	t.Parallel()
+	p := publish(t, public("old", &ecKey.PublicKey))
+	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: shortest}, nil)
+	var once sync.Once
+	fetching, answer := make(chan struct{}), make(chan struct{})
+	p.Instead(func(w http.ResponseWriter, _ *http.Request) {
+		keys := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{public("new", &otherEC.PublicKey)}}
+		once.Do(func() {
+			close(fetching)
+			<-answer
+			keys.Keys = []jose.JSONWebKey{public("old", &ecKey.PublicKey)}
+		})
+		_ = json.NewEncoder(w).Encode(keys)
+	})
+	<-fetching // in the background
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if _, denial, err := v.Verify(t.Context(), api, es256(otherEC, "new")); denial != "" || err != nil {
+			t.Errorf("%q, %v", denial, err)
+		}
+	}()
+	time.Sleep(50 * time.Millisecond) // it waits
+	close(answer)
+	<-done
+}
+
+// A fetch that fails is tried again soon, whatever was the reason for it, and until then nobody can tell whether a key is
+// there.
+func TestFailedFetchIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	p := publish(t, public("ec", &ecKey.PublicKey))
+	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
+	p.Instead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	for range 2 {
+		if _, denial, err := v.Verify(t.Context(), api, es256(ecKey, "unknown")); denial != "" || err == nil || !strings.Contains(err.Error(), "418") {
+			t.Errorf("%q, %v", denial, err)
+		}
+	}
+	p.Instead(nil)
+	eventually(t, "there is nothing wrong", func() bool { notices, err := v.Ready(); return len(notices) == 0 && err == nil })
+	if _, denial, err := v.Verify(t.Context(), api, es256(ecKey, "unknown")); denial != authz.ReasonUnknown || err != nil {
+		t.Errorf("%q, %v", denial, err)
+	}
+}
+
+// The verifier can be closed while it is asked: a sidecar that has no more time ends like this.
+func TestCloseWhileItIsAsked(t *testing.T) {
+	t.Parallel()
+	for range 20 {
+		p := publish(t, public("ec", &ecKey.PublicKey))
+		v, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: authz.SessionFormat{
+			Issuer: supabase.Name, JWKSURL: p.URL}}}, MaxBytes: 1 << 20}, discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var asking sync.WaitGroup
+		for range 8 {
+			asking.Go(func() {
+				for range 20 {
+					_, _, _ = v.Verify(t.Context(), api, es256(ecKey, "unknown"))
+				}
+			})
+		}
+		v.Close()
+		asking.Wait()
+	}
 }
 
 // A sidecar that starts before its issuer takes no session, and says why.

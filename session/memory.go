@@ -37,12 +37,12 @@ func newMemory(bytes int64) (*memory, error) {
 	return &memory{room: room}, nil
 }
 
-// get finds the token with exactly this digest.
-func (m *memory) get(d authz.Digest) *verified {
+// get finds the token with exactly this digest, as the issuer has verified it.
+func (m *memory) get(i *issuer, d authz.Digest) *verified {
 	if m == nil {
 		return nil
 	}
-	if v, ok := m.room.Get(slot(d)); ok && v.digest == d {
+	if v, ok := m.room.Get(slot(i, d)); ok && v.issuer == i && v.digest == d {
 		return v
 	}
 	return nil
@@ -55,7 +55,7 @@ func (m *memory) set(v *verified) {
 	m.closing.RLock()
 	defer m.closing.RUnlock()
 	if !m.closed {
-		m.room.Set(slot(v.digest), v, 0)
+		m.room.Set(slot(v.issuer, v.digest), v, 0)
 	}
 }
 
@@ -67,4 +67,4 @@ func (m *memory) close() {
 }
 
 // slot is a part of the digest: nobody chooses it.
-func slot(d authz.Digest) uint64 { return binary.LittleEndian.Uint64(d[:]) }
+func slot(i *issuer, d authz.Digest) uint64 { return binary.LittleEndian.Uint64(d[:]) ^ i.salt }

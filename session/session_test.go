@@ -102,15 +102,13 @@ func TestThreeAlgorithms(t *testing.T) {
 		"RS256":           sign(jose.RS256, rsaKey, "rsa", claims),
 		"no typ":          signWith(ecKey, (&jose.SignerOptions{}).WithHeader("kid", "ec"), claims),
 		"a list of one":   sign(jose.ES256, ecKey, "ec", good(fields{"aud": []string{"authenticated"}, "amr": claims["amr"]})),
-		"a list in amr":   sign(jose.ES256, ecKey, "ec", good(fields{"iat": began, "amr": []string{"pwd"}})),
-		"no amr":          sign(jose.ES256, ecKey, "ec", good(fields{"iat": began, "amr": nil})),
 		"no is_anonymous": sign(jose.ES256, ecKey, "ec", good(fields{"is_anonymous": nil, "amr": claims["amr"]})),
 		"fractions":       sign(jose.ES256, ecKey, "ec", good(fields{"exp": float64(time.Now().Unix()) + 99.5, "amr": claims["amr"]})),
 		"within leeway":   sign(jose.ES256, ecKey, "ec", good(fields{"exp": time.Now().Unix() - 5, "nbf": time.Now().Unix() + 5, "amr": claims["amr"]})),
 	} {
 		for range 2 { // verified, and remembered
 			s, denial, err := v.Verify(t.Context(), api, token)
-			if err != nil || denial != "" || s != (authz.Session{ID: supabase.Session, UserID: user, Began: began}) {
+			if err != nil || denial != "" || s != (authz.Session{ID: supabase.Session, UserID: user, Began: began - 10}) {
 				t.Errorf("%s: %+v, %s, %v", name, s, denial, err)
 			}
 		}
@@ -120,6 +118,62 @@ func TestThreeAlgorithms(t *testing.T) {
 	}
 }
 
+// When a session began is told by how the user signed in, less the leeway; where it is not told, it was long ago. A session
+// that is older than it is cannot escape its revocation.
+func TestWhenASessionBegan(t *testing.T) {
+	v := verifier(t, authz.SessionFormat{HS256Secret: secret, Leeway: time.Minute}, nil)
+	now := time.Now().Unix()
+	at := func(times ...any) []fields {
+		var list []fields
+		for _, when := range times {
+			list = append(list, fields{"method": "password", "timestamp": when})
+		}
+		return list
+	}
+	for name, c := range map[string]struct {
+		amr  any
+		want int64
+	}{
+		"once":              {at(now - 100), now - 160},
+		"twice":             {at(now-100, now-500), now - 560},
+		"after it was made": {at(now + 30), now - 60},
+		"a step unknown":    {at(nil, now-100), now - 160},
+		"in milliseconds":   {at(now * 1000), 0},
+		"as text":           {at("1700000000"), 0},
+		"not told":          {[]string{"pwd"}, 0},
+		"nothing":           {nil, 0},
+		"of another form":   {fields{"timestamp": now}, 0},
+	} {
+		s, denial, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret), "", good(fields{"iat": now, "amr": c.amr})))
+		if err != nil || denial != "" || s.Began != c.want {
+			t.Errorf("%s: %d, not %d; %q, %v", name, s.Began, c.want, denial, err)
+		}
+	}
+}
+
+// What one API has verified, another has not: its settings may differ.
+func TestIssuersAreApart(t *testing.T) {
+	strict := authz.SessionFormat{Issuer: supabase.Name, HS256Secret: secret}
+	lax := strict
+	lax.Anonymous = true
+	v, err := session.New(session.Config{APIs: map[string]authz.API{"strict": {Session: strict}, "lax": {Session: lax}}, MaxBytes: 1 << 20}, discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	token := sign(jose.HS256, []byte(secret), "", good(fields{"is_anonymous": true}))
+	eventually(t, "it is remembered", func() bool {
+		_, denial, err := v.Verify(t.Context(), "lax", token)
+		if err != nil || denial != "" {
+			t.Fatalf("%q, %v", denial, err)
+		}
+		if _, denial, err := v.Verify(t.Context(), "strict", token); err != nil || denial != authz.ReasonUnknown {
+			t.Fatalf("the other API: %q, %v", denial, err)
+		}
+		return v.Stats()["lax"].Remembered > 0
+	})
+}
+
 // Everything that is not quite a good token. Each is refused, and none is an error.
 func TestForgedTokensAreRefused(t *testing.T) {
 	p := publish(t, public("ec", &ecKey.PublicKey), public("rsa", &rsaKey.PublicKey), public("other", &otherEC.PublicKey),
@@ -127,6 +181,8 @@ func TestForgedTokensAreRefused(t *testing.T) {
 		jose.JSONWebKey{Key: &shortRSA.PublicKey, KeyID: "short", Use: "sig"},
 		jose.JSONWebKey{Key: &ecKey.PublicKey, KeyID: "enc", Use: "enc"},
 		jose.JSONWebKey{Key: []byte(secret + "!"), KeyID: "oct"},
+		jose.JSONWebKey{Key: otherEC, KeyID: "private", Use: "sig"},
+		jose.JSONWebKey{Key: &otherEC.PublicKey, KeyID: "es512", Algorithm: "ES512", Use: "sig"},
 	)
 	both := verifier(t, authz.SessionFormat{HS256Secret: secret, JWKSURL: p.URL}, nil)
 	keysOnly := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
@@ -170,6 +226,8 @@ func TestForgedTokensAreRefused(t *testing.T) {
 		"ES256 that names RSA":           {sign(jose.ES256, ecKey, "rsa", good(nil)), authz.ReasonMalformed},
 		"RS256 that names EC":            {sign(jose.RS256, rsaKey, "ec", good(nil)), authz.ReasonMalformed},
 		"a short RSA key":                {rejoined(rs256(t, shortRSA, "short", good(nil))), authz.ReasonUnknown},
+		"a key that is published whole":  {sign(jose.ES256, otherEC, "private", good(nil)), authz.ReasonUnknown},
+		"a key for another algorithm":    {sign(jose.ES256, otherEC, "es512", good(nil)), authz.ReasonUnknown},
 		"a key for encryption":           {sign(jose.ES256, ecKey, "enc", good(nil)), authz.ReasonUnknown},
 		"another key":                    {sign(jose.ES256, otherEC, "ec", good(nil)), authz.ReasonUnknown},
 		"another kid":                    {sign(jose.ES256, ecKey, "other", good(nil)), authz.ReasonUnknown},
@@ -189,6 +247,8 @@ func TestForgedTokensAreRefused(t *testing.T) {
 		"no signature":                   {rejoined(genuine[0], genuine[1], ""), authz.ReasonUnknown},
 		"a signature of zeros":           {rejoined(genuine[0], genuine[1], b64(make([]byte, 64))), authz.ReasonUnknown},
 		"a signature in DER":             {rejoined(genuine[0], genuine[1], b64(must(ecKey.Sign(rand.Reader, make([]byte, 32), crypto.SHA256)))), authz.ReasonUnknown},
+		"bits behind the header":         {rejoined(trailing(b64([]byte(`{"alg":"ES256","kid":"ec"}`))), genuine[1], genuine[2]), authz.ReasonMalformed},
+		"bits behind the signature":      {rejoined(genuine[0], genuine[1], trailing(genuine[2])), authz.ReasonMalformed},
 		"padding":                        {rejoined(genuine[0]+"=", genuine[1], genuine[2]), authz.ReasonMalformed},
 		"four parts":                     {rejoined(genuine[0], genuine[1], genuine[2]+"."+genuine[2]), authz.ReasonMalformed},
 
@@ -202,6 +262,7 @@ func TestForgedTokensAreRefused(t *testing.T) {
 		"exp below all time":      {with(fields{"exp": -1}), authz.ReasonMalformed},
 		"EXP":                     {with(fields{"exp": nil, "EXP": now + 3600}), authz.ReasonMalformed},
 		"nbf that is text":        {with(fields{"nbf": "0"}), authz.ReasonMalformed},
+		"made in the future":      {with(fields{"iat": now + 60}), authz.ReasonUnknown},
 		"no iat":                  {with(fields{"iat": nil}), authz.ReasonMalformed},
 		"wrong issuer":            {with(fields{"iss": "https://evil.example/auth/v1"}), authz.ReasonUnknown},
 		"issuer with a slash":     {with(fields{"iss": supabase.Name + "/"}), authz.ReasonUnknown},
@@ -225,6 +286,8 @@ func TestForgedTokensAreRefused(t *testing.T) {
 		"the empty user":          {with(fields{"sub": ""}), authz.ReasonMalformed},
 		"a user of a NUL":         {with(fields{"sub": "a\x00b"}), authz.ReasonMalformed},
 		"a user of two lines":     {with(fields{"sub": "a\nb"}), authz.ReasonMalformed},
+		"a user with a space":     {with(fields{"sub": "ada "}), authz.ReasonMalformed},
+		"half a surrogate pair":   {es([]byte(strings.Replace(string(must(json.Marshal(good(nil)))), user, `a\ud800b`, 1))), authz.ReasonMalformed},
 		"a long user":             {with(fields{"sub": strings.Repeat("a", 256)}), authz.ReasonMalformed},
 		"no session":              {with(fields{"session_id": nil}), authz.ReasonMalformed},
 		"a session of a number":   {with(fields{"session_id": 1}), authz.ReasonMalformed},
@@ -261,6 +324,16 @@ func TestForgedTokensAreRefused(t *testing.T) {
 			t.Errorf("a good token: %q, %v", denial, err)
 		}
 	}
+}
+
+// trailing sets a bit that nobody reads, where base64 has some left over.
+func trailing(encoded string) string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	last := strings.IndexByte(alphabet, encoded[len(encoded)-1])
+	if len(encoded)%4 == 0 || last&1 != 0 {
+		panic("no bit is left over")
+	}
+	return encoded[:len(encoded)-1] + string(alphabet[last|1])
 }
 
 // hs256 and rs256 sign with what go-jose refuses to sign with.

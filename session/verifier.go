@@ -76,8 +76,7 @@ func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (
 		return authz.Session{}, authz.ReasonUnknown, nil
 	}
 	digest := token.Digest()
-	known := v.memory.get(digest)
-	if known != nil && known.issuer == i && i.trusts(known.key) {
+	if known := v.memory.get(i, digest); known != nil && i.trusts(known.key) {
 		i.counts.remembered.Add(1)
 		if i.expired(known.expires) {
 			return authz.Session{}, authz.ReasonExpired, nil
@@ -99,13 +98,13 @@ func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (
 	return verified.session, "", nil
 }
 
-// Ready reports whether the keys of every issuer have been fetched once. The notices are of what has gone wrong since: it
-// concerns sessions alone, and is no reason to keep everybody out.
+// Ready reports whether the keys of every issuer have been fetched once; an issuer that does not answer is waited for half a
+// minute. The notices are of what is wrong and concerns sessions alone, which is no reason to keep everybody out.
 func (v *Verifier) Ready() (notices []string, err error) {
 	for _, api := range slices.Sorted(maps.Keys(v.issuers)) {
-		ever, trouble := v.issuers[api].keys.ready()
+		ready, trouble := v.issuers[api].keys.ready()
 		switch {
-		case !ever:
+		case !ready:
 			err = errors.Join(err, fmt.Errorf("apis.%s.session: %w", api, trouble))
 		case trouble != nil:
 			notices = append(notices, fmt.Sprintf("apis.%s.session: %v", api, trouble))

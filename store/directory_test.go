@@ -378,6 +378,10 @@ func TestCacheIsNotBelievedWhileChangesAreNotTold(t *testing.T) {
 	}
 	f.exec(t, `ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`)
 	eventually(t, "the cache is in use", believed)
+	f.exec(t, `ALTER TABLE keywicket.revoked_sessions DISABLE TRIGGER tell_insert`)
+	eventually(t, "the cache is not in use for the sake of sessions", func() bool { return !believed() })
+	f.exec(t, `ALTER TABLE keywicket.revoked_sessions ENABLE ALWAYS TRIGGER tell_insert`)
+	eventually(t, "the cache is in use", believed)
 	f.exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`)
 	eventually(t, "the cache is not in use", func() bool { return !believed() })
 	f.exec(t, `UPDATE keywicket.tokens SET revoked_at = clock_timestamp()`)

@@ -2,9 +2,11 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // RevokedSessions is what was revoked: one session, or all that a user had begun.
@@ -14,11 +16,18 @@ type RevokedSessions struct {
 	RevokedAt time.Time `db:"revoked_at" json:"revoked_at"`
 }
 
-// RevokeSession revokes a session, for good, whether or not it was ever seen here. Revoking it again changes nothing.
+// RevokeSession revokes a session, for good, whether or not it was ever seen here: it cannot be told whether there is one. So
+// what is a token, or a user, is refused. Revoking it again changes nothing.
 func (r *Registry) RevokeSession(ctx context.Context, id string) (RevokedSessions, error) {
-	if strings.TrimSpace(id) == "" || strings.Count(id, ".") == 2 {
-		// A token would be refused by nobody later, and be in the database.
-		return RevokedSessions{}, refuse(ErrInvalid, "a session is named by its id, the claim session_id, and not by its token")
+	badID := refuse(ErrInvalid, "a session is named by its id, the claim session_id of its tokens, as it is written there")
+	if strings.Count(id, ".") == 2 || strings.ContainsAny(id, "\x00{}=") || !utf8.ValidString(id) {
+		return RevokedSessions{}, badID // a token would be in the database
+	}
+	switch u, err := r.User(ctx, id); {
+	case err == nil:
+		return RevokedSessions{}, refuse(ErrInvalid, "%s is a user: give --user to revoke all of the user's sessions", u.ID)
+	case !errors.Is(err, ErrNotFound):
+		return RevokedSessions{}, err
 	}
 	var revoked RevokedSessions
 	err := r.db.GetContext(ctx, &revoked, `
@@ -27,7 +36,7 @@ func (r *Registry) RevokeSession(ctx context.Context, id string) (RevokedSession
 		             RETURNING revoked_at)
 		SELECT $1 AS session_id, COALESCE((SELECT at FROM before), (SELECT revoked_at FROM now)) AS revoked_at`, id)
 	if err != nil {
-		return RevokedSessions{}, fmt.Errorf("revoke the session: %w", err)
+		return RevokedSessions{}, explain(err, "revoke the session", map[string]*refusal{"revoked_sessions_session_id_form": badID})
 	}
 	return revoked, nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -129,6 +130,12 @@ func TestSessionsAreRevoked(t *testing.T) {
 			t.Errorf("begun %v after: %q", began, got)
 		}
 	}
+	f.exec(t, `INSERT INTO keywicket.revoked_sessions (user_id, revoked_at) VALUES ($1, to_timestamp(1700000000))`, f.ada.ID)
+	for began, want := range map[int64]authz.Reason{1_699_999_999: authz.ReasonRevoked, 1_700_000_000: authz.ReasonRevoked, 1_700_000_001: ""} {
+		if got := denial(authz.Session{ID: "exact", UserID: f.ada.ID, Began: began}); got != want {
+			t.Errorf("begun at %d: %q", began, got)
+		}
+	}
 	s := sessionOf(f.bob.ID, all.RevokedAt.Add(time.Minute))
 	f.exec(t, `INSERT INTO keywicket.revoked_sessions (user_id, revoked_at) VALUES ($1, now() + interval '1 hour')`, f.bob.ID)
 	if got := denial(s); got != authz.ReasonRevoked {
@@ -144,12 +151,22 @@ func TestSessionsAreRevoked(t *testing.T) {
 	if got := denial(one); got != authz.ReasonRevoked {
 		t.Errorf("anew: %q", got)
 	}
+	f.exec(t, `UPDATE keywicket.workspaces SET slug = 'renamed' WHERE slug = 'acme'`)
+	for slug, want := range map[string]string{"acme": "", "renamed": f.acme.ID} {
+		eventually(t, "a workspace has another name", func() bool {
+			return must(remembered.Lookup(t.Context(), inWorkspace(other, slug))).Workspace.ID == want
+		})
+	}
+	f.exec(t, `UPDATE keywicket.workspaces SET slug = 'acme' WHERE slug = 'renamed'`)
 	f.exec(t, `TRUNCATE keywicket.revoked_sessions`)
 	if got := denial(one); got != "" {
 		t.Errorf("after TRUNCATE: %q", got)
 	}
 
-	for _, id := range []string{"", " ", "eyJhbGciOiJFUzI1NiJ9.e30.c2ln"} {
+	for _, id := range []string{
+		"", " ", " s", "s\n", "{s}", "session_id=s", "s\x00", "\xff", strings.Repeat("s", 256), f.ada.ID, "Ada@example.com",
+		"eyJhbGciOiJFUzI1NiJ9.e30.c2ln",
+	} {
 		if _, err := f.RevokeSession(t.Context(), id); !errors.Is(err, store.ErrInvalid) {
 			t.Errorf("%q: %v", id, err)
 		}

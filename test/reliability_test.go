@@ -312,7 +312,7 @@ func TestChangesAreHeard(t *testing.T) {
 
 // What is true of a token is true of a session: it is over when somebody says so, within the bound.
 func TestRevokedSessions(t *testing.T) {
-	f := newFaults(t)
+	f := newFaults(t, "KEYWICKET_APIS_VELOCITY_SESSION_LEEWAY=1s")
 	ada := operator[store.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
 	join := func() {
 		operator[store.Member](t, f.Stack, "member", "set", "--workspace", f.home.Slug, "--user", ada.ID, "--role", "member")

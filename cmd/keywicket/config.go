@@ -131,7 +131,7 @@ func (c *config) complete() error {
 		return errors.New("database.max_open_connections: at least 1")
 	case c.Database.LookupTimeout <= 0:
 		return errors.New("database.lookup_timeout: more than 0, such as 200ms")
-	case c.Cache.MaxBytes != 0 && (c.Cache.MaxBytes < 1<<20 || c.Cache.MaxBytes > 1<<40):
+	case c.Cache.MaxBytes != 0 && (c.Cache.MaxBytes < leastCache || c.Cache.MaxBytes > 1<<40):
 		return errors.New("cache.max_bytes: 0 for no cache, or from 1MiB to 1TiB")
 	case c.Cache.StalenessBound < 100*time.Millisecond:
 		return errors.New("cache.staleness_bound: at least 100ms, such as 1s")

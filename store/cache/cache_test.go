@@ -140,6 +140,55 @@ func TestAnswersOfManyTokensAreTheirOwn(t *testing.T) {
 	}
 }
 
+// Two questions that differ in one thing alone are two, one after the other and at the same time.
+func TestQuestionsAreToldApart(t *testing.T) {
+	of := func(change func(*authz.Lookup)) authz.Lookup {
+		l := authz.Lookup{API: "api", Session: authz.Session{ID: "s", UserID: "u", Began: 1}, Workspace: authz.WorkspaceRef{Slug: "w"}}
+		change(&l)
+		return l
+	}
+	questions := []authz.Lookup{
+		of(func(*authz.Lookup) {}),
+		of(func(l *authz.Lookup) { l.API = "another" }),
+		of(func(l *authz.Lookup) { l.Digest[31] = 1 }),
+		of(func(l *authz.Lookup) { l.Session.ID = "another" }),
+		of(func(l *authz.Lookup) { l.Session.UserID = "another" }),
+		of(func(l *authz.Lookup) { l.Session.Began = 2 }),
+		of(func(l *authz.Lookup) { l.Session.ID, l.Session.UserID = "su", "" }),
+		of(func(l *authz.Lookup) { l.Workspace.Slug = "another" }),
+		of(func(l *authz.Lookup) { l.Workspace = authz.WorkspaceRef{ID: "w"} }),
+		of(func(l *authz.Lookup) { l.Workspace = authz.WorkspaceRef{} }),
+	}
+	for _, collide := range []bool{false, true} {
+		t.Run(fmt.Sprintf("collide=%v", collide), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newCache(t, cache.Config{}, &source{answer: func(_ context.Context, l authz.Lookup) (cache.Answer, error) {
+					time.Sleep(time.Millisecond)
+					return cache.Answer{Keys: cache.CredentialKeys(l), Found: authz.Found{
+						Principal: authz.Principal{ID: fmt.Sprint(l), UserID: "of a user"}}}, nil
+				}})
+				if collide {
+					c.Collide()
+				}
+				for range 3 {
+					var asking sync.WaitGroup
+					for _, l := range questions {
+						for range 3 {
+							asking.Go(func() {
+								if f, err := c.Lookup(t.Context(), l); err != nil || f.Principal.ID != fmt.Sprint(l) {
+									t.Errorf("%+v: %q, %v", l, f.Principal.ID, err)
+								}
+							})
+						}
+					}
+					asking.Wait()
+					synctest.Wait()
+				}
+			})
+		})
+	}
+}
+
 // A client may send any workspace header: it must not cost a query each time.
 func TestWorkspaceHeaderDoesNotMatterToWorkspaceToken(t *testing.T) {
 	for name, answer := range map[string]func(context.Context, authz.Lookup) (cache.Answer, error){
