@@ -205,11 +205,11 @@ func TestTourTellsWhatDiffers(t *testing.T) {
 	}
 	var out bytes.Buffer
 	err = d.Tour(t.Context(), &out)
-	if err == nil || !regexp.MustCompile(`^3 of \d+ answers differ$`).MatchString(err.Error()) {
+	if err == nil || !regexp.MustCompile(`^4 of \d+ answers differ$`).MatchString(err.Error()) {
 		t.Errorf("got %v", err)
 	}
 	if got := regexp.MustCompile(`(?m)^DIFFERS .* target-workspace .* 403 WORKSPACE_ACCESS_DENIED workspace_mismatch `).
-		FindAllString(out.String(), -1); len(got) != 3 {
+		FindAllString(out.String(), -1); len(got) != 4 {
 		t.Errorf("%d rows differ in\n%s", len(got), &out)
 	}
 
