@@ -218,6 +218,7 @@ token create --prefix sk_live_ --workspace HOME --name n --scope inbox:read --ex
 token create --prefix vel_ --workspace HOME --name n --access SECRET
 token import --prefix sk_live_ --format=SECRET
 session revoke JWT
+session revoke SECRET
 session revoke JWT JWT
 session revoke --user JWT
 session revoke --user SECRET

@@ -15,9 +15,12 @@ type sessionRevoke struct {
 	User string `help:"All sessions of this user: id or email." placeholder:"U"`
 }
 
-func (c *sessionRevoke) Run(s *invocation, r *store.Registry) error {
+func (c *sessionRevoke) Run(s *invocation, r *store.Registry, cfg config) error {
 	if (c.ID == "") == (c.User == "") {
 		return usageError{errors.New("name a session by its id, or else a user: --user")}
+	}
+	if start, err := visibleStart(cfg, c.ID); err == nil && start != c.ID {
+		return errors.New("this is a key, and no session's id: keywicket token revoke ends it")
 	}
 	var revoked store.RevokedSessions
 	var err error
