@@ -100,7 +100,7 @@ func (f CredentialFormat) Complete() (CredentialFormat, error) {
 	}
 	switch {
 	case !f.Kind.ofKey():
-		return f, fmt.Errorf("kind: %q is none of workspace_token, workspace_key, personal_key", f.Kind)
+		return f, fmt.Errorf("kind: %q is none of workspace_token, workspace_key, personal_key, oauth_token", f.Kind)
 	case !prefixForm.MatchString(f.Prefix):
 		return f, fmt.Errorf("prefix: %q has characters other than letters, digits, _ and -", f.Prefix)
 	case f.Environment != Live && f.Environment != Sandbox:

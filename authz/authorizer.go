@@ -120,10 +120,10 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 		return nil
 	}
 	requested := api.requestedWorkspace(r.Header[api.Workspace.Header])
-	lookup := Lookup{API: name, Workspace: requested.ref}
+	lookup := Lookup{Kind: credential.kind, API: name, Workspace: requested.ref}
 	switch {
 	case denial != "":
-	case credential.session:
+	case credential.kind == KindSession:
 		if lookup.Session, denial, err = a.sessions.Verify(ctx, name, credential.secret); err != nil {
 			return fmt.Errorf("verify the session: %w", err)
 		}
@@ -138,7 +138,7 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 		denial, answer.Cache = found.Denial, found.Cache
 		if denial == "" {
 			principal := found.Principal
-			if credential.session {
+			if credential.kind == KindSession {
 				principal.Scopes = api.Session.Scopes
 			}
 			in.Principal = &principal

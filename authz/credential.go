@@ -39,8 +39,8 @@ func (s Secret) Digest() Digest { return sha256.Sum256([]byte(s)) }
 
 // credential is what a request presents.
 type credential struct {
-	secret  Secret
-	session bool // a session's JWT; otherwise a key
+	kind   Kind
+	secret Secret
 }
 
 // credential takes the credential out of the values of the Authorization header. The denial is ReasonMissing when
@@ -57,7 +57,7 @@ func (a API) credential(authorization []string) (credential, Reason) {
 		if !a.Session.taken() {
 			return credential{}, ReasonUnknown
 		}
-		return credential{secret: Secret(token), session: true}, ""
+		return credential{KindSession, Secret(token)}, ""
 	case len(token) > maxKey:
 		return credential{}, ReasonMalformed
 	case !ok:
@@ -65,7 +65,7 @@ func (a API) credential(authorization []string) (credential, Reason) {
 	case len(token) < format.minLength():
 		return credential{}, ReasonMalformed
 	}
-	return credential{secret: Secret(token)}, ""
+	return credential{format.Kind, Secret(token)}, ""
 }
 
 // Accepts reports whether a key of this format, made here or by a product before, would be looked up when presented: at

@@ -8,15 +8,16 @@ const (
 	KindWorkspaceToken Kind = "workspace_token" // velaflows: sk_live_, sk_test_
 	KindWorkspaceKey   Kind = "workspace_key"   // velocity: vel_
 	KindPersonalKey    Kind = "personal_key"    // velocity: velu_
+	KindOAuthToken     Kind = "oauth_token"     // velocity: an access token of OAuth 2.0
 	KindSession        Kind = "session"         // velocity: a Supabase session's JWT
 )
 
 // OfUser reports whether credentials of this kind belong to a user; the others belong to a workspace.
-func (k Kind) OfUser() bool { return k == KindPersonalKey || k == KindSession }
+func (k Kind) OfUser() bool { return k == KindPersonalKey || k == KindOAuthToken || k == KindSession }
 
 // ofKey reports whether credentials of this kind are keys, told apart by a prefix.
 func (k Kind) ofKey() bool {
-	return k == KindWorkspaceToken || k == KindWorkspaceKey || k == KindPersonalKey
+	return k == KindWorkspaceToken || k == KindWorkspaceKey || k == KindPersonalKey || k == KindOAuthToken
 }
 
 // Environment is where a credential's requests go.
@@ -37,10 +38,12 @@ type Principal struct {
 	UserID      string // empty for a workspace's credential
 	Scopes      []string
 	SessionID   string // of a session
+	GrantID     string // of an access token of OAuth 2.0: what a user has granted to an app
 }
 
 // Lookup is the question of one check to the directory: about the key with the digest, or about the session.
 type Lookup struct {
+	Kind      Kind // of the credential
 	Digest    Digest
 	Session   Session
 	API       string

@@ -69,7 +69,7 @@ func TestSessionIsVerifiedAndThenLookedUp(t *testing.T) {
 				t.Errorf("the token is told: %v", err)
 			}
 			for _, l := range c.directory.asked {
-				if want := (authz.Lookup{Session: ofAda, API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}}); l != want {
+				if want := (authz.Lookup{Kind: authz.KindSession, Session: ofAda, API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}}); l != want {
 					t.Errorf("looked up: %+v", l)
 				}
 			}

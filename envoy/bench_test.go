@@ -95,7 +95,7 @@ type source struct{}
 
 func (source) Load(_ context.Context, l authz.Lookup) (cache.Answer, error) {
 	kind := authz.KindPersonalKey
-	if l.Session.ID != "" {
+	if l.Kind == authz.KindSession {
 		kind = authz.KindSession
 	}
 	return cache.Answer{Keys: cache.CredentialKeys(l), Found: authz.Found{

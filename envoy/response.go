@@ -185,8 +185,10 @@ func metadata(answer authz.Answer) *structpb.Struct {
 		fields["subject"] = structpb.NewStringValue(p.ID)
 		fields["kind"] = structpb.NewStringValue(string(p.Kind))
 		fields["environment"] = structpb.NewStringValue(string(p.Environment))
-		if p.SessionID != "" {
-			fields["session_id"] = structpb.NewStringValue(p.SessionID)
+		for name, id := range map[string]string{"session_id": p.SessionID, "grant_id": p.GrantID} {
+			if id != "" {
+				fields[name] = structpb.NewStringValue(id)
+			}
 		}
 		fields["scopes"] = structpb.NewStringValue(strings.Join(p.Scopes, " "))
 	}

@@ -147,6 +147,9 @@ func (s *Server) record(ctx context.Context, method string, answer authz.Answer,
 		if p.SessionID != "" {
 			attributes = append(attributes, slog.String("session_id", p.SessionID))
 		}
+		if p.GrantID != "" {
+			attributes = append(attributes, slog.String("grant_id", p.GrantID))
+		}
 	}
 	if answer.Workspace.Granted {
 		attributes = append(attributes, slog.String("workspace_id", answer.Workspace.ID))

@@ -129,7 +129,7 @@ func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (found authz.Fou
 	} else if found, err = d.cache.Lookup(ctx, l); err != nil {
 		return authz.Found{}, err
 	}
-	if found.Denial == "" && found.Principal.SessionID == "" {
+	if found.Denial == "" && l.Kind != authz.KindSession && l.Kind != authz.KindOAuthToken {
 		d.usage.note(found.Principal.ID)
 	}
 	return found, nil
@@ -140,11 +140,10 @@ func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (found authz.Fou
 func (d *Directory) Ready(ctx context.Context) error {
 	_, err := within(ctx, d.lookups.timeout, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, retryLost(ctx, d.lookups.attempts, func() error {
-			if _, err := d.lookups.token.on(ctx, d.lookups.db, lookupQuery); err != nil {
-				return err
-			}
-			if _, err := d.lookups.session.on(ctx, d.lookups.db, sessionQuery); err != nil {
-				return err
+			for _, kind := range []authz.Kind{authz.KindWorkspaceToken, authz.KindSession, authz.KindOAuthToken} {
+				if _, err := d.lookups.statement(ctx, kind); err != nil {
+					return err
+				}
 			}
 			return d.lookups.db.PingContext(ctx)
 		})

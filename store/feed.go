@@ -25,11 +25,13 @@ const (
 	// allChanged is the notice that speaks of everything.
 	allChanged = "*"
 
-	// changesAreTold is true if all triggers of migrations 00006 and 00007 are there and fire.
-	changesAreTold = `20 = (SELECT count(*) FROM pg_catalog.pg_trigger
+	// changesAreTold is true if all triggers of migrations 00006 to 00008 are there and fire.
+	changesAreTold = `36 = (SELECT count(*) FROM pg_catalog.pg_trigger
 		WHERE tgenabled = 'A' AND tgname IN ('tell_insert', 'tell_update', 'tell_delete', 'tell_truncate')
 		  AND tgrelid IN ('keywicket.tokens'::regclass, 'keywicket.workspaces'::regclass, 'keywicket.users'::regclass,
-		                  'keywicket.members'::regclass, to_regclass('keywicket.revoked_sessions')))`
+		                  'keywicket.members'::regclass, to_regclass('keywicket.revoked_sessions'),
+		                  to_regclass('keywicket.oauth_access_tokens'), to_regclass('keywicket.oauth_grants'),
+		                  to_regclass('keywicket.oauth_grant_workspaces'), to_regclass('keywicket.oauth_apps')))`
 
 	// A feed that was lost is looked for at once, and then ever more slowly, but never more slowly than this.
 	minReconnect = 50 * time.Millisecond

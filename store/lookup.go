@@ -51,6 +51,28 @@ LEFT JOIN keywicket.members m
 LEFT JOIN keywicket.workspaces w ON w.id = m.workspace_id
 WHERE u.id = $2::text`
 
+// oauthQuery is lookupQuery for an access token of OAuth 2.0, which is worth what its grant and its app are. The workspace is
+// the one that was asked for, if it was granted; where none was asked for, the only one that was.
+const oauthQuery = `
+SELECT CASE WHEN t.revoked_at IS NOT NULL OR g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL THEN 'revoked'
+            WHEN t.expires_at <= clock_timestamp() THEN 'expired'
+            ELSE '' END,
+       t.id, 'oauth_token', 'live', g.user_id, t.scopes,
+       COALESCE(w.id, ''), COALESCE(w.slug, ''), COALESCE(m.role, ''),
+       (EXTRACT(EPOCH FROM t.expires_at) - EXTRACT(EPOCH FROM clock_timestamp()))::float8,
+       g.id, a.id
+FROM keywicket.oauth_access_tokens t
+JOIN keywicket.oauth_grants g ON g.id = t.grant_id
+JOIN keywicket.oauth_apps a ON a.id = g.app_id
+LEFT JOIN keywicket.oauth_grant_workspaces gw
+       ON gw.grant_id = g.id
+      AND gw.workspace_id = COALESCE(NULLIF($3::text, ''), (SELECT id FROM keywicket.workspaces WHERE slug = $4::text),
+            (SELECT min(sole.workspace_id) FROM keywicket.oauth_grant_workspaces sole
+             WHERE sole.grant_id = g.id AND $3::text = '' AND $4::text = '' HAVING count(*) = 1))
+LEFT JOIN keywicket.members m ON m.user_id = g.user_id AND m.workspace_id = gw.workspace_id
+LEFT JOIN keywicket.workspaces w ON w.id = m.workspace_id
+WHERE t.digest = $1::bytea AND a.api = $2::text`
+
 // lookups asks the database. It is the [cache.Source].
 type lookups struct {
 	db       *sqlx.DB
@@ -58,6 +80,7 @@ type lookups struct {
 	attempts int
 	token    prepared
 	session  prepared
+	oauth    prepared
 }
 
 // prepared is a query, nil until the database was first reached.
@@ -80,45 +103,58 @@ func (q *lookups) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error
 }
 
 func (q *lookups) ask(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
-	if l.Session != (authz.Session{}) {
-		statement, err := q.session.on(ctx, q.db, sessionQuery)
-		if err != nil {
-			return cache.Answer{}, err
-		}
-		return answer(statement.QueryRowxContext(ctx, sessionArguments(l)...), l)
-	}
-	statement, err := q.token.on(ctx, q.db, lookupQuery)
+	statement, err := q.statement(ctx, l.Kind)
 	if err != nil {
 		return cache.Answer{}, err
 	}
-	return answer(statement.QueryRowxContext(ctx, tokenArguments(l)...), l)
+	return answer(statement.QueryRowxContext(ctx, arguments(l)...), l)
 }
 
-func tokenArguments(l authz.Lookup) []any {
+func (q *lookups) statement(ctx context.Context, kind authz.Kind) (*sqlx.Stmt, error) {
+	switch kind {
+	case authz.KindSession:
+		return q.session.on(ctx, q.db, sessionQuery)
+	case authz.KindOAuthToken:
+		return q.oauth.on(ctx, q.db, oauthQuery)
+	}
+	return q.token.on(ctx, q.db, lookupQuery)
+}
+
+// arguments of the kind's query.
+func arguments(l authz.Lookup) []any {
+	if l.Kind == authz.KindSession {
+		return []any{l.Session.ID, l.Session.UserID, l.Session.Began, l.Workspace.ID, l.Workspace.Slug}
+	}
 	return []any{l.Digest[:], l.API, l.Workspace.ID, l.Workspace.Slug}
-}
-
-func sessionArguments(l authz.Lookup) []any {
-	return []any{l.Session.ID, l.Session.UserID, l.Session.Began, l.Workspace.ID, l.Workspace.Slug}
 }
 
 // answer reads the row of either query.
 func answer(row *sqlx.Row, l authz.Lookup) (cache.Answer, error) {
 	f := authz.Found{Principal: authz.Principal{API: l.API, SessionID: l.Session.ID}}
 	var left sql.NullFloat64 // seconds
-	err := row.Scan(
+	var app string
+	columns := []any{
 		&f.Denial,
 		&f.Principal.ID, &f.Principal.Kind, &f.Principal.Environment, &f.Principal.UserID,
 		(*pq.StringArray)(&f.Principal.Scopes),
 		&f.Workspace.ID, &f.Workspace.Slug, &f.Workspace.Role,
-		&left)
+		&left,
+	}
+	if l.Kind == authz.KindOAuthToken {
+		columns = append(columns, &f.Principal.GrantID, &app)
+	}
+	err := row.Scan(columns...)
 	keys := cache.CredentialKeys(l)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return cache.Answer{Found: authz.Found{Denial: authz.ReasonUnknown}, Keys: keys}, nil
 	case err != nil:
 		return cache.Answer{}, err
-	case f.Denial != "":
+	}
+	if l.Kind == authz.KindOAuthToken {
+		keys = append(keys, cache.GrantKey(f.Principal.GrantID), cache.AppKey(app))
+	}
+	if f.Denial != "" {
 		return cache.Answer{Found: authz.Found{Denial: f.Denial}, Keys: keys}, nil
 	}
 	if f.Workspace.ID != "" {
@@ -126,7 +162,7 @@ func answer(row *sqlx.Row, l authz.Lookup) (cache.Answer, error) {
 	}
 	// A user may become a member, or the workspace that was asked for come into being.
 	if f.Principal.UserID != "" {
-		if l.Session == (authz.Session{}) {
+		if l.Kind != authz.KindSession {
 			keys = append(keys, cache.UserKey(f.Principal.UserID))
 		}
 		if l.Workspace.Slug != "" {

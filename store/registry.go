@@ -226,12 +226,12 @@ func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz
 		return authz.Found{}, fmt.Errorf("find the token: %w", err)
 	}
 	copy(l.Digest[:], digest)
-	a, err := answer(r.db.QueryRowxContext(ctx, lookupQuery, tokenArguments(l)...), l)
+	a, err := answer(r.db.QueryRowxContext(ctx, lookupQuery, arguments(l)...), l)
 	return a.Found, err
 }
 
 // LookupSession answers a check by a session as a [Directory] does.
 func (r *Registry) LookupSession(ctx context.Context, l authz.Lookup) (authz.Found, error) {
-	a, err := answer(r.db.QueryRowxContext(ctx, sessionQuery, sessionArguments(l)...), l)
+	a, err := answer(r.db.QueryRowxContext(ctx, sessionQuery, arguments(l)...), l)
 	return a.Found, err
 }

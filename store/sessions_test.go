@@ -17,7 +17,7 @@ func sessionOf(user string, began time.Time) authz.Session {
 }
 
 func inWorkspace(s authz.Session, slug string) authz.Lookup {
-	return authz.Lookup{Session: s, API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
+	return authz.Lookup{Kind: authz.KindSession, Session: s, API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
 }
 
 // With and without a cache, a session is its user: of the workspaces that he is a member of.
@@ -38,7 +38,7 @@ func TestSessionsAreTheirUsers(t *testing.T) {
 					}
 				}
 			}
-			byID := authz.Lookup{Session: ada, API: "velocity", Workspace: authz.WorkspaceRef{ID: f.acme.ID}}
+			byID := authz.Lookup{Kind: authz.KindSession, Session: ada, API: "velocity", Workspace: authz.WorkspaceRef{ID: f.acme.ID}}
 			if got := must(d.Lookup(t.Context(), byID)); got.Workspace.Role != "admin" {
 				t.Errorf("by id: %+v", got)
 			}

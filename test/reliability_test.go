@@ -20,6 +20,7 @@ import (
 	"github.com/jmoiron/sqlx"
 	"github.com/rs/zerolog"
 
+	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/store"
 	"github.com/keywicket/keywicket/test/supabase"
@@ -72,10 +73,10 @@ func newFaults(t *testing.T, environ ...string) *faults {
 }
 
 // toxic makes a proxy fail in one of toxiproxy's ways, until the function that is returned is called.
-func toxic(t *testing.T, p *toxiproxy.Proxy, kind, stream, attributes string) (remove func()) {
+func toxic(t *testing.T, p *toxiproxy.Proxy, kind, attributes string) (remove func()) {
 	t.Helper()
 	w, err := p.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(
-		`{"name": "t", "type": %q, "stream": %q, "attributes": {%s}}`, kind, stream, attributes)))
+		`{"name": "t", "type": %q, "stream": "downstream", "attributes": {%s}}`, kind, attributes)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +115,7 @@ func (f *faults) warm(t *testing.T) issued {
 func (f *faults) warmUp(t *testing.T, r request) {
 	t.Helper()
 	hits := func() (n float64) {
-		for _, kind := range []string{"workspace_token", "personal_key", "session"} {
+		for _, kind := range []string{"workspace_token", "personal_key", "oauth_token", "session"} {
 			n += f.metric(t, `keywicket_cache_lookups_total{cache="hit",kind="`+kind+`",outcome="found"}`)
 		}
 		return n
@@ -181,7 +182,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 	t.Run("while it is loaded", func(t *testing.T) {
 		token := issue(t, f.Stack, "sk_live_", f.home.ID, "inbox:read")
 		f.warm(t) // the look-ups' connections are open
-		heal := toxic(t, f.lookups, "latency", "downstream", `"latency": 250`)
+		heal := toxic(t, f.lookups, "latency", `"latency": 250`)
 		loads := make(chan string)
 		go func() { loads <- of(token).send(t, f.client).outcome }()
 		time.Sleep(100 * time.Millisecond) // the row has been read, and is on its way
@@ -194,7 +195,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 	})
 	t.Run("while the feed is frozen", func(t *testing.T) {
 		token := f.warm(t)
-		heal := toxic(t, f.feed, "timeout", "downstream", `"timeout": 0`)
+		heal := toxic(t, f.feed, "timeout", `"timeout": 0`)
 		defer heal()
 		f.settles(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
 	})
@@ -348,7 +349,7 @@ func TestRevokedSessions(t *testing.T) {
 	})
 	t.Run("while the feed is frozen", func(t *testing.T) {
 		id, session := warm()
-		heal := toxic(t, f.feed, "timeout", "downstream", `"timeout": 0`)
+		heal := toxic(t, f.feed, "timeout", `"timeout": 0`)
 		defer heal()
 		f.settles(t, session, f.exec(t, row, id), bound, "allow", revoked)
 	})
@@ -382,6 +383,77 @@ func TestRevokedSessions(t *testing.T) {
 	t.Run("a user who is removed", func(t *testing.T) {
 		_, session := warm()
 		f.settles(t, session, f.exec(t, `DELETE FROM keywicket.users WHERE id = $1`, ada.ID), bound, "allow", "UNAUTHORIZED unknown")
+	})
+}
+
+// What a user has granted to an app is over when the grant, the app or the user is.
+func TestRevokedGrants(t *testing.T) {
+	f := newFaults(t)
+	ada := operator[store.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
+	operator[store.Member](t, f.Stack, "member", "set", "--workspace", f.home.Slug, "--user", ada.ID, "--role", "member")
+	issuer, err := store.OpenIssuer(f.DatabaseURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = issuer.Close() })
+	_, format := formatOf("velo_")
+	type app struct{ ID string }
+	register := func() app {
+		return operator[app](t, f.Stack, "oauth-app", "create", "--name", "Planner", "--redirect-uri", "https://planner.example/cb")
+	}
+	// warm is an access token that the sidecar remembers, resolved to the one workspace that was granted.
+	warm := func(a app) (code authz.Secret, issued store.Issued, r request) {
+		code, err := issuer.Approve(t.Context(), store.Approval{
+			Client: a.ID, User: ada.ID, Workspaces: []string{f.home.ID}, Scopes: []string{"issues:read"},
+			RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43),
+		})
+		if err == nil {
+			issued, err = issuer.Exchange(t.Context(), code, format, func(store.Code) error { return nil })
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r = ask("velocity", "GET /api/issues", issued.Access.Reveal(), "")
+		f.warmUp(t, r)
+		return code, issued, r
+	}
+	revoked := "UNAUTHORIZED revoked"
+
+	t.Run("the grant, by the CLI", func(t *testing.T) {
+		a := register()
+		_, _, token := warm(a)
+		grants := operator[[]store.Grant](t, f.Stack, "grant", "list", "--app", a.ID, "--user", ada.ID)
+		if len(grants) != 1 {
+			t.Fatalf("%+v", grants)
+		}
+		operator[store.Grant](t, f.Stack, "grant", "revoke", grants[0].ID)
+		f.settles(t, token, time.Now(), bound, "allow", revoked)
+	})
+	t.Run("the app, by the CLI", func(t *testing.T) {
+		a := register()
+		_, _, one := warm(a)
+		_, _, other := warm(a)
+		operator[store.App](t, f.Stack, "oauth-app", "revoke", a.ID)
+		f.settles(t, one, time.Now(), bound, "allow", revoked)
+		f.settles(t, other, time.Now(), bound, "allow", revoked)
+	})
+	t.Run("by a second use of the code, while the feed is frozen", func(t *testing.T) {
+		code, _, token := warm(register())
+		heal := toxic(t, f.feed, "timeout", `"timeout": 0`)
+		defer heal()
+		if _, err := issuer.Exchange(t.Context(), code, format, func(store.Code) error { return nil }); err == nil {
+			t.Error("a code was good twice")
+		}
+		f.settles(t, token, time.Now(), bound, "allow", revoked)
+	})
+	t.Run("the scope that was not granted", func(t *testing.T) {
+		_, issued, _ := warm(register())
+		wantOutcome(t, f.client, ask("velocity", "POST /api/issues", issued.Access.Reveal(), ""), "FORBIDDEN missing_scope", "issues:write")
+		wantOutcome(t, f.client, ask("velocity", "GET /api/issues", issued.Refresh.Reveal(), ""), "UNAUTHORIZED unknown")
+	})
+	t.Run("the user", func(t *testing.T) {
+		_, _, token := warm(register())
+		f.settles(t, token, f.exec(t, `DELETE FROM keywicket.users`), bound, "allow", "UNAUTHORIZED unknown")
 	})
 }
 

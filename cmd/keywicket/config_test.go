@@ -51,6 +51,7 @@ func TestDefaults(t *testing.T) {
 			Credentials: []authz.CredentialFormat{
 				{Kind: authz.KindWorkspaceKey, Prefix: "vel_", Environment: authz.Live, VisiblePrefix: 12, BodyLength: 38},
 				{Kind: authz.KindPersonalKey, Prefix: "velu_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
+				{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 			},
 			Session: noSessions,
 		},

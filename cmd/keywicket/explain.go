@@ -215,11 +215,12 @@ func (m *imagined) imaginePrincipal(api authz.API, scopes []string) error {
 		}
 		ofUser = ofUser || level == policies.LevelUser
 	}
-	i := slices.IndexFunc(api.Credentials, func(f authz.CredentialFormat) bool { return f.Kind.OfUser() == ofUser })
+	kinds := madeHere(api)
+	i := slices.IndexFunc(kinds, func(f authz.CredentialFormat) bool { return f.Kind.OfUser() == ofUser })
 	if i < 0 {
 		return fmt.Errorf("%s has no kind of token that could hold these scopes", m.api)
 	}
-	m.format = api.Credentials[i]
+	m.format = kinds[i]
 	own := authz.Membership{ID: imaginedID, Slug: imaginedSlug}
 	switch { // the imagined principal is of the workspace that is asked for
 	case authz.ValidWorkspaceID(m.workspace):
@@ -274,7 +275,7 @@ func (m *imagined) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, err
 		return m.found, nil
 	}
 	if m.token.Kind == authz.KindSession {
-		l.Session = authz.Session{ID: "imagined", UserID: m.token.ID, Began: time.Now().Unix()}
+		l.Kind, l.Session = authz.KindSession, authz.Session{ID: "imagined", UserID: m.token.ID, Began: time.Now().Unix()}
 		found, err := m.registry.LookupSession(ctx, l)
 		found.Principal.Scopes = m.token.Scopes
 		return found, err

@@ -49,7 +49,7 @@ func (m *imagined) fix(ctx context.Context) (string, error) {
 // obstacle is what no change of those that an operator has would help against.
 func (m *imagined) obstacle() string {
 	ofUser := func(f authz.CredentialFormat) bool { return f.Kind.OfUser() }
-	if m.level() == policies.LevelUser && !slices.ContainsFunc(m.cfg.APIs[m.api].Credentials, ofUser) {
+	if m.level() == policies.LevelUser && !slices.ContainsFunc(madeHere(m.cfg.APIs[m.api]), ofUser) {
 		return "the route is about a user, and " + m.api + " has no kind of token for users"
 	}
 	return "no header, scope, role or kind of token would let it in: see the rule"
@@ -155,7 +155,7 @@ func (m *imagined) credentials(home authz.Membership, memberships []authz.Member
 	if good {
 		list = append(list, with(own))
 	}
-	for _, f := range m.cfg.APIs[m.api].Credentials {
+	for _, f := range madeHere(m.cfg.APIs[m.api]) {
 		p := own
 		p.Kind, p.API, p.Environment = f.Kind, m.api, f.Environment
 		p.UserID, p.Scopes = "", m.why.RequiredScopes

@@ -33,6 +33,8 @@ type commands struct {
 	Member    memberCommand    `cmd:"" help:"Say who is in a workspace, and with which role."`
 	Token     tokenCommand     `cmd:"" help:"Create, list, revoke and import tokens."`
 	Session   sessionCommand   `cmd:"" help:"End sessions before their tokens do."`
+	OAuthApp  oauthAppCommand  `cmd:"" name:"oauth-app" help:"Register apps that act for users."`
+	Grant     grantCommand     `cmd:"" help:"List and revoke what users have granted to apps."`
 	Explain   explainCommand   `cmd:"" help:"Tell what would become of a request, why, and what would change it."`
 	Demo      demoCommand      `cmd:"" help:"Run everything at once: Postgres, the sidecar, Envoy and two upstreams."`
 	Version   versionCommand   `cmd:"" help:"Print the version."`

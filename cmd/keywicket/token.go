@@ -112,15 +112,20 @@ func scopesFor(cfg config, api string, kind authz.Kind) ([]string, error) {
 	return tables[api].ScopeNames(policies.LevelWorkspace), nil
 }
 
+// madeHere are the kinds of keys that an operator makes: not those that an issuer gives to apps.
+func madeHere(api authz.API) []authz.CredentialFormat {
+	return slices.DeleteFunc(slices.Clone(api.Credentials), func(f authz.CredentialFormat) bool { return f.Kind == authz.KindOAuthToken })
+}
+
 // findFormat finds the API whose keys have the prefix.
 func findFormat(cfg config, prefix, api string) (string, authz.CredentialFormat, error) {
 	var valid, having []string
 	var found authz.CredentialFormat
 	for _, name := range slices.Sorted(maps.Keys(cfg.APIs)) {
-		for _, f := range cfg.APIs[name].Credentials {
+		for _, f := range madeHere(cfg.APIs[name]) {
 			valid = append(valid, f.Prefix)
 		}
-		if f, ok := cfg.APIs[name].Format(prefix); ok && (api == "" || api == name) {
+		if f, ok := cfg.APIs[name].Format(prefix); ok && f.Kind != authz.KindOAuthToken && (api == "" || api == name) {
 			having, found = append(having, name), f
 		}
 	}
@@ -260,7 +265,9 @@ func visibleStart(cfg config, text string) (string, error) {
 	visible := 0
 	for _, name := range slices.Sorted(maps.Keys(cfg.APIs)) {
 		for _, f := range cfg.APIs[name].Credentials {
-			valid = append(valid, f.Prefix)
+			if f.Kind != authz.KindOAuthToken {
+				valid = append(valid, f.Prefix)
+			}
 			switch {
 			case strings.HasPrefix(f.Prefix, text):
 				return text, nil

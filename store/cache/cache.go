@@ -252,7 +252,7 @@ func (c *Cache) remember(e *entry) {
 func (c *Cache) joined(ctx context.Context, l authz.Lookup) (*entry, error) {
 	known := append(CredentialKeys(l), WorkspaceKey(l.Workspace.ID), SlugKey(l.Workspace.Slug))
 	question := fmt.Sprintf("%d %x %d %q", c.generations.of(known), l.Digest, l.Session.Began,
-		[]string{l.API, l.Session.ID, l.Session.UserID, l.Workspace.ID, l.Workspace.Slug})
+		[]string{string(l.Kind), l.API, l.Session.ID, l.Session.UserID, l.Workspace.ID, l.Workspace.Slug})
 	flight := c.flights.DoChan(question, func() (_ any, err error) {
 		defer func() {
 			if p := recover(); p != nil { // it is nobody's goroutine

@@ -143,13 +143,14 @@ func TestAnswersOfManyTokensAreTheirOwn(t *testing.T) {
 // Two questions that differ in one thing alone are two, one after the other and at the same time.
 func TestQuestionsAreToldApart(t *testing.T) {
 	of := func(change func(*authz.Lookup)) authz.Lookup {
-		l := authz.Lookup{API: "api", Session: authz.Session{ID: "s", UserID: "u", Began: 1}, Workspace: authz.WorkspaceRef{Slug: "w"}}
+		l := authz.Lookup{Kind: authz.KindSession, API: "api", Session: authz.Session{ID: "s", UserID: "u", Began: 1}, Workspace: authz.WorkspaceRef{Slug: "w"}}
 		change(&l)
 		return l
 	}
 	questions := []authz.Lookup{
 		of(func(*authz.Lookup) {}),
 		of(func(l *authz.Lookup) { l.API = "another" }),
+		of(func(l *authz.Lookup) { l.Kind = authz.KindOAuthToken }),
 		of(func(l *authz.Lookup) { l.Digest[31] = 1 }),
 		of(func(l *authz.Lookup) { l.Session.ID = "another" }),
 		of(func(l *authz.Lookup) { l.Session.UserID = "another" }),

@@ -58,7 +58,7 @@ func (e *entry) cost() int64 {
 	p, w := &e.found.Principal, &e.found.Workspace
 	n := int(unsafe.Sizeof(*e)) + overhead + len(e.keys)*int(unsafe.Sizeof(Key(0))) +
 		len(e.lookup.API) + len(e.lookup.Workspace.ID) + len(e.lookup.Workspace.Slug) +
-		len(e.lookup.Session.ID) + len(e.lookup.Session.UserID) +
+		len(e.lookup.Session.ID) + len(e.lookup.Session.UserID) + len(p.GrantID) +
 		len(p.ID) + len(p.Kind) + len(p.API) + len(p.Environment) + len(p.UserID) + len(w.ID) + len(w.Slug) + len(w.Role)
 	for _, scope := range p.Scopes {
 		n += int(unsafe.Sizeof(scope)) + len(scope)

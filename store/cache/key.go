@@ -15,7 +15,7 @@ import (
 // together, which costs a query and nothing else.
 type Key uint32
 
-// TokenKey is of the row of tokens that has the digest, there or not.
+// TokenKey is of the token, or access token, that has the digest, there or not.
 func TokenKey(d authz.Digest) Key { return key("token", hex.EncodeToString(d[:])) }
 
 // SessionKey is of the revocation of the session with the id, there or not.
@@ -23,11 +23,17 @@ func SessionKey(id string) Key { return key("session", id) }
 
 // CredentialKeys are of what the credential's own state depends on.
 func CredentialKeys(l authz.Lookup) []Key {
-	if l.Session == (authz.Session{}) {
-		return []Key{TokenKey(l.Digest)}
+	if l.Kind == authz.KindSession {
+		return []Key{SessionKey(l.Session.ID), UserKey(l.Session.UserID)}
 	}
-	return []Key{SessionKey(l.Session.ID), UserKey(l.Session.UserID)}
+	return []Key{TokenKey(l.Digest)}
 }
+
+// GrantKey is of the grant with the id, and of its workspaces.
+func GrantKey(id string) Key { return key("grant", id) }
+
+// AppKey is of the app with the id.
+func AppKey(id string) Key { return key("app", id) }
 
 // WorkspaceKey is of the workspace with the id, there or not.
 func WorkspaceKey(id string) Key { return key("workspace", id) }

@@ -1,0 +1,155 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/oauth"
+	"github.com/keywicket/keywicket/store"
+)
+
+type oauthAppCommand struct {
+	Create       oauthAppCreate `cmd:"" help:"Register an app, and show its secret once."`
+	List         oauthAppList   `cmd:"" help:"List apps."`
+	RotateSecret oauthAppRotate `cmd:"" help:"Give an app another secret. The one before is worth nothing from then on."`
+	Revoke       oauthAppRevoke `cmd:"" help:"End an app, with all that users have granted to it."`
+}
+
+type oauthAppCreate struct {
+	Name         string   `help:"What users read on the consent page." required:"" placeholder:"NAME"`
+	RedirectURI  []string `help:"Where users are sent back to: an https URI, one of http on 127.0.0.1 or [::1], or one of the app's own scheme. May be repeated." name:"redirect-uri" required:"" sep:"none" placeholder:"URI"`
+	Confidential bool     `help:"The app has a server that keeps its secret: it gets nothing without it."`
+	API          string   `help:"The API, where several have access tokens." name:"api" placeholder:"NAME"`
+}
+
+// appShown is what is printed of an app whose secret was made: the only time that it is shown.
+type appShown struct {
+	store.App
+	Secret string `json:"client_secret"`
+}
+
+func (c *oauthAppCreate) Run(s *invocation, r *store.Registry, cfg config) error {
+	api, err := c.api(cfg)
+	if err != nil {
+		return err
+	}
+	for _, uri := range c.RedirectURI {
+		if err := oauth.CheckRedirectURI(uri); err != nil {
+			return fmt.Errorf("--redirect-uri %q: %w", uri, err)
+		}
+	}
+	app, secret, err := r.CreateApp(s.ctx, store.NewApp{API: api, Name: c.Name, RedirectURIs: c.RedirectURI, Confidential: c.Confidential})
+	if err != nil {
+		return err
+	}
+	return printApp(s, app, secret)
+}
+
+// api is the one whose access tokens the app would get.
+func (c *oauthAppCreate) api(cfg config) (string, error) {
+	var having []string
+	for _, name := range slices.Sorted(maps.Keys(cfg.APIs)) {
+		isOAuth := func(f authz.CredentialFormat) bool { return f.Kind == authz.KindOAuthToken }
+		if slices.ContainsFunc(cfg.APIs[name].Credentials, isOAuth) && (c.API == "" || c.API == name) {
+			having = append(having, name)
+		}
+	}
+	switch len(having) {
+	case 0:
+		return "", errors.New("no such API has credentials of the kind oauth_token")
+	case 1:
+		return having[0], nil
+	}
+	return "", usageError{fmt.Errorf("%s have access tokens: give --api", strings.Join(having, " and "))}
+}
+
+func printApp(s *invocation, app store.App, secret authz.Secret) error {
+	err := printOne(s, appShown{app, secret.Reveal()},
+		[2]string{"client id", app.ID},
+		[2]string{"client secret", secret.Reveal()},
+		[2]string{"name", app.Name},
+		[2]string{"redirect URIs", strings.Join(app.RedirectURIs, " ")},
+		[2]string{"confidential", fmt.Sprint(app.Confidential)},
+	)
+	if err != nil {
+		return fmt.Errorf("the secret of %s was made, and could not be shown: keywicket oauth-app rotate-secret %s: %w", app.ID, app.ID, err)
+	}
+	if !s.json {
+		fmt.Fprintln(s.stderr, "Keep the secret now: it is not shown again.")
+	}
+	return nil
+}
+
+type oauthAppList struct{}
+
+func (c *oauthAppList) Run(s *invocation, r *store.Registry) error {
+	apps, err := r.Apps(s.ctx)
+	if err != nil {
+		return err
+	}
+	return printList(s, apps, []string{"CLIENT ID", "NAME", "REDIRECT URIS", "CONFIDENTIAL", "CREATED", "STATUS"}, func(a store.App) []string {
+		return []string{a.ID, a.Name, strings.Join(a.RedirectURIs, " "), fmt.Sprint(a.Confidential), when(&a.CreatedAt), string(a.Status)}
+	})
+}
+
+type oauthAppRotate struct {
+	ID string `arg:"" help:"The client id, as oauth-app list shows it." name:"id"`
+}
+
+func (c *oauthAppRotate) Run(s *invocation, r *store.Registry) error {
+	app, secret, err := r.RotateAppSecret(s.ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	return printApp(s, app, secret)
+}
+
+type oauthAppRevoke struct {
+	ID string `arg:"" help:"The client id, as oauth-app list shows it." name:"id"`
+}
+
+func (c *oauthAppRevoke) Run(s *invocation, r *store.Registry) error {
+	app, err := r.RevokeApp(s.ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	return printOne(s, app, [2]string{"client id", app.ID}, [2]string{"name", app.Name}, [2]string{"status", string(app.Status)},
+		[2]string{"revoked", when(app.RevokedAt)})
+}
+
+type grantCommand struct {
+	List   grantList   `cmd:"" help:"List what users have granted, newest first."`
+	Revoke grantRevoke `cmd:"" help:"End a grant, with every token of it."`
+}
+
+type grantList struct {
+	App  string `help:"Only to this app: its client id." placeholder:"ID"`
+	User string `help:"Only of this user: id or email." placeholder:"U"`
+}
+
+func (c *grantList) Run(s *invocation, r *store.Registry) error {
+	grants, err := r.Grants(s.ctx, c.App, c.User)
+	if err != nil {
+		return err
+	}
+	return printList(s, grants, []string{"ID", "APP", "USER", "SCOPES", "WORKSPACES", "CREATED", "STATUS"}, func(g store.Grant) []string {
+		return []string{g.ID, g.AppName, g.Email, strings.Join(g.Scopes, " "), strings.Join(g.Workspaces, " "), when(&g.CreatedAt), string(g.Status)}
+	})
+}
+
+type grantRevoke struct {
+	ID string `arg:"" help:"The grant's id, as grant list shows it." name:"id"`
+}
+
+func (c *grantRevoke) Run(s *invocation, r *store.Registry) error {
+	g, err := r.RevokeGrant(s.ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	return printOne(s, g, [2]string{"id", g.ID}, [2]string{"app", g.AppName}, [2]string{"user", g.Email}, [2]string{"status", string(g.Status)},
+		[2]string{"revoked", when(g.RevokedAt)})
+}

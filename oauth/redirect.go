@@ -1,0 +1,68 @@
+package oauth
+
+import (
+	"errors"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// CheckRedirectURI refuses what no app should be answered at. There are three forms: https, which a browser takes to the
+// app's server; http on a loopback address, and a scheme of the app's own with a dot in it, for native apps (RFC 8252,
+// sections 7.3 and 7.1). None has a fragment (RFC 6749, section 3.1.2).
+func CheckRedirectURI(uri string) error {
+	if strings.ContainsFunc(uri, func(r rune) bool { return r <= ' ' || r > '~' }) || strings.ContainsAny(uri, `"<>\^{|}*`+"`") {
+		return errors.New("it has characters that no URI has, or a wildcard")
+	}
+	u, err := url.Parse(uri)
+	switch {
+	case err != nil || u.Scheme == "":
+		return errors.New("it is no absolute URI, such as https://app.example/callback")
+	case strings.Contains(uri, "#"):
+		return errors.New("it has a fragment (RFC 6749, section 3.1.2)")
+	case u.User != nil:
+		return errors.New("it has a user's name in it")
+	case slices.ContainsFunc(strings.Split(u.Path, "/"), func(segment string) bool { return segment == "." || segment == ".." }):
+		return errors.New("its path has dot segments")
+	case u.Scheme == "https" && u.Hostname() != "":
+		return nil
+	case u.Scheme == "http":
+		if _, _, ok := loopback(uri); !ok {
+			return errors.New("http is for 127.0.0.1 and [::1] alone (RFC 8252, section 8.3): give https")
+		}
+		return nil
+	case u.Scheme != "https" && strings.Contains(u.Scheme, "."):
+		return nil
+	}
+	return errors.New("it is neither https with a host, nor http on 127.0.0.1 or [::1], nor of a scheme like com.example.app")
+}
+
+// RedirectURIMatches reports whether an app that has registered the one may be answered at the other: they are the same,
+// letter for letter (RFC 9700, section 4.1.3), but for the port on a loopback address, which a native app learns when it runs
+// (RFC 8252, section 7.3).
+func RedirectURIMatches(registered, presented string) bool {
+	if registered == presented {
+		return true
+	}
+	host, rest, ok := loopback(registered)
+	presentedHost, presentedRest, presentedOK := loopback(presented)
+	return ok && presentedOK && host == presentedHost && rest == presentedRest
+}
+
+// loopback takes a URI of http on a loopback address apart: the address, and what is behind the port, if there is one.
+func loopback(uri string) (host, rest string, ok bool) {
+	for _, host := range []string{"http://127.0.0.1", "http://[::1]"} {
+		rest, ok := strings.CutPrefix(uri, host)
+		if !ok {
+			continue
+		}
+		if port, numbered := strings.CutPrefix(rest, ":"); numbered {
+			rest = strings.TrimLeft(port, "0123456789")
+			if digits := len(port) - len(rest); digits == 0 || digits > 5 {
+				return "", "", false
+			}
+		}
+		return host, rest, rest == "" || rest[0] == '/' || rest[0] == '?'
+	}
+	return "", "", false
+}

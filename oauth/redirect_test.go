@@ -1,0 +1,85 @@
+package oauth_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/oauth"
+)
+
+func TestCheckRedirectURI(t *testing.T) {
+	for _, uri := range []string{
+		"https://yourapp.com/callback", "https://yourapp.com", "https://yourapp.com:8443/cb?x=1", "https://xn--bcher-kva.example/",
+		"http://127.0.0.1/cb", "http://127.0.0.1:5173/cb", "http://[::1]:1/", "http://127.0.0.1", "com.example.app:/cb", "com.example.app://cb",
+	} {
+		if err := oauth.CheckRedirectURI(uri); err != nil {
+			t.Errorf("%s: %v", uri, err)
+		}
+	}
+	for uri, want := range map[string]string{
+		"":                               "no absolute URI",
+		"/callback":                      "no absolute URI",
+		"//yourapp.com/cb":               "no absolute URI",
+		"yourapp.com/cb":                 "no absolute URI",
+		"https://":                       "neither",
+		"https:/cb":                      "neither",
+		"https://yourapp.com/cb#x":       "fragment",
+		"https://yourapp.com/cb#":        "fragment",
+		"https://user@yourapp.com/":      "user's name",
+		"https://yourapp.com/a/../b":     "dot segments",
+		"https://yourapp.com/a/%2e%2e/b": "dot segments",
+		"https://*.yourapp.com/":         "wildcard",
+		"https://yourapp.com/\ncb":       "characters",
+		"https://yourapp.com/ cb":        "characters",
+		"https://bücher.example/":        "characters",
+		`https://yourapp.com\@evil.com/`: "characters",
+		"http://yourapp.com/cb":          "http is for",
+		"http://localhost/cb":            "http is for",
+		"http://127.0.0.1.evil.com/cb":   "http is for",
+		"http://127.0.0.1:80:90/cb":      "",
+		"http://127.0.0.1@evil.com/cb":   "user's name",
+		"http://[::1].evil.com/":         "",
+		"javascript:alert(1)":            "neither",
+		"data:text/html,x":               "neither",
+		"myapp:/cb":                      "neither",
+	} {
+		if err := oauth.CheckRedirectURI(uri); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, not %s", uri, err, want)
+		}
+	}
+}
+
+// RFC 9700, section 4.1.3: letter for letter; RFC 8252, section 7.3: but for a loopback address's port.
+func TestRedirectURIMatches(t *testing.T) {
+	for _, c := range []struct {
+		registered, presented string
+		want                  bool
+	}{
+		{"https://yourapp.com/callback", "https://yourapp.com/callback", true},
+		{"https://yourapp.com/callback", "https://yourapp.com/callback/", false},
+		{"https://yourapp.com/callback", "https://yourapp.com/callback/../evil", false},
+		{"https://yourapp.com/callback", "https://yourapp.com/callback?x=1", false},
+		{"https://yourapp.com/callback", "https://yourapp.com/Callback", false},
+		{"https://yourapp.com/callback", "https://yourapp.com.evil.com/callback", false},
+		{"https://yourapp.com/callback", "https://yourapp.com:443/callback", false},
+		{"https://yourapp.com/callback", "https://yourapp.com/callbackevil", false},
+		{"https://yourapp.com", "https://yourapp.com/", false},
+		{"http://127.0.0.1/cb", "http://127.0.0.1:51004/cb", true},
+		{"http://127.0.0.1:8080/cb", "http://127.0.0.1:51004/cb", true},
+		{"http://127.0.0.1:8080/cb", "http://127.0.0.1/cb", true},
+		{"http://[::1]/cb", "http://[::1]:51004/cb", true},
+		{"http://127.0.0.1/cb", "http://[::1]/cb", false},
+		{"http://127.0.0.1/cb", "https://127.0.0.1/cb", false},
+		{"http://127.0.0.1/cb", "http://127.0.0.1:51004/cb/", false},
+		{"http://127.0.0.1/cb", "http://127.0.0.1:51004/cb#x", false},
+		{"http://127.0.0.1/cb", "http://127.0.0.1:51004@evil.com/cb", false},
+		{"http://127.0.0.1/cb", "http://127.0.0.1:/cb", false},
+		{"http://127.0.0.1/cb", "http://127.0.0.1:123456/cb", false},
+		{"http://127.0.0.1/cb", "http://127.0.0.1.evil.com/cb", false},
+		{"http://127.0.0.1/cb", "http://localhost:51004/cb", false},
+	} {
+		if got := oauth.RedirectURIMatches(c.registered, c.presented); got != c.want {
+			t.Errorf("%s for %s: %t", c.presented, c.registered, got)
+		}
+	}
+}

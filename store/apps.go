@@ -1,0 +1,168 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// App is a client of OAuth 2.0: somebody else's program, that acts for users who have consented.
+type App struct {
+	ID           string         `db:"id" json:"id"` // the client_id
+	API          string         `db:"api" json:"api"`
+	Name         string         `db:"name" json:"name"`
+	RedirectURIs pq.StringArray `db:"redirect_uris" json:"redirect_uris"`
+	// Confidential: it gets nothing without its secret.
+	Confidential bool       `db:"confidential" json:"confidential"`
+	CreatedAt    time.Time  `db:"created_at" json:"created_at"`
+	RevokedAt    *time.Time `db:"revoked_at" json:"revoked_at"`
+	Status       Status     `db:"status" json:"status"`
+}
+
+// NewApp says what app to create. Whether the redirect URIs are such as an app may have is not known here.
+type NewApp struct {
+	API, Name    string
+	RedirectURIs []string
+	Confidential bool
+}
+
+const appColumns = `id, api, name, redirect_uris, confidential, created_at, revoked_at,
+	CASE WHEN revoked_at IS NULL THEN 'active' ELSE 'revoked' END AS status`
+
+// CreateApp creates an app, and returns its secret, of which only the digest is kept.
+func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, error) {
+	secret := newSecret()
+	digest := secret.Digest()
+	if !isAppName(n.Name) {
+		return App{}, "", refuse(ErrInvalid, "the app's name %q is empty, longer than 100 characters, or has control characters", n.Name)
+	}
+	var app App
+	err := r.db.GetContext(ctx, &app, `
+		INSERT INTO keywicket.oauth_apps (api, name, redirect_uris, secret_digest, confidential) VALUES ($1, $2, $3, $4, $5)
+		RETURNING `+appColumns, n.API, n.Name, orNone(n.RedirectURIs), digest[:], n.Confidential)
+	if err != nil {
+		return App{}, "", explain(err, "create the app", map[string]*refusal{
+			"oauth_apps_api_form":           refuse(ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
+			"oauth_apps_redirect_uris_form": refuse(ErrInvalid, "an app has 1 to 20 redirect URIs"),
+		})
+	}
+	return app, secret, nil
+}
+
+// isAppName has the form of the column: users read it on the consent page.
+func isAppName(name string) bool {
+	return utf8.ValidString(name) && utf8.RuneCountInString(name) <= 100 && strings.TrimSpace(name) != "" && !strings.ContainsFunc(name, unicode.IsControl)
+}
+
+// newSecret has 260 bits.
+func newSecret() authz.Secret { return authz.Secret(rand.Text() + rand.Text()) }
+
+// Apps lists all, newest first.
+func (r *Registry) Apps(ctx context.Context) ([]App, error) {
+	list := []App{}
+	err := r.db.SelectContext(ctx, &list, `SELECT `+appColumns+` FROM keywicket.oauth_apps ORDER BY created_at DESC, id`)
+	if err != nil {
+		return nil, fmt.Errorf("list the apps: %w", err)
+	}
+	return list, nil
+}
+
+var errNoApp = refuse(ErrNotFound, "no app has this id: an app is named by its client id, as the list shows it")
+
+// RotateAppSecret gives an app another secret; the one before is worth nothing from now on.
+func (r *Registry) RotateAppSecret(ctx context.Context, id string) (App, authz.Secret, error) {
+	secret := newSecret()
+	digest := secret.Digest()
+	app, err := r.changeApp(ctx, `UPDATE keywicket.oauth_apps SET secret_digest = $2 WHERE id = $1 RETURNING `+appColumns, id, digest[:])
+	if err != nil {
+		return App{}, "", err
+	}
+	return app, secret, nil
+}
+
+// RevokeApp ends an app, and with it every grant and token that it has. Revoking it again changes nothing.
+func (r *Registry) RevokeApp(ctx context.Context, id string) (App, error) {
+	return r.changeApp(ctx, `
+		UPDATE keywicket.oauth_apps SET revoked_at = COALESCE(revoked_at, clock_timestamp()) WHERE id = $1 RETURNING `+appColumns, id)
+}
+
+func (r *Registry) changeApp(ctx context.Context, query string, args ...any) (App, error) {
+	var app App
+	err := r.db.GetContext(ctx, &app, query, args...)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return App{}, errNoApp
+	case err != nil:
+		return App{}, fmt.Errorf("change the app: %w", err)
+	}
+	return app, nil
+}
+
+// Grant is what a user has granted to an app.
+type Grant struct {
+	ID         string         `db:"id" json:"id"`
+	AppID      string         `db:"app_id" json:"app_id"`
+	AppName    string         `db:"app_name" json:"app_name"`
+	UserID     string         `db:"user_id" json:"user_id"`
+	Email      string         `db:"email" json:"email"`
+	Scopes     pq.StringArray `db:"scopes" json:"scopes"`
+	Workspaces pq.StringArray `db:"workspaces" json:"workspaces"` // slugs
+	CreatedAt  time.Time      `db:"created_at" json:"created_at"`
+	RevokedAt  *time.Time     `db:"revoked_at" json:"revoked_at"`
+	Status     Status         `db:"status" json:"status"`
+}
+
+const grantQuery = `
+SELECT g.id, g.app_id, a.name AS app_name, g.user_id, u.email, g.scopes, g.created_at, LEAST(g.revoked_at, a.revoked_at) AS revoked_at,
+       CASE WHEN g.revoked_at IS NULL AND a.revoked_at IS NULL THEN 'active' ELSE 'revoked' END AS status,
+       ARRAY(SELECT w.slug FROM keywicket.oauth_grant_workspaces gw JOIN keywicket.workspaces w ON w.id = gw.workspace_id
+             WHERE gw.grant_id = g.id ORDER BY w.slug) AS workspaces
+FROM keywicket.oauth_grants g
+JOIN keywicket.oauth_apps a ON a.id = g.app_id
+JOIN keywicket.users u ON u.id = g.user_id`
+
+// Grants lists those of an app, of a user, or of both; empty: all. Newest first.
+func (r *Registry) Grants(ctx context.Context, app, user string) ([]Grant, error) {
+	if user != "" {
+		u, err := r.User(ctx, user)
+		if err != nil {
+			return nil, err
+		}
+		user = u.ID
+	}
+	list := []Grant{}
+	err := r.db.SelectContext(ctx, &list, grantQuery+`
+		WHERE ($1 = '' OR g.app_id = $1) AND ($2 = '' OR g.user_id = $2) ORDER BY g.created_at DESC, g.id`, app, user)
+	if err != nil {
+		return nil, fmt.Errorf("list the grants: %w", err)
+	}
+	return list, nil
+}
+
+// RevokeGrant ends a grant and every token of it. Revoking it again changes nothing.
+func (r *Registry) RevokeGrant(ctx context.Context, id string) (Grant, error) {
+	_, err := r.db.ExecContext(ctx, `
+		UPDATE keywicket.oauth_grants SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`, id)
+	if err != nil {
+		return Grant{}, fmt.Errorf("revoke the grant: %w", err)
+	}
+	var g Grant
+	err = r.db.GetContext(ctx, &g, grantQuery+` WHERE g.id = $1`, id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Grant{}, refuse(ErrNotFound, "no grant has this id")
+	}
+	if err != nil {
+		return Grant{}, fmt.Errorf("find the grant: %w", err)
+	}
+	return g, nil
+}

@@ -1,0 +1,282 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// Issuer is the side of the store that grants: codes, access tokens and refresh tokens of OAuth 2.0. The login needs no
+// more than the role keywicket_issuer. It is safe for concurrent use.
+//
+// Codes and refresh tokens are good for one use. A second one shows that two have them, and revokes the grant with every
+// token of it (RFC 6749, section 4.1.2; RFC 9700, section 4.14.2). Of two uses at the same time exactly one is the first.
+type Issuer struct{ db *sqlx.DB }
+
+// How long what an Issuer makes is good for.
+const (
+	CodeLifetime    = time.Minute
+	AccessLifetime  = time.Hour // velocity, "Refreshing Tokens"
+	RefreshLifetime = 30 * 24 * time.Hour
+)
+
+// ErrGrant says that a code or refresh token is unknown, expired, used or revoked.
+var ErrGrant = errors.New("the grant is not, or no longer, good")
+
+// OpenIssuer makes an issuer, which connects when it is first used.
+func OpenIssuer(databaseURL string) (*Issuer, error) {
+	const limit = 5 * time.Second
+	db, err := open(databaseURL, limit)
+	if err != nil {
+		return nil, err
+	}
+	db.SetMaxOpenConns(defaultMaxOpenConnections)
+	db.SetConnMaxLifetime(connectionLifetime)
+	return &Issuer{db}, nil
+}
+
+// Close ends the connections.
+func (i *Issuer) Close() error { return i.db.Close() }
+
+// Client is an app as it is known to the issuer.
+type Client struct {
+	ID           string         `db:"id"`
+	API          string         `db:"api"`
+	Name         string         `db:"name"`
+	RedirectURIs pq.StringArray `db:"redirect_uris"`
+	Confidential bool           `db:"confidential"`
+	secret       authz.Digest
+}
+
+// Knows reports whether the secret is the client's.
+func (c Client) Knows(secret authz.Secret) bool { return secret.Digest() == c.secret }
+
+// Client finds an app that is not revoked. [ErrNotFound]: there is none.
+func (i *Issuer) Client(ctx context.Context, id string) (Client, error) {
+	var row struct {
+		Client
+		Digest []byte `db:"secret_digest"`
+	}
+	err := i.db.GetContext(ctx, &row, `
+		SELECT id, api, name, redirect_uris, confidential, secret_digest FROM keywicket.oauth_apps
+		WHERE id = $1 AND revoked_at IS NULL`, id)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return Client{}, errNoApp
+	case err != nil:
+		return Client{}, fmt.Errorf("find the app: %w", err)
+	}
+	copy(row.secret[:], row.Digest)
+	return row.Client, nil
+}
+
+// Approval is a user's consent to an app.
+type Approval struct {
+	Client     string
+	User       string // id
+	Workspaces []string
+	Scopes     []string
+	// RedirectURI and Challenge (RFC 7636, S256) have to come back with the code.
+	RedirectURI, Challenge string
+}
+
+// Approve makes a grant, and a code for it. [ErrInvalid]: the user is not a member of every workspace, or the app or the
+// user is no more.
+func (i *Issuer) Approve(ctx context.Context, a Approval) (authz.Secret, error) {
+	code := newSecret()
+	digest := code.Digest()
+	_, err := i.transact(ctx, func(tx *sqlx.Tx) (refused, err error) {
+		var grant string
+		err = tx.GetContext(ctx, &grant, `
+			INSERT INTO keywicket.oauth_grants (app_id, user_id, scopes)
+			SELECT a.id, u.id, $3 FROM keywicket.oauth_apps a, keywicket.users u
+			WHERE a.id = $1 AND a.revoked_at IS NULL AND u.id = $2
+			RETURNING id`, a.Client, a.User, orNone(a.Scopes))
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil, refuse(ErrInvalid, "the app or the user is no more")
+		}
+		if err != nil {
+			return nil, err
+		}
+		result, err := tx.ExecContext(ctx, `
+			INSERT INTO keywicket.oauth_grant_workspaces (grant_id, workspace_id)
+			SELECT $1, workspace_id FROM keywicket.members WHERE user_id = $2 AND workspace_id = ANY ($3)`,
+			grant, a.User, orNone(a.Workspaces))
+		if err != nil {
+			return nil, err
+		}
+		if n, err := result.RowsAffected(); err != nil || n != int64(len(a.Workspaces)) {
+			return nil, errors.Join(err, refuse(ErrInvalid, "the user is not a member of every workspace"))
+		}
+		_, err = tx.ExecContext(ctx, `
+			INSERT INTO keywicket.oauth_codes (digest, grant_id, redirect_uri, code_challenge, expires_at)
+			VALUES ($1, $2, $3, $4, clock_timestamp() + $5::float8 * interval '1 second')`,
+			digest[:], grant, a.RedirectURI, a.Challenge, CodeLifetime.Seconds())
+		return nil, err
+	})
+	if err != nil {
+		return "", fmt.Errorf("approve the app: %w", err)
+	}
+	return code, nil
+}
+
+func orNone(list []string) pq.StringArray {
+	if list == nil {
+		return pq.StringArray{}
+	}
+	return list
+}
+
+// Issued is what an app gets.
+type Issued struct {
+	Access, Refresh authz.Secret
+	Scopes          []string
+}
+
+// Code is what a code was made for.
+type Code struct {
+	Client      string `db:"app_id"`
+	RedirectURI string `db:"redirect_uri"`
+	Challenge   string `db:"code_challenge"`
+}
+
+// Exchange gives tokens for a code. The check holds the code against the request; what it refuses has used up the code all
+// the same, and its error is returned. [ErrGrant]: the code is not, or no longer, good.
+func (i *Issuer) Exchange(
+	ctx context.Context, code authz.Secret, format authz.CredentialFormat, check func(Code) error,
+) (Issued, error) {
+	var issued Issued
+	digest := code.Digest()
+	refused, err := i.transact(ctx, func(tx *sqlx.Tx) (refused, err error) {
+		var row struct {
+			Code
+			state
+		}
+		err = tx.GetContext(ctx, &row, `
+			SELECT g.app_id, c.redirect_uri, c.code_challenge, g.id, g.scopes, c.used_at IS NOT NULL AS used,
+			       c.expires_at <= clock_timestamp() OR g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL AS over
+			FROM keywicket.oauth_codes c
+			JOIN keywicket.oauth_grants g ON g.id = c.grant_id
+			JOIN keywicket.oauth_apps a ON a.id = g.app_id
+			WHERE c.digest = $1 FOR UPDATE OF c, g`, digest[:])
+		if refused, err = row.use(ctx, tx, err, `oauth_codes`, digest); refused != nil || err != nil {
+			return refused, err
+		}
+		if refused = check(row.Code); refused != nil {
+			return refused, nil
+		}
+		issued, err = row.issue(ctx, tx, format, row.Scopes)
+		return nil, err
+	})
+	if err != nil {
+		return Issued{}, fmt.Errorf("exchange the code: %w", err)
+	}
+	return issued, refused
+}
+
+// Refreshing is what a refresh token stands for.
+type Refreshing struct {
+	Client string         `db:"app_id"`
+	Scopes pq.StringArray `db:"scopes"` // all that were granted
+}
+
+// Refresh gives tokens for a refresh token: a new one of the same scopes, and an access token of the scopes that the check
+// chooses among them. What the check refuses uses up nothing, and its error is returned. [ErrGrant]: the token is not, or no
+// longer, good.
+func (i *Issuer) Refresh(
+	ctx context.Context, refresh authz.Secret, format authz.CredentialFormat, check func(Refreshing) ([]string, error),
+) (Issued, error) {
+	var issued Issued
+	digest := refresh.Digest()
+	refused, err := i.transact(ctx, func(tx *sqlx.Tx) (refused, err error) {
+		var row struct {
+			Client string `db:"app_id"`
+			state
+		}
+		err = tx.GetContext(ctx, &row, `
+			SELECT g.app_id, g.id, g.scopes, r.used_at IS NOT NULL AS used,
+			       r.expires_at <= clock_timestamp() OR g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL AS over
+			FROM keywicket.oauth_refresh_tokens r
+			JOIN keywicket.oauth_grants g ON g.id = r.grant_id
+			JOIN keywicket.oauth_apps a ON a.id = g.app_id
+			WHERE r.digest = $1 FOR UPDATE OF r, g`, digest[:])
+		var scopes []string
+		if err == nil && !row.Used && !row.Over {
+			if scopes, refused = check(Refreshing{row.Client, row.Scopes}); refused != nil {
+				return refused, nil
+			}
+		}
+		if refused, err = row.use(ctx, tx, err, `oauth_refresh_tokens`, digest); refused != nil || err != nil {
+			return refused, err
+		}
+		issued, err = row.issue(ctx, tx, format, scopes)
+		return nil, err
+	})
+	if err != nil {
+		return Issued{}, fmt.Errorf("refresh the grant: %w", err)
+	}
+	return issued, refused
+}
+
+// state of a grant, and of the code or token that stands for it.
+type state struct {
+	Grant  string         `db:"id"`
+	Scopes pq.StringArray `db:"scopes"`
+	Used   bool           `db:"used"`
+	Over   bool           `db:"over"`
+}
+
+// use marks the code or token as used. What was used before ends the grant. Refusals are to be committed.
+func (s state) use(ctx context.Context, tx *sqlx.Tx, found error, table string, digest authz.Digest) (refused, err error) {
+	switch {
+	case errors.Is(found, sql.ErrNoRows):
+		return ErrGrant, nil
+	case found != nil:
+		return nil, found
+	case s.Used:
+		_, err := tx.ExecContext(ctx, `
+			UPDATE keywicket.oauth_grants SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`, s.Grant)
+		return ErrGrant, err
+	case s.Over:
+		return ErrGrant, nil
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE keywicket.`+table+` SET used_at = clock_timestamp() WHERE digest = $1`, digest[:])
+	return nil, err
+}
+
+// issue makes an access token of the scopes, and a refresh token.
+func (s state) issue(ctx context.Context, tx *sqlx.Tx, format authz.CredentialFormat, scopes []string) (Issued, error) {
+	issued := Issued{Access: format.NewKey(), Refresh: newSecret(), Scopes: scopes}
+	access, refresh := issued.Access.Digest(), issued.Refresh.Digest()
+	_, err := tx.ExecContext(ctx, `
+		INSERT INTO keywicket.oauth_access_tokens (digest, grant_id, scopes, expires_at)
+		VALUES ($1, $2, $3, clock_timestamp() + $4::float8 * interval '1 second')`,
+		access[:], s.Grant, orNone(scopes), AccessLifetime.Seconds())
+	if err != nil {
+		return Issued{}, err
+	}
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO keywicket.oauth_refresh_tokens (digest, grant_id, expires_at)
+		VALUES ($1, $2, clock_timestamp() + $3::float8 * interval '1 second')`, refresh[:], s.Grant, RefreshLifetime.Seconds())
+	return issued, err
+}
+
+// transact commits what f has done, also if it comes to a refusal, unless f fails.
+func (i *Issuer) transact(ctx context.Context, f func(*sqlx.Tx) (refused, err error)) (refused, err error) {
+	tx, err := i.db.BeginTxx(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	if refused, err = f(tx); err != nil {
+		_ = tx.Rollback() // the error says why, and a connection that cannot roll back is closed
+		return nil, err
+	}
+	return refused, tx.Commit()
+}

@@ -1,0 +1,348 @@
+package store_test
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
+
+var velo = authz.CredentialFormat{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38}
+
+// granting is an issuer with an app, to which ada grants.
+type granting struct {
+	*fixture
+	*store.Issuer
+	app store.App
+}
+
+func newGranting(t *testing.T) *granting {
+	t.Helper()
+	g := &granting{fixture: newFixture(t)}
+	issuer, err := store.OpenIssuer(with(g.url, "role", "keywicket_issuer"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = issuer.Close() })
+	g.Issuer = issuer
+	app, secret, err := g.CreateApp(t.Context(), store.NewApp{API: "velocity", Name: "Planner", RedirectURIs: []string{"https://planner.example/cb"}})
+	if err != nil || secret == "" {
+		t.Fatal(err)
+	}
+	g.app = app
+	return g
+}
+
+func (g *granting) code(t *testing.T, workspaces ...string) authz.Secret {
+	t.Helper()
+	return must(g.Approve(t.Context(), store.Approval{
+		Client: g.app.ID, User: g.ada.ID, Workspaces: workspaces, Scopes: []string{"issues:read", "issues:write"},
+		RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43),
+	}))
+}
+
+func asItIs(store.Code) error { return nil }
+
+func (g *granting) exchange(t *testing.T, code authz.Secret) store.Issued {
+	t.Helper()
+	return must(g.Exchange(t.Context(), code, velo, asItIs))
+}
+
+func (g *granting) refresh(t *testing.T, token authz.Secret) (store.Issued, error) {
+	t.Helper()
+	return g.Refresh(t.Context(), token, velo, func(r store.Refreshing) ([]string, error) { return r.Scopes, nil })
+}
+
+func access(token authz.Secret, slug string) authz.Lookup {
+	return authz.Lookup{Kind: authz.KindOAuthToken, Digest: token.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
+}
+
+// An access token acts for its user, in the workspaces that were granted and that the user is in, and in no other.
+func TestAccessTokensActWhereTheyWereGranted(t *testing.T) {
+	g := newGranting(t)
+	acme := authz.Membership{ID: g.acme.ID, Slug: "acme", Role: "admin"}
+	globex := authz.Membership{ID: g.globex.ID, Slug: "globex", Role: "guest"}
+	none := g.exchange(t, g.code(t)).Access
+	one := g.exchange(t, g.code(t, g.acme.ID)).Access
+	both := g.exchange(t, g.code(t, g.acme.ID, g.globex.ID)).Access
+	for name, d := range map[string]*store.Directory{"asked": g.directory(t, nil), "remembered": g.listening(t)} {
+		t.Run(name, func(t *testing.T) {
+			for _, c := range []struct {
+				token authz.Secret
+				slug  string
+				want  authz.Membership
+			}{
+				{none, "", authz.Membership{}}, {none, "acme", authz.Membership{}},
+				{one, "", acme}, {one, "acme", acme}, {one, "globex", authz.Membership{}}, {one, "nowhere", authz.Membership{}},
+				{both, "", authz.Membership{}}, {both, "acme", acme}, {both, "globex", globex}, {both, "nowhere", authz.Membership{}},
+			} {
+				for range 2 {
+					got := must(d.Lookup(t.Context(), access(c.token, c.slug)))
+					p := got.Principal
+					if got.Denial != "" || got.Workspace != c.want || p.Kind != authz.KindOAuthToken || p.UserID != g.ada.ID || p.ID == "" ||
+						p.GrantID == "" || !slices.Equal(p.Scopes, []string{"issues:read", "issues:write"}) {
+						t.Errorf("in %q: %+v", c.slug, got)
+					}
+				}
+			}
+			byID := access(one, "")
+			byID.Workspace.ID = g.acme.ID
+			if got := must(d.Lookup(t.Context(), byID)); got.Workspace != acme {
+				t.Errorf("by id: %+v", got)
+			}
+			for what, l := range map[string]authz.Lookup{
+				"another API's":       {Kind: authz.KindOAuthToken, Digest: one.Digest(), API: "velaflows"},
+				"taken for a key":     {Kind: authz.KindPersonalKey, Digest: one.Digest(), API: "velocity"},
+				"nobody's":            access("velo_nobody", ""),
+				"a code":              access(g.code(t), ""),
+				"a key that is taken": {Kind: authz.KindOAuthToken, Digest: authz.Secret("velu_x").Digest(), API: "velocity"},
+			} {
+				if got := must(d.Lookup(t.Context(), l)); got.Denial != authz.ReasonUnknown || got.Principal.ID != "" {
+					t.Errorf("%s: %+v", what, got)
+				}
+			}
+		})
+	}
+	_, err := g.Approve(t.Context(), store.Approval{Client: g.app.ID, User: g.bob.ID, Workspaces: []string{g.acme.ID}, RedirectURI: "r", Challenge: strings.Repeat("c", 43)})
+	if !errors.Is(err, store.ErrInvalid) {
+		t.Errorf("a workspace that is not the user's: %v", err)
+	}
+	if n := value[int](t, g.db, `SELECT count(*) FROM keywicket.oauth_grants WHERE user_id = $1`, g.bob.ID); n != 0 {
+		t.Errorf("%d grants of it are left", n)
+	}
+}
+
+// Whatever an access token depends on: when it changes, the token is worth what it then is, with and without a cache.
+func TestAccessTokensEnd(t *testing.T) {
+	for name, end := range map[string]struct {
+		statement string // $1 is the grant's id
+		want      authz.Reason
+		workspace bool // the token is good, but not there
+	}{
+		"the token is revoked":   {`UPDATE keywicket.oauth_access_tokens SET revoked_at = now() WHERE grant_id = $1`, authz.ReasonRevoked, false},
+		"the token expires":      {`UPDATE keywicket.oauth_access_tokens SET expires_at = now() WHERE grant_id = $1`, authz.ReasonExpired, false},
+		"the token is deleted":   {`DELETE FROM keywicket.oauth_access_tokens WHERE grant_id = $1`, authz.ReasonUnknown, false},
+		"the grant is revoked":   {`UPDATE keywicket.oauth_grants SET revoked_at = now() WHERE id = $1`, authz.ReasonRevoked, false},
+		"the grant is deleted":   {`DELETE FROM keywicket.oauth_grants WHERE id = $1`, authz.ReasonUnknown, false},
+		"the app is revoked":     {`UPDATE keywicket.oauth_apps SET revoked_at = now() WHERE id = (SELECT app_id FROM keywicket.oauth_grants WHERE id = $1)`, authz.ReasonRevoked, false},
+		"the app is deleted":     {`DELETE FROM keywicket.oauth_apps WHERE id = (SELECT app_id FROM keywicket.oauth_grants WHERE id = $1)`, authz.ReasonUnknown, false},
+		"the user is deleted":    {`DELETE FROM keywicket.users WHERE id = (SELECT user_id FROM keywicket.oauth_grants WHERE id = $1)`, authz.ReasonUnknown, false},
+		"the member leaves":      {`DELETE FROM keywicket.members WHERE user_id = (SELECT user_id FROM keywicket.oauth_grants WHERE id = $1)`, "", true},
+		"the workspace is taken": {`DELETE FROM keywicket.oauth_grant_workspaces WHERE grant_id = $1`, "", true},
+		"the workspace is moved": {`UPDATE keywicket.workspaces SET slug = 'moved' WHERE slug = 'acme' AND $1 <> ''`, "", true},
+		"all is truncated":       {`DO $$ BEGIN TRUNCATE keywicket.oauth_apps CASCADE; END $$`, authz.ReasonUnknown, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newGranting(t)
+			token := g.exchange(t, g.code(t, g.acme.ID)).Access
+			asked, remembered := g.directory(t, nil), g.listening(t)
+			l := access(token, "acme")
+			var grant string
+			eventually(t, "it is remembered", func() bool {
+				found := must(remembered.Lookup(t.Context(), l))
+				grant = found.Principal.GrantID
+				return found.Cache == authz.CacheHit && found.Workspace.ID == g.acme.ID
+			})
+			if strings.Contains(end.statement, "$1") {
+				g.exec(t, end.statement, grant)
+			} else {
+				g.exec(t, end.statement)
+			}
+			for who, d := range map[string]*store.Directory{"asked": asked, "remembered": remembered} {
+				eventually(t, who+" tells", func() bool {
+					found := must(d.Lookup(t.Context(), l))
+					return found.Denial == end.want && (found.Workspace.ID == "") == (end.want != "" || end.workspace)
+				})
+			}
+		})
+	}
+}
+
+// A code is good once. Its second use ends what came of the first.
+func TestCodesAreGoodOnce(t *testing.T) {
+	g := newGranting(t)
+	d := g.directory(t, nil)
+	code := g.code(t)
+	first := g.exchange(t, code)
+	if got, err := g.Exchange(t.Context(), code, velo, asItIs); !errors.Is(err, store.ErrGrant) || got.Access != "" {
+		t.Errorf("a second time: %+v, %v", got, err)
+	}
+	if got := must(d.Lookup(t.Context(), access(first.Access, ""))); got.Denial != authz.ReasonRevoked {
+		t.Errorf("what came of the first: %+v", got)
+	}
+	if _, err := g.refresh(t, first.Refresh); !errors.Is(err, store.ErrGrant) {
+		t.Errorf("its refresh token: %v", err)
+	}
+
+	// What the check refuses has used it up, but ends nothing: it came to nothing.
+	wrong := errors.New("another client")
+	code = g.code(t)
+	if got, err := g.Exchange(t.Context(), code, velo, func(c store.Code) error {
+		if c != (store.Code{Client: g.app.ID, RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43)}) {
+			t.Errorf("%+v", c)
+		}
+		return wrong
+	}); !errors.Is(err, wrong) || got.Access != "" {
+		t.Errorf("refused: %+v, %v", got, err)
+	}
+	if _, err := g.Exchange(t.Context(), code, velo, asItIs); !errors.Is(err, store.ErrGrant) {
+		t.Errorf("after it was refused: %v", err)
+	}
+
+	for name, statement := range map[string]string{
+		"expired":            `UPDATE keywicket.oauth_codes SET expires_at = now() WHERE used_at IS NULL`,
+		"of a revoked grant": `UPDATE keywicket.oauth_grants SET revoked_at = now()`,
+		"of a revoked app":   `UPDATE keywicket.oauth_apps SET revoked_at = now()`,
+	} {
+		code := g.code(t)
+		g.exec(t, statement)
+		if _, err := g.Exchange(t.Context(), code, velo, asItIs); !errors.Is(err, store.ErrGrant) {
+			t.Errorf("%s: %v", name, err)
+		}
+		g.exec(t, `UPDATE keywicket.oauth_apps SET revoked_at = NULL`)
+	}
+	if _, err := g.Exchange(t.Context(), "made up", velo, asItIs); !errors.Is(err, store.ErrGrant) {
+		t.Errorf("made up: %v", err)
+	}
+}
+
+// A refresh token is good once, for the next. The use of one that was used ends the whole family.
+func TestRefreshTokensRotate(t *testing.T) {
+	g := newGranting(t)
+	d := g.directory(t, nil)
+	first := g.exchange(t, g.code(t))
+	narrowed, err := g.Refresh(t.Context(), first.Refresh, velo, func(r store.Refreshing) ([]string, error) {
+		if r.Client != g.app.ID || !slices.Equal(r.Scopes, []string{"issues:read", "issues:write"}) {
+			t.Errorf("%+v", r)
+		}
+		return []string{"issues:read"}, nil
+	})
+	if err != nil || !slices.Equal(narrowed.Scopes, []string{"issues:read"}) {
+		t.Fatalf("%+v, %v", narrowed, err)
+	}
+	if got := must(d.Lookup(t.Context(), access(narrowed.Access, ""))); !slices.Equal(got.Principal.Scopes, []string{"issues:read"}) {
+		t.Errorf("%+v", got)
+	}
+	wider := errors.New("more than was granted")
+	if _, err := g.Refresh(t.Context(), narrowed.Refresh, velo, func(store.Refreshing) ([]string, error) { return nil, wider }); !errors.Is(err, wider) {
+		t.Errorf("%v", err)
+	}
+	whole := must(g.refresh(t, narrowed.Refresh)) // what was refused has used up nothing, and what was narrowed is whole again
+	if len(whole.Scopes) != 2 {
+		t.Errorf("%+v", whole)
+	}
+	if _, err := g.refresh(t, first.Refresh); !errors.Is(err, store.ErrGrant) {
+		t.Errorf("a second time: %v", err)
+	}
+	for _, token := range []authz.Secret{first.Access, narrowed.Access, whole.Access} {
+		if got := must(d.Lookup(t.Context(), access(token, ""))); got.Denial != authz.ReasonRevoked {
+			t.Errorf("of the same family: %+v", got)
+		}
+	}
+	if _, err := g.refresh(t, whole.Refresh); !errors.Is(err, store.ErrGrant) {
+		t.Errorf("the last of the family: %v", err)
+	}
+	late := g.exchange(t, g.code(t))
+	g.exec(t, `UPDATE keywicket.oauth_refresh_tokens SET expires_at = now() WHERE used_at IS NULL`)
+	if _, err := g.refresh(t, late.Refresh); !errors.Is(err, store.ErrGrant) {
+		t.Errorf("expired: %v", err)
+	}
+	if got := must(d.Lookup(t.Context(), access(late.Access, ""))); got.Denial != "" {
+		t.Errorf("the access token of one that expired: %+v", got)
+	}
+}
+
+// Of twenty at once exactly one succeeds.
+func TestOneOfManyUsesSucceeds(t *testing.T) {
+	g := newGranting(t)
+	race := func(use func() error) int64 {
+		var succeeded atomic.Int64
+		var racing sync.WaitGroup
+		start := make(chan struct{})
+		for range 20 {
+			racing.Go(func() {
+				<-start
+				switch err := use(); {
+				case err == nil:
+					succeeded.Add(1)
+				case !errors.Is(err, store.ErrGrant):
+					t.Error(err)
+				}
+			})
+		}
+		close(start)
+		racing.Wait()
+		return succeeded.Load()
+	}
+	for range 5 {
+		code := g.code(t)
+		if n := race(func() error { _, err := g.Exchange(t.Context(), code, velo, asItIs); return err }); n != 1 {
+			t.Errorf("a code was good %d times", n)
+		}
+		refresh := g.exchange(t, g.code(t)).Refresh
+		if n := race(func() error { _, err := g.refresh(t, refresh); return err }); n != 1 {
+			t.Errorf("a refresh token was good %d times", n)
+		}
+	}
+	if n := value[int](t, g.db, `SELECT count(*) FROM keywicket.oauth_grants WHERE revoked_at IS NULL`); n != 0 {
+		t.Errorf("%d grants are left of what was used twice", n)
+	}
+}
+
+func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
+	g := newGranting(t)
+	client := must(g.Client(t.Context(), g.app.ID))
+	if client.Name != "Planner" || client.Confidential || client.Knows("") || client.Knows("guessed") {
+		t.Errorf("%+v", client)
+	}
+	app, secret, err := g.RotateAppSecret(t.Context(), g.app.ID)
+	if err != nil || app.ID != g.app.ID || !must(g.Client(t.Context(), g.app.ID)).Knows(secret) || client.Knows(secret) {
+		t.Errorf("%+v, %v", app, err)
+	}
+	token := g.exchange(t, g.code(t, g.acme.ID, g.globex.ID))
+	list := must(g.Grants(t.Context(), g.app.ID, "ada@example.com"))
+	if len(list) != 1 || list[0].AppName != "Planner" || list[0].UserID != g.ada.ID || list[0].Status != store.Active ||
+		!slices.Equal(list[0].Workspaces, []string{"acme", "globex"}) || !slices.Equal(list[0].Scopes, []string{"issues:read", "issues:write"}) {
+		t.Errorf("%+v", list)
+	}
+	for _, none := range [][]store.Grant{must(g.Grants(t.Context(), "another", "")), must(g.Grants(t.Context(), "", g.bob.ID))} {
+		if len(none) != 0 {
+			t.Errorf("%+v", none)
+		}
+	}
+	revoked := must(g.RevokeGrant(t.Context(), list[0].ID))
+	if again := must(g.RevokeGrant(t.Context(), list[0].ID)); revoked.Status != store.Revoked || !again.RevokedAt.Equal(*revoked.RevokedAt) {
+		t.Errorf("%+v, and again %+v", revoked, again)
+	}
+	if _, err := g.refresh(t, token.Refresh); !errors.Is(err, store.ErrGrant) {
+		t.Errorf("%v", err)
+	}
+	ended := must(g.RevokeApp(t.Context(), g.app.ID))
+	if again := must(g.RevokeApp(t.Context(), g.app.ID)); ended.Status != store.Revoked || !again.RevokedAt.Equal(*ended.RevokedAt) {
+		t.Errorf("%+v, and again %+v", ended, again)
+	}
+	if apps := must(g.Apps(t.Context())); len(apps) != 1 || apps[0].Status != store.Revoked {
+		t.Errorf("%+v", apps)
+	}
+	_, err = g.Client(t.Context(), g.app.ID)
+	_, _, rotated := g.RotateAppSecret(t.Context(), "nobody")
+	_, ofGrant := g.RevokeGrant(t.Context(), "nobody")
+	for _, err := range []error{err, rotated, ofGrant} {
+		if !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("%v", err)
+		}
+	}
+	for _, n := range []store.NewApp{
+		{API: "velocity", Name: " ", RedirectURIs: []string{"r"}}, {API: "velocity", Name: "a\nb", RedirectURIs: []string{"r"}},
+		{API: "velocity", Name: strings.Repeat("n", 101), RedirectURIs: []string{"r"}}, {API: "velocity", Name: "n"}, {API: "velo city", Name: "n", RedirectURIs: []string{"r"}},
+	} {
+		if _, _, err := g.CreateApp(t.Context(), n); !errors.Is(err, store.ErrInvalid) {
+			t.Errorf("%+v: %v", n, err)
+		}
+	}
+}
