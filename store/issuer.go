@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"crypto/subtle"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -56,7 +57,10 @@ type Client struct {
 }
 
 // Knows reports whether the secret is the client's.
-func (c Client) Knows(secret authz.Secret) bool { return secret.Digest() == c.secret }
+func (c Client) Knows(secret authz.Secret) bool {
+	digest := secret.Digest()
+	return subtle.ConstantTimeCompare(digest[:], c.secret[:]) == 1
+}
 
 // Client finds an app that is not revoked. [ErrNotFound]: there is none.
 func (i *Issuer) Client(ctx context.Context, id string) (Client, error) {
@@ -279,4 +283,68 @@ func (i *Issuer) transact(ctx context.Context, f func(*sqlx.Tx) (refused, err er
 		return nil, err
 	}
 	return refused, tx.Commit()
+}
+
+// Revoke ends what a client has: with a refresh token the whole grant, with an access token that token alone (RFC 7009,
+// section 2.1). A token that is not there is none to end. [ErrGrant]: it is another client's.
+func (i *Issuer) Revoke(ctx context.Context, token authz.Secret, client string) error {
+	digest := token.Digest()
+	refused, err := i.transact(ctx, func(tx *sqlx.Tx) (refused, err error) {
+		for _, revoke := range []struct{ find, end string }{
+			{
+				`SELECT g.app_id, g.id FROM keywicket.oauth_refresh_tokens r JOIN keywicket.oauth_grants g ON g.id = r.grant_id WHERE r.digest = $1`,
+				`UPDATE keywicket.oauth_grants SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`,
+			},
+			{
+				`SELECT g.app_id, t.id FROM keywicket.oauth_access_tokens t JOIN keywicket.oauth_grants g ON g.id = t.grant_id WHERE t.digest = $1`,
+				`UPDATE keywicket.oauth_access_tokens SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`,
+			},
+		} {
+			var owner, id string
+			switch err := tx.QueryRowContext(ctx, revoke.find, digest[:]).Scan(&owner, &id); {
+			case errors.Is(err, sql.ErrNoRows):
+				continue
+			case err != nil:
+				return nil, err
+			case owner != client:
+				return ErrGrant, nil
+			}
+			_, err := tx.ExecContext(ctx, revoke.end, id)
+			return nil, err
+		}
+		return nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("revoke the token: %w", err)
+	}
+	return refused
+}
+
+// Introspection is what is known of an access token that is good (RFC 7662, section 2.2).
+type Introspection struct {
+	Client    string         `db:"app_id"`
+	User      string         `db:"user_id"`
+	Scopes    pq.StringArray `db:"scopes"`
+	CreatedAt time.Time      `db:"created_at"`
+	ExpiresAt time.Time      `db:"expires_at"`
+}
+
+// Introspect tells of an access token. [ErrGrant]: it is not, or no longer, good.
+func (i *Issuer) Introspect(ctx context.Context, token authz.Secret) (Introspection, error) {
+	digest := token.Digest()
+	var found Introspection
+	err := i.db.GetContext(ctx, &found, `
+		SELECT g.app_id, g.user_id, t.scopes, t.created_at, t.expires_at
+		FROM keywicket.oauth_access_tokens t
+		JOIN keywicket.oauth_grants g ON g.id = t.grant_id
+		JOIN keywicket.oauth_apps a ON a.id = g.app_id
+		WHERE t.digest = $1 AND t.expires_at > clock_timestamp()
+		  AND t.revoked_at IS NULL AND g.revoked_at IS NULL AND a.revoked_at IS NULL`, digest[:])
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return Introspection{}, ErrGrant
+	case err != nil:
+		return Introspection{}, fmt.Errorf("introspect the token: %w", err)
+	}
+	return found, nil
 }

@@ -1,0 +1,51 @@
+package oauth
+
+import (
+	"errors"
+	"net/http"
+	"net/url"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
+
+// client finds the app that asks, and authenticates it as far as it has to be (RFC 6749, sections 2.3.1 and 3.2.1): by the
+// Authorization header or in the body, and not by both. An app that is not confidential needs no secret, but one that it
+// sends has to be right.
+func (s *Server) client(r *http.Request, p parameters) (store.Client, error) {
+	id, secret, basic, err := credentials(r, p)
+	if err != nil {
+		return store.Client{}, err
+	}
+	c, err := s.grants.Client(r.Context(), id)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return store.Client{}, invalidClient(basic)
+	case err != nil:
+		return store.Client{}, err
+	case secret == "" && c.Confidential, secret != "" && !c.Knows(secret):
+		return store.Client{}, invalidClient(basic)
+	}
+	return c, nil
+}
+
+func credentials(r *http.Request, p parameters) (id string, secret authz.Secret, basic bool, err error) {
+	if len(r.Header.Values("Authorization")) == 0 {
+		id, err = p.required("client_id")
+		return id, authz.Secret(p["client_secret"]), false, err
+	}
+	name, password, ok := r.BasicAuth()
+	if !ok || len(r.Header.Values("Authorization")) > 1 {
+		return "", "", true, invalidClient(true)
+	}
+	// RFC 6749, section 2.3.1: both are encoded like a form's values before they are joined.
+	id, errID := url.QueryUnescape(name)
+	password, errSecret := url.QueryUnescape(password)
+	if errID != nil || errSecret != nil || id == "" || password == "" {
+		return "", "", true, invalidClient(true)
+	}
+	if p["client_secret"] != "" || p["client_id"] != "" && p["client_id"] != id {
+		return "", "", true, invalidRequest("the app authenticates in two ways")
+	}
+	return id, authz.Secret(password), true, nil
+}

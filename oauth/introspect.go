@@ -1,0 +1,53 @@
+package oauth
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
+
+// introspection is the answer of RFC 7662, section 2.2. Of a token that is not active nothing else is told.
+type introspection struct {
+	Active    bool   `json:"active"`
+	Scope     string `json:"scope,omitempty"`
+	ClientID  string `json:"client_id,omitempty"`
+	Subject   string `json:"sub,omitempty"`
+	TokenType string `json:"token_type,omitempty"`
+	ExpiresAt int64  `json:"exp,omitempty"`
+	IssuedAt  int64  `json:"iat,omitempty"`
+	Issuer    string `json:"iss,omitempty"`
+}
+
+// introspect is the introspection endpoint. Whoever asks has to authenticate with a secret, or anybody could try tokens here
+// (section 2.1), and learns of its own tokens alone.
+func (s *Server) introspect(r *http.Request) (any, error) {
+	p, err := readParameters(r)
+	if err != nil {
+		return nil, err
+	}
+	client, err := s.client(r, p)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, basic := r.BasicAuth(); !basic && p["client_secret"] == "" {
+		return nil, invalidClient(false)
+	}
+	token, err := p.required("token")
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.grants.Introspect(r.Context(), authz.Secret(token))
+	switch {
+	case errors.Is(err, store.ErrGrant) || err == nil && found.Client != client.ID:
+		return introspection{}, nil
+	case err != nil:
+		return nil, err
+	}
+	return introspection{
+		Active: true, Scope: strings.Join(found.Scopes, " "), ClientID: found.Client, Subject: found.User, TokenType: "Bearer",
+		ExpiresAt: found.ExpiresAt.Unix(), IssuedAt: found.CreatedAt.Unix(), Issuer: s.config.Issuer,
+	}, nil
+}

@@ -1,0 +1,25 @@
+package oauth
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"regexp"
+)
+
+// verifierForm is RFC 7636, section 4.1.
+var verifierForm = regexp.MustCompile(`^[A-Za-z0-9._~-]{43,128}$`)
+
+// challengeForm is that of S256 (section 4.2): base64url of 32 bytes. "plain" is not taken: it would show the verifier to
+// whoever sees the request (RFC 9700, section 2.1.1).
+var challengeForm = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
+
+// proves reports whether the verifier is the one that the challenge was made of (section 4.6).
+func proves(verifier, challenge string) bool {
+	if !verifierForm.MatchString(verifier) || !challengeForm.MatchString(challenge) {
+		return false
+	}
+	sum := sha256.Sum256([]byte(verifier))
+	made := base64.RawURLEncoding.EncodeToString(sum[:])
+	return subtle.ConstantTimeCompare([]byte(made), []byte(challenge)) == 1
+}

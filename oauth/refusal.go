@@ -1,0 +1,51 @@
+package oauth
+
+import (
+	"errors"
+	"log/slog"
+	"net/http"
+)
+
+// refusal is an error answer to an app (RFC 6749, section 5.2).
+type refusal struct {
+	Code        string `json:"error"`
+	Description string `json:"error_description,omitempty"`
+	status      int
+	basic       bool // the app has tried to authenticate by the Authorization header
+}
+
+func (r *refusal) Error() string { return r.Code + ": " + r.Description }
+
+// The codes of RFC 6749, section 5.2.
+func invalidRequest(why string) error { return &refusal{Code: "invalid_request", Description: why} }
+func invalidGrant() error {
+	return &refusal{Code: "invalid_grant", Description: "the code or token is unknown, expired, used, revoked, or not for this request"}
+}
+func invalidScope() error {
+	return &refusal{Code: "invalid_scope", Description: "more than the user has granted"}
+}
+func unsupportedGrantType() error {
+	return &refusal{Code: "unsupported_grant_type", Description: "grant_type is authorization_code or refresh_token"}
+}
+func invalidClient(basic bool) error {
+	return &refusal{Code: "invalid_client", Description: "the app is unknown, or its secret is wrong or missing", status: http.StatusUnauthorized, basic: basic}
+}
+
+// refuse writes an error. One that is nobody's fault is logged, and not told.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+	told, ok := errors.AsType[*refusal](err)
+	switch {
+	case !ok:
+		s.log.LogAttrs(r.Context(), slog.LevelError, "the issuer could not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
+		w.Header().Set("Retry-After", "1")
+		respond(w, http.StatusServiceUnavailable, &refusal{Code: "temporarily_unavailable"})
+		return
+	case told.basic: // RFC 6749, section 5.2: the scheme that was tried
+		w.Header().Set("WWW-Authenticate", `Basic realm="keywicket"`)
+	}
+	status := told.status
+	if status == 0 {
+		status = http.StatusBadRequest
+	}
+	respond(w, status, told)
+}

@@ -1,0 +1,102 @@
+package oauth
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"unicode/utf8"
+
+	"github.com/keywicket/keywicket/internal/strictjson"
+)
+
+// maxBody is how long a request of an app may be, in bytes.
+const maxBody = 16 << 10
+
+// parameters of a request, each once and not empty: one without a value counts as left out (RFC 6749, section 3.2).
+type parameters map[string]string
+
+// readParameters reads a form, as RFC 6749 has it, or a JSON object of strings, as the API's document has it. Parameters that
+// nobody knows are no error; one that is there twice is (section 3.2).
+func readParameters(r *http.Request) (parameters, error) {
+	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil {
+		return nil, invalidRequest("the body is application/x-www-form-urlencoded or application/json")
+	}
+	body, err := io.ReadAll(r.Body)
+	if tooLong := (*http.MaxBytesError)(nil); errors.As(err, &tooLong) {
+		return nil, invalidRequest("the body is too long")
+	}
+	if err != nil {
+		return nil, invalidRequest("the body could not be read")
+	}
+	switch mediaType {
+	case "application/x-www-form-urlencoded":
+		return formParameters(string(body))
+	case "application/json":
+		return jsonParameters(body)
+	}
+	return nil, invalidRequest("the body is application/x-www-form-urlencoded or application/json")
+}
+
+func formParameters(body string) (parameters, error) {
+	values, err := url.ParseQuery(body)
+	if err != nil {
+		return nil, invalidRequest("the body is no form")
+	}
+	p := make(parameters, len(values))
+	for name, list := range values {
+		if len(list) > 1 {
+			return nil, invalidRequest("a parameter is there twice")
+		}
+		if err := p.set(name, list[0]); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+func jsonParameters(body []byte) (parameters, error) {
+	object, err := strictjson.Object(body)
+	if err != nil {
+		return nil, invalidRequest("the body is no JSON object in which every name is there once")
+	}
+	p := make(parameters, len(object))
+	for name, raw := range object {
+		var value *string
+		if err := json.Unmarshal(raw, &value); err != nil {
+			return nil, invalidRequest("a parameter is not a string")
+		}
+		if value != nil {
+			if err := p.set(name, *value); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return p, nil
+}
+
+func (p parameters) set(name, value string) error {
+	if !utf8.ValidString(value) {
+		return invalidRequest("a parameter is not UTF-8")
+	}
+	for _, c := range value {
+		if c < ' ' || c == 0x7f {
+			return invalidRequest("a parameter has control characters")
+		}
+	}
+	if value != "" {
+		p[name] = value
+	}
+	return nil
+}
+
+// required gives a parameter that has to be there.
+func (p parameters) required(name string) (string, error) {
+	if value, ok := p[name]; ok {
+		return value, nil
+	}
+	return "", invalidRequest(name + " is missing")
+}

@@ -1,0 +1,104 @@
+package oauth
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
+
+// tokens is a successful answer (RFC 6749, section 5.1).
+type tokens struct {
+	AccessToken  string `json:"access_token"`
+	TokenType    string `json:"token_type"`
+	ExpiresIn    int    `json:"expires_in"` // seconds
+	RefreshToken string `json:"refresh_token"`
+	Scope        string `json:"scope"`
+}
+
+// token is the token endpoint (RFC 6749, section 3.2).
+func (s *Server) token(r *http.Request) (any, error) {
+	p, err := readParameters(r)
+	if err != nil {
+		return nil, err
+	}
+	grantType, err := p.required("grant_type")
+	if err != nil {
+		return nil, err
+	}
+	give, ok := map[string]func(*http.Request, parameters, store.Client, authz.CredentialFormat) (store.Issued, error){
+		"authorization_code": s.exchange, "refresh_token": s.refresh,
+	}[grantType]
+	if !ok {
+		return nil, unsupportedGrantType()
+	}
+	client, err := s.client(r, p)
+	if err != nil {
+		return nil, err
+	}
+	format, ok := s.config.Formats[client.API]
+	if !ok {
+		return nil, errors.New("the app is of an API that has no access tokens: " + client.API)
+	}
+	issued, err := give(r, p, client, format)
+	switch {
+	case errors.Is(err, store.ErrGrant):
+		return nil, invalidGrant()
+	case err != nil:
+		return nil, err
+	}
+	return tokens{
+		AccessToken: issued.Access.Reveal(), TokenType: "Bearer", ExpiresIn: int(store.AccessLifetime.Seconds()),
+		RefreshToken: issued.Refresh.Reveal(), Scope: strings.Join(issued.Scopes, " "),
+	}, nil
+}
+
+// exchange gives tokens for a code (RFC 6749, section 4.1.3; RFC 7636, section 4.6). A code that comes with the wrong client,
+// redirect URI or verifier is used up: somebody has it who should not.
+func (s *Server) exchange(r *http.Request, p parameters, client store.Client, format authz.CredentialFormat) (store.Issued, error) {
+	code, err := p.required("code")
+	if err != nil {
+		return store.Issued{}, err
+	}
+	redirectURI, err := p.required("redirect_uri")
+	if err != nil {
+		return store.Issued{}, err
+	}
+	verifier, err := p.required("code_verifier")
+	if err != nil {
+		return store.Issued{}, err
+	}
+	return s.grants.Exchange(r.Context(), authz.Secret(code), format, func(c store.Code) error {
+		if c.Client != client.ID || c.RedirectURI != redirectURI || !proves(verifier, c.Challenge) {
+			return invalidGrant()
+		}
+		return nil
+	})
+}
+
+// refresh gives tokens for a refresh token, of the same scopes or of fewer (RFC 6749, section 6).
+func (s *Server) refresh(r *http.Request, p parameters, client store.Client, format authz.CredentialFormat) (store.Issued, error) {
+	token, err := p.required("refresh_token")
+	if err != nil {
+		return store.Issued{}, err
+	}
+	return s.grants.Refresh(r.Context(), authz.Secret(token), format, func(granted store.Refreshing) ([]string, error) {
+		if granted.Client != client.ID {
+			return nil, invalidGrant()
+		}
+		asked := strings.Fields(p["scope"])
+		if len(asked) == 0 {
+			return granted.Scopes, nil
+		}
+		for _, scope := range asked {
+			if !slices.Contains(granted.Scopes, scope) {
+				return nil, invalidScope()
+			}
+		}
+		slices.Sort(asked)
+		return slices.Compact(asked), nil
+	})
+}
