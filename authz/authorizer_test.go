@@ -147,7 +147,7 @@ func TestLookupIsByTheDigestOfTheWholeKey(t *testing.T) {
 	if _, err := a.Check(t.Context(), get("velaflows", "/thing", with("Bearer "+goodKey))); err != nil {
 		t.Fatal(err)
 	}
-	want := authz.Lookup{Digest: authz.Secret(goodKey).Digest(), API: "velaflows", Workspace: authz.WorkspaceRef{ID: acmeID}}
+	want := authz.Lookup{Kind: authz.KindWorkspaceToken, Digest: authz.Secret(goodKey).Digest(), API: "velaflows", Workspace: authz.WorkspaceRef{ID: acmeID}}
 	if len(d.asked) != 1 || d.asked[0] != want {
 		t.Fatalf("asked %v, want %v", d.asked, want)
 	}
