@@ -2,8 +2,11 @@ package oauth
 
 import (
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"strings"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store"
@@ -25,19 +28,50 @@ type Config struct {
 	// Format of the access tokens, by API.
 	Formats map[string]authz.CredentialFormat
 	// Scopes that an app may ask for.
-	Scopes []string
+	Scopes []Scope
+	// API whose users consent, and Sessions, which tells who is signed in there, by the token in the Cookie of this name.
+	API      string
+	Sessions authz.Sessions
+	Cookie   string
+	// SignIn is where a user who is not signed in is sent; the parameter return_to says where to come back to.
+	SignIn string
 }
 
-// Server answers apps. It is safe for concurrent use.
+// Scope that an app may ask for.
+type Scope struct {
+	Name, Description string
+	Workspace         bool // it is about what is in a workspace, and not about the user
+}
+
+// Server answers apps, and the users whom they ask for consent. It is safe for concurrent use.
 type Server struct {
-	config Config
-	grants *store.Issuer
-	log    *slog.Logger
+	config  Config
+	secure  bool // the users' browsers come by https
+	foreign *http.CrossOriginProtection
+	grants  *store.Issuer
+	log     *slog.Logger
 }
 
 // NewServer makes a server on the store.
-func NewServer(c Config, grants *store.Issuer, log *slog.Logger) *Server {
-	return &Server{config: c, grants: grants, log: log}
+func NewServer(c Config, grants *store.Issuer, log *slog.Logger) (*Server, error) {
+	issuer, err := url.Parse(c.Issuer)
+	switch {
+	case err != nil || issuer.Scheme != "https" && issuer.Scheme != "http" || issuer.Host == "" || issuer.RawQuery != "" || issuer.Fragment != "" ||
+		strings.HasSuffix(c.Issuer, "/"):
+		return nil, errors.New("url: the issuer's own address is like https://velocity.quest, without a slash at the end")
+	case !isAddress(c.SignIn):
+		return nil, errors.New("sign_in: where users sign in is an address like https://velocity.quest/login")
+	case c.Cookie == "":
+		return nil, errors.New("cookie: name the cookie that users' sessions are in, such as sb-PROJECT-auth-token")
+	case c.Sessions == nil:
+		return nil, errors.New("nothing here verifies sessions")
+	}
+	return &Server{config: c, secure: issuer.Scheme == "https", foreign: http.NewCrossOriginProtection(), grants: grants, log: log}, nil
+}
+
+func isAddress(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != ""
 }
 
 // Handler serves all paths.
@@ -47,6 +81,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST "+revokePath, s.answer(s.revoke))
 	mux.HandleFunc("POST "+introspectPath, s.answer(s.introspect))
 	mux.HandleFunc("GET "+metadataPath, s.metadata)
+	mux.HandleFunc("GET "+consentPath, s.consent)
+	mux.HandleFunc("POST "+consentPath, s.decide)
 	return mux
 }
 

@@ -25,7 +25,9 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo/postgres"
 	"github.com/keywicket/keywicket/oauth"
+	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/test/supabase"
 )
 
 var (
@@ -62,6 +64,7 @@ const callback = "https://planner.example/cb"
 type issuer struct {
 	*httptest.Server
 	*store.Issuer
+	signIn                           *supabase.Issuer
 	registry                         *store.Registry
 	ada                              store.User
 	acme, globex                     store.Workspace
@@ -114,12 +117,23 @@ func newIssuer(t *testing.T) *issuer {
 	q.Set("role", "keywicket_issuer")
 	u.RawQuery = q.Encode()
 	i.Issuer = must(store.OpenIssuer(u.String()))
-	s := oauth.NewServer(oauth.Config{
-		Issuer: "https://velocity.quest",
+	signIn := supabase.Start()
+	t.Cleanup(signIn.Close)
+	i.signIn = signIn
+	sessions := must(session.New(session.Config{APIs: map[string]authz.API{"velocity": {Session: authz.SessionFormat{
+		Issuer: supabase.Name, HS256Secret: authz.Secret(signIn.Secret)}}}}, slog.New(slog.DiscardHandler)))
+	t.Cleanup(sessions.Close)
+	s := must(oauth.NewServer(oauth.Config{
+		Issuer: "https://velocity.quest", API: "velocity", Sessions: sessions, Cookie: "sb-velocity-auth-token",
+		SignIn: "https://velocity.quest/login?from=oauth",
 		Formats: map[string]authz.CredentialFormat{"velocity": {
 			Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38}},
-		Scopes: []string{"issues:read", "issues:write"},
-	}, i.Issuer, slog.New(slog.NewTextHandler(i.log, nil)))
+		Scopes: []oauth.Scope{
+			{Name: "issues:read", Description: "Read issues and comments", Workspace: true},
+			{Name: "issues:write", Description: "Create, update, delete issues", Workspace: true},
+			{Name: "user:read", Description: "Read your own profile"},
+		},
+	}, i.Issuer, slog.New(slog.NewTextHandler(i.log, nil))))
 	i.Server = httptest.NewServer(s.Handler())
 	t.Cleanup(func() {
 		i.Server.Close()

@@ -348,3 +348,34 @@ func (i *Issuer) Introspect(ctx context.Context, token authz.Secret) (Introspect
 	}
 	return found, nil
 }
+
+// Consenter is a user who is asked for consent, with the workspaces there are to grant.
+type Consenter struct {
+	ID         string
+	Email      string
+	Workspaces []Workspace
+}
+
+// Consenter finds the user of a session. [ErrNotFound]: there is no such user, or the session was revoked.
+func (i *Issuer) Consenter(ctx context.Context, s authz.Session) (Consenter, error) {
+	var c Consenter
+	err := i.db.QueryRowContext(ctx, `
+		SELECT u.id, u.email FROM keywicket.users u
+		WHERE u.id = $2
+		  AND NOT EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.session_id = $1)
+		  AND NOT EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.user_id = $2 AND r.revoked_at >= to_timestamp($3::bigint))`,
+		s.ID, s.UserID, s.Began).Scan(&c.ID, &c.Email)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return Consenter{}, refuse(ErrNotFound, "the session's user is no more, or the session was revoked")
+	case err != nil:
+		return Consenter{}, fmt.Errorf("find the session's user: %w", err)
+	}
+	err = i.db.SelectContext(ctx, &c.Workspaces, `
+		SELECT w.id, w.slug, w.name, w.created_at FROM keywicket.members m JOIN keywicket.workspaces w ON w.id = m.workspace_id
+		WHERE m.user_id = $1 ORDER BY lower(w.name), w.slug`, c.ID)
+	if err != nil {
+		return Consenter{}, fmt.Errorf("find the user's workspaces: %w", err)
+	}
+	return c, nil
+}

@@ -1,0 +1,229 @@
+package oauth
+
+import (
+	"crypto/rand"
+	"crypto/subtle"
+	_ "embed"
+	"errors"
+	"html/template"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+
+	"github.com/keywicket/keywicket/store"
+)
+
+//go:embed consent.html
+var consentHTML string
+
+var page = template.Must(template.New("consent").Parse(consentHTML))
+
+// shown is what a page says.
+type shown struct {
+	Nonce string
+	// Mistake, instead of everything else.
+	Mistake string
+
+	App, Host  string
+	Email      string
+	User       string
+	Scopes     []Scope
+	Workspaces []store.Workspace // that can be chosen; none where no scope is about one
+	Chosen     []string
+	Missing    bool // a workspace has to be chosen
+	Proof      string
+}
+
+// Has reports whether the workspace was chosen.
+func (p shown) Has(id string) bool { return slices.Contains(p.Chosen, id) }
+
+// consentCookie holds what the form has to hold as well: a page of somebody else's can have it sent, but cannot read it.
+const consentCookie = "keywicket_consent"
+
+// consent asks the user (RFC 6749, section 4.1.1).
+func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
+	a, user, ok := s.asking(w, r)
+	if !ok {
+		return
+	}
+	s.show(w, r, a, user, nil, false)
+}
+
+// decide takes the user's answer. The form is sent to the address that it came from, so the request is read again.
+func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	a, user, ok := s.asking(w, r)
+	if !ok {
+		return
+	}
+	if err := r.ParseForm(); err != nil {
+		s.tell(w, http.StatusBadRequest, "The form could not be read.")
+		return
+	}
+	cookie, err := r.Cookie(consentCookie)
+	proof := r.PostForm.Get("proof")
+	if err != nil || proof == "" || subtle.ConstantTimeCompare([]byte(cookie.Value), []byte(proof)) != 1 || s.foreign.Check(r) != nil {
+		s.tell(w, http.StatusForbidden, "This answer did not come from the page that asked. Go back to the app, and begin again.")
+		return
+	}
+	if r.PostForm.Get("user") != user.ID { // somebody else has signed in meanwhile
+		s.show(w, r, a, user, nil, false)
+		return
+	}
+	if r.PostForm.Get("decision") != "approve" {
+		http.Redirect(w, r, s.back(a, map[string]string{"error": "access_denied"}), http.StatusSeeOther)
+		return
+	}
+	chosen := r.PostForm["workspace"]
+	if a.ofWorkspaces() && len(chosen) == 0 {
+		s.show(w, r, a, user, chosen, true)
+		return
+	}
+	slices.Sort(chosen)
+	code, err := s.grants.Approve(r.Context(), store.Approval{
+		Client: a.client.ID, User: user.ID, Workspaces: slices.Compact(chosen), Scopes: a.names(),
+		RedirectURI: a.redirectURI, Challenge: a.challenge,
+	})
+	switch {
+	case errors.Is(err, store.ErrInvalid): // a workspace that the user has left, say
+		s.show(w, r, a, user, nil, a.ofWorkspaces())
+	case err != nil:
+		s.unavailable(w, r, err)
+	default:
+		http.Redirect(w, r, s.back(a, map[string]string{"code": code.Reveal()}), http.StatusSeeOther)
+	}
+}
+
+// asking reads who asks whom. If there is nobody to ask, or nothing, it has answered.
+func (s *Server) asking(w http.ResponseWriter, r *http.Request) (authorization, store.Consenter, bool) {
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	var user store.Consenter
+	a, err := s.authorization(r)
+	if err == nil {
+		user, err = s.user(r)
+	}
+	if err == nil {
+		return a, user, true
+	}
+	wrong, isMistake := errors.AsType[*mistake](err)
+	refused, isRefusal := errors.AsType[*refusal](err)
+	switch {
+	case isMistake:
+		s.tell(w, http.StatusBadRequest, wrong.why)
+	case isRefusal:
+		http.Redirect(w, r, s.back(a, map[string]string{"error": refused.Code, "error_description": refused.Description}), http.StatusSeeOther)
+	case errors.Is(err, errSignedOut):
+		http.Redirect(w, r, s.signIn(r), http.StatusSeeOther)
+	default:
+		s.unavailable(w, r, err)
+	}
+	return a, user, false
+}
+
+var errSignedOut = errors.New("nobody is signed in")
+
+// user is who is signed in at the product.
+func (s *Server) user(r *http.Request) (store.Consenter, error) {
+	token, ok := sessionToken(r, s.config.Cookie)
+	if !ok {
+		return store.Consenter{}, errSignedOut
+	}
+	session, denial, err := s.config.Sessions.Verify(r.Context(), s.config.API, token)
+	if err != nil {
+		return store.Consenter{}, err
+	}
+	if denial != "" {
+		return store.Consenter{}, errSignedOut
+	}
+	user, err := s.grants.Consenter(r.Context(), session)
+	if errors.Is(err, store.ErrNotFound) {
+		return user, errSignedOut
+	}
+	return user, err
+}
+
+// signIn is where the user signs in, and is told where to come back to.
+func (s *Server) signIn(r *http.Request) string {
+	u, err := url.Parse(s.config.SignIn)
+	if err != nil {
+		panic("the address to sign in at is none: " + err.Error()) // NewServer has looked
+	}
+	query := u.Query()
+	query.Set("return_to", s.config.Issuer+consentPath+"?"+r.URL.RawQuery)
+	u.RawQuery = query.Encode()
+	return u.String()
+}
+
+func (s *Server) show(w http.ResponseWriter, r *http.Request, a authorization, user store.Consenter, chosen []string, missing bool) {
+	proof := rand.Text()
+	http.SetCookie(w, &http.Cookie{
+		Name: consentCookie, Value: proof, Path: consentPath, HttpOnly: true, SameSite: http.SameSiteStrictMode,
+		Secure: s.secure, MaxAge: 3600,
+	})
+	p := shown{
+		App: a.client.Name, Host: destination(a.redirectURI), Email: user.Email, User: user.ID, Scopes: a.scopes,
+		Chosen: chosen, Missing: missing, Proof: proof,
+	}
+	if a.ofWorkspaces() {
+		p.Workspaces = user.Workspaces
+		if len(p.Workspaces) == 0 {
+			s.tell(w, http.StatusOK, "The app asks for access to a workspace, and you are in none.")
+			return
+		}
+		if len(p.Workspaces) == 1 {
+			p.Chosen = []string{p.Workspaces[0].ID}
+		}
+	}
+	status := http.StatusOK
+	if missing {
+		status = http.StatusUnprocessableEntity
+	}
+	s.render(w, r, status, p, a.redirectURI)
+}
+
+// destination is what of a redirect URI a user should read: the host, or an app's own scheme.
+func destination(redirectURI string) string {
+	u, err := url.Parse(redirectURI)
+	if err != nil {
+		return ""
+	}
+	if u.Scheme != "https" {
+		return u.Scheme + "://" + u.Host
+	}
+	return u.Host
+}
+
+func (s *Server) tell(w http.ResponseWriter, status int, what string) {
+	s.render(w, nil, status, shown{Mistake: what}, "")
+}
+
+// render writes the page. It cannot be framed (RFC 9700, section 4.16), loads nothing, and its form leads back here and, by
+// redirect, to the app: Chromium holds that against form-action too.
+func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, p shown, redirectURI string) {
+	p.Nonce = rand.Text()
+	action := "'self'"
+	if u, err := url.Parse(redirectURI); err == nil && redirectURI != "" {
+		action += " " + u.Scheme + ":"
+		if u.Host != "" {
+			action += "//" + u.Host
+		}
+	}
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'nonce-"+p.Nonce+"'; form-action "+action+"; frame-ancestors 'none'; base-uri 'none'")
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(status)
+	if err := page.Execute(w, p); err != nil && r != nil {
+		s.log.LogAttrs(r.Context(), slog.LevelWarn, "the consent page could not be written", slog.Any("error", err))
+	}
+}
+
+func (s *Server) unavailable(w http.ResponseWriter, r *http.Request, err error) {
+	s.log.LogAttrs(r.Context(), slog.LevelError, "the issuer could not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
+	w.Header().Set("Retry-After", "1")
+	s.tell(w, http.StatusServiceUnavailable, "This cannot be decided at the moment. Try again.")
+}

@@ -1,0 +1,56 @@
+package oauth
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// sessionToken finds the token of the user's session in the cookie with the name: the token itself, or what Supabase's
+// libraries write, an object (or, formerly, a list) that has the access token, in base64 or encoded for a URL, and in several
+// cookies, NAME.0, NAME.1 and so on, where it is too long for one.
+func sessionToken(r *http.Request, name string) (authz.Secret, bool) {
+	value, ok := cookieValue(r, name)
+	if !ok {
+		return "", false
+	}
+	if encoded, ok := strings.CutPrefix(value, "base64-"); ok {
+		text, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(encoded, "="))
+		if err != nil {
+			return "", false
+		}
+		value = string(text)
+	} else if text, err := url.PathUnescape(value); err == nil {
+		value = text
+	}
+	var object struct {
+		AccessToken string `json:"access_token"`
+	}
+	var list []any
+	switch {
+	case json.Unmarshal([]byte(value), &object) == nil:
+		value = object.AccessToken
+	case json.Unmarshal([]byte(value), &list) == nil && len(list) > 0:
+		value, _ = list[0].(string)
+	}
+	return authz.Secret(value), strings.Count(value, ".") == 2
+}
+
+func cookieValue(r *http.Request, name string) (string, bool) {
+	if c, err := r.Cookie(name); err == nil {
+		return c.Value, true
+	}
+	var value strings.Builder
+	for n := 0; ; n++ {
+		c, err := r.Cookie(fmt.Sprintf("%s.%d", name, n))
+		if err != nil {
+			return value.String(), n > 0
+		}
+		value.WriteString(c.Value)
+	}
+}
