@@ -46,6 +46,15 @@ func OpenIssuer(databaseURL string) (*Issuer, error) {
 // Close ends the connections.
 func (i *Issuer) Close() error { return i.db.Close() }
 
+// Ready reports whether the database is there, is migrated, and lets this login grant.
+func (i *Issuer) Ready(ctx context.Context) error {
+	var n int
+	if err := i.db.GetContext(ctx, &n, `SELECT count(*) FROM keywicket.oauth_codes WHERE false`); err != nil {
+		return fmt.Errorf("ask the database: %w", err)
+	}
+	return nil
+}
+
 // Client is an app as it is known to the issuer.
 type Client struct {
 	ID           string         `db:"id"`

@@ -30,6 +30,7 @@ type config struct {
 	Database          databaseConfig       `yaml:"database"`
 	Cache             cacheConfig          `yaml:"cache"`
 	Listen            listenConfig         `yaml:"listen"`
+	Issuer            issuerConfig         `yaml:"issuer"`
 	Policies          policies.Config      `yaml:"policies"`
 	DefaultAPI        string               `yaml:"default_api"`
 	ForwardCredential bool                 `yaml:"forward_credential"`
@@ -69,6 +70,15 @@ type listenConfig struct {
 	GRPC       string        `yaml:"grpc"`
 	Operations string        `yaml:"operations"`
 	Drain      time.Duration `yaml:"drain"`
+}
+
+// issuerConfig is of `keywicket issuer`.
+type issuerConfig struct {
+	URL    string `yaml:"url"`
+	Listen string `yaml:"listen"`
+	API    string `yaml:"api"`
+	Cookie string `yaml:"cookie"`
+	SignIn string `yaml:"sign_in"`
 }
 
 type logConfig struct {

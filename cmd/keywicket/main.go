@@ -27,6 +27,7 @@ type commands struct {
 	Output      string `help:"How to print data: text or json." enum:"text,json" default:"text" placeholder:"FORMAT"`
 
 	Serve     serveCommand     `cmd:"" help:"Run the sidecar."`
+	Issuer    issuerCommand    `cmd:"" help:"Run the issuer of OAuth 2.0: consent page, tokens."`
 	Migrate   migrateCommand   `cmd:"" help:"Bring the database's schema up to date."`
 	Workspace workspaceCommand `cmd:"" help:"Create and list workspaces."`
 	User      userCommand      `cmd:"" help:"Create and list users."`

@@ -28,17 +28,22 @@ func operations(d *store.Directory, v *session.Verifier, m *metrics) http.Handle
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
 		defer cancel()
-		status := http.StatusOK
-		reasons, unverified := v.Ready()
-		for _, err := range []error{d.Ready(ctx), unverified} {
-			if err != nil {
-				reasons, status = append(reasons, err.Error()), http.StatusServiceUnavailable
-			}
-		}
-		respond(w, status, map[string]any{"ready": status == http.StatusOK, "reasons": orEmpty(reasons)})
+		readiness(w, d.Ready(ctx), v)
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	return mux
+}
+
+// readiness answers /readyz: with the reason of the database, and what is to be said of the sessions.
+func readiness(w http.ResponseWriter, database error, v *session.Verifier) {
+	status := http.StatusOK
+	reasons, unverified := v.Ready()
+	for _, err := range []error{database, unverified} {
+		if err != nil {
+			reasons, status = append(reasons, err.Error()), http.StatusServiceUnavailable
+		}
+	}
+	respond(w, status, map[string]any{"ready": status == http.StatusOK, "reasons": orEmpty(reasons)})
 }
 
 // serveOperations serves until the context ends.
