@@ -63,6 +63,7 @@ func TestEveryChangeIsOneNotice(t *testing.T) {
 	} {
 		before := heard()
 		f.exec(t, c.statement)
+		eventually(t, c.statement+" is told", func() bool { return d.CacheStats().Changes-before >= c.notices })
 		if got := heard() - before; got != c.notices {
 			t.Errorf("%s: %d notices, not %d", c.statement, got, c.notices)
 		}
@@ -75,7 +76,7 @@ func TestEveryChangeIsOneNotice(t *testing.T) {
 	epochs := d.CacheStats().Epochs["notice"]
 	before := heard()
 	f.exec(t, `UPDATE keywicket.tokens SET scopes = '{projects:read}'`)
-	heard()
+	eventually(t, "it is told", func() bool { return d.CacheStats().Changes > before })
 	if got := must(d.Lookup(t.Context(), l)); got.Cache != authz.CacheMiss || got.Principal.Scopes[0] != "projects:read" {
 		t.Errorf("after %d notices: %+v", heard()-before, got)
 	}
@@ -133,11 +134,10 @@ func TestOldAndNewKeysAreTold(t *testing.T) {
 		})
 		return found
 	}
-	changed := func(statement string, args ...any) {
+	// Well before the age at which everything is asked again.
+	becomes := func(what string, l authz.Lookup, is func(authz.Found) bool) {
 		t.Helper()
-		before := d.CacheStats().Changes
-		f.exec(t, statement, args...)
-		eventually(t, "it is heard", func() bool { return d.CacheStats().Changes > before })
+		eventually(t, what, func() bool { return is(must(d.Lookup(t.Context(), l))) })
 	}
 
 	other := authz.Secret("vel_another0123456789").Digest()
@@ -145,13 +145,9 @@ func TestOldAndNewKeysAreTold(t *testing.T) {
 	if got := remembered(authz.Lookup{Digest: other, API: "velocity"}); got.Denial != authz.ReasonUnknown {
 		t.Fatalf("%+v", got)
 	}
-	changed(`UPDATE keywicket.tokens SET digest = $1 WHERE id = $2`, other[:], token.ID)
-	if got := must(d.Lookup(t.Context(), lookup(key))); got.Denial != authz.ReasonUnknown {
-		t.Errorf("the old digest: %+v", got)
-	}
-	if got := must(d.Lookup(t.Context(), authz.Lookup{Digest: other, API: "velocity"})); got.Denial != "" {
-		t.Errorf("the new digest: %+v", got)
-	}
+	f.exec(t, `UPDATE keywicket.tokens SET digest = $1 WHERE id = $2`, other[:], token.ID)
+	becomes("the old digest is nobody's", lookup(key), func(got authz.Found) bool { return got.Denial == authz.ReasonUnknown })
+	becomes("the new digest is the token's", authz.Lookup{Digest: other, API: "velocity"}, func(got authz.Found) bool { return got.Denial == "" })
 
 	inWorkspace := func(slug string) authz.Lookup {
 		return authz.Lookup{Digest: mine.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
@@ -159,16 +155,13 @@ func TestOldAndNewKeysAreTold(t *testing.T) {
 	if remembered(inWorkspace("acme")).Workspace.ID == "" || remembered(inWorkspace("renamed")).Workspace.ID != "" {
 		t.Fatal("ada is not where she should be")
 	}
-	changed(`UPDATE keywicket.workspaces SET slug = 'renamed' WHERE slug = 'acme'`)
-	if must(d.Lookup(t.Context(), inWorkspace("acme"))).Workspace.ID != "" || must(d.Lookup(t.Context(), inWorkspace("renamed"))).Workspace.ID == "" {
-		t.Error("the workspace is remembered under its old name")
-	}
+	f.exec(t, `UPDATE keywicket.workspaces SET slug = 'renamed' WHERE slug = 'acme'`)
+	becomes("no workspace has the old name", inWorkspace("acme"), func(got authz.Found) bool { return got.Workspace.ID == "" })
+	becomes("the workspace has the new name", inWorkspace("renamed"), func(got authz.Found) bool { return got.Workspace.ID != "" })
 	f.exec(t, `INSERT INTO keywicket.users (id, email) VALUES ('eve', 'eve@example.com')`)
 	remembered(inWorkspace("renamed"))
-	changed(`UPDATE keywicket.members SET user_id = 'eve' WHERE user_id = $1`, f.ada.ID)
-	if must(d.Lookup(t.Context(), inWorkspace("renamed"))).Workspace.ID != "" {
-		t.Error("the membership that went to somebody else is remembered")
-	}
+	f.exec(t, `UPDATE keywicket.members SET user_id = 'eve' WHERE user_id = $1`, f.ada.ID)
+	becomes("the membership is somebody else's", inWorkspace("renamed"), func(got authz.Found) bool { return got.Workspace.ID == "" })
 
 	// What nobody here sends means anything.
 	before := d.CacheStats().Epochs["notice"]
