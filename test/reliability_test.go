@@ -562,11 +562,16 @@ func issuedNowhere() string {
 // A warm check makes no query, and a thousand first uses of a token at once make one.
 func TestWarmChecksMakeNoQuery(t *testing.T) {
 	s := separateStack(t, demo.Config{
-		Environ:          []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms", "KEYWICKET_CACHE_STALENESS_BOUND=30s"},
+		// A load goes on for those who come later, also when it is late for those who began it.
+		Environ:          []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=10s", "KEYWICKET_CACHE_STALENESS_BOUND=30s"},
 		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
 	})
 	home := tenant(t, s)
 	key := issue(t, s, "sk_live_", home.ID, "inbox:read")
+	await(t, "the sidecar has heard of the workspace and the key", func() bool {
+		_, text := probeOf(t, s, "/metrics")
+		return regexp.MustCompile(`(?m)^keywicket_cache_changes_total [2-9]`).MatchString(text)
+	})
 	counted := statements(t, s)
 	c := wires["direct"](t, s, "")
 	defer func() { _ = c.Close() }()
