@@ -56,7 +56,7 @@ fuzz: ## Run every fuzz target, each for FUZZTIME (10m)
 	@for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u); do \
 	  for target in $$(grep -h -o '^func Fuzz[A-Za-z]*' $$dir/*_test.go | cut -d ' ' -f 2); do \
 	    echo "$$target in $$dir for $(FUZZTIME)"; \
-	    go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s $$dir || exit 1; \
+	    tools/fuzz $$target $$dir $(FUZZTIME) || exit 1; \
 	  done; \
 	done
 
