@@ -1,13 +1,11 @@
 package envoy_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"net"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +20,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/envoy"
+	"github.com/keywicket/keywicket/internal/record"
 )
 
 // lookup and decide stand for what can go wrong behind the server; the real ones are in test/.
@@ -47,28 +46,10 @@ func principalsOnly(in authz.Input) authz.Decision {
 	return authz.Decision{Code: authz.CodeUnauthorized, Reason: in.Denial}
 }
 
-// buffer is a log that the server writes and the test reads.
-type buffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
 type running struct {
 	client  authv3.AuthorizationClient
 	health  healthv1.HealthClient
-	log     *buffer
+	log     *record.Log
 	stop    context.CancelFunc
 	stopped chan error
 }
@@ -86,7 +67,7 @@ func serve(t *testing.T, c envoy.Config, l lookup, d decide) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &running{log: &buffer{}, stopped: make(chan error, 1)}
+	r := &running{log: &record.Log{}, stopped: make(chan error, 1)}
 	log := slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel

@@ -9,24 +9,30 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
+// client is an app that asks.
+type client struct {
+	store.Client
+	proven bool // by its secret
+}
+
 // client finds the app that asks, and authenticates it as far as it has to be (RFC 6749, sections 2.3.1 and 3.2.1): by the
 // Authorization header or in the body, and not by both. An app that is not confidential needs no secret, but one that it
 // sends has to be right.
-func (s *Server) client(r *http.Request, p parameters) (store.Client, error) {
+func (s *Server) client(r *http.Request, p parameters) (client, error) {
 	id, secret, basic, err := credentials(r, p)
 	if err != nil {
-		return store.Client{}, err
+		return client{}, err
 	}
 	c, err := s.grants.Client(r.Context(), id)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		return store.Client{}, invalidClient(basic)
+		return client{}, invalidClient(basic)
 	case err != nil:
-		return store.Client{}, err
+		return client{}, err
 	case secret == "" && c.Confidential, secret != "" && !c.Knows(secret):
-		return store.Client{}, invalidClient(basic)
+		return client{}, invalidClient(basic)
 	}
-	return c, nil
+	return client{c, secret != ""}, nil
 }
 
 func credentials(r *http.Request, p parameters) (id string, secret authz.Secret, basic bool, err error) {

@@ -211,7 +211,6 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, p sh
 		}
 	}
 	h := w.Header()
-	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'nonce-"+p.Nonce+"'; form-action "+action+"; frame-ancestors 'none'; base-uri 'none'")
 	h.Set("X-Frame-Options", "DENY")
@@ -223,7 +222,6 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, p sh
 }
 
 func (s *Server) unavailable(w http.ResponseWriter, r *http.Request, err error) {
-	s.log.LogAttrs(r.Context(), slog.LevelError, "the issuer could not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
-	w.Header().Set("Retry-After", "1")
+	s.failed(w, r, err)
 	s.tell(w, http.StatusServiceUnavailable, "This cannot be decided at the moment. Try again.")
 }

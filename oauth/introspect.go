@@ -23,16 +23,8 @@ type introspection struct {
 
 // introspect is the introspection endpoint. Whoever asks has to authenticate with a secret, or anybody could try tokens here
 // (section 2.1), and learns of its own tokens alone.
-func (s *Server) introspect(r *http.Request) (any, error) {
-	p, err := readParameters(r)
-	if err != nil {
-		return nil, err
-	}
-	client, err := s.client(r, p)
-	if err != nil {
-		return nil, err
-	}
-	if _, _, basic := r.BasicAuth(); !basic && p["client_secret"] == "" {
+func (s *Server) introspect(r *http.Request, p parameters, c client) (any, error) {
+	if !c.proven {
 		return nil, invalidClient(false)
 	}
 	token, err := p.required("token")
@@ -41,7 +33,7 @@ func (s *Server) introspect(r *http.Request) (any, error) {
 	}
 	found, err := s.grants.Introspect(r.Context(), authz.Secret(token))
 	switch {
-	case errors.Is(err, store.ErrGrant) || err == nil && found.Client != client.ID:
+	case errors.Is(err, store.ErrGrant) || err == nil && found.Client != c.ID:
 		return introspection{}, nil
 	case err != nil:
 		return nil, err

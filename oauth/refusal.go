@@ -31,13 +31,18 @@ func invalidClient(basic bool) error {
 	return &refusal{Code: "invalid_client", Description: "the app is unknown, or its secret is wrong or missing", status: http.StatusUnauthorized, basic: basic}
 }
 
+// failed is for what is nobody's fault: it is logged, and passes.
+func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
+	s.log.LogAttrs(r.Context(), slog.LevelError, "the issuer could not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
+	w.Header().Set("Retry-After", "1")
+}
+
 // refuse writes an error. One that is nobody's fault is logged, and not told.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	told, ok := errors.AsType[*refusal](err)
 	switch {
 	case !ok:
-		s.log.LogAttrs(r.Context(), slog.LevelError, "the issuer could not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
-		w.Header().Set("Retry-After", "1")
+		s.failed(w, r, err)
 		respond(w, http.StatusServiceUnavailable, &refusal{Code: "temporarily_unavailable"})
 		return
 	case told.basic: // RFC 6749, section 5.2: the scheme that was tried

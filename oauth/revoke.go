@@ -10,20 +10,12 @@ import (
 
 // revoke is the revocation endpoint (RFC 7009). A refresh token ends the grant, an access token itself; one that is not there
 // is no error (section 2.2). The hint is not needed.
-func (s *Server) revoke(r *http.Request) (any, error) {
-	p, err := readParameters(r)
-	if err != nil {
-		return nil, err
-	}
-	client, err := s.client(r, p)
-	if err != nil {
-		return nil, err
-	}
+func (s *Server) revoke(r *http.Request, p parameters, c client) (any, error) {
 	token, err := p.required("token")
 	if err != nil {
 		return nil, err
 	}
-	if err := s.grants.Revoke(r.Context(), authz.Secret(token), client.ID); errors.Is(err, store.ErrGrant) {
+	if err := s.grants.Revoke(r.Context(), authz.Secret(token), c.ID); errors.Is(err, store.ErrGrant) {
 		return nil, invalidGrant() // another app's (section 2.1)
 	} else if err != nil {
 		return nil, err

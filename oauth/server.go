@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"strings"
 
 	"github.com/keywicket/keywicket/authz"
@@ -54,32 +53,25 @@ type Server struct {
 
 // NewServer makes a server on the store.
 func NewServer(c Config, grants *store.Issuer, log *slog.Logger) (*Server, error) {
-	issuer, err := url.Parse(c.Issuer)
 	switch {
-	case err != nil || issuer.Scheme != "https" && issuer.Scheme != "http" || issuer.Host == "" || issuer.RawQuery != "" || issuer.Fragment != "" ||
-		strings.HasSuffix(c.Issuer, "/"):
+	case !authz.ValidHTTPURL(c.Issuer) || strings.ContainsAny(c.Issuer, "?#") || strings.HasSuffix(c.Issuer, "/"):
 		return nil, errors.New("url: the issuer's own address is like https://velocity.quest, without a slash at the end")
-	case !isAddress(c.SignIn):
+	case !authz.ValidHTTPURL(c.SignIn):
 		return nil, errors.New("sign_in: where users sign in is an address like https://velocity.quest/login")
 	case c.Cookie == "":
 		return nil, errors.New("cookie: name the cookie that users' sessions are in, such as sb-PROJECT-auth-token")
 	case c.Sessions == nil:
 		return nil, errors.New("nothing here verifies sessions")
 	}
-	return &Server{config: c, secure: issuer.Scheme == "https", foreign: http.NewCrossOriginProtection(), grants: grants, log: log}, nil
-}
-
-func isAddress(s string) bool {
-	u, err := url.Parse(s)
-	return err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != ""
+	return &Server{config: c, secure: strings.HasPrefix(strings.ToLower(c.Issuer), "https:"), foreign: http.NewCrossOriginProtection(), grants: grants, log: log}, nil
 }
 
 // Handler serves all paths.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+tokenPath, s.answer(s.token))
-	mux.HandleFunc("POST "+revokePath, s.answer(s.revoke))
-	mux.HandleFunc("POST "+introspectPath, s.answer(s.introspect))
+	mux.HandleFunc("POST "+revokePath, s.answer(s.ofClient(s.revoke)))
+	mux.HandleFunc("POST "+introspectPath, s.answer(s.ofClient(s.introspect)))
 	mux.HandleFunc("GET "+metadataPath, s.metadata)
 	mux.HandleFunc("GET "+consentPath, s.consent)
 	mux.HandleFunc("POST "+consentPath, s.decide)
@@ -99,6 +91,21 @@ func (s *Server) answer(endpoint func(*http.Request) (any, error)) http.HandlerF
 			return
 		}
 		respond(w, http.StatusOK, body)
+	}
+}
+
+// ofClient reads the parameters of a request, and finds the app that asks.
+func (s *Server) ofClient(endpoint func(*http.Request, parameters, client) (any, error)) func(*http.Request) (any, error) {
+	return func(r *http.Request) (any, error) {
+		p, err := readParameters(r)
+		if err != nil {
+			return nil, err
+		}
+		c, err := s.client(r, p)
+		if err != nil {
+			return nil, err
+		}
+		return endpoint(r, p, c)
 	}
 }
 

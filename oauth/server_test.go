@@ -24,6 +24,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo/postgres"
+	"github.com/keywicket/keywicket/internal/record"
 	"github.com/keywicket/keywicket/oauth"
 	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store"
@@ -70,25 +71,7 @@ type issuer struct {
 	acme, globex                     store.Workspace
 	public, confidential             store.App
 	publicSecret, confidentialSecret authz.Secret
-	log                              *record
-}
-
-// record is a log that the server's goroutines write to.
-type record struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (r *record) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.text.Write(p)
-}
-
-func (r *record) String() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.text.String()
+	log                              *record.Log
 }
 
 func newIssuer(t *testing.T) *issuer {
@@ -102,7 +85,7 @@ func newIssuer(t *testing.T) *issuer {
 	must(store.Migrate(t.Context(), db))
 	_ = db.Close()
 
-	i := &issuer{registry: must(store.OpenRegistry(t.Context(), databaseURL)), log: &record{}}
+	i := &issuer{registry: must(store.OpenRegistry(t.Context(), databaseURL)), log: &record.Log{}}
 	i.acme = must(i.registry.CreateWorkspace(t.Context(), store.Workspace{Slug: "acme", Name: "Acme"}))
 	i.globex = must(i.registry.CreateWorkspace(t.Context(), store.Workspace{Slug: "globex", Name: "Globex"}))
 	i.ada = must(i.registry.CreateUser(t.Context(), store.User{Email: "ada@example.com"}))

@@ -29,21 +29,21 @@ func (s *Server) token(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	give, ok := map[string]func(*http.Request, parameters, store.Client, authz.CredentialFormat) (store.Issued, error){
+	give, ok := map[string]func(*http.Request, parameters, client, authz.CredentialFormat) (store.Issued, error){
 		"authorization_code": s.exchange, "refresh_token": s.refresh,
 	}[grantType]
 	if !ok {
 		return nil, unsupportedGrantType()
 	}
-	client, err := s.client(r, p)
+	c, err := s.client(r, p)
 	if err != nil {
 		return nil, err
 	}
-	format, ok := s.config.Formats[client.API]
+	format, ok := s.config.Formats[c.API]
 	if !ok {
-		return nil, errors.New("the app is of an API that has no access tokens: " + client.API)
+		return nil, errors.New("the app is of an API that has no access tokens: " + c.API)
 	}
-	issued, err := give(r, p, client, format)
+	issued, err := give(r, p, c, format)
 	switch {
 	case errors.Is(err, store.ErrGrant):
 		return nil, invalidGrant()
@@ -58,7 +58,7 @@ func (s *Server) token(r *http.Request) (any, error) {
 
 // exchange gives tokens for a code (RFC 6749, section 4.1.3; RFC 7636, section 4.6). A code that comes with the wrong client,
 // redirect URI or verifier is used up: somebody has it who should not.
-func (s *Server) exchange(r *http.Request, p parameters, client store.Client, format authz.CredentialFormat) (store.Issued, error) {
+func (s *Server) exchange(r *http.Request, p parameters, c client, format authz.CredentialFormat) (store.Issued, error) {
 	code, err := p.required("code")
 	if err != nil {
 		return store.Issued{}, err
@@ -71,8 +71,8 @@ func (s *Server) exchange(r *http.Request, p parameters, client store.Client, fo
 	if err != nil {
 		return store.Issued{}, err
 	}
-	return s.grants.Exchange(r.Context(), authz.Secret(code), format, func(c store.Code) error {
-		if c.Client != client.ID || c.RedirectURI != redirectURI || !proves(verifier, c.Challenge) {
+	return s.grants.Exchange(r.Context(), authz.Secret(code), format, func(made store.Code) error {
+		if made.Client != c.ID || made.RedirectURI != redirectURI || !proves(verifier, made.Challenge) {
 			return invalidGrant()
 		}
 		return nil
@@ -80,13 +80,13 @@ func (s *Server) exchange(r *http.Request, p parameters, client store.Client, fo
 }
 
 // refresh gives tokens for a refresh token, of the same scopes or of fewer (RFC 6749, section 6).
-func (s *Server) refresh(r *http.Request, p parameters, client store.Client, format authz.CredentialFormat) (store.Issued, error) {
+func (s *Server) refresh(r *http.Request, p parameters, c client, format authz.CredentialFormat) (store.Issued, error) {
 	token, err := p.required("refresh_token")
 	if err != nil {
 		return store.Issued{}, err
 	}
 	return s.grants.Refresh(r.Context(), authz.Secret(token), format, func(granted store.Refreshing) ([]string, error) {
-		if granted.Client != client.ID {
+		if granted.Client != c.ID {
 			return nil, invalidGrant()
 		}
 		asked := strings.Fields(p["scope"])

@@ -25,13 +25,13 @@ const (
 	// allChanged is the notice that speaks of everything.
 	allChanged = "*"
 
-	// changesAreTold is true if all triggers of migrations 00006 to 00008 are there and fire.
-	changesAreTold = `36 = (SELECT count(*) FROM pg_catalog.pg_trigger
-		WHERE tgenabled = 'A' AND tgname IN ('tell_insert', 'tell_update', 'tell_delete', 'tell_truncate')
-		  AND tgrelid IN ('keywicket.tokens'::regclass, 'keywicket.workspaces'::regclass, 'keywicket.users'::regclass,
-		                  'keywicket.members'::regclass, to_regclass('keywicket.revoked_sessions'),
-		                  to_regclass('keywicket.oauth_access_tokens'), to_regclass('keywicket.oauth_grants'),
-		                  to_regclass('keywicket.oauth_grant_workspaces'), to_regclass('keywicket.oauth_apps')))`
+	// changesAreTold is true if every table that a look-up depends on has its four triggers (migration 00006), and they fire.
+	changesAreTold = `NOT EXISTS (
+		SELECT FROM unnest(ARRAY['tokens', 'workspaces', 'users', 'members', 'revoked_sessions',
+			'oauth_access_tokens', 'oauth_grants', 'oauth_grant_workspaces', 'oauth_apps']) AS name
+		WHERE 4 <> (SELECT count(*) FROM pg_catalog.pg_trigger
+			WHERE tgrelid = to_regclass('keywicket.' || name) AND tgenabled = 'A'
+			  AND tgname IN ('tell_insert', 'tell_update', 'tell_delete', 'tell_truncate')))`
 
 	// A feed that was lost is looked for at once, and then ever more slowly, but never more slowly than this.
 	minReconnect = 50 * time.Millisecond

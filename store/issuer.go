@@ -369,10 +369,7 @@ type Consenter struct {
 func (i *Issuer) Consenter(ctx context.Context, s authz.Session) (Consenter, error) {
 	var c Consenter
 	err := i.db.QueryRowContext(ctx, `
-		SELECT u.id, u.email FROM keywicket.users u
-		WHERE u.id = $2
-		  AND NOT EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.session_id = $1)
-		  AND NOT EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.user_id = $2 AND r.revoked_at >= to_timestamp($3::bigint))`,
+		SELECT u.id, u.email FROM keywicket.users u WHERE u.id = $2 AND NOT `+sessionRevoked,
 		s.ID, s.UserID, s.Began).Scan(&c.ID, &c.Email)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):

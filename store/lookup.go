@@ -37,10 +37,7 @@ WHERE t.digest = $1::bytea AND t.api = $2::text`
 // sessionQuery is lookupQuery for a session, whose token says who the user is: that there is such a user, that the session
 // was not revoked, nor all those of the user that began by then.
 const sessionQuery = `
-SELECT CASE WHEN EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.session_id = $1::text)
-              OR EXISTS (SELECT FROM keywicket.revoked_sessions r
-                         WHERE r.user_id = $2::text AND r.revoked_at >= to_timestamp($3::bigint))
-            THEN 'revoked' ELSE '' END,
+SELECT CASE WHEN ` + sessionRevoked + ` THEN 'revoked' ELSE '' END,
        u.id, 'session', 'live', u.id, '{}'::text[],
        COALESCE(w.id, ''), COALESCE(w.slug, ''), COALESCE(m.role, ''),
        NULL::float8
@@ -50,6 +47,11 @@ LEFT JOIN keywicket.members m
       AND m.workspace_id = COALESCE(NULLIF($4::text, ''), (SELECT id FROM keywicket.workspaces WHERE slug = $5::text))
 LEFT JOIN keywicket.workspaces w ON w.id = m.workspace_id
 WHERE u.id = $2::text`
+
+// sessionRevoked says of a session, $1 its id, $2 its user's and $3 when it began, that it was revoked.
+const sessionRevoked = `(
+	EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.session_id = $1::text) OR
+	EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.user_id = $2::text AND r.revoked_at >= to_timestamp($3::bigint)))`
 
 // oauthQuery is lookupQuery for an access token of OAuth 2.0, which is worth what its grant and its app are. The workspace is
 // the one that was asked for, if it was granted; where none was asked for, the only one that was.

@@ -1,14 +1,12 @@
 package store_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"net/url"
 	"os"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,6 +15,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo/postgres"
+	"github.com/keywicket/keywicket/internal/record"
 	"github.com/keywicket/keywicket/store"
 )
 
@@ -241,22 +240,7 @@ func eventually(t testing.TB, what string, holds func() bool) {
 }
 
 // safeBuffer collects a log that other goroutines write.
-type safeBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
+type safeBuffer struct{ record.Log }
 
 func (b *safeBuffer) contains(s string) func() bool {
 	return func() bool { return strings.Contains(b.String(), s) }

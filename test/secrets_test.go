@@ -14,7 +14,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +26,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/internal/record"
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
@@ -79,28 +79,10 @@ func (known traces) in(text string) (found []string) {
 	return found
 }
 
-// record is a log that several processes write to.
-type record struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (r *record) Write(p []byte) (int, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.text.Write(p)
-}
-
-func (r *record) String() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.text.String()
-}
-
 // spied is a stack of which everything is kept that somebody might see.
 type spied struct {
 	*demo.Stack
-	log     record
+	log     record.Log
 	wire    *wire
 	client  *http.Client
 	secrets traces

@@ -20,6 +20,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/internal/strictyaml"
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/store/cache"
 )
 
 //go:embed defaults.yaml
@@ -141,7 +142,7 @@ func (c *config) complete() error {
 		return errors.New("database.max_open_connections: at least 1")
 	case c.Database.LookupTimeout <= 0:
 		return errors.New("database.lookup_timeout: more than 0, such as 200ms")
-	case c.Cache.MaxBytes != 0 && (c.Cache.MaxBytes < leastCache || c.Cache.MaxBytes > 1<<40):
+	case c.Cache.MaxBytes != 0 && (c.Cache.MaxBytes < cache.MinBytes || c.Cache.MaxBytes > 1<<40):
 		return errors.New("cache.max_bytes: 0 for no cache, or from 1MiB to 1TiB")
 	case c.Cache.StalenessBound < 100*time.Millisecond:
 		return errors.New("cache.staleness_bound: at least 100ms, such as 1s")
@@ -157,6 +158,13 @@ func (c *config) complete() error {
 		return fmt.Errorf("log.format: %q is neither json nor text", c.Log.Format)
 	}
 	return nil
+}
+
+// apisWith are the names of the APIs that are such, or of the one that is named, if it is.
+func (c *config) apisWith(named string, such func(authz.API) bool) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(c.APIs)), func(name string) bool {
+		return !such(c.APIs[name]) || named != "" && named != name
+	})
 }
 
 // databaseURL is the one setting without a default.

@@ -131,14 +131,9 @@ func (c *explainCommand) imagine(s *invocation, cfg config, e *policies.Explaine
 
 // session stands for the token of one that the user has just begun.
 func (c *explainCommand) session(ctx context.Context, cfg config, r *store.Registry) (store.Token, error) {
-	apis := func(taking func(authz.API) bool) []string {
-		return slices.DeleteFunc(slices.Sorted(maps.Keys(cfg.APIs)), func(name string) bool {
-			return !taking(cfg.APIs[name]) || c.API != "" && c.API != name
-		})
-	}
-	taking := apis(func(a authz.API) bool { return a.Session.Issuer != "" })
+	taking := cfg.apisWith(c.API, func(a authz.API) bool { return a.Session.Issuer != "" })
 	if len(taking) == 0 { // the issuer may be in the sidecar's configuration alone
-		taking = apis(func(a authz.API) bool {
+		taking = cfg.apisWith(c.API, func(a authz.API) bool {
 			return slices.ContainsFunc(a.Credentials, func(f authz.CredentialFormat) bool { return f.Kind.OfUser() })
 		})
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -51,13 +50,9 @@ func (c *oauthAppCreate) Run(s *invocation, r *store.Registry, cfg config) error
 
 // api is the one whose access tokens the app would get.
 func (c *oauthAppCreate) api(cfg config) (string, error) {
-	var having []string
-	for _, name := range slices.Sorted(maps.Keys(cfg.APIs)) {
-		isOAuth := func(f authz.CredentialFormat) bool { return f.Kind == authz.KindOAuthToken }
-		if slices.ContainsFunc(cfg.APIs[name].Credentials, isOAuth) && (c.API == "" || c.API == name) {
-			having = append(having, name)
-		}
-	}
+	having := cfg.apisWith(c.API, func(a authz.API) bool {
+		return slices.ContainsFunc(a.Credentials, func(f authz.CredentialFormat) bool { return f.Kind == authz.KindOAuthToken })
+	})
 	switch len(having) {
 	case 0:
 		return "", errors.New("no such API has credentials of the kind oauth_token")

@@ -114,14 +114,11 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 	return serve(s.ctx, cfg, log, authorizer, operations(directory, sessions, m), m)
 }
 
-// leastCache is what the cache of look-ups cannot do with less than.
-const leastCache = 1 << 20
-
 // forSessions is the part of the cache's bytes that verified sessions get, if there can be any.
 func (c config) forSessions() int64 {
 	for _, api := range c.APIs {
 		if api.Session.Issuer != "" {
-			return min(int64(c.Cache.MaxBytes)/8, max(0, int64(c.Cache.MaxBytes)-leastCache))
+			return min(int64(c.Cache.MaxBytes)/8, max(0, int64(c.Cache.MaxBytes)-cache.MinBytes))
 		}
 	}
 	return 0

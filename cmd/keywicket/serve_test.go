@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +18,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/keywicket/keywicket/internal/record"
 )
 
 // probe asks for a path of the operations server, on host:port or unix:///path.
@@ -66,7 +67,7 @@ func awaitProbe(address, path string, want int) error {
 // sidecar is `keywicket serve` in this process, on two sockets.
 type sidecar struct {
 	grpc, operations string
-	log              *lockedBuffer
+	log              *record.Log
 	stop             context.CancelFunc
 	status           chan int
 }
@@ -77,7 +78,7 @@ func startSidecar(t *testing.T, environ ...string) *sidecar {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &sidecar{
 		grpc: "unix://" + filepath.Join(dir, "g"), operations: "unix://" + filepath.Join(dir, "o"),
-		log: new(lockedBuffer), stop: stop, status: make(chan int, 1),
+		log: new(record.Log), stop: stop, status: make(chan int, 1),
 	}
 	environ = append(environ, "KEYWICKET_LISTEN_GRPC="+s.grpc, "KEYWICKET_LISTEN_OPERATIONS="+s.operations)
 	go func() { s.status <- run(ctx, []string{"serve"}, environ, s.log, s.log) }()
@@ -205,22 +206,4 @@ func operate(t *testing.T, databaseURL string, args ...string) (object map[strin
 		t.Fatalf("%v: %v in %s", args, err, &stdout)
 	}
 	return object
-}
-
-// lockedBuffer is a log that is read while it is written.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

@@ -2,7 +2,6 @@ package bootstrap_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,6 +29,7 @@ import (
 	"github.com/keywicket/keywicket/demo/proxy"
 	"github.com/keywicket/keywicket/demo/upstream"
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
+	"github.com/keywicket/keywicket/internal/record"
 )
 
 // stack is a real Envoy between real upstreams and a stand-in for the sidecar: the subject is Envoy's configuration,
@@ -296,22 +296,7 @@ func metadata(code, reason string) *structpb.Struct {
 }
 
 // log collects what Envoy writes.
-type log struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *log) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
+type log struct{ record.Log }
 
 // entry waits for the access log's line of the request with this path.
 func (l *log) entry(t *testing.T, path string) map[string]any {

@@ -16,6 +16,9 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
+// MinBytes is what a Cache cannot do with less than.
+const MinBytes = 1 << 20
+
 // Config of a Cache.
 type Config struct {
 	// MaxBytes is what all entries together may take. Default: 64 MiB.
@@ -42,7 +45,7 @@ func (c Config) complete() (Config, error) {
 		c.MaxAge = time.Minute
 	}
 	switch {
-	case c.MaxBytes < 1<<20:
+	case c.MaxBytes < MinBytes:
 		return c, fmt.Errorf("max_bytes: %d is less than 1 MiB", c.MaxBytes)
 	case c.StalenessBound < 0:
 		return c, fmt.Errorf("staleness_bound: %v is not positive", c.StalenessBound)

@@ -59,31 +59,31 @@ $$;
 
 REVOKE ALL ON FUNCTION keywicket.tell_changes() FROM PUBLIC;
 
+-- tell_changes_of gives a table its four triggers. Its keys are the arguments of tell_changes, as SQL.
 -- +goose StatementBegin
-DO $$
-DECLARE
-    name text;
-    keys text;
+CREATE PROCEDURE keywicket.tell_changes_of(name text, keys text)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    FOR name, keys IN VALUES
-        ('tokens',     $k$'token', 'encode(digest, ''hex'')'$k$),
-        ('workspaces', $k$'workspace', 'id', 'slug', 'slug'$k$),
-        ('users',      $k$'user', 'id'$k$),
-        ('members',    $k$'user', 'user_id'$k$)
-    LOOP
-        EXECUTE format('CREATE TRIGGER tell_insert AFTER INSERT ON keywicket.%I
-            REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes(%s)', name, keys);
-        EXECUTE format('CREATE TRIGGER tell_update AFTER UPDATE ON keywicket.%I
-            REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-            FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes(%s)', name, keys);
-        EXECUTE format('CREATE TRIGGER tell_delete AFTER DELETE ON keywicket.%I
-            REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes(%s)', name, keys);
-        EXECUTE format('CREATE TRIGGER tell_truncate AFTER TRUNCATE ON keywicket.%I
-            FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes(%s)', name, keys);
-        EXECUTE format('ALTER TABLE keywicket.%I
-            ENABLE ALWAYS TRIGGER tell_insert, ENABLE ALWAYS TRIGGER tell_update,
-            ENABLE ALWAYS TRIGGER tell_delete, ENABLE ALWAYS TRIGGER tell_truncate', name);
-    END LOOP;
+    EXECUTE format('CREATE TRIGGER tell_insert AFTER INSERT ON keywicket.%I
+        REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes(%s)', name, keys);
+    EXECUTE format('CREATE TRIGGER tell_update AFTER UPDATE ON keywicket.%I
+        REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+        FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes(%s)', name, keys);
+    EXECUTE format('CREATE TRIGGER tell_delete AFTER DELETE ON keywicket.%I
+        REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes(%s)', name, keys);
+    EXECUTE format('CREATE TRIGGER tell_truncate AFTER TRUNCATE ON keywicket.%I
+        FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes(%s)', name, keys);
+    EXECUTE format('ALTER TABLE keywicket.%I
+        ENABLE ALWAYS TRIGGER tell_insert, ENABLE ALWAYS TRIGGER tell_update,
+        ENABLE ALWAYS TRIGGER tell_delete, ENABLE ALWAYS TRIGGER tell_truncate', name);
 END
 $$;
 -- +goose StatementEnd
+
+REVOKE ALL ON PROCEDURE keywicket.tell_changes_of(text, text) FROM PUBLIC;
+
+CALL keywicket.tell_changes_of('tokens', $k$'token', 'encode(digest, ''hex'')'$k$);
+CALL keywicket.tell_changes_of('workspaces', $k$'workspace', 'id', 'slug', 'slug'$k$);
+CALL keywicket.tell_changes_of('users', $k$'user', 'id'$k$);
+CALL keywicket.tell_changes_of('members', $k$'user', 'user_id'$k$);

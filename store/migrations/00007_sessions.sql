@@ -29,18 +29,4 @@ CREATE INDEX revoked_sessions_user_id ON keywicket.revoked_sessions (user_id, re
 GRANT SELECT (session_id, user_id, revoked_at) ON keywicket.revoked_sessions TO keywicket_sidecar;
 GRANT SELECT (id) ON keywicket.users TO keywicket_sidecar;
 
--- The triggers of migration 00006.
-CREATE TRIGGER tell_insert AFTER INSERT ON keywicket.revoked_sessions
-    REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT
-    EXECUTE FUNCTION keywicket.tell_changes('session', 'session_id', 'user', 'user_id');
-CREATE TRIGGER tell_update AFTER UPDATE ON keywicket.revoked_sessions
-    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT
-    EXECUTE FUNCTION keywicket.tell_changes('session', 'session_id', 'user', 'user_id');
-CREATE TRIGGER tell_delete AFTER DELETE ON keywicket.revoked_sessions
-    REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT
-    EXECUTE FUNCTION keywicket.tell_changes('session', 'session_id', 'user', 'user_id');
-CREATE TRIGGER tell_truncate AFTER TRUNCATE ON keywicket.revoked_sessions
-    FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes('session', 'session_id', 'user', 'user_id');
-ALTER TABLE keywicket.revoked_sessions
-    ENABLE ALWAYS TRIGGER tell_insert, ENABLE ALWAYS TRIGGER tell_update,
-    ENABLE ALWAYS TRIGGER tell_delete, ENABLE ALWAYS TRIGGER tell_truncate;
+CALL keywicket.tell_changes_of('revoked_sessions', $k$'session', 'session_id', 'user', 'user_id'$k$);

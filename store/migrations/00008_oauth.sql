@@ -92,32 +92,7 @@ GRANT SELECT, INSERT, DELETE, UPDATE (used_at) ON keywicket.oauth_codes, keywick
 GRANT SELECT, INSERT, DELETE, UPDATE (revoked_at) ON keywicket.oauth_access_tokens TO keywicket_issuer;
 GRANT SELECT (session_id, user_id, revoked_at) ON keywicket.revoked_sessions TO keywicket_issuer; -- who asks for consent
 
--- The triggers of migration 00006, on what a look-up depends on.
--- +goose StatementBegin
-DO $$
-DECLARE
-    name text;
-    keys text;
-BEGIN
-    FOR name, keys IN VALUES
-        ('oauth_access_tokens',    $k$'token', 'encode(digest, ''hex'')'$k$),
-        ('oauth_grants',           $k$'grant', 'id'$k$),
-        ('oauth_grant_workspaces', $k$'grant', 'grant_id'$k$),
-        ('oauth_apps',             $k$'app', 'id'$k$)
-    LOOP
-        EXECUTE format('CREATE TRIGGER tell_insert AFTER INSERT ON keywicket.%I
-            REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes(%s)', name, keys);
-        EXECUTE format('CREATE TRIGGER tell_update AFTER UPDATE ON keywicket.%I
-            REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
-            FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes(%s)', name, keys);
-        EXECUTE format('CREATE TRIGGER tell_delete AFTER DELETE ON keywicket.%I
-            REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes(%s)', name, keys);
-        EXECUTE format('CREATE TRIGGER tell_truncate AFTER TRUNCATE ON keywicket.%I
-            FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes(%s)', name, keys);
-        EXECUTE format('ALTER TABLE keywicket.%I
-            ENABLE ALWAYS TRIGGER tell_insert, ENABLE ALWAYS TRIGGER tell_update,
-            ENABLE ALWAYS TRIGGER tell_delete, ENABLE ALWAYS TRIGGER tell_truncate', name);
-    END LOOP;
-END
-$$;
--- +goose StatementEnd
+CALL keywicket.tell_changes_of('oauth_access_tokens', $k$'token', 'encode(digest, ''hex'')'$k$);
+CALL keywicket.tell_changes_of('oauth_grants', $k$'grant', 'id'$k$);
+CALL keywicket.tell_changes_of('oauth_grant_workspaces', $k$'grant', 'grant_id'$k$);
+CALL keywicket.tell_changes_of('oauth_apps', $k$'app', 'id'$k$);
