@@ -9,17 +9,17 @@ import (
 	"text/tabwriter"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/demo/issuer"
+	"github.com/keywicket/keywicket/demo/signin"
 )
 
 // Demo is a Stack with data to try it on.
 type Demo struct {
 	*Stack
-	Issuer  *issuer.Server          // of Velocity's sessions
+	SignIn  *signin.Server          // where Velocity's users begin their sessions
 	secrets map[string]authz.Secret // by the key's name
 }
 
-// New starts an issuer and a stack, and fills its database.
+// New starts a sign-in and a stack, and fills its database.
 func New(ctx context.Context, c Config) (_ *Demo, err error) {
 	d := &Demo{}
 	defer func() {
@@ -27,14 +27,14 @@ func New(ctx context.Context, c Config) (_ *Demo, err error) {
 			err = errors.Join(err, d.Close())
 		}
 	}()
-	if d.Issuer, err = issuer.Start("127.0.0.1:0"); err != nil {
+	if d.SignIn, err = signin.Start("127.0.0.1:0"); err != nil {
 		return nil, err
 	}
-	c.Environ = slices.Concat(d.Issuer.Environ(), c.Environ)
+	c.Issuer, c.Environ = true, slices.Concat(d.SignIn.Environ(), c.Environ)
 	if d.Stack, err = Start(ctx, c); err != nil {
 		return nil, err
 	}
-	d.secrets, err = seed(ctx, d.DatabaseURL(), d.Issuer)
+	d.secrets, err = seed(ctx, d.DatabaseURL(), d.SignIn)
 	return d, err
 }
 
@@ -44,8 +44,8 @@ func (d *Demo) Close() error {
 	if d.Stack != nil {
 		errs = append(errs, d.Stack.Close())
 	}
-	if d.Issuer != nil {
-		errs = append(errs, d.Issuer.Close())
+	if d.SignIn != nil {
+		errs = append(errs, d.SignIn.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -78,6 +78,7 @@ func (d *Demo) Print(w io.Writer) error {
 	for _, t := range tour {
 		fmt.Fprintf(w, "\n  # %s: %s\n  %s\n", t.why, t.want, d.curl(t))
 	}
+	fmt.Fprint(w, d.curlFlow())
 	fmt.Fprintf(w, `
 In a second terminal, to make and revoke keys of your own:
 
@@ -86,6 +87,7 @@ In a second terminal, to make and revoke keys of your own:
   bin/keywicket token list
   bin/keywicket token revoke ID
   bin/keywicket session revoke --user ada@example.com
+  bin/keywicket grant list
 
 Ctrl-C stops everything and removes it.
 `, d.DatabaseURL())

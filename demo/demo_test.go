@@ -84,14 +84,14 @@ func start(t *testing.T) (d *demo.Demo, gone func()) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = d.Close() })
-	pids := []int{d.Postgres.PID(), d.Sidecar.PID(), d.Envoy.PID()}
+	pids := []int{d.Postgres.PID(), d.Sidecar.PID(), d.Issuer.PID(), d.Envoy.PID()}
 	database, err := url.Parse(d.DatabaseURL())
 	if err != nil {
 		t.Fatal(err)
 	}
 	addresses := []string{
 		strings.TrimPrefix(d.VelaFlows, "http://"), strings.TrimPrefix(d.Velocity, "http://"), d.Envoy.Admin(),
-		d.Sidecar.GRPC, d.Sidecar.Operations, d.Live.Addr(), d.Sandbox.Addr(), database.Host,
+		d.Sidecar.GRPC, d.Sidecar.Operations, d.Issuer.Addr, d.Live.Addr(), d.Sandbox.Addr(), database.Host,
 	}
 	for _, address := range addresses {
 		c, err := net.Dial("tcp", address)
@@ -120,6 +120,7 @@ func TestDemo(t *testing.T) {
 	d, gone := start(t)
 	t.Run("its tour passes", func(t *testing.T) { tourPasses(t, d) })
 	t.Run("what it prints is all that one needs", func(t *testing.T) { printTells(t, d) })
+	t.Run("the steps of OAuth that it prints work", func(t *testing.T) { stepsWork(t, d) })
 	t.Run("it leaves nothing", func(t *testing.T) {
 		cancelled, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -182,11 +183,40 @@ func printTells(t *testing.T, d *demo.Demo) {
 	}
 	// Each request stands below what to expect of it.
 	requests := regexp.MustCompile(`(?m)^  # .+: (200 live|200 sandbox|40[13] [A-Z_]+ [a-z_]+)\n  curl -i .*http://127`).FindAllString(text, -1)
-	if n := strings.Count(text, "  curl "); n < 25 || len(requests) != n {
+	if n := strings.Count(text, "\n  # "); n < 25 || len(requests) != n {
 		t.Errorf("%d of %d requests tell what to expect", len(requests), n)
 	}
 	if !strings.Contains(text, "export KEYWICKET_DATABASE_URL='"+d.DatabaseURL()+"'") || !strings.Contains(text, "Ctrl-C") {
 		t.Errorf("how to go on, and how to end it, is missing in\n%s", text)
+	}
+}
+
+// stepsWork pastes the steps into a shell, and does in between what a user does in the browser.
+func stepsWork(t *testing.T, d *demo.Demo) {
+	var out bytes.Buffer
+	if err := d.Print(&out); err != nil {
+		t.Fatal(err)
+	}
+	_, at, _ := strings.Cut(out.String(), "\n  "+d.Velocity+"/oauth/consent?")
+	query, rest, _ := strings.Cut(at, "\n")
+	script, _, ok := strings.Cut(rest, "\nOr have an app")
+	if !ok || !strings.Contains(script, "\n  CODE=\n") {
+		t.Fatalf("there are no steps in\n%s", &out)
+	}
+	back, err := demo.NewUser("ada@example.com").Approve(t.Context(), d.Velocity+"/oauth/consent?"+query, "Your workspace")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script = strings.Replace(script, "CODE=\n", "CODE="+back.Query().Get("code")+"\n", 1)
+	printed, err := exec.CommandContext(t.Context(), "sh", "-e", "-c", script).CombinedOutput()
+	text := string(printed)
+	if err != nil || strings.Count(text, `"token_type":"Bearer"`) != 2 || strings.Count(text, "HTTP/1.1 200 OK") != 2 ||
+		!strings.Contains(text, `"x-keywicket-workspace-slug":["your-workspace"]`) {
+		t.Errorf("%v in\n%s", err, printed)
+	}
+	grants, err := exec.CommandContext(t.Context(), binary, "--database-url", d.DatabaseURL(), "grant", "list").CombinedOutput()
+	if err != nil || !regexp.MustCompile(`Planner +ada@example\.com +issues:read issues:write +your-workspace .* revoked`).Match(grants) {
+		t.Errorf("%v in\n%s", err, grants)
 	}
 }
 

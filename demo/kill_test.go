@@ -26,7 +26,7 @@ func beVictim(sidecar string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("running", d.Postgres.PID(), d.Sidecar.PID(), d.Envoy.PID())
+	fmt.Println("running", d.Postgres.PID(), d.Sidecar.PID(), d.Issuer.PID(), d.Envoy.PID())
 	<-ctx.Done()
 	return errors.New("nobody killed the victim")
 }
@@ -46,7 +46,7 @@ func TestNothingOutlivesAKilledDemo(t *testing.T) {
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	words := strings.Fields(line)
-	if err != nil || len(words) != 4 {
+	if err != nil || len(words) != 5 {
 		t.Fatalf("the victim says %q, %v", line, err)
 	}
 	if err := victim.Process.Kill(); err != nil {

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/demo/issuer"
+	"github.com/keywicket/keywicket/demo/signin"
 	"github.com/keywicket/keywicket/store"
 )
 
@@ -65,9 +65,9 @@ var keys = []key{
 	{name: "ada's signed out", api: "velocity", user: "ada@example.com", variable: "SIGNED_OUT", revoked: true},
 }
 
-// seed fills the database, and returns the secrets by the keys' names. Ada owns your-workspace, and is a guest in
+// seed fills the database, and returns the secrets by the keys' names. There is an app. Ada owns your-workspace, and is a guest in
 // target-workspace.
-func seed(ctx context.Context, databaseURL string, sessions *issuer.Server) (map[string]authz.Secret, error) {
+func seed(ctx context.Context, databaseURL string, sessions *signin.Server) (map[string]authz.Secret, error) {
 	r, err := store.OpenRegistry(ctx, databaseURL)
 	if err != nil {
 		return nil, err
@@ -90,6 +90,11 @@ func seed(ctx context.Context, databaseURL string, sessions *issuer.Server) (map
 		if _, err := r.SetMember(ctx, workspace, "ada@example.com", role); err != nil {
 			return nil, err
 		}
+	}
+	sessions.Admit(ada.ID, ada.Email)
+	_, _, err = r.CreateApp(ctx, store.NewApp{ID: clientID, API: "velocity", Name: "Planner", RedirectURIs: []string{callback}})
+	if err != nil {
+		return nil, err
 	}
 	secrets := make(map[string]authz.Secret, len(keys))
 	for _, k := range keys {
@@ -121,7 +126,7 @@ func seed(ctx context.Context, databaseURL string, sessions *issuer.Server) (map
 }
 
 // session is the token of one, which is good for a day.
-func session(ctx context.Context, r *store.Registry, sessions *issuer.Server, user string, k key) (authz.Secret, error) {
+func session(ctx context.Context, r *store.Registry, sessions *signin.Server, user string, k key) (authz.Secret, error) {
 	id := rand.Text()
 	token, err := sessions.Token(user, id, 24*time.Hour)
 	if err == nil && k.revoked {

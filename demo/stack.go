@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/jmoiron/sqlx"
+
 	"github.com/keywicket/keywicket/demo/postgres"
 	"github.com/keywicket/keywicket/demo/proxy"
 	"github.com/keywicket/keywicket/demo/upstream"
@@ -25,8 +27,10 @@ import (
 type Config struct {
 	// Keywicket is the binary to run as the sidecar. Default: the running program.
 	Keywicket string
-	// Environ is what the sidecar gets beyond this process's environment: KEYWICKET_… settings.
+	// Environ is what the sidecar and the issuer get beyond this process's environment: KEYWICKET_… settings.
 	Environ []string
+	// Issuer has the issuer of OAuth run too. Environ has to say where users sign in.
+	Issuer bool
 	// VelaFlows and Velocity are the addresses of Envoy's listeners. Default: free ports on 127.0.0.1.
 	VelaFlows, Velocity string
 	// EnvoyConfig edits the configuration that Envoy is given. Default: it stays as rendered.
@@ -45,6 +49,7 @@ type Stack struct {
 	Postgres      *postgres.Server
 	Live, Sandbox *upstream.Server
 	Sidecar       *Sidecar
+	Issuer        *Issuer // of OAuth; nil where there is none
 	Envoy         *proxy.Proxy
 	// VelaFlows and Velocity are the base URLs of the two APIs, without a slash at the end.
 	VelaFlows, Velocity string
@@ -74,7 +79,7 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 	if err != nil {
 		return nil, err
 	}
-	login, err := s.migrate(ctx)
+	sidecar, issuer, err := s.migrate(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -84,10 +89,10 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 	if s.Sandbox, err = upstream.Start("sandbox", "127.0.0.1:0"); err != nil {
 		return nil, err
 	}
-	if s.Sidecar, err = startSidecar(ctx, c, login); err != nil {
+	if s.Sidecar, err = startSidecar(ctx, c, sidecar); err != nil {
 		return nil, err
 	}
-	return s, s.startEnvoy(ctx, c)
+	return s, s.startEnvoy(ctx, c, issuer)
 }
 
 // DatabaseURL is that of an operator, who may do everything.
@@ -98,6 +103,9 @@ func (s *Stack) Close() error {
 	var errs []error
 	if s.Envoy != nil {
 		errs = append(errs, s.Envoy.Stop())
+	}
+	if s.Issuer != nil {
+		errs = append(errs, s.Issuer.Stop())
 	}
 	if s.Sidecar != nil {
 		errs = append(errs, s.Sidecar.Stop())
@@ -116,8 +124,12 @@ func (s *Stack) Close() error {
 	return errors.Join(errs...)
 }
 
-// Wait returns when the context ends, with nil, or when the sidecar or Envoy has ended by itself.
+// Wait returns when the context ends, with nil, or when something has ended by itself.
 func (s *Stack) Wait(ctx context.Context) error {
+	var issuer <-chan struct{} // nil, without an issuer, is never ready
+	if s.Issuer != nil {
+		issuer = s.Issuer.Done()
+	}
 	select {
 	case <-ctx.Done():
 		return nil
@@ -125,33 +137,44 @@ func (s *Stack) Wait(ctx context.Context) error {
 		return cmp.Or(s.Envoy.Err(), errors.New("envoy has ended"))
 	case <-s.Sidecar.Done():
 		return cmp.Or(s.Sidecar.Err(), errors.New("the sidecar has ended"))
+	case <-issuer:
+		return cmp.Or(s.Issuer.Err(), errors.New("the issuer has ended"))
 	}
 }
 
-// migrate makes the schema, and a login for the sidecar that has the rights of keywicket_sidecar and no more.
-func (s *Stack) migrate(ctx context.Context) (login string, err error) {
+// migrate makes the schema, and two logins, each of which has the rights of one role and no more.
+func (s *Stack) migrate(ctx context.Context) (sidecar, issuer string, err error) {
 	db, err := store.Open(s.DatabaseURL())
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	if _, err := store.Migrate(ctx, db); err != nil {
-		return "", err
+		return "", "", err
 	}
-	password := rand.Text()
-	_, err = db.ExecContext(ctx, `CREATE ROLE demo_sidecar LOGIN PASSWORD '`+password+`' IN ROLE keywicket_sidecar`)
+	sidecar, err = s.login(ctx, db, "demo_sidecar", "keywicket_sidecar")
 	if err != nil {
-		return "", fmt.Errorf("create the sidecar's login: %w", err)
+		return "", "", err
+	}
+	issuer, err = s.login(ctx, db, "demo_issuer", "keywicket_issuer")
+	return sidecar, issuer, err
+}
+
+func (s *Stack) login(ctx context.Context, db *sqlx.DB, name, role string) (string, error) {
+	password := rand.Text()
+	if _, err := db.ExecContext(ctx, `CREATE ROLE `+name+` LOGIN PASSWORD '`+password+`' IN ROLE `+role); err != nil {
+		return "", fmt.Errorf("create the login %s: %w", name, err)
 	}
 	u, err := url.Parse(s.DatabaseURL())
 	if err != nil {
 		return "", err
 	}
-	u.User = url.UserPassword("demo_sidecar", password)
+	u.User = url.UserPassword(name, password)
 	return u.String(), nil
 }
 
-func (s *Stack) startEnvoy(ctx context.Context, c Config) error {
+// startEnvoy starts Envoy, and before it the issuer, which has to know at which address users and apps find it: Envoy's.
+func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) error {
 	for {
 		free := freeAddresses(3)
 		a := bootstrap.Addresses{
@@ -164,6 +187,14 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config) error {
 				"keywicket": s.Sidecar.GRPC, "upstream_live": s.Live.Addr(), "upstream_sandbox": s.Sandbox.Addr(),
 			},
 		}
+		velaflows, velocity := "http://"+a.Listeners["velaflows"], "http://"+a.Listeners["velocity"]
+		if c.Issuer {
+			var err error
+			if s.Issuer, err = startIssuer(ctx, c, issuerLogin, velocity); err != nil {
+				return err
+			}
+			a.Clusters["issuer"] = s.Issuer.Addr
+		}
 		config, err := bootstrap.Render(a)
 		if err != nil {
 			return err
@@ -173,13 +204,19 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config) error {
 		}
 		s.Envoy, err = proxy.Start(ctx, proxy.Config{Config: config, Dir: s.folder.path, Log: c.Log})
 		if err == nil {
-			s.VelaFlows, s.Velocity = "http://"+a.Listeners["velaflows"], "http://"+a.Listeners["velocity"]
+			s.VelaFlows, s.Velocity = velaflows, velocity
 			return nil
 		}
 		// A free port may be taken before Envoy gets to it; one that was asked for will not become free by itself.
 		asked := c.VelaFlows != "" && !isFree(c.VelaFlows) || c.Velocity != "" && !isFree(c.Velocity)
 		if !errors.Is(err, syscall.EADDRINUSE) || asked || ctx.Err() != nil {
 			return err
+		}
+		if s.Issuer != nil {
+			err = s.Issuer.Stop()
+			if s.Issuer = nil; err != nil {
+				return err
+			}
 		}
 	}
 }

@@ -3,6 +3,7 @@ package demo
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -59,38 +60,46 @@ var tour = []stop{
 	{"velocity", "POST /api/issues", "ada's session", target, "403 FORBIDDEN missing_scope", "where she is a guest, too"},
 	{"velocity", "GET /api/user", "ada's signed out", "", "401 UNAUTHORIZED revoked", "until she signs out"},
 	{"velaflows", "GET /api/v1/inbox/conversations", "ada's session", Acme, "401 UNAUTHORIZED unknown", "and nowhere else"},
-	{"velocity", "POST /api/oauth/token", "", "", "200 live", "public"},
+	{"velocity", "GET /healthz", "", "", "200 live", "public"},
 }
 
-// Tour sends every request of the tour, prints what was expected and seen, and returns an error if one differs.
+// Tour sends every request of the tour, walks through OAuth's flow, prints what was expected and seen, and returns an error if
+// something differs.
 func (d *Demo) Tour(ctx context.Context, w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "\tAPI\tREQUEST\tKEY\tWORKSPACE\tEXPECTED\tSEEN\t")
-	differ := 0
-	for _, t := range tour {
-		seen, err := d.visit(ctx, t)
-		if err != nil {
-			return err
-		}
+	sent, differ := 0, 0
+	line := func(api, request, key, workspace, want, seen, why string) {
+		sent++
 		mark := "ok"
-		if seen != t.want {
+		if seen != want {
 			mark = "DIFFERS"
 			differ++
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, t.api, t.request, t.key, t.workspace, t.want, seen, t.why)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, api, request, key, workspace, want, seen, why)
 	}
-	if err := table.Flush(); err != nil {
+	for _, t := range tour {
+		seen, err := d.visit(ctx, t, d.secrets[t.key].Reveal())
+		if err != nil {
+			return err
+		}
+		line(t.api, t.request, t.key, t.workspace, t.want, seen, t.why)
+	}
+	err := d.walk(ctx, func(request, who, workspace, want, seen, why string) {
+		line("velocity", request, who, workspace, want, seen, why)
+	})
+	if err := errors.Join(table.Flush(), err); err != nil {
 		return err
 	}
 	if differ > 0 {
-		return fmt.Errorf("%d of %d answers differ", differ, len(tour))
+		return fmt.Errorf("%d of %d answers differ", differ, sent)
 	}
-	fmt.Fprintf(w, "%d requests, every answer as expected\n", len(tour))
+	fmt.Fprintf(w, "%d requests, every answer as expected\n", sent)
 	return nil
 }
 
 // visit gives the answer in the words of stop.want.
-func (d *Demo) visit(ctx context.Context, t stop) (string, error) {
+func (d *Demo) visit(ctx context.Context, t stop, token string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	method, path, _ := strings.Cut(t.request, " ")
@@ -98,7 +107,7 @@ func (d *Demo) visit(ctx context.Context, t stop) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for _, h := range d.headers(t) {
+	for _, h := range headers(t, token) {
 		request.Header.Set(h[0], h[1])
 	}
 	response, err := http.DefaultClient.Do(request)
@@ -124,10 +133,10 @@ func (d *Demo) base(api string) string {
 	return d.Velocity
 }
 
-func (d *Demo) headers(t stop) [][2]string {
+func headers(t stop, token string) [][2]string {
 	var headers [][2]string
-	if t.key != "" {
-		headers = append(headers, [2]string{"Authorization", "Bearer " + d.secrets[t.key].Reveal()})
+	if token != "" {
+		headers = append(headers, [2]string{"Authorization", "Bearer " + token})
 	}
 	if t.workspace != "" {
 		name := "X-Workspace-Slug"
@@ -147,7 +156,7 @@ func (d *Demo) curl(t stop) string {
 		line += " -X " + method
 	}
 	line += " " + d.base(t.api) + path
-	for _, h := range d.headers(t) {
+	for _, h := range headers(t, d.secrets[t.key].Reveal()) {
 		line += fmt.Sprintf(" -H '%s: %s'", h[0], h[1])
 	}
 	for _, k := range keys {

@@ -32,7 +32,17 @@ func (s *Server) client(r *http.Request, p parameters) (client, error) {
 	case secret == "" && c.Confidential, secret != "" && !c.Knows(secret):
 		return client{}, invalidClient(basic)
 	}
-	return client{c, secret != ""}, nil
+	found := client{c, secret != ""}
+	return found, tooMany(s.clients.take(found.counted()))
+}
+
+// counted is whose requests they count as. An app that has proven itself is counted apart: anybody can ask in the name of one
+// that does not have to.
+func (c client) counted() string {
+	if c.proven {
+		return "proven " + c.ID
+	}
+	return c.ID
 }
 
 func credentials(r *http.Request, p parameters) (id string, secret authz.Secret, basic bool, err error) {

@@ -64,6 +64,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	cookie, err := r.Cookie(consentCookie)
 	proof := r.PostForm.Get("proof")
 	if err != nil || proof == "" || subtle.ConstantTimeCompare([]byte(cookie.Value), []byte(proof)) != 1 || s.foreign.Check(r) != nil {
+		s.config.Observe("consent", "forged")
 		s.tell(w, http.StatusForbidden, "This answer did not come from the page that asked. Go back to the app, and begin again.")
 		return
 	}
@@ -72,6 +73,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.PostForm.Get("decision") != "approve" {
+		s.config.Observe("consent", "denied")
 		http.Redirect(w, r, s.back(a, map[string]string{"error": "access_denied"}), http.StatusSeeOther)
 		return
 	}
@@ -91,6 +93,9 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		s.unavailable(w, r, err)
 	default:
+		s.config.Observe("consent", "approved")
+		s.log.LogAttrs(r.Context(), slog.LevelInfo, "a user has granted access to an app", slog.String("client_id", a.client.ID),
+			slog.String("user_id", user.ID), slog.Any("scopes", a.names()), slog.Any("workspaces", slices.Compact(chosen)))
 		http.Redirect(w, r, s.back(a, map[string]string{"code": code.Reveal()}), http.StatusSeeOther)
 	}
 }
@@ -111,10 +116,13 @@ func (s *Server) asking(w http.ResponseWriter, r *http.Request) (authorization, 
 	refused, isRefusal := errors.AsType[*refusal](err)
 	switch {
 	case isMistake:
+		s.config.Observe("consent", "mistake")
 		s.tell(w, http.StatusBadRequest, wrong.why)
 	case isRefusal:
+		s.config.Observe("consent", refused.Code)
 		http.Redirect(w, r, s.back(a, map[string]string{"error": refused.Code, "error_description": refused.Description}), http.StatusSeeOther)
 	case errors.Is(err, errSignedOut):
+		s.config.Observe("consent", "signed_out")
 		http.Redirect(w, r, s.signIn(r), http.StatusSeeOther)
 	default:
 		s.unavailable(w, r, err)
@@ -180,6 +188,7 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, a authorization, u
 	if missing {
 		status = http.StatusUnprocessableEntity
 	}
+	s.config.Observe("consent", "asked")
 	s.render(w, r, status, p, a.redirectURI)
 }
 
@@ -222,6 +231,7 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, p sh
 }
 
 func (s *Server) unavailable(w http.ResponseWriter, r *http.Request, err error) {
+	s.config.Observe("consent", "unavailable")
 	s.failed(w, r, err)
 	s.tell(w, http.StatusServiceUnavailable, "This cannot be decided at the moment. Try again.")
 }

@@ -1,9 +1,13 @@
 package oauth
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
+	"math"
 	"net/http"
+	"strconv"
+	"time"
 )
 
 // refusal is an error answer to an app (RFC 6749, section 5.2).
@@ -12,13 +16,15 @@ type refusal struct {
 	Description string `json:"error_description,omitempty"`
 	status      int
 	basic       bool // the app has tried to authenticate by the Authorization header
+	wait        time.Duration
+	outcome     string // what [Config.Observe] is told, if it is not the code
 }
 
 func (r *refusal) Error() string { return r.Code + ": " + r.Description }
 
 // The codes of RFC 6749, section 5.2.
 func invalidRequest(why string) error { return &refusal{Code: "invalid_request", Description: why} }
-func invalidGrant() error {
+func invalidGrant() *refusal {
 	return &refusal{Code: "invalid_grant", Description: "the code or token is unknown, expired, used, revoked, or not for this request"}
 }
 func invalidScope() error {
@@ -31,26 +37,41 @@ func invalidClient(basic bool) error {
 	return &refusal{Code: "invalid_client", Description: "the app is unknown, or its secret is wrong or missing", status: http.StatusUnauthorized, basic: basic}
 }
 
+// reused looks to the app like any other.
+func reused() error {
+	r := invalidGrant()
+	r.outcome = "reused"
+	return r
+}
+
+// tooMany refuses who has to wait (RFC 6585, section 4).
+func tooMany(wait time.Duration) error {
+	if wait == 0 {
+		return nil
+	}
+	return &refusal{Code: "temporarily_unavailable", Description: "too many requests", status: http.StatusTooManyRequests, wait: wait, outcome: "limited"}
+}
+
 // failed is for what is nobody's fault: it is logged, and passes.
 func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	s.log.LogAttrs(r.Context(), slog.LevelError, "the issuer could not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
 	w.Header().Set("Retry-After", "1")
 }
 
-// refuse writes an error. One that is nobody's fault is logged, and not told.
-func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) {
+// refuse writes an error, and tells in a word what it was. One that is nobody's fault is logged, and not told.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) (outcome string) {
 	told, ok := errors.AsType[*refusal](err)
-	switch {
-	case !ok:
+	if !ok {
 		s.failed(w, r, err)
 		respond(w, http.StatusServiceUnavailable, &refusal{Code: "temporarily_unavailable"})
-		return
-	case told.basic: // RFC 6749, section 5.2: the scheme that was tried
+		return "unavailable"
+	}
+	if told.basic { // RFC 6749, section 5.2: the scheme that was tried
 		w.Header().Set("WWW-Authenticate", `Basic realm="keywicket"`)
 	}
-	status := told.status
-	if status == 0 {
-		status = http.StatusBadRequest
+	if told.wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(told.wait.Seconds()))))
 	}
-	respond(w, status, told)
+	respond(w, cmp.Or(told.status, http.StatusBadRequest), told)
+	return cmp.Or(told.outcome, told.Code)
 }

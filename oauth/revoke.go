@@ -2,6 +2,7 @@ package oauth
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 
 	"github.com/keywicket/keywicket/authz"
@@ -20,5 +21,6 @@ func (s *Server) revoke(r *http.Request, p parameters, c client) (any, error) {
 	} else if err != nil {
 		return nil, err
 	}
+	s.log.LogAttrs(r.Context(), slog.LevelInfo, "a token was revoked, if it was there", slog.String("client_id", c.ID))
 	return struct{}{}, nil
 }

@@ -34,6 +34,11 @@ type Config struct {
 	Cookie   string
 	// SignIn is where a user who is not signed in is sent; the parameter return_to says where to come back to.
 	SignIn string
+	// AddressLimit and ClientLimit are how many requests a minute the endpoints for apps take from one address, and from one
+	// app; 0: any number.
+	AddressLimit, ClientLimit int
+	// Observe is told what became of each request: an endpoint, and "ok" or another word, of a bounded number of them.
+	Observe func(endpoint, outcome string)
 }
 
 // Scope that an app may ask for.
@@ -49,6 +54,8 @@ type Server struct {
 	foreign *http.CrossOriginProtection
 	grants  *store.Issuer
 	log     *slog.Logger
+
+	addresses, clients *limits
 }
 
 // NewServer makes a server on the store.
@@ -62,16 +69,26 @@ func NewServer(c Config, grants *store.Issuer, log *slog.Logger) (*Server, error
 		return nil, errors.New("cookie: name the cookie that users' sessions are in, such as sb-PROJECT-auth-token")
 	case c.Sessions == nil:
 		return nil, errors.New("nothing here verifies sessions")
+	case c.AddressLimit < 0:
+		return nil, errors.New("address_limit: requests a minute, or 0 for any number")
+	case c.ClientLimit < 0:
+		return nil, errors.New("client_limit: requests a minute, or 0 for any number")
 	}
-	return &Server{config: c, secure: strings.HasPrefix(strings.ToLower(c.Issuer), "https:"), foreign: http.NewCrossOriginProtection(), grants: grants, log: log}, nil
+	if c.Observe == nil {
+		c.Observe = func(string, string) {}
+	}
+	return &Server{
+		config: c, secure: strings.HasPrefix(strings.ToLower(c.Issuer), "https:"), foreign: http.NewCrossOriginProtection(),
+		grants: grants, log: log, addresses: newLimits(c.AddressLimit), clients: newLimits(c.ClientLimit),
+	}, nil
 }
 
 // Handler serves all paths.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+tokenPath, s.answer(s.token))
-	mux.HandleFunc("POST "+revokePath, s.answer(s.ofClient(s.revoke)))
-	mux.HandleFunc("POST "+introspectPath, s.answer(s.ofClient(s.introspect)))
+	mux.HandleFunc("POST "+tokenPath, s.answer("token", s.token))
+	mux.HandleFunc("POST "+revokePath, s.answer("revoke", s.ofClient(s.revoke)))
+	mux.HandleFunc("POST "+introspectPath, s.answer("introspect", s.ofClient(s.introspect)))
 	mux.HandleFunc("GET "+metadataPath, s.metadata)
 	mux.HandleFunc("GET "+consentPath, s.consent)
 	mux.HandleFunc("POST "+consentPath, s.decide)
@@ -80,16 +97,21 @@ func (s *Server) Handler() http.Handler {
 
 // answer writes what an endpoint for apps has to say. Nothing of it is to be kept by anybody on the way (RFC 6749, section
 // 5.1).
-func (s *Server) answer(endpoint func(*http.Request) (any, error)) http.HandlerFunc {
+func (s *Server) answer(name string, endpoint func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Pragma", "no-cache")
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		body, err := endpoint(r)
+		var body any
+		err := tooMany(s.addresses.take(address(r)))
+		if err == nil {
+			body, err = endpoint(r)
+		}
 		if err != nil {
-			s.refuse(w, r, err)
+			s.config.Observe(name, s.refuse(w, r, err))
 			return
 		}
+		s.config.Observe(name, "ok")
 		respond(w, http.StatusOK, body)
 	}
 }

@@ -2,6 +2,7 @@ package oauth
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -45,11 +46,17 @@ func (s *Server) token(r *http.Request) (any, error) {
 	}
 	issued, err := give(r, p, c, format)
 	switch {
+	case errors.Is(err, store.ErrReused):
+		s.log.LogAttrs(r.Context(), slog.LevelWarn, "a code or refresh token came a second time, and its grant was revoked: somebody may have stolen it",
+			slog.String("grant_id", issued.Grant), slog.String("client_id", c.ID), slog.String("grant_type", grantType), slog.String("address", address(r)))
+		return nil, reused()
 	case errors.Is(err, store.ErrGrant):
 		return nil, invalidGrant()
 	case err != nil:
 		return nil, err
 	}
+	s.log.LogAttrs(r.Context(), slog.LevelInfo, "tokens were issued",
+		slog.String("grant_id", issued.Grant), slog.String("client_id", c.ID), slog.String("grant_type", grantType))
 	return tokens{
 		AccessToken: issued.Access.Reveal(), TokenType: "Bearer", ExpiresIn: int(store.AccessLifetime.Seconds()),
 		RefreshToken: issued.Refresh.Reveal(), Scope: strings.Join(issued.Scopes, " "),

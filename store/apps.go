@@ -31,6 +31,7 @@ type App struct {
 
 // NewApp says what app to create. Whether the redirect URIs are such as an app may have is not known here.
 type NewApp struct {
+	ID           string // the client_id; made up when empty
 	API, Name    string
 	RedirectURIs []string
 	Confidential bool
@@ -48,10 +49,13 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 	}
 	var app App
 	err := r.db.GetContext(ctx, &app, `
-		INSERT INTO keywicket.oauth_apps (api, name, redirect_uris, secret_digest, confidential) VALUES ($1, $2, $3, $4, $5)
-		RETURNING `+appColumns, n.API, n.Name, orNone(n.RedirectURIs), digest[:], n.Confidential)
+		INSERT INTO keywicket.oauth_apps (id, api, name, redirect_uris, secret_digest, confidential)
+		VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2, $3, $4, $5, $6)
+		RETURNING `+appColumns, n.ID, n.API, n.Name, orNone(n.RedirectURIs), digest[:], n.Confidential)
 	if err != nil {
 		return App{}, "", explain(err, "create the app", map[string]*refusal{
+			"oauth_apps_pkey":               refuse(ErrExists, "there is an app %q already", n.ID),
+			"oauth_apps_id_form":            refuse(ErrInvalid, "the client id %q is not up to 100 letters, digits, and . _ ~ -", n.ID),
 			"oauth_apps_api_form":           refuse(ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
 			"oauth_apps_redirect_uris_form": refuse(ErrInvalid, "an app has 1 to 20 redirect URIs"),
 		})
@@ -124,7 +128,13 @@ type Grant struct {
 
 const grantQuery = `
 SELECT g.id, g.app_id, a.name AS app_name, g.user_id, u.email, g.scopes, g.created_at, LEAST(g.revoked_at, a.revoked_at) AS revoked_at,
-       CASE WHEN g.revoked_at IS NULL AND a.revoked_at IS NULL THEN 'active' ELSE 'revoked' END AS status,
+       CASE WHEN g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL THEN 'revoked'
+            WHEN EXISTS (SELECT FROM keywicket.oauth_codes c WHERE c.grant_id = g.id AND c.used_at IS NULL AND c.expires_at > clock_timestamp())
+              OR EXISTS (SELECT FROM keywicket.oauth_access_tokens t
+                         WHERE t.grant_id = g.id AND t.revoked_at IS NULL AND t.expires_at > clock_timestamp())
+              OR EXISTS (SELECT FROM keywicket.oauth_refresh_tokens r
+                         WHERE r.grant_id = g.id AND r.used_at IS NULL AND r.expires_at > clock_timestamp()) THEN 'active'
+            ELSE 'expired' END AS status,
        ARRAY(SELECT w.slug FROM keywicket.oauth_grant_workspaces gw JOIN keywicket.workspaces w ON w.id = gw.workspace_id
              WHERE gw.grant_id = g.id ORDER BY w.slug) AS workspaces
 FROM keywicket.oauth_grants g

@@ -28,8 +28,12 @@ const (
 	RefreshLifetime = 30 * 24 * time.Hour
 )
 
-// ErrGrant says that a code or refresh token is unknown, expired, used or revoked.
-var ErrGrant = errors.New("the grant is not, or no longer, good")
+// ErrGrant says that a code or refresh token is unknown, expired, used or revoked. ErrReused is one: it was used before, and its
+// grant is revoked now.
+var (
+	ErrGrant  = errors.New("the grant is not, or no longer, good")
+	ErrReused = fmt.Errorf("%w: used a second time", ErrGrant)
+)
 
 // OpenIssuer makes an issuer, which connects when it is first used.
 func OpenIssuer(databaseURL string) (*Issuer, error) {
@@ -147,8 +151,9 @@ func orNone(list []string) pq.StringArray {
 	return list
 }
 
-// Issued is what an app gets.
+// Issued is what an app gets. With [ErrReused] there is the grant alone.
 type Issued struct {
+	Grant           string // id
 	Access, Refresh authz.Secret
 	Scopes          []string
 }
@@ -179,6 +184,7 @@ func (i *Issuer) Exchange(
 			JOIN keywicket.oauth_grants g ON g.id = c.grant_id
 			JOIN keywicket.oauth_apps a ON a.id = g.app_id
 			WHERE c.digest = $1 FOR UPDATE OF c, g`, digest[:])
+		issued.Grant = row.Grant
 		if refused, err = row.use(ctx, tx, err, `oauth_codes`, digest); refused != nil || err != nil {
 			return refused, err
 		}
@@ -226,6 +232,7 @@ func (i *Issuer) Refresh(
 				return refused, nil
 			}
 		}
+		issued.Grant = row.Grant
 		if refused, err = row.use(ctx, tx, err, `oauth_refresh_tokens`, digest); refused != nil || err != nil {
 			return refused, err
 		}
@@ -256,7 +263,7 @@ func (s state) use(ctx context.Context, tx *sqlx.Tx, found error, table string, 
 	case s.Used:
 		_, err := tx.ExecContext(ctx, `
 			UPDATE keywicket.oauth_grants SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`, s.Grant)
-		return ErrGrant, err
+		return ErrReused, err
 	case s.Over:
 		return ErrGrant, nil
 	}
@@ -266,7 +273,7 @@ func (s state) use(ctx context.Context, tx *sqlx.Tx, found error, table string, 
 
 // issue makes an access token of the scopes, and a refresh token.
 func (s state) issue(ctx context.Context, tx *sqlx.Tx, format authz.CredentialFormat, scopes []string) (Issued, error) {
-	issued := Issued{Access: format.NewKey(), Refresh: newSecret(), Scopes: scopes}
+	issued := Issued{Grant: s.Grant, Access: format.NewKey(), Refresh: newSecret(), Scopes: scopes}
 	access, refresh := issued.Access.Digest(), issued.Refresh.Digest()
 	_, err := tx.ExecContext(ctx, `
 		INSERT INTO keywicket.oauth_access_tokens (digest, grant_id, scopes, expires_at)

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store"
@@ -337,12 +338,100 @@ func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
+	given, _, err := g.CreateApp(t.Context(), store.NewApp{ID: "their.own~id", API: "velocity", Name: "n", RedirectURIs: []string{"r"}})
+	if err != nil || given.ID != "their.own~id" {
+		t.Errorf("%+v, %v", given, err)
+	}
+	if _, _, err := g.CreateApp(t.Context(), store.NewApp{ID: given.ID, API: "velocity", Name: "n", RedirectURIs: []string{"r"}}); !errors.Is(err, store.ErrExists) {
+		t.Errorf("a second one: %v", err)
+	}
 	for _, n := range []store.NewApp{
+		{ID: "a:b", API: "velocity", Name: "n", RedirectURIs: []string{"r"}},
 		{API: "velocity", Name: " ", RedirectURIs: []string{"r"}}, {API: "velocity", Name: "a\nb", RedirectURIs: []string{"r"}},
 		{API: "velocity", Name: strings.Repeat("n", 101), RedirectURIs: []string{"r"}}, {API: "velocity", Name: "n"}, {API: "velo city", Name: "n", RedirectURIs: []string{"r"}},
 	} {
 		if _, _, err := g.CreateApp(t.Context(), n); !errors.Is(err, store.ErrInvalid) {
 			t.Errorf("%+v: %v", n, err)
 		}
+	}
+}
+
+// What has been over for a day is deleted, and a grant with the last of it; what is good stays, and so does what could still be
+// used a second time. No sidecar forgets more than that.
+func TestCleaning(t *testing.T) {
+	g := newGranting(t)
+	old := func(statement string) {
+		g.exec(t, `UPDATE keywicket.`+statement)
+	}
+	for range 120 {
+		g.code(t, g.acme.ID)
+	}
+	forgotten := g.exchange(t, g.code(t, g.acme.ID))
+	old(`oauth_codes SET expires_at = now() - interval '25 hours'`)
+	old(`oauth_access_tokens SET expires_at = now() - interval '25 hours'`)
+	old(`oauth_refresh_tokens SET expires_at = now() - interval '25 hours'`)
+	kept := g.exchange(t, g.code(t))
+	old(`oauth_access_tokens SET expires_at = now() - interval '25 hours'`) // the refresh token is good
+	used := g.code(t)
+	issued := g.exchange(t, used)
+	old(`oauth_codes SET expires_at = now() - interval '23 hours' WHERE expires_at > now()`)
+	if grants := must(g.Grants(t.Context(), "", g.ada.ID)); grants[0].Status != store.Active || grants[len(grants)-1].Status != store.Expired {
+		t.Errorf("the newest is %s, the oldest %s", grants[0].Status, grants[len(grants)-1].Status)
+	}
+	d := g.listening(t)
+	eventually(t, "nothing more is told", func() bool {
+		n := d.CacheStats().Changes
+		time.Sleep(50 * time.Millisecond)
+		return d.CacheStats().Changes == n
+	})
+	before := d.CacheStats()
+
+	tokens, grants, err := g.Clean(t.Context())
+	if err != nil || tokens != 121+2+1 || grants != 121 {
+		t.Errorf("%d tokens and %d grants, %v", tokens, grants, err)
+	}
+	if tokens, grants, err = g.Clean(t.Context()); err != nil || tokens != 0 || grants != 0 {
+		t.Errorf("and again %d and %d, %v", tokens, grants, err)
+	}
+	eventually(t, "the changes are told", func() bool { return d.CacheStats().Changes > before.Changes })
+	if after := d.CacheStats(); after.Epochs["notice"] != before.Epochs["notice"] {
+		t.Error("everything was forgotten")
+	}
+	if _, err := g.refresh(t, forgotten.Refresh); !errors.Is(err, store.ErrGrant) {
+		t.Errorf("what was deleted: %v", err)
+	}
+	if _, err := g.refresh(t, kept.Refresh); err != nil {
+		t.Errorf("what is good: %v", err)
+	}
+	again, err := g.Exchange(t.Context(), used, velo, asItIs)
+	if !errors.Is(err, store.ErrReused) || again.Grant != issued.Grant {
+		t.Errorf("a code that comes again after its time: %v of %s", err, again.Grant)
+	}
+	if _, err := g.refresh(t, issued.Refresh); !errors.Is(err, store.ErrGrant) {
+		t.Errorf("its grant is still good: %v", err)
+	}
+}
+
+// While one issuer cleans, another leaves it alone.
+func TestOneCleansAtATime(t *testing.T) {
+	g := newGranting(t)
+	g.code(t)
+	g.exec(t, `UPDATE keywicket.oauth_codes SET expires_at = now() - interval '25 hours'`)
+	other, err := g.db.Beginx()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Rollback() }()
+	if _, err := other.Exec(`SELECT pg_advisory_xact_lock(1801812343)`); err != nil {
+		t.Fatal(err)
+	}
+	if tokens, _, err := g.Clean(t.Context()); err != nil || tokens != 0 {
+		t.Errorf("%d tokens, %v", tokens, err)
+	}
+	if err := other.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if tokens, _, err := g.Clean(t.Context()); err != nil || tokens != 1 {
+		t.Errorf("%d tokens, %v", tokens, err)
 	}
 }

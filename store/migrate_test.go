@@ -178,6 +178,7 @@ func TestRolesMayDoWhatTheyNeedAndNoMore(t *testing.T) {
 				`DELETE FROM keywicket.oauth_codes`,
 				`DELETE FROM keywicket.oauth_refresh_tokens`,
 				`DELETE FROM keywicket.oauth_access_tokens`,
+				`DELETE FROM keywicket.oauth_grants`,
 			},
 			mayNot: []string{
 				lookedUp,
@@ -185,6 +186,7 @@ func TestRolesMayDoWhatTheyNeedAndNoMore(t *testing.T) {
 				`INSERT INTO keywicket.revoked_sessions (session_id) VALUES ('s')`,
 				`UPDATE keywicket.oauth_apps SET secret_digest = secret_digest`,
 				`UPDATE keywicket.oauth_apps SET revoked_at = NULL`,
+				`DELETE FROM keywicket.oauth_apps`,
 				`UPDATE keywicket.oauth_grants SET scopes = '{admin}'`,
 				`UPDATE keywicket.oauth_access_tokens SET expires_at = 'infinity'`,
 				`SELECT token_id FROM keywicket.token_usage`,

@@ -80,6 +80,9 @@ type issuerConfig struct {
 	API    string `yaml:"api"`
 	Cookie string `yaml:"cookie"`
 	SignIn string `yaml:"sign_in"`
+
+	AddressLimit int `yaml:"address_limit"`
+	ClientLimit  int `yaml:"client_limit"`
 }
 
 type logConfig struct {

@@ -35,7 +35,7 @@ func TestDefaults(t *testing.T) {
 	want.Database.LookupTimeout = 200 * time.Millisecond
 	want.Cache = cacheConfig{MaxBytes: 64 << 20, StalenessBound: time.Second, MaxAge: time.Minute}
 	want.Listen = listenConfig{GRPC: "127.0.0.1:9001", Operations: "127.0.0.1:9002", Drain: 5 * time.Second}
-	want.Issuer = issuerConfig{Listen: "127.0.0.1:9003", API: "velocity"}
+	want.Issuer = issuerConfig{Listen: "127.0.0.1:9003", API: "velocity", AddressLimit: 1200, ClientLimit: 12000}
 	want.AllowedHeaders = []string{}
 	want.Log = logConfig{Level: "info", Format: "json", AllowSample: 100}
 	want.APIs = map[string]authz.API{
@@ -103,6 +103,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		"cache.max_bytes":   "2097152", "cache.staleness_bound": "2s", "cache.max_age": "50s", "cache.stale_if_error": "4s",
 		"listen.grpc": "unix:///g", "listen.operations": "127.0.0.1:3", "listen.drain": "7s",
 		"issuer.url": "https://u", "issuer.listen": "127.0.0.1:4", "issuer.api": "velaflows", "issuer.cookie": "c", "issuer.sign_in": "https://s",
+		"issuer.address_limit": "7", "issuer.client_limit": "8",
 		"policies.dir": "/p", "default_api": "velocity", "forward_credential": "true",
 		"log.level": "debug", "log.format": "text", "log.allow_sample": "7",
 		"apis.velaflows.workspace.header": "x-a", "apis.velaflows.workspace.by": "slug", "apis.velaflows.workspace.required": "false",

@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/oauth"
@@ -37,7 +40,8 @@ func (c *issuerCommand) Run(s *invocation, cfg config) error {
 		return err
 	}
 	defer sessions.Close()
-	o.Sessions = sessions
+	m := newIssuerMetrics(sessions)
+	o.Sessions, o.Observe = sessions, m.observe
 	grants, err := store.OpenIssuer(url)
 	if err != nil {
 		return err
@@ -59,9 +63,17 @@ func (c *issuerCommand) Run(s *invocation, cfg config) error {
 		defer cancel()
 		readiness(w, grants.Ready(ctx), sessions)
 	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	log.Info("issuing", "listen", listener.Addr().String(), "url", o.Issuer, "api", o.API, "version", version())
 	// The longest that anything here takes is a transaction.
 	web := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: time.Minute}
+	ctx, stop := context.WithCancel(s.ctx)
+	cleaned := make(chan struct{})
+	go func() {
+		defer close(cleaned)
+		keepClean(ctx, grants, m, log)
+	}()
+	defer func() { stop(); <-cleaned }()
 	ended := make(chan error, 1)
 	defer context.AfterFunc(s.ctx, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), cfg.Listen.Drain)
@@ -76,12 +88,35 @@ func (c *issuerCommand) Run(s *invocation, cfg config) error {
 	return err
 }
 
+// keepClean deletes what is over, now and then, until the context ends.
+func keepClean(ctx context.Context, grants *store.Issuer, m issuerMetrics, log *slog.Logger) {
+	const often = 10 * time.Minute
+	tick := time.NewTicker(often)
+	defer tick.Stop()
+	for {
+		tokens, emptied, err := grants.Clean(ctx)
+		m.cleaned.Add(float64(tokens))
+		switch {
+		case err != nil && ctx.Err() == nil:
+			log.Warn("what is over could not be deleted; it is tried again", "error", err)
+		case tokens > 0:
+			log.Info("what is over was deleted", "codes_and_tokens", tokens, "grants", emptied)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
 // issuerOf reads what the issuer has to know of its API: the kind of its access tokens, and which scopes apps can ask for:
 // all but the overrides, which would be everything.
 func issuerOf(cfg config) (oauth.Config, error) {
 	name := cfg.Issuer.API
 	o := oauth.Config{
 		Issuer: cfg.Issuer.URL, API: name, Cookie: cfg.Issuer.Cookie, SignIn: cfg.Issuer.SignIn,
+		AddressLimit: cfg.Issuer.AddressLimit, ClientLimit: cfg.Issuer.ClientLimit,
 		Formats: make(map[string]authz.CredentialFormat),
 	}
 	tables, err := policies.Tables(cfg.Policies.FS())

@@ -53,6 +53,33 @@ func (m *metrics) observe(a authz.Answer) {
 	m.checks.WithLabelValues(a.API, string(a.Code), string(a.Reason)).Inc()
 }
 
+// issuerMetrics are what /metrics of the issuer tells.
+type issuerMetrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	cleaned  prometheus.Counter
+}
+
+func newIssuerMetrics(v *session.Verifier) issuerMetrics {
+	m := issuerMetrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keywicket_issuer_requests_total",
+			Help: "Requests to the issuer, by endpoint and what became of them: ok, an error's code, limited, reused, or what the user did.",
+		}, []string{"endpoint", "outcome"}),
+		cleaned: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "keywicket_issuer_cleaned_total", Help: "Codes and tokens that were over, and were deleted.",
+		}),
+	}
+	m.registry.MustRegister(m.requests, m.cleaned, sessionMetrics{v}, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m issuerMetrics) observe(endpoint, outcome string) {
+	m.requests.WithLabelValues(endpoint, outcome).Inc()
+}
+
 // measuredDirectory measures look-ups. An unknown token is an outcome like any other; only an error is not.
 type measuredDirectory struct {
 	authz.Directory

@@ -55,6 +55,29 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+func TestIssuerMetrics(t *testing.T) {
+	m := newIssuerMetrics(&session.Verifier{})
+	m.observe("token", "reused")
+	m.cleaned.Add(3)
+	found, err := m.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]float64)
+	for _, family := range found {
+		for _, metric := range family.GetMetric() {
+			name := family.GetName()
+			for _, label := range metric.GetLabel() {
+				name += " " + label.GetValue()
+			}
+			got[name] = metric.GetCounter().GetValue()
+		}
+	}
+	if got["keywicket_issuer_requests_total token reused"] != 1 || got["keywicket_issuer_cleaned_total"] != 3 {
+		t.Errorf("%v", got)
+	}
+}
+
 // A key that is pasted in the wrong place must not stay in a terminal's scrollback or a log.
 func TestMasked(t *testing.T) {
 	const key = "sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0"

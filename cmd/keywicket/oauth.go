@@ -22,6 +22,7 @@ type oauthAppCreate struct {
 	Name         string   `help:"What users read on the consent page." required:"" placeholder:"NAME"`
 	RedirectURI  []string `help:"Where users are sent back to: an https URI, one of http on 127.0.0.1 or [::1], or one of the app's own scheme. May be repeated." name:"redirect-uri" required:"" sep:"none" placeholder:"URI"`
 	Confidential bool     `help:"The app has a server that keeps its secret: it gets nothing without it."`
+	ID           string   `help:"The client id. Default: one is made up." name:"id" placeholder:"ID"`
 	API          string   `help:"The API, where several have access tokens." name:"api" placeholder:"NAME"`
 }
 
@@ -41,7 +42,7 @@ func (c *oauthAppCreate) Run(s *invocation, r *store.Registry, cfg config) error
 			return fmt.Errorf("--redirect-uri %q: %w", uri, err)
 		}
 	}
-	app, secret, err := r.CreateApp(s.ctx, store.NewApp{API: api, Name: c.Name, RedirectURIs: c.RedirectURI, Confidential: c.Confidential})
+	app, secret, err := r.CreateApp(s.ctx, store.NewApp{ID: c.ID, API: api, Name: c.Name, RedirectURIs: c.RedirectURI, Confidential: c.Confidential})
 	if err != nil {
 		return err
 	}

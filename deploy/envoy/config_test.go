@@ -20,6 +20,7 @@ var everywhere = bootstrap.Addresses{
 	Listeners: map[string]string{"velaflows": "0.0.0.0:18000", "velocity": "[::1]:18001"},
 	Clusters: map[string]string{
 		"keywicket": "127.0.0.2:19001", "upstream_live": "127.0.0.1:18080", "upstream_sandbox": "127.0.0.1:18081",
+		"issuer": "127.0.0.1:19003",
 	},
 }
 
@@ -57,6 +58,7 @@ func TestRenderReplacesAddressesAlone(t *testing.T) {
 		Listeners: map[string]string{"velaflows": "127.0.0.1:8000", "velocity": "127.0.0.1:8001"},
 		Clusters: map[string]string{
 			"keywicket": "127.0.0.1:9001", "upstream_live": "127.0.0.1:8080", "upstream_sandbox": "127.0.0.1:8081",
+			"issuer": "127.0.0.1:9003",
 		},
 	}); !reflect.DeepEqual(own, want) {
 		t.Errorf("the file's own addresses: %+v", own)

@@ -1,0 +1,240 @@
+// Command oauth-client is a small app that acts for a user: it opens the consent page, and shows what it gets. It is a native app
+// (RFC 8252): its own address is one of this machine, on whatever port is free.
+//
+//	go run ./demo/oauth-client -issuer http://127.0.0.1:8001
+//
+// A confidential app has its secret in $CLIENT_SECRET.
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"time"
+
+	"golang.org/x/oauth2"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	var a app
+	flag.StringVar(&a.issuer, "issuer", "http://127.0.0.1:8001", "the issuer's `URL`")
+	flag.StringVar(&a.ClientID, "client-id", "your_client_id", "as keywicket oauth-app list shows it")
+	scope := flag.String("scope", "issues:read issues:write", "what to ask for")
+	flag.StringVar(&a.call, "call", "/api/issues", "the `path` to call with what it gets")
+	flag.StringVar(&a.workspace, "workspace", "", "the workspace to call it in, where the user chose several")
+	flag.StringVar(&a.browser, "browser", os.Getenv("BROWSER"), "`command` that opens an address; rather in $BROWSER")
+	flag.DurationVar(&a.patience, "patience", 5*time.Minute, "how long to wait for the user")
+	flag.Parse()
+	a.Scopes = strings.Fields(*scope)
+	a.ClientSecret = os.Getenv("CLIENT_SECRET") // of a confidential app; arguments are for all to see
+	if err := a.run(ctx, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "oauth-client:", err)
+		os.Exit(1)
+	}
+}
+
+type app struct {
+	oauth2.Config
+	issuer, call, workspace, browser string
+	patience                         time.Duration
+}
+
+// metadata is of RFC 8414, section 2, what is needed here.
+type metadata struct {
+	Issuer        string `json:"issuer"`
+	Authorization string `json:"authorization_endpoint"`
+	Token         string `json:"token_endpoint"`
+	Revocation    string `json:"revocation_endpoint"`
+}
+
+func (a *app) run(ctx context.Context, w io.Writer) error {
+	m, err := discover(ctx, a.issuer)
+	if err != nil {
+		return err
+	}
+	a.Endpoint = oauth2.Endpoint{AuthURL: m.Authorization, TokenURL: m.Token, AuthStyle: oauth2.AuthStyleInParams}
+	if a.ClientSecret != "" {
+		a.Endpoint.AuthStyle = oauth2.AuthStyleInHeader
+	}
+	code, verifier, err := a.authorize(ctx, m, w)
+	if err != nil {
+		return err
+	}
+	token, err := a.Exchange(ctx, code, oauth2.VerifierOption(verifier))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\nIt was allowed: %v\n  access token   %s, for %s\n  refresh token  %s\n", token.Extra("scope"),
+		shown(token.AccessToken), time.Until(token.Expiry).Round(time.Minute), shown(token.RefreshToken))
+	if err := a.ask(ctx, w, token); err != nil {
+		return err
+	}
+
+	token.Expiry = time.Now().Add(-time.Minute) // so that the library refreshes it
+	if token, err = a.TokenSource(ctx, token).Token(); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\nRefreshed:\n  access token   %s\n", shown(token.AccessToken))
+	if err := a.ask(ctx, w, token); err != nil {
+		return err
+	}
+
+	fmt.Fprintln(w, "\nRevoked, a second later:")
+	if err := a.revoke(ctx, m.Revocation, token.RefreshToken); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(time.Second): // keywicket's bound, cache.staleness_bound
+	}
+	return a.ask(ctx, w, token)
+}
+
+// discover reads the issuer's metadata, which have to be its own (RFC 8414, section 3.3).
+func discover(ctx context.Context, issuer string) (metadata, error) {
+	var m metadata
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, issuer+"/.well-known/oauth-authorization-server", nil)
+	if err != nil {
+		return m, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return m, fmt.Errorf("nobody issues at %s: run make demo: %w", issuer, err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	if err := json.NewDecoder(response.Body).Decode(&m); err != nil || m.Issuer != issuer {
+		return m, fmt.Errorf("%s answers %s, and not with its metadata", issuer, response.Status)
+	}
+	return m, nil
+}
+
+// authorize has the user asked, and waits for the answer at an address of its own.
+func (a *app) authorize(ctx context.Context, m metadata, w io.Writer) (code, verifier string, err error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", "", err
+	}
+	a.RedirectURL = "http://" + listener.Addr().String() + "/callback"
+	state, verifier := rand.Text(), oauth2.GenerateVerifier()
+	answers := make(chan url.Values, 1)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /callback", func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case answers <- r.URL.Query():
+		default: // there is one already
+		}
+		_, _ = io.WriteString(w, "Back at the app: look at its terminal.\n")
+	})
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	go func() { _ = server.Serve(listener) }() // until it is closed
+	defer func() { _ = server.Shutdown(context.WithoutCancel(ctx)) }()
+
+	address := a.AuthCodeURL(state, oauth2.S256ChallengeOption(verifier))
+	fmt.Fprintf(w, "Open this, sign in, and choose:\n\n  %s\n", address)
+	open(ctx, a.browser, address)
+	select {
+	case <-ctx.Done():
+		return "", "", errors.New("interrupted")
+	case <-time.After(a.patience):
+		return "", "", errors.New("nobody answered")
+	case answer := <-answers:
+		switch {
+		case answer.Get("state") != state || answer.Get("iss") != m.Issuer: // RFC 9700, section 4.7; RFC 9207, section 2.4
+			return "", "", errors.New("an answer came that nobody asked for, or from another issuer")
+		case answer.Get("error") != "":
+			return "", "", errors.New(strings.TrimSpace("the answer is " + answer.Get("error") + " " + answer.Get("error_description")))
+		}
+		return answer.Get("code"), verifier, nil
+	}
+}
+
+// open shows the address to the user. Where there is no browser, he has read it.
+func open(ctx context.Context, browser, address string) {
+	for _, name := range []string{browser, "xdg-open", "open"} {
+		if path, err := exec.LookPath(name); err == nil {
+			command := exec.CommandContext(ctx, path, address)
+			if command.Start() == nil {
+				go func() { _ = command.Wait() }()
+				return
+			}
+		}
+	}
+}
+
+// ask calls the API.
+func (a *app) ask(ctx context.Context, w io.Writer, token *oauth2.Token) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, a.issuer+a.call, nil)
+	if err != nil {
+		return err
+	}
+	token.SetAuthHeader(request)
+	if a.workspace != "" {
+		request.Header.Set("X-Workspace-Slug", a.workspace)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "  GET %s → %s\n", a.call, response.Status)
+	var told struct {
+		Headers map[string][]string // as the demo's upstream got them
+		Error   struct{ Code, Reason string }
+	}
+	if json.Unmarshal(body, &told) != nil {
+		return nil // another upstream
+	}
+	if told.Error.Code != "" {
+		fmt.Fprintf(w, "    %s %s\n", told.Error.Code, told.Error.Reason)
+	}
+	for _, name := range []string{"kind", "user-id", "workspace-slug", "scopes"} {
+		if value := told.Headers["x-keywicket-"+name]; value != nil {
+			fmt.Fprintf(w, "    x-keywicket-%s: %s\n", name, strings.Join(value, " "))
+		}
+	}
+	return nil
+}
+
+// revoke gives back what it was allowed (RFC 7009).
+func (a *app) revoke(ctx context.Context, endpoint, token string) error {
+	form := url.Values{"token": {token}, "client_id": {a.ClientID}}
+	if a.ClientSecret != "" {
+		form.Set("client_secret", a.ClientSecret)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, endpoint, strings.NewReader(form.Encode()))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("revoke: %s", response.Status)
+	}
+	return nil
+}
+
+// shown is what of a token may be on a screen.
+func shown(token string) string { return cmp.Or(token, "none")[:min(len(token), 9)] + "…" }

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/keywicket/keywicket/demo"
+)
+
+// The app, beside a demo, with a user who does what he is asked to.
+func TestApp(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	binary := filepath.Join(t.TempDir(), "keywicket")
+	if out, err := exec.CommandContext(ctx, "go", "build", "-race", "-o", binary, "../../cmd/keywicket").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	d, err := demo.New(ctx, demo.Config{Keywicket: binary})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	// use runs the app, and lets the browser do something with the address that is printed.
+	use := func(change func(*app), browser func(address string) *url.URL) (string, error) {
+		t.Helper()
+		a := &app{Config: oauth2.Config{ClientID: "your_client_id", Scopes: []string{"issues:read", "issues:write"}},
+			issuer: d.Velocity, call: "/api/issues", browser: "no-such-browser", patience: 30 * time.Second}
+		if change != nil {
+			change(a)
+		}
+		t.Setenv("PATH", "") // nothing is opened on the screen of whoever tests
+		r, w := io.Pipe()
+		var out bytes.Buffer
+		ended := make(chan error, 1)
+		go func() {
+			err := a.run(ctx, w)
+			_ = w.Close()
+			ended <- err
+		}()
+		lines := bufio.NewScanner(io.TeeReader(r, &out))
+		for lines.Scan() {
+			if at := strings.TrimSpace(lines.Text()); strings.HasPrefix(at, d.Velocity+"/oauth/consent?") {
+				if to := browser(at); to != nil {
+					response, err := http.Get(to.String())
+					if err != nil {
+						t.Fatal(err)
+					}
+					_ = response.Body.Close()
+				}
+			}
+		}
+		return out.String(), <-ended
+	}
+	approve := func(workspaces ...string) func(string) *url.URL {
+		return func(address string) *url.URL {
+			to, err := demo.NewUser("ada@example.com").Approve(ctx, address, workspaces...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return to
+		}
+	}
+
+	out, err := use(nil, approve("Your workspace"))
+	want := regexp.MustCompile(`(?s)It was allowed: issues:read issues:write
+  access token   velo_\w{4}…, for 1h0m0s
+  refresh token  \w{9}…
+  GET /api/issues → 200 OK
+    x-keywicket-kind: oauth_token
+    x-keywicket-user-id: [0-9a-f-]+
+    x-keywicket-workspace-slug: your-workspace
+    x-keywicket-scopes: issues:read issues:write
+
+Refreshed:
+  access token   velo_\w{4}…
+  GET /api/issues → 200 OK
+.*
+Revoked, a second later:
+  GET /api/issues → 401 Unauthorized
+    UNAUTHORIZED revoked
+$`)
+	if err != nil || !want.MatchString(out) {
+		t.Errorf("%v in\n%s", err, out)
+	}
+	out, err = use(func(a *app) { a.workspace = "target-workspace" }, approve())
+	if err != nil || !strings.Contains(out, "200 OK\n    x-keywicket-kind: oauth_token") || !strings.Contains(out, "slug: target-workspace") {
+		t.Errorf("in one of several workspaces: %v in\n%s", err, out)
+	}
+
+	// What goes wrong is told.
+	for name, c := range map[string]struct {
+		change  func(*app)
+		browser func(string) *url.URL
+		want    string
+	}{
+		"an unknown scope": {func(a *app) { a.Scopes = []string{"all"} }, approve(), "the answer is invalid_scope"},
+		"somebody else's answer": {nil, func(address string) *url.URL {
+			to := approve()(address)
+			q := to.Query()
+			q.Set("state", "guessed")
+			to.RawQuery = q.Encode()
+			return to
+		}, "nobody asked for"},
+		"another issuer's answer": {nil, func(address string) *url.URL {
+			to := approve()(address)
+			q := to.Query()
+			q.Set("iss", "https://evil.example")
+			to.RawQuery = q.Encode()
+			return to
+		}, "from another issuer"},
+		"no answer":      {func(a *app) { a.patience = time.Millisecond }, func(string) *url.URL { return nil }, "nobody answered"},
+		"a wrong secret": {func(a *app) { a.ClientSecret = "guessed" }, approve(), "invalid_client"},
+		"no issuer":      {func(a *app) { a.issuer = d.VelaFlows }, nil, "not with its metadata"},
+		"nobody there":   {func(a *app) { a.issuer = "http://127.0.0.1:1" }, nil, "run make demo"},
+	} {
+		if out, err := use(c.change, c.browser); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v in\n%s", name, err, out)
+		}
+	}
+}
+
+// A browser that is named is given the address.
+func TestBrowserIsOpened(t *testing.T) {
+	dir := t.TempDir()
+	script := filepath.Join(dir, "browser")
+	if err := os.WriteFile(script, fmt.Appendf(nil, "#!/bin/sh\necho \"$1\" > %s/opened\n", dir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	open(t.Context(), script, "http://127.0.0.1/x?y=1&z")
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if text, _ := os.ReadFile(filepath.Join(dir, "opened")); string(text) == "http://127.0.0.1/x?y=1&z\n" {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("it was not opened")
+		}
+	}
+}

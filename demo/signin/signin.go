@@ -1,0 +1,162 @@
+// Package signin stands for Supabase in the demo: users sign in here, as whom they like, and their sessions' tokens are signed
+// with a key of its own, whose public half it serves.
+package signin
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	_ "embed"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html/template"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/MicahParks/jwkset"
+	"github.com/golang-jwt/jwt/v5"
+)
+
+const (
+	keysPath  = "/auth/v1/.well-known/jwks.json"
+	loginPath = "/login"
+
+	// cookie is the one that Supabase's libraries would write for a project of this name.
+	cookie = "sb-demo-auth-token"
+)
+
+// Server is a running one.
+type Server struct {
+	http *http.Server
+	base string
+	key  *ecdsa.PrivateKey
+	id   string // of the key
+
+	mu    sync.Mutex
+	users []user
+}
+
+type user struct{ ID, Email string }
+
+//go:embed login.html
+var loginHTML string
+
+var login = template.Must(template.New("login").Parse(loginHTML))
+
+// Start makes a key, and listens on addr, such as 127.0.0.1:0 for a free port.
+func Start(addr string) (*Server, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make the key of sessions: %w", err)
+	}
+	s := &Server{key: key, id: rand.Text()}
+	public, err := jwkset.NewJWKFromKey(&key.PublicKey, jwkset.JWKOptions{
+		Metadata: jwkset.JWKMetadataOptions{ALG: jwkset.AlgES256, KID: s.id, USE: jwkset.UseSig},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("publish the key of sessions: %w", err)
+	}
+	keys, err := json.Marshal(jwkset.JWKSMarshal{Keys: []jwkset.JWKMarshal{public.Marshal()}})
+	if err != nil {
+		return nil, fmt.Errorf("publish the key of sessions: %w", err)
+	}
+	listener, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("the sign-in cannot listen on %s: %w", addr, errors.Unwrap(err))
+	}
+	s.base = "http://" + listener.Addr().String()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+keysPath, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/jwk-set+json")
+		_, _ = w.Write(keys)
+	})
+	mux.HandleFunc("GET "+loginPath, s.ask)
+	mux.HandleFunc("POST "+loginPath, s.signIn)
+	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = s.http.Serve(listener) }() // returns at Close
+	return s, nil
+}
+
+// Close ends the server.
+func (s *Server) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := s.http.Shutdown(ctx); err != nil {
+		return s.http.Close()
+	}
+	return nil
+}
+
+// Environ has the sidecar take the sessions, and the issuer of OAuth send users here.
+func (s *Server) Environ() []string {
+	return []string{
+		"KEYWICKET_APIS_VELOCITY_SESSION_ISSUER=" + s.base + "/auth/v1",
+		"KEYWICKET_APIS_VELOCITY_SESSION_JWKS_URL=" + s.base + keysPath,
+		"KEYWICKET_ISSUER_SIGN_IN=" + s.base + loginPath,
+		"KEYWICKET_ISSUER_COOKIE=" + cookie,
+	}
+}
+
+// Admit has the user among those that one can sign in as.
+func (s *Server) Admit(id, email string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.users = append(s.users, user{id, email})
+}
+
+// Token is one of a session that begins now, as Supabase would write it. It is good for so long.
+func (s *Server) Token(user, session string, lifetime time.Duration) (string, error) {
+	now := time.Now()
+	token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{
+		"iss": s.base + "/auth/v1", "aud": "authenticated", "sub": user, "role": "authenticated", "session_id": session,
+		"iat": now.Unix(), "exp": now.Add(lifetime).Unix(), "aal": "aal1", "is_anonymous": false,
+		"amr": []map[string]any{{"method": "password", "timestamp": now.Unix()}},
+	})
+	token.Header["kid"] = s.id
+	return token.SignedString(s.key)
+}
+
+func (s *Server) ask(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_ = login.Execute(w, s.users) // the browser went away
+}
+
+// signIn begins a session, in the cookie that Supabase's libraries would write, and leads back. Cookies do not tell ports
+// apart, so Envoy's get it too.
+func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	users := s.users
+	s.mu.Unlock()
+	id := r.PostFormValue("user")
+	back, err := url.Parse(r.URL.Query().Get("return_to"))
+	switch {
+	case !slices.ContainsFunc(users, func(u user) bool { return u.ID == id }):
+		http.Error(w, "There is no such user.", http.StatusBadRequest)
+		return
+	case err != nil || back.Scheme != "http" || back.Hostname() != "127.0.0.1":
+		http.Error(w, "return_to leads off this machine.", http.StatusBadRequest)
+		return
+	}
+	token, err := s.Token(id, rand.Text(), time.Hour)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	text, err := json.Marshal(map[string]string{"access_token": token})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	http.SetCookie(w, &http.Cookie{ //nolint:gosec // the demo is served without TLS, on this machine alone
+		Name: cookie, Value: "base64-" + base64.RawURLEncoding.EncodeToString(text), Path: "/", HttpOnly: true, SameSite: http.SameSiteLaxMode,
+	})
+	http.Redirect(w, r, back.String(), http.StatusSeeOther)
+}

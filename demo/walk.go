@@ -1,0 +1,165 @@
+package demo
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// The app of the demo, and its request: those of the API document's example, but for the app's address, and with the verifier of
+// RFC 7636, appendix B.
+const (
+	clientID  = "your_client_id"
+	callback  = "http://127.0.0.1:9999/callback"
+	verifier  = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+	challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
+)
+
+func (d *Demo) authorizeURL() string {
+	return d.Velocity + "/oauth/consent?" + url.Values{
+		"client_id": {clientID}, "redirect_uri": {callback}, "response_type": {"code"}, "scope": {"issues:read issues:write"},
+		"state": {"random_state"}, "code_challenge": {challenge}, "code_challenge_method": {"S256"},
+	}.Encode()
+}
+
+// walk is OAuth's whole flow, through Envoy: what the user's browser does, and what the app does. It adds a line to the tour for
+// each step.
+func (d *Demo) walk(ctx context.Context, line func(request, who, workspace, want, seen, why string)) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	ada := NewUser("ada@example.com")
+	at, err := url.Parse(d.authorizeURL())
+	if err != nil {
+		return err
+	}
+	p, err := ada.open(ctx, http.MethodGet, at, nil)
+	if err != nil {
+		return err
+	}
+	line("GET /oauth/consent", "", "", "303 sign in", words(p.status, p.next != nil && p.next.Path == "/login", "sign in"), "an app sends Ada to the consent page")
+	if p, err = ada.ask(ctx, at.String()); err != nil {
+		return err
+	}
+	line("GET /oauth/consent", "", "", "200 Allow Planner", words(p.status, strings.Contains(p.text, "Allow Planner"), "Allow Planner"), "which asks her, once she has signed in")
+	if p, err = ada.submit(ctx, p, "decision", "approve", p.workspaces([]string{"Your workspace"})...); err != nil {
+		return err
+	}
+	code := ""
+	if p.next != nil {
+		code = p.next.Query().Get("code")
+	}
+	line("POST /oauth/consent", "", yours, "303 code", words(p.status, code != "", "code"), "she allows it, in one workspace")
+
+	token := func(why, want string, parameters map[string]string) (tokens, error) {
+		t, err := d.token(ctx, parameters)
+		line("POST /api/oauth/token", "", "", want, words(t.status, true, t.Scope+t.Error), why)
+		return t, err
+	}
+	// An access token is seen to end within the bound.
+	call := func(request, workspace, want, why string, t tokens) error {
+		s := stop{api: "velocity", request: request, workspace: workspace, want: want}
+		for deadline := time.Now().Add(2 * time.Second); ; {
+			seen, err := d.visit(ctx, s, t.Access)
+			if err != nil {
+				return err
+			}
+			if seen == want || time.Now().After(deadline) {
+				line(request, "the app's", workspace, want, seen, why)
+				return nil
+			}
+		}
+	}
+	first, err := token("the app gets tokens for the code", "200 issues:read issues:write", map[string]string{
+		"grant_type": "authorization_code", "code": code, "redirect_uri": callback, "client_id": clientID, "code_verifier": verifier})
+	if err == nil {
+		err = call("GET /api/issues", "", "200 live", "and acts for Ada where she said", first)
+	}
+	if err == nil {
+		err = call("GET /api/issues", target, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "not where she did not", first)
+	}
+	if err == nil {
+		err = call("POST /api/projects", "", "403 FORBIDDEN missing_scope", "nor as she did not", first)
+	}
+	if err != nil {
+		return err
+	}
+	refresh := map[string]string{"grant_type": "refresh_token", "refresh_token": first.Refresh, "client_id": clientID}
+	second, err := token("it refreshes", "200 issues:read issues:write", refresh)
+	if err == nil {
+		err = call("GET /api/issues", "", "200 live", "and goes on", second)
+	}
+	if err == nil {
+		_, err = token("somebody uses the old refresh token again", "400 invalid_grant", refresh)
+	}
+	if err == nil {
+		err = call("GET /api/issues", "", "401 UNAUTHORIZED revoked", "which ends it for both", second)
+	}
+	return err
+}
+
+func words(status int, also bool, more string) string {
+	if !also {
+		more = ""
+	}
+	return strings.TrimSpace(fmt.Sprint(status, " ", more))
+}
+
+// tokens is an answer of the token endpoint.
+type tokens struct {
+	status  int
+	Access  string `json:"access_token"`
+	Refresh string `json:"refresh_token"`
+	Scope   string
+	Error   string
+}
+
+// token asks as the API's document has it, in JSON.
+func (d *Demo) token(ctx context.Context, parameters map[string]string) (t tokens, err error) {
+	body, err := json.Marshal(parameters)
+	if err != nil {
+		return t, err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, d.Velocity+"/api/oauth/token", bytes.NewReader(body))
+	if err != nil {
+		return t, err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return t, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	t.status = response.StatusCode
+	return t, json.NewDecoder(response.Body).Decode(&t)
+}
+
+// curlFlow is the flow as lines to paste.
+func (d *Demo) curlFlow() string {
+	const post = "curl -s %s/api/oauth/token -H 'Content-Type: application/json' -d '%s'"
+	exchange := fmt.Sprintf(post, d.Velocity, `{"grant_type": "authorization_code", "code": "'$CODE'", "redirect_uri": "`+callback+
+		`", "client_id": "`+clientID+`", "code_verifier": "`+verifier+`"}`)
+	refresh := fmt.Sprintf(post, d.Velocity, `{"grant_type": "refresh_token", "refresh_token": "'$REFRESH_TOKEN'", "client_id": "`+clientID+`"}`)
+	return fmt.Sprintf(`
+OAuth 2.0, step by step. Open this in a browser, sign in, choose a workspace, allow. The app's address, to which you are sent then,
+is nobody's: copy the code out of it, within a minute.
+
+  %s
+
+  CODE=
+  TOKENS=$(%s); echo $TOKENS
+  ACCESS_TOKEN=$(echo $TOKENS | sed 's/.*"access_token":"//; s/".*//')
+  curl -i %s/api/issues -H "Authorization: Bearer $ACCESS_TOKEN"
+  REFRESH_TOKEN=$(echo $TOKENS | sed 's/.*"refresh_token":"//; s/".*//')
+  TOKENS=$(%s); echo $TOKENS
+  curl -i %s/api/oauth/revoke -d client_id=%s -d token=$REFRESH_TOKEN
+
+Or have an app do all of it:
+
+  go run ./demo/oauth-client -issuer %[3]s
+`, d.authorizeURL(), exchange, d.Velocity, refresh, d.Velocity, clientID)
+}

@@ -1,0 +1,132 @@
+package oauth_test
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/keywicket/keywicket/oauth"
+)
+
+// An address that asks too often has to wait, and no other one: not what shares its network alone, but what shares an IPv6
+// customer's. Nothing is looked up for it meanwhile.
+func TestAddressLimit(t *testing.T) {
+	i := newIssuer(t, func(c *oauth.Config) { c.AddressLimit = 3 })
+	const header = "X-Envoy-External-Address"
+	ask := func(address, client string) response {
+		return i.send(t, "/api/oauth/token", form{"grant_type": "refresh_token", "client_id": client, "refresh_token": "made-up"}, header, address)
+	}
+	for range 3 {
+		if r := ask("192.0.2.1", i.public.ID); r.status != http.StatusBadRequest {
+			t.Fatalf("%+v", r)
+		}
+	}
+	r := ask("192.0.2.1", "another, or none")
+	wait, err := strconv.Atoi(r.header.Get("Retry-After"))
+	if r.status != http.StatusTooManyRequests || r.text("error") != "temporarily_unavailable" || err != nil || wait < 1 || wait > 20 {
+		t.Errorf("%+v: wait %d s, %v", r, wait, err)
+	}
+	for _, path := range []string{"/api/oauth/revoke", "/api/oauth/introspect"} {
+		if r := i.send(t, path, form{"token": "x", "client_id": i.public.ID}, header, "192.0.2.1"); r.status != http.StatusTooManyRequests {
+			t.Errorf("%s: %+v", path, r)
+		}
+	}
+	if r := ask("192.0.2.2", i.public.ID); r.status != http.StatusBadRequest {
+		t.Errorf("another address: %+v", r)
+	}
+	for n, address := range []string{"2001:db8:1:1::1", "2001:db8:1:1::2", "2001:db8:1:1:ffff::", "2001:db8:1:1::1"} {
+		if r := ask(address, i.public.ID); (r.status == http.StatusTooManyRequests) != (n == 3) {
+			t.Errorf("%s: %+v", address, r)
+		}
+	}
+	if r := ask("2001:db8:1:2::1", i.public.ID); r.status != http.StatusBadRequest {
+		t.Errorf("another network: %+v", r)
+	}
+	if text := i.log.String(); text != "" {
+		t.Errorf("it is no operator's business: %s", text)
+	}
+}
+
+// An app is limited whatever addresses it comes from. Who asks in its name without its secret does not use up what it has.
+func TestClientLimit(t *testing.T) {
+	i := newIssuer(t, func(c *oauth.Config) { c.ClientLimit = 3 })
+	ask := func(f form, n int) response {
+		return i.send(t, "/api/oauth/introspect", f, "X-Envoy-External-Address", "192.0.2."+strconv.Itoa(n))
+	}
+	stranger := form{"token": "x", "client_id": i.public.ID}
+	for n := range 3 {
+		if r := ask(stranger, n); r.status != http.StatusUnauthorized {
+			t.Fatalf("%+v", r)
+		}
+	}
+	if r := ask(stranger, 4); r.status != http.StatusTooManyRequests || r.header.Get("Retry-After") == "" {
+		t.Errorf("%+v", r)
+	}
+	for n := range 3 {
+		if r := ask(stranger.with("client_secret", i.publicSecret.Reveal()), n); r.status != http.StatusOK {
+			t.Errorf("the app itself: %+v", r)
+		}
+	}
+	if r := ask(stranger.with("client_secret", i.publicSecret.Reveal()), 5); r.status != http.StatusTooManyRequests {
+		t.Errorf("the app itself, too often: %+v", r)
+	}
+	for n := range 5 { // what it does not know uses up nothing either
+		if r := ask(form{"token": "x", "client_id": i.confidential.ID, "client_secret": "guessed"}, n); r.status != http.StatusUnauthorized {
+			t.Errorf("a guess: %+v", r)
+		}
+	}
+}
+
+// What was done, and what somebody tried, is in the log and is counted, and no secret is.
+func TestWhatOperatorsSee(t *testing.T) {
+	var mu sync.Mutex
+	seen := map[string]int{}
+	i := newIssuer(t, func(c *oauth.Config) {
+		c.Observe = func(endpoint, outcome string) {
+			mu.Lock()
+			defer mu.Unlock()
+			seen[endpoint+" "+outcome]++
+		}
+	})
+	b := i.adas()
+	p := b.do(t, "GET", i.request(), nil)
+	q := answered(t, b.do(t, "POST", i.request(), p.form("approve", i.acme.ID)))
+	answered(t, b.do(t, "POST", i.request(), p.form("deny")))
+	forged := p.form("approve", i.acme.ID)
+	forged.Set("proof", "guessed")
+	b.do(t, "POST", i.request(), forged)
+	i.browser().do(t, "GET", i.request(), nil)
+	b.do(t, "GET", i.request("client_id", "nobody"), nil)
+	b.do(t, "GET", i.request("scope", "all"), nil)
+	exchange := i.exchange(t, i.public).with("code", q.Get("code"))
+	tokens := i.send(t, "/api/oauth/token", exchange)
+	i.send(t, "/api/oauth/revoke", form{"client_id": i.public.ID, "token": tokens.text("access_token")})
+	i.send(t, "/api/oauth/introspect", form{"client_id": i.public.ID, "token": tokens.text("access_token")})
+	if r := i.send(t, "/api/oauth/token", exchange); r.text("error") != "invalid_grant" {
+		t.Fatalf("%+v", r)
+	}
+	for _, want := range []string{
+		"consent asked", "consent approved", "consent denied", "consent forged", "consent signed_out", "consent mistake",
+		"consent invalid_scope", "token ok", "token reused", "revoke ok", "introspect invalid_client",
+	} {
+		if seen[want] != 1 {
+			t.Errorf("%d times %s in %v", seen[want], want, seen)
+		}
+	}
+	log := i.log.String()
+	for _, want := range []string{
+		"granted access", "client_id=" + i.public.ID, "user_id=" + i.ada.ID, "tokens were issued", "a token was revoked",
+		"level=WARN msg=\"a code or refresh token came a second time",
+	} {
+		if !strings.Contains(log, want) {
+			t.Errorf("nothing of %s in %s", want, log)
+		}
+	}
+	for _, secret := range []string{q.Get("code"), tokens.text("access_token"), tokens.text("refresh_token"), verifier, "random_state", p.form("").Get("proof")} {
+		if secret == "" || strings.Contains(log, secret) {
+			t.Errorf("%q is in the log", secret)
+		}
+	}
+}

@@ -1,0 +1,60 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+)
+
+// What is over is kept for another day, so that a code or refresh token that comes a second time is still known for what it is
+// (RFC 6749, section 4.1.2), and an app is told that its token has expired.
+const keptFor = `interval '1 day'`
+
+// Clean deletes codes and tokens that are over, and the grants of which nothing is left then. It returns how many rows there
+// were of each. Of several issuers one cleans at a time; the others find nothing to do.
+//
+// Each transaction deletes no more rows than a notice of changes can name: more would have every sidecar forget everything.
+func (i *Issuer) Clean(ctx context.Context) (tokens, grants int, err error) {
+	const (
+		batch = 100
+		lock  = 1_801_812_343 // of cleaning, in this database
+	)
+	for _, table := range []string{"oauth_codes", "oauth_access_tokens", "oauth_refresh_tokens"} {
+		for cleaned := batch; cleaned == batch; {
+			_, err := i.transact(ctx, func(tx *sqlx.Tx) (refused, err error) {
+				var mine bool
+				if err := tx.GetContext(ctx, &mine, `SELECT pg_try_advisory_xact_lock($1)`, lock); err != nil || !mine {
+					cleaned = 0
+					return nil, err
+				}
+				var of []string
+				// now() and not clock_timestamp(), which no index is used for.
+				err = tx.SelectContext(ctx, &of, `
+					DELETE FROM keywicket.`+table+` WHERE digest IN (
+						SELECT digest FROM keywicket.`+table+` WHERE expires_at < now() - `+keptFor+` ORDER BY expires_at LIMIT $1)
+					RETURNING grant_id`, batch)
+				if err != nil {
+					return nil, err
+				}
+				cleaned = len(of)
+				result, err := tx.ExecContext(ctx, `
+					DELETE FROM keywicket.oauth_grants g WHERE id = ANY ($1)
+					  AND NOT EXISTS (SELECT FROM keywicket.oauth_codes WHERE grant_id = g.id)
+					  AND NOT EXISTS (SELECT FROM keywicket.oauth_access_tokens WHERE grant_id = g.id)
+					  AND NOT EXISTS (SELECT FROM keywicket.oauth_refresh_tokens WHERE grant_id = g.id)`, pq.StringArray(of))
+				if err != nil {
+					return nil, err
+				}
+				n, err := result.RowsAffected()
+				tokens, grants = tokens+cleaned, grants+int(n)
+				return nil, err
+			})
+			if err != nil {
+				return tokens, grants, fmt.Errorf("clean up: %w", err)
+			}
+		}
+	}
+	return tokens, grants, nil
+}
