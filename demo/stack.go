@@ -29,7 +29,8 @@ type Config struct {
 	Keywicket string
 	// Environ is what the sidecar and the issuer get beyond this process's environment: KEYWICKET_… settings.
 	Environ []string
-	// Issuer has the issuer of OAuth run too. Environ has to say where users sign in.
+	// Issuer has the issuer of OAuth run too, for which Environ has to say where users sign in. Without it its paths lead to the
+	// live upstream, which shows what an issuer would get.
 	Issuer bool
 	// VelaFlows and Velocity are the addresses of Envoy's listeners. Default: free ports on 127.0.0.1.
 	VelaFlows, Velocity string
@@ -185,6 +186,7 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) er
 			},
 			Clusters: map[string]string{
 				"keywicket": s.Sidecar.GRPC, "upstream_live": s.Live.Addr(), "upstream_sandbox": s.Sandbox.Addr(),
+				"issuer": s.Live.Addr(),
 			},
 		}
 		velaflows, velocity := "http://"+a.Listeners["velaflows"], "http://"+a.Listeners["velocity"]

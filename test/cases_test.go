@@ -56,6 +56,8 @@ type caseKey struct {
 	Expired         bool
 	Revoked         bool
 	Session         bool // the token of a session of User
+	OAuth           bool // the access token of an app, to which User has granted Scopes in Granted
+	Granted         list // workspaces
 }
 
 // step is one of: requests, a command, a revocation, the wait for an expiry, a look into the database.
@@ -213,6 +215,11 @@ func (p *play) run(t *testing.T, s scenario) {
 		if k.Session {
 			id := rand.Text()
 			p.names[name] = map[string]string{"id": id, "token": world.issuer.Token(k.User, supabase.Fields{"session_id": id})}
+			continue
+		}
+		if k.OAuth {
+			issued := grant(t, k.User, k.Scopes, k.Granted...)
+			p.names[name] = map[string]string{"id": issued.Grant, "token": issued.Access.Reveal()}
 			continue
 		}
 		token, secret := k.make(t, name)

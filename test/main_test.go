@@ -31,6 +31,7 @@ var world struct {
 	binary     string
 	stack      *demo.Stack
 	registry   *store.Registry
+	grants     *store.Issuer
 	issuer     *supabase.Issuer  // of Velocity's sessions
 	authorizer *authz.Authorizer // in process, on the same database
 	tables     map[string]policies.Table
@@ -92,6 +93,10 @@ func runWorld(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, world.registry.Close()) }()
+	if world.grants, err = store.OpenIssuer(world.stack.DatabaseURL()); err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, world.grants.Close()) }()
 	directory, err := store.OpenDirectory(
 		store.Config{URL: world.stack.DatabaseURL(), LookupTimeout: 10 * time.Second}, // nobody waits here, and CI is slow
 		slog.New(slog.DiscardHandler))

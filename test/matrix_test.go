@@ -59,7 +59,8 @@ func (p probe) expect() (outcome, workspace string) {
 	}
 	// "… then workspace (403 WORKSPACE_ACCESS_DENIED), …". A header that is repeated, empty, malformed or upper-case, an
 	// unknown workspace, and one that the principal is not in, all get the same answer.
-	personal := c.user != "" // a session is a personal key that holds admin
+	// A session is a personal key that holds admin; an app's token is one whose user is only where he granted.
+	personal := c.user != ""
 	if len(p.target.values) > 0 {
 		workspace = p.target.values[0]
 		if _, in := c.roles[workspace]; !in || len(p.target.values) > 1 {
@@ -69,7 +70,8 @@ func (p probe) expect() (outcome, workspace string) {
 		switch {
 		case p.api == "velaflows": // "x-workspace-id …, required", also for a route that is not listed
 			return "WORKSPACE_ACCESS_DENIED workspace_required", ""
-		case !personal: // "optional with vel_": resolved from the key
+		case !personal, c.prefix == "velo_" && len(c.roles) == 1: // "optional with vel_": resolved from the key; "one granted
+			// workspace is resolved from the token as with vel_"
 			workspace = slices.Collect(maps.Keys(c.roles))[0]
 		case p.route.level == workspaceLevel: // "Without the header only user-level routes are open"
 			return "WORKSPACE_ACCESS_DENIED workspace_required", ""
@@ -127,7 +129,7 @@ func (p probe) identity(workspace store.Workspace) map[string]string {
 	want["x-keywicket-scopes"] = strings.Join(c.scopes, " ")
 	want["x-keywicket-kind"] = map[string]string{
 		"sk_live_": "workspace_token", "sk_test_": "workspace_token", "vel_": "workspace_key", "velu_": "personal_key",
-		sessionKind: sessionKind,
+		"velo_": "oauth_token", sessionKind: sessionKind,
 	}[c.prefix]
 	want["x-keywicket-environment"] = "live"
 	if c.prefix == "sk_test_" {
@@ -199,6 +201,13 @@ func newFixture(t *testing.T, api string) *fixture {
 		}
 	}
 	if api == "velocity" {
+		guests := f.elsewhere[2].values[0]
+		f.addGrant(t, "", all, f.home)
+		f.addGrant(t, "", all, guests)
+		f.addGrant(t, "", []string{"issues:read", "user:read"}, f.home, guests)
+		f.addGrant(t, "", []string{"issues:write", "workspaces:list"})
+		f.addGrant(t, "revoked", all, f.home)
+		f.addGrant(t, "expired", all, f.home)
 		f.addSession(t, "", nil)
 		f.addSession(t, "revoked", supabase.Fields{"session_id": rand.Text()})
 		f.addSession(t, "expired", supabase.Fields{"exp": 1})
@@ -207,6 +216,31 @@ func newFixture(t *testing.T, api string) *fixture {
 		f.addSession(t, "malformed", supabase.Fields{"exp": nil})
 	}
 	return f
+}
+
+// addGrant has the user consent to an app, which acts for him in these workspaces.
+func (f *fixture) addGrant(t *testing.T, denial string, scopes []string, granted ...string) {
+	issued := grant(t, f.user, scopes, granted...)
+	c := credential{
+		name: fmt.Sprint("velo_ ", denial, " ", scopes, granted), prefix: "velo_", denial: denial, scopes: slices.Sorted(slices.Values(scopes)),
+		user: f.user, roles: make(map[string]string), secret: issued.Access.Reveal(),
+	}
+	for _, w := range granted {
+		c.roles[w] = f.roles[w]
+	}
+	db := database(t, world.stack)
+	err := db.GetContext(t.Context(), &c.id, `SELECT id FROM keywicket.oauth_access_tokens WHERE grant_id = $1`, issued.Grant)
+	switch {
+	case err != nil:
+	case denial == "revoked":
+		_, err = world.registry.RevokeGrant(t.Context(), issued.Grant)
+	case denial == "expired":
+		_, err = db.ExecContext(t.Context(), `UPDATE keywicket.oauth_access_tokens SET expires_at = clock_timestamp() WHERE grant_id = $1`, issued.Grant)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.credentials = append(f.credentials, c)
 }
 
 // sessionKind stands for a prefix, of which its tokens have none.
