@@ -1,7 +1,10 @@
 package test
 
 import (
+	"bytes"
 	"context"
+	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,7 +43,12 @@ func TestDocumentedCommandsWork(t *testing.T) {
 	})
 	dir := newcomersFolder(ctx, t, root)
 	addresses := strings.NewReplacer("http://127.0.0.1:8000", d.VelaFlows, "http://127.0.0.1:8001", d.Velocity)
-	environ := append(os.Environ(), "KEYWICKET_DATABASE_URL="+d.DatabaseURL(), "PATH="+dir+":"+os.Getenv("PATH"))
+	var shown bytes.Buffer
+	if err := d.Print(&shown); err != nil {
+		t.Fatal(err)
+	}
+	environ := append(os.Environ(), "KEYWICKET_DATABASE_URL="+d.DatabaseURL(), "PATH="+dir+":"+os.Getenv("PATH"),
+		regexp.MustCompile(`SESSION=\S+`).FindString(shown.String()), "BROWSER="+browserOf(t))
 	ran := 0
 	for _, document := range documents(t, root) {
 		text, err := os.ReadFile(document)
@@ -56,6 +64,9 @@ func TestDocumentedCommandsWork(t *testing.T) {
 					// The targets run this very test; that each is there and complete is all that can be seen from here.
 					line, where = "make --dry-run "+target, root
 				}
+				if strings.HasPrefix(line, "go run ") {
+					where = root
+				}
 				command := exec.CommandContext(ctx, "sh", "-c", line)
 				command.Dir, command.Env = where, environ
 				out, err := command.CombinedOutput()
@@ -69,6 +80,36 @@ func TestDocumentedCommandsWork(t *testing.T) {
 		t.Errorf("only %d commands were found", ran)
 	}
 	t.Logf("%d commands", ran)
+}
+
+// browserOf is a command that does what a user does in a browser.
+func browserOf(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "browser")
+	script := fmt.Sprintf("#!/bin/sh\n%s=1 exec %s \"$1\"\n", browserVariable, os.Args[0])
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// browserVariable makes this test binary a user who consents to what the app at an address asks for.
+const browserVariable = "KEYWICKET_TEST_BROWSER"
+
+func consent(ctx context.Context, address string) error {
+	back, err := demo.NewUser("ada@example.com").Approve(ctx, address)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, back.String(), nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	return response.Body.Close()
 }
 
 // newcomersFolder has what the commands need beside them: bin/keywicket, policies, and a stock opa on the PATH.
@@ -116,7 +157,7 @@ func documents(t *testing.T, root string) []string {
 	if err != nil || len(all) == 0 {
 		t.Fatalf("no documents: %v", err)
 	}
-	return append(all, filepath.Join(root, "README.md"))
+	return append([]string{filepath.Join(root, "README.md")}, all...) // first: other documents' commands sign Ada out
 }
 
 func TestDocumentedLinksLeadSomewhere(t *testing.T) {

@@ -57,6 +57,13 @@ var apis = map[string]authz.API{
 }
 
 func TestMain(m *testing.M) {
+	if os.Getenv(browserVariable) != "" {
+		if err := consent(context.Background(), os.Args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	code, err := runWorld(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -25,7 +25,7 @@ var file []byte
 type Addresses struct {
 	Admin     string            // Envoy's own interface; empty: as the file has it
 	Listeners map[string]string // velaflows and velocity
-	Clusters  map[string]string // keywicket, upstream_live and upstream_sandbox
+	Clusters  map[string]string // keywicket, issuer, upstream_live and upstream_sandbox
 }
 
 // Render returns the configuration with these addresses instead of its own. A listener or cluster that is not named
