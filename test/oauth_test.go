@@ -1,10 +1,17 @@
 package test
 
 import (
+	"bufio"
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+
 	"context"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"github.com/keywicket/keywicket/test/js"
 	"io"
 	"net/http"
 	"net/url"
@@ -276,5 +283,58 @@ func TestIssuerBehindEnvoy(t *testing.T) {
 		if !strings.Contains(metrics, line) {
 			t.Errorf("no metric %s", line)
 		}
+	}
+}
+
+// npm's oauth4webapi, unmodified, which checks every answer strictly: test/js/client.js.
+func TestJavaScriptClient(t *testing.T) {
+	node, err := js.Node()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.File("oauth4webapi/build/index.js"); err != nil {
+		t.Fatal(err)
+	}
+	d := withIssuer(t)
+	for name, c := range map[string]struct {
+		app            app
+		authentication string
+	}{
+		"default":               {app{ID: register(t, d).ID}, "none"},
+		"default, with secret":  {register(t, d), "client_secret_post"},
+		"confidential, Basic":   {register(t, d, "--confidential"), "client_secret_basic"},
+		"confidential, in form": {register(t, d, "--confidential"), "client_secret_post"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			client := exec.CommandContext(ctx, node, "js/client.js")
+			client.Env = append(os.Environ(), "ISSUER="+d.Velocity, "CLIENT_ID="+c.app.ID, "CLIENT_SECRET="+c.app.Secret,
+				"AUTHENTICATION="+c.authentication, "REDIRECT_URI="+appAddress)
+			var stderr bytes.Buffer
+			client.Stderr = &stderr
+			stdin, err := client.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			stdout, err := client.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := client.Start(); err != nil {
+				t.Fatal(err)
+			}
+			authorize, err := bufio.NewReader(stdout).ReadString('\n')
+			var back *url.URL
+			if err == nil {
+				back, err = demo.NewUser("ada@example.com").Approve(ctx, strings.TrimSpace(authorize), "Your workspace")
+			}
+			if err == nil {
+				_, err = fmt.Fprintln(stdin, back)
+			}
+			if err := errors.Join(err, client.Wait()); err != nil {
+				t.Errorf("%v: %s", err, &stderr)
+			}
+		})
 	}
 }

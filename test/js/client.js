@@ -1,0 +1,74 @@
+// A client of OAuth 2.0 that is not of keywicket's making: oauth4webapi, which checks every answer by its RFC and throws at what is
+// not as it should be. It prints the address that the user has to open, reads from its standard input where his browser was sent
+// then, and goes on: exchange, call, introspect, refresh, revoke. It is silent otherwise, and fails at what went wrong.
+import { createInterface } from "node:readline/promises";
+import * as oauth from "oauth4webapi";
+
+const { ISSUER, CLIENT_ID, CLIENT_SECRET, AUTHENTICATION, REDIRECT_URI } = process.env;
+const insecure = { [oauth.allowInsecureRequests]: true }; // the demo has no TLS
+const client = { client_id: CLIENT_ID };
+const authentication = {
+  none: () => oauth.None(),
+  client_secret_post: () => oauth.ClientSecretPost(CLIENT_SECRET),
+  client_secret_basic: () => oauth.ClientSecretBasic(CLIENT_SECRET),
+}[AUTHENTICATION]();
+
+function insist(condition, what) {
+  if (!condition) throw new Error(what);
+}
+
+const issuer = new URL(ISSUER);
+const server = await oauth.processDiscoveryResponse(issuer, await oauth.discoveryRequest(issuer, { algorithm: "oauth2", ...insecure }));
+insist(server.code_challenge_methods_supported.includes("S256"), "the metadata have no S256");
+insist(server.token_endpoint_auth_methods_supported.includes(AUTHENTICATION), `the metadata have no ${AUTHENTICATION}`);
+
+const verifier = oauth.generateRandomCodeVerifier();
+const state = oauth.generateRandomState();
+const authorize = new URL(server.authorization_endpoint);
+authorize.search = new URLSearchParams({
+  client_id: CLIENT_ID, redirect_uri: REDIRECT_URI, response_type: "code", scope: "issues:read issues:write", state,
+  code_challenge: await oauth.calculatePKCECodeChallenge(verifier), code_challenge_method: "S256",
+});
+console.log(authorize.href);
+const lines = createInterface({ input: process.stdin });
+const { value: back } = await lines[Symbol.asyncIterator]().next();
+lines.close();
+
+const parameters = oauth.validateAuthResponse(server, client, new URL(back), state); // with iss, RFC 9207
+const tokens = await oauth.processAuthorizationCodeResponse(server, client,
+  await oauth.authorizationCodeGrantRequest(server, client, authentication, parameters, REDIRECT_URI, verifier, insecure));
+insist(tokens.token_type === "bearer" && tokens.expires_in === 3600 && tokens.scope === "issues:read issues:write", JSON.stringify(Object.keys(tokens)));
+
+const call = async (token, path) => {
+  const response = await oauth.protectedResourceRequest(token, "GET", new URL(path, ISSUER), undefined, undefined, insecure);
+  return response.json();
+};
+const seen = await call(tokens.access_token, "/api/issues");
+insist(seen.headers["x-keywicket-kind"][0] === "oauth_token", "the upstream was told of another kind");
+const refused = await call(tokens.access_token, "/api/projects").then(() => null, (error) => error);
+insist(refused instanceof oauth.WWWAuthenticateChallengeError && refused.cause[0].scheme === "bearer" &&
+  refused.cause[0].parameters.error === "insufficient_scope" && refused.cause[0].parameters.scope === "projects:read", `not refused by RFC 6750: ${refused}`);
+
+if (CLIENT_SECRET) {
+  const known = await oauth.processIntrospectionResponse(server, client,
+    await oauth.introspectionRequest(server, client, authentication, tokens.access_token, insecure));
+  insist(known.active && known.client_id === CLIENT_ID && known.iss === ISSUER, "it is not introspected as active");
+}
+
+const refresh = async (token, scope) => oauth.processRefreshTokenResponse(server, client,
+  await oauth.refreshTokenGrantRequest(server, client, authentication, token, { additionalParameters: scope ? { scope } : {}, ...insecure }));
+const narrow = await refresh(tokens.refresh_token, "issues:read");
+insist(narrow.scope === "issues:read" && narrow.refresh_token !== tokens.refresh_token, "it is not narrowed, or not rotated");
+const wide = await refresh(narrow.refresh_token, "issues:read projects:read").then(() => null, (error) => error);
+insist(wide instanceof oauth.ResponseBodyError && wide.error === "invalid_scope", `it is widened: ${wide}`);
+const again = await refresh(narrow.refresh_token);
+insist(again.scope === "issues:read issues:write", `the scope is ${again.scope}`);
+
+await oauth.processRevocationResponse(await oauth.revocationRequest(server, client, authentication, again.refresh_token, insecure));
+const over = await refresh(again.refresh_token).then(() => null, (error) => error);
+insist(over instanceof oauth.ResponseBodyError && over.error === "invalid_grant", `it is not revoked: ${over}`);
+for (const end = Date.now() + 30_000; ;) { // within the sidecar's bound
+  const error = await call(again.access_token, "/api/issues").then(() => null, (error) => error);
+  if (error instanceof oauth.WWWAuthenticateChallengeError && error.cause[0].parameters.error === "invalid_token") break;
+  insist(Date.now() < end, `the access token goes on: ${error}`);
+}
