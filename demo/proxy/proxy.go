@@ -21,6 +21,7 @@ import (
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 
 	"github.com/keywicket/keywicket/demo/process"
+	"github.com/keywicket/keywicket/internal/fetched"
 )
 
 // Config says what to run. Only Config is required.
@@ -57,21 +58,10 @@ func Find() (string, error) {
 	if path, err := exec.LookPath("envoy"); err == nil {
 		return path, nil
 	}
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", fmt.Errorf("find Envoy: %w", err)
+	if path, ok := fetched.Find(".tools/envoy"); ok && executable(path) {
+		return path, nil
 	}
-	for {
-		if path := filepath.Join(dir, ".tools", "envoy"); executable(path) {
-			return path, nil
-		}
-		_, err := os.Stat(filepath.Join(dir, "go.mod"))
-		parent := filepath.Dir(dir)
-		if err == nil || parent == dir {
-			return "", errNone
-		}
-		dir = parent
-	}
+	return "", errNone
 }
 
 func executable(path string) bool {

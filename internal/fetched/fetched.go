@@ -1,0 +1,29 @@
+// Package fetched finds what the Makefile fetches for the demo and the tests. They run in the module's root, or in the
+// folder of the package that is tested.
+package fetched
+
+import (
+	"os"
+	"path/filepath"
+)
+
+// Find returns the absolute path of a file that is named from the module's root: of the one in the working folder or in a
+// parent of it, up to the one that holds go.mod. It is false if there is none.
+func Find(name string) (string, bool) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", false
+	}
+	for {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+			return path, true
+		}
+		_, err := os.Stat(filepath.Join(dir, "go.mod"))
+		parent := filepath.Dir(dir)
+		if err == nil || parent == dir {
+			return "", false
+		}
+		dir = parent
+	}
+}

@@ -1,0 +1,29 @@
+// Package js finds the JavaScript that tests run: a Node.js, and the packages of package-lock.json.
+package js
+
+import (
+	"errors"
+	"os/exec"
+
+	"github.com/keywicket/keywicket/internal/fetched"
+)
+
+// Node returns the Node.js to run: .tools/node, which make fetches where PATH has no Node.js that is recent enough, else
+// the one on PATH.
+func Node() (string, error) {
+	if path, ok := fetched.Find(".tools/node/bin/node"); ok {
+		return path, nil
+	}
+	if path, err := exec.LookPath("node"); err == nil {
+		return path, nil
+	}
+	return "", errors.New(`no Node.js: run "make .tools/node", or install Node.js 20 or later with npm`)
+}
+
+// File returns the path of a file of a package: axe-core/axe.min.js.
+func File(name string) (string, error) {
+	if path, ok := fetched.Find("test/js/node_modules/" + name); ok {
+		return path, nil
+	}
+	return "", errors.New("no " + name + `: run "make test/js/node_modules"`)
+}
