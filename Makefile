@@ -80,7 +80,7 @@ clean: ## Remove what was built and fetched
 	@if [ -n "$$CHROMIUM" ] || command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null; then echo "using the Chromium that is there"; else test/browser/fetch-chromium && touch $@; fi
 
 .tools/node: test/js/fetch-node test/js/node-requirements.txt
-	@if npm --version > /dev/null 2>&1 && node -e 'process.exit(parseInt(process.versions.node) < 20)'; then echo "using the Node.js that is there"; else test/js/fetch-node && touch $@; fi
+	@if npm --version > /dev/null 2>&1 && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then echo "using the Node.js that is there"; else test/js/fetch-node && touch $@; fi
 
 # npm writes the hidden lock file last: packages without it are those of an install that did not end.
 test/js/node_modules: test/js/node_modules/.package-lock.json

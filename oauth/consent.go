@@ -192,16 +192,19 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, a authorization, u
 	s.render(w, r, status, p, a.redirectURI)
 }
 
-// destination is what of a redirect URI a user should read: the host, or an app's own scheme.
+// destination is what of a redirect URI a user should read: the host, that it is his own machine, or an app's own scheme.
 func destination(redirectURI string) string {
 	u, err := url.Parse(redirectURI)
 	if err != nil {
 		return ""
 	}
-	if u.Scheme != "https" {
-		return u.Scheme + "://" + u.Host
+	switch u.Scheme {
+	case "https":
+		return u.Host
+	case "http":
+		return "an app on this device (" + u.Scheme + "://" + u.Host + ")"
 	}
-	return u.Host
+	return "an app on this device (" + u.Scheme + ":)"
 }
 
 func (s *Server) tell(w http.ResponseWriter, status int, what string) {
