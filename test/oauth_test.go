@@ -11,13 +11,14 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"github.com/keywicket/keywicket/test/js"
 	"io"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keywicket/keywicket/test/js"
 
 	"golang.org/x/oauth2"
 
