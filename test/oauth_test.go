@@ -3,27 +3,25 @@ package test
 import (
 	"bufio"
 	"bytes"
-	"errors"
-	"os"
-	"os/exec"
-
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/keywicket/keywicket/test/js"
 
 	"golang.org/x/oauth2"
 
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/test/js"
 )
 
 // grant has the user consent to an app, which gets its tokens. It goes past the issuer's pages, which other tests are about.
