@@ -59,7 +59,7 @@ func (s *Server) asked(a authorization, query url.Values) (authorization, error)
 		if len(values) > 1 {
 			return a, invalidRequest("a parameter is there twice")
 		}
-		if name == "request" || name == "request_uri" {
+		if (name == "request" || name == "request_uri") && values[0] != "" {
 			return a, &refusal{Code: name + "_not_supported"} // OpenID Connect Core, section 3.1.2.6
 		}
 	}
@@ -111,7 +111,9 @@ func (s *Server) back(a authorization, answer map[string]string) string {
 	}
 	query := url.Values{}
 	for name, value := range answer {
-		query.Set(name, value)
+		if value != "" {
+			query.Set(name, value)
+		}
 	}
 	if a.state != "" {
 		query.Set("state", a.state)

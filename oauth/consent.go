@@ -104,17 +104,19 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 func (s *Server) asking(w http.ResponseWriter, r *http.Request) (authorization, store.Consenter, bool) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "no-referrer")
-	var user store.Consenter
 	a, err := s.authorization(r)
-	if err == nil {
-		user, err = s.user(r)
-	}
-	if err == nil {
-		return a, user, true
-	}
 	wrong, isMistake := errors.AsType[*mistake](err)
 	refused, isRefusal := errors.AsType[*refusal](err)
+	var user store.Consenter
+	if err == nil || isRefusal { // who is not known is not sent on, not even with an error (RFC 9700, section 4.11.2)
+		var unknown error
+		if user, unknown = s.user(r); unknown != nil {
+			err, isRefusal = unknown, false
+		}
+	}
 	switch {
+	case err == nil:
+		return a, user, true
 	case isMistake:
 		s.config.Observe("consent", "mistake")
 		s.tell(w, http.StatusBadRequest, wrong.why)

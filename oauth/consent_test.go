@@ -125,8 +125,13 @@ func answered(t *testing.T, p page) url.Values {
 		t.Fatalf("%d to %v: %s", p.status, p.location, p.text)
 	}
 	q := p.location.Query()
-	if q.Get("iss") != "https://velocity.quest" || q.Get("state") != "random_state" {
+	if q.Get("iss") != "https://velocity.quest" || q.Get("state") != "random_state" || q.Has("code") == q.Has("error") {
 		t.Errorf("the app is told %v", q)
+	}
+	for name, values := range q {
+		if len(values) != 1 || values[0] == "" || strings.HasPrefix(name, "error") && !sayable.MatchString(values[0]) || strings.Contains(values[0], challenge) {
+			t.Errorf("%s is %q", name, values)
+		}
 	}
 	return q
 }
@@ -229,22 +234,25 @@ func TestRefusalsAreToldToTheApp(t *testing.T) {
 	i := newIssuer(t)
 	b := i.adas()
 	for name, c := range map[string]struct{ query, want string }{
-		"no response type":      {i.request("response_type", ""), "unsupported_response_type"},
-		"a token":               {i.request("response_type", "token"), "unsupported_response_type"},
-		"an id token":           {i.request("response_type", "code id_token"), "unsupported_response_type"},
-		"no challenge":          {i.request("code_challenge", ""), "invalid_request"},
-		"no method":             {i.request("code_challenge_method", ""), "invalid_request"},
-		"plain":                 {i.request("code_challenge_method", "plain"), "invalid_request"},
-		"a short challenge":     {i.request("code_challenge", challenge[1:]), "invalid_request"},
-		"a challenge of base64": {i.request("code_challenge", challenge[1:]+"+"), "invalid_request"},
-		"no scope":              {i.request("scope", ""), "invalid_scope"},
-		"an unknown scope":      {i.request("scope", "issues:read issues:delete"), "invalid_scope"},
-		"an override":           {i.request("scope", "workspace:admin"), "invalid_scope"},
-		"the user's override":   {i.request("scope", "admin"), "invalid_scope"},
-		"a scope twice":         {i.request() + "&scope=issues:read", "invalid_request"},
-		"a request object":      {i.request("request", "x"), "request_not_supported"},
+		"no response type":        {i.request("response_type", ""), "unsupported_response_type"},
+		"a token":                 {i.request("response_type", "token"), "unsupported_response_type"},
+		"an id token":             {i.request("response_type", "code id_token"), "unsupported_response_type"},
+		"no challenge":            {i.request("code_challenge", ""), "invalid_request"},
+		"no method":               {i.request("code_challenge_method", ""), "invalid_request"},
+		"plain":                   {i.request("code_challenge_method", "plain"), "invalid_request"},
+		"a short challenge":       {i.request("code_challenge", challenge[1:]), "invalid_request"},
+		"a challenge of base64":   {i.request("code_challenge", challenge[1:]+"+"), "invalid_request"},
+		"no scope":                {i.request("scope", ""), "invalid_scope"},
+		"an unknown scope":        {i.request("scope", "issues:read issues:delete"), "invalid_scope"},
+		"an override":             {i.request("scope", "workspace:admin"), "invalid_scope"},
+		"the user's override":     {i.request("scope", "admin"), "invalid_scope"},
+		"a scope in another case": {i.request("scope", "Issues:read"), "invalid_scope"},
+		"a scope twice":           {i.request() + "&scope=issues:read", "invalid_request"},
+		"a request object":        {i.request("request", "x"), "request_not_supported"},
+		"the address of one":      {i.request("request_uri", "https://planner.example/r"), "request_uri_not_supported"},
 	} {
-		if q := answered(t, b.do(t, "GET", c.query, nil)); q.Get("error") != c.want || q.Get("code") != "" {
+		q := answered(t, b.do(t, "GET", c.query, nil))
+		if q.Get("error") != c.want || q.Get("code") != "" || c.want == "invalid_request" && q.Get("error_description") == "" {
 			t.Errorf("%s: %v", name, q)
 		}
 	}

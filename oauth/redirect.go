@@ -2,6 +2,7 @@ package oauth
 
 import (
 	"errors"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -9,7 +10,8 @@ import (
 
 // CheckRedirectURI refuses what no app should be answered at. There are three forms: https, which a browser takes to the
 // app's server; http on a loopback address, and a scheme of the app's own with a dot in it, for native apps (RFC 8252,
-// sections 7.3 and 7.1). None has a fragment (RFC 6749, section 3.1.2).
+// sections 7.3 and 7.1). None has a fragment (RFC 6749, section 3.1.2), and none has in its query what the answer brings: it
+// would be there twice (section 3.1).
 func CheckRedirectURI(uri string) error {
 	if strings.ContainsFunc(uri, func(r rune) bool { return r <= ' ' || r > '~' }) || strings.ContainsAny(uri, `"<>\^{|}*`+"`") {
 		return errors.New("it has characters that no URI has, or a wildcard")
@@ -24,6 +26,17 @@ func CheckRedirectURI(uri string) error {
 		return errors.New("it has a user's name in it")
 	case slices.ContainsFunc(strings.Split(u.Path, "/"), func(segment string) bool { return segment == "." || segment == ".." }):
 		return errors.New("its path has dot segments")
+	}
+	query, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return errors.New("its query is none")
+	}
+	for _, name := range []string{"code", "state", "iss", "error", "error_description"} {
+		if query.Has(name) {
+			return fmt.Errorf("its query has %s, which is the answer's", name)
+		}
+	}
+	switch {
 	case u.Scheme == "https" && u.Hostname() != "":
 		return nil
 	case u.Scheme == "http":

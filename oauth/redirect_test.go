@@ -41,6 +41,12 @@ func TestCheckRedirectURI(t *testing.T) {
 		"http://[::1].evil.com/":         "",
 		"javascript:alert(1)":            "neither",
 		"data:text/html,x":               "neither",
+		"https://yourapp.com/cb?iss=x":   "its query has iss",
+		"https://yourapp.com/cb?%63ode":  "its query has code",
+		"http://127.0.0.1/cb?x&state=1":  "its query has state",
+		"com.example.app:/cb?error=1":    "its query has error",
+		"https://yourapp.com/cb?x=%zz":   "its query",
+		"https://yourapp.com/cb?x;y":     "its query",
 		"myapp:/cb":                      "neither",
 	} {
 		if err := oauth.CheckRedirectURI(uri); err == nil || !strings.Contains(err.Error(), want) {

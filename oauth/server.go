@@ -22,7 +22,8 @@ const (
 
 // Config of a Server.
 type Config struct {
-	// Issuer is the server's own URL, https://velocity.quest say, without a slash at the end (RFC 8414, section 2).
+	// Issuer is the server's own URL, https://velocity.quest say, without a path or a slash at the end (RFC 8414, section 2).
+	// One of http is for trying out, on a loopback address.
 	Issuer string
 	// Format of the access tokens, by API.
 	Formats map[string]authz.CredentialFormat
@@ -61,8 +62,8 @@ type Server struct {
 // NewServer makes a server on the store.
 func NewServer(c Config, grants *store.Issuer, log *slog.Logger) (*Server, error) {
 	switch {
-	case !authz.ValidHTTPURL(c.Issuer) || strings.ContainsAny(c.Issuer, "?#") || strings.HasSuffix(c.Issuer, "/"):
-		return nil, errors.New("url: the issuer's own address is like https://velocity.quest, without a slash at the end")
+	case !validIssuer(c.Issuer):
+		return nil, errors.New("url: the issuer's own address is like https://velocity.quest, without a slash at the end; http is for 127.0.0.1, [::1] and localhost alone")
 	case !authz.ValidHTTPURL(c.SignIn):
 		return nil, errors.New("sign_in: where users sign in is an address like https://velocity.quest/login")
 	case c.Cookie == "":

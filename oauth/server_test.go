@@ -14,12 +14,14 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jmoiron/sqlx"
 	"golang.org/x/oauth2"
 
 	"github.com/keywicket/keywicket/authz"
@@ -72,9 +74,11 @@ type issuer struct {
 	public, confidential             store.App
 	publicSecret, confidentialSecret authz.Secret
 	log                              *record.Log
+	db                               *sqlx.DB // the whole of it
+	sessions                         authz.Sessions
 }
 
-func newIssuer(t *testing.T, changes ...func(*oauth.Config)) *issuer {
+func newIssuer(t testing.TB, changes ...func(*oauth.Config)) *issuer {
 	t.Helper()
 	name := fmt.Sprintf("oauth_%d", databases.Add(1))
 	admin := must(store.Open(server.URL("postgres")))
@@ -83,9 +87,8 @@ func newIssuer(t *testing.T, changes ...func(*oauth.Config)) *issuer {
 	databaseURL := server.URL(name)
 	db := must(store.Open(databaseURL))
 	must(store.Migrate(t.Context(), db))
-	_ = db.Close()
 
-	i := &issuer{registry: must(store.OpenRegistry(t.Context(), databaseURL)), log: &record.Log{}}
+	i := &issuer{registry: must(store.OpenRegistry(t.Context(), databaseURL)), log: &record.Log{}, db: db}
 	i.acme = must(i.registry.CreateWorkspace(t.Context(), store.Workspace{Slug: "acme", Name: "Acme"}))
 	i.globex = must(i.registry.CreateWorkspace(t.Context(), store.Workspace{Slug: "globex", Name: "Globex"}))
 	i.ada = must(i.registry.CreateUser(t.Context(), store.User{Email: "ada@example.com"}))
@@ -106,6 +109,7 @@ func newIssuer(t *testing.T, changes ...func(*oauth.Config)) *issuer {
 	sessions := must(session.New(session.Config{APIs: map[string]authz.API{"velocity": {Session: authz.SessionFormat{
 		Issuer: supabase.Name, HS256Secret: authz.Secret(signIn.Secret)}}}}, slog.New(slog.DiscardHandler)))
 	t.Cleanup(sessions.Close)
+	i.sessions = sessions
 	c := oauth.Config{
 		Issuer: "https://velocity.quest", API: "velocity", Sessions: sessions, Cookie: "sb-velocity-auth-token",
 		SignIn: "https://velocity.quest/login?from=oauth",
@@ -124,12 +128,12 @@ func newIssuer(t *testing.T, changes ...func(*oauth.Config)) *issuer {
 	i.Server = httptest.NewServer(s.Handler())
 	t.Cleanup(func() {
 		i.Server.Close()
-		_ = errors.Join(i.Issuer.Close(), i.registry.Close())
+		_ = errors.Join(i.Issuer.Close(), i.registry.Close(), i.db.Close())
 	})
 	return i
 }
 
-func (i *issuer) app(t *testing.T, confidential bool) (store.App, authz.Secret) {
+func (i *issuer) app(t testing.TB, confidential bool) (store.App, authz.Secret) {
 	t.Helper()
 	app, secret, err := i.registry.CreateApp(t.Context(), store.NewApp{
 		API: "velocity", Name: "Planner", RedirectURIs: []string{callback}, Confidential: confidential})
@@ -176,11 +180,22 @@ func (i *issuer) post(t *testing.T, path, contentType, body string, header ...st
 	if err := json.NewDecoder(answer.Body).Decode(&r.body); err != nil {
 		t.Fatalf("%s: %d: %v", path, r.status, err)
 	}
-	if r.header.Get("Cache-Control") != "no-store" || r.header.Get("Content-Type") != "application/json" {
+	if r.header.Get("Cache-Control") != "no-store" || r.header.Get("Pragma") != "no-cache" || r.header.Get("Content-Type") != "application/json" {
 		t.Errorf("%s: %v", path, r.header)
+	}
+	if (r.status == http.StatusOK) != (r.body["error"] == nil) {
+		t.Errorf("%s: %d %v", path, r.status, r.body)
+	}
+	for _, name := range []string{"error", "error_description"} {
+		if value, told := r.body[name]; told && !sayable.MatchString(fmt.Sprint(value)) {
+			t.Errorf("%s: %s is %v", path, name, value)
+		}
 	}
 	return r
 }
+
+// sayable is what an error and its description may consist of (RFC 6749, sections 4.1.2.1 and 5.2).
+var sayable = regexp.MustCompile(`^[\x20-\x21\x23-\x5B\x5D-\x7E]+$`)
 
 type form map[string]string
 
@@ -270,33 +285,40 @@ func TestTokenRequestsAreRefused(t *testing.T) {
 	exchange := func(name, value string) form { return i.exchange(t, i.public).with(name, value) }
 	refresh := form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": i.tokens(t).text("refresh_token")}
 	confidential := i.exchange(t, i.confidential)
+	theirs := i.send(t, "/api/oauth/token", i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal()))
+	refreshTheirs := form{"grant_type": "refresh_token", "client_id": i.confidential.ID, "refresh_token": theirs.text("refresh_token")}
 	for name, c := range map[string]struct {
 		request form
 		want    string
 		status  int
 	}{
-		"no grant type":                  {exchange("grant_type", ""), "invalid_request", 400},
-		"another grant type":             {exchange("grant_type", "password"), "unsupported_grant_type", 400},
-		"no client":                      {exchange("client_id", ""), "invalid_request", 400},
-		"an unknown client":              {exchange("client_id", "nobody"), "invalid_client", 401},
-		"a wrong secret":                 {exchange("client_secret", "guessed"), "invalid_client", 401},
-		"confidential, without a secret": {confidential, "invalid_client", 401},
-		"another's secret":               {confidential.with("client_secret", i.publicSecret.Reveal()), "invalid_client", 401},
-		"no code":                        {exchange("code", ""), "invalid_request", 400},
-		"a code made up":                 {exchange("code", "made-up"), "invalid_grant", 400},
-		"another's code":                 {exchange("client_id", stranger.ID), "invalid_grant", 400},
-		"no redirect URI":                {exchange("redirect_uri", ""), "invalid_request", 400},
-		"another redirect URI":           {exchange("redirect_uri", callback+"/"), "invalid_grant", 400},
-		"no verifier":                    {exchange("code_verifier", ""), "invalid_request", 400},
-		"another verifier":               {exchange("code_verifier", strings.Repeat("v", 43)), "invalid_grant", 400},
-		"a short verifier":               {exchange("code_verifier", verifier[:42]), "invalid_grant", 400},
-		"the challenge as the verifier":  {exchange("code_verifier", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"), "invalid_grant", 400},
-		"a control character":            {exchange("code", "a\x00b"), "invalid_request", 400},
-		"no refresh token":               {refresh.with("refresh_token", ""), "invalid_request", 400},
-		"a refresh token made up":        {refresh.with("refresh_token", "made-up"), "invalid_grant", 400},
-		"another's refresh token":        {refresh.with("client_id", stranger.ID), "invalid_grant", 400},
-		"an access token":                {refresh.with("refresh_token", i.tokens(t).text("access_token")), "invalid_grant", 400},
-		"more than was granted":          {refresh.with("scope", "issues:read documents:read"), "invalid_scope", 400},
+		"no grant type":                                  {exchange("grant_type", ""), "invalid_request", 400},
+		"another grant type":                             {exchange("grant_type", "password"), "unsupported_grant_type", 400},
+		"no client":                                      {exchange("client_id", ""), "invalid_request", 400},
+		"an unknown client":                              {exchange("client_id", "nobody"), "invalid_client", 401},
+		"a wrong secret":                                 {exchange("client_secret", "guessed"), "invalid_client", 401},
+		"confidential, without a secret":                 {confidential, "invalid_client", 401},
+		"another's secret":                               {confidential.with("client_secret", i.publicSecret.Reveal()), "invalid_client", 401},
+		"no code":                                        {exchange("code", ""), "invalid_request", 400},
+		"a code made up":                                 {exchange("code", "made-up"), "invalid_grant", 400},
+		"another's code":                                 {exchange("client_id", stranger.ID), "invalid_grant", 400},
+		"no redirect URI":                                {exchange("redirect_uri", ""), "invalid_request", 400},
+		"another redirect URI":                           {exchange("redirect_uri", callback+"/"), "invalid_grant", 400},
+		"no verifier":                                    {exchange("code_verifier", ""), "invalid_request", 400},
+		"another verifier":                               {exchange("code_verifier", strings.Repeat("v", 43)), "invalid_grant", 400},
+		"a short verifier":                               {exchange("code_verifier", verifier[:42]), "invalid_grant", 400},
+		"the challenge as the verifier":                  {exchange("code_verifier", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"), "invalid_grant", 400},
+		"a control character":                            {exchange("code", "a\x00b"), "invalid_request", 400},
+		"no refresh token":                               {refresh.with("refresh_token", ""), "invalid_request", 400},
+		"a refresh token made up":                        {refresh.with("refresh_token", "made-up"), "invalid_grant", 400},
+		"another's refresh token":                        {refresh.with("client_id", stranger.ID), "invalid_grant", 400},
+		"an access token":                                {refresh.with("refresh_token", i.tokens(t).text("access_token")), "invalid_grant", 400},
+		"more than was granted":                          {refresh.with("scope", "issues:read documents:read"), "invalid_scope", 400},
+		"a scope in another case":                        {refresh.with("scope", "Issues:read"), "invalid_scope", 400},
+		"refreshing, with a wrong secret":                {refresh.with("client_secret", "guessed"), "invalid_client", 401},
+		"confidential, refreshing, without a secret":     {refreshTheirs, "invalid_client", 401},
+		"confidential, refreshing, with a wrong secret":  {refreshTheirs.with("client_secret", "guessed"), "invalid_client", 401},
+		"confidential, refreshing, with another's token": {refreshTheirs.with("refresh_token", refresh["refresh_token"]).with("client_secret", i.confidentialSecret.Reveal()), "invalid_grant", 400},
 	} {
 		r := i.send(t, "/api/oauth/token", c.request)
 		if r.status != c.status || r.text("error") != c.want || r.body["access_token"] != nil {
@@ -431,6 +453,9 @@ func TestRevocation(t *testing.T) {
 	}
 	if r := revoke(again.text("refresh_token"), "token_type_hint", "nonsense"); r.status != http.StatusOK || good(again) {
 		t.Errorf("a refresh token: %+v, good: %t", r, good(again))
+	}
+	if r := i.send(t, "/api/oauth/token", form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": again.text("refresh_token")}); r.text("error") != "invalid_grant" {
+		t.Errorf("a refresh token that was revoked: %+v", r)
 	}
 	if r := revoke("made-up"); r.status != http.StatusOK {
 		t.Errorf("one that is not there: %+v", r)

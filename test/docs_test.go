@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/internal/testnames"
 	"github.com/keywicket/keywicket/policies"
 )
 
@@ -185,28 +186,15 @@ func TestNamedTestsExist(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		named := regexp.MustCompile(`\b(Test|Fuzz)[A-Z]\w+`).FindAllString(string(text), -1)
+		named := testnames.In(string(text))
 		if len(named) < least {
 			t.Errorf("%s names only %d tests", document, len(named))
 		}
 		names = append(names, named...)
 	}
-	var all strings.Builder
-	err := filepath.WalkDir("..", func(file string, _ os.DirEntry, err error) error {
-		if err != nil || !strings.HasSuffix(file, "_test.go") {
-			return err
-		}
-		text, err := os.ReadFile(file)
-		all.Write(text)
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range names {
-		if !strings.Contains(all.String(), "\nfunc "+name+"(") {
-			t.Errorf("there is no %s", name)
-		}
+	missing, err := testnames.Missing("..", names)
+	if err != nil || len(missing) > 0 {
+		t.Errorf("there is no %v, %v", missing, err)
 	}
 }
 

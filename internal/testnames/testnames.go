@@ -1,0 +1,41 @@
+// Package testnames finds the tests that documents name: what a document says is shown has to be shown by something.
+package testnames
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+var form = regexp.MustCompile(`\b(Test|Fuzz)[A-Z]\w+`)
+
+// In lists the names in a text.
+func In(text string) []string { return form.FindAllString(text, -1) }
+
+// Missing are those of the names that no test below the folder has. Hidden folders are left out: there is code of others.
+func Missing(folder string, names []string) ([]string, error) {
+	var tests strings.Builder
+	err := filepath.WalkDir(folder, func(file string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && file != folder && strings.HasPrefix(entry.Name(), "."):
+			return filepath.SkipDir
+		case entry.IsDir() || !strings.HasSuffix(file, "_test.go"):
+			return nil
+		}
+		text, err := os.ReadFile(file)
+		tests.WriteString("\n")
+		tests.Write(text)
+		return err
+	})
+	var missing []string
+	for _, name := range names {
+		if !strings.Contains(tests.String(), "\nfunc "+name+"(") {
+			missing = append(missing, name)
+		}
+	}
+	return missing, err
+}
