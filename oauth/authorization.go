@@ -75,7 +75,7 @@ func (s *Server) asked(a authorization, query url.Values) (authorization, error)
 	case !challengeForm.MatchString(a.challenge):
 		return a, invalidRequest("code_challenge is not 43 characters of base64url")
 	}
-	for _, name := range strings.Fields(query.Get("scope")) {
+	for _, name := range scopesIn(query.Get("scope")) {
 		i := slices.IndexFunc(s.config.Scopes, func(scope Scope) bool { return scope.Name == name })
 		if i < 0 {
 			return a, &refusal{Code: "invalid_scope", Description: "a scope is not one that an app can ask for"}
@@ -89,6 +89,9 @@ func (s *Server) asked(a authorization, query url.Values) (authorization, error)
 	}
 	return a, nil
 }
+
+// scopesIn reads a list (RFC 6749, section 3.3). More blanks than one do no harm.
+func scopesIn(list string) []string { return strings.FieldsFunc(list, func(c rune) bool { return c == ' ' }) }
 
 func (a authorization) names() []string {
 	names := make([]string, len(a.scopes))

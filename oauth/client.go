@@ -19,18 +19,18 @@ type client struct {
 // Authorization header or in the body, and not by both. An app that is not confidential needs no secret, but one that it
 // sends has to be right.
 func (s *Server) client(r *http.Request, p parameters) (client, error) {
-	id, secret, basic, err := credentials(r, p)
+	id, secret, err := credentials(r, p)
 	if err != nil {
 		return client{}, err
 	}
 	c, err := s.grants.Client(r.Context(), id)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		return client{}, invalidClient(basic)
+		return client{}, invalidClient()
 	case err != nil:
 		return client{}, err
 	case secret == "" && c.Confidential, secret != "" && !c.Knows(secret):
-		return client{}, invalidClient(basic)
+		return client{}, invalidClient()
 	}
 	found := client{c, secret != ""}
 	return found, tooMany(s.clients.take(found.counted()))
@@ -45,23 +45,23 @@ func (c client) counted() string {
 	return c.ID
 }
 
-func credentials(r *http.Request, p parameters) (id string, secret authz.Secret, basic bool, err error) {
+func credentials(r *http.Request, p parameters) (id string, secret authz.Secret, err error) {
 	if len(r.Header.Values("Authorization")) == 0 {
 		id, err = p.required("client_id")
-		return id, authz.Secret(p["client_secret"]), false, err
+		return id, authz.Secret(p["client_secret"]), err
 	}
 	name, password, ok := r.BasicAuth()
 	if !ok || len(r.Header.Values("Authorization")) > 1 {
-		return "", "", true, invalidClient(true)
+		return "", "", invalidClient()
 	}
 	// RFC 6749, section 2.3.1: both are encoded like a form's values before they are joined.
 	id, errID := url.QueryUnescape(name)
 	password, errSecret := url.QueryUnescape(password)
 	if errID != nil || errSecret != nil || id == "" || password == "" {
-		return "", "", true, invalidClient(true)
+		return "", "", invalidClient()
 	}
 	if p["client_secret"] != "" || p["client_id"] != "" && p["client_id"] != id {
-		return "", "", true, invalidRequest("the app authenticates in two ways")
+		return "", "", invalidRequest("the app authenticates in two ways")
 	}
-	return id, authz.Secret(password), true, nil
+	return id, authz.Secret(password), nil
 }

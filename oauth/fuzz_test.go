@@ -71,6 +71,10 @@ func FuzzTokenRequest(f *testing.F) {
 			t.Fatalf("%d %s", w.Code, w.Body)
 		}
 		h := w.Header()
+		if challenged := h.Get("WWW-Authenticate") == `Basic realm="keywicket"`; challenged != (w.Code == 401) {
+			t.Fatalf("%d %v", w.Code, h)
+		}
+		h.Del("WWW-Authenticate")
 		if len(h) != 3 || h.Get("Content-Type") != "application/json" || h.Get("Cache-Control") != "no-store" || h.Get("Pragma") != "no-cache" {
 			t.Fatalf("%v", h)
 		}

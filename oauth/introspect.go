@@ -25,7 +25,7 @@ type introspection struct {
 // (section 2.1), and learns of its own tokens alone.
 func (s *Server) introspect(r *http.Request, p parameters, c client) (any, error) {
 	if !c.proven {
-		return nil, invalidClient(false)
+		return nil, invalidClient()
 	}
 	token, err := p.required("token")
 	if err != nil {

@@ -15,7 +15,6 @@ type refusal struct {
 	Code        string `json:"error"`
 	Description string `json:"error_description,omitempty"`
 	status      int
-	basic       bool // the app has tried to authenticate by the Authorization header
 	wait        time.Duration
 	outcome     string // what [Config.Observe] is told, if it is not the code
 }
@@ -33,8 +32,8 @@ func invalidScope() error {
 func unsupportedGrantType() error {
 	return &refusal{Code: "unsupported_grant_type", Description: "grant_type is authorization_code or refresh_token"}
 }
-func invalidClient(basic bool) error {
-	return &refusal{Code: "invalid_client", Description: "the app is unknown, or its secret is wrong or missing", status: http.StatusUnauthorized, basic: basic}
+func invalidClient() error {
+	return &refusal{Code: "invalid_client", Description: "the app is unknown, or its secret is wrong or missing", status: http.StatusUnauthorized}
 }
 
 // reused looks to the app like any other.
@@ -66,7 +65,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) (outc
 		respond(w, http.StatusServiceUnavailable, &refusal{Code: "temporarily_unavailable"})
 		return "unavailable"
 	}
-	if told.basic { // RFC 6749, section 5.2: the scheme that was tried
+	if told.status == http.StatusUnauthorized { // RFC 9110, section 15.5.2; of what can be tried Basic alone is such a scheme
 		w.Header().Set("WWW-Authenticate", `Basic realm="keywicket"`)
 	}
 	if told.wait > 0 {

@@ -324,8 +324,8 @@ func TestTokenRequestsAreRefused(t *testing.T) {
 		if r.status != c.status || r.text("error") != c.want || r.body["access_token"] != nil {
 			t.Errorf("%s: %+v", name, r)
 		}
-		if r.header.Get("WWW-Authenticate") != "" {
-			t.Errorf("%s: a challenge, though nobody used the header", name)
+		if challenged := r.header.Get("WWW-Authenticate") == `Basic realm="keywicket"`; challenged != (c.status == 401) {
+			t.Errorf("%s: the challenge %q", name, r.header.Get("WWW-Authenticate"))
 		}
 	}
 	if r := i.send(t, "/api/oauth/token", refresh); r.status != http.StatusOK { // none of that has used it up

@@ -96,7 +96,7 @@ func (s *Server) refresh(r *http.Request, p parameters, c client, format authz.C
 		if granted.Client != c.ID {
 			return nil, invalidGrant()
 		}
-		asked := strings.Fields(p["scope"])
+		asked := scopesIn(p["scope"])
 		if len(asked) == 0 {
 			return granted.Scopes, nil
 		}
