@@ -91,7 +91,9 @@ func (s *Server) asked(a authorization, query url.Values) (authorization, error)
 }
 
 // scopesIn reads a list (RFC 6749, section 3.3). More blanks than one do no harm.
-func scopesIn(list string) []string { return strings.FieldsFunc(list, func(c rune) bool { return c == ' ' }) }
+func scopesIn(list string) []string {
+	return strings.FieldsFunc(list, func(c rune) bool { return c == ' ' })
+}
 
 func (a authorization) names() []string {
 	names := make([]string, len(a.scopes))
