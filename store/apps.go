@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 	"unicode"
@@ -44,8 +45,14 @@ const appColumns = `id, api, name, redirect_uris, confidential, created_at, revo
 func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, error) {
 	secret := newSecret()
 	digest := secret.Digest()
-	if !isAppName(n.Name) {
+	// What is not right is found here: of a row that a constraint refuses, Postgres writes the whole into its log.
+	switch {
+	case !isAppName(n.Name):
 		return App{}, "", refuse(ErrInvalid, "the app's name %q is empty, longer than 100 characters, or has control characters", n.Name)
+	case n.ID != "" && !appID.MatchString(n.ID):
+		return App{}, "", refuse(ErrInvalid, "the client id %q is not up to 100 letters, digits, and . _ ~ -", n.ID)
+	case len(n.RedirectURIs) == 0 || len(n.RedirectURIs) > 20:
+		return App{}, "", refuse(ErrInvalid, "an app has 1 to 20 redirect URIs")
 	}
 	var app App
 	err := r.db.GetContext(ctx, &app, `
@@ -54,14 +61,15 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 		RETURNING `+appColumns, n.ID, n.API, n.Name, orNone(n.RedirectURIs), digest[:], n.Confidential)
 	if err != nil {
 		return App{}, "", explain(err, "create the app", map[string]*refusal{
-			"oauth_apps_pkey":               refuse(ErrExists, "there is an app %q already", n.ID),
-			"oauth_apps_id_form":            refuse(ErrInvalid, "the client id %q is not up to 100 letters, digits, and . _ ~ -", n.ID),
-			"oauth_apps_api_form":           refuse(ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
-			"oauth_apps_redirect_uris_form": refuse(ErrInvalid, "an app has 1 to 20 redirect URIs"),
+			"oauth_apps_pkey":     refuse(ErrExists, "there is an app %q already", n.ID),
+			"oauth_apps_api_form": refuse(ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
 		})
 	}
 	return app, secret, nil
 }
+
+// appID has the form of the column.
+var appID = regexp.MustCompile(`^[A-Za-z0-9._~-]{1,100}$`)
 
 // isAppName has the form of the column: users read it on the consent page.
 func isAppName(name string) bool {

@@ -1,0 +1,185 @@
+package test
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"html"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/demo"
+)
+
+// Row 36 of docs/security.md, for the issuer: what users, apps and thieves send and get is in no log and no metric, of Envoy's,
+// Postgres's, the sidecar's or its own.
+func TestOAuthSecretsStaySecret(t *testing.T) {
+	s := &spied{secrets: traces{}, seen: map[string][]string{}}
+	d, err := demo.New(t.Context(), demo.Config{
+		Keywicket: world.binary, Log: &s.log, Environ: []string{"KEYWICKET_LOG_LEVEL=debug", "KEYWICKET_LOG_ALLOW_SAMPLE=1"},
+		PostgresSettings: map[string]string{
+			"log_min_duration_statement": "0", "log_parameter_max_length": "0", "log_parameter_max_length_on_error": "0",
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	s.Stack = d.Stack
+	logins := regexp.MustCompile(`PASSWORD '(\w+)'.*\n`).FindAllStringSubmatch(s.log.String(), -1)
+	if len(logins) != 2 {
+		t.Fatal("the passwords of the database are not where they were")
+	}
+	s.secrets.add("a password", logins[0][1], logins[1][1])
+	secret := func(name, text string) string {
+		if len(text) < trace {
+			t.Fatalf("%s is %q", name, text)
+		}
+		s.secrets.add(name, append(encodings([]byte(text)), text)...)
+		s.secrets.addDigest(text)
+		return text
+	}
+
+	created := operator[[]struct{ ID string }](t, d.Stack, "user", "list")
+	token, err := d.SignIn.Token(created[0].ID, rand.Text(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret("a session", token)
+	made := register(t, d, "--confidential")
+	secret("an app's secret", made.Secret)
+	public := register(t, d).ID
+	const challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
+	verifier, state := secret("a verifier", "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"), secret("a state", rand.Text())
+
+	// visit is the browser's; what it shows is not logged.
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	visit := func(method, address, form string, cookies ...string) (text string, response *http.Response) {
+		t.Helper()
+		q, err := http.NewRequestWithContext(t.Context(), method, address, strings.NewReader(form))
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		q.Header.Set("Cookie", strings.Join(cookies, "; "))
+		response, err = client.Do(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = response.Body.Close() }()
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(body), response
+	}
+	session := "sb-demo-auth-token=" + token
+	consent := func(clientID string) (code string) {
+		t.Helper()
+		address := d.Velocity + "/oauth/consent?" + url.Values{
+			"client_id": {clientID}, "redirect_uri": {appAddress}, "response_type": {"code"}, "scope": {"user:read"}, "state": {state},
+			"code_challenge": {challenge}, "code_challenge_method": {"S256"},
+		}.Encode()
+		visit("GET", address, "")                                                                         // signed out
+		visit("GET", address, "", session+"x")                                                            // forged
+		visit("GET", strings.Replace(address, "client_id="+clientID, "client_id="+token, 1), "", session) // misplaced
+		text, shown := visit("GET", address, "", session)
+		form := url.Values{"decision": {"approve"}}
+		for _, m := range regexp.MustCompile(`type="hidden" name="(\w+)" value="([^"]*)"`).FindAllStringSubmatch(text, -1) {
+			form.Set(m[1], html.UnescapeString(m[2]))
+		}
+		proof := secret("a form's proof", form.Get("proof"))
+		visit("POST", address, url.Values{"decision": {"approve"}, "proof": {"guessed"}, "user": {token}}.Encode(), session, "keywicket_consent="+proof)
+		_, back := visit("POST", address, form.Encode(), session, strings.Split(shown.Header.Get("Set-Cookie"), ";")[0])
+		at, err := back.Location()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return secret("a code", at.Query().Get("code"))
+	}
+	const formType = "application/x-www-form-urlencoded"
+	endpoint := d.Velocity + "/api/oauth/"
+	basic := [2]string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(made.ID+":"+made.Secret))}
+	secret("an app's credentials", basic[1][len("Basic "):])
+	post := func(path string, want int, form url.Values, header ...[2]string) told {
+		t.Helper()
+		r := send(t, "POST", endpoint+path, formType, form.Encode(), header...)
+		if r.status != want {
+			t.Errorf("%s: %d, not %d: %v", path, r.status, want, r.body)
+		}
+		for _, name := range []string{"access_token", "refresh_token"} {
+			if text := r.text(name); text != "" {
+				secret("an "+name, strings.TrimPrefix(text, "velo_"))
+				s.secrets.addDigest(text)
+			}
+		}
+		return r
+	}
+	exchange := url.Values{"grant_type": {"authorization_code"}, "code": {consent(made.ID)}, "redirect_uri": {appAddress}, "code_verifier": {verifier}}
+	first := post("token", 200, exchange, basic)
+	refresh := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {first.text("refresh_token")}}
+	second := post("token", 200, refresh, basic)
+	access := [2]string{"Authorization", "Bearer " + second.text("access_token")}
+	send(t, "GET", d.Velocity+"/api/user", "", "", access)
+	send(t, "GET", d.Velocity+"/api/projects", "", "", access)
+	send(t, "GET", d.Velocity+"/api/user?access_token="+second.text("access_token"), "", "")
+	post("introspect", 200, url.Values{"token": {second.text("access_token")}}, basic)
+	post("introspect", 400, url.Values{"token": {second.text("access_token")}}) // who asks?
+	post("token", 400, refresh, basic)                                          // a second time
+	post("token", 400, exchange, basic)
+	post("token", 400, url.Values{"grant_type": {made.Secret}, "client_id": {made.ID}, "client_secret": {made.Secret}})
+	post("token", 401, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}, "client_id": {made.Secret}, "client_secret": {verifier}})
+	post("token?client_secret="+made.Secret, 401, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}, "client_id": {made.ID}})
+	post("revoke", 200, url.Values{"token": {second.text("refresh_token")}}, basic)
+	post("revoke", 400, url.Values{"token": {post("token", 200, url.Values{ // another's
+		"grant_type": {"authorization_code"}, "code": {consent(public)}, "redirect_uri": {appAddress}, "code_verifier": {verifier}, "client_id": {public},
+	}).text("refresh_token")}}, basic)
+	for _, args := range [][]string{
+		{"grant", "list"}, {"grant", "list", "--user", token}, {"grant", "revoke", second.text("access_token")}, {"oauth-app", "list"},
+		{"oauth-app", "revoke", made.Secret}, {"oauth-app", "rotate-secret", second.text("access_token")},
+		{"oauth-app", "create", "--name", "n", "--redirect-uri", token}, {"oauth-app", "create", "--id", token, "--name", "n", "--redirect-uri", appAddress},
+	} {
+		s.run(t, !slices.ContainsFunc(args, func(a string) bool { return len(a) > 20 }), "", args...)
+	}
+	s.see("the issuer's metrics", send(t, "GET", "http://"+d.Issuer.Addr+"/metrics", "", "").raw)
+	s.see("the sidecar's metrics", send(t, "GET", "http://"+d.Sidecar.Operations+"/metrics", "", "").raw)
+	s.see("Envoy's statistics", send(t, "GET", "http://"+d.Envoy.Admin()+"/stats", "", "").raw)
+	// And with nobody to ask.
+	if err := syscall.Kill(d.Postgres.PID(), syscall.SIGQUIT); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the database is away", func() bool {
+		return send(t, "POST", endpoint+"token", formType, refresh.Encode(), basic).status == http.StatusServiceUnavailable
+	})
+	visit("GET", d.Velocity+"/oauth/consent?client_id="+made.ID+"&redirect_uri="+appAddress+"&state="+state, "", session)
+	_ = d.Close() // the logs end; Postgres has gone before
+
+	_, log, _ := strings.Cut(s.log.String(), logins[1][0])
+	s.see("the logs", log)
+	for what, texts := range s.seen {
+		for _, found := range s.secrets.in(strings.Join(texts, "\n")) {
+			t.Errorf("%s show %s", what, found)
+		}
+	}
+	// There was something to find.
+	for whose, line := range map[string]string{
+		"Envoy": `"path":"/oauth/consent".*"status":303`, "Postgres": `INSERT INTO keywicket\.oauth_codes`, "a grant": `"msg":"a user has granted`,
+		"tokens": `"msg":"tokens were issued"`, "reuse": `"level":"WARN","msg":"a code or refresh token came a second time`,
+		"revocation": `"msg":"a token was revoked`, "the issuer's errors": `"msg":"the issuer could not answer","path":"/api/oauth/token"`,
+		"the sidecar": `"kind":"oauth_token"`,
+	} {
+		if !regexp.MustCompile(line).MatchString(log) {
+			t.Errorf("nothing is seen of %s", whose)
+		}
+	}
+	if found := s.secrets.in(fmt.Sprint(exchange, refresh, second.raw)); len(found) == 0 {
+		t.Error("the search finds nothing in what has it all")
+	}
+}
