@@ -64,7 +64,7 @@ func (u *User) submit(ctx context.Context, p page, button, value string, workspa
 var (
 	hiddenField  = regexp.MustCompile(`<input type="hidden" name="(\w+)" value="([^"]*)">`)
 	signInButton = regexp.MustCompile(`<button name="user" value="([^"]*)">Sign in as ([^<]*)</button>`)
-	workspaceBox = regexp.MustCompile(`name="workspace" value="([^"]*)".*?<span>([^<]*) <`)
+	workspaceBox = regexp.MustCompile(`name="workspace" value="([^"]*)".*?<bdi>([^<]*)</bdi>`)
 )
 
 // ask opens an app's request, signs in if need be, and stops at what then is shown.

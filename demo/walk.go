@@ -45,7 +45,7 @@ func (d *Demo) walk(ctx context.Context, line func(request, who, workspace, want
 	if p, err = ada.ask(ctx, at.String()); err != nil {
 		return err
 	}
-	line("GET /oauth/consent", "", "", "200 Allow Planner", words(p.status, strings.Contains(p.text, "Allow Planner"), "Allow Planner"), "which asks her, once she has signed in")
+	line("GET /oauth/consent", "", "", "200 Allow Planner", words(p.status, strings.Contains(p.text, "Allow <bdi>Planner</bdi> to act"), "Allow Planner"), "which asks her, once she has signed in")
 	if p, err = ada.submit(ctx, p, "decision", "approve", p.workspaces([]string{"Your workspace"})...); err != nil {
 		return err
 	}

@@ -142,7 +142,7 @@ func TestUserApproves(t *testing.T) {
 	b := i.adas()
 	p := b.do(t, "GET", i.request(), nil)
 	for _, want := range []string{
-		"Allow Planner to act for you?", "ada@example.com", "planner.example", "Read issues and comments", "Create, update, delete issues",
+		"Allow <bdi>Planner</bdi> to act for you?", "ada@example.com", "planner.example", "Read issues and comments", "Create, update, delete issues",
 		"Acme", "Globex", i.acme.ID, `name="viewport"`, "<html lang=",
 	} {
 		if p.status != http.StatusOK || !strings.Contains(p.text, want) {

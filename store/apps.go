@@ -48,7 +48,7 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 	// What is not right is found here: of a row that a constraint refuses, Postgres writes the whole into its log.
 	switch {
 	case !isAppName(n.Name):
-		return App{}, "", refuse(ErrInvalid, "the app's name %q is empty, longer than 100 characters, or has control characters", n.Name)
+		return App{}, "", refuse(ErrInvalid, "the app's name %q is empty, longer than 100 characters, or has characters that nobody sees", n.Name)
 	case n.ID != "" && !appID.MatchString(n.ID):
 		return App{}, "", refuse(ErrInvalid, "the client id %q is not up to 100 letters, digits, and . _ ~ -", n.ID)
 	case len(n.RedirectURIs) == 0 || len(n.RedirectURIs) > 20:
@@ -71,9 +71,11 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 // appID has the form of the column.
 var appID = regexp.MustCompile(`^[A-Za-z0-9._~-]{1,100}$`)
 
-// isAppName has the form of the column: users read it on the consent page.
+// isAppName: users read it on the consent page, so there is nothing in it that could make it, or what stands beside it, look like
+// something else.
 func isAppName(name string) bool {
-	return utf8.ValidString(name) && utf8.RuneCountInString(name) <= 100 && strings.TrimSpace(name) != "" && !strings.ContainsFunc(name, unicode.IsControl)
+	return utf8.ValidString(name) && utf8.RuneCountInString(name) <= 100 && strings.TrimSpace(name) != "" &&
+		!strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) })
 }
 
 // newSecret has 260 bits.

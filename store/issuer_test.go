@@ -348,6 +348,7 @@ func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
 	for _, n := range []store.NewApp{
 		{ID: "a:b", API: "velocity", Name: "n", RedirectURIs: []string{"r"}},
 		{API: "velocity", Name: " ", RedirectURIs: []string{"r"}}, {API: "velocity", Name: "a\nb", RedirectURIs: []string{"r"}},
+		{API: "velocity", Name: "a\u202eb", RedirectURIs: []string{"r"}}, {API: "velocity", Name: "a\u200bb", RedirectURIs: []string{"r"}},
 		{API: "velocity", Name: strings.Repeat("n", 101), RedirectURIs: []string{"r"}}, {API: "velocity", Name: "n"}, {API: "velo city", Name: "n", RedirectURIs: []string{"r"}},
 	} {
 		if _, _, err := g.CreateApp(t.Context(), n); !errors.Is(err, store.ErrInvalid) {
