@@ -283,6 +283,19 @@ func TestIssuerBehindEnvoy(t *testing.T) {
 			t.Errorf("no metric %s", line)
 		}
 	}
+	// An issuer that is gone keeps nobody from what he has.
+	if err := d.Issuer.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/api/oauth/token", "/oauth/consent"} {
+		if r := send(t, "POST", d.Velocity+path, "application/x-www-form-urlencoded", ""); r.status != http.StatusServiceUnavailable ||
+			r.header.Get("Retry-After") != "1" || r.raw != `{"error":{"code":"UNAVAILABLE","message":"The service is unavailable. Try again.","reason":"unavailable"}}`+"\n" {
+			t.Errorf("%s without an issuer: %+v", path, r)
+		}
+	}
+	if r := send(t, "GET", d.Velocity+"/api/user", "", "", [2]string{"Authorization", "Bearer velu_your_personal_key_here"}); r.status != http.StatusOK {
+		t.Errorf("without an issuer: %+v", r)
+	}
 }
 
 // npm's oauth4webapi, unmodified, which checks every answer strictly: test/js/client.js.
