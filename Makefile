@@ -66,7 +66,7 @@ bench: ## Measure a decision, a look-up, and the loading of policies
 
 .PHONY: ci
 ci: lint test demo-once ## All that CI runs
-	$(MAKE) fuzz FUZZTIME=20s
+	$(MAKE) fuzz FUZZTIME=10s
 	.ci/as-ordinary-user
 
 .PHONY: clean

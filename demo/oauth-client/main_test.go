@@ -105,31 +105,28 @@ $`)
 		t.Errorf("in one of several workspaces: %v in\n%s", err, out)
 	}
 
+	changed := func(parameter, value string) func(string) *url.URL {
+		return func(address string) *url.URL {
+			to := approve()(address)
+			q := to.Query()
+			q.Set(parameter, value)
+			to.RawQuery = q.Encode()
+			return to
+		}
+	}
 	// What goes wrong is told.
 	for name, c := range map[string]struct {
 		change  func(*app)
 		browser func(string) *url.URL
 		want    string
 	}{
-		"an unknown scope": {func(a *app) { a.Scopes = []string{"all"} }, approve(), "the answer is invalid_scope"},
-		"somebody else's answer": {nil, func(address string) *url.URL {
-			to := approve()(address)
-			q := to.Query()
-			q.Set("state", "guessed")
-			to.RawQuery = q.Encode()
-			return to
-		}, "nobody asked for"},
-		"another issuer's answer": {nil, func(address string) *url.URL {
-			to := approve()(address)
-			q := to.Query()
-			q.Set("iss", "https://evil.example")
-			to.RawQuery = q.Encode()
-			return to
-		}, "from another issuer"},
-		"no answer":      {func(a *app) { a.patience = time.Millisecond }, func(string) *url.URL { return nil }, "nobody answered"},
-		"a wrong secret": {func(a *app) { a.ClientSecret = "guessed" }, approve(), "invalid_client"},
-		"no issuer":      {func(a *app) { a.issuer = d.VelaFlows }, nil, "not with its metadata"},
-		"nobody there":   {func(a *app) { a.issuer = "http://127.0.0.1:1" }, nil, "run make demo"},
+		"an unknown scope":        {func(a *app) { a.Scopes = []string{"all"} }, approve(), "the answer is invalid_scope"},
+		"somebody else's answer":  {nil, changed("state", "guessed"), "nobody asked for"},
+		"another issuer's answer": {nil, changed("iss", "https://evil.example"), "from another issuer"},
+		"no answer":               {func(a *app) { a.patience = time.Millisecond }, func(string) *url.URL { return nil }, "nobody answered"},
+		"a wrong secret":          {func(a *app) { a.ClientSecret = "guessed" }, approve(), "invalid_client"},
+		"no issuer":               {func(a *app) { a.issuer = d.VelaFlows }, nil, "not with its metadata"},
+		"nobody there":            {func(a *app) { a.issuer = "http://127.0.0.1:1" }, nil, "run make demo"},
 	} {
 		if out, err := use(c.change, c.browser); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v in\n%s", name, err, out)
