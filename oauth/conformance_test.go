@@ -243,7 +243,7 @@ func TestConsentIsAskedForEachTime(t *testing.T) {
 	}
 	again := p.form("approve", i.acme.ID).Encode()
 	for _, query := range []string{i.request(), i.request() + "&" + again, i.request() + "&prompt=none"} {
-		if p := b.do(t, "GET", query, nil); p.status != http.StatusOK || !strings.Contains(p.text, "Allow Planner to act for you?") {
+		if p := b.do(t, "GET", query, nil); p.status != http.StatusOK || !strings.Contains(p.text, "Allow <bdi>Planner</bdi> to act for you?") {
 			t.Errorf("%s: %d to %v", query, p.status, p.location)
 		}
 	}

@@ -38,8 +38,16 @@ type shown struct {
 // Has reports whether the workspace was chosen.
 func (p shown) Has(id string) bool { return slices.Contains(p.Chosen, id) }
 
-// consentCookie holds what the form has to hold as well: a page of somebody else's can have it sent, but cannot read it.
-const consentCookie = "keywicket_consent"
+// proofCookie is the cookie that holds what the form has to hold as well: a page of somebody else's can have the form sent, but
+// cannot read the cookie. Nor can it set one, were it served by a neighbour in the same domain: a browser takes a name that begins
+// so from the host itself alone (RFC 6265bis, section 4.1.3.2), and by https.
+func (s *Server) proofCookie(proof string) *http.Cookie {
+	c := &http.Cookie{Name: "keywicket_consent", Value: proof, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: s.secure, MaxAge: 3600}
+	if s.secure {
+		c.Name = "__Host-" + c.Name
+	}
+	return c
+}
 
 // consent asks the user (RFC 6749, section 4.1.1).
 func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
@@ -61,7 +69,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 		s.tell(w, http.StatusBadRequest, "The form could not be read.")
 		return
 	}
-	cookie, err := r.Cookie(consentCookie)
+	cookie, err := r.Cookie(s.proofCookie("").Name)
 	proof := r.PostForm.Get("proof")
 	if err != nil || proof == "" || subtle.ConstantTimeCompare([]byte(cookie.Value), []byte(proof)) != 1 || s.foreign.Check(r) != nil {
 		s.config.Observe("consent", "forged")
@@ -168,10 +176,7 @@ func (s *Server) signIn(r *http.Request) string {
 
 func (s *Server) show(w http.ResponseWriter, r *http.Request, a authorization, user store.Consenter, chosen []string, missing bool) {
 	proof := rand.Text()
-	http.SetCookie(w, &http.Cookie{
-		Name: consentCookie, Value: proof, Path: consentPath, HttpOnly: true, SameSite: http.SameSiteStrictMode,
-		Secure: s.secure, MaxAge: 3600,
-	})
+	http.SetCookie(w, s.proofCookie(proof))
 	p := shown{
 		App: a.client.Name, Host: destination(a.redirectURI), Email: user.Email, User: user.ID, Scopes: a.scopes,
 		Chosen: chosen, Missing: missing, Proof: proof,

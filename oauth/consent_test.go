@@ -83,7 +83,7 @@ func (b *browser) do(t *testing.T, method, query string, body url.Values, header
 	defer func() { _ = answer.Body.Close() }()
 	for _, c := range answer.Cookies() {
 		b.cookies[c.Name] = c.Value
-		if !c.HttpOnly || !c.Secure || c.SameSite != http.SameSiteStrictMode || c.Path != "/oauth/consent" {
+		if !c.HttpOnly || !c.Secure || c.SameSite != http.SameSiteStrictMode || c.Path != "/" || !strings.HasPrefix(c.Name, "__Host-") {
 			t.Errorf("the cookie %+v", c)
 		}
 	}
@@ -329,7 +329,7 @@ func TestForgedApprovals(t *testing.T) {
 		"no cookie":              func(b *browser, _ url.Values) []string { b.cookies = nil; return nil },
 		"no cookie and no proof": func(b *browser, f url.Values) []string { b.cookies = nil; f.Del("proof"); return nil },
 		"empty ones": func(b *browser, f url.Values) []string {
-			b.cookies["keywicket_consent"] = ""
+			b.cookies["__Host-keywicket_consent"] = ""
 			f.Set("proof", "")
 			return nil
 		},
