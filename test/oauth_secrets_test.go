@@ -61,7 +61,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 
 	// visit is the browser's; what it shows is not logged.
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	visit := func(method, address, form string, cookies ...string) (text string, response *http.Response) {
+	visit := func(method, address, form string, cookies ...string) (text string, header http.Header) {
 		t.Helper()
 		q, err := http.NewRequestWithContext(t.Context(), method, address, strings.NewReader(form))
 		if err != nil {
@@ -69,7 +69,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 		}
 		q.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		q.Header.Set("Cookie", strings.Join(cookies, "; "))
-		response, err = client.Do(q)
+		response, err := client.Do(q)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -78,7 +78,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return string(body), response
+		return string(body), response.Header
 	}
 	session := "sb-demo-auth-token=" + token
 	consent := func(clientID string) (code string) {
@@ -97,8 +97,8 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 		}
 		proof := secret("a form's proof", form.Get("proof"))
 		visit("POST", address, url.Values{"decision": {"approve"}, "proof": {"guessed"}, "user": {token}}.Encode(), session, "keywicket_consent="+proof)
-		_, back := visit("POST", address, form.Encode(), session, strings.Split(shown.Header.Get("Set-Cookie"), ";")[0])
-		at, err := back.Location()
+		_, back := visit("POST", address, form.Encode(), session, strings.Split(shown.Get("Set-Cookie"), ";")[0])
+		at, err := url.Parse(back.Get("Location"))
 		if err != nil {
 			t.Fatal(err)
 		}
