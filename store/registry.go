@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
 
 	"github.com/keywicket/keywicket/authz"
 )
@@ -227,6 +228,42 @@ func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz
 	}
 	copy(l.Digest[:], digest)
 	a, err := answer(r.db.QueryRowxContext(ctx, lookupQuery, arguments(l)...), l)
+	return a.Found, err
+}
+
+// AccessToken finds an access token of OAuth 2.0 by its id, as a token of its user's, and the workspaces that he has granted to the
+// app, by id. [ErrNotFound]: there is none.
+func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string, error) {
+	var row struct {
+		Token
+		Granted pq.StringArray `db:"granted"`
+	}
+	err := r.db.GetContext(ctx, &row, `
+		SELECT t.id, a.api, a.name, 'oauth_token' AS kind, 'live' AS environment, t.scopes, g.user_id, t.created_at, t.expires_at,
+		       ARRAY(SELECT workspace_id FROM keywicket.oauth_grant_workspaces gw WHERE gw.grant_id = g.id) AS granted
+		FROM keywicket.oauth_access_tokens t
+		JOIN keywicket.oauth_grants g ON g.id = t.grant_id
+		JOIN keywicket.oauth_apps a ON a.id = g.app_id
+		WHERE t.id = $1`, id)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return Token{}, nil, errNoToken
+	case err != nil:
+		return Token{}, nil, fmt.Errorf("find the access token: %w", err)
+	}
+	return row.Token, row.Granted, nil
+}
+
+// LookupAccessToken answers a check by an access token, of which the id is known, as a [Directory] does.
+func (r *Registry) LookupAccessToken(ctx context.Context, id string, l authz.Lookup) (authz.Found, error) {
+	var digest []byte
+	err := r.db.GetContext(ctx, &digest, `SELECT digest FROM keywicket.oauth_access_tokens WHERE id = $1`, id)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return authz.Found{}, fmt.Errorf("find the access token: %w", err)
+	}
+	copy(l.Digest[:], digest)
+	l.Kind = authz.KindOAuthToken
+	a, err := answer(r.db.QueryRowxContext(ctx, oauthQuery, arguments(l)...), l)
 	return a.Found, err
 }
 

@@ -237,13 +237,15 @@ func (r *Registry) Token(ctx context.Context, id string) (Token, error) {
 	var t Token
 	err := r.db.GetContext(ctx, &t, tokenQuery+` WHERE t.id = $1`, id)
 	if errors.Is(err, sql.ErrNoRows) {
-		return Token{}, refuse(ErrNotFound, "no token has this id: a token is named by its id in the list, never by its key")
+		return Token{}, errNoToken
 	}
 	if err != nil {
 		return Token{}, fmt.Errorf("find the token: %w", err)
 	}
 	return t, nil
 }
+
+var errNoToken = refuse(ErrNotFound, "no token has this id: a token is named by its id in the list, never by its key")
 
 // RevokeToken revokes a token, for good. Revoking it again changes nothing. [ErrNotFound]: there is no such token.
 func (r *Registry) RevokeToken(ctx context.Context, id string) (Token, error) {

@@ -184,6 +184,78 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 	})
 }
 
+// Of an app's access token, which a log names by its id, explain tells what an operator can do, and what is the user's to do.
+func TestExplainAccessToken(t *testing.T) {
+	_, client := newWire(t, world.stack, 1)
+	one, two, other := tenant(t, world.stack), tenant(t, world.stack), tenant(t, world.stack)
+	ada := operator[store.User](t, world.stack, "user", "create", "--email", strings.ToLower(t.Name())+"@example.com")
+	for _, w := range []store.Workspace{one, two, other} {
+		operator[store.Member](t, world.stack, "member", "set", "--workspace", w.Slug, "--user", ada.ID, "--role", "guest")
+	}
+	const anew = "the user has to consent anew, at the app"
+	db := database(t, world.stack)
+	for name, c := range map[string]struct {
+		line      string
+		scopes    []string
+		granted   []string
+		workspace string
+		revoked   bool
+		outcome   string
+		fix       string
+		works     bool // an operator can do it
+	}{
+		"allowed":              {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "allow", "", false},
+		"a scope too few":      {"GET /api/projects", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", anew + "; it has to ask for projects:read", false},
+		"a role too low":       {"POST /api/issues", []string{"issues:write"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", "keywicket member set --workspace " + one.Slug + " --user " + ada.ID + " --role member", true},
+		"several, none named":  {"GET /api/issues", []string{"issues:read"}, []string{one.Slug, two.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "send the header x-workspace-slug: ", true},
+		"another workspace":    {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", anew + "; he has to choose the workspace " + other.Slug, false},
+		"a profile, elsewhere": {"GET /api/user", []string{"user:read"}, nil, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", "send no x-workspace-slug header: ", true},
+		"a grant that is over": {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", true, "UNAUTHORIZED revoked", anew, false},
+		"a route that is none": {"GET /api/nothing", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN no_route", "add the row ", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			issued := grant(t, ada.ID, c.scopes, c.granted...)
+			if c.revoked {
+				operator[store.Grant](t, world.stack, "grant", "revoke", issued.Grant)
+			}
+			var id string
+			if err := db.Get(&id, `SELECT id FROM keywicket.oauth_access_tokens WHERE grant_id = $1`, issued.Grant); err != nil {
+				t.Fatal(err)
+			}
+			await(t, c.outcome, func() bool {
+				return ask("velocity", c.line, issued.Access.Reveal(), c.workspace).send(t, client).outcome == c.outcome
+			})
+			args := append(strings.Fields("explain "+c.line), "--token-id", id)
+			if c.workspace != "" {
+				args = append(args, "--workspace", c.workspace)
+			}
+			e := explain(t, world.stack, "", args...)
+			outcome := "allow"
+			if !e.Allow {
+				outcome = *e.Code + " " + *e.Reason
+			}
+			if outcome != c.outcome || !strings.HasPrefix(e.Fix, c.fix) || (c.fix == "") != (e.Fix == "") || len(e.Held) != len(c.scopes) {
+				t.Fatalf("explain says %+v", e)
+			}
+			if !c.works {
+				return
+			}
+			workspace := c.workspace
+			if m := aHeader.FindStringSubmatch(e.Fix); m != nil {
+				workspace = m[2]
+			} else if noHeader.MatchString(e.Fix) {
+				workspace = ""
+			} else {
+				fixed(t, world.stack, aCommand.FindString(e.Fix))
+				defer operator[store.Member](t, world.stack, "member", "set", "--workspace", one.Slug, "--user", ada.ID, "--role", "guest")
+			}
+			if a := ask("velocity", c.line, issued.Access.Reveal(), workspace).send(t, client); a.outcome != "allow" {
+				t.Errorf("after %q: %s", e.Fix, a.outcome)
+			}
+		})
+	}
+}
+
 func TestExplainWithoutAToken(t *testing.T) {
 	const (
 		row     = `add the row  - {method: %s, path: %q, scopes: [SCOPE]}  to apis/velocity/data.yaml of the policies`

@@ -17,7 +17,7 @@ import (
 type explainCommand struct {
 	Method    string   `arg:"" help:"HTTP method, such as GET."`
 	Path      string   `arg:"" help:"Path, as a client would send it."`
-	TokenID   string   `help:"Id of the token that would be presented." name:"token-id" xor:"who" required:"" placeholder:"ID"`
+	TokenID   string   `help:"Id of the token that would be presented; of an app's access token, as a log shows it." name:"token-id" xor:"who" required:"" placeholder:"ID"`
 	User      string   `help:"User, by id or email, whose session's token would be presented." xor:"who" required:"" placeholder:"U"`
 	Scope     []string `help:"Scopes of an imagined token, instead of a real one; of a user, in the role of an owner, if one is a user's." xor:"who" required:"" placeholder:"SCOPE"`
 	Workspace string   `help:"Workspace that the request would name: id or slug." placeholder:"W"`
@@ -75,6 +75,7 @@ type imagined struct {
 	path      string
 	registry  *store.Registry // nil without a real token
 	token     store.Token     // likewise
+	granted   []string        // ids of workspaces, if the token is an app's
 	found     authz.Found     // without a real token
 	format    authz.CredentialFormat
 	workspace string           // value of the workspace header; empty: none
@@ -95,6 +96,9 @@ func (c *explainCommand) imagine(s *invocation, cfg config, e *policies.Explaine
 	switch {
 	case c.TokenID != "":
 		m.token, err = m.registry.Token(s.ctx, c.TokenID)
+		if errors.Is(err, store.ErrNotFound) {
+			m.token, m.granted, err = m.registry.AccessToken(s.ctx, c.TokenID)
+		}
 	case c.User != "":
 		m.token, err = c.session(s.ctx, cfg, m.registry)
 	case m.api == "":
@@ -274,6 +278,9 @@ func (m *imagined) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, err
 		found, err := m.registry.LookupSession(ctx, l)
 		found.Principal.Scopes = m.token.Scopes
 		return found, err
+	}
+	if m.token.Kind == authz.KindOAuthToken {
+		return m.registry.LookupAccessToken(ctx, m.token.ID, l)
 	}
 	return m.registry.Lookup(ctx, m.token.ID, l)
 }

@@ -43,7 +43,22 @@ func (m *imagined) fix(ctx context.Context) (string, error) {
 			return strings.Join(append(a.steps, route...), "; then "), nil
 		}
 	}
+	if m.token.Kind == authz.KindOAuthToken {
+		return m.consentAnew(), nil
+	}
 	return m.obstacle(), nil
+}
+
+// consentAnew is what an app needs whose token does not do, and no operator can give.
+func (m *imagined) consentAnew() string {
+	step := "the user has to consent anew, at the app"
+	if missing := m.missing(); len(missing) > 0 {
+		step += "; it has to ask for " + strings.Join(missing, " ")
+	}
+	if m.named.ID != "" && !slices.Contains(m.granted, m.named.ID) {
+		step += "; he has to choose the workspace " + m.named.Slug
+	}
+	return step
 }
 
 // obstacle is what no change of those that an operator has would help against.
@@ -119,7 +134,7 @@ func (m *imagined) memberships(ctx context.Context) ([]authz.Membership, error) 
 	members, err := m.registry.Members(ctx, "")
 	var list []authz.Membership
 	for _, member := range members {
-		if member.UserID == user {
+		if member.UserID == user && (m.token.Kind != authz.KindOAuthToken || slices.Contains(m.granted, member.WorkspaceID)) {
 			list = append(list, authz.Membership{ID: member.WorkspaceID, Slug: member.WorkspaceSlug, Role: member.Role})
 		}
 	}
@@ -140,7 +155,10 @@ func (m *imagined) credentials(home authz.Membership, memberships []authz.Member
 	own := m.principal()
 	with := func(p authz.Principal) attempt {
 		a := attempt{principal: p, header: m.workspace, workspace: home}
-		if p.Kind.OfUser() {
+		switch {
+		case p.Kind == authz.KindOAuthToken && m.workspace == "" && len(m.granted) == 1 && len(memberships) == 1:
+			a.workspace = memberships[0]
+		case p.Kind.OfUser():
 			a.workspace = m.named
 		}
 		for _, w := range memberships {
@@ -154,6 +172,9 @@ func (m *imagined) credentials(home authz.Membership, memberships []authz.Member
 	good := m.input.Denial == ""
 	if good {
 		list = append(list, with(own))
+	}
+	if own.Kind == authz.KindOAuthToken { // it is not the operator who gives an app another one
+		return list
 	}
 	for _, f := range madeHere(m.cfg.APIs[m.api]) {
 		p := own
@@ -290,6 +311,9 @@ func (m *imagined) headers(a attempt, memberships []authz.Membership) []attempt 
 func (m *imagined) roles(a attempt) []attempt {
 	list := []attempt{a}
 	if !a.principal.Kind.OfUser() || a.workspace.ID == "" {
+		return list
+	}
+	if a.principal.Kind == authz.KindOAuthToken && !slices.Contains(m.granted, a.workspace.ID) {
 		return list
 	}
 	roles := m.explainer.Tables()[m.api].Roles
