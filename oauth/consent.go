@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/keywicket/keywicket/store"
 )
@@ -22,8 +23,8 @@ var page = template.Must(template.New("consent").Parse(consentHTML))
 // shown is what a page says.
 type shown struct {
 	Nonce string
-	// Mistake, instead of everything else.
-	Mistake string
+	// Mistake, instead of everything else, and where the user may go on.
+	Mistake, SignIn string
 
 	App, Host  string
 	Email      string
@@ -32,6 +33,7 @@ type shown struct {
 	Workspaces []store.Workspace // that can be chosen; none where no scope is about one
 	Chosen     []string
 	Missing    bool // a workspace has to be chosen
+	None       bool // and there is none
 	Proof      string
 }
 
@@ -85,7 +87,10 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, s.back(a, map[string]string{"error": "access_denied"}), http.StatusSeeOther)
 		return
 	}
-	chosen := r.PostForm["workspace"]
+	var chosen []string
+	if a.ofWorkspaces() {
+		chosen = r.PostForm["workspace"]
+	}
 	if a.ofWorkspaces() && len(chosen) == 0 {
 		s.show(w, r, a, user, chosen, true)
 		return
@@ -131,6 +136,11 @@ func (s *Server) asking(w http.ResponseWriter, r *http.Request) (authorization, 
 	case isRefusal:
 		s.config.Observe("consent", refused.Code)
 		http.Redirect(w, r, s.back(a, map[string]string{"error": refused.Code, "error_description": refused.Description}), http.StatusSeeOther)
+	case errors.Is(err, errSignedOut) && r.URL.Query().Has(returned):
+		s.config.Observe("consent", "not_known")
+		s.render(w, r, http.StatusForbidden, shown{
+			Mistake: "You have signed in, but not with an account that is known here, or your session was ended.", SignIn: s.signIn(r),
+		}, "")
 	case errors.Is(err, errSignedOut):
 		s.config.Observe("consent", "signed_out")
 		http.Redirect(w, r, s.signIn(r), http.StatusSeeOther)
@@ -162,20 +172,32 @@ func (s *Server) user(r *http.Request) (store.Consenter, error) {
 	return user, err
 }
 
+// returned is a parameter that says that the user comes from signing in. Who is signed in there and not here would be sent to and
+// fro without it.
+const returned = "returned"
+
 // signIn is where the user signs in, and is told where to come back to.
 func (s *Server) signIn(r *http.Request) string {
 	u, err := url.Parse(s.config.SignIn)
 	if err != nil {
 		panic("the address to sign in at is none: " + err.Error()) // NewServer has looked
 	}
+	back := s.config.Issuer + consentPath + "?" + r.URL.RawQuery
+	if !r.URL.Query().Has(returned) {
+		back += "&" + returned + "=1"
+	}
 	query := u.Query()
-	query.Set("return_to", s.config.Issuer+consentPath+"?"+r.URL.RawQuery)
+	query.Set("return_to", back)
 	u.RawQuery = query.Encode()
 	return u.String()
 }
 
 func (s *Server) show(w http.ResponseWriter, r *http.Request, a authorization, user store.Consenter, chosen []string, missing bool) {
 	proof := rand.Text()
+	// Another tab's form is good as well.
+	if c, err := r.Cookie(s.proofCookie("").Name); err == nil && len(c.Value) == len(proof) {
+		proof = c.Value
+	}
 	http.SetCookie(w, s.proofCookie(proof))
 	p := shown{
 		App: a.client.Name, Host: destination(a.redirectURI), Email: user.Email, User: user.ID, Scopes: a.scopes,
@@ -183,10 +205,7 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, a authorization, u
 	}
 	if a.ofWorkspaces() {
 		p.Workspaces = user.Workspaces
-		if len(p.Workspaces) == 0 {
-			s.tell(w, http.StatusOK, "The app asks for access to a workspace, and you are in none.")
-			return
-		}
+		p.None = len(p.Workspaces) == 0
 		if len(p.Workspaces) == 1 {
 			p.Chosen = []string{p.Workspaces[0].ID}
 		}
@@ -225,7 +244,8 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, p sh
 	action := "'self'"
 	if u, err := url.Parse(redirectURI); err == nil && redirectURI != "" {
 		action += " " + u.Scheme + ":"
-		if u.Host != "" {
+		// Of an app's own scheme there is no host; one of IPv6 is none that a policy can name.
+		if strings.HasPrefix(u.Scheme, "http") && !strings.HasPrefix(u.Host, "[") {
 			action += "//" + u.Host
 		}
 	}

@@ -184,6 +184,50 @@ func TestUserApproves(t *testing.T) {
 	}
 }
 
+// Forms of several tabs are all good, and so is the one that was shown before another.
+func TestUserHasTwoTabs(t *testing.T) {
+	i := newIssuer(t)
+	b := i.adas()
+	first := b.do(t, "GET", i.request(), nil)
+	second := b.do(t, "GET", i.request("client_id", i.confidential.ID), nil)
+	for client, p := range map[string]page{i.public.ID: first, i.confidential.ID: second} {
+		if q := answered(t, b.do(t, "POST", i.request("client_id", client), p.form("approve", i.acme.ID))); q.Get("code") == "" {
+			t.Errorf("%v", q)
+		}
+	}
+	// Of another browser it is not.
+	if p := i.adas().do(t, "POST", i.request(), first.form("approve", i.acme.ID)); p.status != http.StatusForbidden {
+		t.Errorf("%d to %v", p.status, p.location)
+	}
+}
+
+// Who is in no workspace can say no, and the app is told.
+func TestUserWithoutAWorkspace(t *testing.T) {
+	i := newIssuer(t)
+	b := i.browser()
+	b.signIn(must(i.registry.CreateUser(t.Context(), store.User{Email: "eve@example.com"})).ID, nil)
+	p := b.do(t, "GET", i.request(), nil)
+	if p.status != http.StatusOK || !strings.Contains(p.text, "you are in none") || strings.Contains(p.text, `value="approve"`) {
+		t.Errorf("%d %s", p.status, p.text)
+	}
+	if p := b.do(t, "POST", i.request(), p.form("approve")); p.status != http.StatusUnprocessableEntity {
+		t.Errorf("%d to %v", p.status, p.location)
+	}
+	if q := answered(t, b.do(t, "POST", i.request(), p.form("deny"))); q.Get("error") != "access_denied" {
+		t.Errorf("%v", q)
+	}
+	// About the user alone she can say yes, and grants no workspace, whatever the form says.
+	b = i.adas()
+	profile := i.request("scope", "user:read")
+	p = b.do(t, "GET", profile, nil)
+	if q := answered(t, b.do(t, "POST", profile, p.form("approve", i.acme.ID))); q.Get("code") == "" {
+		t.Errorf("%v", q)
+	}
+	if grants := must(i.registry.Grants(t.Context(), "", i.ada.ID)); len(grants) != 1 || len(grants[0].Workspaces) != 0 {
+		t.Errorf("%+v", grants)
+	}
+}
+
 func TestUserDenies(t *testing.T) {
 	i := newIssuer(t)
 	b := i.adas()
@@ -310,8 +354,14 @@ func TestUserSignsInFirst(t *testing.T) {
 			continue
 		}
 		if p.status != http.StatusSeeOther || p.location.Host+p.location.Path != "velocity.quest/login" || p.location.Query().Get("from") != "oauth" ||
-			p.location.Query().Get("return_to") != "https://velocity.quest/oauth/consent?"+i.request() {
+			p.location.Query().Get("return_to") != "https://velocity.quest/oauth/consent?"+i.request()+"&returned=1" {
 			t.Errorf("%s: %d to %v", what, p.status, p.location)
+		}
+		// Who is signed in there and not here is not sent to and fro.
+		again := b.do(t, "GET", i.request()+"&returned=1", nil)
+		if again.status != http.StatusForbidden || again.location != nil ||
+			!strings.Contains(html.UnescapeString(again.text), `<a href="`+p.location.String()+`">Sign in again</a>`) {
+			t.Errorf("%s, back from signing in: %d to %v: %s", what, again.status, again.location, again.text)
 		}
 		if p := b.do(t, "POST", i.request(), url.Values{"decision": {"approve"}}); p.location == nil || p.location.Path != "/login" {
 			t.Errorf("%s, approving: %d to %v", what, p.status, p.location)
@@ -379,6 +429,13 @@ func TestPageIsSafe(t *testing.T) {
 	}
 	if csp := b.do(t, "GET", i.request(), nil).header.Get("Content-Security-Policy"); !strings.Contains(csp, "form-action 'self' https://planner.example;") {
 		t.Error(csp)
+	}
+	// What Chromium lets a form lead to: of an address of IPv6 a policy can name the scheme alone, and an app's own has no host.
+	for uri, want := range map[string]string{"http://[::1]/cb": "'self' http:;", "http://127.0.0.1/cb": "'self' http://127.0.0.1;", "com.example.app:/cb": "'self' com.example.app:;"} {
+		app := i.appAt(t, uri)
+		if csp := b.do(t, "GET", i.request("client_id", app.ID, "redirect_uri", uri), nil).header.Get("Content-Security-Policy"); !strings.Contains(csp, "form-action "+want) {
+			t.Error(csp)
+		}
 	}
 	hostile, _, err := i.registry.CreateApp(t.Context(), store.NewApp{API: "velocity", Name: `<script>alert("x")</script>`, RedirectURIs: []string{callback}})
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -37,7 +38,7 @@ func CheckRedirectURI(uri string) error {
 		}
 	}
 	switch {
-	case u.Scheme == "https" && u.Hostname() != "":
+	case u.Scheme == "https" && httpsHost.MatchString(u.Host):
 		return nil
 	case u.Scheme == "http":
 		if _, _, ok := loopback(uri); !ok {
@@ -49,6 +50,9 @@ func CheckRedirectURI(uri string) error {
 	}
 	return errors.New("it is neither https with a host, nor http on 127.0.0.1 or [::1], nor of a scheme like com.example.app")
 }
+
+// httpsHost is what a browser would take for a host, and nothing that means something else in a header.
+var httpsHost = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?$`)
 
 // RedirectURIMatches reports whether an app that has registered the one may be answered at the other: they are the same,
 // letter for letter (RFC 9700, section 4.1.3), but for the port on a loopback address, which a native app learns when it runs

@@ -9,7 +9,7 @@ import (
 
 func TestCheckRedirectURI(t *testing.T) {
 	for _, uri := range []string{
-		"https://yourapp.com/callback", "https://yourapp.com", "https://yourapp.com:8443/cb?x=1", "https://xn--bcher-kva.example/",
+		"https://yourapp.com/callback", "https://yourapp.com", "https://yourapp.com:8443/cb?x=1", "https://[2001:db8::1]:8443/", "https://xn--bcher-kva.example/",
 		"http://127.0.0.1/cb", "http://127.0.0.1:5173/cb", "http://[::1]:1/", "http://127.0.0.1", "com.example.app:/cb", "com.example.app://cb",
 	} {
 		if err := oauth.CheckRedirectURI(uri); err != nil {
@@ -48,6 +48,12 @@ func TestCheckRedirectURI(t *testing.T) {
 		"https://yourapp.com/cb?x=%zz":   "its query",
 		"https://yourapp.com/cb?x;y":     "its query",
 		"myapp:/cb":                      "neither",
+		"https://a;script-src.example/":  "neither",
+		"https://a,b.example/":           "neither",
+		"https://a'b.example/":           "neither",
+		"https://-a.example/":            "neither",
+		"https://[::1%25x]/":             "neither",
+		"https://a.example:123456/":      "neither",
 	} {
 		if err := oauth.CheckRedirectURI(uri); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, not %s", uri, err, want)

@@ -143,6 +143,15 @@ func (i *issuer) app(t testing.TB, confidential bool) (store.App, authz.Secret) 
 	return app, secret
 }
 
+func (i *issuer) appAt(t *testing.T, redirectURI string) store.App {
+	t.Helper()
+	app, _, err := i.registry.CreateApp(t.Context(), store.NewApp{API: "velocity", Name: "Native", RedirectURIs: []string{redirectURI}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return app
+}
+
 const verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk" // RFC 7636, appendix B
 
 // code is what the consent page would give the app.
