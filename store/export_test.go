@@ -1,7 +1,10 @@
 package store
 
 // LookupQuery is for EXPLAIN.
-const LookupQuery = lookupQuery
+const (
+	LookupQuery = lookupQuery
+	OAuthQuery  = oauthQuery
+)
 
 // TokensQuery is for EXPLAIN.
 var TokensQuery = tokensQuery

@@ -413,6 +413,42 @@ func TestCleaning(t *testing.T) {
 	}
 }
 
+// However many tokens there are, a look-up reads no more than the rows it is about, and cleaning no more than it deletes.
+func TestAccessTokensAreFoundByIndexes(t *testing.T) {
+	g := newGranting(t)
+	const many = `FROM generate_series(1, 20000) n`
+	for _, statement := range []string{
+		`INSERT INTO keywicket.users (id, email) SELECT 'u' || n, n || '@example.com' ` + many,
+		`INSERT INTO keywicket.workspaces (id, slug, name) SELECT lpad(to_hex(n), 24, '0'), 'w' || n, 'w' ` + many,
+		`INSERT INTO keywicket.members (workspace_id, user_id, role) SELECT w.id, 'u' || substr(w.slug, 2), 'member' FROM keywicket.workspaces w WHERE w.slug ~ '^w\d'`,
+		`INSERT INTO keywicket.oauth_apps (id, api, name, redirect_uris, secret_digest, confidential) SELECT 'a' || n, 'velocity', 'n', '{u}', sha256(''), false ` + many,
+		`INSERT INTO keywicket.oauth_grants (id, app_id, user_id, scopes) SELECT 'g' || n, 'a' || n, 'u' || n, '{}' ` + many,
+		`INSERT INTO keywicket.oauth_grant_workspaces SELECT 'g' || substr(w.slug, 2), w.id FROM keywicket.workspaces w WHERE w.slug ~ '^w\d'`,
+		`INSERT INTO keywicket.oauth_access_tokens (digest, grant_id, scopes, expires_at) SELECT sha256(n::text::bytea), 'g' || n, '{}', now() ` + many,
+		`ANALYZE`,
+	} {
+		g.exec(t, statement)
+	}
+	g.db.SetMaxOpenConns(1)
+	g.exec(t, `SET plan_cache_mode = force_generic_plan`)
+	g.exec(t, `PREPARE q AS `+store.OAuthQuery)
+	for name, statement := range map[string]string{
+		"a workspace that is named": `EXECUTE q(sha256('7'), 'velocity', '', 'w7')`,
+		"the only one":              `EXECUTE q(sha256('7'), 'velocity', '', '')`,
+		"cleaning": `DELETE FROM keywicket.oauth_access_tokens WHERE digest IN (
+			SELECT digest FROM keywicket.oauth_access_tokens WHERE expires_at < now() - interval '1 day' ORDER BY expires_at LIMIT 100)`,
+	} {
+		var plan []string
+		if err := g.db.SelectContext(t.Context(), &plan, `EXPLAIN (ANALYZE, TIMING off) `+statement); err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Join(plan, "\n")
+		if strings.Contains(text, "Seq Scan") || !strings.Contains(text, "Index") {
+			t.Errorf("%s reads more than it should:\n%s", name, text)
+		}
+	}
+}
+
 // While one issuer cleans, another leaves it alone.
 func TestOneCleansAtATime(t *testing.T) {
 	g := newGranting(t)
