@@ -19,7 +19,7 @@ func (c *demoCommand) Run(s *invocation) (err error) {
 	if c.Logs {
 		config.Log = s.stderr
 	}
-	fmt.Fprintln(s.stdout, "starting Postgres, the sidecar, two upstreams and Envoy")
+	fmt.Fprintln(s.stdout, "starting Postgres, the sidecar, the issuer of OAuth, two upstreams and Envoy")
 	d, err := demo.New(s.ctx, config)
 	if err != nil {
 		if s.ctx.Err() != nil {
