@@ -36,7 +36,7 @@ func (s *Server) authorization(r *http.Request) (authorization, error) {
 	if len(query["client_id"]) != 1 || len(query["redirect_uri"]) != 1 {
 		return a, &mistake{"The app has to say once who it is, and once where to go back to."}
 	}
-	a.client, err = s.grants.Client(r.Context(), query.Get("client_id"))
+	a.client, err = s.app(r, query.Get("client_id"))
 	if errors.Is(err, store.ErrNotFound) {
 		return a, &mistake{"There is no such app."}
 	}
@@ -110,10 +110,6 @@ func (a authorization) ofWorkspaces() bool {
 
 // back is where the user's browser is sent with the answer (RFC 6749, section 4.1.2), which says whose it is (RFC 9207).
 func (s *Server) back(a authorization, answer map[string]string) string {
-	u, err := url.Parse(a.redirectURI)
-	if err != nil {
-		panic("a redirect URI that was registered is none: " + err.Error())
-	}
 	query := url.Values{}
 	for name, value := range answer {
 		if value != "" {
@@ -124,9 +120,9 @@ func (s *Server) back(a authorization, answer map[string]string) string {
 		query.Set("state", a.state)
 	}
 	query.Set("iss", s.config.Issuer)
-	if u.RawQuery != "" {
-		u.RawQuery += "&"
+	separator := "?"
+	if strings.Contains(a.redirectURI, "?") {
+		separator = "&"
 	}
-	u.RawQuery += query.Encode()
-	return u.String()
+	return a.redirectURI + separator + query.Encode() // which has no fragment
 }

@@ -23,7 +23,7 @@ func (s *Server) client(r *http.Request, p parameters) (client, error) {
 	if err != nil {
 		return client{}, err
 	}
-	c, err := s.grants.Client(r.Context(), id)
+	c, err := s.app(r, id)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return client{}, invalidClient()
@@ -34,6 +34,15 @@ func (s *Server) client(r *http.Request, p parameters) (client, error) {
 	}
 	found := client{c, secret != ""}
 	return found, tooMany(s.clients.take(found.counted()))
+}
+
+// app finds an app of the issuer's own API. Another's scopes would be others, though they may be called the same.
+func (s *Server) app(r *http.Request, id string) (store.Client, error) {
+	c, err := s.grants.Client(r.Context(), id)
+	if err == nil && c.API != s.config.API {
+		return store.Client{}, store.ErrNotFound
+	}
+	return c, err
 }
 
 // counted is whose requests they count as. An app that has proven itself is counted apart: anybody can ask in the name of one

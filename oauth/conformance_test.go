@@ -338,7 +338,7 @@ func TestCodesAreBoundToTheirRequest(t *testing.T) {
 		"no port":                {right.with("redirect_uri", "http://127.0.0.1/cb"), 400},
 		"another registered one": {right.with("redirect_uri", callback), 400},
 	} {
-		code := must(i.Approve(t.Context(), approval))
+		code := must(i.Approve(t.Context(), approval)).Code
 		if r := i.send(t, "/api/oauth/token", c.request.with("code", code.Reveal())); r.status != c.status {
 			t.Errorf("%s: %+v", name, r)
 		}
@@ -351,14 +351,14 @@ func TestCodesAreBoundToTheirRequest(t *testing.T) {
 	} {
 		sum := sha256.Sum256([]byte(made))
 		approval.Challenge = base64.RawURLEncoding.EncodeToString(sum[:])
-		code := must(i.Approve(t.Context(), approval))
+		code := must(i.Approve(t.Context(), approval)).Code
 		if r := i.send(t, "/api/oauth/token", right.with("code_verifier", made).with("code", code.Reveal())); r.status != status {
 			t.Errorf("the verifier %s: %+v", made, r)
 		}
 	}
 	for name, challenge := range map[string]string{"none": "", "plain": theirs, "too long": approval.Challenge + "A", "of base64": approval.Challenge[1:] + "+"} {
 		approval.Challenge = challenge
-		if code, err := i.Approve(t.Context(), approval); err == nil || code != "" {
+		if made, err := i.Approve(t.Context(), approval); err == nil || made.Code != "" {
 			t.Errorf("a challenge that is %s has a code", name)
 		}
 	}
@@ -521,9 +521,41 @@ func TestIssuersAddress(t *testing.T) {
 		"https://velocity.quest#":         false,
 		"https://ada@velocity.quest":      false,
 		"ftp://velocity.quest":            false,
+		"https://Velocity.quest":          false,
+		"https://velocity.quest.":         false,
+		"https://velocity.quest:443":      false,
+		"https://velocity.quest:":         false,
+		"https://velocity.quest:99999":    false,
+		"https://*":                       false,
 	} {
 		if _, err := i.serverOf(issuer); (err == nil) != good {
 			t.Errorf("%s: %v", issuer, err)
+		}
+	}
+}
+
+// Users are sent where they sign in, and nowhere that anybody on the way could change.
+func TestConfigIsRefused(t *testing.T) {
+	i := newIssuer(t)
+	for what, change := range map[string]func(*oauth.Config){
+		"a sign-in without TLS":      func(c *oauth.Config) { c.SignIn = "http://velocity.quest/login" },
+		"a sign-in with a password":  func(c *oauth.Config) { c.SignIn = "https://ada:secret@velocity.quest/login" },
+		"a sign-in with a fragment":  func(c *oauth.Config) { c.SignIn = "https://velocity.quest/login#x" },
+		"a sign-in with a semicolon": func(c *oauth.Config) { c.SignIn = "https://velocity.quest/login?a=1;b=2" },
+		"no sign-in":                 func(c *oauth.Config) { c.SignIn = "" },
+		"no cookie":                  func(c *oauth.Config) { c.Cookie = "" },
+		"a cookie that is none":      func(c *oauth.Config) { c.Cookie = "sb auth" },
+		"two cookies":                func(c *oauth.Config) { c.Cookie = "a;b" },
+		"no sessions":                func(c *oauth.Config) { c.Sessions = nil },
+		"a negative limit":           func(c *oauth.Config) { c.AddressLimit = -1 },
+	} {
+		c := oauth.Config{Issuer: "https://velocity.quest", API: "velocity", Sessions: i.sessions, Cookie: "c", SignIn: "https://velocity.quest/login?x=1"}
+		if _, err := oauth.NewServer(c, i.Issuer, slog.New(slog.DiscardHandler)); err != nil {
+			t.Fatal(err)
+		}
+		change(&c)
+		if _, err := oauth.NewServer(c, i.Issuer, slog.New(slog.DiscardHandler)); err == nil {
+			t.Errorf("%s is taken", what)
 		}
 	}
 }

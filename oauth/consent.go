@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 
 	"github.com/keywicket/keywicket/store"
 )
@@ -29,7 +28,8 @@ type shown struct {
 	App, Host  string
 	Email      string
 	User       string
-	Scopes     []Scope
+	Account    []Scope           // of the user, wherever he is
+	Within     []Scope           // in the workspaces that he chooses
 	Workspaces []store.Workspace // that can be chosen; none where no scope is about one
 	Chosen     []string
 	Missing    bool // a workspace has to be chosen
@@ -58,6 +58,19 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.show(w, r, a, user, nil, false)
+}
+
+// limited refuses whoever comes too often from one address.
+func (s *Server) limited(endpoint http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if wait := s.addresses.take(address(r)); wait > 0 {
+			s.config.Observe("consent", "limited")
+			w.Header().Set("Retry-After", seconds(wait))
+			s.tell(w, http.StatusTooManyRequests, "There were too many requests from where you are. Try again in a minute.")
+			return
+		}
+		endpoint(w, r)
+	}
 }
 
 // decide takes the user's answer. The form is sent to the address that it came from, so the request is read again.
@@ -96,7 +109,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	slices.Sort(chosen)
-	code, err := s.grants.Approve(r.Context(), store.Approval{
+	made, err := s.grants.Approve(r.Context(), store.Approval{
 		Client: a.client.ID, User: user.ID, Workspaces: slices.Compact(chosen), Scopes: a.names(),
 		RedirectURI: a.redirectURI, Challenge: a.challenge,
 	})
@@ -107,16 +120,16 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 		s.unavailable(w, r, err)
 	default:
 		s.config.Observe("consent", "approved")
-		s.log.LogAttrs(r.Context(), slog.LevelInfo, "a user has granted access to an app", slog.String("client_id", a.client.ID),
-			slog.String("user_id", user.ID), slog.Any("scopes", a.names()), slog.Any("workspaces", slices.Compact(chosen)))
-		http.Redirect(w, r, s.back(a, map[string]string{"code": code.Reveal()}), http.StatusSeeOther)
+		s.log.LogAttrs(r.Context(), slog.LevelInfo, "a user has granted access to an app", slog.String("grant_id", made.Grant),
+			slog.String("client_id", a.client.ID), slog.String("user_id", user.ID), slog.Any("scopes", a.names()), slog.Any("workspaces", slices.Compact(chosen)))
+		http.Redirect(w, r, s.back(a, map[string]string{"code": made.Code.Reveal()}), http.StatusSeeOther)
 	}
 }
 
 // asking reads who asks whom. If there is nobody to ask, or nothing, it has answered.
 func (s *Server) asking(w http.ResponseWriter, r *http.Request) (authorization, store.Consenter, bool) {
 	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Referrer-Policy", "no-referrer")
+	w.Header().Set("Referrer-Policy", "same-origin") // no-referrer would have a form say that it comes from nowhere
 	a, err := s.authorization(r)
 	wrong, isMistake := errors.AsType[*mistake](err)
 	refused, isRefusal := errors.AsType[*refusal](err)
@@ -140,7 +153,7 @@ func (s *Server) asking(w http.ResponseWriter, r *http.Request) (authorization, 
 		s.config.Observe("consent", "not_known")
 		s.render(w, r, http.StatusForbidden, shown{
 			Mistake: "You have signed in, but not with an account that is known here, or your session was ended.", SignIn: s.signIn(r),
-		}, "")
+		})
 	case errors.Is(err, errSignedOut):
 		s.config.Observe("consent", "signed_out")
 		http.Redirect(w, r, s.signIn(r), http.StatusSeeOther)
@@ -200,8 +213,15 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, a authorization, u
 	}
 	http.SetCookie(w, s.proofCookie(proof))
 	p := shown{
-		App: a.client.Name, Host: destination(a.redirectURI), Email: user.Email, User: user.ID, Scopes: a.scopes,
+		App: a.client.Name, Host: destination(a.redirectURI), Email: user.Email, User: user.ID,
 		Chosen: chosen, Missing: missing, Proof: proof,
+	}
+	for _, scope := range a.scopes {
+		if scope.Workspace {
+			p.Within = append(p.Within, scope)
+		} else {
+			p.Account = append(p.Account, scope)
+		}
 	}
 	if a.ofWorkspaces() {
 		p.Workspaces = user.Workspaces
@@ -215,7 +235,7 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, a authorization, u
 		status = http.StatusUnprocessableEntity
 	}
 	s.config.Observe("consent", "asked")
-	s.render(w, r, status, p, a.redirectURI)
+	s.render(w, r, status, p)
 }
 
 // destination is what of a redirect URI a user should read: the host, that it is his own machine, or an app's own scheme.
@@ -234,24 +254,16 @@ func destination(redirectURI string) string {
 }
 
 func (s *Server) tell(w http.ResponseWriter, status int, what string) {
-	s.render(w, nil, status, shown{Mistake: what}, "")
+	s.render(w, nil, status, shown{Mistake: what})
 }
 
-// render writes the page. It cannot be framed (RFC 9700, section 4.16), loads nothing, and its form leads back here and, by
-// redirect, to the app: Chromium holds that against form-action too.
-func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, p shown, redirectURI string) {
+// render writes the page. It cannot be framed (RFC 9700, section 4.16), and loads nothing. The policy has no form-action: Chromium
+// would hold every redirect against it that follows the form, also those of the app's.
+func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, p shown) {
 	p.Nonce = rand.Text()
-	action := "'self'"
-	if u, err := url.Parse(redirectURI); err == nil && redirectURI != "" {
-		action += " " + u.Scheme + ":"
-		// Of an app's own scheme there is no host; one of IPv6 is none that a policy can name.
-		if strings.HasPrefix(u.Scheme, "http") && !strings.HasPrefix(u.Host, "[") {
-			action += "//" + u.Host
-		}
-	}
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
-	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'nonce-"+p.Nonce+"'; form-action "+action+"; frame-ancestors 'none'; base-uri 'none'")
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'nonce-"+p.Nonce+"'; frame-ancestors 'none'; base-uri 'none'")
 	h.Set("X-Frame-Options", "DENY")
 	h.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)

@@ -42,15 +42,21 @@ func sessionToken(r *http.Request, name string) (authz.Secret, bool) {
 }
 
 func cookieValue(r *http.Request, name string) (string, bool) {
-	if c, err := r.Cookie(name); err == nil {
-		return c.Value, true
-	}
-	var value strings.Builder
-	for n := 0; ; n++ {
-		c, err := r.Cookie(fmt.Sprintf("%s.%d", name, n))
-		if err != nil {
-			return value.String(), n > 0
+	values := make(map[string]string)
+	for _, c := range r.Cookies() {
+		if _, twice := values[c.Name]; !twice {
+			values[c.Name] = c.Value
 		}
-		value.WriteString(c.Value)
+	}
+	if value, ok := values[name]; ok {
+		return value, true
+	}
+	var whole strings.Builder
+	for n := 0; ; n++ {
+		value, ok := values[fmt.Sprintf("%s.%d", name, n)]
+		if !ok {
+			return whole.String(), n > 0
+		}
+		whole.WriteString(value)
 	}
 }

@@ -4,16 +4,30 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 )
 
 // validIssuer is RFC 8414, section 2, and RFC 9207, section 2: https, and neither a query nor a fragment. http is for trying out,
 // on this machine. There is no path: the metadata would be elsewhere then (RFC 8414, section 3.1), and so would the cookies.
 func validIssuer(address string) bool {
 	u, err := url.Parse(address)
-	if err != nil || u.Hostname() == "" || address != u.Scheme+"://"+u.Host {
+	ofScheme := map[string]string{"https": "443", "http": "80"}
+	return err == nil && secureEnough(u) && address == u.Scheme+"://"+u.Host &&
+		u.Host == strings.ToLower(u.Host) && u.Port() != ofScheme[u.Scheme] // as browsers write an origin
+}
+
+// validSignIn says that users can be sent there, and that a parameter can be added.
+func validSignIn(address string) bool {
+	u, err := url.Parse(address)
+	if err != nil || !secureEnough(u) || u.User != nil || u.Fragment != "" {
 		return false
 	}
-	return u.Scheme == "https" || u.Scheme == "http" && slices.Contains([]string{"127.0.0.1", "::1", "localhost"}, u.Hostname())
+	_, err = url.ParseQuery(u.RawQuery)
+	return err == nil
+}
+
+func secureEnough(u *url.URL) bool {
+	return validHost(u) && (u.Scheme == "https" || u.Scheme == "http" && slices.Contains([]string{"127.0.0.1", "::1", "localhost"}, u.Hostname()))
 }
 
 // metadata is what the server tells of itself (RFC 8414, section 2).

@@ -1,12 +1,16 @@
 package oauth
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 )
 
 // CheckRedirectURI refuses what no app should be answered at. There are three forms: https, which a browser takes to the
@@ -14,6 +18,9 @@ import (
 // sections 7.3 and 7.1). None has a fragment (RFC 6749, section 3.1.2), and none has in its query what the answer brings: it
 // would be there twice (section 3.1).
 func CheckRedirectURI(uri string) error {
+	if len(uri) > 2000 {
+		return errors.New("it is longer than 2,000 characters")
+	}
 	if strings.ContainsFunc(uri, func(r rune) bool { return r <= ' ' || r > '~' }) || strings.ContainsAny(uri, `"<>\^{|}*`+"`") {
 		return errors.New("it has characters that no URI has, or a wildcard")
 	}
@@ -27,6 +34,8 @@ func CheckRedirectURI(uri string) error {
 		return errors.New("it has a user's name in it")
 	case slices.ContainsFunc(strings.Split(u.Path, "/"), func(segment string) bool { return segment == "." || segment == ".." }):
 		return errors.New("its path has dot segments")
+	case strings.ContainsFunc(u.Path, unicode.IsControl):
+		return errors.New("its path has control characters")
 	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
@@ -38,7 +47,7 @@ func CheckRedirectURI(uri string) error {
 		}
 	}
 	switch {
-	case u.Scheme == "https" && httpsHost.MatchString(u.Host):
+	case u.Scheme == "https" && validHost(u):
 		return nil
 	case u.Scheme == "http":
 		if _, _, ok := loopback(uri); !ok {
@@ -51,8 +60,17 @@ func CheckRedirectURI(uri string) error {
 	return errors.New("it is neither https with a host, nor http on 127.0.0.1 or [::1], nor of a scheme like com.example.app")
 }
 
-// httpsHost is what a browser would take for a host, and nothing that means something else in a header.
-var httpsHost = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?$`)
+var hostForm = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$`)
+
+// validHost says that the URL's host is a name or an address, with a port that there is, and nothing that a page or a header would
+// take for something else.
+func validHost(u *url.URL) bool {
+	_, notIP := netip.ParseAddr(u.Hostname())
+	port, notPort := strconv.ParseUint(cmp.Or(u.Port(), "1"), 10, 16)
+	bracketed := strings.HasPrefix(u.Host, "[")
+	return notPort == nil && port > 0 && !strings.HasSuffix(u.Host, ":") && !strings.Contains(u.Host, "%") &&
+		(bracketed && notIP == nil || !bracketed && hostForm.MatchString(u.Hostname()))
+}
 
 // RedirectURIMatches reports whether an app that has registered the one may be answered at the other: they are the same,
 // letter for letter (RFC 9700, section 4.1.3), but for the port on a loopback address, which a native app learns when it runs

@@ -51,6 +51,9 @@ func tooMany(wait time.Duration) error {
 	return &refusal{Code: "temporarily_unavailable", Description: "too many requests", status: http.StatusTooManyRequests, wait: wait, outcome: "limited"}
 }
 
+// seconds is how Retry-After has it.
+func seconds(wait time.Duration) string { return strconv.Itoa(int(math.Ceil(wait.Seconds()))) }
+
 // failed is for what is nobody's fault: it is logged, and passes.
 func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	s.log.LogAttrs(r.Context(), slog.LevelError, "the issuer could not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
@@ -69,7 +72,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) (outc
 		w.Header().Set("WWW-Authenticate", `Basic realm="keywicket"`)
 	}
 	if told.wait > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(told.wait.Seconds()))))
+		w.Header().Set("Retry-After", seconds(told.wait))
 	}
 	respond(w, cmp.Or(told.status, http.StatusBadRequest), told)
 	return cmp.Or(told.outcome, told.Code)

@@ -16,11 +16,14 @@ func (s *Server) revoke(r *http.Request, p parameters, c client) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.grants.Revoke(r.Context(), authz.Secret(token), c.ID); errors.Is(err, store.ErrGrant) {
+	grant, err := s.grants.Revoke(r.Context(), authz.Secret(token), c.ID)
+	switch {
+	case errors.Is(err, store.ErrGrant):
 		return nil, invalidGrant() // another app's (section 2.1)
-	} else if err != nil {
+	case err != nil:
 		return nil, err
+	case grant != "":
+		s.log.LogAttrs(r.Context(), slog.LevelInfo, "a token was revoked", slog.String("grant_id", grant), slog.String("client_id", c.ID))
 	}
-	s.log.LogAttrs(r.Context(), slog.LevelInfo, "a token was revoked, if it was there", slog.String("client_id", c.ID))
 	return struct{}{}, nil
 }

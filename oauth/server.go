@@ -3,6 +3,7 @@ package oauth
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -25,12 +26,11 @@ type Config struct {
 	// Issuer is the server's own URL, https://velocity.quest say, without a path or a slash at the end (RFC 8414, section 2).
 	// One of http is for trying out, on a loopback address.
 	Issuer string
-	// Format of the access tokens, by API.
-	Formats map[string]authz.CredentialFormat
-	// Scopes that an app may ask for.
+	// API whose users consent, and whose apps ask; the Format of its access tokens, and the Scopes that an app may ask for.
+	API    string
+	Format authz.CredentialFormat
 	Scopes []Scope
-	// API whose users consent, and Sessions, which tells who is signed in there, by the token in the Cookie of this name.
-	API      string
+	// Sessions tells who is signed in there, by the token in the Cookie of this name.
 	Sessions authz.Sessions
 	Cookie   string
 	// SignIn is where a user who is not signed in is sent; the parameter return_to says where to come back to.
@@ -64,9 +64,9 @@ func NewServer(c Config, grants *store.Issuer, log *slog.Logger) (*Server, error
 	switch {
 	case !validIssuer(c.Issuer):
 		return nil, errors.New("url: the issuer's own address is like https://velocity.quest, without a slash at the end; http is for 127.0.0.1, [::1] and localhost alone")
-	case !authz.ValidHTTPURL(c.SignIn):
-		return nil, errors.New("sign_in: where users sign in is an address like https://velocity.quest/login")
-	case c.Cookie == "":
+	case !validSignIn(c.SignIn):
+		return nil, errors.New("sign_in: where users sign in is an address like https://velocity.quest/login; http is for 127.0.0.1, [::1] and localhost alone")
+	case (&http.Cookie{Name: c.Cookie}).Valid() != nil:
 		return nil, errors.New("cookie: name the cookie that users' sessions are in, such as sb-PROJECT-auth-token")
 	case c.Sessions == nil:
 		return nil, errors.New("nothing here verifies sessions")
@@ -78,8 +78,13 @@ func NewServer(c Config, grants *store.Issuer, log *slog.Logger) (*Server, error
 	if c.Observe == nil {
 		c.Observe = func(string, string) {}
 	}
+	foreign := http.NewCrossOriginProtection()
+	// Of a browser that does not say whether it is at the same origin; the Host may have lost its port on the way.
+	if err := foreign.AddTrustedOrigin(c.Issuer); err != nil {
+		return nil, fmt.Errorf("url: %w", err)
+	}
 	return &Server{
-		config: c, secure: strings.HasPrefix(strings.ToLower(c.Issuer), "https:"), foreign: http.NewCrossOriginProtection(),
+		config: c, secure: strings.HasPrefix(c.Issuer, "https:"), foreign: foreign,
 		grants: grants, log: log, addresses: newLimits(c.AddressLimit), clients: newLimits(c.ClientLimit),
 	}, nil
 }
@@ -91,8 +96,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST "+revokePath, s.answer("revoke", s.ofClient(s.revoke)))
 	mux.HandleFunc("POST "+introspectPath, s.answer("introspect", s.ofClient(s.introspect)))
 	mux.HandleFunc("GET "+metadataPath, s.metadata)
-	mux.HandleFunc("GET "+consentPath, s.consent)
-	mux.HandleFunc("POST "+consentPath, s.decide)
+	mux.HandleFunc("GET "+consentPath, s.limited(s.consent))
+	mux.HandleFunc("POST "+consentPath, s.limited(s.decide))
 	return mux
 }
 

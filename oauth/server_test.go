@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -113,8 +114,7 @@ func newIssuer(t testing.TB, changes ...func(*oauth.Config)) *issuer {
 	c := oauth.Config{
 		Issuer: "https://velocity.quest", API: "velocity", Sessions: sessions, Cookie: "sb-velocity-auth-token",
 		SignIn: "https://velocity.quest/login?from=oauth",
-		Formats: map[string]authz.CredentialFormat{"velocity": {
-			Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38}},
+		Format: authz.CredentialFormat{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 		Scopes: []oauth.Scope{
 			{Name: "issues:read", Description: "Read issues and comments", Workspace: true},
 			{Name: "issues:write", Description: "Create, update, delete issues", Workspace: true},
@@ -143,6 +143,16 @@ func (i *issuer) app(t testing.TB, confidential bool) (store.App, authz.Secret) 
 	return app, secret
 }
 
+// foreign is an app of another API's, in the same database.
+func (i *issuer) foreign(t *testing.T) store.App {
+	t.Helper()
+	app, _, err := i.registry.CreateApp(t.Context(), store.NewApp{API: "other", Name: "Other", RedirectURIs: []string{callback}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return app
+}
+
 func (i *issuer) appAt(t *testing.T, redirectURI string) store.App {
 	t.Helper()
 	app, _, err := i.registry.CreateApp(t.Context(), store.NewApp{API: "velocity", Name: "Native", RedirectURIs: []string{redirectURI}})
@@ -161,7 +171,7 @@ func (i *issuer) code(t *testing.T, app store.App) string {
 	return must(i.Approve(t.Context(), store.Approval{
 		Client: app.ID, User: i.ada.ID, Workspaces: []string{i.acme.ID}, Scopes: []string{"issues:read", "issues:write"},
 		RedirectURI: callback, Challenge: base64.RawURLEncoding.EncodeToString(sum[:]),
-	})).Reveal()
+	})).Code.Reveal()
 }
 
 // response of an endpoint.
@@ -307,6 +317,7 @@ func TestTokenRequestsAreRefused(t *testing.T) {
 		"an unknown client":                              {exchange("client_id", "nobody"), "invalid_client", 401},
 		"a wrong secret":                                 {exchange("client_secret", "guessed"), "invalid_client", 401},
 		"confidential, without a secret":                 {confidential, "invalid_client", 401},
+		"an app of another API":                          {exchange("client_id", i.foreign(t).ID), "invalid_client", 401},
 		"another's secret":                               {confidential.with("client_secret", i.publicSecret.Reveal()), "invalid_client", 401},
 		"no code":                                        {exchange("code", ""), "invalid_request", 400},
 		"a code made up":                                 {exchange("code", "made-up"), "invalid_grant", 400},
@@ -363,6 +374,8 @@ func TestTokenRequestsAreRefused(t *testing.T) {
 	}
 	for name, header := range map[string][]string{
 		"wrong":         {"Authorization", basic(i.confidential.ID, "guessed")},
+		"zeros":         {"Authorization", basic("%00", "x")},
+		"no text":       {"Authorization", basic("%ff", "x")},
 		"unknown":       {"Authorization", basic("nobody", "x")},
 		"empty":         {"Authorization", basic(i.public.ID, "")},
 		"not Basic":     {"Authorization", "Bearer x"},
@@ -434,6 +447,30 @@ func TestRacesHaveOneWinner(t *testing.T) {
 		}
 		if _, err := i.Introspect(t.Context(), authz.Secret(access.Load().(string))); !errors.Is(err, store.ErrGrant) {
 			t.Errorf("%s: what was won is still good: %v", name, err)
+		}
+	}
+}
+
+// Whoever hangs up does not undo what his request has to do: a refresh token that comes a second time ends the grant.
+func TestHangingUpUndoesNothing(t *testing.T) {
+	i := newIssuer(t)
+	for range 5 {
+		first := i.tokens(t)
+		refresh := form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": first.text("refresh_token")}
+		second := i.send(t, "/api/oauth/token", refresh)
+		conn := must(net.Dial("tcp", i.Listener.Addr().String()))
+		body := url.Values{"grant_type": {"refresh_token"}, "client_id": {i.public.ID}, "refresh_token": {first.text("refresh_token")}}.Encode()
+		_, err := fmt.Fprintf(conn, "POST /api/oauth/token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		if err := errors.Join(err, conn.(*net.TCPConn).SetLinger(0), conn.Close()); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+			if _, err := i.Introspect(t.Context(), authz.Secret(second.text("access_token"))); errors.Is(err, store.ErrGrant) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("the grant goes on")
+			}
 		}
 	}
 }

@@ -30,7 +30,7 @@ func (s *Server) token(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	give, ok := map[string]func(*http.Request, parameters, client, authz.CredentialFormat) (store.Issued, error){
+	give, ok := map[string]func(*http.Request, parameters, client) (store.Issued, error){
 		"authorization_code": s.exchange, "refresh_token": s.refresh,
 	}[grantType]
 	if !ok {
@@ -40,11 +40,7 @@ func (s *Server) token(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	format, ok := s.config.Formats[c.API]
-	if !ok {
-		return nil, errors.New("the app is of an API that has no access tokens: " + c.API)
-	}
-	issued, err := give(r, p, c, format)
+	issued, err := give(r, p, c)
 	switch {
 	case errors.Is(err, store.ErrReused):
 		s.log.LogAttrs(r.Context(), slog.LevelWarn, "a code or refresh token came a second time, and its grant was revoked: somebody may have stolen it",
@@ -65,7 +61,7 @@ func (s *Server) token(r *http.Request) (any, error) {
 
 // exchange gives tokens for a code (RFC 6749, section 4.1.3; RFC 7636, section 4.6). A code that comes with the wrong client,
 // redirect URI or verifier is used up: somebody has it who should not.
-func (s *Server) exchange(r *http.Request, p parameters, c client, format authz.CredentialFormat) (store.Issued, error) {
+func (s *Server) exchange(r *http.Request, p parameters, c client) (store.Issued, error) {
 	code, err := p.required("code")
 	if err != nil {
 		return store.Issued{}, err
@@ -78,7 +74,7 @@ func (s *Server) exchange(r *http.Request, p parameters, c client, format authz.
 	if err != nil {
 		return store.Issued{}, err
 	}
-	return s.grants.Exchange(r.Context(), authz.Secret(code), format, func(made store.Code) error {
+	return s.grants.Exchange(r.Context(), authz.Secret(code), s.config.Format, func(made store.Code) error {
 		if made.Client != c.ID || made.RedirectURI != redirectURI || !proves(verifier, made.Challenge) {
 			return invalidGrant()
 		}
@@ -87,12 +83,12 @@ func (s *Server) exchange(r *http.Request, p parameters, c client, format authz.
 }
 
 // refresh gives tokens for a refresh token, of the same scopes or of fewer (RFC 6749, section 6).
-func (s *Server) refresh(r *http.Request, p parameters, c client, format authz.CredentialFormat) (store.Issued, error) {
+func (s *Server) refresh(r *http.Request, p parameters, c client) (store.Issued, error) {
 	token, err := p.required("refresh_token")
 	if err != nil {
 		return store.Issued{}, err
 	}
-	return s.grants.Refresh(r.Context(), authz.Secret(token), format, func(granted store.Refreshing) ([]string, error) {
+	return s.grants.Refresh(r.Context(), authz.Secret(token), s.config.Format, func(granted store.Refreshing) ([]string, error) {
 		if granted.Client != c.ID {
 			return nil, invalidGrant()
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -50,7 +51,9 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 	case !isAppName(n.Name):
 		return App{}, "", refuse(ErrInvalid, "the app's name %q is empty, longer than 100 characters, or has characters that nobody sees", n.Name)
 	case n.ID != "" && !appID.MatchString(n.ID):
-		return App{}, "", refuse(ErrInvalid, "the client id %q is not up to 100 letters, digits, and . _ ~ -", n.ID)
+		return App{}, "", refuse(ErrInvalid, "the client id %q is not up to 100 letters, digits, and . _ ~ - behind the first", n.ID)
+	case len(slices.Compact(slices.Sorted(slices.Values(n.RedirectURIs)))) < len(n.RedirectURIs):
+		return App{}, "", refuse(ErrInvalid, "a redirect URI is there twice")
 	case len(n.RedirectURIs) == 0 || len(n.RedirectURIs) > 20:
 		return App{}, "", refuse(ErrInvalid, "an app has 1 to 20 redirect URIs")
 	}
@@ -69,7 +72,7 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 }
 
 // appID has the form of the column.
-var appID = regexp.MustCompile(`^[A-Za-z0-9._~-]{1,100}$`)
+var appID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~-]{0,99}$`)
 
 // isAppName: users read it on the consent page, so there is nothing in it that could make it, or what stands beside it, look like
 // something else.
@@ -97,7 +100,7 @@ var errNoApp = refuse(ErrNotFound, "no app has this id: an app is named by its c
 func (r *Registry) RotateAppSecret(ctx context.Context, id string) (App, authz.Secret, error) {
 	secret := newSecret()
 	digest := secret.Digest()
-	app, err := r.changeApp(ctx, `UPDATE keywicket.oauth_apps SET secret_digest = $2 WHERE id = $1 RETURNING `+appColumns, id, digest[:])
+	app, err := r.oneApp(ctx, `UPDATE keywicket.oauth_apps SET secret_digest = $2 WHERE id = $1 RETURNING `+appColumns, id, digest[:])
 	if err != nil {
 		return App{}, "", err
 	}
@@ -106,18 +109,19 @@ func (r *Registry) RotateAppSecret(ctx context.Context, id string) (App, authz.S
 
 // RevokeApp ends an app, and with it every grant and token that it has. Revoking it again changes nothing.
 func (r *Registry) RevokeApp(ctx context.Context, id string) (App, error) {
-	return r.changeApp(ctx, `
+	return r.oneApp(ctx, `
 		UPDATE keywicket.oauth_apps SET revoked_at = COALESCE(revoked_at, clock_timestamp()) WHERE id = $1 RETURNING `+appColumns, id)
 }
 
-func (r *Registry) changeApp(ctx context.Context, query string, args ...any) (App, error) {
+// oneApp runs a query for one app.
+func (r *Registry) oneApp(ctx context.Context, query string, args ...any) (App, error) {
 	var app App
 	err := r.db.GetContext(ctx, &app, query, args...)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return App{}, errNoApp
 	case err != nil:
-		return App{}, fmt.Errorf("change the app: %w", err)
+		return App{}, fmt.Errorf("find the app: %w", err)
 	}
 	return app, nil
 }
@@ -161,6 +165,11 @@ func (r *Registry) Grants(ctx context.Context, app, user string) ([]Grant, error
 		user = u.ID
 	}
 	list := []Grant{}
+	if app != "" {
+		if _, err := r.oneApp(ctx, `SELECT `+appColumns+` FROM keywicket.oauth_apps WHERE id = $1`, app); err != nil {
+			return nil, err
+		}
+	}
 	err := r.db.SelectContext(ctx, &list, grantQuery+`
 		WHERE ($1 = '' OR g.app_id = $1) AND ($2 = '' OR g.user_id = $2) ORDER BY g.created_at DESC, g.id`, app, user)
 	if err != nil {

@@ -22,19 +22,26 @@ func (i *Issuer) Clean(ctx context.Context) (tokens, grants int, err error) {
 		lock  = 1_801_812_343 // of cleaning, in this database
 	)
 	for _, table := range []string{"oauth_codes", "oauth_access_tokens", "oauth_refresh_tokens"} {
-		for cleaned := batch; cleaned == batch; {
-			_, err := i.transact(ctx, func(tx *sqlx.Tx) (refused, err error) {
+		for cleaned := batch; cleaned > 0 && ctx.Err() == nil; {
+			_, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
 				var mine bool
 				if err := tx.GetContext(ctx, &mine, `SELECT pg_try_advisory_xact_lock($1)`, lock); err != nil || !mine {
 					cleaned = 0
 					return nil, err
 				}
-				var of []string
-				// now() and not clock_timestamp(), which no index is used for.
-				err = tx.SelectContext(ctx, &of, `
-					DELETE FROM keywicket.`+table+` WHERE digest IN (
-						SELECT digest FROM keywicket.`+table+` WHERE expires_at < now() - `+keptFor+` ORDER BY expires_at LIMIT $1)
-					RETURNING grant_id`, batch)
+				// The grants are locked first, and those left alone that somebody is busy with. now() and not clock_timestamp(),
+				// which no index is used for.
+				var locked, of []string
+				err = tx.SelectContext(ctx, &locked, `
+					SELECT id FROM keywicket.oauth_grants WHERE id IN (
+						SELECT grant_id FROM keywicket.`+table+` WHERE expires_at < now() - `+keptFor+` ORDER BY expires_at LIMIT $1)
+					FOR UPDATE SKIP LOCKED`, batch)
+				if err == nil {
+					err = tx.SelectContext(ctx, &of, `
+						DELETE FROM keywicket.`+table+` WHERE digest IN (
+							SELECT digest FROM keywicket.`+table+` WHERE grant_id = ANY ($2) AND expires_at < now() - `+keptFor+` LIMIT $1)
+						RETURNING grant_id`, batch, pq.StringArray(locked))
+				}
 				if err != nil {
 					return nil, err
 				}

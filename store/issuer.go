@@ -6,16 +6,21 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 
 	"github.com/keywicket/keywicket/authz"
 )
 
 // Issuer is the side of the store that grants: codes, access tokens and refresh tokens of OAuth 2.0. The login needs no
 // more than the role keywicket_issuer. It is safe for concurrent use.
+//
+// Whoever hangs up does not undo what he has asked for: what was begun ends, also if the context does, within three seconds.
 //
 // Codes and refresh tokens are good for one use. A second one shows that two have them, and revokes the grant with every
 // token of it (RFC 6749, section 4.1.2; RFC 9700, section 4.14.2). Of two uses at the same time exactly one is the first.
@@ -52,11 +57,26 @@ func (i *Issuer) Close() error { return i.db.Close() }
 
 // Ready reports whether the database is there, is migrated, and lets this login grant.
 func (i *Issuer) Ready(ctx context.Context) error {
-	var n int
-	if err := i.db.GetContext(ctx, &n, `SELECT count(*) FROM keywicket.oauth_codes WHERE false`); err != nil {
+	var missing []string
+	err := i.db.SelectContext(ctx, &missing, `
+		SELECT name || ': ' || privilege FROM (VALUES
+			('oauth_apps', 'SELECT'), ('oauth_grants', 'SELECT'), ('oauth_grants', 'INSERT'), ('oauth_grants', 'DELETE'),
+			('oauth_grant_workspaces', 'INSERT'), ('oauth_codes', 'INSERT'), ('oauth_codes', 'DELETE'),
+			('oauth_access_tokens', 'INSERT'), ('oauth_access_tokens', 'DELETE'),
+			('oauth_refresh_tokens', 'INSERT'), ('oauth_refresh_tokens', 'DELETE')) AS needed (name, privilege)
+		WHERE NOT has_table_privilege('keywicket.' || name, privilege)`)
+	switch {
+	case err != nil:
 		return fmt.Errorf("ask the database: %w", err)
+	case len(missing) > 0:
+		return fmt.Errorf("the login lacks rights (%s): run keywicket migrate up, and give it the role keywicket_issuer", strings.Join(missing, ", "))
 	}
 	return nil
+}
+
+// bounded is less than the limit of a connection, so that the database is told to stop, and no connection is left waiting there.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 }
 
 // Client is an app as it is known to the issuer.
@@ -77,6 +97,11 @@ func (c Client) Knows(secret authz.Secret) bool {
 
 // Client finds an app that is not revoked. [ErrNotFound]: there is none.
 func (i *Issuer) Client(ctx context.Context, id string) (Client, error) {
+	if !appID.MatchString(id) { // it may be no text that Postgres takes
+		return Client{}, errNoApp
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	var row struct {
 		Client
 		Digest []byte `db:"secret_digest"`
@@ -104,14 +129,22 @@ type Approval struct {
 	RedirectURI, Challenge string
 }
 
+// Approved is what comes of an approval.
+type Approved struct {
+	Grant string // id
+	Code  authz.Secret
+}
+
 // Approve makes a grant, and a code for it. [ErrInvalid]: the user is not a member of every workspace, or the app or the
 // user is no more.
-func (i *Issuer) Approve(ctx context.Context, a Approval) (authz.Secret, error) {
-	code := newSecret()
-	digest := code.Digest()
-	_, err := i.transact(ctx, func(tx *sqlx.Tx) (refused, err error) {
-		var grant string
-		err = tx.GetContext(ctx, &grant, `
+func (i *Issuer) Approve(ctx context.Context, a Approval) (Approved, error) {
+	made := Approved{Code: newSecret()}
+	digest := made.Code.Digest()
+	if slices.ContainsFunc(a.Workspaces, func(id string) bool { return !authz.ValidWorkspaceID(id) }) {
+		return Approved{}, errNoMember
+	}
+	_, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
+		err = tx.GetContext(ctx, &made.Grant, `
 			INSERT INTO keywicket.oauth_grants (app_id, user_id, scopes)
 			SELECT a.id, u.id, $3 FROM keywicket.oauth_apps a, keywicket.users u
 			WHERE a.id = $1 AND a.revoked_at IS NULL AND u.id = $2
@@ -125,24 +158,29 @@ func (i *Issuer) Approve(ctx context.Context, a Approval) (authz.Secret, error) 
 		result, err := tx.ExecContext(ctx, `
 			INSERT INTO keywicket.oauth_grant_workspaces (grant_id, workspace_id)
 			SELECT $1, workspace_id FROM keywicket.members WHERE user_id = $2 AND workspace_id = ANY ($3)`,
-			grant, a.User, orNone(a.Workspaces))
+			made.Grant, a.User, orNone(a.Workspaces))
 		if err != nil {
 			return nil, err
 		}
 		if n, err := result.RowsAffected(); err != nil || n != int64(len(a.Workspaces)) {
-			return nil, errors.Join(err, refuse(ErrInvalid, "the user is not a member of every workspace"))
+			return nil, errors.Join(err, errNoMember)
 		}
 		_, err = tx.ExecContext(ctx, `
 			INSERT INTO keywicket.oauth_codes (digest, grant_id, redirect_uri, code_challenge, expires_at)
 			VALUES ($1, $2, $3, $4, clock_timestamp() + $5::float8 * interval '1 second')`,
-			digest[:], grant, a.RedirectURI, a.Challenge, CodeLifetime.Seconds())
+			digest[:], made.Grant, a.RedirectURI, a.Challenge, CodeLifetime.Seconds())
 		return nil, err
 	})
-	if err != nil {
-		return "", fmt.Errorf("approve the app: %w", err)
+	if pq.As(err, pqerror.ForeignKeyViolation) != nil { // the user went meanwhile, or the workspace
+		err = errNoMember
 	}
-	return code, nil
+	if err != nil {
+		return Approved{}, fmt.Errorf("approve the app: %w", err)
+	}
+	return made, nil
 }
+
+var errNoMember = refuse(ErrInvalid, "the user is not a member of every workspace")
 
 func orNone(list []string) pq.StringArray {
 	if list == nil {
@@ -172,7 +210,7 @@ func (i *Issuer) Exchange(
 ) (Issued, error) {
 	var issued Issued
 	digest := code.Digest()
-	refused, err := i.transact(ctx, func(tx *sqlx.Tx) (refused, err error) {
+	refused, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
 		var row struct {
 			Code
 			state
@@ -183,7 +221,7 @@ func (i *Issuer) Exchange(
 			FROM keywicket.oauth_codes c
 			JOIN keywicket.oauth_grants g ON g.id = c.grant_id
 			JOIN keywicket.oauth_apps a ON a.id = g.app_id
-			WHERE c.digest = $1 FOR UPDATE OF c, g`, digest[:])
+			WHERE c.digest = $1 FOR UPDATE OF g, c`, digest[:])
 		issued.Grant = row.Grant
 		if refused, err = row.use(ctx, tx, err, `oauth_codes`, digest); refused != nil || err != nil {
 			return refused, err
@@ -214,7 +252,7 @@ func (i *Issuer) Refresh(
 ) (Issued, error) {
 	var issued Issued
 	digest := refresh.Digest()
-	refused, err := i.transact(ctx, func(tx *sqlx.Tx) (refused, err error) {
+	refused, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
 		var row struct {
 			Client string `db:"app_id"`
 			state
@@ -225,7 +263,7 @@ func (i *Issuer) Refresh(
 			FROM keywicket.oauth_refresh_tokens r
 			JOIN keywicket.oauth_grants g ON g.id = r.grant_id
 			JOIN keywicket.oauth_apps a ON a.id = g.app_id
-			WHERE r.digest = $1 FOR UPDATE OF r, g`, digest[:])
+			WHERE r.digest = $1 FOR UPDATE OF g, r`, digest[:])
 		var scopes []string
 		if err == nil && !row.Used && !row.Over {
 			if scopes, refused = check(Refreshing{row.Client, row.Scopes}); refused != nil {
@@ -288,13 +326,21 @@ func (s state) issue(ctx context.Context, tx *sqlx.Tx, format authz.CredentialFo
 	return issued, err
 }
 
-// transact commits what f has done, also if it comes to a refusal, unless f fails.
-func (i *Issuer) transact(ctx context.Context, f func(*sqlx.Tx) (refused, err error)) (refused, err error) {
+// transact commits what f has done, also if it comes to a refusal, unless f fails. Whoever locks a grant and what stands for it
+// locks the grant first, as its deletion does. It is not waited for long: behind one lock all connections would soon wait.
+func (i *Issuer) transact(
+	ctx context.Context, f func(context.Context, *sqlx.Tx) (refused, err error),
+) (refused, err error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	tx, err := i.db.BeginTxx(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
-	if refused, err = f(tx); err != nil {
+	if _, err = tx.ExecContext(ctx, `SET LOCAL lock_timeout = '1s'`); err == nil {
+		refused, err = f(ctx, tx)
+	}
+	if err != nil {
 		_ = tx.Rollback() // the error says why, and a connection that cannot roll back is closed
 		return nil, err
 	}
@@ -302,22 +348,22 @@ func (i *Issuer) transact(ctx context.Context, f func(*sqlx.Tx) (refused, err er
 }
 
 // Revoke ends what a client has: with a refresh token the whole grant, with an access token that token alone (RFC 7009,
-// section 2.1). A token that is not there is none to end. [ErrGrant]: it is another client's.
-func (i *Issuer) Revoke(ctx context.Context, token authz.Secret, client string) error {
+// section 2.1), and tells whose it was. A token that is not there is none to end. [ErrGrant]: it is another client's.
+func (i *Issuer) Revoke(ctx context.Context, token authz.Secret, client string) (grant string, err error) {
 	digest := token.Digest()
-	refused, err := i.transact(ctx, func(tx *sqlx.Tx) (refused, err error) {
+	refused, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
 		for _, revoke := range []struct{ find, end string }{
 			{
-				`SELECT g.app_id, g.id FROM keywicket.oauth_refresh_tokens r JOIN keywicket.oauth_grants g ON g.id = r.grant_id WHERE r.digest = $1`,
+				`SELECT g.app_id, g.id, g.id FROM keywicket.oauth_refresh_tokens r JOIN keywicket.oauth_grants g ON g.id = r.grant_id WHERE r.digest = $1`,
 				`UPDATE keywicket.oauth_grants SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`,
 			},
 			{
-				`SELECT g.app_id, t.id FROM keywicket.oauth_access_tokens t JOIN keywicket.oauth_grants g ON g.id = t.grant_id WHERE t.digest = $1`,
+				`SELECT g.app_id, g.id, t.id FROM keywicket.oauth_access_tokens t JOIN keywicket.oauth_grants g ON g.id = t.grant_id WHERE t.digest = $1`,
 				`UPDATE keywicket.oauth_access_tokens SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`,
 			},
 		} {
-			var owner, id string
-			switch err := tx.QueryRowContext(ctx, revoke.find, digest[:]).Scan(&owner, &id); {
+			var owner, of, id string
+			switch err := tx.QueryRowContext(ctx, revoke.find, digest[:]).Scan(&owner, &of, &id); {
 			case errors.Is(err, sql.ErrNoRows):
 				continue
 			case err != nil:
@@ -325,15 +371,16 @@ func (i *Issuer) Revoke(ctx context.Context, token authz.Secret, client string) 
 			case owner != client:
 				return ErrGrant, nil
 			}
+			grant = of
 			_, err := tx.ExecContext(ctx, revoke.end, id)
 			return nil, err
 		}
 		return nil, nil
 	})
 	if err != nil {
-		return fmt.Errorf("revoke the token: %w", err)
+		return "", fmt.Errorf("revoke the token: %w", err)
 	}
-	return refused
+	return grant, refused
 }
 
 // Introspection is what is known of an access token that is good (RFC 7662, section 2.2).
@@ -347,6 +394,8 @@ type Introspection struct {
 
 // Introspect tells of an access token. [ErrGrant]: it is not, or no longer, good.
 func (i *Issuer) Introspect(ctx context.Context, token authz.Secret) (Introspection, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	digest := token.Digest()
 	var found Introspection
 	err := i.db.GetContext(ctx, &found, `
@@ -374,6 +423,8 @@ type Consenter struct {
 
 // Consenter finds the user of a session. [ErrNotFound]: there is no such user, or the session was revoked.
 func (i *Issuer) Consenter(ctx context.Context, s authz.Session) (Consenter, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	var c Consenter
 	err := i.db.QueryRowContext(ctx, `
 		SELECT u.id, u.email FROM keywicket.users u WHERE u.id = $2 AND NOT `+sessionRevoked,

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -44,7 +45,7 @@ func (g *granting) code(t *testing.T, workspaces ...string) authz.Secret {
 	return must(g.Approve(t.Context(), store.Approval{
 		Client: g.app.ID, User: g.ada.ID, Workspaces: workspaces, Scopes: []string{"issues:read", "issues:write"},
 		RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43),
-	}))
+	})).Code
 }
 
 func asItIs(store.Code) error { return nil }
@@ -311,10 +312,8 @@ func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
 		!slices.Equal(list[0].Workspaces, []string{"acme", "globex"}) || !slices.Equal(list[0].Scopes, []string{"issues:read", "issues:write"}) {
 		t.Errorf("%+v", list)
 	}
-	for _, none := range [][]store.Grant{must(g.Grants(t.Context(), "another", "")), must(g.Grants(t.Context(), "", g.bob.ID))} {
-		if len(none) != 0 {
-			t.Errorf("%+v", none)
-		}
+	if none := must(g.Grants(t.Context(), "", g.bob.ID)); len(none) != 0 {
+		t.Errorf("%+v", none)
 	}
 	revoked := must(g.RevokeGrant(t.Context(), list[0].ID))
 	if again := must(g.RevokeGrant(t.Context(), list[0].ID)); revoked.Status != store.Revoked || !again.RevokedAt.Equal(*revoked.RevokedAt) {
@@ -333,7 +332,9 @@ func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
 	_, err = g.Client(t.Context(), g.app.ID)
 	_, _, rotated := g.RotateAppSecret(t.Context(), "nobody")
 	_, ofGrant := g.RevokeGrant(t.Context(), "nobody")
-	for _, err := range []error{err, rotated, ofGrant} {
+	_, grants := g.Grants(t.Context(), "nobody", "")
+	_, noText := g.Client(t.Context(), "\xff")
+	for _, err := range []error{err, rotated, ofGrant, grants, noText} {
 		if !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%v", err)
 		}
@@ -346,7 +347,8 @@ func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
 		t.Errorf("a second one: %v", err)
 	}
 	for _, n := range []store.NewApp{
-		{ID: "a:b", API: "velocity", Name: "n", RedirectURIs: []string{"r"}},
+		{ID: "a:b", API: "velocity", Name: "n", RedirectURIs: []string{"r"}}, {ID: "..", API: "velocity", Name: "n", RedirectURIs: []string{"r"}},
+		{API: "velocity", Name: "n", RedirectURIs: []string{"r", "s", "r"}},
 		{API: "velocity", Name: " ", RedirectURIs: []string{"r"}}, {API: "velocity", Name: "a\nb", RedirectURIs: []string{"r"}},
 		{API: "velocity", Name: "a\u202eb", RedirectURIs: []string{"r"}}, {API: "velocity", Name: "a\u200bb", RedirectURIs: []string{"r"}},
 		{API: "velocity", Name: strings.Repeat("n", 101), RedirectURIs: []string{"r"}}, {API: "velocity", Name: "n"}, {API: "velo city", Name: "n", RedirectURIs: []string{"r"}},
@@ -354,6 +356,91 @@ func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
 		if _, _, err := g.CreateApp(t.Context(), n); !errors.Is(err, store.ErrInvalid) {
 			t.Errorf("%+v: %v", n, err)
 		}
+	}
+}
+
+// Whoever deletes a user while an app refreshes, or somebody revokes or cleans, is not refused, and neither are they: all of them
+// lock in one order.
+func TestUserGoesWhileAppsAreAtWork(t *testing.T) {
+	g := newGranting(t)
+	for round := range 20 {
+		user := must(g.CreateUser(t.Context(), store.User{Email: fmt.Sprintf("u%d@example.com", round)}))
+		must(g.SetMember(t.Context(), g.acme.ID, user.ID, "member"))
+		approve := func() (store.Approved, error) {
+			return g.Approve(t.Context(), store.Approval{Client: g.app.ID, User: user.ID, Workspaces: []string{g.acme.ID}, RedirectURI: "r", Challenge: strings.Repeat("c", 43)})
+		}
+		fresh, used, old := must(approve()), must(approve()), must(approve())
+		issued := g.exchange(t, used.Code)
+		g.exchange(t, old.Code)
+		g.exec(t, `UPDATE keywicket.oauth_refresh_tokens SET expires_at = now() - interval '2 days' WHERE grant_id = $1`, old.Grant)
+		var racing sync.WaitGroup
+		for what, f := range map[string]func() error{
+			"the user's deletion": func() error { _, err := g.db.Exec(`DELETE FROM keywicket.users WHERE id = $1`, user.ID); return err },
+			"an exchange":         func() error { _, err := g.Exchange(t.Context(), fresh.Code, velo, asItIs); return err },
+			"a second exchange":   func() error { _, err := g.Exchange(t.Context(), used.Code, velo, asItIs); return err },
+			"a refresh":           func() error { _, err := g.refresh(t, issued.Refresh); return err },
+			"an approval":         func() error { _, err := approve(); return err },
+			"a revocation":        func() error { _, err := g.RevokeGrant(t.Context(), used.Grant); return err },
+			"an app's":            func() error { _, err := g.Revoke(t.Context(), issued.Access, g.app.ID); return err },
+			"cleaning":            func() error { _, _, err := g.Clean(t.Context()); return err },
+		} {
+			racing.Go(func() {
+				if err := f(); err != nil && !errors.Is(err, store.ErrGrant) && !errors.Is(err, store.ErrInvalid) && !errors.Is(err, store.ErrNotFound) {
+					t.Errorf("%s: %v", what, err)
+				}
+			})
+		}
+		racing.Wait()
+	}
+	if n := value[int](t, g.db, `SELECT count(*) FROM keywicket.oauth_grants`); n != 0 {
+		t.Errorf("%d grants are left", n)
+	}
+}
+
+// A transaction that is slow to end holds up nobody for long, and no connection.
+func TestGrantThatIsLocked(t *testing.T) {
+	g := newGranting(t)
+	issued := g.exchange(t, g.code(t))
+	other, err := g.db.Beginx()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Rollback() }()
+	if _, err := other.Exec(`UPDATE keywicket.oauth_grants SET revoked_at = NULL`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.refresh(t, issued.Refresh); err == nil || errors.Is(err, store.ErrGrant) || !strings.Contains(err.Error(), "lock timeout") {
+		t.Errorf("%v", err)
+	}
+	if n := value[int](t, g.db, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`); n != 0 {
+		t.Errorf("%d connections wait", n)
+	}
+	if _, err := other.Exec(`LOCK TABLE keywicket.oauth_apps`); err != nil { // as a migration might
+		t.Fatal(err)
+	}
+	if _, err := g.Client(t.Context(), g.app.ID); err == nil || errors.Is(err, store.ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+	eventually(t, "no connection waits", func() bool {
+		return value[int](t, g.db, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`) == 0
+	})
+	if err := other.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.refresh(t, issued.Refresh); err != nil {
+		t.Errorf("once it has ended: %v", err)
+	}
+}
+
+// Ready is more than that there is a database.
+func TestIssuerIsReady(t *testing.T) {
+	g := newGranting(t)
+	if err := g.Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+	g.exec(t, `REVOKE DELETE ON keywicket.oauth_grants FROM keywicket_issuer`)
+	if err := g.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "oauth_grants: DELETE") || !strings.Contains(err.Error(), "keywicket migrate up") {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -435,8 +522,9 @@ func TestAccessTokensAreFoundByIndexes(t *testing.T) {
 	for name, statement := range map[string]string{
 		"a workspace that is named": `EXECUTE q(sha256('7'), 'velocity', '', 'w7')`,
 		"the only one":              `EXECUTE q(sha256('7'), 'velocity', '', '')`,
-		"cleaning": `DELETE FROM keywicket.oauth_access_tokens WHERE digest IN (
-			SELECT digest FROM keywicket.oauth_access_tokens WHERE expires_at < now() - interval '1 day' ORDER BY expires_at LIMIT 100)`,
+		"cleaning": `SELECT id FROM keywicket.oauth_grants WHERE id IN (
+			SELECT grant_id FROM keywicket.oauth_access_tokens WHERE expires_at < now() - interval '1 day' ORDER BY expires_at LIMIT 100)
+			FOR UPDATE SKIP LOCKED`,
 	} {
 		var plan []string
 		if err := g.db.SelectContext(t.Context(), &plan, `EXPLAIN (ANALYZE, TIMING off) `+statement); err != nil {

@@ -132,6 +132,34 @@ func TestConsentPageInChromium(t *testing.T) {
 		}
 		accessible(t, p, "mistake")
 	})
+	// Chromium holds all that follows a form to the page's policy.
+	t.Run("an app that leads on", func(t *testing.T) {
+		elsewhere := c.page(t, "elsewhere.localhost", "Somewhere else.")
+		native := c.native
+		defer func() { c.native = native }()
+		c.native = httptest.NewServer(http.RedirectHandler(elsewhere, http.StatusFound))
+		defer c.native.Close()
+		p := c.signedIn(t, ada, c.ask())
+		p.Check(box(1))
+		if status := p.Follow(allow); status != http.StatusOK || p.URL() != elsewhere {
+			t.Errorf("the user is at %s, %d", p.URL(), status)
+		}
+	})
+	t.Run("signed out meanwhile", func(t *testing.T) {
+		p := c.signedIn(t, ada, c.ask())
+		p.SetCookie("sb-demo-auth-token", "over", c.Velocity)
+		if status := p.Follow(deny); status != http.StatusOK && status != http.StatusForbidden {
+			t.Errorf("%d at %s", status, p.URL())
+		}
+		if text := p.Text("main"); !strings.Contains(text, "not with an account that is known here") {
+			t.Errorf("the user reads %s", text)
+		}
+		p.Follow("main a")
+		p.Follow("button")
+		if text := p.Text("main"); !strings.Contains(text, "Allow Planner") {
+			t.Errorf("who has signed in again reads %s", text)
+		}
+	})
 	t.Run("framed", func(t *testing.T) {
 		p := c.signedIn(t, ada, c.ask())
 		mistake := c.ask("client_id", "nobody")                                                        // a page of the issuer's without a session

@@ -41,11 +41,11 @@ func grant(t *testing.T, user string, scopes []string, workspaces ...string) sto
 		approval.Workspaces = append(approval.Workspaces, found.ID)
 	}
 	_, format := formatOf("velo_")
-	code, err := world.grants.Approve(t.Context(), approval)
+	approved, err := world.grants.Approve(t.Context(), approval)
 	if err != nil {
 		t.Fatal(err)
 	}
-	issued, err := world.grants.Exchange(t.Context(), code, format, func(store.Code) error { return nil })
+	issued, err := world.grants.Exchange(t.Context(), approved.Code, format, func(store.Code) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -403,19 +403,19 @@ func TestRevokedGrants(t *testing.T) {
 	}
 	// warm is an access token that the sidecar remembers, resolved to the one workspace that was granted.
 	warm := func(a app) (code authz.Secret, issued store.Issued, r request) {
-		code, err := issuer.Approve(t.Context(), store.Approval{
+		approved, err := issuer.Approve(t.Context(), store.Approval{
 			Client: a.ID, User: ada.ID, Workspaces: []string{f.home.ID}, Scopes: []string{"issues:read"},
 			RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43),
 		})
 		if err == nil {
-			issued, err = issuer.Exchange(t.Context(), code, format, func(store.Code) error { return nil })
+			issued, err = issuer.Exchange(t.Context(), approved.Code, format, func(store.Code) error { return nil })
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
 		r = ask("velocity", "GET /api/issues", issued.Access.Reveal(), "")
 		f.warmUp(t, r)
-		return code, issued, r
+		return approved.Code, issued, r
 	}
 	revoked := "UNAUTHORIZED revoked"
 

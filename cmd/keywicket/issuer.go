@@ -66,7 +66,10 @@ func (c *issuerCommand) Run(s *invocation, cfg config) error {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	log.Info("issuing", "listen", listener.Addr().String(), "url", o.Issuer, "api", o.API, "version", version())
 	// The longest that anything here takes is a transaction.
-	web := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: time.Minute}
+	web := &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: time.Minute,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError),
+	}
 	ctx, stop := context.WithCancel(s.ctx)
 	cleaned := make(chan struct{})
 	go func() {
@@ -117,7 +120,6 @@ func issuerOf(cfg config) (oauth.Config, error) {
 	o := oauth.Config{
 		Issuer: cfg.Issuer.URL, API: name, Cookie: cfg.Issuer.Cookie, SignIn: cfg.Issuer.SignIn,
 		AddressLimit: cfg.Issuer.AddressLimit, ClientLimit: cfg.Issuer.ClientLimit,
-		Formats: make(map[string]authz.CredentialFormat),
 	}
 	tables, err := policies.Tables(cfg.Policies.FS())
 	if err == nil {
@@ -128,19 +130,20 @@ func issuerOf(cfg config) (oauth.Config, error) {
 	}
 	for _, f := range cfg.APIs[name].Credentials {
 		if f.Kind == authz.KindOAuthToken {
-			o.Formats[name] = f
+			o.Format = f
 		}
 	}
 	switch {
-	case len(o.Formats) == 0:
+	case o.Format.Prefix == "":
 		return o, fmt.Errorf("issuer.api: %q has no credentials of the kind oauth_token; APIs are %s", name, strings.Join(slices.Sorted(maps.Keys(cfg.APIs)), ", "))
 	case cfg.APIs[name].Session.Issuer == "":
 		return o, fmt.Errorf("apis.%s.session.issuer: without sessions nobody can consent", name)
 	}
 	table := tables[name]
+	overrides := slices.Concat(slices.Collect(maps.Values(table.Overrides))...)
 	for _, level := range []policies.Level{policies.LevelWorkspace, policies.LevelUser} {
 		for _, scope := range table.ScopeNames(level) {
-			if !slices.Contains(table.Overrides[level], scope) {
+			if !slices.Contains(overrides, scope) {
 				o.Scopes = append(o.Scopes, oauth.Scope{Name: scope, Description: table.Scopes[level][scope], Workspace: level == policies.LevelWorkspace})
 			}
 		}

@@ -134,8 +134,13 @@ func (a *app) authorize(ctx context.Context, m metadata, w io.Writer) (code, ver
 	answers := make(chan url.Values, 1)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /callback", func(w http.ResponseWriter, r *http.Request) {
+		answer := r.URL.Query()
+		if answer.Get("state") != state || answer.Get("iss") != m.Issuer { // RFC 9700, section 4.7; RFC 9207, section 2.4
+			http.Error(w, "Nobody asked for this answer, or not there.", http.StatusBadRequest)
+			return
+		}
 		select {
-		case answers <- r.URL.Query():
+		case answers <- answer:
 		default: // there is one already
 		}
 		_, _ = io.WriteString(w, "Back at the app: look at its terminal.\n")
@@ -153,10 +158,7 @@ func (a *app) authorize(ctx context.Context, m metadata, w io.Writer) (code, ver
 	case <-time.After(a.patience):
 		return "", "", errors.New("nobody answered")
 	case answer := <-answers:
-		switch {
-		case answer.Get("state") != state || answer.Get("iss") != m.Issuer: // RFC 9700, section 4.7; RFC 9207, section 2.4
-			return "", "", errors.New("an answer came that nobody asked for, or from another issuer")
-		case answer.Get("error") != "":
+		if answer.Get("error") != "" {
 			return "", "", errors.New(strings.TrimSpace("the answer is " + answer.Get("error") + " " + answer.Get("error_description")))
 		}
 		return answer.Get("code"), verifier, nil

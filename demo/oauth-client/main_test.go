@@ -114,6 +114,7 @@ $`)
 			return to
 		}
 	}
+	brief := func(a *app) { a.patience = 5 * time.Second }
 	// What goes wrong is told.
 	for name, c := range map[string]struct {
 		change  func(*app)
@@ -121,8 +122,8 @@ $`)
 		want    string
 	}{
 		"an unknown scope":        {func(a *app) { a.Scopes = []string{"all"} }, approve(), "the answer is invalid_scope"},
-		"somebody else's answer":  {nil, changed("state", "guessed"), "nobody asked for"},
-		"another issuer's answer": {nil, changed("iss", "https://evil.example"), "from another issuer"},
+		"somebody else's answer":  {brief, changed("state", "guessed"), "nobody answered"},
+		"another issuer's answer": {brief, changed("iss", "https://evil.example"), "nobody answered"},
 		"no answer":               {func(a *app) { a.patience = time.Millisecond }, func(string) *url.URL { return nil }, "nobody answered"},
 		"a wrong secret":          {func(a *app) { a.ClientSecret = "guessed" }, approve(), "invalid_client"},
 		"no issuer":               {func(a *app) { a.issuer = d.VelaFlows }, nil, "not with its metadata"},

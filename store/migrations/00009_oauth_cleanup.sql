@@ -7,4 +7,4 @@
 
 GRANT DELETE ON keywicket.oauth_grants TO keywicket_issuer;
 
-ALTER TABLE keywicket.oauth_apps ADD CONSTRAINT oauth_apps_id_form CHECK (id ~ '^[A-Za-z0-9._~-]{1,100}$');
+ALTER TABLE keywicket.oauth_apps ADD CONSTRAINT oauth_apps_id_form CHECK (id ~ '^[A-Za-z0-9][A-Za-z0-9._~-]{0,99}$');
