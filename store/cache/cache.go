@@ -154,10 +154,8 @@ func (c *Cache) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error)
 	now := c.now()
 	held := c.lease.held(now)
 	if held {
-		for _, known := range [...]func(authz.Lookup) *entry{c.accepted, c.refused} {
-			if e := known(l); e != nil && now-e.loaded < c.config.MaxAge && now < e.expires {
-				return e.answer(now, authz.CacheHit), nil
-			}
+		if e := c.remembered(l, now); e != nil {
+			return e.answer(now, authz.CacheHit), nil
 		}
 	}
 	from := authz.CacheMiss
@@ -176,6 +174,16 @@ func (c *Cache) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error)
 		return authz.Found{}, err
 	}
 	return e.answer(c.now(), from), nil
+}
+
+// remembered is what may answer while the lease is held.
+func (c *Cache) remembered(l authz.Lookup, now time.Duration) *entry {
+	for _, known := range [...]func(authz.Lookup) *entry{c.accepted, c.refused} {
+		if e := known(l); e != nil && now-e.loaded < c.config.MaxAge && now < e.expires {
+			return e
+		}
+	}
+	return nil
 }
 
 // accepted is the good answer that is remembered, if nothing was told that speaks against it. The first try finds
@@ -262,6 +270,12 @@ func (c *Cache) joined(ctx context.Context, l authz.Lookup) (*entry, error) {
 				err = fmt.Errorf("panic: %v", p)
 			}
 		}()
+		// Another flight may have landed since its answer was looked for and not found.
+		if now := c.now(); c.lease.held(now) {
+			if e := c.remembered(l, now); e != nil {
+				return e, nil
+			}
+		}
 		return c.load(context.WithoutCancel(ctx), l) // who began it may leave before the others
 	})
 	select {

@@ -255,6 +255,24 @@ func TestConcurrentFirstUses(t *testing.T) {
 	}
 }
 
+// However the callers come, before a load, while it is under way or just as it has ended: one load is made.
+func TestFirstUsesInARow(t *testing.T) {
+	s := &source{answer: good}
+	c := newCache(t, cache.Config{}, s)
+	for n := range 2000 {
+		before := s.asked.Load()
+		var callers sync.WaitGroup
+		for range 8 {
+			callers.Go(func() { _, _ = c.Lookup(t.Context(), lookup(n)) })
+		}
+		callers.Wait()
+		hear(c)
+		if got := s.asked.Load() - before; got != 1 {
+			t.Fatalf("the database was asked %d times at the %dth token", got, n)
+		}
+	}
+}
+
 // Who asks after a change may not join who asked before it; but a thousand of them are one more query, and no thousand.
 func TestConcurrentUsesAfterAChangeShareALoadOfTheirOwn(t *testing.T) {
 	const user = "u1"
