@@ -35,8 +35,8 @@ type Config struct {
 	Cookie   string
 	// SignIn is where a user who is not signed in is sent; the parameter return_to says where to come back to.
 	SignIn string
-	// AddressLimit and ClientLimit are how many requests a minute the endpoints for apps take from one address, and from one
-	// app; 0: any number.
+	// AddressLimit is how many requests a minute are taken from one address, ClientLimit how many the endpoints for apps take from
+	// one app; 0: any number.
 	AddressLimit, ClientLimit int
 	// Observe is told what became of each request: an endpoint, and "ok" or another word, of a bounded number of them.
 	Observe func(endpoint, outcome string)

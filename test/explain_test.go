@@ -193,6 +193,8 @@ func TestExplainAccessToken(t *testing.T) {
 		operator[store.Member](t, world.stack, "member", "set", "--workspace", w.Slug, "--user", ada.ID, "--role", "guest")
 	}
 	const anew = "the user has to consent anew, at the app"
+	left := tenant(t, world.stack)
+	operator[store.Member](t, world.stack, "member", "set", "--workspace", left.Slug, "--user", ada.ID, "--role", "guest")
 	db := database(t, world.stack)
 	for name, c := range map[string]struct {
 		line      string
@@ -209,6 +211,8 @@ func TestExplainAccessToken(t *testing.T) {
 		"a role too low":       {"POST /api/issues", []string{"issues:write"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", "keywicket member set --workspace " + one.Slug + " --user " + ada.ID + " --role member", true},
 		"several, none named":  {"GET /api/issues", []string{"issues:read"}, []string{one.Slug, two.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "send the header x-workspace-slug: ", true},
 		"another workspace":    {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", anew + "; he has to choose the workspace " + other.Slug, false},
+		"one that is left":     {"GET /api/issues", []string{"issues:read"}, []string{left.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "keywicket member set --workspace " + left.Slug + " --user " + ada.ID + " --role ", false},
+		"an old token":         {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "UNAUTHORIZED expired", "the app has to refresh it", false},
 		"a profile, elsewhere": {"GET /api/user", []string{"user:read"}, nil, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", "send no x-workspace-slug header: ", true},
 		"a grant that is over": {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", true, "UNAUTHORIZED revoked", anew, false},
 		"a route that is none": {"GET /api/nothing", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN no_route", "add the row ", false},
@@ -221,6 +225,14 @@ func TestExplainAccessToken(t *testing.T) {
 			var id string
 			if err := db.Get(&id, `SELECT id FROM keywicket.oauth_access_tokens WHERE grant_id = $1`, issued.Grant); err != nil {
 				t.Fatal(err)
+			}
+			switch name {
+			case "one that is left":
+				if err := world.registry.RemoveMember(t.Context(), left.Slug, ada.ID); err != nil {
+					t.Fatal(err)
+				}
+			case "an old token":
+				db.MustExec(`UPDATE keywicket.oauth_access_tokens SET expires_at = clock_timestamp() WHERE id = $1`, id)
 			}
 			await(t, c.outcome, func() bool {
 				return ask("velocity", c.line, issued.Access.Reveal(), c.workspace).send(t, client).outcome == c.outcome

@@ -44,21 +44,30 @@ func (m *imagined) fix(ctx context.Context) (string, error) {
 		}
 	}
 	if m.token.Kind == authz.KindOAuthToken {
-		return m.consentAnew(), nil
+		return m.consentAnew(ctx)
 	}
 	return m.obstacle(), nil
 }
 
 // consentAnew is what an app needs whose token does not do, and no operator can give.
-func (m *imagined) consentAnew() string {
+func (m *imagined) consentAnew(ctx context.Context) (string, error) {
+	switch {
+	case m.why.Reason == authz.ReasonExpired:
+		return "the app has to refresh it", nil
+	case m.why.Reason == authz.ReasonRevoked:
+		return "the user has to consent anew, at the app, unless the app itself was revoked", nil
+	case m.why.Reason == authz.ReasonWorkspaceRequired && len(m.granted) == 1: // he has left the only one
+		w, err := m.registry.Workspace(ctx, m.granted[0])
+		return fmt.Sprintf("keywicket member set --workspace %s --user %s --role ROLE", w.Slug, userOf(m.principal())), err
+	}
 	step := "the user has to consent anew, at the app"
 	if missing := m.missing(); len(missing) > 0 {
 		step += "; it has to ask for " + strings.Join(missing, " ")
 	}
 	if m.named.ID != "" && !slices.Contains(m.granted, m.named.ID) {
-		step += "; he has to choose the workspace " + m.named.Slug
+		step += "; he has to choose the workspace " + m.named.Slug + ", as a member of it"
 	}
-	return step
+	return step, nil
 }
 
 // obstacle is what no change of those that an operator has would help against.

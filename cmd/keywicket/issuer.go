@@ -65,7 +65,7 @@ func (c *issuerCommand) Run(s *invocation, cfg config) error {
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	log.Info("issuing", "listen", listener.Addr().String(), "url", o.Issuer, "api", o.API, "version", version())
-	// The longest that anything here takes is a transaction.
+	// The longest that anything here takes is three steps in the database, of three seconds each.
 	web := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError),
