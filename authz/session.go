@@ -72,7 +72,7 @@ func (f SessionFormat) Complete() (SessionFormat, error) {
 		return f, fmt.Errorf("hs256_secret: less than %d bytes can be guessed", minSecret)
 	case f.HS256Secret != "" && !isSecret(f.HS256Secret.Reveal()):
 		return f, errors.New("hs256_secret: it is a key of another kind, or has white space around it")
-	case f.JWKSURL != "" && !ValidHTTPURL(f.JWKSURL):
+	case f.JWKSURL != "" && !validHTTPURL(f.JWKSURL):
 		return f, errors.New("jwks_url: not an http or https URL, such as https://PROJECT.supabase.co/auth/v1/.well-known/jwks.json")
 	case f.JWKSMaxAge < minAge:
 		return f, fmt.Errorf("jwks_max_age: %v is less than %v", f.JWKSMaxAge, minAge)
@@ -92,8 +92,8 @@ func isSecret(s string) bool {
 	return strings.TrimSpace(s) == s && !strings.HasPrefix(s, "-----BEGIN") && !strings.HasPrefix(s, "{")
 }
 
-// ValidHTTPURL reports whether the address is an absolute URL of http or https.
-func ValidHTTPURL(address string) bool {
+// validHTTPURL reports whether the address is an absolute URL of http or https.
+func validHTTPURL(address string) bool {
 	u, err := url.Parse(address)
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
 }

@@ -31,14 +31,10 @@ type shown struct {
 	Account    []Scope           // of the user, wherever he is
 	Within     []Scope           // in the workspaces that he chooses
 	Workspaces []store.Workspace // that can be chosen; none where no scope is about one
-	Chosen     []string
-	Missing    bool // a workspace has to be chosen
-	None       bool // and there is none
+	Missing    bool              // a workspace has to be chosen
+	None       bool              // and there is none
 	Proof      string
 }
-
-// Has reports whether the workspace was chosen.
-func (p shown) Has(id string) bool { return slices.Contains(p.Chosen, id) }
 
 // proofCookie is the cookie that holds what the form has to hold as well: a page of somebody else's can have the form sent, but
 // cannot read the cookie. Nor can it set one, were it served by a neighbour in the same domain: a browser takes a name that begins
@@ -51,13 +47,22 @@ func (s *Server) proofCookie(proof string) *http.Cookie {
 	return c
 }
 
+// proof is what the browser's cookie holds; empty: there is none.
+func (s *Server) proof(r *http.Request) string {
+	c, err := r.Cookie(s.proofCookie("").Name)
+	if err != nil {
+		return ""
+	}
+	return c.Value
+}
+
 // consent asks the user (RFC 6749, section 4.1.1).
 func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 	a, user, ok := s.asking(w, r)
 	if !ok {
 		return
 	}
-	s.show(w, r, a, user, nil, false)
+	s.show(w, r, a, user, false)
 }
 
 // limited refuses whoever comes too often from one address.
@@ -84,15 +89,14 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 		s.tell(w, http.StatusBadRequest, "The form could not be read.")
 		return
 	}
-	cookie, err := r.Cookie(s.proofCookie("").Name)
-	proof := r.PostForm.Get("proof")
-	if err != nil || proof == "" || subtle.ConstantTimeCompare([]byte(cookie.Value), []byte(proof)) != 1 || s.foreign.Check(r) != nil {
+	proof := s.proof(r)
+	if proof == "" || subtle.ConstantTimeCompare([]byte(proof), []byte(r.PostForm.Get("proof"))) != 1 || s.foreign.Check(r) != nil {
 		s.config.Observe("consent", "forged")
 		s.tell(w, http.StatusForbidden, "This answer did not come from the page that asked. Go back to the app, and begin again.")
 		return
 	}
 	if r.PostForm.Get("user") != user.ID { // somebody else has signed in meanwhile
-		s.show(w, r, a, user, nil, false)
+		s.show(w, r, a, user, false)
 		return
 	}
 	if r.PostForm.Get("decision") != "approve" {
@@ -102,26 +106,26 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	}
 	var chosen []string
 	if a.ofWorkspaces() {
-		chosen = r.PostForm["workspace"]
-	}
-	if a.ofWorkspaces() && len(chosen) == 0 {
-		s.show(w, r, a, user, chosen, true)
-		return
+		if chosen = r.PostForm["workspace"]; len(chosen) == 0 {
+			s.show(w, r, a, user, true)
+			return
+		}
 	}
 	slices.Sort(chosen)
+	chosen = slices.Compact(chosen)
 	made, err := s.grants.Approve(r.Context(), store.Approval{
-		Client: a.client.ID, User: user.ID, Workspaces: slices.Compact(chosen), Scopes: a.names(),
+		Client: a.client.ID, User: user.ID, Workspaces: chosen, Scopes: a.names(),
 		RedirectURI: a.redirectURI, Challenge: a.challenge,
 	})
 	switch {
 	case errors.Is(err, store.ErrInvalid): // a workspace that the user has left, say
-		s.show(w, r, a, user, nil, a.ofWorkspaces())
+		s.show(w, r, a, user, a.ofWorkspaces())
 	case err != nil:
 		s.unavailable(w, r, err)
 	default:
 		s.config.Observe("consent", "approved")
 		s.log.LogAttrs(r.Context(), slog.LevelInfo, "a user has granted access to an app", slog.String("grant_id", made.Grant),
-			slog.String("client_id", a.client.ID), slog.String("user_id", user.ID), slog.Any("scopes", a.names()), slog.Any("workspaces", slices.Compact(chosen)))
+			slog.String("client_id", a.client.ID), slog.String("user_id", user.ID), slog.Any("scopes", a.names()), slog.Any("workspaces", chosen))
 		http.Redirect(w, r, s.back(a, map[string]string{"code": made.Code.Reveal()}), http.StatusSeeOther)
 	}
 }
@@ -205,16 +209,16 @@ func (s *Server) signIn(r *http.Request) string {
 	return u.String()
 }
 
-func (s *Server) show(w http.ResponseWriter, r *http.Request, a authorization, user store.Consenter, chosen []string, missing bool) {
+func (s *Server) show(w http.ResponseWriter, r *http.Request, a authorization, user store.Consenter, missing bool) {
 	proof := rand.Text()
 	// Another tab's form is good as well.
-	if c, err := r.Cookie(s.proofCookie("").Name); err == nil && len(c.Value) == len(proof) {
-		proof = c.Value
+	if before := s.proof(r); len(before) == len(proof) {
+		proof = before
 	}
 	http.SetCookie(w, s.proofCookie(proof))
 	p := shown{
 		App: a.client.Name, Host: destination(a.redirectURI), Email: user.Email, User: user.ID,
-		Chosen: chosen, Missing: missing, Proof: proof,
+		Missing: missing, Proof: proof,
 	}
 	for _, scope := range a.scopes {
 		if scope.Workspace {
@@ -226,9 +230,6 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, a authorization, u
 	if a.ofWorkspaces() {
 		p.Workspaces = user.Workspaces
 		p.None = len(p.Workspaces) == 0
-		if len(p.Workspaces) == 1 {
-			p.Chosen = []string{p.Workspaces[0].ID}
-		}
 	}
 	status := http.StatusOK
 	if missing {

@@ -222,6 +222,11 @@ func TestUserWithoutAWorkspace(t *testing.T) {
 	if q := answered(t, b.do(t, "POST", i.request(), p.form("deny"))); q.Get("error") != "access_denied" {
 		t.Errorf("%v", q)
 	}
+	// The only workspace there is is chosen already, and of several none is.
+	must(i.registry.SetMember(t.Context(), "acme", "eve@example.com", "guest"))
+	if one, two := b.do(t, "GET", i.request(), nil), i.adas().do(t, "GET", i.request(), nil); strings.Count(one.text, " checked>") != 1 || strings.Contains(two.text, " checked>") {
+		t.Errorf("of one: %s\nof two: %s", one.text, two.text)
+	}
 	// About the user alone she can say yes, and grants no workspace, whatever the form says.
 	b = i.adas()
 	profile := i.request("scope", "user:read")

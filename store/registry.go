@@ -218,16 +218,20 @@ func (r *Registry) User(ctx context.Context, ref string) (User, error) {
 	return u, nil
 }
 
-// Lookup answers a check as a [Directory] does, for a token that is named by its id and not by its key. The lookup's
-// digest is ignored.
+// Lookup answers a check as a [Directory] does, for a token of the lookup's kind that is named by its id and not by its key. The
+// lookup's digest is ignored.
 func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz.Found, error) {
+	table, query := "tokens", lookupQuery
+	if l.Kind == authz.KindOAuthToken {
+		table, query = "oauth_access_tokens", oauthQuery
+	}
 	var digest []byte
-	err := r.db.GetContext(ctx, &digest, `SELECT digest FROM keywicket.tokens WHERE id = $1`, id)
+	err := r.db.GetContext(ctx, &digest, `SELECT digest FROM keywicket.`+table+` WHERE id = $1`, id)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return authz.Found{}, fmt.Errorf("find the token: %w", err)
 	}
 	copy(l.Digest[:], digest)
-	a, err := answer(r.db.QueryRowxContext(ctx, lookupQuery, arguments(l)...), l)
+	a, err := answer(r.db.QueryRowxContext(ctx, query, arguments(l)...), l)
 	return a.Found, err
 }
 
@@ -252,19 +256,6 @@ func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string,
 		return Token{}, nil, fmt.Errorf("find the access token: %w", err)
 	}
 	return row.Token, row.Granted, nil
-}
-
-// LookupAccessToken answers a check by an access token, of which the id is known, as a [Directory] does.
-func (r *Registry) LookupAccessToken(ctx context.Context, id string, l authz.Lookup) (authz.Found, error) {
-	var digest []byte
-	err := r.db.GetContext(ctx, &digest, `SELECT digest FROM keywicket.oauth_access_tokens WHERE id = $1`, id)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return authz.Found{}, fmt.Errorf("find the access token: %w", err)
-	}
-	copy(l.Digest[:], digest)
-	l.Kind = authz.KindOAuthToken
-	a, err := answer(r.db.QueryRowxContext(ctx, oauthQuery, arguments(l)...), l)
-	return a.Found, err
 }
 
 // LookupSession answers a check by a session as a [Directory] does.

@@ -279,9 +279,7 @@ func (m *imagined) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, err
 		found.Principal.Scopes = m.token.Scopes
 		return found, err
 	}
-	if m.token.Kind == authz.KindOAuthToken {
-		return m.registry.LookupAccessToken(ctx, m.token.ID, l)
-	}
+	l.Kind = m.token.Kind
 	return m.registry.Lookup(ctx, m.token.ID, l)
 }
 
