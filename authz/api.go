@@ -10,9 +10,12 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// API is what the authorizer must know of an API beside its policy: how a request names its workspace, and which
-// credentials it takes.
+// API is what the authorizer must know of an API beside its policy: which requests are for it, how they name their
+// workspace, and which credentials it takes.
 type API struct {
+	// Hosts of the API's requests, such as api.example.com or *.example.com, on any port. Default: none; then Envoy's
+	// configuration says which API a request is for.
+	Hosts       []string           `yaml:"hosts"`
 	Workspace   WorkspaceHeader    `yaml:"workspace"`
 	Credentials []CredentialFormat `yaml:"credentials"`
 	Session     SessionFormat      `yaml:"session"`
@@ -56,6 +59,13 @@ var prefixForm = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 // Complete fills the defaults and checks the rest. Errors start with the key that they are about.
 func (a API) Complete() (API, error) {
 	a.Workspace.Header = strings.ToLower(a.Workspace.Header)
+	a.Hosts = slices.Clone(a.Hosts)
+	for i, host := range a.Hosts {
+		a.Hosts[i] = strings.ToLower(host)
+		if !hostPattern.MatchString(a.Hosts[i]) {
+			return a, fmt.Errorf("hosts: %q is not a host without a port, such as api.example.com or *.example.com", host)
+		}
+	}
 	switch {
 	case a.Workspace.Header == "":
 		return a, errors.New("workspace.header: name the request header that names a workspace")

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"maps"
-	"net/url"
 	"slices"
 	"strings"
 )
@@ -19,16 +18,26 @@ type Directory interface {
 
 // Policy decides (the PDP's rules).
 type Policy interface {
+	// Reading says how the policy wants the requests of an API to be read. It is called for every check.
+	Reading(api string) Reading
 	// Decide maps an input to a decision. It is called by many goroutines at once and keeps nothing of the input. An
 	// error means that there is no decision; it is never an allow.
 	Decide(ctx context.Context, in Input) (Decision, error)
+}
+
+// Reading is how a policy wants requests to be read.
+type Reading struct {
+	// Parameters are the special characters that a path parameter may hold.
+	Parameters Parameters
+	// Query says that decisions depend on the query. A query that parsers read differently then matches no route.
+	Query bool
 }
 
 // Config says what an Authorizer serves.
 type Config struct {
 	// APIs by name. At least one.
 	APIs map[string]API
-	// DefaultAPI serves requests that name none. Empty: such a request is an error.
+	// DefaultAPI serves requests that name no API, unless an API has hosts. Empty: such a request is an error.
 	DefaultAPI string
 	// AllowedHeaders are the request headers, in lower case, that policies may read. Default: none.
 	AllowedHeaders []string
@@ -40,6 +49,7 @@ type Config struct {
 type Authorizer struct {
 	apis      map[string]API
 	fallback  string
+	hosts     hosts
 	headers   []string
 	sessions  Sessions
 	directory Directory
@@ -61,6 +71,10 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 			return nil, fmt.Errorf("apis.%s.session: nothing here verifies sessions", name)
 		}
 		a.apis[name] = api
+	}
+	var err error
+	if a.hosts, err = newHosts(a.apis); err != nil {
+		return nil, err
 	}
 	if _, ok := a.apis[c.DefaultAPI]; !ok && c.DefaultAPI != "" {
 		return nil, fmt.Errorf("default_api: %q is none of the configured APIs: %s", c.DefaultAPI, a.names())
@@ -86,20 +100,18 @@ func (a *Authorizer) Check(ctx context.Context, r Request) (Answer, error) {
 	if err != nil {
 		answer.Decision = Unavailable
 		answer.Public = false
+		answer.WorkspaceHeader.Value = ""
 	}
 	return answer, err
 }
 
 func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error {
-	name := r.API
-	if name == "" {
-		name = a.fallback
+	name, err := a.apiOf(r)
+	if err != nil {
+		return err
 	}
-	api, ok := a.apis[name]
-	if !ok {
-		return fmt.Errorf("the request names the API %q, which is none of the configured ones: %s", name, a.names())
-	}
-	answer.API = name
+	api := a.apis[name]
+	answer.API, answer.WorkspaceHeader.Name = name, api.Workspace.Header
 	in := a.input(name, r)
 
 	// What somebody without a credential would be told: an allow means a public route, which is open without any
@@ -121,12 +133,15 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 	}
 	requested := api.requestedWorkspace(r.Header[api.Workspace.Header])
 	lookup := Lookup{Kind: credential.kind, API: name, Workspace: requested.ref}
+	var aal string
 	switch {
 	case denial != "":
 	case credential.kind == KindSession:
-		if lookup.Session, denial, err = a.sessions.Verify(ctx, name, credential.secret); err != nil {
+		verified, err := a.sessions.Verify(ctx, name, credential.secret)
+		if err != nil {
 			return fmt.Errorf("verify the session: %w", err)
 		}
+		lookup.Session, aal, denial, answer.Detail = verified.Session, verified.AAL, verified.Denial, verified.Detail
 	default:
 		lookup.Digest = credential.secret.Digest()
 	}
@@ -136,10 +151,14 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 			return fmt.Errorf("look up the credential: %w", err)
 		}
 		denial, answer.Cache = found.Denial, found.Cache
+		isSession := credential.kind == KindSession
+		if denial == "" && isSession && api.Session.SecondFactorMissing(aal, found.MFAEnrolled) {
+			denial = ReasonSecondFactorRequired
+		}
 		if denial == "" {
 			principal := found.Principal
-			if credential.kind == KindSession {
-				principal.Scopes = api.Session.Scopes
+			if isSession {
+				principal.Scopes, principal.AAL = api.Session.Scopes, aal
 			}
 			in.Principal = &principal
 			in.Workspace = requested.grant(found.Workspace, api.Workspace.Required)
@@ -147,6 +166,7 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 	}
 	in.Denial = denial
 	answer.Principal, answer.Workspace = in.Principal, in.Workspace
+	answer.WorkspaceHeader.Value = api.Workspace.reference(in.Workspace)
 	answer.Decision, err = a.decide(ctx, in)
 	if err == nil && answer.Allow && in.Principal == nil {
 		return fmt.Errorf("the policy lets in a credential that is %s, but nobody without one", denial)
@@ -166,15 +186,42 @@ func (a *Authorizer) decide(ctx context.Context, in Input) (Decision, error) {
 	return d, nil
 }
 
+// apiOf finds the API that a request is for. Envoy's configuration goes first. Where an API has hosts, its requests must
+// be for one of them, and the default API serves nothing.
+func (a *Authorizer) apiOf(r Request) (string, error) {
+	if r.API != "" {
+		api, ok := a.apis[r.API]
+		switch {
+		case !ok:
+			return "", fmt.Errorf("the request names the API %q, which is none of the configured ones: %s", r.API, a.names())
+		case len(api.Hosts) > 0 && a.hosts.find(r.Host) != r.API:
+			return "", fmt.Errorf("the request names the API %q and the host %.100q, which apis.%s.hosts does not have", r.API, r.Host, r.API)
+		}
+		return r.API, nil
+	}
+	if len(a.hosts) > 0 {
+		name := a.hosts.find(r.Host)
+		if name == "" {
+			return "", fmt.Errorf("the request is for the host %.100q, which no API has: add it to apis.NAME.hosts", r.Host)
+		}
+		return name, nil
+	}
+	if a.fallback == "" {
+		return "", fmt.Errorf("the request names no API: set default_api to one of %s, or set apis.NAME.hosts, or the context extension api in Envoy",
+			a.names())
+	}
+	return a.fallback, nil
+}
+
 func (a *Authorizer) input(api string, r Request) Input {
 	path, query, _ := strings.Cut(r.Path, "?")
-	in := Input{API: api, Method: r.Method, Path: path, Host: strings.ToLower(r.Host), Context: r.Context}
-	// Two Host headers arrive joined by a comma. Whose request it is, is then anybody's guess: it addresses no route.
-	if !strings.Contains(in.Host, ",") {
-		in.Segments = Segments(path)
-	}
-	if query != "" {
-		in.Query, _ = url.ParseQuery(query) // what is malformed is left out, as net/http does
+	reading := a.policy.Reading(api)
+	values, ambiguous := parseQuery(query)
+	in := Input{API: api, Method: r.Method, Query: values, Host: strings.ToLower(r.Host), Context: r.Context}
+	// Envoy joins two Host headers by a comma. The request might be for either, so it matches no route.
+	if !strings.Contains(in.Host, ",") && !(ambiguous && reading.Query) {
+		in.Segments, _ = Segments(path, reading.Parameters) // no route matches a path without segments
+		in.Path = JoinSegments(in.Segments)
 	}
 	for _, h := range a.headers {
 		if values, ok := r.Header[h]; ok {

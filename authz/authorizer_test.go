@@ -24,9 +24,12 @@ func (d *directory) Lookup(_ context.Context, l authz.Lookup) (authz.Found, erro
 
 // policy decides as it is told, and keeps the inputs.
 type policy struct {
-	decide func(authz.Input) (authz.Decision, error)
-	asked  []authz.Input
+	decide  func(authz.Input) (authz.Decision, error)
+	reading authz.Reading
+	asked   []authz.Input
 }
+
+func (p *policy) Reading(string) authz.Reading { return p.reading }
 
 func (p *policy) Decide(_ context.Context, in authz.Input) (authz.Decision, error) {
 	p.asked = append(p.asked, in)

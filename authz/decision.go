@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Code is what the client is told: the error codes of the API documents, and UNAVAILABLE.
+// Code is what the client is told: the error codes of the API documents, REQUEST_TOO_LARGE and UNAVAILABLE.
 type Code string
 
 // The codes of a denial.
@@ -13,6 +13,7 @@ const (
 	CodeUnauthorized          Code = "UNAUTHORIZED"            // 401: velaflows, "Error Responses"
 	CodeForbidden             Code = "FORBIDDEN"               // 403: likewise
 	CodeWorkspaceAccessDenied Code = "WORKSPACE_ACCESS_DENIED" // 403: likewise
+	CodeRequestTooLarge       Code = "REQUEST_TOO_LARGE"       // 431: the request's headers are too large to be checked
 	CodeUnavailable           Code = "UNAVAILABLE"             // 503: no decision could be made
 )
 
@@ -27,26 +28,37 @@ const (
 	ReasonExpired   Reason = "expired"
 	ReasonRevoked   Reason = "revoked"
 
+	// The next ones are about session tokens.
+	ReasonUnsupportedAlgorithm Reason = "unsupported_algorithm"  // the signature's algorithm is not one that the API takes
+	ReasonAppToken             Reason = "app_token"              // the token was given to an app
+	ReasonSecondFactorRequired Reason = "second_factor_required" // the user has to sign in with a second factor
+
 	ReasonWorkspaceRequired Reason = "workspace_required" // WORKSPACE_ACCESS_DENIED
 	ReasonWorkspaceMismatch Reason = "workspace_mismatch"
 
 	ReasonNoRoute      Reason = "no_route" // FORBIDDEN
 	ReasonMissingScope Reason = "missing_scope"
 
+	ReasonTooLarge Reason = "too_large" // REQUEST_TOO_LARGE
+
 	ReasonUnavailable Reason = "unavailable" // UNAVAILABLE
 )
 
 var codeOf = map[Reason]Code{
-	ReasonMissing:           CodeUnauthorized,
-	ReasonMalformed:         CodeUnauthorized,
-	ReasonUnknown:           CodeUnauthorized,
-	ReasonExpired:           CodeUnauthorized,
-	ReasonRevoked:           CodeUnauthorized,
-	ReasonWorkspaceRequired: CodeWorkspaceAccessDenied,
-	ReasonWorkspaceMismatch: CodeWorkspaceAccessDenied,
-	ReasonNoRoute:           CodeForbidden,
-	ReasonMissingScope:      CodeForbidden,
-	ReasonUnavailable:       CodeUnavailable,
+	ReasonMissing:              CodeUnauthorized,
+	ReasonMalformed:            CodeUnauthorized,
+	ReasonUnknown:              CodeUnauthorized,
+	ReasonExpired:              CodeUnauthorized,
+	ReasonRevoked:              CodeUnauthorized,
+	ReasonUnsupportedAlgorithm: CodeUnauthorized,
+	ReasonAppToken:             CodeUnauthorized,
+	ReasonSecondFactorRequired: CodeUnauthorized,
+	ReasonWorkspaceRequired:    CodeWorkspaceAccessDenied,
+	ReasonWorkspaceMismatch:    CodeWorkspaceAccessDenied,
+	ReasonNoRoute:              CodeForbidden,
+	ReasonMissingScope:         CodeForbidden,
+	ReasonTooLarge:             CodeRequestTooLarge,
+	ReasonUnavailable:          CodeUnavailable,
 }
 
 // Decision is what a policy says of an input. The zero value denies, and is not valid.
@@ -63,6 +75,9 @@ type Decision struct {
 
 // Unavailable is the decision when none can be made. An error ends here, never in an allow.
 var Unavailable = Decision{Code: CodeUnavailable, Reason: ReasonUnavailable}
+
+// TooLarge is the decision on a request that is larger than a PEP's adapter checks.
+var TooLarge = Decision{Code: CodeRequestTooLarge, Reason: ReasonTooLarge}
 
 func (d Decision) validate() error {
 	if d.Allow {
@@ -104,6 +119,15 @@ type Answer struct {
 	// Principal is set as soon as the credential was found good, whatever was decided.
 	Principal *Principal
 	Workspace Workspace
+	// WorkspaceHeader is the API's header that names a workspace, with the granted workspace as its value. An empty value
+	// means that none was granted: the PEP then removes the header. Empty without an API.
+	WorkspaceHeader HeaderValue
+	// Detail tells an operator why a credential was denied, where the reason does not. It is for the log alone, and holds
+	// nothing of the credential but the name of its algorithm.
+	Detail string
 	// Cache says where the credential was looked up; empty: nowhere.
 	Cache CacheResult
 }
+
+// HeaderValue is one header, by its lower-case name.
+type HeaderValue struct{ Name, Value string }

@@ -8,7 +8,6 @@ import (
 	"path"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -109,47 +108,36 @@ func FuzzAuthorizationHeader(f *testing.F) {
 	})
 }
 
-// canonical says docs/policies.md's rule again: a slash and segments, none empty but the last, of pchar without ";".
+// decoded says docs/policies.md's rule again: the path is split at its slashes, each segment is decoded once, and some
+// texts are refused.
 var (
-	segmentForm = regexp.MustCompile(`^(?:[A-Za-z0-9._~!$&'()*+,=:@-]|%[0-9A-Fa-f]{2})*$`)
-	escapeForm  = regexp.MustCompile(`%(..)`)
-	unreserved  = regexp.MustCompile(`[A-Za-z0-9._~-]`)
+	segmentForm = regexp.MustCompile(`^(?:[A-Za-z0-9._~!$&'()*+,=:@;-]|%[0-9A-Fa-f]{2})*$`)
+	refusedText = regexp.MustCompile(`[/\\\x00-\x1f\x7f\x{80}-\x{9f}]|%[0-9A-Fa-f]{2}|^\.{1,2}(?:;|$)|^;`)
 )
 
-func canonical(p string) bool {
+func decoded(p string, allowed authz.Parameters) (segments []string, ok bool) {
 	rest, ok := strings.CutPrefix(p, "/")
 	if !ok || strings.Contains(p, "//") {
-		return false
+		return nil, false
 	}
-	for s := range strings.SplitSeq(rest, "/") {
-		if s == "." || s == ".." || !segmentForm.MatchString(s) {
-			return false
+	for _, s := range strings.Split(rest, "/") {
+		text, err := url.PathUnescape(s)
+		if err != nil || !segmentForm.MatchString(s) || !utf8.ValidString(text) || refusedText.MatchString(text) ||
+			strings.Contains(s, ";") && !allowed.RawSemicolon {
+			return nil, false
 		}
-		// A literal byte ends a sequence of escapes: it is ASCII, so that no rune can go on behind it.
-		hidden := escapeForm.ReplaceAllStringFunc(s, func(e string) string {
-			b, err := strconv.ParseUint(e[1:], 16, 8)
-			if err != nil {
-				panic(err)
-			}
-			if strings.ContainsRune(`/\;%#?`, rune(b)) || unreserved.Match([]byte{byte(b)}) {
-				return "\x00"
-			}
-			return string([]byte{byte(b)})
-		})
-		if !utf8.ValidString(hidden) {
-			return false
-		}
-		for _, r := range hidden {
-			if r < 0x20 || r >= 0x7f && r <= 0x9f {
-				return false
+		for _, c := range []string{"#", "%", "?", ";"} {
+			if strings.Contains(text, c) && !slices.Contains(allowed.MayHold, c) {
+				return nil, false
 			}
 		}
+		segments = append(segments, text)
 	}
-	return true
+	return segments, true
 }
 
-// FuzzPath: a path has segments exactly if it is canonical; joined they are the path again, and have the same segments.
-// Whoever unescapes such a path before splitting it, or cleans it, reads the same segments: it has one meaning.
+// FuzzPath: a path has the segments that it decodes to, and only if it has one clear meaning. In every other spelling it
+// has the same. Whoever unescapes it before splitting it, or cleans it, or decodes it twice, reads the same segments.
 func FuzzPath(f *testing.F) {
 	for _, p := range []string{
 		"/", "/a", "/a/b", "/a/", "/.well-known/x", "/a...b/..c", "/-._~!$&'()*+,=:@", "/caf%C3%A9/%20", "/%41", "", "*", "a", "//",
@@ -157,35 +145,64 @@ func FuzzPath(f *testing.F) {
 		"/a\x00", "/a\x7f", "/é", "/a|b", "/a%", "/a%4", "/a%zz", "/%2e", "/%2E%2e", "/.%2e", "/a%2fb", "/a%5cb", "/a%3Bb",
 		"/a%25b", "/%252e%252e", "/a%23", "/a%3f", "/a%00", "/a%0d%0a", "/a%7F", "/a%C2%85", "/a%C0%AF", "/a%C0%AE", "/%F0%9F%98%80",
 		"/%F0x%9F%98%80", "/%ED%A0%80", "http://evil.example/api", "/api/v1/inbox/conversations", "/api/v1/inbox%2Fconversations",
-		"/api/v1/contacts/7/", "/\xff", "/%E2%80%AE", "/a%u002e",
+		"/api/v1/contacts/7/", "/\xff", "/%E2%80%AE", "/a%u002e", "/100%25", "/100%25%34%31", "/%3B", "/..%3Bx", "/%2e;x", "/charges%3Asearch",
 	} {
-		f.Add(p)
+		f.Add(p, false)
+		f.Add(p, true)
 	}
-	f.Fuzz(func(t *testing.T, p string) {
-		segments := authz.Segments(p)
-		if (segments != nil) != canonical(p) {
-			t.Fatalf("%q: canonical is %v, the segments are %q", p, canonical(p), segments)
+	f.Fuzz(func(t *testing.T, p string, special bool) {
+		var allowed authz.Parameters
+		if special {
+			allowed = authz.Parameters{MayHold: []string{"#", "%", "?", ";"}, RawSemicolon: true}
 		}
-		if segments == nil {
+		segments, err := authz.Segments(p, allowed)
+		want, ok := decoded(p, allowed)
+		if (err == nil) != ok || !slices.Equal(segments, want) {
+			t.Fatalf("%q: the segments are %q, %v, not %q", p, segments, err, want)
+		}
+		if err != nil {
 			return
 		}
-		joined := "/" + strings.Join(segments, "/")
-		if joined != p || !slices.Equal(authz.Segments(joined), segments) {
-			t.Fatalf("%q: the segments %q are the path %q", p, segments, joined)
+		allowed.RawSemicolon = false
+		for _, spelling := range []func(byte) bool{
+			func(b byte) bool { return !strings.Contains("-._~", string(b)) && !isAlnum(b) }, // what needs no escape has none
+			func(byte) bool { return true },
+			func(b byte) bool { return b%2 == 0 || b > '~' || strings.ContainsRune("#%;?\"<>[]^`{|}", rune(b)) },
+		} {
+			if again, err := authz.Segments(escaped(segments, spelling), allowed); err != nil || !slices.Equal(again, segments) {
+				t.Fatalf("%q is %q, and %q is %q, %v", p, segments, escaped(segments, spelling), again, err)
+			}
 		}
 		unescaped, err := url.PathUnescape(p)
 		if err != nil {
 			t.Fatalf("%q cannot be unescaped: %v", p, err)
 		}
-		if n := strings.Count(unescaped, "/"); n != len(segments) {
-			t.Fatalf("%q has %d segments, and %d when it is unescaped first", p, len(segments), n)
+		if joined := authz.JoinSegments(segments); unescaped != joined || path.Clean(joined) != "/"+strings.Trim(joined, "/") {
+			t.Fatalf("%q is unescaped to %q, cleaned to %q, and the path is %q", p, unescaped, path.Clean(joined), joined)
 		}
-		for _, reading := range []string{p, unescaped} {
-			if cleaned := path.Clean(reading); cleaned != "/"+strings.Trim(reading, "/") {
-				t.Fatalf("%q is cleaned to %q", reading, cleaned)
-			}
+		if twice, err := url.PathUnescape(unescaped); err == nil && twice != unescaped {
+			t.Fatalf("%q is unescaped to %q, and then to %q", p, unescaped, twice)
 		}
 	})
+}
+
+func escaped(segments []string, which func(byte) bool) string {
+	var b strings.Builder
+	for _, s := range segments {
+		b.WriteByte('/')
+		for _, c := range []byte(s) {
+			if which(c) {
+				fmt.Fprintf(&b, "%%%02x", c)
+			} else {
+				b.WriteByte(c)
+			}
+		}
+	}
+	return b.String()
+}
+
+func isAlnum(b byte) bool {
+	return 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z' || '0' <= b && b <= '9'
 }
 
 // ofAlphabet is what the expressions of workspace.go say, byte by byte.

@@ -1,56 +1,178 @@
 package authz
 
 import (
-	"net/url"
-	"regexp"
+	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 )
 
-// Segments splits a raw path at its slashes, unescaped nowhere. It returns nil for a path that is not canonical, which
-// no route matches, because the PEP, a policy and the upstream might each read it another way.
+// Parameters says which of the characters # % ? ; a path parameter of an API may hold. They are valid in a URL when they
+// are escaped, but servers that decode a path too early, or twice, take them for syntax. The zero value permits none.
+type Parameters struct {
+	// MayHold lists the characters that the decoded text may have.
+	MayHold []string `yaml:"may_hold" json:"may_hold"`
+	// RawSemicolon permits a ; that is not escaped. Some servers cut a segment off there, so it is a choice of its own. It
+	// needs ; in MayHold.
+	RawSemicolon bool `yaml:"raw_semicolon" json:"raw_semicolon"`
+}
+
+// special are the characters that need a permission.
+const special = "#%?;"
+
+// Validate checks the permissions. Errors start with the key that they are about.
+func (p Parameters) Validate() error {
+	for _, c := range p.MayHold {
+		if len(c) != 1 || !strings.Contains(special, c) {
+			return fmt.Errorf(`parameters.may_hold: %q is none of "#", "%%", "?", ";"`, c)
+		}
+	}
+	if p.RawSemicolon && !slices.Contains(p.MayHold, ";") {
+		return errors.New(`parameters.raw_semicolon: it needs ";" in parameters.may_hold`)
+	}
+	return nil
+}
+
+func (p Parameters) permits(c rune) bool {
+	for _, permitted := range p.MayHold {
+		if permitted == string(c) {
+			return true
+		}
+	}
+	return false
+}
+
+// The reasons why a path has no segments, beside [NotPermitted].
+var (
+	ErrPathStart     = errors.New("the path does not start with a /")
+	ErrPathSegment   = errors.New("the path has an empty segment or a dot segment")
+	ErrPathCharacter = errors.New("the path has a character that must be escaped, or a % that starts no escape")
+	ErrPathEscape    = errors.New("the path has an escape of a slash, a backslash, a control character, another escape, or bytes that are not UTF-8")
+)
+
+// NotPermitted is the error for a character that [Parameters] does not permit: "#", "%", "?", ";", or [RawSemicolon].
+type NotPermitted string
+
+// RawSemicolon is a ; that is not escaped.
+const RawSemicolon NotPermitted = "raw ;"
+
+func (c NotPermitted) Error() string {
+	return fmt.Sprintf("the path has a %s, which the API does not permit in a parameter", string(c))
+}
+
+// Segments splits a raw path at its slashes and decodes each segment once (RFC 3986, section 2.4). Every spelling of a
+// path thus gives the same segments, and these are what policies compare.
 //
-// Canonical: the path starts with one slash; no segment is empty but a last one (a trailing slash gives a last "");
-// none is "." or ".."; and each is made of RFC 3986's pchar without ";", with escapes that are needed, are valid UTF-8
-// and hide none of / \ ; % # ? nor a control character.
-func Segments(path string) []string {
+// A trailing slash gives a last segment "". A path without one clear meaning gives an error, and no route matches it:
+//   - it does not start with one slash, or has an empty segment or a dot segment;
+//   - it has a character that RFC 3986's pchar does not allow, or a ; that is not escaped, unless p permits it;
+//   - a decoded segment has a slash, a backslash, a control character, bytes that are not UTF-8, a valid escape, or one of
+//     # % ? ; that p does not permit.
+func Segments(path string, p Parameters) ([]string, error) {
 	if path == "" || path[0] != '/' {
-		return nil
+		return nil, ErrPathStart
 	}
 	segments := strings.Split(path[1:], "/")
-	for i, s := range segments {
-		if s == "" && i < len(segments)-1 || !canonicalSegment(s) {
-			return nil
+	for i, raw := range segments {
+		if raw == "" && i < len(segments)-1 {
+			return nil, ErrPathSegment
+		}
+		var err error
+		if segments[i], err = segment(raw, p); err != nil {
+			return nil, err
 		}
 	}
-	return segments
+	return segments, nil
 }
 
-// needless are the escapes of what RFC 3986, section 2.3, leaves unreserved. Envoy undoes them, another PEP may not: what
-// a policy says of "root" would not be said of "%72oot", and "%2e" is a dot.
-var needless = regexp.MustCompile(`%(?:2[DEde]|3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|5[Ff]|7[Ee])`)
-
-func canonicalSegment(s string) bool {
-	if s == "." || s == ".." {
-		return false
+// JoinSegments is the inverse of [Segments], but for the escapes: the path that policies see. No segments give "".
+func JoinSegments(segments []string) string {
+	if len(segments) == 0 {
+		return ""
 	}
-	for i := range len(s) {
-		if !isPchar(s[i]) {
-			return false
+	return "/" + strings.Join(segments, "/")
+}
+
+func segment(raw string, p Parameters) (string, error) {
+	escapes := 0
+	for i := 0; i < len(raw); i++ {
+		switch c := raw[i]; {
+		case c == '%':
+			if !isEscape(raw[i:]) {
+				return "", ErrPathCharacter
+			}
+			escapes++
+			i += 2
+		case c == ';' && !p.RawSemicolon:
+			return "", RawSemicolon
+		case !isPchar(c) && c != ';':
+			return "", ErrPathCharacter
 		}
 	}
-	if !strings.Contains(s, "%") {
-		return true
+	text := raw
+	if escapes > 0 {
+		text = unescape(raw, escapes)
+		if err := checkDecoded(text, p); err != nil {
+			return "", err
+		}
 	}
-	decoded, err := url.PathUnescape(s)
-	return err == nil && utf8.ValidString(decoded) &&
-		!strings.ContainsAny(decoded, `/\;%#?`) && !needless.MatchString(s) &&
-		strings.IndexFunc(decoded, unicode.IsControl) < 0
+	// What a server would be left with that cuts a segment off at the semicolon.
+	head, _, cut := strings.Cut(text, ";")
+	if head == "." || head == ".." || head == "" && cut {
+		return "", ErrPathSegment
+	}
+	return text, nil
 }
 
-// isPchar: RFC 3986, section 3.3, without ";", which some servers cut a segment at. Whether a "%" begins an escape is
-// not looked at here.
+func checkDecoded(text string, p Parameters) error {
+	if !utf8.ValidString(text) {
+		return ErrPathEscape
+	}
+	for i, r := range text {
+		switch {
+		case r == '/' || r == '\\' || unicode.IsControl(r) || r == '%' && isEscape(text[i:]):
+			return ErrPathEscape
+		case strings.ContainsRune(special, r) && !p.permits(r):
+			return NotPermitted(string(r))
+		}
+	}
+	return nil
+}
+
+// isEscape reports whether s starts with a % and two hexadecimal digits.
+func isEscape(s string) bool { return len(s) >= 3 && s[0] == '%' && isHex(s[1]) && isHex(s[2]) }
+
+func isHex(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
+}
+
+// unescape decodes a segment that has this many valid escapes.
+func unescape(raw string, escapes int) string {
+	text := make([]byte, 0, len(raw)-2*escapes)
+	for i := 0; i < len(raw); i++ {
+		c := raw[i]
+		if c == '%' {
+			c = unhex(raw[i+1])<<4 | unhex(raw[i+2])
+			i += 2
+		}
+		text = append(text, c)
+	}
+	return string(text)
+}
+
+func unhex(c byte) byte {
+	switch {
+	case c <= '9':
+		return c - '0'
+	case c <= 'F':
+		return c - 'A' + 10
+	}
+	return c - 'a' + 10
+}
+
+// isPchar reports whether c is a pchar of RFC 3986, section 3.3, other than ; and the % of an escape.
 func isPchar(c byte) bool {
-	return isAlnum(c) || strings.IndexByte("-._~!$&'()*+,=:@%", c) >= 0
+	return isAlnum(c) || strings.IndexByte("-._~!$&'()*+,=:@", c) >= 0
 }

@@ -1,7 +1,9 @@
 package authz_test
 
 import (
+	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/keywicket/keywicket/authz"
@@ -16,8 +18,15 @@ func TestSegments(t *testing.T) {
 		"/.well-known/x":          {".well-known", "x"},
 		"/a...b/..c":              {"a...b", "..c"},
 		"/-._~!$&'()*+,=:@":       {"-._~!$&'()*+,=:@"},
-		"/caf%C3%A9/%20":          {"caf%C3%A9", "%20"},
-		"/caf%c3%a9":              {"caf%c3%a9"},
+		"/caf%C3%A9/%20":          {"café", " "},
+		"/caf%c3%a9":              {"café"},
+		"/a+b/a%2Bb":              {"a+b", "a+b"},
+		"/charges%3Asearch":       {"charges:search"},
+		"/%63harges:searc%68":     {"charges:search"},
+		"/a%2Eb":                  {"a.b"},
+		"/%41":                    {"A"},
+		"/a%7eb":                  {"a~b"},
+		"/a%7Cb%5B%22%5D":         {`a|b["]`},
 		"":                        nil,
 		"*":                       nil,
 		"a":                       nil,
@@ -47,15 +56,14 @@ func TestSegments(t *testing.T) {
 		"/a%2":                    nil,
 		"/%2e":                    nil,
 		"/%2E%2e":                 nil,
-		"/a%2Eb":                  nil,
+		"/.%2e":                   nil,
 		"/a%2fb":                  nil,
 		"/a%2Fb":                  nil,
 		"/a%5cb":                  nil,
 		"/a%3Bb":                  nil,
-		"/%41":                    nil, // Envoy makes it /A
-		"/a%7eb":                  nil,
 		"/a%25b":                  nil,
 		"/a%252fb":                nil,
+		"/a%2541":                 nil, // decoded twice it would be aA
 		"/a%23":                   nil,
 		"/a%3f":                   nil,
 		"/a%00":                   nil,
@@ -66,8 +74,59 @@ func TestSegments(t *testing.T) {
 		"/a%ff":                   nil,
 		"http://evil.example/api": nil,
 	} {
-		if got := authz.Segments(path); !slices.Equal(got, want) || (got == nil) != (want == nil) {
-			t.Errorf("%q: got %q, want %q", path, got, want)
+		got, err := authz.Segments(path, authz.Parameters{})
+		if !slices.Equal(got, want) || (err == nil) != (want != nil) {
+			t.Errorf("%q: got %q, %v, want %q", path, got, err, want)
+		}
+	}
+}
+
+// What a parameter may hold is permitted one by one, and a raw ; apart from an escaped one.
+func TestParametersMayHoldWhatIsPermitted(t *testing.T) {
+	for path, c := range map[string]struct {
+		needed authz.NotPermitted
+		want   string
+	}{
+		"/c%23":      {"#", "c#"},
+		"/100%25":    {"%", "100%"},
+		"/100%25%20": {"%", "100% "},
+		"/5%25zz":    {"%", "5%zz"},
+		"/what%3F":   {"?", "what?"},
+		"/a%3Bb":     {";", "a;b"},
+		"/a;b":       {authz.RawSemicolon, "a;b"},
+	} {
+		for _, permitted := range []authz.NotPermitted{"", "#", "%", "?", ";", authz.RawSemicolon} {
+			p := authz.Parameters{MayHold: strings.Fields(string(permitted))}
+			if permitted == authz.RawSemicolon {
+				p = authz.Parameters{MayHold: []string{";"}, RawSemicolon: true}
+			}
+			if err := p.Validate(); err != nil {
+				t.Fatal(err)
+			}
+			good := permitted == c.needed || permitted == authz.RawSemicolon && c.needed == ";"
+			got, err := authz.Segments(path, p)
+			if good && (err != nil || !slices.Equal(got, []string{c.want})) || !good && !errors.Is(err, c.needed) {
+				t.Errorf("%q with %q: %q, %v", path, permitted, got, err)
+			}
+		}
+	}
+	all := authz.Parameters{MayHold: []string{"#", "%", "?", ";"}, RawSemicolon: true}
+	for _, path := range []string{
+		"/a%2fb", "/a%5C", "/%2e%2e", "/a%2541", "/100%25%34%31", "/a%252F", "/%25%32%66", "/a%00", "/a%ff", "/..;/a", "/..;x", "/.;x", "/%2e%2e;x",
+		"/..%3Bx", "/;x", "/%3Bx", "/a#b", "/a?b", "/a%", "/%zz",
+	} {
+		if got, err := authz.Segments(path, all); err == nil {
+			t.Errorf("%q: %q", path, got)
+		}
+	}
+	for want, p := range map[string]authz.Parameters{
+		`parameters.may_hold: "/" is none of`:             {MayHold: []string{"/"}},
+		`parameters.may_hold: "" is none of`:              {MayHold: []string{""}},
+		`parameters.may_hold: "#%" is none of`:            {MayHold: []string{"#%"}},
+		`parameters.raw_semicolon: it needs ";" in param`: {MayHold: []string{"#"}, RawSemicolon: true},
+	} {
+		if err := p.Validate(); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v, not %s", err, want)
 		}
 	}
 }

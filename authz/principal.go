@@ -38,6 +38,7 @@ type Principal struct {
 	UserID      string // empty for a workspace's credential
 	Scopes      []string
 	SessionID   string // of a session
+	AAL         string // of a session: its authenticator assurance level, such as aal1 or aal2; empty: not known
 	GrantID     string // of an access token of OAuth 2.0: what a user has granted to an app
 }
 
@@ -59,6 +60,8 @@ type Found struct {
 	// Workspace is the credential's own one, whatever was asked for; or, for a credential of a user, the one that was
 	// asked for, if the user is a member of it. Otherwise it is zero.
 	Workspace Membership
+	// MFAEnrolled says that the user of a session has a second factor.
+	MFAEnrolled bool
 	// Cache says where the answer is from. It may be empty.
 	Cache CacheResult
 }

@@ -9,7 +9,7 @@ type Request struct {
 	// API names the API that the request is for; empty: the configured default.
 	API    string
 	Method string
-	// Path is raw, query included.
+	// Path is as the client sent it, escapes and query included.
 	Path string
 	Host string
 	// Header has lower-case names, and every value of a repeated header on its own.
@@ -22,8 +22,8 @@ type Request struct {
 type Input struct {
 	API      string
 	Method   string
-	Path     string   // raw, cut at the first ?
-	Segments []string // of the path; none when it is not canonical
+	Path     string   // the decoded segments, joined by /; empty when there are none
+	Segments []string // of the path, decoded; none when the path has no clear meaning
 	Query    map[string][]string
 	Header   map[string][]string // allowed ones only
 	Host     string

@@ -13,14 +13,16 @@ import (
 // sessions answers with what it is given, and keeps what it was asked.
 type sessions struct {
 	session authz.Session
+	aal     string
 	denial  authz.Reason
+	detail  string
 	err     error
 	asked   []string
 }
 
-func (s *sessions) Verify(_ context.Context, api string, token authz.Secret) (authz.Session, authz.Reason, error) {
+func (s *sessions) Verify(_ context.Context, api string, token authz.Secret) (authz.Verified, error) {
 	s.asked = append(s.asked, api+" "+token.Reveal())
-	return s.session, s.denial, s.err
+	return authz.Verified{Session: s.session, AAL: s.aal, Denial: s.denial, Detail: s.detail}, s.err
 }
 
 const goodJWT = "eyJhbGciOiJFUzI1NiJ9.e30.c2ln"

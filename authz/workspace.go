@@ -49,6 +49,14 @@ func (a API) requestedWorkspace(header []string) requestedWorkspace {
 	return r
 }
 
+// reference is how the header names the workspace; empty for one that is not granted.
+func (h WorkspaceHeader) reference(w Workspace) string {
+	if h.By == ByID {
+		return w.ID
+	}
+	return w.Slug
+}
+
 // grant holds what was requested against what the principal has.
 func (r requestedWorkspace) grant(m Membership, required bool) Workspace {
 	w := Workspace{Requested: r.present}

@@ -19,7 +19,8 @@ import (
 
 // response is the only constructor of a CheckResponse: the status is OK when the answer allows, and at no other time.
 // Envoy takes a response without a status for an allow, even beside a denied response of 403.
-func response(answer authz.Answer, forwardCredential bool) *authv3.CheckResponse {
+// The headers are those of the request; forged ones are removed from what is allowed.
+func response(answer authz.Answer, forwardCredential bool, header map[string][]string) *authv3.CheckResponse {
 	code := codes.PermissionDenied // also for a code that this package does not know
 	if answer.Allow {
 		code = codes.OK
@@ -31,7 +32,7 @@ func response(answer authz.Answer, forwardCredential bool) *authv3.CheckResponse
 		DynamicMetadata: metadata(answer),
 	}
 	if code == codes.OK {
-		check.HttpResponse = &authv3.CheckResponse_OkResponse{OkResponse: allowed(answer, forwardCredential)}
+		check.HttpResponse = &authv3.CheckResponse_OkResponse{OkResponse: allowed(answer, forwardCredential, header)}
 	} else {
 		check.HttpResponse = &authv3.CheckResponse_DeniedResponse{DeniedResponse: denied(answer)}
 	}
@@ -46,20 +47,25 @@ var denials = map[authz.Code]struct {
 	authz.CodeUnauthorized:          {typev3.StatusCode_Unauthorized, codes.Unauthenticated},
 	authz.CodeForbidden:             {typev3.StatusCode_Forbidden, codes.PermissionDenied},
 	authz.CodeWorkspaceAccessDenied: {typev3.StatusCode_Forbidden, codes.PermissionDenied},
+	authz.CodeRequestTooLarge:       {typev3.StatusCode_RequestHeaderFieldsTooLarge, codes.ResourceExhausted},
 	authz.CodeUnavailable:           {typev3.StatusCode_ServiceUnavailable, codes.Unavailable},
 }
 
 var messages = map[authz.Reason]string{
-	authz.ReasonMissing:           "Send a token in the Authorization header, after the word Bearer.",
-	authz.ReasonMalformed:         "The Authorization header does not hold one well-formed token.",
-	authz.ReasonUnknown:           "The token is not known.",
-	authz.ReasonExpired:           "The token has expired.",
-	authz.ReasonRevoked:           "The token was revoked.",
-	authz.ReasonWorkspaceRequired: "Name the workspace in the API's workspace header.",
-	authz.ReasonWorkspaceMismatch: "The token has no access to the requested workspace.",
-	authz.ReasonNoRoute:           "No token may use this method and path.",
-	authz.ReasonMissingScope:      "The token may not use this route: all of its required scopes are needed.",
-	authz.ReasonUnavailable:       "Access could not be decided. Try again.",
+	authz.ReasonMissing:              "Send a token in the Authorization header, after the word Bearer.",
+	authz.ReasonMalformed:            "The Authorization header does not hold one well-formed token.",
+	authz.ReasonUnknown:              "The token is not known.",
+	authz.ReasonExpired:              "The token has expired.",
+	authz.ReasonRevoked:              "The token was revoked.",
+	authz.ReasonUnsupportedAlgorithm: "The token is signed with an algorithm that is not accepted here.",
+	authz.ReasonAppToken:             "The token was issued to an app. It is not accepted as the user's own session.",
+	authz.ReasonSecondFactorRequired: "Sign in with a second factor.",
+	authz.ReasonWorkspaceRequired:    "Name the workspace in the API's workspace header.",
+	authz.ReasonWorkspaceMismatch:    "The token has no access to the requested workspace.",
+	authz.ReasonNoRoute:              "No token may use this method and path.",
+	authz.ReasonMissingScope:         "The token may not use this route: all of its required scopes are needed.",
+	authz.ReasonTooLarge:             "The request's headers are too large.",
+	authz.ReasonUnavailable:          "Access could not be decided. Try again.",
 }
 
 // prefix of the headers that the upstream trusts, because only the sidecar sets them.
@@ -68,7 +74,7 @@ const prefix = "x-keywicket-"
 type field struct{ name, value string }
 
 // identity is what the upstream is told of an allowed request. Empty: nothing to tell.
-func identity(answer authz.Answer) [9]field {
+func identity(answer authz.Answer) [10]field {
 	var p authz.Principal
 	if answer.Principal != nil {
 		p = *answer.Principal
@@ -81,6 +87,7 @@ func identity(answer authz.Answer) [9]field {
 		{prefix + "workspace-slug", answer.Workspace.Slug},
 		{prefix + "user-id", p.UserID},
 		{prefix + "scopes", strings.Join(p.Scopes, " ")},
+		{prefix + "aal", p.AAL},
 		{prefix + "environment", string(p.Environment)},
 		{prefix + "decision-id", answer.ID},
 	}
@@ -97,17 +104,25 @@ func expressible(answer authz.Answer) error {
 	return nil
 }
 
-// allowed sets every identity header or removes it, whatever the client sent under its name. None is in both lists: in
-// Envoy a removal beats a set.
-func allowed(answer authz.Answer, forwardCredential bool) *authv3.OkHttpResponse {
+// allowed sets every identity header and the API's workspace header, or removes it, whatever the client sent under its
+// name. None is in both lists: in Envoy a removal beats a set.
+func allowed(answer authz.Answer, forwardCredential bool, header map[string][]string) *authv3.OkHttpResponse {
 	ok := &authv3.OkHttpResponse{}
-	for _, f := range identity(answer) {
-		if f.value == "" {
-			ok.HeadersToRemove = append(ok.HeadersToRemove, f.name)
+	set := func(name, value string) {
+		if value == "" {
+			ok.HeadersToRemove = append(ok.HeadersToRemove, name)
 		} else {
-			ok.Headers = append(ok.Headers, overwrite(f.name, f.value))
+			ok.Headers = append(ok.Headers, overwrite(name, value))
 		}
 	}
+	for _, f := range identity(answer) {
+		set(f.name, f.value)
+	}
+	if h := answer.WorkspaceHeader; h.Name != "" {
+		set(h.Name, h.Value)
+	}
+	ok.HeadersToRemove = append(ok.HeadersToRemove, overriding...)
+	ok.HeadersToRemove = append(ok.HeadersToRemove, forged(header, answer.WorkspaceHeader.Name)...)
 	if !forwardCredential && !answer.Public {
 		ok.HeadersToRemove = append(ok.HeadersToRemove, authz.AuthorizationHeader)
 	}
@@ -154,12 +169,16 @@ func denied(answer authz.Answer) *authv3.DeniedHttpResponse {
 }
 
 // challenge is the WWW-Authenticate header of RFC 6750, section 3: without an error code when no credential was
-// presented (section 3.1).
+// presented (section 3.1). A session that lacks the second factor gets the challenge of RFC 9470, section 3.
 func challenge(answer authz.Answer) string {
 	switch answer.Code {
 	case authz.CodeUnauthorized:
-		if answer.Reason == authz.ReasonMissing {
+		switch answer.Reason {
+		case authz.ReasonMissing:
 			return `Bearer realm="keywicket"`
+		case authz.ReasonSecondFactorRequired:
+			return `Bearer realm="keywicket", error="insufficient_user_authentication", ` +
+				`error_description="a second factor is required", acr_values="` + authz.AAL2 + `"`
 		}
 		return `Bearer realm="keywicket", error="invalid_token"`
 	case authz.CodeForbidden:
@@ -185,7 +204,7 @@ func metadata(answer authz.Answer) *structpb.Struct {
 		fields["subject"] = structpb.NewStringValue(p.ID)
 		fields["kind"] = structpb.NewStringValue(string(p.Kind))
 		fields["environment"] = structpb.NewStringValue(string(p.Environment))
-		for name, id := range map[string]string{"session_id": p.SessionID, "grant_id": p.GrantID} {
+		for name, id := range map[string]string{"session_id": p.SessionID, "grant_id": p.GrantID, "aal": p.AAL} {
 			if id != "" {
 				fields[name] = structpb.NewStringValue(id)
 			}

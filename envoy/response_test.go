@@ -35,8 +35,11 @@ func headersOf(ok *authv3.OkHttpResponse) map[string]string {
 	return set
 }
 
+// absent are the headers that are removed where these of the sidecar's have no value.
+func absent(names ...string) []string { return slices.Concat(names, overriding) }
+
 func TestAllowTellsTheUpstreamWhoCalls(t *testing.T) {
-	ok := response(ada, false).GetOkResponse()
+	ok := response(ada, false, nil).GetOkResponse()
 	want := map[string]string{
 		"x-keywicket-subject":        "t1",
 		"x-keywicket-kind":           "personal_key",
@@ -51,7 +54,7 @@ func TestAllowTellsTheUpstreamWhoCalls(t *testing.T) {
 	if got := headersOf(ok); !maps.Equal(got, want) {
 		t.Errorf("set %v", got)
 	}
-	if got := ok.GetHeadersToRemove(); !slices.Equal(got, []string{"authorization"}) {
+	if got := ok.GetHeadersToRemove(); !slices.Equal(got, append(absent("x-keywicket-aal"), "authorization")) {
 		t.Errorf("removed %v", got)
 	}
 }
@@ -65,14 +68,14 @@ func TestHeadersThatAreNotSetAreRemoved(t *testing.T) {
 		forward bool
 		removed []string
 	}{
-		"of a workspace": {token, false, []string{"x-keywicket-user-id", "x-keywicket-scopes", "authorization"}},
-		"forwarded":      {ada, true, nil},
-		"public": {public, false, []string{
+		"of a workspace": {token, false, append(absent("x-keywicket-user-id", "x-keywicket-scopes", "x-keywicket-aal"), "authorization")},
+		"forwarded":      {ada, true, absent("x-keywicket-aal")},
+		"public": {public, false, absent(
 			"x-keywicket-subject", "x-keywicket-kind", "x-keywicket-workspace-id", "x-keywicket-workspace-slug",
-			"x-keywicket-user-id", "x-keywicket-scopes", "x-keywicket-environment",
-		}},
+			"x-keywicket-user-id", "x-keywicket-scopes", "x-keywicket-aal", "x-keywicket-environment",
+		)},
 	} {
-		ok := response(c.answer, c.forward).GetOkResponse()
+		ok := response(c.answer, c.forward, nil).GetOkResponse()
 		if got := ok.GetHeadersToRemove(); !slices.Equal(got, c.removed) {
 			t.Errorf("%s: removed %v", name, got)
 		}
@@ -101,9 +104,14 @@ func TestDenial(t *testing.T) {
 		{denial("FORBIDDEN", "no_route"), 403, codes.PermissionDenied, `Bearer error="insufficient_scope"`, ""},
 		{denial("WORKSPACE_ACCESS_DENIED", "workspace_required", "a"), 403, codes.PermissionDenied, "", ""},
 		{denial("WORKSPACE_ACCESS_DENIED", "workspace_mismatch", "a"), 403, codes.PermissionDenied, "", ""},
+		{denial("UNAUTHORIZED", "unsupported_algorithm"), 401, codes.Unauthenticated, `Bearer realm="keywicket", error="invalid_token"`, ""},
+		{denial("UNAUTHORIZED", "app_token"), 401, codes.Unauthenticated, `Bearer realm="keywicket", error="invalid_token"`, ""},
+		{denial("UNAUTHORIZED", "second_factor_required"), 401, codes.Unauthenticated, `Bearer realm="keywicket", ` +
+			`error="insufficient_user_authentication", error_description="a second factor is required", acr_values="aal2"`, ""},
+		{authz.Answer{ID: "D1", Decision: authz.TooLarge}, 431, codes.ResourceExhausted, "", ""},
 		{denial("UNAVAILABLE", "unavailable"), 503, codes.Unavailable, "", "1"},
 	} {
-		check := response(c.answer, false)
+		check := response(c.answer, false, nil)
 		denied := check.GetDeniedResponse()
 		set := make(map[string]string)
 		for _, h := range denied.GetHeaders() {
@@ -131,7 +139,7 @@ func TestDenial(t *testing.T) {
 // An answer that nobody meant, such as the zero one, must not come out as an allow: Envoy reads the status alone.
 func TestAnswerThatNobodyMeantIsADenial(t *testing.T) {
 	for _, a := range []authz.Answer{{}, {Public: true}, denial("", ""), denial("SOMETHING", "new")} {
-		check := response(a, true)
+		check := response(a, true, nil)
 		if check.GetStatus() == nil || check.GetStatus().GetCode() == int32(codes.OK) || check.GetOkResponse() != nil ||
 			check.GetDeniedResponse().GetStatus().GetCode() < 400 {
 			t.Errorf("%+v: got %v", a, check)
@@ -140,7 +148,7 @@ func TestAnswerThatNobodyMeantIsADenial(t *testing.T) {
 }
 
 func TestMetadata(t *testing.T) {
-	got := response(ada, false).GetDynamicMetadata().AsMap()
+	got := response(ada, false, nil).GetDynamicMetadata().AsMap()
 	want := map[string]any{
 		"decision_id": "D1", "code": "", "reason": "", "subject": "t1", "kind": "personal_key", "environment": "live",
 		"scopes": "admin issues:read", "workspace_id": "64f1a2b3c4d5e6f7a8b9c0d1",
@@ -148,7 +156,7 @@ func TestMetadata(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v", got)
 	}
-	nobody := response(authz.Answer{ID: "D1", Decision: authz.Decision{Code: "UNAUTHORIZED", Reason: "missing"}}, false)
+	nobody := response(authz.Answer{ID: "D1", Decision: authz.Decision{Code: "UNAUTHORIZED", Reason: "missing"}}, false, nil)
 	want = map[string]any{"decision_id": "D1", "code": "UNAUTHORIZED", "reason": "missing"}
 	if got := nobody.GetDynamicMetadata().AsMap(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v", got)

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/keywicket/keywicket/authz"
 )
@@ -24,8 +25,12 @@ const (
 	// A check ends by itself before Envoy gives up on it (0.5 s in deploy/envoy), so that the client gets the product's
 	// own 503.
 	checkTimeout = 400 * time.Millisecond
-	// A CheckRequest holds a request's headers, never its body.
-	maxMessage = 256 << 10
+	// MaxMessage is how large a CheckRequest may be, in bytes. It holds a request's headers, never its body; Envoy's
+	// max_request_headers_kb should stay below.
+	MaxMessage = 256 << 10
+	// What gRPC takes must be more than Envoy can send: gRPC refuses a larger message before it is counted and logged, and
+	// Envoy may be configured to take that for an allow. Envoy's own limit for headers is 8 MiB.
+	maxReceived = 16 << 20
 	// Envoy pings every 30 s (deploy/envoy); what pings much more often is not Envoy.
 	minPingInterval = 10 * time.Second
 )
@@ -66,7 +71,7 @@ func NewServer(c Config, a *authz.Authorizer, log *slog.Logger) *Server {
 // Serve answers on the listener until the context ends, then drains and returns nil.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	server := grpc.NewServer(
-		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxRecvMsgSize(maxReceived),
 		// A policy's evaluation recurses deeply. A goroutine per check would grow its stack anew each time, which was a
 		// third of a check's cost; a worker keeps it. Checks beyond the workers still get goroutines of their own.
 		grpc.NumStreamWorkers(uint32(2*runtime.GOMAXPROCS(0))), //nolint:gosec // a small number
@@ -98,20 +103,29 @@ func (s *Server) Check(ctx context.Context, check *authv3.CheckRequest) (out *au
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.ErrorContext(ctx, "panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			out = response(authz.Answer{ID: rand.Text(), Decision: authz.Unavailable}, false)
+			out = response(authz.Answer{ID: rand.Text(), Decision: authz.Unavailable}, false, nil)
 		}
 	}()
+	if size := proto.Size(check); size > MaxMessage {
+		answer := authz.Answer{
+			ID: rand.Text(), Decision: authz.TooLarge, Detail: fmt.Sprintf("the CheckRequest has %d bytes; at most %d are checked", size, MaxMessage),
+		}
+		s.config.Observe(answer)
+		s.record(ctx, "", answer, nil) // its method may be what is too large
+		return response(answer, false, nil), nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	answer, err := s.authorizer.Check(ctx, request(check))
+	r := request(check)
+	answer, err := s.authorizer.Check(ctx, r)
 	if err == nil {
 		if err = expressible(answer); err != nil {
 			answer = authz.Answer{ID: answer.ID, API: answer.API, Decision: authz.Unavailable}
 		}
 	}
 	s.config.Observe(answer)
-	s.record(ctx, check.GetAttributes().GetRequest().GetHttp().GetMethod(), answer, err)
-	return response(answer, s.config.ForwardCredential), nil
+	s.record(ctx, r.Method, answer, err)
+	return response(answer, s.config.ForwardCredential, r.Header), nil
 }
 
 // sampled picks the first allow, and then one of every AllowSample.
@@ -153,6 +167,9 @@ func (s *Server) record(ctx context.Context, method string, answer authz.Answer,
 	}
 	if answer.Workspace.Granted {
 		attributes = append(attributes, slog.String("workspace_id", answer.Workspace.ID))
+	}
+	if answer.Detail != "" {
+		attributes = append(attributes, slog.String("detail", answer.Detail))
 	}
 	if cause != nil {
 		attributes = append(attributes, slog.Any("error", cause))

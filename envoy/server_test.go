@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/keywicket/keywicket/authz"
@@ -29,6 +28,8 @@ type lookup func(context.Context, authz.Lookup) (authz.Found, error)
 func (f lookup) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) { return f(ctx, l) }
 
 type decide func(authz.Input) authz.Decision
+
+func (decide) Reading(string) authz.Reading { return authz.Reading{} }
 
 func (f decide) Decide(_ context.Context, in authz.Input) (authz.Decision, error) { return f(in), nil }
 
@@ -212,11 +213,52 @@ func TestEveryAnswerIsObserved(t *testing.T) {
 	}
 }
 
-func TestMessageOverTheLimitIsRefused(t *testing.T) {
-	r := serve(t, envoy.Config{}, found, principalsOnly)
-	_, err := r.client.Check(t.Context(), raw([2]string{"authorization", "Bearer " + strings.Repeat("a", 1<<20)}))
-	if status.Code(err) != codes.ResourceExhausted {
-		t.Errorf("got %v", err)
+// Whatever is too large in a message, up to what Envoy can be configured to send, it is denied, counted and logged. A
+// message of the largest size that is checked is checked.
+func TestMessageOverTheLimitIsDenied(t *testing.T) {
+	observed := make(chan authz.Answer, 1)
+	r := serve(t, envoy.Config{Observe: func(a authz.Answer) { observed <- a }}, found, principalsOnly)
+	authorization := [2]string{"authorization", "Bearer " + key}
+	fill := func(n int) *authv3.CheckRequest {
+		return raw(authorization, [2]string{"x-filler", strings.Repeat("a", n)})
+	}
+	largest := fill(envoy.MaxMessage - 400)
+	for proto.Size(largest) < envoy.MaxMessage {
+		largest = fill(len(largest.GetAttributes().GetRequest().GetHttp().GetHeaderMap().GetHeaders()[1].GetRawValue()) + 1)
+	}
+	many := make([][2]string, 20_000)
+	for i := range many {
+		many[i] = [2]string{"x-filler", "some value"}
+	}
+	for name, c := range map[string]struct {
+		request *authv3.CheckRequest
+		denied  bool
+	}{
+		"the largest":       {largest, false},
+		"a byte more":       {fill(len(largest.GetAttributes().GetRequest().GetHttp().GetHeaderMap().GetHeaders()[1].GetRawValue()) + 1), true},
+		"a long credential": {raw([2]string{"authorization", "Bearer " + strings.Repeat("a", 1<<20)}), true},
+		"many headers":      {raw(append(many, authorization)...), true},
+		"a long path":       {checkRequest(&authv3.AttributeContext_HttpRequest{Method: "GET", Path: "/" + strings.Repeat("a", 1<<20)}), true},
+		"a long method":     {checkRequest(&authv3.AttributeContext_HttpRequest{Method: strings.Repeat("A", 1<<20), Path: "/thing"}), true},
+		"a body":            {checkRequest(&authv3.AttributeContext_HttpRequest{Method: "GET", Path: "/thing", RawBody: make([]byte, 1<<20)}), true},
+		"8 MiB":             {fill(8 << 20), true},
+	} {
+		response := check(t, r, c.request)
+		a := <-observed
+		if !c.denied {
+			if response.GetOkResponse() == nil || !a.Allow {
+				t.Errorf("%s: %v", name, response)
+			}
+			continue
+		}
+		denied := response.GetDeniedResponse()
+		if denied.GetStatus().GetCode() != 431 || !strings.Contains(denied.GetBody(), `"code":"REQUEST_TOO_LARGE","reason":"too_large"`) ||
+			a.Code != authz.CodeRequestTooLarge {
+			t.Errorf("%s: %v, observed %+v", name, response, a)
+		}
+		if line := r.log.String(); !strings.Contains(line, a.ID) || !strings.Contains(line, "at most 262144 are checked") || strings.Contains(line, strings.Repeat("a", 100)) {
+			t.Errorf("%s: logged %.1000s", name, line)
+		}
 	}
 }
 

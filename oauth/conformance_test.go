@@ -546,10 +546,10 @@ func TestConfigIsRefused(t *testing.T) {
 		"no cookie":                  func(c *oauth.Config) { c.Cookie = "" },
 		"a cookie that is none":      func(c *oauth.Config) { c.Cookie = "sb auth" },
 		"two cookies":                func(c *oauth.Config) { c.Cookie = "a;b" },
-		"no sessions":                func(c *oauth.Config) { c.Sessions = nil },
+		"no sessions":                func(c *oauth.Config) { c.Verifier = nil },
 		"a negative limit":           func(c *oauth.Config) { c.AddressLimit = -1 },
 	} {
-		c := oauth.Config{Issuer: "https://velocity.quest", API: "velocity", Sessions: i.sessions, Cookie: "c", SignIn: "https://velocity.quest/login?x=1"}
+		c := oauth.Config{Issuer: "https://velocity.quest", API: "velocity", Verifier: i.sessions, Cookie: "c", SignIn: "https://velocity.quest/login?x=1"}
 		if _, err := oauth.NewServer(c, i.Issuer, slog.New(slog.DiscardHandler)); err != nil {
 			t.Fatal(err)
 		}
@@ -562,7 +562,7 @@ func TestConfigIsRefused(t *testing.T) {
 
 func (i *issuer) serverOf(address string, scopes ...oauth.Scope) (*oauth.Server, error) {
 	return oauth.NewServer(oauth.Config{
-		Issuer: address, API: "velocity", Sessions: i.sessions, Cookie: "c", SignIn: "https://velocity.quest/login", Scopes: scopes,
+		Issuer: address, API: "velocity", Verifier: i.sessions, Cookie: "c", SignIn: "https://velocity.quest/login", Scopes: scopes,
 	}, i.Issuer, slog.New(slog.DiscardHandler))
 }
 

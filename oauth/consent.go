@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 
+	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store"
 )
 
@@ -156,35 +157,49 @@ func (s *Server) asking(w http.ResponseWriter, r *http.Request) (authorization, 
 	case errors.Is(err, errSignedOut) && r.URL.Query().Has(returned):
 		s.config.Observe("consent", "not_known")
 		s.render(w, r, http.StatusForbidden, shown{
-			Mistake: "You have signed in, but not with an account that is known here, or your session was ended.", SignIn: s.signIn(r),
+			Mistake: "You have signed in, but not with an account that is known here, or your session was ended.", SignIn: s.signIn(r, ""),
 		})
 	case errors.Is(err, errSignedOut):
 		s.config.Observe("consent", "signed_out")
-		http.Redirect(w, r, s.signIn(r), http.StatusSeeOther)
+		http.Redirect(w, r, s.signIn(r, ""), http.StatusSeeOther)
+	case errors.Is(err, errSecondFactor) && r.URL.Query().Has(returned):
+		s.config.Observe("consent", "second_factor_required")
+		s.render(w, r, http.StatusForbidden, shown{
+			Mistake: "You have signed in without a second factor. It is required here.", SignIn: s.signIn(r, authz.AAL2),
+		})
+	case errors.Is(err, errSecondFactor):
+		s.config.Observe("consent", "second_factor_required")
+		http.Redirect(w, r, s.signIn(r, authz.AAL2), http.StatusSeeOther)
 	default:
 		s.unavailable(w, r, err)
 	}
 	return a, user, false
 }
 
-var errSignedOut = errors.New("nobody is signed in")
+var (
+	errSignedOut    = errors.New("nobody is signed in")
+	errSecondFactor = errors.New("the user has signed in without a second factor")
+)
 
-// user is who is signed in at the product.
+// user is who is signed in at the product, as the sidecar would take the same session: an app's token is not a user's.
 func (s *Server) user(r *http.Request) (store.Consenter, error) {
 	token, ok := sessionToken(r, s.config.Cookie)
 	if !ok {
 		return store.Consenter{}, errSignedOut
 	}
-	session, denial, err := s.config.Sessions.Verify(r.Context(), s.config.API, token)
+	verified, err := s.config.Verifier.Verify(r.Context(), s.config.API, token)
 	if err != nil {
 		return store.Consenter{}, err
 	}
-	if denial != "" {
+	if verified.Denial != "" {
 		return store.Consenter{}, errSignedOut
 	}
-	user, err := s.grants.Consenter(r.Context(), session)
-	if errors.Is(err, store.ErrNotFound) {
+	user, err := s.grants.Consenter(r.Context(), verified.Session)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
 		return user, errSignedOut
+	case err == nil && s.config.Sessions.SecondFactorMissing(verified.AAL, user.MFAEnrolled):
+		return store.Consenter{}, errSecondFactor
 	}
 	return user, err
 }
@@ -193,8 +208,9 @@ func (s *Server) user(r *http.Request) (store.Consenter, error) {
 // fro without it.
 const returned = "returned"
 
-// signIn is where the user signs in, and is told where to come back to.
-func (s *Server) signIn(r *http.Request) string {
+// signIn is where the user signs in, and is told where to come back to. level is the assurance that is required (the
+// parameter acr_values of RFC 9470, section 4), if any is.
+func (s *Server) signIn(r *http.Request, level string) string {
 	u, err := url.Parse(s.config.SignIn)
 	if err != nil {
 		panic("the address to sign in at is none: " + err.Error()) // NewServer has looked
@@ -205,6 +221,9 @@ func (s *Server) signIn(r *http.Request) string {
 	}
 	query := u.Query()
 	query.Set("return_to", back)
+	if level != "" {
+		query.Set("acr_values", level)
+	}
 	u.RawQuery = query.Encode()
 	return u.String()
 }

@@ -30,8 +30,10 @@ type Config struct {
 	API    string
 	Format authz.CredentialFormat
 	Scopes []Scope
-	// Sessions tells who is signed in there, by the token in the Cookie of this name.
-	Sessions authz.Sessions
+	// Verifier tells who is signed in there, by the token in the Cookie of this name. Sessions says when a session needs a
+	// second factor.
+	Verifier authz.Sessions
+	Sessions authz.SessionFormat
 	Cookie   string
 	// SignIn is where a user who is not signed in is sent; the parameter return_to says where to come back to.
 	SignIn string
@@ -68,7 +70,7 @@ func NewServer(c Config, grants *store.Issuer, log *slog.Logger) (*Server, error
 		return nil, errors.New("sign_in: where users sign in is an address like https://velocity.quest/login; http is for 127.0.0.1, [::1] and localhost alone")
 	case (&http.Cookie{Name: c.Cookie}).Valid() != nil:
 		return nil, errors.New("cookie: name the cookie that users' sessions are in, such as sb-PROJECT-auth-token")
-	case c.Sessions == nil:
+	case c.Verifier == nil:
 		return nil, errors.New("nothing here verifies sessions")
 	case c.AddressLimit < 0:
 		return nil, errors.New("address_limit: requests a minute, or 0 for any number")

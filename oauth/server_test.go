@@ -112,7 +112,7 @@ func newIssuer(t testing.TB, changes ...func(*oauth.Config)) *issuer {
 	t.Cleanup(sessions.Close)
 	i.sessions = sessions
 	c := oauth.Config{
-		Issuer: "https://velocity.quest", API: "velocity", Sessions: sessions, Cookie: "sb-velocity-auth-token",
+		Issuer: "https://velocity.quest", API: "velocity", Verifier: sessions, Cookie: "sb-velocity-auth-token",
 		SignIn: "https://velocity.quest/login?from=oauth",
 		Format: authz.CredentialFormat{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 		Scopes: []oauth.Scope{

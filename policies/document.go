@@ -45,6 +45,7 @@ func principal(p *authz.Principal) *ast.Term {
 		field{"environment", text(string(p.Environment))},
 		field{"user_id", nullable(p.UserID)},
 		field{"scopes", texts(p.Scopes)},
+		field{"aal", nullable(p.AAL)},
 	))
 }
 

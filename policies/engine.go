@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -38,8 +39,9 @@ func (c Config) FS() fs.FS {
 
 // Engine decides by a policy. It is safe for concurrent use.
 type Engine struct {
-	tables map[string]Table
-	query  rego.PreparedEvalQuery
+	tables     map[string]Table
+	readsQuery bool
+	query      rego.PreparedEvalQuery
 }
 
 // Load reads a policy, runs its tests, and compiles it. A policy with a faulty table, one that does not compile and one
@@ -62,6 +64,10 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 	if err := s.test(ctx); err != nil {
 		return nil, err
 	}
+	readsQuery, err := s.reads("request", "query")
+	if err != nil {
+		return nil, err
+	}
 	optimised, err := s.optimise(ctx)
 	if err != nil {
 		return nil, err
@@ -70,7 +76,23 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{tables: tables, query: query}, nil
+	return &Engine{tables: tables, readsQuery: readsQuery, query: query}, nil
+}
+
+// Warnings are about tables that are valid, but not safe before every server. Each names its file and line.
+func (e *Engine) Warnings() []string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(e.tables)) {
+		for _, warning := range e.tables[name].overlaps() {
+			all = append(all, fmt.Sprintf("apis/%s/data.yaml: %s", name, warning))
+		}
+	}
+	return all
+}
+
+// Reading implements authz.Policy.
+func (e *Engine) Reading(api string) authz.Reading {
+	return authz.Reading{Parameters: e.tables[api].Parameters, Query: e.readsQuery}
 }
 
 // Tables are those of the policy, by the API's name.

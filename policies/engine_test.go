@@ -61,7 +61,7 @@ func write(t *testing.T, dir, file, text string) {
 func inboxInput() authz.Input {
 	path := "/api/v1/inbox/conversations"
 	return authz.Input{
-		API: "velaflows", Method: "GET", Path: path, Segments: authz.Segments(path), Host: "api.example",
+		API: "velaflows", Method: "GET", Path: path, Segments: strings.Split(path[1:], "/"), Host: "api.example",
 		Principal: &authz.Principal{
 			ID: "t1", Kind: authz.KindWorkspaceToken, API: "velaflows", Environment: authz.Live,
 			Scopes: []string{"inbox:read"},
@@ -93,13 +93,13 @@ decision := {"allow": true, "code": null, "reason": null, "required_scopes": [],
 `)
 	removeTests(t, dir)
 	in := inboxInput()
-	in.Principal.UserID = "ada"
+	in.Principal.UserID, in.Principal.AAL = "ada", "aal2"
 	in.Query = map[string][]string{"q": {"1", "2"}}
 	in.Header = map[string][]string{"x-region": {"eu"}}
 	in.Context = map[string]string{"api": "velaflows"}
 	d, err := load(t, dir).Decide(t.Context(), in)
 	want := `{"api":"velaflows","context":{"api":"velaflows"},"denial":null,` +
-		`"principal":{"api":"velaflows","environment":"live","id":"t1","kind":"workspace_token","scopes":["inbox:read"],"user_id":"ada"},` +
+		`"principal":{"aal":"aal2","api":"velaflows","environment":"live","id":"t1","kind":"workspace_token","scopes":["inbox:read"],"user_id":"ada"},` +
 		`"request":{"headers":{"x-region":["eu"]},"host":"api.example","method":"GET","path":"/api/v1/inbox/conversations",` +
 		`"query":{"q":["1","2"]},"segments":["api","v1","inbox","conversations"]},` +
 		`"workspace":{"granted":true,"id":"64f1a2b3c4d5e6f7a8b9c0d1","requested":true,"role":null,"slug":"acme"}}`
@@ -142,8 +142,13 @@ func TestPolicyIsRefused(t *testing.T) {
 		"glob":                {row("{method: GET, path: /x/*, scopes: [tags:read]}"), `line 33: the path "/x/*": "*" has one of`},
 		"alternation":         {row(`{method: GET, path: "/x/{a,b}", scopes: [tags:read]}`), `"{a,b}" is no parameter`},
 		"partial parameter":   {row(`{method: GET, path: "/x/{id}.json", scopes: [tags:read]}`), `"{id}.json" is no parameter`},
-		"path not canonical":  {row(`{method: GET, path: /x//y, scopes: [tags:read]}`), `the path "/x//y" is not canonical`},
-		"relative path":       {row(`{method: GET, path: x, scopes: [tags:read]}`), `the path "x" is not canonical`},
+		"path not canonical":  {row(`{method: GET, path: /x//y, scopes: [tags:read]}`), `the path "/x//y" matches no request: the path has an empty segment`},
+		"relative path":       {row(`{method: GET, path: x, scopes: [tags:read]}`), `the path "x" matches no request: the path does not start with a /`},
+		"glob, escaped":       {row("{method: GET, path: /x/%2A, scopes: [tags:read]}"), `line 33: the path "/x/%2A": "*" has one of`},
+		"parameter, escaped":  {row(`{method: GET, path: "/x/%7Bid%7D", scopes: [tags:read]}`), `line 33: the path "/x/%7Bid%7D": "{id}" has one of`},
+		"special, escaped":    {row("{method: GET, path: /x/a%23, scopes: [tags:read]}"), `line 33: the path "/x/a%23" matches no request: the path has a #`},
+		"same, escaped":       {row("{method: GET, path: /%68ealthz, public: true}"), `line 34: GET /healthz has the shape of line 33`},
+		"special characters":  {func(t *testing.T, dir string) { edit(t, dir, table, "routes:", "parameters: {may_hold: [/]}\nroutes:") }, `parameters.may_hold: "/" is none of`},
 		"same shape":          {row(`{method: GET, path: "/api/v1/contacts/{id}", scopes: [tags:read]}`), `has the shape of line 33`},
 		"same route":          {row(`{method: GET, path: /healthz, public: true}`), `line 34: GET /healthz has the shape of line 33`},
 		"unknown in override": {func(t *testing.T, dir string) { edit(t, dir, table, "[admin:all]", "[root]") }, `overrides: the scope "root" is not among scopes`},

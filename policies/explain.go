@@ -18,7 +18,9 @@ import (
 type Explainer struct {
 	dir    string
 	tables map[string]Table
-	query  rego.PreparedEvalQuery
+
+	readsQuery bool
+	query      rego.PreparedEvalQuery
 }
 
 // Explanation is a decision with the places that it came from, as file:line.
@@ -40,11 +42,20 @@ func LoadExplainer(ctx context.Context, c Config) (*Explainer, error) {
 	if err != nil {
 		return nil, err
 	}
+	readsQuery, err := s.reads("request", "query")
+	if err != nil {
+		return nil, err
+	}
 	query, err := s.prepare(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &Explainer{dir: c.Dir, tables: tables, query: query}, nil
+	return &Explainer{dir: c.Dir, tables: tables, readsQuery: readsQuery, query: query}, nil
+}
+
+// Reading implements authz.Policy.
+func (e *Explainer) Reading(api string) authz.Reading {
+	return authz.Reading{Parameters: e.tables[api].Parameters, Query: e.readsQuery}
 }
 
 // Tables are those of the policy, by the API's name.

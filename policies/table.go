@@ -1,6 +1,7 @@
 package policies
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,8 +27,10 @@ type Table struct {
 	// Overrides: level → scopes that each stand for all scopes of a route of that level.
 	Overrides map[Level][]string `yaml:"overrides" json:"overrides"`
 	// Roles: role of a member → scopes that it allows in the workspace.
-	Roles  map[string][]string `yaml:"roles" json:"roles"`
-	Routes []Route             `yaml:"routes" json:"routes"`
+	Roles map[string][]string `yaml:"roles" json:"roles"`
+	// Parameters are the special characters that a {parameter} may hold. Default: none.
+	Parameters authz.Parameters `yaml:"parameters" json:"parameters"`
+	Routes     []Route          `yaml:"routes" json:"routes"`
 }
 
 // Level is what a route or a scope is about: what a workspace holds, or the user as such.
@@ -42,7 +45,8 @@ const (
 // Route is a row of the table.
 type Route struct {
 	Method string `yaml:"method" json:"method"`
-	// Path is a pattern: a segment {name} matches one non-empty segment, every other one itself.
+	// Path is a pattern: a segment {name} matches one non-empty segment, every other one the segments of the same text,
+	// however either is escaped.
 	Path string `yaml:"path" json:"path"`
 	// Scopes are all needed.
 	Scopes []string `yaml:"scopes" json:"scopes"`
@@ -51,7 +55,12 @@ type Route struct {
 	Level  Level `yaml:"level" json:"level"`
 	// Line of the row in its file.
 	Line int `yaml:"-" json:"-"`
+
+	segments []string // of the path, decoded; anyText for a parameter
 }
+
+// level is the route's level, with the default filled in.
+func (r Route) level() Level { return cmp.Or(r.Level, LevelWorkspace) }
 
 // Tables reads and checks the tables of every API under apis/, by the API's name.
 func Tables(policy fs.FS) (map[string]Table, error) {
@@ -115,6 +124,9 @@ func parseTable(text []byte) (Table, error) {
 	if err := t.checkScopes(); err != nil {
 		return t, err
 	}
+	if err := t.Parameters.Validate(); err != nil {
+		return t, err
+	}
 	lines := routeLines(&tree)
 	if len(lines) != len(t.Routes) {
 		return t, errors.New("routes: write every row out, without aliases and merge keys")
@@ -123,10 +135,12 @@ func parseTable(text []byte) (Table, error) {
 	for i, line := range lines {
 		r := &t.Routes[i]
 		r.Line = line
-		if err := t.checkRoute(*r); err != nil {
+		segments, err := t.checkRoute(*r)
+		if err != nil {
 			return t, fmt.Errorf("line %d: %w", line, err)
 		}
-		shape := r.Method + " " + parameter.ReplaceAllString(r.Path, "*")
+		r.segments = segments
+		shape := r.Method + " " + authz.JoinSegments(segments)
 		if before, ok := shapes[shape]; ok {
 			return t, fmt.Errorf("line %d: %s %s has the shape of line %d: nothing tells them apart",
 				line, r.Method, r.Path, before)
@@ -137,7 +151,6 @@ func parseTable(text []byte) (Table, error) {
 }
 
 var (
-	parameter  = regexp.MustCompile(`\{[^/]*\}`)
 	methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`)
 	paramForm  = regexp.MustCompile(`^\{[a-z][a-z0-9_]*\}$`)
 )
@@ -238,49 +251,55 @@ func (t Table) known(scopes []string) error {
 	return nil
 }
 
-func (t Table) checkRoute(r Route) error {
-	level := r.Level
-	if level == "" {
-		level = LevelWorkspace
-	}
+func (t Table) checkRoute(r Route) ([]string, error) {
+	level := r.level()
 	switch {
 	case !methodForm.MatchString(r.Method):
-		return fmt.Errorf("the method %q is not one in capitals", r.Method)
+		return nil, fmt.Errorf("the method %q is not one in capitals", r.Method)
 	case level != LevelWorkspace && level != LevelUser:
-		return fmt.Errorf("the level %q is neither workspace nor user", r.Level)
+		return nil, fmt.Errorf("the level %q is neither workspace nor user", r.Level)
 	case r.Public && len(r.Scopes) > 0:
-		return errors.New("a public route needs no scopes")
+		return nil, errors.New("a public route needs no scopes")
 	case !r.Public && len(r.Scopes) == 0:
-		return errors.New("name the scopes that the route needs, or make it public")
+		return nil, errors.New("name the scopes that the route needs, or make it public")
 	}
 	if err := t.known(r.Scopes); err != nil {
-		return err
+		return nil, err
 	}
 	for _, scope := range r.Scopes {
 		if of, _ := t.Scope(scope); of != level {
-			return fmt.Errorf("the scope %s is of the level %s, the route of %s", scope, of, level)
+			return nil, fmt.Errorf("the scope %s is of the level %s, the route of %s", scope, of, level)
 		}
 	}
-	return checkPattern(r.Path)
+	return parsePattern(r.Path)
 }
 
-// checkPattern refuses what OPA's glob.match would read as more than a literal, and what no canonical path matches.
-func checkPattern(pattern string) error {
-	segments := strings.Split(pattern, "/")
+// anyText stands for a parameter among the segments of a pattern. No literal is it.
+const anyText = "*"
+
+// parsePattern decodes the segments of a pattern. It refuses what OPA's glob.match would read as more than a literal, and
+// what no request can match.
+func parsePattern(pattern string) ([]string, error) {
+	raw := strings.Split(pattern, "/")
+	parameters := make([]bool, len(raw))
+	for i, s := range raw {
+		if parameters[i] = paramForm.MatchString(s); parameters[i] {
+			raw[i] = "x"
+		} else if strings.ContainsAny(s, "{}") {
+			return nil, fmt.Errorf("the path %q: %q is no parameter: one is a whole segment, as {id}", pattern, s)
+		}
+	}
+	segments, err := authz.Segments(strings.Join(raw, "/"), authz.Parameters{})
+	if err != nil {
+		return nil, fmt.Errorf("the path %q matches no request: %w", pattern, err)
+	}
 	for i, s := range segments {
-		if paramForm.MatchString(s) {
-			segments[i] = "x"
-			continue
+		if strings.ContainsAny(s, `*?[]{}!\`) {
+			return nil, fmt.Errorf("the path %q: %q has one of * ? [ ] { } ! \\, which a literal segment cannot", pattern, s)
 		}
-		if strings.ContainsAny(s, "{}") {
-			return fmt.Errorf("the path %q: %q is no parameter: one is a whole segment, as {id}", pattern, s)
-		}
-		if strings.ContainsAny(s, `*?[]!\`) {
-			return fmt.Errorf("the path %q: %q has one of * ? [ ] ! \\, which a literal segment cannot", pattern, s)
+		if parameters[i+1] {
+			segments[i] = anyText
 		}
 	}
-	if authz.Segments(strings.Join(segments, "/")) == nil {
-		return fmt.Errorf("the path %q is not canonical, so that no request would match it", pattern)
-	}
-	return nil
+	return segments, nil
 }

@@ -3,6 +3,7 @@ package session
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -14,14 +15,28 @@ import (
 	"github.com/keywicket/keywicket/internal/strictjson"
 )
 
-// claims are those of Supabase's access tokens that anything rests on.
+// claims are those of Supabase's access tokens that anything rests on. docs/security.md lists them all, with what is made
+// of each.
 type claims struct {
 	issuer, user, id, role string
+	aal                    string
 	audience               jwt.ClaimStrings
 	expires, notBefore     *jwt.NumericDate
 	issued                 *jwt.NumericDate
 	began                  time.Time
 	anonymous              bool
+	app                    *app // nil: the token was given to no app
+}
+
+// app is whom a token was given to, if not to the user alone.
+type app struct {
+	ids   []string // as client_id (RFC 9068, section 2.2) and azp (OpenID Connect Core, section 2) name it
+	actor bool     // the claim act (RFC 8693, section 4.1): somebody acts for the user
+}
+
+// is reports whether the app is one of those with the ids.
+func (a *app) is(ids []string) bool {
+	return !a.actor && !slices.ContainsFunc(a.ids, func(id string) bool { return !slices.Contains(ids, id) })
 }
 
 var errClaims = errors.New("a claim is missing, there twice, or of another type")
@@ -34,12 +49,16 @@ func (c *claims) UnmarshalJSON(text []byte) error {
 		return errClaims
 	}
 	var audience audience
+	var client, party string
 	for name, read := range map[string]func(json.RawMessage) bool{
 		"iss":          func(v json.RawMessage) bool { return readText(v, &c.issuer) },
 		"aud":          func(v json.RawMessage) bool { return json.Unmarshal(v, &audience) == nil },
 		"sub":          func(v json.RawMessage) bool { return readText(v, &c.user) },
 		"session_id":   func(v json.RawMessage) bool { return readText(v, &c.id) },
 		"role":         func(v json.RawMessage) bool { return readText(v, &c.role) },
+		"aal":          func(v json.RawMessage) bool { return readText(v, &c.aal) },
+		"client_id":    func(v json.RawMessage) bool { return readText(v, &client) },
+		"azp":          func(v json.RawMessage) bool { return readText(v, &party) },
 		"is_anonymous": func(v json.RawMessage) bool { return readBool(v, &c.anonymous) },
 		"exp":          func(v json.RawMessage) bool { return readTime(v, &c.expires) },
 		"nbf":          func(v json.RawMessage) bool { return readTime(v, &c.notBefore) },
@@ -50,11 +69,27 @@ func (c *claims) UnmarshalJSON(text []byte) error {
 		}
 	}
 	c.audience = jwt.ClaimStrings(audience)
-	if !identifier(c.user) || !identifier(c.id) || c.issued == nil {
+	if !identifier(c.user) || !identifier(c.id) || c.issued == nil || c.aal != "" && !identifier(c.aal) {
 		return errClaims
 	}
+	c.app = appOf(fields, client, party)
 	c.began = began(c.issued.Time, fields["amr"])
 	return nil
+}
+
+// appOf finds whom the token was given to. A claim that is there and empty still says that it was given to an app.
+func appOf(fields map[string]json.RawMessage, client, party string) *app {
+	a := &app{actor: fields["act"] != nil}
+	if fields["client_id"] != nil {
+		a.ids = append(a.ids, client)
+	}
+	if fields["azp"] != nil {
+		a.ids = append(a.ids, party)
+	}
+	if len(a.ids) == 0 && !a.actor {
+		return nil
+	}
+	return a
 }
 
 // began is when the user signed in, as the authentication methods tell (RFC 8176, with times as Supabase writes them): a

@@ -5,10 +5,17 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"log/slog"
-	"strings"
+	"testing"
 
-	"github.com/go-jose/go-jose/v4"
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/session"
 )
+
+// verify takes a verifier's answer apart.
+func verify(t testing.TB, v *session.Verifier, api string, token authz.Secret) (authz.Session, authz.Reason, error) {
+	answer, err := v.Verify(t.Context(), api, token)
+	return answer.Session, answer.Denial, err
+}
 
 var discard = slog.New(slog.DiscardHandler)
 
@@ -24,9 +31,3 @@ func sum(text string) []byte {
 }
 
 func encode(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
-
-// coordinates are those of the first key, as a JWK has them.
-func coordinates() string {
-	text := string(must((&jose.JSONWebKey{Key: &ecKey.PublicKey}).MarshalJSON()))
-	return text[strings.Index(text, `"x"`) : len(text)-1]
-}

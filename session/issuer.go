@@ -9,6 +9,7 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -50,12 +51,13 @@ type verified struct {
 	issuer  *issuer
 	key     key // that it was signed with
 	session authz.Session
+	aal     string
 	expires time.Time
 }
 
 // key is what a signature was made with. Zero public: the shared secret.
 type key struct {
-	id     string
+	name   keyName
 	public crypto.PublicKey
 }
 
@@ -66,32 +68,63 @@ func (i *issuer) trusts(k key) bool {
 
 func (i *issuer) expired(at time.Time) bool { return !i.clock().Before(at.Add(i.format.Leeway)) }
 
-func (i *issuer) verify(ctx context.Context, token string) (*verified, authz.Reason, error) {
+// denial is why a token is not good, and what an operator should know about it.
+type denial struct {
+	reason authz.Reason
+	detail string
+}
+
+// verify returns a verified token or a denial. An error means that it cannot be told.
+func (i *issuer) verify(ctx context.Context, token string) (*verified, denial, error) {
 	h, ok := readHeader(token)
-	if !ok || !slices.Contains(i.methods, h.algorithm) {
-		return nil, authz.ReasonMalformed, nil
+	if !ok || h.algorithm == "" {
+		return nil, denial{reason: authz.ReasonMalformed}, nil
+	}
+	if !slices.Contains(i.methods, h.algorithm) {
+		return nil, denial{authz.ReasonUnsupportedAlgorithm, i.unsupported(h.algorithm)}, nil
 	}
 	var k key
 	var material any = []byte(i.format.HS256Secret.Reveal())
 	if h.algorithm != jwt.SigningMethodHS256.Alg() {
 		if h.keyID == "" {
-			return nil, authz.ReasonMalformed, nil
+			return nil, denial{reason: authz.ReasonMalformed}, nil
 		}
-		found, denial, err := i.keys.find(ctx, h.keyID, h.algorithm)
-		if denial != "" || err != nil {
-			return nil, denial, err
+		found, reason, err := i.keys.find(ctx, keyName{h.keyID, h.algorithm})
+		if reason != "" || err != nil {
+			return nil, denial{reason: reason}, err
 		}
 		k, material = found, found.public
 	}
 	var c claims
 	if _, err := i.parser.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return material, nil }); err != nil {
-		return nil, reasonOf(err), nil
+		d := denial{reason: reasonOf(err)}
+		if errors.Is(err, jwt.ErrTokenRequiredClaimMissing) && c.issuer == "" {
+			d.detail = "the token has no claim iss: have the issuer write it (Supabase Auth: set GOTRUE_JWT_ISSUER), and name the same in session.issuer"
+		}
+		return nil, d, nil
 	}
 	switch {
 	case len(c.audience) != 1, c.role != "authenticated", c.anonymous && !i.format.Anonymous:
-		return nil, authz.ReasonUnknown, nil
+		return nil, denial{reason: authz.ReasonUnknown}, nil
+	case c.app != nil && !c.app.is(i.format.ClientIDs):
+		return nil, denial{authz.ReasonAppToken, "the token was given to an app that session.client_ids does not name"}, nil
 	}
-	return &verified{issuer: i, key: k, session: c.session(i.format.Leeway), expires: c.expires.Time}, "", nil
+	return &verified{issuer: i, key: k, session: c.session(i.format.Leeway), aal: c.aal, expires: c.expires.Time}, denial{}, nil
+}
+
+var algorithmForm = regexp.MustCompile(`^[A-Za-z0-9-]{1,16}$`)
+
+// unsupported names the algorithm, unless it has no form of one: the token is a stranger's text.
+func (i *issuer) unsupported(algorithm string) string {
+	switch {
+	case !algorithmForm.MatchString(algorithm):
+		algorithm = "of an unknown form"
+	case algorithm == jwt.SigningMethodHS256.Alg():
+		algorithm += ", for which session.hs256_secret must be set"
+	case algorithm == jwt.SigningMethodES256.Alg() || algorithm == jwt.SigningMethodRS256.Alg():
+		algorithm += ", for which session.jwks_url must be set"
+	}
+	return "the token's algorithm is " + algorithm + "; the API takes " + strings.Join(i.methods, ", ")
 }
 
 // reasonOf says why a token is not good: it is none, its time is over, or nobody here knows it. What is wrong beside its

@@ -66,14 +66,15 @@ type keyring struct {
 
 // keySet is what was fetched at once. Nobody writes to it.
 type keySet struct {
-	keys map[string]publicKey // by id
+	keys map[keyName]crypto.PublicKey
 	at   time.Time
+	// ambiguous are the ids that several different keys of one algorithm have. None of these keys is in use.
+	ambiguous []string
 }
 
-type publicKey struct {
-	algorithm string
-	key       crypto.PublicKey
-}
+// keyName tells the keys of a set apart. An id alone does not: keys of different types may share one (RFC 7517, section
+// 4.5).
+type keyName struct{ id, algorithm string }
 
 type flight struct{ done chan struct{} }
 
@@ -142,14 +143,20 @@ func (k *keyring) begin() *flight {
 
 func (k *keyring) run(f *flight) {
 	at := time.Now()
-	keys, err := k.load()
+	set, err := k.load()
 	switch {
 	case err == nil:
 		k.fetched.Add(1)
 		if k.trouble.Swap(nil) != nil {
 			k.log.Info("the keys of sessions could be fetched again")
 		}
-		k.present.Store(&keySet{keys: same(keys, k.present.Load()), at: at})
+		before := k.present.Load()
+		set.at = at
+		set.keepPointers(before)
+		if len(set.ambiguous) > 0 && (before == nil || !slices.Equal(before.ambiguous, set.ambiguous)) {
+			k.log.Warn("keys of sessions were left out: several keys have one kid and one algorithm", "kids", set.ambiguous)
+		}
+		k.present.Store(set)
 	case k.ctx.Err() == nil:
 		k.failed.Add(1)
 		if k.trouble.Swap(&err) == nil {
@@ -166,22 +173,25 @@ func (k *keyring) run(f *flight) {
 	close(f.done)
 }
 
-// same puts the keys of before in the place of those that are equal to them: a key can then be told by its pointer.
-func same(keys map[string]publicKey, before *keySet) map[string]publicKey {
+// keepPointers replaces each key that the set before had too by the same pointer. Keys can then be compared by pointer.
+func (s *keySet) keepPointers(before *keySet) {
 	if before == nil {
-		return keys
+		return
 	}
-	for id, k := range keys {
-		old := before.keys[id]
-		if o, ok := old.key.(interface{ Equal(crypto.PublicKey) bool }); ok && o.Equal(k.key) {
-			keys[id] = old
+	for name, k := range s.keys {
+		if old := before.keys[name]; equal(old, k) {
+			s.keys[name] = old
 		}
 	}
-	return keys
+}
+
+func equal(a, b crypto.PublicKey) bool {
+	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && k.Equal(b)
 }
 
 // load asks the issuer.
-func (k *keyring) load() (map[string]publicKey, error) {
+func (k *keyring) load() (*keySet, error) {
 	request, err := http.NewRequestWithContext(k.ctx, http.MethodGet, k.url, nil)
 	if err != nil {
 		return nil, errors.New("the address is no URL")
@@ -222,17 +232,18 @@ func unanswered(err error) error {
 
 // parseKeys takes the public keys that a session's token may be signed with (RFC 7517, section 5): those with an id, for
 // signatures, on P-256 or with an RSA modulus that is long enough. Others are passed over, as a set may hold them too, and
-// with them a key whose private half is published; a set without a list of keys is an error, and so is one in which an id is
-// there twice.
-func parseKeys(body []byte) (map[string]publicKey, error) {
-	var set struct {
+// with them a key whose private half is published. Different keys with one id and one algorithm are ambiguous: none of
+// them is taken, and the rest of the set is. A set without a list of keys is an error.
+func parseKeys(body []byte) (*keySet, error) {
+	var document struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
-	if err := json.Unmarshal(body, &set); err != nil || set.Keys == nil {
+	if err := json.Unmarshal(body, &document); err != nil || document.Keys == nil {
 		return nil, errors.New("the answer is no JWK set")
 	}
-	keys := make(map[string]publicKey)
-	for _, raw := range set.Keys {
+	keys := make(map[keyName]crypto.PublicKey)
+	ambiguous := make(map[keyName]bool)
+	for _, raw := range document.Keys {
 		var m jwkset.JWKMarshal
 		if json.Unmarshal(raw, &m) != nil || m.KID == "" || m.USE != "" && m.USE != jwkset.UseSig ||
 			m.D != "" || len(m.KEYOPS) > 0 && !slices.Contains(m.KEYOPS, jwkset.KeyOpsVerify) {
@@ -242,38 +253,45 @@ func parseKeys(body []byte) (map[string]publicKey, error) {
 		if err != nil {
 			continue
 		}
-		k := publicKey{key: parsed.Key()}
-		switch public := k.key.(type) {
+		name := keyName{id: m.KID}
+		switch public := parsed.Key().(type) {
 		case *ecdsa.PublicKey:
 			if public.Curve != elliptic.P256() {
 				continue
 			}
-			k.algorithm = jwt.SigningMethodES256.Alg()
+			name.algorithm = jwt.SigningMethodES256.Alg()
 		case *rsa.PublicKey:
 			if public.N.BitLen() < minRSA {
 				continue
 			}
-			k.algorithm = jwt.SigningMethodRS256.Alg()
+			name.algorithm = jwt.SigningMethodRS256.Alg()
 		default: // a secret, which nobody should publish, or an algorithm that is not taken
 			continue
 		}
-		if alg := m.ALG.String(); alg != "" && alg != k.algorithm {
+		if alg := m.ALG.String(); alg != "" && alg != name.algorithm {
 			continue
 		}
-		if _, twice := keys[m.KID]; twice {
-			return nil, errors.New("two keys of the set have one id")
+		if other, ok := keys[name]; ok && !equal(other, parsed.Key()) {
+			ambiguous[name] = true
 		}
-		keys[m.KID] = k
+		keys[name] = parsed.Key()
 	}
-	return keys, nil
+	set := &keySet{keys: keys}
+	for name := range ambiguous {
+		delete(keys, name)
+		set.ambiguous = append(set.ambiguous, name.id)
+	}
+	slices.Sort(set.ambiguous)
+	set.ambiguous = slices.Compact(set.ambiguous)
+	return set, nil
 }
 
-// find gives the key with the id. An error means that it cannot be told whether there is one: the keys are too old, or the
+// find gives the key with the name. An error means that it cannot be told whether there is one: the keys are too old, or the
 // fetch that the token was a reason for is not over, or failed.
-func (k *keyring) find(ctx context.Context, id, algorithm string) (key, authz.Reason, error) {
+func (k *keyring) find(ctx context.Context, name keyName) (key, authz.Reason, error) {
 	set := k.present.Load()
-	if found, denial, ok := set.find(id, algorithm); ok {
-		return found, denial, k.tooOld(set)
+	if public := set.find(name); public != nil {
+		return key{name, public}, "", k.tooOld(set)
 	}
 	wait := time.NewTimer(unknownWait)
 	defer wait.Stop()
@@ -290,8 +308,8 @@ func (k *keyring) find(ctx context.Context, id, algorithm string) (key, authz.Re
 			return key{}, "", ctx.Err()
 		}
 		set = k.present.Load()
-		if found, denial, ok := set.find(id, algorithm); ok {
-			return found, denial, k.tooOld(set)
+		if public := set.find(name); public != nil {
+			return key{name, public}, "", k.tooOld(set)
 		}
 	}
 	if err := k.trouble.Load(); err != nil {
@@ -314,21 +332,18 @@ func (k *keyring) fetchUnknown() *flight {
 	return k.begin()
 }
 
-func (s *keySet) find(id, algorithm string) (key, authz.Reason, bool) {
+// find returns nil if there is no such key.
+func (s *keySet) find(name keyName) crypto.PublicKey {
 	if s == nil {
-		return key{}, "", false
+		return nil
 	}
-	p, ok := s.keys[id]
-	if ok && p.algorithm != algorithm {
-		return key{}, authz.ReasonMalformed, true
-	}
-	return key{id: id, public: p.key}, "", ok
+	return s.keys[name]
 }
 
 // trusts reports whether the key is still one of the issuer's.
 func (k *keyring) trusts(known key) bool {
 	set := k.present.Load()
-	return k.tooOld(set) == nil && set.keys[known.id].key == known.public
+	return k.tooOld(set) == nil && set.keys[known.name] == known.public
 }
 
 func (k *keyring) tooOld(set *keySet) error {
@@ -360,6 +375,8 @@ func (k *keyring) ready() (ready bool, trouble error) {
 		return set != nil || time.Since(k.started) >= startGrace, k.tooOld(set)
 	case k.trouble.Load() != nil:
 		return true, fmt.Errorf("the keys of sessions are %v old, and could not be fetched anew: %w", time.Since(set.at).Round(time.Second), k.reason())
+	case len(set.ambiguous) > 0:
+		return true, fmt.Errorf("keys were left out: several keys have one kid and one algorithm: %.100q", set.ambiguous)
 	case len(set.keys) == 0:
 		return true, errors.New("the issuer has no public key that sessions could be signed with")
 	}

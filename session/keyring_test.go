@@ -48,7 +48,7 @@ func TestForgedKeyIDsFetchSeldom(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		header := encode(fmt.Sprintf(`{"alg":"ES256","typ":"JWT","kid":"forged-%d"}`, i))
-		if _, denial, err := v.Verify(t.Context(), api, authz.Secret(header+"."+token[1]+"."+token[2])); err != nil || denial != authz.ReasonUnknown {
+		if _, denial, err := verify(t, v, api, authz.Secret(header+"."+token[1]+"."+token[2])); err != nil || denial != authz.ReasonUnknown {
 			t.Fatalf("number %d: %q, %v", i, denial, err)
 		}
 	}
@@ -91,7 +91,7 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 					token = (*signing.Load())()
 					kept = token // at the latest when the next one is made, nobody presents those of before
 				}
-				_, denial, err := v.Verify(t.Context(), api, token)
+				_, denial, err := verify(t, v, api, token)
 				switch {
 				case late(err):
 					delayed.Add(1)
@@ -112,11 +112,11 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 	p.Publish(public("new", &otherEC.PublicKey))
 	withdrawn := time.Now()
 	for time.Since(withdrawn) < shortest {
-		_, _, _ = v.Verify(t.Context(), api, early) // it was remembered
+		_, _, _ = verify(t, v, api, early) // it was remembered
 		time.Sleep(10 * time.Millisecond)
 	}
 	for name, token := range map[string]authz.Secret{"remembered": early, "not seen before": es256(ecKey, "old")} {
-		if _, denial, err := v.Verify(t.Context(), api, token); err != nil || denial != authz.ReasonUnknown {
+		if _, denial, err := verify(t, v, api, token); err != nil || denial != authz.ReasonUnknown {
 			t.Errorf("a session of a key that is withdrawn, %s: %q, %v", name, denial, err)
 		}
 	}
@@ -129,10 +129,10 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 
 	// One key id that comes to mean another key.
 	reused := es256(otherEC, "new")
-	eventually(t, "it is taken", func() bool { _, denial, _ := v.Verify(t.Context(), api, reused); return denial == "" })
+	eventually(t, "it is taken", func() bool { _, denial, _ := verify(t, v, api, reused); return denial == "" })
 	p.Publish(public("new", &ecKey.PublicKey))
 	eventually(t, "the other key's sessions are refused", func() bool {
-		_, denial, _ := v.Verify(t.Context(), api, reused)
+		_, denial, _ := verify(t, v, api, reused)
 		return denial == authz.ReasonUnknown
 	})
 }
@@ -151,10 +151,6 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 		"an error": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
 		"no JSON":  func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") },
 		"no set":   func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"error":"unavailable"}`) },
-		"two alike": func(w http.ResponseWriter, _ *http.Request) {
-			k := `{"kty":"EC","crv":"P-256","kid":"ec",` + coordinates() + `}`
-			_, _ = io.WriteString(w, `{"keys":[`+k+`,`+k+`]}`)
-		},
 		"too much": func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, `{"keys":[`+strings.Repeat(" ", 300<<10)+`]}`)
 		},
@@ -173,7 +169,7 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 			var last error
 			eventually(t, "the keys are too old", func() bool {
 				for _, token := range []authz.Secret{es256(ecKey, "ec"), seen} {
-					_, denial, err := v.Verify(t.Context(), api, token)
+					_, denial, err := verify(t, v, api, token)
 					if denial != "" {
 						t.Fatalf("a good session is %s", denial)
 					}
@@ -192,7 +188,7 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 				t.Errorf("%+v", s)
 			}
 			p.Instead(nil)
-			eventually(t, "they are fetched again", func() bool { _, denial, err := v.Verify(t.Context(), api, seen); return denial == "" && err == nil })
+			eventually(t, "they are fetched again", func() bool { _, denial, err := verify(t, v, api, seen); return denial == "" && err == nil })
 			if notices, err := v.Ready(); err != nil || len(notices) != 0 {
 				t.Errorf("readiness: %q, %v", notices, err)
 			}
@@ -209,14 +205,14 @@ func TestUnknownKeyStallsNobody(t *testing.T) {
 	p.Instead(func(http.ResponseWriter, *http.Request) { asked <- struct{}{}; <-release })
 	done := make(chan error)
 	go func() {
-		_, denial, err := v.Verify(t.Context(), api, es256(ecKey, "unknown"))
+		_, denial, err := verify(t, v, api, es256(ecKey, "unknown"))
 		if denial != "" {
 			t.Errorf("nobody can tell, yet it is %s", denial)
 		}
 		done <- err
 	}()
 	<-asked
-	if _, denial, err := v.Verify(t.Context(), api, es256(ecKey, "ec")); denial != "" || err != nil {
+	if _, denial, err := verify(t, v, api, es256(ecKey, "ec")); denial != "" || err != nil {
 		t.Errorf("%q, %v", denial, err)
 	}
 	if err := <-done; err == nil || !strings.Contains(err.Error(), "not yet answered") {
@@ -245,9 +241,9 @@ func TestKeyThatIsPublishedDuringAFetch(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, denial, err := v.Verify(t.Context(), api, es256(otherEC, "new"))
+		_, denial, err := verify(t, v, api, es256(otherEC, "new"))
 		for late(err) {
-			_, denial, err = v.Verify(t.Context(), api, es256(otherEC, "new"))
+			_, denial, err = verify(t, v, api, es256(otherEC, "new"))
 		}
 		if denial != "" || err != nil {
 			t.Errorf("%q, %v", denial, err)
@@ -266,13 +262,13 @@ func TestFailedFetchIsTriedAgain(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
 	p.Instead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
 	for range 2 {
-		if _, denial, err := v.Verify(t.Context(), api, es256(ecKey, "unknown")); denial != "" || err == nil || !late(err) && !strings.Contains(err.Error(), "418") {
+		if _, denial, err := verify(t, v, api, es256(ecKey, "unknown")); denial != "" || err == nil || !late(err) && !strings.Contains(err.Error(), "418") {
 			t.Errorf("%q, %v", denial, err)
 		}
 	}
 	p.Instead(nil)
 	eventually(t, "there is nothing wrong", func() bool { notices, err := v.Ready(); return len(notices) == 0 && err == nil })
-	if _, denial, err := v.Verify(t.Context(), api, es256(ecKey, "unknown")); denial != authz.ReasonUnknown || err != nil {
+	if _, denial, err := verify(t, v, api, es256(ecKey, "unknown")); denial != authz.ReasonUnknown || err != nil {
 		t.Errorf("%q, %v", denial, err)
 	}
 }
@@ -291,7 +287,7 @@ func TestCloseWhileItIsAsked(t *testing.T) {
 		for range 8 {
 			asking.Go(func() {
 				for range 20 {
-					_, _, _ = v.Verify(t.Context(), api, es256(ecKey, "unknown"))
+					_, _, _ = verify(t, v, api, es256(ecKey, "unknown"))
 				}
 			})
 		}
@@ -315,12 +311,12 @@ func TestIssuerThatComesLater(t *testing.T) {
 	if _, err := v.Ready(); err == nil || !strings.Contains(err.Error(), "apis.velocity.session") || !strings.Contains(err.Error(), "502") {
 		t.Errorf("readiness: %v", err)
 	}
-	if _, denial, err := v.Verify(t.Context(), api, es256(ecKey, "ec")); err == nil || denial != "" {
+	if _, denial, err := verify(t, v, api, es256(ecKey, "ec")); err == nil || denial != "" {
 		t.Errorf("%q, %v", denial, err)
 	}
 	p.Instead(nil)
 	eventually(t, "it is ready", func() bool { _, err := v.Ready(); return err == nil })
-	if _, denial, err := v.Verify(t.Context(), api, es256(ecKey, "ec")); err != nil || denial != "" {
+	if _, denial, err := verify(t, v, api, es256(ecKey, "ec")); err != nil || denial != "" {
 		t.Errorf("%q, %v", denial, err)
 	}
 }

@@ -28,7 +28,7 @@ func newMemory(bytes int64) (*memory, error) {
 		BufferItems:        64,
 		IgnoreInternalCost: true,
 		Cost: func(v *verified) int64 {
-			return int64(unsafe.Sizeof(*v)) + overhead + int64(len(v.key.id)+len(v.session.ID)+len(v.session.UserID))
+			return int64(unsafe.Sizeof(*v)) + overhead + int64(len(v.key.name.id)+len(v.aal)+len(v.session.ID)+len(v.session.UserID))
 		},
 	})
 	if err != nil {

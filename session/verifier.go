@@ -70,32 +70,32 @@ func (v *Verifier) Close() {
 
 // Verify implements [authz.Sessions]. A token that was verified before is not verified again, as long as its key is
 // trusted and it has not expired.
-func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (authz.Session, authz.Reason, error) {
+func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (authz.Verified, error) {
 	i, ok := v.issuers[api]
 	if !ok {
-		return authz.Session{}, authz.ReasonUnknown, nil
+		return authz.Verified{Denial: authz.ReasonUnknown}, nil
 	}
 	digest := token.Digest()
 	if known := v.memory.get(i, digest); known != nil && i.trusts(known.key) {
 		i.counts.remembered.Add(1)
 		if i.expired(known.expires) {
-			return authz.Session{}, authz.ReasonExpired, nil
+			return authz.Verified{Denial: authz.ReasonExpired}, nil
 		}
-		return known.session, "", nil
+		return authz.Verified{Session: known.session, AAL: known.aal}, nil
 	}
 	verified, denial, err := i.verify(ctx, token.Reveal())
 	switch {
 	case err != nil:
 		i.counts.failed.Add(1)
-		return authz.Session{}, "", err
-	case denial != "":
+		return authz.Verified{}, err
+	case denial.reason != "":
 		i.counts.denied.Add(1)
-		return authz.Session{}, denial, nil
+		return authz.Verified{Denial: denial.reason, Detail: denial.detail}, nil
 	}
 	i.counts.verified.Add(1)
 	verified.digest = digest
 	v.memory.set(verified)
-	return verified.session, "", nil
+	return authz.Verified{Session: verified.session, AAL: verified.aal}, nil
 }
 
 // Ready reports whether the keys of every issuer have been fetched once; an issuer that does not answer is waited for half a

@@ -237,9 +237,9 @@ func TestLookupUsesIndexesOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := strings.Join(plan, "\n")
-	// Tokens by digest, workspaces by slug and by id, members by both columns.
-	if strings.Count(text, "Index Scan using")+strings.Count(text, "Index Only Scan using") != 4 {
-		t.Error("the plan has not four index scans")
+	// Tokens by digest, users by id, workspaces by slug and by id, members by both columns.
+	if strings.Count(text, "Index Scan using")+strings.Count(text, "Index Only Scan using") != 5 {
+		t.Error("the plan has not five index scans")
 	}
 	for _, other := range []string{"Seq Scan", "Bitmap", "Hash", "Materialize", "Sort"} {
 		if strings.Contains(text, other) {

@@ -416,22 +416,26 @@ func (i *Issuer) Introspect(ctx context.Context, token authz.Secret) (Introspect
 
 // Consenter is a user who is asked for consent, with the workspaces there are to grant.
 type Consenter struct {
-	ID         string
-	Email      string
-	Workspaces []Workspace
+	ID          string
+	Email       string
+	MFAEnrolled bool // the user has a second factor
+	Workspaces  []Workspace
 }
 
-// Consenter finds the user of a session. [ErrNotFound]: there is no such user, or the session was revoked.
+// Consenter finds the user of a session. [ErrNotFound]: there is no such user, the user is banned, or the session was
+// revoked.
 func (i *Issuer) Consenter(ctx context.Context, s authz.Session) (Consenter, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	var c Consenter
 	err := i.db.QueryRowContext(ctx, `
-		SELECT u.id, u.email FROM keywicket.users u WHERE u.id = $2 AND NOT `+sessionRevoked,
-		s.ID, s.UserID, s.Began).Scan(&c.ID, &c.Email)
+		SELECT u.id, email.email, u.mfa_enrolled
+		FROM `+noFacts+` JOIN `+users+` ON u.id = $2 JOIN keywicket.users email ON email.id = u.id
+		WHERE NOT `+sessionRevoked+` AND (u.banned_until > clock_timestamp()) IS NOT TRUE`,
+		s.ID, s.UserID, s.Began).Scan(&c.ID, &c.Email, &c.MFAEnrolled)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return Consenter{}, refuse(ErrNotFound, "the session's user is no more, or the session was revoked")
+		return Consenter{}, refuse(ErrNotFound, "the session's user is no more, or is banned, or the session was revoked")
 	case err != nil:
 		return Consenter{}, fmt.Errorf("find the session's user: %w", err)
 	}

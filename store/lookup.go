@@ -16,37 +16,48 @@ import (
 )
 
 // lookupQuery answers one check. The workspace is the token's own one, or else the one that was asked for, reached by
-// way of the user's membership in it: a workspace without one cannot appear.
+// way of the user's membership in it: a workspace without one cannot appear. A token of a banned user counts as revoked
+// while the ban lasts.
 //
 // It runs prepared, and soon with a generic plan; each step of it is one descent of a unique index. The two times are
 // subtracted as numbers, because expires_at may be infinity, which Postgres subtracts nothing from before version 17.
 const lookupQuery = `
-SELECT CASE WHEN t.revoked_at IS NOT NULL THEN 'revoked'
+SELECT CASE WHEN t.revoked_at IS NOT NULL OR u.banned_until > clock_timestamp() THEN 'revoked'
             WHEN t.expires_at <= clock_timestamp() THEN 'expired'
             ELSE '' END,
        t.id, t.kind, t.environment, COALESCE(t.user_id, ''), t.scopes,
        COALESCE(w.id, ''), COALESCE(w.slug, ''), COALESCE(m.role, ''),
-       (EXTRACT(EPOCH FROM t.expires_at) - EXTRACT(EPOCH FROM clock_timestamp()))::float8
-FROM keywicket.tokens t
+       (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp()))::float8
+FROM ` + noFacts + `
+JOIN keywicket.tokens t ON t.digest = $1::bytea AND t.api = $2::text
+LEFT JOIN ` + users + ` ON u.id = t.user_id
 LEFT JOIN keywicket.members m
        ON m.user_id = t.user_id
       AND m.workspace_id = COALESCE(NULLIF($3::text, ''), (SELECT id FROM keywicket.workspaces WHERE slug = $4::text))
-LEFT JOIN keywicket.workspaces w ON w.id = COALESCE(t.workspace_id, m.workspace_id)
-WHERE t.digest = $1::bytea AND t.api = $2::text`
+LEFT JOIN keywicket.workspaces w ON w.id = COALESCE(t.workspace_id, m.workspace_id)`
 
-// sessionQuery is lookupQuery for a session, whose token says who the user is: that there is such a user, that the session
-// was not revoked, nor all those of the user that began by then.
+// The columns of migration 00010 may not be there yet when this code runs. In users their names then mean those of
+// noFacts, the next names outward.
+const (
+	noFacts = `(SELECT NULL::timestamptz AS banned_until, false AS mfa_enrolled) no_facts`
+	users   = `LATERAL (SELECT id, banned_until, mfa_enrolled FROM keywicket.users) u`
+	banEnd  = `CASE WHEN u.banned_until > clock_timestamp() THEN u.banned_until END`
+)
+
+// sessionQuery is lookupQuery for a session, whose token says who the user is: that there is such a user, who is not
+// banned, that the session was not revoked, nor all those of the user that began by then.
 const sessionQuery = `
-SELECT CASE WHEN ` + sessionRevoked + ` THEN 'revoked' ELSE '' END,
+SELECT CASE WHEN ` + sessionRevoked + ` OR u.banned_until > clock_timestamp() THEN 'revoked' ELSE '' END,
        u.id, 'session', 'live', u.id, '{}'::text[],
        COALESCE(w.id, ''), COALESCE(w.slug, ''), COALESCE(m.role, ''),
-       NULL::float8
-FROM keywicket.users u
+       (EXTRACT(EPOCH FROM ` + banEnd + `) - EXTRACT(EPOCH FROM clock_timestamp()))::float8,
+       u.mfa_enrolled
+FROM ` + noFacts + `
+JOIN ` + users + ` ON u.id = $2::text
 LEFT JOIN keywicket.members m
        ON m.user_id = u.id
       AND m.workspace_id = COALESCE(NULLIF($4::text, ''), (SELECT id FROM keywicket.workspaces WHERE slug = $5::text))
-LEFT JOIN keywicket.workspaces w ON w.id = m.workspace_id
-WHERE u.id = $2::text`
+LEFT JOIN keywicket.workspaces w ON w.id = m.workspace_id`
 
 // sessionRevoked says of a session, $1 its id, $2 its user's and $3 when it began, that it was revoked.
 const sessionRevoked = `(
@@ -56,24 +67,26 @@ const sessionRevoked = `(
 // oauthQuery is lookupQuery for an access token of OAuth 2.0, which is worth what its grant and its app are. The workspace is
 // the one that was asked for, if it was granted; where none was asked for, the only one that was.
 const oauthQuery = `
-SELECT CASE WHEN t.revoked_at IS NOT NULL OR g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL THEN 'revoked'
+SELECT CASE WHEN t.revoked_at IS NOT NULL OR g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL
+              OR u.banned_until > clock_timestamp() THEN 'revoked'
             WHEN t.expires_at <= clock_timestamp() THEN 'expired'
             ELSE '' END,
        t.id, 'oauth_token', 'live', g.user_id, t.scopes,
        COALESCE(w.id, ''), COALESCE(w.slug, ''), COALESCE(m.role, ''),
-       (EXTRACT(EPOCH FROM t.expires_at) - EXTRACT(EPOCH FROM clock_timestamp()))::float8,
+       (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp()))::float8,
        g.id, a.id
-FROM keywicket.oauth_access_tokens t
+FROM ` + noFacts + `
+JOIN keywicket.oauth_access_tokens t ON t.digest = $1::bytea
 JOIN keywicket.oauth_grants g ON g.id = t.grant_id
-JOIN keywicket.oauth_apps a ON a.id = g.app_id
+JOIN keywicket.oauth_apps a ON a.id = g.app_id AND a.api = $2::text
+JOIN ` + users + ` ON u.id = g.user_id
 LEFT JOIN keywicket.oauth_grant_workspaces gw
        ON gw.grant_id = g.id
       AND gw.workspace_id = COALESCE(NULLIF($3::text, ''), (SELECT id FROM keywicket.workspaces WHERE slug = $4::text),
             (SELECT min(sole.workspace_id) FROM keywicket.oauth_grant_workspaces sole
              WHERE sole.grant_id = g.id AND $3::text = '' AND $4::text = '' HAVING count(*) = 1))
 LEFT JOIN keywicket.members m ON m.user_id = g.user_id AND m.workspace_id = gw.workspace_id
-LEFT JOIN keywicket.workspaces w ON w.id = m.workspace_id
-WHERE t.digest = $1::bytea AND a.api = $2::text`
+LEFT JOIN keywicket.workspaces w ON w.id = m.workspace_id`
 
 // lookups asks the database. It is the [cache.Source].
 type lookups struct {
@@ -142,8 +155,11 @@ func answer(row *sqlx.Row, l authz.Lookup) (cache.Answer, error) {
 		&f.Workspace.ID, &f.Workspace.Slug, &f.Workspace.Role,
 		&left,
 	}
-	if l.Kind == authz.KindOAuthToken {
+	switch l.Kind {
+	case authz.KindOAuthToken:
 		columns = append(columns, &f.Principal.GrantID, &app)
+	case authz.KindSession:
+		columns = append(columns, &f.MFAEnrolled)
 	}
 	err := row.Scan(columns...)
 	keys := cache.CredentialKeys(l)
@@ -156,26 +172,25 @@ func answer(row *sqlx.Row, l authz.Lookup) (cache.Answer, error) {
 	if l.Kind == authz.KindOAuthToken {
 		keys = append(keys, cache.GrantKey(f.Principal.GrantID), cache.AppKey(app))
 	}
-	if f.Denial != "" {
-		return cache.Answer{Found: authz.Found{Denial: f.Denial}, Keys: keys}, nil
-	}
-	if f.Workspace.ID != "" {
-		keys = append(keys, cache.WorkspaceKey(f.Workspace.ID))
-	}
-	// A user may become a member, or the workspace that was asked for come into being.
-	if f.Principal.UserID != "" {
-		if l.Kind != authz.KindSession {
-			keys = append(keys, cache.UserKey(f.Principal.UserID))
-		}
-		if l.Workspace.Slug != "" {
-			keys = append(keys, cache.SlugKey(l.Workspace.Slug))
-		}
+	// A user may be banned or become a member.
+	if f.Principal.UserID != "" && l.Kind != authz.KindSession {
+		keys = append(keys, cache.UserKey(f.Principal.UserID))
 	}
 	const farAway = 1e9 // seconds; a time.Duration holds nine times as many
-	return cache.Answer{
-		Found: f, Keys: keys,
-		Expires: left.Valid, TTL: time.Duration(min(left.Float64, farAway) * float64(time.Second)),
-	}, nil
+	a := cache.Answer{Found: f, Keys: keys, Expires: left.Valid, TTL: time.Duration(min(left.Float64, farAway) * float64(time.Second))}
+	if f.Denial != "" {
+		a.Found = authz.Found{Denial: f.Denial}
+		a.Expires = left.Float64 > 0 // a ban ends; what has expired stays so
+		return a, nil
+	}
+	if f.Workspace.ID != "" {
+		a.Keys = append(a.Keys, cache.WorkspaceKey(f.Workspace.ID))
+	}
+	// The workspace that was asked for may come into being.
+	if f.Principal.UserID != "" && l.Workspace.Slug != "" {
+		a.Keys = append(a.Keys, cache.SlugKey(l.Workspace.Slug))
+	}
+	return a, nil
 }
 
 // on prepares the query when it is first needed. From then on database/sql prepares it again on each new connection.

@@ -170,6 +170,15 @@ func (c *config) apisWith(named string, such func(authz.API) bool) []string {
 	})
 }
 
+// warnings are about settings that have no effect.
+func (c *config) warnings() []string {
+	withHosts := c.apisWith("", func(a authz.API) bool { return len(a.Hosts) > 0 })
+	if c.DefaultAPI != "" && len(withHosts) > 0 {
+		return []string{fmt.Sprintf("default_api is not used, because apis.%s.hosts is set", withHosts[0])}
+	}
+	return nil
+}
+
 // databaseURL is the one setting without a default.
 func (c *config) databaseURL() (string, error) {
 	if c.Database.URL == "" {

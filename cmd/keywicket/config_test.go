@@ -26,6 +26,8 @@ func configFile(t *testing.T, text string) string {
 
 // What the documents promise, written a second time.
 func TestDefaults(t *testing.T) {
+	listless := noSessions
+	listless.ClientIDs = []string{}
 	got, err := loadConfig("", nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -40,6 +42,7 @@ func TestDefaults(t *testing.T) {
 	want.Log = logConfig{Level: "info", Format: "json", AllowSample: 100}
 	want.APIs = map[string]authz.API{
 		"velaflows": {
+			Hosts:     []string{},
 			Workspace: authz.WorkspaceHeader{Header: "x-workspace-id", By: authz.ByID, Required: true},
 			Credentials: []authz.CredentialFormat{
 				{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live, VisiblePrefix: 16, BodyLength: 40},
@@ -48,13 +51,14 @@ func TestDefaults(t *testing.T) {
 			Session: noSessions,
 		},
 		"velocity": {
+			Hosts:     []string{},
 			Workspace: authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
 			Credentials: []authz.CredentialFormat{
 				{Kind: authz.KindWorkspaceKey, Prefix: "vel_", Environment: authz.Live, VisiblePrefix: 12, BodyLength: 38},
 				{Kind: authz.KindPersonalKey, Prefix: "velu_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 				{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 			},
-			Session: noSessions,
+			Session: listless,
 		},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -63,7 +67,7 @@ func TestDefaults(t *testing.T) {
 }
 
 // noSessions has no issuer, and the defaults of what would be said of one.
-var noSessions = authz.SessionFormat{Audience: "authenticated", JWKSMaxAge: time.Hour, Leeway: 10 * time.Second, Scopes: []string{"admin"}}
+var noSessions = authz.SessionFormat{Audience: "authenticated", JWKSMaxAge: time.Hour, Leeway: 10 * time.Second, RequireAAL2: authz.SecondFactorNever, Scopes: []string{"admin"}}
 
 func TestFlagOverEnvironmentOverFileOverDefault(t *testing.T) {
 	file := configFile(t, "listen: {grpc: file, drain: 1m}\npolicies: {dir: file}\nlog: {level: warn}\n")
@@ -115,7 +119,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		path := "apis." + strings.ToLower(api) + ".session."
 		maps.Copy(settings, map[string]string{
 			path + "issuer": "https://k", path + "audience": "a", path + "jwks_url": "https://l", path + "jwks_max_age": "2h0m0s",
-			path + "leeway": "3s", path + "anonymous": "true",
+			path + "leeway": "3s", path + "anonymous": "true", path + "require_aal2": "enrolled",
 		})
 	}
 	before := settingsOf(t, issuers)

@@ -262,11 +262,16 @@ func (m *imagined) check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = authorizer.Check(ctx, authz.Request{
-		API: m.api, Method: m.method, Path: m.path, Header: header, Context: map[string]string{"api": m.api},
-	})
+	request := authz.Request{API: m.api, Method: m.method, Path: m.path, Header: header, Context: map[string]string{"api": m.api}}
+	if hosts := m.cfg.APIs[m.api].Hosts; len(hosts) > 0 {
+		request.Host = strings.Replace(hosts[0], "*", "any", 1)
+	}
+	_, err = authorizer.Check(ctx, request)
 	return err
 }
+
+// Reading implements authz.Policy.
+func (m *imagined) Reading(api string) authz.Reading { return m.explainer.Reading(api) }
 
 // Lookup implements authz.Directory.
 func (m *imagined) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) {

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -17,9 +20,10 @@ var methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`) // as in a table
 // fixRoute: another spelling that the table has, or a row to add. Elsewhere: it is another API's route, and nothing done
 // for this one helps.
 func (m *imagined) fixRoute(ctx context.Context) (step string, elsewhere bool, err error) {
-	path := m.input.Path
+	path, _, _ := strings.Cut(m.path, "?")
 	if m.input.Segments == nil {
-		return "the path is not canonical, and matches no route: send it without empty or dot segments, ';' and escapes of them", false, nil
+		step, err := m.fixPath(ctx, path)
+		return step, false, err
 	}
 	for _, api := range slices.Sorted(maps.Keys(m.cfg.APIs)) {
 		why, err := m.matched(ctx, api, m.method, path)
@@ -37,15 +41,68 @@ func (m *imagined) fixRoute(ctx context.Context) (step string, elsewhere bool, e
 	if !methodForm.MatchString(m.method) {
 		return fmt.Sprintf("%q is no method: send one in capitals, such as GET", m.method), false, nil
 	}
-	if strings.ContainsAny(path, "*!") {
-		return "the path has a * or !, which no row of a table can: choose another path", false, nil
+	row, ok := rowFor(m.input.Segments)
+	if !ok {
+		return "the path has a character that no row of a table can, such as * or !: choose another path, or add a row with a {parameter} there", false, nil
 	}
 	methods, err := m.otherMethods(ctx, path)
 	if methods != "" {
 		methods = "the path is listed for " + methods + "; for " + m.method + " too, "
 	}
 	return fmt.Sprintf("%sadd the row  - {method: %s, path: %q, scopes: [SCOPE]}  to apis/%s/data.yaml of the policies",
-		methods, m.method, path, m.api), false, err
+		methods, m.method, row, m.api), false, err
+}
+
+// rowFor is the path of a row that has these segments.
+func rowFor(segments []string) (string, bool) {
+	var row strings.Builder
+	for _, s := range segments {
+		if strings.ContainsAny(s, `*!?[]{}\#%;`) {
+			return "", false
+		}
+		row.WriteString("/" + url.PathEscape(s))
+	}
+	return row.String(), true
+}
+
+// fixPath tells why the path has no segments, and what would give it some.
+func (m *imagined) fixPath(ctx context.Context, path string) (string, error) {
+	parameters := m.explainer.Reading(m.api).Parameters
+	var keys []string
+	for {
+		segments, err := authz.Segments(path, parameters)
+		character, notPermitted := errors.AsType[authz.NotPermitted](err)
+		switch {
+		case notPermitted && character == authz.RawSemicolon:
+			parameters.RawSemicolon = true
+			keys = append(keys, "parameters.raw_semicolon: true")
+			if !slices.Contains(parameters.MayHold, ";") {
+				parameters.MayHold = append(slices.Clone(parameters.MayHold), ";")
+			}
+			continue
+		case notPermitted:
+			parameters.MayHold = append(slices.Clone(parameters.MayHold), string(character))
+			continue
+		case err != nil:
+			return fmt.Sprintf("%v, so it matches no route: send it without", err), nil
+		case len(parameters.MayHold) == 0:
+			return "the policy reads the query, and servers may read this one differently: send it without a raw ; or # and without broken escapes", nil
+		}
+		in := m.input
+		in.Segments, in.Path = segments, authz.JoinSegments(segments)
+		why, err := m.explainer.Explain(ctx, in)
+		if err != nil {
+			return "", err
+		}
+		held, _ := json.Marshal(parameters.MayHold) // strings
+		keys = append([]string{"parameters.may_hold: " + string(held)}, keys...)
+		step := fmt.Sprintf("let the parameters of %s hold these characters, if its servers can take them: %s  in apis/%s/data.yaml of the policies",
+			m.api, strings.Join(keys, " and "), m.api)
+		if why.Route == "" {
+			step += "; then add a row with a {parameter} there"
+		}
+		return step, nil
+	}
 }
 
 // fixSpelling finds a route that differs in the case or in a slash at the end.
@@ -84,10 +141,12 @@ func (m *imagined) otherMethods(ctx context.Context, path string) (string, error
 	return strings.Join(list, ", "), nil
 }
 
-// matched asks the policy which route another request would address.
+// matched asks the policy which route another request would address. The path is as a client sends it.
 func (m *imagined) matched(ctx context.Context, api, method, path string) (policies.Explanation, error) {
 	in := m.input
-	in.API, in.Method, in.Path, in.Segments = api, method, path, authz.Segments(path)
+	in.API, in.Method = api, method
+	in.Segments, _ = authz.Segments(path, m.explainer.Reading(api).Parameters)
+	in.Path = authz.JoinSegments(in.Segments)
 	in.Context = map[string]string{"api": api}
 	return m.explainer.Explain(ctx, in)
 }

@@ -41,7 +41,7 @@ func (c *issuerCommand) Run(s *invocation, cfg config) error {
 	}
 	defer sessions.Close()
 	m := newIssuerMetrics(sessions)
-	o.Sessions, o.Observe = sessions, m.observe
+	o.Verifier, o.Observe = sessions, m.observe
 	grants, err := store.OpenIssuer(url)
 	if err != nil {
 		return err
@@ -118,7 +118,7 @@ func keepClean(ctx context.Context, grants *store.Issuer, m issuerMetrics, log *
 func issuerOf(cfg config) (oauth.Config, error) {
 	name := cfg.Issuer.API
 	o := oauth.Config{
-		Issuer: cfg.Issuer.URL, API: name, Cookie: cfg.Issuer.Cookie, SignIn: cfg.Issuer.SignIn,
+		Issuer: cfg.Issuer.URL, API: name, Sessions: cfg.APIs[name].Session, Cookie: cfg.Issuer.Cookie, SignIn: cfg.Issuer.SignIn,
 		AddressLimit: cfg.Issuer.AddressLimit, ClientLimit: cfg.Issuer.ClientLimit,
 	}
 	tables, err := policies.Tables(cfg.Policies.FS())

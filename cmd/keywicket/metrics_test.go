@@ -20,6 +20,8 @@ type answers struct {
 
 func (a answers) Lookup(context.Context, authz.Lookup) (authz.Found, error) { return a.found, a.err }
 
+func (answers) Reading(string) authz.Reading { return authz.Reading{} }
+
 func (a answers) Decide(context.Context, authz.Input) (authz.Decision, error) {
 	return authz.Decision{Allow: true}, a.err
 }

@@ -76,6 +76,9 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 	if err != nil {
 		return err
 	}
+	for _, warning := range slices.Concat(cfg.warnings(), engine.Warnings()) {
+		log.Warn("configuration", "warning", warning)
+	}
 	verifications := cfg.forSessions()
 	directory, err := store.OpenDirectory(store.Config{
 		URL:                url,

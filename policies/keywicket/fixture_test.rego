@@ -40,6 +40,7 @@ principal(kind, api, user, scopes) := {
 	"environment": "live",
 	"user_id": user,
 	"scopes": scopes,
+	"aal": null,
 }
 
 # What became of the workspace header: absent and nothing granted; absent and granted by the credential; asked for and

@@ -19,14 +19,16 @@ matches contains [shape, row] if {
 	input.api == name
 	input.request.method == r.method
 
-	pattern := regex.replace(r.path, `\{[^/]*\}`, "*")
+	# A row's path is decoded as a request's is, so that both may be escaped in any way. Unlike a form, a path has no + for
+	# a space.
+	pattern := urlquery.decode(replace(regex.replace(r.path, `\{[^/]*\}`, "*"), "+", "%2B"))
 	glob.match(pattern, ["/"], input.request.path)
 
 	# A glob's * matches the empty segment too, which a parameter must not.
 	contains(input.request.path, "//") == false
 	endswith(input.request.path, "/") == endswith(r.path, "/")
 
-	# A path that is not canonical has no segments.
+	# A path without one clear meaning has no segments.
 	count(input.request.segments) > 0
 
 	shape := regex.replace(pattern, `[^/*]+`, "0")

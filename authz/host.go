@@ -1,0 +1,59 @@
+package authz
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+var (
+	hostForm    = regexp.MustCompile(`^[a-z0-9_-]+(\.[a-z0-9_-]+)*$`)
+	hostPattern = regexp.MustCompile(`^(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*$|^\[[0-9a-f:.]+\]$`)
+)
+
+// hosts maps host patterns to the names of APIs.
+type hosts map[string]string
+
+func newHosts(apis map[string]API) (hosts, error) {
+	h := make(hosts)
+	for _, name := range slices.Sorted(maps.Keys(apis)) {
+		for _, host := range apis[name].Hosts {
+			if other, ok := h[host]; ok {
+				return nil, fmt.Errorf("apis.%s.hosts: %q is also a host of %s", name, host, other)
+			}
+			h[host] = name
+		}
+	}
+	return h, nil
+}
+
+// find returns the name of the API that serves the host, or "". Letter case and the port do not count: the client chooses
+// them freely, and Envoy routes by neither. A trailing dot counts, as it does for Envoy. An exact host goes before a
+// wildcard, and a longer wildcard before a shorter one, which is Envoy's order of virtual hosts.
+func (h hosts) find(host string) string {
+	host = strings.ToLower(host)
+	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.Trim(host[i+1:], "0123456789") == "" {
+		host = host[:i]
+	}
+	if strings.HasPrefix(host, "*") {
+		return ""
+	}
+	if name, ok := h[host]; ok {
+		return name
+	}
+	if !hostForm.MatchString(host) {
+		return ""
+	}
+	for {
+		_, after, ok := strings.Cut(host, ".")
+		if !ok {
+			return ""
+		}
+		if name, ok := h["*."+after]; ok {
+			return name
+		}
+		host = after
+	}
+}

@@ -1,0 +1,57 @@
+package envoy
+
+import (
+	"slices"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// overriding are headers from which frameworks behind Envoy take another method or path than the one that was checked
+// (docs/security.md, row 20). They are removed from every allowed request, also when the check did not see them.
+var overriding = []string{
+	"x-original-url", "x-rewrite-url", "x-http-method-override", "x-http-method", "x-method-override", "x-envoy-original-path",
+}
+
+// forged returns the names of headers in a request that a server may take for one of the sidecar's, for the workspace
+// header or for an overriding one: many servers read x_keywicket_subject as x-keywicket-subject, and some read any
+// punctuation so. Names in lower case. The headers that every allow sets or removes by name are not among them.
+func forged(header map[string][]string, workspace string) []string {
+	var names []string
+	for name := range header {
+		plain := name
+		if strings.ContainsFunc(name, isUnusual) {
+			plain = strings.Map(dashed, name)
+		}
+		ours := strings.HasPrefix(plain, prefix) && !isIdentity(name)
+		other := plain != name && (plain == workspace || slices.Contains(overriding, plain))
+		if (ours || other) && httpguts.ValidHeaderFieldName(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func isIdentity(name string) bool {
+	for _, f := range identity(authz.Answer{}) {
+		if f.name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// isUnusual reports whether a character of a header's name is neither a letter, a digit, nor the usual dash.
+func isUnusual(r rune) bool {
+	return r != '-' && (r < 'a' || r > 'z') && (r < '0' || r > '9')
+}
+
+func dashed(r rune) rune {
+	if isUnusual(r) {
+		return '-'
+	}
+	return r
+}
