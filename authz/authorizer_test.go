@@ -197,16 +197,23 @@ func TestWorkspace(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := &policy{decide: honest}
-			header := map[string][]string{"authorization": {"Bearer vel_" + strings.Repeat("a", 38)}}
+			sent := map[string][]string{"authorization": {"Bearer vel_" + strings.Repeat("a", 38)}}
 			if c.api == "velaflows" {
-				header["authorization"] = []string{"Bearer " + goodKey}
+				sent["authorization"] = []string{"Bearer " + goodKey}
 			}
 			if c.header != nil {
-				header[map[string]string{"velaflows": "x-workspace-id", "velocity": "x-workspace-slug"}[c.api]] = c.header
+				sent[map[string]string{"velaflows": "x-workspace-id", "velocity": "x-workspace-slug"}[c.api]] = c.header
 			}
-			answer, err := newAuthorizer(t, config(), &directory{found: c.found}, p).Check(t.Context(), get(c.api, "/thing", header))
+			answer, err := newAuthorizer(t, config(), &directory{found: c.found}, p).Check(t.Context(), get(c.api, "/thing", sent))
 			if err != nil {
 				t.Fatal(err)
+			}
+			header := authz.HeaderValue{Name: map[string]string{"velaflows": "x-workspace-id", "velocity": "x-workspace-slug"}[c.api]}
+			if c.want.Granted {
+				header.Value = map[string]string{"velaflows": acmeID, "velocity": "acme"}[c.api]
+			}
+			if answer.WorkspaceHeader != header {
+				t.Errorf("the workspace header is %+v, want %+v", answer.WorkspaceHeader, header)
 			}
 			if got := p.asked[len(p.asked)-1].Workspace; got != c.want || answer.Workspace != c.want {
 				t.Errorf("the policy saw %+v, the answer has %+v, want %+v", got, answer.Workspace, c.want)
@@ -219,7 +226,8 @@ func TestPublicRouteIsDecidedBeforeAnyLookup(t *testing.T) {
 	d := &directory{err: errors.New("the database is down")}
 	p := &policy{decide: func(authz.Input) (authz.Decision, error) { return authz.Decision{Allow: true}, nil }}
 	answer, err := newAuthorizer(t, config(), d, p).Check(t.Context(), get("velaflows", "/healthz", with("Bearer "+goodKey)))
-	if err != nil || !answer.Allow || !answer.Public || answer.Principal != nil {
+	if err != nil || !answer.Allow || !answer.Public || answer.Principal != nil ||
+		answer.WorkspaceHeader != (authz.HeaderValue{Name: "x-workspace-id"}) { // the client's own is not to reach the upstream
 		t.Fatalf("got %+v, %v", answer, err)
 	}
 	if len(d.asked) != 0 || len(p.asked) != 1 || p.asked[0].Denial != authz.ReasonMissing {

@@ -118,3 +118,69 @@ func TestWhatIsASession(t *testing.T) {
 		t.Errorf("with nobody to verify: %v", err)
 	}
 }
+
+// A session without the second factor that its API asks for is denied, after the directory has said who the user is. The
+// level is told to policies.
+func TestSecondFactor(t *testing.T) {
+	session := authz.Session{ID: "s1", UserID: "ada", Began: 1}
+	for _, c := range []struct {
+		require  authz.SecondFactor
+		aal      string
+		enrolled bool
+		denied   bool
+	}{
+		{"", "aal1", true, false},
+		{authz.SecondFactorNever, "aal1", true, false},
+		{authz.SecondFactorNever, "", true, false},
+		{authz.SecondFactorAlways, "aal1", false, true},
+		{authz.SecondFactorAlways, "", false, true},
+		{authz.SecondFactorAlways, "AAL2", false, true},
+		{authz.SecondFactorAlways, "aal22", false, true},
+		{authz.SecondFactorAlways, "aal2", false, false},
+		{authz.SecondFactorAlways, "aal3", false, false},
+		{authz.SecondFactorEnrolled, "aal1", false, false},
+		{authz.SecondFactorEnrolled, "", false, false},
+		{authz.SecondFactorEnrolled, "aal1", true, true},
+		{authz.SecondFactorEnrolled, "", true, true},
+		{authz.SecondFactorEnrolled, "aal2", true, false},
+	} {
+		d := &directory{found: authz.Found{
+			Principal: authz.Principal{ID: "ada", Kind: authz.KindSession, UserID: "ada"}, MFAEnrolled: c.enrolled,
+		}}
+		p := &policy{decide: honest}
+		config := takingSessions(&sessions{session: session, aal: c.aal})
+		velocity := config.APIs["velocity"]
+		velocity.Session.RequireAAL2 = c.require
+		config.APIs["velocity"] = velocity
+		answer, err := newAuthorizer(t, config, d, p).Check(t.Context(), get("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + goodJWT}}))
+		if err != nil || answer.Allow == c.denied || c.denied && (answer.Reason != authz.ReasonSecondFactorRequired || answer.Principal != nil) {
+			t.Errorf("%+v: %+v, %v", c, answer, err)
+		}
+		if in := p.asked[len(p.asked)-1]; !c.denied && in.Principal.AAL != c.aal || c.denied && in.Denial != authz.ReasonSecondFactorRequired {
+			t.Errorf("%+v: the policy saw %+v", c, in)
+		}
+		if len(d.asked) != 1 {
+			t.Errorf("%+v: %d look-ups", c, len(d.asked))
+		}
+	}
+	for _, other := range []authz.SecondFactor{"sometimes", "Always", "true"} {
+		config := takingSessions(&sessions{})
+		velocity := config.APIs["velocity"]
+		velocity.Session.RequireAAL2 = other
+		config.APIs["velocity"] = velocity
+		_, err := authz.New(config, &directory{}, &policy{})
+		if err == nil || !strings.Contains(err.Error(), "require_aal2: ") || !strings.Contains(err.Error(), "never, always, enrolled") {
+			t.Errorf("%s: %v", other, err)
+		}
+	}
+}
+
+// Why a token was denied is told to the operator, where the verifier knows.
+func TestDetailOfADenialIsKept(t *testing.T) {
+	s := &sessions{denial: authz.ReasonUnsupportedAlgorithm, detail: "HS512"}
+	answer, err := newAuthorizer(t, takingSessions(s), &directory{}, &policy{decide: honest}).
+		Check(t.Context(), get("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + goodJWT}}))
+	if err != nil || answer.Reason != authz.ReasonUnsupportedAlgorithm || answer.Detail != "HS512" {
+		t.Errorf("%+v, %v", answer, err)
+	}
+}

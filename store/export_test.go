@@ -1,5 +1,11 @@
 package store
 
+import (
+	"context"
+
+	"github.com/jmoiron/sqlx"
+)
+
 // LookupQuery is for EXPLAIN.
 const (
 	LookupQuery = lookupQuery
@@ -11,3 +17,13 @@ var TokensQuery = tokensQuery
 
 // FeedURL is for every form of a URL.
 var FeedURL = feedURL
+
+// MigrateTo runs the migrations up to the version.
+func MigrateTo(ctx context.Context, db *sqlx.DB, version int64) error {
+	provider, err := migrations(db)
+	if err != nil {
+		return err
+	}
+	_, err = provider.UpTo(ctx, version)
+	return err
+}

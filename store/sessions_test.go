@@ -2,8 +2,6 @@ package store_test
 
 import (
 	"errors"
-	"os"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -58,13 +56,8 @@ func TestSigningOutRevokes(t *testing.T) {
 	f.exec(t, `CREATE SCHEMA auth; CREATE TABLE auth.sessions (id uuid PRIMARY KEY, user_id uuid NOT NULL)`)
 	f.exec(t, `CREATE ROLE gotrue; GRANT USAGE ON SCHEMA auth TO gotrue; GRANT SELECT, INSERT, DELETE ON auth.sessions TO gotrue`)
 	defer f.exec(t, `DROP OWNED BY gotrue; DROP ROLE gotrue`)
-	text := must(os.ReadFile("../docs/configuration.md"))
-	blocks := regexp.MustCompile("(?s)```sql\n(.*?)```").FindAllSubmatch(text, -1)
-	if len(blocks) != 2 {
-		t.Fatalf("%d blocks of SQL", len(blocks))
-	}
-	for _, block := range blocks {
-		f.exec(t, string(block[1]))
+	for _, block := range documentedSQL(t)[:2] {
+		f.exec(t, block)
 	}
 	if got := value[int](t, f.db, `SELECT count(*) FROM keywicket.revoked_sessions`); got != 2 {
 		t.Errorf("the first block revokes %d times", got)

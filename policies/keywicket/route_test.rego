@@ -15,6 +15,8 @@ zoo := {"zoo": {
 		{"method": "GET", "path": "/animals/latest/{part}", "scopes": ["b"]},
 		{"method": "GET", "path": "/cages/", "scopes": ["a"]},
 		{"method": "POST", "path": "/animals", "scopes": ["a", "b"]},
+		{"method": "GET", "path": "/animals/%6Eewest", "scopes": ["b"]},
+		{"method": "GET", "path": "/c+a%67es/caf%C3%A9", "scopes": ["b"]},
 	],
 }}
 
@@ -62,14 +64,20 @@ test_path_is_exact if {
 	not matched("GET /animals;x=1")
 }
 
+test_row_is_compared_by_the_text_that_it_decodes_to if {
+	matched("GET /animals/newest") == "GET /animals/%6Eewest"
+	matched("GET /c+ages/café") == "GET /c+a%67es/caf%C3%A9"
+	not matched("GET /c ages/café")
+}
+
 test_route_of_another_api_is_not_seen if {
 	request := fixture.anonymous("velaflows", "GET /animals")
 	not keywicket.route with data.apis as zoo with input as request
 }
 
-test_path_that_is_not_canonical_matches_nothing if {
+test_path_without_a_clear_meaning_matches_nothing if {
 	request := object.union(
-		fixture.anonymous("zoo", "GET /animals/%2e"),
+		fixture.anonymous("zoo", "GET /animals/7"),
 		{"request": {"segments": []}},
 	)
 	not keywicket.route with data.apis as zoo with input as request

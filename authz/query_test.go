@@ -1,0 +1,60 @@
+package authz_test
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// A query that parsers read differently matches no route where the policy reads queries. Elsewhere it changes nothing.
+func TestQueryThatParsersReadDifferently(t *testing.T) {
+	for query, ambiguous := range map[string]bool{
+		"":                              false,
+		"a=1&b=2":                       false,
+		"a=1&a=2":                       false,
+		"a=x+y%20z":                     false,
+		"a=1&&b=&=c&d":                  false,
+		"a=1?b=2":                       false,
+		"a=%3B%23%26":                   false,
+		"a[]=1&a[b]=2":                  false,
+		"q=caf%C3%A9":                   false,
+		"a=1%0Ab":                       false,
+		"a=1;admin=true":                true,
+		"a=1&b;c=2":                     true,
+		";":                             true,
+		"a=%":                           true,
+		"a=%zz&b=2":                     true,
+		"a=%4":                          true,
+		"%=a":                           true,
+		"a=%u0061":                      true,
+		"a=%ff":                         true,
+		"%ff=a":                         true,
+		"a=%ED%A0%80":                   true,
+		"a=1#b=2":                       true,
+		"a=1 b":                         true,
+		"a=1\tb":                        true,
+		strings.Repeat("a=1&", 100_000): true, // more pairs than net/url takes
+	} {
+		for _, reads := range []bool{false, true} {
+			p := &policy{decide: honest, reading: authz.Reading{Query: reads}}
+			target := "/thing"
+			if query != "" {
+				target += "?" + query
+			}
+			if _, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), get("velaflows", target, with("Bearer "+goodKey))); err != nil {
+				t.Fatal(err)
+			}
+			for _, in := range p.asked { // without a credential, and with one
+				want, path := []string{"thing"}, "/thing"
+				if ambiguous && reads {
+					want, path = nil, ""
+				}
+				if !slices.Equal(in.Segments, want) || in.Path != path {
+					t.Errorf("%.30q, the policy reads queries %v: %q, %q", query, reads, in.Segments, in.Path)
+				}
+			}
+		}
+	}
+}

@@ -1,0 +1,56 @@
+package policies_test
+
+import (
+	"strings"
+	"testing"
+)
+
+// A row that a server may serve in the place of another one, which needs more, is warned of; what is safe is not.
+func TestRowsThatAServerMayMixUp(t *testing.T) {
+	const catalogue = "scopes: {workspace: {read: Read, admin: Administer}, user: {me: Me}}\noverrides: {}\nroles: {}\nroutes:\n"
+	row := func(path, needs string) string { return `  - {method: GET, path: "` + path + `", ` + needs + "}\n" }
+	const read, admin, both, public, user = "scopes: [read]", "scopes: [admin]", "scopes: [read, admin]", "public: true", "level: user, scopes: [me]"
+	for name, c := range map[string]struct {
+		rows string
+		want []string // of each warning
+	}{
+		"a parameter beside a literal": {row("/charges/search", admin) + row("/charges/{charge}", read),
+			[]string{"apis/zoo/data.yaml: line 6: GET /charges/{charge} can match what line 5, /charges/search, is meant for, where a server ignores letter case"}},
+		"in the first segment":          {row("/charges/{id}", admin) + row("/{kind}/{id}", read), []string{"line 6: GET /{kind}/{id}"}},
+		"an escaped literal":            {row("/%63harges", admin) + row("/{kind}", read), []string{"line 6"}},
+		"a public parameter":            {row("/charges/search", read) + row("/charges/{charge}", public), []string{"line 6"}},
+		"of another level":              {row("/charges/search", user) + row("/charges/{charge}", read), []string{"line 6"}},
+		"that needs one of both scopes": {row("/charges/search", both) + row("/charges/{charge}", read), []string{"line 6"}},
+		"a slash at the end":            {row("/charges/search", admin) + row("/charges/{charge}/", read), []string{"line 6"}},
+		"a literal with a slash":        {row("/charges/", admin) + row("/charges", read), []string{"line 6: GET /charges can match what line 5, /charges/, is", "line 5: GET /charges/ can match what line 6, /charges, is"}},
+		"a literal in another case":     {row("/Charges", admin) + row("/charges", read), []string{"line 6: GET /charges can match what line 5, /Charges,", "line 5: GET /Charges can match what line 6, /charges,"}},
+		"digits and a slash":            {row("/v/1", admin) + row("/v/{version}/", read), []string{"line 6"}},
+
+		"the same scopes":               {row("/charges/search", read) + row("/charges/{charge}", read), nil},
+		"more scopes":                   {row("/charges/search", read) + row("/charges/{charge}", both), nil},
+		"a public literal":              {row("/charges/search", public) + row("/charges/{charge}", read), nil},
+		"a literal without letters":     {row("/charges/7", admin) + row("/charges/{charge}", read), nil},
+		"other segments":                {row("/charges/search", admin) + row("/refunds/{refund}", read), nil},
+		"another length":                {row("/charges/search", admin) + row("/{charge}", read), nil},
+		"another method":                {row("/charges/search", admin) + `  - {method: POST, path: "/charges/{charge}", scopes: [read]}` + "\n", nil},
+		"a parameter beside the root":   {row("/", admin) + row("/{thing}", read), nil},
+		"two parameters, not one shape": {row("/{a}/search", admin) + row("/charges/{b}", read), nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := copied(t)
+			write(t, dir, "apis/zoo/data.yaml", catalogue+c.rows)
+			got := load(t, dir).Warnings()
+			if len(got) != len(c.want) {
+				t.Fatalf("%d warnings: %q", len(got), got)
+			}
+			for i, want := range c.want {
+				if !strings.Contains(got[i], want) {
+					t.Errorf("%q, not %q", got[i], want)
+				}
+			}
+		})
+	}
+	if got := load(t, "").Warnings(); len(got) != 0 {
+		t.Errorf("the policy that is built in: %q", got)
+	}
+}

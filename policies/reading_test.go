@@ -1,0 +1,115 @@
+package policies_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// Whether decisions depend on the query is found in every form in which a rule can read it.
+func TestPolicyThatReadsTheQuery(t *testing.T) {
+	for name, c := range map[string]struct {
+		rules string // in decision.rego, for a request that the policy would allow; extra is one of its conditions
+		want  bool
+	}{
+		"not at all":            {`extra := true`, false},
+		"by name":               {`extra if not input.request.query.admin`, true},
+		"by another name":       {`extra if not input.request["query"].admin`, true},
+		"as a whole":            {`extra if count(input.request.query) < 9`, true},
+		"the request":           {`extra if count(input.request) > 1`, true},
+		"the input":             {`extra if count(input) > 1`, true},
+		"by a variable":         {"extra if {\n\tsome k in [\"query\"]\n\tnot input.request[k].admin\n}", true},
+		"by a variable, above":  {"extra if {\n\tsome k, _ in input\n\tnot input[k].query.admin\n}", true},
+		"by an assignment":      {"extra if {\n\tr := input.request\n\tnot r.query.admin\n}", true},
+		"by a function":         {"extra if f(input.request)\nf(r) if not r.query.admin", true},
+		"by object.get":         {`extra if object.get(input, ["request", "query", "admin"], []) == []`, true},
+		"by walk":               {"extra if {\n\tnot danger\n}\ndanger if walk(input, [[\"request\", \"query\", \"admin\", 0], _])", true},
+		"in a comprehension":    {`extra if count([1 | some _, v in input.request.query; "x" in v]) == 0`, true},
+		"in an every":           {"extra if {\n\tevery _, v in input.request.query {\n\t\tcount(v) < 9\n\t}\n}", true},
+		"by unification":        {"extra if {\n\t{\"query\": q, \"method\": _, \"path\": _, \"segments\": _, \"headers\": _, \"host\": _} = input.request\n\tnot q.admin\n}", true},
+		"with another input":    {"extra if g with input.context as input.request.query\ng if not input.context.admin", true},
+		"in an else":            {"extra := false if {\n\tinput.request.method == \"NONE\"\n} else := true if {\n\tnot input.request.query.admin\n}", true},
+		"in another package":    {`extra if data.helper.fine`, true},
+		"in one of a package's": {`extra if data.helper[input.api]`, true},
+		"other parts of requests": {`extra if {
+	input.request.method != "NONE"
+	input.request.path != "/"
+	count(input.request.headers) < 9
+	input.request.host != ""
+	count(input.request.segments) > 0
+	input.context != null
+}`, false},
+		"a query in the data":      {`extra if not data.apis.velaflows.query`, false},
+		"a rule that nobody needs": {"extra := true\nunused if input.request.query.admin", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := copied(t)
+			removeTests(t, dir)
+			edit(t, dir, "keywicket/decision.rego", "covers(input.principal.scopes, route.overrides.workspace)\n", "covers(input.principal.scopes, route.overrides.workspace)\n\textra\n")
+			edit(t, dir, "keywicket/decision.rego", "# METADATA\n# description: The route is open", c.rules+"\n\n# METADATA\n# description: The route is open")
+			write(t, dir, "helper/helper.rego", "package helper\n\nfine if not input.request.query.admin\n\nvelaflows if not input.request.query.admin\n")
+			engine := load(t, dir)
+			if got := engine.Reading("velaflows"); got.Query != c.want || len(got.Parameters.MayHold) != 0 {
+				t.Errorf("%+v", got)
+			}
+			// It is a rule that decides.
+			if d, err := engine.Decide(t.Context(), inboxInput()); err != nil || !d.Allow {
+				t.Errorf("%+v, %v", d, err)
+			}
+		})
+	}
+}
+
+// A row is found by the text that its path decodes to, however it is written in the table.
+func TestRowsAreComparedDecoded(t *testing.T) {
+	dir := copied(t)
+	write(t, dir, "apis/zoo/data.yaml", `
+scopes: {workspace: {a: A}}
+overrides: {}
+roles: {}
+parameters: {may_hold: ["#", "%", "?", ";"], raw_semicolon: true}
+routes:
+  - {method: GET, path: "/v1/charges%3Asearch", scopes: [a]}
+  - {method: GET, path: "/v1/{charge}", scopes: [a]}
+  - {method: GET, path: "/caf%c3%A9/{id}/a%20b", scopes: [a]}
+  - {method: GET, path: "/%73tatus/x+y", scopes: [a]}
+  - {method: GET, path: "/a$&'(),=@%7Cb", scopes: [a]}
+`)
+	engine := load(t, dir)
+	parameters := engine.Reading("zoo").Parameters
+	for path, want := range map[string]string{
+		"/v1/charges:search":           "/v1/charges%3Asearch",
+		"/v1/charges%3Asearch":         "/v1/charges%3Asearch",
+		"/v1/%63harges%3asearch":       "/v1/charges%3Asearch",
+		"/%761/charges:search":         "/v1/charges%3Asearch",
+		"/v1/charges:search%20":        "/v1/{charge}",
+		"/v1/c%23":                     "/v1/{charge}",
+		"/v1/100%25":                   "/v1/{charge}",
+		"/v1/what%3F":                  "/v1/{charge}",
+		"/v1/a;b":                      "/v1/{charge}",
+		"/v1/a%3Bb":                    "/v1/{charge}",
+		"/caf%C3%A9/7/a%20b":           "/caf%c3%A9/{id}/a%20b",
+		"/status/x+y":                  "/%73tatus/x+y",
+		"/status/x%2By":                "/%73tatus/x+y",
+		"/status/x%20y":                "",
+		"/a$&'(),=@%7cb":               "/a$&'(),=@%7Cb",
+		"/a%24%26%27%28%29,%3D%40%7Cb": "/a$&'(),=@%7Cb",
+		"/status":                      "",
+		"/v1/a*b":                      "/v1/{charge}",
+		"/v1/%7Bcharge%7D":             "/v1/{charge}",
+		"/v1/%5B%5D%21%22":             "/v1/{charge}",
+	} {
+		in := inboxInput()
+		in.API, in.Principal.API, in.Principal.Scopes = "zoo", "zoo", []string{"a"}
+		var err error
+		if in.Segments, err = authz.Segments(path, parameters); err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+		in.Path = authz.JoinSegments(in.Segments)
+		d, err := engine.Decide(t.Context(), in)
+		if err != nil || d.Allow != (want != "") || strings.TrimPrefix(d.Route, "GET ") != want {
+			t.Errorf("%s: %+v, %v, not %q", path, d, err, want)
+		}
+	}
+}

@@ -1,0 +1,145 @@
+package session_test
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// A token that an identity provider gave to an app has every claim of the user's own session. Only the product's own apps
+// are taken, whichever claim names them and whatever scopes they have.
+func TestTokenOfAnAppIsNoSession(t *testing.T) {
+	const web, other = "9a8b7c6d-5e4f-3a2b-1c0d-9e8f7a6b5c4d", "11111111-2222-3333-4444-555555555555"
+	none := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
+	own := verifier(t, authz.SessionFormat{HS256Secret: secret, ClientIDs: []string{"mobile", web}}, nil)
+	for name, c := range map[string]struct {
+		claims     fields
+		none, owns authz.Reason // without client_ids, and where they name the product's own
+	}{
+		"a session":                 {nil, "", ""},
+		"with a scope of a hook's":  {fields{"scope": "openid"}, "", ""},
+		"the product's own app":     {fields{"client_id": web, "scope": "openid email"}, authz.ReasonAppToken, ""},
+		"its other one":             {fields{"client_id": "mobile"}, authz.ReasonAppToken, ""},
+		"another app":               {fields{"client_id": other, "scope": "openid"}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"without scopes":            {fields{"client_id": other}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"with the scope admin":      {fields{"client_id": other, "scope": "admin"}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an id that begins alike":   {fields{"client_id": web + "0"}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an id in capitals":         {fields{"client_id": strings.ToUpper(web)}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an id with a space":        {fields{"client_id": web + " "}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"the empty id":              {fields{"client_id": ""}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an id of null":             {fields{"client_id": json.RawMessage("null")}, authz.ReasonMalformed, authz.ReasonMalformed},
+		"a list of ids":             {fields{"client_id": []string{web}}, authz.ReasonMalformed, authz.ReasonMalformed},
+		"an authorized party":       {fields{"azp": web}, authz.ReasonAppToken, ""},
+		"another authorized party":  {fields{"azp": other}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"two names, one of another": {fields{"client_id": web, "azp": other}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"two names of its own":      {fields{"client_id": web, "azp": "mobile"}, authz.ReasonAppToken, ""},
+		"an actor":                  {fields{"act": fields{"sub": "support"}}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an actor by its own app":   {fields{"act": nil, "client_id": web}, authz.ReasonAppToken, ""},
+		"an actor of null":          {fields{"act": json.RawMessage("null")}, authz.ReasonAppToken, authz.ReasonAppToken},
+	} {
+		token := sign(jose.HS256, []byte(secret), "", good(c.claims))
+		for range 2 { // verified, and remembered or not
+			for v, want := range map[string]authz.Reason{"none": c.none, "own": c.owns} {
+				answer, err := map[string]authz.Sessions{"none": none, "own": own}[v].Verify(t.Context(), api, token)
+				if err != nil || answer.Denial != want || (want == "") != (answer.Session.UserID == user) {
+					t.Errorf("%s, client_ids %s: %+v, %v, not %q", name, v, answer, err, want)
+				}
+				if want == authz.ReasonAppToken && !strings.Contains(answer.Detail, "session.client_ids") {
+					t.Errorf("%s: the detail names no key: %q", name, answer.Detail)
+				}
+			}
+		}
+	}
+	// What else is wrong with a token is told first.
+	for claims, want := range map[string]authz.Reason{"exp": authz.ReasonExpired, "iss": authz.ReasonUnknown} {
+		change := map[string]fields{"exp": {"exp": 1}, "iss": {"iss": "https://evil.example"}}[claims]
+		change["client_id"] = other
+		if _, denial, err := verify(t, own, api, sign(jose.HS256, []byte(secret), "", good(change))); err != nil || denial != want {
+			t.Errorf("%s: %q, %v", claims, denial, err)
+		}
+	}
+}
+
+// The assurance level is told as it is, and none is made up.
+func TestAssuranceLevelIsTold(t *testing.T) {
+	v := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
+	for name, c := range map[string]struct {
+		aal    any
+		want   string
+		denial authz.Reason
+	}{
+		"one factor":  {"aal1", "aal1", ""},
+		"two factors": {"aal2", "aal2", ""},
+		"another":     {"urn:example:loa:3", "urn:example:loa:3", ""},
+		"empty":       {"", "", ""},
+		"none":        {nil, "", ""},
+		"a number":    {2, "", authz.ReasonMalformed},
+		"a list":      {[]string{"aal2"}, "", authz.ReasonMalformed},
+		"two lines":   {"aal2\nx", "", authz.ReasonMalformed},
+		"null":        {json.RawMessage("null"), "", authz.ReasonMalformed},
+	} {
+		token := sign(jose.HS256, []byte(secret), "", good(fields{"aal": c.aal}))
+		for range 2 {
+			answer, err := v.Verify(t.Context(), api, token)
+			if err != nil || answer.AAL != c.want || answer.Denial != c.denial {
+				t.Errorf("%s: %+v, %v", name, answer, err)
+			}
+		}
+	}
+}
+
+// An algorithm that is not taken is a matter of settings, and is named to the operator; a name that is no algorithm's is not.
+func TestAlgorithmThatIsNotTakenIsNamed(t *testing.T) {
+	p := publish(t, public("ec", &ecKey.PublicKey))
+	keysOnly := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
+	secretOnly := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
+	payload := strings.Split(sign(jose.ES256, ecKey, "ec", good(nil)).Reveal(), ".")[1]
+	by := func(alg string) authz.Secret {
+		return authz.Secret(encode(`{"alg":"`+alg+`","kid":"ec"}`) + "." + payload + ".c2ln")
+	}
+	for _, c := range []struct {
+		v     authz.Sessions
+		alg   string
+		named []string
+	}{
+		{keysOnly, "HS256", []string{"HS256, for which session.hs256_secret must be set", "takes ES256, RS256"}},
+		{secretOnly, "ES256", []string{"ES256, for which session.jwks_url must be set", "takes HS256"}},
+		{secretOnly, "RS256", []string{"RS256, for which session.jwks_url must be set"}},
+		{keysOnly, "EdDSA", []string{"algorithm is EdDSA; the API takes ES256, RS256"}},
+		{keysOnly, "HS512", []string{"algorithm is HS512;"}},
+		{keysOnly, "none", []string{"algorithm is none;"}},
+		{keysOnly, "es256", []string{"algorithm is es256;"}},
+		{keysOnly, strings.Repeat("x", 17), []string{"algorithm is of an unknown form;"}},
+		{keysOnly, "sk_live_abc", []string{"algorithm is of an unknown form;"}},
+	} {
+		answer, err := c.v.Verify(t.Context(), api, by(c.alg))
+		if err != nil || answer.Denial != authz.ReasonUnsupportedAlgorithm {
+			t.Errorf("%s: %+v, %v", c.alg, answer, err)
+		}
+		for _, want := range c.named {
+			if !strings.Contains(answer.Detail, want) {
+				t.Errorf("%s: the detail is %q, without %q", c.alg, answer.Detail, want)
+			}
+		}
+	}
+}
+
+// An issuer that writes no iss: the operator is told what to set.
+func TestTokenWithoutIssuerIsExplained(t *testing.T) {
+	v := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
+	for name, iss := range map[string]any{"none": nil, "empty": ""} {
+		answer, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret), "", good(fields{"iss": iss})))
+		if err != nil || answer.Denial == "" || !strings.Contains(answer.Detail, "GOTRUE_JWT_ISSUER") {
+			t.Errorf("%s: %+v, %v", name, answer, err)
+		}
+	}
+	// Only of a token that the issuer has signed.
+	answer, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret+"!"), "", good(fields{"iss": nil})))
+	if err != nil || answer.Denial != authz.ReasonUnknown || answer.Detail != "" {
+		t.Errorf("forged: %+v, %v", answer, err)
+	}
+}

@@ -1,0 +1,74 @@
+package session_test
+
+import (
+	"crypto/rand"
+	"crypto/rsa"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/record"
+	"github.com/keywicket/keywicket/session"
+	"github.com/keywicket/keywicket/test/supabase"
+)
+
+// Keys that share an id are told apart by their type and algorithm. Only those that cannot be told apart are left out, with
+// a warning; the others go on.
+func TestKeyIDThatIsThereTwice(t *testing.T) {
+	otherRSA := must(rsa.GenerateKey(rand.Reader, 2048))
+	ec, rs := public("k", &ecKey.PublicKey), public("k", &rsaKey.PublicKey)
+	plain := func(k jose.JSONWebKey) jose.JSONWebKey { k.Algorithm = ""; return k }
+	as := func(k jose.JSONWebKey, alg string) jose.JSONWebKey { k.Algorithm = alg; return k }
+	for name, c := range map[string]struct {
+		keys      []jose.JSONWebKey
+		ec, rsa   bool // whether a token of this key, with the id k, is taken
+		ambiguous bool
+	}{
+		"of two types":                    {[]jose.JSONWebKey{ec, rs}, true, true, false},
+		"of two types, without alg":       {[]jose.JSONWebKey{plain(rs), plain(ec)}, true, true, false},
+		"of two algorithms":               {[]jose.JSONWebKey{rs, as(public("k", &otherRSA.PublicKey), "PS256")}, false, true, false},
+		"of two algorithms, swapped":      {[]jose.JSONWebKey{as(public("k", &otherRSA.PublicKey), "RS512"), rs}, false, true, false},
+		"one for encryption":              {[]jose.JSONWebKey{ec, {Key: &otherEC.PublicKey, KeyID: "k", Use: "enc"}}, true, false, false},
+		"one of another curve":            {[]jose.JSONWebKey{{Key: &wrongEC.PublicKey, KeyID: "k", Use: "sig"}, ec}, true, false, false},
+		"one that is too short":           {[]jose.JSONWebKey{{Key: &shortRSA.PublicKey, KeyID: "k", Use: "sig"}, rs}, false, true, false},
+		"one a secret":                    {[]jose.JSONWebKey{{Key: []byte(secret), KeyID: "k"}, ec}, true, false, false},
+		"the same key":                    {[]jose.JSONWebKey{ec, ec, plain(ec)}, true, false, false},
+		"two of one type":                 {[]jose.JSONWebKey{ec, public("k", &otherEC.PublicKey)}, false, false, true},
+		"two of one type, one again":      {[]jose.JSONWebKey{ec, public("k", &otherEC.PublicKey), ec}, false, false, true},
+		"one of them without alg":         {[]jose.JSONWebKey{ec, plain(public("k", &otherEC.PublicKey))}, false, false, true},
+		"two, beside one of another type": {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey)}, false, true, true},
+		"two of each":                     {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey), public("k", &otherRSA.PublicKey)}, false, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := publish(t, append(c.keys, public("apart", &otherEC.PublicKey))...)
+			log := &record.Log{}
+			v, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: authz.SessionFormat{Issuer: supabase.Name, JWKSURL: p.URL}}}},
+				slog.New(slog.NewJSONHandler(log, nil)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(v.Close)
+			var notices []string
+			eventually(t, "the keys are fetched", func() bool { notices, err = v.Ready(); return err == nil })
+			for token, want := range map[authz.Secret]bool{
+				sign(jose.ES256, ecKey, "k", good(nil)):       c.ec,
+				sign(jose.RS256, rsaKey, "k", good(nil)):      c.rsa,
+				sign(jose.ES256, otherEC, "apart", good(nil)): true,
+			} {
+				_, denial, err := verify(t, v, api, token)
+				if err != nil || (denial == "") != want || !want && denial != authz.ReasonUnknown {
+					t.Errorf("%q, %v; taken is %v", denial, err, want)
+				}
+			}
+			if got := strings.Contains(log.String(), `"WARN"`) && strings.Contains(log.String(), `"kids":["k"]`); got != c.ambiguous {
+				t.Errorf("the log: %s", log)
+			}
+			if got := len(notices) == 1 && strings.Contains(notices[0], `["k"]`); got != c.ambiguous {
+				t.Errorf("readiness: %q", notices)
+			}
+		})
+	}
+}

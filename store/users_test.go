@@ -1,0 +1,224 @@
+package store_test
+
+import (
+	"os"
+	"regexp"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
+
+// documentedSQL are the blocks of SQL in docs/configuration.md.
+func documentedSQL(t *testing.T) []string {
+	t.Helper()
+	text := must(os.ReadFile("../docs/configuration.md"))
+	var blocks []string
+	for _, m := range regexp.MustCompile("(?s)```sql\n(.*?)```").FindAllSubmatch(text, -1) {
+		blocks = append(blocks, string(m[1]))
+	}
+	if len(blocks) != 3 {
+		t.Fatalf("%d blocks of SQL", len(blocks))
+	}
+	return blocks
+}
+
+// supabaseSchema has what the triggers see of the schema auth as Supabase Auth makes it, and its login, which has no rights
+// in keywicket's.
+const supabaseSchema = `
+CREATE ROLE supabase_auth_admin NOINHERIT;
+CREATE SCHEMA auth AUTHORIZATION supabase_auth_admin;
+SET ROLE supabase_auth_admin;
+CREATE TYPE auth.factor_type AS ENUM ('totp', 'webauthn', 'phone');
+CREATE TYPE auth.factor_status AS ENUM ('unverified', 'verified');
+CREATE TABLE auth.users (
+    instance_id uuid, id uuid NOT NULL PRIMARY KEY, aud varchar(255), role varchar(255), email varchar(255),
+    encrypted_password varchar(255), last_sign_in_at timestamptz, raw_app_meta_data jsonb, raw_user_meta_data jsonb,
+    created_at timestamptz, updated_at timestamptz, banned_until timestamptz, deleted_at timestamptz,
+    is_anonymous boolean NOT NULL DEFAULT false
+);
+CREATE TABLE auth.sessions (id uuid NOT NULL PRIMARY KEY, user_id uuid NOT NULL REFERENCES auth.users ON DELETE CASCADE);
+CREATE TABLE auth.mfa_factors (
+    id uuid NOT NULL PRIMARY KEY, user_id uuid NOT NULL REFERENCES auth.users ON DELETE CASCADE, friendly_name text,
+    factor_type auth.factor_type NOT NULL, status auth.factor_status NOT NULL, created_at timestamptz NOT NULL,
+    updated_at timestamptz NOT NULL, secret text
+);
+RESET ROLE;`
+
+// The triggers of docs/configuration.md keep what Supabase knows of a user: bans, and second factors.
+func TestUsersOfSupabaseAreCopied(t *testing.T) {
+	f := newFixture(t)
+	f.exec(t, supabaseSchema)
+	defer f.exec(t, `DROP OWNED BY supabase_auth_admin; DROP ROLE supabase_auth_admin`)
+	auth := openDB(t, with(f.url, "role", "supabase_auth_admin"))
+	const before, after, other = "5be86359-073c-434b-ad2d-a3932222dabe", "6be86359-073c-434b-ad2d-a3932222dabe", "7be86359-073c-434b-ad2d-a3932222dabe"
+	for id, banned := range map[string]any{before: "2099-01-01", after: "2099-01-01", other: nil} {
+		auth.MustExec(`INSERT INTO auth.users (id, banned_until) VALUES ($1, $2)`, id, banned)
+		auth.MustExec(`INSERT INTO auth.mfa_factors VALUES ($1, $1, 'phone', 'totp', $2, now(), now())`,
+			id, map[bool]string{true: "verified", false: "unverified"}[banned != nil])
+	}
+	must(f.CreateUser(t.Context(), store.User{ID: before, Email: "before@example.com"}))
+	for _, block := range documentedSQL(t)[1:] {
+		f.exec(t, block)
+	}
+	must(f.CreateUser(t.Context(), store.User{ID: after, Email: "after@example.com"}))
+	must(f.CreateUser(t.Context(), store.User{ID: other, Email: "other@example.com"}))
+	must(f.CreateUser(t.Context(), store.User{ID: "auth0|7", Email: "seven@example.com"})) // of no uuid
+	must(f.CreateUser(t.Context(), store.User{ID: "8be86359-073c-434b-ad2d-a3932222dabe", Email: "eight@example.com"}))
+	state := func(id string) string {
+		return value[string](t, f.db, `SELECT COALESCE(banned_until::date::text, 'free') || ' ' || mfa_enrolled FROM keywicket.users WHERE id = $1`, id)
+	}
+	for id, want := range map[string]string{
+		before: "2099-01-01 true", after: "2099-01-01 true", other: "free false", "auth0|7": "free false", f.ada.ID: "free false",
+		"8be86359-073c-434b-ad2d-a3932222dabe": "free false",
+	} {
+		if got := state(id); got != want {
+			t.Errorf("%s is %s, not %s", id, got, want)
+		}
+	}
+	for _, step := range []struct{ sql, want string }{
+		{`UPDATE auth.users SET banned_until = '2098-01-01' WHERE id = $1`, "2098-01-01 false"},
+		{`UPDATE auth.users SET banned_until = NULL WHERE id = $1`, "free false"},
+		{`UPDATE auth.mfa_factors SET status = 'verified' WHERE user_id = $1`, "free true"},
+		{`INSERT INTO auth.mfa_factors VALUES (gen_random_uuid(), $1, 'key', 'webauthn', 'unverified', now(), now())`, "free true"},
+		{`UPDATE auth.mfa_factors SET status = 'unverified' WHERE user_id = $1`, "free false"},
+		{`INSERT INTO auth.mfa_factors VALUES (gen_random_uuid(), $1, 'new', 'webauthn', 'verified', now(), now())`, "free true"},
+		{`DELETE FROM auth.mfa_factors WHERE user_id = $1 AND status = 'unverified'`, "free true"},
+		{`DELETE FROM auth.mfa_factors WHERE user_id = $1`, "free false"},
+	} {
+		auth.MustExec(step.sql, other)
+		if got := state(other); got != step.want {
+			t.Errorf("after %s: %s, not %s", step.sql, got, step.want)
+		}
+	}
+	if got := state(before); got != "2099-01-01 true" {
+		t.Errorf("another user is %s", got)
+	}
+
+	// The last two factors are removed at once, each in a transaction that does not see the other's.
+	for range 5 {
+		auth.MustExec(`INSERT INTO auth.mfa_factors SELECT gen_random_uuid(), $1, n::text, 'totp', 'verified', now(), now() FROM generate_series(1, 2) n`, other)
+		var group sync.WaitGroup
+		for _, name := range []string{"1", "2"} {
+			group.Go(func() {
+				tx := auth.MustBegin()
+				tx.MustExec(`DELETE FROM auth.mfa_factors WHERE user_id = $1 AND friendly_name = $2`, other, name)
+				if err := tx.Commit(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		group.Wait()
+		if got := state(other); got != "free false" {
+			t.Fatalf("without a factor: %s", got)
+		}
+	}
+	auth.MustExec(`DELETE FROM auth.users`) // the factors with them
+}
+
+// While a user is banned, none of their credentials is good, within the cache's bound, and for the consent page; afterwards
+// they are good again.
+func TestBannedUser(t *testing.T) {
+	g := newGranting(t)
+	f := g.fixture
+	_, key := f.userToken(t, "issues:read")
+	_, workspaces := f.workspaceToken(t, "issues:read")
+	access := g.exchange(t, g.code(t, g.acme.ID)).Access
+	asked, remembered := f.directory(t, nil), f.listening(t)
+	session := sessionOf(f.ada.ID, time.Now())
+	lookups := map[string]authz.Lookup{
+		"key":     {Kind: authz.KindPersonalKey, Digest: key.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}},
+		"app":     {Kind: authz.KindOAuthToken, Digest: access.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}},
+		"session": inWorkspace(session, "acme"),
+	}
+	all := func(want authz.Reason) {
+		t.Helper()
+		for name, l := range lookups {
+			if got := must(asked.Lookup(t.Context(), l)); got.Denial != want {
+				t.Errorf("%s, asked: %+v, not %q", name, got, want)
+			}
+			eventually(t, name+" is remembered as it is", func() bool {
+				got := must(remembered.Lookup(t.Context(), l))
+				return got.Denial == want && got.Cache == authz.CacheHit
+			})
+		}
+		if _, err := g.Consenter(t.Context(), session); (err == nil) != (want == "") {
+			t.Errorf("the consent page: %v", err)
+		}
+		if got := must(asked.Lookup(t.Context(), lookup(workspaces))); got.Denial != "" {
+			t.Errorf("a workspace's key is %s", got.Denial)
+		}
+	}
+	all("")
+	for _, until := range []string{"clock_timestamp() + interval '1 hour'", "'infinity'", "'9999-12-31'"} {
+		f.exec(t, `UPDATE keywicket.users SET banned_until = `+until+` WHERE id = $1`, f.ada.ID)
+		all(authz.ReasonRevoked)
+		f.exec(t, `UPDATE keywicket.users SET banned_until = NULL WHERE id = $1`, f.ada.ID)
+		all("")
+	}
+	f.exec(t, `UPDATE keywicket.users SET banned_until = clock_timestamp() - interval '1 second' WHERE id = $1`, f.ada.ID)
+	all("")
+	// A ban that ends is over without any change that could be told.
+	f.exec(t, `UPDATE keywicket.users SET banned_until = clock_timestamp() + interval '2 seconds' WHERE id = $1`, f.ada.ID)
+	all(authz.ReasonRevoked)
+	for name, l := range lookups {
+		eventually(t, name+" is good again", func() bool { return must(remembered.Lookup(t.Context(), l)).Denial == "" })
+	}
+}
+
+// A session's answer has the fact that require_aal2 asks for, and follows its changes.
+func TestSecondFactorOfAUser(t *testing.T) {
+	f := newFixture(t)
+	asked, remembered := f.directory(t, nil), f.listening(t)
+	l := inWorkspace(sessionOf(f.ada.ID, time.Now()), "acme")
+	for _, want := range []bool{false, true, false} {
+		f.exec(t, `UPDATE keywicket.users SET mfa_enrolled = $1 WHERE id = $2`, want, f.ada.ID)
+		if got := must(asked.Lookup(t.Context(), l)); got.MFAEnrolled != want {
+			t.Errorf("asked: %+v, not %v", got, want)
+		}
+		eventually(t, "it is remembered as it is", func() bool {
+			got := must(remembered.Lookup(t.Context(), l))
+			return got.MFAEnrolled == want && got.Cache == authz.CacheHit
+		})
+	}
+}
+
+// This code runs before migration 00010 and goes on when it happens: its look-ups then see the columns.
+func TestLookupsBeforeTheFactsOfUsers(t *testing.T) {
+	url := emptyDatabase(t)
+	db := openDB(t, url)
+	if err := store.MigrateTo(t.Context(), db, 9); err != nil {
+		t.Fatal(err)
+	}
+	db.MustExec(`INSERT INTO keywicket.users (id, email) VALUES ('ada', 'ada@example.com')`)
+	db.MustExec(`INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, user_id)
+		VALUES ('velocity', 'personal_key', 'live', 'velu_', sha256('key'), 'n', '{}', 'ada')`)
+	d := must(store.OpenDirectory(store.Config{URL: url, NoCache: true, LookupTimeout: 10 * time.Second}, nil))
+	defer func() { _ = d.Close(t.Context()) }()
+	issuer := must(store.OpenIssuer(url))
+	defer func() { _ = issuer.Close() }()
+	session := sessionOf("ada", time.Now())
+	all := func(when string, want authz.Reason) {
+		t.Helper()
+		for name, l := range map[string]authz.Lookup{
+			"key": lookup("key"), "session": inWorkspace(session, ""),
+		} {
+			if got, err := d.Lookup(t.Context(), l); err != nil || got.Denial != want {
+				t.Errorf("%s, %s: %+v, %v, not %q", when, name, got, err, want)
+			}
+		}
+		if _, err := issuer.Consenter(t.Context(), session); (err == nil) != (want == "") {
+			t.Errorf("%s, the consent page: %v", when, err)
+		}
+		if got, err := d.Lookup(t.Context(), authz.Lookup{Kind: authz.KindOAuthToken, API: "velocity"}); err != nil || got.Denial != authz.ReasonUnknown {
+			t.Errorf("%s, an app's token: %+v, %v", when, got, err)
+		}
+	}
+	all("before", "")
+	must(store.Migrate(t.Context(), db))
+	all("after", "")
+	db.MustExec(`UPDATE keywicket.users SET banned_until = now() + interval '1 hour'`)
+	all("after a ban", authz.ReasonRevoked)
+}
