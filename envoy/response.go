@@ -64,7 +64,7 @@ var messages = map[authz.Reason]string{
 	authz.ReasonWorkspaceMismatch:    "The token has no access to the requested workspace.",
 	authz.ReasonNoRoute:              "No token may use this method and path.",
 	authz.ReasonMissingScope:         "The token may not use this route: all of its required scopes are needed.",
-	authz.ReasonTooLarge:             "The request's headers are too large.",
+	authz.ReasonTooLarge:             "The request is too large to be checked: send fewer or shorter headers.",
 	authz.ReasonUnavailable:          "Access could not be decided. Try again.",
 }
 

@@ -274,7 +274,9 @@ func TestStopDrains(t *testing.T) {
 	}
 	answered := make(chan *authv3.CheckResponse, 1)
 	go func() { answered <- check(t, r, good) }()
-	watch, err := r.health.Watch(t.Context(), &healthv1.HealthCheckRequest{})
+	watching, unwatch := context.WithCancel(t.Context())
+	defer unwatch()
+	watch, err := r.health.Watch(watching, &healthv1.HealthCheckRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,6 +287,7 @@ func TestStopDrains(t *testing.T) {
 			t.Fatalf("while it drains, it does not say so: %v", err)
 		}
 	}
+	unwatch() // the server waits for this stream too
 	close(release)
 	if got := <-answered; codes.Code(got.GetStatus().GetCode()) != codes.OK {
 		t.Errorf("the check under way got %v", got)

@@ -8,6 +8,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/test/supabase"
 )
 
 // A token that an identity provider gave to an app has every claim of the user's own session. Only the product's own apps
@@ -128,18 +129,28 @@ func TestAlgorithmThatIsNotTakenIsNamed(t *testing.T) {
 	}
 }
 
-// An issuer that writes no iss: the operator is told what to set.
+// Where the settings do not fit the issuer's tokens, as with one that writes no iss, the operator is told what to set.
 func TestTokenWithoutIssuerIsExplained(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
-	for name, iss := range map[string]any{"none": nil, "empty": ""} {
-		answer, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret), "", good(fields{"iss": iss})))
-		if err != nil || answer.Denial == "" || !strings.Contains(answer.Detail, "GOTRUE_JWT_ISSUER") {
-			t.Errorf("%s: %+v, %v", name, answer, err)
+	for want, change := range map[string]fields{
+		"the token has no claim iss: have the issuer write it (Supabase Auth: set GOTRUE_JWT_ISSUER)": {"iss": nil},
+		"the token has no claim iss: ": {"iss": ""},
+		`the token's iss is "` + supabase.Name + `/", and session.issuer is "` + supabase.Name + `"`: {"iss": supabase.Name + "/"},
+		`the token's aud is ["anon"], and session.audience is "authenticated"`:                       {"aud": "anon"},
+		"the token has several audiences":                                                            {"aud": []string{"authenticated", "x"}},
+		"the token's role is not authenticated":                                                      {"role": "service_role"},
+		"the token is an anonymous user's: session.anonymous takes them":                             {"is_anonymous": true},
+	} {
+		answer, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret), "", good(change)))
+		if err != nil || answer.Denial == "" || !strings.Contains(answer.Detail, want) {
+			t.Errorf("%q: %+v, %v", want, answer, err)
 		}
 	}
 	// Only of a token that the issuer has signed.
-	answer, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret+"!"), "", good(fields{"iss": nil})))
-	if err != nil || answer.Denial != authz.ReasonUnknown || answer.Detail != "" {
-		t.Errorf("forged: %+v, %v", answer, err)
+	for _, change := range []fields{{"iss": nil}, {"iss": "https://evil.example"}, {"aud": "x"}, {"role": "x"}} {
+		answer, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret+"!"), "", good(change)))
+		if err != nil || answer.Denial != authz.ReasonUnknown || answer.Detail != "" {
+			t.Errorf("forged: %+v, %v", answer, err)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"regexp"
@@ -97,19 +98,34 @@ func (i *issuer) verify(ctx context.Context, token string) (*verified, denial, e
 	}
 	var c claims
 	if _, err := i.parser.ParseWithClaims(token, &c, func(*jwt.Token) (any, error) { return material, nil }); err != nil {
-		d := denial{reason: reasonOf(err)}
-		if errors.Is(err, jwt.ErrTokenRequiredClaimMissing) && c.issuer == "" {
-			d.detail = "the token has no claim iss: have the issuer write it (Supabase Auth: set GOTRUE_JWT_ISSUER), and name the same in session.issuer"
-		}
-		return nil, d, nil
+		return nil, denial{reasonOf(err), i.mismatch(err, c)}, nil
 	}
 	switch {
-	case len(c.audience) != 1, c.role != "authenticated", c.anonymous && !i.format.Anonymous:
-		return nil, denial{reason: authz.ReasonUnknown}, nil
+	case len(c.audience) != 1:
+		return nil, denial{authz.ReasonUnknown, "the token has several audiences"}, nil
+	case c.role != "authenticated":
+		return nil, denial{authz.ReasonUnknown, "the token's role is not authenticated"}, nil
+	case c.anonymous && !i.format.Anonymous:
+		return nil, denial{authz.ReasonUnknown, "the token is an anonymous user's: session.anonymous takes them"}, nil
 	case c.app != nil && !c.app.is(i.format.ClientIDs):
 		return nil, denial{authz.ReasonAppToken, "the token was given to an app that session.client_ids does not name"}, nil
 	}
 	return &verified{issuer: i, key: k, session: c.session(i.format.Leeway), aal: c.aal, expires: c.expires.Time}, denial{}, nil
+}
+
+// mismatch tells what of the settings does not fit a token that the issuer has signed. It quotes the issuer's text alone.
+func (i *issuer) mismatch(err error, c claims) string {
+	switch {
+	case errors.Is(err, jwt.ErrTokenSignatureInvalid) || errors.Is(err, jwt.ErrTokenMalformed) || errors.Is(err, jwt.ErrTokenUnverifiable):
+		return ""
+	case c.issuer == "":
+		return "the token has no claim iss: have the issuer write it (Supabase Auth: set GOTRUE_JWT_ISSUER), and name the same in session.issuer"
+	case errors.Is(err, jwt.ErrTokenInvalidIssuer):
+		return fmt.Sprintf("the token's iss is %.200q, and session.issuer is %q", c.issuer, i.format.Issuer)
+	case errors.Is(err, jwt.ErrTokenInvalidAudience):
+		return fmt.Sprintf("the token's aud is %.200q, and session.audience is %q", c.audience, i.format.Audience)
+	}
+	return ""
 }
 
 var algorithmForm = regexp.MustCompile(`^[A-Za-z0-9-]{1,16}$`)

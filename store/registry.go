@@ -27,10 +27,18 @@ type Workspace struct {
 
 // User is a person, by whatever id the product's identity provider has for them.
 type User struct {
-	ID        string    `db:"id" json:"id"`
-	Email     string    `db:"email" json:"email"`
-	CreatedAt time.Time `db:"created_at" json:"created_at"`
+	ID          string     `db:"id" json:"id"`
+	Email       string     `db:"email" json:"email"`
+	CreatedAt   time.Time  `db:"created_at" json:"created_at"`
+	BannedUntil *time.Time `db:"banned_until" json:"banned_until"` // nil: never banned
+	MFAEnrolled bool       `db:"mfa_enrolled" json:"mfa_enrolled"` // the user has a second factor
 }
+
+// userColumns are what a [User] is read from. A ban without end is told as one of a very long time.
+const userColumns = `id, email, created_at, CASE WHEN banned_until < '9999-12-31Z' THEN banned_until WHEN banned_until IS NOT NULL THEN '9999-12-31Z' END AS banned_until, mfa_enrolled`
+
+// Banned reports whether the user is banned at that time.
+func (u User) Banned(at time.Time) bool { return u.BannedUntil != nil && u.BannedUntil.After(at) }
 
 // Member is a user's role in a workspace.
 type Member struct {
@@ -179,7 +187,7 @@ func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 	var created User
 	err := r.db.GetContext(ctx, &created, `
 		INSERT INTO keywicket.users (id, email) VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2)
-		RETURNING id, email, created_at`, u.ID, u.Email)
+		RETURNING `+userColumns, u.ID, u.Email)
 	if err != nil {
 		return User{}, explain(err, "create the user", map[string]*refusal{
 			"users_pkey":      refuse(ErrExists, "the user id %q is taken", u.ID),
@@ -195,7 +203,7 @@ func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 // Users lists all users by email.
 func (r *Registry) Users(ctx context.Context) ([]User, error) {
 	list := []User{}
-	err := r.db.SelectContext(ctx, &list, `SELECT id, email, created_at FROM keywicket.users ORDER BY lower(email)`)
+	err := r.db.SelectContext(ctx, &list, `SELECT `+userColumns+` FROM keywicket.users ORDER BY lower(email)`)
 	if err != nil {
 		return nil, fmt.Errorf("list the users: %w", err)
 	}
@@ -206,7 +214,7 @@ func (r *Registry) Users(ctx context.Context) ([]User, error) {
 func (r *Registry) User(ctx context.Context, ref string) (User, error) {
 	var u User
 	err := r.db.GetContext(ctx, &u, `
-		SELECT id, email, created_at FROM keywicket.users WHERE id = $1 OR lower(email) = lower($1)
+		SELECT `+userColumns+` FROM keywicket.users WHERE id = $1 OR lower(email) = lower($1)
 		ORDER BY id <> $1 LIMIT 1`, ref)
 	if errors.Is(err, sql.ErrNoRows) {
 		return User{}, refuse(ErrNotFound, "no user %q: %s", ref, r.choices(ctx, "user",

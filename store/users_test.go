@@ -115,7 +115,19 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 			t.Fatalf("without a factor: %s", got)
 		}
 	}
-	auth.MustExec(`DELETE FROM auth.users`) // the factors with them
+
+	// Who is deleted there, softly or with all factors, is out for good; so is who was banned.
+	for id, statement := range map[string]string{
+		after: `UPDATE auth.users SET deleted_at = now() WHERE id = $1`, before: `DELETE FROM auth.users WHERE id = $1`, other: `DELETE FROM auth.users WHERE id = $1`,
+	} {
+		auth.MustExec(statement, id)
+		if !value[bool](t, f.db, `SELECT banned_until = 'infinity' FROM keywicket.users WHERE id = $1`, id) {
+			t.Errorf("after %s, %s is not banned", statement, id)
+		}
+	}
+	if got := state(f.ada.ID); got != "free false" {
+		t.Errorf("another user is %s", got)
+	}
 }
 
 // While a user is banned, none of their credentials is good, within the cache's bound, and for the consent page; afterwards

@@ -286,7 +286,7 @@ func TestExplainWithoutAToken(t *testing.T) {
 		{[]string{"GET", "/api/user", "--scope", "user:read,user:write"}, "", ""},
 		{[]string{"GET", "/api/issues", "--scope", "user:read"}, "workspace_required", `^keywicket token create --prefix velu_ --user U --name=NAME --scope user:read,issues:read; then send the header x-workspace-slug: W$`},
 		{[]string{"GET", "/healthz", "--api", "velocity", "--scope", "user:read"}, "", ""},
-		{[]string{"GET", "/api//issues", "--scope", "issues:read"}, "no_route", `^the path is not canonical`},
+		{[]string{"GET", "/api//issues", "--scope", "issues:read"}, "no_route", `^the path has an empty segment`},
 		{[]string{"GET", "/api/v1/tags", "--scope", "issues:read"}, "no_route", `^velaflows lists it \(.*data\.yaml:\d+\): --api velaflows$`},
 		{[]string{"GET", "/api/issues/", "--scope", "issues:read"}, "no_route", spelled},
 		{[]string{"GET", "/API/issues", "--scope", "issues:read"}, "no_route", spelled},
@@ -342,4 +342,24 @@ func fixed(t *testing.T, s *demo.Stack, line string) (made issued) {
 	}
 	time.Sleep(staleness)
 	return made
+}
+
+// No other token helps a user who is banned.
+func TestExplainBannedUser(t *testing.T) {
+	user, workspace := ada(t)
+	token, _ := newToken(t, "velu_", store.NewToken{Name: t.Name(), Scopes: []string{"issues:read"}, User: user})
+	db, err := store.Open(world.stack.DatabaseURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	for until, banned := range map[string]bool{"2099-01-02 03:04:05Z": true, "infinity": true, "2020-01-01": false} {
+		db.MustExec(`UPDATE keywicket.users SET banned_until = $1 WHERE id = $2`, until, user)
+		for _, who := range [][]string{{"--token-id", token.ID}, {"--user", user}} {
+			e := explain(t, world.stack, "", append([]string{"explain", "GET", "/api/issues", "--workspace", workspace}, who...)...)
+			if told := strings.HasPrefix(e.Fix, "the user is banned until "); e.Allow == banned || told != banned {
+				t.Errorf("%s, %v: %+v", until, who, e)
+			}
+		}
+	}
 }

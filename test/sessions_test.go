@@ -16,6 +16,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/internal/record"
 	"github.com/keywicket/keywicket/store"
 	"github.com/keywicket/keywicket/test/supabase"
 )
@@ -69,13 +70,16 @@ func TestSessionsThroughEnvoy(t *testing.T) {
 		{"nearly expired", with(supabase.Fields{"exp": now + 30}), "allow"},
 		{"nearly over-long", with(supabase.Fields{"x": strings.Repeat("x", 5000)}), "allow"},
 
-		{"none", unsigned, "UNAUTHORIZED malformed"},
+		{"a session that tells no level", with(supabase.Fields{"aal": nil}), "allow"},
+
+		{"an app's", with(supabase.Fields{"client_id": "9a8b7c6d-5e4f-3a2b-1c0d-9e8f7a6b5c4d", "scope": "openid"}), "UNAUTHORIZED app_token"},
+		{"none", unsigned, "UNAUTHORIZED unsupported_algorithm"},
 		{"HS256 with the public key", supabase.Sign(jose.HS256, public, "ec", good), "UNAUTHORIZED unknown"},
-		{"wrong kid", supabase.Sign(jose.ES256, is.EC, "rsa", good), "UNAUTHORIZED malformed"},
+		{"wrong kid", supabase.Sign(jose.ES256, is.EC, "rsa", good), "UNAUTHORIZED unknown"},
 		{"unknown kid", supabase.Sign(jose.ES256, is.EC, "nobody's", good), "UNAUTHORIZED unknown"},
-		{"wrong curve", supabase.Sign(jose.ES384, p384, "ec", good), "UNAUTHORIZED malformed"},
-		{"PS256", supabase.Sign(jose.PS256, is.RSA, "rsa", good), "UNAUTHORIZED malformed"},
-		{"HS512", supabase.Sign(jose.HS512, append(secret, secret...), "", good), "UNAUTHORIZED malformed"},
+		{"wrong curve", supabase.Sign(jose.ES384, p384, "ec", good), "UNAUTHORIZED unsupported_algorithm"},
+		{"PS256", supabase.Sign(jose.PS256, is.RSA, "rsa", good), "UNAUTHORIZED unsupported_algorithm"},
+		{"HS512", supabase.Sign(jose.HS512, append(secret, secret...), "", good), "UNAUTHORIZED unsupported_algorithm"},
 		{"another's key", supabase.Sign(jose.ES256, supabase.NewEC(), "ec", good), "UNAUTHORIZED unknown"},
 		{"expired", with(supabase.Fields{"exp": now - 60}), "UNAUTHORIZED expired"},
 		{"not yet valid", with(supabase.Fields{"nbf": now + 60}), "UNAUTHORIZED unknown"},
@@ -138,4 +142,68 @@ func TestIssuerThatCannotBeReached(t *testing.T) {
 	}
 	is.Instead(nil)
 	await(t, "sessions are taken again", func() bool { return profile().send(t, client).outcome == "allow" })
+}
+
+// A session of a user who has a second factor needs it where the API asks for it, and gets the challenge of RFC 9470. The
+// upstream sees the level. Why a token was denied is in the log, and no token is.
+func TestSecondFactorThroughEnvoy(t *testing.T) {
+	is := supabase.Start()
+	defer is.Close()
+	log := &record.Log{}
+	s := separateStack(t, demo.Config{Environ: append(is.Environ(), "KEYWICKET_APIS_VELOCITY_SESSION_REQUIRE_AAL2=enrolled", shortStaleness), Log: log})
+	user := operator[store.User](t, s, "user", "create", "--email", "ada@example.com")
+	_, client := newWire(t, s, 1)
+	db, err := store.Open(s.DatabaseURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	profile := func(change supabase.Fields) request { return ask("velocity", "GET /api/user", is.Token(user.ID, change), "") }
+	one, two, none := supabase.Fields{"aal": "aal1"}, supabase.Fields{"aal": "aal2"}, supabase.Fields{"aal": nil}
+	for change, want := range map[string]supabase.Fields{"aal1": one, "aal2": two, "": none} {
+		a := profile(want).send(t, client)
+		if got := strings.Join(a.echo.Headers["x-keywicket-aal"], "|"); a.outcome != "allow" || got != change {
+			t.Errorf("%q: %s, and the upstream sees %q", change, a.outcome, got)
+		}
+	}
+	db.MustExec(`UPDATE keywicket.users SET mfa_enrolled = true`)
+	for _, change := range []supabase.Fields{one, none} {
+		await(t, "a second factor is needed", func() bool { return profile(change).send(t, client).outcome == "UNAUTHORIZED second_factor_required" })
+		challenge := profile(change).send(t, client).header.Get("WWW-Authenticate")
+		if !strings.Contains(challenge, `error="insufficient_user_authentication"`) || !strings.Contains(challenge, `acr_values="aal2"`) {
+			t.Errorf("the challenge is %s", challenge)
+		}
+	}
+	wantOutcome(t, client, profile(two), "allow")
+	db.MustExec(`UPDATE keywicket.users SET banned_until = 'infinity'`)
+	await(t, "the user is banned", func() bool { return profile(two).send(t, client).outcome == "UNAUTHORIZED revoked" })
+
+	tokens := []string{
+		supabase.Sign(jose.HS512, []byte(is.Secret+is.Secret), "", supabase.Claims(user.ID, nil)),
+		is.Token(user.ID, supabase.Fields{"client_id": "planner"}), is.Token(user.ID, supabase.Fields{"iss": nil}),
+	}
+	for _, token := range tokens {
+		ask("velocity", "GET /api/user", token, "").send(t, client)
+	}
+	for _, want := range []string{"algorithm is HS512; the API takes HS256, ES256, RS256", "session.client_ids", "set GOTRUE_JWT_ISSUER"} {
+		await(t, "the log has "+want, func() bool { return strings.Contains(log.String(), want) })
+	}
+	for _, token := range tokens {
+		if strings.Contains(log.String(), token) || strings.Contains(log.String(), strings.Split(token, ".")[1]) {
+			t.Error("the log has a token")
+		}
+	}
+}
+
+// A request that names no API is a mistake of the configuration, and the log says how to mend it.
+func TestRequestThatNamesNoAPIIsLogged(t *testing.T) {
+	log := &record.Log{}
+	s := separateStack(t, demo.Config{Log: log, EnvoyConfig: func(config []byte) []byte {
+		return edited(t, config, "context_extensions: {api: velaflows}", "context_extensions: {}", 1)
+	}})
+	_, client := newWire(t, s, 1)
+	if a := ask("velaflows", conversations, "", "").send(t, client); a.status != http.StatusServiceUnavailable || a.outcome != unavailable {
+		t.Errorf("%d %s", a.status, a.outcome)
+	}
+	await(t, "the log names the key", func() bool { return strings.Contains(log.String(), "set default_api to one of velaflows, velocity") })
 }

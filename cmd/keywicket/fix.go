@@ -19,6 +19,9 @@ func (m *imagined) fix(ctx context.Context) (string, error) {
 	if m.why.Allow {
 		return "", nil
 	}
+	if step, err := m.banned(ctx); step != "" || err != nil {
+		return step, err
+	}
 	var route []string
 	if m.why.Route == "" {
 		step, elsewhere, err := m.fixRoute(ctx)
@@ -47,6 +50,18 @@ func (m *imagined) fix(ctx context.Context) (string, error) {
 		return m.consentAnew(ctx)
 	}
 	return m.obstacle(), nil
+}
+
+// banned says what to do where the token's user is banned: no other token would help them.
+func (m *imagined) banned(ctx context.Context) (string, error) {
+	if m.registry == nil || m.token.UserID == nil || m.why.Reason != authz.ReasonRevoked {
+		return "", nil
+	}
+	u, err := m.registry.User(ctx, *m.token.UserID)
+	if err != nil || !u.Banned(time.Now()) {
+		return "", err
+	}
+	return fmt.Sprintf("the user is banned until %s: wait, or set banned_until in keywicket.users to null", when(u.BannedUntil)), nil
 }
 
 // consentAnew is what an app needs whose token does not do, and no operator can give.

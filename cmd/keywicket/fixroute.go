@@ -41,9 +41,9 @@ func (m *imagined) fixRoute(ctx context.Context) (step string, elsewhere bool, e
 	if !methodForm.MatchString(m.method) {
 		return fmt.Sprintf("%q is no method: send one in capitals, such as GET", m.method), false, nil
 	}
-	row, ok := rowFor(m.input.Segments)
-	if !ok {
-		return "the path has a character that no row of a table can, such as * or !: choose another path, or add a row with a {parameter} there", false, nil
+	row, odd := rowFor(m.input.Segments)
+	if odd != "" {
+		return fmt.Sprintf("the path has a %s, which no row of a table can: choose another path, or add a row with a {parameter} there", odd), false, nil
 	}
 	methods, err := m.otherMethods(ctx, path)
 	if methods != "" {
@@ -53,16 +53,15 @@ func (m *imagined) fixRoute(ctx context.Context) (step string, elsewhere bool, e
 		methods, m.method, row, m.api), false, err
 }
 
-// rowFor is the path of a row that has these segments.
-func rowFor(segments []string) (string, bool) {
-	var row strings.Builder
+// rowFor is the path of a row that has these segments, or the character that a row cannot have.
+func rowFor(segments []string) (row, odd string) {
 	for _, s := range segments {
-		if strings.ContainsAny(s, `*!?[]{}\#%;`) {
-			return "", false
+		if i := strings.IndexAny(s, `*!?[]{}\#%;`); i >= 0 {
+			return "", s[i : i+1]
 		}
-		row.WriteString("/" + url.PathEscape(s))
+		row += "/" + strings.ReplaceAll(url.PathEscape(s), "%2C", ",") // which needs no escape in a path
 	}
-	return row.String(), true
+	return row, ""
 }
 
 // fixPath tells why the path has no segments, and what would give it some.

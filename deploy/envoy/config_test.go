@@ -13,6 +13,7 @@ import (
 
 	"github.com/keywicket/keywicket/demo/proxy"
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
+	"github.com/keywicket/keywicket/envoy"
 )
 
 var everywhere = bootstrap.Addresses{
@@ -97,31 +98,48 @@ func TestEnvoyAcceptsIt(t *testing.T) {
 	if err := os.WriteFile(rendered, render(t, everywhere), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	envoy, err := proxy.Find()
+	binary, err := proxy.Find()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, file := range []string{"envoy.yaml", rendered} {
-		out, err := exec.Command(envoy, "--mode", "validate", "--log-level", "warning", "-c", file).CombinedOutput()
+		out, err := exec.Command(binary, "--mode", "validate", "--log-level", "warning", "-c", file).CombinedOutput()
 		if err != nil || strings.Contains(string(out), "[warning]") {
 			t.Errorf("%s: %v: %s", file, err, out)
 		}
 	}
 }
 
-// What an alias cannot say once is written twice, and stays the same by this test.
-func TestListenersDifferAsStated(t *testing.T) {
+// managers are the settings of the listeners' connections.
+func managers(t *testing.T) (managers []map[string]any) {
+	t.Helper()
 	file := decode(t, render(t, bootstrap.Addresses{}))
-	var managers []map[string]any
 	for _, listener := range file["static_resources"].(map[string]any)["listeners"].([]any) {
 		chain := listener.(map[string]any)["filter_chains"].([]any)[0].(map[string]any)
-		manager := chain["filters"].([]any)[0].(map[string]any)["typed_config"].(map[string]any)
+		managers = append(managers, chain["filters"].([]any)[0].(map[string]any)["typed_config"].(map[string]any))
+	}
+	return managers
+}
+
+// What an alias cannot say once is written twice, and stays the same by this test.
+func TestListenersDifferAsStated(t *testing.T) {
+	managers := managers(t)
+	for _, manager := range managers {
 		delete(manager, "stat_prefix")
 		delete(manager, "route_config")
 		delete(manager["http_filters"].([]any)[1].(map[string]any)["typed_config"].(map[string]any), "clear_route_cache")
-		managers = append(managers, manager)
 	}
 	if len(managers) != 2 || !reflect.DeepEqual(managers[0], managers[1]) {
 		t.Error("the listeners differ in more than name, routes and clear_route_cache")
+	}
+}
+
+// The sidecar checks every request that these listeners take: a check holds its headers, and its path once more.
+func TestLargestRequestIsChecked(t *testing.T) {
+	for _, manager := range managers(t) {
+		kb, ok := manager["max_request_headers_kb"].(int)
+		if !ok || 2*kb<<10 >= envoy.MaxMessage {
+			t.Errorf("%s takes headers of %v KiB; a check may have %d", manager["stat_prefix"], manager["max_request_headers_kb"], envoy.MaxMessage)
+		}
 	}
 }

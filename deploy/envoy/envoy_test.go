@@ -16,16 +16,17 @@ func TestAllowedRequest(t *testing.T) {
 	s := start(t)
 	for api, addr := range map[string]string{"velaflows": s.velaflows, "velocity": s.velocity} {
 		echo := send(t, addr, "GET /a?q=secret", "authorization: Bearer live", "cookie: session=secret",
-			"x-workspace-id: one", "X-Workspace-Id: two", "x-workspace-slug: acme").echo(t)
+			"x-workspace-id: one", "X-Workspace-Id: two", "x-workspace-slug: acme", "x-kept: yes").echo(t)
 		if echo.Upstream != "live" || echo.Path != "/a?q=secret" {
 			t.Errorf("%s: got %+v", api, echo)
 		}
 		for name, want := range map[string][]string{
 			"x-keywicket-subject":     {"token-1"},
 			"x-keywicket-environment": {"live"},
-			"authorization":           nil,      // removed by the sidecar
-			"x-else":                  nil,      // set by it, against the rules
-			"x-workspace-slug":        {"acme"}, // removed by it, against the rules
+			"authorization":           nil,     // removed by the sidecar
+			"x-workspace-slug":        nil,     // likewise
+			"x-else":                  nil,     // set by it, against the rules
+			"x-kept":                  {"yes"}, // removed by it, against the rules
 			"x-workspace-id":          {"one", "two"},
 		} {
 			if !reflect.DeepEqual(echo.Headers[name], want) {

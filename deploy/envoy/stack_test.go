@@ -260,7 +260,7 @@ func allow(environment string) *authv3.CheckResponse {
 		DynamicMetadata: metadata("OK", "allowed"),
 		HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{
 			Headers:         options("x-keywicket-subject", "token-1", "x-keywicket-environment", environment, "x-else", "no"),
-			HeadersToRemove: []string{"authorization", "x-workspace-slug"},
+			HeadersToRemove: []string{"authorization", "x-workspace-slug", "x-kept"},
 		}},
 	}
 }

@@ -1,5 +1,5 @@
 # Inputs for tests, built from the few things that a test is about: anonymous(api, "GET /path"), then by(principal) and
-# at(workspace) on top.
+# at(workspace) on top. The path is the decoded text.
 package keywicket.fixture
 
 anonymous(api, line) := {

@@ -1,0 +1,105 @@
+package oauth_test
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/oauth"
+	"github.com/keywicket/keywicket/test/supabase"
+)
+
+// A token that was given to an app is nobody on the consent page: the app cannot approve itself.
+func TestAppIsNoUserOnTheConsentPage(t *testing.T) {
+	i := newIssuer(t)
+	b := i.adas()
+	form := b.do(t, "GET", i.request(), nil).form("approve", i.acme.ID)
+	for name, change := range map[string]supabase.Fields{
+		"an app":              {"client_id": "9a8b7c6d-5e4f-3a2b-1c0d-9e8f7a6b5c4d", "scope": "openid email"},
+		"an authorized party": {"azp": "9a8b7c6d-5e4f-3a2b-1c0d-9e8f7a6b5c4d"},
+		"an actor":            {"act": supabase.Fields{"sub": "app"}},
+	} {
+		b.signIn(i.ada.ID, change)
+		for method, body := range map[string]url.Values{"GET": nil, "POST": form} {
+			p := b.do(t, method, i.request(), body)
+			if p.status != http.StatusSeeOther || p.location.Path != "/login" || strings.Contains(p.text, i.ada.Email) {
+				t.Errorf("%s, %s: %d to %v: %s", name, method, p.status, p.location, p.text)
+			}
+		}
+		if p := b.do(t, "GET", i.request("returned", "1"), nil); p.status != http.StatusForbidden || strings.Contains(p.text, i.ada.Email) {
+			t.Errorf("%s, back from the sign-in: %d %s", name, p.status, p.text)
+		}
+	}
+	if grants := must(i.registry.Grants(t.Context(), i.public.ID, i.ada.ID)); len(grants) != 0 {
+		t.Errorf("granted is %+v", grants)
+	}
+	b.signIn(i.ada.ID, nil)
+	if q := answered(t, b.do(t, "POST", i.request(), form)); q.Get("code") == "" {
+		t.Errorf("the user themselves: %v", q)
+	}
+}
+
+// Where sessions need a second factor, the consent page asks for one: without it, a user could give an app what their own
+// session must not do.
+func TestConsentNeedsTheSecondFactor(t *testing.T) {
+	for _, c := range []struct {
+		require  authz.SecondFactor
+		aal      string
+		enrolled bool
+		asked    bool // the user is asked for consent
+	}{
+		{authz.SecondFactorNever, "aal1", true, true},
+		{authz.SecondFactorAlways, "aal1", false, false},
+		{authz.SecondFactorAlways, "aal2", false, true},
+		{authz.SecondFactorEnrolled, "aal1", false, true},
+		{authz.SecondFactorEnrolled, "aal1", true, false},
+		{authz.SecondFactorEnrolled, "aal2", true, true},
+	} {
+		i := newIssuer(t, func(o *oauth.Config) { o.Sessions.RequireAAL2 = c.require })
+		must(i.db.Exec(`UPDATE keywicket.users SET mfa_enrolled = $1`, c.enrolled))
+		b := i.browser()
+		b.signIn(i.ada.ID, supabase.Fields{"aal": c.aal})
+		p := b.do(t, "GET", i.request(), nil)
+		if c.asked {
+			if p.status != http.StatusOK {
+				t.Errorf("%+v: %d to %v", c, p.status, p.location)
+			}
+			continue
+		}
+		if p.status != http.StatusSeeOther || p.location.Path != "/login" || p.location.Query().Get("acr_values") != "aal2" ||
+			!strings.Contains(p.location.Query().Get("return_to"), "/oauth/consent?") {
+			t.Errorf("%+v: %d to %v", c, p.status, p.location)
+		}
+		back := b.do(t, "GET", i.request("returned", "1"), nil)
+		if back.status != http.StatusForbidden || !strings.Contains(back.text, "without a second factor") || !strings.Contains(back.text, "acr_values=aal2") {
+			t.Errorf("%+v: back from the sign-in: %d %s", c, back.status, back.text)
+		}
+		// A form that was shown before is not taken either.
+		b.signIn(i.ada.ID, supabase.Fields{"aal": "aal2"})
+		form := b.do(t, "GET", i.request(), nil).form("approve", i.acme.ID)
+		b.signIn(i.ada.ID, supabase.Fields{"aal": c.aal})
+		if p := b.do(t, "POST", i.request(), form); p.status != http.StatusSeeOther || p.location.Path != "/login" {
+			t.Errorf("%+v: an approval: %d to %v", c, p.status, p.location)
+		}
+		if grants := must(i.registry.Grants(t.Context(), i.public.ID, i.ada.ID)); len(grants) != 0 {
+			t.Errorf("%+v: granted is %+v", c, grants)
+		}
+	}
+}
+
+// A user who is banned is nobody on the consent page.
+func TestBannedUserIsNotAsked(t *testing.T) {
+	i := newIssuer(t)
+	b := i.adas()
+	must(i.db.Exec(`UPDATE keywicket.users SET banned_until = $1`, time.Now().Add(time.Hour)))
+	if p := b.do(t, "GET", i.request(), nil); p.status != http.StatusSeeOther || p.location.Path != "/login" {
+		t.Errorf("%d to %v", p.status, p.location)
+	}
+	must(i.db.Exec(`UPDATE keywicket.users SET banned_until = $1`, time.Now().Add(-time.Hour)))
+	if p := b.do(t, "GET", i.request(), nil); p.status != http.StatusOK {
+		t.Errorf("after the ban: %d to %v", p.status, p.location)
+	}
+}
