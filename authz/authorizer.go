@@ -219,7 +219,7 @@ func (a *Authorizer) input(api string, r Request) Input {
 	values, ambiguous := parseQuery(query)
 	in := Input{API: api, Method: r.Method, Query: values, Host: strings.ToLower(r.Host), Context: r.Context}
 	// Envoy joins two Host headers by a comma. The request might be for either, so it matches no route.
-	if !strings.Contains(in.Host, ",") && !(ambiguous && reading.Query) {
+	if !strings.Contains(in.Host, ",") && (!ambiguous || !reading.Query) {
 		in.Segments, _ = Segments(path, reading.Parameters) // no route matches a path without segments
 		in.Path = JoinSegments(in.Segments)
 	}

@@ -44,7 +44,7 @@ func (p Parameters) permits(c rune) bool {
 	return false
 }
 
-// The reasons why a path has no segments, beside [NotPermitted].
+// The reasons why a path has no segments, beside [NotPermittedError].
 var (
 	ErrPathStart     = errors.New("the path does not start with a /")
 	ErrPathSegment   = errors.New("the path has an empty segment or a dot segment")
@@ -52,13 +52,13 @@ var (
 	ErrPathEscape    = errors.New("the path has an escape of a slash, a backslash, a control character, another escape, or bytes that are not UTF-8")
 )
 
-// NotPermitted is the error for a character that [Parameters] does not permit: "#", "%", "?", ";", or [RawSemicolon].
-type NotPermitted string
+// NotPermittedError is the error for a character that [Parameters] does not permit: "#", "%", "?", ";", or [ErrRawSemicolon].
+type NotPermittedError string
 
-// RawSemicolon is a ; that is not escaped.
-const RawSemicolon NotPermitted = "raw ;"
+// ErrRawSemicolon is about a ; that is not escaped.
+const ErrRawSemicolon NotPermittedError = "raw ;"
 
-func (c NotPermitted) Error() string {
+func (c NotPermittedError) Error() string {
 	return fmt.Sprintf("the path has a %s, which the API does not permit in a parameter", string(c))
 }
 
@@ -106,7 +106,7 @@ func segment(raw string, p Parameters) (string, error) {
 			escapes++
 			i += 2
 		case c == ';' && !p.RawSemicolon:
-			return "", RawSemicolon
+			return "", ErrRawSemicolon
 		case !isPchar(c) && c != ';':
 			return "", ErrPathCharacter
 		}
@@ -135,7 +135,7 @@ func checkDecoded(text string, p Parameters) error {
 		case r == '/' || r == '\\' || unicode.IsControl(r) || r == '%' && isEscape(text[i:]):
 			return ErrPathEscape
 		case strings.ContainsRune(special, r) && !p.permits(r):
-			return NotPermitted(string(r))
+			return NotPermittedError(string(r))
 		}
 	}
 	return nil

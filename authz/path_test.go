@@ -84,7 +84,7 @@ func TestSegments(t *testing.T) {
 // What a parameter may hold is permitted one by one, and a raw ; apart from an escaped one.
 func TestParametersMayHoldWhatIsPermitted(t *testing.T) {
 	for path, c := range map[string]struct {
-		needed authz.NotPermitted
+		needed authz.NotPermittedError
 		want   string
 	}{
 		"/c%23":      {"#", "c#"},
@@ -93,17 +93,17 @@ func TestParametersMayHoldWhatIsPermitted(t *testing.T) {
 		"/5%25zz":    {"%", "5%zz"},
 		"/what%3F":   {"?", "what?"},
 		"/a%3Bb":     {";", "a;b"},
-		"/a;b":       {authz.RawSemicolon, "a;b"},
+		"/a;b":       {authz.ErrRawSemicolon, "a;b"},
 	} {
-		for _, permitted := range []authz.NotPermitted{"", "#", "%", "?", ";", authz.RawSemicolon} {
+		for _, permitted := range []authz.NotPermittedError{"", "#", "%", "?", ";", authz.ErrRawSemicolon} {
 			p := authz.Parameters{MayHold: strings.Fields(string(permitted))}
-			if permitted == authz.RawSemicolon {
+			if permitted == authz.ErrRawSemicolon {
 				p = authz.Parameters{MayHold: []string{";"}, RawSemicolon: true}
 			}
 			if err := p.Validate(); err != nil {
 				t.Fatal(err)
 			}
-			good := permitted == c.needed || permitted == authz.RawSemicolon && c.needed == ";"
+			good := permitted == c.needed || permitted == authz.ErrRawSemicolon && c.needed == ";"
 			got, err := authz.Segments(path, p)
 			if good && (err != nil || !slices.Equal(got, []string{c.want})) || !good && !errors.Is(err, c.needed) {
 				t.Errorf("%q with %q: %q, %v", path, permitted, got, err)

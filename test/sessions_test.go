@@ -158,7 +158,9 @@ func TestSecondFactorThroughEnvoy(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = db.Close() }()
-	profile := func(change supabase.Fields) request { return ask("velocity", "GET /api/user", is.Token(user.ID, change), "") }
+	profile := func(change supabase.Fields) request {
+		return ask("velocity", "GET /api/user", is.Token(user.ID, change), "")
+	}
 	one, two, none := supabase.Fields{"aal": "aal1"}, supabase.Fields{"aal": "aal2"}, supabase.Fields{"aal": nil}
 	for change, want := range map[string]supabase.Fields{"aal1": one, "aal2": two, "": none} {
 		a := profile(want).send(t, client)

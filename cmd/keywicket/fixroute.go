@@ -70,9 +70,9 @@ func (m *imagined) fixPath(ctx context.Context, path string) (string, error) {
 	var keys []string
 	for {
 		segments, err := authz.Segments(path, parameters)
-		character, notPermitted := errors.AsType[authz.NotPermitted](err)
+		character, notPermitted := errors.AsType[authz.NotPermittedError](err)
 		switch {
-		case notPermitted && character == authz.RawSemicolon:
+		case notPermitted && character == authz.ErrRawSemicolon:
 			parameters.RawSemicolon = true
 			keys = append(keys, "parameters.raw_semicolon: true")
 			if !slices.Contains(parameters.MayHold, ";") {
