@@ -765,7 +765,9 @@ func outcomeOf(t *testing.T, answer *authv3.CheckResponse) string {
 	if denied == nil {
 		return "allow"
 	}
-	grpcCodes := map[int32]codes.Code{401: codes.Unauthenticated, 403: codes.PermissionDenied, 503: codes.Unavailable}
+	grpcCodes := map[int32]codes.Code{
+		401: codes.Unauthenticated, 403: codes.PermissionDenied, 431: codes.ResourceExhausted, 503: codes.Unavailable,
+	}
 	httpCode := int32(denied.GetStatus().GetCode())
 	if codes.Code(answer.GetStatus().GetCode()) != grpcCodes[httpCode] {
 		t.Errorf("the status is %v beside %d", answer.GetStatus(), httpCode)

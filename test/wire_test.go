@@ -45,14 +45,15 @@ type message struct {
 
 // sight is what came of a message.
 type sight struct {
-	// "allow", "403 FORBIDDEN no_route", "grpc 16", "rpc ResourceExhausted", or where there is no answer "closed" (the
-	// connection) and "reset" (the stream).
+	// "allow", "403 FORBIDDEN no_route", "grpc 16", or where there is no answer "closed" (the connection) and "reset" (the
+	// stream). A foreign Envoy's own answer is its status, with the address of a redirect: "404", "307 /a".
 	outcome string
 	status  int
 	header  http.Header
 	body    []byte
-	echo    upstream.Echo // of an allowed request that went through Envoy
-	alive   bool          // the connection takes another message
+	// Of an allowed request: what the upstream saw. Of a check: the headers alone, as the answer would have Envoy change them.
+	echo  upstream.Echo
+	alive bool // the connection takes another message
 }
 
 // connection is a way to put messages, one after the other.
@@ -65,7 +66,7 @@ type connection interface {
 var wires = map[string]func(t *testing.T, s *demo.Stack, api string) connection{
 	"HTTP/1.1": func(t *testing.T, s *demo.Stack, api string) connection {
 		c := dial(t, listener(s, api))
-		return &h1{c, bufio.NewReader(c)}
+		return &h1{Conn: c, r: bufio.NewReader(c)}
 	},
 	"HTTP/2": func(t *testing.T, s *demo.Stack, api string) connection { return dialH2(t, listener(s, api)) },
 	"direct": func(t *testing.T, s *demo.Stack, _ string) connection {
@@ -94,11 +95,15 @@ func dial(t *testing.T, address string) net.Conn {
 	return c
 }
 
-// read makes an HTTP answer a sight. Whoever answers with an error, it has the product's shape.
-func (s *sight) read(t *testing.T) {
+// read makes an HTTP answer a sight. Whoever answers with an error, it has the product's shape, unless a foreign Envoy does.
+func (s *sight) read(t *testing.T, foreign bool) {
 	t.Helper()
 	if code := s.header.Get("grpc-status"); code != "" {
 		s.outcome = "grpc " + code
+		return
+	}
+	if foreign && s.header.Get("Content-Type") != "application/json" {
+		s.outcome = strings.TrimSpace(fmt.Sprint(s.status, " ", s.header.Get("Location")))
 		return
 	}
 	if s.status == http.StatusOK {
@@ -125,7 +130,8 @@ func (s *sight) read(t *testing.T) {
 // h1 is a connection that speaks HTTP/1.1.
 type h1 struct {
 	net.Conn
-	r *bufio.Reader
+	r       *bufio.Reader
+	foreign bool // the other end is an Envoy whose own errors do not have the product's shape
 }
 
 func (c *h1) put(t *testing.T, m message) sight {
@@ -166,7 +172,7 @@ func (c *h1) put(t *testing.T, m message) sight {
 	if err = errors.Join(err, response.Body.Close()); err != nil {
 		t.Fatal(err)
 	}
-	s.read(t)
+	s.read(t, c.foreign)
 	return s
 }
 
@@ -180,9 +186,10 @@ func hungUp(err error) bool {
 // h2 is a connection that speaks HTTP/2, without TLS and with prior knowledge.
 type h2 struct {
 	net.Conn
-	framer *http2.Framer
-	next   uint32 // stream
-	limit  uint32 // the other end's limit of streams; 0 is none
+	framer  *http2.Framer
+	next    uint32 // stream
+	limit   uint32 // the other end's limit of streams; 0 is none
+	foreign bool   // as h1's
 }
 
 func dialH2(t *testing.T, address string) *h2 {
@@ -295,7 +302,7 @@ func (c *h2) answer(t *testing.T, stream uint32) sight {
 		}
 		h := frame.Header()
 		if h.StreamID == stream && h.Flags.Has(http2.FlagDataEndStream) && (h.Type == http2.FrameData || h.Type == http2.FrameHeaders) {
-			s.read(t)
+			s.read(t, c.foreign)
 			return s
 		}
 	}
@@ -321,5 +328,76 @@ func (c direct) put(t *testing.T, m message) sight {
 	if err != nil {
 		return sight{outcome: "rpc " + status.Code(err).String(), alive: true}
 	}
-	return sight{outcome: outcomeOf(t, answer), alive: true}
+	s := sight{outcome: outcomeOf(t, answer), alive: true}
+	if ok := answer.GetOkResponse(); ok != nil {
+		s.echo.Headers = map[string][]string{}
+		for _, h := range m.header {
+			name := strings.ToLower(h[0])
+			s.echo.Headers[name] = append(s.echo.Headers[name], h[1])
+		}
+		for _, h := range ok.GetHeaders() {
+			s.echo.Headers[h.GetHeader().GetKey()] = []string{h.GetHeader().GetValue()}
+		}
+		for _, name := range ok.GetHeadersToRemove() { // in Envoy a removal beats a set
+			delete(s.echo.Headers, name)
+		}
+	}
+	return s
+}
+
+// sender puts one message after the other, over a new connection where the other end has closed the last one.
+type sender struct {
+	connection
+	stack   *demo.Stack
+	wire    string
+	api     string // whose listener
+	foreign bool   // the stack's Envoy has another configuration than deploy/envoy's
+}
+
+func (c *sender) open(t *testing.T) {
+	t.Helper()
+	c.connection = wires[c.wire](t, c.stack, c.api)
+	switch connection := c.connection.(type) {
+	case *h1:
+		connection.foreign = c.foreign
+	case *h2:
+		connection.foreign = c.foreign
+	}
+}
+
+// put holds the outcome to what is wanted. An allowed message moves the upstreams' counters by one, any other leaves them
+// where they were.
+func (c *sender) put(t *testing.T, what string, m message, want string) sight {
+	t.Helper()
+	if c.connection == nil {
+		c.open(t)
+	}
+	reached := func() int64 { return c.stack.Live.Count() + c.stack.Sandbox.Count() }
+	before, moved := reached(), int64(0)
+	s := c.connection.put(t, m)
+	// A look-up may take too long on a busy machine.
+	for try := 0; s.status == 503 && !strings.HasPrefix(want, "503") && try < 10; try++ {
+		time.Sleep(100 * time.Millisecond)
+		s = c.connection.put(t, m)
+	}
+	if s.outcome != want {
+		t.Errorf("%s: %s, not %s", what, s.outcome, want)
+	}
+	if c.wire != "direct" && (s.outcome == "allow" || s.outcome == "200") {
+		moved = 1
+	}
+	if got := reached() - before; got != moved {
+		t.Errorf("%s: %s, and %d requests reached an upstream", what, s.outcome, got)
+	}
+	if !s.alive {
+		c.close()
+	}
+	return s
+}
+
+func (c *sender) close() {
+	if c.connection != nil {
+		_ = c.Close()
+		c.connection = nil
+	}
 }

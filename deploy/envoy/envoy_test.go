@@ -83,10 +83,12 @@ func TestClientsCannotForgeHeaders(t *testing.T) {
 		"X-Keywicket-Subject: evil", "x-keywicket-subject: evil", "x-keywicket-scopes: admin:all", "x-keywicket-:",
 		"x-original-url: /admin", "x-rewrite-url: /admin", "x-http-method-override: DELETE", "X-HTTP-Method-Override: PUT",
 		"x-envoy-original-path: /admin", "x-envoy-decorator-operation: x", "connection: x-workspace-id, authorization",
+		"x.keywicket.subject: evil", "X~Keywicket~Role: owner", "x-keywicket.scopes: admin:all", "x.workspace.id: evil", "x-workspace.slug: evil",
+		"x.original.url: /admin", "x~rewrite-url: /admin", "x.http.method.override: DELETE", "x-http-method: DELETE", "x.method-override: PUT",
 		"x-kept: yes").echo(t)
 	var got []string
 	for name, values := range echo.Headers {
-		if strings.HasPrefix(name, "x-") && name != "x-request-id" && !strings.HasPrefix(name, "x-forwarded-") {
+		if strings.HasPrefix(name, "x") && name != "x-request-id" && !strings.HasPrefix(name, "x-forwarded-") {
 			got = append(got, fmt.Sprint(name, values))
 		}
 	}
