@@ -115,7 +115,7 @@ func roleAllows(role, scope string) bool {
 }
 
 // identity is what the upstream must be told of an allowed request: these headers and no other of ours, but for the
-// decision's id, and the credential only here.
+// decision's id. The workspace header is there exactly if a workspace was granted, and the credential only here.
 func (p probe) identity(workspace store.Workspace) map[string]string {
 	want := map[string]string{"x-keywicket-api": p.api}
 	if p.route.level == public { // "carries no principal headers, and keeps its authorization header"
@@ -138,9 +138,13 @@ func (p probe) identity(workspace store.Workspace) map[string]string {
 	if c.user != "" {
 		want["x-keywicket-user-id"] = c.user
 	}
+	if c.prefix == sessionKind {
+		want["x-keywicket-aal"] = "aal1"
+	}
 	if workspace.ID != "" {
 		want["x-keywicket-workspace-id"] = workspace.ID
 		want["x-keywicket-workspace-slug"] = workspace.Slug
+		want[strings.ToLower(headerNames[p.api])] = map[string]string{"velaflows": workspace.ID, "velocity": workspace.Slug}[p.api]
 	}
 	return want
 }
@@ -381,7 +385,7 @@ func (p probe) cameThrough(a answer, identity map[string]string) error {
 	}
 	got := make(map[string]string)
 	for name, values := range a.echo.Headers {
-		if strings.HasPrefix(name, "x-keywicket-") || name == "authorization" {
+		if strings.HasPrefix(name, "x-keywicket-") || name == "authorization" || name == strings.ToLower(headerNames[p.api]) {
 			got[name] = strings.Join(values, ", ")
 		}
 	}
