@@ -184,7 +184,7 @@ const (
 	otherRefusal = "Envoy refuses it, and answers otherwise where it checks"
 	otherAnswer  = "the answer is not the one for the path that Envoy passes on"
 	otherPath    = "the upstream got another path than Envoy passes on"
-	unstable     = "it is allowed as it is, by a PEP that changes nothing, and Envoy changes or refuses it"
+	unstable     = "it is allowed as it is, by a PEP that changes nothing, and Envoy refuses it or passes on another one"
 	nowhere      = "it is allowed, and no route"
 	ambiguous    = "it is allowed, and can be read in another way"
 )
@@ -193,13 +193,16 @@ const (
 func (s viewing) fault() string {
 	passed := s.envoy.echo.Path
 	bare, _, _ := strings.Cut(passed, "?")
+	sent, _, _ := strings.Cut(s.path, "?")
 	switch allowed := s.checked.outcome == "allow"; {
 	case s.reached > 0 && !allowed:
 		return leak
 	case s.envoy.outcome != "allow" && s.checked.outcome != s.envoy.outcome:
 		return otherRefusal
-	case s.raw == "allow" && s.path != passed && (passed != "" || !strings.Contains(s.path, "?")):
-		return unstable // if Envoy has refused the path, and not the query behind it
+	case s.raw == "allow" && passed == "" && !strings.Contains(s.path, "?"):
+		return unstable // with a query, that may be what Envoy refuses
+	case s.raw == "allow" && passed != "" && (!spellTheSame(sent, bare) || s.path[len(sent):] != passed[len(bare):]):
+		return unstable
 	case s.envoy.outcome != "allow":
 		return ""
 	case s.checked.outcome != s.direct:
@@ -208,7 +211,7 @@ func (s viewing) fault() string {
 		return ""
 	case s.reached != 1 || s.checked.echo.Path != passed:
 		return otherPath
-	case !readable().MatchString(bare):
+	case !readable().MatchString(strings.Join(decodedSegments(bare), "/")):
 		return nowhere
 	case !hasOneReading(bare):
 		return ambiguous
@@ -233,8 +236,8 @@ func (s viewing) String() string {
 		s.envoy.outcome, s.envoy.echo.Path, s.checked.outcome, s.checked.echo.Path, s.direct, s.raw)
 }
 
-// readable matches the paths that can be read with GET, to the letter: a server to which case is nothing comes to the
-// same route.
+// readable matches the decoded paths that can be read with GET, to the letter: a server to which case is nothing comes to
+// the same route.
 var readable = sync.OnceValue(func() *regexp.Regexp {
 	var forms []string
 	for _, r := range documented["velaflows"].routes() {
@@ -244,6 +247,24 @@ var readable = sync.OnceValue(func() *regexp.Regexp {
 	}
 	return regexp.MustCompile(`\A(?:` + strings.Join(forms, "|") + `)\z`)
 })
+
+// decodedSegments are what a server compares with its routes; nil if one cannot be decoded.
+func decodedSegments(p string) []string {
+	segments := strings.Split(p, "/")
+	for i, raw := range segments {
+		var err error
+		if segments[i], err = url.PathUnescape(raw); err != nil {
+			return nil
+		}
+	}
+	return segments
+}
+
+// spellTheSame says that two paths have the same segments, however these are escaped.
+func spellTheSame(p, q string) bool {
+	segments := decodedSegments(p)
+	return segments != nil && slices.Equal(segments, decodedSegments(q))
+}
 
 var (
 	parameters = regexp.MustCompile(`;[^/]*`)

@@ -1,0 +1,415 @@
+package test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// spelledRows is a table for GET in which rows of different scopes match the same paths. Literals are escaped in many
+// ways. A row without a scope is public.
+var spelledRows = []spelledRow{
+	{"/v1/{charge}", "inbox:read"},
+	{"/v1/charges:search", "admin:all"},
+	{"/v1/%73tatus", "admin:all"},
+	{"/v1/a+b", "admin:all"},
+	{"/v1/1%2b1", "admin:all"},
+	{"/v1/two%20words", "admin:all"},
+	{"/v1/caf%C3%A9", "admin:all"},
+	{"/v1/caf%C3%A9/{id}", "inbox:read"},
+	{"/v1/caf%c3%a9/%7E%72oot", "admin:all"},
+	{"/v1/{charge}/", "admin:all"},
+	{"/v1/%e2%82%ac%F0%9F%98%80/", "inbox:read"},
+	{"/v1/{charge}/refunds/{refund}", "inbox:read"},
+	{"/v1/{charge}/refunds/%6Catest", "admin:all"},
+	{"/v1/{charge}/{part}/%6catest", "inbox:read"},
+	{"/v1/status/{part}/{id}", "admin:all"},
+	{"/v1/open%2Dhouse", ""},
+}
+
+type spelledRow struct{ path, scope string }
+
+// spelledAPIs have this table. In one of them a parameter may hold the special characters.
+var spelledAPIs = map[string]struct{ prefix, parameters, special string }{
+	"plain":   {prefix: "pl_"},
+	"special": {"sp_", `parameters: {may_hold: ["#", "%", "?", ";"], raw_semicolon: true}` + "\n", "#%?;"},
+}
+
+// spelledScopes are those of the tokens: a limited one, and one that may do everything.
+var spelledScopes = []string{"inbox:read", everything}
+
+const everything = "admin:all"
+
+// spelling is a target that a client sends.
+type spelling struct {
+	target   string
+	segments []string // what it spells; nil: it is hostile, and what it spells is for Envoy to say
+}
+
+// trial is what came of a spelling, sent over a wire with tokens of a scope.
+type trial struct {
+	spelling
+	wire, scope string
+	direct      string           // outcome of a direct check of the target as it is
+	passages    [2]passage       // through Envoy, with a live token and with a sandbox token
+	reached     map[string]int64 // upstream → requests that arrived there
+}
+
+// passage is one request.
+type passage struct {
+	outcome string
+	heard   heard // by the upstream, of an allowed request
+}
+
+func (t trial) String() string {
+	return fmt.Sprintf("%s with %s: %.200q: asked directly %s; live %v; sandbox %v; arrived %v",
+		t.wire, t.scope, t.target, t.direct, t.passages[0], t.passages[1], t.reached)
+}
+
+func (p passage) String() string {
+	return fmt.Sprintf("%s %.200q %.200q", p.outcome, p.heard.Path, p.heard.Segments)
+}
+
+// refusedByEnvoy says that the sidecar was not asked.
+func (p passage) refusedByEnvoy() bool {
+	return p.outcome != "allow" && !strings.HasPrefix(p.outcome, "403 ")
+}
+
+// The kinds of requests that the test needs many of.
+const (
+	isAllowed     = "allowed"
+	isChanged     = "allowed, and changed by Envoy"
+	holdsEscapes  = "allowed, with escapes for the upstream"
+	holdsSpecial  = "allowed, with a special character"
+	lacksScope    = "denied for their scope"
+	hasNoRoute    = "denied for their path"
+	isHostile     = "hostile and denied"
+	isNormalised  = "hostile and allowed"
+	isTurnedAside = "refused by Envoy"
+)
+
+var trialKinds = []string{
+	isAllowed, isChanged, holdsEscapes, holdsSpecial, lacksScope, hasNoRoute, isHostile, isNormalised, isTurnedAside,
+}
+
+func (t trial) count(kinds map[string]int) {
+	for _, p := range t.passages {
+		allowed, spelled := p.outcome == "allow", t.segments != nil
+		for kind, is := range map[string]bool{
+			isAllowed:     spelled && allowed,
+			isChanged:     spelled && allowed && t.target != p.heard.Path,
+			holdsEscapes:  spelled && allowed && strings.Contains(p.heard.Path, "%"),
+			holdsSpecial:  spelled && allowed && strings.ContainsAny(strings.Join(t.segments, ""), "#%?;"),
+			lacksScope:    spelled && strings.HasSuffix(p.outcome, " missing_scope"),
+			hasNoRoute:    spelled && p.outcome == noRoute,
+			isHostile:     !spelled && p.outcome == noRoute,
+			isNormalised:  !spelled && allowed,
+			isTurnedAside: p.refusedByEnvoy(),
+		} {
+			if is {
+				kinds[kind]++
+			}
+		}
+	}
+}
+
+// judge says what the outcome of a path has to be, from the rows of the table and without Rego.
+type judge struct {
+	special string // characters that a parameter may hold, ; also if it is not escaped
+
+	// Careless judges, which the test has to tell from the right one.
+	rawRows      bool // does not decode rows
+	fromTheRight bool // lets a literal go before a parameter from the right
+	firstRow     bool // takes the first row that matches
+	lastRow      bool // takes the last one
+}
+
+var (
+	pchars = regexp.MustCompile(`\A(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)+\z`)
+	// Separators, control characters, and escapes for a server that decodes twice.
+	otherwiseRead = regexp.MustCompile(`[/\\\x00-\x1f\x7f-\x{9f}]|%[0-9A-Fa-f]{2}`)
+	// Dot segments, also for a server that cuts a segment off at ;.
+	dotSegment = regexp.MustCompile(`(?s)\A(?:\.\.?|\.?\.?;.*)\z`)
+)
+
+// segments decodes a target. ok reports that every server reads the segments like this.
+func (j judge) segments(target string) (segments []string, ok bool) {
+	p, _, _ := strings.Cut(target, "?")
+	if !pchars.MatchString(p) || strings.Contains(p, "//") || strings.Contains(p, ";") && !strings.Contains(j.special, ";") {
+		return nil, false
+	}
+	for _, raw := range strings.Split(p[1:], "/") {
+		s, err := url.PathUnescape(raw)
+		if err != nil || !j.hasOneReading(s) {
+			return nil, false
+		}
+		segments = append(segments, s)
+	}
+	return segments, true
+}
+
+func (j judge) hasOneReading(segment string) bool {
+	return utf8.ValidString(segment) && !otherwiseRead.MatchString(segment) && !dotSegment.MatchString(segment) &&
+		!strings.ContainsFunc(segment, func(r rune) bool {
+			return strings.ContainsRune("#%?;", r) && !strings.ContainsRune(j.special, r)
+		})
+}
+
+// row finds the row that the segments address.
+func (j judge) row(segments []string) (row spelledRow, found bool) {
+	var least string // the shape of the row: the first of two in the alphabet goes first
+	for _, r := range spelledRows {
+		shape, matches := j.shape(r, segments)
+		if matches && (!found || j.lastRow || shape < least && !j.firstRow) {
+			row, least, found = r, shape, true
+		}
+	}
+	return row, found
+}
+
+// shape has a letter for each segment of a row: an l for a literal, a p for a parameter.
+func (j judge) shape(r spelledRow, segments []string) (shape string, matches bool) {
+	pattern := strings.Split(r.path[1:], "/")
+	if len(pattern) != len(segments) {
+		return "", false
+	}
+	for i, raw := range pattern {
+		text, err := url.PathUnescape(raw)
+		if j.rawRows || err != nil {
+			text = raw
+		}
+		letter := "l"
+		switch {
+		case strings.HasPrefix(raw, "{"):
+			if letter = "p"; segments[i] == "" {
+				return "", false
+			}
+		case segments[i] != text:
+			return "", false
+		}
+		if j.fromTheRight {
+			shape = letter + shape
+		} else {
+			shape += letter
+		}
+	}
+	return shape, true
+}
+
+// ofSegments is the outcome of segments with a token of the scope.
+func (j judge) ofSegments(segments []string, scope string) string {
+	switch r, ok := j.row(segments); {
+	case !ok:
+		return noRoute
+	case r.scope == "" || r.scope == scope || scope == everything:
+		return "allow"
+	}
+	return "403 FORBIDDEN missing_scope"
+}
+
+// outcome is the outcome of a target that nobody changes.
+func (j judge) outcome(target, scope string) string {
+	segments, ok := j.segments(target)
+	if !ok {
+		return noRoute
+	}
+	return j.ofSegments(segments, scope)
+}
+
+// What can be wrong with a trial.
+const (
+	leaked        = "a request reached an upstream without an allow"
+	notOnce       = "a request was allowed, and did not reach its upstream exactly once"
+	twoReadings   = "a request was allowed, and its path can be read in two ways"
+	otherSegments = "a request was allowed, and the upstream reads other segments than the target spells"
+	otherRoute    = "a request was allowed, and the token may not use the route that the upstream serves"
+	otherDirect   = "the outcome of a direct check is not the table's"
+	otherOutcome  = "the outcome through Envoy is not the table's"
+	otherSpelling = "another spelling of the path has another outcome"
+	unsendable    = "Envoy refuses a path that the table knows"
+)
+
+// faults sorts the trials by what is wrong with them.
+func (j judge) faults(trials []trial) map[string][]trial {
+	found := make(map[string][]trial)
+	outcomes := make(map[string]string) // scope and segments → of the first spelling
+	for _, one := range trials {
+		// No message of gRPC holds a target that is not UTF-8.
+		wrong := map[string]bool{otherDirect: utf8.ValidString(one.target) && one.direct != j.outcome(one.target, one.scope)}
+		j.judgeAllowed(one, wrong)
+		for _, p := range one.passages {
+			switch {
+			case p.refusedByEnvoy():
+				// With a query, that may be what Envoy refuses.
+				wrong[unsendable] = wrong[unsendable] || !strings.Contains(one.target, "?") && j.outcome(one.target, one.scope) != noRoute
+			case one.segments != nil:
+				path := fmt.Sprintf("%s %q", one.scope, one.segments)
+				if outcomes[path] == "" {
+					outcomes[path] = p.outcome
+				}
+				wrong[otherSpelling] = wrong[otherSpelling] || p.outcome != outcomes[path]
+				wrong[otherOutcome] = wrong[otherOutcome] || p.outcome != j.outcome(one.target, one.scope)
+			}
+		}
+		for fault, is := range wrong {
+			if is {
+				found[fault] = append(found[fault], one)
+			}
+		}
+	}
+	return found
+}
+
+// judgeAllowed judges what the upstreams got and how they read it.
+func (j judge) judgeAllowed(one trial, wrong map[string]bool) {
+	due := make(map[string]int64) // upstream → requests
+	var read []string             // by the first upstream that got one
+	for i, p := range one.passages {
+		if p.outcome != "allow" {
+			continue
+		}
+		at := p.heard
+		row, _ := j.row(at.Segments)
+		server := "python"
+		if i == 0 || row.scope == "" { // no credential chooses the sandbox on a public route
+			server = "go"
+		}
+		due[server]++
+		if read == nil {
+			read = at.Segments
+		}
+		for fault, is := range map[string]bool{
+			notOnce:       at.Upstream != server,
+			twoReadings:   len(read) == 0 || !slices.Equal(at.Segments, read) || !slices.Equal(at.Whole, read) || !slices.Equal(at.Twice, read),
+			otherSegments: one.segments != nil && !slices.Equal(at.Segments, one.segments),
+			otherRoute:    j.ofSegments(at.Segments, one.scope) != "allow" || j.outcome(at.Path, one.scope) != "allow",
+		} {
+			wrong[fault] = wrong[fault] || is
+		}
+	}
+	for server, arrived := range one.reached {
+		wrong[leaked] = wrong[leaked] || arrived > 0 && due[server] == 0
+		wrong[notOnce] = wrong[notOnce] || due[server] > 0 && arrived != due[server]
+	}
+}
+
+// segmentTexts are texts of segments: those of the table, texts that are almost those, and texts that some server reads
+// otherwise.
+var segmentTexts = []string{
+	"v1", "charges:search", "charges:Search", "charges:search ", "charges", "status", "Status", "status.",
+	"a+b", "a b", "1+1", "two words", "two+words",
+	"caf\u00e9", "cafe\u0301", "CAF\u00c9", "caf\ufffd", "caf\xe9", "\u20ac\U0001f600", "~root", "refunds", "latest", "LATEST",
+	"open-house", "ch_7", "*", "{charge}", "[a]", "!$&'()*+,=:@-._~", "...", "..a", " ", "\u00a0", "\u2028", "\u2215", "\uff0f",
+	"\ufeff", "\U0010ffff", `"<>^|`,
+	"c#", "#", "100%", "50%2", "%zz", "what?", "?x=/../admin", "a;b", "a;v=1", ";", ";x", "..;", "..;a", ".;",
+	"%41", "%2e%2e", "a%2fb", "%C3%A9", "100%25", "%%41",
+	"a/b", "a/../b", "/", `a\b`, `..\..`, "\x00", "a\nb", "\r", "\t", "\x1f", "\x7f", "\u0085",
+	"\xff", "\xc0\xae", "\xc0\xaf", "\xed\xa0\x80", "\xf5\x80\x80\x80",
+}
+
+// spelledPath is a path around a row of the table.
+func spelledPath(r *rand.Rand, row spelledRow) []string {
+	one := func(texts ...string) string { return texts[r.IntN(len(texts))] }
+	text := func() string {
+		switch r.IntN(4) {
+		case 0, 1:
+			return one("status", "refunds", "latest", "caf\u00e9", "~root") // literals of other rows
+		case 2:
+			return one(segmentTexts...)
+		}
+		return one("a", ".", "%", "2", ";") + one("2", "5", ".", ";", "%", "") + one("f", "E", "C", "3", "%", "") + one("+", "?", "#", "")
+	}
+	segments := strings.Split(row.path[1:], "/")
+	for i, s := range segments {
+		if strings.HasPrefix(s, "{") {
+			segments[i] = text()
+		} else if decoded, err := url.PathUnescape(s); err == nil {
+			segments[i] = decoded
+		}
+	}
+	switch last := len(segments) - 1; r.IntN(6) {
+	case 0:
+		segments[1+r.IntN(last)] = text()
+	case 1:
+		if segments[last] != "" {
+			return append(segments, "")
+		}
+		return segments[:last]
+	}
+	return segments
+}
+
+// spell writes segments down. It escapes each byte that a path cannot have, and others in so many of a hundred cases.
+func spell(r *rand.Rand, segments []string, escaped int) spelling {
+	const raw = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@"
+	var target strings.Builder
+	for _, s := range segments {
+		target.WriteByte('/')
+		for i := range len(s) {
+			c := s[i]
+			switch {
+			case c == ';' && dotSegment.MatchString(s): // Envoy resolves ..; and leaves ..%3B
+				target.WriteString("%3B")
+			case strings.IndexByte(raw, c) >= 0 && r.IntN(100) >= escaped:
+				target.WriteByte(c)
+			case r.IntN(2) == 0:
+				fmt.Fprintf(&target, "%%%02x", c)
+			default:
+				fmt.Fprintf(&target, "%%%02X", c)
+			}
+		}
+	}
+	return spelling{target.String(), segments}
+}
+
+// splitEscapes are escapes only once a part of them is decoded, as Envoy does.
+var splitEscapes = []string{
+	"%%32%66", "%%32f", "%2%66", "%%32e%%32e", "%%35c", "%%30%30", "%%32%35", "%25%32%66", "%%33b", "%%32%33",
+}
+
+// crossings are paths that several rows of the table match.
+var crossings = [][]string{
+	{"v1", "status", "other", "latest"}, {"v1", "status", "refunds", "latest"}, {"v1", "status", "refunds", "7"},
+	{"v1", "ch_7", "refunds", "latest"}, {"v1", "caf\u00e9", "~root"}, {"v1", "charges:search"}, {"v1", "status"},
+}
+
+// spellings are some of each of so many paths, one of them without a needless escape.
+func spellings(r *rand.Rand, paths int) (all []spelling) {
+	list := slices.Clone(crossings)
+	for _, text := range segmentTexts {
+		list = append(list, []string{"v1", text})
+	}
+	for i := len(list); i < paths; i++ {
+		list = append(list, spelledPath(r, spelledRows[i%len(spelledRows)]))
+	}
+	for _, segments := range list[:paths] {
+		for _, escaped := range []int{0, 30, 100} {
+			all = append(all, spell(r, segments, escaped))
+		}
+	}
+	return all
+}
+
+// hostileTargets are those of other tests, around paths of the table, and so many with up to three changes.
+func hostileTargets(r *rand.Rand, twists int) (all []spelling) {
+	for _, text := range slices.Concat(upwards, separators, oddities, splitEscapes) {
+		all = append(all, spelling{target: "/v1/status" + text}, spelling{target: "/v1/" + text + "/status"})
+	}
+	for _, p := range hostile {
+		if len(p) <= 8<<10 { // as in twistedPaths
+			all = append(all, spelling{target: strings.Replace(p, "/api/v1/contacts", "/v1", 1)})
+		}
+	}
+	for i := range twists {
+		target := spell(r, spelledPath(r, spelledRows[i%len(spelledRows)]), 20).target
+		for range 1 + r.IntN(3) {
+			target = twisted(r, target)
+		}
+		all = append(all, spelling{target: target})
+	}
+	return all
+}
