@@ -28,13 +28,14 @@ SELECT CASE WHEN t.revoked_at IS NOT NULL OR u.banned_until > clock_timestamp() 
        t.id, t.kind, t.environment, COALESCE(t.user_id, ''), t.scopes,
        COALESCE(w.id, ''), COALESCE(w.slug, ''), COALESCE(m.role, ''),
        (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp()))::float8
-FROM ` + noFacts + `
-JOIN keywicket.tokens t ON t.digest = $1::bytea AND t.api = $2::text
+FROM keywicket.tokens t
+CROSS JOIN ` + noFacts + `
 LEFT JOIN ` + users + ` ON u.id = t.user_id
 LEFT JOIN keywicket.members m
        ON m.user_id = t.user_id
       AND m.workspace_id = COALESCE(NULLIF($3::text, ''), (SELECT id FROM keywicket.workspaces WHERE slug = $4::text))
-LEFT JOIN keywicket.workspaces w ON w.id = COALESCE(t.workspace_id, m.workspace_id)`
+LEFT JOIN keywicket.workspaces w ON w.id = COALESCE(t.workspace_id, m.workspace_id)
+WHERE t.digest = $1::bytea AND t.api = $2::text`
 
 // The columns of migration 00010 may not be there yet when this code runs. In users their names then mean those of
 // noFacts, the next names outward.
@@ -75,10 +76,10 @@ SELECT CASE WHEN t.revoked_at IS NOT NULL OR g.revoked_at IS NOT NULL OR a.revok
        COALESCE(w.id, ''), COALESCE(w.slug, ''), COALESCE(m.role, ''),
        (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp()))::float8,
        g.id, a.id
-FROM ` + noFacts + `
-JOIN keywicket.oauth_access_tokens t ON t.digest = $1::bytea
+FROM keywicket.oauth_access_tokens t
 JOIN keywicket.oauth_grants g ON g.id = t.grant_id
-JOIN keywicket.oauth_apps a ON a.id = g.app_id AND a.api = $2::text
+JOIN keywicket.oauth_apps a ON a.id = g.app_id
+CROSS JOIN ` + noFacts + `
 JOIN ` + users + ` ON u.id = g.user_id
 LEFT JOIN keywicket.oauth_grant_workspaces gw
        ON gw.grant_id = g.id
@@ -86,7 +87,8 @@ LEFT JOIN keywicket.oauth_grant_workspaces gw
             (SELECT min(sole.workspace_id) FROM keywicket.oauth_grant_workspaces sole
              WHERE sole.grant_id = g.id AND $3::text = '' AND $4::text = '' HAVING count(*) = 1))
 LEFT JOIN keywicket.members m ON m.user_id = g.user_id AND m.workspace_id = gw.workspace_id
-LEFT JOIN keywicket.workspaces w ON w.id = m.workspace_id`
+LEFT JOIN keywicket.workspaces w ON w.id = m.workspace_id
+WHERE t.digest = $1::bytea AND a.api = $2::text`
 
 // lookups asks the database. It is the [cache.Source].
 type lookups struct {
