@@ -217,10 +217,12 @@ func (i *Issuer) Exchange(
 		}
 		err = tx.GetContext(ctx, &row, `
 			SELECT g.app_id, c.redirect_uri, c.code_challenge, g.id, g.scopes, c.used_at IS NOT NULL AS used,
-			       c.expires_at <= clock_timestamp() OR g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL AS over
+			       c.expires_at <= clock_timestamp() OR g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL OR `+banned+` AS over
 			FROM keywicket.oauth_codes c
 			JOIN keywicket.oauth_grants g ON g.id = c.grant_id
 			JOIN keywicket.oauth_apps a ON a.id = g.app_id
+			CROSS JOIN `+noFacts+`
+			JOIN `+users+` ON u.id = g.user_id
 			WHERE c.digest = $1 FOR UPDATE OF g, c`, digest[:])
 		issued.Grant = row.Grant
 		if refused, err = row.use(ctx, tx, err, `oauth_codes`, digest); refused != nil || err != nil {
@@ -259,10 +261,12 @@ func (i *Issuer) Refresh(
 		}
 		err = tx.GetContext(ctx, &row, `
 			SELECT g.app_id, g.id, g.scopes, r.used_at IS NOT NULL AS used,
-			       r.expires_at <= clock_timestamp() OR g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL AS over
+			       r.expires_at <= clock_timestamp() OR g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL OR `+banned+` AS over
 			FROM keywicket.oauth_refresh_tokens r
 			JOIN keywicket.oauth_grants g ON g.id = r.grant_id
 			JOIN keywicket.oauth_apps a ON a.id = g.app_id
+			CROSS JOIN `+noFacts+`
+			JOIN `+users+` ON u.id = g.user_id
 			WHERE r.digest = $1 FOR UPDATE OF g, r`, digest[:])
 		var scopes []string
 		if err == nil && !row.Used && !row.Over {
@@ -403,7 +407,9 @@ func (i *Issuer) Introspect(ctx context.Context, token authz.Secret) (Introspect
 		FROM keywicket.oauth_access_tokens t
 		JOIN keywicket.oauth_grants g ON g.id = t.grant_id
 		JOIN keywicket.oauth_apps a ON a.id = g.app_id
-		WHERE t.digest = $1 AND t.expires_at > clock_timestamp()
+		CROSS JOIN `+noFacts+`
+		JOIN `+users+` ON u.id = g.user_id
+		WHERE t.digest = $1 AND t.expires_at > clock_timestamp() AND NOT `+banned+`
 		  AND t.revoked_at IS NULL AND g.revoked_at IS NULL AND a.revoked_at IS NULL`, digest[:])
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
@@ -431,7 +437,7 @@ func (i *Issuer) Consenter(ctx context.Context, s authz.Session) (Consenter, err
 	err := i.db.QueryRowContext(ctx, `
 		SELECT u.id, email.email, u.mfa_enrolled
 		FROM `+noFacts+` JOIN `+users+` ON u.id = $2 JOIN keywicket.users email ON email.id = u.id
-		WHERE NOT `+sessionRevoked+` AND (u.banned_until > clock_timestamp()) IS NOT TRUE`,
+		WHERE NOT `+sessionRevoked+` AND NOT `+banned,
 		s.ID, s.UserID, s.Began).Scan(&c.ID, &c.Email, &c.MFAEnrolled)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):

@@ -22,7 +22,7 @@ import (
 // It runs prepared, and soon with a generic plan; each step of it is one descent of a unique index. The two times are
 // subtracted as numbers, because expires_at may be infinity, which Postgres subtracts nothing from before version 17.
 const lookupQuery = `
-SELECT CASE WHEN t.revoked_at IS NOT NULL OR u.banned_until > clock_timestamp() THEN 'revoked'
+SELECT CASE WHEN t.revoked_at IS NOT NULL OR ` + banned + ` THEN 'revoked'
             WHEN t.expires_at <= clock_timestamp() THEN 'expired'
             ELSE '' END,
        t.id, t.kind, t.environment, COALESCE(t.user_id, ''), t.scopes,
@@ -42,13 +42,14 @@ WHERE t.digest = $1::bytea AND t.api = $2::text`
 const (
 	noFacts = `(SELECT NULL::timestamptz AS banned_until, false AS mfa_enrolled) no_facts`
 	users   = `LATERAL (SELECT id, banned_until, mfa_enrolled FROM keywicket.users) u`
-	banEnd  = `CASE WHEN u.banned_until > clock_timestamp() THEN u.banned_until END`
+	banned  = `COALESCE(u.banned_until > clock_timestamp(), false)`
+	banEnd  = `CASE WHEN ` + banned + ` THEN u.banned_until END`
 )
 
 // sessionQuery is lookupQuery for a session, whose token says who the user is: that there is such a user, who is not
 // banned, that the session was not revoked, nor all those of the user that began by then.
 const sessionQuery = `
-SELECT CASE WHEN ` + sessionRevoked + ` OR u.banned_until > clock_timestamp() THEN 'revoked' ELSE '' END,
+SELECT CASE WHEN ` + sessionRevoked + ` OR ` + banned + ` THEN 'revoked' ELSE '' END,
        u.id, 'session', 'live', u.id, '{}'::text[],
        COALESCE(w.id, ''), COALESCE(w.slug, ''), COALESCE(m.role, ''),
        (EXTRACT(EPOCH FROM ` + banEnd + `) - EXTRACT(EPOCH FROM clock_timestamp()))::float8,
@@ -69,7 +70,7 @@ const sessionRevoked = `(
 // the one that was asked for, if it was granted; where none was asked for, the only one that was.
 const oauthQuery = `
 SELECT CASE WHEN t.revoked_at IS NOT NULL OR g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL
-              OR u.banned_until > clock_timestamp() THEN 'revoked'
+              OR ` + banned + ` THEN 'revoked'
             WHEN t.expires_at <= clock_timestamp() THEN 'expired'
             ELSE '' END,
        t.id, 'oauth_token', 'live', g.user_id, t.scopes,

@@ -34,8 +34,9 @@ type User struct {
 	MFAEnrolled bool       `db:"mfa_enrolled" json:"mfa_enrolled"` // the user has a second factor
 }
 
-// userColumns are what a [User] is read from. A ban without end is told as one of a very long time.
-const userColumns = `id, email, created_at, CASE WHEN banned_until < '9999-12-31Z' THEN banned_until WHEN banned_until IS NOT NULL THEN '9999-12-31Z' END AS banned_until, mfa_enrolled`
+// userColumns are what a [User] is read from. Times that Go or JSON cannot hold become the nearest ones that they can.
+const userColumns = `id, email, created_at, mfa_enrolled,
+	CASE WHEN banned_until IS NOT NULL THEN GREATEST(LEAST(banned_until, '9999-12-31Z'), '1970-01-01Z') END AS banned_until`
 
 // Banned reports whether the user is banned at that time.
 func (u User) Banned(at time.Time) bool { return u.BannedUntil != nil && u.BannedUntil.After(at) }

@@ -1,11 +1,16 @@
 package store_test
 
 import (
+	"encoding/json"
+	"errors"
 	"os"
 	"regexp"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store"
@@ -25,10 +30,13 @@ func documentedSQL(t *testing.T) []string {
 	return blocks
 }
 
-// supabaseSchema has what the triggers see of the schema auth as Supabase Auth makes it, and its login, which has no rights
-// in keywicket's.
+// supabaseSchema has what the triggers see of the schema auth as Supabase Auth makes it, with row security and its own
+// login, which has no rights in keywicket's. dashboard stands for Supabase's login postgres.
 const supabaseSchema = `
 CREATE ROLE supabase_auth_admin NOINHERIT;
+CREATE ROLE dashboard BYPASSRLS;
+GRANT CREATE, USAGE ON SCHEMA keywicket TO dashboard;
+GRANT SELECT, INSERT, UPDATE, TRIGGER ON ALL TABLES IN SCHEMA keywicket TO dashboard;
 CREATE SCHEMA auth AUTHORIZATION supabase_auth_admin;
 SET ROLE supabase_auth_admin;
 CREATE TYPE auth.factor_type AS ENUM ('totp', 'webauthn', 'phone');
@@ -45,13 +53,18 @@ CREATE TABLE auth.mfa_factors (
     factor_type auth.factor_type NOT NULL, status auth.factor_status NOT NULL, created_at timestamptz NOT NULL,
     updated_at timestamptz NOT NULL, secret text
 );
+ALTER TABLE auth.users ENABLE ROW LEVEL SECURITY;
+ALTER TABLE auth.sessions ENABLE ROW LEVEL SECURITY;
+ALTER TABLE auth.mfa_factors ENABLE ROW LEVEL SECURITY;
+GRANT USAGE ON SCHEMA auth TO dashboard;
+GRANT SELECT, INSERT, UPDATE, DELETE, TRIGGER ON ALL TABLES IN SCHEMA auth TO dashboard;
 RESET ROLE;`
 
 // The triggers of docs/configuration.md keep what Supabase knows of a user: bans, and second factors.
 func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	f := newFixture(t)
 	f.exec(t, supabaseSchema)
-	defer f.exec(t, `DROP OWNED BY supabase_auth_admin; DROP ROLE supabase_auth_admin`)
+	defer f.exec(t, `DROP OWNED BY supabase_auth_admin, dashboard CASCADE; DROP ROLE supabase_auth_admin, dashboard`)
 	auth := openDB(t, with(f.url, "role", "supabase_auth_admin"))
 	const before, after, other = "5be86359-073c-434b-ad2d-a3932222dabe", "6be86359-073c-434b-ad2d-a3932222dabe", "7be86359-073c-434b-ad2d-a3932222dabe"
 	for id, banned := range map[string]any{before: "2099-01-01", after: "2099-01-01", other: nil} {
@@ -60,8 +73,9 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 			id, map[bool]string{true: "verified", false: "unverified"}[banned != nil])
 	}
 	must(f.CreateUser(t.Context(), store.User{ID: before, Email: "before@example.com"}))
+	dashboard := openDB(t, with(f.url, "role", "dashboard"))
 	for _, block := range documentedSQL(t)[1:] {
-		f.exec(t, block)
+		dashboard.MustExec(block)
 	}
 	must(f.CreateUser(t.Context(), store.User{ID: after, Email: "after@example.com"}))
 	must(f.CreateUser(t.Context(), store.User{ID: other, Email: "other@example.com"}))
@@ -128,6 +142,24 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	if got := state(f.ada.ID); got != "free false" {
 		t.Errorf("another user is %s", got)
 	}
+
+	// Nobody else hangs the functions, which have rights of their own, on a table.
+	for _, role := range []string{"keywicket_sidecar", "keywicket_issuer"} {
+		for _, function := range []string{"signed_out()", "copy_user('id')"} {
+			db := openDB(t, with(f.url, "role", role))
+			db.SetMaxOpenConns(1)
+			db.MustExec(`CREATE TEMP TABLE own (id uuid)`)
+			_, err := db.Exec(`CREATE TRIGGER t AFTER DELETE ON own FOR EACH ROW EXECUTE FUNCTION keywicket.` + function)
+			if pq.As(err, pqerror.InsufficientPrivilege) == nil {
+				t.Errorf("%s and %s: %v", role, function, err)
+			}
+		}
+	}
+	// Without the right to see the rows, a ban is an error and not lost.
+	f.exec(t, `ALTER ROLE dashboard NOBYPASSRLS`)
+	if _, err := auth.Exec(`INSERT INTO auth.users (id, banned_until) VALUES ($1, 'infinity')`, before); pq.As(err, pqerror.InsufficientPrivilege) == nil {
+		t.Errorf("without a right to see the rows: %v", err)
+	}
 }
 
 // While a user is banned, none of their credentials is good, within the cache's bound, and for the consent page; afterwards
@@ -137,7 +169,8 @@ func TestBannedUser(t *testing.T) {
 	f := g.fixture
 	_, key := f.userToken(t, "issues:read")
 	_, workspaces := f.workspaceToken(t, "issues:read")
-	access := g.exchange(t, g.code(t, g.acme.ID)).Access
+	issued := g.exchange(t, g.code(t, g.acme.ID))
+	access, refresh, code := issued.Access, issued.Refresh, g.code(t, g.acme.ID)
 	asked, remembered := f.directory(t, nil), f.listening(t)
 	session := sessionOf(f.ada.ID, time.Now())
 	lookups := map[string]authz.Lookup{
@@ -159,6 +192,17 @@ func TestBannedUser(t *testing.T) {
 		if _, err := g.Consenter(t.Context(), session); (err == nil) != (want == "") {
 			t.Errorf("the consent page: %v", err)
 		}
+		if _, err := g.Introspect(t.Context(), access); (err == nil) != (want == "") {
+			t.Errorf("introspection: %v", err)
+		}
+		if want != "" { // nothing is used up
+			if _, err := g.refresh(t, refresh); !errors.Is(err, store.ErrGrant) {
+				t.Errorf("refreshing: %v", err)
+			}
+			if _, err := g.Exchange(t.Context(), code, velo, asItIs); !errors.Is(err, store.ErrGrant) {
+				t.Errorf("exchanging: %v", err)
+			}
+		}
 		if got := must(asked.Lookup(t.Context(), lookup(workspaces))); got.Denial != "" {
 			t.Errorf("a workspace's key is %s", got.Denial)
 		}
@@ -170,13 +214,26 @@ func TestBannedUser(t *testing.T) {
 		f.exec(t, `UPDATE keywicket.users SET banned_until = NULL WHERE id = $1`, f.ada.ID)
 		all("")
 	}
-	f.exec(t, `UPDATE keywicket.users SET banned_until = clock_timestamp() - interval '1 second' WHERE id = $1`, f.ada.ID)
-	all("")
+	for _, over := range []string{"clock_timestamp() - interval '1 second'", "'-infinity'", "'0044-03-15 BC'"} {
+		f.exec(t, `UPDATE keywicket.users SET banned_until = `+over+` WHERE id = $1`, f.ada.ID)
+		all("")
+		if u, err := f.User(t.Context(), f.ada.ID); err != nil || u.Banned(time.Now()) {
+			t.Errorf("%s: %+v, %v", over, u, err)
+		} else if _, err := json.Marshal(u); err != nil {
+			t.Errorf("%s: %v", over, err)
+		}
+	}
 	// A ban that ends is over without any change that could be told.
 	f.exec(t, `UPDATE keywicket.users SET banned_until = clock_timestamp() + interval '2 seconds' WHERE id = $1`, f.ada.ID)
 	all(authz.ReasonRevoked)
 	for name, l := range lookups {
 		eventually(t, name+" is good again", func() bool { return must(remembered.Lookup(t.Context(), l)).Denial == "" })
+	}
+	if got, err := g.refresh(t, refresh); err != nil || got.Access == "" {
+		t.Errorf("refreshing after the ban: %v", err)
+	}
+	if got := g.exchange(t, code); got.Access == "" {
+		t.Error("exchanging after the ban")
 	}
 }
 
