@@ -122,8 +122,8 @@ type Answer struct {
 	// WorkspaceHeader is the API's header that names a workspace, with the granted workspace as its value. An empty value
 	// means that none was granted: the PEP then removes the header. Empty without an API.
 	WorkspaceHeader HeaderValue
-	// Detail tells an operator why a credential was denied, where the reason does not. It is for the log alone, and holds
-	// nothing of the credential but the name of its algorithm.
+	// Detail tells an operator why a credential was denied, where the reason does not. It is for the log alone. Of a
+	// credential it holds an algorithm's name, and of one that the issuer has signed its iss and aud; it is bounded.
 	Detail string
 	// Cache says where the credential was looked up; empty: nowhere.
 	Cache CacheResult

@@ -33,7 +33,7 @@ func newHosts(apis map[string]API) (hosts, error) {
 // them freely, and Envoy routes by neither. A trailing dot counts, as it does for Envoy. An exact host goes before a
 // wildcard, and a longer wildcard before a shorter one, which is Envoy's order of virtual hosts.
 func (h hosts) find(host string) string {
-	host = strings.ToLower(host)
+	host = strings.Map(lowerASCII, host)
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.Trim(host[i+1:], "0123456789") == "" {
 		host = host[:i]
 	}
@@ -56,4 +56,12 @@ func (h hosts) find(host string) string {
 		}
 		host = after
 	}
+}
+
+// lowerASCII leaves other letters alone: some of them have an ASCII letter as their lower case, to Go and not to Envoy.
+func lowerASCII(r rune) rune {
+	if 'A' <= r && r <= 'Z' {
+		return r + 'a' - 'A'
+	}
+	return r
 }

@@ -58,6 +58,9 @@ func TestHostChoosesTheAPI(t *testing.T) {
 		{c, "", ".velocity.test", ""},
 		{c, "", "*.velocity.test", ""},
 		{c, "", "xvelocity.test", ""},
+		{c, "", "velo\u212Aity.test", ""},
+		{withHosts([]string{"k.test"}, nil), "", "\u212A.test", ""}, // the Kelvin sign
+		{withHosts([]string{"k.test"}, nil), "", "K.test", "velaflows"},
 		{deep, "", "velocity.test", ""},
 		{c, "velaflows", "velocity.test", ""},
 		{c, "velaflows", "other.test", ""},

@@ -40,6 +40,7 @@ func TestTokenOfAnAppIsNoSession(t *testing.T) {
 		"two names of its own":      {fields{"client_id": web, "azp": "mobile"}, authz.ReasonAppToken, ""},
 		"an actor":                  {fields{"act": fields{"sub": "support"}}, authz.ReasonAppToken, authz.ReasonAppToken},
 		"an actor by its own app":   {fields{"act": nil, "client_id": web}, authz.ReasonAppToken, ""},
+		"CLIENT_ID":                 {fields{"CLIENT_ID": web}, authz.ReasonAppToken, authz.ReasonAppToken},
 		"an actor of null":          {fields{"act": json.RawMessage("null")}, authz.ReasonAppToken, authz.ReasonAppToken},
 	} {
 		token := sign(jose.HS256, []byte(secret), "", good(c.claims))

@@ -31,7 +31,7 @@ type claims struct {
 // app is whom a token was given to, if not to the user alone.
 type app struct {
 	ids   []string // as client_id (RFC 9068, section 2.2) and azp (OpenID Connect Core, section 2) name it
-	actor bool     // the claim act (RFC 8693, section 4.1): somebody acts for the user
+	actor bool     // somebody acts for the user (RFC 8693, section 4.1), or it cannot be told whom the token was given to
 }
 
 // is reports whether the app is one of those with the ids.
@@ -80,6 +80,11 @@ func (c *claims) UnmarshalJSON(text []byte) error {
 // appOf finds whom the token was given to. A claim that is there and empty still says that it was given to an app.
 func appOf(fields map[string]json.RawMessage, client, party string) *app {
 	a := &app{actor: fields["act"] != nil}
+	for name := range fields { // in other letters no issuer writes them, and a server behind might read them
+		for _, read := range []string{"client_id", "azp", "act"} {
+			a.actor = a.actor || name != read && strings.EqualFold(name, read)
+		}
+	}
 	if fields["client_id"] != nil {
 		a.ids = append(a.ids, client)
 	}

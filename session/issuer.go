@@ -123,7 +123,7 @@ func (i *issuer) mismatch(err error, c claims) string {
 	case errors.Is(err, jwt.ErrTokenInvalidIssuer):
 		return fmt.Sprintf("the token's iss is %.200q, and session.issuer is %q", c.issuer, i.format.Issuer)
 	case errors.Is(err, jwt.ErrTokenInvalidAudience):
-		return fmt.Sprintf("the token's aud is %.200q, and session.audience is %q", c.audience, i.format.Audience)
+		return fmt.Sprintf("the token's aud is %.200s, and session.audience is %q", fmt.Sprintf("%q", c.audience), i.format.Audience)
 	}
 	return ""
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -23,6 +24,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/strictjson"
 )
 
 const (
@@ -154,7 +156,7 @@ func (k *keyring) run(f *flight) {
 		set.at = at
 		set.keepPointers(before)
 		if len(set.ambiguous) > 0 && (before == nil || !slices.Equal(before.ambiguous, set.ambiguous)) {
-			k.log.Warn("keys of sessions were left out: several keys have one kid and one algorithm", "kids", set.ambiguous)
+			k.log.Warn("keys of sessions were left out: several keys have one kid and one algorithm", "kids", set.ambiguous[:min(len(set.ambiguous), 10)], "count", len(set.ambiguous))
 		}
 		k.present.Store(set)
 	case k.ctx.Err() == nil:
@@ -243,10 +245,21 @@ func parseKeys(body []byte) (*keySet, error) {
 	}
 	keys := make(map[keyName]crypto.PublicKey)
 	ambiguous := make(map[keyName]bool)
+	var published []crypto.PublicKey // of private keys, which anybody can sign with
 	for _, raw := range document.Keys {
-		var m jwkset.JWKMarshal
-		if json.Unmarshal(raw, &m) != nil || m.KID == "" || m.USE != "" && m.USE != jwkset.UseSig ||
-			m.D != "" || len(m.KEYOPS) > 0 && !slices.Contains(m.KEYOPS, jwkset.KeyOpsVerify) {
+		m, ok := readKey(raw)
+		if !ok {
+			continue
+		}
+		if m.D != "" {
+			if private, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{Private: true}, jwkset.JWKValidateOptions{}); err == nil {
+				if signer, ok := private.Key().(crypto.Signer); ok {
+					published = append(published, signer.Public())
+				}
+			}
+			continue
+		}
+		if m.KID == "" || m.USE != "" && m.USE != jwkset.UseSig || len(m.KEYOPS) > 0 && !slices.Contains(m.KEYOPS, jwkset.KeyOpsVerify) {
 			continue
 		}
 		parsed, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
@@ -276,6 +289,9 @@ func parseKeys(body []byte) (*keySet, error) {
 		}
 		keys[name] = parsed.Key()
 	}
+	maps.DeleteFunc(keys, func(_ keyName, k crypto.PublicKey) bool {
+		return slices.ContainsFunc(published, func(p crypto.PublicKey) bool { return equal(p, k) })
+	})
 	set := &keySet{keys: keys}
 	for name := range ambiguous {
 		delete(keys, name)
@@ -284,6 +300,20 @@ func parseKeys(body []byte) (*keySet, error) {
 	slices.Sort(set.ambiguous)
 	set.ambiguous = slices.Compact(set.ambiguous)
 	return set, nil
+}
+
+// readKey reads the members of a JWK that count here (RFC 7517, section 4; RFC 7518, section 6), each by its exact name
+// and once.
+func readKey(raw json.RawMessage) (m jwkset.JWKMarshal, ok bool) {
+	members, err := strictjson.Object(raw)
+	if err != nil {
+		return m, false
+	}
+	maps.DeleteFunc(members, func(name string, _ json.RawMessage) bool {
+		return !slices.Contains([]string{"kty", "use", "key_ops", "alg", "kid", "crv", "x", "y", "n", "e", "d", "p", "q", "dp", "dq", "qi"}, name)
+	})
+	exact, err := json.Marshal(members)
+	return m, err == nil && json.Unmarshal(exact, &m) == nil
 }
 
 // find gives the key with the name. An error means that it cannot be told whether there is one: the keys are too old, or the
@@ -376,7 +406,7 @@ func (k *keyring) ready() (ready bool, trouble error) {
 	case k.trouble.Load() != nil:
 		return true, fmt.Errorf("the keys of sessions are %v old, and could not be fetched anew: %w", time.Since(set.at).Round(time.Second), k.reason())
 	case len(set.ambiguous) > 0:
-		return true, fmt.Errorf("keys were left out: several keys have one kid and one algorithm: %.100q", set.ambiguous)
+		return true, fmt.Errorf("keys were left out: several keys have one kid and one algorithm: %.200s", fmt.Sprintf("%q", set.ambiguous))
 	case len(set.keys) == 0:
 		return true, errors.New("the issuer has no public key that sessions could be signed with")
 	}

@@ -3,7 +3,9 @@ package session_test
 import (
 	"crypto/rand"
 	"crypto/rsa"
+	"io"
 	"log/slog"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -40,6 +42,8 @@ func TestKeyIDThatIsThereTwice(t *testing.T) {
 		"two of one type, one again":      {[]jose.JSONWebKey{ec, public("k", &otherEC.PublicKey), ec}, false, false, true},
 		"one of them without alg":         {[]jose.JSONWebKey{ec, plain(public("k", &otherEC.PublicKey))}, false, false, true},
 		"two, beside one of another type": {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey)}, false, true, true},
+		"its private half, too":           {[]jose.JSONWebKey{ec, rs, {Key: ecKey, KeyID: "k", Use: "sig"}}, false, true, false},
+		"its private half elsewhere":      {[]jose.JSONWebKey{{Key: ecKey, KeyID: "z"}, ec, rs}, false, true, false},
 		"two of each":                     {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey), public("k", &otherRSA.PublicKey)}, false, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -70,5 +74,31 @@ func TestKeyIDThatIsThereTwice(t *testing.T) {
 				t.Errorf("readiness: %q", notices)
 			}
 		})
+	}
+}
+
+// Members of a key count by their exact names, each once.
+func TestMembersOfAKeyAreRead(t *testing.T) {
+	good := string(must(public("k", &ecKey.PublicKey).MarshalJSON()))
+	other := string(must(public("other", &otherEC.PublicKey).MarshalJSON()))
+	for name, c := range map[string]struct {
+		also  string
+		taken bool
+	}{
+		"KID":           {strings.Replace(other, `"kid":"other"`, `"kid":"other","KID":"k"`, 1), true},
+		"KID, no kid":   {strings.Replace(other, `"kid"`, `"KID"`, 1), true},
+		"kid twice":     {strings.Replace(other, `"kid":"other"`, `"kid":"other","kid":"k"`, 1), true},
+		"no object":     {`["k"]`, true},
+		"another k":     {strings.Replace(other, `"kid":"other"`, `"kid":"k"`, 1), false},
+		"other members": {strings.Replace(other, `"kid":"other"`, `"kid":"other","x":{},"Kty":7`, 1), true},
+	} {
+		p := publish(t)
+		p.Instead(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, `{"keys":[`+c.also+`,`+good+`]}`)
+		})
+		v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
+		if _, denial, err := verify(t, v, api, sign(jose.ES256, ecKey, "k", supabase.Claims(user, nil))); err != nil || (denial == "") != c.taken {
+			t.Errorf("%s: %q, %v", name, denial, err)
+		}
 	}
 }

@@ -110,6 +110,14 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	if got := state(before); got != "2099-01-01 true" {
 		t.Errorf("another user is %s", got)
 	}
+	// What users do with their factors lifts no ban.
+	f.exec(t, `UPDATE keywicket.users SET banned_until = '2097-01-01' WHERE id = $1`, other)
+	auth.MustExec(`INSERT INTO auth.mfa_factors VALUES (gen_random_uuid(), $1, 'x', 'totp', 'unverified', now(), now())`, other)
+	auth.MustExec(`DELETE FROM auth.mfa_factors WHERE user_id = $1`, other)
+	if got := state(other); got != "2097-01-01 false" {
+		t.Errorf("after factors: %s", got)
+	}
+	f.exec(t, `UPDATE keywicket.users SET banned_until = NULL WHERE id = $1`, other)
 
 	// The last two factors are removed at once, each in a transaction that does not see the other's.
 	for range 5 {

@@ -5,6 +5,7 @@ package strictyaml
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"regexp"
 	"strings"
@@ -20,10 +21,33 @@ func Decode(text []byte, v any) error {
 	if err == nil && decoder.Decode(new(yaml.Node)) == nil {
 		err = errors.New("there is a second document")
 	}
-	if err == nil || errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) {
 		return nil
 	}
-	return errors.New(plain(err.Error()))
+	if err != nil {
+		return errors.New(plain(err.Error()))
+	}
+	var tree yaml.Node
+	if err := yaml.Unmarshal(text, &tree); err != nil {
+		return errors.New(plain(err.Error()))
+	}
+	if line := emptyItem(&tree); line > 0 {
+		return fmt.Errorf("line %d: an empty item in a list", line)
+	}
+	return nil
+}
+
+// emptyItem returns the line of a null in a list, or 0. The decoder would leave it out without a word.
+func emptyItem(n *yaml.Node) int {
+	for _, child := range n.Content {
+		if n.Kind == yaml.SequenceNode && child.Kind == yaml.ScalarNode && child.ShortTag() == "!!null" {
+			return child.Line
+		}
+		if line := emptyItem(child); line > 0 {
+			return line
+		}
+	}
+	return 0
 }
 
 var (

@@ -46,6 +46,8 @@ func TestDecodeErrors(t *testing.T) {
 		"name: [a]":             "line 1: is not a text",
 		"name: a\nname: b":      `line 2: mapping key "name" already defined at line 1`,
 		"name: a\n---\nname: b": "there is a second document",
+		"list: [a, ~]":          "line 1: an empty item in a list",
+		"list:\n  - a\n  -\n":   "line 3: an empty item in a list",
 	} {
 		err := strictyaml.Decode([]byte(text), new(file))
 		if err == nil || err.Error() != want {
