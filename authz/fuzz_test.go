@@ -112,7 +112,7 @@ func FuzzAuthorizationHeader(f *testing.F) {
 // texts are refused.
 var (
 	segmentForm = regexp.MustCompile(`^(?:[A-Za-z0-9._~!$&'()*+,=:@;-]|%[0-9A-Fa-f]{2})*$`)
-	refusedText = regexp.MustCompile(`[/\\\x00-\x1f\x7f\x{80}-\x{9f}]|%[0-9A-Fa-f]{2}|^\.{1,2}(?:;|$)|^;`)
+	refusedText = regexp.MustCompile(`[/\\\x00-\x1f\x7f\x{80}-\x{9f}]|%[0-9A-Fa-f]{2}|^\.{1,2}(?:[;?#]|$)|^;`)
 )
 
 func decoded(p string, allowed authz.Parameters) (segments []string, ok bool) {

@@ -118,9 +118,9 @@ func segment(raw string, p Parameters) (string, error) {
 			return "", err
 		}
 	}
-	// What a server would be left with that cuts a segment off at the semicolon.
-	head, _, cut := strings.Cut(text, ";")
-	if head == "." || head == ".." || head == "" && cut {
+	// What a server would be left with that cuts a segment off at the semicolon, or that parses the decoded path again.
+	head := text[:strings.IndexAny(text+";", ";?#")]
+	if head == "." || head == ".." || strings.HasPrefix(text, ";") {
 		return "", ErrPathSegment
 	}
 	return text, nil

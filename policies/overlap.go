@@ -50,17 +50,23 @@ func (r Route) needsAllOf(other Route) bool {
 func (r Route) takesFrom(other Route) bool {
 	mine, others := trimSlash(r.segments), trimSlash(other.segments)
 	differs := len(r.segments) != len(other.segments)
+	goesFirst, decided := true, false // the other row, in its own spelling: a literal goes first, from the left
 	for i, s := range mine {
 		switch literal := others[i]; {
-		case s == anyText && literal == "", s != anyText && literal == anyText:
+		case s == anyText && literal == "", s == "" && literal == anyText:
 			return false
+		case s == anyText && literal != anyText:
+			differs = differs || strings.ContainsFunc(literal, unicode.IsLetter)
+			decided = true
+		case s != anyText && literal == anyText:
+			goesFirst = goesFirst && decided
+			decided = true
 		case s == anyText:
-			differs = differs || literal != anyText && strings.ContainsFunc(literal, unicode.IsLetter)
 		case !strings.EqualFold(s, literal):
 			return false
 		default:
 			differs = differs || s != literal
 		}
 	}
-	return differs
+	return differs && goesFirst
 }

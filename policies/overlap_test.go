@@ -26,15 +26,16 @@ func TestRowsThatAServerMayMixUp(t *testing.T) {
 		"a literal in another case":     {row("/Charges", admin) + row("/charges", read), []string{"line 6: GET /charges can match what line 5, /Charges,", "line 5: GET /Charges can match what line 6, /charges,"}},
 		"digits and a slash":            {row("/v/1", admin) + row("/v/{version}/", read), []string{"line 6"}},
 
-		"the same scopes":               {row("/charges/search", read) + row("/charges/{charge}", read), nil},
-		"more scopes":                   {row("/charges/search", read) + row("/charges/{charge}", both), nil},
-		"a public literal":              {row("/charges/search", public) + row("/charges/{charge}", read), nil},
-		"a literal without letters":     {row("/charges/7", admin) + row("/charges/{charge}", read), nil},
-		"other segments":                {row("/charges/search", admin) + row("/refunds/{refund}", read), nil},
-		"another length":                {row("/charges/search", admin) + row("/{charge}", read), nil},
-		"another method":                {row("/charges/search", admin) + `  - {method: POST, path: "/charges/{charge}", scopes: [read]}` + "\n", nil},
-		"a parameter beside the root":   {row("/", admin) + row("/{thing}", read), nil},
-		"two parameters, not one shape": {row("/{a}/search", admin) + row("/charges/{b}", read), nil},
+		"the same scopes":                        {row("/charges/search", read) + row("/charges/{charge}", read), nil},
+		"more scopes":                            {row("/charges/search", read) + row("/charges/{charge}", both), nil},
+		"a public literal":                       {row("/charges/search", public) + row("/charges/{charge}", read), nil},
+		"a literal without letters":              {row("/charges/7", admin) + row("/charges/{charge}", read), nil},
+		"other segments":                         {row("/charges/search", admin) + row("/refunds/{refund}", read), nil},
+		"another length":                         {row("/charges/search", admin) + row("/{charge}", read), nil},
+		"another method":                         {row("/charges/search", admin) + `  - {method: POST, path: "/charges/{charge}", scopes: [read]}` + "\n", nil},
+		"a parameter beside the root":            {row("/", admin) + row("/{thing}", read), nil},
+		"parameters that cross":                  {row("/{workspace}/settings", read) + row("/admin/{page}", admin), []string{"line 5: GET /{workspace}/settings can match what line 6, /admin/{page},"}},
+		"parameters that cross, the other first": {row("/{workspace}/settings", admin) + row("/admin/{page}", both), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := copied(t)

@@ -132,8 +132,8 @@ var (
 	pchars = regexp.MustCompile(`\A(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)+\z`)
 	// Separators, control characters, and escapes for a server that decodes twice.
 	otherwiseRead = regexp.MustCompile(`[/\\\x00-\x1f\x7f-\x{9f}]|%[0-9A-Fa-f]{2}`)
-	// Dot segments, also for a server that cuts a segment off at ;.
-	dotSegment = regexp.MustCompile(`(?s)\A(?:\.\.?|\.?\.?;.*)\z`)
+	// Dot segments, also for a server that cuts a segment off at ; or parses the path again.
+	dotSegment = regexp.MustCompile(`(?s)\A(?:\.\.?|\.?\.?;.*|\.\.?[?#].*)\z`)
 )
 
 // segments decodes a target. ok reports that every server reads the segments like this.
@@ -273,9 +273,9 @@ func (j judge) judgeAllowed(one trial, wrong map[string]bool) {
 			continue
 		}
 		at := p.heard
-		row, _ := j.row(at.Segments)
+		row, found := j.row(at.Segments)
 		server := "python"
-		if i == 0 || row.scope == "" { // no credential chooses the sandbox on a public route
+		if i == 0 || found && row.scope == "" { // no credential chooses the sandbox on a public route
 			server = "go"
 		}
 		due[server]++
