@@ -3,6 +3,7 @@ package authz
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"unicode"
@@ -96,14 +97,14 @@ func JoinSegments(segments []string) string {
 }
 
 func segment(raw string, p Parameters) (string, error) {
-	escapes := 0
+	escaped := false
 	for i := 0; i < len(raw); i++ {
 		switch c := raw[i]; {
 		case c == '%':
 			if !isEscape(raw[i:]) {
 				return "", ErrPathCharacter
 			}
-			escapes++
+			escaped = true
 			i += 2
 		case c == ';' && !p.RawSemicolon:
 			return "", ErrRawSemicolon
@@ -112,8 +113,11 @@ func segment(raw string, p Parameters) (string, error) {
 		}
 	}
 	text := raw
-	if escapes > 0 {
-		text = unescape(raw, escapes)
+	if escaped {
+		var err error
+		if text, err = url.PathUnescape(raw); err != nil {
+			return "", ErrPathCharacter
+		}
 		if err := checkDecoded(text, p); err != nil {
 			return "", err
 		}
@@ -146,30 +150,6 @@ func isEscape(s string) bool { return len(s) >= 3 && s[0] == '%' && isHex(s[1]) 
 
 func isHex(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
-}
-
-// unescape decodes a segment that has this many valid escapes.
-func unescape(raw string, escapes int) string {
-	text := make([]byte, 0, len(raw)-2*escapes)
-	for i := 0; i < len(raw); i++ {
-		c := raw[i]
-		if c == '%' {
-			c = unhex(raw[i+1])<<4 | unhex(raw[i+2])
-			i += 2
-		}
-		text = append(text, c)
-	}
-	return string(text)
-}
-
-func unhex(c byte) byte {
-	switch {
-	case c <= '9':
-		return c - '0'
-	case c <= 'F':
-		return c - 'A' + 10
-	}
-	return c - 'a' + 10
 }
 
 // isPchar reports whether c is a pchar of RFC 3986, section 3.3, other than ; and the % of an escape.

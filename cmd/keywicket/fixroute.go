@@ -68,6 +68,7 @@ func rowFor(segments []string) (row, odd string) {
 func (m *imagined) fixPath(ctx context.Context, path string) (string, error) {
 	parameters := m.explainer.Reading(m.api).Parameters
 	var keys []string
+	permitted := len(parameters.MayHold)
 	for {
 		segments, err := authz.Segments(path, parameters)
 		character, notPermitted := errors.AsType[authz.NotPermittedError](err)
@@ -84,7 +85,7 @@ func (m *imagined) fixPath(ctx context.Context, path string) (string, error) {
 			continue
 		case err != nil:
 			return fmt.Sprintf("%v, so it matches no route: send it without", err), nil
-		case len(parameters.MayHold) == 0:
+		case len(parameters.MayHold) == permitted && len(keys) == 0: // the path is not to blame
 			return "the policy reads the query, and servers may read this one differently: send it without a raw ; or # and without broken escapes", nil
 		}
 		in := m.input
