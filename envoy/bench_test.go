@@ -43,8 +43,7 @@ func BenchmarkCheck(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer remembered.Close()
-	remembered.Connected(cache.CauseStart)
-	remembered.Heard(remembered.Nonce())
+	remembered.Told(remembered.Poll(), cache.Reply{Snapshot: "1:1:", World: "w"}, true)
 	is := supabase.Start()
 	defer is.Close()
 	velocity := authz.API{

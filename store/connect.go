@@ -41,7 +41,7 @@ func open(databaseURL string, limit time.Duration) (*sqlx.DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare the database connection: %w", err)
 	}
-	connector.Dialer(dialer{limit})
+	connector.Dialer(dialer{limit: limit})
 	return sqlx.NewDb(sql.OpenDB(connector), "postgres"), nil
 }
 
@@ -89,7 +89,10 @@ func urlError(databaseURL string, err error) error {
 
 // dialer makes connections that give up on a server that stopped answering. Without it a connection whose peer vanished
 // holds its place in the pool until TCP gives up, a quarter of an hour later.
-type dialer struct{ limit time.Duration }
+type dialer struct {
+	limit time.Duration // of dialing, and of each read and each write; 0: none
+	dial  time.Duration // of dialing, where reads may take any time
+}
 
 func (d dialer) Dial(network, address string) (net.Conn, error) {
 	return d.DialContext(context.Background(), network, address)
@@ -102,7 +105,7 @@ func (d dialer) DialTimeout(network, address string, timeout time.Duration) (net
 }
 
 func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	c, err := (&net.Dialer{Timeout: d.limit}).DialContext(ctx, network, address)
+	c, err := (&net.Dialer{Timeout: cmp.Or(d.limit, d.dial)}).DialContext(ctx, network, address)
 	if err != nil || d.limit == 0 {
 		return c, err
 	}

@@ -15,20 +15,26 @@ import (
 type Config struct {
 	// URL as in [Open]. The login needs no more than the role keywicket_sidecar.
 	URL string
-	// MaxOpenConnections for look-ups. One further connection writes the usage. Default: 8.
+	// MaxOpenConnections for look-ups, and for what is written. Two further ones read the log of changes and listen for hints,
+	// and a third one is made from time to time. Default: 8.
 	MaxOpenConnections int
 	// LookupTimeout bounds a look-up as a whole: the wait for a connection, connecting, retries, the query. It should
 	// stay below half of what the caller is given, so that a client of the caller gets an answer. Default: 200ms.
 	LookupTimeout time.Duration
-	// FeedURL is where changes are listened to, if not at URL: a way around a pooler of connections, which must not stand
-	// between a listener and its database. Default: URL.
+	// FeedURL is where hints of changes are listened to, if not at URL: a way around a pooler of connections, which must not
+	// stand between a listener and its database. Default: URL.
 	FeedURL string
+	// NoHints reads the log of changes at its turn only. It saves a connection, and Postgres the wake-up of each sidecar at
+	// each change.
+	NoHints bool
 	// Cache is in front of the look-ups.
 	Cache cache.Config
 	// NoCache asks the database for every look-up.
 	NoCache bool
 	// UsageInterval is how often last_used_at is written. Default: 5s.
 	UsageInterval time.Duration
+	// Version of this program, and a hash of its policies, for the list of sidecars.
+	Version, Policies string
 	// Clock measures how long ago a token was used, and nothing else: expiry is the database's to judge. Default:
 	// time.Now.
 	Clock func() time.Time
@@ -41,6 +47,8 @@ const (
 
 	// connectionLifetime lets a sidecar follow a failover or a changed address even if nobody closes its connections.
 	connectionLifetime = 5 * time.Minute
+	// connectionIdle is for how long a connection is kept that a burst of look-ups has needed.
+	connectionIdle = time.Minute
 )
 
 func (c Config) complete() (Config, error) {
@@ -71,9 +79,12 @@ func (c Config) complete() (Config, error) {
 // use.
 type Directory struct {
 	lookups *lookups
+	servers *servers
 	cache   *cache.Cache // nil: none
 	feed    *feed
 	usage   *usage
+
+	stopWatching context.CancelFunc // nil: the feed sees which server there is
 }
 
 var _ authz.Directory = (*Directory)(nil)
@@ -103,18 +114,26 @@ func OpenDirectory(c Config, log *slog.Logger) (_ *Directory, err error) {
 	db.SetMaxOpenConns(c.MaxOpenConnections)
 	db.SetMaxIdleConns(c.MaxOpenConnections)
 	db.SetConnMaxLifetime(connectionLifetime)
+	db.SetConnMaxIdleTime(connectionIdle)
 	// Each attempt removes a dead connection from the pool, so the last one has a new connection.
 	d.lookups = &lookups{db: db, timeout: c.LookupTimeout, attempts: c.MaxOpenConnections + 1}
-	if d.usage, err = startUsage(c, log); err != nil {
+	if d.servers, err = openServers(c.URL, db, log); err != nil {
 		return nil, err
 	}
+	d.lookups.servers = d.servers
+	d.usage = startUsage(db, c, log)
 	if c.NoCache {
+		ctx, cancel := context.WithCancel(context.Background())
+		d.stopWatching = cancel
+		go d.servers.watch(ctx)
 		return d, nil
 	}
 	if d.cache, err = cache.New(c.Cache, d.lookups, log); err != nil {
 		return nil, fmt.Errorf("cache.%w", err)
 	}
-	d.feed, err = startFeed(c, d.cache, log)
+	// What was remembered of the server before may be of another cluster.
+	d.servers.switched = func() { d.cache.Hinted(nil) }
+	d.feed, err = startFeed(c, d.cache, d.servers, log)
 	return d, err
 }
 
@@ -173,6 +192,9 @@ func (d *Directory) Close(ctx context.Context) error {
 	if d.feed != nil {
 		d.feed.close()
 	}
+	if d.stopWatching != nil {
+		d.stopWatching()
+	}
 	if d.usage != nil {
 		errs = append(errs, d.usage.close(ctx))
 	}
@@ -181,6 +203,9 @@ func (d *Directory) Close(ctx context.Context) error {
 	}
 	if d.lookups != nil {
 		errs = append(errs, d.lookups.db.Close())
+	}
+	if d.servers != nil {
+		errs = append(errs, d.servers.close())
 	}
 	return errors.Join(errs...)
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"testing"
 
 	"github.com/jmoiron/sqlx"
 )
@@ -26,4 +27,18 @@ func MigrateTo(ctx context.Context, db *sqlx.DB, version int64) error {
 	}
 	_, err = provider.UpTo(ctx, version)
 	return err
+}
+
+// ReadChanges reads the log of changes as a sidecar does.
+func ReadChanges(t testing.TB, c *sqlx.Conn, since string) (snapshot string, changes []string) {
+	t.Helper()
+	p, err := newPollConnection(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := p.read(t.Context(), since)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Snapshot, r.Changes
 }

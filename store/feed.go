@@ -1,238 +1,283 @@
 package store
 
 import (
-	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
-	"strings"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/jmoiron/sqlx"
-	"github.com/lib/pq"
 
 	"github.com/keywicket/keywicket/store/cache"
 )
 
 const (
-	// changesChannel is where the triggers tell (migration 00006).
-	changesChannel = "keywicket_changes"
-	// allChanged is the notice that speaks of everything.
-	allChanged = "*"
-
-	// changesAreTold is true if every table that a look-up depends on has its four triggers (migration 00006), and they fire.
-	changesAreTold = `NOT EXISTS (
-		SELECT FROM unnest(ARRAY['tokens', 'workspaces', 'users', 'members', 'revoked_sessions',
-			'oauth_access_tokens', 'oauth_grants', 'oauth_grant_workspaces', 'oauth_apps']) AS name
-		WHERE 4 <> (SELECT count(*) FROM pg_catalog.pg_trigger
-			WHERE tgrelid = to_regclass('keywicket.' || name) AND tgenabled = 'A'
-			  AND tgname IN ('tell_insert', 'tell_update', 'tell_delete', 'tell_truncate')))`
-
-	// A feed that was lost is looked for at once, and then ever more slowly, but never more slowly than this.
+	// A connection that was lost is made anew at once, and then after longer and longer waits, but no longer than this.
 	minReconnect = 50 * time.Millisecond
 	maxReconnect = 2 * time.Second
+	// … unless there are many sidecars: together they try that often.
+	reconnectShare = 20 * time.Millisecond
+	// maxPollInterval keeps a sidecar with a long staleness bound within what the log remembers.
+	maxPollInterval = 5 * time.Second
 )
 
-// feed listens to the changes in the database and tells the cache. A nonce that it sends over a connection of its own
-// says, when it is heard, that everything before it has been heard too.
+var errUntold = errors.New("the database does not write all changes to its log. `keywicket migrate up` makes the triggers. " +
+	"Where one is disabled: ALTER TABLE keywicket.… ENABLE ALWAYS TRIGGER tell_… (ENABLE REPLICA for tell_row). The tables " +
+	"must not inherit, and keywicket.changes must have no rules and no row-level security")
+
+// feed reads the change log and tells the cache.
 type feed struct {
 	cache    *cache.Cache
 	log      *slog.Logger
-	db       *sqlx.DB // sends the nonces
-	listener *pq.Listener
+	servers  *servers
+	presence presence
+	hints    *hints // nil: none are wanted
 	bound    time.Duration
-	channel  string // this process's own, for its nonces: other sidecars have no use for them
 	trouble  atomic.Pointer[error]
-	wake     chan struct{} // a nonce is to be sent at once
+	sidecars atomic.Int64 // that are alive, this one included
+	looks    bool         // this sidecar has looked at the schema at its last reading
+
+	connections chan *pollConnection // new ones
+	wanted      chan struct{}        // a connection is wanted now
+	suspected   chan struct{}        // there may be another server
+	again       chan struct{}        // the log is to be read now
 
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 }
 
-func startFeed(c Config, target *cache.Cache, log *slog.Logger) (*feed, error) {
-	bound := target.StalenessBound()
-	// A connection to a server that is gone must not hold up the next one.
-	limit := max(bound, time.Second)
-	db, err := open(c.URL, limit)
-	if err != nil {
-		return nil, err
-	}
-	db.SetMaxOpenConns(1)
-	db.SetConnMaxLifetime(connectionLifetime)
-	listenURL, err := feedURL(cmp.Or(c.FeedURL, c.URL))
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("database.feed_url: %w", err), db.Close())
-	}
+func startFeed(c Config, target *cache.Cache, s *servers, log *slog.Logger) (f *feed, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	f := &feed{
-		cache: target, log: log, db: db, bound: bound, cancel: cancel,
-		channel: "keywicket_" + strings.ToLower(rand.Text()), wake: make(chan struct{}, 1),
+	c.Cache = target.Config()
+	f = &feed{
+		cache: target, log: log, servers: s, presence: newPresence(c), bound: c.Cache.StalenessBound, cancel: cancel,
+		connections: make(chan *pollConnection), wanted: make(chan struct{}, 1), suspected: make(chan struct{}, 1), again: make(chan struct{}, 1),
 	}
-	// The nonces are what is read: a connection that is silent for several leases is dead, whatever TCP thinks. No sooner,
-	// since a new one costs all that is remembered, and it may be the sending that is slow.
-	f.listener = pq.NewDialListener(dialer{5 * limit}, listenURL, minReconnect, maxReconnect, f.event)
-	f.running.Go(func() { f.listen(ctx) })
-	f.running.Go(func() { f.beat(ctx) })
+	if !c.NoHints {
+		if f.hints, err = startHints(c, target, f.again); err != nil {
+			cancel()
+			return nil, err
+		}
+	}
+	f.running.Go(func() { f.connect(ctx) })
+	f.running.Go(func() { f.run(ctx) })
 	return f, nil
 }
 
-// feedURL says in the URL what open says in a configuration, which a listener does not take.
-func feedURL(databaseURL string) (string, error) {
-	config, err := parse(databaseURL)
-	if err != nil {
-		return "", err
-	}
-	if u, err := url.Parse(databaseURL); err == nil && (u.Scheme == "postgres" || u.Scheme == "postgresql") {
-		query := u.Query()
-		query.Set("application_name", cmp.Or(config.ApplicationName, applicationName))
-		query.Set("target_session_attrs", string(config.TargetSessionAttrs))
-		u.RawQuery = query.Encode()
-		return u.String(), nil
-	}
-	// In front: the last of two counts, and what is behind may end in an empty value.
-	return fmt.Sprintf("application_name=%s target_session_attrs=%s %s", applicationName, config.TargetSessionAttrs, databaseURL), nil
-}
-
-// event is called by the listener's own goroutine.
-func (f *feed) event(event pq.ListenerEventType, err error) {
-	switch event {
-	case pq.ListenerEventDisconnected, pq.ListenerEventConnectionAttemptFailed:
-		err = cmp.Or(err, errors.New("the connection has ended"))
-		if event == pq.ListenerEventDisconnected {
-			f.log.Warn("the feed of changes is lost, and with it all that was remembered", "error", err)
+// connect makes connections for run, one after the other.
+func (f *feed) connect(ctx context.Context) {
+	wait := minReconnect
+	for ctx.Err() == nil {
+		started := time.Now()
+		c, err := f.open(ctx)
+		if err == nil {
+			select {
+			case f.connections <- c:
+			case <-ctx.Done():
+				_ = c.Close()
+				return
+			}
+			f.watch(ctx)
+		} else if ctx.Err() == nil {
+			f.fail(fmt.Errorf("read the change log: %w", err))
 		}
-		f.cache.Disconnected()
-		f.fail(err)
+		// All sidecars lose their connections at once.
+		longest := max(maxReconnect, time.Duration(f.sidecars.Load())*reconnectShare)
+		if time.Since(started) > longest {
+			wait = minReconnect
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait/2 + rand.N(wait)):
+		}
+		wait = min(2*wait, longest)
 	}
 }
 
-// listen tells the cache what is heard.
-func (f *feed) listen(ctx context.Context) {
-	defer f.cache.Disconnected()
-	listening := make(chan struct{})
-	go func() {
-		defer close(listening)
-		f.subscribe(ctx)
-	}()
+// watch returns when the connection is of no more use. From time to time it makes another one, because a new one may reach
+// another server.
+func (f *feed) watch(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-listening:
-			listening = nil
-			f.connected(cache.CauseStart)
-		case n := <-f.listener.Notify:
-			switch {
-			case n == nil: // a new connection, which listens again
-				f.connected(cache.CauseReconnect)
-			case n.Channel == f.channel:
-				f.cache.Heard(n.Extra)
-				f.trouble.Store(nil)
-			case n.Extra == allChanged:
-				f.cache.ChangedAll()
-			default:
-				keys, err := cache.ParseKeys(n.Extra)
-				if err != nil { // the notice of another version, perhaps
-					f.log.Warn("changes", "error", err)
-					f.cache.ChangedAll()
-					continue
-				}
-				f.cache.Changed(keys)
-			}
-		}
-	}
-}
-
-func (f *feed) connected(cause cache.Cause) {
-	f.trouble.Store(nil)
-	f.cache.Connected(cause)
-	select {
-	case f.wake <- struct{}{}:
-	default: // it is about to be sent already
-	}
-}
-
-// subscribe returns when both channels are listened to, on this connection and on all that follow.
-func (f *feed) subscribe(ctx context.Context) {
-	for _, channel := range []string{changesChannel, f.channel} {
-		for {
-			err := f.listener.Listen(channel) // waits for a connection
-			if err == nil || errors.Is(err, pq.ErrChannelAlreadyOpen) || ctx.Err() != nil {
-				break
-			}
-			f.fail(err)
+		case <-f.wanted:
+			return
+		case <-time.After(max(minFreshInterval, time.Duration(f.sidecars.Load())*freshShare)):
+			f.probe(ctx)
+		case <-f.suspected:
+			// Not all at once.
 			select {
 			case <-ctx.Done():
-			case <-time.After(maxReconnect):
+			case <-f.wanted:
+				return
+			case <-time.After(rand.N(time.Duration(f.sidecars.Load()+1) * suspectShare)):
+				f.probe(ctx)
 			}
 		}
 	}
 }
 
-// beat sends nonces, four to a lease, so that three may be late.
-func (f *feed) beat(ctx context.Context) {
-	tick := time.NewTicker(f.bound / 4)
+func (f *feed) probe(ctx context.Context) {
+	if c, err := f.servers.connect(ctx); err == nil { // what it reaches counts already
+		_ = c.Close()
+	}
+}
+
+func (f *feed) open(ctx context.Context) (*pollConnection, error) {
+	c, err := f.servers.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, err := within(ctx, f.servers.limit, func(ctx context.Context) (*pollConnection, error) { return newPollConnection(ctx, c) })
+	if err != nil {
+		go func() { _ = c.Close() }() // may wait for a server that does not answer
+		return nil, err
+	}
+	return p, nil
+}
+
+// run reads the log four times in a staleness bound, and when somebody waits for it.
+func (f *feed) run(ctx context.Context) {
+	tick := time.NewTicker(f.interval())
 	defer tick.Stop()
-	believed, mute := false, false
-	grace := time.After(2 * f.bound)
+	const most = 4 // readings between two ticks
+	extra := 0
+	var c *pollConnection
+	started, believed, complained := time.Now(), false, false
 	for {
-		mute = f.pulse(ctx, mute)
 		select {
 		case <-ctx.Done():
+			if c != nil {
+				f.leave(context.WithoutCancel(ctx), c)
+			}
 			return
-		case <-f.wake:
-		case <-grace:
-			if ever, _ := f.cache.Heart(); !ever {
-				believed = true // for this once, so that it is told below
+		case fresh := <-f.connections:
+			if old := c; old != nil {
+				go func() { _ = old.Close() }()
+			}
+			c = fresh
+		case <-f.again:
+			if extra++; extra > most {
+				continue
 			}
 		case <-tick.C:
+			extra = 0
 		}
-		if _, now := f.cache.Heart(); now != believed {
-			believed = now
-			if now {
-				f.log.Info("changes are heard: the cache is in use")
-			} else {
-				f.log.Warn("changes are not heard: every look-up asks the database", "error", f.reason())
+		if c != nil {
+			if err := f.poll(ctx, c); err != nil && ctx.Err() == nil {
+				f.fail(fmt.Errorf("read the change log: %w", err))
+				old := c
+				go func() { _ = old.Close() }()
+				c = nil
+				offer(f.wanted)
 			}
 		}
+		ever, now := f.cache.Heart()
+		switch {
+		case now && !believed:
+			f.log.Info("the change log is read: the cache is in use")
+		case !now && believed, !ever && !complained && time.Since(started) > 2*f.bound:
+			complained = true
+			f.log.Warn("the change log is not read: every look-up asks the database", "error", f.reason())
+		}
+		believed = now
 	}
 }
 
-// pulse sends a nonce, unless the database is mute: it does not tell of changes, because it is not yet migrated, or
-// because somebody has disabled a trigger. The feed would be heard then, and mean nothing.
-func (f *feed) pulse(ctx context.Context, mute bool) (muteNow bool) {
-	query := `SELECT pg_notify($1, $2) WHERE ` + changesAreTold
-	if mute { // nothing may be heard before what was not told is forgotten
-		query = `SELECT $1::text, $2::text WHERE ` + changesAreTold
+// leave ends the sidecar's presence, if that takes no time. Otherwise it counts as alive for a while.
+func (f *feed) leave(ctx context.Context, c *pollConnection) {
+	const limit = 200 * time.Millisecond
+	_, _ = within(ctx, limit, func(ctx context.Context) (struct{}, error) { return struct{}{}, f.presence.leave(ctx, c) })
+	go func() { _ = c.Close() }() // may wait for a server that does not answer
+}
+
+// offer puts a signal into a channel with room for one.
+func offer(to chan struct{}) {
+	select {
+	case to <- struct{}{}:
+	default:
 	}
-	nonce := f.cache.Nonce()
-	rows, err := within(ctx, f.bound, func(ctx context.Context) (int64, error) {
-		result, err := f.db.ExecContext(ctx, query, f.channel, nonce)
-		if err != nil {
-			return 0, err
-		}
-		return result.RowsAffected()
-	})
+}
+
+// poll reads the log once. After an error the connection is of no more use.
+func (f *feed) poll(ctx context.Context, c *pollConnection) error {
+	p := f.cache.Poll()
+	r, err := within(ctx, f.limit(), func(ctx context.Context) (reading, error) { return c.read(ctx, p.Since) })
 	switch {
 	case err != nil:
-		if ctx.Err() == nil {
-			f.fail(fmt.Errorf("ask the database: %w", err))
+		return err
+	case r.Standby:
+		return errors.New("the server has become a standby")
+	case !f.servers.isCurrent(r.Started):
+		return errors.Join(errOtherServer, f.within(ctx, c.leave))
+	case !r.ID.Valid:
+		offer(f.again)
+		return f.within(ctx, c.look)
+	case f.presence.world != r.world(): // where this sidecar's row may be missing
+		err := f.within(ctx, func(ctx context.Context) error {
+			return errors.Join(f.presence.register(ctx, c), f.count(ctx, c))
+		})
+		if err != nil {
+			return err
 		}
-		return mute
-	case rows == 0:
-		f.fail(errors.New("the database does not tell of them: `keywicket migrate up` makes the triggers; where " +
-			"somebody has disabled one, ALTER TABLE keywicket.… ENABLE ALWAYS TRIGGER tell_…"))
-		return true
-	case mute:
-		f.cache.ChangedAll()
+		f.presence.world = r.world()
 	}
-	return false
+	reply, ack, away := r.reply()
+	if away {
+		offer(f.suspected)
+	}
+	// A sidecar that others take for gone must not use its memory: nobody would wait for it.
+	f.cache.Told(p, reply, !f.presence.gone())
+	if f.trouble.Store(nil); reply.World == "" {
+		f.fail(errUntold)
+	}
+	// One sidecar looks at the schema for all, at each of its readings. If it is late, another one takes over.
+	due := f.interval() * 8 / 5
+	if f.looks {
+		due = f.interval() * 4 / 5
+	}
+	if f.looks = r.stale(due); f.looks {
+		if err := f.within(ctx, c.look); err != nil {
+			return err
+		}
+	}
+	if !ack && !f.presence.due() {
+		return nil
+	}
+	return f.within(ctx, func(ctx context.Context) error {
+		s := f.cache.Stats()
+		if err := f.presence.sign(ctx, c, r.Snapshot, s.LeaseLeft, s.FeedLag); err != nil {
+			return err
+		}
+		if f.presence.signs%6 != 1 { // there are not many more or fewer every ten seconds
+			return nil
+		}
+		return f.count(ctx, c)
+	})
 }
+
+// count finds out how many sidecars share the database.
+func (f *feed) count(ctx context.Context, c *pollConnection) error {
+	n, err := f.presence.alive(ctx, c)
+	if err == nil {
+		f.sidecars.Store(n)
+	}
+	return err
+}
+
+// limit bounds each statement: what takes longer than the staleness bound is of no use.
+func (f *feed) limit() time.Duration { return min(f.bound, f.servers.limit) }
+
+func (f *feed) within(ctx context.Context, statement func(context.Context) error) error {
+	_, err := within(ctx, f.limit(), func(ctx context.Context) (struct{}, error) { return struct{}{}, statement(ctx) })
+	return err
+}
+
+// interval is between two readings of the log.
+func (f *feed) interval() time.Duration { return min(f.bound/4, maxPollInterval) }
 
 func (f *feed) fail(err error) { f.trouble.Store(&err) }
 
@@ -240,11 +285,10 @@ func (f *feed) reason() error {
 	if err := f.trouble.Load(); err != nil {
 		return *err
 	}
-	return errors.New("nothing comes back that is sent: LISTEN works on a primary alone, and through no pooler of transactions; " +
-		"database.feed_url leads around one")
+	return errors.New("the database has not answered yet")
 }
 
-// ready is false until the feed was heard for the first time. Later, look-ups do without the cache.
+// ready is false until the log was read for the first time. Later, look-ups do without the cache.
 func (f *feed) ready() error {
 	if ever, _ := f.cache.Heart(); ever {
 		return nil
@@ -254,12 +298,8 @@ func (f *feed) ready() error {
 
 func (f *feed) close() {
 	f.cancel()
-	go func() {
-		_ = f.listener.Close() // may wait for a server that does not answer
-		for range f.listener.Notify {
-			// The listener's own goroutine ends only when it is rid of what it has heard.
-		}
-	}()
+	if f.hints != nil {
+		f.hints.close()
+	}
 	f.running.Wait()
-	_ = f.db.Close()
 }

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -15,19 +14,20 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// lookupQuery answers one check. The workspace is the token's own one, or else the one that was asked for, reached by
+// lookupQuery answers one check, with one row, also for a token that does not exist: the row tells which server answered
+// (see servers). The workspace is the token's own one, or else the one that was asked for, reached by
 // way of the user's membership in it: a workspace without one cannot appear. A token of a banned user counts as revoked
 // while the ban lasts.
 //
 // It runs prepared, and soon with a generic plan; each step of it is one descent of a unique index. The two times are
 // subtracted as numbers, because expires_at may be infinity, which Postgres subtracts nothing from before version 17.
-const lookupQuery = `
+const lookupQuery = foundColumns + `
+FROM (VALUES (1)) AS one LEFT JOIN (
 SELECT CASE WHEN t.revoked_at IS NOT NULL OR ` + banned + ` THEN 'revoked'
             WHEN t.expires_at <= clock_timestamp() THEN 'expired'
-            ELSE '' END,
-       t.id, t.kind, t.environment, COALESCE(t.user_id, ''), t.scopes,
-       COALESCE(w.id, ''), COALESCE(w.slug, ''), COALESCE(m.role, ''),
-       (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp()))::float8
+            ELSE '' END AS denial,
+       t.id, t.kind, t.environment, t.user_id, t.scopes, w.id AS workspace_id, w.slug, m.role,
+       (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp()))::float8 AS lifetime
 FROM keywicket.tokens t
 CROSS JOIN ` + noFacts + `
 LEFT JOIN ` + users + ` ON u.id = t.user_id
@@ -35,7 +35,13 @@ LEFT JOIN keywicket.members m
        ON m.user_id = t.user_id
       AND m.workspace_id = COALESCE(NULLIF($3::text, ''), (SELECT id FROM keywicket.workspaces WHERE slug = $4::text))
 LEFT JOIN keywicket.workspaces w ON w.id = COALESCE(t.workspace_id, m.workspace_id)
-WHERE t.digest = $1::bytea AND t.api = $2::text`
+WHERE t.digest = $1::bytea AND t.api = $2::text
+) AS found ON true`
+
+// foundColumns are what every look-up begins with.
+const foundColumns = `
+SELECT ` + serverStarted + `, COALESCE(denial, 'unknown'), COALESCE(id, ''), COALESCE(kind, ''), COALESCE(environment, ''),
+       COALESCE(user_id, ''), scopes, COALESCE(workspace_id, ''), COALESCE(slug, ''), COALESCE(role, ''), lifetime`
 
 // The columns of migration 00010 may not be there yet when this code runs. In users their names then mean those of
 // noFacts, the next names outward.
@@ -48,18 +54,20 @@ const (
 
 // sessionQuery is lookupQuery for a session, whose token says who the user is: that there is such a user, who is not
 // banned, that the session was not revoked, nor all those of the user that began by then.
-const sessionQuery = `
-SELECT CASE WHEN ` + sessionRevoked + ` OR ` + banned + ` THEN 'revoked' ELSE '' END,
-       u.id, 'session', 'live', u.id, '{}'::text[],
-       COALESCE(w.id, ''), COALESCE(w.slug, ''), COALESCE(m.role, ''),
-       (EXTRACT(EPOCH FROM ` + banEnd + `) - EXTRACT(EPOCH FROM clock_timestamp()))::float8,
+const sessionQuery = foundColumns + `, COALESCE(mfa_enrolled, false)
+FROM (VALUES (1)) AS one LEFT JOIN (
+SELECT CASE WHEN ` + sessionRevoked + ` OR ` + banned + ` THEN 'revoked' ELSE '' END AS denial,
+       u.id, 'session' AS kind, 'live' AS environment, u.id AS user_id, '{}'::text[] AS scopes,
+       w.id AS workspace_id, w.slug, m.role,
+       (EXTRACT(EPOCH FROM ` + banEnd + `) - EXTRACT(EPOCH FROM clock_timestamp()))::float8 AS lifetime,
        u.mfa_enrolled
 FROM ` + noFacts + `
 JOIN ` + users + ` ON u.id = $2::text
 LEFT JOIN keywicket.members m
        ON m.user_id = u.id
       AND m.workspace_id = COALESCE(NULLIF($4::text, ''), (SELECT id FROM keywicket.workspaces WHERE slug = $5::text))
-LEFT JOIN keywicket.workspaces w ON w.id = m.workspace_id`
+LEFT JOIN keywicket.workspaces w ON w.id = m.workspace_id
+) AS found ON true`
 
 // sessionRevoked says of a session, $1 its id, $2 its user's and $3 when it began, that it was revoked.
 const sessionRevoked = `(
@@ -68,15 +76,16 @@ const sessionRevoked = `(
 
 // oauthQuery is lookupQuery for an access token of OAuth 2.0, which is worth what its grant and its app are. The workspace is
 // the one that was asked for, if it was granted; where none was asked for, the only one that was.
-const oauthQuery = `
+const oauthQuery = foundColumns + `, COALESCE(grant_id, ''), COALESCE(app_id, '')
+FROM (VALUES (1)) AS one LEFT JOIN (
 SELECT CASE WHEN t.revoked_at IS NOT NULL OR g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL
               OR ` + banned + ` THEN 'revoked'
             WHEN t.expires_at <= clock_timestamp() THEN 'expired'
-            ELSE '' END,
-       t.id, 'oauth_token', 'live', g.user_id, t.scopes,
-       COALESCE(w.id, ''), COALESCE(w.slug, ''), COALESCE(m.role, ''),
-       (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp()))::float8,
-       g.id, a.id
+            ELSE '' END AS denial,
+       t.id, 'oauth_token' AS kind, 'live' AS environment, g.user_id, t.scopes,
+       w.id AS workspace_id, w.slug, m.role,
+       (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp()))::float8 AS lifetime,
+       g.id AS grant_id, a.id AS app_id
 FROM keywicket.oauth_access_tokens t
 JOIN keywicket.oauth_grants g ON g.id = t.grant_id
 JOIN keywicket.oauth_apps a ON a.id = g.app_id
@@ -89,11 +98,13 @@ LEFT JOIN keywicket.oauth_grant_workspaces gw
              WHERE sole.grant_id = g.id AND $3::text = '' AND $4::text = '' HAVING count(*) = 1))
 LEFT JOIN keywicket.members m ON m.user_id = g.user_id AND m.workspace_id = gw.workspace_id
 LEFT JOIN keywicket.workspaces w ON w.id = m.workspace_id
-WHERE t.digest = $1::bytea AND a.api = $2::text`
+WHERE t.digest = $1::bytea AND a.api = $2::text
+) AS found ON true`
 
 // lookups asks the database. It is the [cache.Source].
 type lookups struct {
 	db       *sqlx.DB
+	servers  *servers
 	timeout  time.Duration
 	attempts int
 	token    prepared
@@ -125,7 +136,21 @@ func (q *lookups) ask(ctx context.Context, l authz.Lookup) (cache.Answer, error)
 	if err != nil {
 		return cache.Answer{}, err
 	}
-	return answer(statement.QueryRowxContext(ctx, arguments(l)...), l)
+	for attempt := 1; ; attempt++ {
+		a, started, err := answer(statement.QueryRowxContext(ctx, arguments(l)...), l)
+		switch {
+		case err != nil:
+			return cache.Answer{}, err
+		case q.servers.isCurrent(started):
+			return a, nil
+		case attempt == q.attempts:
+			return cache.Answer{}, errOtherServer
+		}
+		// After this the server that answered is the current one, or its connections are closed.
+		if err := q.servers.settle(ctx); err != nil {
+			return cache.Answer{}, err
+		}
+	}
 }
 
 func (q *lookups) statement(ctx context.Context, kind authz.Kind) (*sqlx.Stmt, error) {
@@ -146,13 +171,13 @@ func arguments(l authz.Lookup) []any {
 	return []any{l.Digest[:], l.API, l.Workspace.ID, l.Workspace.Slug}
 }
 
-// answer reads the row of either query.
-func answer(row *sqlx.Row, l authz.Lookup) (cache.Answer, error) {
+// answer reads the row of one of the queries, and tells which server it is from.
+func answer(row *sqlx.Row, l authz.Lookup) (_ cache.Answer, started int64, _ error) {
 	f := authz.Found{Principal: authz.Principal{API: l.API, SessionID: l.Session.ID}}
 	var left sql.NullFloat64 // seconds
 	var app string
 	columns := []any{
-		&f.Denial,
+		&started, &f.Denial,
 		&f.Principal.ID, &f.Principal.Kind, &f.Principal.Environment, &f.Principal.UserID,
 		(*pq.StringArray)(&f.Principal.Scopes),
 		&f.Workspace.ID, &f.Workspace.Slug, &f.Workspace.Role,
@@ -164,13 +189,12 @@ func answer(row *sqlx.Row, l authz.Lookup) (cache.Answer, error) {
 	case authz.KindSession:
 		columns = append(columns, &f.MFAEnrolled)
 	}
-	err := row.Scan(columns...)
+	if err := row.Scan(columns...); err != nil {
+		return cache.Answer{}, 0, err
+	}
 	keys := cache.CredentialKeys(l)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return cache.Answer{Found: authz.Found{Denial: authz.ReasonUnknown}, Keys: keys}, nil
-	case err != nil:
-		return cache.Answer{}, err
+	if f.Denial == authz.ReasonUnknown {
+		return cache.Answer{Found: authz.Found{Denial: f.Denial}, Keys: keys}, started, nil
 	}
 	if l.Kind == authz.KindOAuthToken {
 		keys = append(keys, cache.GrantKey(f.Principal.GrantID), cache.AppKey(app))
@@ -184,7 +208,7 @@ func answer(row *sqlx.Row, l authz.Lookup) (cache.Answer, error) {
 	if f.Denial != "" {
 		a.Found = authz.Found{Denial: f.Denial}
 		a.Expires = left.Float64 > 0 // a ban ends; what has expired stays so
-		return a, nil
+		return a, started, nil
 	}
 	if f.Workspace.ID != "" {
 		a.Keys = append(a.Keys, cache.WorkspaceKey(f.Workspace.ID))
@@ -193,7 +217,7 @@ func answer(row *sqlx.Row, l authz.Lookup) (cache.Answer, error) {
 	if f.Principal.UserID != "" && l.Workspace.Slug != "" {
 		a.Keys = append(a.Keys, cache.SlugKey(l.Workspace.Slug))
 	}
-	return a, nil
+	return a, started, nil
 }
 
 // on prepares the query when it is first needed. From then on database/sql prepares it again on each new connection.

@@ -112,7 +112,19 @@ type fixture struct {
 
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
-	f := &fixture{url: copyOf(t, template)}
+	return fixtureIn(t, copyOf(t, template))
+}
+
+// fixtureAt is a fixture in a database that was not migrated yet.
+func fixtureAt(t testing.TB, databaseURL string) *fixture {
+	t.Helper()
+	must(store.Migrate(t.Context(), openDB(t, databaseURL)))
+	return fixtureIn(t, databaseURL)
+}
+
+func fixtureIn(t testing.TB, databaseURL string) *fixture {
+	t.Helper()
+	f := &fixture{url: databaseURL}
 	var err error
 	if f.Registry, err = store.OpenRegistry(t.Context(), f.url); err != nil {
 		t.Fatal(err)

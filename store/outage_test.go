@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -240,7 +241,7 @@ func TestConfigIsChecked(t *testing.T) {
 // proxy passes bytes on between a directory and the server, until it is told otherwise.
 type proxy struct {
 	listener net.Listener
-	to       string
+	to       atomic.Pointer[string] // host and port
 
 	mu      sync.Mutex
 	clients map[net.Conn]fault
@@ -258,7 +259,8 @@ const (
 func newProxy(t *testing.T, databaseURL string) *proxy {
 	t.Helper()
 	l := must(net.Listen("tcp", "127.0.0.1:0"))
-	p := &proxy{listener: l, to: must(url.Parse(databaseURL)).Host, clients: map[net.Conn]fault{}}
+	p := &proxy{listener: l, clients: map[net.Conn]fault{}}
+	p.lead(databaseURL)
 	t.Cleanup(p.cut)
 	go func() {
 		for {
@@ -281,8 +283,14 @@ func (p *proxy) through(databaseURL string) string {
 	return u.String()
 }
 
+// lead leads the connections that are made from now on to a server.
+func (p *proxy) lead(databaseURL string) {
+	host := must(url.Parse(databaseURL)).Host
+	p.to.Store(&host)
+}
+
 func (p *proxy) serve(client net.Conn) {
-	upstream, err := net.Dial("tcp", p.to)
+	upstream, err := net.Dial("tcp", *p.to.Load())
 	if err != nil {
 		_ = client.Close()
 		return

@@ -240,7 +240,7 @@ func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz
 		return authz.Found{}, fmt.Errorf("find the token: %w", err)
 	}
 	copy(l.Digest[:], digest)
-	a, err := answer(r.db.QueryRowxContext(ctx, query, arguments(l)...), l)
+	a, _, err := answer(r.db.QueryRowxContext(ctx, query, arguments(l)...), l)
 	return a.Found, err
 }
 
@@ -269,6 +269,6 @@ func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string,
 
 // LookupSession answers a check by a session as a [Directory] does.
 func (r *Registry) LookupSession(ctx context.Context, l authz.Lookup) (authz.Found, error) {
-	a, err := answer(r.db.QueryRowxContext(ctx, sessionQuery, arguments(l)...), l)
+	a, _, err := answer(r.db.QueryRowxContext(ctx, sessionQuery, arguments(l)...), l)
 	return a.Found, err
 }

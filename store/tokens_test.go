@@ -375,6 +375,7 @@ func TestDeletingAnOwnerDeletesTheTokens(t *testing.T) {
 			t.Errorf("found %+v", found)
 		}
 	}
+	f.keepUp(t)
 	if n := value[int](t, f.db, `SELECT (SELECT count(*) FROM keywicket.token_usage)
 			+ (SELECT count(*) FROM keywicket.members)`); n != 0 {
 		t.Errorf("%d rows are left of what is gone", n)

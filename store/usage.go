@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
-	"github.com/lib/pq/pqerror"
 )
 
 const (
@@ -18,10 +18,12 @@ const (
 	// between two writes would have every second one refused.
 	usageGrain = 61 * time.Second
 
-	maxSeen      = 65_536          // tokens; about 12 MB
-	maxPending   = 65_536          // tokens; about 10 MB
-	usageBatch   = 1_000           // tokens per statement, which holds its row locks until its end
-	usageTimeout = 5 * time.Second // of one statement
+	maxSeen    = 65_536 // tokens; about 12 MB
+	maxPending = 65_536 // tokens; about 10 MB
+
+	usageBatch   = 100             // tokens per transaction, which holds the locks of their rows of token_usage until its end
+	usageTimeout = 2 * time.Second // of one transaction
+	upkeepPause  = time.Minute     // between two calls of keep_up
 )
 
 // usage notes which tokens are used, and writes it to the database in batches. last_used_at is exact to two minutes:
@@ -48,13 +50,8 @@ type usage struct {
 	cancel        context.CancelFunc // ends the write that is under way
 }
 
-func startUsage(c Config, log *slog.Logger) (*usage, error) {
-	db, err := open(c.URL, usageTimeout)
-	if err != nil {
-		return nil, err
-	}
-	db.SetMaxOpenConns(1)
-	db.SetConnMaxLifetime(connectionLifetime)
+// startUsage shares the connections of look-ups, of which it uses one at a time, for some milliseconds.
+func startUsage(db *sqlx.DB, c Config, log *slog.Logger) *usage {
 	ctx, cancel := context.WithCancel(context.Background())
 	u := &usage{
 		db: db, log: log, clock: c.Clock, start: c.Clock(),
@@ -62,7 +59,7 @@ func startUsage(c Config, log *slog.Logger) (*usage, error) {
 		stop:    make(chan struct{}), stopped: make(chan struct{}), cancel: cancel,
 	}
 	go u.run(ctx, c.UsageInterval)
-	return u, nil
+	return u
 }
 
 // note takes no lock and allocates nothing for a token that was noted within usageGrain.
@@ -104,12 +101,16 @@ func (u *usage) enqueue(id string, at time.Duration) {
 
 func (u *usage) run(ctx context.Context, interval time.Duration) {
 	defer close(u.stopped)
-	tick := time.NewTicker(interval)
+	tick, upkeep := time.NewTicker(interval), time.NewTicker(upkeepPause)
 	defer tick.Stop()
+	defer upkeep.Stop()
 	for {
 		select {
 		case <-u.stop:
 			return
+		case <-upkeep.C:
+			u.keepUp(ctx)
+			continue
 		case <-tick.C:
 		}
 		if err := u.flush(ctx); err != nil && ctx.Err() == nil {
@@ -162,7 +163,8 @@ func (u *usage) waiting() int {
 }
 
 // usageQuery takes ages, because only the database's clock counts. Rows are written in one order by everybody, so that
-// two sidecars cannot wait for each other, and those of tokens that are gone are left out.
+// two sidecars cannot wait for each other, and those of tokens that are gone are left out. It takes no lock that anybody
+// waits for who changes or deletes tokens.
 const usageQuery = `
 INSERT INTO keywicket.token_usage AS u (token_id, last_used_at)
 SELECT t.id, clock_timestamp() - used.age * interval '1 second'
@@ -179,24 +181,47 @@ func (u *usage) write(ctx context.Context, batch map[string]time.Duration) error
 		ids = append(ids, id)
 		ages = append(ages, max(0, now-at).Seconds())
 	}
-	_, err := within(ctx, usageTimeout, func(ctx context.Context) (_ struct{}, err error) {
+	_, err := within(ctx, usageTimeout, func(ctx context.Context) (struct{}, error) {
 		const attempts = 3
-		for range attempts {
-			err = retryLost(ctx, attempts, func() error {
-				_, err := u.db.ExecContext(ctx, usageQuery, ids, ages)
+		return struct{}{}, retryLost(ctx, attempts, func() error {
+			tx, err := u.db.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+			if err != nil {
 				return err
-			})
-			// A token that was deleted between the join and the foreign key's check; the next join does not see it.
-			if pq.As(err, pqerror.ForeignKeyViolation) == nil {
-				break
 			}
-		}
-		return struct{}{}, err
+			defer func() { _ = tx.Rollback() }()
+			// Whoever has locked a row or the table keeps it; the use is written later.
+			if _, err := tx.ExecContext(ctx, `SET LOCAL lock_timeout = 100`); err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, usageQuery, ids, ages); err != nil {
+				return err
+			}
+			return tx.Commit()
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("write token usage: %w", err)
 	}
 	return nil
+}
+
+// keepUp has the database clean its log of changes, and what belongs to tokens and sidecars that are gone. The work of
+// several sidecars is done once.
+func (u *usage) keepUp(ctx context.Context) {
+	_, err := within(ctx, usageTimeout, func(ctx context.Context) (struct{}, error) {
+		tx, err := u.db.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+		if err != nil {
+			return struct{}{}, err
+		}
+		defer func() { _ = tx.Rollback() }()
+		if _, err := tx.ExecContext(ctx, `SELECT keywicket.keep_up()`); err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, tx.Commit()
+	})
+	if err != nil && ctx.Err() == nil {
+		u.log.Warn("the log of changes could not be cleaned", "error", err)
+	}
 }
 
 // prune forgets the tokens that have not been used for a while. One that is being noted at this moment may be written
@@ -228,9 +253,6 @@ func (u *usage) close(ctx context.Context) error {
 		defer u.cancel()
 		if err := u.flush(ctx); err != nil {
 			u.closed = fmt.Errorf("the usage of %d tokens is lost: %w", u.waiting(), err)
-		}
-		if err := u.db.Close(); err != nil && u.closed == nil {
-			u.closed = fmt.Errorf("close the database connection: %w", err)
 		}
 	})
 	return u.closed

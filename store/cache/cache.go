@@ -77,18 +77,21 @@ type Answer struct {
 type Cache struct {
 	config Config
 	source Source
-	log    *slog.Logger
+	logger *slog.Logger
 	start  time.Time // of the clock
 	hash   func(authz.Lookup) uint64
 	good   *ristretto.Cache[uint64, *entry]
 	denied *ristretto.Cache[uint64, *entry] // apart, so that a flood of unknown tokens cannot push out the good ones
 	// last holds what was loaded last: ristretto takes its time, and whoever asks meanwhile would ask the database too.
 	last        [1024]atomic.Pointer[entry]
+	denials     [1024]atomic.Int64 // when a denial was loaded last, by hash
 	generations generations
 	lease       lease
+	log         log // only the goroutine that reads the change log uses it
 	flights     singleflight.Group
 
-	changes atomic.Uint64
+	changes atomic.Uint64 // rows of the log that were read
+	hints   atomic.Uint64
 	mu      sync.Mutex
 	epochs  map[Cause]uint64
 
@@ -99,17 +102,17 @@ type Cache struct {
 
 var _ authz.Directory = (*Cache)(nil)
 
-// New makes a cache that is empty, and closed until the feed is heard.
-func New(c Config, s Source, log *slog.Logger) (*Cache, error) {
+// New makes a cache that is empty, and closed until the change log is read.
+func New(c Config, s Source, logger *slog.Logger) (*Cache, error) {
 	c, err := c.complete()
 	if err != nil {
 		return nil, err
 	}
 	seed := maphash.MakeSeed()
 	cache := &Cache{
-		config: c, source: s, log: log, start: time.Now(), epochs: make(map[Cause]uint64),
+		config: c, source: s, logger: logger, start: time.Now(), epochs: make(map[Cause]uint64),
 		hash:  func(l authz.Lookup) uint64 { return maphash.Comparable(seed, l) },
-		lease: lease{bound: c.StalenessBound, sent: make(map[string]time.Duration)},
+		lease: lease{bound: c.StalenessBound},
 	}
 	const negative = 8 // the part of the room that denials get
 	if cache.good, err = room(c.MaxBytes - c.MaxBytes/negative); err != nil {
@@ -144,8 +147,8 @@ func (c *Cache) Close() {
 	c.denied.Close()
 }
 
-// StalenessBound is that of the configuration.
-func (c *Cache) StalenessBound() time.Duration { return c.config.StalenessBound }
+// Config is the configuration, with its defaults.
+func (c *Cache) Config() Config { return c.config }
 
 func (c *Cache) now() time.Duration { return time.Since(c.start) }
 
@@ -167,7 +170,7 @@ func (c *Cache) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error)
 	if err != nil {
 		if e := c.excused(ctx, l); e != nil {
 			if c.excusing.CompareAndSwap(false, true) {
-				c.log.Warn("the database cannot be asked: answering from memory, as cache.stale_if_error has it", "error", err)
+				c.logger.Warn("the database cannot be asked: answering from memory, as cache.stale_if_error has it", "error", err)
 			}
 			return e.answer(c.now(), authz.CacheStale), nil
 		}
@@ -178,40 +181,34 @@ func (c *Cache) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error)
 
 // remembered is what may answer while the lease is held.
 func (c *Cache) remembered(l authz.Lookup, now time.Duration) *entry {
-	for _, known := range [...]func(authz.Lookup) *entry{c.accepted, c.refused} {
-		if e := known(l); e != nil && now-e.loaded < c.config.MaxAge && now < e.expires {
-			return e
-		}
+	if e := c.latest(l); e != nil && now-e.loaded < c.config.MaxAge && now < e.expires {
+		return e
 	}
 	return nil
 }
 
-// accepted is the good answer that is remembered, if nothing was told that speaks against it. The first try finds
-// credentials of a workspace.
-func (c *Cache) accepted(l authz.Lookup) *entry {
+// latest is the answer that was loaded last, if nothing was told that speaks against it. A credential of a user may be
+// remembered as good in one workspace, and have been denied since when another was asked for.
+func (c *Cache) latest(l authz.Lookup) *entry {
 	anywhere := l
 	anywhere.Workspace = authz.WorkspaceRef{}
-	if e := c.get(c.good, anywhere); e != nil && (l == anywhere || e.found.Principal.UserID == "") {
+	hash := c.hash(anywhere)
+	// Most entries are of no workspace: all denials, and the credentials that belong to one.
+	e := c.get(c.good, hash, anywhere)
+	if l != anywhere && (e == nil || e.found.Principal.UserID != "") {
+		e = c.get(c.good, c.hash(l), l)
+	}
+	if e != nil && int64(e.loaded) > c.deniedAt(hash).Load() {
 		return e
 	}
-	if l == anywhere {
-		return nil
+	// The entry that was loaded last may be a good answer for no workspace, which says nothing of another.
+	if denial := c.get(c.denied, hash, anywhere); denial != nil && denial.found.Denial != "" && (e == nil || denial.loaded >= e.loaded) {
+		return denial
 	}
-	return c.get(c.good, l)
+	return e
 }
 
-// refused is the denial that is remembered.
-func (c *Cache) refused(l authz.Lookup) *entry {
-	l.Workspace = authz.WorkspaceRef{}
-	// What was loaded last may be a good answer for no workspace, which says nothing of another.
-	if e := c.get(c.denied, l); e != nil && e.found.Denial != "" {
-		return e
-	}
-	return nil
-}
-
-func (c *Cache) get(room *ristretto.Cache[uint64, *entry], l authz.Lookup) *entry {
-	hash := c.hash(l)
+func (c *Cache) get(room *ristretto.Cache[uint64, *entry], hash uint64, l authz.Lookup) *entry {
 	if e, ok := room.Get(hash); ok && c.holds(e, l) {
 		return e
 	}
@@ -229,6 +226,9 @@ func (c *Cache) holds(e *entry, l authz.Lookup) bool {
 // recent is where the last entry with such a hash is.
 func (c *Cache) recent(hash uint64) *atomic.Pointer[entry] { return &c.last[hash%uint64(len(c.last))] }
 
+// deniedAt is when a denial with such a hash was last loaded. It spares most look-ups the search for one.
+func (c *Cache) deniedAt(hash uint64) *atomic.Int64 { return &c.denials[hash%uint64(len(c.denials))] }
+
 // load asks the database.
 func (c *Cache) load(ctx context.Context, l authz.Lookup) (*entry, error) {
 	since, begun := c.generations.now(), c.now()
@@ -237,7 +237,7 @@ func (c *Cache) load(ctx context.Context, l authz.Lookup) (*entry, error) {
 		return nil, err
 	}
 	if c.excusing.Load() && c.excusing.CompareAndSwap(true, false) {
-		c.log.Info("the database can be asked again")
+		c.logger.Info("the database can be asked again")
 	}
 	e := newEntry(l, a, since, begun)
 	c.remember(e)
@@ -246,11 +246,14 @@ func (c *Cache) load(ctx context.Context, l authz.Lookup) (*entry, error) {
 
 func (c *Cache) remember(e *entry) {
 	room := c.good
-	if e.found.Denial != "" {
-		room = c.denied
-	}
 	hash := c.hash(e.lookup)
 	c.recent(hash).Store(e)
+	if e.found.Denial != "" {
+		room = c.denied
+		at := c.deniedAt(hash)
+		for last := at.Load(); last < int64(e.loaded) && !at.CompareAndSwap(last, int64(e.loaded)); last = at.Load() {
+		}
+	}
 	c.closing.RLock()
 	defer c.closing.RUnlock()
 	if !c.closed {
@@ -300,10 +303,7 @@ func (c *Cache) excused(ctx context.Context, l authz.Lookup) *entry {
 	if c.config.StaleIfError == 0 || errors.Is(ctx.Err(), context.Canceled) {
 		return nil
 	}
-	e, denial, now := c.accepted(l), c.refused(l), c.now()
-	if e == nil || denial != nil && denial.loaded >= e.loaded { // it was revoked when the database was last asked
-		e = denial
-	}
+	e, now := c.latest(l), c.now()
 	if e == nil || now >= e.expires {
 		return nil
 	}

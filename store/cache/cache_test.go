@@ -2,6 +2,7 @@ package cache_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -66,19 +67,31 @@ func newLoggingCache(t *testing.T, config cache.Config, s cache.Source, log slog
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	c.Connected(cache.CauseStart)
-	hear(c)
+	tell(c, cache.Reply{})
 	return c
 }
 
-func hear(c *cache.Cache) { c.Heard(c.Nonce()) }
+// tell reads the change log, which takes no time.
+func tell(c *cache.Cache, r cache.Reply) { told(c, c.Poll(), r) }
 
-// passInUse lets time pass in which the feed is heard.
+// told has the reply to a poll arrive.
+func told(c *cache.Cache, p cache.Poll, r cache.Reply) {
+	r.Snapshot, r.World = "3:3:", cmp.Or(r.World, "the first")
+	c.Told(p, r, true)
+}
+
+// changed reads that things with these keys have changed.
+func changed(c *cache.Cache, keys ...cache.Key) { tell(c, cache.Reply{Changes: [][]cache.Key{keys}}) }
+
+// passInUse lets time pass in which the change log is read.
 func passInUse(c *cache.Cache, d time.Duration) {
-	for end := time.Now().Add(d); time.Now().Before(end); hear(c) {
+	for end := time.Now().Add(d); time.Now().Before(end); tell(c, cache.Reply{}) {
 		time.Sleep(min(bound/4, time.Until(end)))
 	}
 }
+
+// passUnread lets the lease run out.
+func passUnread() { time.Sleep(bound) }
 
 // expect asks, and lets what was loaded be stored.
 func expect(t *testing.T, c *cache.Cache, l authz.Lookup, want authz.CacheResult) authz.Found {
@@ -223,7 +236,7 @@ func TestConcurrentFirstUses(t *testing.T) {
 		want   int64
 	}{
 		{name: "share one load", want: 1},
-		{name: "ask each for themselves while the feed is not heard", closed: true, want: callers},
+		{name: "ask each for themselves while the change log is not read", closed: true, want: callers},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -234,7 +247,7 @@ func TestConcurrentFirstUses(t *testing.T) {
 				}}
 				directory := newCache(t, cache.Config{}, s)
 				if c.closed {
-					directory.Disconnected()
+					passUnread()
 				}
 				var callersDone sync.WaitGroup
 				for range callers {
@@ -266,7 +279,7 @@ func TestFirstUsesInARow(t *testing.T) {
 			callers.Go(func() { _, _ = c.Lookup(t.Context(), lookup(n)) })
 		}
 		callers.Wait()
-		hear(c)
+		tell(c, cache.Reply{})
 		if got := s.asked.Load() - before; got != 1 {
 			t.Fatalf("the database was asked %d times at the %dth token", got, n)
 		}
@@ -276,7 +289,7 @@ func TestFirstUsesInARow(t *testing.T) {
 // Who asks after a change may not join who asked before it; but a thousand of them are one more query, and no thousand.
 func TestConcurrentUsesAfterAChangeShareALoadOfTheirOwn(t *testing.T) {
 	const user = "u1"
-	for name, changed := range map[string]cache.Key{
+	for name, key := range map[string]cache.Key{
 		"a change that the question tells": cache.TokenKey(lookup(1).Digest),
 		"a change that the answer tells":   cache.UserKey(user),
 	} {
@@ -293,7 +306,7 @@ func TestConcurrentUsesAfterAChangeShareALoadOfTheirOwn(t *testing.T) {
 				go func() { _, _ = c.Lookup(t.Context(), lookup(1)) }()
 				synctest.Wait()
 				scope = "new"
-				c.Changed([]cache.Key{changed})
+				changed(c, key)
 				var callers sync.WaitGroup
 				for range 1000 {
 					callers.Go(func() {
@@ -389,9 +402,12 @@ func TestExpiryIsCountedFromBeforeTheQuery(t *testing.T) {
 
 func TestStaleIfError(t *testing.T) {
 	const window = 10 * time.Second
-	changed := func(c *cache.Cache, n int) {
-		c.Changed([]cache.Key{cache.TokenKey(lookup(n).Digest)})
-		c.Disconnected()
+	gone := func(c *cache.Cache, last cache.Reply) {
+		tell(c, last)
+		passUnread()
+	}
+	changed := func(n int) cache.Reply {
+		return cache.Reply{Changes: [][]cache.Key{{cache.TokenKey(lookup(n).Digest)}}}
 	}
 	for _, c := range []struct {
 		name string
@@ -403,10 +419,11 @@ func TestStaleIfError(t *testing.T) {
 		{"after the window", 0, func(*cache.Cache) { time.Sleep(window) }, false},
 		{"before the expiry", 3 * bound, func(*cache.Cache) { time.Sleep(3*bound - time.Millisecond) }, true},
 		{"after the expiry", 3 * bound, func(*cache.Cache) { time.Sleep(3 * bound) }, false},
-		{"told to have changed", 0, func(c *cache.Cache) { changed(c, 1) }, false},
-		{"told that anything has changed", 0, func(c *cache.Cache) { c.ChangedAll(); c.Disconnected() }, false},
-		{"something else has changed", 0, func(c *cache.Cache) { changed(c, 2) }, true},
-		{"a new connection", 0, func(c *cache.Cache) { c.Connected(cache.CauseReconnect) }, false},
+		{"told to have changed", 0, func(c *cache.Cache) { gone(c, changed(1)) }, false},
+		{"told that anything has changed", 0, func(c *cache.Cache) { gone(c, cache.Reply{All: true}) }, false},
+		{"something else has changed", 0, func(c *cache.Cache) { gone(c, changed(2)) }, true},
+		{"another server", 0, func(c *cache.Cache) { gone(c, cache.Reply{World: "another"}) }, false},
+		{"changes are missing from the log", 0, func(c *cache.Cache) { gone(c, cache.Reply{Mark: 2}) }, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -446,7 +463,7 @@ func TestStaleIfErrorIsLoggedOnce(t *testing.T) {
 		var log bytes.Buffer
 		c := newLoggingCache(t, cache.Config{StaleIfError: time.Minute}, s, slog.NewTextHandler(&log, nil))
 		expect(t, c, lookup(1), authz.CacheMiss)
-		c.Disconnected()
+		passUnread()
 		for _, down = range []bool{true, true, false, false} {
 			want := authz.CacheBypass
 			if down {
@@ -495,7 +512,7 @@ func TestRevokedUnderLoad(t *testing.T) {
 		return good(ctx, l)
 	}})
 	for n := range tokens {
-		hear(c)
+		tell(c, cache.Reply{})
 		var others sync.WaitGroup
 		for range 4 {
 			others.Go(func() {
@@ -505,7 +522,7 @@ func TestRevokedUnderLoad(t *testing.T) {
 			})
 		}
 		revoked[n].Store(true)
-		c.Changed([]cache.Key{cache.TokenKey(lookup(n).Digest)})
+		changed(c, cache.TokenKey(lookup(n).Digest))
 		for range 10 {
 			if f, err := c.Lookup(t.Context(), lookup(n)); err != nil || f.Denial == "" {
 				t.Fatalf("token %d was revoked, and is let in: %+v %v", n, f, err)
@@ -542,27 +559,27 @@ func TestStats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, cache.Config{}, &source{answer: good})
 		expect(t, c, lookup(1), authz.CacheMiss)
-		c.Changed([]cache.Key{1, 2})
-		c.ChangedAll()
-		nonce := c.Nonce()
+		changed(c, 1, 2)
+		tell(c, cache.Reply{All: true})
+		p := c.Poll()
 		time.Sleep(bound / 4)
-		c.Heard(nonce)
+		told(c, p, cache.Reply{})
 		s := c.Stats()
 		if s.LeaseLeft != 3*bound/4 || s.FeedLag != bound/4 || s.Changes != 2 {
 			t.Errorf("%+v", s)
 		}
-		if s.Epochs[cache.CauseStart] != 1 || s.Epochs[cache.CauseNotice] != 1 || s.Epochs[cache.CauseReconnect] != 0 {
+		if s.Epochs[cache.CauseStart] != 1 || s.Epochs[cache.CauseNotice] != 1 || s.Epochs[cache.CauseWorld] != 0 {
 			t.Errorf("%v", s.Epochs)
 		}
 		if s.Good.Entries != 1 || s.Good.Bytes == 0 || s.Denied != (cache.RoomStats{}) {
 			t.Errorf("%+v %+v", s.Good, s.Denied)
 		}
 		if ever, now := c.Heart(); !ever || !now {
-			t.Error("the feed is not heard")
+			t.Error("the change log is not read")
 		}
-		c.Disconnected()
+		c.Told(c.Poll(), cache.Reply{}, true)
 		if ever, now := c.Heart(); !ever || now || c.Stats().LeaseLeft != 0 {
-			t.Error("the feed is heard, or was not")
+			t.Error("the change log is read, or was not")
 		}
 	})
 }
@@ -616,7 +633,7 @@ func TestCost(t *testing.T) {
 						t.Fatal(err)
 					}
 					if n%1000 == 0 {
-						hear(c)
+						tell(c, cache.Reply{})
 						synctest.Wait()
 					}
 				}
@@ -706,7 +723,7 @@ func TestStaleAnswerIsTheLastOne(t *testing.T) {
 		s := &source{answer: good}
 		c := newCache(t, cache.Config{StaleIfError: 10 * time.Second}, s)
 		expect(t, c, lookup(1), authz.CacheMiss)
-		c.Disconnected()
+		passUnread()
 		s.answer = func(_ context.Context, l authz.Lookup) (cache.Answer, error) {
 			return denied(authz.ReasonRevoked, l), last
 		}

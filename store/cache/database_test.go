@@ -11,7 +11,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// state is of the database: three tokens, of which the first belongs to a workspace and the others to a user.
+// state is what the database's rows say: three tokens, of which the first belongs to a workspace and the others to a user.
 type state struct {
 	tokens [3]token
 	roles  [2]string // of the user in the workspaces; empty: not a member
@@ -29,6 +29,38 @@ var firstState = state{
 	tokens: [3]token{{there: true}, {there: true, personal: true}, {personal: true}},
 	roles:  [2]string{"v0", ""},
 	slugs:  [2]string{"acme", "blue"},
+}
+
+// rows are some of a state's: its tokens, roles and slugs.
+type rows [7]bool
+
+// differ are the rows in which two states differ.
+func differ(a, b state) (r rows) {
+	for i := range a.tokens {
+		r[i] = a.tokens[i] != b.tokens[i]
+	}
+	for i := range a.roles {
+		r[3+i] = a.roles[i] != b.roles[i]
+		r[5+i] = a.slugs[i] != b.slugs[i]
+	}
+	return r
+}
+
+// put writes the rows of another state.
+func (s *state) put(r rows, from state) {
+	for i := range s.tokens {
+		if r[i] {
+			s.tokens[i] = from.tokens[i]
+		}
+	}
+	for i := range s.roles {
+		if r[3+i] {
+			s.roles[i] = from.roles[i]
+		}
+		if r[5+i] {
+			s.slugs[i] = from.slugs[i]
+		}
+	}
 }
 
 // found is what the package store makes of the row that its lookupQuery finds, but for the expiry.
@@ -128,7 +160,7 @@ var questions = []question{
 	{token: 1},
 }
 
-// change is a transaction. It returns the keys that the triggers tell; nil: all.
+// change is one statement. It returns the keys that the triggers write to the log; nil: all.
 type change struct {
 	name string
 	do   func(s *state, c circumstances) []cache.Key
@@ -137,7 +169,7 @@ type change struct {
 type circumstances struct {
 	names   string
 	now     time.Duration
-	version string // that no role has had
+	version int // that no row has had
 }
 
 var changes = []change{
@@ -150,18 +182,19 @@ var changes = []change{
 	toToken(1, "limit", func(t *token, now time.Duration) { t.expires = now + 2*bound }),
 	toRole(1, "end or begin", endOrBegin),
 	{"hand over the slug", handOverSlug},
-	{"revoke or restore all tokens", func(s *state, _ circumstances) []cache.Key {
+	{"revoke or restore all tokens", func(s *state, c circumstances) []cache.Key {
 		for i := range s.tokens {
-			s.tokens[i].version++
+			s.tokens[i].version = c.version
 			s.tokens[i].revoked = !s.tokens[i].revoked
 		}
 		return nil
 	}},
+	{"change something else", func(_ *state, c circumstances) []cache.Key { return []cache.Key{cache.UserKey("another" + c.names)} }},
 }
 
 func toToken(n int, verb string, do func(*token, time.Duration)) change {
 	return change{fmt.Sprintf("%s token %d", verb, n), func(s *state, c circumstances) []cache.Key {
-		s.tokens[n].version++
+		s.tokens[n].version = c.version
 		do(&s.tokens[n], c.now)
 		return []cache.Key{cache.TokenKey(digest(n, c.names))}
 	}}
@@ -169,7 +202,7 @@ func toToken(n int, verb string, do func(*token, time.Duration)) change {
 
 func toRole(workspace int, verb string, do func(role, version string) string) change {
 	return change{fmt.Sprintf("%s the role in w%d", verb, workspace), func(s *state, c circumstances) []cache.Key {
-		s.roles[workspace] = do(s.roles[workspace], c.version)
+		s.roles[workspace] = do(s.roles[workspace], fmt.Sprintf("v%d", c.version))
 		return []cache.Key{cache.UserKey("u" + c.names)}
 	}}
 }

@@ -16,12 +16,13 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// The model is a database, its feed of changes and a clock, all of which move only when a schedule says so, around a
-// cache that is asked questions. It remembers every state that the database was in. An answer is right if the database
-// would have given it in one of these states, and if that is not older than
+// The model is a database, its change log, somebody who reads it, and a clock, all of which move only when a schedule says
+// so, around a cache that is asked questions. It remembers every state that the database was in. An answer is right if the
+// database would have given it in one of these states, and if that is not older than
 //
 //   - I1: the last that the cache had been told of when it was asked;
-//   - I2: the last that had been there for longer than the staleness bound when it was asked.
+//   - I2: the last that had been there for longer than the staleness bound when it was asked. It is there when its COMMIT is
+//     answered.
 //
 // That the database would have given it at all is I4, an answer is for the token that was asked about, and I5, an error
 // becomes no answer, now or later. I3 is looked at by itself: nobody is let in who asked after the expiry.
@@ -32,17 +33,22 @@ const bound = time.Second
 // sidecar is what a schedule drives: the real cache, and those of variants_test.go.
 type sidecar interface {
 	authz.Directory
-	Changed(keys []cache.Key)
-	ChangedAll()
-	Connected(cause cache.Cause)
-	Disconnected()
-	Nonce() string
-	Heard(nonce string)
+	Poll() cache.Poll
+	Told(p cache.Poll, r cache.Reply, trust bool)
 	Close()
 }
 
-// pinged is told when a nonce was sent, whether or not it is heard.
-type pinged interface{ Pinged() }
+// unlike is a sidecar that does not leave the change log to the package store and its migrations.
+type unlike interface {
+	// changes are the rows that a reading finds, and what the next one is to ask for.
+	changes(s *server, since string) (found []logRow, next string)
+	// outdated reports whether a cleaning deletes a row.
+	outdated(s *server, r logRow) bool
+	// arrived may alter a reply, just before it is told.
+	arrived(s *server, r *cache.Reply)
+	// hinted is told of a notification.
+	hinted(keys []cache.Key)
+}
 
 // world is everything around the cache.
 type world struct {
@@ -51,18 +57,18 @@ type world struct {
 	names string // tells the tokens, users and workspaces of one schedule from another's on the same cache
 	tally map[authz.CacheResult]int
 
-	states  []state // states[0], and one more for each commit
-	commits []commit
-	told    int // the last of the states that the cache was told of, because of I1
+	server  server
+	backups []server        // one for each commit on it
+	worlds  int             // so far
+	version int             // of the row that was written last
+	hints   [][]cache.Key   // that are on their way
+	states  []state         // states[0], and one more for each commit
+	commits []time.Duration // when each was answered
 
-	up       bool      // the server has somebody listening
-	noticed  bool      // the client knows that there is no connection
-	ever     bool      // there was one
-	started  bool      // the cache was told of the first
-	unheard  int       // the last of the states from before the first
-	lost     int       // the last of the states whose notice nobody will hear
-	received []message // by the client, and not yet told to the cache, or on their way to it
-	sending  []string  // nonces
+	readings []*reading // under way, the latest first
+	latest   *reading   // the only one whose reply counts
+	told     int        // the last of the states that the cache was told of, because of I1
+	unlogged []int      // the states that the log does not tell of
 
 	steps    int
 	requests []*request    // that have no answer yet
@@ -72,17 +78,13 @@ type world struct {
 	loads []*load // under way, by request
 }
 
-// commit is a transaction: when, and what it tells.
-type commit struct {
-	at   time.Duration
-	keys []cache.Key // nil: all
-}
-
-// message is what the listener hands on: a notice, a nonce, or that it listens again.
-type message struct {
-	state     int // that a notice tells of; or that is told of by listening again
-	nonce     string
-	connected bool
+// reading is a poll, and what becomes of it.
+type reading struct {
+	poll     cache.Poll
+	done     bool // by the database
+	state    int  // that it sees
+	verified *verified
+	reply    cache.Reply
 }
 
 type request struct {
@@ -141,10 +143,11 @@ func (g game) play(t *testing.T, schedules ...schedule) (bad int, wrong string) 
 	return bad, wrong
 }
 
-// begin is a new world for the cache, whose feed has never had a connection.
+// begin is a new world for the cache, which may have read another server's log before.
 func (w *world) begin(names string) {
-	w.cache.Disconnected()
-	*w = world{cache: w.cache, start: w.start, tally: w.tally, names: names, states: []state{firstState}, noticed: true}
+	w.cache.Told(w.cache.Poll(), cache.Reply{}, true)
+	*w = world{cache: w.cache, start: w.start, tally: w.tally, names: names, server: newServer()}
+	w.states, w.backups = []state{w.server.state}, []server{w.server}
 }
 
 func (w *world) now() time.Duration { return time.Since(w.start) }
@@ -158,7 +161,7 @@ func (w *world) run(s schedule) (wrong string) {
 		wrong = cmp.Or(wrong, w.judge())
 	}
 	for len(w.loads) > 0 {
-		w.reply(w.loads[0], nil)
+		w.answer(w.loads[0], nil)
 		synctest.Wait()
 		wrong = cmp.Or(wrong, w.judge())
 	}
@@ -177,46 +180,61 @@ func (w *world) do(s step) {
 	case query:
 		w.query(pick(w.waiting(false), s.a))
 	case answer:
-		w.reply(pick(w.waiting(true), s.a), nil)
+		w.answer(pick(w.waiting(true), s.a), nil)
 	case fail:
-		w.reply(pick(w.loads, s.a), databaseError{w.steps})
+		w.answer(pick(w.loads, s.a), databaseError{w.steps})
 	case leave:
 		if r := pick(w.requests, s.a); r != nil {
 			r.left = true
 			r.leave()
 		}
 	case alter:
-		w.commit(changes[s.a%len(changes)])
-	case beat:
-		w.sending = append(w.sending, w.cache.Nonce())
+		w.commit(w.write(nil, s.a))
+	case begin:
+		w.write(nil, s.a)
+	case write:
+		if open := w.server.writing(); len(open) > 0 {
+			w.write(open[len(open)-1], s.a)
+		}
+	case commit:
+		w.commit(pick(w.server.open, s.a))
+	case rollback:
+		if t := pick(w.server.open, s.a); t != nil {
+			w.server.rollback(t)
+		}
+	case clean:
+		if t := w.server.clean(); s.b != 0 {
+			w.commit(t)
+		}
+	case bypass:
+		w.bypass(s.a)
+	case disable:
+		w.disable()
+	case restore:
+		w.restore(s.a)
+	case poll:
+		w.latest = &reading{poll: w.cache.Poll()}
+		w.readings = append([]*reading{w.latest}, w.readings[:min(1, len(w.readings))]...) // one of before may still be late
 		if s.b != 0 {
-			w.send(len(w.sending) - 1)
+			w.atOnce(w.latest)
 		}
-	case send:
-		if len(w.sending) > 0 {
-			w.send(s.a % len(w.sending))
+	case verify:
+		w.verify()
+	case read:
+		w.read(pick(slices.DeleteFunc(slices.Clone(w.readings), func(r *reading) bool { return r.done }), s.a))
+	case reply:
+		w.receive(pick(w.readings, s.a), s.b != 0)
+	case lose:
+		w.lose(pick(w.readings, s.a))
+	case hint:
+		if len(w.hints) > 0 {
+			if c, ok := w.cache.(unlike); ok && s.b == 0 {
+				c.hinted(w.hints[0])
+			}
+			w.hints = w.hints[1:]
 		}
-	case deliver:
-		for n := 0; len(w.received) > 0 && (s.b != 0 || n <= s.a); n++ {
-			w.deliver()
-		}
-	case start:
-		if w.ever && !w.started {
-			w.started = true
-			w.cache.Connected(cache.CauseStart)
-			w.told = max(w.told, w.unheard)
-		}
-	case cut:
-		w.cut(s.a)
-	case notice:
-		if !w.up && !w.noticed {
-			w.noticed = true
-			w.cache.Disconnected()
-		}
-	case connect:
-		w.connect()
 	case pass:
-		time.Sleep(durations[s.a%len(durations)])
+		time.Sleep(s.duration())
 	}
 }
 
@@ -230,8 +248,8 @@ func pick[T any](from []*T, n int) *T {
 // ask starts a request. If at once, its loads are answered as they come.
 func (w *world) ask(q question, atOnce bool) {
 	r := &request{question: q, step: w.steps, at: w.now(), told: w.told, done: make(chan struct{})}
-	for i, c := range w.commits {
-		if r.at > c.at+bound {
+	for i, at := range w.commits {
+		if r.at > at+bound {
 			r.late = i + 1
 		}
 	}
@@ -248,7 +266,7 @@ func (w *world) ask(q question, atOnce bool) {
 		if i < 0 {
 			return
 		}
-		w.reply(w.loads[i], nil)
+		w.answer(w.loads[i], nil)
 	}
 }
 
@@ -285,7 +303,7 @@ func (w *world) query(l *load) {
 	}
 }
 
-func (w *world) reply(l *load, err error) {
+func (w *world) answer(l *load, err error) {
 	if l == nil {
 		return
 	}
@@ -296,74 +314,144 @@ func (w *world) reply(l *load, err error) {
 	l.reply <- err
 }
 
-// commit changes the rows, and has the change told if anybody listens.
-func (w *world) commit(c change) {
-	next := w.states[len(w.states)-1]
-	keys := c.do(&next, circumstances{w.names, w.now(), fmt.Sprintf("v%d", len(w.states))})
-	w.states = append(w.states, next)
-	w.commits = append(w.commits, commit{w.now(), keys})
-	if w.up {
-		w.received = append(w.received, message{state: len(w.commits)})
+// write has a transaction make one of the changes, or a new one if t is nil.
+func (w *world) write(t *transaction, n int) *transaction {
+	w.version++
+	return w.server.write(t, changes[n%len(changes)], circumstances{w.names, w.now(), w.version})
+}
+
+func (w *world) commit(t *transaction) {
+	if t == nil {
+		return
+	}
+	outdated := (*server).marked
+	if c, ok := w.cache.(unlike); ok {
+		outdated = c.outdated
+	}
+	w.server.commit(t, outdated)
+	for _, r := range t.log {
+		w.hints = append(w.hints, r.keys)
+	}
+	w.visible(t.cleaning != nil || len(t.log) > 0)
+}
+
+// visible is the database's next state.
+func (w *world) visible(logged bool) {
+	w.states = append(w.states, w.server.state)
+	w.commits = append(w.commits, w.now())
+	if !logged {
+		w.unlogged = append(w.unlogged, len(w.commits))
+	}
+	backup := w.server
+	backup.open = nil
+	w.backups = append(w.backups, backup)
+}
+
+func (w *world) another() string {
+	w.worlds++
+	return fmt.Sprint(w.worlds)
+}
+
+// verify is a look at the schema, by this sidecar or by another one.
+func (w *world) verify() {
+	w.server.verified = &verified{w.server.schema, w.server.silent, w.now(), len(w.commits)}
+}
+
+// atOnce is a reading, and a look at the schema if the last one is too old or missing, as the package store has them.
+func (w *world) atOnce(r *reading) {
+	if w.server.verified == nil {
+		w.verify()
+	}
+	w.receive(r, false)
+	if w.now()-w.server.verified.at >= bound/5 {
+		w.verify()
+	}
+}
+
+// disable waits for whoever has written, as ALTER TABLE does.
+func (w *world) disable() {
+	if len(w.server.writing()) == 0 {
+		w.server.silent = !w.server.silent
+		w.server.schema = w.another()
+	}
+}
+
+// bypass is a transaction that disables the triggers for as long as it takes.
+func (w *world) bypass(change int) {
+	silent := w.server.silent
+	w.server.silent = true
+	t := w.write(nil, change)
+	w.server.silent = silent
+	if t != nil {
+		w.server.schema = w.another()
+		w.commit(t)
+	}
+}
+
+// restore puts another server in place of this one. It has lost some commits, and what was open.
+func (w *world) restore(commits int) {
+	n := len(w.backups) - 1 - commits%len(w.backups)
+	w.server, w.backups, w.hints = w.backups[n], w.backups[:n], nil
+	w.server.instance, w.server.verified = w.another(), nil
+	w.visible(false)
+}
+
+// read has the database do a reading.
+func (w *world) read(r *reading) {
+	if r == nil || r.done {
+		return
+	}
+	var found []logRow
+	snapshot := w.server.snapshot().String()
+	if c, ok := w.cache.(unlike); ok {
+		found, snapshot = c.changes(&w.server, r.poll.Since)
 	} else {
-		w.lost = len(w.commits)
+		found = w.server.changes(parseSnapshot(cmp.Or(r.poll.Since, "1:1:")))
+	}
+	r.done, r.state, r.verified = true, len(w.commits), w.server.verified
+	r.reply = cache.Reply{Snapshot: snapshot, Mark: w.server.number, All: len(found) > mostRows}
+	if v := r.verified; v != nil && !v.silent {
+		r.reply.World, r.reply.Verified = w.server.instance+" "+v.schema, w.now()-v.at
+	}
+	for _, row := range found {
+		if row.keys == nil {
+			r.reply.All = true
+		} else {
+			r.reply.Changes = append(r.reply.Changes, row.keys)
+		}
 	}
 }
 
-func (w *world) send(i int) {
-	nonce := w.sending[i]
-	w.sending = slices.Delete(w.sending, i, i+1)
-	if p, ok := w.cache.(pinged); ok {
-		p.Pinged()
-	}
-	if w.up {
-		w.received = append(w.received, message{nonce: nonce})
-	}
+// lose is a reading whose reply never arrives.
+func (w *world) lose(r *reading) {
+	w.readings = slices.DeleteFunc(w.readings, func(other *reading) bool { return other == r })
 }
 
-// connect begins to listen. The listener tells so in its place among the messages, but for the first time.
-func (w *world) connect() {
-	switch {
-	case w.up || !w.noticed:
-		return
-	case w.ever:
-		w.received = append(w.received, message{connected: true, state: w.lost})
-	default:
-		w.unheard = w.lost
-	}
-	w.up, w.noticed, w.ever = true, false, true
-}
-
-// cut ends the connection. Some messages had come through it; what came before it began is here in any case.
-func (w *world) cut(some int) {
-	if !w.up {
+// receive has the reply arrive. It extends no lease if the sidecar's own row is too old (demoted).
+func (w *world) receive(r *reading, demoted bool) {
+	if r == nil {
 		return
 	}
-	w.up = false
-	before := len(w.received)
-	for before > 0 && !w.received[before-1].connected {
-		before--
+	w.read(r)
+	w.lose(r)
+	if r.verified == nil {
+		return // the package store looks first
 	}
-	here := min(before+some, len(w.received))
-	for _, m := range w.received[here:] {
-		w.lost = max(w.lost, m.state)
+	if c, ok := w.cache.(unlike); ok {
+		c.arrived(&w.server, &r.reply)
 	}
-	w.received = slices.Clone(w.received[:here])
-}
-
-func (w *world) deliver() {
-	m := w.received[0]
-	w.received = w.received[1:]
-	switch {
-	case m.connected:
-		w.cache.Connected(cache.CauseReconnect)
-	case m.nonce != "":
-		w.cache.Heard(m.nonce)
-	case w.commits[m.state-1].keys == nil:
-		w.cache.ChangedAll()
-	default:
-		w.cache.Changed(w.commits[m.state-1].keys)
+	w.cache.Told(r.poll, r.reply, !demoted)
+	if r != w.latest {
+		return
 	}
-	w.told = max(w.told, m.state)
+	w.latest = nil
+	told := r.state
+	for _, n := range w.unlogged {
+		if r.verified.state < n {
+			told = min(told, n-1)
+		}
+	}
+	w.told = max(w.told, told)
 }
 
 // judge looks at the requests that have ended.

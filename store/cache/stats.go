@@ -9,12 +9,14 @@ import (
 
 // Stats are for metrics.
 type Stats struct {
-	// LeaseLeft is for how long the cache may be believed if nothing is heard. 0: it is not believed.
+	// LeaseLeft is for how long the cache may be believed if the log cannot be read any more. 0: it is not believed.
 	LeaseLeft time.Duration
-	// FeedLag is how long the last nonce took from being sent until it was heard.
+	// FeedLag is how long the last reading of the change log took.
 	FeedLag time.Duration
-	// Changes is how many notices were told, of one thing or of all.
+	// Changes is how many rows of the change log were read.
 	Changes uint64
+	// Hints is how many notifications of changes were heard.
+	Hints uint64
 	// Epochs is how often everything was forgotten, by cause.
 	Epochs       map[Cause]uint64
 	Good, Denied RoomStats
@@ -35,6 +37,7 @@ func (c *Cache) Stats() Stats {
 		LeaseLeft: max(0, time.Duration(c.lease.until.Load())-c.now()),
 		FeedLag:   time.Duration(c.lease.lag.Load()),
 		Changes:   c.changes.Load(),
+		Hints:     c.hints.Load(),
 		Epochs:    epochs,
 		Good:      roomStats(c.good.Metrics),
 		Denied:    roomStats(c.denied.Metrics),

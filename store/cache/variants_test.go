@@ -1,9 +1,11 @@
 package cache_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -15,19 +17,28 @@ import (
 type flaw string
 
 const (
-	flawless          flaw = ""
-	plainSetAndDel    flaw = "plain Set/Del"
-	noEpoch           flaw = "generation without epoch"
-	noLease           flaw = "no lease"
-	lateGeneration    flaw = "generation captured after the SELECT"
-	flightsByToken    flaw = "singleflight by token only"
-	epochAtDisconnect flaw = "epoch bumped only at disconnect"
-	leaseByPing       flaw = "lease renewed by a pool ping"
-	leaseByReceipt    flaw = "lease renewed from receive time"
+	flawless        flaw = ""
+	plainSetAndDel  flaw = "plain Set/Del"
+	noEpoch         flaw = "generation without epoch"
+	noLease         flaw = "no lease"
+	lateGeneration  flaw = "generation captured after the SELECT"
+	flightsByToken  flaw = "singleflight by token only"
+	worldKept       flaw = "another world noticed, and nothing forgotten"
+	ageIgnored      flaw = "lease that does not count from when the schema was looked at"
+	leaseByReceipt  flaw = "lease from the reply"
+	bySequence      flaw = "rows by sequence number"
+	openForgotten   flaw = "rows of transactions that were open not asked for"
+	laterSnapshot   flaw = "snapshot taken after the rows were read"
+	marksIgnored    flaw = "marks ignored"
+	cleaningByAge   flaw = "cleaning by age"
+	lateReplies     flaw = "replies counted after a later poll"
+	leaseByHint     flaw = "lease renewed by a notification"
+	hintsForReading flaw = "notifications in place of the log"
 )
 
 var flaws = []flaw{
-	plainSetAndDel, noEpoch, noLease, lateGeneration, flightsByToken, epochAtDisconnect, leaseByPing, leaseByReceipt,
+	plainSetAndDel, noEpoch, noLease, lateGeneration, flightsByToken, worldKept, ageIgnored, leaseByReceipt,
+	bySequence, openForgotten, laterSnapshot, marksIgnored, cleaningByAge, lateReplies, leaseByHint, hintsForReading,
 }
 
 // simple is the cache's design in its simplest form. Without a flaw it is as safe as the real one, so that each flaw by
@@ -37,16 +48,18 @@ type simple struct {
 	source cache.Source
 	start  time.Time
 
-	mu        sync.Mutex
-	entries   map[authz.Lookup]*memory
-	last      uint64
-	epoch     uint64
-	changed   map[cache.Key]uint64
-	connected bool
-	until     time.Duration // end of the lease
-	nonces    map[string]time.Duration
-	made      int // nonces
-	flights   map[string]*flight
+	mu      sync.Mutex
+	entries map[authz.Lookup]*memory
+	last    uint64
+	epoch   uint64
+	changed map[cache.Key]uint64
+	flights map[string]*flight
+
+	polls    uint64
+	snapshot string
+	mark     int64
+	world    string
+	until    time.Duration // end of the lease
 }
 
 type memory struct {
@@ -64,7 +77,7 @@ type flight struct {
 func newSimple(f flaw, s cache.Source) *simple {
 	return &simple{
 		flaw: f, source: s, start: time.Now(), entries: make(map[authz.Lookup]*memory),
-		changed: make(map[cache.Key]uint64), nonces: make(map[string]time.Duration), flights: make(map[string]*flight),
+		changed: make(map[cache.Key]uint64), flights: make(map[string]*flight),
 	}
 }
 
@@ -75,7 +88,7 @@ func (s *simple) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error
 	s.mu.Lock()
 	held := now < s.until
 	if s.flaw == noLease {
-		held = s.connected
+		held = s.world != ""
 	}
 	m := s.entries[l]
 	remembered := held && m != nil && s.holds(m) && (!m.Expires || now < m.expires)
@@ -169,9 +182,49 @@ func (s *simple) joined(ctx context.Context, l authz.Lookup) (*memory, error) {
 	return f.memory, nil
 }
 
-func (s *simple) Changed(keys []cache.Key) {
+func (s *simple) Poll() cache.Poll {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.polls++
+	return cache.NewPoll(s.snapshot, s.polls, s.now())
+}
+
+func (s *simple) Told(p cache.Poll, r cache.Reply, trust bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.Number() != s.polls && s.flaw != lateReplies {
+		return
+	}
+	another := r.World != s.world && s.flaw != worldKept
+	gap := r.Mark != s.mark && r.Mark != s.mark+1 && s.flaw != marksIgnored
+	if s.snapshot == "" || another || gap {
+		s.forget()
+	}
+	if s.flaw != hintsForReading {
+		if r.All {
+			s.forget()
+		}
+		for _, keys := range r.Changes {
+			s.change(keys)
+		}
+	}
+	s.snapshot, s.mark, s.world = r.Snapshot, r.Mark, r.World
+	known := p.Sent()
+	if s.flaw == leaseByReceipt {
+		known = s.now()
+	}
+	if s.flaw != ageIgnored {
+		known -= r.Verified
+	}
+	switch {
+	case r.World == "":
+		s.until = 0
+	case trust:
+		s.until = known + bound
+	}
+}
+
+func (s *simple) change(keys []cache.Key) {
 	s.last++
 	for _, k := range keys {
 		s.changed[k] = s.last
@@ -183,67 +236,58 @@ func (s *simple) Changed(keys []cache.Key) {
 	}
 }
 
-func (s *simple) ChangedAll() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.forget()
-}
-
 func (s *simple) forget() {
-	s.last++
-	s.epoch = s.last
 	clear(s.entries)
-}
-
-func (s *simple) Connected(cache.Cause) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.until, s.connected = 0, true
-	clear(s.nonces)
-	if s.flaw != noEpoch && s.flaw != epochAtDisconnect {
-		s.forget()
+	if s.flaw != noEpoch {
+		s.last++
+		s.epoch = s.last
 	}
 }
 
-func (s *simple) Disconnected() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.until, s.connected = 0, false
-	clear(s.nonces)
-	if s.flaw == epochAtDisconnect {
-		s.forget()
+func (s *simple) changes(db *server, since string) (found []logRow, next string) {
+	if s.flaw == bySequence {
+		last, _ := strconv.Atoi(since)
+		greatest := 0
+		for _, r := range db.log {
+			greatest = max(greatest, r.sequence)
+			if r.sequence > last {
+				found = append(found, r)
+			}
+		}
+		return found, strconv.Itoa(greatest)
+	}
+	last := parseSnapshot(cmp.Or(since, "1:1:"))
+	if s.flaw == openForgotten {
+		last.xip = nil
+	}
+	return db.changes(last), db.snapshot().String()
+}
+
+func (s *simple) arrived(db *server, r *cache.Reply) {
+	if s.flaw == laterSnapshot {
+		r.Snapshot = db.snapshot().String()
 	}
 }
 
-func (s *simple) Nonce() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.made++
-	nonce := fmt.Sprint(s.made)
-	if s.connected {
-		s.nonces[nonce] = s.now()
+func (s *simple) outdated(db *server, r logRow) bool {
+	if s.flaw == cleaningByAge {
+		return s.now() > r.at+bound
 	}
-	return nonce
+	return db.marked(r)
 }
 
-func (s *simple) Heard(nonce string) {
+func (s *simple) hinted(keys []cache.Key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	sent, ok := s.nonces[nonce]
-	if !ok {
+	if s.flaw != leaseByHint && s.flaw != hintsForReading {
 		return
 	}
-	if s.flaw == leaseByReceipt {
-		sent = s.now()
+	if keys == nil {
+		s.forget()
+	} else {
+		s.change(keys)
 	}
-	s.until = max(s.until, sent+bound)
-}
-
-// Pinged is told when a nonce was sent.
-func (s *simple) Pinged() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.flaw == leaseByPing && s.connected {
+	if s.flaw == leaseByHint && s.world != "" {
 		s.until = s.now() + bound
 	}
 }

@@ -1,0 +1,163 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+)
+
+// Sidecar is a process that answers checks, as its last sign of life has it.
+type Sidecar struct {
+	ID       string `json:"id"`
+	Version  string `json:"version"`
+	Policies string `json:"policies"` // a hash of the policies that it has loaded
+	// Alive: its last sign of life is recent.
+	Alive bool `json:"alive"`
+	// Lease is for how long it trusted its memory, from SeenAt on. 0: every look-up asked the database.
+	Lease time.Duration `json:"lease_ns"`
+	// Lag is how long its last reading of the change log took.
+	Lag       time.Duration `json:"lag_ns"`
+	StartedAt time.Time     `json:"started_at"`
+	SeenAt    time.Time     `json:"seen_at"`
+
+	bound, staleIfError time.Duration
+	caughtUp            bool // with the transaction that was asked about
+	left                bool // it was told to stop
+}
+
+// Sidecars lists the sidecars by id: those that are alive, and those that were within the last hour.
+func (r *Registry) Sidecars(ctx context.Context) ([]Sidecar, error) { return r.sidecars(ctx, "0") }
+
+// sidecars tells of each whether it has caught up with a transaction.
+func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) {
+	var rows []struct {
+		Sidecar
+		Lease        float64 `db:"lease"` // seconds
+		Lag          float64 `db:"lag"`
+		Bound        float64 `db:"bound"`
+		StaleIfError float64 `db:"stale_if_error"`
+		CaughtUp     bool    `db:"caught_up"`
+		Left         bool    `db:"left"`
+	}
+	err := r.db.SelectContext(ctx, &rows, `
+		SELECT id, version, policies, started_at AS startedat,
+		       CASE WHEN isfinite(seen_at) THEN seen_at ELSE started_at END AS seenat,
+		       seen_at > clock_timestamp() - bound - $2::float8 * interval '1 second' AS alive,
+		       EXTRACT(EPOCH FROM lease)::float8 AS lease, EXTRACT(EPOCH FROM lag)::float8 AS lag,
+		       EXTRACT(EPOCH FROM bound)::float8 AS bound, EXTRACT(EPOCH FROM stale_if_error)::float8 AS stale_if_error,
+		       pg_visible_in_snapshot($1::text::xid8, snapshot)
+		           AND pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot()) AS caught_up,
+		       NOT isfinite(seen_at) AS left
+		FROM keywicket.sidecars ORDER BY id`, xid, alive.Seconds())
+	if err != nil {
+		return nil, fmt.Errorf("list the sidecars: %w", err)
+	}
+	list := make([]Sidecar, len(rows))
+	for i, row := range rows {
+		s := row.Sidecar
+		s.Lease, s.Lag = seconds(row.Lease), seconds(row.Lag)
+		s.bound, s.staleIfError, s.caughtUp = seconds(row.Bound), seconds(row.StaleIfError), row.CaughtUp
+		s.left = row.Left
+		list[i] = s
+	}
+	return list, nil
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// Barrier is what [Registry.Wait] has waited for.
+type Barrier struct {
+	// Confirmed are the sidecars that have read the change log past the change.
+	Confirmed []string `json:"confirmed"`
+	// Silent are those that have not, within their staleness bound. They do not use what they remembered before the change.
+	Silent []string `json:"silent"`
+	// Waited is how long it took.
+	Waited time.Duration `json:"waited_ns"`
+	// StaleIfError is the longest cache.stale_if_error of the silent ones. One that cannot reach the database may answer from
+	// before the change for that long.
+	StaleIfError time.Duration `json:"stale_if_error_ns"`
+}
+
+// Wait returns when no sidecar answers any more from before what was committed until now: each of them has read the change log
+// since, or its staleness bound has passed. A sidecar that is older than migration 00011 is not known here.
+func (r *Registry) Wait(ctx context.Context) (Barrier, error) {
+	started := time.Now()
+	var xid string
+	err := r.db.GetContext(ctx, &xid, `
+		WITH logged AS (INSERT INTO keywicket.changes (keys) VALUES ($1) RETURNING xid)
+		SELECT xid::text FROM logged, pg_notify($2, $1)`, acknowledge, changesChannel)
+	if err != nil {
+		return Barrier{}, fmt.Errorf("ask the sidecars: %w", err)
+	}
+	least, err := r.unknownFor(ctx)
+	if err != nil {
+		return Barrier{}, err
+	}
+	const first, most = 5 * time.Millisecond, 50 * time.Millisecond
+	for pause := first; ; pause = min(2*pause, most) {
+		list, err := r.sidecars(ctx, xid)
+		if err != nil {
+			return Barrier{}, err
+		}
+		b := Barrier{Confirmed: []string{}, Silent: []string{}, Waited: time.Since(started)}
+		bound := least
+		for _, s := range list {
+			switch {
+			case s.caughtUp:
+				b.Confirmed = append(b.Confirmed, s.ID)
+			case s.left:
+			case !s.Alive: // or the database's clock was set forward
+				bound = max(bound, s.bound)
+			default:
+				b.Silent = append(b.Silent, s.ID)
+				bound, b.StaleIfError = max(bound, s.bound), max(b.StaleIfError, s.staleIfError)
+			}
+		}
+		if len(b.Silent) == 0 && bound == 0 || b.Waited > bound {
+			return b, nil
+		}
+		select {
+		case <-ctx.Done():
+			return Barrier{}, ctx.Err()
+		case <-time.After(min(pause, bound-b.Waited+time.Millisecond)):
+		}
+	}
+}
+
+// unknownFor is for how long there may be sidecars that are not in the list: a crash of the server, or a failover, empties it.
+func (r *Registry) unknownFor(ctx context.Context) (time.Duration, error) {
+	var bound float64
+	err := r.db.GetContext(ctx, &bound, `
+		SELECT CASE WHEN EXISTS (SELECT FROM keywicket.world WHERE made_at < clock_timestamp() - upkeep.bound - interval '2 seconds')
+		       THEN 0 ELSE EXTRACT(EPOCH FROM bound) END::float8
+		FROM keywicket.upkeep`)
+	if err != nil {
+		return 0, fmt.Errorf("ask how long the sidecars are known: %w", err)
+	}
+	return seconds(bound), nil
+}
+
+// String is a sentence for the operator.
+func (b Barrier) String() string {
+	waited := b.Waited.Round(time.Millisecond).String()
+	if len(b.Silent) == 0 {
+		return count(len(b.Confirmed), "sidecar") + " confirmed after " + waited
+	}
+	text := fmt.Sprintf("%d of %s confirmed; their staleness bound has passed for the others after %s:",
+		len(b.Confirmed), count(len(b.Confirmed)+len(b.Silent), "sidecar"), waited)
+	for _, id := range b.Silent {
+		text += " " + id
+	}
+	if b.StaleIfError > 0 {
+		text += fmt.Sprintf(" (one that cannot reach the database may answer from before for %v: cache.stale_if_error)", b.StaleIfError)
+	}
+	return text
+}
+
+func count(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return strconv.Itoa(n) + " " + noun
+}

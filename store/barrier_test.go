@@ -1,0 +1,196 @@
+package store_test
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
+
+// aliveSidecars are those that the list shows as alive.
+func (f *fixture) aliveSidecars(t *testing.T) (ids []string) {
+	t.Helper()
+	for _, s := range must(f.Sidecars(t.Context())) {
+		if s.Alive {
+			ids = append(ids, s.ID)
+		}
+	}
+	return ids
+}
+
+func TestSidecarsAreListed(t *testing.T) {
+	f := newFixture(t)
+	if got := must(f.Sidecars(t.Context())); len(got) != 0 {
+		t.Errorf("%+v", got)
+	}
+	f.listening(t, func(c *store.Config) { c.Version, c.Policies = "v1.2.3", "0123456789ab" })
+	f.listening(t)
+	var list []store.Sidecar
+	eventually(t, "both have given a sign of life", func() bool {
+		list = must(f.Sidecars(t.Context()))
+		return len(list) == 2 && list[0].Lease > 0 && list[1].Lease > 0
+	})
+	i := slices.IndexFunc(list, func(s store.Sidecar) bool { return s.Version == "v1.2.3" })
+	if i < 0 || list[0].ID == list[1].ID {
+		t.Fatalf("%+v", list)
+	}
+	if s := list[i]; s.Policies != "0123456789ab" || !s.Alive || s.Lease > time.Second || s.Lag <= 0 || s.ID == "" || s.SeenAt.Before(s.StartedAt) {
+		t.Errorf("%+v", s)
+	}
+	f.exec(t, `UPDATE keywicket.sidecars SET seen_at = seen_at - interval '32 seconds' WHERE id = $1`, list[i].ID)
+	if alive := f.aliveSidecars(t); slices.Contains(alive, list[i].ID) || len(alive) != 1 {
+		t.Errorf("one was last seen 32 s ago: %v are alive", alive)
+	}
+}
+
+// When Wait has returned, no sidecar allows what was revoked before.
+func TestWaitForSidecars(t *testing.T) {
+	for name, change := range map[string]func(*store.Config){
+		"with hints":    func(*store.Config) {},
+		"without hints": func(c *store.Config) { c.NoHints = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			if b := must(f.Wait(t.Context())); len(b.Confirmed)+len(b.Silent) != 0 || b.String() == "" {
+				t.Errorf("without a sidecar: %+v", b)
+			}
+			var directories []*store.Directory
+			for range 4 {
+				directories = append(directories, f.listening(t, change))
+			}
+			for range 10 {
+				token, key := f.workspaceToken(t, "issues:read")
+				for _, d := range directories {
+					eventually(t, "it is remembered", func() bool {
+						found := must(d.Lookup(t.Context(), lookup(key)))
+						return found.Cache == authz.CacheHit && found.Denial == ""
+					})
+				}
+				must(f.RevokeToken(t.Context(), token.ID))
+				b := must(f.Wait(t.Context()))
+				for i, d := range directories {
+					if found := must(d.Lookup(t.Context(), lookup(key))); found.Denial != authz.ReasonRevoked {
+						t.Errorf("sidecar %d after %v: %+v", i, b, found)
+					}
+				}
+				if len(b.Confirmed) != 4 || len(b.Silent) != 0 || !strings.HasPrefix(b.String(), "4 sidecars confirmed after ") {
+					t.Errorf("%v", b)
+				}
+			}
+		})
+	}
+}
+
+// A sidecar that cannot read the log uses no memory from before once its bound has passed, and that is waited for.
+func TestWaitNamesSilentSidecars(t *testing.T) {
+	f := newFixture(t)
+	token, key := f.workspaceToken(t, "issues:read")
+	f.listening(t)
+	p := newProxy(t, f.url)
+	silent := f.listening(t, func(c *store.Config) {
+		c.URL = p.through(c.URL)
+		c.Cache.StalenessBound = 2 * time.Second
+		c.Cache.StaleIfError = time.Minute
+	})
+	eventually(t, "it is remembered", func() bool {
+		return must(silent.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit
+	})
+	p.onNextByte(silence)
+	must(f.RevokeToken(t.Context(), token.ID))
+	b := must(f.Wait(t.Context()))
+	if len(b.Confirmed) != 1 || len(b.Silent) != 1 || b.Waited < 2*time.Second || b.StaleIfError != time.Minute ||
+		!strings.Contains(b.String(), "1 of 2 sidecars confirmed") || !strings.Contains(b.String(), b.Silent[0]) ||
+		!strings.Contains(b.String(), "stale_if_error") {
+		t.Errorf("%+v: %v", b, b)
+	}
+	if silent.CacheStats().LeaseLeft > 0 {
+		t.Error("the silent one uses its memory")
+	}
+}
+
+// A crash empties the list of sidecars. They may use their memory until their leases end, and that is waited for.
+func TestWaitAfterACrash(t *testing.T) {
+	f := newFixture(t)
+	token, key := f.workspaceToken(t, "issues:read")
+	p := newProxy(t, f.url)
+	d := f.listening(t, func(c *store.Config) { c.URL = p.through(c.URL) })
+	eventually(t, "it is remembered", func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit })
+	f.exec(t, `CHECKPOINT`) // so that the token is not lost
+	p.onNextByte(silence)   // the sidecar knows of nothing
+	p.lead("postgres://127.0.0.1:1")
+	crashBackend(t, value[int](t, f.db, `SELECT pg_backend_pid()`))
+	eventually(t, "the server has recovered", func() bool { _, err := f.db.Exec(`SELECT 1`); return err == nil })
+	must(f.RevokeToken(t.Context(), token.ID))
+	b := must(f.Wait(t.Context()))
+	if d.CacheStats().LeaseLeft > 0 {
+		t.Errorf("after %v the sidecar uses its memory", b)
+	}
+	if b.Waited < time.Second || len(b.Confirmed) != 0 {
+		t.Errorf("%+v", b)
+	}
+}
+
+// A sidecar that has stopped is not waited for, and one that may be alive is, whatever the database's clock says.
+func TestWaitForSidecarsThatAreGone(t *testing.T) {
+	f := newFixture(t)
+	d := f.listening(t)
+	f.exec(t, `UPDATE keywicket.world SET made_at = made_at - interval '1 minute'`)
+	if err := d.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if b := must(f.Wait(t.Context())); b.Waited > 900*time.Millisecond || len(b.Confirmed)+len(b.Silent) != 0 {
+		t.Errorf("a sidecar that was told to stop: %+v", b)
+	}
+	f.exec(t, `UPDATE keywicket.sidecars SET seen_at = now() - interval '1 minute'`)
+	if b := must(f.Wait(t.Context())); b.Waited < time.Second || len(b.Confirmed)+len(b.Silent) != 0 {
+		t.Errorf("a sidecar that was last seen a minute ago: %+v", b)
+	}
+}
+
+// A sidecar that others take for gone does not use its memory: nobody waits for it.
+func TestSidecarThatCannotGiveASignOfLifeUsesNoMemory(t *testing.T) {
+	f := newFixture(t)
+	d := f.listening(t)
+	tx := must(f.db.BeginTxx(t.Context(), nil))
+	defer func() { _ = tx.Rollback() }()
+	must(tx.ExecContext(t.Context(), `SELECT id FROM keywicket.sidecars FOR UPDATE`))
+	patiently(t, "memory is not used", func() bool { return d.CacheStats().LeaseLeft == 0 && len(f.aliveSidecars(t)) == 1 })
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	patiently(t, "it is used again", func() bool { return d.CacheStats().LeaseLeft > 0 })
+}
+
+// patiently is eventually, for what takes longer.
+func patiently(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
+func TestWaitEndsWithItsContext(t *testing.T) {
+	f := newFixture(t)
+	p := newProxy(t, f.url)
+	f.listening(t, func(c *store.Config) {
+		c.URL = p.through(c.URL)
+		c.Cache.StalenessBound = time.Hour
+	})
+	p.onNextByte(silence)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { _, err := f.Wait(ctx); done <- err }()
+	eventually(t, "it asks", func() bool {
+		return value[int](t, f.db, `SELECT count(*) FROM keywicket.changes WHERE keys = 'ack'`) == 1
+	})
+	cancel()
+	if err := <-done; err == nil {
+		t.Error("it did not wait")
+	}
+}

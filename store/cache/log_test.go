@@ -1,0 +1,202 @@
+package cache_test
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/keywicket/keywicket/store/cache"
+)
+
+// server is a Postgres: rows, transactions that write to them, and the change log (migration 00011). Its slices are never
+// written to, so that a copy is a backup.
+type server struct {
+	instance string    // which start of which server
+	schema   string    // the tables and triggers
+	silent   bool      // the triggers are disabled
+	verified *verified // nil: nobody has looked since the server started
+
+	state state // that is committed
+	next  int   // xid
+	ended int   // the greatest xid of a transaction that has ended
+	open  []*transaction
+
+	log      []logRow // that are committed
+	sequence int      // of the row that was written last, committed or not
+	number   int64    // of marks so far
+	mark     snapshot // the next cleaning deletes what it sees
+}
+
+type logRow struct {
+	xid      int
+	keys     []cache.Key // nil: all
+	sequence int
+	at       time.Duration // of writing
+}
+
+// transaction has written, and so has an xid.
+type transaction struct {
+	xid      int
+	written  rows // nobody else can write to them
+	state    state
+	log      []logRow
+	cleaning *snapshot // the mark that this transaction sets
+}
+
+// mostRows is how many rows of the log one reading returns, in place of the thousand of the package store.
+const mostRows = 4
+
+// verified is what somebody found who looked at the schema.
+type verified struct {
+	schema string
+	silent bool
+	at     time.Duration
+	state  int // that was there
+}
+
+func newServer() server {
+	return server{instance: "0", schema: "0", state: firstState, next: 10, ended: 9, number: 1, mark: snapshot{xmin: 10, xmax: 10}}
+}
+
+// snapshot is of which transactions something sees.
+type snapshot struct {
+	xmin, xmax int
+	xip        []int
+}
+
+// snapshot is the one of now. Like Postgres's, it ends after the last transaction that has ended: later ones that are open
+// are not in it.
+func (s *server) snapshot() snapshot {
+	now := snapshot{xmin: s.ended + 1, xmax: s.ended + 1}
+	for _, t := range s.open {
+		if t.xid < now.xmax {
+			now.xip = append(now.xip, t.xid)
+			now.xmin = min(now.xmin, t.xid)
+		}
+	}
+	return now
+}
+
+func (s snapshot) sees(xid int) bool { return xid < s.xmax && !slices.Contains(s.xip, xid) }
+
+func (s snapshot) String() string {
+	open := make([]string, len(s.xip))
+	for i, xid := range s.xip {
+		open[i] = strconv.Itoa(xid)
+	}
+	return fmt.Sprintf("%d:%d:%s", s.xmin, s.xmax, strings.Join(open, ","))
+}
+
+func parseSnapshot(text string) (s snapshot) {
+	number := func(text string) int {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			panic(err)
+		}
+		return n
+	}
+	parts := strings.Split(text, ":")
+	s.xmin, s.xmax = number(parts[0]), number(parts[1])
+	if parts[2] != "" {
+		for xid := range strings.SplitSeq(parts[2], ",") {
+			s.xip = append(s.xip, number(xid))
+		}
+	}
+	return s
+}
+
+// changes are what pollQuery of the package store finds: the rows of transactions that began after the snapshot, and of
+// those that were open in it.
+func (s *server) changes(since snapshot) (found []logRow) {
+	now := s.snapshot()
+	for _, r := range s.log {
+		if r.xid >= since.xmax && r.xid < now.xmax {
+			found = append(found, r)
+		}
+	}
+	slices.SortStableFunc(found, func(a, b logRow) int { return a.xid - b.xid })
+	found = found[:min(len(found), 1+mostRows)]
+	open := 0
+	for _, r := range s.log {
+		if slices.Contains(since.xip, r.xid) && open < 1+mostRows {
+			found = append(found, r)
+			open++
+		}
+	}
+	return found
+}
+
+// write has a transaction make a change, or a new one if t is nil. It does nothing if another one has written to the same
+// rows: the statement would wait.
+func (s *server) write(t *transaction, c change, now circumstances) *transaction {
+	before := s.state
+	if t != nil {
+		before.put(t.written, t.state)
+	}
+	after := before
+	keys := c.do(&after, now)
+	written := differ(before, after)
+	for _, other := range s.open {
+		for i := range written {
+			if other != t && written[i] && other.written[i] {
+				return nil
+			}
+		}
+	}
+	if t == nil {
+		t = s.begin()
+	}
+	for i := range written {
+		t.written[i] = t.written[i] || written[i]
+	}
+	t.state = after
+	if !s.silent {
+		s.sequence++
+		t.log = append(t.log, logRow{t.xid, keys, s.sequence, now.now})
+	}
+	return t
+}
+
+// clean begins what keep_up does, unless somebody else is about it.
+func (s *server) clean() *transaction {
+	if len(s.writing()) < len(s.open) {
+		return nil
+	}
+	mark := s.snapshot()
+	t := s.begin()
+	t.cleaning = &mark
+	return t
+}
+
+// writing are the open transactions, but for a cleaning.
+func (s *server) writing() []*transaction {
+	return slices.DeleteFunc(slices.Clone(s.open), func(t *transaction) bool { return t.cleaning != nil })
+}
+
+func (s *server) begin() *transaction {
+	t := &transaction{xid: s.next}
+	s.next++
+	s.open = append(slices.Clip(s.open), t)
+	return t
+}
+
+func (s *server) rollback(t *transaction) {
+	s.open = slices.DeleteFunc(slices.Clone(s.open), func(other *transaction) bool { return other == t })
+	s.ended = max(s.ended, t.xid)
+}
+
+// commit makes visible what the transaction has done. A cleaning deletes the rows that are outdated.
+func (s *server) commit(t *transaction, outdated func(*server, logRow) bool) {
+	s.rollback(t)
+	s.state.put(t.written, t.state)
+	s.log = append(slices.Clip(s.log), t.log...)
+	if t.cleaning != nil {
+		s.log = slices.DeleteFunc(slices.Clone(s.log), func(r logRow) bool { return outdated(s, r) })
+		s.number, s.mark = s.number+1, *t.cleaning
+	}
+}
+
+// marked reports whether the last mark sees a row of the log.
+func (s *server) marked(r logRow) bool { return s.mark.sees(r.xid) }

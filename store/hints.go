@@ -1,0 +1,123 @@
+package store
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/store/cache"
+)
+
+// changesChannel is where the triggers notify (migration 00011).
+const changesChannel = "keywicket_changes"
+
+// hints listens for notifications of changes, which arrive within milliseconds. Each makes the cache forget what it names.
+// Nothing else depends on them: the change is in the log too, and a hint that is lost costs a quarter of the staleness bound.
+type hints struct {
+	listener *pq.Listener
+	cache    *cache.Cache
+	read     chan struct{} // the log is to be read now
+	closed   chan struct{}
+	closing  sync.Once
+}
+
+func startHints(c Config, target *cache.Cache, read chan struct{}) (*hints, error) {
+	listenURL, err := feedURL(cmp.Or(c.FeedURL, c.URL))
+	if err != nil {
+		return nil, fmt.Errorf("database.feed_url: %w", err)
+	}
+	const dialing = 5 * time.Second
+	h := &hints{
+		listener: pq.NewDialListener(dialer{dial: dialing}, listenURL, minReconnect, time.Minute, nil),
+		cache:    target, read: read, closed: make(chan struct{}),
+	}
+	go h.run()
+	return h, nil
+}
+
+func (h *hints) run() {
+	go func() {
+		// Waits for a connection. The listener repeats it on all that follow.
+		for err := h.listener.Listen(changesChannel); err != nil && !errors.Is(err, pq.ErrChannelAlreadyOpen); err = h.listener.Listen(changesChannel) {
+			select {
+			case <-h.closed:
+				return
+			case <-time.After(maxReconnect):
+			}
+		}
+	}()
+	const (
+		most  = 20 // hints a second that are worth their wake-ups
+		quiet = 30 * time.Second
+	)
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	heard := 0
+	var resume <-chan time.Time
+	for {
+		select {
+		case <-h.closed:
+			return
+		case n := <-h.listener.Notify:
+			if heard++; n != nil { // nil: a new connection
+				h.heard(n.Extra)
+			}
+		case <-second.C:
+			// Postgres wakes every listener for every notification. So many changes are read soon enough without hints.
+			if heard > most && resume == nil {
+				go func() { _ = h.listener.Unlisten(changesChannel) }() // waits until what was sent before is taken
+				resume = time.After(quiet)
+			}
+			heard = 0
+		case <-resume:
+			resume = nil
+			go func() { _ = h.listener.Listen(changesChannel) }() // may wait for a connection
+		}
+	}
+}
+
+func (h *hints) heard(notification string) {
+	if notification == acknowledge {
+		offer(h.read)
+		return
+	}
+	keys, err := cache.ParseKeys(notification)
+	if err != nil { // "*", or what another version writes
+		keys = nil
+	}
+	h.cache.Hinted(keys)
+}
+
+// feedURL says in the URL what open says in a configuration, which a listener does not take.
+func feedURL(databaseURL string) (string, error) {
+	config, err := parse(databaseURL)
+	if err != nil {
+		return "", err
+	}
+	if u, err := url.Parse(databaseURL); err == nil && (u.Scheme == "postgres" || u.Scheme == "postgresql") {
+		query := u.Query()
+		query.Set("application_name", cmp.Or(config.ApplicationName, applicationName))
+		query.Set("target_session_attrs", string(config.TargetSessionAttrs))
+		u.RawQuery = query.Encode()
+		return u.String(), nil
+	}
+	// In front: the last of two counts, and what is behind may end in an empty value.
+	return fmt.Sprintf("application_name=%s target_session_attrs=%s %s", applicationName, config.TargetSessionAttrs, databaseURL), nil
+}
+
+func (h *hints) close() {
+	h.closing.Do(func() {
+		close(h.closed)
+		go func() {
+			_ = h.listener.Close() // may wait for a server that does not answer
+			for range h.listener.Notify {
+				// The listener's own goroutine ends only when it is rid of what it has heard.
+			}
+		}()
+	})
+}

@@ -1,0 +1,198 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/demo/postgres"
+	"github.com/keywicket/keywicket/store"
+)
+
+// serverWith is a server of its own, for what a setting allows.
+func serverWith(t *testing.T, settings map[string]string) *postgres.Server {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	s, err := postgres.Start(ctx, postgres.Config{Settings: settings})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// Transactions that are open at the same time write to the log, and commit, roll back, are prepared and end in any order. Each
+// reading returns the rows of those that have committed since the reading before, and no others.
+func TestReadingTellsExactlyWhatBecameVisible(t *testing.T) {
+	s := serverWith(t, map[string]string{"max_prepared_transactions": "10"})
+	f := fixtureAt(t, s.URL("postgres"))
+	seed := rand.Uint64() //nolint:gosec // a test's
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // likewise
+	type transaction struct {
+		*sqlx.Tx
+		rows     []string
+		prepared string
+	}
+	var open []*transaction
+	var news []string
+	rows, readings, told := 0, 0, 0
+	reader := must(f.db.Connx(t.Context()))
+	defer func() { _ = reader.Close() }()
+	since, _ := store.ReadChanges(t, reader, "")
+	for step := range 3000 {
+		pick := func() (x *transaction) {
+			if len(open) > 0 {
+				x = open[r.IntN(len(open))]
+			}
+			return x
+		}
+		end := func(x *transaction, committed bool) {
+			if committed {
+				news = append(news, x.rows...)
+			}
+			open = slices.DeleteFunc(open, func(other *transaction) bool { return other == x })
+		}
+		switch x, n := pick(), r.IntN(100); {
+		case n < 20 && len(open) < 8:
+			open = append(open, &transaction{Tx: f.db.MustBegin()})
+		case n < 45 && x != nil && x.prepared == "":
+			rows++
+			row := fmt.Sprintf("%08x", rows)
+			if r.IntN(4) == 0 { // in a subtransaction, which may be undone
+				x.MustExec(`SAVEPOINT s`)
+				x.MustExec(`INSERT INTO keywicket.changes (keys) VALUES ($1)`, row)
+				if r.IntN(2) == 0 {
+					x.MustExec(`ROLLBACK TO SAVEPOINT s`)
+					continue
+				}
+			} else {
+				x.MustExec(`INSERT INTO keywicket.changes (keys) VALUES ($1)`, row)
+			}
+			x.rows = append(x.rows, row)
+		case n < 50 && x != nil && x.prepared == "" && len(x.rows) > 0:
+			x.prepared = fmt.Sprint("t", step)
+			x.MustExec(`PREPARE TRANSACTION '` + x.prepared + `'`)
+			_ = x.Rollback() // the transaction is not the connection's any more
+		case n < 60 && x != nil:
+			committed := r.IntN(3) > 0
+			switch {
+			case x.prepared != "" && committed:
+				f.exec(t, `COMMIT PREPARED '`+x.prepared+`'`)
+			case x.prepared != "":
+				f.exec(t, `ROLLBACK PREPARED '`+x.prepared+`'`)
+			case committed:
+				if err := x.Commit(); err != nil {
+					t.Fatal(err)
+				}
+			default:
+				_ = x.Rollback()
+			}
+			end(x, committed)
+		case n < 62:
+			f.exec(t, `SELECT pg_current_xact_id()`) // a transaction that writes nothing here
+		case n < 80:
+			var changes []string
+			since, changes = store.ReadChanges(t, reader, since)
+			readings++
+			told += len(changes)
+			slices.Sort(changes)
+			slices.Sort(news)
+			if !slices.Equal(changes, news) {
+				t.Fatalf("step %d: the reading returned %v, and %v became visible", step, changes, news)
+			}
+			news = nil
+		}
+	}
+	for _, x := range open {
+		if x.prepared != "" {
+			f.exec(t, `ROLLBACK PREPARED '`+x.prepared+`'`)
+		} else {
+			_ = x.Rollback()
+		}
+	}
+	if readings < 100 || told < 100 {
+		t.Errorf("%d readings returned %d rows: this proves little", readings, told)
+	}
+}
+
+// A product may commit in two phases.
+func TestPreparedTransactionIsHeard(t *testing.T) {
+	s := serverWith(t, map[string]string{"max_prepared_transactions": "10"})
+	f := fixtureAt(t, s.URL("postgres"))
+	_, key := f.workspaceToken(t, "issues:read")
+	d := f.listening(t)
+	becomes := func(denial authz.Reason) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("it is remembered as %q", denial), func() bool {
+			found := must(d.Lookup(t.Context(), lookup(key)))
+			return found.Cache == authz.CacheHit && found.Denial == denial
+		})
+	}
+	becomes("")
+	tx := f.db.MustBegin()
+	tx.MustExec(revokeAll)
+	tx.MustExec(`PREPARE TRANSACTION 'revoke'`)
+	_ = tx.Rollback()
+	becomes("")
+	f.exec(t, `COMMIT PREPARED 'revoke'`)
+	becomes(authz.ReasonRevoked)
+}
+
+// What logical replication writes into the tables fires none of the triggers for statements.
+func TestLogicalReplicationIsHeard(t *testing.T) {
+	s := serverWith(t, map[string]string{"wal_level": "logical"})
+	origin := fixtureAt(t, s.URL("postgres"))
+	origin.exec(t, `CREATE DATABASE copy`)
+	db := openDB(t, s.URL("copy"))
+	must(store.Migrate(t.Context(), db))
+	tables := `keywicket.tokens, keywicket.workspaces, keywicket.users, keywicket.members, keywicket.revoked_sessions,
+		keywicket.oauth_access_tokens, keywicket.oauth_grants, keywicket.oauth_grant_workspaces, keywicket.oauth_apps,
+		keywicket.oauth_codes, keywicket.oauth_refresh_tokens`
+	origin.exec(t, `ALTER TABLE keywicket.oauth_grant_workspaces REPLICA IDENTITY FULL`)
+	origin.exec(t, `CREATE PUBLICATION everything FOR TABLE `+tables)
+	origin.exec(t, `SELECT pg_create_logical_replication_slot('everything', 'pgoutput')`)
+	db.MustExec(`CREATE SUBSCRIPTION everything CONNECTION '` + s.URL("postgres") + `' PUBLICATION everything
+		WITH (create_slot = false, slot_name = 'everything')`)
+	t.Cleanup(func() {
+		for _, statement := range []string{`ALTER SUBSCRIPTION everything DISABLE`, `ALTER SUBSCRIPTION everything SET (slot_name = NONE)`, `DROP SUBSCRIPTION everything`} {
+			db.MustExec(statement)
+		}
+	})
+
+	d, err := store.OpenDirectory(store.Config{URL: s.URL("copy"), LookupTimeout: 10 * time.Second}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close(context.Background()) }()
+	becomes := func(what string, l authz.Lookup, is func(authz.Found) bool) {
+		t.Helper()
+		eventually(t, what, func() bool {
+			found := must(d.Lookup(t.Context(), l))
+			return found.Cache == authz.CacheHit && is(found)
+		})
+	}
+	token, key := origin.workspaceToken(t, "issues:read")
+	_, mine := origin.userToken(t, "issues:read")
+	inAcme := authz.Lookup{Digest: mine.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}}
+	becomes("the token is copied", lookup(key), func(f authz.Found) bool { return f.Denial == "" })
+	becomes("the role is copied", inAcme, func(f authz.Found) bool { return f.Workspace.Role == "admin" })
+	origin.exec(t, `UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1`, token.ID)
+	becomes("its revocation is heard", lookup(key), func(f authz.Found) bool { return f.Denial == authz.ReasonRevoked })
+	origin.exec(t, `UPDATE keywicket.members SET role = 'guest' WHERE user_id = $1`, origin.ada.ID)
+	becomes("the new role is heard", inAcme, func(f authz.Found) bool { return f.Workspace.Role == "guest" })
+	origin.exec(t, `DELETE FROM keywicket.members WHERE user_id = $1`, origin.ada.ID)
+	becomes("the end of the membership is heard", inAcme, func(f authz.Found) bool { return f.Workspace.Role == "" })
+	before := maps.Clone(d.CacheStats().Epochs)
+	origin.exec(t, `TRUNCATE `+tables)
+	becomes("an emptied table is heard", lookup(key), func(f authz.Found) bool { return f.Denial == authz.ReasonUnknown })
+	eventually(t, "all is forgotten", func() bool { return !maps.Equal(before, d.CacheStats().Epochs) })
+}

@@ -1,0 +1,183 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/store/cache"
+)
+
+// mostChanges is how many rows of the change log one reading returns. More count as a change of everything.
+const mostChanges = 1000
+
+// pollQuery reads the change log as of one snapshot: the rows of transactions that began after the snapshot of the last
+// reading, $1 being its xmax. A dump that was restored may hold rows of later transactions than this server has had.
+const pollQuery = pollColumns + `ARRAY(` + laterChanges + `) AS changes` + pollFrom
+
+// pollOpenQuery is pollQuery where transactions were open in the snapshot of the last reading ($3). Both parts go by the
+// index, so a transaction that stays open costs nothing.
+const pollOpenQuery = pollColumns + `ARRAY((` + laterChanges + `)
+       UNION ALL
+       (SELECT changed.keys FROM pg_snapshot_xip($3::text::pg_snapshot) AS open,
+               LATERAL (SELECT keys FROM keywicket.changes WHERE xid = open LIMIT 1 + $2::int8) AS changed
+        LIMIT 1 + $2::int8)) AS changes` + pollFrom
+
+const (
+	pollColumns = `
+SELECT pg_current_snapshot()::text AS snapshot, ` + serverStarted + ` AS started, pg_is_in_recovery() AS standby,
+       id, number AS mark, world, COALESCE(told, false) AS told, date_part('epoch', clock_timestamp() - verified_at) AS verified,
+       `
+	laterChanges = `SELECT keys FROM keywicket.changes
+              WHERE xid >= $1::text::xid8 AND xid < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY xid LIMIT 1 + $2::int8`
+	pollFrom = `
+FROM (VALUES (1)) AS one
+LEFT JOIN LATERAL (SELECT id, number, world, told, verified_at FROM keywicket.world ORDER BY verified_at DESC LIMIT 1) AS world ON true`
+)
+
+// verifyQuery looks whether changes can have been made that are not in the log: in a table that was swapped, or past a
+// trigger that was not in force. All of these leave another oid, file or xmin in a catalog, also if they were undone before
+// their transaction ended. $1 are the tables that answers depend on. now() is the time before the snapshot was taken.
+const verifyQuery = `
+INSERT INTO keywicket.world AS last (number, world, told, verified_at)
+SELECT (SELECT number FROM keywicket.upkeep),
+       concat_ws(' ', ` + timeline + `, tables.world, log.world, functions.world),
+       COALESCE(tables.told AND log.told, false),
+       now()
+FROM (SELECT concat_ws(' ', hash_array_extended(array_agg(c.oid), 0), hash_array_extended(array_agg(c.relfilenode), 0),
+                       hash_array_extended(array_agg(c.xmin), 0), hash_array_extended(array_agg(t.world), 0)) AS world,
+             count(*) = cardinality($1::name[]) AND bool_and(t.told) AND NOT bool_or(relative) AS told
+      FROM unnest($1::name[]) AS name,
+           LATERAL (SELECT oid, relfilenode, xmin,
+                           EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhrelid = oid) OR
+                           EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = oid) AS relative
+                    FROM pg_catalog.pg_class
+                    WHERE relname = name AND relnamespace = to_regnamespace('keywicket') AND relkind = 'r' LIMIT 1) AS c,
+           LATERAL (SELECT hash_array_extended(array_agg(xmin ORDER BY oid), 0) AS world,
+                           count(*) FILTER (WHERE tgenabled = 'A' OR tgenabled = 'R' AND tgname = 'tell_row') = 5 AS told
+                    FROM pg_catalog.pg_trigger
+                    WHERE tgrelid = c.oid
+                      AND tgname IN ('tell_insert', 'tell_update', 'tell_delete', 'tell_truncate', 'tell_row')) AS t
+     ) AS tables,
+     (SELECT concat_ws(' ', oid, relfilenode, xmin, t.world) AS world,
+             t.told AND NOT relrowsecurity AND NOT EXISTS (SELECT FROM pg_catalog.pg_rewrite WHERE ev_class = c.oid) AS told
+      FROM pg_catalog.pg_class AS c,
+           LATERAL (SELECT hash_array_extended(array_agg(xmin ORDER BY oid), 0) AS world, count(*) = 1 AND bool_and(tgenabled = 'A') AS told
+                    FROM pg_catalog.pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal) AS t
+      WHERE relname = 'changes' AND relnamespace = to_regnamespace('keywicket') AND relkind = 'r') AS log,
+     (SELECT hash_array_extended(array_agg(xmin ORDER BY oid), 0) AS world FROM pg_catalog.pg_proc
+      WHERE proname IN ('tell_changes', 'change_key') AND pronamespace = to_regnamespace('keywicket')) AS functions
+ON CONFLICT (one) DO UPDATE SET world = excluded.world, told = excluded.told, verified_at = excluded.verified_at
+WHERE last.verified_at < excluded.verified_at OR last.verified_at > clock_timestamp()`
+
+// changedTables are the tables that answers depend on.
+var changedTables = pq.StringArray{"tokens", "workspaces", "users", "members", "revoked_sessions",
+	"oauth_access_tokens", "oauth_grants", "oauth_grant_workspaces", "oauth_apps"}
+
+// reading is a row of pollQuery.
+type reading struct {
+	Snapshot string          `db:"snapshot"`
+	Started  int64           `db:"started"`
+	Standby  bool            `db:"standby"`
+	Changes  pq.StringArray  `db:"changes"`
+	ID       sql.NullString  `db:"id"` // of the row in keywicket.world. NULL, as what follows: nobody has looked since the server started
+	Mark     sql.NullInt64   `db:"mark"`
+	World    sql.NullString  `db:"world"`
+	Told     bool            `db:"told"`
+	Verified sql.NullFloat64 `db:"verified"` // seconds ago
+}
+
+// world identifies the server, the tables and the triggers.
+func (r reading) world() string { return fmt.Sprint(r.Started, " ", r.ID.String, " ", r.World.String) }
+
+// stale reports whether it is time to look at the schema again.
+func (r reading) stale(after time.Duration) bool {
+	return r.Verified.Float64 < 0 || seconds(r.Verified.Float64) >= after
+}
+
+// reply is the reading as the cache wants it. ack says that somebody waits for the sidecar to confirm it, away that another
+// sidecar has found another server.
+func (r reading) reply() (reply cache.Reply, ack, away bool) {
+	reply = cache.Reply{Snapshot: r.Snapshot, Mark: r.Mark.Int64, All: len(r.Changes) > mostChanges}
+	if r.Told && r.Verified.Float64 >= 0 {
+		reply.World = r.world()
+		reply.Verified = seconds(r.Verified.Float64)
+	}
+	for _, change := range r.Changes {
+		switch keys, err := cache.ParseKeys(change); {
+		case change == acknowledge:
+			ack = true
+		case change == moved:
+			away = true
+		case err != nil: // "*", or what a later version writes
+			reply.All = true
+		default:
+			reply.Changes = append(reply.Changes, keys)
+		}
+	}
+	return reply, ack, away
+}
+
+// pollConnection is a connection on which the log is read.
+type pollConnection struct {
+	*sqlx.Conn
+	poll *sqlx.Stmt
+	// nil until they are needed: many sidecars have no use for them.
+	pollOpen, verify *sqlx.Stmt
+}
+
+func newPollConnection(ctx context.Context, c *sqlx.Conn) (*pollConnection, error) {
+	// The queries find a few rows by an index; Postgres prefers to read small tables whole, which takes longer. At another
+	// isolation level sidecars would fail each other's writes, or the product's.
+	_, err := c.ExecContext(ctx, `SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off; SET enable_hashjoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan`)
+	if err != nil {
+		return nil, err
+	}
+	poll, err := c.PreparexContext(ctx, pollQuery)
+	return &pollConnection{Conn: c, poll: poll}, err
+}
+
+func (c *pollConnection) read(ctx context.Context, since string) (r reading, err error) {
+	// xmin:xmax:open,…
+	parts := strings.SplitN(since, ":", 3)
+	switch {
+	case len(parts) != 3: // there was no reading; what is found does not matter
+		err = c.poll.GetContext(ctx, &r, "1", mostChanges)
+	case parts[2] == "":
+		err = c.poll.GetContext(ctx, &r, parts[1], mostChanges)
+	default:
+		if c.pollOpen == nil {
+			if c.pollOpen, err = c.PreparexContext(ctx, pollOpenQuery); err != nil {
+				return r, err
+			}
+		}
+		err = c.pollOpen.GetContext(ctx, &r, parts[1], mostChanges, since)
+	}
+	return r, err
+}
+
+// leave tells the sidecars that still read the log of a server that there is another one now. If it fails, they find out by
+// themselves.
+func (c *pollConnection) leave(ctx context.Context) error {
+	_, err := c.ExecContext(ctx, `INSERT INTO keywicket.changes (keys) VALUES ($1)`, moved)
+	return err
+}
+
+// look looks at the schema, for all sidecars.
+func (c *pollConnection) look(ctx context.Context) (err error) {
+	if c.verify == nil {
+		c.verify, err = c.PreparexContext(ctx, verifyQuery)
+	}
+	if err == nil {
+		_, err = c.verify.ExecContext(ctx, changedTables)
+	}
+	if err != nil {
+		return fmt.Errorf("look at the schema: %w", err)
+	}
+	return nil
+}

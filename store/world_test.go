@@ -1,0 +1,176 @@
+package store_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
+
+// revokeAll is a change that each way below makes past the triggers.
+const revokeAll = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp()`
+
+// Each of these changes rows without a row in the log, and leaves everything as it was: the sidecar notices all the same.
+// Otherwise the answer from before would live for cache.max_age, which is longer than the test waits.
+func TestChangesPastTheTriggersAreNoticed(t *testing.T) {
+	for name, statements := range map[string][]string{
+		"a trigger is disabled, and enabled again": {
+			`ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`, revokeAll,
+			`ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`,
+		},
+		"all triggers are": {
+			`ALTER TABLE keywicket.tokens DISABLE TRIGGER ALL`, revokeAll, `ALTER TABLE keywicket.tokens ENABLE TRIGGER ALL`,
+			`ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_insert, ENABLE ALWAYS TRIGGER tell_update,
+				ENABLE ALWAYS TRIGGER tell_delete, ENABLE ALWAYS TRIGGER tell_truncate, ENABLE REPLICA TRIGGER tell_row`,
+		},
+		"a trigger is dropped, and made again": {
+			`DROP TRIGGER tell_update ON keywicket.tokens`, revokeAll,
+			`CREATE TRIGGER tell_update AFTER UPDATE ON keywicket.tokens
+				REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+				FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes('token', 'encode(digest, ''hex'')')`,
+			`ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`,
+		},
+		"the triggers' function does nothing for a while": {
+			`ALTER FUNCTION keywicket.tell_changes() RENAME TO kept`,
+			`CREATE FUNCTION keywicket.tell_changes() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`,
+			`DROP FUNCTION keywicket.tell_changes()`,
+			`ALTER FUNCTION keywicket.kept() RENAME TO tell_changes`,
+			`CREATE TEMP TABLE source ON COMMIT DROP AS SELECT pg_get_functiondef('keywicket.tell_changes()'::regprocedure) AS text`,
+			`CREATE OR REPLACE FUNCTION keywicket.tell_changes() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`,
+			revokeAll,
+			`DO $$ DECLARE original text; BEGIN SELECT text INTO original FROM source; EXECUTE original; END $$`,
+		},
+		"the table is swapped for another": {
+			`CREATE TABLE keywicket.other (LIKE keywicket.tokens INCLUDING ALL)`,
+			`INSERT INTO keywicket.other SELECT * FROM keywicket.tokens`,
+			`UPDATE keywicket.other SET revoked_at = clock_timestamp()`,
+			`ALTER TABLE keywicket.tokens RENAME TO before`,
+			`ALTER TABLE keywicket.other RENAME TO tokens`,
+			`CALL keywicket.tell_changes_of('tokens', $k$'token', 'encode(digest, ''hex'')'$k$)`,
+			`CALL keywicket.tell_rows_of('tokens', $k$'token', 'encode(digest, ''hex'')'$k$)`,
+			`GRANT SELECT ON keywicket.tokens TO keywicket_sidecar`,
+		},
+		"the schema is swapped for another": {
+			`ALTER SCHEMA keywicket RENAME TO before`,
+			`ALTER SCHEMA replacement RENAME TO keywicket`,
+		},
+		"a table that inherits from it holds the row for a while": {
+			`CREATE TABLE public.child () INHERITS (keywicket.tokens)`,
+			`WITH gone AS (DELETE FROM ONLY keywicket.tokens RETURNING *)
+				INSERT INTO public.child SELECT * FROM gone`,
+			`ALTER TABLE public.child NO INHERIT keywicket.tokens`,
+			`DROP TABLE public.child`,
+		},
+		"the log is emptied with its own trigger disabled": {
+			revokeAll, `ALTER TABLE keywicket.changes DISABLE TRIGGER tell_delete`,
+			`DELETE FROM keywicket.changes`, `ALTER TABLE keywicket.changes ENABLE ALWAYS TRIGGER tell_delete`,
+		},
+		"a superuser edits the catalogs": {
+			`UPDATE pg_catalog.pg_trigger SET tgenabled = 'D' WHERE tgrelid = 'keywicket.tokens'::regclass`, revokeAll,
+			`UPDATE pg_catalog.pg_trigger SET tgenabled = CASE tgname WHEN 'tell_row' THEN 'R' ELSE 'A' END
+				WHERE tgrelid = 'keywicket.tokens'::regclass AND NOT tgisinternal`,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			_, key := f.workspaceToken(t, "issues:read")
+			if name == "the schema is swapped for another" {
+				f.replacement(t)
+			}
+			d := f.listening(t, func(c *store.Config) { c.NoHints = true })
+			eventually(t, "the token is remembered", func() bool {
+				found := must(d.Lookup(t.Context(), lookup(key)))
+				return found.Cache == authz.CacheHit && found.Denial == ""
+			})
+			tx := must(f.db.BeginTxx(t.Context(), nil))
+			for _, statement := range statements {
+				if _, err := tx.ExecContext(t.Context(), statement); err != nil {
+					t.Fatalf("%s: %v", statement, err)
+				}
+			}
+			if err := tx.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the sidecar notices", func() bool {
+				found, err := d.Lookup(t.Context(), lookup(key))
+				return err == nil && found.Denial != ""
+			})
+			eventually(t, "and uses its cache again", func() bool {
+				found, err := d.Lookup(t.Context(), lookup(key))
+				return err == nil && found.Cache == authz.CacheHit
+			})
+		})
+	}
+}
+
+// replacement makes a copy of the schema by the name of replacement, in which every token is revoked.
+func (f *fixture) replacement(t *testing.T) {
+	t.Helper()
+	f.exec(t, `ALTER SCHEMA keywicket RENAME TO original`)
+	must(store.Migrate(t.Context(), f.db))
+	f.exec(t, `INSERT INTO keywicket.workspaces SELECT * FROM original.workspaces`)
+	f.exec(t, `INSERT INTO keywicket.users SELECT * FROM original.users`)
+	f.exec(t, `INSERT INTO keywicket.tokens SELECT * FROM original.tokens`)
+	f.exec(t, revokeAll)
+	f.exec(t, `ALTER SCHEMA keywicket RENAME TO replacement`)
+	f.exec(t, `ALTER SCHEMA original RENAME TO keywicket`)
+}
+
+// While these last, changes may be made that nobody is told of. So memory is not used.
+func TestCacheIsNotUsedWhileChangesMayBeMissed(t *testing.T) {
+	for name, c := range map[string]struct{ statement, undo string }{
+		"a child table": {`CREATE TABLE public.child () INHERITS (keywicket.members)`, `DROP TABLE public.child`},
+		"a parent table": {
+			`CREATE TABLE public.parent (); ALTER TABLE keywicket.users INHERIT public.parent`,
+			`ALTER TABLE keywicket.users NO INHERIT public.parent`,
+		},
+		"row-level security on the log": {
+			`ALTER TABLE keywicket.changes ENABLE ROW LEVEL SECURITY`, `ALTER TABLE keywicket.changes DISABLE ROW LEVEL SECURITY`,
+		},
+		"a rule on the log": {
+			`CREATE RULE drop_it AS ON INSERT TO keywicket.changes DO INSTEAD NOTHING`, `DROP RULE drop_it ON keywicket.changes`,
+		},
+		"no trigger for replicas": {
+			`ALTER TABLE keywicket.oauth_apps DISABLE TRIGGER tell_row`, `ALTER TABLE keywicket.oauth_apps ENABLE REPLICA TRIGGER tell_row`,
+		},
+		"no table": {`ALTER TABLE keywicket.oauth_apps RENAME TO apps`, `ALTER TABLE keywicket.apps RENAME TO oauth_apps`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			_, key := f.workspaceToken(t, "issues:read")
+			d := f.listening(t, func(c *store.Config) { c.Cache.StalenessBound = 100 * time.Millisecond })
+			hit := func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit }
+			eventually(t, "the token is remembered", hit)
+			f.execAll(t, c.statement)
+			eventually(t, "memory is not used", func() bool { return d.CacheStats().LeaseLeft == 0 && !hit() })
+			f.execAll(t, c.undo)
+			eventually(t, "memory is used again", hit)
+		})
+	}
+}
+
+// A log that does not take a row fails the change.
+func TestChangeThatCannotBeLoggedFails(t *testing.T) {
+	for name, statement := range map[string]string{
+		"a rule": `CREATE RULE drop_it AS ON INSERT TO keywicket.changes DO INSTEAD NOTHING`,
+		"a trigger": `CREATE FUNCTION public.drop_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+			CREATE TRIGGER drop_it BEFORE INSERT ON keywicket.changes FOR EACH ROW EXECUTE FUNCTION public.drop_it()`,
+	} {
+		f := newFixture(t)
+		f.workspaceToken(t)
+		f.exec(t, statement)
+		if _, err := f.db.Exec(revokeAll); err == nil || !strings.Contains(err.Error(), "keywicket.changes drops rows") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// execAll runs statements one by one, since some must not be in a transaction.
+func (f *fixture) execAll(t *testing.T, statements string) {
+	t.Helper()
+	for statement := range strings.SplitSeq(statements, ";") {
+		f.exec(t, statement)
+	}
+}
