@@ -43,6 +43,7 @@ type config struct {
 type databaseConfig struct {
 	URL                string        `yaml:"url"`
 	FeedURL            string        `yaml:"feed_url"`
+	Hints              bool          `yaml:"hints"`
 	MaxOpenConnections int           `yaml:"max_open_connections"`
 	LookupTimeout      time.Duration `yaml:"lookup_timeout"`
 }

@@ -33,6 +33,7 @@ func TestDefaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	var want config
+	want.Database.Hints = true
 	want.Database.MaxOpenConnections = 8
 	want.Database.LookupTimeout = 200 * time.Millisecond
 	want.Cache = cacheConfig{MaxBytes: 64 << 20, StalenessBound: time.Second, MaxAge: time.Minute}
@@ -103,8 +104,8 @@ func TestFlagOverEnvironmentOverFileOverDefault(t *testing.T) {
 func TestEveryScalarHasAVariable(t *testing.T) {
 	settings := map[string]string{ // key → a value that is not the default
 		"database.url": "postgres://x", "database.max_open_connections": "9", "database.lookup_timeout": "123ms",
-		"database.feed_url": "postgres://y",
-		"cache.max_bytes":   "2097152", "cache.staleness_bound": "2s", "cache.max_age": "50s", "cache.stale_if_error": "4s",
+		"database.hints": "false", "database.feed_url": "postgres://y",
+		"cache.max_bytes": "2097152", "cache.staleness_bound": "2s", "cache.max_age": "50s", "cache.stale_if_error": "4s",
 		"listen.grpc": "unix:///g", "listen.operations": "127.0.0.1:3", "listen.drain": "7s",
 		"issuer.url": "https://u", "issuer.listen": "127.0.0.1:4", "issuer.api": "velaflows", "issuer.cookie": "c", "issuer.sign_in": "https://s",
 		"issuer.address_limit": "7", "issuer.client_limit": "8",

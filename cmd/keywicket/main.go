@@ -36,6 +36,7 @@ type commands struct {
 	Session   sessionCommand   `cmd:"" help:"End sessions before their tokens do."`
 	OAuthApp  oauthAppCommand  `cmd:"" name:"oauth-app" help:"Register apps that act for users."`
 	Grant     grantCommand     `cmd:"" help:"List and revoke what users have granted to apps."`
+	Sidecar   sidecarCommand   `cmd:"" help:"List the sidecars that are running."`
 	Explain   explainCommand   `cmd:"" help:"Tell what would become of a request, why, and what would change it."`
 	Demo      demoCommand      `cmd:"" help:"Run everything at once: Postgres, the sidecar, Envoy and two upstreams."`
 	Version   versionCommand   `cmd:"" help:"Print the version."`

@@ -24,6 +24,7 @@ type memberOf struct {
 type memberSet struct {
 	memberOf
 	Role string `help:"One of the policies' roles: owner, admin, member, guest." required:"" placeholder:"ROLE"`
+	waiting
 }
 
 func (c *memberSet) Run(s *invocation, r *store.Registry, cfg config) error {
@@ -38,7 +39,7 @@ func (c *memberSet) Run(s *invocation, r *store.Registry, cfg config) error {
 	if err != nil {
 		return err
 	}
-	return printOne(s, m, [2]string{"workspace", m.WorkspaceSlug}, [2]string{"user", m.Email}, [2]string{"role", m.Role})
+	return c.printOne(s, r, m, [2]string{"workspace", m.WorkspaceSlug}, [2]string{"user", m.Email}, [2]string{"role", m.Role})
 }
 
 func rolesOf(tables map[string]policies.Table) []string {
@@ -51,7 +52,10 @@ func rolesOf(tables map[string]policies.Table) []string {
 	return slices.Sorted(maps.Keys(roles))
 }
 
-type memberRemove struct{ memberOf }
+type memberRemove struct {
+	memberOf
+	waiting
+}
 
 func (c *memberRemove) Run(s *invocation, r *store.Registry) error {
 	if err := r.RemoveMember(s.ctx, c.Workspace, c.User); err != nil {
@@ -60,7 +64,10 @@ func (c *memberRemove) Run(s *invocation, r *store.Registry) error {
 	if !s.json {
 		fmt.Fprintf(s.stdout, "%s is no longer a member of %s\n", c.User, c.Workspace)
 	}
-	return nil
+	if !c.Wait {
+		return nil
+	}
+	return c.printOne(s, r, struct{}{})
 }
 
 type memberList struct {

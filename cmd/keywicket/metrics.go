@@ -121,12 +121,12 @@ type cacheMetrics struct{ directory *store.Directory }
 
 var (
 	leaseLeft = prometheus.NewDesc("keywicket_cache_lease_seconds",
-		"For how long the cache is still believed if nothing is heard from the database; 0: it is not.", nil, nil)
+		"For how long the cache may still be used if the change log cannot be read any more; 0: it is not used.", nil, nil)
 	feedLag = prometheus.NewDesc("keywicket_cache_feed_lag_seconds",
-		"How long the last message took through the database and back on the change feed.", nil, nil)
-	changes = prometheus.NewDesc("keywicket_cache_changes_total", "Notices of changes that were heard.", nil, nil)
+		"How long the last reading of the change log took.", nil, nil)
+	changes = prometheus.NewDesc("keywicket_cache_changes_total", "Rows of the change log that were read.", nil, nil)
 	epochs  = prometheus.NewDesc("keywicket_cache_epochs_total",
-		"How often all was forgotten: at the start, after a reconnection, or by a notice of many changes.", []string{"cause"}, nil)
+		"How often everything was forgotten: start, notice (a change of many rows), world (another server, other tables or triggers), gap (rows of the log were missed).", []string{"cause"}, nil)
 	entries = prometheus.NewDesc("keywicket_cache_entries", "Answers remembered, good ones and denials.", []string{"answers"}, nil)
 	inBytes = prometheus.NewDesc("keywicket_cache_bytes", "What they take.", []string{"answers"}, nil)
 	dropped = prometheus.NewDesc("keywicket_cache_dropped_total",

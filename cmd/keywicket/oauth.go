@@ -94,6 +94,7 @@ func (c *oauthAppList) Run(s *invocation, r *store.Registry) error {
 
 type oauthAppRotate struct {
 	ID string `arg:"" help:"The client id, as oauth-app list shows it." name:"id"`
+	waiting
 }
 
 func (c *oauthAppRotate) Run(s *invocation, r *store.Registry) error {
@@ -106,6 +107,7 @@ func (c *oauthAppRotate) Run(s *invocation, r *store.Registry) error {
 
 type oauthAppRevoke struct {
 	ID string `arg:"" help:"The client id, as oauth-app list shows it." name:"id"`
+	waiting
 }
 
 func (c *oauthAppRevoke) Run(s *invocation, r *store.Registry) error {
@@ -113,7 +115,7 @@ func (c *oauthAppRevoke) Run(s *invocation, r *store.Registry) error {
 	if err != nil {
 		return err
 	}
-	return printOne(s, app, [2]string{"client id", app.ID}, [2]string{"name", app.Name}, [2]string{"status", string(app.Status)},
+	return c.printOne(s, r, app, [2]string{"client id", app.ID}, [2]string{"name", app.Name}, [2]string{"status", string(app.Status)},
 		[2]string{"revoked", when(app.RevokedAt)})
 }
 
@@ -139,6 +141,7 @@ func (c *grantList) Run(s *invocation, r *store.Registry) error {
 
 type grantRevoke struct {
 	ID string `arg:"" help:"The grant's id, as grant list shows it." name:"id"`
+	waiting
 }
 
 func (c *grantRevoke) Run(s *invocation, r *store.Registry) error {
@@ -146,6 +149,6 @@ func (c *grantRevoke) Run(s *invocation, r *store.Registry) error {
 	if err != nil {
 		return err
 	}
-	return printOne(s, g, [2]string{"id", g.ID}, [2]string{"app", g.AppName}, [2]string{"user", g.Email}, [2]string{"status", string(g.Status)},
+	return c.printOne(s, r, g, [2]string{"id", g.ID}, [2]string{"app", g.AppName}, [2]string{"user", g.Email}, [2]string{"status", string(g.Status)},
 		[2]string{"revoked", when(g.RevokedAt)})
 }

@@ -85,6 +85,9 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 		MaxOpenConnections: cfg.Database.MaxOpenConnections,
 		LookupTimeout:      cfg.Database.LookupTimeout,
 		FeedURL:            cfg.Database.FeedURL,
+		NoHints:            !cfg.Database.Hints,
+		Version:            version(),
+		Policies:           engine.Hash(),
 		NoCache:            cfg.Cache.MaxBytes == 0,
 		Cache: cache.Config{
 			MaxBytes:       int64(cfg.Cache.MaxBytes) - verifications,

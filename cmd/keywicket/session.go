@@ -13,6 +13,7 @@ type sessionCommand struct {
 type sessionRevoke struct {
 	ID   string `arg:"" optional:"" help:"The session's id: the claim session_id of its tokens, and in the decision log." name:"id"`
 	User string `help:"All sessions of this user: id or email." placeholder:"U"`
+	waiting
 }
 
 func (c *sessionRevoke) Run(s *invocation, r *store.Registry, cfg config) error {
@@ -36,5 +37,5 @@ func (c *sessionRevoke) Run(s *invocation, r *store.Registry, cfg config) error 
 	if revoked.UserID != nil {
 		of = [2]string{"sessions of", *revoked.UserID}
 	}
-	return printOne(s, revoked, of, [2]string{"revoked", when(&revoked.RevokedAt)})
+	return c.printOne(s, r, revoked, of, [2]string{"revoked", when(&revoked.RevokedAt)})
 }

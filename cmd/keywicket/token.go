@@ -287,6 +287,7 @@ func visibleStart(cfg config, text string) (string, error) {
 
 type tokenRevoke struct {
 	ID string `arg:"" help:"The token's id, as token list shows it." name:"id"`
+	waiting
 }
 
 func (c *tokenRevoke) Run(s *invocation, r *store.Registry) error {
@@ -294,6 +295,6 @@ func (c *tokenRevoke) Run(s *invocation, r *store.Registry) error {
 	if err != nil {
 		return err
 	}
-	return printOne(s, t, [2]string{"id", t.ID}, [2]string{"name", t.Name}, [2]string{"status", string(t.Status)},
+	return c.printOne(s, r, t, [2]string{"id", t.ID}, [2]string{"name", t.Name}, [2]string{"status", string(t.Status)},
 		[2]string{"revoked", when(t.RevokedAt)})
 }
