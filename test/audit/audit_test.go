@@ -1,0 +1,124 @@
+package audit
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var (
+	duration = flag.Duration("duration", 30*time.Second, "how long the audit lasts")
+	out      = flag.String("out", "", "folder for the table and the plot; empty: none")
+	seed     = flag.Uint64("seed", 0, "of what is done; 0: by the clock")
+	prepared = flag.Bool("prepared", false, "make changes by prepared transactions too")
+	binary   = flag.String("keywicket", "", "the keywicket that is audited; empty: it is built")
+	some     = flag.String("faults", "", "have these faults alone come, separated by commas; empty: all")
+	logFile  = flag.String("log", "", "file for what the sidecars log; empty: none")
+	someWays = flag.String("ways", "", "make changes in these ways alone, separated by commas; empty: all")
+)
+
+// interrupted is done when somebody wants the test to end: what runs is then stopped, and files are removed.
+var interrupted context.Context
+
+func TestMain(m *testing.M) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	interrupted = ctx
+	code := m.Run()
+	stop()
+	os.Exit(code)
+}
+
+func started(t *testing.T, o options) *world {
+	t.Helper()
+	o.log = t.Logf
+	ctx, cancel := context.WithTimeout(interrupted, 2*time.Minute)
+	defer cancel()
+	w, err := newWorld(ctx, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := w.close(); err != nil {
+			t.Log(err) // what was stopped, killed or cut ends with an error now and then
+		}
+	})
+	return w
+}
+
+// TestAudit is the search: whatever is changed, and whatever fails meanwhile, nobody is answered from before the bound.
+func TestAudit(t *testing.T) {
+	audited := *binary
+	if audited == "" {
+		var err error
+		if audited, err = build(interrupted, t.TempDir(), ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if *seed == 0 {
+		*seed = uint64(time.Now().UnixNano())
+	}
+	t.Logf("-seed %d", *seed)
+	var output io.Writer
+	if *logFile != "" {
+		f, err := os.Create(*logFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = f.Close() }()
+		output = f
+	}
+	chosenFaults := chosen(t, *some, faults, func(f fault) string { return f.name })
+	chosenWays := chosen(t, *someWays, ways, func(v way) string { return v.name })
+	w := started(t, options{
+		binary: audited, sidecars: 4, subjects: 240, readers: 4, pace: 16 * time.Millisecond, interval: 400 * time.Millisecond,
+		replicated: true, prepared: *prepared, ways: chosenWays, seed: *seed, output: output,
+	})
+	p, err := w.run(interrupted, *duration, chosenFaults)
+	if err != nil {
+		t.Error(err)
+	}
+	fmt.Println(p.table())
+	if s := p.summary(); s != "" {
+		t.Log(s)
+	}
+	if *out != "" {
+		if err := p.write(*out); err != nil {
+			t.Error(err)
+		}
+	}
+	total := p.total
+	if total.violations > 0 || total.wrongDenials > 0 || total.odd > 0 {
+		t.Errorf("%d violations, %d wrong denials, %d answers that are none", total.violations, total.wrongDenials, total.odd)
+	}
+	if total.ambiguous*100 > total.requests {
+		t.Errorf("%d of %d requests are ambiguous: more than 1 %%", total.ambiguous, total.requests)
+	}
+	if total.requests < 100*int(duration.Seconds()) || total.changes == 0 {
+		t.Errorf("%d requests and %d changes: nothing was audited", total.requests, total.changes)
+	}
+}
+
+// chosen are those that are named, or all if none is.
+func chosen[T any](t *testing.T, names string, all []T, name func(T) string) []T {
+	t.Helper()
+	if names == "" {
+		return all
+	}
+	var some []T
+	for n := range strings.SplitSeq(names, ",") {
+		i := slices.IndexFunc(all, func(one T) bool { return name(one) == n })
+		if i < 0 {
+			t.Fatalf("there is no %q", n)
+		}
+		some = append(some, all[i])
+	}
+	return some
+}

@@ -1,0 +1,137 @@
+package audit
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// control is keywicket with one protection off. An auditor that does not find it out proves nothing. That look-ups follow a
+// failover has its control in TestFailoverThatCutsNoConnection: here the old primary cannot commit, which ends connections.
+type control struct {
+	name     string
+	file     string // of this repository
+	old, new string // its text, which is there once, and what is there instead
+	fault    fault  // that shows it
+	way      string // to change
+}
+
+var controls = []control{
+	{
+		name: "changes that were read do not count", file: "store/cache/cache.go",
+		old:   `return e.answers(l) && c.generations.of(e.keys) <= e.since`,
+		new:   `return e.answers(l)`,
+		fault: undisturbed, way: "SQL",
+	},
+	{
+		name: "memory is used whether or not the log is read", file: "store/cache/lease.go",
+		old:   `{ return int64(now) < l.until.Load() }`,
+		new:   `{ return true }`,
+		fault: silent, way: "SQL",
+	},
+	{
+		name: "the lease counts from the reply", file: "store/cache/feed.go",
+		old:   `c.lease.extend(p.sent)`,
+		new:   `c.lease.extend(c.now())`,
+		fault: slow, way: "SQL",
+	},
+	{
+		name: "transactions that were open are not asked for", file: "store/poll.go",
+		old:   `WHERE xid = open LIMIT`,
+		new:   `WHERE xid = open AND false LIMIT`,
+		fault: undisturbed, way: "open transaction",
+	},
+	{
+		name: "another world is not noticed", file: "store/cache/feed.go",
+		old:   `case p.Full && r.World != c.log.world:`,
+		new:   `case false:`,
+		fault: undisturbed, way: "disabled triggers",
+	},
+	{
+		name: "a swapped table is not noticed", file: "store/poll.go",
+		old: `hash_array_extended(array_agg(c.oid), 0), hash_array_extended(array_agg(c.relfilenode), 0),
+                       hash_array_extended(array_agg(c.xmin), 0), hash_array_extended(array_agg(t.world), 0)`,
+		new:   `''`,
+		fault: undisturbed, way: "swapped table",
+	},
+}
+
+// TestControls makes keywicket unsafe in one way after the other, and each time the judge has to see it. The same schedule finds
+// nothing in keywicket as it is, or it would not be the lack of the protection that is found.
+func TestControls(t *testing.T) {
+	intact, err := build(interrupted, t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := map[string]bool{}
+	for _, c := range controls {
+		t.Run(c.name, func(t *testing.T) {
+			broken, err := build(interrupted, t.TempDir(), overlay(t, c))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := directed(t, broken, c); got.total.violations == 0 {
+				t.Errorf("no violation is found: %+v", got.total)
+			}
+			schedule := c.fault.name + " " + c.way
+			if done[schedule] {
+				return
+			}
+			done[schedule] = true
+			if got := directed(t, intact, c); got.total.violations > 0 {
+				t.Errorf("%d violations without it\n%s", got.total.violations, got.summary())
+			}
+		})
+	}
+}
+
+// directed runs the control's fault and changes for a short time.
+func directed(t *testing.T, binary string, c control) *report {
+	t.Helper()
+	w := started(t, options{
+		binary: binary, sidecars: 1, subjects: 24, readers: 6, pace: 20 * time.Millisecond, interval: 300 * time.Millisecond,
+		ways: chosen(t, c.way, ways, func(v way) string { return v.name }), replicated: c.fault.standby, seed: 1,
+	})
+	ctx, cancel := context.WithTimeout(interrupted, time.Minute)
+	defer cancel()
+	p, err := w.run(ctx, 4*time.Second, []fault{c.fault})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.close(); err != nil {
+		t.Log(err)
+	}
+	return p
+}
+
+// overlay writes what `go build -overlay` takes.
+func overlay(t *testing.T, c control) string {
+	t.Helper()
+	file, err := filepath.Abs(filepath.Join("..", "..", c.file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(text), c.old); n != 1 {
+		t.Fatalf("%s has the text %d times, and has to have it once: %s", c.file, n, c.old)
+	}
+	dir := t.TempDir()
+	changed, list := filepath.Join(dir, filepath.Base(file)), filepath.Join(dir, "overlay.json")
+	replaced, err := json.Marshal(map[string]map[string]string{"Replace": {file: changed}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{changed: []byte(strings.Replace(string(text), c.old, c.new, 1)), list: replaced} {
+		if err := os.WriteFile(name, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return list
+}

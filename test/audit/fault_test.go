@@ -1,0 +1,307 @@
+package audit
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/Shopify/toxiproxy/v2"
+)
+
+// fault is something that fails for a while.
+type fault struct {
+	name    string
+	least   time.Duration // how long it is left to itself
+	most    time.Duration
+	standby bool // it needs one
+	// begin returns what heals it. Neither waits for the sidecars.
+	begin func(ctx context.Context, w *world, r *rand.Rand) (heal func(context.Context) error, err error)
+}
+
+// undisturbed is no fault.
+var undisturbed = fault{name: quiet, least: bound, most: 2 * bound, begin: func(context.Context, *world, *rand.Rand) (func(context.Context) error, error) {
+	return nothing, nil
+}}
+
+var faults = []fault{
+	undisturbed,
+	{name: "freeze", least: 1500 * time.Millisecond, most: 2500 * time.Millisecond, begin: freeze},
+	{name: "silence", least: 2 * bound, most: 3 * bound, begin: toxic("timeout", anywhere, forever)},
+	{name: "delay", least: 2 * bound, most: 3 * bound, begin: toxic("latency", anywhere, func(r *rand.Rand) string {
+		return fmt.Sprintf(`"latency": %d, "jitter": %d`, 50+r.IntN(600), r.IntN(50))
+	})},
+	{name: "reset", least: bound / 2, most: 2 * bound, begin: toxic("reset_peer", anywhere, func(r *rand.Rand) string {
+		return fmt.Sprintf(`"timeout": %d`, r.IntN(200))
+	})},
+	{name: "terminate", least: bound, most: 2 * bound, begin: terminate},
+	{name: "kill", least: bound / 5, most: bound, begin: kill},
+	{name: "crash", least: bound, most: 2 * bound, begin: crash},
+	{name: "fail over", least: 3 * bound, most: 4 * bound, standby: true, begin: failOver},
+	{name: "lock", least: bound, most: 2 * bound, begin: lock},
+	{name: "full", least: 2 * bound, most: 3 * bound, begin: full},
+}
+
+// These are for controls.
+var (
+	silent = fault{name: "silent", least: 3 * bound, most: 3 * bound, begin: toxic("timeout", towardsDatabase, forever)}
+	slow   = fault{name: "slow", least: 3 * bound, most: 3 * bound, begin: toxic("latency", towardsDatabase, func(*rand.Rand) string {
+		return `"latency": 950`
+	})}
+)
+
+// forever makes a connection silent until the fault is healed.
+func forever(*rand.Rand) string { return `"timeout": 0` }
+
+func nothing(context.Context) error { return nil }
+
+// failAll has all faults come, in an order by chance, until the context ends. The history then knows when each was.
+func (w *world) failAll(ctx context.Context, faults []fault, r *rand.Rand) error {
+	var deck []fault
+	begin := w.now()
+	for ctx.Err() == nil {
+		if len(deck) == 0 {
+			deck = append(deck, faults...)
+			r.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+		}
+		f := deck[0]
+		if deck = deck[1:]; f.standby && !w.replicated {
+			continue
+		}
+		healed, err := w.fail(ctx, f, r)
+		end := w.now()
+		w.history.spanned(span{fault: f.name, begin: begin, healed: healed, ends: end})
+		if begin = end; err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+	}
+	return nil
+}
+
+// fail has one fault come and go, and waits until all sidecars answer again.
+func (w *world) fail(ctx context.Context, f fault, r *rand.Rand) (healed time.Duration, err error) {
+	// A fault that has begun is healed.
+	through, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	defer w.suspect.Store(0)
+	heal, err := f.begin(through, w, r)
+	if err != nil {
+		if heal != nil { // it had begun
+			err = errors.Join(err, heal(through))
+		}
+		return w.now(), err
+	}
+	about := "all sidecars"
+	if n := w.suspect.Load(); n > 0 {
+		about = fmt.Sprintf("sidecar %d", n-1)
+	}
+	w.log("%v: %s of %s", w.now().Round(time.Millisecond), f.name, about)
+	pause(ctx, f.least+time.Duration(r.Int64N(int64(f.most-f.least)+1)))
+	if err := heal(through); err != nil {
+		return w.now(), err
+	}
+	healed = w.now()
+	pause(ctx, bound+bound/2)
+	return healed, await(through, "the sidecars answer again", func(context.Context) error {
+		for i, s := range w.sidecars {
+			if last := time.Duration(s.trouble.Load()); w.now()-last < bound/2 {
+				return fmt.Errorf("sidecar %d has answered 503", i)
+			}
+		}
+		return nil
+	})
+}
+
+// any chooses the sidecar that the fault is about.
+func (w *world) any(r *rand.Rand) *sidecar {
+	i := r.IntN(len(w.sidecars))
+	w.suspect.Store(int32(i + 1))
+	return w.sidecars[i]
+}
+
+func freeze(_ context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
+	s := w.any(r)
+	return func(context.Context) error { return s.signal(syscall.SIGCONT) }, s.signal(syscall.SIGSTOP)
+}
+
+// anywhere is on one or both of a sidecar's ways to the database, in one or both directions.
+func anywhere(s *sidecar, r *rand.Rand) ([]*toxiproxy.Proxy, []string) {
+	return [][]*toxiproxy.Proxy{{s.feed}, {s.lookups}, {s.feed, s.lookups}}[r.IntN(3)],
+		[][]string{{"upstream"}, {"downstream"}, {"upstream", "downstream"}}[r.IntN(3)]
+}
+
+func towardsDatabase(s *sidecar, _ *rand.Rand) ([]*toxiproxy.Proxy, []string) {
+	return []*toxiproxy.Proxy{s.lookups}, []string{"downstream"}
+}
+
+// toxic has one of toxiproxy's faults between a sidecar and its database.
+func toxic(
+	kind string, where func(*sidecar, *rand.Rand) ([]*toxiproxy.Proxy, []string), attributes func(*rand.Rand) string,
+) func(context.Context, *world, *rand.Rand) (func(context.Context) error, error) {
+	return func(_ context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
+		s := w.any(r)
+		proxies, streams := where(s, r)
+		var heals []func(context.Context) error
+		for _, p := range proxies {
+			for _, stream := range streams {
+				t, err := p.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(`{"name": %q, "type": %q, "stream": %q, "attributes": {%s}}`,
+					stream, kind, stream, attributes(r))))
+				if err != nil {
+					return nil, err
+				}
+				heals = append(heals, func(ctx context.Context) error { return p.Toxics.RemoveToxic(ctx, t.Name) })
+			}
+		}
+		return func(ctx context.Context) error {
+			var err error
+			for _, heal := range heals {
+				err = errors.Join(err, heal(ctx))
+			}
+			return err
+		}, nil
+	}
+}
+
+// terminate ends the sidecars' connections in the server: all of them, or half.
+func terminate(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
+	return nothing, w.cluster.now().exec(ctx, fmt.Sprintf(
+		`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'audited' AND pid %% %d = 0`, 1+r.IntN(2)))
+}
+
+func kill(_ context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
+	s := w.any(r)
+	p := s.now()
+	if err := p.Signal(syscall.SIGKILL); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error {
+		select {
+		case <-p.Done():
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := s.run(); err != nil {
+			return err
+		}
+		return s.ready(ctx)
+	}, nil
+}
+
+// crash kills one process of the server, which then ends all others and recovers.
+func crash(ctx context.Context, w *world, _ *rand.Rand) (func(context.Context) error, error) {
+	n := w.cluster.now()
+	var pid int
+	err := n.operator.GetContext(ctx, &pid, `SELECT pid FROM pg_stat_activity
+		WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1`)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nothing, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		return nil, fmt.Errorf("kill a backend: %w", err)
+	}
+	return func(ctx context.Context) error {
+		if err := await(ctx, "the server has recovered", n.operator.PingContext); err != nil {
+			return err
+		}
+		if w.replicated {
+			return w.cluster.synchronous(ctx)
+		}
+		return nil
+	}, nil
+}
+
+// failOver promotes the standby. New connections reach it from that moment; those that there are still reach the old primary.
+// What keeps these apart while no connection of a sidecar has reached the new one is fencing, and not the sidecars' task.
+func failOver(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
+	if err := w.cluster.synchronous(ctx); err != nil {
+		return nil, err
+	}
+	begun := w.now()
+	old, err := w.cluster.promote(ctx)
+	if err != nil {
+		return nil, err
+	}
+	w.relay.point(w.cluster.now().Address())
+	// A change that waits for the old primary gets no answer any more.
+	err = old.disown(ctx)
+	w.changing.Lock()
+	states, readErr := w.readBack(ctx)
+	if err = errors.Join(err, readErr, w.reached(ctx)); err == nil {
+		w.note("failover", begun, w.now(), states, nil)
+		if r.IntN(2) == 0 { // it goes on as if it were alone: what is told on it is heard
+			err = old.exec(ctx, `ALTER SYSTEM SET synchronous_standby_names = ''`, `SELECT pg_reload_conf()`)
+		}
+	}
+	w.changing.Unlock()
+	return func(ctx context.Context) error {
+		return errors.Join(old.close(), w.cluster.follow(ctx))
+	}, err
+}
+
+// reached waits until each sidecar has reached the new primary with one connection. The table of sidecars is empty there at first.
+func (w *world) reached(ctx context.Context) error {
+	return await(ctx, "all sidecars have reached the new primary", func(context.Context) error {
+		var n int
+		err := w.cluster.now().operator.GetContext(ctx, &n, `SELECT count(*) FROM keywicket.sidecars`)
+		if err == nil && n < len(w.sidecars) {
+			err = fmt.Errorf("%d of %d have", n, len(w.sidecars))
+		}
+		return err
+	})
+}
+
+// lock keeps everybody from a table.
+func lock(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
+	tables := []string{"tokens", "members", "users", "workspaces", "revoked_sessions", "oauth_grants"}
+	table := tables[r.IntN(len(tables))]
+	var held *sql.Tx
+	// A table may be another one after the wait: a restore drops it.
+	err := await(ctx, "the table is locked", func(context.Context) error {
+		tx, err := w.cluster.now().operator.BeginTx(ctx, nil) // no context that ends before ctx does
+		if err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `LOCK TABLE keywicket.`+table+` IN ACCESS EXCLUSIVE MODE`); err != nil {
+			return errors.Join(err, tx.Rollback())
+		}
+		held = tx
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func(context.Context) error { return held.Rollback() }, nil
+}
+
+// full takes all connections that are left, and ends some of the sidecars', which then have to wait.
+func full(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
+	n := w.cluster.now()
+	other, err := w.other(n)
+	if err != nil {
+		return nil, err
+	}
+	db, err := sql.Open("postgres", other)
+	if err != nil {
+		return nil, err
+	}
+	take := func() {
+		for {
+			if c, err := db.Conn(ctx); err != nil {
+				return
+			} else if err := c.PingContext(ctx); err != nil {
+				return
+			}
+		}
+	}
+	take()
+	_, err = terminate(ctx, w, r)
+	take()
+	return func(context.Context) error { return db.Close() }, err
+}

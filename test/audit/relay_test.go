@@ -1,0 +1,71 @@
+package audit
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"testing"
+)
+
+// A failover is a fault only if those who are connected stay where they are.
+func TestRelayLeadsNewConnectionsElsewhere(t *testing.T) {
+	old, other := speaker(t, "old"), speaker(t, "other")
+	r, err := newRelay(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := r.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	dial := func() (ask func() string) {
+		c, err := net.Dial("tcp", r.address())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		lines := bufio.NewScanner(c)
+		return func() string {
+			fmt.Fprintln(c, "who?")
+			lines.Scan()
+			return lines.Text()
+		}
+	}
+	before := dial()
+	if got := before(); got != "old" {
+		t.Errorf("%q at first", got)
+	}
+	r.point(other)
+	if got := before(); got != "old" {
+		t.Errorf("an open connection reaches %q", got)
+	}
+	if got := dial()(); got != "other" {
+		t.Errorf("a new connection reaches %q", got)
+	}
+}
+
+// speaker answers each line with its name.
+func speaker(t *testing.T, name string) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				for lines := bufio.NewScanner(c); lines.Scan(); {
+					fmt.Fprintln(c, name)
+				}
+				_ = c.Close()
+			}()
+		}
+	}()
+	return l.Addr().String()
+}

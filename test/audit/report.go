@@ -1,0 +1,228 @@
+package audit
+
+import (
+	"cmp"
+	"fmt"
+	"html"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// row is what became of the changes and the requests of one fault, or of one way to change.
+type row struct {
+	changes, requests, ambiguous, violations, wrongDenials, odd, unavailable int
+
+	worst    time.Duration // staleness
+	recovery time.Duration // from healing until the last 503
+}
+
+func (r *row) count(j judgement) {
+	r.requests++
+	if j.ambiguous {
+		r.ambiguous++
+	}
+	switch j.verdict {
+	case noAnswer:
+		r.unavailable++
+	case odd:
+		r.odd++
+	}
+}
+
+func (r *row) blame(v verdict) {
+	switch v {
+	case violation:
+		r.violations++
+	case wrongDenial:
+		r.wrongDenials++
+	}
+}
+
+// finding is a wrong answer.
+type finding struct {
+	request
+	judgement
+	way, fault string // of the change that should have been known
+}
+
+// report is what the judge says of a history.
+type report struct {
+	bound        time.Duration
+	total        row
+	faults, ways map[string]*row
+	findings     []finding
+}
+
+func rowOf(rows map[string]*row, name string) *row {
+	if rows[name] == nil {
+		rows[name] = &row{}
+	}
+	return rows[name]
+}
+
+// judgeAll judges a history that has ended. A change counts for the fault at its time; so does a wrong answer that comes of it,
+// whenever that was.
+func judgeAll(h *history, bound time.Duration) *report {
+	p := &report{bound: bound, faults: map[string]*row{}, ways: map[string]*row{}}
+	slices.SortStableFunc(h.spans, func(a, b span) int { return cmp.Compare(a.begin, b.begin) })
+	of := make([][]request, len(h.changes))
+	for _, r := range h.requests {
+		of[r.subject] = append(of[r.subject], r)
+	}
+	for subject, changes := range h.changes {
+		for i, worst := range staleness(changes, of[subject]) {
+			if i == 0 || changes[i].answered == never || changes[i].after == changes[i-1].after {
+				continue
+			}
+			for _, row := range []*row{&p.total, rowOf(p.faults, h.faultAt(changes[i].answered, bound)), rowOf(p.ways, changes[i].way)} {
+				row.changes++
+				row.worst = max(row.worst, worst)
+			}
+		}
+		for _, r := range of[subject] {
+			j := judge(changes, r, bound)
+			p.total.count(j)
+			rowOf(p.faults, h.faultAt(r.start, 0)).count(j)
+			if j.verdict != violation && j.verdict != wrongDenial {
+				continue
+			}
+			f := finding{request: r, judgement: j, way: changes[j.cause].way, fault: h.faultAt(max(r.start-j.late, 0), bound)}
+			if j.cause == 0 {
+				f.fault, f.late = h.faultAt(r.start, 0), 0
+			}
+			p.findings = append(p.findings, f)
+			p.total.blame(j.verdict)
+			rowOf(p.faults, f.fault).blame(j.verdict)
+			rowOf(p.ways, f.way).blame(j.verdict)
+		}
+	}
+	slices.SortStableFunc(p.findings, func(a, b finding) int { return cmp.Compare(a.start, b.start) })
+	for _, s := range h.spans {
+		row := rowOf(p.faults, s.fault)
+		row.recovery = max(row.recovery, recovery(h.requests, s))
+	}
+	for _, row := range p.faults {
+		p.total.recovery = max(p.total.recovery, row.recovery)
+	}
+	return p
+}
+
+// recovery is from the healing of a fault until the last 503 of those that follow without a pause: what a change causes later, by
+// the locks that it takes, is not the fault's.
+func recovery(requests []request, s span) time.Duration {
+	const gap = 300 * time.Millisecond
+	var times []time.Duration
+	for _, r := range requests {
+		if r.outcome == unavailable && r.start > s.healed && r.start < s.ends {
+			times = append(times, r.start)
+		}
+	}
+	slices.Sort(times)
+	last := s.healed
+	for _, t := range times {
+		if t-last > gap {
+			break
+		}
+		last = t
+	}
+	return last - s.healed
+}
+
+// table is Markdown.
+func (p *report) table() string {
+	var b strings.Builder
+	b.WriteString("| fault | changes | requests | worst staleness, ms | violations | wrong denials | ambiguous | 503 | recovery, ms |\n")
+	b.WriteString("|---|---|---|---|---|---|---|---|---|\n")
+	line := func(name string, r *row) {
+		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d | %d | %d | %d | %d |\n", name, r.changes, r.requests, r.worst.Milliseconds(),
+			r.violations, r.wrongDenials, r.ambiguous, r.unavailable, r.recovery.Milliseconds())
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.faults)) {
+		line(name, p.faults[name])
+	}
+	line("**all**", &p.total)
+	b.WriteString("\n| way to change | changes | worst staleness, ms | violations | wrong denials |\n|---|---|---|---|---|\n")
+	for _, name := range slices.Sorted(maps.Keys(p.ways)) {
+		r := p.ways[name]
+		fmt.Fprintf(&b, "| %s | %d | %d | %d | %d |\n", name, r.changes, r.worst.Milliseconds(), r.violations, r.wrongDenials)
+	}
+	return b.String()
+}
+
+// summary counts the wrong answers by what led to them.
+func (p *report) summary() string {
+	type cause struct {
+		verdict    verdict
+		way, fault string
+	}
+	counts, latest, first := map[cause]int{}, map[cause]time.Duration{}, map[cause]finding{}
+	for _, f := range p.findings {
+		c := cause{f.verdict, f.way, f.fault}
+		if counts[c] == 0 {
+			first[c] = f
+		}
+		counts[c]++
+		latest[c] = max(latest[c], f.late)
+	}
+	causes := slices.SortedFunc(maps.Keys(counts), func(a, b cause) int { return cmp.Compare(counts[b], counts[a]) })
+	var b strings.Builder
+	for _, c := range causes {
+		name := "violations"
+		if c.verdict == wrongDenial {
+			name = "wrong denials"
+		}
+		fmt.Fprintf(&b, "%d %s: changed by %s, fault %s, up to %v late; the first at %v, %v of subject %d by sidecar %d\n",
+			counts[c], name, c.way, c.fault, latest[c].Round(time.Millisecond),
+			first[c].start.Round(time.Millisecond), first[c].outcome, first[c].subject, first[c].sidecar)
+	}
+	return b.String()
+}
+
+// plot draws the worst staleness of each fault as a bar, and the bound as a line.
+func (p *report) plot() string {
+	const left, width, right, height, top = 110, 560, 70, 24, 48
+	names := slices.Sorted(maps.Keys(p.faults))
+	longest := p.bound + p.bound/4
+	for _, name := range names {
+		longest = max(longest, p.faults[name].worst)
+	}
+	x := func(d time.Duration) int { return left + int(int64(width)*int64(d)/int64(longest)) }
+	bottom := top + height*len(names)
+	var b strings.Builder
+	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="12">`+"\n",
+		left+width+right, bottom+10)
+	fmt.Fprintf(&b, `<rect width="100%%" height="100%%" fill="white"/>`+"\n")
+	fmt.Fprintf(&b, `<text x="%d" y="16" font-weight="bold">Worst staleness by fault</text>`+"\n", left)
+	for i, name := range names {
+		worst, y := p.faults[name].worst, top+height*i
+		color := "#2a7f62"
+		if worst > p.bound {
+			color = "#c0392b"
+		}
+		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n", left-8, y+16, html.EscapeString(name))
+		fmt.Fprintf(&b, `<rect x="%d" y="%d" width="%d" height="%d" fill="%s"/>`+"\n", left, y+4, max(x(worst)-left, 1), height-8, color)
+		fmt.Fprintf(&b, `<text x="%d" y="%d">%d ms</text>`+"\n", max(x(worst), left)+6, y+16, worst.Milliseconds())
+	}
+	fmt.Fprintf(&b, `<line x1="%d" y1="%d" x2="%d" y2="%d" stroke="black" stroke-dasharray="4 3"/>`+"\n",
+		x(p.bound), top-6, x(p.bound), bottom+4)
+	fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="middle">S = %v</text>`+"\n", x(p.bound), top-9, p.bound)
+	b.WriteString("</svg>\n")
+	return b.String()
+}
+
+// write leaves the table and the plot in a folder.
+func (p *report) write(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for name, text := range map[string]string{"audit.md": p.table(), "audit.svg": p.plot()} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil { //nolint:gosec // anybody may read it
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,186 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/Shopify/toxiproxy/v2"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/keywicket/keywicket/demo/process"
+)
+
+// patience is how long an answer is waited for. Envoy waits for half a second, but what a thawed sidecar says is of interest.
+const patience = 3 * time.Second
+
+// sidecar is a `keywicket serve` that reaches its database over two proxies of its own.
+type sidecar struct {
+	binary           string
+	environ          []string
+	grpc, operations string // addresses
+	lookups, feed    *toxiproxy.Proxy
+	log              io.Writer
+
+	conn    *grpc.ClientConn
+	client  authv3.AuthorizationClient
+	trouble atomic.Int64 // time of the last 503, in the history
+
+	mu      sync.Mutex
+	process *process.Process
+}
+
+func newSidecar(proxies *toxiproxy.ApiServer, binary, login, via string, log io.Writer, environ []string) (_ *sidecar, err error) {
+	s := &sidecar{binary: binary, log: log}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	var urls [2]string
+	for i, to := range []**toxiproxy.Proxy{&s.lookups, &s.feed} {
+		p := toxiproxy.NewProxy(proxies, "p", "127.0.0.1:0", via)
+		if err := p.Start(); err != nil {
+			return nil, err
+		}
+		*to = p
+		u, err := url.Parse(login)
+		if err != nil {
+			return nil, err
+		}
+		u.Host = p.Listen
+		urls[i] = u.String()
+	}
+	if s.grpc, s.operations, err = freeAddresses(); err != nil {
+		return nil, err
+	}
+	own := slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "KEYWICKET_") })
+	s.environ = slices.Concat(own, environ, []string{
+		"KEYWICKET_DATABASE_URL=" + urls[0], "KEYWICKET_DATABASE_FEED_URL=" + urls[1],
+		"KEYWICKET_LISTEN_GRPC=" + s.grpc, "KEYWICKET_LISTEN_OPERATIONS=" + s.operations,
+	})
+	// A sidecar that was killed is asked again as soon as it is back.
+	s.conn, err = grpc.NewClient(s.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.2, MaxDelay: 100 * time.Millisecond},
+			MinConnectTimeout: time.Second,
+		}))
+	if err != nil {
+		return nil, err
+	}
+	s.client = authv3.NewAuthorizationClient(s.conn)
+	return s, s.run()
+}
+
+// run starts the process, also again.
+func (s *sidecar) run() error {
+	p, err := process.Start(process.Config{Path: s.binary, Args: []string{"serve"}, Env: s.environ, Output: s.log})
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.process = p
+	return nil
+}
+
+func (s *sidecar) now() *process.Process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.process
+}
+
+func (s *sidecar) signal(signal os.Signal) error { return s.now().Signal(signal) }
+
+// ready waits for /readyz.
+func (s *sidecar) ready(ctx context.Context) error {
+	p := s.now()
+	return await(ctx, "the sidecar is ready", func(ctx context.Context) error {
+		select {
+		case <-p.Done():
+			return fmt.Errorf("it has ended: %w", p.Err())
+		default:
+		}
+		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.operations+"/readyz", nil)
+		if err != nil {
+			return err
+		}
+		answer, err := http.DefaultClient.Do(r)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = answer.Body.Close() }()
+		if answer.StatusCode != http.StatusOK {
+			text, _ := io.ReadAll(answer.Body)
+			return fmt.Errorf("%s: %s", answer.Status, text)
+		}
+		return nil
+	})
+}
+
+// check asks for what the subject would be answered.
+func (s *sidecar) check(ctx context.Context, q *authv3.CheckRequest) outcome {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	answer, err := s.client.Check(ctx, q)
+	if err != nil {
+		return unavailable
+	}
+	if answer.GetOkResponse() != nil && answer.GetStatus().GetCode() == int32(codes.OK) {
+		return allow
+	}
+	switch answer.GetDeniedResponse().GetStatus().GetCode() {
+	case http.StatusUnauthorized:
+		return unauthorized
+	case http.StatusForbidden:
+		return forbidden
+	case http.StatusServiceUnavailable:
+		return unavailable
+	}
+	return strange
+}
+
+func (s *sidecar) close() error {
+	var err error
+	if s.conn != nil {
+		err = s.conn.Close()
+	}
+	if p := s.now(); p != nil {
+		const grace = 10 * time.Second
+		err = errors.Join(err, p.Stop(grace))
+	}
+	for _, p := range []*toxiproxy.Proxy{s.lookups, s.feed} {
+		if p != nil {
+			p.Stop()
+		}
+	}
+	return err
+}
+
+// freeAddresses are two that nobody listens on just now.
+func freeAddresses() (one, other string, err error) {
+	var addresses [2]string
+	for i := range addresses {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", "", err
+		}
+		defer func() { _ = l.Close() }()
+		addresses[i] = l.Addr().String()
+	}
+	return addresses[0], addresses[1], nil
+}
