@@ -1,0 +1,342 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/cache"
+)
+
+var format = authz.CredentialFormat{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live,
+	VisiblePrefix: 16, BodyLength: 40}
+
+// patience is how long anything may take on a busy machine.
+const patience = 2 * time.Minute
+
+// fleet is a number of sidecars in front of a database of their own.
+type fleet struct {
+	db       *sqlx.DB // the superuser's
+	registry *store.Registry
+	name     string // of the database
+	sidecars []*store.Directory
+}
+
+// token is one that sidecars are asked about.
+type token struct {
+	id     string
+	lookup authz.Lookup
+}
+
+// newFleet opens the sidecars one by one within the time, so that they do not all read the log at the same moments.
+func newFleet(t *testing.T, sidecars int, hints bool, staleness, within time.Duration) *fleet {
+	t.Helper()
+	f := &fleet{name: fmt.Sprintf("fleet_%d_%t", sidecars, hints)}
+	admin := open(t, server.URL("postgres"))
+	if _, err := admin.ExecContext(t.Context(), `CREATE DATABASE `+f.name); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := admin.ExecContext(context.Background(), `DROP DATABASE `+f.name+` WITH (FORCE)`); err != nil {
+			t.Error(err)
+		}
+	})
+	own := with(t, server.URL(f.name), "application_name", "fleet")
+	f.db = open(t, own)
+	if _, err := store.Migrate(t.Context(), f.db); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if f.registry, err = store.OpenRegistry(t.Context(), own); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.registry.Close() })
+	if _, err := f.registry.CreateWorkspace(t.Context(), store.Workspace{Slug: "acme", Name: "Acme"}); err != nil {
+		t.Fatal(err)
+	}
+
+	config := store.Config{
+		URL: with(t, server.URL(f.name), "role", "keywicket_sidecar"), NoHints: !hints, LookupTimeout: patience,
+		// No answer is asked for anew only because it is old.
+		Cache: cache.Config{MaxBytes: cache.MinBytes, StalenessBound: staleness, MaxAge: time.Hour},
+	}
+	for range sidecars {
+		d, err := store.OpenDirectory(config, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.sidecars = append(f.sidecars, d)
+		time.Sleep(within / time.Duration(sidecars))
+	}
+	t.Cleanup(func() {
+		// Usage of the same tokens, which all write at the same moment, may be lost; it does not matter here.
+		_ = f.each(func(_ int, d *store.Directory) error { return d.Close(context.Background()) })
+	})
+	f.must(t, func(_ int, d *store.Directory) error {
+		return eventually("the log is read", func() bool { return d.Ready(t.Context()) == nil && d.CacheStats().LeaseLeft > 0 })
+	})
+	return f
+}
+
+func open(t *testing.T, databaseURL string) *sqlx.DB {
+	t.Helper()
+	db, err := store.Open(databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
+// with adds a parameter to a URL.
+func with(t *testing.T, databaseURL, key, value string) string {
+	t.Helper()
+	u, err := url.Parse(databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	q.Set(key, value)
+	u.RawQuery = q.Encode()
+	return u.String()
+}
+
+// each calls f for every sidecar, a few at a time.
+func (f *fleet) each(do func(int, *store.Directory) error) error {
+	var (
+		all    sync.WaitGroup
+		mu     sync.Mutex
+		failed []error
+	)
+	turns := make(chan struct{}, 16)
+	for i, d := range f.sidecars {
+		turns <- struct{}{}
+		all.Go(func() {
+			defer func() { <-turns }()
+			if err := do(i, d); err != nil {
+				mu.Lock()
+				failed = append(failed, fmt.Errorf("sidecar %d: %w", i, err))
+				mu.Unlock()
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(failed...)
+}
+
+func (f *fleet) must(t *testing.T, do func(int, *store.Directory) error) {
+	t.Helper()
+	if err := f.each(do); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func eventually(what string, holds func() bool) error {
+	for end := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			return errors.New("waited in vain: " + what)
+		}
+	}
+	return nil
+}
+
+// tokens are new ones, that every sidecar has heard of.
+func (f *fleet) tokens(t *testing.T, n int) []token {
+	t.Helper()
+	w := f.watch()
+	var made []token
+	for i := range n {
+		created, secret, err := f.registry.CreateToken(t.Context(), store.NewToken{
+			Format: format, API: "velaflows", Name: fmt.Sprint("token ", i), Scopes: []string{"contacts:read"}, Workspace: "acme",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		made = append(made, token{created.ID, authz.Lookup{Digest: secret.Digest(), API: "velaflows"}})
+		w.commit()
+	}
+	if _, missed := w.until(n); missed > 0 {
+		t.Fatalf("%d new tokens were not heard of", missed)
+	}
+	return made
+}
+
+// remember has every sidecar remember that each token is good.
+func (f *fleet) remember(t *testing.T, tokens []token) {
+	t.Helper()
+	f.must(t, func(_ int, d *store.Directory) error {
+		for _, k := range tokens {
+			err := eventually("a good answer is remembered", func() bool {
+				found, err := d.Lookup(t.Context(), k.lookup)
+				return err == nil && found.Denial == "" && found.Cache == authz.CacheHit
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// revoked requires every sidecar to refuse each token.
+func (f *fleet) revoked(t *testing.T, tokens []token) {
+	t.Helper()
+	f.must(t, func(_ int, d *store.Directory) error {
+		for _, k := range tokens {
+			if found, err := d.Lookup(t.Context(), k.lookup); err != nil || found.Denial != authz.ReasonRevoked {
+				return fmt.Errorf("a token that was revoked: %q %q %w", found.Denial, found.Cache, err)
+			}
+		}
+		return nil
+	})
+}
+
+const revoke = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1`
+
+// revoke revokes the tokens in transactions that overlap: each writes at once and is open for a random time, at most
+// hold. So they commit in another order than they began. About every fourth is rolled back, and then repeated. committed
+// is called after each COMMIT.
+func (f *fleet) revoke(t *testing.T, tokens []token, writers int, hold time.Duration, committed func()) {
+	t.Helper()
+	queue := make(chan token, len(tokens))
+	for _, k := range tokens {
+		queue <- k
+	}
+	close(queue)
+	var writing sync.WaitGroup
+	for range writers {
+		writing.Go(func() {
+			for k := range queue {
+				for done := false; !done; {
+					tx, err := f.db.BeginTxx(t.Context(), nil)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					if _, err := tx.ExecContext(t.Context(), revoke, k.id); err != nil {
+						t.Error(err)
+					}
+					time.Sleep(rand.N(hold))
+					if done = rand.N(4) != 0; !done {
+						_ = tx.Rollback()
+					} else if err := tx.Commit(); err != nil {
+						t.Error(err)
+					} else {
+						committed()
+					}
+				}
+			}
+		})
+	}
+	writing.Wait()
+}
+
+// watch is who looks at what each sidecar has heard.
+type watch struct {
+	fleet  *fleet
+	before []cache.Stats // of each at the start
+	heard  []int         // commits since
+
+	mu        sync.Mutex
+	committed []time.Time // after each COMMIT
+}
+
+func (f *fleet) watch() *watch {
+	w := &watch{fleet: f, heard: make([]int, len(f.sidecars))}
+	for _, d := range f.sidecars {
+		w.before = append(w.before, d.CacheStats())
+	}
+	return w
+}
+
+func (w *watch) commit() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.committed = append(w.committed, time.Now())
+}
+
+// until looks until every sidecar has heard of so many commits, and returns how long each commit took to each sidecar. A
+// sidecar that has heard of n commits has heard of the first n: a reading of the log misses none that went before it.
+func (w *watch) until(commits int) (took []time.Duration, missed int) {
+	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		w.mu.Lock()
+		committed := w.committed
+		w.mu.Unlock()
+		missed = 0
+		for i, d := range w.fleet.sidecars {
+			if w.heard[i] < len(committed) {
+				stats, now := d.CacheStats(), time.Now()
+				// A change is heard by its hint or by a reading of the log, whichever comes first.
+				heard := int(max(stats.Changes-w.before[i].Changes, stats.Hints-w.before[i].Hints)) //nolint:gosec // some dozens
+				for ; w.heard[i] < min(heard, len(committed)); w.heard[i]++ {
+					took = append(took, now.Sub(committed[w.heard[i]]))
+				}
+			}
+			missed += commits - w.heard[i]
+		}
+		if missed == 0 || time.Now().After(end) {
+			return took, missed
+		}
+	}
+}
+
+// twice counts what sidecars have heard more than once.
+func (w *watch) twice() (n int) {
+	for i, d := range w.fleet.sidecars {
+		n += int(d.CacheStats().Changes-w.before[i].Changes) - w.heard[i] //nolint:gosec // some dozens
+	}
+	return n
+}
+
+// connections are those that the sidecars have to the database now.
+func (f *fleet) connections(t *testing.T) int {
+	t.Helper()
+	return value[int](t, f.db, `
+		SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'keywicket'`)
+}
+
+func value[T any](t *testing.T, db *sqlx.DB, query string) (v T) {
+	t.Helper()
+	if err := db.GetContext(t.Context(), &v, query); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func TestEverySidecarHearsEveryChange(t *testing.T) {
+	for _, sidecars := range []int{10, 50} {
+		for _, hints := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%d sidecars, hints %t", sidecars, hints), func(t *testing.T) {
+				f := newFleet(t, sidecars, hints, time.Second, 0)
+				tokens := f.tokens(t, 16)
+				f.remember(t, tokens)
+				w := f.watch()
+				f.revoke(t, tokens, 8, 200*time.Millisecond, w.commit)
+				if _, missed := w.until(len(tokens)); missed > 0 {
+					t.Errorf("%d changes were missed", missed)
+				}
+				f.revoked(t, tokens)
+				if n := w.twice(); n > 0 {
+					t.Errorf("%d changes were heard twice", n)
+				}
+				most := 2 * sidecars // one of look-ups, one that reads the log
+				if hints {
+					most = 3 * sidecars
+				}
+				// A connection that is replaced, or that was one too many for a while, is closed soon.
+				if err := eventually("the connections at rest", func() bool { return f.connections(t) <= most }); err != nil {
+					t.Errorf("%v: %d of %d sidecars", err, f.connections(t), sidecars)
+				}
+			})
+		}
+	}
+}

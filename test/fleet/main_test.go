@@ -1,0 +1,61 @@
+// Package fleet runs many sidecars against one Postgres: the package store as it is, many times in one process. Its tests
+// assert that every sidecar hears every change. `make fleet` measures what that costs.
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/demo/postgres"
+)
+
+var server *postgres.Server
+
+// mostConnections are three for each of 1,000 sidecars, and those that are made while others are closed.
+const mostConnections = 3500
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	if err := raiseFileLimit(); err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	server, err = postgres.Start(ctx, postgres.Config{Settings: map[string]string{
+		"max_connections": fmt.Sprint(mostConnections),
+	}})
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		if stop := server.Close(); err == nil {
+			err = stop
+		}
+	}()
+	return m.Run(), nil
+}
+
+// raiseFileLimit takes what this process may have: each connection is a file.
+func raiseFileLimit() error {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("read the limit of open files: %w", err)
+	}
+	limit.Cur = limit.Max
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return fmt.Errorf("raise the limit of open files: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,335 @@
+package fleet
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var (
+	sizes = flag.String("measure", "", "how many sidecars to measure, such as 10,100,1000. Empty: none")
+	bound = flag.Duration("bound", time.Second, "cache.staleness_bound of the sidecars that are measured")
+)
+
+// figures is what was measured, and docs/scaling.svg is drawn from.
+const figures = "testdata/figures.json"
+
+const (
+	resting    = 30 * time.Second // time for which the fleet is measured at rest: each connection is replaced once
+	openWrites = 20_000           // changes beside a transaction that stays open
+)
+
+// figure is what one fleet costs.
+type figure struct {
+	Sidecars int    `json:"sidecars"`
+	Hints    bool   `json:"hints"`
+	Bound    string `json:"bound"` // cache.staleness_bound
+	Date     string `json:"date"`
+	Machine  string `json:"machine"`
+
+	Load        float64 `json:"load"`             // of the machine just before the fleet
+	Cores       float64 `json:"cores"`            // of Postgres at rest
+	OwnCores    float64 `json:"own_cores"`        // of all sidecars at rest
+	Polls       float64 `json:"polls_per_second"` // readings of the log
+	Connections float64 `json:"connections"`      // for each sidecar, on average over the rest
+	Megabytes   float64 `json:"megabytes"`        // of Postgres for each sidecar, beside shared memory
+
+	Changes       int     `json:"changes"`
+	ChangingCores float64 `json:"changing_cores"` // of Postgres during the changes
+	P50           float64 `json:"p50_ms"`         // from COMMIT until a sidecar has heard
+	P99           float64 `json:"p99_ms"`
+	Slowest       float64 `json:"slowest_ms"`
+	Missed        int     `json:"missed"`
+
+	OpenWriteCores float64 `json:"open_write_cores,omitempty"` // of Postgres while the changes beside an open transaction commit
+	OpenWriteTook  float64 `json:"open_write_s,omitempty"`
+	OpenCores      float64 `json:"open_cores,omitempty"` // at rest, with the transaction still open
+	OpenMissed     int     `json:"open_missed,omitempty"`
+
+	Note string `json:"note,omitempty"` // what was measured, if not the code as it is
+}
+
+// TestMeasure takes some minutes, and its figures are worth nothing where something else runs.
+func TestMeasure(t *testing.T) {
+	if *sizes == "" {
+		t.Skip("make fleet measures")
+	}
+	for size := range strings.SplitSeq(*sizes, ",") {
+		sidecars, err := strconv.Atoi(size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, hints := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d sidecars, hints %t", sidecars, hints), func(t *testing.T) { measure(t, sidecars, hints) })
+		}
+	}
+}
+
+func measure(t *testing.T, sidecars int, hints bool) {
+	m := figure{Sidecars: sidecars, Hints: hints, Bound: bound.String(), Date: time.Now().Format(time.DateOnly), Machine: machine(t), Load: load(t)}
+	f := newFleet(t, sidecars, hints, *bound, 30*time.Second)
+	tokens, kept := f.tokens(t, 48), f.tokens(t, 2)
+	f.remember(t, kept)
+	time.Sleep(10 * time.Second) // the use of the tokens is written
+
+	m.Megabytes = private(t) / float64(sidecars)
+	m.Connections = float64(f.connections(t)) / float64(sidecars)
+	polls, own := f.polls(t), ownCPU(t)
+	begin := time.Now()
+	m.Cores = cores(t, func() { time.Sleep(resting) })
+	took := time.Since(begin).Seconds()
+	m.Polls, m.OwnCores = float64(f.polls(t)-polls)/took, (ownCPU(t)-own).Seconds()/took
+	m.Connections = max(m.Connections, float64(f.connections(t))/float64(sidecars))
+
+	w := f.watch()
+	const writers, hold = 8, 4 * time.Second // three changes a second
+	var heard []time.Duration
+	m.ChangingCores = cores(t, func() {
+		var writing sync.WaitGroup
+		writing.Go(func() { f.revoke(t, append(tokens, kept[0]), writers, hold, w.commit) })
+		heard, m.Missed = w.until(len(tokens) + 1)
+		writing.Wait()
+	})
+	m.Changes = len(tokens) + 1
+	slices.Sort(heard)
+	if len(heard) > 0 {
+		m.P50, m.P99, m.Slowest = milliseconds(heard[len(heard)/2]), milliseconds(heard[len(heard)*99/100]), milliseconds(heard[len(heard)-1])
+	}
+	f.revoked(t, kept[:1])
+	if n := w.twice(); n > 0 {
+		t.Errorf("%d changes were heard twice", n)
+	}
+	if sidecars >= 1000 {
+		f.withOpenTransaction(t, &m, kept[1])
+	}
+	if m.Missed > 0 || m.OpenMissed > 0 {
+		t.Errorf("missed: %+v", m)
+	}
+	keep(t, m)
+	t.Logf("%+v", m)
+}
+
+// withOpenTransaction revokes the token in a transaction that is left open while many others commit.
+func (f *fleet) withOpenTransaction(t *testing.T, m *figure, open token) {
+	t.Helper()
+	tx, err := f.db.BeginTxx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	if _, err := tx.ExecContext(t.Context(), revoke, open.id); err != nil {
+		t.Fatal(err)
+	}
+	const writers = 4
+	busy := f.tokens(t, writers)
+	begin := time.Now()
+	m.OpenWriteCores = cores(t, func() {
+		var writing sync.WaitGroup
+		for _, k := range busy {
+			writing.Go(func() {
+				for range openWrites / writers {
+					if _, err := f.db.ExecContext(t.Context(), revoke, k.id); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		writing.Wait()
+	})
+	m.OpenWriteTook = time.Since(begin).Seconds()
+	m.OpenCores = cores(t, func() { time.Sleep(resting) })
+	before := make([]uint64, len(f.sidecars))
+	for i, d := range f.sidecars {
+		before[i] = d.CacheStats().Changes
+	}
+	f.remember(t, []token{open})
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if err := eventually("the transaction is heard", func() bool {
+		m.OpenMissed = 0
+		for i, d := range f.sidecars {
+			if d.CacheStats().Changes == before[i] {
+				m.OpenMissed++
+			}
+		}
+		return m.OpenMissed == 0
+	}); err != nil {
+		t.Error(err)
+	}
+	f.revoked(t, []token{open})
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// polls are the readings of the log so far: each reads upkeep once, and hardly anybody else does.
+func (f *fleet) polls(t *testing.T) int {
+	t.Helper()
+	return value[int](t, f.db, `SELECT seq_scan + idx_scan FROM pg_stat_user_tables WHERE relid = 'keywicket.world'::regclass`)
+}
+
+// cores is how many processors Postgres used while f ran.
+func cores(t *testing.T, f func()) float64 {
+	t.Helper()
+	before, begin := postgresCPU(t), time.Now()
+	f()
+	return (postgresCPU(t) - before).Seconds() / time.Since(begin).Seconds()
+}
+
+// postgresCPU is what the server and its processes, also those that have ended, have used so far.
+func postgresCPU(t *testing.T) (total time.Duration) {
+	t.Helper()
+	const (
+		tick         = 10 * time.Millisecond // of /proc, on every platform of Linux
+		user, system = 11, 12                // after the name; those of children that have ended are the next two
+	)
+	for _, stat := range processes(t) {
+		fields := stat.fields[user : system+1]
+		if stat.pid == server.PID() {
+			fields = stat.fields[user : system+3]
+		}
+		for _, field := range fields {
+			n, err := strconv.ParseInt(field, 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			total += time.Duration(n) * tick
+		}
+	}
+	return total
+}
+
+type process struct {
+	pid    int
+	fields []string // of /proc/…/stat, after the name
+}
+
+// processes are the server and its children.
+func processes(t *testing.T) (all []process) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		stat, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
+		if err != nil {
+			continue // it has ended
+		}
+		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+		const parent = 1
+		if pid == server.PID() || fields[parent] == strconv.Itoa(server.PID()) {
+			all = append(all, process{pid, fields})
+		}
+	}
+	return all
+}
+
+// private is the memory of all processes of Postgres that they do not share, in megabytes.
+func private(t *testing.T) (megabytes float64) {
+	t.Helper()
+	for _, p := range processes(t) {
+		rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.pid))
+		if err != nil {
+			continue // it has ended
+		}
+		for line := range strings.Lines(string(rollup)) {
+			var kilobytes float64
+			if n, _ := fmt.Sscanf(line, "Private_Dirty: %f kB", &kilobytes); n == 1 {
+				megabytes += kilobytes / 1024
+			}
+		}
+	}
+	return megabytes
+}
+
+func ownCPU(t *testing.T) time.Duration {
+	t.Helper()
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+func load(t *testing.T) (minute float64) {
+	t.Helper()
+	text, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscan(string(text), &minute); err != nil {
+		t.Fatal(err)
+	}
+	return minute
+}
+
+func machine(t *testing.T) string {
+	t.Helper()
+	file, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		if name, ok := strings.CutPrefix(lines.Text(), "model name\t: "); ok {
+			return fmt.Sprintf("%s, %d cores", name, runtime.NumCPU())
+		}
+	}
+	return fmt.Sprintf("%s, %d cores", runtime.GOARCH, runtime.NumCPU())
+}
+
+// keep puts the figure in the place of the one of before.
+func keep(t *testing.T, m figure) {
+	t.Helper()
+	all := slices.DeleteFunc(kept(t), func(old figure) bool {
+		return old.Sidecars == m.Sidecars && old.Hints == m.Hints && old.Bound == m.Bound
+	})
+	all = append(all, m)
+	slices.SortFunc(all, func(a, b figure) int {
+		if a.Hints != b.Hints {
+			return map[bool]int{false: -1, true: 1}[a.Hints]
+		}
+		return cmp.Or(a.Sidecars-b.Sidecars, strings.Compare(a.Bound, b.Bound))
+	})
+	text, err := json.MarshalIndent(all, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(figures, append(text, '\n'), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func kept(t *testing.T) (all []figure) {
+	t.Helper()
+	text, err := os.ReadFile(figures)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &all); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
