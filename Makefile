@@ -64,6 +64,17 @@ fuzz: ## Run every fuzz target, each for FUZZTIME (10m)
 bench: ## Measure a decision, a look-up, and the loading of policies
 	go test -run '^$$' -bench . -benchmem ./policies ./store ./envoy
 
+SOAK ?= 5m
+SOAK_OUT ?= bin/soak
+.PHONY: soak
+soak: ## Audit four sidecars for SOAK (5m), while what can fail does; a table and a plot go to SOAK_OUT
+	go test -count=1 -timeout 1h -run '^TestAudit$$' ./test/audit -v -duration $(SOAK) -out $(abspath $(SOAK_OUT))
+
+SIDECARS ?= 10,100,300
+.PHONY: fleet
+fleet: ## Measure what many sidecars cost one Postgres, and draw docs/scaling.svg; SIDECARS (10,100,300) says how many
+	go test -count=1 -timeout 2h -v -run 'TestMeasure|TestDocs' ./test/fleet -measure $(SIDECARS)
+
 .PHONY: ci
 ci: lint test demo-once ## All that CI runs
 	$(MAKE) fuzz FUZZTIME=10s
