@@ -56,7 +56,7 @@ func startFeed(c Config, target *cache.Cache, s *servers, log *slog.Logger) (f *
 		connections: make(chan *pollConnection), wanted: make(chan struct{}, 1), suspected: make(chan struct{}, 1), again: make(chan struct{}, 1),
 	}
 	if !c.NoHints {
-		if f.hints, err = startHints(c, target, f.again); err != nil {
+		if f.hints, err = startHints(c, target, f.again, &f.sidecars); err != nil {
 			cancel()
 			return nil, err
 		}

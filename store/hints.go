@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lib/pq"
@@ -22,11 +23,12 @@ type hints struct {
 	listener *pq.Listener
 	cache    *cache.Cache
 	read     chan struct{} // the log is to be read now
+	sidecars *atomic.Int64 // that are alive
 	closed   chan struct{}
 	closing  sync.Once
 }
 
-func startHints(c Config, target *cache.Cache, read chan struct{}) (*hints, error) {
+func startHints(c Config, target *cache.Cache, read chan struct{}, sidecars *atomic.Int64) (*hints, error) {
 	listenURL, err := feedURL(cmp.Or(c.FeedURL, c.URL))
 	if err != nil {
 		return nil, fmt.Errorf("database.feed_url: %w", err)
@@ -34,7 +36,7 @@ func startHints(c Config, target *cache.Cache, read chan struct{}) (*hints, erro
 	const dialing = 5 * time.Second
 	h := &hints{
 		listener: pq.NewDialListener(dialer{dial: dialing}, listenURL, minReconnect, time.Minute, nil),
-		cache:    target, read: read, closed: make(chan struct{}),
+		cache:    target, read: read, sidecars: sidecars, closed: make(chan struct{}),
 	}
 	go h.run()
 	return h, nil
@@ -52,8 +54,8 @@ func (h *hints) run() {
 		}
 	}()
 	const (
-		most  = 20 // hints a second that are worth their wake-ups
-		quiet = 30 * time.Second
+		wakeUps = 20_000 // a second, of all sidecars together
+		quiet   = 30 * time.Second
 	)
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
@@ -69,7 +71,7 @@ func (h *hints) run() {
 			}
 		case <-second.C:
 			// Postgres wakes every listener for every notification. So many changes are read soon enough without hints.
-			if heard > most && resume == nil {
+			if int64(heard)*h.sidecars.Load() > wakeUps && resume == nil {
 				go func() { _ = h.listener.Unlisten(changesChannel) }() // waits until what was sent before is taken
 				resume = time.After(quiet)
 			}

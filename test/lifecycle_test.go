@@ -528,6 +528,10 @@ func TestDatabaseGoesAndComesBack(t *testing.T) {
 	if err := s.Postgres.Stop(); err != nil {
 		t.Fatal(err)
 	}
+	// What is remembered answers until the staleness bound.
+	await(t, "the sidecar asks the database", func() bool {
+		return ask("velaflows", conversations, key.Token, home.ID).send(t, client).outcome == "UNAVAILABLE unavailable"
+	})
 	before := s.Live.Count()
 	for _, token := range []string{key.Token, format.NewKey().Reveal()} {
 		for range 3 {

@@ -23,6 +23,7 @@ import (
 	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/cache"
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
@@ -105,7 +106,10 @@ func runWorld(m *testing.M) (code int, err error) {
 	}
 	defer func() { err = errors.Join(err, world.grants.Close()) }()
 	directory, err := store.OpenDirectory(
-		store.Config{URL: world.stack.DatabaseURL(), LookupTimeout: 10 * time.Second}, // nobody waits here, and CI is slow
+		store.Config{
+			URL: world.stack.DatabaseURL(), LookupTimeout: 10 * time.Second, // nobody waits here, and CI is slow
+			Cache: cache.Config{StalenessBound: staleness},
+		},
 		slog.New(slog.DiscardHandler))
 	if err != nil {
 		return 1, err

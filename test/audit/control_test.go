@@ -35,7 +35,7 @@ var controls = []control{
 	},
 	{
 		name: "the lease counts from the reply", file: "store/cache/feed.go",
-		old:   `c.lease.extend(p.sent)`,
+		old:   `c.lease.extend(p.sent - r.Verified)`,
 		new:   `c.lease.extend(c.now())`,
 		fault: slow, way: "SQL",
 	},
@@ -47,7 +47,7 @@ var controls = []control{
 	},
 	{
 		name: "another world is not noticed", file: "store/cache/feed.go",
-		old:   `case p.Full && r.World != c.log.world:`,
+		old:   `case r.World != c.log.world:`,
 		new:   `case false:`,
 		fault: undisturbed, way: "disabled triggers",
 	},
@@ -94,7 +94,7 @@ func directed(t *testing.T, binary string, c control) *report {
 	t.Helper()
 	w := started(t, options{
 		binary: binary, sidecars: 1, subjects: 24, readers: 6, pace: 20 * time.Millisecond, interval: 300 * time.Millisecond,
-		ways: chosen(t, c.way, ways, func(v way) string { return v.name }), replicated: c.fault.standby, seed: 1,
+		ways: chosen(t, c.way, ways, func(v way) string { return v.name }), replicated: c.fault.standby, noHints: true, seed: 1,
 	})
 	ctx, cancel := context.WithTimeout(interrupted, time.Minute)
 	defer cancel()

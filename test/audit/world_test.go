@@ -35,6 +35,7 @@ type options struct {
 	interval   time.Duration // between two changes
 	ways       []way         // to change
 	replicated bool
+	noHints    bool // sidecars read the log only
 	prepared   bool // the server takes prepared transactions
 	seed       uint64
 	log        func(format string, args ...any)
@@ -108,7 +109,8 @@ func newWorld(ctx context.Context, o options) (_ *world, err error) {
 		return nil, err
 	}
 	proxies := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
-	environ := append(w.issuer.Environ(), "KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms", "KEYWICKET_LOG_LEVEL=warn")
+	environ := append(w.issuer.Environ(), "KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms", "KEYWICKET_LOG_LEVEL=warn",
+		fmt.Sprint("KEYWICKET_DATABASE_HINTS=", !o.noHints))
 	for range o.sidecars {
 		s, err := newSidecar(proxies, o.binary, login, w.relay.address(), o.output, environ)
 		if err != nil {

@@ -325,7 +325,8 @@ func TestEverySidecarHearsEveryChange(t *testing.T) {
 					t.Errorf("%d changes were missed", missed)
 				}
 				f.revoked(t, tokens)
-				if n := w.twice(); n > 0 {
+				// With hints, readings of before may come after them.
+				if n := w.twice(); n > 0 && !hints {
 					t.Errorf("%d changes were heard twice", n)
 				}
 				most := 2 * sidecars // one of look-ups, one that reads the log
