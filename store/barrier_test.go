@@ -60,7 +60,7 @@ func TestWaitForSidecars(t *testing.T) {
 			}
 			var directories []*store.Directory
 			for range 4 {
-				directories = append(directories, f.listening(t, change))
+				directories = append(directories, f.listening(t, change, func(c *store.Config) { c.Cache.StalenessBound = 3 * time.Second }))
 			}
 			for range 10 {
 				token, key := f.workspaceToken(t, "issues:read")
@@ -137,16 +137,16 @@ func TestWaitAfterACrash(t *testing.T) {
 // A sidecar that has stopped is not waited for, and one that may be alive is, whatever the database's clock says.
 func TestWaitForSidecarsThatAreGone(t *testing.T) {
 	f := newFixture(t)
-	d := f.listening(t)
+	d := f.listening(t, func(c *store.Config) { c.Cache.StalenessBound = 3 * time.Second })
 	f.exec(t, `UPDATE keywicket.world SET made_at = made_at - interval '1 minute'`)
 	if err := d.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if b := must(f.Wait(t.Context())); b.Waited > 900*time.Millisecond || len(b.Confirmed)+len(b.Silent) != 0 {
+	if b := must(f.Wait(t.Context())); b.Waited > 2*time.Second || len(b.Confirmed)+len(b.Silent) != 0 {
 		t.Errorf("a sidecar that was told to stop: %+v", b)
 	}
 	f.exec(t, `UPDATE keywicket.sidecars SET seen_at = now() - interval '1 minute'`)
-	if b := must(f.Wait(t.Context())); b.Waited < time.Second || len(b.Confirmed)+len(b.Silent) != 0 {
+	if b := must(f.Wait(t.Context())); b.Waited < 3*time.Second || len(b.Confirmed)+len(b.Silent) != 0 {
 		t.Errorf("a sidecar that was last seen a minute ago: %+v", b)
 	}
 }

@@ -74,8 +74,16 @@ func TestControls(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := directed(t, broken, c); got.total.violations == 0 {
-				t.Errorf("no violation is found: %+v", got.total)
+			const tries = 3 // a machine that is busy asks little
+			for try := 1; ; try++ {
+				got := directed(t, broken, c)
+				if got.total.violations > 0 {
+					break
+				}
+				if try == tries {
+					t.Errorf("no violation is found: %+v", got.total)
+					break
+				}
 			}
 			schedule := c.fault.name + " " + c.way
 			if done[schedule] {
