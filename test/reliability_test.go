@@ -253,8 +253,8 @@ func TestRevokedMeansRevoked(t *testing.T) {
 			SELECT 'velaflows', 'workspace_token', 'live', 'sk_live_', sha256(convert_to('key ' || n, 'UTF8')), 'n', '{}', $1
 			FROM generate_series(1, 1000) n`, f.home.ID)
 		f.settles(t, of(token), f.exec(t, `UPDATE keywicket.tokens SET revoked_at = now()`), bound, "allow", revoked)
-		if got := f.metric(t, `keywicket_cache_epochs_total{cause="notice"}`); got != before+2 {
-			t.Errorf("two mass changes are %v notices", got-before)
+		if got := f.metric(t, `keywicket_cache_epochs_total{cause="notice"}`); got == before || got > before+2 {
+			t.Errorf("two mass changes are %v notices", got-before) // one, if they are read together
 		}
 	})
 	t.Run("when every connection of the database is terminated", func(t *testing.T) {
@@ -552,8 +552,11 @@ func TestStaleIfError(t *testing.T) {
 	f := newFaults(t, "KEYWICKET_CACHE_STALE_IF_ERROR=5s")
 	token := f.warm(t)
 	of := ask("velaflows", conversations, token.Token, f.home.ID)
-	brief := issue(t, f.Stack, "sk_live_", f.home.ID, "inbox:read", "--expires-in", "2s")
+	brief := issue(t, f.Stack, "sk_live_", f.home.ID, "inbox:read", "--expires-in", "4s")
 	briefly := ask("velaflows", conversations, brief.Token, f.home.ID)
+	// That the tokens were made is in the log too, which may be read after they were remembered.
+	operator[store.RevokedSessions](t, f.Stack, "session", "revoke", "nobody", "--wait")
+	wantOutcome(t, f.client, of, "allow")
 	wantOutcome(t, f.client, briefly, "allow")
 	if err := f.Postgres.Stop(); err != nil {
 		t.Fatal(err)
@@ -567,7 +570,7 @@ func TestStaleIfError(t *testing.T) {
 	if f.metric(t, `keywicket_cache_lookups_total{cache="stale",kind="workspace_token",outcome="found"}`) == 0 {
 		t.Error("no metric says that answers are stale")
 	}
-	for time.Since(stopped) < 3*time.Second {
+	for time.Since(stopped) < 4*time.Second {
 		time.Sleep(50 * time.Millisecond)
 	}
 	if got := briefly.send(t, f.client); got.status != http.StatusServiceUnavailable {
