@@ -49,7 +49,7 @@ func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) 
 		       pg_visible_in_snapshot($1::text::xid8, snapshot)
 		           AND pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot()) AS caught_up,
 		       NOT isfinite(seen_at) AS left
-		FROM keywicket.sidecars ORDER BY id`, xid, alive.Seconds())
+		FROM keywicket.sidecars ORDER BY id`, xid, aliveFor.Seconds())
 	if err != nil {
 		return nil, fmt.Errorf("list the sidecars: %w", err)
 	}

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jmoiron/sqlx"
+
 	"github.com/keywicket/keywicket/store/cache"
 )
 
@@ -106,7 +108,7 @@ func (f *feed) watch(ctx context.Context) {
 		case <-f.wanted:
 			return
 		case <-time.After(max(minFreshInterval, time.Duration(f.sidecars.Load())*freshShare)):
-			f.probe(ctx)
+			_ = f.servers.probe(ctx) // the readings tell of errors
 		case <-f.suspected:
 			// Not all at once.
 			select {
@@ -114,15 +116,9 @@ func (f *feed) watch(ctx context.Context) {
 			case <-f.wanted:
 				return
 			case <-time.After(rand.N(time.Duration(f.sidecars.Load()+1) * suspectShare)):
-				f.probe(ctx)
+				_ = f.servers.probe(ctx)
 			}
 		}
-	}
-}
-
-func (f *feed) probe(ctx context.Context) {
-	if c, err := f.servers.connect(ctx); err == nil { // what it reaches counts already
-		_ = c.Close()
 	}
 }
 
@@ -133,11 +129,14 @@ func (f *feed) open(ctx context.Context) (*pollConnection, error) {
 	}
 	p, err := within(ctx, f.servers.limit, func(ctx context.Context) (*pollConnection, error) { return newPollConnection(ctx, c) })
 	if err != nil {
-		go func() { _ = c.Close() }() // may wait for a server that does not answer
+		abandon(c)
 		return nil, err
 	}
 	return p, nil
 }
+
+// abandon closes a connection without waiting for a server that may not answer.
+func abandon(c *sqlx.Conn) { go func() { _ = c.Close() }() }
 
 // run reads the log four times in a staleness bound, and when somebody waits for it.
 func (f *feed) run(ctx context.Context) {
@@ -155,8 +154,8 @@ func (f *feed) run(ctx context.Context) {
 			}
 			return
 		case fresh := <-f.connections:
-			if old := c; old != nil {
-				go func() { _ = old.Close() }()
+			if c != nil {
+				abandon(c.Conn)
 			}
 			c = fresh
 		case <-f.again:
@@ -169,8 +168,7 @@ func (f *feed) run(ctx context.Context) {
 		if c != nil {
 			if err := f.poll(ctx, c); err != nil && ctx.Err() == nil {
 				f.fail(fmt.Errorf("read the change log: %w", err))
-				old := c
-				go func() { _ = old.Close() }()
+				abandon(c.Conn)
 				c = nil
 				offer(f.wanted)
 			}
@@ -191,7 +189,7 @@ func (f *feed) run(ctx context.Context) {
 func (f *feed) leave(ctx context.Context, c *pollConnection) {
 	const limit = 200 * time.Millisecond
 	_, _ = within(ctx, limit, func(ctx context.Context) (struct{}, error) { return struct{}{}, f.presence.leave(ctx, c) })
-	go func() { _ = c.Close() }() // may wait for a server that does not answer
+	abandon(c.Conn)
 }
 
 // offer puts a signal into a channel with room for one.

@@ -16,9 +16,9 @@ const (
 	signInterval = 10 * time.Second
 	// signLife is for how long memory may be believed after the last sign of life.
 	signLife = 2 * signInterval
-	// alive is how old, beside its bound, the last sign of life of a live sidecar is at most. It is more than signLife, so
+	// aliveFor is how old, beside its bound, the last sign of life of a live sidecar is at most. It is more than signLife, so
 	// that a sidecar which believes its memory counts as alive for everybody.
-	alive = 3 * signInterval
+	aliveFor = 3 * signInterval
 
 	// acknowledge in the change log asks every sidecar for a sign of life.
 	acknowledge = "ack"
@@ -85,9 +85,9 @@ func (p *presence) leave(ctx context.Context, c *pollConnection) error {
 	return err
 }
 
-// alive counts the sidecars that are, this one included.
+// alive counts the sidecars that are alive, including this one.
 func (p *presence) alive(ctx context.Context, c *pollConnection) (n int64, err error) {
 	err = c.GetContext(ctx, &n, `
-		SELECT count(*) FROM keywicket.sidecars WHERE seen_at > clock_timestamp() - $1::float8 * interval '1 second'`, alive.Seconds())
+		SELECT count(*) FROM keywicket.sidecars WHERE seen_at > clock_timestamp() - $1::float8 * interval '1 second'`, aliveFor.Seconds())
 	return n, err
 }

@@ -81,7 +81,7 @@ func (s *servers) isCurrent(started int64) bool {
 	return current == 0 || current == started
 }
 
-// connect makes a new connection, and reports the server that it reached. The connection is the caller's to close.
+// connect makes a new connection, and considers the server that it reaches. The caller closes the connection.
 func (s *servers) connect(ctx context.Context) (*sqlx.Conn, error) {
 	return within(ctx, s.limit, func(ctx context.Context) (*sqlx.Conn, error) {
 		c, err := s.fresh.Connx(ctx)
@@ -100,6 +100,15 @@ func (s *servers) connect(ctx context.Context) (*sqlx.Conn, error) {
 	})
 }
 
+// probe makes a new connection only to consider the server that it reaches.
+func (s *servers) probe(ctx context.Context) error {
+	c, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
 // settle is called after a look-up was answered by another server than the current one.
 func (s *servers) settle(ctx context.Context) error {
 	done := s.flights.DoChan("", func() (any, error) {
@@ -109,11 +118,7 @@ func (s *servers) settle(ctx context.Context) error {
 		if err == nil {
 			s.consider(found, false)
 		}
-		c, err := s.connect(ctx)
-		if err != nil {
-			return nil, err
-		}
-		return nil, c.Close()
+		return nil, s.probe(ctx)
 	})
 	select {
 	case <-ctx.Done():
@@ -180,9 +185,7 @@ func (s *servers) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if c, err := s.connect(ctx); err == nil { // look-ups tell of errors
-			_ = c.Close()
-		}
+		_ = s.probe(ctx) // look-ups tell of errors
 	}
 }
 

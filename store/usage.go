@@ -163,8 +163,8 @@ func (u *usage) waiting() int {
 }
 
 // usageQuery takes ages, because only the database's clock counts. Rows are written in one order by everybody, so that
-// two sidecars cannot wait for each other, and those of tokens that are gone are left out. It takes no lock that anybody
-// waits for who changes or deletes tokens.
+// two sidecars cannot wait for each other, and those of tokens that are gone are left out. It takes no lock that
+// a change or a deletion of tokens waits for.
 const usageQuery = `
 INSERT INTO keywicket.token_usage AS u (token_id, last_used_at)
 SELECT t.id, clock_timestamp() - used.age * interval '1 second'
@@ -184,19 +184,14 @@ func (u *usage) write(ctx context.Context, batch map[string]time.Duration) error
 	_, err := within(ctx, usageTimeout, func(ctx context.Context) (struct{}, error) {
 		const attempts = 3
 		return struct{}{}, retryLost(ctx, attempts, func() error {
-			tx, err := u.db.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
-			if err != nil {
+			return u.transact(ctx, func(tx *sqlx.Tx) error {
+				// If somebody has locked a row or the table, the use is written later.
+				if _, err := tx.ExecContext(ctx, `SET LOCAL lock_timeout = 100`); err != nil {
+					return err
+				}
+				_, err := tx.ExecContext(ctx, usageQuery, ids, ages)
 				return err
-			}
-			defer func() { _ = tx.Rollback() }()
-			// Whoever has locked a row or the table keeps it; the use is written later.
-			if _, err := tx.ExecContext(ctx, `SET LOCAL lock_timeout = 100`); err != nil {
-				return err
-			}
-			if _, err := tx.ExecContext(ctx, usageQuery, ids, ages); err != nil {
-				return err
-			}
-			return tx.Commit()
+			})
 		})
 	})
 	if err != nil {
@@ -205,19 +200,27 @@ func (u *usage) write(ctx context.Context, batch map[string]time.Duration) error
 	return nil
 }
 
+// transact runs f in a transaction. At another isolation level, sidecars would fail each other's writes.
+func (u *usage) transact(ctx context.Context, f func(*sqlx.Tx) error) error {
+	tx, err := u.db.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	if err := f(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
 // keepUp has the database clean its log of changes, and what belongs to tokens and sidecars that are gone. The work of
 // several sidecars is done once.
 func (u *usage) keepUp(ctx context.Context) {
 	_, err := within(ctx, usageTimeout, func(ctx context.Context) (struct{}, error) {
-		tx, err := u.db.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
-		if err != nil {
-			return struct{}{}, err
-		}
-		defer func() { _ = tx.Rollback() }()
-		if _, err := tx.ExecContext(ctx, `SELECT keywicket.keep_up()`); err != nil {
-			return struct{}{}, err
-		}
-		return struct{}{}, tx.Commit()
+		return struct{}{}, u.transact(ctx, func(tx *sqlx.Tx) error {
+			_, err := tx.ExecContext(ctx, `SELECT keywicket.keep_up()`)
+			return err
+		})
 	})
 	if err != nil && ctx.Err() == nil {
 		u.log.Warn("the log of changes could not be cleaned", "error", err)

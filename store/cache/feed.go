@@ -58,7 +58,7 @@ func (c *Cache) Poll() Poll {
 	return Poll{Since: c.log.snapshot, number: c.log.number, sent: c.now()}
 }
 
-// Told is told the reply to a poll. Without trust, memory is not used any longer for it.
+// Told takes the reply to a poll. Without trust, the changes in it count, and the lease is not extended.
 func (c *Cache) Told(p Poll, r Reply, trust bool) {
 	if p.number != c.log.number {
 		return
@@ -91,8 +91,8 @@ func (c *Cache) Told(p Poll, r Reply, trust bool) {
 	}
 }
 
-// Hinted is told of a change before the log is read, if all goes well. It may be called at any time, for anything: it makes
-// the cache forget, and never trust. No keys: anything may have changed.
+// Hinted takes a change that was heard of before the log was read. It may be called at any time and for any key: it only makes
+// the cache forget. No keys: anything may have changed.
 func (c *Cache) Hinted(keys []Key) {
 	if len(keys) == 0 {
 		c.generations.changedAll()
