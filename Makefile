@@ -64,6 +64,10 @@ fuzz: ## Run every fuzz target, each for FUZZTIME (10m)
 bench: ## Measure a decision, a look-up, and the loading of policies
 	go test -run '^$$' -bench . -benchmem ./policies ./store ./envoy
 
+.PHONY: bench-flood
+bench-flood: ## Measure valid tokens beside a flood of unknown ones, as a ratio to without it
+	go test -run '^$$' -bench Flood -benchtime 8x ./test/bench
+
 SOAK ?= 5m
 SOAK_OUT ?= bin/soak
 .PHONY: soak

@@ -47,8 +47,9 @@ const (
 
 	// connectionLifetime lets a sidecar follow a failover or a changed address even if nobody closes its connections.
 	connectionLifetime = 5 * time.Minute
-	// connectionIdle is for how long a connection is kept that a burst of look-ups has needed.
-	connectionIdle = time.Minute
+	// connectionIdle is for how long a connection is kept that a burst of look-ups has needed. The last one is kept: it is used
+	// at each upkeepPause, and many sidecars would make many connections.
+	connectionIdle = 2 * upkeepPause
 )
 
 func (c Config) complete() (Config, error) {
@@ -115,12 +116,10 @@ func OpenDirectory(c Config, log *slog.Logger) (_ *Directory, err error) {
 	db.SetMaxIdleConns(c.MaxOpenConnections)
 	db.SetConnMaxLifetime(connectionLifetime)
 	db.SetConnMaxIdleTime(connectionIdle)
-	// Each attempt removes a dead connection from the pool, so the last one has a new connection.
-	d.lookups = &lookups{db: db, timeout: c.LookupTimeout, attempts: c.MaxOpenConnections + 1}
 	if d.servers, err = openServers(c.URL, db, log); err != nil {
-		return nil, err
+		return nil, errors.Join(err, db.Close())
 	}
-	d.lookups.servers = d.servers
+	d.lookups = newLookups(db, d.servers, c)
 	d.usage = startUsage(db, c, log)
 	if c.NoCache {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -159,8 +158,8 @@ func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (found authz.Fou
 func (d *Directory) Ready(ctx context.Context) error {
 	_, err := within(ctx, d.lookups.timeout, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, retryLost(ctx, d.lookups.attempts, func() error {
-			for _, kind := range []authz.Kind{authz.KindWorkspaceToken, authz.KindSession, authz.KindOAuthToken} {
-				if _, err := d.lookups.statement(ctx, kind); err != nil {
+			for _, n := range d.lookups.lanes() {
+				if _, err := n.prepare(ctx); err != nil {
 					return err
 				}
 			}
@@ -182,6 +181,15 @@ func (d *Directory) CacheStats() cache.Stats {
 		return cache.Stats{}
 	}
 	return d.cache.Stats()
+}
+
+// Heard is how many changes of the database the directory knows of, by the log and by notifications; 0 without a cache. Unlike
+// CacheStats it may be asked for all the time.
+func (d *Directory) Heard() (changes, hints uint64) {
+	if d.cache == nil {
+		return 0, 0
+	}
+	return d.cache.Heard()
 }
 
 // Close writes the usage that is still to be written, and closes the connections. Look-ups must have ended: one that

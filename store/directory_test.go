@@ -232,7 +232,7 @@ func TestLookupUsesIndexesOnly(t *testing.T) {
 	f.exec(t, `PREPARE q AS `+store.LookupQuery)
 	var plan []string
 	err := f.db.SelectContext(t.Context(), &plan,
-		`EXPLAIN (ANALYZE, TIMING off) EXECUTE q(sha256('7'), 'velocity', '', 'w8')`)
+		`EXPLAIN (ANALYZE, TIMING off) EXECUTE q(ARRAY[sha256('7')], '{velocity}', '{""}', '{w8}')`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,6 +248,25 @@ func TestLookupUsesIndexesOnly(t *testing.T) {
 	}
 	if !strings.Contains(text, "tokens_digest_key") || t.Failed() {
 		t.Errorf("the plan reads more than it should:\n%s", text)
+	}
+}
+
+// A look-up that is planned anew each time takes three times as long.
+func TestLookupsAreNotPlannedAnew(t *testing.T) {
+	f := newFixture(t)
+	f.db.SetMaxOpenConns(1)
+	for name, c := range map[string]struct{ query, arguments string }{
+		"tokens":   {store.LookupQuery, `ARRAY[sha256('7')], '{velocity}', '{""}', '{w8}'`},
+		"sessions": {store.SessionQuery, `'{s}', '{u}', '{1}', '{""}', '{w8}'`},
+		"oauth":    {store.OAuthQuery, `ARRAY[sha256('7')], '{velocity}', '{""}', '{w8}'`},
+	} {
+		f.exec(t, `PREPARE `+name+` AS `+c.query)
+		for range 20 {
+			f.exec(t, `EXECUTE `+name+`(`+c.arguments+`)`)
+		}
+		if n := value[int](t, f.db, `SELECT generic_plans FROM pg_prepared_statements WHERE name = '`+name+`'`); n < 10 {
+			t.Errorf("%s: %d of 20 look-ups had the generic plan", name, n)
+		}
 	}
 }
 

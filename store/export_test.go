@@ -7,10 +7,11 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// LookupQuery is for EXPLAIN.
+// The queries are for EXPLAIN.
 const (
-	LookupQuery = lookupQuery
-	OAuthQuery  = oauthQuery
+	LookupQuery  = lookupQuery
+	SessionQuery = sessionQuery
+	OAuthQuery   = oauthQuery
 )
 
 // TokensQuery is for EXPLAIN.
@@ -41,4 +42,12 @@ func ReadChanges(t testing.TB, c *sqlx.Conn, since string) (snapshot string, cha
 		t.Fatal(err)
 	}
 	return r.Snapshot, r.Changes
+}
+
+// Waiting is how many look-ups of keys and tokens wait for a query.
+func (d *Directory) Waiting() int {
+	n := &d.lookups.tokens
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.waiting.Len()
 }

@@ -39,7 +39,7 @@ type feed struct {
 	bound    time.Duration
 	trouble  atomic.Pointer[error]
 	sidecars atomic.Int64 // that are alive, this one included
-	looks    bool         // this sidecar has looked at the schema at its last reading
+	looked   time.Time    // just before this sidecar has looked at the schema
 
 	connections chan *pollConnection // new ones
 	wanted      chan struct{}        // a connection is wanted now
@@ -58,7 +58,7 @@ func startFeed(c Config, target *cache.Cache, s *servers, log *slog.Logger) (f *
 		connections: make(chan *pollConnection), wanted: make(chan struct{}, 1), suspected: make(chan struct{}, 1), again: make(chan struct{}, 1),
 	}
 	if !c.NoHints {
-		if f.hints, err = startHints(c, target, f.again, &f.sidecars); err != nil {
+		if f.hints, err = startHints(c, target, f.again, &f.sidecars, log); err != nil {
 			cancel()
 			return nil, err
 		}
@@ -138,7 +138,7 @@ func (f *feed) open(ctx context.Context) (*pollConnection, error) {
 // abandon closes a connection without waiting for a server that may not answer.
 func abandon(c *sqlx.Conn) { go func() { _ = c.Close() }() }
 
-// run reads the log four times in a staleness bound, and when somebody waits for it.
+// run reads the log at its interval, and when somebody waits for it.
 func (f *feed) run(ctx context.Context) {
 	tick := time.NewTicker(f.interval())
 	defer tick.Stop()
@@ -232,14 +232,14 @@ func (f *feed) poll(ctx context.Context, c *pollConnection) error {
 	if f.trouble.Store(nil); reply.World == "" {
 		f.fail(errUntold)
 	}
-	// One sidecar looks at the schema for all, at each of its readings. If it is late, another one takes over.
-	due := f.interval() * 8 / 5
-	if f.looks {
-		due = f.interval() * 4 / 5
-	}
-	if f.looks = r.stale(due); f.looks {
+	if look, takesOver := turn(r.age(), time.Since(f.looked), f.interval()); look {
+		sent := time.Now()
 		if err := f.within(ctx, c.look); err != nil {
 			return err
+		}
+		f.looked = sent
+		if takesOver {
+			offer(f.again) // its lease is nearly over
 		}
 	}
 	if !ack && !f.presence.due() {
@@ -255,6 +255,17 @@ func (f *feed) poll(ctx context.Context, c *pollConnection) error {
 		}
 		return f.count(ctx, c)
 	})
+}
+
+// turn reports whether a sidecar is to look at the schema, and whether it takes over from another one. The last look of any
+// sidecar is age old, its own one own. Who has looked last looks again, for all, at each reading. If that is late, another one
+// takes over. An age below 0 is of a look that seems to be in the future.
+func turn(age, own, interval time.Duration) (look, takesOver bool) {
+	due := interval * 4 / 5
+	if takesOver = own-age > interval/2; takesOver {
+		due = interval * 8 / 5
+	}
+	return age < 0 || age >= due, takesOver
 }
 
 // count finds out how many sidecars share the database.
@@ -274,8 +285,9 @@ func (f *feed) within(ctx context.Context, statement func(context.Context) error
 	return err
 }
 
-// interval is between two readings of the log.
-func (f *feed) interval() time.Duration { return min(f.bound/4, maxPollInterval) }
+// interval is between two readings of the log. Memory may be used for a staleness bound after the last look at the schema,
+// which is up to an interval older than a reading, so one reading in a row may fail or be late.
+func (f *feed) interval() time.Duration { return min(f.bound*2/7, maxPollInterval) }
 
 func (f *feed) fail(err error) { f.trouble.Store(&err) }
 

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -217,5 +218,22 @@ func TestFeedURL(t *testing.T) {
 		if _, err := store.FeedURL(replica); err == nil || !strings.Contains(err.Error(), "it has to be the primary") {
 			t.Errorf("%s: %v", replica, err)
 		}
+	}
+}
+
+// Where hints cannot be heard, the log says so once, and no secret of the URL.
+func TestHintsThatCannotBeHeardAreLogged(t *testing.T) {
+	f := newFixture(t)
+	var log safeBuffer
+	nowhere := must(url.Parse(f.url))
+	nowhere.Host, nowhere.User = "127.0.0.1:1", url.UserPassword("listener", "of-the-listener")
+	c := store.Config{URL: sidecarURL(f.url), FeedURL: nowhere.String(), LookupTimeout: 10 * time.Second}
+	d := must(store.OpenDirectory(c, log.logger()))
+	t.Cleanup(func() { _ = d.Close(context.Background()) })
+	const told = "notifications of changes are not heard"
+	eventually(t, "it is logged", log.contains(told))
+	time.Sleep(500 * time.Millisecond) // several attempts
+	if n := strings.Count(log.String(), told); n != 1 || strings.Contains(log.String(), "of-the-listener") {
+		t.Errorf("logged %d times:\n%s", n, log.String())
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -18,41 +19,36 @@ import (
 const changesChannel = "keywicket_changes"
 
 // hints listens for notifications of changes, which arrive within milliseconds. Each makes the cache forget what it names.
-// Nothing else depends on them: the change is in the log too, and a hint that is lost costs a quarter of the staleness bound.
+// Nothing else depends on them: the change is in the log too, and a hint that is lost costs the interval between two readings.
 type hints struct {
 	listener *pq.Listener
 	cache    *cache.Cache
 	read     chan struct{} // the log is to be read now
 	sidecars *atomic.Int64 // that are alive
+	log      *slog.Logger
+	failing  atomic.Bool
 	closed   chan struct{}
 	closing  sync.Once
 }
 
-func startHints(c Config, target *cache.Cache, read chan struct{}, sidecars *atomic.Int64) (*hints, error) {
+func startHints(c Config, target *cache.Cache, read chan struct{}, sidecars *atomic.Int64, log *slog.Logger) (*hints, error) {
 	listenURL, err := feedURL(cmp.Or(c.FeedURL, c.URL))
 	if err != nil {
 		return nil, fmt.Errorf("database.feed_url: %w", err)
 	}
 	const dialing = 5 * time.Second
-	h := &hints{
-		listener: pq.NewDialListener(dialer{dial: dialing}, listenURL, minReconnect, time.Minute, nil),
-		cache:    target, read: read, sidecars: sidecars, closed: make(chan struct{}),
-	}
+	h := &hints{cache: target, read: read, sidecars: sidecars, log: log, closed: make(chan struct{})}
+	h.listener = pq.NewDialListener(dialer{dial: dialing}, listenURL, minReconnect, time.Minute, func(event pq.ListenerEventType, err error) {
+		if event == pq.ListenerEventReconnected || err != nil {
+			h.tell(err)
+		}
+	})
 	go h.run()
 	return h, nil
 }
 
 func (h *hints) run() {
-	go func() {
-		// Waits for a connection. The listener repeats it on all that follow.
-		for err := h.listener.Listen(changesChannel); err != nil && !errors.Is(err, pq.ErrChannelAlreadyOpen); err = h.listener.Listen(changesChannel) {
-			select {
-			case <-h.closed:
-				return
-			case <-time.After(maxReconnect):
-			}
-		}
-	}()
+	go h.listen()
 	const (
 		wakeUps = 20_000 // a second, of all sidecars together
 		quiet   = 30 * time.Second
@@ -78,8 +74,40 @@ func (h *hints) run() {
 			heard = 0
 		case <-resume:
 			resume = nil
-			go func() { _ = h.listener.Listen(changesChannel) }() // may wait for a connection
+			go h.listen()
 		}
+	}
+}
+
+// listen waits for a connection. The listener repeats it on all that follow.
+func (h *hints) listen() {
+	for {
+		err := h.listener.Listen(changesChannel)
+		if err == nil || errors.Is(err, pq.ErrChannelAlreadyOpen) {
+			h.tell(nil)
+			return
+		}
+		select {
+		case <-h.closed:
+			return
+		default:
+			h.tell(err)
+		}
+		select {
+		case <-h.closed:
+			return
+		case <-time.After(maxReconnect):
+		}
+	}
+}
+
+// tell logs that hints are not heard, or are heard again; each once.
+func (h *hints) tell(err error) {
+	switch {
+	case err != nil && h.failing.CompareAndSwap(false, true):
+		h.log.Warn("notifications of changes are not heard: changes are read from the log, at their turn; see database.feed_url", "error", err)
+	case err == nil && h.failing.CompareAndSwap(true, false):
+		h.log.Info("notifications of changes are heard again")
 	}
 }
 

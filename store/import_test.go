@@ -381,7 +381,7 @@ func TestImportMakesSidecarsPlanAnew(t *testing.T) {
 	must(sidecar.ExecContext(t.Context(), `PREPARE q AS `+store.LookupQuery))
 	plan := func() string {
 		var lines []string
-		if err := sidecar.SelectContext(t.Context(), &lines, `EXPLAIN EXECUTE q('', 'velocity', '', '')`); err != nil {
+		if err := sidecar.SelectContext(t.Context(), &lines, `EXPLAIN EXECUTE q('{""}', '{velocity}', '{""}', '{""}')`); err != nil {
 			t.Fatal(err)
 		}
 		return strings.Join(lines, "\n")

@@ -436,7 +436,8 @@ func (i *Issuer) Consenter(ctx context.Context, s authz.Session) (Consenter, err
 	var c Consenter
 	err := i.db.QueryRowContext(ctx, `
 		SELECT u.id, email.email, u.mfa_enrolled
-		FROM `+noFacts+` JOIN `+users+` ON u.id = $2 JOIN keywicket.users email ON email.id = u.id
+		FROM (VALUES ($1::text, $2::text, $3::int8)) AS asked (session, of_user, began) CROSS JOIN `+noFacts+`
+		JOIN `+users+` ON u.id = asked.of_user JOIN keywicket.users email ON email.id = u.id
 		WHERE NOT `+sessionRevoked+` AND NOT `+banned,
 		s.ID, s.UserID, s.Began).Scan(&c.ID, &c.Email, &c.MFAEnrolled)
 	switch {

@@ -520,8 +520,8 @@ func TestAccessTokensAreFoundByIndexes(t *testing.T) {
 	g.exec(t, `SET plan_cache_mode = force_generic_plan`)
 	g.exec(t, `PREPARE q AS `+store.OAuthQuery)
 	for name, statement := range map[string]string{
-		"a workspace that is named": `EXECUTE q(sha256('7'), 'velocity', '', 'w7')`,
-		"the only one":              `EXECUTE q(sha256('7'), 'velocity', '', '')`,
+		"a workspace that is named": `EXECUTE q(ARRAY[sha256('7')], '{velocity}', '{""}', '{w7}')`,
+		"the only one":              `EXECUTE q(ARRAY[sha256('7')], '{velocity}', '{""}', '{""}')`,
 		"cleaning": `SELECT id FROM keywicket.oauth_grants WHERE id IN (
 			SELECT grant_id FROM keywicket.oauth_access_tokens WHERE expires_at < now() - interval '1 day' ORDER BY expires_at LIMIT 100)
 			FOR UPDATE SKIP LOCKED`,

@@ -37,28 +37,35 @@ func stopServer(t *testing.T) (restart func()) {
 	return restart
 }
 
-// fillPool has the directory open all its eight connections, by eight look-ups that wait for one lock.
-func fillPool(t *testing.T, f *fixture, d *store.Directory, l authz.Lookup) {
+// crowd occupies all eight connections of the directory, which it opens, by look-ups that wait for a lock. They come one after
+// the other, because those that come together share a query.
+func (f *fixture) crowd(t *testing.T, d *store.Directory) (release func()) {
 	t.Helper()
 	tx := must(f.db.BeginTxx(t.Context(), nil))
-	defer func() { _ = tx.Rollback() }()
 	must(tx.ExecContext(t.Context(), `LOCK keywicket.members IN ACCESS EXCLUSIVE MODE`))
 	var wg sync.WaitGroup
-	for range 8 {
+	release = sync.OnceFunc(func() {
+		_ = tx.Rollback()
+		wg.Wait()
+	})
+	t.Cleanup(release)
+	for n := 1; n <= 8; n++ {
 		wg.Go(func() {
-			if _, err := d.Lookup(t.Context(), l); err != nil {
-				t.Error(err)
+			if got, err := d.Lookup(t.Context(), lookup(vel.NewKey())); err != nil || got.Denial != authz.ReasonUnknown {
+				t.Errorf("a token whose look-up had to wait: %+v, %v", got, err)
 			}
 		})
+		f.awaitLocks(t, n)
 	}
-	eventually(t, "eight look-ups wait for the lock", func() bool {
+	return release
+}
+
+func (f *fixture) awaitLocks(t *testing.T, n int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d queries wait for a lock", n), func() bool {
 		return value[int](t, f.db, `SELECT count(*) FROM pg_stat_activity
-			WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 8
+			WHERE datname = current_database() AND wait_event_type = 'Lock'`) == n
 	})
-	if err := tx.Rollback(); err != nil {
-		t.Fatal(err)
-	}
-	wg.Wait()
 }
 
 func TestNoLookupFailsForADeadConnectionAfterARestart(t *testing.T) {
@@ -67,7 +74,7 @@ func TestNoLookupFailsForADeadConnectionAfterARestart(t *testing.T) {
 	for name, concurrent := range map[string]int{"one by one": 1, "many at once": 32} {
 		t.Run(name, func(t *testing.T) {
 			d := f.directory(t, nil)
-			fillPool(t, f, d, lookup(key))
+			f.crowd(t, d)()
 			stopServer(t)()
 			var wg sync.WaitGroup
 			for range concurrent {
@@ -90,7 +97,7 @@ func TestNoLookupFailsForAConnectionThatWasReset(t *testing.T) {
 	_, key := f.workspaceToken(t)
 	p := newProxy(t, f.url)
 	d := f.directory(t, func(c *store.Config) { c.URL = p.through(c.URL) })
-	fillPool(t, f, d, lookup(key))
+	f.crowd(t, d)()
 	p.onNextByte(reset)
 	for range 20 {
 		if got, err := d.Lookup(t.Context(), lookup(key)); err != nil || got.Denial != "" {
@@ -254,6 +261,7 @@ const (
 	none fault = iota
 	reset
 	silence
+	delay // of 30 ms
 )
 
 func newProxy(t *testing.T, databaseURL string) *proxy {
@@ -317,6 +325,8 @@ func (p *proxy) pass(client, to, from net.Conn) {
 			return
 		case silence:
 			continue
+		case delay:
+			time.Sleep(30 * time.Millisecond)
 		}
 		if _, err := to.Write(b[:n]); err != nil {
 			return

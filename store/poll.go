@@ -95,10 +95,8 @@ type reading struct {
 // world identifies the server, the tables and the triggers.
 func (r reading) world() string { return fmt.Sprint(r.Started, " ", r.ID.String, " ", r.World.String) }
 
-// stale reports whether it is time to look at the schema again.
-func (r reading) stale(after time.Duration) bool {
-	return r.Verified.Float64 < 0 || seconds(r.Verified.Float64) >= after
-}
+// age is how long ago a sidecar has looked at the schema. Below 0: the clock was set back.
+func (r reading) age() time.Duration { return seconds(r.Verified.Float64) }
 
 // reply is the reading as the cache wants it. ack says that somebody waits for the sidecar to confirm it, away that another
 // sidecar has found another server.
@@ -106,7 +104,7 @@ func (r reading) reply() (reply cache.Reply, ack, away bool) {
 	reply = cache.Reply{Snapshot: r.Snapshot, Mark: r.Mark.Int64, All: len(r.Changes) > mostChanges}
 	if r.Told && r.Verified.Float64 >= 0 {
 		reply.World = r.world()
-		reply.Verified = seconds(r.Verified.Float64)
+		reply.Verified = r.age()
 	}
 	for _, change := range r.Changes {
 		switch keys, err := cache.ParseKeys(change); {
@@ -128,7 +126,7 @@ type pollConnection struct {
 	*sqlx.Conn
 	poll *sqlx.Stmt
 	// nil until they are needed: many sidecars have no use for them.
-	pollOpen, verify *sqlx.Stmt
+	pollOpen, verify, sign *sqlx.Stmt
 }
 
 func newPollConnection(ctx context.Context, c *sqlx.Conn) (*pollConnection, error) {
@@ -180,4 +178,18 @@ func (c *pollConnection) look(ctx context.Context) (err error) {
 		return fmt.Errorf("look at the schema: %w", err)
 	}
 	return nil
+}
+
+// confirm writes that the sidecar knows what the snapshot sees.
+func (c *pollConnection) confirm(ctx context.Context, id, snapshot string, lease, lag time.Duration) (_ sql.Result, err error) {
+	if c.sign == nil {
+		c.sign, err = c.PreparexContext(ctx, `
+			UPDATE keywicket.sidecars SET snapshot = $2::text::pg_snapshot, seen_at = clock_timestamp(),
+				lease = $3::float8 * interval '1 second', lag = $4::float8 * interval '1 second'
+			WHERE id = $1`)
+		if err != nil {
+			return nil, err
+		}
+	}
+	return c.sign.ExecContext(ctx, id, snapshot, lease.Seconds(), lag.Seconds())
 }

@@ -64,10 +64,7 @@ func (p *presence) register(ctx context.Context, c *pollConnection) error {
 // sign tells that every change that the snapshot sees is known here.
 func (p *presence) sign(ctx context.Context, c *pollConnection, snapshot string, lease, lag time.Duration) error {
 	at := time.Now()
-	result, err := c.ExecContext(ctx, `
-		UPDATE keywicket.sidecars SET snapshot = $2::text::pg_snapshot, seen_at = clock_timestamp(),
-			lease = $3::float8 * interval '1 second', lag = $4::float8 * interval '1 second'
-		WHERE id = $1`, p.id, snapshot, lease.Seconds(), lag.Seconds())
+	result, err := c.confirm(ctx, p.id, snapshot, lease, lag)
 	if err != nil {
 		return fmt.Errorf("give a sign of life: %w", err)
 	}

@@ -240,8 +240,7 @@ func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz
 		return authz.Found{}, fmt.Errorf("find the token: %w", err)
 	}
 	copy(l.Digest[:], digest)
-	a, _, err := answer(r.db.QueryRowxContext(ctx, query, arguments(l)...), l)
-	return a.Found, err
+	return lookupOnce(ctx, r.db, query, l)
 }
 
 // AccessToken finds an access token of OAuth 2.0 by its id, as a token of its user's, and the workspaces that he has granted to the
@@ -269,6 +268,5 @@ func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string,
 
 // LookupSession answers a check by a session as a [Directory] does.
 func (r *Registry) LookupSession(ctx context.Context, l authz.Lookup) (authz.Found, error) {
-	a, _, err := answer(r.db.QueryRowxContext(ctx, sessionQuery, arguments(l)...), l)
-	return a.Found, err
+	return lookupOnce(ctx, r.db, sessionQuery, l)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -48,30 +47,11 @@ func newPair(t *testing.T) *pair {
 	p.directory = p.listening(t, func(c *store.Config) {
 		c.URL, c.NoHints, c.LookupTimeout = p.proxy.through(c.URL), true, 10*time.Second
 	})
-	p.openAll(t)
+	p.crowd(t, p.directory)()
 	eventually(t, "the token is remembered", func() bool {
 		return must(p.directory.Lookup(t.Context(), p.good)).Cache == authz.CacheHit
 	})
 	return p
-}
-
-// openAll has the sidecar open all its connections, by look-ups that wait for one lock.
-func (p *pair) openAll(t *testing.T) {
-	t.Helper()
-	tx := must(p.db.BeginTxx(t.Context(), nil))
-	defer func() { _ = tx.Rollback() }()
-	must(tx.ExecContext(t.Context(), `LOCK keywicket.tokens IN ACCESS EXCLUSIVE MODE`))
-	var wg sync.WaitGroup
-	for n := range 8 {
-		wg.Go(func() { _, _ = p.directory.Lookup(t.Context(), lookup(authz.Secret(fmt.Sprint("vel_nobody_", n)))) })
-	}
-	eventually(t, "eight look-ups wait for the lock", func() bool {
-		return value[int](t, p.db, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'`) >= 8
-	})
-	if err := tx.Rollback(); err != nil {
-		t.Fatal(err)
-	}
-	wg.Wait()
 }
 
 // failOver promotes the standby, leads new connections there, and revokes the token there. The old primary lives on, and so do
@@ -105,7 +85,7 @@ func (p *pair) terminate(t *testing.T, like string) {
 }
 
 const (
-	lookingUp = `%LEFT JOIN (%CASE WHEN t.revoked_at%`
+	lookingUp = `%LEFT JOIN LATERAL (%CASE WHEN t.revoked_at%`
 	reading   = `%keywicket.world%`
 )
 

@@ -243,8 +243,9 @@ func (f *fleet) revoke(t *testing.T, tokens []token, writers int, hold time.Dura
 // watch is who looks at what each sidecar has heard.
 type watch struct {
 	fleet  *fleet
-	before []cache.Stats // of each at the start
-	heard  []int         // commits since
+	before []uint64 // changes and hints of each, at the start
+	hinted []uint64
+	heard  []int // commits since
 
 	mu        sync.Mutex
 	committed []time.Time // after each COMMIT
@@ -253,7 +254,8 @@ type watch struct {
 func (f *fleet) watch() *watch {
 	w := &watch{fleet: f, heard: make([]int, len(f.sidecars))}
 	for _, d := range f.sidecars {
-		w.before = append(w.before, d.CacheStats())
+		changes, hints := d.Heard()
+		w.before, w.hinted = append(w.before, changes), append(w.hinted, hints)
 	}
 	return w
 }
@@ -274,9 +276,10 @@ func (w *watch) until(commits int) (took []time.Duration, missed int) {
 		missed = 0
 		for i, d := range w.fleet.sidecars {
 			if w.heard[i] < len(committed) {
-				stats, now := d.CacheStats(), time.Now()
+				changes, hints := d.Heard()
+				now := time.Now()
 				// A change is heard by its hint or by a reading of the log, whichever comes first.
-				heard := int(max(stats.Changes-w.before[i].Changes, stats.Hints-w.before[i].Hints)) //nolint:gosec // some dozens
+				heard := int(max(changes-w.before[i], hints-w.hinted[i])) //nolint:gosec // some dozens
 				for ; w.heard[i] < min(heard, len(committed)); w.heard[i]++ {
 					took = append(took, now.Sub(committed[w.heard[i]]))
 				}
@@ -292,7 +295,8 @@ func (w *watch) until(commits int) (took []time.Duration, missed int) {
 // twice counts what sidecars have heard more than once.
 func (w *watch) twice() (n int) {
 	for i, d := range w.fleet.sidecars {
-		n += int(d.CacheStats().Changes-w.before[i].Changes) - w.heard[i] //nolint:gosec // some dozens
+		changes, _ := d.Heard()
+		n += int(changes-w.before[i]) - w.heard[i] //nolint:gosec // some dozens
 	}
 	return n
 }

@@ -1,0 +1,489 @@
+// Package bench measures a running sidecar from outside: the real binary, a real Postgres, and a flood from a process of its
+// own. Its figures are ratios of windows that take turns, because a machine's absolute times mean nothing elsewhere.
+package bench
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/Shopify/toxiproxy/v2"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"github.com/rs/zerolog"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/demo/postgres"
+	"github.com/keywicket/keywicket/demo/process"
+	"github.com/keywicket/keywicket/store"
+)
+
+var (
+	baseline  = flag.String("baseline", "", "a keywicket binary of another commit, measured in turns with this one")
+	rate      = flag.Int("flood", 2000, "unknown tokens a second")
+	latency   = flag.Duration("latency", 0, "how far away the database is for look-ups, there and back")
+	malformed = flag.Bool("malformed", false, "the flood is of tokens of no known form, which are refused without a look-up")
+	window    = flag.Duration("window", 2*time.Second, "how long one window lasts")
+)
+
+// floodVariable makes this test binary the client that floods, so that its work is not in the measured client's times.
+const floodVariable = "KEYWICKET_BENCH_FLOOD"
+
+func TestMain(m *testing.M) {
+	if address := os.Getenv(floodVariable); address != "" {
+		if err := flood(address, os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// The client of each window asks so often a second.
+const (
+	cachedRate   = 500
+	uncachedRate = 200
+	unknownRate  = 100
+
+	tokens      = 400_000 // in the database; the first few are the cached ones
+	cachedCount = 50
+)
+
+var format = authz.CredentialFormat{
+	Kind: authz.KindWorkspaceKey, Prefix: "vel_", Environment: authz.Live, VisiblePrefix: 12, BodyLength: 38,
+}
+
+// BenchmarkFlood measures checks of valid cached, valid uncached and unknown tokens, with and without a flood of unknown
+// tokens of the right form, each of them another one. An iteration is one window with the flood and one without, for
+// each binary: run it with -benchtime 8x or more.
+func BenchmarkFlood(b *testing.B) {
+	databaseURL := database(b)
+	sides := []*side{newSide(b, "here", build(b), databaseURL)}
+	for _, path := range strings.Fields(*baseline) {
+		sides = append(sides, newSide(b, filepath.Base(path), path, databaseURL))
+	}
+	for _, s := range sides {
+		s.measure(false) // warms up, and is not counted
+		s.measure(true)
+		s.quiet, s.flooded = result{}, result{}
+	}
+	for round := 0; b.Loop(); round++ {
+		for i := range sides {
+			s := sides[(i+round)%len(sides)]
+			s.measure(round%2 == 0)
+			s.measure(round%2 != 0)
+		}
+	}
+	b.ReportMetric(0, "ns/op") // the length of the windows
+	for _, s := range sides {
+		s.report(b)
+	}
+}
+
+// side is a sidecar with its flood and its client.
+type side struct {
+	name   string
+	client authv3.AuthorizationClient
+	flood  *floodProcess
+	next   *atomic.Int64 // the next token that was never asked for
+
+	quiet, flooded result
+}
+
+// result of all windows of one kind.
+type result struct {
+	cached, uncached, unknown latencies
+	wrong                     map[string]int // outcomes that are not the true ones, by what was asked
+}
+
+// latencies are of one window each.
+type latencies [][]time.Duration
+
+// quantile returns the median of the windows' quantiles: one window in which the machine was busy with something else does
+// not decide.
+func (l latencies) quantile(q float64) time.Duration {
+	var each []time.Duration
+	for _, window := range l {
+		if len(window) > 0 {
+			slices.Sort(window)
+			each = append(each, window[min(len(window)-1, int(q*float64(len(window))))])
+		}
+	}
+	if len(each) == 0 {
+		return 0
+	}
+	slices.Sort(each)
+	return each[len(each)/2]
+}
+
+func (l latencies) count() (n int) {
+	for _, window := range l {
+		n += len(window)
+	}
+	return n
+}
+
+func newSide(b *testing.B, name, binary, databaseURL string) *side {
+	b.Helper()
+	address := startSidecar(b, binary, databaseURL)
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = conn.Close() })
+	s := &side{name: name, client: authv3.NewAuthorizationClient(conn), flood: startFlood(b, address), next: new(atomic.Int64)}
+	s.next.Store(cachedCount)
+	return s
+}
+
+// measure adds one window to the results.
+func (s *side) measure(flooded bool) {
+	into := &s.quiet
+	if flooded {
+		into = &s.flooded
+		s.flood.begin()
+		time.Sleep(200 * time.Millisecond) // until the flood is a steady one
+	}
+	if into.wrong == nil {
+		into.wrong = make(map[string]int)
+	}
+	for _, l := range []*latencies{&into.cached, &into.uncached, &into.unknown} {
+		*l = append(*l, nil)
+	}
+	var mu sync.Mutex
+	note := func(to *latencies, what, want string, key authz.Secret, cache string) {
+		took, outcome, from := ask(s.client, key)
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case outcome != want:
+			into.wrong[what+": "+outcome]++
+		case cache == "" || cache == from:
+			last := &(*to)[len(*to)-1]
+			*last = append(*last, took)
+		}
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		var i atomic.Int64
+		paced(cachedRate, *window, func() {
+			note(&into.cached, "cached", "allow", validKey(i.Add(1)%cachedCount), string(authz.CacheHit))
+		})
+	})
+	wg.Go(func() {
+		paced(uncachedRate, *window, func() {
+			note(&into.uncached, "uncached", "allow", validKey(s.next.Add(1)%tokens), string(authz.CacheMiss))
+		})
+	})
+	wg.Go(func() {
+		paced(unknownRate, *window, func() { note(&into.unknown, "unknown", "401", format.NewKey(), "") })
+	})
+	wg.Wait()
+	if flooded {
+		for outcome, n := range s.flood.end() {
+			into.wrong["flood: "+outcome] += n
+		}
+		time.Sleep(200 * time.Millisecond) // until it has drained
+	}
+}
+
+func (s *side) report(b *testing.B) {
+	b.Helper()
+	for _, c := range []struct {
+		what           string
+		quiet, flooded latencies
+	}{
+		{"cached", s.quiet.cached, s.flooded.cached},
+		{"uncached", s.quiet.uncached, s.flooded.uncached},
+		{"unknown", s.quiet.unknown, s.flooded.unknown},
+	} {
+		p50, p99 := c.quiet.quantile(.5), c.quiet.quantile(.99)
+		f50, f99 := c.flooded.quantile(.5), c.flooded.quantile(.99)
+		fmt.Printf("%-8s %-8s quiet p50 %8v p99 %8v (%d)   flood p50 %8v p99 %8v (%d)   ratio p50 %.2f p99 %.2f\n", s.name, c.what,
+			p50.Round(time.Microsecond), p99.Round(time.Microsecond), c.quiet.count(),
+			f50.Round(time.Microsecond), f99.Round(time.Microsecond), c.flooded.count(),
+			float64(f50)/float64(p50), float64(f99)/float64(p99))
+		b.ReportMetric(float64(f99)/float64(p99), s.name+"-"+c.what+"-p99-ratio")
+	}
+	fmt.Printf("%-8s quiet: %v   flood: %v\n", s.name, s.quiet.wrong, s.flooded.wrong)
+}
+
+// ask returns how long the check took, "allow" or the status of the denial, and where the answer came from.
+func ask(client authv3.AuthorizationClient, key authz.Secret) (took time.Duration, outcome, cache string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	request := &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+		ContextExtensions: map[string]string{"api": "velocity"},
+		Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
+			Method: http.MethodGet, Path: "/api/issues",
+			HeaderMap: &corev3.HeaderMap{Headers: []*corev3.HeaderValue{
+				{Key: "authorization", RawValue: []byte("Bearer " + key.Reveal())},
+			}},
+		}},
+	}}
+	started := time.Now()
+	answer, err := client.Check(ctx, request)
+	took = time.Since(started)
+	switch {
+	case err != nil:
+		return took, err.Error(), ""
+	case answer.GetStatus().GetCode() == int32(codes.OK):
+		return took, "allow", answer.GetDynamicMetadata().GetFields()["cache"].GetStringValue()
+	}
+	return took, fmt.Sprint(int32(answer.GetDeniedResponse().GetStatus().GetCode())), ""
+}
+
+// paced begins so many calls a second, whether or not those before have ended, and waits for all of them.
+func paced(perSecond int, length time.Duration, f func()) {
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for begin, begun := time.Now(), 0; time.Since(begin) < length; <-tick.C {
+		for due := int(time.Since(begin).Seconds() * float64(perSecond)); begun < due; begun++ {
+			calls.Go(f)
+		}
+	}
+}
+
+// database returns the URL of a migrated database with the tokens.
+func database(b *testing.B) string {
+	b.Helper()
+	ctx := b.Context()
+	server, err := postgres.Start(ctx, postgres.Config{Settings: map[string]string{"max_connections": "200"}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = server.Close() })
+	databaseURL := server.URL("postgres")
+	db, err := store.Open(databaseURL)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	if _, err := store.Migrate(ctx, db); err != nil {
+		b.Fatal(err)
+	}
+	registry, err := store.OpenRegistry(ctx, databaseURL)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = registry.Close() }()
+	home, err := registry.CreateWorkspace(ctx, store.Workspace{Slug: "acme", Name: "Acme"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := db.ExecContext(ctx, `
+		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
+		SELECT 'velocity', 'workspace_key', 'live', 'vel_', sha256(('vel_' || lpad(n::text, 38, '0'))::bytea), 't', '{issues:read}', $1
+		FROM generate_series(0, $2 - 1) n`, home.ID, tokens); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := db.ExecContext(ctx, `VACUUM ANALYZE`); err != nil {
+		b.Fatal(err)
+	}
+	u, err := url.Parse(databaseURL)
+	if err != nil {
+		b.Fatal(err)
+	}
+	query := u.Query()
+	query.Set("role", "keywicket_sidecar")
+	u.RawQuery = query.Encode()
+	return u.String()
+}
+
+func validKey(n int64) authz.Secret { return authz.Secret(fmt.Sprintf("vel_%038d", n)) }
+
+func build(b *testing.B) string {
+	b.Helper()
+	binary := filepath.Join(b.TempDir(), "keywicket")
+	if out, err := exec.CommandContext(b.Context(), "go", "build", "-o", binary, "../../cmd/keywicket").CombinedOutput(); err != nil {
+		b.Fatalf("build the sidecar: %v\n%s", err, out)
+	}
+	return binary
+}
+
+// startSidecar returns the address of a sidecar's checks.
+func startSidecar(b *testing.B, binary, databaseURL string) string {
+	b.Helper()
+	checks, operations := freeAddresses(b)
+	p, err := process.Start(process.Config{Path: binary, Args: []string{"serve"}, Env: append(os.Environ(),
+		"KEYWICKET_DATABASE_URL="+far(b, databaseURL), "KEYWICKET_DATABASE_FEED_URL="+databaseURL, "KEYWICKET_LISTEN_GRPC="+checks, "KEYWICKET_LISTEN_OPERATIONS="+operations)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = p.Stop(10 * time.Second) })
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		response, err := http.Get("http://" + operations + "/readyz")
+		if err == nil {
+			_ = response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return checks
+			}
+		}
+		if time.Now().After(deadline) || p.Err() != nil {
+			b.Fatal("the sidecar is not ready: ", errors.Join(err, p.Err()))
+		}
+	}
+}
+
+// far returns the database's URL by way of a proxy that makes its answers late.
+func far(b *testing.B, databaseURL string) string {
+	b.Helper()
+	if *latency == 0 {
+		return databaseURL
+	}
+	u, err := url.Parse(databaseURL)
+	if err != nil {
+		b.Fatal(err)
+	}
+	p := toxiproxy.NewProxy(toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop()), "far", "127.0.0.1:0", u.Host)
+	if err := p.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(p.Stop)
+	if _, err := p.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(
+		`{"name": "t", "type": "latency", "stream": "downstream", "attributes": {"latency": %d}}`, latency.Milliseconds()))); err != nil {
+		b.Fatal(err)
+	}
+	u.Host = p.Listen
+	return u.String()
+}
+
+// freeAddresses are of ports that are free now. Both are held at once, so that they differ.
+func freeAddresses(b *testing.B) (one, two string) {
+	b.Helper()
+	var free [2]string
+	for i := range free {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer func() { _ = l.Close() }()
+		free[i] = l.Addr().String()
+	}
+	return free[0], free[1]
+}
+
+// floodProcess is a child that floods between begin and end.
+type floodProcess struct {
+	commands io.Writer
+	results  *bufio.Scanner
+}
+
+func startFlood(b *testing.B, address string) *floodProcess {
+	b.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := exec.Command(self, "-flood", fmt.Sprint(*rate), "-malformed="+fmt.Sprint(*malformed))
+	c.Env = append(os.Environ(), floodVariable+"="+address)
+	c.Stderr = os.Stderr
+	in, err := c.StdinPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	out, err := c.StdoutPipe()
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		_ = in.Close()
+		_ = c.Wait()
+	})
+	return &floodProcess{in, bufio.NewScanner(out)}
+}
+
+func (f *floodProcess) begin() { _, _ = io.WriteString(f.commands, "begin\n") }
+
+// end returns how many checks had which outcome.
+func (f *floodProcess) end() (outcomes map[string]int) {
+	_, _ = io.WriteString(f.commands, "end\n")
+	if !f.results.Scan() || json.Unmarshal(f.results.Bytes(), &outcomes) != nil {
+		return map[string]int{"the flood has ended": 1}
+	}
+	return outcomes
+}
+
+// flood is the child. It is an open loop: a slow answer does not slow the flood down.
+func flood(address string, commands io.Reader, results io.Writer) error {
+	flag.Parse()
+	var clients []authv3.AuthorizationClient
+	for range 2 {
+		conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			return err
+		}
+		clients = append(clients, authv3.NewAuthorizationClient(conn))
+	}
+	var stop chan struct{}
+	var running sync.WaitGroup
+	var mu sync.Mutex
+	outcomes := make(map[string]int)
+	for lines := bufio.NewScanner(commands); lines.Scan(); {
+		switch strings.TrimSpace(lines.Text()) {
+		case "begin":
+			stop = make(chan struct{})
+			running.Go(func() {
+				tick := time.NewTicker(time.Millisecond)
+				defer tick.Stop()
+				began, sent := time.Now(), 0
+				for {
+					select {
+					case <-stop:
+						return
+					case <-tick.C:
+					}
+					for due := int(time.Since(began).Seconds() * float64(*rate)); sent < due; sent++ {
+						client := clients[sent%len(clients)]
+						running.Go(func() {
+							_, outcome, _ := ask(client, floodKey())
+							mu.Lock()
+							defer mu.Unlock()
+							outcomes[outcome]++
+						})
+					}
+				}
+			})
+		case "end":
+			close(stop)
+			running.Wait()
+			if err := json.NewEncoder(results).Encode(outcomes); err != nil {
+				return err
+			}
+			clear(outcomes)
+		}
+	}
+	return nil
+}
+
+func floodKey() authz.Secret {
+	if *malformed {
+		return "unknown_form_0123456789"
+	}
+	return format.NewKey()
+}

@@ -1,0 +1,65 @@
+package test
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/keywicket/keywicket/demo"
+)
+
+// A flood of tokens that were never issued is told so and takes few queries, and those who have a token get in meanwhile.
+func TestFloodOfUnknownTokens(t *testing.T) {
+	const flood, callers, cold = 10_000, 32, 300
+	s := separateStack(t, demo.Config{
+		Environ:          []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=5s"}, // the test is of what is asked, not of how fast
+		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
+	})
+	home := tenant(t, s)
+	warm := issue(t, s, "vel_", home.ID, "issues:read").Token
+	_, format := formatOf("vel_")
+	coldKeys := make([]string, cold)
+	for i := range coldKeys {
+		coldKeys[i] = fmt.Sprintf("vel_%0*d", format.BodyLength, i)
+	}
+	if _, err := database(t, s).ExecContext(t.Context(), `
+		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
+		SELECT 'velocity', 'workspace_key', 'live', 'vel_', sha256(('vel_' || lpad(n::text, $2, '0'))::bytea), 't', '{issues:read}', $1
+		FROM generate_series(0, $3 - 1) n`, home.ID, format.BodyLength, cold); err != nil {
+		t.Fatal(err)
+	}
+	counted := statements(t, s)
+	before := lookups(counted)
+
+	_, client := newWire(t, s, callers+2)
+	var unknown, others sync.WaitGroup
+	var sent, answered atomic.Int64
+	for range callers {
+		unknown.Go(func() {
+			for sent.Add(1) <= flood {
+				got := ask("velocity", "GET /api/issues", format.NewKey().Reveal(), "").send(t, client)
+				if err := got.hasOutcome("UNAUTHORIZED unknown"); err != nil {
+					t.Error(err)
+					return
+				}
+				answered.Add(1)
+			}
+		})
+	}
+	others.Go(func() {
+		for answered.Load() < flood && !t.Failed() {
+			wantOutcome(t, client, ask("velocity", "GET /api/issues", warm, ""), "allow")
+		}
+	})
+	others.Go(func() {
+		for _, key := range coldKeys {
+			wantOutcome(t, client, ask("velocity", "GET /api/issues", key, ""), "allow")
+		}
+	})
+	unknown.Wait()
+	others.Wait()
+	if queries := lookups(counted) - before; queries < flood/256 || queries > flood/4 {
+		t.Errorf("%d unknown tokens and %d others took %d queries", flood, cold, queries)
+	}
+}
