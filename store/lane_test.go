@@ -217,4 +217,8 @@ func TestAFloodTakesFewQueries(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	// Both ways, each in pieces of 4 KiB.
+	if n := p.faults(); n > 300 {
+		t.Errorf("1,000 look-ups took %d messages", n)
+	}
 }
