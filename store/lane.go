@@ -185,12 +185,14 @@ func (n *lane) attempt(ctx context.Context, asked []authz.Lookup) ([]cache.Answe
 		if err != nil {
 			return nil, err
 		}
-		rows, err := statement.QueryxContext(ctx, arguments(asked)...)
-		if err != nil {
-			return nil, err
-		}
-		answers, started, err := readAnswers(rows, asked)
+		answers, started, err := query(ctx, statement, asked)
 		switch {
+		case pq.As(err, pqerror.FeatureNotSupported, pqerror.InvalidSQLStatementName) != nil && attempt < n.lookups.attempts:
+			// A column has another type than when the query was prepared, or somebody has dropped what was prepared.
+			if n.statement.CompareAndSwap(statement, nil) {
+				_ = statement.Close()
+			}
+			continue
 		case err != nil:
 			return nil, err
 		case servers.isCurrent(started):
@@ -203,6 +205,14 @@ func (n *lane) attempt(ctx context.Context, asked []authz.Lookup) ([]cache.Answe
 			return nil, err
 		}
 	}
+}
+
+func query(ctx context.Context, statement *sqlx.Stmt, asked []authz.Lookup) ([]cache.Answer, int64, error) {
+	rows, err := statement.QueryxContext(ctx, arguments(asked)...)
+	if err != nil {
+		return nil, 0, err
+	}
+	return readAnswers(rows, asked)
 }
 
 // prepare prepares the query when it is first needed. From then on database/sql prepares it again on each new connection.

@@ -196,6 +196,26 @@ func TestALookupThatWaitsForOthersCanBeCancelled(t *testing.T) {
 	}
 }
 
+// What is prepared on a connection cannot be used any more.
+func TestColumnsMayChangeTheirType(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t)
+	d := f.directory(t, nil)
+	f.crowd(t, d)()
+	for _, kind := range []string{"varchar(63)", "text"} {
+		f.exec(t, `ALTER TABLE keywicket.workspaces ALTER COLUMN slug TYPE `+kind)
+		var wg sync.WaitGroup
+		for range 40 {
+			wg.Go(func() {
+				if got, err := d.Lookup(t.Context(), lookup(key)); err != nil || got.Denial != "" {
+					t.Errorf("%+v, %v", got, err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
 // With a query for each, they would take a minute, and most of them get no answer.
 func TestAFloodTakesFewQueries(t *testing.T) {
 	f := newFixture(t)

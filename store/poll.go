@@ -40,23 +40,27 @@ FROM (VALUES (1)) AS one
 LEFT JOIN LATERAL (SELECT id, number, world, told, verified_at FROM keywicket.world ORDER BY verified_at DESC LIMIT 1) AS world ON true`
 )
 
-// verifyQuery looks whether changes can have been made that are not in the log: in a table that was swapped, or past a
-// trigger that was not in force. All of these leave another oid, file or xmin in a catalog, also if they were undone before
-// their transaction ended. $1 are the tables that answers depend on. now() is the time before the snapshot was taken.
+// verifyQuery looks whether changes can have been made that are not in the log: in a table, a column, a schema or a database
+// that was swapped, past a trigger that was not in force, by way of a parent table, or by what a policy shows. All of these leave
+// another oid, file or xmin in a catalog, also if they were undone before their transaction ended. $1 are the tables that answers
+// depend on. now() is the time before the snapshot was taken.
 const verifyQuery = `
 INSERT INTO keywicket.world AS last (number, world, told, verified_at)
 SELECT (SELECT number FROM keywicket.upkeep),
-       concat_ws(' ', ` + timeline + `, tables.world, log.world, functions.world),
+       concat_ws(' ', ` + timeline + `, (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()),
+                 (SELECT concat(oid, '/', xmin) FROM pg_catalog.pg_namespace WHERE nspname = 'keywicket'),
+                 tables.world, log.world, functions.world),
        COALESCE(tables.told AND log.told, false),
        now()
 FROM (SELECT concat_ws(' ', hash_array_extended(array_agg(c.oid), 0), hash_array_extended(array_agg(c.relfilenode), 0),
-                       hash_array_extended(array_agg(c.xmin), 0), hash_array_extended(array_agg(t.world), 0)) AS world,
+                       hash_array_extended(array_agg(c.xmin), 0), hash_array_extended(array_agg(c.parts), 0),
+                       hash_array_extended(array_agg(t.world), 0)) AS world,
              count(*) = cardinality($1::name[]) AND bool_and(t.told) AND NOT bool_or(relative) AS told
       FROM unnest($1::name[]) AS name,
-           LATERAL (SELECT oid, relfilenode, xmin,
-                           EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhrelid = oid) OR
-                           EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = oid) AS relative
-                    FROM pg_catalog.pg_class
+           LATERAL (SELECT oid, relfilenode, xmin, ` + parts + ` AS parts,
+                           EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhrelid = c.oid) OR
+                           EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = c.oid) AS relative
+                    FROM pg_catalog.pg_class AS c
                     WHERE relname = name AND relnamespace = to_regnamespace('keywicket') AND relkind = 'r' LIMIT 1) AS c,
            LATERAL (SELECT hash_array_extended(array_agg(xmin ORDER BY oid), 0) AS world,
                            count(*) FILTER (WHERE tgenabled = 'A' OR tgenabled = 'R' AND tgname = 'tell_row') = 5 AS told
@@ -64,8 +68,10 @@ FROM (SELECT concat_ws(' ', hash_array_extended(array_agg(c.oid), 0), hash_array
                     WHERE tgrelid = c.oid
                       AND tgname IN ('tell_insert', 'tell_update', 'tell_delete', 'tell_truncate', 'tell_row')) AS t
      ) AS tables,
-     (SELECT concat_ws(' ', oid, relfilenode, xmin, t.world) AS world,
-             t.told AND NOT relrowsecurity AND NOT EXISTS (SELECT FROM pg_catalog.pg_rewrite WHERE ev_class = c.oid) AS told
+     (SELECT concat_ws(' ', oid, relfilenode, xmin, ` + parts + `, t.world) AS world,
+             t.told AND NOT relrowsecurity AND NOT EXISTS (SELECT FROM pg_catalog.pg_rewrite WHERE ev_class = c.oid) AND
+             NOT EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhrelid = c.oid) AND
+             NOT EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = c.oid) AS told
       FROM pg_catalog.pg_class AS c,
            LATERAL (SELECT hash_array_extended(array_agg(xmin ORDER BY oid), 0) AS world, count(*) = 1 AND bool_and(tgenabled = 'A') AS told
                     FROM pg_catalog.pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal) AS t
@@ -74,6 +80,11 @@ FROM (SELECT concat_ws(' ', hash_array_extended(array_agg(c.oid), 0), hash_array
       WHERE proname IN ('tell_changes', 'change_key') AND pronamespace = to_regnamespace('keywicket')) AS functions
 ON CONFLICT (one) DO UPDATE SET world = excluded.world, told = excluded.told, verified_at = excluded.verified_at
 WHERE last.verified_at < excluded.verified_at OR last.verified_at > clock_timestamp()`
+
+// parts are the columns and the policies of the table c.
+const parts = `concat_ws('/',
+                (SELECT hash_array_extended(array_agg(xmin ORDER BY attnum), 0) FROM pg_catalog.pg_attribute WHERE attrelid = c.oid),
+                (SELECT hash_array_extended(array_agg(xmin ORDER BY polname), 0) FROM pg_catalog.pg_policy WHERE polrelid = c.oid))`
 
 // changedTables are the tables that answers depend on.
 var changedTables = pq.StringArray{"tokens", "workspaces", "users", "members", "revoked_sessions",

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -63,6 +64,21 @@ func TestChangesPastTheTriggersAreNoticed(t *testing.T) {
 			`ALTER TABLE public.child NO INHERIT keywicket.tokens`,
 			`DROP TABLE public.child`,
 		},
+		"columns change their names": {
+			`ALTER TABLE keywicket.tokens RENAME COLUMN revoked_at TO revoked_before`,
+			`ALTER TABLE keywicket.tokens RENAME COLUMN revoked_after TO revoked_at`,
+		},
+		"a table that it inherits from for a while takes the change": {
+			`CREATE TABLE public.parent (LIKE keywicket.tokens INCLUDING CONSTRAINTS)`, `ALTER TABLE keywicket.tokens INHERIT public.parent`,
+			`UPDATE public.parent SET revoked_at = clock_timestamp()`,
+			`ALTER TABLE keywicket.tokens NO INHERIT public.parent`, `DROP TABLE public.parent`,
+		},
+		"a policy hides the row": {`ALTER POLICY seen ON keywicket.tokens USING (false)`},
+		"the log is emptied by way of a parent": {
+			revokeAll, `CREATE TABLE public.parent (LIKE keywicket.changes INCLUDING CONSTRAINTS)`,
+			`ALTER TABLE keywicket.changes INHERIT public.parent`, `DELETE FROM public.parent`,
+			`ALTER TABLE keywicket.changes NO INHERIT public.parent`, `DROP TABLE public.parent`,
+		},
 		"the log is emptied with its own trigger disabled": {
 			revokeAll, `ALTER TABLE keywicket.changes DISABLE TRIGGER tell_delete`,
 			`DELETE FROM keywicket.changes`, `ALTER TABLE keywicket.changes ENABLE ALWAYS TRIGGER tell_delete`,
@@ -76,8 +92,16 @@ func TestChangesPastTheTriggersAreNoticed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
 			_, key := f.workspaceToken(t, "issues:read")
-			if name == "the schema is swapped for another" {
+			switch name {
+			case "the schema is swapped for another":
 				f.replacement(t)
+			case "columns change their names":
+				f.exec(t, `ALTER TABLE keywicket.tokens ADD COLUMN revoked_after timestamptz`)
+				f.exec(t, `UPDATE keywicket.tokens SET revoked_after = clock_timestamp()`)
+				f.exec(t, `GRANT SELECT (revoked_after) ON keywicket.tokens TO keywicket_sidecar`)
+			case "a policy hides the row":
+				f.exec(t, `CREATE POLICY seen ON keywicket.tokens USING (true)`)
+				f.exec(t, `ALTER TABLE keywicket.tokens ENABLE ROW LEVEL SECURITY`)
 			}
 			d := f.listening(t, func(c *store.Config) { c.NoHints = true })
 			eventually(t, "the token is remembered", func() bool {
@@ -105,6 +129,74 @@ func TestChangesPastTheTriggersAreNoticed(t *testing.T) {
 	}
 }
 
+// What was answered while another schema was there is forgotten, also if nobody has looked meanwhile.
+func TestSchemaThatIsSwappedAndSwappedBack(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t, "issues:read")
+	f.replacement(t)
+	f.exec(t, `ALTER SCHEMA keywicket RENAME TO good; ALTER SCHEMA replacement RENAME TO keywicket`)
+	d := f.listening(t, func(c *store.Config) { c.NoHints = true })
+	for range 4 {
+		f.exec(t, `INSERT INTO keywicket.changes (keys) VALUES ('*')`) // or the denial is remembered
+		time.Sleep(600 * time.Millisecond)
+		f.exec(t, `ALTER SCHEMA keywicket RENAME TO other; ALTER SCHEMA good RENAME TO keywicket`)
+		_, err := d.Lookup(t.Context(), lookup(key))
+		f.exec(t, `ALTER SCHEMA keywicket RENAME TO good; ALTER SCHEMA other RENAME TO keywicket`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(1500 * time.Millisecond)
+		if found := must(d.Lookup(t.Context(), lookup(key))); found.Denial != authz.ReasonRevoked {
+			t.Fatalf("%+v", found)
+		}
+	}
+}
+
+// A copy of the database has the same oids, files and transactions.
+func TestDatabaseThatIsSwappedForACopy(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t, "issues:read")
+	d := f.listening(t, func(c *store.Config) { c.NoHints = true })
+	name := value[string](t, f.db, `SELECT current_database()`)
+	administration := func(statements ...string) {
+		t.Helper()
+		for _, s := range statements {
+			if err := administer(context.Background(), s); err != nil {
+				t.Fatalf("%s: %v", s, err)
+			}
+		}
+	}
+	emptied := func() {
+		t.Helper()
+		administration(`ALTER DATABASE `+name+` ALLOW_CONNECTIONS false`,
+			`SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '`+name+`'`)
+	}
+	emptied()
+	administration(`CREATE DATABASE `+name+`_copy TEMPLATE `+name, `ALTER DATABASE `+name+` ALLOW_CONNECTIONS true`)
+	t.Cleanup(func() { administration(`DROP DATABASE ` + name + `_before WITH (FORCE)`) })
+	copied := openDB(t, strings.Replace(f.url, "/"+name, "/"+name+"_copy", 1))
+	copied.MustExec(revokeAll)
+	if err := copied.Close(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the token is remembered", func() bool {
+		found, err := d.Lookup(t.Context(), lookup(key))
+		return err == nil && found.Cache == authz.CacheHit
+	})
+	for range 20 { // the transaction that has revoked the token is older than the last reading
+		f.exec(t, `SELECT pg_current_xact_id()`)
+	}
+	time.Sleep(500 * time.Millisecond)
+	emptied()
+	administration(`ALTER DATABASE `+name+` RENAME TO `+name+`_before`, `ALTER DATABASE `+name+`_copy RENAME TO `+name)
+	time.Sleep(1200 * time.Millisecond) // nobody asks meanwhile, so the answer of before is still there
+	eventually(t, "memory is used", func() bool { return d.CacheStats().LeaseLeft > 0 })
+	time.Sleep(time.Second)
+	if found := must(d.Lookup(t.Context(), lookup(key))); found.Denial != authz.ReasonRevoked {
+		t.Errorf("%+v", found)
+	}
+}
+
 // replacement makes a copy of the schema by the name of replacement, in which every token is revoked.
 func (f *fixture) replacement(t *testing.T) {
 	t.Helper()
@@ -128,6 +220,10 @@ func TestCacheIsNotUsedWhileChangesMayBeMissed(t *testing.T) {
 		},
 		"row-level security on the log": {
 			`ALTER TABLE keywicket.changes ENABLE ROW LEVEL SECURITY`, `ALTER TABLE keywicket.changes DISABLE ROW LEVEL SECURITY`,
+		},
+		"a parent of the log": {
+			`CREATE TABLE public.parent (); ALTER TABLE keywicket.changes INHERIT public.parent`,
+			`ALTER TABLE keywicket.changes NO INHERIT public.parent`,
 		},
 		"a rule on the log": {
 			`CREATE RULE drop_it AS ON INSERT TO keywicket.changes DO INSTEAD NOTHING`, `DROP RULE drop_it ON keywicket.changes`,

@@ -54,7 +54,8 @@ var controls = []control{
 	{
 		name: "a swapped table is not noticed", file: "store/poll.go",
 		old: `hash_array_extended(array_agg(c.oid), 0), hash_array_extended(array_agg(c.relfilenode), 0),
-                       hash_array_extended(array_agg(c.xmin), 0), hash_array_extended(array_agg(t.world), 0)`,
+                       hash_array_extended(array_agg(c.xmin), 0), hash_array_extended(array_agg(c.parts), 0),
+                       hash_array_extended(array_agg(t.world), 0)`,
 		new:   `''`,
 		fault: undisturbed, way: "swapped table",
 	},
