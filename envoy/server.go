@@ -69,7 +69,8 @@ func NewServer(c Config, a *authz.Authorizer, log *slog.Logger) *Server {
 }
 
 // Serve answers on the listener until the context ends, then drains and returns nil.
-func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	listener := newListener(l)
 	server := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxReceived),
 		// A policy's evaluation recurses deeply. A goroutine per check would grow its stack anew each time, which was a
@@ -85,8 +86,12 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
 		ready.Shutdown()
-		hard := time.AfterFunc(s.config.Drain, server.Stop)
+		hard := time.AfterFunc(s.config.Drain, func() {
+			listener.closeAll()
+			server.Stop()
+		})
 		defer hard.Stop()
+		listener.closeSilent()
 		server.GracefulStop()
 	})
 	err := server.Serve(listener)

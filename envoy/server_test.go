@@ -51,6 +51,7 @@ type running struct {
 	client  authv3.AuthorizationClient
 	health  healthv1.HealthClient
 	log     *record.Log
+	address string
 	stop    context.CancelFunc
 	stopped chan error
 }
@@ -68,7 +69,7 @@ func serve(t *testing.T, c envoy.Config, l lookup, d decide) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &running{log: &record.Log{}, stopped: make(chan error, 1)}
+	r := &running{log: &record.Log{}, address: listener.Addr().String(), stopped: make(chan error, 1)}
 	log := slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
@@ -327,6 +328,31 @@ func TestRawHeadersGoBeforeJoinedOnes(t *testing.T) {
 	q.Attributes.Request.Http.Headers = map[string]string{"authorization": "Bearer " + key}
 	if got := check(t, r, q).GetDeniedResponse().GetStatus().GetCode(); got != 401 {
 		t.Errorf("got %d", got)
+	}
+}
+
+// gRPC itself waits for them for two minutes.
+func TestStopDoesNotWaitForConnectionsThatSayNothing(t *testing.T) {
+	for said, drain := range map[string]time.Duration{"": time.Hour, "PRI * HT": 10 * time.Millisecond} {
+		r := serve(t, envoy.Config{Drain: drain}, found, principalsOnly)
+		c, err := net.Dial("tcp", r.address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		if _, err := c.Write([]byte(said)); err != nil {
+			t.Fatal(err)
+		}
+		check(t, r, good) // which was accepted later
+		r.stop()
+		select {
+		case err := <-r.stopped:
+			if err != nil {
+				t.Errorf("Serve returned %v", err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("the server waits for a connection that has said %q", said)
+		}
 	}
 }
 

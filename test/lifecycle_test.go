@@ -431,6 +431,21 @@ func TestOneQueryPerCheck(t *testing.T) {
 	}
 }
 
+// Envoy would otherwise count a denial as an answer of the API's.
+func TestDenialsAreNotTheAPIsErrors(t *testing.T) {
+	s := separateStack(t, demo.Config{})
+	home := tenant(t, s)
+	good := issue(t, s, "sk_live_", home.ID, "inbox:read").Token
+	_, client := newWire(t, s, 1)
+	wantOutcome(t, client, ask("velaflows", conversations, good, home.ID), "allow")
+	wantOutcome(t, client, ask("velaflows", conversations, "", home.ID), "UNAUTHORIZED missing")
+	wantOutcome(t, client, ask("velocity", "GET /api/issues", "", ""), "UNAUTHORIZED missing")
+	stats := send(t, "GET", "http://"+s.Envoy.Admin()+"/stats?filter=upstream_live.*upstream_rq_[245]xx", "", "").raw
+	if !strings.Contains(stats, "upstream_rq_2xx: 1") || strings.Contains(stats, "4xx") {
+		t.Errorf("Envoy counts for the API:\n%s", stats)
+	}
+}
+
 // A request that is refused ends at Envoy, and its connection goes on working.
 func TestDenialsEndAtEnvoy(t *testing.T) {
 	home, other := tenant(t, world.stack), tenant(t, world.stack)

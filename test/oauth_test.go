@@ -14,12 +14,14 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/oauth2"
 
 	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/demo/process"
 	"github.com/keywicket/keywicket/store"
 	"github.com/keywicket/keywicket/test/js"
 )
@@ -240,6 +242,27 @@ func TestGoClient(t *testing.T) {
 }
 
 // What Envoy leads to the issuer, and what it does not; and whose address the issuer counts.
+// A terminal that is closed sends SIGHUP to what was started from it.
+func TestServersOutliveTheirTerminal(t *testing.T) {
+	d := withIssuer(t)
+	for name, p := range map[string]*process.Process{"the sidecar": d.Sidecar.Process, "the issuer": d.Issuer.Process} {
+		if err := p.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-p.Done():
+			t.Errorf("%s has ended: %v", name, p.Err())
+		case <-time.After(time.Second):
+		}
+	}
+	if r := send(t, "GET", "http://"+d.Issuer.Addr+"/metrics", "", ""); r.status != http.StatusOK {
+		t.Errorf("the issuer answers %d", r.status)
+	}
+	if r := send(t, "GET", d.Velocity+"/api/issues", "", ""); r.status != http.StatusUnauthorized {
+		t.Errorf("a request without a token is answered with %d", r.status)
+	}
+}
+
 func TestIssuerBehindEnvoy(t *testing.T) {
 	const limit = 8
 	d := withIssuer(t, fmt.Sprint("KEYWICKET_ISSUER_ADDRESS_LIMIT=", limit))

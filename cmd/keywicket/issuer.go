@@ -25,6 +25,7 @@ type issuerCommand struct{}
 // Run serves until the process is told to stop. It is a process of its own, with a login of its own, so that a sidecar never
 // holds the right to grant anything.
 func (c *issuerCommand) Run(s *invocation, cfg config) error {
+	outliveTerminal()
 	url, err := cfg.databaseURL()
 	if err != nil {
 		return err

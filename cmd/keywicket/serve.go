@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
@@ -57,6 +58,7 @@ const memoryBeside = 128 << 20
 // Run serves until the process is told to stop. Everything that can be wrong with the configuration is found before
 // the first check is answered; a database that is not there yet is not wrong.
 func (c *serveCommand) Run(s *invocation) (err error) {
+	outliveTerminal()
 	cfg, err := loadConfig(s.configFile, s.environ, c.apply(s))
 	if err != nil {
 		return err
@@ -119,6 +121,9 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 	}
 	return serve(s.ctx, cfg, log, authorizer, operations(directory, sessions, m), m)
 }
+
+// outliveTerminal is for what goes on when the terminal that it was started from is closed.
+func outliveTerminal() { signal.Ignore(syscall.SIGHUP) }
 
 // forSessions is the part of the cache's bytes that verified sessions get, if there can be any.
 func (c config) forSessions() int64 {
