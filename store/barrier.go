@@ -19,11 +19,12 @@ type Sidecar struct {
 	// Lag is how long its last reading of the change log took.
 	Lag       time.Duration `json:"lag_ns"`
 	StartedAt time.Time     `json:"started_at"`
-	SeenAt    time.Time     `json:"seen_at"`
+	SeenAt    *time.Time    `json:"seen_at"` // nil: it was told to stop
 
 	bound, staleIfError time.Duration
 	caughtUp            bool // with the transaction that was asked about
 	left                bool // it was told to stop
+	mayAnswer           bool // from before a change that it has not heard of, because of cache.stale_if_error
 }
 
 // Sidecars lists the sidecars by id: those that are alive, and those that were within the last hour.
@@ -39,17 +40,22 @@ func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) 
 		StaleIfError float64 `db:"stale_if_error"`
 		CaughtUp     bool    `db:"caught_up"`
 		Left         bool    `db:"left"`
+		MayAnswer    bool    `db:"may_answer"`
 	}
-	err := r.db.SelectContext(ctx, &rows, `
+	err := r.within(ctx, func(ctx context.Context) error {
+		return r.db.SelectContext(ctx, &rows, `
 		SELECT id, version, policies, started_at AS startedat,
-		       CASE WHEN isfinite(seen_at) THEN seen_at ELSE started_at END AS seenat,
+		       CASE WHEN isfinite(seen_at) THEN seen_at END AS seenat,
 		       seen_at > clock_timestamp() - bound - $2::float8 * interval '1 second' AS alive,
 		       EXTRACT(EPOCH FROM lease)::float8 AS lease, EXTRACT(EPOCH FROM lag)::float8 AS lag,
 		       EXTRACT(EPOCH FROM bound)::float8 AS bound, EXTRACT(EPOCH FROM stale_if_error)::float8 AS stale_if_error,
 		       pg_visible_in_snapshot($1::text::xid8, snapshot)
 		           AND pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot()) AS caught_up,
-		       NOT isfinite(seen_at) AS left
+		       NOT isfinite(seen_at) AS left,
+		       isfinite(seen_at) AND stale_if_error > interval '0' AND
+		           seen_at > clock_timestamp() - bound - stale_if_error - $2::float8 * interval '1 second' AS may_answer
 		FROM keywicket.sidecars ORDER BY id`, xid, aliveFor.Seconds())
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list the sidecars: %w", err)
 	}
@@ -58,10 +64,17 @@ func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) 
 		s := row.Sidecar
 		s.Lease, s.Lag = seconds(row.Lease), seconds(row.Lag)
 		s.bound, s.staleIfError, s.caughtUp = seconds(row.Bound), seconds(row.StaleIfError), row.CaughtUp
-		s.left = row.Left
+		s.left, s.mayAnswer = row.Left, row.MayAnswer
 		list[i] = s
 	}
 	return list, nil
+}
+
+// within gives up on a database that does not answer, also if it does not answer a request to cancel either.
+func (r *Registry) within(ctx context.Context, query func(context.Context) error) error {
+	const limit = 5 * time.Second
+	_, err := within(ctx, limit, func(ctx context.Context) (struct{}, error) { return struct{}{}, query(ctx) })
+	return err
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
@@ -84,9 +97,11 @@ type Barrier struct {
 func (r *Registry) Wait(ctx context.Context) (Barrier, error) {
 	started := time.Now()
 	var xid string
-	err := r.db.GetContext(ctx, &xid, `
-		WITH logged AS (INSERT INTO keywicket.changes (keys) VALUES ($1) RETURNING xid)
-		SELECT xid::text FROM logged, pg_notify($2, $1)`, acknowledge, changesChannel)
+	err := r.within(ctx, func(ctx context.Context) error {
+		return r.db.GetContext(ctx, &xid, `
+			WITH logged AS (INSERT INTO keywicket.changes (keys) VALUES ($1) RETURNING xid)
+			SELECT xid::text FROM logged, pg_notify($2, $1)`, acknowledge, changesChannel)
+	})
 	if err != nil {
 		return Barrier{}, fmt.Errorf("ask the sidecars: %w", err)
 	}
@@ -107,7 +122,7 @@ func (r *Registry) Wait(ctx context.Context) (Barrier, error) {
 			case s.caughtUp:
 				b.Confirmed = append(b.Confirmed, s.ID)
 			case s.left:
-			case !s.Alive: // or the database's clock was set forward
+			case !s.Alive && !s.mayAnswer: // or the database's clock was set forward
 				bound = max(bound, s.bound)
 			default:
 				b.Silent = append(b.Silent, s.ID)
@@ -128,10 +143,12 @@ func (r *Registry) Wait(ctx context.Context) (Barrier, error) {
 // unknownFor is for how long there may be sidecars that are not in the list: a crash of the server, or a failover, empties it.
 func (r *Registry) unknownFor(ctx context.Context) (time.Duration, error) {
 	var bound float64
-	err := r.db.GetContext(ctx, &bound, `
-		SELECT CASE WHEN EXISTS (SELECT FROM keywicket.world WHERE made_at < clock_timestamp() - upkeep.bound - interval '2 seconds')
-		       THEN 0 ELSE EXTRACT(EPOCH FROM bound) END::float8
-		FROM keywicket.upkeep`)
+	err := r.within(ctx, func(ctx context.Context) error {
+		return r.db.GetContext(ctx, &bound, `
+			SELECT CASE WHEN EXISTS (SELECT FROM keywicket.world WHERE made_at < clock_timestamp() - upkeep.bound - interval '2 seconds')
+			       THEN 0 ELSE EXTRACT(EPOCH FROM bound) END::float8
+			FROM keywicket.upkeep`)
+	})
 	if err != nil {
 		return 0, fmt.Errorf("ask how long the sidecars are known: %w", err)
 	}
@@ -141,6 +158,9 @@ func (r *Registry) unknownFor(ctx context.Context) (time.Duration, error) {
 // String is a sentence for the operator.
 func (b Barrier) String() string {
 	waited := b.Waited.Round(time.Millisecond).String()
+	if len(b.Confirmed)+len(b.Silent) == 0 {
+		return "no sidecar with a cache uses this database"
+	}
 	if len(b.Silent) == 0 {
 		return count(len(b.Confirmed), "sidecar") + " confirmed after " + waited
 	}

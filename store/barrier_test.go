@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -38,7 +39,7 @@ func TestSidecarsAreListed(t *testing.T) {
 	if i < 0 || list[0].ID == list[1].ID {
 		t.Fatalf("%+v", list)
 	}
-	if s := list[i]; s.Policies != "0123456789ab" || !s.Alive || s.Lease > time.Second || s.Lag <= 0 || s.ID == "" || s.SeenAt.Before(s.StartedAt) {
+	if s := list[i]; s.Policies != "0123456789ab" || !s.Alive || s.Lease > time.Second || s.Lag <= 0 || s.ID == "" || s.SeenAt == nil || s.SeenAt.Before(s.StartedAt) {
 		t.Errorf("%+v", s)
 	}
 	f.exec(t, `UPDATE keywicket.sidecars SET seen_at = seen_at - interval '32 seconds' WHERE id = $1`, list[i].ID)
@@ -172,6 +173,43 @@ func patiently(t *testing.T, what string, is func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited in vain: %s", what)
 		}
+	}
+}
+
+// Such a sidecar may answer from before the change for longer than others take it for alive.
+func TestWaitNamesSidecarsThatMayAnswerWithoutADatabase(t *testing.T) {
+	f := newFixture(t)
+	p := newProxy(t, f.url)
+	f.listening(t, func(c *store.Config) { c.URL, c.Cache.StaleIfError = p.through(c.URL), time.Hour })
+	p.onNextByte(silence)
+	p.lead("postgres://127.0.0.1:1")
+	time.Sleep(100 * time.Millisecond) // what is on its way
+	f.exec(t, `UPDATE keywicket.sidecars SET seen_at = now() - interval '10 minutes'`)
+	if b := must(f.Wait(t.Context())); len(b.Silent) != 1 || b.StaleIfError != time.Hour {
+		t.Errorf("%+v", b)
+	}
+	f.exec(t, `UPDATE keywicket.sidecars SET seen_at = now() - interval '2 hours'`)
+	if b := must(f.Wait(t.Context())); len(b.Silent) != 0 || b.StaleIfError != 0 {
+		t.Errorf("after that hour: %+v", b)
+	}
+}
+
+func TestWaitGivesUpOnADatabaseThatIsSilent(t *testing.T) {
+	f := newFixture(t)
+	p := newProxy(t, f.url)
+	r := must(store.OpenRegistry(t.Context(), p.through(f.url)))
+	defer func() { _ = r.Close() }()
+	p.onNextByte(silence)
+	p.lead("postgres://127.0.0.1:1")
+	done := make(chan error, 1)
+	go func() { _, err := r.Wait(t.Context()); done <- err }()
+	select {
+	case err := <-done:
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("it returned %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it waits for ever")
 	}
 }
 

@@ -176,7 +176,7 @@ func (f *feed) run(ctx context.Context) {
 		ever, now := f.cache.Heart()
 		switch {
 		case now && !believed:
-			f.log.Info("the change log is read: the cache is in use")
+			f.log.Info("the change log is read: the cache is in use", "sidecar", f.presence.id)
 		case !now && believed, !ever && !complained && time.Since(started) > 2*f.bound:
 			complained = true
 			f.log.Warn("the change log is not read: every look-up asks the database", "error", f.reason())
@@ -242,7 +242,9 @@ func (f *feed) poll(ctx context.Context, c *pollConnection) error {
 			offer(f.again) // its lease is nearly over
 		}
 	}
-	if !ack && !f.presence.due() {
+	// The first sign is given with the first lease, so that a new sidecar is not shown as one that does without its memory.
+	first := f.presence.signs == 0 && reply.World != ""
+	if !ack && !first && !f.presence.due() {
 		return nil
 	}
 	return f.within(ctx, func(ctx context.Context) error {

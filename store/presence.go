@@ -57,7 +57,7 @@ func (p *presence) register(ctx context.Context, c *pollConnection) error {
 	if err != nil {
 		return fmt.Errorf("register this sidecar in the database: %w", err)
 	}
-	p.signed = at
+	p.signed, p.signs = at, 0
 	return nil
 }
 

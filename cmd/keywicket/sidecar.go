@@ -27,7 +27,7 @@ func (c *sidecarList) Run(s *invocation, r *store.Registry) error {
 		}
 		return []string{
 			sidecar.ID, sidecar.Version, sidecar.Policies, sidecar.Lease.Round(time.Millisecond).String(),
-			sidecar.Lag.Round(10 * time.Microsecond).String(), when(&sidecar.SeenAt), alive,
+			sidecar.Lag.Round(10 * time.Microsecond).String(), when(sidecar.SeenAt), alive,
 		}
 	})
 }
