@@ -187,11 +187,7 @@ func (n *lane) attempt(ctx context.Context, asked []authz.Lookup) ([]cache.Answe
 		}
 		answers, started, err := query(ctx, statement, asked)
 		switch {
-		case pq.As(err, pqerror.FeatureNotSupported, pqerror.InvalidSQLStatementName) != nil && attempt < n.lookups.attempts:
-			// A column has another type than when the query was prepared, or somebody has dropped what was prepared.
-			if n.statement.CompareAndSwap(statement, nil) {
-				_ = statement.Close()
-			}
+		case err != nil && attempt < n.lookups.attempts && n.outdated(statement, err):
 			continue
 		case err != nil:
 			return nil, err
@@ -224,8 +220,21 @@ func (n *lane) prepare(ctx context.Context) (*sqlx.Stmt, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !n.statement.CompareAndSwap(nil, s) {
-		_ = s.Close() // another query was quicker
+	for !n.statement.CompareAndSwap(nil, s) {
+		if quicker := n.statement.Load(); quicker != nil {
+			_ = s.Close()
+			return quicker, nil
+		}
 	}
-	return n.statement.Load(), nil
+	return s, nil
+}
+
+// outdated reports whether the query has to be prepared anew: a column has another type now, or somebody has dropped what was
+// prepared. Another query may have found that out, and closed the statement.
+func (n *lane) outdated(statement *sqlx.Stmt, err error) bool {
+	anew := pq.As(err, pqerror.FeatureNotSupported, pqerror.InvalidSQLStatementName) != nil
+	if anew && n.statement.CompareAndSwap(statement, nil) {
+		_ = statement.Close()
+	}
+	return anew || n.statement.Load() != statement
 }
