@@ -200,12 +200,9 @@ func crashBackend(t *testing.T, pid int) {
 func TestSidecarIsToldOfAnotherServer(t *testing.T) {
 	f := newFixture(t)
 	p := newProxy(t, f.url)
-	f.listening(t, func(c *store.Config) { c.URL, c.NoHints = p.through(c.URL), true })
 	f.exec(t, `INSERT INTO keywicket.sidecars (id, version, policies, bound, stale_if_error, snapshot, lease, lag)
 		SELECT 'other-' || n, '', '', '1s', '0', '1:1:', '0', '0' FROM generate_series(1, 500) n`)
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	_, _ = f.Wait(ctx) // with its sign of life the sidecar learns how many there are
+	f.listening(t, func(c *store.Config) { c.URL, c.NoHints = p.through(c.URL), true }) // learns how many there are
 	connections := func() int {
 		p.mu.Lock()
 		defer p.mu.Unlock()
