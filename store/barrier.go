@@ -23,7 +23,6 @@ type Sidecar struct {
 
 	bound, staleIfError time.Duration
 	caughtUp            bool // with the transaction that was asked about
-	left                bool // it was told to stop
 	mayAnswer           bool // from before a change that it has not heard of, because of cache.stale_if_error
 }
 
@@ -39,7 +38,6 @@ func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) 
 		Bound        float64 `db:"bound"`
 		StaleIfError float64 `db:"stale_if_error"`
 		CaughtUp     bool    `db:"caught_up"`
-		Left         bool    `db:"left"`
 		MayAnswer    bool    `db:"may_answer"`
 	}
 	err := r.within(ctx, func(ctx context.Context) error {
@@ -51,7 +49,6 @@ func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) 
 		       EXTRACT(EPOCH FROM bound)::float8 AS bound, EXTRACT(EPOCH FROM stale_if_error)::float8 AS stale_if_error,
 		       pg_visible_in_snapshot($1::text::xid8, snapshot)
 		           AND pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot()) AS caught_up,
-		       NOT isfinite(seen_at) AS left,
 		       isfinite(seen_at) AND stale_if_error > interval '0' AND
 		           seen_at > clock_timestamp() - bound - stale_if_error - $2::float8 * interval '1 second' AS may_answer
 		FROM keywicket.sidecars ORDER BY id`, xid, aliveFor.Seconds())
@@ -64,17 +61,10 @@ func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) 
 		s := row.Sidecar
 		s.Lease, s.Lag = seconds(row.Lease), seconds(row.Lag)
 		s.bound, s.staleIfError, s.caughtUp = seconds(row.Bound), seconds(row.StaleIfError), row.CaughtUp
-		s.left, s.mayAnswer = row.Left, row.MayAnswer
+		s.mayAnswer = row.MayAnswer
 		list[i] = s
 	}
 	return list, nil
-}
-
-// within gives up on a database that does not answer, also if it does not answer a request to cancel either.
-func (r *Registry) within(ctx context.Context, query func(context.Context) error) error {
-	const limit = 5 * time.Second
-	_, err := within(ctx, limit, func(ctx context.Context) (struct{}, error) { return struct{}{}, query(ctx) })
-	return err
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
@@ -121,7 +111,7 @@ func (r *Registry) Wait(ctx context.Context) (Barrier, error) {
 			switch {
 			case s.caughtUp:
 				b.Confirmed = append(b.Confirmed, s.ID)
-			case s.left:
+			case s.SeenAt == nil:
 			case !s.Alive && !s.mayAnswer: // or the database's clock was set forward
 				bound = max(bound, s.bound)
 			default:

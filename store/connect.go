@@ -154,6 +154,12 @@ func connectionLost(err error) bool {
 		pq.As(err, pqerror.AdminShutdown, pqerror.CrashShutdown) != nil
 }
 
+// doWithin is within for what returns nothing but an error.
+func doWithin(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
+	_, err := within(ctx, limit, func(ctx context.Context) (struct{}, error) { return struct{}{}, f(ctx) })
+	return err
+}
+
 // within runs f and waits for it no longer than limit, whatever f waits for: lib/pq sends a cancel request when a
 // context ends and then waits for the server, which may be what hangs. f ends by itself, later, by its connection's
 // limit.

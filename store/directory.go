@@ -156,8 +156,8 @@ func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (found authz.Fou
 // Ready reports whether checks are answered as they should be: the database is there, is migrated, lets this login read,
 // and has once been heard to tell of changes.
 func (d *Directory) Ready(ctx context.Context) error {
-	_, err := within(ctx, d.lookups.timeout, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, retryLost(ctx, d.lookups.attempts, func() error {
+	err := doWithin(ctx, d.lookups.timeout, func(ctx context.Context) error {
+		return retryLost(ctx, d.lookups.attempts, func() error {
 			for _, n := range d.lookups.lanes() {
 				if _, err := n.prepare(ctx); err != nil {
 					return err

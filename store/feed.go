@@ -188,7 +188,7 @@ func (f *feed) run(ctx context.Context) {
 // leave ends the sidecar's presence, if that takes no time. Otherwise it counts as alive for a while.
 func (f *feed) leave(ctx context.Context, c *pollConnection) {
 	const limit = 200 * time.Millisecond
-	_, _ = within(ctx, limit, func(ctx context.Context) (struct{}, error) { return struct{}{}, f.presence.leave(ctx, c) })
+	_ = doWithin(ctx, limit, func(ctx context.Context) error { return f.presence.leave(ctx, c) })
 	abandon(c.Conn)
 }
 
@@ -283,8 +283,7 @@ func (f *feed) count(ctx context.Context, c *pollConnection) error {
 func (f *feed) limit() time.Duration { return min(f.bound, f.servers.limit) }
 
 func (f *feed) within(ctx context.Context, statement func(context.Context) error) error {
-	_, err := within(ctx, f.limit(), func(ctx context.Context) (struct{}, error) { return struct{}{}, statement(ctx) })
-	return err
+	return doWithin(ctx, f.limit(), statement)
 }
 
 // interval is between two readings of the log. Memory may be used for a staleness bound after the last look at the schema,

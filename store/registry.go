@@ -56,8 +56,11 @@ type Member struct {
 // the id counts.
 type Registry struct{ db *sqlx.DB }
 
-// registryConnectTimeout bounds connecting to a database that does not answer.
-const registryConnectTimeout = 5 * time.Second
+// within gives up on a database that does not answer, also if it does not answer a request to cancel either.
+func (r *Registry) within(ctx context.Context, query func(context.Context) error) error {
+	const limit = 5 * time.Second
+	return doWithin(ctx, limit, query)
+}
 
 // OpenRegistry connects. It fails with [ErrUnreachable] or [ErrNotMigrated] if there is nothing to work on. A schema
 // that is newer than this version is fine: migrations are made such that the version before them goes on working.
@@ -74,10 +77,10 @@ func OpenRegistry(ctx context.Context, databaseURL string) (*Registry, error) {
 }
 
 func (r *Registry) check(ctx context.Context) error {
-	_, err := within(ctx, registryConnectTimeout, func(ctx context.Context) (struct{}, error) {
+	err := r.within(ctx, func(ctx context.Context) error {
 		// Not Ping, which drops the reason.
 		_, err := r.db.ExecContext(ctx, `SELECT 1`)
-		return struct{}{}, err
+		return err
 	})
 	if err != nil {
 		return &refusal{kind: ErrUnreachable, sentence: "cannot reach the database", cause: err}

@@ -181,9 +181,9 @@ func (u *usage) write(ctx context.Context, batch map[string]time.Duration) error
 		ids = append(ids, id)
 		ages = append(ages, max(0, now-at).Seconds())
 	}
-	_, err := within(ctx, usageTimeout, func(ctx context.Context) (struct{}, error) {
+	err := doWithin(ctx, usageTimeout, func(ctx context.Context) error {
 		const attempts = 3
-		return struct{}{}, retryLost(ctx, attempts, func() error {
+		return retryLost(ctx, attempts, func() error {
 			return u.transact(ctx, func(tx *sqlx.Tx) error {
 				// If somebody has locked a row or the table, the use is written later.
 				if _, err := tx.ExecContext(ctx, `SET LOCAL lock_timeout = 100`); err != nil {
@@ -216,8 +216,8 @@ func (u *usage) transact(ctx context.Context, f func(*sqlx.Tx) error) error {
 // keepUp has the database clean its log of changes, and what belongs to tokens and sidecars that are gone. The work of
 // several sidecars is done once.
 func (u *usage) keepUp(ctx context.Context) {
-	_, err := within(ctx, usageTimeout, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, u.transact(ctx, func(tx *sqlx.Tx) error {
+	err := doWithin(ctx, usageTimeout, func(ctx context.Context) error {
+		return u.transact(ctx, func(tx *sqlx.Tx) error {
 			_, err := tx.ExecContext(ctx, `SELECT keywicket.keep_up()`)
 			return err
 		})
