@@ -68,7 +68,7 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 			"oauth_apps_api_form": refuse(ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
 		})
 	}
-	return app, secret, nil
+	return app, secret, asked((n.ID == "" || app.ID == n.ID) && app.API == n.API && app.Name == n.Name, "create the app")
 }
 
 // appID has the form of the column.
@@ -100,7 +100,7 @@ var errNoApp = refuse(ErrNotFound, "no app has this id: an app is named by its c
 func (r *Registry) RotateAppSecret(ctx context.Context, id string) (App, authz.Secret, error) {
 	secret := newSecret()
 	digest := secret.Digest()
-	app, err := r.oneApp(ctx, `UPDATE keywicket.oauth_apps SET secret_digest = $2 WHERE id = $1 RETURNING `+appColumns, id, digest[:])
+	app, err := r.oneApp(ctx, id, `UPDATE keywicket.oauth_apps SET secret_digest = $2 WHERE id = $1 RETURNING `+appColumns, digest[:])
 	if err != nil {
 		return App{}, "", err
 	}
@@ -109,21 +109,25 @@ func (r *Registry) RotateAppSecret(ctx context.Context, id string) (App, authz.S
 
 // RevokeApp ends an app, and with it every grant and token that it has. Revoking it again changes nothing.
 func (r *Registry) RevokeApp(ctx context.Context, id string) (App, error) {
-	return r.oneApp(ctx, `
-		UPDATE keywicket.oauth_apps SET revoked_at = COALESCE(revoked_at, clock_timestamp()) WHERE id = $1 RETURNING `+appColumns, id)
+	app, err := r.oneApp(ctx, id, `
+		UPDATE keywicket.oauth_apps SET revoked_at = COALESCE(revoked_at, clock_timestamp()) WHERE id = $1 RETURNING `+appColumns)
+	if err != nil {
+		return App{}, err
+	}
+	return app, asked(app.RevokedAt != nil, "revoke the app")
 }
 
-// oneApp runs a query for one app.
-func (r *Registry) oneApp(ctx context.Context, query string, args ...any) (App, error) {
+// oneApp runs a query for one app, whose id is $1.
+func (r *Registry) oneApp(ctx context.Context, id, query string, args ...any) (App, error) {
 	var app App
-	err := r.db.GetContext(ctx, &app, query, args...)
+	err := r.db.GetContext(ctx, &app, query, append([]any{id}, args...)...)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return App{}, errNoApp
 	case err != nil:
 		return App{}, fmt.Errorf("find the app: %w", err)
 	}
-	return app, nil
+	return app, asked(app.ID == id, "find the app")
 }
 
 // Grant is what a user has granted to an app.
@@ -166,7 +170,7 @@ func (r *Registry) Grants(ctx context.Context, app, user string) ([]Grant, error
 	}
 	list := []Grant{}
 	if app != "" {
-		if _, err := r.oneApp(ctx, `SELECT `+appColumns+` FROM keywicket.oauth_apps WHERE id = $1`, app); err != nil {
+		if _, err := r.oneApp(ctx, app, `SELECT `+appColumns+` FROM keywicket.oauth_apps WHERE id = $1`); err != nil {
 			return nil, err
 		}
 	}
@@ -193,5 +197,5 @@ func (r *Registry) RevokeGrant(ctx context.Context, id string) (Grant, error) {
 	if err != nil {
 		return Grant{}, fmt.Errorf("find the grant: %w", err)
 	}
-	return g, nil
+	return g, asked(g.ID == id && g.RevokedAt != nil, "revoke the grant")
 }

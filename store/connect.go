@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -22,13 +23,22 @@ import (
 // Open makes a pool of connections for [Migrate] and [MigrationStatus], and connects when it is first used. The URL is
 // postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs; the PG* environment
 // variables stand behind it.
-func Open(databaseURL string) (*sqlx.DB, error) { return open(databaseURL, 0) }
-
-// open limits each read and each write of a connection, and the dialing, to limit. 0: no limit.
-func open(databaseURL string, limit time.Duration) (*sqlx.DB, error) {
-	config, err := parse(databaseURL)
+func Open(databaseURL string) (*sqlx.DB, error) {
+	// It prepares nothing that a pooler could mix up, whether or not there is one.
+	c, err := newConnector(databaseURL, PoolerTransaction, 0)
 	if err != nil {
 		return nil, err
+	}
+	return open(c), nil
+}
+
+func open(c driver.Connector) *sqlx.DB { return sqlx.NewDb(sql.OpenDB(c), "postgres") }
+
+// newConnector limits each read and each write of a connection to limit. 0: no limit.
+func newConnector(databaseURL string, pooler Pooler, limit time.Duration) (connector, error) {
+	config, err := parse(databaseURL)
+	if err != nil {
+		return connector{}, err
 	}
 	config.ApplicationName = cmp.Or(config.ApplicationName, applicationName)
 	// Times are shown in UTC, wherever the database stands. Config.TZ is never sent.
@@ -37,12 +47,10 @@ func open(databaseURL string, limit time.Duration) (*sqlx.DB, error) {
 		config.Runtime = make(map[string]string)
 	}
 	config.Runtime["timezone"] = "UTC"
-	connector, err := pq.NewConnectorConfig(config)
-	if err != nil {
-		return nil, fmt.Errorf("prepare the database connection: %w", err)
-	}
-	connector.Dialer(dialer{limit: limit})
-	return sqlx.NewDb(sql.OpenDB(connector), "postgres"), nil
+	// A query with arguments is parsed, bound and run in one round trip. In two, a pooler of transactions may send the second
+	// one to another server process.
+	config.BinaryParameters = true
+	return connector{config: config, pooler: pooler, limit: limit}, nil
 }
 
 func parse(databaseURL string) (pq.Config, error) {
@@ -87,46 +95,73 @@ func urlError(databaseURL string, err error) error {
 	return errors.New("the database URL cannot be parsed" + forms)
 }
 
-// dialer makes connections that give up on a server that stopped answering. Without it a connection whose peer vanished
-// holds its place in the pool until TCP gives up, a quarter of an hour later.
+// dialer makes one connection to the server, and others to send it requests to cancel. They give up on a server that stopped
+// answering: otherwise a connection whose peer vanished holds its place in the pool until TCP gives up, a quarter of an hour
+// later.
 type dialer struct {
-	limit time.Duration // of dialing, and of each read and each write; 0: none
-	dial  time.Duration // of dialing, where reads may take any time
+	connecting time.Duration // until the connection is made, with all that is said first
+	limit      time.Duration // of each read and each write from then on; 0: none
+
+	last atomic.Pointer[limitedConn]
 }
 
-func (d dialer) Dial(network, address string) (net.Conn, error) {
+// Dial implements [pq.Dialer].
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
 	return d.DialContext(context.Background(), network, address)
 }
 
-func (d dialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+// DialTimeout implements [pq.Dialer].
+func (d *dialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	return d.DialContext(ctx, network, address)
 }
 
-func (d dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	c, err := (&net.Dialer{Timeout: cmp.Or(d.limit, d.dial)}).DialContext(ctx, network, address)
-	if err != nil || d.limit == 0 {
-		return c, err
+// DialContext implements [pq.DialerContext].
+func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	deadline := time.Now().Add(d.connecting)
+	c, err := (&net.Dialer{Deadline: deadline}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
 	}
-	return limitedConn{c, d.limit}, nil
+	limited := &limitedConn{Conn: c, until: deadline, limit: d.limit}
+	d.last.Store(limited)
+	return limited, nil
+}
+
+// connected ends the limit on connecting.
+func (d *dialer) connected() error {
+	c := d.last.Load()
+	if c == nil {
+		return nil
+	}
+	c.until = time.Time{}
+	return c.SetDeadline(time.Time{})
 }
 
 // limitedConn relies on lib/pq reading only while it waits for an answer.
 type limitedConn struct {
 	net.Conn
+	until time.Time // the limit of all reads and writes; zero: each has its own one
 	limit time.Duration
 }
 
-func (c limitedConn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(c.limit)); err != nil {
+func (c *limitedConn) deadline() time.Time {
+	if c.until.IsZero() && c.limit > 0 {
+		return time.Now().Add(c.limit)
+	}
+	return c.until
+}
+
+func (c *limitedConn) Read(p []byte) (int, error) {
+	if err := c.SetReadDeadline(c.deadline()); err != nil {
 		return 0, err
 	}
 	return c.Conn.Read(p)
 }
 
-func (c limitedConn) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(c.limit)); err != nil {
+func (c *limitedConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(c.deadline()); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(p)

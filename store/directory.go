@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keywicket/keywicket/authz"
@@ -21,6 +24,8 @@ type Config struct {
 	// LookupTimeout bounds a look-up as a whole: the wait for a connection, connecting, retries, the query. It should
 	// stay below half of what the caller is given, so that a client of the caller gets an answer. Default: 200ms.
 	LookupTimeout time.Duration
+	// Pooler says whether a pooler of connections stands in front of the database at URL. Default: PoolerAuto.
+	Pooler Pooler
 	// FeedURL is where hints of changes are listened to, if not at URL: a way around a pooler of connections, which must not
 	// stand between a listener and its database. Default: URL.
 	FeedURL string
@@ -59,6 +64,9 @@ func (c Config) complete() (Config, error) {
 	if c.LookupTimeout == 0 {
 		c.LookupTimeout = defaultLookupTimeout
 	}
+	if c.Pooler == "" {
+		c.Pooler = PoolerAuto
+	}
 	if c.UsageInterval == 0 {
 		c.UsageInterval = defaultUsageInterval
 	}
@@ -66,6 +74,8 @@ func (c Config) complete() (Config, error) {
 		c.Clock = time.Now
 	}
 	switch {
+	case !slices.Contains(Poolers(), c.Pooler):
+		return c, fmt.Errorf("pooler: %q is none of %v", c.Pooler, Poolers())
 	case c.MaxOpenConnections < 0:
 		return c, fmt.Errorf("max_open_connections: %d is not positive", c.MaxOpenConnections)
 	case c.LookupTimeout < 0:
@@ -108,17 +118,19 @@ func OpenDirectory(c Config, log *slog.Logger) (_ *Directory, err error) {
 	}()
 	// A look-up that runs into its deadline has its query cancelled and its connection kept, for which the server gets
 	// as long again.
-	db, err := open(c.URL, 2*c.LookupTimeout)
+	connections, err := newConnector(c.URL, c.Pooler, 2*c.LookupTimeout)
 	if err != nil {
 		return nil, err
 	}
+	sidecars := new(atomic.Int64) // that are alive, with this one
+	shared := newDials(connections, lookupQueries, connectionLifetime, sidecars.Load)
+	db := open(shared)
 	db.SetMaxOpenConns(c.MaxOpenConnections)
 	db.SetMaxIdleConns(c.MaxOpenConnections)
-	db.SetConnMaxLifetime(connectionLifetime)
 	db.SetConnMaxIdleTime(connectionIdle)
-	if d.servers, err = openServers(c.URL, db, log); err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
+	fresh := connections
+	fresh.limit = connectLimit
+	d.servers = openServers(open(fresh), db, shared.drop, log)
 	d.lookups = newLookups(db, d.servers, c)
 	d.usage = startUsage(db, c, log)
 	if c.NoCache {
@@ -132,7 +144,7 @@ func OpenDirectory(c Config, log *slog.Logger) (_ *Directory, err error) {
 	}
 	// What was remembered of the server before may be of another cluster.
 	d.servers.switched = func() { d.cache.Hinted(nil) }
-	d.feed, err = startFeed(c, d.cache, d.servers, log)
+	d.feed, err = startFeed(c, d.cache, d.servers, sidecars, log)
 	return d, err
 }
 
@@ -153,26 +165,37 @@ func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (found authz.Fou
 	return found, nil
 }
 
-// Ready reports whether checks are answered as they should be: the database is there, is migrated, lets this login read,
-// and has once been heard to tell of changes.
+// Ready reports whether checks are answered as they should be: look-ups of each kind have just been answered, and the database
+// has once been heard to tell of changes.
 func (d *Directory) Ready(ctx context.Context) error {
-	err := doWithin(ctx, d.lookups.timeout, func(ctx context.Context) error {
-		return retryLost(ctx, d.lookups.attempts, func() error {
-			for _, n := range d.lookups.lanes() {
-				if _, err := n.prepare(ctx); err != nil {
-					return err
-				}
-			}
-			return d.lookups.db.PingContext(ctx)
-		})
-	})
-	if err != nil {
-		return fmt.Errorf("ask the database: %w", err)
+	probes := []authz.Lookup{
+		{Kind: authz.KindWorkspaceKey},
+		{Kind: authz.KindSession},
+		{Kind: authz.KindOAuthToken},
+	}
+	errs := make([]error, len(probes))
+	var running sync.WaitGroup
+	for i, l := range probes { // of nothing that there is
+		running.Go(func() { _, errs[i] = d.lookups.Load(ctx, l) })
+	}
+	running.Wait()
+	for _, err := range errs {
+		if err != nil { // the others most likely say the same
+			return err
+		}
 	}
 	if d.feed != nil {
 		return d.feed.ready()
 	}
 	return nil
+}
+
+// Notices are what is not as it should be while checks are answered nevertheless.
+func (d *Directory) Notices() []string {
+	if d.feed == nil {
+		return nil
+	}
+	return d.feed.notices()
 }
 
 // CacheStats are for metrics; zero without a cache.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 )
 
 // What a caller of a Registry may want to tell apart. The errors that match them read as one sentence to the operator.
@@ -44,6 +45,24 @@ func (r *refusal) Unwrap() []error {
 		return []error{r.kind, r.cause}
 	}
 	return []error{r.kind}
+}
+
+// asked fails unless the row that came back is about what was asked for. Behind a pooler that mixes up its clients'
+// connections it may be another query's.
+func asked(same bool, doing string) error {
+	if same {
+		return nil
+	}
+	return errors.New(doing + ": the database's answer is about something else than was asked for, as behind a pooler that mixes up " +
+		"the connections of its clients: look what was done before you go on")
+}
+
+// suspectPooler adds the remedy to errors that a pooler of transactions causes where queries are prepared.
+func suspectPooler(err error) error {
+	if pq.As(err, pqerror.InvalidSQLStatementName, pqerror.DuplicatePstatement, pqerror.ProtocolViolation) != nil {
+		return fmt.Errorf("%w (if a pooler of transactions stands in front of the database: set database.pooler to transaction)", err)
+	}
+	return err
 }
 
 // explain turns the violation of one of the constraints into its refusal.

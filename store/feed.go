@@ -38,8 +38,8 @@ type feed struct {
 	hints    *hints // nil: none are wanted
 	bound    time.Duration
 	trouble  atomic.Pointer[error]
-	sidecars atomic.Int64 // that are alive, this one included
-	looked   time.Time    // just before this sidecar has looked at the schema
+	sidecars *atomic.Int64 // that are alive, this one included
+	looked   time.Time     // just before this sidecar has looked at the schema
 
 	connections chan *pollConnection // new ones
 	wanted      chan struct{}        // a connection is wanted now
@@ -50,15 +50,15 @@ type feed struct {
 	running sync.WaitGroup
 }
 
-func startFeed(c Config, target *cache.Cache, s *servers, log *slog.Logger) (f *feed, err error) {
+func startFeed(c Config, target *cache.Cache, s *servers, sidecars *atomic.Int64, log *slog.Logger) (f *feed, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c.Cache = target.Config()
 	f = &feed{
-		cache: target, log: log, servers: s, presence: newPresence(c), bound: c.Cache.StalenessBound, cancel: cancel,
+		cache: target, log: log, servers: s, presence: newPresence(c), bound: c.Cache.StalenessBound, sidecars: sidecars, cancel: cancel,
 		connections: make(chan *pollConnection), wanted: make(chan struct{}, 1), suspected: make(chan struct{}, 1), again: make(chan struct{}, 1),
 	}
 	if !c.NoHints {
-		if f.hints, err = startHints(c, target, f.again, &f.sidecars, log); err != nil {
+		if f.hints, err = newHints(c, target, f.again, f.sidecars, log); err != nil {
 			cancel()
 			return nil, err
 		}
@@ -131,6 +131,9 @@ func (f *feed) open(ctx context.Context) (*pollConnection, error) {
 	if err != nil {
 		abandon(c)
 		return nil, err
+	}
+	if f.hints != nil {
+		f.hints.start(p.own)
 	}
 	return p, nil
 }
@@ -290,7 +293,10 @@ func (f *feed) within(ctx context.Context, statement func(context.Context) error
 // which is up to an interval older than a reading, so one reading in a row may fail or be late.
 func (f *feed) interval() time.Duration { return min(f.bound*2/7, maxPollInterval) }
 
-func (f *feed) fail(err error) { f.trouble.Store(&err) }
+func (f *feed) fail(err error) {
+	err = suspectPooler(err)
+	f.trouble.Store(&err)
+}
 
 func (f *feed) reason() error {
 	if err := f.trouble.Load(); err != nil {
@@ -305,6 +311,14 @@ func (f *feed) ready() error {
 		return nil
 	}
 	return fmt.Errorf("changes in the database are not heard: %w", f.reason())
+}
+
+// notices tells why the cache is not in use, once it was.
+func (f *feed) notices() []string {
+	if ever, now := f.cache.Heart(); !ever || now {
+		return nil
+	}
+	return []string{fmt.Sprintf("every look-up asks the database, because changes are not heard: %v", f.reason())}
 }
 
 func (f *feed) close() {

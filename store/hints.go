@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -21,7 +22,11 @@ const changesChannel = "keywicket_changes"
 // hints listens for notifications of changes, which arrive within milliseconds. Each makes the cache forget what it names.
 // Nothing else depends on them: the change is in the log too, and a hint that is lost costs the interval between two readings.
 type hints struct {
-	listener *pq.Listener
+	url      string
+	own      bool         // the URL is for hints alone: nobody's but the operator's to judge
+	listener *pq.Listener // nil until started
+	starting sync.Once
+	pooled   sync.Once // has told of the pooler
 	cache    *cache.Cache
 	read     chan struct{} // the log is to be read now
 	sidecars *atomic.Int64 // that are alive
@@ -31,20 +36,43 @@ type hints struct {
 	closing  sync.Once
 }
 
-func startHints(c Config, target *cache.Cache, read chan struct{}, sidecars *atomic.Int64, log *slog.Logger) (*hints, error) {
+func newHints(c Config, target *cache.Cache, read chan struct{}, sidecars *atomic.Int64, log *slog.Logger) (*hints, error) {
 	listenURL, err := feedURL(cmp.Or(c.FeedURL, c.URL))
 	if err != nil {
 		return nil, fmt.Errorf("database.feed_url: %w", err)
 	}
-	const dialing = 5 * time.Second
-	h := &hints{cache: target, read: read, sidecars: sidecars, log: log, closed: make(chan struct{})}
-	h.listener = pq.NewDialListener(dialer{dial: dialing}, listenURL, minReconnect, time.Minute, func(event pq.ListenerEventType, err error) {
-		if event == pq.ListenerEventReconnected || err != nil {
-			h.tell(err)
-		}
+	return &hints{
+		cache: target, url: listenURL, own: c.FeedURL != "", read: read, sidecars: sidecars, log: log, closed: make(chan struct{}),
+	}, nil
+}
+
+// start is called for each connection on which the log is read. If that is not a direct one, there may be a pooler between, where
+// nothing is heard and the connection to Postgres that listens would be another client's next.
+func (h *hints) start(direct bool) {
+	if !direct && !h.own {
+		h.pooled.Do(func() {
+			h.log.Info("connections to the database may go through a pooler: queries are not prepared, and changes are read from the log " +
+				"at its interval. database.feed_url names a direct way for notifications; database.pooler: none says that there is no pooler")
+		})
+		return
+	}
+	h.starting.Do(func() {
+		h.listener = pq.NewDialListener(&listenDialer{net.Dialer{Timeout: connectLimit}}, h.url, minReconnect, time.Minute,
+			func(event pq.ListenerEventType, err error) {
+				if event == pq.ListenerEventReconnected || err != nil {
+					h.tell(err)
+				}
+			})
+		go h.run()
 	})
-	go h.run()
-	return h, nil
+}
+
+// listenDialer makes connections on which nothing may be said for any time.
+type listenDialer struct{ net.Dialer }
+
+// DialTimeout implements [pq.Dialer].
+func (*listenDialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	return net.DialTimeout(network, address, timeout)
 }
 
 func (h *hints) run() {
@@ -143,6 +171,10 @@ func feedURL(databaseURL string) (string, error) {
 func (h *hints) close() {
 	h.closing.Do(func() {
 		close(h.closed)
+		h.starting.Do(func() {}) // not any more
+		if h.listener == nil {
+			return
+		}
 		go func() {
 			_ = h.listener.Close() // may wait for a server that does not answer
 			for range h.listener.Notify {

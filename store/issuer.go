@@ -43,10 +43,11 @@ var (
 // OpenIssuer makes an issuer, which connects when it is first used.
 func OpenIssuer(databaseURL string) (*Issuer, error) {
 	const limit = 5 * time.Second
-	db, err := open(databaseURL, limit)
+	connections, err := newConnector(databaseURL, PoolerTransaction, limit) // it prepares nothing, as Open
 	if err != nil {
 		return nil, err
 	}
+	db := open(connections)
 	db.SetMaxOpenConns(defaultMaxOpenConnections)
 	db.SetConnMaxLifetime(connectionLifetime)
 	return &Issuer{db}, nil

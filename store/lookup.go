@@ -109,6 +109,9 @@ LEFT JOIN keywicket.workspaces w ON w.id = m.workspace_id
 WHERE t.digest = asked.digest AND a.api = asked.api
 LIMIT 1) AS found ON true`
 
+// lookupQueries are those of a directory.
+var lookupQueries = []string{lookupQuery, sessionQuery, oauthQuery}
+
 // lookups asks the database. It is the [cache.Source].
 type lookups struct {
 	db          *sqlx.DB
@@ -155,7 +158,7 @@ func (q *lookups) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error
 	case bounded.Err() != nil, errors.Is(err, context.DeadlineExceeded):
 		err = fmt.Errorf("no answer within %v: %w", q.timeout, context.DeadlineExceeded)
 	}
-	return cache.Answer{}, fmt.Errorf("ask the database: %w", err)
+	return cache.Answer{}, fmt.Errorf("ask the database: %w", suspectPooler(err))
 }
 
 func (q *lookups) lane(kind authz.Kind) *lane {

@@ -2,6 +2,8 @@ package store
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 )
 
@@ -12,17 +14,18 @@ func (r *Registry) SetMember(ctx context.Context, workspaceRef, userRef, role st
 	if err != nil {
 		return Member{}, err
 	}
-	_, err = r.db.ExecContext(ctx, `
+	m := Member{WorkspaceSlug: w.Slug, Email: u.Email}
+	err = r.db.GetContext(ctx, &m, `
 		INSERT INTO keywicket.members (workspace_id, user_id, role) VALUES ($1, $2, $3)
 		ON CONFLICT (workspace_id, user_id) DO UPDATE SET role = excluded.role
-		WHERE members.role <> excluded.role`, w.ID, u.ID, role)
+		RETURNING workspace_id, user_id, role`, w.ID, u.ID, role)
 	if err != nil {
 		return Member{}, explain(err, "set the member", map[string]*refusal{
 			"members_role_form": refuse(ErrInvalid,
 				"the role %q is not 1 to 63 of a-z, 0-9, _ and -, starting with a letter", role),
 		})
 	}
-	return Member{WorkspaceID: w.ID, WorkspaceSlug: w.Slug, UserID: u.ID, Email: u.Email, Role: role}, nil
+	return m, asked(m.WorkspaceID == w.ID && m.UserID == u.ID && m.Role == role, "set the member")
 }
 
 // RemoveMember ends a membership. [ErrNotFound]: there is none.
@@ -31,19 +34,16 @@ func (r *Registry) RemoveMember(ctx context.Context, workspaceRef, userRef strin
 	if err != nil {
 		return err
 	}
-	result, err := r.db.ExecContext(ctx, `
-		DELETE FROM keywicket.members WHERE workspace_id = $1 AND user_id = $2`, w.ID, u.ID)
-	if err != nil {
-		return fmt.Errorf("remove the member: %w", err)
-	}
-	removed, err := result.RowsAffected()
-	if err != nil {
-		return fmt.Errorf("remove the member: %w", err)
-	}
-	if removed == 0 {
+	var removed Member
+	err = r.db.GetContext(ctx, &removed, `
+		DELETE FROM keywicket.members WHERE workspace_id = $1 AND user_id = $2 RETURNING workspace_id, user_id`, w.ID, u.ID)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
 		return refuse(ErrNotFound, "%s is no member of the workspace %q", u.Email, w.Slug)
+	case err != nil:
+		return fmt.Errorf("remove the member: %w", err)
 	}
-	return nil
+	return asked(removed.WorkspaceID == w.ID && removed.UserID == u.ID, "remove the member")
 }
 
 // Members lists the members of a workspace, or of all if workspaceRef is empty, by slug and email.

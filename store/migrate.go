@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"embed"
 	"errors"
 	"fmt"
@@ -13,7 +14,6 @@ import (
 	"github.com/jmoiron/sqlx"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/database"
-	"github.com/pressly/goose/v3/lock"
 )
 
 //go:embed migrations/*.sql
@@ -24,8 +24,8 @@ const (
 	// migrationLock is the advisory lock's key, made up once. It is not goose's own, which the product's migrations in
 	// the same database may hold.
 	migrationLock = 7_161_532_148_870_344_113
-	// migrationWait in seconds is how long one migration may wait for another to end.
-	migrationWait = 300
+	// migrationWait is how long one migration may wait for another to end.
+	migrationWait = `'5min'`
 )
 
 // Applied is a migration that [Migrate] has just run.
@@ -121,17 +121,37 @@ func migrations(db *sqlx.DB) (*goose.Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("prepare the migrations: %w", err)
 	}
-	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(migrationLock), lock.WithLockTimeout(1, migrationWait))
-	if err != nil {
-		return nil, fmt.Errorf("prepare the migrations: %w", err)
-	}
 	provider, err := goose.NewProvider("", db.DB, files, goose.WithStore(versionStore{store}),
-		goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
+		goose.WithLocker(new(migrationLocker)), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return nil, fmt.Errorf("prepare the migrations: %w", err)
 	}
 	return provider, nil
 }
+
+// migrationLocker has others who migrate wait. A transaction that is open beside the migrations holds the lock: a session's lock,
+// which goose would take, is not held where a pooler gives each transaction another connection.
+type migrationLocker struct{ holder *sql.Tx }
+
+// Lock implements goose's Locker.
+func (l *migrationLocker) Lock(ctx context.Context, db *sql.DB) error {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL lock_timeout = `+migrationWait)
+	if err == nil {
+		_, err = tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock($1)`, migrationLock)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("wait for who else migrates: %w", err), tx.Rollback())
+	}
+	l.holder = tx
+	return nil
+}
+
+// Unlock implements goose's Locker.
+func (l *migrationLocker) Unlock(context.Context, *sql.DB) error { return l.holder.Rollback() }
 
 func migrationName(s *goose.Source) string {
 	name := strings.TrimSuffix(path.Base(s.Path), ".sql")

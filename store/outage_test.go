@@ -139,9 +139,7 @@ func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
 	}
 	restart()
 	for _, d := range []*store.Directory{before, during} {
-		if err := d.Ready(t.Context()); err != nil {
-			t.Error(err)
-		}
+		eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
 		if got, err := d.Lookup(t.Context(), lookup(key)); err != nil || got.Denial != "" {
 			t.Errorf("once it is back: %+v, %v", got, err)
 		}
@@ -253,6 +251,9 @@ type proxy struct {
 	mu      sync.Mutex
 	clients map[net.Conn]fault
 	met     int // faults
+
+	from     fault // of connections that are opened from now on
+	accepted int
 }
 
 type fault int
@@ -277,7 +278,8 @@ func newProxy(t *testing.T, databaseURL string) *proxy {
 				return
 			}
 			p.mu.Lock()
-			p.clients[client] = none
+			p.clients[client] = p.from
+			p.accepted++
 			p.mu.Unlock()
 			go p.serve(client)
 		}
@@ -351,6 +353,21 @@ func (p *proxy) fault(client net.Conn) fault {
 		p.met++
 	}
 	return p.clients[client]
+}
+
+// onEveryByte has all connections meet the fault, also those that are opened later.
+func (p *proxy) onEveryByte(f fault) {
+	p.mu.Lock()
+	p.from = f
+	p.mu.Unlock()
+	p.onNextByte(f)
+}
+
+// connections is how many were accepted.
+func (p *proxy) connections() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.accepted
 }
 
 // onNextByte has the connections that are open now meet the fault; those opened later work.

@@ -135,20 +135,27 @@ func (r reading) reply() (reply cache.Reply, ack, away bool) {
 // pollConnection is a connection on which the log is read.
 type pollConnection struct {
 	*sqlx.Conn
+	own  bool // it keeps its session
 	poll *sqlx.Stmt
 	// nil until they are needed: many sidecars have no use for them.
 	pollOpen, verify, sign *sqlx.Stmt
 }
 
 func newPollConnection(ctx context.Context, c *sqlx.Conn) (*pollConnection, error) {
-	// The queries find a few rows by an index; Postgres prefers to read small tables whole, which takes longer. At another
-	// isolation level sidecars would fail each other's writes, or the product's.
-	_, err := c.ExecContext(ctx, `SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off; SET enable_hashjoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan`)
+	own, err := ownSession(c)
 	if err != nil {
 		return nil, err
 	}
+	if own {
+		// The queries find a few rows by an index; Postgres prefers to read small tables whole, which takes longer. For the
+		// isolation level, see write.
+		_, err := c.ExecContext(ctx, `SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off; SET enable_hashjoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan`)
+		if err != nil {
+			return nil, err
+		}
+	}
 	poll, err := c.PreparexContext(ctx, pollQuery)
-	return &pollConnection{Conn: c, poll: poll}, err
+	return &pollConnection{Conn: c, own: own, poll: poll}, err
 }
 
 func (c *pollConnection) read(ctx context.Context, since string) (r reading, err error) {
@@ -178,29 +185,44 @@ func (c *pollConnection) leave(ctx context.Context) error {
 }
 
 // look looks at the schema, for all sidecars.
-func (c *pollConnection) look(ctx context.Context) (err error) {
-	if c.verify == nil {
-		c.verify, err = c.PreparexContext(ctx, verifyQuery)
-	}
-	if err == nil {
-		_, err = c.verify.ExecContext(ctx, changedTables)
-	}
-	if err != nil {
+func (c *pollConnection) look(ctx context.Context) error {
+	if _, err := c.write(ctx, &c.verify, verifyQuery, changedTables); err != nil {
 		return fmt.Errorf("look at the schema: %w", err)
 	}
 	return nil
 }
 
 // confirm writes that the sidecar knows what the snapshot sees.
-func (c *pollConnection) confirm(ctx context.Context, id, snapshot string, lease, lag time.Duration) (_ sql.Result, err error) {
-	if c.sign == nil {
-		c.sign, err = c.PreparexContext(ctx, `
-			UPDATE keywicket.sidecars SET snapshot = $2::text::pg_snapshot, seen_at = clock_timestamp(),
-				lease = $3::float8 * interval '1 second', lag = $4::float8 * interval '1 second'
-			WHERE id = $1`)
-		if err != nil {
+func (c *pollConnection) confirm(ctx context.Context, id, snapshot string, lease, lag time.Duration) (sql.Result, error) {
+	return c.write(ctx, &c.sign, `
+		UPDATE keywicket.sidecars SET snapshot = $2::text::pg_snapshot, seen_at = clock_timestamp(),
+			lease = $3::float8 * interval '1 second', lag = $4::float8 * interval '1 second'
+		WHERE id = $1`, id, snapshot, lease.Seconds(), lag.Seconds())
+}
+
+// write runs a statement at the isolation level read committed: at another one, sidecars would fail each other's writes, or the
+// product's.
+func (c *pollConnection) write(ctx context.Context, prepared **sqlx.Stmt, query string, args ...any) (_ sql.Result, err error) {
+	if !c.own {
+		return c.transact(ctx, query, args)
+	}
+	if *prepared == nil {
+		if *prepared, err = c.PreparexContext(ctx, query); err != nil {
 			return nil, err
 		}
 	}
-	return c.sign.ExecContext(ctx, id, snapshot, lease.Seconds(), lag.Seconds())
+	return (*prepared).ExecContext(ctx, args...)
+}
+
+func (c *pollConnection) transact(ctx context.Context, query string, args []any) (sql.Result, error) {
+	tx, err := c.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = tx.Rollback() }()
+	result, err := tx.ExecContext(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	return result, tx.Commit()
 }

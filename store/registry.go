@@ -133,7 +133,7 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 				"the workspace's name %q is empty or has control characters", w.Name),
 		})
 	}
-	return created, nil
+	return created, asked(created.ID == w.ID && created.Slug == w.Slug && created.Name == w.Name, "create the workspace")
 }
 
 // newWorkspaceID makes an id as an ObjectId has it: the time first, so that new rows come last in the index.
@@ -167,7 +167,7 @@ func (r *Registry) Workspace(ctx context.Context, ref string) (Workspace, error)
 	if err != nil {
 		return Workspace{}, fmt.Errorf("find the workspace %q: %w", ref, err)
 	}
-	return w, nil
+	return w, asked(w.ID == ref || w.Slug == ref, "find the workspace")
 }
 
 // choices names what there is instead, ten at most; the query gives one more, to tell that there are others.
@@ -201,7 +201,7 @@ func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 			"users_email_form": noEmail,
 		})
 	}
-	return created, nil
+	return created, asked((u.ID == "" || created.ID == u.ID) && created.Email == u.Email, "create the user")
 }
 
 // Users lists all users by email.
@@ -227,7 +227,7 @@ func (r *Registry) User(ctx context.Context, ref string) (User, error) {
 	if err != nil {
 		return User{}, fmt.Errorf("find the user %q: %w", ref, err)
 	}
-	return u, nil
+	return u, asked(u.ID == ref || strings.EqualFold(u.Email, ref), "find the user")
 }
 
 // Lookup answers a check as a [Directory] does, for a token of the lookup's kind that is named by its id and not by its key. The

@@ -51,6 +51,8 @@ type servers struct {
 	limit   time.Duration // of connecting and asking
 	log     *slog.Logger
 
+	dropSpare func() error // closes connections that lookups has not taken yet
+
 	switched func() // is called when another server has become the current one
 
 	started atomic.Int64 // of the current server; 0: none is known yet
@@ -65,14 +67,9 @@ type servers struct {
 var errOtherServer = errors.New("connections reach different servers: the address of the database leads to more than one primary, " +
 	"or an old primary still runs after a failover")
 
-func openServers(databaseURL string, lookups *sqlx.DB, log *slog.Logger) (*servers, error) {
-	const limit = 5 * time.Second
-	db, err := open(databaseURL, limit)
-	if err != nil {
-		return nil, err
-	}
-	db.SetMaxIdleConns(-1)
-	return &servers{fresh: db, lookups: lookups, limit: limit, log: log, switched: func() {}}, nil
+func openServers(fresh, lookups *sqlx.DB, dropSpare func() error, log *slog.Logger) *servers {
+	fresh.SetMaxIdleConns(-1)
+	return &servers{fresh: fresh, lookups: lookups, dropSpare: dropSpare, limit: connectLimit, log: log, switched: func() {}}
 }
 
 // isCurrent reports whether an answer of the server may be used.
@@ -155,6 +152,7 @@ func (s *servers) consider(found server, fresh bool) bool {
 
 // dropIdle closes the connections of look-ups. Those that are in use are closed when they give an answer of another server.
 func (s *servers) dropIdle() {
+	_ = s.dropSpare() // they were never used
 	s.lookups.SetMaxIdleConns(-1)
 	s.lookups.SetMaxIdleConns(s.lookups.Stats().MaxOpenConnections)
 }

@@ -116,6 +116,9 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 		})
 	}
 	token, err := r.Token(ctx, id)
+	if err == nil {
+		err = asked(token.API == n.API && token.Name == n.Name && token.Prefix == n.Format.Visible(key), "create the token")
+	}
 	if err != nil {
 		return Token{}, "", err
 	}
@@ -242,7 +245,7 @@ func (r *Registry) Token(ctx context.Context, id string) (Token, error) {
 	if err != nil {
 		return Token{}, fmt.Errorf("find the token: %w", err)
 	}
-	return t, nil
+	return t, asked(t.ID == id, "find the token")
 }
 
 var errNoToken = refuse(ErrNotFound, "no token has this id: a token is named by its id in the list, never by its key")
@@ -254,5 +257,9 @@ func (r *Registry) RevokeToken(ctx context.Context, id string) (Token, error) {
 	if err != nil {
 		return Token{}, fmt.Errorf("revoke the token: %w", err)
 	}
-	return r.Token(ctx, id)
+	t, err := r.Token(ctx, id)
+	if err != nil {
+		return Token{}, err
+	}
+	return t, asked(t.RevokedAt != nil, "revoke the token")
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/internal/strictyaml"
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/store"
 	"github.com/keywicket/keywicket/store/cache"
 )
 
@@ -44,6 +45,7 @@ type databaseConfig struct {
 	URL                string        `yaml:"url"`
 	FeedURL            string        `yaml:"feed_url"`
 	Hints              bool          `yaml:"hints"`
+	Pooler             store.Pooler  `yaml:"pooler"`
 	MaxOpenConnections int           `yaml:"max_open_connections"`
 	LookupTimeout      time.Duration `yaml:"lookup_timeout"`
 }
@@ -142,6 +144,8 @@ func (c *config) complete() error {
 		return errors.New("listen.operations: empty; write host:port or unix:///path")
 	case !knownLevel:
 		return fmt.Errorf("log.level: %q is none of debug, info, warn, error", c.Log.Level)
+	case !slices.Contains(store.Poolers(), c.Database.Pooler):
+		return fmt.Errorf("database.pooler: %q is none of auto, none, transaction", c.Database.Pooler)
 	case c.Database.MaxOpenConnections < 1:
 		return errors.New("database.max_open_connections: at least 1")
 	case c.Database.LookupTimeout <= 0:

@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
 )
 
 func configFile(t *testing.T, text string) string {
@@ -34,6 +35,7 @@ func TestDefaults(t *testing.T) {
 	}
 	var want config
 	want.Database.Hints = true
+	want.Database.Pooler = store.PoolerAuto
 	want.Database.MaxOpenConnections = 8
 	want.Database.LookupTimeout = 200 * time.Millisecond
 	want.Cache = cacheConfig{MaxBytes: 64 << 20, StalenessBound: time.Second, MaxAge: time.Minute}
@@ -104,7 +106,7 @@ func TestFlagOverEnvironmentOverFileOverDefault(t *testing.T) {
 func TestEveryScalarHasAVariable(t *testing.T) {
 	settings := map[string]string{ // key → a value that is not the default
 		"database.url": "postgres://x", "database.max_open_connections": "9", "database.lookup_timeout": "123ms",
-		"database.hints": "false", "database.feed_url": "postgres://y",
+		"database.hints": "false", "database.pooler": "transaction", "database.feed_url": "postgres://y",
 		"cache.max_bytes": "2097152", "cache.staleness_bound": "2s", "cache.max_age": "50s", "cache.stale_if_error": "4s",
 		"listen.grpc": "unix:///g", "listen.operations": "127.0.0.1:3", "listen.drain": "7s",
 		"issuer.url": "https://u", "issuer.listen": "127.0.0.1:4", "issuer.api": "velaflows", "issuer.cookie": "c", "issuer.sign_in": "https://s",

@@ -62,7 +62,7 @@ func (c *issuerCommand) Run(s *invocation, cfg config) error {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
 		defer cancel()
-		readiness(w, grants.Ready(ctx), sessions)
+		readiness(w, grants.Ready(ctx), nil, sessions)
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	log.Info("issuing", "listen", listener.Addr().String(), "url", o.Issuer, "api", o.API, "version", version())

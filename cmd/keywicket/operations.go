@@ -28,16 +28,17 @@ func operations(d *store.Directory, v *session.Verifier, m *metrics) http.Handle
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
 		defer cancel()
-		readiness(w, d.Ready(ctx), v)
+		readiness(w, d.Ready(ctx), d.Notices(), v)
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	return mux
 }
 
-// readiness answers /readyz: with the reason of the database, and what is to be said of the sessions.
-func readiness(w http.ResponseWriter, database error, v *session.Verifier) {
+// readiness answers /readyz: with the reason of the database, and what is to be said of it and of the sessions.
+func readiness(w http.ResponseWriter, database error, notices []string, v *session.Verifier) {
 	status := http.StatusOK
 	reasons, unverified := v.Ready()
+	reasons = append(notices, reasons...)
 	for _, err := range []error{database, unverified} {
 		if err != nil {
 			reasons, status = append(reasons, err.Error()), http.StatusServiceUnavailable

@@ -88,6 +88,7 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 		LookupTimeout:      cfg.Database.LookupTimeout,
 		FeedURL:            cfg.Database.FeedURL,
 		NoHints:            !cfg.Database.Hints,
+		Pooler:             cfg.Database.Pooler,
 		Version:            version(),
 		Policies:           engine.Hash(),
 		NoCache:            cfg.Cache.MaxBytes == 0,

@@ -3,10 +3,12 @@ package fleet
 import (
 	"bufio"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -18,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
 )
 
@@ -44,6 +47,7 @@ type figure struct {
 
 	Load        float64 `json:"load"`             // of the machine just before the fleet
 	Cores       float64 `json:"cores"`            // of Postgres at rest
+	BareCores   float64 `json:"bare_cores"`       // of Postgres while as many connections ask SELECT 1 as often
 	OwnCores    float64 `json:"own_cores"`        // of all sidecars at rest
 	Polls       float64 `json:"polls_per_second"` // readings of the log
 	Connections float64 `json:"connections"`      // for each sidecar, on average over the rest
@@ -83,6 +87,7 @@ func TestMeasure(t *testing.T) {
 
 func measure(t *testing.T, sidecars int, hints bool) {
 	m := figure{Sidecars: sidecars, Hints: hints, Bound: bound.String(), Date: time.Now().Format(time.DateOnly), Machine: machine(t), Load: load(t)}
+	m.BareCores = barePolls(t, sidecars, *bound*2/7)
 	f := newFleet(t, sidecars, hints, *bound, 30*time.Second)
 	tokens, kept := f.tokens(t, 48), f.tokens(t, 2)
 	f.remember(t, kept)
@@ -172,6 +177,38 @@ func (f *fleet) bareListeners(t *testing.T) float64 {
 	}
 	slices.Sort(took)
 	return milliseconds(took[len(took)*99/100])
+}
+
+// barePolls is what Postgres uses while as many connections do nothing but ask SELECT 1 at the interval: for waking up, for reading
+// and writing a few bytes, and for the least query that there is.
+func barePolls(t *testing.T, connections int, interval time.Duration) float64 {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel()
+	for range connections {
+		db, err := sqlx.ConnectContext(ctx, "postgres", server.URL("postgres"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		one, err := db.PreparexContext(ctx, `SELECT 1`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		asking.Go(func() {
+			defer func() { _ = db.Close() }()
+			time.Sleep(rand.N(interval))
+			for tick := time.NewTicker(interval); ctx.Err() == nil; <-tick.C {
+				var n int
+				if err := one.GetContext(ctx, &n); err != nil && ctx.Err() == nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	return cores(t, func() { time.Sleep(resting) })
 }
 
 // withOpenTransaction revokes the token in a transaction that is left open while many others commit.

@@ -1,0 +1,196 @@
+package store
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+)
+
+// Pooler says whether a pooler of connections stands in front of the database, such as pgbouncer. One that gives each transaction
+// another connection of its own must not be sent prepared statements: lib/pq gives them the same names on every connection, so a
+// query would get another one's answer.
+type Pooler string
+
+// What is known of the pooler.
+const (
+	// PoolerAuto asks each connection whether it leads to the Postgres process that it was made to.
+	PoolerAuto Pooler = "auto"
+	// PoolerNone is for direct connections, and for a pooler that keeps one connection for a whole session.
+	PoolerNone Pooler = "none"
+	// PoolerTransaction is for a pooler of transactions.
+	PoolerTransaction Pooler = "transaction"
+)
+
+// Poolers are all of them.
+func Poolers() []Pooler { return []Pooler{PoolerAuto, PoolerNone, PoolerTransaction} }
+
+// connectLimit bounds the making of a connection as a whole: with TLS and a password it takes six to ten round trips.
+const connectLimit = 5 * time.Second
+
+// connector makes connections, one at a time.
+type connector struct {
+	config pq.Config
+	pooler Pooler
+	limit  time.Duration // of each read and each write, once the connection is made; 0: none
+}
+
+// Connect implements [driver.Connector].
+func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	plain, err := pq.NewConnectorConfig(c.config)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the database connection: %w", err)
+	}
+	d := &dialer{connecting: connectLimit, limit: c.limit}
+	if timeout := c.config.ConnectTimeout; timeout > 0 {
+		d.connecting = min(d.connecting, timeout)
+	}
+	plain.Dialer(d)
+	made, err := plain.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	full, ok := made.(fullConn)
+	if !ok { // another version of lib/pq
+		return nil, errors.Join(fmt.Errorf("the driver's connection %T lacks a method", made), made.Close())
+	}
+	conn := &connection{fullConn: full, made: time.Now(), prepares: c.pooler == PoolerNone}
+	if c.pooler == PoolerAuto {
+		if conn.prepares, err = direct(ctx, full); err != nil {
+			return nil, errors.Join(err, made.Close())
+		}
+	}
+	if err := d.connected(); err != nil {
+		return nil, errors.Join(err, made.Close())
+	}
+	return conn, nil
+}
+
+// Driver implements [driver.Connector].
+func (c connector) Driver() driver.Driver { return &pq.Driver{} }
+
+// direct reports whether the connection leads to the Postgres process that answered when it was made. A pooler makes up
+// the process id that it tells its clients, because the connection to Postgres is not theirs.
+func direct(ctx context.Context, c fullConn) (bool, error) {
+	rows, err := c.QueryContext(ctx, `SELECT pg_catalog.pg_backend_pid()`, nil)
+	if err != nil {
+		return false, err
+	}
+	var row [1]driver.Value
+	if err := errors.Join(rows.Next(row[:]), rows.Close()); err != nil {
+		return false, err
+	}
+	pid, ok := row[0].(int64)
+	return ok && pid == toldPID(c), nil
+}
+
+// toldPID is the process id that the server told when the connection was made; 0 if it cannot be found out. lib/pq keeps it for
+// requests to cancel a query, and shows it to nobody.
+func toldPID(c driver.Conn) int64 {
+	v := reflect.Indirect(reflect.ValueOf(c))
+	if v.Kind() != reflect.Struct {
+		return 0
+	}
+	if pid := v.FieldByName("pid"); pid.IsValid() && pid.CanInt() {
+		return pid.Int()
+	}
+	return 0
+}
+
+// fullConn is what database/sql may use of lib/pq's connection.
+type fullConn interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ConnPrepareContext
+	driver.ExecerContext
+	driver.NamedValueChecker
+	driver.Pinger
+	driver.QueryerContext
+	driver.SessionResetter
+	driver.Validator
+}
+
+// connection prepares nothing on the server unless it may. A query that is not prepared takes one round trip, which a pooler
+// keeps together (see parse: binary_parameters).
+type connection struct {
+	fullConn
+	made     time.Time
+	prepares bool
+	ready    map[string]driver.Stmt // what was prepared before somebody asked for it
+	outworn  func() bool // there is another connection to take this one's place; nil: there is none
+}
+
+// PrepareContext implements [driver.ConnPrepareContext].
+func (c *connection) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	if s, ok := c.ready[query]; ok {
+		delete(c.ready, query) // it is the caller's now, to close
+		return s, nil
+	}
+	if c.prepares || strings.HasPrefix(strings.TrimSpace(query), "COPY ") { // which is a query, and lib/pq's only way to send it
+		return c.fullConn.PrepareContext(ctx, query)
+	}
+	return unprepared{c.fullConn, query}, nil
+}
+
+// prepareAhead prepares queries that will be asked for. lib/pq gives a connection up whose caller loses patience while a query is
+// being prepared. What cannot be prepared is left to who needs it.
+func (c *connection) prepareAhead(ctx context.Context, queries []string) {
+	if !c.prepares {
+		return
+	}
+	c.ready = make(map[string]driver.Stmt)
+	for _, query := range queries {
+		if s, err := c.fullConn.PrepareContext(ctx, query); err == nil {
+			c.ready[query] = s
+		}
+	}
+}
+
+// ResetSession implements [driver.SessionResetter]. It is called before each use of the connection.
+func (c *connection) ResetSession(ctx context.Context) error {
+	if c.outworn != nil && c.outworn() {
+		return driver.ErrBadConn
+	}
+	return c.fullConn.ResetSession(ctx)
+}
+
+// unprepared is a query that looks like a prepared one.
+type unprepared struct {
+	conn  fullConn
+	query string
+}
+
+func (unprepared) Close() error  { return nil }
+func (unprepared) NumInput() int { return -1 } // the server counts them
+
+// Exec implements [driver.Stmt]. database/sql calls ExecContext instead.
+func (unprepared) Exec([]driver.Value) (driver.Result, error) { return nil, driver.ErrSkip }
+
+// Query implements [driver.Stmt]. database/sql calls QueryContext instead.
+func (unprepared) Query([]driver.Value) (driver.Rows, error) { return nil, driver.ErrSkip }
+
+// ExecContext implements [driver.StmtExecContext].
+func (u unprepared) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	return u.conn.ExecContext(ctx, u.query, args)
+}
+
+// QueryContext implements [driver.StmtQueryContext].
+func (u unprepared) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	return u.conn.QueryContext(ctx, u.query, args)
+}
+
+// ownSession reports whether a connection keeps its session: what is set and prepared on it stays.
+func ownSession(c *sqlx.Conn) (own bool, err error) {
+	err = c.Raw(func(raw any) error {
+		conn, ok := raw.(*connection)
+		own = ok && conn.prepares
+		return nil
+	})
+	return own, err
+}

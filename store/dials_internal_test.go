@@ -1,0 +1,143 @@
+package store
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// dialing makes connections as it is told, and counts the attempts.
+type dialing struct {
+	driver.Connector
+	takes    time.Duration
+	fails    error
+	attempts int
+}
+
+func (d *dialing) Connect(ctx context.Context) (driver.Conn, error) {
+	d.attempts++
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(d.takes):
+	}
+	if d.fails != nil {
+		return nil, d.fails
+	}
+	return &connection{fullConn: closable{}, made: time.Now()}, nil
+}
+
+type closable struct{ fullConn }
+
+func (closable) Close() error                       { return nil }
+func (closable) ResetSession(context.Context) error { return nil }
+
+func one() int64 { return 1 }
+
+func connect(d *dials, limit time.Duration) (driver.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	return d.Connect(ctx)
+}
+
+func TestConnectionIsMadeForWhoComesNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &dialing{takes: 500 * time.Millisecond}
+		d := newDials(server, nil, time.Hour, one)
+		defer func() { _ = d.Close() }()
+		for range 2 {
+			if _, err := connect(d, 200*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatal(err)
+			}
+		}
+		if _, err := connect(d, 200*time.Millisecond); err != nil {
+			t.Error("the connection that was being made has come to nobody: ", err)
+		}
+		if server.attempts > maxDials {
+			t.Errorf("%d attempts for look-ups that came one after the other", server.attempts)
+		}
+	})
+}
+
+func TestFailedConnectingIsNotRepeatedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &dialing{fails: errors.New("refused")}
+		d := newDials(server, nil, time.Hour, one)
+		defer func() { _ = d.Close() }()
+		for range 1000 { // ten seconds
+			if _, err := connect(d, 200*time.Millisecond); !errors.Is(err, server.fails) {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if server.attempts < 90 || server.attempts > 210 {
+			t.Errorf("%d attempts in ten seconds", server.attempts)
+		}
+		server.fails = nil
+		time.Sleep(maxDialPause)
+		if _, err := connect(d, time.Second); err != nil {
+			t.Error(err)
+		}
+		many, before := newDials(&dialing{fails: errors.New("refused")}, nil, time.Hour, func() int64 { return 1000 }), 0
+		defer func() { _ = many.Close() }()
+		for range 2000 {
+			_, _ = connect(many, time.Second)
+			time.Sleep(10 * time.Millisecond)
+		}
+		if before = many.Connector.(*dialing).attempts; before > 40 {
+			t.Errorf("one of 1,000 sidecars has tried %d times in twenty seconds", before)
+		}
+	})
+}
+
+// A packet that is lost keeps a connection from being made for seconds. Others are tried beside it.
+func TestSlowConnectingHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &dialing{takes: time.Hour}
+		d := newDials(server, nil, time.Hour, one)
+		defer func() { _ = d.Close() }()
+		for range maxDials {
+			_, _ = connect(d, 200*time.Millisecond)
+		}
+		server.takes = 0
+		time.Sleep(slowDial)
+		if _, err := connect(d, 200*time.Millisecond); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestOldConnectionIsKeptUntilThereIsANewOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &dialing{}
+		const lifetime = time.Minute
+		d := newDials(server, nil, lifetime, one)
+		defer func() { _ = d.Close() }()
+		made, err := connect(d, time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		use := func() error { return made.(*connection).ResetSession(t.Context()) }
+		if err := use(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(lifetime)
+		server.takes = time.Second
+		if err := use(); err != nil {
+			t.Error("it is given up while there is no other: ", err)
+		}
+		time.Sleep(2 * time.Second)
+		if err := use(); !errors.Is(err, driver.ErrBadConn) {
+			t.Errorf("it is kept although there is another: %v", err)
+		}
+		if next, err := connect(d, time.Millisecond); err != nil || next == made {
+			t.Error(next, err)
+		}
+		if server.attempts != 2 {
+			t.Errorf("%d attempts", server.attempts)
+		}
+	})
+}

@@ -1,0 +1,134 @@
+package store_test
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
+
+// Where the database is 60 ms away, connecting and the first query take longer than a look-up may.
+func TestConnectionsAreMadeOverASlowLink(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t)
+	p := newProxy(t, f.url)
+	p.onEveryByte(delay)
+	d := f.directory(t, func(c *store.Config) {
+		c.URL = p.through(c.URL)
+		c.LookupTimeout = 150 * time.Millisecond
+	})
+	eventually(t, "look-ups work", func() bool { return d.Ready(t.Context()) == nil })
+	for range 20 {
+		if got, err := d.Lookup(t.Context(), lookup(key)); err != nil || got.Denial != "" {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+	if n := p.connections(); n > 8 {
+		t.Errorf("it took %d connections", n)
+	}
+}
+
+func TestRefusedLoginsAreFew(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t)
+	p := newProxy(t, f.url)
+	d := f.directory(t, func(c *store.Config) { c.URL = p.through(c.URL) })
+	must(d.Lookup(t.Context(), lookup(key)))
+
+	administrator := openDB(t, server.URL("postgres"))
+	name := value[string](t, f.db, `SELECT current_database()`)
+	allow := func(yes string) {
+		must(administrator.ExecContext(t.Context(), `ALTER DATABASE "`+name+`" ALLOW_CONNECTIONS `+yes))
+	}
+	allow("false")
+	must(administrator.ExecContext(t.Context(), `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1`, name))
+	before, lookups := p.connections(), 0
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	for range 16 {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				_, err := d.Lookup(t.Context(), lookup(key))
+				if err == nil || !strings.Contains(err.Error(), "not currently accepting connections") {
+					t.Errorf("the database refuses connections: %v", err)
+				}
+				mu.Lock()
+				lookups++
+				mu.Unlock()
+				time.Sleep(time.Millisecond)
+			}
+		})
+	}
+	wg.Wait()
+	if n := p.connections() - before; n > 80 || lookups < 1000 {
+		t.Errorf("%d attempts to connect for %d look-ups in two seconds", n, lookups)
+	}
+	allow("true")
+	eventually(t, "look-ups work again", func() bool {
+		got, err := d.Lookup(t.Context(), lookup(key))
+		return err == nil && got.Denial == ""
+	})
+}
+
+// Ready does what a check does: that the database is there does not mean that it answers.
+func TestReadyMeansThatLookUpsWork(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t)
+	d := f.listening(t)
+	for _, c := range []struct{ name, breaks, mends, says string }{
+		{
+			"a right was taken away", `REVOKE SELECT ON keywicket.members FROM keywicket_sidecar`,
+			`GRANT SELECT ON keywicket.members TO keywicket_sidecar`, "permission denied",
+		},
+		{
+			"a right that only sessions need", `REVOKE SELECT ON keywicket.revoked_sessions FROM keywicket_sidecar`,
+			`GRANT SELECT ON keywicket.revoked_sessions TO keywicket_sidecar`, "permission denied",
+		},
+		{
+			"a right that only apps' tokens need", `REVOKE SELECT ON keywicket.oauth_grants FROM keywicket_sidecar`,
+			`GRANT SELECT ON keywicket.oauth_grants TO keywicket_sidecar`, "permission denied",
+		},
+		{
+			"a column has another name", `ALTER TABLE keywicket.tokens RENAME COLUMN scopes TO scope`,
+			`ALTER TABLE keywicket.tokens RENAME COLUMN scope TO scopes`, "scopes",
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f.exec(t, c.breaks)
+			if err := d.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("it is ready: %v", err)
+			}
+			f.exec(t, c.mends)
+			if err := d.Ready(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Run("a table is locked", func(t *testing.T) {
+		tx := must(f.db.BeginTxx(t.Context(), nil))
+		defer func() { _ = tx.Rollback() }()
+		must(tx.ExecContext(t.Context(), `LOCK keywicket.workspaces IN ACCESS EXCLUSIVE MODE`))
+		if err := d.Ready(t.Context()); err == nil {
+			t.Error("it is ready")
+		}
+	})
+	t.Run("the cache is not in use", func(t *testing.T) {
+		eventually(t, "nothing is to be said", func() bool { return len(d.Notices()) == 0 })
+		f.exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`)
+		eventually(t, "it is said", func() bool { return strings.Contains(strings.Join(d.Notices(), ""), "does not write all changes") })
+		if err := d.Ready(t.Context()); err != nil {
+			t.Error("look-ups work: ", err)
+		}
+		if got := must(d.Lookup(t.Context(), lookup(key))); got.Denial != "" || got.Cache == authz.CacheHit {
+			t.Errorf("%+v", got)
+		}
+		f.exec(t, `ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`)
+		eventually(t, "nothing is to be said", func() bool { return len(d.Notices()) == 0 })
+	})
+}

@@ -1,0 +1,72 @@
+package test
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/keywicket/keywicket/demo"
+)
+
+// What was asked while the sidecar was frozen waits for it. When it goes on, its memory is too old, its connections have missed
+// their time limits, and the whole queue is there at once.
+func TestFrozenSidecarAnswersItsQueue(t *testing.T) {
+	s := separateStack(t, demo.Config{})
+	home := tenant(t, s)
+	key := issue(t, s, "sk_live_", home.ID, "contacts:read")
+	conn, err := grpc.NewClient(s.Sidecar.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	client := authv3.NewAuthorizationClient(conn)
+	var mu sync.Mutex
+	outcomes := make(map[string]int)
+	check := func() {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		answer, err := client.Check(ctx, &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+			ContextExtensions: map[string]string{"api": "velaflows"},
+			Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
+				Method: http.MethodGet, Path: "/api/v1/contacts/7",
+				HeaderMap: &corev3.HeaderMap{Headers: []*corev3.HeaderValue{
+					{Key: "authorization", RawValue: []byte("Bearer " + key.Token)}, {Key: "x-workspace-id", Value: home.ID},
+				}},
+			}},
+		}})
+		outcome := "lost"
+		if err == nil {
+			outcome = outcomeOf(t, answer)
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		outcomes[outcome]++
+	}
+	check()
+	const frozen, each = 4 * time.Second, 2 * time.Millisecond
+	pid := s.Sidecar.PID()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	thaw := sync.OnceFunc(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+	defer thaw()
+	var asking sync.WaitGroup
+	asked := 1
+	for begin := time.Now(); time.Since(begin) < frozen; time.Sleep(each) {
+		asking.Go(check)
+		asked++
+	}
+	thaw()
+	asking.Wait()
+	if outcomes["allow"] != asked {
+		t.Errorf("%d checks: %v", asked, outcomes)
+	}
+}
