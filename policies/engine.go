@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -46,6 +47,9 @@ type Engine struct {
 	hash       string
 	readsQuery bool
 	query      rego.PreparedEvalQuery
+	// turns has room for as many evaluations as there are processors. The others wait, first come, first served: of thousands
+	// at once, each would get its share of a processor, and all of them would end too late.
+	turns chan struct{}
 }
 
 // Load reads a policy, runs its tests, and compiles it. A policy with a faulty table, one that does not compile and one
@@ -80,8 +84,12 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{tables: tables, hash: hex.EncodeToString(s.hash.Sum(nil)[:6]), readsQuery: readsQuery, query: query}, nil
+	return &Engine{
+		tables: tables, hash: hex.EncodeToString(s.hash.Sum(nil)[:6]), readsQuery: readsQuery, query: query, turns: newTurns(),
+	}, nil
 }
+
+func newTurns() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)) }
 
 // Warnings are about tables that are valid, but not safe before every server. Each names its file and line.
 func (e *Engine) Warnings() []string {
@@ -108,6 +116,12 @@ func (e *Engine) Tables() map[string]Table { return e.tables }
 
 // Decide implements authz.Policy. An undefined decision, and a built-in function's error, are errors.
 func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
+	select {
+	case e.turns <- struct{}{}:
+		defer func() { <-e.turns }()
+	case <-ctx.Done():
+		return authz.Decision{}, ctx.Err()
+	}
 	results, err := e.query.Eval(ctx, rego.EvalParsedInput(inputValue(in)))
 	if err != nil {
 		return authz.Decision{}, err

@@ -24,7 +24,7 @@ func engineOf(t testing.TB, s sources, err error) *Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Engine{query: query}
+	return &Engine{query: query, turns: newTurns()}
 }
 
 func bothEngines(t testing.TB, s sources) (plain, optimised *Engine) {

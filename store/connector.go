@@ -123,7 +123,7 @@ type connection struct {
 	made     time.Time
 	prepares bool
 	ready    map[string]driver.Stmt // what was prepared before somebody asked for it
-	outworn  func() bool // there is another connection to take this one's place; nil: there is none
+	outworn  func() bool            // there is another connection to take this one's place; nil: there is none
 }
 
 // PrepareContext implements [driver.ConnPrepareContext].
