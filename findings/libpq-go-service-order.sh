@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# github.com/lib/pq 1.12.3 documents the order "a service overrides any value from the environment, which in turn gets overridden by the
+# same parameter in the connection string", as psql does it. NewConfig applies the service file last: what it has wins over the
+# connection string. With PGSERVICE in the environment, a program that is given a URL talks to the host of the service file.
+#
+# Seen: the URL says host url.example and database url_db; the service file says host service.example and nothing of the
+# database. The configuration has host service.example and database url_db.
+# Exit 0: as described. Exit 1: it has changed.
+set -euo pipefail
+dir=$(mktemp -d)
+trap 'chmod -R u+w "$dir"; rm -rf "$dir"' EXIT
+cd "$dir"
+cat > go.mod <<'MOD'
+module finding
+go 1.24
+require github.com/lib/pq v1.12.3
+MOD
+cat > main.go <<'GO'
+package main
+
+import (
+	"fmt"
+
+	"github.com/lib/pq"
+)
+
+func main() {
+	c, err := pq.NewConfig("postgres://me@url.example/url_db")
+	fmt.Println(c.Host, c.Database, err)
+}
+GO
+printf '[reports]\nhost=service.example\n' > services.conf
+go mod tidy > /dev/null 2>&1
+seen=$(PGSERVICE=reports PGSERVICEFILE=services.conf go run .)
+without=$(go run .)
+echo "with the service: $seen"
+echo "without it: $without"
+if [ "$seen" = "service.example url_db <nil>" ] && [ "$without" = "url.example url_db <nil>" ]; then
+  echo "as described"
+  exit 0
+fi
+echo "CHANGED"
+exit 1
