@@ -64,11 +64,12 @@ func TestConnectionIsMadeForWhoComesNext(t *testing.T) {
 
 func TestFailedConnectingIsNotRepeatedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := &dialing{fails: errors.New("refused")}
+		refused := errors.New("refused")
+		server := &dialing{fails: refused}
 		d := newDials(server, nil, time.Hour, one)
 		defer func() { _ = d.Close() }()
 		for range 1000 { // ten seconds
-			if _, err := connect(d, 200*time.Millisecond); !errors.Is(err, server.fails) {
+			if _, err := connect(d, 200*time.Millisecond); !errors.Is(err, refused) {
 				t.Fatal(err)
 			}
 			time.Sleep(10 * time.Millisecond)
@@ -81,14 +82,15 @@ func TestFailedConnectingIsNotRepeatedAtOnce(t *testing.T) {
 		if _, err := connect(d, time.Second); err != nil {
 			t.Error(err)
 		}
-		many, before := newDials(&dialing{fails: errors.New("refused")}, nil, time.Hour, func() int64 { return 1000 }), 0
+		refusing := &dialing{fails: refused}
+		many := newDials(refusing, nil, time.Hour, func() int64 { return 1000 })
 		defer func() { _ = many.Close() }()
 		for range 2000 {
 			_, _ = connect(many, time.Second)
 			time.Sleep(10 * time.Millisecond)
 		}
-		if before = many.Connector.(*dialing).attempts; before > 40 {
-			t.Errorf("one of 1,000 sidecars has tried %d times in twenty seconds", before)
+		if refusing.attempts > 40 {
+			t.Errorf("one of 1,000 sidecars has tried %d times in twenty seconds", refusing.attempts)
 		}
 	})
 }
