@@ -25,7 +25,7 @@ build: ## Build bin/keywicket
 	go build -o bin/keywicket ./cmd/keywicket
 
 .PHONY: test
-test: test-policies test-go ## Run every test
+test: test-policies test-go ## Run the tests, but for those that take minutes
 
 .PHONY: test-policies
 test-policies: ## Check, format-check and test the Rego policies with the stock opa; all of it must be covered
@@ -37,7 +37,11 @@ test-policies: ## Check, format-check and test the Rego policies with the stock 
 # -count=1: the tests build and run binaries, which the cache of test results does not see.
 .PHONY: test-go
 test-go: .tools/envoy .tools/chromium test/js/node_modules ## Run the Go tests, through a real Envoy, Postgres and Chromium, with the race detector
-	go test -race -count=1 -timeout 20m ./...
+	go test -race -short -count=1 -timeout 20m ./...
+
+.PHONY: test-long
+test-long: .tools/envoy .tools/chromium test/js/node_modules ## Run the tests that take minutes, and those of their packages
+	go test -race -count=1 -timeout 40m $$(grep -rl --include='*_test.go' 'testing.Short()' . | xargs -n 1 dirname | sort -u)
 
 .PHONY: lint
 lint: ## Check the code's form, and the arrows between its packages
@@ -80,8 +84,11 @@ fleet: ## Measure what many sidecars cost one Postgres, and draw docs/scaling.sv
 	go test -count=1 -timeout 2h -v -run 'TestMeasure|TestDocs' ./test/fleet -measure $(SIDECARS)
 
 .PHONY: ci
-ci: lint test demo-once ## All that CI runs
+ci: lint test demo-once ## The first part of what CI runs
 	$(MAKE) fuzz FUZZTIME=10s
+
+.PHONY: ci-full
+ci-full: test-long ## The second part, which takes longer
 	.ci/as-ordinary-user
 
 .PHONY: clean

@@ -55,6 +55,9 @@ func started(t *testing.T, o options) *world {
 
 // TestAudit is the search: whatever is changed, and whatever fails meanwhile, nobody is answered from before the bound.
 func TestAudit(t *testing.T) {
+	if testing.Short() {
+		t.Skip("make test-long runs it")
+	}
 	audited := *binary
 	if audited == "" {
 		var err error

@@ -64,6 +64,9 @@ var controls = []control{
 // TestControls makes keywicket unsafe in one way after the other, and each time the judge has to see it. The same schedule finds
 // nothing in keywicket as it is, or it would not be the lack of the protection that is found.
 func TestControls(t *testing.T) {
+	if testing.Short() {
+		t.Skip("make test-long runs it")
+	}
 	intact, err := build(interrupted, t.TempDir(), "")
 	if err != nil {
 		t.Fatal(err)
