@@ -38,7 +38,9 @@ func operations(d *store.Directory, v *session.Verifier, m *metrics) http.Handle
 func readiness(w http.ResponseWriter, database error, notices []string, v *session.Verifier) {
 	status := http.StatusOK
 	reasons, unverified := v.Ready()
-	reasons = append(notices, reasons...)
+	if database == nil { // otherwise it is what the notices come from
+		reasons = append(notices, reasons...)
+	}
 	for _, err := range []error{database, unverified} {
 		if err != nil {
 			reasons, status = append(reasons, err.Error()), http.StatusServiceUnavailable
