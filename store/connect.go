@@ -8,10 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
-	"net/url"
-	"strings"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -30,61 +27,12 @@ func open(databaseURL string, limit time.Duration) (*sqlx.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.ApplicationName = cmp.Or(config.ApplicationName, applicationName)
-	// Times are shown in UTC, wherever the database stands. Config.TZ is never sent.
-	maps.DeleteFunc(config.Runtime, func(name, _ string) bool { return strings.EqualFold(name, "timezone") })
-	if config.Runtime == nil {
-		config.Runtime = make(map[string]string)
-	}
-	config.Runtime["timezone"] = "UTC"
-	connector, err := pq.NewConnectorConfig(config)
+	connector, err := pq.NewConnectorConfig(config.Config)
 	if err != nil {
 		return nil, fmt.Errorf("prepare the database connection: %w", err)
 	}
 	connector.Dialer(dialer{limit: limit})
 	return sqlx.NewDb(sql.OpenDB(connector), "postgres"), nil
-}
-
-func parse(databaseURL string) (pq.Config, error) {
-	if strings.TrimSpace(databaseURL) == "" {
-		return pq.Config{}, errors.New("no database URL is given; it looks like " + urlForm)
-	}
-	config, err := pq.NewConfig(databaseURL)
-	if err != nil {
-		return pq.Config{}, urlError(databaseURL, err)
-	}
-	// A standby may lag behind what the primary has told of, and nothing can be written to it.
-	switch config.TargetSessionAttrs {
-	case "":
-		config.TargetSessionAttrs = pq.TargetSessionAttrsPrimary
-	case pq.TargetSessionAttrsPrimary, pq.TargetSessionAttrsReadWrite:
-	default:
-		return pq.Config{}, fmt.Errorf("the database URL has target_session_attrs=%s: it has to be the primary", config.TargetSessionAttrs)
-	}
-	return config, nil
-}
-
-const applicationName = "keywicket"
-
-const urlForm = "postgres://user:password@host:5432/database?sslmode=require"
-
-// urlError says what is wrong with a URL and repeats nothing of it: the errors of net/url and lib/pq quote what they
-// stumble over, which may be a part of the password.
-func urlError(databaseURL string, err error) error {
-	const forms = "; it looks like " + urlForm + ", with special characters of the password percent-encoded"
-	_, unparsed := errors.AsType[*url.Error](err)
-	if rest, ok := strings.CutPrefix(err.Error(), `pq: wrong value for "`); ok && !unparsed {
-		name, _, _ := strings.Cut(rest, `"`)
-		return fmt.Errorf("the database URL has a wrong value for %s", name)
-	}
-	if rest, ok := strings.CutPrefix(err.Error(), "pq: environment variable $"); ok {
-		name, _, _ := strings.Cut(rest, " ")
-		return fmt.Errorf("the environment variable %s is not supported: unset it, and say it in the database URL", name)
-	}
-	if scheme, _, ok := strings.Cut(databaseURL, "://"); ok && scheme != "postgres" && scheme != "postgresql" {
-		return errors.New("the database URL is not one of Postgres" + forms)
-	}
-	return errors.New("the database URL cannot be parsed" + forms)
 }
 
 // dialer makes connections that give up on a server that stopped answering. Without it a connection whose peer vanished

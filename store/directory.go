@@ -167,7 +167,7 @@ func (d *Directory) Ready(ctx context.Context) error {
 		})
 	})
 	if err != nil {
-		return fmt.Errorf("ask the database: %w", err)
+		return fmt.Errorf("ask the database: %w", connectError(err))
 	}
 	if d.feed != nil {
 		return d.feed.ready()

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -123,21 +122,10 @@ func (h *hints) heard(notification string) {
 	h.cache.Hinted(keys)
 }
 
-// feedURL says in the URL what open says in a configuration, which a listener does not take.
+// feedURL says the same as open's configuration, which a listener does not take.
 func feedURL(databaseURL string) (string, error) {
-	config, err := parse(databaseURL)
-	if err != nil {
-		return "", err
-	}
-	if u, err := url.Parse(databaseURL); err == nil && (u.Scheme == "postgres" || u.Scheme == "postgresql") {
-		query := u.Query()
-		query.Set("application_name", cmp.Or(config.ApplicationName, applicationName))
-		query.Set("target_session_attrs", string(config.TargetSessionAttrs))
-		u.RawQuery = query.Encode()
-		return u.String(), nil
-	}
-	// In front: the last of two counts, and what is behind may end in an empty value.
-	return fmt.Sprintf("application_name=%s target_session_attrs=%s %s", applicationName, config.TargetSessionAttrs, databaseURL), nil
+	s, err := parse(databaseURL)
+	return s.dsn, err
 }
 
 func (h *hints) close() {

@@ -45,8 +45,16 @@ type Migration struct {
 // Migrate runs the pending migrations, each in a transaction of its own, and returns those it ran, also beside an
 // error. Whoever else migrates the same database waits meanwhile, and then finds nothing to do.
 //
-// There is no way back: a migration that turns out wrong is followed by another one.
+// There is no way back: a migration that turns out wrong is followed by another one. A server that is too old is refused before
+// anything is changed.
 func Migrate(ctx context.Context, db *sqlx.DB) ([]Applied, error) {
+	var version int
+	if err := db.GetContext(ctx, &version, `SELECT current_setting('server_version_num')::int`); err != nil {
+		return nil, fmt.Errorf("ask the server for its version: %w", connectError(err))
+	}
+	if err := checkVersion(version); err != nil {
+		return nil, err
+	}
 	provider, err := migrations(db)
 	if err != nil {
 		return nil, err
@@ -92,7 +100,7 @@ func appliedMigrations(ctx context.Context, db *sqlx.DB) (map[int64]time.Time, e
 	var exists bool
 	err := db.GetContext(ctx, &exists, `SELECT to_regclass($1) IS NOT NULL`, versionTable)
 	if err != nil {
-		return nil, fmt.Errorf("look for the schema keywicket: %w", err)
+		return nil, fmt.Errorf("look for the schema keywicket: %w", connectError(err))
 	}
 	if !exists {
 		return nil, nil

@@ -83,7 +83,7 @@ func (r *Registry) check(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
-		return &refusal{kind: ErrUnreachable, sentence: "cannot reach the database", cause: err}
+		return &refusal{kind: ErrUnreachable, sentence: "cannot reach the database", cause: connectError(err)}
 	}
 	status, err := MigrationStatus(ctx, r.db)
 	if err != nil {
