@@ -17,8 +17,8 @@ import (
 )
 
 // Open makes a pool of connections for [Migrate] and [MigrationStatus], and connects when it is first used. The URL is
-// postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs; the PG* environment
-// variables stand behind it.
+// postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs; its service and
+// the PG* environment variables stand behind it.
 func Open(databaseURL string) (*sqlx.DB, error) { return open(databaseURL, 0) }
 
 // open limits each read and each write of a connection, and the dialing, to limit. 0: no limit.

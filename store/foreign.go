@@ -23,28 +23,31 @@ type foreignOption struct {
 // demanding are options that may ask for what lib/pq does not do. Such a value is refused: nobody would notice that it is not kept.
 var demanding = map[string]foreignOption{
 	// libpq's.
-	"channel_binding":  {[]string{"disable", "prefer"}, true, verifyInstead},
-	"gssencmode":       {[]string{"disable", "prefer"}, false, "write sslmode=verify-full instead, to encrypt by TLS"},
-	"sslcertmode":      {[]string{"allow"}, false, "remove it; without sslcert no certificate is sent, if the home folder has no .postgresql/postgresql.crt"},
-	"sslcrl":           {nil, false, "remove it; lists of revoked certificates are not read"},
-	"sslcrldir":        {nil, false, "remove it; lists of revoked certificates are not read"},
-	"sslpassword":      {nil, false, "remove it, and store the key of sslkey without a passphrase"},
-	"sslkeylogfile":    {nil, false, "remove it"},
-	"requirepeer":      {nil, false, "remove it, and let nobody but the server write to the folder of its socket"},
-	"require_auth":     {nil, false, "write sslmode=verify-full instead, so that no other server gets the password"},
-	"requiressl":       {[]string{"0"}, false, "write sslmode=require instead"},
-	"replication":      {[]string{"false", "off", "no", "0"}, false, "remove it"},
-	"oauth_issuer":     {nil, false, "remove it, and log in with a password or a certificate"},
-	"oauth_client_id":  {nil, false, "remove it, and log in with a password or a certificate"},
-	"scram_client_key": {nil, false, "remove it, and log in with a password or a certificate"},
-	"scram_server_key": {nil, false, "remove it, and log in with a password or a certificate"},
+	"channel_binding":     {[]string{"disable", "prefer"}, true, verifyInstead},
+	"gssencmode":          {[]string{"disable", "prefer"}, false, "write sslmode=verify-full instead, to encrypt by TLS"},
+	"sslcertmode":         {[]string{"allow"}, false, "remove it; without sslcert no certificate is sent, if the home folder has no .postgresql/postgresql.crt"},
+	"sslcrl":              {nil, false, "remove it; lists of revoked certificates are not read"},
+	"sslcrldir":           {nil, false, "remove it; lists of revoked certificates are not read"},
+	"sslpassword":         {nil, false, "remove it, and store the key of sslkey without a passphrase"},
+	"sslkeylogfile":       {nil, false, "remove it"},
+	"requirepeer":         {nil, false, "remove it, and let nobody but the server write to the folder of its socket"},
+	"require_auth":        {nil, false, "write sslmode=verify-full instead, so that no other server gets the password"},
+	"requiressl":          {[]string{"0"}, false, "write sslmode=require instead"},
+	"replication":         {[]string{"false", "off", "no", "0"}, false, "remove it"},
+	"oauth_issuer":        {nil, false, loginInstead},
+	"oauth_client_id":     {nil, false, loginInstead},
+	"oauth_client_secret": {nil, false, loginInstead},
+	"oauth_scope":         {nil, false, loginInstead},
+	"scram_client_key":    {nil, false, loginInstead},
+	"scram_server_key":    {nil, false, loginInstead},
 	// Of Prisma, JDBC and asyncpg.
 	"sslaccept":        {[]string{"accept_invalid_certs"}, true, verifyInstead},
 	"sslidentity":      {nil, false, "write sslcert and sslkey instead"},
 	"ssl":              {nil, false, "write sslmode instead"},
-	"sslrootcert_data": {nil, false, "write sslrootcert instead"},
 	"targetServerType": {[]string{"primary"}, false, "write target_session_attrs=primary instead"},
 }
+
+const loginInstead = "remove it, and log in with a password or a certificate"
 
 const verifyInstead = "write sslmode=verify-full instead, with sslrootcert=system for an authority that everybody trusts, or sslrootcert=FILE"
 

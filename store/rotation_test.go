@@ -170,6 +170,18 @@ func TestPasswordAndAuthorityAreTakenUp(t *testing.T) {
 	fails("the old password", func(err error) bool { return pq.As(err, pqerror.InvalidPassword) != nil })
 	writeFile(t, passfile, line+"second\n")
 	works("with the new password")
+	if err := os.Chmod(passfile, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	c.cut(t, "sidecar")
+	fails("a password that others may read", func(err error) bool { return pq.As(err, pqerror.InvalidPassword) != nil })
+	if _, err := store.FeedURL("host=h passfile=" + passfile); err == nil || !strings.Contains(err.Error(), "has the mode 0640: make it 0600") {
+		t.Errorf("got %v", err)
+	}
+	if err := os.Chmod(passfile, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	works("with the old mode")
 
 	c.present(t, second, host, time.Now().Add(time.Hour))
 	c.cut(t, "sidecar")

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"os"
@@ -62,6 +63,9 @@ func parse(databaseURL string) (settings, error) {
 	if sockets, hosts := countHosts(config); sockets > 0 && hosts > 0 {
 		return settings{}, errors.New("the database URL names sockets beside other hosts: name only one kind")
 	}
+	if err := said.checkPassfile(); err != nil {
+		return settings{}, err
+	}
 	// A standby may lag behind what the primary has told of, and nothing can be written to it.
 	switch config.TargetSessionAttrs {
 	case "":
@@ -105,6 +109,24 @@ func (o options) checkLists() error {
 		}
 	}
 	return nil
+}
+
+// checkPassfile refuses a file that lib/pq would leave out at each connection, as if there were no password. One that is not
+// there may come.
+func (o options) checkPassfile() error {
+	file := o["passfile"]
+	info, err := os.Stat(file)
+	if file == "" || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && info.Mode().Perm()&0o167 != 0 { // lib/pq means 0o177
+		return fmt.Errorf("the passfile %s of the database URL has the mode %#o: make it 0600, or it is not used", file, info.Mode().Perm())
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("read the passfile of the database URL: %w", err)
+	}
+	return f.Close()
 }
 
 // configError says what lib/pq does not take. It repeats of it only what cannot be a part of a password that lacks its

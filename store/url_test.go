@@ -19,13 +19,9 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// forward listens, and passes on what comes to the server.
-func forward(t *testing.T, network, address string) net.Listener {
+// forward passes on to the server what comes to the listener.
+func forward(t *testing.T, l net.Listener) {
 	t.Helper()
-	l, err := net.Listen(network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
@@ -45,7 +41,6 @@ func forward(t *testing.T, network, address string) net.Listener {
 			}()
 		}
 	}()
-	return l
 }
 
 // leadsTo fails unless both the pools and the feed reach the database by the URL.
@@ -90,9 +85,13 @@ func TestURLIsReadAsPsqlReadsIt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, port6, _ := net.SplitHostPort(forward(t, "tcp", "[::1]:0").Addr().String())
+	port6 := ""
+	if l, err := net.Listen("tcp", "[::1]:0"); err == nil { // a machine may be without IPv6
+		_, port6, _ = net.SplitHostPort(l.Addr().String())
+		forward(t, l)
+	}
 	dir := t.TempDir()
-	forward(t, "unix", filepath.Join(dir, ".s.PGSQL.7777"))
+	forward(t, must(net.Listen("unix", filepath.Join(dir, ".s.PGSQL.7777"))))
 	const odd = `a#:+,'\ &=%!*[`
 	must(openDB(t, target).ExecContext(t.Context(), `CREATE ROLE "o d" LOGIN PASSWORD `+pq.QuoteLiteral(odd)))
 	t.Cleanup(func() {
@@ -129,6 +128,10 @@ func TestURLIsReadAsPsqlReadsIt(t *testing.T) {
 		"the form of a date":           "postgres://USER@HOST:PORT/DB?sslmode=disable&DateStyle=ISO,+MDY",
 	} {
 		t.Run(name, func(t *testing.T) {
+			if strings.Contains(form, "PORT6") && port6 == "" {
+				t.Log("no IPv6 on this machine")
+				return
+			}
 			leadsTo(t, replace.Replace(form), databaseOf(target))
 		})
 	}
@@ -259,7 +262,7 @@ func TestOptionsOfOthers(t *testing.T) {
 		"gssencmode=disable": "", "gssencmode=prefer": "", "gssencmode=require": "gssencmode=require, which keywicket cannot keep",
 		"sslcertmode=allow": "", "sslcertmode=disable": "sslcertmode, which", "sslcertmode=require": "sslcertmode=require, which",
 		"sslcrl=/f": "sslcrl, which", "sslcrldir=/f": "sslcrldir, which", "requirepeer=postgres": "requirepeer, which",
-		"require_auth=scram-sha-256": "write sslmode=verify-full instead", "sslpassword=geheim": "without a passphrase",
+		"require_auth=scram-sha-256": "write sslmode=verify-full instead", "sslpassword=geheim": "without a passphrase", "oauth_client_secret=geheim": "log in with a password",
 		"sslcompression=0": "", "gssdelegation=0": "", "krbsrvname=postgres": "", "requiressl=1": "write sslmode=require",
 		"replication=database": "replication, which", "replication=false": "", "min_protocol_version=3.0": "",
 		"ssl=true": "", "ssl=require": "write sslmode instead",
@@ -292,6 +295,23 @@ func TestOptionsOfOthers(t *testing.T) {
 				t.Errorf("more than one line, or a secret: %v", err)
 			}
 		})
+	}
+}
+
+// Whoever connects is told what to do about a server without TLS.
+func TestNoTLSIsToldByAll(t *testing.T) {
+	databaseURL := with(emptyDatabase(t), "sslmode", "")
+	d := must(store.OpenDirectory(store.Config{URL: databaseURL, LookupTimeout: 10 * time.Second, NoCache: true}, nil))
+	t.Cleanup(func() { _ = d.Close(context.Background()) })
+	for name, f := range map[string]func() error{
+		"migrate up":     func() error { _, err := store.Migrate(t.Context(), openDB(t, databaseURL)); return err },
+		"migrate status": func() error { _, err := store.MigrationStatus(t.Context(), openDB(t, databaseURL)); return err },
+		"a registry":     func() error { _, err := store.OpenRegistry(t.Context(), databaseURL); return err },
+		"a directory":    func() error { return d.Ready(t.Context()) },
+	} {
+		if err := f(); !errors.Is(err, pq.ErrSSLNotSupported) || !strings.Contains(err.Error(), "add sslmode=disable to the URL if the network between is trusted") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
