@@ -15,6 +15,7 @@ import (
 
 	"github.com/lib/pq"
 	"github.com/lib/pq/pqerror"
+	"pgregory.net/rapid"
 
 	"github.com/keywicket/keywicket/store"
 )
@@ -135,6 +136,33 @@ func TestURLIsReadAsPsqlReadsIt(t *testing.T) {
 			leadsTo(t, replace.Replace(form), databaseOf(target))
 		})
 	}
+}
+
+// Whatever a password is made of, it arrives, and no error has a part of it.
+func TestAnyPasswordArrives(t *testing.T) {
+	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
+	rapid.Check(t, func(t *rapid.T) {
+		password := rapid.StringMatching(`[^\x00]{1,12}`).Draw(t, "password")
+		u := url.URL{Scheme: "postgres", User: url.UserPassword("u", password), Host: "h1:1,h2", Path: "/d"}
+		for _, given := range []string{
+			strings.Replace(u.String(), "h1:1,h2", "h1:1,[::1]", 1),
+			"postgres://u@h/d?" + url.Values{"password": {password}}.Encode(),
+			"host=h user=u password='" + quote.Replace(password) + "'",
+		} {
+			dsn, err := store.FeedURL(given)
+			if err != nil {
+				t.Fatalf("%s: %v", given, err)
+			}
+			if got := must(pq.NewConfig(dsn)); got.Password != password || got.User != "u" {
+				t.Errorf("%s: user %q, password %q", given, got.User, got.Password)
+			}
+		}
+		// As it is, it may make a URL that is none.
+		secret := "gehei" + password
+		if _, err := store.FeedURL("postgres://u:" + secret + "@h/d"); err != nil && strings.Contains(err.Error(), "gehei") {
+			t.Errorf("the error has a part of it: %v", err)
+		}
+	})
 }
 
 func TestAURLThatMisleadsIsRefused(t *testing.T) {
