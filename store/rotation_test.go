@@ -52,7 +52,7 @@ func (a authority) pem() string { return pemOf("CERTIFICATE", a.certificate.Raw)
 // sign makes a certificate for a name or an address, and its key.
 func (a authority) sign(host string, until time.Time) (certificate, key string) {
 	k := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	template := &x509.Certificate{SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: until}
+	template := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: host}, NotBefore: time.Now().Add(-time.Hour), NotAfter: until}
 	if ip := net.ParseIP(host); ip != nil {
 		template.IPAddresses = []net.IP{ip}
 	} else {
@@ -83,13 +83,21 @@ func newCluster(t *testing.T) *cluster {
 func (c *cluster) present(t *testing.T, signer authority, host string, until time.Time) {
 	t.Helper()
 	certificate, key := signer.sign(host, until)
-	// The server's own user writes the files, in its data folder.
-	for name, content := range map[string]string{"server.key": key, "server.crt": certificate} {
-		c.exec(t, `COPY (SELECT string_to_table(`+pq.QuoteLiteral(strings.TrimSpace(content))+`, E'\n'))
-			TO PROGRAM 'umask 077; cat > `+name+`'`)
-	}
-	before := value[time.Time](t, c.db, `SELECT pg_conf_load_time()`)
+	c.write(t, "server.key", key)
+	c.write(t, "server.crt", certificate)
 	c.exec(t, `ALTER SYSTEM SET ssl = on`)
+	c.reload(t)
+}
+
+// write has the server's own user write a file in its data folder.
+func (c *cluster) write(t *testing.T, name, content string) {
+	t.Helper()
+	c.exec(t, `COPY (SELECT string_to_table(`+pq.QuoteLiteral(strings.TrimSpace(content))+`, E'\n')) TO PROGRAM 'umask 077; cat > `+name+`'`)
+}
+
+func (c *cluster) reload(t *testing.T) {
+	t.Helper()
+	before := value[time.Time](t, c.db, `SELECT pg_conf_load_time()`)
 	c.exec(t, `SELECT pg_reload_conf()`)
 	// A new connection has what the postmaster has read, which it reads before its children do.
 	eventually(t, "the settings are read", func() bool {
@@ -188,6 +196,50 @@ func TestPasswordAndAuthorityAreTakenUp(t *testing.T) {
 	fails("the old authority", func(err error) bool { _, ok := errors.AsType[x509.UnknownAuthorityError](err); return ok })
 	writeFile(t, rootcert, second.pem())
 	works("with the new authority")
+}
+
+// A certificate logs in as its name, and is read for each connection. Root's key may be readable by a group, as that of a mounted
+// Secret is.
+func TestLogInWithACertificate(t *testing.T) {
+	c := newCluster(t)
+	ours, other := newAuthority("ours"), newAuthority("other")
+	c.exec(t, `CREATE ROLE sidecar LOGIN IN ROLE keywicket_sidecar`)
+	c.write(t, "ca.crt", ours.pem())
+	c.exec(t, `ALTER SYSTEM SET ssl_ca_file = 'ca.crt'`)
+	c.exec(t, `COPY (SELECT 'hostssl all sidecar all cert') TO PROGRAM 'cat - pg_hba.conf > first && mv first pg_hba.conf'`)
+	host, _, _ := net.SplitHostPort(c.server.Address())
+	c.present(t, ours, host, time.Now().Add(time.Hour))
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	writeFile(t, path("root.crt"), ours.pem())
+	logsIn := func(signer authority, mode os.FileMode) error {
+		certificate, key := signer.sign("sidecar", time.Now().Add(time.Hour))
+		writeFile(t, path("tls.crt"), certificate)
+		writeFile(t, path("tls.key"), key)
+		if err := os.Chmod(path("tls.key"), mode); err != nil {
+			t.Fatal(err)
+		}
+		return c.ping(t, "postgres://sidecar@"+c.server.Address()+"/postgres?sslmode=verify-full&sslrootcert="+path("root.crt")+
+			"&sslcert="+path("tls.crt")+"&sslkey="+path("tls.key"))
+	}
+	if err := logsIn(ours, 0o600); err != nil {
+		t.Error(err)
+	}
+	if err := logsIn(ours, 0o440); (err == nil) != (os.Getuid() == 0) {
+		t.Errorf("readable by a group: %v", err)
+	}
+	if err := logsIn(ours, 0o444); !errors.Is(err, pq.ErrSSLKeyHasWorldPermissions) {
+		t.Errorf("readable by all: %v", err)
+	}
+	if err := logsIn(other, 0o600); err == nil {
+		t.Error("another authority's certificate logs in")
+	}
+}
+
+func (c *cluster) ping(t *testing.T, databaseURL string) error {
+	t.Helper()
+	var user string
+	return openDB(t, databaseURL).GetContext(t.Context(), &user, `SELECT current_user`)
 }
 
 func TestCertificatesThatAreNotGoodAreTold(t *testing.T) {
