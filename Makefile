@@ -41,7 +41,7 @@ test-go: .tools/envoy .tools/chromium .tools/postgres-13/bin/postgres test/js/no
 
 POSTGRES ?= 14 15 18
 .PHONY: test-postgres
-test-postgres: $(POSTGRES:%=test-postgres-%) ## Run the store's tests on each of the versions POSTGRES (14 15 18), five minutes each
+test-postgres: $(POSTGRES:%=test-postgres-%) ## Run the store's tests on each of the versions POSTGRES (14 15 18), five minutes each or more
 
 test-postgres-%: .tools/postgres-%/bin/postgres .tools/postgres-13/bin/postgres
 	PG_BIN=$(CURDIR)/.tools/postgres-$*/bin KEYWICKET_TEST_POSTGRES=$* go test -count=1 ./store/...
