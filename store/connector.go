@@ -36,19 +36,41 @@ const connectLimit = 5 * time.Second
 
 // connector makes connections, one at a time.
 type connector struct {
-	config pq.Config
-	pooler Pooler
-	limit  time.Duration // of each read and each write, once the connection is made; 0: none
+	settings settings
+	pooler   Pooler
+	limit    time.Duration // of each read and each write, once the connection is made; 0: none
+}
+
+func newConnector(databaseURL string, pooler Pooler, limit time.Duration) (connector, error) {
+	s, err := parse(databaseURL)
+	if err != nil {
+		return connector{}, err
+	}
+	if s.pooled && pooler == PoolerAuto {
+		pooler = PoolerTransaction
+	}
+	// A query with arguments is parsed, bound and run in one round trip. In two, a pooler of transactions may send the second
+	// one to another server process.
+	s.BinaryParameters = true
+	return connector{settings: s, pooler: pooler, limit: limit}, nil
 }
 
 // Connect implements [driver.Connector].
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
-	plain, err := pq.NewConnectorConfig(c.config)
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return nil, connectError(err)
+	}
+	return conn, nil
+}
+
+func (c connector) connect(ctx context.Context) (driver.Conn, error) {
+	plain, err := pq.NewConnectorConfig(c.settings.Config)
 	if err != nil {
 		return nil, fmt.Errorf("prepare the database connection: %w", err)
 	}
-	d := &dialer{connecting: connectLimit, limit: c.limit}
-	if timeout := c.config.ConnectTimeout; timeout > 0 {
+	d := &dialer{connecting: connectLimit, limit: c.limit, keepAlive: c.settings.keepAlive}
+	if timeout := c.settings.ConnectTimeout; timeout > 0 {
 		d.connecting = min(d.connecting, timeout)
 	}
 	plain.Dialer(d)
@@ -60,11 +82,12 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if !ok { // another version of lib/pq
 		return nil, errors.Join(fmt.Errorf("the driver's connection %T lacks a method", made), made.Close())
 	}
-	conn := &connection{fullConn: full, made: time.Now(), prepares: c.pooler == PoolerNone}
-	if c.pooler == PoolerAuto {
-		if conn.prepares, err = direct(ctx, full); err != nil {
-			return nil, errors.Join(err, made.Close())
-		}
+	direct, err := greet(ctx, full)
+	if err != nil {
+		return nil, errors.Join(err, made.Close())
+	}
+	conn := &connection{
+		fullConn: full, made: time.Now(), prepares: c.pooler == PoolerNone || c.pooler == PoolerAuto && direct,
 	}
 	if err := d.connected(); err != nil {
 		return nil, errors.Join(err, made.Close())
@@ -75,19 +98,20 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 // Driver implements [driver.Connector].
 func (c connector) Driver() driver.Driver { return &pq.Driver{} }
 
-// direct reports whether the connection leads to the Postgres process that answered when it was made. A pooler makes up
-// the process id that it tells its clients, because the connection to Postgres is not theirs.
-func direct(ctx context.Context, c fullConn) (bool, error) {
-	rows, err := c.QueryContext(ctx, `SELECT pg_catalog.pg_backend_pid()`, nil)
+// greet refuses a server that is too old, and reports whether the connection leads to the Postgres process that answered when it
+// was made. A pooler makes up the process id that it tells its clients, because the connection to Postgres is not theirs.
+func greet(ctx context.Context, c fullConn) (direct bool, err error) {
+	rows, err := c.QueryContext(ctx, `SELECT current_setting('server_version_num')::int, pg_backend_pid()`, nil)
 	if err != nil {
 		return false, err
 	}
-	var row [1]driver.Value
+	var row [2]driver.Value
 	if err := errors.Join(rows.Next(row[:]), rows.Close()); err != nil {
 		return false, err
 	}
-	pid, ok := row[0].(int64)
-	return ok && pid == toldPID(c), nil
+	version, _ := row[0].(int64)
+	pid, ok := row[1].(int64)
+	return ok && pid == toldPID(c), checkVersion(int(version))
 }
 
 // toldPID is the process id that the server told when the connection was made; 0 if it cannot be found out. lib/pq keeps it for

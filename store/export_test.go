@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"net"
 	"testing"
 
 	"github.com/jmoiron/sqlx"
@@ -17,8 +18,23 @@ const (
 // TokensQuery is for EXPLAIN.
 var TokensQuery = tokensQuery
 
-// FeedURL is for every form of a URL.
-var FeedURL = feedURL
+// FeedURL is what the listener is given, for every form of a URL.
+func FeedURL(databaseURL string) (string, error) {
+	s, err := parse(databaseURL)
+	return s.dsn, err
+}
+
+// ConnectError and CheckVersion are for errors of servers that the tests do not have.
+var (
+	ConnectError = connectError
+	CheckVersion = checkVersion
+)
+
+// ReadURL is what a URL says that lib/pq's configuration does not hold.
+func ReadURL(databaseURL string) (pooled bool, keepAlive net.KeepAliveConfig, err error) {
+	s, err := parse(databaseURL)
+	return s.pooled, s.keepAlive, err
+}
 
 // MigrateTo runs the migrations up to the version.
 func MigrateTo(ctx context.Context, db *sqlx.DB, version int64) error {

@@ -2,11 +2,11 @@ package store
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +22,7 @@ const changesChannel = "keywicket_changes"
 // hints listens for notifications of changes, which arrive within milliseconds. Each makes the cache forget what it names.
 // Nothing else depends on them: the change is in the log too, and a hint that is lost costs the interval between two readings.
 type hints struct {
-	url      string
+	settings settings
 	own      bool         // the URL is for hints alone: nobody's but the operator's to judge
 	listener *pq.Listener // nil until started
 	starting sync.Once
@@ -37,12 +37,12 @@ type hints struct {
 }
 
 func newHints(c Config, target *cache.Cache, read chan struct{}, sidecars *atomic.Int64, log *slog.Logger) (*hints, error) {
-	listenURL, err := feedURL(cmp.Or(c.FeedURL, c.URL))
+	s, err := parse(cmp.Or(c.FeedURL, c.URL))
 	if err != nil {
 		return nil, fmt.Errorf("database.feed_url: %w", err)
 	}
 	return &hints{
-		cache: target, url: listenURL, own: c.FeedURL != "", read: read, sidecars: sidecars, log: log, closed: make(chan struct{}),
+		cache: target, settings: s, own: c.FeedURL != "", read: read, sidecars: sidecars, log: log, closed: make(chan struct{}),
 	}, nil
 }
 
@@ -57,7 +57,8 @@ func (h *hints) start(direct bool) {
 		return
 	}
 	h.starting.Do(func() {
-		h.listener = pq.NewDialListener(&listenDialer{net.Dialer{Timeout: connectLimit}}, h.url, minReconnect, time.Minute,
+		d := &listenDialer{net.Dialer{Timeout: connectLimit, KeepAlive: -1, KeepAliveConfig: h.settings.keepAlive}}
+		h.listener = pq.NewDialListener(d, h.settings.dsn, minReconnect, time.Minute,
 			func(event pq.ListenerEventType, err error) {
 				if event == pq.ListenerEventReconnected || err != nil {
 					h.tell(err)
@@ -71,8 +72,10 @@ func (h *hints) start(direct bool) {
 type listenDialer struct{ net.Dialer }
 
 // DialTimeout implements [pq.Dialer].
-func (*listenDialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
-	return net.DialTimeout(network, address, timeout)
+func (d *listenDialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return d.DialContext(ctx, network, address)
 }
 
 func (h *hints) run() {
@@ -149,23 +152,6 @@ func (h *hints) heard(notification string) {
 		keys = nil
 	}
 	h.cache.Hinted(keys)
-}
-
-// feedURL says in the URL what open says in a configuration, which a listener does not take.
-func feedURL(databaseURL string) (string, error) {
-	config, err := parse(databaseURL)
-	if err != nil {
-		return "", err
-	}
-	if u, err := url.Parse(databaseURL); err == nil && (u.Scheme == "postgres" || u.Scheme == "postgresql") {
-		query := u.Query()
-		query.Set("application_name", cmp.Or(config.ApplicationName, applicationName))
-		query.Set("target_session_attrs", string(config.TargetSessionAttrs))
-		u.RawQuery = query.Encode()
-		return u.String(), nil
-	}
-	// In front: the last of two counts, and what is behind may end in an empty value.
-	return fmt.Sprintf("application_name=%s target_session_attrs=%s %s", applicationName, config.TargetSessionAttrs, databaseURL), nil
 }
 
 func (h *hints) close() {

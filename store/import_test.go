@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"iter"
@@ -407,5 +408,31 @@ func TestImportJudgesTheFutureByTheDatabaseClock(t *testing.T) {
 	_, err := r.ImportTokens(t.Context(), velImport(oldLines(1, func(l *store.ImportLine) { l.CreatedAt = &later })))
 	if err != nil {
 		t.Errorf("in an hour, an hour ago for the database: %v", err)
+	}
+}
+
+// Where the database or the role turns standard_conforming_strings off, a backslash would be lost.
+func TestBackslashesAreKept(t *testing.T) {
+	url := emptyDatabase(t)
+	must(openDB(t, url).ExecContext(t.Context(), `ALTER DATABASE `+databaseOf(url)+` SET standard_conforming_strings = off`))
+	must(openDB(t, url).ExecContext(t.Context(), `ALTER DATABASE `+databaseOf(url)+` SET escape_string_warning = off`))
+	raw := must(sql.Open("postgres", url))
+	t.Cleanup(func() { _ = raw.Close() })
+	var setting string
+	if err := raw.QueryRowContext(t.Context(), `SHOW standard_conforming_strings`).Scan(&setting); err != nil || setting != "off" {
+		t.Fatalf("it is %s: the test shows nothing; %v", setting, err)
+	}
+	for _, url := range []string{url, with(url, "options", "-c standard_conforming_strings=off"), with(url, "Standard_Conforming_Strings", "off")} {
+		f := &fixture{db: openDB(t, url)}
+		must(store.Migrate(t.Context(), f.db))
+		f.Registry = must(store.OpenRegistry(t.Context(), url))
+		slug := fmt.Sprintf("w%d", value[int](t, f.db, `SELECT count(*) FROM keywicket.workspaces`))
+		must(f.CreateWorkspace(t.Context(), store.Workspace{Slug: slug, Name: "ordinary"}))
+		line := oldLine(1 + f.tokens(t))
+		line.Workspace, line.Name = slug, `a \b name`
+		if n, err := f.ImportTokens(t.Context(), velImport(linesOf(line))); n != 1 || err != nil {
+			t.Errorf("imported %d, %v", n, err)
+		}
+		_ = f.Close()
 	}
 }

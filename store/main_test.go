@@ -51,10 +51,31 @@ func run(m *testing.M) (code int, err error) {
 			err = stop
 		}
 	}()
+	if err := isVersion(ctx, os.Getenv("KEYWICKET_TEST_POSTGRES")); err != nil {
+		return 0, err
+	}
 	if err := migrateTemplate(ctx); err != nil {
 		return 0, err
 	}
 	return m.Run(), nil
+}
+
+// isVersion makes sure that the server is of the version that make test-postgres means; empty is any.
+func isVersion(ctx context.Context, major string) error {
+	db, err := store.Open(server.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	var version string
+	if err := db.GetContext(ctx, &version, `SHOW server_version`); err != nil {
+		return err
+	}
+	if major != "" && !strings.HasPrefix(version, major+".") {
+		return fmt.Errorf("the server is Postgres %s, not %s", version, major)
+	}
+	fmt.Println("Postgres", version)
+	return nil
 }
 
 func migrateTemplate(ctx context.Context) error {

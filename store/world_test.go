@@ -6,6 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
+
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store"
 )
@@ -91,6 +94,9 @@ func TestChangesPastTheTriggersAreNoticed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
+			if name == "a table that it inherits from for a while takes the change" && !f.mayInherit(t) {
+				return
+			}
 			_, key := f.workspaceToken(t, "issues:read")
 			switch name {
 			case "the schema is swapped for another":
@@ -235,6 +241,9 @@ func TestCacheIsNotUsedWhileChangesMayBeMissed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
+			if name == "a parent table" && !f.mayInherit(t) {
+				return
+			}
 			_, key := f.workspaceToken(t, "issues:read")
 			d := f.listening(t, func(c *store.Config) { c.Cache.StalenessBound = 100 * time.Millisecond })
 			hit := func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit }
@@ -261,6 +270,20 @@ func TestChangeThatCannotBeLoggedFails(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// mayInherit is false with a Postgres that itself keeps tables with such triggers from inheriting, as 14.18 and 15.13 do, and
+// 15.18 does no more.
+func (f *fixture) mayInherit(t *testing.T) bool {
+	t.Helper()
+	tx := must(f.db.BeginTxx(t.Context(), nil))
+	defer func() { _ = tx.Rollback() }()
+	must(tx.ExecContext(t.Context(), `CREATE TABLE public.parent ()`))
+	_, err := tx.ExecContext(t.Context(), `ALTER TABLE keywicket.users INHERIT public.parent`)
+	if err != nil && pq.As(err, pqerror.FeatureNotSupported) == nil {
+		t.Fatal(err)
+	}
+	return err == nil
 }
 
 // execAll runs statements one by one, since some must not be in a transaction.

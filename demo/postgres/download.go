@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	embedded "github.com/fergusstrange/embedded-postgres"
 )
@@ -26,12 +27,36 @@ func download(home string, log io.Writer) (string, error) {
 	if complete(bin) {
 		return bin, nil
 	}
-	if err := os.MkdirAll(cache, 0o755); err != nil {
+	if err := fetch(downloaded, target, log); err != nil {
 		return "", err
 	}
-	work, err := os.MkdirTemp(cache, "download-")
+	return bin, nil
+}
+
+// Fetch puts the programs of a version, such as 14, into a folder, which has a folder bin then. If they are there, it does
+// nothing.
+func Fetch(major, folder string, log io.Writer) error {
+	const lastOf13 = embedded.PostgresVersion("13.23.0")
+	for _, version := range []embedded.PostgresVersion{lastOf13, embedded.V14, embedded.V15, embedded.V16, embedded.V17, embedded.V18} {
+		if !strings.HasPrefix(string(version), major+".") {
+			continue
+		}
+		if complete(filepath.Join(folder, "bin")) {
+			return nil
+		}
+		return fetch(version, folder, log)
+	}
+	return fmt.Errorf("postgres: there is no Postgres %q to fetch, but 13 to 18", major)
+}
+
+func fetch(version embedded.PostgresVersion, target string, log io.Writer) error {
+	parent := filepath.Dir(target)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return err
+	}
+	work, err := os.MkdirTemp(parent, "download-")
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer func() { _ = os.RemoveAll(work) }()
 
@@ -39,23 +64,26 @@ func download(home string, log io.Writer) (string, error) {
 	// into place whole, so that a second process, or one that is interrupted, never sees half of them.
 	port, err := freePort()
 	if err != nil {
-		return "", err
+		return err
 	}
 	if log == nil {
 		log = io.Discard
 	}
 	programs := filepath.Join(work, "programs")
-	server := embedded.NewDatabase(embedded.DefaultConfig().Version(downloaded).Port(uint32(port)).Locale("C").
+	server := embedded.NewDatabase(embedded.DefaultConfig().Version(version).Port(uint32(port)).Locale("C").
 		CachePath(filepath.Join(work, "archive")).RuntimePath(filepath.Join(work, "run")).BinariesPath(programs).
 		Logger(log))
-	if err := server.Start(); err != nil {
-		return "", fmt.Errorf("postgres %s: %w", downloaded, err)
+	err = server.Start()
+	if err == nil {
+		err = server.Stop()
+	} else if os.Getuid() == 0 && complete(filepath.Join(programs, "bin")) {
+		err = nil // initdb does not run as root, and everything is there by then
 	}
-	if err := server.Stop(); err != nil {
-		return "", fmt.Errorf("postgres %s: %w", downloaded, err)
+	if err != nil {
+		return fmt.Errorf("postgres %s: %w", version, err)
 	}
-	if err := os.Rename(programs, target); err != nil && !complete(bin) {
-		return "", err
+	if err := os.Rename(programs, target); err != nil && !complete(filepath.Join(target, "bin")) {
+		return err
 	}
-	return bin, nil
+	return nil
 }

@@ -1,15 +1,19 @@
 package postgres
 
 import (
+	"cmp"
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 )
 
 // Follow makes a standby that streams from this server, and returns when it answers. The standby has a folder and a free port
-// of its own, and the password of this server. It needs pg_basebackup.
+// of its own, and the password of this server.
 func (s *Server) Follow(ctx context.Context) (_ *Server, err error) {
 	f := &Server{config: s.config, bin: s.bin, user: s.user, password: s.password}
 	if f.dir, err = home(s.config.Dir, s.user); err != nil {
@@ -20,8 +24,12 @@ func (s *Server) Follow(ctx context.Context) (_ *Server, err error) {
 			_ = f.Close()
 		}
 	}()
-	err = f.Program(ctx, "pg_basebackup", "--pgdata", f.data(), "--dbname", s.URL("postgres"),
-		"--write-recovery-conf", "--checkpoint=fast", "--wal-method=stream", "--no-sync")
+	if s.Has("pg_basebackup") {
+		err = f.Program(ctx, "pg_basebackup", "--pgdata", f.data(), "--dbname", s.URL("postgres"),
+			"--write-recovery-conf", "--checkpoint=fast", "--wal-method=stream", "--no-sync")
+	} else if err = s.backup(ctx, f); err != nil {
+		err = fmt.Errorf("postgres: copy the data for a standby: %w", err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -37,6 +45,77 @@ func (s *Server) Follow(ctx context.Context) (_ *Server, err error) {
 			return nil, err
 		}
 	}
+}
+
+// backup does for f what pg_basebackup does, which a server that was downloaded lacks.
+func (s *Server) backup(ctx context.Context, f *Server) error {
+	db, err := sql.Open("postgres", s.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	c, err := db.Conn(ctx) // a backup ends with its connection
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	var version int
+	if err := c.QueryRowContext(ctx, `SELECT current_setting('server_version_num')::int`).Scan(&version); err != nil {
+		return err
+	}
+	start, stop := `SELECT pg_backup_start('follow', true)`, `SELECT labelfile FROM pg_backup_stop(false)`
+	if version < 150000 {
+		start, stop = `SELECT pg_start_backup('follow', true, false)`, `SELECT labelfile FROM pg_stop_backup(false, false)`
+	}
+	if _, err := c.ExecContext(ctx, start); err != nil {
+		return err
+	}
+	if err := copyData(s.data(), f.data()); err != nil {
+		return err
+	}
+	var label string
+	if err := c.QueryRowContext(ctx, stop).Scan(&label); err != nil {
+		return err
+	}
+	for name, content := range map[string]string{
+		"backup_label": label, "standby.signal": "",
+		"postgresql.auto.conf": fmt.Sprintf("primary_conninfo = '%s'\n", s.URL("postgres")),
+	} {
+		if err := os.WriteFile(filepath.Join(f.data(), name), []byte(content), 0o600); err != nil {
+			return err
+		}
+	}
+	return filepath.WalkDir(f.data(), func(path string, _ fs.DirEntry, err error) error {
+		return cmp.Or(err, give(path, f.user))
+	})
+}
+
+// copyData copies a data folder in use, without what belongs to the running server.
+func copyData(from, to string) error {
+	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
+		name := strings.TrimPrefix(path, from)
+		if errors.Is(err, fs.ErrNotExist) { // gone meanwhile; the log of changes to the data tells of it
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			return os.MkdirAll(to+name, 0o700)
+		}
+		switch folder := filepath.Dir(name); {
+		case folder == "/pg_wal", folder == "/pg_stat_tmp", folder == "/pg_notify", strings.HasPrefix(name, "/postmaster."), !entry.Type().IsRegular():
+			return nil
+		}
+		content, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(to+name, content, 0o600)
+	})
 }
 
 // Program runs a program of Postgres' distribution, such as pg_dump, to its end. It runs as the server's user, in the server's

@@ -101,6 +101,14 @@ func start(ctx context.Context, config Config, distribution []string) (_ *Server
 	if s.bin, err = find(s.dir, distribution, config.Log); err != nil {
 		return nil, err
 	}
+	if s.user != nil && passable(s.bin) != nil {
+		// As where make fetches one, beneath a folder of root's.
+		programs := filepath.Join(s.dir, "programs")
+		if err := os.CopyFS(programs, os.DirFS(filepath.Dir(s.bin))); err != nil {
+			return nil, fmt.Errorf("postgres: copy the server to where its user can run it: %w", err)
+		}
+		s.bin = filepath.Join(programs, "bin")
+	}
 	if err := s.init(ctx); err != nil {
 		return nil, err
 	}

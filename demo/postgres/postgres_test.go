@@ -183,6 +183,57 @@ func TestMissingServer(t *testing.T) {
 	})
 }
 
+// Beneath a folder of root's, where make fetches one, the server's user cannot run it.
+func TestServerThatItsUserCannotReach(t *testing.T) {
+	bin, err := find("", distribution, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.MkdirTemp("", "keywicket-test-") // for root alone
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	if err := os.Symlink(filepath.Dir(bin), filepath.Join(dir, "programs")); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PG_BIN", filepath.Join(dir, "programs", "bin"))
+	must(t, startFor(t, Config{}), "SELECT 1", "1")
+}
+
+// A standby without pg_basebackup, which a downloaded server lacks.
+func TestStandbyFromACopy(t *testing.T) {
+	s := startFor(t, Config{})
+	must(t, s, "CREATE TABLE before AS SELECT 1 AS n", "")
+	f := &Server{config: s.config, bin: s.bin, user: s.user, password: s.password}
+	var err error
+	if f.dir, err = home("", s.user); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	if err := s.backup(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	if f.port, err = freePort(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	must(t, s, "CREATE TABLE after AS SELECT 2 AS n", "")
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		got, err := query(t, f.URL("postgres"), "SELECT n FROM before NATURAL FULL JOIN after WHERE n = 2 AND pg_is_in_recovery()")
+		if got == "2" {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the standby has %q, %v", got, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 func TestUnreachableFolder(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o700); err != nil {
