@@ -95,7 +95,7 @@ ci: lint test demo-once ## The first part of what CI runs
 	$(MAKE) fuzz FUZZTIME=10s
 
 .PHONY: ci-full
-ci-full: test-long ## The second part, which takes longer
+ci-full: test-long test-postgres ## The second part, which takes longer
 	.ci/as-ordinary-user
 
 .PHONY: clean
