@@ -95,7 +95,8 @@ ci: lint test demo-once ## The first part of what CI runs
 	$(MAKE) fuzz FUZZTIME=10s
 
 .PHONY: ci-full
-ci-full: test-long test-postgres ## The second part, which takes longer
+ci-full: test-long ## The second part, which takes longer
+	$(MAKE) -j 2 test-postgres POSTGRES="14 18"
 	.ci/as-ordinary-user
 
 .PHONY: clean
