@@ -31,7 +31,7 @@ const pollOpenQuery = pollColumns + `ARRAY((` + laterChanges + `)
 const (
 	pollColumns = `
 SELECT pg_current_snapshot()::text AS snapshot, ` + serverStarted + ` AS started, pg_is_in_recovery() AS standby,
-       id, number AS mark, world, COALESCE(told, false) AS told, date_part('epoch', clock_timestamp() - verified_at) AS verified,
+       id, number AS mark, world, COALESCE(told, false) AS told, EXTRACT(EPOCH FROM clock_timestamp() - verified_at) AS verified,
        `
 	laterChanges = `SELECT keys FROM keywicket.changes
               WHERE xid >= $1::text::xid8 AND xid < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY xid LIMIT 1 + $2::int8`

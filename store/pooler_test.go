@@ -532,6 +532,37 @@ func TestPoolerLetsRevocationsThrough(t *testing.T) {
 	}
 }
 
+// What another program sets for its session stays with the pooler's connection. No answer is read another way for it: a token
+// ends when it ends, and its use is written.
+func TestPoolerLeavesSettingsOfOthers(t *testing.T) {
+	p := newPooled(t, pgbouncer.Config{Mode: pgbouncer.Transaction, PoolSize: 1})
+	foreign := must(sqlx.Open("postgres", p.server))
+	t.Cleanup(func() { _ = foreign.Close() })
+	must(foreign.ExecContext(t.Context(), `SET extra_float_digits = -15; SET bytea_output = 'escape'; SET intervalstyle = 'sql_standard';
+		SET default_transaction_isolation = 'serializable'`))
+	d := must(p.sidecar(store.Config{}))
+	t.Cleanup(func() { _ = d.Close(context.Background()) })
+	eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
+	// While it has more than 1.5 seconds left, it seems to have two, if that is rounded.
+	const lifetime = 2 * time.Second
+	token, key := p.create(t, store.NewToken{Format: vel, API: "velocity", Name: "t", Workspace: "acme", ExpiresIn: new(lifetime)})
+	expires := time.Now().Add(lifetime)
+	eventually(t, "it is remembered", func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit })
+	for {
+		asked := time.Now()
+		found := must(d.Lookup(t.Context(), lookup(key)))
+		if found.Denial == authz.ReasonExpired {
+			break
+		}
+		if late := asked.Sub(expires); late > 0 {
+			t.Fatalf("%v after it has expired it is answered %+v", late, found)
+		}
+	}
+	eventually(t, "its use is written", func() bool {
+		return value[int](t, p.db, `SELECT count(*) FROM keywicket.token_usage WHERE token_id = $1`, token.ID) == 1
+	})
+}
+
 // Migrations run through a pooler, also those of two operators at once, each of them once.
 func TestPoolerLetsMigrationsThrough(t *testing.T) {
 	for name, config := range poolers {
