@@ -539,7 +539,7 @@ func TestPoolerLeavesSettingsOfOthers(t *testing.T) {
 	foreign := must(sqlx.Open("postgres", p.server))
 	t.Cleanup(func() { _ = foreign.Close() })
 	must(foreign.ExecContext(t.Context(), `SET extra_float_digits = -15; SET bytea_output = 'escape'; SET intervalstyle = 'sql_standard';
-		SET default_transaction_isolation = 'serializable'`))
+		SET default_transaction_isolation = 'serializable'; SET default_transaction_read_only = on`))
 	d := must(p.sidecar(store.Config{}))
 	t.Cleanup(func() { _ = d.Close(context.Background()) })
 	eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
