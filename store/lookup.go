@@ -126,8 +126,8 @@ type lookups struct {
 }
 
 func newLookups(db *sqlx.DB, s *servers, c Config) *lookups {
-	// Each attempt removes a dead connection from the pool, so the last one has a new connection.
-	q := &lookups{db: db, servers: s, timeout: c.LookupTimeout, attempts: c.MaxOpenConnections + 1, connections: c.MaxOpenConnections}
+	// Each attempt removes a dead connection, from the pool or from those that were made ahead, so the last one has a new connection.
+	q := &lookups{db: db, servers: s, timeout: c.LookupTimeout, attempts: c.MaxOpenConnections + maxDials + 1, connections: c.MaxOpenConnections}
 	q.tokens.query, q.sessions.query, q.oauthTokens.query = lookupQuery, sessionQuery, oauthQuery
 	for _, n := range q.lanes() {
 		n.lookups = q
