@@ -34,20 +34,23 @@ test-policies: ## Check, format-check and test the Rego policies with the stock 
 	$(OPA) test policies
 	$(OPA) test policies --coverage --threshold 100 > /dev/null
 
+# What tests run beside Postgres.
+PARTS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/postgres-13/bin/postgres test/js/node_modules
+
 # -count=1: the tests build and run binaries, which the cache of test results does not see.
 .PHONY: test-go
-test-go: .tools/envoy .tools/chromium .tools/postgres-13/bin/postgres test/js/node_modules ## Run the Go tests, through a real Envoy, Postgres and Chromium, with the race detector
+test-go: $(PARTS) ## Run the Go tests, through a real Envoy, Postgres, PgBouncer and Chromium, with the race detector
 	go test -race -short -count=1 -timeout 20m ./...
 
 .PHONY: test-long
-test-long: .tools/envoy .tools/chromium .tools/postgres-13/bin/postgres test/js/node_modules ## Run the tests that take minutes, and those of their packages
+test-long: $(PARTS) ## Run the tests that take minutes, and those of their packages
 	go test -race -count=1 -timeout 40m $$(grep -rl --include='*_test.go' 'testing.Short()' . | xargs -n 1 dirname | sort -u)
 
 POSTGRES ?= 14 15 18
 .PHONY: test-postgres
 test-postgres: $(POSTGRES:%=test-postgres-%) ## Run the store's tests on each of the versions POSTGRES (14 15 18), five minutes each or more
 
-test-postgres-%: .tools/postgres-%/bin/postgres .tools/postgres-13/bin/postgres
+test-postgres-%: .tools/postgres-%/bin/postgres .tools/postgres-13/bin/postgres .tools/pgbouncer
 	PG_BIN=$(CURDIR)/.tools/postgres-$*/bin KEYWICKET_TEST_POSTGRES=$* go test -count=1 ./store/...
 
 .PHONY: lint
@@ -82,13 +85,14 @@ bench-flood: ## Measure valid tokens beside a flood of unknown ones, as a ratio 
 SOAK ?= 5m
 SOAK_OUT ?= bin/soak
 .PHONY: soak
-soak: ## Audit four sidecars for SOAK (5m), while what can fail does; a table and a plot go to SOAK_OUT
+soak: .tools/pgbouncer ## Audit four sidecars for SOAK (5m), while what can fail does; a table and a plot go to SOAK_OUT
 	go test -count=1 -timeout 1h -run '^TestAudit$$' ./test/audit -v -duration $(SOAK) -out $(abspath $(SOAK_OUT))
 
 SIDECARS ?= 10,100,300
+POOLED ?= false
 .PHONY: fleet
-fleet: ## Measure what many sidecars cost one Postgres, and draw docs/scaling.svg; SIDECARS (10,100,300) says how many
-	go test -count=1 -timeout 2h -v -run 'TestMeasure|TestDocs' ./test/fleet -measure $(SIDECARS)
+fleet: .tools/pgbouncer ## Measure what many sidecars cost one Postgres, and draw docs/scaling.svg; SIDECARS (10,100,300) says how many, POOLED=true that a quarter is behind PgBouncer
+	go test -count=1 -timeout 2h -v -run 'TestMeasure|TestDocs' ./test/fleet -measure $(SIDECARS) -pooled=$(POOLED)
 
 .PHONY: ci
 ci: lint test demo-once ## The first part of what CI runs
@@ -112,6 +116,9 @@ clean: ## Remove what was built and fetched
 
 .tools/chromium: test/browser/fetch-chromium
 	@if [ -n "$$CHROMIUM" ] || command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null; then echo "using the Chromium that is there"; else test/browser/fetch-chromium && touch $@; fi
+
+.tools/pgbouncer: test/pgbouncer/fetch-pgbouncer
+	@if [ -n "$$PGBOUNCER" ] || command -v pgbouncer > /dev/null; then echo "using the PgBouncer that is there"; else test/pgbouncer/fetch-pgbouncer && touch $@; fi
 
 .tools/node: test/js/fetch-node test/js/node-requirements.txt
 	@if npm --version > /dev/null 2>&1 && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then echo "using the Node.js that is there"; else test/js/fetch-node && touch $@; fi

@@ -168,12 +168,18 @@ func (c *connection) prepareAhead(ctx context.Context, queries []string) {
 	if !c.prepares {
 		return
 	}
+	// Whoever has locked a table keeps a query that reads it from being prepared, and is not to keep the others from their
+	// connections.
+	if _, err := c.ExecContext(ctx, `SET lock_timeout = 50`, nil); err != nil {
+		return
+	}
 	c.ready = make(map[string]driver.Stmt)
 	for _, query := range queries {
 		if s, err := c.fullConn.PrepareContext(ctx, query); err == nil {
 			c.ready[query] = s
 		}
 	}
+	_, _ = c.ExecContext(ctx, `RESET lock_timeout`, nil) // a connection on which this fails is lost
 }
 
 // ResetSession implements [driver.SessionResetter]. It is called before each use of the connection.

@@ -121,19 +121,30 @@ func (d *dials) attempt() {
 		d.underway--
 	}
 	if err != nil {
+		// A connection that is lost while it is made may be the last of those that were lost together.
+		if d.failure == nil && connectionLost(err) {
+			d.failure, d.resume = err, time.Now()
+			d.fail(err)
+			return
+		}
 		longest := min(max(maxDialPause, time.Duration(d.sidecars())*dialShare), longestDialPause)
 		d.pause = min(max(2*d.pause, minDialPause), longest)
 		d.failure, d.resume = err, time.Now().Add(d.pause/2+rand.N(d.pause/2))
-		for _, w := range d.waiting {
-			w <- dialed{err: err}
-		}
-		d.waiting = nil
+		d.fail(err)
 		return
 	}
 	d.failure, d.pause = nil, 0
 	c.outworn = func() bool { return d.outworn(c) }
 	d.hand(c)
 	d.dial(len(d.waiting))
+}
+
+// fail tells all who wait. d is locked.
+func (d *dials) fail(err error) {
+	for _, w := range d.waiting {
+		w <- dialed{err: err}
+	}
+	d.waiting = nil
 }
 
 // hand gives a connection to who has waited longest, or keeps it for the next one. d is locked.

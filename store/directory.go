@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -173,14 +172,9 @@ func (d *Directory) Ready(ctx context.Context) error {
 		{Kind: authz.KindSession},
 		{Kind: authz.KindOAuthToken},
 	}
-	errs := make([]error, len(probes))
-	var running sync.WaitGroup
-	for i, l := range probes { // of nothing that there is
-		running.Go(func() { _, errs[i] = d.lookups.Load(ctx, l) })
-	}
-	running.Wait()
-	for _, err := range errs {
-		if err != nil { // the others most likely say the same
+	// One after the other: three at once would have each sidecar keep three connections, as often as it is asked.
+	for _, l := range probes { // of nothing that there is
+		if _, err := d.lookups.Load(ctx, l); err != nil {
 			return err
 		}
 	}

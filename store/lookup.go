@@ -24,7 +24,8 @@ import (
 // look up each token by itself: without it, it would join whole tables that it believes are small. The parameters are read by a
 // SELECT each, because Postgres counts the elements of a bare array, finds a plan for one element cheaper than the generic one,
 // and plans each query anew, which takes longer than the query. The two times are subtracted as numbers, because expires_at
-// may be infinity, which Postgres subtracts nothing from before version 17.
+// may be infinity, which Postgres subtracts nothing from before version 17. These are not float8, which extra_float_digits may
+// have rounded.
 const lookupQuery = foundColumns + `
 FROM unnest((SELECT $1::bytea[]), (SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[])) WITH ORDINALITY AS asked (digest, api, in_id, in_slug, place)
 LEFT JOIN LATERAL (
@@ -32,7 +33,7 @@ SELECT CASE WHEN t.revoked_at IS NOT NULL OR ` + banned + ` THEN 'revoked'
             WHEN t.expires_at <= clock_timestamp() THEN 'expired'
             ELSE '' END AS denial,
        t.id, t.kind, t.environment, t.user_id, t.scopes, w.id AS workspace_id, w.slug, m.role,
-       (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp()))::float8 AS lifetime
+       (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp())) AS lifetime
 FROM keywicket.tokens t
 CROSS JOIN ` + noFacts + `
 LEFT JOIN ` + users + ` ON u.id = t.user_id
@@ -66,7 +67,7 @@ LEFT JOIN LATERAL (
 SELECT CASE WHEN ` + sessionRevoked + ` OR ` + banned + ` THEN 'revoked' ELSE '' END AS denial,
        u.id, 'session' AS kind, 'live' AS environment, u.id AS user_id, '{}'::text[] AS scopes,
        w.id AS workspace_id, w.slug, m.role,
-       (EXTRACT(EPOCH FROM ` + banEnd + `) - EXTRACT(EPOCH FROM clock_timestamp()))::float8 AS lifetime,
+       (EXTRACT(EPOCH FROM ` + banEnd + `) - EXTRACT(EPOCH FROM clock_timestamp())) AS lifetime,
        u.mfa_enrolled
 FROM ` + noFacts + `
 JOIN ` + users + ` ON u.id = asked.of_user
@@ -92,7 +93,7 @@ SELECT CASE WHEN t.revoked_at IS NOT NULL OR g.revoked_at IS NOT NULL OR a.revok
             ELSE '' END AS denial,
        t.id, 'oauth_token' AS kind, 'live' AS environment, g.user_id, t.scopes,
        w.id AS workspace_id, w.slug, m.role,
-       (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp()))::float8 AS lifetime,
+       (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp())) AS lifetime,
        g.id AS grant_id, a.id AS app_id
 FROM keywicket.oauth_access_tokens t
 JOIN keywicket.oauth_grants g ON g.id = t.grant_id
@@ -125,8 +126,8 @@ type lookups struct {
 }
 
 func newLookups(db *sqlx.DB, s *servers, c Config) *lookups {
-	// Each attempt removes a dead connection from the pool, so the last one has a new connection.
-	q := &lookups{db: db, servers: s, timeout: c.LookupTimeout, attempts: c.MaxOpenConnections + 1, connections: c.MaxOpenConnections}
+	// Each attempt removes a dead connection, from the pool or from those that were made ahead, so the last one has a new connection.
+	q := &lookups{db: db, servers: s, timeout: c.LookupTimeout, attempts: c.MaxOpenConnections + maxDials + 1, connections: c.MaxOpenConnections}
 	q.tokens.query, q.sessions.query, q.oauthTokens.query = lookupQuery, sessionQuery, oauthQuery
 	for _, n := range q.lanes() {
 		n.lookups = q

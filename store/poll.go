@@ -31,7 +31,7 @@ const pollOpenQuery = pollColumns + `ARRAY((` + laterChanges + `)
 const (
 	pollColumns = `
 SELECT pg_current_snapshot()::text AS snapshot, ` + serverStarted + ` AS started, pg_is_in_recovery() AS standby,
-       id, number AS mark, world, COALESCE(told, false) AS told, date_part('epoch', clock_timestamp() - verified_at) AS verified,
+       id, number AS mark, world, COALESCE(told, false) AS told, EXTRACT(EPOCH FROM clock_timestamp() - verified_at) AS verified,
        `
 	laterChanges = `SELECT keys FROM keywicket.changes
               WHERE xid >= $1::text::xid8 AND xid < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY xid LIMIT 1 + $2::int8`
@@ -180,7 +180,7 @@ func (c *pollConnection) read(ctx context.Context, since string) (r reading, err
 // leave tells the sidecars that still read the log of a server that there is another one now. If it fails, they find out by
 // themselves.
 func (c *pollConnection) leave(ctx context.Context) error {
-	_, err := c.ExecContext(ctx, `INSERT INTO keywicket.changes (keys) VALUES ($1)`, moved)
+	_, err := c.write(ctx, nil, `INSERT INTO keywicket.changes (keys) VALUES ($1)`, moved)
 	return err
 }
 
@@ -201,10 +201,13 @@ func (c *pollConnection) confirm(ctx context.Context, id, snapshot string, lease
 }
 
 // write runs a statement at the isolation level read committed: at another one, sidecars would fail each other's writes, or the
-// product's.
+// product's. A pooler's connection may also have been left read-only. What is seldom needed is not prepared.
 func (c *pollConnection) write(ctx context.Context, prepared **sqlx.Stmt, query string, args ...any) (_ sql.Result, err error) {
 	if !c.own {
 		return c.transact(ctx, query, args)
+	}
+	if prepared == nil {
+		return c.ExecContext(ctx, query, args...)
 	}
 	if *prepared == nil {
 		if *prepared, err = c.PreparexContext(ctx, query); err != nil {

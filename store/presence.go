@@ -49,7 +49,7 @@ func (p *presence) gone() bool { return time.Since(p.signed) >= signLife }
 // register makes the row, if it is not there.
 func (p *presence) register(ctx context.Context, c *pollConnection) error {
 	at := time.Now()
-	_, err := c.ExecContext(ctx, `
+	_, err := c.write(ctx, nil, `
 		INSERT INTO keywicket.sidecars (id, version, policies, bound, stale_if_error, snapshot, lease, lag)
 		VALUES ($1, $2, $3, $4::float8 * interval '1 second', $5::float8 * interval '1 second', '1:1:', '0', '0')
 		ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp()`,
@@ -78,7 +78,7 @@ func (p *presence) sign(ctx context.Context, c *pollConnection, snapshot string,
 
 // leave tells that nobody has to wait for this sidecar any more.
 func (p *presence) leave(ctx context.Context, c *pollConnection) error {
-	_, err := c.ExecContext(ctx, `UPDATE keywicket.sidecars SET seen_at = '-infinity' WHERE id = $1`, p.id)
+	_, err := c.write(ctx, nil, `UPDATE keywicket.sidecars SET seen_at = '-infinity' WHERE id = $1`, p.id)
 	return err
 }
 

@@ -12,9 +12,9 @@ import (
 	"github.com/keywicket/keywicket/demo/process"
 )
 
-// owner is whom the server runs as: Postgres refuses to run as root, so root's servers belong to the distribution's
+// Owner is whom the server runs as: Postgres refuses to run as root, so root's servers belong to the distribution's
 // own user for it, or to nobody. Nil is the user of this process.
-func owner() (*process.User, error) {
+func Owner() (*process.User, error) {
 	if os.Getuid() != 0 {
 		return nil, nil
 	}

@@ -87,7 +87,7 @@ func start(ctx context.Context, config Config, distribution []string) (_ *Server
 		}
 	}
 	s := &Server{config: config, port: config.Port, password: rand.Text()}
-	if s.user, err = owner(); err != nil {
+	if s.user, err = Owner(); err != nil {
 		return nil, err
 	}
 	if s.dir, err = home(config.Dir, s.user); err != nil {

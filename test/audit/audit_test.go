@@ -18,6 +18,7 @@ var (
 	duration = flag.Duration("duration", 30*time.Second, "how long the audit lasts")
 	out      = flag.String("out", "", "folder for the table and the plot; empty: none")
 	seed     = flag.Uint64("seed", 0, "of what is done; 0: by the clock")
+	pooled   = flag.Int("pooled", 1, "how many of the four sidecars are behind PgBouncer")
 	prepared = flag.Bool("prepared", false, "make changes by prepared transactions too")
 	binary   = flag.String("keywicket", "", "the keywicket that is audited; empty: it is built")
 	some     = flag.String("faults", "", "have these faults alone come, separated by commas; empty: all")
@@ -46,6 +47,9 @@ func started(t *testing.T, o options) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		if t.Failed() && w.pooler != nil {
+			t.Log(w.pooler.Log())
+		}
 		if err := w.close(); err != nil {
 			t.Log(err) // what was stopped, killed or cut ends with an error now and then
 		}
@@ -81,7 +85,7 @@ func TestAudit(t *testing.T) {
 	chosenFaults := chosen(t, *some, faults, func(f fault) string { return f.name })
 	chosenWays := chosen(t, *someWays, ways, func(v way) string { return v.name })
 	w := started(t, options{
-		binary: audited, sidecars: 4, subjects: 240, readers: 4, pace: 16 * time.Millisecond, interval: 400 * time.Millisecond,
+		binary: audited, sidecars: 4, pooled: *pooled, subjects: 240, readers: 4, pace: 16 * time.Millisecond, interval: 400 * time.Millisecond,
 		replicated: true, prepared: *prepared, ways: chosenWays, seed: *seed, output: output,
 	})
 	p, err := w.run(interrupted, *duration, chosenFaults)
@@ -103,6 +107,10 @@ func TestAudit(t *testing.T) {
 	}
 	if total.ambiguous*100 > total.requests {
 		t.Errorf("%d of %d requests are ambiguous: more than 1 %%", total.ambiguous, total.requests)
+	}
+	// Who answers 503 breaks no promise, and is of no use.
+	if total.recovery > 10*time.Second {
+		t.Errorf("after a fault there was no answer for %v", total.recovery)
 	}
 	if total.requests < 100*int(duration.Seconds()) || total.changes == 0 {
 		t.Errorf("%d requests and %d changes: nothing was audited", total.requests, total.changes)

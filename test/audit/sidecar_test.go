@@ -44,7 +44,8 @@ type sidecar struct {
 	process *process.Process
 }
 
-func newSidecar(proxies *toxiproxy.ApiServer, binary, login, via string, log io.Writer, environ []string) (_ *sidecar, err error) {
+// newSidecar starts one. lookups and feed are the addresses that its proxies lead to.
+func newSidecar(proxies *toxiproxy.ApiServer, binary, login, lookups, feed string, log io.Writer, environ []string) (_ *sidecar, err error) {
 	s := &sidecar{binary: binary, log: log}
 	defer func() {
 		if err != nil {
@@ -52,18 +53,18 @@ func newSidecar(proxies *toxiproxy.ApiServer, binary, login, via string, log io.
 		}
 	}()
 	var urls [2]string
-	for i, to := range []**toxiproxy.Proxy{&s.lookups, &s.feed} {
-		p := toxiproxy.NewProxy(proxies, "p", "127.0.0.1:0", via)
+	for i, way := range []struct {
+		proxy **toxiproxy.Proxy
+		to    string
+	}{{&s.lookups, lookups}, {&s.feed, feed}} {
+		p := toxiproxy.NewProxy(proxies, "p", "127.0.0.1:0", way.to)
 		if err := p.Start(); err != nil {
 			return nil, err
 		}
-		*to = p
-		u, err := url.Parse(login)
-		if err != nil {
+		*way.proxy = p
+		if urls[i], err = at(login, p.Listen); err != nil {
 			return nil, err
 		}
-		u.Host = p.Listen
-		urls[i] = u.String()
 	}
 	if s.grpc, s.operations, err = freeAddresses(); err != nil {
 		return nil, err
@@ -84,6 +85,16 @@ func newSidecar(proxies *toxiproxy.ApiServer, binary, login, via string, log io.
 	}
 	s.client = authv3.NewAuthorizationClient(s.conn)
 	return s, s.run()
+}
+
+// at is a login at another address.
+func at(login, address string) (string, error) {
+	u, err := url.Parse(login)
+	if err != nil {
+		return "", err
+	}
+	u.Host = address
+	return u.String(), nil
 }
 
 // run starts the process, also again.

@@ -19,6 +19,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/test/pgbouncer"
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
@@ -29,6 +30,7 @@ const bound = time.Second
 type options struct {
 	binary     string // of keywicket
 	sidecars   int
+	pooled     int // of the sidecars, the last: they are behind a pooler of transactions
 	subjects   int
 	readers    int           // of each sidecar
 	pace       time.Duration // of a reader: one request in so long
@@ -49,6 +51,7 @@ type world struct {
 	issuer   *supabase.Issuer
 	cluster  *cluster
 	relay    *relay
+	pooler   *pgbouncer.Pooler // nil: none
 	sidecars []*sidecar
 	subjects []*subject
 	history  *history
@@ -111,14 +114,39 @@ func newWorld(ctx context.Context, o options) (_ *world, err error) {
 	proxies := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 	environ := append(w.issuer.Environ(), "KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms", "KEYWICKET_LOG_LEVEL=warn",
 		fmt.Sprint("KEYWICKET_DATABASE_HINTS=", !o.noHints))
-	for range o.sidecars {
-		s, err := newSidecar(proxies, o.binary, login, w.relay.address(), o.output, environ)
+	if o.pooled > 0 {
+		if err = w.pool(ctx, login); err != nil {
+			return nil, err
+		}
+	}
+	for i := range o.sidecars {
+		lookups := w.relay.address()
+		if i >= o.sidecars-o.pooled {
+			lookups = w.pooler.Address()
+		}
+		s, err := newSidecar(proxies, o.binary, login, lookups, w.relay.address(), o.output, environ)
 		if err != nil {
 			return nil, err
 		}
 		w.sidecars = append(w.sidecars, s)
 	}
 	return w, w.warm(ctx)
+}
+
+// pool starts a pooler whose connections to the database go over the relay, as those of the sidecars do.
+func (w *world) pool(ctx context.Context, login string) error {
+	over, err := at(login, w.relay.address())
+	if err != nil {
+		return err
+	}
+	w.pooler, err = pgbouncer.Start(ctx, pgbouncer.Config{Logins: []string{over}, Settings: map[string]string{
+		// The pooler makes its connections anew from time to time, and so follows a failover that cuts none of them. By default it
+		// takes an hour. A sidecar looks every second.
+		"server_lifetime": "1",
+		// Where the database takes no connection, as while it recovers, the pooler would refuse its clients for 15 s.
+		"server_login_retry": "0.1", "server_connect_timeout": "2",
+	}})
+	return err
 }
 
 // migrate makes the schema, the subjects, and the logins of the sidecars and of somebody else.
@@ -256,6 +284,9 @@ func (w *world) close() error {
 	for _, s := range w.sidecars {
 		errs = append(errs, s.close())
 	}
+	if w.pooler != nil {
+		errs = append(errs, w.pooler.Close())
+	}
 	if w.relay != nil {
 		errs = append(errs, w.relay.close())
 	}
@@ -266,7 +297,7 @@ func (w *world) close() error {
 	if w.dir != "" {
 		errs = append(errs, os.RemoveAll(w.dir))
 	}
-	w.sidecars, w.relay, w.cluster, w.dir = nil, nil, nil, ""
+	w.sidecars, w.pooler, w.relay, w.cluster, w.dir = nil, nil, nil, nil, ""
 	return errors.Join(errs...)
 }
 

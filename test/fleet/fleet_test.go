@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	cryptorand "crypto/rand"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -15,6 +16,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store"
 	"github.com/keywicket/keywicket/store/cache"
+	"github.com/keywicket/keywicket/test/pgbouncer"
 )
 
 var format = authz.CredentialFormat{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live,
@@ -29,6 +31,14 @@ type fleet struct {
 	registry *store.Registry
 	name     string // of the database
 	sidecars []*store.Directory
+	pooler   *pgbouncer.Pooler // nil: none
+}
+
+// One sidecar in pooledShare is behind the pooler, if there is one.
+const pooledShare = 4
+
+func (f *fleet) pooled(sidecar int) bool {
+	return f.pooler != nil && sidecar%pooledShare == pooledShare-1
 }
 
 // token is one that sidecars are asked about.
@@ -38,9 +48,9 @@ type token struct {
 }
 
 // newFleet opens the sidecars one by one within the time, so that they do not all read the log at the same moments.
-func newFleet(t *testing.T, sidecars int, hints bool, staleness, within time.Duration) *fleet {
+func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within time.Duration) *fleet {
 	t.Helper()
-	f := &fleet{name: fmt.Sprintf("fleet_%d_%t", sidecars, hints)}
+	f := &fleet{name: fmt.Sprintf("fleet_%d_%t_%t", sidecars, hints, pooled)}
 	admin := open(t, server.URL("postgres"))
 	if _, err := admin.ExecContext(t.Context(), `CREATE DATABASE `+f.name); err != nil {
 		t.Fatal(err)
@@ -69,7 +79,15 @@ func newFleet(t *testing.T, sidecars int, hints bool, staleness, within time.Dur
 		// No answer is asked for anew only because it is old.
 		Cache: cache.Config{MaxBytes: cache.MinBytes, StalenessBound: staleness, MaxAge: time.Hour},
 	}
-	for range sidecars {
+	behind := config
+	if pooled {
+		behind.URL = f.pool(t)
+	}
+	for i := range sidecars {
+		config := config
+		if f.pooled(i) {
+			config = behind
+		}
 		d, err := store.OpenDirectory(config, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -85,6 +103,44 @@ func newFleet(t *testing.T, sidecars int, hints bool, staleness, within time.Dur
 		return eventually("the log is read", func() bool { return d.Ready(t.Context()) == nil && d.CacheStats().LeaseLeft > 0 })
 	})
 	return f
+}
+
+// pool starts a pooler of transactions, and returns the URL of a sidecar behind it. It has a login of its own, because a pooler
+// knows no startup parameter "role", and so its connections are told from others.
+func (f *fleet) pool(t *testing.T) string {
+	t.Helper()
+	const login = "pooled"
+	password := cryptorand.Text()
+	if _, err := f.db.ExecContext(t.Context(), `CREATE ROLE `+login+` LOGIN PASSWORD '`+password+`' IN ROLE keywicket_sidecar`); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := open(t, server.URL("postgres")).ExecContext(context.Background(), `DROP ROLE `+login); err != nil {
+			t.Error(err)
+		}
+	})
+	u, err := url.Parse(server.URL(f.name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.User = url.UserPassword(login, password)
+	f.pooler, err = pgbouncer.Start(t.Context(), pgbouncer.Config{Logins: []string{u.String()}, PoolSize: poolSize, MaxClients: poolClients})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.pooler.Close(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Log(f.pooler.Log())
+		}
+	})
+	through, err := f.pooler.URL(u.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return through
 }
 
 func open(t *testing.T, databaseURL string) *sqlx.DB {
@@ -164,7 +220,7 @@ func (f *fleet) tokens(t *testing.T, n int) []token {
 		made = append(made, token{created.ID, authz.Lookup{Digest: secret.Digest(), API: "velaflows"}})
 		w.commit()
 	}
-	if _, missed := w.until(n); missed > 0 {
+	if _, _, missed := w.until(n); missed > 0 {
 		t.Fatalf("%d new tokens were not heard of", missed)
 	}
 	return made
@@ -266,9 +322,10 @@ func (w *watch) commit() {
 	w.committed = append(w.committed, time.Now())
 }
 
-// until looks until every sidecar has heard of so many commits, and returns how long each commit took to each sidecar. A
-// sidecar that has heard of n commits has heard of the first n: a reading of the log misses none that went before it.
-func (w *watch) until(commits int) (took []time.Duration, missed int) {
+// until looks until every sidecar has heard of so many commits, and returns how long each commit took to each sidecar that is
+// behind no pooler, and to those that are. A sidecar that has heard of n commits has heard of the first n: a reading of the log
+// misses none that went before it.
+func (w *watch) until(commits int) (took, pooled []time.Duration, missed int) {
 	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		w.mu.Lock()
 		committed := w.committed
@@ -281,13 +338,17 @@ func (w *watch) until(commits int) (took []time.Duration, missed int) {
 				// A change is heard by its hint or by a reading of the log, whichever comes first.
 				heard := int(max(changes-w.before[i], hints-w.hinted[i])) //nolint:gosec // some dozens
 				for ; w.heard[i] < min(heard, len(committed)); w.heard[i]++ {
-					took = append(took, now.Sub(committed[w.heard[i]]))
+					if late := now.Sub(committed[w.heard[i]]); w.fleet.pooled(i) {
+						pooled = append(pooled, late)
+					} else {
+						took = append(took, late)
+					}
 				}
 			}
 			missed += commits - w.heard[i]
 		}
 		if missed == 0 || time.Now().After(end) {
-			return took, missed
+			return took, pooled, missed
 		}
 	}
 }
@@ -301,11 +362,11 @@ func (w *watch) twice() (n int) {
 	return n
 }
 
-// connections are those that the sidecars have to the database now.
-func (f *fleet) connections(t *testing.T) int {
+// connections are those that the sidecars have to the database now, and those that the pooler has for its sidecars.
+func (f *fleet) connections(t *testing.T) (direct, pooled int) {
 	t.Helper()
-	return value[int](t, f.db, `
-		SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'keywicket'`)
+	const query = `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND `
+	return value[int](t, f.db, query+`application_name = 'keywicket' AND usename <> 'pooled'`), value[int](t, f.db, query+`usename = 'pooled'`)
 }
 
 func value[T any](t *testing.T, db *sqlx.DB, query string) (v T) {
@@ -317,31 +378,42 @@ func value[T any](t *testing.T, db *sqlx.DB, query string) (v T) {
 }
 
 func TestEverySidecarHearsEveryChange(t *testing.T) {
-	for _, sidecars := range []int{10, 50} {
-		for _, hints := range []bool{true, false} {
-			t.Run(fmt.Sprintf("%d sidecars, hints %t", sidecars, hints), func(t *testing.T) {
-				f := newFleet(t, sidecars, hints, time.Second, 0)
-				tokens := f.tokens(t, 16)
-				f.remember(t, tokens)
-				w := f.watch()
-				f.revoke(t, tokens, 8, 200*time.Millisecond, w.commit)
-				if _, missed := w.until(len(tokens)); missed > 0 {
-					t.Errorf("%d changes were missed", missed)
-				}
-				f.revoked(t, tokens)
-				// With hints, readings of before may come after them.
-				if n := w.twice(); n > 0 && !hints {
-					t.Errorf("%d changes were heard twice", n)
-				}
-				most := 2 * sidecars // one of look-ups, one that reads the log
-				if hints {
-					most = 3 * sidecars
-				}
-				// A connection that is replaced, or that was one too many for a while, is closed soon.
-				if err := eventually("the connections at rest", func() bool { return f.connections(t) <= most }); err != nil {
-					t.Errorf("%v: %d of %d sidecars", err, f.connections(t), sidecars)
-				}
-			})
-		}
+	for _, c := range []struct {
+		sidecars      int
+		hints, pooled bool
+	}{
+		{sidecars: 10, hints: true}, {sidecars: 10}, {sidecars: 50, hints: true}, {sidecars: 50}, {sidecars: 40, hints: true, pooled: true},
+	} {
+		t.Run(fmt.Sprintf("%d sidecars, hints %t, pooler %t", c.sidecars, c.hints, c.pooled), func(t *testing.T) {
+			f := newFleet(t, c.sidecars, c.hints, c.pooled, time.Second, 0)
+			tokens := f.tokens(t, 16)
+			f.remember(t, tokens)
+			w := f.watch()
+			f.revoke(t, tokens, 8, 200*time.Millisecond, w.commit)
+			if _, _, missed := w.until(len(tokens)); missed > 0 {
+				t.Errorf("%d changes were missed", missed)
+			}
+			f.revoked(t, tokens)
+			// With hints, readings of before may come after them.
+			if n := w.twice(); n > 0 && !c.hints {
+				t.Errorf("%d changes were heard twice", n)
+			}
+			each := 2 // one of look-ups, one that reads the log
+			if c.hints {
+				each = 3
+			}
+			most := each * c.sidecars
+			if c.pooled {
+				most -= each * c.sidecars / pooledShare
+			}
+			// A connection that is replaced, or that was one too many for a while, is closed soon.
+			if err := eventually("the connections at rest", func() bool { direct, _ := f.connections(t); return direct <= most }); err != nil {
+				direct, _ := f.connections(t)
+				t.Errorf("%v: %d of %d sidecars", err, direct, c.sidecars)
+			}
+			if _, pooled := f.connections(t); pooled > poolSize || c.pooled == (pooled == 0) {
+				t.Errorf("the pooler has %d connections", pooled)
+			}
+		})
 	}
 }

@@ -18,6 +18,11 @@ var server *postgres.Server
 // mostConnections are three for each of 1,000 sidecars, a bare listener for each, and those that are made while others are closed.
 const mostConnections = 4500
 
+const (
+	poolSize    = 40   // connections of a pooler to Postgres
+	poolClients = 4000 // connections of sidecars to a pooler; under load 250 of them have ten each
+)
+
 func TestMain(m *testing.M) {
 	code, err := run(m)
 	if err != nil {
@@ -47,7 +52,7 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// raiseFileLimit takes what this process may have: each connection is a file.
+// raiseFileLimit takes what this process, and a pooler, may have: each connection is a file.
 func raiseFileLimit() error {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {

@@ -26,6 +26,7 @@ import (
 
 var (
 	sizes = flag.String("measure", "", "how many sidecars to measure, such as 10,100,1000. Empty: none")
+	pool  = flag.Bool("pooled", false, "measure fleets of which a quarter is behind PgBouncer, with hints for the others, and no others")
 	bound = flag.Duration("bound", time.Second, "cache.staleness_bound of the sidecars that are measured")
 )
 
@@ -41,7 +42,8 @@ const (
 type figure struct {
 	Sidecars int    `json:"sidecars"`
 	Hints    bool   `json:"hints"`
-	Bound    string `json:"bound"` // cache.staleness_bound
+	Pooled   int    `json:"pooled,omitempty"` // sidecars that are behind a pooler of transactions
+	Bound    string `json:"bound"`            // cache.staleness_bound
 	Date     string `json:"date"`
 	Machine  string `json:"machine"`
 
@@ -50,7 +52,7 @@ type figure struct {
 	BareCores   float64 `json:"bare_cores"`       // of Postgres while as many connections ask SELECT 1 as often
 	OwnCores    float64 `json:"own_cores"`        // of all sidecars at rest
 	Polls       float64 `json:"polls_per_second"` // readings of the log
-	Connections float64 `json:"connections"`      // for each sidecar, on average over the rest
+	Connections float64 `json:"connections"`      // for each sidecar that is behind no pooler, at rest
 	Megabytes   float64 `json:"megabytes"`        // of Postgres for each sidecar, beside shared memory
 
 	Changes       int     `json:"changes"`
@@ -60,6 +62,11 @@ type figure struct {
 	Slowest       float64 `json:"slowest_ms"`
 	BareP99       float64 `json:"bare_p99_ms,omitempty"` // of as many connections that do nothing but LISTEN
 	Missed        int     `json:"missed"`
+
+	PoolerConnections int     `json:"pooler_connections,omitempty"` // of the pooler to Postgres, at most
+	PoolerCores       float64 `json:"pooler_cores,omitempty"`       // at rest
+	PooledP50         float64 `json:"pooled_p50_ms,omitempty"`      // as P50, of the sidecars that are behind the pooler
+	PooledP99         float64 `json:"pooled_p99_ms,omitempty"`
 
 	OpenWriteCores float64 `json:"open_write_cores,omitempty"` // of Postgres while the changes beside an open transaction commit
 	OpenWriteTook  float64 `json:"open_write_s,omitempty"`
@@ -79,38 +86,51 @@ func TestMeasure(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if *pool {
+			t.Run(fmt.Sprintf("%d sidecars, pooler", sidecars), func(t *testing.T) { measure(t, sidecars, true, true) })
+			continue
+		}
 		for _, hints := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%d sidecars, hints %t", sidecars, hints), func(t *testing.T) { measure(t, sidecars, hints) })
+			t.Run(fmt.Sprintf("%d sidecars, hints %t", sidecars, hints), func(t *testing.T) { measure(t, sidecars, hints, false) })
 		}
 	}
 }
 
-func measure(t *testing.T, sidecars int, hints bool) {
+func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	m := figure{Sidecars: sidecars, Hints: hints, Bound: bound.String(), Date: time.Now().Format(time.DateOnly), Machine: machine(t), Load: load(t)}
 	m.BareCores = barePolls(t, sidecars, *bound*2/7)
-	f := newFleet(t, sidecars, hints, *bound, 30*time.Second)
+	f := newFleet(t, sidecars, hints, pooled, *bound, 30*time.Second)
+	if pooled {
+		m.Pooled = sidecars / pooledShare
+	}
 	tokens, kept := f.tokens(t, 48), f.tokens(t, 2)
 	f.remember(t, kept)
 	time.Sleep(10 * time.Second) // the use of the tokens is written
 
 	m.Megabytes = private(t) / float64(sidecars)
-	m.Connections = float64(f.connections(t)) / float64(sidecars)
-	polls, own := f.polls(t), ownCPU(t)
+	connections := func() {
+		direct, ofPooler := f.connections(t)
+		m.Connections = max(m.Connections, float64(direct)/float64(sidecars-m.Pooled))
+		m.PoolerConnections = max(m.PoolerConnections, ofPooler)
+	}
+	connections()
+	polls, own, ofPooler := f.polls(t), ownCPU(t), f.poolerCPU(t)
 	begin := time.Now()
 	m.Cores = cores(t, func() { time.Sleep(resting) })
 	took := time.Since(begin).Seconds()
 	m.Polls, m.OwnCores = float64(f.polls(t)-polls)/took, (ownCPU(t)-own).Seconds()/took
-	m.Connections = max(m.Connections, float64(f.connections(t))/float64(sidecars))
+	m.PoolerCores = (f.poolerCPU(t) - ofPooler).Seconds() / took
+	connections()
 
 	// In production each sidecar has its own garbage collector; here all would share one.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	w := f.watch()
 	const writers, hold = 8, 4 * time.Second // three changes a second
-	var heard []time.Duration
+	var heard, behind []time.Duration
 	m.ChangingCores = cores(t, func() {
 		var writing sync.WaitGroup
 		writing.Go(func() { f.revoke(t, append(tokens, kept[0]), writers, hold, w.commit) })
-		heard, m.Missed = w.until(len(tokens) + 1)
+		heard, behind, m.Missed = w.until(len(tokens) + 1)
 		writing.Wait()
 	})
 	m.Changes = len(tokens) + 1
@@ -118,18 +138,26 @@ func measure(t *testing.T, sidecars int, hints bool) {
 	if len(heard) > 0 {
 		m.P50, m.P99, m.Slowest = milliseconds(heard[len(heard)/2]), milliseconds(heard[len(heard)*99/100]), milliseconds(heard[len(heard)-1])
 	}
+	slices.Sort(behind)
+	if len(behind) > 0 {
+		m.PooledP50, m.PooledP99 = milliseconds(behind[len(behind)/2]), milliseconds(behind[len(behind)*99/100])
+	}
 	f.revoked(t, kept[:1])
-	if hints {
+	connections()
+	if hints && !pooled {
 		m.BareP99 = f.bareListeners(t)
 	}
 	if n := w.twice(); n > 0 && !hints {
 		t.Errorf("%d changes were heard twice", n)
 	}
-	if sidecars >= 1000 {
+	if sidecars >= 1000 && !pooled {
 		f.withOpenTransaction(t, &m, kept[1])
 	}
 	if m.Missed > 0 || m.OpenMissed > 0 {
 		t.Errorf("missed: %+v", m)
+	}
+	if m.PoolerConnections > poolSize || pooled == (m.PoolerConnections == 0) {
+		t.Errorf("the pooler has %d connections", m.PoolerConnections)
 	}
 	keep(t, m)
 	t.Logf("%+v", m)
@@ -325,17 +353,37 @@ func processes(t *testing.T) (all []process) {
 		if err != nil || pid != server.PID() && parent != server.PID() {
 			continue
 		}
-		var used int64 // nanoseconds
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid))
+		used, err := processCPU(pid)
 		if err != nil {
 			continue // it has ended
 		}
-		if _, err := fmt.Sscan(string(text), &used); err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, process{pid, time.Duration(used)})
+		all = append(all, process{pid, used})
 	}
 	return all
+}
+
+// processCPU is what a process of one thread has used so far.
+func processCPU(pid int) (time.Duration, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid))
+	if err != nil {
+		return 0, err
+	}
+	var used int64 // nanoseconds
+	_, err = fmt.Sscan(string(text), &used)
+	return time.Duration(used), err
+}
+
+// poolerCPU is what the pooler has used so far; 0 without one.
+func (f *fleet) poolerCPU(t *testing.T) time.Duration {
+	t.Helper()
+	if f.pooler == nil {
+		return 0
+	}
+	used, err := processCPU(f.pooler.PID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return used
 }
 
 // stat returns a process' parent, and the fields of /proc/…/stat after the name.
@@ -407,14 +455,14 @@ func machine(t *testing.T) string {
 func keep(t *testing.T, m figure) {
 	t.Helper()
 	all := slices.DeleteFunc(kept(t), func(old figure) bool {
-		return old.Sidecars == m.Sidecars && old.Hints == m.Hints && old.Bound == m.Bound
+		return old.Sidecars == m.Sidecars && old.Hints == m.Hints && old.Pooled == m.Pooled && old.Bound == m.Bound
 	})
 	all = append(all, m)
 	slices.SortFunc(all, func(a, b figure) int {
 		if a.Hints != b.Hints {
 			return map[bool]int{false: -1, true: 1}[a.Hints]
 		}
-		return cmp.Or(a.Sidecars-b.Sidecars, strings.Compare(a.Bound, b.Bound))
+		return cmp.Or(a.Sidecars-b.Sidecars, a.Pooled-b.Pooled, strings.Compare(a.Bound, b.Bound))
 	})
 	text, err := json.MarshalIndent(all, "", "  ")
 	if err != nil {

@@ -16,19 +16,32 @@ var before = []figure{{Sidecars: 10, Cores: 0.02}, {Sidecars: 50, Cores: 0.12}, 
 
 // The plot and the table of the docs are those of the figures. `make fleet` draws the plot anew; the table is copied.
 func TestDocsShowTheFigures(t *testing.T) {
-	all := kept(t)
+	var all, pooled []figure
+	for _, m := range kept(t) {
+		if m.Pooled > 0 {
+			pooled = append(pooled, m)
+		} else {
+			all = append(all, m)
+		}
+	}
 	drawn := draw(all)
 	if *sizes != "" {
 		if err := os.WriteFile(plot, []byte(drawn), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		t.Log("\n" + table(all))
+		t.Log("\n" + table(all) + "\n" + pooledTable(pooled))
 	}
 	if text, err := os.ReadFile(plot); err != nil || string(text) != drawn {
 		t.Errorf("%s is not of the figures (%v): make fleet draws it", plot, err)
 	}
-	if text, err := os.ReadFile("../../docs/scaling.md"); err != nil || !strings.Contains(string(text), table(all)) {
-		t.Errorf("docs/scaling.md has not this table (%v):\n%s", err, table(all))
+	text, err := os.ReadFile("../../docs/scaling.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{table(all), pooledTable(pooled)} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("docs/scaling.md has not this table:\n%s", want)
+		}
 	}
 }
 
@@ -47,6 +60,18 @@ func table(all []figure) string {
 		}
 		fmt.Fprintf(&b, "| %d | %s | %s | %.2f | %.2f | %.0f µs | %.0f | %.1f | %.0f ms, %.0f ms | %s | %d | %.2f |\n",
 			m.Sidecars, staleness, hints, m.Cores, m.BareCores, 1e6*m.Cores/m.Polls, m.Polls, m.Connections, m.P50, m.P99, bare, m.Missed, m.ChangingCores)
+	}
+	return b.String()
+}
+
+// pooledTable is of fleets of which some sidecars are behind a pooler.
+func pooledTable(all []figure) string {
+	var b strings.Builder
+	b.WriteString("| sidecars | behind PgBouncer | connections of PgBouncer | connections per other sidecar | Postgres, cores | PgBouncer, cores | heard behind PgBouncer: p50, p99 | heard by others: p50, p99 | missed |\n")
+	b.WriteString("|---|---|---|---|---|---|---|---|---|\n")
+	for _, m := range all {
+		fmt.Fprintf(&b, "| %d | %d | %d | %.1f | %.2f | %.2f | %.0f ms, %.0f ms | %.0f ms, %.0f ms | %d |\n", m.Sidecars, m.Pooled,
+			m.PoolerConnections, m.Connections, m.Cores, m.PoolerCores, m.PooledP50, m.PooledP99, m.P50, m.P99, m.Missed)
 	}
 	return b.String()
 }

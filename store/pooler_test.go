@@ -1,0 +1,608 @@
+package store_test
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/test/pgbouncer"
+)
+
+// pooled is a fixture that can also be reached through a pooler. Those who share a login share the pooler's connections.
+type pooled struct {
+	*fixture
+	pooler           *pgbouncer.Pooler
+	operator, server string // URLs through the pooler: the superuser's, and one of a sidecar and an issuer
+	direct           string // server, without the pooler
+}
+
+// poolers are the modes, and sizes that suffice: in session mode each connection needs one of Postgres'.
+var poolers = map[string]pgbouncer.Config{
+	"transactions": {Mode: pgbouncer.Transaction, PoolSize: 5},
+	"sessions":     {Mode: pgbouncer.Session, PoolSize: 60},
+}
+
+func newPooled(t *testing.T, config pgbouncer.Config) *pooled {
+	t.Helper()
+	p := &pooled{fixture: newFixture(t)}
+	// A pooler knows no startup parameter "role".
+	role, password := strings.ToLower("pooled_"+rand.Text()[:8]), rand.Text()
+	p.exec(t, `CREATE ROLE `+role+` LOGIN PASSWORD '`+password+`' IN ROLE keywicket_sidecar, keywicket_issuer`)
+	t.Cleanup(func() {
+		if err := administer(context.Background(), `DROP ROLE `+role); err != nil {
+			t.Error(err)
+		}
+	})
+	login := must(url.Parse(p.url))
+	login.User = url.UserPassword(role, password)
+	p.direct = login.String()
+	config.Logins = []string{p.url, p.direct}
+	p.pooler = startPooler(t, config)
+	p.operator, p.server = must(p.pooler.URL(p.url)), must(p.pooler.URL(p.direct))
+	return p
+}
+
+func startPooler(t *testing.T, config pgbouncer.Config) *pgbouncer.Pooler {
+	t.Helper()
+	pooler, err := pgbouncer.Start(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := pooler.Close(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Log(pooler.Log())
+		}
+	})
+	return pooler
+}
+
+// sidecar is a directory behind the pooler.
+func (p *pooled) sidecar(c store.Config) (*store.Directory, error) {
+	c.URL, c.LookupTimeout, c.UsageInterval, c.MaxOpenConnections = p.server, 10*time.Second, 200*time.Millisecond, 4
+	return store.OpenDirectory(c, nil)
+}
+
+// load runs each of the functions again and again, all of them at once, for some seconds.
+func load(t *testing.T, functions ...func(context.Context)) {
+	t.Helper()
+	const lasting = 4 * time.Second
+	ctx, cancel := context.WithTimeout(t.Context(), lasting)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, f := range functions {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				f(context.WithoutCancel(ctx)) // what was begun ends
+			}
+		})
+	}
+	all.Wait()
+}
+
+// foreign is a program of somebody else, with the same login and the same driver. The driver numbers what it prepares, on each
+// connection from 1, and asks for what it does not prepare in two round trips. The queries have the parameters and the columns of
+// ours, and other answers. What becomes of them does not matter.
+func (p *pooled) foreign(t *testing.T, databaseURL string) func(context.Context) {
+	t.Helper()
+	db, err := sqlx.Open("postgres", databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	db.SetMaxOpenConns(3)
+	const (
+		found = `SELECT (date_part('epoch', pg_postmaster_start_time()) * 1000000)::int8, place, '', 'foreign', 'personal_key', 'live', 'foreign',
+			'{everything}'::text[], '', '', '', NULL::float8`
+		credentials = ` FROM unnest($1::bytea[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS asked (digest, api, in_id, in_slug, place)`
+		sessions    = ` FROM unnest($1::text[], $2::text[], $3::int8[], $4::text[], $5::text[]) WITH ORDINALITY AS asked (a, b, c, d, e, place)`
+	)
+	prepared := map[string][]any{
+		found + credentials:                            {"{NULL}", "{velocity}", `{""}`, `{""}`},
+		found + `, 'foreign', 'foreign'` + credentials: {"{NULL}", "{velocity}", `{""}`, `{""}`},
+		found + `, true` + sessions:                    {"{s}", "{u}", "{1}", `{""}`, `{""}`},
+	}
+	ask := func(ctx context.Context, query func(context.Context, ...any) (*sql.Rows, error), args ...any) {
+		rows, err := query(ctx, args...)
+		if err != nil {
+			return
+		}
+		for rows.Next() {
+			continue
+		}
+		_ = errors.Join(rows.Err(), rows.Close())
+	}
+	return func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		for query, args := range prepared {
+			if s, err := db.PrepareContext(ctx, query); err == nil {
+				for range 3 {
+					ask(ctx, s.QueryContext, args...)
+				}
+				_ = s.Close()
+			}
+		}
+		for _, query := range []string{
+			`SELECT $1::text AS id, 'foreign' AS slug, 'foreign' AS name, now() AS created_at`,
+			`SELECT $1::text AS id, 'foreign@example.com' AS email, now() AS created_at, true AS mfa_enrolled, NULL::timestamptz AS banned_until`,
+			`SELECT 'foreign' WHERE $1::text IS NULL`,
+		} {
+			ask(ctx, func(ctx context.Context, args ...any) (*sql.Rows, error) { return db.QueryContext(ctx, query, args...) }, "foreign")
+		}
+	}
+}
+
+// judge counts answers, those that are wrong, and those that there were none of.
+type judge struct {
+	answers, wrong, failed atomic.Int64
+	mu                     sync.Mutex
+	examples               []string
+}
+
+func (j *judge) note(n *atomic.Int64, format string, args ...any) {
+	if n.Add(1) > 5 {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.examples = append(j.examples, fmt.Sprintf(format, args...))
+}
+
+func (j *judge) done(t *testing.T) {
+	t.Helper()
+	t.Logf("%d answers, %d of them wrong, and %d errors", j.answers.Load(), j.wrong.Load(), j.failed.Load())
+	if j.wrong.Load() > 0 || j.failed.Load() > 0 || j.answers.Load() < 100 {
+		t.Errorf("%d answers, %d of them wrong, and %d errors:\n%s", j.answers.Load(), j.wrong.Load(), j.failed.Load(), strings.Join(j.examples, "\n"))
+	}
+}
+
+// question is a look-up whose answer is known.
+type question struct {
+	lookup authz.Lookup
+	want   authz.Found
+}
+
+// questions are about good and about revoked credentials of each kind.
+func (p *pooled) questions(t *testing.T) (all []question) {
+	t.Helper()
+	direct, issuer := p.directory(t, nil), must(store.OpenIssuer(p.direct))
+	t.Cleanup(func() { _ = issuer.Close() })
+	app, _, err := p.CreateApp(t.Context(), store.NewApp{API: "velocity", Name: "Planner", RedirectURIs: []string{"https://planner.example/cb"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 12 {
+		scopes := []string{fmt.Sprintf("scope:%d", i)}
+		user := must(p.CreateUser(t.Context(), store.User{Email: fmt.Sprintf("user%d@example.com", i)}))
+		must(p.SetMember(t.Context(), "acme", user.ID, "member"))
+		token, key := p.create(t, store.NewToken{Format: vel, API: "velocity", Name: "t", Scopes: scopes, Workspace: "acme"})
+		personal, personalKey := p.create(t, store.NewToken{Format: velu, API: "velocity", Name: "t", Scopes: scopes, User: user.ID})
+		approved := must(issuer.Approve(t.Context(), store.Approval{Client: app.ID, User: user.ID, Workspaces: []string{p.acme.ID},
+			Scopes: scopes, RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43)}))
+		issued := must(issuer.Exchange(t.Context(), approved.Code, velo, asItIs))
+		session := sessionOf(user.ID, time.Now())
+		revoked := i%4 == 0
+		if revoked {
+			must(p.RevokeToken(t.Context(), token.ID))
+			must(p.RevokeToken(t.Context(), personal.ID))
+			must(p.RevokeGrant(t.Context(), approved.Grant))
+			must(p.RevokeSession(t.Context(), session.ID))
+		}
+		in := lookup(personalKey)
+		in.Workspace.Slug = "acme"
+		for _, q := range []struct {
+			lookup authz.Lookup
+			id     string // of the principal, if it is known
+		}{
+			{lookup(key), token.ID}, {in, personal.ID}, {inWorkspace(session, "acme"), user.ID}, {access(issued.Access, "acme"), ""},
+		} {
+			want := must(direct.Lookup(t.Context(), q.lookup))
+			if good := want.Denial == "" && want.Principal.ID != "" && (q.id == "" || want.Principal.ID == q.id); good == revoked {
+				t.Fatalf("%+v is answered %+v", q, want)
+			}
+			all = append(all, question{q.lookup, want})
+		}
+	}
+	return all
+}
+
+// unknown is a look-up of what nobody has issued.
+func unknown(kind authz.Kind) question {
+	l := authz.Lookup{Kind: kind, API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}}
+	if kind == authz.KindSession {
+		l.Session = sessionOf("nobody "+rand.Text(), time.Now())
+	} else {
+		l.Digest = authz.Secret(rand.Text()).Digest()
+	}
+	return question{l, authz.Found{Denial: authz.ReasonUnknown}}
+}
+
+// Whoever else uses the connections of the pooler, a credential is answered with what it is worth, and with nothing else.
+func TestPoolerMixesNoAnswers(t *testing.T) {
+	for name, config := range poolers {
+		t.Run(name, func(t *testing.T) {
+			p := newPooled(t, config)
+			questions := p.questions(t)
+			j := new(judge)
+			ask := func(ctx context.Context, d *store.Directory, q question) {
+				defer func() {
+					if e := recover(); e != nil {
+						j.note(&j.failed, "panic: %v", e)
+					}
+				}()
+				got, err := d.Lookup(ctx, q.lookup)
+				if err != nil {
+					j.note(&j.failed, "an error: %v", err)
+					return
+				}
+				j.answers.Add(1)
+				got.Cache = q.want.Cache
+				if !reflect.DeepEqual(got, q.want) {
+					j.note(&j.wrong, "got %+v, want %+v", got, q.want)
+				}
+			}
+			askAll := func(ctx context.Context, d *store.Directory) {
+				for i, q := range questions {
+					ask(ctx, d, q)
+					if i%4 == 0 {
+						for _, kind := range []authz.Kind{authz.KindPersonalKey, authz.KindSession, authz.KindOAuthToken} {
+							ask(ctx, d, unknown(kind))
+						}
+					}
+				}
+			}
+			work := []func(context.Context){
+				p.foreign(t, p.server), p.foreign(t, p.server),
+				// Sidecars come and go, so that each has prepared its queries in another order.
+				func(ctx context.Context) {
+					d, err := p.sidecar(store.Config{NoCache: true})
+					if err != nil {
+						j.note(&j.failed, "open: %v", err)
+						return
+					}
+					defer func() { _ = d.Close(ctx) }()
+					for _, i := range []int{1, 2, 3, 5, 6, 7} {
+						ask(ctx, d, questions[i])
+					}
+				},
+			}
+			for _, c := range []store.Config{{NoCache: true}, {NoCache: true}, {}} {
+				d := must(p.sidecar(c))
+				t.Cleanup(func() { _ = d.Close(context.Background()) })
+				for range 4 {
+					work = append(work, func(ctx context.Context) { askAll(ctx, d) })
+				}
+			}
+			load(t, work...)
+			j.done(t)
+		})
+	}
+}
+
+// What the operator is told is what the database then says to somebody who is not behind the pooler.
+func TestPoolerMixesNoReports(t *testing.T) {
+	for name, config := range poolers {
+		t.Run(name, func(t *testing.T) {
+			p := newPooled(t, config)
+			j := new(judge)
+			var n atomic.Int64
+			work := []func(context.Context){p.foreign(t, p.operator), p.foreign(t, p.server)}
+			for range 2 {
+				r, err := store.OpenRegistry(t.Context(), p.operator)
+				if err != nil {
+					t.Errorf("open: %v", err)
+					continue
+				}
+				t.Cleanup(func() { _ = r.Close() })
+				issuer := must(store.OpenIssuer(p.server))
+				t.Cleanup(func() { _ = issuer.Close() })
+				for range 2 {
+					work = append(work, func(ctx context.Context) {
+						defer func() {
+							if e := recover(); e != nil {
+								j.note(&j.failed, "panic: %v", e)
+							}
+						}()
+						o := &operator{pooled: p, registry: r, issuer: issuer, judge: j, n: int(n.Add(1))}
+						o.work(ctx)
+					})
+				}
+			}
+			load(t, work...)
+			j.done(t)
+		})
+	}
+}
+
+// operator does one of each command, and has each report compared.
+type operator struct {
+	*pooled
+	*judge
+	registry *store.Registry // behind the pooler
+	issuer   *store.Issuer
+	n        int
+}
+
+// claim reports whether the command was carried out, and judges what it reported. The query is for one value.
+func (o *operator) claim(ctx context.Context, command string, err error, want any, query string, args ...any) bool {
+	if err != nil {
+		o.note(&o.failed, "%s: %v", command, err)
+		return false
+	}
+	o.answers.Add(1)
+	var got string
+	if err := o.db.GetContext(ctx, &got, query, args...); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		o.note(&o.failed, "%s: the truth: %v", command, err)
+		return false
+	}
+	if got != fmt.Sprint(want) {
+		o.note(&o.wrong, "%s: reported %v, but it is %q", command, want, got)
+	}
+	return true
+}
+
+// refuses judges a command that has to be refused.
+func (o *operator) refuses(command string, err, want error) {
+	o.answers.Add(1)
+	switch {
+	case err == nil:
+		o.note(&o.wrong, "%s: it is not refused", command)
+	case !errors.Is(err, want):
+		o.note(&o.failed, "%s: %v", command, err)
+	}
+}
+
+func (o *operator) work(ctx context.Context) {
+	r, slug := o.registry, fmt.Sprintf("w-%d", o.n)
+	email := slug + "@example.com"
+	w, err := r.CreateWorkspace(ctx, store.Workspace{Slug: slug, Name: slug})
+	if !o.claim(ctx, "workspace create", err, w.ID+slug+w.Name, `SELECT id || slug || name FROM keywicket.workspaces WHERE slug = $1`, slug) {
+		return
+	}
+	u, err := r.CreateUser(ctx, store.User{Email: email})
+	if !o.claim(ctx, "user create", err, u.ID+u.Email, `SELECT id || email FROM keywicket.users WHERE email = $1`, email) {
+		return
+	}
+	_, err = r.Workspace(ctx, "no-"+slug)
+	o.refuses("a workspace that is not there", err, store.ErrNotFound)
+	o.refuses("member remove, of no member", r.RemoveMember(ctx, slug, email), store.ErrNotFound)
+	const role = `SELECT role FROM keywicket.members WHERE workspace_id = $1 AND user_id = $2`
+	for _, as := range []string{"member", "admin"} {
+		m, err := r.SetMember(ctx, slug, email, as)
+		o.claim(ctx, "member set", err, m.Role, role, w.ID, u.ID)
+	}
+	o.tokens(ctx, w, u)
+	o.app(ctx, w, u)
+
+	session := "session " + slug
+	revoked, err := r.RevokeSession(ctx, session)
+	o.claim(ctx, "session revoke", err, revoked.RevokedAt.UnixMicro(),
+		`SELECT (EXTRACT(EPOCH FROM revoked_at) * 1000000)::int8 FROM keywicket.revoked_sessions WHERE session_id = $1`, session)
+	revoked, err = r.RevokeSessionsOf(ctx, email)
+	o.claim(ctx, "session revoke --user", err, revoked.RevokedAt.UnixMicro(),
+		`SELECT (EXTRACT(EPOCH FROM revoked_at) * 1000000)::int8 FROM keywicket.revoked_sessions WHERE user_id = $1`, u.ID)
+	o.claim(ctx, "member remove", r.RemoveMember(ctx, slug, email), "", role, w.ID, u.ID)
+}
+
+func (o *operator) tokens(ctx context.Context, w store.Workspace, u store.User) {
+	r := o.registry
+	const status = `SELECT id || CASE WHEN revoked_at IS NULL THEN 'active' ELSE 'revoked' END FROM keywicket.tokens WHERE digest = $1`
+	var made []string
+	for _, n := range []store.NewToken{
+		{Format: vel, API: "velocity", Name: "t", Scopes: []string{"issues:read"}, Workspace: w.Slug},
+		{Format: velu, API: "velocity", Name: "t", Scopes: []string{"issues:read"}, User: u.Email},
+	} {
+		token, key, err := r.CreateToken(ctx, n)
+		digest := key.Digest()
+		if !o.claim(ctx, "token create", err, token.ID+"active", status, digest[:]) {
+			continue
+		}
+		if n.Workspace != "" {
+			made = append(made, token.ID)
+		}
+		token, err = r.RevokeToken(ctx, token.ID)
+		o.claim(ctx, "token revoke", err, token.ID+string(token.Status), status, digest[:])
+	}
+	_, err := r.RevokeToken(ctx, "no token")
+	o.refuses("token revoke, of none", err, store.ErrNotFound)
+
+	lines := make([]store.ImportLine, 3)
+	keys := make([][]byte, len(lines))
+	for i := range lines {
+		key := vel.NewKey()
+		digest := key.Digest()
+		keys[i] = digest[:]
+		lines[i] = store.ImportLine{Number: i + 1, Key: key, Name: "t", Workspace: w.Slug}
+	}
+	n, err := r.ImportTokens(ctx, velImport(linesOf(lines...)))
+	o.claim(ctx, "token import", err, n, `SELECT count(*) FROM keywicket.tokens WHERE digest IN ($1, $2, $3)`, keys[0], keys[1], keys[2])
+
+	list, err := r.Tokens(ctx, store.TokenFilter{Workspace: w.Slug})
+	var ids []string
+	for _, t := range list {
+		ids = append(ids, t.ID)
+	}
+	slices.Sort(ids)
+	o.claim(ctx, "token list", err, strings.Join(ids, " "),
+		`SELECT string_agg(id, ' ' ORDER BY id COLLATE "C") FROM keywicket.tokens WHERE workspace_id = $1`, w.ID)
+	if len(made) > 0 && err == nil && !slices.Contains(ids, made[0]) {
+		o.note(&o.wrong, "token list: %s is not in it", made[0])
+	}
+}
+
+func (o *operator) app(ctx context.Context, w store.Workspace, u store.User) {
+	r := o.registry
+	const (
+		secretOf = `SELECT id FROM keywicket.oauth_apps WHERE secret_digest = $1`
+		revoked  = `SELECT revoked_at IS NOT NULL FROM keywicket.`
+	)
+	app, secret, err := r.CreateApp(ctx, store.NewApp{API: "velocity", Name: "Planner", RedirectURIs: []string{"https://planner.example/cb"}, Confidential: true})
+	digest := secret.Digest()
+	if !o.claim(ctx, "oauth-app create", err, app.ID, secretOf, digest[:]) {
+		return
+	}
+	app, secret, err = r.RotateAppSecret(ctx, app.ID)
+	digest = secret.Digest()
+	if !o.claim(ctx, "oauth-app rotate", err, app.ID, secretOf, digest[:]) {
+		return
+	}
+	client, err := o.issuer.Client(ctx, app.ID)
+	if o.claim(ctx, "the issuer's client", err, client.ID, secretOf, digest[:]) && !client.Knows(secret) {
+		o.note(&o.wrong, "the issuer does not know the secret")
+	}
+	approved, err := o.issuer.Approve(ctx, store.Approval{Client: app.ID, User: u.ID, Workspaces: []string{w.ID}, Scopes: []string{"issues:read"},
+		RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43)})
+	if o.claim(ctx, "approve", err, approved.Grant, `SELECT id FROM keywicket.oauth_grants WHERE app_id = $1`, app.ID) {
+		issued, err := o.issuer.Exchange(ctx, approved.Code, velo, asItIs)
+		digest := issued.Access.Digest()
+		o.claim(ctx, "exchange", err, issued.Grant, `SELECT grant_id FROM keywicket.oauth_access_tokens WHERE digest = $1`, digest[:])
+		list, err := r.Grants(ctx, app.ID, "")
+		ids := ""
+		for _, g := range list {
+			ids += g.ID
+		}
+		o.claim(ctx, "grant list", err, ids, `SELECT id FROM keywicket.oauth_grants WHERE app_id = $1`, app.ID)
+		grant, err := r.RevokeGrant(ctx, approved.Grant)
+		o.claim(ctx, "grant revoke", err, grant.Status == store.Revoked, revoked+`oauth_grants WHERE id = $1`, approved.Grant)
+	}
+	id := app.ID
+	app, err = r.RevokeApp(ctx, id)
+	o.claim(ctx, "oauth-app revoke", err, app.Status == store.Revoked, revoked+`oauth_apps WHERE id = $1`, id)
+}
+
+// A pooler of transactions lets no notification through. Revocations are then read from the log within the bound, or heard by the
+// way around the pooler.
+func TestPoolerLetsRevocationsThrough(t *testing.T) {
+	const bound = time.Second
+	for name, config := range poolers {
+		for _, around := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, a way around it %t", name, around), func(t *testing.T) {
+				p := newPooled(t, config)
+				c := store.Config{}
+				if around {
+					c.FeedURL = p.direct
+				}
+				d := must(p.sidecar(c))
+				t.Cleanup(func() { _ = d.Close(context.Background()) })
+				eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
+				var slowest time.Duration
+				for range 6 {
+					token, key := p.workspaceToken(t)
+					eventually(t, "it is remembered", func() bool {
+						found, err := d.Lookup(t.Context(), lookup(key))
+						return err == nil && found.Denial == "" && found.Cache == authz.CacheHit
+					})
+					must(p.RevokeToken(t.Context(), token.ID))
+					revoked := time.Now()
+					for {
+						asked := time.Since(revoked)
+						found, err := d.Lookup(t.Context(), lookup(key))
+						if err == nil && found.Denial == authz.ReasonRevoked {
+							slowest = max(slowest, asked)
+							break
+						}
+						if asked > bound {
+							t.Fatalf("%v after the revocation: %+v, %v", asked, found, err)
+						}
+					}
+				}
+				t.Logf("heard after %v at most", slowest)
+				if _, hints := d.Heard(); around && hints == 0 {
+					t.Error("no hint is heard by the way around the pooler")
+				}
+			})
+		}
+	}
+}
+
+// What another program sets for its session stays with the pooler's connection. No answer is read another way for it: a token
+// ends when it ends, and its use is written.
+func TestPoolerLeavesSettingsOfOthers(t *testing.T) {
+	p := newPooled(t, pgbouncer.Config{Mode: pgbouncer.Transaction, PoolSize: 1})
+	foreign := must(sqlx.Open("postgres", p.server))
+	t.Cleanup(func() { _ = foreign.Close() })
+	must(foreign.ExecContext(t.Context(), `SET extra_float_digits = -15; SET bytea_output = 'escape'; SET intervalstyle = 'sql_standard';
+		SET default_transaction_isolation = 'serializable'; SET default_transaction_read_only = on`))
+	d := must(p.sidecar(store.Config{}))
+	t.Cleanup(func() { _ = d.Close(context.Background()) })
+	eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
+	// While it has more than 1.5 seconds left, it seems to have two, if that is rounded.
+	const lifetime = 2 * time.Second
+	token, key := p.create(t, store.NewToken{Format: vel, API: "velocity", Name: "t", Workspace: "acme", ExpiresIn: new(lifetime)})
+	expires := time.Now().Add(lifetime)
+	eventually(t, "it is remembered", func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit })
+	for {
+		asked := time.Now()
+		found := must(d.Lookup(t.Context(), lookup(key)))
+		if found.Denial == authz.ReasonExpired {
+			break
+		}
+		if late := asked.Sub(expires); late > 0 {
+			t.Fatalf("%v after it has expired it is answered %+v", late, found)
+		}
+	}
+	eventually(t, "its use is written", func() bool {
+		return value[int](t, p.db, `SELECT count(*) FROM keywicket.token_usage WHERE token_id = $1`, token.ID) == 1
+	})
+}
+
+// Migrations run through a pooler, also those of two operators at once, each of them once.
+func TestPoolerLetsMigrationsThrough(t *testing.T) {
+	for name, config := range poolers {
+		for _, operators := range []int{1, 2} {
+			t.Run(fmt.Sprintf("%s, %d at once", name, operators), func(t *testing.T) {
+				direct := emptyDatabase(t)
+				config := config
+				config.Logins = []string{direct}
+				through := must(startPooler(t, config).URL(direct))
+				ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+				defer cancel()
+				var applied atomic.Int64
+				var all sync.WaitGroup
+				for range operators {
+					db := openDB(t, through)
+					all.Go(func() {
+						done, err := store.Migrate(ctx, db)
+						if err != nil {
+							t.Error(err)
+						}
+						applied.Add(int64(len(done)))
+					})
+				}
+				all.Wait()
+				db := openDB(t, direct)
+				status := must(store.MigrationStatus(t.Context(), db))
+				for _, m := range status {
+					if m.AppliedAt == nil {
+						t.Errorf("%s is pending", m.Name)
+					}
+				}
+				if int(applied.Load()) != len(status) {
+					t.Errorf("%d migrations are reported, of %d", applied.Load(), len(status))
+				}
+				// A lock that stays with one of the pooler's connections would keep the next migration waiting.
+				if n := value[int](t, db, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
+					AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`); n != 0 {
+					t.Errorf("%d locks are left", n)
+				}
+			})
+		}
+	}
+}
