@@ -102,7 +102,9 @@ func (s *sidecar) awaitHealth(t *testing.T, want healthv1.HealthCheckResponse_Se
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	watch, err := healthv1.NewHealthClient(conn).Watch(t.Context(), &healthv1.HealthCheckRequest{})
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	watch, err := healthv1.NewHealthClient(conn).Watch(ctx, &healthv1.HealthCheckRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
