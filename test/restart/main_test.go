@@ -59,6 +59,7 @@ func start(t *testing.T, c demo.Config) *stack {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c.Keywicket, c.Sidecars = binary, 2
+	c.Environ = append(c.Environ, "KEYWICKET_DATABASE_LOOKUP_TIMEOUT="+timeout.String()) // CI is slow
 	running, err := demo.Start(ctx, c)
 	if err != nil {
 		t.Fatal(err)
