@@ -11,14 +11,18 @@ import (
 	"github.com/keywicket/keywicket/envoy"
 )
 
-// readyInterval is how often a sidecar that starts asks itself whether it is ready.
-const readyInterval = 50 * time.Millisecond
+// A sidecar that starts asks itself whether it is ready: often at first, and then seldom, since its database may be down and
+// other sidecars ask as well.
+const (
+	readyOften  = 50 * time.Millisecond
+	readySeldom = time.Second
+	oftenFor    = 5 * time.Second
+)
 
 // awaitReady waits until the process is ready, or the context ends. A load balancer that asks the health service would
 // otherwise send checks to a sidecar that has no connection to its database yet.
 func awaitReady(ctx context.Context, ready readiness) bool {
-	tick := time.NewTicker(readyInterval)
-	defer tick.Stop()
+	wait, began := readyOften, time.Now()
 	for {
 		if ok, _ := ready(ctx); ok {
 			return true
@@ -26,7 +30,10 @@ func awaitReady(ctx context.Context, ready readiness) bool {
 		select {
 		case <-ctx.Done():
 			return false
-		case <-tick.C:
+		case <-time.After(wait):
+		}
+		if time.Since(began) > oftenFor {
+			wait = readySeldom
 		}
 	}
 }
