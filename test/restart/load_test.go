@@ -134,7 +134,7 @@ func (l *load) judge(t *testing.T, excused func(request) bool) {
 	for _, r := range l.requests {
 		switch {
 		case r.failure == "" || excused(r):
-		case r.answered-r.sent >= timeout && (strings.Contains(r.failure, "decision_id") || l.busy(r.sent)):
+		case r.answered-r.sent >= timeout && (strings.Contains(r.failure, "decision_id") || l.busy(r)):
 			starved++
 		default:
 			failed = append(failed, fmt.Sprintf("%v, after %v: %s", r.sent.Round(time.Millisecond),
@@ -153,12 +153,16 @@ func (l *load) judge(t *testing.T, excused func(request) bool) {
 	}
 }
 
-// busy says whether even the quickest quarter of the requests around that moment was slow. A sidecar that does not answer
-// slows down no more than half of them.
-func (l *load) busy(moment time.Duration) bool {
-	const around = 250 * time.Millisecond
-	took := l.between([]time.Duration{moment}, -around, around)
-	return len(took) == 0 || took[len(took)/4] > slow
+// busy says whether even the quickest quarter of the requests that were sent with this one, or shortly before it was answered, was
+// slow. A sidecar that does not answer slows down no more than half of them.
+func (l *load) busy(r request) bool {
+	const around = 50 * time.Millisecond
+	for _, moment := range []time.Duration{r.sent, r.sent + timeout} {
+		if took := l.between([]time.Duration{moment}, -around, around); len(took) == 0 || took[len(took)/4] > slow/5 {
+			return true
+		}
+	}
+	return false
 }
 
 const (

@@ -1,7 +1,7 @@
 // Package restart stops, kills and starts sidecars behind a real Envoy while clients send 500 requests a second, and counts
 // what the clients notice. Envoy runs deploy/envoy with nothing but addresses changed, unless a test says otherwise. The
 // sidecars are built without the race detector, because the tests also print how long requests took. A test never fails
-// because something took long.
+// because something took long; but a machine that is busy with something else does not answer 500 requests a second, so run it alone.
 package restart
 
 import (
