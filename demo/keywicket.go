@@ -19,6 +19,9 @@ type Sidecar struct {
 	*process.Process
 	// GRPC and Operations are the addresses it listens on.
 	GRPC, Operations string
+
+	config      Config
+	databaseURL string
 }
 
 // Issuer is a running `keywicket issuer`.
@@ -35,14 +38,31 @@ func (s *Sidecar) Stop() error { return s.Process.Stop(10 * time.Second) }
 func (i *Issuer) Stop() error { return i.Process.Stop(10 * time.Second) }
 
 func startSidecar(ctx context.Context, c Config, databaseURL string) (*Sidecar, error) {
-	feedURL := databaseURL
-	if c.Database != nil {
-		databaseURL, feedURL = c.Database(databaseURL)
-	}
-	s := &Sidecar{}
-	p, err := start(ctx, c, "serve", func() (string, []string) {
+	s := &Sidecar{config: c, databaseURL: databaseURL}
+	return s, s.start(ctx, func() {
 		free := freeAddresses(2)
 		s.GRPC, s.Operations = free[0], free[1]
+	})
+}
+
+// Restart starts the sidecar again at its addresses, once it has ended, and returns when it is ready.
+func (s *Sidecar) Restart(ctx context.Context) error {
+	select {
+	case <-s.Done():
+	case <-ctx.Done():
+		return fmt.Errorf("restart the sidecar: it has not ended: %w", ctx.Err())
+	}
+	return s.start(ctx, func() {})
+}
+
+// start runs it. The addresses are chosen anew with each try.
+func (s *Sidecar) start(ctx context.Context, choose func()) (err error) {
+	databaseURL, feedURL := s.databaseURL, s.databaseURL
+	if s.config.Database != nil {
+		databaseURL, feedURL = s.config.Database(databaseURL)
+	}
+	p, err := start(ctx, s.config, "serve", func() (string, []string) {
+		choose()
 		return s.Operations, []string{
 			"KEYWICKET_DATABASE_URL=" + databaseURL,
 			"KEYWICKET_DATABASE_FEED_URL=" + feedURL,
@@ -51,10 +71,10 @@ func startSidecar(ctx context.Context, c Config, databaseURL string) (*Sidecar, 
 		}
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.Process = p
-	return s, nil
+	return nil
 }
 
 // startIssuer starts one whom the outside knows by the URL.
@@ -75,6 +95,9 @@ func startIssuer(ctx context.Context, c Config, databaseURL, url string) (*Issue
 	return i, nil
 }
 
+// noLameDuck has a sidecar end as soon as it can: nobody else would answer meanwhile.
+const noLameDuck = "KEYWICKET_LISTEN_LAME_DUCK=0s"
+
 // start runs a command of keywicket's until it is ready. The settings are asked for anew with each try: a free port may be
 // taken before the process gets to it.
 func start(ctx context.Context, c Config, command string, settings func() (probe string, environ []string)) (*process.Process, error) {
@@ -90,7 +113,7 @@ func start(ctx context.Context, c Config, command string, settings func() (probe
 	for try := 1; ; try++ {
 		probe, own := settings()
 		p, err := process.Start(process.Config{
-			Path: binary, Args: []string{command}, Env: environ(slices.Concat(c.Environ, own)...), Output: c.Log,
+			Path: binary, Args: []string{command}, Env: environ(slices.Concat([]string{noLameDuck}, c.Environ, own)...), Output: c.Log,
 		})
 		if err != nil {
 			return nil, err

@@ -29,6 +29,8 @@ type Config struct {
 	Keywicket string
 	// Environ is what the sidecar and the issuer get beyond this process's environment: KEYWICKET_… settings.
 	Environ []string
+	// Sidecars is how many of them run behind Envoy. Default: 1.
+	Sidecars int
 	// Issuer has the issuer of OAuth run too, for which Environ has to say where users sign in. Without it its paths lead to the
 	// live upstream, which shows what an issuer would get.
 	Issuer bool
@@ -49,7 +51,8 @@ type Config struct {
 type Stack struct {
 	Postgres      *postgres.Server
 	Live, Sandbox *upstream.Server
-	Sidecar       *Sidecar
+	Sidecar       *Sidecar // the first of Sidecars
+	Sidecars      []*Sidecar
 	Issuer        *Issuer // of OAuth; nil where there is none
 	Envoy         *proxy.Proxy
 	// VelaFlows and Velocity are the base URLs of the two APIs, without a slash at the end.
@@ -90,9 +93,14 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 	if s.Sandbox, err = upstream.Start("sandbox", "127.0.0.1:0"); err != nil {
 		return nil, err
 	}
-	if s.Sidecar, err = startSidecar(ctx, c, sidecar); err != nil {
-		return nil, err
+	for range cmp.Or(c.Sidecars, 1) {
+		one, err := startSidecar(ctx, c, sidecar)
+		if err != nil {
+			return nil, err
+		}
+		s.Sidecars = append(s.Sidecars, one)
 	}
+	s.Sidecar = s.Sidecars[0]
 	return s, s.startEnvoy(ctx, c, issuer)
 }
 
@@ -108,8 +116,8 @@ func (s *Stack) Close() error {
 	if s.Issuer != nil {
 		errs = append(errs, s.Issuer.Stop())
 	}
-	if s.Sidecar != nil {
-		errs = append(errs, s.Sidecar.Stop())
+	for _, sidecar := range s.Sidecars {
+		errs = append(errs, sidecar.Stop())
 	}
 	for _, u := range []*upstream.Server{s.Live, s.Sandbox} {
 		if u != nil {
@@ -176,6 +184,10 @@ func (s *Stack) login(ctx context.Context, db *sqlx.DB, name, role string) (stri
 
 // startEnvoy starts Envoy, and before it the issuer, which has to know at which address users and apps find it: Envoy's.
 func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) error {
+	var checks []string
+	for _, sidecar := range s.Sidecars {
+		checks = append(checks, sidecar.GRPC)
+	}
 	for {
 		free := freeAddresses(3)
 		a := bootstrap.Addresses{
@@ -185,7 +197,7 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) er
 				"velocity":  cmp.Or(c.Velocity, free[2]),
 			},
 			Clusters: map[string]string{
-				"keywicket": s.Sidecar.GRPC, "upstream_live": s.Live.Addr(), "upstream_sandbox": s.Sandbox.Addr(),
+				"keywicket": strings.Join(checks, ","), "upstream_live": s.Live.Addr(), "upstream_sandbox": s.Sandbox.Addr(),
 				"issuer": s.Live.Addr(),
 			},
 		}

@@ -55,10 +55,11 @@ type Server struct {
 	config     Config
 	authorizer *authz.Authorizer
 	log        *slog.Logger
+	health     *health.Server
 	allows     atomic.Uint64
 }
 
-// NewServer fills the configuration's defaults.
+// NewServer fills the configuration's defaults. The server's health is SERVING until [Server.SetServing] says otherwise.
 func NewServer(c Config, a *authz.Authorizer, log *slog.Logger) *Server {
 	if c.Drain == 0 {
 		c.Drain = 5 * time.Second
@@ -66,10 +67,21 @@ func NewServer(c Config, a *authz.Authorizer, log *slog.Logger) *Server {
 	if c.Observe == nil {
 		c.Observe = func(authz.Answer) {}
 	}
-	return &Server{config: c, authorizer: a, log: log}
+	return &Server{config: c, authorizer: a, log: log, health: health.NewServer()}
 }
 
-// Serve answers on the listener until the context ends, then drains and returns nil.
+// SetServing sets what the health service answers: SERVING or NOT_SERVING. A load balancer that asks it sends new checks
+// elsewhere while it is NOT_SERVING. Those that come all the same are answered as before.
+func (s *Server) SetServing(serving bool) {
+	status := healthv1.HealthCheckResponse_NOT_SERVING
+	if serving {
+		status = healthv1.HealthCheckResponse_SERVING
+	}
+	s.health.SetServingStatus("", status)
+}
+
+// Serve answers on the listener until the context ends. Then its health is NOT_SERVING, it takes no more connections, tells
+// those that there are to go away, and returns nil once the checks under way are answered. It serves once.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	listener := newListener(l)
 	server := grpc.NewServer(
@@ -79,14 +91,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		grpc.NumStreamWorkers(uint32(2*runtime.GOMAXPROCS(0))), //nolint:gosec // a small number
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
 	)
-	ready := health.NewServer()
-	healthv1.RegisterHealthServer(server, ready)
+	healthv1.RegisterHealthServer(server, s.health)
 	authv3.RegisterAuthorizationServer(server, s)
 
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
-		ready.Shutdown()
+		s.health.Shutdown()
 		hard := time.AfterFunc(s.config.Drain, func() {
 			listener.closeAll()
 			server.Stop()

@@ -48,6 +48,7 @@ func principalsOnly(in authz.Input) authz.Decision {
 }
 
 type running struct {
+	server  *envoy.Server
 	client  authv3.AuthorizationClient
 	health  healthv1.HealthClient
 	log     *record.Log
@@ -73,7 +74,8 @@ func serve(t *testing.T, c envoy.Config, l lookup, d decide) *running {
 	log := slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
-	go func() { r.stopped <- envoy.NewServer(c, a, log).Serve(ctx, listener) }()
+	r.server = envoy.NewServer(c, a, log)
+	go func() { r.stopped <- r.server.Serve(ctx, listener) }()
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -259,6 +261,25 @@ func TestMessageOverTheLimitIsDenied(t *testing.T) {
 		}
 		if line := r.log.String(); !strings.Contains(line, a.ID) || !strings.Contains(line, "at most 262144 are checked") || strings.Contains(line, strings.Repeat("a", 100)) {
 			t.Errorf("%s: logged %.1000s", name, line)
+		}
+	}
+}
+
+// A load balancer sends its checks elsewhere, but not all of them know, and not at once.
+func TestServerThatIsNotServingAnswers(t *testing.T) {
+	r := serve(t, envoy.Config{}, found, principalsOnly)
+	for _, c := range []struct {
+		serving bool
+		want    healthv1.HealthCheckResponse_ServingStatus
+	}{
+		{false, healthv1.HealthCheckResponse_NOT_SERVING}, {true, healthv1.HealthCheckResponse_SERVING}, {false, healthv1.HealthCheckResponse_NOT_SERVING},
+	} {
+		r.server.SetServing(c.serving)
+		if h, err := r.health.Check(t.Context(), &healthv1.HealthCheckRequest{}); err != nil || h.GetStatus() != c.want {
+			t.Errorf("health: %v, %v, want %v", h, err, c.want)
+		}
+		if got := check(t, r, good); codes.Code(got.GetStatus().GetCode()) != codes.OK {
+			t.Errorf("serving %v: got %v", c.serving, got)
 		}
 	}
 }

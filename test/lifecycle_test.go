@@ -29,6 +29,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/internal/record"
 	"github.com/keywicket/keywicket/store"
 )
 
@@ -649,6 +650,13 @@ func TestSidecarDrains(t *testing.T) {
 				}
 				return err != nil
 			}),
+			func() error { // whoever watches the sidecar can do so until the last check is answered
+				response, err := http.Get("http://" + s.Sidecar.Operations + "/livez")
+				if err == nil {
+					err = response.Body.Close()
+				}
+				return err
+			}(),
 			lock.Commit(),
 		)
 	}()
@@ -674,6 +682,76 @@ func TestSidecarDrains(t *testing.T) {
 	a := ask("velaflows", conversations, key.Token, home.ID).send(t, client)
 	if a.status != http.StatusServiceUnavailable || a.outcome != "UNAVAILABLE unavailable" || s.Live.Count() != before {
 		t.Errorf("without a sidecar: %d %s, %d requests reached the upstream", a.status, a.outcome, s.Live.Count()-before)
+	}
+}
+
+// Told to stop, a sidecar says so at once, and goes on to answer. Told a second time, it does not wait any longer.
+func TestLameDuck(t *testing.T) {
+	log := new(record.Log)
+	s := separateStack(t, demo.Config{Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=10m"}, Log: log})
+	home := tenant(t, s)
+	key := issue(t, s, "sk_live_", home.ID, "inbox:read")
+	works := ask("velaflows", conversations, key.Token, home.ID)
+	_, client := newWire(t, s, 1)
+	wantOutcome(t, client, works, "allow")
+	connect := func() *grpc.ClientConn {
+		conn, err := grpc.NewClient(s.Sidecar.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn
+	}
+	known := healthv1.NewHealthClient(connect())
+	await(t, "the sidecar is serving", func() bool {
+		h, err := known.Check(t.Context(), &healthv1.HealthCheckRequest{})
+		return err == nil && h.GetStatus() == healthv1.HealthCheckResponse_SERVING
+	})
+
+	if err := s.Sidecar.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "health is NOT_SERVING", func() bool {
+		h, err := known.Check(t.Context(), &healthv1.HealthCheckRequest{})
+		return err == nil && h.GetStatus() == healthv1.HealthCheckResponse_NOT_SERVING
+	})
+	if code, body := probeOf(t, s, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "told to stop") {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	for _, path := range []string{"/livez", "/metrics"} {
+		if code, body := probeOf(t, s, path); code != http.StatusOK {
+			t.Errorf("%s: %d %s", path, code, body)
+		}
+	}
+	wantOutcome(t, client, works, "allow")
+	answer, err := authv3.NewAuthorizationClient(connect()).Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+		Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
+			Method: "GET", Path: conversations[len("GET "):], Headers: map[string]string{
+				"authorization": "Bearer " + key.Token, "x-workspace-id": home.ID,
+			},
+		}},
+		ContextExtensions: map[string]string{"api": "velaflows"},
+	}})
+	if err != nil {
+		t.Fatalf("over a new connection: %v", err)
+	}
+	if got := outcomeOf(t, answer); got != "allow" {
+		t.Errorf("over a new connection: %s", got)
+	}
+
+	if err := s.Sidecar.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-s.Sidecar.Done():
+		if err := s.Sidecar.Err(); err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Fatal("told to stop twice, the sidecar did not end")
+	}
+	if said := log.String(); strings.Count(said, "told to stop: answering for another 10m0s") != 1 {
+		t.Errorf("it does not say once that it goes on to answer: %s", said)
 	}
 }
 

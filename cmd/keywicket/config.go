@@ -73,6 +73,7 @@ func (b *byteSize) UnmarshalText(text []byte) error {
 type listenConfig struct {
 	GRPC       string        `yaml:"grpc"`
 	Operations string        `yaml:"operations"`
+	LameDuck   time.Duration `yaml:"lame_duck"`
 	Drain      time.Duration `yaml:"drain"`
 }
 
@@ -158,6 +159,8 @@ func (c *config) complete() error {
 		return errors.New("cache.max_age: at least cache.staleness_bound, such as 60s")
 	case c.Cache.StaleIfError < 0:
 		return errors.New("cache.stale_if_error: 0s for never, or for how long")
+	case c.Listen.LameDuck < 0:
+		return errors.New("listen.lame_duck: 0s for none, or for how long, such as 5s")
 	case c.Listen.Drain <= 0:
 		return errors.New("listen.drain: more than 0, such as 5s")
 	case c.Log.AllowSample < 0:

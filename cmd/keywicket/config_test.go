@@ -39,7 +39,7 @@ func TestDefaults(t *testing.T) {
 	want.Database.MaxOpenConnections = 8
 	want.Database.LookupTimeout = 200 * time.Millisecond
 	want.Cache = cacheConfig{MaxBytes: 64 << 20, StalenessBound: time.Second, MaxAge: time.Minute}
-	want.Listen = listenConfig{GRPC: "127.0.0.1:9001", Operations: "127.0.0.1:9002", Drain: 5 * time.Second}
+	want.Listen = listenConfig{GRPC: "127.0.0.1:9001", Operations: "127.0.0.1:9002", LameDuck: 5 * time.Second, Drain: 5 * time.Second}
 	want.Issuer = issuerConfig{Listen: "127.0.0.1:9003", API: "velocity", AddressLimit: 1200, ClientLimit: 12000}
 	want.AllowedHeaders = []string{}
 	want.Log = logConfig{Level: "info", Format: "json", AllowSample: 100}
@@ -108,7 +108,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		"database.url": "postgres://x", "database.max_open_connections": "9", "database.lookup_timeout": "123ms",
 		"database.hints": "false", "database.pooler": "transaction", "database.feed_url": "postgres://y",
 		"cache.max_bytes": "2097152", "cache.staleness_bound": "2s", "cache.max_age": "50s", "cache.stale_if_error": "4s",
-		"listen.grpc": "unix:///g", "listen.operations": "127.0.0.1:3", "listen.drain": "7s",
+		"listen.grpc": "unix:///g", "listen.operations": "127.0.0.1:3", "listen.lame_duck": "6s", "listen.drain": "7s",
 		"issuer.url": "https://u", "issuer.listen": "127.0.0.1:4", "issuer.api": "velaflows", "issuer.cookie": "c", "issuer.sign_in": "https://s",
 		"issuer.address_limit": "7", "issuer.client_limit": "8",
 		"policies.dir": "/p", "default_api": "velocity", "forward_credential": "true",
@@ -271,6 +271,7 @@ func TestConfigurationRefused(t *testing.T) {
 		{name: "no staleness at all", file: "cache: {staleness_bound: 0s}\n", want: "cache.staleness_bound: at least 100ms"},
 		{name: "an age below the staleness", file: "cache: {max_age: 500ms}\n", want: "cache.max_age: at least cache.staleness_bound"},
 		{name: "less than no staleness", file: "cache: {stale_if_error: -1s}\n", want: "cache.stale_if_error: "},
+		{name: "less than no lame duck", file: "listen: {lame_duck: -1s}\n", want: "listen.lame_duck: 0s for none, or for how long"},
 		{name: "no time to drain", file: "listen: {drain: 0s}\n", want: "listen.drain: more than 0"},
 		{name: "no workspace header", file: strings.Replace(shop, "header: X-Shop, ", "", 1), want: "apis.my-shop.workspace.header: "},
 		{name: "a workspace by name", file: strings.Replace(shop, "by: slug", "by: name", 1), want: `apis.my-shop.workspace.by: "name" is neither id nor slug`},

@@ -37,7 +37,7 @@ func FuzzConfiguration(f *testing.F) {
 			!strings.HasPrefix(err.Error(), "apis: ") {
 			t.Fatalf("%q passed, and then: %v", text, err)
 		}
-		if c.Listen.GRPC == "" || c.Listen.Operations == "" || c.Listen.Drain <= 0 || c.Database.LookupTimeout <= 0 ||
+		if c.Listen.GRPC == "" || c.Listen.Operations == "" || c.Listen.LameDuck < 0 || c.Listen.Drain <= 0 || c.Database.LookupTimeout <= 0 ||
 			c.Database.MaxOpenConnections < 1 {
 			t.Fatalf("%q passed as %+v", text, c)
 		}

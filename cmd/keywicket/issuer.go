@@ -59,11 +59,7 @@ func (c *issuerCommand) Run(s *invocation, cfg config) error {
 	mux := http.NewServeMux()
 	mux.Handle("/", server.Handler())
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { respond(w, http.StatusOK, map[string]any{"live": true}) })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
-		defer cancel()
-		readiness(w, grants.Ready(ctx), nil, sessions)
-	})
+	mux.HandleFunc("GET /readyz", readinessOf(s.ctx, grants.Ready, nil, sessions).answer)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	log.Info("issuing", "listen", listener.Addr().String(), "url", o.Issuer, "api", o.API, "version", version())
 	// The longest that anything here takes is three steps in the database, of three seconds each.

@@ -41,7 +41,7 @@ func TestMetrics(t *testing.T) {
 	m.observe(authz.Answer{API: "velaflows", Decision: authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonNoRoute}})
 
 	w := httptest.NewRecorder()
-	operations(nil, nil, m).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
+	operations(nil, m).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", http.NoBody))
 	for _, line := range []string{
 		`keywicket_checks_total{api="velaflows",code="",reason=""} 1`,
 		`keywicket_checks_total{api="velaflows",code="FORBIDDEN",reason="no_route"} 1`,

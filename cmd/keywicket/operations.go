@@ -11,42 +11,62 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/keywicket/keywicket/session"
-	"github.com/keywicket/keywicket/store"
 )
 
 // readyTimeout bounds what a probe waits for the database.
 const readyTimeout = time.Second
 
+// readiness says whether a process should be given work, and what is to be said of it: what it lacks, or what is not as it
+// should be.
+type readiness func(context.Context) (ready bool, reasons []string)
+
+// readinessOf is of a process that needs a database and verifies sessions, until the context told ends. The notices are about a
+// database that does its work; nil: there are none.
+func readinessOf(
+	told context.Context, database func(context.Context) error, notices func() []string, v *session.Verifier,
+) readiness {
+	return func(ctx context.Context) (ready bool, reasons []string) {
+		if told.Err() != nil {
+			return false, []string{"it was told to stop"}
+		}
+		ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+		defer cancel()
+		ready = true
+		reasons, unverified := v.Ready()
+		unreached := database(ctx)
+		if unreached == nil && notices != nil { // otherwise both have one cause
+			reasons = append(notices(), reasons...)
+		}
+		for _, err := range []error{unreached, unverified} {
+			if err != nil {
+				ready, reasons = false, append(reasons, err.Error())
+			}
+		}
+		return ready, reasons
+	}
+}
+
 // operations answers orchestrators and scrapers. /livez says that the process runs; /readyz also that look-ups can be
-// answered, with the reason if they cannot, and what else is not as it should be. A sidecar that is not ready still answers
-// checks: public routes are open, the others get a 503.
-func operations(d *store.Directory, v *session.Verifier, m *metrics) http.Handler {
+// answered and that it was not told to stop, with the reason otherwise, and what else is not as it should be. A sidecar that
+// is not ready still answers checks: public routes are open, the others get a 503 while look-ups fail.
+func operations(r readiness, m *metrics) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
 		respond(w, http.StatusOK, map[string]any{"live": true})
 	})
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
-		defer cancel()
-		readiness(w, d.Ready(ctx), d.Notices(), v)
-	})
+	mux.HandleFunc("GET /readyz", r.answer)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	return mux
 }
 
-// readiness answers /readyz: with the reason of the database, and what is to be said of it and of the sessions.
-func readiness(w http.ResponseWriter, database error, notices []string, v *session.Verifier) {
+// answer answers /readyz.
+func (r readiness) answer(w http.ResponseWriter, q *http.Request) {
 	status := http.StatusOK
-	reasons, unverified := v.Ready()
-	if database == nil { // otherwise it is what the notices come from
-		reasons = append(notices, reasons...)
+	ready, reasons := r(q.Context())
+	if !ready {
+		status = http.StatusServiceUnavailable
 	}
-	for _, err := range []error{database, unverified} {
-		if err != nil {
-			reasons, status = append(reasons, err.Error()), http.StatusServiceUnavailable
-		}
-	}
-	respond(w, status, map[string]any{"ready": status == http.StatusOK, "reasons": orEmpty(reasons)})
+	respond(w, status, map[string]any{"ready": ready, "reasons": orEmpty(reasons)})
 }
 
 // serveOperations serves until the context ends.

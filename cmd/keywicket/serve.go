@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -120,7 +119,13 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 	if err != nil {
 		return err
 	}
-	return serve(s.ctx, cfg, log, authorizer, operations(directory, sessions, m), m)
+	server := envoy.NewServer(envoy.Config{
+		ForwardCredential: cfg.ForwardCredential,
+		Drain:             cfg.Listen.Drain,
+		AllowSample:       cfg.Log.AllowSample,
+		Observe:           m.observe,
+	}, authorizer, log)
+	return serve(s.ctx, cfg, log, server, readinessOf(s.ctx, directory.Ready, directory.Notices, sessions), m)
 }
 
 // outliveTerminal is for what goes on when the terminal that it was started from is closed.
@@ -136,9 +141,9 @@ func (c config) forSessions() int64 {
 	return 0
 }
 
-func serve(
-	ctx context.Context, cfg config, log *slog.Logger, a *authz.Authorizer, operations http.Handler, m *metrics,
-) error {
+// serve answers until the context told ends, and through the phases after that: the lame duck, then the drain. The operations
+// server goes on until the last check is answered, so that probes and metrics tell of these phases too.
+func serve(told context.Context, cfg config, log *slog.Logger, server *envoy.Server, ready readiness, m *metrics) error {
 	checks, err := listen("listen.grpc", cfg.Listen.GRPC)
 	if err != nil {
 		return err
@@ -147,17 +152,30 @@ func serve(
 	if err != nil {
 		return errors.Join(err, checks.Close())
 	}
-	server := envoy.NewServer(envoy.Config{
-		ForwardCredential: cfg.ForwardCredential,
-		Drain:             cfg.Listen.Drain,
-		AllowSample:       cfg.Log.AllowSample,
-		Observe:           m.observe,
-	}, a, log)
+	server.SetServing(false)
 	log.Info("serving", "grpc", checks.Addr().String(), "operations", probes.Addr().String(),
 		"apis", slices.Sorted(maps.Keys(cfg.APIs)), "version", version())
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return server.Serve(ctx, checks) })
-	group.Go(func() error { return serveOperations(ctx, probes, operations) })
+	group, ctx := errgroup.WithContext(told)
+	serving, drain := context.WithCancel(context.WithoutCancel(told))
+	defer drain()
+	draining, drained := context.WithCancel(context.WithoutCancel(told))
+	defer drained()
+	group.Go(func() error {
+		defer drained()
+		return server.Serve(serving, checks)
+	})
+	group.Go(func() error { return serveOperations(draining, probes, operations(ready, m)) })
+	group.Go(func() error {
+		defer drain()
+		if awaitReady(ctx, ready) {
+			server.SetServing(true)
+		}
+		<-ctx.Done() // it was told to stop, or a server has failed
+		if told.Err() != nil {
+			lameDuck(server, cfg.Listen.LameDuck, log)
+		}
+		return nil
+	})
 	err = group.Wait()
 	log.Info("stopped")
 	return err

@@ -14,6 +14,7 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -25,15 +26,19 @@ var file []byte
 type Addresses struct {
 	Admin     string            // Envoy's own interface; empty: as the file has it
 	Listeners map[string]string // velaflows and velocity
-	Clusters  map[string]string // keywicket, issuer, upstream_live and upstream_sandbox
+	Clusters  map[string]string // keywicket, issuer, upstream_live and upstream_sandbox; of several endpoints "1.1.1.1:1,2.2.2.2:2"
 }
 
 // Render returns the configuration with these addresses instead of its own. A listener or cluster that is not named
-// keeps its address; a name that the file does not have is an error.
+// keeps its address; a name that the file does not have is an error. Each address of a cluster is an endpoint like the one
+// that the file has.
 func Render(addresses Addresses) ([]byte, error) {
 	var document yaml.Node
 	if err := yaml.Unmarshal(file, &document); err != nil {
 		return nil, fmt.Errorf("parse envoy.yaml: %w", err)
+	}
+	for name, list := range addresses.Clusters {
+		multiply(&document, name, strings.Count(list, ",")+1)
 	}
 	listeners, clusters := maps.Clone(addresses.Listeners), maps.Clone(addresses.Clusters)
 	err := each(&document, func(kind, name string, socket *yaml.Node) error {
@@ -45,8 +50,12 @@ func Render(addresses Addresses) ([]byte, error) {
 			address = listeners[name]
 			delete(listeners, name)
 		case "cluster":
-			address = clusters[name]
+			first, others, more := strings.Cut(clusters[name], ",")
+			address = first
 			delete(clusters, name)
+			if more {
+				clusters[name] = others
+			}
 		}
 		if address == "" {
 			return nil
@@ -90,6 +99,9 @@ func Read(config []byte) (Addresses, error) {
 		case "listener":
 			addresses.Listeners[name] = address
 		case "cluster":
+			if before := addresses.Clusters[name]; before != "" {
+				address = before + "," + address
+			}
 			addresses.Clusters[name] = address
 		}
 		return nil
@@ -98,6 +110,31 @@ func Read(config []byte) (Addresses, error) {
 		return Addresses{}, fmt.Errorf("read Envoy's configuration: %w", err)
 	}
 	return addresses, nil
+}
+
+// multiply copies the endpoint of the cluster until there are n.
+func multiply(document *yaml.Node, cluster string, n int) {
+	for _, c := range at(document.Content, "static_resources", "clusters") {
+		if names := at([]*yaml.Node{c}, "name"); len(names) == 0 || names[0].Value != cluster {
+			continue
+		}
+		for _, locality := range at([]*yaml.Node{c}, "load_assignment", "endpoints") {
+			for pair := range slices.Chunk(locality.Content, 2) {
+				for pair[0].Value == "lb_endpoints" && len(pair[1].Content) < n {
+					pair[1].Content = append(pair[1].Content, clone(pair[1].Content[0]))
+				}
+			}
+		}
+	}
+}
+
+func clone(node *yaml.Node) *yaml.Node {
+	c := *node
+	c.Content = nil
+	for _, child := range node.Content {
+		c.Content = append(c.Content, clone(child))
+	}
+	return &c
 }
 
 // each visits every socket_address: the admin's, the listeners', and the endpoints' of the clusters.

@@ -20,7 +20,7 @@ var everywhere = bootstrap.Addresses{
 	Admin:     "127.0.0.1:19901",
 	Listeners: map[string]string{"velaflows": "0.0.0.0:18000", "velocity": "[::1]:18001"},
 	Clusters: map[string]string{
-		"keywicket": "127.0.0.2:19001", "upstream_live": "127.0.0.1:18080", "upstream_sandbox": "127.0.0.1:18081",
+		"keywicket": "127.0.0.2:19001,127.0.0.3:19001,[::1]:19001", "upstream_live": "127.0.0.1:18080", "upstream_sandbox": "127.0.0.1:18081",
 		"issuer": "127.0.0.1:19003",
 	},
 }

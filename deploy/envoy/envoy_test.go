@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -247,7 +248,7 @@ func TestSidecarThatDoesNotAnswer(t *testing.T) {
 	if took := time.Since(before); took < 400*time.Millisecond || took > 2*time.Second {
 		t.Errorf("hanging: refused after %s, want 0.5s", took)
 	}
-	if entry := s.log.entry(t, "/hanging"); entry["flags"] != "UAEX" || entry["details"] != "ext_authz_error" {
+	if entry := s.log.entry(t, "/hanging"); entry["flags"] != "UAEX" || entry["details"] != "ext_authz_error" || entry["upstream"] != nil {
 		t.Errorf("hanging: logged as %v", entry)
 	}
 
@@ -318,14 +319,19 @@ func TestAccessLog(t *testing.T) {
 	send(t, s.velaflows, "GET /allowed?access_token=in-query", "authorization: Bearer in-header", "cookie: s=in-cookie")
 	send(t, s.velaflows, "GET /denied?access_token=in-query", "authorization: Bearer 403")
 	send(t, s.velaflows, "GET /%2F?access_token=in-query", "authorization: Bearer in-header")
+	send(t, s.velaflows, "POST /x.Y/Z", "authorization: Bearer 403", "content-type: application/grpc", "content-length: 0")
 	for path, want := range map[string]map[string]any{
 		"/allowed": {"status": 200.0, "decision_id": "d-1", "code": "OK", "reason": "allowed", "subject": "token-1",
-			"upstream": "upstream_live"},
+			"upstream": s.live.Addr(), "environment": "live", "grpc_status": nil},
 		"/denied": {"status": 403.0, "decision_id": "d-1", "code": "FORBIDDEN", "reason": "missing_scope",
-			"subject": "token-1", "details": "ext_authz_denied", "flags": "UAEX"},
-		"//": {"status": 400.0, "decision_id": nil, "upstream": nil},
+			"subject": "token-1", "details": "ext_authz_denied", "flags": "UAEX", "upstream": nil, "grpc_status": nil},
+		"//":     {"status": 400.0, "decision_id": nil, "upstream": nil, "check_us": nil},
+		"/x.Y/Z": {"status": 200.0, "upstream": nil, "grpc_status": "PermissionDenied"},
 	} {
 		entry := s.log.entry(t, path)
+		if took, ok := entry["check_us"].(string); path != "//" && (!ok || !regexp.MustCompile(`^[1-9]\d+$`).MatchString(took)) {
+			t.Errorf("%s: the check took %v us", path, entry["check_us"])
+		}
 		for key, value := range want {
 			if entry[key] != value {
 				t.Errorf("%s: %s is %v, want %v", path, key, entry[key], value)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -257,7 +258,7 @@ func (c *checks) Check(ctx context.Context, request *authv3.CheckRequest) (*auth
 func allow(environment string) *authv3.CheckResponse {
 	return &authv3.CheckResponse{
 		Status:          &rpcstatus.Status{Code: int32(codes.OK)},
-		DynamicMetadata: metadata("OK", "allowed"),
+		DynamicMetadata: metadata("OK", "allowed", "environment", environment),
 		HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{
 			Headers:         options("x-keywicket-subject", "token-1", "x-keywicket-environment", environment, "x-else", "no"),
 			HeadersToRemove: []string{"authorization", "x-workspace-slug", "x-kept"},
@@ -288,11 +289,12 @@ func options(pairs ...string) (headers []*corev3.HeaderValueOption) {
 	return headers
 }
 
-func metadata(code, reason string) *structpb.Struct {
-	return &structpb.Struct{Fields: map[string]*structpb.Value{
-		"decision_id": structpb.NewStringValue("d-1"), "subject": structpb.NewStringValue("token-1"),
-		"code": structpb.NewStringValue(code), "reason": structpb.NewStringValue(reason),
-	}}
+func metadata(code, reason string, more ...string) *structpb.Struct {
+	fields := map[string]*structpb.Value{}
+	for pair := range slices.Chunk(append([]string{"decision_id", "d-1", "subject", "token-1", "code", code, "reason", reason}, more...), 2) {
+		fields[pair[0]] = structpb.NewStringValue(pair[1])
+	}
+	return &structpb.Struct{Fields: fields}
 }
 
 // log collects what Envoy writes.

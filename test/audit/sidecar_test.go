@@ -72,7 +72,7 @@ func newSidecar(proxies *toxiproxy.ApiServer, binary, login, lookups, feed strin
 	own := slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "KEYWICKET_") })
 	s.environ = slices.Concat(own, environ, []string{
 		"KEYWICKET_DATABASE_URL=" + urls[0], "KEYWICKET_DATABASE_FEED_URL=" + urls[1],
-		"KEYWICKET_LISTEN_GRPC=" + s.grpc, "KEYWICKET_LISTEN_OPERATIONS=" + s.operations,
+		"KEYWICKET_LISTEN_GRPC=" + s.grpc, "KEYWICKET_LISTEN_OPERATIONS=" + s.operations, "KEYWICKET_LISTEN_LAME_DUCK=0s",
 	})
 	// A sidecar that was killed is asked again as soon as it is back.
 	s.conn, err = grpc.NewClient(s.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()),

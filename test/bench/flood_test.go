@@ -328,7 +328,8 @@ func startSidecar(b *testing.B, binary, databaseURL string) string {
 	b.Helper()
 	checks, operations := freeAddresses(b)
 	p, err := process.Start(process.Config{Path: binary, Args: []string{"serve"}, Env: append(os.Environ(),
-		"KEYWICKET_DATABASE_URL="+far(b, databaseURL), "KEYWICKET_DATABASE_FEED_URL="+databaseURL, "KEYWICKET_LISTEN_GRPC="+checks, "KEYWICKET_LISTEN_OPERATIONS="+operations)})
+		"KEYWICKET_DATABASE_URL="+far(b, databaseURL), "KEYWICKET_DATABASE_FEED_URL="+databaseURL, "KEYWICKET_LISTEN_GRPC="+checks, "KEYWICKET_LISTEN_OPERATIONS="+operations,
+		"KEYWICKET_LISTEN_LAME_DUCK=0s")})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -1,0 +1,111 @@
+package restart
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
+)
+
+type object = map[string]any
+
+// edited returns Envoy's configuration with a change.
+func edited(t *testing.T, config []byte, change func(document object)) []byte {
+	t.Helper()
+	var document object
+	if err := yaml.Unmarshal(config, &document); err != nil {
+		t.Fatal(err)
+	}
+	change(document)
+	text, err := yaml.Marshal(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// removeRetries has Envoy ask one sidecar about a request, once.
+func removeRetries(document object) {
+	for _, listener := range document["static_resources"].(object)["listeners"].([]any) {
+		chain := listener.(object)["filter_chains"].([]any)[0].(object)
+		manager := chain["filters"].([]any)[0].(object)["typed_config"].(object)
+		for _, filter := range manager["http_filters"].([]any) {
+			if service, ok := filter.(object)["typed_config"].(object)["grpc_service"].(object); ok {
+				delete(service, "retry_policy")
+			}
+		}
+	}
+}
+
+// controlPlane delivers the endpoints of the cluster keywicket in a file, which it moves into a folder that Envoy watches.
+type controlPlane struct{ dir string }
+
+func (p controlPlane) watched() string { return filepath.Join(p.dir, "watched") }
+
+func (p controlPlane) file() string { return filepath.Join(p.watched(), "endpoints.yaml") }
+
+// takeOver has Envoy take the endpoints from the control plane, and check no sidecar's health.
+func (p controlPlane) takeOver(document object) {
+	document["node"] = object{"id": "envoy", "cluster": "envoy"} // or Envoy refuses whatever is delivered
+	for _, c := range document["static_resources"].(object)["clusters"].([]any) {
+		cluster := c.(object)
+		if cluster["name"] != "keywicket" {
+			continue
+		}
+		delete(cluster, "load_assignment")
+		delete(cluster, "health_checks")
+		cluster["type"] = "EDS"
+		cluster["eds_cluster_config"] = object{"eds_config": object{
+			"resource_api_version": "V3",
+			"path_config_source":   object{"path": p.file(), "watched_directory": object{"path": p.watched()}},
+		}}
+	}
+}
+
+// deliver makes these the endpoints.
+func (p controlPlane) deliver(t *testing.T, addresses ...string) {
+	t.Helper()
+	var endpoints []any
+	for _, address := range addresses {
+		host, port, err := net.SplitHostPort(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		endpoints = append(endpoints, object{"endpoint": object{"address": object{"socket_address": object{
+			"address": host, "port_value": port,
+		}}}})
+	}
+	text, err := yaml.Marshal(object{"resources": []any{object{
+		"@type":        "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+		"cluster_name": "keywicket",
+		"endpoints":    []any{object{"lb_endpoints": endpoints}},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(p.watched(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	next := filepath.Join(p.dir, "next.yaml")
+	if err := os.WriteFile(next, text, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(next, p.file()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// endpointsOf returns those of the cluster keywicket.
+func endpointsOf(t *testing.T, config []byte) []string {
+	t.Helper()
+	addresses, err := bootstrap.Read(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(addresses.Clusters["keywicket"], ",")
+}

@@ -1,0 +1,228 @@
+package restart
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/demo"
+)
+
+// rate is how many requests the clients send a second, whether or not those before are answered.
+const rate = 500
+
+// load is the clients' requests, from begin to end.
+type load struct {
+	stack  *stack
+	client *http.Client
+	began  time.Time
+	stop   chan struct{}
+	done   sync.WaitGroup
+
+	mu       sync.Mutex
+	requests []request
+	steady   time.Duration // from when on requests count
+}
+
+// request is one that was answered, or not. Times count from the load's beginning.
+type request struct {
+	sent, answered time.Duration
+	failure        string // "": it was allowed
+}
+
+// begin sends requests until end, and returns when they are answered as they should be: connections are made then, and
+// answers remembered. All requests from then on are to be allowed.
+func (s *stack) begin(t *testing.T) *load {
+	t.Helper()
+	l := &load{
+		stack: s, began: time.Now(), stop: make(chan struct{}),
+		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: rate}, Timeout: 30 * time.Second},
+	}
+	t.Cleanup(l.client.CloseIdleConnections)
+	l.done.Go(func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for sent := 0; ; {
+			select {
+			case <-l.stop:
+				return
+			case <-tick.C:
+			}
+			for ; sent < int(l.now().Seconds()*rate); sent++ {
+				key := s.keys[sent%len(s.keys)]
+				l.done.Go(func() { l.send(key) })
+			}
+		}
+	})
+	l.settle(t)
+	return l
+}
+
+// settle drops the requests until a second's worth of them was answered in time.
+func (l *load) settle(t *testing.T) {
+	t.Helper()
+	for range 60 {
+		l.mu.Lock()
+		l.requests, l.steady = nil, l.now()
+		l.mu.Unlock()
+		time.Sleep(time.Second)
+		l.mu.Lock()
+		wrong := len(l.requests) < rate/2 || slices.ContainsFunc(l.requests, func(r request) bool {
+			return r.failure != "" || r.answered-r.sent > slow
+		})
+		l.mu.Unlock()
+		if !wrong {
+			return
+		}
+	}
+	t.Fatalf("in a minute there is no second in which %d requests are answered in %v each: run this test alone", rate, slow)
+}
+
+// now is how long ago the load began.
+func (l *load) now() time.Duration { return time.Since(l.began) }
+
+func (l *load) send(key string) {
+	r := request{sent: l.now()}
+	r.failure = l.ask(key)
+	r.answered = l.now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.requests = append(l.requests, r)
+}
+
+func (l *load) ask(key string) (failure string) {
+	q, err := http.NewRequest(http.MethodGet, l.stack.Velocity+"/api/issues", nil)
+	if err != nil {
+		return err.Error()
+	}
+	q.Header.Set("Authorization", "Bearer "+key)
+	response, err := l.client.Do(q)
+	if err != nil {
+		return err.Error()
+	}
+	body, err := io.ReadAll(response.Body)
+	_ = response.Body.Close()
+	switch {
+	case err != nil:
+		return err.Error()
+	case response.StatusCode != http.StatusOK:
+		return fmt.Sprintf("%d %s", response.StatusCode, body)
+	}
+	return ""
+}
+
+// end sends no more, and waits for the last answer.
+func (l *load) end() {
+	close(l.stop)
+	l.done.Wait()
+	slices.SortFunc(l.requests, func(a, b request) int { return int(a.sent - b.sent) })
+}
+
+// judge reports the failures that are not excused. Unless they are many, those are excused as well that ran out of time while the
+// machine had no time for anybody, or in a look-up: of these the sidecar itself has told.
+func (l *load) judge(t *testing.T, excused func(request) bool) {
+	t.Helper()
+	var failed []string
+	var starved int
+	for _, r := range l.requests {
+		switch {
+		case r.failure == "" || excused(r):
+		case r.answered-r.sent >= timeout && (strings.Contains(r.failure, "decision_id") || l.busy(r)):
+			starved++
+		default:
+			failed = append(failed, fmt.Sprintf("%v, after %v: %s", r.sent.Round(time.Millisecond),
+				(r.answered-r.sent).Round(time.Millisecond), strings.TrimSpace(r.failure)))
+		}
+	}
+	if len(failed) > 0 {
+		t.Errorf("%d of %d requests failed (%.1f %%), the first at %s", len(failed), len(l.requests),
+			100*float64(len(failed))/float64(len(l.requests)), strings.Join(failed[:min(3, len(failed))], "; at "))
+	}
+	if starved > 0 {
+		t.Logf("%d requests ran out of time on a busy machine", starved)
+	}
+	if starved > len(l.requests)/100 {
+		t.Errorf("%d of %d requests ran out of time, because the machine is too busy: run this test alone", starved, len(l.requests))
+	}
+}
+
+// busy says whether even the quickest quarter of the requests that were sent with this one, or shortly before it was answered, was
+// slow. A sidecar that does not answer slows down no more than half of them.
+func (l *load) busy(r request) bool {
+	const around = 50 * time.Millisecond
+	for _, moment := range []time.Duration{r.sent, r.sent + timeout} {
+		if took := l.between([]time.Duration{moment}, -around, around); len(took) == 0 || took[len(took)/4] > slow/5 {
+			return true
+		}
+	}
+	return false
+}
+
+const (
+	// timeout is how long a look-up may take. The check as a whole is given up after 400 ms in the sidecar, and 500 ms in Envoy.
+	timeout = 390 * time.Millisecond
+	// slow is what no request takes on a machine that has time for it.
+	slow = 100 * time.Millisecond
+)
+
+// between returns how long the requests took, in order, that were sent in any of the windows, each of which begins at an offset from
+// one of the moments.
+func (l *load) between(moments []time.Duration, from, to time.Duration) (took []time.Duration) {
+	for _, r := range l.requests {
+		if slices.ContainsFunc(moments, func(m time.Duration) bool { return r.sent >= m+from && r.sent < m+to }) {
+			took = append(took, r.answered-r.sent)
+		}
+	}
+	slices.Sort(took)
+	return took
+}
+
+// report prints how long requests took before the first of the moments, and in windows after each.
+func (l *load) report(t *testing.T, what string, moments []time.Duration) {
+	t.Helper()
+	print := func(when string, moments []time.Duration, from, to time.Duration) {
+		if took := l.between(moments, from, to); len(took) > 0 {
+			t.Logf("%-48s p50 %6.2f ms, p99 %6.2f ms, of %d requests", when,
+				took[len(took)/2].Seconds()*1000, took[len(took)*99/100].Seconds()*1000, len(took))
+		}
+	}
+	print("before", []time.Duration{l.steady}, 0, quiet)
+	const step = 250 * time.Millisecond
+	for from := time.Duration(0); from < quiet; from += step {
+		print(fmt.Sprintf("%v to %v after %s", from, from+step, what), moments, from, from+step)
+	}
+}
+
+// quiet is for how long nothing happens at the beginning, and after what is measured.
+const quiet = 2 * time.Second
+
+var checked = regexp.MustCompile(`(?m)^keywicket_checks_total\{.*code="",.*\} (\S+)$`)
+
+// checksOf returns how many checks the sidecar has allowed since it was started.
+func checksOf(t *testing.T, sidecar *demo.Sidecar) (n float64) {
+	t.Helper()
+	response, err := http.Get("http://" + sidecar.Operations + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(response.Body)
+	_ = response.Body.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, match := range checked.FindAllSubmatch(text, -1) {
+		value, err := strconv.ParseFloat(string(match[1]), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += value
+	}
+	return n
+}

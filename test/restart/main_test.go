@@ -1,0 +1,118 @@
+// Package restart stops, kills and starts sidecars behind a real Envoy while clients send 500 requests a second, and counts
+// what the clients notice. Envoy runs deploy/envoy with nothing but addresses changed, unless a test says otherwise. The
+// sidecars are built without the race detector, because the tests also print how long requests took. A test never fails
+// because something took long; but a machine that is busy with something else does not answer 500 requests a second, so run it alone.
+package restart
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/store"
+)
+
+var binary string
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "keywicket-restart-")
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	binary = filepath.Join(dir, "keywicket")
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "../../cmd/keywicket").CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("build the sidecar: %w\n%s", err, out)
+	}
+	return m.Run(), nil
+}
+
+// stack is two sidecars behind Envoy, and keys to ask with.
+type stack struct {
+	*demo.Stack
+	keys []string
+}
+
+// keyCount is how many keys the clients use. A sidecar that was restarted has to look each of them up.
+const keyCount = 300
+
+func start(t *testing.T, c demo.Config) *stack {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c.Keywicket, c.Sidecars = binary, 2
+	c.Environ = append(c.Environ, "KEYWICKET_DATABASE_LOOKUP_TIMEOUT="+timeout.String()) // CI is slow
+	running, err := demo.Start(ctx, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stack{Stack: running}
+	t.Cleanup(func() {
+		if err := running.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	registry, err := store.OpenRegistry(ctx, s.DatabaseURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = registry.Close() }()
+	home, err := registry.CreateWorkspace(ctx, store.Workspace{Slug: "home", Name: "Home"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range keyCount {
+		_, key, err := registry.CreateToken(ctx, store.NewToken{
+			API: "velocity", Name: t.Name(), Scopes: []string{"issues:read"}, Workspace: home.ID,
+			Format: authz.CredentialFormat{
+				Kind: authz.KindWorkspaceKey, Prefix: "vel_", Environment: authz.Live, VisiblePrefix: 12, BodyLength: 38,
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.keys = append(s.keys, key.Reveal())
+	}
+	return s
+}
+
+// await waits until the sidecar that was told to stop has ended.
+func await(t *testing.T, sidecar *demo.Sidecar) {
+	t.Helper()
+	select {
+	case <-sidecar.Done():
+		if err := sidecar.Err(); err != nil {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the sidecar does not end")
+	}
+}
+
+// restart starts a sidecar that has ended, and returns when it is ready.
+func restart(t *testing.T, sidecar *demo.Sidecar) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := sidecar.Restart(ctx); err != nil {
+		t.Fatal(err)
+	}
+}

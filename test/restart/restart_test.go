@@ -1,0 +1,121 @@
+package restart
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/demo"
+)
+
+// byTurns restarts the sidecars one after the other, as an orchestrator does: the next one is told to stop when the one before
+// is ready. No request may fail. The functions, if any, are called as soon as a sidecar was told to stop, and when it is ready.
+func byTurns(t *testing.T, s *stack, restarts int, stopping, ready func(*demo.Sidecar)) {
+	t.Helper()
+	l := s.begin(t)
+	time.Sleep(quiet)
+	var moments []time.Duration
+	var starts time.Duration
+	for i := range restarts {
+		sidecar := s.Sidecars[i%len(s.Sidecars)]
+		if checksOf(t, sidecar) == 0 {
+			t.Errorf("restart %d: the sidecar was asked nothing since it was started", i+1)
+		}
+		if err := sidecar.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if stopping != nil {
+			stopping(sidecar)
+		}
+		await(t, sidecar)
+		ended := l.now()
+		restart(t, sidecar)
+		starts += l.now() - ended
+		if ready != nil {
+			ready(sidecar)
+		}
+		moments = append(moments, l.now())
+	}
+	time.Sleep(quiet)
+	l.end()
+	l.judge(t, func(request) bool { return false })
+	t.Logf("%d restarts, each ready after %v; %d requests", restarts, (starts / time.Duration(restarts)).Round(time.Millisecond), len(l.requests))
+	l.report(t, "a sidecar was ready", moments)
+}
+
+func TestRestartsByTurns(t *testing.T) {
+	s := start(t, demo.Config{Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=1500ms"}})
+	byTurns(t, s, 20, nil, nil)
+}
+
+// Envoy's health checks notice a sidecar that is told to stop before it does stop.
+func TestRestartsWithoutRetries(t *testing.T) {
+	s := start(t, demo.Config{
+		Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=2s"},
+		EnvoyConfig: func(config []byte) []byte {
+			return edited(t, config, func(document object) { removeRetries(document) })
+		},
+	})
+	byTurns(t, s, 4, nil, nil)
+}
+
+// A control plane that takes a sidecar's endpoint away as soon as the sidecar is told to stop needs no retries, and no health
+// checks.
+func TestRestartsBehindAControlPlane(t *testing.T) {
+	plane := controlPlane{dir: t.TempDir()}
+	s := start(t, demo.Config{
+		Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=1s"},
+		EnvoyConfig: func(config []byte) []byte {
+			return edited(t, config, func(document object) {
+				removeRetries(document)
+				plane.takeOver(document)
+				plane.deliver(t, endpointsOf(t, config)...)
+			})
+		},
+	})
+	byTurns(t, s, 4, func(stopping *demo.Sidecar) {
+		for _, other := range s.Sidecars {
+			if other != stopping {
+				plane.deliver(t, other.GRPC)
+			}
+		}
+	}, func(*demo.Sidecar) { plane.deliver(t, s.Sidecars[0].GRPC, s.Sidecars[1].GRPC) })
+}
+
+// A sidecar that is killed answers nothing more: what it was asked may fail, and nothing else.
+func TestSidecarIsKilled(t *testing.T) {
+	s := start(t, demo.Config{})
+	l := s.begin(t)
+	time.Sleep(quiet)
+	sidecar := s.Sidecars[1]
+	if checksOf(t, sidecar) == 0 {
+		t.Error("the sidecar was asked nothing")
+	}
+	killed := l.now()
+	if err := sidecar.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-sidecar.Done()
+	dead := l.now()
+	time.Sleep(quiet)
+	restart(t, sidecar)
+	ready := l.now()
+	time.Sleep(quiet)
+	if checksOf(t, sidecar) == 0 {
+		t.Error("the sidecar was asked nothing since it is back")
+	}
+	l.end()
+	underWay := func(r request) bool { return r.sent <= dead && r.answered >= killed }
+	l.judge(t, underWay)
+	var lost, atRisk int
+	for _, r := range l.requests {
+		if underWay(r) {
+			atRisk++
+			if r.failure != "" {
+				lost++
+			}
+		}
+	}
+	t.Logf("of %d requests under way %d failed; %d requests", atRisk, lost, len(l.requests))
+	l.report(t, "the sidecar was ready", []time.Duration{ready})
+}
