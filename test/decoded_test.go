@@ -275,6 +275,7 @@ func (s *decodedStack) try(t *testing.T, api string, python *pythonUpstream, spe
 // Every spelling of a path gets the outcome that its decoded segments have in the table. An allowed request has the same
 // segments for upstreams in two languages, and they address a route that the token may use.
 func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
+	long(t)
 	_, config := newSpelledPolicy(t)
 	s := startDecodedStack(t, config)
 	for seed, api := range []string{"plain", "special"} {

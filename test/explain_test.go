@@ -36,6 +36,7 @@ var (
 
 // Each request is denied, explain names the cause, what it says to do is done to the letter, and the request passes.
 func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
+	long(t)
 	dir := policyFolder(t)
 	s := separateStack(t, demo.Config{Environ: []string{"KEYWICKET_POLICIES_DIR=" + dir, shortStaleness}})
 	_, client := newWire(t, s, 1)

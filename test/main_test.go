@@ -57,6 +57,14 @@ var apis = map[string]authz.API{
 	},
 }
 
+// long is for a test that takes so long that it is in the second part of CI.
+func long(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("make test-long runs it")
+	}
+}
+
 func TestMain(m *testing.M) {
 	if os.Getenv(browserVariable) != "" {
 		if err := consent(context.Background(), os.Args[1]); err != nil {

@@ -299,6 +299,7 @@ func (f *fixture) add(t *testing.T, prefix, denial string, scopes ...string) {
 }
 
 func TestMatrix(t *testing.T) {
+	long(t)
 	var checked, sent, allowed, unavailable, failed atomic.Int64
 	for _, api := range slices.Sorted(maps.Keys(documented)) {
 		f, before, allowedBefore, start := newFixture(t, api), served(), allowed.Load(), time.Now()
