@@ -203,13 +203,16 @@ func TestALookupIsOneQuery(t *testing.T) {
 	must(openDB(t, with(f.url, "log_statement", "all")).ExecContext(t.Context(), `SELECT 'the end'`))
 	eventually(t, "the end of the log", serverLog.contains("the end"))
 	logged, _, _ := strings.Cut(serverLog.String()[before:], "the end")
-	const once = 5 // the queries of three lanes are prepared, the connection is asked where it leads, and the end is one too
-	for what, want := range map[string]int{
-		"  parse 1: ": 1, "  bind 1: ": lookups, "  execute 1: ": lookups, "LOG:  ": 2*lookups + once,
-	} {
+	for what, want := range map[string]int{"  parse 1: ": 1, "  bind 1: ": lookups, "  execute 1: ": lookups} {
 		if n := strings.Count(logged, what); n != want {
 			t.Errorf("for %d look-ups the log has %q %d times, not %d", lookups, what, n, want)
 		}
+	}
+	// A connection is asked where it leads, the queries of three lanes are prepared within a limit that is set and taken back,
+	// and the end is a line too.
+	const once = 10
+	if n := strings.Count(logged, "LOG:  "); n > 2*lookups+once {
+		t.Errorf("for %d look-ups there are %d lines", lookups, n)
 	}
 }
 
