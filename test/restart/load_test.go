@@ -125,8 +125,8 @@ func (l *load) end() {
 	slices.SortFunc(l.requests, func(a, b request) int { return int(a.sent - b.sent) })
 }
 
-// judge reports the failures that are not excused. Unless they are many, those are excused as well that ran out of time while the
-// machine had no time for anybody, or in a look-up: of these the sidecar itself has told.
+// judge reports the failures that are not excused. Unless they are many, those are excused as well that happened while the machine
+// had no time for anybody, and look-ups that ran out of time: of these the sidecar itself has told.
 func (l *load) judge(t *testing.T, excused func(request) bool) {
 	t.Helper()
 	var failed []string
@@ -134,7 +134,7 @@ func (l *load) judge(t *testing.T, excused func(request) bool) {
 	for _, r := range l.requests {
 		switch {
 		case r.failure == "" || excused(r):
-		case r.answered-r.sent >= timeout && (strings.Contains(r.failure, "decision_id") || l.busy(r)):
+		case l.busy(r), r.answered-r.sent >= timeout && strings.Contains(r.failure, "decision_id"):
 			starved++
 		default:
 			failed = append(failed, fmt.Sprintf("%v, after %v: %s", r.sent.Round(time.Millisecond),
@@ -146,10 +146,10 @@ func (l *load) judge(t *testing.T, excused func(request) bool) {
 			100*float64(len(failed))/float64(len(l.requests)), strings.Join(failed[:min(3, len(failed))], "; at "))
 	}
 	if starved > 0 {
-		t.Logf("%d requests ran out of time on a busy machine", starved)
+		t.Logf("%d requests failed on a busy machine", starved)
 	}
-	if starved > len(l.requests)/100 {
-		t.Errorf("%d of %d requests ran out of time, because the machine is too busy: run this test alone", starved, len(l.requests))
+	if starved > len(l.requests)/10 {
+		t.Errorf("%d of %d requests failed because the machine is too busy: run this test alone", starved, len(l.requests))
 	}
 }
 
@@ -157,7 +157,7 @@ func (l *load) judge(t *testing.T, excused func(request) bool) {
 // slow. A sidecar that does not answer slows down no more than half of them.
 func (l *load) busy(r request) bool {
 	const around = 50 * time.Millisecond
-	for _, moment := range []time.Duration{r.sent, r.sent + timeout} {
+	for _, moment := range []time.Duration{r.sent, r.answered} {
 		if took := l.between([]time.Duration{moment}, -around, around); len(took) == 0 || took[len(took)/4] > slow/5 {
 			return true
 		}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,6 +111,22 @@ func await(t *testing.T, sidecar *demo.Sidecar) {
 	case <-time.After(time.Minute):
 		t.Fatal("the sidecar does not end")
 	}
+}
+
+// awaitUnready waits until /readyz does not answer 200 any more.
+func awaitUnready(t *testing.T, sidecar *demo.Sidecar) {
+	t.Helper()
+	for begin := time.Now(); time.Since(begin) < time.Minute; time.Sleep(10 * time.Millisecond) {
+		response, err := http.Get("http://" + sidecar.Operations + "/readyz")
+		if err != nil {
+			return
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			return
+		}
+	}
+	t.Fatal("the sidecar was told to stop, and goes on to say that it is ready")
 }
 
 // restart starts a sidecar that has ended, and returns when it is ready.
