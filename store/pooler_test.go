@@ -283,10 +283,11 @@ func TestPoolerMixesNoAnswers(t *testing.T) {
 					}
 				},
 			}
-			for _, c := range []store.Config{{NoCache: true}, {NoCache: true}, {}} {
+			told := map[pgbouncer.Mode]store.Pooler{pgbouncer.Transaction: store.PoolerTransaction, pgbouncer.Session: store.PoolerNone}[config.Mode]
+			for _, c := range []store.Config{{NoCache: true}, {NoCache: true, Pooler: told}, {}, {Pooler: told}} {
 				d := must(p.sidecar(c))
 				t.Cleanup(func() { _ = d.Close(context.Background()) })
-				for range 4 {
+				for range 3 {
 					work = append(work, func(ctx context.Context) { askAll(ctx, d) })
 				}
 			}

@@ -97,7 +97,7 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 	}
 	t.Cleanup(func() {
 		// Usage of the same tokens, which all write at the same moment, may be lost; it does not matter here.
-		_ = f.each(func(_ int, d *store.Directory) error { return d.Close(context.Background()) })
+		_ = f.each(func(_ int, d *store.Directory) error { _ = d.Close(context.Background()); return nil })
 	})
 	f.must(t, func(_ int, d *store.Directory) error {
 		return eventually("the log is read", func() bool { return d.Ready(t.Context()) == nil && d.CacheStats().LeaseLeft > 0 })
@@ -166,7 +166,7 @@ func with(t *testing.T, databaseURL, key, value string) string {
 	return u.String()
 }
 
-// each calls f for every sidecar, a few at a time.
+// each calls f for every sidecar, a few at a time. After an error it begins with no other.
 func (f *fleet) each(do func(int, *store.Directory) error) error {
 	var (
 		all    sync.WaitGroup
@@ -176,6 +176,12 @@ func (f *fleet) each(do func(int, *store.Directory) error) error {
 	turns := make(chan struct{}, 16)
 	for i, d := range f.sidecars {
 		turns <- struct{}{}
+		mu.Lock()
+		over := len(failed) > 0
+		mu.Unlock()
+		if over {
+			break
+		}
 		all.Go(func() {
 			defer func() { <-turns }()
 			if err := do(i, d); err != nil {

@@ -240,11 +240,12 @@ func (p *Pooler) PID() int { return p.process.PID() }
 // Log is what the pooler has logged until now.
 func (p *Pooler) Log() string { return p.log.String() }
 
-// Close ends the pooler and every connection through it, and removes its files. Closing twice is no error.
+// Close ends the pooler and every connection through it, and removes its files. The error says also that the pooler had ended
+// before. Closing twice is no error.
 func (p *Pooler) Close() error {
 	var err error
 	if p.process != nil {
-		err = p.process.Stop(patience)
+		err = errors.Join(p.process.Stop(patience), p.process.Err())
 	}
 	if p.dir != "" {
 		err = errors.Join(err, os.RemoveAll(p.dir))
