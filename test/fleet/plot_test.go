@@ -54,12 +54,16 @@ func table(all []figure) string {
 		if m.Hints {
 			hints, bare = "on", fmt.Sprintf("%.0f ms", m.BareP99)
 		}
+		polls := ""
+		if m.BareCores > 0 { // the largest fleets are compared
+			polls = fmt.Sprintf("%.2f", m.BareCores)
+		}
 		staleness := m.Bound
 		if m.Note != "" {
 			staleness += " †"
 		}
-		fmt.Fprintf(&b, "| %d | %s | %s | %.2f | %.2f | %.0f µs | %.0f | %.1f | %.0f ms, %.0f ms | %s | %d | %.2f |\n",
-			m.Sidecars, staleness, hints, m.Cores, m.BareCores, 1e6*m.Cores/m.Polls, m.Polls, m.Connections, m.P50, m.P99, bare, m.Missed, m.ChangingCores)
+		fmt.Fprintf(&b, "| %d | %s | %s | %.2f | %s | %.0f µs | %.0f | %.1f | %.0f ms, %.0f ms | %s | %d | %.2f |\n",
+			m.Sidecars, staleness, hints, m.Cores, polls, 1e6*m.Cores/m.Polls, m.Polls, m.Connections, m.P50, m.P99, bare, m.Missed, m.ChangingCores)
 	}
 	return b.String()
 }
