@@ -47,13 +47,13 @@ type figure struct {
 	Date     string `json:"date"`
 	Machine  string `json:"machine"`
 
-	Load        float64 `json:"load"`             // of the machine just before the fleet
-	Cores       float64 `json:"cores"`            // of Postgres at rest
-	BareCores   float64 `json:"bare_cores,omitempty"`       // of Postgres while as many connections ask SELECT 1 as often
-	OwnCores    float64 `json:"own_cores"`        // of all sidecars at rest
-	Polls       float64 `json:"polls_per_second"` // readings of the log
-	Connections float64 `json:"connections"`      // for each sidecar that is behind no pooler, at rest
-	Megabytes   float64 `json:"megabytes"`        // of Postgres for each sidecar, beside shared memory
+	Load        float64 `json:"load"`                 // of the machine just before the fleet
+	Cores       float64 `json:"cores"`                // of Postgres at rest
+	BareCores   float64 `json:"bare_cores,omitempty"` // of Postgres while as many connections ask SELECT 1 as often
+	OwnCores    float64 `json:"own_cores"`            // of all sidecars at rest
+	Polls       float64 `json:"polls_per_second"`     // readings of the log
+	Connections float64 `json:"connections"`          // for each sidecar that is behind no pooler, at rest
+	Megabytes   float64 `json:"megabytes"`            // of Postgres for each sidecar, beside shared memory
 
 	Changes       int     `json:"changes"`
 	ChangingCores float64 `json:"changing_cores"` // of Postgres during the changes
