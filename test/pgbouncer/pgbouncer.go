@@ -237,8 +237,12 @@ func (p *Pooler) URL(databaseURL string) (string, error) {
 // PID is the pooler's process id.
 func (p *Pooler) PID() int { return p.process.PID() }
 
-// Log is what the pooler has logged until now.
-func (p *Pooler) Log() string { return p.log.String() }
+// Log is the last of what the pooler has logged.
+func (p *Pooler) Log() string {
+	const most = 4000
+	text := p.log.String()
+	return text[max(0, len(text)-most):]
+}
 
 // Close ends the pooler and every connection through it, and removes its files. The error says also that the pooler had ended
 // before. Closing twice is no error.
