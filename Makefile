@@ -44,7 +44,8 @@ test-go: $(PARTS) ## Run the Go tests, through a real Envoy, Postgres, PgBouncer
 
 .PHONY: test-long
 test-long: $(PARTS) ## Run the tests that take minutes, and those of their packages, one package after the other
-	go test -race -p 1 -count=1 -timeout 40m $$(grep -rl --include='*_test.go' 'testing.Short()' . | xargs -n 1 dirname | sort -u)
+	packages=$$(grep -rl --include='*_test.go' 'testing.Short()' . | xargs -n 1 dirname | sort -u) && test -n "$$packages" && \
+	  go test -race -p 1 -count=1 -timeout 40m $$packages
 
 POSTGRES ?= 14 15 18
 .PHONY: test-postgres

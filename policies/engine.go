@@ -47,9 +47,10 @@ type Engine struct {
 	hash       string
 	readsQuery bool
 	query      rego.PreparedEvalQuery
-	// turns has room for as many evaluations as there are processors. The others wait, first come, first served: of thousands
-	// at once, each would get its share of a processor, and all of them would end too late.
-	turns chan struct{}
+	// Each has room for as many evaluations as there are processors. The others wait, first come, first served: of thousands
+	// at once, each would get its share of a processor, and all of them would end too late. A check that was looked up has
+	// waited once already, so it does not queue behind those that have just come.
+	arrived, lookedUp chan struct{}
 }
 
 // Load reads a policy, runs its tests, and compiles it. A policy with a faulty table, one that does not compile and one
@@ -85,7 +86,8 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 		return nil, err
 	}
 	return &Engine{
-		tables: tables, hash: hex.EncodeToString(s.hash.Sum(nil)[:6]), readsQuery: readsQuery, query: query, turns: newTurns(),
+		tables: tables, hash: hex.EncodeToString(s.hash.Sum(nil)[:6]), readsQuery: readsQuery, query: query,
+		arrived: newTurns(), lookedUp: newTurns(),
 	}, nil
 }
 
@@ -116,9 +118,13 @@ func (e *Engine) Tables() map[string]Table { return e.tables }
 
 // Decide implements authz.Policy. An undefined decision, and a built-in function's error, are errors.
 func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
+	turns := e.arrived
+	if in.Denial != authz.ReasonMissing {
+		turns = e.lookedUp
+	}
 	select {
-	case e.turns <- struct{}{}:
-		defer func() { <-e.turns }()
+	case turns <- struct{}{}:
+		defer func() { <-turns }()
 	case <-ctx.Done():
 		return authz.Decision{}, ctx.Err()
 	}

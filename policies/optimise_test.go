@@ -24,7 +24,7 @@ func engineOf(t testing.TB, s sources, err error) *Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Engine{query: query, turns: newTurns()}
+	return &Engine{query: query, arrived: newTurns(), lookedUp: newTurns()}
 }
 
 func bothEngines(t testing.TB, s sources) (plain, optimised *Engine) {

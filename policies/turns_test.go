@@ -16,21 +16,34 @@ func TestEvaluationsTakeTurns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := authz.Input{API: "velocity", Method: "GET", Denial: authz.ReasonMissing}
+	arrived := authz.Input{API: "velocity", Method: "GET", Denial: authz.ReasonMissing}
+	lookedUp := authz.Input{API: "velocity", Method: "GET", Denial: authz.ReasonUnknown}
 	synctest.Test(t, func(t *testing.T) {
-		e.turns = newTurns()
-		for range cap(e.turns) { // others are being evaluated
-			e.turns <- struct{}{}
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		if _, err := e.Decide(ctx, in); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("it has not waited: %v", err)
-		}
-		<-e.turns
-		for range 2 * cap(e.turns) { // each gives its turn back
-			if _, err := e.Decide(t.Context(), in); err != nil {
+		e.arrived, e.lookedUp = newTurns(), newTurns()
+		for _, c := range []struct {
+			turns chan struct{}
+			in    authz.Input
+			other authz.Input // which has turns of its own
+		}{{e.arrived, arrived, lookedUp}, {e.lookedUp, lookedUp, arrived}} {
+			for range cap(c.turns) { // others are being evaluated
+				c.turns <- struct{}{}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			if _, err := e.Decide(ctx, c.other); err != nil {
 				t.Error(err)
+			}
+			if _, err := e.Decide(ctx, c.in); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("it has not waited: %v", err)
+			}
+			<-c.turns
+			for range 2 * cap(c.turns) { // each gives its turn back
+				if _, err := e.Decide(t.Context(), c.in); err != nil {
+					t.Error(err)
+				}
+			}
+			for range cap(c.turns) - 1 {
+				<-c.turns
 			}
 		}
 	})

@@ -16,17 +16,16 @@ import (
 // readyTimeout bounds what a probe waits for the database.
 const readyTimeout = time.Second
 
-// readiness says whether a process should be given work, and what is to be said of it: what it lacks, or what is not as it
-// should be.
+// readiness says whether a process should be given work, and gives reasons or warnings.
 type readiness func(context.Context) (ready bool, reasons []string)
 
-// readinessOf is of a process that needs a database and verifies sessions, until the context told ends. The notices are about a
+// readinessOf is of a process that needs a database and verifies sessions, until the context stop ends. The notices are about a
 // database that does its work; nil: there are none.
 func readinessOf(
-	told context.Context, database func(context.Context) error, notices func() []string, v *session.Verifier,
+	stop context.Context, database func(context.Context) error, notices func() []string, v *session.Verifier,
 ) readiness {
 	return func(ctx context.Context) (ready bool, reasons []string) {
-		if told.Err() != nil {
+		if stop.Err() != nil {
 			return false, []string{"it was told to stop"}
 		}
 		ctx, cancel := context.WithTimeout(ctx, readyTimeout)

@@ -11,8 +11,8 @@ import (
 	"github.com/keywicket/keywicket/envoy"
 )
 
-// A sidecar that starts asks itself whether it is ready: often at first, and then seldom, since its database may be down and
-// other sidecars ask as well.
+// A sidecar that starts asks itself whether it is ready: every 50 ms at first. After 5 s it asks every second, because the
+// database may be down, and other sidecars ask it too.
 const (
 	readyOften  = 50 * time.Millisecond
 	readySeldom = time.Second
@@ -53,5 +53,6 @@ func lameDuck(server *envoy.Server, d time.Duration, log *slog.Logger) {
 	select {
 	case <-timer.C:
 	case <-again.Done():
+		log.Info("told to stop again: draining now")
 	}
 }
