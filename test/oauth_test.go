@@ -241,7 +241,6 @@ func TestGoClient(t *testing.T) {
 	}
 }
 
-// What Envoy leads to the issuer, and what it does not; and whose address the issuer counts.
 // A terminal that is closed sends SIGHUP to what was started from it.
 func TestServersOutliveTheirTerminal(t *testing.T) {
 	d := withIssuer(t)
@@ -263,6 +262,7 @@ func TestServersOutliveTheirTerminal(t *testing.T) {
 	}
 }
 
+// What Envoy leads to the issuer, and what it does not; and whose address the issuer counts.
 func TestIssuerBehindEnvoy(t *testing.T) {
 	const limit = 8
 	d := withIssuer(t, fmt.Sprint("KEYWICKET_ISSUER_ADDRESS_LIMIT=", limit))

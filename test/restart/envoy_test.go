@@ -44,7 +44,7 @@ func removeRetries(document object) {
 			}
 		}
 	}
-	if removed != 2 { // the second API's filter may be an alias of the first one's: then there is one
+	if removed != 2 { // for each API
 		panic(fmt.Sprintf("deploy/envoy has retries in %d places, not 2", removed))
 	}
 }
