@@ -1,10 +1,12 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"strings"
 	"time"
@@ -64,13 +66,50 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	return conn, nil
 }
 
+// connect tries one host after the other. lib/pq would do so too, but a host that does not answer would use up all the time.
 func (c connector) connect(ctx context.Context) (driver.Conn, error) {
-	plain, err := pq.NewConnectorConfig(c.settings.Config)
+	all := hosts(c.settings.Config)
+	var errs []error
+	for _, host := range all {
+		conn, err := c.connectTo(ctx, host, connectLimit/time.Duration(len(all)))
+		if err == nil {
+			return conn, nil
+		}
+		if len(all) > 1 {
+			err = fmt.Errorf("%s:%d: %w", host.Host, host.Port, err)
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// hosts are configurations of one host each, in the order in which they are to be tried.
+func hosts(c pq.Config) []pq.Config {
+	all := make([]pq.Config, 1, 1+len(c.Multi))
+	all[0] = c.Clone()
+	for _, other := range c.Multi {
+		one := c.Clone()
+		one.Host, one.Hostaddr, one.Port = other.Host, other.Hostaddr, other.Port
+		all = append(all, one)
+	}
+	for i := range all {
+		all[i].Multi = nil
+		// lib/pq believes what it was told when it logged in, which a pooler may remember of another server. See greet.
+		all[i].TargetSessionAttrs = pq.TargetSessionAttrsAny
+	}
+	if c.LoadBalanceHosts == pq.LoadBalanceHostsRandom {
+		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	}
+	return all
+}
+
+func (c connector) connectTo(ctx context.Context, host pq.Config, limit time.Duration) (driver.Conn, error) {
+	plain, err := pq.NewConnectorConfig(host)
 	if err != nil {
 		return nil, fmt.Errorf("prepare the database connection: %w", err)
 	}
-	d := &dialer{connecting: connectLimit, limit: c.limit, keepAlive: c.settings.keepAlive}
-	if timeout := c.settings.ConnectTimeout; timeout > 0 {
+	d := &dialer{connecting: limit, limit: c.limit, keepAlive: c.settings.keepAlive}
+	if timeout := host.ConnectTimeout; timeout > 0 {
 		d.connecting = min(d.connecting, timeout)
 	}
 	plain.Dialer(d)
@@ -82,36 +121,54 @@ func (c connector) connect(ctx context.Context) (driver.Conn, error) {
 	if !ok { // another version of lib/pq
 		return nil, errors.Join(fmt.Errorf("the driver's connection %T lacks a method", made), made.Close())
 	}
-	direct, err := greet(ctx, full)
+	writes := c.settings.TargetSessionAttrs == pq.TargetSessionAttrsReadWrite
+	direct, err := greet(ctx, full, writes)
+	if err == nil && !full.IsValid() {
+		err = cmp.Or(ctx.Err(), driver.ErrBadConn)
+	}
+	if err == nil {
+		err = d.connected()
+	}
+	if errors.Is(err, driver.ErrBadConn) { // which would count as a connection that was lost, and be tried again at once
+		err = errors.New("the server has closed the connection at the first query: if it is a pooler, its log says why")
+	}
 	if err != nil {
 		return nil, errors.Join(err, made.Close())
 	}
-	conn := &connection{
+	return &connection{
 		fullConn: full, made: time.Now(), prepares: c.pooler == PoolerNone || c.pooler == PoolerAuto && direct,
-	}
-	if err := d.connected(); err != nil {
-		return nil, errors.Join(err, made.Close())
-	}
-	return conn, nil
+	}, nil
 }
 
 // Driver implements [driver.Connector].
 func (c connector) Driver() driver.Driver { return &pq.Driver{} }
 
-// greet refuses a server that is too old, and reports whether the connection leads to the Postgres process that answered when it
-// was made. A pooler makes up the process id that it tells its clients, because the connection to Postgres is not theirs.
-func greet(ctx context.Context, c fullConn) (direct bool, err error) {
-	rows, err := c.QueryContext(ctx, `SELECT current_setting('server_version_num')::int, pg_backend_pid()`, nil)
+// greet refuses a standby, and a server that is too old; if it has to take writes, also one that does not. It reports whether the
+// connection leads to the Postgres process that answered when it was made. A pooler makes up the process id that it tells its
+// clients, because the connection to Postgres is not theirs.
+func greet(ctx context.Context, c fullConn, writes bool) (direct bool, err error) {
+	const query = `SELECT current_setting('server_version_num')::int, pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'`
+	rows, err := c.QueryContext(ctx, query, nil)
 	if err != nil {
 		return false, err
 	}
-	var row [2]driver.Value
+	var row [4]driver.Value
 	if err := errors.Join(rows.Next(row[:]), rows.Close()); err != nil {
 		return false, err
 	}
-	version, _ := row[0].(int64)
-	pid, ok := row[1].(int64)
-	return ok && pid == toldPID(c), checkVersion(int(version))
+	version, known := row[0].(int64)
+	pid, _ := row[1].(int64)
+	standby, told := row[2].(bool)
+	readOnly, _ := row[3].(bool)
+	switch {
+	case !known || !told:
+		return false, errors.New("the server does not answer as Postgres does")
+	case standby:
+		return false, errors.New("the server is a standby (in hot standby mode): keywicket needs the primary")
+	case writes && readOnly:
+		return false, errors.New("the server takes no writes (session is read-only), and the database URL has target_session_attrs=read-write")
+	}
+	return pid != 0 && pid == toldPID(c), checkVersion(int(version))
 }
 
 // toldPID is the process id that the server told when the connection was made; 0 if it cannot be found out. lib/pq keeps it for
@@ -145,6 +202,7 @@ type fullConn interface {
 type connection struct {
 	fullConn
 	made     time.Time
+	era      int // see dials
 	prepares bool
 	ready    map[string]driver.Stmt // what was prepared before somebody asked for it
 	outworn  func() bool            // there is another connection to take this one's place; nil: there is none
@@ -162,8 +220,8 @@ func (c *connection) PrepareContext(ctx context.Context, query string) (driver.S
 	return unprepared{c.fullConn, query}, nil
 }
 
-// prepareAhead prepares queries that will be asked for. lib/pq gives a connection up whose caller loses patience while a query is
-// being prepared. What cannot be prepared is left to who needs it.
+// prepareAhead prepares queries that will be asked for. lib/pq gives a connection up if the context ends while a query is
+// being prepared. The look-up that needs a query prepares it, if that fails here.
 func (c *connection) prepareAhead(ctx context.Context, queries []string) {
 	if !c.prepares {
 		return
@@ -175,9 +233,11 @@ func (c *connection) prepareAhead(ctx context.Context, queries []string) {
 	}
 	c.ready = make(map[string]driver.Stmt)
 	for _, query := range queries {
-		if s, err := c.fullConn.PrepareContext(ctx, query); err == nil {
-			c.ready[query] = s
+		s, err := c.fullConn.PrepareContext(ctx, query)
+		if err != nil {
+			break
 		}
+		c.ready[query] = s
 	}
 	_, _ = c.ExecContext(ctx, `RESET lock_timeout`, nil) // a connection on which this fails is lost
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -11,15 +12,15 @@ import (
 )
 
 const (
-	// maxDials is how many connections of one pool are made at a time, and how many are kept that nobody waited for. One
-	// that takes longer than slowDial is not counted any more: the network may have lost it.
+	// maxDials is how many connections of one pool are made at a time, and how many are kept that nobody waited for. Beside
+	// those that take longer than slowDial, which the network may have lost, as many again are made.
 	maxDials = 2
 	slowDial = time.Second
-	// After a connection could not be made, the next attempt waits, and who asks meanwhile is told why.
-	minDialPause = 50 * time.Millisecond
-	maxDialPause = 100 * time.Millisecond
-	// … unless there are many sidecars: each of them waits that long for each of them, up to a limit.
-	dialShare        = 2 * time.Millisecond
+	// After a connection could not be made, the next attempt waits, and who asks meanwhile is told why. The wait grows with the
+	// time since the last success, and with the number of sidecars that use the database.
+	minDialPause     = 50 * time.Millisecond
+	maxDialPause     = 100 * time.Millisecond
+	dialShare        = 2 * time.Millisecond // of each sidecar
 	longestDialPause = 2 * time.Second
 )
 
@@ -37,8 +38,13 @@ type dials struct {
 	mu       sync.Mutex
 	waiting  []chan dialed // each has room for one
 	underway int
+	slow     int // that are under way and take long
 	ready    []*connection
-	failure  error // of the last attempt
+	promised int       // of those that are ready, to take the place of old ones
+	era      int       // is raised when the connections that are made lead to the wrong server
+	failure  error     // of the last attempt
+	failing  time.Time // since the first failure after a success
+	success  time.Time // when the last attempt that succeeded began
 	pause    time.Duration
 	resume   time.Time // no attempt is made before
 }
@@ -57,9 +63,10 @@ func newDials(c driver.Connector, queries []string, lifetime time.Duration, side
 // Connect implements [driver.Connector].
 func (d *dials) Connect(ctx context.Context) (driver.Conn, error) {
 	d.mu.Lock()
-	if n := len(d.ready); n > 0 {
-		c := d.ready[n-1]
-		d.ready = d.ready[:n-1]
+	if len(d.ready) > 0 {
+		c := d.ready[0]
+		d.ready = d.ready[1:]
+		d.promised = max(0, d.promised-1)
 		d.mu.Unlock()
 		return c, nil
 	}
@@ -95,89 +102,115 @@ func (d *dials) Connect(ctx context.Context) (driver.Conn, error) {
 
 // dial makes connections for so many. d is locked.
 func (d *dials) dial(wanted int) {
-	for d.underway < min(wanted, maxDials) && d.ctx.Err() == nil {
+	for d.underway-d.slow < min(wanted, maxDials) && d.slow <= maxDials && d.ctx.Err() == nil && !time.Now().Before(d.resume) {
 		d.underway++
-		go d.attempt()
+		go d.attempt(d.era)
 	}
 }
 
-func (d *dials) attempt() {
+func (d *dials) attempt(era int) {
 	ctx, cancel := context.WithTimeout(d.ctx, connectLimit)
 	defer cancel()
+	began := time.Now()
 	slow := time.AfterFunc(slowDial, func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
-		d.underway--
+		d.slow++
 		d.dial(len(d.waiting))
 	})
-	made, err := d.Connector.Connect(ctx)
-	c, _ := made.(*connection)
-	if err == nil {
-		c.prepareAhead(ctx, d.queries)
-	}
+	c, err := d.connect(ctx)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if slow.Stop() {
-		d.underway--
+	d.underway--
+	if !slow.Stop() {
+		d.slow--
 	}
-	if err != nil {
-		// A connection that is lost while it is made may be the last of those that were lost together.
-		if d.failure == nil && connectionLost(err) {
-			d.failure, d.resume = err, time.Now()
-			d.fail(err)
-			return
-		}
-		longest := min(max(maxDialPause, time.Duration(d.sidecars())*dialShare), longestDialPause)
-		d.pause = min(max(2*d.pause, minDialPause), longest)
-		d.failure, d.resume = err, time.Now().Add(d.pause/2+rand.N(d.pause/2))
-		d.fail(err)
-		return
+	switch {
+	case err == nil:
+		d.failure, d.pause, d.resume, d.success = nil, 0, time.Time{}, began
+		c.era = era
+		c.outworn = func() bool { return d.outworn(c) }
+		d.hand(c)
+		d.dial(len(d.waiting))
+	case began.Before(d.success): // it says nothing of now
+		d.dial(len(d.waiting))
+	default:
+		d.failed(err)
 	}
-	d.failure, d.pause = nil, 0
-	c.outworn = func() bool { return d.outworn(c) }
-	d.hand(c)
-	d.dial(len(d.waiting))
 }
 
-// fail tells all who wait. d is locked.
-func (d *dials) fail(err error) {
+// connect makes a connection that is able to answer the queries.
+func (d *dials) connect(ctx context.Context) (_ *connection, err error) {
+	defer func() {
+		if p := recover(); p != nil { // no caller's recover covers this goroutine
+			err = fmt.Errorf("connect to the database: panic: %v", p)
+		}
+	}()
+	made, err := d.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := made.(*connection)
+	if c.prepareAhead(ctx, d.queries); !c.IsValid() {
+		return nil, errors.Join(errors.New("connect to the database: no answer while queries were prepared"), c.Close())
+	}
+	return c, nil
+}
+
+// failed has the next attempt wait, and tells all who wait now. d is locked.
+func (d *dials) failed(err error) {
+	if d.failure == nil {
+		d.failing = time.Now()
+	}
+	// A connection that is lost while it is made may be the last of those that were lost together.
+	again := d.failure == nil && connectionLost(err)
+	if d.failure, d.resume = err, time.Now(); !again {
+		longest := min(max(maxDialPause, time.Since(d.failing)/10, time.Duration(d.sidecars())*dialShare), longestDialPause)
+		d.pause = min(max(2*d.pause, minDialPause), longest)
+		d.resume = d.resume.Add(d.pause/2 + rand.N(d.pause/2))
+	}
 	for _, w := range d.waiting {
 		w <- dialed{err: err}
 	}
 	d.waiting = nil
 }
 
-// hand gives a connection to who has waited longest, or keeps it for the next one. d is locked.
+// hand gives a connection to the look-up that has waited longest, or keeps it for the next one. d is locked.
 func (d *dials) hand(c *connection) {
 	switch {
+	case c.era != d.era:
+		go func() { _ = c.Close() }() // may wait for the server
 	case len(d.waiting) > 0:
 		d.waiting[0] <- dialed{conn: c}
 		d.waiting = d.waiting[1:]
 	case len(d.ready) < maxDials && d.ctx.Err() == nil:
 		d.ready = append(d.ready, c)
 	default:
-		go func() { _ = c.Close() }() // may wait for the server
+		go func() { _ = c.Close() }()
 	}
 }
 
-// outworn reports whether the connection is to be closed, because it is old and there is a new one.
+// outworn reports whether the connection is to be closed, because it is old and a new one is ready to take its place.
 func (d *dials) outworn(c *connection) bool {
 	if time.Since(c.made) < d.lifetime {
 		return false
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(d.ready) == 0 && !time.Now().Before(d.resume) {
-		d.dial(1)
+	if len(d.ready) > d.promised {
+		d.promised++
+		return true
 	}
-	return len(d.ready) > 0
+	d.dial(1)
+	return false
 }
 
-// drop closes the connections that nobody has taken.
+// drop closes the connections that nobody has taken, and those that are being made.
 func (d *dials) drop() error {
 	d.mu.Lock()
 	dropped := d.ready
-	d.ready = nil
+	d.ready, d.promised = nil, 0
+	d.era++
 	d.mu.Unlock()
 	var errs []error
 	for _, c := range dropped {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,6 +34,7 @@ func (d *dialing) Connect(ctx context.Context) (driver.Conn, error) {
 type closable struct{ fullConn }
 
 func (closable) Close() error                       { return nil }
+func (closable) IsValid() bool                      { return true }
 func (closable) ResetSession(context.Context) error { return nil }
 
 func one() int64 { return 1 }
@@ -74,11 +76,11 @@ func TestFailedConnectingIsNotRepeatedAtOnce(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		if server.attempts < 90 || server.attempts > 210 {
+		if server.attempts < 30 || server.attempts > 150 {
 			t.Errorf("%d attempts in ten seconds", server.attempts)
 		}
 		server.fails = nil
-		time.Sleep(maxDialPause)
+		time.Sleep(longestDialPause)
 		if _, err := connect(d, time.Second); err != nil {
 			t.Error(err)
 		}
@@ -111,6 +113,92 @@ func TestSlowConnectingHoldsNobodyUp(t *testing.T) {
 		}
 	})
 }
+
+// One new connection takes the place of one old one, however many are used at the moment.
+func TestOneNewConnectionReplacesOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &dialing{}
+		d := newDials(server, nil, time.Minute, one)
+		defer func() { _ = d.Close() }()
+		var old []driver.Conn
+		for range 8 {
+			c, err := connect(d, time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			old = append(old, c)
+		}
+		time.Sleep(time.Minute)
+		for left := len(old); left > 0; {
+			given := 0
+			for _, c := range old[:left] {
+				if c.(*connection).ResetSession(t.Context()) != nil {
+					given++
+				}
+			}
+			if given > 1 {
+				t.Fatalf("%d connections are given up for one that is new", given)
+			}
+			synctest.Wait()
+			if given == 1 {
+				if _, err := connect(d, time.Millisecond); err != nil {
+					t.Fatal(err)
+				}
+				left--
+			}
+		}
+	})
+}
+
+// What was made for the server that is not the current one any more is of no use.
+func TestConnectionsToTheOtherServerAreDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &dialing{takes: time.Second}
+		d := newDials(server, nil, time.Minute, one)
+		defer func() { _ = d.Close() }()
+		_, _ = connect(d, time.Millisecond)
+		if err := d.drop(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if len(d.ready) != 0 {
+			t.Error("it is kept for the next look-up")
+		}
+	})
+}
+
+func TestFailureOfAnOldAttemptSaysNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &dialing{takes: 4 * time.Second, fails: errors.New("lost")}
+		d := newDials(server, nil, time.Minute, one)
+		defer func() { _ = d.Close() }()
+		_, _ = connect(d, time.Millisecond)
+		time.Sleep(slowDial)
+		server.takes, server.fails = 0, nil
+		for range 3 {
+			if _, err := connect(d, time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(4 * time.Second)
+		if _, err := connect(d, time.Second); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The server's bytes may be anybody's: a panic of the driver must not end the process.
+func TestPanicWhileConnectingIsAnError(t *testing.T) {
+	d := newDials(panics{}, nil, time.Minute, one)
+	defer func() { _ = d.Close() }()
+	if _, err := connect(d, time.Second); err == nil || !strings.Contains(err.Error(), "panic") {
+		t.Error(err)
+	}
+}
+
+type panics struct{ driver.Connector }
+
+func (panics) Connect(context.Context) (driver.Conn, error) { panic("slice bounds out of range") }
 
 func TestOldConnectionIsKeptUntilThereIsANewOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

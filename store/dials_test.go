@@ -2,6 +2,8 @@ package store_test
 
 import (
 	"context"
+	"net"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -30,6 +32,21 @@ func TestConnectionsAreMadeOverASlowLink(t *testing.T) {
 	if n := p.connections(); n > 8 {
 		t.Errorf("it took %d connections", n)
 	}
+}
+
+// A machine that is gone, or a kernel whose Postgres is frozen, answers nothing at all.
+func TestHostThatDoesNotAnswerHidesNoOther(t *testing.T) {
+	f := newFixture(t)
+	_, key := f.workspaceToken(t)
+	silent := must(net.Listen("tcp", "127.0.0.1:0"))
+	defer func() { _ = silent.Close() }()
+	u := must(url.Parse(f.url))
+	u.Host = silent.Addr().String() + "," + u.Host
+	d := f.directory(t, func(c *store.Config) { c.URL = u.String() })
+	eventually(t, "look-ups work", func() bool {
+		got, err := d.Lookup(t.Context(), lookup(key))
+		return err == nil && got.Denial == ""
+	})
 }
 
 func TestRefusedLoginsAreFew(t *testing.T) {

@@ -16,9 +16,13 @@ func (r *Registry) SetMember(ctx context.Context, workspaceRef, userRef, role st
 	}
 	m := Member{WorkspaceSlug: w.Slug, Email: u.Email}
 	err = r.db.GetContext(ctx, &m, `
-		INSERT INTO keywicket.members (workspace_id, user_id, role) VALUES ($1, $2, $3)
-		ON CONFLICT (workspace_id, user_id) DO UPDATE SET role = excluded.role
-		RETURNING workspace_id, user_id, role`, w.ID, u.ID, role)
+		WITH changed AS (
+			INSERT INTO keywicket.members (workspace_id, user_id, role) VALUES ($1, $2, $3)
+			ON CONFLICT (workspace_id, user_id) DO UPDATE SET role = excluded.role WHERE members.role <> excluded.role
+			RETURNING workspace_id, user_id, role)
+		SELECT * FROM changed UNION ALL
+		SELECT workspace_id, user_id, role FROM keywicket.members
+		WHERE workspace_id = $1 AND user_id = $2 AND NOT EXISTS (SELECT FROM changed)`, w.ID, u.ID, role)
 	if err != nil {
 		return Member{}, explain(err, "set the member", map[string]*refusal{
 			"members_role_form": refuse(ErrInvalid,

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"path"
 	"strings"
 	"time"
@@ -25,7 +26,8 @@ const (
 	// the same database may hold.
 	migrationLock = 7_161_532_148_870_344_113
 	// migrationWait is how long one migration may wait for another to end.
-	migrationWait = `'5min'`
+	migrationWait  = 5 * time.Minute
+	migrationPause = 500 * time.Millisecond
 )
 
 // Applied is a migration that [Migrate] has just run.
@@ -133,21 +135,40 @@ func migrations(db *sqlx.DB) (*goose.Provider, error) {
 // which goose would take, is not held where a pooler gives each transaction another connection.
 type migrationLocker struct{ holder *sql.Tx }
 
-// Lock implements goose's Locker.
+// Lock implements goose's Locker. Who waits holds no transaction open: behind a pooler, each would take a connection away from
+// the migration that they wait for.
 func (l *migrationLocker) Lock(ctx context.Context, db *sql.DB) error {
+	for began := time.Now(); time.Since(began) < migrationWait; {
+		locked, err := l.try(ctx, db)
+		if err != nil {
+			return fmt.Errorf("wait for another migration: %w", err)
+		}
+		if locked {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(migrationPause/2 + rand.N(migrationPause)):
+		}
+	}
+	return fmt.Errorf("another migration has not ended within %v", migrationWait)
+}
+
+func (l *migrationLocker) try(ctx context.Context, db *sql.DB) (locked bool, err error) {
 	tx, err := db.BeginTx(ctx, nil)
 	if err != nil {
-		return err
+		return false, err
 	}
-	_, err = tx.ExecContext(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL lock_timeout = `+migrationWait)
+	_, err = tx.ExecContext(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0`)
 	if err == nil {
-		_, err = tx.ExecContext(ctx, `SELECT pg_advisory_xact_lock($1)`, migrationLock)
+		err = tx.QueryRowContext(ctx, `SELECT pg_try_advisory_xact_lock($1)`, migrationLock).Scan(&locked)
 	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("wait for who else migrates: %w", err), tx.Rollback())
+	if err != nil || !locked {
+		return false, errors.Join(err, tx.Rollback())
 	}
 	l.holder = tx
-	return nil
+	return true, nil
 }
 
 // Unlock implements goose's Locker.

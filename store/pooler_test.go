@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"reflect"
 	"slices"
@@ -564,10 +565,12 @@ func TestPoolerLeavesSettingsOfOthers(t *testing.T) {
 	})
 }
 
-// Migrations run through a pooler, also those of two operators at once, each of them once.
+// Migrations run through a pooler, also those of several operators at once, each of them once.
 func TestPoolerLetsMigrationsThrough(t *testing.T) {
-	for name, config := range poolers {
-		for _, operators := range []int{1, 2} {
+	pools := maps.Clone(poolers)
+	pools["as few as one migration needs"] = pgbouncer.Config{Mode: pgbouncer.Transaction, PoolSize: 2}
+	for name, config := range pools {
+		for _, operators := range []int{1, 4} {
 			t.Run(fmt.Sprintf("%s, %d at once", name, operators), func(t *testing.T) {
 				direct := emptyDatabase(t)
 				config := config

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
@@ -227,7 +228,7 @@ func (r *Registry) User(ctx context.Context, ref string) (User, error) {
 	if err != nil {
 		return User{}, fmt.Errorf("find the user %q: %w", ref, err)
 	}
-	return u, asked(u.ID == ref || strings.EqualFold(u.Email, ref), "find the user")
+	return u, asked(u.ID == ref || strings.EqualFold(u.Email, ref) || !isASCII(u.Email+ref), "find the user") // lower() depends on the database
 }
 
 // Lookup answers a check as a [Directory] does, for a token of the lookup's kind that is named by its id and not by its key. The
@@ -272,4 +273,8 @@ func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string,
 // LookupSession answers a check by a session as a [Directory] does.
 func (r *Registry) LookupSession(ctx context.Context, l authz.Lookup) (authz.Found, error) {
 	return lookupOnce(ctx, r.db, sessionQuery, l)
+}
+
+func isASCII(text string) bool {
+	return !strings.ContainsFunc(text, func(r rune) bool { return r > unicode.MaxASCII })
 }
