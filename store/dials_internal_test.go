@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,20 +14,37 @@ import (
 // dialing makes connections as it is told, and counts the attempts.
 type dialing struct {
 	driver.Connector
+	mu       sync.Mutex
 	takes    time.Duration
 	fails    error
 	attempts int
 }
 
+// become changes what the next attempts meet.
+func (d *dialing) become(takes time.Duration, fails error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.takes, d.fails = takes, fails
+}
+
+func (d *dialing) counted() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.attempts
+}
+
 func (d *dialing) Connect(ctx context.Context) (driver.Conn, error) {
+	d.mu.Lock()
+	takes, fails := d.takes, d.fails
 	d.attempts++
+	d.mu.Unlock()
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case <-time.After(d.takes):
+	case <-time.After(takes):
 	}
-	if d.fails != nil {
-		return nil, d.fails
+	if fails != nil {
+		return nil, fails
 	}
 	return &connection{fullConn: closable{}, made: time.Now()}, nil
 }
@@ -36,6 +54,12 @@ type closable struct{ fullConn }
 func (closable) Close() error                       { return nil }
 func (closable) IsValid() bool                      { return true }
 func (closable) ResetSession(context.Context) error { return nil }
+
+func ready(d *dials) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.ready)
+}
 
 func one() int64 { return 1 }
 
@@ -58,8 +82,8 @@ func TestConnectionIsMadeForWhoComesNext(t *testing.T) {
 		if _, err := connect(d, 200*time.Millisecond); err != nil {
 			t.Error("the connection that was being made has come to nobody: ", err)
 		}
-		if server.attempts > maxDials {
-			t.Errorf("%d attempts for look-ups that came one after the other", server.attempts)
+		if server.counted() > maxDials {
+			t.Errorf("%d attempts for look-ups that came one after the other", server.counted())
 		}
 	})
 }
@@ -76,10 +100,10 @@ func TestFailedConnectingIsNotRepeatedAtOnce(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		if server.attempts < 30 || server.attempts > 150 {
-			t.Errorf("%d attempts in ten seconds", server.attempts)
+		if server.counted() < 30 || server.counted() > 150 {
+			t.Errorf("%d attempts in ten seconds", server.counted())
 		}
-		server.fails = nil
+		server.become(0, nil)
 		time.Sleep(longestDialPause)
 		if _, err := connect(d, time.Second); err != nil {
 			t.Error(err)
@@ -91,8 +115,8 @@ func TestFailedConnectingIsNotRepeatedAtOnce(t *testing.T) {
 			_, _ = connect(many, time.Second)
 			time.Sleep(10 * time.Millisecond)
 		}
-		if refusing.attempts > 40 {
-			t.Errorf("one of 1,000 sidecars has tried %d times in twenty seconds", refusing.attempts)
+		if refusing.counted() > 40 {
+			t.Errorf("one of 1,000 sidecars has tried %d times in twenty seconds", refusing.counted())
 		}
 	})
 }
@@ -106,7 +130,7 @@ func TestSlowConnectingHoldsNobodyUp(t *testing.T) {
 		for range maxDials {
 			_, _ = connect(d, 200*time.Millisecond)
 		}
-		server.takes = 0
+		server.become(0, nil)
 		time.Sleep(slowDial)
 		if _, err := connect(d, 200*time.Millisecond); err != nil {
 			t.Error(err)
@@ -161,7 +185,7 @@ func TestConnectionsToTheOtherServerAreDropped(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Second)
-		if len(d.ready) != 0 {
+		if ready(d) != 0 {
 			t.Error("it is kept for the next look-up")
 		}
 	})
@@ -174,7 +198,7 @@ func TestFailureOfAnOldAttemptSaysNothing(t *testing.T) {
 		defer func() { _ = d.Close() }()
 		_, _ = connect(d, time.Millisecond)
 		time.Sleep(slowDial)
-		server.takes, server.fails = 0, nil
+		server.become(0, nil)
 		for range 3 {
 			if _, err := connect(d, time.Second); err != nil {
 				t.Fatal(err)
@@ -215,7 +239,7 @@ func TestOldConnectionIsKeptUntilThereIsANewOne(t *testing.T) {
 			t.Error(err)
 		}
 		time.Sleep(lifetime)
-		server.takes = time.Second
+		server.become(time.Second, nil)
 		if err := use(); err != nil {
 			t.Error("it is given up while there is no other: ", err)
 		}
@@ -226,8 +250,8 @@ func TestOldConnectionIsKeptUntilThereIsANewOne(t *testing.T) {
 		if next, err := connect(d, time.Millisecond); err != nil || next == made {
 			t.Error(next, err)
 		}
-		if server.attempts != 2 {
-			t.Errorf("%d attempts", server.attempts)
+		if server.counted() != 2 {
+			t.Errorf("%d attempts", server.counted())
 		}
 	})
 }

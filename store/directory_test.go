@@ -310,6 +310,7 @@ func TestLookupsShareTheConfiguredConnections(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t)
 	d := f.directory(t, func(c *store.Config) { c.MaxOpenConnections = 1 })
+	must(d.Lookup(t.Context(), lookup(key))) // the connection is made
 	tx := must(f.db.BeginTxx(t.Context(), nil))
 	defer func() { _ = tx.Rollback() }()
 	must(tx.ExecContext(t.Context(), `LOCK keywicket.tokens IN ACCESS EXCLUSIVE MODE`))
