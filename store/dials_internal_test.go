@@ -20,11 +20,11 @@ type dialing struct {
 	attempts int
 }
 
-// become changes what the next attempts meet.
-func (d *dialing) become(takes time.Duration, fails error) {
+// succeed has the next attempts succeed.
+func (d *dialing) succeed(takes time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.takes, d.fails = takes, fails
+	d.takes, d.fails = takes, nil
 }
 
 func (d *dialing) counted() int {
@@ -103,7 +103,7 @@ func TestFailedConnectingIsNotRepeatedAtOnce(t *testing.T) {
 		if server.counted() < 30 || server.counted() > 150 {
 			t.Errorf("%d attempts in ten seconds", server.counted())
 		}
-		server.become(0, nil)
+		server.succeed(0)
 		time.Sleep(longestDialPause)
 		if _, err := connect(d, time.Second); err != nil {
 			t.Error(err)
@@ -130,7 +130,7 @@ func TestSlowConnectingHoldsNobodyUp(t *testing.T) {
 		for range maxDials {
 			_, _ = connect(d, 200*time.Millisecond)
 		}
-		server.become(0, nil)
+		server.succeed(0)
 		time.Sleep(slowDial)
 		if _, err := connect(d, 200*time.Millisecond); err != nil {
 			t.Error(err)
@@ -198,7 +198,7 @@ func TestFailureOfAnOldAttemptSaysNothing(t *testing.T) {
 		defer func() { _ = d.Close() }()
 		_, _ = connect(d, time.Millisecond)
 		time.Sleep(slowDial)
-		server.become(0, nil)
+		server.succeed(0)
 		for range 3 {
 			if _, err := connect(d, time.Second); err != nil {
 				t.Fatal(err)
@@ -239,7 +239,7 @@ func TestOldConnectionIsKeptUntilThereIsANewOne(t *testing.T) {
 			t.Error(err)
 		}
 		time.Sleep(lifetime)
-		server.become(time.Second, nil)
+		server.succeed(time.Second)
 		if err := use(); err != nil {
 			t.Error("it is given up while there is no other: ", err)
 		}
