@@ -44,14 +44,14 @@ func byTurns(t *testing.T, s *stack, restarts int, stopping, ready func(*demo.Si
 }
 
 func TestRestartsByTurns(t *testing.T) {
-	s := start(t, demo.Config{Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=1500ms"}})
+	s := start(t, demo.Config{Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=3s"}})
 	byTurns(t, s, 20, nil, nil)
 }
 
 // Envoy's health checks notice a sidecar that is told to stop before it does stop.
 func TestRestartsWithoutRetries(t *testing.T) {
 	s := start(t, demo.Config{
-		Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=2s"},
+		Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=3s"},
 		EnvoyConfig: func(config []byte) []byte {
 			return edited(t, config, func(document object) { removeRetries(document) })
 		},
