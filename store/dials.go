@@ -16,8 +16,9 @@ const (
 	// those that take longer than slowDial, which the network may have lost, as many again are made.
 	maxDials = 2
 	slowDial = time.Second
-	// After a connection could not be made, the next attempt waits, and who asks meanwhile is told why. The wait grows with the
-	// time since the last success, and with the number of sidecars that use the database.
+	// After a connection could not be made, the next attempt has to wait. The pause grows with the time since the last success,
+	// and with the number of sidecars that use the database. A look-up that comes meanwhile waits too, but no longer than
+	// maxDialPause: otherwise it is told at once why there is no connection.
 	minDialPause     = 50 * time.Millisecond
 	maxDialPause     = 100 * time.Millisecond
 	dialShare        = 2 * time.Millisecond // of each sidecar
@@ -47,6 +48,7 @@ type dials struct {
 	success  time.Time // when the last attempt that succeeded began
 	pause    time.Duration
 	resume   time.Time // no attempt is made before
+	timed    bool      // a timer will make it then
 }
 
 type dialed struct {
@@ -70,7 +72,7 @@ func (d *dials) Connect(ctx context.Context) (driver.Conn, error) {
 		d.mu.Unlock()
 		return c, nil
 	}
-	if d.failure != nil && time.Now().Before(d.resume) {
+	if d.failure != nil && time.Until(d.resume) > maxDialPause {
 		defer d.mu.Unlock()
 		return nil, d.failure
 	}
@@ -100,9 +102,21 @@ func (d *dials) Connect(ctx context.Context) (driver.Conn, error) {
 	return nil, ctx.Err()
 }
 
-// dial makes connections for so many. d is locked.
+// dial makes connections for so many, or sees to it when the pause is over. d is locked.
 func (d *dials) dial(wanted int) {
-	for d.underway-d.slow < min(wanted, maxDials) && d.slow <= maxDials && d.ctx.Err() == nil && !time.Now().Before(d.resume) {
+	if pause := time.Until(d.resume); pause > 0 {
+		if !d.timed {
+			d.timed = true
+			time.AfterFunc(pause, func() {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				d.timed = false
+				d.dial(len(d.waiting))
+			})
+		}
+		return
+	}
+	for d.underway-d.slow < min(wanted, maxDials) && d.slow <= maxDials && d.ctx.Err() == nil {
 		d.underway++
 		go d.attempt(d.era)
 	}
