@@ -32,10 +32,10 @@ type server struct {
 
 const (
 	// A new connection is made from time to time, to see which server the configured address leads to: every second, or as
-	// often as all sidecars together make one in 200 ms, since a connection costs Postgres some milliseconds. The first that
+	// often as all sidecars together make one in 500 ms, since a connection costs Postgres up to 25 ms of a processor. The first that
 	// reaches another server tells the others, which then look too, 5 ms apart.
 	minFreshInterval = time.Second
-	freshShare       = 200 * time.Millisecond
+	freshShare       = 500 * time.Millisecond
 	suspectShare     = 5 * time.Millisecond
 	// timelineMemory is for how long a server of an older timeline is refused after a newer one was seen. Later it counts
 	// as a backup that was restored on purpose.
