@@ -194,7 +194,6 @@ func TestFailureOfAnOldAttemptSaysNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &dialing{takes: 4 * time.Second, fails: errors.New("lost")}
 		d := newDials(server, nil, time.Minute, one)
-		defer func() { _ = d.Close() }()
 		_, _ = connect(d, time.Millisecond)
 		time.Sleep(slowDial)
 		server.succeed(0)
@@ -203,9 +202,12 @@ func TestFailureOfAnOldAttemptSaysNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		time.Sleep(4 * time.Second)
-		if _, err := connect(d, time.Second); err != nil {
-			t.Error(err)
+		time.Sleep(4*time.Second - slowDial)
+		synctest.Wait()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.underway != 0 || d.failure != nil {
+			t.Errorf("%d attempts are under way; the last one has failed: %v", d.underway, d.failure)
 		}
 	})
 }
