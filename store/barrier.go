@@ -45,8 +45,8 @@ func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) 
 		SELECT id, version, policies, started_at AS startedat,
 		       CASE WHEN isfinite(seen_at) THEN seen_at END AS seenat,
 		       seen_at > clock_timestamp() - bound - $2::float8 * interval '1 second' AS alive,
-		       EXTRACT(EPOCH FROM lease)::float8 AS lease, EXTRACT(EPOCH FROM lag)::float8 AS lag,
-		       EXTRACT(EPOCH FROM bound)::float8 AS bound, EXTRACT(EPOCH FROM stale_if_error)::float8 AS stale_if_error,
+		       EXTRACT(EPOCH FROM lease) AS lease, EXTRACT(EPOCH FROM lag) AS lag,
+		       EXTRACT(EPOCH FROM bound) AS bound, EXTRACT(EPOCH FROM stale_if_error) AS stale_if_error,
 		       pg_visible_in_snapshot($1::text::xid8, snapshot)
 		           AND pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot()) AS caught_up,
 		       isfinite(seen_at) AND stale_if_error > interval '0' AND
@@ -136,7 +136,7 @@ func (r *Registry) unknownFor(ctx context.Context) (time.Duration, error) {
 	err := r.within(ctx, func(ctx context.Context) error {
 		return r.db.GetContext(ctx, &bound, `
 			SELECT CASE WHEN EXISTS (SELECT FROM keywicket.world WHERE made_at < clock_timestamp() - upkeep.bound - interval '2 seconds')
-			       THEN 0 ELSE EXTRACT(EPOCH FROM bound) END::float8
+			       THEN 0 ELSE EXTRACT(EPOCH FROM bound) END
 			FROM keywicket.upkeep`)
 	})
 	if err != nil {

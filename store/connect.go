@@ -103,6 +103,25 @@ func (c *limitedConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
+// readCommitted runs f in a transaction. At another isolation level, sidecars would fail each other's writes, or the product's. A
+// pooler's connection may also have been left read-only by another client.
+func readCommitted(ctx context.Context, db beginner, f func(*sqlx.Tx) error) error {
+	tx, err := db.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	if err := f(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// beginner is a pool or one connection.
+type beginner interface {
+	BeginTxx(context.Context, *sql.TxOptions) (*sqlx.Tx, error)
+}
+
 // retryLost runs f again, up to so many times in all, as long as it fails for a lost connection. database/sql does so
 // only for some of the ways in which lib/pq reports one: not for a reset, nor for one lost while the answer is read. f
 // must do no harm when it runs twice.

@@ -22,7 +22,8 @@ type Pooler string
 
 // What is known of the pooler.
 const (
-	// PoolerAuto asks each connection whether it leads to the Postgres process that it was made to.
+	// PoolerAuto compares process ids on each connection: the one that the server told at first, and the one of the Postgres
+	// process that answers.
 	PoolerAuto Pooler = "auto"
 	// PoolerNone is for direct connections, and for a pooler that keeps one connection for a whole session.
 	PoolerNone Pooler = "none"
@@ -198,14 +199,14 @@ type fullConn interface {
 }
 
 // connection prepares nothing on the server unless it may. A query that is not prepared takes one round trip, which a pooler
-// keeps together (see parse: binary_parameters).
+// keeps together (see newConnector).
 type connection struct {
 	fullConn
 	made     time.Time
 	era      int // see dials
 	prepares bool
 	ready    map[string]driver.Stmt // what was prepared before somebody asked for it
-	outworn  func() bool            // there is another connection to take this one's place; nil: there is none
+	replaced func() bool            // it is old, and another connection is to take its place; nil: none will
 }
 
 // PrepareContext implements [driver.ConnPrepareContext].
@@ -226,8 +227,8 @@ func (c *connection) prepareAhead(ctx context.Context, queries []string) {
 	if !c.prepares {
 		return
 	}
-	// Whoever has locked a table keeps a query that reads it from being prepared, and is not to keep the others from their
-	// connections.
+	// A query cannot be prepared while a table that it reads is locked. Look-ups that do not read that table should get the
+	// connection nevertheless.
 	if _, err := c.ExecContext(ctx, `SET lock_timeout = 50`, nil); err != nil {
 		return
 	}
@@ -244,7 +245,7 @@ func (c *connection) prepareAhead(ctx context.Context, queries []string) {
 
 // ResetSession implements [driver.SessionResetter]. It is called before each use of the connection.
 func (c *connection) ResetSession(ctx context.Context) error {
-	if c.outworn != nil && c.outworn() {
+	if c.replaced != nil && c.replaced() {
 		return driver.ErrBadConn
 	}
 	return c.fullConn.ResetSession(ctx)

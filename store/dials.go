@@ -143,7 +143,7 @@ func (d *dials) attempt(era int) {
 	case err == nil:
 		d.failure, d.pause, d.resume, d.success = nil, 0, time.Time{}, began
 		c.era = era
-		c.outworn = func() bool { return d.outworn(c) }
+		c.replaced = func() bool { return d.replace(c) }
 		d.hand(c)
 		d.dial(len(d.waiting))
 	case began.Before(d.success): // it says nothing of now
@@ -204,8 +204,9 @@ func (d *dials) hand(c *connection) {
 	}
 }
 
-// outworn reports whether the connection is to be closed, because it is old and a new one is ready to take its place.
-func (d *dials) outworn(c *connection) bool {
+// replace reports whether the connection is to be closed, because it is old and a new one is ready. It has one made, if there is
+// none.
+func (d *dials) replace(c *connection) bool {
 	if time.Since(c.made) < d.lifetime {
 		return false
 	}

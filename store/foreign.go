@@ -68,7 +68,7 @@ var harmless = []string{
 // keptHere are options that this package keeps itself.
 var keptHere = []string{"pgbouncer", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"}
 
-// takeForeign takes the options away that lib/pq does not know, and that are not Postgres' own.
+// takeForeign removes the options that neither lib/pq nor Postgres knows, and returns them.
 func (o options) takeForeign() options {
 	foreign := options{}
 	for name, value := range maps.Clone(o) {
@@ -116,7 +116,7 @@ func (o options) readTo(s *settings) error {
 	return err
 }
 
-// check refuses what is demanded in vain.
+// check refuses options that ask for what lib/pq does not do.
 func (o options) check(mode pq.SSLMode) error {
 	for _, name := range slices.Sorted(maps.Keys(o)) {
 		d, ok := demanding[name]

@@ -200,11 +200,16 @@ func (c *pollConnection) confirm(ctx context.Context, id, snapshot string, lease
 		WHERE id = $1`, id, snapshot, lease.Seconds(), lag.Seconds())
 }
 
-// write runs a statement at the isolation level read committed: at another one, sidecars would fail each other's writes, or the
-// product's. A pooler's connection may also have been left read-only. What is seldom needed is not prepared.
+// write runs a statement at the isolation level read committed (see readCommitted). Where prepared is nil, the statement is seldom
+// needed, and is not prepared.
 func (c *pollConnection) write(ctx context.Context, prepared **sqlx.Stmt, query string, args ...any) (_ sql.Result, err error) {
 	if !c.own {
-		return c.transact(ctx, query, args)
+		var result sql.Result
+		err := readCommitted(ctx, c, func(tx *sqlx.Tx) (err error) {
+			result, err = tx.ExecContext(ctx, query, args...)
+			return err
+		})
+		return result, err
 	}
 	if prepared == nil {
 		return c.ExecContext(ctx, query, args...)
@@ -215,17 +220,4 @@ func (c *pollConnection) write(ctx context.Context, prepared **sqlx.Stmt, query 
 		}
 	}
 	return (*prepared).ExecContext(ctx, args...)
-}
-
-func (c *pollConnection) transact(ctx context.Context, query string, args []any) (sql.Result, error) {
-	tx, err := c.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = tx.Rollback() }()
-	result, err := tx.ExecContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	return result, tx.Commit()
 }

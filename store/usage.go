@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -184,7 +183,7 @@ func (u *usage) write(ctx context.Context, batch map[string]time.Duration) error
 	err := doWithin(ctx, usageTimeout, func(ctx context.Context) error {
 		const attempts = 3
 		return retryLost(ctx, attempts, func() error {
-			return u.transact(ctx, func(tx *sqlx.Tx) error {
+			return readCommitted(ctx, u.db, func(tx *sqlx.Tx) error {
 				// If somebody has locked a row or the table, the use is written later.
 				if _, err := tx.ExecContext(ctx, `SET LOCAL lock_timeout = 100`); err != nil {
 					return err
@@ -200,24 +199,11 @@ func (u *usage) write(ctx context.Context, batch map[string]time.Duration) error
 	return nil
 }
 
-// transact runs f in a transaction. At another isolation level, sidecars would fail each other's writes.
-func (u *usage) transact(ctx context.Context, f func(*sqlx.Tx) error) error {
-	tx, err := u.db.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = tx.Rollback() }()
-	if err := f(tx); err != nil {
-		return err
-	}
-	return tx.Commit()
-}
-
 // keepUp has the database clean its log of changes, and what belongs to tokens and sidecars that are gone. The work of
 // several sidecars is done once.
 func (u *usage) keepUp(ctx context.Context) {
 	err := doWithin(ctx, usageTimeout, func(ctx context.Context) error {
-		return u.transact(ctx, func(tx *sqlx.Tx) error {
+		return readCommitted(ctx, u.db, func(tx *sqlx.Tx) error {
 			_, err := tx.ExecContext(ctx, `SELECT keywicket.keep_up()`)
 			return err
 		})
