@@ -115,10 +115,10 @@ clean: ## Remove what was built and fetched
 .tools/postgres-%/bin/postgres:
 	go run ./tools/fetch-postgres $* .tools/postgres-$*
 
-.tools/chromium: test/browser/fetch-chromium
+.tools/chromium: test/browser/fetch-chromium test/browser/fonts.conf tools/fetch-debian
 	@if [ -n "$$CHROMIUM" ] || command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null; then echo "using the Chromium that is there"; else test/browser/fetch-chromium && touch $@; fi
 
-.tools/pgbouncer: test/pgbouncer/fetch-pgbouncer
+.tools/pgbouncer: test/pgbouncer/fetch-pgbouncer tools/fetch-debian
 	@if [ -n "$$PGBOUNCER" ] || command -v pgbouncer > /dev/null; then echo "using the PgBouncer that is there"; else test/pgbouncer/fetch-pgbouncer && touch $@; fi
 
 .tools/node: test/js/fetch-node test/js/node-requirements.txt
