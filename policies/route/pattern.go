@@ -1,0 +1,340 @@
+package route
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// Pattern is the path of a row: literal text, and parameters in braces. Literal text is compared decoded, as
+// [authz.Segments] decodes a request's path, so that both may be escaped in any way.
+//
+//	/users/{userId}                   one segment
+//	/reports/{id}.json                a part of a segment, with text around it
+//	/files/{path...}                  the rest of the path: one segment or more
+type Pattern struct {
+	segments []segment
+	folded   []segment // of a server that ignores letter case
+}
+
+// segment of a pattern. The kinds are in the order in which rows go: the lower one first.
+type segment struct {
+	kind  kind
+	texts []string // what is literal, decoded: one text more than parameters. None of a rest.
+}
+
+type kind int
+
+const (
+	literal   kind = iota // only text
+	partial               // text and parameters
+	parameter             // one parameter
+	rest                  // the last parameter, of one segment or more
+)
+
+var (
+	nameForm = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?$`)
+	// What other languages of paths write in a pattern.
+	colonForm = regexp.MustCompile(`^:([A-Za-z_]\w*)`)
+	angleForm = regexp.MustCompile(`<(?:(\w+):)?(\w+)>`)
+)
+
+// Parse reads a pattern. The error says what to write instead.
+func Parse(text string) (Pattern, error) {
+	p, err := parse(text)
+	if none, ok := errors.AsType[noRequestError](err); ok {
+		return p, fmt.Errorf("the path %q matches no request: %w", text, none.cause)
+	}
+	if err != nil {
+		return p, fmt.Errorf("the path %q: %w", text, err)
+	}
+	return p, nil
+}
+
+// noRequestError is about a pattern that no request's path can match.
+type noRequestError struct{ cause error }
+
+func (e noRequestError) Error() string { return e.cause.Error() }
+
+func parse(text string) (Pattern, error) {
+	var p Pattern
+	if !strings.HasPrefix(text, "/") {
+		return p, noRequestError{authz.ErrPathStart}
+	}
+	raw, err := split(text[1:])
+	if err != nil {
+		return p, err
+	}
+	for i, r := range raw {
+		last := i == len(raw)-1
+		s, err := parseSegment(r)
+		switch {
+		case err != nil:
+			return p, err
+		case s.kind == rest && !last:
+			return p, fmt.Errorf("%s is the rest of the path, so nothing can follow it", r)
+		case s.kind == literal && s.texts[0] == "" && !last:
+			return p, noRequestError{authz.ErrPathSegment}
+		}
+		p.segments, p.folded = append(p.segments, s), append(p.folded, s.fold())
+	}
+	return p, nil
+}
+
+// split cuts the path at the slashes that are not in braces.
+func split(text string) ([]string, error) {
+	var segments []string
+	start, open := 0, false
+	for i, c := range text {
+		switch {
+		case c == '{' && open:
+			return nil, errors.New("it has a { in a parameter: write a literal one as %7B")
+		case c == '}' && !open:
+			return nil, errors.New("it has a } without a {: write a literal one as %7D")
+		case c == '{', c == '}':
+			open = c == '{'
+		case c == '/' && !open:
+			segments = append(segments, text[start:i])
+			start = i + 1
+		}
+	}
+	if open {
+		return nil, errors.New("it has a { without a }: write a literal one as %7B")
+	}
+	return append(segments, text[start:]), nil
+}
+
+func parseSegment(raw string) (segment, error) {
+	s := segment{kind: literal}
+	for remaining := raw; ; {
+		before, after, found := strings.Cut(remaining, "{")
+		text, err := decode(raw, before)
+		if err != nil {
+			return s, err
+		}
+		s.texts = append(s.texts, text)
+		if !found {
+			break
+		}
+		var name string
+		name, remaining, _ = strings.Cut(after, "}")
+		whole, isRest := strings.CutSuffix(name, "...")
+		switch {
+		case isRest && raw != "{"+name+"}":
+			return s, fmt.Errorf("%q has text around the rest of the path: %q is a whole segment, the last one", raw, "{"+name+"}")
+		case !nameForm.MatchString(whole):
+			return s, nameError(name)
+		case len(s.texts) > 1 && text == "":
+			return s, fmt.Errorf("%q has two parameters side by side: put text between them", raw)
+		case isRest:
+			return segment{kind: rest}, nil
+		}
+		s.kind = partial
+	}
+	switch {
+	case s.kind == partial && len(s.texts) == 2 && s.texts[0] == "" && s.texts[1] == "":
+		s.kind = parameter
+	case s.kind == literal:
+		if _, err := authz.Segments("/"+raw, authz.Parameters{}); err != nil {
+			return s, noRequestError{err}
+		}
+	}
+	return s, nil
+}
+
+// nameError says what to write for a name that is none, in the words of the language that it may be from.
+func nameError(name string) error {
+	shown := "{" + name + "}"
+	if name != "" && strings.ContainsRune("?&;./#", rune(name[0])) && !strings.HasPrefix(name, "..") {
+		return fmt.Errorf("%q is an operator of URI templates: write {name} for a segment, and leave a query out", shown)
+	}
+	plain, condition, conditional := strings.Cut(name, ":")
+	if template, value, ok := strings.Cut(name, "="); ok && !conditional {
+		segments := regexp.MustCompile(`\*+`).ReplaceAllString(value, "{"+template+"}")
+		return fmt.Errorf("%q is no parameter: write its segments out, as %s", shown, segments)
+	}
+	plain = strings.Trim(plain, "?+*.")
+	if !nameForm.MatchString(plain) {
+		plain = "name"
+	}
+	switch {
+	case strings.HasSuffix(name, "?"):
+		return fmt.Errorf("%q cannot be optional: write two rows, one with {%s} and one without it", shown, plain)
+	case condition == "path", condition == ".*", condition == ".+", !conditional && strings.ContainsAny(name, "+*"), strings.HasSuffix(name, ".."):
+		return fmt.Errorf("%q is no parameter: write {%s...} for the rest of the path, {%s} for one segment", shown, plain, plain)
+	case conditional:
+		return fmt.Errorf("%q is no parameter: write {%s}, and compare its text in a rule", shown, plain)
+	}
+	return fmt.Errorf("%q is no parameter: a name has letters, digits, _, - and ., as {userId}", shown)
+}
+
+// decode reads the literal text in front of a parameter, or behind the last one.
+func decode(segment, text string) (string, error) {
+	if name := colonForm.FindStringSubmatch(segment); name != nil {
+		return "", fmt.Errorf("%q is no parameter: write {%s}; for a literal colon write %%3A", segment, name[1])
+	}
+	if name := angleForm.FindStringSubmatch(segment); name != nil {
+		if name[1] == "path" {
+			name[2] += "..."
+		}
+		return "", fmt.Errorf("%q is no parameter: write {%s}", segment, name[2])
+	}
+	switch {
+	case strings.Contains(text, "?"):
+		return "", errors.New("a path has no query: compare input.request.query in a rule")
+	case strings.Contains(text, "*"):
+		return "", fmt.Errorf("%q has a *: write {name} for one segment, {name...} for the rest of the path, %%2A for the character", segment)
+	}
+	// The letters keep a dot from being a dot segment, and an escape from going on in the parameter.
+	segments, err := authz.Segments("/x"+text+"x", authz.Parameters{})
+	if c, ok := errors.AsType[authz.NotPermittedError](err); ok {
+		return "", fmt.Errorf("%q has a %s, which literal text never has: parameters.may_hold is about parameters", segment, string(c))
+	}
+	if err != nil {
+		return "", noRequestError{err}
+	}
+	return segments[0][1 : len(segments[0])-1], nil
+}
+
+// WholeParameters reports whether each parameter is a whole segment, and none is a rest.
+func (p Pattern) WholeParameters() bool {
+	return !slices.ContainsFunc(p.segments, func(s segment) bool { return s.kind == partial || s.kind == rest })
+}
+
+// Sample is a path that p matches.
+func (p Pattern) Sample() string {
+	var b strings.Builder
+	for _, s := range p.segments {
+		b.WriteByte('/')
+		if s.kind == rest {
+			b.WriteString("x/x")
+			continue
+		}
+		b.WriteString(strings.Join(s.texts, "x"))
+	}
+	return b.String()
+}
+
+// literals counts the characters of a partial segment that are no parameter's. Of two that match one text, the one with more of
+// them goes first, which is the one that matches less.
+func (s segment) literals() int {
+	n := 0
+	for _, text := range s.texts {
+		n += utf8.RuneCountInString(text)
+	}
+	return n
+}
+
+// matches reports whether a decoded segment of a request is one that s stands for.
+func (s segment) matches(text string) bool {
+	switch s.kind {
+	case literal:
+		return text == s.texts[0]
+	case parameter, rest:
+		return text != ""
+	}
+	last := len(s.texts) - 1
+	if !strings.HasPrefix(text, s.texts[0]) {
+		return false
+	}
+	text = text[len(s.texts[0]):]
+	for _, next := range s.texts[1:last] {
+		if text == "" {
+			return false
+		}
+		at := strings.Index(text[1:], next) // a parameter is not empty
+		if at < 0 {
+			return false
+		}
+		text = text[1+at+len(next):]
+	}
+	return len(text) > len(s.texts[last]) && strings.HasSuffix(text, s.texts[last])
+}
+
+// These stand for a parameter and for the rest in a pattern that is written as a text. No segment has control characters.
+const (
+	parameterMark = "\x01"
+	restMark      = "\x02"
+)
+
+func (s segment) String() string {
+	if s.kind == rest {
+		return restMark
+	}
+	return strings.Join(s.texts, parameterMark)
+}
+
+// covers reports whether s matches everything that the other one does. Both are partial.
+func (s segment) covers(other segment) bool { return s.matches(other.String()) }
+
+// meets reports whether there is a text that both match.
+func (s segment) meets(other segment) bool {
+	switch {
+	case s.kind == literal:
+		return other.matches(s.texts[0])
+	case other.kind == literal:
+		return s.matches(other.texts[0])
+	case s.kind != partial || other.kind != partial:
+		return true
+	}
+	return startsMeet(s.texts[0], other.texts[0]) && endsMeet(s.texts[len(s.texts)-1], other.texts[len(other.texts)-1]) &&
+		newProduct(s, other).ends(0, 0)
+}
+
+func startsMeet(a, b string) bool { return strings.HasPrefix(a, b) || strings.HasPrefix(b, a) }
+
+func endsMeet(a, b string) bool { return strings.HasSuffix(a, b) || strings.HasSuffix(b, a) }
+
+// product steps through two partial segments at once, as two automata that read the same text. A parameter is any character,
+// and then more of them.
+type product struct {
+	a, b []rune
+	seen map[[2]int]bool
+}
+
+const (
+	anyCharacter   = '\x01'
+	moreCharacters = '\x03'
+)
+
+func newProduct(a, b segment) product {
+	expand := func(s segment) []rune {
+		return []rune(strings.ReplaceAll(s.String(), parameterMark, string(anyCharacter)+string(moreCharacters)))
+	}
+	return product{a: expand(a), b: expand(b), seen: make(map[[2]int]bool)}
+}
+
+// ends reports whether some text leads from this place of both to the end of both.
+func (p product) ends(i, j int) bool {
+	place := [2]int{i, j}
+	if p.seen[place] {
+		return false
+	}
+	p.seen[place] = true
+	moreA, moreB := i < len(p.a) && p.a[i] == moreCharacters, j < len(p.b) && p.b[j] == moreCharacters
+	switch {
+	case i == len(p.a) && j == len(p.b):
+		return true
+	case moreA && p.ends(i+1, j), moreB && p.ends(i, j+1):
+		return true
+	case i == len(p.a) || j == len(p.b):
+		return false
+	}
+	wild := func(r rune) bool { return r == anyCharacter || r == moreCharacters }
+	if p.a[i] != p.b[j] && !wild(p.a[i]) && !wild(p.b[j]) {
+		return false
+	}
+	nextI, nextJ := i+1, j+1
+	if moreA {
+		nextI = i
+	}
+	if moreB {
+		nextJ = j
+	}
+	return p.ends(nextI, nextJ)
+}
