@@ -2,7 +2,9 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/jmoiron/sqlx"
@@ -29,6 +31,13 @@ var (
 	ConnectError = connectError
 	CheckVersion = checkVersion
 )
+
+// AttributesSize is how long Postgres would write the attributes.
+func AttributesSize(text string) (int, error) {
+	var size jsonSize
+	err := size.add(json.RawMessage(strings.TrimSpace(text)))
+	return int(size), err
+}
 
 // ReadURL is what a URL says that lib/pq's configuration does not hold.
 func ReadURL(databaseURL string) (pooled bool, keepAlive net.KeepAliveConfig, err error) {

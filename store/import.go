@@ -48,6 +48,8 @@ type ImportLine struct {
 	CreatedAt, RevokedAt *time.Time
 	// ExpiresAt may have passed: the token is then denied as expired, and not as unknown.
 	ExpiresAt *time.Time
+	// Attributes are for policies to read.
+	Attributes authz.Attributes
 }
 
 // BadLine is why a line cannot be imported.
@@ -125,7 +127,8 @@ func (im Import) run(ctx context.Context, tx *sqlx.Tx) (int, error) {
 			owner          text    NOT NULL,
 			created_at     timestamptz,
 			expires_at     timestamptz,
-			revoked_at     timestamptz
+			revoked_at     timestamptz,
+			attributes     jsonb   NOT NULL
 		) ON COMMIT DROP`)
 	if err != nil {
 		return 0, err
@@ -152,7 +155,8 @@ func (im Import) run(ctx context.Context, tx *sqlx.Tx) (int, error) {
 // stage copies the lines to the database, save those that are bad by themselves, and returns how many.
 func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *ImportError) (int, error) {
 	statement, err := tx.PrepareContext(ctx, `
-		COPY pg_temp.import_lines (line, digest, visible_prefix, name, scopes, owner, created_at, expires_at, revoked_at)
+		COPY pg_temp.import_lines (line, digest, visible_prefix, name, scopes, owner, created_at, expires_at, revoked_at,
+			attributes)
 		FROM STDIN`)
 	if err != nil {
 		return 0, err
@@ -166,6 +170,10 @@ func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *ImportError) (int,
 		if line.Bad == "" {
 			line.Bad = im.bad(line)
 		}
+		attributes, err := ParseAttributes(string(line.Attributes))
+		if line.Bad == "" && err != nil {
+			line.Bad = "attributes: " + err.Error()
+		}
 		if line.Bad != "" {
 			bad.add(1, BadLine{line.Number, line.Bad})
 			continue
@@ -174,8 +182,9 @@ func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *ImportError) (int,
 			digest := line.Key.Digest()
 			line.Digest, line.Prefix = &digest, im.Format.Visible(line.Key)
 		}
-		_, err := statement.ExecContext(ctx, line.Number, line.Digest[:], line.Prefix, line.Name,
-			append(pq.StringArray{}, line.Scopes...), line.Workspace+line.User, line.CreatedAt, line.ExpiresAt, line.RevokedAt)
+		_, err = statement.ExecContext(ctx, line.Number, line.Digest[:], line.Prefix, line.Name,
+			append(pq.StringArray{}, line.Scopes...), line.Workspace+line.User, line.CreatedAt, line.ExpiresAt, line.RevokedAt,
+			attributes.JSON())
 		if err != nil {
 			return 0, err
 		}
@@ -320,9 +329,9 @@ func (im Import) insert(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	column := ownerOf(im.Format.Kind) + "_id"
 	result, err := tx.ExecContext(ctx, `
 		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, `+column+`, created_at,
-			expires_at, revoked_at)
+			expires_at, revoked_at, attributes)
 		SELECT $1, $2, $3, l.visible_prefix, l.digest, l.name, l.scopes, o.id, COALESCE(l.created_at, clock_timestamp()),
-			l.expires_at, l.revoked_at
+			l.expires_at, l.revoked_at, l.attributes
 		FROM pg_temp.import_lines l
 		JOIN pg_temp.import_owners o ON o.owner = l.owner
 		ORDER BY l.line

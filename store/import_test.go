@@ -74,7 +74,8 @@ func TestImportedTokensAreGood(t *testing.T) {
 	digest := oldKey(vel, 2).Digest()
 	n, err := f.ImportTokens(t.Context(), velImport(linesOf(
 		store.ImportLine{Number: 2, Key: oldKey(vel, 1), Name: "one", Scopes: []string{"issues:read", "issues:write"},
-			Workspace: f.acme.ID, CreatedAt: &created, ExpiresAt: new(time.Now().Add(time.Hour))},
+			Workspace: f.acme.ID, CreatedAt: &created, ExpiresAt: new(time.Now().Add(time.Hour)),
+			Attributes: ` {"a\n\\N": "\ttab, \\. and 😀"} `},
 		store.ImportLine{Number: 3, Digest: &digest, Prefix: "vel_0000", Name: "two", Workspace: "globex"},
 		store.ImportLine{Number: 5, Key: oldKey(vel, 3), Name: "three", Workspace: "acme", CreatedAt: &created,
 			ExpiresAt: &expired},
@@ -98,10 +99,10 @@ func TestImportedTokensAreGood(t *testing.T) {
 	if one.Prefix != "vel_00000001" || one.API != "velocity" || one.Kind != authz.KindWorkspaceKey ||
 		one.Environment != authz.Live || *one.WorkspaceID != f.acme.ID || one.UserID != nil ||
 		!slices.Equal(one.Scopes, []string{"issues:read", "issues:write"}) || !one.CreatedAt.Equal(created) ||
-		one.Status != store.Active {
+		one.Status != store.Active || one.Attributes != `{"a\n\\N": "\ttab, \\. and 😀"}` {
 		t.Errorf("imported %+v", one)
 	}
-	if two.Prefix != "vel_0000" || *two.WorkspaceID != f.globex.ID || len(two.Scopes) != 0 || two.ExpiresAt != nil ||
+	if two.Prefix != "vel_0000" || *two.WorkspaceID != f.globex.ID || len(two.Scopes) != 0 || two.ExpiresAt != nil || two.Attributes != "{}" ||
 		time.Since(two.CreatedAt) > time.Minute {
 		t.Errorf("imported %+v", two)
 	}
@@ -173,6 +174,12 @@ func TestImportTellsWhatIsWrongWithALine(t *testing.T) {
 		{"a name that is no text", func(l *store.ImportLine) { l.Name = "a\x00" }, "has control characters"},
 		{"an empty scope", func(l *store.ImportLine) { l.Scopes = []string{"a", ""} }, "scope 2 is empty"},
 		{"a scope with a blank", func(l *store.ImportLine) { l.Scopes = []string{secret + " "} }, "scope 1 is empty or has"},
+		{"attributes that are no object", func(l *store.ImportLine) { l.Attributes = `["` + secret + `"]` }, "attributes: give one JSON object"},
+		{"attributes with a name twice", func(l *store.ImportLine) { l.Attributes = `{"` + secret + `": 1, "` + secret + `": 1}` }, "second time"},
+		{"attributes that are too long", func(l *store.ImportLine) {
+			l.Attributes = authz.Attributes(`{"a": "` + strings.Repeat(secret, 200) + `"}`)
+		}, "attributes: give at most 4096 bytes"},
+		{"attributes that Postgres takes for no text", func(l *store.ImportLine) { l.Attributes = `{"a": "` + secret + `\u0000"}` }, "attributes: a text"},
 		{"a token that is there", func(l *store.ImportLine) { l.Key = oldKey(vel, 99) }, "there is this token already"},
 		{"a digest that is there", func(l *store.ImportLine) {
 			there := oldKey(vel, 99).Digest()

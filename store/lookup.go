@@ -33,29 +33,37 @@ SELECT CASE WHEN t.revoked_at IS NOT NULL OR ` + banned + ` THEN 'revoked'
             WHEN t.expires_at <= clock_timestamp() THEN 'expired'
             ELSE '' END AS denial,
        t.id, t.kind, t.environment, t.user_id, t.scopes, w.id AS workspace_id, w.slug, m.role,
-       (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp())) AS lifetime
-FROM keywicket.tokens t
-CROSS JOIN ` + noFacts + `
+       (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp())) AS lifetime,
+       token_attributes, user_attributes, workspace_attributes
+FROM ` + noFacts + `
+CROSS JOIN ` + tokens + `
 LEFT JOIN ` + users + ` ON u.id = t.user_id
 LEFT JOIN keywicket.members m
        ON m.user_id = t.user_id
       AND m.workspace_id = COALESCE(NULLIF(asked.in_id, ''), (SELECT id FROM keywicket.workspaces WHERE slug = asked.in_slug))
-LEFT JOIN keywicket.workspaces w ON w.id = COALESCE(t.workspace_id, m.workspace_id)
+LEFT JOIN ` + workspaces + ` ON w.id = COALESCE(t.workspace_id, m.workspace_id)
 WHERE t.digest = asked.digest AND t.api = asked.api
 LIMIT 1) AS found ON true`
 
 // foundColumns are what every look-up begins with.
 const foundColumns = `
 SELECT ` + serverStarted + `, place, COALESCE(denial, 'unknown'), COALESCE(id, ''), COALESCE(kind, ''), COALESCE(environment, ''),
-       COALESCE(user_id, ''), scopes, COALESCE(workspace_id, ''), COALESCE(slug, ''), COALESCE(role, ''), lifetime`
+       COALESCE(user_id, ''), scopes, COALESCE(workspace_id, ''), COALESCE(slug, ''), COALESCE(role, ''), lifetime,
+       COALESCE(NULLIF(token_attributes, '{}')::text, ''), COALESCE(NULLIF(user_attributes, '{}')::text, ''),
+       COALESCE(NULLIF(workspace_attributes, '{}')::text, '')`
 
-// The columns of migration 00010 may not be there yet when this code runs. In users their names then mean those of
-// noFacts, the next names outward.
+// The columns of migrations 00010 and 00012 may not be there yet when this code runs. In users, tokens and workspaces their
+// names then mean those of noFacts, the next names outward. What comes of attributes has a name of its own in each, because
+// the next one must not find two.
 const (
-	noFacts = `(SELECT NULL::timestamptz AS banned_until, false AS mfa_enrolled) no_facts`
-	users   = `LATERAL (SELECT id, banned_until, mfa_enrolled FROM keywicket.users) u`
-	banned  = `COALESCE(u.banned_until > clock_timestamp(), false)`
-	banEnd  = `CASE WHEN ` + banned + ` THEN u.banned_until END`
+	noFacts = `(SELECT NULL::timestamptz AS banned_until, false AS mfa_enrolled, NULL::jsonb AS attributes) no_facts`
+	users   = `LATERAL (SELECT id, banned_until, mfa_enrolled, attributes AS user_attributes FROM keywicket.users) u`
+	tokens  = `LATERAL (SELECT id, api, kind, environment, digest, scopes, workspace_id, user_id, expires_at, revoked_at,
+                   attributes AS token_attributes FROM keywicket.tokens) t`
+	workspaces = `LATERAL (SELECT id, slug, attributes AS workspace_attributes FROM keywicket.workspaces) w`
+
+	banned = `COALESCE(u.banned_until > clock_timestamp(), false)`
+	banEnd = `CASE WHEN ` + banned + ` THEN u.banned_until END`
 )
 
 // sessionQuery is lookupQuery for a session, whose token says who the user is: that there is such a user, who is not
@@ -68,13 +76,13 @@ SELECT CASE WHEN ` + sessionRevoked + ` OR ` + banned + ` THEN 'revoked' ELSE ''
        u.id, 'session' AS kind, 'live' AS environment, u.id AS user_id, '{}'::text[] AS scopes,
        w.id AS workspace_id, w.slug, m.role,
        (EXTRACT(EPOCH FROM ` + banEnd + `) - EXTRACT(EPOCH FROM clock_timestamp())) AS lifetime,
-       u.mfa_enrolled
+       NULL::jsonb AS token_attributes, user_attributes, workspace_attributes, u.mfa_enrolled
 FROM ` + noFacts + `
 JOIN ` + users + ` ON u.id = asked.of_user
 LEFT JOIN keywicket.members m
        ON m.user_id = u.id
       AND m.workspace_id = COALESCE(NULLIF(asked.in_id, ''), (SELECT id FROM keywicket.workspaces WHERE slug = asked.in_slug))
-LEFT JOIN keywicket.workspaces w ON w.id = m.workspace_id
+LEFT JOIN ` + workspaces + ` ON w.id = m.workspace_id
 LIMIT 1) AS found ON true`
 
 // sessionRevoked is true if the session that is asked for was revoked.
@@ -94,6 +102,7 @@ SELECT CASE WHEN t.revoked_at IS NOT NULL OR g.revoked_at IS NOT NULL OR a.revok
        t.id, 'oauth_token' AS kind, 'live' AS environment, g.user_id, t.scopes,
        w.id AS workspace_id, w.slug, m.role,
        (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp())) AS lifetime,
+       NULL::jsonb AS token_attributes, user_attributes, workspace_attributes,
        g.id AS grant_id, a.id AS app_id
 FROM keywicket.oauth_access_tokens t
 JOIN keywicket.oauth_grants g ON g.id = t.grant_id
@@ -106,7 +115,7 @@ LEFT JOIN keywicket.oauth_grant_workspaces gw
             (SELECT min(sole.workspace_id) FROM keywicket.oauth_grant_workspaces sole
              WHERE sole.grant_id = g.id AND asked.in_id = '' AND asked.in_slug = '' HAVING count(*) = 1))
 LEFT JOIN keywicket.members m ON m.user_id = g.user_id AND m.workspace_id = gw.workspace_id
-LEFT JOIN keywicket.workspaces w ON w.id = m.workspace_id
+LEFT JOIN ` + workspaces + ` ON w.id = m.workspace_id
 WHERE t.digest = asked.digest AND a.api = asked.api
 LIMIT 1) AS found ON true`
 
@@ -234,6 +243,7 @@ func (f *found) columns(kind authz.Kind) []any {
 		(*pq.StringArray)(&f.Principal.Scopes),
 		&f.Workspace.ID, &f.Workspace.Slug, &f.Workspace.Role,
 		&f.left,
+		&f.Principal.Attributes, &f.Principal.UserAttributes, &f.Workspace.Attributes,
 	}
 	switch kind {
 	case authz.KindOAuthToken:

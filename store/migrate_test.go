@@ -124,15 +124,15 @@ func TestRolesMayDoWhatTheyNeedAndNoMore(t *testing.T) {
 	f := newFixture(t)
 	token, _ := f.workspaceToken(t)
 	f.exec(t, `INSERT INTO keywicket.token_usage VALUES ($1, clock_timestamp())`, token.ID)
-	const lookedUp = `SELECT id, api, kind, environment, digest, scopes, workspace_id, user_id, expires_at, revoked_at
+	const lookedUp = `SELECT id, api, kind, environment, digest, scopes, workspace_id, user_id, expires_at, revoked_at, attributes
 		FROM keywicket.tokens`
 	for role, c := range map[string]struct{ may, mayNot []string }{
 		"keywicket_sidecar": {
 			may: []string{
 				lookedUp,
-				`SELECT id, slug FROM keywicket.workspaces`,
+				`SELECT id, slug, attributes FROM keywicket.workspaces`,
 				`SELECT workspace_id, user_id, role FROM keywicket.members`,
-				`SELECT id FROM keywicket.users`,
+				`SELECT id, attributes FROM keywicket.users`,
 				`SELECT session_id, user_id, revoked_at FROM keywicket.revoked_sessions`,
 				`SELECT id, api, revoked_at FROM keywicket.oauth_apps`,
 				`SELECT id, app_id, user_id, revoked_at FROM keywicket.oauth_grants`,
@@ -157,6 +157,9 @@ func TestRolesMayDoWhatTheyNeedAndNoMore(t *testing.T) {
 				`INSERT INTO keywicket.tokens SELECT * FROM keywicket.tokens`,
 				`UPDATE keywicket.tokens SET revoked_at = NULL`,
 				`UPDATE keywicket.tokens SET scopes = '{admin:all}'`,
+				`UPDATE keywicket.tokens SET attributes = '{}'`,
+				`UPDATE keywicket.users SET attributes = '{}'`,
+				`UPDATE keywicket.workspaces SET attributes = '{}'`,
 				`SELECT id FROM keywicket.tokens FOR UPDATE`,
 				`DELETE FROM keywicket.tokens`,
 				`TRUNCATE keywicket.tokens`,
@@ -192,6 +195,7 @@ func TestRolesMayDoWhatTheyNeedAndNoMore(t *testing.T) {
 				`SELECT token_id FROM keywicket.token_usage`,
 				`UPDATE keywicket.members SET role = 'owner'`,
 				`UPDATE keywicket.users SET email = 'x@example.com'`,
+				`UPDATE keywicket.users SET attributes = '{}'`,
 				`DELETE FROM keywicket.workspaces`,
 				`CREATE TABLE keywicket.x ()`,
 			},

@@ -24,7 +24,12 @@ type Workspace struct {
 	Slug      string    `db:"slug" json:"slug"`
 	Name      string    `db:"name" json:"name"`
 	CreatedAt time.Time `db:"created_at" json:"created_at"`
+	// Attributes are for policies to read.
+	Attributes authz.Attributes `db:"attributes" json:"attributes"`
 }
+
+// workspaceColumns are what a [Workspace] is read from.
+const workspaceColumns = `id, slug, name, created_at, attributes`
 
 // User is a person, by whatever id the product's identity provider has for them.
 type User struct {
@@ -33,10 +38,12 @@ type User struct {
 	CreatedAt   time.Time  `db:"created_at" json:"created_at"`
 	BannedUntil *time.Time `db:"banned_until" json:"banned_until"` // nil: never banned
 	MFAEnrolled bool       `db:"mfa_enrolled" json:"mfa_enrolled"` // the user has a second factor
+	// Attributes are for policies to read.
+	Attributes authz.Attributes `db:"attributes" json:"attributes"`
 }
 
 // userColumns are what a [User] is read from. Times that Go or JSON cannot hold become the nearest ones that they can.
-const userColumns = `id, email, created_at, mfa_enrolled,
+const userColumns = `id, email, created_at, mfa_enrolled, attributes,
 	CASE WHEN banned_until IS NOT NULL THEN GREATEST(LEAST(banned_until, '9999-12-31Z'), '1970-01-01Z') END AS banned_until`
 
 // Banned reports whether the user is banned at that time.
@@ -122,16 +129,21 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 		return Workspace{}, refuse(ErrInvalid,
 			"the slug %q is not 1 to 63 of a-z, 0-9 and -, starting with a letter or digit", w.Slug)
 	}
+	attributes, err := checked(w.Attributes)
+	if err != nil {
+		return Workspace{}, err
+	}
 	var created Workspace
-	err := r.db.GetContext(ctx, &created, `
-		INSERT INTO keywicket.workspaces (id, slug, name) VALUES ($1, $2, $3)
-		RETURNING id, slug, name, created_at`, w.ID, w.Slug, w.Name)
+	err = r.db.GetContext(ctx, &created, `
+		INSERT INTO keywicket.workspaces (id, slug, name, attributes) VALUES ($1, $2, $3, $4)
+		RETURNING `+workspaceColumns, w.ID, w.Slug, w.Name, attributes)
 	if err != nil {
 		return Workspace{}, explain(err, "create the workspace", map[string]*refusal{
 			"workspaces_pkey":     refuse(ErrExists, "the workspace id %q is taken", w.ID),
 			"workspaces_slug_key": refuse(ErrExists, "the slug %q is taken", w.Slug),
 			"workspaces_name_form": refuse(ErrInvalid,
 				"the workspace's name %q is empty or has control characters", w.Name),
+			"workspaces_attributes_form": errAttributes,
 		})
 	}
 	return created, asked(created.ID == w.ID && created.Slug == w.Slug && created.Name == w.Name, "create the workspace")
@@ -148,7 +160,7 @@ func newWorkspaceID() string {
 // Workspaces lists all workspaces by slug.
 func (r *Registry) Workspaces(ctx context.Context) ([]Workspace, error) {
 	list := []Workspace{}
-	err := r.db.SelectContext(ctx, &list, `SELECT id, slug, name, created_at FROM keywicket.workspaces ORDER BY slug`)
+	err := r.db.SelectContext(ctx, &list, `SELECT `+workspaceColumns+` FROM keywicket.workspaces ORDER BY slug`)
 	if err != nil {
 		return nil, fmt.Errorf("list the workspaces: %w", err)
 	}
@@ -159,7 +171,7 @@ func (r *Registry) Workspaces(ctx context.Context) ([]Workspace, error) {
 func (r *Registry) Workspace(ctx context.Context, ref string) (Workspace, error) {
 	var w Workspace
 	err := r.db.GetContext(ctx, &w, `
-		SELECT id, slug, name, created_at FROM keywicket.workspaces WHERE id = $1 OR slug = $1
+		SELECT `+workspaceColumns+` FROM keywicket.workspaces WHERE id = $1 OR slug = $1
 		ORDER BY id <> $1 LIMIT 1`, ref)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Workspace{}, refuse(ErrNotFound, "no workspace %q: %s", ref, r.choices(ctx, "workspace",
@@ -169,6 +181,18 @@ func (r *Registry) Workspace(ctx context.Context, ref string) (Workspace, error)
 		return Workspace{}, fmt.Errorf("find the workspace %q: %w", ref, err)
 	}
 	return w, asked(w.ID == ref || w.Slug == ref, "find the workspace")
+}
+
+// SetWorkspaceAttributes replaces all attributes of a workspace.
+func (r *Registry) SetWorkspaceAttributes(ctx context.Context, ref string, a authz.Attributes) (Workspace, error) {
+	w, err := r.Workspace(ctx, ref)
+	if err != nil {
+		return Workspace{}, err
+	}
+	if err := r.setAttributes(ctx, "workspaces", w.ID, a); err != nil {
+		return Workspace{}, err
+	}
+	return r.Workspace(ctx, w.ID)
 }
 
 // choices names what there is instead, ten at most; the query gives one more, to tell that there are others.
@@ -189,17 +213,22 @@ func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 	if !strings.Contains(u.Email, "@") { // as with workspaces
 		return User{}, noEmail
 	}
+	attributes, err := checked(u.Attributes)
+	if err != nil {
+		return User{}, err
+	}
 	var created User
-	err := r.db.GetContext(ctx, &created, `
-		INSERT INTO keywicket.users (id, email) VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2)
-		RETURNING `+userColumns, u.ID, u.Email)
+	err = r.db.GetContext(ctx, &created, `
+		INSERT INTO keywicket.users (id, email, attributes) VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2, $3)
+		RETURNING `+userColumns, u.ID, u.Email, attributes)
 	if err != nil {
 		return User{}, explain(err, "create the user", map[string]*refusal{
 			"users_pkey":      refuse(ErrExists, "the user id %q is taken", u.ID),
 			"users_email_key": refuse(ErrExists, "the email %q is taken", u.Email),
 			"users_id_form": refuse(ErrInvalid,
 				"the user id %q is longer than 255 characters, or has control characters or outer blanks", u.ID),
-			"users_email_form": noEmail,
+			"users_email_form":      noEmail,
+			"users_attributes_form": errAttributes,
 		})
 	}
 	return created, asked((u.ID == "" || created.ID == u.ID) && created.Email == u.Email, "create the user")
@@ -229,6 +258,18 @@ func (r *Registry) User(ctx context.Context, ref string) (User, error) {
 		return User{}, fmt.Errorf("find the user %q: %w", ref, err)
 	}
 	return u, asked(u.ID == ref || strings.EqualFold(u.Email, ref) || !isASCII(u.Email+ref), "find the user") // lower() depends on the database
+}
+
+// SetUserAttributes replaces all attributes of a user.
+func (r *Registry) SetUserAttributes(ctx context.Context, ref string, a authz.Attributes) (User, error) {
+	u, err := r.User(ctx, ref)
+	if err != nil {
+		return User{}, err
+	}
+	if err := r.setAttributes(ctx, "users", u.ID, a); err != nil {
+		return User{}, err
+	}
+	return r.User(ctx, u.ID)
 }
 
 // Lookup answers a check as a [Directory] does, for a token of the lookup's kind that is named by its id and not by its key. The

@@ -39,6 +39,7 @@ type Token struct {
 	LastUsedAt  *time.Time        `db:"last_used_at" json:"last_used_at"` // nil: never; exact to two minutes
 	RevokedAt   *time.Time        `db:"revoked_at" json:"revoked_at"`
 	Status      Status            `db:"status" json:"status"`
+	Attributes  authz.Attributes  `db:"attributes" json:"attributes"` // for policies to read
 }
 
 // NewToken says what token to create.
@@ -56,6 +57,8 @@ type NewToken struct {
 	ExpiresAt *time.Time
 	// Key is one that a product has handed out before. Empty: one is made.
 	Key authz.Secret
+	// Attributes are for policies to read.
+	Attributes authz.Attributes
 }
 
 // CreateToken creates a token, which is good from this moment on, and returns its key, of which only the digest is
@@ -86,6 +89,10 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 		}
 	}
 
+	attributes, err := checked(n.Attributes)
+	if err != nil {
+		return Token{}, "", err
+	}
 	scopes := pq.StringArray(n.Scopes)
 	if scopes == nil {
 		scopes = pq.StringArray{}
@@ -98,21 +105,22 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 	var id string
 	err = r.db.GetContext(ctx, &id, `
 		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id, user_id,
-			expires_at)
-		SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, expiry.at
+			expires_at, attributes)
+		SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, expiry.at, $12::jsonb
 		FROM (SELECT COALESCE($10::timestamptz, clock_timestamp() + $11::float8 * interval '1 second') AS at) AS expiry
 		WHERE expiry.at IS NULL OR expiry.at > clock_timestamp()
 		RETURNING id`,
 		n.API, n.Format.Kind, n.Format.Environment, n.Format.Visible(key), digest[:], n.Name, scopes,
-		owner.workspaceID, owner.userID, n.ExpiresAt, expiresIn)
+		owner.workspaceID, owner.userID, n.ExpiresAt, expiresIn, attributes)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Token{}, "", refuse(ErrInvalid, "the expiry has passed already, by the database's clock")
 	}
 	if err != nil {
 		return Token{}, "", explain(err, "create the token", map[string]*refusal{
-			"tokens_digest_key": refuse(ErrExists, "there is a token with this key already"),
-			"tokens_name_form":  refuse(ErrInvalid, "the token's name %q is empty or has control characters", n.Name),
-			"tokens_api_form":   refuse(ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
+			"tokens_digest_key":      refuse(ErrExists, "there is a token with this key already"),
+			"tokens_name_form":       refuse(ErrInvalid, "the token's name %q is empty or has control characters", n.Name),
+			"tokens_api_form":        refuse(ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
+			"tokens_attributes_form": errAttributes,
 		})
 	}
 	token, err := r.Token(ctx, id)
@@ -146,7 +154,7 @@ func (r *Registry) owner(ctx context.Context, n NewToken) (owner, error) {
 
 const tokenQuery = `
 SELECT t.id, t.visible_prefix, t.name, t.api, t.kind, t.environment, t.scopes, t.workspace_id, t.user_id,
-       t.created_at, t.expires_at, u.last_used_at, t.revoked_at,
+       t.created_at, t.expires_at, u.last_used_at, t.revoked_at, t.attributes,
        CASE WHEN t.revoked_at IS NOT NULL THEN 'revoked'
             WHEN t.expires_at <= clock_timestamp() THEN 'expired'
             ELSE 'active' END AS status
@@ -249,6 +257,14 @@ func (r *Registry) Token(ctx context.Context, id string) (Token, error) {
 }
 
 var errNoToken = refuse(ErrNotFound, "no token has this id: a token is named by its id in the list, never by its key")
+
+// SetTokenAttributes replaces all attributes of a token, also of one that is expired or revoked. [ErrNotFound]: there is no such token.
+func (r *Registry) SetTokenAttributes(ctx context.Context, id string, a authz.Attributes) (Token, error) {
+	if err := r.setAttributes(ctx, "tokens", id, a); err != nil {
+		return Token{}, err
+	}
+	return r.Token(ctx, id)
+}
 
 // RevokeToken revokes a token, for good. Revoking it again changes nothing. [ErrNotFound]: there is no such token.
 func (r *Registry) RevokeToken(ctx context.Context, id string) (Token, error) {

@@ -612,7 +612,7 @@ func TestConfig(t *testing.T) {
 // The cost of an entry is what memory it takes: else max_bytes would be no limit.
 func TestCost(t *testing.T) {
 	for name, answer := range map[string]func(n int, l authz.Lookup) cache.Answer{
-		"workspace token": workspaceToken, "personal key": personalKey, "unknown": func(_ int, l authz.Lookup) cache.Answer {
+		"workspace token": workspaceToken, "personal key": personalKey, "attributes": withAttributes, "unknown": func(_ int, l authz.Lookup) cache.Answer {
 			a, _ := unknown(t.Context(), l)
 			return a
 		},
@@ -626,7 +626,7 @@ func TestCost(t *testing.T) {
 				before := heap()
 				for n := range entries {
 					l := lookup(n)
-					if name == "personal key" {
+					if name == "personal key" || name == "attributes" {
 						l.Workspace.Slug = fmt.Sprintf("workspace-%d", n)
 					}
 					if _, err := c.Lookup(t.Context(), l); err != nil {
@@ -685,6 +685,13 @@ func personalKey(n int, l authz.Lookup) cache.Answer {
 	p.Kind, p.UserID = authz.Kind(strings.Clone("personal_key")), fmt.Sprintf("%08x-1111-4111-8111-111111111111", n)
 	a.Found.Workspace.Role = strings.Clone("editor")
 	a.Keys = append(a.Keys, cache.UserKey(p.UserID), cache.SlugKey(l.Workspace.Slug))
+	return a
+}
+
+func withAttributes(n int, l authz.Lookup) cache.Answer {
+	a := personalKey(n, l)
+	some := func(length int) authz.Attributes { return authz.Attributes(strings.Repeat("a", length)) }
+	a.Found.Principal.Attributes, a.Found.Principal.UserAttributes, a.Found.Workspace.Attributes = some(200), some(500), some(1500)
 	return a
 }
 
