@@ -19,6 +19,11 @@ type API struct {
 	Workspace   WorkspaceHeader    `yaml:"workspace"`
 	Credentials []CredentialFormat `yaml:"credentials"`
 	Session     SessionFormat      `yaml:"session"`
+	// Denials are the answers that its policy may give beside the built-in ones. Default: none.
+	Denials []Denial `yaml:"denials"`
+	// UpstreamHeaders are the headers that its policy may set for the upstream, in lower case. Every allowed request has
+	// them from the policy, or does not have them. Default: none.
+	UpstreamHeaders []string `yaml:"upstream_headers"`
 }
 
 // WorkspaceHeader says where a request names the workspace it targets.
@@ -94,7 +99,10 @@ func (a API) Complete() (API, error) {
 	if a.Session, err = a.Session.Complete(); err != nil {
 		return a, fmt.Errorf("session.%w", err)
 	}
-	return a, nil
+	if a.Denials, err = completeDenials(a.Denials); err != nil {
+		return a, err
+	}
+	return a, a.checkUpstreamHeaders()
 }
 
 // Complete fills the defaults and checks the rest, as [API.Complete] does.

@@ -1,12 +1,14 @@
 package authz
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Directory knows the credentials, the workspaces and their members (the PIP).
@@ -29,8 +31,10 @@ type Policy interface {
 type Reading struct {
 	// Parameters are the special characters that a path parameter may hold.
 	Parameters Parameters
-	// Query says that decisions depend on the query. A query that parsers read differently then matches no route.
+	// Query says that decisions depend on the parsed query. A query that parsers read differently then matches no route.
 	Query bool
+	// Certificate says that decisions depend on the client's certificate. One that cannot be parsed then is an error.
+	Certificate bool
 }
 
 // Config says what an Authorizer serves.
@@ -43,6 +47,8 @@ type Config struct {
 	AllowedHeaders []string
 	// Sessions verifies the session JWTs of the APIs that take some.
 	Sessions Sessions
+	// Now is the clock that policies see. Default: time.Now.
+	Now func() time.Time
 }
 
 // Authorizer answers checks. It is safe for concurrent use.
@@ -50,8 +56,10 @@ type Authorizer struct {
 	apis      map[string]API
 	fallback  string
 	hosts     hosts
-	headers   []string
+	headers   []string // that policies may read
+	upstream  []string // that policies may set, of all APIs
 	sessions  Sessions
+	now       func() time.Time
 	directory Directory
 	policy    Policy
 }
@@ -61,7 +69,12 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 	if len(c.APIs) == 0 {
 		return nil, fmt.Errorf("apis: none is configured")
 	}
-	a := &Authorizer{apis: make(map[string]API, len(c.APIs)), fallback: c.DefaultAPI, sessions: c.Sessions, directory: d, policy: p}
+	a := &Authorizer{
+		apis: make(map[string]API, len(c.APIs)), fallback: c.DefaultAPI, sessions: c.Sessions, now: c.Now, directory: d, policy: p,
+	}
+	if a.now == nil {
+		a.now = time.Now
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
 		api, err := c.APIs[name].Complete()
 		if err != nil {
@@ -71,6 +84,14 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 			return nil, fmt.Errorf("apis.%s.session: nothing here verifies sessions", name)
 		}
 		a.apis[name] = api
+		a.upstream = append(a.upstream, api.UpstreamHeaders...)
+	}
+	slices.Sort(a.upstream)
+	a.upstream = slices.Compact(a.upstream)
+	for name, api := range a.apis {
+		if slices.Contains(a.upstream, api.Workspace.Header) {
+			return nil, fmt.Errorf("apis: upstream_headers has %s, the workspace header of %s, which the sidecar sets itself", api.Workspace.Header, name)
+		}
 	}
 	var err error
 	if a.hosts, err = newHosts(a.apis); err != nil {
@@ -101,8 +122,24 @@ func (a *Authorizer) Check(ctx context.Context, r Request) (Answer, error) {
 		answer.Decision = Unavailable
 		answer.Public = false
 		answer.WorkspaceHeader.Value = ""
+		return answer, err
 	}
-	return answer, err
+	answer.declare(a.apis[answer.API], a.upstream)
+	return answer, nil
+}
+
+// declare adds what the API's configuration says to the policy's decision. The headers for the upstream are those of all APIs: an
+// upstream that serves several must not take one from a client of another API.
+func (answer *Answer) declare(api API, all []string) {
+	if d, ok := api.denial(answer.Code, answer.Reason); ok {
+		answer.Status, answer.Message = d.Status, d.Message
+		answer.RetryAfter = cmp.Or(answer.RetryAfter, int(d.RetryAfter.Seconds()))
+	}
+	if answer.Allow {
+		for _, name := range all {
+			answer.UpstreamHeaders = append(answer.UpstreamHeaders, HeaderValue{name, answer.Headers[name]})
+		}
+	}
 }
 
 func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error {
@@ -112,7 +149,10 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 	}
 	api := a.apis[name]
 	answer.API, answer.WorkspaceHeader.Name = name, api.Workspace.Header
-	in := a.input(name, r)
+	in, err := a.input(name, r)
+	if err != nil {
+		return err
+	}
 
 	// What somebody without a credential would be told: an allow means a public route, which is open without any
 	// look-up, to a bad credential too.
@@ -180,7 +220,7 @@ func (a *Authorizer) decide(ctx context.Context, in Input) (Decision, error) {
 	if err != nil {
 		return Decision{}, fmt.Errorf("evaluate the policy: %w", err)
 	}
-	if err := d.validate(); err != nil {
+	if err := d.validate(a.apis[in.API]); err != nil {
 		return Decision{}, fmt.Errorf("the policy's decision is not one: %w", err)
 	}
 	return d, nil
@@ -213,11 +253,20 @@ func (a *Authorizer) apiOf(r Request) (string, error) {
 	return a.fallback, nil
 }
 
-func (a *Authorizer) input(api string, r Request) Input {
+func (a *Authorizer) input(api string, r Request) (Input, error) {
 	path, query, _ := strings.Cut(r.Path, "?")
 	reading := a.policy.Reading(api)
 	values, ambiguous := parseQuery(query)
-	in := Input{API: api, Method: r.Method, Query: values, Host: strings.ToLower(r.Host), Context: r.Context}
+	in := Input{
+		API: api, Time: a.now(), Method: r.Method, RawQuery: query, Query: values, Host: strings.ToLower(r.Host), Context: r.Context,
+		Source: Source{Address: clientAddress(r.Source.Address), Principal: r.Source.Principal},
+	}
+	if reading.Certificate && r.Source.Certificate != "" {
+		var err error
+		if in.Source.Certificate, err = parseCertificate(r.Source.Certificate); err != nil {
+			return in, fmt.Errorf("read the client's certificate: %w", err)
+		}
+	}
 	// Envoy joins two Host headers by a comma. The request might be for either, so it matches no route.
 	if !strings.Contains(in.Host, ",") && (!ambiguous || !reading.Query) {
 		in.Segments, _ = Segments(path, reading.Parameters) // no route matches a path without segments
@@ -231,7 +280,7 @@ func (a *Authorizer) input(api string, r Request) Input {
 			in.Header[h] = values
 		}
 	}
-	return in
+	return in, nil
 }
 
 func (a *Authorizer) names() string {

@@ -159,12 +159,12 @@ func TestLookupIsByTheDigestOfTheWholeKey(t *testing.T) {
 func TestWorkspace(t *testing.T) {
 	own := authz.Found{
 		Principal: authz.Principal{ID: "t1", Kind: authz.KindWorkspaceKey},
-		Workspace: authz.Membership{ID: acmeID, Slug: "acme", Role: "guest"},
+		Workspace: authz.Membership{ID: acmeID, Slug: "acme", Role: "guest", Attributes: `{"plan": "pro"}`},
 	}
 	nobody := authz.Found{Principal: own.Principal}
 	none, absent := []string(nil), authz.Workspace{}
 	granted := func(requested bool) authz.Workspace {
-		return authz.Workspace{Requested: requested, Granted: true, ID: acmeID, Slug: "acme", Role: "guest"}
+		return authz.Workspace{Requested: requested, Granted: true, ID: acmeID, Slug: "acme", Role: "guest", Attributes: `{"plan": "pro"}`}
 	}
 	vain := authz.Workspace{Requested: true}
 	for name, c := range map[string]struct {

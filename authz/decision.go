@@ -1,8 +1,15 @@
 package authz
 
 import (
+	"errors"
 	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // Code is what the client is told: the error codes of the API documents, REQUEST_TOO_LARGE and UNAVAILABLE.
@@ -71,6 +78,12 @@ type Decision struct {
 	// no route matched.
 	RequiredScopes []string
 	Route          string
+	// AnyOf are scopes of the route of which one is needed, beside RequiredScopes. Empty: none is.
+	AnyOf []string
+	// Headers are for the upstream, of an allow: lower-case name → value. The names are the API's upstream_headers.
+	Headers map[string]string
+	// RetryAfter is sent to the client, in seconds; 0: none is. Only of a denial that the API declares.
+	RetryAfter int
 }
 
 // Unavailable is the decision when none can be made. An error ends here, never in an allow.
@@ -79,20 +92,55 @@ var Unavailable = Decision{Code: CodeUnavailable, Reason: ReasonUnavailable}
 // TooLarge is the decision on a request that is larger than a PEP's adapter checks.
 var TooLarge = Decision{Code: CodeRequestTooLarge, Reason: ReasonTooLarge}
 
-func (d Decision) validate() error {
-	if d.Allow {
-		if d.Code != "" || d.Reason != "" {
-			return fmt.Errorf("it allows, with the code %q and the reason %q", d.Code, d.Reason)
-		}
-		return nil
+// validate holds a decision against what the API declares.
+func (d Decision) validate(api API) error {
+	if d.RetryAfter < 0 || d.RetryAfter > int(maxRetryAfter.Seconds()) {
+		return fmt.Errorf("its retry_after is %d, not 1 to %d seconds", d.RetryAfter, int(maxRetryAfter.Seconds()))
 	}
-	for _, scope := range d.RequiredScopes {
+	if d.Allow {
+		if d.Code != "" || d.Reason != "" || d.RetryAfter != 0 {
+			return fmt.Errorf("it allows, with the code %q, the reason %q and retry_after %d", d.Code, d.Reason, d.RetryAfter)
+		}
+		return d.validateHeaders(api)
+	}
+	if len(d.Headers) > 0 {
+		return errors.New("it denies, with headers for the upstream")
+	}
+	for _, scope := range slices.Concat(d.RequiredScopes, d.AnyOf) {
 		if !ValidScope(scope) {
 			return fmt.Errorf("it requires %q, which is no scope", scope)
 		}
 	}
-	if code, ok := codeOf[d.Reason]; !ok || code != d.Code {
-		return fmt.Errorf("it denies with the code %q and the reason %q, which do not belong together", d.Code, d.Reason)
+	if code, ok := codeOf[d.Reason]; ok && code == d.Code {
+		if d.RetryAfter != 0 {
+			return fmt.Errorf("it denies with the reason %s, which is built in and has no retry_after", d.Reason)
+		}
+		return nil
+	}
+	if _, ok := api.denial(d.Code, d.Reason); !ok {
+		return fmt.Errorf("it denies with the code %s and the reason %s, which do not belong together: "+
+			"they are not built in, and the API's denials do not have them", word(codeForm, string(d.Code)), word(reasonForm, string(d.Reason)))
+	}
+	return nil
+}
+
+// word quotes a code or a reason for the log. What has another form may be a part of the request, and secret.
+func word(form *regexp.Regexp, text string) string {
+	if !form.MatchString(text) {
+		return fmt.Sprintf("of another form, with %d bytes", len(text))
+	}
+	return strconv.Quote(text)
+}
+
+// validateHeaders does not say a value in its error: it may tell of the user.
+func (d Decision) validateHeaders(api API) error {
+	for name, value := range d.Headers {
+		switch {
+		case !slices.Contains(api.UpstreamHeaders, name):
+			return fmt.Errorf("it sets the header %s, which the API's upstream_headers do not have", word(headerForm, name))
+		case !httpguts.ValidHeaderFieldValue(value) || !utf8.ValidString(value):
+			return fmt.Errorf("its value for %s cannot stand in a header", name)
+		}
 	}
 	return nil
 }
@@ -122,6 +170,11 @@ type Answer struct {
 	// WorkspaceHeader is the API's header that names a workspace, with the granted workspace as its value. An empty value
 	// means that none was granted: the PEP then removes the header. Empty without an API.
 	WorkspaceHeader HeaderValue
+	// UpstreamHeaders are all that a policy of any API may set, with what it has set. The PEP removes those with an empty value.
+	UpstreamHeaders []HeaderValue
+	// Status, an HTTP status, and Message are those of a denial that the API declares; otherwise 0 and empty.
+	Status  int
+	Message string
 	// Detail tells an operator why a credential was denied, where the reason does not. It is for the log alone. Of a
 	// credential it holds an algorithm's name, and of one that the issuer has signed its iss and aud; it is bounded.
 	Detail string

@@ -40,6 +40,9 @@ type Principal struct {
 	SessionID   string // of a session
 	AAL         string // of a session: its authenticator assurance level, such as aal1 or aal2; empty: not known
 	GrantID     string // of an access token of OAuth 2.0: what a user has granted to an app
+	Attributes  Attributes
+	// UserAttributes are those of the user; empty for a workspace's credential.
+	UserAttributes Attributes
 }
 
 // Lookup is the question of one check to the directory: about the key with the digest, or about the session.
@@ -81,4 +84,6 @@ const (
 type Membership struct {
 	ID, Slug string
 	Role     string // of the user; empty for a workspace's credential
+	// Attributes of the workspace.
+	Attributes Attributes
 }

@@ -5,7 +5,7 @@ import "regexp"
 // WorkspaceRef names a workspace by id or by slug; zero: none.
 type WorkspaceRef struct{ ID, Slug string }
 
-// Workspace is the workspace that a request acts in. ID, Slug and Role are set only when it is granted, so that
+// Workspace is the workspace that a request acts in. ID, Slug, Role and Attributes are set only when it is granted, so that
 // nobody learns of a workspace that is not theirs.
 type Workspace struct {
 	// Requested says that the request has the workspace header, whatever is in it.
@@ -14,6 +14,8 @@ type Workspace struct {
 	Granted  bool
 	ID, Slug string
 	Role     string
+	// Attributes of the workspace.
+	Attributes Attributes
 }
 
 var (
@@ -70,7 +72,7 @@ func (r requestedWorkspace) grant(m Membership, required bool) Workspace {
 		w.Granted = r.ref.Slug == m.Slug
 	}
 	if w.Granted {
-		w.ID, w.Slug, w.Role = m.ID, m.Slug, m.Role
+		w.ID, w.Slug, w.Role, w.Attributes = m.ID, m.Slug, m.Role, m.Attributes
 	}
 	return w
 }

@@ -1,9 +1,19 @@
 package envoy_test
 
 import (
+	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"log/slog"
+	"math/big"
 	"net"
+	"net/url"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -80,6 +90,75 @@ func BenchmarkCheck(b *testing.B) {
 			stop()
 		})
 	}
+}
+
+// BenchmarkSource measures what it costs a warm check that Envoy sends the client's principal and its certificate, and that
+// a policy reads the latter.
+func BenchmarkSource(b *testing.B) {
+	dir := b.TempDir()
+	if err := os.CopyFS(dir, policies.Builtin); err != nil {
+		b.Fatal(err)
+	}
+	rules := filepath.Join(dir, "keywicket", "decision.rego")
+	text, err := os.ReadFile(rules)
+	if err != nil {
+		b.Fatal(err)
+	}
+	text = bytes.Replace(text, []byte("permitted\n"), []byte("permitted\n\tnot input.source.certificate.uris[0] == \"spiffe://evil\"\n"), 1)
+	if err := os.WriteFile(rules, text, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	remembered, err := cache.New(cache.Config{StalenessBound: time.Hour, MaxAge: time.Hour}, source{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer remembered.Close()
+	remembered.Told(remembered.Poll(), cache.Reply{Snapshot: "1:1:", World: "w"}, true)
+	for _, c := range []struct {
+		name string
+		dir  string
+		peer *authv3.AttributeContext_Peer
+	}{
+		{"nothing", "", nil},
+		{"principal", "", &authv3.AttributeContext_Peer{Principal: "spiffe://acme.example/billing"}},
+		{"certificate", "", &authv3.AttributeContext_Peer{Principal: "spiffe://acme.example/billing", Certificate: clientCertificate(b)}},
+		{"certificate-read", dir, &authv3.AttributeContext_Peer{Principal: "spiffe://acme.example/billing", Certificate: clientCertificate(b)}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			engine, err := policies.Load(b.Context(), policies.Config{Dir: c.dir})
+			if err != nil {
+				b.Fatal(err)
+			}
+			a, err := authz.New(authz.Config{APIs: map[string]authz.API{"velocity": {
+				Workspace:   authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
+				Credentials: []authz.CredentialFormat{{Kind: authz.KindPersonalKey, Prefix: "velu_"}},
+			}}}, remembered, engine)
+			if err != nil {
+				b.Fatal(err)
+			}
+			ask := presenting("velu_a1b2c3d4e5f6g7h8i9j0")
+			ask.Attributes.Source = c.peer
+			ctx, stop := context.WithCancel(b.Context())
+			server := envoy.NewServer(envoy.Config{}, a, slog.New(slog.DiscardHandler))
+			measure(b, ask, func(l net.Listener) error { return server.Serve(ctx, l) })
+			stop()
+		})
+	}
+}
+
+// clientCertificate is of a client, as Envoy sends it.
+func clientCertificate(b *testing.B) string {
+	b.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		b.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), URIs: []*url.URL{{Scheme: "spiffe", Host: "acme.example", Path: "/billing"}}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
 }
 
 func presenting(credential string) *authv3.CheckRequest {

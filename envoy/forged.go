@@ -15,10 +15,11 @@ var overriding = []string{
 	"x-original-url", "x-rewrite-url", "x-http-method-override", "x-http-method", "x-method-override", "x-envoy-original-path",
 }
 
-// forged returns the names of headers in a request that a server may take for one of the sidecar's, for the workspace
-// header or for an overriding one: many servers read x_keywicket_subject as x-keywicket-subject, and some read any
-// punctuation so. Names in lower case. The headers that every allow sets or removes by name are not among them.
-func forged(header map[string][]string, workspace string) []string {
+// forged returns the names of headers in a request that a server may take for one of the sidecar's, for one of the API's
+// (the workspace header, those of its policy) or for an overriding one: many servers read x_keywicket_subject as
+// x-keywicket-subject, and some read any punctuation so. Names in lower case. The headers that every allow sets or removes
+// by name are not among them.
+func forged(header map[string][]string, ofAPI []authz.HeaderValue) []string {
 	var names []string
 	for name := range header {
 		plain := name
@@ -26,7 +27,8 @@ func forged(header map[string][]string, workspace string) []string {
 			plain = strings.Map(dashed, name)
 		}
 		ours := strings.HasPrefix(plain, prefix) && !isIdentity(name)
-		other := plain != name && (plain == workspace || slices.Contains(overriding, plain))
+		taken := func(h authz.HeaderValue) bool { return h.Name == plain }
+		other := plain != name && (slices.ContainsFunc(ofAPI, taken) || slices.Contains(overriding, plain))
 		if (ours || other) && httpguts.ValidHeaderFieldName(name) {
 			names = append(names, name)
 		}

@@ -1,9 +1,11 @@
 package envoy
 
 import (
+	"context"
 	"strings"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/keywicket/keywicket/authz"
 )
@@ -11,8 +13,13 @@ import (
 // apiExtension is the key of the context extension that names the API of a virtual host or a route.
 const apiExtension = "api"
 
+// clientAddress is the key of the gRPC metadata in which Envoy tells the client's address. Envoy's configuration sets it
+// (initial_metadata in deploy/envoy), and nothing that a client sends becomes metadata of a check. The CheckRequest itself
+// has the connection's other end alone, which is a load balancer's where one stands in front of Envoy.
+const clientAddress = "x-keywicket-client-address"
+
 // request reads a CheckRequest. What is missing stays empty, and matches nothing.
-func request(check *authv3.CheckRequest) authz.Request {
+func request(ctx context.Context, check *authv3.CheckRequest) authz.Request {
 	attributes := check.GetAttributes()
 	http := attributes.GetRequest().GetHttp()
 	extensions := attributes.GetContextExtensions()
@@ -23,7 +30,24 @@ func request(check *authv3.CheckRequest) authz.Request {
 		Host:    http.GetHost(),
 		Header:  header(http),
 		Context: extensions,
+		Source: authz.Connection{
+			Address:     address(ctx, attributes.GetSource()),
+			Principal:   attributes.GetSource().GetPrincipal(),
+			Certificate: attributes.GetSource().GetCertificate(),
+		},
 	}
+}
+
+// address is what Envoy tells in the metadata. Told twice, it means nothing.
+func address(ctx context.Context, source *authv3.AttributeContext_Peer) string {
+	told := metadata.ValueFromIncomingContext(ctx, clientAddress)
+	switch len(told) {
+	case 0:
+		return source.GetAddress().GetSocketAddress().GetAddress()
+	case 1:
+		return told[0]
+	}
+	return ""
 }
 
 // header gives every value of a repeated header on its own, as long as Envoy has encode_raw_headers: without it Envoy

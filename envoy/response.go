@@ -1,8 +1,11 @@
 package envoy
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -21,7 +24,7 @@ import (
 // Envoy takes a response without a status for an allow, even beside a denied response of 403.
 // The headers are those of the request; forged ones are removed from what is allowed.
 func response(answer authz.Answer, forwardCredential bool, header map[string][]string) *authv3.CheckResponse {
-	code := codes.PermissionDenied // also for a code that this package does not know
+	code := codes.PermissionDenied // also for a code that an API declares
 	if answer.Allow {
 		code = codes.OK
 	} else if d, ok := denials[answer.Code]; ok {
@@ -29,7 +32,7 @@ func response(answer authz.Answer, forwardCredential bool, header map[string][]s
 	}
 	check := &authv3.CheckResponse{
 		Status:          &status.Status{Code: int32(code)},
-		DynamicMetadata: metadata(answer),
+		DynamicMetadata: dynamicMetadata(answer),
 	}
 	if code == codes.OK {
 		check.HttpResponse = &authv3.CheckResponse_OkResponse{OkResponse: allowed(answer, forwardCredential, header)}
@@ -104,8 +107,8 @@ func expressible(answer authz.Answer) error {
 	return nil
 }
 
-// allowed sets every identity header and the API's workspace header, or removes it, whatever the client sent under its
-// name. None is in both lists: in Envoy a removal beats a set.
+// allowed sets every identity header and the API's own headers, or removes it, whatever the client sent under its name. None
+// is in both lists: in Envoy a removal beats a set.
 func allowed(answer authz.Answer, forwardCredential bool, header map[string][]string) *authv3.OkHttpResponse {
 	ok := &authv3.OkHttpResponse{}
 	set := func(name, value string) {
@@ -118,11 +121,15 @@ func allowed(answer authz.Answer, forwardCredential bool, header map[string][]st
 	for _, f := range identity(answer) {
 		set(f.name, f.value)
 	}
+	ofAPI := answer.UpstreamHeaders
 	if h := answer.WorkspaceHeader; h.Name != "" {
+		ofAPI = append(slices.Clone(ofAPI), h)
+	}
+	for _, h := range ofAPI {
 		set(h.Name, h.Value)
 	}
 	ok.HeadersToRemove = append(ok.HeadersToRemove, overriding...)
-	ok.HeadersToRemove = append(ok.HeadersToRemove, forged(header, answer.WorkspaceHeader.Name)...)
+	ok.HeadersToRemove = append(ok.HeadersToRemove, forged(header, ofAPI)...)
 	if !forwardCredential && !answer.Public {
 		ok.HeadersToRemove = append(ok.HeadersToRemove, authz.AuthorizationHeader)
 	}
@@ -138,13 +145,19 @@ type bodyError struct {
 	Reason         authz.Reason `json:"reason"`
 	Message        string       `json:"message"`
 	RequiredScopes []string     `json:"required_scopes,omitempty"`
+	AnyOf          []string     `json:"any_of,omitempty"`
 	DecisionID     string       `json:"decision_id"`
 }
 
 func denied(answer authz.Answer) *authv3.DeniedHttpResponse {
-	e := bodyError{Code: answer.Code, Reason: answer.Reason, Message: messages[answer.Reason], DecisionID: answer.ID}
+	e := bodyError{
+		Code: answer.Code, Reason: answer.Reason, Message: cmp.Or(answer.Message, messages[answer.Reason]), DecisionID: answer.ID,
+	}
 	if answer.Reason == authz.ReasonMissingScope {
-		e.RequiredScopes = answer.RequiredScopes
+		e.RequiredScopes, e.AnyOf = answer.RequiredScopes, answer.AnyOf
+		if len(e.AnyOf) > 0 {
+			e.Message = "The token may not use this route: all of required_scopes and one of any_of are needed."
+		}
 	}
 	text, err := json.Marshal(body{e})
 	if err != nil {
@@ -155,43 +168,50 @@ func denied(answer authz.Answer) *authv3.DeniedHttpResponse {
 		headers = append(headers, overwrite("www-authenticate", challenge))
 	}
 	if answer.Code == authz.CodeUnavailable {
-		headers = append(headers, overwrite("retry-after", "1"))
+		answer.RetryAfter = 1
 	}
-	status := denials[answer.Code].http
-	if status == 0 {
-		status = typev3.StatusCode_Forbidden
+	if answer.RetryAfter > 0 {
+		headers = append(headers, overwrite("retry-after", strconv.Itoa(answer.RetryAfter)))
 	}
 	return &authv3.DeniedHttpResponse{
-		Status:  &typev3.HttpStatus{Code: status},
+		Status:  &typev3.HttpStatus{Code: httpStatus(answer)},
 		Headers: headers,
 		Body:    string(text) + "\n",
 	}
 }
 
+// httpStatus is that of a denial. Envoy's enum lacks some statuses, such as 418, but Envoy sends them.
+func httpStatus(answer authz.Answer) typev3.StatusCode {
+	declared := typev3.StatusCode(answer.Status) //nolint:gosec // 400 to 499
+	return cmp.Or(declared, denials[answer.Code].http, typev3.StatusCode_Forbidden)
+}
+
 // challenge is the WWW-Authenticate header of RFC 6750, section 3: without an error code when no credential was
-// presented (section 3.1). A session that lacks the second factor gets the challenge of RFC 9470, section 3.
+// presented (section 3.1). A session that lacks the second factor gets the challenge of RFC 9470, section 3. Every 401 has a
+// challenge (RFC 9110, section 15.5.2). A 403 has one for a missing scope, and where no token may use the route.
 func challenge(answer authz.Answer) string {
-	switch answer.Code {
-	case authz.CodeUnauthorized:
-		switch answer.Reason {
-		case authz.ReasonMissing:
-			return `Bearer realm="keywicket"`
-		case authz.ReasonSecondFactorRequired:
-			return `Bearer realm="keywicket", error="insufficient_user_authentication", ` +
-				`error_description="a second factor is required", acr_values="` + authz.AAL2 + `"`
-		}
-		return `Bearer realm="keywicket", error="invalid_token"`
-	case authz.CodeForbidden:
-		if len(answer.RequiredScopes) == 0 {
+	switch answer.Reason {
+	case authz.ReasonMissing:
+		return `Bearer realm="keywicket"`
+	case authz.ReasonSecondFactorRequired:
+		return `Bearer realm="keywicket", error="insufficient_user_authentication", ` +
+			`error_description="a second factor is required", acr_values="` + authz.AAL2 + `"`
+	case authz.ReasonMissingScope, authz.ReasonNoRoute:
+		// The attribute scope lists what is needed together. Of the scopes of which one is enough, the first stands for all.
+		scopes := slices.Concat(answer.RequiredScopes, answer.AnyOf[:min(1, len(answer.AnyOf))])
+		if len(scopes) == 0 {
 			return `Bearer error="insufficient_scope"`
 		}
-		return fmt.Sprintf(`Bearer error="insufficient_scope", scope="%s"`, strings.Join(answer.RequiredScopes, " "))
+		return fmt.Sprintf(`Bearer error="insufficient_scope", scope="%s"`, strings.Join(scopes, " "))
+	}
+	if httpStatus(answer) == typev3.StatusCode_Unauthorized {
+		return `Bearer realm="keywicket", error="invalid_token"`
 	}
 	return ""
 }
 
-// metadata is what access logs and rate limits may know of an answer, whatever it is: ids, never a secret.
-func metadata(answer authz.Answer) *structpb.Struct {
+// dynamicMetadata is what access logs and rate limits may know of an answer, whatever it is: ids, never a secret.
+func dynamicMetadata(answer authz.Answer) *structpb.Struct {
 	fields := map[string]*structpb.Value{
 		"decision_id": structpb.NewStringValue(answer.ID),
 		"code":        structpb.NewStringValue(string(answer.Code)),

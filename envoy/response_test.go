@@ -2,9 +2,11 @@ package envoy
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -160,5 +162,91 @@ func TestMetadata(t *testing.T) {
 	want = map[string]any{"decision_id": "D1", "code": "UNAUTHORIZED", "reason": "missing"}
 	if got := nobody.GetDynamicMetadata().AsMap(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v", got)
+	}
+}
+
+func own(status int, code authz.Code, reason authz.Reason, retryAfter int) authz.Answer {
+	a := denial(code, reason, "a")
+	a.Status, a.Message, a.RetryAfter = status, "Told by the configuration.", retryAfter
+	return a
+}
+
+// What an API declares is told to the client as it is declared. A 401 has a challenge, and no status of gRPC is OK.
+func TestDenialOfAnAPIsOwn(t *testing.T) {
+	for _, c := range []struct {
+		answer           authz.Answer
+		challenge, retry string
+	}{
+		{own(402, "PAYMENT_REQUIRED", "plan_too_small", 0), "", ""},
+		{own(429, "RATE_LIMITED", "quota", 30), "", "30"},
+		{own(418, "TEAPOT", "tea", 0), "", ""},
+		{own(403, "FORBIDDEN", "outside_office_hours", 0), "", ""},
+		{own(401, "UNAUTHORIZED", "device_unknown", 86400), `Bearer realm="keywicket", error="invalid_token"`, "86400"},
+		{own(401, "DEVICE_REQUIRED", "device_unknown", 0), `Bearer realm="keywicket", error="invalid_token"`, ""},
+	} {
+		check := response(c.answer, false, nil)
+		denied := check.GetDeniedResponse()
+		set := make(map[string]string)
+		for _, h := range denied.GetHeaders() {
+			set[h.GetHeader().GetKey()] = h.GetHeader().GetValue()
+		}
+		if check.GetStatus().GetCode() == int32(codes.OK) || int(denied.GetStatus().GetCode()) != c.answer.Status ||
+			set["www-authenticate"] != c.challenge || set["retry-after"] != c.retry {
+			t.Errorf("%s: got %v", c.answer.Code, check)
+		}
+		want := fmt.Sprintf(`{"error":{"code":"%s","reason":"%s","message":"Told by the configuration.","decision_id":"D1"}}`+"\n", c.answer.Code, c.answer.Reason)
+		if denied.GetBody() != want {
+			t.Errorf("body %s, not %s", denied.GetBody(), want)
+		}
+		if got := check.GetDynamicMetadata().AsMap(); got["code"] != string(c.answer.Code) || got["reason"] != string(c.answer.Reason) {
+			t.Errorf("metadata %v", got)
+		}
+	}
+}
+
+// Of scopes of which one is needed, the body tells all. The challenge names the first, beside those that are needed.
+func TestDenialTellsAnyOf(t *testing.T) {
+	for _, c := range []struct {
+		required, anyOf []string
+		challenge, body string
+	}{
+		{[]string{"a"}, []string{"b", "c"}, `scope="a b"`, `"required_scopes":["a"],"any_of":["b","c"]`},
+		{nil, []string{"b", "c"}, `scope="b"`, `"any_of":["b","c"]`},
+		{[]string{"a"}, nil, `scope="a"`, `"required_scopes":["a"],"decision_id"`},
+	} {
+		answer := denial("FORBIDDEN", "missing_scope", c.required...)
+		answer.AnyOf = c.anyOf
+		denied := response(answer, false, nil).GetDeniedResponse()
+		if got := denied.GetHeaders()[1].GetHeader().GetValue(); got != `Bearer error="insufficient_scope", `+c.challenge {
+			t.Errorf("challenge %s", got)
+		}
+		if !strings.Contains(denied.GetBody(), c.body) || strings.Contains(denied.GetBody(), "one of any_of") != (c.anyOf != nil) {
+			t.Errorf("body %s", denied.GetBody())
+		}
+	}
+	answer := denial("WORKSPACE_ACCESS_DENIED", "workspace_required", "a")
+	answer.AnyOf = []string{"b"}
+	if body := response(answer, false, nil).GetDeniedResponse().GetBody(); strings.Contains(body, "any_of") {
+		t.Errorf("of another reason: %s", body)
+	}
+}
+
+// Each header that the API's policy may set is set or removed, and other spellings of it are removed.
+func TestHeadersOfThePolicy(t *testing.T) {
+	answer := ada
+	answer.UpstreamHeaders = []authz.HeaderValue{{Name: "x-plan", Value: "pro"}, {Name: "x-region"}}
+	answer.WorkspaceHeader = authz.HeaderValue{Name: "x-workspace-slug", Value: "acme"}
+	ok := response(answer, true, map[string][]string{
+		"x-plan": {"evil"}, "x_plan": {"evil"}, "x.plan": {"evil"}, "x-region": {"evil"}, "x_region": {"evil"}, "x_workspace_slug": {"evil"}, "x-planet": {"kept"},
+	}).GetOkResponse()
+	set, removed := headersOf(ok), ok.GetHeadersToRemove()
+	if set["x-plan"] != "pro" || set["x-region"] != "" || set["x-workspace-slug"] != "acme" {
+		t.Errorf("set %v", set)
+	}
+	if want := slices.Concat([]string{"x-keywicket-aal", "x-region"}, overriding, []string{"x.plan", "x_plan", "x_region", "x_workspace_slug"}); !slices.Equal(removed, want) {
+		t.Errorf("removed %v", removed)
+	}
+	if answer.UpstreamHeaders[1].Name != "x-region" || len(answer.UpstreamHeaders) != 2 {
+		t.Errorf("the answer is changed: %v", answer.UpstreamHeaders)
 	}
 }

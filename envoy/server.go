@@ -133,7 +133,7 @@ func (s *Server) Check(ctx context.Context, check *authv3.CheckRequest) (out *au
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeLimit(ctx))
 	defer cancel()
-	r := request(check)
+	r := request(ctx, check)
 	answer, err := s.authorizer.Check(ctx, r)
 	if err == nil {
 		if err = expressible(answer); err != nil {

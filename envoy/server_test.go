@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/keywicket/keywicket/authz"
@@ -397,5 +398,62 @@ func TestStopDoesNotWaitForever(t *testing.T) {
 	close(release)
 	if err := <-r.stopped; err != nil {
 		t.Errorf("Serve returned %v", err)
+	}
+}
+
+// The client's address is what Envoy's configuration has the metadata say; without it, the connection's other end. No header
+// of a request says it.
+func TestSourceOfARequest(t *testing.T) {
+	var seen authz.Source
+	r := serve(t, envoy.Config{}, found, func(in authz.Input) authz.Decision { seen = in.Source; return principalsOnly(in) })
+	const told = "x-keywicket-client-address"
+	for name, c := range map[string]struct {
+		metadata []string
+		want     string
+	}{
+		"not told":        {nil, "10.0.0.1"},
+		"told":            {[]string{told, "203.0.113.7"}, "203.0.113.7"},
+		"told twice":      {[]string{told, "203.0.113.7", told, "203.0.113.8"}, ""},
+		"told as nothing": {[]string{told, "-"}, ""},
+	} {
+		request := raw([2]string{"authorization", "Bearer " + key}, [2]string{told, "6.6.6.6"}, [2]string{"x-forwarded-for", "6.6.6.6"})
+		request.Attributes.Source = &authv3.AttributeContext_Peer{
+			Principal: "spiffe://acme/billing",
+			Address: &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
+				Address: "10.0.0.1", PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: 1},
+			}}},
+		}
+		ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(t.Context(), c.metadata...), 10*time.Second)
+		response, err := r.client.Check(ctx, request)
+		cancel()
+		if err != nil || response.GetOkResponse() == nil || seen.Address != c.want || seen.Principal != "spiffe://acme/billing" {
+			t.Errorf("%s: %v %v, the policy saw %+v", name, response, err, seen)
+		}
+	}
+}
+
+// A header that the API has not declared is a 503, whose cause is in the log and nowhere else. The value is in neither.
+func TestUndeclaredAnswerIsADenied503(t *testing.T) {
+	for name, c := range map[string]struct {
+		decision authz.Decision
+		cause    string
+	}{
+		"a pair":   {authz.Decision{Code: "PAYMENT_REQUIRED", Reason: "plan_too_small"}, "PAYMENT_REQUIRED"},
+		"a header": {authz.Decision{Allow: true, Headers: map[string]string{"x-plan": "confidential"}}, "x-plan"},
+	} {
+		r := serve(t, envoy.Config{}, found, func(in authz.Input) authz.Decision {
+			if in.Principal == nil {
+				return principalsOnly(in)
+			}
+			return c.decision
+		})
+		response := check(t, r, good)
+		body := response.GetDeniedResponse().GetBody()
+		if response.GetStatus().GetCode() != int32(codes.Unavailable) || strings.Contains(body, c.cause) || !strings.Contains(body, "UNAVAILABLE") {
+			t.Errorf("%s: %v", name, response)
+		}
+		if log := r.log.String(); !strings.Contains(log, c.cause) || strings.Contains(log, "confidential") {
+			t.Errorf("%s: the log is %s", name, log)
+		}
 	}
 }

@@ -1,0 +1,150 @@
+package authz
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Denial is an answer of an API's own: what a policy may deny with beside the built-in codes and reasons.
+type Denial struct {
+	// Code is a new one, such as PAYMENT_REQUIRED, or UNAUTHORIZED, FORBIDDEN or WORKSPACE_ACCESS_DENIED.
+	Code Code `yaml:"code"`
+	// Reason is a new one, such as plan_too_small.
+	Reason Reason `yaml:"reason"`
+	// Status is the HTTP status, 400 to 499. Default: that of the built-in code. A new code has to have one.
+	Status int `yaml:"status"`
+	// Message is for the client: one line of text.
+	Message string `yaml:"message"`
+	// RetryAfter is sent to the client, in whole seconds. A policy can say another time. Default: none is sent.
+	RetryAfter time.Duration `yaml:"retry_after"`
+}
+
+const (
+	maxMessage    = 512            // bytes
+	maxRetryAfter = 24 * time.Hour // of a denial
+)
+
+var (
+	codeForm   = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,63}$`)
+	reasonForm = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
+)
+
+// extensible are the built-in codes that can have other reasons, with their status.
+var extensible = map[Code]int{CodeUnauthorized: 401, CodeForbidden: 403, CodeWorkspaceAccessDenied: 403}
+
+// Complete fills the defaults and checks the rest, as [API.Complete] does.
+func (d Denial) Complete() (Denial, error) {
+	status, builtIn := extensible[d.Code]
+	if builtIn && d.Status == 0 {
+		d.Status = status
+	}
+	switch {
+	case !codeForm.MatchString(string(d.Code)):
+		return d, fmt.Errorf("code: %q is not 1 to 64 of A-Z, 0-9 and _, with a letter first", d.Code)
+	case !builtIn && isBuiltInCode(d.Code):
+		return d, fmt.Errorf("code: %s is the sidecar's own; no policy can deny with it", d.Code)
+	case !reasonForm.MatchString(string(d.Reason)):
+		return d, fmt.Errorf("reason: %q is not 1 to 64 of a-z, 0-9 and _, with a letter first", d.Reason)
+	case codeOf[d.Reason] != "":
+		return d, fmt.Errorf("reason: %s is built in, under the code %s; choose another one", d.Reason, codeOf[d.Reason])
+	case builtIn && d.Status != status:
+		return d, fmt.Errorf("status: that of %s is %d; leave it out", d.Code, status)
+	case d.Status < 400 || d.Status > 499:
+		return d, fmt.Errorf("status: %d is not from 400 to 499", d.Status)
+	case d.Message == "" || len(d.Message) > maxMessage || !utf8.ValidString(d.Message) || strings.ContainsFunc(d.Message, isBreak):
+		return d, fmt.Errorf("message: write one line of text for the client, at most %d bytes", maxMessage)
+	case d.RetryAfter < 0 || d.RetryAfter > maxRetryAfter || d.RetryAfter%time.Second != 0:
+		return d, fmt.Errorf("retry_after: %v is not a number of whole seconds up to %v, such as 30s", d.RetryAfter, maxRetryAfter)
+	}
+	return d, nil
+}
+
+func isBuiltInCode(code Code) bool { return slices.Contains(slices.Collect(maps.Values(codeOf)), code) }
+
+func isBreak(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' }
+
+func completeDenials(denials []Denial) ([]Denial, error) {
+	denials = slices.Clone(denials)
+	for i, d := range denials {
+		d, err := d.Complete()
+		for _, before := range denials[:i] {
+			switch {
+			case err != nil || before.Code != d.Code:
+			case before.Reason == d.Reason:
+				err = fmt.Errorf("reason: %s is there twice under the code %s", d.Reason, d.Code)
+			case before.Status != d.Status:
+				err = fmt.Errorf("status: %s has the status %d above; a code has one", d.Code, before.Status)
+			}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("denials[%d].%w", i, err)
+		}
+		denials[i] = d
+	}
+	return denials, nil
+}
+
+// denial finds what the API declares of a code and a reason.
+func (a API) denial(code Code, reason Reason) (Denial, bool) {
+	i := slices.IndexFunc(a.Denials, func(d Denial) bool { return d.Code == code && d.Reason == reason })
+	if i < 0 {
+		return Denial{}, false
+	}
+	return a.Denials[i], true
+}
+
+// CanDeny reports whether a policy may deny the API's requests with this code and reason: built-in ones, or ones that the
+// API declares. An empty code or reason stands for any.
+func (a API) CanDeny(code Code, reason Reason) bool {
+	meant := func(c Code, r Reason) bool { return (code == "" || code == c) && (reason == "" || reason == r) }
+	for r, c := range codeOf {
+		if meant(c, r) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(a.Denials, func(d Denial) bool { return meant(d.Code, d.Reason) })
+}
+
+var (
+	upstreamForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,63}$`)
+	headerForm   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`) // to be quoted in an error
+)
+
+// unsettable are headers that no policy may set or remove: credentials, those that frame a message or belong to one
+// connection, those that the sidecar removes, and those that Envoy writes.
+var (
+	unsettable = append([]string{
+		"host", "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect",
+		"content-length", "content-type", "content-encoding", "forwarded", "via", "x-request-id", "x-method-override",
+	}, secretHeaders...)
+	unsettablePrefixes = []string{"x-keywicket-", "x-envoy-", "x-forwarded-", "x-original-", "x-rewrite-", "x-http-", "proxy-"}
+)
+
+// checkUpstreamHeaders allows only letters, digits and dashes, so that no name is another spelling of a header that is not
+// the policy's: many servers read x_workspace_id as x-workspace-id.
+func (a API) checkUpstreamHeaders() error {
+	for i, name := range a.UpstreamHeaders {
+		var err error
+		switch {
+		case !upstreamForm.MatchString(name):
+			err = errors.New("is not 1 to 64 of a-z, 0-9 and -, with a letter first")
+		case name == a.Workspace.Header:
+			err = errors.New("is the API's workspace header, which the sidecar sets itself")
+		case slices.Contains(unsettable, name), slices.ContainsFunc(unsettablePrefixes, func(p string) bool { return strings.HasPrefix(name, p) }):
+			err = errors.New("is a header that no policy may set")
+		case slices.Contains(a.UpstreamHeaders[:i], name):
+			err = errors.New("is there twice")
+		default:
+			continue
+		}
+		return fmt.Errorf("upstream_headers[%d]: %q %w", i, name, err)
+	}
+	return nil
+}
