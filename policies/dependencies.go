@@ -1,28 +1,62 @@
 package policies
 
 import (
+	"slices"
+
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/dependencies"
 )
 
-// reads reports whether decisions depend on a part of the input, such as "request", "query". A reference to a prefix of
-// it, or one that goes on with a variable, counts: it may be to all of it.
-func (s sources) reads(path ...string) (bool, error) {
-	compiler := ast.NewCompiler().WithCapabilities(capabilities())
-	if compiler.Compile(s.rules); compiler.Failed() {
-		return false, compiler.Errors
-	}
+// reading says which parts of the input decisions depend on. inputValue leaves out the others of these, for what they cost.
+type reading struct {
+	query                                           bool // the parsed one; it is never left out
+	time                                            bool
+	source                                          bool
+	certificate                                     bool // of the source
+	attributes, userAttributes, workspaceAttributes bool
+}
+
+// readingOf finds what the policy reads. A reference to a prefix of a part, or one that goes on with a variable, counts: it may
+// be to all of it.
+func readingOf(compiler *ast.Compiler) (reading, error) {
 	// Each of these references is constant: OPA has cut it off in front of a variable.
 	references, err := dependencies.Base(compiler, decisionRef)
 	if err != nil {
-		return false, err
+		return reading{}, err
 	}
-	for _, r := range references {
-		if r[0].Equal(ast.InputRootDocument) && onePrefixesTheOther(r[1:], path) {
-			return true, nil
-		}
+	reads := func(path ...string) bool {
+		return slices.ContainsFunc(references, func(r ast.Ref) bool {
+			return r[0].Equal(ast.InputRootDocument) && onePrefixesTheOther(r[1:], path)
+		})
 	}
-	return false, nil
+	return reading{
+		query:               reads("request", "query"),
+		time:                reads("time"),
+		source:              reads("source"),
+		certificate:         reads("source", "certificate"),
+		attributes:          reads("principal", "attributes"),
+		userAttributes:      reads("principal", "user_attributes"),
+		workspaceAttributes: reads("workspace", "attributes"),
+	}, nil
+}
+
+// compiled are the rules as they were written, without the tests.
+func (s sources) compiled() (*ast.Compiler, error) {
+	compiler := ast.NewCompiler().WithCapabilities(capabilities()).SetErrorLimit(0) // 0 is none
+	if compiler.Compile(s.rules); compiler.Failed() {
+		return nil, withoutTests(compiler.Errors)
+	}
+	return compiler, nil
+}
+
+// withoutTests tells why rules do not compile that do so beside their tests.
+func withoutTests(errs ast.Errors) error {
+	var all faults
+	all.in("", errs)
+	for i := range all {
+		all[i].text += ", without the _test.rego files: they are not there when the sidecar decides"
+	}
+	return all.err()
 }
 
 var decisionRef = ast.MustParseRef("data.keywicket.decision")

@@ -2,34 +2,28 @@ package policies
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io/fs"
 	"maps"
 	"os"
-	"path"
 	"runtime"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
 	"github.com/open-policy-agent/opa/v1/compile"
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
-	"github.com/open-policy-agent/opa/v1/tester"
-	"github.com/open-policy-agent/opa/v1/util"
 
 	"github.com/keywicket/keywicket/authz"
 )
 
 // Config says which policy to run.
 type Config struct {
-	// Dir holds keywicket/*.rego and apis/NAME/data.yaml. Default: the policy built into the binary.
+	// Dir holds keywicket/*.rego, apis/NAME/data.yaml and facts/NAME/data.yaml. Default: the policy built into the binary.
 	Dir string `yaml:"dir"`
 }
 
@@ -43,15 +37,33 @@ func (c Config) FS() fs.FS {
 
 // Engine decides by a policy. It is safe for concurrent use.
 type Engine struct {
-	tables     map[string]Table
-	hash       string
-	readsQuery bool
-	query      rego.PreparedEvalQuery
+	policy
+	hash string
 	// Each has room for as many evaluations as there are processors. The others wait, first come, first served: of thousands
 	// at once, each would get its share of a processor, and all of them would end too late. A check that was looked up has
 	// waited once already, so it does not queue behind those that have just come.
 	arrived, lookedUp chan struct{}
 }
+
+// policy is what decides, and what is known of it.
+type policy struct {
+	tables  map[string]Table
+	uses    Uses
+	reading reading
+	indexed bool // the index finds the rows
+	query   rego.PreparedEvalQuery
+}
+
+// Reading implements authz.Policy.
+func (p policy) Reading(api string) authz.Reading {
+	return authz.Reading{Parameters: p.tables[api].Parameters, Query: p.reading.query, Certificate: p.reading.certificate}
+}
+
+// Tables are those of the policy, by the API's name.
+func (p policy) Tables() map[string]Table { return p.tables }
+
+// Uses are what the configuration has to declare.
+func (p policy) Uses() Uses { return p.uses }
 
 // Load reads a policy, runs its tests, and compiles it. A policy with a faulty table, one that does not compile and one
 // whose tests fail are refused.
@@ -61,41 +73,55 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 			err = ctx.Err() // what was interrupted says nothing about the policy
 		}
 	}()
-	policy := c.FS()
-	tables, err := Tables(policy)
+	tables, s, err := open(ctx, c.FS())
 	if err != nil {
 		return nil, err
 	}
-	s, err := read(policy)
+	p, err := s.policy(ctx, tables, s.optimised)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.test(ctx); err != nil {
 		return nil, err
 	}
-	readsQuery, err := s.reads("request", "query")
+	return &Engine{policy: p, hash: hex.EncodeToString(s.hash.Sum(nil)[:6]), arrived: newTurns(), lookedUp: newTurns()}, nil
+}
+
+// policy compiles the rules: with the index, or, where they find their rows in a way of their own, as otherwise says.
+func (s sources) policy(
+	ctx context.Context, tables map[string]Table, otherwise func(context.Context) (rego.PreparedEvalQuery, error),
+) (policy, error) {
+	p := policy{tables: tables}
+	compiler, err := s.compiled()
 	if err != nil {
-		return nil, err
+		return p, err
 	}
-	optimised, err := s.optimise(ctx)
+	if err := s.guard(compiler); err != nil {
+		return p, err
+	}
+	if p.reading, err = readingOf(compiler); err != nil {
+		return p, err
+	}
+	if p.uses, err = usesOf(compiler); err != nil {
+		return p, err
+	}
+	if p.query, p.indexed, err = s.indexed(ctx, tables); err == nil && !p.indexed {
+		p.query, err = otherwise(ctx)
+	}
 	if err != nil {
-		return nil, err
+		return p, err
 	}
-	query, err := optimised.prepare(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &Engine{
-		tables: tables, hash: hex.EncodeToString(s.hash.Sum(nil)[:6]), readsQuery: readsQuery, query: query,
-		arrived: newTurns(), lookedUp: newTurns(),
-	}, nil
+	return p, p.probe(ctx)
 }
 
 func newTurns() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)) }
 
-// Warnings are about tables that are valid, but not safe before every server. Each names its file and line.
+// Warnings are about tables that are valid, but not safe before every server, and about rules that are slow. Each names its file.
 func (e *Engine) Warnings() []string {
 	var all []string
+	if !e.indexed {
+		all = append(all, routeFile+": it is not the shipped file, or a rule replaces or adds to what it reads, so decisions take longer as tables grow")
+	}
 	for _, name := range slices.Sorted(maps.Keys(e.tables)) {
 		for _, warning := range e.tables[name].overlaps() {
 			all = append(all, fmt.Sprintf("apis/%s/data.yaml: %s", name, warning))
@@ -104,17 +130,9 @@ func (e *Engine) Warnings() []string {
 	return all
 }
 
-// Reading implements authz.Policy.
-func (e *Engine) Reading(api string) authz.Reading {
-	return authz.Reading{Parameters: e.tables[api].Parameters, Query: e.readsQuery}
-}
-
 // Hash is of all files that were loaded, tests included: twelve hexadecimal digits. Two sidecars that have the same one decide
 // alike.
 func (e *Engine) Hash() string { return e.hash }
-
-// Tables are those of the policy, by the API's name.
-func (e *Engine) Tables() map[string]Table { return e.tables }
 
 // Decide implements authz.Policy. An undefined decision, and a built-in function's error, are errors.
 func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
@@ -128,127 +146,35 @@ func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, er
 	case <-ctx.Done():
 		return authz.Decision{}, ctx.Err()
 	}
-	results, err := e.query.Eval(ctx, rego.EvalParsedInput(inputValue(in)))
+	return e.decide(ctx, in)
+}
+
+func (p policy) decide(ctx context.Context, in authz.Input, options ...rego.EvalOption) (authz.Decision, error) {
+	input, err := inputValue(in, p.reading)
 	if err != nil {
 		return authz.Decision{}, err
 	}
-	return decisionIn(results)
-}
-
-// sources are a policy's files, parsed: rules, their tests, and the tables as OPA reads them.
-type sources struct {
-	rules, tests map[string]*ast.Module
-	data         map[string]any
-	hash         hash.Hash // of all files, in the order of their names
-}
-
-func read(policy fs.FS) (sources, error) {
-	apis := make(map[string]any)
-	s := sources{
-		rules: make(map[string]*ast.Module),
-		tests: make(map[string]*ast.Module),
-		data:  map[string]any{"apis": apis},
-		hash:  sha256.New(),
-	}
-	err := fs.WalkDir(policy, ".", func(file string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() {
-			return err
-		}
-		switch path.Ext(file) {
-		case ".rego":
-			return s.addModule(policy, file)
-		case ".yaml", ".yml", ".json":
-			if ok, _ := path.Match("apis/*/data.yaml", file); !ok {
-				return fmt.Errorf("%s: data lies in apis/NAME/data.yaml and nowhere else", file)
-			}
-			var table any
-			text, err := s.read(policy, file)
-			if err == nil {
-				err = util.Unmarshal(text, &table)
-			}
-			apis[path.Base(path.Dir(file))] = table
-			return err
-		}
-		return nil
-	})
-	if err == nil && len(s.rules) == 0 {
-		err = errors.New("there is no Rego file")
-	}
-	return s, err
-}
-
-func (s sources) read(policy fs.FS, file string) ([]byte, error) {
-	text, err := fs.ReadFile(policy, file)
-	fmt.Fprintf(s.hash, "%s %d\n%s", file, len(text), text)
-	return text, err
-}
-
-func (s sources) addModule(policy fs.FS, file string) error {
-	text, err := s.read(policy, file)
+	results, err := p.query.Eval(ctx, append(options, rego.EvalParsedInput(input))...)
 	if err != nil {
-		return err
+		return authz.Decision{}, err
 	}
-	module, err := ast.ParseModuleWithOpts(file, string(text), ast.ParserOptions{Capabilities: capabilities()})
-	if err != nil {
-		return err
+	if len(results) != 1 || len(results[0].Expressions) != 1 {
+		return authz.Decision{}, errors.New("data.keywicket.decision is undefined")
 	}
-	if strings.HasSuffix(file, "_test.rego") {
-		s.tests[file] = module
-	} else {
-		s.rules[file] = module
-	}
-	return nil
+	return decisionOf(results[0].Expressions[0].Value)
 }
 
-// capabilities are OPA's own without the built-ins that reach out of the process: a decision waits for no network, and
-// tells nothing of the environment. A JSON schema can refer to another one by its URL.
-func capabilities() *ast.Capabilities {
-	outward := []string{
-		ast.HTTPSend.Name, ast.NetLookupIPAddr.Name, ast.OPARuntime.Name, ast.JSONMatchSchema.Name, ast.JSONSchemaVerify.Name,
+// optimised prepares the decision of a policy that finds its rows in a way of its own. OPA's index finds rows by glob.match, which
+// the shipped file had before there was an index of ours. Other rules it makes slower.
+func (s sources) optimised(ctx context.Context) (rego.PreparedEvalQuery, error) {
+	if m := s.rules[routeFile]; m == nil || !strings.Contains(m.String(), "glob.match(") {
+		return s.prepare(ctx, decisionQuery)
 	}
-	c := ast.CapabilitiesForThisVersion()
-	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool { return slices.Contains(outward, b.Name) })
-	c.AllowNet = []string{}
-	return c
-}
-
-// testTimeout bounds each of a policy's tests. OPA's own 5 s are too few where a machine is busy: the sidecar would not
-// start.
-const testTimeout = time.Minute
-
-// test runs the policy's own tests, unoptimised, as `opa test` does.
-func (s sources) test(ctx context.Context) error {
-	modules := make(map[string]*ast.Module, len(s.rules)+len(s.tests))
-	for _, part := range []map[string]*ast.Module{s.rules, s.tests} {
-		for file, module := range part {
-			modules[file] = module
-		}
-	}
-	store := inmem.NewFromObject(s.data)
-	txn, err := store.NewTransaction(ctx)
+	o, err := s.optimise(ctx)
 	if err != nil {
-		return err
+		return rego.PreparedEvalQuery{}, err
 	}
-	defer store.Abort(ctx, txn)
-	compiler := ast.NewCompiler().WithCapabilities(capabilities()).WithEnablePrintStatements(false)
-	results, err := tester.NewRunner().SetCompiler(compiler).SetStore(store).SetModules(modules).
-		RaiseBuiltinErrors(true).SetTimeout(testTimeout).RunTests(ctx, txn)
-	if err != nil {
-		return err
-	}
-	var failed []string
-	for r := range results {
-		switch {
-		case r.Error != nil:
-			failed = append(failed, fmt.Sprintf("%s %s (%v)", r.Location, r.Name, r.Error))
-		case !r.Pass():
-			failed = append(failed, fmt.Sprintf("%s %s", r.Location, r.Name))
-		}
-	}
-	if len(failed) > 0 {
-		return fmt.Errorf("the policy's own tests fail: %s", strings.Join(failed, ", "))
-	}
-	return nil
+	return o.prepare(ctx, decisionQuery)
 }
 
 // optimise evaluates beforehand what is known without an input: each row of a table becomes a rule of its own, which
@@ -273,9 +199,9 @@ func (s sources) optimise(ctx context.Context) (sources, error) {
 	return optimised, nil
 }
 
-func (s sources) prepare(ctx context.Context) (rego.PreparedEvalQuery, error) {
+func (s sources) prepare(ctx context.Context, query string, more ...func(*rego.Rego)) (rego.PreparedEvalQuery, error) {
 	options := []func(*rego.Rego){
-		rego.Query("data.keywicket.decision"),
+		rego.Query(query),
 		rego.Store(inmem.NewFromObjectWithOpts(s.data, inmem.OptReturnASTValuesOnRead(true))),
 		rego.Capabilities(capabilities()),
 		rego.StrictBuiltinErrors(true),
@@ -283,5 +209,5 @@ func (s sources) prepare(ctx context.Context) (rego.PreparedEvalQuery, error) {
 	for _, module := range s.rules {
 		options = append(options, rego.ParsedModule(module))
 	}
-	return rego.New(options...).PrepareForEval(ctx)
+	return rego.New(append(options, more...)...).PrepareForEval(ctx)
 }

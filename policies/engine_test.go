@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies"
@@ -94,15 +95,24 @@ decision := {"allow": true, "code": null, "reason": null, "required_scopes": [],
 	removeTests(t, dir)
 	in := inboxInput()
 	in.Principal.UserID, in.Principal.AAL = "ada", "aal2"
+	in.Principal.Attributes, in.Principal.UserAttributes = `{"plan": ["pro"], "limit": 12345678901234567890.10}`, `{"beta": true}`
 	in.Query = map[string][]string{"q": {"1", "2"}}
 	in.Header = map[string][]string{"x-region": {"eu"}}
 	in.Context = map[string]string{"api": "velaflows"}
+	in.Time = time.Unix(1750000000, 123456789)
+	in.RawQuery = "q=1&q=2"
+	in.Source = authz.Source{Address: "203.0.113.7", Principal: "spiffe://acme/billing", Certificate: &authz.Certificate{
+		URIs: []string{"spiffe://acme/billing"}, DNSNames: []string{"billing.acme"}, Subject: "CN=billing",
+	}}
 	d, err := load(t, dir).Decide(t.Context(), in)
 	want := `{"api":"velaflows","context":{"api":"velaflows"},"denial":null,` +
-		`"principal":{"aal":"aal2","api":"velaflows","environment":"live","id":"t1","kind":"workspace_token","scopes":["inbox:read"],"user_id":"ada"},` +
+		`"principal":{"aal":"aal2","api":"velaflows","attributes":{"limit":12345678901234567890.10,"plan":["pro"]},"environment":"live","id":"t1",` +
+		`"kind":"workspace_token","scopes":["inbox:read"],"user_attributes":{"beta":true},"user_id":"ada"},` +
 		`"request":{"headers":{"x-region":["eu"]},"host":"api.example","method":"GET","path":"/api/v1/inbox/conversations",` +
-		`"query":{"q":["1","2"]},"segments":["api","v1","inbox","conversations"]},` +
-		`"workspace":{"granted":true,"id":"64f1a2b3c4d5e6f7a8b9c0d1","requested":true,"role":null,"slug":"acme"}}`
+		`"query":{"q":["1","2"]},"raw_query":"q=1\u0026q=2","segments":["api","v1","inbox","conversations"]},` +
+		`"source":{"address":"203.0.113.7","certificate":{"dns_names":["billing.acme"],"subject":"CN=billing","uris":["spiffe://acme/billing"]},` +
+		`"principal":"spiffe://acme/billing"},"time":1750000000123456789,` +
+		`"workspace":{"attributes":{},"granted":true,"id":"64f1a2b3c4d5e6f7a8b9c0d1","requested":true,"role":null,"slug":"acme"}}`
 	if err != nil || d.Route != want {
 		t.Fatalf("%v, got\n%s\nwant\n%s", err, d.Route, want)
 	}
@@ -128,48 +138,69 @@ func TestPolicyIsRefused(t *testing.T) {
 			edit(t, dir, table, "routes:\n", "routes:\n  - "+row+"\n")
 		}
 	}
+	implies := func(text string) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) { edit(t, dir, table, "routes:\n", "implies: "+text+"\nroutes:\n") }
+	}
 	for name, c := range map[string]struct {
 		spoil func(t *testing.T, dir string)
 		want  string
 	}{
-		"unknown key":         {row("{method: GET, path: /x, scope: [tags:read]}"), `line 33: unknown key "scope"`},
-		"unknown scope":       {row("{method: GET, path: /x, scopes: [tags:reed]}"), `line 33: the scope "tags:reed" is not among scopes`},
-		"no scope":            {row("{method: GET, path: /x}"), `line 33: name the scopes that the route needs, or make it public`},
-		"public with scopes":  {row("{method: GET, path: /x, public: true, scopes: [tags:read]}"), `line 33: a public route needs no scopes`},
-		"level":               {row("{method: GET, path: /x, level: team, scopes: [tags:read]}"), `line 33: the level "team" is neither`},
-		"level of the scope":  {row("{method: GET, path: /x, level: user, scopes: [tags:read]}"), `the scope tags:read is of the level workspace, the route of user`},
-		"method":              {row("{method: get, path: /x, scopes: [tags:read]}"), `line 33: the method "get" is not one in capitals`},
-		"glob":                {row("{method: GET, path: /x/*, scopes: [tags:read]}"), `line 33: the path "/x/*": "*" has one of`},
-		"alternation":         {row(`{method: GET, path: "/x/{a,b}", scopes: [tags:read]}`), `"{a,b}" is no parameter`},
-		"partial parameter":   {row(`{method: GET, path: "/x/{id}.json", scopes: [tags:read]}`), `"{id}.json" is no parameter`},
+		"unknown key":        {row("{method: GET, path: /x, scope: [tags:read]}"), `data.yaml:34: unknown key "scope"`},
+		"unknown scope":      {row("{method: GET, path: /x, scopes: [tags:reed]}"), `data.yaml:34: the scope "tags:reed" is not among scopes`},
+		"no scope":           {row("{method: GET, path: /x}"), `data.yaml:34: name the scopes that the route needs, or make it public`},
+		"public with scopes": {row("{method: GET, path: /x, public: true, scopes: [tags:read]}"), `data.yaml:34: a public route needs no scopes`},
+		"level":              {row("{method: GET, path: /x, level: team, scopes: [tags:read]}"), `data.yaml:34: the level "team" is neither`},
+		"level of the scope": {row("{method: GET, path: /x, level: user, scopes: [tags:read]}"), `the scope tags:read is of the level workspace, the route of user`},
+		"method":             {row("{method: get, path: /x, scopes: [tags:read]}"), `data.yaml:34: the method "get" is not one in capitals`},
+		"glob":               {row("{method: GET, path: /x/*, scopes: [tags:read]}"), `data.yaml:34: the path "/x/*": "*" has a *: write {name} for one segment, {name...}`},
+		"alternation":        {row(`{method: GET, path: "/x/{a,b}", scopes: [tags:read]}`), `"{a,b}" is no parameter`},
+		"any_of: unknown":    {row("{method: GET, path: /x, any_of: [tags:reed]}"), `data.yaml:34: the scope "tags:reed" is not among scopes`},
+		"public with any_of": {row("{method: GET, path: /x, public: true, any_of: [tags:read]}"), `data.yaml:34: a public route needs no scopes`},
+		"parameter of Rails": {row("{method: GET, path: /x/:id, scopes: [tags:read]}"), `data.yaml:34: the path "/x/:id": ":id" is no parameter: write {id}`},
+		"optional parameter": {row(`{method: GET, path: "/x/{id?}", scopes: [tags:read]}`), `"{id?}" cannot be optional: write two rows`},
+		"neither goes first": {row(`{method: GET, path: "/x/{a}.json", scopes: [tags:read]}` + "\n  - " + `{method: GET, path: "/x/data.{b}", scopes: [tags:read]}`),
+			`data.yaml:35: GET /x/data.{b} and line 34, GET /x/{a}.json, match one path, and neither goes first`},
+		"grpc, empty":         {row(`{method: GET, path: /x, grpc: "", scopes: [tags:read]}`), `data.yaml:34: grpc is empty: leave it out`},
+		"level, empty":        {row(`{method: GET, path: /x, level: "", scopes: [tags:read]}`), `data.yaml:34: level is empty: leave it out`},
+		"grpc with a path":    {row("{grpc: a.B/C, path: /x, scopes: [tags:read]}"), `data.yaml:34: grpc stands for method and path: leave these out`},
+		"grpc with a method":  {row("{grpc: a.B/C, method: POST, scopes: [tags:read]}"), `data.yaml:34: grpc stands for method and path: leave these out`},
+		"grpc with a slash":   {row("{grpc: /a.B/C, scopes: [tags:read]}"), `grpc: "/a.B/C" is neither package.Service/Method nor`},
+		"grpc, half a method": {row(`{grpc: "a.B/Get*", scopes: [tags:read]}`), `grpc: "a.B/Get*" is neither`},
+		"grpc without one":    {row("{grpc: a.B, scopes: [tags:read]}"), `grpc: "a.B" is neither`},
+		"same as a grpc row":  {row("{grpc: a.B/C, scopes: [tags:read]}" + "\n  - {method: POST, path: /a.B/C, scopes: [tags:read]}"), `data.yaml:35: POST /a.B/C has the shape of line 34`},
+		"implies: unknown":    {implies("{tags:reed: [tags:read]}"), `implies: the scope "tags:reed" is not among scopes`},
+		"implies an unknown":  {implies("{tags:write: [tags:reed]}"), `implies: tags:write: the scope "tags:reed" is not among scopes`},
+		"implies none":        {implies(`{tags:write: ["tag:*"]}`), `implies: tags:write: no scope starts with "tag:"`},
+		"implies a circle":    {implies("{tags:write: [tags:read], tags:read: [contacts:read], contacts:read: [tags:write]}"), `imply one another`},
+		"implies, of a user": {func(t *testing.T, dir string) {
+			edit(t, dir, "apis/velocity/data.yaml", "routes:\n", "implies: {issues:write: [user:read]}\nroutes:\n")
+		}, `implies: issues:write is of the level workspace, and user:read of user`},
 		"path not canonical":  {row(`{method: GET, path: /x//y, scopes: [tags:read]}`), `the path "/x//y" matches no request: the path has an empty segment`},
 		"relative path":       {row(`{method: GET, path: x, scopes: [tags:read]}`), `the path "x" matches no request: the path does not start with a /`},
-		"glob, escaped":       {row("{method: GET, path: /x/%2A, scopes: [tags:read]}"), `line 33: the path "/x/%2A": "*" has one of`},
-		"parameter, escaped":  {row(`{method: GET, path: "/x/%7Bid%7D", scopes: [tags:read]}`), `line 33: the path "/x/%7Bid%7D": "{id}" has one of`},
-		"special, escaped":    {row("{method: GET, path: /x/a%23, scopes: [tags:read]}"), `line 33: the path "/x/a%23" matches no request: the path has a #`},
-		"same, escaped":       {row("{method: GET, path: /%68ealthz, public: true}"), `line 34: GET /healthz has the shape of line 33`},
-		"special characters":  {func(t *testing.T, dir string) { edit(t, dir, table, "routes:", "parameters: {may_hold: [/]}\nroutes:") }, `parameters.may_hold: "/" is none of`},
-		"same shape":          {row(`{method: GET, path: "/api/v1/contacts/{id}", scopes: [tags:read]}`), `has the shape of line 33`},
-		"same route":          {row(`{method: GET, path: /healthz, public: true}`), `line 34: GET /healthz has the shape of line 33`},
-		"unknown in override": {func(t *testing.T, dir string) { edit(t, dir, table, "[admin:all]", "[root]") }, `overrides: the scope "root" is not among scopes`},
+		"special, escaped":    {row("{method: GET, path: /x/a%23, scopes: [tags:read]}"), `data.yaml:34: the path "/x/a%23": "a%23" has a #, which literal text never has`},
+		"same, escaped":       {row("{method: GET, path: /%68ealthz, public: true}"), `data.yaml:35: GET /healthz has the shape of line 34`},
+		"special characters":  {func(t *testing.T, dir string) { edit(t, dir, table, "routes:", "parameters: {may_hold: [/]}\nroutes:") }, `data.yaml:33: parameters.may_hold: "/" is none of`},
+		"same shape":          {row(`{method: GET, path: "/api/v1/contacts/{id}", scopes: [tags:read]}`), `has the shape of line 34`},
+		"same route":          {row(`{method: GET, path: /healthz, public: true}`), `data.yaml:35: GET /healthz has the shape of line 34`},
+		"unknown in override": {func(t *testing.T, dir string) { edit(t, dir, table, "[admin:all]", "[root]") }, `data.yaml:30: overrides: the scope "root" is not among scopes`},
 		"unknown in role": {func(t *testing.T, dir string) {
 			edit(t, dir, "apis/velocity/data.yaml", "guest: [", "guest: [issues:look, ")
-		}, `apis/velocity/data.yaml: roles: guest: the scope "issues:look"`},
+		}, `apis/velocity/data.yaml:41: roles: guest: the scope "issues:look"`},
 		"public: no":         {row("{method: GET, path: /x, scopes: [tags:read], public: no}"), `opa takes a value for another type`},
-		`public: "no"`:       {row(`{method: GET, path: /x, scopes: [tags:read], public: "no"}`), table + ": "},
+		`public: "no"`:       {row(`{method: GET, path: /x, scopes: [tags:read], public: "no"}`), table + `:34: `},
 		"public: off":        {row("{method: GET, path: /x, scopes: [tags:read], public: off}"), `opa takes a value for another type`},
-		"public: ~":          {row("{method: GET, path: /x, scopes: [tags:read], public: ~}"), `line 33: a key without a value`},
-		"public, left empty": {row("{method: GET, path: /x, scopes: [tags:read], public: }"), `line 33: a key without a value`},
+		"public: ~":          {row("{method: GET, path: /x, scopes: [tags:read], public: ~}"), `data.yaml:34: a key without a value`},
+		"public, left empty": {row("{method: GET, path: /x, scopes: [tags:read], public: }"), `data.yaml:34: a key without a value`},
 		"routes by an alias": {func(t *testing.T, dir string) {
 			write(t, dir, table, "x: &x\n  - {method: GET, path: /x, public: true}\nroutes: *x\n")
 		}, `unknown key "x"`},
 		"routes by a merge key": {func(t *testing.T, dir string) {
 			write(t, dir, table, "scopes: {workspace: {a: &d x}}\n<<: {routes: [{method: GET, path: /x, public: true}]}\n")
 		}, `routes: write every row out`},
-		"not YAML": {func(t *testing.T, dir string) { edit(t, dir, table, "routes:", "routes") }, table + ": "},
+		"not YAML": {func(t *testing.T, dir string) { edit(t, dir, table, "routes:", "routes") }, table + `:33: could not find`},
 		"data elsewhere": {func(t *testing.T, dir string) {
 			write(t, dir, "apis/velaflows/more.json", "{}")
-		}, `apis/velaflows/more.json: data lies in apis/NAME/data.yaml and nowhere else`},
+		}, `apis/velaflows/more.json: a table is apis/NAME/data.yaml, other data facts/NAME/data.yaml or .json`},
 		"does not compile": {func(t *testing.T, dir string) {
 			edit(t, dir, "keywicket/decision.rego", "permitted\n", "permited\n")
 		}, `permited is unsafe`},
@@ -181,13 +212,13 @@ func TestPolicyIsRefused(t *testing.T) {
 		}, `test_workspace_token_needs_the_scope_itself`},
 		"network": {func(t *testing.T, dir string) {
 			edit(t, dir, "keywicket/decision.rego", "permitted if {", "permitted if {\n\thttp.send({})")
-		}, `undefined function http.send`},
+		}, `keywicket/decision.rego:54: http.send is not available in the sidecar`},
 		"network, by a schema": {func(t *testing.T, dir string) {
 			edit(t, dir, "keywicket/decision.rego", "permitted if {", "permitted if {\n\tjson.match_schema({}, {})")
-		}, `undefined function json.match_schema`},
+		}, `keywicket/decision.rego:54: json.match_schema is not available in the sidecar`},
 		"environment": {func(t *testing.T, dir string) {
 			edit(t, dir, "keywicket/decision.rego", "permitted if {", "permitted if {\n\topa.runtime()")
-		}, `undefined function opa.runtime`},
+		}, `keywicket/decision.rego:54: opa.runtime is not available in the sidecar`},
 		"no policy": {func(t *testing.T, dir string) {
 			if err := os.RemoveAll(filepath.Join(dir, "apis")); err != nil {
 				t.Fatal(err)

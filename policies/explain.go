@@ -2,7 +2,6 @@ package policies
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -13,14 +12,10 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Explainer decides as an Engine does, and says where. It runs the policy as it was written: optimised rules have lost
-// their lines.
+// Explainer decides as an Engine does, and says where. It never runs optimised rules, which have lost their lines.
 type Explainer struct {
-	dir    string
-	tables map[string]Table
-
-	readsQuery bool
-	query      rego.PreparedEvalQuery
+	policy
+	dir string
 }
 
 // Explanation is a decision with the places that it came from, as file:line.
@@ -34,41 +29,21 @@ type Explanation struct {
 
 // LoadExplainer reads a policy. Its tests are not run: a policy that fails them is worth explaining too.
 func LoadExplainer(ctx context.Context, c Config) (*Explainer, error) {
-	tables, err := Tables(c.FS())
+	tables, s, err := open(ctx, c.FS())
 	if err != nil {
 		return nil, err
 	}
-	s, err := read(c.FS())
+	p, err := s.policy(ctx, tables, func(ctx context.Context) (rego.PreparedEvalQuery, error) { return s.prepare(ctx, decisionQuery) })
 	if err != nil {
 		return nil, err
 	}
-	readsQuery, err := s.reads("request", "query")
-	if err != nil {
-		return nil, err
-	}
-	query, err := s.prepare(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return &Explainer{dir: c.Dir, tables: tables, readsQuery: readsQuery, query: query}, nil
+	return &Explainer{policy: p, dir: c.Dir}, nil
 }
-
-// Reading implements authz.Policy.
-func (e *Explainer) Reading(api string) authz.Reading {
-	return authz.Reading{Parameters: e.tables[api].Parameters, Query: e.readsQuery}
-}
-
-// Tables are those of the policy, by the API's name.
-func (e *Explainer) Tables() map[string]Table { return e.tables }
 
 // Explain decides one input.
 func (e *Explainer) Explain(ctx context.Context, in authz.Input) (Explanation, error) {
 	trace := topdown.NewBufferTracer()
-	results, err := e.query.Eval(ctx, rego.EvalParsedInput(inputValue(in)), rego.EvalQueryTracer(trace))
-	if err != nil {
-		return Explanation{}, err
-	}
-	d, err := decisionIn(results)
+	d, err := e.decide(ctx, in, rego.EvalQueryTracer(trace))
 	if err != nil {
 		return Explanation{}, err
 	}
@@ -87,7 +62,7 @@ func (e *Explainer) ruleOf(trace []*topdown.Event) string {
 
 func (e *Explainer) rowOf(api, route string) string {
 	for _, r := range e.tables[api].Routes {
-		if r.Method+" "+r.Path == route {
+		if r.Name() == route {
 			return e.place("apis/"+api+"/data.yaml", r.Line)
 		}
 	}
@@ -101,11 +76,4 @@ func (e *Explainer) place(file string, line int) string {
 		dir = "policies"
 	}
 	return fmt.Sprintf("%s:%d", filepath.Join(dir, filepath.FromSlash(file)), line)
-}
-
-func decisionIn(results rego.ResultSet) (authz.Decision, error) {
-	if len(results) != 1 || len(results[0].Expressions) != 1 {
-		return authz.Decision{}, errors.New("data.keywicket.decision is undefined")
-	}
-	return decisionOf(results[0].Expressions[0].Value)
 }

@@ -2,14 +2,21 @@ package policies
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/keywicket/keywicket/authz"
 )
@@ -20,18 +27,31 @@ func engineOf(t testing.TB, s sources, err error) *Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	query, err := s.prepare(context.Background())
+	query, err := s.prepare(context.Background(), decisionQuery)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Engine{query: query, arrived: newTurns(), lookedUp: newTurns()}
+	return &Engine{policy: policy{query: query}, arrived: newTurns(), lookedUp: newTurns()}
 }
 
 func bothEngines(t testing.TB, s sources) (plain, optimised *Engine) {
 	t.Helper()
 	plain = engineOf(t, s, nil)
-	faster, err := s.optimise(context.Background())
-	return plain, engineOf(t, faster, err)
+	tables := make(map[string]Table)
+	for name, data := range s.data["apis"].(map[string]any) {
+		text, err := json.Marshal(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if tables[name], err = parseTable(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	query, ok, err := s.indexed(context.Background(), tables)
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	return plain, &Engine{policy: policy{query: query}, arrived: newTurns(), lookedUp: newTurns()}
 }
 
 // Every route of every API, and paths beside it, under principals and workspaces of every sort: what `opa test` and
@@ -41,19 +61,44 @@ func TestOptimisedAgreesWithPlain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	plain, optimised := bothEngines(t, s)
+	decideAlike(t, plain, optimised)
+}
+
+// A folder of policies that was copied before there was an index loads as it is, and decides as it did.
+func TestEarlierPolicyDecidesAlike(t *testing.T) {
+	earlier, err := Load(t.Context(), Config{Dir: "../test/testdata/earlier-policies"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := read(Config{Dir: "../test/testdata/earlier-policies"}.FS())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if shipped, err := s.hasShippedRoute(); shipped || err != nil {
+		t.Fatalf("it finds its rows by the index: %v", err)
+	}
+	now, err := Load(t.Context(), Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	decideAlike(t, earlier, now)
+}
+
+func decideAlike(t *testing.T, a, b *Engine) {
+	t.Helper()
 	tables, err := Tables(Builtin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, optimised := bothEngines(t, s)
 	asked, allowed := 0, 0
 	for _, api := range slices.Sorted(maps.Keys(tables)) {
 		for _, route := range tables[api].Routes {
 			for _, in := range inputs(api, tables[api], route) {
-				want, err1 := plain.Decide(t.Context(), in)
-				got, err2 := optimised.Decide(t.Context(), in)
+				want, err1 := a.Decide(t.Context(), in)
+				got, err2 := b.Decide(t.Context(), in)
 				if err1 != nil || err2 != nil || !reflect.DeepEqual(want, got) {
-					t.Fatalf("%+v:\nplain     %+v, %v\noptimised %+v, %v", in, want, err1, got, err2)
+					t.Fatalf("%+v:\none     %+v, %v\nanother %+v, %v", in, want, err1, got, err2)
 				}
 				asked++
 				if got.Allow {
@@ -68,7 +113,7 @@ func TestOptimisedAgreesWithPlain(t *testing.T) {
 	t.Logf("%d inputs, %d allowed", asked, allowed)
 }
 
-var parameter = regexp.MustCompile(`\{[^/]*\}`)
+var parameter = regexp.MustCompile(`\{[^{}]*\}`)
 
 func inputs(api string, table Table, route Route) []authz.Input {
 	filled := parameter.ReplaceAllString(route.Path, "64f1a2b3")
@@ -118,12 +163,14 @@ func zoo(n int) sources {
 	if err != nil {
 		panic(err)
 	}
-	s.data = map[string]any{"apis": map[string]any{"zoo": map[string]any{"routes": routes}}}
+	s.data = map[string]any{"apis": map[string]any{"zoo": map[string]any{
+		"scopes": map[string]any{"workspace": map[string]any{"zoo:read": "Read"}}, "routes": routes,
+	}}}
 	return s
 }
 
 func BenchmarkDecide(b *testing.B) {
-	for _, n := range []int{20, 200, 2000} {
+	for _, n := range []int{20, 200, 3000} {
 		s := zoo(n)
 		for _, form := range []string{"optimised", "plain"} {
 			b.Run(fmt.Sprintf("%s/routes=%d", form, n), func(b *testing.B) {
@@ -157,11 +204,116 @@ func BenchmarkDecide(b *testing.B) {
 	}
 }
 
+// loadAlone makes the test binary load a folder and end, so that what that takes can be measured alone.
+const loadAlone = "KEYWICKET_TEST_LOAD"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(loadAlone); dir != "" {
+		if _, err := Load(context.Background(), Config{Dir: dir}); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// BenchmarkLoad loads the built-in policy and an API of so many rows, of every form, in a process of its own.
 func BenchmarkLoad(b *testing.B) {
-	for _, n := range []int{20, 200, 2000} {
+	forms := []string{"thing%d", "thing%d/{id}", "thing%d/{id}.json", "thing%d/{id}:verb", "thing%d/{id}/files/{path...}", "thing%d/Users('{id}')"}
+	for _, n := range []int{20, 200, 3000} {
 		b.Run(fmt.Sprintf("routes=%d", n), func(b *testing.B) {
+			dir := filepath.Join(b.TempDir(), "policies")
+			if err := os.CopyFS(dir, Builtin); err != nil {
+				b.Fatal(err)
+			}
+			table := "scopes: {workspace: {zoo:read: Read}}\nroutes:\n"
+			for i := range n {
+				table += fmt.Sprintf("  - {method: GET, path: \"/api/v1/"+forms[i%len(forms)]+"\", scopes: [zoo:read]}\n", i/len(forms))
+			}
+			if err := os.Mkdir(filepath.Join(dir, "apis", "zoo"), 0o755); err != nil {
+				b.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "apis", "zoo", "data.yaml"), []byte(table), 0o600); err != nil {
+				b.Fatal(err)
+			}
+			var peak int64
 			for b.Loop() {
-				bothEngines(b, zoo(n))
+				load := exec.CommandContext(b.Context(), os.Args[0])
+				load.Env = append(os.Environ(), loadAlone+"="+dir)
+				if out, err := load.CombinedOutput(); err != nil {
+					b.Fatalf("%v: %s", err, out)
+				}
+				peak = max(peak, load.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)
+			}
+			b.ReportMetric(float64(peak)/1024, "peak-MiB")
+		})
+	}
+}
+
+// Other rules see what keywicket/route.rego defines, with the index too.
+func TestIndexKeepsTheOtherRules(t *testing.T) {
+	s, err := read(Builtin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const rules = `package keywicket
+
+headers["x-rows"] := sprintf("%d %d %s", [count(matches), count(data.keywicket.methods), method_of({})])
+`
+	if s.rules["keywicket/extra.rego"], err = ast.ParseModule("keywicket/extra.rego", rules); err != nil {
+		t.Fatal(err)
+	}
+	plain, indexed := bothEngines(t, s)
+	in := authz.Input{API: "velaflows", Method: "GET", Path: "/healthz", Segments: []string{"healthz"}, Denial: authz.ReasonMissing}
+	for _, e := range []*Engine{plain, indexed} {
+		if d, err := e.Decide(t.Context(), in); err != nil || d.Headers["x-rows"] != "1 2 POST" {
+			t.Errorf("%+v, %v", d, err)
+		}
+	}
+}
+
+// The index stands for the file that is shipped, and only where that alone decides which row is found.
+func TestIndexStandsForTheShippedFileAlone(t *testing.T) {
+	const route, decision = "keywicket/route.rego", "keywicket/decision.rego"
+	for name, c := range map[string]struct {
+		file, from, to string
+		want           bool
+	}{
+		"as shipped":           {decision, "", "", true},
+		"a comment":            {route, "# Most rows", "# Many rows", true},
+		"another decision":     {decision, "permitted\n", "permitted\n\tinput.request.method != \"TRACE\"\n", true},
+		"another input":        {decision, "public if route.public == true", "public if route.public == true with input.request.method as \"GET\"", true},
+		"another order":        {route, "min(matches)", "max(matches)", false},
+		"a row more":           {decision, "public if", "matches contains [[[0]], 0, 0] if input.api == \"zoo\"\n\npublic if", false},
+		"other tables":         {decision, "public if route.public == true", "public if route.public == true with data.apis.velocity.routes as []", false},
+		"another function":     {decision, "public if route.public == true", "public if route.public == true with regex.match as true", false},
+		"a function elsewhere": {decision, "public if route.public == true", "public if route.public == true with time.now_ns as 1", true},
+		"facts":                {decision, "public if route.public == true", "public if route.public == true with data.facts.x as 1", true},
+		"all data":             {decision, "public if route.public == true", "public if route.public == true with data as {}", false},
+		"a table's rule":       {"apis/more.rego", "", "package apis.velaflows\n\nhead_with_get := true if input.context.head\n", false},
+		"a method's rule":      {"apis/more.rego", "", "package keywicket.methods\n\nLINK := 0 if input.request.method == \"LINK\"\n", false},
+		"a rule elsewhere":     {"apis/more.rego", "", "package helper\n\nmethods := 1\n", true},
+		"a rule with its name": {decision, "public if", "rows[\"zoo\"] := [] if input.api == \"zoo\"\n\npublic if", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := read(Builtin)
+			if err != nil {
+				t.Fatal(err)
+			}
+			source, err := Builtin.ReadFile(c.file)
+			if err != nil && s.rules[c.file] != nil {
+				t.Fatal(err)
+			}
+			text := strings.Replace(string(source), c.from, c.to, 1)
+			if c.from != "" && !strings.Contains(string(source), c.from) {
+				t.Fatalf("%s has no %q", c.file, c.from)
+			}
+			if s.rules[c.file], err = ast.ParseModuleWithOpts(c.file, text, ast.ParserOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := s.hasShippedRoute(); err != nil || got != c.want {
+				t.Errorf("%t, %v", got, err)
 			}
 		})
 	}

@@ -1,72 +1,78 @@
 package policies
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
-	"strings"
-	"unicode"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies/route"
 )
 
 // overlaps warns of rows that are not safe before a server that ignores letter case or a slash at the end of a path. To
 // such a server /charges/Search is /charges/search; here the former matches the row /charges/{charge}, which may need
 // less than the row that was meant.
 func (t Table) overlaps() []string {
-	var warnings []string
-	byLength := make(map[string][]Route) // method and number of segments, without a last empty one
-	key := func(r Route) string { return fmt.Sprint(r.Method, " ", len(trimSlash(r.segments))) }
-	for _, r := range t.Routes {
-		byLength[key(r)] = append(byLength[key(r)], r)
+	var pairs [][2]Route // taken, meant
+	add := func(taken, meant Route) {
+		if taken.pattern.MayTake(meant.pattern) && t.shareMethod(taken, meant) && !t.needsAllOf(taken, meant) {
+			pairs = append(pairs, [2]Route{taken, meant})
+		}
 	}
-	for _, meant := range t.Routes {
-		for _, taken := range byLength[key(meant)] {
-			if taken.Line != meant.Line && !taken.needsAllOf(meant) && taken.takesFrom(meant) {
-				warnings = append(warnings, fmt.Sprintf(
-					"line %d: %s %s can match what line %d, %s, is meant for, where a server ignores letter case or a slash at the end",
-					taken.Line, taken.Method, taken.Path, meant.Line, meant.Path))
+	byStart := make(map[string][]Route) // most pairs have nothing in common, and are never looked at
+	for _, r := range t.Routes {
+		start := authz.JoinSegments(r.pattern.Start())
+		byStart[start] = append(byStart[start], r)
+	}
+	for _, r := range t.Routes {
+		start := r.pattern.Start()
+		for n := range len(start) {
+			for _, other := range byStart[authz.JoinSegments(start[:n])] {
+				add(r, other)
+				add(other, r)
 			}
 		}
+		for _, other := range byStart[authz.JoinSegments(start)] {
+			if other.Line != r.Line {
+				add(other, r)
+			}
+		}
+	}
+	slices.SortFunc(pairs, func(a, b [2]Route) int {
+		return cmp.Or(cmp.Compare(a[1].Line, b[1].Line), cmp.Compare(a[0].Line, b[0].Line))
+	})
+	var warnings []string
+	for _, p := range pairs {
+		warnings = append(warnings, fmt.Sprintf(
+			"line %d: %s can match what line %d, %s, is meant for, where a server ignores letter case or a slash at the end",
+			p[0].Line, p[0].Name(), p[1].Line, p[1].path()))
 	}
 	return warnings
 }
 
-func trimSlash(segments []string) []string {
-	if n := len(segments); n > 1 && segments[n-1] == "" {
-		return segments[:n-1]
-	}
-	return segments
+// shareMethod reports whether there is a method that both routes are for.
+func (t Table) shareMethod(a, b Route) bool {
+	m, n := a.method(), b.method()
+	return m == n || m == route.AnyMethod || n == route.AnyMethod ||
+		t.HeadWithGet && (m == "GET" && n == "HEAD" || m == "HEAD" && n == "GET")
 }
 
 // needsAllOf reports whether whoever may use the route may use the other one too.
-func (r Route) needsAllOf(other Route) bool {
+func (t Table) needsAllOf(r, other Route) bool {
 	if other.Public {
 		return true
 	}
-	return !r.Public && r.level() == other.level() &&
-		!slices.ContainsFunc(other.Scopes, func(scope string) bool { return !slices.Contains(r.Scopes, scope) })
-}
-
-// takesFrom reports whether the route matches a path that another row matches in another letter case, or with or without
-// a slash at the end. Both have the same number of segments.
-func (r Route) takesFrom(other Route) bool {
-	mine, others := trimSlash(r.segments), trimSlash(other.segments)
-	differs := len(r.segments) != len(other.segments)
-	goesFirst, decided := true, false // the other row, in its own spelling: a literal goes first, from the left
-	for i, s := range mine {
-		switch literal := others[i]; {
-		case s == anyText && literal == "", s == "" && literal == anyText:
+	if r.Public || r.level() != other.level() {
+		return false
+	}
+	for _, scope := range other.Scopes {
+		if !t.Holds(r.Scopes, scope) {
 			return false
-		case s == anyText && literal != anyText:
-			differs = differs || strings.ContainsFunc(literal, unicode.IsLetter)
-			decided = true
-		case s != anyText && literal == anyText:
-			goesFirst = goesFirst && decided
-			decided = true
-		case s == anyText:
-		case !strings.EqualFold(s, literal):
-			return false
-		default:
-			differs = differs || s != literal
 		}
 	}
-	return differs && goesFirst
+	oneOf := func(scope string) bool { // whoever holds the scope has one of those that the other route asks for
+		return slices.ContainsFunc(other.AnyOf, func(any string) bool { return t.Holds([]string{scope}, any) })
+	}
+	return len(other.AnyOf) == 0 || slices.ContainsFunc(r.Scopes, oneOf) ||
+		len(r.AnyOf) > 0 && !slices.ContainsFunc(r.AnyOf, func(scope string) bool { return !oneOf(scope) })
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies"
 )
 
 // Whether decisions depend on the query is found in every form in which a rule can read it.
@@ -27,7 +28,7 @@ func TestPolicyThatReadsTheQuery(t *testing.T) {
 		"by walk":               {"extra if {\n\tnot danger\n}\ndanger if walk(input, [[\"request\", \"query\", \"admin\", 0], _])", true},
 		"in a comprehension":    {`extra if count([1 | some _, v in input.request.query; "x" in v]) == 0`, true},
 		"in an every":           {"extra if {\n\tevery _, v in input.request.query {\n\t\tcount(v) < 9\n\t}\n}", true},
-		"by unification":        {"extra if {\n\t{\"query\": q, \"method\": _, \"path\": _, \"segments\": _, \"headers\": _, \"host\": _} = input.request\n\tnot q.admin\n}", true},
+		"by unification":        {"extra if {\n\t{\"query\": q, \"method\": _, \"path\": _, \"segments\": _, \"headers\": _, \"host\": _, \"raw_query\": _} = input.request\n\tnot q.admin\n}", true},
 		"with another input":    {"extra if g with input.context as input.request.query\ng if not input.context.admin", true},
 		"in an else":            {"extra := false if {\n\tinput.request.method == \"NONE\"\n} else := true if {\n\tnot input.request.query.admin\n}", true},
 		"in another package":    {`extra if data.helper.fine`, true},
@@ -56,6 +57,73 @@ func TestPolicyThatReadsTheQuery(t *testing.T) {
 			// It is a rule that decides.
 			if d, err := engine.Decide(t.Context(), inboxInput()); err != nil || !d.Allow {
 				t.Errorf("%+v, %v", d, err)
+			}
+		})
+	}
+}
+
+// Attributes are read if a decision depends on them, and only then. What is no object is an error, never a decision.
+func TestPolicyThatReadsAttributes(t *testing.T) {
+	type attributes struct{ token, user, workspace authz.Attributes }
+	const pro = authz.Attributes(`{"plan": "pro", "limit": 12345678901234567890}`)
+	all := attributes{pro, pro, pro}
+	for name, c := range map[string]struct {
+		rules string // as above
+		reads attributes
+	}{
+		"none":            {`extra := true`, attributes{}},
+		"the token's":     {`extra if input.principal.attributes.plan == "pro"`, attributes{token: pro}},
+		"the user's":      {`extra if input.principal.user_attributes.plan == "pro"`, attributes{user: pro}},
+		"the workspace's": {`extra if input.workspace.attributes.plan == "pro"`, attributes{workspace: pro}},
+		"by the principal": {"extra if {\n\tp := input.principal\n\tevery name in [\"attributes\", \"user_attributes\"] {\n\t\tp[name].plan == \"pro\"\n\t}\n}",
+			attributes{pro, pro, ""}},
+		"all":               {`extra if count([1 | walk(input, [_, "pro"])]) == 3`, all},
+		"a number":          {"extra if {\n\tn := input.principal.attributes.limit\n\tn == 12345678901234567890\n\tn != 12345678901234567891\n}", attributes{token: pro}},
+		"other parts of it": {"extra if {\n\tinput.principal.id == \"t1\"\n\tinput.workspace.slug == \"acme\"\n}", attributes{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := copied(t)
+			removeTests(t, dir)
+			edit(t, dir, "keywicket/decision.rego", "covers(input.principal.scopes, route.overrides.workspace)\n", "covers(input.principal.scopes, route.overrides.workspace)\n\textra\n")
+			edit(t, dir, "keywicket/decision.rego", "# METADATA\n# description: The route is open", c.rules+"\n\n# METADATA\n# description: The route is open")
+			engine := load(t, dir)
+			explainer, err := policies.LoadExplainer(t.Context(), policies.Config{Dir: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			decide := func(of attributes) (bool, error) {
+				in := inboxInput()
+				in.Principal.Attributes, in.Principal.UserAttributes, in.Workspace.Attributes = of.token, of.user, of.workspace
+				d, err := engine.Decide(t.Context(), in)
+				e, errExplained := explainer.Explain(t.Context(), in)
+				if d.Allow != e.Allow || (err == nil) != (errExplained == nil) {
+					t.Errorf("%+v, %v, and explained %+v, %v", d, err, e, errExplained)
+				}
+				return d.Allow, err
+			}
+			if allow, err := decide(c.reads); err != nil || !allow {
+				t.Errorf("allow is %v, %v", allow, err)
+			}
+			if allow, err := decide(attributes{}); err != nil || allow != (c.reads == attributes{}) {
+				t.Errorf("without attributes allow is %v, %v", allow, err)
+			}
+			for _, bad := range []authz.Attributes{`{"plan": "pro"`, `["pro"]`, `null`, "\xff"} {
+				token, user, workspace := c.reads, c.reads, c.reads
+				token.token, user.user, workspace.workspace = bad, bad, bad
+				for part, of := range map[string]struct {
+					with attributes
+					read bool
+				}{
+					"token": {token, c.reads.token != ""}, "user": {user, c.reads.user != ""}, "workspace": {workspace, c.reads.workspace != ""},
+				} {
+					allow, err := decide(of.with)
+					if of.read && (err == nil || allow || !strings.Contains(err.Error(), part) || strings.Contains(err.Error(), "pro")) {
+						t.Errorf("bad attributes of the %s: allow is %v, %v", part, allow, err)
+					}
+					if !of.read && (err != nil || !allow) {
+						t.Errorf("bad attributes of the %s, which nothing reads: allow is %v, %v", part, allow, err)
+					}
+				}
 			}
 		})
 	}

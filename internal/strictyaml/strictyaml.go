@@ -13,41 +13,52 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Decode reads one document into v, over what is in it already. An empty text changes nothing.
+// Decode reads one document into v, over what is in it already. An empty text changes nothing. The error has a line for
+// each thing that is wrong.
 func Decode(text []byte, v any) error {
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
-	err := decoder.Decode(v)
-	if err == nil && decoder.Decode(new(yaml.Node)) == nil {
-		err = errors.New("there is a second document")
-	}
-	if errors.Is(err, io.EOF) {
+	var wrong []string
+	var several *yaml.TypeError
+	switch err := decoder.Decode(v); {
+	case errors.Is(err, io.EOF):
 		return nil
-	}
-	if err != nil {
+	case errors.As(err, &several):
+		for _, one := range several.Errors {
+			wrong = append(wrong, plain(one))
+		}
+	case err != nil:
 		return errors.New(plain(err.Error()))
 	}
-	var tree yaml.Node
+	var tree, second yaml.Node
 	if err := yaml.Unmarshal(text, &tree); err != nil {
 		return errors.New(plain(err.Error()))
 	}
-	if line := emptyItem(&tree); line > 0 {
-		return fmt.Errorf("line %d: an empty item in a list", line)
+	for _, line := range emptyItems(&tree) {
+		wrong = append(wrong, fmt.Sprintf("line %d: an empty item in a list", line))
+	}
+	switch err := decoder.Decode(&second); {
+	case err == nil:
+		wrong = append(wrong, fmt.Sprintf("line %d: there is a second document", second.Line))
+	case !errors.Is(err, io.EOF):
+		wrong = append(wrong, plain(err.Error()))
+	}
+	if len(wrong) > 0 {
+		return errors.New(strings.Join(wrong, "\n"))
 	}
 	return nil
 }
 
-// emptyItem returns the line of a null in a list, or 0. The decoder would leave it out without a word.
-func emptyItem(n *yaml.Node) int {
+// emptyItems returns the lines of nulls in lists. The decoder would leave them out without a word.
+func emptyItems(n *yaml.Node) []int {
+	var lines []int
 	for _, child := range n.Content {
 		if n.Kind == yaml.SequenceNode && child.Kind == yaml.ScalarNode && child.ShortTag() == "!!null" {
-			return child.Line
+			lines = append(lines, child.Line)
 		}
-		if line := emptyItem(child); line > 0 {
-			return line
-		}
+		lines = append(lines, emptyItems(child)...)
 	}
-	return 0
+	return lines
 }
 
 var (

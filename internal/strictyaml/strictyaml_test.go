@@ -45,9 +45,12 @@ func TestDecodeErrors(t *testing.T) {
 		"part: one":             "line 1: `one` is not a group of keys",
 		"name: [a]":             "line 1: is not a text",
 		"name: a\nname: b":      `line 2: mapping key "name" already defined at line 1`,
-		"name: a\n---\nname: b": "there is a second document",
+		"name: a\n---\nname: b": "line 2: there is a second document",
+		"name: a\n---\n[":       "line 3: did not find expected node content",
 		"list: [a, ~]":          "line 1: an empty item in a list",
 		"list:\n  - a\n  -\n":   "line 3: an empty item in a list",
+		"titel: a\non: perhaps\nlist:\n  - a\n  -\n  -\n": "line 1: unknown key \"titel\"\nline 2: `perhaps` is not true or false\n" +
+			"line 5: an empty item in a list\nline 6: an empty item in a list",
 	} {
 		err := strictyaml.Decode([]byte(text), new(file))
 		if err == nil || err.Error() != want {

@@ -21,6 +21,9 @@ decision := allowed if {
 	not input.workspace.granted
 } else := allowed if {
 	permitted
+	nothing_denies
+} else := denied_by_a_rule if {
+	permitted
 } else := denied("FORBIDDEN", "missing_scope") if {
 	route
 } else := denied("FORBIDDEN", "no_route")
@@ -71,17 +74,59 @@ permitted if {
 }
 
 # METADATA
-# description: The scopes hold every one that the route requires, or an override, which stands for all of them.
-covers(scopes, _) if {
+# description: The scopes hold what the route requires, or an override, which stands for all of it.
+covers(scopes, overrides) if {
 	every scope in route.scopes {
-		scope in scopes
+		holds(scopes, scope)
 	}
+	covers_one(scopes)
+} else if {
+	some scope in overrides
+	holds(scopes, scope)
 }
 
-covers(scopes, overrides) if {
-	some scope in scopes
-	scope in overrides
+# METADATA
+# description: The scopes hold one of those of which the route requires one, if it does.
+covers_one(scopes) if {
+	count(route.any_of) == 0
+} else if {
+	some scope in route.any_of
+	holds(scopes, scope)
 }
+
+# METADATA
+# description: The scopes hold the one that is asked for, or one that implies it.
+holds(scopes, scope) if {
+	scope in scopes
+} else if {
+	some held in scopes
+	scope in route.implies[held]
+}
+
+# METADATA
+# description: |
+#   Other files of this package add denials to `deny`, each an object with a code and a reason that the configuration
+#   declares, and `retry_after` if it has one. They only take away: what is refused without them stays refused. Of several,
+#   the first one by code and reason is the answer.
+denied_by_a_rule := object.union(extras, denied(code, reason)) if {
+	[code, reason, extras] := min({[object.get(d, "code", null), object.get(d, "reason", null), others] |
+		some d in data.keywicket.deny
+		others := object.remove(d, ["code", "reason"])
+	})
+}
+
+# Written such that a denial of the wrong form denies too.
+nothing_denies if {
+	not data.keywicket.deny
+} else if {
+	count(data.keywicket.deny) == 0
+}
+
+# METADATA
+# description: Headers for the upstream, name → value. Other files of this package add them to `headers`.
+default own_headers := {}
+
+own_headers := data.keywicket.headers
 
 # METADATA
 # description: The decision that lets the request in.
@@ -90,6 +135,8 @@ allowed := {
 	"code": null,
 	"reason": null,
 	"required_scopes": route.scopes,
+	"any_of": route.any_of,
+	"headers": own_headers,
 	"route": route.name,
 }
 
@@ -100,6 +147,7 @@ denied(code, reason) := {
 	"code": code,
 	"reason": reason,
 	"required_scopes": object.get(addressed, "scopes", []),
+	"any_of": object.get(addressed, "any_of", []),
 	"route": object.get(addressed, "name", null),
 }
 

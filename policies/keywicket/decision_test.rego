@@ -10,10 +10,13 @@ issues := fixture.anonymous("velocity", "GET /api/issues")
 
 profile := fixture.anonymous("velocity", "GET /api/user")
 
-outcome(request) := "allow" if {
-	keywicket.decision.allow with input as request
+# Rules of one's own are left out: these tests are about the shipped ones.
+outcome(request) := outcome_with(request, set())
+
+outcome_with(request, denials) := "allow" if {
+	keywicket.decision.allow with input as request with data.keywicket.deny as denials
 } else := concat(" ", [decision.code, decision.reason]) if {
-	decision := keywicket.decision with input as request
+	decision := keywicket.decision with input as request with data.keywicket.deny as denials
 }
 
 # --- the document
@@ -23,9 +26,13 @@ test_decision_that_allows_is_whole if {
 		"allow": true,
 		"code": null,
 		"reason": null,
+		"any_of": [],
+		"headers": {},
 		"required_scopes": ["inbox:read"],
 		"route": "GET /api/v1/inbox/conversations",
 	} with input as fixture.at(fixture.by(inbox, fixture.workspace_token(["inbox:read"])), fixture.granted)
+		with data.keywicket.deny as set()
+		with data.keywicket.headers as {}
 }
 
 test_decision_that_denies_is_whole if {
@@ -33,6 +40,7 @@ test_decision_that_denies_is_whole if {
 		"allow": false,
 		"code": "FORBIDDEN",
 		"reason": "missing_scope",
+		"any_of": [],
 		"required_scopes": ["inbox:read"],
 		"route": "GET /api/v1/inbox/conversations",
 	} with input as fixture.at(fixture.by(inbox, fixture.workspace_token(["crm:read"])), fixture.granted)
@@ -43,6 +51,7 @@ test_decision_without_a_route_is_whole if {
 		"allow": false,
 		"code": "UNAUTHORIZED",
 		"reason": "missing",
+		"any_of": [],
 		"required_scopes": [],
 		"route": null,
 	} with input as fixture.anonymous("velaflows", "GET /nothing")
@@ -234,6 +243,44 @@ test_workspace_in_the_path_is_left_to_the_upstream if {
 		fixture.personal_key(["workspaces:update"]),
 	)
 	outcome(request) == "allow"
+}
+
+# --- rules of one's own
+
+too_small := {"code": "PAYMENT_REQUIRED", "reason": "plan_too_small"}
+
+reads_inbox := fixture.at(fixture.by(inbox, fixture.workspace_token(["inbox:read"])), fixture.granted)
+
+test_own_denial_takes_away if {
+	outcome_with(reads_inbox, {too_small}) == "PAYMENT_REQUIRED plan_too_small"
+	outcome_with(reads_inbox, set()) == "allow"
+}
+
+test_own_denial_changes_no_other_one if {
+	outcome_with(inbox, {too_small}) == "UNAUTHORIZED missing"
+	reader := fixture.at(fixture.by(inbox, fixture.workspace_token(["crm:read"])), fixture.granted)
+	outcome_with(reader, {too_small}) == "FORBIDDEN missing_scope"
+	outcome_with(fixture.anonymous("velocity", "GET /healthz"), {too_small}) == "allow"
+}
+
+test_own_denial_is_the_first_of_several if {
+	limited := {"code": "RATE_LIMITED", "reason": "quota", "retry_after": 30}
+	outcome_with(reads_inbox, {limited, too_small}) == "PAYMENT_REQUIRED plan_too_small"
+	decision := keywicket.decision with data.keywicket.deny as {limited} with input as reads_inbox
+	decision.retry_after == 30
+	decision.required_scopes == ["inbox:read"]
+}
+
+test_own_denial_of_the_wrong_form_denies if {
+	every wrong in [{{}}, {"no"}, true, ["no"], {{"allow": true, "code": null, "reason": null}}] {
+		not keywicket.decision.allow with data.keywicket.deny as wrong with input as reads_inbox
+	}
+}
+
+test_own_headers if {
+	decision := keywicket.decision with data.keywicket.headers as {"x-plan": "pro"} with input as reads_inbox
+	decision.allow
+	decision.headers == {"x-plan": "pro"}
 }
 
 # --- other kinds

@@ -4,10 +4,12 @@ package keywicket.fixture
 
 anonymous(api, line) := {
 	"api": api,
+	"time": 1750000000000000000, # 2025-06-15T15:06:40Z, a Sunday
 	"request": {
 		"method": method,
 		"path": path,
 		"segments": split(trim_prefix(path, "/"), "/"),
+		"raw_query": "",
 		"query": {},
 		"headers": {},
 		"host": "api.example",
@@ -16,6 +18,7 @@ anonymous(api, line) := {
 	"denial": "missing",
 	"workspace": nowhere,
 	"context": {},
+	"source": {"address": null, "principal": null, "certificate": null},
 } if {
 	[method, path] := split(line, " ")
 }
@@ -41,13 +44,15 @@ principal(kind, api, user, scopes) := {
 	"user_id": user,
 	"scopes": scopes,
 	"aal": null,
+	"attributes": {},
+	"user_attributes": {},
 }
 
 # What became of the workspace header: absent and nothing granted; absent and granted by the credential; asked for and
 # granted, with a role; asked for in vain.
-nowhere := {"requested": false, "granted": false, "id": null, "slug": null, "role": null}
+nowhere := {"requested": false, "granted": false, "id": null, "slug": null, "role": null, "attributes": {}}
 
-own := {"requested": false, "granted": true, "id": "64f1a2b3c4d5e6f7a8b9c0d1", "slug": "acme", "role": null}
+own := {"requested": false, "granted": true, "id": "64f1a2b3c4d5e6f7a8b9c0d1", "slug": "acme", "role": null, "attributes": {}}
 
 granted := object.union(own, {"requested": true})
 

@@ -3,45 +3,132 @@ package keywicket
 # METADATA
 # description: |
 #   The row of the API's route table (apis/NAME/data.yaml) that the request addresses, with what the decision needs of
-#   the API; undefined when there is none. Where several rows match, a literal segment goes before a parameter, from the
-#   left. As an entrypoint it is compiled to a rule per row, which OPA's index finds by API, method and path: the time of
-#   a match does not grow with the table.
+#   the API; undefined when there is none. The sidecar finds the same row by an index, in a time that does not grow with the
+#   table, while this file is the shipped one and nothing replaces or adds to what it defines and reads.
 # entrypoint: true
-route := max(matches)[1]
+route := row(input.api, data.apis[input.api].routes[min(matches)[2]])
 
 # METADATA
 # description: |
-#   Every row that matches, behind its shape: "/0/0" for "/issues/mine", "/0/*" for "/issues/{issue}". The greatest
-#   shape is the one that stays literal longest. Two rows with one method and shape are refused at load.
-matches contains [shape, row] if {
-	some name
-	some r in data.apis[name].routes
-	input.api == name
-	input.request.method == r.method
-
-	# A row's path is decoded as a request's is, so that both may be escaped in any way. Unlike a form, a path has no + for
-	# a space.
-	pattern := urlquery.decode(replace(regex.replace(r.path, `\{[^/]*\}`, "*"), "+", "%2B"))
-	glob.match(pattern, ["/"], input.request.path)
-
-	# A glob's * matches the empty segment too, which a parameter must not.
-	contains(input.request.path, "//") == false
-	endswith(input.request.path, "/") == endswith(r.path, "/")
-
+#   Every row that matches, behind its place in the order: first by path, then by method. In a path, literal text goes
+#   before a partial segment, that before a parameter, and that before the rest of a path, from the left.
+matches contains [order(shape), place, i] if {
 	# A path without one clear meaning has no segments.
 	count(input.request.segments) > 0
+	some i, r in data.apis[input.api].routes
+	place := methods[method_of(r)]
+	path := path_of(r)
+	starts_alike(path)
+	shape := shape_of(path)
+	regex.match(expression(shape), input.request.path)
+}
 
-	shape := regex.replace(pattern, `[^/*]+`, "0")
-	overrides := object.get(data.apis[name], "overrides", {})
-	row := {
-		"name": concat(" ", [r.method, r.path]),
-		"scopes": object.get(r, "scopes", []),
-		"public": object.get(r, "public", false),
-		"level": object.get(r, "level", "workspace"),
-		"overrides": {
-			"workspace": object.get(overrides, "workspace", []),
-			"user": object.get(overrides, "user", []),
-		},
-		"roles": object.get(data.apis[name], "roles", {}),
+# METADATA
+# description: Methods of rows that match the request → their place among rows of one path.
+methods[method] := 0 if {
+	method := input.request.method
+	method != "*"
+}
+
+methods[method] := 1 if {
+	method := "GET"
+	input.request.method == "HEAD"
+	data.apis[input.api].head_with_get
+}
+
+methods[method] := 2 if {
+	method := "*"
+	is_string(input.request.method)
+}
+
+# Most rows fail this, and it costs less than an expression. Text that is escaped is compared by the expression alone.
+starts_alike(path) if startswith(input.request.path, split(path, "{")[0])
+
+starts_alike(path) if contains(path, "%")
+
+method_of(r) := object.get(r, "method", "POST")
+
+# A row of gRPC is one of HTTP: package.Service/Method is the path of a POST, package.Service/* that of each method.
+path_of(r) := r.path
+
+path_of(r) := concat("", ["/", replace(r.grpc, "*", "{method}")])
+
+# METADATA
+# description: |
+#   A path as decoded text, in which \x01 stands for a parameter and \x02 for the rest. Unlike a form, a path has no + for a
+#   space.
+shape_of(path) := urlquery.decode(replace(parameters, "+", "%2B")) if {
+	rest := regex.replace(path, `\{[^{}]*\.\.\.\}`, "\u0002")
+	parameters := regex.replace(rest, `\{[^{}]*\}`, "\u0001")
+}
+
+expression(shape) := concat("", ["^", replace(replace(literal, "\u0001", `[^/]+`), "\u0002", `[^/](?s:.*)`), "$"]) if {
+	literal := regex.replace(shape, `[\\.+*?()|\[\]{}^$]`, `\$0`)
+}
+
+order(shape) := [order_of_segment(segment) | some segment in split(shape, "/")]
+
+order_of_segment("\u0002") := [3]
+
+order_of_segment("\u0001") := [2]
+
+# Of two partial segments, the one with more literal text goes first.
+order_of_segment(segment) := [1, 0 - count(replace(segment, "\u0001", ""))] if {
+	contains(segment, "\u0001")
+	segment != "\u0001"
+}
+
+order_of_segment(segment) := [0] if {
+	not contains(segment, "\u0001")
+	segment != "\u0002"
+}
+
+# METADATA
+# description: Every row of every table, in the tables' order. The sidecar evaluates this once, for its index.
+rows[api] := [row(api, r) | some r in data.apis[api].routes] if some api, _ in data.apis
+
+row(api, r) := {
+	"name": concat(" ", [method_of(r), path_of(r)]),
+	"scopes": object.get(r, "scopes", []),
+	"any_of": object.get(r, "any_of", []),
+	"public": object.get(r, "public", false),
+	"level": object.get(r, "level", "workspace"),
+	"overrides": shared[api].overrides,
+	"roles": shared[api].roles,
+	"implies": shared[api].implies,
+}
+
+# METADATA
+# description: What all rows of a table have in common.
+shared[api] := {
+	"overrides": {
+		"workspace": object.get(overrides, "workspace", []),
+		"user": object.get(overrides, "user", []),
+	},
+	"roles": object.get(table, "roles", {}),
+	"implies": {scope: graph.reachable(implied[api], {scope}) | some scope, _ in object.get(table, "implies", {})},
+} if {
+	some api, table in data.apis
+	overrides := object.get(table, "overrides", {})
+}
+
+# METADATA
+# description: Scope of the catalogue → the scopes that it implies directly. One that ends in * implies all that start like it.
+implied[api] := {scope: names |
+	some scope in catalogue
+	names := {name |
+		some name in catalogue
+		some pattern in object.get(object.get(table, "implies", {}), scope, [])
+		names_scope(pattern, name)
 	}
+} if {
+	some api, table in data.apis
+	catalogue := {scope | some _, scopes in object.get(table, "scopes", {}); some scope, _ in scopes}
+}
+
+names_scope(pattern, scope) if pattern == scope
+
+names_scope(pattern, scope) if {
+	endswith(pattern, "*")
+	startswith(scope, trim_suffix(pattern, "*"))
 }

@@ -83,12 +83,115 @@ test_path_without_a_clear_meaning_matches_nothing if {
 	not keywicket.route with data.apis as zoo with input as request
 }
 
+# Rows of every form. A row of each pair goes before the next one.
+forms := {"zoo": {
+	"scopes": {"workspace": {"a": ""}},
+	"routes": [
+		{"method": "GET", "path": "/files/{path...}", "scopes": ["a"]},
+		{"method": "GET", "path": "/files/{name}", "scopes": ["a"]},
+		{"method": "GET", "path": "/files/{name}.json", "scopes": ["a"]},
+		{"method": "GET", "path": "/files/report-{id}.json", "scopes": ["a"]},
+		{"method": "GET", "path": "/files/report-7.json", "scopes": ["a"]},
+		{"method": "POST", "path": "/charges/{chargeId}:refund", "scopes": ["a"]},
+		{"method": "GET", "path": "/compare/{base}...{head}", "scopes": ["a"]},
+		{"method": "GET", "path": "/odata/Users('{id}')/$value", "scopes": ["a"]},
+		{"method": "*", "path": "/any/{enterprise-team}", "scopes": ["a"]},
+		{"method": "GET", "path": "/any/{id}", "scopes": ["a"]},
+		{"grpc": "zoo.v1.Animals/Feed", "scopes": ["a"]},
+		{"grpc": "zoo.v1.Animals/*", "scopes": ["a"]},
+	],
+}}
+
+form(line) := name if {
+	name := keywicket.route.name with data.apis as forms with input as fixture.anonymous("zoo", line)
+}
+
+test_literal_goes_before_partial_before_parameter_before_rest if {
+	form("GET /files/report-7.json") == "GET /files/report-7.json"
+	form("GET /files/report-8.json") == "GET /files/report-{id}.json"
+	form("GET /files/other.json") == "GET /files/{name}.json"
+	form("GET /files/.json") == "GET /files/{name}"
+	form("GET /files/a/b.json") == "GET /files/{path...}"
+	form("GET /files/a/") == "GET /files/{path...}"
+	not form("GET /files/")
+	not form("GET /files")
+}
+
+test_text_around_a_parameter if {
+	form("POST /charges/ch_7:refund") == "POST /charges/{chargeId}:refund"
+	not form("POST /charges/:refund")
+	not form("POST /charges/ch_7")
+	form("GET /compare/main...topic") == "GET /compare/{base}...{head}"
+	not form("GET /compare/main..topic")
+	form("GET /odata/Users('ada')/$value") == "GET /odata/Users('{id}')/$value"
+	not form("GET /odata/UsersXadaX/$value")
+}
+
+test_method_goes_before_any_method if {
+	form("GET /any/7") == "GET /any/{id}"
+	form("PURGE /any/7") == "* /any/{enterprise-team}"
+	form("* /any/7") == "* /any/{enterprise-team}"
+}
+
+test_head_is_get_where_the_table_says_so if {
+	form("HEAD /any/7") == "* /any/{enterprise-team}"
+	not form("HEAD /files/x")
+	request := fixture.anonymous("zoo", "HEAD /any/7")
+	with_get := json.patch(forms, [{"op": "add", "path": "/zoo/head_with_get", "value": true}])
+	keywicket.route.name == "GET /any/{id}" with data.apis as with_get with input as request
+}
+
+test_grpc if {
+	form("POST /zoo.v1.Animals/Feed") == "POST /zoo.v1.Animals/Feed"
+	form("POST /zoo.v1.Animals/List") == "POST /zoo.v1.Animals/{method}"
+	not form("GET /zoo.v1.Animals/Feed")
+	not form("POST /zoo.v1.Keepers/List")
+}
+
+test_rows_are_made_of_all_tables if {
+	rows := keywicket.rows with data.apis as forms
+	names := [row.name | some row in rows.zoo]
+	count(names) == 12
+	names[11] == "POST /zoo.v1.Animals/{method}"
+}
+
 test_every_scope_of_a_route_is_needed if {
 	request := fixture.at(fixture.anonymous("zoo", "POST /animals"), fixture.own)
 	outcomes := {scopes: allow |
 		some scopes in [["a"], ["b"], ["a", "b"], ["b", "a", "c"]]
 		principal := fixture.principal("workspace_token", "zoo", null, scopes)
-		allow := keywicket.decision.allow with data.apis as zoo with input as fixture.by(request, principal)
+		allow := keywicket.decision.allow with data.apis as zoo
+			with data.keywicket.deny as set()
+			with input as fixture.by(request, principal)
 	}
 	outcomes == {["a"]: false, ["b"]: false, ["a", "b"]: true, ["b", "a", "c"]: true}
+}
+
+crm := {"crm": {
+	"scopes": {"workspace": {"crm:read": "", "crm:write": "", "crm:delete": "", "crm:*": "", "tags:read": "", "root": ""}},
+	"overrides": {"workspace": ["root"]},
+	"implies": {"crm:write": ["crm:read"], "crm:delete": ["crm:write"], "crm:*": ["crm:*"], "tags:read": []},
+	"routes": [
+		{"method": "GET", "path": "/deals", "scopes": ["crm:read"]},
+		{"method": "GET", "path": "/labels", "any_of": ["tags:read", "crm:write"]},
+		{"method": "GET", "path": "/both", "scopes": ["crm:read"], "any_of": ["tags:read", "crm:delete"]},
+	],
+}}
+
+opens(path) := {scope |
+	some scope in ["crm:read", "crm:write", "crm:delete", "crm:*", "tags:read", "root"]
+	request := fixture.at(fixture.anonymous("crm", concat(" ", ["GET", path])), fixture.own)
+	principal := fixture.principal("workspace_token", "crm", null, [scope])
+	keywicket.decision.allow with data.apis as crm
+		with data.keywicket.deny as set()
+		with input as fixture.by(request, principal)
+}
+
+test_scope_implies_others if {
+	opens("/deals") == {"crm:read", "crm:write", "crm:delete", "crm:*", "root"}
+}
+
+test_one_of_several_scopes if {
+	opens("/labels") == {"tags:read", "crm:write", "crm:delete", "crm:*", "root"}
+	opens("/both") == {"crm:delete", "crm:*", "root"}
 }

@@ -1,0 +1,133 @@
+package policies
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/util"
+	"go.yaml.in/yaml/v3"
+)
+
+// facts are a policy's own data: facts/NAME/data.yaml is data.facts.NAME, as `opa test` and `opa test -b` read it.
+type facts struct {
+	merged map[string]any // from "facts" on
+	files  []factsFile
+}
+
+type factsFile struct {
+	name     string
+	document map[string]any // from "facts" on
+}
+
+// isFacts reports whether a file has a name that a bundle's data has: `opa test -b` reads no other one.
+func isFacts(file string) bool {
+	switch path.Base(file) {
+	case "data.yaml", "data.yml", "data.json":
+		return strings.HasPrefix(file, "facts/")
+	}
+	return false
+}
+
+// add merges a file with those before. Only objects merge: two files that set the same key are refused, as OPA does.
+func (f *facts) add(name string, text []byte) error {
+	value, err := readFacts(name, text)
+	if err != nil {
+		return err
+	}
+	folders := strings.Split(path.Dir(name), "/")
+	for _, folder := range slices.Backward(folders) {
+		value = map[string]any{folder: value}
+	}
+	before := f.files
+	file := factsFile{name, value.(map[string]any)}
+	f.files = append(f.files, file) // a part of it is merged, even where it is refused
+	if f.merged == nil {
+		f.merged = make(map[string]any)
+	}
+	if key := merge(f.merged, file.document); key != nil {
+		var tree yaml.Node
+		_ = yaml.Unmarshal(text, &tree) // the line is a help, and no more
+		other := before[slices.IndexFunc(before, func(one factsFile) bool { return one.has(key) })]
+		return faults{{
+			line: lineOf(&tree, key[min(len(folders), len(key)):]...),
+			text: fmt.Sprintf("data.%s is in %s too", strings.Join(key, "."), other.name),
+		}}
+	}
+	return nil
+}
+
+// readFacts parses a file as OPA does.
+func readFacts(name string, text []byte) (any, error) {
+	var value any
+	if path.Ext(name) == ".json" {
+		err := util.UnmarshalJSON(text, &value)
+		end := int64(len(text))
+		var syntax *json.SyntaxError
+		switch {
+		case err == nil:
+			return value, nil
+		case errors.As(err, &syntax):
+			end = syntax.Offset
+		}
+		return nil, faults{{line: 1 + bytes.Count(bytes.TrimRight(text[:end], " \t\r\n"), []byte("\n")), text: err.Error()}}
+	}
+	if err := util.Unmarshal(text, &value); err != nil {
+		return nil, err
+	}
+	// A YAML file that is valid JSON is JSON to `opa test -b`, and YAML, which rounds large numbers, to `opa test`. Behind a
+	// line --- it is no JSON.
+	if text = bytes.TrimPrefix(text, []byte("\uFEFF")); json.Valid(text) {
+		var asYAML any
+		if err := util.Unmarshal(append([]byte("---\n"), text...), &asYAML); err != nil || !reflect.DeepEqual(value, asYAML) {
+			return nil, errors.New("opa test reads it as YAML, and opa test -b as JSON, which differ here: name it data.json")
+		}
+	}
+	return value, nil
+}
+
+// merge adds a document. It returns the first key that both have, and changes nothing below it.
+func merge(into, from map[string]any) []string {
+	for _, key := range slices.Sorted(maps.Keys(from)) {
+		value := from[key]
+		object, isObject := value.(map[string]any)
+		there, exists := into[key]
+		if !exists && !isObject {
+			into[key] = value
+			continue
+		}
+		if !exists {
+			there = make(map[string]any, len(object)) // the document stays as it was read
+			into[key] = there
+		}
+		thereObject, ok := there.(map[string]any)
+		if !ok || !isObject {
+			return []string{key}
+		}
+		if below := merge(thereObject, object); below != nil {
+			return append([]string{key}, below...)
+		}
+	}
+	return nil
+}
+
+// has reports whether the file sets the key, or something below it or above it that is no object.
+func (f factsFile) has(key []string) bool {
+	var value any = f.document
+	for _, k := range key {
+		object, ok := value.(map[string]any)
+		if !ok {
+			return true
+		}
+		if value, ok = object[k]; !ok {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,138 @@
+package policies
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// These checks refuse a policy that would be wider than it looks: rules of an earlier version beside a table or rules of this
+// one, and tests that define what the rules read.
+
+// forms refuses a rule that cannot be a part of data.keywicket.deny or .headers. Compiled, it would be an error of the shipped rules,
+// which read it.
+func (s sources) forms() error {
+	var all faults
+	for _, module := range s.rules {
+		for _, rule := range module.Rules {
+			var wrong string
+			switch ref := rule.Ref(); {
+			case ref.Equal(denyRef) && (rule.Head.Key == nil || !mayBeObject(rule.Head.Key)):
+				wrong = `deny holds objects: write deny contains {"code": "…", "reason": "…"} if { … }`
+			case ref.Equal(headersRef) && rule.Head.Value == nil:
+				wrong = `headers is an object: write headers["x-name"] := "…" if { … }`
+			default:
+				continue
+			}
+			all = append(all, fault{file: rule.Location.File, line: rule.Location.Row, text: wrong})
+		}
+	}
+	return all.err()
+}
+
+func mayBeObject(t *ast.Term) bool {
+	switch t.Value.(type) {
+	case ast.Object, ast.Var, ast.Ref, ast.Call:
+		return true
+	}
+	return false
+}
+
+// guard runs the checks that need no decision.
+func (s sources) guard(compiler *ast.Compiler) error {
+	var all faults
+	read := make(map[string]*ast.Location) // virtual documents that rules read → where
+	for _, module := range compiler.Modules {
+		ast.WalkRefs(module, func(r ast.Ref) bool {
+			if ground := r.GroundPrefix(); len(ground) > 1 && r[0].Equal(ast.DefaultRootDocument) {
+				read[ground.String()] = cmp.Or(r[0].Location, module.Package.Location)
+			}
+			return false
+		})
+	}
+	for _, file := range slices.Sorted(maps.Keys(s.tests)) {
+		for _, rule := range s.tests[file].Rules {
+			ref := rule.Ref().GroundPrefix()
+			for name, at := range read {
+				if ast.MustParseRef(name).HasPrefix(ref) {
+					all = append(all, fault{file: rule.Location.File, line: rule.Location.Row, text: fmt.Sprintf(
+						"%s is read at %s:%d, and a _test.rego file is not there when the sidecar decides: define it in another file", ref, at.File, at.Row)})
+				}
+			}
+		}
+	}
+	for _, own := range []ast.Ref{denyRef, headersRef} {
+		rules := compiler.GetRulesWithPrefix(own)
+		if len(rules) > 0 && read[own.String()] == nil {
+			all = append(all, fault{file: rules[0].Location.File, line: rules[0].Location.Row, text: fmt.Sprintf(
+				"%s is defined, and no rule reads it: take over keywicket/decision.rego of this version", own)})
+		}
+	}
+	return all.err()
+}
+
+// probe asks for decisions on rows that rules of an earlier version would read wrongly. A row whose own request finds another row,
+// or which is open without a scope, is refused. Rows are known to be found rightly where the index finds them.
+func (p policy) probe(ctx context.Context) error {
+	var all faults
+	for _, api := range slices.Sorted(maps.Keys(p.tables)) {
+		table := p.tables[api]
+		index := table.index()
+		for i, r := range table.Routes {
+			if p.indexed && len(r.AnyOf) == 0 || !p.indexed && !table.hasNewForms() {
+				continue
+			}
+			method, path := r.sample()
+			if found, ok := index.Find(method, path); !ok || found != i {
+				continue
+			}
+			file := "apis/" + api + "/data.yaml"
+			d, err := p.decide(ctx, sampleInput(api, method, path, r.level()))
+			switch {
+			case err != nil: // of this input alone: a rule may need more than it has
+			case d.Allow && len(r.AnyOf) > 0:
+				all = append(all, fault{file: file, line: r.Line, text: "the rules open the route to a token without any scope: they do not read any_of. Take over keywicket/decision.rego and route.rego of this version"})
+			case !p.indexed && d.Route != r.Name():
+				all = append(all, fault{file: file, line: r.Line, text: fmt.Sprintf(
+					"keywicket/route.rego finds %q for %s %s, and not %s: take over that file of this version", d.Route, method, path, r.Name())})
+			}
+		}
+	}
+	return all.err()
+}
+
+// hasNewForms reports whether the table has keys or patterns that rules of an earlier version do not know.
+func (t Table) hasNewForms() bool {
+	return t.HeadWithGet || len(t.Implies) > 0 || slices.ContainsFunc(t.Routes, func(r Route) bool {
+		return r.GRPC != "" || r.Method == "*" || len(r.AnyOf) > 0 || !r.pattern.WholeParameters()
+	})
+}
+
+// sample is a request that the row is for, if no other row goes before it.
+func (r Route) sample() (method, path string) {
+	method = r.method()
+	if method == "*" {
+		method = "GET"
+	}
+	return method, r.pattern.Sample()
+}
+
+func sampleInput(api, method, path string, level Level) authz.Input {
+	in := authz.Input{
+		API: api, Method: method, Path: path, Segments: strings.Split(path[1:], "/"), Time: time.Now(),
+		Principal: &authz.Principal{ID: "probe", Kind: authz.KindWorkspaceKey, API: api, Environment: authz.Live},
+		Workspace: authz.Workspace{Requested: true, Granted: true, ID: strings.Repeat("0", 24), Slug: "probe"},
+	}
+	if level == LevelUser {
+		in.Principal.Kind, in.Principal.UserID, in.Workspace = authz.KindPersonalKey, "probe", authz.Workspace{}
+	}
+	return in
+}

@@ -1,0 +1,73 @@
+package policies_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/policies"
+)
+
+// A policy that would let in more than it says is refused, with its line and what to do.
+func TestPolicyThatIsWiderThanItLooksIsRefused(t *testing.T) {
+	const table = "apis/velaflows/data.yaml"
+	shipped := func(t *testing.T) string { t.Helper(); return copied(t) }
+	earlier := func(t *testing.T) string {
+		t.Helper()
+		dir := filepath.Join(t.TempDir(), "policies")
+		if err := os.CopyFS(dir, os.DirFS("../test/testdata/earlier-policies")); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	mixed := func(t *testing.T) string { // decision.rego is the earlier one
+		t.Helper()
+		dir := shipped(t)
+		for _, file := range []string{"decision.rego", "decision_test.rego"} {
+			text, err := os.ReadFile(filepath.Join("..", "test", "testdata", "earlier-policies", "keywicket", file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, dir, "keywicket/"+file, string(text))
+		}
+		return dir
+	}
+	row := func(rows string) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) { t.Helper(); edit(t, dir, table, "routes:\n", "routes:\n"+rows) }
+	}
+	file := func(name, text string) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) { t.Helper(); write(t, dir, name, text) }
+	}
+	const deny = "package keywicket\n\ndeny contains {\"code\": \"FORBIDDEN\", \"reason\": \"no_route\"} if input.api == \"velaflows\"\n"
+	for name, c := range map[string]struct {
+		from  func(t *testing.T) string
+		spoil func(t *testing.T, dir string)
+		want  string // empty: it is not refused
+	}{
+		"any_of, earlier rules":            {earlier, row("  - {method: GET, path: /zz, any_of: [tags:read]}\n"), ":33: the rules open the route to a token without any scope: they do not read any_of"},
+		"any_of, earlier decision":         {mixed, row("  - {method: GET, path: /zz, any_of: [tags:read]}\n"), ":34: the rules open the route to a token without any scope"},
+		"any_of":                           {shipped, row("  - {method: GET, path: /zz, any_of: [tags:read]}\n"), ""},
+		"a rest, earlier rules":            {earlier, row("  - {method: GET, path: \"/zz/{id}\", scopes: [tags:write]}\n  - {method: GET, path: \"/zz/{r...}\", scopes: [tags:read]}\n"), `keywicket/route.rego finds `},
+		"a partial segment, earlier rules": {earlier, row("  - {method: GET, path: /zz/vx, scopes: [tags:write]}\n  - {method: GET, path: \"/zz/v{id}\", scopes: [tags:read]}\n"), `keywicket/route.rego finds `},
+		"any method, earlier rules":        {earlier, row("  - {method: \"*\", path: /zz, scopes: [tags:write]}\n"), `:33: keywicket/route.rego finds "" for GET /zz, and not * /zz`},
+		"a row like before, earlier rules": {earlier, row("  - {method: GET, path: \"/zz/{id}\", scopes: [tags:write]}\n"), ""},
+		"a denial, earlier rules":          {earlier, file("keywicket/own.rego", deny), "keywicket/own.rego:3: data.keywicket.deny is defined, and no rule reads it: take over keywicket/decision.rego"},
+		"a denial in a test's file":        {shipped, file("keywicket/own_test.rego", deny), "keywicket/own_test.rego:3: data.keywicket.deny is read at keywicket/decision.rego:"},
+		"a rule that reads a test's":       {shipped, file("keywicket/own.rego", "package keywicket\n\nheaders[\"x-a\"] := \"b\" if data.keywicket.fixture.own.granted\n"), "keywicket/fixture_test.rego:"},
+		"a denial that is true":            {shipped, file("keywicket/own.rego", "package keywicket\n\ndeny := true if input.api == \"zoo\"\n"), "keywicket/own.rego:3: deny holds objects: write deny contains"},
+		"a denial that is a text":          {shipped, file("keywicket/own.rego", "package keywicket\n\ndeny contains \"no\" if input.api == \"zoo\"\n"), "keywicket/own.rego:3: deny holds objects"},
+		"a denial that allows":             {shipped, file("keywicket/own.rego", "package keywicket\n\ndeny contains {\"code\": \"FORBIDDEN\", \"reason\": \"no_route\", \"allow\": true} if input.api == \"zoo\"\n"), `keywicket/own.rego:3: a denial of data.keywicket.deny has the unknown key "allow"`},
+		"headers that are a set":           {shipped, file("keywicket/own.rego", "package keywicket\n\nheaders contains \"x-plan\" if input.api == \"zoo\"\n"), "keywicket/own.rego:3: headers is an object"},
+		"other data with code and reason":  {shipped, file("keywicket/own.rego", "package keywicket\n\nheaders[\"x-a\"] := entry.code if {\n\tsome entry in [{\"code\": \"US\", \"reason\": \"sanction\", \"note\": 1}]\n}\n"), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := c.from(t)
+			c.spoil(t, dir)
+			_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %q in it", err, c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,194 @@
+package policies
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/util"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// schemaOf reads the shipped schema.
+func schemaOf(t *testing.T) map[string]any {
+	t.Helper()
+	text, err := Builtin.ReadFile("table.schema")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var schema map[string]any
+	if err := util.UnmarshalJSON(text, &schema); err != nil {
+		t.Fatal(err)
+	}
+	return schema
+}
+
+// conforms reports whether a table is one to the schema, and what is wrong otherwise.
+func conforms(t *testing.T, table string) (bool, any) {
+	t.Helper()
+	var document any
+	if err := util.Unmarshal([]byte(table), &document); err != nil {
+		t.Fatal(err)
+	}
+	results, err := rego.New(rego.Query("json.match_schema(input.table, input.schema)"),
+		rego.Input(map[string]any{"table": document, "schema": schemaOf(t)}), rego.StrictBuiltinErrors(true)).Eval(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	match := results[0].Expressions[0].Value.([]any)
+	return match[0].(bool), match[1]
+}
+
+// TestSchemaAgreesWithLoader: what an editor marks is what the sidecar refuses. Only what spans rows, such as a scope that
+// the catalogue lacks, and the finer points of a path are beyond a schema.
+func TestSchemaAgreesWithLoader(t *testing.T) {
+	const catalogue = "scopes: {workspace: {a: A, b: B}, user: {u: U}}\n"
+	row := func(row string) string { return catalogue + "routes:\n  - " + row + "\n" }
+	for name, c := range map[string]struct {
+		table string
+		valid bool
+	}{
+		"minimal":                 {"{}", true},
+		"a route":                 {row("{method: GET, path: /x, scopes: [a]}"), true},
+		"several scopes":          {row("{method: GET, path: /x, scopes: [a, b]}"), true},
+		"public":                  {row("{method: GET, path: /x, public: true}"), true},
+		"public, no scopes":       {row("{method: GET, path: /x, public: true, scopes: []}"), true},
+		"not public":              {row("{method: GET, path: /x, public: false, scopes: [a]}"), true},
+		"of the user":             {row("{method: GET, path: /x, level: user, scopes: [u]}"), true},
+		"a method with -":         {row("{method: VERSION-CONTROL, path: /x, scopes: [a]}"), true},
+		"a parameter":             {row(`{method: GET, path: "/x/{id}", scopes: [a]}`), true},
+		"overrides, roles":        {catalogue + "overrides: {workspace: [a], user: [u]}\nroles: {guest: [a], nobody: []}", true},
+		"may hold":                {`parameters: {may_hold: ["#", ";"], raw_semicolon: true}`, true},
+		"every scope's sign":      {"scopes: {workspace: {\"!#$%&'()*+-./09:;<=>?@AZ[]^_`az{|}~\": x}}", true},
+		"unknown key":             {catalogue + "route: []", false},
+		"unknown key of a row":    {row("{method: GET, path: /x, scope: [a]}"), false},
+		"unknown key of may":      {"parameters: {hold: []}", false},
+		"unknown level":           {row("{method: GET, path: /x, level: team, scopes: [a]}"), false},
+		"catalogue's level":       {"scopes: {team: {a: A}}", false},
+		"override's level":        {catalogue + "overrides: {team: [a]}", false},
+		"no method":               {row("{path: /x, scopes: [a]}"), false},
+		"no path":                 {row("{method: GET, scopes: [a]}"), false},
+		"method in small":         {row("{method: get, path: /x, scopes: [a]}"), false},
+		"relative path":           {row("{method: GET, path: x, scopes: [a]}"), false},
+		"no scopes":               {row("{method: GET, path: /x}"), false},
+		"empty scopes":            {row("{method: GET, path: /x, scopes: []}"), false},
+		"not public, no scopes":   {row("{method: GET, path: /x, public: false}"), false},
+		"public with scopes":      {row("{method: GET, path: /x, public: true, scopes: [a]}"), false},
+		"public: yes":             {row("{method: GET, path: /x, public: yes}"), false},
+		`public: "true"`:          {row(`{method: GET, path: /x, public: "true"}`), false},
+		"scopes as a text":        {row("{method: GET, path: /x, scopes: a}"), false},
+		"a number as a scope":     {row("{method: GET, path: /x, scopes: [1]}"), false},
+		"null as a scope":         {row("{method: GET, path: /x, scopes: [~]}"), false},
+		"null as a value":         {row("{method: GET, path: /x, public: true, level: }"), false},
+		"a row that is a text":    {row("GET /x"), false},
+		"routes as an object":     {"routes: {}", false},
+		"a number described":      {"scopes: {workspace: {a: 1}}", false},
+		"a blank in a scope":      {"scopes: {workspace: {a b: A}}", false},
+		"a comma in a scope":      {"scopes: {workspace: {\"a,b\": A}}", false},
+		"a quotation mark":        {"scopes: {workspace: {'a\"b': A}}", false},
+		"a backslash":             {"scopes: {workspace: {'a\\b': A}}", false},
+		"no ASCII":                {"scopes: {workspace: {é: A}}", false},
+		"an empty scope":          {"scopes: {workspace: {\"\": A}}", false},
+		"may hold another":        {"parameters: {may_hold: [/]}", false},
+		"may hold two":            {`parameters: {may_hold: ["#%"]}`, false},
+		"semicolon without ;":     {"parameters: {raw_semicolon: true}", false},
+		"semicolon without ; (2)": {`parameters: {may_hold: ["#"], raw_semicolon: true}`, false},
+		"the top is a list":       {"[]", false},
+		"any method":              {row("{method: '*', path: /x, scopes: [a]}"), true},
+		"a method of gRPC":        {row("{grpc: acme.v1.Issues/List, scopes: [a]}"), true},
+		"a service of gRPC":       {row("{grpc: acme.v1.Issues/*, public: true}"), true},
+		"one of two scopes":       {row("{method: GET, path: /x, any_of: [a, b]}"), true},
+		"one, and one of two":     {row("{method: GET, path: /x, scopes: [a], any_of: [b]}"), true},
+		"HEAD, and implies":       {catalogue + "head_with_get: true\nimplies: {a: [b], b: []}\n", true},
+		"implies all of a kind":   {catalogue + "implies: {a: ['b*']}\n", true},
+		"gRPC without a method":   {row("{grpc: acme.v1.Issues, scopes: [a]}"), false},
+		"gRPC with a slash":       {row("{grpc: /acme.v1.Issues/List, scopes: [a]}"), false},
+		"gRPC and a method":       {row("{grpc: acme.v1.Issues/List, method: POST, scopes: [a]}"), false},
+		"gRPC and a path":         {row("{grpc: acme.v1.Issues/List, path: /x, scopes: [a]}"), false},
+		"gRPC without scopes":     {row("{grpc: acme.v1.Issues/List}"), false},
+		"one of none":             {row("{method: GET, path: /x, any_of: []}"), false},
+		"public with one of":      {row("{method: GET, path: /x, any_of: [a], public: true}"), false},
+		"a method with a *":       {row("{method: G*, path: /x, scopes: [a]}"), false},
+		"HEAD: yes":               {catalogue + "head_with_get: yes\n", false},
+		"implies a text":          {catalogue + "implies: {a: b}\n", false},
+		"implies, with a blank":   {catalogue + "implies: {a b: [a]}\n", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, refused := parseTable([]byte(c.table))
+			valid, why := conforms(t, c.table)
+			if valid != c.valid || (refused == nil) != c.valid {
+				t.Errorf("valid to the schema: %v, %v\nrefused by the loader: %v", valid, why, refused)
+			}
+		})
+	}
+}
+
+// TestShippedTablesNameTheirSchema: an editor finds the schema by the first line, in a copy of the folder too.
+func TestShippedTablesNameTheirSchema(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "my-policies")
+	if out, err := exec.CommandContext(t.Context(), "cp", "-r", ".", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	embedded := filepath.Join(t.TempDir(), "policies")
+	if err := os.CopyFS(embedded, Builtin); err != nil {
+		t.Fatal(err)
+	}
+	for _, root := range []string{dir, embedded} {
+		files, err := filepath.Glob(filepath.Join(root, "apis/*/data.yaml"))
+		if err != nil || len(files) != 2 {
+			t.Fatal(files, err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			first, _, _ := strings.Cut(string(text), "\n")
+			named, ok := strings.CutPrefix(first, "# yaml-language-server: $schema=")
+			if _, err := os.Stat(filepath.Join(filepath.Dir(file), named)); !ok || err != nil {
+				t.Errorf("%s: the first line is %q: %v", file, first, err)
+			}
+			if valid, why := conforms(t, string(text)); !valid {
+				t.Errorf("%s: %v", file, why)
+			}
+		}
+	}
+	s, err := read(os.DirFS(dir))
+	if err != nil || len(s.data) != 1 {
+		t.Errorf("the schema is data: %v, %v", s.data, err)
+	}
+}
+
+// TestSchemaHasEveryKey: a key that the loader reads is in the schema, and the other way round.
+func TestSchemaHasEveryKey(t *testing.T) {
+	schema := schemaOf(t)
+	for _, c := range []struct {
+		of    any
+		where []string
+	}{
+		{Table{}, []string{"properties"}},
+		{Route{}, []string{"definitions", "route", "properties"}},
+		{authz.Parameters{}, []string{"properties", "parameters", "properties"}},
+	} {
+		var keys []string
+		for field := range reflect.TypeOf(c.of).Fields() {
+			if key := field.Tag.Get("yaml"); field.IsExported() && key != "-" {
+				keys = append(keys, key)
+			}
+		}
+		slices.Sort(keys)
+		at := schema
+		for _, key := range c.where {
+			at, _ = at[key].(map[string]any)
+		}
+		if known := util.KeysSorted(at); !slices.Equal(known, keys) {
+			t.Errorf("%T has the keys %s, the schema %s", c.of, keys, known)
+		}
+	}
+}

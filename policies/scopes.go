@@ -1,0 +1,152 @@
+package policies
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// Scope reports the level of a scope of the catalogue.
+func (t Table) Scope(name string) (Level, bool) {
+	for level, scopes := range t.Scopes {
+		if _, ok := scopes[name]; ok {
+			return level, true
+		}
+	}
+	return "", false
+}
+
+// ScopeNames lists the catalogue of the given levels, sorted.
+func (t Table) ScopeNames(levels ...Level) []string {
+	var names []string
+	for _, level := range levels {
+		names = slices.AppendSeq(names, maps.Keys(t.Scopes[level]))
+	}
+	slices.Sort(names)
+	return names
+}
+
+// checkScopes refuses scopes, overrides and roles by the keys that lead to them.
+func (t Table) checkScopes(refuse func(err error, where ...string)) {
+	levels := make(map[string]Level)
+	for _, level := range slices.Sorted(maps.Keys(t.Scopes)) {
+		if level != LevelWorkspace && level != LevelUser {
+			refuse(fmt.Errorf("scopes: the level %q is neither workspace nor user", level), "scopes", string(level))
+			continue
+		}
+		for _, scope := range slices.Sorted(maps.Keys(t.Scopes[level])) {
+			other, twice := levels[scope]
+			switch {
+			case !authz.ValidScope(scope):
+				refuse(fmt.Errorf("scopes: %q has characters that a scope cannot have", scope), "scopes", string(level), scope)
+			case twice:
+				refuse(fmt.Errorf("scopes: %s is of the level %s and of %s", scope, other, level), "scopes", string(level), scope)
+			}
+			levels[scope] = level
+		}
+	}
+	for _, level := range slices.Sorted(maps.Keys(t.Overrides)) {
+		if level != LevelWorkspace && level != LevelUser {
+			refuse(fmt.Errorf("overrides: the level %q is neither workspace nor user", level), "overrides", string(level))
+		}
+		for _, scope := range t.Overrides[level] {
+			if err := t.known([]string{scope}); err != nil {
+				refuse(fmt.Errorf("overrides: %w", err), "overrides", string(level), scope)
+			}
+		}
+	}
+	for _, role := range slices.Sorted(maps.Keys(t.Roles)) {
+		for _, scope := range t.Roles[role] {
+			if err := t.known([]string{scope}); err != nil {
+				refuse(fmt.Errorf("roles: %s: %w", role, err), "roles", role, scope)
+			}
+		}
+	}
+	t.checkImplies(refuse)
+}
+
+// checkImplies refuses what is not in the catalogue, another level, and a circle: scopes that imply one another are one scope.
+func (t Table) checkImplies(refuse func(err error, where ...string)) {
+	for _, scope := range slices.Sorted(maps.Keys(t.Implies)) {
+		level, ok := t.Scope(scope)
+		if !ok {
+			refuse(fmt.Errorf("implies: the scope %q is not among scopes", scope), "implies", scope)
+			continue
+		}
+		for _, name := range t.Implies[scope] {
+			if err := t.checkImplied(scope, level, name); err != nil {
+				refuse(fmt.Errorf("implies: %w", err), "implies", scope, name)
+			}
+		}
+	}
+}
+
+func (t Table) checkImplied(scope string, level Level, name string) error {
+	names := t.named(name)
+	if len(names) == 0 && strings.HasSuffix(name, "*") {
+		return fmt.Errorf("%s: no scope starts with %q", scope, strings.TrimSuffix(name, "*"))
+	}
+	if len(names) == 0 {
+		return fmt.Errorf("%s: the scope %q is not among scopes", scope, name)
+	}
+	for _, other := range names {
+		if of, _ := t.Scope(other); of != level {
+			return fmt.Errorf("%s is of the level %s, and %s of %s", scope, level, other, of)
+		}
+		if other != scope && slices.Contains(t.Implied(other), scope) {
+			return fmt.Errorf("%s and %s imply one another", scope, other)
+		}
+	}
+	return nil
+}
+
+// named are the scopes of the catalogue that a name under implies stands for.
+func (t Table) named(name string) []string {
+	start, several := strings.CutSuffix(name, "*")
+	if _, ok := t.Scope(name); ok && !several {
+		return []string{name}
+	}
+	if !several {
+		return nil
+	}
+	return slices.DeleteFunc(t.ScopeNames(LevelWorkspace, LevelUser), func(scope string) bool { return !strings.HasPrefix(scope, start) })
+}
+
+// Implied lists the scopes that a scope includes, itself among them, sorted.
+func (t Table) Implied(scope string) []string {
+	implied := map[string]bool{scope: true}
+	for open := []string{scope}; len(open) > 0; open = open[1:] {
+		for _, name := range t.Implies[open[0]] {
+			for _, next := range t.named(name) {
+				if !implied[next] {
+					implied[next] = true
+					open = append(open, next)
+				}
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(implied))
+}
+
+// Holds reports whether one of the scopes is the one that is asked for, or implies it.
+func (t Table) Holds(scopes []string, scope string) bool {
+	return slices.Contains(scopes, scope) ||
+		slices.ContainsFunc(scopes, func(held string) bool { return slices.Contains(t.Implied(held), scope) })
+}
+
+// IsOverride reports whether the scope is an override of the level, or implies one.
+func (t Table) IsOverride(scope string, level Level) bool {
+	return slices.ContainsFunc(t.Implied(scope), func(s string) bool { return slices.Contains(t.Overrides[level], s) })
+}
+
+func (t Table) known(scopes []string) error {
+	for _, scope := range scopes {
+		if _, ok := t.Scope(scope); !ok {
+			return fmt.Errorf("the scope %q is not among scopes", scope)
+		}
+	}
+	return nil
+}

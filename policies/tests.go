@@ -1,0 +1,159 @@
+package policies
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/storage"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/tester"
+	"github.com/open-policy-agent/opa/v1/topdown"
+)
+
+// testTimeout bounds each of a policy's tests. OPA's own 5 s are too few where a machine is busy: the sidecar would not
+// start.
+const testTimeout = time.Minute
+
+// test runs the policy's own tests as `opa test` does: what passes there passes here, a built-in function's error within
+// a test included. A test that is named todo_ is skipped.
+func (s sources) test(ctx context.Context) error {
+	var all faults
+	err := s.run(ctx, ast.NewCompiler().WithCapabilities(capabilities()), everyTest, func(r *tester.Result) {
+		if !r.Pass() && !r.Skip {
+			all = append(all, fault{file: r.Location.File, line: r.Location.Row, text: failure(r)})
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return all.err()
+}
+
+// failure tells what became of a test: of one with cases, which ones fail.
+func failure(r *tester.Result) string {
+	var cases []string
+	for name, result := range r.SubResults.Iter {
+		if result.Fail && len(result.SubResults) == 0 {
+			cases = append(cases, fmt.Sprintf("%q", strings.Join(name, "/")))
+		}
+	}
+	var evaluation *topdown.Error
+	switch {
+	case topdown.IsCancel(r.Error):
+		return fmt.Sprintf("the test %s takes more than %v", r.Name, testTimeout)
+	case errors.As(r.Error, &evaluation):
+		return fmt.Sprintf("the test %s fails: %s", r.Name, oneLine(evaluation.Message))
+	case r.Error != nil:
+		return fmt.Sprintf("the test %s fails: %s", r.Name, oneLine(r.Error.Error()))
+	case len(cases) > 0:
+		return fmt.Sprintf("the test %s fails for %s", r.Name, strings.Join(cases, ", "))
+	}
+	return fmt.Sprintf("the test %s fails", r.Name)
+}
+
+// What names of tests match.
+const (
+	everyTest = ""
+	noTest    = "^$"
+)
+
+// checks are the stages of OPA's compiler that look for errors and change nothing. The compiler ends at the first stage
+// that finds some.
+var checks = []ast.StageID{ast.StageCheckUndefinedFuncs, ast.StageCheckSafetyRuleHeads, ast.StageCheckSafetyRuleBodies}
+
+// compile compiles rules and tests, and returns all errors. Where a check fails, the later ones are made without it: what
+// they find in a rule that has an error already can be its consequence, and is left out.
+func (s sources) compile(ctx context.Context) error {
+	var all ast.Errors
+	for skipped := range len(checks) + 1 {
+		compiler := ast.NewCompiler().WithCapabilities(everyBuiltin()).WithSkipStages(checks[:skipped]...)
+		if skipped == 0 {
+			compiler.WithStageAfterID(ast.StageRewriteLocalVars, sandbox(&all))
+		}
+		before := slices.Clone(all)
+		err := s.run(ctx, compiler, noTest, nil)
+		if err == nil {
+			break
+		}
+		var found ast.Errors
+		if !errors.As(err, &found) {
+			return err
+		}
+		for _, e := range found {
+			if !slices.ContainsFunc(before, func(known *ast.Error) bool { return s.ruleAt(known) == s.ruleAt(e) }) {
+				all = append(all, e)
+			}
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return all
+}
+
+// ruleAt finds the rule that an error is in, by its file and line.
+func (s sources) ruleAt(e *ast.Error) (place struct {
+	file string
+	line int
+}) {
+	if e.Location == nil {
+		return place
+	}
+	place.file = e.Location.File
+	for _, modules := range []map[string]*ast.Module{s.rules, s.tests} {
+		if module, ok := modules[place.file]; ok {
+			for _, rule := range module.Rules {
+				if line := rule.Location.Row; line <= e.Location.Row {
+					place.line = max(place.line, line)
+				}
+			}
+		}
+	}
+	return place
+}
+
+// run compiles rules and tests with the settings of `opa test`, and runs the tests whose names match.
+func (s sources) run(ctx context.Context, compiler *ast.Compiler, names string, each func(*tester.Result)) error {
+	store := inmem.NewFromObject(s.data)
+	txn, err := store.NewTransaction(ctx)
+	if err != nil {
+		return err
+	}
+	defer store.Abort(ctx, txn)
+	compiler.WithPathConflictsCheck(storage.NonEmpty(ctx, store, txn)).WithEnablePrintStatements(true).
+		WithUseTypeCheckAnnotations(true).SetErrorLimit(0) // 0 is none
+	modules := maps.Clone(s.rules)
+	maps.Copy(modules, s.tests)
+	results, err := tester.NewRunner().SetCompiler(compiler).SetStore(store).SetModules(modules).
+		SetTimeout(testTimeout).Filter(names).RunTests(ctx, txn)
+	if err != nil {
+		return err
+	}
+	for r := range results {
+		each(r)
+	}
+	return nil
+}
+
+// sandbox is a stage that finds the built-ins that a decision must not have, wherever they are used. It comes after those
+// that rename imports and variables: what is still called http.send is the built-in.
+func sandbox(found *ast.Errors) ast.CompilerStageDefinition {
+	return ast.CompilerStageDefinition{Name: "Sandbox", MetricName: "sandbox", Stage: func(c *ast.Compiler) *ast.Error {
+		for _, module := range c.Modules {
+			ast.WalkTerms(module, func(t *ast.Term) bool {
+				if ref, ok := t.Value.(ast.Ref); ok && slices.Contains(outward, ref.String()) {
+					*found = append(*found, ast.NewError(ast.CompileErr, t.Location,
+						"%s is not available in the sidecar: a decision cannot reach out of the process", ref))
+				}
+				return false
+			})
+		}
+		return nil
+	}}
+}

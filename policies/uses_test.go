@@ -1,0 +1,175 @@
+package policies_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies"
+)
+
+// declared is what an API of these tests has declared.
+var declared = map[string]authz.API{"velaflows": {UpstreamHeaders: []string{"x-region"}, Denials: []authz.Denial{
+	{Code: "PAYMENT_REQUIRED", Reason: "plan_too_small", Status: 402, Message: "m"},
+	{Code: authz.CodeForbidden, Reason: "outside_office_hours", Status: 403, Message: "m"},
+}}}
+
+const keys = `"allow": false, "required_scopes": [], "route": null`
+
+// A denial that can be told from the rules alone has to be built in or declared. What depends on the input is not found.
+func TestUndeclaredDenialIsFoundAtLoad(t *testing.T) {
+	for name, c := range map[string]struct {
+		rules string // extra is one more line of the decision
+		want  string // empty: nothing is found
+	}{
+		"a function's arguments":        {`extra := denied("TEAPOT", "tea")`, `keywicket/extra.rego:3: a denial with the code "TEAPOT" and the reason "tea", which no API declares: add it to apis.NAME.denials`},
+		"a declared code's reason":      {`extra := denied("PAYMENT_REQUIRED", "unpaid")`, `:3: a denial with the code "PAYMENT_REQUIRED" and the reason "unpaid"`},
+		"reasons mixed up":              {`extra := denied("FORBIDDEN", "expired")`, `:3: a denial with the code "FORBIDDEN" and the reason "expired"`},
+		"a code, the reason is dynamic": {`extra := denied("TEAPOT", input.denial)`, `:3: a denial with the code "TEAPOT", which`},
+		"a reason, the code is dynamic": {`extra := denied(input.context.code, "tea")`, `:3: a denial with the reason "tea", which`},
+		"an object":                     {"extra := {\n\t" + `"code": "TEAPOT", "reason": "tea", ` + keys + "\n}", `:3: a denial with the code "TEAPOT"`},
+		"an object in a body":           {"extra := d if {\n\td := {" + `"code": "TEAPOT", "reason": "tea", ` + keys + "}\n}", `:4: a denial`},
+		"in an else":                    {"extra := denied(\"FORBIDDEN\", \"no_route\") if {\n\tinput.never\n} else := denied(\"TEAPOT\", \"tea\") if {\n\tinput.now\n}", `:5: a denial`},
+		"a function of a function":      {"extra := forbidden(\"tea\")\n\nforbidden(why) := denied(\"FORBIDDEN\", why)", `:3: a denial with the code "FORBIDDEN" and the reason "tea"`},
+		"a function's else":             {"extra := f(\"tea\")\n\nf(why) := denied(\"FORBIDDEN\", \"no_route\") if {\n\tinput.never\n} else := denied(\"FORBIDDEN\", why)", `:3: a denial with the code "FORBIDDEN" and the reason "tea"`},
+		"an object that is changed":     {`extra := object.union(denied("TEAPOT", "tea"), {"route": "x"})`, `:3: a denial`},
+		"in a comprehension":            {"extra := [d | some why in [\"tea\"]; d := {\"code\": \"TEAPOT\", \"reason\": why, " + keys + "}][0]", `:3: a denial with the code "TEAPOT", which`},
+		"in another package":            {`extra := data.helper.answer`, `helper/helper.rego:3: a denial with the code "TEAPOT" and the reason "tea"`},
+		"a function of another package": {"extra := data.helper.answers(\"tea\")", `keywicket/extra.rego:3: a denial with the code "TEAPOT" and the reason "tea"`},
+
+		"a rule of one's own":    {`deny contains {"code": "TEAPOT", "reason": "tea"} if input.never`, `keywicket/extra.rego:3: a denial with the code "TEAPOT" and the reason "tea"`},
+		"a header":               {`headers["x-plan"] := "pro"`, `keywicket/extra.rego:3: the header "x-plan" for the upstream, which no API declares: add it to apis.NAME.upstream_headers`},
+		"a header of an object":  {`headers := {"x-region": "eu", "x-plan": "pro"}`, `:3: the header "x-plan" for the upstream`},
+		"a header of a decision": {"extra := {\"headers\": {\"x-plan\": \"pro\"}, \"code\": null, \"reason\": null, " + keys + "}", `:3: the header "x-plan"`},
+		"two":                    {"extra := denied(\"A\", \"a\") if {\n\tinput.never\n} else := denied(\"B\", \"b\")", "the reason \"a\", which no API declares: add it to apis.NAME.denials in the configuration, or correct the rule\nkeywicket/extra.rego:5: "},
+
+		"a declared header":         {`headers["x-region"] := "eu"`, ""},
+		"a header by a variable":    {`headers[name] := "eu" if name := input.context.header`, ""},
+		"declared":                  {`extra := denied("PAYMENT_REQUIRED", "plan_too_small")`, ""},
+		"a declared reason":         {`extra := denied("FORBIDDEN", "outside_office_hours")`, ""},
+		"built in":                  {`extra := denied("UNAUTHORIZED", "revoked")`, ""},
+		"dynamic":                   {`extra := denied(input.context.code, input.context.reason)`, ""},
+		"of a variable":             {"extra := denied(code, \"no_route\") if code := input.context.code", ""},
+		"a rule that nobody needs":  {"extra := {} if false\n\nunused := denied(\"TEAPOT\", \"tea\")", ""},
+		"an object of other things": {"extra := {} if {\n\tcountry := {\"code\": \"DE\"}\n\tinput.context.country == country.code\n}", ""},
+		"a constant parameter":      {"extra := f(\"TEAPOT\")\n\nf(\"FORBIDDEN\") := denied(\"FORBIDDEN\", \"no_route\")", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := copied(t)
+			edit(t, dir, "keywicket/decision.rego", `} else := denied("UNAUTHORIZED", input.denial) if {`, "} else := extra if {\n\tinput.context.extra\n"+`} else := denied("UNAUTHORIZED", input.denial) if {`)
+			if !strings.Contains(c.rules, "extra") {
+				c.rules += "\n\nextra := {} if false"
+			}
+			write(t, dir, "keywicket/extra.rego", "package keywicket\n\n"+c.rules+"\n")
+			write(t, dir, "keywicket/extra_test.rego", "package extra_test\n\nimport data.keywicket\n\nanswer := keywicket.denied(\"TESTED\", \"alone\")\n")
+			write(t, dir, "helper/helper.rego", "package helper\n\nanswer := {\"code\": \"TEAPOT\", \"reason\": \"tea\", "+keys+"}\n\nanswers(why) := {\"code\": \"TEAPOT\", \"reason\": why, "+keys+"}\n")
+			explainer, err := policies.LoadExplainer(t.Context(), policies.Config{Dir: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, found := range []policies.Uses{load(t, dir).Uses(), explainer.Uses()} {
+				err := found.CheckDeclared(declared)
+				if (err != nil) != (c.want != "") || err != nil && !strings.Contains(err.Error(), c.want) {
+					t.Errorf("got %v, want %q in it", err, c.want)
+				}
+			}
+		})
+	}
+}
+
+func TestDenialsOfTheBuiltInPolicy(t *testing.T) {
+	found := load(t, "").Uses()
+	if err := found.CheckDeclared(map[string]authz.API{"velaflows": {}}); err != nil || len(found) != 5 {
+		t.Errorf("found %v, %v", found, err)
+	}
+}
+
+// A key that the decision does not have is an error, at load where it can be told, and otherwise of the decision.
+func TestUnknownKeyOfTheDecision(t *testing.T) {
+	for name, rule := range map[string]string{
+		"constant": `decision := {"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null, "header": {}}`,
+		"of a function": `decision := f({})
+
+f(h) := {"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null, "header": h}`,
+	} {
+		dir := copied(t)
+		removeTests(t, dir)
+		write(t, dir, "keywicket/decision.rego", "package keywicket\n\n"+rule+"\n")
+		_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
+		line := map[string]string{"constant": "3", "of a function": "5"}[name]
+		if want := "keywicket/decision.rego:" + line + `: data.keywicket.decision has the unknown key "header"; its keys are allow, code`; err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", name, err, want)
+		}
+	}
+	dir := copied(t)
+	removeTests(t, dir)
+	write(t, dir, "keywicket/decision.rego", `package keywicket
+
+decision := object.union({"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null}, {input.method_key: "x"}) if input.method_key
+else := object.union({"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null}, {lower(input.request.method): "x"})
+`)
+	d, err := load(t, dir).Decide(t.Context(), inboxInput())
+	if want := `unknown key "get"; its keys are allow, code, reason, required_scopes, route, and the optional ones any_of, headers, retry_after`; err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %+v, %v", d, err)
+	}
+}
+
+func TestOptionalKeysOfTheDecision(t *testing.T) {
+	const allow = `"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null`
+	for keys, want := range map[string]authz.Decision{
+		``: {Allow: true},
+		`, "any_of": ["a", "b"], "headers": {"x-plan": "pro"}, "retry_after": 30`: {
+			Allow: true, AnyOf: []string{"a", "b"}, Headers: map[string]string{"x-plan": "pro"}, RetryAfter: 30,
+		},
+	} {
+		d, err := decisionWith(t, allow+keys)
+		if err != nil || !d.Allow || strings.Join(d.AnyOf, " ") != strings.Join(want.AnyOf, " ") || d.Headers["x-plan"] != want.Headers["x-plan"] || d.RetryAfter != want.RetryAfter {
+			t.Errorf("%s: got %+v, %v", keys, d, err)
+		}
+	}
+	for keys, want := range map[string]string{
+		`"any_of": "a"`:                  "any_of is a string, not an array",
+		`"any_of": [1]`:                  "any_of holds a json.Number",
+		`"headers": ["x"]`:               "headers is a []interface {}, not an object",
+		`"headers": {"x-plan": ["pro"]}`: "headers.x-plan is a []interface {}, not a string",
+		`"headers": {"x-plan": null}`:    "headers.x-plan is a <nil>",
+		`"retry_after": "30"`:            "retry_after is 30, not a whole number",
+		`"retry_after": 1.5`:             "retry_after is 1.5",
+		`"retry_after": 0`:               "retry_after is 0",
+		`"retry_after": -1`:              "retry_after is -1",
+		`"retry_after": null`:            "retry_after is <nil>",
+	} {
+		if d, err := decisionWith(t, allow+", "+keys); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %+v, %v", keys, d, err)
+		}
+	}
+}
+
+func decisionWith(t *testing.T, keys string) (authz.Decision, error) {
+	t.Helper()
+	dir := copied(t)
+	removeTests(t, dir)
+	write(t, dir, "keywicket/decision.rego", "package keywicket\n\ndecision := {"+keys+"}\n")
+	return load(t, dir).Decide(t.Context(), inboxInput())
+}
+
+// The certificate is for a policy that reads it alone, and the raw query makes no query ambiguous.
+func TestPolicyThatReadsTheCertificate(t *testing.T) {
+	for condition, want := range map[string]authz.Reading{
+		`input.source.principal == "spiffe://acme/billing"`:     {},
+		`input.request.raw_query == ""`:                         {},
+		`input.time > 0`:                                        {},
+		`"spiffe://a" in input.source.certificate.uris`:         {Certificate: true},
+		`input.source.certificate != null`:                      {Certificate: true},
+		`count(input.source) == 3`:                              {Certificate: true},
+		`input[input.context.part].certificate.subject == "CN"`: {Certificate: true, Query: true},
+	} {
+		dir := copied(t)
+		removeTests(t, dir)
+		edit(t, dir, "keywicket/decision.rego", "permitted if {\n", "permitted if {\n\t"+condition+"\n")
+		got := load(t, dir).Reading("velaflows")
+		if got.Certificate != want.Certificate || got.Query != want.Query {
+			t.Errorf("%s: %+v", condition, got)
+		}
+	}
+}

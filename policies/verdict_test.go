@@ -1,0 +1,367 @@
+package policies_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/txtar"
+
+	"github.com/keywicket/keywicket/policies"
+)
+
+// stockOPA builds the pinned opa, and returns the path of its binary.
+var stockOPA = sync.OnceValues(func() (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	tool := exec.CommandContext(ctx, "go", "tool", "-modfile=tools/opa.mod", "-n", "opa")
+	tool.Dir = ".."
+	out, err := tool.Output()
+	return strings.TrimSpace(string(out)), err
+})
+
+// opaTest reports whether stock opa passes a folder. With -z a skipped test is no failure, as it is none here.
+func opaTest(t *testing.T, dir string, flags ...string) (passes bool, output string) {
+	t.Helper()
+	opa, err := stockOPA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), opa, append(append([]string{"test", "-z"}, flags...), dir)...).CombinedOutput()
+	var failed *exec.ExitError
+	if err != nil && !errors.As(err, &failed) {
+		t.Fatal(err)
+	}
+	return err == nil, string(out)
+}
+
+// policyOf is the built-in rules with a small table, without tests, and with the files of a txtar archive. The large tables
+// would take most of the time.
+func policyOf(t *testing.T, archive string) string {
+	t.Helper()
+	dir := copied(t)
+	removeTests(t, dir)
+	if err := os.RemoveAll(filepath.Join(dir, "apis")); err != nil {
+		t.Fatal(err)
+	}
+	write(t, dir, "apis/velaflows/data.yaml", "routes: [{method: GET, path: /healthz, public: true}]\n")
+	for _, file := range txtar.Parse([]byte(archive)).Files {
+		write(t, dir, file.Name, string(file.Data))
+	}
+	return dir
+}
+
+const passes = ""
+
+// TestVerdictIsThatOfStockOPA: a folder that passes stock opa loads, and one that fails there does not.
+func TestVerdictIsThatOfStockOPA(t *testing.T) {
+	for name, c := range map[string]struct {
+		files string
+		want  string // in the error of the sidecar; passes for none
+	}{
+		"no test":               {"-- x.rego --\npackage x\n", passes},
+		"true":                  {"-- x_test.rego --\npackage x\n\ntest_a if true\n", passes},
+		"false":                 {"-- x_test.rego --\npackage x\n\ntest_a := false\n", "x_test.rego:3: the test test_a fails"},
+		"undefined":             {"-- x_test.rego --\npackage x\n\ntest_a if input.nothing\n", "x_test.rego:3: the test test_a fails"},
+		"a number":              {"-- x_test.rego --\npackage x\n\ntest_a := 1\n", "x_test.rego:3: the test test_a fails"},
+		"a text":                {"-- x_test.rego --\npackage x\n\ntest_a := \"x\"\n", "x_test.rego:3: the test test_a fails"},
+		"null":                  {"-- x_test.rego --\npackage x\n\ntest_a := null\n", "x_test.rego:3: the test test_a fails"},
+		"an object":             {"-- x_test.rego --\npackage x\n\ntest_a := {\"a\": true}\n", "x_test.rego:3: the test test_a fails"},
+		"a set":                 {"-- x_test.rego --\npackage x\n\ntest_a contains 1\n", "x_test.rego:3: the test test_a fails"},
+		"a set by a value":      {"-- x_test.rego --\npackage x\n\ntest_a contains \"case\" if false\n", "x_test.rego:3: the test test_a fails"},
+		"a default":             {"-- x_test.rego --\npackage x\n\ndefault test_a := true\n", passes},
+		"a default of false":    {"-- x_test.rego --\npackage x\n\ndefault test_a := false\n\ntest_a if 1 == 2\n", "x_test.rego:3: the test test_a fails"},
+		"a function":            {"-- x_test.rego --\npackage x\n\ntest_f(a) if a == 1\n", "x_test.rego:3: the test test_f fails"},
+		"named test":            {"-- x_test.rego --\npackage x\n\ntest := false\n\ntests if false\n\ntesting := 1\n", passes},
+		"in a name":             {"-- x_test.rego --\npackage x\n\nmy_test_a := false\n", passes},
+		"below a name":          {"-- x_test.rego --\npackage x\n\na.test_b if false\n", "x_test.rego:3: the test a.test_b fails"},
+		"below a name, false":   {"-- x_test.rego --\npackage x\n\na.test_b := false\n", passes}, // to OPA too
+		"above a name":          {"-- x_test.rego --\npackage x\n\ntest_a.b := false\n", "x_test.rego:3: the test test_a"},
+		"todo":                  {"-- x_test.rego --\npackage x\n\ntodo_test_a := false\n", passes},
+		"todo, and one":         {"-- x_test.rego --\npackage x\n\ntodo_test_a := false\n\ntest_b if false\n", "x_test.rego:5: the test test_b fails"},
+		"todo without test":     {"-- x_test.rego --\npackage x\n\ntodo_a := false\n", passes},
+		"two that fail":         {"-- x_test.rego --\npackage x\n\ntest_a if false\n\ntest_b if false\n", "x_test.rego:3: the test test_a fails\nx_test.rego:5: the test test_b fails"},
+		"twice, the first":      {"-- x_test.rego --\npackage x\n\ntest_a if false\n\ntest_a if true\n", "x_test.rego:3: the test test_a fails"},
+		"twice, the second":     {"-- x_test.rego --\npackage x\n\ntest_a if true\n\ntest_a if false\n", "x_test.rego:5: the test test_a#01 fails"},
+		"twice, of two kinds":   {"-- x_test.rego --\npackage x\n\ntest_a if true\n\ntest_a[\"c\"] if true\n", "x_test.rego:5: the test test_a#01 fails"},
+		"twice, in two files":   {"-- a_test.rego --\npackage x\n\ntest_a if true\n-- b_test.rego --\npackage x\n\ntest_a if true\n", passes},
+		"else":                  {"-- x_test.rego --\npackage x\n\ntest_a := false if {\n\tfalse\n} else := true\n", passes},
+		"two packages":          {"-- x_test.rego --\npackage x\n\ntest_a if true\n-- y_test.rego --\npackage y.z\n\ntest_a if false\n", "y_test.rego:3: the test test_a fails"},
+		"package of any name":   {"-- deep/er/x.rego --\npackage foo.bar[\"a b\"]\n\na := 1\n-- x_test.rego --\npackage foo_test\n\ntest_a if data.foo.bar[\"a b\"].a == 1\n", passes},
+		"in no _test file":      {"-- x.rego --\npackage x\n\ntest_a if false\n", "x.rego:3: the test test_a fails"},
+		"in no _test file, ok":  {"-- x.rego --\npackage x\n\ntest_a if true\n\ntest_a if 1 == 1\n", passes},
+		"a helper":              {"-- h_test.rego --\npackage h\n\nf(x) := x + 1\n-- x_test.rego --\npackage x\n\nimport data.h\n\ntest_a if h.f(1) == 2\n", passes},
+		"a helper, not _test":   {"-- h.rego --\npackage h\n\nf(x) := x + 1\n-- x_test.rego --\npackage x\n\nimport data.h\n\ntest_a if h.f(1) == 3\n", "x_test.rego:5: the test test_a fails"},
+		"data with":             {"-- x_test.rego --\npackage x\n\ntest_a if data.apis.velaflows.n == 1 with data.apis.velaflows as {\"n\": 1}\n", passes},
+		"a rule with":           {"-- x.rego --\npackage x\n\na := 1\n-- x_test.rego --\npackage x\n\ntest_a if a == 2 with a as 2\n", passes},
+		"a built-in with":       {"-- x_test.rego --\npackage x\n\ntest_a if count([1]) == 7 with count as 7\n", passes},
+		"reads the tables":      {"-- x_test.rego --\npackage x\n\ntest_a if count(data.apis.velaflows.routes) > 0\n", passes},
+		"print":                 {"-- x_test.rego --\npackage x\n\ntest_a if {\n\tprint(\"a\", input.nothing, 1 / 0)\n}\n", passes},
+		"print of an unsafe":    {"-- x_test.rego --\npackage x\n\ntest_a if {\n\tprint(y)\n}\n", "x_test.rego:4: var y is undeclared"},
+		"a built-in fails":      {"-- x_test.rego --\npackage x\n\ntest_a if 1 / 0 == 1\n", "x_test.rego:3: the test test_a fails"},
+		"a built-in fails, not": {"-- x_test.rego --\npackage x\n\na if 1 / input.n == 1\n\ntest_a if not a with input as {\"n\": 0}\n", passes},
+		"a conflict":            {"-- x_test.rego --\npackage x\n\na := 1 if input.n\n\na := 2 if input.n\n\ntest_a if a == 1 with input as {\"n\": 1}\n", "x_test.rego:7: the test test_a fails: rule data.x.a produced conflicting values"},
+		"a case":                {"-- x_test.rego --\npackage x\n\ntest_a[c] if some c in [\"p\", \"q\"]\n", passes},
+		"a case fails": {"-- x_test.rego --\npackage x\n\ntest_a[c.name] if {\n\tsome c in [{\"name\": \"p\", \"n\": 1}, {\"name\": \"q\", \"n\": 2}, {\"name\": \"r\", \"n\": 3}]\n\tc.n == 2\n}\n",
+			`x_test.rego:3: the test test_a fails for "p", "r"`},
+		"a case of a case": {"-- x_test.rego --\npackage x\n\ntest_a[c][d] if {\n\tsome c in [\"p\", \"q\"]\n\tsome d in [1, 2]\n\tc != \"q\"\n}\n",
+			`x_test.rego:3: the test test_a fails for "q/1", "q/2"`},
+		"cases as an object": {"-- x_test.rego --\npackage x\n\ntest_a[c] := v if some c, v in {\"p\": true, \"q\": false, \"r\": 1}\n",
+			`x_test.rego:3: the test test_a fails for "q", "r"`},
+		"no case":             {"-- x_test.rego --\npackage x\n\ntest_a[c] if some c in []\n", passes},
+		"metadata":            {"-- x_test.rego --\n# METADATA\n# custom: {n: 1}\npackage x\n\n# METADATA\n# custom: {n: 2}\ntest_a if rego.metadata.rule().custom.n == 2\n", passes},
+		"metadata that fails": {"-- x.rego --\npackage x\n\n# METADATA\n# title: [\na := 1\n", "x.rego:4: "},
+		"a schema":            {"-- x.rego --\npackage x\n\n# METADATA\n# schemas:\n# - input: {type: object, properties: {n: {type: number}}}\na if input.n == 1\n\ntest_a if a with input as {\"n\": 1}\n", passes},
+		"a schema, against":   {"-- x.rego --\npackage x\n\n# METADATA\n# schemas:\n# - input: {type: object, properties: {n: {type: number}}}\na if input.m == 1\n", "x.rego:6: undefined ref: input.m"},
+		"a schema's URL":      {"-- x.rego --\npackage x\n\n# METADATA\n# schemas:\n# - input: {\"$ref\": \"http://127.0.0.1:1/schema\"}\na if input.m == 1\n", "x.rego:"},
+		"a schema by name":    {"-- x.rego --\npackage x\n\n# METADATA\n# schemas:\n# - input: schema.nothing\na if input.m == 1\n", passes},
+		"rego.v1":             {"-- x_test.rego --\npackage x\n\nimport rego.v1\n\ntest_a if 1 in [1]\n", passes},
+		"future keywords":     {"-- x_test.rego --\npackage x\n\nimport future.keywords\nimport future.keywords.not\n\ntest_a if 1 in [1]\n", passes},
+		"no such keyword":     {"-- x_test.rego --\npackage x\n\nimport future.keywords.nothing\n", "x_test.rego:3: unexpected keyword"},
+		"v0":                  {"-- x_test.rego --\npackage x\n\ntest_a { true }\n", "x_test.rego:3: `if` keyword is required before rule body"},
+		"empty":               {"-- x.rego --\n", "x.rego: empty module"},
+		"a comment":           {"-- x.rego --\n# nothing\n", "x.rego: empty module"},
+		"no package":          {"-- x.rego --\na := 1\n", "x.rego:1: package expected"},
+		"recursion":           {"-- x.rego --\npackage x\n\na if b\n\nb if a\n", "x.rego:3: rule data.x.a is recursive: data.x.a -> data.x.b -> data.x.a\nx.rego:5: "},
+		"a type":              {"-- x_test.rego --\npackage x\n\ntest_a if \"a\" == 1\n", "x_test.rego:3: match error"},
+		"data and a rule":     {"-- x.rego --\npackage apis.velaflows\n\nroutes := []\n", "x.rego:3: conflicting rule for data path apis/velaflows/routes"},
+		"deprecated":          {"-- x_test.rego --\npackage x\n\ntest_a if any([true])\n", "x_test.rego:3: deprecated built-in function calls in expression: any"},
+		"template text":       {"-- x_test.rego --\npackage x\n\ntest_a if $\"a{1}\" == \"a1\"\n", passes},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := policyOf(t, c.files)
+			stock, output := opaTest(t, dir)
+			_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
+			if stock != (err == nil) || stock != (c.want == passes) {
+				t.Fatalf("stock opa passes it: %v; here: %v\n%s", stock, err, output)
+			}
+			if err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %q, want %q in it", err, c.want)
+			}
+		})
+	}
+}
+
+// TestWhatTheSidecarLeavesOut: stock opa passes these folders. The sidecar refuses them, and says why.
+func TestWhatTheSidecarLeavesOut(t *testing.T) {
+	const why = " is not available in the sidecar: a decision cannot reach out of the process"
+	for name, c := range map[string]struct{ files, want string }{
+		"a rule": {"-- x.rego --\npackage x\n\na if http.send({\"method\": \"get\", \"url\": \"http://127.0.0.1:1\"}).status == 200\n", "x.rego:3: http.send" + why},
+		"a test": {"-- x_test.rego --\npackage x\n\ntest_a if is_object(opa.runtime())\n", "x_test.rego:3: opa.runtime" + why},
+		"a test, replaced": {"-- x.rego --\npackage x\n\na if http.send({}).status == 200\n-- x_test.rego --\npackage x\n\ntest_a if {\n\ta with http.send as {\"status\": 200}\n}\n",
+			"x.rego:3: http.send" + why + "\nx_test.rego:4: http.send" + why},
+		"as a replacement":    {"-- x.rego --\npackage x\n\nf(x) := x\n\na if f({}) with f as net.lookup_ip_addr\n", "x.rego:5: net.lookup_ip_addr" + why},
+		"in a comprehension":  {"-- x.rego --\npackage x\n\na := [x | some x in [1]; json.match_schema({}, {})]\n", "x.rego:3: json.match_schema" + why},
+		"in an else":          {"-- x.rego --\npackage x\n\na if {\n\tinput.a\n} else if {\n\tevery x in [1] {\n\t\tjson.verify_schema(x)[0]\n\t}\n}\n", "x.rego:7: json.verify_schema" + why},
+		"in a head":           {"-- x.rego --\npackage x\n\na[opa.runtime().config] := net.lookup_ip_addr(\"a\")\n", "x.rego:3: net.lookup_ip_addr" + why + "\nx.rego:3: opa.runtime" + why},
+		"a helper of tests":   {"-- h_test.rego --\npackage h\n\nf(x) := x\n-- x.rego --\npackage x\n\na if data.h.f(true)\n", "x.rego:3: undefined function data.h.f, without the _test.rego files: they are not there when the sidecar decides"},
+		"another of the name": {"-- x.rego --\npackage x\n\nimport data.http\n\na if http.send({})\n\nb if {\n\topa := {\"runtime\": 1}\n\topa.runtime == 1\n}\n-- http.rego --\npackage http\n\nsend(_) := true\n", passes},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := policyOf(t, c.files)
+			if stock, output := opaTest(t, dir); !stock {
+				t.Errorf("stock opa refuses it: %s", output)
+			}
+			_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
+			if got := errorText(err); got != c.want {
+				t.Errorf("got\n%s\nwant\n%s", got, c.want)
+			}
+		})
+	}
+}
+
+// TestFileThatCannotBeRead: what is missing is told, and not what follows from it.
+func TestFileThatCannotBeRead(t *testing.T) {
+	dir := policyOf(t, "-- x.rego --\npackage x\n\na if data.y.f(1)\n")
+	if err := os.Mkdir(filepath.Join(dir, "apis/zoo"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"y.rego", "apis/zoo/data.yaml"} {
+		if err := os.Symlink("nowhere", filepath.Join(dir, file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
+	const want = `apis/zoo/data.yaml: open apis/zoo/data.yaml: no such file or directory
+y.rego: open y.rego: no such file or directory`
+	if got := errorText(err); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	if stock, output := opaTest(t, dir); stock {
+		t.Errorf("stock opa passes it: %s", output)
+	}
+}
+
+// TestSchemaIsNotFetched: stock opa asks the address in a schema annotation when it compiles. The sidecar does not.
+func TestSchemaIsNotFetched(t *testing.T) {
+	var asked atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		_, _ = w.Write([]byte(`{"type": "object"}`))
+	}))
+	defer server.Close()
+	dir := policyOf(t, "-- x.rego --\npackage x\n\n# METADATA\n# schemas:\n# - input: {\"$ref\": \""+server.URL+"/schema\"}\na if input.m == 1\n")
+	if stock, output := opaTest(t, dir); !stock || asked.Load() == 0 {
+		t.Errorf("stock opa passes it: %v; it has asked %d times\n%s", stock, asked.Load(), output)
+	}
+	asked.Store(0)
+	_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
+	if got := errorText(err); asked.Load() > 0 || !strings.HasPrefix(got, "x.rego:6: ") || !strings.Contains(got, "remote reference loading disabled") {
+		t.Errorf("it has asked %d times: %v", asked.Load(), err)
+	}
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+// TestEveryErrorAtOnce: one load tells everything that is wrong, by file and line.
+func TestEveryErrorAtOnce(t *testing.T) {
+	dir := policyOf(t, `
+-- apis/zoo/data.yaml --
+scopes:
+  workspace: {animals:read: Look at animals}
+  team: {}
+overrides:
+  workspace: [zoo:keeper]
+roles:
+  guest: [animals:read, animals:feed]
+parameters: {may_hold: ["/"], raw_semicolon: perhaps}
+routes:
+  - {method: get, path: /a, scopes: [animals:read]}
+  - {method: GET, path: /b, scope: [animals:read]}
+  - {method: GET, path: /c, scopes: [animals:reed]}
+  - {method: GET, path: /d, scopes: [animals:read]}
+  - method: GET
+    path: /d
+    scopes:
+      - animals:read
+  - {method: GET, path: /e, scopes: [animals:read], public: no}
+  - method: GET
+    path: /f
+    scopes:
+      - animals:read
+      -
+-- apis/shop/data.yaml --
+routes: [
+-- facts/a/data.yaml --
+b: {c: 1}
+-- facts/a/b/data.json --
+{
+  "c": 2
+}
+-- facts/b/data.json --
+{"n": 1
+
+-- facts/c/data.yaml --
+a: [1
+-- facts/d/data.json --
+{"b": {"c": 1}}
+-- facts/d/data.yaml --
+b: {d: 1}
+-- facts/d/data.yml --
+b: {d: 2}
+-- facts/e/data.json --
+{"b": 1}
+-- facts/e/data.yaml --
+a: 1
+b: 2
+-- facts/e/data.yml --
+a: 2
+-- facts.yaml --
+a: 1
+-- a.rego --
+package a
+
+x if y == 1
+-- b.rego --
+package b
+
+x if nothing(1)
+
+y if z == 1
+
+a[z] if true
+-- c_test.rego --
+package c
+
+test_x if http.send({})
+
+test_y if "a" == 1
+
+test_z if false
+`)
+	tables := strings.ReplaceAll(`apis/shop/data.yaml:1: did not find expected node content
+apis/zoo/data.yaml:3: scopes: the level "team" is neither workspace nor user
+apis/zoo/data.yaml:5: overrides: the scope "zoo:keeper" is not among scopes
+apis/zoo/data.yaml:7: roles: guest: the scope "animals:feed" is not among scopes
+apis/zoo/data.yaml:8: ~perhaps~ is not true or false
+apis/zoo/data.yaml:8: parameters.may_hold: "/" is none of "#", "%", "?", ";"
+apis/zoo/data.yaml:10: the method "get" is not one in capitals, nor * for any
+apis/zoo/data.yaml:11: unknown key "scope"
+apis/zoo/data.yaml:12: the scope "animals:reed" is not among scopes
+apis/zoo/data.yaml:14: GET /d has the shape of line 13: nothing tells them apart
+apis/zoo/data.yaml:18: opa takes a value for another type than the one it should have: write true or false for a boolean, and a text in quotes
+apis/zoo/data.yaml:23: an empty item in a list
+`, "~", "`")
+	const data = `
+facts.yaml: a table is apis/NAME/data.yaml, other data facts/NAME/data.yaml or .json: nothing else is read
+facts/a/data.yaml:1: data.facts.a.b.c is in facts/a/b/data.json too
+facts/b/data.json:1: unexpected EOF
+facts/c/data.yaml:1: did not find expected ',' or ']'
+facts/d/data.yml:1: data.facts.d.b.d is in facts/d/data.yaml too
+facts/e/data.yaml:2: data.facts.e.b is in facts/e/data.json too
+facts/e/data.yml:1: data.facts.e.a is in facts/e/data.yaml too`
+	refusal := func() string {
+		_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
+		return errorText(err)
+	}
+	want := `a.rego:3: var y is unsafe
+` + tables + `b.rego:3: undefined function nothing
+b.rego:5: var z is unsafe
+b.rego:7: var z is unsafe
+c_test.rego:3: http.send is not available in the sidecar: a decision cannot reach out of the process
+c_test.rego:5: match error` + data
+	if got := refusal(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+
+	// Where a Rego file cannot be parsed, no rule can be compiled.
+	write(t, dir, "a.rego", "package a\n\nx if {\n")
+	write(t, dir, "b.rego", "package b\n\nx := [1, 2\n")
+	want = "a.rego:4: unexpected eof token\n" + tables + `b.rego:4: unexpected eof token: expected "," or "]"
+b.rego:4: unexpected eof token: expected rule value term (e.g., x := <VALUE> { ... })` + data
+	if got := refusal(); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+
+	// OPA's own compiler ends at the tenth error.
+	var many strings.Builder
+	many.WriteString("package a\n")
+	for range 30 {
+		many.WriteString("x if y == 1\n")
+	}
+	for _, file := range []string{"apis/zoo", "apis/shop", "facts", "facts.yaml", "b.rego", "c_test.rego"} {
+		if err := os.RemoveAll(filepath.Join(dir, file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(t, dir, "a.rego", many.String())
+	if got := strings.Count(refusal(), ": var y is unsafe"); got != 30 {
+		t.Errorf("%d errors", got)
+	}
+}
