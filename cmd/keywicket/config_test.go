@@ -51,7 +51,7 @@ func TestDefaults(t *testing.T) {
 				{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live, VisiblePrefix: 16, BodyLength: 40},
 				{Kind: authz.KindWorkspaceToken, Prefix: "sk_test_", Environment: authz.Sandbox, VisiblePrefix: 16, BodyLength: 40},
 			},
-			Session: noSessions,
+			Session: noSessions, Denials: []authz.Denial{}, UpstreamHeaders: []string{},
 		},
 		"velocity": {
 			Hosts:     []string{},
@@ -61,7 +61,7 @@ func TestDefaults(t *testing.T) {
 				{Kind: authz.KindPersonalKey, Prefix: "velu_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 				{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 			},
-			Session: listless,
+			Session: listless, Denials: []authz.Denial{}, UpstreamHeaders: []string{},
 		},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -281,6 +281,10 @@ func TestConfigurationRefused(t *testing.T) {
 		{name: "two kinds with one prefix", file: shop + "      - {kind: personal_key, prefix: shop_}\n", want: `apis.my-shop.credentials[1].prefix: "shop_" is there twice`},
 		{name: "keys that can be guessed", file: strings.Replace(shop, "shop_}", "shop_, body_length: 20}", 1), want: "apis.my-shop.credentials[0].body_length: 20 is less than 38"},
 		{name: "a visible secret", file: strings.Replace(shop, "shop_}", "shop_, visible_prefix: 30}", 1), want: "apis.my-shop.credentials[0].visible_prefix: 30 is not between"},
+		{name: "a denial of another status", file: shop + "    denials: [{code: PAID, reason: unpaid, status: 200, message: m}]\n", want: `apis.my-shop.denials[0].status: 200 is not from 400 to 499`},
+		{name: "an unknown key of a denial", file: shop + "    denials:\n      - {code: PAID, cause: unpaid}\n", want: `line 7: unknown key "cause"`},
+		{name: "a denial's time", file: shop + "    denials:\n      - {code: PAID, reason: unpaid, status: 402, message: m, retry_after: soon}\n", want: "line 7: `soon` is not a duration"},
+		{name: "a header that no policy may set", file: shop + "    upstream_headers: [x-shop]\n", want: `apis.my-shop.upstream_headers[0]: "x-shop" is the API's workspace header`},
 		{name: "an environment", file: strings.Replace(shop, "shop_}", "shop_, environment: test}", 1), want: `apis.my-shop.credentials[0].environment: "test" is neither live nor sandbox`},
 
 		{name: "a variable's duration", environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=200"}, want: `KEYWICKET_DATABASE_LOOKUP_TIMEOUT: "200" is not a duration, such as 200ms or 5s`},

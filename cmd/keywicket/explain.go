@@ -32,6 +32,7 @@ type explanation struct {
 	Code           *string  `json:"code"`
 	Reason         *string  `json:"reason"`
 	RequiredScopes []string `json:"required_scopes"`
+	AnyOf          []string `json:"any_of"`
 	Route          *string  `json:"route"`
 	Row            string   `json:"row,omitempty"`
 	Header         string   `json:"header,omitempty"`
@@ -46,6 +47,9 @@ type explanation struct {
 func (c *explainCommand) Run(s *invocation, cfg config) error {
 	set(&cfg.Policies.Dir, c.PoliciesDir)
 	explainer, err := policies.LoadExplainer(s.ctx, cfg.Policies)
+	if err == nil {
+		err = explainer.Uses().CheckDeclared(cfg.APIs)
+	}
 	if err == nil {
 		err = checkTables(cfg, explainer.Tables())
 	}
@@ -75,6 +79,7 @@ type imagined struct {
 	path      string
 	registry  *store.Registry // nil without a real token
 	token     store.Token     // likewise
+	user      store.User      // of the token; zero: it is a workspace's
 	granted   []string        // ids of workspaces, if the token is an app's
 	found     authz.Found     // without a real token
 	format    authz.CredentialFormat
@@ -118,6 +123,11 @@ func (c *explainCommand) imagine(s *invocation, cfg config, e *policies.Explaine
 		return m, m.imaginePrincipal(api, c.Scope)
 	}
 	m.format = api.Credentials[0] // any that the API knows: the look-up goes by the token's id
+	if m.token.UserID != nil {
+		if m.user, err = m.registry.User(s.ctx, *m.token.UserID); err != nil {
+			return nil, err
+		}
+	}
 	if c.Workspace == "" {
 		return m, nil
 	}
@@ -127,7 +137,7 @@ func (c *explainCommand) imagine(s *invocation, cfg config, e *policies.Explaine
 	case err != nil:
 		return nil, err
 	default:
-		m.named = authz.Membership{ID: w.ID, Slug: w.Slug}
+		m.named = authz.Membership{ID: w.ID, Slug: w.Slug, Attributes: w.Attributes}
 		m.workspace = reference(api, w.ID, w.Slug)
 	}
 	return m, nil
@@ -319,27 +329,40 @@ func (m *imagined) missing() []string {
 	if m.why.Allow || m.overrides() {
 		return missing
 	}
-	for _, scope := range m.why.RequiredScopes {
-		if !slices.Contains(m.held(), scope) || m.principal().API != m.api {
+	for _, scope := range m.needed() {
+		if !m.explainer.Tables()[m.api].Holds(m.held(), scope) || m.principal().API != m.api {
 			missing = append(missing, scope)
 		}
 	}
 	return missing
 }
 
+// needed are the scopes of the route: all that are required, and one of those of which one is.
+func (m *imagined) needed() []string {
+	table := m.explainer.Tables()[m.api]
+	if len(m.why.AnyOf) == 0 {
+		return m.why.RequiredScopes
+	}
+	i := max(0, slices.IndexFunc(m.why.AnyOf, func(scope string) bool { return table.Holds(m.held(), scope) }))
+	if slices.Contains(m.why.RequiredScopes, m.why.AnyOf[i]) {
+		return m.why.RequiredScopes
+	}
+	return append(slices.Clone(m.why.RequiredScopes), m.why.AnyOf[i])
+}
+
 func (m *imagined) overrides() bool {
-	overrides := m.explainer.Tables()[m.api].Overrides
+	table := m.explainer.Tables()[m.api]
 	ofUser := m.principal().Kind.OfUser()
 	return slices.ContainsFunc(m.held(), func(scope string) bool {
-		return ofUser && slices.Contains(overrides[policies.LevelUser], scope) ||
-			m.level() == policies.LevelWorkspace && slices.Contains(overrides[policies.LevelWorkspace], scope)
+		return ofUser && table.IsOverride(scope, policies.LevelUser) ||
+			m.level() == policies.LevelWorkspace && table.IsOverride(scope, policies.LevelWorkspace)
 	})
 }
 
 // level is that of the route; without one, the workspace.
 func (m *imagined) level() policies.Level {
 	for _, r := range m.explainer.Tables()[m.api].Routes {
-		if r.Method+" "+r.Path == m.why.Route && r.Level != "" {
+		if r.Name() == m.why.Route && r.Level != "" {
 			return r.Level
 		}
 	}
@@ -353,6 +376,7 @@ func (m *imagined) principal() authz.Principal {
 	}
 	p := authz.Principal{
 		ID: m.token.ID, Kind: m.token.Kind, API: m.token.API, Environment: m.token.Environment, Scopes: m.token.Scopes,
+		Attributes: m.token.Attributes, UserAttributes: m.user.Attributes,
 	}
 	if m.token.UserID != nil {
 		p.UserID = *m.token.UserID
@@ -363,7 +387,7 @@ func (m *imagined) principal() authz.Principal {
 func (m *imagined) print(s *invocation, fix string) error {
 	e := explanation{
 		Allow: m.why.Allow, Code: orNull(string(m.why.Code)), Reason: orNull(string(m.why.Reason)),
-		RequiredScopes: orEmpty(m.why.RequiredScopes), Route: orNull(m.why.Route), Row: m.why.Row, Rule: m.why.Rule,
+		RequiredScopes: orEmpty(m.why.RequiredScopes), AnyOf: orEmpty(m.why.AnyOf), Route: orNull(m.why.Route), Row: m.why.Row, Rule: m.why.Rule,
 		Header: s.masked(m.assumed()), // what was given for a workspace may be a key
 		Held:   orEmpty(m.held()), Missing: m.missing(), Fix: fix,
 	}
@@ -381,6 +405,7 @@ func (m *imagined) print(s *invocation, fix string) error {
 		[2]string{"route", route},
 		[2]string{"header", e.Header},
 		[2]string{"required", strings.Join(e.RequiredScopes, " ")},
+		[2]string{"one of", strings.Join(e.AnyOf, " ")},
 		[2]string{"held", strings.Join(e.Held, " ")},
 		[2]string{"missing", strings.Join(e.Missing, " ")},
 		[2]string{"fix", e.Fix},

@@ -155,11 +155,21 @@ func (m *imagined) memberships(ctx context.Context) ([]authz.Membership, error) 
 		own := authz.Membership{ID: imaginedID, Slug: imaginedSlug, Role: "owner"}
 		return []authz.Membership{cmp.Or(m.named, own)}, nil
 	}
+	workspaces, err := m.registry.Workspaces(ctx)
+	if err != nil {
+		return nil, err
+	}
+	attributes := make(map[string]authz.Attributes, len(workspaces))
+	for _, w := range workspaces {
+		attributes[w.ID] = w.Attributes
+	}
 	members, err := m.registry.Members(ctx, "")
 	var list []authz.Membership
 	for _, member := range members {
 		if member.UserID == user && (m.token.Kind != authz.KindOAuthToken || slices.Contains(m.granted, member.WorkspaceID)) {
-			list = append(list, authz.Membership{ID: member.WorkspaceID, Slug: member.WorkspaceSlug, Role: member.Role})
+			list = append(list, authz.Membership{
+				ID: member.WorkspaceID, Slug: member.WorkspaceSlug, Role: member.Role, Attributes: attributes[member.WorkspaceID],
+			})
 		}
 	}
 	return list, err
@@ -168,10 +178,10 @@ func (m *imagined) memberships(ctx context.Context) ([]authz.Membership, error) 
 // home is the workspace that a workspace's token belongs to, or would.
 func (m *imagined) home(ctx context.Context) (authz.Membership, error) {
 	if m.token.WorkspaceID == nil {
-		return cmp.Or(authz.Membership{ID: m.named.ID, Slug: m.named.Slug}, authz.Membership{ID: imaginedID, Slug: imaginedSlug}), nil
+		return cmp.Or(authz.Membership{ID: m.named.ID, Slug: m.named.Slug, Attributes: m.named.Attributes}, authz.Membership{ID: imaginedID, Slug: imaginedSlug}), nil
 	}
 	w, err := m.registry.Workspace(ctx, *m.token.WorkspaceID)
-	return authz.Membership{ID: w.ID, Slug: w.Slug}, err
+	return authz.Membership{ID: w.ID, Slug: w.Slug, Attributes: w.Attributes}, err
 }
 
 // credentials: this one, if it is good; one like it that has the scopes; one of another kind, whoever's.
@@ -203,16 +213,17 @@ func (m *imagined) credentials(home authz.Membership, memberships []authz.Member
 	for _, f := range madeHere(m.cfg.APIs[m.api]) {
 		p := own
 		p.Kind, p.API, p.Environment = f.Kind, m.api, f.Environment
-		p.UserID, p.Scopes = "", m.why.RequiredScopes
+		p.UserID, p.Scopes = "", m.needed()
+		p.Attributes, p.UserAttributes = "", ""
 		valid := m.explainer.Tables()[m.api].ScopeNames(levelsOf(f.Kind)...)
 		invalid := func(scope string) bool { return !slices.Contains(valid, scope) }
 		switch {
-		case slices.ContainsFunc(m.why.RequiredScopes, invalid):
+		case slices.ContainsFunc(m.needed(), invalid):
 		case m.made(f):
 			if good && len(m.missing()) == 0 {
 				continue
 			}
-			p.UserID = own.UserID
+			p.UserID, p.Attributes, p.UserAttributes = own.UserID, own.Attributes, own.UserAttributes
 			p.Scopes = slices.DeleteFunc(slices.Concat(m.held(), m.missing()), invalid) // the policy may have dropped some
 			list = append(list, with(p).step(costCredential, m.create(f, p, home)))
 		case own.API != m.api:
@@ -264,6 +275,9 @@ func (m *imagined) create(f authz.CredentialFormat, p authz.Principal, home auth
 	}
 	words = append(words, "--name="+quote(cmp.Or(m.token.Name, "NAME")),
 		"--scope", cmp.Or(strings.Join(p.Scopes, ","), "SCOPE"))
+	if a := p.Attributes.JSON(); a != "{}" {
+		words = append(words, "--attributes", quote(a))
+	}
 	if m.token.ExpiresAt != nil {
 		words = append(words, "--expires-in", lifetime(m.token.ExpiresAt.Sub(m.token.CreatedAt)))
 	}
@@ -320,10 +334,11 @@ func (m *imagined) headers(a attempt, memberships []authz.Membership) []attempt 
 	case a.principal.UserID == "" || len(memberships) == 0:
 		send(authz.Membership{ID: imaginedID, Slug: imaginedSlug})
 	default:
-		var roles []string
+		var tried []authz.Membership
 		for _, w := range memberships {
-			if !slices.Contains(roles, w.Role) { // the next one with this role would fare the same
-				roles = append(roles, w.Role)
+			like := authz.Membership{Role: w.Role, Attributes: w.Attributes} // the next one like it would fare the same
+			if !slices.Contains(tried, like) {
+				tried = append(tried, like)
 				send(w)
 			}
 		}
@@ -359,11 +374,17 @@ func (m *imagined) roles(a attempt) []attempt {
 func (m *imagined) reach(scopes []string) int {
 	table := m.explainer.Tables()[m.api]
 	for _, scope := range scopes {
-		if slices.Contains(table.Overrides[policies.LevelWorkspace], scope) {
+		if table.IsOverride(scope, policies.LevelWorkspace) {
 			return len(table.ScopeNames(policies.LevelWorkspace)) + 1
 		}
 	}
-	return len(scopes)
+	reached := make(map[string]bool)
+	for _, scope := range scopes {
+		for _, implied := range table.Implied(scope) {
+			reached[implied] = true
+		}
+	}
+	return len(reached)
 }
 
 // quote makes a word of the shell's.

@@ -56,10 +56,14 @@ func (m *imagined) fixRoute(ctx context.Context) (step string, elsewhere bool, e
 // rowFor is the path of a row that has these segments, or the character that a row cannot have.
 func rowFor(segments []string) (row, odd string) {
 	for _, s := range segments {
-		if i := strings.IndexAny(s, `*!?[]{}\#%;`); i >= 0 {
+		if i := strings.IndexAny(s, "#%;?"); i >= 0 {
 			return "", s[i : i+1]
 		}
-		row += "/" + strings.ReplaceAll(url.PathEscape(s), "%2C", ",") // which needs no escape in a path
+		s = strings.ReplaceAll(url.PathEscape(s), "%2C", ",") // which needs no escape in a path
+		if strings.HasPrefix(s, ":") {
+			s = "%3A" + s[1:] // a table takes :id for a parameter that is written wrongly
+		}
+		row += "/" + s
 	}
 	return row, ""
 }
@@ -126,7 +130,8 @@ func (m *imagined) fixSpelling(ctx context.Context, path string) (string, error)
 func (m *imagined) otherMethods(ctx context.Context, path string) (string, error) {
 	methods := make(map[string]bool)
 	for _, r := range m.explainer.Tables()[m.api].Routes {
-		methods[r.Method] = true
+		method, _, _ := strings.Cut(r.Name(), " ")
+		methods[method] = true
 	}
 	var list []string
 	for _, method := range slices.Sorted(maps.Keys(methods)) {

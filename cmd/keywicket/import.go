@@ -38,7 +38,8 @@ column names; NDJSON has an object on each line. The columns or fields, in any o
   name                  what the token is for
   scopes                CSV: with blanks between them; NDJSON: an array
   workspace | user      the owner: id or slug, id or email
-  created_at, expires_at, revoked_at      RFC 3339 times; may be absent or empty`
+  created_at, expires_at, revoked_at      RFC 3339 times; may be absent or empty
+  attributes            a JSON object for policies to read, in CSV as text; may be absent or empty`
 }
 
 func (c *tokenImport) Run(s *invocation, r *store.Registry, cfg config) error {
@@ -46,7 +47,7 @@ func (c *tokenImport) Run(s *invocation, r *store.Registry, cfg config) error {
 	if err != nil {
 		return err
 	}
-	valid, err := scopesFor(cfg, api, format.Kind)
+	valid, _, err := scopesFor(cfg, api, format.Kind)
 	if err != nil {
 		return err
 	}
@@ -122,7 +123,7 @@ func (in *importer) scopes(named []string) ([]string, string) {
 const maxImportLine = 1 << 20
 
 const (
-	importFieldNames = "token, digest, prefix, name, scopes, workspace, user, created_at, expires_at, revoked_at"
+	importFieldNames = "token, digest, prefix, name, scopes, workspace, user, created_at, expires_at, revoked_at, attributes"
 
 	badHeader    = "there must be a header row, with the names of the columns: " + importFieldNames
 	badHeaderRow = "the header row needs the columns token or digest, name, scopes, and workspace or user"
@@ -130,7 +131,7 @@ const (
 	badCount     = "it has not as many fields as the header row"
 	badLength    = "from here on there is more than 1 MiB without an end of the line: the rest is not read"
 	badObject    = "it is not one JSON object of the fields " + importFieldNames +
-		", each once, of which scopes is an array of strings, and each other a string"
+		", each once, of which scopes is an array of strings, attributes an object, and each other a string"
 	badEncoding = "it is not UTF-8"
 	badDigest   = "the digest is not 64 hex digits"
 )
@@ -147,6 +148,8 @@ type importFields struct {
 	CreatedAt string   `json:"created_at"`
 	ExpiresAt string   `json:"expires_at"`
 	RevokedAt string   `json:"revoked_at"`
+	// Attributes are JSON in either form.
+	Attributes json.RawMessage `json:"attributes"`
 }
 
 // set reports whether there is such a column.
@@ -172,6 +175,8 @@ func (f *importFields) set(column, value string) bool {
 		f.ExpiresAt = value
 	case "revoked_at":
 		f.RevokedAt = value
+	case "attributes":
+		f.Attributes = json.RawMessage(value)
 	default:
 		return false
 	}
@@ -181,7 +186,7 @@ func (f *importFields) set(column, value string) bool {
 func (f *importFields) line(number int) store.ImportLine {
 	line := store.ImportLine{
 		Number: number, Key: authz.Secret(f.Token), Prefix: f.Prefix, Name: f.Name, Scopes: f.Scopes,
-		Workspace: f.Workspace, User: f.User,
+		Workspace: f.Workspace, User: f.User, Attributes: authz.Attributes(f.Attributes),
 	}
 	if f.Digest != "" {
 		line.Digest = new(authz.Digest)
@@ -345,6 +350,9 @@ func jsonLine(number int, text []byte) store.ImportLine {
 	decoder.DisallowUnknownFields()
 	if err != nil || decoder.Decode(&f) != nil {
 		return store.ImportLine{Number: number, Bad: badObject}
+	}
+	if string(f.Attributes) == "null" { // as in the other fields
+		f.Attributes = nil
 	}
 	return f.line(number)
 }

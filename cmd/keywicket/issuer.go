@@ -137,10 +137,10 @@ func issuerOf(cfg config) (oauth.Config, error) {
 		return o, fmt.Errorf("apis.%s.session.issuer: without sessions nobody can consent", name)
 	}
 	table := tables[name]
-	overrides := slices.Concat(slices.Collect(maps.Values(table.Overrides))...)
-	for _, level := range []policies.Level{policies.LevelWorkspace, policies.LevelUser} {
+	levels := []policies.Level{policies.LevelWorkspace, policies.LevelUser}
+	for _, level := range levels {
 		for _, scope := range table.ScopeNames(level) {
-			if !slices.Contains(overrides, scope) {
+			if !slices.ContainsFunc(levels, func(l policies.Level) bool { return table.IsOverride(scope, l) }) {
 				o.Scopes = append(o.Scopes, oauth.Scope{Name: scope, Description: table.Scopes[level][scope], Workspace: level == policies.LevelWorkspace})
 			}
 		}

@@ -1,6 +1,6 @@
 // Command keywicket is the sidecar, and the operator's tool for its tokens, workspaces, users and members.
 //
-// Exit status: 0 done, 1 refused or failed, 2 wrong usage. Errors are one line on standard error.
+// Exit status: 0 done, 1 refused or failed, 2 wrong usage. Errors are one line each on standard error.
 package main
 
 import (
@@ -29,10 +29,10 @@ type commands struct {
 	Serve     serveCommand     `cmd:"" help:"Run the sidecar."`
 	Issuer    issuerCommand    `cmd:"" help:"Run the issuer of OAuth 2.0: consent page, tokens."`
 	Migrate   migrateCommand   `cmd:"" help:"Bring the database's schema up to date."`
-	Workspace workspaceCommand `cmd:"" help:"Create and list workspaces."`
-	User      userCommand      `cmd:"" help:"Create and list users."`
+	Workspace workspaceCommand `cmd:"" help:"Create, list and change workspaces."`
+	User      userCommand      `cmd:"" help:"Create, list and change users."`
 	Member    memberCommand    `cmd:"" help:"Say who is in a workspace, and with which role."`
-	Token     tokenCommand     `cmd:"" help:"Create, list, revoke and import tokens."`
+	Token     tokenCommand     `cmd:"" help:"Create, list, change, revoke and import tokens."`
 	Session   sessionCommand   `cmd:"" help:"End sessions before their tokens do."`
 	OAuthApp  oauthAppCommand  `cmd:"" name:"oauth-app" help:"Register apps that act for users."`
 	Grant     grantCommand     `cmd:"" help:"List and revoke what users have granted to apps."`
@@ -44,6 +44,19 @@ type commands struct {
 
 // usageError is a command line that says two things at once; it exits with 2.
 type usageError struct{ error }
+
+// linesError is an error whose text has an error in each line. Every line gets the prefix, because a collector of logs
+// takes lines apart. Other errors are told in one line.
+type linesError struct {
+	error
+	prefix string
+}
+
+func (e linesError) Error() string {
+	return e.prefix + strings.ReplaceAll(e.error.Error(), "\n", "\n"+e.prefix)
+}
+
+func (e linesError) Unwrap() error { return e.error }
 
 // masked cuts arguments that may be a key, pasted in the wrong place, down to what a key may show.
 func masked(text string, args []string) string {
@@ -143,7 +156,13 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(stderr, "keywicket: %s\n", s.masked(strings.ReplaceAll(err.Error(), "\n", "; ")))
+	told := []string{strings.ReplaceAll(err.Error(), "\n", "; ")}
+	if errors.As(err, &linesError{}) {
+		told = strings.Split(err.Error(), "\n")
+	}
+	for _, line := range told {
+		fmt.Fprintf(stderr, "keywicket: %s\n", s.masked(line))
+	}
 	if errors.As(err, &usageError{}) {
 		return 2
 	}

@@ -183,15 +183,18 @@ func serve(told context.Context, cfg config, log *slog.Logger, server *envoy.Ser
 
 func loadPolicies(ctx context.Context, cfg config) (*policies.Engine, error) {
 	engine, err := policies.Load(ctx, cfg.Policies)
+	if err == nil {
+		err = engine.Uses().CheckDeclared(cfg.APIs)
+	}
 	if err != nil {
 		return nil, policyError(cfg, err)
 	}
 	return engine, checkTables(cfg, engine.Tables())
 }
 
-// policyError names the policy that is meant.
+// policyError names the policy that is meant, in each line: an error of a policy has one for each thing that is wrong.
 func policyError(cfg config, err error) error {
-	return fmt.Errorf("policies (%s): %w", cmp.Or(cfg.Policies.Dir, "built in"), err)
+	return linesError{err, fmt.Sprintf("policies (%s): ", cmp.Or(cfg.Policies.Dir, "built in"))}
 }
 
 // checkTables: an API without a table would refuse everything, and a session with a scope that is none could do nothing,

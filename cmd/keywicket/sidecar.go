@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -54,7 +55,9 @@ func (w waiting) printOne(s *invocation, r *store.Registry, object any, fields .
 		return err
 	}
 	all := map[string]any{}
-	if err := json.Unmarshal(text, &all); err != nil {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber() // attributes may have numbers that a float64 would round
+	if err := decoder.Decode(&all); err != nil {
 		return err
 	}
 	all["barrier"] = barrier

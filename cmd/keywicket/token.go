@@ -16,6 +16,7 @@ import (
 type tokenCommand struct {
 	Create tokenCreate `cmd:"" help:"Create a token, and show it once."`
 	List   tokenList   `cmd:"" help:"List tokens by their visible prefix."`
+	Set    tokenSet    `cmd:"" help:"Replace a token's attributes."`
 	Revoke tokenRevoke `cmd:"" help:"Revoke a token, for good."`
 	Import tokenImport `cmd:"" help:"Import a product's existing tokens from standard input."`
 }
@@ -30,19 +31,21 @@ type tokenCreate struct {
 	Access    string   `help:"For a workspace key instead of scopes: read or read-write." xor:"rights" placeholder:"ACCESS"`
 	ExpiresIn string   `help:"Lifetime, such as 90d or 12h. Without an expiry the token lives until it is revoked." xor:"expiry" placeholder:"DURATION"`
 	ExpiresAt string   `help:"End of life: an RFC 3339 time." xor:"expiry" placeholder:"TIME"`
+	newAttributes
 }
 
 // created is what is printed of a new token: the only time that it is shown.
 type created struct {
-	ID          string     `json:"id"`
-	Token       string     `json:"token"`
-	Prefix      string     `json:"prefix"`
-	Name        string     `json:"name"`
-	Scopes      []string   `json:"scopes"`
-	WorkspaceID *string    `json:"workspace_id"`
-	UserID      *string    `json:"user_id"`
-	CreatedAt   time.Time  `json:"created_at"`
-	ExpiresAt   *time.Time `json:"expires_at"`
+	ID          string           `json:"id"`
+	Token       string           `json:"token"`
+	Prefix      string           `json:"prefix"`
+	Name        string           `json:"name"`
+	Scopes      []string         `json:"scopes"`
+	WorkspaceID *string          `json:"workspace_id"`
+	UserID      *string          `json:"user_id"`
+	CreatedAt   time.Time        `json:"created_at"`
+	ExpiresAt   *time.Time       `json:"expires_at"`
+	Attributes  authz.Attributes `json:"attributes"`
 }
 
 func (c *tokenCreate) Run(s *invocation, r *store.Registry, cfg config) error {
@@ -56,7 +59,7 @@ func (c *tokenCreate) Run(s *invocation, r *store.Registry, cfg config) error {
 	}
 	err = printOne(s, created{
 		ID: t.ID, Token: key.Reveal(), Prefix: t.Prefix, Name: t.Name, Scopes: t.Scopes,
-		WorkspaceID: t.WorkspaceID, UserID: t.UserID, CreatedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt,
+		WorkspaceID: t.WorkspaceID, UserID: t.UserID, CreatedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt, Attributes: t.Attributes,
 	},
 		[2]string{"token", key.Reveal()},
 		[2]string{"id", t.ID},
@@ -80,36 +83,38 @@ func (c *tokenCreate) newToken(cfg config) (store.NewToken, error) {
 	if err != nil {
 		return n, err
 	}
-	n = store.NewToken{Format: format, API: api, Name: c.Name, Workspace: c.Workspace, User: c.User}
+	n = store.NewToken{
+		Format: format, API: api, Name: c.Name, Workspace: c.Workspace, User: c.User, Attributes: authz.Attributes(c.Attributes),
+	}
 	switch {
 	case format.Kind.OfUser() && c.User == "":
 		return n, usageError{fmt.Errorf("a token with the prefix %s belongs to a user: give --user", c.Prefix)}
 	case !format.Kind.OfUser() && c.Workspace == "":
 		return n, usageError{fmt.Errorf("a token with the prefix %s belongs to a workspace: give --workspace", c.Prefix)}
 	}
-	valid, err := scopesFor(cfg, api, format.Kind)
+	valid, table, err := scopesFor(cfg, api, format.Kind)
 	if err != nil {
 		return n, err
 	}
-	if n.Scopes, err = c.scopes(valid, format.Kind); err != nil {
+	if n.Scopes, err = c.scopes(valid, table, format.Kind); err != nil {
 		return n, err
 	}
 	return n, c.expiry(&n)
 }
 
-// scopesFor lists the scopes that a token of the kind can have.
-func scopesFor(cfg config, api string, kind authz.Kind) ([]string, error) {
+// scopesFor lists the scopes that a token of the kind can have, and returns the API's table.
+func scopesFor(cfg config, api string, kind authz.Kind) ([]string, policies.Table, error) {
 	tables, err := policies.Tables(cfg.Policies.FS())
 	if err == nil {
 		err = checkTables(cfg, tables)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("policies: %w", err)
+		return nil, policies.Table{}, policyError(cfg, err)
 	}
 	if kind.OfUser() {
-		return tables[api].ScopeNames(policies.LevelWorkspace, policies.LevelUser), nil
+		return tables[api].ScopeNames(policies.LevelWorkspace, policies.LevelUser), tables[api], nil
 	}
-	return tables[api].ScopeNames(policies.LevelWorkspace), nil
+	return tables[api].ScopeNames(policies.LevelWorkspace), tables[api], nil
 }
 
 // madeHere are the kinds of keys that an operator makes: not those that an issuer gives to apps.
@@ -138,7 +143,7 @@ func findFormat(cfg config, prefix, api string) (string, authz.CredentialFormat,
 	return "", found, usageError{fmt.Errorf("the prefix %s is that of %s: give --api", prefix, strings.Join(having, " and "))}
 }
 
-func (c *tokenCreate) scopes(valid []string, kind authz.Kind) ([]string, error) {
+func (c *tokenCreate) scopes(valid []string, table policies.Table, kind authz.Kind) ([]string, error) {
 	if c.Access != "" {
 		if c.Access != "read" && c.Access != "read-write" {
 			return nil, usageError{fmt.Errorf("--access: %q is neither read nor read-write", c.Access)}
@@ -146,7 +151,7 @@ func (c *tokenCreate) scopes(valid []string, kind authz.Kind) ([]string, error) 
 		if kind != authz.KindWorkspaceKey {
 			return nil, usageError{fmt.Errorf("--access is for workspace keys: give --scope, of %s", strings.Join(valid, ", "))}
 		}
-		return accessScopes(valid, c.Access), nil
+		return accessScopes(valid, table, c.Access), nil
 	}
 	if len(c.Scope) == 0 {
 		return nil, usageError{fmt.Errorf("give --scope, of %s", strings.Join(valid, ", "))}
@@ -163,10 +168,14 @@ func (c *tokenCreate) scopes(valid []string, kind authz.Kind) ([]string, error) 
 	return scopes, nil
 }
 
-// accessScopes: read-only and read-write keys (velocity, "Workspace API Keys"). Neither administers.
-func accessScopes(valid []string, access string) []string {
+// accessScopes: read-only and read-write keys (velocity, "Workspace API Keys"). Neither administers, so no scope that implies an
+// override is among them.
+func accessScopes(valid []string, table policies.Table, access string) []string {
 	var scopes []string
 	for _, scope := range valid {
+		if table.IsOverride(scope, policies.LevelWorkspace) {
+			continue
+		}
 		if strings.HasSuffix(scope, ":read") || access == "read-write" && strings.HasSuffix(scope, ":write") {
 			scopes = append(scopes, scope)
 		}
@@ -283,6 +292,19 @@ func visibleStart(cfg config, text string) (string, error) {
 		return "", fmt.Errorf("no kind of token starts like this; prefixes are %s", strings.Join(valid, ", "))
 	}
 	return text[:min(len(text), visible)], nil
+}
+
+type tokenSet struct {
+	ID string `arg:"" help:"The token's id, as token list shows it." name:"id"`
+	setAttributes
+}
+
+func (c *tokenSet) Run(s *invocation, r *store.Registry) error {
+	t, err := r.SetTokenAttributes(s.ctx, c.ID, authz.Attributes(c.Attributes))
+	if err != nil {
+		return err
+	}
+	return c.printOne(s, r, t, [2]string{"id", t.ID}, [2]string{"name", t.Name}, [2]string{"attributes", t.Attributes.JSON()})
 }
 
 type tokenRevoke struct {

@@ -1,23 +1,41 @@
 package main
 
-import "github.com/keywicket/keywicket/store"
+import (
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
 
 type userCommand struct {
 	Create userCreate `cmd:"" help:"Create a user."`
+	Set    userSet    `cmd:"" help:"Replace a user's attributes."`
 	List   userList   `cmd:"" help:"List all users."`
 }
 
 type userCreate struct {
 	Email string `help:"Email address." required:"" placeholder:"EMAIL"`
 	ID    string `help:"The identity provider's id of the user (Supabase: sub); made up when absent." name:"id" placeholder:"ID"`
+	newAttributes
 }
 
 func (c *userCreate) Run(s *invocation, r *store.Registry) error {
-	u, err := r.CreateUser(s.ctx, store.User{ID: c.ID, Email: c.Email})
+	u, err := r.CreateUser(s.ctx, store.User{ID: c.ID, Email: c.Email, Attributes: authz.Attributes(c.Attributes)})
 	if err != nil {
 		return err
 	}
 	return printOne(s, u, [2]string{"id", u.ID}, [2]string{"email", u.Email})
+}
+
+type userSet struct {
+	User string `arg:"" help:"Id or email."`
+	setAttributes
+}
+
+func (c *userSet) Run(s *invocation, r *store.Registry) error {
+	u, err := r.SetUserAttributes(s.ctx, c.User, authz.Attributes(c.Attributes))
+	if err != nil {
+		return err
+	}
+	return c.printOne(s, r, u, [2]string{"id", u.ID}, [2]string{"email", u.Email}, [2]string{"attributes", u.Attributes.JSON()})
 }
 
 type userList struct{}

@@ -1,9 +1,13 @@
 package main
 
-import "github.com/keywicket/keywicket/store"
+import (
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
 
 type workspaceCommand struct {
 	Create workspaceCreate `cmd:"" help:"Create a workspace."`
+	Set    workspaceSet    `cmd:"" help:"Replace a workspace's attributes."`
 	List   workspaceList   `cmd:"" help:"List all workspaces."`
 }
 
@@ -11,14 +15,30 @@ type workspaceCreate struct {
 	ID   string `help:"24 lower-case hex digits; made up when absent." name:"id" placeholder:"HEX24"`
 	Slug string `help:"Short name for headers and URLs: a-z, 0-9 and -." required:"" placeholder:"SLUG"`
 	Name string `help:"Name for people." required:"" placeholder:"NAME"`
+	newAttributes
 }
 
 func (c *workspaceCreate) Run(s *invocation, r *store.Registry) error {
-	w, err := r.CreateWorkspace(s.ctx, store.Workspace{ID: c.ID, Slug: c.Slug, Name: c.Name})
+	w, err := r.CreateWorkspace(s.ctx, store.Workspace{
+		ID: c.ID, Slug: c.Slug, Name: c.Name, Attributes: authz.Attributes(c.Attributes),
+	})
 	if err != nil {
 		return err
 	}
 	return printOne(s, w, [2]string{"id", w.ID}, [2]string{"slug", w.Slug}, [2]string{"name", w.Name})
+}
+
+type workspaceSet struct {
+	Workspace string `arg:"" help:"Id or slug."`
+	setAttributes
+}
+
+func (c *workspaceSet) Run(s *invocation, r *store.Registry) error {
+	w, err := r.SetWorkspaceAttributes(s.ctx, c.Workspace, authz.Attributes(c.Attributes))
+	if err != nil {
+		return err
+	}
+	return c.printOne(s, r, w, [2]string{"id", w.ID}, [2]string{"slug", w.Slug}, [2]string{"attributes", w.Attributes.JSON()})
 }
 
 type workspaceList struct{}

@@ -1,0 +1,27 @@
+package main
+
+import (
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store"
+)
+
+// attributesFlag is checked while the command line is read.
+type attributesFlag authz.Attributes
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (f *attributesFlag) UnmarshalText(text []byte) error {
+	a, err := store.ParseAttributes(string(text))
+	*f = attributesFlag(a)
+	return err
+}
+
+// newAttributes is for commands that create something.
+type newAttributes struct {
+	Attributes attributesFlag `help:"What policies are to know: a JSON object. Not for secrets: lists show it." placeholder:"JSON"`
+}
+
+// setAttributes is for commands that change something.
+type setAttributes struct {
+	Attributes attributesFlag `help:"What policies are to know: a JSON object, instead of the one before. Not for secrets: lists show it." required:"" placeholder:"JSON"`
+	waiting
+}
