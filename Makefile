@@ -35,7 +35,7 @@ test-policies: ## Check, format-check and test the Rego policies with the stock 
 	$(OPA) test policies --coverage --threshold 100 > /dev/null
 
 # What tests run beside Postgres.
-PARTS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/postgres-13/bin/postgres test/js/node_modules
+PARTS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/postgres-13/bin/postgres test/js/node_modules .tools/openapi
 
 # -count=1: the tests build and run binaries, which the cache of test results does not see.
 .PHONY: test-go
@@ -128,3 +128,6 @@ clean: ## Remove what was built and fetched
 test/js/node_modules: test/js/node_modules/.package-lock.json
 test/js/node_modules/.package-lock.json: test/js/package-lock.json test/js/package.json test/js/.npmrc | .tools/node
 	cd test/js && PATH="$(CURDIR)/.tools/node/bin:$$PATH" npm ci --ignore-scripts && touch node_modules/.package-lock.json
+
+.tools/openapi: test/openapi/fetch-openapi tools/openapi.mod tools/openapi.sum | .tools/node
+	test/openapi/fetch-openapi && touch $@

@@ -353,8 +353,7 @@ func TestRawRowsInAPolicyAreFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const decodes = "pattern := urlquery.decode(replace(regex.replace(r.path, `\\{[^/]*\\}`, \"*\"), \"+\", \"%2B\"))"
-	text = edited(t, text, decodes, "pattern := regex.replace(r.path, `\\{[^/]*\\}`, \"*\")", 1)
+	text = edited(t, text, `shape_of(path) := urlquery.decode(replace(parameters, "+", "%2B")) if {`, "shape_of(path) := parameters if {", 1)
 	if err := os.WriteFile(file, text, 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -296,7 +296,8 @@ func TestExplainWithoutAToken(t *testing.T) {
 		{[]string{"GET", "/api/a,b:c", "--scope", "issues:read"}, "no_route", "^" + addRow("GET", "/api/a,b:c")},
 		{[]string{"get", "/api/new", "--scope", "issues:read"}, "no_route", `^"get" is no method`},
 		{[]string{"", "/api/new", "--scope", "issues:read"}, "no_route", `^"" is no method`},
-		{[]string{"GET", "/api/new*", "--scope", "issues:read"}, "no_route", `^the path has a \*`},
+		{[]string{"GET", "/api/new*", "--scope", "issues:read"}, "no_route", "^" + addRow("GET", "/api/new%2A")},
+		{[]string{"GET", "/api/:new", "--scope", "issues:read"}, "no_route", "^" + addRow("GET", "/api/%3Anew")},
 	} {
 		e := explain(t, world.stack, "", append([]string{"explain"}, c.args...)...)
 		reason := ""

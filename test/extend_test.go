@@ -195,7 +195,7 @@ func TestPolicyRefusedAtStart(t *testing.T) {
 			" test_drafts_that_are_not_there_are_read_with_inbox_read"},
 		{"a rule that does not compile", "keywicket/decision.rego", "\nbroken if nowhere.at_all\n", "nowhere"},
 		{"a row with a scope that there is not", "apis/velaflows/data.yaml", strings.Replace(drafts, "inbox:read", "inbox:reed", 1),
-			`apis/velaflows/data.yaml: line `},
+			`apis/velaflows/data.yaml:`},
 	} {
 		t.Run(broken.name, func(t *testing.T) {
 			dir := policyFolder(t)

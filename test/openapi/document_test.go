@@ -1,0 +1,143 @@
+package openapi
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/internal/fetched"
+)
+
+// document is what a table needs of an OpenAPI document. A key beside the methods of a path, which neither document has, does
+// not decode.
+type document struct {
+	Paths      map[string]map[string]endpoint
+	Components struct {
+		Parameters map[string]parameter
+		Schemas    map[string]json.RawMessage
+	}
+}
+
+type endpoint struct {
+	Tags       []string
+	Parameters []parameter
+}
+
+type parameter struct {
+	Ref    string `json:"$ref"`
+	Name   string
+	In     string
+	Schema schema
+	// MultiSegment is GitHub's own: the text may have slashes.
+	MultiSegment bool `json:"x-multi-segment"`
+}
+
+type schema struct {
+	Ref       string `json:"$ref"`
+	Type      string
+	Enum      []string
+	Pattern   string
+	MaxLength int
+	OneOf     []schema
+}
+
+func readDocument(t *testing.T, name string) document {
+	t.Helper()
+	file, ok := fetched.Find(".tools/openapi/" + name + ".json")
+	if !ok {
+		t.Fatalf(`no OpenAPI document of %s: run "make .tools/openapi"`, name)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d document
+	if err := json.Unmarshal(text, &d); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// operation is a path and a method of a document, as a row of a table.
+type operation struct {
+	method, scope string
+	segments      []string          // of the row's path
+	schemas       map[string]schema // of the parameters
+	narrowed      bool              // a parameter may have slashes in the document, and none in the table
+}
+
+func (o operation) path() string { return "/" + strings.Join(o.segments, "/") }
+
+func (o operation) name() string { return o.method + " " + o.path() }
+
+// parameterForm is a parameter of a path.
+var parameterForm = regexp.MustCompile(`\{[^{}]*\}`)
+
+// isParameter reports whether the segment is one parameter.
+func isParameter(segment string) bool {
+	return strings.HasPrefix(segment, "{") && strings.Index(segment, "}") == len(segment)-1
+}
+
+// isRest reports whether the segment stands for the rest of the path.
+func isRest(segment string) bool { return strings.HasSuffix(segment, "...}") }
+
+// operations are all of a document. The last name is the first one, so that text lies behind the parameters that it goes before.
+func (d document) operations(t *testing.T) []operation {
+	t.Helper()
+	var all []operation
+	for path, methods := range d.Paths {
+		for method, e := range methods {
+			o, err := d.operation(strings.ToUpper(method), path, e)
+			if err != nil {
+				t.Fatalf("%s %s: %v", method, path, err)
+			}
+			all = append(all, o)
+		}
+	}
+	slices.SortFunc(all, func(a, b operation) int { return strings.Compare(b.name(), a.name()) })
+	return all
+}
+
+func (d document) operation(method, path string, e endpoint) (operation, error) {
+	o := operation{method: method, segments: strings.Split(path[1:], "/"), schemas: make(map[string]schema)}
+	last := &o.segments[len(o.segments)-1]
+	for _, p := range e.Parameters {
+		if name, ok := strings.CutPrefix(p.Ref, "#/components/parameters/"); ok {
+			p = d.Components.Parameters[name]
+		}
+		if p.In != "path" {
+			continue
+		}
+		if name, ok := strings.CutPrefix(p.Schema.Ref, "#/components/schemas/"); ok {
+			if err := json.Unmarshal(d.Components.Schemas[name], &p.Schema); err != nil {
+				return o, err
+			}
+		}
+		switch {
+		case p.MultiSegment && *last == "{"+p.Name+"}":
+			p.Name += "..."
+			*last = "{" + p.Name + "}"
+		case p.MultiSegment: // a rest is the end of a path
+			o.narrowed = true
+		}
+		o.schemas["{"+p.Name+"}"] = p.Schema
+	}
+	for _, p := range parameterForm.FindAllString(o.path(), -1) {
+		if _, ok := o.schemas[p]; !ok {
+			return o, fmt.Errorf("the parameter %s is not declared", p)
+		}
+	}
+	area := o.segments[min(1, len(o.segments)-1)] // behind /v1
+	if len(e.Tags) > 0 {
+		area = e.Tags[0]
+	}
+	o.scope = area + ":write"
+	if method == "GET" || method == "HEAD" {
+		o.scope = area + ":read"
+	}
+	return o, nil
+}

@@ -1,0 +1,260 @@
+// Package openapi tests the tables with the documents of two real APIs, which make .tools/openapi fetches. The documents have
+// forms of paths that nobody here thought of, and enough rows for some of them to compete.
+package openapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies"
+)
+
+var parameters = authz.Parameters{MayHold: []string{"#", "%", "?", ";"}}
+
+// row is what the table of a document has of an operation.
+type row struct {
+	Method string
+	Path   string
+	Scopes []string `yaml:",flow"`
+}
+
+// writePolicy makes a policy folder: the policy that comes with the binary, and a table of the operations.
+func writePolicy(t *testing.T, api string, all []operation) string {
+	t.Helper()
+	catalogue := make(map[string]string)
+	rows := make([]row, len(all))
+	for i, o := range all {
+		catalogue[o.scope] = ""
+		rows[i] = row{o.method, o.path(), []string{o.scope}}
+	}
+	text, err := yaml.Marshal(map[string]any{
+		"scopes":     map[string]any{"workspace": catalogue},
+		"parameters": map[string]any{"may_hold": parameters.MayHold},
+		"routes":     rows,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	folder := filepath.Join(dir, "apis", api)
+	if err := os.CopyFS(dir, policies.Builtin); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "data.yaml"), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// buildOPA returns the path of the stock opa.
+func buildOPA(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "opa")
+	build := exec.CommandContext(t.Context(), "go", "build", "-modfile=tools/opa.mod", "-o", path,
+		"github.com/open-policy-agent/opa")
+	build.Dir = "../.."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build opa: %v\n%s", err, out)
+	}
+	return path
+}
+
+const pathsPerOperation = 20
+
+// Every operation of GitHub's and of Stripe's API is a row. A path of an operation finds its row, or the one that goes before it
+// by the documented rule. The sidecar and the stock opa find the same row.
+func TestEveryOperationIsARow(t *testing.T) {
+	opa := buildOPA(t)
+	for _, api := range []string{"github", "stripe"} {
+		t.Run(api, func(t *testing.T) {
+			document := readDocument(t, api)
+			all := document.operations(t)
+			dir := writePolicy(t, api, all)
+			start := time.Now()
+			engine, err := policies.Load(t.Context(), policies.Config{Dir: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			rows := engine.Tables()[api].Routes
+			t.Logf("%d operations, loaded in %s", len(all), time.Since(start).Round(time.Millisecond))
+			narrowed := slices.DeleteFunc(slices.Clone(all), func(o operation) bool { return !o.narrowed })
+			t.Logf("in %d rows, a parameter that may have slashes is one segment", len(narrowed))
+			n := 0
+			for _, methods := range document.Paths {
+				n += len(methods)
+			}
+			if n <= 500 || len(rows) != n {
+				t.Fatalf("%d operations, %d rows", n, len(rows))
+			}
+			c := &comparison{api: api, all: all, siblings: siblingsIn(all), engine: engine, opa: opa, dir: dir, plain: pathsPerOperation}
+			if testing.Short() {
+				c.plain = 2 // opa looks at every row for each
+			}
+			c.run(t)
+		})
+	}
+}
+
+// comparison asks the sidecar's engine, the stock opa and the rule for the row of each path.
+type comparison struct {
+	api      string
+	all      []operation
+	siblings siblings
+	engine   *policies.Engine
+	opa, dir string
+	plain    int // of an operation's paths, those that opa is asked for
+}
+
+// question is a path that was made from a row, and the row that goes first for it.
+type question struct {
+	own, want operation
+	segments  []string
+}
+
+func (q question) String() string {
+	return fmt.Sprintf("%s %q, which is of %s", q.own.method, authz.JoinSegments(q.segments), q.want.name())
+}
+
+func (c *comparison) run(t *testing.T) {
+	asked := make([][]question, runtime.GOMAXPROCS(0))
+	took := parallel(t, len(asked), func(worker int) error {
+		for i := worker; i < len(c.all); i += len(asked) {
+			p := paths{rand.New(rand.NewPCG(1, uint64(i))), c.siblings}
+			for range pathsPerOperation {
+				q, err := c.askSidecar(t.Context(), p, c.all[i])
+				if err != nil {
+					return err
+				}
+				asked[worker] = append(asked[worker], q)
+			}
+		}
+		return nil
+	})
+	all := slices.Concat(asked...)
+	if len(all) != len(c.all)*pathsPerOperation {
+		t.Fatalf("%d paths of %d operations", len(all), len(c.all))
+	}
+	t.Logf("%d paths by the index in %s", len(all), took)
+	took = parallel(t, len(asked), func(worker int) error { return c.askOPA(t.Context(), asked[worker]) })
+	t.Logf("%d of them by opa in %s", len(c.all)*c.plain, took)
+
+	lost := make(map[string]question)
+	n := 0
+	for _, q := range all {
+		if q.own.name() != q.want.name() {
+			lost[q.own.name()] = q
+			n++
+		}
+	}
+	if t.Logf("%d paths of %d rows are of another row", n, len(lost)); n < 20 {
+		t.Error("the comparison says little of the order of rows")
+	}
+	for _, own := range slices.Sorted(maps.Keys(lost))[:5] {
+		t.Logf("made from %s: %s", own, lost[own])
+	}
+}
+
+// parallel waits for all workers, and returns how long they took.
+func parallel(t *testing.T, workers int, work func(worker int) error) time.Duration {
+	t.Helper()
+	start := time.Now()
+	var group errgroup.Group
+	for i := range workers {
+		group.Go(func() error { return work(i) })
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	return time.Since(start).Round(time.Millisecond)
+}
+
+// askSidecar makes a path of the operation, and asks the sidecar for it with the scope of the row that goes first.
+func (c *comparison) askSidecar(ctx context.Context, p paths, own operation) (question, error) {
+	q := question{own: own, segments: p.of(own)}
+	raw := p.escaped(q.segments)
+	read, err := authz.Segments(raw, parameters)
+	if err != nil {
+		return q, fmt.Errorf("%s: %q: %w", own.name(), raw, err)
+	}
+	if !slices.Equal(read, q.segments) {
+		return q, fmt.Errorf("%s: %q is %q", own.name(), raw, read)
+	}
+	if _, ok := match(own.segments, q.segments); !ok {
+		return q, fmt.Errorf("%s does not match %q, which is made from it", own.name(), raw)
+	}
+	first := winners(c.all, own.method, q.segments)
+	if len(first) != 1 {
+		return q, fmt.Errorf("%s %q: the rule names %d rows", own.method, raw, len(first))
+	}
+	q.want = first[0]
+	d, err := c.engine.Decide(ctx, authz.Input{
+		API: c.api, Method: own.method, Path: authz.JoinSegments(q.segments), Segments: q.segments,
+		Principal: &authz.Principal{Kind: authz.KindWorkspaceToken, API: c.api, Scopes: []string{q.want.scope}},
+		Workspace: authz.Workspace{Requested: true, Granted: true},
+	})
+	if err != nil {
+		return q, fmt.Errorf("%s: %w", q, err)
+	}
+	if d.Route != q.want.name() || !d.Allow {
+		return q, fmt.Errorf("%s: the sidecar says %+v", q, d)
+	}
+	return q, nil
+}
+
+// askOPA asks the stock opa for some of the paths of each operation.
+func (c *comparison) askOPA(ctx context.Context, all []question) error {
+	var questions []question
+	var inputs []any
+	for i, q := range all {
+		if i%pathsPerOperation < c.plain {
+			questions = append(questions, q)
+			inputs = append(inputs, map[string]any{
+				"api":     c.api,
+				"request": map[string]any{"method": q.own.method, "path": authz.JoinSegments(q.segments), "segments": q.segments},
+			})
+		}
+	}
+	text, err := json.Marshal(inputs)
+	if err != nil {
+		return err
+	}
+	opa := exec.CommandContext(ctx, c.opa, "eval", "--data", c.dir, "--stdin-input", "--strict-builtin-errors",
+		"--optimize-store-for-read-speed", "--format", "raw",
+		"{i: name | some i, one in input; name := data.keywicket.route.name with input as one}")
+	opa.Stdin = bytes.NewReader(text)
+	var said bytes.Buffer
+	opa.Stderr = &said
+	out, err := opa.Output()
+	if err != nil {
+		return fmt.Errorf("opa eval: %w: %s%s", err, out, said.Bytes())
+	}
+	var names map[string]string
+	if err := json.Unmarshal(out, &names); err != nil {
+		return fmt.Errorf("opa eval: %w: %s", err, out)
+	}
+	for i, q := range questions {
+		if name := names[strconv.Itoa(i)]; name != q.want.name() {
+			return fmt.Errorf("%s: opa says %q", q, name)
+		}
+	}
+	return nil
+}

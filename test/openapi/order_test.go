@@ -1,0 +1,76 @@
+package openapi
+
+import (
+	"slices"
+	"strings"
+)
+
+// The kinds of a row's segments, the one that goes first being the lowest.
+const (
+	literal = iota
+	partial
+	parameterAlone
+	rest
+)
+
+// winners are the operations whose row goes first for a request, by the rule of docs/policies.md: literal text goes before a
+// partial segment, that before a parameter, and that before a rest, from the left. There are several if the rule does not order
+// them. No two partial segments of the documents match one text, so how these are ordered is left out.
+func winners(all []operation, method string, path []string) []operation {
+	var first []operation
+	var best []int
+	for _, o := range all {
+		if o.method != method {
+			continue
+		}
+		kinds, ok := match(o.segments, path)
+		if !ok {
+			continue
+		}
+		switch order := slices.Compare(kinds, best); {
+		case first == nil || order < 0:
+			first, best = []operation{o}, kinds
+		case order == 0:
+			first = append(first, o)
+		}
+	}
+	return first
+}
+
+// match reports whether a row's segments match a path, and of which kinds they are.
+func match(segments, path []string) ([]int, bool) {
+	var kinds []int
+	for i, s := range segments {
+		switch {
+		case i == len(path):
+			return nil, false
+		case isRest(s):
+			return append(kinds, rest), path[i] != ""
+		case !fits(s, path[i]):
+			return nil, false
+		case isParameter(s):
+			kinds = append(kinds, parameterAlone)
+		case strings.Contains(s, "{"):
+			kinds = append(kinds, partial)
+		default:
+			kinds = append(kinds, literal)
+		}
+	}
+	return kinds, len(segments) == len(path)
+}
+
+// fits tries every length of every parameter.
+func fits(segment, text string) bool {
+	before, named, found := strings.Cut(segment, "{")
+	if !found {
+		return segment == text
+	}
+	text, ok := strings.CutPrefix(text, before)
+	_, after, _ := strings.Cut(named, "}")
+	for n := 1; ok && n <= len(text); n++ {
+		if fits(after, text[n:]) {
+			return true
+		}
+	}
+	return false
+}

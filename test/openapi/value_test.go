@@ -1,0 +1,201 @@
+package openapi
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"regexp"
+	"regexp/syntax"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// paths makes paths of operations.
+type paths struct {
+	*rand.Rand
+	siblings siblings
+}
+
+// siblings are what rows go on with that has text, by the method and the segments in front.
+type siblings map[string][][]string
+
+func siblingsIn(all []operation) siblings {
+	found := make(siblings)
+	for _, o := range all {
+		for i := range o.segments {
+			if end := o.segments[i:]; slices.ContainsFunc(end, func(s string) bool { return !isParameter(s) }) {
+				front := frontOf(o, i)
+				found[front] = append(found[front], end)
+			}
+		}
+	}
+	return found
+}
+
+// sibling picks what another row goes on with where the operation's row has a parameter, as many segments as the parameter takes.
+// There may be none.
+func (p paths) sibling(o operation, i int) []string {
+	var others [][]string
+	for _, end := range p.siblings[frontOf(o, i)] {
+		switch {
+		case isRest(o.segments[i]):
+			others = append(others, end)
+		case !isParameter(end[0]):
+			others = append(others, end[:1])
+		}
+	}
+	if others == nil {
+		return nil
+	}
+	return others[p.IntN(len(others))]
+}
+
+// frontOf is the operation's method and its first n segments, with {} for each parameter.
+func frontOf(o operation, n int) string {
+	return o.method + " " + parameterForm.ReplaceAllString(strings.Join(o.segments[:n], "/"), "{}")
+}
+
+// of returns the segments of a path that the operation's row matches. Each parameter has a random value of its type.
+func (p paths) of(o operation) []string {
+	var path []string
+	for i, s := range o.segments {
+		if !isParameter(s) {
+			path = append(path, p.fill(o, s))
+			continue
+		}
+		value := o.schemas[s]
+		isText := value.Type == "string" && value.Pattern == "" && value.Enum == nil
+		sibling := p.sibling(o, i)
+		switch {
+		case isText && sibling != nil && p.IntN(2) == 0: // the rows compete
+			for _, s := range sibling {
+				path = append(path, p.fill(o, s))
+			}
+		case isText && isRest(s):
+			for range 1 + p.IntN(3) {
+				path = append(path, p.value(value))
+			}
+			if p.IntN(8) == 0 {
+				path = append(path, "") // a slash at the end
+			}
+		default:
+			path = append(path, p.value(value))
+		}
+	}
+	return path
+}
+
+// fill puts values in the place of a segment's parameters. One of another operation is any text.
+func (p paths) fill(o operation, segment string) string {
+	return parameterForm.ReplaceAllStringFunc(segment, func(name string) string {
+		if s, ok := o.schemas[name]; ok {
+			return p.value(s)
+		}
+		return p.value(schema{Type: "string"})
+	})
+}
+
+// unclear are texts that no request may have as a segment: dot segments, to some server at least, and valid escapes.
+var unclear = regexp.MustCompile(`^(\.{1,2}([;?#]|$)|;|$)|%[[:xdigit:]]{2}`)
+
+// value is a random one of the schema. It panics at what neither document has.
+func (p paths) value(s schema) string {
+	for {
+		if v := p.draw(s); !unclear.MatchString(v) {
+			return v
+		}
+	}
+}
+
+func (p paths) draw(s schema) string {
+	switch {
+	case s.OneOf != nil:
+		return p.draw(s.OneOf[p.IntN(len(s.OneOf))])
+	case s.Enum != nil:
+		return s.Enum[p.IntN(len(s.Enum))]
+	case s.Pattern != "":
+		re, err := syntax.Parse(s.Pattern, syntax.Perl)
+		if err != nil {
+			panic(err)
+		}
+		return p.matching(re.Simplify())
+	case s.Type == "integer":
+		return strconv.FormatInt([]int64{p.Int64N(1000), p.Int64(), 0, -1, math.MaxInt64}[p.IntN(5)], 10)
+	case s.Type == "string":
+		return p.text(s.MaxLength)
+	}
+	panic(fmt.Sprintf("a value of %+v", s))
+}
+
+var (
+	common = []rune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
+	rare   = []rune(" .:;#?+%!$&'()*,=@~^|<>[]{}\"`éßあ漢🙂\u0301\u00a0\u200d\u202e\ufeff\ufffd")
+)
+
+// text is mostly short, and sometimes as long as it may be.
+func (p paths) text(longest int) string {
+	if longest == 0 {
+		longest = 255
+	}
+	n := longest
+	if p.IntN(100) > 0 {
+		n = 1 + p.IntN(min(24, longest))
+	}
+	var b strings.Builder
+	for range n {
+		of := common
+		if p.IntN(3) == 0 {
+			of = rare
+		}
+		b.WriteRune(of[p.IntN(len(of))])
+	}
+	return b.String()
+}
+
+// matching is a text that the pattern matches.
+func (p paths) matching(re *syntax.Regexp) string {
+	var b strings.Builder
+	switch re.Op {
+	case syntax.OpBeginText, syntax.OpEndText:
+	case syntax.OpLiteral:
+		b.WriteString(string(re.Rune))
+	case syntax.OpCharClass:
+		i := 2 * p.IntN(len(re.Rune)/2)
+		b.WriteRune(re.Rune[i] + p.Int32N(re.Rune[i+1]-re.Rune[i]+1))
+	case syntax.OpConcat:
+		for _, sub := range re.Sub {
+			b.WriteString(p.matching(sub))
+		}
+	case syntax.OpPlus:
+		for range 1 + p.IntN(12) {
+			b.WriteString(p.matching(re.Sub[0]))
+		}
+	default:
+		panic(fmt.Sprintf("a text that %s matches", re))
+	}
+	return b.String()
+}
+
+// needNoEscape are the characters that a segment may have as they are, but for ;.
+const needNoEscape = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,=:@"
+
+// escaped writes a path as a client might: with no escape that is not needed, with every one, or with some.
+func (p paths) escaped(segments []string) string {
+	chance := p.IntN(3) // of two, that a character is escaped that need not be
+	var b strings.Builder
+	for _, s := range segments {
+		b.WriteByte('/')
+		for _, c := range []byte(s) {
+			switch {
+			case strings.IndexByte(needNoEscape, c) >= 0 && p.IntN(2) >= chance:
+				b.WriteByte(c)
+			case p.IntN(2) == 0:
+				fmt.Fprintf(&b, "%%%02x", c)
+			default:
+				fmt.Fprintf(&b, "%%%02X", c)
+			}
+		}
+	}
+	return b.String()
+}

@@ -1,0 +1,37 @@
+# The VelaFlows table, by sample; that all of it is as the product has it, test/matrix_test.go checks.
+package velaflows_test
+
+import data.apis.velaflows
+import data.keywicket
+import data.keywicket.fixture
+
+allows(line, scopes) if {
+	request := fixture.by(fixture.anonymous("velaflows", line), fixture.workspace_token(scopes))
+	keywicket.decision.allow with input as fixture.at(request, fixture.granted)
+}
+
+test_catalogue_has_twenty_scopes if count(velaflows.scopes.workspace) == 20
+
+test_every_scope_opens_a_route if {
+	every scope, _ in velaflows.scopes.workspace {
+		some route in velaflows.routes
+		scope in object.get(route, "scopes", [])
+	}
+}
+
+test_lead_is_created_updated_and_deleted_by_scopes_of_their_own if {
+	allows("POST /api/v1/crm/leads", ["crm:create"])
+	allows("PATCH /api/v1/crm/leads/7", ["crm:update"])
+	allows("DELETE /api/v1/crm/leads/7", ["crm:delete"])
+	not allows("DELETE /api/v1/crm/leads/7", ["crm:create", "crm:update", "crm:read"])
+}
+
+test_knowledge_base_is_queried_with_ai_read if {
+	allows("POST /api/v1/ai/query", ["ai:read"])
+	not allows("POST /api/v1/ai/training", ["ai:read"])
+}
+
+test_administration_needs_admin_all if {
+	allows("GET /api/v1/admin/audit", ["admin:all"])
+	not allows("GET /api/v1/admin/audit", object.keys(velaflows.scopes.workspace) - {"admin:all"})
+}
