@@ -13,9 +13,10 @@ import (
 // such a server /charges/Search is /charges/search; here the former matches the row /charges/{charge}, which may need
 // less than the row that was meant.
 func (t Table) overlaps() []string {
+	index := route.Index{HeadWithGet: t.HeadWithGet}
 	var pairs [][2]Route // taken, meant
 	add := func(taken, meant Route) {
-		if taken.pattern.MayTake(meant.pattern) && t.shareMethod(taken, meant) && !t.needsAllOf(taken, meant) {
+		if taken.pattern.MayTake(meant.pattern) && index.ShareMethod(taken.method(), meant.method()) && !t.needsAllOf(taken, meant) {
 			pairs = append(pairs, [2]Route{taken, meant})
 		}
 	}
@@ -48,13 +49,6 @@ func (t Table) overlaps() []string {
 			p[0].Line, p[0].Name(), p[1].Line, p[1].path()))
 	}
 	return warnings
-}
-
-// shareMethod reports whether there is a method that both routes are for.
-func (t Table) shareMethod(a, b Route) bool {
-	m, n := a.method(), b.method()
-	return m == n || m == route.AnyMethod || n == route.AnyMethod ||
-		t.HeadWithGet && (m == "GET" && n == "HEAD" || m == "HEAD" && n == "GET")
 }
 
 // needsAllOf reports whether whoever may use the route may use the other one too.

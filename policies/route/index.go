@@ -186,30 +186,38 @@ func (p *partials) all() []partialNode {
 	return all
 }
 
-// Unordered lists pairs of rows that match one path and one method, and that nothing orders. Each pair is in ascending order.
+// Unordered lists pairs of rows that match one path and one method, and that nothing orders. Each pair is in ascending order. It
+// lists 100 at most.
 func (x *Index) Unordered() [][2]int {
-	var pairs [][2]int
-	x.unordered(&x.root, &pairs)
-	for i := range pairs {
-		slices.Sort(pairs[i][:])
+	c := collisions{index: x}
+	c.below(&x.root)
+	for i := range c.pairs {
+		slices.Sort(c.pairs[i][:])
 	}
-	slices.SortFunc(pairs, func(a, b [2]int) int { return slices.Compare(a[:], b[:]) })
-	return slices.Compact(pairs)
+	slices.SortFunc(c.pairs, func(a, b [2]int) int { return slices.Compare(a[:], b[:]) })
+	return slices.Compact(c.pairs)
 }
 
-func (x *Index) unordered(n *node, pairs *[][2]int) {
+// collisions collects pairs of rows that match one path and one method.
+type collisions struct {
+	index *Index
+	pairs [][2]int
+}
+
+const maxPairs = 100
+
+// below looks for partial segments that nothing orders.
+func (c *collisions) below(n *node) {
 	siblings := n.partials.all()
 	for i, a := range siblings {
 		for _, b := range siblings[i+1:] {
-			if a.segment.meets(b.segment) && a.segment.goesBefore(b.segment) == 0 {
-				if i, j, ok := x.meet(a.node, b.node); ok {
-					*pairs = append(*pairs, [2]int{i, j})
-				}
+			if len(c.pairs) < maxPairs && a.segment.meets(b.segment) && a.segment.goesBefore(b.segment) == 0 {
+				c.meet(a.node, b.node)
 			}
 		}
 	}
-	for _, c := range n.children() {
-		x.unordered(c.node, pairs)
+	for _, next := range n.children() {
+		c.below(next.node)
 	}
 }
 
@@ -225,72 +233,59 @@ func (n *node) children() []partialNode {
 	return all
 }
 
-// meet finds a row below each of the nodes, such that both match the same end of a path.
-func (x *Index) meet(a, b *node) (i, j int, ok bool) {
-	if i, j, ok := x.meetMethods(a.methods, b.methods); ok {
-		return i, j, true
+// meet adds the rows below the two nodes that match the same end of a path.
+func (c *collisions) meet(a, b *node) {
+	if len(c.pairs) >= maxPairs {
+		return
 	}
-	if i, j, ok := x.meetRest(a.rest, b); ok {
-		return i, j, true
-	}
-	if j, i, ok := x.meetRest(b.rest, a); ok {
-		return i, j, true
-	}
+	c.add(a.methods, b.methods)
+	c.meetRest(a.rest, b)
+	c.meetRest(b.rest, a)
+	c.add(a.rest, b.rest)
 	others := b.children()
 	for _, one := range a.children() {
 		for _, other := range others {
 			if one.segment.meets(other.segment) {
-				if i, j, ok := x.meet(one.node, other.node); ok {
-					return i, j, true
-				}
+				c.meet(one.node, other.node)
 			}
 		}
 	}
-	return 0, 0, false
 }
 
-// meetRest finds a row below the node that matches what a rest does.
-func (x *Index) meetRest(m methods, n *node) (i, j int, ok bool) {
-	if m == nil {
-		return 0, 0, false
-	}
-	if i, j, ok := x.meetMethods(m, n.rest); ok {
-		return i, j, true
-	}
-	for _, c := range n.children() {
-		if c.segment.kind == literal && c.segment.texts[0] == "" {
-			continue
-		}
-		if i, j, ok := x.meetBelow(m, c.node); ok {
-			return i, j, true
+// meetRest adds the rows below the node that match what a rest does, which starts with a segment that is not empty.
+func (c *collisions) meetRest(m methods, n *node) {
+	for _, next := range n.children() {
+		if m != nil && (next.segment.kind != literal || next.segment.texts[0] != "") {
+			c.meetBelow(m, next.node)
 		}
 	}
-	return 0, 0, false
 }
 
-func (x *Index) meetBelow(m methods, n *node) (i, j int, ok bool) {
-	for _, at := range []methods{n.methods, n.rest} {
-		if i, j, ok := x.meetMethods(m, at); ok {
-			return i, j, true
-		}
+func (c *collisions) meetBelow(m methods, n *node) {
+	if len(c.pairs) >= maxPairs {
+		return
 	}
-	for _, c := range n.children() {
-		if i, j, ok := x.meetBelow(m, c.node); ok {
-			return i, j, true
-		}
+	c.add(m, n.methods)
+	c.add(m, n.rest)
+	for _, next := range n.children() {
+		c.meetBelow(m, next.node)
 	}
-	return 0, 0, false
 }
 
-func (x *Index) meetMethods(a, b methods) (i, j int, ok bool) {
+func (c *collisions) add(a, b methods) {
 	for _, m := range slices.Sorted(maps.Keys(a)) {
 		for _, n := range slices.Sorted(maps.Keys(b)) {
-			if m == n || m == AnyMethod || n == AnyMethod || x.HeadWithGet && (m == "HEAD" && n == "GET" || m == "GET" && n == "HEAD") {
-				return a[m], b[n], true
+			if c.index.ShareMethod(m, n) {
+				c.pairs = append(c.pairs, [2]int{a[m], b[n]})
 			}
 		}
 	}
-	return 0, 0, false
+}
+
+// ShareMethod reports whether there is a request that rows of both methods are for.
+func (x *Index) ShareMethod(m, n string) bool {
+	return m == n || m == AnyMethod || n == AnyMethod ||
+		x.HeadWithGet && (m == "HEAD" && n == "GET" || m == "GET" && n == "HEAD")
 }
 
 // String tells a pattern's form: two patterns that differ only in the names of parameters, or in escapes, have the same.

@@ -106,6 +106,9 @@ func TestUnorderedRows(t *testing.T) {
 		{[]string{"GET /{a}ab", "GET /ab{b}"}, [][2]int{{0, 1}}},
 		{[]string{"GET /a{x}a", "GET /{x}a"}, nil},
 		{[]string{"GET /{x}/{a}.json", "GET /{x}/data.{b}", "GET /y/{a}.json"}, [][2]int{{0, 1}}},
+		{[]string{"GET /{a}.json", "POST /{a}.json", "GET /data.{b}", "POST /data.{b}", "GET /data.{b}/x/{y}", "GET /{a}.json/x/{y}"},
+			[][2]int{{0, 2}, {1, 3}, {4, 5}}},
+		{[]string{"GET /{a}.json/{r...}", "GET /data.{b}/x", "GET /data.{b}/y/z/"}, [][2]int{{0, 1}, {0, 2}}},
 	} {
 		if got := indexOf(t, false, c.lines...).Unordered(); !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%q: %v, not %v", c.lines, got, c.want)
