@@ -135,6 +135,9 @@ func parseTable(text []byte) (Table, error) {
 	all.in("", decoded)
 	var tree yaml.Node
 	if yaml.Unmarshal(text, &tree) != nil {
+		if bare := bareBraces(text); len(bare) > 0 {
+			return t, bare.err()
+		}
 		return t, all.err()
 	}
 	for _, line := range emptyValues(&tree) {
@@ -184,8 +187,20 @@ func parseTable(text []byte) (Table, error) {
 
 var (
 	methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`)
+	bareForm   = regexp.MustCompile(`^\s*-\s*\{.*\bpath:\s*(/[^"',\s]*\{[^"',\s]*\}[^"',\s}]*)`)
 	grpcForm   = regexp.MustCompile(`^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*/([A-Za-z_]\w*|\*)$`)
 )
+
+// bareBraces finds the likeliest cause of a syntax error, with its line, which YAML's own error often misses.
+func bareBraces(text []byte) faults {
+	var all faults
+	for i, line := range strings.Split(string(text), "\n") {
+		if path := bareForm.FindStringSubmatch(line); path != nil {
+			all.at(i+1, fmt.Errorf("a path with braces needs quotes in a row like this: path: %q", path[1]))
+		}
+	}
+	return all
+}
 
 // emptyValues are the lines of keys with a null, which would be one thing to Go and another to Rego. One in a list is told
 // by strictyaml.
