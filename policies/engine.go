@@ -50,7 +50,8 @@ type policy struct {
 	tables  map[string]Table
 	uses    Uses
 	reading reading
-	indexed bool // the index finds the rows
+	indexed bool     // the index finds the rows
+	doubts  []string // about rules
 	query   rego.PreparedEvalQuery
 }
 
@@ -105,6 +106,7 @@ func (s sources) policy(
 	if p.uses, err = usesOf(compiler); err != nil {
 		return p, err
 	}
+	p.doubts = s.doubtful()
 	if p.query, p.indexed, err = s.indexed(ctx, tables); err == nil && !p.indexed {
 		p.query, err = otherwise(ctx)
 	}
@@ -118,7 +120,7 @@ func newTurns() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)
 
 // Warnings are about tables that are valid, but not safe before every server, and about rules that are slow. Each names its file.
 func (e *Engine) Warnings() []string {
-	var all []string
+	all := slices.Clone(e.doubts)
 	if !e.indexed {
 		all = append(all, routeFile+": it is not the shipped file, or a rule replaces or adds to what it reads, so decisions take longer as tables grow")
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
@@ -50,14 +51,32 @@ func (e *Explainer) Explain(ctx context.Context, in authz.Input) (Explanation, e
 	return Explanation{Decision: d, Rule: e.ruleOf(*trace), Row: e.rowOf(in.API, d.Route)}, nil
 }
 
+var deniedByARule = ast.MustParseRef("data.keywicket.denied_by_a_rule")
+
+// ruleOf is the rule that answered: of a denial of data.keywicket.deny the one that made it, if that alone did.
 func (e *Explainer) ruleOf(trace []*topdown.Event) string {
+	var answer *ast.Rule
+	var own []*ast.Rule
+	denied := false
 	for _, event := range trace {
 		rule, ok := event.Node.(*ast.Rule)
-		if ok && event.Op == topdown.ExitOp && rule.Ref().String() == "data.keywicket.decision" {
-			return e.place(rule.Location.File, rule.Location.Row)
+		switch {
+		case !ok || event.Op != topdown.ExitOp:
+		case rule.Ref().HasPrefix(denyRef) && !slices.ContainsFunc(own, func(known *ast.Rule) bool { return known.Location.Equal(rule.Location) }):
+			own = append(own, rule)
+		case rule.Ref().Equal(deniedByARule):
+			denied = true
+		case rule.Ref().Equal(decisionRef) && answer == nil:
+			answer = rule
 		}
 	}
-	return ""
+	if answer == nil {
+		return ""
+	}
+	if denied && len(own) == 1 {
+		answer = own[0]
+	}
+	return e.place(answer.Location.File, answer.Location.Row)
 }
 
 func (e *Explainer) rowOf(api, route string) string {

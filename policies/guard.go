@@ -136,3 +136,71 @@ func sampleInput(api, method, path string, level Level) authz.Input {
 	}
 	return in
 }
+
+// doubtful finds a `not` around a reference that may be undefined, in a file without `import future.keywords.not`. OPA then looks
+// up the reference first, and the expression is undefined with it: a denial does not hold.
+func (s sources) doubtful() []string {
+	var all faults
+	for _, module := range s.rules {
+		if slices.ContainsFunc(module.Imports, func(i *ast.Import) bool { return i.Path.String() == "future.keywords.not" }) {
+			continue
+		}
+		ast.WalkExprs(module, func(e *ast.Expr) bool {
+			if ref := lookedUpFirst(e); ref != nil {
+				all = append(all, fault{file: e.Location.File, line: e.Location.Row, text: fmt.Sprintf(
+					"where %s is undefined, this not is undefined too, and not true: import future.keywords.not in the file", ref)})
+			}
+			return false
+		})
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return strings.Split(all.err().Error(), "\n")
+}
+
+// mayBeUndefined are the parts of the input whose keys are not always there.
+var mayBeUndefined = []ast.Ref{
+	ast.MustParseRef("input.principal.attributes"), ast.MustParseRef("input.principal.user_attributes"),
+	ast.MustParseRef("input.workspace.attributes"), ast.MustParseRef("input.source"), ast.MustParseRef("input.context"),
+	ast.MustParseRef("input.request.headers"), ast.MustParseRef("input.request.query"),
+}
+
+// lookedUpFirst returns the reference in a negated expression that OPA looks up before it negates.
+func lookedUpFirst(e *ast.Expr) ast.Ref {
+	if !e.Negated {
+		return nil
+	}
+	var found ast.Ref
+	inner := func(t *ast.Term) {
+		ast.WalkRefs(t, func(r ast.Ref) bool {
+			if found == nil && slices.ContainsFunc(mayBeUndefined, func(part ast.Ref) bool { return len(r) > len(part) && r.HasPrefix(part) }) {
+				found = r
+			}
+			return false
+		})
+	}
+	if !e.IsCall() {
+		if t, ok := e.Terms.(*ast.Term); ok {
+			if ref, ok := t.Value.(ast.Ref); ok {
+				for _, part := range ref[1:] {
+					inner(part)
+				}
+			}
+		}
+		return found
+	}
+	compares := e.Operator().Equal(ast.Equal.Ref()) || e.Operator().Equal(ast.Equality.Ref())
+	for _, operand := range e.Operands() {
+		ref, isRef := operand.Value.(ast.Ref)
+		switch {
+		case !isRef || !compares:
+			inner(operand)
+		default: // what is compared itself is looked up with the comparison
+			for _, part := range ref[1:] {
+				inner(part)
+			}
+		}
+	}
+	return found
+}

@@ -71,3 +71,42 @@ func TestPolicyThatIsWiderThanItLooksIsRefused(t *testing.T) {
 		})
 	}
 }
+
+// explain names the denial's own rule.
+func TestExplainNamesTheDenialsRule(t *testing.T) {
+	dir := copied(t)
+	write(t, dir, "keywicket/own.rego", "package keywicket\n\ndeny contains {\"code\": \"PAYMENT_REQUIRED\", \"reason\": \"unpaid\"} if {\n\tinput.host == \"x\"\n}\n\ndeny contains {\"code\": \"PAYMENT_REQUIRED\", \"reason\": \"unpaid\"} if {\n\tinput.request.host == \"api.example\"\n}\n")
+	explainer, err := policies.LoadExplainer(t.Context(), policies.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := explainer.Explain(t.Context(), inboxInput())
+	if err != nil || e.Code != "PAYMENT_REQUIRED" || !strings.HasSuffix(e.Rule, "keywicket/own.rego:7") {
+		t.Errorf("%+v, %v", e, err)
+	}
+}
+
+// A not that does not say what it seems to is warned of, and nothing else is.
+func TestDoubtfulNot(t *testing.T) {
+	for expression, want := range map[string]bool{
+		`not data.facts.plans[input.workspace.attributes.plan].photos`:      true,
+		`not input.workspace.attributes.plan in {"pro"}`:                    true,
+		`not startswith(input.request.headers["x-a"][0], "b")`:              true,
+		`not input.workspace.attributes.plan != "free"`:                     true,
+		`not input.workspace.attributes.plan == "pro"`:                      false,
+		`not input.workspace.attributes.plan`:                               false,
+		`not input.request.method in {"GET"}`:                               false,
+		`not input.principal.attributes.read_only == lower("TRUE")`:         false,
+		`input.workspace.attributes.plan == "pro"`:                          false,
+		`not input.workspace.attributes[input.principal.attributes.x] == 1`: true,
+	} {
+		for header, doubtful := range map[string]bool{"": want, "import future.keywords.not\n\n": false} {
+			dir := copied(t)
+			write(t, dir, "keywicket/own.rego", "package keywicket\n\n"+header+"headers[\"x-a\"] := \"b\" if {\n\tinput.api == \"zoo\"\n\t"+expression+"\n}\n")
+			got := load(t, dir).Warnings()
+			if (len(got) == 1) != doubtful || len(got) > 1 || doubtful && !strings.HasPrefix(got[0], "keywicket/own.rego:5: where input.") {
+				t.Errorf("%s%s: %q", header, expression, got)
+			}
+		}
+	}
+}
