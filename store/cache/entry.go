@@ -59,8 +59,9 @@ func (e *entry) cost() int64 {
 	n := int(unsafe.Sizeof(*e)) + overhead + len(e.keys)*int(unsafe.Sizeof(Key(0))) +
 		len(e.lookup.API) + len(e.lookup.Workspace.ID) + len(e.lookup.Workspace.Slug) +
 		len(e.lookup.Session.ID) + len(e.lookup.Session.UserID) + len(p.GrantID) +
-		len(p.ID) + len(p.Kind) + len(p.API) + len(p.Environment) + len(p.UserID) + len(w.ID) + len(w.Slug) + len(w.Role) +
-		len(p.Attributes) + len(p.UserAttributes) + len(w.Attributes)
+		len(p.ID) + len(p.Kind) + len(p.API) + len(p.Environment) + len(p.UserID) + len(w.ID) + len(w.Slug) + len(w.Role)
+	// Go rounds the size of long texts up, by an eighth at most.
+	n += (len(p.Attributes) + len(p.UserAttributes) + len(w.Attributes)) * 9 / 8
 	for _, scope := range p.Scopes {
 		n += int(unsafe.Sizeof(scope)) + len(scope)
 	}
