@@ -51,6 +51,7 @@ type policy struct {
 	uses    Uses
 	reading reading
 	indexed bool     // the index finds the rows
+	earlier bool     // rules of an earlier version find them
 	doubts  []string // about rules
 	query   rego.PreparedEvalQuery
 }
@@ -106,7 +107,7 @@ func (s sources) policy(
 	if p.uses, err = usesOf(compiler); err != nil {
 		return p, err
 	}
-	p.doubts = s.doubtful()
+	p.doubts, p.earlier = s.doubtful(), s.hasEarlierRoute()
 	if p.query, p.indexed, err = s.indexed(ctx, tables); err == nil && !p.indexed {
 		p.query, err = otherwise(ctx)
 	}
@@ -119,13 +120,13 @@ func (s sources) policy(
 func newTurns() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)) }
 
 // Warnings are about tables that are valid, but not safe before every server, and about rules that are slow. Each names its file.
-func (e *Engine) Warnings() []string {
-	all := slices.Clone(e.doubts)
-	if !e.indexed {
+func (p policy) Warnings() []string {
+	all := slices.Clone(p.doubts)
+	if !p.indexed {
 		all = append(all, routeFile+": it is not the shipped file, or a rule replaces or adds to what it reads, so decisions take longer as tables grow")
 	}
-	for _, name := range slices.Sorted(maps.Keys(e.tables)) {
-		for _, warning := range e.tables[name].overlaps() {
+	for _, name := range slices.Sorted(maps.Keys(p.tables)) {
+		for _, warning := range p.tables[name].overlaps() {
 			all = append(all, fmt.Sprintf("apis/%s/data.yaml: %s", name, warning))
 		}
 	}

@@ -22,6 +22,16 @@ func load(t testing.TB, dir string) *policies.Engine {
 	return engine
 }
 
+// explainer loads a policy without running its tests, which takes less time.
+func explainer(t testing.TB, dir string) *policies.Explainer {
+	t.Helper()
+	e, err := policies.LoadExplainer(t.Context(), policies.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
 // copied is the built-in policy in a folder of its own, to be edited.
 func copied(t testing.TB) string {
 	t.Helper()

@@ -80,14 +80,14 @@ func (s sources) guard(compiler *ast.Compiler) error {
 }
 
 // probe asks for decisions on rows that rules of an earlier version would read wrongly. A row whose own request finds another row,
-// or which is open without a scope, is refused. Rows are known to be found rightly where the index finds them.
+// or which is open without a scope, is refused.
 func (p policy) probe(ctx context.Context) error {
 	var all faults
 	for _, api := range slices.Sorted(maps.Keys(p.tables)) {
 		table := p.tables[api]
 		index := table.index()
 		for i, r := range table.Routes {
-			if p.indexed && len(r.AnyOf) == 0 || !p.indexed && !table.hasNewForms() {
+			if len(r.AnyOf) == 0 && (!p.earlier || !table.hasNewForms()) {
 				continue
 			}
 			method, path := r.sample()
@@ -100,13 +100,19 @@ func (p policy) probe(ctx context.Context) error {
 			case err != nil: // of this input alone: a rule may need more than it has
 			case d.Allow && len(r.AnyOf) > 0:
 				all = append(all, fault{file: file, line: r.Line, text: "the rules open the route to a token without any scope: they do not read any_of. Take over keywicket/decision.rego and route.rego of this version"})
-			case !p.indexed && d.Route != r.Name():
+			case p.earlier && d.Route != r.Name():
 				all = append(all, fault{file: file, line: r.Line, text: fmt.Sprintf(
 					"keywicket/route.rego finds %q for %s %s, and not %s: take over that file of this version", d.Route, method, path, r.Name())})
 			}
 		}
 	}
 	return all.err()
+}
+
+// hasEarlierRoute reports whether the policy finds its rows by a file from before there were any_of and the other new keys.
+func (s sources) hasEarlierRoute() bool {
+	m := s.rules[routeFile]
+	return m == nil || !strings.Contains(m.String(), `"any_of"`)
 }
 
 // hasNewForms reports whether the table has keys or patterns that rules of an earlier version do not know.

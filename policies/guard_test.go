@@ -64,7 +64,7 @@ func TestPolicyThatIsWiderThanItLooksIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := c.from(t)
 			c.spoil(t, dir)
-			_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
+			_, err := policies.LoadExplainer(t.Context(), policies.Config{Dir: dir})
 			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q in it", err, c.want)
 			}
@@ -76,11 +76,7 @@ func TestPolicyThatIsWiderThanItLooksIsRefused(t *testing.T) {
 func TestExplainNamesTheDenialsRule(t *testing.T) {
 	dir := copied(t)
 	write(t, dir, "keywicket/own.rego", "package keywicket\n\ndeny contains {\"code\": \"PAYMENT_REQUIRED\", \"reason\": \"unpaid\"} if {\n\tinput.host == \"x\"\n}\n\ndeny contains {\"code\": \"PAYMENT_REQUIRED\", \"reason\": \"unpaid\"} if {\n\tinput.request.host == \"api.example\"\n}\n")
-	explainer, err := policies.LoadExplainer(t.Context(), policies.Config{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, err := explainer.Explain(t.Context(), inboxInput())
+	e, err := explainer(t, dir).Explain(t.Context(), inboxInput())
 	if err != nil || e.Code != "PAYMENT_REQUIRED" || !strings.HasSuffix(e.Rule, "keywicket/own.rego:7") {
 		t.Errorf("%+v, %v", e, err)
 	}
@@ -103,7 +99,7 @@ func TestDoubtfulNot(t *testing.T) {
 		for header, doubtful := range map[string]bool{"": want, "import future.keywords.not\n\n": false} {
 			dir := copied(t)
 			write(t, dir, "keywicket/own.rego", "package keywicket\n\n"+header+"headers[\"x-a\"] := \"b\" if {\n\tinput.api == \"zoo\"\n\t"+expression+"\n}\n")
-			got := load(t, dir).Warnings()
+			got := explainer(t, dir).Warnings()
 			if (len(got) == 1) != doubtful || len(got) > 1 || doubtful && !strings.HasPrefix(got[0], "keywicket/own.rego:5: where input.") {
 				t.Errorf("%s%s: %q", header, expression, got)
 			}

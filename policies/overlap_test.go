@@ -50,7 +50,7 @@ func TestRowsThatAServerMayMixUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := copied(t)
 			write(t, dir, "apis/zoo/data.yaml", catalogue+c.rows)
-			got := load(t, dir).Warnings()
+			got := explainer(t, dir).Warnings()
 			if len(got) != len(c.want) {
 				t.Fatalf("%d warnings: %q", len(got), got)
 			}
@@ -61,7 +61,7 @@ func TestRowsThatAServerMayMixUp(t *testing.T) {
 			}
 		})
 	}
-	if got := load(t, "").Warnings(); len(got) != 0 {
+	if got := explainer(t, "").Warnings(); len(got) != 0 {
 		t.Errorf("the policy that is built in: %q", got)
 	}
 }
