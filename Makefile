@@ -43,9 +43,10 @@ test-go: $(PARTS) ## Run the Go tests, through a real Envoy, Postgres, PgBouncer
 	go test -race -short -count=1 -timeout 20m ./...
 
 .PHONY: test-long
-test-long: $(PARTS) ## Run the tests that take minutes, and those of their packages, one package after the other
-	packages=$$(grep -rl --include='*_test.go' 'testing.Short()' . | xargs -n 1 dirname | sort -u) && test -n "$$packages" && \
-	  go test -race -p 1 -count=1 -timeout 40m $$packages
+test-long: $(PARTS) ## Run the tests that take minutes and that `make test` leaves out
+	@for dir in $$(grep -rl --include='*_test.go' 'testing.Short()' . | xargs -n 1 dirname | sort -u); do \
+	  pattern=$$(tools/long-tests $$dir) && go test -race -count=1 -timeout 40m -run "$$pattern" $$dir || exit 1; \
+	done
 
 POSTGRES ?= 14 15 18
 .PHONY: test-postgres
