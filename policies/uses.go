@@ -22,9 +22,9 @@ type Use struct {
 	Line   int
 }
 
-// Uses are those that can be told without an input, in rules that the decision depends on. A denial is an object with the keys
-// code and reason, in data.keywicket.deny or beside allow, or the call of a function that makes such an object of its arguments. A header is a name in the object
-// headers, of a decision or of data.keywicket.
+// Uses are those that can be found without an input, in rules that the decision depends on. A denial is an object with the keys
+// code and reason, in data.keywicket.deny or beside allow, or the call of a function that makes such an object of its arguments.
+// A header is a name in the object headers, of a decision or of data.keywicket.
 type Uses []Use
 
 // CheckDeclared returns an error about each one that is neither built in nor declared by one of the APIs.
