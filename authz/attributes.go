@@ -2,8 +2,8 @@ package authz
 
 import "errors"
 
-// Attributes are what the product wants policies to know about a token, a workspace or a user: the JSON text of one object.
-// Empty means {}. They are no place for a secret.
+// Attributes are data of a token, a workspace or a user for policies to read: the JSON text of one object. Empty means {}. They
+// are no place for a secret.
 type Attributes string
 
 // JSON returns the text of the object.

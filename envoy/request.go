@@ -13,7 +13,7 @@ import (
 // apiExtension is the key of the context extension that names the API of a virtual host or a route.
 const apiExtension = "api"
 
-// clientAddress is the key of the gRPC metadata in which Envoy tells the client's address. Envoy's configuration sets it
+// clientAddress is the key of the gRPC metadata in which Envoy sends the client's address. Envoy's configuration sets it
 // (initial_metadata in deploy/envoy), and nothing that a client sends becomes metadata of a check. The CheckRequest itself
 // has the connection's other end alone, which is a load balancer's where one stands in front of Envoy.
 const clientAddress = "x-keywicket-client-address"
@@ -38,14 +38,15 @@ func request(ctx context.Context, check *authv3.CheckRequest) authz.Request {
 	}
 }
 
-// address is what Envoy tells in the metadata. Told twice, it means nothing.
+// address returns the client's address from the metadata, and nothing where there are several. Without metadata it is the address
+// of the connection's other end.
 func address(ctx context.Context, source *authv3.AttributeContext_Peer) string {
-	told := metadata.ValueFromIncomingContext(ctx, clientAddress)
-	switch len(told) {
+	values := metadata.ValueFromIncomingContext(ctx, clientAddress)
+	switch len(values) {
 	case 0:
 		return source.GetAddress().GetSocketAddress().GetAddress()
 	case 1:
-		return told[0]
+		return values[0]
 	}
 	return ""
 }

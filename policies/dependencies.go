@@ -24,19 +24,15 @@ func readingOf(compiler *ast.Compiler) (reading, error) {
 	if err != nil {
 		return reading{}, err
 	}
-	reads := func(path ...string) bool {
-		return slices.ContainsFunc(references, func(r ast.Ref) bool {
-			return r[0].Equal(ast.InputRootDocument) && onePrefixesTheOther(r[1:], path)
-		})
-	}
+	reads := func(part string) bool { return overlaps(ast.MustParseRef(part), references) }
 	return reading{
-		query:               reads("request", "query"),
-		time:                reads("time"),
-		source:              reads("source"),
-		certificate:         reads("source", "certificate"),
-		attributes:          reads("principal", "attributes"),
-		userAttributes:      reads("principal", "user_attributes"),
-		workspaceAttributes: reads("workspace", "attributes"),
+		query:               reads("input.request.query"),
+		time:                reads("input.time"),
+		source:              reads("input.source"),
+		certificate:         reads("input.source.certificate"),
+		attributes:          reads("input.principal.attributes"),
+		userAttributes:      reads("input.principal.user_attributes"),
+		workspaceAttributes: reads("input.workspace.attributes"),
 	}, nil
 }
 
@@ -49,7 +45,7 @@ func (s sources) compiled() (*ast.Compiler, error) {
 	return compiler, nil
 }
 
-// withoutTests tells why rules do not compile that do so beside their tests.
+// withoutTests explains errors that appear only without the test files.
 func withoutTests(errs ast.Errors) error {
 	var all faults
 	all.in("", errs)
@@ -61,11 +57,7 @@ func withoutTests(errs ast.Errors) error {
 
 var decisionRef = ast.MustParseRef("data.keywicket.decision")
 
-func onePrefixesTheOther(r ast.Ref, path []string) bool {
-	for i := range min(len(r), len(path)) {
-		if ast.Compare(r[i].Value, ast.String(path[i])) != 0 {
-			return false
-		}
-	}
-	return true
+// overlaps reports whether one of the references is a prefix of r, or r of it.
+func overlaps(r ast.Ref, references []ast.Ref) bool {
+	return slices.ContainsFunc(references, func(other ast.Ref) bool { return r.HasPrefix(other) || other.HasPrefix(r) })
 }

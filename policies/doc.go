@@ -3,7 +3,7 @@
 // The rules are plain Rego (keywicket/), the tables are plain data (apis/NAME/data.yaml), and so is what else the rules
 // read (facts/NAME/data.yaml): a policy author needs no Go, and any stock opa runs the tests beside them.
 // docs/policies.md is written for that reader. The Go here checks the tables, runs the tests as stock opa does, and
-// compiles the rules such that the time of a decision does not grow with the tables.
+// compiles the rules so that the time of a decision does not grow with the tables.
 package policies
 
 import "embed"

@@ -13,8 +13,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// faults is an error that tells everything that is wrong with a folder, one line each, so that its author can mend all of
-// it at once.
+// faults is an error that tells everything that is wrong with a folder, one line each, so that the author can fix everything
+// at once.
 type faults []fault
 
 // fault is one of them. Its line is 0 where none is known, and its file is empty where the folder as a whole is meant.

@@ -12,6 +12,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies/route"
 )
 
 // These checks refuse a policy that would be wider than it looks: rules of an earlier version beside a table or rules of this
@@ -85,13 +86,13 @@ func (p policy) probe(ctx context.Context) error {
 	var all faults
 	for _, api := range slices.Sorted(maps.Keys(p.tables)) {
 		table := p.tables[api]
-		index := table.index()
+		everyRow := p.earlier && table.hasNewForms()
 		for i, r := range table.Routes {
-			if len(r.AnyOf) == 0 && (!p.earlier || !table.hasNewForms()) {
+			if len(r.AnyOf) == 0 && !everyRow {
 				continue
 			}
 			method, path := r.sample()
-			if found, ok := index.Find(method, path); !ok || found != i {
+			if found, ok := table.index.Find(method, path); !ok || found != i {
 				continue
 			}
 			file := "apis/" + api + "/data.yaml"
@@ -118,14 +119,14 @@ func (s sources) hasEarlierRoute() bool {
 // hasNewForms reports whether the table has keys or patterns that rules of an earlier version do not know.
 func (t Table) hasNewForms() bool {
 	return t.HeadWithGet || len(t.Implies) > 0 || slices.ContainsFunc(t.Routes, func(r Route) bool {
-		return r.GRPC != "" || r.Method == "*" || len(r.AnyOf) > 0 || !r.pattern.WholeParameters()
+		return r.GRPC != "" || r.Method == route.AnyMethod || len(r.AnyOf) > 0 || !r.pattern.WholeParameters()
 	})
 }
 
 // sample is a request that the row is for, if no other row goes before it.
 func (r Route) sample() (method, path string) {
 	method = r.method()
-	if method == "*" {
+	if method == route.AnyMethod {
 		method = "GET"
 	}
 	return method, r.pattern.Sample()

@@ -56,11 +56,6 @@ func (s sources) hasShippedRoute() (bool, error) {
 	return true, nil
 }
 
-// overlaps reports whether one of the references is a prefix of r, or r of it.
-func overlaps(r ast.Ref, references []ast.Ref) bool {
-	return slices.ContainsFunc(references, func(other ast.Ref) bool { return r.HasPrefix(other) || other.HasPrefix(r) })
-}
-
 // sameRule compares without metadata, which changes no decision.
 func sameRule(a, b *ast.Rule) bool {
 	a, b = a.Copy(), b.Copy()
@@ -105,7 +100,7 @@ func (s sources) rows(ctx context.Context, tables map[string]Table) (rows, error
 			return nil, fmt.Errorf("data.keywicket.rows does not have the rows of %s", name)
 		}
 		of := made[name]
-		of.index = table.index()
+		of.index = table.index
 		array.Foreach(func(t *ast.Term) { of.terms = append(of.terms, t) })
 		made[name] = of
 	}

@@ -6,27 +6,27 @@ import (
 	"slices"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/policies/route"
 )
 
 // overlaps warns of rows that are not safe before a server that ignores letter case or a slash at the end of a path. To
 // such a server /charges/Search is /charges/search; here the former matches the row /charges/{charge}, which may need
 // less than the row that was meant.
 func (t Table) overlaps() []string {
-	index := route.Index{HeadWithGet: t.HeadWithGet}
 	var pairs [][2]Route // taken, meant
 	add := func(taken, meant Route) {
-		if taken.pattern.MayTake(meant.pattern) && index.ShareMethod(taken.method(), meant.method()) && !t.needsAllOf(taken, meant) {
+		if taken.pattern.MayTake(meant.pattern) && t.index.ShareMethod(taken.method(), meant.method()) && !t.needsAllOf(taken, meant) {
 			pairs = append(pairs, [2]Route{taken, meant})
 		}
 	}
+	starts := make([][]string, len(t.Routes))
 	byStart := make(map[string][]Route) // most pairs have nothing in common, and are never looked at
-	for _, r := range t.Routes {
-		start := authz.JoinSegments(r.pattern.Start())
+	for i, r := range t.Routes {
+		starts[i] = r.pattern.Start()
+		start := authz.JoinSegments(starts[i])
 		byStart[start] = append(byStart[start], r)
 	}
-	for _, r := range t.Routes {
-		start := r.pattern.Start()
+	for i, r := range t.Routes {
+		start := starts[i]
 		for n := range len(start) {
 			for _, other := range byStart[authz.JoinSegments(start[:n])] {
 				add(r, other)

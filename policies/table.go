@@ -36,6 +36,8 @@ type Table struct {
 	// Parameters are the special characters that a {parameter} may hold. Default: none.
 	Parameters authz.Parameters `yaml:"parameters" json:"parameters"`
 	Routes     []Route          `yaml:"routes" json:"routes"`
+
+	index *route.Index // of Routes, by their places
 }
 
 // Level is what a route or a scope is about: what a workspace holds, or the user as such.
@@ -117,15 +119,6 @@ func Tables(policy fs.FS) (map[string]Table, error) {
 	return tables, all.err()
 }
 
-// Index of the routes, by their place in Routes.
-func (t Table) index() *route.Index {
-	x := &route.Index{HeadWithGet: t.HeadWithGet}
-	for i, r := range t.Routes {
-		x.Add(r.method(), r.pattern, i)
-	}
-	return x
-}
-
 // parseTable collects the errors of a table, by line. A row has one at most: where its keys are wrong, what else is wrong
 // with it can be the consequence.
 func parseTable(text []byte) (Table, error) {
@@ -160,7 +153,7 @@ func parseTable(text []byte) (Table, error) {
 			all.at(0, err)
 		}
 	})
-	index := &route.Index{HeadWithGet: t.HeadWithGet}
+	t.index = &route.Index{HeadWithGet: t.HeadWithGet}
 	for i, row := range rows {
 		r := &t.Routes[i]
 		r.Line = row.Line
@@ -173,11 +166,11 @@ func parseTable(text []byte) (Table, error) {
 			all.at(row.Line, err)
 			continue
 		}
-		if before, ok := index.Add(r.method(), r.pattern, i); !ok {
+		if before, ok := t.index.Add(r.method(), r.pattern, i); !ok {
 			all.at(row.Line, fmt.Errorf("%s has the shape of line %d: nothing tells them apart", r.Name(), t.Routes[before].Line))
 		}
 	}
-	for _, pair := range index.Unordered() {
+	for _, pair := range t.index.Unordered() {
 		a, b := t.Routes[pair[0]], t.Routes[pair[1]]
 		all.at(b.Line, fmt.Errorf("%s and line %d, %s, match one path, and neither goes first: add text that tells them apart",
 			b.Name(), a.Line, a.Name()))

@@ -12,8 +12,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Use is a denial or a header in the rules, which the configuration has to declare. An empty code or reason is not known
-// before there is an input.
+// Use is a denial or a header in the rules, which the configuration has to declare. An empty code or reason depends on the input.
 type Use struct {
 	Code   authz.Code
 	Reason authz.Reason

@@ -17,11 +17,11 @@ func (f *attributesFlag) UnmarshalText(text []byte) error {
 
 // newAttributes is for commands that create something.
 type newAttributes struct {
-	Attributes attributesFlag `help:"What policies are to know: a JSON object. Not for secrets: lists show it." placeholder:"JSON"`
+	Attributes attributesFlag `help:"Attributes for policies to read: a JSON object. Lists show them, so put no secrets there." placeholder:"JSON"`
 }
 
 // setAttributes is for commands that change something.
 type setAttributes struct {
-	Attributes attributesFlag `help:"What policies are to know: a JSON object, instead of the one before. Not for secrets: lists show it." required:"" placeholder:"JSON"`
+	Attributes attributesFlag `help:"Attributes for policies to read: a JSON object, which replaces the present one. Lists show them, so put no secrets there." required:"" placeholder:"JSON"`
 	waiting
 }

@@ -10,7 +10,7 @@ issues := fixture.anonymous("velocity", "GET /api/issues")
 
 profile := fixture.anonymous("velocity", "GET /api/user")
 
-# Rules of one's own are left out: these tests are about the shipped ones.
+# Rules in other files are left out: these tests are about the shipped ones.
 outcome(request) := outcome_with(request, set())
 
 outcome_with(request, denials) := "allow" if {
@@ -245,7 +245,7 @@ test_workspace_in_the_path_is_left_to_the_upstream if {
 	outcome(request) == "allow"
 }
 
-# --- rules of one's own
+# --- rules in other files
 
 too_small := {"code": "PAYMENT_REQUIRED", "reason": "plan_too_small"}
 

@@ -1,7 +1,6 @@
 package route
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -286,18 +285,4 @@ func (c *collisions) add(a, b methods) {
 func (x *Index) ShareMethod(m, n string) bool {
 	return m == n || m == AnyMethod || n == AnyMethod ||
 		x.HeadWithGet && (m == "HEAD" && n == "GET" || m == "GET" && n == "HEAD")
-}
-
-// String tells a pattern's form: two patterns that differ only in the names of parameters, or in escapes, have the same.
-func (p Pattern) String() string {
-	var b strings.Builder
-	for _, s := range p.segments {
-		switch s.kind {
-		case rest:
-			b.WriteString("/{...}")
-		default:
-			fmt.Fprintf(&b, "/%s", strings.ReplaceAll(s.String(), parameterMark, "{}"))
-		}
-	}
-	return b.String()
 }

@@ -1,6 +1,5 @@
 -- +goose Up
--- The constraints of 00012 become valid: Postgres looks once whether every row satisfies them. A constraint that stays NOT VALID
--- is in the way of whoever lets a table inherit from another one.
+-- Validates the constraints of 00012: Postgres checks every row once. A constraint that stays NOT VALID prevents table inheritance.
 --
 -- A migration of its own, because 00012 has exclusive locks until it ends.
 --
