@@ -93,6 +93,9 @@ func TestAudit(t *testing.T) {
 		t.Error(err)
 	}
 	fmt.Println(p.table())
+	if w.pooler != nil && w.pooler.Restarts() > 0 {
+		t.Logf("PgBouncer has ended by itself %d times", w.pooler.Restarts())
+	}
 	if s := p.summary(); s != "" {
 		t.Log(s)
 	}

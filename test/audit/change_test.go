@@ -402,7 +402,10 @@ func (w *world) perform(ctx context.Context, p plan) {
 	doing, stop := context.WithTimeout(ctx, 6*time.Second)
 	sent := w.now()
 	err := p.do(doing, w.cluster.now())
+	// While the primary moves, sidecars that have not reached the new one cannot know what is changed there.
+	w.moving.RLock()
 	answered := w.now()
+	w.moving.RUnlock()
 	stop()
 	lost := err != nil
 	if err != nil {

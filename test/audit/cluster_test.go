@@ -52,7 +52,8 @@ func (n *node) exec(ctx context.Context, statements ...string) error {
 // disown ends every connection that changes are made over: what these have begun may otherwise commit after it was given up.
 func (n *node) disown(ctx context.Context) error {
 	const others = `FROM pg_stat_activity WHERE usename = 'postgres' AND backend_type = 'client backend' AND application_name <> 'operator'`
-	if err := n.exec(ctx, `SELECT pg_terminate_backend(pid) `+others); err != nil {
+	end := func(ctx context.Context) error { return n.exec(ctx, `SELECT pg_terminate_backend(pid) `+others) }
+	if err := end(ctx); err != nil {
 		return err
 	}
 	var prepared []string
@@ -69,8 +70,8 @@ func (n *node) disown(ctx context.Context) error {
 		if err := n.operator.GetContext(ctx, &left, `SELECT count(*) `+others); err != nil {
 			return err
 		}
-		if left > 0 {
-			return fmt.Errorf("%d are left", left)
+		if left > 0 { // a command may have connected again
+			return errors.Join(fmt.Errorf("%d are left", left), end(ctx))
 		}
 		return nil
 	})

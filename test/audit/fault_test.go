@@ -224,16 +224,19 @@ func failOver(ctx context.Context, w *world, r *rand.Rand) (func(context.Context
 		return nil, err
 	}
 	begun := w.now()
+	w.moving.Lock()
 	old, err := w.cluster.promote(ctx)
 	if err != nil {
+		w.moving.Unlock()
 		return nil, err
 	}
 	w.relay.point(w.cluster.now().Address())
 	// A change that waits for the old primary gets no answer any more.
-	err = old.disown(ctx)
+	err = errors.Join(old.disown(ctx), w.reached(ctx))
+	w.moving.Unlock()
 	w.changing.Lock()
 	states, readErr := w.readBack(ctx)
-	if err = errors.Join(err, readErr, w.reached(ctx)); err == nil {
+	if err = errors.Join(err, readErr); err == nil {
 		w.note("failover", begun, w.now(), states, nil)
 		if r.IntN(2) == 0 { // it goes on as if it were alone: what is told on it is heard
 			err = old.exec(ctx, `ALTER SYSTEM SET synchronous_standby_names = ''`, `SELECT pg_reload_conf()`)

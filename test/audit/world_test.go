@@ -58,9 +58,11 @@ type world struct {
 	began    time.Time
 
 	changing sync.Mutex // one change at a time, and none while rows are read back
-	dumped   dump
-	version  int            // of the server: 150018
-	failed   map[string]int // changes that got an error, by way
+	// moving is held from the promotion of another primary until every sidecar has reached it.
+	moving  sync.RWMutex
+	dumped  dump
+	version int            // of the server: 150018
+	failed  map[string]int // changes that got an error, by way
 
 	// What readers ask for: until says until when states within the bound may disagree; focus are subjects of interest.
 	until            []atomic.Int64
@@ -139,7 +141,7 @@ func (w *world) pool(ctx context.Context, login string) error {
 	if err != nil {
 		return err
 	}
-	w.pooler, err = pgbouncer.Start(ctx, pgbouncer.Config{Logins: []string{over}, Settings: map[string]string{
+	w.pooler, err = pgbouncer.Start(ctx, pgbouncer.Config{Logins: []string{over}, Restart: true, Settings: map[string]string{
 		// The pooler makes its connections anew from time to time, and so follows a failover that cuts none of them. By default it
 		// takes an hour. A sidecar looks every second.
 		"server_lifetime": "1",

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -49,6 +50,9 @@ type Config struct {
 	MaxClients int
 	// Settings are further ones of pgbouncer.ini, and go before those of this package.
 	Settings map[string]string
+	// Restart starts it again where it ends by itself, as an init system does: 1.18 now and then ends with "bad server state"
+	// when the server goes away.
+	Restart bool
 }
 
 // Pooler is a running PgBouncer.
@@ -59,8 +63,12 @@ type Pooler struct {
 	program string
 	server  *url.URL // one of the logins
 	address string
-	process *process.Process
 	log     record.Log
+
+	mu       sync.Mutex
+	process  *process.Process
+	closed   bool
+	restarts int
 }
 
 // patience is how long a start may take; it takes some milliseconds.
@@ -108,7 +116,10 @@ func Start(ctx context.Context, config Config) (_ *Pooler, err error) {
 	// A free port can be taken by somebody else before the pooler has it.
 	const tries = 3
 	for try := 1; ; try++ {
-		if err = p.run(ctx); err == nil || try == tries || !strings.Contains(err.Error(), "Address already in use") {
+		if err = p.run(ctx); err == nil && config.Restart {
+			go p.supervise()
+		}
+		if err == nil || try == tries || !strings.Contains(err.Error(), "Address already in use") {
 			return p, err
 		}
 	}
@@ -189,11 +200,7 @@ func (p *Pooler) run(ctx context.Context) (err error) {
 	if err := p.configure(port); err != nil {
 		return err
 	}
-	p.process, err = process.Start(process.Config{
-		Path: p.program, Args: []string{filepath.Join(p.dir, "pgbouncer.ini")}, Dir: p.dir, User: p.user, Output: &p.log,
-		StopSignal: syscall.SIGKILL, // it has nothing to lose, and its versions differ in what they wait for
-	})
-	if err != nil {
+	if err := p.begin(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -210,6 +217,42 @@ func (p *Pooler) run(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+func (p *Pooler) begin() (err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return errors.New("it is closed")
+	}
+	p.process, err = process.Start(process.Config{
+		Path: p.program, Args: []string{filepath.Join(p.dir, "pgbouncer.ini")}, Dir: p.dir, User: p.user, Output: &p.log,
+		StopSignal: syscall.SIGKILL, // it has nothing to lose, and its versions differ in what they wait for
+	})
+	return err
+}
+
+// supervise starts the pooler again whenever it has ended, until it is closed.
+func (p *Pooler) supervise() {
+	for {
+		p.mu.Lock()
+		running := p.process
+		p.mu.Unlock()
+		<-running.Done()
+		if p.begin() != nil {
+			return
+		}
+		p.mu.Lock()
+		p.restarts++
+		p.mu.Unlock()
+	}
+}
+
+// Restarts is how often it has ended by itself.
+func (p *Pooler) Restarts() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.restarts
 }
 
 func freeAddress() (string, error) {
@@ -235,7 +278,11 @@ func (p *Pooler) URL(databaseURL string) (string, error) {
 }
 
 // PID is the pooler's process id.
-func (p *Pooler) PID() int { return p.process.PID() }
+func (p *Pooler) PID() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.process.PID()
+}
 
 // Log is the last of what the pooler has logged.
 func (p *Pooler) Log() string {
@@ -247,6 +294,9 @@ func (p *Pooler) Log() string {
 // Close ends the pooler and every connection through it, and removes its files. The error says also that the pooler had ended
 // before. Closing twice is no error.
 func (p *Pooler) Close() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
 	var err error
 	if p.process != nil {
 		err = errors.Join(p.process.Stop(patience), p.process.Err())
