@@ -3,7 +3,6 @@ package authz
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"fmt"
 	"maps"
 	"slices"
@@ -33,6 +32,8 @@ type Reading struct {
 	Parameters Parameters
 	// Query says that decisions depend on the parsed query. A query that parsers read differently then matches no route.
 	Query bool
+	// Header says that decisions depend on headers, Time on the time, Source on where the request came from.
+	Header, Time, Source bool
 	// Certificate says that decisions depend on the client's certificate. One that cannot be parsed then is an error.
 	Certificate bool
 }
@@ -53,7 +54,7 @@ type Config struct {
 
 // Authorizer answers checks. It is safe for concurrent use.
 type Authorizer struct {
-	apis      map[string]API
+	apis      map[string]*API
 	fallback  string
 	hosts     hosts
 	headers   []string // that policies may read
@@ -70,7 +71,7 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 		return nil, fmt.Errorf("apis: none is configured")
 	}
 	a := &Authorizer{
-		apis: make(map[string]API, len(c.APIs)), fallback: c.DefaultAPI, sessions: c.Sessions, now: c.Now, directory: d, policy: p,
+		apis: make(map[string]*API, len(c.APIs)), fallback: c.DefaultAPI, sessions: c.Sessions, now: c.Now, directory: d, policy: p,
 	}
 	if a.now == nil {
 		a.now = time.Now
@@ -83,7 +84,7 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 		if api.Session.taken() && c.Sessions == nil {
 			return nil, fmt.Errorf("apis.%s.session: nothing here verifies sessions", name)
 		}
-		a.apis[name] = api
+		a.apis[name] = &api
 		a.upstream = append(a.upstream, api.UpstreamHeaders...)
 	}
 	slices.Sort(a.upstream)
@@ -116,7 +117,7 @@ var secretHeaders = []string{"authorization", "proxy-authorization", "cookie", "
 // Check answers one request. The answer is complete in every case: an error comes with an answer that is
 // UNAVAILABLE, and is its cause, to be logged and never shown to the client.
 func (a *Authorizer) Check(ctx context.Context, r Request) (Answer, error) {
-	answer := Answer{ID: rand.Text()}
+	answer := Answer{ID: NewID()}
 	err := a.check(ctx, r, &answer)
 	if err != nil {
 		answer.Decision = Unavailable
@@ -130,7 +131,7 @@ func (a *Authorizer) Check(ctx context.Context, r Request) (Answer, error) {
 
 // declare adds what the API's configuration says to the policy's decision. The headers for the upstream are those of all APIs: an
 // upstream that serves several must not take one from a client of another API.
-func (answer *Answer) declare(api API, all []string) {
+func (answer *Answer) declare(api *API, all []string) {
 	if d, ok := api.denial(answer.Code, answer.Reason); ok {
 		answer.Status, answer.Message = d.Status, d.Message
 		answer.RetryAfter = cmp.Or(answer.RetryAfter, int(d.RetryAfter.Seconds()))
@@ -149,7 +150,7 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 	}
 	api := a.apis[name]
 	answer.API, answer.WorkspaceHeader.Name = name, api.Workspace.Header
-	in, err := a.input(name, r)
+	in, err := a.input(name, &r)
 	if err != nil {
 		return err
 	}
@@ -166,12 +167,12 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 		return nil
 	}
 
-	credential, denial := api.credential(r.Header[AuthorizationHeader])
+	credential, denial := api.credential(r.Header)
 	if denial == ReasonMissing {
 		answer.Decision = anonymous
 		return nil
 	}
-	requested := api.requestedWorkspace(r.Header[api.Workspace.Header])
+	requested := api.requestedWorkspace(r.Header)
 	lookup := Lookup{Kind: credential.kind, API: name, Workspace: requested.ref}
 	var aal string
 	switch {
@@ -253,13 +254,19 @@ func (a *Authorizer) apiOf(r Request) (string, error) {
 	return a.fallback, nil
 }
 
-func (a *Authorizer) input(api string, r Request) (Input, error) {
+func (a *Authorizer) input(api string, r *Request) (Input, error) {
 	path, query, _ := strings.Cut(r.Path, "?")
 	reading := a.policy.Reading(api)
-	values, ambiguous := parseQuery(query)
-	in := Input{
-		API: api, Time: a.now(), Method: r.Method, RawQuery: query, Query: values, Host: strings.ToLower(r.Host), Context: r.Context,
-		Source: Source{Address: clientAddress(r.Source.Address), Principal: r.Source.Principal},
+	in := Input{API: api, Method: r.Method, RawQuery: query, Host: strings.ToLower(r.Host), Context: r.Context}
+	if reading.Time {
+		in.Time = a.now()
+	}
+	if reading.Source {
+		in.Source = Source{Address: clientAddress(r.Source.Address), Principal: r.Source.Principal}
+	}
+	ambiguous := false
+	if reading.Query {
+		in.Query, ambiguous = parseQuery(query)
 	}
 	if reading.Certificate && r.Source.Certificate != "" {
 		var err error
@@ -268,16 +275,15 @@ func (a *Authorizer) input(api string, r Request) (Input, error) {
 		}
 	}
 	// Envoy joins two Host headers by a comma. The request might be for either, so it matches no route.
-	if !strings.Contains(in.Host, ",") && (!ambiguous || !reading.Query) {
-		in.Segments, _ = Segments(path, reading.Parameters) // no route matches a path without segments
-		in.Path = JoinSegments(in.Segments)
+	if !ambiguous && !strings.Contains(in.Host, ",") {
+		in.Path = decodePath(path, reading.Parameters)
 	}
-	for _, h := range a.headers {
-		if values, ok := r.Header[h]; ok {
-			if in.Header == nil {
-				in.Header = make(map[string][]string, len(a.headers))
+	if reading.Header {
+		in.Header = make(map[string][]string, len(a.headers))
+		for _, h := range a.headers {
+			if values := r.Header.Values(h); values != nil {
+				in.Header[h] = values
 			}
-			in.Header[h] = values
 		}
 	}
 	return in, nil

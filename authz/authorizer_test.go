@@ -80,7 +80,13 @@ func newAuthorizer(t *testing.T, c authz.Config, d authz.Directory, p authz.Poli
 }
 
 func get(api, path string, header map[string][]string) authz.Request {
-	return authz.Request{API: api, Method: "GET", Path: path, Host: "api.example", Header: header}
+	var fields authz.Fields
+	for name, values := range header {
+		for _, value := range values {
+			fields = append(fields, authz.HeaderValue{Name: name, Value: value})
+		}
+	}
+	return authz.Request{API: api, Method: "GET", Path: path, Host: "api.example", Header: fields}
 }
 
 func with(authorization ...string) map[string][]string {
@@ -308,16 +314,16 @@ func TestDefaultAPIServesRequestsThatNameNone(t *testing.T) {
 func TestInputShowsWhatIsAllowedAndNoSecret(t *testing.T) {
 	c := config()
 	c.AllowedHeaders = []string{"X-Region"}
-	p := &policy{decide: honest}
+	p := &policy{decide: honest, reading: authz.Reading{Query: true, Header: true}}
 	r := get("velaflows", "/thing/7?q=1&q=2&access_token="+goodKey+"?x", map[string][]string{
 		"authorization": {"Bearer " + goodKey}, "cookie": {"c=1"}, "x-region": {"eu", "us"}, "x-other": {"1"},
 	})
-	r.Context = map[string]string{"api": "velaflows", "tier": "gold"}
+	r.Context = authz.Fields{{Name: "api", Value: "velaflows"}, {Name: "tier", Value: "gold"}}
 	if _, err := newAuthorizer(t, c, &directory{found: acme}, p).Check(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
 	in := p.asked[len(p.asked)-1]
-	if in.Path != "/thing/7" || !slices.Equal(in.Segments, []string{"thing", "7"}) || in.Host != "api.example" || in.Context["tier"] != "gold" {
+	if in.Path != "/thing/7" || !slices.Equal(in.Segments(), []string{"thing", "7"}) || in.Host != "api.example" || !slices.Equal(in.Context, r.Context) {
 		t.Errorf("got %+v", in)
 	}
 	if !slices.Equal(in.Query["q"], []string{"1", "2"}) {
@@ -336,8 +342,8 @@ func TestTwoHostsAddressNoRoute(t *testing.T) {
 		if _, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
-		if in := p.asked[0]; in.Host != strings.ToLower(host) || !slices.Equal(in.Segments, segments) {
-			t.Errorf("%s: got %q, %q", host, in.Host, in.Segments)
+		if in := p.asked[0]; in.Host != strings.ToLower(host) || !slices.Equal(in.Segments(), segments) {
+			t.Errorf("%s: got %q, %q", host, in.Host, in.Segments())
 		}
 	}
 }

@@ -43,11 +43,11 @@ type credential struct {
 	secret Secret
 }
 
-// credential takes the credential out of the values of the Authorization header. The denial is ReasonMissing when
+// credential takes the credential out of the Authorization header. The denial is ReasonMissing when
 // there is no bearer credential at all, ReasonMalformed for one that cannot be good, and ReasonUnknown for one of no kind
 // that this API takes, which therefore needs no look-up.
-func (a API) credential(authorization []string) (credential, Reason) {
-	token, denial := bearer(authorization)
+func (a *API) credential(header Fields) (credential, Reason) {
+	token, denial := bearer(header.Get(AuthorizationHeader))
 	if denial != "" {
 		return credential{}, denial
 	}
@@ -78,7 +78,7 @@ func (f CredentialFormat) Accepts(key Secret) bool {
 func (f CredentialFormat) minLength() int { return len(f.Prefix) + minAcceptedBody }
 
 // formatOf finds the format of a key by its longest prefix.
-func (a API) formatOf(key string) (CredentialFormat, bool) {
+func (a *API) formatOf(key string) (CredentialFormat, bool) {
 	var best CredentialFormat
 	for _, f := range a.Credentials {
 		if strings.HasPrefix(key, f.Prefix) && len(f.Prefix) > len(best.Prefix) {
@@ -91,14 +91,10 @@ func (a API) formatOf(key string) (CredentialFormat, bool) {
 // bearer parses the Authorization header as RFC 6750, section 2.1, and RFC 9110, section 11.4, have it:
 // "Bearer" in any case, one or more spaces, a b64token. Two headers are one too many. Another scheme presents no
 // bearer credential (RFC 6750, section 3.1).
-func bearer(values []string) (string, Reason) {
-	if len(values) == 0 {
-		return "", ReasonMissing
-	}
-	if len(values) > 1 {
+func bearer(value string, count int) (string, Reason) {
+	if count > 1 {
 		return "", ReasonMalformed
 	}
-	value := values[0]
 	if value == "" {
 		return "", ReasonMissing
 	}

@@ -3,6 +3,7 @@ package authz
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"regexp"
 	"slices"
 	"strconv"
@@ -93,7 +94,7 @@ var Unavailable = Decision{Code: CodeUnavailable, Reason: ReasonUnavailable}
 var TooLarge = Decision{Code: CodeRequestTooLarge, Reason: ReasonTooLarge}
 
 // validate holds a decision against what the API declares.
-func (d Decision) validate(api API) error {
+func (d *Decision) validate(api *API) error {
 	if d.RetryAfter < 0 || d.RetryAfter > int(maxRetryAfter.Seconds()) {
 		return fmt.Errorf("its retry_after is %d, not 1 to %d seconds", d.RetryAfter, int(maxRetryAfter.Seconds()))
 	}
@@ -106,9 +107,11 @@ func (d Decision) validate(api API) error {
 	if len(d.Headers) > 0 {
 		return errors.New("it denies, with headers for the upstream")
 	}
-	for _, scope := range slices.Concat(d.RequiredScopes, d.AnyOf) {
-		if !ValidScope(scope) {
-			return fmt.Errorf("it requires %q, which is no scope", scope)
+	for _, scopes := range [...][]string{d.RequiredScopes, d.AnyOf} {
+		for _, scope := range scopes {
+			if !ValidScope(scope) {
+				return fmt.Errorf("it requires %q, which is no scope", scope)
+			}
 		}
 	}
 	if code, ok := codeOf[d.Reason]; ok && code == d.Code {
@@ -133,7 +136,7 @@ func word(form *regexp.Regexp, text string) string {
 }
 
 // validateHeaders does not say a value in its error: it may tell of the user.
-func (d Decision) validateHeaders(api API) error {
+func (d *Decision) validateHeaders(api *API) error {
 	for name, value := range d.Headers {
 		switch {
 		case !slices.Contains(api.UpstreamHeaders, name):
@@ -159,7 +162,7 @@ func ValidScope(s string) bool {
 // Answer is a decision with what the PEP needs to carry it out.
 type Answer struct {
 	Decision
-	// ID names this decision in the answer, the logs and the upstream's headers: 26 random base32 characters.
+	// ID names this decision in the answer, the logs and the upstream's headers: 26 random base32 characters, of [NewID].
 	ID  string
 	API string
 	// Public says that the route is open to everybody; Principal is nil then.
@@ -184,3 +187,21 @@ type Answer struct {
 
 // HeaderValue is one header, by its lower-case name.
 type HeaderValue struct{ Name, Value string }
+
+// idLength is that of an Answer's ID: 26 characters of five bits.
+const idLength = 26
+
+// NewID makes an Answer's ID. It is unique and no secret, so the generator that asks the system for each one is not needed.
+func NewID() string {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" // base32, RFC 4648
+	var id [idLength]byte
+	var bits uint64
+	for i := range id {
+		if i%12 == 0 { // 12 characters take 60 bits
+			bits = rand.Uint64() //nolint:gosec // ChaCha8, seeded by the system
+		}
+		id[i] = alphabet[bits%32]
+		bits /= 32
+	}
+	return string(id[:])
+}

@@ -92,7 +92,7 @@ func completeDenials(denials []Denial) ([]Denial, error) {
 }
 
 // denial finds what the API declares of a code and a reason.
-func (a API) denial(code Code, reason Reason) (Denial, bool) {
+func (a *API) denial(code Code, reason Reason) (Denial, bool) {
 	i := slices.IndexFunc(a.Denials, func(d Denial) bool { return d.Code == code && d.Reason == reason })
 	if i < 0 {
 		return Denial{}, false

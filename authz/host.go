@@ -16,7 +16,7 @@ var (
 // hosts maps host patterns to the names of APIs.
 type hosts map[string]string
 
-func newHosts(apis map[string]API) (hosts, error) {
+func newHosts(apis map[string]*API) (hosts, error) {
 	h := make(hosts)
 	for _, name := range slices.Sorted(maps.Keys(apis)) {
 		for _, host := range apis[name].Hosts {

@@ -88,6 +88,46 @@ func Segments(path string, p Parameters) ([]string, error) {
 	return segments, nil
 }
 
+// decodePath is [Segments] and [JoinSegments] at once. Most paths are their own decoded text, which costs no memory.
+func decodePath(path string, p Parameters) string {
+	if isPlain(path) {
+		return path
+	}
+	segments, err := Segments(path, p)
+	if err != nil {
+		return "" // no route matches it
+	}
+	return JoinSegments(segments)
+}
+
+// isPlain reports whether nothing in a path is escaped, and nothing in it needs a closer look: no ; and no segment that starts
+// with a dot. An empty segment is at the end.
+func isPlain(path string) bool {
+	if path == "" || path[0] != '/' {
+		return false
+	}
+	for i := 1; i < len(path); i++ {
+		switch c := path[i]; {
+		case plain[c]:
+		case c == '/' || c == '.':
+			if path[i-1] == '/' {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// plain are the bytes of a pchar that stand for themselves wherever they are.
+var plain = func() (is [256]bool) {
+	for c := range len(is) {
+		is[c] = isPchar(byte(c)) && c != '.'
+	}
+	return is
+}()
+
 // JoinSegments is the inverse of [Segments], but for the escapes: the path that policies see. No segments give "".
 func JoinSegments(segments []string) string {
 	if len(segments) == 0 {

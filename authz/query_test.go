@@ -55,8 +55,8 @@ func TestQueryThatParsersReadDifferently(t *testing.T) {
 				if ambiguous && reads {
 					want, path = nil, ""
 				}
-				if !slices.Equal(in.Segments, want) || in.Path != path {
-					t.Errorf("%.30q, the policy reads queries %v: %q, %q", query, reads, in.Segments, in.Path)
+				if !slices.Equal(in.Segments(), want) || in.Path != path {
+					t.Errorf("%.30q, the policy reads queries %v: %q, %q", query, reads, in.Segments(), in.Path)
 				}
 			}
 		}

@@ -59,7 +59,7 @@ func TestInputTellsTheSource(t *testing.T) {
 		"a certificate that nobody reads": {authz.Connection{Certificate: encoded}, false, authz.Source{}},
 		"a bad one that nobody reads":     {authz.Connection{Certificate: "%zz"}, false, authz.Source{}},
 	} {
-		p := &policy{decide: honest, reading: authz.Reading{Certificate: c.read}}
+		p := &policy{decide: honest, reading: authz.Reading{Source: true, Certificate: c.read}}
 		r := get("velaflows", "/thing", with("Bearer "+goodKey))
 		r.Source = c.connection
 		if answer, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), r); err != nil || !answer.Allow {
@@ -97,7 +97,7 @@ func TestCertificateThatCannotBeReadIsAnError(t *testing.T) {
 func TestClockIsReadOncePerCheck(t *testing.T) {
 	c, now := config(), time.Unix(1750000000, 0)
 	c.Now = func() time.Time { now = now.Add(time.Second); return now }
-	p := &policy{decide: honest}
+	p := &policy{decide: honest, reading: authz.Reading{Time: true}}
 	a := newAuthorizer(t, c, &directory{found: acme}, p)
 	for range 2 {
 		if _, err := a.Check(t.Context(), get("velaflows", "/thing", with("Bearer "+goodKey))); err != nil {
@@ -107,7 +107,7 @@ func TestClockIsReadOncePerCheck(t *testing.T) {
 	if n := len(p.asked); n != 4 || !p.asked[0].Time.Equal(time.Unix(1750000001, 0)) || !p.asked[1].Time.Equal(p.asked[0].Time) || p.asked[1].Time.Equal(p.asked[2].Time) {
 		t.Errorf("%d evaluations, at %v and %v", n, p.asked[0].Time, p.asked[1].Time)
 	}
-	p = &policy{decide: func(authz.Input) (authz.Decision, error) { return authz.Decision{}, errors.New("no") }}
+	p = &policy{reading: authz.Reading{Time: true}, decide: func(authz.Input) (authz.Decision, error) { return authz.Decision{}, errors.New("no") }}
 	if _, err := newAuthorizer(t, config(), &directory{}, p).Check(t.Context(), get("velaflows", "/", nil)); err == nil || time.Since(p.asked[0].Time) > time.Minute {
 		t.Errorf("by default the time is %v", p.asked[0].Time)
 	}
@@ -125,7 +125,7 @@ func TestRawQuery(t *testing.T) {
 		if got := p.asked[0].RawQuery; got != want {
 			t.Errorf("%s: %q", path, got)
 		}
-		if got := p.asked[0].Segments; strings.Contains(path, "#") && got == nil {
+		if got := p.asked[0].Segments(); strings.Contains(path, "#") && got == nil {
 			t.Errorf("%s: a policy that does not read the parsed query sees no segments", path)
 		}
 	}

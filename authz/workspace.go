@@ -1,7 +1,5 @@
 package authz
 
-import "regexp"
-
 // WorkspaceRef names a workspace by id or by slug; zero: none.
 type WorkspaceRef struct{ ID, Slug string }
 
@@ -18,17 +16,31 @@ type Workspace struct {
 	Attributes Attributes
 }
 
-var (
-	idForm   = regexp.MustCompile(`^[0-9a-f]{24}$`)
-	slugForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+const (
+	idSize  = 24
+	maxSlug = 63
 )
 
 // ValidWorkspaceID reports whether s has the form of a workspace id: 24 lower-case hex digits, a MongoDB ObjectId
 // (velaflows, "Finding Your Workspace ID").
-func ValidWorkspaceID(s string) bool { return idForm.MatchString(s) }
+func ValidWorkspaceID(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return len(s) == idSize
+}
 
 // ValidSlug reports whether s has the form of a workspace slug: 1 to 63 of a-z, 0-9 and -, not starting with -.
-func ValidSlug(s string) bool { return slugForm.MatchString(s) }
+func ValidSlug(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && (c != '-' || i == 0) {
+			return false
+		}
+	}
+	return s != "" && len(s) <= maxSlug
+}
 
 // requestedWorkspace is the workspace header as it came. A header that is repeated, empty or malformed is requested
 // and names nothing.
@@ -37,16 +49,15 @@ type requestedWorkspace struct {
 	ref     WorkspaceRef
 }
 
-func (a API) requestedWorkspace(header []string) requestedWorkspace {
-	r := requestedWorkspace{present: len(header) > 0}
-	if len(header) != 1 {
-		return r
-	}
-	switch v := header[0]; {
-	case a.Workspace.By == ByID && ValidWorkspaceID(v):
-		r.ref.ID = v
-	case a.Workspace.By == BySlug && ValidSlug(v):
-		r.ref.Slug = v
+func (a *API) requestedWorkspace(header Fields) requestedWorkspace {
+	value, n := header.Get(a.Workspace.Header)
+	r := requestedWorkspace{present: n > 0}
+	switch {
+	case n != 1:
+	case a.Workspace.By == ByID && ValidWorkspaceID(value):
+		r.ref.ID = value
+	case a.Workspace.By == BySlug && ValidSlug(value):
+		r.ref.Slug = value
 	}
 	return r
 }

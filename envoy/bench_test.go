@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -22,6 +23,7 @@ import (
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/envoy"
@@ -220,4 +222,40 @@ func cpu(b *testing.B) float64 {
 	}
 	micros := func(t syscall.Timeval) float64 { return float64(t.Sec)*1e6 + float64(t.Usec) }
 	return micros(u.Utime) + micros(u.Stime)
+}
+
+// BenchmarkBytes is a warm check from wire bytes to wire bytes: without gRPC. Each has another id in its path.
+func BenchmarkBytes(b *testing.B) {
+	engine, err := policies.Load(b.Context(), policies.Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	remembered, err := cache.New(cache.Config{StalenessBound: time.Hour, MaxAge: time.Hour}, source{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer remembered.Close()
+	remembered.Told(remembered.Poll(), cache.Reply{Snapshot: "1:1:", World: "w"}, true)
+	a, err := authz.New(authz.Config{DefaultAPI: "velocity", APIs: map[string]authz.API{"velocity": {
+		Workspace:   authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
+		Credentials: []authz.CredentialFormat{{Kind: authz.KindPersonalKey, Prefix: "velu_"}},
+	}}}, remembered, engine)
+	if err != nil {
+		b.Fatal(err)
+	}
+	server := envoy.NewServer(envoy.Config{AllowSample: 100}, a, slog.New(slog.NewJSONHandler(io.Discard, nil)))
+	var messages [][]byte
+	for range 1000 {
+		ask := presenting("velu_a1b2c3d4e5f6g7h8i9j0")
+		ask.Attributes.Request.Http.Path = "/api/issues/" + rand.Text()
+		message, err := proto.Marshal(ask)
+		if err != nil {
+			b.Fatal(err)
+		}
+		messages = append(messages, message)
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		server.Bytes(b.Context(), messages[i%len(messages)]).Free()
+	}
 }

@@ -17,16 +17,16 @@ var overriding = []string{
 
 // forged returns the names of headers in a request that a server may take for one of the sidecar's, for one of the API's
 // (the workspace header, those of its policy) or for an overriding one: many servers read x_keywicket_subject as
-// x-keywicket-subject, and some read any punctuation so. Names in lower case. The headers that every allow sets or removes
-// by name are not among them.
-func forged(header map[string][]string, ofAPI []authz.HeaderValue) []string {
+// x-keywicket-subject, and some read any punctuation so. Names in lower case, each once. The headers that every allow sets or
+// removes by name are not among them.
+func forged(header, ofAPI authz.Fields) []string {
 	var names []string
-	for name := range header {
-		plain := name
-		if strings.ContainsFunc(name, isUnusual) {
+	for _, h := range header {
+		name, plain := h.Name, h.Name
+		if hasUnusual(name) {
 			plain = strings.Map(dashed, name)
 		}
-		ours := strings.HasPrefix(plain, prefix) && !isIdentity(name)
+		ours := strings.HasPrefix(plain, prefix) && !slices.Contains(identity, name)
 		taken := func(h authz.HeaderValue) bool { return h.Name == plain }
 		other := plain != name && (slices.ContainsFunc(ofAPI, taken) || slices.Contains(overriding, plain))
 		if (ours || other) && httpguts.ValidHeaderFieldName(name) {
@@ -34,19 +34,19 @@ func forged(header map[string][]string, ofAPI []authz.HeaderValue) []string {
 		}
 	}
 	slices.Sort(names)
-	return names
+	return slices.Compact(names)
 }
 
-func isIdentity(name string) bool {
-	for _, f := range identity(authz.Answer{}) {
-		if f.name == name {
+// hasUnusual reports whether a character of a header's name is neither a letter, a digit, nor the usual dash.
+func hasUnusual(name string) bool {
+	for i := range len(name) {
+		if isUnusual(rune(name[i])) {
 			return true
 		}
 	}
 	return false
 }
 
-// isUnusual reports whether a character of a header's name is neither a letter, a digit, nor the usual dash.
 func isUnusual(r rune) bool {
 	return r != '-' && (r < 'a' || r > 'z') && (r < '0' || r > '9')
 }

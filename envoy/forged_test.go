@@ -9,7 +9,8 @@ import (
 
 // What a server may take for a header of the sidecar's is removed from an allowed request, and nothing else is.
 func TestForgedHeadersAreRemoved(t *testing.T) {
-	header := map[string][]string{}
+	var header authz.Fields
+	send := func(name string) { header = append(header, authz.HeaderValue{Name: name, Value: "evil"}) }
 	forgeries := []string{
 		"x-keywicket-role", "x-keywicket-", "x-keywicket-subject-", "x-keywicket--subject", "x_keywicket_subject", "x-keywicket_subject",
 		"x_keywicket-role", "x.keywicket.subject", "x~keywicket~subject", "x_workspace_slug", "x-workspace_slug", "x.workspace-slug",
@@ -19,18 +20,18 @@ func TestForgedHeadersAreRemoved(t *testing.T) {
 		"accept", "authorization", "content-type", "user-agent", "x-request-id", "x_request_id", "x-keywicketing", "x-forwarded-for",
 		"x_workspace_id", "workspace_slug", ":path", "x-keywicket-\x00", "x keywicket subject", "",
 	}) {
-		header[name] = []string{"evil"}
+		send(name)
 	}
 	answer := ada
 	answer.WorkspaceHeader = authz.HeaderValue{Name: "x-workspace-slug", Value: "acme"}
 	// As they may be sent. They are removed or set in any case, so that they are not listed again.
-	for _, f := range identity(answer) {
-		header[f.name] = []string{"evil"}
+	for _, name := range identity {
+		send(name)
 	}
 	for _, name := range append(overriding, "x-workspace-slug") {
-		header[name] = []string{"evil"}
+		send(name)
 	}
-	ok := response(answer, true, header).GetOkResponse()
+	ok := written(t, answer, true, header).GetOkResponse()
 	slices.Sort(forgeries)
 	if got, want := ok.GetHeadersToRemove(), slices.Concat([]string{"x-keywicket-aal"}, overriding, forgeries); !slices.Equal(got, want) {
 		t.Errorf("removed are\n%q, not\n%q", got, want)
@@ -39,11 +40,11 @@ func TestForgedHeadersAreRemoved(t *testing.T) {
 		t.Errorf("the workspace header is %q", got)
 	}
 	answer.WorkspaceHeader.Value = ""
-	ok = response(answer, true, header).GetOkResponse()
+	ok = written(t, answer, true, header).GetOkResponse()
 	if _, set := headersOf(ok)["x-workspace-slug"]; set || !slices.Contains(ok.GetHeadersToRemove(), "x-workspace-slug") {
 		t.Errorf("the workspace header of no workspace: %v", ok)
 	}
-	if got := response(denial(authz.CodeForbidden, authz.ReasonNoRoute), true, header).GetDeniedResponse().GetHeaders(); len(got) != 2 {
+	if got := written(t, denial(authz.CodeForbidden, authz.ReasonNoRoute), true, header).GetDeniedResponse().GetHeaders(); len(got) != 2 {
 		t.Errorf("a denial has the headers %v", got)
 	}
 }

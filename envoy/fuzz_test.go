@@ -91,16 +91,20 @@ func FuzzCheckRequest(f *testing.F) {
 		http := request.GetAttributes().GetRequest().GetHttp()
 		http.Method, http.Path = method, path
 		request.Attributes.ContextExtensions = map[string]string{"api": api}
-		if message != nil { // any message at all, as far as it can be read
+		readable := true
+		if message != nil { // any bytes at all
 			request = &authv3.CheckRequest{}
-			if proto.Unmarshal(message, request) != nil {
-				t.Skip("no message")
-			}
+			readable = proto.Unmarshal(message, request) == nil
 			http = request.GetAttributes().GetRequest().GetHttp()
+		} else if message, err = proto.Marshal(request); err != nil {
+			t.Skip("a text that no message can hold")
 		}
-		response, err := server.Check(t.Context(), request)
-		if err != nil || response.GetStatus() == nil {
+		response := &authv3.CheckResponse{}
+		if err := proto.Unmarshal(server.Bytes(t.Context(), message).Materialize(), response); err != nil || response.GetStatus() == nil {
 			t.Fatalf("%v, %v", response, err)
+		}
+		if !readable && response.GetDeniedResponse().GetStatus().GetCode() != 503 {
+			t.Fatalf("what cannot be read is answered with %v", response)
 		}
 		if strings.Contains(response.String(), key) {
 			t.Fatalf("the key is in %v", response)

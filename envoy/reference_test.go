@@ -1,25 +1,31 @@
 package envoy
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
+	"slices"
+	"strconv"
 	"strings"
+	"testing"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/keywicket/keywicket/authz"
 )
 
-// apiExtension is the key of the context extension that names the API of a virtual host or a route.
-const apiExtension = "api"
+// This file reads a CheckRequest and makes a CheckResponse in the obvious way, by the objects of go-control-plane. What wire.go
+// reads and response.go writes is compared with it.
 
-// clientAddress is the key of the gRPC metadata in which Envoy sends the client's address. Envoy's configuration sets it
-// (initial_metadata in deploy/envoy), and nothing that a client sends becomes metadata of a check. The CheckRequest itself
-// has the connection's other end alone, which is a load balancer's where one stands in front of Envoy.
-const clientAddress = "x-keywicket-client-address"
-
-// request reads a CheckRequest. What is missing stays empty, and matches nothing.
-func request(ctx context.Context, check *authv3.CheckRequest) authz.Request {
+// obviousRequest reads a CheckRequest. What is missing stays empty.
+func obviousRequest(ctx context.Context, check *authv3.CheckRequest) authz.Request {
 	attributes := check.GetAttributes()
 	http := attributes.GetRequest().GetHttp()
 	extensions := attributes.GetContextExtensions()
@@ -28,19 +34,17 @@ func request(ctx context.Context, check *authv3.CheckRequest) authz.Request {
 		Method:  http.GetMethod(),
 		Path:    http.GetPath(),
 		Host:    http.GetHost(),
-		Header:  header(http),
-		Context: extensions,
+		Header:  obviousHeader(http),
+		Context: fieldsOf(extensions),
 		Source: authz.Connection{
-			Address:     address(ctx, attributes.GetSource()),
+			Address:     obviousAddress(ctx, attributes.GetSource()),
 			Principal:   attributes.GetSource().GetPrincipal(),
 			Certificate: attributes.GetSource().GetCertificate(),
 		},
 	}
 }
 
-// address returns the client's address from the metadata, and nothing where there are several. Without metadata it is the address
-// of the connection's other end.
-func address(ctx context.Context, source *authv3.AttributeContext_Peer) string {
+func obviousAddress(ctx context.Context, source *authv3.AttributeContext_Peer) string {
 	values := metadata.ValueFromIncomingContext(ctx, clientAddress)
 	switch len(values) {
 	case 0:
@@ -51,27 +55,160 @@ func address(ctx context.Context, source *authv3.AttributeContext_Peer) string {
 	return ""
 }
 
-// header gives every value of a repeated header on its own, as long as Envoy has encode_raw_headers: without it Envoy
-// joins them by commas, which no credential and no workspace reference holds.
-func header(http *authv3.AttributeContext_HttpRequest) map[string][]string {
+func obviousHeader(http *authv3.AttributeContext_HttpRequest) authz.Fields {
 	raw := http.GetHeaderMap().GetHeaders()
-	values := make(map[string][]string, len(raw)+len(http.GetHeaders()))
+	var values authz.Fields
 	for _, h := range raw {
 		value := h.GetValue()
 		if len(h.GetRawValue()) > 0 {
 			value = string(h.GetRawValue())
 		}
-		add(values, h.GetKey(), value)
+		add(&values, h.GetKey(), value)
 	}
 	if len(raw) == 0 {
 		for name, value := range http.GetHeaders() {
-			add(values, name, value)
+			add(&values, name, value)
 		}
 	}
 	return values
 }
 
-func add(values map[string][]string, name, value string) {
-	name = strings.ToLower(name) // as Envoy sends it; another PEP may not
-	values[name] = append(values[name], value)
+func add(values *authz.Fields, name, value string) {
+	*values = append(*values, authz.HeaderValue{Name: strings.ToLower(name), Value: value})
+}
+
+func fieldsOf(m map[string]string) (fields authz.Fields) {
+	for name, value := range m {
+		fields = append(fields, authz.HeaderValue{Name: name, Value: value})
+	}
+	return fields
+}
+
+// obviousResponse makes the objects of an answer.
+func obviousResponse(answer *authz.Answer, forwardCredential bool, header authz.Fields) *authv3.CheckResponse {
+	code := codes.PermissionDenied // also for a code that an API declares
+	if answer.Allow {
+		code = codes.OK
+	} else if d, ok := denials[answer.Code]; ok {
+		code = d.grpc
+	}
+	check := &authv3.CheckResponse{
+		Status:          &status.Status{Code: int32(code)},
+		DynamicMetadata: obviousMetadata(answer),
+	}
+	if code == codes.OK {
+		check.HttpResponse = &authv3.CheckResponse_OkResponse{OkResponse: obviousAllowed(answer, forwardCredential, header)}
+	} else {
+		check.HttpResponse = &authv3.CheckResponse_DeniedResponse{DeniedResponse: obviousDenied(answer)}
+	}
+	return check
+}
+
+func obviousAllowed(answer *authz.Answer, forwardCredential bool, header authz.Fields) *authv3.OkHttpResponse {
+	ok := &authv3.OkHttpResponse{}
+	set := func(name, value string) {
+		if value == "" {
+			ok.HeadersToRemove = append(ok.HeadersToRemove, name)
+		} else {
+			ok.Headers = append(ok.Headers, overwrite(name, value))
+		}
+	}
+	var scopes string
+	if answer.Principal != nil {
+		scopes = strings.Join(answer.Principal.Scopes, " ")
+	}
+	for i, value := range identityOf(answer, scopes) {
+		set(identity[i], value)
+	}
+	ofAPI := answer.UpstreamHeaders
+	if h := answer.WorkspaceHeader; h.Name != "" {
+		ofAPI = append(slices.Clone(ofAPI), h)
+	}
+	for _, h := range ofAPI {
+		set(h.Name, h.Value)
+	}
+	ok.HeadersToRemove = append(ok.HeadersToRemove, overriding...)
+	ok.HeadersToRemove = append(ok.HeadersToRemove, forged(header, ofAPI)...)
+	if !forwardCredential && !answer.Public {
+		ok.HeadersToRemove = append(ok.HeadersToRemove, authz.AuthorizationHeader)
+	}
+	return ok
+}
+
+func obviousDenied(answer *authz.Answer) *authv3.DeniedHttpResponse {
+	e := bodyError{
+		Code: answer.Code, Reason: answer.Reason, Message: cmp.Or(answer.Message, messages[answer.Reason]), DecisionID: answer.ID,
+	}
+	if answer.Reason == authz.ReasonMissingScope {
+		e.RequiredScopes, e.AnyOf = answer.RequiredScopes, answer.AnyOf
+		if len(e.AnyOf) > 0 {
+			e.Message = "The token may not use this route: all of required_scopes and one of any_of are needed."
+		}
+	}
+	text, err := json.Marshal(body{e})
+	if err != nil {
+		panic(err)
+	}
+	headers := []*corev3.HeaderValueOption{overwrite("content-type", "application/json")}
+	if challenge := challenge(answer); challenge != "" {
+		headers = append(headers, overwrite("www-authenticate", challenge))
+	}
+	retryAfter := answer.RetryAfter
+	if answer.Code == authz.CodeUnavailable {
+		retryAfter = 1
+	}
+	if retryAfter > 0 {
+		headers = append(headers, overwrite("retry-after", strconv.Itoa(retryAfter)))
+	}
+	return &authv3.DeniedHttpResponse{
+		Status:  &typev3.HttpStatus{Code: httpStatus(answer)},
+		Headers: headers,
+		Body:    string(text) + "\n",
+	}
+}
+
+func obviousMetadata(answer *authz.Answer) *structpb.Struct {
+	fields := map[string]*structpb.Value{
+		"decision_id": structpb.NewStringValue(answer.ID),
+		"code":        structpb.NewStringValue(string(answer.Code)),
+		"reason":      structpb.NewStringValue(string(answer.Reason)),
+	}
+	if answer.Cache != "" {
+		fields["cache"] = structpb.NewStringValue(string(answer.Cache))
+	}
+	if p := answer.Principal; p != nil {
+		fields["subject"] = structpb.NewStringValue(p.ID)
+		fields["kind"] = structpb.NewStringValue(string(p.Kind))
+		fields["environment"] = structpb.NewStringValue(string(p.Environment))
+		for name, id := range map[string]string{"session_id": p.SessionID, "grant_id": p.GrantID, "aal": p.AAL} {
+			if id != "" {
+				fields[name] = structpb.NewStringValue(id)
+			}
+		}
+		fields["scopes"] = structpb.NewStringValue(strings.Join(p.Scopes, " "))
+	}
+	if answer.Workspace.Granted {
+		fields["workspace_id"] = structpb.NewStringValue(answer.Workspace.ID)
+	}
+	return &structpb.Struct{Fields: fields}
+}
+
+func overwrite(name, value string) *corev3.HeaderValueOption {
+	return &corev3.HeaderValueOption{
+		Header:       &corev3.HeaderValue{Key: name, Value: value},
+		AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
+	}
+}
+
+// written is an answer as response writes it, and as a client of gRPC reads it.
+func written(t testing.TB, answer authz.Answer, forwardCredential bool, header authz.Fields) *authv3.CheckResponse {
+	t.Helper()
+	check := &authv3.CheckResponse{}
+	if err := proto.Unmarshal(response(nil, &answer, forwardCredential, header), check); err != nil {
+		t.Fatalf("%+v: %v", answer, err)
+	}
+	if want := obviousResponse(&answer, forwardCredential, header); !proto.Equal(check, want) {
+		t.Fatalf("written is\n%v\nnot\n%v", check, want)
+	}
+	return check
 }

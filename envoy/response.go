@@ -3,6 +3,7 @@ package envoy
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -10,36 +11,88 @@ import (
 	"unicode/utf8"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"golang.org/x/net/http/httpguts"
-	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/keywicket/keywicket/authz"
 )
 
-// response is the only constructor of a CheckResponse: the status is OK when the answer allows, and at no other time.
-// Envoy takes a response without a status for an allow, even beside a denied response of 403.
-// The headers are those of the request; forged ones are removed from what is allowed.
-func response(answer authz.Answer, forwardCredential bool, header map[string][]string) *authv3.CheckResponse {
+// response is the only constructor of an answer to Envoy: it appends a CheckResponse in protobuf's wire format. The status is
+// OK when the answer allows, and at no other time. Envoy takes a response without a status for an allow, even beside a denied
+// response of 403. The headers are those of the request; forged ones are removed from what is allowed.
+//
+// It writes bytes, because making the objects of a CheckResponse first costs more than the decision. reference_test.go makes
+// the objects, and compares.
+func response(b []byte, answer *authz.Answer, forwardCredential bool, header authz.Fields) []byte {
 	code := codes.PermissionDenied // also for a code that an API declares
 	if answer.Allow {
 		code = codes.OK
 	} else if d, ok := denials[answer.Code]; ok {
 		code = d.grpc
 	}
-	check := &authv3.CheckResponse{
-		Status:          &status.Status{Code: int32(code)},
-		DynamicMetadata: dynamicMetadata(answer),
+	var scopes string
+	if answer.Principal != nil {
+		scopes = strings.Join(answer.Principal.Scopes, " ")
 	}
+	b = message(b, 1, func(b []byte) []byte { return number(b, 1, uint64(code)) }) // status
 	if code == codes.OK {
-		check.HttpResponse = &authv3.CheckResponse_OkResponse{OkResponse: allowed(answer, forwardCredential, header)}
+		b = message(b, 3, func(b []byte) []byte { return allowed(b, answer, scopes, forwardCredential, header) }) // ok_response
 	} else {
-		check.HttpResponse = &authv3.CheckResponse_DeniedResponse{DeniedResponse: denied(answer)}
+		b = message(b, 2, func(b []byte) []byte { return denied(b, answer) }) // denied_response
 	}
-	return check
+	return message(b, 4, func(b []byte) []byte { return dynamicMetadata(b, answer, scopes) }) // dynamic_metadata
+}
+
+// message appends a field that holds a message. write appends the message itself.
+func message(b []byte, field protowire.Number, write func([]byte) []byte) []byte {
+	b = protowire.AppendTag(b, field, protowire.BytesType)
+	const room = 2 // for the length of up to 16 KiB, which most messages have
+	start := len(b) + room
+	b = write(append(b, 0, 0))
+	size := uint64(len(b) - start)
+	for n := room; n < protowire.SizeVarint(size); n++ {
+		b = append(b, 0)
+	}
+	body := start - room + protowire.SizeVarint(size)
+	copy(b[body:], b[start:start+int(size)]) //nolint:gosec // a length
+	protowire.AppendVarint(b[:start-room], size)
+	return b[:body+int(size)] //nolint:gosec // a length
+}
+
+// text appends a field that holds a text; an empty one is the default, and left out.
+func text(b []byte, field protowire.Number, s string) []byte {
+	if s == "" {
+		return b
+	}
+	return protowire.AppendString(protowire.AppendTag(b, field, protowire.BytesType), s)
+}
+
+// number appends a field that holds a number; 0 is the default, and left out.
+func number(b []byte, field protowire.Number, n uint64) []byte {
+	if n == 0 {
+		return b
+	}
+	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), n)
+}
+
+// size is what a field takes that has n bytes, a tag and a length.
+func size(n int) int { return 1 + protowire.SizeBytes(n) }
+
+// open appends the beginning of a field that has n bytes.
+func open(b []byte, field protowire.Number, n int) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.BytesType), uint64(n)) //nolint:gosec // a length
+}
+
+// set appends a header in field 2 that replaces any other of its name, in an OkHttpResponse and a DeniedHttpResponse alike. The
+// value is not empty.
+func set(b []byte, name, value string) []byte {
+	header := size(len(name)) + size(len(value))
+	b = open(b, 2, size(header)+2)
+	b = open(b, 1, header)
+	b = text(text(b, 1, name), 2, value)
+	return number(b, 3, uint64(corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD))
 }
 
 // denials: code → what Envoy answers the client, and a gRPC client (gRPC's own mapping of the HTTP status).
@@ -74,67 +127,78 @@ var messages = map[authz.Reason]string{
 // prefix of the headers that the upstream trusts, because only the sidecar sets them.
 const prefix = "x-keywicket-"
 
-type field struct{ name, value string }
+// identity are the headers that tell the upstream of an allowed request, in the order of identityOf.
+var identity = []string{
+	prefix + "subject", prefix + "kind", prefix + "api", prefix + "workspace-id", prefix + "workspace-slug", prefix + "user-id",
+	prefix + "scopes", prefix + "aal", prefix + "environment", prefix + "decision-id",
+}
 
-// identity is what the upstream is told of an allowed request. Empty: nothing to tell.
-func identity(answer authz.Answer) [10]field {
+// identityOf are the values of these headers. Empty: nothing to tell.
+func identityOf(answer *authz.Answer, scopes string) [10]string {
 	var p authz.Principal
 	if answer.Principal != nil {
 		p = *answer.Principal
 	}
-	return [...]field{
-		{prefix + "subject", p.ID},
-		{prefix + "kind", string(p.Kind)},
-		{prefix + "api", answer.API},
-		{prefix + "workspace-id", answer.Workspace.ID},
-		{prefix + "workspace-slug", answer.Workspace.Slug},
-		{prefix + "user-id", p.UserID},
-		{prefix + "scopes", strings.Join(p.Scopes, " ")},
-		{prefix + "aal", p.AAL},
-		{prefix + "environment", string(p.Environment)},
-		{prefix + "decision-id", answer.ID},
+	return [...]string{
+		p.ID, string(p.Kind), answer.API, answer.Workspace.ID, answer.Workspace.Slug, p.UserID,
+		scopes, p.AAL, string(p.Environment), answer.ID,
 	}
 }
 
-// expressible refuses values that would end a header and start another, and those that are no UTF-8, for which gRPC would
-// answer with an error of its own. The store has none, unless its database lets them in; a user's id is free text.
-func expressible(answer authz.Answer) error {
-	for _, f := range identity(answer) {
-		if !httpguts.ValidHeaderFieldValue(f.value) || !utf8.ValidString(f.value) {
-			return fmt.Errorf("the value for %s cannot stand in a header", f.name)
+// expressible refuses values that would end a header and start another, and those that are no UTF-8, which no message may hold. The store has none, unless its database lets them in; a user's id is free text.
+func expressible(answer *authz.Answer) error {
+	refused := func(value string) bool { return !httpguts.ValidHeaderFieldValue(value) || !utf8.ValidString(value) }
+	for i, value := range identityOf(answer, "") {
+		if refused(value) {
+			return fmt.Errorf("the value for %s cannot stand in a header", identity[i])
 		}
+	}
+	if answer.Principal != nil && slices.ContainsFunc(answer.Principal.Scopes, refused) {
+		return errors.New("the value for x-keywicket-scopes cannot stand in a header")
 	}
 	return nil
 }
 
-// allowed sets every identity header and the API's own headers, or removes it, whatever the client sent under its name. None
-// is in both lists: in Envoy a removal beats a set.
-func allowed(answer authz.Answer, forwardCredential bool, header map[string][]string) *authv3.OkHttpResponse {
-	ok := &authv3.OkHttpResponse{}
-	set := func(name, value string) {
+// allowed appends the fields of an OkHttpResponse. It sets every identity header and the API's own headers, or removes it,
+// whatever the client sent under its name. None is in both lists: in Envoy a removal beats a set.
+func allowed(b []byte, answer *authz.Answer, scopes string, forwardCredential bool, header authz.Fields) []byte {
+	own := func(name, value string) {
 		if value == "" {
-			ok.HeadersToRemove = append(ok.HeadersToRemove, name)
+			b = remove(b, name)
 		} else {
-			ok.Headers = append(ok.Headers, overwrite(name, value))
+			b = set(b, name, value)
 		}
 	}
-	for _, f := range identity(answer) {
-		set(f.name, f.value)
+	for i, value := range identityOf(answer, scopes) {
+		own(identity[i], value)
 	}
 	ofAPI := answer.UpstreamHeaders
 	if h := answer.WorkspaceHeader; h.Name != "" {
-		ofAPI = append(slices.Clone(ofAPI), h)
+		ofAPI = append(slices.Clip(ofAPI), h)
 	}
 	for _, h := range ofAPI {
-		set(h.Name, h.Value)
+		own(h.Name, h.Value)
 	}
-	ok.HeadersToRemove = append(ok.HeadersToRemove, overriding...)
-	ok.HeadersToRemove = append(ok.HeadersToRemove, forged(header, ofAPI)...)
+	b = append(b, removed...)
+	for _, name := range forged(header, ofAPI) {
+		b = remove(b, name)
+	}
 	if !forwardCredential && !answer.Public {
-		ok.HeadersToRemove = append(ok.HeadersToRemove, authz.AuthorizationHeader)
+		b = remove(b, authz.AuthorizationHeader)
 	}
-	return ok
+	return b
 }
+
+// remove appends the name of a header that the request loses: headers_to_remove of an OkHttpResponse.
+func remove(b []byte, name string) []byte { return text(b, 5, name) }
+
+// removed are the overriding headers, as they are removed each time.
+var removed = func() (b []byte) {
+	for _, name := range overriding {
+		b = remove(b, name)
+	}
+	return b
+}()
 
 type body struct {
 	Error bodyError `json:"error"`
@@ -149,7 +213,8 @@ type bodyError struct {
 	DecisionID     string       `json:"decision_id"`
 }
 
-func denied(answer authz.Answer) *authv3.DeniedHttpResponse {
+// denied appends the fields of a DeniedHttpResponse.
+func denied(b []byte, answer *authz.Answer) []byte {
 	e := bodyError{
 		Code: answer.Code, Reason: answer.Reason, Message: cmp.Or(answer.Message, messages[answer.Reason]), DecisionID: answer.ID,
 	}
@@ -159,29 +224,27 @@ func denied(answer authz.Answer) *authv3.DeniedHttpResponse {
 			e.Message = "The token may not use this route: all of required_scopes and one of any_of are needed."
 		}
 	}
-	text, err := json.Marshal(body{e})
+	asJSON, err := json.Marshal(body{e})
 	if err != nil {
 		panic(fmt.Sprintf("strings cannot be written as JSON: %v", err))
 	}
-	headers := []*corev3.HeaderValueOption{overwrite("content-type", "application/json")}
+	b = message(b, 1, func(b []byte) []byte { return number(b, 1, uint64(httpStatus(answer))) }) //nolint:gosec // 400 to 599
+	b = set(b, "content-type", "application/json")
 	if challenge := challenge(answer); challenge != "" {
-		headers = append(headers, overwrite("www-authenticate", challenge))
+		b = set(b, "www-authenticate", challenge)
 	}
+	retryAfter := answer.RetryAfter
 	if answer.Code == authz.CodeUnavailable {
-		answer.RetryAfter = 1
+		retryAfter = 1
 	}
-	if answer.RetryAfter > 0 {
-		headers = append(headers, overwrite("retry-after", strconv.Itoa(answer.RetryAfter)))
+	if retryAfter > 0 {
+		b = set(b, "retry-after", strconv.Itoa(retryAfter))
 	}
-	return &authv3.DeniedHttpResponse{
-		Status:  &typev3.HttpStatus{Code: httpStatus(answer)},
-		Headers: headers,
-		Body:    string(text) + "\n",
-	}
+	return text(b, 3, string(asJSON)+"\n")
 }
 
 // httpStatus is that of a denial. Envoy's enum lacks some statuses, such as 418, but Envoy sends them.
-func httpStatus(answer authz.Answer) typev3.StatusCode {
+func httpStatus(answer *authz.Answer) typev3.StatusCode {
 	declared := typev3.StatusCode(answer.Status) //nolint:gosec // 400 to 499
 	return cmp.Or(declared, denials[answer.Code].http, typev3.StatusCode_Forbidden)
 }
@@ -189,7 +252,7 @@ func httpStatus(answer authz.Answer) typev3.StatusCode {
 // challenge is the WWW-Authenticate header of RFC 6750, section 3: without an error code when no credential was
 // presented (section 3.1). A session that lacks the second factor gets the challenge of RFC 9470, section 3. Every 401 has a
 // challenge (RFC 9110, section 15.5.2). A 403 has one for a missing scope, and where no token may use the route.
-func challenge(answer authz.Answer) string {
+func challenge(answer *authz.Answer) string {
 	switch answer.Reason {
 	case authz.ReasonMissing:
 		return `Bearer realm="keywicket"`
@@ -210,36 +273,38 @@ func challenge(answer authz.Answer) string {
 	return ""
 }
 
-// dynamicMetadata is what access logs and rate limits may know of an answer, whatever it is: ids, never a secret.
-func dynamicMetadata(answer authz.Answer) *structpb.Struct {
-	fields := map[string]*structpb.Value{
-		"decision_id": structpb.NewStringValue(answer.ID),
-		"code":        structpb.NewStringValue(string(answer.Code)),
-		"reason":      structpb.NewStringValue(string(answer.Reason)),
-	}
-	if answer.Cache != "" {
-		fields["cache"] = structpb.NewStringValue(string(answer.Cache))
-	}
-	if p := answer.Principal; p != nil {
-		fields["subject"] = structpb.NewStringValue(p.ID)
-		fields["kind"] = structpb.NewStringValue(string(p.Kind))
-		fields["environment"] = structpb.NewStringValue(string(p.Environment))
-		for name, id := range map[string]string{"session_id": p.SessionID, "grant_id": p.GrantID, "aal": p.AAL} {
-			if id != "" {
-				fields[name] = structpb.NewStringValue(id)
-			}
+// dynamicMetadata appends the fields of a Struct: what access logs and rate limits may know of an answer, whatever it is. Ids,
+// never a secret.
+func dynamicMetadata(b []byte, answer *authz.Answer, scopes string) []byte {
+	b = entry(b, "decision_id", answer.ID)
+	b = entry(b, "code", string(answer.Code))
+	b = entry(b, "reason", string(answer.Reason))
+	known := func(name, value string) {
+		if value != "" {
+			b = entry(b, name, value)
 		}
-		fields["scopes"] = structpb.NewStringValue(strings.Join(p.Scopes, " "))
+	}
+	known("cache", string(answer.Cache))
+	if p := answer.Principal; p != nil {
+		b = entry(b, "subject", p.ID)
+		b = entry(b, "kind", string(p.Kind))
+		b = entry(b, "environment", string(p.Environment))
+		known("session_id", p.SessionID)
+		known("grant_id", p.GrantID)
+		known("aal", p.AAL)
+		b = entry(b, "scopes", scopes)
 	}
 	if answer.Workspace.Granted {
-		fields["workspace_id"] = structpb.NewStringValue(answer.Workspace.ID)
+		b = entry(b, "workspace_id", answer.Workspace.ID)
 	}
-	return &structpb.Struct{Fields: fields}
+	return b
 }
 
-func overwrite(name, value string) *corev3.HeaderValueOption {
-	return &corev3.HeaderValueOption{
-		Header:       &corev3.HeaderValue{Key: name, Value: value},
-		AppendAction: corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD,
-	}
+// entry appends one field of a Struct. The value is a text, also where it is empty.
+func entry(b []byte, name, value string) []byte {
+	n := size(len(value))
+	b = open(b, 1, size(len(name))+size(n))
+	b = text(b, 1, name)
+	b = open(b, 2, n)
+	return append(open(b, 3, len(value)), value...)
 }

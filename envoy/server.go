@@ -2,36 +2,31 @@ package envoy
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"net"
-	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/keywicket/keywicket/authz"
 )
 
 const (
-	// A check ends by itself before Envoy gives up on it, so that the client gets the product's own 503. Envoy sends its timeout
-	// with each check (0.5 s in deploy/envoy). checkTimeout applies if the caller sends none. longestCheck is the maximum.
-	checkTimeout = 400 * time.Millisecond
-	longestCheck = 10 * time.Second
 	// MaxMessage is how large a CheckRequest may be, in bytes. It holds a request's headers, never its body; Envoy's
 	// max_request_headers_kb should stay below.
 	MaxMessage = 256 << 10
 	// What gRPC takes must be more than Envoy can send: gRPC refuses a larger message before it is counted and logged, and
 	// Envoy may be configured to take that for an allow. Envoy's own limit for headers is 8 MiB.
 	maxReceived = 16 << 20
+	// Each keeps a stack of 16 KiB, or of 64 KiB once it has evaluated a policy.
+	streamWorkers = 64
+	receiveWindow = 1 << 20 // bytes
 	// Envoy pings every 30 s (deploy/envoy); what pings much more often is not Envoy.
 	minPingInterval = 10 * time.Second
 )
@@ -50,8 +45,6 @@ type Config struct {
 
 // Server is the ext_authz service, with gRPC's health service beside it.
 type Server struct {
-	authv3.UnimplementedAuthorizationServer
-
 	config     Config
 	authorizer *authz.Authorizer
 	log        *slog.Logger
@@ -86,13 +79,17 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	listener := newListener(l)
 	server := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxReceived),
-		// A policy's evaluation recurses deeply. A goroutine per check would grow its stack anew each time, which was a
-		// third of a check's cost; a worker keeps it. Checks beyond the workers still get goroutines of their own.
-		grpc.NumStreamWorkers(uint32(2*runtime.GOMAXPROCS(0))), //nolint:gosec // a small number
+		grpc.ForceServerCodecV2(newCodec()),
+		// A goroutine per check would grow its stack anew each time; a worker keeps it. Checks beyond the workers still get
+		// goroutines of their own.
+		grpc.NumStreamWorkers(streamWorkers),
+		// With windows that are large enough gRPC need not find out how large they should be, by pings in both directions.
+		grpc.StaticStreamWindowSize(receiveWindow),
+		grpc.StaticConnWindowSize(receiveWindow),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
 	)
 	healthv1.RegisterHealthServer(server, s.health)
-	authv3.RegisterAuthorizationServer(server, s)
+	server.RegisterService(&service, s)
 
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
@@ -114,44 +111,41 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return err
 }
 
-// Check implements the ext_authz service. It never returns an error: Envoy might be configured to take one for an
+// answer decides one check, and appends the CheckResponse to b. It never fails: Envoy might be configured to take an error for an
 // allow (failure_mode_allow), but never a denied response.
-func (s *Server) Check(ctx context.Context, check *authv3.CheckRequest) (out *authv3.CheckResponse, _ error) {
+func (s *Server) answer(ctx context.Context, r *request, b []byte) (out []byte) {
+	begin := len(b)
 	defer func() {
 		if p := recover(); p != nil {
 			s.log.ErrorContext(ctx, "panic", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			out = response(authz.Answer{ID: rand.Text(), Decision: authz.Unavailable}, false, nil)
+			out = response(b[:begin], &authz.Answer{ID: authz.NewID(), Decision: authz.Unavailable}, false, nil)
 		}
 	}()
-	if size := proto.Size(check); size > MaxMessage {
-		answer := authz.Answer{
-			ID: rand.Text(), Decision: authz.TooLarge, Detail: fmt.Sprintf("the CheckRequest has %d bytes; at most %d are checked", size, MaxMessage),
-		}
-		s.config.Observe(answer)
-		s.record(ctx, "", answer, nil) // its method may be what is too large
-		return response(answer, false, nil), nil
+	answer, err := s.decide(ctx, r)
+	s.config.Observe(answer)
+	s.record(ctx, r.method, &answer, err)
+	return response(b, &answer, s.config.ForwardCredential, r.header())
+}
+
+func (s *Server) decide(ctx context.Context, r *request) (authz.Answer, error) {
+	switch {
+	case r.size > MaxMessage:
+		return authz.Answer{
+			ID: authz.NewID(), Decision: authz.TooLarge,
+			Detail: fmt.Sprintf("the CheckRequest has %d bytes; at most %d are checked", r.size, MaxMessage),
+		}, nil
+	case r.err != nil:
+		return authz.Answer{ID: authz.NewID(), Decision: authz.Unavailable}, r.err
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeLimit(ctx))
-	defer cancel()
-	r := request(ctx, check)
-	answer, err := s.authorizer.Check(ctx, r)
+	limited := withLimit(ctx)
+	defer limited.cancel()
+	answer, err := s.authorizer.Check(limited, r.forAuthorizer(ctx))
 	if err == nil {
-		if err = expressible(answer); err != nil {
+		if err = expressible(&answer); err != nil {
 			answer = authz.Answer{ID: answer.ID, API: answer.API, Decision: authz.Unavailable}
 		}
 	}
-	s.config.Observe(answer)
-	s.record(ctx, r.Method, answer, err)
-	return response(answer, s.config.ForwardCredential, r.Header), nil
-}
-
-// timeLimit leaves the caller a fifth of its time to get the answer.
-func timeLimit(ctx context.Context) time.Duration {
-	deadline, told := ctx.Deadline()
-	if !told {
-		return checkTimeout
-	}
-	return min(time.Until(deadline), longestCheck*5/4) * 4 / 5
+	return answer, err
 }
 
 // sampled picks the first allow, and then one of every AllowSample.
@@ -161,7 +155,7 @@ func (s *Server) sampled() bool {
 }
 
 // record logs the pattern of the route, not the path: a path is the client's own text.
-func (s *Server) record(ctx context.Context, method string, answer authz.Answer, cause error) {
+func (s *Server) record(ctx context.Context, method string, answer *authz.Answer, cause error) {
 	level := slog.LevelInfo
 	switch {
 	case cause != nil:

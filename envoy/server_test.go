@@ -30,7 +30,7 @@ func (f lookup) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error)
 
 type decide func(authz.Input) authz.Decision
 
-func (decide) Reading(string) authz.Reading { return authz.Reading{} }
+func (decide) Reading(string) authz.Reading { return authz.Reading{Source: true} }
 
 func (f decide) Decide(_ context.Context, in authz.Input) (authz.Decision, error) { return f(in), nil }
 

@@ -9,8 +9,7 @@ import (
 
 // reading says which parts of the input decisions depend on. inputValue leaves out the others of these, for what they cost.
 type reading struct {
-	query                                           bool // the parsed one; it is never left out
-	time                                            bool
+	query, header, time                             bool
 	source                                          bool
 	certificate                                     bool // of the source
 	attributes, userAttributes, workspaceAttributes bool
@@ -27,6 +26,7 @@ func readingOf(compiler *ast.Compiler) (reading, error) {
 	reads := func(part string) bool { return overlaps(ast.MustParseRef(part), references) }
 	return reading{
 		query:               reads("input.request.query"),
+		header:              reads("input.request.headers"),
 		time:                reads("input.time"),
 		source:              reads("input.source"),
 		certificate:         reads("input.source.certificate"),

@@ -113,26 +113,27 @@ func randomInput(r *rand.Rand, rows []map[string]any) authz.Input {
 	for _, scope := range someOf(r, scopeNames) {
 		in.Principal.Scopes = append(in.Principal.Scopes, scope.(string))
 	}
+	var segments []string
 	switch r.IntN(10) {
 	case 0:
 		in.Method = "POST"
-		in.Segments = []string{"a.B", "C"}
+		segments = []string{"a.B", "C"}
 	case 1:
 		return in // a path without one clear meaning
 	case 2, 3, 4, 5, 6:
 		row := oneOf(r, rows)
 		path, _ := row["path"].(string)
 		filled := parameter.ReplaceAllStringFunc(path, func(string) string { return url.PathEscape(oneOf(r, pathSegments)) })
-		in.Segments, _ = authz.Segments(filled, authz.Parameters{})
+		segments, _ = authz.Segments(filled, authz.Parameters{})
 		if method, ok := row["method"].(string); ok && r.IntN(3) > 0 {
 			in.Method = method
 		}
 	default:
 		for range 1 + r.IntN(4) {
-			in.Segments = append(in.Segments, oneOf(r, pathSegments))
+			segments = append(segments, oneOf(r, pathSegments))
 		}
 	}
-	in.Path = authz.JoinSegments(in.Segments)
+	in.Path = authz.JoinSegments(segments)
 	return in
 }
 

@@ -39,7 +39,7 @@ func inputValue(in authz.Input, r reading) (ast.Value, error) {
 		{"request", ast.NewTerm(object(
 			field{"method", text(in.Method)},
 			field{"path", text(in.Path)},
-			field{"segments", texts(in.Segments)},
+			field{"segments", texts(in.Segments())},
 			field{"raw_query", text(in.RawQuery)},
 			field{"query", multimap(in.Query)},
 			field{"headers", multimap(in.Header)},
@@ -145,10 +145,10 @@ func texts(list []string) *ast.Term {
 	return ast.ArrayTerm(terms...)
 }
 
-func dictionary(m map[string]string) *ast.Term {
+func dictionary(fields authz.Fields) *ast.Term {
 	o := ast.NewObject()
-	for name, value := range m {
-		o.Insert(text(name), text(value))
+	for _, f := range fields {
+		o.Insert(text(f.Name), text(f.Value))
 	}
 	return ast.NewTerm(o)
 }

@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
@@ -19,6 +20,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies/route"
 )
 
 // Config says which policy to run.
@@ -43,6 +45,21 @@ type Engine struct {
 	// at once, each would get its share of a processor, and all of them would end too late. A check that was looked up has
 	// waited once already, so it does not queue behind those that have just come.
 	arrived, lookedUp chan struct{}
+	measured          func(time.Duration)
+}
+
+// Measure has somebody told how long each evaluation takes, with the wait for its turn. It is to be called before Decide is.
+func (e *Engine) Measure(told func(time.Duration)) { e.measured = told }
+
+// Remembers reports whether decisions are remembered.
+func (e *Engine) Remembers() bool { return e.memory != nil }
+
+// Remembered is how many decisions were not evaluated.
+func (e *Engine) Remembered() uint64 {
+	if e.memory == nil {
+		return 0
+	}
+	return e.memory.hits.Load()
 }
 
 // policy is what decides, and what is known of it.
@@ -54,18 +71,31 @@ type policy struct {
 	earlier bool     // rules of an earlier version find them
 	doubts  []string // about rules
 	query   rego.PreparedEvalQuery
+
+	apis     map[string]readAs
+	memory   *memory // nil: decisions cannot be remembered
+	changing error   // why not
+}
+
+// readAs is what each check needs of a table.
+type readAs struct {
+	parameters authz.Parameters
+	index      *route.Index
 }
 
 // Reading implements authz.Policy.
-func (p policy) Reading(api string) authz.Reading {
-	return authz.Reading{Parameters: p.tables[api].Parameters, Query: p.reading.query, Certificate: p.reading.certificate}
+func (p *policy) Reading(api string) authz.Reading {
+	return authz.Reading{
+		Parameters: p.apis[api].parameters, Query: p.reading.query, Header: p.reading.header, Time: p.reading.time,
+		Source: p.reading.source, Certificate: p.reading.certificate,
+	}
 }
 
 // Tables are those of the policy, by the API's name.
-func (p policy) Tables() map[string]Table { return p.tables }
+func (p *policy) Tables() map[string]Table { return p.tables }
 
 // Uses are what the configuration has to declare.
-func (p policy) Uses() Uses { return p.uses }
+func (p *policy) Uses() Uses { return p.uses }
 
 // Load reads a policy, runs its tests, and compiles it. A policy with a faulty table, one that does not compile and one
 // whose tests fail are refused.
@@ -86,14 +116,17 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 	if err := s.test(ctx); err != nil {
 		return nil, err
 	}
-	return &Engine{policy: p, hash: hex.EncodeToString(s.hash.Sum(nil)[:6]), arrived: newTurns(), lookedUp: newTurns()}, nil
+	return &Engine{policy: p, hash: hex.EncodeToString(s.hash.Sum(nil)[:6]), arrived: newTurns(), lookedUp: newTurns(), measured: func(time.Duration) {}}, nil
 }
 
 // policy compiles the rules: with the index, or, where they find their rows in a way of their own, as otherwise says.
 func (s sources) policy(
 	ctx context.Context, tables map[string]Table, otherwise func(context.Context) (rego.PreparedEvalQuery, error),
 ) (policy, error) {
-	p := policy{tables: tables}
+	p := policy{tables: tables, apis: make(map[string]readAs, len(tables))}
+	for name, table := range tables {
+		p.apis[name] = readAs{table.Parameters, table.index}
+	}
 	compiler, err := s.compiled()
 	if err != nil {
 		return p, err
@@ -114,16 +147,23 @@ func (s sources) policy(
 	if err != nil {
 		return p, err
 	}
+	p.memory, p.changing, err = s.memory(p.indexed)
+	if err != nil {
+		return p, err
+	}
 	return p, p.probe(ctx)
 }
 
 func newTurns() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)) }
 
 // Warnings are about tables that are valid, but not safe before every server, and about rules that are slow. Each names its file.
-func (p policy) Warnings() []string {
+func (p *policy) Warnings() []string {
 	all := slices.Clone(p.doubts)
 	if !p.indexed {
 		all = append(all, routeFile+": it is not the shipped file, or a rule replaces or adds to what it reads, so decisions take longer as tables grow")
+	}
+	if p.changing != nil {
+		all = append(all, fmt.Sprintf("%v, so decisions are not remembered, and take longer", p.changing))
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.tables)) {
 		for _, warning := range p.tables[name].overlaps() {
@@ -137,8 +177,38 @@ func (p policy) Warnings() []string {
 // alike.
 func (e *Engine) Hash() string { return e.hash }
 
-// Decide implements authz.Policy. An undefined decision, and a built-in function's error, are errors.
+// Decide implements authz.Policy. An undefined decision, and a built-in function's error, are errors. Nobody may write to what
+// the decision holds: it may be remembered.
 func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
+	if e.memory == nil {
+		return e.evaluate(ctx, in)
+	}
+	key := e.memory.key(&in, e.row(&in))
+	if d := e.memory.find(key); d != nil {
+		return *d, nil
+	}
+	d, err := e.evaluate(ctx, in)
+	if err == nil {
+		e.memory.add(key, d)
+	}
+	return d, err
+}
+
+// row is the number of the row that the index finds; -1 where there is none.
+func (e *Engine) row(in *authz.Input) int {
+	of := e.apis[in.API].index
+	if !e.indexed || of == nil || in.Path == "" {
+		return -1
+	}
+	i, ok := of.Find(in.Method, in.Path)
+	if !ok {
+		return -1
+	}
+	return i
+}
+
+func (e *Engine) evaluate(ctx context.Context, in authz.Input) (authz.Decision, error) {
+	defer func(start time.Time) { e.measured(time.Since(start)) }(time.Now())
 	turns := e.arrived
 	if in.Denial != authz.ReasonMissing {
 		turns = e.lookedUp
@@ -152,7 +222,7 @@ func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, er
 	return e.decide(ctx, in)
 }
 
-func (p policy) decide(ctx context.Context, in authz.Input, options ...rego.EvalOption) (authz.Decision, error) {
+func (p *policy) decide(ctx context.Context, in authz.Input, options ...rego.EvalOption) (authz.Decision, error) {
 	input, err := inputValue(in, p.reading)
 	if err != nil {
 		return authz.Decision{}, err

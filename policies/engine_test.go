@@ -72,7 +72,7 @@ func write(t *testing.T, dir, file, text string) {
 func inboxInput() authz.Input {
 	path := "/api/v1/inbox/conversations"
 	return authz.Input{
-		API: "velaflows", Method: "GET", Path: path, Segments: strings.Split(path[1:], "/"), Host: "api.example",
+		API: "velaflows", Method: "GET", Path: path, Host: "api.example",
 		Principal: &authz.Principal{
 			ID: "t1", Kind: authz.KindWorkspaceToken, API: "velaflows", Environment: authz.Live,
 			Scopes: []string{"inbox:read"},
@@ -108,7 +108,7 @@ decision := {"allow": true, "code": null, "reason": null, "required_scopes": [],
 	in.Principal.Attributes, in.Principal.UserAttributes = `{"plan": ["pro"], "limit": 12345678901234567890.10}`, `{"beta": true}`
 	in.Query = map[string][]string{"q": {"1", "2"}}
 	in.Header = map[string][]string{"x-region": {"eu"}}
-	in.Context = map[string]string{"api": "velaflows"}
+	in.Context = authz.Fields{{Name: "api", Value: "velaflows"}}
 	in.Time = time.Unix(1750000000, 123456789)
 	in.RawQuery = "q=1&q=2"
 	in.Source = authz.Source{Address: "203.0.113.7", Principal: "spiffe://acme/billing", Certificate: &authz.Certificate{

@@ -82,7 +82,7 @@ func (s sources) guard(compiler *ast.Compiler) error {
 
 // probe asks for decisions on rows that rules of an earlier version would read wrongly. A row whose own request finds another row,
 // or which is open without a scope, is refused.
-func (p policy) probe(ctx context.Context) error {
+func (p *policy) probe(ctx context.Context) error {
 	var all faults
 	for _, api := range slices.Sorted(maps.Keys(p.tables)) {
 		table := p.tables[api]
@@ -134,7 +134,7 @@ func (r Route) sample() (method, path string) {
 
 func sampleInput(api, method, path string, level Level) authz.Input {
 	in := authz.Input{
-		API: api, Method: method, Path: path, Segments: strings.Split(path[1:], "/"), Time: time.Now(),
+		API: api, Method: method, Path: path, Time: time.Now(),
 		Principal: &authz.Principal{ID: "probe", Kind: authz.KindWorkspaceKey, API: api, Environment: authz.Live},
 		Workspace: authz.Workspace{Requested: true, Granted: true, ID: strings.Repeat("0", 24), Slug: "probe"},
 	}

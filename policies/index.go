@@ -118,8 +118,6 @@ var find = &rego.Function{
 // indexed prepares the decision with the index in the place of the rule that finds a row. It reports false where that is not
 // possible.
 func (s sources) indexed(ctx context.Context, tables map[string]Table) (query rego.PreparedEvalQuery, ok bool, err error) {
-	const byIndex = `package keywicket
-route := keywicket.find_route(input.api, input.request.method, input.request.path) if count(input.request.segments) > 0`
 	if ok, err := s.hasShippedRoute(); !ok || err != nil {
 		return query, false, err
 	}
@@ -127,9 +125,22 @@ route := keywicket.find_route(input.api, input.request.method, input.request.pat
 	if err != nil {
 		return query, false, err
 	}
-	stub, err := ast.ParseModule(routeFile, byIndex)
+	s, err = s.withRoute(`route := keywicket.find_route(input.api, input.request.method, input.request.path) if count(input.request.segments) > 0`)
 	if err != nil {
 		return query, false, err
+	}
+	query, err = s.prepare(ctx, decisionQuery,
+		rego.Function3(find, func(_ rego.BuiltinContext, api, method, path *ast.Term) (*ast.Term, error) {
+			return r.find(api.Value, method.Value, path.Value), nil
+		}))
+	return query, err == nil, err
+}
+
+// withRoute has another rule in the place of route.
+func (s sources) withRoute(rule string) (sources, error) {
+	stub, err := ast.ParseModule(routeFile, "package keywicket\n"+rule)
+	if err != nil {
+		return s, err
 	}
 	module := s.rules[routeFile].Copy()
 	module.Rules = slices.DeleteFunc(module.Rules, func(r *ast.Rule) bool { return r.Head.Ref().String() == "route" })
@@ -139,11 +150,22 @@ route := keywicket.find_route(input.api, input.request.method, input.request.pat
 	}
 	s.rules = maps.Clone(s.rules)
 	s.rules[routeFile] = module
-	query, err = s.prepare(ctx, decisionQuery,
-		rego.Function3(find, func(_ rego.BuiltinContext, api, method, path *ast.Term) (*ast.Term, error) {
-			return r.find(api.Value, method.Value, path.Value), nil
-		}))
-	return query, err == nil, err
+	return s, nil
+}
+
+// memory makes the memory of decisions. The second result says why there is none. The row stands for what the index reads.
+func (s sources) memory(indexed bool) (m *memory, changing, err error) {
+	if indexed {
+		if s, err = s.withRoute("route := " + parts[partRow]); err != nil {
+			return nil, nil, err
+		}
+	}
+	compiler, err := s.compiled()
+	if err != nil {
+		return nil, nil, err
+	}
+	m, changing = newMemory(referencesOf(compiler))
+	return m, changing, nil
 }
 
 // find returns nil, which is undefined, where there is no row.

@@ -170,11 +170,11 @@ routes:
 	} {
 		in := inboxInput()
 		in.API, in.Principal.API, in.Principal.Scopes = "zoo", "zoo", []string{"a"}
-		var err error
-		if in.Segments, err = authz.Segments(path, parameters); err != nil {
+		segments, err := authz.Segments(path, parameters)
+		if err != nil {
 			t.Fatalf("%s: %v", path, err)
 		}
-		in.Path = authz.JoinSegments(in.Segments)
+		in.Path = authz.JoinSegments(segments)
 		d, err := engine.Decide(t.Context(), in)
 		if err != nil || d.Allow != (want != "") || strings.TrimPrefix(d.Route, "GET ") != want {
 			t.Errorf("%s: %+v, %v, not %q", path, d, err, want)

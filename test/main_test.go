@@ -173,10 +173,9 @@ type answer struct {
 // check asks the authorizer in this process.
 func (r request) check(t testing.TB) answer {
 	t.Helper()
-	in := authz.Request{API: r.api, Method: r.method, Path: r.path, Host: "api.example", Header: map[string][]string{}}
+	in := authz.Request{API: r.api, Method: r.method, Path: r.path, Host: "api.example"}
 	for _, h := range r.header {
-		name := strings.ToLower(h[0])
-		in.Header[name] = append(in.Header[name], h[1])
+		in.Header = append(in.Header, authz.HeaderValue{Name: strings.ToLower(h[0]), Value: h[1]})
 	}
 	a, err := world.authorizer.Check(t.Context(), in)
 	if err != nil {

@@ -264,16 +264,16 @@ func reference(api authz.API, id, slug string) string {
 
 // check asks the authorizer.
 func (m *imagined) check(ctx context.Context) error {
-	header := map[string][]string{authz.AuthorizationHeader: {"Bearer " + m.format.NewKey().Reveal()}}
+	header := authz.Fields{{Name: authz.AuthorizationHeader, Value: "Bearer " + m.format.NewKey().Reveal()}}
 	if m.workspace != "" {
-		header[m.cfg.APIs[m.api].Workspace.Header] = []string{m.workspace}
+		header = append(header, authz.HeaderValue{Name: m.cfg.APIs[m.api].Workspace.Header, Value: m.workspace})
 	}
 	// The token of a session is imagined as a key, so that nothing has to be verified.
 	authorizer, err := authz.New(authz.Config{APIs: m.cfg.APIs, AllowedHeaders: m.cfg.AllowedHeaders, Sessions: unasked{}}, m, m)
 	if err != nil {
 		return err
 	}
-	request := authz.Request{API: m.api, Method: m.method, Path: m.path, Header: header, Context: map[string]string{"api": m.api}}
+	request := authz.Request{API: m.api, Method: m.method, Path: m.path, Header: header, Context: authz.Fields{{Name: "api", Value: m.api}}}
 	if hosts := m.cfg.APIs[m.api].Hosts; len(hosts) > 0 {
 		request.Host = strings.Replace(hosts[0], "*", "any", 1)
 	}

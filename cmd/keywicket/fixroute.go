@@ -21,7 +21,7 @@ var methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`) // as in a table
 // for this one helps.
 func (m *imagined) fixRoute(ctx context.Context) (step string, elsewhere bool, err error) {
 	path, _, _ := strings.Cut(m.path, "?")
-	if m.input.Segments == nil {
+	if m.input.Segments() == nil {
 		step, err := m.fixPath(ctx, path)
 		return step, false, err
 	}
@@ -41,7 +41,7 @@ func (m *imagined) fixRoute(ctx context.Context) (step string, elsewhere bool, e
 	if !methodForm.MatchString(m.method) {
 		return fmt.Sprintf("%q is no method: send one in capitals, such as GET", m.method), false, nil
 	}
-	row, odd := rowFor(m.input.Segments)
+	row, odd := rowFor(m.input.Segments())
 	if odd != "" {
 		return fmt.Sprintf("the path has a %s, which no row of a table can: choose another path, or add a row with a {parameter} there", odd), false, nil
 	}
@@ -93,7 +93,7 @@ func (m *imagined) fixPath(ctx context.Context, path string) (string, error) {
 			return "the policy reads the query, and servers may read this one differently: send it without a raw ; or # and without broken escapes", nil
 		}
 		in := m.input
-		in.Segments, in.Path = segments, authz.JoinSegments(segments)
+		in.Path = authz.JoinSegments(segments)
 		why, err := m.explainer.Explain(ctx, in)
 		if err != nil {
 			return "", err
@@ -150,8 +150,8 @@ func (m *imagined) otherMethods(ctx context.Context, path string) (string, error
 func (m *imagined) matched(ctx context.Context, api, method, path string) (policies.Explanation, error) {
 	in := m.input
 	in.API, in.Method = api, method
-	in.Segments, _ = authz.Segments(path, m.explainer.Reading(api).Parameters)
-	in.Path = authz.JoinSegments(in.Segments)
-	in.Context = map[string]string{"api": api}
+	segments, _ := authz.Segments(path, m.explainer.Reading(api).Parameters)
+	in.Path = authz.JoinSegments(segments)
+	in.Context = authz.Fields{{Name: "api", Value: api}}
 	return m.explainer.Explain(ctx, in)
 }

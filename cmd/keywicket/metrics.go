@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"maps"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store"
 	"github.com/keywicket/keywicket/store/cache"
@@ -17,41 +21,96 @@ import (
 // bounded.
 type metrics struct {
 	registry *prometheus.Registry
-	checks   *prometheus.CounterVec
+	checks   counters[checkLabels]
 	lookups  *prometheus.HistogramVec
-	cached   *prometheus.CounterVec
+	cached   counters[lookupLabels]
 	policies prometheus.Histogram
+}
+
+// The labels of what is counted at each check.
+type (
+	checkLabels struct {
+		api    string
+		code   authz.Code
+		reason authz.Reason
+	}
+	lookupLabels struct {
+		cache   authz.CacheResult
+		kind    authz.Kind
+		outcome string
+	}
+)
+
+// counters finds the counter of some labels without a lock, and without making a list of the labels each time. There are not
+// many: see metrics.
+type counters[L comparable] struct {
+	vector *prometheus.CounterVec
+	values func(L) []string
+	known  atomic.Pointer[map[L]prometheus.Counter]
+	adding sync.Mutex
+}
+
+func (c *counters[L]) of(labels L) prometheus.Counter {
+	if known := c.known.Load(); known != nil {
+		if counter, ok := (*known)[labels]; ok {
+			return counter
+		}
+	}
+	c.adding.Lock()
+	defer c.adding.Unlock()
+	known := make(map[L]prometheus.Counter)
+	if before := c.known.Load(); before != nil {
+		maps.Copy(known, *before)
+	}
+	counter := c.vector.WithLabelValues(c.values(labels)...)
+	known[labels] = counter
+	c.known.Store(&known)
+	return counter
 }
 
 // From 10 µs, where a decision lies, to 0.33 s; what takes longer is near the end of the time that Envoy gives a check.
 var seconds = prometheus.ExponentialBuckets(10e-6, 2, 16)
 
-func newMetrics(d *store.Directory, v *session.Verifier) *metrics {
+func newMetrics(d *store.Directory, v *session.Verifier, e *policies.Engine) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
-		checks: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "keywicket_checks_total",
-			Help: "Checks answered, by API, code and reason; both are empty for an allow, the API for an unknown one.",
-		}, []string{"api", "code", "reason"}),
 		lookups: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "keywicket_lookup_seconds", Help: "Time of a look-up, by outcome and by what the cache had to do with it.", Buckets: seconds,
+			Name:    "keywicket_lookup_seconds",
+			Help:    "Time of a look-up that is not answered from memory at once, by outcome and by what the cache had to do with it.",
+			Buckets: seconds,
 		}, []string{"outcome", "cache"}),
-		cached: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "keywicket_cache_lookups_total",
-			Help: "Look-ups by what the cache had to do with them, hit, miss, bypass or stale, by outcome, and by kind of credential, where one was found.",
-		}, []string{"cache", "kind", "outcome"}),
 		policies: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "keywicket_policy_seconds", Help: "Time of one evaluation of the policy.", Buckets: seconds,
+			Name: "keywicket_policy_seconds", Help: "Time of one evaluation of the policy, with the wait for its turn.", Buckets: seconds,
 		}),
 	}
-	m.registry.MustRegister(m.checks, m.lookups, m.cached, m.policies, cacheMetrics{d}, sessionMetrics{v}, collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.checks.vector = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "keywicket_checks_total",
+		Help: "Checks answered, by API, code and reason; both are empty for an allow, the API for an unknown one.",
+	}, []string{"api", "code", "reason"})
+	m.checks.values = func(l checkLabels) []string { return []string{l.api, string(l.code), string(l.reason)} }
+	m.cached.vector = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "keywicket_cache_lookups_total",
+		Help: "Look-ups by what the cache had to do with them, hit, miss, bypass or stale, by outcome, and by kind of credential, where one was found.",
+	}, []string{"cache", "kind", "outcome"})
+	m.cached.values = func(l lookupLabels) []string { return []string{string(l.cache), string(l.kind), l.outcome} }
+	e.Measure(func(d time.Duration) { m.policies.Observe(d.Seconds()) })
+	m.registry.MustRegister(m.checks.vector, m.lookups, m.cached.vector, m.policies, cacheMetrics{d}, sessionMetrics{v},
+		prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "keywicket_policy_remembered_total", Help: "Decisions that were remembered, so that the policy was not evaluated.",
+		}, func() float64 { return float64(e.Remembered()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "keywicket_policy_remembers", Help: "1: decisions are remembered; 0: they depend on what changes each time.",
+		}, func() float64 {
+			if e.Remembers() {
+				return 1
+			}
+			return 0
+		}),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
-func (m *metrics) observe(a authz.Answer) {
-	m.checks.WithLabelValues(a.API, string(a.Code), string(a.Reason)).Inc()
-}
+func (m *metrics) observe(a authz.Answer) { m.checks.of(checkLabels{a.API, a.Code, a.Reason}).Inc() }
 
 // issuerMetrics are what /metrics of the issuer tells.
 type issuerMetrics struct {
@@ -96,24 +155,13 @@ func (d measuredDirectory) Lookup(ctx context.Context, l authz.Lookup) (authz.Fo
 	case found.Denial != "":
 		outcome = string(found.Denial)
 	}
-	d.metrics.lookups.WithLabelValues(outcome, string(found.Cache)).Observe(time.Since(start).Seconds())
+	if found.Cache != authz.CacheHit {
+		d.metrics.lookups.WithLabelValues(outcome, string(found.Cache)).Observe(time.Since(start).Seconds())
+	}
 	if found.Cache != "" {
-		d.metrics.cached.WithLabelValues(string(found.Cache), string(found.Principal.Kind), outcome).Inc()
+		d.metrics.cached.of(lookupLabels{found.Cache, found.Principal.Kind, outcome}).Inc()
 	}
 	return found, err
-}
-
-// measuredPolicy measures evaluations.
-type measuredPolicy struct {
-	authz.Policy
-	seconds prometheus.Histogram
-}
-
-func (p measuredPolicy) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
-	start := time.Now()
-	d, err := p.Policy.Decide(ctx, in)
-	p.seconds.Observe(time.Since(start).Seconds())
-	return d, err
 }
 
 // cacheMetrics reads the cache's own figures when it is asked for them.

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store"
 )
@@ -20,22 +21,22 @@ type answers struct {
 
 func (a answers) Lookup(context.Context, authz.Lookup) (authz.Found, error) { return a.found, a.err }
 
-func (answers) Reading(string) authz.Reading { return authz.Reading{} }
-
-func (a answers) Decide(context.Context, authz.Input) (authz.Decision, error) {
-	return authz.Decision{Allow: true}, a.err
-}
-
 func TestMetrics(t *testing.T) {
-	m := newMetrics(&store.Directory{}, &session.Verifier{})
-	for _, a := range []answers{{}, {found: authz.Found{Denial: authz.ReasonRevoked}}, {err: errors.New("down")}} {
+	engine, err := policies.Load(t.Context(), policies.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newMetrics(&store.Directory{}, &session.Verifier{}, engine)
+	for _, a := range []answers{{}, {found: authz.Found{Cache: authz.CacheHit}}, {found: authz.Found{Denial: authz.ReasonRevoked}}, {err: errors.New("down")}} {
 		found, err := measuredDirectory{a, m}.Lookup(t.Context(), authz.Lookup{})
 		if found.Denial != a.found.Denial || !errors.Is(err, a.err) {
 			t.Errorf("got %+v, %v", found, err)
 		}
 	}
-	if d, err := (measuredPolicy{answers{}, m.policies}).Decide(t.Context(), authz.Input{}); err != nil || !d.Allow {
-		t.Errorf("got %+v, %v", d, err)
+	for range 3 { // two of which are remembered
+		if d, err := engine.Decide(t.Context(), authz.Input{API: "velocity", Denial: authz.ReasonMissing}); err != nil || d.Allow {
+			t.Errorf("got %+v, %v", d, err)
+		}
 	}
 	m.observe(authz.Answer{API: "velaflows", Decision: authz.Decision{Allow: true}})
 	m.observe(authz.Answer{API: "velaflows", Decision: authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonNoRoute}})
@@ -48,7 +49,10 @@ func TestMetrics(t *testing.T) {
 		`keywicket_lookup_seconds_count{cache="",outcome="found"} 1`,
 		`keywicket_lookup_seconds_count{cache="",outcome="revoked"} 1`,
 		`keywicket_lookup_seconds_count{cache="",outcome="error"} 1`,
+		`keywicket_cache_lookups_total{cache="hit",kind="",outcome="found"} 1`,
 		`keywicket_policy_seconds_count 1`,
+		`keywicket_policy_remembered_total 2`,
+		`keywicket_policy_remembers 1`,
 		`go_goroutines`,
 	} {
 		if !strings.Contains(w.Body.String(), "\n"+line) {

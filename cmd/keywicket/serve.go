@@ -112,10 +112,10 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 		return err
 	}
 	defer sessions.Close()
-	m := newMetrics(directory, sessions)
+	m := newMetrics(directory, sessions, engine)
 	authorizer, err := authz.New(authz.Config{
 		APIs: cfg.APIs, DefaultAPI: cfg.DefaultAPI, AllowedHeaders: cfg.AllowedHeaders, Sessions: sessions,
-	}, measuredDirectory{directory, m}, measuredPolicy{engine, m.policies})
+	}, measuredDirectory{directory, m}, engine)
 	if err != nil {
 		return err
 	}

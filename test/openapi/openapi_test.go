@@ -207,7 +207,7 @@ func (c *comparison) askSidecar(ctx context.Context, p paths, own operation) (qu
 	}
 	q.want = first[0]
 	d, err := c.engine.Decide(ctx, authz.Input{
-		API: c.api, Method: own.method, Path: authz.JoinSegments(q.segments), Segments: q.segments,
+		API: c.api, Method: own.method, Path: authz.JoinSegments(q.segments),
 		Principal: &authz.Principal{Kind: authz.KindWorkspaceToken, API: c.api, Scopes: []string{q.want.scope}},
 		Workspace: authz.Workspace{Requested: true, Granted: true},
 	})

@@ -1,0 +1,8 @@
+package policies
+
+// forget empties the memory.
+func (m *memory) forget() {
+	for i := range m.slots {
+		m.slots[i].Store(nil)
+	}
+}
