@@ -3,7 +3,6 @@ package policies
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -15,8 +14,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
 	"github.com/open-policy-agent/opa/v1/compile"
-	"github.com/open-policy-agent/opa/v1/rego"
-	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/keywicket/keywicket/authz"
 )
@@ -50,10 +48,10 @@ type policy struct {
 	tables  map[string]Table
 	uses    Uses
 	reading reading
-	indexed bool     // the index finds the rows
+	index   *index   // finds the rows; nil: rules do
 	earlier bool     // rules of an earlier version find them
 	doubts  []string // about rules
-	query   rego.PreparedEvalQuery
+	query   *query
 }
 
 // Reading implements authz.Policy.
@@ -91,7 +89,7 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 
 // policy compiles the rules: with the index, or, where they find their rows in a way of their own, as otherwise says.
 func (s sources) policy(
-	ctx context.Context, tables map[string]Table, otherwise func(context.Context) (rego.PreparedEvalQuery, error),
+	ctx context.Context, tables map[string]Table, otherwise func(context.Context, *ast.Compiler) (*query, error),
 ) (policy, error) {
 	p := policy{tables: tables}
 	compiler, err := s.compiled()
@@ -108,8 +106,11 @@ func (s sources) policy(
 		return p, err
 	}
 	p.doubts, p.earlier = s.doubtful(), s.hasEarlierRoute()
-	if p.query, p.indexed, err = s.indexed(ctx, tables); err == nil && !p.indexed {
-		p.query, err = otherwise(ctx)
+	if p.query, p.index, err = s.indexed(ctx, tables, compiler); err != nil {
+		return p, err
+	}
+	if p.index == nil {
+		p.query, err = otherwise(ctx, compiler)
 	}
 	if err != nil {
 		return p, err
@@ -122,7 +123,7 @@ func newTurns() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)
 // Warnings are about tables that are valid, but not safe before every server, and about rules that are slow. Each names its file.
 func (p policy) Warnings() []string {
 	all := slices.Clone(p.doubts)
-	if !p.indexed {
+	if p.index == nil {
 		all = append(all, routeFile+": it is not the shipped file, or a rule replaces or adds to what it reads, so decisions take longer as tables grow")
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.tables)) {
@@ -152,32 +153,47 @@ func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, er
 	return e.decide(ctx, in)
 }
 
-func (p policy) decide(ctx context.Context, in authz.Input, options ...rego.EvalOption) (authz.Decision, error) {
+func (p policy) decide(ctx context.Context, in authz.Input, tracers ...topdown.QueryTracer) (authz.Decision, error) {
 	input, err := inputValue(in, p.reading)
 	if err != nil {
 		return authz.Decision{}, err
 	}
-	results, err := p.query.Eval(ctx, append(options, rego.EvalParsedInput(input))...)
+	if p.index == nil || len(tracers) > 0 { // a tracer is to see every rule
+		document, err := p.query.eval(ctx, input, nil, tracers...)
+		if err != nil {
+			return authz.Decision{}, err
+		}
+		return decisionOf(document.Value)
+	}
+	row := p.index.rowOf(in)
+	cache := p.index.known.cache(row)
+	document, err := p.query.eval(ctx, input, cache)
 	if err != nil {
 		return authz.Decision{}, err
 	}
-	if len(results) != 1 || len(results[0].Expressions) != 1 {
-		return authz.Decision{}, errors.New("data.keywicket.decision is undefined")
-	}
-	return decisionOf(results[0].Expressions[0].Value)
+	row.learn(cache.found)
+	return decisionOf(document.Value)
+}
+
+// plain prepares the rules as they are.
+func (s sources) plain(ctx context.Context, compiler *ast.Compiler) (*query, error) {
+	return s.prepare(ctx, compiler, decisionRef)
 }
 
 // optimised prepares the decision of a policy that the index does not serve. The file of an earlier version was written for OPA's
 // optimiser. The one of this version is slower with it.
-func (s sources) optimised(ctx context.Context) (rego.PreparedEvalQuery, error) {
+func (s sources) optimised(ctx context.Context, compiler *ast.Compiler) (*query, error) {
 	if !s.hasEarlierRoute() {
-		return s.prepare(ctx, decisionQuery)
+		return s.plain(ctx, compiler)
 	}
 	o, err := s.optimise(ctx)
 	if err != nil {
-		return rego.PreparedEvalQuery{}, err
+		return nil, err
 	}
-	return o.prepare(ctx, decisionQuery)
+	if compiler, err = o.compiled(); err != nil {
+		return nil, err
+	}
+	return o.plain(ctx, compiler)
 }
 
 // optimise evaluates beforehand what is known without an input: each row of a table becomes a rule of its own, which
@@ -200,17 +216,4 @@ func (s sources) optimise(ctx context.Context) (sources, error) {
 		optimised.rules[m.Path] = m.Parsed
 	}
 	return optimised, nil
-}
-
-func (s sources) prepare(ctx context.Context, query string, more ...func(*rego.Rego)) (rego.PreparedEvalQuery, error) {
-	options := []func(*rego.Rego){
-		rego.Query(query),
-		rego.Store(inmem.NewFromObjectWithOpts(s.data, inmem.OptReturnASTValuesOnRead(true))),
-		rego.Capabilities(capabilities()),
-		rego.StrictBuiltinErrors(true),
-	}
-	for _, module := range s.rules {
-		options = append(options, rego.ParsedModule(module))
-	}
-	return rego.New(append(options, more...)...).PrepareForEval(ctx)
 }
