@@ -1,44 +1,142 @@
 package policies
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/dependencies"
+	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
-// reading says which parts of the input decisions depend on. inputValue leaves out the others of these, for what they cost.
-type reading struct {
-	query, header, time                             bool
-	source                                          bool
-	certificate                                     bool // of the source
-	attributes, userAttributes, workspaceAttributes bool
-}
+// part is a part of the input document.
+type part uint8
 
-// readingOf finds what the policy reads. A reference to a prefix of a part, or one that goes on with a variable, counts: it may
-// be to all of it.
-func readingOf(compiler *ast.Compiler) (reading, error) {
-	// Each of these references is constant: OPA has cut it off in front of a variable.
-	references, err := dependencies.Base(compiler, decisionRef)
-	if err != nil {
-		return reading{}, err
+const (
+	inputAPI part = iota
+	inputTime
+	inputDenial
+	inputContext
+	inputRow // of the API's table: what the index finds by the method and the path; no part of the document
+	requestMethod
+	requestPath
+	requestSegments
+	requestRawQuery
+	requestQuery
+	requestHeaders
+	requestHost
+	workspaceRequested
+	workspaceID
+	workspaceSlug
+	workspaceRole
+	workspaceGranted
+	workspaceAttributes
+	sourceAddress
+	sourcePrincipal
+	sourceCertificate
+	inputPrincipal // whether there is one; the next ones are of one that there is
+	principalID
+	principalKind
+	principalAPI
+	principalEnvironment
+	principalUserID
+	principalScopes
+	principalAAL
+	principalAttributes
+	principalUserAttributes
+	numberOfParts
+)
+
+var partRefs = func() (refs [numberOfParts]ast.Ref) {
+	for p, ref := range map[part]string{
+		inputAPI: "api", inputTime: "time", inputDenial: "denial", inputContext: "context", inputRow: "row",
+		requestMethod: "request.method", requestPath: "request.path", requestSegments: "request.segments", requestRawQuery: "request.raw_query",
+		requestQuery: "request.query", requestHeaders: "request.headers", requestHost: "request.host",
+		workspaceRequested: "workspace.requested", workspaceID: "workspace.id", workspaceSlug: "workspace.slug", workspaceRole: "workspace.role",
+		workspaceGranted: "workspace.granted", workspaceAttributes: "workspace.attributes",
+		sourceAddress: "source.address", sourcePrincipal: "source.principal", sourceCertificate: "source.certificate",
+		inputPrincipal: "principal", principalID: "principal.id", principalKind: "principal.kind", principalAPI: "principal.api",
+		principalEnvironment: "principal.environment", principalUserID: "principal.user_id", principalScopes: "principal.scopes",
+		principalAAL: "principal.aal", principalAttributes: "principal.attributes", principalUserAttributes: "principal.user_attributes",
+	} {
+		refs[p] = ast.MustParseRef("input." + ref)
 	}
-	reads := func(part string) bool { return overlaps(ast.MustParseRef(part), references) }
-	return reading{
-		query:               reads("input.request.query"),
-		header:              reads("input.request.headers"),
-		time:                reads("input.time"),
-		source:              reads("input.source"),
-		certificate:         reads("input.source.certificate"),
-		attributes:          reads("input.principal.attributes"),
-		userAttributes:      reads("input.principal.user_attributes"),
-		workspaceAttributes: reads("input.workspace.attributes"),
-	}, nil
+	return refs
+}()
+
+// reading says which parts of the input decisions depend on. A reference to a prefix of a part, or one that goes on with a
+// variable, counts: it may be to all of it.
+type reading [numberOfParts]bool
+
+func readingOf(references []reference) (r reading) {
+	refs := make([]ast.Ref, len(references))
+	for i, one := range references {
+		refs[i] = one.ref
+	}
+	for p, ref := range partRefs {
+		r[p] = overlaps(ref, refs)
+	}
+	return r
 }
 
-// compiled are the rules as they were written, without the tests.
-func (s sources) compiled() (*ast.Compiler, error) {
-	compiler := ast.NewCompiler().WithCapabilities(capabilities()).SetErrorLimit(0) // 0 is none
+// source reports whether any part of the request's source is read.
+func (r *reading) source() bool {
+	return r[sourceAddress] || r[sourcePrincipal] || r[sourceCertificate]
+}
+
+// reference is what a rule refers to, up to the first variable in it.
+type reference struct {
+	ref      ast.Ref
+	location *ast.Location // of the rule; nil: it was not read from a file
+}
+
+// place is file:line.
+func (r reference) place() string {
+	if r.location == nil {
+		return "a rule"
+	}
+	return fmt.Sprintf("%s:%d", r.location.File, r.location.Row)
+}
+
+// referencesOf are those of the decision, and of all rules that it depends on.
+func referencesOf(compiler *ast.Compiler) []reference {
+	var found []reference
+	seen := make(map[*ast.Rule]bool)
+	var visit func(rule *ast.Rule)
+	visit = func(rule *ast.Rule) {
+		if rule == nil || seen[rule] {
+			return
+		}
+		seen[rule] = true
+		ast.WalkRefs(rule, func(r ast.Ref) bool { // input alone is one too
+			found = append(found, reference{r.ConstantPrefix(), rule.Location})
+			return false
+		})
+		visit(rule.Else)
+		for next := range compiler.Graph.Dependencies(rule) {
+			visit(next.(*ast.Rule))
+		}
+	}
+	for _, rule := range compiler.GetRules(decisionRef) {
+		visit(rule)
+	}
+	return found
+}
+
+// changes reports whether a built-in function can return something else for the same arguments. OPA does not say so of those
+// that verify a certificate, which expires.
+func changes(function ast.Ref) bool {
+	b := ast.BuiltinMap[function.String()]
+	return b != nil && (b.Nondeterministic || strings.HasPrefix(b.Name, "crypto.x509.parse_and_verify"))
+}
+
+// compiled are the rules without the tests.
+func (s sources) compiled(functions ...*topdown.Builtin) (*ast.Compiler, error) {
+	allowed := capabilities()
+	for _, f := range functions {
+		allowed.Builtins = append(allowed.Builtins, f.Decl)
+	}
+	compiler := ast.NewCompiler().WithCapabilities(allowed).WithUseTypeCheckAnnotations(true).SetErrorLimit(0) // 0 is none
 	if compiler.Compile(s.rules); compiler.Failed() {
 		return nil, withoutTests(compiler.Errors)
 	}

@@ -198,8 +198,13 @@ func FuzzPattern(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	query, err := s.prepare(context.Background(),
-		"shape := data.keywicket.shape_of(input.pattern); matches := regex.match(data.keywicket.expression(shape), input.path); order := data.keywicket.order(shape)")
+	compiler, err := s.compiled()
+	if err != nil {
+		f.Fatal(err)
+	}
+	query, err := rego.New(rego.Compiler(compiler), rego.Query(
+		"shape := data.keywicket.shape_of(input.pattern); matches := regex.match(data.keywicket.expression(shape), input.path); order := data.keywicket.order(shape)",
+	)).PrepareForEval(context.Background())
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -4,103 +4,106 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/keywicket/keywicket/authz"
 )
 
-// inputValue writes the input document that docs/policies.md describes. It is built as OPA's own values, which saves
-// the detour over JSON that costs more than the decision. Attributes that the policy does not read
-// are {} in it.
-func inputValue(in authz.Input, r reading) (ast.Value, error) {
+// inputValue writes the input document that docs/policies.md describes, without the parts that no rule reads. It is built as OPA's own
+// values, which saves the detour over JSON that costs more than the decision.
+func inputValue(in *authz.Input, r *reading) (ast.Value, error) {
 	var p authz.Principal
 	if in.Principal != nil {
 		p = *in.Principal
 	}
-	ofToken, err := attributes(p.Attributes, r.attributes)
+	ofToken, err := attributes(p.Attributes, r[principalAttributes])
 	if err != nil {
 		return nil, fmt.Errorf("attributes of the token: %w", err)
 	}
-	ofUser, err := attributes(p.UserAttributes, r.userAttributes)
+	ofUser, err := attributes(p.UserAttributes, r[principalUserAttributes])
 	if err != nil {
 		return nil, fmt.Errorf("attributes of the user: %w", err)
 	}
-	ofWorkspace, err := attributes(in.Workspace.Attributes, r.workspaceAttributes)
+	ofWorkspace, err := attributes(in.Workspace.Attributes, r[workspaceAttributes])
 	if err != nil {
 		return nil, fmt.Errorf("attributes of the workspace: %w", err)
 	}
-	fields := []field{
-		{"api", text(in.API)},
-		{"request", ast.NewTerm(object(
-			field{"method", text(in.Method)},
-			field{"path", text(in.Path)},
-			field{"segments", texts(in.Segments())},
-			field{"raw_query", text(in.RawQuery)},
-			field{"query", multimap(in.Query)},
-			field{"headers", multimap(in.Header)},
-			field{"host", text(in.Host)},
-		))},
-		{"principal", principal(in.Principal, ofToken, ofUser)},
-		{"denial", nullable(string(in.Denial))},
-		{"workspace", ast.NewTerm(object(
-			field{"requested", ast.InternedTerm(in.Workspace.Requested)},
-			field{"id", nullable(in.Workspace.ID)},
-			field{"slug", nullable(in.Workspace.Slug)},
-			field{"role", nullable(in.Workspace.Role)},
-			field{"granted", ast.InternedTerm(in.Workspace.Granted)},
-			field{"attributes", ofWorkspace},
-		))},
-		{"context", dictionary(in.Context)},
+	principal := ast.InternedNullTerm
+	if in.Principal != nil {
+		principal = object(
+			member(r, principalID, p.ID, text),
+			member(r, principalKind, string(p.Kind), text),
+			member(r, principalAPI, p.API, text),
+			member(r, principalEnvironment, string(p.Environment), text),
+			member(r, principalUserID, p.UserID, nullable),
+			member(r, principalScopes, p.Scopes, texts),
+			member(r, principalAAL, p.AAL, nullable),
+			field{attributesKey, ofToken},
+			field{userAttributesKey, ofUser},
+		)
 	}
-	if r.time {
-		fields = append(fields, field{"time", ast.NumberTerm(json.Number(strconv.FormatInt(in.Time.UnixNano(), 10)))})
+	request := object(
+		member(r, requestMethod, in.Method, text),
+		member(r, requestPath, in.Path, text),
+		member(r, requestSegments, in, segments),
+		member(r, requestRawQuery, in.RawQuery, text),
+		member(r, requestQuery, in.Query, multimap),
+		member(r, requestHeaders, in.Header, multimap),
+		member(r, requestHost, in.Host, text),
+	)
+	workspace := object(
+		member(r, workspaceRequested, in.Workspace.Requested, ast.InternedTerm[bool]),
+		member(r, workspaceID, in.Workspace.ID, nullable),
+		member(r, workspaceSlug, in.Workspace.Slug, nullable),
+		member(r, workspaceRole, in.Workspace.Role, nullable),
+		member(r, workspaceGranted, in.Workspace.Granted, ast.InternedTerm[bool]),
+		field{attributesKey, ofWorkspace},
+	)
+	var from field
+	if r.source() {
+		from = field{sourceKey, source(in.Source, r)}
 	}
-	if r.source {
-		fields = append(fields, field{"source", source(in.Source, r)})
-	}
-	return object(fields...), nil
+	return object(
+		member(r, inputAPI, in.API, text),
+		field{requestKey, request},
+		field{principalKey, principal},
+		member(r, inputDenial, string(in.Denial), nullable),
+		field{workspaceKey, workspace},
+		member(r, inputContext, in.Context, dictionary),
+		member(r, inputTime, in.Time, nanoseconds),
+		from,
+	).Value, nil
 }
 
-func source(s authz.Source, r reading) *ast.Term {
+var (
+	requestKey        = ast.StringTerm("request")
+	principalKey      = ast.StringTerm("principal")
+	workspaceKey      = ast.StringTerm("workspace")
+	sourceKey         = ast.StringTerm("source")
+	attributesKey     = ast.StringTerm("attributes")
+	userAttributesKey = ast.StringTerm("user_attributes")
+	addressKey        = ast.StringTerm("address")
+	certificateKey    = ast.StringTerm("certificate")
+	urisKey           = ast.StringTerm("uris")
+	dnsNamesKey       = ast.StringTerm("dns_names")
+	subjectKey        = ast.StringTerm("subject")
+)
+
+func source(s authz.Source, r *reading) *ast.Term {
 	certificate := ast.InternedNullTerm
-	if c := s.Certificate; c != nil && r.certificate {
-		certificate = ast.NewTerm(object(
-			field{"uris", texts(c.URIs)},
-			field{"dns_names", texts(c.DNSNames)},
-			field{"subject", text(c.Subject)},
-		))
+	if c := s.Certificate; c != nil && r[sourceCertificate] {
+		certificate = object(field{urisKey, texts(c.URIs)}, field{dnsNamesKey, texts(c.DNSNames)}, field{subjectKey, text(c.Subject)})
 	}
-	return ast.NewTerm(object(
-		field{"address", nullable(s.Address)},
-		field{"principal", nullable(s.Principal)},
-		field{"certificate", certificate},
-	))
-}
-
-func principal(p *authz.Principal, attributes, ofUser *ast.Term) *ast.Term {
-	if p == nil {
-		return ast.InternedNullTerm
-	}
-	return ast.NewTerm(object(
-		field{"id", text(p.ID)},
-		field{"kind", text(string(p.Kind))},
-		field{"api", text(p.API)},
-		field{"environment", text(string(p.Environment))},
-		field{"user_id", nullable(p.UserID)},
-		field{"scopes", texts(p.Scopes)},
-		field{"aal", nullable(p.AAL)},
-		field{"attributes", attributes},
-		field{"user_attributes", ofUser},
-	))
+	return object(field{addressKey, nullable(s.Address)}, field{principalKey, nullable(s.Principal)}, field{certificateKey, certificate})
 }
 
 // attributes are read by OPA itself, which keeps each number as it is written. What cannot be read is an error: without its
-// attributes, a token might be let in.
+// attributes, a token might be let in. Attributes that the policy does not read are {}.
 func attributes(a authz.Attributes, read bool) (*ast.Term, error) {
 	if a == "" || !read {
 		return ast.InternedEmptyObject, nil
@@ -115,17 +118,27 @@ func attributes(a authz.Attributes, read bool) (*ast.Term, error) {
 	return ast.NewTerm(value), nil
 }
 
-type field struct {
-	name  string
-	value *ast.Term
+// field is a key with its value. The zero field is none.
+type field struct{ key, value *ast.Term }
+
+// member is none where no rule reads it.
+func member[T any](r *reading, p part, value T, term func(T) *ast.Term) field {
+	if !r[p] {
+		return field{}
+	}
+	ref := partRefs[p]
+	return field{ref[len(ref)-1], term(value)}
 }
 
-func object(fields ...field) ast.Object {
-	items := make([][2]*ast.Term, len(fields))
-	for i, f := range fields {
-		items[i] = [2]*ast.Term{ast.InternedTerm(f.name), f.value}
+func object(fields ...field) *ast.Term {
+	var room [9][2]*ast.Term
+	items := room[:0]
+	for _, f := range fields {
+		if f.key != nil {
+			items = append(items, [2]*ast.Term{f.key, f.value})
+		}
 	}
-	return ast.NewObject(items...)
+	return ast.ObjectTerm(items...)
 }
 
 func text(s string) *ast.Term { return ast.InternedTerm(s) }
@@ -145,6 +158,8 @@ func texts(list []string) *ast.Term {
 	return ast.ArrayTerm(terms...)
 }
 
+func segments(in *authz.Input) *ast.Term { return texts(in.Segments()) }
+
 func dictionary(fields authz.Fields) *ast.Term {
 	o := ast.NewObject()
 	for _, f := range fields {
@@ -161,6 +176,10 @@ func multimap(m map[string][]string) *ast.Term {
 	return ast.NewTerm(o)
 }
 
+func nanoseconds(t time.Time) *ast.Term {
+	return ast.NumberTerm(json.Number(strconv.FormatInt(t.UnixNano(), 10)))
+}
+
 // required and optional are the keys of the decision document.
 var (
 	required = []string{"allow", "code", "reason", "required_scopes", "route"}
@@ -173,33 +192,42 @@ func unknownKey(key string) error {
 		key, strings.Join(required, ", "), strings.Join(optional, ", "))
 }
 
+var (
+	allowKey          = ast.StringTerm("allow")
+	codeKey           = ast.StringTerm("code")
+	reasonKey         = ast.StringTerm("reason")
+	requiredScopesKey = ast.StringTerm("required_scopes")
+	routeKey          = ast.StringTerm("route")
+	anyOfKey          = ast.StringTerm("any_of")
+	headersKey        = ast.StringTerm("headers")
+	retryAfterKey     = ast.StringTerm("retry_after")
+)
+
 // decisionOf reads the decision document. One that lacks a key, has a key that it should not have, or a value of another
 // type, is an error: a policy that was edited wrongly must not decide by accident.
-func decisionOf(value any) (authz.Decision, error) {
+func decisionOf(value ast.Value) (authz.Decision, error) {
 	var d authz.Decision
-	document, ok := value.(map[string]any)
+	document, ok := value.(ast.Object)
 	if !ok {
-		return d, fmt.Errorf("data.keywicket.decision is a %T, not an object", value)
+		return d, fmt.Errorf("data.keywicket.decision is %s, not an object", typeOf(value))
 	}
 	r := reader{document: document}
-	d.Allow = r.boolean("allow")
-	d.Code = authz.Code(r.text("code"))
-	d.Reason = authz.Reason(r.text("reason"))
-	d.RequiredScopes = r.texts("required_scopes")
-	d.Route = r.text("route")
-	if r.has("any_of") {
-		d.AnyOf = r.texts("any_of")
+	d.Allow = r.boolean(allowKey)
+	d.Code = authz.Code(r.text(codeKey))
+	d.Reason = authz.Reason(r.text(reasonKey))
+	d.RequiredScopes = r.texts(requiredScopesKey)
+	d.Route = r.text(routeKey)
+	if r.has(anyOfKey) {
+		d.AnyOf = r.texts(anyOfKey)
 	}
-	if r.has("headers") {
-		d.Headers = r.dictionary("headers")
+	if r.has(headersKey) {
+		d.Headers = r.dictionary(headersKey)
 	}
-	if r.has("retry_after") {
-		d.RetryAfter = r.positive("retry_after")
+	if r.has(retryAfterKey) {
+		d.RetryAfter = r.positive(retryAfterKey)
 	}
-	for _, key := range slices.Sorted(maps.Keys(document)) {
-		if !slices.Contains(required, key) && !slices.Contains(optional, key) && r.err == nil {
-			r.err = unknownKey(key)
-		}
+	if r.err == nil && r.read != document.Len() {
+		r.err = unknownKeyOf(document)
 	}
 	if r.err != nil {
 		return authz.Decision{}, r.err
@@ -207,23 +235,55 @@ func decisionOf(value any) (authz.Decision, error) {
 	return d, nil
 }
 
+// unknownKeyOf is the error about the first key, by the alphabet, that a decision document should not have.
+func unknownKeyOf(document ast.Object) error {
+	var unknown []string
+	for _, key := range document.Keys() {
+		if name := nameOf(key); !slices.Contains(required, name) && !slices.Contains(optional, name) {
+			unknown = append(unknown, name)
+		}
+	}
+	return unknownKey(slices.Min(unknown))
+}
+
+// nameOf is a key of an object as JSON has it.
+func nameOf(key *ast.Term) string {
+	if s, ok := key.Value.(ast.String); ok {
+		return string(s)
+	}
+	return key.Value.String()
+}
+
+// typeOf names a type for an error.
+func typeOf(value ast.Value) string {
+	switch name := ast.ValueName(value); name {
+	case "null":
+		return name
+	case "array", "object":
+		return "an " + name
+	default:
+		return "a " + name
+	}
+}
+
 // reader takes typed values out of a document, and keeps the first error.
 type reader struct {
-	document map[string]any
+	document ast.Object
+	read     int // keys that it has, and that were asked for
 	err      error
 }
 
-func (r *reader) has(key string) bool {
-	_, ok := r.document[key]
-	return ok
-}
+func (r *reader) has(key *ast.Term) bool { return r.document.Get(key) != nil }
 
-func (r *reader) get(key string) any {
-	value, ok := r.document[key]
-	if !ok {
-		r.fail("data.keywicket.decision has no %q", key)
+// get returns null for a key that is not there.
+func (r *reader) get(key *ast.Term) ast.Value {
+	value := r.document.Get(key)
+	if value == nil {
+		r.fail("data.keywicket.decision has no %s", key)
+		return ast.InternedNullTerm.Value
 	}
-	return value
+	r.read++
+	return value.Value
 }
 
 func (r *reader) fail(format string, args ...any) {
@@ -232,68 +292,85 @@ func (r *reader) fail(format string, args ...any) {
 	}
 }
 
-func (r *reader) boolean(key string) bool {
-	value := r.get(key)
-	b, ok := value.(bool)
-	if !ok {
-		r.fail("data.keywicket.decision.%s is a %T, not a boolean", key, value)
-	}
-	return b
+// wrong is an error about a value that has another type.
+func (r *reader) wrong(key *ast.Term, value ast.Value, want string) {
+	r.fail("data.keywicket.decision.%s is %s, %s", nameOf(key), typeOf(value), want)
 }
 
-func (r *reader) text(key string) string {
+func (r *reader) boolean(key *ast.Term) bool {
 	value := r.get(key)
-	s, ok := value.(string)
-	if !ok && value != nil {
-		r.fail("data.keywicket.decision.%s is a %T, neither a string nor null", key, value)
+	b, ok := value.(ast.Boolean)
+	if !ok {
+		r.wrong(key, value, "not a boolean")
 	}
-	return s
+	return bool(b)
 }
 
-func (r *reader) texts(key string) []string {
+func (r *reader) text(key *ast.Term) string {
 	value := r.get(key)
-	list, ok := value.([]any)
-	if !ok {
-		r.fail("data.keywicket.decision.%s is a %T, not an array", key, value)
+	switch value := value.(type) {
+	case ast.String:
+		return string(value)
+	case ast.Null:
+		return ""
 	}
+	r.wrong(key, value, "neither a string nor null")
+	return ""
+}
+
+// texts takes a set too, which is an array in JSON.
+func (r *reader) texts(key *ast.Term) []string {
 	var out []string
-	for _, v := range list {
-		s, ok := v.(string)
+	add := func(t *ast.Term) {
+		s, ok := t.Value.(ast.String)
 		if !ok {
-			r.fail("data.keywicket.decision.%s holds a %T, not a string", key, v)
+			r.fail("data.keywicket.decision.%s holds %s, not a string", nameOf(key), typeOf(t.Value))
 		}
-		out = append(out, s)
+		out = append(out, string(s))
+	}
+	switch value := r.get(key).(type) {
+	case *ast.Array:
+		out = make([]string, 0, value.Len())
+		value.Foreach(add)
+	case ast.Set:
+		value.Foreach(add)
+	default:
+		r.wrong(key, value, "not an array")
+	}
+	if len(out) == 0 {
+		return nil
 	}
 	return out
 }
 
 // dictionary does not say a value in its error: it may tell of the user.
-func (r *reader) dictionary(key string) map[string]string {
+func (r *reader) dictionary(key *ast.Term) map[string]string {
 	value := r.get(key)
-	object, ok := value.(map[string]any)
+	object, ok := value.(ast.Object)
 	if !ok {
-		r.fail("data.keywicket.decision.%s is a %T, not an object", key, value)
-	}
-	if len(object) == 0 {
+		r.wrong(key, value, "not an object")
 		return nil
 	}
-	out := make(map[string]string, len(object))
-	for name, v := range object {
-		s, ok := v.(string)
-		if !ok {
-			r.fail("data.keywicket.decision.%s.%s is a %T, not a string", key, name, v)
-		}
-		out[name] = s
+	if object.Len() == 0 {
+		return nil
 	}
+	out := make(map[string]string, object.Len())
+	object.Foreach(func(name, value *ast.Term) {
+		s, ok := value.Value.(ast.String)
+		if !ok {
+			r.fail("data.keywicket.decision.%s.%s is %s, not a string", nameOf(key), nameOf(name), typeOf(value.Value))
+		}
+		out[nameOf(name)] = string(s)
+	})
 	return out
 }
 
-func (r *reader) positive(key string) int {
+func (r *reader) positive(key *ast.Term) int {
 	value := r.get(key)
-	number, _ := value.(json.Number)
-	n, err := strconv.Atoi(number.String())
+	number, _ := value.(ast.Number)
+	n, err := strconv.Atoi(string(number))
 	if err != nil || n <= 0 {
-		r.fail("data.keywicket.decision.%s is %v, not a whole number above 0", key, value)
+		r.fail("data.keywicket.decision.%s is %v, not a whole number above 0", nameOf(key), value)
 	}
 	return n
 }

@@ -3,7 +3,6 @@ package policies
 import (
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -16,11 +15,9 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/bundle"
 	"github.com/open-policy-agent/opa/v1/compile"
-	"github.com/open-policy-agent/opa/v1/rego"
-	"github.com/open-policy-agent/opa/v1/storage/inmem"
+	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/policies/route"
 )
 
 // Config says which policy to run.
@@ -67,27 +64,21 @@ type policy struct {
 	tables  map[string]Table
 	uses    Uses
 	reading reading
-	indexed bool     // the index finds the rows
+	index   *index   // finds the rows; nil: rules do
 	earlier bool     // rules of an earlier version find them
 	doubts  []string // about rules
-	query   rego.PreparedEvalQuery
+	query   *query
 
-	apis     map[string]readAs
-	memory   *memory // nil: decisions cannot be remembered
-	changing error   // why not
-}
-
-// readAs is what each check needs of a table.
-type readAs struct {
-	parameters authz.Parameters
-	index      *route.Index
+	parameters map[string]authz.Parameters // of the tables
+	memory     *memory                     // nil: decisions cannot be remembered
+	changing   error                       // why not
 }
 
 // Reading implements authz.Policy.
 func (p *policy) Reading(api string) authz.Reading {
 	return authz.Reading{
-		Parameters: p.apis[api].parameters, Query: p.reading.query, Header: p.reading.header, Time: p.reading.time,
-		Source: p.reading.source, Certificate: p.reading.certificate,
+		Parameters: p.parameters[api], Query: p.reading[requestQuery], Header: p.reading[requestHeaders], Time: p.reading[inputTime],
+		Source: p.reading.source(), Certificate: p.reading[sourceCertificate],
 	}
 }
 
@@ -121,11 +112,11 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 
 // policy compiles the rules: with the index, or, where they find their rows in a way of their own, as otherwise says.
 func (s sources) policy(
-	ctx context.Context, tables map[string]Table, otherwise func(context.Context) (rego.PreparedEvalQuery, error),
+	ctx context.Context, tables map[string]Table, otherwise func(context.Context, *ast.Compiler) (*query, error),
 ) (policy, error) {
-	p := policy{tables: tables, apis: make(map[string]readAs, len(tables))}
+	p := policy{tables: tables, parameters: make(map[string]authz.Parameters, len(tables))}
 	for name, table := range tables {
-		p.apis[name] = readAs{table.Parameters, table.index}
+		p.parameters[name] = table.Parameters
 	}
 	compiler, err := s.compiled()
 	if err != nil {
@@ -134,20 +125,21 @@ func (s sources) policy(
 	if err := s.guard(compiler); err != nil {
 		return p, err
 	}
-	if p.reading, err = readingOf(compiler); err != nil {
-		return p, err
-	}
+	p.reading = readingOf(referencesOf(compiler))
 	if p.uses, err = usesOf(compiler); err != nil {
 		return p, err
 	}
 	p.doubts, p.earlier = s.doubtful(), s.hasEarlierRoute()
-	if p.query, p.indexed, err = s.indexed(ctx, tables); err == nil && !p.indexed {
-		p.query, err = otherwise(ctx)
+	if p.query, p.index, err = s.indexed(ctx, tables, compiler); err != nil {
+		return p, err
+	}
+	if p.index == nil {
+		p.query, err = otherwise(ctx, compiler)
 	}
 	if err != nil {
 		return p, err
 	}
-	p.memory, p.changing, err = s.memory(p.indexed)
+	p.memory, p.changing, err = s.memory(p.index != nil)
 	if err != nil {
 		return p, err
 	}
@@ -159,7 +151,7 @@ func newTurns() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)
 // Warnings are about tables that are valid, but not safe before every server, and about rules that are slow. Each names its file.
 func (p *policy) Warnings() []string {
 	all := slices.Clone(p.doubts)
-	if !p.indexed {
+	if p.index == nil {
 		all = append(all, routeFile+": it is not the shipped file, or a rule replaces or adds to what it reads, so decisions take longer as tables grow")
 	}
 	if p.changing != nil {
@@ -180,34 +172,22 @@ func (e *Engine) Hash() string { return e.hash }
 // Decide implements authz.Policy. An undefined decision, and a built-in function's error, are errors. Nobody may write to what
 // the decision holds: it may be remembered.
 func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
+	r := e.row(&in)
 	if e.memory == nil {
-		return e.evaluate(ctx, in)
+		return e.evaluate(ctx, in, r)
 	}
-	key := e.memory.key(&in, e.row(&in))
+	key := e.memory.key(&in, r.number)
 	if d := e.memory.find(key); d != nil {
 		return *d, nil
 	}
-	d, err := e.evaluate(ctx, in)
+	d, err := e.evaluate(ctx, in, r)
 	if err == nil {
 		e.memory.add(key, d)
 	}
 	return d, err
 }
 
-// row is the number of the row that the index finds; -1 where there is none.
-func (e *Engine) row(in *authz.Input) int {
-	of := e.apis[in.API].index
-	if !e.indexed || of == nil || in.Path == "" {
-		return -1
-	}
-	i, ok := of.Find(in.Method, in.Path)
-	if !ok {
-		return -1
-	}
-	return i
-}
-
-func (e *Engine) evaluate(ctx context.Context, in authz.Input) (authz.Decision, error) {
+func (e *Engine) evaluate(ctx context.Context, in authz.Input, r *row) (authz.Decision, error) {
 	defer func(start time.Time) { e.measured(time.Since(start)) }(time.Now())
 	turns := e.arrived
 	if in.Denial != authz.ReasonMissing {
@@ -219,35 +199,57 @@ func (e *Engine) evaluate(ctx context.Context, in authz.Input) (authz.Decision, 
 	case <-ctx.Done():
 		return authz.Decision{}, ctx.Err()
 	}
-	return e.decide(ctx, in)
+	return e.decide(ctx, &in, r)
 }
 
-func (p *policy) decide(ctx context.Context, in authz.Input, options ...rego.EvalOption) (authz.Decision, error) {
-	input, err := inputValue(in, p.reading)
+// row is what the index finds, if there is one.
+func (p *policy) row(in *authz.Input) *row {
+	if p.index == nil {
+		return &row{}
+	}
+	return p.index.rowOf(in)
+}
+
+func (p *policy) decide(ctx context.Context, in *authz.Input, r *row, tracers ...topdown.QueryTracer) (authz.Decision, error) {
+	input, err := inputValue(in, &p.reading)
 	if err != nil {
 		return authz.Decision{}, err
 	}
-	results, err := p.query.Eval(ctx, append(options, rego.EvalParsedInput(input))...)
+	if p.index == nil || len(tracers) > 0 { // a tracer is to see every rule
+		document, err := p.query.eval(ctx, input, nil, tracers...)
+		if err != nil {
+			return authz.Decision{}, err
+		}
+		return decisionOf(document.Value)
+	}
+	cache := p.index.known.cache(r)
+	document, err := p.query.eval(ctx, input, cache)
 	if err != nil {
 		return authz.Decision{}, err
 	}
-	if len(results) != 1 || len(results[0].Expressions) != 1 {
-		return authz.Decision{}, errors.New("data.keywicket.decision is undefined")
-	}
-	return decisionOf(results[0].Expressions[0].Value)
+	r.learn(cache.found)
+	return decisionOf(document.Value)
+}
+
+// plain prepares the rules as they are.
+func (s sources) plain(ctx context.Context, compiler *ast.Compiler) (*query, error) {
+	return s.prepare(ctx, compiler, decisionRef)
 }
 
 // optimised prepares the decision of a policy that the index does not serve. The file of an earlier version was written for OPA's
 // optimiser. The one of this version is slower with it.
-func (s sources) optimised(ctx context.Context) (rego.PreparedEvalQuery, error) {
+func (s sources) optimised(ctx context.Context, compiler *ast.Compiler) (*query, error) {
 	if !s.hasEarlierRoute() {
-		return s.prepare(ctx, decisionQuery)
+		return s.plain(ctx, compiler)
 	}
 	o, err := s.optimise(ctx)
 	if err != nil {
-		return rego.PreparedEvalQuery{}, err
+		return nil, err
 	}
-	return o.prepare(ctx, decisionQuery)
+	if compiler, err = o.compiled(); err != nil {
+		return nil, err
+	}
+	return o.plain(ctx, compiler)
 }
 
 // optimise evaluates beforehand what is known without an input: each row of a table becomes a rule of its own, which
@@ -270,17 +272,4 @@ func (s sources) optimise(ctx context.Context) (sources, error) {
 		optimised.rules[m.Path] = m.Parsed
 	}
 	return optimised, nil
-}
-
-func (s sources) prepare(ctx context.Context, query string, more ...func(*rego.Rego)) (rego.PreparedEvalQuery, error) {
-	options := []func(*rego.Rego){
-		rego.Query(query),
-		rego.Store(inmem.NewFromObjectWithOpts(s.data, inmem.OptReturnASTValuesOnRead(true))),
-		rego.Capabilities(capabilities()),
-		rego.StrictBuiltinErrors(true),
-	}
-	for _, module := range s.rules {
-		options = append(options, rego.ParsedModule(module))
-	}
-	return rego.New(append(options, more...)...).PrepareForEval(ctx)
 }

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/keywicket/keywicket/authz"
@@ -34,7 +33,7 @@ func LoadExplainer(ctx context.Context, c Config) (*Explainer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.policy(ctx, tables, func(ctx context.Context) (rego.PreparedEvalQuery, error) { return s.prepare(ctx, decisionQuery) })
+	p, err := s.policy(ctx, tables, s.plain)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +43,7 @@ func LoadExplainer(ctx context.Context, c Config) (*Explainer, error) {
 // Explain decides one input.
 func (e *Explainer) Explain(ctx context.Context, in authz.Input) (Explanation, error) {
 	trace := topdown.NewBufferTracer()
-	d, err := e.decide(ctx, in, rego.EvalQueryTracer(trace))
+	d, err := e.decide(ctx, &in, e.row(&in), trace)
 	if err != nil {
 		return Explanation{}, err
 	}

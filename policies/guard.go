@@ -96,7 +96,8 @@ func (p *policy) probe(ctx context.Context) error {
 				continue
 			}
 			file := "apis/" + api + "/data.yaml"
-			d, err := p.decide(ctx, sampleInput(api, method, path, r.level()))
+			in := sampleInput(api, method, path, r.level())
+			d, err := p.decide(ctx, &in, p.row(&in))
 			switch {
 			case err != nil: // of this input alone: a rule may need more than it has
 			case d.Allow && len(r.AnyOf) > 0:

@@ -2,22 +2,28 @@ package policies
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/topdown"
 	"github.com/open-policy-agent/opa/v1/types"
 
+	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies/route"
 )
 
-// rows are the rows of all tables as keywicket/route.rego makes them of the tables, with an index for each API.
-type rows map[string]struct {
+// index finds the row that a request addresses, as the rule route of keywicket/route.rego does.
+type index struct {
+	apis  map[string]apiRows
+	none  *row // of requests that address no row
+	known *known
+}
+
+type apiRows struct {
 	index *route.Index
-	terms []*ast.Term
+	rows  []*row
 }
 
 const routeFile = "keywicket/route.rego"
@@ -77,63 +83,63 @@ func replaces(m *ast.Module, data []ast.Ref, functions map[string]bool) bool {
 	return found
 }
 
-// rows evaluates those of all tables.
-func (s sources) rows(ctx context.Context, tables map[string]Table) (rows, error) {
-	query, err := s.prepare(ctx, "data.keywicket.rows",
-		rego.GenerateJSON(func(t *ast.Term, _ *rego.EvalContext) (any, error) { return t, nil }))
+// rows evaluates those of all tables. Each is one of the table's rows, in its order.
+func (s sources) rows(ctx context.Context, tables map[string]Table, compiler *ast.Compiler) (map[string]*ast.Array, error) {
+	query, err := s.prepare(ctx, compiler, ast.MustParseRef("data.keywicket.rows"))
 	if err != nil {
 		return nil, err
 	}
-	results, err := query.Eval(ctx)
+	all, err := query.eval(ctx, nil, nil)
 	if err != nil {
 		return nil, err
 	}
-	if len(results) != 1 {
-		return nil, errors.New("data.keywicket.rows is undefined")
-	}
-	all := results[0].Expressions[0].Value.(*ast.Term)
-	made := make(rows, len(tables))
+	made := make(map[string]*ast.Array, len(tables))
 	for name, table := range tables {
 		list, err := all.Value.Find(ast.Ref{ast.StringTerm(name)})
 		array, ok := list.(*ast.Array)
 		if err != nil || !ok || array.Len() != len(table.Routes) {
 			return nil, fmt.Errorf("data.keywicket.rows does not have the rows of %s", name)
 		}
-		of := made[name]
-		of.index = table.index
-		array.Foreach(func(t *ast.Term) { of.terms = append(of.terms, t) })
-		made[name] = of
+		made[name] = array
 	}
 	return made, nil
 }
 
-const decisionQuery = "data.keywicket.decision"
-
-// find is the function that stands for the rule route of keywicket/route.rego.
-var find = &rego.Function{
-	Name: "keywicket.find_route",
-	Decl: types.NewFunction(types.Args(types.A, types.A, types.A), types.A),
-}
-
-// indexed prepares the decision with the index in the place of the rule that finds a row. It reports false where that is not
-// possible.
-func (s sources) indexed(ctx context.Context, tables map[string]Table) (query rego.PreparedEvalQuery, ok bool, err error) {
+// indexed prepares the decision with a function in the place of the rule route of keywicket/route.rego, which finds the row by
+// the index. It returns nil where that is not possible.
+func (s sources) indexed(ctx context.Context, tables map[string]Table, compiler *ast.Compiler) (*query, *index, error) {
 	if ok, err := s.hasShippedRoute(); !ok || err != nil {
-		return query, false, err
+		return nil, nil, err
 	}
-	r, err := s.rows(ctx, tables)
+	rows, err := s.rows(ctx, tables, compiler)
 	if err != nil {
-		return query, false, err
+		return nil, nil, err
 	}
 	s, err = s.withRoute(`route := keywicket.find_route(input.api, input.request.method, input.request.path) if count(input.request.segments) > 0`)
 	if err != nil {
-		return query, false, err
+		return nil, nil, err
 	}
-	query, err = s.prepare(ctx, decisionQuery,
-		rego.Function3(find, func(_ rego.BuiltinContext, api, method, path *ast.Term) (*ast.Term, error) {
-			return r.find(api.Value, method.Value, path.Value), nil
-		}))
-	return query, err == nil, err
+	x := &index{apis: make(map[string]apiRows, len(tables))}
+	find := &topdown.Builtin{
+		Decl: &ast.Builtin{Name: "keywicket.find_route", Decl: types.NewFunction(types.Args(types.A, types.A, types.A), types.A)},
+		Func: x.findRoute,
+	}
+	if compiler, err = s.compiled(find); err != nil {
+		return nil, nil, err
+	}
+	x.known = knownRules(compiler)
+	x.none = x.known.newRow(0, nil)
+	number := 0
+	for name, table := range tables {
+		of := apiRows{index: table.index, rows: make([]*row, 0, len(table.Routes))}
+		rows[name].Foreach(func(t *ast.Term) {
+			number++
+			of.rows = append(of.rows, x.known.newRow(number, t))
+		})
+		x.apis[name] = of
+	}
+	query, err := s.prepare(ctx, compiler, decisionRef, find)
+	return query, x, err
 }
 
 // withRoute has another rule in the place of route.
@@ -156,7 +162,7 @@ func (s sources) withRoute(rule string) (sources, error) {
 // memory makes the memory of decisions. The second result says why there is none. The row stands for what the index reads.
 func (s sources) memory(indexed bool) (m *memory, changing, err error) {
 	if indexed {
-		if s, err = s.withRoute("route := " + parts[partRow]); err != nil {
+		if s, err = s.withRoute("route := " + partRefs[inputRow].String()); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -168,18 +174,36 @@ func (s sources) memory(indexed bool) (m *memory, changing, err error) {
 	return m, changing, nil
 }
 
-// find returns nil, which is undefined, where there is no row.
-func (r rows) find(api, method, path ast.Value) *ast.Term {
-	name, ok1 := api.(ast.String)
-	verb, ok2 := method.(ast.String)
-	text, ok3 := path.(ast.String)
-	of, ok4 := r[string(name)]
-	if !ok1 || !ok2 || !ok3 || !ok4 {
+// findRoute is the function keywicket.find_route. It is undefined where there is no row.
+func (x *index) findRoute(_ topdown.BuiltinContext, of []*ast.Term, iter func(*ast.Term) error) error {
+	api, ok1 := of[0].Value.(ast.String)
+	method, ok2 := of[1].Value.(ast.String)
+	path, ok3 := of[2].Value.(ast.String)
+	if !ok1 || !ok2 || !ok3 {
 		return nil
 	}
-	i, ok := of.index.Find(string(verb), string(text))
+	if found := x.find(string(api), string(method), string(path)); found != x.none {
+		return iter(found.term)
+	}
+	return nil
+}
+
+func (x *index) find(api, method, path string) *row {
+	of, ok := x.apis[api]
 	if !ok {
-		return nil
+		return x.none
 	}
-	return of.terms[i]
+	i, ok := of.index.Find(method, path)
+	if !ok {
+		return x.none
+	}
+	return of.rows[i]
+}
+
+// rowOf is what the rule route finds for an input.
+func (x *index) rowOf(in *authz.Input) *row {
+	if in.Path == "" { // a path without one clear meaning
+		return x.none
+	}
+	return x.find(in.API, in.Method, in.Path)
 }

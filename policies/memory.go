@@ -75,7 +75,7 @@ func (m *memory) places(key memoryKey) func(func(int) bool) {
 	}
 }
 
-// key is made of the values that the policy reads. row is the number of the row that the request addresses, or -1.
+// key is made of the values that the policy reads. row is the number of the row that the request addresses.
 func (m *memory) key(in *authz.Input, row int) memoryKey {
 	b := make([]byte, 0, 512) // on the stack; more is seldom needed
 	for _, p := range m.parts {
@@ -84,129 +84,79 @@ func (m *memory) key(in *authz.Input, row int) memoryKey {
 	return sha256.Sum256(b)
 }
 
-// part is a part of the input.
-type part uint8
-
-const (
-	partAPI part = iota
-	partDenial
-	partRow // of the API's table: what the index finds by the method and the path
-	partMethod
-	partPath
-	partSegments
-	partRawQuery
-	partQuery
-	partHost
-	partHeaders
-	partContext
-	partRequested
-	partGranted
-	partWorkspaceID
-	partSlug
-	partRole
-	partWorkspaceAttributes
-	partAddress
-	partSourcePrincipal
-	partCertificate
-	partPrincipal // whether there is one; the next ones are of one that there is
-	partID
-	partKind
-	partPrincipalAPI
-	partEnvironment
-	partUserID
-	partScopes
-	partAAL
-	partAttributes
-	partUserAttributes
-)
-
-// parts by their references.
-var parts = [...]string{
-	partAPI: "input.api", partDenial: "input.denial", partRow: "input.row",
-	partMethod: "input.request.method", partPath: "input.request.path", partSegments: "input.request.segments",
-	partRawQuery: "input.request.raw_query", partQuery: "input.request.query", partHost: "input.request.host",
-	partHeaders: "input.request.headers", partContext: "input.context",
-	partRequested: "input.workspace.requested", partGranted: "input.workspace.granted", partWorkspaceID: "input.workspace.id",
-	partSlug: "input.workspace.slug", partRole: "input.workspace.role", partWorkspaceAttributes: "input.workspace.attributes",
-	partAddress: "input.source.address", partSourcePrincipal: "input.source.principal", partCertificate: "input.source.certificate",
-	partPrincipal: "input.principal", partID: "input.principal.id", partKind: "input.principal.kind", partPrincipalAPI: "input.principal.api",
-	partEnvironment: "input.principal.environment", partUserID: "input.principal.user_id", partScopes: "input.principal.scopes",
-	partAAL: "input.principal.aal", partAttributes: "input.principal.attributes", partUserAttributes: "input.principal.user_attributes",
-}
-
 // appendTo writes the part's value: such that no two lists of values are written alike.
 func (p part) appendTo(b []byte, in *authz.Input, row int) []byte {
-	if p > partPrincipal && in.Principal == nil {
+	if p > inputPrincipal && in.Principal == nil {
 		return b
 	}
 	switch p {
-	case partAPI:
+	case inputAPI:
 		return appendText(b, in.API)
-	case partDenial:
+	case inputDenial:
 		return appendText(b, string(in.Denial))
-	case partRow:
-		return binary.AppendVarint(appendText(b, in.API), int64(row))
-	case partMethod:
+	case inputRow:
+		return binary.AppendUvarint(b, uint64(row)) //nolint:gosec // not negative
+	case requestMethod:
 		return appendText(b, in.Method)
-	case partPath, partSegments:
+	case requestPath, requestSegments:
 		return appendText(b, in.Path)
-	case partRawQuery, partQuery:
+	case requestRawQuery, requestQuery:
 		return appendText(b, in.RawQuery)
-	case partHost:
+	case requestHost:
 		return appendText(b, in.Host)
-	case partHeaders:
+	case requestHeaders:
 		b = binary.AppendUvarint(b, uint64(len(in.Header)))
 		for _, name := range slices.Sorted(maps.Keys(in.Header)) {
 			b = appendTexts(appendText(b, name), in.Header[name])
 		}
 		return b
-	case partContext:
+	case inputContext:
 		b = binary.AppendUvarint(b, uint64(len(in.Context)))
 		for _, f := range in.Context {
 			b = appendText(appendText(b, f.Name), f.Value)
 		}
 		return b
-	case partRequested:
+	case workspaceRequested:
 		return strconv.AppendBool(b, in.Workspace.Requested)
-	case partGranted:
+	case workspaceGranted:
 		return strconv.AppendBool(b, in.Workspace.Granted)
-	case partWorkspaceID:
+	case workspaceID:
 		return appendText(b, in.Workspace.ID)
-	case partSlug:
+	case workspaceSlug:
 		return appendText(b, in.Workspace.Slug)
-	case partRole:
+	case workspaceRole:
 		return appendText(b, in.Workspace.Role)
-	case partWorkspaceAttributes:
+	case workspaceAttributes:
 		return appendText(b, string(in.Workspace.Attributes))
-	case partAddress:
+	case sourceAddress:
 		return appendText(b, in.Source.Address)
-	case partSourcePrincipal:
+	case sourcePrincipal:
 		return appendText(b, in.Source.Principal)
-	case partCertificate:
+	case sourceCertificate:
 		c := in.Source.Certificate
 		if c == nil {
 			return append(b, 0)
 		}
 		return appendText(appendTexts(appendTexts(append(b, 1), c.URIs), c.DNSNames), c.Subject)
-	case partPrincipal:
+	case inputPrincipal:
 		return strconv.AppendBool(b, in.Principal != nil)
-	case partID:
+	case principalID:
 		return appendText(b, in.Principal.ID)
-	case partKind:
+	case principalKind:
 		return appendText(b, string(in.Principal.Kind))
-	case partPrincipalAPI:
+	case principalAPI:
 		return appendText(b, in.Principal.API)
-	case partEnvironment:
+	case principalEnvironment:
 		return appendText(b, string(in.Principal.Environment))
-	case partUserID:
+	case principalUserID:
 		return appendText(b, in.Principal.UserID)
-	case partScopes:
+	case principalScopes:
 		return appendTexts(b, in.Principal.Scopes)
-	case partAAL:
+	case principalAAL:
 		return appendText(b, in.Principal.AAL)
-	case partAttributes:
+	case principalAttributes:
 		return appendText(b, string(in.Principal.Attributes))
-	case partUserAttributes:
+	case principalUserAttributes:
 		return appendText(b, string(in.Principal.UserAttributes))
 	}
 	panic("a part without a value")
@@ -224,69 +174,19 @@ func appendTexts(b []byte, list []string) []byte {
 	return b
 }
 
-// newMemory makes the memory of a policy by what the rules that decide refer to. It returns why no decision can be remembered, if
-// so: a rule reads the time, or calls a function whose result is not the same each time.
+// newMemory makes the memory of a policy by what the rules that decide refer to. The error says why no decision can be
+// remembered: a rule reads the time, or calls a function whose result is not the same each time.
 func newMemory(references []reference) (*memory, error) {
-	inputs := make([]ast.Ref, 0, len(references))
 	for _, r := range references {
-		if b, ok := ast.BuiltinMap[r.ref.String()]; ok && b.Nondeterministic {
-			return nil, fmt.Errorf("%s: %s is not the same each time", r.place, b.Name)
+		if changes(r.ref) || overlaps(r.ref, []ast.Ref{partRefs[inputTime]}) {
+			return nil, fmt.Errorf("%s: %v is not the same each time", r.place(), r.ref)
 		}
-		if overlaps(ast.MustParseRef("input.time"), []ast.Ref{r.ref}) {
-			return nil, fmt.Errorf("%s: %v is another one each time", r.place, r.ref)
-		}
-		inputs = append(inputs, r.ref)
 	}
 	m := &memory{}
-	for p, ref := range parts {
-		if overlaps(ast.MustParseRef(ref), inputs) {
-			m.parts = append(m.parts, part(p)) //nolint:gosec // there are thirty
+	for p, read := range readingOf(references) {
+		if read {
+			m.parts = append(m.parts, part(p)) //nolint:gosec // less than numberOfParts
 		}
 	}
 	return m, nil
-}
-
-// reference is what a rule refers to, up to the first variable in it.
-type reference struct {
-	ref   ast.Ref
-	place string // file:line
-}
-
-// referencesOf are those of the decision, and of all rules that it depends on.
-func referencesOf(compiler *ast.Compiler) []reference {
-	var found []reference
-	seen := make(map[*ast.Rule]bool)
-	var visit func(rule *ast.Rule)
-	visit = func(rule *ast.Rule) {
-		if rule == nil || seen[rule] {
-			return
-		}
-		seen[rule] = true
-		place := fmt.Sprintf("%s:%d", rule.Location.File, rule.Location.Row)
-		var look *ast.GenericVisitor
-		look = ast.NewGenericVisitor(func(x any) bool {
-			switch x := x.(type) {
-			case ast.Ref:
-				found = append(found, reference{x.GroundPrefix(), place})
-				for _, inner := range x[1:] { // not the first one, input by itself
-					look.Walk(inner)
-				}
-				return true
-			case ast.Var:
-				if x.Equal(ast.InputRootDocument.Value) {
-					found = append(found, reference{ast.InputRootRef, place})
-				}
-			}
-			return false
-		})
-		look.Walk(rule)
-		visit(rule.Else)
-		for next := range compiler.Graph.Dependencies(rule) {
-			visit(next.(*ast.Rule))
-		}
-	}
-	for _, rule := range compiler.GetRules(decisionRef) {
-		visit(rule)
-	}
-	return found
 }

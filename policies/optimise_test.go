@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 
@@ -27,11 +28,23 @@ func engineOf(t testing.TB, s sources, err error) *Engine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	query, err := s.prepare(context.Background(), decisionQuery)
+	compiler, err := s.compiled()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Engine{policy: policy{query: query}, arrived: newTurns(), lookedUp: newTurns()}
+	query, err := s.plain(context.Background(), compiler)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return engineWith(t, query, compiler)
+}
+
+func engineWith(t testing.TB, query *query, compiler *ast.Compiler) *Engine {
+	t.Helper()
+	return &Engine{
+		policy:  policy{query: query, reading: readingOf(referencesOf(compiler))},
+		arrived: newTurns(), lookedUp: newTurns(), measured: func(time.Duration) {},
+	}
 }
 
 func bothEngines(t testing.TB, s sources) (plain, optimised *Engine) {
@@ -47,11 +60,17 @@ func bothEngines(t testing.TB, s sources) (plain, optimised *Engine) {
 			t.Fatal(err)
 		}
 	}
-	query, ok, err := s.indexed(context.Background(), tables)
-	if err != nil || !ok {
-		t.Fatal(ok, err)
+	compiler, err := s.compiled()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return plain, &Engine{policy: policy{query: query}, arrived: newTurns(), lookedUp: newTurns()}
+	query, index, err := s.indexed(context.Background(), tables, compiler)
+	if err != nil || index == nil {
+		t.Fatal(index, err)
+	}
+	optimised = engineWith(t, query, compiler)
+	optimised.index = index
+	return plain, optimised
 }
 
 // Every route of every API, and paths beside it, under principals and workspaces of every sort: what `opa test` and
