@@ -1,0 +1,341 @@
+package policies
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// ownRules are conditions of a policy's own, each of which reads other parts of the input.
+var ownRules = []string{
+	`input.request.headers["x-region"][_] == "eu"`,
+	`count(input.request.headers) > 1`,
+	`input.request.query.q[_] == "1"`,
+	`contains(input.request.raw_query, "2")`,
+	`input.request.segments[1] == "b"`,
+	`endswith(input.request.path, "/7")`,
+	`startswith(input.request.host, "x")`,
+	`input.request.method == "HEAD"`,
+	`input.context.tier == "free"`,
+	`some name, _ in input.context; name == "canary"`,
+	`input.workspace.role == "guest"`,
+	`input.workspace.slug == "globex"`,
+	`input.workspace.id == "2"`,
+	`input.workspace.attributes.plan == "free"`,
+	`not input.workspace.requested`,
+	`input.principal.id == "t2"`,
+	`input.principal.user_id == "ada"`,
+	`input.principal.aal == "aal1"`,
+	`input.principal.environment == "sandbox"`,
+	`input.principal.attributes.tags[_] == "x"`,
+	`input.principal.user_attributes.level > 1`,
+	`"a:write" in input.principal.scopes`,
+	`p := input.principal; p[k] == "ada"; k != "id"`,
+	`input.source.address == "10.0.0.1"`,
+	`input.source.principal == "spiffe://b"`,
+	`input.source.certificate.subject == "CN=b"`,
+	`some part in ["host"]; input.request[part] == "y.example"`,
+	`object.get(input.request, ["headers", "x-region"], []) == ["us"]`,
+}
+
+// ownPolicy is the shipped policy with some of these rules. Most of them set a header, so that a decision tells of each.
+func ownPolicy(t testing.TB, r *rand.Rand, table map[string]any) sources {
+	t.Helper()
+	s, err := read(Builtin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.data = map[string]any{"apis": map[string]any{"zoo": table}}
+	text := "package keywicket\n"
+	for i := range 12 {
+		head := fmt.Sprintf("headers[\"x-own-%d\"] := \"1\"", i)
+		if i == 0 {
+			head = `deny contains {"code": "FORBIDDEN", "reason": "own"}`
+		}
+		text += fmt.Sprintf("%s if {\n\t%s\n}\n", head, strings.ReplaceAll(oneOf(r, ownRules), "; ", "\n\t"))
+	}
+	if err := s.addModule("keywicket/own.rego", []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// remembering is the engine of a policy with its memory.
+func remembering(t testing.TB, s sources) (plain, engine *Engine) {
+	t.Helper()
+	plain, engine = bothEngines(t, s)
+	var changing error
+	var err error
+	if engine.memory, changing, err = s.memory(true); err != nil || changing != nil {
+		t.Fatal(err, changing)
+	}
+	return plain, engine
+}
+
+// ownInput has values of which few are possible, so that inputs often differ in one of them alone.
+func ownInput(r *rand.Rand, rows []map[string]any) authz.Input {
+	in := randomInput(r, rows)
+	in.Host = oneOf(r, []string{"x.example", "y.example"})
+	in.RawQuery = oneOf(r, []string{"", "q=1", "q=2"})
+	if in.RawQuery != "" {
+		in.Query = map[string][]string{"q": {in.RawQuery[2:]}}
+	}
+	in.Header = map[string][]string{"x-region": {oneOf(r, []string{"eu", "us"})}}
+	if r.IntN(3) == 0 {
+		in.Header["x-other"] = []string{"1"}
+	}
+	in.Context = authz.Fields{{Name: "api", Value: "zoo"}}
+	if r.IntN(2) == 0 {
+		in.Context = append(in.Context, authz.HeaderValue{Name: oneOf(r, []string{"tier", "canary"}), Value: oneOf(r, []string{"free", "pro"})})
+	}
+	in.Source = authz.Source{Address: oneOf(r, []string{"", "10.0.0.1"}), Principal: oneOf(r, []string{"", "spiffe://b"})}
+	if r.IntN(2) == 0 {
+		in.Source.Certificate = &authz.Certificate{Subject: oneOf(r, []string{"CN=a", "CN=b"})}
+	}
+	if r.IntN(12) == 0 {
+		in.Principal, in.Workspace = nil, authz.Workspace{Requested: r.IntN(2) == 0}
+		in.Denial = oneOf(r, []authz.Reason{authz.ReasonMissing, authz.ReasonUnknown})
+		return in
+	}
+	p := in.Principal
+	p.ID, p.UserID = oneOf(r, []string{"t1", "t2"}), oneOf(r, []string{"", "ada", "bob"})
+	p.Kind = oneOf(r, []authz.Kind{authz.KindWorkspaceToken, authz.KindWorkspaceKey, authz.KindPersonalKey})
+	if r.IntN(3) > 0 { // most are allowed, so that the policy's own rules decide
+		p.Scopes = append(p.Scopes, "root")
+	}
+	p.AAL, p.Environment = oneOf(r, []string{"", "aal1"}), oneOf(r, []authz.Environment{authz.Live, authz.Sandbox})
+	p.Attributes = oneOf(r, []authz.Attributes{"", `{"tags":["x"]}`})
+	p.UserAttributes = oneOf(r, []authz.Attributes{"", `{"level":1}`, `{"level":2}`})
+	in.Workspace = authz.Workspace{Requested: r.IntN(4) > 0, Granted: r.IntN(8) > 0}
+	if in.Workspace.Granted {
+		in.Workspace.ID, in.Workspace.Slug = oneOf(r, []string{"1", "2"}), oneOf(r, []string{"acme", "globex"})
+		in.Workspace.Role = oneOf(r, []string{"", "guest"})
+		in.Workspace.Attributes = oneOf(r, []authz.Attributes{"", `{"plan":"free"}`})
+	}
+	return in
+}
+
+// changed is an input as it was, or with one part of another one: a token, a member or a request that has changed.
+func changed(r *rand.Rand, in, other authz.Input) authz.Input {
+	parts := []func(){
+		func() {},
+		func() { in.Principal, in.Denial, in.Workspace = other.Principal, other.Denial, other.Workspace },
+		func() { in.RawQuery, in.Query = other.RawQuery, other.Query },
+		func() { in.Header = other.Header },
+		func() { in.Host = other.Host },
+		func() { in.Method = other.Method },
+		func() { in.Path = other.Path },
+		func() { in.Context = other.Context },
+		func() { in.Source.Address = other.Source.Address },
+		func() { in.Source.Principal = other.Source.Principal },
+		func() { in.Source.Certificate = other.Source.Certificate },
+	}
+	if in.Principal != nil && other.Principal != nil {
+		p, o := *in.Principal, other.Principal
+		in.Principal = &p
+		parts = append(parts,
+			func() { p.Scopes = o.Scopes }, func() { p.Kind = o.Kind }, func() { p.ID = o.ID }, func() { p.UserID = o.UserID },
+			func() { p.AAL = o.AAL }, func() { p.Environment = o.Environment },
+			func() { p.Attributes = o.Attributes }, func() { p.UserAttributes = o.UserAttributes },
+			func() { in.Workspace.Requested = other.Workspace.Requested }, func() { in.Workspace.Granted = other.Workspace.Granted })
+		if in.Workspace.Granted && other.Workspace.Granted {
+			w, o := &in.Workspace, other.Workspace
+			parts = append(parts, func() { w.Role = o.Role }, func() { w.ID = o.ID }, func() { w.Slug = o.Slug },
+				func() { w.Attributes = o.Attributes })
+		}
+	}
+	oneOf(r, parts)()
+	return in
+}
+
+// differs decides inputs by the engine, with its memory, and by evaluation alone. It returns after how many cases the two
+// disagree; 0: never.
+func differs(t testing.TB, r *rand.Rand, plain, engine *Engine, rows []map[string]any, cases int) int {
+	t.Helper()
+	var before []authz.Input
+	for i := range cases {
+		in := ownInput(r, rows)
+		if len(before) > 0 && r.IntN(8) > 0 {
+			in = changed(r, oneOf(r, before), in)
+		}
+		before = append(before, in)
+		got, err := engine.Decide(t.Context(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := plain.Decide(t.Context(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// Whatever a policy reads, and whatever changes between two checks, what is remembered is what would be decided.
+func TestRememberedDecisions(t *testing.T) {
+	hits := uint64(0)
+	for seed := range uint64(40) {
+		r := rand.New(rand.NewPCG(seed, 7))
+		table, rows := randomTable(r, 8)
+		s := ownPolicy(t, r, table)
+		plain, engine := remembering(t, s)
+		if n := differs(t, r, plain, engine, rows, 150); n > 0 {
+			t.Fatalf("seed %d: the %dth decision is another one with memory; %v", seed, n, s.rules["keywicket/own.rego"])
+		}
+		hits += engine.Remembered()
+	}
+	if hits < 1500 {
+		t.Errorf("%d of 6000 decisions were remembered: the comparison says little", hits)
+	}
+}
+
+// These are controls: memories with something missing in their keys are found out by the comparison of above, within so many cases.
+func TestControlsOfRememberedDecisions(t *testing.T) {
+	const within = 4000
+	caught := func(name string, try func(r *rand.Rand) int) {
+		t.Helper()
+		cases := 0
+		for seed := uint64(0); cases < within; seed++ {
+			n := try(rand.New(rand.NewPCG(seed, 8)))
+			if n > 0 {
+				t.Logf("%s: caught after %d cases", name, cases+n)
+				return
+			}
+			cases += 100
+		}
+		t.Errorf("%s: not caught in %d cases", name, within)
+	}
+	without := func(missing ...part) func(r *rand.Rand) int {
+		return func(r *rand.Rand) int {
+			table, rows := randomTable(r, 8)
+			plain, engine := remembering(t, ownPolicy(t, r, table))
+			engine.memory.parts = slices.DeleteFunc(engine.memory.parts, func(p part) bool { return slices.Contains(missing, p) })
+			return differs(t, r, plain, engine, rows, 100)
+		}
+	}
+	for name, missing := range map[string][]part{
+		"the row": {inputRow, requestPath, requestSegments}, "scopes": {principalScopes}, "the role": {workspaceRole},
+		"whether it is granted": {workspaceGranted}, "headers": {requestHeaders}, "the query": {requestQuery, requestRawQuery},
+		"the context": {inputContext}, "the denial": {inputDenial}, "attributes": {principalAttributes, workspaceAttributes, principalUserAttributes},
+		"the source": {sourceAddress, sourcePrincipal, sourceCertificate}, "the kind": {principalKind},
+	} {
+		caught("without "+name, without(missing...))
+	}
+	caught("with the principal's id instead of its values", func(r *rand.Rand) int {
+		table, rows := randomTable(r, 8)
+		plain, engine := remembering(t, ownPolicy(t, r, table))
+		m := engine.memory
+		m.parts = append(slices.DeleteFunc(m.parts, func(p part) bool { return p > inputPrincipal }), principalID)
+		return differs(t, r, plain, engine, rows, 100)
+	})
+	caught("with the memory of another policy", func(r *rand.Rand) int {
+		table, rows := randomTable(r, 8)
+		plain, engine := remembering(t, ownPolicy(t, r, table))
+		if n := differs(t, r, plain, engine, rows, 50); n > 0 {
+			return n
+		}
+		plain, next := remembering(t, ownPolicy(t, r, table))
+		next.memory = engine.memory
+		return differs(t, r, plain, next, rows, 50)
+	})
+}
+
+// A policy whose decisions depend on what is not the same each time has no memory, and says why.
+func TestWhatIsNotRemembered(t *testing.T) {
+	for rule, want := range map[string]string{
+		`input.time > 0`:                                    "input.time",
+		`count(input) > 99`:                                 "input",
+		`time.now_ns() < 0`:                                 "time.now_ns",
+		`rand.intn("x", 10) > 10`:                           "rand.intn",
+		`uuid.rfc4122("x") == ""`:                           "uuid.rfc4122",
+		`x := input; x.time > 0`:                            "input",
+		`crypto.x509.parse_and_verify_certificates("x")[0]`: "crypto.x509.parse_and_verify_certificates",
+		`io.jwt.decode_verify("x", {"secret": "y"})[0]`:     "io.jwt.decode_verify",
+		`data.helper.late`:                                  "time.now_ns",
+		`input.request.method == "NONE"`:                    "",
+	} {
+		s, err := read(Builtin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := "package keywicket\ndeny contains {\"code\": \"FORBIDDEN\", \"reason\": \"own\"} if {\n\t" + strings.ReplaceAll(rule, "; ", "\n\t") + "\n}\n"
+		helper := "package helper\nlate if late_at(time.now_ns())\nlate_at(t) if t < 0\nunused if rand.intn(\"x\", 2) == 1\n"
+		for file, text := range map[string]string{"keywicket/own.rego": own, "helper/helper.rego": helper} {
+			if err := s.addModule(file, []byte(text)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m, changing, err := s.memory(true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (changing == nil) != (m != nil) || (changing == nil) != (want == "") || changing != nil &&
+			(!strings.Contains(changing.Error(), want+" is not the same each time") || !strings.Contains(changing.Error(), ".rego:")) {
+			t.Errorf("%s: %v", rule, changing)
+		}
+	}
+}
+
+// The memory is bounded, and an evicted decision is evaluated again.
+func TestMemoryIsBounded(t *testing.T) {
+	m := &memory{parts: []part{requestPath}}
+	key := func(i int) memoryKey { return m.key(&authz.Input{Path: fmt.Sprint("/", i)}, 0) }
+	const n = 3 * memorySlots
+	for i := range n {
+		m.add(key(i), authz.Decision{Route: fmt.Sprint(i)})
+	}
+	kept := 0
+	for i := range n {
+		switch d := m.find(key(i)); {
+		case d == nil:
+		case d.Route != fmt.Sprint(i):
+			t.Fatalf("%d is %+v", i, d)
+		default:
+			kept++
+		}
+	}
+	if kept < memorySlots*9/10 || kept > memorySlots {
+		t.Errorf("%d of %d are kept", kept, n)
+	}
+	last := key(n)
+	m.add(last, authz.Decision{Route: "last"})
+	if d := m.find(last); d == nil || d.Route != "last" {
+		t.Errorf("the last one is %+v", d)
+	}
+}
+
+// Values that could be taken for one another have keys of their own.
+func TestKeysAreUnambiguous(t *testing.T) {
+	var all []part
+	for p := range numberOfParts {
+		if p != inputTime { // such a policy has no memory
+			all = append(all, p)
+		}
+	}
+	m := &memory{parts: all}
+	seen := make(map[memoryKey]string)
+	for name, in := range map[string]authz.Input{
+		"a|b": {API: "a", Denial: "b"}, "ab|": {API: "ab"}, "|ab": {Denial: "ab"},
+		"no principal": {}, "an empty principal": {Principal: &authz.Principal{}},
+		"scopes a b": {Principal: &authz.Principal{Scopes: []string{"a", "b"}}}, "scope ab": {Principal: &authz.Principal{Scopes: []string{"ab"}}},
+		"scopes ab and none": {Principal: &authz.Principal{Scopes: []string{"ab", ""}}},
+		"header":             {Header: map[string][]string{"a": {"b"}}}, "header of two": {Header: map[string][]string{"a": {"b", ""}}},
+		"two headers": {Header: map[string][]string{"a": {"b"}, "c": nil}}, "context": {Context: authz.Fields{{Name: "a", Value: "b"}}},
+		"certificate": {Source: authz.Source{Certificate: &authz.Certificate{}}}, "uri": {Source: authz.Source{Certificate: &authz.Certificate{URIs: []string{"a"}}}},
+		"name": {Source: authz.Source{Certificate: &authz.Certificate{DNSNames: []string{"a"}}}},
+	} {
+		key := m.key(&in, 0)
+		if other, ok := seen[key]; ok {
+			t.Errorf("%s has the key of %s", name, other)
+		}
+		seen[key] = name
+	}
+}
