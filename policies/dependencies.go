@@ -26,27 +26,40 @@ func readingOf(compiler *ast.Compiler) (reading, error) {
 		return reading{}, err
 	}
 	reads := func(part string) bool { return overlaps(ast.MustParseRef(part), references) }
-	r := reading{
+	return reading{
 		query:               reads("input.request.query"),
 		source:              reads("input.source"),
 		certificate:         reads("input.source.certificate"),
 		attributes:          reads("input.principal.attributes"),
 		userAttributes:      reads("input.principal.user_attributes"),
 		workspaceAttributes: reads("input.workspace.attributes"),
-	}
-	named := inputRefs(compiler)
-	for p, ref := range partRefs {
-		r.parts[p] = overlaps(ref, named)
-	}
-	return r, nil
+		parts:               partsOf(compiler),
+	}, nil
 }
 
-// inputRefs are all references to the input in all rules, each up to its first variable. They are more than what decisions depend
-// on: `x := input.request` is one to all parts of the request.
-func inputRefs(compiler *ast.Compiler) []ast.Ref {
+// partsOf finds the parts to which the rules that the decision needs have a reference. They are more than those that it depends
+// on: `x := input.request` is a reference to all parts of the request. Rules in found have their value before a decision is
+// evaluated, and what they read does not count.
+func partsOf(compiler *ast.Compiler, found ...ast.Ref) (parts [numberOfParts]bool) {
+	named := inputRefs(compiler, found)
+	for p, ref := range partRefs {
+		parts[p] = overlaps(ref, named)
+	}
+	return parts
+}
+
+// inputRefs end in front of their first variable.
+func inputRefs(compiler *ast.Compiler, found []ast.Ref) []ast.Ref {
+	rules := make(map[*ast.Rule]bool)
+	for _, rule := range compiler.GetRules(decisionRef) {
+		addNeeded(compiler, rule, found, rules)
+	}
 	var all []ast.Ref
-	for _, module := range compiler.Modules {
-		ast.WalkRefs(module, func(r ast.Ref) bool {
+	for rule := range rules {
+		if len(found) > 0 && hasWith(rule) {
+			return inputRefs(compiler, nil) // what is replaced may be what they read, and then they are evaluated
+		}
+		ast.WalkRefs(rule, func(r ast.Ref) bool {
 			if r[0].Equal(ast.InputRootDocument) {
 				all = append(all, r.ConstantPrefix())
 			}
@@ -54,6 +67,28 @@ func inputRefs(compiler *ast.Compiler) []ast.Ref {
 		})
 	}
 	return all
+}
+
+func hasWith(rule *ast.Rule) bool {
+	has := false
+	ast.WalkWiths(rule, func(*ast.With) bool {
+		has = true
+		return true
+	})
+	return has
+}
+
+func addNeeded(compiler *ast.Compiler, rule *ast.Rule, found []ast.Ref, rules map[*ast.Rule]bool) {
+	if rules[rule] || slices.ContainsFunc(found, func(r ast.Ref) bool { return r.Equal(rule.Ref()) }) {
+		return
+	}
+	rules[rule] = true
+	if rule.Else != nil {
+		addNeeded(compiler, rule.Else, found, rules)
+	}
+	for other := range compiler.Graph.Dependencies(rule) {
+		addNeeded(compiler, other.(*ast.Rule), found, rules)
+	}
 }
 
 // compiled are the rules without the tests.

@@ -154,24 +154,20 @@ func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, er
 }
 
 func (p policy) decide(ctx context.Context, in authz.Input, tracers ...topdown.QueryTracer) (authz.Decision, error) {
-	input, err := inputValue(in, p.reading)
+	reading := p.reading
+	var known *cache
+	if p.index != nil && len(tracers) == 0 { // a tracer is to see every rule
+		reading.parts = p.index.parts
+		known = p.index.known.cache(p.index.rowOf(in))
+	}
+	input, err := inputValue(in, reading)
 	if err != nil {
 		return authz.Decision{}, err
 	}
-	if p.index == nil || len(tracers) > 0 { // a tracer is to see every rule
-		document, err := p.query.eval(ctx, input, nil, tracers...)
-		if err != nil {
-			return authz.Decision{}, err
-		}
-		return decisionOf(document.Value)
-	}
-	row := p.index.rowOf(in)
-	cache := p.index.known.cache(row)
-	document, err := p.query.eval(ctx, input, cache)
+	document, err := p.query.eval(ctx, input, known, tracers...)
 	if err != nil {
 		return authz.Decision{}, err
 	}
-	row.learn(cache.found)
 	return decisionOf(document.Value)
 }
 

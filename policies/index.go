@@ -19,6 +19,7 @@ type index struct {
 	apis  map[string]apiRows
 	none  *row // of requests that address no row
 	known *known
+	parts [numberOfParts]bool // of the input that rules read, without the rule route
 }
 
 type apiRows struct {
@@ -109,7 +110,7 @@ func (s sources) rows(ctx context.Context, tables map[string]Table, compiler *as
 // the index. It returns nil where that is not possible.
 func (s sources) indexed(ctx context.Context, tables map[string]Table, compiler *ast.Compiler) (*query, *index, error) {
 	const byIndex = `package keywicket
-route := keywicket.find_route(input.api, input.request.method, input.request.path) if count(input.request.segments) > 0`
+route := keywicket.find_route(input)`
 	if ok, err := s.hasShippedRoute(); !ok || err != nil {
 		return nil, nil, err
 	}
@@ -131,12 +132,13 @@ route := keywicket.find_route(input.api, input.request.method, input.request.pat
 	s.rules[routeFile] = module
 	x := &index{apis: make(map[string]apiRows, len(tables))}
 	find := &topdown.Builtin{
-		Decl: &ast.Builtin{Name: "keywicket.find_route", Decl: types.NewFunction(types.Args(types.A, types.A, types.A), types.A)},
+		Decl: &ast.Builtin{Name: "keywicket.find_route", Decl: types.NewFunction(types.Args(types.A), types.A)},
 		Func: x.findRoute,
 	}
 	if compiler, err = s.compiled(find); err != nil {
 		return nil, nil, err
 	}
+	x.parts = partsOf(compiler, routeRef)
 	x.known = knownRules(compiler)
 	x.none = x.known.newRow(nil)
 	for name, table := range tables {
@@ -150,16 +152,35 @@ route := keywicket.find_route(input.api, input.request.method, input.request.pat
 
 // findRoute is the function keywicket.find_route. It is undefined where there is no row.
 func (x *index) findRoute(_ topdown.BuiltinContext, of []*ast.Term, iter func(*ast.Term) error) error {
-	api, ok1 := of[0].Value.(ast.String)
-	method, ok2 := of[1].Value.(ast.String)
-	path, ok3 := of[2].Value.(ast.String)
-	if !ok1 || !ok2 || !ok3 {
+	part := func(p part) ast.Value {
+		value, _ := of[0].Value.Find(partRefs[p][1:])
+		return value
+	}
+	api, ok1 := part(inputAPI).(ast.String)
+	method, ok2 := part(requestMethod).(ast.String)
+	path, ok3 := part(requestPath).(ast.String)
+	if !ok1 || !ok2 || !ok3 || isEmpty(part(requestSegments)) {
 		return nil
 	}
 	if found := x.find(string(api), string(method), string(path)); found != x.none {
 		return iter(found.term)
 	}
 	return nil
+}
+
+// isEmpty reports whether a value has no count above 0.
+func isEmpty(v ast.Value) bool {
+	switch v := v.(type) {
+	case *ast.Array:
+		return v.Len() == 0
+	case ast.Object:
+		return v.Len() == 0
+	case ast.Set:
+		return v.Len() == 0
+	case ast.String:
+		return v == ""
+	}
+	return true
 }
 
 func (x *index) find(api, method, path string) *row {
