@@ -98,9 +98,11 @@ func (r reference) place() string {
 	return fmt.Sprintf("%s:%d", r.location.File, r.location.Row)
 }
 
-// referencesOf are those of the decision, and of all rules that it depends on.
-func referencesOf(compiler *ast.Compiler) []reference {
+// referencesOf are those of the decision, and of all rules that it depends on. indexed says that the row is known before, so that
+// what the rule route reads does not count, but the row.
+func referencesOf(compiler *ast.Compiler, indexed bool) []reference {
 	var found []reference
+	replaced := false // something is, by `with`, and perhaps what the rule route reads
 	seen := make(map[*ast.Rule]bool)
 	var visit func(rule *ast.Rule)
 	visit = func(rule *ast.Rule) {
@@ -108,10 +110,15 @@ func referencesOf(compiler *ast.Compiler) []reference {
 			return
 		}
 		seen[rule] = true
+		if indexed && rule.Ref().Equal(routeRef) {
+			found = append(found, reference{partRefs[inputRow], rule.Location})
+			return
+		}
 		ast.WalkRefs(rule, func(r ast.Ref) bool { // input alone is one too
 			found = append(found, reference{r.ConstantPrefix(), rule.Location})
 			return false
 		})
+		replaced = replaced || hasWith(rule)
 		visit(rule.Else)
 		for next := range compiler.Graph.Dependencies(rule) {
 			visit(next.(*ast.Rule))
@@ -120,7 +127,19 @@ func referencesOf(compiler *ast.Compiler) []reference {
 	for _, rule := range compiler.GetRules(decisionRef) {
 		visit(rule)
 	}
+	if indexed && replaced {
+		return referencesOf(compiler, false)
+	}
 	return found
+}
+
+func hasWith(rule *ast.Rule) bool {
+	has := false
+	ast.WalkWiths(rule, func(*ast.With) bool {
+		has = true
+		return true
+	})
+	return has
 }
 
 // changes reports whether a built-in function can return something else for the same arguments. OPA does not say so of those

@@ -64,10 +64,12 @@ type policy struct {
 	tables  map[string]Table
 	uses    Uses
 	reading reading
-	index   *index   // finds the rows; nil: rules do
-	earlier bool     // rules of an earlier version find them
-	doubts  []string // about rules
-	query   *query
+	index   *index // finds the rows; nil: rules do
+	// behindIndex is what is read once the index has found the row.
+	behindIndex reading
+	earlier     bool     // rules of an earlier version find them
+	doubts      []string // about rules
+	query       *query
 
 	parameters map[string]authz.Parameters // of the tables
 	memory     *memory                     // nil: decisions cannot be remembered
@@ -125,7 +127,7 @@ func (s sources) policy(
 	if err := s.guard(compiler); err != nil {
 		return p, err
 	}
-	p.reading = readingOf(referencesOf(compiler))
+	p.reading = readingOf(referencesOf(compiler, false))
 	if p.uses, err = usesOf(compiler); err != nil {
 		return p, err
 	}
@@ -139,10 +141,9 @@ func (s sources) policy(
 	if err != nil {
 		return p, err
 	}
-	p.memory, p.changing, err = s.memory(p.index != nil)
-	if err != nil {
-		return p, err
-	}
+	references := referencesOf(compiler, p.index != nil)
+	p.behindIndex = readingOf(references)
+	p.memory, p.changing = newMemory(references)
 	return p, p.probe(ctx)
 }
 
@@ -211,23 +212,20 @@ func (p *policy) row(in *authz.Input) *row {
 }
 
 func (p *policy) decide(ctx context.Context, in *authz.Input, r *row, tracers ...topdown.QueryTracer) (authz.Decision, error) {
-	input, err := inputValue(in, &p.reading)
+	reading := &p.reading
+	var known *cache
+	if p.index != nil && len(tracers) == 0 { // a tracer is to see every rule
+		reading = &p.behindIndex
+		known = p.index.known.cache(r)
+	}
+	input, err := inputValue(in, reading)
 	if err != nil {
 		return authz.Decision{}, err
 	}
-	if p.index == nil || len(tracers) > 0 { // a tracer is to see every rule
-		document, err := p.query.eval(ctx, input, nil, tracers...)
-		if err != nil {
-			return authz.Decision{}, err
-		}
-		return decisionOf(document.Value)
-	}
-	cache := p.index.known.cache(r)
-	document, err := p.query.eval(ctx, input, cache)
+	document, err := p.query.eval(ctx, input, known, tracers...)
 	if err != nil {
 		return authz.Decision{}, err
 	}
-	r.learn(cache.found)
 	return decisionOf(document.Value)
 }
 

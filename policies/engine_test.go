@@ -219,7 +219,7 @@ func TestPolicyIsRefused(t *testing.T) {
 			edit(t, dir, "keywicket/decision.rego", "decision := allowed if {", "decision := allowed if")
 		}, `keywicket/decision.rego:`},
 		"own test fails": {func(t *testing.T, dir string) {
-			edit(t, dir, "keywicket/decision.rego", `covers(input.principal.scopes, route.overrides.workspace)`, "true")
+			edit(t, dir, "keywicket/decision.rego", "\t\tscope in one_of", "\t\tscope != one_of")
 		}, `test_workspace_token_needs_the_scope_itself`},
 		"network": {func(t *testing.T, dir string) {
 			edit(t, dir, "keywicket/decision.rego", "permitted if {", "permitted if {\n\thttp.send({})")

@@ -108,6 +108,8 @@ func (s sources) rows(ctx context.Context, tables map[string]Table, compiler *as
 // indexed prepares the decision with a function in the place of the rule route of keywicket/route.rego, which finds the row by
 // the index. It returns nil where that is not possible.
 func (s sources) indexed(ctx context.Context, tables map[string]Table, compiler *ast.Compiler) (*query, *index, error) {
+	const byIndex = `package keywicket
+route := keywicket.find_route(input)`
 	if ok, err := s.hasShippedRoute(); !ok || err != nil {
 		return nil, nil, err
 	}
@@ -115,13 +117,21 @@ func (s sources) indexed(ctx context.Context, tables map[string]Table, compiler 
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err = s.withRoute(`route := keywicket.find_route(input.api, input.request.method, input.request.path) if count(input.request.segments) > 0`)
+	stub, err := ast.ParseModule(routeFile, byIndex)
 	if err != nil {
 		return nil, nil, err
 	}
+	module := s.rules[routeFile].Copy()
+	module.Rules = slices.DeleteFunc(module.Rules, func(r *ast.Rule) bool { return r.Head.Ref().String() == "route" })
+	for _, rule := range stub.Rules {
+		rule.Module = module
+		module.Rules = append(module.Rules, rule)
+	}
+	s.rules = maps.Clone(s.rules)
+	s.rules[routeFile] = module
 	x := &index{apis: make(map[string]apiRows, len(tables))}
 	find := &topdown.Builtin{
-		Decl: &ast.Builtin{Name: "keywicket.find_route", Decl: types.NewFunction(types.Args(types.A, types.A, types.A), types.A)},
+		Decl: &ast.Builtin{Name: "keywicket.find_route", Decl: types.NewFunction(types.Args(types.A), types.A)},
 		Func: x.findRoute,
 	}
 	if compiler, err = s.compiled(find); err != nil {
@@ -142,50 +152,37 @@ func (s sources) indexed(ctx context.Context, tables map[string]Table, compiler 
 	return query, x, err
 }
 
-// withRoute has another rule in the place of route.
-func (s sources) withRoute(rule string) (sources, error) {
-	stub, err := ast.ParseModule(routeFile, "package keywicket\n"+rule)
-	if err != nil {
-		return s, err
-	}
-	module := s.rules[routeFile].Copy()
-	module.Rules = slices.DeleteFunc(module.Rules, func(r *ast.Rule) bool { return r.Head.Ref().String() == "route" })
-	for _, rule := range stub.Rules {
-		rule.Module = module
-		module.Rules = append(module.Rules, rule)
-	}
-	s.rules = maps.Clone(s.rules)
-	s.rules[routeFile] = module
-	return s, nil
-}
-
-// memory makes the memory of decisions. The second result says why there is none. The row stands for what the index reads.
-func (s sources) memory(indexed bool) (m *memory, changing, err error) {
-	if indexed {
-		if s, err = s.withRoute("route := " + partRefs[inputRow].String()); err != nil {
-			return nil, nil, err
-		}
-	}
-	compiler, err := s.compiled()
-	if err != nil {
-		return nil, nil, err
-	}
-	m, changing = newMemory(referencesOf(compiler))
-	return m, changing, nil
-}
-
 // findRoute is the function keywicket.find_route. It is undefined where there is no row.
 func (x *index) findRoute(_ topdown.BuiltinContext, of []*ast.Term, iter func(*ast.Term) error) error {
-	api, ok1 := of[0].Value.(ast.String)
-	method, ok2 := of[1].Value.(ast.String)
-	path, ok3 := of[2].Value.(ast.String)
-	if !ok1 || !ok2 || !ok3 {
+	part := func(p part) ast.Value {
+		value, _ := of[0].Value.Find(partRefs[p][1:])
+		return value
+	}
+	api, ok1 := part(inputAPI).(ast.String)
+	method, ok2 := part(requestMethod).(ast.String)
+	path, ok3 := part(requestPath).(ast.String)
+	if !ok1 || !ok2 || !ok3 || isEmpty(part(requestSegments)) {
 		return nil
 	}
 	if found := x.find(string(api), string(method), string(path)); found != x.none {
 		return iter(found.term)
 	}
 	return nil
+}
+
+// isEmpty reports whether a value has no count above 0.
+func isEmpty(v ast.Value) bool {
+	switch v := v.(type) {
+	case *ast.Array:
+		return v.Len() == 0
+	case ast.Object:
+		return v.Len() == 0
+	case ast.Set:
+		return v.Len() == 0
+	case ast.String:
+		return v == ""
+	}
+	return true
 }
 
 func (x *index) find(api, method, path string) *row {

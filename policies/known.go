@@ -8,13 +8,15 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
-// known are rules that have one value for each row, such as public and allowed of keywicket/decision.rego. They read nothing of the
-// input but what the rule route finds with it. Their values are kept with the row, so that a decision does not evaluate them again.
+// known are the rules of the package keywicket that have a single value. Those that read nothing of the input, but for what the
+// rule route finds with it, have one value for each row: public and allowed of keywicket/decision.rego are two. It is kept
+// with the row, so that the next decision on the row does not evaluate the rule again.
 type known struct {
-	places map[string]int // name of a rule in the package keywicket → its place in values
+	places map[string]int // a rule's name → its place in values; that of route is 0
+	ofRow  []bool         // by place: it has one value for each row
 }
 
-// values are those of the known rules. One that was not needed yet is nil.
+// values are those of the rules, by place. One that is not known yet is nil.
 type values []*ast.Term
 
 // undefined stands for the value of a rule that has none.
@@ -23,7 +25,7 @@ var undefined = ast.NullTerm()
 // row is one of a table, as keywicket/route.rego makes it.
 type row struct {
 	number int       // among the rows of all tables, from 1 on; 0: none
-	term   *ast.Term // nil: the request addresses no row
+	term   *ast.Term // nil: of a request that addresses no row
 	values atomic.Pointer[values]
 }
 
@@ -34,42 +36,41 @@ var (
 
 // knownRules finds them in the compiled rules.
 func knownRules(compiler *ast.Compiler) *known {
-	k := &known{places: map[string]int{ruleName(routeRef): 0}}
-	same := map[*ast.Rule]bool{}
+	k := &known{places: map[string]int{ruleName(routeRef): 0}, ofRow: []bool{false}}
+	same := make(map[*ast.Rule]bool)
 	for _, rule := range compiler.GetRules(routeRef) {
 		same[rule] = true
 	}
-	for _, module := range compiler.Modules {
-		if !module.Package.Path.Equal(packageRef) {
+	for _, rule := range compiler.GetRules(packageRef) {
+		ref := rule.Ref()
+		if _, done := k.places[ruleName(ref)]; done || len(ref) != len(routeRef) {
 			continue
 		}
-		for _, rule := range module.Rules {
-			ref := rule.Ref()
-			if _, ok := k.places[ruleName(ref)]; ok || len(ref) != len(packageRef)+1 || rule.Head.RuleKind() != ast.SingleValue || len(rule.Head.Args) > 0 {
-				continue
-			}
-			if all := compiler.GetRules(ref); !slices.ContainsFunc(all, func(r *ast.Rule) bool { return !r.Ref().Equal(ref) || !isSame(compiler, r, same) }) {
-				k.places[ruleName(ref)] = len(k.places)
-			}
+		all := compiler.GetRules(ref)
+		if slices.ContainsFunc(all, func(r *ast.Rule) bool {
+			return !r.Ref().Equal(ref) || r.Head.RuleKind() != ast.SingleValue || len(r.Head.Args) > 0
+		}) {
+			continue
 		}
+		k.places[ruleName(ref)] = len(k.places)
+		k.ofRow = append(k.ofRow, !slices.ContainsFunc(all, func(r *ast.Rule) bool { return !isSame(compiler, r, same) }))
 	}
 	return k
 }
 
-// isSame reports whether a rule has one value for each row. Those of which it is known already are in a map.
+// isSame reports whether a rule has one value for each row. The map has the rules of which that is known already.
 func isSame(compiler *ast.Compiler, rule *ast.Rule, same map[*ast.Rule]bool) bool {
 	if is, ok := same[rule]; ok {
 		return is
 	}
-	is := true
-	ast.WalkWiths(rule, func(*ast.With) bool {
-		is = false // it may replace what route reads
-		return true
-	})
+	is := !hasWith(rule) // which may replace what route reads
 	ast.WalkRefs(rule, func(r ast.Ref) bool {
 		is = is && !r[0].Equal(ast.InputRootDocument) && !changes(r)
 		return !is
 	})
+	if rule.Else != nil {
+		is = is && isSame(compiler, rule.Else, same)
+	}
 	for other := range compiler.Graph.Dependencies(rule) {
 		is = is && isSame(compiler, other.(*ast.Rule), same)
 	}
@@ -82,7 +83,7 @@ func ruleName(ref ast.Ref) string {
 	return string(s)
 }
 
-// newRow has a term, or nil for a request without a row.
+// newRow makes one of a term, or of nil for a request that addresses none.
 func (k *known) newRow(number int, term *ast.Term) *row {
 	r := &row{number: number, term: term}
 	first := make(values, len(k.places))
@@ -93,61 +94,53 @@ func (k *known) newRow(number int, term *ast.Term) *row {
 	return r
 }
 
-// learn keeps values that an evaluation has found.
-func (r *row) learn(found values) {
-	for found != nil {
-		before := r.values.Load()
-		after := slices.Clone(*before)
-		for i, v := range found {
-			if v != nil {
-				after[i] = v
+// cache gives the known values to one evaluation, as if it had found them itself.
+type cache struct {
+	known    *known
+	row      *row
+	values   values // of the row
+	found    values // by this evaluation
+	replaced int    // levels of `with`
+	other    topdown.VirtualCache
+}
+
+func (k *known) cache(r *row) *cache {
+	return &cache{known: k, row: r, values: *r.values.Load(), found: make(values, len(k.places))}
+}
+
+// keep keeps with the row what the evaluation has found. It is not for one that has failed: its rules may contradict each other.
+func (c *cache) keep() {
+	isNew := func(i int) bool { return c.known.ofRow[i] && c.found[i] != nil }
+	for i := range c.found {
+		if isNew(i) {
+			after := slices.Clone(c.values)
+			for ; i < len(after); i++ {
+				if isNew(i) {
+					after[i] = c.found[i]
+				}
 			}
-		}
-		if r.values.CompareAndSwap(before, &after) {
+			c.row.values.Store(&after) // another evaluation may have stored others, and finds them again
 			return
 		}
 	}
 }
 
-// cache gives OPA the known values in one evaluation, as if it had found them in it.
-type cache struct {
-	topdown.VirtualCache // of other rules, and of all while something is replaced by `with`
-	known                *known
-	values               values // of the row
-	found                values // in this evaluation, which may still fail
-	replaced             int    // levels of `with`
-}
-
-func (k *known) cache(r *row) *cache {
-	return &cache{VirtualCache: topdown.NewVirtualCache(), known: k, values: *r.values.Load()}
-}
-
-func (c *cache) Push() {
-	c.replaced++
-	c.VirtualCache.Push()
-}
-
-func (c *cache) Pop() {
-	c.replaced--
-	c.VirtualCache.Pop()
-}
-
-// place is the one of a known rule that has the reference.
+// place returns false for the rules and functions that are not known, and for all while something is replaced by `with`.
 func (c *cache) place(ref ast.Ref) (int, bool) {
-	if c.replaced > 0 || len(ref) != len(packageRef)+1 || !ref.HasPrefix(packageRef) {
+	if c.replaced > 0 || len(ref) != len(routeRef) || !ref.HasPrefix(packageRef) {
 		return 0, false
 	}
 	i, ok := c.known.places[ruleName(ref)]
 	return i, ok
 }
 
+// Get implements topdown.VirtualCache.
 func (c *cache) Get(ref ast.Ref) (value *ast.Term, isUndefined bool) {
 	i, ok := c.place(ref)
 	if !ok {
-		return c.VirtualCache.Get(ref)
+		return c.others().Get(ref)
 	}
-	value = c.values[i]
-	if value == nil && c.found != nil {
+	if value = c.values[i]; value == nil {
 		value = c.found[i]
 	}
 	if value == undefined {
@@ -156,17 +149,38 @@ func (c *cache) Get(ref ast.Ref) (value *ast.Term, isUndefined bool) {
 	return value, false
 }
 
+// Put implements topdown.VirtualCache.
 func (c *cache) Put(ref ast.Ref, value *ast.Term) {
 	i, ok := c.place(ref)
-	if !ok {
-		c.VirtualCache.Put(ref, value)
-		return
+	switch {
+	case !ok:
+		c.others().Put(ref, value)
+	case value == nil:
+		c.found[i] = undefined
+	default:
+		c.found[i] = value
 	}
-	if value == nil {
-		value = undefined
+}
+
+// Push implements topdown.VirtualCache.
+func (c *cache) Push() {
+	c.others().Push()
+	c.replaced++
+}
+
+// Pop implements topdown.VirtualCache.
+func (c *cache) Pop() {
+	c.others().Pop()
+	c.replaced--
+}
+
+// Keys implements topdown.VirtualCache. It is for tracers, which this cache is not used with.
+func (c *cache) Keys() []ast.Ref { return c.others().Keys() }
+
+// others is for all rules and functions that are not known.
+func (c *cache) others() topdown.VirtualCache {
+	if c.other == nil {
+		c.other = topdown.NewVirtualCache()
 	}
-	if c.found == nil {
-		c.found = make(values, len(c.values))
-	}
-	c.found[i] = value
+	return c.other
 }

@@ -69,10 +69,12 @@ func ownPolicy(t testing.TB, r *rand.Rand, table map[string]any) sources {
 func remembering(t testing.TB, s sources) (plain, engine *Engine) {
 	t.Helper()
 	plain, engine = bothEngines(t, s)
-	var changing error
-	var err error
-	if engine.memory, changing, err = s.memory(true); err != nil || changing != nil {
-		t.Fatal(err, changing)
+	compiler, err := s.compiled()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if engine.memory, err = newMemory(referencesOf(compiler, true)); err != nil {
+		t.Fatal(err)
 	}
 	return plain, engine
 }
@@ -273,10 +275,11 @@ func TestWhatIsNotRemembered(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		m, changing, err := s.memory(true)
+		compiler, err := s.compiled()
 		if err != nil {
 			t.Fatal(err)
 		}
+		m, changing := newMemory(referencesOf(compiler, true))
 		if (changing == nil) != (m != nil) || (changing == nil) != (want == "") || changing != nil &&
 			(!strings.Contains(changing.Error(), want+" is not the same each time") || !strings.Contains(changing.Error(), ".rego:")) {
 			t.Errorf("%s: %v", rule, changing)

@@ -42,7 +42,7 @@ func engineOf(t testing.TB, s sources, err error) *Engine {
 func engineWith(t testing.TB, query *query, compiler *ast.Compiler) *Engine {
 	t.Helper()
 	return &Engine{
-		policy:  policy{query: query, reading: readingOf(referencesOf(compiler))},
+		policy:  policy{query: query, reading: readingOf(referencesOf(compiler, false))},
 		arrived: newTurns(), lookedUp: newTurns(), measured: func(time.Duration) {},
 	}
 }
@@ -69,7 +69,7 @@ func bothEngines(t testing.TB, s sources) (plain, optimised *Engine) {
 		t.Fatal(index, err)
 	}
 	optimised = engineWith(t, query, compiler)
-	optimised.index = index
+	optimised.index, optimised.behindIndex = index, readingOf(referencesOf(compiler, true))
 	return plain, optimised
 }
 

@@ -40,10 +40,13 @@ func (s sources) prepare(ctx context.Context, compiler *ast.Compiler, document a
 	return &query{document: document, prepared: *q}, nil
 }
 
-// eval returns the document. An undefined one is an error. The cache may be nil.
-func (q *query) eval(ctx context.Context, input ast.Value, cache topdown.VirtualCache, tracers ...topdown.QueryTracer) (*ast.Term, error) {
+// eval returns the document. An undefined one is an error. It uses and adds to what is known of a row; known may be nil.
+func (q *query) eval(ctx context.Context, input ast.Value, known *cache, tracers ...topdown.QueryTracer) (*ast.Term, error) {
 	one := q.prepared
-	one.WithCancel(ended{ctx.Done()}).WithVirtualCache(cache)
+	one.WithCancel(ended{ctx.Done()})
+	if known != nil {
+		one.WithVirtualCache(known)
+	}
 	if input != nil {
 		one.WithInput(ast.NewTerm(input))
 	}
@@ -57,6 +60,9 @@ func (q *query) eval(ctx context.Context, input ast.Value, cache topdown.Virtual
 	})
 	if err != nil {
 		return nil, err
+	}
+	if known != nil {
+		known.keep()
 	}
 	if result == nil {
 		return nil, fmt.Errorf("%s is undefined", q.document)

@@ -47,7 +47,7 @@ func TestPolicyThatReadsTheQuery(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := copied(t)
 			removeTests(t, dir)
-			edit(t, dir, "keywicket/decision.rego", "covers(input.principal.scopes, route.overrides.workspace)\n", "covers(input.principal.scopes, route.overrides.workspace)\n\textra\n")
+			edit(t, dir, "keywicket/decision.rego", "input.principal.kind in workspace_kinds\n\tevery", "input.principal.kind in workspace_kinds\n\textra\n\tevery")
 			edit(t, dir, "keywicket/decision.rego", "# METADATA\n# description: The route is open", c.rules+"\n\n# METADATA\n# description: The route is open")
 			write(t, dir, "helper/helper.rego", "package helper\n\nfine if not input.request.query.admin\n\nvelaflows if not input.request.query.admin\n")
 			engine := load(t, dir)
@@ -84,7 +84,7 @@ func TestPolicyThatReadsAttributes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := copied(t)
 			removeTests(t, dir)
-			edit(t, dir, "keywicket/decision.rego", "covers(input.principal.scopes, route.overrides.workspace)\n", "covers(input.principal.scopes, route.overrides.workspace)\n\textra\n")
+			edit(t, dir, "keywicket/decision.rego", "input.principal.kind in workspace_kinds\n\tevery", "input.principal.kind in workspace_kinds\n\textra\n\tevery")
 			edit(t, dir, "keywicket/decision.rego", "# METADATA\n# description: The route is open", c.rules+"\n\n# METADATA\n# description: The route is open")
 			engine := load(t, dir)
 			explainer, err := policies.LoadExplainer(t.Context(), policies.Config{Dir: dir})

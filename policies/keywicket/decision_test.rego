@@ -312,3 +312,47 @@ test_kind_that_nobody_knows_opens_nothing if {
 		outcome(fixture.at(request, fixture.member("owner"))) == "FORBIDDEN missing_scope"
 	}
 }
+
+# --- several scopes: a workspace's credential, a user's in a workspace, and a user as such
+
+several := {"zoo": {
+	"overrides": {"workspace": ["root"], "user": ["admin"]},
+	"roles": {"keeper": ["a", "b"], "visitor": ["a"], "owner": ["root"], "nobody": []},
+	"routes": [
+		{"method": "GET", "path": "/both", "scopes": ["a", "b"]},
+		{"method": "GET", "path": "/one-more", "scopes": ["a"], "any_of": ["b", "c"]},
+		{"method": "GET", "path": "/me", "scopes": ["a", "b"], "level": "user"},
+	],
+}}
+
+opened(kind, workspace, path) := {scopes |
+	some scopes in [[], ["a"], ["b"], ["a", "b"], ["c", "a"], ["b", "c"], ["root"], ["x", "root"], ["admin"]]
+	request := fixture.by(fixture.anonymous("zoo", concat(" ", ["GET", path])), fixture.principal(kind, "zoo", "ada", scopes))
+	keywicket.decision.allow with data.apis as several
+		with data.keywicket.deny as set()
+		with input as fixture.at(request, workspace)
+}
+
+test_several_scopes_of_a_workspace_credential if {
+	overrides := {["root"], ["x", "root"]}
+	opened("workspace_key", fixture.granted, "/both") == {["a", "b"]} | overrides
+	opened("workspace_key", fixture.granted, "/one-more") == {["a", "b"], ["c", "a"]} | overrides
+	opened("workspace_key", fixture.granted, "/me") == set()
+}
+
+test_several_scopes_of_a_user_in_a_workspace if {
+	overrides := {["root"], ["x", "root"], ["admin"]}
+	every role in ["keeper", "owner"] {
+		opened("personal_key", fixture.member(role), "/both") == {["a", "b"]} | overrides
+		opened("personal_key", fixture.member(role), "/one-more") == {["a", "b"], ["c", "a"]} | overrides
+	}
+	every role in ["visitor", "nobody", null] {
+		opened("personal_key", fixture.member(role), "/both") == set()
+		opened("personal_key", fixture.member(role), "/one-more") == set()
+	}
+}
+
+test_several_scopes_of_a_user_as_such if {
+	opened("personal_key", fixture.nowhere, "/me") == {["a", "b"], ["admin"]}
+	opened("personal_key", fixture.elsewhere, "/me") == set()
+}
