@@ -41,6 +41,7 @@ PARTS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/postgres-13/bin/po
 .PHONY: test-go
 test-go: $(PARTS) ## Run the Go tests, through a real Envoy, Postgres, PgBouncer and Chromium, with the race detector
 	go test -race -short -count=1 -timeout 20m ./...
+	go test -count=1 -run '^TestAllocations$$' ./envoy # which the race detector adds to
 
 .PHONY: test-long
 test-long: $(PARTS) ## Run the tests that take minutes and that `make test` leaves out

@@ -284,6 +284,10 @@ func TestWhatIsNotRemembered(t *testing.T) {
 			(!strings.Contains(changing.Error(), want+" is not the same each time") || !strings.Contains(changing.Error(), ".rego:")) {
 			t.Errorf("%s: %v", rule, changing)
 		}
+		warnings := (&policy{index: &index{}, changing: changing}).Warnings()
+		if told := strings.Contains(strings.Join(warnings, "\n"), "decisions are not remembered"); told != (want != "") {
+			t.Errorf("%s: the warnings are %q", rule, warnings)
+		}
 	}
 }
 
