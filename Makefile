@@ -84,6 +84,13 @@ bench: ## Measure a decision, a look-up, and the loading of policies
 bench-flood: ## Measure valid tokens beside a flood of unknown ones, as a ratio to without it
 	go test -run '^$$' -bench Flood -benchtime 8x ./test/bench
 
+ROWS ?= quick
+ROUNDS ?= 9
+BENCH_OUT ?= docs/benchmarks
+.PHONY: bench-envoy
+bench-envoy: build .tools/envoy ## Measure bin/keywicket beside a server that decides nothing; ROWS (quick) such as warm,denial or all; the figures go to BENCH_OUT (docs/benchmarks)
+	go test -count=1 -timeout 2h -v -run TestMeasure ./test/bench -rows $(ROWS) -rounds $(ROUNDS) -keywicket $(abspath bin/keywicket) -out $(abspath $(BENCH_OUT))
+
 SOAK ?= 5m
 SOAK_OUT ?= bin/soak
 .PHONY: soak

@@ -10,7 +10,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -48,17 +47,6 @@ var (
 // floodVariable makes this test binary the client that floods, so that its work is not in the measured client's times.
 const floodVariable = "KEYWICKET_BENCH_FLOOD"
 
-func TestMain(m *testing.M) {
-	if address := os.Getenv(floodVariable); address != "" {
-		if err := flood(address, os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	os.Exit(m.Run())
-}
-
 // The client of each window asks so often a second.
 const (
 	cachedRate   = 500
@@ -85,7 +73,7 @@ func BenchmarkFlood(b *testing.B) {
 	for _, s := range sides {
 		s.measure(false) // warms up, and is not counted
 		s.measure(true)
-		s.quiet, s.flooded = result{}, result{}
+		s.quiet, s.flooded = measured{}, measured{}
 	}
 	for round := 0; b.Loop(); round++ {
 		for i := range sides {
@@ -107,11 +95,11 @@ type side struct {
 	flood  *floodProcess
 	next   *atomic.Int64 // the next token that was never asked for
 
-	quiet, flooded result
+	quiet, flooded measured
 }
 
-// result of all windows of one kind.
-type result struct {
+// measured is what all windows of one kind gave.
+type measured struct {
 	cached, uncached, unknown latencies
 	wrong                     map[string]int // outcomes that are not the true ones, by what was asked
 }
@@ -302,19 +290,12 @@ func database(b *testing.B) string {
 	if _, err := db.ExecContext(ctx, `VACUUM ANALYZE`); err != nil {
 		b.Fatal(err)
 	}
-	u, err := url.Parse(databaseURL)
-	if err != nil {
-		b.Fatal(err)
-	}
-	query := u.Query()
-	query.Set("role", "keywicket_sidecar")
-	u.RawQuery = query.Encode()
-	return u.String()
+	return withRole(b, databaseURL)
 }
 
 func validKey(n int64) authz.Secret { return authz.Secret(fmt.Sprintf("vel_%038d", n)) }
 
-func build(b *testing.B) string {
+func build(b testing.TB) string {
 	b.Helper()
 	binary := filepath.Join(b.TempDir(), "keywicket")
 	if out, err := exec.CommandContext(b.Context(), "go", "build", "-o", binary, "../../cmd/keywicket").CombinedOutput(); err != nil {
@@ -326,7 +307,8 @@ func build(b *testing.B) string {
 // startSidecar returns the address of a sidecar's checks.
 func startSidecar(b *testing.B, binary, databaseURL string) string {
 	b.Helper()
-	checks, operations := freeAddresses(b)
+	free := freeAddresses(b, 2)
+	checks, operations := free[0], free[1]
 	p, err := process.Start(process.Config{Path: binary, Args: []string{"serve"}, Env: append(os.Environ(),
 		"KEYWICKET_DATABASE_URL="+far(b, databaseURL), "KEYWICKET_DATABASE_FEED_URL="+databaseURL, "KEYWICKET_LISTEN_GRPC="+checks, "KEYWICKET_LISTEN_OPERATIONS="+operations,
 		"KEYWICKET_LISTEN_LAME_DUCK=0s")})
@@ -369,21 +351,6 @@ func far(b *testing.B, databaseURL string) string {
 	}
 	u.Host = p.Listen
 	return u.String()
-}
-
-// freeAddresses are of ports that are free now. Both are held at once, so that they differ.
-func freeAddresses(b *testing.B) (one, two string) {
-	b.Helper()
-	var free [2]string
-	for i := range free {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer func() { _ = l.Close() }()
-		free[i] = l.Addr().String()
-	}
-	return free[0], free[1]
 }
 
 // floodProcess is a child that floods between begin and end.

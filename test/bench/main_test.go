@@ -1,0 +1,28 @@
+package bench
+
+import (
+	"fmt"
+	"os"
+	"testing"
+)
+
+// roles are what this test binary is instead, if the variable is set. Each is a process of its own, so that the work of one is not
+// in the figures of another. A role gets the variable's value.
+var roles = map[string]func(string) error{
+	floodVariable:  func(address string) error { return flood(address, os.Stdin, os.Stdout) },
+	noopVariable:   serveNoop,
+	clientVariable: func(string) error { return serveLoad(os.Stdin, os.Stdout) },
+}
+
+func TestMain(m *testing.M) {
+	for variable, role := range roles {
+		if value := os.Getenv(variable); value != "" {
+			if err := role(value); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			return
+		}
+	}
+	os.Exit(m.Run())
+}

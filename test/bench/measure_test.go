@@ -1,0 +1,190 @@
+package bench
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var (
+	rows      = flag.String("rows", "", "rows to measure, such as warm,denial; quick: all that take seconds; all: all. Empty: none")
+	rounds    = flag.Int("rounds", 9, "how many turns each server has")
+	turn      = flag.Duration("turn", 500*time.Millisecond, "how long a turn lasts")
+	keywicket = flag.String("keywicket", "", "the keywicket binary to measure. Empty: one is built of this tree")
+)
+
+// row of the table of goals.
+type row struct {
+	name    string
+	long    bool // it takes minutes
+	measure func(ctx context.Context, t *testing.T, w *world) []kase
+}
+
+var allRows = []row{
+	{name: "control", measure: control},
+	{name: "warm", measure: warm},
+	{name: "headers", measure: headers},
+	{name: "first", measure: first},
+	{name: "denial", measure: denial},
+}
+
+// TestMeasure measures the rows that are named. Its figures are worth nothing where something else runs: the row control tells.
+func TestMeasure(t *testing.T) {
+	if *rows == "" {
+		t.Skip("make bench-envoy measures")
+	}
+	// An interrupt ends the row that runs, and everything is stopped and removed as after any failure.
+	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	chosen := choose(t, *rows)
+	w := newWorld(t, *keywicket)
+	for _, r := range chosen {
+		t.Run(r.name, func(t *testing.T) {
+			if ctx.Err() != nil {
+				t.Skip("interrupted")
+			}
+			f := newFigure(t, r.name, w.binary)
+			f.Cases = r.measure(ctx, t, w)
+			keep(t, f)
+			t.Log("\n" + describe(f))
+		})
+	}
+}
+
+func choose(t *testing.T, names string) (chosen []row) {
+	t.Helper()
+	for name := range strings.SplitSeq(names, ",") {
+		before := len(chosen)
+		for _, r := range allRows {
+			if name == r.name || name == "all" || name == "quick" && !r.long {
+				chosen = append(chosen, r)
+			}
+		}
+		if len(chosen) == before {
+			t.Fatalf("there is no row %q", name)
+		}
+	}
+	return chosen
+}
+
+var callers = []int{4, 16}
+
+// control is the no-op server beside another one: what the harness would call a difference where there is none.
+func control(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+	one, other := w.noop(t, "", ""), w.noop(t, "", "")
+	one.name = "no-op, again"
+	w.client.learn(t, w.issues("warm", variedTokens, smallSets(turns)))
+	for _, n := range callers {
+		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), both(one, other), load{Plan: "warm", Callers: n}))
+	}
+	return cases
+}
+
+// warm is a check of a token that was asked for before, for another issue each time.
+func warm(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+	sides := both(w.keywicket(t), w.noop(t, "", ""))
+	p := w.issues("warm", variedTokens, smallSets(turns))
+	w.warm(ctx, t, sides[0].server, p, 200)
+	for _, n := range callers {
+		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, load{Plan: "warm", Callers: n}))
+	}
+	return cases
+}
+
+// headers is warm with every header of the request in the check, as Envoy sends them where allowed_headers is not set.
+func headers(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+	sides := both(w.keywicket(t), w.noop(t, "", ""))
+	p := w.issues("headers", variedTokens, smallSets(turns))
+	p.Forms = capture(t, w.endpoints, true)
+	w.warm(ctx, t, sides[0].server, p, 200)
+	for _, n := range callers {
+		name := fmt.Sprintf("%d callers, checks of %.1f KiB", n, float64(len(p.Forms[p.Asks[0].Form].Text))/1024)
+		cases = append(cases, w.inTurns(ctx, t, name, sides, load{Plan: "headers", Callers: n}))
+	}
+	return cases
+}
+
+// denial is a 401 for a token that is known to be none, and a 403 for one without the scope.
+func denial(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+	sides := both(w.keywicket(t), w.noop(t, "", ""))
+	sets := smallSets(turns + 1)[1:]
+	for _, c := range []struct {
+		name  string
+		from  int64
+		want  int
+		named string
+	}{
+		{"unknown", unknownTokens, 401, "401 unknown"}, {"missing", pooredTokens, 403, "403 missing_scope"},
+	} {
+		w.warm(ctx, t, sides[0].server, w.issues(c.name, c.from, sets), c.want)
+		for _, n := range callers {
+			sides[0].want = c.want
+			cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%s, %d callers", c.named, n), sides, load{Plan: c.name, Callers: n}))
+		}
+	}
+	return cases
+}
+
+// first is the first decision of a token on a route: the token is in memory, from another route, and the route was used by other
+// tokens. No two tokens have the same scopes. When there is no pair left, the sidecar is started anew.
+func first(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+	const warming = 0 // GET /api/issues
+	rich := smallSets(sets)
+	slices.Reverse(rich) // those with most scopes have most routes
+	all := plan{Name: "first", Forms: w.forms}
+	used := plan{Name: "routes", Forms: w.forms}
+	known := plan{Name: "known", Forms: w.forms}
+	for n, set := range rich {
+		known.Asks = append(known.Asks, question{int64(variedTokens + set), warming})
+		// The first few tokens have every route used once.
+		for route := range w.endpoints {
+			if n < len(w.endpoints) && route != warming && w.may(set, route) {
+				used.Asks = append(used.Asks, question{int64(variedTokens + set), route})
+			}
+		}
+	}
+	// Neither a route nor a token comes twice in a row.
+	for shift := range len(w.endpoints) {
+		for n, set := range rich[len(w.endpoints):] {
+			if route := (n + shift) % len(w.endpoints); route != warming && w.may(set, route) {
+				all.Asks = append(all.Asks, question{int64(variedTokens + set), route})
+			}
+		}
+	}
+	w.client.learn(t, all)
+	w.client.learn(t, used)
+	none := w.noop(t, "", "")
+	var sides []*compared
+	begin := func() {
+		if sides != nil {
+			if err := sides[0].Stop(10 * time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+		sides = both(w.keywicket(t), none)
+		w.warm(ctx, t, sides[0].server, known, 200)
+		w.client.run(t, load{Plan: "routes", Address: sides[0].address, Callers: 1, Checks: len(used.Asks), Want: 200})
+	}
+	begin()
+	next, last := 0, 0
+	for _, callers := range callers {
+		c := newCase(fmt.Sprintf("%d callers", callers))
+		for round := range *rounds {
+			if len(all.Asks)-next < last*3/2 {
+				begin()
+				next = 0
+			}
+			// A pair that comes again would be no first decision.
+			last = w.round(ctx, t, &c, round, sides, load{Plan: "first", Callers: callers, From: next, Checks: len(all.Asks) - next})
+			next += last
+		}
+		cases = append(cases, c)
+	}
+	return cases
+}

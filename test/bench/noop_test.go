@@ -1,0 +1,70 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/protobuf/proto"
+)
+
+const (
+	// noopVariable makes this test binary an ext_authz server that decides nothing. Its value is the address.
+	noopVariable = "KEYWICKET_BENCH_NOOP"
+	// answerVariable is a file with the CheckResponse that the server gives. Default: an allow and nothing else.
+	answerVariable = "KEYWICKET_BENCH_ANSWER"
+)
+
+// noop gives the same answer to every check. It is what gRPC costs without anybody deciding: stock grpc-go, the generated types
+// and no option.
+type noop struct {
+	authv3.UnimplementedAuthorizationServer
+	answer *authv3.CheckResponse
+}
+
+func (n noop) Check(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+	return n.answer, nil
+}
+
+// serveNoop serves until it is told to stop.
+func serveNoop(address string) error {
+	n := noop{answer: &authv3.CheckResponse{Status: &rpcstatus.Status{}}}
+	if file := os.Getenv(answerVariable); file != "" {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		if err := proto.Unmarshal(text, n.answer); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	network, address := networkOf(address)
+	listener, err := net.Listen(network, address)
+	if err != nil {
+		return err
+	}
+	server := grpc.NewServer()
+	authv3.RegisterAuthorizationServer(server, n)
+	healthv1.RegisterHealthServer(server, health.NewServer())
+	stop, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer cancel()
+	context.AfterFunc(stop, server.Stop)
+	return server.Serve(listener)
+}
+
+// networkOf reads host:port or unix:///path.
+func networkOf(address string) (network, at string) {
+	if path, ok := strings.CutPrefix(address, "unix://"); ok {
+		return "unix", path
+	}
+	return "tcp", address
+}

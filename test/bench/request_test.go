@@ -1,0 +1,239 @@
+package bench
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
+
+	"github.com/keywicket/keywicket/demo/proxy"
+	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
+)
+
+// The token and the id that a form has in the places of those that are filled in. They have the length of any other.
+var (
+	anyToken = key(987654321987654321)
+	anyID    = "f0e1d2c3-b4a5-4697-8877-665544332211"
+)
+
+// key is the credential of a number.
+func key(n int64) string { return fmt.Sprintf("vel_%038d", n) }
+
+// endpoint is a method and a path. An {id} in the path is another one in each request.
+type endpoint struct{ Method, Path string }
+
+// form is a CheckRequest on the wire, as Envoy sends it, and where the token and the id stand in it.
+type form struct {
+	Text        []byte
+	Tokens, IDs []int
+}
+
+// fill writes the request into the buffer, which it returns, with the token and a random id.
+func (f *form) fill(buffer, token []byte) []byte {
+	buffer = append(buffer[:0], f.Text...)
+	for _, at := range f.Tokens {
+		copy(buffer[at:], token)
+	}
+	if len(f.IDs) > 0 {
+		var bits [16]byte
+		binary.LittleEndian.PutUint64(bits[:8], rand.Uint64())
+		binary.LittleEndian.PutUint64(bits[8:], rand.Uint64())
+		var id [32]byte
+		hex.Encode(id[:], bits[:])
+		for _, at := range f.IDs { // as of a UUID: 8-4-4-4-12
+			copy(buffer[at:], id[:8])
+			copy(buffer[at+9:], id[8:12])
+			copy(buffer[at+14:], id[12:16])
+			copy(buffer[at+19:], id[16:20])
+			copy(buffer[at+24:], id[20:])
+		}
+	}
+	return buffer
+}
+
+func newForm(text []byte) (form, error) {
+	f := form{Text: text, Tokens: places(text, anyToken), IDs: places(text, anyID)}
+	if len(f.Tokens) == 0 {
+		return f, errors.New("Envoy has sent no credential")
+	}
+	return f, nil
+}
+
+func places(text []byte, of string) (all []int) {
+	for from := 0; ; {
+		i := bytes.Index(text[from:], []byte(of))
+		if i < 0 {
+			return all
+		}
+		all = append(all, from+i)
+		from += i + len(of)
+	}
+}
+
+// browser are the headers of a web application's request, besides the credential. With deploy/envoy's settings Envoy sends the
+// check x-workspace-slug alone of them, and a CheckRequest has 0.3 KiB. With all of them it has 1.4 KiB.
+var browser = map[string]string{
+	"accept":             "application/json, text/plain, */*",
+	"accept-encoding":    "gzip, deflate, br, zstd",
+	"accept-language":    "en-GB,en;q=0.9,de;q=0.8",
+	"cache-control":      "no-cache",
+	"cookie":             "_ga=GA1.1.1742215341.1763980214; theme=dark; locale=en; csrf=" + strings.Repeat("a1b2c3d4", 5),
+	"origin":             "https://app.velocity.quest",
+	"referer":            "https://app.velocity.quest/acme/issues?view=board&assignee=me",
+	"sec-ch-ua":          `"Chromium";v="142", "Google Chrome";v="142", "Not_A Brand";v="99"`,
+	"sec-ch-ua-mobile":   "?0",
+	"sec-ch-ua-platform": `"macOS"`,
+	"sec-fetch-dest":     "empty",
+	"sec-fetch-mode":     "cors",
+	"sec-fetch-site":     "same-site",
+	"traceparent":        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+	"user-agent":         "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/142.0.0.0 Safari/537.36",
+	"x-requested-with":   "XMLHttpRequest",
+	"x-workspace-slug":   workspaceSlug,
+}
+
+// capture has a real Envoy, with deploy/envoy's configuration, check a request to each endpoint of Velocity, and returns what
+// Envoy has sent. With all headers it has no allowed_headers.
+func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
+	t.Helper()
+	sent := make(chan []byte, 1)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The bytes as they are: decoded and encoded again, they would be another encoder's.
+	server := grpc.NewServer(grpc.ForceServerCodecV2(asBytes{}), grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
+		var text []byte
+		if err := s.RecvMsg(&text); err != nil {
+			return err
+		}
+		answer := []byte{0x08, 0x01} // health: SERVING
+		if method, _ := grpc.MethodFromServerStream(s); method == checkMethod {
+			sent <- text
+			answer = []byte{0x0a, 0x00} // a status of OK
+		}
+		return s.SendMsg(&answer)
+	}))
+	go func() { _ = server.Serve(listener) }()
+	defer server.Stop()
+	var at string
+	envoy := startEnvoy(t, func(free []string) ([]byte, error) {
+		at = free[1]
+		config, err := bootstrap.Render(bootstrap.Addresses{
+			Admin: free[0], Listeners: map[string]string{"velocity": free[1], "velaflows": free[2]},
+			Clusters: map[string]string{"keywicket": listener.Addr().String()},
+		})
+		if err != nil || !allHeaders {
+			return config, err
+		}
+		var document any
+		if err := yaml.Unmarshal(config, &document); err != nil {
+			return nil, err
+		}
+		remove(document, "allowed_headers")
+		return yaml.Marshal(document)
+	})
+	defer func() { _ = envoy.Stop() }()
+	var forms []form
+	for _, e := range endpoints {
+		request, err := http.NewRequestWithContext(t.Context(), e.Method, "http://"+at+strings.ReplaceAll(e.Path, "{id}", anyID), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, value := range browser {
+			request.Header.Set(name, value)
+		}
+		request.Host = "api.velocity.quest"
+		request.Header.Set("authorization", "Bearer "+anyToken)
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		select {
+		case text := <-sent:
+			f, err := newForm(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			forms = append(forms, f)
+		default:
+			t.Fatalf("Envoy has not asked for %s %s: %s", e.Method, e.Path, response.Status)
+		}
+	}
+	return forms
+}
+
+// remove removes a key wherever it is.
+func remove(node any, key string) {
+	switch n := node.(type) {
+	case map[string]any:
+		delete(n, key)
+		for _, value := range n {
+			remove(value, key)
+		}
+	case []any:
+		for _, value := range n {
+			remove(value, key)
+		}
+	}
+}
+
+// startEnvoy starts one with the configuration for addresses that are free. They are asked for anew if one was taken meanwhile.
+func startEnvoy(t testing.TB, config func(free []string) ([]byte, error)) *proxy.Proxy {
+	t.Helper()
+	for try := 1; ; try++ {
+		text, err := config(freeAddresses(t, 3))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := proxy.Start(t.Context(), proxy.Config{Config: text, Dir: t.TempDir()})
+		if err == nil {
+			return p
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) || try == 3 {
+			t.Fatal(err)
+		}
+	}
+}
+
+const checkMethod = "/envoy.service.auth.v3.Authorization/Check"
+
+// asBytes is a codec whose messages are *[]byte: what is on the wire.
+type asBytes struct{}
+
+// Marshal implements [encoding.CodecV2].
+func (asBytes) Marshal(v any) (mem.BufferSlice, error) {
+	text, ok := v.(*[]byte)
+	if !ok {
+		return nil, fmt.Errorf("%T is not *[]byte", v)
+	}
+	return mem.BufferSlice{mem.SliceBuffer(*text)}, nil
+}
+
+// Unmarshal implements [encoding.CodecV2]. It uses the room that the slice has.
+func (asBytes) Unmarshal(data mem.BufferSlice, v any) error {
+	text, ok := v.(*[]byte)
+	if !ok {
+		return fmt.Errorf("%T is not *[]byte", v)
+	}
+	*text = (*text)[:0]
+	for _, b := range data {
+		*text = append(*text, b.ReadOnlyData()...)
+	}
+	return nil
+}
+
+// Name implements [encoding.CodecV2].
+func (asBytes) Name() string { return "proto" }
