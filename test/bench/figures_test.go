@@ -9,56 +9,94 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keywicket/keywicket/demo/proxy"
 )
 
 var out = flag.String("out", "../../docs/benchmarks", "the folder of the figures, and of what is drawn of them")
 
 // figure is what one row gave.
 type figure struct {
-	Row     string  `json:"row"`
-	Date    string  `json:"date"`
-	Commit  string  `json:"commit"` // of keywicket; with + where the tree had changes
-	Machine string  `json:"machine"`
-	Load    float64 `json:"load"` // of the machine just before, without this
-	Go      string  `json:"go"`
-	GRPC    string  `json:"grpc"`
-	Cases   []kase  `json:"cases"`
+	Row      string  `json:"row"`
+	Date     string  `json:"date"`
+	Commit   string  `json:"commit"` // of keywicket; with + where the tree had changes
+	Machine  string  `json:"machine"`
+	Load     float64 `json:"load"` // of the machine just before, without this
+	Go       string  `json:"go"`
+	GRPC     string  `json:"grpc"`
+	Envoy    string  `json:"envoy"`
+	Postgres string  `json:"postgres"`
+	Cases    []kase  `json:"cases"`
 }
 
 // kase is a case of a row.
 type kase struct {
-	Name   string               `json:"name"`
-	Series map[string][]float64 `json:"series"` // a value of each round
+	Name string `json:"name"`
+	// Base is the server that the others are compared with; empty: none.
+	Base string `json:"base,omitempty"`
+	// Servers: name → quantity → a value of each round.
+	Servers map[string]map[quantity][]float64 `json:"servers"`
 }
 
-// What series are of, behind the name of the server.
+// quantity is what was measured, with its unit.
+type quantity string
+
 const (
-	cpu     = ", CPU µs" // for each check
-	answers = ", checks/s"
+	cpu      quantity = "CPU µs"          // of the server, for each check
+	envoyCPU quantity = "CPU µs of Envoy" // for each request
+	ofClient quantity = "CPU µs of the client"
+	answers  quantity = "checks/s"
+	p50      quantity = "p50 µs"
+	p99      quantity = "p99 µs"
+	rss      quantity = "RSS MiB"
+	ready    quantity = "ready after ms"
+	gogc     quantity = "GOGC"
+	memLimit quantity = "GOMEMLIMIT MiB"
+	entries  quantity = "answers in memory"
+	cached   quantity = "cache MiB"
 )
 
-func newCase(name string) kase { return kase{name, make(map[string][]float64)} }
+func newCase(name string) kase {
+	return kase{Name: name, Servers: make(map[string]map[quantity][]float64)}
+}
 
-func (c *kase) add(series string, value float64) { c.Series[series] = append(c.Series[series], value) }
+// add adds the value of a round, with four digits: there is no more to it.
+func (c *kase) add(server string, q quantity, value float64) {
+	digits, err := strconv.ParseFloat(strconv.FormatFloat(value, 'g', 4, 64), 64)
+	if err != nil {
+		panic(err)
+	}
+	if c.Servers[server] == nil {
+		c.Servers[server] = make(map[quantity][]float64)
+	}
+	c.Servers[server][q] = append(c.Servers[server][q], digits)
+}
 
-// ratio is the median of what each round of one series is of the other's.
-func (c *kase) ratio(one, other string) float64 { return median(c.ratios(one, other)) }
+func (c *kase) median(server string, q quantity) float64 { return median(c.Servers[server][q]) }
 
-func (c *kase) ratios(one, other string) (all []float64) {
-	for i, v := range c.Series[one] {
-		all = append(all, v/c.Series[other][i])
+// ratio is the median of the ratios of each round.
+func (c *kase) ratio(server string, q quantity) float64 { return median(c.ratios(server, q)) }
+
+// ratios are to the base, of each round; none where the base has no such quantity.
+func (c *kase) ratios(server string, q quantity) (all []float64) {
+	base := c.Servers[c.Base][q]
+	for i, v := range c.Servers[server][q] {
+		if i < len(base) && server != c.Base {
+			all = append(all, v/base[i])
+		}
 	}
 	return all
 }
-
-func (c *kase) median(series string) float64 { return median(c.Series[series]) }
 
 func median(all []float64) float64 {
 	if len(all) == 0 {
@@ -77,41 +115,47 @@ func describe(f figure) string {
 	fmt.Fprintf(&b, "%s (%s, load %.1f)\n", f.Row, f.Commit, f.Load)
 	for _, c := range f.Cases {
 		fmt.Fprintf(&b, "  %s\n", c.Name)
-		for _, series := range slices.Sorted(maps.Keys(c.Series)) {
-			all := c.Series[series]
-			fmt.Fprintf(&b, "    %-24s %10.2f   (%.2f to %.2f)\n", series, median(all), slices.Min(all), slices.Max(all))
-		}
-		for _, one := range slices.Sorted(maps.Keys(c.Series)) {
-			if _, isCPU := strings.CutSuffix(one, cpu); isCPU && one != "no-op"+cpu {
-				ratios := c.ratios(one, "no-op"+cpu)
-				fmt.Fprintf(&b, "    %-24s %10.3f   (%.3f to %.3f)\n", "ratio of CPU", median(ratios), slices.Min(ratios), slices.Max(ratios))
+		for _, server := range slices.Sorted(maps.Keys(c.Servers)) {
+			for _, q := range slices.Sorted(maps.Keys(c.Servers[server])) {
+				all := c.Servers[server][q]
+				fmt.Fprintf(&b, "    %-30s %10.2f   (%.2f to %.2f)", server+", "+string(q), median(all), slices.Min(all), slices.Max(all))
+				if ratios := c.ratios(server, q); len(ratios) > 0 {
+					fmt.Fprintf(&b, "   × %.3f   (%.3f to %.3f)", median(ratios), slices.Min(ratios), slices.Max(ratios))
+				}
+				b.WriteString("\n")
 			}
 		}
 	}
 	return b.String()
 }
 
-func newFigure(t *testing.T, row, binary string) figure {
+func (w *world) newFigure(t *testing.T, row string) figure {
 	t.Helper()
-	f := figure{Row: row, Date: time.Now().Format(time.DateOnly), Commit: commit(t, binary), Machine: machine(t), Load: machineLoad(t), Go: runtime.Version()}
+	f := figure{
+		Row: row, Date: time.Now().Format(time.DateOnly), Commit: commit(t, w.binary), Machine: machine(t), Load: machineLoad(t),
+		Go: strings.TrimPrefix(runtime.Version(), "go"), Envoy: envoyVersion(t),
+	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {
 			if m.Path == "google.golang.org/grpc" {
-				f.GRPC = m.Version
+				f.GRPC = strings.TrimPrefix(m.Version, "v")
 			}
 		}
+	}
+	if err := w.db.GetContext(t.Context(), &f.Postgres, `SHOW server_version`); err != nil {
+		t.Fatal(err)
 	}
 	return f
 }
 
-// commit is what the binary was built of; with + where the tree had changes.
+// commit is what the binary was built of; with + where the tree had changes. Where the binary does not say, it is this tree's.
 func commit(t *testing.T, binary string) string {
 	t.Helper()
 	info, err := buildinfo.ReadFile(binary)
 	if err != nil {
 		t.Fatal(err)
 	}
-	of, changed := "unknown", ""
+	of, changed := "", ""
 	for _, s := range info.Settings {
 		switch s.Key {
 		case "vcs.revision":
@@ -122,7 +166,32 @@ func commit(t *testing.T, binary string) string {
 			}
 		}
 	}
-	return of + changed
+	if of != "" {
+		return of + changed
+	}
+	text, err := exec.CommandContext(t.Context(), "git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(text))
+}
+
+var envoyVersions = regexp.MustCompile(`/([0-9.]+)/`)
+
+func envoyVersion(t *testing.T) string {
+	t.Helper()
+	binary, err := proxy.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := exec.CommandContext(t.Context(), binary, "--version").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found := envoyVersions.FindSubmatch(text); found != nil {
+		return string(found[1])
+	}
+	return "unknown"
 }
 
 func machine(t *testing.T) string {

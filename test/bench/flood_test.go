@@ -1,5 +1,7 @@
-// Package bench measures a running sidecar from outside: the real binary, a real Postgres, and a flood from a process of its
-// own. Its figures are ratios of windows that take turns, because a machine's absolute times mean nothing elsewhere.
+// Package bench measures a running sidecar from outside: the real binary and a real Postgres, and clients that are processes of
+// their own. `make bench-envoy` measures checks beside a server that decides nothing, and through a real Envoy, for docs/benchmarks.
+// `make bench-flood` measures valid tokens beside a flood of unknown ones. All figures are ratios of windows that take turns,
+// because a machine's absolute times mean nothing elsewhere.
 package bench
 
 import (
@@ -160,7 +162,7 @@ func (s *side) measure(flooded bool) {
 	}
 	var mu sync.Mutex
 	note := func(to *latencies, what, want string, key authz.Secret, cache string) {
-		took, outcome, from := ask(s.client, key)
+		took, outcome, from := askFor(s.client, key)
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
@@ -216,8 +218,8 @@ func (s *side) report(b *testing.B) {
 	fmt.Printf("%-8s quiet: %v   flood: %v\n", s.name, s.quiet.wrong, s.flooded.wrong)
 }
 
-// ask returns how long the check took, "allow" or the status of the denial, and where the answer came from.
-func ask(client authv3.AuthorizationClient, key authz.Secret) (took time.Duration, outcome, cache string) {
+// askFor returns how long the check took, "allow" or the status of the denial, and where the answer came from.
+func askFor(client authv3.AuthorizationClient, key authz.Secret) (took time.Duration, outcome, cache string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	request := &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
@@ -429,7 +431,7 @@ func flood(address string, commands io.Reader, results io.Writer) error {
 					for due := int(time.Since(began).Seconds() * float64(*rate)); sent < due; sent++ {
 						client := clients[sent%len(clients)]
 						running.Go(func() {
-							_, outcome, _ := ask(client, floodKey())
+							_, outcome, _ := askFor(client, floodKey())
 							mu.Lock()
 							defer mu.Unlock()
 							outcomes[outcome]++

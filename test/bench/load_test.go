@@ -9,9 +9,11 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -41,11 +43,14 @@ type question struct {
 	Form  int
 }
 
-// load is a window of checks.
+// load is a window of checks, or of requests to Envoy.
 type load struct {
 	Plan    string
 	Address string // host:port or unix:///path
-	// Callers each have one check under way. All share one connection, as those of one worker of Envoy do.
+	// HTTP has the forms sent to Envoy, as HTTP/1.1. Otherwise they are checks, by gRPC.
+	HTTP bool
+	// Callers each have one check under way. Those of gRPC share one connection, as those of one worker of Envoy do. Those of HTTP
+	// have a connection each.
 	Callers int
 	// For is how long checks are begun. Checks is how many at most; 0: any number.
 	For    time.Duration
@@ -54,9 +59,10 @@ type load struct {
 	From int
 	// Want is the status that every answer has to have.
 	Want int
-	// Rate is how many checks a second are begun at most; 0: any number.
+	// Rate is how many checks a second are begun, whether or not those before were answered. 0: a caller begins with the next one
+	// when it has its answer.
 	Rate float64
-	// Details asks for what costs the client more: Hits and the latencies.
+	// Details asks for what costs the client more: the latencies, and of gRPC the Hits.
 	Details bool
 }
 
@@ -64,12 +70,13 @@ type load struct {
 type result struct {
 	Checks  int
 	Seconds float64
+	CPU     time.Duration  // of the client
 	Wrong   map[string]int // answers other than wanted
 	Error   string
 
 	// With Details:
-	Hits     int // answers from memory
-	P50, P99 time.Duration
+	Hits                int // answers from memory
+	P50, P90, P99, Most time.Duration
 }
 
 // perSecond is how many checks were answered in a second.
@@ -138,12 +145,20 @@ func (c *client) learn(t testing.TB, p plan) {
 	c.do(t, command{Learn: &p})
 }
 
-// run makes the load. An answer other than wanted ends the test: what it costs is not what was to be measured.
+// run makes the load. Answers other than wanted end the test, because what they cost is not what was to be measured. A busy
+// machine may answer one in a thousand too late.
 func (c *client) run(t testing.TB, l load) result {
 	t.Helper()
 	r := c.do(t, command{Run: &l})
-	if len(r.Wrong) > 0 {
+	wrong := 0
+	for _, n := range r.Wrong {
+		wrong += n
+	}
+	if wrong*1000 > r.Checks {
 		t.Fatalf("%s at %s: of %d answers, these are not a %d: %v", l.Plan, l.Address, r.Checks, l.Want, r.Wrong)
+	}
+	if wrong > 0 {
+		t.Logf("%s at %s: of %d answers, these are not a %d: %v", l.Plan, l.Address, r.Checks, l.Want, r.Wrong)
 	}
 	return r
 }
@@ -160,7 +175,7 @@ func serveLoad(commands io.Reader, results io.Writer) error {
 			lines <- c
 		}
 	}()
-	m := maker{plans: make(map[string]plan), connections: make(map[string]*grpc.ClientConn)}
+	m := maker{plans: make(map[string]plan), grpc: make(map[string]*grpc.ClientConn), http: make(map[string][]*httpConnection)}
 	for c := range lines {
 		var r result
 		var err error
@@ -179,139 +194,200 @@ func serveLoad(commands io.Reader, results io.Writer) error {
 	return nil
 }
 
-// maker makes load.
+// maker makes load. Its connections stay open between loads.
 type maker struct {
-	plans       map[string]plan
-	connections map[string]*grpc.ClientConn
+	plans map[string]plan
+	grpc  map[string]*grpc.ClientConn
+	http  map[string][]*httpConnection
 }
 
-// connection returns the one to the address, which stays open between loads.
-func (m *maker) connection(address string) (*grpc.ClientConn, error) {
-	if c := m.connections[address]; c != nil {
-		return c, nil
+// exchange sends a request and returns the status of the answer. The buffer holds the answer and may be used again.
+type exchange func(request, buffer []byte) (status int, answer []byte, err error)
+
+// exchanges are one for each caller.
+func (m *maker) exchanges(l load) (all []exchange, err error) {
+	if l.HTTP {
+		for len(m.http[l.Address]) < l.Callers {
+			m.http[l.Address] = append(m.http[l.Address], &httpConnection{address: l.Address})
+		}
+		for _, c := range m.http[l.Address][:l.Callers] {
+			all = append(all, c.exchange)
+		}
+		return all, nil
 	}
-	c, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(asBytes{})),
-		// Windows of a fixed size, as Envoy's are: otherwise grpc-go measures the connection by pings.
-		grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(1<<20))
-	if err != nil {
-		return nil, err
+	conn := m.grpc[l.Address]
+	if conn == nil {
+		conn, err = grpc.NewClient(l.Address, grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(asBytes{})),
+			// Windows of a fixed size, as Envoy's are: otherwise grpc-go measures the connection by pings.
+			grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(1<<20))
+		if err != nil {
+			return nil, err
+		}
+		m.grpc[l.Address] = conn
 	}
-	m.connections[address] = c
-	return c, nil
+	for range l.Callers {
+		all = append(all, check(conn))
+	}
+	return all, nil
 }
 
-func (m *maker) run(l load) (r result, err error) {
+// check is the exchange of a check, with the metadata that Envoy sends.
+func check(conn *grpc.ClientConn) exchange {
+	sent := metadata.AppendToOutgoingContext(context.Background(), "x-keywicket-client-address", "203.0.113.7")
+	return func(request, buffer []byte) (int, []byte, error) {
+		ctx, cancel := context.WithTimeout(sent, patience)
+		defer cancel()
+		if err := conn.Invoke(ctx, checkMethod, &request, &buffer); err != nil {
+			return 0, nil, err
+		}
+		status, err := statusOf(buffer)
+		return status, buffer, err
+	}
+}
+
+func (m *maker) run(l load) (result, error) {
 	p, ok := m.plans[l.Plan]
 	if !ok || len(p.Asks) == 0 {
-		return r, fmt.Errorf("there is no plan %q", l.Plan)
+		return result{}, fmt.Errorf("there is no plan %q", l.Plan)
 	}
-	conn, err := m.connection(l.Address)
+	exchanges, err := m.exchanges(l)
 	if err != nil {
-		return r, err
+		return result{}, err
 	}
 	var (
-		begun    atomic.Int64
-		mu       sync.Mutex
-		callers  sync.WaitGroup
-		failed   error
-		all      []time.Duration
-		start    = time.Now()
-		end      = start.Add(l.For)
-		finished = start
+		callers sync.WaitGroup
+		mu      sync.Mutex
+		total   = caller{wrong: make(map[string]int)}
+		start   = time.Now()
+		ended   = start
+		next    = l.turns(start)
+		failed  error
 	)
-	r.Wrong = make(map[string]int)
-	for range l.Callers {
+	before, err := ownCPU()
+	if err != nil {
+		return result{}, err
+	}
+	for _, x := range exchanges {
 		callers.Go(func() {
-			c := caller{conn: conn, load: l, plan: p, wrong: make(map[string]int)}
-			for {
-				n := int(begun.Add(1)) - 1
-				if l.Checks > 0 && n >= l.Checks {
-					break
-				}
-				if l.Rate > 0 {
-					time.Sleep(time.Until(start.Add(time.Duration(float64(n) / l.Rate * 1e9))))
-				}
-				if l.For > 0 && time.Now().After(end) {
-					break
-				}
-				if c.failed = c.check(n); c.failed != nil {
-					break
-				}
-			}
+			c := caller{load: l, plan: p, exchange: x, wrong: make(map[string]int)}
+			err := c.run(next)
 			now := time.Now()
 			mu.Lock()
 			defer mu.Unlock()
-			if now.After(finished) {
-				finished = now
+			total.merge(c)
+			failed = errors.Join(failed, err)
+			if now.After(ended) {
+				ended = now
 			}
-			r.Checks += c.checks
-			r.Hits += c.hits
-			for what, n := range c.wrong {
-				r.Wrong[what] += n
-			}
-			all = append(all, c.took...)
-			failed = errors.Join(failed, c.failed)
 		})
 	}
 	callers.Wait()
-	r.Seconds = finished.Sub(start).Seconds()
-	if slices.Sort(all); len(all) > 0 {
-		r.P50, r.P99 = all[len(all)/2], all[len(all)*99/100]
+	used, err := ownCPU()
+	if err != nil {
+		return result{}, err
+	}
+	r := result{CPU: used - before, Checks: total.checks, Seconds: ended.Sub(start).Seconds(), Wrong: total.wrong, Hits: total.hits}
+	if took := total.took; len(took) > 0 {
+		slices.Sort(took)
+		at := func(share float64) time.Duration { return took[min(len(took)-1, int(share*float64(len(took))))] }
+		r.P50, r.P90, r.P99, r.Most = at(.5), at(.9), at(.99), took[len(took)-1]
 	}
 	return r, failed
 }
 
-// caller has one check under way.
-type caller struct {
-	conn            *grpc.ClientConn
-	load            load
-	plan            plan
-	request, answer []byte
-	token           []byte
-	metadata        context.Context
-	checks, hits    int
-	wrong           map[string]int
-	took            []time.Duration
-	failed          error
+// ownCPU is what this process has used so far.
+func ownCPU() (time.Duration, error) {
+	var usage syscall.Rusage
+	err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), err
 }
 
-// check makes the nth check of the load.
-func (c *caller) check(n int) error {
-	a := c.plan.Asks[(c.load.From+n)%len(c.plan.Asks)]
-	c.token = fmt.Appendf(c.token[:0], "vel_%038d", a.Token)
-	c.request = c.plan.Forms[a.Form].fill(c.request, c.token)
-	if c.metadata == nil { // as deploy/envoy has it
-		c.metadata = metadata.AppendToOutgoingContext(context.Background(), "x-keywicket-client-address", "203.0.113.7")
+// turns returns what gives a caller the number of its next check, and when it was to begin; not ok: there is none.
+func (l load) turns(start time.Time) func() (n int, due time.Time, ok bool) {
+	if l.Rate == 0 {
+		var begun atomic.Int64
+		return func() (int, time.Time, bool) {
+			n, now := int(begun.Add(1))-1, time.Now()
+			return n, now, (l.Checks == 0 || n < l.Checks) && (l.For == 0 || now.Sub(start) < l.For)
+		}
 	}
-	ctx, cancel := context.WithTimeout(c.metadata, patience)
-	start := time.Now()
-	err := c.conn.Invoke(ctx, checkMethod, &c.request, &c.answer)
-	cancel()
-	if err != nil {
-		c.request = nil // gRPC may still read it
-		return err
+	all := int(l.For.Seconds() * l.Rate)
+	due := func(n int) time.Time { return start.Add(time.Duration(float64(n) / l.Rate * 1e9)) }
+	ready := make(chan int, all) // so that checks that are due wait here when all callers are busy
+	go func() {
+		defer close(ready)
+		// A sleep of Go's may be longer by a millisecond, because it waits for the network at the same time.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		for n := range all {
+			if wait := time.Until(due(n)); wait > 0 {
+				pause := syscall.NsecToTimespec(wait.Nanoseconds())
+				_ = syscall.Nanosleep(&pause, nil)
+			}
+			ready <- n
+		}
+	}()
+	return func() (int, time.Time, bool) {
+		n, ok := <-ready
+		return n, due(n), ok
 	}
-	c.checks++
-	status, err := statusOf(c.answer)
-	if err != nil {
-		return err
+}
+
+// caller has one check under way.
+type caller struct {
+	load     load
+	plan     plan
+	exchange exchange
+
+	checks, hits int
+	wrong        map[string]int
+	took         []time.Duration // each from when it was due
+}
+
+func (c *caller) merge(other caller) {
+	c.checks += other.checks
+	c.hits += other.hits
+	c.took = append(c.took, other.took...)
+	for what, n := range other.wrong {
+		c.wrong[what] += n
 	}
-	if status != c.load.Want {
-		c.wrong[fmt.Sprint(status)]++
+}
+
+func (c *caller) run(next func() (n int, due time.Time, ok bool)) error {
+	var request, answer, token []byte
+	for {
+		n, due, ok := next()
+		if !ok {
+			return nil
+		}
+		q := c.plan.Asks[(c.load.From+n)%len(c.plan.Asks)]
+		token = fmt.Appendf(token[:0], "vel_%038d", q.Token)
+		request = c.plan.Forms[q.Form].fill(request, token)
+		var status int
+		var err error
+		if status, answer, err = c.exchange(request, answer[:0]); err != nil {
+			return err
+		}
+		c.checks++
+		if status != c.load.Want {
+			c.wrong[fmt.Sprint(status)]++
+		}
+		if !c.load.Details {
+			continue
+		}
+		c.took = append(c.took, time.Since(due))
+		if c.load.HTTP {
+			continue
+		}
+		var check authv3.CheckResponse
+		if err := proto.Unmarshal(answer, &check); err != nil {
+			return err
+		}
+		if check.GetDynamicMetadata().GetFields()["cache"].GetStringValue() == "hit" {
+			c.hits++
+		}
 	}
-	if !c.load.Details {
-		return nil
-	}
-	c.took = append(c.took, time.Since(start))
-	var answer authv3.CheckResponse
-	if err := proto.Unmarshal(c.answer, &answer); err != nil {
-		return err
-	}
-	if answer.GetDynamicMetadata().GetFields()["cache"].GetStringValue() == "hit" {
-		c.hits++
-	}
-	return nil
 }
 
 // patience is how long an answer may take. Envoy's own limit is 0.5 s, but a machine may be busy with something else.

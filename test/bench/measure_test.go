@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -13,9 +14,9 @@ import (
 )
 
 var (
-	rows      = flag.String("rows", "", "rows to measure, such as warm,denial; quick: all that take seconds; all: all. Empty: none")
-	rounds    = flag.Int("rounds", 9, "how many turns each server has")
-	turn      = flag.Duration("turn", 500*time.Millisecond, "how long a turn lasts")
+	rows      = flag.String("rows", "", "rows to measure, such as warm,denial; quick: all that take seconds; all: all; none: only the document is written anew")
+	rounds    = flag.Int("rounds", 21, "how many turns each server has")
+	turn      = flag.Duration("turn", 250*time.Millisecond, "how long a turn lasts")
 	keywicket = flag.String("keywicket", "", "the keywicket binary to measure. Empty: one is built of this tree")
 )
 
@@ -32,16 +33,40 @@ var allRows = []row{
 	{name: "headers", measure: headers},
 	{name: "first", measure: first},
 	{name: "denial", measure: denial},
+	{name: "unix", measure: unixSocket},
+	{name: "half", measure: halfCore},
+	{name: "envoy", measure: saturated},
+	{name: "workers", measure: workers},
+	{name: "latency", measure: halfOfSaturation},
+	{name: "cold", measure: cold},
+	{name: "rest", measure: resting},
+	{name: "memory", long: true, measure: memory},
+	{name: "start", measure: started},
+	{name: "routes", measure: flatRoutes},
+	{name: "callers", measure: flatCallers},
+	{name: "tokens", long: true, measure: flatWarm},
+	{name: "stored", long: true, measure: flatStored},
+	{name: "growth", long: true, measure: grown},
+	{name: "rates", long: true, measure: rates},
 }
 
 // TestMeasure measures the rows that are named. Its figures are worth nothing where something else runs: the row control tells.
 func TestMeasure(t *testing.T) {
-	if *rows == "" {
+	switch *rows {
+	case "":
 		t.Skip("make bench-envoy measures")
+	case "none":
+		publish(t)
+		return
 	}
 	// An interrupt ends the row that runs, and everything is stopped and removed as after any failure.
 	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	if end, ok := t.Deadline(); ok { // of go test, which kills without removing anything
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, end.Add(-time.Minute))
+		defer cancel()
+	}
 	chosen := choose(t, *rows)
 	w := newWorld(t, *keywicket)
 	for _, r := range chosen {
@@ -49,9 +74,10 @@ func TestMeasure(t *testing.T) {
 			if ctx.Err() != nil {
 				t.Skip("interrupted")
 			}
-			f := newFigure(t, r.name, w.binary)
+			f := w.newFigure(t, r.name)
 			f.Cases = r.measure(ctx, t, w)
 			keep(t, f)
+			publish(t)
 			t.Log("\n" + describe(f))
 		})
 	}
@@ -75,13 +101,16 @@ func choose(t *testing.T, names string) (chosen []row) {
 
 var callers = []int{4, 16}
 
+// fewer are the rounds of what takes long or has no goal.
+func fewer() int { return max(1, *rounds/4) }
+
 // control is the no-op server beside another one: what the harness would call a difference where there is none.
 func control(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	one, other := w.noop(t, "", ""), w.noop(t, "", "")
 	one.name = "no-op, again"
 	w.client.learn(t, w.issues("warm", variedTokens, smallSets(turns)))
 	for _, n := range callers {
-		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), both(one, other), load{Plan: "warm", Callers: n}))
+		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), both(one, other), *rounds, load{Plan: "warm", Callers: n}))
 	}
 	return cases
 }
@@ -92,7 +121,7 @@ func warm(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	p := w.issues("warm", variedTokens, smallSets(turns))
 	w.warm(ctx, t, sides[0].server, p, 200)
 	for _, n := range callers {
-		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, load{Plan: "warm", Callers: n}))
+		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, *rounds, load{Plan: "warm", Callers: n}))
 	}
 	return cases
 }
@@ -105,7 +134,7 @@ func headers(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	w.warm(ctx, t, sides[0].server, p, 200)
 	for _, n := range callers {
 		name := fmt.Sprintf("%d callers, checks of %.1f KiB", n, float64(len(p.Forms[p.Asks[0].Form].Text))/1024)
-		cases = append(cases, w.inTurns(ctx, t, name, sides, load{Plan: "headers", Callers: n}))
+		cases = append(cases, w.inTurns(ctx, t, name, sides, *rounds, load{Plan: "headers", Callers: n}))
 	}
 	return cases
 }
@@ -125,7 +154,7 @@ func denial(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 		w.warm(ctx, t, sides[0].server, w.issues(c.name, c.from, sets), c.want)
 		for _, n := range callers {
 			sides[0].want = c.want
-			cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%s, %d callers", c.named, n), sides, load{Plan: c.name, Callers: n}))
+			cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%s, %d callers", c.named, n), sides, *rounds, load{Plan: c.name, Callers: n}))
 		}
 	}
 	return cases
@@ -160,6 +189,7 @@ func first(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	w.client.learn(t, all)
 	w.client.learn(t, used)
 	none := w.noop(t, "", "")
+	w.client.run(t, load{Plan: "first", Address: none.address, Callers: 1, Checks: 500, Want: 200})
 	var sides []*compared
 	begin := func() {
 		if sides != nil {
@@ -175,16 +205,41 @@ func first(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	next, last := 0, 0
 	for _, callers := range callers {
 		c := newCase(fmt.Sprintf("%d callers", callers))
+		c.Base = none.name
 		for round := range *rounds {
 			if len(all.Asks)-next < last*3/2 {
 				begin()
 				next = 0
 			}
+			sides[0].next, sides[1].next = next, next
 			// A pair that comes again would be no first decision.
-			last = w.round(ctx, t, &c, round, sides, load{Plan: "first", Callers: callers, From: next, Checks: len(all.Asks) - next})
+			last = w.round(ctx, t, &c, round, sides, load{Plan: "first", Callers: callers, Checks: len(all.Asks) - next})
 			next += last
 		}
 		cases = append(cases, c)
+	}
+	return cases
+}
+
+// unixSocket is warm over a Unix socket.
+func unixSocket(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+	dir := t.TempDir()
+	sides := both(w.keywicket(t, "KEYWICKET_LISTEN_GRPC=unix://"+filepath.Join(dir, "keywicket")), w.noop(t, "unix://"+filepath.Join(dir, "noop"), ""))
+	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(turns)), 200)
+	for _, n := range callers {
+		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, *rounds, load{Plan: "warm", Callers: n}))
+	}
+	return cases
+}
+
+// halfCore is warm where each server may use half of a processor. Its latency is that of whole periods without a processor.
+func halfCore(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+	w.within = newGroup(t, 0.5)
+	defer func() { w.within = nil }()
+	sides := both(w.keywicket(t), w.noop(t, "", ""))
+	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(turns)), 200)
+	for _, n := range callers {
+		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, fewer(), load{Plan: "warm", Callers: n, For: 4 * *turn, Details: true}))
 	}
 	return cases
 }

@@ -10,15 +10,11 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"syscall"
 	"testing"
+	"time"
 
-	"go.yaml.in/yaml/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
-
-	"github.com/keywicket/keywicket/demo/proxy"
-	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 )
 
 // The token and the id that a form has in the places of those that are filled in. They have the length of any other.
@@ -127,27 +123,15 @@ func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
 	}))
 	go func() { _ = server.Serve(listener) }()
 	defer server.Stop()
-	var at string
-	envoy := startEnvoy(t, func(free []string) ([]byte, error) {
-		at = free[1]
-		config, err := bootstrap.Render(bootstrap.Addresses{
-			Admin: free[0], Listeners: map[string]string{"velocity": free[1], "velaflows": free[2]},
-			Clusters: map[string]string{"keywicket": listener.Addr().String()},
-		})
-		if err != nil || !allHeaders {
-			return config, err
+	envoy := startEnvoy(t, 1, listener.Addr().String(), func(config map[string]any) {
+		if allHeaders {
+			remove(config, "allowed_headers")
 		}
-		var document any
-		if err := yaml.Unmarshal(config, &document); err != nil {
-			return nil, err
-		}
-		remove(document, "allowed_headers")
-		return yaml.Marshal(document)
 	})
-	defer func() { _ = envoy.Stop() }()
+	defer func() { _ = envoy.Stop(5 * time.Second) }()
 	var forms []form
 	for _, e := range endpoints {
-		request, err := http.NewRequestWithContext(t.Context(), e.Method, "http://"+at+strings.ReplaceAll(e.Path, "{id}", anyID), nil)
+		request, err := http.NewRequestWithContext(t.Context(), e.Method, "http://"+envoy.address+strings.ReplaceAll(e.Path, "{id}", anyID), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,39 +157,6 @@ func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
 		}
 	}
 	return forms
-}
-
-// remove removes a key wherever it is.
-func remove(node any, key string) {
-	switch n := node.(type) {
-	case map[string]any:
-		delete(n, key)
-		for _, value := range n {
-			remove(value, key)
-		}
-	case []any:
-		for _, value := range n {
-			remove(value, key)
-		}
-	}
-}
-
-// startEnvoy starts one with the configuration for addresses that are free. They are asked for anew if one was taken meanwhile.
-func startEnvoy(t testing.TB, config func(free []string) ([]byte, error)) *proxy.Proxy {
-	t.Helper()
-	for try := 1; ; try++ {
-		text, err := config(freeAddresses(t, 3))
-		if err != nil {
-			t.Fatal(err)
-		}
-		p, err := proxy.Start(t.Context(), proxy.Config{Config: text, Dir: t.TempDir()})
-		if err == nil {
-			return p
-		}
-		if !errors.Is(err, syscall.EADDRINUSE) || try == 3 {
-			t.Fatal(err)
-		}
-	}
 }
 
 const checkMethod = "/envoy.service.auth.v3.Authorization/Check"

@@ -1,25 +1,48 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"testing"
+	"time"
 )
 
-// compared is one of two servers that take turns.
+// compared is one of the servers that take turns.
 type compared struct {
 	*server
-	want int // the status that it answers with
+	want  int     // the status that it answers with
+	envoy *server // that requests go through; nil: checks go to the server directly
+	plan  string  // of its own; empty: the load's
+	next  int     // place in the plan, which its turns go through one after the other
 }
 
-// both are the servers whose figures are divided, the first by the second.
-func both(one, other *server) []*compared { return []*compared{{one, 200}, {other, 200}} }
+// both are two servers of which the second is what the first is compared with.
+func both(one, other *server) []*compared {
+	return []*compared{{server: one, want: 200}, {server: other, want: 200}}
+}
+
+// to is the load for it.
+func (s *compared) to(l load) load {
+	l.Address, l.Want = s.address, s.want
+	l.Plan, l.From = cmp.Or(s.plan, l.Plan), s.next
+	if s.envoy != nil {
+		l.Address, l.HTTP = s.envoy.address, true
+	}
+	return l
+}
 
 // inTurns has each side make the load in turns, so that what else the machine does is in the figures of both.
-func (w *world) inTurns(ctx context.Context, t *testing.T, name string, sides []*compared, l load) kase {
+func (w *world) inTurns(ctx context.Context, t *testing.T, name string, sides []*compared, rounds int, l load) kase {
 	t.Helper()
 	c := newCase(name)
-	for round := range *rounds {
+	c.Base = sides[min(1, len(sides)-1)].name
+	for _, s := range sides { // so that no turn begins with connecting
+		l := s.to(l)
+		l.Checks, l.Rate, l.For = 500, 0, 0
+		w.client.run(t, l)
+	}
+	for round := range rounds {
 		w.round(ctx, t, &c, round, sides, l)
 	}
 	return c
@@ -28,23 +51,38 @@ func (w *world) inTurns(ctx context.Context, t *testing.T, name string, sides []
 // round is a turn of each side, and returns how many checks the first one has answered. They begin by turns.
 func (w *world) round(ctx context.Context, t *testing.T, c *kase, round int, sides []*compared, l load) (checks int) {
 	t.Helper()
+	l.For = cmp.Or(l.For, *turn)
 	for i := range sides {
 		s := sides[(i+round)%len(sides)]
 		if ctx.Err() != nil {
 			t.Fatal("interrupted")
 		}
-		l.Address, l.Want, l.For = s.address, s.want, *turn
 		before := s.cpu(t)
-		r := w.client.run(t, l)
-		used := s.cpu(t) - before
-		c.add(s.name+cpu, float64(used.Nanoseconds())/1e3/float64(r.Checks))
-		c.add(s.name+answers, r.perSecond())
+		var envoy time.Duration
+		if s.envoy != nil {
+			envoy = s.envoy.cpu(t)
+		}
+		r := w.client.run(t, s.to(l))
+		each := func(used time.Duration) float64 { return float64(used.Nanoseconds()) / 1e3 / float64(r.Checks) }
+		c.add(s.name, cpu, each(s.cpu(t)-before))
+		c.add(s.name, ofClient, each(r.CPU))
+		c.add(s.name, answers, r.perSecond())
+		if s.envoy != nil {
+			c.add(s.name, envoyCPU, each(s.envoy.cpu(t)-envoy))
+		}
+		if l.Details {
+			c.add(s.name, p50, microseconds(r.P50))
+			c.add(s.name, p99, microseconds(r.P99))
+		}
+		s.next += r.Checks
 		if s == sides[0] {
 			checks = r.Checks
 		}
 	}
 	return checks
 }
+
+func microseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
 
 // issues is a plan of GET /api/issues/{id} with a token of each set of scopes.
 func (w *world) issues(name string, from int64, sets []int) plan {

@@ -1,0 +1,155 @@
+package bench
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// cold is a check of a token that was never asked for, beside the query that it takes: the same text, prepared, on a connection
+// of the same login. One caller asks at a time.
+func cold(ctx context.Context, t *testing.T, w *world) []kase {
+	const stored = 100_000
+	databaseURL := w.database(t, "cold", stored)
+	sidecar := w.keywicket(t, "KEYWICKET_DATABASE_URL="+databaseURL)
+	p := w.issues("cold", equalTokens, upTo(stored))
+	w.client.learn(t, p)
+	next := 100
+	w.client.run(t, load{Plan: "cold", Address: sidecar.address, Callers: 1, Checks: next, Want: 200})
+	db, err := sqlx.ConnectContext(ctx, "postgres", databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	query, err := db.PreparexContext(ctx, w.lookupQuery(t, "cold"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 100 { // Postgres changes to a generic plan after some
+		ask(ctx, t, query, p.Asks[i].Token)
+	}
+	c := newCase("one caller")
+	c.Base = "query"
+	for round := range *rounds {
+		if ctx.Err() != nil {
+			t.Fatal("interrupted")
+		}
+		one := func() {
+			r := w.client.run(t, load{
+				Plan: "cold", Address: sidecar.address, Callers: 1, For: *turn, From: next, Checks: stored - next, Want: 200, Details: true,
+			})
+			if next += r.Checks; r.Hits > 0 || next >= stored {
+				t.Fatalf("%d answers were from memory; %d of %d tokens are used", r.Hits, next, stored)
+			}
+			c.add(sidecar.name, p50, microseconds(r.P50))
+			c.add(sidecar.name, p99, microseconds(r.P99))
+		}
+		other := func() {
+			var took []time.Duration
+			for end := time.Now().Add(*turn); time.Now().Before(end); next++ {
+				start := time.Now()
+				ask(ctx, t, query, p.Asks[next%stored].Token)
+				took = append(took, time.Since(start))
+			}
+			slices.Sort(took)
+			c.add("query", p50, microseconds(took[len(took)/2]))
+			c.add("query", p99, microseconds(took[len(took)*99/100]))
+		}
+		if round%2 == 0 {
+			one()
+			other()
+		} else {
+			other()
+			one()
+		}
+	}
+	return []kase{c}
+}
+
+// lookupQuery is the one that the sidecar has asked last.
+func (w *world) lookupQuery(t *testing.T, database string) (query string) {
+	t.Helper()
+	var all []string
+	if err := w.db.SelectContext(t.Context(), &all,
+		`SELECT query FROM pg_stat_activity WHERE datname = $1 AND query LIKE '%keywicket.tokens%' AND query LIKE '%digest%'`, database); err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(all)
+	all = slices.Compact(all)
+	if len(all) != 1 {
+		t.Fatalf("which query is the look-up?\n%s", strings.Join(all, "\n"))
+	}
+	return all[0]
+}
+
+// ask asks the query for a token of the workspace.
+func ask(ctx context.Context, t *testing.T, query *sqlx.Stmt, token int64) {
+	t.Helper()
+	digest := authz.Secret(key(token)).Digest()
+	rows, err := query.QueryxContext(ctx, pq.ByteaArray{digest[:]}, pq.StringArray{"velocity"}, pq.StringArray{""}, pq.StringArray{workspaceSlug})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = rows.Close() }()
+	columns, err := rows.Columns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values, into := make([]sql.RawBytes, len(columns)), make([]any, len(columns))
+	for i := range values {
+		into[i] = &values[i]
+	}
+	n := 0
+	for ; rows.Next(); n++ {
+		if err := rows.Scan(into...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := rows.Err(); err != nil || n != 1 || string(values[2]) == "unknown" {
+		t.Fatalf("the look-up has %d rows: %v %q", n, err, values)
+	}
+}
+
+// upTo are the numbers below n.
+func upTo(n int) []int {
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
+// database makes one with as many stored tokens, which are alike, and returns its URL for the sidecar.
+func (w *world) database(t *testing.T, name string, stored int) string {
+	t.Helper()
+	if _, err := w.db.ExecContext(t.Context(), `CREATE DATABASE `+pq.QuoteIdentifier(name)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := w.db.ExecContext(context.Background(), `DROP DATABASE `+pq.QuoteIdentifier(name)+` WITH (FORCE)`); err != nil {
+			t.Error(err)
+		}
+	})
+	own := w.server.URL(name)
+	db, home := migrated(t, own)
+	defer func() { _ = db.Close() }()
+	if _, err := db.ExecContext(t.Context(), fmt.Sprintf(`
+		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
+		SELECT 'velocity', 'workspace_key', 'live', 'vel_', sha256(('vel_' || lpad((n + %d)::text, 38, '0'))::bytea), 't', '{issues:read}', $1
+		FROM generate_series(0::bigint, $2 - 1) n`, equalTokens), home, stored); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.ExecContext(t.Context(), `VACUUM ANALYZE`); err != nil {
+		t.Fatal(err)
+	}
+	return withRole(t, own)
+}

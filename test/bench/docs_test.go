@@ -1,0 +1,307 @@
+package bench
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// document has the tables of the figures between marks: <!-- name --> and <!-- end -->.
+const document = "../../docs/benchmarks/README.md"
+
+// goal is a row of the table of goals.
+type goal struct {
+	text string
+	row  string
+	// limit is the largest value that is good, as the table says it. Empty: the figure is only reported.
+	limit string
+	most  float64
+	// values are what is compared with the limit, by what they are of.
+	values func(f figure) []value
+	unit   string
+}
+
+type value struct {
+	of     string
+	number float64
+}
+
+var goals = []goal{
+	{text: "no-op beside no-op (what the harness makes of no difference)", row: "control", limit: "0.95 to 1.05", most: 1.05, unit: "×", values: ratiosOf(cpu)},
+	{text: "warm check, another id in each path, 2,000 tokens by turns: CPU", row: "warm", limit: "≤ 0.95", most: 0.95, unit: "×", values: ratiosOf(cpu)},
+	{text: "the same with all headers of a browser in the check: CPU", row: "headers", unit: "×", values: ratiosOf(cpu)},
+	{text: "first decision of a known principal on a route: CPU", row: "first", limit: "≤ 1.6", most: 1.6, unit: "×", values: ratiosOf(cpu)},
+	{text: "denial: CPU", row: "denial", limit: "≤ 1.0", most: 1, unit: "×", values: ratiosOf(cpu)},
+	{text: "warm check over a Unix socket: CPU", row: "unix", unit: "×", values: ratiosOf(cpu)},
+	{text: "warm check under a limit of half a processor: CPU", row: "half", unit: "×", values: ratiosOf(cpu)},
+	{text: "the same: checks/s", row: "half", unit: "×", values: ratiosOf(answers)},
+	{text: "two workers of Envoy: requests/s, of the same answer's", row: "workers", unit: "×", values: ratiosOf(answers)},
+	{text: "one worker of Envoy: requests/s, of the same answer's", row: "envoy", limit: "≥ 0.97", most: -0.97, unit: "×", values: ratiosOf(answers)},
+	{text: "p99 through Envoy at half of saturation, open loop, of the same answer's", row: "latency", limit: "≤ 1.1", most: 1.1, unit: "×", values: ratiosOf(p99)},
+	{text: "cold token: p50 of a check, of the query's", row: "cold", limit: "≤ 2.5", most: 2.5, unit: "×", values: ratiosOf(p50)},
+	{text: "RSS at rest", row: "rest", limit: "≤ 35 MiB", most: 35, unit: " MiB", values: largest},
+	{text: "RSS with 100,000 warm tokens, under load", row: "memory", limit: "≤ 110 MiB", most: 110, unit: " MiB", values: largest},
+	{text: "growth of RSS at 70 % of saturation", row: "growth", limit: "none: ≤ 1 MiB", most: 1, unit: " MiB", values: growthOf},
+	{text: "20 to 3,000 routes of every form: CPU, of 20's", row: "routes", limit: "≤ 1.2", most: 1.2, unit: "×", values: ratiosOf(cpu)},
+	{text: "1,000 to 100,000 warm tokens: CPU, of 1,000's", row: "tokens", limit: "≤ 1.2", most: 1.2, unit: "×", values: ratiosOf(cpu)},
+	{text: "1,000 to 1,000,000 stored tokens: CPU, of 1,000's", row: "stored", limit: "≤ 1.2", most: 1.2, unit: "×", values: ratiosOf(cpu)},
+	{text: "start to ready with the built-in policies", row: "start", limit: "≤ 500 ms", most: 500, unit: " ms", values: medians(ready)},
+}
+
+// ratiosOf are all ratios to the base but those of an Envoy without a filter.
+func ratiosOf(q quantity) func(f figure) []value {
+	return func(f figure) (all []value) {
+		for _, c := range f.Cases {
+			servers := serversOf(c)
+			for _, server := range servers {
+				if len(c.ratios(server, q)) == 0 || server == noFilter {
+					continue
+				}
+				of := c.Name
+				if len(servers) > 2 && c.Servers[noFilter] == nil {
+					of += ", " + server
+				}
+				all = append(all, value{of, c.ratio(server, q)})
+			}
+		}
+		return all
+	}
+}
+
+func medians(q quantity) func(f figure) []value {
+	return func(f figure) (all []value) {
+		for _, c := range f.Cases {
+			for _, server := range serversOf(c) {
+				all = append(all, value{c.Name, c.median(server, q)})
+			}
+		}
+		return all
+	}
+}
+
+// largest is the most memory of all samples.
+func largest(f figure) (all []value) {
+	for _, c := range f.Cases {
+		all = append(all, value{c.Name, slices.Max(c.Servers["keywicket"][rss])})
+	}
+	return all
+}
+
+// growthOf is from the second fifth of the time, when everything has been done once, to the last one.
+func growthOf(f figure) (all []value) {
+	for _, c := range f.Cases {
+		samples := c.Servers["keywicket"][rss]
+		fifth := len(samples) / 5
+		all = append(all, value{c.Name, median(samples[len(samples)-fifth:]) - median(samples[fifth:2*fifth])})
+	}
+	return all
+}
+
+// serversOf are those of the case, by the size of a number in front, or by their names.
+func serversOf(c kase) []string {
+	size := func(name string) int {
+		number, _, _ := strings.Cut(strings.ReplaceAll(name, ",", ""), " ")
+		n, _ := strconv.Atoi(number)
+		return n
+	}
+	servers := slices.Sorted(maps.Keys(c.Servers))
+	slices.SortStableFunc(servers, func(a, b string) int { return size(a) - size(b) })
+	return servers
+}
+
+func (g goal) met(v float64) bool {
+	switch {
+	case g.row == "control":
+		return v >= 0.95 && v <= 1.05
+	case g.most < 0:
+		return v >= -g.most
+	}
+	return v <= g.most
+}
+
+func goalsTable(all []figure) string {
+	var b strings.Builder
+	b.WriteString("| | goal | measured | met | command |\n|---|---|---|---|---|\n")
+	for _, g := range goals {
+		measured, met := "not yet", ""
+		if f, ok := find(all, g.row); ok {
+			var texts []string
+			holds := true
+			for _, v := range g.values(f) {
+				texts = append(texts, fmt.Sprintf("%s: **%.4g%s**", v.of, round(v.number), g.unit))
+				holds = holds && g.met(v.number)
+			}
+			measured = strings.Join(texts, "; ")
+			if met = "no"; holds {
+				met = "yes"
+			}
+		}
+		limit := g.limit
+		if limit == "" {
+			limit, met = "reported", ""
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | `make bench-envoy ROWS=%s` |\n", g.text, limit, measured, met, g.row)
+	}
+	return b.String()
+}
+
+// round leaves two digits behind the point.
+func round(v float64) float64 {
+	r, err := strconv.ParseFloat(strconv.FormatFloat(v, 'f', 2, 64), 64)
+	if err != nil {
+		panic(err)
+	}
+	return r
+}
+
+func find(all []figure, row string) (figure, bool) {
+	i := slices.IndexFunc(all, func(f figure) bool { return f.Row == row })
+	if i < 0 {
+		return figure{}, false
+	}
+	return all[i], true
+}
+
+// quantitiesOf are the columns of the table of figures.
+var quantitiesOf = []quantity{cpu, envoyCPU, answers, p50, p99}
+
+func figuresTable(all []figure) string {
+	var b strings.Builder
+	b.WriteString("| row | case | server |")
+	for _, q := range quantitiesOf {
+		fmt.Fprintf(&b, " %s |", q)
+	}
+	b.WriteString("\n|---|---|---|" + strings.Repeat("---|", len(quantitiesOf)) + "\n")
+	for _, f := range all {
+		for _, c := range f.Cases {
+			for _, server := range serversOf(c) {
+				cells := ""
+				some := false
+				for _, q := range quantitiesOf {
+					text := ""
+					if len(c.Servers[server][q]) > 0 {
+						some = true
+						text = fmt.Sprintf("%.4g", c.median(server, q))
+						if n := c.median(server, q); n >= 1000 {
+							text = strconv.Itoa(int(n))
+						}
+						if ratios := c.ratios(server, q); len(ratios) > 0 {
+							text += fmt.Sprintf(" (× %.2f, ± %.2f)", median(ratios), spreadOf(ratios))
+						}
+					}
+					cells += " " + text + " |"
+				}
+				if some {
+					fmt.Fprintf(&b, "| %s | %s | %s |%s\n", f.Row, c.Name, server, cells)
+				}
+			}
+		}
+	}
+	return b.String()
+}
+
+// spreadOf is half of the range in which the middle half of the values lies.
+func spreadOf(all []float64) float64 {
+	sorted := slices.Sorted(slices.Values(all))
+	return (sorted[len(sorted)*3/4] - sorted[len(sorted)/4]) / 2
+}
+
+// memoryTable has what the table of figures has no room for.
+func memoryTable(all []figure) string {
+	var b strings.Builder
+	b.WriteString("| row | case | RSS MiB, median | most | GOGC | GOMEMLIMIT MiB | answers in memory | cache MiB |\n|---|---|---|---|---|---|---|---|\n")
+	for _, f := range all {
+		for _, c := range f.Cases {
+			for _, server := range serversOf(c) {
+				samples := c.Servers[server][rss]
+				if len(samples) == 0 {
+					continue
+				}
+				fmt.Fprintf(&b, "| %s | %s | %.1f | %.1f |", f.Row, c.Name, median(samples), slices.Max(samples))
+				for _, q := range []quantity{gogc, memLimit, entries, cached} {
+					text := ""
+					if len(c.Servers[server][q]) > 0 {
+						text = fmt.Sprintf("%.0f", c.median(server, q))
+					}
+					fmt.Fprintf(&b, " %s |", text)
+				}
+				b.WriteString("\n")
+			}
+		}
+	}
+	return b.String()
+}
+
+func runsTable(all []figure) string {
+	var b strings.Builder
+	b.WriteString("| row | date | keywicket | machine | load before | Go | grpc-go | Envoy | Postgres |\n|---|---|---|---|---|---|---|---|---|\n")
+	for _, f := range all {
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %.1f | %s | %s | %s | %s |\n", f.Row, f.Date, f.Commit, f.Machine, f.Load, f.Go, f.GRPC, f.Envoy, f.Postgres)
+	}
+	return b.String()
+}
+
+// written is the document with the tables of the figures.
+func written(t *testing.T, all []figure) string {
+	t.Helper()
+	text, err := os.ReadFile(document)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pictures strings.Builder
+	for _, p := range plots(all) {
+		fmt.Fprintf(&pictures, "![%s](%s)\n\n", p.Title, p.file)
+	}
+	for name, table := range map[string]string{
+		"goals": goalsTable(all), "figures": figuresTable(all), "memory": memoryTable(all), "runs": runsTable(all),
+		"plots": strings.TrimSuffix(pictures.String(), "\n"),
+	} {
+		mark := regexp.MustCompile(`(?s)(<!-- ` + name + ` -->\n).*?(<!-- end -->)`)
+		if !mark.Match(text) {
+			t.Fatalf("%s has no marks for %s", document, name)
+		}
+		text = mark.ReplaceAllFunc(text, func(old []byte) []byte {
+			parts := mark.FindSubmatch(old)
+			return slices.Concat(parts[1], []byte("\n"+table+"\n"), parts[2])
+		})
+	}
+	return string(text)
+}
+
+// publish writes what is made of the figures.
+func publish(t *testing.T) {
+	t.Helper()
+	all := kept(t)
+	files := map[string]string{"README.md": written(t, all)}
+	for _, p := range plots(all) {
+		files[p.file] = p.draw()
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(*out, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The tables and plots of docs/benchmarks are those of its figures.
+func TestDocsShowTheFigures(t *testing.T) {
+	all := kept(t)
+	text, err := os.ReadFile(filepath.Join(*out, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := written(t, all); string(text) != want {
+		t.Error("README.md is not of figures.json: make bench-envoy ROWS=none writes it anew")
+	}
+	for _, p := range plots(all) {
+		if text, err := os.ReadFile(filepath.Join(*out, p.file)); err != nil || string(text) != p.draw() {
+			t.Errorf("%s is not of figures.json (%v): make bench-envoy ROWS=none draws it", p.file, err)
+		}
+	}
+}

@@ -1,0 +1,210 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/keywicket/keywicket/demo/proxy"
+	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
+)
+
+// startEnvoy starts one with deploy/envoy's configuration, as edited, and the checks at the address. The server's address is that
+// of Velocity's listener.
+func startEnvoy(t testing.TB, workers int, checks string, edit func(config map[string]any)) *server {
+	t.Helper()
+	binary, err := proxy.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := freeAddresses(t, 3)
+	text, err := bootstrap.Render(bootstrap.Addresses{
+		Admin: free[0], Listeners: map[string]string{"velocity": free[1], "velaflows": free[2]},
+		Clusters: map[string]string{"keywicket": checks},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var config map[string]any
+	if err := yaml.Unmarshal(text, &config); err != nil {
+		t.Fatal(err)
+	}
+	edit(config)
+	if text, err = yaml.Marshal(config); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "envoy.yaml")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := &server{name: "Envoy", address: free[1]}
+	s.start(t, nil, binary, []string{
+		"--config-path", file, "--disable-hot-restart", "--concurrency", strconv.Itoa(workers), "--log-level", "error",
+	}, clean())
+	s.await(t, "http://"+free[0]+"/ready")
+	return s
+}
+
+// await waits until the URL answers 200.
+func (s *server) await(t testing.TB, url string) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(2 * time.Millisecond) {
+		response, err := http.Get(url)
+		if err == nil {
+			_ = response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return
+			}
+		}
+		if time.Now().After(deadline) || s.Err() != nil {
+			t.Fatalf("%s is not ready: %v", s.name, s.Err())
+		}
+	}
+}
+
+// answering has Envoy answer by itself, so that no upstream is measured, and log no accesses, which this process would have to read.
+func answering(config map[string]any) {
+	remove(config, "access_log")
+	replace(config, "routes", []any{map[string]any{
+		"match":           map[string]any{"prefix": "/"},
+		"direct_response": map[string]any{"status": 200, "body": map[string]any{"inline_string": "ok"}},
+	}})
+}
+
+// unchecked is answering without the filter.
+func unchecked(config map[string]any) {
+	answering(config)
+	remove(config, "typed_per_filter_config")
+	replace(config, "http_filters", []any{map[string]any{
+		"name":         "envoy.filters.http.router",
+		"typed_config": map[string]any{"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"},
+	}})
+}
+
+func remove(node any, key string) { replace(node, key, nil) }
+
+// replace gives the key another value, wherever it is. Nil: it is removed.
+func replace(node any, key string, value any) {
+	switch n := node.(type) {
+	case map[string]any:
+		if _, ok := n[key]; ok {
+			n[key] = value
+		}
+		if value == nil {
+			delete(n, key)
+		}
+		for name, child := range n {
+			if name != key {
+				replace(child, key, value)
+			}
+		}
+	case []any:
+		for _, child := range n {
+			replace(child, key, value)
+		}
+	}
+}
+
+// throughEnvoy is keywicket, and a server that gives the same answer from memory, each behind an Envoy, and an Envoy without a
+// check.
+func (w *world) throughEnvoy(ctx context.Context, t *testing.T, workers int) []*compared {
+	t.Helper()
+	sidecar := w.keywicket(t)
+	p := w.issues("warm", variedTokens, smallSets(turns))
+	w.warm(ctx, t, sidecar, p, 200)
+	same := w.noop(t, "", w.answer(ctx, t, sidecar, p))
+	f, err := httpForm(endpoint{http.MethodGet, "/api/issues/{id}"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	overHTTP := plan{Name: "http", Forms: []form{f}}
+	for _, q := range p.Asks {
+		overHTTP.Asks = append(overHTTP.Asks, question{q.Token, 0})
+	}
+	w.client.learn(t, overHTTP)
+	alone := startEnvoy(t, workers, sidecar.address, unchecked)
+	alone.name = noFilter
+	return []*compared{
+		{server: sidecar, want: 200, envoy: startEnvoy(t, workers, sidecar.address, answering)},
+		{server: same, want: 200, envoy: startEnvoy(t, workers, same.address, answering)},
+		{server: alone, want: 200, envoy: alone},
+	}
+}
+
+// answer writes the sidecar's answer to a check of the plan into a file, for the server that gives the same one.
+func (w *world) answer(ctx context.Context, t *testing.T, s *server, p plan) (file string) {
+	t.Helper()
+	conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	q := p.Asks[len(p.Asks)/2] // with a middling number of scopes
+	request := p.Forms[q.Form].fill(nil, []byte(key(q.Token)))
+	var answer []byte
+	if err := conn.Invoke(ctx, checkMethod, &request, &answer, grpc.ForceCodecV2(asBytes{})); err != nil {
+		t.Fatal(err)
+	}
+	if status, err := statusOf(answer); status != http.StatusOK {
+		t.Fatal("the answer for the no-op server is a ", status, err)
+	}
+	file = filepath.Join(t.TempDir(), "answer")
+	if err := os.WriteFile(file, answer, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// noFilter is the name of an Envoy that checks nothing.
+const noFilter = "no filter"
+
+// connections of clients to Envoy, with one request each: enough that its worker is always busy.
+const connections = 32
+
+// saturated is how many requests a second come through an Envoy with one worker.
+func saturated(ctx context.Context, t *testing.T, w *world) []kase {
+	return []kase{w.inTurns(ctx, t, "one worker", w.throughEnvoy(ctx, t, 1), *rounds, load{Plan: "http", Callers: connections})}
+}
+
+// workers is saturated with two workers.
+func workers(ctx context.Context, t *testing.T, w *world) []kase {
+	return []kase{w.inTurns(ctx, t, "two workers", w.throughEnvoy(ctx, t, 2), *rounds, load{Plan: "http", Callers: connections})}
+}
+
+// second is how long a turn lasts in which the slowest of a hundred requests are looked at.
+const second = time.Second
+
+// halfOfSaturation is the latency at half of the requests a second that come through with keywicket at most.
+func halfOfSaturation(ctx context.Context, t *testing.T, w *world) []kase {
+	sides := w.throughEnvoy(ctx, t, 1)[:2]
+	rate := w.saturation(ctx, t, sides[0]) / 2
+	l := load{Plan: "http", Callers: connections, For: second, Rate: rate, Details: true}
+	return []kase{w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", rate), sides, max(1, *rounds/2), l)}
+}
+
+// rates is the latency at several shares of saturation, for the plot.
+func rates(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+	sides := w.throughEnvoy(ctx, t, 1)
+	most := w.saturation(ctx, t, sides[0])
+	for _, share := range []float64{.1, .25, .5, .6, .7, .8, .9, 1} {
+		l := load{Plan: "http", Callers: 4 * connections, For: second, Rate: share * most, Details: true}
+		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", l.Rate), sides, fewer(), l))
+	}
+	return cases
+}
+
+// saturation is how many requests a second come through at most.
+func (w *world) saturation(ctx context.Context, t *testing.T, s *compared) float64 {
+	t.Helper()
+	c := w.inTurns(ctx, t, "", []*compared{s}, 5, load{Plan: "http", Callers: connections})
+	return c.median(s.name, answers)
+}

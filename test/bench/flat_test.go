@@ -1,0 +1,197 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/dustin/go-humanize"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/keywicket/keywicket/policies"
+)
+
+// A row of flatness has three sidecars, which differ in one number, and take turns. What is to be flat is the CPU of a check: that
+// of each as a ratio to that of the first one.
+
+// room is cache.max_bytes where all tokens of a row have to have room.
+const room = "KEYWICKET_CACHE_MAX_BYTES=512MiB"
+
+// flatRoutes are tables of 20 to 3,000 routes, in which every form of the table's language is. There are 2,000
+// pairs of a token and a route, with a large table as with a small one.
+func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+	var sides []*compared
+	for _, n := range []int{20, 300, 3000} {
+		dir, made := generated(t, n)
+		s := w.keywicket(t, "KEYWICKET_POLICIES_DIR="+dir)
+		s.name = humanize.Comma(int64(n)) + " routes"
+		p := plan{Name: s.name}
+		for _, e := range made {
+			p.Forms = append(p.Forms, w.form(t, e))
+		}
+		for i := range turns {
+			p.Asks = append(p.Asks, question{variedTokens + int64((i*8|writing)%sets), i * 7 % n})
+		}
+		w.warm(ctx, t, s, p, 200)
+		sides = append(sides, &compared{server: s, want: 200, plan: p.Name})
+	}
+	return flat(ctx, t, w, sides, load{})
+}
+
+// flat is each of the sides in turns, beside the first one.
+func flat(ctx context.Context, t *testing.T, w *world, sides []*compared, l load) (cases []kase) {
+	t.Helper()
+	for _, n := range callers {
+		l.Callers = n
+		c := w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, *rounds, l)
+		c.Base = sides[0].name
+		cases = append(cases, c)
+	}
+	return cases
+}
+
+// writing are the scopes, by their bits, that the routes of generated tables need beside issues:read.
+const writing = 0b111 // issues:write, projects:read, projects:write
+
+// perGroup are the forms of a table's language. Each group of rows has them all. A %d is the group's number.
+var perGroup = []struct{ row, method, path string }{
+	{`{method: GET, path: /api/r%d, scopes: [issues:read]}`, "GET", "/api/r%d"},
+	{`{method: GET, path: "/api/r%d/{id}", scopes: [issues:read]}`, "GET", "/api/r%d/{id}"},
+	{`{method: GET, path: "/api/r%d/{id}.json", scopes: [issues:read, projects:read]}`, "GET", "/api/r%d/{id}.json"},
+	{`{method: POST, path: "/api/r%d/{id}:archive", scopes: [issues:write]}`, "POST", "/api/r%d/{id}:archive"},
+	{`{method: GET, path: "/api/r%d/{id}/compare/{base}...{head}", scopes: [issues:read]}`, "GET", "/api/r%d/{id}/compare/main...{id}"},
+	{`{method: GET, path: "/api/r%d/{id}/files/{path...}", any_of: [documents:read, issues:read]}`, "GET", "/api/r%d/{id}/files/src/{id}/main.go"},
+	{`{method: "*", path: "/api/r%d/{id}/anything", scopes: [projects:write]}`, "PUT", "/api/r%d/{id}/anything"},
+	{`{method: PATCH, path: "/api/r%d/caf%%C3%%A9/{id}", scopes: [issues:write], any_of: [projects:read]}`, "PATCH", "/api/r%d/caf%%C3%%A9/{id}"},
+	{`{grpc: bench.r%d.Things/List, scopes: [issues:read]}`, "POST", "/bench.r%d.Things/List"},
+	{`{grpc: bench.r%d.Things/*, scopes: [issues:write]}`, "POST", "/bench.r%d.Things/Create"},
+}
+
+// generated is a folder of the built-in policies with another table for Velocity, and a request to each of its routes.
+func generated(t *testing.T, routes int) (dir string, made []endpoint) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "policies")
+	if err := os.CopyFS(dir, policies.Builtin); err != nil {
+		t.Fatal(err)
+	}
+	// The tests of the policies are about the built-in tables.
+	if err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, "_test.rego") {
+			err = os.Remove(path)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	own := filepath.Join(dir, "apis", "velocity")
+	text, err := os.ReadFile(filepath.Join(own, "data.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	scopes, _, ok := strings.Cut(string(text), "\nroutes:\n")
+	if !ok {
+		t.Fatal("the built-in table has no routes")
+	}
+	var b strings.Builder
+	b.WriteString(scopes + "\nhead_with_get: true\nroutes:\n")
+	for i := range routes {
+		form, group := perGroup[i%len(perGroup)], i/len(perGroup)
+		fmt.Fprintf(&b, "  - "+form.row+"\n", group)
+		made = append(made, endpoint{form.method, fmt.Sprintf(form.path, group)})
+	}
+	if err := os.WriteFile(filepath.Join(own, "data.yaml"), []byte(b.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir, made
+}
+
+// form is the check that Envoy has sent, for another endpoint.
+func (w *world) form(t *testing.T, e endpoint) form {
+	t.Helper()
+	var check authv3.CheckRequest
+	if err := proto.Unmarshal(w.forms[0].Text, &check); err != nil {
+		t.Fatal(err)
+	}
+	http := check.GetAttributes().GetRequest().GetHttp()
+	http.Method, http.Path = e.Method, strings.ReplaceAll(e.Path, "{id}", anyID)
+	text, err := proto.Marshal(&check)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := newForm(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// flatStored are databases with 1,000 to 1,000,000 tokens: a thousand of them warm, and the same with no cache, each check a query.
+func flatStored(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+	const asked = 1000
+	for _, c := range []struct {
+		name, setting string
+		warm          bool
+	}{{"warm", room, true}, {"no cache", "KEYWICKET_CACHE_MAX_BYTES=0", false}} {
+		var sides []*compared
+		for _, n := range []int{1000, 100_000, 1_000_000} {
+			name := humanize.Comma(int64(n)) + " stored"
+			s := w.keywicket(t, c.setting, "KEYWICKET_DATABASE_URL="+w.database(t, c.name+" "+name, n))
+			s.name = name
+			sets := upTo(n)
+			if c.warm {
+				sets = sets[:asked]
+			}
+			p := w.issues(c.name+", "+name, equalTokens, spread(sets, turns))
+			if w.client.learn(t, p); c.warm {
+				w.warm(ctx, t, s, p, 200)
+			}
+			sides = append(sides, &compared{server: s, want: 200, plan: p.Name})
+		}
+		for _, k := range flat(ctx, t, w, sides, load{Details: !c.warm}) {
+			k.Name = c.name + ", " + k.Name
+			cases = append(cases, k)
+		}
+	}
+	return cases
+}
+
+// spread are n of all, in the same distance.
+func spread(all []int, n int) (some []int) {
+	if len(all) <= n {
+		return all
+	}
+	for i := range n {
+		some = append(some, all[i*len(all)/n])
+	}
+	return some
+}
+
+// flatWarm are 1,000 to 100,000 warm tokens, by turns.
+func flatWarm(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+	const stored = 100_000
+	databaseURL := w.database(t, "warm", stored)
+	var sides []*compared
+	for _, n := range []int{1000, 10_000, 100_000} {
+		s := w.keywicket(t, room, "KEYWICKET_DATABASE_URL="+databaseURL)
+		s.name = humanize.Comma(int64(n)) + " warm"
+		p := w.issues(s.name, equalTokens, upTo(n))
+		w.warm(ctx, t, s, p, 200)
+		sides = append(sides, &compared{server: s, want: 200, plan: p.Name})
+	}
+	return flat(ctx, t, w, sides, load{})
+}
+
+// flatCallers is warm with one to 64 callers, for the plot.
+func flatCallers(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+	sides := both(w.keywicket(t), w.noop(t, "", ""))
+	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(turns)), 200)
+	for _, n := range []int{1, 2, 4, 8, 16, 32, 64} {
+		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, fewer(), load{Plan: "warm", Callers: n}))
+	}
+	return cases
+}

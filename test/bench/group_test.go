@@ -1,0 +1,79 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"testing"
+	"time"
+)
+
+// group makes control groups, one for each process, with a limit of processors.
+type group struct {
+	parent string
+	limits map[string]string // file → text
+	made   int
+}
+
+const (
+	groupsOne = "/sys/fs/cgroup/cpu" // of version 1
+	groupsTwo = "/sys/fs/cgroup"     // of version 2
+	period    = 100_000              // µs, the default
+)
+
+// newGroup skips the test where no limit can be set.
+func newGroup(t *testing.T, cores float64) *group {
+	t.Helper()
+	quota := strconv.Itoa(int(cores * period))
+	for _, g := range []*group{
+		{parent: groupsOne, limits: map[string]string{"cpu.cfs_period_us": strconv.Itoa(period), "cpu.cfs_quota_us": quota}},
+		{parent: groupsTwo, limits: map[string]string{"cpu.max": quota + " " + strconv.Itoa(period)}},
+	} {
+		if dir, err := g.make(t); err == nil {
+			t.Logf("the limit is set in %s", dir)
+			return g
+		}
+	}
+	t.Skip("no control group with a limit of processors can be made here: neither cgroup 1 nor cgroup 2 allows it")
+	return nil
+}
+
+// make makes a group, and removes it when the test has ended and the processes in it have.
+func (g *group) make(t testing.TB) (dir string, err error) {
+	t.Helper()
+	g.made++
+	dir = filepath.Join(g.parent, fmt.Sprintf("keywicket-bench-%d-%d", os.Getpid(), g.made))
+	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // as all of its kind
+		return "", err
+	}
+	t.Cleanup(func() {
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			err := os.Remove(dir)
+			if err == nil || errors.Is(err, os.ErrNotExist) {
+				return
+			}
+			if time.Now().After(end) {
+				t.Error("the control group stays: ", err)
+				return
+			}
+		}
+	})
+	for name, text := range g.limits {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
+}
+
+// command is what starts the program in a group of its own, so that Go sees the limit when it starts.
+func (g *group) command(t testing.TB, path string, args []string) (string, []string) {
+	t.Helper()
+	dir, err := g.make(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "sh", append([]string{"-c", `echo $$ > "$1/cgroup.procs" && shift && exec "$@"`, "sh", dir, path}, args...)
+}

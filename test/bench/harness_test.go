@@ -1,0 +1,171 @@
+package bench
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"maps"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/route"
+)
+
+// These tests are of the harness itself.
+
+// Another token and another id are all that a check differs by from the one that Envoy has sent.
+func TestChecksAreThoseOfEnvoy(t *testing.T) {
+	f := capture(t, []endpoint{{"GET", "/api/issues/{id}"}}, false)[0]
+	read := func(text []byte) *authv3.AttributeContext_HttpRequest {
+		var check authv3.CheckRequest
+		if err := proto.Unmarshal(text, &check); err != nil {
+			t.Fatal(err)
+		}
+		if api := check.GetAttributes().GetContextExtensions()["api"]; api != "velocity" {
+			t.Errorf("the check is for the API %q", api)
+		}
+		return check.GetAttributes().GetRequest().GetHttp()
+	}
+	sent := read(f.Text)
+	if got := slices.Sorted(maps.Keys(sent.GetHeaders())); len(got) > 0 || len(sent.GetHeaderMap().GetHeaders()) != 2 {
+		t.Errorf("Envoy sends other headers than those that deploy/envoy allows: %v", sent)
+	}
+	paths := make(map[string]bool)
+	for n := range int64(3) {
+		made := read(f.fill(nil, []byte(key(n))))
+		if got := string(made.GetHeaderMap().GetHeaders()[0].GetRawValue()); got != "Bearer "+key(n) {
+			t.Errorf("the credential is %q", got)
+		}
+		paths[made.GetPath()] = true
+		if len(made.GetPath()) != len("/api/issues/")+len(anyID) || strings.Count(made.GetPath(), "-") != 4 {
+			t.Errorf("the path is %q", made.GetPath())
+		}
+		made.Path, made.HeaderMap = sent.GetPath(), sent.GetHeaderMap()
+		if !proto.Equal(made, sent) {
+			t.Errorf("more than the token and the id differs: %v", made)
+		}
+	}
+	if len(paths) != 3 {
+		t.Errorf("paths repeat: %v", paths)
+	}
+}
+
+func TestStatusOfAnAnswer(t *testing.T) {
+	denied := func(status int32) *authv3.CheckResponse {
+		return &authv3.CheckResponse{Status: &rpcstatus.Status{Code: 7, Message: "no"}, HttpResponse: &authv3.CheckResponse_DeniedResponse{
+			DeniedResponse: &authv3.DeniedHttpResponse{Body: "{}", Status: &typev3.HttpStatus{Code: typev3.StatusCode(status)}},
+		}}
+	}
+	for _, c := range []struct {
+		answer *authv3.CheckResponse
+		want   int
+	}{
+		{&authv3.CheckResponse{Status: &rpcstatus.Status{}}, 200},
+		{&authv3.CheckResponse{Status: &rpcstatus.Status{}, HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: &authv3.OkHttpResponse{
+			HeadersToRemove: []string{"a"},
+		}}}, 200},
+		{denied(401), 401},
+		{denied(403), 403},
+	} {
+		text, err := proto.Marshal(c.answer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := statusOf(text); got != c.want || err != nil {
+			t.Errorf("%v: got %d %v", c.answer, got, err)
+		}
+	}
+	for _, bad := range []string{"", "\x0a", "\x12\x00", "\xff\xff"} { // no status is no answer
+		if got, err := statusOf([]byte(bad)); err == nil {
+			t.Errorf("%q: got %d", bad, got)
+		}
+	}
+}
+
+func TestAnswersOfEnvoyAreRead(t *testing.T) {
+	r := bufio.NewReader(strings.NewReader("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ndate: today\r\n\r\nok" +
+		"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"))
+	if status, last, err := readAnswer(r); status != 200 || last || err != nil {
+		t.Errorf("got %d %t %v", status, last, err)
+	}
+	if status, last, err := readAnswer(r); status != 503 || !last || err != nil {
+		t.Errorf("got %d %t %v", status, last, err)
+	}
+	if _, _, err := readAnswer(r); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The client and the no-op server are the processes of a measurement: closed and open loop.
+func TestLoad(t *testing.T) {
+	w := &world{}
+	w.client = startClient(t)
+	s := w.noop(t, "", "")
+	text, err := proto.Marshal(&authv3.CheckRequest{Attributes: &authv3.AttributeContext{ContextExtensions: map[string]string{"t": anyToken}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := newForm(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.client.learn(t, plan{Name: "p", Forms: []form{f}, Asks: []question{{1, 0}, {2, 0}}})
+	before := s.cpu(t)
+	if r := w.client.run(t, load{Plan: "p", Address: s.address, Callers: 4, Checks: 100, Want: 200}); r.Checks != 100 || r.Seconds <= 0 {
+		t.Errorf("closed loop of 100 checks: %+v", r)
+	}
+	if used := s.cpu(t) - before; used <= 0 {
+		t.Errorf("100 checks took %v of the server", used)
+	}
+	const rate, length = 200, 200 * time.Millisecond
+	r := w.client.run(t, load{Plan: "p", Address: s.address, Callers: 4, For: length, Rate: rate, Want: 200, Details: true})
+	if r.Checks != 40 || r.Seconds < 0.15 || r.P50 <= 0 || r.P99 < r.P50 {
+		t.Errorf("open loop of 200 checks a second for 0.2 s: %+v", r)
+	}
+	if r := w.client.do(t, command{Run: &load{Plan: "p", Address: s.address, Callers: 1, Checks: 3, Want: 403}}); r.Wrong["200"] != 3 {
+		t.Errorf("three answers were not as wanted: %+v", r)
+	}
+}
+
+// Every form of the table's language is in a generated table, and each request finds its own row.
+func TestGeneratedRoutes(t *testing.T) {
+	dir, made := generated(t, 20)
+	tables, err := policies.Tables(os.DirFS(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := tables["velocity"].Routes
+	index := route.Index{HeadWithGet: true}
+	for i, r := range rows {
+		method, path, _ := strings.Cut(r.Name(), " ")
+		pattern, err := route.Parse(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := index.Add(method, pattern, i); !ok {
+			t.Fatal("twice: ", r.Name())
+		}
+	}
+	if len(rows) != len(made) {
+		t.Fatalf("%d rows for %d requests", len(rows), len(made))
+	}
+	for i, e := range made {
+		path, err := url.PathUnescape(strings.ReplaceAll(e.Path, "{id}", anyID))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if row, ok := index.Find(e.Method, path); !ok || row != i {
+			t.Errorf("%s %s finds %s", e.Method, path, rows[row].Name())
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package bench
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// httpConnection is a connection to Envoy, with one request at a time. net/http would need as much of the processors as Envoy
+// does.
+type httpConnection struct {
+	address string
+	conn    net.Conn
+	reader  *bufio.Reader
+}
+
+// exchange sends a request of HTTP/1.1 and reads the answer, of which only the status is returned.
+func (c *httpConnection) exchange(request, buffer []byte) (status int, _ []byte, err error) {
+	if c.conn == nil {
+		if c.conn, err = net.DialTimeout("tcp", c.address, patience); err != nil {
+			return 0, nil, err
+		}
+		c.reader = bufio.NewReader(c.conn)
+	}
+	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return 0, nil, err
+	}
+	if _, err := c.conn.Write(request); err != nil {
+		return 0, nil, err
+	}
+	status, last, err := readAnswer(c.reader)
+	if last || err != nil {
+		_ = c.conn.Close()
+		c.conn = nil
+	}
+	return status, buffer, err
+}
+
+// readAnswer reads an answer whose body has a length. It is the last one of its connection if the server says so.
+func readAnswer(r *bufio.Reader) (status int, last bool, err error) {
+	line, err := r.ReadSlice('\n')
+	if err != nil {
+		return 0, false, err
+	}
+	if !bytes.HasPrefix(line, []byte("HTTP/1.1 ")) || len(line) < 12 {
+		return 0, false, fmt.Errorf("%q is no status line", line)
+	}
+	if status, err = strconv.Atoi(string(line[9:12])); err != nil {
+		return 0, false, err
+	}
+	length := -1
+	for {
+		line, err := r.ReadSlice('\n')
+		if err != nil {
+			return 0, false, err
+		}
+		line = bytes.TrimRight(line, "\r\n")
+		if len(line) == 0 {
+			break
+		}
+		name, value, _ := bytes.Cut(line, []byte(": "))
+		switch string(name) { // Envoy writes names in small letters
+		case "content-length":
+			if length, err = strconv.Atoi(string(value)); err != nil {
+				return 0, false, err
+			}
+		case "connection":
+			last = string(value) == "close"
+		}
+	}
+	if length < 0 {
+		return 0, false, errors.New("an answer without content-length")
+	}
+	_, err = io.CopyN(io.Discard, r, int64(length))
+	return status, last, err
+}
+
+// httpForm is a request to Envoy with a token and an id in it.
+func httpForm(e endpoint) (form, error) {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nhost: api.velocity.quest\r\nauthorization: Bearer %s\r\n", e.Method, strings.ReplaceAll(e.Path, "{id}", anyID), anyToken)
+	for name, value := range browser {
+		fmt.Fprintf(&b, "%s: %s\r\n", name, value)
+	}
+	b.WriteString("\r\n")
+	return newForm([]byte(b.String()))
+}

@@ -1,0 +1,150 @@
+package bench
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"fmt"
+	"math"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+)
+
+var growth = flag.Duration("growth", 5*time.Minute, "how long the row growth lasts")
+
+// resident is the memory of the process that lies in RAM, in MiB.
+func (s *server) resident(t *testing.T) float64 {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		var kilobytes float64
+		if n, _ := fmt.Sscanf(line, "VmRSS: %f kB", &kilobytes); n == 1 {
+			return kilobytes / 1024
+		}
+	}
+	t.Fatal(s.name, " has no VmRSS")
+	return 0
+}
+
+// metric reads one of the sidecar's own, by its name with labels.
+func (s *server) metric(t *testing.T, name string) (value float64) {
+	t.Helper()
+	response, err := http.Get("http://" + s.operations + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
+		if text, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			if _, err := fmt.Sscan(text, &value); err != nil {
+				t.Fatal(err)
+			}
+			return value
+		}
+	}
+	t.Fatalf("there is no metric %s", name)
+	return 0
+}
+
+// settings adds what the sidecar has set for Go's garbage collector.
+func (s *server) settings(t *testing.T, c *kase) {
+	t.Helper()
+	c.add(s.name, gogc, s.metric(t, "go_gc_gogc_percent"))
+	c.add(s.name, memLimit, s.metric(t, "go_gc_gomemlimit_bytes")/(1<<20))
+}
+
+// samples adds the memory once a second, or ten times, whichever is longer, while f runs again and again.
+func (s *server) samples(ctx context.Context, t *testing.T, c *kase, length time.Duration, f func()) {
+	t.Helper()
+	interval := min(time.Second, length/10)
+	for end := time.Now().Add(length); time.Now().Before(end); {
+		if ctx.Err() != nil {
+			t.Fatal("interrupted")
+		}
+		begin := time.Now()
+		f()
+		time.Sleep(time.Until(begin.Add(interval)))
+		c.add(s.name, rss, s.resident(t))
+	}
+}
+
+// resting is what a sidecar takes that has nothing to do.
+func resting(ctx context.Context, t *testing.T, w *world) []kase {
+	sidecar := w.keywicket(t)
+	c := newCase("at rest")
+	sidecar.settings(t, &c)
+	sidecar.samples(ctx, t, &c, 10*time.Second, func() {})
+	return []kase{c}
+}
+
+// memory is what a sidecar with 100,000 warm tokens takes while these are asked for. It has the default cache.max_bytes if the
+// tokens have room there, and otherwise what they take, and a tenth.
+func memory(ctx context.Context, t *testing.T, w *world) []kase {
+	const stored = 100_000
+	databaseURL := "KEYWICKET_DATABASE_URL=" + w.database(t, "memory", stored)
+	p := w.issues("many", equalTokens, upTo(stored))
+	sidecar := w.keywicket(t, databaseURL, room)
+	w.warm(ctx, t, sidecar, p, 200)
+	size, setting := 64.0, ""
+	if needed := 1.1 * sidecar.metric(t, cacheBytes) / (1 << 20); needed > size {
+		size = math.Ceil(needed)
+		setting = fmt.Sprintf("KEYWICKET_CACHE_MAX_BYTES=%.0fMiB", size)
+	}
+	if err := sidecar.Stop(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	sidecar = w.keywicket(t, databaseURL, setting)
+	w.warm(ctx, t, sidecar, p, 200)
+	warm := newCase(fmt.Sprintf("100,000 warm tokens, under load, cache.max_bytes: %.0fMiB", size))
+	sidecar.settings(t, &warm)
+	warm.add(sidecar.name, entries, sidecar.metric(t, `keywicket_cache_entries{answers="good"}`))
+	warm.add(sidecar.name, cached, sidecar.metric(t, cacheBytes)/(1<<20))
+	next := 0
+	sidecar.samples(ctx, t, &warm, 10*time.Second, func() {
+		next += w.client.run(t, load{Plan: "many", Address: sidecar.address, Callers: 4, For: time.Second, From: next, Want: 200}).Checks
+	})
+	return []kase{warm}
+}
+
+const cacheBytes = `keywicket_cache_bytes{answers="good"}`
+
+// grown is the memory over minutes at 70 % of what the sidecar can answer. Tokens are looked up again as they get old, as they are
+// by default.
+func grown(ctx context.Context, t *testing.T, w *world) []kase {
+	sidecar := w.keywicket(t, "KEYWICKET_CACHE_MAX_AGE=60s")
+	w.warm(ctx, t, sidecar, w.issues("warm", variedTokens, smallSets(turns)), 200)
+	l := load{Plan: "warm", Address: sidecar.address, Callers: 16, For: 3 * time.Second, Want: 200}
+	most := w.client.run(t, l).perSecond()
+	c := newCase(fmt.Sprintf("%v at 70 %% of saturation", *growth))
+	sidecar.settings(t, &c)
+	l.For, l.Rate = time.Second, 0.7*most
+	sidecar.samples(ctx, t, &c, *growth, func() {
+		r := w.client.run(t, l)
+		l.From += r.Checks
+		c.add(sidecar.name, answers, r.perSecond())
+	})
+	return []kase{c}
+}
+
+// started is how long it takes from the start of the process until it is ready.
+func started(ctx context.Context, t *testing.T, w *world) []kase {
+	c := newCase("built-in policies")
+	for range max(1, *rounds/2) {
+		if ctx.Err() != nil {
+			t.Fatal("interrupted")
+		}
+		begin := time.Now()
+		s := w.keywicket(t)
+		c.add(s.name, ready, microseconds(time.Since(begin))/1e3)
+		if err := s.Stop(10 * time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return []kase{c}
+}
