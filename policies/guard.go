@@ -50,11 +50,15 @@ func mayBeObject(t *ast.Term) bool {
 // guard runs the checks that need no decision.
 func (s sources) guard(compiler *ast.Compiler) error {
 	var all faults
-	read := make(map[string]*ast.Location) // virtual documents that rules read → where
+	type reference struct {
+		ref ast.Ref
+		at  *ast.Location
+	}
+	read := make(map[string]reference) // virtual documents that rules read
 	for _, module := range compiler.Modules {
 		ast.WalkRefs(module, func(r ast.Ref) bool {
 			if ground := r.GroundPrefix(); len(ground) > 1 && r[0].Equal(ast.DefaultRootDocument) {
-				read[ground.String()] = cmp.Or(r[0].Location, module.Package.Location)
+				read[ground.String()] = reference{ground, cmp.Or(r[0].Location, module.Package.Location)}
 			}
 			return false
 		})
@@ -62,17 +66,17 @@ func (s sources) guard(compiler *ast.Compiler) error {
 	for _, file := range slices.Sorted(maps.Keys(s.tests)) {
 		for _, rule := range s.tests[file].Rules {
 			ref := rule.Ref().GroundPrefix()
-			for name, at := range read {
-				if ast.MustParseRef(name).HasPrefix(ref) {
+			for _, r := range read {
+				if r.ref.HasPrefix(ref) {
 					all = append(all, fault{file: rule.Location.File, line: rule.Location.Row, text: fmt.Sprintf(
-						"%s is read at %s:%d, and a _test.rego file is not there when the sidecar decides: define it in another file", ref, at.File, at.Row)})
+						"%s is read at %s:%d, and a _test.rego file is not there when the sidecar decides: define it in another file", ref, r.at.File, r.at.Row)})
 				}
 			}
 		}
 	}
 	for _, own := range []ast.Ref{denyRef, headersRef} {
 		rules := compiler.GetRulesWithPrefix(own)
-		if len(rules) > 0 && read[own.String()] == nil {
+		if len(rules) > 0 && read[own.String()].ref == nil {
 			all = append(all, fault{file: rules[0].Location.File, line: rules[0].Location.Row, text: fmt.Sprintf(
 				"%s is defined, and no rule reads it: take over keywicket/decision.rego of this version", own)})
 		}

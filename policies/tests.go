@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -131,7 +132,7 @@ func (s sources) run(ctx context.Context, compiler *ast.Compiler, names string, 
 	modules := maps.Clone(s.rules)
 	maps.Copy(modules, s.tests)
 	results, err := tester.NewRunner().SetCompiler(compiler).SetStore(store).SetModules(modules).
-		SetTimeout(testTimeout).Filter(names).RunTests(ctx, txn)
+		SetTimeout(testTimeout).SetParallel(runtime.GOMAXPROCS(0)).Filter(names).RunTests(ctx, txn)
 	if err != nil {
 		return err
 	}

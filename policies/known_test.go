@@ -1,0 +1,260 @@
+package policies
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// withRules are the built-in policy with more rules.
+func withRules(t *testing.T, rules string) sources {
+	t.Helper()
+	s, err := read(Builtin)
+	if err == nil {
+		s.rules["keywicket/extra.rego"], err = ast.ParseModule("keywicket/extra.rego", "package keywicket\n\nimport future.keywords.not\n\n"+rules)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", rules, err)
+	}
+	return s
+}
+
+// A rule is kept with a row only if it can have no other value for it.
+func TestKnownRules(t *testing.T) {
+	for rule, want := range map[string]bool{
+		`x := 1`:                                 true,
+		`x := route.name`:                        true,
+		`x := count(route.scopes)`:               true,
+		`x := data.apis.velaflows.overrides`:     true,
+		`x := f(route) + 1` + "\n" + `f(r) := 1`: true,
+		`default x := 2` + "\n" + `x := 1 if y` + "\n" + `y if route.level == "user"`: true,
+		`x := {"a": route.name, "b": allowed}`:                                        true,
+		`x if not public`:                                                             true,
+		`x := input.api`:                                                              false,
+		`x := count(input)`:                                                           false,
+		`x := input[route.name]`:                                                      false,
+		`x := 1 if input.principal.kind == "a"`:                                       false,
+		`x if not input.workspace.granted`:                                            false,
+		`x := [1 | input.denial == "missing"]`:                                        false,
+		`x := 1 if { every y in [1] { y < count(input.request.segments) } }`:          false,
+		`x := 1 if { route.level == "user" } else := 2 if { input.denial == null }`:   false,
+		`x := 1 if { route.level == "user" } else := y` + "\n" + `y := 1 if { 1 == 2 } else := input.api`: false,
+		`x := y.z` + "\n" + `y := {"z": input.api}`:                                                       false,
+		`x := f(1)` + "\n" + `f(_) := input.api`:                                                          false,
+		`x := f(input.api)` + "\n" + `f(a) := a`:                                                          false,
+		`default x := 2` + "\n" + `x := 1 if input.denial == null`:                                        false,
+		`x := permitted`: false,
+		`x := {k | some k, _ in data.keywicket.deny}` + "\n" + `deny contains {"code": "A", "reason": input.api} if input.denial == "no"`: false,
+		`x := time.now_ns()`:                                      false,
+		`x := rand.intn("a", 5)`:                                  false,
+		`x := uuid.rfc4122("a")`:                                  false,
+		`x := crypto.x509.parse_and_verify_certificates("a")`:     false,
+		`x := y if y := route with input.api as "velocity"`:       false,
+		`x := y if y := route.name with data.facts as {}`:         false,
+		`x := $"{input.api}"`:                                     false,
+		`x := 1 if walk(input, [_, "missing"])`:                   false,
+		`x := data[["keywicket"][0]].z` + "\n" + `z := input.api`: false,
+	} {
+		s := withRules(t, rule)
+		_, e := bothEngines(t, s)
+		place, ok := e.index.known.places["x"]
+		if !ok || e.index.known.ofRow[place] != want {
+			t.Errorf("%s: it has a place: %t, and is kept: %t", rule, ok, !want)
+		}
+	}
+	for _, rule := range []string{`x contains 1`, `x[a] := 1 if some a in ["b"]`, `x.y := 1`, `x(a) := a`, "x.y := 1\n\nx.z := 2"} {
+		_, e := bothEngines(t, withRules(t, rule))
+		if _, ok := e.index.known.places["x"]; ok {
+			t.Errorf("%s: it has a place", rule)
+		}
+	}
+}
+
+// Decisions on one row, by turns, of rules that know the row and rules that know more: as without anything kept.
+func TestKnownRulesDecideAlike(t *testing.T) {
+	s := withRules(t, `
+headers["x-row"] := json.marshal([row_alone, other, again])
+
+row_alone := [route.name, public_or_not, count(input_free)]
+
+public_or_not := "public" if public
+
+public_or_not := "not public" if not public
+
+input_free contains scope if some scope in route.scopes
+
+other := [input.principal.kind, row_alone] if input.workspace.role == null
+
+other := "a role" if input.workspace.role != null
+
+again := x if {
+	x := there with input.request.path as "/healthz" with input.request.segments as ["healthz"]
+} else := "nowhere"
+
+there := [route.name, row_alone, elsewhere]
+
+elsewhere := "public" if public
+
+elsewhere := "closed" if not public
+
+deny contains {"code": "FORBIDDEN", "reason": "no"} if {
+	input.workspace.role == "bad"
+	row_alone[2] == 1
+}
+`)
+	plain, indexed := bothEngines(t, s)
+	for range 3 {
+		for _, path := range []string{"/api/v1/contacts", "/api/v1/inbox/conversations", "/healthz", "/nothing", ""} {
+			for _, role := range []string{"", "good", "bad"} {
+				for _, kind := range []authz.Kind{authz.KindWorkspaceToken, authz.KindPersonalKey, "robot", ""} {
+					in := authz.Input{API: "velaflows", Method: "GET", Path: path, Denial: authz.ReasonMissing}
+					in.Workspace = authz.Workspace{Requested: true, Granted: kind != "", Role: role}
+					if path != "" {
+						in.Segments = strings.Split(path[1:], "/")
+					}
+					if kind != "" {
+						in.Denial, in.Principal = "", &authz.Principal{Kind: kind, Scopes: []string{"admin:all"}}
+					}
+					want, err1 := plain.Decide(t.Context(), in)
+					got, err2 := indexed.Decide(t.Context(), in)
+					if err1 != nil || err2 != nil || !reflect.DeepEqual(want, got) {
+						t.Fatalf("%+v:\nplain   %+v, %v\nindexed %+v, %v", in, want, err1, got, err2)
+					}
+				}
+			}
+		}
+	}
+}
+
+// Nothing is kept of an evaluation that fails: the next one fails too.
+func TestErrorsAreNotKept(t *testing.T) {
+	in := authz.Input{API: "velaflows", Method: "GET", Path: "/healthz", Segments: []string{"healthz"}, Denial: authz.ReasonMissing}
+	for name, rules := range map[string]string{
+		"two values":        "headers[\"x\"] := y\n\ny := \"a\" if route.level == \"workspace\"\n\ny := \"b\" if route.public",
+		"a built-in's":      "headers[\"x\"] := y\n\ny := \"a\" if 1 / count(route.any_of) > 0",
+		"beside a value":    "headers[\"x\"] := y\n\nheaders[\"z\"] := sprintf(\"%d\", [1 / (count(input.denial) - 7)]) if input.api != \"\"\n\ny := \"a\" if route.public",
+		"a header, a built": "headers[\"x\"] := y\n\ny := \"a\" if { route.public; to_number(route.name) > 0 }",
+	} {
+		_, indexed := bothEngines(t, withRules(t, rules))
+		for range 3 {
+			if d, err := indexed.Decide(t.Context(), in); err == nil || d.Allow {
+				t.Errorf("%s: %+v, %v", name, d, err)
+			}
+		}
+		for name, place := range indexed.index.known.places {
+			if v := (*indexed.index.rowOf(in).values.Load())[place]; place > 0 && v != nil {
+				t.Errorf("%s: %s is kept as %v", rules, name, v)
+			}
+		}
+	}
+}
+
+// Evaluations on one row at once agree.
+func TestKnownRulesAtOnce(t *testing.T) {
+	s, err := read(Builtin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, indexed := bothEngines(t, s)
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for range 50 {
+				in := authz.Input{
+					API: "velaflows", Method: "GET", Path: "/api/v1/inbox/conversations", Segments: []string{"api", "v1", "inbox", "conversations"},
+					Principal: &authz.Principal{Kind: authz.KindWorkspaceToken, Scopes: []string{[]string{"inbox:read", "crm:read"}[i%2]}},
+					Workspace: authz.Workspace{Requested: true, Granted: true},
+				}
+				if d, err := indexed.Decide(t.Context(), in); err != nil || d.Allow != (i%2 == 0) || d.RequiredScopes[0] != "inbox:read" {
+					t.Errorf("%+v, %v", d, err)
+				}
+			}
+		})
+	}
+	all.Wait()
+}
+
+// A part of the input is there in every form in which a rule can read it, and is left out where none does.
+func TestPartsOfTheInput(t *testing.T) {
+	in := authz.Input{
+		API: "velaflows", Method: "GET", Path: "/healthz", Segments: []string{"healthz"}, RawQuery: "q=1", Query: map[string][]string{"q": {"1"}},
+		Header: map[string][]string{"x-a": {"b"}}, Host: "api.example", Context: map[string]string{"c": "d"}, Time: time.Unix(1750000000, 1),
+		Principal: &authz.Principal{
+			ID: "t1", Kind: "session", API: "velaflows", Environment: "live", UserID: "ada", Scopes: []string{"s"}, AAL: "aal2",
+		},
+		Workspace: authz.Workspace{Requested: true, Granted: true, ID: "w1", Slug: "acme", Role: "owner"},
+	}
+	var everything reading
+	for p := range everything.parts {
+		everything.parts[p] = true
+	}
+	whole, err := inputValue(in, everything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, shipped := bothEngines(t, withRules(t, "unused := 1"))
+	for p, ref := range partRefs {
+		value, err := whole.Find(ref[1:])
+		if err != nil {
+			t.Fatal(ref, err)
+		}
+		want := ast.MustJSON(value)
+		name := ruleName(ref)
+		of := ref[:len(ref)-1].String()
+		keys := make([]string, 0, len(ref))
+		for _, key := range ref[1:] {
+			keys = append(keys, key.String())
+		}
+		path := "[" + strings.Join(keys, ", ") + "]"
+		for i, c := range []struct{ form, rules string }{
+			{"by name", fmt.Sprintf("v := %s", ref)},
+			{"by a text", fmt.Sprintf("v := %s[%q]", of, name)},
+			{"by an assignment", fmt.Sprintf("v := y if {\n\tx := %s\n\ty := x.%s\n}", of, name)},
+			{"by a variable", fmt.Sprintf("v := y if {\n\tsome k in [%q]\n\ty := %s[k]\n}", name, of)},
+			{"by an enumeration", fmt.Sprintf("v := y if {\n\tsome k, y in %s\n\tk == %q\n}", of, name)},
+			{"by a function", fmt.Sprintf("v := f(%s)\n\nf(x) := x.%s", of, name)},
+			{"in a function", fmt.Sprintf("v := f(1)\n\nf(x) := %s if x == 1", ref)},
+			{"by object.get", fmt.Sprintf("v := object.get(input, %s, null)", path)},
+			{"by walk", fmt.Sprintf("v := x if walk(input, [%s, x])", path)},
+			{"in a comprehension", fmt.Sprintf("v := [x | x := %s][0]", ref)},
+			{"in an every", fmt.Sprintf("v := w if {\n\tevery x in [1] {\n\t\tx != %s\n\t}\n}\n\nw := %s", ref, ref)},
+			{"in an else", fmt.Sprintf("v := 1 if {\n\tpublic != true\n} else := %s", ref)},
+			{"below an else", fmt.Sprintf("v := 1 if {\n\tpublic != true\n} else := w\n\nw := 1 if {\n\tpublic != true\n} else := %s", ref)},
+			{"in a head", fmt.Sprintf("v := w.a\n\nw[\"a\"] := %s", ref)},
+			{"in an object", fmt.Sprintf("v := {\"a\": %s}.a", ref)},
+			{"in a set", fmt.Sprintf("v := x if some x in w\n\nw contains %s", ref)},
+			{"by unification", fmt.Sprintf("v := x if [x, 1] = [%s, 1]", ref)},
+			{"with another input", fmt.Sprintf("v := x if x := w with input.none as 1\n\nw := %s", ref)},
+			{"in a template", fmt.Sprintf("v := w if $\"{%s}\" != \"<undefined>\"\n\nw := %s", ref, ref)},
+			{"in another package", fmt.Sprintf("v := data[[\"keywicket\"][0]].w\n\nw := %s", ref)},
+			{"as a default", fmt.Sprintf("default v := 0\n\nv := %s", ref)},
+		} {
+			if testing.Short() && (i+p)%4 != 0 {
+				continue
+			}
+			_, indexed := bothEngines(t, withRules(t, "headers[\"x\"] := json.marshal(v)\n\n"+c.rules))
+			d, err := indexed.Decide(t.Context(), in)
+			var got any
+			if err == nil {
+				err = json.Unmarshal([]byte(d.Headers["x"]), &got)
+			}
+			if text, _ := json.Marshal(want); err != nil || string(text) != d.Headers["x"] {
+				t.Errorf("%s %s: %q, %v, not %s", ref, c.form, d.Headers["x"], err, text)
+			}
+		}
+		needed := map[part]bool{
+			inputDenial: true, principalKind: true, principalScopes: true, workspaceRequested: true, workspaceGranted: true, workspaceRole: true,
+		}
+		if got := shipped.index.parts[p]; got != needed[part(p)] {
+			t.Errorf("%s: it is read: %t", ref, got)
+		}
+	}
+}
