@@ -91,7 +91,7 @@ type command struct {
 // client is the process that makes load.
 type client struct {
 	mu      sync.Mutex
-	in      io.Closer
+	stop    func() // ends it, whatever it does
 	out     *json.Encoder
 	results *json.Decoder
 }
@@ -121,7 +121,7 @@ func startClient(t testing.TB) *client {
 		_ = in.Close()
 		_ = c.Wait()
 	})
-	return &client{in: in, out: json.NewEncoder(in), results: json.NewDecoder(out)}
+	return &client{stop: func() { _ = in.Close() }, out: json.NewEncoder(in), results: json.NewDecoder(out)}
 }
 
 func (c *client) do(t testing.TB, what command) (r result) {
