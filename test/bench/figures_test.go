@@ -87,6 +87,28 @@ func (c *kase) median(server string, q quantity) float64 { return median(c.Serve
 // ratio is the median of the ratios of each round.
 func (c *kase) ratio(server string, q quantity) float64 { return median(c.ratios(server, q)) }
 
+// together is the ratio over all rounds: of the CPU for all checks, or of all checks. Beside the median it shows what comes in few
+// rounds only, such as a collection of garbage. There is none of latencies.
+func (c *kase) together(server string, q quantity) (ratio float64, ok bool) {
+	total := func(server string) (sum float64) {
+		checks := c.Servers[server][answers] // of each round, in proportion: rounds are of one length
+		for i, v := range c.Servers[server][q] {
+			if q != answers {
+				v *= checks[i]
+			}
+			sum += v
+		}
+		if q != answers {
+			sum /= sumOf(checks)
+		}
+		return sum
+	}
+	if q != cpu && q != envoyCPU && q != answers || len(c.ratios(server, q)) == 0 {
+		return 0, false
+	}
+	return total(server) / total(c.Base), true
+}
+
 // ratios are to the base, of each round; none where the base has no such quantity.
 func (c *kase) ratios(server string, q quantity) (all []float64) {
 	base := c.Servers[c.Base][q]
@@ -96,6 +118,13 @@ func (c *kase) ratios(server string, q quantity) (all []float64) {
 		}
 	}
 	return all
+}
+
+func sumOf(all []float64) (sum float64) {
+	for _, v := range all {
+		sum += v
+	}
+	return sum
 }
 
 func median(all []float64) float64 {
@@ -121,6 +150,9 @@ func describe(f figure) string {
 				fmt.Fprintf(&b, "    %-30s %10.2f   (%.2f to %.2f)", server+", "+string(q), median(all), slices.Min(all), slices.Max(all))
 				if ratios := c.ratios(server, q); len(ratios) > 0 {
 					fmt.Fprintf(&b, "   × %.3f   (%.3f to %.3f)", median(ratios), slices.Min(ratios), slices.Max(ratios))
+				}
+				if ratio, ok := c.together(server, q); ok {
+					fmt.Fprintf(&b, "   together × %.3f", ratio)
 				}
 				b.WriteString("\n")
 			}

@@ -91,7 +91,7 @@ type command struct {
 // client is the process that makes load.
 type client struct {
 	mu      sync.Mutex
-	in      io.Closer
+	stop    func() // ends it, whatever it does
 	out     *json.Encoder
 	results *json.Decoder
 }
@@ -121,7 +121,7 @@ func startClient(t testing.TB) *client {
 		_ = in.Close()
 		_ = c.Wait()
 	})
-	return &client{in: in, out: json.NewEncoder(in), results: json.NewDecoder(out)}
+	return &client{stop: func() { _ = in.Close() }, out: json.NewEncoder(in), results: json.NewDecoder(out)}
 }
 
 func (c *client) do(t testing.TB, what command) (r result) {
@@ -145,21 +145,19 @@ func (c *client) learn(t testing.TB, p plan) {
 	c.do(t, command{Learn: &p})
 }
 
-// run makes the load. Answers other than wanted end the test, because what they cost is not what was to be measured. A busy
-// machine may answer one in a thousand too late.
+// run makes the load. Answers other than wanted end the test, because what they cost is not what was to be measured. On a busy
+// machine one in a hundred may be a 503: it came too late.
 func (c *client) run(t testing.TB, l load) result {
 	t.Helper()
 	r := c.do(t, command{Run: &l})
-	wrong := 0
-	for _, n := range r.Wrong {
-		wrong += n
+	if len(r.Wrong) == 0 {
+		return r
 	}
-	if wrong*1000 > r.Checks {
-		t.Fatalf("%s at %s: of %d answers, these are not a %d: %v", l.Plan, l.Address, r.Checks, l.Want, r.Wrong)
+	text := fmt.Sprintf("%s at %s: of %d answers, these are not a %d: %v", l.Plan, l.Address, r.Checks, l.Want, r.Wrong)
+	if late := r.Wrong["503"]; len(r.Wrong) > 1 || late == 0 || late > max(1, r.Checks/100) {
+		t.Fatal(text)
 	}
-	if wrong > 0 {
-		t.Logf("%s at %s: of %d answers, these are not a %d: %v", l.Plan, l.Address, r.Checks, l.Want, r.Wrong)
-	}
+	t.Log(text)
 	return r
 }
 

@@ -69,6 +69,7 @@ func TestMeasure(t *testing.T) {
 	}
 	chosen := choose(t, *rows)
 	w := newWorld(t, *keywicket)
+	defer context.AfterFunc(ctx, w.client.stop)() // it may be in the middle of a long load
 	for _, r := range chosen {
 		t.Run(r.name, func(t *testing.T) {
 			if ctx.Err() != nil {
