@@ -24,6 +24,8 @@ type API struct {
 	// UpstreamHeaders are the headers that its policy may set for the upstream, in lower case. Every allowed request has
 	// them from the policy, or does not have them. Default: none.
 	UpstreamHeaders []string `yaml:"upstream_headers"`
+
+	name string // in the configuration
 }
 
 // WorkspaceHeader says where a request names the workspace it targets.

@@ -84,6 +84,7 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 		if api.Session.taken() && c.Sessions == nil {
 			return nil, fmt.Errorf("apis.%s.session: nothing here verifies sessions", name)
 		}
+		api.name = name
 		a.apis[name] = &api
 		a.upstream = append(a.upstream, api.UpstreamHeaders...)
 	}
@@ -144,11 +145,11 @@ func (answer *Answer) declare(api *API, all []string) {
 }
 
 func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error {
-	name, err := a.apiOf(r)
+	api, err := a.apiOf(r)
 	if err != nil {
 		return err
 	}
-	api := a.apis[name]
+	name := api.name
 	answer.API, answer.WorkspaceHeader.Name = name, api.Workspace.Header
 	in, err := a.input(name, &r)
 	if err != nil {
@@ -229,29 +230,29 @@ func (a *Authorizer) decide(ctx context.Context, in Input) (Decision, error) {
 
 // apiOf finds the API that a request is for. Envoy's configuration goes first. Where an API has hosts, its requests must
 // be for one of them, and the default API serves nothing.
-func (a *Authorizer) apiOf(r Request) (string, error) {
+func (a *Authorizer) apiOf(r Request) (*API, error) {
 	if r.API != "" {
 		api, ok := a.apis[r.API]
 		switch {
 		case !ok:
-			return "", fmt.Errorf("the request names the API %q, which is none of the configured ones: %s", r.API, a.names())
+			return nil, fmt.Errorf("the request names the API %q, which is none of the configured ones: %s", r.API, a.names())
 		case len(api.Hosts) > 0 && a.hosts.find(r.Host) != r.API:
-			return "", fmt.Errorf("the request names the API %q and the host %.100q, which apis.%s.hosts does not have", r.API, r.Host, r.API)
+			return nil, fmt.Errorf("the request names the API %q and the host %.100q, which apis.%s.hosts does not have", r.API, r.Host, r.API)
 		}
-		return r.API, nil
+		return api, nil
 	}
 	if len(a.hosts) > 0 {
 		name := a.hosts.find(r.Host)
 		if name == "" {
-			return "", fmt.Errorf("the request is for the host %.100q, which no API has: add it to apis.NAME.hosts", r.Host)
+			return nil, fmt.Errorf("the request is for the host %.100q, which no API has: add it to apis.NAME.hosts", r.Host)
 		}
-		return name, nil
+		return a.apis[name], nil
 	}
 	if a.fallback == "" {
-		return "", fmt.Errorf("the request names no API: set default_api to one of %s, or set apis.NAME.hosts, or the context extension api in Envoy",
+		return nil, fmt.Errorf("the request names no API: set default_api to one of %s, or set apis.NAME.hosts, or the context extension api in Envoy",
 			a.names())
 	}
-	return a.fallback, nil
+	return a.apis[a.fallback], nil
 }
 
 func (a *Authorizer) input(api string, r *Request) (Input, error) {

@@ -1,5 +1,7 @@
 package authz
 
+import "strings"
+
 // Kind is how a principal authenticates.
 type Kind string
 
@@ -52,6 +54,13 @@ type Lookup struct {
 	Session   Session
 	API       string
 	Workspace WorkspaceRef
+}
+
+// Detached is the look-up without the memory of the request that it came from, to be kept.
+func (l Lookup) Detached() Lookup {
+	l.Session.ID, l.Session.UserID = strings.Clone(l.Session.ID), strings.Clone(l.Session.UserID)
+	l.Workspace.ID, l.Workspace.Slug = strings.Clone(l.Workspace.ID), strings.Clone(l.Workspace.Slug)
+	return l
 }
 
 // Found is the directory's answer.

@@ -191,6 +191,7 @@ func asMap(fields authz.Fields) authz.Fields {
 		}
 		kept = append(kept, f)
 	}
+	clear(fields[len(kept):])
 	return kept
 }
 

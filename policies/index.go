@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
@@ -28,6 +29,9 @@ type apiRows struct {
 
 const routeFile = "keywicket/route.rego"
 
+// findRoute is the function that stands for the rule route.
+const findRoute = "keywicket.find_route"
+
 // hasShippedRoute reports whether the policy finds its rows by the file that comes with the binary, so that the index finds the
 // same ones. No other rule may add to what that file defines or reads, and no expression may replace it by `with`.
 func (s sources) hasShippedRoute() (bool, error) {
@@ -39,16 +43,22 @@ func (s sources) hasShippedRoute() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	if m := s.rules[routeFile]; m == nil || !m.Package.Equal(shipped.Package) || !slices.EqualFunc(m.Rules, shipped.Rules, sameRule) {
-		return false, nil
+	m := s.rules[routeFile]
+	if m == nil || !m.Package.Equal(shipped.Package) || len(m.Imports) != len(shipped.Imports) || !slices.EqualFunc(m.Rules, shipped.Rules, sameRule) {
+		return false, nil // an import can give a name another meaning
 	}
 	used := []ast.Ref{ast.MustParseRef("data.apis")}
 	for _, rule := range shipped.Rules {
 		used = append(used, shipped.Package.Path.Append(ast.StringTerm(rule.Head.Ref()[0].String())))
 	}
+	// A rule of the package that is named as a built-in function is called in its place.
+	used = append(used, shipped.Package.Path.Append(ast.StringTerm(strings.Split(findRoute, ".")[0])))
 	functions := make(map[string]bool)
 	ast.WalkRefs(shipped, func(r ast.Ref) bool {
 		functions[r.String()] = true
+		if name, ok := r[0].Value.(ast.Var); ok && ast.BuiltinMap[r.String()] != nil {
+			used = append(used, shipped.Package.Path.Append(ast.StringTerm(string(name))))
+		}
 		return false
 	})
 	for file, module := range s.rules {
@@ -109,7 +119,7 @@ func (s sources) rows(ctx context.Context, tables map[string]Table, compiler *as
 // the index. It returns nil where that is not possible.
 func (s sources) indexed(ctx context.Context, tables map[string]Table, compiler *ast.Compiler) (*query, *index, error) {
 	const byIndex = `package keywicket
-route := keywicket.find_route(input)`
+route := ` + findRoute + `(input)`
 	if ok, err := s.hasShippedRoute(); !ok || err != nil {
 		return nil, nil, err
 	}
@@ -131,7 +141,7 @@ route := keywicket.find_route(input)`
 	s.rules[routeFile] = module
 	x := &index{apis: make(map[string]apiRows, len(tables))}
 	find := &topdown.Builtin{
-		Decl: &ast.Builtin{Name: "keywicket.find_route", Decl: types.NewFunction(types.Args(types.A), types.A)},
+		Decl: &ast.Builtin{Name: findRoute, Decl: types.NewFunction(types.Args(types.A), types.A)},
 		Func: x.findRoute,
 	}
 	if compiler, err = s.compiled(find); err != nil {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -49,9 +50,17 @@ func (m *memory) find(key memoryKey) *authz.Decision {
 	return nil
 }
 
-// add keeps a decision, in the place of another one if need be.
+// add keeps a decision, in the place of another one if need be. One with long headers is not worth the memory.
 func (m *memory) add(key memoryKey, d authz.Decision) {
-	r := &remembered{key, d}
+	const most = 1 << 10 // bytes of headers
+	size := 0
+	for name, value := range d.Headers {
+		size += len(name) + len(value)
+	}
+	if size > most {
+		return
+	}
+	r := &remembered{key, detached(d)}
 	for i := range m.places(key) {
 		if m.slots[i].CompareAndSwap(nil, r) {
 			return
@@ -59,6 +68,23 @@ func (m *memory) add(key memoryKey, d authz.Decision) {
 	}
 	// The key's bits behind those that name the places are as good as random.
 	m.slots[m.first(key)+int(key[8])%memoryWays].Store(r)
+}
+
+// detached is the decision without the memory of the request, of which rules may have put a part into it.
+func detached(d authz.Decision) authz.Decision {
+	d.Code, d.Reason = authz.Code(strings.Clone(string(d.Code))), authz.Reason(strings.Clone(string(d.Reason)))
+	d.Route = strings.Clone(d.Route)
+	for _, list := range []*[]string{&d.RequiredScopes, &d.AnyOf} {
+		*list = slices.Clone(*list)
+		for i, scope := range *list {
+			(*list)[i] = strings.Clone(scope)
+		}
+	}
+	d.Headers = maps.Clone(d.Headers)
+	for name, value := range d.Headers {
+		d.Headers[name] = strings.Clone(value)
+	}
+	return d
 }
 
 func (m *memory) first(key memoryKey) int {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -345,4 +346,37 @@ func TestKeysAreUnambiguous(t *testing.T) {
 		}
 		seen[key] = name
 	}
+}
+
+// A decision with a part of the request in it keeps nothing else of that.
+func TestRememberedDecisionIsDetached(t *testing.T) {
+	const n, padding = 2000, 50_000 // together 100 MB
+	heap := func() int64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	m := &memory{parts: []part{requestHost}}
+	part := func(i int) string { return (fmt.Sprintf("%08d", i) + strings.Repeat("p", padding))[:8] }
+	before := heap()
+	for i := range n {
+		d := authz.Decision{
+			Allow: true, Code: authz.Code(part(i)), Reason: authz.Reason(part(i)), Route: part(i), RequiredScopes: []string{part(i)}, AnyOf: []string{part(i)},
+			Headers: map[string]string{"x-host": part(i)},
+		}
+		m.add(m.key(&authz.Input{Host: part(i)}, 0), d)
+	}
+	if grown := heap() - before; grown > n*padding/5 {
+		t.Errorf("%d MB are kept of %d MB", grown>>20, n*padding>>20)
+	}
+	key := m.key(&authz.Input{Host: "long"}, 0)
+	m.add(key, authz.Decision{Allow: true, Headers: map[string]string{"x-host": strings.Repeat("x", 1<<10)}})
+	if m.find(key) != nil {
+		t.Error("a decision with long headers is kept")
+	}
+	if d := m.find(m.key(&authz.Input{Host: part(n - 1)}, 0)); d == nil || d.Headers["x-host"] != part(n-1) {
+		t.Errorf("the last one is %+v", d)
+	}
+	runtime.KeepAlive(m)
 }

@@ -313,6 +313,12 @@ func TestIndexStandsForTheShippedFileAlone(t *testing.T) {
 		"a table's rule":       {"apis/more.rego", "", "package apis.velaflows\n\nhead_with_get := true if input.context.head\n", false},
 		"a method's rule":      {"apis/more.rego", "", "package keywicket.methods\n\nLINK := 0 if input.request.method == \"LINK\"\n", false},
 		"a rule elsewhere":     {"apis/more.rego", "", "package helper\n\nmethods := 1\n", true},
+		"a function's name":    {"keywicket/own.rego", "", "package keywicket\n\ncount(x) := 0 if x\n", false},
+		"another one's":        {"keywicket/own.rego", "", "package keywicket\n\nstartswith(a, b) := false if { a; b }\n", false},
+		"an operator's":        {"keywicket/own.rego", "", "package keywicket\n\nminus(a, b) := a if b\n", false},
+		"the index's":          {"keywicket/own.rego", "", "package keywicket\n\nkeywicket := 1\n", false},
+		"one that it lacks":    {"keywicket/own.rego", "", "package keywicket\n\nupper(x) := x\n", true},
+		"an import":            {route, "package keywicket", "package keywicket\n\nimport data.lib.startswith", false},
 		"a rule with its name": {decision, "public if", "rows[\"zoo\"] := [] if input.api == \"zoo\"\n\npublic if", false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -231,6 +231,7 @@ func (c *Cache) deniedAt(hash uint64) *atomic.Int64 { return &c.denials[hash%uin
 
 // load asks the database.
 func (c *Cache) load(ctx context.Context, l authz.Lookup) (*entry, error) {
+	l = l.Detached()
 	since, begun := c.generations.now(), c.now()
 	a, err := c.source.Load(ctx, l)
 	if err != nil {

@@ -1,0 +1,93 @@
+package envoy_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/envoy"
+	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/store/cache"
+)
+
+// unknownOrOfAda knows the tokens with an A in them, as a user's.
+type unknownOrOfAda struct{ good authz.Digest }
+
+func (s unknownOrOfAda) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+	if l.Digest != s.good {
+		return cache.Answer{Found: authz.Found{Denial: authz.ReasonUnknown}, Keys: cache.CredentialKeys(l)}, nil
+	}
+	return source{}.Load(ctx, l)
+}
+
+// Strings of a request are parts of the whole message, in which the token is. What is remembered of a check keeps none of them.
+func TestNothingOfAMessageIsKept(t *testing.T) {
+	const n, padding = 2000, 50_000 // together 100 MB
+	engine, err := policies.Load(t.Context(), policies.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := "velu_a1b2c3d4e5f6g7h8i9j0"
+	for name, token := range map[string]func(i int) string{
+		"unknown tokens":               func(i int) string { return fmt.Sprintf("velu_%020d", i) },
+		"one token in many workspaces": func(int) string { return good },
+	} {
+		remembered, err := cache.New(cache.Config{StalenessBound: time.Hour, MaxAge: time.Hour}, unknownOrOfAda{authz.Secret(good).Digest()}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		remembered.Told(remembered.Poll(), cache.Reply{Snapshot: "1:1:", World: "w"}, true)
+		var observed []authz.Answer
+		a, err := authz.New(authz.Config{APIs: map[string]authz.API{"velocity": {
+			Workspace:   authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
+			Credentials: []authz.CredentialFormat{{Kind: authz.KindPersonalKey, Prefix: "velu_"}},
+		}}}, remembered, engine)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := envoy.NewServer(envoy.Config{Observe: func(answer authz.Answer) { // as metrics keep it
+			observed = append(observed, authz.Answer{API: answer.API, Decision: authz.Decision{Code: answer.Code, Reason: answer.Reason}})
+		}}, a, slog.New(slog.DiscardHandler))
+		before := heap()
+		for i := range n {
+			message, err := proto.Marshal(&authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+				ContextExtensions: map[string]string{"api": "velocity"},
+				Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
+					Method: http.MethodGet, Path: fmt.Sprint("/api/issues/", i),
+					HeaderMap: &corev3.HeaderMap{Headers: []*corev3.HeaderValue{
+						{Key: "authorization", RawValue: []byte("Bearer " + token(i))}, {Key: "x-workspace-slug", RawValue: fmt.Append(nil, "w", i)},
+						{Key: "x-padding", RawValue: []byte(strings.Repeat("p", padding))},
+					}},
+				}},
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			server.Bytes(t.Context(), message).Free()
+		}
+		if grown := heap() - before; grown > n*padding/5 {
+			t.Errorf("%s: %d MB are kept of %d MB", name, grown>>20, n*padding>>20)
+		}
+		runtime.KeepAlive(observed)
+		remembered.Close()
+	}
+}
+
+// heap is what is in use, in bytes.
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // what a pool has had
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
