@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -17,7 +16,6 @@ const (
 	// between two writes would have every second one refused.
 	usageGrain = 61 * time.Second
 
-	maxSeen    = 65_536 // tokens; about 12 MB
 	maxPending = 65_536 // tokens; about 10 MB
 
 	usageBatch   = 100             // tokens per transaction, which holds the locks of their rows of token_usage until its end
@@ -33,11 +31,7 @@ type usage struct {
 	clock func() time.Time
 	start time.Time
 
-	// seen maps a token's id to an *atomic.Int64: when it was last noted, in nanoseconds since start. Entries older than
-	// usageGrain are removed; and all of them when there are too many, so that some tokens are noted again too soon.
-	seen   sync.Map
-	known  atomic.Int64  // how many are in seen
-	pruned time.Duration // only the flushing goroutine has it
+	seen seen
 
 	mu      sync.Mutex
 	pending map[string]time.Duration // when each token was used, since start
@@ -53,7 +47,7 @@ type usage struct {
 func startUsage(db *sqlx.DB, c Config, log *slog.Logger) *usage {
 	ctx, cancel := context.WithCancel(context.Background())
 	u := &usage{
-		db: db, log: log, clock: c.Clock, start: c.Clock(),
+		db: db, log: log, clock: c.Clock, start: c.Clock(), seen: newSeen(),
 		pending: make(map[string]time.Duration),
 		stop:    make(chan struct{}), stopped: make(chan struct{}), cancel: cancel,
 	}
@@ -63,23 +57,7 @@ func startUsage(db *sqlx.DB, c Config, log *slog.Logger) *usage {
 
 // note takes no lock and allocates nothing for a token that was noted within usageGrain.
 func (u *usage) note(id string) {
-	now := u.now()
-	entry, ok := u.seen.Load(id)
-	if !ok {
-		fresh := new(atomic.Int64)
-		fresh.Store(int64(now))
-		if entry, ok = u.seen.LoadOrStore(id, fresh); !ok {
-			if u.known.Add(1) > maxSeen {
-				u.seen.Clear()
-				u.known.Store(0)
-			}
-			u.enqueue(id, now)
-			return
-		}
-	}
-	at := entry.(*atomic.Int64)
-	last := at.Load()
-	if now-time.Duration(last) >= usageGrain && at.CompareAndSwap(last, int64(now)) {
+	if now := u.now(); u.seen.note(id, now) {
 		u.enqueue(id, now)
 	}
 }
@@ -116,7 +94,6 @@ func (u *usage) run(ctx context.Context, interval time.Duration) {
 			u.log.Warn("token usage could not be written and is kept for the next try",
 				"error", err, "tokens", u.waiting())
 		}
-		u.prune()
 	}
 }
 
@@ -211,22 +188,6 @@ func (u *usage) keepUp(ctx context.Context) {
 	if err != nil && ctx.Err() == nil {
 		u.log.Warn("the log of changes could not be cleaned", "error", err)
 	}
-}
-
-// prune forgets the tokens that have not been used for a while. One that is being noted at this moment may be written
-// twice, which the database refuses.
-func (u *usage) prune() {
-	now := u.now()
-	if now-u.pruned < usageGrain {
-		return
-	}
-	u.pruned = now
-	u.seen.Range(func(id, entry any) bool {
-		if now-time.Duration(entry.(*atomic.Int64).Load()) >= usageGrain && u.seen.CompareAndDelete(id, entry) {
-			u.known.Add(-1)
-		}
-		return true
-	})
 }
 
 // close writes what is pending, and gives up when the context ends.

@@ -4,13 +4,15 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
 // newUsage has no database: it notes, and writes nothing.
 func newUsage(clock func() time.Time) *usage {
-	return &usage{log: slog.New(slog.DiscardHandler), clock: clock, start: clock(), pending: map[string]time.Duration{}}
+	return &usage{log: slog.New(slog.DiscardHandler), clock: clock, start: clock(), seen: newSeen(), pending: map[string]time.Duration{}}
 }
 
 func TestNotingATokenAgainTakesNoLockAndAllocatesNothing(t *testing.T) {
@@ -39,36 +41,51 @@ func TestPendingUsageIsBounded(t *testing.T) {
 	if len(u.pending) != maxPending || u.dropped != 10 {
 		t.Errorf("%d wait, and %d were dropped", len(u.pending), u.dropped)
 	}
-	seen := 0
-	u.seen.Range(func(any, any) bool { seen++; return true })
-	if seen > maxSeen {
-		t.Errorf("%d are remembered", seen)
+}
+
+// A token is noted again after a minute, and not before; the last one of two that were used at once is noted too.
+func TestTokenIsNotedOnceAMinute(t *testing.T) {
+	s := newSeen()
+	const second = time.Second
+	for _, c := range []struct {
+		id   string
+		at   time.Duration
+		want bool
+	}{
+		{"a", 0, true}, {"b", 0, true}, {"a", 0, false}, {"a", usageGrain - second, false}, {"b", usageGrain - second, false},
+		{"a", usageGrain + second, true}, {"a", usageGrain + 2*second, false}, {"b", 365 * 24 * time.Hour, true}, {"b", 365*24*time.Hour + second, false},
+	} {
+		if got := s.note(c.id, c.at); got != c.want {
+			t.Errorf("%s at %v: %t", c.id, c.at, got)
+		}
 	}
 }
 
-func TestTokensThatAreNoLongerUsedAreForgotten(t *testing.T) {
-	now := time.Now()
-	u := newUsage(func() time.Time { return now })
-	seen := func() (n int) {
-		u.seen.Range(func(any, any) bool { n++; return true })
-		return n
+// Many tokens are known at once, each of them is noted at first, and of those who ask for one at once, one notes it.
+func TestManyTokensAreNoted(t *testing.T) {
+	s := newSeen()
+	const n = 100_000
+	var noted atomic.Int64
+	all := func() {
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				for i := range n {
+					if s.note(fmt.Sprint(i), time.Second) {
+						noted.Add(1)
+					}
+				}
+			})
+		}
+		wg.Wait()
 	}
-	u.note("old")
-	now = now.Add(usageGrain / 2)
-	u.note("new")
-	u.prune()
-	if n := seen(); n != 2 {
-		t.Errorf("%d are known within the minute, not 2", n)
+	all()
+	if got := noted.Swap(0); got < n || got > n*11/10 {
+		t.Errorf("%d tokens were noted %d times", n, got)
 	}
-	now = now.Add(usageGrain / 2)
-	u.prune()
-	if n := seen(); n != 1 {
-		t.Errorf("%d are known, not only the one of this minute", n)
-	}
-	now = now.Add(usageGrain)
-	u.prune()
-	if n := seen(); n != 0 {
-		t.Errorf("%d are known a minute later", n)
+	all()
+	if got := noted.Load(); got > n/5 {
+		t.Errorf("%d of %d are noted too soon", got, n)
 	}
 }
 
