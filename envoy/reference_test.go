@@ -135,6 +135,19 @@ func obviousAllowed(answer *authz.Answer, forwardCredential bool, header authz.F
 	return ok
 }
 
+type obviousBody struct {
+	Error bodyError `json:"error"`
+}
+
+type bodyError struct {
+	Code           authz.Code   `json:"code"`
+	Reason         authz.Reason `json:"reason"`
+	Message        string       `json:"message"`
+	RequiredScopes []string     `json:"required_scopes,omitempty"`
+	AnyOf          []string     `json:"any_of,omitempty"`
+	DecisionID     string       `json:"decision_id"`
+}
+
 func obviousDenied(answer *authz.Answer) *authv3.DeniedHttpResponse {
 	e := bodyError{
 		Code: answer.Code, Reason: answer.Reason, Message: cmp.Or(answer.Message, messages[answer.Reason]), DecisionID: answer.ID,
@@ -145,7 +158,7 @@ func obviousDenied(answer *authz.Answer) *authv3.DeniedHttpResponse {
 			e.Message = "The token may not use this route: all of required_scopes and one of any_of are needed."
 		}
 	}
-	text, err := json.Marshal(body{e})
+	text, err := json.Marshal(obviousBody{e})
 	if err != nil {
 		panic(err)
 	}

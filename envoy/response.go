@@ -200,34 +200,8 @@ var removed = func() (b []byte) {
 	return b
 }()
 
-type body struct {
-	Error bodyError `json:"error"`
-}
-
-type bodyError struct {
-	Code           authz.Code   `json:"code"`
-	Reason         authz.Reason `json:"reason"`
-	Message        string       `json:"message"`
-	RequiredScopes []string     `json:"required_scopes,omitempty"`
-	AnyOf          []string     `json:"any_of,omitempty"`
-	DecisionID     string       `json:"decision_id"`
-}
-
 // denied appends the fields of a DeniedHttpResponse.
 func denied(b []byte, answer *authz.Answer) []byte {
-	e := bodyError{
-		Code: answer.Code, Reason: answer.Reason, Message: cmp.Or(answer.Message, messages[answer.Reason]), DecisionID: answer.ID,
-	}
-	if answer.Reason == authz.ReasonMissingScope {
-		e.RequiredScopes, e.AnyOf = answer.RequiredScopes, answer.AnyOf
-		if len(e.AnyOf) > 0 {
-			e.Message = "The token may not use this route: all of required_scopes and one of any_of are needed."
-		}
-	}
-	asJSON, err := json.Marshal(body{e})
-	if err != nil {
-		panic(fmt.Sprintf("strings cannot be written as JSON: %v", err))
-	}
 	b = message(b, 1, func(b []byte) []byte { return number(b, 1, uint64(httpStatus(answer))) }) //nolint:gosec // 400 to 599
 	b = set(b, "content-type", "application/json")
 	if challenge := challenge(answer); challenge != "" {
@@ -240,7 +214,54 @@ func denied(b []byte, answer *authz.Answer) []byte {
 	if retryAfter > 0 {
 		b = set(b, "retry-after", strconv.Itoa(retryAfter))
 	}
-	return text(b, 3, string(asJSON)+"\n")
+	return message(b, 3, func(b []byte) []byte { return body(b, answer) })
+}
+
+// body appends the JSON text that a client is answered.
+func body(b []byte, answer *authz.Answer) []byte {
+	told := cmp.Or(answer.Message, messages[answer.Reason])
+	missing := answer.Reason == authz.ReasonMissingScope
+	if missing && len(answer.AnyOf) > 0 {
+		told = "The token may not use this route: all of required_scopes and one of any_of are needed."
+	}
+	b = quoted(append(b, `{"error":{"code":`...), string(answer.Code))
+	b = quoted(append(b, `,"reason":`...), string(answer.Reason))
+	b = quoted(append(b, `,"message":`...), told)
+	if missing {
+		b = listed(b, `,"required_scopes":[`, answer.RequiredScopes)
+		b = listed(b, `,"any_of":[`, answer.AnyOf)
+	}
+	b = quoted(append(b, `,"decision_id":`...), answer.ID)
+	return append(b, "}}\n"...)
+}
+
+// listed appends a member that holds texts, if there are any.
+func listed(b []byte, begin string, texts []string) []byte {
+	if len(texts) == 0 {
+		return b
+	}
+	b = append(b, begin...)
+	for i, s := range texts {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = quoted(b, s)
+	}
+	return append(b, ']')
+}
+
+// quoted appends a text as a string of JSON. Most hold nothing that has to be escaped.
+func quoted(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || strings.IndexByte(`"\<>&`, c) >= 0 {
+			escaped, err := json.Marshal(s)
+			if err != nil {
+				panic(fmt.Sprintf("a string cannot be written as JSON: %v", err))
+			}
+			return append(b, escaped...)
+		}
+	}
+	return append(append(append(b, '"'), s...), '"')
 }
 
 // httpStatus is that of a denial. Envoy's enum lacks some statuses, such as 418, but Envoy sends them.
@@ -265,7 +286,7 @@ func challenge(answer *authz.Answer) string {
 		if len(scopes) == 0 {
 			return `Bearer error="insufficient_scope"`
 		}
-		return fmt.Sprintf(`Bearer error="insufficient_scope", scope="%s"`, strings.Join(scopes, " "))
+		return `Bearer error="insufficient_scope", scope="` + strings.Join(scopes, " ") + `"`
 	}
 	if httpStatus(answer) == typev3.StatusCode_Unauthorized {
 		return `Bearer realm="keywicket", error="invalid_token"`

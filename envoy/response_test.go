@@ -123,7 +123,7 @@ func TestDenial(t *testing.T) {
 			set["www-authenticate"] != c.challenge || set["retry-after"] != c.retry || set["content-type"] != "application/json" {
 			t.Errorf("%s: got %v", c.answer.Reason, check)
 		}
-		var b body
+		var b obviousBody
 		if err := json.Unmarshal([]byte(denied.GetBody()), &b); err != nil {
 			t.Fatal(err)
 		}
