@@ -22,7 +22,7 @@ type Policy interface {
 	// Reading says how the policy wants the requests of an API to be read. It is called for every check.
 	Reading(api string) Reading
 	// Decide maps an input to a decision. It is called by many goroutines at once and keeps nothing of the input. An
-	// error means that there is no decision; it is never an allow.
+	// error means that there is no decision; it is never an allow. Callers must not write to the decision: it is shared.
 	Decide(ctx context.Context, in Input) (Decision, error)
 }
 

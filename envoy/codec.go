@@ -12,8 +12,8 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// service is the ext_authz service, whose messages are read and written by this package instead of by objects that are made of
-// them.
+// service is the ext_authz service. This package reads and writes its messages itself, without generated types. The server has no
+// interceptors; one that is added would not see checks.
 var service = grpc.ServiceDesc{
 	ServiceName: authv3.Authorization_ServiceDesc.ServiceName,
 	HandlerType: (*any)(nil),
@@ -34,13 +34,16 @@ func handle(s any, ctx context.Context, decode func(any) error, _ grpc.UnaryServ
 		return nil, err
 	}
 	const typical = 2 << 10 // bytes of an answer
-	b := mem.DefaultBufferPool().Get(typical)
-	*b = s.(*Server).answer(ctx, r, (*b)[:0])
-	return (*reply)(b), nil
+	pool := mem.DefaultBufferPool()
+	room := pool.Get(typical)
+	answer := s.(*Server).answer(ctx, r, (*room)[:0])
+	if len(answer) > cap(*room) { // it was moved
+		pool.Put(room)
+		return mem.SliceBuffer(answer), nil
+	}
+	*room = answer
+	return mem.NewBuffer(room, pool), nil
 }
-
-// reply is a CheckResponse in bytes. The codec gives it back to gRPC's pool.
-type reply []byte
 
 // codec is gRPC's for protobuf, but for the two messages of a check.
 type codec struct{ encoding.CodecV2 }
@@ -49,14 +52,14 @@ func newCodec() codec { return codec{encoding.GetCodecV2(proto.Name)} }
 
 // Marshal implements [encoding.CodecV2].
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	if b, ok := v.(*reply); ok {
-		return mem.BufferSlice{mem.NewBuffer((*[]byte)(b), mem.DefaultBufferPool())}, nil
+	if answer, ok := v.(mem.Buffer); ok { // of a check
+		return mem.BufferSlice{answer}, nil
 	}
 	return c.CodecV2.Marshal(v)
 }
 
-// Unmarshal implements [encoding.CodecV2]. A CheckRequest that cannot be read is no error here, for which gRPC would answer by
-// itself: it is answered by the server.
+// Unmarshal implements [encoding.CodecV2]. It copies a CheckRequest, which [Server.answer] reads: one that cannot be read is then
+// answered with a denial. gRPC would answer with an error.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	r, ok := v.(*request)
 	if !ok {
@@ -70,6 +73,6 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	for _, part := range data {
 		_, _ = message.Write(part.ReadOnlyData()) // never fails
 	}
-	r.read(message.String())
+	r.message = message.String()
 	return nil
 }

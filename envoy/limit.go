@@ -70,8 +70,21 @@ func (c *limited) Deadline() (time.Time, bool) { return c.until, true }
 // Done implements [context.Context].
 func (c *limited) Done() <-chan struct{} { return c.started().Done() }
 
-// Err implements [context.Context].
-func (c *limited) Err() error { return c.started().Err() }
+// Err implements [context.Context]. It starts no timer.
+func (c *limited) Err() error {
+	c.mu.Lock()
+	timed := c.timed
+	c.mu.Unlock()
+	switch {
+	case timed != nil:
+		return timed.Err()
+	case c.Context.Err() != nil:
+		return c.Context.Err()
+	case !time.Now().Before(c.until):
+		return context.DeadlineExceeded
+	}
+	return nil
+}
 
 // Value implements [context.Context]. Contexts that are made of this one find the one with the timer by it.
 func (c *limited) Value(key any) any {

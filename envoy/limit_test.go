@@ -30,3 +30,65 @@ func TestCheckEndsBeforeItsCallerGivesUp(t *testing.T) {
 		}
 	})
 }
+
+// A context with a limit ends as one of the standard library does, whoever waits for it first, or nobody.
+func TestLimited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type key struct{}
+		call, hangUp := context.WithCancel(context.WithValue(t.Context(), key{}, "value"))
+		defer hangUp()
+		for name, c := range map[string]func(*limited) error{
+			"at its limit": func(l *limited) error { <-l.Done(); return l.Err() },
+			"a child of it": func(l *limited) error {
+				child, cancel := context.WithTimeout(l, time.Hour)
+				defer cancel()
+				<-child.Done()
+				return child.Err()
+			},
+			"without Done": func(l *limited) error { time.Sleep(checkTimeout); synctest.Wait(); return l.Err() },
+			"a child that is free of it": func(l *limited) error {
+				free := context.WithoutCancel(l)
+				time.Sleep(2 * checkTimeout)
+				if free.Err() != nil || free.Value(key{}) != "value" {
+					t.Errorf("it has ended: %v, %v", free.Err(), free.Value(key{}))
+				}
+				return l.Err()
+			},
+		} {
+			l, begun := withLimit(call), time.Now()
+			if until, ok := l.Deadline(); !ok || until.Sub(begun) != checkTimeout {
+				t.Errorf("%s: the deadline is in %v", name, until.Sub(begun))
+			}
+			if err := c(l); err != context.DeadlineExceeded { //nolint:errorlint // itself
+				t.Errorf("%s: %v", name, err)
+			}
+			if took := time.Since(begun); took < checkTimeout {
+				t.Errorf("%s: it ended after %v", name, took)
+			}
+			l.cancel()
+		}
+
+		unused := withLimit(call)
+		unused.cancel()                                                         // nobody has waited
+		if unused.Err() != context.Canceled || unused.Value(key{}) != "value" { //nolint:errorlint // itself
+			t.Errorf("after the check: %v, %v", unused.Err(), unused.Value(key{}))
+		}
+		<-unused.Done()
+		used := withLimit(call)
+		if used.Err() != nil {
+			t.Errorf("at the beginning: %v", used.Err())
+		}
+		child, cancel := context.WithCancel(used)
+		defer cancel()
+		used.cancel()
+		if <-child.Done(); child.Err() != context.Canceled {
+			t.Errorf("a child after the check: %v", child.Err())
+		}
+		last := withLimit(call)
+		hangUp()
+		if <-last.Done(); last.Err() != context.Canceled { //nolint:errorlint // itself
+			t.Errorf("after the caller has gone: %v", last.Err())
+		}
+		last.cancel()
+	})
+}

@@ -36,17 +36,17 @@ func response(b []byte, answer *authz.Answer, forwardCredential bool, header aut
 	if answer.Principal != nil {
 		scopes = strings.Join(answer.Principal.Scopes, " ")
 	}
-	b = message(b, 1, func(b []byte) []byte { return number(b, 1, uint64(code)) }) // status
+	b = appendMessage(b, 1, func(b []byte) []byte { return appendNumber(b, 1, uint64(code)) }) // status
 	if code == codes.OK {
-		b = message(b, 3, func(b []byte) []byte { return allowed(b, answer, scopes, forwardCredential, header) }) // ok_response
+		b = appendMessage(b, 3, func(b []byte) []byte { return allowed(b, answer, scopes, forwardCredential, header) }) // ok_response
 	} else {
-		b = message(b, 2, func(b []byte) []byte { return denied(b, answer) }) // denied_response
+		b = appendMessage(b, 2, func(b []byte) []byte { return denied(b, answer) }) // denied_response
 	}
-	return message(b, 4, func(b []byte) []byte { return dynamicMetadata(b, answer, scopes) }) // dynamic_metadata
+	return appendMessage(b, 4, func(b []byte) []byte { return dynamicMetadata(b, answer, scopes) }) // dynamic_metadata
 }
 
-// message appends a field that holds a message. write appends the message itself.
-func message(b []byte, field protowire.Number, write func([]byte) []byte) []byte {
+// appendMessage appends a field that holds a message. write appends the message itself.
+func appendMessage(b []byte, field protowire.Number, write func([]byte) []byte) []byte {
 	b = protowire.AppendTag(b, field, protowire.BytesType)
 	const room = 2 // for the length of up to 16 KiB, which most messages have
 	start := len(b) + room
@@ -61,38 +61,38 @@ func message(b []byte, field protowire.Number, write func([]byte) []byte) []byte
 	return b[:body+int(size)] //nolint:gosec // a length
 }
 
-// text appends a field that holds a text; an empty one is the default, and left out.
-func text(b []byte, field protowire.Number, s string) []byte {
+// appendText appends a field that holds a text; an empty one is the default, and left out.
+func appendText(b []byte, field protowire.Number, s string) []byte {
 	if s == "" {
 		return b
 	}
 	return protowire.AppendString(protowire.AppendTag(b, field, protowire.BytesType), s)
 }
 
-// number appends a field that holds a number; 0 is the default, and left out.
-func number(b []byte, field protowire.Number, n uint64) []byte {
+// appendNumber appends a field that holds a number; 0 is the default, and left out.
+func appendNumber(b []byte, field protowire.Number, n uint64) []byte {
 	if n == 0 {
 		return b
 	}
 	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), n)
 }
 
-// size is what a field takes that has n bytes, a tag and a length.
-func size(n int) int { return 1 + protowire.SizeBytes(n) }
+// fieldSize is what a field takes that has n bytes, a tag and a length.
+func fieldSize(n int) int { return 1 + protowire.SizeBytes(n) }
 
-// open appends the beginning of a field that has n bytes.
-func open(b []byte, field protowire.Number, n int) []byte {
+// appendLength appends the beginning of a field that has n bytes.
+func appendLength(b []byte, field protowire.Number, n int) []byte {
 	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.BytesType), uint64(n)) //nolint:gosec // a length
 }
 
-// set appends a header in field 2 that replaces any other of its name, in an OkHttpResponse and a DeniedHttpResponse alike. The
-// value is not empty.
-func set(b []byte, name, value string) []byte {
-	header := size(len(name)) + size(len(value))
-	b = open(b, 2, size(header)+2)
-	b = open(b, 1, header)
-	b = text(text(b, 1, name), 2, value)
-	return number(b, 3, uint64(corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD))
+// appendHeader appends a header in field 2 that replaces any other of its name, in an OkHttpResponse and a DeniedHttpResponse alike.
+func appendHeader(b []byte, name, value string) []byte {
+	header := fieldSize(len(name)) + fieldSize(len(value))
+	b = appendLength(b, 2, fieldSize(header)+2)
+	b = appendLength(b, 1, header)
+	b = append(appendLength(b, 1, len(name)), name...)
+	b = append(appendLength(b, 2, len(value)), value...)
+	return appendNumber(b, 3, uint64(corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD))
 }
 
 // denials: code → what Envoy answers the client, and a gRPC client (gRPC's own mapping of the HTTP status).
@@ -145,7 +145,8 @@ func identityOf(answer *authz.Answer, scopes string) [10]string {
 	}
 }
 
-// expressible refuses values that would end a header and start another, and those that are no UTF-8, which no message may hold. The store has none, unless its database lets them in; a user's id is free text.
+// expressible refuses values with line breaks, which would start another header, and values that are not UTF-8, which protobuf
+// refuses. The store has none, unless its database lets them in; a user's id is free text.
 func expressible(answer *authz.Answer) error {
 	refused := func(value string) bool { return !httpguts.ValidHeaderFieldValue(value) || !utf8.ValidString(value) }
 	for i, value := range identityOf(answer, "") {
@@ -164,9 +165,9 @@ func expressible(answer *authz.Answer) error {
 func allowed(b []byte, answer *authz.Answer, scopes string, forwardCredential bool, header authz.Fields) []byte {
 	own := func(name, value string) {
 		if value == "" {
-			b = remove(b, name)
+			b = appendRemoval(b, name)
 		} else {
-			b = set(b, name, value)
+			b = appendHeader(b, name, value)
 		}
 	}
 	for i, value := range identityOf(answer, scopes) {
@@ -181,40 +182,40 @@ func allowed(b []byte, answer *authz.Answer, scopes string, forwardCredential bo
 	}
 	b = append(b, removed...)
 	for _, name := range forged(header, ofAPI) {
-		b = remove(b, name)
+		b = appendRemoval(b, name)
 	}
 	if !forwardCredential && !answer.Public {
-		b = remove(b, authz.AuthorizationHeader)
+		b = appendRemoval(b, authz.AuthorizationHeader)
 	}
 	return b
 }
 
-// remove appends the name of a header that the request loses: headers_to_remove of an OkHttpResponse.
-func remove(b []byte, name string) []byte { return text(b, 5, name) }
+// appendRemoval appends the name of a header that the request loses: headers_to_remove of an OkHttpResponse.
+func appendRemoval(b []byte, name string) []byte { return appendText(b, 5, name) }
 
 // removed are the overriding headers, as they are removed each time.
 var removed = func() (b []byte) {
 	for _, name := range overriding {
-		b = remove(b, name)
+		b = appendRemoval(b, name)
 	}
 	return b
 }()
 
 // denied appends the fields of a DeniedHttpResponse.
 func denied(b []byte, answer *authz.Answer) []byte {
-	b = message(b, 1, func(b []byte) []byte { return number(b, 1, uint64(httpStatus(answer))) }) //nolint:gosec // 400 to 599
-	b = set(b, "content-type", "application/json")
+	b = appendMessage(b, 1, func(b []byte) []byte { return appendNumber(b, 1, uint64(httpStatus(answer))) }) //nolint:gosec // 400 to 599
+	b = appendHeader(b, "content-type", "application/json")
 	if challenge := challenge(answer); challenge != "" {
-		b = set(b, "www-authenticate", challenge)
+		b = appendHeader(b, "www-authenticate", challenge)
 	}
 	retryAfter := answer.RetryAfter
 	if answer.Code == authz.CodeUnavailable {
 		retryAfter = 1
 	}
 	if retryAfter > 0 {
-		b = set(b, "retry-after", strconv.Itoa(retryAfter))
+		b = appendHeader(b, "retry-after", strconv.Itoa(retryAfter))
 	}
-	return message(b, 3, func(b []byte) []byte { return body(b, answer) })
+	return appendMessage(b, 3, func(b []byte) []byte { return body(b, answer) })
 }
 
 // body appends the JSON text that a client is answered.
@@ -224,19 +225,19 @@ func body(b []byte, answer *authz.Answer) []byte {
 	if missing && len(answer.AnyOf) > 0 {
 		told = "The token may not use this route: all of required_scopes and one of any_of are needed."
 	}
-	b = quoted(append(b, `{"error":{"code":`...), string(answer.Code))
-	b = quoted(append(b, `,"reason":`...), string(answer.Reason))
-	b = quoted(append(b, `,"message":`...), told)
+	b = appendQuoted(append(b, `{"error":{"code":`...), string(answer.Code))
+	b = appendQuoted(append(b, `,"reason":`...), string(answer.Reason))
+	b = appendQuoted(append(b, `,"message":`...), told)
 	if missing {
-		b = listed(b, `,"required_scopes":[`, answer.RequiredScopes)
-		b = listed(b, `,"any_of":[`, answer.AnyOf)
+		b = appendList(b, `,"required_scopes":[`, answer.RequiredScopes)
+		b = appendList(b, `,"any_of":[`, answer.AnyOf)
 	}
-	b = quoted(append(b, `,"decision_id":`...), answer.ID)
+	b = appendQuoted(append(b, `,"decision_id":`...), answer.ID)
 	return append(b, "}}\n"...)
 }
 
-// listed appends a member that holds texts, if there are any.
-func listed(b []byte, begin string, texts []string) []byte {
+// appendList appends a member that holds texts, if there are any.
+func appendList(b []byte, begin string, texts []string) []byte {
 	if len(texts) == 0 {
 		return b
 	}
@@ -245,13 +246,13 @@ func listed(b []byte, begin string, texts []string) []byte {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = quoted(b, s)
+		b = appendQuoted(b, s)
 	}
 	return append(b, ']')
 }
 
-// quoted appends a text as a string of JSON. Most hold nothing that has to be escaped.
-func quoted(b []byte, s string) []byte {
+// appendQuoted appends a text as a string of JSON. Most hold nothing that has to be escaped.
+func appendQuoted(b []byte, s string) []byte {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c > '~' || strings.IndexByte(`"\<>&`, c) >= 0 {
 			escaped, err := json.Marshal(s)
@@ -297,35 +298,35 @@ func challenge(answer *authz.Answer) string {
 // dynamicMetadata appends the fields of a Struct: what access logs and rate limits may know of an answer, whatever it is. Ids,
 // never a secret.
 func dynamicMetadata(b []byte, answer *authz.Answer, scopes string) []byte {
-	b = entry(b, "decision_id", answer.ID)
-	b = entry(b, "code", string(answer.Code))
-	b = entry(b, "reason", string(answer.Reason))
+	b = appendEntry(b, "decision_id", answer.ID)
+	b = appendEntry(b, "code", string(answer.Code))
+	b = appendEntry(b, "reason", string(answer.Reason))
 	known := func(name, value string) {
 		if value != "" {
-			b = entry(b, name, value)
+			b = appendEntry(b, name, value)
 		}
 	}
 	known("cache", string(answer.Cache))
 	if p := answer.Principal; p != nil {
-		b = entry(b, "subject", p.ID)
-		b = entry(b, "kind", string(p.Kind))
-		b = entry(b, "environment", string(p.Environment))
+		b = appendEntry(b, "subject", p.ID)
+		b = appendEntry(b, "kind", string(p.Kind))
+		b = appendEntry(b, "environment", string(p.Environment))
 		known("session_id", p.SessionID)
 		known("grant_id", p.GrantID)
 		known("aal", p.AAL)
-		b = entry(b, "scopes", scopes)
+		b = appendEntry(b, "scopes", scopes)
 	}
 	if answer.Workspace.Granted {
-		b = entry(b, "workspace_id", answer.Workspace.ID)
+		b = appendEntry(b, "workspace_id", answer.Workspace.ID)
 	}
 	return b
 }
 
-// entry appends one field of a Struct. The value is a text, also where it is empty.
-func entry(b []byte, name, value string) []byte {
-	n := size(len(value))
-	b = open(b, 1, size(len(name))+size(n))
-	b = text(b, 1, name)
-	b = open(b, 2, n)
-	return append(open(b, 3, len(value)), value...)
+// appendEntry appends one field of a Struct. The value is a text, also where it is empty.
+func appendEntry(b []byte, name, value string) []byte {
+	n := fieldSize(len(value))
+	b = appendLength(b, 1, fieldSize(len(name))+fieldSize(n))
+	b = appendText(b, 1, name)
+	b = appendLength(b, 2, n)
+	return append(appendLength(b, 3, len(value)), value...)
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// unknownOrOfAda knows the tokens with an A in them, as a user's.
+// unknownOrOfAda finds one token, good, as Ada's. All others are unknown.
 type unknownOrOfAda struct{ good authz.Digest }
 
 func (s unknownOrOfAda) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error) {

@@ -39,7 +39,7 @@ type Config struct {
 	Drain time.Duration
 	// AllowSample is how many allows there are to one that is logged at info; the others are logged at debug. 0: all of them.
 	AllowSample int
-	// Observe is told every answer, for metrics. Default: nobody is.
+	// Observe is told every answer but one after a panic, for metrics. Default: nobody is.
 	Observe func(authz.Answer)
 }
 
@@ -128,14 +128,14 @@ func (s *Server) answer(ctx context.Context, r *request, b []byte) (out []byte) 
 }
 
 func (s *Server) decide(ctx context.Context, r *request) (authz.Answer, error) {
-	switch {
-	case r.size > MaxMessage:
+	if r.size > MaxMessage {
 		return authz.Answer{
 			ID: authz.NewID(), Decision: authz.TooLarge,
 			Detail: fmt.Sprintf("the CheckRequest has %d bytes; at most %d are checked", r.size, MaxMessage),
 		}, nil
-	case r.err != nil:
-		return authz.Answer{ID: authz.NewID(), Decision: authz.Unavailable}, r.err
+	}
+	if err := r.read(); err != nil {
+		return authz.Answer{ID: authz.NewID(), Decision: authz.Unavailable}, err
 	}
 	limited := withLimit(ctx)
 	defer limited.cancel()

@@ -3,6 +3,7 @@ package envoy
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -37,25 +38,33 @@ type request struct {
 	addressed              protowire.Number
 	principal, certificate string
 
-	size int   // of the message
-	err  error // the message cannot be read
+	message string // empty if it is too large
+	size    int    // of the message
 
 	key, value, rawValue string // of the map's entry or the header that is being read
 }
 
-// reset forgets the request, and keeps the room for the next one.
+// reset forgets the request, and keeps the room for the next one, if it is not much.
 func (r *request) reset() {
-	clear(r.raw)
-	clear(r.joined)
-	clear(r.extensions)
-	*r = request{raw: r.raw[:0], joined: r.joined[:0], extensions: r.extensions[:0]}
+	emptied := func(f authz.Fields) authz.Fields {
+		const most = 256 // fields
+		if cap(f) > most {
+			return nil
+		}
+		clear(f)
+		return f[:0]
+	}
+	*r = request{raw: emptied(r.raw), joined: emptied(r.joined), extensions: emptied(r.extensions)}
 }
 
-// read reads a CheckRequest.
-func (r *request) read(message string) {
-	r.size = len(message)
-	r.err = each(message, protowire.DefaultRecursionLimit, r.readCheck)
-	r.extensions = asMap(r.extensions)
+// read reads the CheckRequest.
+func (r *request) read() error {
+	err := each(r.message, protowire.DefaultRecursionLimit, r.readCheck)
+	r.extensions, r.joined = asMap(r.extensions), asMap(r.joined)
+	for i := range r.joined {
+		r.joined[i].Name = strings.ToLower(r.joined[i].Name)
+	}
+	return err
 }
 
 // The numbers of fields are those of attribute_context.proto, external_auth.proto, address.proto and base.proto of Envoy.
@@ -202,11 +211,7 @@ func (r *request) header() authz.Fields {
 	if len(r.raw) > 0 {
 		return r.raw
 	}
-	joined := asMap(r.joined)
-	for i := range joined {
-		joined[i].Name = strings.ToLower(joined[i].Name)
-	}
-	return joined
+	return r.joined
 }
 
 // forAuthorizer is the request as package authz has it.
@@ -304,12 +309,49 @@ func length(number protowire.Number, kind protowire.Type, message string) int {
 	case protowire.Fixed64Type:
 		n = 8
 	case protowire.StartGroupType:
-		n = protowire.ConsumeFieldValue(number, kind, []byte(message))
+		n = group(number, message)
 	}
 	if n > len(message) {
 		return -1
 	}
 	return n
+}
+
+// group is how many bytes a group has, with its end; negative for a malformed one.
+func group(number protowire.Number, message string) int {
+	begun := []protowire.Number{number} // and not ended
+	at := 0
+	for len(begun) > 0 {
+		tag, n := varint(message[at:])
+		if n < 0 || tag>>3 < uint64(protowire.MinValidNumber) || tag>>3 > math.MaxInt32 {
+			return -1
+		}
+		at += n
+		number := protowire.Number(tag >> 3) //nolint:gosec // at most MaxInt32
+		switch kind := protowire.Type(tag & 7); kind {
+		case protowire.StartGroupType:
+			if begun = append(begun, number); len(begun) > protowire.DefaultRecursionLimit+1 {
+				return -1
+			}
+		case protowire.EndGroupType:
+			if number != begun[len(begun)-1] {
+				return -1
+			}
+			begun = begun[:len(begun)-1]
+		case protowire.BytesType:
+			size, n := varint(message[at:])
+			if n < 0 || size > uint64(len(message)-at-n) {
+				return -1
+			}
+			at += n + int(size) //nolint:gosec // at most the message's length
+		default:
+			if n = length(number, kind, message[at:]); n < 0 {
+				return -1
+			}
+			at += n
+		}
+	}
+	return at
 }
 
 func valid(text string) error {

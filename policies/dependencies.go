@@ -9,7 +9,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
-// part is a part of the input document.
+// part is a value that a decision may depend on: a part of the input document, or the row.
 type part uint8
 
 const (

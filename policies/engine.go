@@ -39,8 +39,8 @@ type Engine struct {
 	policy
 	hash string
 	// Each has room for as many evaluations as there are processors. The others wait, first come, first served: of thousands
-	// at once, each would get its share of a processor, and all of them would end too late. A check that was looked up has
-	// waited once already, so it does not queue behind those that have just come.
+	// at once, each would get its share of a processor, and all of them would end too late. A check that was looked up has its
+	// own queue: a flood of checks without a look-up cannot delay it.
 	arrived, lookedUp chan struct{}
 	measured          func(time.Duration)
 }
@@ -175,17 +175,18 @@ func (e *Engine) Hash() string { return e.hash }
 func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
 	r := e.row(&in)
 	if e.memory == nil {
-		return e.evaluate(ctx, in, r)
+		d, err := e.evaluate(ctx, in, r)
+		return detached(d), err
 	}
 	key := e.memory.key(&in, r.number)
 	if d := e.memory.find(key); d != nil {
 		return *d, nil
 	}
 	d, err := e.evaluate(ctx, in, r)
-	if err == nil {
-		e.memory.add(key, d)
+	if err != nil {
+		return d, err
 	}
-	return d, err
+	return e.memory.add(key, d), nil
 }
 
 func (e *Engine) evaluate(ctx context.Context, in authz.Input, r *row) (authz.Decision, error) {
@@ -196,17 +197,24 @@ func (e *Engine) evaluate(ctx context.Context, in authz.Input, r *row) (authz.De
 	}
 	select {
 	case turns <- struct{}{}:
-		defer func() { <-turns }()
-	case <-ctx.Done():
-		return authz.Decision{}, ctx.Err()
+	default: // which spares most evaluations the context's timer
+		select {
+		case turns <- struct{}{}:
+		case <-ctx.Done():
+			return authz.Decision{}, ctx.Err()
+		}
 	}
+	defer func() { <-turns }()
 	return e.decide(ctx, &in, r)
 }
+
+// noRow is of a policy without an index.
+var noRow = &row{}
 
 // row is what the index finds, if there is one.
 func (p *policy) row(in *authz.Input) *row {
 	if p.index == nil {
-		return &row{}
+		return noRow
 	}
 	return p.index.rowOf(in)
 }

@@ -280,9 +280,14 @@ upto := numbers.range(1, 30000 + count(input.context))
 decision := {"allow": count([1 | upto[_]; upto[_]]) > 0, "code": null, "reason": null, "required_scopes": [], "route": null}
 `)
 	engine := load(t, dir)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if d, err := engine.Decide(ctx, inboxInput()); err == nil {
-		t.Fatalf("got %+v and no error", d)
+	for _, limit := range []time.Duration{0, 20 * time.Millisecond} {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		if d, err := engine.Decide(ctx, inboxInput()); err == nil || ctx.Err() == nil {
+			t.Errorf("after %v: %+v, %v", limit, d, err)
+		}
+		cancel()
+	}
+	if engine.Remembered() > 0 {
+		t.Error("what was not decided is remembered")
 	}
 }

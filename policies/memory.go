@@ -15,9 +15,9 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// memory holds decisions. A decision is a function of what the policy reads of its input, so where these values are equal, the
-// decision is: it depends neither on who asks nor on when. The key is made of all of them, so nothing has to be forgotten: a token
-// that has changed has other values. A policy has a memory of its own.
+// memory holds decisions. A decision depends only on the values that the policy reads of its input. Equal values give the same
+// decision, for every caller and at any time. The key is a digest of all these values, so nothing has to be removed when a token
+// changes: its new values have another key. A policy has a memory of its own.
 //
 // The path is not among the values, but the row that it addresses, as long as no other rule reads the path.
 type memory struct {
@@ -28,7 +28,7 @@ type memory struct {
 
 const (
 	memorySlots = 1 << 15
-	memoryWays  = 4 // places that a decision may be in
+	memoryWays  = 4 // places of a bucket
 )
 
 // remembered is a decision under a digest of all values that it depends on.
@@ -41,8 +41,9 @@ type memoryKey [sha256.Size]byte
 
 // find returns nil where the decision is not known.
 func (m *memory) find(key memoryKey) *authz.Decision {
-	for i := range m.places(key) {
-		if r := m.slots[i].Load(); r != nil && r.key == key {
+	bucket := m.bucket(key)
+	for i := range bucket {
+		if r := bucket[i].Load(); r != nil && r.key == key {
 			m.hits.Add(1)
 			return &r.decision
 		}
@@ -50,24 +51,30 @@ func (m *memory) find(key memoryKey) *authz.Decision {
 	return nil
 }
 
-// add keeps a decision, in the place of another one if need be. One with long headers is not worth the memory.
-func (m *memory) add(key memoryKey, d authz.Decision) {
-	const most = 1 << 10 // bytes of headers
-	size := 0
-	for name, value := range d.Headers {
-		size += len(name) + len(value)
+// add keeps a decision, in the place of another one if need be. It returns what is kept. A decision with long texts is not worth
+// the memory.
+func (m *memory) add(key memoryKey, d authz.Decision) authz.Decision {
+	const most = 1 << 10 // bytes
+	d = detached(d)
+	if size(d) > most {
+		return d
 	}
-	if size > most {
-		return
-	}
-	r := &remembered{key, detached(d)}
-	for i := range m.places(key) {
-		if m.slots[i].CompareAndSwap(nil, r) {
-			return
+	r := &remembered{key, d}
+	bucket := m.bucket(key)
+	for i := range bucket {
+		if bucket[i].CompareAndSwap(nil, r) {
+			return d
 		}
 	}
-	// The key's bits behind those that name the places are as good as random.
-	m.slots[m.first(key)+int(key[8])%memoryWays].Store(r)
+	// The key's bits behind those that name the bucket are as good as random.
+	bucket[key[8]%memoryWays].Store(r)
+	return d
+}
+
+// bucket has the places that a decision may be in.
+func (m *memory) bucket(key memoryKey) []atomic.Pointer[remembered] {
+	first := binary.LittleEndian.Uint64(key[:8]) % (memorySlots / memoryWays) * memoryWays
+	return m.slots[first : first+memoryWays]
 }
 
 // detached is the decision without the memory of the request, of which rules may have put a part into it.
@@ -87,18 +94,16 @@ func detached(d authz.Decision) authz.Decision {
 	return d
 }
 
-func (m *memory) first(key memoryKey) int {
-	return int(binary.LittleEndian.Uint64(key[:8])%(memorySlots/memoryWays)) * memoryWays //nolint:gosec // less than memorySlots
-}
-
-func (m *memory) places(key memoryKey) func(func(int) bool) {
-	return func(yield func(int) bool) {
-		for i := range memoryWays {
-			if !yield(m.first(key) + i) {
-				return
-			}
-		}
+// size is what the texts of a decision take, in bytes.
+func size(d authz.Decision) int {
+	n := len(d.Code) + len(d.Reason) + len(d.Route)
+	for _, scope := range slices.Concat(d.RequiredScopes, d.AnyOf) {
+		n += len(scope)
 	}
+	for name, value := range d.Headers {
+		n += len(name) + len(value)
+	}
+	return n
 }
 
 // key is made of the values that the policy reads. row is the number of the row that the request addresses.

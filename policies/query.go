@@ -43,7 +43,7 @@ func (s sources) prepare(ctx context.Context, compiler *ast.Compiler, document a
 // eval returns the document. An undefined one is an error. It uses and adds to what is known of a row; known may be nil.
 func (q *query) eval(ctx context.Context, input ast.Value, known *cache, tracers ...topdown.QueryTracer) (*ast.Term, error) {
 	one := q.prepared
-	one.WithCancel(ended{ctx.Done()})
+	one.WithCancel(&ended{ctx: ctx})
 	if known != nil {
 		one.WithVirtualCache(known)
 	}
@@ -70,16 +70,18 @@ func (q *query) eval(ctx context.Context, input ast.Value, known *cache, tracers
 	return result, nil
 }
 
-// ended tells an evaluation that its context has ended.
-type ended struct{ done <-chan struct{} }
+// ended tells an evaluation that its context has ended. It asks that at one step of many, because asking takes longer than a step.
+type ended struct {
+	ctx   context.Context
+	steps int
+}
 
-func (ended) Cancel() {}
+// Cancel implements [topdown.Cancel].
+func (*ended) Cancel() {}
 
-func (e ended) Cancelled() bool {
-	select {
-	case <-e.done:
-		return true
-	default:
-		return false
-	}
+// Cancelled implements [topdown.Cancel].
+func (e *ended) Cancelled() bool {
+	const between = 64
+	e.steps++
+	return e.steps%between == 0 && e.ctx.Err() != nil
 }

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// seen knows which tokens were noted within usageGrain, some 200,000 of them in 2 MiB. Of more, some are noted again too soon, which
-// the database refuses. It takes no lock and allocates nothing.
+// seen remembers about 200,000 tokens that were noted within usageGrain, in 2 MiB. Beyond that some tokens are noted too early,
+// which the database ignores. Two tokens with the same 48 bits of hash count as one. It takes no lock and allocates nothing.
 type seen struct {
 	seed    maphash.Seed
 	buckets *[1 << 16][4]atomic.Uint64 // 32 bits of a token's hash, and when it was noted, in ticks; 0: nobody's
@@ -22,7 +22,7 @@ func newSeen() seen {
 	return seen{seed: maphash.MakeSeed(), buckets: new([1 << 16][4]atomic.Uint64)}
 }
 
-// note reports whether the token is to be noted now. Of those who ask at once, one is told so.
+// note reports whether the token is to be noted now. Of callers at the same time, one gets true.
 func (s *seen) note(id string, now time.Duration) bool {
 	hash := maphash.String(s.seed, id)
 	mark := hash >> 32

@@ -41,7 +41,7 @@ workspace_kinds := {"workspace_token", "workspace_key"}
 user_kinds := {"personal_key", "oauth_token", "session"}
 
 # METADATA
-# description: The request cannot be meant for no workspace.
+# description: The request needs a workspace.
 workspace_needed if input.principal.kind in workspace_kinds
 
 workspace_needed if route.level == "workspace"
@@ -49,7 +49,7 @@ workspace_needed if route.level == "workspace"
 # METADATA
 # description: |
 #   The principal may do what the route is for. A workspace's credential needs the scopes of a workspace-level route, and
-#   never opens a user-level one. Each rule tests the scopes itself: a call of `covers` takes OPA a sixth of a decision's time.
+#   never opens a user-level one. Each rule tests the scopes itself: a call of `have_one_of_each` takes OPA a sixth of a decision's time.
 permitted if {
 	route.level == "workspace"
 	input.workspace.granted == true
@@ -96,11 +96,11 @@ user_needs := needs(route.overrides.user) if route.level == "user"
 
 # METADATA
 # description: The roles that may use the route.
-roles_enough := {role | some role, scopes in route.roles; covers(scopes, workspace_needs)}
+roles_enough := {role | some role, scopes in route.roles; have_one_of_each(scopes, workspace_needs)}
 
 # METADATA
 # description: The scopes have one of each set.
-covers(scopes, sets) if {
+have_one_of_each(scopes, sets) if {
 	every one_of in sets {
 		some scope in scopes
 		scope in one_of
@@ -109,8 +109,8 @@ covers(scopes, sets) if {
 
 # METADATA
 # description: |
-#   What the route requires, and one of those of which it requires one. An override is in each set, because it stands for all of
-#   it. Where the route does not say what it requires, this is undefined, and not empty.
+#   One set of scopes for each required scope, and one for `any_of`. Every set also has the overrides. It is undefined, not
+#   empty, if the route lacks `scopes` or `any_of`.
 needs(overrides) := sets if {
 	is_array(route.scopes)
 	is_array(route.any_of)

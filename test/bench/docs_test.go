@@ -34,7 +34,7 @@ type value struct {
 }
 
 var goals = []goal{
-	{text: "no-op beside no-op (what the harness makes of no difference)", row: "control", limit: "0.95 to 1.05", most: 1.05, unit: "×", values: ratiosOf(cpu)},
+	{text: "no-op ÷ no-op: the error of the measurement", row: "control", limit: "0.95 to 1.05", most: 1.05, unit: "×", values: ratiosOf(cpu)},
 	{text: "warm check, another id in each path, 2,000 tokens by turns: CPU", row: "warm", limit: "≤ 0.95", most: 0.95, unit: "×", values: ratiosOf(cpu)},
 	{text: "the same with all headers of a browser in the check: CPU", row: "headers", unit: "×", values: ratiosOf(cpu)},
 	{text: "first decision of a known principal on a route: CPU", row: "first", limit: "≤ 1.6", most: 1.6, unit: "×", values: ratiosOf(cpu)},
@@ -42,16 +42,16 @@ var goals = []goal{
 	{text: "warm check over a Unix socket: CPU", row: "unix", unit: "×", values: ratiosOf(cpu)},
 	{text: "warm check under a limit of half a processor: CPU", row: "half", unit: "×", values: ratiosOf(cpu)},
 	{text: "the same: checks/s", row: "half", unit: "×", values: ratiosOf(answers)},
-	{text: "two workers of Envoy: requests/s, of the same answer's", row: "workers", unit: "×", values: ratiosOf(answers)},
-	{text: "one worker of Envoy: requests/s, of the same answer's", row: "envoy", limit: "≥ 0.97", most: -0.97, unit: "×", values: ratiosOf(answers)},
-	{text: "p99 through Envoy at half of saturation, open loop, of the same answer's", row: "latency", limit: "≤ 1.1", most: 1.1, unit: "×", values: ratiosOf(p99)},
-	{text: "cold token: p50 of a check, of the query's", row: "cold", limit: "≤ 2.5", most: 2.5, unit: "×", values: ratiosOf(p50)},
+	{text: "two workers of Envoy: requests/s ÷ no-op with the same answer", row: "workers", unit: "×", values: ratiosOf(answers)},
+	{text: "one worker of Envoy: requests/s ÷ no-op with the same answer", row: "envoy", limit: "≥ 0.97", most: -0.97, unit: "×", values: ratiosOf(answers)},
+	{text: "p99 through Envoy at half of saturation, open loop ÷ no-op with the same answer", row: "latency", limit: "≤ 1.1", most: 1.1, unit: "×", values: ratiosOf(p99)},
+	{text: "cold token: p50 of a check ÷ p50 of the bare query", row: "cold", limit: "≤ 2.5", most: 2.5, unit: "×", values: ratiosOf(p50)},
 	{text: "RSS at rest", row: "rest", limit: "≤ 35 MiB", most: 35, unit: " MiB", values: largest},
 	{text: "RSS with 100,000 warm tokens, under load", row: "memory", limit: "≤ 110 MiB", most: 110, unit: " MiB", values: largest},
 	{text: "growth of RSS at 70 % of saturation", row: "growth", limit: "none: ≤ 1 MiB", most: 1, unit: " MiB", values: growthOf},
-	{text: "20 to 3,000 routes of every form: CPU, of 20's", row: "routes", limit: "≤ 1.2", most: 1.2, unit: "×", values: ratiosOf(cpu)},
-	{text: "1,000 to 100,000 warm tokens: CPU, of 1,000's", row: "tokens", limit: "≤ 1.2", most: 1.2, unit: "×", values: ratiosOf(cpu)},
-	{text: "1,000 to 1,000,000 stored tokens: CPU, of 1,000's", row: "stored", limit: "≤ 1.2", most: 1.2, unit: "×", values: ratiosOf(cpu)},
+	{text: "CPU per check: 20 to 3,000 routes of every form ÷ 20", row: "routes", limit: "≤ 1.2", most: 1.2, unit: "×", values: ratiosOf(cpu)},
+	{text: "CPU per check: 1,000 to 100,000 warm tokens ÷ 1,000", row: "tokens", limit: "≤ 1.2", most: 1.2, unit: "×", values: ratiosOf(cpu)},
+	{text: "CPU per check: 1,000 to 1,000,000 stored tokens ÷ 1,000", row: "stored", limit: "≤ 1.2", most: 1.2, unit: "×", values: ratiosOf(cpu)},
 	{text: "start to ready with the built-in policies", row: "start", limit: "≤ 500 ms", most: 500, unit: " ms", values: medians(ready)},
 }
 

@@ -69,6 +69,7 @@ type Pooler struct {
 	process  *process.Process
 	closed   bool
 	restarts int
+	failed   error // to start again
 }
 
 // patience is how long a start may take; it takes some milliseconds.
@@ -219,11 +220,13 @@ func (p *Pooler) run(ctx context.Context) (err error) {
 	return nil
 }
 
+var errClosed = errors.New("the pooler is closed")
+
 func (p *Pooler) begin() (err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return errors.New("it is closed")
+		return errClosed
 	}
 	p.process, err = process.Start(process.Config{
 		Path: p.program, Args: []string{filepath.Join(p.dir, "pgbouncer.ini")}, Dir: p.dir, User: p.user, Output: &p.log,
@@ -234,12 +237,19 @@ func (p *Pooler) begin() (err error) {
 
 // supervise starts the pooler again whenever it has ended, until it is closed.
 func (p *Pooler) supervise() {
+	const pause = 50 * time.Millisecond // it may end at once
 	for {
 		p.mu.Lock()
 		running := p.process
 		p.mu.Unlock()
 		<-running.Done()
-		if p.begin() != nil {
+		time.Sleep(pause)
+		if err := p.begin(); err != nil {
+			if !errors.Is(err, errClosed) {
+				p.mu.Lock()
+				p.failed = err
+				p.mu.Unlock()
+			}
 			return
 		}
 		p.mu.Lock()
@@ -297,9 +307,9 @@ func (p *Pooler) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
-	var err error
+	err := p.failed
 	if p.process != nil {
-		err = errors.Join(p.process.Stop(patience), p.process.Err())
+		err = errors.Join(err, p.process.Stop(patience), p.process.Err())
 	}
 	if p.dir != "" {
 		err = errors.Join(err, os.RemoveAll(p.dir))
