@@ -125,6 +125,7 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 		AllowSample:       cfg.Log.AllowSample,
 		Observe:           m.observe,
 	}, authorizer, log)
+	debug.FreeOSMemory() // of the loading of policies
 	return serve(s.ctx, cfg, log, server, readinessOf(s.ctx, directory.Ready, directory.Notices, sessions), m)
 }
 
