@@ -39,7 +39,8 @@ func Object(text []byte) (map[string]json.RawMessage, error) {
 	if _, err := decoder.Token(); err != nil {
 		return nil, errors.New("it is no JSON")
 	}
-	if len(bytes.TrimSpace(text[decoder.InputOffset():])) > 0 {
+	const space = " \t\r\n" // RFC 8259, section 2; Go knows more
+	if len(bytes.Trim(text[decoder.InputOffset():], space)) > 0 {
 		return nil, errors.New("there is something behind the object")
 	}
 	return object, nil

@@ -15,6 +15,8 @@ func TestObject(t *testing.T) {
 		`{"a":1,"\u0061":2}`:                "second time",
 		`{"a":1}{}`:                         "behind",
 		`{"a":1} x`:                         "behind",
+		"{}\v":                              "behind",
+		"{}\u00a0":                          "behind",
 		`[]`:                                "no",
 		`null`:                              "no",
 		``:                                  "no",
