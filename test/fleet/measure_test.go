@@ -110,19 +110,19 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	time.Sleep(10 * time.Second) // the use of the tokens is written
 
 	m.Megabytes = private(t) / float64(sidecars)
-	connections := func() {
+	connections := func() (each float64) {
 		direct, ofPooler := f.connections(t)
-		m.Connections = max(m.Connections, float64(direct)/float64(sidecars-m.Pooled))
 		m.PoolerConnections = max(m.PoolerConnections, ofPooler)
+		return float64(direct) / float64(sidecars-m.Pooled)
 	}
-	connections()
+	m.Connections = connections()
 	polls, own, ofPooler := f.polls(t), ownCPU(t), f.poolerCPU(t)
 	begin := time.Now()
 	m.Cores = cores(t, func() { time.Sleep(resting) })
 	took := time.Since(begin).Seconds()
 	m.Polls, m.OwnCores = float64(f.polls(t)-polls)/took, (ownCPU(t)-own).Seconds()/took
 	m.PoolerCores = (f.poolerCPU(t) - ofPooler).Seconds() / took
-	connections()
+	m.Connections = max(m.Connections, connections())
 
 	// In production each sidecar has its own garbage collector; here all would share one.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
@@ -144,7 +144,7 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	if len(behind) > 0 {
 		m.PooledP50, m.PooledP99 = milliseconds(behind[len(behind)/2]), milliseconds(behind[len(behind)*99/100])
 	}
-	f.revoked(t, kept[:1])
+	f.revoked(t, kept[:1]) // which each sidecar is asked for: they are not at rest any more
 	connections()
 	if hints && !pooled {
 		m.BareP99 = f.bareListeners(t)
