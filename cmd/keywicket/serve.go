@@ -51,7 +51,7 @@ func set(to *string, value string) {
 }
 
 // memoryBeside is what Go may take beside the cache before it collects garbage more often than it otherwise would: policies
-// and their evaluation, the usage of tokens, connections. Half of it is live when all of these are at their bounds.
+// and their evaluation, remembered decisions, the usage of tokens, connections. Half of it is live when all of these are at their bounds.
 const memoryBeside = 128 << 20
 
 // Run serves until the process is told to stop. Everything that can be wrong with the configuration is found before
