@@ -50,12 +50,7 @@ func BenchmarkCheck(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	remembered, err := cache.New(cache.Config{StalenessBound: time.Hour, MaxAge: time.Hour}, source{}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer remembered.Close()
-	remembered.Told(remembered.Poll(), cache.Reply{Snapshot: "1:1:", World: "w"}, true)
+	remembered := newCache(b, source{})
 	is := supabase.Start()
 	defer is.Close()
 	velocity := authz.API{
@@ -110,12 +105,7 @@ func BenchmarkSource(b *testing.B) {
 	if err := os.WriteFile(rules, text, 0o600); err != nil {
 		b.Fatal(err)
 	}
-	remembered, err := cache.New(cache.Config{StalenessBound: time.Hour, MaxAge: time.Hour}, source{}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer remembered.Close()
-	remembered.Told(remembered.Poll(), cache.Reply{Snapshot: "1:1:", World: "w"}, true)
+	remembered := newCache(b, source{})
 	for _, c := range []struct {
 		name string
 		dir  string
@@ -168,6 +158,18 @@ func presenting(credential string) *authv3.CheckRequest {
 	ask.Attributes.Request.Http.Path = "/api/issues"
 	ask.Attributes.ContextExtensions = map[string]string{"api": "velocity"}
 	return ask
+}
+
+// newCache is one that may be believed for an hour.
+func newCache(t testing.TB, s cache.Source) *cache.Cache {
+	t.Helper()
+	c, err := cache.New(cache.Config{StalenessBound: time.Hour, MaxAge: time.Hour}, s, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	c.Told(c.Poll(), cache.Reply{Snapshot: "1:1:", World: "w"}, true)
+	return c
 }
 
 // source knows every credential, as one of a user's.
@@ -243,12 +245,7 @@ func warm(b testing.TB) (*envoy.Server, [][]byte) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	remembered, err := cache.New(cache.Config{StalenessBound: time.Hour, MaxAge: time.Hour}, source{}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(remembered.Close)
-	remembered.Told(remembered.Poll(), cache.Reply{Snapshot: "1:1:", World: "w"}, true)
+	remembered := newCache(b, source{})
 	a, err := authz.New(authz.Config{DefaultAPI: "velocity", APIs: map[string]authz.API{"velocity": {
 		Workspace:   authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
 		Credentials: []authz.CredentialFormat{{Kind: authz.KindPersonalKey, Prefix: "velu_"}},

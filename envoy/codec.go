@@ -37,7 +37,7 @@ func handle(s any, ctx context.Context, decode func(any) error, _ grpc.UnaryServ
 	pool := mem.DefaultBufferPool()
 	room := pool.Get(typical)
 	answer := s.(*Server).answer(ctx, r, (*room)[:0])
-	if len(answer) > cap(*room) { // it was moved
+	if cap(answer) != cap(*room) { // append has moved it
 		pool.Put(room)
 		return mem.SliceBuffer(answer), nil
 	}

@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -42,11 +41,7 @@ func TestNothingOfAMessageIsKept(t *testing.T) {
 		"unknown tokens":               func(i int) string { return fmt.Sprintf("velu_%020d", i) },
 		"one token in many workspaces": func(int) string { return good },
 	} {
-		remembered, err := cache.New(cache.Config{StalenessBound: time.Hour, MaxAge: time.Hour}, unknownOrOfAda{authz.Secret(good).Digest()}, slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
-		remembered.Told(remembered.Poll(), cache.Reply{Snapshot: "1:1:", World: "w"}, true)
+		remembered := newCache(t, unknownOrOfAda{authz.Secret(good).Digest()})
 		var observed []authz.Answer
 		a, err := authz.New(authz.Config{APIs: map[string]authz.API{"velocity": {
 			Workspace:   authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
@@ -79,7 +74,6 @@ func TestNothingOfAMessageIsKept(t *testing.T) {
 			t.Errorf("%s: %d MB are kept of %d MB", name, grown>>20, n*padding>>20)
 		}
 		runtime.KeepAlive(observed)
-		remembered.Close()
 	}
 }
 

@@ -221,16 +221,16 @@ func (p *policy) row(in *authz.Input) *row {
 
 func (p *policy) decide(ctx context.Context, in *authz.Input, r *row, tracers ...topdown.QueryTracer) (authz.Decision, error) {
 	reading := &p.reading
-	var known *cache
+	var cached *rowCache
 	if p.index != nil && len(tracers) == 0 { // a tracer is to see every rule
 		reading = &p.behindIndex
-		known = p.index.known.cache(r)
+		cached = p.index.rules.cache(r)
 	}
 	input, err := inputValue(in, reading)
 	if err != nil {
 		return authz.Decision{}, err
 	}
-	document, err := p.query.eval(ctx, input, known, tracers...)
+	document, err := p.query.eval(ctx, input, cached, tracers...)
 	if err != nil {
 		return authz.Decision{}, err
 	}

@@ -50,10 +50,6 @@ func mayBeObject(t *ast.Term) bool {
 // guard runs the checks that need no decision.
 func (s sources) guard(compiler *ast.Compiler) error {
 	var all faults
-	type reference struct {
-		ref ast.Ref
-		at  *ast.Location
-	}
 	read := make(map[string]reference) // virtual documents that rules read
 	for _, module := range compiler.Modules {
 		ast.WalkRefs(module, func(r ast.Ref) bool {
@@ -69,7 +65,7 @@ func (s sources) guard(compiler *ast.Compiler) error {
 			for _, r := range read {
 				if r.ref.HasPrefix(ref) {
 					all = append(all, fault{file: rule.Location.File, line: rule.Location.Row, text: fmt.Sprintf(
-						"%s is read at %s:%d, and a _test.rego file is not there when the sidecar decides: define it in another file", ref, r.at.File, r.at.Row)})
+						"%s is read at %s, and a _test.rego file is not there when the sidecar decides: define it in another file", ref, r.place())})
 				}
 			}
 		}

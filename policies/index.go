@@ -19,7 +19,7 @@ import (
 type index struct {
 	apis  map[string]apiRows
 	none  *row // of requests that address no row
-	known *known
+	rules *rowRules
 }
 
 type apiRows struct {
@@ -147,14 +147,14 @@ route := ` + findRoute + `(input)`
 	if compiler, err = s.compiled(find); err != nil {
 		return nil, nil, err
 	}
-	x.known = knownRules(compiler)
-	x.none = x.known.newRow(0, nil)
+	x.rules = rowRulesOf(compiler)
+	x.none = x.rules.newRow(0, nil)
 	number := 0
 	for name, table := range tables {
 		of := apiRows{index: table.index, rows: make([]*row, 0, len(table.Routes))}
 		rows[name].Foreach(func(t *ast.Term) {
 			number++
-			of.rows = append(of.rows, x.known.newRow(number, t))
+			of.rows = append(of.rows, x.rules.newRow(number, t))
 		})
 		x.apis[name] = of
 	}

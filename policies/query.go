@@ -40,12 +40,12 @@ func (s sources) prepare(ctx context.Context, compiler *ast.Compiler, document a
 	return &query{document: document, prepared: *q}, nil
 }
 
-// eval returns the document. An undefined one is an error. It uses and adds to what is known of a row; known may be nil.
-func (q *query) eval(ctx context.Context, input ast.Value, known *cache, tracers ...topdown.QueryTracer) (*ast.Term, error) {
+// eval returns the document. An undefined one is an error. It uses and adds to what is kept with a row; cached may be nil.
+func (q *query) eval(ctx context.Context, input ast.Value, cached *rowCache, tracers ...topdown.QueryTracer) (*ast.Term, error) {
 	one := q.prepared
 	one.WithCancel(&ended{ctx: ctx})
-	if known != nil {
-		one.WithVirtualCache(known)
+	if cached != nil {
+		one.WithVirtualCache(cached)
 	}
 	if input != nil {
 		one.WithInput(ast.NewTerm(input))
@@ -61,8 +61,8 @@ func (q *query) eval(ctx context.Context, input ast.Value, known *cache, tracers
 	if err != nil {
 		return nil, err
 	}
-	if known != nil {
-		known.keep()
+	if cached != nil {
+		cached.keep()
 	}
 	if result == nil {
 		return nil, fmt.Errorf("%s is undefined", q.document)

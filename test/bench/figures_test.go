@@ -1,7 +1,6 @@
 package bench
 
 import (
-	"bufio"
 	"debug/buildinfo"
 	"encoding/json"
 	"errors"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/demo/proxy"
+	"github.com/keywicket/keywicket/internal/machine"
 )
 
 var out = flag.String("out", "../../docs/benchmarks", "the folder of the figures, and of what is drawn of them")
@@ -163,8 +163,12 @@ func describe(f figure) string {
 
 func (w *world) newFigure(t *testing.T, row string) figure {
 	t.Helper()
+	name, load, err := machine.Describe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	f := figure{
-		Row: row, Date: time.Now().Format(time.DateOnly), Commit: commit(t, w.binary), Machine: machine(t), Load: machineLoad(t),
+		Row: row, Date: time.Now().Format(time.DateOnly), Commit: commit(t, w.binary), Machine: name, Load: load,
 		Go: strings.TrimPrefix(runtime.Version(), "go"), Envoy: envoyVersion(t),
 	}
 	if info, ok := debug.ReadBuildInfo(); ok {
@@ -224,33 +228,6 @@ func envoyVersion(t *testing.T) string {
 		return string(found[1])
 	}
 	return "unknown"
-}
-
-func machine(t *testing.T) string {
-	t.Helper()
-	file, err := os.Open("/proc/cpuinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = file.Close() }()
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		if name, ok := strings.CutPrefix(lines.Text(), "model name\t: "); ok {
-			return fmt.Sprintf("%s, %d cores", name, runtime.NumCPU())
-		}
-	}
-	return fmt.Sprintf("%s, %d cores", runtime.GOARCH, runtime.NumCPU())
-}
-
-func machineLoad(t *testing.T) (minute float64) {
-	t.Helper()
-	text, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Sscan(string(text), &minute); err != nil {
-		t.Fatal(err)
-	}
-	return minute
 }
 
 func figuresFile() string { return filepath.Join(*out, "figures.json") }

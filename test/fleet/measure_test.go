@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -10,7 +9,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -22,6 +20,8 @@ import (
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/internal/machine"
 )
 
 var (
@@ -97,7 +97,11 @@ func TestMeasure(t *testing.T) {
 }
 
 func measure(t *testing.T, sidecars int, hints, pooled bool) {
-	m := figure{Sidecars: sidecars, Hints: hints, Bound: bound.String(), Date: time.Now().Format(time.DateOnly), Machine: machine(t), Load: load(t)}
+	name, load, err := machine.Describe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := figure{Sidecars: sidecars, Hints: hints, Bound: bound.String(), Date: time.Now().Format(time.DateOnly), Machine: name, Load: load}
 	if sidecars >= 1000 && !pooled {
 		m.BareCores = barePolls(t, sidecars, *bound*2/7)
 	}
@@ -424,33 +428,6 @@ func ownCPU(t *testing.T) time.Duration {
 		t.Fatal(err)
 	}
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
-}
-
-func load(t *testing.T) (minute float64) {
-	t.Helper()
-	text, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := fmt.Sscan(string(text), &minute); err != nil {
-		t.Fatal(err)
-	}
-	return minute
-}
-
-func machine(t *testing.T) string {
-	t.Helper()
-	file, err := os.Open("/proc/cpuinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = file.Close() }()
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		if name, ok := strings.CutPrefix(lines.Text(), "model name\t: "); ok {
-			return fmt.Sprintf("%s, %d cores", name, runtime.NumCPU())
-		}
-	}
-	return fmt.Sprintf("%s, %d cores", runtime.GOARCH, runtime.NumCPU())
 }
 
 // keep puts the figure in the place of the one of before.

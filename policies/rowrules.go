@@ -8,15 +8,15 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
-// known are the rules of the package keywicket that have a single value. Those that read nothing of the input, but for what the
-// rule route finds with it, have one value for each row: public and allowed of keywicket/decision.rego are two. It is kept
-// with the row, so that the next decision on the row does not evaluate the rule again.
-type known struct {
+// rowRules are the rules of the package keywicket that have a single value. Some of them read nothing of the input except the
+// row that route finds, such as public and allowed of keywicket/decision.rego. Their value is kept with the row, so that the next
+// decision on the row does not evaluate the rule again.
+type rowRules struct {
 	places map[string]int // a rule's name → its place in values; that of route is 0
-	ofRow  []bool         // by place: it has one value for each row
+	perRow []bool         // by place: it has one value for each row
 }
 
-// values are those of the rules, by place. One that is not known yet is nil.
+// values are those of the rules, by place. One that was not found yet is nil.
 type values []*ast.Term
 
 // undefined stands for the value of a rule that has none.
@@ -34,9 +34,9 @@ var (
 	routeRef   = ast.MustParseRef("data.keywicket.route")
 )
 
-// knownRules finds them in the compiled rules.
-func knownRules(compiler *ast.Compiler) *known {
-	k := &known{places: map[string]int{ruleName(routeRef): 0}, ofRow: []bool{false}}
+// rowRulesOf finds them in the compiled rules.
+func rowRulesOf(compiler *ast.Compiler) *rowRules {
+	k := &rowRules{places: map[string]int{ruleName(routeRef): 0}, perRow: []bool{false}}
 	same := make(map[*ast.Rule]bool)
 	for _, rule := range compiler.GetRules(routeRef) {
 		same[rule] = true
@@ -53,13 +53,13 @@ func knownRules(compiler *ast.Compiler) *known {
 			continue
 		}
 		k.places[ruleName(ref)] = len(k.places)
-		k.ofRow = append(k.ofRow, !slices.ContainsFunc(all, func(r *ast.Rule) bool { return !isSame(compiler, r, same) }))
+		k.perRow = append(k.perRow, !slices.ContainsFunc(all, func(r *ast.Rule) bool { return !readsRowAlone(compiler, r, same) }))
 	}
 	return k
 }
 
-// isSame reports whether a rule has one value for each row. The map has the rules of which that is known already.
-func isSame(compiler *ast.Compiler, rule *ast.Rule, same map[*ast.Rule]bool) bool {
+// readsRowAlone reports whether a rule has one value for each row. The map has the rules that were looked at before.
+func readsRowAlone(compiler *ast.Compiler, rule *ast.Rule, same map[*ast.Rule]bool) bool {
 	if is, ok := same[rule]; ok {
 		return is
 	}
@@ -69,10 +69,10 @@ func isSame(compiler *ast.Compiler, rule *ast.Rule, same map[*ast.Rule]bool) boo
 		return !is
 	})
 	if rule.Else != nil {
-		is = is && isSame(compiler, rule.Else, same)
+		is = is && readsRowAlone(compiler, rule.Else, same)
 	}
 	for other := range compiler.Graph.Dependencies(rule) {
-		is = is && isSame(compiler, other.(*ast.Rule), same)
+		is = is && readsRowAlone(compiler, other.(*ast.Rule), same)
 	}
 	same[rule] = is
 	return is
@@ -84,7 +84,7 @@ func ruleName(ref ast.Ref) string {
 }
 
 // newRow makes one of a term, or of nil for a request that addresses none.
-func (k *known) newRow(number int, term *ast.Term) *row {
+func (k *rowRules) newRow(number int, term *ast.Term) *row {
 	r := &row{number: number, term: term}
 	first := make(values, len(k.places))
 	if first[0] = term; term == nil {
@@ -94,23 +94,23 @@ func (k *known) newRow(number int, term *ast.Term) *row {
 	return r
 }
 
-// cache gives the known values to one evaluation, as if it had found them itself.
-type cache struct {
-	known    *known
-	row      *row
-	values   values // of the row
-	found    values // by this evaluation
-	replaced int    // levels of `with`
-	other    topdown.VirtualCache
+// rowCache gives the row's values to one evaluation, as if it had found them itself.
+type rowCache struct {
+	rules     *rowRules
+	row       *row
+	values    values // of the row
+	found     values // by this evaluation
+	withDepth int    // levels of `with`
+	other     topdown.VirtualCache
 }
 
-func (k *known) cache(r *row) *cache {
-	return &cache{known: k, row: r, values: *r.values.Load(), found: make(values, len(k.places))}
+func (k *rowRules) cache(r *row) *rowCache {
+	return &rowCache{rules: k, row: r, values: *r.values.Load(), found: make(values, len(k.places))}
 }
 
 // keep keeps with the row what the evaluation has found. It is not for one that has failed: its rules may contradict each other.
-func (c *cache) keep() {
-	isNew := func(i int) bool { return c.known.ofRow[i] && c.found[i] != nil }
+func (c *rowCache) keep() {
+	isNew := func(i int) bool { return c.rules.perRow[i] && c.found[i] != nil }
 	for i := range c.found {
 		if isNew(i) {
 			after := slices.Clone(c.values)
@@ -125,17 +125,17 @@ func (c *cache) keep() {
 	}
 }
 
-// place returns false for the rules and functions that are not known, and for all while something is replaced by `with`.
-func (c *cache) place(ref ast.Ref) (int, bool) {
-	if c.replaced > 0 || len(ref) != len(routeRef) || !ref.HasPrefix(packageRef) {
+// place returns false for all other rules and functions, and for all while something is replaced by `with`.
+func (c *rowCache) place(ref ast.Ref) (int, bool) {
+	if c.withDepth > 0 || len(ref) != len(routeRef) || !ref.HasPrefix(packageRef) {
 		return 0, false
 	}
-	i, ok := c.known.places[ruleName(ref)]
+	i, ok := c.rules.places[ruleName(ref)]
 	return i, ok
 }
 
 // Get implements topdown.VirtualCache.
-func (c *cache) Get(ref ast.Ref) (value *ast.Term, isUndefined bool) {
+func (c *rowCache) Get(ref ast.Ref) (value *ast.Term, isUndefined bool) {
 	i, ok := c.place(ref)
 	if !ok {
 		return c.others().Get(ref)
@@ -150,7 +150,7 @@ func (c *cache) Get(ref ast.Ref) (value *ast.Term, isUndefined bool) {
 }
 
 // Put implements topdown.VirtualCache.
-func (c *cache) Put(ref ast.Ref, value *ast.Term) {
+func (c *rowCache) Put(ref ast.Ref, value *ast.Term) {
 	i, ok := c.place(ref)
 	switch {
 	case !ok:
@@ -163,22 +163,22 @@ func (c *cache) Put(ref ast.Ref, value *ast.Term) {
 }
 
 // Push implements topdown.VirtualCache.
-func (c *cache) Push() {
+func (c *rowCache) Push() {
 	c.others().Push()
-	c.replaced++
+	c.withDepth++
 }
 
 // Pop implements topdown.VirtualCache.
-func (c *cache) Pop() {
+func (c *rowCache) Pop() {
 	c.others().Pop()
-	c.replaced--
+	c.withDepth--
 }
 
 // Keys implements topdown.VirtualCache. It is for tracers, which this cache is not used with.
-func (c *cache) Keys() []ast.Ref { return c.others().Keys() }
+func (c *rowCache) Keys() []ast.Ref { return c.others().Keys() }
 
-// others is for all rules and functions that are not known.
-func (c *cache) others() topdown.VirtualCache {
+// others is for all other rules and functions.
+func (c *rowCache) others() topdown.VirtualCache {
 	if c.other == nil {
 		c.other = topdown.NewVirtualCache()
 	}

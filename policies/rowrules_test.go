@@ -65,14 +65,14 @@ func TestKnownRules(t *testing.T) {
 	} {
 		s := withRules(t, rule)
 		_, e := bothEngines(t, s)
-		place, ok := e.index.known.places["x"]
-		if !ok || e.index.known.ofRow[place] != want {
+		place, ok := e.index.rules.places["x"]
+		if !ok || e.index.rules.perRow[place] != want {
 			t.Errorf("%s: it has a place: %t, and is kept: %t", rule, ok, !want)
 		}
 	}
 	for _, rule := range []string{`x contains 1`, `x[a] := 1 if some a in ["b"]`, `x.y := 1`, `x(a) := a`, "x.y := 1\n\nx.z := 2"} {
 		_, e := bothEngines(t, withRules(t, rule))
-		if _, ok := e.index.known.places["x"]; ok {
+		if _, ok := e.index.rules.places["x"]; ok {
 			t.Errorf("%s: it has a place", rule)
 		}
 	}
@@ -146,7 +146,7 @@ func TestErrorsAreNotKept(t *testing.T) {
 				t.Errorf("%s: %+v, %v", name, d, err)
 			}
 		}
-		for name, place := range indexed.index.known.places {
+		for name, place := range indexed.index.rules.places {
 			if v := (*indexed.index.rowOf(&in).values.Load())[place]; place > 0 && v != nil {
 				t.Errorf("%s: %s is kept as %v", rules, name, v)
 			}

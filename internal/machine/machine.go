@@ -1,0 +1,37 @@
+// Package machine describes the computer that figures were measured on.
+package machine
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+)
+
+// Describe tells the processor's model with the number of its cores, and the load: how many processes have wanted to run at a
+// time during the last minute.
+func Describe() (name string, load float64, err error) {
+	name, err = model()
+	text, err2 := os.ReadFile("/proc/loadavg")
+	if err2 == nil {
+		_, err2 = fmt.Sscan(string(text), &load)
+	}
+	return fmt.Sprintf("%s, %d cores", name, runtime.NumCPU()), load, errors.Join(err, err2)
+}
+
+func model() (string, error) {
+	file, err := os.Open("/proc/cpuinfo")
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = file.Close() }()
+	lines := bufio.NewScanner(file)
+	for lines.Scan() {
+		if name, ok := strings.CutPrefix(lines.Text(), "model name\t: "); ok {
+			return name, nil
+		}
+	}
+	return runtime.GOARCH, lines.Err()
+}
