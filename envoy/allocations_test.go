@@ -2,21 +2,26 @@
 
 package envoy_test
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/keywicket/keywicket/authz"
+)
 
 // A warm check costs no more than six allocations between the bytes of the CheckRequest and those of the CheckResponse, whatever
-// id is in its path.
+// id is in its path, and whether it is allowed or not. The line of the log that a denial writes is included.
 func TestAllocations(t *testing.T) {
-	server, messages := warm(t)
-	for _, m := range messages { // the policy is evaluated, and the cache filled
-		server.Bytes(t.Context(), m).Free()
-	}
-	i := 0
-	ctx := t.Context()
-	if got := testing.AllocsPerRun(1000, func() {
-		server.Bytes(ctx, messages[i%len(messages)]).Free()
-		i++
-	}); got > 6+bytesAllocations {
-		t.Errorf("%v allocations, %d of them in this test", got, bytesAllocations)
+	for _, answer := range []authz.Reason{allowedCheck, authz.ReasonUnknown, authz.ReasonMissingScope} {
+		t.Run(string(answer), func(t *testing.T) {
+			server, messages := warm(t, answer)
+			i := 0
+			ctx := t.Context()
+			if got := testing.AllocsPerRun(1000, func() {
+				server.Bytes(ctx, messages[i%len(messages)]).Free()
+				i++
+			}); got > 6+bytesAllocations {
+				t.Errorf("%v allocations, %d of them in this test", got, bytesAllocations)
+			}
+		})
 	}
 }

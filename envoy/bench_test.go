@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -172,17 +173,24 @@ func newCache(t testing.TB, s cache.Source) *cache.Cache {
 	return c
 }
 
-// source knows every credential, as one of a user's.
+// source knows every credential but one, as one of a user's.
 type source struct{}
 
 func (source) Load(_ context.Context, l authz.Lookup) (cache.Answer, error) {
+	scopes := []string{"admin"}
+	switch l.Digest {
+	case authz.Secret(credentialFor[authz.ReasonUnknown]).Digest():
+		return cache.Answer{Keys: cache.CredentialKeys(l), Found: authz.Found{Denial: authz.ReasonUnknown}}, nil
+	case authz.Secret(credentialFor[authz.ReasonMissingScope]).Digest():
+		scopes = []string{"docs:read"}
+	}
 	kind := authz.KindPersonalKey
 	if l.Kind == authz.KindSession {
 		kind = authz.KindSession
 	}
 	return cache.Answer{Keys: cache.CredentialKeys(l), Found: authz.Found{
 		Principal: authz.Principal{
-			ID: "1", Kind: kind, API: l.API, Environment: authz.Live, UserID: "ada", SessionID: l.Session.ID, Scopes: []string{"admin"},
+			ID: "1", Kind: kind, API: l.API, Environment: authz.Live, UserID: "ada", SessionID: l.Session.ID, Scopes: scopes,
 		},
 		Workspace: authz.Membership{ID: "64f1a2b3c4d5e6f7a8b9c0d1", Slug: "acme", Role: "owner"},
 	}}, nil
@@ -231,38 +239,56 @@ const bytesAllocations = 2
 
 // BenchmarkBytes is a warm check from wire bytes to wire bytes: without gRPC. Each has another id in its path.
 func BenchmarkBytes(b *testing.B) {
-	server, messages := warm(b)
-	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		server.Bytes(b.Context(), messages[i%len(messages)]).Free()
+	for _, answer := range []authz.Reason{allowedCheck, authz.ReasonUnknown, authz.ReasonMissingScope} {
+		b.Run(string(answer), func(b *testing.B) {
+			server, messages := warm(b, answer)
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				server.Bytes(b.Context(), messages[i%len(messages)]).Free()
+			}
+		})
 	}
 }
 
-// warm is a server with the shipped policy and a cache, and messages with different ids in their paths.
-func warm(b testing.TB) (*envoy.Server, [][]byte) {
-	b.Helper()
-	engine, err := policies.Load(b.Context(), policies.Config{})
+const allowedCheck authz.Reason = "allow"
+
+// warm is a server with the shipped policy and a cache, and messages with different ids in their paths. All get the same answer.
+func warm(t testing.TB, answer authz.Reason) (*envoy.Server, [][]byte) {
+	t.Helper()
+	engine, err := policies.Load(t.Context(), policies.Config{})
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	remembered := newCache(b, source{})
+	remembered := newCache(t, source{})
 	a, err := authz.New(authz.Config{DefaultAPI: "velocity", APIs: map[string]authz.API{"velocity": {
 		Workspace:   authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
 		Credentials: []authz.CredentialFormat{{Kind: authz.KindPersonalKey, Prefix: "velu_"}},
 	}}}, remembered, engine)
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	server := envoy.NewServer(envoy.Config{AllowSample: 100}, a, slog.New(slog.NewJSONHandler(io.Discard, nil)))
 	var messages [][]byte
 	for range 1000 {
-		ask := presenting("velu_a1b2c3d4e5f6g7h8i9j0")
+		ask := presenting(credentialFor[answer])
 		ask.Attributes.Request.Http.Path = "/api/issues/" + rand.Text()
 		message, err := proto.Marshal(ask)
 		if err != nil {
-			b.Fatal(err)
+			t.Fatal(err)
 		}
 		messages = append(messages, message)
+		reply := server.Bytes(t.Context(), message)
+		if told := string(reply.Materialize()); answer != allowedCheck && !strings.Contains(told, string(answer)) {
+			t.Fatalf("%s: %q", answer, told)
+		}
+		reply.Free()
 	}
 	return server, messages
+}
+
+// credentialFor are credentials that source knows to be worth this much.
+var credentialFor = map[authz.Reason]string{
+	allowedCheck:             "velu_a1b2c3d4e5f6g7h8i9j0",
+	authz.ReasonUnknown:      "velu_unknown4e5f6g7h8i9j0",
+	authz.ReasonMissingScope: "velu_weakc3d4e5f6g7h8i9j0",
 }

@@ -225,3 +225,25 @@ func written(t testing.TB, answer authz.Answer, forwardCredential bool, header a
 	}
 	return check
 }
+
+// challenge is what appendChallenge appends.
+func challenge(answer *authz.Answer) string {
+	switch answer.Reason {
+	case authz.ReasonMissing:
+		return `Bearer realm="keywicket"`
+	case authz.ReasonSecondFactorRequired:
+		return `Bearer realm="keywicket", error="insufficient_user_authentication", ` +
+			`error_description="a second factor is required", acr_values="` + authz.AAL2 + `"`
+	case authz.ReasonMissingScope, authz.ReasonNoRoute:
+		// The attribute scope lists what is needed together. Of the scopes of which one is enough, the first stands for all.
+		scopes := slices.Concat(answer.RequiredScopes, answer.AnyOf[:min(1, len(answer.AnyOf))])
+		if len(scopes) == 0 {
+			return `Bearer error="insufficient_scope"`
+		}
+		return `Bearer error="insufficient_scope", scope="` + strings.Join(scopes, " ") + `"`
+	}
+	if httpStatus(answer) == typev3.StatusCode_Unauthorized {
+		return `Bearer realm="keywicket", error="invalid_token"`
+	}
+	return ""
+}

@@ -86,7 +86,7 @@ func appendLength(b []byte, field protowire.Number, n int) []byte {
 }
 
 // appendHeader appends a header in field 2 that replaces any other of its name, in an OkHttpResponse and a DeniedHttpResponse alike.
-func appendHeader(b []byte, name, value string) []byte {
+func appendHeader[T string | []byte](b []byte, name string, value T) []byte {
 	header := fieldSize(len(name)) + fieldSize(len(value))
 	b = appendLength(b, 2, fieldSize(header)+2)
 	b = appendLength(b, 1, header)
@@ -205,7 +205,8 @@ var removed = func() (b []byte) {
 func denied(b []byte, answer *authz.Answer) []byte {
 	b = appendMessage(b, 1, func(b []byte) []byte { return appendNumber(b, 1, uint64(httpStatus(answer))) }) //nolint:gosec // 400 to 599
 	b = appendHeader(b, "content-type", "application/json")
-	if challenge := challenge(answer); challenge != "" {
+	var room [128]byte
+	if challenge := appendChallenge(room[:0], answer); len(challenge) > 0 {
 		b = appendHeader(b, "www-authenticate", challenge)
 	}
 	retryAfter := answer.RetryAfter
@@ -271,28 +272,32 @@ func httpStatus(answer *authz.Answer) typev3.StatusCode {
 	return cmp.Or(declared, denials[answer.Code].http, typev3.StatusCode_Forbidden)
 }
 
-// challenge is the WWW-Authenticate header of RFC 6750, section 3: without an error code when no credential was
+// appendChallenge appends the WWW-Authenticate header of RFC 6750, section 3: without an error code when no credential was
 // presented (section 3.1). A session that lacks the second factor gets the challenge of RFC 9470, section 3. Every 401 has a
 // challenge (RFC 9110, section 15.5.2). A 403 has one for a missing scope, and where no token may use the route.
-func challenge(answer *authz.Answer) string {
+func appendChallenge(b []byte, answer *authz.Answer) []byte {
 	switch answer.Reason {
 	case authz.ReasonMissing:
-		return `Bearer realm="keywicket"`
+		return append(b, `Bearer realm="keywicket"`...)
 	case authz.ReasonSecondFactorRequired:
-		return `Bearer realm="keywicket", error="insufficient_user_authentication", ` +
-			`error_description="a second factor is required", acr_values="` + authz.AAL2 + `"`
+		return append(b, `Bearer realm="keywicket", error="insufficient_user_authentication", `+
+			`error_description="a second factor is required", acr_values="`+authz.AAL2+`"`...)
 	case authz.ReasonMissingScope, authz.ReasonNoRoute:
+		b = append(b, `Bearer error="insufficient_scope"`...)
 		// The attribute scope lists what is needed together. Of the scopes of which one is enough, the first stands for all.
-		scopes := slices.Concat(answer.RequiredScopes, answer.AnyOf[:min(1, len(answer.AnyOf))])
-		if len(scopes) == 0 {
-			return `Bearer error="insufficient_scope"`
+		separator, end := `, scope="`, ""
+		for _, scopes := range [...][]string{answer.RequiredScopes, answer.AnyOf[:min(1, len(answer.AnyOf))]} {
+			for _, scope := range scopes {
+				b = append(append(b, separator...), scope...)
+				separator, end = " ", `"`
+			}
 		}
-		return `Bearer error="insufficient_scope", scope="` + strings.Join(scopes, " ") + `"`
+		return append(b, end...)
 	}
 	if httpStatus(answer) == typev3.StatusCode_Unauthorized {
-		return `Bearer realm="keywicket", error="invalid_token"`
+		return append(b, `Bearer realm="keywicket", error="invalid_token"`...)
 	}
-	return ""
+	return b
 }
 
 // dynamicMetadata appends the fields of a Struct: what access logs and rate limits may know of an answer, whatever it is. Ids,

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -166,7 +167,26 @@ func (s *Server) record(ctx context.Context, method string, answer *authz.Answer
 	if !s.log.Enabled(ctx, level) {
 		return
 	}
-	attributes := []slog.Attr{
+	attributes := lineAttributes.Get().(*[]slog.Attr) //nolint:forcetypeassert // the pool holds nothing else
+	defer lineAttributes.Put(attributes)
+	line := appendLine((*attributes)[:0], method, answer)
+	if cause != nil {
+		line = append(line, slog.Any("error", cause))
+	}
+	*attributes = line
+	// A group without a name is written as if its attributes were the record's. A record of many attributes allocates, and a
+	// logger's own methods look up their caller.
+	record := slog.NewRecord(time.Now(), level, "decision", 0)
+	record.AddAttrs(slog.Attr{Value: slog.GroupValue(line...)})
+	_ = s.log.Handler().Handle(ctx, record)
+}
+
+// lineAttributes are kept from one line of the log to the next.
+var lineAttributes = sync.Pool{New: func() any { return new([]slog.Attr) }}
+
+// appendLine appends what the log tells of an answer.
+func appendLine(line []slog.Attr, method string, answer *authz.Answer) []slog.Attr {
+	line = append(line,
 		slog.String("decision_id", answer.ID),
 		slog.String("api", answer.API),
 		slog.String("method", method),
@@ -174,25 +194,21 @@ func (s *Server) record(ctx context.Context, method string, answer *authz.Answer
 		slog.Bool("allow", answer.Allow),
 		slog.String("code", string(answer.Code)),
 		slog.String("reason", string(answer.Reason)),
-		slog.String("cache", string(answer.Cache)),
-	}
+		slog.String("cache", string(answer.Cache)))
 	if p := answer.Principal; p != nil {
-		attributes = append(attributes, slog.String("subject", p.ID), slog.String("kind", string(p.Kind)))
+		line = append(line, slog.String("subject", p.ID), slog.String("kind", string(p.Kind)))
 		if p.SessionID != "" {
-			attributes = append(attributes, slog.String("session_id", p.SessionID))
+			line = append(line, slog.String("session_id", p.SessionID))
 		}
 		if p.GrantID != "" {
-			attributes = append(attributes, slog.String("grant_id", p.GrantID))
+			line = append(line, slog.String("grant_id", p.GrantID))
 		}
 	}
 	if answer.Workspace.Granted {
-		attributes = append(attributes, slog.String("workspace_id", answer.Workspace.ID))
+		line = append(line, slog.String("workspace_id", answer.Workspace.ID))
 	}
 	if answer.Detail != "" {
-		attributes = append(attributes, slog.String("detail", answer.Detail))
+		line = append(line, slog.String("detail", answer.Detail))
 	}
-	if cause != nil {
-		attributes = append(attributes, slog.Any("error", cause))
-	}
-	s.log.LogAttrs(ctx, level, "decision", attributes...)
+	return line
 }

@@ -30,7 +30,8 @@ func (c *issuerCommand) Run(s *invocation, cfg config) error {
 	if err != nil {
 		return err
 	}
-	log := newLogger(cfg.Log, s.stderr)
+	log, flush := newLogger(cfg.Log, s.stderr)
+	defer flush()
 	o, err := issuerOf(cfg)
 	if err != nil {
 		return err

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -66,7 +65,8 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 	if err != nil {
 		return err
 	}
-	log := newLogger(cfg.Log, s.stderr)
+	log, flush := newLogger(cfg.Log, s.stderr)
+	defer flush()
 	if variable(s.environ, "GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(int64(cfg.Cache.MaxBytes) + memoryBeside)
 	}
@@ -125,7 +125,7 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 		AllowSample:       cfg.Log.AllowSample,
 		Observe:           m.observe,
 	}, authorizer, log)
-	debug.FreeOSMemory() // of the loading of policies
+	releaseMemory()
 	return serve(s.ctx, cfg, log, server, readinessOf(s.ctx, directory.Ready, directory.Notices, sessions), m)
 }
 
@@ -257,12 +257,4 @@ func listenUnix(key, path string) (net.Listener, error) {
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	return listener, nil
-}
-
-func newLogger(c logConfig, to io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: levels[c.Level]}
-	if c.Format == "text" {
-		return slog.New(slog.NewTextHandler(to, options))
-	}
-	return slog.New(slog.NewJSONHandler(to, options))
 }

@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/dgraph-io/ristretto/v2"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/keywicket/keywicket/authz"
@@ -80,11 +79,12 @@ type Cache struct {
 	logger *slog.Logger
 	start  time.Time // of the clock
 	hash   func(authz.Lookup) uint64
-	good   *ristretto.Cache[uint64, *entry]
-	denied *ristretto.Cache[uint64, *entry] // apart, so that a flood of unknown tokens cannot push out the good ones
+	good   room
+	denied room // apart, so that a flood of unknown tokens cannot push out the good ones
 	// last holds what was loaded last: ristretto takes its time, and whoever asks meanwhile would ask the database too.
 	last        [1024]atomic.Pointer[entry]
 	denials     [1024]atomic.Int64 // when a denial was loaded last, by hash
+	sharing     sharing
 	generations generations
 	lease       lease
 	log         log // only the goroutine that reads the change log uses it
@@ -111,31 +111,18 @@ func New(c Config, s Source, logger *slog.Logger) (*Cache, error) {
 	seed := maphash.MakeSeed()
 	cache := &Cache{
 		config: c, source: s, logger: logger, start: time.Now(), epochs: make(map[Cause]uint64),
-		hash:  func(l authz.Lookup) uint64 { return maphash.Comparable(seed, l) },
-		lease: lease{bound: c.StalenessBound},
+		hash:    func(l authz.Lookup) uint64 { return maphash.Comparable(seed, l) },
+		lease:   lease{bound: c.StalenessBound},
+		sharing: sharing{seed: seed},
 	}
 	const negative = 8 // the part of the room that denials get
-	if cache.good, err = room(c.MaxBytes - c.MaxBytes/negative); err != nil {
+	if err = cache.good.open(c.MaxBytes - c.MaxBytes/negative); err != nil {
 		return nil, err
 	}
-	if cache.denied, err = room(c.MaxBytes / negative); err != nil {
+	if err = cache.denied.open(c.MaxBytes / negative); err != nil {
 		return nil, err
 	}
 	return cache, nil
-}
-
-// room makes a ristretto for so many bytes. It is trusted with nothing but memory: it may drop what is set, and return
-// what was overwritten.
-func room(bytes int64) (*ristretto.Cache[uint64, *entry], error) {
-	const typical = 1000 // bytes of an entry; ten counters for each is ristretto's advice
-	return ristretto.NewCache(&ristretto.Config[uint64, *entry]{
-		NumCounters:        max(1000, 10*bytes/typical),
-		MaxCost:            bytes,
-		BufferItems:        64,
-		IgnoreInternalCost: true, // it is in entry.cost
-		Metrics:            true,
-		Cost:               func(e *entry) int64 { return e.cost() },
-	})
 }
 
 // Close ends the cache's own goroutines. Look-ups must have ended.
@@ -143,8 +130,8 @@ func (c *Cache) Close() {
 	c.closing.Lock()
 	defer c.closing.Unlock()
 	c.closed = true
-	c.good.Close()
-	c.denied.Close()
+	c.good.entries.Close()
+	c.denied.entries.Close()
 }
 
 // Config is the configuration, with its defaults.
@@ -194,22 +181,22 @@ func (c *Cache) latest(l authz.Lookup) *entry {
 	anywhere.Workspace = authz.WorkspaceRef{}
 	hash := c.hash(anywhere)
 	// Most entries are of no workspace: all denials, and the credentials that belong to one.
-	e := c.get(c.good, hash, anywhere)
-	if l != anywhere && (e == nil || e.found.Principal.UserID != "") {
-		e = c.get(c.good, c.hash(l), l)
+	e := c.get(&c.good, hash, anywhere)
+	if l != anywhere && (e == nil || e.ofUser) {
+		e = c.get(&c.good, c.hash(l), l)
 	}
 	if e != nil && int64(e.loaded) > c.deniedAt(hash).Load() {
 		return e
 	}
 	// The entry that was loaded last may be a good answer for no workspace, which says nothing of another.
-	if denial := c.get(c.denied, hash, anywhere); denial != nil && denial.found.Denial != "" && (e == nil || denial.loaded >= e.loaded) {
+	if denial := c.get(&c.denied, hash, anywhere); denial != nil && denial.denied() && (e == nil || denial.loaded >= e.loaded) {
 		return denial
 	}
 	return e
 }
 
-func (c *Cache) get(room *ristretto.Cache[uint64, *entry], hash uint64, l authz.Lookup) *entry {
-	if e, ok := room.Get(hash); ok && c.holds(e, l) {
+func (c *Cache) get(room *room, hash uint64, l authz.Lookup) *entry {
+	if e, ok := room.entries.Get(hash); ok && c.holds(e, l) {
 		return e
 	}
 	if e := c.recent(hash).Load(); e != nil && c.holds(e, l) {
@@ -220,7 +207,7 @@ func (c *Cache) get(room *ristretto.Cache[uint64, *entry], hash uint64, l authz.
 
 // holds reports whether the entry is for the question, and nothing was told that speaks against it.
 func (c *Cache) holds(e *entry, l authz.Lookup) bool {
-	return e.answers(l) && c.generations.of(e.keys) <= e.since
+	return e.answers(l) && !e.outdated(&c.generations)
 }
 
 // recent is where the last entry with such a hash is.
@@ -240,17 +227,17 @@ func (c *Cache) load(ctx context.Context, l authz.Lookup) (*entry, error) {
 	if c.excusing.Load() && c.excusing.CompareAndSwap(true, false) {
 		c.logger.Info("the database can be asked again")
 	}
-	e := newEntry(l, a, since, begun)
+	e := c.newEntry(l, a, since, begun)
 	c.remember(e)
 	return e, nil
 }
 
 func (c *Cache) remember(e *entry) {
-	room := c.good
-	hash := c.hash(e.lookup)
+	room := &c.good
+	hash := c.hash(e.question())
 	c.recent(hash).Store(e)
-	if e.found.Denial != "" {
-		room = c.denied
+	if e.denied() {
+		room = &c.denied
 		at := c.deniedAt(hash)
 		for last := at.Load(); last < int64(e.loaded) && !at.CompareAndSwap(last, int64(e.loaded)); last = at.Load() {
 		}
@@ -258,7 +245,7 @@ func (c *Cache) remember(e *entry) {
 	c.closing.RLock()
 	defer c.closing.RUnlock()
 	if !c.closed {
-		room.Set(hash, e, 0)
+		room.add(hash, e)
 	}
 }
 
@@ -292,7 +279,7 @@ func (c *Cache) joined(ctx context.Context, l authz.Lookup) (*entry, error) {
 		e := r.Val.(*entry)
 		// What it depends on is known only now: a user, say. Who joined after that had changed asks again, and joins at
 		// worst a load that began since he came.
-		if r.Shared && c.generations.of(e.keys) > e.since {
+		if r.Shared && e.outdated(&c.generations) {
 			return c.joined(ctx, l)
 		}
 		return e, nil

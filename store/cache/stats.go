@@ -3,8 +3,6 @@ package cache
 import (
 	"maps"
 	"time"
-
-	"github.com/dgraph-io/ristretto/v2"
 )
 
 // Stats are for metrics.
@@ -43,15 +41,7 @@ func (c *Cache) Stats() Stats {
 		Changes:   changes,
 		Hints:     hints,
 		Epochs:    epochs,
-		Good:      roomStats(c.good.Metrics),
-		Denied:    roomStats(c.denied.Metrics),
-	}
-}
-
-func roomStats(m *ristretto.Metrics) RoomStats {
-	return RoomStats{
-		Entries: m.KeysAdded() - m.KeysEvicted(),
-		Bytes:   m.CostAdded() - m.CostEvicted(),
-		Dropped: m.SetsDropped() + m.SetsRejected(),
+		Good:      c.good.stats(),
+		Denied:    c.denied.stats(),
 	}
 }

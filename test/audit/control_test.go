@@ -23,7 +23,7 @@ type control struct {
 var controls = []control{
 	{
 		name: "changes that were read do not count", file: "store/cache/cache.go",
-		old:   `return e.answers(l) && c.generations.of(e.keys) <= e.since`,
+		old:   `return e.answers(l) && !e.outdated(&c.generations)`,
 		new:   `return e.answers(l)`,
 		fault: undisturbed, way: "SQL",
 	},

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// pipe takes what is written, and holds writers up while it is not read.
+type pipe struct {
+	mu     sync.Mutex // held: nobody reads
+	writes []string
+}
+
+func (p *pipe) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.writes = append(p.writes, string(b))
+	return len(b), nil
+}
+
+// take returns what was written since it was last called, with a bar before each write.
+func (p *pipe) take() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := ""
+	for _, w := range p.writes {
+		all += "|" + w
+	}
+	p.writes = nil
+	return all
+}
+
+// Lines that come soon after one another are written by one call, in their order, and none of them waits for long.
+func TestLogLinesAreWrittenTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &pipe{}
+		log, flush := newLogger(logConfig{Level: "info", Format: "text"}, p)
+		for range 2 {
+			log.Info("first")
+			log.Info("second")
+			log.Debug("not written")
+			time.Sleep(logDelay - 1)
+			log.Info("third")
+			synctest.Wait()
+			if early := p.take(); early != "" {
+				t.Fatalf("written too early: %q", early)
+			}
+			time.Sleep(time.Nanosecond)
+			synctest.Wait()
+			got := p.take()
+			if strings.Count(got, "|") != 1 || strings.Count(got, "\n") != 3 ||
+				!strings.Contains(got, "msg=first\ntime=") || !strings.HasSuffix(got, "msg=third\n") {
+				t.Fatalf("written: %q", got)
+			}
+		}
+		log.Info("last")
+		flush()
+		if got := p.take(); !strings.HasSuffix(got, "msg=last\n") {
+			t.Errorf("written: %q", got)
+		}
+	})
+}
+
+// While the log is not read, writers wait once the buffer is full. No line is lost, and each writer's lines stay in order.
+func TestFullLogBufferHoldsWritersUp(t *testing.T) {
+	const writers, lines = 8, 3 * logBuffer / (8 * 100)
+	p := &pipe{}
+	w := newLineWriter(p)
+	p.mu.Lock()
+	var all sync.WaitGroup
+	for n := range writers {
+		all.Go(func() {
+			for i := range lines {
+				_, _ = fmt.Fprintf(w, "%d %d %s\n", n, i, strings.Repeat("x", 90))
+			}
+		})
+	}
+	time.Sleep(50 * time.Millisecond) // they fill the buffer
+	w.waiting.Lock()
+	if waiting := len(w.lines); waiting < logBuffer/2 || waiting > 2*logBuffer {
+		t.Errorf("%d bytes wait", waiting)
+	}
+	w.waiting.Unlock()
+	p.mu.Unlock()
+	all.Wait()
+	w.flush()
+	next := make([]int, writers)
+	for line := range strings.Lines(strings.ReplaceAll(p.take(), "|", "")) {
+		var n, i int
+		if _, err := fmt.Sscanf(line, "%d %d", &n, &i); err != nil || i != next[n] || len(line) < 94 {
+			t.Fatalf("the line %q: %v, not number %d", line, err, next[n])
+		}
+		next[n]++
+	}
+	for n, lines := range next {
+		if lines != 3*logBuffer/(8*100) {
+			t.Errorf("writer %d: %d lines", n, lines)
+		}
+	}
+}
