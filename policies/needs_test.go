@@ -28,6 +28,11 @@ text_needs := ["a:read", {"root"}]
 
 object_needs := {"a": {"a:read"}}
 
+has_row_needs if every one_of in row_needs {
+	some scope in input.principal.scopes
+	scope in one_of
+}
+
 many_needs := [{"a:read", sprintf("%d", [i])} | some i in numbers.range(1, 65)]
 `
 
@@ -80,6 +85,8 @@ var (
 		`some s in ["a:read", "a:write"]; every one_of in row_needs { s = input.principal.scopes[_]; s in one_of }`,
 		`every one_of in row_needs { some scope in input.principal.scopes; scope in one_of } with data.keywicket.row_needs as [{"root"}]`,
 		`every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }; x := public with input.principal.scopes as []; x`,
+		`x := has_row_needs with data.keywicket.row_needs as [{"b:read", "x"}]; x`,
+		`every one_of in row_needs { some scope in input.principal.scopes; scope in one_of; route.name != "" }`,
 	}
 )
 
