@@ -41,6 +41,7 @@ const (
 	principalEnvironment
 	principalUserID
 	principalScopes
+	principalNeeds // which sets of scopes that the row needs have one of the principal's; no part of the document
 	principalAAL
 	principalAttributes
 	principalUserAttributes
@@ -56,7 +57,7 @@ var partRefs = func() (refs [numberOfParts]ast.Ref) {
 		workspaceGranted: "workspace.granted", workspaceAttributes: "workspace.attributes",
 		sourceAddress: "source.address", sourcePrincipal: "source.principal", sourceCertificate: "source.certificate",
 		inputPrincipal: "principal", principalID: "principal.id", principalKind: "principal.kind", principalAPI: "principal.api",
-		principalEnvironment: "principal.environment", principalUserID: "principal.user_id", principalScopes: "principal.scopes",
+		principalEnvironment: "principal.environment", principalUserID: "principal.user_id", principalScopes: "principal.scopes", principalNeeds: "principal.needs",
 		principalAAL: "principal.aal", principalAttributes: "principal.attributes", principalUserAttributes: "principal.user_attributes",
 	} {
 		refs[p] = ast.MustParseRef("input." + ref)
@@ -88,6 +89,7 @@ func (r *reading) source() bool {
 type reference struct {
 	ref      ast.Ref
 	location *ast.Location // of the rule; nil: it was not read from a file
+	test     ast.Ref       // the rule that the scopes are tested with, as scopeTest has it; nil: it is another reference
 }
 
 // place is file:line.
@@ -111,13 +113,29 @@ func referencesOf(compiler *ast.Compiler, indexed bool) []reference {
 		}
 		seen[rule] = true
 		if indexed && rule.Ref().Equal(routeRef) {
-			found = append(found, reference{partRefs[inputRow], rule.Location})
+			found = append(found, reference{ref: partRefs[inputRow], location: rule.Location})
 			return
 		}
-		ast.WalkRefs(rule, func(r ast.Ref) bool { // input alone is one too
-			found = append(found, reference{r.ConstantPrefix(), rule.Location})
+		tests := make(map[*ast.Every]ast.Ref)
+		uses := usesOfVars(rule)
+		ast.NewGenericVisitor(func(x any) bool {
+			switch x := x.(type) {
+			case ast.Ref: // input alone is one too
+				found = append(found, reference{ref: x.ConstantPrefix(), location: rule.Location})
+			case ast.Body:
+				for _, expr := range x {
+					if test := scopeTest(expr, x, uses); test != nil && indexed {
+						tests[expr.Terms.(*ast.Every)] = test
+					}
+				}
+			case *ast.Every:
+				if test := tests[x]; test != nil {
+					found = append(found, reference{ref: partRefs[principalScopes], location: rule.Location, test: test})
+					return true
+				}
+			}
 			return false
-		})
+		}).Walk(rule)
 		replaced = replaced || hasWith(rule)
 		visit(rule.Else)
 		for next := range compiler.Graph.Dependencies(rule) {

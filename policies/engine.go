@@ -143,7 +143,7 @@ func (s sources) policy(
 	}
 	references := referencesOf(compiler, p.index != nil)
 	p.behindIndex = readingOf(references)
-	p.memory, p.changing = newMemory(references)
+	p.memory, p.changing = newMemory(references, p.index)
 	return p, p.probe(ctx)
 }
 
@@ -178,7 +178,7 @@ func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, er
 		d, err := e.evaluate(ctx, in, r)
 		return detached(d), err
 	}
-	key := e.memory.key(&in, r.number)
+	key := e.memory.key(&in, r)
 	if d := e.memory.find(key); d != nil {
 		return *d, nil
 	}
@@ -233,6 +233,9 @@ func (p *policy) decide(ctx context.Context, in *authz.Input, r *row, tracers ..
 	document, err := p.query.eval(ctx, input, cached, tracers...)
 	if err != nil {
 		return authz.Decision{}, err
+	}
+	if cached != nil {
+		p.index.learnNeeds(ctx, r, input)
 	}
 	return decisionOf(document.Value)
 }

@@ -54,7 +54,7 @@ func (s sources) guard(compiler *ast.Compiler) error {
 	for _, module := range compiler.Modules {
 		ast.WalkRefs(module, func(r ast.Ref) bool {
 			if ground := r.GroundPrefix(); len(ground) > 1 && r[0].Equal(ast.DefaultRootDocument) {
-				read[ground.String()] = reference{ground, cmp.Or(r[0].Location, module.Package.Location)}
+				read[ground.String()] = reference{ref: ground, location: cmp.Or(r[0].Location, module.Package.Location)}
 			}
 			return false
 		})

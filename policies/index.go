@@ -20,6 +20,7 @@ type index struct {
 	apis  map[string]apiRows
 	none  *row // of requests that address no row
 	rules *rowRules
+	tests []*query // the rules that scopes are tested with, if decisions depend on scopes in no other way
 }
 
 type apiRows struct {
@@ -157,6 +158,13 @@ route := ` + findRoute + `(input)`
 			of.rows = append(of.rows, x.rules.newRow(number, t))
 		})
 		x.apis[name] = of
+	}
+	for _, name := range x.testedWith(referencesOf(compiler, true)) {
+		test, err := s.prepare(ctx, compiler, packageRef.Append(ast.StringTerm(name)), find)
+		if err != nil {
+			return nil, nil, err
+		}
+		x.tests = append(x.tests, test)
 	}
 	query, err := s.prepare(ctx, compiler, decisionRef, find)
 	return query, x, err

@@ -106,17 +106,17 @@ func size(d authz.Decision) int {
 	return n
 }
 
-// key is made of the values that the policy reads. row is the number of the row that the request addresses.
-func (m *memory) key(in *authz.Input, row int) memoryKey {
+// key is made of the values that the policy reads. r is the row that the request addresses.
+func (m *memory) key(in *authz.Input, r *row) memoryKey {
 	b := make([]byte, 0, 512) // on the stack; more is seldom needed
 	for _, p := range m.parts {
-		b = p.appendTo(b, in, row)
+		b = p.appendTo(b, in, r)
 	}
 	return sha256.Sum256(b)
 }
 
 // appendTo writes the part's value: such that no two lists of values are written alike.
-func (p part) appendTo(b []byte, in *authz.Input, row int) []byte {
+func (p part) appendTo(b []byte, in *authz.Input, r *row) []byte {
 	if p > inputPrincipal && in.Principal == nil {
 		return b
 	}
@@ -126,7 +126,7 @@ func (p part) appendTo(b []byte, in *authz.Input, row int) []byte {
 	case inputDenial:
 		return appendText(b, string(in.Denial))
 	case inputRow:
-		return binary.AppendUvarint(b, uint64(row)) //nolint:gosec // not negative
+		return binary.AppendUvarint(b, uint64(r.number)) //nolint:gosec // not negative
 	case requestMethod:
 		return appendText(b, in.Method)
 	case requestPath, requestSegments:
@@ -183,6 +183,8 @@ func (p part) appendTo(b []byte, in *authz.Input, row int) []byte {
 		return appendText(b, in.Principal.UserID)
 	case principalScopes:
 		return appendTexts(b, in.Principal.Scopes)
+	case principalNeeds:
+		return r.needs.Load().appendTo(b, in.Principal.Scopes)
 	case principalAAL:
 		return appendText(b, in.Principal.AAL)
 	case principalAttributes:
@@ -206,15 +208,19 @@ func appendTexts(b []byte, list []string) []byte {
 }
 
 // newMemory makes the memory of a policy by what the rules that decide refer to. The error says why no decision can be
-// remembered: a rule reads the time, or calls a function whose result is not the same each time.
-func newMemory(references []reference) (*memory, error) {
+// remembered: a rule reads the time, or calls a function whose result is not the same each time. x may be nil.
+func newMemory(references []reference, x *index) (*memory, error) {
 	for _, r := range references {
 		if changes(r.ref) || overlaps(r.ref, []ast.Ref{partRefs[inputTime]}) {
 			return nil, fmt.Errorf("%s: %v is not the same each time", r.place(), r.ref)
 		}
 	}
 	m := &memory{}
-	for p, read := range readingOf(references) {
+	reads := readingOf(references)
+	if x != nil && len(x.tests) > 0 {
+		reads[principalScopes], reads[principalNeeds], reads[inputRow] = false, true, true
+	}
+	for p, read := range reads {
 		if read {
 			m.parts = append(m.parts, part(p)) //nolint:gosec // less than numberOfParts
 		}

@@ -75,7 +75,7 @@ func remembering(t testing.TB, s sources) (plain, engine *Engine) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if engine.memory, err = newMemory(referencesOf(compiler, true)); err != nil {
+	if engine.memory, err = newMemory(referencesOf(compiler, true), engine.index); err != nil {
 		t.Fatal(err)
 	}
 	return plain, engine
@@ -281,7 +281,7 @@ func TestWhatIsNotRemembered(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, changing := newMemory(referencesOf(compiler, true))
+		m, changing := newMemory(referencesOf(compiler, true), nil)
 		if (changing == nil) != (m != nil) || (changing == nil) != (want == "") || changing != nil &&
 			(!strings.Contains(changing.Error(), want+" is not the same each time") || !strings.Contains(changing.Error(), ".rego:")) {
 			t.Errorf("%s: %v", rule, changing)
@@ -296,7 +296,7 @@ func TestWhatIsNotRemembered(t *testing.T) {
 // A full memory keeps what came last, and gives nobody the decision on something else.
 func TestFullMemory(t *testing.T) {
 	m := &memory{parts: []part{requestPath}}
-	key := func(i int) memoryKey { return m.key(&authz.Input{Path: fmt.Sprint("/", i)}, 0) }
+	key := func(i int) memoryKey { return m.key(&authz.Input{Path: fmt.Sprint("/", i)}, noRow) }
 	const n = 3 * memorySlots
 	for i := range n {
 		m.add(key(i), authz.Decision{Route: fmt.Sprint(i)})
@@ -341,7 +341,7 @@ func TestKeysAreUnambiguous(t *testing.T) {
 		"certificate": {Source: authz.Source{Certificate: &authz.Certificate{}}}, "uri": {Source: authz.Source{Certificate: &authz.Certificate{URIs: []string{"a"}}}},
 		"name": {Source: authz.Source{Certificate: &authz.Certificate{DNSNames: []string{"a"}}}},
 	} {
-		key := m.key(&in, 0)
+		key := m.key(&in, noRow)
 		if other, ok := seen[key]; ok {
 			t.Errorf("%s has the key of %s", name, other)
 		}
@@ -366,17 +366,17 @@ func TestRememberedDecisionIsDetached(t *testing.T) {
 			Allow: true, Code: authz.Code(part(i)), Reason: authz.Reason(part(i)), Route: part(i), RequiredScopes: []string{part(i)}, AnyOf: []string{part(i)},
 			Headers: map[string]string{"x-host": part(i)},
 		}
-		m.add(m.key(&authz.Input{Host: part(i)}, 0), d)
+		m.add(m.key(&authz.Input{Host: part(i)}, noRow), d)
 	}
 	if grown := heap() - before; grown > n*padding/5 {
 		t.Errorf("%d MB are kept of %d MB", grown>>20, n*padding>>20)
 	}
-	key := m.key(&authz.Input{Host: "long"}, 0)
+	key := m.key(&authz.Input{Host: "long"}, noRow)
 	m.add(key, authz.Decision{Allow: true, Headers: map[string]string{"x-host": strings.Repeat("x", 1<<10)}})
 	if m.find(key) != nil {
 		t.Error("a decision with long headers is kept")
 	}
-	if d := m.find(m.key(&authz.Input{Host: part(n - 1)}, 0)); d == nil || d.Headers["x-host"] != part(n-1) {
+	if d := m.find(m.key(&authz.Input{Host: part(n - 1)}, noRow)); d == nil || d.Headers["x-host"] != part(n-1) {
 		t.Errorf("the last one is %+v", d)
 	}
 	runtime.KeepAlive(m)

@@ -27,6 +27,7 @@ type row struct {
 	number int       // among the rows of all tables, from 1 on; 0: none
 	term   *ast.Term // nil: of a request that addresses no row
 	values atomic.Pointer[values]
+	needs  atomic.Pointer[needs] // nil: not known yet
 }
 
 var (

@@ -1,0 +1,261 @@
+package policies
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// testOfScopes is the form that scopeTest knows, with the rule that has the sets.
+func testOfScopes(rule string) string {
+	return "every one_of in " + rule + " {\n\t\tsome scope in input.principal.scopes\n\t\tscope in one_of\n\t}"
+}
+
+// ownNeeds are rules of a policy's own that have sets of scopes.
+const ownNeeds = `
+row_needs := [{"a:read", "b:read"}, {"a:write", "root"}]
+
+level_needs := [{"a:read", route.name}, {"x"} | {scope | some scope in route.scopes}] if count(route.scopes) > 0
+
+role_needs := [{"a:read", input.workspace.role}]
+
+text_needs := ["a:read", {"root"}]
+
+object_needs := {"a": {"a:read"}}
+
+has_row_needs if every one_of in row_needs {
+	some scope in input.principal.scopes
+	scope in one_of
+}
+
+many_needs := [{"a:read", sprintf("%d", [i])} | some i in numbers.range(1, 65)]
+`
+
+// withDenial is the shipped policy with a denial under a condition.
+func withDenial(t testing.TB, table map[string]any, condition string) sources {
+	t.Helper()
+	s, err := read(Builtin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if table != nil {
+		s.data = map[string]any{"apis": map[string]any{"zoo": table}}
+	}
+	text := "package keywicket\n" + ownNeeds + "\nheaders[\"x-own\"] := \"1\" if {\n\t" + condition + "\n}\n"
+	if err := s.addModule("keywicket/own.rego", []byte(text)); err != nil {
+		t.Fatalf("%s: %v", condition, err)
+	}
+	return s
+}
+
+var (
+	// Conditions that depend on no more than which sets have one of the scopes.
+	sharing = []string{
+		`true`, testOfScopes("row_needs"), testOfScopes("level_needs"), testOfScopes("workspace_needs"), testOfScopes("user_needs"),
+		testOfScopes("row_needs") + "\n\t" + testOfScopes("level_needs"),
+		`every _, one_of in row_needs { some _, scope in input.principal.scopes; scope in one_of }`,
+		`count([1 | some x in [1, 2]; every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }]) > 0`,
+		testOfScopes("text_needs"), testOfScopes("object_needs"), testOfScopes("many_needs"), // which learnNeeds finds out
+	}
+	// Others depend on more, or could.
+	notSharing = []string{
+		`n := row_needs; every one_of in n { some scope in input.principal.scopes; scope in one_of }`,
+		`"a:write" in input.principal.scopes`,
+		`count(input.principal.scopes) > 1`,
+		`input.principal.scopes[0] == "a:read"`,
+		`some scope in input.principal.scopes; endswith(scope, ":read")`,
+		`p := input.principal; count(p.scopes) > 1`,
+		testOfScopes("role_needs"),
+		testOfScopes("route.scopes"),
+		`every one_of in [{"a:read"}, {"root"}] { some scope in input.principal.scopes; scope in one_of }`,
+		`every one_of in row_needs { some scope in input.principal.scopes; not scope in one_of }`,
+		`every one_of in row_needs { some scope in input.principal.scopes; scope in one_of; scope != "root" }`,
+		`every one_of in row_needs { some i, scope in input.principal.scopes; scope in one_of; i > 0 }`,
+		`every i, one_of in row_needs { scope := input.principal.scopes[i]; scope in one_of }`,
+		`every one_of in row_needs { some scope in input.principal.scopes; one_of in [scope, {"root"}] }`,
+		`every scope in input.principal.scopes { some one_of in row_needs; scope in one_of }`,
+		`every one_of in row_needs { count([1 | some scope in input.principal.scopes; scope in one_of]) > 1 }`,
+		`count([1 | some one_of in row_needs; some scope in input.principal.scopes; scope in one_of]) > 1`,
+		`have_one_of_each(input.principal.scopes, row_needs)`,
+		`some s in ["a:read", "a:write"]; every one_of in row_needs { s = input.principal.scopes[_]; s in one_of }`,
+		`every one_of in row_needs { some scope in input.principal.scopes; scope in one_of } with data.keywicket.row_needs as [{"root"}]`,
+		`every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }; x := public with input.principal.scopes as []; x`,
+		`x := has_row_needs with data.keywicket.row_needs as [{"b:read", "x"}]; x`,
+		`every one_of in row_needs { some scope in input.principal.scopes; scope in one_of; route.name != "" }`,
+	}
+)
+
+// Decisions are shared by principals whose scopes differ only where nothing depends on it.
+func TestDecisionsShareScopes(t *testing.T) {
+	for i, condition := range slices.Concat(sharing, notSharing) {
+		s := withDenial(t, nil, strings.ReplaceAll(condition, "; ", "\n\t"))
+		_, engine := remembering(t, s)
+		if shares := !slices.Contains(engine.memory.parts, principalScopes); shares != (i < len(sharing)) {
+			t.Errorf("decisions are shared: %t, under the condition %s", shares, condition)
+		}
+	}
+}
+
+// someScopes are in any order, and may come twice.
+func someScopes(r *rand.Rand) []string {
+	some := make([]string, r.IntN(5))
+	for i := range some {
+		some[i] = oneOf(r, append([]string{"x", "y"}, scopeNames...))
+	}
+	return some
+}
+
+// differsByScopes decides inputs of which only the scopes and the row change, by the engine with its memory and by evaluation
+// alone. It returns whether the two disagree.
+func differsByScopes(t testing.TB, r *rand.Rand, plain, engine *Engine, rows []map[string]any) bool {
+	t.Helper()
+	inputs := make([]authz.Input, 6)
+	for i := range inputs {
+		for inputs[i] = randomInput(r, rows); engine.row(&inputs[i]) == engine.index.none; {
+			inputs[i] = randomInput(r, rows)
+		}
+		inputs[i].Principal.Kind = oneOf(r, []authz.Kind{authz.KindWorkspaceToken, authz.KindPersonalKey})
+		inputs[i].Workspace.Role = oneOf(r, []string{"", "owner"})
+	}
+	for range 100 {
+		in := oneOf(r, inputs)
+		p := *in.Principal
+		in.Principal, p.Scopes = &p, someScopes(r)
+		got, err1 := engine.Decide(t.Context(), in)
+		want, err2 := plain.Decide(t.Context(), in)
+		if err1 != nil || err2 != nil {
+			t.Fatal(err1, err2)
+		}
+		if !reflect.DeepEqual(got, want) {
+			return true
+		}
+	}
+	return false
+}
+
+// needyTable is a random table with a role, so that a user's credential is let in too.
+func needyTable(r *rand.Rand) (table map[string]any, rows []map[string]any) {
+	table, rows = randomTable(r, 8)
+	table["roles"] = map[string]any{"owner": []any{"root"}}
+	return table, rows
+}
+
+// Whatever scopes a principal has, a decision that is shared is what would be decided. Conditions that depend on more are tried too.
+func TestSharedDecisions(t *testing.T) {
+	hits, decisions := uint64(0), 0
+	for i, condition := range slices.Concat(sharing, notSharing) {
+		for seed := range uint64(2) {
+			r := rand.New(rand.NewPCG(seed, uint64(i)))
+			table, rows := needyTable(r)
+			plain, engine := remembering(t, withDenial(t, table, strings.ReplaceAll(condition, "; ", "\n\t")))
+			if differsByScopes(t, r, plain, engine, rows) {
+				t.Errorf("seed %d: a shared decision is another one, under the condition %s", seed, condition)
+			}
+			if i < len(sharing)-3 {
+				hits, decisions = hits+engine.Remembered(), decisions+100
+			}
+		}
+	}
+	t.Logf("%d of %d decisions were shared", hits, decisions)
+	if hits < uint64(decisions)*6/10 {
+		t.Errorf("%d of %d decisions were shared: the comparison says little", hits, decisions)
+	}
+}
+
+// These are controls: needs with something wrong in them are found out by the comparison of above.
+func TestControlsOfSharedDecisions(t *testing.T) {
+	for name, spoil := range map[string]func(n *needs){
+		"a scope is missing": func(n *needs) { delete(n.sets, "root") },
+		"a set is missing":   func(n *needs) { keepBits(n, ^uint64(1)) },
+		"no set is known":    func(n *needs) { n.sets = nil },
+		"two sets are one": func(n *needs) {
+			for scope := range n.sets {
+				n.sets[scope] = 1
+			}
+		},
+	} {
+		caught := false
+		for seed := range uint64(60) {
+			r := rand.New(rand.NewPCG(seed, 3))
+			table, rows := needyTable(r)
+			plain, engine := remembering(t, withDenial(t, table, testOfScopes("row_needs")))
+			for _, r := range engine.index.apis["zoo"].rows {
+				in := authz.Input{API: "zoo", Method: "GET", Path: "/", Denial: authz.ReasonMissing}
+				if _, err := engine.decide(t.Context(), &in, r); err != nil {
+					t.Fatal(err)
+				}
+				if n := r.needs.Load(); n == nil || n.unknown {
+					t.Fatalf("the needs of the row %v are not known", r.term)
+				}
+				spoil(r.needs.Load())
+			}
+			if caught = differsByScopes(t, r, plain, engine, rows); caught {
+				break
+			}
+		}
+		if !caught {
+			t.Errorf("%s: not caught", name)
+		}
+	}
+}
+
+func keepBits(n *needs, bits uint64) {
+	for scope := range n.sets {
+		n.sets[scope] &= bits
+	}
+}
+
+// What is not an array of sets, is undefined or has too many sets leaves the needs of a row unknown.
+func TestUnknownNeeds(t *testing.T) {
+	for rule, unknown := range map[string]bool{
+		"row_needs": false, "level_needs": false, "text_needs": true, "object_needs": true, "many_needs": true,
+	} {
+		_, engine := remembering(t, withDenial(t, nil, testOfScopes(rule)))
+		for path, none := range map[string]bool{"/api/v1/contacts": false, "/nothing": true} {
+			in := authz.Input{API: "velaflows", Method: "GET", Path: path, Denial: authz.ReasonMissing}
+			for range 2 {
+				if _, err := engine.Decide(t.Context(), in); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if n := engine.row(&in).needs.Load(); n == nil || n.unknown != (unknown || none) {
+				t.Errorf("%s, %s: %+v", rule, path, n)
+			}
+		}
+	}
+}
+
+func BenchmarkKey(b *testing.B) {
+	engine, err := Load(b.Context(), Config{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, n := range []int{1, 4, 12} {
+		in := authz.Input{
+			API: "velaflows", Method: "GET", Path: "/api/v1/inbox/conversations",
+			Principal: &authz.Principal{Kind: authz.KindWorkspaceToken}, Workspace: authz.Workspace{Requested: true, Granted: true},
+		}
+		for i := range n {
+			in.Principal.Scopes = append(in.Principal.Scopes, fmt.Sprintf("scope%d:read", i))
+		}
+		if _, err := engine.Decide(b.Context(), in); err != nil {
+			b.Fatal(err)
+		}
+		b.Run(fmt.Sprintf("scopes=%d", n), func(b *testing.B) {
+			r := engine.row(&in)
+			for b.Loop() {
+				engine.memory.key(&in, r)
+			}
+		})
+		b.Run(fmt.Sprintf("whole scopes=%d", n), func(b *testing.B) {
+			for b.Loop() {
+				engine.memory.key(&in, noRow)
+			}
+		})
+	}
+}
