@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/dgraph-io/ristretto/v2"
-	"golang.org/x/sync/singleflight"
 
 	"github.com/keywicket/keywicket/authz"
 )
@@ -88,7 +87,7 @@ type Cache struct {
 	generations generations
 	lease       lease
 	log         log // only the goroutine that reads the change log uses it
-	flights     singleflight.Group
+	flights     flights
 
 	changes atomic.Uint64 // rows of the log that were read
 	hints   atomic.Uint64
@@ -112,7 +111,7 @@ func New(c Config, s Source, logger *slog.Logger) (*Cache, error) {
 	cache := &Cache{
 		config: c, source: s, logger: logger, start: time.Now(), epochs: make(map[Cause]uint64),
 		hash:  func(l authz.Lookup) uint64 { return maphash.Comparable(seed, l) },
-		lease: lease{bound: c.StalenessBound},
+		lease: lease{bound: c.StalenessBound}, flights: flights{underway: make(map[question]*flight)},
 	}
 	const negative = 8 // the part of the room that denials get
 	if cache.good, err = room(c.MaxBytes - c.MaxBytes/negative); err != nil {
@@ -263,40 +262,36 @@ func (c *Cache) remember(e *entry) {
 }
 
 // joined is load, but one for all who ask the same at the same time; only while the lease is held, because who joins is
-// answered from before he asked. A load that began before a change was told is not joined by those who ask after it.
+// answered from before they asked. A load that began before a change was told is not joined by those who ask after it.
+//
+// Whoever begins the load stays to its end, which comes in time by itself, also if their context ends. Who joins may leave.
 func (c *Cache) joined(ctx context.Context, l authz.Lookup) (*entry, error) {
 	known := append(CredentialKeys(l), WorkspaceKey(l.Workspace.ID), SlugKey(l.Workspace.Slug))
-	question := fmt.Sprintf("%d %x %d %q", c.generations.of(known), l.Digest, l.Session.Began,
-		[]string{string(l.Kind), l.API, l.Session.ID, l.Session.UserID, l.Workspace.ID, l.Workspace.Slug})
-	flight := c.flights.DoChan(question, func() (_ any, err error) {
-		defer func() {
-			if p := recover(); p != nil { // it is nobody's goroutine
-				err = fmt.Errorf("panic: %v", p)
+	q := question{c.generations.of(known), l}
+	f, begun := c.flights.join(q)
+	if begun {
+		c.flights.run(q, f, func() (*entry, error) {
+			// Another load may have ended since its answer was looked for and not found.
+			if now := c.now(); c.lease.held(now) {
+				if e := c.remembered(l, now); e != nil {
+					return e, nil
+				}
 			}
-		}()
-		// Another flight may have landed since its answer was looked for and not found.
-		if now := c.now(); c.lease.held(now) {
-			if e := c.remembered(l, now); e != nil {
-				return e, nil
-			}
-		}
-		return c.load(context.WithoutCancel(ctx), l) // who began it may leave before the others
-	})
+			return c.load(context.WithoutCancel(ctx), l)
+		})
+		return f.entry, f.err
+	}
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case r := <-flight:
-		if r.Err != nil {
-			return nil, r.Err
-		}
-		e := r.Val.(*entry)
-		// What it depends on is known only now: a user, say. Who joined after that had changed asks again, and joins at
-		// worst a load that began since he came.
-		if r.Shared && c.generations.of(e.keys) > e.since {
-			return c.joined(ctx, l)
-		}
-		return e, nil
+	case <-f.ended:
 	}
+	// What it depends on is known only now: a user, say. Who joined after that had changed asks again, and joins at worst a load
+	// that began since they came.
+	if f.err == nil && c.generations.of(f.entry.keys) > f.entry.since {
+		return c.joined(ctx, l)
+	}
+	return f.entry, f.err
 }
 
 // excused is an entry that may answer although the database cannot be asked.

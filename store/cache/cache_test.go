@@ -324,16 +324,7 @@ func TestConcurrentUsesAfterAChangeShareALoadOfTheirOwn(t *testing.T) {
 	}
 }
 
-func TestPanicOfLoadIsAnError(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		panics := func(context.Context, authz.Lookup) (cache.Answer, error) { panic("oh") }
-		c := newCache(t, cache.Config{}, &source{answer: panics})
-		if f, err := c.Lookup(t.Context(), lookup(1)); err == nil || !strings.Contains(err.Error(), "panic: oh") {
-			t.Errorf("%+v %v", f, err)
-		}
-	})
-}
-
+// Whoever began the load stays until it has ended, and does not end it for the others. One of the others may leave at any time.
 func TestCallerMayLeaveTheOthersWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
@@ -346,24 +337,53 @@ func TestCallerMayLeaveTheOthersWaiting(t *testing.T) {
 			}
 		}}
 		c := newCache(t, cache.Config{}, s)
-		ctx, leave := context.WithCancel(t.Context())
-		first, second := make(chan error, 1), make(chan error, 1)
-		ask := func(ctx context.Context, result chan error) {
-			_, err := c.Lookup(ctx, lookup(1))
-			result <- err
+		ask := func(ctx context.Context) <-chan error {
+			result := make(chan error, 1)
+			go func() {
+				_, err := c.Lookup(ctx, lookup(1))
+				result <- err
+			}()
+			synctest.Wait()
+			return result
 		}
-		go ask(ctx, first)
-		synctest.Wait()
-		go ask(t.Context(), second)
-		synctest.Wait()
+		ctx, leave := context.WithCancel(t.Context())
+		first, second, third := ask(ctx), ask(ctx), ask(t.Context())
 		leave()
-		if err := <-first; !errors.Is(err, context.Canceled) {
-			t.Errorf("who left got %v", err)
+		if err := <-second; !errors.Is(err, context.Canceled) {
+			t.Errorf("who joined and left got %v", err)
 		}
 		close(release)
-		if err := <-second; err != nil || s.asked.Load() != 1 {
+		if err := errors.Join(<-first, <-third); err != nil || s.asked.Load() != 1 {
 			t.Errorf("who stayed got %v, and the database was asked %d times", err, s.asked.Load())
 		}
+		expect(t, c, lookup(1), authz.CacheHit)
+	})
+}
+
+func TestPanicOfLoadIsAnErrorOfAllWhoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s := &source{answer: func(context.Context, authz.Lookup) (cache.Answer, error) {
+			<-release
+			panic("oh")
+		}}
+		c := newCache(t, cache.Config{}, s)
+		results := make(chan error, 2)
+		for range 2 {
+			go func() {
+				_, err := c.Lookup(t.Context(), lookup(1))
+				results <- err
+			}()
+			synctest.Wait()
+		}
+		close(release)
+		for range 2 {
+			if err := <-results; err == nil || !strings.Contains(err.Error(), "panic: oh") {
+				t.Error(err)
+			}
+		}
+		s.answer = good
+		expect(t, c, lookup(1), authz.CacheMiss) // the load that panicked is not joined any more
 	})
 }
 
