@@ -188,7 +188,7 @@ func (q *lookups) lane(kind authz.Kind) *lane {
 func (q *lookups) lanes() []*lane { return []*lane{&q.tokens, &q.sessions, &q.oauthTokens} }
 
 // ask answers look-ups of one kind by the query, in their order, and tells which server answered. database/sql chooses the connection,
-// and does no more: its rows would take a goroutine that waits for the end of the context, as lib/pq does.
+// and does no more: its rows would start a goroutine that waits for the end of the context, beside lib/pq's.
 func ask(ctx context.Context, db *sqlx.DB, query string, asked []authz.Lookup) (answers []cache.Answer, started int64, err error) {
 	args, err := arguments(asked)
 	if err != nil {
@@ -204,9 +204,8 @@ func ask(ctx context.Context, db *sqlx.DB, query string, asked []authz.Lookup) (
 		if err != nil {
 			return err
 		}
-		defer func() { err = cmp.Or(err, rows.Close()) }()
 		answers, started, err = readAnswers(rows, asked)
-		return err
+		return cmp.Or(err, rows.Close())
 	})
 	return answers, started, err
 }
@@ -293,10 +292,13 @@ func readFound(values []driver.Value, kind authz.Kind) (f found, err error) {
 	case authz.KindSession:
 		f.MFAEnrolled = next[bool](&c)
 	}
+	if len(c.left) > 0 {
+		return found{}, fmt.Errorf("%d columns too many", len(c.left))
+	}
 	return f, c.err
 }
 
-// columns reads a row from left to right. Once a column cannot be read, err says why.
+// columns reads a row from left to right. If a column cannot be read, err says why.
 type columns struct {
 	left []driver.Value
 	err  error
@@ -304,20 +306,25 @@ type columns struct {
 
 func (c *columns) take() (value driver.Value) {
 	if len(c.left) == 0 {
-		c.err = cmp.Or(c.err, errors.New("a column is missing"))
+		c.fail(errors.New("a column is missing"))
 		return nil
 	}
 	value, c.left = c.left[0], c.left[1:]
 	return value
 }
 
-func (c *columns) scan(into sql.Scanner) { c.err = cmp.Or(c.err, into.Scan(c.take())) }
+func (c *columns) fail(err error) { c.err = cmp.Or(c.err, err) }
+
+func (c *columns) scan(into sql.Scanner) {
+	value := c.take()
+	c.fail(into.Scan(value))
+}
 
 // next reads a column of the type that lib/pq gives it.
 func next[T int64 | string | bool](c *columns) T {
 	value, ok := c.take().(T)
 	if !ok {
-		c.err = cmp.Or(c.err, fmt.Errorf("a column is no %T", value))
+		c.fail(fmt.Errorf("a column is no %T", value))
 	}
 	return value
 }
