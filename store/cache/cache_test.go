@@ -324,6 +324,30 @@ func TestConcurrentUsesAfterAChangeShareALoadOfTheirOwn(t *testing.T) {
 	}
 }
 
+// A load that began before a change may take long. Who asks after the change does not wait for it.
+func TestLoadFromBeforeAChangeHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+			<-release
+			return good(ctx, l)
+		}}
+		c := newCache(t, cache.Config{}, s)
+		var before sync.WaitGroup
+		before.Go(func() { _, _ = c.Lookup(t.Context(), lookup(1)) })
+		synctest.Wait()
+		changed(c, cache.TokenKey(lookup(1).Digest))
+		s.answer = good
+		ctx, cancel := context.WithTimeout(t.Context(), bound)
+		defer cancel()
+		if _, err := c.Lookup(ctx, lookup(1)); err != nil {
+			t.Error(err)
+		}
+		close(release)
+		before.Wait()
+	})
+}
+
 // Whoever began the load stays until it has ended, and does not end it for the others. One of the others may leave at any time.
 func TestCallerMayLeaveTheOthersWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
