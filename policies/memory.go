@@ -22,6 +22,7 @@ import (
 // The path is not among the values, but the row that it addresses, as long as no other rule reads the path.
 type memory struct {
 	parts []part // of the input, that the policy reads
+	ofRow bool   // without a credential, a decision depends on the row alone
 	slots [memorySlots]atomic.Pointer[remembered]
 	hits  atomic.Uint64
 }
@@ -207,6 +208,15 @@ func appendTexts(b []byte, list []string) []byte {
 	return b
 }
 
+// ofRequest reports whether two requests without a credential, for the same row, may have different values of the part.
+func (p part) ofRequest() bool {
+	switch p {
+	case inputAPI, inputDenial, inputRow, workspaceRequested, workspaceID, workspaceSlug, workspaceRole, workspaceGranted, workspaceAttributes:
+		return false
+	}
+	return p < inputPrincipal
+}
+
 // newMemory makes the memory of a policy by what the rules that decide refer to. The error says why no decision can be
 // remembered: a rule reads the time, or calls a function whose result is not the same each time. x may be nil.
 func newMemory(references []reference, x *index) (*memory, error) {
@@ -225,5 +235,6 @@ func newMemory(references []reference, x *index) (*memory, error) {
 			m.parts = append(m.parts, part(p)) //nolint:gosec // less than numberOfParts
 		}
 	}
+	m.ofRow = !slices.ContainsFunc(m.parts, part.ofRequest)
 	return m, nil
 }

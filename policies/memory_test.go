@@ -56,8 +56,11 @@ func ownPolicy(t testing.TB, r *rand.Rand, table map[string]any) sources {
 	text := "package keywicket\n"
 	for i := range 12 {
 		head := fmt.Sprintf("headers[\"x-own-%d\"] := \"1\"", i)
-		if i == 0 {
+		switch {
+		case i == 0:
 			head = `deny contains {"code": "FORBIDDEN", "reason": "own"}`
+		case i == 1 && r.IntN(2) == 0: // decides requests without a credential too
+			head = "public"
 		}
 		text += fmt.Sprintf("%s if {\n\t%s\n}\n", head, strings.ReplaceAll(oneOf(r, ownRules), "; ", "\n\t"))
 	}
@@ -101,9 +104,9 @@ func ownInput(r *rand.Rand, rows []map[string]any) authz.Input {
 	if r.IntN(2) == 0 {
 		in.Source.Certificate = &authz.Certificate{Subject: oneOf(r, []string{"CN=a", "CN=b"})}
 	}
-	if r.IntN(12) == 0 {
-		in.Principal, in.Workspace = nil, authz.Workspace{Requested: r.IntN(2) == 0}
-		in.Denial = oneOf(r, []authz.Reason{authz.ReasonMissing, authz.ReasonUnknown})
+	if r.IntN(5) == 0 {
+		in.Principal, in.Workspace = nil, authz.Workspace{Requested: r.IntN(4) == 0}
+		in.Denial = oneOf(r, []authz.Reason{authz.ReasonMissing, authz.ReasonMissing, authz.ReasonUnknown})
 		return in
 	}
 	p := in.Principal
@@ -238,6 +241,12 @@ func TestControlsOfRememberedDecisions(t *testing.T) {
 		plain, engine := remembering(t, ownPolicy(t, r, table))
 		m := engine.memory
 		m.parts = append(slices.DeleteFunc(m.parts, func(p part) bool { return p > inputPrincipal }), principalID)
+		return differs(t, r, plain, engine, rows, 100)
+	})
+	caught("with a decision of the row's, although it depends on more", func(r *rand.Rand) int {
+		table, rows := randomTable(r, 8)
+		plain, engine := remembering(t, ownPolicy(t, r, table))
+		engine.memory.ofRow = true
 		return differs(t, r, plain, engine, rows, 100)
 	})
 	caught("with the memory of another policy", func(r *rand.Rand) int {

@@ -6,6 +6,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/keywicket/keywicket/authz"
 )
 
 // rowRules are the rules of the package keywicket that have a single value. Some of them read nothing of the input except the
@@ -28,6 +30,9 @@ type row struct {
 	term   *ast.Term // nil: of a request that addresses no row
 	values atomic.Pointer[values]
 	needs  atomic.Pointer[needs] // nil: not known yet
+
+	// anonymous is the decision on requests without a credential, if it depends on the row alone. nil: not known yet.
+	anonymous atomic.Pointer[authz.Decision]
 }
 
 var (

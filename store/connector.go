@@ -13,6 +13,7 @@ import (
 
 	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 )
 
 // Pooler says whether a pooler of connections stands in front of the database, such as pgbouncer. One that gives each transaction
@@ -205,16 +206,12 @@ type connection struct {
 	made     time.Time
 	era      int // see dials
 	prepares bool
-	ready    map[string]driver.Stmt // what was prepared before somebody asked for it
+	prepared map[string]driver.Stmt // the queries of look-ups, by text
 	replaced func() bool            // it is old, and another connection is to take its place; nil: none will
 }
 
 // PrepareContext implements [driver.ConnPrepareContext].
 func (c *connection) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	if s, ok := c.ready[query]; ok {
-		delete(c.ready, query) // it is the caller's now, to close
-		return s, nil
-	}
 	if c.prepares || strings.HasPrefix(strings.TrimSpace(query), "COPY ") { // which is a query, and lib/pq's only way to send it
 		return c.fullConn.PrepareContext(ctx, query)
 	}
@@ -232,15 +229,45 @@ func (c *connection) prepareAhead(ctx context.Context, queries []string) {
 	if _, err := c.ExecContext(ctx, `SET lock_timeout = 50`, nil); err != nil {
 		return
 	}
-	c.ready = make(map[string]driver.Stmt)
 	for _, query := range queries {
-		s, err := c.fullConn.PrepareContext(ctx, query)
-		if err != nil {
+		if _, err := c.statement(ctx, query); err != nil {
 			break
 		}
-		c.ready[query] = s
 	}
 	_, _ = c.ExecContext(ctx, `RESET lock_timeout`, nil) // a connection on which this fails is lost
+}
+
+// statement returns the prepared query. It prepares the query when it is first asked for.
+func (c *connection) statement(ctx context.Context, query string) (driver.StmtQueryContext, error) {
+	s := c.prepared[query]
+	if s == nil {
+		var err error
+		if s, err = c.PrepareContext(ctx, query); err != nil {
+			return nil, err
+		}
+		if c.prepared == nil {
+			c.prepared = make(map[string]driver.Stmt)
+		}
+		c.prepared[query] = s
+	}
+	return s.(driver.StmtQueryContext), nil
+}
+
+// ask runs a query that stays prepared. It prepares the query anew if it is outdated: a column has another type now, or somebody
+// has dropped what was prepared. The caller closes the rows.
+func (c *connection) ask(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	for again := false; ; again = true {
+		s, err := c.statement(ctx, query)
+		if err != nil {
+			return nil, err
+		}
+		rows, err := s.QueryContext(ctx, args)
+		if again || pq.As(err, pqerror.FeatureNotSupported, pqerror.InvalidSQLStatementName) == nil {
+			return rows, err
+		}
+		_ = c.prepared[query].Close()
+		delete(c.prepared, query)
+	}
 }
 
 // ResetSession implements [driver.SessionResetter]. It is called before each use of the connection.

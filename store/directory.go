@@ -138,6 +138,7 @@ func OpenDirectory(c Config, log *slog.Logger) (_ *Directory, err error) {
 		go d.servers.watch(ctx)
 		return d, nil
 	}
+	c.Cache.LoadTimeout = c.LookupTimeout
 	if d.cache, err = cache.New(c.Cache, d.lookups, log); err != nil {
 		return nil, fmt.Errorf("cache.%w", err)
 	}

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/jmoiron/sqlx"
 	"github.com/lib/pq"
 	"github.com/lib/pq/pqerror"
 
@@ -30,9 +28,8 @@ const (
 
 // lane is where the look-ups of one kind wait for the next query.
 type lane struct {
-	lookups   *lookups
-	query     string
-	statement atomic.Pointer[sqlx.Stmt] // nil until the database was first reached
+	lookups *lookups
+	query   string
 
 	mu      sync.Mutex
 	waiting list.List // of *waiter
@@ -181,14 +178,8 @@ func (n *lane) ask(ctx context.Context, batch []*waiter) (answers []cache.Answer
 func (n *lane) attempt(ctx context.Context, asked []authz.Lookup) ([]cache.Answer, error) {
 	servers := n.lookups.servers
 	for attempt := 1; ; attempt++ {
-		statement, err := n.prepare(ctx)
-		if err != nil {
-			return nil, err
-		}
-		answers, started, err := query(ctx, statement, asked)
+		answers, started, err := ask(ctx, n.lookups.db, n.query, asked)
 		switch {
-		case err != nil && attempt < n.lookups.attempts && n.outdated(statement, err):
-			continue
 		case err != nil:
 			return nil, err
 		case servers.isCurrent(started):
@@ -201,40 +192,4 @@ func (n *lane) attempt(ctx context.Context, asked []authz.Lookup) ([]cache.Answe
 			return nil, err
 		}
 	}
-}
-
-func query(ctx context.Context, statement *sqlx.Stmt, asked []authz.Lookup) ([]cache.Answer, int64, error) {
-	rows, err := statement.QueryxContext(ctx, arguments(asked)...)
-	if err != nil {
-		return nil, 0, err
-	}
-	return readAnswers(rows, asked)
-}
-
-// prepare prepares the query when it is first needed. From then on database/sql prepares it again on each new connection.
-func (n *lane) prepare(ctx context.Context) (*sqlx.Stmt, error) {
-	if s := n.statement.Load(); s != nil {
-		return s, nil
-	}
-	s, err := n.lookups.db.PreparexContext(ctx, n.query)
-	if err != nil {
-		return nil, err
-	}
-	for !n.statement.CompareAndSwap(nil, s) {
-		if quicker := n.statement.Load(); quicker != nil {
-			_ = s.Close()
-			return quicker, nil
-		}
-	}
-	return s, nil
-}
-
-// outdated reports whether the query has to be prepared anew: a column has another type now, or somebody has dropped what was
-// prepared. Another query may have found that out, and closed the statement.
-func (n *lane) outdated(statement *sqlx.Stmt, err error) bool {
-	anew := pq.As(err, pqerror.FeatureNotSupported, pqerror.InvalidSQLStatementName) != nil
-	if anew && n.statement.CompareAndSwap(statement, nil) {
-		_ = statement.Close()
-	}
-	return anew || n.statement.Load() != statement
 }

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/jmoiron/sqlx"
@@ -147,8 +149,8 @@ func newLookups(db *sqlx.DB, s *servers, c Config) *lookups {
 // Load answers with one query, which many look-ups may share. Its errors hold nothing of the credential; an error that matches
 // [context.DeadlineExceeded] means that the database did not answer in time.
 func (q *lookups) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
-	bounded, cancel := context.WithTimeout(ctx, q.timeout)
-	defer cancel()
+	timer := time.NewTimer(q.timeout)
+	defer timer.Stop()
 	lane := q.lane(l.Kind)
 	w := lane.join(l)
 	var err error
@@ -158,14 +160,16 @@ func (q *lookups) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error
 			return o.answer, nil
 		}
 		err = o.err
-	case <-bounded.Done():
+	case <-timer.C:
 		lane.leave(w)
-		err = bounded.Err()
+		err = context.DeadlineExceeded
+	case <-ctx.Done():
+		lane.leave(w)
 	}
 	switch {
 	case ctx.Err() != nil:
 		err = ctx.Err()
-	case bounded.Err() != nil, errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded):
 		err = fmt.Errorf("no answer within %v: %w", q.timeout, context.DeadlineExceeded)
 	}
 	return cache.Answer{}, fmt.Errorf("ask the database: %w", suspectPooler(err))
@@ -183,8 +187,31 @@ func (q *lookups) lane(kind authz.Kind) *lane {
 
 func (q *lookups) lanes() []*lane { return []*lane{&q.tokens, &q.sessions, &q.oauthTokens} }
 
+// ask answers look-ups of one kind by the query, in their order, and tells which server answered. database/sql chooses the connection,
+// and does no more: its rows would start a goroutine that waits for the end of the context, beside lib/pq's.
+func ask(ctx context.Context, db *sqlx.DB, query string, asked []authz.Lookup) (answers []cache.Answer, started int64, err error) {
+	args, err := arguments(asked)
+	if err != nil {
+		return nil, 0, err
+	}
+	c, err := db.Connx(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { err = cmp.Or(err, c.Close()) }()
+	err = c.Raw(func(raw any) error {
+		rows, err := raw.(*connection).ask(ctx, query, args)
+		if err != nil {
+			return err
+		}
+		answers, started, err = readAnswers(rows, asked)
+		return cmp.Or(err, rows.Close())
+	})
+	return answers, started, err
+}
+
 // arguments of the query for look-ups of one kind.
-func arguments(asked []authz.Lookup) []any {
+func arguments(asked []authz.Lookup) ([]driver.NamedValue, error) {
 	var digests pq.ByteaArray
 	var apis, sessions, users, ids, slugs pq.StringArray
 	var began pq.Int64Array
@@ -196,30 +223,41 @@ func arguments(asked []authz.Lookup) []any {
 		}
 		digests, apis = append(digests, l.Digest[:]), append(apis, l.API)
 	}
+	arrays := []driver.Valuer{digests, apis, ids, slugs}
 	if asked[0].Kind == authz.KindSession {
-		return []any{sessions, users, began, ids, slugs}
+		arrays = []driver.Valuer{sessions, users, began, ids, slugs}
 	}
-	return []any{digests, apis, ids, slugs}
+	args := make([]driver.NamedValue, len(arrays))
+	for i, a := range arrays {
+		value, err := a.Value()
+		if err != nil {
+			return nil, err
+		}
+		args[i] = driver.NamedValue{Ordinal: i + 1, Value: value}
+	}
+	return args, nil
 }
 
 // readAnswers reads what the query says of the look-ups, in their order, and tells which server it is from.
-func readAnswers(rows *sqlx.Rows, asked []authz.Lookup) (answers []cache.Answer, started int64, err error) {
-	defer func() { err = cmp.Or(err, rows.Close()) }()
+func readAnswers(rows driver.Rows, asked []authz.Lookup) (answers []cache.Answer, started int64, err error) {
 	answers = make([]cache.Answer, len(asked))
+	values := make([]driver.Value, len(rows.Columns()))
 	n := 0
-	for ; rows.Next(); n++ {
-		f := found{}
-		if err := rows.Scan(f.columns(asked[0].Kind)...); err != nil {
+	for ; ; n++ {
+		if err := rows.Next(values); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return nil, 0, err
+		}
+		f, err := readFound(values, asked[0].Kind)
+		if err != nil {
 			return nil, 0, fmt.Errorf("%w: %w", errUnreadable, err)
 		}
 		i := f.place - 1
-		if i < 0 || i >= len(asked) || answers[i].Keys != nil {
+		if i < 0 || i >= int64(len(asked)) || answers[i].Keys != nil {
 			return nil, 0, fmt.Errorf("%w: it answers question %d of %d", errUnreadable, f.place, len(asked))
 		}
 		started, answers[i] = f.started, f.answer(asked[i])
-	}
-	if err := rows.Err(); err != nil {
-		return nil, 0, err
 	}
 	if n != len(asked) {
 		return nil, 0, fmt.Errorf("%w: it answers %d questions of %d", errUnreadable, n, len(asked))
@@ -231,27 +269,64 @@ func readAnswers(rows *sqlx.Rows, asked []authz.Lookup) (answers []cache.Answer,
 type found struct {
 	authz.Found
 	started int64 // see servers
-	place   int   // of the look-up among those that were asked for, from 1
+	place   int64 // of the look-up among those that were asked for, from 1
 	app     string
 	left    sql.NullFloat64 // seconds
 }
 
-func (f *found) columns(kind authz.Kind) []any {
-	columns := []any{
-		&f.started, &f.place, &f.Denial,
-		&f.Principal.ID, &f.Principal.Kind, &f.Principal.Environment, &f.Principal.UserID,
-		(*pq.StringArray)(&f.Principal.Scopes),
-		&f.Workspace.ID, &f.Workspace.Slug, &f.Workspace.Role,
-		&f.left,
-		&f.Principal.Attributes, &f.Principal.UserAttributes, &f.Workspace.Attributes,
-	}
+func readFound(values []driver.Value, kind authz.Kind) (f found, err error) {
+	c := columns{left: values}
+	f.started, f.place = next[int64](&c), next[int64](&c)
+	f.Denial = authz.Reason(next[string](&c))
+	p, w := &f.Principal, &f.Workspace
+	p.ID, p.Kind, p.Environment = next[string](&c), authz.Kind(next[string](&c)), authz.Environment(next[string](&c))
+	p.UserID = next[string](&c)
+	c.scan((*pq.StringArray)(&p.Scopes))
+	w.ID, w.Slug, w.Role = next[string](&c), next[string](&c), next[string](&c)
+	c.scan(&f.left)
+	p.Attributes, p.UserAttributes = authz.Attributes(next[string](&c)), authz.Attributes(next[string](&c))
+	w.Attributes = authz.Attributes(next[string](&c))
 	switch kind {
 	case authz.KindOAuthToken:
-		columns = append(columns, &f.Principal.GrantID, &f.app)
+		p.GrantID, f.app = next[string](&c), next[string](&c)
 	case authz.KindSession:
-		columns = append(columns, &f.MFAEnrolled)
+		f.MFAEnrolled = next[bool](&c)
 	}
-	return columns
+	if len(c.left) > 0 {
+		return found{}, fmt.Errorf("%d columns too many", len(c.left))
+	}
+	return f, c.err
+}
+
+// columns reads a row from left to right. If a column cannot be read, err says why.
+type columns struct {
+	left []driver.Value
+	err  error
+}
+
+func (c *columns) take() (value driver.Value) {
+	if len(c.left) == 0 {
+		c.fail(errors.New("a column is missing"))
+		return nil
+	}
+	value, c.left = c.left[0], c.left[1:]
+	return value
+}
+
+func (c *columns) fail(err error) { c.err = cmp.Or(c.err, err) }
+
+func (c *columns) scan(into sql.Scanner) {
+	value := c.take()
+	c.fail(into.Scan(value))
+}
+
+// next reads a column of the type that lib/pq gives it.
+func next[T int64 | string | bool](c *columns) T {
+	value, ok := c.take().(T)
+	if !ok {
+		c.fail(fmt.Errorf("a column is no %T", value))
+	}
+	return value
 }
 
 // answer is what the row says of the look-up.
@@ -290,12 +365,7 @@ func (f *found) answer(l authz.Lookup) cache.Answer {
 
 // lookupOnce is for the operator's side: one question, and no lane.
 func lookupOnce(ctx context.Context, db *sqlx.DB, query string, l authz.Lookup) (authz.Found, error) {
-	asked := []authz.Lookup{l}
-	rows, err := db.QueryxContext(ctx, query, arguments(asked)...)
-	if err != nil {
-		return authz.Found{}, err
-	}
-	answers, _, err := readAnswers(rows, asked)
+	answers, _, err := ask(ctx, db, query, []authz.Lookup{l})
 	if err != nil {
 		return authz.Found{}, err
 	}

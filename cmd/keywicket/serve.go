@@ -125,7 +125,6 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 		AllowSample:       cfg.Log.AllowSample,
 		Observe:           m.observe,
 	}, authorizer, log)
-	releaseMemory()
 	return serve(s.ctx, cfg, log, server, readinessOf(s.ctx, directory.Ready, directory.Notices, sessions), m)
 }
 
@@ -170,6 +169,7 @@ func serve(told context.Context, cfg config, log *slog.Logger, server *envoy.Ser
 		defer drain()
 		if awaitReady(ctx, ready) {
 			server.SetServing(true)
+			releaseMemory()
 		}
 		<-ctx.Done() // it was told to stop, or a server has failed
 		if told.Err() != nil {

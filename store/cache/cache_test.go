@@ -324,46 +324,117 @@ func TestConcurrentUsesAfterAChangeShareALoadOfTheirOwn(t *testing.T) {
 	}
 }
 
-func TestPanicOfLoadIsAnError(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		panics := func(context.Context, authz.Lookup) (cache.Answer, error) { panic("oh") }
-		c := newCache(t, cache.Config{}, &source{answer: panics})
-		if f, err := c.Lookup(t.Context(), lookup(1)); err == nil || !strings.Contains(err.Error(), "panic: oh") {
-			t.Errorf("%+v %v", f, err)
-		}
-	})
-}
-
-func TestCallerMayLeaveTheOthersWaiting(t *testing.T) {
+// A load that began before a change may take long. Who asks after the change does not wait for it.
+func TestLoadFromBeforeAChangeHoldsNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
-			select {
-			case <-release:
-				return good(ctx, l)
-			case <-ctx.Done():
-				return cache.Answer{}, ctx.Err()
-			}
+			<-release
+			return good(ctx, l)
 		}}
 		c := newCache(t, cache.Config{}, s)
-		ctx, leave := context.WithCancel(t.Context())
-		first, second := make(chan error, 1), make(chan error, 1)
-		ask := func(ctx context.Context, result chan error) {
-			_, err := c.Lookup(ctx, lookup(1))
-			result <- err
-		}
-		go ask(ctx, first)
+		var before sync.WaitGroup
+		before.Go(func() { _, _ = c.Lookup(t.Context(), lookup(1)) })
 		synctest.Wait()
-		go ask(t.Context(), second)
-		synctest.Wait()
-		leave()
-		if err := <-first; !errors.Is(err, context.Canceled) {
-			t.Errorf("who left got %v", err)
+		changed(c, cache.TokenKey(lookup(1).Digest))
+		s.answer = good
+		ctx, cancel := context.WithTimeout(t.Context(), bound)
+		defer cancel()
+		if _, err := c.Lookup(ctx, lookup(1)); err != nil {
+			t.Error(err)
 		}
 		close(release)
-		if err := <-second; err != nil || s.asked.Load() != 1 {
-			t.Errorf("who stayed got %v, and the database was asked %d times", err, s.asked.Load())
+		before.Wait()
+	})
+}
+
+// Whoever leaves, the others get their answer, also if it was they who began the load. Only those stay who run it themselves, because
+// it ends before their context does.
+func TestCallerMayLeaveTheOthersWaiting(t *testing.T) {
+	const loadTimeout = time.Second
+	for name, c := range map[string]struct {
+		config cache.Config
+		first  time.Duration // of the context of whoever begins the load; 0: none
+		stays  bool
+	}{
+		"the load's time is not known": {cache.Config{}, 0, false},
+		"the load may take too long":   {cache.Config{LoadTimeout: loadTimeout}, loadTimeout, false},
+		"the load ends in time":        {cache.Config{LoadTimeout: loadTimeout}, loadTimeout + 1, true},
+		"the context has no end":       {cache.Config{LoadTimeout: loadTimeout}, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				release := make(chan struct{})
+				s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+					select {
+					case <-release:
+						return good(ctx, l)
+					case <-ctx.Done():
+						return cache.Answer{}, ctx.Err()
+					}
+				}}
+				remembering := newCache(t, c.config, s)
+				ask := func(ctx context.Context) <-chan error {
+					result := make(chan error, 1)
+					go func() {
+						_, err := remembering.Lookup(ctx, lookup(1))
+						result <- err
+					}()
+					synctest.Wait()
+					return result
+				}
+				ctx, leave := context.WithCancel(t.Context())
+				beginning := ctx
+				if c.first > 0 {
+					var cancel context.CancelFunc
+					beginning, cancel = context.WithTimeout(ctx, c.first)
+					defer cancel()
+				}
+				first, second, third := ask(beginning), ask(ctx), ask(t.Context())
+				leave()
+				if err := <-second; !errors.Is(err, context.Canceled) {
+					t.Errorf("who joined and left got %v", err)
+				}
+				if synctest.Wait(); c.stays != (len(first) == 0) {
+					t.Errorf("who began the load has left: %t", len(first) == 1)
+				}
+				close(release)
+				if err := <-first; c.stays && err != nil || !c.stays && !errors.Is(err, context.Canceled) {
+					t.Errorf("who began the load got %v", err)
+				}
+				if err := <-third; err != nil || s.asked.Load() != 1 {
+					t.Errorf("who stayed got %v, and the database was asked %d times", err, s.asked.Load())
+				}
+				expect(t, remembering, lookup(1), authz.CacheHit)
+			})
+		})
+	}
+}
+
+func TestPanicOfLoadIsAnErrorOfAllWhoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s := &source{answer: func(context.Context, authz.Lookup) (cache.Answer, error) {
+			<-release
+			panic("oh")
+		}}
+		c := newCache(t, cache.Config{}, s)
+		results := make(chan error, 2)
+		for range 2 {
+			go func() {
+				_, err := c.Lookup(t.Context(), lookup(1))
+				results <- err
+			}()
+			synctest.Wait()
 		}
+		close(release)
+		for range 2 {
+			if err := <-results; err == nil || !strings.Contains(err.Error(), "panic: oh") {
+				t.Error(err)
+			}
+		}
+		s.answer = good
+		expect(t, c, lookup(1), authz.CacheMiss) // the load that panicked is not joined any more
 	})
 }
 

@@ -15,8 +15,8 @@ type room struct {
 }
 
 func (r *room) open(bytes int64) (err error) {
-	// Four counters for an entry of usual size. ristretto's advice is ten; a sidecar at rest would take 5 MiB more.
-	const counted = 100 // bytes
+	// Two counters for an entry of usual size. ristretto's advice is ten; a sidecar at rest would take 10 MiB more.
+	const counted = 200 // bytes
 	r.entries, err = ristretto.NewCache(&ristretto.Config[uint64, *entry]{
 		NumCounters:        max(1000, bytes/counted),
 		MaxCost:            bytes,

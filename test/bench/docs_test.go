@@ -38,6 +38,7 @@ var goals = []goal{
 	{text: "warm check, another id in each path, 2,000 tokens by turns: CPU", row: "warm", limit: "≤ 0.95", most: 0.95, unit: "×", values: ratiosOf(cpu)},
 	{text: "the same with all headers of a browser in the check: CPU", row: "headers", unit: "×", values: ratiosOf(cpu)},
 	{text: "first decision of a known principal on a route: CPU", row: "first", limit: "≤ 1.6", most: 1.6, unit: "×", values: ratiosOf(cpu)},
+	{text: "the same, where a rule reads scopes in another way, so that OPA is asked each time: CPU", row: "evaluated", unit: "×", values: ratiosOf(cpu)},
 	{text: "denial: CPU", row: "denial", limit: "≤ 1.0", most: 1, unit: "×", values: ratiosOf(cpu)},
 	{text: "warm check over a Unix socket: CPU", row: "unix", unit: "×", values: ratiosOf(cpu)},
 	{text: "warm check under a limit of half a processor: CPU", row: "half", unit: "×", values: ratiosOf(cpu)},

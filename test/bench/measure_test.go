@@ -4,6 +4,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"os"
 	"os/signal"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/keywicket/keywicket/policies"
 )
 
 var (
@@ -32,6 +35,7 @@ var allRows = []row{
 	{name: "warm", measure: warm},
 	{name: "headers", measure: headers},
 	{name: "first", measure: first},
+	{name: "evaluated", measure: evaluated},
 	{name: "denial", measure: denial},
 	{name: "unix", measure: unixSocket},
 	{name: "half", measure: halfCore},
@@ -161,9 +165,29 @@ func denial(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	return cases
 }
 
-// first is the first decision of a token on a route: the token is in memory, from another route, and the route was used by other
-// tokens. No two tokens have the same scopes. When there is no pair left, the sidecar is started anew.
-func first(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+// first is the first decision of a token on a route.
+func first(ctx context.Context, t *testing.T, w *world) []kase { return w.firstDecisions(ctx, t) }
+
+// evaluated is first with a rule for which no token shares a decision with another one: OPA makes each of them.
+func evaluated(ctx context.Context, t *testing.T, w *world) []kase {
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, policies.Builtin); err != nil {
+		t.Fatal(err)
+	}
+	const rule = `package keywicket
+
+deny contains {"code": "FORBIDDEN", "reason": "missing_scope"} if count(input.principal.scopes) > 1000
+`
+	if err := os.WriteFile(filepath.Join(dir, "keywicket", "own.rego"), []byte(rule), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return w.firstDecisions(ctx, t, "KEYWICKET_POLICIES_DIR="+dir)
+}
+
+// firstDecisions are of tokens that are in memory, from another route, on routes that were used by other tokens. No two tokens have
+// the same scopes. When there is no pair left, the sidecar is started anew.
+func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...string) (cases []kase) {
+	t.Helper()
 	const warming = 0 // GET /api/issues
 	rich := smallSets(sets)
 	slices.Reverse(rich) // those with most scopes have most routes
@@ -198,7 +222,7 @@ func first(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 				t.Fatal(err)
 			}
 		}
-		sides = both(w.keywicket(t), none)
+		sides = both(w.keywicket(t, settings...), none)
 		w.warm(ctx, t, sides[0].server, known, 200)
 		w.client.run(t, load{Plan: "routes", Address: sides[0].address, Callers: 1, Checks: len(used.Asks), Want: 200})
 	}
