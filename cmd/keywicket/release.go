@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"fmt"
+	"io"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -10,12 +11,11 @@ import (
 )
 
 // releaseMemory gives back to the system what only the start of a sidecar needs: garbage, and the pages of the program's own
-// file. The kernel maps a page again when it is used; two thirds of them never are. It does nothing for the file where there is
-// no /proc.
+// file. The kernel maps a page again when it is used; two thirds of them never are. Where there is no /proc, the pages stay.
 func releaseMemory() {
 	debug.FreeOSMemory()
 	const dontNeed = 4 // MADV_DONTNEED of Linux
-	for _, m := range programPages() {
+	for _, m := range ownProgramPages() {
 		// An error changes nothing: the pages stay.
 		_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, m.from, m.to-m.from, dontNeed)
 	}
@@ -23,22 +23,35 @@ func releaseMemory() {
 
 type mapping struct{ from, to uintptr }
 
-// programPages are the mappings of the program's file that nobody can write to, so that nothing but the file is in them.
-func programPages() (found []mapping) {
+func ownProgramPages() []mapping {
 	program, err := os.Readlink("/proc/self/exe")
 	if err != nil {
 		return nil
 	}
-	maps, err := os.Open("/proc/self/maps")
+	smaps, err := os.Open("/proc/self/smaps")
 	if err != nil {
 		return nil
 	}
-	defer func() { _ = maps.Close() }()
-	for lines := bufio.NewScanner(maps); lines.Scan(); {
-		var m mapping
+	defer func() { _ = smaps.Close() }()
+	return programPages(smaps, program)
+}
+
+// programPages are the mappings of the program's file that hold nothing but the file: nobody can write to them, and nobody has. A
+// loader writes to constants of a position-independent program before it makes them read-only, and these have anonymous pages.
+func programPages(smaps io.Reader, program string) (found []mapping) {
+	var m mapping
+	candidate := false
+	for lines := bufio.NewScanner(smaps); lines.Scan(); {
+		line := lines.Text()
+		var from, to uintptr
 		var mode string
-		n, _ := fmt.Sscanf(lines.Text(), "%x-%x %s", &m.from, &m.to, &mode)
-		if n == 3 && (mode == "r-xp" || mode == "r--p") && strings.HasSuffix(lines.Text(), " "+program) {
+		if n, _ := fmt.Sscanf(line, "%x-%x %s", &from, &to, &mode); n == 3 {
+			m = mapping{from, to}
+			candidate = (mode == "r-xp" || mode == "r--p") && strings.HasSuffix(line, " "+program)
+			continue
+		}
+		var anonymous int
+		if n, _ := fmt.Sscanf(line, "Anonymous: %d kB", &anonymous); n == 1 && anonymous == 0 && candidate {
 			found = append(found, m)
 		}
 	}

@@ -37,25 +37,29 @@ func cold(ctx context.Context, t *testing.T, w *world) []kase {
 	for i := range 100 { // Postgres changes to a generic plan after some
 		ask(ctx, t, query, p.Asks[i].Token)
 	}
-	c := newCase("one caller")
-	c.Base = "query"
+	// Between two cold checks Postgres and its connection rest, and the next query begins on a processor that did something else.
+	same, hot := newCase(samePace), newCase("back to back")
+	same.Base, hot.Base = "query", "query"
 	for round := range *rounds {
 		if ctx.Err() != nil {
 			t.Fatal("interrupted")
 		}
-		one := func() {
+		checks := func() {
 			r := w.client.run(t, load{
 				Plan: "cold", Address: sidecar.address, Callers: 1, For: *turn, From: next, Checks: stored - next, Want: 200, Details: true,
 			})
 			if next += r.Checks; r.Hits > 0 || next >= stored {
 				t.Fatalf("%d answers were from memory; %d of %d tokens are used", r.Hits, next, stored)
 			}
-			c.add(sidecar.name, p50, microseconds(r.P50))
-			c.add(sidecar.name, p99, microseconds(r.P99))
+			for _, c := range []*kase{&same, &hot} {
+				c.add(sidecar.name, p50, microseconds(r.P50))
+				c.add(sidecar.name, p99, microseconds(r.P99))
+			}
 		}
-		other := func() {
+		queries := func(c *kase, pause time.Duration) {
 			var took []time.Duration
 			for end := time.Now().Add(*turn); time.Now().Before(end); next++ {
+				time.Sleep(pause)
 				start := time.Now()
 				ask(ctx, t, query, p.Asks[next%stored].Token)
 				took = append(took, time.Since(start))
@@ -64,16 +68,18 @@ func cold(ctx context.Context, t *testing.T, w *world) []kase {
 			c.add("query", p50, microseconds(took[len(took)/2]))
 			c.add("query", p99, microseconds(took[len(took)*99/100]))
 		}
-		if round%2 == 0 {
-			one()
-			other()
-		} else {
-			other()
-			one()
+		turns := []func(){checks, func() { queries(&same, coldPause) }, func() { queries(&hot, 0) }}
+		for i := range turns {
+			turns[(i+round)%len(turns)]()
 		}
 	}
-	return []kase{c}
+	return []kase{same, hot}
 }
+
+const (
+	samePace  = "queries at the pace of cold checks"
+	coldPause = 200 * time.Microsecond // at least; a cold check takes longer than its query by about as much
+)
 
 // lookupQuery is the one that the sidecar has asked last.
 func (w *world) lookupQuery(t *testing.T, database string) (query string) {

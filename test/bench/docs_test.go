@@ -46,7 +46,8 @@ var goals = []goal{
 	{text: "two workers of Envoy: requests/s ÷ no-op with the same answer", row: "workers", unit: "×", values: ratiosOf(answers)},
 	{text: "one worker of Envoy: requests/s ÷ no-op with the same answer", row: "envoy", limit: "≥ 0.97", most: -0.97, unit: "×", values: ratiosOf(answers)},
 	{text: "p99 through Envoy at half of saturation, open loop ÷ no-op with the same answer", row: "latency", limit: "≤ 1.1", most: 1.1, unit: "×", values: ratiosOf(p99)},
-	{text: "cold token: p50 of a check ÷ p50 of the bare query", row: "cold", limit: "≤ 2.5", most: 2.5, unit: "×", values: ratiosOf(p50)},
+	{text: "cold token: p50 of a check ÷ p50 of the bare query, asked as often", row: "cold", limit: "≤ 2.5", most: 2.5, unit: "×", values: of(samePace, ratiosOf(p50))},
+	{text: "the same ÷ the bare query without a pause", row: "cold", unit: "×", values: of("back to back", ratiosOf(p50))},
 	{text: "RSS at rest", row: "rest", limit: "≤ 35 MiB", most: 35, unit: " MiB", values: largest},
 	{text: "RSS with 100,000 warm tokens, under load", row: "memory", limit: "≤ 110 MiB", most: 110, unit: " MiB", values: largest},
 	{text: "growth of RSS at 70 % of saturation", row: "growth", limit: "none: ≤ 1 MiB", most: 1, unit: " MiB", values: growthOf},
@@ -74,6 +75,13 @@ func ratiosOf(q quantity) func(f figure) []value {
 			}
 		}
 		return all
+	}
+}
+
+// of takes the values of one case.
+func of(name string, values func(f figure) []value) func(f figure) []value {
+	return func(f figure) []value {
+		return slices.DeleteFunc(values(f), func(v value) bool { return v.of != name })
 	}
 }
 
