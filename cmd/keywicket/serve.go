@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -49,10 +48,6 @@ func set(to *string, value string) {
 	}
 }
 
-// memoryBeside is what Go may take beside the cache before it collects garbage more often than it otherwise would: policies
-// and their evaluation, remembered decisions, the usage of tokens, connections. Half of it is live when all of these are at their bounds.
-const memoryBeside = 128 << 20
-
 // Run serves until the process is told to stop. Everything that can be wrong with the configuration is found before
 // the first check is answered; a database that is not there yet is not wrong.
 func (c *serveCommand) Run(s *invocation) (err error) {
@@ -67,9 +62,7 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 	}
 	log, flush := newLogger(cfg.Log, s.stderr)
 	defer flush()
-	if variable(s.environ, "GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(int64(cfg.Cache.MaxBytes) + memoryBeside)
-	}
+	limitMemory(s.environ, int64(cfg.Cache.MaxBytes))
 	engine, err := loadPolicies(s.ctx, cfg)
 	if s.ctx.Err() != nil {
 		return nil // told to stop before there was anything to drain
@@ -169,7 +162,7 @@ func serve(told context.Context, cfg config, log *slog.Logger, server *envoy.Ser
 		defer drain()
 		if awaitReady(ctx, ready) {
 			server.SetServing(true)
-			releaseMemory()
+			settleMemory()
 		}
 		<-ctx.Done() // it was told to stop, or a server has failed
 		if told.Err() != nil {

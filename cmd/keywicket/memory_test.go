@@ -4,9 +4,13 @@ import (
 	"bufio"
 	"fmt"
 	"os"
+	"runtime"
+	"runtime/debug"
+	gometrics "runtime/metrics"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // resident is how much of the mappings is in memory, in KiB.
@@ -41,6 +45,38 @@ func TestReleaseMemory(t *testing.T) {
 	if after := resident(t, pages); after >= before*3/4 {
 		t.Errorf("%d KiB of the program in memory, of %d", after, before)
 	}
+}
+
+// A small heap grows by the headroom between two collections; a large one doubles, as Go's default has it.
+func TestHeadroom(t *testing.T) {
+	for live, want := range map[uint64]int{0: 2400, 1 << 20: 2400, 8 << 20: 300, 24 << 20: 100, 1 << 30: 100} {
+		if got := gcPercent(live); got != want {
+			t.Errorf("%d bytes live: %d %%, not %d", live, got, want)
+		}
+	}
+	before := debug.SetGCPercent(100)
+	defer debug.SetGCPercent(before)
+	percent := func() uint64 {
+		now := []gometrics.Sample{{Name: "/gc/gogc:percent"}}
+		gometrics.Read(now)
+		return now[0].Value.Uint64()
+	}
+	await := func(what string, ok func(uint64) bool) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); !ok(percent()); runtime.GC() {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: the heap grows by %d %%", what, percent())
+			}
+		}
+	}
+	func() {
+		large := make([]byte, 4*headroom)
+		defer runtime.KeepAlive(large)
+		runtime.GC()
+		keepHeadroom(100)
+		await("much is live", func(p uint64) bool { return p == 100 })
+	}()
+	await("little is live", func(p uint64) bool { return p > 100 })
 }
 
 // What a loader has written into the program's memory is not in its file, and must stay.
