@@ -53,7 +53,7 @@ type Server struct {
 	allows     atomic.Uint64
 }
 
-// NewServer fills the configuration's defaults. The server's health is SERVING until [Server.SetServing] says otherwise.
+// NewServer fills the configuration's defaults. The log's handler must not keep a record: attributes are used again. The server's health is SERVING until [Server.SetServing] says otherwise.
 func NewServer(c Config, a *authz.Authorizer, log *slog.Logger) *Server {
 	if c.Drain == 0 {
 		c.Drain = 5 * time.Second
@@ -174,8 +174,8 @@ func (s *Server) record(ctx context.Context, method string, answer *authz.Answer
 		line = append(line, slog.Any("error", cause))
 	}
 	*attributes = line
-	// A group without a name is written as if its attributes were the record's. A record of many attributes allocates, and a
-	// logger's own methods look up their caller.
+	// A handler writes the attributes of a group without a name as if they were the record's own. The record itself has room for a
+	// few, and would allocate for more. The logger's methods would look up the caller's place in the source.
 	record := slog.NewRecord(time.Now(), level, "decision", 0)
 	record.AddAttrs(slog.Attr{Value: slog.GroupValue(line...)})
 	_ = s.log.Handler().Handle(ctx, record)

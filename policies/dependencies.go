@@ -41,7 +41,7 @@ const (
 	principalEnvironment
 	principalUserID
 	principalScopes
-	principalNeeds // which sets of scopes that the row needs have one of the principal's; no part of the document
+	principalNeeds // a bit for each set of scopes of the row: whether the principal has one of the set; no part of the document
 	principalAAL
 	principalAttributes
 	principalUserAttributes

@@ -178,7 +178,7 @@ func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, er
 		d, err := e.evaluate(ctx, in, r)
 		return detached(d), err
 	}
-	// Every check begins with what a client without a credential would be told. A pointer of the row has that.
+	// Every check begins with what a client without a credential would be told. The row keeps that decision.
 	ofRow := e.memory.ofRow && r.number > 0 && isAnonymous(&in)
 	if ofRow {
 		if d := r.anonymous.Load(); d != nil {
@@ -240,8 +240,9 @@ func (p *policy) decide(ctx context.Context, in *authz.Input, r *row, tracers ..
 	reading := &p.reading
 	var cached *rowCache
 	if p.index != nil && len(tracers) == 0 { // a tracer is to see every rule
-		reading = &p.behindIndex
-		cached = p.index.rules.cache(r)
+		if cached = p.index.rules.cache(r); cached != nil {
+			reading = &p.behindIndex
+		}
 	}
 	input, err := inputValue(in, reading)
 	if err != nil {
@@ -252,6 +253,7 @@ func (p *policy) decide(ctx context.Context, in *authz.Input, r *row, tracers ..
 		return authz.Decision{}, err
 	}
 	if cached != nil {
+		p.index.rules.learn(ctx, cached, input)
 		p.index.learnNeeds(ctx, r, input)
 	}
 	return decisionOf(document.Value)

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
@@ -20,7 +21,8 @@ type index struct {
 	apis  map[string]apiRows
 	none  *row // of requests that address no row
 	rules *rowRules
-	tests []*query // the rules that scopes are tested with, if decisions depend on scopes in no other way
+	needs sync.Map // string → *needs, of all rows
+	tests []int    // places of the rules that scopes are tested with, if decisions depend on scopes in no other way
 }
 
 type apiRows struct {
@@ -95,8 +97,8 @@ func replaces(m *ast.Module, data []ast.Ref, functions map[string]bool) bool {
 }
 
 // rows evaluates those of all tables. Each is one of the table's rows, in its order.
-func (s sources) rows(ctx context.Context, tables map[string]Table, compiler *ast.Compiler) (map[string]*ast.Array, error) {
-	query, err := s.prepare(ctx, compiler, ast.MustParseRef("data.keywicket.rows"))
+func (e *evaluator) rows(ctx context.Context, tables map[string]Table) (map[string]*ast.Array, error) {
+	query, err := e.prepare(ast.MustParseRef("data.keywicket.rows"))
 	if err != nil {
 		return nil, err
 	}
@@ -124,7 +126,11 @@ route := ` + findRoute + `(input)`
 	if ok, err := s.hasShippedRoute(); !ok || err != nil {
 		return nil, nil, err
 	}
-	rows, err := s.rows(ctx, tables, compiler)
+	evaluator, err := s.evaluator(ctx, compiler)
+	if err != nil {
+		return nil, nil, err
+	}
+	rows, err := evaluator.rows(ctx, tables)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -159,14 +165,12 @@ route := ` + findRoute + `(input)`
 		})
 		x.apis[name] = of
 	}
-	for _, name := range x.testedWith(referencesOf(compiler, true)) {
-		test, err := s.prepare(ctx, compiler, packageRef.Append(ast.StringTerm(name)), find)
-		if err != nil {
-			return nil, nil, err
-		}
-		x.tests = append(x.tests, test)
+	x.tests = x.rules.testedWith(referencesOf(compiler, true))
+	evaluator = evaluator.with(compiler, find)
+	if err := x.rules.prepare(evaluator); err != nil {
+		return nil, nil, err
 	}
-	query, err := s.prepare(ctx, compiler, decisionRef, find)
+	query, err := evaluator.prepare(decisionRef)
 	return query, x, err
 }
 

@@ -16,10 +16,11 @@ import (
 )
 
 // memory holds decisions. A decision depends only on the values that the policy reads of its input. Equal values give the same
-// decision, for every caller and at any time. The key is a digest of all these values, so nothing has to be removed when a token
-// changes: its new values have another key. A policy has a memory of its own.
+// decision, for every caller and at any time. The key is a digest of what matters of these values, so nothing has to be removed when
+// a token changes: its new values have another key. A policy has a memory of its own.
 //
-// The path is not among the values, but the row that it addresses, as long as no other rule reads the path.
+// Instead of method and path the key has the row that they address, as long as no other rule reads them. Instead of the scopes it
+// has what needs.go says, as long as no rule depends on more of them.
 type memory struct {
 	parts []part // of the input, that the policy reads
 	ofRow bool   // without a credential, a decision depends on the row alone

@@ -3,6 +3,7 @@ package policies
 import (
 	"context"
 	"encoding/binary"
+	"maps"
 	"slices"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -34,14 +35,19 @@ func scopeTest(expr *ast.Expr, body ast.Body, uses map[ast.Var]int) ast.Ref {
 	from, ok := held.Operand(1).Value.(ast.Ref)
 	if !ok || len(from) != len(scopes)+1 || !from.HasPrefix(scopes) || !usedBy(from[len(scopes)], 1) ||
 		!usedBy(scope, 2) || !member.Operand(0).Equal(scope) ||
-		!usedBy(every.Value, 2) || !member.Operand(1).Equal(every.Value) || !usedBy(every.Domain, 2) {
+		!usedBy(every.Value, 2) || !member.Operand(1).Equal(every.Value) {
 		return nil
 	}
-	for _, other := range body {
-		if isCall(other, ast.Equality) && other.Operand(0).Equal(every.Domain) {
-			if name, ok := other.Operand(1).Value.(ast.Ref); ok && name.IsGround() {
-				return name
-			}
+	// OPA gives the domain a variable, and sometimes that one another.
+	domain := every.Domain
+	for range body {
+		i := slices.IndexFunc(body, func(other *ast.Expr) bool { return isCall(other, ast.Equality) && other.Operand(0).Equal(domain) })
+		if i < 0 || !usedBy(domain, 2) {
+			return nil
+		}
+		domain = body[i].Operand(1)
+		if name, ok := domain.Value.(ast.Ref); ok && name.IsGround() {
+			return name
 		}
 	}
 	return nil
@@ -66,7 +72,7 @@ func usesOfVars(rule *ast.Rule) map[ast.Var]int {
 type needs struct {
 	unknown bool              // decisions may depend on each scope
 	sets    map[string]uint64 // scope → a bit for each set that has it
-	lengths uint64            // a bit for each length of a scope, modulo 64: most scopes of a principal need no look-up
+	lengths uint64            // a bit for each length that a scope of the sets has, modulo 64
 }
 
 const mostSets = 64
@@ -87,20 +93,17 @@ func (n *needs) appendTo(b []byte, scopes []string) []byte {
 
 func lengthBit(scope string) uint64 { return 1 << (len(scope) % 64) }
 
-// learnNeeds evaluates the rules that scopes are tested with, once for a row. The input is one that addresses it. If a rule is
-// undefined, fails, or has another value than an array of sets, the needs of the row are unknown.
+// learnNeeds evaluates the rules that scopes are tested with, if the needs of the row are not known. If a rule is undefined, fails,
+// or has another value than an array of sets, they are unknown from then on. The input is one that addresses the row.
 func (x *index) learnNeeds(ctx context.Context, r *row, input ast.Value) {
 	if len(x.tests) == 0 || r.needs.Load() != nil {
 		return
 	}
 	var all []ast.Set
-	for _, rule := range x.tests {
-		value, err := rule.eval(ctx, input, x.rules.cache(r))
-		if ctx.Err() != nil {
-			return // the next evaluation tries again
-		}
-		sets, ok := setsOf(value)
-		if all = append(all, sets...); err != nil || !ok || len(all) > mostSets {
+	for _, place := range x.tests {
+		value, ok := x.rules.valueOf(ctx, r, place, input)
+		sets, isList := setsOf(value)
+		if all = append(all, sets...); !ok || !isList || len(all) > mostSets {
 			r.needs.Store(&needs{unknown: true})
 			return
 		}
@@ -114,14 +117,22 @@ func (x *index) learnNeeds(ctx context.Context, r *row, input ast.Value) {
 			}
 		})
 	}
-	r.needs.Store(n)
+	r.needs.Store(x.sharedNeeds(n))
+}
+
+// sharedNeeds returns the same needs for all rows that need the same. A large table needs few different ones, which then are in the
+// processor's cache.
+func (x *index) sharedNeeds(n *needs) *needs {
+	var key []byte
+	for _, scope := range slices.Sorted(maps.Keys(n.sets)) {
+		key = binary.AppendUvarint(appendText(key, scope), n.sets[scope])
+	}
+	shared, _ := x.needs.LoadOrStore(string(key), n)
+	return shared.(*needs)
 }
 
 // setsOf returns the elements of an array of sets, and false for anything else.
 func setsOf(value *ast.Term) (sets []ast.Set, ok bool) {
-	if value == nil {
-		return nil, false
-	}
 	array, ok := value.Value.(*ast.Array)
 	if !ok {
 		return nil, false
@@ -133,9 +144,9 @@ func setsOf(value *ast.Term) (sets []ast.Set, ok bool) {
 	return sets, ok
 }
 
-// testedWith returns the rules that references test scopes with, if decisions depend on scopes in no other way.
-func (x *index) testedWith(references []reference) []string {
-	var names []string
+// testedWith returns the places of the rules that references test scopes with, if decisions depend on scopes in no other way.
+func (k *rowRules) testedWith(references []reference) []int {
+	var tests []int
 	for _, r := range references {
 		if r.test == nil {
 			if overlaps(r.ref, []ast.Ref{partRefs[principalScopes]}) {
@@ -143,15 +154,14 @@ func (x *index) testedWith(references []reference) []string {
 			}
 			continue
 		}
-		name := ruleName(r.test)
-		place, ok := x.rules.places[name]
-		if !ok || !x.rules.perRow[place] || len(r.test) != len(routeRef) || !r.test.HasPrefix(packageRef) {
+		place, ok := k.places[ruleName(r.test)]
+		if !ok || !k.perRow[place] || len(r.test) != len(routeRef) || !r.test.HasPrefix(packageRef) {
 			return nil
 		}
-		if !slices.Contains(names, name) {
-			names = append(names, name)
+		if !slices.Contains(tests, place) {
+			tests = append(tests, place)
 		}
 	}
-	slices.Sort(names)
-	return names
+	slices.Sort(tests)
+	return tests
 }

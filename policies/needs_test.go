@@ -60,11 +60,14 @@ var (
 		testOfScopes("row_needs") + "\n\t" + testOfScopes("level_needs"),
 		`every _, one_of in row_needs { some _, scope in input.principal.scopes; scope in one_of }`,
 		`count([1 | some x in [1, 2]; every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }]) > 0`,
+		`n := row_needs; every one_of in n { some scope in input.principal.scopes; scope in one_of }`,
+		`concat("", [a | some a in ["1"]; every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }]) == "1"`,
 		testOfScopes("text_needs"), testOfScopes("object_needs"), testOfScopes("many_needs"), // which learnNeeds finds out
 	}
 	// Others depend on more, or could.
 	notSharing = []string{
-		`n := row_needs; every one_of in n { some scope in input.principal.scopes; scope in one_of }`,
+		`n := row_needs; count(n) > 1; every one_of in n { some scope in input.principal.scopes; scope in one_of }`,
+		`n := input.principal.scopes; every one_of in row_needs { some scope in n; scope in one_of }`,
 		`"a:write" in input.principal.scopes`,
 		`count(input.principal.scopes) > 1`,
 		`input.principal.scopes[0] == "a:read"`,
@@ -227,6 +230,16 @@ func TestUnknownNeeds(t *testing.T) {
 				t.Errorf("%s, %s: %+v", rule, path, n)
 			}
 		}
+	}
+}
+
+// OPA puts a comprehension in the head of a rule into its body, with more variables.
+func TestTestInTheHeadShares(t *testing.T) {
+	_, engine := bothEngines(t, withRules(t, `row_needs := [{"a:read"}]
+
+headers["x"] := concat(",", [a | some a in ["1"]; every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }])`))
+	if len(engine.index.tests) != 3 {
+		t.Errorf("%d rules are known that scopes are tested with", len(engine.index.tests))
 	}
 }
 

@@ -1,8 +1,10 @@
 package policies
 
 import (
+	"context"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
@@ -16,6 +18,7 @@ import (
 type rowRules struct {
 	places map[string]int // a rule's name → its place in values; that of route is 0
 	perRow []bool         // by place: it has one value for each row
+	alone  []*query       // by place: the rule by itself; nil: it has not one value for each row
 }
 
 // values are those of the rules, by place. One that was not found yet is nil.
@@ -29,6 +32,7 @@ type row struct {
 	number int       // among the rows of all tables, from 1 on; 0: none
 	term   *ast.Term // nil: of a request that addresses no row
 	values atomic.Pointer[values]
+	plain  atomic.Bool           // one of its rules fails by itself, so that values are not kept
 	needs  atomic.Pointer[needs] // nil: not known yet
 
 	// anonymous is the decision on requests without a credential, if it depends on the row alone. nil: not known yet.
@@ -84,6 +88,61 @@ func readsRowAlone(compiler *ast.Compiler, rule *ast.Rule, same map[*ast.Rule]bo
 	return is
 }
 
+// prepare makes the query of each rule that has one value for each row.
+func (k *rowRules) prepare(e *evaluator) error {
+	k.alone = make([]*query, len(k.places))
+	for name, i := range k.places {
+		if k.perRow[i] {
+			q, err := e.prepare(packageRef.Append(ast.StringTerm(name)))
+			if err != nil {
+				return err
+			}
+			k.alone[i] = q.exhaustive()
+		}
+	}
+	return nil
+}
+
+// learningLimit is how long the rules that depend on a row may take by themselves.
+const learningLimit = time.Second
+
+// learn keeps with the row the values of the rules that an evaluation has found. It evaluates each of these rules by itself: an
+// evaluation may have left a rule before a solution that contradicts the first one, or fails, and another evaluation, which goes
+// on, has to find that error. If a rule fails by itself, the row keeps nothing from then on.
+//
+// The input is one that addresses the row.
+func (k *rowRules) learn(ctx context.Context, c *rowCache, input ast.Value) {
+	var after values
+	for i, query := range k.alone {
+		if query == nil || c.found[i] == nil || c.values[i] != nil {
+			continue
+		}
+		if after == nil {
+			after = slices.Clone(c.values)
+		}
+		var ok bool
+		if after[i], ok = k.valueOf(ctx, c.row, i, input); !ok {
+			c.row.plain.Store(true)
+			return
+		}
+	}
+	if after != nil {
+		c.row.values.Store(&after) // another evaluation may have stored others, and finds them again
+	}
+}
+
+// valueOf evaluates the rule of a place by itself. It returns false if the rule fails.
+func (k *rowRules) valueOf(ctx context.Context, r *row, place int, input ast.Value) (*ast.Term, bool) {
+	// The end of a check says nothing about the rule.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), learningLimit)
+	defer cancel()
+	value, err := k.alone[place].find(ctx, input, k.cacheOf(r, k.first(r.term)))
+	if value == nil {
+		value = undefined
+	}
+	return value, err == nil
+}
+
 func ruleName(ref ast.Ref) string {
 	s, _ := ref[len(ref)-1].Value.(ast.String)
 	return string(s)
@@ -92,15 +151,21 @@ func ruleName(ref ast.Ref) string {
 // newRow makes one of a term, or of nil for a request that addresses none.
 func (k *rowRules) newRow(number int, term *ast.Term) *row {
 	r := &row{number: number, term: term}
-	first := make(values, len(k.places))
-	if first[0] = term; term == nil {
-		first[0] = undefined
-	}
+	first := k.first(term)
 	r.values.Store(&first)
 	return r
 }
 
-// rowCache gives the row's values to one evaluation, as if it had found them itself.
+// first are the values of a row of which nothing else is known.
+func (k *rowRules) first(term *ast.Term) values {
+	v := make(values, len(k.places))
+	if v[0] = term; term == nil {
+		v[0] = undefined
+	}
+	return v
+}
+
+// rowCache gives the row's values to one evaluation.
 type rowCache struct {
 	rules     *rowRules
 	row       *row
@@ -110,25 +175,16 @@ type rowCache struct {
 	other     topdown.VirtualCache
 }
 
+// cache returns nil for a row that keeps nothing.
 func (k *rowRules) cache(r *row) *rowCache {
-	return &rowCache{rules: k, row: r, values: *r.values.Load(), found: make(values, len(k.places))}
+	if r.plain.Load() {
+		return nil
+	}
+	return k.cacheOf(r, *r.values.Load())
 }
 
-// keep keeps with the row what the evaluation has found. It is not for one that has failed: its rules may contradict each other.
-func (c *rowCache) keep() {
-	isNew := func(i int) bool { return c.rules.perRow[i] && c.found[i] != nil }
-	for i := range c.found {
-		if isNew(i) {
-			after := slices.Clone(c.values)
-			for ; i < len(after); i++ {
-				if isNew(i) {
-					after[i] = c.found[i]
-				}
-			}
-			c.row.values.Store(&after) // another evaluation may have stored others, and finds them again
-			return
-		}
-	}
+func (k *rowRules) cacheOf(r *row, known values) *rowCache {
+	return &rowCache{rules: k, row: r, values: known, found: make(values, len(k.places))}
 }
 
 // place returns false for all other rules and functions, and for all while something is replaced by `with`.

@@ -154,6 +154,73 @@ func TestErrorsAreNotKept(t *testing.T) {
 	}
 }
 
+// A rule that OPA has left at its first solution may contradict itself. An evaluation that goes on finds that, and it does so too
+// after the first one.
+func TestContradictionsAreFoundAfterwards(t *testing.T) {
+	const rest = `
+headers["x"] := "1" if { input.workspace.role == "r1"; e }
+headers["x"] := y if input.workspace.role == "r2"
+e if y == "a"
+`
+	for name, rules := range map[string]string{
+		"walk":          `y := x if { walk(["a", "b"], [_, x]); is_string(x) }` + rest,
+		"tree of rules": "p.q := \"a\"\np.r := \"b\"\ny := x if { x := p[_] }" + rest,
+		"function":      "f(v) := x if { walk([v, \"b\"], [_, x]); is_string(x) }\ny := f(\"a\") if route" + rest,
+		"else":          `y := "a" if { 1 == 2 } else := x if { walk(["a", "b"], [_, x]); is_string(x) }` + rest,
+		"the other way": `
+f(v) := x if { walk([v, "b"], [_, x]); is_string(x) }
+e if f("a") == "a"
+headers["x"] := z if { input.workspace.role != "none"; e; z := f("a") }`,
+		"needs": `
+y := x if { walk([[{"a"}], [{"b"}]], [_, x]); is_array(x); count(x) == 1 }
+headers["x"] := "1" if { input.workspace.role == "r1"; some one_of in y; "a" in one_of }
+headers["x"] := "1" if {
+	input.workspace.role == "r2"
+	every one_of in y {
+		some scope in input.principal.scopes
+		scope in one_of
+	}
+}`,
+	} {
+		for _, roles := range [][]string{{"r1", "r2"}, {"r2", "r1"}, {"r1", "r1", "r2", "r1"}} {
+			plain, engine := remembering(t, withRules(t, rules))
+			for i, role := range roles {
+				in := authz.Input{
+					API: "velaflows", Method: "GET", Path: "/api/v1/contacts",
+					Principal: &authz.Principal{Kind: authz.KindWorkspaceToken, Scopes: []string{"admin:all"}},
+					Workspace: authz.Workspace{Requested: true, Granted: true, Role: role},
+				}
+				got, err := engine.Decide(t.Context(), in)
+				want, wantErr := plain.Decide(t.Context(), in)
+				if (err == nil) != (wantErr == nil) || !reflect.DeepEqual(got, want) {
+					t.Errorf("%s, %v, %d: %t %v %v; by OPA alone %t %v", name, roles, i, got.Allow, got.Headers, err, want.Allow, wantErr)
+				}
+			}
+		}
+	}
+}
+
+// A rule that is slow on a row takes its time there once, and not from every check.
+func TestSlowRuleIsLearntOnce(t *testing.T) {
+	_, engine := remembering(t, withRules(t, `
+many := numbers.range(1, 1000)
+slow := [{"a"} | some a in many; some b in many; some c in many; a + b + c < 0]
+headers["x"] := "1" if {
+	input.workspace.role == "slow"
+	every one_of in slow {
+		some scope in input.principal.scopes
+		scope in one_of
+	}
+}`))
+	in := authz.Input{API: "velaflows", Method: "GET", Path: "/api/v1/contacts", Denial: authz.ReasonMissing}
+	if _, err := engine.Decide(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	if n := engine.row(&in).needs.Load(); n == nil || !n.unknown {
+		t.Errorf("the needs of the row are %+v", n)
+	}
+}
+
 // Evaluations on one row at once agree.
 func TestKnownRulesAtOnce(t *testing.T) {
 	s, err := read(Builtin)

@@ -187,8 +187,8 @@ func (q *lookups) lane(kind authz.Kind) *lane {
 
 func (q *lookups) lanes() []*lane { return []*lane{&q.tokens, &q.sessions, &q.oauthTokens} }
 
-// ask answers look-ups of one kind by the query, in their order, and tells which server answered. database/sql chooses the connection,
-// and does no more: its rows would start a goroutine that waits for the end of the context, beside lib/pq's.
+// ask answers look-ups of one kind by the query, in their order, and tells which server answered. It takes a connection from
+// database/sql, but reads lib/pq's rows: those of database/sql start another goroutine that waits for the end of the context.
 func ask(ctx context.Context, db *sqlx.DB, query string, asked []authz.Lookup) (answers []cache.Answer, started int64, err error) {
 	args, err := arguments(asked)
 	if err != nil {
@@ -199,13 +199,14 @@ func ask(ctx context.Context, db *sqlx.DB, query string, asked []authz.Lookup) (
 		return nil, 0, err
 	}
 	defer func() { err = cmp.Or(err, c.Close()) }()
-	err = c.Raw(func(raw any) error {
+	err = c.Raw(func(raw any) (err error) {
 		rows, err := raw.(*connection).ask(ctx, query, args)
 		if err != nil {
 			return err
 		}
+		defer func() { err = cmp.Or(err, rows.Close()) }() // also after a panic: lib/pq has a goroutine that waits for it
 		answers, started, err = readAnswers(rows, asked)
-		return cmp.Or(err, rows.Close())
+		return err
 	})
 	return answers, started, err
 }
@@ -365,7 +366,12 @@ func (f *found) answer(l authz.Lookup) cache.Answer {
 
 // lookupOnce is for the operator's side: one question, and no lane.
 func lookupOnce(ctx context.Context, db *sqlx.DB, query string, l authz.Lookup) (authz.Found, error) {
-	answers, _, err := ask(ctx, db, query, []authz.Lookup{l})
+	const attempts = 3 // connections of the pool may be dead; database/sql tries as often
+	var answers []cache.Answer
+	err := retryLost(ctx, attempts, func() (err error) {
+		answers, _, err = ask(ctx, db, query, []authz.Lookup{l})
+		return err
+	})
 	if err != nil {
 		return authz.Found{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -70,7 +71,7 @@ func (u *usage) enqueue(id string, at time.Duration) {
 	if last, ok := u.pending[id]; ok {
 		u.pending[id] = max(last, at)
 	} else if len(u.pending) < maxPending {
-		u.pending[id] = at
+		u.pending[strings.Clone(id)] = at // it may be a part of a larger text, of a cache's entry
 	} else {
 		u.dropped++
 	}

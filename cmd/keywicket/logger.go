@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"io"
 	"log/slog"
 	"sync"
@@ -10,21 +12,50 @@ import (
 const (
 	logDelay  = 10 * time.Millisecond // how long a line waits for others to be written with
 	logBuffer = 64 << 10              // bytes of lines that may wait
+	// Several processes may write to one pipe. The system does not mix writes of up to 4 KiB (PIPE_BUF).
+	logWrite = 4 << 10
 )
 
-// newLogger makes a logger whose lines are written together: with a system call for each line, a denial costs a tenth more.
-// A line waits for [logDelay] at most, and no line is lost unless the process is killed. The caller calls flush at the end.
+// newLogger makes a logger that writes several lines with one system call: one for each line would make a denial cost a tenth
+// more. A line of debug or info waits up to [logDelay]. The lines of a higher level, and all before them, are written at once. A
+// process that crashes loses what waits. The caller calls flush at the end.
 func newLogger(c logConfig, to io.Writer) (log *slog.Logger, flush func()) {
 	lines := newLineWriter(to)
 	options := &slog.HandlerOptions{Level: levels[c.Level]}
+	var format slog.Handler = slog.NewJSONHandler(lines, options)
 	if c.Format == "text" {
-		return slog.New(slog.NewTextHandler(lines, options)), lines.flush
+		format = slog.NewTextHandler(lines, options)
 	}
-	return slog.New(slog.NewJSONHandler(lines, options)), lines.flush
+	return slog.New(promptHandler{format, lines}), lines.flush
 }
 
-// lineWriter collects lines and writes them together. While the reader of the log is slow and the buffer is full, Write waits,
-// as it would without a buffer.
+// promptHandler writes what is more than information at once.
+type promptHandler struct {
+	slog.Handler
+	lines *lineWriter
+}
+
+// Handle implements [slog.Handler].
+func (h promptHandler) Handle(ctx context.Context, r slog.Record) error {
+	err := h.Handler.Handle(ctx, r)
+	if r.Level > slog.LevelInfo {
+		h.lines.flush()
+	}
+	return err
+}
+
+// WithAttrs implements [slog.Handler].
+func (h promptHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return promptHandler{h.Handler.WithAttrs(attrs), h.lines}
+}
+
+// WithGroup implements [slog.Handler].
+func (h promptHandler) WithGroup(name string) slog.Handler {
+	return promptHandler{h.Handler.WithGroup(name), h.lines}
+}
+
+// lineWriter collects lines and writes them together. While the log is not read and the buffer is full, Write waits, as it would
+// without a buffer.
 type lineWriter struct {
 	to      io.Writer
 	delay   *time.Timer
@@ -41,7 +72,7 @@ func newLineWriter(to io.Writer) *lineWriter {
 	return w
 }
 
-// Write implements [io.Writer]. An error of the writer below is not told: nobody could be told of it but this log.
+// Write implements [io.Writer]. An error of the writer below is not told: there is no other place to log it.
 func (w *lineWriter) Write(line []byte) (int, error) {
 	w.waiting.Lock()
 	first := len(w.lines) == 0
@@ -64,8 +95,24 @@ func (w *lineWriter) flush() {
 	lines := w.lines
 	w.lines = w.spare[:0]
 	w.waiting.Unlock()
-	if len(lines) > 0 {
-		_, _ = w.to.Write(lines)
-	}
 	w.spare = lines
+	for len(lines) > 0 {
+		n := together(lines)
+		_, _ = w.to.Write(lines[:n])
+		lines = lines[n:]
+	}
+}
+
+// together is how many bytes of the lines are written by one call: whole lines, one at least.
+func together(lines []byte) int {
+	if len(lines) <= logWrite {
+		return len(lines)
+	}
+	if end := bytes.LastIndexByte(lines[:logWrite], '\n'); end >= 0 {
+		return end + 1
+	}
+	if end := bytes.IndexByte(lines, '\n'); end >= 0 {
+		return end + 1
+	}
+	return len(lines)
 }

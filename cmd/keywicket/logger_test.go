@@ -57,6 +57,11 @@ func TestLogLinesAreWrittenTogether(t *testing.T) {
 				t.Fatalf("written: %q", got)
 			}
 		}
+		log.Info("before")
+		log.With("a", 1).WithGroup("g").Warn("at once")
+		if got := p.take(); strings.Count(got, "|") != 1 || !strings.Contains(got, "msg=before\n") || !strings.HasSuffix(got, "msg=\"at once\" a=1\n") {
+			t.Errorf("written: %q", got)
+		}
 		log.Info("last")
 		flush()
 		if got := p.take(); !strings.HasSuffix(got, "msg=last\n") {
@@ -87,18 +92,26 @@ func TestFullLogBufferHoldsWritersUp(t *testing.T) {
 	w.waiting.Unlock()
 	p.mu.Unlock()
 	all.Wait()
+	_, _ = fmt.Fprintf(w, "0 %d %s\n", lines, strings.Repeat("x", 2*logWrite)) // longer than what is written together
 	w.flush()
 	next := make([]int, writers)
-	for line := range strings.Lines(strings.ReplaceAll(p.take(), "|", "")) {
+	written := p.take()
+	for write := range strings.SplitSeq(written[1:], "|") {
+		if !strings.HasSuffix(write, "\n") || len(write) > logWrite && strings.Count(write, "\n") > 1 {
+			t.Errorf("%d bytes are written together, with %d lines", len(write), strings.Count(write, "\n"))
+		}
+	}
+	for line := range strings.Lines(strings.ReplaceAll(written, "|", "")) {
 		var n, i int
 		if _, err := fmt.Sscanf(line, "%d %d", &n, &i); err != nil || i != next[n] || len(line) < 94 {
 			t.Fatalf("the line %q: %v, not number %d", line, err, next[n])
 		}
 		next[n]++
 	}
-	for n, lines := range next {
-		if lines != 3*logBuffer/(8*100) {
-			t.Errorf("writer %d: %d lines", n, lines)
+	next[0]-- // the long one
+	for n, got := range next {
+		if got != lines {
+			t.Errorf("writer %d: %d lines", n, got)
 		}
 	}
 }

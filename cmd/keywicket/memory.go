@@ -34,7 +34,7 @@ func settleMemory() {
 
 // headroom is how many bytes are allocated between two collections of garbage, at least. Go lets a heap double. With little in the
 // cache, 10 MB are live, and a tenth of a sidecar's time would be spent on them.
-const headroom = 24 << 20
+const headroom = 32 << 20
 
 // keepHeadroom sets the percentage of growth after each collection. percent is the present one.
 func keepHeadroom(percent int) {
@@ -47,7 +47,7 @@ func keepHeadroom(percent int) {
 	runtime.AddCleanup(new([16]byte), keepHeadroom, percent) // the array is garbage, so the next collection calls it
 }
 
-func gcPercent(live uint64) int { return int(max(100, headroom*100/max(live, 1<<20))) } //nolint:gosec // 2,400 at most
+func gcPercent(live uint64) int { return int(max(100, headroom*100/max(live, 1<<20))) } //nolint:gosec // 3,200 at most
 
 // releaseMemory gives back to the system what only the start of a sidecar needs: garbage, and the pages of the program's own
 // file. The kernel maps a page again when it is used; two thirds of them never are. Where there is no /proc, the pages stay.
@@ -89,9 +89,14 @@ func programPages(smaps io.Reader, program string) (found []mapping) {
 			candidate = (mode == "r-xp" || mode == "r--p") && strings.HasSuffix(line, " "+program)
 			continue
 		}
-		var anonymous int
-		if n, _ := fmt.Sscanf(line, "Anonymous: %d kB", &anonymous); n == 1 && anonymous == 0 && candidate {
-			found = append(found, m)
+		name, size, _ := strings.Cut(line, ":")
+		switch name {
+		case "Anonymous", "Swap":
+			candidate = candidate && strings.TrimSpace(size) == "0 kB"
+		case "VmFlags": // the last line of a mapping
+			if candidate {
+				found = append(found, m)
+			}
 		}
 	}
 	return found

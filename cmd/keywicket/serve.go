@@ -161,8 +161,8 @@ func serve(told context.Context, cfg config, log *slog.Logger, server *envoy.Ser
 	group.Go(func() error {
 		defer drain()
 		if awaitReady(ctx, ready) {
-			server.SetServing(true)
 			settleMemory()
+			server.SetServing(true)
 		}
 		<-ctx.Done() // it was told to stop, or a server has failed
 		if told.Err() != nil {

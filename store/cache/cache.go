@@ -26,8 +26,9 @@ type Config struct {
 	// MaxAge is how long an answer is remembered at most: the backstop for changes that nobody told, because somebody
 	// has disabled a trigger. Default: 60s.
 	MaxAge time.Duration
-	// LoadTimeout is how long a load takes at most. A caller with more time than that runs the load in their own goroutine: a
-	// goroutine for it, and the way back from it, take about 20 µs. Default: 0, not known.
+	// LoadTimeout is how long a load takes at most. A caller with more time than that runs the load in their own goroutine, which
+	// saves about 20 µs. Such a caller does not notice that their context was cancelled until the load has ended. Default: 0, not
+	// known: each load has a goroutine.
 	LoadTimeout time.Duration
 	// StaleIfError is for how long a question is answered from memory while the database cannot be asked, counted from
 	// when the answer was last known to be true. Default: 0, an error is an error.
@@ -254,7 +255,8 @@ func (c *Cache) remember(e *entry) {
 // joined is load, but one for all who ask the same at the same time; only while the lease is held, because who joins is
 // answered from before they asked. A load that began before a change was told is not joined by those who ask after it.
 //
-// Each of them may leave when their context ends. Whoever begins the load runs it, if it ends in time for them.
+// Whoever begins the load runs it, and stays to its end, if it is sure to end before their context does. Everybody else leaves when
+// their context ends.
 func (c *Cache) joined(ctx context.Context, l authz.Lookup) (*entry, error) {
 	known := append(CredentialKeys(l), WorkspaceKey(l.Workspace.ID), SlugKey(l.Workspace.Slug))
 	q := question{c.generations.of(known), l}

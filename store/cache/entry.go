@@ -5,6 +5,7 @@ import (
 	"hash/maphash"
 	"math"
 	"reflect"
+	"sync"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -18,19 +19,13 @@ type entry struct {
 	digest   authz.Digest
 	began    int64 // of the session
 	shared   *shared
-	text     string        // the keys, then what no other entry has
+	text     string        // the keys, then the fields of own
 	keyCount uint32        // of the keys in text
-	alone    bool          // shared was made for this entry
+	alone    bool          // no other entry has this shared
 	ofUser   bool          // a good credential of a user
 	since    uint64        // number of the last change before it was loaded
 	loaded   time.Duration // just before the query began
 	expires  time.Duration // of the token
-}
-
-// shared is what many entries have in common. The fields that are in an entry's text are empty here.
-type shared struct {
-	lookup authz.Lookup
-	found  authz.Found
 }
 
 const never = time.Duration(math.MaxInt64)
@@ -46,27 +41,27 @@ func (c *Cache) newEntry(l authz.Lookup, a Answer, since uint64, loaded time.Dur
 	if !e.ofUser {
 		l.Workspace = authz.WorkspaceRef{}
 	}
-	s := shared{l, a.Found}
+	found := a.Found
 	var text []byte
 	for _, k := range a.Keys {
 		text = binary.BigEndian.AppendUint32(text, uint32(k))
 	}
 	e.keyCount = uint32(len(a.Keys)) //nolint:gosec // a length
-	for _, field := range s.own() {
+	for _, field := range own(&l, &found) {
 		text = append(binary.AppendUvarint(text, uint64(len(*field))), *field...)
 		*field = ""
 	}
 	e.text = string(text)
-	s.lookup.Digest, s.lookup.Session.Began = authz.Digest{}, 0
-	e.shared, e.alone = c.sharing.find(s)
+	l.Digest, l.Session.Began = authz.Digest{}, 0
+	e.shared, e.alone = c.sharing.find(l, found)
 	return e
 }
 
-// own are the fields whose values an entry shares with few others: those of the question first.
-func (s *shared) own() [questionFields + 9]*string {
-	p, w := &s.found.Principal, &s.found.Workspace
+// own are the fields that differ from entry to entry, and are in an entry's text. Those of the question come first.
+func own(l *authz.Lookup, f *authz.Found) [questionFields + 9]*string {
+	p, w := &f.Principal, &f.Workspace
 	return [...]*string{
-		&s.lookup.Session.ID, &s.lookup.Session.UserID, &s.lookup.Workspace.ID, &s.lookup.Workspace.Slug,
+		&l.Session.ID, &l.Session.UserID, &l.Workspace.ID, &l.Workspace.Slug,
 		&p.ID, &p.UserID, &p.SessionID, &p.GrantID, &w.ID, &w.Slug,
 		(*string)(&p.Attributes), (*string)(&p.UserAttributes), (*string)(&w.Attributes),
 	}
@@ -125,30 +120,32 @@ func (e *entry) answers(l authz.Lookup) bool {
 
 // question is what the entry is for.
 func (e *entry) question() authz.Lookup {
-	s, text := *e.shared, e.fields()
-	own := s.own()
-	for _, field := range own[:questionFields] {
+	l, text := e.shared.lookup, e.fields()
+	fields := own(&l, new(authz.Found))
+	for _, field := range fields[:questionFields] {
 		*field = next(&text)
 	}
-	s.lookup.Digest, s.lookup.Session.Began = e.digest, e.began
-	return s.lookup
+	l.Digest, l.Session.Began = e.digest, e.began
+	return l
 }
 
 // denied reports whether the entry is a denial, whatever the time is.
 func (e *entry) denied() bool { return e.shared.found.Denial != "" }
 
-// answer is what the entry says at the moment.
+// answer is what the entry says at the moment. Its strings are parts of the entry's text. Who keeps one for long has to clone it:
+// attributes make a text large.
 func (e *entry) answer(now time.Duration, from authz.CacheResult) authz.Found {
-	s := shared{found: authz.Found{Denial: authz.ReasonExpired}}
+	f := authz.Found{Denial: authz.ReasonExpired}
 	if e.denied() || now < e.expires {
-		s.found = e.shared.found
+		f = e.shared.found
+		var question authz.Lookup
 		text := e.fields()
-		for _, field := range s.own() {
+		for _, field := range own(&question, &f) {
 			*field = next(&text)
 		}
 	}
-	s.found.Cache = from
-	return s.found
+	f.Cache = from
+	return f
 }
 
 // overhead is what an entry takes beside its own fields: ristretto's two maps. Measured (TestCost), it is 110 to 190 bytes,
@@ -159,40 +156,69 @@ const overhead = 190
 func (e *entry) cost() int64 {
 	n := int(unsafe.Sizeof(*e)) + overhead + rounded(len(e.text))
 	if e.alone {
-		n += int(unsafe.Sizeof(*e.shared)) + sharedRounding
-		for _, scope := range e.shared.found.Principal.Scopes {
-			n += int(unsafe.Sizeof(scope)) + rounded(len(scope))
-		}
+		n += e.shared.size()
 	}
 	return int64(n)
 }
 
-const sharedRounding = 64
+// leave is called when a room has dropped the entry.
+func (e *entry) leave() {
+	if !e.alone {
+		e.shared.users.Add(-1)
+	}
+}
 
 // rounded is what Go takes for a text: an eighth more at most, and 8 bytes at least.
 func rounded(size int) int { return size + size/8 + 8 }
 
-// sharing finds what an entry has in common with earlier ones. Only entries keep it: a place holds one more at most.
-type sharing struct {
-	seed   maphash.Seed
-	places [1024]atomic.Pointer[shared]
+// shared is what entries have in common: all fields that are not in their texts.
+type shared struct {
+	lookup authz.Lookup
+	found  authz.Found
+	users  atomic.Int32 // entries that have it; it is not counted for one that is alone
 }
 
-// find tells whether this is the first of its kind, as far as is known.
-func (h *sharing) find(s shared) (found *shared, first bool) {
+func (s *shared) size() int {
+	const rounding = 64
+	n := int(unsafe.Sizeof(*s)) + rounding
+	for _, scope := range s.found.Principal.Scopes {
+		n += int(unsafe.Sizeof(scope)) + rounded(len(scope))
+	}
+	return n
+}
+
+// sharing has one shared for all entries that are alike. No entry is charged for these, so there are at most 1,024 of them, of
+// 2 KiB each. A place is given to another shared when no entry has the former one any more. Until then, other entries that
+// belong in the place are alone.
+type sharing struct {
+	seed   maphash.Seed
+	mu     sync.Mutex
+	places [1024]*shared
+}
+
+// find returns what the entry shares. alone says that no other entry has it.
+func (h *sharing) find(l authz.Lookup, f authz.Found) (s *shared, alone bool) {
+	const most = 2 << 10
 	var hash maphash.Hash
 	hash.SetSeed(h.seed)
-	f := &s.found
 	for _, text := range append([]string{
-		string(s.lookup.Kind), s.lookup.API, string(f.Denial), string(f.Principal.Environment), f.Workspace.Role,
+		string(l.Kind), l.API, string(f.Denial), string(f.Principal.Environment), f.Workspace.Role,
 	}, f.Principal.Scopes...) {
 		_, _ = hash.WriteString(text)
 		_ = hash.WriteByte(0)
 	}
+	s = &shared{lookup: l, found: f}
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	place := &h.places[hash.Sum64()%uint64(len(h.places))]
-	if found := place.Load(); found != nil && reflect.DeepEqual(found, &s) {
-		return found, false
+	switch there := *place; {
+	case there != nil && there.lookup == l && reflect.DeepEqual(&there.found, &s.found):
+		s = there
+	case there != nil && there.users.Load() > 0, s.size() > most:
+		return s, true
+	default:
+		*place = s
 	}
-	place.Store(&s)
-	return &s, true
+	s.users.Add(1)
+	return s, false
 }

@@ -1,8 +1,12 @@
 package cache
 
 import (
+	"fmt"
 	"hash/maphash"
+	"log/slog"
 	"reflect"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -71,7 +75,7 @@ func TestEntryKeepsEveryField(t *testing.T) {
 	}
 	first := kept(full)
 	check(t, first, full)
-	if again := kept(full); again.shared != first.shared {
+	if again := kept(full); again.shared != first.shared || again.alone {
 		t.Error("equal entries share nothing")
 	}
 	leaves(reflect.ValueOf(&full).Elem(), "", func(name string, leaf reflect.Value) {
@@ -129,5 +133,97 @@ func TestSharingTellsScopesApart(t *testing.T) {
 				t.Errorf("%#v instead of %#v", got, scopes)
 			}
 		}
+	}
+}
+
+// heldBytes is the heap without garbage.
+func heldBytes() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // what pools hold goes with the second
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc) //nolint:gosec // far less
+}
+
+// MaxBytes is a limit, however often an answer is loaded: also where no two answers have anything in common, or each has it in
+// common with a few.
+func TestMaxBytesHold(t *testing.T) {
+	const bytes = 4 << 20
+	for name, kinds := range map[string]int{"nothing in common": 1 << 30, "pairs": 6000} {
+		t.Run(name, func(t *testing.T) {
+			c, err := New(Config{MaxBytes: bytes}, nil, slog.New(slog.DiscardHandler))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			before := heldBytes()
+			for i := range 12_000 {
+				for range 2 {
+					l := authz.Lookup{Digest: authz.Secret(fmt.Sprint(i)).Digest()}
+					p := authz.Principal{ID: fmt.Sprintf("token-%020d", i)}
+					for scope := range 20 {
+						p.Scopes = append(p.Scopes, fmt.Sprintf("resource%d:write%d", scope, i%kinds))
+					}
+					c.remember(c.newEntry(l, Answer{Found: authz.Found{Principal: p}, Keys: []Key{1}}, 0, 0))
+					c.good.entries.Wait()
+				}
+			}
+			const places = len(c.sharing.places) * (2 << 10) // what no entry is charged for
+			taken, told := heldBytes()-before, c.Stats().Good
+			t.Logf("%d entries, %d KiB, %d KiB are told", told.Entries, taken>>10, told.Bytes>>10)
+			if told.Bytes > bytes || taken > bytes*11/10+int64(places) {
+				t.Errorf("%d bytes for a limit of %d; %d are told", taken, bytes, told.Bytes)
+			}
+			runtime.KeepAlive(c)
+		})
+	}
+}
+
+// What entries had in common is given up when none of them is there any more, so that others can share the place.
+func TestSharingEnds(t *testing.T) {
+	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
+	of := func(scope string) *entry {
+		return c.newEntry(authz.Lookup{}, Answer{Found: authz.Found{Principal: authz.Principal{Scopes: []string{scope}}}}, 0, 0)
+	}
+	first := of("first")
+	place := func(s *shared) int { return slices.Index(c.sharing.places[:], s) }
+	other := ""
+	for i := 0; other == "" && i < 100_000; i++ { // another scope that belongs in the same place
+		if e := of(fmt.Sprint(i)); e.alone {
+			other = fmt.Sprint(i)
+		} else if e.leave(); place(e.shared) == place(first.shared) {
+			t.Fatal("the place was given away too early")
+		}
+	}
+	second := of("first")
+	first.leave()
+	if e := of(other); !e.alone || second.shared != first.shared {
+		t.Error("the place was given away while an entry used it")
+	}
+	second.leave()
+	if e := of(other); e.alone || e.answer(0, "").Principal.Scopes[0] != other || first.answer(0, "").Principal.Scopes[0] != "first" {
+		t.Error("the place was not given away")
+	}
+	if e := of(strings.Repeat("x", 4<<10)); !e.alone {
+		t.Error("a large one is shared, and charged to nobody")
+	}
+}
+
+// An answer that is loaded several times at once is not counted as one that was not let in.
+func TestDroppedAreThoseThatWereNotLetIn(t *testing.T) {
+	c, err := New(Config{}, nil, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for i := range 2000 {
+		l := authz.Lookup{Digest: authz.Secret(fmt.Sprint(i)).Digest()}
+		for range 3 {
+			c.remember(c.newEntry(l, Answer{}, 0, 0))
+		}
+	}
+	c.good.entries.Wait()
+	if s := c.Stats().Good; s.Entries != 2000 || s.Dropped != 0 {
+		t.Errorf("%+v", s)
 	}
 }

@@ -7,8 +7,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// flights are the loads under way. It differs from singleflight in one thing: whoever begins a load may run it in their own
-// goroutine, and others leave it when their context ends.
+// flights are the loads under way. It differs from singleflight: whoever begins a load may run it in their own goroutine, while
+// others who wait for it can leave.
 type flights struct {
 	mu       sync.Mutex
 	underway map[question]*flight

@@ -25,10 +25,15 @@ func (r *room) open(bytes int64) (err error) {
 		Cost:               (*entry).cost,
 		OnExit: func(e *entry) {
 			if e != nil {
+				e.leave()
 				r.held.Add(-1)
 			}
 		},
-		OnReject: func(*ristretto.Item[*entry]) { r.dropped.Add(1) },
+		OnReject: func(item *ristretto.Item[*entry]) {
+			if _, there := r.entries.Get(item.Key); !there { // otherwise it came twice, and was let in once
+				r.dropped.Add(1)
+			}
+		},
 	})
 	return err
 }
@@ -36,6 +41,7 @@ func (r *room) open(bytes int64) (err error) {
 func (r *room) add(hash uint64, e *entry) {
 	r.held.Add(1) // first: the entry may leave before Set returns
 	if !r.entries.Set(hash, e, 0) {
+		e.leave()
 		r.held.Add(-1)
 		r.dropped.Add(1)
 	}
