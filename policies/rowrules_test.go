@@ -200,24 +200,39 @@ headers["x"] := "1" if {
 	}
 }
 
-// A rule that is slow on a row takes its time there once, and not from every check.
-func TestSlowRuleIsLearntOnce(t *testing.T) {
-	_, engine := remembering(t, withRules(t, `
+// A rule that takes long by itself is evaluated so once for a row, and not for every check: whether a decision needs it or not.
+func TestSlowRulesAreLearntOnce(t *testing.T) {
+	const rules = `
 many := numbers.range(1, 1000)
+
 slow := [{"a"} | some a in many; some b in many; some c in many; a + b + c < 0]
+
 headers["x"] := "1" if {
 	input.workspace.role == "slow"
 	every one_of in slow {
 		some scope in input.principal.scopes
 		scope in one_of
 	}
-}`))
-	in := authz.Input{API: "velaflows", Method: "GET", Path: "/api/v1/contacts", Denial: authz.ReasonMissing}
-	if _, err := engine.Decide(t.Context(), in); err != nil {
-		t.Fatal(err)
+}
+
+quick_at_first if { some a in many; some b in many; some c in many; a + b + c > 0 }
+
+headers["y"] := "1" if quick_at_first`
+	_, engine := remembering(t, withRules(t, rules))
+	in := authz.Input{
+		API: "velaflows", Method: "GET", Path: "/api/v1/contacts",
+		Principal: &authz.Principal{Kind: authz.KindWorkspaceToken, Scopes: []string{"admin:all"}},
+		Workspace: authz.Workspace{Requested: true, Granted: true},
 	}
-	if n := engine.row(&in).needs.Load(); n == nil || !n.unknown {
-		t.Errorf("the needs of the row are %+v", n)
+	for range 2 {
+		if d, err := engine.Decide(t.Context(), in); err != nil || d.Headers["y"] != "1" {
+			t.Fatalf("%+v, %v", d, err)
+		}
+		r := engine.row(&in)
+		if n := r.needs.Load(); n == nil || !n.unknown || !r.plain.Load() {
+			t.Errorf("the needs of the row are %+v, and it keeps nothing: %t", n, r.plain.Load())
+		}
+		in.Principal = &authz.Principal{Kind: authz.KindWorkspaceToken, Scopes: []string{"admin:all", "another"}}
 	}
 }
 
