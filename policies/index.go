@@ -154,7 +154,10 @@ route := ` + findRoute + `(input)`
 	if compiler, err = s.compiled(find); err != nil {
 		return nil, nil, err
 	}
-	x.rules = rowRulesOf(compiler)
+	evaluator = evaluator.with(compiler, find)
+	if x.rules, err = rowRulesOf(evaluator); err != nil {
+		return nil, nil, err
+	}
 	x.none = x.rules.newRow(0, nil)
 	number := 0
 	for name, table := range tables {
@@ -166,10 +169,6 @@ route := ` + findRoute + `(input)`
 		x.apis[name] = of
 	}
 	x.tests = x.rules.testedWith(referencesOf(compiler, true))
-	evaluator = evaluator.with(compiler, find)
-	if err := x.rules.prepare(evaluator); err != nil {
-		return nil, nil, err
-	}
 	query, err := evaluator.prepare(decisionRef)
 	return query, x, err
 }

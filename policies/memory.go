@@ -228,8 +228,10 @@ func newMemory(references []reference, x *index) (*memory, error) {
 	}
 	m := &memory{}
 	reads := readingOf(references)
-	if x != nil && len(x.tests) > 0 {
-		reads[principalScopes], reads[principalNeeds], reads[inputRow] = false, true, true
+	shared := x != nil && len(x.tests) > 0 // by principals with different scopes
+	reads[principalNeeds] = shared
+	if shared {
+		reads[principalScopes], reads[inputRow] = false, true
 	}
 	for p, read := range reads {
 		if read {

@@ -155,7 +155,7 @@ func (k *rowRules) testedWith(references []reference) []int {
 			continue
 		}
 		place, ok := k.places[ruleName(r.test)]
-		if !ok || !k.perRow[place] || len(r.test) != len(routeRef) || !r.test.HasPrefix(packageRef) {
+		if !ok || k.alone[place] == nil || len(r.test) != len(routeRef) || !r.test.HasPrefix(packageRef) {
 			return nil
 		}
 		if !slices.Contains(tests, place) {

@@ -17,8 +17,7 @@ import (
 // decision on the row does not evaluate the rule again.
 type rowRules struct {
 	places map[string]int // a rule's name → its place in values; that of route is 0
-	perRow []bool         // by place: it has one value for each row
-	alone  []*query       // by place: the rule by itself; nil: it has not one value for each row
+	alone  []*query       // by place: the rule by itself, if it has one value for each row; nil: it has not
 }
 
 // values are those of the rules, by place. One that was not found yet is nil.
@@ -44,9 +43,10 @@ var (
 	routeRef   = ast.MustParseRef("data.keywicket.route")
 )
 
-// rowRulesOf finds them in the compiled rules.
-func rowRulesOf(compiler *ast.Compiler) *rowRules {
-	k := &rowRules{places: map[string]int{ruleName(routeRef): 0}, perRow: []bool{false}}
+// rowRulesOf finds them in the evaluator's rules.
+func rowRulesOf(e *evaluator) (*rowRules, error) {
+	compiler := e.compiler
+	k := &rowRules{places: map[string]int{ruleName(routeRef): 0}, alone: []*query{nil}}
 	same := make(map[*ast.Rule]bool)
 	for _, rule := range compiler.GetRules(routeRef) {
 		same[rule] = true
@@ -63,9 +63,17 @@ func rowRulesOf(compiler *ast.Compiler) *rowRules {
 			continue
 		}
 		k.places[ruleName(ref)] = len(k.places)
-		k.perRow = append(k.perRow, !slices.ContainsFunc(all, func(r *ast.Rule) bool { return !readsRowAlone(compiler, r, same) }))
+		var alone *query
+		if !slices.ContainsFunc(all, func(r *ast.Rule) bool { return !readsRowAlone(compiler, r, same) }) {
+			q, err := e.prepare(ref)
+			if err != nil {
+				return nil, err
+			}
+			alone = q.exhaustive()
+		}
+		k.alone = append(k.alone, alone)
 	}
-	return k
+	return k, nil
 }
 
 // readsRowAlone reports whether a rule has one value for each row. The map has the rules that were looked at before.
@@ -86,21 +94,6 @@ func readsRowAlone(compiler *ast.Compiler, rule *ast.Rule, same map[*ast.Rule]bo
 	}
 	same[rule] = is
 	return is
-}
-
-// prepare makes the query of each rule that has one value for each row.
-func (k *rowRules) prepare(e *evaluator) error {
-	k.alone = make([]*query, len(k.places))
-	for name, i := range k.places {
-		if k.perRow[i] {
-			q, err := e.prepare(packageRef.Append(ast.StringTerm(name)))
-			if err != nil {
-				return err
-			}
-			k.alone[i] = q.exhaustive()
-		}
-	}
-	return nil
 }
 
 // learningLimit is how long the rules that depend on a row may take by themselves.

@@ -66,7 +66,7 @@ func TestKnownRules(t *testing.T) {
 		s := withRules(t, rule)
 		_, e := bothEngines(t, s)
 		place, ok := e.index.rules.places["x"]
-		if !ok || e.index.rules.perRow[place] != want {
+		if !ok || (e.index.rules.alone[place] != nil) != want {
 			t.Errorf("%s: it has a place: %t, and is kept: %t", rule, ok, !want)
 		}
 	}

@@ -17,8 +17,8 @@ import (
 const memoryBeside = 128 << 20
 
 // limitMemory sets Go's memory limit by the size of the cache, unless GOMEMLIMIT is set.
-func limitMemory(environ []string, cacheBytes int64) {
-	if variable(environ, "GOMEMLIMIT") == "" {
+func limitMemory(cacheBytes int64) {
+	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(cacheBytes + memoryBeside)
 	}
 }

@@ -62,7 +62,7 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 	}
 	log, flush := newLogger(cfg.Log, s.stderr)
 	defer flush()
-	limitMemory(s.environ, int64(cfg.Cache.MaxBytes))
+	limitMemory(int64(cfg.Cache.MaxBytes))
 	engine, err := loadPolicies(s.ctx, cfg)
 	if s.ctx.Err() != nil {
 		return nil // told to stop before there was anything to drain
