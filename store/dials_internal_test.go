@@ -140,7 +140,7 @@ func TestSlowConnectingHoldsNobodyUp(t *testing.T) {
 // One new connection takes the place of one old one, however many are used at the moment.
 func TestOneNewConnectionReplacesOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := &dialing{}
+		server := &dialing{takes: time.Millisecond} // so none is ready before this goroutine sleeps
 		d := newDials(server, nil, time.Minute, one)
 		defer func() { _ = d.Close() }()
 		var old []driver.Conn
@@ -162,7 +162,7 @@ func TestOneNewConnectionReplacesOne(t *testing.T) {
 			if given > 1 {
 				t.Fatalf("%d connections are given up for one that is new", given)
 			}
-			synctest.Wait()
+			time.Sleep(2 * time.Millisecond)
 			if given == 1 {
 				if _, err := connect(d, time.Millisecond); err != nil {
 					t.Fatal(err)
