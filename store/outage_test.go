@@ -153,7 +153,9 @@ func TestLookupTimeoutBoundsAServerThatHangs(t *testing.T) {
 	const timeout = 400 * time.Millisecond
 	d := f.directory(t, func(c *store.Config) { c.LookupTimeout = timeout })
 	fresh := f.directory(t, func(c *store.Config) { c.LookupTimeout = timeout })
+	shared := f.listening(t, func(c *store.Config) { c.LookupTimeout = timeout }) // its caller runs the query, for all who join
 	must(d.Lookup(t.Context(), lookup(key)))
+	must(shared.Lookup(t.Context(), lookup("sk_live_other")))
 
 	var pids []int
 	if err := f.db.SelectContext(t.Context(), &pids, `SELECT pid FROM pg_stat_activity
@@ -172,7 +174,7 @@ func TestLookupTimeoutBoundsAServerThatHangs(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, d := range map[string]*store.Directory{"connected": d, "not yet connected": fresh} {
+	for name, d := range map[string]*store.Directory{"connected": d, "not yet connected": fresh, "shared": shared} {
 		started := time.Now()
 		_, err := d.Lookup(t.Context(), lookup(key))
 		if took := time.Since(started); !errors.Is(err, context.DeadlineExceeded) || took >= 2*timeout {
@@ -180,7 +182,7 @@ func TestLookupTimeoutBoundsAServerThatHangs(t *testing.T) {
 		}
 	}
 	thaw()
-	for _, d := range []*store.Directory{d, fresh} {
+	for _, d := range []*store.Directory{d, fresh, shared} {
 		eventually(t, "look-ups succeed once the server goes on", func() bool {
 			got, err := d.Lookup(t.Context(), lookup(key))
 			return err == nil && got.Denial == ""

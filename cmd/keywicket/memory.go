@@ -23,8 +23,7 @@ func limitMemory(cacheBytes int64) {
 	}
 }
 
-// settleMemory is for when the start is over. Unless GOGC is set, a small heap then grows by [headroom] between collections of
-// garbage.
+// settleMemory is for when the start is over. Unless GOGC is set, the heap then grows as [gcPercent] says.
 func settleMemory() {
 	releaseMemory()
 	if os.Getenv("GOGC") == "" {
@@ -32,9 +31,12 @@ func settleMemory() {
 	}
 }
 
-// headroom is how many bytes are allocated between two collections of garbage, at least. A large heap grows by 90 %. Go's default is
-// 100 %: with little in the cache, 10 MB are live, and a tenth of a sidecar's time would be spent on them.
-const headroom = 32 << 20
+// A small heap grows by headroom between two collections of garbage, but not beyond smallHeap; a large one grows by 90 %. Go's
+// default is 100 %: with little in the cache, 10 MB are live, and a tenth of a sidecar's time would be spent on them.
+const (
+	headroom  = 56 << 20
+	smallHeap = 84 << 20
+)
 
 // keepHeadroom sets the percentage of growth after each collection. percent is the present one.
 func keepHeadroom(percent int) {
@@ -47,7 +49,11 @@ func keepHeadroom(percent int) {
 	runtime.AddCleanup(new([16]byte), keepHeadroom, percent) // the array is garbage, so the next collection calls it
 }
 
-func gcPercent(live uint64) int { return int(max(90, headroom*100/max(live, 1<<20))) } //nolint:gosec // 3,200 at most
+func gcPercent(live uint64) int {
+	live = max(live, 1<<20)
+	growth := min(headroom, smallHeap-min(live, smallHeap))
+	return int(max(90, growth*100/live)) //nolint:gosec // 5,600 at most
+}
 
 // releaseMemory gives back to the system what only the start of a sidecar needs: garbage, and the pages of the program's own
 // file. The kernel maps a page again when it is used; two thirds of them never are. Where there is no /proc, the pages stay.
