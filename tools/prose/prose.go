@@ -1,0 +1,187 @@
+package main
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+const maxWords = 30 // of a sentence
+
+// unwanted are words that have a plain or a neutral alternative, by that alternative.
+var unwanted = map[string]string{
+	"he": "they", "him": "them", "his": "their", "himself": "themselves", "she": "they", "hers": "theirs", "herself": "themselves",
+	"nobody's": "no …'s", "somebody's": "a …'s", "whoever": "a caller that, or another noun", "whomever": "a noun", "whom": "that, or two sentences",
+	"whose sake": "for", "thereof": "of it", "therein": "in it", "thereby": "so", "whereby": "by which", "hereby": "",
+	"hence": "so", "thus": "so", "lest": "so that … not", "ere": "before", "whilst": "while", "amongst": "among", "upon": "on",
+	"shall": "must or will", "ought": "should", "in vain": "without a result", "by turns": "in turn", "withal": "", "nought": "zero",
+	"of use": "useful", "believes": "assumes", "is mute": "say what is missing", "likewise": "also", "anew": "again",
+}
+
+// paragraph is a piece of prose. line is its first line in the file, from 1.
+type paragraph struct {
+	line    int
+	text    string
+	literal bool // a string of a program: it may be as long as it has to be
+}
+
+var (
+	code      = regexp.MustCompile("`[^`]*`|<!--.*?-->|https?://\\S+|<[a-zA-Z/][^>]*>")
+	link      = regexp.MustCompile(`\[([^\]]*)\](\([^)]*\))?`)
+	endOf     = regexp.MustCompile(`[.!?…]["')\]*_]*(\s+|$)`)
+	shortForm = regexp.MustCompile(`\b(e\.g|i\.e|etc|vs|cf|No)\.`)
+	aWord     = regexp.MustCompile(`[\p{L}\p{N}][\p{L}\p{N}'’\-_./=:@]*`)
+)
+
+// problems returns a line for each rule that the paragraph breaks.
+func (p paragraph) problems() (found []string) {
+	text := link.ReplaceAllString(code.ReplaceAllString(p.text, "CODE"), "$1")
+	text = shortForm.ReplaceAllString(text, "$1")
+	for _, sentence := range endOf.Split(text, -1) {
+		words := aWord.FindAllString(sentence, -1)
+		if len(words) > maxWords && !p.literal {
+			found = append(found, fmt.Sprintf("a sentence of %d words (at most %d): %s", len(words), maxWords, strings.Join(strings.Fields(sentence), " ")))
+		}
+		lower := " " + strings.ToLower(strings.Join(words, " ")) + " "
+		for word, rather := range unwanted {
+			if strings.Contains(lower, " "+word+" ") {
+				found = append(found, fmt.Sprintf("%q, rather %q: %s", word, rather, strings.Join(strings.Fields(sentence), " ")))
+			}
+		}
+	}
+	return found
+}
+
+// reports are the problems, each with its line.
+func (p paragraph) reports() (lines []string) {
+	for _, problem := range p.problems() {
+		lines = append(lines, fmt.Sprintf("%d: %s", p.line, problem))
+	}
+	return lines
+}
+
+// goComments returns the paragraphs of a Go file's comments, and its texts: strings with a blank. An indented block of a comment is
+// code.
+func goComments(text string) (found []paragraph, err error) {
+	files := token.NewFileSet()
+	file, err := parser.ParseFile(files, "", text, parser.ParseComments|parser.SkipObjectResolution)
+	if err != nil {
+		return nil, err
+	}
+	for _, group := range file.Comments {
+		first := files.Position(group.Pos()).Line
+		found = append(found, paragraphsOf(commentLines(group), first)...)
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		if literal, ok := n.(*ast.BasicLit); ok && literal.Kind == token.STRING {
+			if value, err := strconv.Unquote(literal.Value); err == nil && strings.Contains(strings.TrimSpace(value), " ") {
+				found = append(found, paragraph{line: files.Position(literal.Pos()).Line, text: value, literal: true})
+			}
+		}
+		return true
+	})
+	return found, nil
+}
+
+// commentLines are a comment group's lines without their marks. Directives are empty.
+func commentLines(group *ast.CommentGroup) (lines []string) {
+	for _, c := range group.List {
+		switch text, isLine := strings.CutPrefix(c.Text, "//"); {
+		case !isLine:
+			lines = append(lines, strings.Split(strings.TrimSuffix(strings.TrimPrefix(c.Text, "/*"), "*/"), "\n")...)
+		case text == "" || text[0] != ' ' && text[0] != '\t':
+			lines = append(lines, "")
+		default:
+			lines = append(lines, strings.TrimPrefix(text, " "))
+		}
+	}
+	return lines
+}
+
+// lineComments returns the paragraphs of comments that begin with mark and have their own line or end one.
+func lineComments(mark string) func(string) ([]paragraph, error) {
+	own := regexp.MustCompile(`^\s*` + mark + `+ ?(.*)$`)
+	end := regexp.MustCompile(`\s` + mark + ` ([A-Z].*)$`)
+	return func(text string) (found []paragraph, err error) {
+		var lines []string
+		for line := range strings.Lines(text) {
+			comment := ""
+			switch line = strings.TrimRight(line, "\r\n"); {
+			case strings.HasPrefix(line, "#!"):
+			case own.MatchString(line):
+				comment = own.FindStringSubmatch(line)[1]
+			case end.MatchString(line):
+				found = append(found, paragraph{line: len(lines) + 1, text: end.FindStringSubmatch(line)[1]})
+			}
+			lines = append(lines, comment)
+		}
+		return append(found, paragraphsOf(lines, 1)...), nil
+	}
+}
+
+var (
+	item   = regexp.MustCompile(`^\s*([-*+]|\d+\.)\s+`)
+	key    = regexp.MustCompile(`^\s*[\w-]+:( |$)`) // of metadata in YAML
+	indent = regexp.MustCompile(`^(\t| {4,})`)
+)
+
+// paragraphsOf joins lines. An empty line, an item of a list, an indented block and a key of YAML each begin another paragraph.
+func paragraphsOf(lines []string, first int) (found []paragraph) {
+	open, inItem := false, false
+	for i, line := range lines {
+		switch starts := item.MatchString(line) || key.MatchString(line); {
+		case strings.TrimSpace(line) == "":
+			open, inItem = false, false
+		case starts:
+			found = append(found, paragraph{line: first + i, text: item.ReplaceAllString(line, "")})
+			open, inItem = true, true
+		case indent.MatchString(line) && !inItem:
+			open = false
+		case open:
+			found[len(found)-1].text += "\n" + line
+		default:
+			found = append(found, paragraph{line: first + i, text: line})
+			open = true
+		}
+	}
+	return found
+}
+
+// markdown returns the paragraphs of a document. Blocks of code are left out; each cell of a table is a paragraph.
+func markdown(text string) (found []paragraph, err error) {
+	var lines []string
+	fenced := false
+	flush := func(next int) {
+		found = append(found, paragraphsOf(lines, next-len(lines))...)
+		lines = nil
+	}
+	number := 0
+	for line := range strings.Lines(text) {
+		number++
+		line = strings.TrimRight(line, "\r\n")
+		trimmed := strings.TrimSpace(line)
+		switch {
+		case strings.HasPrefix(trimmed, "```"):
+			fenced = !fenced
+			lines = append(lines, "")
+		case fenced:
+			lines = append(lines, "")
+		case strings.HasPrefix(trimmed, "|"):
+			flush(number)
+			for cell := range strings.SplitSeq(code.ReplaceAllString(trimmed, "CODE"), "|") {
+				found = append(found, paragraph{line: number, text: cell})
+			}
+		case strings.HasPrefix(trimmed, "#"):
+			lines = append(lines, "", strings.TrimLeft(trimmed, "# "))
+			flush(number + 1)
+		default:
+			lines = append(lines, line)
+		}
+	}
+	flush(number + 1)
+	return found, nil
+}
