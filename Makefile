@@ -1,6 +1,6 @@
 # `make help` lists the targets. CI calls these and nothing else.
 
-# Go wants a home for its caches; a service's user may have none, or one that is not there.
+# Go needs a home directory for its caches. A service user may have none, or one that does not exist.
 ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo yes),yes)
 export HOME := $(CURDIR)/.tools/home
 endif
@@ -25,7 +25,7 @@ build: ## Build bin/keywicket
 	go build -o bin/keywicket ./cmd/keywicket
 
 .PHONY: test
-test: test-policies test-go ## Run the tests, but for those that take minutes
+test: test-policies test-go ## Run the tests, except those that take minutes
 
 .PHONY: test-policies
 test-policies: ## Check, format-check and test the Rego policies with the stock opa; all of it must be covered
@@ -34,10 +34,10 @@ test-policies: ## Check, format-check and test the Rego policies with the stock 
 	$(OPA) test policies
 	$(OPA) test policies --coverage --threshold 100 > /dev/null
 
-# What tests run beside Postgres.
+# The programs that tests run, apart from Postgres.
 PARTS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/postgres-13/bin/postgres test/js/node_modules .tools/openapi
 
-# -count=1: the tests build and run binaries, which the cache of test results does not see.
+# -count=1: the tests build and run binaries, and Go's cache of test results does not notice when these change.
 .PHONY: test-go
 test-go: $(PARTS) ## Run the Go tests, through a real Envoy, Postgres, PgBouncer and Chromium, with the race detector
 	go test -race -short -count=1 -timeout 20m ./...
@@ -57,7 +57,8 @@ test-postgres-%: .tools/postgres-%/bin/postgres .tools/postgres-13/bin/postgres 
 	PG_BIN=$(CURDIR)/.tools/postgres-$*/bin KEYWICKET_TEST_POSTGRES=$* go test -count=1 ./store/...
 
 .PHONY: lint
-lint: ## Check the code's form, and the arrows between its packages
+lint: ## Check the code's form, the imports between packages, and the words of comments and documents
+	go run ./tools/prose
 	$(LINT) run ./...
 	$(LINT) fmt --diff ./...
 	go mod tidy -diff
@@ -135,7 +136,7 @@ clean: ## Remove what was built and fetched
 .tools/node: test/js/fetch-node test/js/node-requirements.txt
 	@if npm --version > /dev/null 2>&1 && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then echo "using the Node.js that is there"; else test/js/fetch-node && touch $@; fi
 
-# npm writes the hidden lock file last: packages without it are those of an install that did not end.
+# npm writes the hidden lock file last, so node_modules without it is an unfinished install.
 test/js/node_modules: test/js/node_modules/.package-lock.json
 test/js/node_modules/.package-lock.json: test/js/package-lock.json test/js/package.json test/js/.npmrc | .tools/node
 	cd test/js && PATH="$(CURDIR)/.tools/node/bin:$$PATH" npm ci --ignore-scripts && touch node_modules/.package-lock.json

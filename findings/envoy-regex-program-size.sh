@@ -5,8 +5,8 @@
 # limit is 100 (runtime key re2.max_program_size.error_level), and a configuration with a larger one is refused as a whole.
 # The size is that of the compiled program: a few alternatives and dots are enough, the text has under 150 characters.
 #
-# Seen: the first configuration below is refused with "RE2 program size of 136 > max program size of 100"; the same one
-# with a shorter expression is valid; the first one is valid too where the runtime key is raised.
+# Seen: the first configuration below is refused with "RE2 program size of 136 > max program size of 100". The same
+# configuration with a shorter expression is valid. The first one is also valid if the runtime key is raised.
 # Exit 0: as described. Exit 1: it has changed.
 set -euo pipefail
 dir=$(mktemp -d)

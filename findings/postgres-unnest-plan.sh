@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# PostgreSQL 16 (PyPI pgserver 0.1.4): a prepared query over unnest($1) is planned anew at each execution, for ever.
+# PostgreSQL 16 (PyPI pgserver 0.1.4): a prepared query over unnest($1) is planned again at each execution, without end.
 #
-# The usual way to ask for many keys with one prepared query is a join with unnest($1). For a custom plan Postgres counts the
+# The usual way to look up many keys with one prepared query is a join with unnest($1). For a custom plan Postgres counts the
 # elements of the array that is passed; for the generic plan it assumes ten. So with one element the custom plan seems cheaper
 # by far, and plan_cache_mode = auto never changes to the generic plan: each execution pays for planning. Reading the parameter
 # by a subselect, unnest((SELECT $1)), hides the array from the planner, and the generic plan is taken from the sixth

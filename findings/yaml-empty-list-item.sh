@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # go.yaml.in/yaml/v3 v3.0.6: an empty item of a list is left out where the list is decoded into strings or numbers.
 #
-# A list with an empty item (a dash alone, ~ or null) decodes into []string or []int without the item: the list is shorter,
-# later items move up, and there is no error, with KnownFields(true) neither. Into []any the item is there, as nil.
+# A list with an empty item (a dash alone, ~ or null) decodes into []string or []int without the item. The list is shorter, and
+# later items move up. There is no error, even with KnownFields(true). Into []any the item is there, as nil.
 # So a setting that is left empty by mistake is the same as one that was never written.
 #
 # Seen: [a, ~, b] has the length 2 as []string, [1, ~, 3] has the length 2 as []int, and both have the length 3 as []any.

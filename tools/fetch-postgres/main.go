@@ -1,4 +1,4 @@
-// Command fetch-postgres puts the programs of a version of Postgres into a folder: go run ./tools/fetch-postgres 14 FOLDER
+// Command fetch-postgres installs the programs of a Postgres version into a folder: go run ./tools/fetch-postgres 14 FOLDER
 package main
 
 import (

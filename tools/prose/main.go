@@ -62,7 +62,7 @@ func check(paths []string) (found []string, err error) {
 
 // extractorOf returns what finds the prose of a file, or nil for a file without prose.
 func extractorOf(file string) func(string) ([]paragraph, error) {
-	if strings.Contains(file, "testdata/") || strings.Contains(file, "node_modules/") {
+	if strings.HasPrefix(file, "tools/prose/") || strings.Contains(file, "testdata/") || strings.Contains(file, "node_modules/") {
 		return nil
 	}
 	switch filepath.Ext(file) {

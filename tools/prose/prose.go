@@ -172,7 +172,8 @@ func markdown(text string) (found []paragraph, err error) {
 			lines = append(lines, "")
 		case strings.HasPrefix(trimmed, "|"):
 			flush(number)
-			for cell := range strings.SplitSeq(code.ReplaceAllString(trimmed, "CODE"), "|") {
+			// A cell may hold a list of values, with semicolons.
+			for cell := range strings.FieldsFuncSeq(code.ReplaceAllString(trimmed, "CODE"), func(r rune) bool { return r == '|' || r == ';' }) {
 				found = append(found, paragraph{line: number, text: cell})
 			}
 		case strings.HasPrefix(trimmed, "#"):
