@@ -35,7 +35,7 @@ func settleMemory() {
 // default is 100 %: with little in the cache, 10 MB are live, and a tenth of a sidecar's time would be spent on them.
 const (
 	headroom  = 56 << 20
-	smallHeap = 84 << 20
+	smallHeap = 72 << 20
 )
 
 // keepHeadroom sets the percentage of growth after each collection. percent is the present one.
