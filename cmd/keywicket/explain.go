@@ -42,8 +42,8 @@ type explanation struct {
 	Fix            string   `json:"fix,omitempty"`
 }
 
-// Run runs the request through the code of a check, with three differences: the look-up finds the token by its id, the policy runs
-// as written, and no request is served.
+// Run runs the request through the code of a check. Three things differ: the look-up finds the token by its id, the policy runs as
+// written, and there is no server.
 func (c *explainCommand) Run(s *invocation, cfg config) error {
 	set(&cfg.Policies.Dir, c.PoliciesDir)
 	explainer, err := policies.LoadExplainer(s.ctx, cfg.Policies)

@@ -14,8 +14,7 @@ import (
 )
 
 // fix returns the change that gets the request allowed: a header to send, a command to run, a row to add. If one step is not enough,
-// it returns all of them in order. It runs a check to test that the steps suffice, except for an added row. For an allowed request
-// it returns "".
+// it returns all of them in order. It tests the steps with a check, except for added rows. For an allowed request it returns "".
 func (m *simulation) fix(ctx context.Context) (string, error) {
 	if m.why.Allow {
 		return "", nil
@@ -72,7 +71,8 @@ func (m *simulation) consentStep(ctx context.Context) (string, error) {
 		return "the app has to refresh it", nil
 	case m.why.Reason == authz.ReasonRevoked:
 		return "the user has to consent anew, at the app, unless the app itself was revoked", nil
-	case m.why.Reason == authz.ReasonWorkspaceRequired && len(m.granted) == 1: // the user is no longer a member of the only granted workspace
+	case m.why.Reason == authz.ReasonWorkspaceRequired && len(m.granted) == 1:
+		// The user is no longer a member of the only granted workspace.
 		w, err := m.registry.Workspace(ctx, m.granted[0])
 		return fmt.Sprintf("keywicket member set --workspace %s --user %s --role ROLE", w.Slug, userOf(m.principal())), err
 	}
@@ -86,7 +86,7 @@ func (m *simulation) consentStep(ctx context.Context) (string, error) {
 	return step, nil
 }
 
-// noFix returns the text for a request that no change by an operator gets allowed.
+// noFix returns the text for a request that an operator cannot get allowed.
 func (m *simulation) noFix() string {
 	ofUser := func(f authz.CredentialFormat) bool { return f.Kind.OfUser() }
 	if m.level() == policies.LevelUser && !slices.ContainsFunc(operatorFormats(m.cfg.APIs[m.api]), ofUser) {
@@ -178,7 +178,8 @@ func (m *simulation) memberships(ctx context.Context) ([]authz.Membership, error
 	return list, err
 }
 
-// ownWorkspace returns the workspace of a workspace's token. For other tokens, it is the one that a new workspace's token would belong to.
+// ownWorkspace returns the workspace of a workspace's token. For other tokens, it returns the workspace for a new workspace's token:
+// the one of the request, or the placeholder.
 func (m *simulation) ownWorkspace(ctx context.Context) (authz.Membership, error) {
 	if m.token.WorkspaceID == nil {
 		return cmp.Or(authz.Membership{ID: m.headerWorkspace.ID, Slug: m.headerWorkspace.Slug, Attributes: m.headerWorkspace.Attributes}, authz.Membership{ID: placeholderID, Slug: placeholderSlug}), nil
@@ -228,7 +229,8 @@ func (m *simulation) credentialAttempts(ownWorkspace authz.Membership, membershi
 				continue
 			}
 			p.UserID, p.Attributes, p.UserAttributes = own.UserID, own.Attributes, own.UserAttributes
-			p.Scopes = slices.DeleteFunc(slices.Concat(m.heldScopes(), m.missing()), invalid) // some held scopes may no longer be in the policy
+			// Some held scopes may no longer be in the policy.
+			p.Scopes = slices.DeleteFunc(slices.Concat(m.heldScopes(), m.missing()), invalid)
 			list = append(list, with(p).step(costCredential, m.createCommand(f, p, ownWorkspace)))
 		case own.API != m.api:
 			list = append(list, with(p).step(costKind, "the token is for "+own.API+": "+m.createCommand(f, p, ownWorkspace)))
@@ -342,7 +344,8 @@ func (m *simulation) headerAttempts(a attempt, memberships []authz.Membership) [
 	default:
 		var tried []authz.Membership
 		for _, w := range memberships {
-			like := authz.Membership{Role: w.Role, Attributes: w.Attributes} // another workspace with the same role and attributes gives the same result
+			// Another workspace with the same role and attributes gives the same result.
+			like := authz.Membership{Role: w.Role, Attributes: w.Attributes}
 			if !slices.Contains(tried, like) {
 				tried = append(tried, like)
 				send(w)

@@ -79,7 +79,7 @@ func (c *tokenImport) Run(s *invocation, r *store.Registry, cfg config) error {
 	}{n}, [2]string{"imported", strconv.Itoa(n)})
 }
 
-// importer validates the scopes, which the store cannot do, and shows the progress.
+// importer validates the scopes, which the store does not know, and shows the progress.
 type importer struct {
 	valid     []string
 	badScopes bool
@@ -210,7 +210,7 @@ func (f *importFields) line(number int) store.ImportLine {
 			continue
 		}
 		at, err := time.Parse(time.RFC3339, t.text)
-		if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 { // RFC 3339 has no other years
+		if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 { // in UTC, other years could not be printed as RFC 3339
 			line.Bad = t.name + " is not an RFC 3339 time, such as 2030-01-31T12:00:00Z"
 			continue
 		}

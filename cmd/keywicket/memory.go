@@ -13,8 +13,8 @@ import (
 )
 
 // memoryReserve is the part of the memory limit that is not for the cache, in bytes. It is for policies and their evaluation,
-// remembered decisions, the usage of tokens, and connections. When all of these are at their limits, half of it is live. Above the
-// memory limit, Go collects garbage more often.
+// cached decisions, the usage of tokens, and connections. When all of these are at their limits, half of it is live. Near the memory
+// limit, Go collects garbage more often.
 const memoryReserve = 128 << 20
 
 // limitMemory sets Go's memory limit to the size of the cache plus [memoryReserve], unless GOMEMLIMIT is set.
@@ -40,8 +40,8 @@ const (
 	smallHeap = 84 << 20
 )
 
-// tuneGC sets the GC percentage now and after each following collection. percent is the current value. Changes of less than 5 % are
-// not applied.
+// tuneGC sets the GC percentage now and after each following collection. percent is the current value. It ignores
+// differences of up to 5 %.
 func tuneGC(percent int) {
 	live := []gometrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	gometrics.Read(live)

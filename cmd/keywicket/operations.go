@@ -31,12 +31,12 @@ func newReadiness(
 		ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 		defer cancel()
 		ready = true
-		reasons, unverified := v.Ready()
-		unreached := database(ctx)
-		if unreached == nil && notices != nil { // notices of an unreachable database have the same cause
+		reasons, sessionErr := v.Ready()
+		databaseErr := database(ctx)
+		if databaseErr == nil && notices != nil { // notices of an unreachable database have the same cause
 			reasons = append(notices(), reasons...)
 		}
-		for _, err := range []error{unreached, unverified} {
+		for _, err := range []error{databaseErr, sessionErr} {
 			if err != nil {
 				ready, reasons = false, append(reasons, err.Error())
 			}

@@ -50,7 +50,7 @@ func set(to *string, value string) {
 	}
 }
 
-// Run serves until the process receives a signal to stop. It returns every error in the configuration before the sidecar answers a
+// Run serves until the process receives a signal to stop. It validates all of the configuration before the sidecar answers the first
 // check. An unreachable database is not an error.
 func (c *serveCommand) Run(s *invocation) (err error) {
 	ignoreHangup()
