@@ -5,7 +5,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// attributesFlag is checked while the command line is read.
+// attributesFlag is the value of --attributes. It is validated while the command line is parsed.
 type attributesFlag authz.Attributes
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
@@ -15,13 +15,13 @@ func (f *attributesFlag) UnmarshalText(text []byte) error {
 	return err
 }
 
-// newAttributes is for commands that create something.
+// newAttributes is the flag of commands that create an object.
 type newAttributes struct {
-	Attributes attributesFlag `help:"Attributes for policies to read: a JSON object. Lists show them, so put no secrets there." placeholder:"JSON"`
+	Attributes attributesFlag `help:"Attributes for policies: a JSON object. Lists show them: do not put secrets there." placeholder:"JSON"`
 }
 
-// setAttributes is for commands that change something.
+// setAttributes are the flags of commands that replace the attributes of an object.
 type setAttributes struct {
-	Attributes attributesFlag `help:"Attributes for policies to read: a JSON object, which replaces the present one. Lists show them, so put no secrets there." required:"" placeholder:"JSON"`
-	waiting
+	Attributes attributesFlag `help:"Attributes for policies: a JSON object. It replaces the current one. Lists show it: do not put secrets there." required:"" placeholder:"JSON"`
+	waitFlag
 }

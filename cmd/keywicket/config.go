@@ -27,7 +27,7 @@ import (
 //go:embed defaults.yaml
 var defaults []byte
 
-// config is the configuration file. defaults.yaml states every key with its default.
+// config is the configuration file. defaults.yaml has every key with its default.
 type config struct {
 	Database          databaseConfig       `yaml:"database"`
 	Cache             cacheConfig          `yaml:"cache"`
@@ -57,7 +57,7 @@ type cacheConfig struct {
 	StaleIfError   time.Duration `yaml:"stale_if_error"`
 }
 
-// byteSize is written as 64MiB, or as a number of bytes.
+// byteSize is a size in bytes. Its text form is 64MiB, or a number of bytes.
 type byteSize int64
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
@@ -77,7 +77,7 @@ type listenConfig struct {
 	Drain      time.Duration `yaml:"drain"`
 }
 
-// issuerConfig is of `keywicket issuer`.
+// issuerConfig is the configuration of `keywicket issuer`.
 type issuerConfig struct {
 	URL    string `yaml:"url"`
 	Listen string `yaml:"listen"`
@@ -99,8 +99,8 @@ var levels = map[string]slog.Level{
 	"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
 }
 
-// loadConfig reads flag over environment over file over default. The flags are applied by the caller's function; file
-// may be empty.
+// loadConfig returns the configuration. Flags override environment variables, which override the file, which overrides the defaults.
+// The function flags applies the flags; it may be nil. file may be empty.
 func loadConfig(file string, environ []string, flags func(*config)) (config, error) {
 	var c config
 	if err := strictyaml.Decode(defaults, &c); err != nil {
@@ -129,6 +129,7 @@ func loadConfig(file string, environ []string, flags func(*config)) (config, err
 	return c, c.complete()
 }
 
+// complete sets the defaults of the APIs and validates the configuration.
 func (c *config) complete() error {
 	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
 		api, err := c.APIs[name].Complete()
@@ -158,36 +159,36 @@ func (c *config) complete() error {
 	case c.Cache.MaxAge < c.Cache.StalenessBound:
 		return errors.New("cache.max_age: at least cache.staleness_bound, such as 60s")
 	case c.Cache.StaleIfError < 0:
-		return errors.New("cache.stale_if_error: 0s for never, or for how long")
+		return errors.New("cache.stale_if_error: 0s for never, or a duration, such as 30s")
 	case c.Listen.LameDuck < 0:
-		return errors.New("listen.lame_duck: 0s for none, or for how long, such as 5s")
+		return errors.New("listen.lame_duck: 0s for none, or a duration, such as 5s")
 	case c.Listen.Drain <= 0:
 		return errors.New("listen.drain: more than 0, such as 5s")
 	case c.Log.AllowSample < 0:
-		return errors.New("log.allow_sample: 0 for none, 1 for every allow, or 1 in so many")
+		return errors.New("log.allow_sample: 0 for none, 1 for every allow, or N for one in N allows")
 	case c.Log.Format != "json" && c.Log.Format != "text":
 		return fmt.Errorf("log.format: %q is neither json nor text", c.Log.Format)
 	}
 	return nil
 }
 
-// apisWith are the names of the APIs that are such, or of the one that is named, if it is.
-func (c *config) apisWith(named string, such func(authz.API) bool) []string {
+// apisMatching returns the sorted names of the APIs that match. If named is not empty, it returns at most that API.
+func (c *config) apisMatching(named string, matches func(authz.API) bool) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(c.APIs)), func(name string) bool {
-		return !such(c.APIs[name]) || named != "" && named != name
+		return !matches(c.APIs[name]) || named != "" && named != name
 	})
 }
 
-// warnings are about settings that have no effect.
+// warnings returns a warning for each setting that has no effect.
 func (c *config) warnings() []string {
-	withHosts := c.apisWith("", func(a authz.API) bool { return len(a.Hosts) > 0 })
+	withHosts := c.apisMatching("", func(a authz.API) bool { return len(a.Hosts) > 0 })
 	if c.DefaultAPI != "" && len(withHosts) > 0 {
 		return []string{fmt.Sprintf("default_api is not used, because apis.%s.hosts is set", withHosts[0])}
 	}
 	return nil
 }
 
-// databaseURL is the one setting without a default.
+// databaseURL returns the URL of the database, the one required setting without a default.
 func (c *config) databaseURL() (string, error) {
 	if c.Database.URL == "" {
 		return "", errors.New("no database is named: set KEYWICKET_DATABASE_URL, or --database-url, or database.url in the file")
@@ -195,12 +196,12 @@ func (c *config) databaseURL() (string, error) {
 	return c.Database.URL, nil
 }
 
-// applyEnvironment sets each scalar from the variable named by its path: listen.grpc from KEYWICKET_LISTEN_GRPC,
+// applyEnvironment sets each scalar from the environment variable with the name of its path: listen.grpc from KEYWICKET_LISTEN_GRPC,
 // apis.velocity.workspace.header from KEYWICKET_APIS_VELOCITY_WORKSPACE_HEADER.
 func applyEnvironment(c *config, environ []string) error {
 	variables := make(map[string]string)
 	for _, entry := range environ {
-		// An empty variable is as good as none: orchestrators make them of settings that nobody gave.
+		// Empty variables are ignored: orchestrators create them for settings without a value.
 		if name, value, _ := strings.Cut(entry, "="); value != "" && strings.HasPrefix(name, "KEYWICKET_") {
 			variables[name] = value
 		}

@@ -25,10 +25,10 @@ func configFile(t *testing.T, text string) string {
 	return file
 }
 
-// What the documents promise, written a second time.
+// The defaults are those in the documents.
 func TestDefaults(t *testing.T) {
-	listless := noSessions
-	listless.ClientIDs = []string{}
+	velocitySession := noSessions
+	velocitySession.ClientIDs = []string{}
 	got, err := loadConfig("", nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +61,7 @@ func TestDefaults(t *testing.T) {
 				{Kind: authz.KindPersonalKey, Prefix: "velu_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 				{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38},
 			},
-			Session: listless, Denials: []authz.Denial{}, UpstreamHeaders: []string{},
+			Session: velocitySession, Denials: []authz.Denial{}, UpstreamHeaders: []string{},
 		},
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -69,7 +69,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// noSessions has no issuer, and the defaults of what would be said of one.
+// noSessions has no issuer, and the defaults of all other session settings.
 var noSessions = authz.SessionFormat{Audience: "authenticated", JWKSMaxAge: time.Hour, Leeway: 10 * time.Second, RequireAAL2: authz.SecondFactorNever, Scopes: []string{"admin"}}
 
 func TestFlagOverEnvironmentOverFileOverDefault(t *testing.T) {
@@ -90,19 +90,19 @@ func TestFlagOverEnvironmentOverFileOverDefault(t *testing.T) {
 		{"listen.operations", c.Listen.Operations, "127.0.0.1:9002"},
 	} {
 		if setting.got != setting.want {
-			t.Errorf("%s is %s, not %s", setting.name, setting.got, setting.want)
+			t.Errorf("%s: got %s, want %s", setting.name, setting.got, setting.want)
 		}
 	}
 	if c, err = loadConfig(file, nil, nil); err != nil || c.Listen.GRPC != "file" || c.Log.Level != "warn" {
-		t.Errorf("the file alone: %+v, %v", c, err)
+		t.Errorf("only the file: %+v, %v", c, err)
 	}
-	// Orchestrators make empty variables of settings that nobody gave.
+	// Orchestrators create empty variables for settings without a value.
 	if c, err = loadConfig(file, []string{"KEYWICKET_POLICIES_DIR="}, nil); err != nil || c.Policies.Dir != "file" {
 		t.Errorf("an empty variable: %q, %v", c.Policies.Dir, err)
 	}
 }
 
-// Each variable changes its own key and nothing else, and no key with a single value is without one.
+// Each key with a single value has a variable, which changes that key and nothing else.
 func TestEveryScalarHasAVariable(t *testing.T) {
 	settings := map[string]string{ // key → a value that is not the default
 		"database.url": "postgres://x", "database.max_open_connections": "9", "database.lookup_timeout": "123ms",
@@ -116,7 +116,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		"apis.velaflows.workspace.header": "x-a", "apis.velaflows.workspace.by": "slug", "apis.velaflows.workspace.required": "false",
 		"apis.velocity.workspace.header": "x-b", "apis.velocity.workspace.by": "id", "apis.velocity.workspace.required": "true",
 	}
-	var issuers []string // without one, an API's other settings of sessions are an error
+	var issuers []string // without an issuer, other session settings of an API are an error
 	for _, api := range []string{"VELAFLOWS", "VELOCITY"} {
 		issuers = append(issuers, "KEYWICKET_APIS_"+api+"_SESSION_ISSUER=https://i", "KEYWICKET_APIS_"+api+"_SESSION_JWKS_URL=https://j")
 		path := "apis." + strings.ToLower(api) + ".session."
@@ -126,13 +126,13 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		})
 	}
 	before := settingsOf(t, issuers)
-	for name := range before { // is never shown; TestSessionSettings
+	for name := range before { // never shown; TestSessionSettings covers it
 		if strings.HasSuffix(name, ".hs256_secret") {
 			delete(before, name)
 		}
 	}
 	if got, want := slices.Sorted(maps.Keys(before)), slices.Sorted(maps.Keys(settings)); !slices.Equal(got, want) {
-		t.Fatalf("the keys are %v, not %v", got, want)
+		t.Fatalf("got the keys %v, want %v", got, want)
 	}
 	for key, value := range settings {
 		variable := "KEYWICKET_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
@@ -185,7 +185,7 @@ func TestSessionSettings(t *testing.T) {
 	}
 }
 
-// settingsOf gives every key with a single value, by its path.
+// settingsOf returns the value of every key with a single value, by path.
 func settingsOf(t *testing.T, environ []string) map[string]string {
 	t.Helper()
 	c, err := loadConfig("", environ, nil)
@@ -260,19 +260,19 @@ func TestConfigurationRefused(t *testing.T) {
 		{name: "a duration", file: "listen:\n  drain: soon\n", want: "line 2: `soon` is not a duration, such as 200ms or 5s"},
 		{name: "a number", file: "database:\n  max_open_connections: many\n", want: "line 2: `many` is not a whole number"},
 		{name: "a boolean", file: "forward_credential: perhaps\n", want: "line 1: `perhaps` is not true or false"},
-		{name: "a log level", file: "log: {level: loud}\n", want: "loud"},
-		{name: "a log format", file: "log: {format: xml}\n", want: `log.format: "xml" is neither json nor text`},
+		{name: "an unknown log level", file: "log: {level: loud}\n", want: "loud"},
+		{name: "an unknown log format", file: "log: {format: xml}\n", want: `log.format: "xml" is neither json nor text`},
 		{name: "no connections", file: "database: {max_open_connections: 0}\n", want: "database.max_open_connections: at least 1"},
-		{name: "no time for look-ups", file: "database: {lookup_timeout: -1s}\n", want: "database.lookup_timeout: more than 0"},
-		{name: "a cache of nearly nothing", file: "cache: {max_bytes: 64KiB}\n", want: "cache.max_bytes: 0 for no cache, or from 1MiB to 1TiB"},
-		{name: "a cache of nearly everything", file: "cache: {max_bytes: 7EiB}\n", want: "cache.max_bytes: 0 for no cache, or from 1MiB to 1TiB"},
-		{name: "a cache of no size", file: "cache: {max_bytes: much}\n", want: "a number of bytes, such as 64MiB"},
-		{name: "a cache of no size, by a variable", environ: []string{"KEYWICKET_CACHE_MAX_BYTES=much"}, want: "a number of bytes, such as 64MiB"},
-		{name: "no staleness at all", file: "cache: {staleness_bound: 0s}\n", want: "cache.staleness_bound: at least 100ms"},
-		{name: "an age below the staleness", file: "cache: {max_age: 500ms}\n", want: "cache.max_age: at least cache.staleness_bound"},
-		{name: "less than no staleness", file: "cache: {stale_if_error: -1s}\n", want: "cache.stale_if_error: "},
-		{name: "less than no lame duck", file: "listen: {lame_duck: -1s}\n", want: "listen.lame_duck: 0s for none, or for how long"},
-		{name: "no time to drain", file: "listen: {drain: 0s}\n", want: "listen.drain: more than 0"},
+		{name: "a negative look-up timeout", file: "database: {lookup_timeout: -1s}\n", want: "database.lookup_timeout: more than 0"},
+		{name: "a cache that is too small", file: "cache: {max_bytes: 64KiB}\n", want: "cache.max_bytes: 0 for no cache, or from 1MiB to 1TiB"},
+		{name: "a cache that is too large", file: "cache: {max_bytes: 7EiB}\n", want: "cache.max_bytes: 0 for no cache, or from 1MiB to 1TiB"},
+		{name: "a cache size that is not a number", file: "cache: {max_bytes: much}\n", want: "a number of bytes, such as 64MiB"},
+		{name: "a variable with a cache size that is not a number", environ: []string{"KEYWICKET_CACHE_MAX_BYTES=much"}, want: "a number of bytes, such as 64MiB"},
+		{name: "a staleness bound of zero", file: "cache: {staleness_bound: 0s}\n", want: "cache.staleness_bound: at least 100ms"},
+		{name: "a maximum age below the staleness bound", file: "cache: {max_age: 500ms}\n", want: "cache.max_age: at least cache.staleness_bound"},
+		{name: "a negative stale_if_error", file: "cache: {stale_if_error: -1s}\n", want: "cache.stale_if_error: "},
+		{name: "a negative lame duck", file: "listen: {lame_duck: -1s}\n", want: "listen.lame_duck: 0s for none, or a duration"},
+		{name: "a drain of zero", file: "listen: {drain: 0s}\n", want: "listen.drain: more than 0"},
 		{name: "no workspace header", file: strings.Replace(shop, "header: X-Shop, ", "", 1), want: "apis.my-shop.workspace.header: "},
 		{name: "a workspace by name", file: strings.Replace(shop, "by: slug", "by: name", 1), want: `apis.my-shop.workspace.by: "name" is neither id nor slug`},
 		{name: "no credentials", file: strings.Join(strings.SplitAfter(shop, "\n")[:3], ""), want: "apis.my-shop.credentials: none"},
@@ -283,14 +283,14 @@ func TestConfigurationRefused(t *testing.T) {
 		{name: "a visible secret", file: strings.Replace(shop, "shop_}", "shop_, visible_prefix: 30}", 1), want: "apis.my-shop.credentials[0].visible_prefix: 30 is not between"},
 		{name: "a denial of another status", file: shop + "    denials: [{code: PAID, reason: unpaid, status: 200, message: m}]\n", want: `apis.my-shop.denials[0].status: 200 is not from 400 to 499`},
 		{name: "an unknown key of a denial", file: shop + "    denials:\n      - {code: PAID, cause: unpaid}\n", want: `line 7: unknown key "cause"`},
-		{name: "a denial's time", file: shop + "    denials:\n      - {code: PAID, reason: unpaid, status: 402, message: m, retry_after: soon}\n", want: "line 7: `soon` is not a duration"},
+		{name: "a denial's retry_after", file: shop + "    denials:\n      - {code: PAID, reason: unpaid, status: 402, message: m, retry_after: soon}\n", want: "line 7: `soon` is not a duration"},
 		{name: "a header that no policy may set", file: shop + "    upstream_headers: [x-shop]\n", want: `apis.my-shop.upstream_headers[0]: "x-shop" is the API's workspace header`},
-		{name: "an environment", file: strings.Replace(shop, "shop_}", "shop_, environment: test}", 1), want: `apis.my-shop.credentials[0].environment: "test" is neither live nor sandbox`},
+		{name: "an unknown environment", file: strings.Replace(shop, "shop_}", "shop_, environment: test}", 1), want: `apis.my-shop.credentials[0].environment: "test" is neither live nor sandbox`},
 
 		{name: "a variable's duration", environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=200"}, want: `KEYWICKET_DATABASE_LOOKUP_TIMEOUT: "200" is not a duration, such as 200ms or 5s`},
 		{name: "a variable's number", environ: []string{"KEYWICKET_DATABASE_MAX_OPEN_CONNECTIONS=8.5"}, want: `KEYWICKET_DATABASE_MAX_OPEN_CONNECTIONS: "8.5" is not a whole number`},
 		{name: "a variable's boolean", environ: []string{"KEYWICKET_FORWARD_CREDENTIAL=perhaps"}, want: `KEYWICKET_FORWARD_CREDENTIAL: "perhaps" is not true or false`},
-		{name: "nowhere to listen", file: "listen: {grpc: ''}", want: `listen.grpc: empty; write host:port or unix:///path`},
+		{name: "an empty listen address", file: "listen: {grpc: ''}", want: `listen.grpc: empty; write host:port or unix:///path`},
 		{name: "a negative sample", file: "log: {allow_sample: -1}", want: `log.allow_sample: `},
 		{name: "a variable's level", environ: []string{"KEYWICKET_LOG_LEVEL=loud"}, want: `log.level: "loud" is none of debug, info, warn, error`},
 		{name: "a variable's API", environ: []string{"KEYWICKET_APIS_VELOCITY_WORKSPACE_BY=name"}, want: `apis.velocity.workspace.by: "name" is neither id nor slug`},
@@ -303,7 +303,7 @@ func TestConfigurationRefused(t *testing.T) {
 				t.Fatalf("got %v, want %s", err, test.want)
 			}
 			if strings.Contains(test.want, "line") && !strings.HasPrefix(err.Error(), file+": ") {
-				t.Errorf("the file is not named: %v", err)
+				t.Errorf("the error does not contain the file name: %v", err)
 			}
 		})
 	}

@@ -9,17 +9,17 @@ import (
 )
 
 type demoCommand struct {
-	Once bool `help:"Run a tour of requests, print what was expected and seen, and end; exit 1 if they differ."`
-	Logs bool `help:"Print what Postgres, the sidecar and Envoy log."`
+	Once bool `help:"Send a series of requests, print the expected and the actual results, and exit: with 1 if they differ."`
+	Logs bool `help:"Print the logs of Postgres, the sidecar and Envoy."`
 }
 
-// Run uses the two ports that the documents and the README name; everything else takes a free one.
+// Run starts the demo. Envoy listens on ports 8000 and 8001, as documented; everything else uses free ports.
 func (c *demoCommand) Run(s *invocation) (err error) {
 	config := demo.Config{VelaFlows: "127.0.0.1:8000", Velocity: "127.0.0.1:8001", Log: io.Discard}
 	if c.Logs {
 		config.Log = s.stderr
 	}
-	fmt.Fprintln(s.stdout, "starting Postgres, the sidecar, the issuer of OAuth, two upstreams and Envoy")
+	fmt.Fprintln(s.stdout, "starting Postgres, the sidecar, the OAuth issuer, two upstreams and Envoy")
 	d, err := demo.New(s.ctx, config)
 	if err != nil {
 		if s.ctx.Err() != nil {

@@ -16,17 +16,17 @@ import (
 
 type explainCommand struct {
 	Method    string   `arg:"" help:"HTTP method, such as GET."`
-	Path      string   `arg:"" help:"Path, as a client would send it."`
-	TokenID   string   `help:"Id of the token that would be presented; of an app's access token, as a log shows it." name:"token-id" xor:"who" required:"" placeholder:"ID"`
-	User      string   `help:"User, by id or email, whose session's token would be presented; one with a second factor, where that is required." xor:"who" required:"" placeholder:"U"`
-	Scope     []string `help:"Scopes of an imagined token, instead of a real one; of a user, in the role of an owner, if one is a user's." xor:"who" required:"" placeholder:"SCOPE"`
-	Workspace string   `help:"Workspace that the request would name: id or slug." placeholder:"W"`
-	API       string   `help:"API that the request is for; by default that of the token, the one that takes sessions, or the one that has the scopes." name:"api" placeholder:"NAME"`
+	Path      string   `arg:"" help:"Path, as a client sends it."`
+	TokenID   string   `help:"Id of the token of the request. For an app's access token, the decision log has the id." name:"token-id" xor:"who" required:"" placeholder:"ID"`
+	User      string   `help:"User whose session the request has: id or email. If a second factor is required, the session has one." xor:"who" required:"" placeholder:"U"`
+	Scope     []string `help:"Scopes of a simulated token, instead of a real one. If one is a user's scope, the token belongs to a user with the role owner." xor:"who" required:"" placeholder:"SCOPE"`
+	Workspace string   `help:"Workspace of the request: id or slug." placeholder:"W"`
+	API       string   `help:"API of the request. Default: the API of the token, the API with sessions, or the API with the scopes." name:"api" placeholder:"NAME"`
 
-	PoliciesDir string `help:"Folder of policies, instead of those built in." name:"policies-dir" placeholder:"DIR"`
+	PoliciesDir string `help:"Folder of policies. Default: the built-in policies." name:"policies-dir" placeholder:"DIR"`
 }
 
-// explanation is the decision document, with where it came from and what would change it.
+// explanation is the JSON output: the decision, its source, and the fix.
 type explanation struct {
 	Allow          bool     `json:"allow"`
 	Code           *string  `json:"code"`
@@ -42,8 +42,8 @@ type explanation struct {
 	Fix            string   `json:"fix,omitempty"`
 }
 
-// Run takes the request through the very code of a check. Only three things differ: the look-up finds the token by its
-// id, the policy runs as it was written, and nothing is served.
+// Run runs the request through the code of a check. Three things differ: the look-up finds the token by its id, the policy runs as
+// written, and there is no server.
 func (c *explainCommand) Run(s *invocation, cfg config) error {
 	set(&cfg.Policies.Dir, c.PoliciesDir)
 	explainer, err := policies.LoadExplainer(s.ctx, cfg.Policies)
@@ -56,7 +56,7 @@ func (c *explainCommand) Run(s *invocation, cfg config) error {
 	if err != nil {
 		return policyError(cfg, err)
 	}
-	m, err := c.imagine(s, cfg, explainer)
+	m, err := c.simulate(s, cfg, explainer)
 	if err != nil {
 		return err
 	}
@@ -70,28 +70,34 @@ func (c *explainCommand) Run(s *invocation, cfg config) error {
 	return m.print(s, fix)
 }
 
-// imagined is a check that nobody sent. It stands for the directory and the policy, and keeps what they were asked.
-type imagined struct {
-	explainer *policies.Explainer
-	cfg       config
-	api       string
-	method    string
-	path      string
-	registry  *store.Registry // nil without a real token
-	token     store.Token     // likewise
-	user      store.User      // of the token; zero: it is a workspace's
-	granted   []string        // ids of workspaces, if the token is an app's
-	found     authz.Found     // without a real token
-	format    authz.CredentialFormat
-	workspace string           // value of the workspace header; empty: none
-	named     authz.Membership // the workspace of that header; zero: there is none
+// simulatedID is the id of a simulated token, user or session.
+const simulatedID = "imagined"
 
-	input authz.Input // of the last decision, as is the explanation
+// simulation is a check of a request that no client sent. It implements the directory and the policy for the authorizer, and keeps
+// the input and the explanation of the last decision.
+type simulation struct {
+	explainer       *policies.Explainer
+	cfg             config
+	api             string
+	method          string
+	path            string
+	registry        *store.Registry // nil if the token is simulated
+	token           store.Token     // zero if the token is simulated
+	user            store.User      // user of the token; zero for a workspace's token
+	granted         []string        // ids of the granted workspaces, for an app's access token
+	found           authz.Found     // result of the look-up of a simulated token
+	format          authz.CredentialFormat
+	workspace       string           // value of the workspace header; empty: no header
+	headerWorkspace authz.Membership // the workspace of that header; zero if it does not exist
+
+	// input and why are the input and the explanation of the last decision.
+	input authz.Input
 	why   policies.Explanation
 }
 
-func (c *explainCommand) imagine(s *invocation, cfg config, e *policies.Explainer) (*imagined, error) {
-	m := &imagined{explainer: e, cfg: cfg, api: c.API, method: c.Method, path: c.Path, workspace: c.Workspace}
+// simulate returns the simulation of the flags. It opens the database unless the token is simulated.
+func (c *explainCommand) simulate(s *invocation, cfg config, e *policies.Explainer) (*simulation, error) {
+	m := &simulation{explainer: e, cfg: cfg, api: c.API, method: c.Method, path: c.Path, workspace: c.Workspace}
 	var err error
 	if c.Scope == nil {
 		if m.registry, err = s.openRegistry(); err != nil {
@@ -120,9 +126,9 @@ func (c *explainCommand) imagine(s *invocation, cfg config, e *policies.Explaine
 		return nil, fmt.Errorf("no API %q: give --api, one of %s", m.api, strings.Join(slices.Sorted(maps.Keys(cfg.APIs)), ", "))
 	}
 	if m.registry == nil {
-		return m, m.imaginePrincipal(api, c.Scope)
+		return m, m.simulatePrincipal(api, c.Scope)
 	}
-	m.format = api.Credentials[0] // any that the API knows: the look-up goes by the token's id
+	m.format = api.Credentials[0] // any format of the API: the look-up uses the token's id
 	if m.token.UserID != nil {
 		if m.user, err = m.registry.User(s.ctx, *m.token.UserID); err != nil {
 			return nil, err
@@ -133,48 +139,48 @@ func (c *explainCommand) imagine(s *invocation, cfg config, e *policies.Explaine
 	}
 	w, err := m.registry.Workspace(s.ctx, c.Workspace)
 	switch {
-	case errors.Is(err, store.ErrNotFound): // the client would send it all the same
+	case errors.Is(err, store.ErrNotFound): // the client would send the header unchanged
 	case err != nil:
 		return nil, err
 	default:
-		m.named = authz.Membership{ID: w.ID, Slug: w.Slug, Attributes: w.Attributes}
+		m.headerWorkspace = authz.Membership{ID: w.ID, Slug: w.Slug, Attributes: w.Attributes}
 		m.workspace = reference(api, w.ID, w.Slug)
 	}
 	return m, nil
 }
 
-// session stands for the token of one that the user has just begun.
+// session returns a token that represents a new session of the user.
 func (c *explainCommand) session(ctx context.Context, cfg config, r *store.Registry) (store.Token, error) {
-	taking := cfg.apisWith(c.API, func(a authz.API) bool { return a.Session.Issuer != "" })
-	if len(taking) == 0 { // the issuer may be in the sidecar's configuration alone
-		taking = cfg.apisWith(c.API, func(a authz.API) bool {
+	candidates := cfg.apisMatching(c.API, func(a authz.API) bool { return a.Session.Issuer != "" })
+	if len(candidates) == 0 { // only the sidecar's configuration may have the issuer
+		candidates = cfg.apisMatching(c.API, func(a authz.API) bool {
 			return slices.ContainsFunc(a.Credentials, func(f authz.CredentialFormat) bool { return f.Kind.OfUser() })
 		})
 	}
 	switch {
-	case len(taking) == 0:
-		return store.Token{}, errors.New("no such API is for users")
-	case len(taking) > 1:
-		return store.Token{}, usageError{fmt.Errorf("%s are for users: give --api", strings.Join(taking, " and "))}
+	case len(candidates) == 0:
+		return store.Token{}, errors.New("no such API has sessions or tokens for users")
+	case len(candidates) > 1:
+		return store.Token{}, usageError{fmt.Errorf("%s have sessions or tokens for users: give --api", strings.Join(candidates, " and "))}
 	}
 	u, err := r.User(ctx, c.User)
 	return store.Token{
-		ID: u.ID, API: taking[0], Kind: authz.KindSession, Environment: authz.Live, Scopes: cfg.APIs[taking[0]].Session.Scopes, UserID: &u.ID,
+		ID: u.ID, API: candidates[0], Kind: authz.KindSession, Environment: authz.Live, Scopes: cfg.APIs[candidates[0]].Session.Scopes, UserID: &u.ID,
 	}, err
 }
 
-// apiOf is the only API whose catalogue has all of the scopes, or the default one of several.
+// apiOf returns the API whose catalogue has all of the scopes. If several have them, it returns the default API.
 func apiOf(scopes []string, cfg config, tables map[string]policies.Table) (string, error) {
 	names := slices.Sorted(maps.Keys(cfg.APIs))
-	having := make(map[string]int) // API → how many of the scopes are its own
+	counts := make(map[string]int) // API → number of the scopes that it has
 	var places []string
-	verb := " is of "
+	verb := " is a scope of "
 	for _, scope := range scopes {
 		var of []string
 		for _, name := range names {
 			if _, ok := tables[name].Scope(scope); ok {
 				of = append(of, name)
-				having[name]++
+				counts[name]++
 			}
 		}
 		if len(of) == 0 {
@@ -183,7 +189,7 @@ func apiOf(scopes []string, cfg config, tables map[string]policies.Table) (strin
 		places = append(places, scope+verb+strings.Join(of, " and "))
 		verb = " of "
 	}
-	all := slices.DeleteFunc(names, func(name string) bool { return having[name] < len(scopes) })
+	all := slices.DeleteFunc(names, func(name string) bool { return counts[name] < len(scopes) })
 	switch {
 	case len(all) == 1:
 		return all[0], nil
@@ -192,11 +198,12 @@ func apiOf(scopes []string, cfg config, tables map[string]policies.Table) (strin
 	}
 	advice := "give --api"
 	if len(all) == 0 {
-		advice += ", and scopes of that one"
+		advice += ", and scopes of that API"
 	}
 	return "", usageError{fmt.Errorf("%s: %s", strings.Join(places, ", "), advice)}
 }
 
+// catalogues lists the scopes of each API, for error messages.
 func catalogues(apis []string, tables map[string]policies.Table) string {
 	var list []string
 	for _, name := range apis {
@@ -206,55 +213,56 @@ func catalogues(apis []string, tables map[string]policies.Table) string {
 	return strings.Join(list, "; ")
 }
 
-// A workspace that stands for any. It is shown as W.
+// The placeholder represents any workspace. Output shows it as W.
 const (
-	imaginedID   = "000000000000000000000000"
-	imaginedSlug = "workspace"
+	placeholderID   = "000000000000000000000000"
+	placeholderSlug = "workspace"
 )
 
-// imaginePrincipal makes a workspace's credential, or a user's if a scope is of the user.
-func (m *imagined) imaginePrincipal(api authz.API, scopes []string) error {
+// simulatePrincipal sets the result of the look-up: a workspace's credential, or a user's if one of the scopes is a user's.
+func (m *simulation) simulatePrincipal(api authz.API, scopes []string) error {
 	table := m.explainer.Tables()[m.api]
 	ofUser := false
 	for _, scope := range scopes {
 		level, ok := table.Scope(scope)
 		if !ok {
-			return fmt.Errorf("%q is no scope of %s; scopes are %s", scope, m.api,
+			return fmt.Errorf("%q is not a scope of %s; scopes are %s", scope, m.api,
 				strings.Join(table.ScopeNames(policies.LevelWorkspace, policies.LevelUser), ", "))
 		}
 		ofUser = ofUser || level == policies.LevelUser
 	}
-	kinds := madeHere(api)
+	kinds := operatorFormats(api)
 	i := slices.IndexFunc(kinds, func(f authz.CredentialFormat) bool { return f.Kind.OfUser() == ofUser })
 	if i < 0 {
-		return fmt.Errorf("%s has no kind of token that could hold these scopes", m.api)
+		return fmt.Errorf("%s has no kind of token that can have these scopes", m.api)
 	}
 	m.format = kinds[i]
-	own := authz.Membership{ID: imaginedID, Slug: imaginedSlug}
-	switch { // the imagined principal is of the workspace that is asked for
+	own := authz.Membership{ID: placeholderID, Slug: placeholderSlug}
+	switch { // the simulated principal belongs to the workspace of the request
 	case authz.ValidWorkspaceID(m.workspace):
 		own.ID = m.workspace
 	case authz.ValidSlug(m.workspace):
 		own.Slug = m.workspace
 	}
 	m.found = authz.Found{
-		Principal: authz.Principal{ID: "imagined", Kind: m.format.Kind, API: m.api, Environment: m.format.Environment, Scopes: scopes},
+		Principal: authz.Principal{ID: simulatedID, Kind: m.format.Kind, API: m.api, Environment: m.format.Environment, Scopes: scopes},
 		Workspace: own,
 	}
 	if ofUser {
-		m.found.Principal.UserID = "imagined"
+		m.found.Principal.UserID = simulatedID
 		m.found.Workspace.Role = "owner"
 	}
 	switch {
 	case m.workspace != "":
 		m.workspace = reference(api, own.ID, own.Slug)
-		m.named = m.found.Workspace
+		m.headerWorkspace = m.found.Workspace
 	case ofUser:
 		m.found.Workspace = authz.Membership{}
 	}
 	return nil
 }
 
+// reference returns the value of the workspace header: the id or the slug, as the API needs it.
 func reference(api authz.API, id, slug string) string {
 	if api.Workspace.By == authz.ByID {
 		return id
@@ -262,14 +270,14 @@ func reference(api authz.API, id, slug string) string {
 	return slug
 }
 
-// check asks the authorizer.
-func (m *imagined) check(ctx context.Context) error {
+// check runs the request through the authorizer. The result is in m.input and m.why.
+func (m *simulation) check(ctx context.Context) error {
 	header := authz.Fields{{Name: authz.AuthorizationHeader, Value: "Bearer " + m.format.NewKey().Reveal()}}
 	if m.workspace != "" {
 		header = append(header, authz.HeaderValue{Name: m.cfg.APIs[m.api].Workspace.Header, Value: m.workspace})
 	}
-	// The token of a session is imagined as a key, so that nothing has to be verified.
-	authorizer, err := authz.New(authz.Config{APIs: m.cfg.APIs, AllowedHeaders: m.cfg.AllowedHeaders, Sessions: unasked{}}, m, m)
+	// A session's token is simulated as a key, because there is no JWT to verify.
+	authorizer, err := authz.New(authz.Config{APIs: m.cfg.APIs, AllowedHeaders: m.cfg.AllowedHeaders, Sessions: unusedSessions{}}, m, m)
 	if err != nil {
 		return err
 	}
@@ -281,24 +289,24 @@ func (m *imagined) check(ctx context.Context) error {
 	return err
 }
 
-// unasked is never asked: see check.
-type unasked struct{}
+// unusedSessions implements [authz.Sessions]. It is never called, because check sends keys only.
+type unusedSessions struct{}
 
-// Verify implements authz.Sessions.
-func (unasked) Verify(context.Context, string, authz.Secret) (authz.Verified, error) {
+// Verify implements [authz.Sessions].
+func (unusedSessions) Verify(context.Context, string, authz.Secret) (authz.Verified, error) {
 	return authz.Verified{}, errors.New("explain verifies no sessions")
 }
 
-// Reading implements authz.Policy.
-func (m *imagined) Reading(api string) authz.Reading { return m.explainer.Reading(api) }
+// Reading implements [authz.Policy].
+func (m *simulation) Reading(api string) authz.Reading { return m.explainer.Reading(api) }
 
-// Lookup implements authz.Directory.
-func (m *imagined) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+// Lookup implements [authz.Directory].
+func (m *simulation) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) {
 	if m.registry == nil {
 		return m.found, nil
 	}
 	if m.token.Kind == authz.KindSession {
-		l.Kind, l.Session = authz.KindSession, authz.Session{ID: "imagined", UserID: m.token.ID, Began: time.Now().Unix()}
+		l.Kind, l.Session = authz.KindSession, authz.Session{ID: simulatedID, UserID: m.token.ID, Began: time.Now().Unix()}
 		found, err := m.registry.LookupSession(ctx, l)
 		found.Principal.Scopes = m.token.Scopes
 		return found, err
@@ -307,60 +315,61 @@ func (m *imagined) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, err
 	return m.registry.Lookup(ctx, m.token.ID, l)
 }
 
-// Decide implements authz.Policy.
-func (m *imagined) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
+// Decide implements [authz.Policy].
+func (m *simulation) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
 	var err error
 	m.input = in
 	m.why, err = m.explainer.Explain(ctx, in)
 	return m.why.Decision, err
 }
 
-func (m *imagined) held() []string {
+func (m *simulation) heldScopes() []string {
 	if m.registry != nil {
 		return m.token.Scopes
 	}
 	return m.found.Principal.Scopes
 }
 
-// missing are the required scopes that the token does not have, whatever it is denied for. An override stands for all of
-// them, where the token can have it at all.
-func (m *imagined) missing() []string {
+// missing returns the required scopes that the token does not have, whatever the reason of the denial. A token with a valid override
+// misses none.
+func (m *simulation) missing() []string {
 	missing := []string{}
 	if m.why.Allow || m.overrides() {
 		return missing
 	}
 	for _, scope := range m.needed() {
-		if !m.explainer.Tables()[m.api].Holds(m.held(), scope) || m.principal().API != m.api {
+		if !m.explainer.Tables()[m.api].Holds(m.heldScopes(), scope) || m.principal().API != m.api {
 			missing = append(missing, scope)
 		}
 	}
 	return missing
 }
 
-// needed are the scopes of the route: all that are required, and one of those of which one is.
-func (m *imagined) needed() []string {
+// needed returns all required scopes of the route, and one of its any_of scopes: the first that the token has, or else the first.
+func (m *simulation) needed() []string {
 	table := m.explainer.Tables()[m.api]
 	if len(m.why.AnyOf) == 0 {
 		return m.why.RequiredScopes
 	}
-	i := max(0, slices.IndexFunc(m.why.AnyOf, func(scope string) bool { return table.Holds(m.held(), scope) }))
+	i := max(0, slices.IndexFunc(m.why.AnyOf, func(scope string) bool { return table.Holds(m.heldScopes(), scope) }))
 	if slices.Contains(m.why.RequiredScopes, m.why.AnyOf[i]) {
 		return m.why.RequiredScopes
 	}
 	return append(slices.Clone(m.why.RequiredScopes), m.why.AnyOf[i])
 }
 
-func (m *imagined) overrides() bool {
+// overrides reports whether the token has an override that applies to the level of the route.
+func (m *simulation) overrides() bool {
 	table := m.explainer.Tables()[m.api]
 	ofUser := m.principal().Kind.OfUser()
-	return slices.ContainsFunc(m.held(), func(scope string) bool {
+	return slices.ContainsFunc(m.heldScopes(), func(scope string) bool {
 		return ofUser && table.IsOverride(scope, policies.LevelUser) ||
 			m.level() == policies.LevelWorkspace && table.IsOverride(scope, policies.LevelWorkspace)
 	})
 }
 
-// level is that of the route; without one, the workspace.
-func (m *imagined) level() policies.Level {
+// level returns the level of the route. Without a route, it is the workspace level.
+func (m *simulation) level() policies.Level {
 	for _, r := range m.explainer.Tables()[m.api].Routes {
 		if r.Name() == m.why.Route && r.Level != "" {
 			return r.Level
@@ -369,8 +378,8 @@ func (m *imagined) level() policies.Level {
 	return policies.LevelWorkspace
 }
 
-// principal is whom the token stands for, or did.
-func (m *imagined) principal() authz.Principal {
+// principal returns the principal of the token, even if the token is revoked or expired.
+func (m *simulation) principal() authz.Principal {
 	if m.registry == nil {
 		return m.found.Principal
 	}
@@ -384,12 +393,12 @@ func (m *imagined) principal() authz.Principal {
 	return p
 }
 
-func (m *imagined) print(s *invocation, fix string) error {
+func (m *simulation) print(s *invocation, fix string) error {
 	e := explanation{
 		Allow: m.why.Allow, Code: orNull(string(m.why.Code)), Reason: orNull(string(m.why.Reason)),
 		RequiredScopes: orEmpty(m.why.RequiredScopes), AnyOf: orEmpty(m.why.AnyOf), Route: orNull(m.why.Route), Row: m.why.Row, Rule: m.why.Rule,
-		Header: s.masked(m.assumed()), // what was given for a workspace may be a key
-		Held:   orEmpty(m.held()), Missing: m.missing(), Fix: fix,
+		Header: s.maskKeys(m.workspaceHeader()), // the value of --workspace may be a key by mistake
+		Held:   orEmpty(m.heldScopes()), Missing: m.missing(), Fix: fix,
 	}
 	decision := "allow"
 	if !e.Allow {
@@ -412,17 +421,17 @@ func (m *imagined) print(s *invocation, fix string) error {
 	)
 }
 
-// assumed is the workspace header that the request has.
-func (m *imagined) assumed() string {
+// workspaceHeader returns the workspace header of the request, or "".
+func (m *simulation) workspaceHeader() string {
 	if m.workspace == "" {
 		return ""
 	}
-	return m.cfg.APIs[m.api].Workspace.Header + ": " + shown(m.workspace)
+	return m.cfg.APIs[m.api].Workspace.Header + ": " + displayed(m.workspace)
 }
 
-// shown writes the workspace that stands for any as an operator would.
-func shown(reference string) string {
-	if reference == imaginedID || reference == imaginedSlug {
+// displayed returns the reference, or W for the placeholder.
+func displayed(reference string) string {
+	if reference == placeholderID || reference == placeholderSlug {
 		return "W"
 	}
 	return reference

@@ -13,13 +13,13 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// fix names the change that would let the request in: a header to send, a command to run, a row to add. Where one is not
-// enough, it is all of them, one after the other. It was tried that they do it. Empty for a request that is let in.
-func (m *imagined) fix(ctx context.Context) (string, error) {
+// fix returns the change that gets the request allowed: a header to send, a command to run, a row to add. If one step is not enough,
+// it returns all of them in order. It tests the steps with a check, except for added rows. For an allowed request it returns "".
+func (m *simulation) fix(ctx context.Context) (string, error) {
 	if m.why.Allow {
 		return "", nil
 	}
-	if step, err := m.banned(ctx); step != "" || err != nil {
+	if step, err := m.bannedStep(ctx); step != "" || err != nil {
 		return step, err
 	}
 	var route []string
@@ -35,7 +35,7 @@ func (m *imagined) fix(ctx context.Context) (string, error) {
 		return "", err
 	}
 	for _, a := range attempts {
-		then := imagined{
+		then := simulation{
 			explainer: m.explainer, cfg: m.cfg, api: m.api, method: m.method, path: m.path,
 			format: m.format, workspace: a.header, found: a.found(),
 		}
@@ -47,13 +47,13 @@ func (m *imagined) fix(ctx context.Context) (string, error) {
 		}
 	}
 	if m.token.Kind == authz.KindOAuthToken {
-		return m.consentAnew(ctx)
+		return m.consentStep(ctx)
 	}
-	return m.obstacle(), nil
+	return m.noFix(), nil
 }
 
-// banned says what to do where the token's user is banned: no other token would help them.
-func (m *imagined) banned(ctx context.Context) (string, error) {
+// bannedStep returns the step for a banned user, or "". Another token of this user would not help.
+func (m *simulation) bannedStep(ctx context.Context) (string, error) {
 	if m.registry == nil || m.token.UserID == nil || m.why.Reason != authz.ReasonRevoked {
 		return "", nil
 	}
@@ -64,14 +64,15 @@ func (m *imagined) banned(ctx context.Context) (string, error) {
 	return fmt.Sprintf("the user is banned until %s: wait, or set banned_until in keywicket.users to null", when(u.BannedUntil)), nil
 }
 
-// consentAnew is what an app needs whose token does not do, and no operator can give.
-func (m *imagined) consentAnew(ctx context.Context) (string, error) {
+// consentStep returns the step for an app's access token that is not sufficient. Mostly only the app or the user can do it.
+func (m *simulation) consentStep(ctx context.Context) (string, error) {
 	switch {
 	case m.why.Reason == authz.ReasonExpired:
 		return "the app has to refresh it", nil
 	case m.why.Reason == authz.ReasonRevoked:
 		return "the user has to consent anew, at the app, unless the app itself was revoked", nil
-	case m.why.Reason == authz.ReasonWorkspaceRequired && len(m.granted) == 1: // he has left the only one
+	case m.why.Reason == authz.ReasonWorkspaceRequired && len(m.granted) == 1:
+		// The user is no longer a member of the only granted workspace.
 		w, err := m.registry.Workspace(ctx, m.granted[0])
 		return fmt.Sprintf("keywicket member set --workspace %s --user %s --role ROLE", w.Slug, userOf(m.principal())), err
 	}
@@ -79,44 +80,46 @@ func (m *imagined) consentAnew(ctx context.Context) (string, error) {
 	if missing := m.missing(); len(missing) > 0 {
 		step += "; it has to ask for " + strings.Join(missing, " ")
 	}
-	if m.named.ID != "" && !slices.Contains(m.granted, m.named.ID) {
-		step += "; he has to choose the workspace " + m.named.Slug + ", as a member of it"
+	if m.headerWorkspace.ID != "" && !slices.Contains(m.granted, m.headerWorkspace.ID) {
+		step += "; he has to choose the workspace " + m.headerWorkspace.Slug + ", as a member of it"
 	}
 	return step, nil
 }
 
-// obstacle is what no change of those that an operator has would help against.
-func (m *imagined) obstacle() string {
+// noFix returns the text for a request that an operator cannot get allowed.
+func (m *simulation) noFix() string {
 	ofUser := func(f authz.CredentialFormat) bool { return f.Kind.OfUser() }
-	if m.level() == policies.LevelUser && !slices.ContainsFunc(madeHere(m.cfg.APIs[m.api]), ofUser) {
+	if m.level() == policies.LevelUser && !slices.ContainsFunc(operatorFormats(m.cfg.APIs[m.api]), ofUser) {
 		return "the route is about a user, and " + m.api + " has no kind of token for users"
 	}
-	return "no header, scope, role or kind of token would let it in: see the rule"
+	return "no header, scope, role or kind of token gets the request allowed: see the rule"
 }
 
-// attempt is the request with something changed.
+// attempt is a changed version of the request.
 type attempt struct {
-	steps []string // what to do
-	// cost puts one step before two, and what gives nobody more rights before what does.
+	steps []string // instructions for the user of explain
+	// cost orders the attempts: one step before two, and steps that give no one more rights before others.
 	cost      int
 	principal authz.Principal
-	header    string           // of the workspace; empty: none
-	workspace authz.Membership // the credential's own, or the one in the header; without a role, the user is not in it
+	header    string           // value of the workspace header; empty: no header
+	workspace authz.Membership // of the credential or the header; without a role, the user is not a member
 }
 
 const (
 	costHeader     = 10
 	costCredential = 11
 	costRole       = 12
-	costKind       = 40 // somebody else's credential: after whatever can be done with this one
+	costKind       = 40 // another kind of credential: after all attempts with the present one
 )
 
+// step returns a copy of the attempt with one more step.
 func (a attempt) step(cost int, what string) attempt {
 	a.cost += cost
 	a.steps = append(slices.Clone(a.steps), what)
 	return a
 }
 
+// found returns the result of the look-up in this attempt.
 func (a attempt) found() authz.Found {
 	f := authz.Found{Principal: a.principal}
 	if !a.principal.Kind.OfUser() || a.workspace.Role != "" {
@@ -125,35 +128,35 @@ func (a attempt) found() authz.Found {
 	return f
 }
 
-// attempts are all combinations, the best first.
-func (m *imagined) attempts(ctx context.Context) ([]attempt, error) {
+// attempts returns all combinations of credential, header and role, the cheapest first.
+func (m *simulation) attempts(ctx context.Context) ([]attempt, error) {
 	memberships, err := m.memberships(ctx)
 	if err != nil {
 		return nil, err
 	}
-	home, err := m.home(ctx)
+	ownWorkspace, err := m.ownWorkspace(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var all []attempt
-	for _, credential := range m.credentials(home, memberships) {
-		for _, header := range m.headers(credential, memberships) {
-			all = append(all, m.roles(header)...)
+	for _, credential := range m.credentialAttempts(ownWorkspace, memberships) {
+		for _, header := range m.headerAttempts(credential, memberships) {
+			all = append(all, m.roleAttempts(header)...)
 		}
 	}
 	slices.SortStableFunc(all, func(a, b attempt) int { return a.cost - b.cost })
 	return all, nil
 }
 
-// memberships are those of the token's user.
-func (m *imagined) memberships(ctx context.Context) ([]authz.Membership, error) {
+// memberships returns the memberships of the token's user. For an app's access token, it returns only granted workspaces.
+func (m *simulation) memberships(ctx context.Context) ([]authz.Membership, error) {
 	user := m.principal().UserID
 	switch {
 	case user == "":
 		return nil, nil
 	case m.registry == nil:
-		own := authz.Membership{ID: imaginedID, Slug: imaginedSlug, Role: "owner"}
-		return []authz.Membership{cmp.Or(m.named, own)}, nil
+		own := authz.Membership{ID: placeholderID, Slug: placeholderSlug, Role: "owner"}
+		return []authz.Membership{cmp.Or(m.headerWorkspace, own)}, nil
 	}
 	workspaces, err := m.registry.Workspaces(ctx)
 	if err != nil {
@@ -175,28 +178,30 @@ func (m *imagined) memberships(ctx context.Context) ([]authz.Membership, error) 
 	return list, err
 }
 
-// home is the workspace that a workspace's token belongs to, or would.
-func (m *imagined) home(ctx context.Context) (authz.Membership, error) {
+// ownWorkspace returns the workspace of a workspace's token. For other tokens, it returns the workspace for a new workspace's token:
+// the one of the request, or the placeholder.
+func (m *simulation) ownWorkspace(ctx context.Context) (authz.Membership, error) {
 	if m.token.WorkspaceID == nil {
-		return cmp.Or(authz.Membership{ID: m.named.ID, Slug: m.named.Slug, Attributes: m.named.Attributes}, authz.Membership{ID: imaginedID, Slug: imaginedSlug}), nil
+		return cmp.Or(authz.Membership{ID: m.headerWorkspace.ID, Slug: m.headerWorkspace.Slug, Attributes: m.headerWorkspace.Attributes}, authz.Membership{ID: placeholderID, Slug: placeholderSlug}), nil
 	}
 	w, err := m.registry.Workspace(ctx, *m.token.WorkspaceID)
 	return authz.Membership{ID: w.ID, Slug: w.Slug, Attributes: w.Attributes}, err
 }
 
-// credentials: this one, if it is good; one like it that has the scopes; one of another kind, whoever's.
-func (m *imagined) credentials(home authz.Membership, memberships []authz.Membership) []attempt {
+// credentialAttempts returns attempts with the present credential if it is valid, one of the same format with the needed scopes, and
+// credentials of other formats.
+func (m *simulation) credentialAttempts(ownWorkspace authz.Membership, memberships []authz.Membership) []attempt {
 	own := m.principal()
 	with := func(p authz.Principal) attempt {
-		a := attempt{principal: p, header: m.workspace, workspace: home}
+		a := attempt{principal: p, header: m.workspace, workspace: ownWorkspace}
 		switch {
 		case p.Kind == authz.KindOAuthToken && m.workspace == "" && len(m.granted) == 1 && len(memberships) == 1:
 			a.workspace = memberships[0]
 		case p.Kind.OfUser():
-			a.workspace = m.named
+			a.workspace = m.headerWorkspace
 		}
 		for _, w := range memberships {
-			if p.UserID == own.UserID && w.ID == m.named.ID {
+			if p.UserID == own.UserID && w.ID == m.headerWorkspace.ID {
 				a.workspace = w
 			}
 		}
@@ -207,10 +212,10 @@ func (m *imagined) credentials(home authz.Membership, memberships []authz.Member
 	if good {
 		list = append(list, with(own))
 	}
-	if own.Kind == authz.KindOAuthToken { // it is not the operator who gives an app another one
+	if own.Kind == authz.KindOAuthToken { // an operator cannot create access tokens for apps
 		return list
 	}
-	for _, f := range madeHere(m.cfg.APIs[m.api]) {
+	for _, f := range operatorFormats(m.cfg.APIs[m.api]) {
 		p := own
 		p.Kind, p.API, p.Environment = f.Kind, m.api, f.Environment
 		p.UserID, p.Scopes = "", m.needed()
@@ -219,27 +224,28 @@ func (m *imagined) credentials(home authz.Membership, memberships []authz.Member
 		invalid := func(scope string) bool { return !slices.Contains(valid, scope) }
 		switch {
 		case slices.ContainsFunc(m.needed(), invalid):
-		case m.made(f):
+		case m.hasFormat(f):
 			if good && len(m.missing()) == 0 {
 				continue
 			}
 			p.UserID, p.Attributes, p.UserAttributes = own.UserID, own.Attributes, own.UserAttributes
-			p.Scopes = slices.DeleteFunc(slices.Concat(m.held(), m.missing()), invalid) // the policy may have dropped some
-			list = append(list, with(p).step(costCredential, m.create(f, p, home)))
+			// Some held scopes may no longer be in the policy.
+			p.Scopes = slices.DeleteFunc(slices.Concat(m.heldScopes(), m.missing()), invalid)
+			list = append(list, with(p).step(costCredential, m.createCommand(f, p, ownWorkspace)))
 		case own.API != m.api:
-			list = append(list, with(p).step(costKind, "the token is one of "+own.API+": "+m.create(f, p, home)))
+			list = append(list, with(p).step(costKind, "the token is for "+own.API+": "+m.createCommand(f, p, ownWorkspace)))
 		case f.Kind.OfUser() != own.Kind.OfUser():
-			why := "it takes another kind of token"
+			why := "the route needs another kind of token"
 			if m.level() == policies.LevelUser {
-				why = "the route is about a user, and a workspace's token is nobody's"
+				why = "the route is about a user, and a workspace's token has no user"
 			}
-			list = append(list, with(p).step(costKind, why+": "+m.create(f, p, home)))
+			list = append(list, with(p).step(costKind, why+": "+m.createCommand(f, p, ownWorkspace)))
 		}
 	}
 	return list
 }
 
-// levelsOf are the levels of the scopes that a kind of token can have.
+// levelsOf returns the levels of the scopes that a kind of token may have.
 func levelsOf(kind authz.Kind) []policies.Level {
 	if kind.OfUser() {
 		return []policies.Level{policies.LevelWorkspace, policies.LevelUser}
@@ -247,8 +253,8 @@ func levelsOf(kind authz.Kind) []policies.Level {
 	return []policies.Level{policies.LevelWorkspace}
 }
 
-// made says that the token is of this format.
-func (m *imagined) made(f authz.CredentialFormat) bool {
+// hasFormat reports whether the token has this format.
+func (m *simulation) hasFormat(f authz.CredentialFormat) bool {
 	if m.registry == nil {
 		return f == m.format
 	}
@@ -256,8 +262,8 @@ func (m *imagined) made(f authz.CredentialFormat) bool {
 		strings.HasPrefix(m.token.Prefix, f.Prefix)
 }
 
-// create is the command that makes a token for the principal. What it leaves open is in capitals.
-func (m *imagined) create(f authz.CredentialFormat, p authz.Principal, home authz.Membership) string {
+// createCommand returns the command that creates a token for the principal. Unknown values are placeholders in capitals.
+func (m *simulation) createCommand(f authz.CredentialFormat, p authz.Principal, ownWorkspace authz.Membership) string {
 	words := []string{"keywicket token create --prefix", f.Prefix}
 	sharing := 0
 	for _, api := range m.cfg.APIs {
@@ -271,7 +277,7 @@ func (m *imagined) create(f authz.CredentialFormat, p authz.Principal, home auth
 	if f.Kind.OfUser() {
 		words = append(words, "--user", userOf(p))
 	} else {
-		words = append(words, "--workspace", nameOf(home))
+		words = append(words, "--workspace", nameOf(ownWorkspace))
 	}
 	words = append(words, "--name="+quote(cmp.Or(m.token.Name, "NAME")),
 		"--scope", cmp.Or(strings.Join(p.Scopes, ","), "SCOPE"))
@@ -284,30 +290,32 @@ func (m *imagined) create(f authz.CredentialFormat, p authz.Principal, home auth
 	return strings.Join(words, " ")
 }
 
-// lifetime in whole days, one at least.
+// lifetime formats a duration in whole days, at least one.
 func lifetime(d time.Duration) string {
 	const day = 24 * time.Hour
 	return fmt.Sprintf("%dd", max(1, d.Round(day)/day))
 }
 
+// userOf returns the user for a command, or U if there is none.
 func userOf(p authz.Principal) string {
-	if p.UserID == "" || p.ID == "imagined" {
+	if p.UserID == "" || p.ID == simulatedID {
 		return "U"
 	}
 	return quote(p.UserID)
 }
 
-// nameOf a workspace is its slug, or what of it is known.
+// nameOf returns the slug of a workspace. If it is unknown, it returns the id, or W for the placeholder.
 func nameOf(w authz.Membership) string {
-	if w.Slug == imaginedSlug {
-		return shown(w.ID)
+	if w.Slug == placeholderSlug {
+		return displayed(w.ID)
 	}
 	return w.Slug
 }
 
-// headers: the one that was sent; none, for what a user does as such; the workspace's own; a workspace of the user, if
-// none was meant.
-func (m *imagined) headers(a attempt, memberships []authz.Membership) []attempt {
+// headerAttempts returns the attempt with different workspace headers. The first is the present one. A route at the user level also
+// gets no header. A workspace's token gets its own workspace. A user's token gets each workspace of the user, if the request names
+// no workspace.
+func (m *simulation) headerAttempts(a attempt, memberships []authz.Membership) []attempt {
 	list := []attempt{a}
 	header := m.cfg.APIs[m.api].Workspace.Header
 	send := func(w authz.Membership) {
@@ -315,7 +323,7 @@ func (m *imagined) headers(a attempt, memberships []authz.Membership) []attempt 
 		if to == a.header {
 			return
 		}
-		b := a.step(costHeader, fmt.Sprintf("send the header %s: %s", header, shown(to)))
+		b := a.step(costHeader, fmt.Sprintf("send the header %s: %s", header, displayed(to)))
 		b.header, b.workspace = to, w
 		list = append(list, b)
 	}
@@ -330,13 +338,14 @@ func (m *imagined) headers(a attempt, memberships []authz.Membership) []attempt 
 	switch {
 	case !a.principal.Kind.OfUser():
 		send(a.workspace)
-	case m.named.ID != "":
+	case m.headerWorkspace.ID != "":
 	case a.principal.UserID == "" || len(memberships) == 0:
-		send(authz.Membership{ID: imaginedID, Slug: imaginedSlug})
+		send(authz.Membership{ID: placeholderID, Slug: placeholderSlug})
 	default:
 		var tried []authz.Membership
 		for _, w := range memberships {
-			like := authz.Membership{Role: w.Role, Attributes: w.Attributes} // the next one like it would fare the same
+			// Another workspace with the same role and attributes gives the same result.
+			like := authz.Membership{Role: w.Role, Attributes: w.Attributes}
 			if !slices.Contains(tried, like) {
 				tried = append(tried, like)
 				send(w)
@@ -346,8 +355,8 @@ func (m *imagined) headers(a attempt, memberships []authz.Membership) []attempt 
 	return list
 }
 
-// roles: the user's own, and those that are more, the least first.
-func (m *imagined) roles(a attempt) []attempt {
+// roleAttempts returns the attempt with the present role of the user, and with each role of greater reach, the smallest first.
+func (m *simulation) roleAttempts(a attempt) []attempt {
 	list := []attempt{a}
 	if !a.principal.Kind.OfUser() || a.workspace.ID == "" {
 		return list
@@ -370,8 +379,8 @@ func (m *imagined) roles(a attempt) []attempt {
 	return list
 }
 
-// reach is how much a role allows; an override allows everything.
-func (m *imagined) reach(scopes []string) int {
+// reach returns the number of scopes that a role implies. An override counts as all scopes plus one.
+func (m *simulation) reach(scopes []string) int {
 	table := m.explainer.Tables()[m.api]
 	for _, scope := range scopes {
 		if table.IsOverride(scope, policies.LevelWorkspace) {
@@ -387,7 +396,7 @@ func (m *imagined) reach(scopes []string) int {
 	return len(reached)
 }
 
-// quote makes a word of the shell's.
+// quote quotes a string as one word for a shell.
 func quote(s string) string {
 	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.@") == "" && s != "" {
 		return s

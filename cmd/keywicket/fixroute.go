@@ -15,11 +15,11 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-var methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`) // as in a table
+var methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`) // the form in tables
 
-// fixRoute: another spelling that the table has, or a row to add. Elsewhere: it is another API's route, and nothing done
-// for this one helps.
-func (m *imagined) fixRoute(ctx context.Context) (step string, elsewhere bool, err error) {
+// fixRoute returns the step for a request without a route: another spelling that the table has, or a row to add. elsewhere means that
+// the route belongs to another API, so no further step for this API helps.
+func (m *simulation) fixRoute(ctx context.Context) (step string, elsewhere bool, err error) {
 	path, _, _ := strings.Cut(m.path, "?")
 	if m.input.Segments() == nil {
 		step, err := m.fixPath(ctx, path)
@@ -41,9 +41,9 @@ func (m *imagined) fixRoute(ctx context.Context) (step string, elsewhere bool, e
 	if !methodForm.MatchString(m.method) {
 		return fmt.Sprintf("%q is no method: send one in capitals, such as GET", m.method), false, nil
 	}
-	row, odd := rowFor(m.input.Segments())
-	if odd != "" {
-		return fmt.Sprintf("the path has a %s, which no row of a table can: choose another path, or add a row with a {parameter} there", odd), false, nil
+	row, unsupported := rowFor(m.input.Segments())
+	if unsupported != "" {
+		return fmt.Sprintf("the path has a %s, which is not possible in a row of a table: choose another path, or add a row with a {parameter} there", unsupported), false, nil
 	}
 	methods, err := m.otherMethods(ctx, path)
 	if methods != "" {
@@ -53,23 +53,23 @@ func (m *imagined) fixRoute(ctx context.Context) (step string, elsewhere bool, e
 		methods, m.method, row, m.api), false, err
 }
 
-// rowFor is the path of a row that has these segments, or the character that a row cannot have.
-func rowFor(segments []string) (row, odd string) {
+// rowFor returns the path of a row with these segments, or the first character that a row cannot have.
+func rowFor(segments []string) (row, unsupported string) {
 	for _, s := range segments {
 		if i := strings.IndexAny(s, "#%;?"); i >= 0 {
 			return "", s[i : i+1]
 		}
-		s = strings.ReplaceAll(url.PathEscape(s), "%2C", ",") // which needs no escape in a path
+		s = strings.ReplaceAll(url.PathEscape(s), "%2C", ",") // a comma needs no escape in a path
 		if strings.HasPrefix(s, ":") {
-			s = "%3A" + s[1:] // a table takes :id for a parameter that is written wrongly
+			s = "%3A" + s[1:] // a table rejects :id as a misspelled parameter
 		}
 		row += "/" + s
 	}
 	return row, ""
 }
 
-// fixPath tells why the path has no segments, and what would give it some.
-func (m *imagined) fixPath(ctx context.Context, path string) (string, error) {
+// fixPath returns the step for a path that could not be split into segments.
+func (m *simulation) fixPath(ctx context.Context, path string) (string, error) {
 	parameters := m.explainer.Reading(m.api).Parameters
 	var keys []string
 	permitted := len(parameters.MayHold)
@@ -89,8 +89,8 @@ func (m *imagined) fixPath(ctx context.Context, path string) (string, error) {
 			continue
 		case err != nil:
 			return fmt.Sprintf("%v, so it matches no route: send it without", err), nil
-		case len(parameters.MayHold) == permitted && len(keys) == 0: // the path is not to blame
-			return "the policy reads the query, and servers may read this one differently: send it without a raw ; or # and without broken escapes", nil
+		case len(parameters.MayHold) == permitted && len(keys) == 0: // the path is valid, so the query is the cause
+			return "the policy reads the query, and servers may parse this query differently: send it without a raw ; or # and without invalid escapes", nil
 		}
 		in := m.input
 		in.Path = authz.JoinSegments(segments)
@@ -98,9 +98,9 @@ func (m *imagined) fixPath(ctx context.Context, path string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		held, _ := json.Marshal(parameters.MayHold) // strings
+		held, _ := json.Marshal(parameters.MayHold) // a list of strings has no error
 		keys = append([]string{"parameters.may_hold: " + string(held)}, keys...)
-		step := fmt.Sprintf("let the parameters of %s hold these characters, if its servers can take them: %s  in apis/%s/data.yaml of the policies",
+		step := fmt.Sprintf("allow these characters in the parameters of %s, if its servers handle them: %s  in apis/%s/data.yaml of the policies",
 			m.api, strings.Join(keys, " and "), m.api)
 		if why.Route == "" {
 			step += "; then add a row with a {parameter} there"
@@ -109,8 +109,8 @@ func (m *imagined) fixPath(ctx context.Context, path string) (string, error) {
 	}
 }
 
-// fixSpelling finds a route that differs in the case or in a slash at the end.
-func (m *imagined) fixSpelling(ctx context.Context, path string) (string, error) {
+// fixSpelling returns the step for a path that differs from a route in case or in a slash at the end, or "".
+func (m *simulation) fixSpelling(ctx context.Context, path string) (string, error) {
 	slash := path + "/"
 	if without, ok := strings.CutSuffix(path, "/"); ok {
 		slash = without
@@ -121,13 +121,14 @@ func (m *imagined) fixSpelling(ctx context.Context, path string) (string, error)
 			return "", err
 		}
 		if why.Route != "" {
-			return fmt.Sprintf("the table has %s (%s): send it like that, to the letter and the last slash", why.Route, why.Row), nil
+			return fmt.Sprintf("the table has %s (%s): send it like that, with the same case and slashes", why.Route, why.Row), nil
 		}
 	}
 	return "", nil
 }
 
-func (m *imagined) otherMethods(ctx context.Context, path string) (string, error) {
+// otherMethods lists the methods for which the table has the path.
+func (m *simulation) otherMethods(ctx context.Context, path string) (string, error) {
 	methods := make(map[string]bool)
 	for _, r := range m.explainer.Tables()[m.api].Routes {
 		method, _, _ := strings.Cut(r.Name(), " ")
@@ -146,8 +147,8 @@ func (m *imagined) otherMethods(ctx context.Context, path string) (string, error
 	return strings.Join(list, ", "), nil
 }
 
-// matched asks the policy which route another request would address. The path is as a client sends it.
-func (m *imagined) matched(ctx context.Context, api, method, path string) (policies.Explanation, error) {
+// matched evaluates the policy for another API, method and path, to find the route. The path is as a client sends it.
+func (m *simulation) matched(ctx context.Context, api, method, path string) (policies.Explanation, error) {
 	in := m.input
 	in.API, in.Method = api, method
 	segments, _ := authz.Segments(path, m.explainer.Reading(api).Parameters)

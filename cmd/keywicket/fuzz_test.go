@@ -9,8 +9,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// FuzzConfiguration: any file and any variable are refused with an error, or are a configuration that a sidecar could
-// start with.
+// FuzzConfiguration checks that loadConfig either returns an error for a file and a variable, or a configuration with which a sidecar
+// can start.
 func FuzzConfiguration(f *testing.F) {
 	f.Add(string(defaults), "KEYWICKET_LISTEN_GRPC", "unix:///run/keywicket.sock")
 	for _, text := range []string{
@@ -28,18 +28,18 @@ func FuzzConfiguration(f *testing.F) {
 		c, err := loadConfig(file, []string{name + "=" + value}, nil)
 		if err != nil {
 			if err.Error() == "" {
-				t.Fatalf("%q is refused without a word", text)
+				t.Fatalf("%q: the error has no text", text)
 			}
 			return
 		}
 		_, err = authz.New(authz.Config{APIs: c.APIs, DefaultAPI: c.DefaultAPI, AllowedHeaders: c.AllowedHeaders}, nil, nil)
 		if err != nil && !strings.HasPrefix(err.Error(), "default_api: ") && !strings.HasPrefix(err.Error(), "allowed_headers: ") &&
 			!strings.HasPrefix(err.Error(), "apis: ") {
-			t.Fatalf("%q passed, and then: %v", text, err)
+			t.Fatalf("%q was accepted, but authz.New returned %v", text, err)
 		}
 		if c.Listen.GRPC == "" || c.Listen.Operations == "" || c.Listen.LameDuck < 0 || c.Listen.Drain <= 0 || c.Database.LookupTimeout <= 0 ||
 			c.Database.MaxOpenConnections < 1 {
-			t.Fatalf("%q passed as %+v", text, c)
+			t.Fatalf("%q was accepted as %+v", text, c)
 		}
 	})
 }

@@ -24,22 +24,22 @@ import (
 )
 
 type tokenImport struct {
-	Prefix string `help:"Prefix of the kind of token that they all are." required:"" placeholder:"PREFIX"`
-	API    string `help:"The API, where several have this prefix." name:"api" placeholder:"NAME"`
-	Format string `help:"Form of the input: csv or ndjson." enum:"csv,ndjson" default:"csv" placeholder:"FORMAT"`
+	Prefix string `help:"Prefix of the kind of token. All tokens of the input must be of this kind." required:"" placeholder:"PREFIX"`
+	API    string `help:"The API. Required if several APIs have this prefix." name:"api" placeholder:"NAME"`
+	Format string `help:"Format of the input: csv or ndjson." enum:"csv,ndjson" default:"csv" placeholder:"FORMAT"`
 }
 
 func (*tokenImport) Help() string {
 	return `Reads a product's existing tokens from standard input, and imports all of them or none. CSV starts with a row of
-column names; NDJSON has an object on each line. The columns or fields, in any order:
+column names. NDJSON has one object on each line. The columns or fields, in any order:
 
-  token                 the whole key, of which only the SHA-256 leaves this process; or instead of it
-  digest, prefix        the SHA-256 of the whole key in hex, and the visible start of the key
-  name                  what the token is for
-  scopes                CSV: with blanks between them; NDJSON: an array
-  workspace | user      the owner: id or slug, id or email
-  created_at, expires_at, revoked_at      RFC 3339 times; may be absent or empty
-  attributes            a JSON object for policies to read, in CSV as text; may be absent or empty`
+  token                 the whole key; only its SHA-256 leaves this process; or instead of token:
+  digest, prefix        the SHA-256 of the whole key in hex, and the visible prefix of the key
+  name                  the name of the token
+  scopes                CSV: separated by spaces; NDJSON: an array
+  workspace | user      the owner: a workspace's id or slug, or a user's id or email
+  created_at, expires_at, revoked_at      RFC 3339 times; optional
+  attributes            a JSON object for policies, in CSV as text; optional`
 }
 
 func (c *tokenImport) Run(s *invocation, r *store.Registry, cfg config) error {
@@ -79,13 +79,14 @@ func (c *tokenImport) Run(s *invocation, r *store.Registry, cfg config) error {
 	}{n}, [2]string{"imported", strconv.Itoa(n)})
 }
 
-// importer checks what the store does not know, and shows how far it is.
+// importer validates the scopes, which the store does not know, and shows the progress.
 type importer struct {
 	valid     []string
 	badScopes bool
 	progress  *progress
 }
 
+// lines returns the parsed lines with validated scopes.
 func (in *importer) lines(parsed iter.Seq2[store.ImportLine, error]) iter.Seq2[store.ImportLine, error] {
 	return func(yield func(store.ImportLine, error) bool) {
 		for line, err := range parsed {
@@ -97,10 +98,11 @@ func (in *importer) lines(parsed iter.Seq2[store.ImportLine, error]) iter.Seq2[s
 				return
 			}
 		}
-		in.progress.store()
+		in.progress.storing()
 	}
 }
 
+// scopes returns the scopes without duplicates, or the reason why they are invalid.
 func (in *importer) scopes(named []string) ([]string, string) {
 	if len(named) == 0 {
 		in.badScopes = true
@@ -110,7 +112,7 @@ func (in *importer) scopes(named []string) ([]string, string) {
 	for i, scope := range named {
 		if !slices.Contains(in.valid, scope) {
 			in.badScopes = true
-			return nil, fmt.Sprintf("scope %d is none of such a token", i+1)
+			return nil, fmt.Sprintf("scope %d is not a scope for this kind of token", i+1)
 		}
 		if !slices.Contains(scopes, scope) {
 			scopes = append(scopes, scope)
@@ -119,24 +121,24 @@ func (in *importer) scopes(named []string) ([]string, string) {
 	return scopes, ""
 }
 
-// maxImportLine in bytes keeps a quote that is never closed from collecting all of the input.
+// maxImportLine is the maximum length of a line in bytes. Without it, an unclosed quote would load all of the input into memory.
 const maxImportLine = 1 << 20
 
 const (
 	importFieldNames = "token, digest, prefix, name, scopes, workspace, user, created_at, expires_at, revoked_at, attributes"
 
-	badHeader    = "there must be a header row, with the names of the columns: " + importFieldNames
+	badHeader    = "a header row with the names of the columns is required: " + importFieldNames
 	badHeaderRow = "the header row needs the columns token or digest, name, scopes, and workspace or user"
-	badQuote     = "a quote is where it cannot be, or is not closed"
-	badCount     = "it has not as many fields as the header row"
-	badLength    = "from here on there is more than 1 MiB without an end of the line: the rest is not read"
-	badObject    = "it is not one JSON object of the fields " + importFieldNames +
-		", each once, of which scopes is an array of strings, attributes an object, and each other a string"
-	badEncoding = "it is not UTF-8"
+	badQuote     = "a quote is misplaced or not closed"
+	badCount     = "the number of fields differs from the header row"
+	badLength    = "the line is longer than 1 MiB: the rest of the input is not read"
+	badObject    = "the line must be one JSON object with the fields " + importFieldNames +
+		", each at most once; scopes is an array of strings, attributes an object, and every other field a string"
+	badEncoding = "the line is not UTF-8"
 	badDigest   = "the digest is not 64 hex digits"
 )
 
-// importFields is a line of either form. Reasons for which it is bad never repeat any of it.
+// importFields is a line of CSV or NDJSON. Error messages never contain any text of the line, because it may be a secret.
 type importFields struct {
 	Token     string   `json:"token"`
 	Digest    string   `json:"digest"`
@@ -148,11 +150,11 @@ type importFields struct {
 	CreatedAt string   `json:"created_at"`
 	ExpiresAt string   `json:"expires_at"`
 	RevokedAt string   `json:"revoked_at"`
-	// Attributes are JSON in either form.
+	// Attributes are JSON in both formats.
 	Attributes json.RawMessage `json:"attributes"`
 }
 
-// set reports whether there is such a column.
+// set assigns the value of a column. It reports whether the column exists.
 func (f *importFields) set(column, value string) bool {
 	switch column {
 	case "token":
@@ -183,6 +185,7 @@ func (f *importFields) set(column, value string) bool {
 	return true
 }
 
+// line returns the line for the store. Its field Bad says what is invalid.
 func (f *importFields) line(number int) store.ImportLine {
 	line := store.ImportLine{
 		Number: number, Key: authz.Secret(f.Token), Prefix: f.Prefix, Name: f.Name, Scopes: f.Scopes,
@@ -207,8 +210,8 @@ func (f *importFields) line(number int) store.ImportLine {
 			continue
 		}
 		at, err := time.Parse(time.RFC3339, t.text)
-		if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 { // or it could not be printed as one
-			line.Bad = t.name + " is no RFC 3339 time, such as 2030-01-31T12:00:00Z"
+		if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 { // in UTC, other years could not be printed as RFC 3339
+			line.Bad = t.name + " is not an RFC 3339 time, such as 2030-01-31T12:00:00Z"
 			continue
 		}
 		*t.to = &at
@@ -216,7 +219,7 @@ func (f *importFields) line(number int) store.ImportLine {
 	return line
 }
 
-// csvLines reads RFC 4180, with a header row, of which the order is free.
+// csvLines parses CSV (RFC 4180) with a header row. The columns may be in any order.
 func csvLines(input io.Reader) iter.Seq2[store.ImportLine, error] {
 	return func(yield func(store.ImportLine, error) bool) {
 		bounded := &boundedReader{r: input}
@@ -289,16 +292,17 @@ func isParseError(err error) bool {
 	return ok
 }
 
-// headerProblem repeats no name: without a header row, the first row is a token's.
+// headerProblem returns what is wrong with a header row, or "". It never returns the name of a column: if the header row is missing,
+// the first row is a token.
 func headerProblem(columns []string) string {
 	has := make(map[string]bool, len(columns))
 	var f importFields
 	for i, name := range columns {
 		if !f.set(name, "") {
-			return fmt.Sprintf("column %d has a name that is none; %s", i+1, badHeader)
+			return fmt.Sprintf("column %d has an unknown name; %s", i+1, badHeader)
 		}
 		if has[name] {
-			return fmt.Sprintf("column %d is there twice", i+1)
+			return fmt.Sprintf("column %d is a duplicate", i+1)
 		}
 		has[name] = true
 	}
@@ -308,7 +312,7 @@ func headerProblem(columns []string) string {
 	return badHeaderRow
 }
 
-// ndjsonLines reads one JSON object a line. Empty lines count and do nothing else.
+// ndjsonLines parses one JSON object for each line. Empty lines are skipped, but count for line numbers.
 func ndjsonLines(input io.Reader) iter.Seq2[store.ImportLine, error] {
 	return func(yield func(store.ImportLine, error) bool) {
 		buffered := bufio.NewReader(input)
@@ -335,13 +339,14 @@ func ndjsonLines(input io.Reader) iter.Seq2[store.ImportLine, error] {
 	}
 }
 
+// jsonLine parses one line of NDJSON.
 func jsonLine(number int, text []byte) store.ImportLine {
 	if !utf8.Valid(text) {
 		return store.ImportLine{Number: number, Bad: badEncoding}
 	}
 	object, err := strictjson.Object(text)
 	for name := range object {
-		if name != strings.ToLower(name) { // encoding/json would take it for the field
+		if name != strings.ToLower(name) { // encoding/json matches field names in any case
 			return store.ImportLine{Number: number, Bad: badObject}
 		}
 	}
@@ -351,13 +356,13 @@ func jsonLine(number int, text []byte) store.ImportLine {
 	if err != nil || decoder.Decode(&f) != nil {
 		return store.ImportLine{Number: number, Bad: badObject}
 	}
-	if string(f.Attributes) == "null" { // as in the other fields
+	if string(f.Attributes) == "null" { // null means absent, as for the other fields
 		f.Attributes = nil
 	}
 	return f.line(number)
 }
 
-// skipByteOrderMark, with which spreadsheets start their CSV.
+// skipByteOrderMark skips the byte order mark that spreadsheets write at the start of CSV.
 func skipByteOrderMark(r *bufio.Reader) {
 	if mark, _ := r.Peek(3); string(mark) == "\uFEFF" {
 		_, _ = r.Discard(3)
@@ -366,7 +371,7 @@ func skipByteOrderMark(r *bufio.Reader) {
 
 var errLineTooLong = errors.New("a line is too long")
 
-// boundedReader ends where a line that starts at start has gone on for too long.
+// boundedReader returns [errLineTooLong] when it has read more than [maxImportLine] bytes after start, the start of the current line.
 type boundedReader struct {
 	r        io.Reader
 	start, n int64
@@ -392,8 +397,8 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// interruptible ends a read when the context ends, which by itself a read of standard input does not. What reads on
-// behind it ends with the process.
+// interruptible returns a reader whose reads fail when the context ends. A read of standard input does not do so. The goroutine that
+// reads r may stay blocked until the process ends.
 func interruptible(ctx context.Context, r io.Reader) io.Reader {
 	out, in := io.Pipe()
 	context.AfterFunc(ctx, func() { in.CloseWithError(ctx.Err()) })
@@ -404,7 +409,7 @@ func interruptible(ctx context.Context, r io.Reader) io.Reader {
 	return out
 }
 
-// terminal is w if somebody looks at it, or nil.
+// terminal returns w if it is a terminal, or nil.
 func terminal(w io.Writer) io.Writer {
 	f, ok := w.(*os.File)
 	if !ok {
@@ -416,7 +421,7 @@ func terminal(w io.Writer) io.Writer {
 	return f
 }
 
-// size of a file. 0: a pipe, of which nobody knows.
+// size returns the size of a regular file in bytes. For anything else, such as a pipe, it returns 0.
 func size(f *os.File) int64 {
 	info, err := f.Stat()
 	if err != nil || !info.Mode().IsRegular() {
@@ -425,10 +430,10 @@ func size(f *os.File) int64 {
 	return info.Size()
 }
 
-// progress draws a line on a terminal, over and over.
+// progress is a progress line on a terminal.
 type progress struct {
-	w              io.Writer // nil: nobody looks
-	size           int64     // of the input; 0: unknown
+	w              io.Writer // nil: not a terminal, nothing is drawn
+	size           int64     // size of the input in bytes; 0: unknown
 	read           func() int64
 	now            func() time.Time
 	started, drawn time.Time
@@ -439,7 +444,7 @@ func newProgress(w io.Writer, size int64, read func() int64) *progress {
 	return &progress{w: w, size: size, read: read, now: time.Now}
 }
 
-// row counts one, and draws ten times a second.
+// row counts one row. It draws the line at most ten times per second.
 func (p *progress) row() {
 	if p.w == nil {
 		return
@@ -455,14 +460,14 @@ func (p *progress) row() {
 	}
 }
 
-// store: all is read, and the database has its work yet to do.
-func (p *progress) store() {
+// storing draws the state after the input is read, while the database checks and stores the rows.
+func (p *progress) storing() {
 	if p.w != nil {
 		p.draw(p.count() + "; checking and storing")
 	}
 }
 
-// end leaves the line to what is printed next.
+// end clears the line for the next output.
 func (p *progress) end() {
 	if p.w != nil {
 		p.draw("")
@@ -487,5 +492,5 @@ func (p *progress) count() string {
 	return fmt.Sprintf("%d rows, %.0f rows/s", p.rows, rate)
 }
 
-// draw goes back to the line's start, and clears what was there.
+// draw clears the line and writes text.
 func (p *progress) draw(text string) { fmt.Fprintf(p.w, "\r\x1b[K%s", text) }

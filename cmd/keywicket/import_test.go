@@ -50,18 +50,18 @@ func TestImportInputIsReadAsItComes(t *testing.T) {
 				}
 				if n == lines {
 					if grown := heap() - early; grown > 1<<20 {
-						t.Errorf("it grew by %d bytes", grown)
+						t.Errorf("the heap grew by %d bytes", grown)
 					}
 				}
 			}
 			if n != lines {
-				t.Errorf("it has %d lines", n)
+				t.Errorf("the parser returned %d lines", n)
 			}
 		})
 	}
 }
 
-// repeated is text over and over.
+// repeated is an endless reader of the text.
 type repeated struct {
 	text []byte
 	at   int
@@ -102,7 +102,7 @@ func TestImportInputThatHasNoEndOfALine(t *testing.T) {
 				t.Errorf("line %d: %q", number, last)
 			}
 			if read.n > 2*maxImportLine {
-				t.Errorf("it read %d bytes", read.n)
+				t.Errorf("the parser read %d bytes", read.n)
 			}
 		})
 	}
@@ -153,21 +153,21 @@ func TestImportInputIsTakenAsItIsOrNotAtAll(t *testing.T) {
 		"half a digit of a digest":       {ndjsonLines, `{"digest": "` + digest + `0"}`, badDigest},
 		"a digest in base64":             {ndjsonLines, `{"digest": "` + strings.Repeat("z", 64) + `"}`, badDigest},
 		"a time of another zone":         {ndjsonLines, `{"created_at": "2030-01-31T12:00:00+05:30"}`, ""},
-		"a time that cannot be printed":  {ndjsonLines, `{"expires_at": "9999-12-31T23:59:59-01:00"}`, "expires_at is no"},
-		"a time before there were any":   {ndjsonLines, `{"created_at": "0000-12-31T23:59:59Z"}`, "created_at is no"},
-		"a day":                          {ndjsonLines, `{"revoked_at": "2030-01-31"}`, "revoked_at is no"},
+		"a year after 9999 in UTC":       {ndjsonLines, `{"expires_at": "9999-12-31T23:59:59-01:00"}`, "expires_at is not"},
+		"the year 0":                     {ndjsonLines, `{"created_at": "0000-12-31T23:59:59Z"}`, "created_at is not"},
+		"a day":                          {ndjsonLines, `{"revoked_at": "2030-01-31"}`, "revoked_at is not"},
 		"two objects":                    {ndjsonLines, `{} {}`, badObject},
 		"a field twice":                  {ndjsonLines, `{"name": "a", "scopes": [{}], "name": "b"}`, badObject},
 		"a field twice, in two cases":    {ndjsonLines, `{"name": "a", "NAME": "b"}`, badObject},
 		"an unknown field":               {ndjsonLines, `{"scope": "a"}`, badObject},
 		"scopes that are no array":       {ndjsonLines, `{"scopes": "a"}`, badObject},
-		"nothing":                        {ndjsonLines, `null`, badObject},
+		"null":                           {ndjsonLines, `null`, badObject},
 		"a name in Latin-1, of JSON":     {ndjsonLines, "{\"name\": \"Zo\xeb\"}", badEncoding},
 		"a name in Latin-1, of CSV":      {csvLines, "token,name,scopes,user\nk,Zo\xeb,a,u", badEncoding},
 		"a field too many":               {csvLines, "token,name,scopes,user\nk,n,a,u,x", badCount},
 		"a quote in the middle":          {csvLines, "token,name,scopes,user\nk,n\"n,a,u", badQuote},
-		"a header in capitals":           {csvLines, "Token,name,scopes,user\n", "column 1 has a name that is none"},
-		"a header in quotes, over lines": {csvLines, "\"token\",\"na\nme\",scopes,user\n", "column 2 has a name that is none"},
+		"a header in capitals":           {csvLines, "Token,name,scopes,user\n", "column 1 has an unknown name"},
+		"a header in quotes, over lines": {csvLines, "\"token\",\"na\nme\",scopes,user\n", "column 2 has an unknown name"},
 	} {
 		var bad string
 		for line, err := range c.lines(strings.NewReader(c.text)) {
@@ -193,12 +193,12 @@ func TestImportEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// All that a parser says of a line. None of it is the line's.
+// importReasons matches every error message of a parser. None of them contains text of the line.
 var importReasons = regexp.MustCompile(`^(?:` + strings.Join([]string{
 	regexp.QuoteMeta(badHeader), regexp.QuoteMeta(badHeaderRow), regexp.QuoteMeta(badQuote), regexp.QuoteMeta(badCount),
 	regexp.QuoteMeta(badLength), regexp.QuoteMeta(badObject), regexp.QuoteMeta(badEncoding), regexp.QuoteMeta(badDigest),
-	`column \d+ is there twice`, `column \d+ has a name that is none; ` + regexp.QuoteMeta(badHeader),
-	`(?:created|expires|revoked)_at is no RFC 3339 time, such as 2030-01-31T12:00:00Z`,
+	`column \d+ is a duplicate`, `column \d+ has an unknown name; ` + regexp.QuoteMeta(badHeader),
+	`(?:created|expires|revoked)_at is not an RFC 3339 time, such as 2030-01-31T12:00:00Z`,
 }, "|") + `)$`)
 
 func FuzzImport(f *testing.F) {
@@ -221,7 +221,7 @@ func FuzzImport(f *testing.F) {
 				case line.Number <= last || line.Number > bytes.Count(text, []byte("\n"))+1:
 					t.Fatalf("%s: line %d after line %d", name, line.Number, last)
 				case line.Bad != "" && !importReasons.MatchString(line.Bad):
-					t.Fatalf("%s: it says %q", name, line.Bad)
+					t.Fatalf("%s: unknown message %q", name, line.Bad)
 				}
 				last = line.Number
 			}
@@ -239,7 +239,7 @@ func TestProgressIsDrawnForATerminal(t *testing.T) {
 		p.row()
 		now, read = now.Add(time.Millisecond), read+1
 	}
-	p.store()
+	p.storing()
 	p.end()
 	drawn := strings.Split(screen.String(), "\r\x1b[K")
 	want := []string{
@@ -248,7 +248,7 @@ func TestProgressIsDrawnForATerminal(t *testing.T) {
 		"[========            ]  40 %  401 rows, 1002 rows/s", "500 rows, 1000 rows/s; checking and storing", "",
 	}
 	if !slices.Equal(drawn, want) {
-		t.Errorf("drawn was %q", drawn)
+		t.Errorf("got %q, want %q", drawn, want)
 	}
 	screen.Reset()
 	p = newProgress(&screen, 0, nil)
@@ -257,13 +257,13 @@ func TestProgressIsDrawnForATerminal(t *testing.T) {
 	now = now.Add(time.Second)
 	p.row()
 	if got := screen.String(); got != "\r\x1b[K2 rows, 2 rows/s" {
-		t.Errorf("of a pipe, drawn was %q", got)
+		t.Errorf("for a pipe: got %q", got)
 	}
 	if terminal(&screen) != nil {
-		t.Error("a buffer is no terminal")
+		t.Error("a buffer is not a terminal")
 	}
 	p = newProgress(nil, 0, nil) // draws nowhere
 	p.row()
-	p.store()
+	p.storing()
 	p.end()
 }

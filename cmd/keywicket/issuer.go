@@ -22,17 +22,17 @@ import (
 
 type issuerCommand struct{}
 
-// Run serves until the process is told to stop. It is a process of its own, with a login of its own, so that a sidecar never
-// holds the right to grant anything.
+// Run serves until the process receives a signal to stop. The issuer is a separate process with its own database login, so that a
+// sidecar never has the right to create grants.
 func (c *issuerCommand) Run(s *invocation, cfg config) error {
-	outliveTerminal()
+	ignoreHangup()
 	url, err := cfg.databaseURL()
 	if err != nil {
 		return err
 	}
 	log, flush := newLogger(cfg.Log, s.stderr)
 	defer flush()
-	o, err := issuerOf(cfg)
+	o, err := oauthConfig(cfg)
 	if err != nil {
 		return err
 	}
@@ -60,10 +60,10 @@ func (c *issuerCommand) Run(s *invocation, cfg config) error {
 	mux := http.NewServeMux()
 	mux.Handle("/", server.Handler())
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { respond(w, http.StatusOK, map[string]any{"live": true}) })
-	mux.HandleFunc("GET /readyz", readinessOf(s.ctx, grants.Ready, nil, sessions).answer)
+	mux.HandleFunc("GET /readyz", newReadiness(s.ctx, grants.Ready, nil, sessions).serveReadyz)
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
 	log.Info("issuing", "listen", listener.Addr().String(), "url", o.Issuer, "api", o.API, "version", version())
-	// The longest that anything here takes is three steps in the database, of three seconds each.
+	// The slowest request takes three steps in the database, each of at most 3 s.
 	web := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError),
@@ -72,7 +72,7 @@ func (c *issuerCommand) Run(s *invocation, cfg config) error {
 	cleaned := make(chan struct{})
 	go func() {
 		defer close(cleaned)
-		keepClean(ctx, grants, m, log)
+		cleanPeriodically(ctx, grants, m, log)
 	}()
 	defer func() { stop(); <-cleaned }()
 	ended := make(chan error, 1)
@@ -89,19 +89,20 @@ func (c *issuerCommand) Run(s *invocation, cfg config) error {
 	return err
 }
 
-// keepClean deletes what is over, now and then, until the context ends.
-func keepClean(ctx context.Context, grants *store.Issuer, m issuerMetrics, log *slog.Logger) {
-	const often = 10 * time.Minute
-	tick := time.NewTicker(often)
+// cleanPeriodically deletes codes and tokens that expired more than a day ago, and grants without any left. It does so now, and every
+// 10 minutes until the context ends.
+func cleanPeriodically(ctx context.Context, grants *store.Issuer, m issuerMetrics, log *slog.Logger) {
+	const interval = 10 * time.Minute
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		tokens, emptied, err := grants.Clean(ctx)
 		m.cleaned.Add(float64(tokens))
 		switch {
 		case err != nil && ctx.Err() == nil:
-			log.Warn("what is over could not be deleted; it is tried again", "error", err)
+			log.Warn("expired codes and tokens could not be deleted; the next attempt follows", "error", err)
 		case tokens > 0:
-			log.Info("what is over was deleted", "codes_and_tokens", tokens, "grants", emptied)
+			log.Info("expired codes and tokens were deleted", "codes_and_tokens", tokens, "grants", emptied)
 		}
 		select {
 		case <-ctx.Done():
@@ -111,9 +112,9 @@ func keepClean(ctx context.Context, grants *store.Issuer, m issuerMetrics, log *
 	}
 }
 
-// issuerOf reads what the issuer has to know of its API: the kind of its access tokens, and which scopes apps can ask for:
-// all but the overrides, which would be everything.
-func issuerOf(cfg config) (oauth.Config, error) {
+// oauthConfig returns the issuer's configuration. The format of access tokens comes from the API. Apps may request all scopes of the
+// API's table except overrides, which would grant everything.
+func oauthConfig(cfg config) (oauth.Config, error) {
 	name := cfg.Issuer.API
 	o := oauth.Config{
 		Issuer: cfg.Issuer.URL, API: name, Sessions: cfg.APIs[name].Session, Cookie: cfg.Issuer.Cookie, SignIn: cfg.Issuer.SignIn,
@@ -135,7 +136,7 @@ func issuerOf(cfg config) (oauth.Config, error) {
 	case o.Format.Prefix == "":
 		return o, fmt.Errorf("issuer.api: %q has no credentials of the kind oauth_token; APIs are %s", name, strings.Join(slices.Sorted(maps.Keys(cfg.APIs)), ", "))
 	case cfg.APIs[name].Session.Issuer == "":
-		return o, fmt.Errorf("apis.%s.session.issuer: without sessions nobody can consent", name)
+		return o, fmt.Errorf("apis.%s.session.issuer: empty; users need a session to consent, so name the issuer of sessions", name)
 	}
 	table := tables[name]
 	levels := []policies.Level{policies.LevelWorkspace, policies.LevelUser}

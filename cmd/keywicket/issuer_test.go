@@ -10,7 +10,7 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// Apps can ask for all scopes but those that stand for others, at whatever level.
+// Apps may request all scopes except overrides of any level.
 func TestIssuerOffersNoOverride(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
@@ -38,7 +38,7 @@ func TestIssuerOffersNoOverride(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o, err := issuerOf(cfg)
+		o, err := oauthConfig(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,15 +10,15 @@ import (
 )
 
 const (
-	logDelay  = 10 * time.Millisecond // how long a line waits for others to be written with
-	logBuffer = 64 << 10              // bytes of lines that may wait
-	// Several processes may write to one pipe. The system does not mix writes of up to 4 KiB (PIPE_BUF).
+	logDelay  = 10 * time.Millisecond // maximum wait of a line for other lines
+	logBuffer = 64 << 10              // maximum size of waiting lines, in bytes
+	// Maximum size of one write, in bytes. Several processes may write to one pipe; writes of up to 4 KiB (PIPE_BUF) are atomic.
 	logWrite = 4 << 10
 )
 
-// newLogger makes a logger that writes several lines with one system call: one for each line would make a denial cost a tenth
-// more. A line of debug or info waits up to [logDelay]. The lines of a higher level, and all before them, are written at once. A
-// process that crashes loses what waits. The caller calls flush at the end.
+// newLogger returns a logger that writes several lines with one system call. One call for each line would make a denial a tenth more
+// expensive. A line of level debug or info waits up to [logDelay]. A line of a higher level is written at once, with all lines before
+// it. A crash of the process loses the waiting lines. The caller must call flush at the end.
 func newLogger(c logConfig, to io.Writer) (log *slog.Logger, flush func()) {
 	lines := newLineWriter(to)
 	options := &slog.HandlerOptions{Level: levels[c.Level]}
@@ -29,7 +29,7 @@ func newLogger(c logConfig, to io.Writer) (log *slog.Logger, flush func()) {
 	return slog.New(promptHandler{format, lines}), lines.flush
 }
 
-// promptHandler writes what is more than information at once.
+// promptHandler flushes after each record above level info.
 type promptHandler struct {
 	slog.Handler
 	lines *lineWriter
@@ -54,14 +54,14 @@ func (h promptHandler) WithGroup(name string) slog.Handler {
 	return promptHandler{h.Handler.WithGroup(name), h.lines}
 }
 
-// lineWriter collects lines and writes them together. While the log is not read and the buffer is full, Write waits, as it would
-// without a buffer.
+// lineWriter buffers lines and writes several together. If the reader of the log is slow and the buffer is full, Write blocks, as it
+// would without a buffer.
 type lineWriter struct {
 	to      io.Writer
 	delay   *time.Timer
 	waiting sync.Mutex // guards lines
 	lines   []byte
-	writing sync.Mutex // guards spare, and keeps the order of the lines
+	writing sync.Mutex // guards spare, and serializes the writes to keep the order of lines
 	spare   []byte
 }
 
@@ -72,7 +72,7 @@ func newLineWriter(to io.Writer) *lineWriter {
 	return w
 }
 
-// Write implements [io.Writer]. An error of the writer below is not told: there is no other place to log it.
+// Write implements [io.Writer]. It does not return errors of the underlying writer: there is no other place to log them.
 func (w *lineWriter) Write(line []byte) (int, error) {
 	w.waiting.Lock()
 	first := len(w.lines) == 0
@@ -97,14 +97,14 @@ func (w *lineWriter) flush() {
 	w.waiting.Unlock()
 	w.spare = lines
 	for len(lines) > 0 {
-		n := together(lines)
+		n := writeLength(lines)
 		_, _ = w.to.Write(lines[:n])
 		lines = lines[n:]
 	}
 }
 
-// together is how many bytes of the lines are written by one call: whole lines, one at least.
-func together(lines []byte) int {
+// writeLength returns the number of bytes for the next write: whole lines of up to [logWrite] bytes, or one longer line.
+func writeLength(lines []byte) int {
 	if len(lines) <= logWrite {
 		return len(lines)
 	}

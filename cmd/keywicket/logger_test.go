@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// pipe takes what is written, and holds writers up while it is not read.
+// pipe records writes. Writers block while mu is locked.
 type pipe struct {
-	mu     sync.Mutex // held: nobody reads
+	mu     sync.Mutex // locked: writers block
 	writes []string
 }
 
@@ -22,7 +22,7 @@ func (p *pipe) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// take returns what was written since it was last called, with a bar before each write.
+// take returns the writes since its last call, each with a bar before it.
 func (p *pipe) take() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -34,7 +34,7 @@ func (p *pipe) take() string {
 	return all
 }
 
-// Lines that come soon after one another are written by one call, in their order, and none of them waits for long.
+// Lines in quick succession are written by one call, in order, and no line waits longer than logDelay.
 func TestLogLinesAreWrittenTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &pipe{}
@@ -47,7 +47,7 @@ func TestLogLinesAreWrittenTogether(t *testing.T) {
 			log.Info("third")
 			synctest.Wait()
 			if early := p.take(); early != "" {
-				t.Fatalf("written too early: %q", early)
+				t.Fatalf("written before logDelay: %q", early)
 			}
 			time.Sleep(time.Nanosecond)
 			synctest.Wait()
@@ -70,7 +70,7 @@ func TestLogLinesAreWrittenTogether(t *testing.T) {
 	})
 }
 
-// While the log is not read, writers wait once the buffer is full. No line is lost, and each writer's lines stay in order.
+// If the log is not read and the buffer is full, writers block. No line is lost, and each writer's lines stay in order.
 func TestFullLogBufferHoldsWritersUp(t *testing.T) {
 	const writers, lines = 8, 3 * logBuffer / (8 * 100)
 	p := &pipe{}
@@ -84,7 +84,7 @@ func TestFullLogBufferHoldsWritersUp(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(50 * time.Millisecond) // they fill the buffer
+	time.Sleep(50 * time.Millisecond) // the writers fill the buffer
 	w.waiting.Lock()
 	if waiting := len(w.lines); waiting < logBuffer/2 || waiting > 2*logBuffer {
 		t.Errorf("%d bytes wait", waiting)
@@ -92,7 +92,7 @@ func TestFullLogBufferHoldsWritersUp(t *testing.T) {
 	w.waiting.Unlock()
 	p.mu.Unlock()
 	all.Wait()
-	_, _ = fmt.Fprintf(w, "0 %d %s\n", lines, strings.Repeat("x", 2*logWrite)) // longer than what is written together
+	_, _ = fmt.Fprintf(w, "0 %d %s\n", lines, strings.Repeat("x", 2*logWrite)) // longer than logWrite
 	w.flush()
 	next := make([]int, writers)
 	written := p.take()
@@ -108,7 +108,7 @@ func TestFullLogBufferHoldsWritersUp(t *testing.T) {
 		}
 		next[n]++
 	}
-	next[0]-- // the long one
+	next[0]-- // the long line
 	for n, got := range next {
 		if got != lines {
 			t.Errorf("writer %d: %d lines", n, got)

@@ -1,6 +1,6 @@
-// Command keywicket is the sidecar, and the operator's tool for its tokens, workspaces, users and members.
+// Command keywicket runs the sidecar, and manages its tokens, workspaces, users and members.
 //
-// Exit status: 0 done, 1 refused or failed, 2 wrong usage. Errors are one line each on standard error.
+// Exit status: 0 success, 1 refused or failed, 2 wrong usage. Each error is one line on standard error.
 package main
 
 import (
@@ -22,31 +22,31 @@ import (
 )
 
 type commands struct {
-	Config      string `help:"Configuration file, instead of $KEYWICKET_CONFIG. Default: what is built in (docs/configuration.md)." placeholder:"FILE"`
-	DatabaseURL string `help:"Postgres to use, instead of $KEYWICKET_DATABASE_URL." name:"database-url" placeholder:"URL"`
-	Output      string `help:"How to print data: text or json." enum:"text,json" default:"text" placeholder:"FORMAT"`
+	Config      string `help:"Configuration file. Overrides $KEYWICKET_CONFIG. Default: the built-in defaults (docs/configuration.md)." placeholder:"FILE"`
+	DatabaseURL string `help:"Postgres URL. Overrides $KEYWICKET_DATABASE_URL." name:"database-url" placeholder:"URL"`
+	Output      string `help:"Output format: text or json." enum:"text,json" default:"text" placeholder:"FORMAT"`
 
 	Serve     serveCommand     `cmd:"" help:"Run the sidecar."`
-	Issuer    issuerCommand    `cmd:"" help:"Run the issuer of OAuth 2.0: consent page, tokens."`
-	Migrate   migrateCommand   `cmd:"" help:"Bring the database's schema up to date."`
+	Issuer    issuerCommand    `cmd:"" help:"Run the OAuth 2.0 issuer: consent page and token endpoints."`
+	Migrate   migrateCommand   `cmd:"" help:"Update the database schema, or show its state."`
 	Workspace workspaceCommand `cmd:"" help:"Create, list and change workspaces."`
 	User      userCommand      `cmd:"" help:"Create, list and change users."`
-	Member    memberCommand    `cmd:"" help:"Say who is in a workspace, and with which role."`
+	Member    memberCommand    `cmd:"" help:"Manage the members of workspaces and their roles."`
 	Token     tokenCommand     `cmd:"" help:"Create, list, change, revoke and import tokens."`
-	Session   sessionCommand   `cmd:"" help:"End sessions before their tokens do."`
-	OAuthApp  oauthAppCommand  `cmd:"" name:"oauth-app" help:"Register apps that act for users."`
-	Grant     grantCommand     `cmd:"" help:"List and revoke what users have granted to apps."`
-	Sidecar   sidecarCommand   `cmd:"" help:"List the sidecars that are running."`
-	Explain   explainCommand   `cmd:"" help:"Tell what would become of a request, why, and what would change it."`
-	Demo      demoCommand      `cmd:"" help:"Run everything at once: Postgres, the sidecar, Envoy and two upstreams."`
+	Session   sessionCommand   `cmd:"" help:"Revoke sessions before their tokens expire."`
+	OAuthApp  oauthAppCommand  `cmd:"" name:"oauth-app" help:"Manage OAuth apps, which act for users."`
+	Grant     grantCommand     `cmd:"" help:"List and revoke the grants that users gave to apps."`
+	Sidecar   sidecarCommand   `cmd:"" help:"List the running sidecars."`
+	Explain   explainCommand   `cmd:"" help:"Show the decision for a request, its cause, and how to get the request allowed."`
+	Demo      demoCommand      `cmd:"" help:"Run a complete stack: Postgres, the sidecar, the issuer, Envoy and two upstreams."`
 	Version   versionCommand   `cmd:"" help:"Print the version."`
 }
 
-// usageError is a command line that says two things at once; it exits with 2.
+// usageError is an error in the command line. The exit status is 2.
 type usageError struct{ error }
 
-// linesError is an error whose text has an error in each line. Every line gets the prefix, because a collector of logs
-// takes lines apart. Other errors are told in one line.
+// linesError is an error whose text has several lines, one for each problem. Every line gets the prefix, because log collectors
+// handle lines separately. All other errors are printed as one line.
 type linesError struct {
 	error
 	prefix string
@@ -58,8 +58,9 @@ func (e linesError) Error() string {
 
 func (e linesError) Unwrap() error { return e.error }
 
-// masked cuts arguments that may be a key, pasted in the wrong place, down to what a key may show.
-func masked(text string, args []string) string {
+// maskArguments shortens in text each long argument, and each long value of a --flag=value argument, to 8 bytes. The argument could
+// be a key that was pasted in the wrong place. Arguments of less than 20 bytes stay whole.
+func maskArguments(text string, args []string) string {
 	const visible, shortest = 8, 20
 	for _, arg := range args {
 		_, value, _ := strings.Cut(arg, "=") // --flag=value
@@ -72,18 +73,19 @@ func masked(text string, args []string) string {
 	return text
 }
 
-var word = regexp.MustCompile(`[A-Za-z0-9._~+/-]+`) // a key is one
+// keyPattern matches every key, and other words.
+var keyPattern = regexp.MustCompile(`[A-Za-z0-9._~+/-]+`)
 
 const jwtStart = "eyJ" // {" in base64
 
-// masked cuts keys down to what they may show. Unlike arguments that could not be understood, ids, paths and emails stay
-// whole.
-func (s *invocation) masked(text string) string {
+// maskKeys shortens each key in text to its visible prefix, and each JWT to its first characters. Unlike [maskArguments], it leaves
+// ids, paths and emails whole.
+func (s *invocation) maskKeys(text string) string {
 	cfg, err := s.loadConfig()
-	if err != nil { // perhaps the very one that is told
+	if err != nil { // text may report this error
 		cfg, _ = loadConfig("", nil, nil)
 	}
-	return word.ReplaceAllStringFunc(text, func(word string) string {
+	return keyPattern.ReplaceAllStringFunc(text, func(word string) string {
 		if strings.HasPrefix(word, jwtStart) && strings.Count(word, ".") >= 2 {
 			return jwtStart + "…"
 		}
@@ -94,6 +96,7 @@ func (s *invocation) masked(text string) string {
 	})
 }
 
+// variable returns the value of an environment variable, or "".
 func variable(environ []string, name string) string {
 	for _, entry := range environ {
 		if value, ok := strings.CutPrefix(entry, name+"="); ok {
@@ -103,8 +106,8 @@ func variable(environ []string, name string) string {
 	return ""
 }
 
-// invocation is what a command runs with. Whatever else it names in its Run method is provided: the configuration, the
-// database, the registry.
+// invocation holds what every command needs: context, output, environment and global flags. Other parameters of a Run method are
+// injected: the configuration, the database, the registry.
 type invocation struct {
 	ctx            context.Context
 	stdout, stderr io.Writer
@@ -127,20 +130,20 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	exited := -1
 	parser, err := kong.New(&c,
 		kong.Name("keywicket"),
-		kong.Description("The small process beside Envoy that decides who comes in."),
+		kong.Description("Envoy ext_authz sidecar that authenticates and authorizes API requests."),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(code int) { exited = code }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 	)
 	if err != nil {
-		panic(err) // the commands above are wrong
+		panic(err) // the struct tags of commands are invalid
 	}
 	parsed, err := parser.Parse(args)
 	if exited >= 0 {
 		return exited
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "keywicket: %s (keywicket --help tells the commands)\n", masked(err.Error(), args))
+		fmt.Fprintf(stderr, "keywicket: %s (run keywicket --help for the commands)\n", maskArguments(err.Error(), args))
 		return 2
 	}
 	s := &invocation{
@@ -149,19 +152,19 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	}
 	for _, provider := range []any{s.loadConfig, s.openDatabase, s.openRegistry} {
 		if err := parsed.BindSingletonProvider(provider); err != nil {
-			panic(err) // as above
+			panic(err) // a provider has an invalid signature
 		}
 	}
 	err = errors.Join(parsed.Run(s), s.close())
 	if err == nil {
 		return 0
 	}
-	told := []string{strings.ReplaceAll(err.Error(), "\n", "; ")}
+	lines := []string{strings.ReplaceAll(err.Error(), "\n", "; ")}
 	if errors.As(err, &linesError{}) {
-		told = strings.Split(err.Error(), "\n")
+		lines = strings.Split(err.Error(), "\n")
 	}
-	for _, line := range told {
-		fmt.Fprintf(stderr, "keywicket: %s\n", s.masked(line))
+	for _, line := range lines {
+		fmt.Fprintf(stderr, "keywicket: %s\n", s.maskKeys(line))
 	}
 	if errors.As(err, &usageError{}) {
 		return 2
@@ -173,9 +176,9 @@ func (s *invocation) loadConfig() (config, error) {
 	return loadConfig(s.configFile, s.environ, func(c *config) { set(&c.Database.URL, s.databaseURL) })
 }
 
-// openDatabase gives the bare database, to migrate it.
+// openDatabase opens the database without a check of its schema, for migrations.
 func (s *invocation) openDatabase() (*sqlx.DB, error) {
-	url, err := s.namedDatabase()
+	url, err := s.configuredDatabase()
 	if err != nil {
 		return nil, err
 	}
@@ -186,9 +189,9 @@ func (s *invocation) openDatabase() (*sqlx.DB, error) {
 	return db, err
 }
 
-// openRegistry gives the operator's side of the store.
+// openRegistry opens the operator's side of the store.
 func (s *invocation) openRegistry() (*store.Registry, error) {
-	url, err := s.namedDatabase()
+	url, err := s.configuredDatabase()
 	if err != nil {
 		return nil, err
 	}
@@ -199,8 +202,9 @@ func (s *invocation) openRegistry() (*store.Registry, error) {
 	return r, err
 }
 
-// namedDatabase loads the configuration anew: an error of one provider within another is told with a Go type's name.
-func (s *invocation) namedDatabase() (string, error) {
+// configuredDatabase returns the database URL of the configuration. It loads the configuration itself instead of requesting it from
+// kong: kong would add the name of a Go type to an error of a nested provider.
+func (s *invocation) configuredDatabase() (string, error) {
 	c, err := s.loadConfig()
 	if err != nil {
 		return "", err

@@ -21,7 +21,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// The tests share a throw-away Postgres, and have a database each, copied from a migrated template.
+// The tests share a temporary Postgres server. Each test has its own database, a copy of a migrated template.
 var (
 	server    *postgres.Server
 	databases atomic.Int64
@@ -32,11 +32,12 @@ const (
 	empty    = "template0"
 )
 
-// TestMain: in a script, `keywicket` is this binary once more, which then is the command, and needs no server.
+// TestMain runs the tests with a Postgres server. In a script, `keywicket` runs this binary again as the command, without a server.
 func TestMain(m *testing.M) {
 	testscript.Main(withPostgres{m}, map[string]func(){"keywicket": main})
 }
 
+// withPostgres runs the tests with a Postgres server.
 type withPostgres struct{ tests *testing.M }
 
 func (w withPostgres) Run() int {
@@ -69,7 +70,7 @@ func (w withPostgres) run() (code int, err error) {
 	return w.tests.Run(), nil
 }
 
-// administer runs a statement outside of the tests' databases.
+// administer runs a statement in the database postgres.
 func administer(ctx context.Context, statement string) error {
 	db, err := store.Open(server.URL("postgres"))
 	if err != nil {
@@ -79,24 +80,24 @@ func administer(ctx context.Context, statement string) error {
 	return errors.Join(err, db.Close())
 }
 
-// newDatabase copies a database, and returns its URL. The server is thrown away with it.
+// newDatabase copies a database and returns the URL of the copy. Nothing drops the copy: the server is temporary.
 func newDatabase(original string) (string, error) {
 	name := fmt.Sprintf("test_%d", databases.Add(1))
 	err := administer(context.Background(), "CREATE DATABASE "+name+" TEMPLATE "+original)
 	return server.URL(name), err
 }
 
-// The scripts have these commands beside testscript's own, and a migrated database of their own in
+// The scripts have these commands in addition to those of testscript. Each has its own migrated database in
 // $KEYWICKET_DATABASE_URL:
 //
-//	refused STATUS args...   keywicket must end with this exit status, print nothing, and say why in one line
-//	database empty|migrated  changes to a new database
-//	keep NAME=key...         sets variables from keys of the object that was printed last
-//	keep-token               likewise $TOKEN, $ID, $PREFIX, and $SECRET, the part of the token that must not be shown again
+//	refused STATUS args...   keywicket must exit with this status, print nothing to stdout, and print one error line
+//	database empty|migrated  switches to a new database
+//	keep NAME=key...         sets variables from keys of the last printed object
+//	keep-token               sets $TOKEN, $ID, $PREFIX, and $SECRET, the part of the token that must not be shown again
 //	ready ADDRESS            waits until /readyz answers 200
 //
-// $ADDRESS is the host and port of the server, $TAKEN an address that somebody listens on, $POLICIES the folder of those
-// that are built in.
+// $ADDRESS is the host and port of the Postgres server, $TAKEN is an address in use, and $POLICIES is the folder of the built-in
+// policies.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -129,7 +130,7 @@ func setup(e *testscript.Env) error {
 	_, rest, _ := strings.Cut(url, "@")
 	address, _, _ := strings.Cut(rest, "/")
 	e.Setenv("ADDRESS", address)
-	// A program with the race detector in it waits a second before it exits, unless it is told not to.
+	// With the race detector, a program waits for a second before it exits. This setting disables the wait.
 	e.Setenv("GORACE", "atexit_sleep_ms=0")
 	return nil
 }
@@ -140,19 +141,19 @@ func refused(ts *testscript.TestScript, _ bool, args []string) {
 	err = ts.Exec("keywicket", args[1:]...)
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != want {
-		ts.Fatalf("got %v, want the exit status %d; it said %s", err, want, ts.ReadFile("stderr"))
+		ts.Fatalf("got %v, want the exit status %d; stderr: %s", err, want, ts.ReadFile("stderr"))
 	}
 	if out := ts.ReadFile("stdout"); out != "" {
-		ts.Fatalf("it printed %s", out)
+		ts.Fatalf("stdout: %s", out)
 	}
-	said := ts.ReadFile("stderr")
-	line, more, _ := strings.Cut(said, "\n")
+	stderr := ts.ReadFile("stderr")
+	line, more, _ := strings.Cut(stderr, "\n")
 	if !strings.HasPrefix(line, "keywicket: ") {
-		ts.Fatalf("it said something else than an error: %s", said)
+		ts.Fatalf("stderr is not an error message: %s", stderr)
 	}
 	for line := range strings.Lines(more) {
-		if !strings.HasPrefix(line, "keywicket: policies (") { // these alone have several
-			ts.Fatalf("it said something else than one line: %s", said)
+		if !strings.HasPrefix(line, "keywicket: policies (") { // only policy errors have several lines
+			ts.Fatalf("stderr is not one line: %s", stderr)
 		}
 	}
 }
@@ -171,7 +172,7 @@ func keep(ts *testscript.TestScript, _ bool, args []string) {
 		name, key, _ := strings.Cut(arg, "=")
 		value, ok := object[key].(string)
 		if !ok {
-			ts.Fatalf("%s is no text: %v", key, object[key])
+			ts.Fatalf("%s is not a string: %v", key, object[key])
 		}
 		ts.Setenv(name, value)
 	}
@@ -181,7 +182,7 @@ func keepToken(ts *testscript.TestScript, _ bool, _ []string) {
 	keep(ts, false, []string{"TOKEN=token", "ID=id", "PREFIX=prefix"})
 	secret, ok := strings.CutPrefix(ts.Getenv("TOKEN"), ts.Getenv("PREFIX"))
 	if !ok || len(secret) < 30 {
-		ts.Fatalf("the token does not go on from its visible prefix %s", ts.Getenv("PREFIX"))
+		ts.Fatalf("the token does not start with its visible prefix %s", ts.Getenv("PREFIX"))
 	}
 	ts.Setenv("SECRET", secret)
 }

@@ -11,8 +11,8 @@ import (
 )
 
 type memberCommand struct {
-	Set    memberSet    `cmd:"" help:"Make a user a member of a workspace, or change the role."`
-	Remove memberRemove `cmd:"" help:"End a membership."`
+	Set    memberSet    `cmd:"" help:"Add a user to a workspace, or change their role."`
+	Remove memberRemove `cmd:"" help:"Remove a user from a workspace."`
 	List   memberList   `cmd:"" help:"List members."`
 }
 
@@ -23,8 +23,8 @@ type memberOf struct {
 
 type memberSet struct {
 	memberOf
-	Role string `help:"One of the policies' roles: owner, admin, member, guest." required:"" placeholder:"ROLE"`
-	waiting
+	Role string `help:"A role of the policies. Built in: owner, admin, member, guest." required:"" placeholder:"ROLE"`
+	waitFlag
 }
 
 func (c *memberSet) Run(s *invocation, r *store.Registry, cfg config) error {
@@ -33,7 +33,7 @@ func (c *memberSet) Run(s *invocation, r *store.Registry, cfg config) error {
 		return policyError(cfg, err)
 	}
 	if roles := rolesOf(tables); !slices.Contains(roles, c.Role) {
-		return fmt.Errorf("no policy knows the role %q; roles are %s", c.Role, strings.Join(roles, ", "))
+		return fmt.Errorf("no policy has the role %q; roles are %s", c.Role, strings.Join(roles, ", "))
 	}
 	m, err := r.SetMember(s.ctx, c.Workspace, c.User, c.Role)
 	if err != nil {
@@ -42,6 +42,7 @@ func (c *memberSet) Run(s *invocation, r *store.Registry, cfg config) error {
 	return c.printOne(s, r, m, [2]string{"workspace", m.WorkspaceSlug}, [2]string{"user", m.Email}, [2]string{"role", m.Role})
 }
 
+// rolesOf returns the names of the roles of all APIs, sorted.
 func rolesOf(tables map[string]policies.Table) []string {
 	roles := make(map[string]bool)
 	for _, t := range tables {
@@ -54,7 +55,7 @@ func rolesOf(tables map[string]policies.Table) []string {
 
 type memberRemove struct {
 	memberOf
-	waiting
+	waitFlag
 }
 
 func (c *memberRemove) Run(s *invocation, r *store.Registry) error {
@@ -71,7 +72,7 @@ func (c *memberRemove) Run(s *invocation, r *store.Registry) error {
 }
 
 type memberList struct {
-	Workspace string `help:"Only of this one: id or slug." placeholder:"W"`
+	Workspace string `help:"Only members of this workspace: id or slug." placeholder:"W"`
 }
 
 func (c *memberList) Run(s *invocation, r *store.Registry) error {

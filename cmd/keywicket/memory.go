@@ -12,62 +12,67 @@ import (
 	"syscall"
 )
 
-// memoryBeside is what Go may take beside the cache before it collects garbage more often than it otherwise would: policies
-// and their evaluation, remembered decisions, the usage of tokens, connections. Half of it is live when all of these are at their bounds.
-const memoryBeside = 128 << 20
+// memoryReserve is the part of the memory limit that is not for the cache, in bytes. It is for policies and their evaluation,
+// cached decisions, the usage of tokens, and connections. When all of these are at their limits, half of it is live. Near the memory
+// limit, Go collects garbage more often.
+const memoryReserve = 128 << 20
 
-// limitMemory sets Go's memory limit by the size of the cache, unless GOMEMLIMIT is set.
+// limitMemory sets Go's memory limit to the size of the cache plus [memoryReserve], unless GOMEMLIMIT is set.
 func limitMemory(cacheBytes int64) {
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(cacheBytes + memoryBeside)
+		debug.SetMemoryLimit(cacheBytes + memoryReserve)
 	}
 }
 
-// settleMemory is for when the start is over. Unless GOGC is set, the heap then grows as [gcPercent] says.
-func settleMemory() {
+// tuneMemory releases the memory of the start-up. Unless GOGC is set, the heap grows by [gcPercent] from then on. Call it once, at the
+// end of the start-up.
+func tuneMemory() {
 	releaseMemory()
 	if os.Getenv("GOGC") == "" {
-		keepHeadroom(100)
+		tuneGC(100)
 	}
 }
 
-// A small heap grows by headroom between two collections of garbage, but not beyond smallHeap; a large one grows by 90 %. Go's
-// default is 100 %: with little in the cache, 10 MB are live, and a tenth of a sidecar's time would be spent on them.
+// A small heap grows by headroom bytes between two garbage collections, but not beyond smallHeap. A large heap grows by 90 %. Go's
+// default is 100 %. With a small cache, 10 MB are live, and Go's default would spend a tenth of a sidecar's time on collections.
 const (
 	headroom  = 56 << 20
 	smallHeap = 72 << 20
 )
 
-// keepHeadroom sets the percentage of growth after each collection. percent is the present one.
-func keepHeadroom(percent int) {
+// tuneGC sets the GC percentage now and after each following collection. percent is the current value. It ignores
+// differences of up to 5 %.
+func tuneGC(percent int) {
 	live := []gometrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	gometrics.Read(live)
 	if wanted := gcPercent(live[0].Value.Uint64()); wanted < percent*19/20 || wanted > percent*21/20 {
 		debug.SetGCPercent(wanted)
 		percent = wanted
 	}
-	runtime.AddCleanup(new([16]byte), keepHeadroom, percent) // the array is garbage, so the next collection calls it
+	runtime.AddCleanup(new([16]byte), tuneGC, percent) // the array is garbage, so the next collection calls tuneGC
 }
 
+// gcPercent returns the GC percentage for a heap of live bytes, from 90 to 5,600.
 func gcPercent(live uint64) int {
 	live = max(live, 1<<20)
 	growth := min(headroom, smallHeap-min(live, smallHeap))
 	return int(max(90, growth*100/live)) //nolint:gosec // 5,600 at most
 }
 
-// releaseMemory gives back to the system what only the start of a sidecar needs: garbage, and the pages of the program's own
-// file. The kernel maps a page again when it is used; two thirds of them never are. Where there is no /proc, the pages stay.
+// releaseMemory returns to the system the memory that only the start-up needs: garbage, and the pages of the program's own file.
+// The kernel loads a page again on its next use; two thirds of the pages are never used again. Without /proc, the pages stay.
 func releaseMemory() {
 	debug.FreeOSMemory()
 	const dontNeed = 4 // MADV_DONTNEED of Linux
 	for _, m := range ownProgramPages() {
-		// An error changes nothing: the pages stay.
+		// On an error the pages stay in memory.
 		_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, m.from, m.to-m.from, dontNeed)
 	}
 }
 
 type mapping struct{ from, to uintptr }
 
+// ownProgramPages returns the [programPages] of this process, or nil without /proc.
 func ownProgramPages() []mapping {
 	program, err := os.Readlink("/proc/self/exe")
 	if err != nil {
@@ -81,8 +86,9 @@ func ownProgramPages() []mapping {
 	return programPages(smaps, program)
 }
 
-// programPages are the mappings of the program's file that hold nothing but the file: nobody can write to them, and nobody has. A
-// loader writes to constants of a position-independent program before it makes them read-only, and these have anonymous pages.
+// programPages returns the mappings of the program's file that have no content other than the file's: read-only ones without
+// anonymous or swapped pages. The loader of a position-independent program writes to constants before it makes them read-only;
+// such mappings have anonymous pages.
 func programPages(smaps io.Reader, program string) (found []mapping) {
 	var m mapping
 	candidate := false

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// resident is how much of the mappings is in memory, in KiB.
+// resident returns the size of the mappings that is in memory, in KiB.
 func resident(t *testing.T, of []mapping) (kilobytes int) {
 	t.Helper()
 	smaps, err := os.Open("/proc/self/smaps")
@@ -36,18 +36,18 @@ func resident(t *testing.T, of []mapping) (kilobytes int) {
 	return kilobytes
 }
 
-// What only the start needs is given back, and the program goes on.
+// releaseMemory returns memory to the system, and the program continues to work.
 func TestReleaseMemory(t *testing.T) {
 	pages := ownProgramPages()
 	if len(pages) < 2 {
-		t.Fatalf("%v: neither code nor constants", pages)
+		t.Fatalf("%v: code or constants are missing", pages)
 	}
 	before := resident(t, pages)
 	releaseMemory()
 	if after := resident(t, pages); after >= before*3/4 {
-		t.Errorf("%d KiB of the program in memory, of %d", after, before)
+		t.Errorf("%d of %d KiB of the program are still in memory", after, before)
 	}
-	// Threads, garbage and a collection use much of the program again.
+	// Threads, garbage and a collection load many of the pages again.
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
@@ -63,7 +63,7 @@ func TestReleaseMemory(t *testing.T) {
 func TestHeadroom(t *testing.T) {
 	for live, want := range map[uint64]int{0: 5600, 1 << 20: 5600, 8 << 20: 700, 24 << 20: 200, 36 << 20: 100, 1 << 30: 90} {
 		if got := gcPercent(live); got != want {
-			t.Errorf("%d bytes live: %d %%, not %d", live, got, want)
+			t.Errorf("%d live bytes: got %d %%, want %d", live, got, want)
 		}
 	}
 	before := debug.SetGCPercent(100)
@@ -85,13 +85,13 @@ func TestHeadroom(t *testing.T) {
 		large := make([]byte, 4*headroom)
 		defer runtime.KeepAlive(large)
 		runtime.GC()
-		keepHeadroom(100)
-		await("much is live", func(p uint64) bool { return p == 90 })
+		tuneGC(100)
+		await("with a large heap", func(p uint64) bool { return p == 90 })
 	}()
-	await("little is live", func(p uint64) bool { return p > 90 })
+	await("with a small heap", func(p uint64) bool { return p > 90 })
 }
 
-// What a loader has written into the program's memory is not in its file, and must stay.
+// Pages that the loader has changed are not in the program's file, and must stay.
 func TestProgramPages(t *testing.T) {
 	one := func(from, mode, file string, anonymous int, swapped ...int) string {
 		return fmt.Sprintf("%s000-%sfff %s 00000000 fe:00 42    %s\nSize:   4 kB\nRss:    4 kB\nAnonymous:   %d kB\nAnonHugePages:   0 kB\nSwap:   %d kB\nVmFlags: rd mr\n",

@@ -17,8 +17,8 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// metrics are what /metrics tells. Labels come from the product's own words, never from a request, so their number is
-// bounded.
+// metrics are the metrics of the sidecar at /metrics. Label values come from fixed sets, never from a request, so their number is
+// limited.
 type metrics struct {
 	registry *prometheus.Registry
 	checks   counters[checkLabels]
@@ -27,7 +27,7 @@ type metrics struct {
 	policies prometheus.Histogram
 }
 
-// The labels of what is counted at each check.
+// Labels of the counters that change at each check.
 type (
 	checkLabels struct {
 		api    string
@@ -41,8 +41,8 @@ type (
 	}
 )
 
-// counters finds the counter of some labels without a lock, and without making a list of the labels each time. There are not
-// many: see metrics.
+// counters caches the counter of each combination of labels. A cached counter is found without a lock and without an allocation of
+// the label values. [metrics] says why their number is limited.
 type counters[L comparable] struct {
 	vector *prometheus.CounterVec
 	values func(L) []string
@@ -50,6 +50,7 @@ type counters[L comparable] struct {
 	adding sync.Mutex
 }
 
+// of returns the counter of the labels.
 func (c *counters[L]) of(labels L) prometheus.Counter {
 	if known := c.known.Load(); known != nil {
 		if counter, ok := (*known)[labels]; ok {
@@ -68,7 +69,8 @@ func (c *counters[L]) of(labels L) prometheus.Counter {
 	return counter
 }
 
-// From 10 µs, where a decision lies, to 0.33 s; what takes longer is near the end of the time that Envoy gives a check.
+// seconds are the buckets of durations: from 10 µs, the time of a decision, to 0.33 s. Longer ones are close to Envoy's timeout of a
+// check.
 var seconds = prometheus.ExponentialBuckets(10e-6, 2, 16)
 
 func newMetrics(d *store.Directory, v *session.Verifier, e *policies.Engine) *metrics {
@@ -76,30 +78,30 @@ func newMetrics(d *store.Directory, v *session.Verifier, e *policies.Engine) *me
 		registry: prometheus.NewRegistry(),
 		lookups: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "keywicket_lookup_seconds",
-			Help:    "Time of a look-up that is not answered from memory at once, by outcome and by what the cache had to do with it.",
+			Help:    "Duration of look-ups except cache hits, by outcome and cache result.",
 			Buckets: seconds,
 		}, []string{"outcome", "cache"}),
 		policies: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "keywicket_policy_seconds", Help: "Time of one evaluation of the policy, with the wait for its turn.", Buckets: seconds,
+			Name: "keywicket_policy_seconds", Help: "Duration of one policy evaluation, including the wait for a free evaluator.", Buckets: seconds,
 		}),
 	}
 	m.checks.vector = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "keywicket_checks_total",
-		Help: "Checks answered, by API, code and reason; both are empty for an allow, the API for an unknown one.",
+		Help: "Checks by API, code and reason. Code and reason are empty for an allow. API is empty for an unknown API.",
 	}, []string{"api", "code", "reason"})
 	m.checks.values = func(l checkLabels) []string { return []string{l.api, string(l.code), string(l.reason)} }
 	m.cached.vector = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "keywicket_cache_lookups_total",
-		Help: "Look-ups by what the cache had to do with them, hit, miss, bypass or stale, by outcome, and by kind of credential, where one was found.",
+		Help: "Look-ups by cache result (hit, miss, bypass, stale), outcome, and kind of credential if one was found.",
 	}, []string{"cache", "kind", "outcome"})
 	m.cached.values = func(l lookupLabels) []string { return []string{string(l.cache), string(l.kind), l.outcome} }
 	e.Measure(func(d time.Duration) { m.policies.Observe(d.Seconds()) })
 	m.registry.MustRegister(m.checks.vector, m.lookups, m.cached.vector, m.policies, cacheMetrics{d}, sessionMetrics{v},
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "keywicket_policy_remembered_total", Help: "Decisions that were remembered, so that the policy was not evaluated.",
+			Name: "keywicket_policy_remembered_total", Help: "Decisions from the decision cache, without an evaluation of the policy.",
 		}, func() float64 { return float64(e.Remembered()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "keywicket_policy_remembers", Help: "1: decisions are remembered; 0: they depend on what changes each time.",
+			Name: "keywicket_policy_remembers", Help: "1: decisions are cached; 0: they are not, because they depend on values that change with each request.",
 		}, func() float64 {
 			if e.Remembers() {
 				return 1
@@ -112,7 +114,7 @@ func newMetrics(d *store.Directory, v *session.Verifier, e *policies.Engine) *me
 
 func (m *metrics) observe(a authz.Answer) { m.checks.of(checkLabels{a.API, a.Code, a.Reason}).Inc() }
 
-// issuerMetrics are what /metrics of the issuer tells.
+// issuerMetrics are the metrics of the issuer at its own /metrics.
 type issuerMetrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
@@ -124,10 +126,10 @@ func newIssuerMetrics(v *session.Verifier) issuerMetrics {
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keywicket_issuer_requests_total",
-			Help: "Requests to the issuer, by endpoint and what became of them: ok, an error's code, limited, reused, or what the user did.",
+			Help: "Requests to the issuer by endpoint and outcome: ok, an error code, limited, reused, or the user's choice.",
 		}, []string{"endpoint", "outcome"}),
 		cleaned: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "keywicket_issuer_cleaned_total", Help: "Codes and tokens that were over, and were deleted.",
+			Name: "keywicket_issuer_cleaned_total", Help: "Expired codes and tokens that the issuer deleted.",
 		}),
 	}
 	m.registry.MustRegister(m.requests, m.cleaned, sessionMetrics{v}, collectors.NewGoCollector(),
@@ -139,7 +141,8 @@ func (m issuerMetrics) observe(endpoint, outcome string) {
 	m.requests.WithLabelValues(endpoint, outcome).Inc()
 }
 
-// measuredDirectory measures look-ups. An unknown token is an outcome like any other; only an error is not.
+// measuredDirectory counts look-ups and measures their duration. The outcome is found, error, or the reason of a denial, such as
+// unknown.
 type measuredDirectory struct {
 	authz.Directory
 	metrics *metrics
@@ -164,21 +167,21 @@ func (d measuredDirectory) Lookup(ctx context.Context, l authz.Lookup) (authz.Fo
 	return found, err
 }
 
-// cacheMetrics reads the cache's own figures when it is asked for them.
+// cacheMetrics is a collector that reads the statistics of the cache at each scrape.
 type cacheMetrics struct{ directory *store.Directory }
 
 var (
 	leaseLeft = prometheus.NewDesc("keywicket_cache_lease_seconds",
-		"For how long the cache may still be used if the change log cannot be read any more; 0: it is not used.", nil, nil)
+		"Time that the cache may still be used without another read of the change log. 0: the cache is not used.", nil, nil)
 	feedLag = prometheus.NewDesc("keywicket_cache_feed_lag_seconds",
-		"How long the last reading of the change log took.", nil, nil)
-	changes = prometheus.NewDesc("keywicket_cache_changes_total", "Rows of the change log that were read.", nil, nil)
+		"Duration of the last read of the change log.", nil, nil)
+	changes = prometheus.NewDesc("keywicket_cache_changes_total", "Rows read from the change log.", nil, nil)
 	epochs  = prometheus.NewDesc("keywicket_cache_epochs_total",
-		"How often everything was forgotten: start, notice (a change of many rows), world (another server, other tables or triggers), gap (rows of the log were missed).", []string{"cause"}, nil)
-	entries = prometheus.NewDesc("keywicket_cache_entries", "Answers remembered, good ones and denials.", []string{"answers"}, nil)
-	inBytes = prometheus.NewDesc("keywicket_cache_bytes", "What they take.", []string{"answers"}, nil)
+		"Times that the whole cache was discarded, by cause: start, notice (a change of many rows), world (another server, tables or triggers), gap (missed rows of the log).", []string{"cause"}, nil)
+	entries = prometheus.NewDesc("keywicket_cache_entries", "Cache entries, by answer: good or denied.", []string{"answers"}, nil)
+	inBytes = prometheus.NewDesc("keywicket_cache_bytes", "Size of the cache entries in bytes, by answer: good or denied.", []string{"answers"}, nil)
 	dropped = prometheus.NewDesc("keywicket_cache_dropped_total",
-		"Answers that were not remembered: too many at a time, or worth less than what is there.", []string{"answers"}, nil)
+		"Answers that the cache did not store: too many at a time, or less valuable than the existing entries.", []string{"answers"}, nil)
 )
 
 // Describe implements [prometheus.Collector].
@@ -198,24 +201,24 @@ func (c cacheMetrics) Collect(to chan<- prometheus.Metric) {
 	for cause, n := range s.Epochs {
 		to <- prometheus.MustNewConstMetric(epochs, counter, float64(n), string(cause))
 	}
-	for answers, room := range map[string]cache.RoomStats{"good": s.Good, "denied": s.Denied} {
-		to <- prometheus.MustNewConstMetric(entries, gauge, float64(room.Entries), answers)
-		to <- prometheus.MustNewConstMetric(inBytes, gauge, float64(room.Bytes), answers)
-		to <- prometheus.MustNewConstMetric(dropped, counter, float64(room.Dropped), answers)
+	for answers, stats := range map[string]cache.RoomStats{"good": s.Good, "denied": s.Denied} {
+		to <- prometheus.MustNewConstMetric(entries, gauge, float64(stats.Entries), answers)
+		to <- prometheus.MustNewConstMetric(inBytes, gauge, float64(stats.Bytes), answers)
+		to <- prometheus.MustNewConstMetric(dropped, counter, float64(stats.Dropped), answers)
 	}
 }
 
-// sessionMetrics reads the verifier's own figures when it is asked for them.
+// sessionMetrics is a collector that reads the statistics of the session verifier at each scrape.
 type sessionMetrics struct{ verifier *session.Verifier }
 
 var (
 	verifications = prometheus.NewDesc("keywicket_sessions_total",
-		"Session tokens by what was found: remembered, verified, denied, or failed where it could not be told.", []string{"api", "result"}, nil)
+		"Session tokens by API and result: remembered, verified, denied, or failed (verification was not possible).", []string{"api", "result"}, nil)
 	keysAge = prometheus.NewDesc("keywicket_session_keys_age_seconds",
-		"How long ago the issuer's public keys were fetched.", []string{"api"}, nil)
-	keys       = prometheus.NewDesc("keywicket_session_keys", "How many of them there are; 0: no session is taken.", []string{"api"}, nil)
+		"Age of the issuer's public keys.", []string{"api"}, nil)
+	keys       = prometheus.NewDesc("keywicket_session_keys", "Number of the issuer's public keys. 0: no session is accepted.", []string{"api"}, nil)
 	keyFetches = prometheus.NewDesc("keywicket_session_key_fetches_total",
-		"Fetches of the issuer's public keys, by result: ok, failed.", []string{"api", "result"}, nil)
+		"Fetches of the issuer's public keys, by result: ok or failed.", []string{"api", "result"}, nil)
 )
 
 // Describe implements [prometheus.Collector].

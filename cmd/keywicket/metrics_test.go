@@ -14,12 +14,15 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-type answers struct {
+// fakeDirectory returns the same result for each look-up.
+type fakeDirectory struct {
 	found authz.Found
 	err   error
 }
 
-func (a answers) Lookup(context.Context, authz.Lookup) (authz.Found, error) { return a.found, a.err }
+func (d fakeDirectory) Lookup(context.Context, authz.Lookup) (authz.Found, error) {
+	return d.found, d.err
+}
 
 func TestMetrics(t *testing.T) {
 	engine, err := policies.Load(t.Context(), policies.Config{})
@@ -27,13 +30,13 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := newMetrics(&store.Directory{}, &session.Verifier{}, engine)
-	for _, a := range []answers{{}, {found: authz.Found{Cache: authz.CacheHit}}, {found: authz.Found{Denial: authz.ReasonRevoked}}, {err: errors.New("down")}} {
+	for _, a := range []fakeDirectory{{}, {found: authz.Found{Cache: authz.CacheHit}}, {found: authz.Found{Denial: authz.ReasonRevoked}}, {err: errors.New("down")}} {
 		found, err := measuredDirectory{a, m}.Lookup(t.Context(), authz.Lookup{})
 		if found.Denial != a.found.Denial || !errors.Is(err, a.err) {
 			t.Errorf("got %+v, %v", found, err)
 		}
 	}
-	for range 3 { // two of which are remembered
+	for range 3 { // two of these come from the decision cache
 		if d, err := engine.Decide(t.Context(), authz.Input{API: "velocity", Denial: authz.ReasonMissing}); err != nil || d.Allow {
 			t.Errorf("got %+v, %v", d, err)
 		}
@@ -84,13 +87,13 @@ func TestIssuerMetrics(t *testing.T) {
 	}
 }
 
-// A key that is pasted in the wrong place must not stay in a terminal's scrollback or a log.
+// A key pasted in the wrong place must not appear in the scrollback of a terminal or in a log.
 func TestMasked(t *testing.T) {
 	const key = "sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0"
-	if got := masked("unexpected argument "+key, []string{"token", "list", key}); got != "unexpected argument sk_live_…" {
+	if got := maskArguments("unexpected argument "+key, []string{"token", "list", key}); got != "unexpected argument sk_live_…" {
 		t.Error(got)
 	}
-	if got := masked(`but got "`+key+`"`, []string{"--limit=" + key}); got != `but got "sk_live_…"` {
+	if got := maskArguments(`but got "`+key+`"`, []string{"--limit=" + key}); got != `but got "sk_live_…"` {
 		t.Error(got)
 	}
 	s := new(invocation)
@@ -100,11 +103,11 @@ func TestMasked(t *testing.T) {
 		"no user eyJhbGciOiJFUzI1NiJ9.e30.c2ln":             "no user eyJ…",
 		"/etc/keywicket/vel_or_not.yaml: prefixes are vel_": "/etc/keywicket/vel_or_not.yaml: prefixes are vel_",
 	} {
-		if got := s.masked(text); got != want {
+		if got := s.maskKeys(text); got != want {
 			t.Error(got)
 		}
 	}
-	if got := masked("unknown flag --frobnicate", []string{"--frobnicate"}); got != "unknown flag --frobnicate" {
+	if got := maskArguments("unknown flag --frobnicate", []string{"--frobnicate"}); got != "unknown flag --frobnicate" {
 		t.Error(got)
 	}
 }

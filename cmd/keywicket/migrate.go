@@ -10,13 +10,13 @@ import (
 )
 
 type migrateCommand struct {
-	Up     migrateUp     `cmd:"" help:"Run the migrations that are pending."`
-	Status migrateStatus `cmd:"" help:"List the migrations, and when each was applied."`
+	Up     migrateUp     `cmd:"" help:"Run the pending migrations."`
+	Status migrateStatus `cmd:"" help:"List the migrations and the time of each."`
 }
 
 type migrateUp struct{}
 
-// Run may be called by several operators at once: one migrates, the others wait.
+// Run applies the pending migrations. Several operators may run it at the same time: one migrates, the others wait.
 func (migrateUp) Run(s *invocation, db *sqlx.DB) error {
 	applied, err := store.Migrate(s.ctx, db)
 	if err != nil {

@@ -12,22 +12,22 @@ import (
 )
 
 type oauthAppCommand struct {
-	Create       oauthAppCreate `cmd:"" help:"Register an app, and show its secret once."`
+	Create       oauthAppCreate `cmd:"" help:"Register an app and show its secret once."`
 	List         oauthAppList   `cmd:"" help:"List apps."`
-	RotateSecret oauthAppRotate `cmd:"" help:"Give an app another secret. The one before is worth nothing from then on."`
-	Revoke       oauthAppRevoke `cmd:"" help:"End an app, with all that users have granted to it."`
+	RotateSecret oauthAppRotate `cmd:"" help:"Replace an app's secret. The previous secret becomes invalid."`
+	Revoke       oauthAppRevoke `cmd:"" help:"Revoke an app and all of its grants."`
 }
 
 type oauthAppCreate struct {
-	Name         string   `help:"What users read on the consent page." required:"" placeholder:"NAME"`
-	RedirectURI  []string `help:"Where users are sent back to: an https URI, one of http on 127.0.0.1 or [::1], or one of the app's own scheme. May be repeated." name:"redirect-uri" required:"" sep:"none" placeholder:"URI"`
-	Confidential bool     `help:"The app has a server that keeps its secret: it gets nothing without it."`
-	ID           string   `help:"The client id. Default: one is made up." name:"id" placeholder:"ID"`
-	API          string   `help:"The API, where several have access tokens." name:"api" placeholder:"NAME"`
+	Name         string   `help:"The app's name on the consent page." required:"" placeholder:"NAME"`
+	RedirectURI  []string `help:"Redirect URI: https, http on 127.0.0.1 or [::1], or the app's own scheme. May be repeated." name:"redirect-uri" required:"" sep:"none" placeholder:"URI"`
+	Confidential bool     `help:"The app has a server that keeps its secret. It must authenticate with the secret."`
+	ID           string   `help:"The client id. Default: a generated id." name:"id" placeholder:"ID"`
+	API          string   `help:"The API. Required if several APIs have access tokens." name:"api" placeholder:"NAME"`
 }
 
-// appShown is what is printed of an app whose secret was made: the only time that it is shown.
-type appShown struct {
+// appWithSecret is the output for an app with a new secret. Nothing else shows the secret.
+type appWithSecret struct {
 	store.App
 	Secret string `json:"client_secret"`
 }
@@ -49,22 +49,22 @@ func (c *oauthAppCreate) Run(s *invocation, r *store.Registry, cfg config) error
 	return printApp(s, app, secret)
 }
 
-// api is the one whose access tokens the app would get.
+// api returns the API of the app's access tokens.
 func (c *oauthAppCreate) api(cfg config) (string, error) {
-	having := cfg.apisWith(c.API, func(a authz.API) bool {
+	names := cfg.apisMatching(c.API, func(a authz.API) bool {
 		return slices.ContainsFunc(a.Credentials, func(f authz.CredentialFormat) bool { return f.Kind == authz.KindOAuthToken })
 	})
-	switch len(having) {
+	switch len(names) {
 	case 0:
 		return "", errors.New("no such API has credentials of the kind oauth_token")
 	case 1:
-		return having[0], nil
+		return names[0], nil
 	}
-	return "", usageError{fmt.Errorf("%s have access tokens: give --api", strings.Join(having, " and "))}
+	return "", usageError{fmt.Errorf("%s have access tokens: give --api", strings.Join(names, " and "))}
 }
 
 func printApp(s *invocation, app store.App, secret authz.Secret) error {
-	err := printOne(s, appShown{app, secret.Reveal()},
+	err := printOne(s, appWithSecret{app, secret.Reveal()},
 		[2]string{"client id", app.ID},
 		[2]string{"client secret", secret.Reveal()},
 		[2]string{"name", app.Name},
@@ -72,10 +72,10 @@ func printApp(s *invocation, app store.App, secret authz.Secret) error {
 		[2]string{"confidential", fmt.Sprint(app.Confidential)},
 	)
 	if err != nil {
-		return fmt.Errorf("the secret of %s was made, and could not be shown: keywicket oauth-app rotate-secret %s: %w", app.ID, app.ID, err)
+		return fmt.Errorf("the secret of %s was created, but cannot be shown: run keywicket oauth-app rotate-secret %s: %w", app.ID, app.ID, err)
 	}
 	if !s.json {
-		fmt.Fprintln(s.stderr, "Keep the secret now: it is not shown again.")
+		fmt.Fprintln(s.stderr, "Save the secret now: it is not shown again.")
 	}
 	return nil
 }
@@ -94,7 +94,7 @@ func (c *oauthAppList) Run(s *invocation, r *store.Registry) error {
 
 type oauthAppRotate struct {
 	ID string `arg:"" help:"The client id, as oauth-app list shows it." name:"id"`
-	waiting
+	waitFlag
 }
 
 func (c *oauthAppRotate) Run(s *invocation, r *store.Registry) error {
@@ -107,7 +107,7 @@ func (c *oauthAppRotate) Run(s *invocation, r *store.Registry) error {
 
 type oauthAppRevoke struct {
 	ID string `arg:"" help:"The client id, as oauth-app list shows it." name:"id"`
-	waiting
+	waitFlag
 }
 
 func (c *oauthAppRevoke) Run(s *invocation, r *store.Registry) error {
@@ -120,13 +120,13 @@ func (c *oauthAppRevoke) Run(s *invocation, r *store.Registry) error {
 }
 
 type grantCommand struct {
-	List   grantList   `cmd:"" help:"List what users have granted, newest first."`
-	Revoke grantRevoke `cmd:"" help:"End a grant, with every token of it."`
+	List   grantList   `cmd:"" help:"List grants, newest first."`
+	Revoke grantRevoke `cmd:"" help:"Revoke a grant and all of its tokens."`
 }
 
 type grantList struct {
-	App  string `help:"Only to this app: its client id." placeholder:"ID"`
-	User string `help:"Only of this user: id or email." placeholder:"U"`
+	App  string `help:"Only grants to this app: its client id." placeholder:"ID"`
+	User string `help:"Only grants of this user: id or email." placeholder:"U"`
 }
 
 func (c *grantList) Run(s *invocation, r *store.Registry) error {
@@ -141,7 +141,7 @@ func (c *grantList) Run(s *invocation, r *store.Registry) error {
 
 type grantRevoke struct {
 	ID string `arg:"" help:"The grant's id, as grant list shows it." name:"id"`
-	waiting
+	waitFlag
 }
 
 func (c *grantRevoke) Run(s *invocation, r *store.Registry) error {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// print writes data as JSON, or as a table: a row of titles, then a row each.
+// print writes data as JSON, or as a table of titles and rows.
 func (s *invocation) print(data any, titles []string, rows [][]string) error {
 	if s.json {
 		encoder := json.NewEncoder(s.stdout)
@@ -22,7 +22,7 @@ func (s *invocation) print(data any, titles []string, rows [][]string) error {
 	return table.Flush()
 }
 
-// printList writes a list: one JSON array, or a table with a row each.
+// printList writes a list as one JSON array, or as a table with one row for each item.
 func printList[T any](s *invocation, list []T, titles []string, row func(T) []string) error {
 	if list == nil {
 		list = []T{}
@@ -34,7 +34,7 @@ func printList[T any](s *invocation, list []T, titles []string, row func(T) []st
 	return s.print(list, titles, rows)
 }
 
-// printOne writes one object: JSON, or a line per field.
+// printOne writes one object as JSON, or as one line for each field that is not empty.
 func printOne(s *invocation, object any, fields ...[2]string) error {
 	if s.json {
 		return s.print(object, nil, nil)
@@ -48,6 +48,7 @@ func printOne(s *invocation, object any, fields ...[2]string) error {
 	return table.Flush()
 }
 
+// when formats a time in UTC as RFC 3339, or nil as "-".
 func when(t *time.Time) string {
 	if t == nil {
 		return "-"

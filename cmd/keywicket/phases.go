@@ -11,18 +11,18 @@ import (
 	"github.com/keywicket/keywicket/envoy"
 )
 
-// A sidecar that starts asks itself whether it is ready: every 50 ms at first. After 5 s it asks every second, because the
-// database may be down, and other sidecars ask it too.
+// Intervals of the readiness check of a starting sidecar: 50 ms for the first 5 s, then 1 s. The database may be down, and other
+// sidecars query it too.
 const (
-	readyOften  = 50 * time.Millisecond
-	readySeldom = time.Second
-	oftenFor    = 5 * time.Second
+	firstReadyInterval = 50 * time.Millisecond
+	laterReadyInterval = time.Second
+	firstReadyPhase    = 5 * time.Second
 )
 
-// awaitReady waits until the process is ready, or the context ends. A load balancer that asks the health service would
-// otherwise send checks to a sidecar that has no connection to its database yet.
+// awaitReady waits until the process is ready and returns true, or returns false when the context ends. Without it, a load balancer
+// that uses the health service would send checks to a sidecar without a database connection.
 func awaitReady(ctx context.Context, ready readiness) bool {
-	wait, began := readyOften, time.Now()
+	wait, began := firstReadyInterval, time.Now()
 	for {
 		if ok, _ := ready(ctx); ok {
 			return true
@@ -32,14 +32,14 @@ func awaitReady(ctx context.Context, ready readiness) bool {
 			return false
 		case <-time.After(wait):
 		}
-		if time.Since(began) > oftenFor {
-			wait = readySeldom
+		if time.Since(began) > firstReadyPhase {
+			wait = laterReadyInterval
 		}
 	}
 }
 
-// lameDuck tells load balancers to send no more checks, and waits until they have noticed: for the duration, or until the
-// process is told to stop a second time. Meanwhile checks are answered as before.
+// lameDuck sets the health service to NOT_SERVING, so that load balancers send no more checks. Then it waits for d, or until a second
+// SIGINT or SIGTERM. The sidecar answers checks during the wait.
 func lameDuck(server *envoy.Server, d time.Duration, log *slog.Logger) {
 	again, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -27,11 +27,12 @@ import (
 
 type serveCommand struct {
 	ListenGRPC       string `help:"Address of the ext_authz server: host:port or unix:///path." name:"listen-grpc" placeholder:"ADDRESS"`
-	ListenOperations string `help:"Address of /livez, /readyz and /metrics." name:"listen-operations" placeholder:"ADDRESS"`
-	PoliciesDir      string `help:"Folder of policies, instead of those built in." name:"policies-dir" placeholder:"DIR"`
-	LogLevel         string `help:"debug, info, warn or error." name:"log-level" enum:",debug,info,warn,error" default:"" placeholder:"LEVEL"`
+	ListenOperations string `help:"Address of /livez, /readyz and /metrics: host:port or unix:///path." name:"listen-operations" placeholder:"ADDRESS"`
+	PoliciesDir      string `help:"Folder of policies. Default: the built-in policies." name:"policies-dir" placeholder:"DIR"`
+	LogLevel         string `help:"Log level: debug, info, warn or error." name:"log-level" enum:",debug,info,warn,error" default:"" placeholder:"LEVEL"`
 }
 
+// apply returns a function that sets the values of the flags in a configuration.
 func (c *serveCommand) apply(s *invocation) func(*config) {
 	return func(to *config) {
 		set(&to.Database.URL, s.databaseURL)
@@ -42,16 +43,17 @@ func (c *serveCommand) apply(s *invocation) func(*config) {
 	}
 }
 
+// set assigns value unless it is empty.
 func set(to *string, value string) {
 	if value != "" {
 		*to = value
 	}
 }
 
-// Run serves until the process is told to stop. Everything that can be wrong with the configuration is found before
-// the first check is answered; a database that is not there yet is not wrong.
+// Run serves until the process receives a signal to stop. It validates all of the configuration before the sidecar answers the first
+// check. An unreachable database is not an error.
 func (c *serveCommand) Run(s *invocation) (err error) {
-	outliveTerminal()
+	ignoreHangup()
 	cfg, err := loadConfig(s.configFile, s.environ, c.apply(s))
 	if err != nil {
 		return err
@@ -65,7 +67,7 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 	limitMemory(int64(cfg.Cache.MaxBytes))
 	engine, err := loadPolicies(s.ctx, cfg)
 	if s.ctx.Err() != nil {
-		return nil // told to stop before there was anything to drain
+		return nil // a signal to stop during the start-up: there is nothing to drain
 	}
 	if err != nil {
 		return err
@@ -73,7 +75,7 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 	for _, warning := range slices.Concat(cfg.warnings(), engine.Warnings()) {
 		log.Warn("configuration", "warning", warning)
 	}
-	verifications := cfg.forSessions()
+	verifications := cfg.sessionBytes()
 	directory, err := store.OpenDirectory(store.Config{
 		URL:                url,
 		MaxOpenConnections: cfg.Database.MaxOpenConnections,
@@ -94,7 +96,7 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 	if err != nil {
 		return err
 	}
-	// The store is closed last: the use of tokens in the checks just drained is still to be written.
+	// The store closes last, because Close writes the token usage of the drained checks.
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), cfg.Listen.Drain)
 		defer cancel()
@@ -118,14 +120,15 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 		AllowSample:       cfg.Log.AllowSample,
 		Observe:           m.observe,
 	}, authorizer, log)
-	return serve(s.ctx, cfg, log, server, readinessOf(s.ctx, directory.Ready, directory.Notices, sessions), m)
+	return serve(s.ctx, cfg, log, server, newReadiness(s.ctx, directory.Ready, directory.Notices, sessions), m)
 }
 
-// outliveTerminal is for what goes on when the terminal that it was started from is closed.
-func outliveTerminal() { signal.Ignore(syscall.SIGHUP) }
+// ignoreHangup keeps a server running after its terminal closes.
+func ignoreHangup() { signal.Ignore(syscall.SIGHUP) }
 
-// forSessions is the part of the cache's bytes that verified sessions get, if there can be any.
-func (c config) forSessions() int64 {
+// sessionBytes returns the part of the cache's bytes for verified sessions: at most an eighth, and 0 if no API has sessions. At least
+// [cache.MinBytes] stay for the cache itself.
+func (c config) sessionBytes() int64 {
 	for _, api := range c.APIs {
 		if api.Session.Issuer != "" {
 			return min(int64(c.Cache.MaxBytes)/8, max(0, int64(c.Cache.MaxBytes)-cache.MinBytes))
@@ -134,9 +137,9 @@ func (c config) forSessions() int64 {
 	return 0
 }
 
-// serve answers until the context told ends, and through the phases after that: the lame duck, then the drain. The operations
-// server goes on until the last check is answered, so that probes and metrics tell of these phases too.
-func serve(told context.Context, cfg config, log *slog.Logger, server *envoy.Server, ready readiness, m *metrics) error {
+// serve answers checks until the context running ends, and during the two phases after that: lame duck and drain. The operations
+// server stops after the last check, so that probes and metrics cover these phases too.
+func serve(running context.Context, cfg config, log *slog.Logger, server *envoy.Server, ready readiness, m *metrics) error {
 	checks, err := listen("listen.grpc", cfg.Listen.GRPC)
 	if err != nil {
 		return err
@@ -148,10 +151,10 @@ func serve(told context.Context, cfg config, log *slog.Logger, server *envoy.Ser
 	server.SetServing(false)
 	log.Info("serving", "grpc", checks.Addr().String(), "operations", probes.Addr().String(),
 		"apis", slices.Sorted(maps.Keys(cfg.APIs)), "version", version())
-	group, ctx := errgroup.WithContext(told)
-	serving, drain := context.WithCancel(context.WithoutCancel(told))
+	group, ctx := errgroup.WithContext(running)
+	serving, drain := context.WithCancel(context.WithoutCancel(running))
 	defer drain()
-	draining, drained := context.WithCancel(context.WithoutCancel(told))
+	draining, drained := context.WithCancel(context.WithoutCancel(running))
 	defer drained()
 	group.Go(func() error {
 		defer drained()
@@ -161,11 +164,11 @@ func serve(told context.Context, cfg config, log *slog.Logger, server *envoy.Ser
 	group.Go(func() error {
 		defer drain()
 		if awaitReady(ctx, ready) {
-			settleMemory()
+			tuneMemory()
 			server.SetServing(true)
 		}
-		<-ctx.Done() // it was told to stop, or a server has failed
-		if told.Err() != nil {
+		<-ctx.Done() // a signal to stop, or the error of a server
+		if running.Err() != nil {
 			lameDuck(server, cfg.Listen.LameDuck, log)
 		}
 		return nil
@@ -175,6 +178,7 @@ func serve(told context.Context, cfg config, log *slog.Logger, server *envoy.Ser
 	return err
 }
 
+// loadPolicies loads the policies and checks them against the APIs of the configuration.
 func loadPolicies(ctx context.Context, cfg config) (*policies.Engine, error) {
 	engine, err := policies.Load(ctx, cfg.Policies)
 	if err == nil {
@@ -186,13 +190,13 @@ func loadPolicies(ctx context.Context, cfg config) (*policies.Engine, error) {
 	return engine, checkTables(cfg, engine.Tables())
 }
 
-// policyError names the policy that is meant, in each line: an error of a policy has one for each thing that is wrong.
+// policyError adds the folder of the policies to each line of err. An error of a policy has one line for each problem.
 func policyError(cfg config, err error) error {
 	return linesError{err, fmt.Sprintf("policies (%s): ", cmp.Or(cfg.Policies.Dir, "built in"))}
 }
 
-// checkTables: an API without a table would refuse everything, and a session with a scope that is none could do nothing,
-// which nobody means.
+// checkTables returns an error for an API without a table, and for an unknown scope of an API's sessions. Without a table, the API
+// would deny every request; a session with an unknown scope would have no rights. Both are mistakes.
 func checkTables(cfg config, tables map[string]policies.Table) error {
 	for _, name := range slices.Sorted(maps.Keys(cfg.APIs)) {
 		if _, ok := tables[name]; !ok {
@@ -202,7 +206,7 @@ func checkTables(cfg config, tables map[string]policies.Table) error {
 		session := cfg.APIs[name].Session
 		for _, scope := range session.Scopes {
 			if _, ok := tables[name].Scope(scope); !ok && session.Issuer != "" {
-				return fmt.Errorf("apis.%s.session.scopes: %q is no scope of %s; scopes are %s", name, scope, name,
+				return fmt.Errorf("apis.%s.session.scopes: %q is not a scope of %s; scopes are %s", name, scope, name,
 					strings.Join(tables[name].ScopeNames(policies.LevelWorkspace, policies.LevelUser), ", "))
 			}
 		}
@@ -210,7 +214,7 @@ func checkTables(cfg config, tables map[string]policies.Table) error {
 	return nil
 }
 
-// listen takes host:port or unix:///path.
+// listen opens a listener on host:port or unix:///path. key is the configuration key for error messages.
 func listen(key, address string) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(address, "unix://"); ok {
 		return listenUnix(key, path)
@@ -228,21 +232,22 @@ func listen(key, address string) (net.Listener, error) {
 	return listener, nil
 }
 
-// listenUnix takes over a socket that a killed process left behind: one that nobody answers on, and no other file.
+// listenUnix opens a listener on a Unix socket. It replaces the socket of a killed process: a socket that accepts no connection. It
+// replaces no other file.
 func listenUnix(key, path string) (net.Listener, error) {
 	if !filepath.IsAbs(path) {
-		return nil, fmt.Errorf("%s: %q is no absolute path: write unix:///path", key, path)
+		return nil, fmt.Errorf("%s: %q is not an absolute path: write unix:///path", key, path)
 	}
 	if info, err := os.Lstat(path); err == nil {
 		if info.Mode()&os.ModeSocket == 0 {
-			return nil, fmt.Errorf("%s: %s is there and is no socket: choose another path", key, path)
+			return nil, fmt.Errorf("%s: %s exists and is not a socket: choose another path", key, path)
 		}
 		if conn, err := net.Dial("unix", path); err == nil {
 			_ = conn.Close()
 			return nil, fmt.Errorf("%s: %s is in use: stop what listens there, or choose another path", key, path)
 		}
 		if err := os.Remove(path); err != nil {
-			return nil, fmt.Errorf("%s: take over %s: %w", key, path, err)
+			return nil, fmt.Errorf("%s: remove the unused socket %s: %w", key, path, err)
 		}
 	}
 	listener, err := net.Listen("unix", path)

@@ -22,7 +22,7 @@ import (
 	"github.com/keywicket/keywicket/internal/record"
 )
 
-// probe asks for a path of the operations server, on host:port or unix:///path.
+// probe sends a GET request to the operations server at host:port or unix:///path.
 func probe(address, path string) (code int, body map[string]any, err error) {
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -45,7 +45,7 @@ func probe(address, path string) (code int, body map[string]any, err error) {
 	return response.StatusCode, body, json.NewDecoder(response.Body).Decode(&body)
 }
 
-// awaitProbe waits until the path answers with the code.
+// awaitProbe waits up to 30 s until the path returns the status code.
 func awaitProbe(address, path string, want int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -64,7 +64,7 @@ func awaitProbe(address, path string, want int) error {
 	}
 }
 
-// sidecar is `keywicket serve` in this process, on two sockets.
+// sidecar is `keywicket serve` in this process, on two Unix sockets.
 type sidecar struct {
 	grpc, operations string
 	log              *record.Log
@@ -85,7 +85,7 @@ func startSidecar(t *testing.T, environ ...string) *sidecar {
 	t.Cleanup(func() {
 		stop()
 		if status := <-s.status; status != 0 {
-			t.Errorf("the sidecar ended with %d: %s", status, s.log)
+			t.Errorf("the exit status of the sidecar is %d: %s", status, s.log)
 		}
 	})
 	if err := awaitProbe(s.operations, "/livez", 200); err != nil {
@@ -94,7 +94,7 @@ func startSidecar(t *testing.T, environ ...string) *sidecar {
 	return s
 }
 
-// awaitHealth waits until the health service gives the answer.
+// awaitHealth waits up to 30 s until the health service returns the status.
 func (s *sidecar) awaitHealth(t *testing.T, want healthv1.HealthCheckResponse_ServingStatus) {
 	t.Helper()
 	conn, err := grpc.NewClient(s.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -111,7 +111,7 @@ func (s *sidecar) awaitHealth(t *testing.T, want healthv1.HealthCheckResponse_Se
 	for {
 		health, err := watch.Recv()
 		if err != nil {
-			t.Fatalf("health is never %v: %v", want, err)
+			t.Fatalf("the health service did not return %v: %v", want, err)
 		}
 		if health.GetStatus() == want {
 			return
@@ -119,7 +119,7 @@ func (s *sidecar) awaitHealth(t *testing.T, want healthv1.HealthCheckResponse_Se
 	}
 }
 
-// check asks the sidecar about a request of the API.
+// check sends an ext_authz check to the sidecar.
 func (s *sidecar) check(t *testing.T, api, path string, header map[string]string) *authv3.CheckResponse {
 	t.Helper()
 	conn, err := grpc.NewClient(s.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -157,7 +157,7 @@ func TestServeOnSockets(t *testing.T) {
 	operate(t, url, "workspace", "create", "--slug", "acme", "--name", "Acme")
 	key := operate(t, url, "token", "create", "--prefix", "vel_", "--workspace", "acme", "--name", "n", "--access", "read")
 
-	// The API is the default one, and the credential stays where it is.
+	// The API is the default API, and the credential is not removed.
 	answer := s.check(t, "", "/api/issues", map[string]string{"authorization": "Bearer " + key["token"].(string)})
 	if codes.Code(answer.GetStatus().GetCode()) != codes.OK {
 		t.Fatalf("got %v", answer)
@@ -171,7 +171,7 @@ func TestServeOnSockets(t *testing.T) {
 	status := <-s.status
 	s.status <- status
 	if status != 0 {
-		t.Fatalf("stopped, it ends with %d", status)
+		t.Fatalf("the exit status is %d", status)
 	}
 	list := operate(t, url, "token", "list")
 	if list["last_used_at"] == nil {
@@ -179,7 +179,7 @@ func TestServeOnSockets(t *testing.T) {
 	}
 }
 
-// A sidecar may start before its database does.
+// A sidecar may start before its database.
 func TestServeWithoutADatabase(t *testing.T) {
 	empty, err := newDatabase(empty)
 	if err != nil {
@@ -196,7 +196,7 @@ func TestServeWithoutADatabase(t *testing.T) {
 			if err != nil || code != http.StatusServiceUnavailable || body["ready"] != false || len(reasons) != 1 {
 				t.Errorf("/readyz: %d %v %v", code, body, err)
 			}
-			s.awaitHealth(t, healthv1.HealthCheckResponse_NOT_SERVING) // another sidecar may have a database
+			s.awaitHealth(t, healthv1.HealthCheckResponse_NOT_SERVING) // so that load balancers use other sidecars
 			if answer := s.check(t, "velaflows", "/healthz", nil); codes.Code(answer.GetStatus().GetCode()) != codes.OK {
 				t.Errorf("a public route: %v", answer)
 			}
@@ -206,14 +206,14 @@ func TestServeWithoutADatabase(t *testing.T) {
 			if codes.Code(unavailable.GetStatus().GetCode()) != codes.Unavailable {
 				t.Errorf("a credential: %v", unavailable)
 			}
-			if said := fmt.Sprint(s.log, body); strings.Contains(said, "hunter2") || strings.Contains(said, "01234567890") {
-				t.Errorf("a secret was told: %s", said)
+			if output := fmt.Sprint(s.log, body); strings.Contains(output, "hunter2") || strings.Contains(output, "01234567890") {
+				t.Errorf("the output contains a secret: %s", output)
 			}
 		})
 	}
 }
 
-// operate runs a command in this process, and returns the object, or the only one of the list, that it prints.
+// operate runs a command in this process. It returns the object that the command prints, or the single object of the list.
 func operate(t *testing.T, databaseURL string, args ...string) (object map[string]any) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer

@@ -7,21 +7,21 @@ import (
 )
 
 type sessionCommand struct {
-	Revoke sessionRevoke `cmd:"" help:"Revoke a session, or all that a user has begun by now."`
+	Revoke sessionRevoke `cmd:"" help:"Revoke one session, or all sessions that a user has started so far."`
 }
 
 type sessionRevoke struct {
-	ID   string `arg:"" optional:"" help:"The session's id: the claim session_id of its tokens, and in the decision log." name:"id"`
+	ID   string `arg:"" optional:"" help:"The session's id: the claim session_id of its tokens. The decision log has it too." name:"id"`
 	User string `help:"All sessions of this user: id or email." placeholder:"U"`
-	waiting
+	waitFlag
 }
 
 func (c *sessionRevoke) Run(s *invocation, r *store.Registry, cfg config) error {
 	if (c.ID == "") == (c.User == "") {
-		return usageError{errors.New("name a session by its id, or else a user: --user")}
+		return usageError{errors.New("give a session's id, or else a user: --user")}
 	}
 	if start, err := visibleStart(cfg, c.ID); err == nil && start != c.ID {
-		return errors.New("this is a key, and no session's id: keywicket token revoke ends it")
+		return errors.New("this is a key, not a session's id: use keywicket token revoke")
 	}
 	var revoked store.RevokedSessions
 	var err error

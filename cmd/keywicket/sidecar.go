@@ -10,7 +10,7 @@ import (
 )
 
 type sidecarCommand struct {
-	List sidecarList `cmd:"" help:"List the sidecars that are running, or were within the last hour."`
+	List sidecarList `cmd:"" help:"List the sidecars that are running or ran within the last hour."`
 }
 
 type sidecarList struct{}
@@ -33,19 +33,19 @@ func (c *sidecarList) Run(s *invocation, r *store.Registry) error {
 	})
 }
 
-// waiting is for commands that end or change rights.
-type waiting struct {
-	Wait bool `help:"Return when no sidecar answers from before the change any more."`
+// waitFlag is the --wait flag of commands that change or revoke rights.
+type waitFlag struct {
+	Wait bool `help:"Wait until no sidecar uses data from before the change."`
 }
 
-// printOne writes the object, and what was waited for.
-func (w waiting) printOne(s *invocation, r *store.Registry, object any, fields ...[2]string) error {
+// printOne writes the object. With --wait, it first waits for the sidecars, and writes the result of the wait too.
+func (w waitFlag) printOne(s *invocation, r *store.Registry, object any, fields ...[2]string) error {
 	if !w.Wait {
 		return printOne(s, object, fields...)
 	}
 	barrier, err := r.Wait(s.ctx)
 	if err != nil {
-		return fmt.Errorf("the change is made; whether every sidecar knows of it could not be found out: %w", err)
+		return fmt.Errorf("the change is stored, but the wait for the sidecars failed: %w", err)
 	}
 	if !s.json {
 		return printOne(s, nil, append(fields, [2]string{"sidecars", barrier.String()})...)
@@ -56,7 +56,7 @@ func (w waiting) printOne(s *invocation, r *store.Registry, object any, fields .
 	}
 	all := map[string]any{}
 	decoder := json.NewDecoder(bytes.NewReader(text))
-	decoder.UseNumber() // attributes may have numbers that a float64 would round
+	decoder.UseNumber() // attributes may contain numbers that a float64 would round
 	if err := decoder.Decode(&all); err != nil {
 		return err
 	}

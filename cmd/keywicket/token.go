@@ -14,28 +14,28 @@ import (
 )
 
 type tokenCommand struct {
-	Create tokenCreate `cmd:"" help:"Create a token, and show it once."`
-	List   tokenList   `cmd:"" help:"List tokens by their visible prefix."`
+	Create tokenCreate `cmd:"" help:"Create a token and show it once."`
+	List   tokenList   `cmd:"" help:"List tokens with their visible prefix."`
 	Set    tokenSet    `cmd:"" help:"Replace a token's attributes."`
-	Revoke tokenRevoke `cmd:"" help:"Revoke a token, for good."`
+	Revoke tokenRevoke `cmd:"" help:"Revoke a token permanently."`
 	Import tokenImport `cmd:"" help:"Import a product's existing tokens from standard input."`
 }
 
 type tokenCreate struct {
-	Prefix    string   `help:"Prefix of the kind of token, such as sk_live_, sk_test_, vel_, velu_." required:"" placeholder:"PREFIX"`
-	API       string   `help:"The API, where several have this prefix." name:"api" placeholder:"NAME"`
-	Workspace string   `help:"Workspace that the token belongs to: id or slug." xor:"owner" placeholder:"W"`
-	User      string   `help:"User that the token belongs to: id or email." xor:"owner" placeholder:"U"`
-	Name      string   `help:"What the token is for." required:"" placeholder:"NAME"`
+	Prefix    string   `help:"Prefix of the kind of token: sk_live_, sk_test_, vel_, velu_, or a configured one." required:"" placeholder:"PREFIX"`
+	API       string   `help:"The API. Required if several APIs have this prefix." name:"api" placeholder:"NAME"`
+	Workspace string   `help:"Workspace of the token: id or slug." xor:"owner" placeholder:"W"`
+	User      string   `help:"User of the token: id or email." xor:"owner" placeholder:"U"`
+	Name      string   `help:"Name of the token, such as its purpose." required:"" placeholder:"NAME"`
 	Scope     []string `help:"Scope to grant; repeated or comma-separated." xor:"rights" placeholder:"SCOPE"`
-	Access    string   `help:"For a workspace key instead of scopes: read or read-write." xor:"rights" placeholder:"ACCESS"`
-	ExpiresIn string   `help:"Lifetime, such as 90d or 12h. Without an expiry the token lives until it is revoked." xor:"expiry" placeholder:"DURATION"`
-	ExpiresAt string   `help:"End of life: an RFC 3339 time." xor:"expiry" placeholder:"TIME"`
+	Access    string   `help:"Access of a workspace key, instead of scopes: read or read-write." xor:"rights" placeholder:"ACCESS"`
+	ExpiresIn string   `help:"Lifetime, such as 90d or 12h. Default: no expiry." xor:"expiry" placeholder:"DURATION"`
+	ExpiresAt string   `help:"Expiry: an RFC 3339 time." xor:"expiry" placeholder:"TIME"`
 	newAttributes
 }
 
-// created is what is printed of a new token: the only time that it is shown.
-type created struct {
+// createdToken is the output for a new token. Nothing else shows the token.
+type createdToken struct {
 	ID          string           `json:"id"`
 	Token       string           `json:"token"`
 	Prefix      string           `json:"prefix"`
@@ -57,7 +57,7 @@ func (c *tokenCreate) Run(s *invocation, r *store.Registry, cfg config) error {
 	if err != nil {
 		return err
 	}
-	err = printOne(s, created{
+	err = printOne(s, createdToken{
 		ID: t.ID, Token: key.Reveal(), Prefix: t.Prefix, Name: t.Name, Scopes: t.Scopes,
 		WorkspaceID: t.WorkspaceID, UserID: t.UserID, CreatedAt: t.CreatedAt, ExpiresAt: t.ExpiresAt, Attributes: t.Attributes,
 	},
@@ -68,15 +68,15 @@ func (c *tokenCreate) Run(s *invocation, r *store.Registry, cfg config) error {
 		[2]string{"expires", when(t.ExpiresAt)},
 	)
 	if err != nil {
-		return fmt.Errorf("the token %s was made, and could not be shown: keywicket token revoke %s: %w", t.ID, t.ID, err)
+		return fmt.Errorf("the token %s was created, but cannot be shown: run keywicket token revoke %s: %w", t.ID, t.ID, err)
 	}
 	if !s.json {
-		fmt.Fprintln(s.stderr, "Keep the token now: it is not shown again.")
+		fmt.Fprintln(s.stderr, "Save the token now: it is not shown again.")
 	}
 	return nil
 }
 
-// newToken checks everything that the database does not know: kinds, scopes, times.
+// newToken returns the token of the flags. It validates what the database does not know: kind, scopes and times.
 func (c *tokenCreate) newToken(cfg config) (store.NewToken, error) {
 	var n store.NewToken
 	api, format, err := findFormat(cfg, c.Prefix, c.API)
@@ -102,7 +102,7 @@ func (c *tokenCreate) newToken(cfg config) (store.NewToken, error) {
 	return n, c.expiry(&n)
 }
 
-// scopesFor lists the scopes that a token of the kind can have, and returns the API's table.
+// scopesFor returns the scopes that a token of the kind may have, and the API's table.
 func scopesFor(cfg config, api string, kind authz.Kind) ([]string, policies.Table, error) {
 	tables, err := policies.Tables(cfg.Policies.FS())
 	if err == nil {
@@ -117,30 +117,31 @@ func scopesFor(cfg config, api string, kind authz.Kind) ([]string, policies.Tabl
 	return tables[api].ScopeNames(policies.LevelWorkspace), tables[api], nil
 }
 
-// madeHere are the kinds of keys that an operator makes: not those that an issuer gives to apps.
-func madeHere(api authz.API) []authz.CredentialFormat {
+// operatorFormats returns the formats of the keys that an operator creates: all except the issuer's access tokens.
+func operatorFormats(api authz.API) []authz.CredentialFormat {
 	return slices.DeleteFunc(slices.Clone(api.Credentials), func(f authz.CredentialFormat) bool { return f.Kind == authz.KindOAuthToken })
 }
 
-// findFormat finds the API whose keys have the prefix.
+// findFormat returns the API with the prefix, and its credential format. If api is not empty, it considers only that API. It does not
+// find the issuer's access tokens.
 func findFormat(cfg config, prefix, api string) (string, authz.CredentialFormat, error) {
-	var valid, having []string
+	var valid, names []string
 	var found authz.CredentialFormat
 	for _, name := range slices.Sorted(maps.Keys(cfg.APIs)) {
-		for _, f := range madeHere(cfg.APIs[name]) {
+		for _, f := range operatorFormats(cfg.APIs[name]) {
 			valid = append(valid, f.Prefix)
 		}
 		if f, ok := cfg.APIs[name].Format(prefix); ok && f.Kind != authz.KindOAuthToken && (api == "" || api == name) {
-			having, found = append(having, name), f
+			names, found = append(names, name), f
 		}
 	}
-	switch len(having) {
+	switch len(names) {
 	case 0:
-		return "", found, fmt.Errorf("no kind of token has the prefix %s; prefixes are %s", masked(strconv.Quote(prefix), []string{prefix}), strings.Join(valid, ", "))
+		return "", found, fmt.Errorf("no kind of token has the prefix %s; prefixes are %s", maskArguments(strconv.Quote(prefix), []string{prefix}), strings.Join(valid, ", "))
 	case 1:
-		return having[0], found, nil
+		return names[0], found, nil
 	}
-	return "", found, usageError{fmt.Errorf("the prefix %s is that of %s: give --api", prefix, strings.Join(having, " and "))}
+	return "", found, usageError{fmt.Errorf("several APIs have the prefix %s: give --api, one of %s", prefix, strings.Join(names, ", "))}
 }
 
 func (c *tokenCreate) scopes(valid []string, table policies.Table, kind authz.Kind) ([]string, error) {
@@ -149,17 +150,17 @@ func (c *tokenCreate) scopes(valid []string, table policies.Table, kind authz.Ki
 			return nil, usageError{fmt.Errorf("--access: %q is neither read nor read-write", c.Access)}
 		}
 		if kind != authz.KindWorkspaceKey {
-			return nil, usageError{fmt.Errorf("--access is for workspace keys: give --scope, of %s", strings.Join(valid, ", "))}
+			return nil, usageError{fmt.Errorf("--access is only for workspace keys: give --scope; scopes are %s", strings.Join(valid, ", "))}
 		}
 		return accessScopes(valid, table, c.Access), nil
 	}
 	if len(c.Scope) == 0 {
-		return nil, usageError{fmt.Errorf("give --scope, of %s", strings.Join(valid, ", "))}
+		return nil, usageError{fmt.Errorf("give --scope; scopes are %s", strings.Join(valid, ", "))}
 	}
 	var scopes []string
 	for _, scope := range c.Scope {
 		if !slices.Contains(valid, scope) {
-			return nil, fmt.Errorf("%q is no scope of such a token; scopes are %s", scope, strings.Join(valid, ", "))
+			return nil, fmt.Errorf("%q is not a scope for this kind of token; scopes are %s", scope, strings.Join(valid, ", "))
 		}
 		if !slices.Contains(scopes, scope) {
 			scopes = append(scopes, scope)
@@ -168,8 +169,8 @@ func (c *tokenCreate) scopes(valid []string, table policies.Table, kind authz.Ki
 	return scopes, nil
 }
 
-// accessScopes: read-only and read-write keys (velocity, "Workspace API Keys"). Neither administers, so no scope that implies an
-// override is among them.
+// accessScopes returns the scopes of read or read-write keys (velocity, "Workspace API Keys"). These keys have no administrative
+// rights, so scopes that imply an override are not included.
 func accessScopes(valid []string, table policies.Table, access string) []string {
 	var scopes []string
 	for _, scope := range valid {
@@ -187,21 +188,21 @@ func (c *tokenCreate) expiry(n *store.NewToken) error {
 	if c.ExpiresIn != "" {
 		d, err := parseLifetime(c.ExpiresIn)
 		if err != nil {
-			return usageError{fmt.Errorf("--expires-in: %q is no lifetime, such as 90d or 12h", c.ExpiresIn)}
+			return usageError{fmt.Errorf("--expires-in: %q is not a lifetime, such as 90d or 12h", c.ExpiresIn)}
 		}
 		n.ExpiresIn = &d
 	}
 	if c.ExpiresAt != "" {
 		t, err := time.Parse(time.RFC3339, c.ExpiresAt)
 		if err != nil {
-			return usageError{fmt.Errorf("--expires-at: %q is no RFC 3339 time, such as 2030-01-31T12:00:00Z", c.ExpiresAt)}
+			return usageError{fmt.Errorf("--expires-at: %q is not an RFC 3339 time, such as 2030-01-31T12:00:00Z", c.ExpiresAt)}
 		}
 		n.ExpiresAt = &t
 	}
 	return nil
 }
 
-// parseLifetime takes what time.ParseDuration does, and whole days.
+// parseLifetime parses the syntax of [time.ParseDuration], and whole days such as 90d.
 func parseLifetime(text string) (time.Duration, error) {
 	if days, ok := strings.CutSuffix(text, "d"); ok {
 		n, err := strconv.ParseUint(days, 10, 16)
@@ -211,11 +212,11 @@ func parseLifetime(text string) (time.Duration, error) {
 }
 
 type tokenList struct {
-	Workspace string `help:"Only of this workspace: id or slug." xor:"owner" placeholder:"W"`
-	User      string `help:"Only of this user: id or email." xor:"owner" placeholder:"U"`
-	Prefix    string `help:"Only those that start like this, as far as they may be shown. Of a whole key its visible part is taken." placeholder:"TEXT"`
-	Limit     int    `help:"How many at most." default:"100" placeholder:"N"`
-	After     string `help:"Only those that come after this one in the list: the next page." placeholder:"ID"`
+	Workspace string `help:"Only tokens of this workspace: id or slug." xor:"owner" placeholder:"W"`
+	User      string `help:"Only tokens of this user: id or email." xor:"owner" placeholder:"U"`
+	Prefix    string `help:"Only tokens whose visible prefix starts with this text. A whole key is shortened to its visible prefix." placeholder:"TEXT"`
+	Limit     int    `help:"Maximum number of tokens." default:"100" placeholder:"N"`
+	After     string `help:"Only tokens after this one in the list: the next page." placeholder:"ID"`
 }
 
 func (c *tokenList) Run(s *invocation, r *store.Registry, cfg config) error {
@@ -229,7 +230,7 @@ func (c *tokenList) Run(s *invocation, r *store.Registry, cfg config) error {
 			return err
 		}
 	}
-	f.Limit = c.Limit + 1 // one more tells whether there is a next page
+	f.Limit = c.Limit + 1 // one more shows whether there is a next page
 	page, err := r.Tokens(s.ctx, f)
 	if err != nil {
 		return err
@@ -252,7 +253,7 @@ func (c *tokenList) Run(s *invocation, r *store.Registry, cfg config) error {
 	return err
 }
 
-// command is the command line that says the same.
+// command returns the command line with these flags.
 func (c *tokenList) command() string {
 	words := []string{"keywicket token list"}
 	for _, f := range [][2]string{
@@ -266,8 +267,9 @@ func (c *tokenList) command() string {
 	return strings.Join(words, " ")
 }
 
-// visibleStart cuts text, which may be a whole key, to what may be shown of keys that start like it. Where there is no
-// kind of these, nobody knows how much that is, and the text is not repeated.
+// visibleStart shortens text to the visible prefix of the kind of key that it starts like. text may be a whole key, or a part of a
+// key's prefix. If no kind of key starts like text, visibleStart returns an error that does not contain text: how much of it may be
+// shown is unknown.
 func visibleStart(cfg config, text string) (string, error) {
 	var kind string
 	var valid []string
@@ -289,7 +291,7 @@ func visibleStart(cfg config, text string) (string, error) {
 		}
 	}
 	if kind == "" {
-		return "", fmt.Errorf("no kind of token starts like this; prefixes are %s", strings.Join(valid, ", "))
+		return "", fmt.Errorf("no kind of token starts with this text; prefixes are %s", strings.Join(valid, ", "))
 	}
 	return text[:min(len(text), visible)], nil
 }
@@ -309,7 +311,7 @@ func (c *tokenSet) Run(s *invocation, r *store.Registry) error {
 
 type tokenRevoke struct {
 	ID string `arg:"" help:"The token's id, as token list shows it." name:"id"`
-	waiting
+	waitFlag
 }
 
 func (c *tokenRevoke) Run(s *invocation, r *store.Registry) error {

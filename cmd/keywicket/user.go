@@ -13,7 +13,7 @@ type userCommand struct {
 
 type userCreate struct {
 	Email string `help:"Email address." required:"" placeholder:"EMAIL"`
-	ID    string `help:"The identity provider's id of the user (Supabase: sub); made up when absent." name:"id" placeholder:"ID"`
+	ID    string `help:"The user's id at the identity provider (Supabase: sub). Default: a generated id." name:"id" placeholder:"ID"`
 	newAttributes
 }
 

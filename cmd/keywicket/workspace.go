@@ -12,9 +12,9 @@ type workspaceCommand struct {
 }
 
 type workspaceCreate struct {
-	ID   string `help:"24 lower-case hex digits; made up when absent." name:"id" placeholder:"HEX24"`
-	Slug string `help:"Short name for headers and URLs: a-z, 0-9 and -." required:"" placeholder:"SLUG"`
-	Name string `help:"Name for people." required:"" placeholder:"NAME"`
+	ID   string `help:"24 lower-case hex digits. Default: a generated id." name:"id" placeholder:"HEX24"`
+	Slug string `help:"Short name for headers and URLs: a-z, 0-9 and the hyphen." required:"" placeholder:"SLUG"`
+	Name string `help:"Display name." required:"" placeholder:"NAME"`
 	newAttributes
 }
 
