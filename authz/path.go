@@ -89,8 +89,8 @@ func Segments(path string, p Parameters) ([]string, error) {
 	return segments, nil
 }
 
-// decodePath returns the joined segments of a path, or "" for a path that no route matches. A path without escapes is returned as
-// it is, without an allocation; this is the usual case.
+// decodePath returns the joined segments of a path, or "" for a path that no route matches. It returns a plain path as it is,
+// without an allocation; this is the usual case.
 func decodePath(path string, p Parameters) string {
 	if isPlain(path) {
 		return path

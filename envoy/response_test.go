@@ -158,9 +158,9 @@ func TestMetadata(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v", got)
 	}
-	anonymous := checkedResponse(t, authz.Answer{ID: "D1", Decision: authz.Decision{Code: "UNAUTHORIZED", Reason: "missing"}}, false, nil)
+	noPrincipal := checkedResponse(t, authz.Answer{ID: "D1", Decision: authz.Decision{Code: "UNAUTHORIZED", Reason: "missing"}}, false, nil)
 	want = map[string]any{"decision_id": "D1", "code": "UNAUTHORIZED", "reason": "missing"}
-	if got := anonymous.GetDynamicMetadata().AsMap(); !reflect.DeepEqual(got, want) {
+	if got := noPrincipal.GetDynamicMetadata().AsMap(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v", got)
 	}
 }

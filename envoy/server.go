@@ -37,7 +37,7 @@ const (
 type Config struct {
 	// ForwardCredential keeps the Authorization header on an allowed request. Default: it is removed.
 	ForwardCredential bool
-	// Drain is how long active checks may take after the server is told to stop. Default: 5 s.
+	// Drain is how long active checks may take after the context of [Server.Serve] ends. Default: 5 s.
 	Drain time.Duration
 	// AllowSample: one of this many allows is logged at info, and the others at debug. 0: all at debug.
 	AllowSample int
