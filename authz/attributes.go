@@ -2,8 +2,8 @@ package authz
 
 import "errors"
 
-// Attributes are data of a token, a workspace or a user for policies to read: the JSON text of one object. Empty means {}. They
-// are no place for a secret.
+// Attributes are data of a token, a workspace or a user that policies can read: the JSON text of one object. Empty means {}. They
+// must not hold a secret.
 type Attributes string
 
 // JSON returns the text of the object.
@@ -14,13 +14,13 @@ func (a Attributes) JSON() string {
 	return string(a)
 }
 
-// MarshalJSON writes the object itself, not a string.
+// MarshalJSON returns the object itself, not a string that holds it.
 func (a Attributes) MarshalJSON() ([]byte, error) { return []byte(a.JSON()), nil }
 
-// UnmarshalJSON reads what MarshalJSON writes.
+// UnmarshalJSON accepts one JSON object.
 func (a *Attributes) UnmarshalJSON(text []byte) error {
 	if text[0] != '{' {
-		return errors.New("attributes are one JSON object")
+		return errors.New("attributes must be one JSON object")
 	}
 	*a = Attributes(text)
 	return nil

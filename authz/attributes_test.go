@@ -27,6 +27,6 @@ func TestAttributesAreAnObject(t *testing.T) {
 		}
 	}
 	if got, err := json.Marshal(authz.Attributes(`{"a"`)); err == nil {
-		t.Errorf("what is no JSON: %s", got)
+		t.Errorf("invalid JSON is written as %s", got)
 	}
 }

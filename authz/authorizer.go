@@ -10,68 +10,69 @@ import (
 	"time"
 )
 
-// Directory knows the credentials, the workspaces and their members (the PIP).
+// Directory stores the credentials, the workspaces and their members (the policy information point, PIP).
 type Directory interface {
-	// Lookup finds the credential of a check and the workspace it may act in. A credential that is unknown, expired or
-	// revoked is a Found with a denial, not an error; an error means that the question could not be answered.
+	// Lookup returns the credential of a check and the workspace in which it may act. For a credential that is unknown, expired
+	// or revoked it returns a Found with a denial, not an error. An error means that the directory cannot answer.
 	Lookup(ctx context.Context, l Lookup) (Found, error)
 }
 
-// Policy decides (the PDP's rules).
+// Policy makes the decisions (the rules of the policy decision point, PDP).
 type Policy interface {
-	// Reading says how the policy wants the requests of an API to be read. It is called for every check.
+	// Reading returns which parts of a request the policy of an API needs. Every check calls it.
 	Reading(api string) Reading
-	// Decide maps an input to a decision. It is called by many goroutines at once and keeps nothing of the input. An
-	// error means that there is no decision; it is never an allow. Callers must not write to the decision: it is shared.
+	// Decide returns the decision for an input. Several goroutines may call it concurrently, and it must not retain the input. An
+	// error means that there is no decision, and never leads to an allow. Decisions are shared: callers must not modify them.
 	Decide(ctx context.Context, in Input) (Decision, error)
 }
 
-// Reading is how a policy wants requests to be read.
+// Reading describes which parts of a request a policy needs.
 type Reading struct {
-	// Parameters are the special characters that a path parameter may hold.
+	// Parameters lists the special characters that a path parameter may contain.
 	Parameters Parameters
-	// Query says that decisions depend on the parsed query. A query that parsers read differently then matches no route.
+	// Query means that decisions depend on the parsed query. A query that other parsers may read differently then matches no
+	// route.
 	Query bool
-	// Header says that decisions depend on headers, Time on the time, Source on where the request came from.
+	// Header, Time and Source mean that decisions depend on headers, on the time, and on the source of the request.
 	Header, Time, Source bool
-	// Certificate says that decisions depend on the client's certificate. One that cannot be parsed then is an error.
+	// Certificate means that decisions depend on the client's certificate. A certificate that cannot be parsed is then an error.
 	Certificate bool
 }
 
-// Config says what an Authorizer serves.
+// Config configures an Authorizer.
 type Config struct {
-	// APIs by name. At least one.
+	// APIs are the APIs by name. At least one is required.
 	APIs map[string]API
-	// DefaultAPI serves requests that name no API, unless an API has hosts. Empty: such a request is an error.
+	// DefaultAPI is the API of requests that name none. It is not used if an API has hosts. Empty: such a request is an error.
 	DefaultAPI string
-	// AllowedHeaders are the request headers, in lower case, that policies may read. Default: none.
+	// AllowedHeaders are the request headers that policies may read. Letter case does not matter. Default: none.
 	AllowedHeaders []string
-	// Sessions verifies the session JWTs of the APIs that take some.
+	// Sessions verifies session JWTs. It is required if an API accepts sessions.
 	Sessions Sessions
-	// Now is the clock that policies see. Default: time.Now.
+	// Now returns the time that policies read. Default: time.Now.
 	Now func() time.Time
 }
 
 // Authorizer answers checks. It is safe for concurrent use.
 type Authorizer struct {
-	apis      map[string]*API
-	fallback  string
-	hosts     hosts
-	headers   []string // that policies may read
-	upstream  []string // that policies may set, of all APIs
-	sessions  Sessions
-	now       func() time.Time
-	directory Directory
-	policy    Policy
+	apis       map[string]*API
+	defaultAPI string
+	hosts      hosts
+	headers    []string // request headers that policies may read
+	upstream   []string // headers that the policies of all APIs may set
+	sessions   Sessions
+	now        func() time.Time
+	directory  Directory
+	policy     Policy
 }
 
-// New checks the configuration and fills its defaults.
+// New validates the configuration, fills its defaults, and returns an Authorizer.
 func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 	if len(c.APIs) == 0 {
 		return nil, fmt.Errorf("apis: none is configured")
 	}
 	a := &Authorizer{
-		apis: make(map[string]*API, len(c.APIs)), fallback: c.DefaultAPI, sessions: c.Sessions, now: c.Now, directory: d, policy: p,
+		apis: make(map[string]*API, len(c.APIs)), defaultAPI: c.DefaultAPI, sessions: c.Sessions, now: c.Now, directory: d, policy: p,
 	}
 	if a.now == nil {
 		a.now = time.Now
@@ -81,8 +82,8 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 		if err != nil {
 			return nil, fmt.Errorf("apis.%s.%w", name, err)
 		}
-		if api.Session.taken() && c.Sessions == nil {
-			return nil, fmt.Errorf("apis.%s.session: nothing here verifies sessions", name)
+		if api.Session.enabled() && c.Sessions == nil {
+			return nil, fmt.Errorf("apis.%s.session: no verifier of sessions is configured", name)
 		}
 		api.name = name
 		a.apis[name] = &api
@@ -105,7 +106,7 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 	for _, h := range c.AllowedHeaders {
 		h = strings.ToLower(h)
 		if !validHeader(h) {
-			return nil, fmt.Errorf("allowed_headers: %q is no header's name, or one that no policy is shown", h)
+			return nil, fmt.Errorf("allowed_headers: %q is not a valid header name, or is a header that policies may not read", h)
 		}
 		a.headers = append(a.headers, h)
 	}
@@ -115,8 +116,8 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 // secretHeaders carry credentials.
 var secretHeaders = []string{"authorization", "proxy-authorization", "cookie", "set-cookie"}
 
-// Check answers one request. The answer is complete in every case: an error comes with an answer that is
-// UNAVAILABLE, and is its cause, to be logged and never shown to the client.
+// Check decides one request. It always returns a complete answer. With an error, the answer is UNAVAILABLE. The error is the
+// cause: log it, and never send it to the client.
 func (a *Authorizer) Check(ctx context.Context, r Request) (Answer, error) {
 	answer := Answer{ID: NewID()}
 	err := a.check(ctx, r, &answer)
@@ -126,13 +127,13 @@ func (a *Authorizer) Check(ctx context.Context, r Request) (Answer, error) {
 		answer.WorkspaceHeader.Value = ""
 		return answer, err
 	}
-	answer.declare(a.apis[answer.API], a.upstream)
+	answer.addDeclared(a.apis[answer.API], a.upstream)
 	return answer, nil
 }
 
-// declare adds what the API's configuration says to the policy's decision. The headers for the upstream are those of all APIs: an
-// upstream that serves several must not take one from a client of another API.
-func (answer *Answer) declare(api *API, all []string) {
+// addDeclared adds the configured status, message and retry time of a denial, and the headers for the upstream of an allow. The
+// headers are those of all APIs: an upstream that serves several must not receive one from a client of another API.
+func (answer *Answer) addDeclared(api *API, all []string) {
 	if d, ok := api.denial(answer.Code, answer.Reason); ok {
 		answer.Status, answer.Message = d.Status, d.Message
 		answer.RetryAfter = cmp.Or(answer.RetryAfter, int(d.RetryAfter.Seconds()))
@@ -156,8 +157,8 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 		return err
 	}
 
-	// What somebody without a credential would be told: an allow means a public route, which is open without any
-	// look-up, to a bad credential too.
+	// The first decision is for a request without a credential. An allow means that the route is public: it is open without a
+	// look-up, also to a request with an invalid credential.
 	in.Denial = ReasonMissing
 	anonymous, err := a.decide(ctx, in)
 	if err != nil {
@@ -211,33 +212,33 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 	answer.WorkspaceHeader.Value = api.Workspace.reference(in.Workspace)
 	answer.Decision, err = a.decide(ctx, in)
 	if err == nil && answer.Allow && in.Principal == nil {
-		return fmt.Errorf("the policy lets in a credential that is %s, but nobody without one", denial)
+		return fmt.Errorf("the policy allows a credential that is %s, but denies a request without one", denial)
 	}
 	return err
 }
 
-// decide holds the policy to its contract.
+// decide returns the decision of the policy, or an error if the decision is invalid.
 func (a *Authorizer) decide(ctx context.Context, in Input) (Decision, error) {
 	d, err := a.policy.Decide(ctx, in)
 	if err != nil {
 		return Decision{}, fmt.Errorf("evaluate the policy: %w", err)
 	}
 	if err := d.validate(a.apis[in.API]); err != nil {
-		return Decision{}, fmt.Errorf("the policy's decision is not one: %w", err)
+		return Decision{}, fmt.Errorf("the policy's decision is invalid: %w", err)
 	}
 	return d, nil
 }
 
-// apiOf finds the API that a request is for. Envoy's configuration goes first. Where an API has hosts, its requests must
-// be for one of them, and the default API serves nothing.
+// apiOf returns the API of a request. The API that Envoy's configuration names takes precedence; if it has hosts, the request's
+// host must be one of them. Otherwise, if any API has hosts, the host selects the API and the default API is not used.
 func (a *Authorizer) apiOf(r Request) (*API, error) {
 	if r.API != "" {
 		api, ok := a.apis[r.API]
 		switch {
 		case !ok:
-			return nil, fmt.Errorf("the request names the API %q, which is none of the configured ones: %s", r.API, a.names())
+			return nil, fmt.Errorf("the request names the API %q, which is not configured: the configured APIs are %s", r.API, a.names())
 		case len(api.Hosts) > 0 && a.hosts.find(r.Host) != r.API:
-			return nil, fmt.Errorf("the request names the API %q and the host %.100q, which apis.%s.hosts does not have", r.API, r.Host, r.API)
+			return nil, fmt.Errorf("the request names the API %q and the host %.100q, which apis.%s.hosts does not list", r.API, r.Host, r.API)
 		}
 		return api, nil
 	}
@@ -248,13 +249,14 @@ func (a *Authorizer) apiOf(r Request) (*API, error) {
 		}
 		return a.apis[name], nil
 	}
-	if a.fallback == "" {
+	if a.defaultAPI == "" {
 		return nil, fmt.Errorf("the request names no API: set default_api to one of %s, or set apis.NAME.hosts, or the context extension api in Envoy",
 			a.names())
 	}
-	return a.apis[a.fallback], nil
+	return a.apis[a.defaultAPI], nil
 }
 
+// input returns what the policy reads of the request. Parts that the policy does not need stay empty.
 func (a *Authorizer) input(api string, r *Request) (Input, error) {
 	path, query, _ := strings.Cut(r.Path, "?")
 	reading := a.policy.Reading(api)
@@ -275,7 +277,7 @@ func (a *Authorizer) input(api string, r *Request) (Input, error) {
 			return in, fmt.Errorf("read the client's certificate: %w", err)
 		}
 	}
-	// Envoy joins two Host headers by a comma. The request might be for either, so it matches no route.
+	// Envoy joins two Host headers with a comma. The request could be for either host, so it must match no route.
 	if !ambiguous && !strings.Contains(in.Host, ",") {
 		in.Path = decodePath(path, reading.Parameters)
 	}
@@ -290,6 +292,7 @@ func (a *Authorizer) input(api string, r *Request) (Input, error) {
 	return in, nil
 }
 
+// names returns the names of the APIs, for error messages.
 func (a *Authorizer) names() string {
 	return strings.Join(slices.Sorted(maps.Keys(a.apis)), ", ")
 }

@@ -10,34 +10,34 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// directory answers look-ups with what it is given, and keeps them.
+// directory answers each look-up with found and err, and records it.
 type directory struct {
-	found authz.Found
-	err   error
-	asked []authz.Lookup
+	found   authz.Found
+	err     error
+	lookups []authz.Lookup
 }
 
 func (d *directory) Lookup(_ context.Context, l authz.Lookup) (authz.Found, error) {
-	d.asked = append(d.asked, l)
+	d.lookups = append(d.lookups, l)
 	return d.found, d.err
 }
 
-// policy decides as it is told, and keeps the inputs.
+// policy decides with decide, and records the inputs.
 type policy struct {
 	decide  func(authz.Input) (authz.Decision, error)
 	reading authz.Reading
-	asked   []authz.Input
+	inputs  []authz.Input
 }
 
 func (p *policy) Reading(string) authz.Reading { return p.reading }
 
 func (p *policy) Decide(_ context.Context, in authz.Input) (authz.Decision, error) {
-	p.asked = append(p.asked, in)
+	p.inputs = append(p.inputs, in)
 	return p.decide(in)
 }
 
-// honest lets principals in, and refuses everybody else for the input's denial.
-func honest(in authz.Input) (authz.Decision, error) {
+// principalsOnly allows each principal. It denies every other input with the input's denial.
+func principalsOnly(in authz.Input) (authz.Decision, error) {
 	if in.Principal != nil {
 		return authz.Decision{Allow: true, Route: "GET /thing"}, nil
 	}
@@ -89,7 +89,7 @@ func get(api, path string, header map[string][]string) authz.Request {
 	return authz.Request{API: api, Method: "GET", Path: path, Host: "api.example", Header: fields}
 }
 
-func with(authorization ...string) map[string][]string {
+func withAuthorization(authorization ...string) map[string][]string {
 	return map[string][]string{"authorization": authorization, "x-workspace-id": {acmeID}}
 }
 
@@ -103,7 +103,7 @@ func TestCredential(t *testing.T) {
 		"absent":                            {nil, authz.ReasonMissing},
 		"empty":                             {[]string{""}, authz.ReasonMissing},
 		"another scheme":                    {[]string{"Basic dXNlcjpwYXNz"}, authz.ReasonMissing},
-		"a scheme that starts alike":        {[]string{"Bearer-ish " + goodKey}, authz.ReasonMissing},
+		"a scheme with the same start":      {[]string{"Bearer-ish " + goodKey}, authz.ReasonMissing},
 		"the key alone":                     {[]string{goodKey}, authz.ReasonMissing},
 		"the scheme alone":                  {[]string{"Bearer"}, authz.ReasonMalformed},
 		"the scheme and a space":            {[]string{"Bearer "}, authz.ReasonMalformed},
@@ -111,12 +111,12 @@ func TestCredential(t *testing.T) {
 		"a space and a tab":                 {[]string{"Bearer \t" + goodKey}, authz.ReasonMalformed},
 		"a colon":                           {[]string{"Bearer: " + goodKey}, authz.ReasonMalformed},
 		"no space":                          {[]string{`Bearer"` + goodKey}, authz.ReasonMalformed},
-		"white space before":                {[]string{" Bearer " + goodKey}, authz.ReasonMissing},
-		"white space behind":                {[]string{"Bearer " + goodKey + " "}, authz.ReasonMalformed},
+		"leading white space":               {[]string{" Bearer " + goodKey}, authz.ReasonMissing},
+		"trailing white space":              {[]string{"Bearer " + goodKey + " "}, authz.ReasonMalformed},
 		"two tokens":                        {[]string{"Bearer " + goodKey + " x"}, authz.ReasonMalformed},
 		"two headers joined":                {[]string{"Bearer " + goodKey + ",Bearer " + goodKey}, authz.ReasonMalformed},
 		"two headers":                       {[]string{"Bearer " + goodKey, "Bearer " + goodKey}, authz.ReasonMalformed},
-		"a byte that is no ASCII":           {[]string{"Bearer " + goodKey + "\xff"}, authz.ReasonMalformed},
+		"a byte that is not ASCII":          {[]string{"Bearer " + goodKey + "\xff"}, authz.ReasonMalformed},
 		"an equals sign within":             {[]string{"Bearer sk_live_=a1b2c3d4e5f6g7h8"}, authz.ReasonMalformed},
 		"equals signs alone":                {[]string{"Bearer ==="}, authz.ReasonMalformed},
 		"no prefix of this API":             {[]string{"Bearer vel_a1b2c3d4e5f6g7h8i9j0"}, authz.ReasonUnknown},
@@ -135,16 +135,16 @@ func TestCredential(t *testing.T) {
 		"dots in a key with a known prefix": {[]string{"Bearer sk_live_aaaaaaaa.bbbb.cccc"}, lookedUp},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d, p := &directory{found: acme}, &policy{decide: honest}
-			answer, err := newAuthorizer(t, config(), d, p).Check(t.Context(), get("velaflows", "/thing", with(c.values...)))
+			d, p := &directory{found: acme}, &policy{decide: principalsOnly}
+			answer, err := newAuthorizer(t, config(), d, p).Check(t.Context(), get("velaflows", "/thing", withAuthorization(c.values...)))
 			if err != nil {
 				t.Fatal(err)
 			}
 			if answer.Allow != (c.want == lookedUp) || answer.Reason != c.want {
 				t.Errorf("got allow %v, reason %q", answer.Allow, answer.Reason)
 			}
-			if asked := len(d.asked); asked != map[bool]int{true: 1}[c.want == lookedUp] {
-				t.Errorf("%d look-ups", asked)
+			if n := len(d.lookups); n != map[bool]int{true: 1}[c.want == lookedUp] {
+				t.Errorf("%d look-ups", n)
 			}
 		})
 	}
@@ -152,13 +152,13 @@ func TestCredential(t *testing.T) {
 
 func TestLookupIsByTheDigestOfTheWholeKey(t *testing.T) {
 	d := &directory{found: acme}
-	a := newAuthorizer(t, config(), d, &policy{decide: honest})
-	if _, err := a.Check(t.Context(), get("velaflows", "/thing", with("Bearer "+goodKey))); err != nil {
+	a := newAuthorizer(t, config(), d, &policy{decide: principalsOnly})
+	if _, err := a.Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+goodKey))); err != nil {
 		t.Fatal(err)
 	}
 	want := authz.Lookup{Kind: authz.KindWorkspaceToken, Digest: authz.Secret(goodKey).Digest(), API: "velaflows", Workspace: authz.WorkspaceRef{ID: acmeID}}
-	if len(d.asked) != 1 || d.asked[0] != want {
-		t.Fatalf("asked %v, want %v", d.asked, want)
+	if len(d.lookups) != 1 || d.lookups[0] != want {
+		t.Fatalf("the look-ups are %v, want %v", d.lookups, want)
 	}
 }
 
@@ -167,12 +167,12 @@ func TestWorkspace(t *testing.T) {
 		Principal: authz.Principal{ID: "t1", Kind: authz.KindWorkspaceKey},
 		Workspace: authz.Membership{ID: acmeID, Slug: "acme", Role: "guest", Attributes: `{"plan": "pro"}`},
 	}
-	nobody := authz.Found{Principal: own.Principal}
+	noWorkspace := authz.Found{Principal: own.Principal}
 	none, absent := []string(nil), authz.Workspace{}
 	granted := func(requested bool) authz.Workspace {
 		return authz.Workspace{Requested: requested, Granted: true, ID: acmeID, Slug: "acme", Role: "guest", Attributes: `{"plan": "pro"}`}
 	}
-	vain := authz.Workspace{Requested: true}
+	notGranted := authz.Workspace{Requested: true}
 	for name, c := range map[string]struct {
 		api    string
 		found  authz.Found
@@ -181,28 +181,28 @@ func TestWorkspace(t *testing.T) {
 	}{
 		"required, absent":           {"velaflows", own, none, absent},
 		"required, agrees":           {"velaflows", own, []string{acmeID}, granted(true)},
-		"required, another":          {"velaflows", own, []string{"64f1a2b3c4d5e6f7a8b9c0d2"}, vain},
-		"required, empty":            {"velaflows", own, []string{""}, vain},
-		"required, twice the same":   {"velaflows", own, []string{acmeID, acmeID}, vain},
-		"required, joined":           {"velaflows", own, []string{acmeID + "," + acmeID}, vain},
-		"required, capitals":         {"velaflows", own, []string{strings.ToUpper(acmeID)}, vain},
-		"required, too short":        {"velaflows", own, []string{acmeID[1:]}, vain},
-		"required, the slug":         {"velaflows", own, []string{"acme"}, vain},
-		"required, a newline behind": {"velaflows", own, []string{acmeID + "\n"}, vain},
+		"required, another":          {"velaflows", own, []string{"64f1a2b3c4d5e6f7a8b9c0d2"}, notGranted},
+		"required, empty":            {"velaflows", own, []string{""}, notGranted},
+		"required, twice the same":   {"velaflows", own, []string{acmeID, acmeID}, notGranted},
+		"required, joined":           {"velaflows", own, []string{acmeID + "," + acmeID}, notGranted},
+		"required, capitals":         {"velaflows", own, []string{strings.ToUpper(acmeID)}, notGranted},
+		"required, too short":        {"velaflows", own, []string{acmeID[1:]}, notGranted},
+		"required, the slug":         {"velaflows", own, []string{"acme"}, notGranted},
+		"required, trailing newline": {"velaflows", own, []string{acmeID + "\n"}, notGranted},
 		"optional, absent":           {"velocity", own, none, granted(false)},
 		"optional, agrees":           {"velocity", own, []string{"acme"}, granted(true)},
-		"optional, another":          {"velocity", own, []string{"globex"}, vain},
-		"optional, empty":            {"velocity", own, []string{""}, vain},
-		"optional, capitals":         {"velocity", own, []string{"Acme"}, vain},
-		"optional, twice":            {"velocity", own, []string{"acme", "acme"}, vain},
-		"optional, the id":           {"velocity", own, []string{acmeID}, vain},
-		"a dash first":               {"velocity", own, []string{"-acme"}, vain},
-		"64 characters":              {"velocity", own, []string{strings.Repeat("a", 64)}, vain},
-		"nobody's, absent":           {"velocity", nobody, none, absent},
-		"nobody's, asked for":        {"velocity", nobody, []string{"acme"}, vain},
+		"optional, another":          {"velocity", own, []string{"globex"}, notGranted},
+		"optional, empty":            {"velocity", own, []string{""}, notGranted},
+		"optional, capitals":         {"velocity", own, []string{"Acme"}, notGranted},
+		"optional, twice":            {"velocity", own, []string{"acme", "acme"}, notGranted},
+		"optional, the id":           {"velocity", own, []string{acmeID}, notGranted},
+		"a dash first":               {"velocity", own, []string{"-acme"}, notGranted},
+		"64 characters":              {"velocity", own, []string{strings.Repeat("a", 64)}, notGranted},
+		"no workspace, absent":       {"velocity", noWorkspace, none, absent},
+		"no workspace, requested":    {"velocity", noWorkspace, []string{"acme"}, notGranted},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := &policy{decide: honest}
+			p := &policy{decide: principalsOnly}
 			sent := map[string][]string{"authorization": {"Bearer vel_" + strings.Repeat("a", 38)}}
 			if c.api == "velaflows" {
 				sent["authorization"] = []string{"Bearer " + goodKey}
@@ -221,8 +221,8 @@ func TestWorkspace(t *testing.T) {
 			if answer.WorkspaceHeader != header {
 				t.Errorf("the workspace header is %+v, want %+v", answer.WorkspaceHeader, header)
 			}
-			if got := p.asked[len(p.asked)-1].Workspace; got != c.want || answer.Workspace != c.want {
-				t.Errorf("the policy saw %+v, the answer has %+v, want %+v", got, answer.Workspace, c.want)
+			if got := p.inputs[len(p.inputs)-1].Workspace; got != c.want || answer.Workspace != c.want {
+				t.Errorf("the policy read %+v, the answer has %+v, want %+v", got, answer.Workspace, c.want)
 			}
 		})
 	}
@@ -231,13 +231,13 @@ func TestWorkspace(t *testing.T) {
 func TestPublicRouteIsDecidedBeforeAnyLookup(t *testing.T) {
 	d := &directory{err: errors.New("the database is down")}
 	p := &policy{decide: func(authz.Input) (authz.Decision, error) { return authz.Decision{Allow: true}, nil }}
-	answer, err := newAuthorizer(t, config(), d, p).Check(t.Context(), get("velaflows", "/healthz", with("Bearer "+goodKey)))
+	answer, err := newAuthorizer(t, config(), d, p).Check(t.Context(), get("velaflows", "/healthz", withAuthorization("Bearer "+goodKey)))
 	if err != nil || !answer.Allow || !answer.Public || answer.Principal != nil ||
-		answer.WorkspaceHeader != (authz.HeaderValue{Name: "x-workspace-id"}) { // the client's own is not to reach the upstream
+		answer.WorkspaceHeader != (authz.HeaderValue{Name: "x-workspace-id"}) { // the client's own header must not reach the upstream
 		t.Fatalf("got %+v, %v", answer, err)
 	}
-	if len(d.asked) != 0 || len(p.asked) != 1 || p.asked[0].Denial != authz.ReasonMissing {
-		t.Fatalf("%d look-ups, the policy was asked %+v", len(d.asked), p.asked)
+	if len(d.lookups) != 0 || len(p.inputs) != 1 || p.inputs[0].Denial != authz.ReasonMissing {
+		t.Fatalf("%d look-ups, the policy read %+v", len(d.lookups), p.inputs)
 	}
 }
 
@@ -245,24 +245,24 @@ func TestDenialOfTheDirectoryReachesThePolicy(t *testing.T) {
 	for _, denial := range []authz.Reason{authz.ReasonUnknown, authz.ReasonExpired, authz.ReasonRevoked} {
 		found := acme
 		found.Denial = denial
-		p := &policy{decide: honest}
-		answer, err := newAuthorizer(t, config(), &directory{found: found}, p).Check(t.Context(), get("velaflows", "/thing", with("Bearer "+goodKey)))
+		p := &policy{decide: principalsOnly}
+		answer, err := newAuthorizer(t, config(), &directory{found: found}, p).Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+goodKey)))
 		if err != nil || answer.Allow || answer.Reason != denial || answer.Principal != nil {
 			t.Errorf("%s: got %+v, %v", denial, answer, err)
 		}
-		if last := p.asked[len(p.asked)-1]; last.Principal != nil || last.Workspace != (authz.Workspace{}) {
-			t.Errorf("%s: the policy saw %+v", denial, last)
+		if last := p.inputs[len(p.inputs)-1]; last.Principal != nil || last.Workspace != (authz.Workspace{}) {
+			t.Errorf("%s: the policy read %+v", denial, last)
 		}
 	}
 }
 
-// Whatever goes wrong, the answer is whole, and it is UNAVAILABLE.
+// After any error the answer is complete, and it is UNAVAILABLE.
 func TestErrorIsNeverAnAllow(t *testing.T) {
 	boom := errors.New("boom")
 	decision := func(d authz.Decision, err error) func(authz.Input) (authz.Decision, error) {
 		return func(in authz.Input) (authz.Decision, error) {
 			if in.Denial == authz.ReasonMissing {
-				return honest(in)
+				return principalsOnly(in)
 			}
 			return d, err
 		}
@@ -272,25 +272,25 @@ func TestErrorIsNeverAnAllow(t *testing.T) {
 		directory *directory
 		decide    func(authz.Input) (authz.Decision, error)
 	}{
-		"unknown API":       {"other", &directory{}, honest},
-		"no API":            {"", &directory{}, honest},
-		"directory":         {"velaflows", &directory{err: boom, found: acme}, honest},
-		"policy":            {"velaflows", &directory{found: acme}, decision(authz.Decision{Allow: true}, boom)},
-		"policy, at once":   {"velaflows", &directory{found: acme}, func(authz.Input) (authz.Decision, error) { return authz.Decision{Allow: true}, boom }},
-		"no decision":       {"velaflows", &directory{found: acme}, decision(authz.Decision{}, nil)},
-		"allow with a code": {"velaflows", &directory{found: acme}, decision(authz.Decision{Allow: true, Code: authz.CodeForbidden}, nil)},
+		"unknown API":                  {"other", &directory{}, principalsOnly},
+		"no API":                       {"", &directory{}, principalsOnly},
+		"directory":                    {"velaflows", &directory{err: boom, found: acme}, principalsOnly},
+		"policy, with a credential":    {"velaflows", &directory{found: acme}, decision(authz.Decision{Allow: true}, boom)},
+		"policy, without a credential": {"velaflows", &directory{found: acme}, func(authz.Input) (authz.Decision, error) { return authz.Decision{Allow: true}, boom }},
+		"no decision":                  {"velaflows", &directory{found: acme}, decision(authz.Decision{}, nil)},
+		"allow with a code":            {"velaflows", &directory{found: acme}, decision(authz.Decision{Allow: true, Code: authz.CodeForbidden}, nil)},
 		"code of another reason": {"velaflows", &directory{found: acme},
 			decision(authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonExpired}, nil)},
 		"a scope that breaks the challenge": {"velaflows", &directory{found: acme},
 			decision(authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonMissingScope, RequiredScopes: []string{`a", x="`}}, nil)},
-		"reason nobody knows": {"velaflows", &directory{found: acme},
+		"unknown reason": {"velaflows", &directory{found: acme},
 			decision(authz.Decision{Code: authz.CodeForbidden, Reason: "because"}, nil)},
 		"allow of a revoked token": {"velaflows", &directory{found: authz.Found{Denial: authz.ReasonRevoked}},
 			decision(authz.Decision{Allow: true}, nil)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAuthorizer(t, config(), c.directory, &policy{decide: c.decide})
-			answer, err := a.Check(t.Context(), get(c.api, "/thing", with("Bearer "+goodKey)))
+			answer, err := a.Check(t.Context(), get(c.api, "/thing", withAuthorization("Bearer "+goodKey)))
 			if err == nil || answer.Allow || answer.Public || answer.Code != authz.CodeUnavailable ||
 				answer.Reason != authz.ReasonUnavailable || answer.ID == "" {
 				t.Fatalf("got %+v, %v", answer, err)
@@ -305,7 +305,7 @@ func TestErrorIsNeverAnAllow(t *testing.T) {
 func TestDefaultAPIServesRequestsThatNameNone(t *testing.T) {
 	c := config()
 	c.DefaultAPI = "velaflows"
-	answer, err := newAuthorizer(t, c, &directory{found: acme}, &policy{decide: honest}).Check(t.Context(), get("", "/thing", with("Bearer "+goodKey)))
+	answer, err := newAuthorizer(t, c, &directory{found: acme}, &policy{decide: principalsOnly}).Check(t.Context(), get("", "/thing", withAuthorization("Bearer "+goodKey)))
 	if err != nil || !answer.Allow || answer.API != "velaflows" {
 		t.Fatalf("got %+v, %v", answer, err)
 	}
@@ -314,7 +314,7 @@ func TestDefaultAPIServesRequestsThatNameNone(t *testing.T) {
 func TestInputShowsWhatIsAllowedAndNoSecret(t *testing.T) {
 	c := config()
 	c.AllowedHeaders = []string{"X-Region"}
-	p := &policy{decide: honest, reading: authz.Reading{Query: true, Header: true}}
+	p := &policy{decide: principalsOnly, reading: authz.Reading{Query: true, Header: true}}
 	r := get("velaflows", "/thing/7?q=1&q=2&access_token="+goodKey+"?x", map[string][]string{
 		"authorization": {"Bearer " + goodKey}, "cookie": {"c=1"}, "x-region": {"eu", "us"}, "x-other": {"1"},
 	})
@@ -322,7 +322,7 @@ func TestInputShowsWhatIsAllowedAndNoSecret(t *testing.T) {
 	if _, err := newAuthorizer(t, c, &directory{found: acme}, p).Check(t.Context(), r); err != nil {
 		t.Fatal(err)
 	}
-	in := p.asked[len(p.asked)-1]
+	in := p.inputs[len(p.inputs)-1]
 	if in.Path != "/thing/7" || !slices.Equal(in.Segments(), []string{"thing", "7"}) || in.Host != "api.example" || !slices.Equal(in.Context, r.Context) {
 		t.Errorf("got %+v", in)
 	}
@@ -336,20 +336,20 @@ func TestInputShowsWhatIsAllowedAndNoSecret(t *testing.T) {
 
 func TestTwoHostsAddressNoRoute(t *testing.T) {
 	for host, segments := range map[string][]string{"API.Example": {"thing"}, "api.example,evil.example": nil} {
-		p := &policy{decide: honest}
+		p := &policy{decide: principalsOnly}
 		r := get("velaflows", "/thing", nil)
 		r.Host = host
 		if _, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
-		if in := p.asked[0]; in.Host != strings.ToLower(host) || !slices.Equal(in.Segments(), segments) {
+		if in := p.inputs[0]; in.Host != strings.ToLower(host) || !slices.Equal(in.Segments(), segments) {
 			t.Errorf("%s: got %q, %q", host, in.Host, in.Segments())
 		}
 	}
 }
 
 func TestEveryAnswerHasAnIDOfItsOwn(t *testing.T) {
-	a := newAuthorizer(t, config(), &directory{found: acme}, &policy{decide: honest})
+	a := newAuthorizer(t, config(), &directory{found: acme}, &policy{decide: principalsOnly})
 	seen := make(map[string]bool)
 	for range 100 {
 		answer, err := a.Check(t.Context(), get("velaflows", "/thing", nil))
@@ -370,18 +370,18 @@ func TestConfigurationIsRefused(t *testing.T) {
 		}
 	}
 	for want, change := range map[string]func(*authz.Config){
-		"apis: none is configured":                                          func(c *authz.Config) { c.APIs = nil },
-		`default_api: "nope" is none of the configured APIs: velaflows`:     func(c *authz.Config) { c.DefaultAPI = "nope" },
-		`allowed_headers: "authorization" is no header's name, or one that`: func(c *authz.Config) { c.AllowedHeaders = []string{"Authorization"} },
-		`allowed_headers: "cookie" is no header's name`:                     func(c *authz.Config) { c.AllowedHeaders = []string{"cookie"} },
-		`allowed_headers: "" is no header's name`:                           func(c *authz.Config) { c.AllowedHeaders = []string{""} },
-		`allowed_headers: "x zoo" is no header's name`:                      func(c *authz.Config) { c.AllowedHeaders = []string{"x zoo"} },
-		`apis.velaflows.workspace.header: "authorization" is not`:           velaflows(func(a *authz.API) { a.Workspace.Header = "Authorization" }),
-		`apis.velaflows.workspace.header: "x zoo" is not`:                   velaflows(func(a *authz.API) { a.Workspace.Header = "x zoo" }),
-		`apis.velaflows.workspace.header: "x-keywicket-api" is not`:         velaflows(func(a *authz.API) { a.Workspace.Header = "x-keywicket-api" }),
-		"apis.velaflows.workspace.header: name":                             velaflows(func(a *authz.API) { a.Workspace.Header = "" }),
-		`apis.velaflows.workspace.by: "name" is neither`:                    velaflows(func(a *authz.API) { a.Workspace.By = "name" }),
-		"apis.velaflows.credentials: none is configured":                    velaflows(func(a *authz.API) { a.Credentials = nil }),
+		"apis: none is configured":                                                         func(c *authz.Config) { c.APIs = nil },
+		`default_api: "nope" is none of the configured APIs: velaflows`:                    func(c *authz.Config) { c.DefaultAPI = "nope" },
+		`allowed_headers: "authorization" is not a valid header name, or is a header that`: func(c *authz.Config) { c.AllowedHeaders = []string{"Authorization"} },
+		`allowed_headers: "cookie" is not a valid header name`:                             func(c *authz.Config) { c.AllowedHeaders = []string{"cookie"} },
+		`allowed_headers: "" is not a valid header name`:                                   func(c *authz.Config) { c.AllowedHeaders = []string{""} },
+		`allowed_headers: "x zoo" is not a valid header name`:                              func(c *authz.Config) { c.AllowedHeaders = []string{"x zoo"} },
+		`apis.velaflows.workspace.header: "authorization" is not`:                          velaflows(func(a *authz.API) { a.Workspace.Header = "Authorization" }),
+		`apis.velaflows.workspace.header: "x zoo" is not`:                                  velaflows(func(a *authz.API) { a.Workspace.Header = "x zoo" }),
+		`apis.velaflows.workspace.header: "x-keywicket-api" is not`:                        velaflows(func(a *authz.API) { a.Workspace.Header = "x-keywicket-api" }),
+		"apis.velaflows.workspace.header: name":                                            velaflows(func(a *authz.API) { a.Workspace.Header = "" }),
+		`apis.velaflows.workspace.by: "name" is neither`:                                   velaflows(func(a *authz.API) { a.Workspace.By = "name" }),
+		"apis.velaflows.credentials: none is configured":                                   velaflows(func(a *authz.API) { a.Credentials = nil }),
 		`apis.velaflows.credentials[1].prefix: "sk_live_" is there twice`: velaflows(func(a *authz.API) {
 			a.Credentials = append(a.Credentials, authz.CredentialFormat{Kind: authz.KindWorkspaceKey, Prefix: "sk_live_"})
 		}),

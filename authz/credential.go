@@ -7,15 +7,15 @@ import (
 )
 
 const (
-	minAcceptedBody = 16   // of a key that a product made before; shorter ones can be guessed
+	minAcceptedBody = 16   // characters after the prefix of a key that a product created before; shorter keys can be guessed
 	maxKey          = 512  // bytes of a whole key
 	maxJWT          = 8192 // bytes of a session JWT
 )
 
-// Secret is a credential in clear. It prints as "[secret]" wherever it might be logged by mistake.
+// Secret is a credential in plain text. fmt, slog and encoding/json print it as "[secret]".
 type Secret string
 
-// Reveal gives the credential itself.
+// Reveal returns the credential itself.
 func (s Secret) Reveal() string { return string(s) }
 
 // String hides the credential from fmt.
@@ -27,25 +27,25 @@ func (Secret) GoString() string { return "[secret]" }
 // LogValue hides the credential from slog.
 func (Secret) LogValue() slog.Value { return slog.StringValue("[secret]") }
 
-// MarshalText hides the credential from encoding/json and its like.
+// MarshalText hides the credential from encoding/json and other encoders.
 func (Secret) MarshalText() ([]byte, error) { return []byte("[secret]"), nil }
 
-// Digest is the SHA-256 of a whole credential, prefix included: all that is ever stored of one (velocity, "Workspace
-// API Keys"). It needs no salt or stretching, because a key holds more entropy than anyone can search.
+// Digest is the SHA-256 hash of a whole credential, including the prefix. Only the digest is stored (velocity, "Workspace API
+// Keys"). It needs no salt and no key stretching: a key has too much entropy for a search.
 type Digest [sha256.Size]byte
 
-// Digest hashes the credential.
+// Digest returns the SHA-256 hash of the credential.
 func (s Secret) Digest() Digest { return sha256.Sum256([]byte(s)) }
 
-// credential is what a request presents.
+// credential is the credential of a request.
 type credential struct {
 	kind   Kind
 	secret Secret
 }
 
-// credential takes the credential out of the Authorization header. The denial is ReasonMissing when
-// there is no bearer credential at all, ReasonMalformed for one that cannot be good, and ReasonUnknown for one of no kind
-// that this API takes, which therefore needs no look-up.
+// credential returns the credential of the Authorization header. The denial is ReasonMissing if there is no bearer credential,
+// and ReasonMalformed for one that cannot be valid. It is ReasonUnknown for one of a kind that this API does not accept: this
+// needs no look-up.
 func (a *API) credential(header Fields) (credential, Reason) {
 	token, denial := bearer(header.Get(AuthorizationHeader))
 	if denial != "" {
@@ -54,7 +54,7 @@ func (a *API) credential(header Fields) (credential, Reason) {
 	format, ok := a.formatOf(token)
 	switch {
 	case !ok && strings.Count(token, ".") == 2 && len(token) <= maxJWT:
-		if !a.Session.taken() {
+		if !a.Session.enabled() {
 			return credential{}, ReasonUnknown
 		}
 		return credential{KindSession, Secret(token)}, ""
@@ -68,8 +68,8 @@ func (a *API) credential(header Fields) (credential, Reason) {
 	return credential{format.Kind, Secret(token)}, ""
 }
 
-// Accepts reports whether a key of this format, made here or by a product before, would be looked up when presented: at
-// least 16 characters of a b64token behind the prefix, 512 bytes in all at most.
+// Accepts reports whether a check would look up this key, created by keywicket or by a product before. The key needs at least 16
+// characters of a b64token after the prefix, and has at most 512 bytes.
 func (f CredentialFormat) Accepts(key Secret) bool {
 	return strings.HasPrefix(string(key), f.Prefix) && len(key) >= f.minLength() && len(key) <= maxKey &&
 		isB64Token(string(key))
@@ -77,7 +77,7 @@ func (f CredentialFormat) Accepts(key Secret) bool {
 
 func (f CredentialFormat) minLength() int { return len(f.Prefix) + minAcceptedBody }
 
-// formatOf finds the format of a key by its longest prefix.
+// formatOf returns the format with the longest prefix that matches the key.
 func (a *API) formatOf(key string) (CredentialFormat, bool) {
 	var best CredentialFormat
 	for _, f := range a.Credentials {
@@ -88,9 +88,9 @@ func (a *API) formatOf(key string) (CredentialFormat, bool) {
 	return best, best.Prefix != ""
 }
 
-// bearer parses the Authorization header as RFC 6750, section 2.1, and RFC 9110, section 11.4, have it:
-// "Bearer" in any case, one or more spaces, a b64token. Two headers are one too many. Another scheme presents no
-// bearer credential (RFC 6750, section 3.1).
+// bearer returns the token of the Authorization header (RFC 6750, section 2.1, and RFC 9110, section 11.4): "Bearer" in any case,
+// one or more spaces, and a b64token. Two headers are malformed. A header with another scheme has no bearer credential (RFC 6750,
+// section 3.1).
 func bearer(value string, count int) (string, Reason) {
 	if count > 1 {
 		return "", ReasonMalformed
@@ -109,7 +109,7 @@ func bearer(value string, count int) (string, Reason) {
 	return token, ""
 }
 
-// isTokenChar reports whether the scheme's name goes on at i (RFC 9110, section 5.6.2): "BearerX" is another scheme.
+// isTokenChar reports whether the name of the scheme continues at i (RFC 9110, section 5.6.2): "BearerX" is another scheme.
 func isTokenChar(s string, i int) bool {
 	return i < len(s) && (isAlnum(s[i]) || strings.IndexByte("!#$%&'*+-.^_`|~", s[i]) >= 0)
 }

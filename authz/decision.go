@@ -13,22 +13,22 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// Code is what the client is told: the error codes of the API documents, REQUEST_TOO_LARGE and UNAVAILABLE.
+// Code is the error code for the client: one of the API documents, REQUEST_TOO_LARGE, UNAVAILABLE, or one that an API declares.
 type Code string
 
 // The codes of a denial.
 const (
 	CodeUnauthorized          Code = "UNAUTHORIZED"            // 401: velaflows, "Error Responses"
-	CodeForbidden             Code = "FORBIDDEN"               // 403: likewise
-	CodeWorkspaceAccessDenied Code = "WORKSPACE_ACCESS_DENIED" // 403: likewise
-	CodeRequestTooLarge       Code = "REQUEST_TOO_LARGE"       // 431: the request's headers are too large to be checked
-	CodeUnavailable           Code = "UNAVAILABLE"             // 503: no decision could be made
+	CodeForbidden             Code = "FORBIDDEN"               // 403: velaflows, "Error Responses"
+	CodeWorkspaceAccessDenied Code = "WORKSPACE_ACCESS_DENIED" // 403: velaflows, "Error Responses"
+	CodeRequestTooLarge       Code = "REQUEST_TOO_LARGE"       // 431: the request's headers are too large for a check
+	CodeUnavailable           Code = "UNAVAILABLE"             // 503: no decision is possible
 )
 
-// Reason says which of a code's causes it was.
+// Reason is the cause of a denial, more specific than its code.
 type Reason string
 
-// The reasons, under their codes.
+// The reasons of the built-in codes.
 const (
 	ReasonMissing   Reason = "missing" // UNAUTHORIZED
 	ReasonMalformed Reason = "malformed"
@@ -36,10 +36,10 @@ const (
 	ReasonExpired   Reason = "expired"
 	ReasonRevoked   Reason = "revoked"
 
-	// The next ones are about session tokens.
-	ReasonUnsupportedAlgorithm Reason = "unsupported_algorithm"  // the signature's algorithm is not one that the API takes
-	ReasonAppToken             Reason = "app_token"              // the token was given to an app
-	ReasonSecondFactorRequired Reason = "second_factor_required" // the user has to sign in with a second factor
+	// The next three are for session tokens; their code is UNAUTHORIZED.
+	ReasonUnsupportedAlgorithm Reason = "unsupported_algorithm"  // the API does not accept the algorithm of the signature
+	ReasonAppToken             Reason = "app_token"              // the token was issued to an app
+	ReasonSecondFactorRequired Reason = "second_factor_required" // the user must sign in with a second factor
 
 	ReasonWorkspaceRequired Reason = "workspace_required" // WORKSPACE_ACCESS_DENIED
 	ReasonWorkspaceMismatch Reason = "workspace_mismatch"
@@ -69,31 +69,33 @@ var codeOf = map[Reason]Code{
 	ReasonUnavailable:          CodeUnavailable,
 }
 
-// Decision is what a policy says of an input. The zero value denies, and is not valid.
+// Decision is the result of a policy for an input. The zero value denies, and is invalid.
 type Decision struct {
 	Allow bool
 	// Code and Reason are empty exactly when Allow is set.
 	Code   Code
 	Reason Reason
-	// RequiredScopes are those of the route, all of them needed; Route is its method and pattern. Both are empty when
-	// no route matched.
+	// RequiredScopes are the scopes of the route; all of them are needed. Route is its method and pattern. Both are empty if no
+	// route matches.
 	RequiredScopes []string
 	Route          string
-	// AnyOf are scopes of the route of which one is needed, beside RequiredScopes. Empty: none is.
+	// AnyOf are scopes of the route of which one is needed, in addition to RequiredScopes. Empty: no such scope is needed.
 	AnyOf []string
-	// Headers are for the upstream, of an allow: lower-case name → value. The names are the API's upstream_headers.
+	// Headers are the headers for the upstream, for an allow only: lower-case name → value. Each name must be one of the API's
+	// upstream_headers.
 	Headers map[string]string
-	// RetryAfter is sent to the client, in seconds; 0: none is. Only of a denial that the API declares.
+	// RetryAfter is the Retry-After header for the client, in seconds; 0 sends none. Only a denial that the API declares may have
+	// it.
 	RetryAfter int
 }
 
-// Unavailable is the decision when none can be made. An error ends here, never in an allow.
+// Unavailable is the decision after an error: no decision was possible. An error never leads to an allow.
 var Unavailable = Decision{Code: CodeUnavailable, Reason: ReasonUnavailable}
 
-// TooLarge is the decision on a request that is larger than a PEP's adapter checks.
+// TooLarge is the decision for a request that exceeds the size limit of a PEP's adapter.
 var TooLarge = Decision{Code: CodeRequestTooLarge, Reason: ReasonTooLarge}
 
-// validate holds a decision against what the API declares.
+// validate returns an error if the decision is inconsistent, or uses a pair or a header that the API does not declare.
 func (d *Decision) validate(api *API) error {
 	if d.RetryAfter < 0 || d.RetryAfter > int(maxRetryAfter.Seconds()) {
 		return fmt.Errorf("its retry_after is %d, not 1 to %d seconds", d.RetryAfter, int(maxRetryAfter.Seconds()))
@@ -110,7 +112,7 @@ func (d *Decision) validate(api *API) error {
 	for _, scopes := range [...][]string{d.RequiredScopes, d.AnyOf} {
 		for _, scope := range scopes {
 			if !ValidScope(scope) {
-				return fmt.Errorf("it requires %q, which is no scope", scope)
+				return fmt.Errorf("it requires %q, which is not a valid scope", scope)
 			}
 		}
 	}
@@ -121,35 +123,36 @@ func (d *Decision) validate(api *API) error {
 		return nil
 	}
 	if _, ok := api.denial(d.Code, d.Reason); !ok {
-		return fmt.Errorf("it denies with the code %s and the reason %s, which do not belong together: "+
-			"they are not built in, and the API's denials do not have them", word(codeForm, string(d.Code)), word(reasonForm, string(d.Reason)))
+		return fmt.Errorf("it denies with the code %s and the reason %s, which are not a pair: "+
+			"they are not built in, and the API's denials do not list them", quoteIfValid(codeForm, string(d.Code)), quoteIfValid(reasonForm, string(d.Reason)))
 	}
 	return nil
 }
 
-// word quotes a code or a reason for the log. What has another form may be a part of the request, and secret.
-func word(form *regexp.Regexp, text string) string {
+// quoteIfValid quotes a code, a reason or a header name for the log. Text of another form is left out: it may be part of the
+// request, and secret.
+func quoteIfValid(form *regexp.Regexp, text string) string {
 	if !form.MatchString(text) {
-		return fmt.Sprintf("of another form, with %d bytes", len(text))
+		return fmt.Sprintf("(malformed, %d bytes)", len(text))
 	}
 	return strconv.Quote(text)
 }
 
-// validateHeaders does not say a value in its error: it may tell of the user.
+// validateHeaders validates the headers for the upstream. Its errors contain no value: a value may be personal data.
 func (d *Decision) validateHeaders(api *API) error {
 	for name, value := range d.Headers {
 		switch {
 		case !slices.Contains(api.UpstreamHeaders, name):
-			return fmt.Errorf("it sets the header %s, which the API's upstream_headers do not have", word(headerForm, name))
+			return fmt.Errorf("it sets the header %s, which the API's upstream_headers do not list", quoteIfValid(headerForm, name))
 		case !httpguts.ValidHeaderFieldValue(value) || !utf8.ValidString(value):
-			return fmt.Errorf("its value for %s cannot stand in a header", name)
+			return fmt.Errorf("its value for %s is not a valid header value", name)
 		}
 	}
 	return nil
 }
 
-// ValidScope reports whether s can be a scope: RFC 6749, section 3.3, without the comma, which separates scopes on the
-// command line. Scopes travel in one header, with blanks between them, and in a quoted string of another.
+// ValidScope reports whether s is a valid scope: RFC 6749, section 3.3, without the comma, which separates scopes on the command
+// line. Scopes are sent in one header, separated by spaces, and in a quoted string of another header.
 func ValidScope(s string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] > '~' || strings.IndexByte(`",\`, s[i]) >= 0 {
@@ -159,45 +162,48 @@ func ValidScope(s string) bool {
 	return s != ""
 }
 
-// Answer is a decision with what the PEP needs to carry it out.
+// Answer is a decision with the data that the PEP needs to enforce it.
 type Answer struct {
 	Decision
-	// ID names this decision in the answer, the logs and the upstream's headers: 26 random base32 characters, of [NewID].
+	// ID identifies this decision in the answer, the logs and the headers for the upstream: 26 random base32 characters, from
+	// [NewID].
 	ID  string
 	API string
-	// Public says that the route is open to everybody; Principal is nil then.
+	// Public means that the route is open without a credential. Principal is then nil.
 	Public bool
-	// Principal is set as soon as the credential was found good, whatever was decided.
+	// Principal is set if the credential is valid, whether the request is allowed or denied.
 	Principal *Principal
 	Workspace Workspace
-	// WorkspaceHeader is the API's header that names a workspace, with the granted workspace as its value. An empty value
-	// means that none was granted: the PEP then removes the header. Empty without an API.
+	// WorkspaceHeader is the API's workspace header, with the granted workspace as its value. An empty value means that no
+	// workspace was granted, and the PEP removes the header. Both name and value are empty if the API is unknown.
 	WorkspaceHeader HeaderValue
-	// UpstreamHeaders are all that a policy of any API may set, with what it has set. The PEP removes those with an empty value.
+	// UpstreamHeaders are all headers that a policy of any API may set, with the values that this policy set. The PEP removes
+	// those with an empty value.
 	UpstreamHeaders []HeaderValue
-	// Status, an HTTP status, and Message are those of a denial that the API declares; otherwise 0 and empty.
+	// Status (an HTTP status) and Message are set for a denial that the API declares; otherwise they are 0 and empty.
 	Status  int
 	Message string
-	// Detail tells an operator why a credential was denied, where the reason does not. It is for the log alone. Of a
-	// credential it holds an algorithm's name, and of one that the issuer has signed its iss and aud; it is bounded.
+	// Detail explains a denial to an operator where the reason does not suffice. It is for the log only, and its length is
+	// bounded. It may contain the name of a credential's algorithm. For a credential that the issuer signed it may contain iss
+	// and aud.
 	Detail string
-	// Cache says where the credential was looked up; empty: nowhere.
+	// Cache is the source of the look-up; empty: there was no look-up.
 	Cache CacheResult
 }
 
-// HeaderValue is one header, by its lower-case name.
+// HeaderValue is one header. Its name is in lower case.
 type HeaderValue struct{ Name, Value string }
 
-// idLength is that of an Answer's ID: 26 characters of five bits.
+// idLength is the length of an Answer's ID: 26 characters of five bits.
 const idLength = 26
 
-// NewID makes an Answer's ID. It is unique and no secret, so the generator that asks the system for each one is not needed.
+// NewID returns an ID for an Answer. It must be unique, but is no secret: math/rand/v2 suffices, and saves a system call per ID.
 func NewID() string {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" // base32, RFC 4648
 	var id [idLength]byte
 	var bits uint64
 	for i := range id {
-		if i%12 == 0 { // 12 characters take 60 bits
+		if i%12 == 0 { // 12 characters use 60 bits
 			bits = rand.Uint64() //nolint:gosec // ChaCha8, seeded by the system
 		}
 		id[i] = alphabet[bits%32]

@@ -12,23 +12,24 @@ import (
 	"unicode/utf8"
 )
 
-// Denial is an answer of an API's own: what a policy may deny with beside the built-in codes and reasons.
+// Denial is a denial that an API declares for its policy, in addition to the built-in codes and reasons.
 type Denial struct {
-	// Code is a new one, such as PAYMENT_REQUIRED, or UNAUTHORIZED, FORBIDDEN or WORKSPACE_ACCESS_DENIED.
+	// Code is a new code, such as PAYMENT_REQUIRED, or UNAUTHORIZED, FORBIDDEN or WORKSPACE_ACCESS_DENIED.
 	Code Code `yaml:"code"`
-	// Reason is a new one, such as plan_too_small.
+	// Reason is a new reason, such as plan_too_small.
 	Reason Reason `yaml:"reason"`
-	// Status is the HTTP status, 400 to 499. Default: that of the built-in code. A new code has to have one.
+	// Status is the HTTP status, 400 to 499. Default: the status of the built-in code. A new code needs one.
 	Status int `yaml:"status"`
-	// Message is for the client: one line of text.
+	// Message is the message for the client: one line of text, at most 512 bytes.
 	Message string `yaml:"message"`
-	// RetryAfter is sent to the client, in whole seconds. A policy can say another time. Default: none is sent.
+	// RetryAfter is the Retry-After header for the client, in whole seconds, at most 24 hours. A policy can override it. Default:
+	// no header.
 	RetryAfter time.Duration `yaml:"retry_after"`
 }
 
 const (
-	maxMessage    = 512            // bytes
-	maxRetryAfter = 24 * time.Hour // of a denial
+	maxMessage    = 512 // bytes
+	maxRetryAfter = 24 * time.Hour
 )
 
 var (
@@ -36,12 +37,12 @@ var (
 	reasonForm = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 )
 
-// extensible are the built-in codes that can have other reasons, with their status.
-var extensible = map[Code]int{CodeUnauthorized: 401, CodeForbidden: 403, CodeWorkspaceAccessDenied: 403}
+// extensibleCodes are the built-in codes that may have declared reasons, with their HTTP status.
+var extensibleCodes = map[Code]int{CodeUnauthorized: 401, CodeForbidden: 403, CodeWorkspaceAccessDenied: 403}
 
-// Complete fills the defaults and checks the rest, as [API.Complete] does.
+// Complete returns the denial with its defaults, and validates it as [API.Complete] does.
 func (d Denial) Complete() (Denial, error) {
-	status, builtIn := extensible[d.Code]
+	status, builtIn := extensibleCodes[d.Code]
 	if builtIn && d.Status == 0 {
 		d.Status = status
 	}
@@ -49,13 +50,13 @@ func (d Denial) Complete() (Denial, error) {
 	case !codeForm.MatchString(string(d.Code)):
 		return d, fmt.Errorf("code: %q is not 1 to 64 of A-Z, 0-9 and _, with a letter first", d.Code)
 	case !builtIn && isBuiltInCode(d.Code):
-		return d, fmt.Errorf("code: %s is the sidecar's own; no policy can deny with it", d.Code)
+		return d, fmt.Errorf("code: %s is reserved for the sidecar; policies cannot use it", d.Code)
 	case !reasonForm.MatchString(string(d.Reason)):
 		return d, fmt.Errorf("reason: %q is not 1 to 64 of a-z, 0-9 and _, with a letter first", d.Reason)
 	case codeOf[d.Reason] != "":
 		return d, fmt.Errorf("reason: %s is built in, under the code %s; choose another one", d.Reason, codeOf[d.Reason])
 	case builtIn && d.Status != status:
-		return d, fmt.Errorf("status: that of %s is %d; leave it out", d.Code, status)
+		return d, fmt.Errorf("status: the status of %s is always %d; remove this setting", d.Code, status)
 	case d.Status < 400 || d.Status > 499:
 		return d, fmt.Errorf("status: %d is not from 400 to 499", d.Status)
 	case d.Message == "" || len(d.Message) > maxMessage || !utf8.ValidString(d.Message) || strings.ContainsFunc(d.Message, isBreak):
@@ -78,9 +79,9 @@ func completeDenials(denials []Denial) ([]Denial, error) {
 			switch {
 			case err != nil || before.Code != d.Code:
 			case before.Reason == d.Reason:
-				err = fmt.Errorf("reason: %s is there twice under the code %s", d.Reason, d.Code)
+				err = fmt.Errorf("reason: %s is declared twice under the code %s", d.Reason, d.Code)
 			case before.Status != d.Status:
-				err = fmt.Errorf("status: %s has the status %d above; a code has one", d.Code, before.Status)
+				err = fmt.Errorf("status: %s has the status %d above; a code has only one status", d.Code, before.Status)
 			}
 		}
 		if err != nil {
@@ -91,7 +92,7 @@ func completeDenials(denials []Denial) ([]Denial, error) {
 	return denials, nil
 }
 
-// denial finds what the API declares of a code and a reason.
+// denial returns the denial that the API declares for a code and a reason.
 func (a *API) denial(code Code, reason Reason) (Denial, bool) {
 	i := slices.IndexFunc(a.Denials, func(d Denial) bool { return d.Code == code && d.Reason == reason })
 	if i < 0 {
@@ -100,35 +101,35 @@ func (a *API) denial(code Code, reason Reason) (Denial, bool) {
 	return a.Denials[i], true
 }
 
-// CanDeny reports whether a policy may deny the API's requests with this code and reason: built-in ones, or ones that the
-// API declares. An empty code or reason stands for any.
+// CanDeny reports whether a policy may deny the API's requests with this code and reason: a built-in pair, or one that the API
+// declares. An empty code or reason matches any.
 func (a API) CanDeny(code Code, reason Reason) bool {
-	meant := func(c Code, r Reason) bool { return (code == "" || code == c) && (reason == "" || reason == r) }
+	matches := func(c Code, r Reason) bool { return (code == "" || code == c) && (reason == "" || reason == r) }
 	for r, c := range codeOf {
-		if meant(c, r) {
+		if matches(c, r) {
 			return true
 		}
 	}
-	return slices.ContainsFunc(a.Denials, func(d Denial) bool { return meant(d.Code, d.Reason) })
+	return slices.ContainsFunc(a.Denials, func(d Denial) bool { return matches(d.Code, d.Reason) })
 }
 
 var (
 	upstreamForm = regexp.MustCompile(`^[a-z][a-z0-9-]{0,63}$`)
-	headerForm   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`) // to be quoted in an error
+	headerForm   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`) // names that an error may quote
 )
 
-// unsettable are headers that no policy may set or remove: credentials, those that frame a message or belong to one
-// connection, those that the sidecar removes, and those that Envoy writes.
+// reservedHeaders are headers that no policy may set or remove. They are credential headers, headers that frame a message or
+// belong to one connection, headers that the sidecar removes, and headers that Envoy writes.
 var (
-	unsettable = append([]string{
+	reservedHeaders = append([]string{
 		"host", "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect",
 		"content-length", "content-type", "content-encoding", "forwarded", "via", "x-request-id", "x-method-override",
 	}, secretHeaders...)
-	unsettablePrefixes = []string{"x-keywicket-", "x-envoy-", "x-forwarded-", "x-original-", "x-rewrite-", "x-http-", "proxy-"}
+	reservedPrefixes = []string{"x-keywicket-", "x-envoy-", "x-forwarded-", "x-original-", "x-rewrite-", "x-http-", "proxy-"}
 )
 
-// checkUpstreamHeaders allows only letters, digits and dashes, so that no name is another spelling of a header that is not
-// the policy's: many servers read x_workspace_id as x-workspace-id.
+// checkUpstreamHeaders allows only letters, digits and dashes. Many servers read x_workspace_id as x-workspace-id, so another
+// character could spell a header that the policy may not set.
 func (a API) checkUpstreamHeaders() error {
 	for i, name := range a.UpstreamHeaders {
 		var err error
@@ -137,10 +138,10 @@ func (a API) checkUpstreamHeaders() error {
 			err = errors.New("is not 1 to 64 of a-z, 0-9 and -, with a letter first")
 		case name == a.Workspace.Header:
 			err = errors.New("is the API's workspace header, which the sidecar sets itself")
-		case slices.Contains(unsettable, name), slices.ContainsFunc(unsettablePrefixes, func(p string) bool { return strings.HasPrefix(name, p) }):
+		case slices.Contains(reservedHeaders, name), slices.ContainsFunc(reservedPrefixes, func(p string) bool { return strings.HasPrefix(name, p) }):
 			err = errors.New("is a header that no policy may set")
 		case slices.Contains(a.UpstreamHeaders[:i], name):
-			err = errors.New("is there twice")
+			err = errors.New("is listed twice")
 		default:
 			continue
 		}

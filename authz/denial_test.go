@@ -28,7 +28,7 @@ func TestDenialThatIsRefused(t *testing.T) {
 		"a code in lower case":         {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = "payment" })}, `denials[0].code: "payment" is not 1 to 64`},
 		"no code":                      {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = "" })}, `denials[0].code: ""`},
 		"a code of 65 characters":      {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = authz.Code(strings.Repeat("A", 65)) })}, `denials[0].code: `},
-		"the code for no decision":     {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = authz.CodeUnavailable })}, `denials[0].code: UNAVAILABLE is the sidecar's own`},
+		"the code for no decision":     {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = authz.CodeUnavailable })}, `denials[0].code: UNAVAILABLE is reserved for the sidecar`},
 		"the code for large requests":  {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = authz.CodeRequestTooLarge })}, `denials[0].code: REQUEST_TOO_LARGE`},
 		"a reason in capitals":         {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Reason = "Plan" })}, `denials[0].reason: "Plan" is not 1 to 64`},
 		"a built-in pair":              {[]authz.Denial{change(hours, func(d *authz.Denial) { d.Reason = authz.ReasonMissingScope })}, `denials[0].reason: missing_scope is built in, under the code FORBIDDEN`},
@@ -36,15 +36,15 @@ func TestDenialThatIsRefused(t *testing.T) {
 		"no status":                    {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Status = 0 })}, `denials[0].status: 0 is not from 400 to 499`},
 		"a status of success":          {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Status = 200 })}, `denials[0].status: 200`},
 		"a status of a server's error": {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Status = 500 })}, `denials[0].status: 500`},
-		"another status of a built-in": {[]authz.Denial{change(hours, func(d *authz.Denial) { d.Status = 404 })}, `denials[0].status: that of FORBIDDEN is 403`},
+		"another status of a built-in": {[]authz.Denial{change(hours, func(d *authz.Denial) { d.Status = 404 })}, `denials[0].status: the status of FORBIDDEN is always 403`},
 		"no message":                   {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = "" })}, `denials[0].message: write one line`},
 		"a message of two lines":       {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = "a\nb" })}, `denials[0].message: `},
-		"a message that is no UTF-8":   {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = "a\xff" })}, `denials[0].message: `},
+		"a message that is not UTF-8":  {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = "a\xff" })}, `denials[0].message: `},
 		"a long message":               {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = strings.Repeat("a", 513) })}, `denials[0].message: `},
 		"part of a second":             {[]authz.Denial{payment, change(limited, func(d *authz.Denial) { d.RetryAfter = 1500 * time.Millisecond })}, `denials[1].retry_after: 1.5s is not`},
-		"less than no time":            {[]authz.Denial{change(limited, func(d *authz.Denial) { d.RetryAfter = -time.Second })}, `denials[0].retry_after: -1s`},
+		"a negative time":              {[]authz.Denial{change(limited, func(d *authz.Denial) { d.RetryAfter = -time.Second })}, `denials[0].retry_after: -1s`},
 		"more than a day":              {[]authz.Denial{change(limited, func(d *authz.Denial) { d.RetryAfter = 25 * time.Hour })}, `denials[0].retry_after: 25h0m0s`},
-		"a pair twice":                 {[]authz.Denial{payment, limited, payment}, `denials[2].reason: plan_too_small is there twice under the code PAYMENT_REQUIRED`},
+		"a pair twice":                 {[]authz.Denial{payment, limited, payment}, `denials[2].reason: plan_too_small is declared twice under the code PAYMENT_REQUIRED`},
 		"two statuses of a code":       {[]authz.Denial{payment, change(payment, func(d *authz.Denial) { d.Reason, d.Status = "unpaid", 403 })}, `denials[1].status: PAYMENT_REQUIRED has the status 402 above`},
 	} {
 		api := config().APIs["velocity"]
@@ -63,10 +63,10 @@ func TestDenialsThatAreDeclared(t *testing.T) {
 	api.Denials = declared
 	api, err := api.Complete()
 	if err == nil {
-		api, err = api.Complete() // what is complete stays so
+		api, err = api.Complete() // a second call changes nothing
 	}
 	if err != nil || api.Denials[3].Status != 403 || declared[3].Status != 0 {
-		t.Fatalf("got %+v, %v; given was %+v", api.Denials, err, declared)
+		t.Fatalf("got %+v, %v; the argument is %+v", api.Denials, err, declared)
 	}
 	for pair, want := range map[[2]string]bool{
 		{"PAYMENT_REQUIRED", "plan_too_small"}: true, {"PAYMENT_REQUIRED", ""}: true, {"", "plan_too_small"}: true,
@@ -94,12 +94,12 @@ func TestUpstreamHeaderThatIsRefused(t *testing.T) {
 	}
 	api := config().APIs["velocity"]
 	api.UpstreamHeaders = []string{"x-plan", "x-plan"}
-	if _, err := api.Complete(); err == nil || !strings.Contains(err.Error(), "is there twice") {
+	if _, err := api.Complete(); err == nil || !strings.Contains(err.Error(), "is listed twice") {
 		t.Errorf("got %v", err)
 	}
 }
 
-// What a policy says beyond the built-in answers is held against what the API declares. What is not declared is an error.
+// A denial or a header that is not built in must be declared by the API. Otherwise the decision is an error.
 func TestAnswersOfItsOwn(t *testing.T) {
 	c := config()
 	velaflows := c.APIs["velaflows"]
@@ -118,22 +118,22 @@ func TestAnswersOfItsOwn(t *testing.T) {
 			authz.Answer{Status: 429, Message: limited.Message, Decision: authz.Decision{RetryAfter: 30}}},
 		"the policy's time": {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: 86400}, "",
 			authz.Answer{Status: 429, Message: limited.Message, Decision: authz.Decision{RetryAfter: 86400}}},
-		"more than a day":          {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: 86401}, "retry_after is 86401", authz.Answer{}},
-		"less than no time":        {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: -1}, "retry_after is -1", authz.Answer{}},
-		"a time of a built-in":     {authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonNoRoute, RetryAfter: 1}, "is built in and has no retry_after", authz.Answer{}},
-		"a time of an allow":       {authz.Decision{Allow: true, RetryAfter: 1}, "retry_after 1", authz.Answer{}},
-		"reasons mixed up":         {authz.Decision{Code: "PAYMENT_REQUIRED", Reason: "quota"}, `"PAYMENT_REQUIRED" and the reason "quota"`, authz.Answer{}},
-		"an undeclared code":       {authz.Decision{Code: "TEAPOT", Reason: "tea"}, `"TEAPOT"`, authz.Answer{}},
-		"no scope among any_of":    {authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonMissingScope, AnyOf: []string{"a", "b c"}}, `"b c", which is no scope`, authz.Answer{}},
-		"a header of a denial":     {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", Headers: map[string]string{"x-plan": "pro"}}, "with headers", authz.Answer{}},
-		"headers":                  {allow(map[string]string{"x-plan": "größe"}), "", authz.Answer{UpstreamHeaders: []authz.HeaderValue{{Name: "x-plan", Value: "größe"}, {Name: "x-region"}}}},
-		"no headers":               {allow(nil), "", authz.Answer{UpstreamHeaders: []authz.HeaderValue{{Name: "x-plan"}, {Name: "x-region"}}}},
-		"an undeclared header":     {allow(map[string]string{"x-role": "secret"}), `header "x-role"`, authz.Answer{}},
-		"a header in capitals":     {allow(map[string]string{"X-Plan": "secret"}), `header "X-Plan"`, authz.Answer{}},
-		"a line break":             {allow(map[string]string{"x-plan": "secret\r\nx-role: admin"}), "its value for x-plan", authz.Answer{}},
-		"a value that is no UTF-8": {allow(map[string]string{"x-plan": "secret\xff"}), "its value for x-plan", authz.Answer{}},
-		"a NUL":                    {allow(map[string]string{"x-plan": "secret\x00"}), "its value for x-plan", authz.Answer{}},
-		"a denial of another API":  {authz.Decision{Code: "RATE_LIMITED", Reason: "burst"}, `"burst"`, authz.Answer{}},
+		"more than a day":           {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: 86401}, "retry_after is 86401", authz.Answer{}},
+		"a negative time":           {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: -1}, "retry_after is -1", authz.Answer{}},
+		"a time of a built-in":      {authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonNoRoute, RetryAfter: 1}, "is built in and has no retry_after", authz.Answer{}},
+		"a time of an allow":        {authz.Decision{Allow: true, RetryAfter: 1}, "retry_after 1", authz.Answer{}},
+		"reasons mixed up":          {authz.Decision{Code: "PAYMENT_REQUIRED", Reason: "quota"}, `"PAYMENT_REQUIRED" and the reason "quota"`, authz.Answer{}},
+		"an undeclared code":        {authz.Decision{Code: "TEAPOT", Reason: "tea"}, `"TEAPOT"`, authz.Answer{}},
+		"no scope among any_of":     {authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonMissingScope, AnyOf: []string{"a", "b c"}}, `"b c", which is not a valid scope`, authz.Answer{}},
+		"a header of a denial":      {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", Headers: map[string]string{"x-plan": "pro"}}, "with headers", authz.Answer{}},
+		"headers":                   {allow(map[string]string{"x-plan": "größe"}), "", authz.Answer{UpstreamHeaders: []authz.HeaderValue{{Name: "x-plan", Value: "größe"}, {Name: "x-region"}}}},
+		"no headers":                {allow(nil), "", authz.Answer{UpstreamHeaders: []authz.HeaderValue{{Name: "x-plan"}, {Name: "x-region"}}}},
+		"an undeclared header":      {allow(map[string]string{"x-role": "secret"}), `header "x-role"`, authz.Answer{}},
+		"a header in capitals":      {allow(map[string]string{"X-Plan": "secret"}), `header "X-Plan"`, authz.Answer{}},
+		"a line break":              {allow(map[string]string{"x-plan": "secret\r\nx-role: admin"}), "its value for x-plan", authz.Answer{}},
+		"a value that is not UTF-8": {allow(map[string]string{"x-plan": "secret\xff"}), "its value for x-plan", authz.Answer{}},
+		"a NUL":                     {allow(map[string]string{"x-plan": "secret\x00"}), "its value for x-plan", authz.Answer{}},
+		"a denial of another API":   {authz.Decision{Code: "RATE_LIMITED", Reason: "burst"}, `"burst"`, authz.Answer{}},
 	} {
 		c2 := config()
 		c2.APIs["velaflows"] = velaflows
@@ -142,11 +142,11 @@ func TestAnswersOfItsOwn(t *testing.T) {
 		c2.APIs["velocity"] = velocity
 		p := &policy{decide: func(in authz.Input) (authz.Decision, error) {
 			if in.Denial != "" {
-				return honest(in)
+				return principalsOnly(in)
 			}
 			return c.decision, nil
 		}}
-		got, err := newAuthorizer(t, c2, &directory{found: acme}, p).Check(t.Context(), get("velaflows", "/thing", with("Bearer "+goodKey)))
+		got, err := newAuthorizer(t, c2, &directory{found: acme}, p).Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+goodKey)))
 		if c.err != "" {
 			if err == nil || !strings.Contains(err.Error(), c.err) || strings.Contains(err.Error(), "secret") {
 				t.Errorf("%s: got %v, want %q in it", name, err, c.err)
@@ -163,7 +163,7 @@ func TestAnswersOfItsOwn(t *testing.T) {
 	}
 }
 
-// An upstream may serve several APIs, so what one of them may set is removed from the requests of the others.
+// An upstream may serve several APIs. A header that one API may set is therefore removed from the requests of the others.
 func TestHeaderOfAnotherAPIIsRemoved(t *testing.T) {
 	c := config()
 	velocity := c.APIs["velocity"]

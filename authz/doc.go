@@ -1,5 +1,5 @@
-// Package authz is the domain of keywicket: who presents a request, which workspace it targets, and whether the
-// policies let it in. It knows neither Envoy, nor Postgres, nor Rego; those are adapters, and import it.
+// Package authz is the core of keywicket. It finds the principal of a request and the workspace that the request targets, and has
+// the policies decide. It does not depend on Envoy, Postgres or Rego: the packages for these are adapters, and import authz.
 //
-// Read one request's way in [Authorizer.Check], from top to bottom.
+// To follow one request, read [Authorizer.Check] from top to bottom.
 package authz

@@ -15,19 +15,19 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Each target says the rule a second time, in other words than the code, and holds every input to both.
+// Each fuzz target contains a second, independent form of its rule, and compares the code with it.
 
-// headerValues makes the values of one header: none, one, two, or one that is there again at the end.
+// headerValues returns the values of one header: none, one, two, or three of which the last repeats the first.
 func headerValues(count uint8, first, second string) []string {
 	return [][]string{nil, {first}, {first, second}, {first, second, first}}[count%4]
 }
 
-// bearerForm is RFC 6750, section 2.1, with a scheme in any case and RFC 9110's 1*SP.
+// bearerForm is the form of RFC 6750, section 2.1, with a scheme in any case and RFC 9110's 1*SP.
 var bearerForm = regexp.MustCompile(`^(?i:bearer) +([A-Za-z0-9._~+/-]+=*)$`)
 
-// presented is the credential that the values of the Authorization header present to an API of config, if they present
-// one that can be good: alone, of the right form, at least 16 characters behind its prefix, 512 bytes at most.
-func presented(api string, values []string) (token string, good bool) {
+// presentedToken returns the token in the values of the Authorization header, for an API of config. good reports that the token
+// can be valid: a single value of the right form, at least 16 characters after its prefix, and at most 512 bytes.
+func presentedToken(api string, values []string) (token string, good bool) {
 	if len(values) != 1 {
 		return "", false
 	}
@@ -44,9 +44,9 @@ func presented(api string, values []string) (token string, good bool) {
 	return m[1], false
 }
 
-// FuzzAuthorizationHeader: whatever the header's values are, there is an answer and no panic. A credential is looked up,
-// by its digest, exactly if the values present one that can be good; nothing else comes in. No error, no answer and no
-// policy's input holds what was presented, also when the directory fails.
+// FuzzAuthorizationHeader checks that any header values give an answer and no panic. A credential is looked up, by its digest,
+// exactly if the values contain one that can be valid. No other request is allowed. No error, answer or policy input contains the
+// credential, also if the directory fails.
 func FuzzAuthorizationHeader(f *testing.F) {
 	for _, values := range [][]string{
 		{"Bearer " + goodKey}, {"bEaReR   " + goodKey}, {"Bearer vel_aaaaaaaaaaaaaaaa"}, {"Bearer vel_u_aaaaaaaaaaaaaaaa"},
@@ -73,7 +73,7 @@ func FuzzAuthorizationHeader(f *testing.F) {
 	f.Fuzz(func(t *testing.T, count uint8, first, second string, velocity, broken bool) {
 		api := map[bool]string{false: "velaflows", true: "velocity"}[velocity]
 		values := headerValues(count, first, second)
-		d, p := &directory{found: acme}, &policy{decide: honest}
+		d, p := &directory{found: acme}, &policy{decide: principalsOnly}
 		if broken {
 			d.err = errors.New("the database is down")
 		}
@@ -87,12 +87,12 @@ func FuzzAuthorizationHeader(f *testing.F) {
 		}
 		answer, err := a.Check(t.Context(), r)
 
-		token, good := presented(api, values)
+		token, good := presentedToken(api, values)
 		switch {
-		case !good && len(d.asked) != 0:
+		case !good && len(d.lookups) != 0:
 			t.Fatalf("%q was looked up", values)
-		case good && (len(d.asked) != 1 || d.asked[0].Digest != authz.Secret(token).Digest()):
-			t.Fatalf("%q: the look-ups are %v", values, d.asked)
+		case good && (len(d.lookups) != 1 || d.lookups[0].Digest != authz.Secret(token).Digest()):
+			t.Fatalf("%q: the look-ups are %v", values, d.lookups)
 		case answer.Allow != (good && !broken):
 			t.Fatalf("%q: %+v", values, answer)
 		case (err != nil) != (good && broken):
@@ -100,22 +100,22 @@ func FuzzAuthorizationHeader(f *testing.F) {
 		case err != nil && err.Error() != "look up the credential: the database is down":
 			t.Fatalf("%q: %v", values, err)
 		}
-		if strings.HasPrefix(token, "sk_live_") || strings.HasPrefix(token, "vel_") { // nothing else here looks like these
-			if shown := fmt.Sprintf("%+v %#v %+v %v", answer, answer, p.asked, err); strings.Contains(shown, token) {
-				t.Fatalf("%q is told: %s", token, shown)
+		if strings.HasPrefix(token, "sk_live_") || strings.HasPrefix(token, "vel_") { // no other text here has these prefixes
+			if shown := fmt.Sprintf("%+v %#v %+v %v", answer, answer, p.inputs, err); strings.Contains(shown, token) {
+				t.Fatalf("%q is shown: %s", token, shown)
 			}
 		}
 	})
 }
 
-// decoded says docs/policies.md's rule again: the path is split at its slashes, each segment is decoded once, and some
-// texts are refused.
+// expectedSegments applies the rule of docs/policies.md with regular expressions: the path is split at its slashes, each segment
+// is decoded once, and some texts are refused.
 var (
 	segmentForm = regexp.MustCompile(`^(?:[A-Za-z0-9._~!$&'()*+,=:@;-]|%[0-9A-Fa-f]{2})*$`)
 	refusedText = regexp.MustCompile(`[/\\\x00-\x1f\x7f\x{80}-\x{9f}]|%[0-9A-Fa-f]{2}|^\.{1,2}(?:[;?#]|$)|^;`)
 )
 
-func decoded(p string, allowed authz.Parameters) (segments []string, ok bool) {
+func expectedSegments(p string, allowed authz.Parameters) (segments []string, ok bool) {
 	rest, ok := strings.CutPrefix(p, "/")
 	if !ok || strings.Contains(p, "//") {
 		return nil, false
@@ -136,8 +136,8 @@ func decoded(p string, allowed authz.Parameters) (segments []string, ok bool) {
 	return segments, true
 }
 
-// FuzzPath: a path has the segments that it decodes to, and only if it has one clear meaning. In every other spelling it
-// has the same. Whoever unescapes it before splitting it, or cleans it, or decodes it twice, reads the same segments.
+// FuzzPath checks that a path has its decoded segments, exactly if it has one clear meaning. Every other spelling of the path
+// gives the same segments. So does a server that unescapes the path before it splits it, cleans it, or decodes it twice.
 func FuzzPath(f *testing.F) {
 	for _, p := range []string{
 		"/", "/a", "/a/b", "/a/", "/.well-known/x", "/a...b/..c", "/-._~!$&'()*+,=:@", "/caf%C3%A9/%20", "/%41", "", "*", "a", "//",
@@ -156,7 +156,7 @@ func FuzzPath(f *testing.F) {
 			allowed = authz.Parameters{MayHold: []string{"#", "%", "?", ";"}, RawSemicolon: true}
 		}
 		segments, err := authz.Segments(p, allowed)
-		want, ok := decoded(p, allowed)
+		want, ok := expectedSegments(p, allowed)
 		if (err == nil) != ok || !slices.Equal(segments, want) {
 			t.Fatalf("%q: the segments are %q, %v, not %q", p, segments, err, want)
 		}
@@ -165,7 +165,7 @@ func FuzzPath(f *testing.F) {
 		}
 		allowed.RawSemicolon = false
 		for _, spelling := range []func(byte) bool{
-			func(b byte) bool { return strings.IndexByte("-._~", b) < 0 && !isAlnum(b) }, // what needs no escape has none
+			func(b byte) bool { return strings.IndexByte("-._~", b) < 0 && !isAlnum(b) }, // only the necessary escapes
 			func(byte) bool { return true },
 			func(b byte) bool { return b%2 == 0 || b > '~' || strings.ContainsRune("#%;?\"<>[]^`{|}", rune(b)) },
 		} {
@@ -205,8 +205,8 @@ func isAlnum(b byte) bool {
 	return 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z' || '0' <= b && b <= '9'
 }
 
-// ofAlphabet is what the expressions of workspace.go say, byte by byte.
-func ofAlphabet(s string, least, most int, more string) bool {
+// matchesAlphabet reports whether s has least to most bytes, all of them lower-case hexadecimal digits or bytes of more.
+func matchesAlphabet(s string, least, most int, more string) bool {
 	if len(s) < least || len(s) > most {
 		return false
 	}
@@ -218,9 +218,9 @@ func ofAlphabet(s string, least, most int, more string) bool {
 	return true
 }
 
-// FuzzWorkspaceHeader: a workspace is granted exactly if the credential's is there, and the header has one value, of the
-// form that the API has, that equals it; or if the header is absent and not required. What is not granted is not told,
-// and only a value of the right form is asked for.
+// FuzzWorkspaceHeader checks when a workspace is granted. The credential must have one. Either the header has one value, of the
+// form that the API uses, that equals it, or the header is absent and not required. A workspace that is not granted appears in no
+// answer. Only a value of the right form is looked up.
 func FuzzWorkspaceHeader(f *testing.F) {
 	for _, v := range []string{
 		acmeID, "acme", "", strings.ToUpper(acmeID), acmeID[1:], acmeID + "0", acmeID + "\n", acmeID + "," + acmeID, " " + acmeID,
@@ -245,7 +245,7 @@ func FuzzWorkspaceHeader(f *testing.F) {
 		d := &directory{found: authz.Found{
 			Principal: authz.Principal{ID: "t1"}, Workspace: authz.Membership{ID: id, Slug: slug, Role: role},
 		}}
-		p := &policy{decide: honest}
+		p := &policy{decide: principalsOnly}
 		a, err := authz.New(authz.Config{APIs: map[string]authz.API{"x": api}}, d, p)
 		if err != nil {
 			t.Fatal(err)
@@ -255,16 +255,16 @@ func FuzzWorkspaceHeader(f *testing.F) {
 			header["x-workspace"] = values
 		}
 		answer, err := a.Check(context.Background(), get("x", "/thing", header))
-		if err != nil || len(d.asked) != 1 {
-			t.Fatalf("%q: %v, %d look-ups", values, err, len(d.asked))
+		if err != nil || len(d.lookups) != 1 {
+			t.Fatalf("%q: %v, %d look-ups", values, err, len(d.lookups))
 		}
 
 		var named authz.WorkspaceRef
 		if len(values) == 1 {
 			switch v := values[0]; {
-			case byID && ofAlphabet(v, 24, 24, ""):
+			case byID && matchesAlphabet(v, 24, 24, ""):
 				named.ID = v
-			case !byID && ofAlphabet(v, 1, 63, "ghijklmnopqrstuvwxyz-") && v[0] != '-':
+			case !byID && matchesAlphabet(v, 1, 63, "ghijklmnopqrstuvwxyz-") && v[0] != '-':
 				named.Slug = v
 			}
 		}
@@ -273,11 +273,11 @@ func FuzzWorkspaceHeader(f *testing.F) {
 		if id != "" && (equal || len(values) == 0 && !required) {
 			want = authz.Workspace{Requested: want.Requested, Granted: true, ID: id, Slug: slug, Role: role}
 		}
-		if d.asked[0].Workspace != named {
-			t.Fatalf("%q: asked for %+v, not %+v", values, d.asked[0].Workspace, named)
+		if d.lookups[0].Workspace != named {
+			t.Fatalf("%q: looked up %+v, not %+v", values, d.lookups[0].Workspace, named)
 		}
-		if got := p.asked[len(p.asked)-1].Workspace; got != want || answer.Workspace != want {
-			t.Fatalf("%q against %q, %q: the policy saw %+v, the answer has %+v, want %+v", values, id, slug, got, answer.Workspace, want)
+		if got := p.inputs[len(p.inputs)-1].Workspace; got != want || answer.Workspace != want {
+			t.Fatalf("%q against %q, %q: the policy read %+v, the answer has %+v, want %+v", values, id, slug, got, answer.Workspace, want)
 		}
 	})
 }

@@ -29,9 +29,9 @@ func newHosts(apis map[string]*API) (hosts, error) {
 	return h, nil
 }
 
-// find returns the name of the API that serves the host, or "". Letter case and the port do not count: the client chooses
-// them freely, and Envoy routes by neither. A trailing dot counts, as it does for Envoy. An exact host goes before a
-// wildcard, and a longer wildcard before a shorter one, which is Envoy's order of virtual hosts.
+// find returns the name of the API that serves the host, or "". It ignores letter case and the port: the client chooses them, and
+// Envoy routes by neither. A trailing dot is significant, as in Envoy. An exact host takes precedence over a wildcard, and a
+// longer wildcard over a shorter one: this is Envoy's order of virtual hosts.
 func (h hosts) find(host string) string {
 	host = strings.Map(lowerASCII, host)
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.Trim(host[i+1:], "0123456789") == "" {
@@ -58,7 +58,7 @@ func (h hosts) find(host string) string {
 	}
 }
 
-// lowerASCII leaves other letters alone: some of them have an ASCII letter as their lower case, to Go and not to Envoy.
+// lowerASCII changes ASCII letters only. Go maps some other letters to an ASCII letter, and Envoy does not.
 func lowerASCII(r rune) rune {
 	if 'A' <= r && r <= 'Z' {
 		return r + 'a' - 'A'

@@ -7,7 +7,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// withHosts gives each API hosts.
+// withHosts returns the configuration with these hosts for the two APIs.
 func withHosts(velaflows, velocity []string) authz.Config {
 	c := config()
 	for name, hosts := range map[string][]string{"velaflows": velaflows, "velocity": velocity} {
@@ -18,7 +18,7 @@ func withHosts(velaflows, velocity []string) authz.Config {
 	return c
 }
 
-// A host chooses the API where hosts are set. One that no API has gets an error, never the default API.
+// If hosts are configured, the host selects the API. An unknown host is an error, and never selects the default API.
 func TestHostChoosesTheAPI(t *testing.T) {
 	c := withHosts([]string{"API.velaflows.test", "[::1]"}, []string{"velocity.test", "*.velocity.test", "api.a.velocity.test", "*.b.c.velocity.test"})
 	c.DefaultAPI = "velaflows"
@@ -66,7 +66,7 @@ func TestHostChoosesTheAPI(t *testing.T) {
 		{c, "velaflows", "other.test", ""},
 		{c, "other", "velocity.test", ""},
 	} {
-		a := newAuthorizer(t, x.config, &directory{}, &policy{decide: honest})
+		a := newAuthorizer(t, x.config, &directory{}, &policy{decide: principalsOnly})
 		r := get(x.api, "/thing", nil)
 		r.Host = x.host
 		answer, err := a.Check(t.Context(), r)
@@ -74,20 +74,20 @@ func TestHostChoosesTheAPI(t *testing.T) {
 			t.Errorf("%q %q: %q, %v, not %q", x.api, x.host, answer.API, err, x.want)
 		}
 	}
-	// One API without hosts beside one that has some: Envoy's configuration can name it.
-	mixed := newAuthorizer(t, withHosts([]string{"velaflows.test"}, nil), &directory{}, &policy{decide: honest})
+	// An API without hosts, next to one that has some, is selected only by Envoy's configuration.
+	mixed := newAuthorizer(t, withHosts([]string{"velaflows.test"}, nil), &directory{}, &policy{decide: principalsOnly})
 	if answer, err := mixed.Check(t.Context(), get("velocity", "/thing", nil)); err != nil || answer.API != "velocity" {
 		t.Errorf("%+v, %v", answer, err)
 	}
 }
 
-// The log line of a request for no API names what to set.
+// The log line of a request without an API names the settings that select one.
 func TestRequestForNoAPIIsExplained(t *testing.T) {
 	for want, c := range map[string]authz.Config{
 		"set default_api to one of velaflows, velocity, or set apis.NAME.hosts":   config(),
 		`for the host "api.example", which no API has: add it to apis.NAME.hosts`: withHosts([]string{"velaflows.test"}, nil),
 	} {
-		_, err := newAuthorizer(t, c, &directory{}, &policy{decide: honest}).Check(t.Context(), get("", "/thing", nil))
+		_, err := newAuthorizer(t, c, &directory{}, &policy{decide: principalsOnly}).Check(t.Context(), get("", "/thing", nil))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, not %q", err, want)
 		}

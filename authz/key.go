@@ -6,14 +6,14 @@ import (
 )
 
 const (
-	maxVisible   = 8                        // characters of a key's body that may be shown
+	maxVisible   = 8                        // maximum number of characters of a key's body that may be shown
 	minRandom    = 32                       // base62 characters: 190.5 bits
-	checksumSize = 6                        // base62 characters, which hold a CRC-32
-	minBody      = minRandom + checksumSize // of a key made here
+	checksumSize = 6                        // base62 characters, enough for a CRC-32
+	minBody      = minRandom + checksumSize // minimum body of a key that keywicket creates
 	base62       = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
 
-// NewKey makes a key: the prefix, base62 of at least 190 random bits, and a checksum of what stands before it.
+// NewKey returns a new key: the prefix, base62 of at least 190 random bits, and a checksum of the preceding characters.
 func (f CredentialFormat) NewKey() Secret {
 	key := make([]byte, 0, len(f.Prefix)+f.BodyLength)
 	key = append(key, f.Prefix...)
@@ -21,12 +21,13 @@ func (f CredentialFormat) NewKey() Secret {
 	return Secret(appendChecksum(key))
 }
 
-// Visible is the part of a key that may be shown and logged.
+// Visible returns the part of a key that may be shown and logged.
 func (f CredentialFormat) Visible(key Secret) string {
 	return string(key[:min(f.VisiblePrefix, len(key))])
 }
 
-// appendRandom draws n characters, each equally likely: bytes of 248 and more are drawn again.
+// appendRandom appends n random characters with equal probability. It rejects random bytes of 248 and more, so that the remainder
+// modulo 62 is uniform.
 func appendRandom(key []byte, n int) []byte {
 	draw := make([]byte, 2*n)
 	for n > 0 {

@@ -30,7 +30,7 @@ func TestNewKey(t *testing.T) {
 			if bits := float64(body-6) * math.Log2(62); bits < 190 {
 				t.Fatalf("%.0f random bits", bits)
 			}
-			// The checksum, by another way than the code's: big.Int writes base62 with the lower case first.
+			// Compute the checksum independently of the code. big.Int writes base62 with the lower case first.
 			sum := big.NewInt(int64(crc32.ChecksumIEEE([]byte(text[:len(text)-6])))).Text(62)
 			if want := strings.Repeat("0", 6-len(sum)) + swapCase(sum); text[len(text)-6:] != want {
 				t.Fatalf("checksum %s, want %s", text[len(text)-6:], want)
@@ -39,7 +39,7 @@ func TestNewKey(t *testing.T) {
 				t.Fatalf("visible %s", visible)
 			}
 			if seen[key] {
-				t.Fatal("a key came twice")
+				t.Fatal("a key is repeated")
 			}
 			seen[key] = true
 		}
@@ -58,8 +58,7 @@ func swapCase(s string) string {
 	}, s)
 }
 
-// Every base62 character is as likely as the others: chi-squared with 61 degrees of freedom stays below 130 in all but
-// 1 of 10^6 runs.
+// All base62 characters have the same probability. Chi-squared with 61 degrees of freedom is below 130 in all but 1 of 10^6 runs.
 func TestNewKeyIsUniform(t *testing.T) {
 	f := authz.CredentialFormat{Prefix: "k_", BodyLength: 38}
 	counts := make(map[byte]float64)
@@ -98,7 +97,7 @@ func TestSecretIsNotPrinted(t *testing.T) {
 	}
 }
 
-// A product's own key is worth storing exactly if a check would look it up.
+// Accepts returns true exactly for the keys that a check looks up.
 func TestAcceptsWhatACheckLooksUp(t *testing.T) {
 	f := authz.CredentialFormat{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_"}
 	for _, text := range []string{
@@ -107,11 +106,11 @@ func TestAcceptsWhatACheckLooksUp(t *testing.T) {
 		"sk_live_aaaaaaaaaaaaaaa=a", "sk_live_aaaaaaaaaaaaaaaa=", "sk_live_aaaaaaaa aaaaaaaa", "sk_live_aaaaaaaaaaaaaaaé", "",
 	} {
 		d := &directory{found: acme}
-		a := newAuthorizer(t, config(), d, &policy{decide: honest})
-		if _, err := a.Check(t.Context(), get("velaflows", "/thing", with("Bearer "+text))); err != nil {
+		a := newAuthorizer(t, config(), d, &policy{decide: principalsOnly})
+		if _, err := a.Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+text))); err != nil {
 			t.Fatal(err)
 		}
-		if got, want := f.Accepts(authz.Secret(text)), len(d.asked) == 1; got != want {
+		if got, want := f.Accepts(authz.Secret(text)), len(d.lookups) == 1; got != want {
 			t.Errorf("%q is accepted: %v, looked up: %v", text, got, want)
 		}
 	}

@@ -10,20 +10,20 @@ import (
 	"unicode/utf8"
 )
 
-// Parameters says which of the characters # % ? ; a path parameter of an API may hold. They are valid in a URL when they
-// are escaped, but servers that decode a path too early, or twice, take them for syntax. The zero value permits none.
+// Parameters lists which of the characters # % ? ; the path parameters of an API may contain. They are valid in a URL if they are
+// escaped. But servers that decode a path too early, or twice, interpret them as syntax. The zero value permits none.
 type Parameters struct {
-	// MayHold lists the characters that the decoded text may have.
+	// MayHold lists the characters that the decoded text may contain.
 	MayHold []string `yaml:"may_hold" json:"may_hold"`
-	// RawSemicolon permits a ; that is not escaped. Some servers cut a segment off there, so it is a choice of its own. It
-	// needs ; in MayHold.
+	// RawSemicolon permits a ; that is not escaped. It needs ; in MayHold. It is a separate setting because some servers truncate
+	// a segment at such a ;.
 	RawSemicolon bool `yaml:"raw_semicolon" json:"raw_semicolon"`
 }
 
 // special are the characters that need a permission.
 const special = "#%?;"
 
-// Validate checks the permissions. Errors start with the key that they are about.
+// Validate returns an error for an invalid permission. The error starts with the configuration key that is invalid.
 func (p Parameters) Validate() error {
 	for _, c := range p.MayHold {
 		if len(c) != 1 || !strings.Contains(special, c) {
@@ -45,7 +45,7 @@ func (p Parameters) permits(c rune) bool {
 	return false
 }
 
-// The reasons why a path has no segments, beside [NotPermittedError].
+// The errors for a path without segments, in addition to [NotPermittedError].
 var (
 	ErrPathStart     = errors.New("the path does not start with a /")
 	ErrPathSegment   = errors.New("the path has an empty segment or a dot segment")
@@ -56,17 +56,18 @@ var (
 // NotPermittedError is the error for a character that [Parameters] does not permit: "#", "%", "?", ";", or [ErrRawSemicolon].
 type NotPermittedError string
 
-// ErrRawSemicolon is about a ; that is not escaped.
+// ErrRawSemicolon is the error for a ; that is not escaped.
 const ErrRawSemicolon NotPermittedError = "raw ;"
 
 func (c NotPermittedError) Error() string {
 	return fmt.Sprintf("the path has a %s, which the API does not permit in a parameter", string(c))
 }
 
-// Segments splits a raw path at its slashes and decodes each segment once (RFC 3986, section 2.4). Every spelling of a
-// path thus gives the same segments, and these are what policies compare.
+// Segments returns the decoded segments of a raw path: it splits the path at its slashes and decodes each segment once (RFC 3986,
+// section 2.4). Every spelling of a path gives the same segments, and policies compare these.
 //
 // A trailing slash gives a last segment "". A path without one clear meaning gives an error, and no route matches it:
+//
 //   - it does not start with one slash, or has an empty segment or a dot segment;
 //   - it has a character that RFC 3986's pchar does not allow, or a ; that is not escaped, unless p permits it;
 //   - a decoded segment has a slash, a backslash, a control character, bytes that are not UTF-8, a valid escape, or one of
@@ -88,27 +89,28 @@ func Segments(path string, p Parameters) ([]string, error) {
 	return segments, nil
 }
 
-// decodePath is [Segments] and [JoinSegments] at once. Most paths are their own decoded text, which costs no memory.
+// decodePath returns the joined segments of a path, or "" for a path that no route matches. It returns a plain path as it is,
+// without an allocation; this is the usual case.
 func decodePath(path string, p Parameters) string {
 	if isPlain(path) {
 		return path
 	}
 	segments, err := Segments(path, p)
 	if err != nil {
-		return "" // no route matches it
+		return ""
 	}
 	return JoinSegments(segments)
 }
 
-// isPlain reports whether nothing in a path is escaped, and nothing in it needs a closer look: no ; and no segment that starts
-// with a dot. An empty segment is at the end.
+// isPlain reports whether a path equals its decoded text: it has no escape, no ;, no segment that starts with a dot, and no empty
+// segment except the last.
 func isPlain(path string) bool {
 	if path == "" || path[0] != '/' {
 		return false
 	}
 	for i := 1; i < len(path); i++ {
 		switch c := path[i]; {
-		case plain[c]:
+		case plainBytes[c]:
 		case c == '/' || c == '.':
 			if path[i-1] == '/' {
 				return false
@@ -120,15 +122,15 @@ func isPlain(path string) bool {
 	return true
 }
 
-// plain are the bytes of a pchar that stand for themselves wherever they are.
-var plain = func() (is [256]bool) {
+// plainBytes are the bytes of a pchar that have no other meaning at any place of a path.
+var plainBytes = func() (is [256]bool) {
 	for c := range len(is) {
 		is[c] = isPchar(byte(c)) && c != '.'
 	}
 	return is
 }()
 
-// JoinSegments is the inverse of [Segments], but for the escapes: the path that policies see. No segments give "".
+// JoinSegments returns the path that policies read: the segments, each after a slash, without escapes. No segments give "".
 func JoinSegments(segments []string) string {
 	if len(segments) == 0 {
 		return ""
@@ -136,6 +138,7 @@ func JoinSegments(segments []string) string {
 	return "/" + strings.Join(segments, "/")
 }
 
+// segment returns the decoded text of one segment.
 func segment(raw string, p Parameters) (string, error) {
 	escaped := false
 	for i := 0; i < len(raw); i++ {
@@ -162,7 +165,7 @@ func segment(raw string, p Parameters) (string, error) {
 			return "", err
 		}
 	}
-	// What a server would be left with that cuts a segment off at the semicolon, or that parses the decoded path again.
+	// Some servers truncate a segment at a semicolon, and some parse the decoded path again. head is what these use.
 	head := text[:strings.IndexAny(text+";", ";?#")]
 	if head == "." || head == ".." || strings.HasPrefix(text, ";") {
 		return "", ErrPathSegment
@@ -170,6 +173,7 @@ func segment(raw string, p Parameters) (string, error) {
 	return text, nil
 }
 
+// checkDecoded returns an error for decoded text that is ambiguous, or that p does not permit.
 func checkDecoded(text string, p Parameters) error {
 	if !utf8.ValidString(text) {
 		return ErrPathEscape

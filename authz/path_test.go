@@ -81,7 +81,7 @@ func TestSegments(t *testing.T) {
 	}
 }
 
-// What a parameter may hold is permitted one by one, and a raw ; apart from an escaped one.
+// Each special character has its own permission. A raw ; needs another one than an escaped ;.
 func TestParametersMayHoldWhatIsPermitted(t *testing.T) {
 	for path, c := range map[string]struct {
 		needed authz.NotPermittedError

@@ -5,24 +5,24 @@ import "strings"
 // Kind is how a principal authenticates.
 type Kind string
 
-// The kinds of the two API documents.
+// The kinds of credentials in the two API documents.
 const (
 	KindWorkspaceToken Kind = "workspace_token" // velaflows: sk_live_, sk_test_
 	KindWorkspaceKey   Kind = "workspace_key"   // velocity: vel_
 	KindPersonalKey    Kind = "personal_key"    // velocity: velu_
-	KindOAuthToken     Kind = "oauth_token"     // velocity: an access token of OAuth 2.0
-	KindSession        Kind = "session"         // velocity: a Supabase session's JWT
+	KindOAuthToken     Kind = "oauth_token"     // velocity: an OAuth 2.0 access token
+	KindSession        Kind = "session"         // velocity: the JWT of a Supabase session
 )
 
-// OfUser reports whether credentials of this kind belong to a user; the others belong to a workspace.
+// OfUser reports whether credentials of this kind belong to a user. All others belong to a workspace.
 func (k Kind) OfUser() bool { return k == KindPersonalKey || k == KindOAuthToken || k == KindSession }
 
-// ofKey reports whether credentials of this kind are keys, told apart by a prefix.
+// ofKey reports whether credentials of this kind are keys, which a prefix identifies.
 func (k Kind) ofKey() bool {
 	return k == KindWorkspaceToken || k == KindWorkspaceKey || k == KindPersonalKey || k == KindOAuthToken
 }
 
-// Environment is where a credential's requests go.
+// Environment is the environment of a credential: live or sandbox.
 type Environment string
 
 // The environments of the VelaFlows document ("Token Format"); Velocity has only live.
@@ -31,68 +31,68 @@ const (
 	Sandbox Environment = "sandbox"
 )
 
-// Principal is who a good credential stands for.
+// Principal is the identity that a valid credential proves.
 type Principal struct {
-	ID          string // of the token, or of a session's user
+	ID          string // the token's id, or the id of a session's user
 	Kind        Kind
 	API         string
 	Environment Environment
 	UserID      string // empty for a workspace's credential
 	Scopes      []string
-	SessionID   string // of a session
-	AAL         string // of a session: its authenticator assurance level, such as aal1 or aal2; empty: not known
-	GrantID     string // of an access token of OAuth 2.0: what a user has granted to an app
+	SessionID   string // only for a session
+	AAL         string // only for a session: the authenticator assurance level, such as aal1 or aal2; empty: unknown
+	GrantID     string // only for an OAuth 2.0 access token: the id of the grant that a user gave to an app
 	Attributes  Attributes
-	// UserAttributes are those of the user; empty for a workspace's credential.
+	// UserAttributes are the attributes of the user; empty for a workspace's credential.
 	UserAttributes Attributes
 }
 
-// Lookup is the question of one check to the directory: about the key with the digest, or about the session.
+// Lookup is the query of one check to the directory: for the key with the digest, or for the session.
 type Lookup struct {
-	Kind      Kind // of the credential
+	Kind      Kind // kind of the credential
 	Digest    Digest
 	Session   Session
 	API       string
 	Workspace WorkspaceRef
 }
 
-// Detached is the look-up without the memory of the request that it came from, to be kept.
+// Detached returns a copy of the look-up that can be retained: its strings do not share memory with the request.
 func (l Lookup) Detached() Lookup {
 	l.Session.ID, l.Session.UserID = strings.Clone(l.Session.ID), strings.Clone(l.Session.UserID)
 	l.Workspace.ID, l.Workspace.Slug = strings.Clone(l.Workspace.ID), strings.Clone(l.Workspace.Slug)
 	return l
 }
 
-// Found is the directory's answer.
+// Found is the result of a look-up.
 type Found struct {
-	// Denial is ReasonUnknown, ReasonExpired or ReasonRevoked; empty for a good credential. The other fields hold
-	// nothing when it is set.
+	// Denial is ReasonUnknown, ReasonExpired or ReasonRevoked, and the other fields are then not set. It is empty for a valid
+	// credential.
 	Denial    Reason
 	Principal Principal
-	// Workspace is the credential's own one, whatever was asked for; or, for a credential of a user, the one that was
-	// asked for, if the user is a member of it. Otherwise it is zero.
+	// Workspace is the workspace of a workspace's credential, even if the request names another one. For a user's credential it
+	// is the workspace that the request names, if the user is a member of it. Otherwise it is zero.
 	Workspace Membership
-	// MFAEnrolled says that the user of a session has a second factor.
+	// MFAEnrolled means that the user of a session has enrolled a second factor.
 	MFAEnrolled bool
-	// Cache says where the answer is from. It may be empty.
+	// Cache is the source of the answer. It may be empty.
 	Cache CacheResult
 }
 
-// CacheResult says what a cache had to do with an answer.
+// CacheResult is the source of a cached look-up.
 type CacheResult string
 
-// The results of a cache.
+// The values of CacheResult.
 const (
-	CacheHit    CacheResult = "hit"    // from memory, and true within the staleness bound
+	CacheHit    CacheResult = "hit"    // from memory, within the staleness bound
 	CacheMiss   CacheResult = "miss"   // from the database
-	CacheBypass CacheResult = "bypass" // from the database, because memory could not be believed
-	CacheStale  CacheResult = "stale"  // from memory that could not be believed, because the database could not be asked
+	CacheBypass CacheResult = "bypass" // from the database, because the cache cannot prove its staleness bound
+	CacheStale  CacheResult = "stale"  // from memory beyond the staleness bound, because the database is unreachable
 )
 
-// Membership is a workspace as a principal has it.
+// Membership is the workspace of a principal, with its role there.
 type Membership struct {
 	ID, Slug string
-	Role     string // of the user; empty for a workspace's credential
-	// Attributes of the workspace.
+	Role     string // the user's role; empty for a workspace's credential
+	// Attributes are the attributes of the workspace.
 	Attributes Attributes
 }

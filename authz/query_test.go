@@ -8,7 +8,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// A query that parsers read differently matches no route where the policy reads queries. Elsewhere it changes nothing.
+// A query that parsers read differently matches no route if the policy reads queries. Otherwise it has no effect.
 func TestQueryThatParsersReadDifferently(t *testing.T) {
 	for query, ambiguous := range map[string]bool{
 		"":                              false,
@@ -39,18 +39,18 @@ func TestQueryThatParsersReadDifferently(t *testing.T) {
 		"a=1#b=2":                       true,
 		"a=1 b":                         true,
 		"a=1\tb":                        true,
-		strings.Repeat("a=1&", 100_000): true, // more pairs than net/url takes
+		strings.Repeat("a=1&", 100_000): true, // more pairs than net/url accepts
 	} {
 		for _, reads := range []bool{false, true} {
-			p := &policy{decide: honest, reading: authz.Reading{Query: reads}}
+			p := &policy{decide: principalsOnly, reading: authz.Reading{Query: reads}}
 			target := "/thing"
 			if query != "" {
 				target += "?" + query
 			}
-			if _, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), get("velaflows", target, with("Bearer "+goodKey))); err != nil {
+			if _, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), get("velaflows", target, withAuthorization("Bearer "+goodKey))); err != nil {
 				t.Fatal(err)
 			}
-			for _, in := range p.asked { // without a credential, and with one
+			for _, in := range p.inputs { // the decisions without and with the credential
 				want, path := []string{"thing"}, "/thing"
 				if ambiguous && reads {
 					want, path = nil, ""

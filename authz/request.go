@@ -5,29 +5,28 @@ import (
 	"time"
 )
 
-// AuthorizationHeader is the only place a credential is taken from (RFC 6750, section 2.1); one in a query or a body
-// is ignored.
+// AuthorizationHeader is the only source of a credential (RFC 6750, section 2.1). A credential in a query or a body is ignored.
 const AuthorizationHeader = "authorization"
 
-// Request is what the PEP asks about, as it came from the client.
+// Request is the request of a client, as the PEP reports it.
 type Request struct {
-	// API names the API that the request is for; empty: the configured default.
+	// API is the name of the API of the request; empty: a host or the configured default selects the API.
 	API    string
 	Method string
-	// Path is as the client sent it, escapes and query included.
+	// Path is the path as the client sent it, including escapes and the query.
 	Path string
 	Host string
-	// Header has lower-case names, and every value of a repeated header on its own.
+	// Header has names in lower case. A repeated header has one entry per value.
 	Header Fields
-	// Context is what the PEP's configuration says of the route (Envoy's context extensions). Each name is there once.
+	// Context holds the PEP's settings for the route (Envoy's context extensions). Each name occurs once.
 	Context Fields
 	Source  Connection
 }
 
-// Fields are names with values, in the order in which they came.
+// Fields are names with values, in the order of arrival.
 type Fields []HeaderValue
 
-// Get returns the first value of a name, and how many there are.
+// Get returns the first value of a name, and the number of its values.
 func (f Fields) Get(name string) (value string, n int) {
 	for i := range f {
 		if f[i].Name == name {
@@ -40,7 +39,7 @@ func (f Fields) Get(name string) (value string, n int) {
 	return value, n
 }
 
-// Values returns every value of a name.
+// Values returns all values of a name.
 func (f Fields) Values(name string) (values []string) {
 	for _, field := range f {
 		if field.Name == name {
@@ -50,17 +49,18 @@ func (f Fields) Values(name string) (values []string) {
 	return values
 }
 
-// Input is what a policy sees of a check. It holds no secret. What the policy's [Reading] does not name may be missing.
+// Input is the data of a check that a policy can read. It holds no secret. Data that the policy's [Reading] does not request may
+// be missing.
 type Input struct {
 	API      string
-	Time     time.Time // of the check
+	Time     time.Time // time of the check
 	Method   string
-	Path     string // the decoded segments, joined by /; empty when the path has no clear meaning
-	RawQuery string // behind the first ?, as it was sent
+	Path     string // the decoded segments, joined by /; empty if the path has no clear meaning
+	RawQuery string // the text after the first ?, as it was sent
 	Query    map[string][]string
-	Header   map[string][]string // allowed ones only
+	Header   map[string][]string // only the configured allowed_headers
 	Host     string
-	// Principal is nil exactly when Denial is set.
+	// Principal is nil exactly if Denial is set.
 	Principal *Principal
 	Denial    Reason
 	Workspace Workspace
@@ -68,7 +68,7 @@ type Input struct {
 	Source    Source
 }
 
-// Segments are those of the path; none when it has no clear meaning. A decoded segment holds no slash.
+// Segments returns the decoded segments of the path; none if the path has no clear meaning. A segment contains no slash.
 func (in Input) Segments() []string {
 	if in.Path == "" {
 		return nil

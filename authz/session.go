@@ -12,75 +12,76 @@ import (
 
 // Sessions verifies session JWTs.
 type Sessions interface {
-	// Verify tells whose session a token of the API's issuer is of. A token that is not good is a Verified with a denial,
-	// not an error; an error means that it could not be told. Whether the session was revoked, and who the user is, the
-	// directory knows.
+	// Verify returns the session of a token of the API's issuer. For an invalid token it returns a Verified with a denial, not an
+	// error. An error means that the token cannot be verified now. Verify does not report whether the session was revoked, or the
+	// user's data: the directory stores these.
 	Verify(ctx context.Context, api string, token Secret) (Verified, error)
 }
 
-// Verified is what a session's token was found to be.
+// Verified is the result of verifying a session's token.
 type Verified struct {
-	Session Session // zero for a denial
-	// AAL is the authenticator assurance level, as Supabase has it: aal1 after one factor, aal2 after two. Empty: the
-	// token does not tell.
+	Session Session // zero if Denial is set
+	// AAL is the authenticator assurance level in Supabase's terms: aal1 after one factor, aal2 after two. Empty: the token does
+	// not contain it.
 	AAL string
-	// Denial is ReasonMalformed, ReasonExpired, ReasonUnknown, ReasonUnsupportedAlgorithm or ReasonAppToken; empty for a
-	// good token.
+	// Denial is ReasonMalformed, ReasonExpired, ReasonUnknown, ReasonUnsupportedAlgorithm or ReasonAppToken; empty for a valid
+	// token.
 	Denial Reason
-	// Detail tells an operator more about a denial; see [Answer.Detail].
+	// Detail explains a denial to an operator; see [Answer.Detail].
 	Detail string
 }
 
-// Session is what the token of one says. Zero: none.
+// Session is the content of a session token. Zero: no session.
 type Session struct {
-	ID     string // shared by the tokens that are made from one another by refreshing
+	ID     string // the same for all tokens that come from one sign-in by refreshing
 	UserID string
-	Began  int64 // when the user signed in: seconds since 1970, by the issuer's clock
+	Began  int64 // time of the sign-in: seconds since 1970, by the issuer's clock
 }
 
-// SecondFactor is when a session must have been begun with a second factor.
+// SecondFactor selects the sessions that need a second factor.
 type SecondFactor string
 
 // The values of require_aal2.
 const (
 	SecondFactorNever    SecondFactor = "never"
 	SecondFactorAlways   SecondFactor = "always"
-	SecondFactorEnrolled SecondFactor = "enrolled" // of users who have one, as the directory tells
+	SecondFactorEnrolled SecondFactor = "enrolled" // of users who have enrolled one, according to the directory
 )
 
-// AAL2 is the level of a session that was begun with two factors, and the acr value of the challenge that asks for it.
+// AAL2 is the level of a session that began with two factors. It is also the acr value of the challenge for a second factor.
 const AAL2 = "aal2"
 
-// SessionFormat says whose session JWTs an API takes (velocity, "Session Tokens"). Without an issuer it takes none.
+// SessionFormat describes the session JWTs that an API accepts (velocity, "Session Tokens"). Without an issuer it accepts none.
 type SessionFormat struct {
-	// Issuer is what the claim iss has to be.
+	// Issuer is the required value of the claim iss.
 	Issuer string `yaml:"issuer"`
-	// Audience is what the claim aud has to be, alone. Default: authenticated, as Supabase has it.
+	// Audience is the only value that the claim aud may have. Default: authenticated, Supabase's value.
 	Audience string `yaml:"audience"`
-	// HS256Secret is the issuer's shared secret, at least 32 bytes (RFC 7518, section 3.2). Empty: HS256 is not taken.
+	// HS256Secret is the issuer's shared secret, at least 32 bytes (RFC 7518, section 3.2). Empty: HS256 is not accepted.
 	HS256Secret Secret `yaml:"hs256_secret"`
-	// JWKSURL is where the issuer's public keys are. Empty: ES256 and RS256 are not taken.
+	// JWKSURL is the URL of the issuer's public keys. Empty: ES256 and RS256 are not accepted.
 	JWKSURL string `yaml:"jwks_url"`
-	// JWKSMaxAge is how old the public keys may be: a key that the issuer has withdrawn is trusted for so long at most,
-	// and when the issuer cannot be reached for so long, none is. Default: 1h.
+	// JWKSMaxAge is the maximum age of the public keys, at least 4s. A key that the issuer has withdrawn stays trusted for at
+	// most this time. If the issuer is unreachable for this time, no key is trusted. Default: 1h.
 	JWKSMaxAge time.Duration `yaml:"jwks_max_age"`
-	// Leeway is how far the issuer's clock may be off. 0: 10s.
+	// Leeway is the maximum error of the issuer's clock, at most 5m. 0: 10s.
 	Leeway time.Duration `yaml:"leeway"`
-	// Anonymous takes the sessions of users that the issuer calls anonymous, if they are in the directory.
+	// Anonymous accepts the sessions of users that the issuer marks as anonymous, if the directory has these users.
 	Anonymous bool `yaml:"anonymous"`
-	// ClientIDs are the apps whose tokens count as the user's own: the product's. A token that an issuer gave to any other
-	// app is denied, whatever its scopes are.
+	// ClientIDs are the product's own apps. Their tokens count as the user's own session. A token that the issuer gave to any
+	// other app is denied, regardless of its scopes.
 	ClientIDs []string `yaml:"client_ids"`
-	// RequireAAL2 says whose sessions need a second factor. Default: never.
+	// RequireAAL2 selects the sessions that need a second factor. Default: never.
 	RequireAAL2 SecondFactor `yaml:"require_aal2"`
-	// Scopes that a session holds. Default: admin, what a user may do as such; in a workspace the role limits it.
+	// Scopes are the scopes of a session. Default: admin, which covers all that a user may do; in a workspace the role limits it.
 	Scopes []string `yaml:"scopes"`
 }
 
-func (f SessionFormat) taken() bool { return f.Issuer != "" }
+// enabled reports whether the API accepts sessions.
+func (f SessionFormat) enabled() bool { return f.Issuer != "" }
 
-// SecondFactorMissing reports whether a session of this level needs a second factor and has none. enrolled says that its
-// user has one to use.
+// SecondFactorMissing reports whether a session of this level needs a second factor and lacks it. enrolled means that the user
+// has enrolled one.
 func (f SessionFormat) SecondFactorMissing(aal string, enrolled bool) bool {
 	if aal == AAL2 || aal == "aal3" {
 		return false
@@ -94,7 +95,7 @@ func (f SessionFormat) SecondFactorMissing(aal string, enrolled bool) bool {
 	return false
 }
 
-// Complete fills the defaults and checks the rest, as [API.Complete] does.
+// Complete returns the format with its defaults, and validates it as [API.Complete] does.
 func (f SessionFormat) Complete() (SessionFormat, error) {
 	const minSecret, minAge, maxLeeway = 32, 4 * time.Second, 5 * time.Minute
 	if f.Audience == "" {
@@ -117,11 +118,11 @@ func (f SessionFormat) Complete() (SessionFormat, error) {
 	case f.Issuer == "" && keyed:
 		return f, errors.New("issuer: name whose sessions these are, such as https://PROJECT.supabase.co/auth/v1")
 	case f.Issuer != "" && !keyed:
-		return f, errors.New("jwks_url: name it, or give hs256_secret: nothing else tells the issuer's tokens from forged ones")
+		return f, errors.New("jwks_url: name it, or set hs256_secret: tokens cannot be verified without a key")
 	case f.HS256Secret != "" && len(f.HS256Secret) < minSecret:
-		return f, fmt.Errorf("hs256_secret: less than %d bytes can be guessed", minSecret)
+		return f, fmt.Errorf("hs256_secret: less than %d bytes can be guessed; use a longer secret", minSecret)
 	case f.HS256Secret != "" && !isSecret(f.HS256Secret.Reveal()):
-		return f, errors.New("hs256_secret: it is a key of another kind, or has white space around it")
+		return f, errors.New("hs256_secret: it is a PEM or JSON key, or has white space around it; set the shared secret")
 	case f.JWKSURL != "" && !validHTTPURL(f.JWKSURL):
 		return f, errors.New("jwks_url: not an http or https URL, such as https://PROJECT.supabase.co/auth/v1/.well-known/jwks.json")
 	case f.JWKSMaxAge < minAge:
@@ -139,18 +140,18 @@ func (f SessionFormat) Complete() (SessionFormat, error) {
 	}
 	for _, scope := range f.Scopes {
 		if !ValidScope(scope) {
-			return f, fmt.Errorf("scopes: %q is no scope", scope)
+			return f, fmt.Errorf("scopes: %q is not a valid scope", scope)
 		}
 	}
 	return f, nil
 }
 
-// isSecret refuses what everybody may know, a public key.
+// isSecret reports whether s can be a shared secret. A key in PEM or JSON is refused: it may be a public key.
 func isSecret(s string) bool {
 	return strings.TrimSpace(s) == s && !strings.HasPrefix(s, "-----BEGIN") && !strings.HasPrefix(s, "{")
 }
 
-// validHTTPURL reports whether the address is an absolute URL of http or https.
+// validHTTPURL reports whether the address is an absolute http or https URL.
 func validHTTPURL(address string) bool {
 	u, err := url.Parse(address)
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""

@@ -10,24 +10,24 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// sessions answers with what it is given, and keeps what it was asked.
+// sessions returns the same result for each token, and records its calls.
 type sessions struct {
 	session authz.Session
 	aal     string
 	denial  authz.Reason
 	detail  string
 	err     error
-	asked   []string
+	calls   []string
 }
 
 func (s *sessions) Verify(_ context.Context, api string, token authz.Secret) (authz.Verified, error) {
-	s.asked = append(s.asked, api+" "+token.Reveal())
+	s.calls = append(s.calls, api+" "+token.Reveal())
 	return authz.Verified{Session: s.session, AAL: s.aal, Denial: s.denial, Detail: s.detail}, s.err
 }
 
 const goodJWT = "eyJhbGciOiJFUzI1NiJ9.e30.c2ln"
 
-func takingSessions(s authz.Sessions) authz.Config {
+func configWithSessions(s authz.Sessions) authz.Config {
 	c := config()
 	velocity := c.APIs["velocity"]
 	velocity.Session = authz.SessionFormat{Issuer: "https://auth.example", JWKSURL: "https://auth.example/keys", Scopes: []string{"everything"}}
@@ -47,30 +47,30 @@ func TestSessionIsVerifiedAndThenLookedUp(t *testing.T) {
 		directory directory
 		want      authz.Reason // empty: allowed
 		lookups   int
-		fails     bool
+		wantError bool
 	}{
 		"good":                 {sessions: sessions{session: ofAda}, directory: directory{found: found}, lookups: 1},
 		"forged":               {sessions: sessions{denial: authz.ReasonUnknown}, directory: directory{found: found}, want: authz.ReasonUnknown},
 		"expired":              {sessions: sessions{denial: authz.ReasonExpired}, directory: directory{found: found}, want: authz.ReasonExpired},
 		"revoked":              {sessions: sessions{session: ofAda}, directory: directory{found: authz.Found{Denial: authz.ReasonRevoked}}, want: authz.ReasonRevoked, lookups: 1},
-		"no key can be had":    {sessions: sessions{session: ofAda, err: errors.New("down")}, directory: directory{found: found}, want: authz.ReasonUnavailable, fails: true},
-		"the database is down": {sessions: sessions{session: ofAda}, directory: directory{found: found, err: errors.New("down")}, want: authz.ReasonUnavailable, lookups: 1, fails: true},
+		"no public key":        {sessions: sessions{session: ofAda, err: errors.New("down")}, directory: directory{found: found}, want: authz.ReasonUnavailable, wantError: true},
+		"the database is down": {sessions: sessions{session: ofAda}, directory: directory{found: found, err: errors.New("down")}, want: authz.ReasonUnavailable, lookups: 1, wantError: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := &policy{decide: honest}
-			a := newAuthorizer(t, takingSessions(&c.sessions), &c.directory, p)
+			p := &policy{decide: principalsOnly}
+			a := newAuthorizer(t, configWithSessions(&c.sessions), &c.directory, p)
 			answer, err := a.Check(t.Context(), get("velocity", "/thing", map[string][]string{
 				"authorization": {"Bearer " + goodJWT}, "x-workspace-slug": {"acme"}}))
-			if answer.Reason != c.want || answer.Allow != (c.want == "") || (err != nil) != c.fails || len(c.directory.asked) != c.lookups {
-				t.Fatalf("%+v, %v, %d look-ups", answer, err, len(c.directory.asked))
+			if answer.Reason != c.want || answer.Allow != (c.want == "") || (err != nil) != c.wantError || len(c.directory.lookups) != c.lookups {
+				t.Fatalf("%+v, %v, %d look-ups", answer, err, len(c.directory.lookups))
 			}
-			if !slices.Equal(c.sessions.asked, []string{"velocity " + goodJWT}) {
-				t.Errorf("verified: %q", c.sessions.asked)
+			if !slices.Equal(c.sessions.calls, []string{"velocity " + goodJWT}) {
+				t.Errorf("verified: %q", c.sessions.calls)
 			}
 			if err != nil && strings.Contains(err.Error(), goodJWT) {
-				t.Errorf("the token is told: %v", err)
+				t.Errorf("the error contains the token: %v", err)
 			}
-			for _, l := range c.directory.asked {
+			for _, l := range c.directory.lookups {
 				if want := (authz.Lookup{Kind: authz.KindSession, Session: ofAda, API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}}); l != want {
 					t.Errorf("looked up: %+v", l)
 				}
@@ -82,7 +82,7 @@ func TestSessionIsVerifiedAndThenLookedUp(t *testing.T) {
 	}
 }
 
-// A token is a session's if it could be one and nothing else, for an API that takes sessions.
+// For an API that accepts sessions, a token is a session token if it has the form of a JWT and no known key prefix.
 func TestWhatIsASession(t *testing.T) {
 	long := func(n int) string { return "a.b." + strings.Repeat("c", n-4) }
 	for token, want := range map[string]authz.Reason{
@@ -92,35 +92,35 @@ func TestWhatIsASession(t *testing.T) {
 		long(8193):                       authz.ReasonMalformed,
 		"a.b":                            authz.ReasonUnknown,
 		"a.b.c.d":                        authz.ReasonUnknown,
-		goodJWT + "=":                    "", // the verifier's to refuse
+		goodJWT + "=":                    "", // the verifier refuses it
 		"vel_aaaaaaaa.aaaaaaaa.aaaaaaaa": "a key",
 	} {
 		s, d := &sessions{session: authz.Session{ID: "s"}}, &directory{found: acme}
-		answer, err := newAuthorizer(t, takingSessions(s), d, &policy{decide: honest}).Check(t.Context(),
+		answer, err := newAuthorizer(t, configWithSessions(s), d, &policy{decide: principalsOnly}).Check(t.Context(),
 			get("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + token}}))
 		if want == "a key" {
-			if err != nil || len(s.asked) != 0 || len(d.asked) != 1 || d.asked[0].Digest != authz.Secret(token).Digest() {
-				t.Errorf("%s: %+v, %v", token, d.asked, err)
+			if err != nil || len(s.calls) != 0 || len(d.lookups) != 1 || d.lookups[0].Digest != authz.Secret(token).Digest() {
+				t.Errorf("%s: %+v, %v", token, d.lookups, err)
 			}
 			continue
 		}
-		if err != nil || answer.Reason != want || len(s.asked) != len(d.asked) || (len(s.asked) == 1) != (want == "") {
-			t.Errorf("%.20s: %s, %v, asked %d and %d", token, answer.Reason, err, len(s.asked), len(d.asked))
+		if err != nil || answer.Reason != want || len(s.calls) != len(d.lookups) || (len(s.calls) == 1) != (want == "") {
+			t.Errorf("%.20s: %s, %v, %d verifications and %d look-ups", token, answer.Reason, err, len(s.calls), len(d.lookups))
 		}
 	}
 	s := &sessions{}
-	answer, err := newAuthorizer(t, takingSessions(s), &directory{found: acme}, &policy{decide: honest}).Check(t.Context(),
-		get("velaflows", "/thing", with("Bearer "+goodJWT)))
-	if err != nil || answer.Reason != authz.ReasonUnknown || len(s.asked) != 0 {
-		t.Errorf("an API that takes none: %s, %v", answer.Reason, err)
+	answer, err := newAuthorizer(t, configWithSessions(s), &directory{found: acme}, &policy{decide: principalsOnly}).Check(t.Context(),
+		get("velaflows", "/thing", withAuthorization("Bearer "+goodJWT)))
+	if err != nil || answer.Reason != authz.ReasonUnknown || len(s.calls) != 0 {
+		t.Errorf("an API that accepts no sessions: %s, %v", answer.Reason, err)
 	}
-	if _, err := authz.New(takingSessions(nil), &directory{}, &policy{}); err == nil || !strings.Contains(err.Error(), "apis.velocity.session") {
-		t.Errorf("with nobody to verify: %v", err)
+	if _, err := authz.New(configWithSessions(nil), &directory{}, &policy{}); err == nil || !strings.Contains(err.Error(), "apis.velocity.session") {
+		t.Errorf("without a verifier: %v", err)
 	}
 }
 
-// A session without the second factor that its API asks for is denied, after the directory has said who the user is. The
-// level is told to policies.
+// A session without the second factor that its API requires is denied, after the directory has returned the user. Policies can
+// read the level.
 func TestSecondFactor(t *testing.T) {
 	session := authz.Session{ID: "s1", UserID: "ada", Began: 1}
 	for _, c := range []struct {
@@ -147,8 +147,8 @@ func TestSecondFactor(t *testing.T) {
 		d := &directory{found: authz.Found{
 			Principal: authz.Principal{ID: "ada", Kind: authz.KindSession, UserID: "ada"}, MFAEnrolled: c.enrolled,
 		}}
-		p := &policy{decide: honest}
-		config := takingSessions(&sessions{session: session, aal: c.aal})
+		p := &policy{decide: principalsOnly}
+		config := configWithSessions(&sessions{session: session, aal: c.aal})
 		velocity := config.APIs["velocity"]
 		velocity.Session.RequireAAL2 = c.require
 		config.APIs["velocity"] = velocity
@@ -156,15 +156,15 @@ func TestSecondFactor(t *testing.T) {
 		if err != nil || answer.Allow == c.denied || c.denied && (answer.Reason != authz.ReasonSecondFactorRequired || answer.Principal != nil) {
 			t.Errorf("%+v: %+v, %v", c, answer, err)
 		}
-		if in := p.asked[len(p.asked)-1]; !c.denied && in.Principal.AAL != c.aal || c.denied && in.Denial != authz.ReasonSecondFactorRequired {
-			t.Errorf("%+v: the policy saw %+v", c, in)
+		if in := p.inputs[len(p.inputs)-1]; !c.denied && in.Principal.AAL != c.aal || c.denied && in.Denial != authz.ReasonSecondFactorRequired {
+			t.Errorf("%+v: the policy read %+v", c, in)
 		}
-		if len(d.asked) != 1 {
-			t.Errorf("%+v: %d look-ups", c, len(d.asked))
+		if len(d.lookups) != 1 {
+			t.Errorf("%+v: %d look-ups", c, len(d.lookups))
 		}
 	}
 	for _, other := range []authz.SecondFactor{"sometimes", "Always", "true"} {
-		config := takingSessions(&sessions{})
+		config := configWithSessions(&sessions{})
 		velocity := config.APIs["velocity"]
 		velocity.Session.RequireAAL2 = other
 		config.APIs["velocity"] = velocity
@@ -175,10 +175,10 @@ func TestSecondFactor(t *testing.T) {
 	}
 }
 
-// Why a token was denied is told to the operator, where the verifier knows.
+// The detail of a denial reaches the operator, if the verifier sets it.
 func TestDetailOfADenialIsKept(t *testing.T) {
 	s := &sessions{denial: authz.ReasonUnsupportedAlgorithm, detail: "HS512"}
-	answer, err := newAuthorizer(t, takingSessions(s), &directory{}, &policy{decide: honest}).
+	answer, err := newAuthorizer(t, configWithSessions(s), &directory{}, &policy{decide: principalsOnly}).
 		Check(t.Context(), get("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + goodJWT}}))
 	if err != nil || answer.Reason != authz.ReasonUnsupportedAlgorithm || answer.Detail != "HS512" {
 		t.Errorf("%+v, %v", answer, err)

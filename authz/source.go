@@ -8,31 +8,32 @@ import (
 	"net/url"
 )
 
-// Connection is where a request came from, as the PEP says. It is as trustworthy as the PEP's listener. Empty fields are not known.
+// Connection is the source of a request, as the PEP reports it. It is as trustworthy as the PEP's listener. Empty fields are
+// unknown.
 type Connection struct {
-	// Address is the client's IP address, as the PEP trusts it.
+	// Address is the client's IP address that the PEP trusts.
 	Address string
-	// Principal is whom the client's certificate names: its first URI, DNS name or subject, as the PEP has verified it.
+	// Principal is the name in the client's certificate: its first URI, DNS name or subject. The PEP has verified it.
 	Principal string
-	// Certificate is the client's, in PEM and then URL-encoded.
+	// Certificate is the client's certificate in PEM, URL-encoded.
 	Certificate string
 }
 
-// Source is what a policy sees of a Connection.
+// Source is the data of a Connection that a policy can read.
 type Source struct {
-	Address     string // of IPv4 or IPv6, in its shortest form; empty: not known
+	Address     string // an IPv4 or IPv6 address in its shortest form; empty: unknown
 	Principal   string
 	Certificate *Certificate // nil: there is none, or the policy does not read it
 }
 
-// Certificate is what a policy sees of a client's certificate.
+// Certificate is the data of a client's certificate that a policy can read.
 type Certificate struct {
 	URIs, DNSNames []string
 	Subject        string // RFC 2253, such as CN=billing,O=Acme
 }
 
-// clientAddress gives one address one spelling. A client of IPv4 has its address even where the PEP listens on IPv6. What is
-// no IP address, such as a socket's path, is not known.
+// clientAddress returns an address in its only spelling. An IPv4 client has its IPv4 address even if the PEP listens on IPv6.
+// Text that is not an IP address, such as the path of a socket, returns "".
 func clientAddress(text string) string {
 	address, err := netip.ParseAddr(text)
 	if err != nil {
@@ -41,9 +42,9 @@ func clientAddress(text string) string {
 	return address.Unmap().WithZone("").String()
 }
 
-// parseCertificate reads one certificate. The errors do not tell what is in it.
+// parseCertificate returns the data of one certificate. Its errors do not contain the certificate's content.
 func parseCertificate(encoded string) (*Certificate, error) {
-	text, err := url.PathUnescape(encoded) // a + is one
+	text, err := url.PathUnescape(encoded) // not QueryUnescape: a + stays a +
 	if err != nil {
 		return nil, errors.New("it is not URL-encoded")
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// clientCertificate makes one as Envoy sends it.
+// clientCertificate returns a new certificate in the form in which Envoy sends it.
 func clientCertificate(t testing.TB) string {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -47,25 +47,25 @@ func TestInputTellsTheSource(t *testing.T) {
 		read       bool
 		want       authz.Source
 	}{
-		"nothing":                         {authz.Connection{}, true, authz.Source{}},
-		"IPv4":                            {authz.Connection{Address: "203.0.113.7"}, false, authz.Source{Address: "203.0.113.7"}},
-		"IPv6, in full":                   {authz.Connection{Address: "2001:DB8:0:0:0:0:0:1"}, false, authz.Source{Address: "2001:db8::1"}},
-		"IPv4 to a listener of IPv6":      {authz.Connection{Address: "::ffff:203.0.113.7"}, false, authz.Source{Address: "203.0.113.7"}},
-		"a link's address":                {authz.Connection{Address: "fe80::1%eth0"}, false, authz.Source{Address: "fe80::1"}},
-		"a socket's path":                 {authz.Connection{Address: "/run/envoy.sock"}, false, authz.Source{}},
-		"no address":                      {authz.Connection{Address: "-"}, false, authz.Source{}},
-		"a principal":                     {authz.Connection{Principal: "spiffe://acme.example/billing"}, false, authz.Source{Principal: "spiffe://acme.example/billing"}},
-		"a certificate that is read":      {authz.Connection{Certificate: encoded}, true, authz.Source{Certificate: whole}},
-		"a certificate that nobody reads": {authz.Connection{Certificate: encoded}, false, authz.Source{}},
-		"a bad one that nobody reads":     {authz.Connection{Certificate: "%zz"}, false, authz.Source{}},
+		"nothing":                        {authz.Connection{}, true, authz.Source{}},
+		"IPv4":                           {authz.Connection{Address: "203.0.113.7"}, false, authz.Source{Address: "203.0.113.7"}},
+		"IPv6, in full":                  {authz.Connection{Address: "2001:DB8:0:0:0:0:0:1"}, false, authz.Source{Address: "2001:db8::1"}},
+		"IPv4 to a listener of IPv6":     {authz.Connection{Address: "::ffff:203.0.113.7"}, false, authz.Source{Address: "203.0.113.7"}},
+		"a link's address":               {authz.Connection{Address: "fe80::1%eth0"}, false, authz.Source{Address: "fe80::1"}},
+		"a socket's path":                {authz.Connection{Address: "/run/envoy.sock"}, false, authz.Source{}},
+		"no address":                     {authz.Connection{Address: "-"}, false, authz.Source{}},
+		"a principal":                    {authz.Connection{Principal: "spiffe://acme.example/billing"}, false, authz.Source{Principal: "spiffe://acme.example/billing"}},
+		"a certificate that is read":     {authz.Connection{Certificate: encoded}, true, authz.Source{Certificate: whole}},
+		"a certificate that is not read": {authz.Connection{Certificate: encoded}, false, authz.Source{}},
+		"a bad one that is not read":     {authz.Connection{Certificate: "%zz"}, false, authz.Source{}},
 	} {
-		p := &policy{decide: honest, reading: authz.Reading{Source: true, Certificate: c.read}}
-		r := get("velaflows", "/thing", with("Bearer "+goodKey))
+		p := &policy{decide: principalsOnly, reading: authz.Reading{Source: true, Certificate: c.read}}
+		r := get("velaflows", "/thing", withAuthorization("Bearer "+goodKey))
 		r.Source = c.connection
 		if answer, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), r); err != nil || !answer.Allow {
 			t.Errorf("%s: got %+v, %v", name, answer, err)
 		}
-		for _, in := range p.asked {
+		for _, in := range p.inputs {
 			if !reflect.DeepEqual(in.Source, c.want) {
 				t.Errorf("%s: got %+v", name, in.Source)
 			}
@@ -73,7 +73,7 @@ func TestInputTellsTheSource(t *testing.T) {
 	}
 }
 
-// A policy that reads the certificate does not decide without it, nor on a public route.
+// If the policy reads the certificate and it cannot be parsed, there is no decision, also for a public route.
 func TestCertificateThatCannotBeReadIsAnError(t *testing.T) {
 	good := clientCertificate(t)
 	other := url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("secret")})))
@@ -87,66 +87,66 @@ func TestCertificateThatCannotBeReadIsAnError(t *testing.T) {
 		r := get("velaflows", "/thing", nil)
 		r.Source.Certificate = encoded
 		answer, err := newAuthorizer(t, config(), &directory{}, p).Check(t.Context(), r)
-		if err == nil || answer.Allow || answer.Code != authz.CodeUnavailable || strings.Contains(err.Error(), "secret") || len(p.asked) > 0 {
+		if err == nil || answer.Allow || answer.Code != authz.CodeUnavailable || strings.Contains(err.Error(), "secret") || len(p.inputs) > 0 {
 			t.Errorf("%s: got %+v, %v", name, answer, err)
 		}
 	}
 }
 
-// Both evaluations of a check see the same time.
+// Both evaluations of a check read the same time.
 func TestClockIsReadOncePerCheck(t *testing.T) {
 	c, now := config(), time.Unix(1750000000, 0)
 	c.Now = func() time.Time { now = now.Add(time.Second); return now }
-	p := &policy{decide: honest, reading: authz.Reading{Time: true}}
+	p := &policy{decide: principalsOnly, reading: authz.Reading{Time: true}}
 	a := newAuthorizer(t, c, &directory{found: acme}, p)
 	for range 2 {
-		if _, err := a.Check(t.Context(), get("velaflows", "/thing", with("Bearer "+goodKey))); err != nil {
+		if _, err := a.Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+goodKey))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := len(p.asked); n != 4 || !p.asked[0].Time.Equal(time.Unix(1750000001, 0)) || !p.asked[1].Time.Equal(p.asked[0].Time) || p.asked[1].Time.Equal(p.asked[2].Time) {
-		t.Errorf("%d evaluations, at %v and %v", n, p.asked[0].Time, p.asked[1].Time)
+	if n := len(p.inputs); n != 4 || !p.inputs[0].Time.Equal(time.Unix(1750000001, 0)) || !p.inputs[1].Time.Equal(p.inputs[0].Time) || p.inputs[1].Time.Equal(p.inputs[2].Time) {
+		t.Errorf("%d evaluations, at %v and %v", n, p.inputs[0].Time, p.inputs[1].Time)
 	}
 	p = &policy{reading: authz.Reading{Time: true}, decide: func(authz.Input) (authz.Decision, error) { return authz.Decision{}, errors.New("no") }}
-	if _, err := newAuthorizer(t, config(), &directory{}, p).Check(t.Context(), get("velaflows", "/", nil)); err == nil || time.Since(p.asked[0].Time) > time.Minute {
-		t.Errorf("by default the time is %v", p.asked[0].Time)
+	if _, err := newAuthorizer(t, config(), &directory{}, p).Check(t.Context(), get("velaflows", "/", nil)); err == nil || time.Since(p.inputs[0].Time) > time.Minute {
+		t.Errorf("by default the time is %v", p.inputs[0].Time)
 	}
 }
 
-// The raw query is there as it was sent, also where parsers would read it differently.
+// The raw query is available as it was sent, also if parsers would read it differently.
 func TestRawQuery(t *testing.T) {
 	for path, want := range map[string]string{
 		"/thing": "", "/thing?": "", "/thing?a=1": "a=1", "/thing?a=%zz;b#c": "a=%zz;b#c", "/thing?a=1?b=2": "a=1?b=2", "/thing%3Fa=1": "",
 	} {
-		p := &policy{decide: honest}
+		p := &policy{decide: principalsOnly}
 		if _, err := newAuthorizer(t, config(), &directory{}, p).Check(t.Context(), get("velaflows", path, nil)); err != nil {
 			t.Fatal(err)
 		}
-		if got := p.asked[0].RawQuery; got != want {
+		if got := p.inputs[0].RawQuery; got != want {
 			t.Errorf("%s: %q", path, got)
 		}
-		if got := p.asked[0].Segments(); strings.Contains(path, "#") && got == nil {
-			t.Errorf("%s: a policy that does not read the parsed query sees no segments", path)
+		if got := p.inputs[0].Segments(); strings.Contains(path, "#") && got == nil {
+			t.Errorf("%s: a policy that does not read the parsed query has no segments", path)
 		}
 	}
 }
 
-// FuzzCertificate: whatever is in its place, there is an answer and no panic. What is not a certificate is never an allow,
-// and no error tells what it was.
+// FuzzCertificate checks that any text in place of a certificate gives an answer and no panic. Text that is not a certificate is
+// never an allow, and no error contains it.
 func FuzzCertificate(f *testing.F) {
 	good := clientCertificate(f)
 	for _, seed := range []string{"", good, good[:40], "%zz", "x", good + good, strings.ReplaceAll(good, "-----", "")} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, encoded string) {
-		p := &policy{decide: honest, reading: authz.Reading{Certificate: true}}
-		r := get("velaflows", "/thing", with("Bearer "+goodKey))
+		p := &policy{decide: principalsOnly, reading: authz.Reading{Certificate: true}}
+		r := get("velaflows", "/thing", withAuthorization("Bearer "+goodKey))
 		r.Source.Certificate = encoded
 		answer, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), r)
 		if err != nil && (answer.Allow || len(encoded) > 40 && strings.Contains(err.Error(), encoded)) {
 			t.Fatalf("%+v, %v", answer, err)
 		}
-		if err == nil && encoded != "" && p.asked[0].Source.Certificate == nil {
+		if err == nil && encoded != "" && p.inputs[0].Source.Certificate == nil {
 			t.Fatalf("no certificate and no error of %q", encoded)
 		}
 	})

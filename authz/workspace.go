@@ -1,18 +1,18 @@
 package authz
 
-// WorkspaceRef names a workspace by id or by slug; zero: none.
+// WorkspaceRef identifies a workspace by id or by slug; zero: none.
 type WorkspaceRef struct{ ID, Slug string }
 
-// Workspace is the workspace that a request acts in. ID, Slug, Role and Attributes are set only when it is granted, so that
-// nobody learns of a workspace that is not theirs.
+// Workspace is the workspace in which a request acts. ID, Slug, Role and Attributes are set only if it is granted: a client must
+// not learn about a workspace of others.
 type Workspace struct {
-	// Requested says that the request has the workspace header, whatever is in it.
+	// Requested means that the request has the workspace header, with any value.
 	Requested bool
-	// Granted says that the principal may act there, as far as its scopes and its role go.
+	// Granted means that the principal may act there, within its scopes and its role.
 	Granted  bool
 	ID, Slug string
 	Role     string
-	// Attributes of the workspace.
+	// Attributes are the attributes of the workspace.
 	Attributes Attributes
 }
 
@@ -42,8 +42,8 @@ func ValidSlug(s string) bool {
 	return s != "" && len(s) <= maxSlug
 }
 
-// requestedWorkspace is the workspace header as it came. A header that is repeated, empty or malformed is requested
-// and names nothing.
+// requestedWorkspace is the content of the workspace header. A header that is repeated, empty or malformed counts as present, and
+// its ref is zero.
 type requestedWorkspace struct {
 	present bool
 	ref     WorkspaceRef
@@ -62,7 +62,7 @@ func (a *API) requestedWorkspace(header Fields) requestedWorkspace {
 	return r
 }
 
-// reference is how the header names the workspace; empty for one that is not granted.
+// reference returns the value of the header for the workspace; empty if it is not granted.
 func (h WorkspaceHeader) reference(w Workspace) string {
 	if h.By == ByID {
 		return w.ID
@@ -70,7 +70,7 @@ func (h WorkspaceHeader) reference(w Workspace) string {
 	return w.Slug
 }
 
-// grant holds what was requested against what the principal has.
+// grant returns the workspace in which the request acts: granted if the request names the principal's workspace.
 func (r requestedWorkspace) grant(m Membership, required bool) Workspace {
 	w := Workspace{Requested: r.present}
 	switch {

@@ -8,12 +8,12 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// A warm check costs no more than six allocations between the bytes of the CheckRequest and those of the CheckResponse, whatever
-// id is in its path, and whether it is allowed or not. The line of the log that a denial writes is included.
+// A warm check has at most six allocations from the bytes of the CheckRequest to those of the CheckResponse. This holds for any
+// id in its path, and for allows and denials. It includes the log line of a denial.
 func TestAllocations(t *testing.T) {
 	for _, answer := range []authz.Reason{allowedCheck, authz.ReasonUnknown, authz.ReasonMissingScope} {
 		t.Run(string(answer), func(t *testing.T) {
-			server, messages := warm(t, answer)
+			server, messages := warmServer(t, answer)
 			i := 0
 			ctx := t.Context()
 			if got := testing.AllocsPerRun(1000, func() {

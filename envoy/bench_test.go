@@ -34,7 +34,7 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// noop answers every check with an allow: what gRPC and the client cost without anybody deciding.
+// noop allows every check. It measures the cost of gRPC and the client alone.
 type noop struct {
 	authv3.UnimplementedAuthorizationServer
 }
@@ -43,21 +43,21 @@ func (noop) Check(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse,
 	return &authv3.CheckResponse{Status: &rpcstatus.Status{}}, nil
 }
 
-// BenchmarkCheck measures a warm check over gRPC on loopback, with the built-in policies and a cache that has the answer, by
-// a key and by a session, beside a server that decides nothing. cpu-µs/op is the whole process's time, the client's
-// included: compare them with one another, not with another machine's.
+// BenchmarkCheck measures a check over gRPC on loopback, with the built-in policies and a cache that holds the look-up. It has a
+// key and a session, and a server that allows all for comparison. cpu-µs/op is the CPU time of the whole process, including the
+// client: compare these values with one another, not with those of another machine.
 func BenchmarkCheck(b *testing.B) {
 	engine, err := policies.Load(b.Context(), policies.Config{})
 	if err != nil {
 		b.Fatal(err)
 	}
-	remembered := newCache(b, source{})
-	is := supabase.Start()
-	defer is.Close()
+	cached := newCache(b, fakeSource{})
+	issuer := supabase.Start()
+	defer issuer.Close()
 	velocity := authz.API{
 		Workspace:   authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
 		Credentials: []authz.CredentialFormat{{Kind: authz.KindPersonalKey, Prefix: "velu_"}},
-		Session:     authz.SessionFormat{Issuer: supabase.Name, JWKSURL: is.URL},
+		Session:     authz.SessionFormat{Issuer: supabase.Name, JWKSURL: issuer.URL},
 	}
 	apis := map[string]authz.API{"velocity": velocity}
 	sessions, err := session.New(session.Config{APIs: apis, MaxBytes: 1 << 20}, slog.New(slog.DiscardHandler))
@@ -69,7 +69,7 @@ func BenchmarkCheck(b *testing.B) {
 		_, err := sessions.Ready()
 		ready = err == nil
 	}
-	a, err := authz.New(authz.Config{APIs: apis, DefaultAPI: "velocity", Sessions: sessions}, remembered, engine)
+	a, err := authz.New(authz.Config{APIs: apis, DefaultAPI: "velocity", Sessions: sessions}, cached, engine)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -77,21 +77,21 @@ func BenchmarkCheck(b *testing.B) {
 	b.Run("noop", func(b *testing.B) {
 		server := grpc.NewServer()
 		authv3.RegisterAuthorizationServer(server, noop{})
-		measure(b, presenting("velu_a1b2c3d4e5f6g7h8i9j0"), server.Serve)
+		measure(b, requestWithCredential("velu_a1b2c3d4e5f6g7h8i9j0"), server.Serve)
 		server.Stop()
 	})
-	for kind, credential := range map[string]string{"key": "velu_a1b2c3d4e5f6g7h8i9j0", "session": is.Token("ada", nil)} {
+	for kind, credential := range map[string]string{"key": "velu_a1b2c3d4e5f6g7h8i9j0", "session": issuer.Token("ada", nil)} {
 		b.Run(kind, func(b *testing.B) {
 			ctx, stop := context.WithCancel(b.Context())
 			server := envoy.NewServer(envoy.Config{}, a, slog.New(slog.DiscardHandler))
-			measure(b, presenting(credential), func(l net.Listener) error { return server.Serve(ctx, l) })
+			measure(b, requestWithCredential(credential), func(l net.Listener) error { return server.Serve(ctx, l) })
 			stop()
 		})
 	}
 }
 
-// BenchmarkSource measures what it costs a warm check that Envoy sends the client's principal and its certificate, and that
-// a policy reads the latter.
+// BenchmarkSource measures the cost for a warm check if Envoy sends the client's principal and certificate, and if a policy reads
+// the certificate.
 func BenchmarkSource(b *testing.B) {
 	dir := b.TempDir()
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
@@ -106,7 +106,7 @@ func BenchmarkSource(b *testing.B) {
 	if err := os.WriteFile(rules, text, 0o600); err != nil {
 		b.Fatal(err)
 	}
-	remembered := newCache(b, source{})
+	cached := newCache(b, fakeSource{})
 	for _, c := range []struct {
 		name string
 		dir  string
@@ -125,21 +125,21 @@ func BenchmarkSource(b *testing.B) {
 			a, err := authz.New(authz.Config{APIs: map[string]authz.API{"velocity": {
 				Workspace:   authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
 				Credentials: []authz.CredentialFormat{{Kind: authz.KindPersonalKey, Prefix: "velu_"}},
-			}}}, remembered, engine)
+			}}}, cached, engine)
 			if err != nil {
 				b.Fatal(err)
 			}
-			ask := presenting("velu_a1b2c3d4e5f6g7h8i9j0")
-			ask.Attributes.Source = c.peer
+			request := requestWithCredential("velu_a1b2c3d4e5f6g7h8i9j0")
+			request.Attributes.Source = c.peer
 			ctx, stop := context.WithCancel(b.Context())
 			server := envoy.NewServer(envoy.Config{}, a, slog.New(slog.DiscardHandler))
-			measure(b, ask, func(l net.Listener) error { return server.Serve(ctx, l) })
+			measure(b, request, func(l net.Listener) error { return server.Serve(ctx, l) })
 			stop()
 		})
 	}
 }
 
-// clientCertificate is of a client, as Envoy sends it.
+// clientCertificate returns the certificate of a client, in the form in which Envoy sends it.
 func clientCertificate(b *testing.B) string {
 	b.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -154,14 +154,14 @@ func clientCertificate(b *testing.B) string {
 	return url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
 }
 
-func presenting(credential string) *authv3.CheckRequest {
-	ask := raw([2]string{"authorization", "Bearer " + credential}, [2]string{"x-workspace-slug", "acme"})
-	ask.Attributes.Request.Http.Path = "/api/issues"
-	ask.Attributes.ContextExtensions = map[string]string{"api": "velocity"}
-	return ask
+func requestWithCredential(credential string) *authv3.CheckRequest {
+	request := requestWithHeaders([2]string{"authorization", "Bearer " + credential}, [2]string{"x-workspace-slug", "acme"})
+	request.Attributes.Request.Http.Path = "/api/issues"
+	request.Attributes.ContextExtensions = map[string]string{"api": "velocity"}
+	return request
 }
 
-// newCache is one that may be believed for an hour.
+// newCache returns a cache that stays valid for an hour.
 func newCache(t testing.TB, s cache.Source) *cache.Cache {
 	t.Helper()
 	c, err := cache.New(cache.Config{StalenessBound: time.Hour, MaxAge: time.Hour}, s, slog.New(slog.DiscardHandler))
@@ -173,10 +173,10 @@ func newCache(t testing.TB, s cache.Source) *cache.Cache {
 	return c
 }
 
-// source knows every credential but one, as one of a user's.
-type source struct{}
+// fakeSource finds every credential except one. They belong to a user.
+type fakeSource struct{}
 
-func (source) Load(_ context.Context, l authz.Lookup) (cache.Answer, error) {
+func (fakeSource) Load(_ context.Context, l authz.Lookup) (cache.Answer, error) {
 	scopes := []string{"admin"}
 	switch l.Digest {
 	case authz.Secret(credentialFor[authz.ReasonUnknown]).Digest():
@@ -196,7 +196,7 @@ func (source) Load(_ context.Context, l authz.Lookup) (cache.Answer, error) {
 	}}, nil
 }
 
-func measure(b *testing.B, ask *authv3.CheckRequest, serve func(net.Listener) error) {
+func measure(b *testing.B, request *authv3.CheckRequest, serve func(net.Listener) error) {
 	b.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -209,21 +209,21 @@ func measure(b *testing.B, ask *authv3.CheckRequest, serve func(net.Listener) er
 	}
 	defer func() { _ = conn.Close() }()
 	client := authv3.NewAuthorizationClient(conn)
-	if r, err := client.Check(b.Context(), ask); err != nil || r.GetStatus().GetCode() != 0 {
+	if r, err := client.Check(b.Context(), request); err != nil || r.GetStatus().GetCode() != 0 {
 		b.Fatal(r, err)
 	}
 	b.ReportAllocs()
 	before := cpu(b)
 	b.ResetTimer()
 	for b.Loop() {
-		if _, err := client.Check(b.Context(), ask); err != nil {
+		if _, err := client.Check(b.Context(), request); err != nil {
 			b.Fatal(err)
 		}
 	}
 	b.ReportMetric((cpu(b)-before)/float64(b.N), "cpu-µs/op")
 }
 
-// cpu is the process's time in user and system mode, in microseconds.
+// cpu returns the CPU time of the process in user and system mode, in microseconds.
 func cpu(b *testing.B) float64 {
 	b.Helper()
 	var u syscall.Rusage
@@ -234,14 +234,14 @@ func cpu(b *testing.B) float64 {
 	return micros(u.Utime) + micros(u.Stime)
 }
 
-// bytesAllocations are those of Bytes itself: a slice of buffers, and a function.
+// bytesAllocations are the allocations of Bytes itself: a slice of buffers, and a function.
 const bytesAllocations = 2
 
-// BenchmarkBytes is a warm check from wire bytes to wire bytes: without gRPC. Each has another id in its path.
+// BenchmarkBytes measures a warm check from wire format to wire format, without gRPC. Each check has another id in its path.
 func BenchmarkBytes(b *testing.B) {
 	for _, answer := range []authz.Reason{allowedCheck, authz.ReasonUnknown, authz.ReasonMissingScope} {
 		b.Run(string(answer), func(b *testing.B) {
-			server, messages := warm(b, answer)
+			server, messages := warmServer(b, answer)
 			b.ReportAllocs()
 			for i := 0; b.Loop(); i++ {
 				server.Bytes(b.Context(), messages[i%len(messages)]).Free()
@@ -252,41 +252,42 @@ func BenchmarkBytes(b *testing.B) {
 
 const allowedCheck authz.Reason = "allow"
 
-// warm is a server with the shipped policy and a cache, and messages with different ids in their paths. All get the same answer.
-func warm(t testing.TB, answer authz.Reason) (*envoy.Server, [][]byte) {
+// warmServer returns a server with the shipped policy and a cache, and messages with different ids in their paths. All messages
+// get the same answer.
+func warmServer(t testing.TB, answer authz.Reason) (*envoy.Server, [][]byte) {
 	t.Helper()
 	engine, err := policies.Load(t.Context(), policies.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	remembered := newCache(t, source{})
+	cached := newCache(t, fakeSource{})
 	a, err := authz.New(authz.Config{DefaultAPI: "velocity", APIs: map[string]authz.API{"velocity": {
 		Workspace:   authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
 		Credentials: []authz.CredentialFormat{{Kind: authz.KindPersonalKey, Prefix: "velu_"}},
-	}}}, remembered, engine)
+	}}}, cached, engine)
 	if err != nil {
 		t.Fatal(err)
 	}
 	server := envoy.NewServer(envoy.Config{AllowSample: 100}, a, slog.New(slog.NewJSONHandler(io.Discard, nil)))
 	var messages [][]byte
 	for range 1000 {
-		ask := presenting(credentialFor[answer])
-		ask.Attributes.Request.Http.Path = "/api/issues/" + rand.Text()
-		message, err := proto.Marshal(ask)
+		request := requestWithCredential(credentialFor[answer])
+		request.Attributes.Request.Http.Path = "/api/issues/" + rand.Text()
+		message, err := proto.Marshal(request)
 		if err != nil {
 			t.Fatal(err)
 		}
 		messages = append(messages, message)
 		reply := server.Bytes(t.Context(), message)
-		if told := string(reply.Materialize()); answer != allowedCheck && !strings.Contains(told, string(answer)) {
-			t.Fatalf("%s: %q", answer, told)
+		if text := string(reply.Materialize()); answer != allowedCheck && !strings.Contains(text, string(answer)) {
+			t.Fatalf("%s: %q", answer, text)
 		}
 		reply.Free()
 	}
 	return server, messages
 }
 
-// credentialFor are credentials that source knows to be worth this much.
+// credentialFor maps a result to a credential for which fakeSource causes it.
 var credentialFor = map[authz.Reason]string{
 	allowedCheck:             "velu_a1b2c3d4e5f6g7h8i9j0",
 	authz.ReasonUnknown:      "velu_unknown4e5f6g7h8i9j0",

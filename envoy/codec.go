@@ -12,8 +12,8 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// service is the ext_authz service. This package reads and writes its messages itself, without generated types. The server has no
-// interceptors; one that is added would not see checks.
+// service is the ext_authz service. This package reads and writes its messages without generated types. The server has no
+// interceptors, and handle would not call one that is added.
 var service = grpc.ServiceDesc{
 	ServiceName: authv3.Authorization_ServiceDesc.ServiceName,
 	HandlerType: (*any)(nil),
@@ -21,45 +21,45 @@ var service = grpc.ServiceDesc{
 	Metadata:    authv3.Authorization_ServiceDesc.Metadata,
 }
 
-var requests = sync.Pool{New: func() any { return new(request) }}
+var requestPool = sync.Pool{New: func() any { return new(request) }}
 
-// handle answers one check. decode has the codec read the message.
+// handle answers one check. decode calls the codec, which reads the message.
 func handle(s any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) { //nolint:revive // gRPC's order
-	r := requests.Get().(*request)
+	r := requestPool.Get().(*request)
 	defer func() {
 		r.reset()
-		requests.Put(r)
+		requestPool.Put(r)
 	}()
 	if err := decode(r); err != nil {
 		return nil, err
 	}
-	const typical = 2 << 10 // bytes of an answer
+	const typicalSize = 2 << 10 // bytes of a response
 	pool := mem.DefaultBufferPool()
-	room := pool.Get(typical)
-	answer := s.(*Server).answer(ctx, r, (*room)[:0])
-	if cap(answer) != cap(*room) { // append has moved it
-		pool.Put(room)
+	buffer := pool.Get(typicalSize)
+	answer := s.(*Server).answer(ctx, r, (*buffer)[:0])
+	if cap(answer) != cap(*buffer) { // append has allocated a larger buffer
+		pool.Put(buffer)
 		return mem.SliceBuffer(answer), nil
 	}
-	*room = answer
-	return mem.NewBuffer(room, pool), nil
+	*buffer = answer
+	return mem.NewBuffer(buffer, pool), nil
 }
 
-// codec is gRPC's for protobuf, but for the two messages of a check.
+// codec is gRPC's codec for protobuf, except for the two messages of a check.
 type codec struct{ encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2(proto.Name)} }
 
 // Marshal implements [encoding.CodecV2].
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	if answer, ok := v.(mem.Buffer); ok { // of a check
+	if answer, ok := v.(mem.Buffer); ok { // the response of a check
 		return mem.BufferSlice{answer}, nil
 	}
 	return c.CodecV2.Marshal(v)
 }
 
-// Unmarshal implements [encoding.CodecV2]. It copies a CheckRequest, which [Server.answer] reads: one that cannot be read is then
-// answered with a denial. gRPC would answer with an error.
+// Unmarshal implements [encoding.CodecV2]. It only copies a CheckRequest; [Server.answer] parses the copy and answers a malformed
+// message with a denial. gRPC would answer it with an error.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	r, ok := v.(*request)
 	if !ok {
@@ -68,7 +68,7 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	if r.size = data.Len(); r.size > MaxMessage {
 		return nil
 	}
-	var message strings.Builder // the data is gRPC's again as soon as this returns
+	var message strings.Builder // gRPC reuses the memory of data after this function returns
 	message.Grow(r.size)
 	for _, part := range data {
 		_, _ = message.Write(part.ReadOnlyData()) // never fails

@@ -1,4 +1,4 @@
-// Package envoy is the adapter to Envoy: an ext_authz v3 gRPC server. wire.go reads what Envoy asks, server.go has it
-// decided, response.go writes the answer; codec.go puts them behind gRPC. Only response.go knows HTTP status codes and
-// headers of the answer, except those that an API declares.
+// Package envoy is the adapter to Envoy: an ext_authz v3 gRPC server. codec.go connects it to gRPC, wire.go reads the
+// CheckRequest, server.go calls the authorizer, and response.go writes the CheckResponse. Only response.go defines HTTP statuses
+// and headers of a response, except those that an API declares.
 package envoy

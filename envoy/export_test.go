@@ -6,7 +6,7 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// Bytes answers a CheckRequest in bytes by a CheckResponse in bytes, as the server does behind gRPC.
+// Bytes returns the CheckResponse for a CheckRequest, both in wire format, as the server does for gRPC.
 func (s *Server) Bytes(ctx context.Context, message []byte) mem.BufferSlice {
 	c := newCodec()
 	decode := func(v any) error { return c.Unmarshal(mem.BufferSlice{mem.SliceBuffer(message)}, v) }

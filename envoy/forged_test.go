@@ -7,7 +7,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// What a server may take for a header of the sidecar's is removed from an allowed request, and nothing else is.
+// Headers that a server may read as a header of the sidecar are removed from an allowed request, and no others.
 func TestForgedHeadersAreRemoved(t *testing.T) {
 	var header authz.Fields
 	send := func(name string) { header = append(header, authz.HeaderValue{Name: name, Value: "evil"}) }
@@ -24,27 +24,27 @@ func TestForgedHeadersAreRemoved(t *testing.T) {
 	}
 	answer := ada
 	answer.WorkspaceHeader = authz.HeaderValue{Name: "x-workspace-slug", Value: "acme"}
-	// As they may be sent. They are removed or set in any case, so that they are not listed again.
-	for _, name := range identity {
+	// A client may send these too. They are removed or set in any case, so forgedHeaders does not return them.
+	for _, name := range identityHeaders {
 		send(name)
 	}
-	for _, name := range append(overriding, "x-workspace-slug") {
+	for _, name := range append(overridingHeaders, "x-workspace-slug") {
 		send(name)
 	}
-	ok := written(t, answer, true, header).GetOkResponse()
+	ok := checkedResponse(t, answer, true, header).GetOkResponse()
 	slices.Sort(forgeries)
-	if got, want := ok.GetHeadersToRemove(), slices.Concat([]string{"x-keywicket-aal"}, overriding, forgeries); !slices.Equal(got, want) {
-		t.Errorf("removed are\n%q, not\n%q", got, want)
+	if got, want := ok.GetHeadersToRemove(), slices.Concat([]string{"x-keywicket-aal"}, overridingHeaders, forgeries); !slices.Equal(got, want) {
+		t.Errorf("the removed headers are\n%q, not\n%q", got, want)
 	}
 	if got := headersOf(ok)["x-workspace-slug"]; got != "acme" {
 		t.Errorf("the workspace header is %q", got)
 	}
 	answer.WorkspaceHeader.Value = ""
-	ok = written(t, answer, true, header).GetOkResponse()
+	ok = checkedResponse(t, answer, true, header).GetOkResponse()
 	if _, set := headersOf(ok)["x-workspace-slug"]; set || !slices.Contains(ok.GetHeadersToRemove(), "x-workspace-slug") {
-		t.Errorf("the workspace header of no workspace: %v", ok)
+		t.Errorf("without a workspace, the response is %v", ok)
 	}
-	if got := written(t, denial(authz.CodeForbidden, authz.ReasonNoRoute), true, header).GetDeniedResponse().GetHeaders(); len(got) != 2 {
+	if got := checkedResponse(t, denial(authz.CodeForbidden, authz.ReasonNoRoute), true, header).GetDeniedResponse().GetHeaders(); len(got) != 2 {
 		t.Errorf("a denial has the headers %v", got)
 	}
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// patterns are the listed routes, as regular expressions over "METHOD path": the tables read in another way than by Rego.
+// patterns are the listed routes as regular expressions over "METHOD path": a second way to read the tables, independent of Rego.
 type patterns struct{ public, others []*regexp.Regexp }
 
 func patternsOf(table policies.Table) patterns {
@@ -43,10 +43,9 @@ func listed(patterns []*regexp.Regexp, line string) bool {
 	return false
 }
 
-// FuzzCheckRequest: whatever Envoy, or somebody in its place, asks, there is an answer and no panic. The status is OK
-// exactly if the response is the one that allows. Only a path that decodes to a listed one is allowed, and without the one key that
-// the directory knows only a public one. A denial has a status of 400 or more and the product's body. No answer holds the
-// key.
+// FuzzCheckRequest checks that any request, from Envoy or another client, gives a response and no panic. The status is OK exactly
+// if the response is the one that allows. Only a path that decodes to a listed one is allowed; without the one key that the
+// directory has, only a public one. A denial has a status of 400 or more and a JSON body. No response contains the key.
 func FuzzCheckRequest(f *testing.F) {
 	engine, err := policies.Load(f.Context(), policies.Config{})
 	if err != nil {
@@ -87,24 +86,24 @@ func FuzzCheckRequest(f *testing.F) {
 	f.Add("", "", "", "", "", whole)
 
 	f.Fuzz(func(t *testing.T, api, method, path, authorization, workspaceID string, message []byte) {
-		request := raw([2]string{"authorization", authorization}, [2]string{"x-workspace-id", workspaceID})
+		request := requestWithHeaders([2]string{"authorization", authorization}, [2]string{"x-workspace-id", workspaceID})
 		http := request.GetAttributes().GetRequest().GetHttp()
 		http.Method, http.Path = method, path
 		request.Attributes.ContextExtensions = map[string]string{"api": api}
 		readable := true
-		if message != nil { // any bytes at all
+		if message != nil { // arbitrary bytes
 			request = &authv3.CheckRequest{}
 			readable = proto.Unmarshal(message, request) == nil
 			http = request.GetAttributes().GetRequest().GetHttp()
 		} else if message, err = proto.Marshal(request); err != nil {
-			t.Skip("a text that no message can hold")
+			t.Skip("a string that no message can hold")
 		}
 		response := &authv3.CheckResponse{}
 		if err := proto.Unmarshal(server.Bytes(t.Context(), message).Materialize(), response); err != nil || response.GetStatus() == nil {
 			t.Fatalf("%v, %v", response, err)
 		}
 		if !readable && response.GetDeniedResponse().GetStatus().GetCode() != 503 {
-			t.Fatalf("what cannot be read is answered with %v", response)
+			t.Fatalf("a malformed message is answered with %v", response)
 		}
 		if strings.Contains(response.String(), key) {
 			t.Fatalf("the key is in %v", response)

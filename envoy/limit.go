@@ -6,58 +6,59 @@ import (
 	"time"
 )
 
-// A check ends by itself before Envoy gives up on it, so that the client gets the product's own 503. Envoy sends its timeout
-// with each check (0.5 s in deploy/envoy). checkTimeout applies if the caller sends none. longestCheck is the maximum.
+// A check ends before Envoy's timeout, so that the client gets the sidecar's own 503. Envoy sends its timeout with each check
+// (0.5 s in deploy/envoy). checkTimeout applies if the caller sends none. maxCheckTimeout is the maximum.
 const (
-	checkTimeout = 400 * time.Millisecond
-	longestCheck = 10 * time.Second
+	checkTimeout    = 400 * time.Millisecond
+	maxCheckTimeout = 10 * time.Second
 )
 
-// timeLimit leaves the caller a fifth of its time to get the answer.
+// timeLimit returns the time limit of a check: four fifths of the caller's remaining time. The rest is for the response.
 func timeLimit(ctx context.Context) time.Duration {
-	deadline, told := ctx.Deadline()
-	if !told {
+	deadline, ok := ctx.Deadline()
+	if !ok {
 		return checkTimeout
 	}
-	return min(time.Until(deadline), longestCheck*5/4) * 4 / 5
+	return min(time.Until(deadline), maxCheckTimeout*5/4) * 4 / 5
 }
 
-// limited is a context that ends with its time limit. The timer is started for the first who waits: most checks are answered
-// from memory and wait for nothing.
-type limited struct {
-	context.Context // of the call
+// limitedContext is a context with a time limit. It starts its timer only when a caller waits for it: the cache answers most
+// checks, and these do not wait.
+type limitedContext struct {
+	context.Context // the call's context
 
-	until time.Time
-	mu    sync.Mutex
-	timed context.Context // nil: not started
-	end   context.CancelFunc
+	until       time.Time
+	mu          sync.Mutex
+	timed       context.Context // nil: the timer is not started
+	cancelTimed context.CancelFunc
 }
 
-// withLimit gives a check its time limit. The caller calls cancel.
-func withLimit(ctx context.Context) *limited {
-	return &limited{Context: ctx, until: time.Now().Add(timeLimit(ctx))}
+// withLimit returns the context of a check, with its time limit. The caller must call cancel.
+func withLimit(ctx context.Context) *limitedContext {
+	return &limitedContext{Context: ctx, until: time.Now().Add(timeLimit(ctx))}
 }
 
-func (c *limited) started() context.Context {
+// startTimer returns the context with the timer, and starts it if necessary.
+func (c *limitedContext) startTimer() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.timed == nil {
-		c.timed, c.end = context.WithDeadline(c.Context, c.until)
+		c.timed, c.cancelTimed = context.WithDeadline(c.Context, c.until)
 	}
 	return c.timed
 }
 
-func (c *limited) cancel() {
+func (c *limitedContext) cancel() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.timed == nil {
 		c.timed = canceled
-	} else if c.end != nil {
-		c.end()
+	} else if c.cancelTimed != nil {
+		c.cancelTimed()
 	}
 }
 
-// canceled is what a context without a timer becomes when its check is over.
+// canceled replaces the context of the timer when a check ends without having started it.
 var canceled = func() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
@@ -65,13 +66,13 @@ var canceled = func() context.Context {
 }()
 
 // Deadline implements [context.Context].
-func (c *limited) Deadline() (time.Time, bool) { return c.until, true }
+func (c *limitedContext) Deadline() (time.Time, bool) { return c.until, true }
 
 // Done implements [context.Context].
-func (c *limited) Done() <-chan struct{} { return c.started().Done() }
+func (c *limitedContext) Done() <-chan struct{} { return c.startTimer().Done() }
 
-// Err implements [context.Context]. It starts no timer.
-func (c *limited) Err() error {
+// Err implements [context.Context]. It does not start the timer.
+func (c *limitedContext) Err() error {
 	c.mu.Lock()
 	timed := c.timed
 	c.mu.Unlock()
@@ -86,11 +87,12 @@ func (c *limited) Err() error {
 	return nil
 }
 
-// Value implements [context.Context]. Contexts that are made of this one find the one with the timer by it.
-func (c *limited) Value(key any) any {
+// Value implements [context.Context]. It calls the context with the timer, if there is one: package context uses Value to attach
+// a derived context to its parent without a goroutine.
+func (c *limitedContext) Value(key any) any {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.timed != nil && c.end != nil {
+	if c.timed != nil && c.cancelTimed != nil {
 		return c.timed.Value(key)
 	}
 	return c.Context.Value(key)

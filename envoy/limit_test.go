@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The caller has to have time for the answer, however much or little it has in all.
+// The caller must have time for the response, with any timeout.
 func TestCheckEndsBeforeItsCallerGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		if got := timeLimit(t.Context()); got != checkTimeout {
@@ -19,8 +19,8 @@ func TestCheckEndsBeforeItsCallerGivesUp(t *testing.T) {
 			0:                      0,
 			10 * time.Millisecond:  8 * time.Millisecond,
 			500 * time.Millisecond: 400 * time.Millisecond,
-			time.Hour:              longestCheck,
-			math.MaxInt64:          longestCheck,
+			time.Hour:              maxCheckTimeout,
+			math.MaxInt64:          maxCheckTimeout,
 		} {
 			ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(timeout))
 			defer cancel()
@@ -31,22 +31,22 @@ func TestCheckEndsBeforeItsCallerGivesUp(t *testing.T) {
 	})
 }
 
-// A context with a limit ends as one of the standard library does, whoever waits for it first, or nobody.
+// A limitedContext ends like a context of the standard library, for any first waiter and without one.
 func TestLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type key struct{}
 		call, hangUp := context.WithCancel(context.WithValue(t.Context(), key{}, "value"))
 		defer hangUp()
-		for name, c := range map[string]func(*limited) error{
-			"at its limit": func(l *limited) error { <-l.Done(); return l.Err() },
-			"a child of it": func(l *limited) error {
+		for name, c := range map[string]func(*limitedContext) error{
+			"at its limit": func(l *limitedContext) error { <-l.Done(); return l.Err() },
+			"a child of it": func(l *limitedContext) error {
 				child, cancel := context.WithTimeout(l, time.Hour)
 				defer cancel()
 				<-child.Done()
 				return child.Err()
 			},
-			"without Done": func(l *limited) error { time.Sleep(checkTimeout); synctest.Wait(); return l.Err() },
-			"a child that is free of it": func(l *limited) error {
+			"without Done": func(l *limitedContext) error { time.Sleep(checkTimeout); synctest.Wait(); return l.Err() },
+			"a child without cancellation": func(l *limitedContext) error {
 				free := context.WithoutCancel(l)
 				time.Sleep(2 * checkTimeout)
 				if free.Err() != nil || free.Value(key{}) != "value" {
@@ -59,7 +59,7 @@ func TestLimited(t *testing.T) {
 			if until, ok := l.Deadline(); !ok || until.Sub(begun) != checkTimeout {
 				t.Errorf("%s: the deadline is in %v", name, until.Sub(begun))
 			}
-			if err := c(l); err != context.DeadlineExceeded { //nolint:errorlint // itself
+			if err := c(l); err != context.DeadlineExceeded { //nolint:errorlint // the error itself
 				t.Errorf("%s: %v", name, err)
 			}
 			if took := time.Since(begun); took < checkTimeout {
@@ -69,8 +69,8 @@ func TestLimited(t *testing.T) {
 		}
 
 		unused := withLimit(call)
-		unused.cancel()                                                         // nobody has waited
-		if unused.Err() != context.Canceled || unused.Value(key{}) != "value" { //nolint:errorlint // itself
+		unused.cancel()                                                         // no caller has waited
+		if unused.Err() != context.Canceled || unused.Value(key{}) != "value" { //nolint:errorlint // the error itself
 			t.Errorf("after the check: %v, %v", unused.Err(), unused.Value(key{}))
 		}
 		<-unused.Done()
@@ -86,8 +86,8 @@ func TestLimited(t *testing.T) {
 		}
 		last := withLimit(call)
 		hangUp()
-		if <-last.Done(); last.Err() != context.Canceled { //nolint:errorlint // itself
-			t.Errorf("after the caller has gone: %v", last.Err())
+		if <-last.Done(); last.Err() != context.Canceled { //nolint:errorlint // the error itself
+			t.Errorf("after the caller has canceled: %v", last.Err())
 		}
 		last.cancel()
 	})

@@ -6,8 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// listener knows its connections. gRPC waits for one whose client has not said hello, for up to two minutes, even when it is
-// told to stop at once.
+// listener tracks its connections, to close them when the server stops. gRPC waits up to two minutes for a connection whose
+// client has not completed the handshake, even in Stop.
 type listener struct {
 	net.Listener
 
@@ -19,7 +19,7 @@ type listener struct {
 type connection struct {
 	net.Conn
 	listener *listener
-	heard    atomic.Bool // the client has sent something
+	received atomic.Bool // the client has sent data
 }
 
 func newListener(l net.Listener) *listener {
@@ -32,28 +32,30 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	known := &connection{Conn: c, listener: l}
+	tracked := &connection{Conn: c, listener: l}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.open[known] = struct{}{}
+	l.open[tracked] = struct{}{}
 	if l.stopping {
 		_ = c.Close()
 	}
-	return known, nil
+	return tracked, nil
 }
 
-// closeSilent closes the connections whose client has sent nothing, and all that are accepted from now on.
-func (l *listener) closeSilent() { l.closeThose(func(c *connection) bool { return !c.heard.Load() }) }
+// closeUnused closes the connections whose client has sent no data, and all connections that are accepted later.
+func (l *listener) closeUnused() {
+	l.closeMatching(func(c *connection) bool { return !c.received.Load() })
+}
 
-// closeAll closes every connection.
-func (l *listener) closeAll() { l.closeThose(func(*connection) bool { return true }) }
+// closeAll closes all connections, and those that are accepted later.
+func (l *listener) closeAll() { l.closeMatching(func(*connection) bool { return true }) }
 
-func (l *listener) closeThose(meant func(*connection) bool) {
+func (l *listener) closeMatching(matches func(*connection) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.stopping = true
 	for c := range l.open {
-		if meant(c) {
+		if matches(c) {
 			_ = c.Conn.Close()
 		}
 	}
@@ -61,8 +63,8 @@ func (l *listener) closeThose(meant func(*connection) bool) {
 
 func (c *connection) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if n > 0 && !c.heard.Load() {
-		c.heard.Store(true)
+	if n > 0 && !c.received.Load() {
+		c.received.Store(true)
 	}
 	return n, err
 }

@@ -21,11 +21,11 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// This file reads a CheckRequest and makes a CheckResponse in the obvious way, by the objects of go-control-plane. What wire.go
-// reads and response.go writes is compared with it.
+// This file reads a CheckRequest and constructs a CheckResponse with the objects of go-control-plane. The tests compare wire.go
+// and response.go with it.
 
-// obviousRequest reads a CheckRequest. What is missing stays empty.
-func obviousRequest(ctx context.Context, check *authv3.CheckRequest) authz.Request {
+// referenceRequest returns the request of a CheckRequest. Absent fields stay empty.
+func referenceRequest(ctx context.Context, check *authv3.CheckRequest) authz.Request {
 	attributes := check.GetAttributes()
 	http := attributes.GetRequest().GetHttp()
 	extensions := attributes.GetContextExtensions()
@@ -34,18 +34,18 @@ func obviousRequest(ctx context.Context, check *authv3.CheckRequest) authz.Reque
 		Method:  http.GetMethod(),
 		Path:    http.GetPath(),
 		Host:    http.GetHost(),
-		Header:  obviousHeader(http),
+		Header:  referenceHeader(http),
 		Context: fieldsOf(extensions),
 		Source: authz.Connection{
-			Address:     obviousAddress(ctx, attributes.GetSource()),
+			Address:     referenceAddress(ctx, attributes.GetSource()),
 			Principal:   attributes.GetSource().GetPrincipal(),
 			Certificate: attributes.GetSource().GetCertificate(),
 		},
 	}
 }
 
-func obviousAddress(ctx context.Context, source *authv3.AttributeContext_Peer) string {
-	values := metadata.ValueFromIncomingContext(ctx, clientAddress)
+func referenceAddress(ctx context.Context, source *authv3.AttributeContext_Peer) string {
+	values := metadata.ValueFromIncomingContext(ctx, clientAddressKey)
 	switch len(values) {
 	case 0:
 		return source.GetAddress().GetSocketAddress().GetAddress()
@@ -55,7 +55,7 @@ func obviousAddress(ctx context.Context, source *authv3.AttributeContext_Peer) s
 	return ""
 }
 
-func obviousHeader(http *authv3.AttributeContext_HttpRequest) authz.Fields {
+func referenceHeader(http *authv3.AttributeContext_HttpRequest) authz.Fields {
 	raw := http.GetHeaderMap().GetHeaders()
 	var values authz.Fields
 	for _, h := range raw {
@@ -63,17 +63,17 @@ func obviousHeader(http *authv3.AttributeContext_HttpRequest) authz.Fields {
 		if len(h.GetRawValue()) > 0 {
 			value = string(h.GetRawValue())
 		}
-		add(&values, h.GetKey(), value)
+		addField(&values, h.GetKey(), value)
 	}
 	if len(raw) == 0 {
 		for name, value := range http.GetHeaders() {
-			add(&values, name, value)
+			addField(&values, name, value)
 		}
 	}
 	return values
 }
 
-func add(values *authz.Fields, name, value string) {
+func addField(values *authz.Fields, name, value string) {
 	*values = append(*values, authz.HeaderValue{Name: strings.ToLower(name), Value: value})
 }
 
@@ -84,27 +84,27 @@ func fieldsOf(m map[string]string) (fields authz.Fields) {
 	return fields
 }
 
-// obviousResponse makes the objects of an answer.
-func obviousResponse(answer *authz.Answer, forwardCredential bool, header authz.Fields) *authv3.CheckResponse {
+// referenceResponse returns the objects of an answer.
+func referenceResponse(answer *authz.Answer, forwardCredential bool, header authz.Fields) *authv3.CheckResponse {
 	code := codes.PermissionDenied // also for a code that an API declares
 	if answer.Allow {
 		code = codes.OK
-	} else if d, ok := denials[answer.Code]; ok {
+	} else if d, ok := statuses[answer.Code]; ok {
 		code = d.grpc
 	}
 	check := &authv3.CheckResponse{
 		Status:          &status.Status{Code: int32(code)},
-		DynamicMetadata: obviousMetadata(answer),
+		DynamicMetadata: referenceMetadata(answer),
 	}
 	if code == codes.OK {
-		check.HttpResponse = &authv3.CheckResponse_OkResponse{OkResponse: obviousAllowed(answer, forwardCredential, header)}
+		check.HttpResponse = &authv3.CheckResponse_OkResponse{OkResponse: referenceAllowed(answer, forwardCredential, header)}
 	} else {
-		check.HttpResponse = &authv3.CheckResponse_DeniedResponse{DeniedResponse: obviousDenied(answer)}
+		check.HttpResponse = &authv3.CheckResponse_DeniedResponse{DeniedResponse: referenceDenied(answer)}
 	}
 	return check
 }
 
-func obviousAllowed(answer *authz.Answer, forwardCredential bool, header authz.Fields) *authv3.OkHttpResponse {
+func referenceAllowed(answer *authz.Answer, forwardCredential bool, header authz.Fields) *authv3.OkHttpResponse {
 	ok := &authv3.OkHttpResponse{}
 	set := func(name, value string) {
 		if value == "" {
@@ -117,8 +117,8 @@ func obviousAllowed(answer *authz.Answer, forwardCredential bool, header authz.F
 	if answer.Principal != nil {
 		scopes = strings.Join(answer.Principal.Scopes, " ")
 	}
-	for i, value := range identityOf(answer, scopes) {
-		set(identity[i], value)
+	for i, value := range identityValues(answer, scopes) {
+		set(identityHeaders[i], value)
 	}
 	ofAPI := answer.UpstreamHeaders
 	if h := answer.WorkspaceHeader; h.Name != "" {
@@ -127,15 +127,15 @@ func obviousAllowed(answer *authz.Answer, forwardCredential bool, header authz.F
 	for _, h := range ofAPI {
 		set(h.Name, h.Value)
 	}
-	ok.HeadersToRemove = append(ok.HeadersToRemove, overriding...)
-	ok.HeadersToRemove = append(ok.HeadersToRemove, forged(header, ofAPI)...)
+	ok.HeadersToRemove = append(ok.HeadersToRemove, overridingHeaders...)
+	ok.HeadersToRemove = append(ok.HeadersToRemove, forgedHeaders(header, ofAPI)...)
 	if !forwardCredential && !answer.Public {
 		ok.HeadersToRemove = append(ok.HeadersToRemove, authz.AuthorizationHeader)
 	}
 	return ok
 }
 
-type obviousBody struct {
+type referenceBody struct {
 	Error bodyError `json:"error"`
 }
 
@@ -148,7 +148,7 @@ type bodyError struct {
 	DecisionID     string       `json:"decision_id"`
 }
 
-func obviousDenied(answer *authz.Answer) *authv3.DeniedHttpResponse {
+func referenceDenied(answer *authz.Answer) *authv3.DeniedHttpResponse {
 	e := bodyError{
 		Code: answer.Code, Reason: answer.Reason, Message: cmp.Or(answer.Message, messages[answer.Reason]), DecisionID: answer.ID,
 	}
@@ -158,7 +158,7 @@ func obviousDenied(answer *authz.Answer) *authv3.DeniedHttpResponse {
 			e.Message = "The token may not use this route: all of required_scopes and one of any_of are needed."
 		}
 	}
-	text, err := json.Marshal(obviousBody{e})
+	text, err := json.Marshal(referenceBody{e})
 	if err != nil {
 		panic(err)
 	}
@@ -180,7 +180,7 @@ func obviousDenied(answer *authz.Answer) *authv3.DeniedHttpResponse {
 	}
 }
 
-func obviousMetadata(answer *authz.Answer) *structpb.Struct {
+func referenceMetadata(answer *authz.Answer) *structpb.Struct {
 	fields := map[string]*structpb.Value{
 		"decision_id": structpb.NewStringValue(answer.ID),
 		"code":        structpb.NewStringValue(string(answer.Code)),
@@ -213,20 +213,21 @@ func overwrite(name, value string) *corev3.HeaderValueOption {
 	}
 }
 
-// written is an answer as response writes it, and as a client of gRPC reads it.
-func written(t testing.TB, answer authz.Answer, forwardCredential bool, header authz.Fields) *authv3.CheckResponse {
+// checkedResponse returns the answer as response writes it and a gRPC client reads it. It fails the test if it differs from
+// referenceResponse.
+func checkedResponse(t testing.TB, answer authz.Answer, forwardCredential bool, header authz.Fields) *authv3.CheckResponse {
 	t.Helper()
 	check := &authv3.CheckResponse{}
 	if err := proto.Unmarshal(response(nil, &answer, forwardCredential, header), check); err != nil {
 		t.Fatalf("%+v: %v", answer, err)
 	}
-	if want := obviousResponse(&answer, forwardCredential, header); !proto.Equal(check, want) {
-		t.Fatalf("written is\n%v\nnot\n%v", check, want)
+	if want := referenceResponse(&answer, forwardCredential, header); !proto.Equal(check, want) {
+		t.Fatalf("the response is\n%v\nnot\n%v", check, want)
 	}
 	return check
 }
 
-// challenge is what appendChallenge appends.
+// challenge returns the text that appendChallenge appends.
 func challenge(answer *authz.Answer) string {
 	switch answer.Reason {
 	case authz.ReasonMissing:
@@ -235,7 +236,7 @@ func challenge(answer *authz.Answer) string {
 		return `Bearer realm="keywicket", error="insufficient_user_authentication", ` +
 			`error_description="a second factor is required", acr_values="` + authz.AAL2 + `"`
 	case authz.ReasonMissingScope, authz.ReasonNoRoute:
-		// The attribute scope lists what is needed together. Of the scopes of which one is enough, the first stands for all.
+		// The attribute scope lists scopes that are needed together. It contains only the first scope of any_of.
 		scopes := slices.Concat(answer.RequiredScopes, answer.AnyOf[:min(1, len(answer.AnyOf))])
 		if len(scopes) == 0 {
 			return `Bearer error="insufficient_scope"`

@@ -19,17 +19,17 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// response is the only constructor of an answer to Envoy: it appends a CheckResponse in protobuf's wire format. The status is
-// OK when the answer allows, and at no other time. Envoy takes a response without a status for an allow, even beside a denied
-// response of 403. The headers are those of the request; forged ones are removed from what is allowed.
+// response appends a CheckResponse for Envoy to b, in protobuf's wire format. No other function constructs a response. Its status
+// is OK exactly if the answer allows. Envoy treats a response without a status as an allow, even with a denied response of 403.
+// header holds the headers of the request: forged ones are removed from an allowed request.
 //
-// It writes bytes, because making the objects of a CheckResponse first costs more than the decision. reference_test.go makes
-// the objects, and compares.
+// It writes bytes, because the objects of a CheckResponse would cost more than the decision. reference_test.go constructs the
+// objects, and compares.
 func response(b []byte, answer *authz.Answer, forwardCredential bool, header authz.Fields) []byte {
 	code := codes.PermissionDenied // also for a code that an API declares
 	if answer.Allow {
 		code = codes.OK
-	} else if d, ok := denials[answer.Code]; ok {
+	} else if d, ok := statuses[answer.Code]; ok {
 		code = d.grpc
 	}
 	var scopes string
@@ -38,30 +38,30 @@ func response(b []byte, answer *authz.Answer, forwardCredential bool, header aut
 	}
 	b = appendMessage(b, 1, func(b []byte) []byte { return appendNumber(b, 1, uint64(code)) }) // status
 	if code == codes.OK {
-		b = appendMessage(b, 3, func(b []byte) []byte { return allowed(b, answer, scopes, forwardCredential, header) }) // ok_response
+		b = appendMessage(b, 3, func(b []byte) []byte { return appendAllowed(b, answer, scopes, forwardCredential, header) }) // ok_response
 	} else {
-		b = appendMessage(b, 2, func(b []byte) []byte { return denied(b, answer) }) // denied_response
+		b = appendMessage(b, 2, func(b []byte) []byte { return appendDenied(b, answer) }) // denied_response
 	}
-	return appendMessage(b, 4, func(b []byte) []byte { return dynamicMetadata(b, answer, scopes) }) // dynamic_metadata
+	return appendMessage(b, 4, func(b []byte) []byte { return appendMetadata(b, answer, scopes) }) // dynamic_metadata
 }
 
-// appendMessage appends a field that holds a message. write appends the message itself.
+// appendMessage appends a field that holds a message. write appends the content of the message.
 func appendMessage(b []byte, field protowire.Number, write func([]byte) []byte) []byte {
 	b = protowire.AppendTag(b, field, protowire.BytesType)
-	const room = 2 // for the length of up to 16 KiB, which most messages have
-	start := len(b) + room
+	const lengthBytes = 2 // for a length of up to 16 KiB, which suffices for most messages
+	start := len(b) + lengthBytes
 	b = write(append(b, 0, 0))
 	size := uint64(len(b) - start)
-	for n := room; n < protowire.SizeVarint(size); n++ {
+	for n := lengthBytes; n < protowire.SizeVarint(size); n++ {
 		b = append(b, 0)
 	}
-	body := start - room + protowire.SizeVarint(size)
+	body := start - lengthBytes + protowire.SizeVarint(size)
 	copy(b[body:], b[start:start+int(size)]) //nolint:gosec // a length
-	protowire.AppendVarint(b[:start-room], size)
+	protowire.AppendVarint(b[:start-lengthBytes], size)
 	return b[:body+int(size)] //nolint:gosec // a length
 }
 
-// appendText appends a field that holds a text; an empty one is the default, and left out.
+// appendText appends a string field. It omits an empty string, which is the default.
 func appendText(b []byte, field protowire.Number, s string) []byte {
 	if s == "" {
 		return b
@@ -69,7 +69,7 @@ func appendText(b []byte, field protowire.Number, s string) []byte {
 	return protowire.AppendString(protowire.AppendTag(b, field, protowire.BytesType), s)
 }
 
-// appendNumber appends a field that holds a number; 0 is the default, and left out.
+// appendNumber appends a number field. It omits 0, which is the default.
 func appendNumber(b []byte, field protowire.Number, n uint64) []byte {
 	if n == 0 {
 		return b
@@ -77,15 +77,16 @@ func appendNumber(b []byte, field protowire.Number, n uint64) []byte {
 	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), n)
 }
 
-// fieldSize is what a field takes that has n bytes, a tag and a length.
+// fieldSize returns the size of a field with n bytes of content: with its tag and its length.
 func fieldSize(n int) int { return 1 + protowire.SizeBytes(n) }
 
-// appendLength appends the beginning of a field that has n bytes.
+// appendLength appends the tag and the length of a field with n bytes of content.
 func appendLength(b []byte, field protowire.Number, n int) []byte {
 	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.BytesType), uint64(n)) //nolint:gosec // a length
 }
 
-// appendHeader appends a header in field 2 that replaces any other of its name, in an OkHttpResponse and a DeniedHttpResponse alike.
+// appendHeader appends a header that replaces all others of its name. It uses field 2, which is the same in an OkHttpResponse and
+// a DeniedHttpResponse.
 func appendHeader[T string | []byte](b []byte, name string, value T) []byte {
 	header := fieldSize(len(name)) + fieldSize(len(value))
 	b = appendLength(b, 2, fieldSize(header)+2)
@@ -95,8 +96,9 @@ func appendHeader[T string | []byte](b []byte, name string, value T) []byte {
 	return appendNumber(b, 3, uint64(corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD))
 }
 
-// denials: code → what Envoy answers the client, and a gRPC client (gRPC's own mapping of the HTTP status).
-var denials = map[authz.Code]struct {
+// statuses maps a code to the HTTP status for a client, and to the status for a gRPC client (gRPC's own mapping of HTTP
+// statuses).
+var statuses = map[authz.Code]struct {
 	http typev3.StatusCode
 	grpc codes.Code
 }{
@@ -107,6 +109,7 @@ var denials = map[authz.Code]struct {
 	authz.CodeUnavailable:           {typev3.StatusCode_ServiceUnavailable, codes.Unavailable},
 }
 
+// messages are the messages for the client of built-in reasons.
 var messages = map[authz.Reason]string{
 	authz.ReasonMissing:              "Send a token in the Authorization header, after the word Bearer.",
 	authz.ReasonMalformed:            "The Authorization header does not hold one well-formed token.",
@@ -124,17 +127,17 @@ var messages = map[authz.Reason]string{
 	authz.ReasonUnavailable:          "Access could not be decided. Try again.",
 }
 
-// prefix of the headers that the upstream trusts, because only the sidecar sets them.
-const prefix = "x-keywicket-"
+// headerPrefix is the prefix of the headers that the upstream can trust, because only the sidecar sets them.
+const headerPrefix = "x-keywicket-"
 
-// identity are the headers that tell the upstream of an allowed request, in the order of identityOf.
-var identity = []string{
-	prefix + "subject", prefix + "kind", prefix + "api", prefix + "workspace-id", prefix + "workspace-slug", prefix + "user-id",
-	prefix + "scopes", prefix + "aal", prefix + "environment", prefix + "decision-id",
+// identityHeaders are the headers that describe an allowed request to the upstream, in the order of identityValues.
+var identityHeaders = []string{
+	headerPrefix + "subject", headerPrefix + "kind", headerPrefix + "api", headerPrefix + "workspace-id", headerPrefix + "workspace-slug", headerPrefix + "user-id",
+	headerPrefix + "scopes", headerPrefix + "aal", headerPrefix + "environment", headerPrefix + "decision-id",
 }
 
-// identityOf are the values of these headers. Empty: nothing to tell.
-func identityOf(answer *authz.Answer, scopes string) [10]string {
+// identityValues returns the values of identityHeaders. An empty value means that the header is removed.
+func identityValues(answer *authz.Answer, scopes string) [10]string {
 	var p authz.Principal
 	if answer.Principal != nil {
 		p = *answer.Principal
@@ -145,43 +148,43 @@ func identityOf(answer *authz.Answer, scopes string) [10]string {
 	}
 }
 
-// expressible refuses values with line breaks, which would start another header, and values that are not UTF-8, which protobuf
-// refuses. The store has none, unless its database lets them in; a user's id is free text.
-func expressible(answer *authz.Answer) error {
+// checkHeaderValues returns an error if an identity header would contain a line break, which starts another header, or bytes that
+// are not UTF-8, which protobuf refuses. The store accepts no such value, but its database might. A user's id is free text.
+func checkHeaderValues(answer *authz.Answer) error {
 	refused := func(value string) bool { return !httpguts.ValidHeaderFieldValue(value) || !utf8.ValidString(value) }
-	for i, value := range identityOf(answer, "") {
+	for i, value := range identityValues(answer, "") {
 		if refused(value) {
-			return fmt.Errorf("the value for %s cannot stand in a header", identity[i])
+			return fmt.Errorf("the value for %s is not a valid header value", identityHeaders[i])
 		}
 	}
 	if answer.Principal != nil && slices.ContainsFunc(answer.Principal.Scopes, refused) {
-		return errors.New("the value for x-keywicket-scopes cannot stand in a header")
+		return errors.New("the value for x-keywicket-scopes is not a valid header value")
 	}
 	return nil
 }
 
-// allowed appends the fields of an OkHttpResponse. It sets every identity header and the API's own headers, or removes it,
-// whatever the client sent under its name. None is in both lists: in Envoy a removal beats a set.
-func allowed(b []byte, answer *authz.Answer, scopes string, forwardCredential bool, header authz.Fields) []byte {
-	own := func(name, value string) {
+// appendAllowed appends the fields of an OkHttpResponse. It sets or removes every identity header and every header of the API,
+// whatever the client sent under this name. No header is in both lists: in Envoy a removal overrides a set.
+func appendAllowed(b []byte, answer *authz.Answer, scopes string, forwardCredential bool, header authz.Fields) []byte {
+	setOrRemove := func(name, value string) {
 		if value == "" {
 			b = appendRemoval(b, name)
 		} else {
 			b = appendHeader(b, name, value)
 		}
 	}
-	for i, value := range identityOf(answer, scopes) {
-		own(identity[i], value)
+	for i, value := range identityValues(answer, scopes) {
+		setOrRemove(identityHeaders[i], value)
 	}
 	ofAPI := answer.UpstreamHeaders
 	if h := answer.WorkspaceHeader; h.Name != "" {
 		ofAPI = append(slices.Clip(ofAPI), h)
 	}
 	for _, h := range ofAPI {
-		own(h.Name, h.Value)
+		setOrRemove(h.Name, h.Value)
 	}
-	b = append(b, removed...)
-	for _, name := range forged(header, ofAPI) {
+	b = append(b, overridingRemovals...)
+	for _, name := range forgedHeaders(header, ofAPI) {
 		b = appendRemoval(b, name)
 	}
 	if !forwardCredential && !answer.Public {
@@ -190,23 +193,23 @@ func allowed(b []byte, answer *authz.Answer, scopes string, forwardCredential bo
 	return b
 }
 
-// appendRemoval appends the name of a header that the request loses: headers_to_remove of an OkHttpResponse.
+// appendRemoval appends the name of a request header to remove (headers_to_remove of an OkHttpResponse).
 func appendRemoval(b []byte, name string) []byte { return appendText(b, 5, name) }
 
-// removed are the overriding headers, as they are removed each time.
-var removed = func() (b []byte) {
-	for _, name := range overriding {
+// overridingRemovals is the encoded removal of the overriding headers, the same for every allow.
+var overridingRemovals = func() (b []byte) {
+	for _, name := range overridingHeaders {
 		b = appendRemoval(b, name)
 	}
 	return b
 }()
 
-// denied appends the fields of a DeniedHttpResponse.
-func denied(b []byte, answer *authz.Answer) []byte {
+// appendDenied appends the fields of a DeniedHttpResponse.
+func appendDenied(b []byte, answer *authz.Answer) []byte {
 	b = appendMessage(b, 1, func(b []byte) []byte { return appendNumber(b, 1, uint64(httpStatus(answer))) }) //nolint:gosec // 400 to 599
 	b = appendHeader(b, "content-type", "application/json")
-	var room [128]byte
-	if challenge := appendChallenge(room[:0], answer); len(challenge) > 0 {
+	var buffer [128]byte
+	if challenge := appendChallenge(buffer[:0], answer); len(challenge) > 0 {
 		b = appendHeader(b, "www-authenticate", challenge)
 	}
 	retryAfter := answer.RetryAfter
@@ -216,19 +219,19 @@ func denied(b []byte, answer *authz.Answer) []byte {
 	if retryAfter > 0 {
 		b = appendHeader(b, "retry-after", strconv.Itoa(retryAfter))
 	}
-	return appendMessage(b, 3, func(b []byte) []byte { return body(b, answer) })
+	return appendMessage(b, 3, func(b []byte) []byte { return appendBody(b, answer) })
 }
 
-// body appends the JSON text that a client is answered.
-func body(b []byte, answer *authz.Answer) []byte {
-	told := cmp.Or(answer.Message, messages[answer.Reason])
+// appendBody appends the JSON body of a denial.
+func appendBody(b []byte, answer *authz.Answer) []byte {
+	message := cmp.Or(answer.Message, messages[answer.Reason])
 	missing := answer.Reason == authz.ReasonMissingScope
 	if missing && len(answer.AnyOf) > 0 {
-		told = "The token may not use this route: all of required_scopes and one of any_of are needed."
+		message = "The token may not use this route: all of required_scopes and one of any_of are needed."
 	}
 	b = appendQuoted(append(b, `{"error":{"code":`...), string(answer.Code))
 	b = appendQuoted(append(b, `,"reason":`...), string(answer.Reason))
-	b = appendQuoted(append(b, `,"message":`...), told)
+	b = appendQuoted(append(b, `,"message":`...), message)
 	if missing {
 		b = appendList(b, `,"required_scopes":[`, answer.RequiredScopes)
 		b = appendList(b, `,"any_of":[`, answer.AnyOf)
@@ -237,7 +240,7 @@ func body(b []byte, answer *authz.Answer) []byte {
 	return append(b, "}}\n"...)
 }
 
-// appendList appends a member that holds texts, if there are any.
+// appendList appends a JSON member that holds strings. It omits an empty list.
 func appendList(b []byte, begin string, texts []string) []byte {
 	if len(texts) == 0 {
 		return b
@@ -252,7 +255,7 @@ func appendList(b []byte, begin string, texts []string) []byte {
 	return append(b, ']')
 }
 
-// appendQuoted appends a text as a string of JSON. Most hold nothing that has to be escaped.
+// appendQuoted appends a JSON string. Most strings need no escapes.
 func appendQuoted(b []byte, s string) []byte {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c > '~' || strings.IndexByte(`"\<>&`, c) >= 0 {
@@ -266,15 +269,15 @@ func appendQuoted(b []byte, s string) []byte {
 	return append(append(append(b, '"'), s...), '"')
 }
 
-// httpStatus is that of a denial. Envoy's enum lacks some statuses, such as 418, but Envoy sends them.
+// httpStatus returns the HTTP status of a denial. Envoy sends statuses that its enum lacks, such as 418.
 func httpStatus(answer *authz.Answer) typev3.StatusCode {
 	declared := typev3.StatusCode(answer.Status) //nolint:gosec // 400 to 499
-	return cmp.Or(declared, denials[answer.Code].http, typev3.StatusCode_Forbidden)
+	return cmp.Or(declared, statuses[answer.Code].http, typev3.StatusCode_Forbidden)
 }
 
-// appendChallenge appends the WWW-Authenticate header of RFC 6750, section 3: without an error code when no credential was
-// presented (section 3.1). A session that lacks the second factor gets the challenge of RFC 9470, section 3. Every 401 has a
-// challenge (RFC 9110, section 15.5.2). A 403 has one for a missing scope, and where no token may use the route.
+// appendChallenge appends the value of the WWW-Authenticate header (RFC 6750, section 3). It has no error code if there was no
+// credential (section 3.1). A session that lacks the second factor gets the challenge of RFC 9470, section 3. Every 401 has a
+// challenge (RFC 9110, section 15.5.2). A 403 has one for a missing scope, and for a route that no token may use.
 func appendChallenge(b []byte, answer *authz.Answer) []byte {
 	switch answer.Reason {
 	case authz.ReasonMissing:
@@ -284,7 +287,7 @@ func appendChallenge(b []byte, answer *authz.Answer) []byte {
 			`error_description="a second factor is required", acr_values="`+authz.AAL2+`"`...)
 	case authz.ReasonMissingScope, authz.ReasonNoRoute:
 		b = append(b, `Bearer error="insufficient_scope"`...)
-		// The attribute scope lists what is needed together. Of the scopes of which one is enough, the first stands for all.
+		// The attribute scope lists scopes that are needed together. It contains only the first scope of any_of.
 		separator, end := `, scope="`, ""
 		for _, scopes := range [...][]string{answer.RequiredScopes, answer.AnyOf[:min(1, len(answer.AnyOf))]} {
 			for _, scope := range scopes {
@@ -300,25 +303,25 @@ func appendChallenge(b []byte, answer *authz.Answer) []byte {
 	return b
 }
 
-// dynamicMetadata appends the fields of a Struct: what access logs and rate limits may know of an answer, whatever it is. Ids,
-// never a secret.
-func dynamicMetadata(b []byte, answer *authz.Answer, scopes string) []byte {
+// appendMetadata appends the fields of a Struct: the data of any answer for access logs and rate limits. It contains ids, never a
+// secret.
+func appendMetadata(b []byte, answer *authz.Answer, scopes string) []byte {
 	b = appendEntry(b, "decision_id", answer.ID)
 	b = appendEntry(b, "code", string(answer.Code))
 	b = appendEntry(b, "reason", string(answer.Reason))
-	known := func(name, value string) {
+	appendIfSet := func(name, value string) {
 		if value != "" {
 			b = appendEntry(b, name, value)
 		}
 	}
-	known("cache", string(answer.Cache))
+	appendIfSet("cache", string(answer.Cache))
 	if p := answer.Principal; p != nil {
 		b = appendEntry(b, "subject", p.ID)
 		b = appendEntry(b, "kind", string(p.Kind))
 		b = appendEntry(b, "environment", string(p.Environment))
-		known("session_id", p.SessionID)
-		known("grant_id", p.GrantID)
-		known("aal", p.AAL)
+		appendIfSet("session_id", p.SessionID)
+		appendIfSet("grant_id", p.GrantID)
+		appendIfSet("aal", p.AAL)
 		b = appendEntry(b, "scopes", scopes)
 	}
 	if answer.Workspace.Granted {
@@ -327,7 +330,7 @@ func dynamicMetadata(b []byte, answer *authz.Answer, scopes string) []byte {
 	return b
 }
 
-// appendEntry appends one field of a Struct. The value is a text, also where it is empty.
+// appendEntry appends one field of a Struct. The value is a string, also if it is empty.
 func appendEntry(b []byte, name, value string) []byte {
 	n := fieldSize(len(value))
 	b = appendLength(b, 1, fieldSize(len(name))+fieldSize(n))

@@ -37,11 +37,11 @@ func headersOf(ok *authv3.OkHttpResponse) map[string]string {
 	return set
 }
 
-// absent are the headers that are removed where these of the sidecar's have no value.
-func absent(names ...string) []string { return slices.Concat(names, overriding) }
+// removedHeaders returns these headers of the sidecar, which have no value, and the overriding headers, which are always removed.
+func removedHeaders(names ...string) []string { return slices.Concat(names, overridingHeaders) }
 
 func TestAllowTellsTheUpstreamWhoCalls(t *testing.T) {
-	ok := written(t, ada, false, nil).GetOkResponse()
+	ok := checkedResponse(t, ada, false, nil).GetOkResponse()
 	want := map[string]string{
 		"x-keywicket-subject":        "t1",
 		"x-keywicket-kind":           "personal_key",
@@ -56,7 +56,7 @@ func TestAllowTellsTheUpstreamWhoCalls(t *testing.T) {
 	if got := headersOf(ok); !maps.Equal(got, want) {
 		t.Errorf("set %v", got)
 	}
-	if got := ok.GetHeadersToRemove(); !slices.Equal(got, append(absent("x-keywicket-aal"), "authorization")) {
+	if got := ok.GetHeadersToRemove(); !slices.Equal(got, append(removedHeaders("x-keywicket-aal"), "authorization")) {
 		t.Errorf("removed %v", got)
 	}
 }
@@ -70,14 +70,14 @@ func TestHeadersThatAreNotSetAreRemoved(t *testing.T) {
 		forward bool
 		removed []string
 	}{
-		"of a workspace": {token, false, append(absent("x-keywicket-user-id", "x-keywicket-scopes", "x-keywicket-aal"), "authorization")},
-		"forwarded":      {ada, true, absent("x-keywicket-aal")},
-		"public": {public, false, absent(
+		"of a workspace": {token, false, append(removedHeaders("x-keywicket-user-id", "x-keywicket-scopes", "x-keywicket-aal"), "authorization")},
+		"forwarded":      {ada, true, removedHeaders("x-keywicket-aal")},
+		"public": {public, false, removedHeaders(
 			"x-keywicket-subject", "x-keywicket-kind", "x-keywicket-workspace-id", "x-keywicket-workspace-slug",
 			"x-keywicket-user-id", "x-keywicket-scopes", "x-keywicket-aal", "x-keywicket-environment",
 		)},
 	} {
-		ok := written(t, c.answer, c.forward, nil).GetOkResponse()
+		ok := checkedResponse(t, c.answer, c.forward, nil).GetOkResponse()
 		if got := ok.GetHeadersToRemove(); !slices.Equal(got, c.removed) {
 			t.Errorf("%s: removed %v", name, got)
 		}
@@ -113,7 +113,7 @@ func TestDenial(t *testing.T) {
 		{authz.Answer{ID: "D1", Decision: authz.TooLarge}, 431, codes.ResourceExhausted, "", ""},
 		{denial("UNAVAILABLE", "unavailable"), 503, codes.Unavailable, "", "1"},
 	} {
-		check := written(t, c.answer, false, nil)
+		check := checkedResponse(t, c.answer, false, nil)
 		denied := check.GetDeniedResponse()
 		set := make(map[string]string)
 		for _, h := range denied.GetHeaders() {
@@ -123,7 +123,7 @@ func TestDenial(t *testing.T) {
 			set["www-authenticate"] != c.challenge || set["retry-after"] != c.retry || set["content-type"] != "application/json" {
 			t.Errorf("%s: got %v", c.answer.Reason, check)
 		}
-		var b obviousBody
+		var b referenceBody
 		if err := json.Unmarshal([]byte(denied.GetBody()), &b); err != nil {
 			t.Fatal(err)
 		}
@@ -138,10 +138,10 @@ func TestDenial(t *testing.T) {
 	}
 }
 
-// An answer that nobody meant, such as the zero one, must not come out as an allow: Envoy reads the status alone.
+// An invalid answer, such as the zero value, must not become an allow: Envoy reads only the status.
 func TestAnswerThatNobodyMeantIsADenial(t *testing.T) {
 	for _, a := range []authz.Answer{{}, {Public: true}, denial("", ""), denial("SOMETHING", "new")} {
-		check := written(t, a, true, nil)
+		check := checkedResponse(t, a, true, nil)
 		if check.GetStatus() == nil || check.GetStatus().GetCode() == int32(codes.OK) || check.GetOkResponse() != nil ||
 			check.GetDeniedResponse().GetStatus().GetCode() < 400 {
 			t.Errorf("%+v: got %v", a, check)
@@ -150,7 +150,7 @@ func TestAnswerThatNobodyMeantIsADenial(t *testing.T) {
 }
 
 func TestMetadata(t *testing.T) {
-	got := written(t, ada, false, nil).GetDynamicMetadata().AsMap()
+	got := checkedResponse(t, ada, false, nil).GetDynamicMetadata().AsMap()
 	want := map[string]any{
 		"decision_id": "D1", "code": "", "reason": "", "subject": "t1", "kind": "personal_key", "environment": "live",
 		"scopes": "admin issues:read", "workspace_id": "64f1a2b3c4d5e6f7a8b9c0d1",
@@ -158,33 +158,33 @@ func TestMetadata(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v", got)
 	}
-	nobody := written(t, authz.Answer{ID: "D1", Decision: authz.Decision{Code: "UNAUTHORIZED", Reason: "missing"}}, false, nil)
+	noPrincipal := checkedResponse(t, authz.Answer{ID: "D1", Decision: authz.Decision{Code: "UNAUTHORIZED", Reason: "missing"}}, false, nil)
 	want = map[string]any{"decision_id": "D1", "code": "UNAUTHORIZED", "reason": "missing"}
-	if got := nobody.GetDynamicMetadata().AsMap(); !reflect.DeepEqual(got, want) {
+	if got := noPrincipal.GetDynamicMetadata().AsMap(); !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v", got)
 	}
 }
 
-func own(status int, code authz.Code, reason authz.Reason, retryAfter int) authz.Answer {
+func declaredDenial(status int, code authz.Code, reason authz.Reason, retryAfter int) authz.Answer {
 	a := denial(code, reason, "a")
-	a.Status, a.Message, a.RetryAfter = status, "Told by the configuration.", retryAfter
+	a.Status, a.Message, a.RetryAfter = status, "Text of the configuration.", retryAfter
 	return a
 }
 
-// What an API declares is told to the client as it is declared. A 401 has a challenge, and no status of gRPC is OK.
+// A declared denial reaches the client as it is declared. A 401 has a challenge, and no gRPC status is OK.
 func TestDenialOfAnAPIsOwn(t *testing.T) {
 	for _, c := range []struct {
 		answer           authz.Answer
 		challenge, retry string
 	}{
-		{own(402, "PAYMENT_REQUIRED", "plan_too_small", 0), "", ""},
-		{own(429, "RATE_LIMITED", "quota", 30), "", "30"},
-		{own(418, "TEAPOT", "tea", 0), "", ""},
-		{own(403, "FORBIDDEN", "outside_office_hours", 0), "", ""},
-		{own(401, "UNAUTHORIZED", "device_unknown", 86400), `Bearer realm="keywicket", error="invalid_token"`, "86400"},
-		{own(401, "DEVICE_REQUIRED", "device_unknown", 0), `Bearer realm="keywicket", error="invalid_token"`, ""},
+		{declaredDenial(402, "PAYMENT_REQUIRED", "plan_too_small", 0), "", ""},
+		{declaredDenial(429, "RATE_LIMITED", "quota", 30), "", "30"},
+		{declaredDenial(418, "TEAPOT", "tea", 0), "", ""},
+		{declaredDenial(403, "FORBIDDEN", "outside_office_hours", 0), "", ""},
+		{declaredDenial(401, "UNAUTHORIZED", "device_unknown", 86400), `Bearer realm="keywicket", error="invalid_token"`, "86400"},
+		{declaredDenial(401, "DEVICE_REQUIRED", "device_unknown", 0), `Bearer realm="keywicket", error="invalid_token"`, ""},
 	} {
-		check := written(t, c.answer, false, nil)
+		check := checkedResponse(t, c.answer, false, nil)
 		denied := check.GetDeniedResponse()
 		set := make(map[string]string)
 		for _, h := range denied.GetHeaders() {
@@ -194,7 +194,7 @@ func TestDenialOfAnAPIsOwn(t *testing.T) {
 			set["www-authenticate"] != c.challenge || set["retry-after"] != c.retry {
 			t.Errorf("%s: got %v", c.answer.Code, check)
 		}
-		want := fmt.Sprintf(`{"error":{"code":"%s","reason":"%s","message":"Told by the configuration.","decision_id":"D1"}}`+"\n", c.answer.Code, c.answer.Reason)
+		want := fmt.Sprintf(`{"error":{"code":"%s","reason":"%s","message":"Text of the configuration.","decision_id":"D1"}}`+"\n", c.answer.Code, c.answer.Reason)
 		if denied.GetBody() != want {
 			t.Errorf("body %s, not %s", denied.GetBody(), want)
 		}
@@ -204,7 +204,7 @@ func TestDenialOfAnAPIsOwn(t *testing.T) {
 	}
 }
 
-// Of scopes of which one is needed, the body tells all. The challenge names the first, beside those that are needed.
+// The body lists all scopes of any_of. The challenge lists the first of them, after the required scopes.
 func TestDenialTellsAnyOf(t *testing.T) {
 	for _, c := range []struct {
 		required, anyOf []string
@@ -216,7 +216,7 @@ func TestDenialTellsAnyOf(t *testing.T) {
 	} {
 		answer := denial("FORBIDDEN", "missing_scope", c.required...)
 		answer.AnyOf = c.anyOf
-		denied := written(t, answer, false, nil).GetDeniedResponse()
+		denied := checkedResponse(t, answer, false, nil).GetDeniedResponse()
 		if got := denied.GetHeaders()[1].GetHeader().GetValue(); got != `Bearer error="insufficient_scope", `+c.challenge {
 			t.Errorf("challenge %s", got)
 		}
@@ -226,12 +226,12 @@ func TestDenialTellsAnyOf(t *testing.T) {
 	}
 	answer := denial("WORKSPACE_ACCESS_DENIED", "workspace_required", "a")
 	answer.AnyOf = []string{"b"}
-	if body := written(t, answer, false, nil).GetDeniedResponse().GetBody(); strings.Contains(body, "any_of") {
-		t.Errorf("of another reason: %s", body)
+	if body := checkedResponse(t, answer, false, nil).GetDeniedResponse().GetBody(); strings.Contains(body, "any_of") {
+		t.Errorf("with another reason, the body is %s", body)
 	}
 }
 
-// Each header that the API's policy may set is set or removed, and other spellings of it are removed.
+// Each header that the API's policy may set is set or removed, and its other spellings are removed.
 func TestHeadersOfThePolicy(t *testing.T) {
 	answer := ada
 	answer.UpstreamHeaders = []authz.HeaderValue{{Name: "x-plan", Value: "pro"}, {Name: "x-region"}}
@@ -240,15 +240,15 @@ func TestHeadersOfThePolicy(t *testing.T) {
 	for _, name := range []string{"x-plan", "x_plan", "x.plan", "x-region", "x_region", "x_workspace_slug", "x-planet"} {
 		sent = append(sent, authz.HeaderValue{Name: name, Value: "evil"})
 	}
-	ok := written(t, answer, true, sent).GetOkResponse()
+	ok := checkedResponse(t, answer, true, sent).GetOkResponse()
 	set, removed := headersOf(ok), ok.GetHeadersToRemove()
 	if set["x-plan"] != "pro" || set["x-region"] != "" || set["x-workspace-slug"] != "acme" {
 		t.Errorf("set %v", set)
 	}
-	if want := slices.Concat([]string{"x-keywicket-aal", "x-region"}, overriding, []string{"x.plan", "x_plan", "x_region", "x_workspace_slug"}); !slices.Equal(removed, want) {
+	if want := slices.Concat([]string{"x-keywicket-aal", "x-region"}, overridingHeaders, []string{"x.plan", "x_plan", "x_region", "x_workspace_slug"}); !slices.Equal(removed, want) {
 		t.Errorf("removed %v", removed)
 	}
 	if answer.UpstreamHeaders[1].Name != "x-region" || len(answer.UpstreamHeaders) != 2 {
-		t.Errorf("the answer is changed: %v", answer.UpstreamHeaders)
+		t.Errorf("the answer was modified: %v", answer.UpstreamHeaders)
 	}
 }

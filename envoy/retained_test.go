@@ -19,19 +19,20 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// unknownOrOfAda finds one token, good, as Ada's. All others are unknown.
-type unknownOrOfAda struct{ good authz.Digest }
+// oneTokenSource finds the token with the digest good, which is Ada's. All others are unknown.
+type oneTokenSource struct{ good authz.Digest }
 
-func (s unknownOrOfAda) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+func (s oneTokenSource) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
 	if l.Digest != s.good {
 		return cache.Answer{Found: authz.Found{Denial: authz.ReasonUnknown}, Keys: cache.CredentialKeys(l)}, nil
 	}
-	return source{}.Load(ctx, l)
+	return fakeSource{}.Load(ctx, l)
 }
 
-// Strings of a request are parts of the whole message, in which the token is. What is remembered of a check keeps none of them.
+// Strings of a request are substrings of the whole message, which contains the token. Neither the caches nor the metrics may keep
+// one of them.
 func TestNothingOfAMessageIsKept(t *testing.T) {
-	const n, padding = 2000, 50_000 // together 100 MB
+	const n, padding = 2000, 50_000 // 100 MB in total
 	engine, err := policies.Load(t.Context(), policies.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -41,16 +42,16 @@ func TestNothingOfAMessageIsKept(t *testing.T) {
 		"unknown tokens":               func(i int) string { return fmt.Sprintf("velu_%020d", i) },
 		"one token in many workspaces": func(int) string { return good },
 	} {
-		remembered := newCache(t, unknownOrOfAda{authz.Secret(good).Digest()})
+		cached := newCache(t, oneTokenSource{authz.Secret(good).Digest()})
 		var observed []authz.Answer
 		a, err := authz.New(authz.Config{APIs: map[string]authz.API{"velocity": {
 			Workspace:   authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
 			Credentials: []authz.CredentialFormat{{Kind: authz.KindPersonalKey, Prefix: "velu_"}},
-		}}}, remembered, engine)
+		}}}, cached, engine)
 		if err != nil {
 			t.Fatal(err)
 		}
-		server := envoy.NewServer(envoy.Config{Observe: func(answer authz.Answer) { // as metrics keep it
+		server := envoy.NewServer(envoy.Config{Observe: func(answer authz.Answer) { // like the metrics
 			observed = append(observed, authz.Answer{API: answer.API, Decision: authz.Decision{Code: answer.Code, Reason: answer.Reason}})
 		}}, a, slog.New(slog.DiscardHandler))
 		before := heap()
@@ -77,11 +78,11 @@ func TestNothingOfAMessageIsKept(t *testing.T) {
 	}
 }
 
-// heap is what is in use, in bytes.
+// heap returns the size of the live heap, in bytes.
 func heap() int64 {
 	var m runtime.MemStats
 	runtime.GC()
-	runtime.GC() // what a pool has had
+	runtime.GC() // a sync.Pool frees its objects in the second collection
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }

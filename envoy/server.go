@@ -19,32 +19,33 @@ import (
 )
 
 const (
-	// MaxMessage is how large a CheckRequest may be, in bytes. It holds a request's headers, never its body; Envoy's
-	// max_request_headers_kb should stay below.
+	// MaxMessage is the maximum size of a CheckRequest, in bytes. It holds a request's headers, never its body. Set Envoy's
+	// max_request_headers_kb below it.
 	MaxMessage = 256 << 10
-	// What gRPC takes must be more than Envoy can send: gRPC refuses a larger message before it is counted and logged, and
-	// Envoy may be configured to take that for an allow. Envoy's own limit for headers is 8 MiB.
+	// maxReceived is the maximum size of a message that gRPC accepts, in bytes. It must exceed all that Envoy can send: Envoy's
+	// own limit for headers is 8 MiB. gRPC refuses a larger message before it is counted and logged, and Envoy may be configured
+	// to treat this error as an allow.
 	maxReceived = 16 << 20
-	// Each keeps a stack of 16 KiB, or of 64 KiB once it has evaluated a policy.
+	// Each worker keeps a stack of 16 KiB, or of 64 KiB after it has evaluated a policy.
 	streamWorkers = 64
 	receiveWindow = 1 << 20 // bytes
-	// Envoy pings every 30 s (deploy/envoy); what pings much more often is not Envoy.
+	// Envoy pings every 30 s (deploy/envoy). A client that pings much more often is not Envoy.
 	minPingInterval = 10 * time.Second
 )
 
-// Config of a Server.
+// Config configures a Server.
 type Config struct {
-	// ForwardCredential leaves the Authorization header on an allowed request. Default: it is removed.
+	// ForwardCredential keeps the Authorization header on an allowed request. Default: it is removed.
 	ForwardCredential bool
-	// Drain is how long checks under way may take after the server was told to stop. Default: 5 s.
+	// Drain is how long active checks may take after the context of [Server.Serve] ends. Default: 5 s.
 	Drain time.Duration
-	// AllowSample is how many allows there are to one that is logged at info; the others are logged at debug. 0: all of them.
+	// AllowSample: one of this many allows is logged at info, and the others at debug. 0: all at debug.
 	AllowSample int
-	// Observe is told every answer but one after a panic, for metrics. Default: nobody is.
+	// Observe is called with every answer, except those after a panic, for metrics. Default: none.
 	Observe func(authz.Answer)
 }
 
-// Server is the ext_authz service, with gRPC's health service beside it.
+// Server is the ext_authz service and gRPC's health service.
 type Server struct {
 	config     Config
 	authorizer *authz.Authorizer
@@ -53,7 +54,8 @@ type Server struct {
 	allows     atomic.Uint64
 }
 
-// NewServer fills the configuration's defaults. The log's handler must not keep a record: attributes are used again. The server's health is SERVING until [Server.SetServing] says otherwise.
+// NewServer returns a server, and fills the defaults of its configuration. The log's handler must not retain a record: its
+// attributes are reused. The server's health is SERVING until [Server.SetServing] changes it.
 func NewServer(c Config, a *authz.Authorizer, log *slog.Logger) *Server {
 	if c.Drain == 0 {
 		c.Drain = 5 * time.Second
@@ -64,8 +66,8 @@ func NewServer(c Config, a *authz.Authorizer, log *slog.Logger) *Server {
 	return &Server{config: c, authorizer: a, log: log, health: health.NewServer()}
 }
 
-// SetServing sets what the health service answers: SERVING or NOT_SERVING. A load balancer that asks it sends new checks
-// elsewhere while it is NOT_SERVING. Those that come all the same are answered as before.
+// SetServing sets the status of the health service: SERVING or NOT_SERVING. A load balancer that checks it sends new checks
+// elsewhere while it is NOT_SERVING. Checks that still arrive are answered as before.
 func (s *Server) SetServing(serving bool) {
 	status := healthv1.HealthCheckResponse_NOT_SERVING
 	if serving {
@@ -74,17 +76,18 @@ func (s *Server) SetServing(serving bool) {
 	s.health.SetServingStatus("", status)
 }
 
-// Serve answers on the listener until the context ends. Then its health is NOT_SERVING, it takes no more connections, tells
-// those that there are to go away, and returns nil once the checks under way are answered. It serves once.
+// Serve answers on the listener until the context ends. It then sets its health to NOT_SERVING, accepts no more connections, and
+// asks the clients of existing connections to disconnect. It returns nil when the active checks are answered, or after Drain.
+// Call it only once.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	listener := newListener(l)
 	server := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxReceived),
 		grpc.ForceServerCodecV2(newCodec()),
-		// A goroutine per check would grow its stack anew each time; a worker keeps it. Checks beyond the workers still get
-		// goroutines of their own.
+		// A new goroutine per check would have to grow its stack each time; a worker keeps it. If all workers are busy, checks
+		// still get their own goroutines.
 		grpc.NumStreamWorkers(streamWorkers),
-		// With windows that are large enough gRPC need not find out how large they should be, by pings in both directions.
+		// With large static windows, gRPC does not estimate their size by pings in both directions.
 		grpc.StaticStreamWindowSize(receiveWindow),
 		grpc.StaticConnWindowSize(receiveWindow),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
@@ -96,12 +99,12 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
 		s.health.Shutdown()
-		hard := time.AfterFunc(s.config.Drain, func() {
+		forceStop := time.AfterFunc(s.config.Drain, func() {
 			listener.closeAll()
 			server.Stop()
 		})
-		defer hard.Stop()
-		listener.closeSilent()
+		defer forceStop.Stop()
+		listener.closeUnused()
 		server.GracefulStop()
 	})
 	err := server.Serve(listener)
@@ -112,8 +115,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return err
 }
 
-// answer decides one check, and appends the CheckResponse to b. It never fails: Envoy might be configured to take an error for an
-// allow (failure_mode_allow), but never a denied response.
+// answer decides one check, and appends the CheckResponse to b. It never returns an error: Envoy may be configured to treat an
+// error as an allow (failure_mode_allow), but never a denied response.
 func (s *Server) answer(ctx context.Context, r *request, b []byte) (out []byte) {
 	begin := len(b)
 	defer func() {
@@ -124,10 +127,11 @@ func (s *Server) answer(ctx context.Context, r *request, b []byte) (out []byte) 
 	}()
 	answer, err := s.decide(ctx, r)
 	s.config.Observe(answer)
-	s.record(ctx, r.method, &answer, err)
+	s.logDecision(ctx, r.method, &answer, err)
 	return response(b, &answer, s.config.ForwardCredential, r.header())
 }
 
+// decide returns the answer to a check, and the error to log. The answer is complete in any case.
 func (s *Server) decide(ctx context.Context, r *request) (authz.Answer, error) {
 	if r.size > MaxMessage {
 		return authz.Answer{
@@ -138,54 +142,55 @@ func (s *Server) decide(ctx context.Context, r *request) (authz.Answer, error) {
 	if err := r.read(); err != nil {
 		return authz.Answer{ID: authz.NewID(), Decision: authz.Unavailable}, err
 	}
-	limited := withLimit(ctx)
-	defer limited.cancel()
-	answer, err := s.authorizer.Check(limited, r.forAuthorizer(ctx))
+	checkCtx := withLimit(ctx)
+	defer checkCtx.cancel()
+	answer, err := s.authorizer.Check(checkCtx, r.authzRequest(ctx))
 	if err == nil {
-		if err = expressible(&answer); err != nil {
+		if err = checkHeaderValues(&answer); err != nil {
 			answer = authz.Answer{ID: answer.ID, API: answer.API, Decision: authz.Unavailable}
 		}
 	}
 	return answer, err
 }
 
-// sampled picks the first allow, and then one of every AllowSample.
-func (s *Server) sampled() bool {
+// sampleAllow reports whether to log this allow at info: the first one, and then one of every AllowSample.
+func (s *Server) sampleAllow() bool {
 	n := uint64(max(0, s.config.AllowSample))
 	return n > 0 && s.allows.Add(1)%n == 1%n
 }
 
-// record logs the pattern of the route, not the path: a path is the client's own text.
-func (s *Server) record(ctx context.Context, method string, answer *authz.Answer, cause error) {
+// logDecision logs an answer. It logs the pattern of the route, not the path: the client chooses the text of a path.
+func (s *Server) logDecision(ctx context.Context, method string, answer *authz.Answer, cause error) {
 	level := slog.LevelInfo
 	switch {
 	case cause != nil:
 		level = slog.LevelError
-	case answer.Allow && !s.sampled():
+	case answer.Allow && !s.sampleAllow():
 		level = slog.LevelDebug
 	}
 	if !s.log.Enabled(ctx, level) {
 		return
 	}
-	attributes := lineAttributes.Get().(*[]slog.Attr) //nolint:forcetypeassert // the pool holds nothing else
-	defer lineAttributes.Put(attributes)
-	line := appendLine((*attributes)[:0], method, answer)
+	attributes := attributePool.Get().(*[]slog.Attr) //nolint:forcetypeassert // the pool holds nothing else
+	defer attributePool.Put(attributes)
+	line := appendLogAttributes((*attributes)[:0], method, answer)
 	if cause != nil {
 		line = append(line, slog.Any("error", cause))
 	}
 	*attributes = line
-	// A handler writes the attributes of a group without a name as if they were the record's own. The record itself has room for a
-	// few, and would allocate for more. The logger's methods would look up the caller's place in the source.
+	// A handler writes the attributes of a group without a name as if they were the record's own. A record itself has space for a
+	// few attributes, and would allocate memory for more. The methods of the logger would look up the source position of the
+	// caller.
 	record := slog.NewRecord(time.Now(), level, "decision", 0)
 	record.AddAttrs(slog.Attr{Value: slog.GroupValue(line...)})
 	_ = s.log.Handler().Handle(ctx, record)
 }
 
-// lineAttributes are kept from one line of the log to the next.
-var lineAttributes = sync.Pool{New: func() any { return new([]slog.Attr) }}
+// attributePool holds slices of attributes for reuse by the next log line.
+var attributePool = sync.Pool{New: func() any { return new([]slog.Attr) }}
 
-// appendLine appends what the log tells of an answer.
-func appendLine(line []slog.Attr, method string, answer *authz.Answer) []slog.Attr {
+// appendLogAttributes appends the log attributes of an answer.
+func appendLogAttributes(line []slog.Attr, method string, answer *authz.Answer) []slog.Attr {
 	line = append(line,
 		slog.String("decision_id", answer.ID),
 		slog.String("api", answer.API),

@@ -23,7 +23,8 @@ import (
 	"github.com/keywicket/keywicket/internal/record"
 )
 
-// lookup and decide stand for what can go wrong behind the server; the real ones are in test/.
+// lookup and decide replace the directory and the policy, so that a test can make them fail. Tests with the real ones are in
+// test/.
 type lookup func(context.Context, authz.Lookup) (authz.Found, error)
 
 func (f lookup) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) { return f(ctx, l) }
@@ -48,7 +49,7 @@ func principalsOnly(in authz.Input) authz.Decision {
 	return authz.Decision{Code: authz.CodeUnauthorized, Reason: in.Denial}
 }
 
-type running struct {
+type runningServer struct {
 	server  *envoy.Server
 	client  authv3.AuthorizationClient
 	health  healthv1.HealthClient
@@ -58,7 +59,7 @@ type running struct {
 	stopped chan error
 }
 
-func serve(t *testing.T, c envoy.Config, l lookup, d decide) *running {
+func serve(t *testing.T, c envoy.Config, l lookup, d decide) *runningServer {
 	t.Helper()
 	a, err := authz.New(authz.Config{APIs: map[string]authz.API{"velaflows": {
 		Workspace:   authz.WorkspaceHeader{Header: "x-workspace-id", By: authz.ByID},
@@ -71,7 +72,7 @@ func serve(t *testing.T, c envoy.Config, l lookup, d decide) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &running{log: &record.Log{}, address: listener.Addr().String(), stopped: make(chan error, 1)}
+	r := &runningServer{log: &record.Log{}, address: listener.Addr().String(), stopped: make(chan error, 1)}
 	log := slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
@@ -88,7 +89,7 @@ func serve(t *testing.T, c envoy.Config, l lookup, d decide) *running {
 
 const key = "sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0"
 
-func raw(headers ...[2]string) *authv3.CheckRequest {
+func requestWithHeaders(headers ...[2]string) *authv3.CheckRequest {
 	m := &corev3.HeaderMap{}
 	for _, h := range headers {
 		m.Headers = append(m.Headers, &corev3.HeaderValue{Key: h[0], RawValue: []byte(h[1])})
@@ -103,9 +104,9 @@ func checkRequest(http *authv3.AttributeContext_HttpRequest) *authv3.CheckReques
 	}}
 }
 
-var good = raw([2]string{"authorization", "Bearer " + key})
+var good = requestWithHeaders([2]string{"authorization", "Bearer " + key})
 
-func check(t *testing.T, r *running, request *authv3.CheckRequest) *authv3.CheckResponse {
+func check(t *testing.T, r *runningServer, request *authv3.CheckRequest) *authv3.CheckResponse {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -124,16 +125,16 @@ func TestCheck(t *testing.T) {
 		want    codes.Code
 	}{
 		"raw headers":          {good, codes.OK},
-		"name in capitals":     {raw([2]string{"Authorization", "Bearer " + key}), codes.OK},
-		"repeated":             {raw(authorization, authorization), codes.Unauthenticated},
-		"repeated, both cases": {raw(authorization, [2]string{"AUTHORIZATION", "Bearer " + key}), codes.Unauthenticated},
-		"cooked headers": {checkRequest(&authv3.AttributeContext_HttpRequest{
+		"name in capitals":     {requestWithHeaders([2]string{"Authorization", "Bearer " + key}), codes.OK},
+		"repeated":             {requestWithHeaders(authorization, authorization), codes.Unauthenticated},
+		"repeated, both cases": {requestWithHeaders(authorization, [2]string{"AUTHORIZATION", "Bearer " + key}), codes.Unauthenticated},
+		"joined headers": {checkRequest(&authv3.AttributeContext_HttpRequest{
 			Method: "GET", Path: "/thing", Headers: map[string]string{"authorization": "Bearer " + key},
 		}), codes.OK},
-		"none":       {raw(), codes.Unauthenticated},
+		"none":       {requestWithHeaders(), codes.Unauthenticated},
 		"nothing":    {&authv3.CheckRequest{}, codes.Unavailable},
 		"no HTTP":    {checkRequest(nil), codes.Unauthenticated},
-		"over 8 bit": {raw([2]string{"authorization", "Bearer " + key + "\xff"}), codes.Unauthenticated},
+		"over 8 bit": {requestWithHeaders([2]string{"authorization", "Bearer " + key + "\xff"}), codes.Unauthenticated},
 	} {
 		if got := check(t, r, c.request); codes.Code(got.GetStatus().GetCode()) != c.want {
 			t.Errorf("%s: got %v", name, got)
@@ -141,7 +142,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// Each of these must come out as a denied response of 503: an RPC error is an allow where failure_mode_allow is set.
+// Each of these must give a denied response of 503: with failure_mode_allow, Envoy treats an RPC error as an allow.
 func TestWhateverGoesWrongIsADenied503(t *testing.T) {
 	hang := func(ctx context.Context, _ authz.Lookup) (authz.Found, error) {
 		<-ctx.Done()
@@ -152,7 +153,7 @@ func TestWhateverGoesWrongIsADenied503(t *testing.T) {
 		f.Principal.UserID = "ada\r\nx-admin: 1"
 		return f, err
 	}
-	for name, r := range map[string]*running{
+	for name, r := range map[string]*runningServer{
 		"error": serve(t, envoy.Config{}, func(context.Context, authz.Lookup) (authz.Found, error) {
 			return authz.Found{}, errors.New("connection refused")
 		}, principalsOnly),
@@ -193,7 +194,7 @@ func TestAllowsAreSampled(t *testing.T) {
 		r := serve(t, envoy.Config{AllowSample: sample}, found, principalsOnly)
 		for range 9 {
 			check(t, r, good)
-			check(t, r, raw())
+			check(t, r, requestWithHeaders())
 		}
 		if got := strings.Count(r.log.String(), `"level":"INFO"`); got != want+9 {
 			t.Errorf("1 in %d: %d of 9 allows and 9 denials are logged at info, want %d and 9", sample, got, want)
@@ -208,7 +209,7 @@ func TestEveryAnswerIsObserved(t *testing.T) {
 	observed := make(chan authz.Answer, 2)
 	r := serve(t, envoy.Config{Observe: func(a authz.Answer) { observed <- a }}, found, principalsOnly)
 	check(t, r, good)
-	check(t, r, raw())
+	check(t, r, requestWithHeaders())
 	if a := <-observed; !a.Allow {
 		t.Errorf("got %+v", a)
 	}
@@ -217,14 +218,14 @@ func TestEveryAnswerIsObserved(t *testing.T) {
 	}
 }
 
-// Whatever is too large in a message, up to what Envoy can be configured to send, it is denied, counted and logged. A
-// message of the largest size that is checked is checked.
+// A message over the limit is denied, counted and logged, for any large field, up to the maximum that Envoy can be configured to
+// send. A message of the maximum size is checked.
 func TestMessageOverTheLimitIsDenied(t *testing.T) {
 	observed := make(chan authz.Answer, 1)
 	r := serve(t, envoy.Config{Observe: func(a authz.Answer) { observed <- a }}, found, principalsOnly)
 	authorization := [2]string{"authorization", "Bearer " + key}
 	fill := func(n int) *authv3.CheckRequest {
-		return raw(authorization, [2]string{"x-filler", strings.Repeat("a", n)})
+		return requestWithHeaders(authorization, [2]string{"x-filler", strings.Repeat("a", n)})
 	}
 	largest := fill(envoy.MaxMessage - 400)
 	for proto.Size(largest) < envoy.MaxMessage {
@@ -240,8 +241,8 @@ func TestMessageOverTheLimitIsDenied(t *testing.T) {
 	}{
 		"the largest":       {largest, false},
 		"a byte more":       {fill(len(largest.GetAttributes().GetRequest().GetHttp().GetHeaderMap().GetHeaders()[1].GetRawValue()) + 1), true},
-		"a long credential": {raw([2]string{"authorization", "Bearer " + strings.Repeat("a", 1<<20)}), true},
-		"many headers":      {raw(append(many, authorization)...), true},
+		"a long credential": {requestWithHeaders([2]string{"authorization", "Bearer " + strings.Repeat("a", 1<<20)}), true},
+		"many headers":      {requestWithHeaders(append(many, authorization)...), true},
 		"a long path":       {checkRequest(&authv3.AttributeContext_HttpRequest{Method: "GET", Path: "/" + strings.Repeat("a", 1<<20)}), true},
 		"a long method":     {checkRequest(&authv3.AttributeContext_HttpRequest{Method: strings.Repeat("A", 1<<20), Path: "/thing"}), true},
 		"a body":            {checkRequest(&authv3.AttributeContext_HttpRequest{Method: "GET", Path: "/thing", RawBody: make([]byte, 1<<20)}), true},
@@ -266,7 +267,7 @@ func TestMessageOverTheLimitIsDenied(t *testing.T) {
 	}
 }
 
-// A load balancer sends its checks elsewhere, but not all of them know, and not at once.
+// Not all load balancers read the health, and none reacts at once. So the server still answers.
 func TestServerThatIsNotServingAnswers(t *testing.T) {
 	r := serve(t, envoy.Config{}, found, principalsOnly)
 	for _, c := range []struct {
@@ -307,7 +308,7 @@ func TestStopDrains(t *testing.T) {
 	r.stop()
 	for h, err := watch.Recv(); h.GetStatus() != healthv1.HealthCheckResponse_NOT_SERVING; h, err = watch.Recv() {
 		if err != nil {
-			t.Fatalf("while it drains, it does not say so: %v", err)
+			t.Fatalf("while it drains, its health is not NOT_SERVING: %v", err)
 		}
 	}
 	unwatch() // the server waits for this stream too
@@ -320,7 +321,7 @@ func TestStopDrains(t *testing.T) {
 	}
 }
 
-// Whatever the directory says, there is an answer and not an RPC error, which a mesh may let through.
+// Any value from the directory gives an answer, not an RPC error, which a mesh may treat as an allow.
 func TestIdentityThatCannotBeSaidIsADenied503(t *testing.T) {
 	for _, id := range []string{"jos\xe9", "a\r\nb"} {
 		r := serve(t, envoy.Config{}, func(ctx context.Context, l authz.Lookup) (authz.Found, error) {
@@ -343,29 +344,29 @@ func TestIdentityThatCannotBeSaidIsADenied503(t *testing.T) {
 	}
 }
 
-// A PEP that sends headers in both forms is taken at the raw ones, which are apart.
+// If a PEP sends headers in both forms, the raw ones apply: they have one entry per value.
 func TestRawHeadersGoBeforeJoinedOnes(t *testing.T) {
 	r := serve(t, envoy.Config{}, found, principalsOnly)
-	q := raw([2]string{"x-else", "1"})
+	q := requestWithHeaders([2]string{"x-else", "1"})
 	q.Attributes.Request.Http.Headers = map[string]string{"authorization": "Bearer " + key}
 	if got := check(t, r, q).GetDeniedResponse().GetStatus().GetCode(); got != 401 {
 		t.Errorf("got %d", got)
 	}
 }
 
-// gRPC itself waits for them for two minutes.
+// gRPC itself waits two minutes for such connections.
 func TestStopDoesNotWaitForConnectionsThatSayNothing(t *testing.T) {
-	for said, drain := range map[string]time.Duration{"": time.Hour, "PRI * HT": 10 * time.Millisecond} {
+	for sent, drain := range map[string]time.Duration{"": time.Hour, "PRI * HT": 10 * time.Millisecond} {
 		r := serve(t, envoy.Config{Drain: drain}, found, principalsOnly)
 		c, err := net.Dial("tcp", r.address)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer func() { _ = c.Close() }()
-		if _, err := c.Write([]byte(said)); err != nil {
+		if _, err := c.Write([]byte(sent)); err != nil {
 			t.Fatal(err)
 		}
-		check(t, r, good) // which was accepted later
+		check(t, r, good) // accepted after c, so c has been accepted too
 		r.stop()
 		select {
 		case err := <-r.stopped:
@@ -373,7 +374,7 @@ func TestStopDoesNotWaitForConnectionsThatSayNothing(t *testing.T) {
 				t.Errorf("Serve returned %v", err)
 			}
 		case <-time.After(time.Minute):
-			t.Fatalf("the server waits for a connection that has said %q", said)
+			t.Fatalf("the server waits for a connection that has sent %q", sent)
 		}
 	}
 }
@@ -401,22 +402,22 @@ func TestStopDoesNotWaitForever(t *testing.T) {
 	}
 }
 
-// The client's address is what Envoy's configuration has the metadata say; without it, the connection's other end. No header
-// of a request says it.
+// The client's address comes from the metadata that Envoy's configuration sets; without it, from the peer address of the
+// connection. It never comes from a header of the request.
 func TestSourceOfARequest(t *testing.T) {
 	var seen authz.Source
 	r := serve(t, envoy.Config{}, found, func(in authz.Input) authz.Decision { seen = in.Source; return principalsOnly(in) })
-	const told = "x-keywicket-client-address"
+	const metadataKey = "x-keywicket-client-address"
 	for name, c := range map[string]struct {
 		metadata []string
 		want     string
 	}{
-		"not told":        {nil, "10.0.0.1"},
-		"told":            {[]string{told, "203.0.113.7"}, "203.0.113.7"},
-		"told twice":      {[]string{told, "203.0.113.7", told, "203.0.113.8"}, ""},
-		"told as nothing": {[]string{told, "-"}, ""},
+		"absent":         {nil, "10.0.0.1"},
+		"one value":      {[]string{metadataKey, "203.0.113.7"}, "203.0.113.7"},
+		"two values":     {[]string{metadataKey, "203.0.113.7", metadataKey, "203.0.113.8"}, ""},
+		"not an address": {[]string{metadataKey, "-"}, ""},
 	} {
-		request := raw([2]string{"authorization", "Bearer " + key}, [2]string{told, "6.6.6.6"}, [2]string{"x-forwarded-for", "6.6.6.6"})
+		request := requestWithHeaders([2]string{"authorization", "Bearer " + key}, [2]string{metadataKey, "6.6.6.6"}, [2]string{"x-forwarded-for", "6.6.6.6"})
 		request.Attributes.Source = &authv3.AttributeContext_Peer{
 			Principal: "spiffe://acme/billing",
 			Address: &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
@@ -427,12 +428,12 @@ func TestSourceOfARequest(t *testing.T) {
 		response, err := r.client.Check(ctx, request)
 		cancel()
 		if err != nil || response.GetOkResponse() == nil || seen.Address != c.want || seen.Principal != "spiffe://acme/billing" {
-			t.Errorf("%s: %v %v, the policy saw %+v", name, response, err, seen)
+			t.Errorf("%s: %v %v, the policy read %+v", name, response, err, seen)
 		}
 	}
 }
 
-// A header that the API has not declared is a 503, whose cause is in the log and nowhere else. The value is in neither.
+// An undeclared header or denial is a 503. Its cause is only in the log. The value of the header is in neither.
 func TestUndeclaredAnswerIsADenied503(t *testing.T) {
 	for name, c := range map[string]struct {
 		decision authz.Decision

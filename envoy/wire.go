@@ -16,62 +16,63 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// This file reads a CheckRequest from its bytes. A check needs a tenth of what is in the message, and making objects of all
-// of it would cost more than the decision. What is read, and what is refused, is what proto.Unmarshal reads and refuses
-// (reference_test.go compares them).
+// This file reads a CheckRequest from its wire format. A check needs a tenth of the message, and objects for all of it would cost
+// more than the decision. The values, and the errors for malformed messages, are those of proto.Unmarshal (reference_test.go
+// compares them).
 
 // apiExtension is the key of the context extension that names the API of a virtual host or a route.
 const apiExtension = "api"
 
-// clientAddress is the key of the gRPC metadata in which Envoy sends the client's address. Envoy's configuration sets it
-// (initial_metadata in deploy/envoy), and nothing that a client sends becomes metadata of a check. The CheckRequest itself
-// has the connection's other end alone, which is a load balancer's where one stands in front of Envoy.
-const clientAddress = "x-keywicket-client-address"
+// clientAddressKey is the key of the gRPC metadata in which Envoy sends the client's address. Envoy's configuration sets it
+// (initial_metadata in deploy/envoy). A client cannot set it: Envoy copies no header of a request to this metadata. The
+// CheckRequest itself holds only the peer address of the connection. With a load balancer in front of Envoy, this is the load
+// balancer's address.
+const clientAddressKey = "x-keywicket-client-address"
 
-// request is what a check reads of a CheckRequest. What is missing stays empty, and matches nothing. All strings are parts
-// of one copy of the message, so that none of them is in memory that gRPC uses again.
+// request holds the fields of a CheckRequest that a check reads. Absent fields stay empty; no route matches an empty value. All
+// strings are substrings of one copy of the message, so that none refers to memory that gRPC reuses.
 type request struct {
-	method, path, host     string
-	raw, joined            authz.Fields // headers: as they came, or without encode_raw_headers
-	extensions             authz.Fields
-	address                string // of the connection's other end
-	addressed              protowire.Number
-	principal, certificate string
+	method, path, host        string
+	rawHeaders, joinedHeaders authz.Fields // headers: one entry per value; or without encode_raw_headers, joined by commas
+	extensions                authz.Fields
+	address                   string           // peer address of the connection
+	addressForm               protowire.Number // field number of the form in which the address was sent
+	principal, certificate    string
 
 	message string // empty if it is too large
-	size    int    // of the message
+	size    int    // size of the message in bytes
 
-	key, value, rawValue string // of the map's entry or the header that is being read
+	key, value, rawValue string // of the map entry or the header that is being read
 }
 
-// reset forgets the request, and keeps the room for the next one, if it is not much.
+// reset clears the request, and keeps small slices for the next one.
 func (r *request) reset() {
-	emptied := func(f authz.Fields) authz.Fields {
-		const most = 256 // fields
-		if cap(f) > most {
+	emptySlice := func(f authz.Fields) authz.Fields {
+		const maxReused = 256 // fields
+		if cap(f) > maxReused {
 			return nil
 		}
 		clear(f)
 		return f[:0]
 	}
-	*r = request{raw: emptied(r.raw), joined: emptied(r.joined), extensions: emptied(r.extensions)}
+	*r = request{rawHeaders: emptySlice(r.rawHeaders), joinedHeaders: emptySlice(r.joinedHeaders), extensions: emptySlice(r.extensions)}
 }
 
-// read reads the CheckRequest.
+// read parses the message into the other fields.
 func (r *request) read() error {
-	err := each(r.message, protowire.DefaultRecursionLimit, r.readCheck)
-	r.extensions, r.joined = asMap(r.extensions), asMap(r.joined)
-	for i := range r.joined {
-		r.joined[i].Name = strings.ToLower(r.joined[i].Name)
+	err := eachField(r.message, protowire.DefaultRecursionLimit, r.readCheck)
+	r.extensions, r.joinedHeaders = lastValues(r.extensions), lastValues(r.joinedHeaders)
+	for i := range r.joinedHeaders {
+		r.joinedHeaders[i].Name = strings.ToLower(r.joinedHeaders[i].Name)
 	}
 	return err
 }
 
-// The numbers of fields are those of attribute_context.proto, external_auth.proto, address.proto and base.proto of Envoy.
+// The field numbers are those of attribute_context.proto, external_auth.proto, address.proto and base.proto of Envoy.
 
 func (r *request) readCheck(number protowire.Number, value string, depth int) error {
 	if number == 1 {
-		return each(value, depth, r.readAttributes)
+		return eachField(value, depth, r.readAttributes)
 	}
 	return nil
 }
@@ -79,51 +80,51 @@ func (r *request) readCheck(number protowire.Number, value string, depth int) er
 func (r *request) readAttributes(number protowire.Number, value string, depth int) error {
 	switch number {
 	case 1:
-		return each(value, depth, r.readSource)
+		return eachField(value, depth, r.readSource)
 	case 4:
-		return each(value, depth, r.readRequest)
+		return eachField(value, depth, r.readRequest)
 	case 10:
-		return r.readEntry(&r.extensions, value, depth)
+		return r.readMapEntry(&r.extensions, value, depth)
 	}
-	return shapes.attributes.skip(number, value, depth)
+	return schemas.attributes.validate(number, value, depth)
 }
 
 func (r *request) readSource(number protowire.Number, value string, depth int) error {
 	switch number {
 	case 1:
-		return each(value, depth, r.readAddress)
+		return eachField(value, depth, r.readAddress)
 	case 4:
 		r.principal = value
 	case 5:
 		r.certificate = value
 	}
-	return shapes.peer.skip(number, value, depth)
+	return schemas.peer.validate(number, value, depth)
 }
 
-// readAddress takes the address of a socket. Address has one of three forms, and the last one counts.
+// readAddress reads the address of a socket. An Address has one of three forms; if it has several, the last one applies.
 func (r *request) readAddress(number protowire.Number, value string, depth int) error {
 	if number < 1 || number > 3 {
 		return nil
 	}
-	if number != r.addressed {
-		r.addressed, r.address = number, ""
+	if number != r.addressForm {
+		r.addressForm, r.address = number, ""
 	}
 	if number > 1 {
-		return shapes.address.skip(number, value, depth)
+		return schemas.address.validate(number, value, depth)
 	}
-	return each(value, depth, func(number protowire.Number, value string, depth int) error {
+	return eachField(value, depth, func(number protowire.Number, value string, depth int) error {
 		if number == 2 {
 			r.address = value
 		}
-		return shapes.socket.skip(number, value, depth)
+		return schemas.socket.validate(number, value, depth)
 	})
 }
 
 func (r *request) readRequest(number protowire.Number, value string, depth int) error {
 	if number == 2 {
-		return each(value, depth, r.readHTTP)
+		return eachField(value, depth, r.readHTTP)
 	}
-	return shapes.request.skip(number, value, depth)
+	return schemas.request.validate(number, value, depth)
 }
 
 func (r *request) readHTTP(number protowire.Number, value string, depth int) error {
@@ -131,29 +132,29 @@ func (r *request) readHTTP(number protowire.Number, value string, depth int) err
 	case 2:
 		r.method = value
 	case 3:
-		return r.readEntry(&r.joined, value, depth)
+		return r.readMapEntry(&r.joinedHeaders, value, depth)
 	case 4:
 		r.path = value
 	case 5:
 		r.host = value
 	case 13:
-		return each(value, depth, func(number protowire.Number, value string, depth int) error {
+		return eachField(value, depth, func(number protowire.Number, value string, depth int) error {
 			if number != 1 {
 				return nil
 			}
 			r.key, r.value, r.rawValue = "", "", ""
-			err := each(value, depth, r.readPair)
+			err := eachField(value, depth, r.readPair)
 			if r.rawValue != "" {
 				r.value = r.rawValue
 			}
-			r.raw = append(r.raw, authz.HeaderValue{Name: strings.ToLower(r.key), Value: r.value})
+			r.rawHeaders = append(r.rawHeaders, authz.HeaderValue{Name: strings.ToLower(r.key), Value: r.value})
 			return err
 		})
 	}
-	return shapes.http.skip(number, value, depth)
+	return schemas.http.validate(number, value, depth)
 }
 
-// readPair reads a header, or an entry of a map of texts, which has no raw value.
+// readPair reads a header, or an entry of a map of strings, which has no raw value.
 func (r *request) readPair(number protowire.Number, value string, _ int) error {
 	switch number {
 	case 1:
@@ -166,37 +167,37 @@ func (r *request) readPair(number protowire.Number, value string, _ int) error {
 	default:
 		return nil
 	}
-	return valid(value)
+	return checkUTF8(value)
 }
 
-// readEntry reads an entry of a map.
-func (r *request) readEntry(to *authz.Fields, entry string, depth int) error {
+// readMapEntry appends an entry of a map of strings.
+func (r *request) readMapEntry(to *authz.Fields, entry string, depth int) error {
 	r.key, r.value = "", ""
-	err := each(entry, depth, r.readPair)
+	err := eachField(entry, depth, r.readPair)
 	*to = append(*to, authz.HeaderValue{Name: r.key, Value: r.value})
 	return err
 }
 
-// asMap keeps the last value of each name, as a map does.
-func asMap(fields authz.Fields) authz.Fields {
+// lastValues returns the last value of each name, as a map has it. It reuses the memory of fields.
+func lastValues(fields authz.Fields) authz.Fields {
 	const few = 32
-	var places map[string]int // of many; few are searched
+	var index map[string]int // nil for a few fields, which are searched linearly
 	if len(fields) > few {
-		places = make(map[string]int, len(fields))
+		index = make(map[string]int, len(fields))
 	}
 	kept := fields[:0]
 	for _, f := range fields {
-		i, there := places[f.Name]
-		if places == nil {
+		i, found := index[f.Name]
+		if index == nil {
 			i = slices.IndexFunc(kept, func(k authz.HeaderValue) bool { return k.Name == f.Name })
-			there = i >= 0
+			found = i >= 0
 		}
-		if there {
+		if found {
 			kept[i].Value = f.Value
 			continue
 		}
-		if places != nil {
-			places[f.Name] = len(kept)
+		if index != nil {
+			index[f.Name] = len(kept)
 		}
 		kept = append(kept, f)
 	}
@@ -204,18 +205,18 @@ func asMap(fields authz.Fields) authz.Fields {
 	return kept
 }
 
-// header has every value of a repeated header on its own, as long as Envoy has encode_raw_headers: without it Envoy
-// joins them by commas, which no credential and no workspace reference holds. Names are in lower case, as Envoy sends them;
-// another PEP may not.
+// header returns the headers. If Envoy has encode_raw_headers, a repeated header has one entry per value. Otherwise Envoy joins
+// the values with commas; no credential and no workspace reference contains a comma. Names are in lower case. Envoy sends them
+// so, and another PEP may not.
 func (r *request) header() authz.Fields {
-	if len(r.raw) > 0 {
-		return r.raw
+	if len(r.rawHeaders) > 0 {
+		return r.rawHeaders
 	}
-	return r.joined
+	return r.joinedHeaders
 }
 
-// forAuthorizer is the request as package authz has it.
-func (r *request) forAuthorizer(ctx context.Context) authz.Request {
+// authzRequest returns the request in the form of package authz.
+func (r *request) authzRequest(ctx context.Context) authz.Request {
 	api, _ := r.extensions.Get(apiExtension)
 	return authz.Request{
 		API:     api,
@@ -224,14 +225,14 @@ func (r *request) forAuthorizer(ctx context.Context) authz.Request {
 		Host:    r.host,
 		Header:  r.header(),
 		Context: r.extensions,
-		Source:  authz.Connection{Address: r.client(ctx), Principal: r.principal, Certificate: r.certificate},
+		Source:  authz.Connection{Address: r.clientAddress(ctx), Principal: r.principal, Certificate: r.certificate},
 	}
 }
 
-// client returns the client's address from the metadata, and nothing where there are several. Without metadata it is the address
-// of the connection's other end.
-func (r *request) client(ctx context.Context) string {
-	switch values := metadata.ValueFromIncomingContext(ctx, clientAddress); len(values) {
+// clientAddress returns the client's address from the metadata, or "" if there are several. Without metadata it returns the peer
+// address of the connection.
+func (r *request) clientAddress(ctx context.Context) string {
+	switch values := metadata.ValueFromIncomingContext(ctx, clientAddressKey); len(values) {
 	case 0:
 		return r.address
 	case 1:
@@ -242,14 +243,13 @@ func (r *request) client(ctx context.Context) string {
 
 var (
 	errMalformed = errors.New("the CheckRequest is malformed")
-	errText      = errors.New("the CheckRequest has a text that is not UTF-8")
+	errText      = errors.New("the CheckRequest has a string that is not UTF-8")
 	errDepth     = errors.New("the CheckRequest is nested too deeply")
 )
 
-// each calls read for every field of a message that has a length. The others, numbers and unknown groups, are skipped, also
-// where a field should be of another type: this is how proto.Unmarshal treats them. depth is how many levels of messages there
-// may be; read gets what is left.
-func each(message string, depth int, read func(number protowire.Number, value string, depth int) error) error {
+// eachField calls read for every field that has a length. It skips numbers and unknown groups, also if a field should have
+// another type: proto.Unmarshal does the same. depth is the maximum number of levels of messages; read gets the remaining number.
+func eachField(message string, depth int, read func(number protowire.Number, value string, depth int) error) error {
 	depth--
 	if depth < 0 {
 		return errDepth
@@ -262,7 +262,7 @@ func each(message string, depth int, read func(number protowire.Number, value st
 		message = message[n:]
 		number := protowire.Number(tag >> 3) //nolint:gosec // at most MaxValidNumber
 		if kind := protowire.Type(tag & 7); kind != protowire.BytesType {
-			if n = length(number, kind, message); n < 0 {
+			if n = valueLength(number, kind, message); n < 0 {
 				return errMalformed
 			}
 			message = message[n:]
@@ -298,8 +298,9 @@ func varint(s string) (value uint64, n int) {
 	return 0, -1
 }
 
-// length is how many bytes a field's value has that is no text, bytes or message; negative for a malformed one.
-func length(number protowire.Number, kind protowire.Type, message string) int {
+// valueLength returns the number of bytes of a field's value that is not a string, bytes or a message; negative if it is
+// malformed.
+func valueLength(number protowire.Number, kind protowire.Type, message string) int {
 	n := -1
 	switch kind {
 	case protowire.VarintType:
@@ -309,7 +310,7 @@ func length(number protowire.Number, kind protowire.Type, message string) int {
 	case protowire.Fixed64Type:
 		n = 8
 	case protowire.StartGroupType:
-		n = group(number, message)
+		n = groupLength(number, message)
 	}
 	if n > len(message) {
 		return -1
@@ -317,11 +318,11 @@ func length(number protowire.Number, kind protowire.Type, message string) int {
 	return n
 }
 
-// group is how many bytes a group has, with its end; negative for a malformed one.
-func group(number protowire.Number, message string) int {
-	begun := []protowire.Number{number} // and not ended
+// groupLength returns the number of bytes of a group, including its end tag; negative if it is malformed.
+func groupLength(number protowire.Number, message string) int {
+	open := []protowire.Number{number} // field numbers of the groups that have not ended
 	at := 0
-	for len(begun) > 0 {
+	for len(open) > 0 {
 		tag, n := varint(message[at:])
 		if n < 0 || tag>>3 < uint64(protowire.MinValidNumber) || tag>>3 > math.MaxInt32 {
 			return -1
@@ -330,14 +331,14 @@ func group(number protowire.Number, message string) int {
 		number := protowire.Number(tag >> 3) //nolint:gosec // at most MaxInt32
 		switch kind := protowire.Type(tag & 7); kind {
 		case protowire.StartGroupType:
-			if begun = append(begun, number); len(begun) > protowire.DefaultRecursionLimit+1 {
+			if open = append(open, number); len(open) > protowire.DefaultRecursionLimit+1 {
 				return -1
 			}
 		case protowire.EndGroupType:
-			if number != begun[len(begun)-1] {
+			if number != open[len(open)-1] {
 				return -1
 			}
-			begun = begun[:len(begun)-1]
+			open = open[:len(open)-1]
 		case protowire.BytesType:
 			size, n := varint(message[at:])
 			if n < 0 || size > uint64(len(message)-at-n) {
@@ -345,7 +346,7 @@ func group(number protowire.Number, message string) int {
 			}
 			at += n + int(size) //nolint:gosec // at most the message's length
 		default:
-			if n = length(number, kind, message[at:]); n < 0 {
+			if n = valueLength(number, kind, message[at:]); n < 0 {
 				return -1
 			}
 			at += n
@@ -354,29 +355,30 @@ func group(number protowire.Number, message string) int {
 	return at
 }
 
-func valid(text string) error {
+// checkUTF8 returns errText if the text is not UTF-8.
+func checkUTF8(text string) error {
 	if !utf8.ValidString(text) {
 		return errText
 	}
 	return nil
 }
 
-// shape tells which fields of a message hold texts or messages. Those that a check does not read are looked at by it, so that a
-// message is refused that proto.Unmarshal would refuse.
-type shape struct {
-	fields []fieldShape // by number
+// schema describes which fields of a message hold strings or messages. It validates the fields that a check does not read, so
+// that read refuses the same messages as proto.Unmarshal.
+type schema struct {
+	fields []fieldSchema // by field number
 }
 
-type fieldShape struct {
+type fieldSchema struct {
 	text    bool
-	message *shape
+	message *schema
 }
 
-// shapes are those of messages of which some fields are read.
-var shapes = func() (s struct{ attributes, peer, address, socket, request, http *shape }) {
-	known := make(map[protoreflect.FullName]*shape)
-	of := func(m interface{ ProtoReflect() protoreflect.Message }) *shape {
-		return newShape(m.ProtoReflect().Descriptor(), known)
+// schemas are the schemas of the messages of which a check reads some fields.
+var schemas = func() (s struct{ attributes, peer, address, socket, request, http *schema }) {
+	known := make(map[protoreflect.FullName]*schema)
+	of := func(m interface{ ProtoReflect() protoreflect.Message }) *schema {
+		return newSchema(m.ProtoReflect().Descriptor(), known)
 	}
 	s.attributes = of(&authv3.AttributeContext{})
 	s.peer = of(&authv3.AttributeContext_Peer{})
@@ -387,40 +389,40 @@ var shapes = func() (s struct{ attributes, peer, address, socket, request, http 
 	return s
 }()
 
-func newShape(d protoreflect.MessageDescriptor, known map[protoreflect.FullName]*shape) *shape {
+func newSchema(d protoreflect.MessageDescriptor, known map[protoreflect.FullName]*schema) *schema {
 	if s, ok := known[d.FullName()]; ok {
 		return s
 	}
-	s := &shape{}
+	s := &schema{}
 	known[d.FullName()] = s
 	for i := range d.Fields().Len() {
 		f := d.Fields().Get(i)
-		var of fieldShape
+		var field fieldSchema
 		switch f.Kind() {
 		case protoreflect.StringKind:
-			of.text = true
+			field.text = true
 		case protoreflect.MessageKind:
-			of.message = newShape(f.Message(), known)
+			field.message = newSchema(f.Message(), known)
 		}
 		for len(s.fields) <= int(f.Number()) {
-			s.fields = append(s.fields, fieldShape{})
+			s.fields = append(s.fields, fieldSchema{})
 		}
-		s.fields[f.Number()] = of
+		s.fields[f.Number()] = field
 	}
 	return s
 }
 
-// skip looks at a field that is not read.
-func (s *shape) skip(number protowire.Number, value string, depth int) error {
+// validate returns an error if a field that a check does not read is malformed.
+func (s *schema) validate(number protowire.Number, value string, depth int) error {
 	if int(number) >= len(s.fields) {
 		return nil
 	}
-	switch of := s.fields[number]; {
-	case of.text:
-		return valid(value)
-	case of.message == nil:
+	switch field := s.fields[number]; {
+	case field.text:
+		return checkUTF8(value)
+	case field.message == nil:
 		return nil
 	default:
-		return each(value, depth, of.message.skip)
+		return eachField(value, depth, field.message.validate)
 	}
 }

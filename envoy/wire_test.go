@@ -20,21 +20,21 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// agree compares what is read of the bytes with what proto.Unmarshal reads: it is the same, or both refuse.
-func agree(t *testing.T, message []byte) {
+// compareWithProto fails the test if request.read and proto.Unmarshal read different values, or only one returns an error.
+func compareWithProto(t *testing.T, message []byte) {
 	t.Helper()
 	got := request{message: string(message)}
 	refused := got.read()
 	check := &authv3.CheckRequest{}
 	if err := proto.Unmarshal(message, check); (err == nil) != (refused == nil) {
-		t.Fatalf("%.200x: proto.Unmarshal says %v, and read %v", message, err, refused)
+		t.Fatalf("%.200x: proto.Unmarshal returns %v, and read returns %v", message, err, refused)
 	}
 	if refused != nil {
 		return
 	}
-	ours, theirs := got.forAuthorizer(t.Context()), obviousRequest(t.Context(), check)
+	ours, theirs := got.authzRequest(t.Context()), referenceRequest(t.Context(), check)
 	if again := got.header(); !slices.Equal(again, ours.Header) {
-		t.Fatalf("%.200x: the second time the headers are %v, not %v", message, again, ours.Header)
+		t.Fatalf("%.200x: a second call returns the headers %v, not %v", message, again, ours.Header)
 	}
 	for _, r := range []*authz.Request{&ours, &theirs} {
 		sorted := func(fields authz.Fields) authz.Fields {
@@ -57,8 +57,8 @@ func agree(t *testing.T, message []byte) {
 	}
 }
 
-// captured are CheckRequests of a real Envoy: of deploy/envoy's form, and of the two minimal ones.
-func captured(t testing.TB) [][]byte {
+// capturedRequests returns CheckRequests of a real Envoy: with the configuration of deploy/envoy, and with the two minimal ones.
+func capturedRequests(t testing.TB) [][]byte {
 	t.Helper()
 	files, err := filepath.Glob("testdata/check-requests/*.bin")
 	if err != nil || len(files) < 3 {
@@ -75,8 +75,8 @@ func captured(t testing.TB) [][]byte {
 	return messages
 }
 
-// strange are messages that the two might read differently.
-func strange() [][]byte {
+// edgeCases returns messages that request.read and proto.Unmarshal might read differently.
+func edgeCases() [][]byte {
 	field := func(number protowire.Number, value []byte) []byte {
 		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), value)
 	}
@@ -102,18 +102,18 @@ func strange() [][]byte {
 	group := slices.Concat(protowire.AppendTag(nil, 7, protowire.StartGroupType), text(1, "\xff"), protowire.AppendTag(nil, 7, protowire.EndGroupType))
 	messages := [][]byte{
 		nil,
-		http(text(2, "GET"), text(2, "POST")), // the last scalar
-		http(text(2, "GET"), text(2, "")),     // the last one is empty
-		append(http(text(2, "GET")), http(text(4, "/x"))...),       // messages merge
-		append(http(header("a", "1")), http(header("a", "2"))...),  // and so do lists
-		http(joined("a", "1"), joined("a", "2"), joined("A", "3")), // the last entry of a key
-		http(joined("a", "1"), header("b", "2")),                   // raw headers go first
+		http(text(2, "GET"), text(2, "POST")), // the last scalar applies
+		http(text(2, "GET"), text(2, "")),     // an empty last scalar applies
+		append(http(text(2, "GET")), http(text(4, "/x"))...),       // messages are merged
+		append(http(header("a", "1")), http(header("a", "2"))...),  // lists are concatenated
+		http(joined("a", "1"), joined("a", "2"), joined("A", "3")), // the last entry of a key applies
+		http(joined("a", "1"), header("b", "2")),                   // raw headers take precedence
 		http(field(13, nil), joined("a", "1")),
 		http(header("A", "\xff")), http(joined("a", "\xff")), http(joined("\xff", "a")), http(text(2, "\xff")), http(text(11, "\xff")), http(text(12, "\xff")),
 		http(field(3, nil)), http(field(3, text(2, "no key"))), http(field(3, append(text(1, "a"), text(3, "unknown\xff")...))),
 		http(field(13, field(1, slices.Concat(text(1, "a"), text(2, "value"), text(3, ""))))),
 		http(field(13, field(1, slices.Concat(text(1, "a"), text(2, "value"), text(3, "raw"), text(1, "b"))))),
-		http(protowire.AppendVarint(protowire.AppendTag(nil, 2, protowire.VarintType), 7)), // another type
+		http(protowire.AppendVarint(protowire.AppendTag(nil, 2, protowire.VarintType), 7)), // a field of another type
 		http(protowire.AppendFixed32(protowire.AppendTag(nil, 4, protowire.Fixed32Type), 7), text(4, "/x")),
 		http(protowire.AppendTag(nil, 4, protowire.Fixed64Type)),
 		http(group, text(2, "GET")), http(protowire.AppendTag(nil, 7, protowire.EndGroupType)), http(group[:len(group)-1]),
@@ -145,15 +145,15 @@ func strange() [][]byte {
 func bytesOf(b byte, n int) []byte { return []byte(strings.Repeat(string([]byte{b}), n)) }
 
 func TestRequestIsReadAsProtobufReadsIt(t *testing.T) {
-	for _, message := range slices.Concat(strange(), captured(t)) {
-		agree(t, message)
+	for _, message := range slices.Concat(edgeCases(), capturedRequests(t)) {
+		compareWithProto(t, message)
 	}
 }
 
-// Captured and strange messages, cut, joined and changed by chance.
+// Random changes to captured messages and edge cases: bytes replaced, bits flipped, messages truncated or concatenated.
 func TestChangedRequestIsReadAsProtobufReadsIt(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	short := slices.DeleteFunc(slices.Concat(strange(), captured(t)), func(m []byte) bool { return len(m) > 4096 })
+	short := slices.DeleteFunc(slices.Concat(edgeCases(), capturedRequests(t)), func(m []byte) bool { return len(m) > 4096 })
 	for range 20_000 {
 		message := slices.Clone(short[r.IntN(len(short))])
 		if r.IntN(4) == 0 {
@@ -174,20 +174,20 @@ func TestChangedRequestIsReadAsProtobufReadsIt(t *testing.T) {
 				message = slices.Delete(message, i, i+1)
 			}
 		}
-		agree(t, message)
+		compareWithProto(t, message)
 	}
 }
 
-// FuzzWire: what is read of a CheckRequest is what proto.Unmarshal reads, or both refuse.
+// FuzzWire checks that request.read and proto.Unmarshal read the same values from a CheckRequest, or both return an error.
 func FuzzWire(f *testing.F) {
-	for _, message := range slices.Concat(strange(), captured(f)) {
+	for _, message := range slices.Concat(edgeCases(), capturedRequests(f)) {
 		f.Add(message)
 	}
-	f.Fuzz(agree)
+	f.Fuzz(compareWithProto)
 }
 
-// FuzzResponse: whatever an answer says, what is written of it is what the objects of go-control-plane say, and its status is
-// OK exactly if it allows.
+// FuzzResponse checks that response writes the same CheckResponse as the objects of go-control-plane, for any answer. Its status
+// is OK exactly if the answer allows.
 func FuzzResponse(f *testing.F) {
 	f.Add(true, "", "", "D1", "velocity", "t1", "personal_key", "ada", "a b", "acme", "x_keywicket_subject", 0, 0, false)
 	f.Add(false, "FORBIDDEN", "missing_scope", "D1", "velocity", "t1", "session", "ada", "a", "acme", "x-plan", 403, 30, true)
@@ -195,7 +195,7 @@ func FuzzResponse(f *testing.F) {
 	f.Add(true, "", "", strings.Repeat("x", 200), strings.Repeat("y", 20_000), "t", "k", "u", strings.Repeat("s ", 100), "w", "x-keywicket-", 0, 0, true)
 	f.Fuzz(func(t *testing.T, allow bool, code, reason, id, api, subject, kind, user, scopes, workspace, name string, status, retryAfter int, flag bool) {
 		for _, s := range []*string{&code, &reason, &id, &api, &subject, &kind, &user, &scopes, &workspace, &name} {
-			*s = strings.ToValidUTF8(*s, "?") // see expressible
+			*s = strings.ToValidUTF8(*s, "?") // see checkHeaderValues
 		}
 		answer := authz.Answer{
 			ID: id, API: api, Public: flag, Status: status % 600, Message: reason, Cache: authz.CacheResult(code),
@@ -215,7 +215,7 @@ func FuzzResponse(f *testing.F) {
 			}
 			answer.AnyOf = answer.RequiredScopes
 		}
-		check := written(t, answer, flag, authz.Fields{{Name: strings.ToLower(name), Value: "x"}, {Name: "x_plan"}})
+		check := checkedResponse(t, answer, flag, authz.Fields{{Name: strings.ToLower(name), Value: "x"}, {Name: "x_plan"}})
 		if check.GetStatus() == nil || (check.GetStatus().GetCode() == 0) != allow || (check.GetOkResponse() != nil) != allow ||
 			(check.GetDeniedResponse() != nil) == allow || check.GetErrorResponse() != nil {
 			t.Fatalf("%+v is written as %v", answer, check)
@@ -223,7 +223,7 @@ func FuzzResponse(f *testing.F) {
 	})
 }
 
-// Nothing of a request is in gRPC's buffer, which another message overwrites.
+// A request must not refer to gRPC's buffer, which another message overwrites.
 func TestRequestOutlivesItsBuffer(t *testing.T) {
 	metadata, err := structpb.NewStruct(map[string]any{"a": "b"})
 	if err != nil {
@@ -246,7 +246,7 @@ func TestRequestOutlivesItsBuffer(t *testing.T) {
 	if err := r.read(); err != nil {
 		t.Fatal(err)
 	}
-	if r.method != "GET" || r.path != "/x" || r.host != "h" || r.joined[0] != (authz.HeaderValue{Name: "a", Value: "1"}) {
+	if r.method != "GET" || r.path != "/x" || r.host != "h" || r.joinedHeaders[0] != (authz.HeaderValue{Name: "a", Value: "1"}) {
 		t.Errorf("%+v", r)
 	}
 }
