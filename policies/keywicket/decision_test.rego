@@ -1,4 +1,4 @@
-# The product's settled decisions, one test each.
+# One test for each access decision that the product has defined.
 package keywicket_test
 
 import data.keywicket
@@ -10,7 +10,7 @@ issues := fixture.anonymous("velocity", "GET /api/issues")
 
 profile := fixture.anonymous("velocity", "GET /api/user")
 
-# Rules in other files are left out: these tests are about the shipped ones.
+# These tests are for the shipped rules, so they leave out the denials of other files.
 outcome(request) := outcome_with(request, set())
 
 outcome_with(request, denials) := "allow" if {
@@ -235,7 +235,7 @@ test_user_override_opens_every_user_level_route if {
 	}
 }
 
-# --- the path that a route names is not the workspace that a request targets
+# --- a workspace in the path of a route is not the workspace of the request
 
 test_workspace_in_the_path_is_left_to_the_upstream if {
 	request := fixture.by(
@@ -313,7 +313,7 @@ test_kind_that_nobody_knows_opens_nothing if {
 	}
 }
 
-# --- several scopes: a workspace's credential, a user's in a workspace, and a user as such
+# --- several scopes: of a workspace's credential, of a user in a workspace, and of a user on a user-level route
 
 several := {"zoo": {
 	"overrides": {"workspace": ["root"], "user": ["admin"]},

@@ -1,4 +1,4 @@
-# How a request finds its row.
+# Tests for finding the row of a request.
 package keywicket_test
 
 import data.keywicket
@@ -83,7 +83,7 @@ test_path_without_a_clear_meaning_matches_nothing if {
 	not keywicket.route with data.apis as zoo with input as request
 }
 
-# Rows of every form. A row of each pair goes before the next one.
+# Rows of every form. They show the precedence of each form over the next one.
 forms := {"zoo": {
 	"scopes": {"workspace": {"a": ""}},
 	"routes": [
