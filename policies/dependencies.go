@@ -105,8 +105,7 @@ func (r reference) place() string {
 // referencesOf returns the references of the decision and of all rules that it depends on. If indexed is true, the index finds
 // the row: the result then has inputRow instead of the references of the rule route.
 //
-// If a rule that the decision depends on has a `with`, it ignores indexed, because the `with` may replace values that route
-// reads.
+// referencesOf ignores indexed if one of the rules has a `with`, because that may replace values that the rule route reads.
 func referencesOf(compiler *ast.Compiler, indexed bool) []reference {
 	var found []reference
 	hasReplacement := false // a `with`, which may replace values that the rule route reads

@@ -61,7 +61,7 @@ func (e *Engine) Remembered() uint64 {
 	return e.memory.hits.Load()
 }
 
-// policy is a compiled policy.
+// policy is a compiled policy. Engine and Explainer share it.
 type policy struct {
 	tables  map[string]Table
 	uses    Uses

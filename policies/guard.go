@@ -82,7 +82,7 @@ func (s sources) checkDefinitions(compiler *ast.Compiler) error {
 }
 
 // probe decides sample requests for rows that rules of an earlier version would read wrongly. It refuses a row whose sample finds
-// another row, and a row that is open without a scope.
+// another row, and a row that allows its sample without any scope.
 func (p *policy) probe(ctx context.Context) error {
 	var all faults
 	for _, api := range slices.Sorted(maps.Keys(p.tables)) {

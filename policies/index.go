@@ -22,7 +22,7 @@ type index struct {
 	none  *row // the row of requests that address no row of a table
 	rules *rowRules
 	needs sync.Map // string → *needs: the distinct needs of all rows
-	tests []int    // places of the rules whose sets test the scopes; nil if decisions depend on scopes in another way too
+	tests []int    // see rowRules.scopeTests
 }
 
 // apiRows are the rows of one table, and the index that finds them.

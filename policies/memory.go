@@ -19,8 +19,8 @@ import (
 // decision, for every caller and at any time. The key is a digest of these values. A changed token has other values and so
 // another key: no entry has to be removed. Each policy has its own memory.
 //
-// The key has the row that the request addresses instead of method and path, unless another rule reads these. It has what
-// needs.go describes instead of the scopes, unless a rule depends on more of them.
+// Instead of method and path, the key has the row that the request addresses, unless another rule reads these. Instead of the
+// scopes, it has the sets of scopes that the principal satisfies (see needs), unless a rule depends on more of the scopes.
 type memory struct {
 	parts          []part // the parts that the policy reads
 	anonymousByRow bool   // without a credential, a decision depends on the row alone

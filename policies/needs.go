@@ -146,7 +146,7 @@ func setsOf(value *ast.Term) (sets []ast.Set, ok bool) {
 }
 
 // scopeTests returns the places of the rules whose sets test the scopes. It returns nil if decisions depend on scopes in another
-// way too.
+// way too, or if the value of such a rule depends on more than the row.
 func (k *rowRules) scopeTests(references []reference) []int {
 	var tests []int
 	for _, r := range references {

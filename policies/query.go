@@ -101,7 +101,7 @@ func (q *query) find(ctx context.Context, input ast.Value, cached *rowCache, tra
 	return result, nil
 }
 
-// contextCancel cancels an evaluation whose context has ended. It checks the context only every few steps, because a check takes
+// contextCancel cancels an evaluation whose context has ended. It reads the context only at every 64th step, because that takes
 // longer than a step.
 type contextCancel struct {
 	ctx   context.Context

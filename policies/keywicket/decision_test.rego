@@ -325,7 +325,7 @@ several := {"zoo": {
 	],
 }}
 
-opened(kind, workspace, path) := {scopes |
+scope_lists_that_open(kind, workspace, path) := {scopes |
 	some scopes in [[], ["a"], ["b"], ["a", "b"], ["c", "a"], ["b", "c"], ["root"], ["x", "root"], ["admin"]]
 	request := fixture.by(fixture.anonymous("zoo", concat(" ", ["GET", path])), fixture.principal(kind, "zoo", "ada", scopes))
 	keywicket.decision.allow with data.apis as several
@@ -335,24 +335,24 @@ opened(kind, workspace, path) := {scopes |
 
 test_several_scopes_of_a_workspace_credential if {
 	overrides := {["root"], ["x", "root"]}
-	opened("workspace_key", fixture.granted, "/both") == {["a", "b"]} | overrides
-	opened("workspace_key", fixture.granted, "/one-more") == {["a", "b"], ["c", "a"]} | overrides
-	opened("workspace_key", fixture.granted, "/me") == set()
+	scope_lists_that_open("workspace_key", fixture.granted, "/both") == {["a", "b"]} | overrides
+	scope_lists_that_open("workspace_key", fixture.granted, "/one-more") == {["a", "b"], ["c", "a"]} | overrides
+	scope_lists_that_open("workspace_key", fixture.granted, "/me") == set()
 }
 
 test_several_scopes_of_a_user_in_a_workspace if {
 	overrides := {["root"], ["x", "root"], ["admin"]}
 	every role in ["keeper", "owner"] {
-		opened("personal_key", fixture.member(role), "/both") == {["a", "b"]} | overrides
-		opened("personal_key", fixture.member(role), "/one-more") == {["a", "b"], ["c", "a"]} | overrides
+		scope_lists_that_open("personal_key", fixture.member(role), "/both") == {["a", "b"]} | overrides
+		scope_lists_that_open("personal_key", fixture.member(role), "/one-more") == {["a", "b"], ["c", "a"]} | overrides
 	}
 	every role in ["visitor", "nobody", null] {
-		opened("personal_key", fixture.member(role), "/both") == set()
-		opened("personal_key", fixture.member(role), "/one-more") == set()
+		scope_lists_that_open("personal_key", fixture.member(role), "/both") == set()
+		scope_lists_that_open("personal_key", fixture.member(role), "/one-more") == set()
 	}
 }
 
 test_several_scopes_of_a_user_as_such if {
-	opened("personal_key", fixture.nowhere, "/me") == {["a", "b"], ["admin"]}
-	opened("personal_key", fixture.elsewhere, "/me") == set()
+	scope_lists_that_open("personal_key", fixture.nowhere, "/me") == {["a", "b"], ["admin"]}
+	scope_lists_that_open("personal_key", fixture.elsewhere, "/me") == set()
 }

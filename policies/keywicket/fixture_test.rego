@@ -48,8 +48,8 @@ principal(kind, api, user, scopes) := {
 	"user_attributes": {},
 }
 
-# Results for the workspace header: nowhere, absent and nothing granted; own, absent and granted by the credential; granted
-# and member(role), requested and granted; elsewhere, requested and not granted.
+# States of the workspace header. nowhere: absent, nothing granted. own: absent, granted by the credential.
+# granted and member(role): requested and granted. elsewhere: requested, not granted.
 nowhere := {"requested": false, "granted": false, "id": null, "slug": null, "role": null, "attributes": {}}
 
 own := {"requested": false, "granted": true, "id": "64f1a2b3c4d5e6f7a8b9c0d1", "slug": "acme", "role": null, "attributes": {}}

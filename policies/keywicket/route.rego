@@ -10,8 +10,8 @@ route := row(input.api, data.apis[input.api].routes[min(matches)[2]])
 
 # METADATA
 # description: |
-#   Every row that matches, after its rank: first by path, then by method. From the left, literal text has precedence over a
-#   partial segment, a partial segment over a parameter, and a parameter over the rest of a path.
+#   The rows that match, each as its rank by path, its rank by method, and its position in the table. From the left, literal
+#   text has precedence over a partial segment, that over a parameter, and that over the rest of a path.
 matches contains [order(shape), place, i] if {
 	# An ambiguous path has no segments.
 	count(input.request.segments) > 0

@@ -89,7 +89,7 @@ func (x *Index) find(n *node, method, remaining string) (int, bool) {
 		if more {
 			return x.find(n, method, after)
 		}
-		return x.of(n.methods, method)
+		return x.rowFor(n.methods, method)
 	}
 	if next := n.literals[text]; next != nil {
 		if row, ok := follow(next); ok {
@@ -110,11 +110,11 @@ func (x *Index) find(n *node, method, remaining string) (int, bool) {
 			return row, true
 		}
 	}
-	return x.of(n.rest, method)
+	return x.rowFor(n.rest, method)
 }
 
-// of returns the row for a method.
-func (x *Index) of(m methods, method string) (int, bool) {
+// rowFor returns the row for a method.
+func (x *Index) rowFor(m methods, method string) (int, bool) {
 	if m == nil {
 		return 0, false
 	}
