@@ -9,7 +9,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
-// part is a value that a decision may depend on: a part of the input document, or the row.
+// part identifies a value that a decision may depend on: a part of the input document, or the row.
 type part uint8
 
 const (
@@ -17,7 +17,7 @@ const (
 	inputTime
 	inputDenial
 	inputContext
-	inputRow // of the API's table: what the index finds by the method and the path; no part of the document
+	inputRow // the row of the API's table that the index finds by method and path; not in the document
 	requestMethod
 	requestPath
 	requestSegments
@@ -34,20 +34,21 @@ const (
 	sourceAddress
 	sourcePrincipal
 	sourceCertificate
-	inputPrincipal // whether there is one; the next ones are of one that there is
+	inputPrincipal // whether there is a principal; the parts from here to principalUserAttributes are its fields
 	principalID
 	principalKind
 	principalAPI
 	principalEnvironment
 	principalUserID
 	principalScopes
-	principalNeeds // a bit for each set of scopes of the row: whether the principal has one of the set; no part of the document
+	principalNeeds // one bit for each set of scopes of the row: whether the principal has a scope of the set; not in the document
 	principalAAL
 	principalAttributes
 	principalUserAttributes
 	numberOfParts
 )
 
+// partRefs has the reference of each part, below input.
 var partRefs = func() (refs [numberOfParts]ast.Ref) {
 	for p, ref := range map[part]string{
 		inputAPI: "api", inputTime: "time", inputDenial: "denial", inputContext: "context", inputRow: "row",
@@ -65,10 +66,11 @@ var partRefs = func() (refs [numberOfParts]ast.Ref) {
 	return refs
 }()
 
-// reading says which parts of the input decisions depend on. A reference to a prefix of a part, or one that goes on with a
-// variable, counts: it may be to all of it.
+// reading has true for each part that decisions depend on. A reference to a prefix of a part counts, and so does one that
+// continues with a variable: it may read the whole part.
 type reading [numberOfParts]bool
 
+// readingOf returns the parts that the references read.
 func readingOf(references []reference) (r reading) {
 	refs := make([]ast.Ref, len(references))
 	for i, one := range references {
@@ -80,19 +82,19 @@ func readingOf(references []reference) (r reading) {
 	return r
 }
 
-// source reports whether any part of the request's source is read.
+// source reports whether the rules read any part of the request's source.
 func (r *reading) source() bool {
 	return r[sourceAddress] || r[sourcePrincipal] || r[sourceCertificate]
 }
 
-// reference is what a rule refers to, up to the first variable in it.
+// reference is a reference in a rule, up to its first variable.
 type reference struct {
 	ref      ast.Ref
-	location *ast.Location // of the rule; nil: it was not read from a file
-	test     ast.Ref       // the rule that the scopes are tested with, as scopeTest has it; nil: it is another reference
+	location *ast.Location // of the rule; nil if the rule was not read from a file
+	test     ast.Ref       // the rule whose sets test the scopes (see scopeTest); nil for any other reference
 }
 
-// place is file:line.
+// place returns the location as file:line.
 func (r reference) place() string {
 	if r.location == nil {
 		return "a rule"
@@ -100,11 +102,13 @@ func (r reference) place() string {
 	return fmt.Sprintf("%s:%d", r.location.File, r.location.Row)
 }
 
-// referencesOf are those of the decision, and of all rules that it depends on. indexed says that the row is known before, so that
-// what the rule route reads does not count, but the row.
+// referencesOf returns the references of the decision and of all rules that it depends on. If indexed is true, the index finds
+// the row: the result then has inputRow instead of the references of the rule route.
+//
+// referencesOf ignores indexed if one of the rules has a `with`, because that may replace values that the rule route reads.
 func referencesOf(compiler *ast.Compiler, indexed bool) []reference {
 	var found []reference
-	replaced := false // something is, by `with`, and perhaps what the rule route reads
+	hasReplacement := false // a `with`, which may replace values that the rule route reads
 	seen := make(map[*ast.Rule]bool)
 	var visit func(rule *ast.Rule)
 	visit = func(rule *ast.Rule) {
@@ -120,7 +124,7 @@ func referencesOf(compiler *ast.Compiler, indexed bool) []reference {
 		uses := usesOfVars(rule)
 		ast.NewGenericVisitor(func(x any) bool {
 			switch x := x.(type) {
-			case ast.Ref: // input alone is one too
+			case ast.Ref: // a plain input is also an ast.Ref
 				found = append(found, reference{ref: x.ConstantPrefix(), location: rule.Location})
 			case ast.Body:
 				for _, expr := range x {
@@ -136,7 +140,7 @@ func referencesOf(compiler *ast.Compiler, indexed bool) []reference {
 			}
 			return false
 		}).Walk(rule)
-		replaced = replaced || hasWith(rule)
+		hasReplacement = hasReplacement || hasWith(rule)
 		visit(rule.Else)
 		for next := range compiler.Graph.Dependencies(rule) {
 			visit(next.(*ast.Rule))
@@ -145,12 +149,13 @@ func referencesOf(compiler *ast.Compiler, indexed bool) []reference {
 	for _, rule := range compiler.GetRules(decisionRef) {
 		visit(rule)
 	}
-	if indexed && replaced {
+	if indexed && hasReplacement {
 		return referencesOf(compiler, false)
 	}
 	return found
 }
 
+// hasWith reports whether the rule has a `with`.
 func hasWith(rule *ast.Rule) bool {
 	has := false
 	ast.WalkWiths(rule, func(*ast.With) bool {
@@ -160,39 +165,39 @@ func hasWith(rule *ast.Rule) bool {
 	return has
 }
 
-// changes reports whether a built-in function can return something else for the same arguments. OPA does not say so of those
-// that verify a certificate, which expires.
-func changes(function ast.Ref) bool {
+// nondeterministic reports whether a built-in function can return different results for the same arguments. OPA does not mark the
+// functions that verify a certificate as nondeterministic, although certificates expire.
+func nondeterministic(function ast.Ref) bool {
 	b := ast.BuiltinMap[function.String()]
 	return b != nil && (b.Nondeterministic || strings.HasPrefix(b.Name, "crypto.x509.parse_and_verify"))
 }
 
-// compiled are the rules without the tests.
+// compiled compiles the rules without the tests. The functions are added to the built-in functions.
 func (s sources) compiled(functions ...*topdown.Builtin) (*ast.Compiler, error) {
 	allowed := capabilities()
 	for _, f := range functions {
 		allowed.Builtins = append(allowed.Builtins, f.Decl)
 	}
-	compiler := ast.NewCompiler().WithCapabilities(allowed).WithUseTypeCheckAnnotations(true).SetErrorLimit(0) // 0 is none
+	compiler := ast.NewCompiler().WithCapabilities(allowed).WithUseTypeCheckAnnotations(true).SetErrorLimit(0) // 0: no limit
 	if compiler.Compile(s.rules); compiler.Failed() {
 		return nil, withoutTests(compiler.Errors)
 	}
 	return compiler, nil
 }
 
-// withoutTests explains errors that appear only without the test files.
+// withoutTests adds the cause and the remedy to errors that appear only without the test files.
 func withoutTests(errs ast.Errors) error {
 	var all faults
 	all.in("", errs)
 	for i := range all {
-		all[i].text += ", without the _test.rego files: they are not there when the sidecar decides"
+		all[i].text += " without the _test.rego files, which the sidecar leaves out: define it in another file"
 	}
 	return all.err()
 }
 
 var decisionRef = ast.MustParseRef("data.keywicket.decision")
 
-// overlaps reports whether one of the references is a prefix of r, or r of it.
+// overlaps reports whether r is a prefix of one of the references, or one of them is a prefix of r.
 func overlaps(r ast.Ref, references []ast.Ref) bool {
 	return slices.ContainsFunc(references, func(other ast.Ref) bool { return r.HasPrefix(other) || other.HasPrefix(r) })
 }

@@ -18,7 +18,7 @@ import (
 )
 
 var (
-	// Segments of patterns, of every form. They have texts in common, so that many rows match one path.
+	// Segments of patterns, of every form. Many have common texts, so that several rows match the same path.
 	patternSegments = []string{
 		"a", "b", "ab", "a.b", "%61", "a%2Eb", "caf%C3%A9", "%7Bx%7D", "a+b", "$a^", "(b)", "a%2A", "",
 		"{x}", "{userId}", "{x-y.z}", "{x}.b", "a{x}", "a{x}b", "{x}b", "{x}:b", "{x}.{y}", "{x}...{y}", "({x})", "a.{x}", "{x}%2A", "caf{x}",
@@ -33,9 +33,11 @@ var (
 	scopeNames     = []string{"a:read", "a:write", "a:*", "b:read", "root"}
 )
 
-func oneOf[T any](r *rand.Rand, list []T) T { return list[r.IntN(len(list))] }
+// pick returns a random element.
+func pick[T any](r *rand.Rand, list []T) T { return list[r.IntN(len(list))] }
 
-func someOf(r *rand.Rand, list []string) []any {
+// pickSome returns each element with a probability of one third.
+func pickSome(r *rand.Rand, list []string) []any {
 	var some []any
 	for _, s := range list {
 		if r.IntN(3) == 0 {
@@ -45,7 +47,7 @@ func someOf(r *rand.Rand, list []string) []any {
 	return some
 }
 
-// randomTable is a valid table of up to n rows.
+// randomTable returns a valid table of up to n rows.
 func randomTable(r *rand.Rand, n int) (table map[string]any, rows []map[string]any) {
 	table = map[string]any{
 		"scopes":        map[string]any{"workspace": map[string]any{}},
@@ -62,19 +64,19 @@ func randomTable(r *rand.Rand, n int) (table map[string]any, rows []map[string]a
 	for range n {
 		var path string
 		for range 1 + r.IntN(3) {
-			path += "/" + oneOf(r, patternSegments)
+			path += "/" + pick(r, patternSegments)
 		}
-		row := map[string]any{"method": oneOf(r, tableMethods), "path": path}
+		row := map[string]any{"method": pick(r, tableMethods), "path": path}
 		switch r.IntN(8) {
 		case 0:
 			row["public"] = true
 		case 1:
 			delete(row, "method")
 			delete(row, "path")
-			row["grpc"] = oneOf(r, []string{"a.B/C", "a.B/*", "a/b"})
+			row["grpc"] = pick(r, []string{"a.B/C", "a.B/*", "a/b"})
 			row["scopes"] = []any{"a:read"}
 		default:
-			row["scopes"], row["any_of"] = someOf(r, scopeNames), someOf(r, scopeNames)
+			row["scopes"], row["any_of"] = pickSome(r, scopeNames), pickSome(r, scopeNames)
 			if len(row["scopes"].([]any))+len(row["any_of"].([]any)) == 0 {
 				row["scopes"] = []any{"b:read"}
 			}
@@ -90,7 +92,7 @@ func randomTable(r *rand.Rand, n int) (table map[string]any, rows []map[string]a
 	return jsonOf(table), rows
 }
 
-// jsonOf is the value as OPA reads it.
+// jsonOf returns the value as OPA reads it.
 func jsonOf(v map[string]any) map[string]any {
 	text, err := json.Marshal(v)
 	if err == nil {
@@ -103,14 +105,15 @@ func jsonOf(v map[string]any) map[string]any {
 	return v
 }
 
-// randomInput is of any path, or of one that a row matches, if its parameters match the text that is put there.
+// randomInput returns an input with a random path, or with the path of a row whose parameters have random texts. The row matches
+// only if its parameters match these texts.
 func randomInput(r *rand.Rand, rows []map[string]any) authz.Input {
 	in := authz.Input{
-		API: "zoo", Method: oneOf(r, requestMethods),
+		API: "zoo", Method: pick(r, requestMethods),
 		Principal: &authz.Principal{Kind: authz.KindWorkspaceToken, API: "zoo"},
 		Workspace: authz.Workspace{Requested: true, Granted: true},
 	}
-	for _, scope := range someOf(r, scopeNames) {
+	for _, scope := range pickSome(r, scopeNames) {
 		in.Principal.Scopes = append(in.Principal.Scopes, scope.(string))
 	}
 	var segments []string
@@ -119,26 +122,26 @@ func randomInput(r *rand.Rand, rows []map[string]any) authz.Input {
 		in.Method = "POST"
 		segments = []string{"a.B", "C"}
 	case 1:
-		return in // a path without one clear meaning
+		return in // an ambiguous path
 	case 2, 3, 4, 5, 6:
-		row := oneOf(r, rows)
+		row := pick(r, rows)
 		path, _ := row["path"].(string)
-		filled := parameter.ReplaceAllStringFunc(path, func(string) string { return url.PathEscape(oneOf(r, pathSegments)) })
+		filled := parameter.ReplaceAllStringFunc(path, func(string) string { return url.PathEscape(pick(r, pathSegments)) })
 		segments, _ = authz.Segments(filled, authz.Parameters{})
 		if method, ok := row["method"].(string); ok && r.IntN(3) > 0 {
 			in.Method = method
 		}
 	default:
 		for range 1 + r.IntN(4) {
-			segments = append(segments, oneOf(r, pathSegments))
+			segments = append(segments, pick(r, pathSegments))
 		}
 	}
 	in.Path = authz.JoinSegments(segments)
 	return in
 }
 
-// Tables of every form, and paths that many of their rows match: Rego, which `opa test` sees, and the index, which is
-// served, find the same row, and decide alike.
+// TestIndexAgreesWithRego compares Rego, which `opa test` runs, with the index, which serves requests. Both must find the same
+// row and decide alike. The tables have rows of every form, and many rows match the same path.
 func TestIndexAgreesWithRego(t *testing.T) {
 	s, err := read(Builtin)
 	if err != nil {
@@ -152,7 +155,7 @@ func TestIndexAgreesWithRego(t *testing.T) {
 		s.data = map[string]any{"apis": map[string]any{"zoo": table}}
 		plain, indexed := bothEngines(t, s)
 		optimised := plain
-		if seed%10 == 0 { // which takes long
+		if seed%10 == 0 { // seldom, because it takes long
 			o, err := s.optimise(t.Context())
 			optimised = engineOf(t, o, err)
 		}
@@ -180,15 +183,15 @@ func TestIndexAgreesWithRego(t *testing.T) {
 	t.Logf("found %v, allowed %v", found, decisions)
 	for _, form := range []string{"...}", "*", "}.", "{x}", "POST /a.B/", "none"} {
 		if found[form] < 20 {
-			t.Errorf("%d decisions are of a row with %s: the comparison says little", found[form], form)
+			t.Errorf("only %d decisions are on a row with %s: the comparison covers too little", found[form], form)
 		}
 	}
 	if min(decisions[true], decisions[false]) < 100 {
-		t.Errorf("%v decisions: the comparison says little", decisions)
+		t.Errorf("%v decisions: the comparison covers too little", decisions)
 	}
 }
 
-// FuzzPattern: any text is refused in one line, or is a pattern that Rego and the index understand alike.
+// FuzzPattern tests that any text is refused in one line, or is a pattern that Rego and the index match alike.
 func FuzzPattern(f *testing.F) {
 	for i, pattern := range patternSegments {
 		f.Add("/"+pattern, "/"+pathSegments[i%len(pathSegments)])
@@ -219,7 +222,7 @@ func FuzzPattern(f *testing.F) {
 		if segments, err := authz.Segments(path, authz.Parameters{}); err == nil {
 			path = authz.JoinSegments(segments)
 		} else if path = strings.ToValidUTF8(path, ""); !strings.HasPrefix(path, "/") {
-			return // which the index is never asked for
+			return // the index never gets such a path
 		}
 		var x route.Index
 		x.Add("GET", p, 0)

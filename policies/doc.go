@@ -1,14 +1,16 @@
-// Package policies holds the rules of access, and runs them.
+// Package policies holds the access rules and evaluates them.
 //
-// The rules are plain Rego (keywicket/), the tables are plain data (apis/NAME/data.yaml), and so is what else the rules
-// read (facts/NAME/data.yaml): a policy author needs no Go, and any stock opa runs the tests beside them.
-// docs/policies.md is written for that reader. The Go here checks the tables, runs the tests as stock opa does, and
-// compiles the rules so that the time of a decision does not grow with the tables.
+// The rules are plain Rego (keywicket/). The tables (apis/NAME/data.yaml) and the other data that rules read
+// (facts/NAME/data.yaml) are plain data. A policy author needs no Go, and the stock opa runs the tests beside the rules.
+// docs/policies.md is the guide for policy authors.
+//
+// The Go code checks the tables, and runs the tests as the stock opa does. It compiles the rules so that the time of a decision
+// does not grow with the tables.
 package policies
 
 import "embed"
 
-// Builtin is the policy that the binary carries: that of the two APIs of the seeds, with the schema that their tables name.
+// Builtin is the policy in the binary: the rules and tables of the two APIs of the seeds, and the schema that their tables name.
 //
 //go:embed keywicket apis table.schema
 var Builtin embed.FS

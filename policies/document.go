@@ -14,22 +14,22 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// inputValue writes the input document that docs/policies.md describes, without the parts that no rule reads. It is built as OPA's own
-// values, which saves the detour over JSON that costs more than the decision.
+// inputValue returns the input document that docs/policies.md describes, without the parts that no rule reads. It builds OPA's
+// own values: a conversion through JSON would cost more than the decision.
 func inputValue(in *authz.Input, r *reading) (ast.Value, error) {
 	var p authz.Principal
 	if in.Principal != nil {
 		p = *in.Principal
 	}
-	ofToken, err := attributes(p.Attributes, r[principalAttributes])
+	tokenAttributes, err := attributesTerm(p.Attributes, r[principalAttributes])
 	if err != nil {
 		return nil, fmt.Errorf("attributes of the token: %w", err)
 	}
-	ofUser, err := attributes(p.UserAttributes, r[principalUserAttributes])
+	userAttributes, err := attributesTerm(p.UserAttributes, r[principalUserAttributes])
 	if err != nil {
 		return nil, fmt.Errorf("attributes of the user: %w", err)
 	}
-	ofWorkspace, err := attributes(in.Workspace.Attributes, r[workspaceAttributes])
+	workspaceAttrs, err := attributesTerm(in.Workspace.Attributes, r[workspaceAttributes])
 	if err != nil {
 		return nil, fmt.Errorf("attributes of the workspace: %w", err)
 	}
@@ -43,8 +43,8 @@ func inputValue(in *authz.Input, r *reading) (ast.Value, error) {
 			member(r, principalUserID, p.UserID, nullable),
 			member(r, principalScopes, p.Scopes, texts),
 			member(r, principalAAL, p.AAL, nullable),
-			field{attributesKey, ofToken},
-			field{userAttributesKey, ofUser},
+			field{attributesKey, tokenAttributes},
+			field{userAttributesKey, userAttributes},
 		)
 	}
 	request := object(
@@ -62,7 +62,7 @@ func inputValue(in *authz.Input, r *reading) (ast.Value, error) {
 		member(r, workspaceSlug, in.Workspace.Slug, nullable),
 		member(r, workspaceRole, in.Workspace.Role, nullable),
 		member(r, workspaceGranted, in.Workspace.Granted, ast.InternedTerm[bool]),
-		field{attributesKey, ofWorkspace},
+		field{attributesKey, workspaceAttrs},
 	)
 	var from field
 	if r.source() {
@@ -94,6 +94,7 @@ var (
 	subjectKey        = ast.StringTerm("subject")
 )
 
+// source returns the term of the request's source, with a null certificate if no rule reads that.
 func source(s authz.Source, r *reading) *ast.Term {
 	certificate := ast.InternedNullTerm
 	if c := s.Certificate; c != nil && r[sourceCertificate] {
@@ -102,26 +103,26 @@ func source(s authz.Source, r *reading) *ast.Term {
 	return object(field{addressKey, nullable(s.Address)}, field{principalKey, nullable(s.Principal)}, field{certificateKey, certificate})
 }
 
-// attributes are read by OPA itself, which keeps each number as it is written. What cannot be read is an error: without its
-// attributes, a token might be let in. Attributes that the policy does not read are {}.
-func attributes(a authz.Attributes, read bool) (*ast.Term, error) {
+// attributesTerm parses attributes with OPA, which keeps each number as it is written. It returns an empty object for attributes
+// that the policy does not read. Invalid attributes are an error: without its attributes, a token might be allowed.
+func attributesTerm(a authz.Attributes, read bool) (*ast.Term, error) {
 	if a == "" || !read {
 		return ast.InternedEmptyObject, nil
 	}
 	value, err := ast.ValueFromReader(strings.NewReader(a.JSON()))
 	if err != nil {
-		return nil, errors.New("they are no JSON") // OPA's error may quote them
+		return nil, errors.New("not valid JSON") // without OPA's error, which may quote attributes
 	}
 	if _, ok := value.(ast.Object); !ok {
-		return nil, errors.New("they are no object")
+		return nil, errors.New("not a JSON object")
 	}
 	return ast.NewTerm(value), nil
 }
 
-// field is a key with its value. The zero field is none.
+// field is a key with its value. object leaves out the zero field.
 type field struct{ key, value *ast.Term }
 
-// member is none where no rule reads it.
+// member returns the field of a part, or the zero field if no rule reads the part.
 func member[T any](r *reading, p part, value T, term func(T) *ast.Term) field {
 	if !r[p] {
 		return field{}
@@ -130,9 +131,10 @@ func member[T any](r *reading, p part, value T, term func(T) *ast.Term) field {
 	return field{ref[len(ref)-1], term(value)}
 }
 
+// object returns an object of the fields.
 func object(fields ...field) *ast.Term {
-	var room [9][2]*ast.Term
-	items := room[:0]
+	var buffer [9][2]*ast.Term
+	items := buffer[:0]
 	for _, f := range fields {
 		if f.key != nil {
 			items = append(items, [2]*ast.Term{f.key, f.value})
@@ -143,6 +145,7 @@ func object(fields ...field) *ast.Term {
 
 func text(s string) *ast.Term { return ast.InternedTerm(s) }
 
+// nullable returns the text, or null if it is empty.
 func nullable(s string) *ast.Term {
 	if s == "" {
 		return ast.InternedNullTerm
@@ -186,7 +189,7 @@ var (
 	optional = []string{"any_of", "headers", "retry_after"}
 )
 
-// unknownKey is the error about a key that the decision document does not have.
+// unknownKey returns the error for a key that the decision document does not allow.
 func unknownKey(key string) error {
 	return fmt.Errorf("data.keywicket.decision has the unknown key %q; its keys are %s, and the optional ones %s",
 		key, strings.Join(required, ", "), strings.Join(optional, ", "))
@@ -203,8 +206,8 @@ var (
 	retryAfterKey     = ast.StringTerm("retry_after")
 )
 
-// decisionOf reads the decision document. One that lacks a key, has a key that it should not have, or a value of another
-// type, is an error: a policy that was edited wrongly must not decide by accident.
+// decisionOf converts the decision document. A missing key, an unknown key and a value of another type are errors: a mistake in a
+// policy must not decide a request.
 func decisionOf(value ast.Value) (authz.Decision, error) {
 	var d authz.Decision
 	document, ok := value.(ast.Object)
@@ -235,7 +238,7 @@ func decisionOf(value ast.Value) (authz.Decision, error) {
 	return d, nil
 }
 
-// unknownKeyOf is the error about the first key, by the alphabet, that a decision document should not have.
+// unknownKeyOf returns the error for the alphabetically first unknown key of a decision document.
 func unknownKeyOf(document ast.Object) error {
 	var unknown []string
 	for _, key := range document.Keys() {
@@ -246,7 +249,7 @@ func unknownKeyOf(document ast.Object) error {
 	return unknownKey(slices.Min(unknown))
 }
 
-// nameOf is a key of an object as JSON has it.
+// nameOf returns a key of an object as in JSON.
 func nameOf(key *ast.Term) string {
 	if s, ok := key.Value.(ast.String); ok {
 		return string(s)
@@ -254,7 +257,7 @@ func nameOf(key *ast.Term) string {
 	return key.Value.String()
 }
 
-// typeOf names a type for an error.
+// typeOf returns the name of a type, with its article, for an error.
 func typeOf(value ast.Value) string {
 	switch name := ast.ValueName(value); name {
 	case "null":
@@ -266,16 +269,16 @@ func typeOf(value ast.Value) string {
 	}
 }
 
-// reader takes typed values out of a document, and keeps the first error.
+// reader gets typed values from a document, and keeps the first error.
 type reader struct {
 	document ast.Object
-	read     int // keys that it has, and that were asked for
+	read     int // number of keys that get has found
 	err      error
 }
 
 func (r *reader) has(key *ast.Term) bool { return r.document.Get(key) != nil }
 
-// get returns null for a key that is not there.
+// get returns the value of a key, or null and an error if the key is missing.
 func (r *reader) get(key *ast.Term) ast.Value {
 	value := r.document.Get(key)
 	if value == nil {
@@ -292,7 +295,7 @@ func (r *reader) fail(format string, args ...any) {
 	}
 }
 
-// wrong is an error about a value that has another type.
+// wrong adds the error for a value of another type.
 func (r *reader) wrong(key *ast.Term, value ast.Value, want string) {
 	r.fail("data.keywicket.decision.%s is %s, %s", nameOf(key), typeOf(value), want)
 }
@@ -306,6 +309,7 @@ func (r *reader) boolean(key *ast.Term) bool {
 	return bool(b)
 }
 
+// text returns a string, or an empty one for null.
 func (r *reader) text(key *ast.Term) string {
 	value := r.get(key)
 	switch value := value.(type) {
@@ -318,7 +322,7 @@ func (r *reader) text(key *ast.Term) string {
 	return ""
 }
 
-// texts takes a set too, which is an array in JSON.
+// texts returns an array or a set of strings. JSON has a set as an array.
 func (r *reader) texts(key *ast.Term) []string {
 	var out []string
 	add := func(t *ast.Term) {
@@ -343,7 +347,7 @@ func (r *reader) texts(key *ast.Term) []string {
 	return out
 }
 
-// dictionary does not say a value in its error: it may tell of the user.
+// dictionary returns an object of strings. Its errors do not repeat a value, which may be personal data.
 func (r *reader) dictionary(key *ast.Term) map[string]string {
 	value := r.get(key)
 	object, ok := value.(ast.Object)
@@ -365,6 +369,7 @@ func (r *reader) dictionary(key *ast.Term) map[string]string {
 	return out
 }
 
+// positive returns a whole number above 0.
 func (r *reader) positive(key *ast.Term) int {
 	value := r.get(key)
 	number, _ := value.(ast.Number)

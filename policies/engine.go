@@ -20,13 +20,14 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Config says which policy to run.
+// Config selects the policy.
 type Config struct {
-	// Dir holds keywicket/*.rego, apis/NAME/data.yaml and facts/NAME/data.yaml. Default: the policy built into the binary.
+	// Dir is a folder with keywicket/*.rego, apis/NAME/data.yaml and facts/NAME/data.yaml. Default: the policy built into the
+	// binary.
 	Dir string `yaml:"dir"`
 }
 
-// FS is the policy's files.
+// FS returns the policy's files.
 func (c Config) FS() fs.FS {
 	if c.Dir == "" {
 		return Builtin
@@ -34,24 +35,25 @@ func (c Config) FS() fs.FS {
 	return os.DirFS(c.Dir)
 }
 
-// Engine decides by a policy. It is safe for concurrent use.
+// Engine decides requests by a policy. It is safe for concurrent use.
 type Engine struct {
 	policy
 	hash string
-	// Each has room for as many evaluations as there are processors. The others wait, first come, first served: of thousands
-	// at once, each would get its share of a processor, and all of them would end too late. A check that was looked up has its
-	// own queue: a flood of checks without a look-up cannot delay it.
-	arrived, lookedUp chan struct{}
-	measured          func(time.Duration)
+	// Semaphores: each admits as many evaluations as there are processors, and the others wait in order of arrival. If thousands
+	// ran at once, they would share the processors and all end too late. Checks after a look-up have their own semaphore: a flood
+	// of checks without a look-up cannot delay them.
+	beforeLookup, afterLookup chan struct{}
+	observe                   func(time.Duration)
 }
 
-// Measure has somebody told how long each evaluation takes, with the wait for its turn. It is to be called before Decide is.
-func (e *Engine) Measure(told func(time.Duration)) { e.measured = told }
+// Measure sets the function that receives the duration of each evaluation, including the wait for its semaphore. Call it before
+// Decide.
+func (e *Engine) Measure(observe func(time.Duration)) { e.observe = observe }
 
-// Remembers reports whether decisions are remembered.
+// Remembers reports whether the engine remembers decisions.
 func (e *Engine) Remembers() bool { return e.memory != nil }
 
-// Remembered is how many decisions were not evaluated.
+// Remembered returns the number of decisions that came from the memory, without an evaluation.
 func (e *Engine) Remembered() uint64 {
 	if e.memory == nil {
 		return 0
@@ -59,21 +61,21 @@ func (e *Engine) Remembered() uint64 {
 	return e.memory.hits.Load()
 }
 
-// policy is what decides, and what is known of it.
+// policy is a compiled policy. Engine and Explainer share it.
 type policy struct {
 	tables  map[string]Table
 	uses    Uses
 	reading reading
-	index   *index // finds the rows; nil: rules do
-	// behindIndex is what is read once the index has found the row.
-	behindIndex reading
-	earlier     bool     // rules of an earlier version find them
-	doubts      []string // about rules
-	query       *query
+	index   *index // finds the rows; nil if the rules find them
+	// readingWithRow has the parts that rules read once the index has found the row.
+	readingWithRow reading
+	earlierRoute   bool     // the rules that find the rows are of an earlier version
+	unsafeNots     []string // warnings about negations in rules
+	query          *query
 
 	parameters map[string]authz.Parameters // of the tables
-	memory     *memory                     // nil: decisions cannot be remembered
-	changing   error                       // why not
+	memory     *memory                     // nil if decisions cannot be remembered
+	noMemory   error                       // why memory is nil
 }
 
 // Reading implements authz.Policy.
@@ -84,18 +86,18 @@ func (p *policy) Reading(api string) authz.Reading {
 	}
 }
 
-// Tables are those of the policy, by the API's name.
+// Tables returns the tables of the policy, by the name of the API.
 func (p *policy) Tables() map[string]Table { return p.tables }
 
-// Uses are what the configuration has to declare.
+// Uses returns the denials and headers that the configuration has to declare.
 func (p *policy) Uses() Uses { return p.uses }
 
-// Load reads a policy, runs its tests, and compiles it. A policy with a faulty table, one that does not compile and one
-// whose tests fail are refused.
+// Load reads a policy, runs its tests, and compiles it. It refuses a policy that has an invalid table, does not compile, or fails
+// its tests.
 func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 	defer func() {
 		if err != nil && ctx.Err() != nil {
-			err = ctx.Err() // what was interrupted says nothing about the policy
+			err = ctx.Err() // an interruption says nothing about the policy
 		}
 	}()
 	tables, s, err := open(ctx, c.FS())
@@ -109,12 +111,12 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 	if err := s.test(ctx); err != nil {
 		return nil, err
 	}
-	return &Engine{policy: p, hash: hex.EncodeToString(s.hash.Sum(nil)[:6]), arrived: newTurns(), lookedUp: newTurns(), measured: func(time.Duration) {}}, nil
+	return &Engine{policy: p, hash: hex.EncodeToString(s.hash.Sum(nil)[:6]), beforeLookup: newSemaphore(), afterLookup: newSemaphore(), observe: func(time.Duration) {}}, nil
 }
 
-// policy compiles the rules: with the index, or, where they find their rows in a way of their own, as otherwise says.
+// policy compiles the rules, with the index if the shipped rules find the rows. Otherwise withoutIndex prepares the query.
 func (s sources) policy(
-	ctx context.Context, tables map[string]Table, otherwise func(context.Context, *ast.Compiler) (*query, error),
+	ctx context.Context, tables map[string]Table, withoutIndex func(context.Context, *ast.Compiler) (*query, error),
 ) (policy, error) {
 	p := policy{tables: tables, parameters: make(map[string]authz.Parameters, len(tables))}
 	for name, table := range tables {
@@ -124,39 +126,39 @@ func (s sources) policy(
 	if err != nil {
 		return p, err
 	}
-	if err := s.guard(compiler); err != nil {
+	if err := s.checkDefinitions(compiler); err != nil {
 		return p, err
 	}
 	p.reading = readingOf(referencesOf(compiler, false))
 	if p.uses, err = usesOf(compiler); err != nil {
 		return p, err
 	}
-	p.doubts, p.earlier = s.doubtful(), s.hasEarlierRoute()
+	p.unsafeNots, p.earlierRoute = s.findUnsafeNots(), s.hasEarlierRoute()
 	if p.query, p.index, err = s.indexed(ctx, tables, compiler); err != nil {
 		return p, err
 	}
 	if p.index == nil {
-		p.query, err = otherwise(ctx, compiler)
+		p.query, err = withoutIndex(ctx, compiler)
 	}
 	if err != nil {
 		return p, err
 	}
 	references := referencesOf(compiler, p.index != nil)
-	p.behindIndex = readingOf(references)
-	p.memory, p.changing = newMemory(references, p.index)
+	p.readingWithRow = readingOf(references)
+	p.memory, p.noMemory = newMemory(references, p.index)
 	return p, p.probe(ctx)
 }
 
-func newTurns() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)) }
+func newSemaphore() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)) }
 
-// Warnings are about tables that are valid, but not safe before every server, and about rules that are slow. Each names its file.
+// Warnings returns warnings about valid tables that are not safe with every server, and about slow rules. Each names its file.
 func (p *policy) Warnings() []string {
-	all := slices.Clone(p.doubts)
+	all := slices.Clone(p.unsafeNots)
 	if p.index == nil {
-		all = append(all, routeFile+": it is not the shipped file, or a rule replaces or adds to what it reads, so decisions take longer as tables grow")
+		all = append(all, routeFile+": the file is not the shipped one, or another rule changes what it reads, so decisions take longer as tables grow")
 	}
-	if p.changing != nil {
-		all = append(all, fmt.Sprintf("%v, so decisions are not remembered, and take longer", p.changing))
+	if p.noMemory != nil {
+		all = append(all, fmt.Sprintf("%v, so decisions are not remembered, and take longer", p.noMemory))
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.tables)) {
 		for _, warning := range p.tables[name].overlaps() {
@@ -166,21 +168,21 @@ func (p *policy) Warnings() []string {
 	return all
 }
 
-// Hash is of all files that were loaded, tests included: twelve hexadecimal digits. Two sidecars that have the same one decide
-// alike.
+// Hash returns twelve hexadecimal digits that identify the content of all loaded files, tests included. Two sidecars with the
+// same hash decide alike.
 func (e *Engine) Hash() string { return e.hash }
 
-// Decide implements authz.Policy. An undefined decision, and a built-in function's error, are errors. Nobody may write to what
-// the decision holds: it may be remembered.
+// Decide implements authz.Policy. An undefined decision and an error of a built-in function are errors. The caller must not
+// modify the decision's slices and maps: the memory may share them.
 func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
 	r := e.row(&in)
 	if e.memory == nil {
 		d, err := e.evaluate(ctx, in, r)
 		return detached(d), err
 	}
-	// Every check begins with what a client without a credential would be told. The row keeps that decision.
-	ofRow := e.memory.ofRow && r.number > 0 && isAnonymous(&in)
-	if ofRow {
+	// Every check starts with the decision for a client without a credential. The row keeps that decision.
+	byRow := e.memory.anonymousByRow && r.number > 0 && isAnonymous(&in)
+	if byRow {
 		if d := r.anonymous.Load(); d != nil {
 			e.memory.hits.Add(1)
 			return *d, nil
@@ -195,40 +197,40 @@ func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, er
 		return d, err
 	}
 	d = e.memory.add(key, d)
-	if ofRow {
+	if byRow {
 		r.anonymous.Store(&d)
 	}
 	return d, nil
 }
 
-// isAnonymous reports whether the input is of a request whose credential was not looked at.
+// isAnonymous reports whether the check has not examined the credential yet, or there is none.
 func isAnonymous(in *authz.Input) bool {
 	return in.Denial == authz.ReasonMissing && in.Principal == nil && in.Workspace == authz.Workspace{}
 }
 
 func (e *Engine) evaluate(ctx context.Context, in authz.Input, r *row) (authz.Decision, error) {
-	defer func(start time.Time) { e.measured(time.Since(start)) }(time.Now())
-	turns := e.arrived
+	defer func(start time.Time) { e.observe(time.Since(start)) }(time.Now())
+	semaphore := e.beforeLookup
 	if in.Denial != authz.ReasonMissing {
-		turns = e.lookedUp
+		semaphore = e.afterLookup
 	}
 	select {
-	case turns <- struct{}{}:
-	default: // which spares most evaluations the context's timer
+	case semaphore <- struct{}{}:
+	default: // only an evaluation that waits needs the context's timer
 		select {
-		case turns <- struct{}{}:
+		case semaphore <- struct{}{}:
 		case <-ctx.Done():
 			return authz.Decision{}, ctx.Err()
 		}
 	}
-	defer func() { <-turns }()
+	defer func() { <-semaphore }()
 	return e.decide(ctx, &in, r)
 }
 
-// noRow is of a policy without an index.
+// noRow is the row of every request if the policy has no index.
 var noRow = &row{}
 
-// row is what the index finds, if there is one.
+// row returns the row that the index finds, or noRow without an index.
 func (p *policy) row(in *authz.Input) *row {
 	if p.index == nil {
 		return noRow
@@ -236,12 +238,13 @@ func (p *policy) row(in *authz.Input) *row {
 	return p.index.rowOf(in)
 }
 
+// decide evaluates the decision, and keeps the values of rules that depend on the row alone.
 func (p *policy) decide(ctx context.Context, in *authz.Input, r *row, tracers ...topdown.QueryTracer) (authz.Decision, error) {
 	reading := &p.reading
 	var cached *rowCache
-	if p.index != nil && len(tracers) == 0 { // a tracer is to see every rule
+	if p.index != nil && len(tracers) == 0 { // a tracer must see every rule
 		if cached = p.index.rules.cache(r); cached != nil {
-			reading = &p.behindIndex
+			reading = &p.readingWithRow
 		}
 	}
 	input, err := inputValue(in, reading)
@@ -259,13 +262,13 @@ func (p *policy) decide(ctx context.Context, in *authz.Input, r *row, tracers ..
 	return decisionOf(document.Value)
 }
 
-// plain prepares the rules as they are.
+// plain prepares the decision of the rules as they are.
 func (s sources) plain(ctx context.Context, compiler *ast.Compiler) (*query, error) {
 	return s.prepare(ctx, compiler, decisionRef)
 }
 
-// optimised prepares the decision of a policy that the index does not serve. The file of an earlier version was written for OPA's
-// optimiser. The one of this version is slower with it.
+// optimised prepares the decision of a policy that the index does not serve. The rules of an earlier version were written for
+// OPA's optimiser. The rules of this version are slower with it.
 func (s sources) optimised(ctx context.Context, compiler *ast.Compiler) (*query, error) {
 	if !s.hasEarlierRoute() {
 		return s.plain(ctx, compiler)
@@ -280,8 +283,8 @@ func (s sources) optimised(ctx context.Context, compiler *ast.Compiler) (*query,
 	return o.plain(ctx, compiler)
 }
 
-// optimise evaluates beforehand what is known without an input: each row of a table becomes a rule of its own, which
-// OPA finds through an index. Both entrypoints are needed: with the decision alone, the rows would be copied into it.
+// optimise evaluates beforehand everything that is known without an input: each row of a table becomes a rule, which OPA finds
+// through an index. Both entrypoints are needed: with the decision alone, OPA would copy the rows into it.
 func (s sources) optimise(ctx context.Context) (sources, error) {
 	b := &bundle.Bundle{Data: s.data}
 	for file, module := range s.rules {

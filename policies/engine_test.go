@@ -13,6 +13,7 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
+// load loads a policy and runs its tests. An empty dir is the built-in policy.
 func load(t testing.TB, dir string) *policies.Engine {
 	t.Helper()
 	engine, err := policies.Load(t.Context(), policies.Config{Dir: dir})
@@ -32,8 +33,8 @@ func explainer(t testing.TB, dir string) *policies.Explainer {
 	return e
 }
 
-// copied is the built-in policy in a folder of its own, to be edited.
-func copied(t testing.TB) string {
+// copyBuiltin copies the built-in policy to a temporary folder for editing.
+func copyBuiltin(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
@@ -42,6 +43,7 @@ func copied(t testing.TB) string {
 	return dir
 }
 
+// edit replaces the first occurrence of old in a file.
 func edit(t *testing.T, dir, file, old, replacement string) {
 	t.Helper()
 	name := filepath.Join(dir, filepath.FromSlash(file))
@@ -97,7 +99,7 @@ func TestDecisionOfTheBuiltInPolicy(t *testing.T) {
 }
 
 func TestInputDocumentIsWhole(t *testing.T) {
-	dir := copied(t)
+	dir := copyBuiltin(t)
 	write(t, dir, "keywicket/decision.rego", `package keywicket
 
 decision := {"allow": true, "code": null, "reason": null, "required_scopes": [], "route": json.marshal(input)}
@@ -160,16 +162,16 @@ func TestPolicyIsRefused(t *testing.T) {
 		"no scope":           {row("{method: GET, path: /x}"), `data.yaml:34: name the scopes that the route needs, or make it public`},
 		"public with scopes": {row("{method: GET, path: /x, public: true, scopes: [tags:read]}"), `data.yaml:34: a public route needs no scopes`},
 		"level":              {row("{method: GET, path: /x, level: team, scopes: [tags:read]}"), `data.yaml:34: the level "team" is neither`},
-		"level of the scope": {row("{method: GET, path: /x, level: user, scopes: [tags:read]}"), `the scope tags:read is of the level workspace, the route of user`},
+		"level of the scope": {row("{method: GET, path: /x, level: user, scopes: [tags:read]}"), `the scope tags:read is of the level workspace, but the route is of the level user`},
 		"method":             {row("{method: get, path: /x, scopes: [tags:read]}"), `data.yaml:34: the method "get" is not one in capitals`},
 		"glob":               {row("{method: GET, path: /x/*, scopes: [tags:read]}"), `data.yaml:34: the path "/x/*": "*" has a *: write {name} for one segment, {name...}`},
-		"alternation":        {row(`{method: GET, path: "/x/{a,b}", scopes: [tags:read]}`), `"{a,b}" is no parameter`},
+		"alternation":        {row(`{method: GET, path: "/x/{a,b}", scopes: [tags:read]}`), `"{a,b}" is not a parameter`},
 		"any_of: unknown":    {row("{method: GET, path: /x, any_of: [tags:reed]}"), `data.yaml:34: the scope "tags:reed" is not among scopes`},
 		"public with any_of": {row("{method: GET, path: /x, public: true, any_of: [tags:read]}"), `data.yaml:34: a public route needs no scopes`},
-		"parameter of Rails": {row("{method: GET, path: /x/:id, scopes: [tags:read]}"), `data.yaml:34: the path "/x/:id": ":id" is no parameter: write {id}`},
+		"parameter of Rails": {row("{method: GET, path: /x/:id, scopes: [tags:read]}"), `data.yaml:34: the path "/x/:id": ":id" is not a parameter: write {id}`},
 		"optional parameter": {row(`{method: GET, path: "/x/{id?}", scopes: [tags:read]}`), `"{id?}" cannot be optional: write two rows`},
-		"neither goes first": {row(`{method: GET, path: "/x/{a}.json", scopes: [tags:read]}` + "\n  - " + `{method: GET, path: "/x/data.{b}", scopes: [tags:read]}`),
-			`data.yaml:35: GET /x/data.{b} and line 34, GET /x/{a}.json, match one path, and neither goes first`},
+		"no precedence": {row(`{method: GET, path: "/x/{a}.json", scopes: [tags:read]}` + "\n  - " + `{method: GET, path: "/x/data.{b}", scopes: [tags:read]}`),
+			`data.yaml:35: GET /x/data.{b} and line 34, GET /x/{a}.json, match the same path, and neither has precedence: add`},
 		"a path without quotes": {row(`{method: GET, path: /x/{id}, scopes: [tags:read]}`), `data.yaml:34: a path with braces needs quotes in a row like this: path: "/x/{id}"`},
 		"grpc, empty":           {row(`{method: GET, path: /x, grpc: "", scopes: [tags:read]}`), `data.yaml:34: grpc is empty: leave it out`},
 		"level, empty":          {row(`{method: GET, path: /x, level: "", scopes: [tags:read]}`), `data.yaml:34: level is empty: leave it out`},
@@ -178,7 +180,7 @@ func TestPolicyIsRefused(t *testing.T) {
 		"grpc with a slash":     {row("{grpc: /a.B/C, scopes: [tags:read]}"), `grpc: "/a.B/C" is neither package.Service/Method nor`},
 		"grpc, half a method":   {row(`{grpc: "a.B/Get*", scopes: [tags:read]}`), `grpc: "a.B/Get*" is neither`},
 		"grpc without one":      {row("{grpc: a.B, scopes: [tags:read]}"), `grpc: "a.B" is neither`},
-		"same as a grpc row":    {row("{grpc: a.B/C, scopes: [tags:read]}" + "\n  - {method: POST, path: /a.B/C, scopes: [tags:read]}"), `data.yaml:35: POST /a.B/C has the shape of line 34`},
+		"same as a grpc row":    {row("{grpc: a.B/C, scopes: [tags:read]}" + "\n  - {method: POST, path: /a.B/C, scopes: [tags:read]}"), `data.yaml:35: POST /a.B/C matches the same requests as line 34`},
 		"implies: unknown":      {implies("{tags:reed: [tags:read]}"), `implies: the scope "tags:reed" is not among scopes`},
 		"implies an unknown":    {implies("{tags:write: [tags:reed]}"), `implies: tags:write: the scope "tags:reed" is not among scopes`},
 		"implies none":          {implies(`{tags:write: ["tag:*"]}`), `implies: tags:write: no scope starts with "tag:"`},
@@ -189,17 +191,17 @@ func TestPolicyIsRefused(t *testing.T) {
 		"path not canonical":  {row(`{method: GET, path: /x//y, scopes: [tags:read]}`), `the path "/x//y" matches no request: the path has an empty segment`},
 		"relative path":       {row(`{method: GET, path: x, scopes: [tags:read]}`), `the path "x" matches no request: the path does not start with a /`},
 		"special, escaped":    {row("{method: GET, path: /x/a%23, scopes: [tags:read]}"), `data.yaml:34: the path "/x/a%23": "a%23" has a #, which literal text never has`},
-		"same, escaped":       {row("{method: GET, path: /%68ealthz, public: true}"), `data.yaml:35: GET /healthz has the shape of line 34`},
+		"same, escaped":       {row("{method: GET, path: /%68ealthz, public: true}"), `data.yaml:35: GET /healthz matches the same requests as line 34`},
 		"special characters":  {func(t *testing.T, dir string) { edit(t, dir, table, "routes:", "parameters: {may_hold: [/]}\nroutes:") }, `data.yaml:33: parameters.may_hold: "/" is none of`},
-		"same shape":          {row(`{method: GET, path: "/api/v1/contacts/{id}", scopes: [tags:read]}`), `has the shape of line 34`},
-		"same route":          {row(`{method: GET, path: /healthz, public: true}`), `data.yaml:35: GET /healthz has the shape of line 34`},
+		"same shape":          {row(`{method: GET, path: "/api/v1/contacts/{id}", scopes: [tags:read]}`), `matches the same requests as line 34`},
+		"same route":          {row(`{method: GET, path: /healthz, public: true}`), `data.yaml:35: GET /healthz matches the same requests as line 34`},
 		"unknown in override": {func(t *testing.T, dir string) { edit(t, dir, table, "[admin:all]", "[root]") }, `data.yaml:30: overrides: the scope "root" is not among scopes`},
 		"unknown in role": {func(t *testing.T, dir string) {
 			edit(t, dir, "apis/velocity/data.yaml", "guest: [", "guest: [issues:look, ")
 		}, `apis/velocity/data.yaml:41: roles: guest: the scope "issues:look"`},
-		"public: no":         {row("{method: GET, path: /x, scopes: [tags:read], public: no}"), `opa takes a value for another type`},
+		"public: no":         {row("{method: GET, path: /x, scopes: [tags:read], public: no}"), `opa reads a value as another type`},
 		`public: "no"`:       {row(`{method: GET, path: /x, scopes: [tags:read], public: "no"}`), table + `:34: `},
-		"public: off":        {row("{method: GET, path: /x, scopes: [tags:read], public: off}"), `opa takes a value for another type`},
+		"public: off":        {row("{method: GET, path: /x, scopes: [tags:read], public: off}"), `opa reads a value as another type`},
 		"public: ~":          {row("{method: GET, path: /x, scopes: [tags:read], public: ~}"), `data.yaml:34: a key without a value`},
 		"public, left empty": {row("{method: GET, path: /x, scopes: [tags:read], public: }"), `data.yaml:34: a key without a value`},
 		"routes by an alias": {func(t *testing.T, dir string) {
@@ -211,7 +213,7 @@ func TestPolicyIsRefused(t *testing.T) {
 		"not YAML": {func(t *testing.T, dir string) { edit(t, dir, table, "routes:", "routes") }, table + `:33: could not find`},
 		"data elsewhere": {func(t *testing.T, dir string) {
 			write(t, dir, "apis/velaflows/more.json", "{}")
-		}, `apis/velaflows/more.json: a table is apis/NAME/data.yaml, other data facts/NAME/data.yaml or .json`},
+		}, `apis/velaflows/more.json: unexpected data file: put a table in apis/NAME/data.yaml, and other data in facts/NAME/data.yaml or .json`},
 		"does not compile": {func(t *testing.T, dir string) {
 			edit(t, dir, "keywicket/decision.rego", "permitted\n", "permited\n")
 		}, `permited is unsafe`},
@@ -237,7 +239,7 @@ func TestPolicyIsRefused(t *testing.T) {
 		}, `there is no apis/NAME/data.yaml`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := copied(t)
+			dir := copyBuiltin(t)
 			c.spoil(t, dir)
 			_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
 			if err == nil || !strings.Contains(err.Error(), c.want) {
@@ -247,7 +249,7 @@ func TestPolicyIsRefused(t *testing.T) {
 	}
 }
 
-// A policy that loads can still give no decision, or one that is none; each is an error, and so never an allow.
+// A policy that loads can still give no decision, or an invalid one. Each is an error, so it never allows a request.
 func TestDecisionThatIsNone(t *testing.T) {
 	for name, rule := range map[string]string{
 		"undefined":         `decision := true if input.api == "other"`,
@@ -259,7 +261,7 @@ func TestDecisionThatIsNone(t *testing.T) {
 		"built-in's error":  `decision := {"allow": 1 / count(input.context) > 0, "code": null, "reason": null, "required_scopes": [], "route": null}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := copied(t)
+			dir := copyBuiltin(t)
 			removeTests(t, dir)
 			write(t, dir, "keywicket/decision.rego", "package keywicket\n\n"+rule+"\n")
 			d, err := load(t, dir).Decide(t.Context(), inboxInput())
@@ -271,7 +273,7 @@ func TestDecisionThatIsNone(t *testing.T) {
 }
 
 func TestDecisionEndsWithItsContext(t *testing.T) {
-	dir := copied(t)
+	dir := copyBuiltin(t)
 	removeTests(t, dir)
 	write(t, dir, "keywicket/decision.rego", `package keywicket
 
@@ -288,6 +290,6 @@ decision := {"allow": count([1 | upto[_]; upto[_]]) > 0, "code": null, "reason":
 		cancel()
 	}
 	if engine.Remembered() > 0 {
-		t.Error("what was not decided is remembered")
+		t.Error("an evaluation that did not end is remembered")
 	}
 }

@@ -12,22 +12,23 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Explainer decides as an Engine does, and says where. It never runs optimised rules, which have lost their lines.
+// Explainer decides as an Engine does, and returns the places that decided. It never runs optimised rules, which have lost their
+// line numbers.
 type Explainer struct {
 	policy
 	dir string
 }
 
-// Explanation is a decision with the places that it came from, as file:line.
+// Explanation is a decision with the places that it comes from, as file:line.
 type Explanation struct {
 	authz.Decision
-	// Rule is the part of data.keywicket.decision that answered.
+	// Rule is the part of data.keywicket.decision that decided.
 	Rule string
-	// Row is the route's in its table; empty when no route matched.
+	// Row is the route's row in its table; empty if no route matched.
 	Row string
 }
 
-// LoadExplainer reads a policy. Its tests are not run: a policy that fails them is worth explaining too.
+// LoadExplainer reads a policy. It does not run the tests: an author may need explanations of a policy that fails them.
 func LoadExplainer(ctx context.Context, c Config) (*Explainer, error) {
 	tables, s, err := open(ctx, c.FS())
 	if err != nil {
@@ -52,17 +53,18 @@ func (e *Explainer) Explain(ctx context.Context, in authz.Input) (Explanation, e
 
 var deniedByARule = ast.MustParseRef("data.keywicket.denied_by_a_rule")
 
-// ruleOf is the rule that answered: of a denial of data.keywicket.deny the one that made it, if that alone did.
+// ruleOf returns the rule that decided. For a denial of data.keywicket.deny it is the rule with the denial, if only one rule
+// denied.
 func (e *Explainer) ruleOf(trace []*topdown.Event) string {
 	var answer *ast.Rule
-	var own []*ast.Rule
+	var denials []*ast.Rule
 	denied := false
 	for _, event := range trace {
 		rule, ok := event.Node.(*ast.Rule)
 		switch {
 		case !ok || event.Op != topdown.ExitOp:
-		case rule.Ref().HasPrefix(denyRef) && !slices.ContainsFunc(own, func(known *ast.Rule) bool { return known.Location.Equal(rule.Location) }):
-			own = append(own, rule)
+		case rule.Ref().HasPrefix(denyRef) && !slices.ContainsFunc(denials, func(known *ast.Rule) bool { return known.Location.Equal(rule.Location) }):
+			denials = append(denials, rule)
 		case rule.Ref().Equal(deniedByARule):
 			denied = true
 		case rule.Ref().Equal(decisionRef) && answer == nil:
@@ -72,12 +74,13 @@ func (e *Explainer) ruleOf(trace []*topdown.Event) string {
 	if answer == nil {
 		return ""
 	}
-	if denied && len(own) == 1 {
-		answer = own[0]
+	if denied && len(denials) == 1 {
+		answer = denials[0]
 	}
 	return e.place(answer.Location.File, answer.Location.Row)
 }
 
+// rowOf returns the place of the route, or "" if the table has no such route.
 func (e *Explainer) rowOf(api, route string) string {
 	for _, r := range e.tables[api].Routes {
 		if r.Name() == route {
@@ -87,7 +90,7 @@ func (e *Explainer) rowOf(api, route string) string {
 	return ""
 }
 
-// place names a file as the author knows it: in the folder, or in the policies that are built in.
+// place returns file:line with the path that the author knows: in their folder, or below policies for the built-in policy.
 func (e *Explainer) place(file string, line int) string {
 	dir := e.dir
 	if dir == "" {

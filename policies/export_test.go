@@ -1,6 +1,6 @@
 package policies
 
-// forget empties the memory.
+// forget removes all decisions from the memory.
 func (m *memory) forget() {
 	for i := range m.slots {
 		m.slots[i].Store(nil)

@@ -15,18 +15,19 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// facts are a policy's own data: facts/NAME/data.yaml is data.facts.NAME, as `opa test` and `opa test -b` read it.
+// facts are the policy's data besides the tables: facts/NAME/data.yaml is data.facts.NAME, as `opa test` and `opa test -b` read
+// it.
 type facts struct {
-	merged map[string]any // from "facts" on
+	merged map[string]any // starts with the key "facts"
 	files  []factsFile
 }
 
 type factsFile struct {
 	name     string
-	document map[string]any // from "facts" on
+	document map[string]any // starts with the key "facts"
 }
 
-// isFacts reports whether a file has a name that a bundle's data has: `opa test -b` reads no other one.
+// isFacts reports whether a file is below facts/ and has a name that `opa test -b` reads as data.
 func isFacts(file string) bool {
 	switch path.Base(file) {
 	case "data.yaml", "data.yml", "data.json":
@@ -35,7 +36,7 @@ func isFacts(file string) bool {
 	return false
 }
 
-// add merges a file with those before. Only objects merge: two files that set the same key are refused, as OPA does.
+// add merges a file with the earlier ones. Only objects merge: like OPA, it refuses two files that set the same key.
 func (f *facts) add(name string, text []byte) error {
 	value, err := readFacts(name, text)
 	if err != nil {
@@ -47,23 +48,23 @@ func (f *facts) add(name string, text []byte) error {
 	}
 	before := f.files
 	file := factsFile{name, value.(map[string]any)}
-	f.files = append(f.files, file) // a part of it is merged, even where it is refused
+	f.files = append(f.files, file) // also if it is refused, because a part of it is merged
 	if f.merged == nil {
 		f.merged = make(map[string]any)
 	}
 	if key := merge(f.merged, file.document); key != nil {
 		var tree yaml.Node
-		_ = yaml.Unmarshal(text, &tree) // the line is a help, and no more
+		_ = yaml.Unmarshal(text, &tree) // only for the line; without it the error has none
 		other := before[slices.IndexFunc(before, func(one factsFile) bool { return one.has(key) })]
 		return faults{{
 			line: lineOf(&tree, key[min(len(folders), len(key)):]...),
-			text: fmt.Sprintf("data.%s is in %s too", strings.Join(key, "."), other.name),
+			text: fmt.Sprintf("data.%s is also in %s: keep one", strings.Join(key, "."), other.name),
 		}}
 	}
 	return nil
 }
 
-// readFacts parses a file as OPA does.
+// readFacts parses a file as OPA does, and refuses a file that `opa test` and `opa test -b` read differently.
 func readFacts(name string, text []byte) (any, error) {
 	var value any
 	if path.Ext(name) == ".json" {
@@ -81,18 +82,18 @@ func readFacts(name string, text []byte) (any, error) {
 	if err := util.Unmarshal(text, &value); err != nil {
 		return nil, err
 	}
-	// A YAML file that is valid JSON is JSON to `opa test -b`, and YAML, which rounds large numbers, to `opa test`. Behind a
-	// line --- it is no JSON.
+	// `opa test -b` reads a YAML file that is valid JSON as JSON. `opa test` reads it as YAML, which rounds large numbers. A
+	// leading line --- makes the parser take the text for YAML.
 	if text = bytes.TrimPrefix(text, []byte("\uFEFF")); json.Valid(text) {
 		var asYAML any
 		if err := util.Unmarshal(append([]byte("---\n"), text...), &asYAML); err != nil || !reflect.DeepEqual(value, asYAML) {
-			return nil, errors.New("opa test reads it as YAML, and opa test -b as JSON, which differ here: name it data.json")
+			return nil, errors.New("opa test reads it as YAML and opa test -b as JSON, with different results: name it data.json")
 		}
 	}
 	return value, nil
 }
 
-// merge adds a document. It returns the first key that both have, and changes nothing below it.
+// merge adds the document from. It returns the first key that both documents have, and changes nothing below that key.
 func merge(into, from map[string]any) []string {
 	for _, key := range slices.Sorted(maps.Keys(from)) {
 		value := from[key]
@@ -103,7 +104,7 @@ func merge(into, from map[string]any) []string {
 			continue
 		}
 		if !exists {
-			there = make(map[string]any, len(object)) // the document stays as it was read
+			there = make(map[string]any, len(object)) // a new map, because the document itself must not change
 			into[key] = there
 		}
 		thereObject, ok := there.(map[string]any)
@@ -117,7 +118,7 @@ func merge(into, from map[string]any) []string {
 	return nil
 }
 
-// has reports whether the file sets the key, or something below it or above it that is no object.
+// has reports whether the file sets the key, a key below it, or a key above it to a value that is not an object.
 func (f factsFile) has(key []string) bool {
 	var value any = f.document
 	for _, k := range key {

@@ -9,8 +9,8 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// asked is a decision that tells what the policy reads.
-const asked = `package keywicket
+// factsDecision is a policy whose decision has data.facts as its route.
+const factsDecision = `package keywicket
 
 decision := {"allow": true, "code": null, "reason": null, "required_scopes": [], "route": json.marshal(known)}
 
@@ -19,7 +19,7 @@ default known := "none"
 known := data.facts
 `
 
-// factsOfStockOPA returns data.facts as JSON, or false where opa refuses the folder.
+// factsOfStockOPA returns data.facts as JSON, or false if opa refuses the folder.
 func factsOfStockOPA(t *testing.T, dir string, flags ...string) (string, bool) {
 	t.Helper()
 	opa, err := stockOPA()
@@ -42,13 +42,13 @@ func factsOfStockOPA(t *testing.T, dir string, flags ...string) (string, bool) {
 	return result.Result[0].Expressions[0].Value, true
 }
 
-// TestFactsAreThoseOfStockOPA: whatever is in facts/, `opa test`, `opa test -b` and the sidecar read the same, or the
-// sidecar refuses it.
+// TestFactsAreThoseOfStockOPA tests files below facts/. `opa test`, `opa test -b` and the sidecar must read them alike, or the
+// sidecar must refuse them.
 func TestFactsAreThoseOfStockOPA(t *testing.T) {
 	differing := 0
 	for name, c := range map[string]struct {
 		files string
-		want  string // of data.facts; refused for none
+		want  string // data.facts as JSON; refused if the sidecar refuses the file
 	}{
 		"none":                {"-- x.rego --\npackage x\n", `"none"`},
 		"YAML":                {"-- facts/a/data.yaml --\nb: [1, c, true]\n", `{"a":{"b":[1,"c",true]}}`},
@@ -108,7 +108,7 @@ func TestFactsAreThoseOfStockOPA(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := policyOf(t, c.files)
-			write(t, dir, "keywicket/decision.rego", asked)
+			write(t, dir, "keywicket/decision.rego", factsDecision)
 			plain, plainOK := factsOfStockOPA(t, dir, "-d")
 			bundle, bundleOK := factsOfStockOPA(t, dir, "-b")
 			got, ok := refused, false
@@ -133,13 +133,14 @@ func TestFactsAreThoseOfStockOPA(t *testing.T) {
 		})
 	}
 	if differing == 0 {
-		t.Error("opa test and opa test -b read everything alike: the sidecar need not compare them")
+		t.Error("opa test and opa test -b read everything alike: the sidecar does not need to compare them")
 	}
 }
 
 const refused = ""
 
-// TestFactsDecide: a rule that reads facts answers here as under stock opa, and the policy's hash covers them.
+// TestFactsDecide tests that a rule that reads facts decides as under the stock opa, and that the hash of the policy covers
+// facts.
 func TestFactsDecide(t *testing.T) {
 	dir := policyOf(t, `
 -- facts/closed/data.yaml --

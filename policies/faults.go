@@ -13,11 +13,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// faults is an error that tells everything that is wrong with a folder, one line each, so that the author can fix everything
-// at once.
+// faults is an error with one line for each problem of a folder, so that the author can fix all of them at once.
 type faults []fault
 
-// fault is one of them. Its line is 0 where none is known, and its file is empty where the folder as a whole is meant.
+// fault is one problem. Its line is 0 if unknown. Its file is empty if it concerns the whole folder.
 type fault struct {
 	file string
 	line int
@@ -44,7 +43,7 @@ func (f faults) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// err returns the faults by file and line, each once; nil if there are none.
+// err returns the faults sorted by file and line, without duplicates; nil if there are none.
 func (f faults) err() error {
 	if len(f) == 0 {
 		return nil
@@ -55,7 +54,7 @@ func (f faults) err() error {
 	return slices.Compact(f)
 }
 
-// at adds an error of one line.
+// at adds an error at a line. Only the first line of its text is kept.
 func (f *faults) at(line int, err error) {
 	if err != nil {
 		*f = append(*f, fault{line: line, text: oneLine(err.Error())})
@@ -68,6 +67,7 @@ func (f faults) within(n *yaml.Node) bool {
 	return slices.ContainsFunc(f, func(one fault) bool { return n.Line <= one.line && one.line <= last })
 }
 
+// lastLine returns the last line on which the node or one below it starts.
 func lastLine(n *yaml.Node) int {
 	last := n.Line
 	for _, child := range n.Content {
@@ -76,7 +76,7 @@ func lastLine(n *yaml.Node) int {
 	return last
 }
 
-// in adds an error of a file, which can be several.
+// in adds the error of a file. An error that has several faults or lines adds several.
 func (f *faults) in(file string, err error) {
 	var several faults
 	var ofRego ast.Errors
@@ -93,27 +93,27 @@ func (f *faults) in(file string, err error) {
 			f.in(file, one)
 		}
 	case errors.As(err, &one):
-		told := fault{file: file, text: oneLine(one.Message)}
+		added := fault{file: file, text: oneLine(one.Message)}
 		if one.Location != nil {
-			told.file, told.line = cmp.Or(one.Location.File, file), one.Location.Row
+			added.file, added.line = cmp.Or(one.Location.File, file), one.Location.Row
 		}
-		*f = append(*f, told)
+		*f = append(*f, added)
 	default:
 		for text := range strings.Lines(err.Error()) {
-			told := fault{file: file, text: oneLine(text)}
-			if m := lineOfYAML.FindStringSubmatch(told.text); m != nil {
-				told.line, _ = strconv.Atoi(m[1])
-				told.text = m[2]
+			added := fault{file: file, text: oneLine(text)}
+			if m := lineOfYAML.FindStringSubmatch(added.text); m != nil {
+				added.line, _ = strconv.Atoi(m[1])
+				added.text = m[2]
 			}
-			*f = append(*f, told)
+			*f = append(*f, added)
 		}
 	}
 }
 
-// lineOfYAML finds the line at the start of an error of the YAML decoder.
+// lineOfYAML matches the line number at the start of an error of the YAML decoder.
 var lineOfYAML = regexp.MustCompile(`^(?:yaml: )?line ([0-9]+): (.+)$`)
 
-// oneLine is a text without its further lines, which are details.
+// oneLine returns the first line of a text. The other lines are details.
 func oneLine(text string) string {
 	first, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
 	return strings.TrimSuffix(first, ":")

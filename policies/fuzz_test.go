@@ -10,8 +10,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/loader"
 )
 
-// FuzzTable: any text is refused in lines that each say something, or is a table of which every route can be reached by a canonical path, and
-// needs scopes of the catalogue exactly if it is not public.
+// FuzzTable tests that any text is refused, with a non-empty line for each problem, or is a valid table. In a valid table, a
+// canonical path reaches every route. A route needs scopes of the catalogue exactly if it is not public.
 func FuzzTable(f *testing.F) {
 	for _, file := range []string{"apis/velaflows/data.yaml", "apis/velocity/data.yaml"} {
 		text, err := Builtin.ReadFile(file)
@@ -53,7 +53,8 @@ func FuzzTable(f *testing.F) {
 	})
 }
 
-// FuzzFacts: a file of facts is read as both of OPA's loaders read it, or is refused where they refuse it or differ.
+// FuzzFacts tests that a file of facts is read as both of OPA's loaders read it. It is refused if one of them refuses it, or if
+// they differ.
 func FuzzFacts(f *testing.F) {
 	for _, text := range []string{
 		"", "a: 1", "[1, ~]", `{"a": 12345678901234567890123}`, `{"a": 1.0}`, "a: yes", "a: &x {b: 1}\nc: {<<: *x}", "a: 1\n---\n[", "{}]",

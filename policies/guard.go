@@ -15,12 +15,12 @@ import (
 	"github.com/keywicket/keywicket/policies/route"
 )
 
-// These checks refuse a policy that would be wider than it looks: rules of an earlier version beside a table or rules of this
-// one, and tests that define what the rules read.
+// These checks refuse a policy that would allow more than it appears to. Causes are rules of an earlier version beside tables or
+// rules of this one, and tests that define what the rules read.
 
-// forms refuses a rule that cannot be a part of data.keywicket.deny or .headers. Compiled, it would be an error of the shipped rules,
-// which read it.
-func (s sources) forms() error {
+// checkRuleForms refuses a rule for data.keywicket.deny or .headers that has the wrong form. The compiler would report it as an
+// error of the shipped rules, which read them.
+func (s sources) checkRuleForms() error {
 	var all faults
 	for _, module := range s.rules {
 		for _, rule := range module.Rules {
@@ -39,6 +39,7 @@ func (s sources) forms() error {
 	return all.err()
 }
 
+// mayBeObject reports whether a term is an object, or may have one as its value.
 func mayBeObject(t *ast.Term) bool {
 	switch t.Value.(type) {
 	case ast.Object, ast.Var, ast.Ref, ast.Call:
@@ -47,10 +48,10 @@ func mayBeObject(t *ast.Term) bool {
 	return false
 }
 
-// guard runs the checks that need no decision.
-func (s sources) guard(compiler *ast.Compiler) error {
+// checkDefinitions refuses test files that define documents that the rules read, and denials or headers that no rule reads.
+func (s sources) checkDefinitions(compiler *ast.Compiler) error {
 	var all faults
-	read := make(map[string]reference) // virtual documents that rules read
+	read := make(map[string]reference) // documents below data that rules read
 	for _, module := range compiler.Modules {
 		ast.WalkRefs(module, func(r ast.Ref) bool {
 			if ground := r.GroundPrefix(); len(ground) > 1 && r[0].Equal(ast.DefaultRootDocument) {
@@ -65,28 +66,28 @@ func (s sources) guard(compiler *ast.Compiler) error {
 			for _, r := range read {
 				if r.ref.HasPrefix(ref) {
 					all = append(all, fault{file: rule.Location.File, line: rule.Location.Row, text: fmt.Sprintf(
-						"%s is read at %s, and a _test.rego file is not there when the sidecar decides: define it in another file", ref, r.place())})
+						"%s is read at %s, but the sidecar leaves out _test.rego files when it decides: define it in another file", ref, r.place())})
 				}
 			}
 		}
 	}
-	for _, own := range []ast.Ref{denyRef, headersRef} {
-		rules := compiler.GetRulesWithPrefix(own)
-		if len(rules) > 0 && read[own.String()].ref == nil {
+	for _, extension := range []ast.Ref{denyRef, headersRef} {
+		rules := compiler.GetRulesWithPrefix(extension)
+		if len(rules) > 0 && read[extension.String()].ref == nil {
 			all = append(all, fault{file: rules[0].Location.File, line: rules[0].Location.Row, text: fmt.Sprintf(
-				"%s is defined, and no rule reads it: take over keywicket/decision.rego of this version", own)})
+				"%s is defined, but no rule reads it: use keywicket/decision.rego of this version", extension)})
 		}
 	}
 	return all.err()
 }
 
-// probe asks for decisions on rows that rules of an earlier version would read wrongly. A row whose own request finds another row,
-// or which is open without a scope, is refused.
+// probe decides sample requests for rows that rules of an earlier version would read wrongly. It refuses a row whose sample finds
+// another row, and a row that allows its sample without any scope.
 func (p *policy) probe(ctx context.Context) error {
 	var all faults
 	for _, api := range slices.Sorted(maps.Keys(p.tables)) {
 		table := p.tables[api]
-		everyRow := p.earlier && table.hasNewForms()
+		everyRow := p.earlierRoute && table.hasNewForms()
 		for i, r := range table.Routes {
 			if len(r.AnyOf) == 0 && !everyRow {
 				continue
@@ -99,32 +100,32 @@ func (p *policy) probe(ctx context.Context) error {
 			in := sampleInput(api, method, path, r.level())
 			d, err := p.decide(ctx, &in, p.row(&in))
 			switch {
-			case err != nil: // of this input alone: a rule may need more than it has
+			case err != nil: // not a fault: a rule may need more than the sample has
 			case d.Allow && len(r.AnyOf) > 0:
-				all = append(all, fault{file: file, line: r.Line, text: "the rules open the route to a token without any scope: they do not read any_of. Take over keywicket/decision.rego and route.rego of this version"})
-			case p.earlier && d.Route != r.Name():
+				all = append(all, fault{file: file, line: r.Line, text: "the rules allow a token without any scope, because they do not read any_of: use keywicket/decision.rego and route.rego of this version"})
+			case p.earlierRoute && d.Route != r.Name():
 				all = append(all, fault{file: file, line: r.Line, text: fmt.Sprintf(
-					"keywicket/route.rego finds %q for %s %s, and not %s: take over that file of this version", d.Route, method, path, r.Name())})
+					"keywicket/route.rego finds %q for %s %s instead of %s: use that file of this version", d.Route, method, path, r.Name())})
 			}
 		}
 	}
 	return all.err()
 }
 
-// hasEarlierRoute reports whether the policy finds its rows by a file from before there were any_of and the other new keys.
+// hasEarlierRoute reports whether keywicket/route.rego is of a version before any_of and the other newer keys.
 func (s sources) hasEarlierRoute() bool {
 	m := s.rules[routeFile]
 	return m == nil || !strings.Contains(m.String(), `"any_of"`)
 }
 
-// hasNewForms reports whether the table has keys or patterns that rules of an earlier version do not know.
+// hasNewForms reports whether the table has keys or patterns that rules of an earlier version do not support.
 func (t Table) hasNewForms() bool {
 	return t.HeadWithGet || len(t.Implies) > 0 || slices.ContainsFunc(t.Routes, func(r Route) bool {
 		return r.GRPC != "" || r.Method == route.AnyMethod || len(r.AnyOf) > 0 || !r.pattern.WholeParameters()
 	})
 }
 
-// sample is a request that the row is for, if no other row goes before it.
+// sample returns a request that the row matches. A row with precedence may match it too.
 func (r Route) sample() (method, path string) {
 	method = r.method()
 	if method == route.AnyMethod {
@@ -133,6 +134,7 @@ func (r Route) sample() (method, path string) {
 	return method, r.pattern.Sample()
 }
 
+// sampleInput returns the input of a principal without scopes that may use the workspace, or of a user at LevelUser.
 func sampleInput(api, method, path string, level Level) authz.Input {
 	in := authz.Input{
 		API: api, Method: method, Path: path, Time: time.Now(),
@@ -145,18 +147,18 @@ func sampleInput(api, method, path string, level Level) authz.Input {
 	return in
 }
 
-// doubtful finds a `not` around a reference that may be undefined, in a file without `import future.keywords.not`. OPA then looks
-// up the reference first, and the expression is undefined with it: a denial does not hold.
-func (s sources) doubtful() []string {
+// findUnsafeNots finds a `not` around a reference that may be undefined, in a file without `import future.keywords.not`. OPA then
+// evaluates the reference before the `not`. If it is undefined, the whole expression is undefined, so a denial does not apply.
+func (s sources) findUnsafeNots() []string {
 	var all faults
 	for _, module := range s.rules {
 		if slices.ContainsFunc(module.Imports, func(i *ast.Import) bool { return i.Path.String() == "future.keywords.not" }) {
 			continue
 		}
 		ast.WalkExprs(module, func(e *ast.Expr) bool {
-			if ref := lookedUpFirst(e); ref != nil {
+			if ref := evaluatedBeforeNot(e); ref != nil {
 				all = append(all, fault{file: e.Location.File, line: e.Location.Row, text: fmt.Sprintf(
-					"where %s is undefined, this not is undefined too, and not true: import future.keywords.not in the file", ref)})
+					"if %s is undefined, this `not` is undefined instead of true: import future.keywords.not in the file", ref)})
 			}
 			return false
 		})
@@ -167,15 +169,15 @@ func (s sources) doubtful() []string {
 	return strings.Split(all.err().Error(), "\n")
 }
 
-// mayBeUndefined are the parts of the input whose keys are not always there.
+// mayBeUndefined has the parts of the input whose keys may be missing.
 var mayBeUndefined = []ast.Ref{
 	ast.MustParseRef("input.principal.attributes"), ast.MustParseRef("input.principal.user_attributes"),
 	ast.MustParseRef("input.workspace.attributes"), ast.MustParseRef("input.source"), ast.MustParseRef("input.context"),
 	ast.MustParseRef("input.request.headers"), ast.MustParseRef("input.request.query"),
 }
 
-// lookedUpFirst returns the reference in a negated expression that OPA looks up before it negates.
-func lookedUpFirst(e *ast.Expr) ast.Ref {
+// evaluatedBeforeNot returns the reference in a negated expression that OPA evaluates before the negation, or nil.
+func evaluatedBeforeNot(e *ast.Expr) ast.Ref {
 	if !e.Negated {
 		return nil
 	}
@@ -204,7 +206,7 @@ func lookedUpFirst(e *ast.Expr) ast.Ref {
 		switch {
 		case !isRef || !compares:
 			inner(operand)
-		default: // what is compared itself is looked up with the comparison
+		default: // OPA evaluates a compared reference together with the comparison
 			for _, part := range ref[1:] {
 				inner(part)
 			}

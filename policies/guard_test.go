@@ -9,10 +9,10 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// A policy that would let in more than it says is refused, with its line and what to do.
+// A policy that would allow more than it appears to is refused, with its line and the remedy.
 func TestPolicyThatIsWiderThanItLooksIsRefused(t *testing.T) {
 	const table = "apis/velaflows/data.yaml"
-	shipped := func(t *testing.T) string { t.Helper(); return copied(t) }
+	shipped := func(t *testing.T) string { t.Helper(); return copyBuiltin(t) }
 	earlier := func(t *testing.T) string {
 		t.Helper()
 		dir := filepath.Join(t.TempDir(), "policies")
@@ -43,16 +43,16 @@ func TestPolicyThatIsWiderThanItLooksIsRefused(t *testing.T) {
 	for name, c := range map[string]struct {
 		from  func(t *testing.T) string
 		spoil func(t *testing.T, dir string)
-		want  string // empty: it is not refused
+		want  string // empty if the policy is accepted
 	}{
-		"any_of, earlier rules":            {earlier, row("  - {method: GET, path: /zz, any_of: [tags:read]}\n"), ":33: the rules open the route to a token without any scope: they do not read any_of"},
-		"any_of, earlier decision":         {mixed, row("  - {method: GET, path: /zz, any_of: [tags:read]}\n"), ":34: the rules open the route to a token without any scope"},
+		"any_of, earlier rules":            {earlier, row("  - {method: GET, path: /zz, any_of: [tags:read]}\n"), ":33: the rules allow a token without any scope, because they do not read any_of"},
+		"any_of, earlier decision":         {mixed, row("  - {method: GET, path: /zz, any_of: [tags:read]}\n"), ":34: the rules allow a token without any scope"},
 		"any_of":                           {shipped, row("  - {method: GET, path: /zz, any_of: [tags:read]}\n"), ""},
 		"a rest, earlier rules":            {earlier, row("  - {method: GET, path: \"/zz/{id}\", scopes: [tags:write]}\n  - {method: GET, path: \"/zz/{r...}\", scopes: [tags:read]}\n"), `keywicket/route.rego finds `},
 		"a partial segment, earlier rules": {earlier, row("  - {method: GET, path: /zz/vx, scopes: [tags:write]}\n  - {method: GET, path: \"/zz/v{id}\", scopes: [tags:read]}\n"), `keywicket/route.rego finds `},
-		"any method, earlier rules":        {earlier, row("  - {method: \"*\", path: /zz, scopes: [tags:write]}\n"), `:33: keywicket/route.rego finds "" for GET /zz, and not * /zz`},
+		"any method, earlier rules":        {earlier, row("  - {method: \"*\", path: /zz, scopes: [tags:write]}\n"), `:33: keywicket/route.rego finds "" for GET /zz instead of * /zz`},
 		"a row like before, earlier rules": {earlier, row("  - {method: GET, path: \"/zz/{id}\", scopes: [tags:write]}\n"), ""},
-		"a denial, earlier rules":          {earlier, file("keywicket/own.rego", deny), "keywicket/own.rego:3: data.keywicket.deny is defined, and no rule reads it: take over keywicket/decision.rego"},
+		"a denial, earlier rules":          {earlier, file("keywicket/own.rego", deny), "keywicket/own.rego:3: data.keywicket.deny is defined, but no rule reads it: use keywicket/decision.rego"},
 		"a denial in a test's file":        {shipped, file("keywicket/own_test.rego", deny), "keywicket/own_test.rego:3: data.keywicket.deny is read at keywicket/decision.rego:"},
 		"a rule that reads a test's":       {shipped, file("keywicket/own.rego", "package keywicket\n\nheaders[\"x-a\"] := \"b\" if data.keywicket.fixture.own.granted\n"), "keywicket/fixture_test.rego:"},
 		"a denial that is true":            {shipped, file("keywicket/own.rego", "package keywicket\n\ndeny := true if input.api == \"zoo\"\n"), "keywicket/own.rego:3: deny holds objects: write deny contains"},
@@ -72,9 +72,9 @@ func TestPolicyThatIsWiderThanItLooksIsRefused(t *testing.T) {
 	}
 }
 
-// explain names the denial's own rule.
+// explain names the rule of the denial.
 func TestExplainNamesTheDenialsRule(t *testing.T) {
-	dir := copied(t)
+	dir := copyBuiltin(t)
 	write(t, dir, "keywicket/own.rego", "package keywicket\n\ndeny contains {\"code\": \"PAYMENT_REQUIRED\", \"reason\": \"unpaid\"} if {\n\tinput.host == \"x\"\n}\n\ndeny contains {\"code\": \"PAYMENT_REQUIRED\", \"reason\": \"unpaid\"} if {\n\tinput.request.host == \"api.example\"\n}\n")
 	e, err := explainer(t, dir).Explain(t.Context(), inboxInput())
 	if err != nil || e.Code != "PAYMENT_REQUIRED" || !strings.HasSuffix(e.Rule, "keywicket/own.rego:7") {
@@ -82,7 +82,7 @@ func TestExplainNamesTheDenialsRule(t *testing.T) {
 	}
 }
 
-// A not that does not say what it seems to is warned of, and nothing else is.
+// There is a warning for each `not` that OPA evaluates differently than it reads, and no other warning.
 func TestDoubtfulNot(t *testing.T) {
 	for expression, want := range map[string]bool{
 		`not data.facts.plans[input.workspace.attributes.plan].photos`:      true,
@@ -96,11 +96,11 @@ func TestDoubtfulNot(t *testing.T) {
 		`input.workspace.attributes.plan == "pro"`:                          false,
 		`not input.workspace.attributes[input.principal.attributes.x] == 1`: true,
 	} {
-		for header, doubtful := range map[string]bool{"": want, "import future.keywords.not\n\n": false} {
-			dir := copied(t)
+		for header, warned := range map[string]bool{"": want, "import future.keywords.not\n\n": false} {
+			dir := copyBuiltin(t)
 			write(t, dir, "keywicket/own.rego", "package keywicket\n\n"+header+"headers[\"x-a\"] := \"b\" if {\n\tinput.api == \"zoo\"\n\t"+expression+"\n}\n")
 			got := explainer(t, dir).Warnings()
-			if (len(got) == 1) != doubtful || len(got) > 1 || doubtful && !strings.HasPrefix(got[0], "keywicket/own.rego:5: where input.") {
+			if (len(got) == 1) != warned || len(got) > 1 || warned && !strings.HasPrefix(got[0], "keywicket/own.rego:5: if input.") {
 				t.Errorf("%s%s: %q", header, expression, got)
 			}
 		}

@@ -20,7 +20,7 @@ func TestHashIsOfEveryFile(t *testing.T) {
 		}
 		return e.Hash()
 	}
-	seen := map[string]string{hash(): "as it was"}
+	seen := map[string]string{hash(): "unchanged"}
 	if again := hash(); seen[again] == "" || len(again) != 12 {
 		t.Errorf("the same files have the hash %q", again)
 	}
@@ -37,7 +37,7 @@ func TestHashIsOfEveryFile(t *testing.T) {
 		}
 		h := hash()
 		if was := seen[h]; was != "" {
-			t.Errorf("the hash after a change of %s is that of the files %s", file, was)
+			t.Errorf("the hash after a change of %s is also the hash of the files %s", file, was)
 		}
 		seen[h] = "with a change of " + file
 	}

@@ -19,12 +19,13 @@ import (
 // index finds the row that a request addresses, as the rule route of keywicket/route.rego does.
 type index struct {
 	apis  map[string]apiRows
-	none  *row // of requests that address no row
+	none  *row // the row of requests that address no row of a table
 	rules *rowRules
-	needs sync.Map // string → *needs, of all rows
-	tests []int    // places of the rules that scopes are tested with, if decisions depend on scopes in no other way
+	needs sync.Map // string → *needs: the distinct needs of all rows
+	tests []int    // see rowRules.scopeTests
 }
 
+// apiRows are the rows of one table, and the index that finds them.
 type apiRows struct {
 	index *route.Index
 	rows  []*row
@@ -32,11 +33,11 @@ type apiRows struct {
 
 const routeFile = "keywicket/route.rego"
 
-// findRoute is the function that stands for the rule route.
+// findRoute is the name of the function that replaces the rule route.
 const findRoute = "keywicket.find_route"
 
-// hasShippedRoute reports whether the policy finds its rows by the file that comes with the binary, so that the index finds the
-// same ones. No other rule may add to what that file defines or reads, and no expression may replace it by `with`.
+// hasShippedRoute reports whether the policy finds its rows with the shipped route.rego, so that the index finds the same ones.
+// No other rule may add to what that file defines or reads, and no `with` may replace it.
 func (s sources) hasShippedRoute() (bool, error) {
 	text, err := Builtin.ReadFile(routeFile)
 	if err != nil {
@@ -48,13 +49,13 @@ func (s sources) hasShippedRoute() (bool, error) {
 	}
 	m := s.rules[routeFile]
 	if m == nil || !m.Package.Equal(shipped.Package) || len(m.Imports) != len(shipped.Imports) || !slices.EqualFunc(m.Rules, shipped.Rules, sameRule) {
-		return false, nil // an import can give a name another meaning
+		return false, nil // an import can change the meaning of a name
 	}
 	used := []ast.Ref{ast.MustParseRef("data.apis")}
 	for _, rule := range shipped.Rules {
 		used = append(used, shipped.Package.Path.Append(ast.StringTerm(rule.Head.Ref()[0].String())))
 	}
-	// A rule of the package that is named as a built-in function is called in its place.
+	// A rule of the package with the name of a built-in function is called instead of that function.
 	used = append(used, shipped.Package.Path.Append(ast.StringTerm(strings.Split(findRoute, ".")[0])))
 	functions := make(map[string]bool)
 	ast.WalkRefs(shipped, func(r ast.Ref) bool {
@@ -75,14 +76,14 @@ func (s sources) hasShippedRoute() (bool, error) {
 	return true, nil
 }
 
-// sameRule compares without metadata, which changes no decision.
+// sameRule compares two rules without their metadata, which changes no decision.
 func sameRule(a, b *ast.Rule) bool {
 	a, b = a.Copy(), b.Copy()
 	a.Annotations, b.Annotations = nil, nil
 	return a.Equal(b)
 }
 
-// replaces reports whether an expression of the module puts something in the place of the data or the functions.
+// replaces reports whether a `with` in the module replaces the data or one of the functions.
 func replaces(m *ast.Module, data []ast.Ref, functions map[string]bool) bool {
 	found := false
 	ast.WalkWiths(m, func(w *ast.With) bool {
@@ -96,7 +97,7 @@ func replaces(m *ast.Module, data []ast.Ref, functions map[string]bool) bool {
 	return found
 }
 
-// rows evaluates those of all tables. Each is one of the table's rows, in its order.
+// rows evaluates data.keywicket.rows: for each table its rows, in the order of the table.
 func (e *evaluator) rows(ctx context.Context, tables map[string]Table) (map[string]*ast.Array, error) {
 	query, err := e.prepare(ast.MustParseRef("data.keywicket.rows"))
 	if err != nil {
@@ -118,10 +119,10 @@ func (e *evaluator) rows(ctx context.Context, tables map[string]Table) (map[stri
 	return made, nil
 }
 
-// indexed prepares the decision with a function in the place of the rule route of keywicket/route.rego, which finds the row by
-// the index. It returns nil where that is not possible.
+// indexed prepares the decision with a function instead of the rule route, which finds the row with the index. It returns nil
+// without an error if hasShippedRoute is false.
 func (s sources) indexed(ctx context.Context, tables map[string]Table, compiler *ast.Compiler) (*query, *index, error) {
-	const byIndex = `package keywicket
+	const routeStub = `package keywicket
 route := ` + findRoute + `(input)`
 	if ok, err := s.hasShippedRoute(); !ok || err != nil {
 		return nil, nil, err
@@ -134,7 +135,7 @@ route := ` + findRoute + `(input)`
 	if err != nil {
 		return nil, nil, err
 	}
-	stub, err := ast.ParseModule(routeFile, byIndex)
+	stub, err := ast.ParseModule(routeFile, routeStub)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -168,12 +169,12 @@ route := ` + findRoute + `(input)`
 		})
 		x.apis[name] = of
 	}
-	x.tests = x.rules.testedWith(referencesOf(compiler, true))
+	x.tests = x.rules.scopeTests(referencesOf(compiler, true))
 	query, err := evaluator.prepare(decisionRef)
 	return query, x, err
 }
 
-// findRoute is the function keywicket.find_route. It is undefined where there is no row.
+// findRoute implements the function keywicket.find_route. It is undefined if the request addresses no row.
 func (x *index) findRoute(_ topdown.BuiltinContext, of []*ast.Term, iter func(*ast.Term) error) error {
 	part := func(p part) ast.Value {
 		value, _ := of[0].Value.Find(partRefs[p][1:])
@@ -191,7 +192,7 @@ func (x *index) findRoute(_ topdown.BuiltinContext, of []*ast.Term, iter func(*a
 	return nil
 }
 
-// isEmpty reports whether a value has no count above 0.
+// isEmpty reports whether count of the value is 0 or undefined.
 func isEmpty(v ast.Value) bool {
 	switch v := v.(type) {
 	case *ast.Array:
@@ -206,6 +207,7 @@ func isEmpty(v ast.Value) bool {
 	return true
 }
 
+// find returns the row for a request, or x.none.
 func (x *index) find(api, method, path string) *row {
 	of, ok := x.apis[api]
 	if !ok {
@@ -218,9 +220,9 @@ func (x *index) find(api, method, path string) *row {
 	return of.rows[i]
 }
 
-// rowOf is what the rule route finds for an input.
+// rowOf returns the row that the rule route finds for an input, or x.none.
 func (x *index) rowOf(in *authz.Input) *row {
-	if in.Path == "" { // a path without one clear meaning
+	if in.Path == "" { // an ambiguous path, which matches no row
 		return x.none
 	}
 	return x.find(in.API, in.Method, in.Path)

@@ -15,25 +15,25 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// memory holds decisions. A decision depends only on the values that the policy reads of its input. Equal values give the same
-// decision, for every caller and at any time. The key is a digest of what matters of these values, so nothing has to be removed when
-// a token changes: its new values have another key. A policy has a memory of its own.
+// memory holds decisions. A decision depends only on the input values that the policy reads, so equal values give the same
+// decision, for every caller and at any time. The key is a digest of these values. A changed token has other values and so
+// another key: no entry has to be removed. Each policy has its own memory.
 //
-// Instead of method and path the key has the row that they address, as long as no other rule reads them. Instead of the scopes it
-// has what needs.go says, as long as no rule depends on more of them.
+// Instead of method and path, the key has the row that the request addresses, unless another rule reads these. Instead of the
+// scopes, it has the sets of scopes that the principal satisfies (see needs), unless a rule depends on more of the scopes.
 type memory struct {
-	parts []part // of the input, that the policy reads
-	ofRow bool   // without a credential, a decision depends on the row alone
-	slots [memorySlots]atomic.Pointer[remembered]
-	hits  atomic.Uint64
+	parts          []part // the parts that the policy reads
+	anonymousByRow bool   // without a credential, a decision depends on the row alone
+	slots          [memorySlots]atomic.Pointer[remembered]
+	hits           atomic.Uint64
 }
 
 const (
 	memorySlots = 1 << 15
-	memoryWays  = 4 // places of a bucket
+	memoryWays  = 4 // slots of a bucket
 )
 
-// remembered is a decision under a digest of all values that it depends on.
+// remembered is a decision with the digest of all values that it depends on.
 type remembered struct {
 	key      memoryKey
 	decision authz.Decision
@@ -41,7 +41,7 @@ type remembered struct {
 
 type memoryKey [sha256.Size]byte
 
-// find returns nil where the decision is not known.
+// find returns a decision, or nil if the memory does not have it.
 func (m *memory) find(key memoryKey) *authz.Decision {
 	bucket := m.bucket(key)
 	for i := range bucket {
@@ -53,12 +53,12 @@ func (m *memory) find(key memoryKey) *authz.Decision {
 	return nil
 }
 
-// add keeps a decision, in the place of another one if need be. It returns what is kept. A decision with long texts is not worth
-// the memory.
+// add stores a decision, and returns the stored copy. In a full bucket it replaces another decision. It does not store a decision
+// whose texts are longer than maxBytes together.
 func (m *memory) add(key memoryKey, d authz.Decision) authz.Decision {
-	const most = 1 << 10 // bytes
+	const maxBytes = 1 << 10
 	d = detached(d)
-	if size(d) > most {
+	if size(d) > maxBytes {
 		return d
 	}
 	r := &remembered{key, d}
@@ -68,18 +68,19 @@ func (m *memory) add(key memoryKey, d authz.Decision) authz.Decision {
 			return d
 		}
 	}
-	// The key's bits behind those that name the bucket are as good as random.
+	// The bits of the key after the ones that select the bucket are as good as random.
 	bucket[key[8]%memoryWays].Store(r)
 	return d
 }
 
-// bucket has the places that a decision may be in.
+// bucket returns the slots that may hold the decision of a key.
 func (m *memory) bucket(key memoryKey) []atomic.Pointer[remembered] {
 	first := binary.LittleEndian.Uint64(key[:8]) % (memorySlots / memoryWays) * memoryWays
 	return m.slots[first : first+memoryWays]
 }
 
-// detached is the decision without the memory of the request, of which rules may have put a part into it.
+// detached returns a copy of the decision whose texts do not share memory with the request. Rules may copy texts of the request
+// into a decision.
 func detached(d authz.Decision) authz.Decision {
 	d.Code, d.Reason = authz.Code(strings.Clone(string(d.Code))), authz.Reason(strings.Clone(string(d.Reason)))
 	d.Route = strings.Clone(d.Route)
@@ -96,7 +97,7 @@ func detached(d authz.Decision) authz.Decision {
 	return d
 }
 
-// size is what the texts of a decision take, in bytes.
+// size returns the length of the texts of a decision, in bytes.
 func size(d authz.Decision) int {
 	n := len(d.Code) + len(d.Reason) + len(d.Route)
 	for _, scope := range slices.Concat(d.RequiredScopes, d.AnyOf) {
@@ -108,16 +109,17 @@ func size(d authz.Decision) int {
 	return n
 }
 
-// key is made of the values that the policy reads. r is the row that the request addresses.
+// key returns the digest of the values that the policy reads. r is the row that the request addresses.
 func (m *memory) key(in *authz.Input, r *row) memoryKey {
-	b := make([]byte, 0, 512) // on the stack; more is seldom needed
+	b := make([]byte, 0, 512) // on the stack; seldom too small
 	for _, p := range m.parts {
 		b = p.appendTo(b, in, r)
 	}
 	return sha256.Sum256(b)
 }
 
-// appendTo writes the part's value: such that no two lists of values are written alike.
+// appendTo appends the part's value in an unambiguous encoding: two different lists of values never give the same bytes. For a
+// request without a principal, the principal's parts append nothing.
 func (p part) appendTo(b []byte, in *authz.Input, r *row) []byte {
 	if p > inputPrincipal && in.Principal == nil {
 		return b
@@ -209,8 +211,8 @@ func appendTexts(b []byte, list []string) []byte {
 	return b
 }
 
-// ofRequest reports whether two requests without a credential, for the same row, may have different values of the part.
-func (p part) ofRequest() bool {
+// variesByRequest reports whether the part may differ between two requests for the same row that have no credential.
+func (p part) variesByRequest() bool {
 	switch p {
 	case inputAPI, inputDenial, inputRow, workspaceRequested, workspaceID, workspaceSlug, workspaceRole, workspaceGranted, workspaceAttributes:
 		return false
@@ -218,17 +220,17 @@ func (p part) ofRequest() bool {
 	return p < inputPrincipal
 }
 
-// newMemory makes the memory of a policy by what the rules that decide refer to. The error says why no decision can be
-// remembered: a rule reads the time, or calls a function whose result is not the same each time. x may be nil.
+// newMemory creates the memory of a policy from the references of its decision. The error says why decisions cannot be
+// remembered: a rule reads the time, or calls a function that can return different results for the same arguments. x may be nil.
 func newMemory(references []reference, x *index) (*memory, error) {
 	for _, r := range references {
-		if changes(r.ref) || overlaps(r.ref, []ast.Ref{partRefs[inputTime]}) {
-			return nil, fmt.Errorf("%s: %v is not the same each time", r.place(), r.ref)
+		if nondeterministic(r.ref) || overlaps(r.ref, []ast.Ref{partRefs[inputTime]}) {
+			return nil, fmt.Errorf("%s: %v differs between evaluations", r.place(), r.ref)
 		}
 	}
 	m := &memory{}
 	reads := readingOf(references)
-	shared := x != nil && len(x.tests) > 0 // by principals with different scopes
+	shared := x != nil && len(x.tests) > 0 // principals with different scopes share decisions
 	reads[principalNeeds] = shared
 	if shared {
 		reads[principalScopes], reads[inputRow] = false, true
@@ -238,6 +240,6 @@ func newMemory(references []reference, x *index) (*memory, error) {
 			m.parts = append(m.parts, part(p)) //nolint:gosec // less than numberOfParts
 		}
 	}
-	m.ofRow = !slices.ContainsFunc(m.parts, part.ofRequest)
+	m.anonymousByRow = !slices.ContainsFunc(m.parts, part.variesByRequest)
 	return m, nil
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// ownRules are conditions of a policy's own, each of which reads other parts of the input.
-var ownRules = []string{
+// extraConditions are conditions for rules of a policy author. Each reads other parts of the input.
+var extraConditions = []string{
 	`input.request.headers["x-region"][_] == "eu"`,
 	`count(input.request.headers) > 1`,
 	`input.request.query.q[_] == "1"`,
@@ -45,8 +45,9 @@ var ownRules = []string{
 	`object.get(input.request, ["headers", "x-region"], []) == ["us"]`,
 }
 
-// ownPolicy is the shipped policy with some of these rules. Most of them set a header, so that a decision tells of each.
-func ownPolicy(t testing.TB, r *rand.Rand, table map[string]any) sources {
+// policyWithExtraRules returns the shipped policy with some of these conditions. Most of the rules set a header, so that a
+// decision shows the result of each.
+func policyWithExtraRules(t testing.TB, r *rand.Rand, table map[string]any) sources {
 	t.Helper()
 	s, err := read(Builtin)
 	if err != nil {
@@ -62,7 +63,7 @@ func ownPolicy(t testing.TB, r *rand.Rand, table map[string]any) sources {
 		case i == 1 && r.IntN(2) == 0: // decides requests without a credential too
 			head = "public"
 		}
-		text += fmt.Sprintf("%s if {\n\t%s\n}\n", head, strings.ReplaceAll(oneOf(r, ownRules), "; ", "\n\t"))
+		text += fmt.Sprintf("%s if {\n\t%s\n}\n", head, strings.ReplaceAll(pick(r, extraConditions), "; ", "\n\t"))
 	}
 	if err := s.addModule("keywicket/own.rego", []byte(text)); err != nil {
 		t.Fatal(err)
@@ -70,8 +71,8 @@ func ownPolicy(t testing.TB, r *rand.Rand, table map[string]any) sources {
 	return s
 }
 
-// remembering is the engine of a policy with its memory.
-func remembering(t testing.TB, s sources) (plain, engine *Engine) {
+// withMemory returns engines of a policy without and with memory.
+func withMemory(t testing.TB, s sources) (plain, engine *Engine) {
 	t.Helper()
 	plain, engine = bothEngines(t, s)
 	compiler, err := s.compiled()
@@ -84,51 +85,52 @@ func remembering(t testing.TB, s sources) (plain, engine *Engine) {
 	return plain, engine
 }
 
-// ownInput has values of which few are possible, so that inputs often differ in one of them alone.
-func ownInput(r *rand.Rand, rows []map[string]any) authz.Input {
+// randomFullInput returns an input with values for all parts. Each part has few possible values, so that inputs often differ in
+// only one.
+func randomFullInput(r *rand.Rand, rows []map[string]any) authz.Input {
 	in := randomInput(r, rows)
-	in.Host = oneOf(r, []string{"x.example", "y.example"})
-	in.RawQuery = oneOf(r, []string{"", "q=1", "q=2"})
+	in.Host = pick(r, []string{"x.example", "y.example"})
+	in.RawQuery = pick(r, []string{"", "q=1", "q=2"})
 	if in.RawQuery != "" {
 		in.Query = map[string][]string{"q": {in.RawQuery[2:]}}
 	}
-	in.Header = map[string][]string{"x-region": {oneOf(r, []string{"eu", "us"})}}
+	in.Header = map[string][]string{"x-region": {pick(r, []string{"eu", "us"})}}
 	if r.IntN(3) == 0 {
 		in.Header["x-other"] = []string{"1"}
 	}
 	in.Context = authz.Fields{{Name: "api", Value: "zoo"}}
 	if r.IntN(2) == 0 {
-		in.Context = append(in.Context, authz.HeaderValue{Name: oneOf(r, []string{"tier", "canary"}), Value: oneOf(r, []string{"free", "pro"})})
+		in.Context = append(in.Context, authz.HeaderValue{Name: pick(r, []string{"tier", "canary"}), Value: pick(r, []string{"free", "pro"})})
 	}
-	in.Source = authz.Source{Address: oneOf(r, []string{"", "10.0.0.1"}), Principal: oneOf(r, []string{"", "spiffe://b"})}
+	in.Source = authz.Source{Address: pick(r, []string{"", "10.0.0.1"}), Principal: pick(r, []string{"", "spiffe://b"})}
 	if r.IntN(2) == 0 {
-		in.Source.Certificate = &authz.Certificate{Subject: oneOf(r, []string{"CN=a", "CN=b"})}
+		in.Source.Certificate = &authz.Certificate{Subject: pick(r, []string{"CN=a", "CN=b"})}
 	}
 	if r.IntN(5) == 0 {
 		in.Principal, in.Workspace = nil, authz.Workspace{Requested: r.IntN(4) == 0}
-		in.Denial = oneOf(r, []authz.Reason{authz.ReasonMissing, authz.ReasonMissing, authz.ReasonUnknown})
+		in.Denial = pick(r, []authz.Reason{authz.ReasonMissing, authz.ReasonMissing, authz.ReasonUnknown})
 		return in
 	}
 	p := in.Principal
-	p.ID, p.UserID = oneOf(r, []string{"t1", "t2"}), oneOf(r, []string{"", "ada", "bob"})
-	p.Kind = oneOf(r, []authz.Kind{authz.KindWorkspaceToken, authz.KindWorkspaceKey, authz.KindPersonalKey})
+	p.ID, p.UserID = pick(r, []string{"t1", "t2"}), pick(r, []string{"", "ada", "bob"})
+	p.Kind = pick(r, []authz.Kind{authz.KindWorkspaceToken, authz.KindWorkspaceKey, authz.KindPersonalKey})
 	if r.IntN(3) > 0 { // most are allowed, so that the policy's own rules decide
 		p.Scopes = append(p.Scopes, "root")
 	}
-	p.AAL, p.Environment = oneOf(r, []string{"", "aal1"}), oneOf(r, []authz.Environment{authz.Live, authz.Sandbox})
-	p.Attributes = oneOf(r, []authz.Attributes{"", `{"tags":["x"]}`})
-	p.UserAttributes = oneOf(r, []authz.Attributes{"", `{"level":1}`, `{"level":2}`})
+	p.AAL, p.Environment = pick(r, []string{"", "aal1"}), pick(r, []authz.Environment{authz.Live, authz.Sandbox})
+	p.Attributes = pick(r, []authz.Attributes{"", `{"tags":["x"]}`})
+	p.UserAttributes = pick(r, []authz.Attributes{"", `{"level":1}`, `{"level":2}`})
 	in.Workspace = authz.Workspace{Requested: r.IntN(4) > 0, Granted: r.IntN(8) > 0}
 	if in.Workspace.Granted {
-		in.Workspace.ID, in.Workspace.Slug = oneOf(r, []string{"1", "2"}), oneOf(r, []string{"acme", "globex"})
-		in.Workspace.Role = oneOf(r, []string{"", "guest"})
-		in.Workspace.Attributes = oneOf(r, []authz.Attributes{"", `{"plan":"free"}`})
+		in.Workspace.ID, in.Workspace.Slug = pick(r, []string{"1", "2"}), pick(r, []string{"acme", "globex"})
+		in.Workspace.Role = pick(r, []string{"", "guest"})
+		in.Workspace.Attributes = pick(r, []authz.Attributes{"", `{"plan":"free"}`})
 	}
 	return in
 }
 
-// changed is an input as it was, or with one part of another one: a token, a member or a request that has changed.
-func changed(r *rand.Rand, in, other authz.Input) authz.Input {
+// mutate returns the input unchanged, or with one part of the other input: a token, a member or a request has changed.
+func mutate(r *rand.Rand, in, other authz.Input) authz.Input {
 	parts := []func(){
 		func() {},
 		func() { in.Principal, in.Denial, in.Workspace = other.Principal, other.Denial, other.Workspace },
@@ -156,19 +158,19 @@ func changed(r *rand.Rand, in, other authz.Input) authz.Input {
 				func() { w.Attributes = o.Attributes })
 		}
 	}
-	oneOf(r, parts)()
+	pick(r, parts)()
 	return in
 }
 
-// differs decides inputs by the engine, with its memory, and by evaluation alone. It returns after how many cases the two
-// disagree; 0: never.
-func differs(t testing.TB, r *rand.Rand, plain, engine *Engine, rows []map[string]any, cases int) int {
+// firstDifference decides inputs with the memory of the engine, and by evaluation alone. It returns the number of the first
+// decision that differs, from 1; 0 if there is none.
+func firstDifference(t testing.TB, r *rand.Rand, plain, engine *Engine, rows []map[string]any, cases int) int {
 	t.Helper()
 	var before []authz.Input
 	for i := range cases {
-		in := ownInput(r, rows)
+		in := randomFullInput(r, rows)
 		if len(before) > 0 && r.IntN(8) > 0 {
-			in = changed(r, oneOf(r, before), in)
+			in = mutate(r, pick(r, before), in)
 		}
 		before = append(before, in)
 		got, err := engine.Decide(t.Context(), in)
@@ -186,31 +188,32 @@ func differs(t testing.TB, r *rand.Rand, plain, engine *Engine, rows []map[strin
 	return 0
 }
 
-// Whatever a policy reads, and whatever changes between two checks, what is remembered is what would be decided.
+// A remembered decision is the one that an evaluation would give, for any parts that a policy reads and any changes between
+// checks.
 func TestRememberedDecisions(t *testing.T) {
 	hits := uint64(0)
 	for seed := range uint64(40) {
 		r := rand.New(rand.NewPCG(seed, 7))
 		table, rows := randomTable(r, 8)
-		s := ownPolicy(t, r, table)
-		plain, engine := remembering(t, s)
-		if n := differs(t, r, plain, engine, rows, 150); n > 0 {
-			t.Fatalf("seed %d: the %dth decision is another one with memory; %v", seed, n, s.rules["keywicket/own.rego"])
+		s := policyWithExtraRules(t, r, table)
+		plain, engine := withMemory(t, s)
+		if n := firstDifference(t, r, plain, engine, rows, 150); n > 0 {
+			t.Fatalf("seed %d: decision %d differs with memory; %v", seed, n, s.rules["keywicket/own.rego"])
 		}
 		hits += engine.Remembered()
 	}
 	if hits < 1500 {
-		t.Errorf("%d of 6000 decisions were remembered: the comparison says little", hits)
+		t.Errorf("only %d of 6000 decisions were remembered: the comparison covers too little", hits)
 	}
 }
 
-// These are controls: memories with something missing in their keys are found out by the comparison of above, within so many cases.
+// Controls: the comparison above detects memories with incomplete keys within a limited number of cases.
 func TestControlsOfRememberedDecisions(t *testing.T) {
-	const within = 4000
+	const maxCases = 4000
 	caught := func(name string, try func(r *rand.Rand) int) {
 		t.Helper()
 		cases := 0
-		for seed := uint64(0); cases < within; seed++ {
+		for seed := uint64(0); cases < maxCases; seed++ {
 			n := try(rand.New(rand.NewPCG(seed, 8)))
 			if n > 0 {
 				t.Logf("%s: caught after %d cases", name, cases+n)
@@ -218,14 +221,14 @@ func TestControlsOfRememberedDecisions(t *testing.T) {
 			}
 			cases += 100
 		}
-		t.Errorf("%s: not caught in %d cases", name, within)
+		t.Errorf("%s: not caught in %d cases", name, maxCases)
 	}
 	without := func(missing ...part) func(r *rand.Rand) int {
 		return func(r *rand.Rand) int {
 			table, rows := randomTable(r, 8)
-			plain, engine := remembering(t, ownPolicy(t, r, table))
+			plain, engine := withMemory(t, policyWithExtraRules(t, r, table))
 			engine.memory.parts = slices.DeleteFunc(engine.memory.parts, func(p part) bool { return slices.Contains(missing, p) })
-			return differs(t, r, plain, engine, rows, 100)
+			return firstDifference(t, r, plain, engine, rows, 100)
 		}
 	}
 	for name, missing := range map[string][]part{
@@ -238,30 +241,30 @@ func TestControlsOfRememberedDecisions(t *testing.T) {
 	}
 	caught("with the principal's id instead of its values", func(r *rand.Rand) int {
 		table, rows := randomTable(r, 8)
-		plain, engine := remembering(t, ownPolicy(t, r, table))
+		plain, engine := withMemory(t, policyWithExtraRules(t, r, table))
 		m := engine.memory
 		m.parts = append(slices.DeleteFunc(m.parts, func(p part) bool { return p > inputPrincipal }), principalID)
-		return differs(t, r, plain, engine, rows, 100)
+		return firstDifference(t, r, plain, engine, rows, 100)
 	})
-	caught("with a decision of the row's, although it depends on more", func(r *rand.Rand) int {
+	caught("with a decision of the row, although it depends on more", func(r *rand.Rand) int {
 		table, rows := randomTable(r, 8)
-		plain, engine := remembering(t, ownPolicy(t, r, table))
-		engine.memory.ofRow = true
-		return differs(t, r, plain, engine, rows, 100)
+		plain, engine := withMemory(t, policyWithExtraRules(t, r, table))
+		engine.memory.anonymousByRow = true
+		return firstDifference(t, r, plain, engine, rows, 100)
 	})
 	caught("with the memory of another policy", func(r *rand.Rand) int {
 		table, rows := randomTable(r, 8)
-		plain, engine := remembering(t, ownPolicy(t, r, table))
-		if n := differs(t, r, plain, engine, rows, 50); n > 0 {
+		plain, engine := withMemory(t, policyWithExtraRules(t, r, table))
+		if n := firstDifference(t, r, plain, engine, rows, 50); n > 0 {
 			return n
 		}
-		plain, next := remembering(t, ownPolicy(t, r, table))
+		plain, next := withMemory(t, policyWithExtraRules(t, r, table))
 		next.memory = engine.memory
-		return differs(t, r, plain, next, rows, 50)
+		return firstDifference(t, r, plain, next, rows, 50)
 	})
 }
 
-// A policy whose decisions depend on what is not the same each time has no memory, and says why.
+// A policy with decisions that can differ between evaluations has no memory, and reports why.
 func TestWhatIsNotRemembered(t *testing.T) {
 	for rule, want := range map[string]string{
 		`input.time > 0`:                                    "input.time",
@@ -290,19 +293,19 @@ func TestWhatIsNotRemembered(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, changing := newMemory(referencesOf(compiler, true), nil)
-		if (changing == nil) != (m != nil) || (changing == nil) != (want == "") || changing != nil &&
-			(!strings.Contains(changing.Error(), want+" is not the same each time") || !strings.Contains(changing.Error(), ".rego:")) {
-			t.Errorf("%s: %v", rule, changing)
+		m, noMemory := newMemory(referencesOf(compiler, true), nil)
+		if (noMemory == nil) != (m != nil) || (noMemory == nil) != (want == "") || noMemory != nil &&
+			(!strings.Contains(noMemory.Error(), want+" differs between evaluations") || !strings.Contains(noMemory.Error(), ".rego:")) {
+			t.Errorf("%s: %v", rule, noMemory)
 		}
-		warnings := (&policy{index: &index{}, changing: changing}).Warnings()
-		if told := strings.Contains(strings.Join(warnings, "\n"), "decisions are not remembered"); told != (want != "") {
+		warnings := (&policy{index: &index{}, noMemory: noMemory}).Warnings()
+		if warned := strings.Contains(strings.Join(warnings, "\n"), "decisions are not remembered"); warned != (want != "") {
 			t.Errorf("%s: the warnings are %q", rule, warnings)
 		}
 	}
 }
 
-// A full memory keeps what came last, and gives nobody the decision on something else.
+// A full memory keeps the latest decision, and never returns the decision of another key.
 func TestFullMemory(t *testing.T) {
 	m := &memory{parts: []part{requestPath}}
 	key := func(i int) memoryKey { return m.key(&authz.Input{Path: fmt.Sprint("/", i)}, noRow) }
@@ -330,11 +333,11 @@ func TestFullMemory(t *testing.T) {
 	}
 }
 
-// Values that could be taken for one another have keys of their own.
+// Different inputs have different keys, also if their texts concatenate alike.
 func TestKeysAreUnambiguous(t *testing.T) {
 	var all []part
 	for p := range numberOfParts {
-		if p != inputTime { // such a policy has no memory
+		if p != inputTime { // a policy that reads it has no memory
 			all = append(all, p)
 		}
 	}
@@ -358,9 +361,9 @@ func TestKeysAreUnambiguous(t *testing.T) {
 	}
 }
 
-// A decision with a part of the request in it keeps nothing else of that.
+// A remembered decision with a text from the request does not keep the rest of the request in memory.
 func TestRememberedDecisionIsDetached(t *testing.T) {
-	const n, padding = 2000, 50_000 // together 100 MB
+	const n, padding = 2000, 50_000 // 100 MB in total
 	heap := func() int64 {
 		var m runtime.MemStats
 		runtime.GC()
@@ -391,13 +394,13 @@ func TestRememberedDecisionIsDetached(t *testing.T) {
 	runtime.KeepAlive(m)
 }
 
-// Many ask at once, and each gets the decision on their own values.
+// Concurrent callers each get the decision for their own values.
 func TestMemoryAtOnce(t *testing.T) {
 	s, err := read(Builtin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, engine := remembering(t, s)
+	_, engine := withMemory(t, s)
 	var all sync.WaitGroup
 	for i := range 8 {
 		all.Go(func() {

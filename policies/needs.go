@@ -9,15 +9,15 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// scopeTest returns the rule whose sets an expression tests the scopes with, or nil for any other expression. The one form is
+// scopeTest returns the rule whose sets an expression tests the scopes with, or nil for any other expression. It accepts one form:
 //
 //	every one_of in NAME {
 //		some scope in input.principal.scopes
 //		scope in one_of
 //	}
 //
-// as OPA compiles it. No part of it has a use elsewhere in the rule. Its result depends on the scopes only in this: which of the
-// sets hold one of them. body is what the expression is in, and uses counts the rule's variables.
+// as OPA compiles it, if the rest of the rule uses none of its variables. The result then depends on the scopes only through the
+// sets that hold at least one of them. body contains the expression. uses counts the variables of the rule.
 func scopeTest(expr *ast.Expr, body ast.Body, uses map[ast.Var]int) ast.Ref {
 	every, ok := expr.Terms.(*ast.Every)
 	if !ok || len(expr.With) > 0 || len(every.Body) != 2 {
@@ -27,18 +27,18 @@ func scopeTest(expr *ast.Expr, body ast.Body, uses map[ast.Var]int) ast.Ref {
 		v, ok := t.Value.(ast.Var)
 		return ok && uses[v] == n
 	}
-	held, member := every.Body[0], every.Body[1]
-	if !isCall(held, ast.Equality) || !isCall(member, ast.Member) {
+	assignment, membership := every.Body[0], every.Body[1]
+	if !isCall(assignment, ast.Equality) || !isCall(membership, ast.Member) {
 		return nil
 	}
-	scope, scopes := held.Operand(0), partRefs[principalScopes]
-	from, ok := held.Operand(1).Value.(ast.Ref)
+	scope, scopes := assignment.Operand(0), partRefs[principalScopes]
+	from, ok := assignment.Operand(1).Value.(ast.Ref)
 	if !ok || len(from) != len(scopes)+1 || !from.HasPrefix(scopes) || !usedBy(from[len(scopes)], 1) ||
-		!usedBy(scope, 2) || !member.Operand(0).Equal(scope) ||
-		!usedBy(every.Value, 2) || !member.Operand(1).Equal(every.Value) {
+		!usedBy(scope, 2) || !membership.Operand(0).Equal(scope) ||
+		!usedBy(every.Value, 2) || !membership.Operand(1).Equal(every.Value) {
 		return nil
 	}
-	// OPA gives the domain a variable, and sometimes that one another.
+	// OPA assigns the domain to a variable, and sometimes that variable to another one.
 	domain := every.Domain
 	for range body {
 		i := slices.IndexFunc(body, func(other *ast.Expr) bool { return isCall(other, ast.Equality) && other.Operand(0).Equal(domain) })
@@ -53,12 +53,12 @@ func scopeTest(expr *ast.Expr, body ast.Body, uses map[ast.Var]int) ast.Ref {
 	return nil
 }
 
-// isCall reports whether an expression is a plain call of a built-in function of two operands.
+// isCall reports whether an expression is a call of a built-in function with two operands, without `not` and `with`.
 func isCall(expr *ast.Expr, function *ast.Builtin) bool {
 	return expr.IsCall() && expr.Operator().Equal(function.Ref()) && len(expr.Operands()) == 2 && !expr.Negated && len(expr.With) == 0
 }
 
-// usesOfVars counts how often a rule has each variable.
+// usesOfVars counts how often a rule uses each variable.
 func usesOfVars(rule *ast.Rule) map[ast.Var]int {
 	uses := make(map[ast.Var]int)
 	ast.WalkVars(rule, func(v ast.Var) bool {
@@ -68,33 +68,34 @@ func usesOfVars(rule *ast.Rule) map[ast.Var]int {
 	return uses
 }
 
-// needs are the sets of scopes that decisions on a row test a principal's scopes with.
+// needs are the sets of scopes with which decisions on a row test the scopes of a principal.
 type needs struct {
-	unknown bool              // decisions may depend on each scope
-	sets    map[string]uint64 // scope → a bit for each set that has it
-	lengths uint64            // a bit for each length that a scope of the sets has, modulo 64
+	unknown bool              // decisions may depend on every scope
+	sets    map[string]uint64 // scope → one bit for each set that has it
+	lengths uint64            // one bit for each length modulo 64 of a scope in the sets: a quick test before the map
 }
 
-const mostSets = 64
+const maxSets = 64 // the bits of a uint64
 
-// appendTo writes which of the sets have one of the scopes, or all scopes if the sets are not known.
+// appendTo appends which of the sets have one of the scopes. If the sets are not known, it appends all scopes.
 func (n *needs) appendTo(b []byte, scopes []string) []byte {
 	if n == nil || n.unknown {
 		return appendTexts(append(b, 0), scopes)
 	}
-	held := uint64(0)
+	satisfied := uint64(0)
 	for _, scope := range scopes {
 		if n.lengths&lengthBit(scope) != 0 {
-			held |= n.sets[scope]
+			satisfied |= n.sets[scope]
 		}
 	}
-	return binary.AppendUvarint(append(b, 1), held)
+	return binary.AppendUvarint(append(b, 1), satisfied)
 }
 
 func lengthBit(scope string) uint64 { return 1 << (len(scope) % 64) }
 
-// learnNeeds evaluates the rules that scopes are tested with, if the needs of the row are not known. If a rule is undefined, fails,
-// or has another value than an array of sets, they are unknown from then on. The input is one that addresses the row.
+// learnNeeds evaluates the rules whose sets test the scopes, unless the needs of the row are known. The needs become unknown for
+// good if a rule is undefined, fails, or has a value that is not an array of sets. More than maxSets sets have the same effect.
+// The input must address the row.
 func (x *index) learnNeeds(ctx context.Context, r *row, input ast.Value) {
 	if len(x.tests) == 0 || r.needs.Load() != nil {
 		return
@@ -103,7 +104,7 @@ func (x *index) learnNeeds(ctx context.Context, r *row, input ast.Value) {
 	for _, place := range x.tests {
 		value, ok := x.rules.valueOf(ctx, r, place, input)
 		sets, isList := setsOf(value)
-		if all = append(all, sets...); !ok || !isList || len(all) > mostSets {
+		if all = append(all, sets...); !ok || !isList || len(all) > maxSets {
 			r.needs.Store(&needs{unknown: true})
 			return
 		}
@@ -120,8 +121,8 @@ func (x *index) learnNeeds(ctx context.Context, r *row, input ast.Value) {
 	r.needs.Store(x.sharedNeeds(n))
 }
 
-// sharedNeeds returns the same needs for all rows that need the same. A large table needs few different ones, which then are in the
-// processor's cache.
+// sharedNeeds returns one value for all rows with equal needs. A large table has few different ones, which then stay in the cache
+// of the processor.
 func (x *index) sharedNeeds(n *needs) *needs {
 	var key []byte
 	for _, scope := range slices.Sorted(maps.Keys(n.sets)) {
@@ -131,7 +132,7 @@ func (x *index) sharedNeeds(n *needs) *needs {
 	return shared.(*needs)
 }
 
-// setsOf returns the elements of an array of sets, and false for anything else.
+// setsOf returns the elements of an array of sets, or false for any other value.
 func setsOf(value *ast.Term) (sets []ast.Set, ok bool) {
 	array, ok := value.Value.(*ast.Array)
 	if !ok {
@@ -144,8 +145,9 @@ func setsOf(value *ast.Term) (sets []ast.Set, ok bool) {
 	return sets, ok
 }
 
-// testedWith returns the places of the rules that references test scopes with, if decisions depend on scopes in no other way.
-func (k *rowRules) testedWith(references []reference) []int {
+// scopeTests returns the places of the rules whose sets test the scopes. It returns nil if decisions depend on scopes in another
+// way too, or if the value of such a rule depends on more than the row.
+func (k *rowRules) scopeTests(references []reference) []int {
 	var tests []int
 	for _, r := range references {
 		if r.test == nil {
@@ -155,7 +157,7 @@ func (k *rowRules) testedWith(references []reference) []int {
 			continue
 		}
 		place, ok := k.places[ruleName(r.test)]
-		if !ok || k.alone[place] == nil || len(r.test) != len(routeRef) || !r.test.HasPrefix(packageRef) {
+		if !ok || k.standalone[place] == nil || len(r.test) != len(routeRef) || !r.test.HasPrefix(packageRef) {
 			return nil
 		}
 		if !slices.Contains(tests, place) {

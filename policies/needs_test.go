@@ -11,13 +11,13 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// testOfScopes is the form that scopeTest knows, with the rule that has the sets.
+// testOfScopes returns the form that scopeTest accepts, with a rule that has the sets.
 func testOfScopes(rule string) string {
 	return "every one_of in " + rule + " {\n\t\tsome scope in input.principal.scopes\n\t\tscope in one_of\n\t}"
 }
 
-// ownNeeds are rules of a policy's own that have sets of scopes.
-const ownNeeds = `
+// extraNeeds are rules of a policy author that have sets of scopes.
+const extraNeeds = `
 row_needs := [{"a:read", "b:read"}, {"a:write", "root"}]
 
 level_needs := [{"a:read", route.name}, {"x"} | {scope | some scope in route.scopes}] if count(route.scopes) > 0
@@ -36,8 +36,8 @@ has_row_needs if every one_of in row_needs {
 many_needs := [{"a:read", sprintf("%d", [i])} | some i in numbers.range(1, 65)]
 `
 
-// withDenial is the shipped policy with a denial under a condition.
-func withDenial(t testing.TB, table map[string]any, condition string) sources {
+// withHeaderIf returns the shipped policy with a header that a condition sets.
+func withHeaderIf(t testing.TB, table map[string]any, condition string) sources {
 	t.Helper()
 	s, err := read(Builtin)
 	if err != nil {
@@ -46,7 +46,7 @@ func withDenial(t testing.TB, table map[string]any, condition string) sources {
 	if table != nil {
 		s.data = map[string]any{"apis": map[string]any{"zoo": table}}
 	}
-	text := "package keywicket\n" + ownNeeds + "\nheaders[\"x-own\"] := \"1\" if {\n\t" + condition + "\n}\n"
+	text := "package keywicket\n" + extraNeeds + "\nheaders[\"x-own\"] := \"1\" if {\n\t" + condition + "\n}\n"
 	if err := s.addModule("keywicket/own.rego", []byte(text)); err != nil {
 		t.Fatalf("%s: %v", condition, err)
 	}
@@ -54,7 +54,7 @@ func withDenial(t testing.TB, table map[string]any, condition string) sources {
 }
 
 var (
-	// Conditions that depend on no more than which sets have one of the scopes.
+	// Conditions that depend on the scopes only through the sets that have one of them.
 	sharing = []string{
 		`true`, testOfScopes("row_needs"), testOfScopes("level_needs"), testOfScopes("workspace_needs"), testOfScopes("user_needs"),
 		testOfScopes("row_needs") + "\n\t" + testOfScopes("level_needs"),
@@ -62,9 +62,9 @@ var (
 		`count([1 | some x in [1, 2]; every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }]) > 0`,
 		`n := row_needs; every one_of in n { some scope in input.principal.scopes; scope in one_of }`,
 		`concat("", [a | some a in ["1"]; every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }]) == "1"`,
-		testOfScopes("text_needs"), testOfScopes("object_needs"), testOfScopes("many_needs"), // which learnNeeds finds out
+		testOfScopes("text_needs"), testOfScopes("object_needs"), testOfScopes("many_needs"), // learnNeeds detects that these values are not arrays of sets, or too long
 	}
-	// Others depend on more, or could.
+	// Conditions that depend on more, or could.
 	notSharing = []string{
 		`n := row_needs; count(n) > 1; every one_of in n { some scope in input.principal.scopes; scope in one_of }`,
 		`n := input.principal.scopes; every one_of in row_needs { some scope in n; scope in one_of }`,
@@ -93,28 +93,28 @@ var (
 	}
 )
 
-// Decisions are shared by principals whose scopes differ only where nothing depends on it.
+// Principals share decisions if their scopes differ only in scopes on which no rule depends.
 func TestDecisionsShareScopes(t *testing.T) {
 	for i, condition := range slices.Concat(sharing, notSharing) {
-		s := withDenial(t, nil, strings.ReplaceAll(condition, "; ", "\n\t"))
-		_, engine := remembering(t, s)
+		s := withHeaderIf(t, nil, strings.ReplaceAll(condition, "; ", "\n\t"))
+		_, engine := withMemory(t, s)
 		if shares := !slices.Contains(engine.memory.parts, principalScopes); shares != (i < len(sharing)) {
 			t.Errorf("decisions are shared: %t, under the condition %s", shares, condition)
 		}
 	}
 }
 
-// someScopes are in any order, and may come twice.
+// someScopes returns random scopes, in any order and with possible duplicates.
 func someScopes(r *rand.Rand) []string {
 	some := make([]string, r.IntN(5))
 	for i := range some {
-		some[i] = oneOf(r, append([]string{"x", "y"}, scopeNames...))
+		some[i] = pick(r, append([]string{"x", "y"}, scopeNames...))
 	}
 	return some
 }
 
-// differsByScopes decides inputs of which only the scopes and the row change, by the engine with its memory and by evaluation
-// alone. It returns whether the two disagree.
+// differsByScopes decides inputs in which only the scopes and the row change. It reports whether the engine with its memory and
+// evaluation alone ever differ.
 func differsByScopes(t testing.TB, r *rand.Rand, plain, engine *Engine, rows []map[string]any) bool {
 	t.Helper()
 	inputs := make([]authz.Input, 6)
@@ -122,11 +122,11 @@ func differsByScopes(t testing.TB, r *rand.Rand, plain, engine *Engine, rows []m
 		for inputs[i] = randomInput(r, rows); engine.row(&inputs[i]) == engine.index.none; {
 			inputs[i] = randomInput(r, rows)
 		}
-		inputs[i].Principal.Kind = oneOf(r, []authz.Kind{authz.KindWorkspaceToken, authz.KindPersonalKey})
-		inputs[i].Workspace.Role = oneOf(r, []string{"", "owner"})
+		inputs[i].Principal.Kind = pick(r, []authz.Kind{authz.KindWorkspaceToken, authz.KindPersonalKey})
+		inputs[i].Workspace.Role = pick(r, []string{"", "owner"})
 	}
 	for range 100 {
-		in := oneOf(r, inputs)
+		in := pick(r, inputs)
 		p := *in.Principal
 		in.Principal, p.Scopes = &p, someScopes(r)
 		got, err1 := engine.Decide(t.Context(), in)
@@ -141,23 +141,23 @@ func differsByScopes(t testing.TB, r *rand.Rand, plain, engine *Engine, rows []m
 	return false
 }
 
-// needyTable is a random table with a role, so that a user's credential is let in too.
-func needyTable(r *rand.Rand) (table map[string]any, rows []map[string]any) {
+// tableWithRole returns a random table with a role, so that a user's credential can be allowed too.
+func tableWithRole(r *rand.Rand) (table map[string]any, rows []map[string]any) {
 	table, rows = randomTable(r, 8)
 	table["roles"] = map[string]any{"owner": []any{"root"}}
 	return table, rows
 }
 
-// Whatever scopes a principal has, a decision that is shared is what would be decided. Conditions that depend on more are tried too.
+// A shared decision is the one that an evaluation would give, for any scopes. The test includes conditions that prevent sharing.
 func TestSharedDecisions(t *testing.T) {
 	hits, decisions := uint64(0), 0
 	for i, condition := range slices.Concat(sharing, notSharing) {
 		for seed := range uint64(2) {
 			r := rand.New(rand.NewPCG(seed, uint64(i)))
-			table, rows := needyTable(r)
-			plain, engine := remembering(t, withDenial(t, table, strings.ReplaceAll(condition, "; ", "\n\t")))
+			table, rows := tableWithRole(r)
+			plain, engine := withMemory(t, withHeaderIf(t, table, strings.ReplaceAll(condition, "; ", "\n\t")))
 			if differsByScopes(t, r, plain, engine, rows) {
-				t.Errorf("seed %d: a shared decision is another one, under the condition %s", seed, condition)
+				t.Errorf("seed %d: a shared decision differs, under the condition %s", seed, condition)
 			}
 			if i < len(sharing)-3 {
 				hits, decisions = hits+engine.Remembered(), decisions+100
@@ -166,11 +166,11 @@ func TestSharedDecisions(t *testing.T) {
 	}
 	t.Logf("%d of %d decisions were shared", hits, decisions)
 	if hits < uint64(decisions)*6/10 {
-		t.Errorf("%d of %d decisions were shared: the comparison says little", hits, decisions)
+		t.Errorf("only %d of %d decisions were shared: the comparison covers too little", hits, decisions)
 	}
 }
 
-// These are controls: needs with something wrong in them are found out by the comparison of above.
+// Controls: the comparison above detects wrong needs.
 func TestControlsOfSharedDecisions(t *testing.T) {
 	for name, spoil := range map[string]func(n *needs){
 		"a scope is missing": func(n *needs) { delete(n.sets, "root") },
@@ -185,8 +185,8 @@ func TestControlsOfSharedDecisions(t *testing.T) {
 		caught := false
 		for seed := range uint64(60) {
 			r := rand.New(rand.NewPCG(seed, 3))
-			table, rows := needyTable(r)
-			plain, engine := remembering(t, withDenial(t, table, testOfScopes("row_needs")))
+			table, rows := tableWithRole(r)
+			plain, engine := withMemory(t, withHeaderIf(t, table, testOfScopes("row_needs")))
 			for _, r := range engine.index.apis["zoo"].rows {
 				in := authz.Input{API: "zoo", Method: "GET", Path: "/", Denial: authz.ReasonMissing}
 				if _, err := engine.decide(t.Context(), &in, r); err != nil {
@@ -207,18 +207,19 @@ func TestControlsOfSharedDecisions(t *testing.T) {
 	}
 }
 
+// keepBits removes the other bits from all sets.
 func keepBits(n *needs, bits uint64) {
 	for scope := range n.sets {
 		n.sets[scope] &= bits
 	}
 }
 
-// What is not an array of sets, is undefined or has too many sets leaves the needs of a row unknown.
+// The needs of a row are unknown if a rule is undefined, is not an array of sets, or has too many sets.
 func TestUnknownNeeds(t *testing.T) {
 	for rule, unknown := range map[string]bool{
 		"row_needs": false, "level_needs": false, "text_needs": true, "object_needs": true, "many_needs": true,
 	} {
-		_, engine := remembering(t, withDenial(t, nil, testOfScopes(rule)))
+		_, engine := withMemory(t, withHeaderIf(t, nil, testOfScopes(rule)))
 		for path, none := range map[string]bool{"/api/v1/contacts": false, "/nothing": true} {
 			in := authz.Input{API: "velaflows", Method: "GET", Path: path, Denial: authz.ReasonMissing}
 			for range 2 {
@@ -233,13 +234,13 @@ func TestUnknownNeeds(t *testing.T) {
 	}
 }
 
-// OPA puts a comprehension in the head of a rule into its body, with more variables.
+// OPA moves a comprehension in the head of a rule into its body, with additional variables.
 func TestTestInTheHeadShares(t *testing.T) {
 	_, engine := bothEngines(t, withRules(t, `row_needs := [{"a:read"}]
 
 headers["x"] := concat(",", [a | some a in ["1"]; every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }])`))
 	if len(engine.index.tests) != 3 {
-		t.Errorf("%d rules are known that scopes are tested with", len(engine.index.tests))
+		t.Errorf("%d rules are found whose sets test the scopes", len(engine.index.tests))
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// engineOf prepares sources as they are, so that both forms can be asked.
+// engineOf returns an engine of the rules as they are, for comparison with the index.
 func engineOf(t testing.TB, s sources, err error) *Engine {
 	t.Helper()
 	if err != nil {
@@ -42,11 +42,12 @@ func engineOf(t testing.TB, s sources, err error) *Engine {
 func engineWith(t testing.TB, query *query, compiler *ast.Compiler) *Engine {
 	t.Helper()
 	return &Engine{
-		policy:  policy{query: query, reading: readingOf(referencesOf(compiler, false))},
-		arrived: newTurns(), lookedUp: newTurns(), measured: func(time.Duration) {},
+		policy:       policy{query: query, reading: readingOf(referencesOf(compiler, false))},
+		beforeLookup: newSemaphore(), afterLookup: newSemaphore(), observe: func(time.Duration) {},
 	}
 }
 
+// bothEngines returns engines of the rules as they are, and with the index.
 func bothEngines(t testing.TB, s sources) (plain, optimised *Engine) {
 	t.Helper()
 	plain = engineOf(t, s, nil)
@@ -69,12 +70,12 @@ func bothEngines(t testing.TB, s sources) (plain, optimised *Engine) {
 		t.Fatal(index, err)
 	}
 	optimised = engineWith(t, query, compiler)
-	optimised.index, optimised.behindIndex = index, readingOf(referencesOf(compiler, true))
+	optimised.index, optimised.readingWithRow = index, readingOf(referencesOf(compiler, true))
 	return plain, optimised
 }
 
-// Every route of every API, and paths beside it, under principals and workspaces of every sort: what `opa test` and
-// `explain` see must be what is served.
+// The rules as they are, which `opa test` and `explain` run, decide as the index, which serves requests. The inputs have every
+// route of every API, other paths, and principals and workspaces of every kind.
 func TestOptimisedAgreesWithPlain(t *testing.T) {
 	s, err := read(Builtin)
 	if err != nil {
@@ -84,7 +85,7 @@ func TestOptimisedAgreesWithPlain(t *testing.T) {
 	decideAlike(t, plain, optimised)
 }
 
-// A folder of policies that was copied before there was an index loads as it is, and decides as it did.
+// A copy of the policies from a version before the index loads unchanged, and decides as it did.
 func TestEarlierPolicyDecidesAlike(t *testing.T) {
 	earlier, err := Load(t.Context(), Config{Dir: "../test/testdata/earlier-policies"})
 	if err != nil {
@@ -95,7 +96,7 @@ func TestEarlierPolicyDecidesAlike(t *testing.T) {
 		t.Fatal(err)
 	}
 	if shipped, err := s.hasShippedRoute(); shipped || err != nil {
-		t.Fatalf("it finds its rows by the index: %v", err)
+		t.Fatalf("the index serves it: %v", err)
 	}
 	now, err := Load(t.Context(), Config{})
 	if err != nil {
@@ -110,7 +111,7 @@ func decideAlike(t *testing.T, a, b *Engine) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	asked, allowed := 0, 0
+	compared, allowed := 0, 0
 	for _, api := range slices.Sorted(maps.Keys(tables)) {
 		for _, route := range tables[api].Routes {
 			for _, in := range inputs(api, tables[api], route) {
@@ -119,17 +120,17 @@ func decideAlike(t *testing.T, a, b *Engine) {
 				if err1 != nil || err2 != nil || !reflect.DeepEqual(want, got) {
 					t.Fatalf("%+v:\none     %+v, %v\nanother %+v, %v", in, want, err1, got, err2)
 				}
-				asked++
+				compared++
 				if got.Allow {
 					allowed++
 				}
 			}
 		}
 	}
-	if allowed == 0 || allowed == asked {
-		t.Fatalf("%d of %d inputs were allowed: the comparison says nothing", allowed, asked)
+	if allowed == 0 || allowed == compared {
+		t.Fatalf("%d of %d inputs were allowed: the comparison shows nothing", allowed, compared)
 	}
-	t.Logf("%d inputs, %d allowed", asked, allowed)
+	t.Logf("%d inputs, %d allowed", compared, allowed)
 }
 
 var parameter = regexp.MustCompile(`\{[^{}]*\}`)
@@ -168,7 +169,7 @@ func inputs(api string, table Table, route Route) []authz.Input {
 	return all
 }
 
-// zoo is a table of n routes, half of them with parameters.
+// zoo returns the shipped rules with a table of n routes, half of them with parameters.
 func zoo(n int) sources {
 	routes := make([]any, n)
 	for i := range routes {
@@ -223,7 +224,8 @@ func BenchmarkDecide(b *testing.B) {
 	}
 }
 
-// loadAlone makes the test binary load a folder and end, so that what that takes can be measured alone.
+// loadAlone is the environment variable with a folder for the test binary to load. The process then ends, so that a benchmark can
+// measure the load alone.
 const loadAlone = "KEYWICKET_TEST_LOAD"
 
 func TestMain(m *testing.M) {
@@ -237,7 +239,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// BenchmarkLoad loads the built-in policy and an API of so many rows, of every form, in a process of its own.
+// BenchmarkLoad loads the built-in policy and an API with n rows of every form, in a separate process.
 func BenchmarkLoad(b *testing.B) {
 	forms := []string{"thing%d", "thing%d/{id}", "thing%d/{id}.json", "thing%d/{id}:verb", "thing%d/{id}/files/{path...}", "thing%d/Users('{id}')"}
 	for _, n := range []int{20, 200, 3000} {
@@ -270,7 +272,7 @@ func BenchmarkLoad(b *testing.B) {
 	}
 }
 
-// Other rules see what keywicket/route.rego defines, with the index too.
+// With the index, other rules can still use the definitions of keywicket/route.rego.
 func TestIndexKeepsTheOtherRules(t *testing.T) {
 	s, err := read(Builtin)
 	if err != nil {
@@ -292,7 +294,7 @@ headers["x-rows"] := sprintf("%d %d %s", [count(matches), count(data.keywicket.m
 	}
 }
 
-// The index stands for the file that is shipped, and only where that alone decides which row is found.
+// The index replaces the shipped file, and only if that file alone decides which row is found.
 func TestIndexStandsForTheShippedFileAlone(t *testing.T) {
 	const route, decision = "keywicket/route.rego", "keywicket/decision.rego"
 	for name, c := range map[string]struct {

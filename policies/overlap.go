@@ -8,18 +8,18 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// overlaps warns of rows that are not safe before a server that ignores letter case or a slash at the end of a path. To
-// such a server /charges/Search is /charges/search; here the former matches the row /charges/{charge}, which may need
-// less than the row that was meant.
+// overlaps returns warnings about rows that are not safe with a server that ignores letter case or a trailing slash. To such a
+// server /charges/Search is /charges/search. Here /charges/Search matches the row /charges/{charge}, which may need less than the
+// row for /charges/search.
 func (t Table) overlaps() []string {
-	var pairs [][2]Route // taken, meant
-	add := func(taken, meant Route) {
-		if taken.pattern.MayTake(meant.pattern) && t.index.ShareMethod(taken.method(), meant.method()) && !t.needsAllOf(taken, meant) {
-			pairs = append(pairs, [2]Route{taken, meant})
+	var pairs [][2]Route // {matching, meant}
+	add := func(matching, meant Route) {
+		if matching.pattern.MayTake(meant.pattern) && t.index.ShareMethod(matching.method(), meant.method()) && !t.needsAllOf(matching, meant) {
+			pairs = append(pairs, [2]Route{matching, meant})
 		}
 	}
 	starts := make([][]string, len(t.Routes))
-	byStart := make(map[string][]Route) // most pairs have nothing in common, and are never looked at
+	byStart := make(map[string][]Route) // avoids comparing the many pairs that have nothing in common
 	for i, r := range t.Routes {
 		starts[i] = r.pattern.Start()
 		start := authz.JoinSegments(starts[i])
@@ -45,13 +45,13 @@ func (t Table) overlaps() []string {
 	var warnings []string
 	for _, p := range pairs {
 		warnings = append(warnings, fmt.Sprintf(
-			"line %d: %s can match what line %d, %s, is meant for, where a server ignores letter case or a slash at the end",
+			"line %d: %s can match requests meant for line %d, %s, if the server ignores letter case or a trailing slash",
 			p[0].Line, p[0].Name(), p[1].Line, p[1].path()))
 	}
 	return warnings
 }
 
-// needsAllOf reports whether whoever may use the route may use the other one too.
+// needsAllOf reports whether every credential that may use the route may use the other one too.
 func (t Table) needsAllOf(r, other Route) bool {
 	if other.Public {
 		return true
@@ -64,9 +64,9 @@ func (t Table) needsAllOf(r, other Route) bool {
 			return false
 		}
 	}
-	oneOf := func(scope string) bool { // whoever holds the scope has one of those that the other route asks for
+	satisfiesAny := func(scope string) bool { // the scope includes one of other.AnyOf
 		return slices.ContainsFunc(other.AnyOf, func(any string) bool { return t.Holds([]string{scope}, any) })
 	}
-	return len(other.AnyOf) == 0 || slices.ContainsFunc(r.Scopes, oneOf) ||
-		len(r.AnyOf) > 0 && !slices.ContainsFunc(r.AnyOf, func(scope string) bool { return !oneOf(scope) })
+	return len(other.AnyOf) == 0 || slices.ContainsFunc(r.Scopes, satisfiesAny) ||
+		len(r.AnyOf) > 0 && !slices.ContainsFunc(r.AnyOf, func(scope string) bool { return !satisfiesAny(scope) })
 }

@@ -5,30 +5,30 @@ import (
 	"testing"
 )
 
-// A row that a server may serve in the place of another one, which needs more, is warned of; what is safe is not.
+// There is a warning for each row that a server may serve instead of another one that needs more, and no other warning.
 func TestRowsThatAServerMayMixUp(t *testing.T) {
 	const catalogue = "scopes: {workspace: {read: Read, admin: Administer}, user: {me: Me}}\noverrides: {}\nroles: {}\nroutes:\n"
 	row := func(path, needs string) string { return `  - {method: GET, path: "` + path + `", ` + needs + "}\n" }
 	const read, admin, both, public, user = "scopes: [read]", "scopes: [admin]", "scopes: [read, admin]", "public: true", "level: user, scopes: [me]"
 	for name, c := range map[string]struct {
 		rows string
-		want []string // of each warning
+		want []string // a part of each warning
 	}{
 		"a parameter beside a literal": {row("/charges/search", admin) + row("/charges/{charge}", read),
-			[]string{"apis/zoo/data.yaml: line 6: GET /charges/{charge} can match what line 5, /charges/search, is meant for, where a server ignores letter case"}},
+			[]string{"apis/zoo/data.yaml: line 6: GET /charges/{charge} can match requests meant for line 5, /charges/search, if the server ignores letter case"}},
 		"in the first segment":          {row("/charges/{id}", admin) + row("/{kind}/{id}", read), []string{"line 6: GET /{kind}/{id}"}},
 		"an escaped literal":            {row("/%63harges", admin) + row("/{kind}", read), []string{"line 6"}},
 		"a public parameter":            {row("/charges/search", read) + row("/charges/{charge}", public), []string{"line 6"}},
 		"of another level":              {row("/charges/search", user) + row("/charges/{charge}", read), []string{"line 6"}},
 		"that needs one of both scopes": {row("/charges/search", both) + row("/charges/{charge}", read), []string{"line 6"}},
 		"a slash at the end":            {row("/charges/search", admin) + row("/charges/{charge}/", read), []string{"line 6"}},
-		"a literal with a slash":        {row("/charges/", admin) + row("/charges", read), []string{"line 6: GET /charges can match what line 5, /charges/, is", "line 5: GET /charges/ can match what line 6, /charges, is"}},
-		"a literal in another case":     {row("/Charges", admin) + row("/charges", read), []string{"line 6: GET /charges can match what line 5, /Charges,", "line 5: GET /Charges can match what line 6, /charges,"}},
+		"a literal with a slash":        {row("/charges/", admin) + row("/charges", read), []string{"line 6: GET /charges can match requests meant for line 5, /charges/,", "line 5: GET /charges/ can match requests meant for line 6, /charges,"}},
+		"a literal in another case":     {row("/Charges", admin) + row("/charges", read), []string{"line 6: GET /charges can match requests meant for line 5, /Charges,", "line 5: GET /Charges can match requests meant for line 6, /charges,"}},
 		"digits and a slash":            {row("/v/1", admin) + row("/v/{version}/", read), []string{"line 6"}},
-		"a partial segment":             {row("/charges/{id}.json", admin) + row("/charges/{charge}", read), []string{"line 6: GET /charges/{charge} can match what line 5, /charges/{id}.json, is meant for"}},
+		"a partial segment":             {row("/charges/{id}.json", admin) + row("/charges/{charge}", read), []string{"line 6: GET /charges/{charge} can match requests meant for line 5, /charges/{id}.json,"}},
 		"a literal in a partial":        {row("/charges/all.json", admin) + row("/charges/{id}.json", read), []string{"line 6"}},
-		"partials in another case":      {row("/charges/{id}.JSON", admin) + row("/charges/{id}.json", read), []string{"line 6: GET /charges/{id}.json can match what line 5, /charges/{id}.JSON,", "line 5: GET /charges/{id}.JSON"}},
-		"the rest of a path":            {row("/files/private/{id}", admin) + row("/files/{path...}", read), []string{"line 6: GET /files/{path...} can match what line 5, /files/private/{id},"}},
+		"partials in another case":      {row("/charges/{id}.JSON", admin) + row("/charges/{id}.json", read), []string{"line 6: GET /charges/{id}.json can match requests meant for line 5, /charges/{id}.JSON,", "line 5: GET /charges/{id}.JSON"}},
+		"the rest of a path":            {row("/files/private/{id}", admin) + row("/files/{path...}", read), []string{"line 6: GET /files/{path...} can match requests meant for line 5, /files/private/{id},"}},
 		"the rest, and a slash":         {row("/files/{id}", admin) + row("/files/{path...}", read), []string{"line 6"}},
 		"any method":                    {row("/charges/search", admin) + `  - {method: "*", path: "/charges/{charge}", scopes: [read]}` + "\n", []string{"line 6: * /charges/{charge}"}},
 		"one of two scopes":             {row("/charges/search", admin) + row("/charges/{charge}", "any_of: [read, admin]"), []string{"line 6"}},
@@ -44,11 +44,11 @@ func TestRowsThatAServerMayMixUp(t *testing.T) {
 		"another length":                         {row("/charges/search", admin) + row("/{charge}", read), nil},
 		"another method":                         {row("/charges/search", admin) + `  - {method: POST, path: "/charges/{charge}", scopes: [read]}` + "\n", nil},
 		"a parameter beside the root":            {row("/", admin) + row("/{thing}", read), nil},
-		"parameters that cross":                  {row("/{workspace}/settings", read) + row("/admin/{page}", admin), []string{"line 5: GET /{workspace}/settings can match what line 6, /admin/{page},"}},
+		"parameters that cross":                  {row("/{workspace}/settings", read) + row("/admin/{page}", admin), []string{"line 5: GET /{workspace}/settings can match requests meant for line 6, /admin/{page},"}},
 		"parameters that cross, the other first": {row("/{workspace}/settings", both) + row("/admin/{page}", read), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := copied(t)
+			dir := copyBuiltin(t)
 			write(t, dir, "apis/zoo/data.yaml", catalogue+c.rows)
 			got := explainer(t, dir).Warnings()
 			if len(got) != len(c.want) {
@@ -62,6 +62,6 @@ func TestRowsThatAServerMayMixUp(t *testing.T) {
 		})
 	}
 	if got := explainer(t, "").Warnings(); len(got) != 0 {
-		t.Errorf("the policy that is built in: %q", got)
+		t.Errorf("the built-in policy: %q", got)
 	}
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
-// query evaluates one document of compiled rules. It runs OPA's evaluator itself: the package rego around it starts a
-// goroutine, opens a transaction and converts the result to JSON for each evaluation. It is safe for concurrent use.
+// query evaluates one document of compiled rules. It uses topdown directly: for each evaluation the package rego starts a
+// goroutine, opens a transaction and converts the result to JSON. A query is safe for concurrent use.
 type query struct {
 	document ast.Ref
 	prepared topdown.Query // copied for each evaluation
@@ -20,7 +20,7 @@ type query struct {
 
 const resultVar = ast.Var("result")
 
-// prepare makes a query of compiled rules. In an evaluation, a built-in function's error is an error.
+// prepare returns a query of compiled rules. An error of a built-in function is an error of the evaluation.
 func (s sources) prepare(ctx context.Context, compiler *ast.Compiler, document ast.Ref) (*query, error) {
 	e, err := s.evaluator(ctx, compiler)
 	if err != nil {
@@ -29,7 +29,7 @@ func (s sources) prepare(ctx context.Context, compiler *ast.Compiler, document a
 	return e.prepare(document)
 }
 
-// evaluator is what the queries of compiled rules have in common.
+// evaluator is what the queries of compiled rules share.
 type evaluator struct {
 	compiler  *ast.Compiler
 	store     storage.Store
@@ -38,19 +38,20 @@ type evaluator struct {
 }
 
 func (s sources) evaluator(ctx context.Context, compiler *ast.Compiler) (*evaluator, error) {
-	// Nothing writes into the store, so that one transaction serves all evaluations.
+	// Nothing writes to the store, so one transaction serves all evaluations.
 	store := inmem.NewFromObjectWithOpts(s.data, inmem.OptReturnASTValuesOnRead(true))
 	txn, err := store.NewTransaction(ctx)
 	return &evaluator{compiler: compiler, store: store, txn: txn}, err
 }
 
-// with is the evaluator for other rules, with a function that they call, and the same data.
+// with returns an evaluator for other rules over the same data. The rules can call the function.
 func (e *evaluator) with(compiler *ast.Compiler, function *topdown.Builtin) *evaluator {
 	other := *e
 	other.compiler, other.functions = compiler, map[string]*topdown.Builtin{function.Decl.Name: function}
 	return &other
 }
 
+// prepare returns a query of the document.
 func (e *evaluator) prepare(document ast.Ref) (*query, error) {
 	body, err := e.compiler.QueryCompiler().Compile(ast.NewBody(ast.Equality.Expr(ast.NewTerm(resultVar), ast.NewTerm(document))))
 	if err != nil {
@@ -61,14 +62,14 @@ func (e *evaluator) prepare(document ast.Ref) (*query, error) {
 	return &query{document: document, prepared: *q}, nil
 }
 
-// exhaustive makes the query try all solutions of a rule, so that an error in any of them is an error. OPA may leave a rule at the
-// first one.
+// exhaustive makes the query evaluate all solutions of a rule, so that an error in any of them is an error. By default OPA may
+// stop at the first solution.
 func (q *query) exhaustive() *query {
 	q.prepared.WithEarlyExit(false)
 	return q
 }
 
-// eval returns the document. An undefined one is an error. It uses what is known of the row; cached may be nil.
+// eval returns the document. An undefined document is an error. cached has the known values of the row; it may be nil.
 func (q *query) eval(ctx context.Context, input ast.Value, cached *rowCache, tracers ...topdown.QueryTracer) (*ast.Term, error) {
 	result, err := q.find(ctx, input, cached, tracers...)
 	if err == nil && result == nil {
@@ -77,10 +78,10 @@ func (q *query) eval(ctx context.Context, input ast.Value, cached *rowCache, tra
 	return result, err
 }
 
-// find is eval, and returns nil for an undefined document.
+// find is like eval, but returns nil for an undefined document.
 func (q *query) find(ctx context.Context, input ast.Value, cached *rowCache, tracers ...topdown.QueryTracer) (result *ast.Term, err error) {
 	one := q.prepared
-	one.WithCancel(&ended{ctx: ctx})
+	one.WithCancel(&contextCancel{ctx: ctx})
 	if cached != nil {
 		one.WithVirtualCache(cached)
 	}
@@ -100,18 +101,19 @@ func (q *query) find(ctx context.Context, input ast.Value, cached *rowCache, tra
 	return result, nil
 }
 
-// ended tells an evaluation that its context has ended. It asks that at one step of many, because asking takes longer than a step.
-type ended struct {
+// contextCancel cancels an evaluation whose context has ended. It reads the context only at every 64th step, because that takes
+// longer than a step.
+type contextCancel struct {
 	ctx   context.Context
 	steps int
 }
 
 // Cancel implements [topdown.Cancel].
-func (*ended) Cancel() {}
+func (*contextCancel) Cancel() {}
 
 // Cancelled implements [topdown.Cancel].
-func (e *ended) Cancelled() bool {
-	const between = 64
+func (e *contextCancel) Cancelled() bool {
+	const interval = 64 // steps
 	e.steps++
-	return e.steps%between == 0 && e.ctx.Err() != nil
+	return e.steps%interval == 0 && e.ctx.Err() != nil
 }

@@ -8,10 +8,10 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// Whether decisions depend on the query is found in every form in which a rule can read it.
+// A policy that reads the query is recognised, in every form in which a rule can read it.
 func TestPolicyThatReadsTheQuery(t *testing.T) {
 	for name, c := range map[string]struct {
-		rules string // in decision.rego, for a request that the policy would allow; extra is one of its conditions
+		rules string // added to decision.rego; extra becomes a condition for a request that the policy would otherwise allow
 		want  bool
 	}{
 		"not at all":            {`extra := true`, false},
@@ -41,11 +41,11 @@ func TestPolicyThatReadsTheQuery(t *testing.T) {
 	count(input.request.segments) > 0
 	input.context != null
 }`, false},
-		"a query in the data":      {`extra if not data.apis.velaflows.query`, false},
-		"a rule that nobody needs": {"extra := true\nunused if input.request.query.admin", false},
+		"a query in the data": {`extra if not data.apis.velaflows.query`, false},
+		"an unused rule":      {"extra := true\nunused if input.request.query.admin", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := copied(t)
+			dir := copyBuiltin(t)
 			removeTests(t, dir)
 			edit(t, dir, "keywicket/decision.rego", "input.principal.kind in workspace_kinds\n\tevery", "input.principal.kind in workspace_kinds\n\textra\n\tevery")
 			edit(t, dir, "keywicket/decision.rego", "# METADATA\n# description: The route is open", c.rules+"\n\n# METADATA\n# description: The route is open")
@@ -54,7 +54,7 @@ func TestPolicyThatReadsTheQuery(t *testing.T) {
 			if got := engine.Reading("velaflows"); got.Query != c.want || len(got.Parameters.MayHold) != 0 {
 				t.Errorf("%+v", got)
 			}
-			// It is a rule that decides.
+			// The rule takes part in the decision.
 			if d, err := engine.Decide(t.Context(), inboxInput()); err != nil || !d.Allow {
 				t.Errorf("%+v, %v", d, err)
 			}
@@ -62,7 +62,8 @@ func TestPolicyThatReadsTheQuery(t *testing.T) {
 	}
 }
 
-// Attributes are read if a decision depends on them, and only then. What is no object is an error, never a decision.
+// The input has attributes exactly if a decision depends on them. Attributes that are not a JSON object are an error, never a
+// decision.
 func TestPolicyThatReadsAttributes(t *testing.T) {
 	type attributes struct{ token, user, workspace authz.Attributes }
 	const pro = authz.Attributes(`{"plan": "pro", "limit": 12345678901234567890}`)
@@ -82,7 +83,7 @@ func TestPolicyThatReadsAttributes(t *testing.T) {
 		"other parts of it": {"extra if {\n\tinput.principal.id == \"t1\"\n\tinput.workspace.slug == \"acme\"\n}", attributes{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := copied(t)
+			dir := copyBuiltin(t)
 			removeTests(t, dir)
 			edit(t, dir, "keywicket/decision.rego", "input.principal.kind in workspace_kinds\n\tevery", "input.principal.kind in workspace_kinds\n\textra\n\tevery")
 			edit(t, dir, "keywicket/decision.rego", "# METADATA\n# description: The route is open", c.rules+"\n\n# METADATA\n# description: The route is open")
@@ -129,9 +130,9 @@ func TestPolicyThatReadsAttributes(t *testing.T) {
 	}
 }
 
-// A row is found by the text that its path decodes to, however it is written in the table.
+// A row is found by its decoded path, with any escapes in the table.
 func TestRowsAreComparedDecoded(t *testing.T) {
-	dir := copied(t)
+	dir := copyBuiltin(t)
 	write(t, dir, "apis/zoo/data.yaml", `
 scopes: {workspace: {a: A}}
 overrides: {}

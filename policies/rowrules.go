@@ -12,29 +12,29 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// rowRules are the rules of the package keywicket that have a single value. Some of them read nothing of the input except the
-// row that route finds, such as public and allowed of keywicket/decision.rego. Their value is kept with the row, so that the next
-// decision on the row does not evaluate the rule again.
+// rowRules are the rules of the package keywicket that have a single value. Some of them, such as public and allowed of
+// keywicket/decision.rego, read nothing of the input except the row that route finds. The row keeps their values, so that the
+// next decision on it does not evaluate them again.
 type rowRules struct {
-	places map[string]int // a rule's name → its place in values; that of route is 0
-	alone  []*query       // by place: the rule by itself, if it has one value for each row; nil: it has not
+	places     map[string]int // name of a rule → its place in values; route has 0
+	standalone []*query       // by place: a query of the rule itself; nil if the rule depends on more than the row
 }
 
-// values are those of the rules, by place. One that was not found yet is nil.
+// values has the values of the rules, by place; nil for a value that is not known yet.
 type values []*ast.Term
 
-// undefined stands for the value of a rule that has none.
+// undefined represents the value of an undefined rule.
 var undefined = ast.NullTerm()
 
-// row is one of a table, as keywicket/route.rego makes it.
+// row is a row of a table, as keywicket/route.rego builds it.
 type row struct {
-	number int       // among the rows of all tables, from 1 on; 0: none
-	term   *ast.Term // nil: of a request that addresses no row
-	values atomic.Pointer[values]
-	plain  atomic.Bool           // one of its rules fails by itself, so that values are not kept
-	needs  atomic.Pointer[needs] // nil: not known yet
+	number   int       // unique among all tables, from 1; 0 if the request addresses no row
+	term     *ast.Term // nil if the request addresses no row
+	values   atomic.Pointer[values]
+	uncached atomic.Bool           // one of the rules failed when evaluated by itself: the row keeps no values
+	needs    atomic.Pointer[needs] // nil if not known yet
 
-	// anonymous is the decision on requests without a credential, if it depends on the row alone. nil: not known yet.
+	// anonymous is the decision on requests without a credential, if it depends on the row alone. It is nil until it is known.
 	anonymous atomic.Pointer[authz.Decision]
 }
 
@@ -43,13 +43,13 @@ var (
 	routeRef   = ast.MustParseRef("data.keywicket.route")
 )
 
-// rowRulesOf finds them in the evaluator's rules.
+// rowRulesOf finds the row rules among the rules of the evaluator.
 func rowRulesOf(e *evaluator) (*rowRules, error) {
 	compiler := e.compiler
-	k := &rowRules{places: map[string]int{ruleName(routeRef): 0}, alone: []*query{nil}}
-	same := make(map[*ast.Rule]bool)
+	k := &rowRules{places: map[string]int{ruleName(routeRef): 0}, standalone: []*query{nil}}
+	known := make(map[*ast.Rule]bool)
 	for _, rule := range compiler.GetRules(routeRef) {
-		same[rule] = true
+		known[rule] = true
 	}
 	for _, rule := range compiler.GetRules(packageRef) {
 		ref := rule.Ref()
@@ -63,50 +63,50 @@ func rowRulesOf(e *evaluator) (*rowRules, error) {
 			continue
 		}
 		k.places[ruleName(ref)] = len(k.places)
-		var alone *query
-		if !slices.ContainsFunc(all, func(r *ast.Rule) bool { return !readsRowAlone(compiler, r, same) }) {
+		var standalone *query
+		if !slices.ContainsFunc(all, func(r *ast.Rule) bool { return !dependsOnRowOnly(compiler, r, known) }) {
 			q, err := e.prepare(ref)
 			if err != nil {
 				return nil, err
 			}
-			alone = q.exhaustive()
+			standalone = q.exhaustive()
 		}
-		k.alone = append(k.alone, alone)
+		k.standalone = append(k.standalone, standalone)
 	}
 	return k, nil
 }
 
-// readsRowAlone reports whether a rule has one value for each row. The map has the rules that were looked at before.
-func readsRowAlone(compiler *ast.Compiler, rule *ast.Rule, same map[*ast.Rule]bool) bool {
-	if is, ok := same[rule]; ok {
-		return is
+// dependsOnRowOnly reports whether a rule has one value for each row. known has the results for rules that were examined before.
+func dependsOnRowOnly(compiler *ast.Compiler, rule *ast.Rule, known map[*ast.Rule]bool) bool {
+	if rowOnly, ok := known[rule]; ok {
+		return rowOnly
 	}
-	is := !hasWith(rule) // which may replace what route reads
+	rowOnly := !hasWith(rule) // a `with` may replace values that route reads
 	ast.WalkRefs(rule, func(r ast.Ref) bool {
-		is = is && !r[0].Equal(ast.InputRootDocument) && !changes(r)
-		return !is
+		rowOnly = rowOnly && !r[0].Equal(ast.InputRootDocument) && !nondeterministic(r)
+		return !rowOnly
 	})
 	if rule.Else != nil {
-		is = is && readsRowAlone(compiler, rule.Else, same)
+		rowOnly = rowOnly && dependsOnRowOnly(compiler, rule.Else, known)
 	}
 	for other := range compiler.Graph.Dependencies(rule) {
-		is = is && readsRowAlone(compiler, other.(*ast.Rule), same)
+		rowOnly = rowOnly && dependsOnRowOnly(compiler, other.(*ast.Rule), known)
 	}
-	same[rule] = is
-	return is
+	known[rule] = rowOnly
+	return rowOnly
 }
 
-// learningLimit is how long the rules that depend on a row may take by themselves.
+// learningLimit is the longest time that a rule may take when it is evaluated by itself.
 const learningLimit = time.Second
 
-// learn keeps with the row the values of the rules that an evaluation has found. It evaluates each of these rules by itself: an
-// evaluation may have left a rule before a solution that contradicts the first one, or fails, and another evaluation, which goes
-// on, has to find that error. If a rule fails by itself, the row keeps nothing from then on.
+// learn keeps the values of row rules that an evaluation has found. It evaluates each of these rules by itself: the evaluation
+// may have stopped at a first solution, before one that contradicts it or fails. Later evaluations must still find that error. If a
+// rule fails by itself, the row keeps nothing from then on.
 //
-// The input is one that addresses the row.
+// The input must address the row.
 func (k *rowRules) learn(ctx context.Context, c *rowCache, input ast.Value) {
 	var after values
-	for i, query := range k.alone {
+	for i, query := range k.standalone {
 		if query == nil || c.found[i] == nil || c.values[i] != nil {
 			continue
 		}
@@ -115,21 +115,21 @@ func (k *rowRules) learn(ctx context.Context, c *rowCache, input ast.Value) {
 		}
 		var ok bool
 		if after[i], ok = k.valueOf(ctx, c.row, i, input); !ok {
-			c.row.plain.Store(true)
+			c.row.uncached.Store(true)
 			return
 		}
 	}
 	if after != nil {
-		c.row.values.Store(&after) // another evaluation may have stored others, and finds them again
+		c.row.values.Store(&after) // may overwrite values of a concurrent evaluation, which are then found again
 	}
 }
 
-// valueOf evaluates the rule of a place by itself. It returns false if the rule fails.
+// valueOf evaluates the rule of a place by itself. It returns undefined for an undefined rule, and false if the rule fails.
 func (k *rowRules) valueOf(ctx context.Context, r *row, place int, input ast.Value) (*ast.Term, bool) {
-	// The end of a check says nothing about the rule.
+	// The result must not depend on the deadline of the check.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), learningLimit)
 	defer cancel()
-	value, err := k.alone[place].find(ctx, input, k.cacheOf(r, k.first(r.term)))
+	value, err := k.standalone[place].find(ctx, input, k.cacheOf(r, k.initialValues(r.term)))
 	if value == nil {
 		value = undefined
 	}
@@ -141,16 +141,16 @@ func ruleName(ref ast.Ref) string {
 	return string(s)
 }
 
-// newRow makes one of a term, or of nil for a request that addresses none.
+// newRow returns the row of a term; nil stands for a request that addresses no row.
 func (k *rowRules) newRow(number int, term *ast.Term) *row {
 	r := &row{number: number, term: term}
-	first := k.first(term)
-	r.values.Store(&first)
+	initial := k.initialValues(term)
+	r.values.Store(&initial)
 	return r
 }
 
-// first are the values of a row of which nothing else is known.
-func (k *rowRules) first(term *ast.Term) values {
+// initialValues returns the values of a row of which only the term is known.
+func (k *rowRules) initialValues(term *ast.Term) values {
 	v := make(values, len(k.places))
 	if v[0] = term; term == nil {
 		v[0] = undefined
@@ -158,19 +158,19 @@ func (k *rowRules) first(term *ast.Term) values {
 	return v
 }
 
-// rowCache gives the row's values to one evaluation.
+// rowCache gives the values of a row to one evaluation.
 type rowCache struct {
 	rules     *rowRules
 	row       *row
-	values    values // of the row
-	found     values // by this evaluation
-	withDepth int    // levels of `with`
+	values    values // known before the evaluation
+	found     values // found by this evaluation
+	withDepth int    // nested `with` levels
 	other     topdown.VirtualCache
 }
 
-// cache returns nil for a row that keeps nothing.
+// cache returns nil for a row that keeps no values.
 func (k *rowRules) cache(r *row) *rowCache {
-	if r.plain.Load() {
+	if r.uncached.Load() {
 		return nil
 	}
 	return k.cacheOf(r, *r.values.Load())
@@ -180,7 +180,7 @@ func (k *rowRules) cacheOf(r *row, known values) *rowCache {
 	return &rowCache{rules: k, row: r, values: known, found: make(values, len(k.places))}
 }
 
-// place returns false for all other rules and functions, and for all while something is replaced by `with`.
+// place returns the place of a row rule. It returns false for all other rules and functions, and for every rule inside a `with`.
 func (c *rowCache) place(ref ast.Ref) (int, bool) {
 	if c.withDepth > 0 || len(ref) != len(routeRef) || !ref.HasPrefix(packageRef) {
 		return 0, false
@@ -229,10 +229,10 @@ func (c *rowCache) Pop() {
 	c.withDepth--
 }
 
-// Keys implements topdown.VirtualCache. It is for tracers, which this cache is not used with.
+// Keys implements topdown.VirtualCache. Only tracers call it, and evaluations with a tracer do not use this cache.
 func (c *rowCache) Keys() []ast.Ref { return c.others().Keys() }
 
-// others is for all other rules and functions.
+// others returns the cache for all other rules and functions.
 func (c *rowCache) others() topdown.VirtualCache {
 	if c.other == nil {
 		c.other = topdown.NewVirtualCache()

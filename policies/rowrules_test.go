@@ -14,7 +14,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// withRules are the built-in policy with more rules.
+// withRules returns the built-in policy with additional rules.
 func withRules(t *testing.T, rules string) sources {
 	t.Helper()
 	s, err := read(Builtin)
@@ -27,7 +27,7 @@ func withRules(t *testing.T, rules string) sources {
 	return s
 }
 
-// A rule is kept with a row only if it can have no other value for it.
+// A row keeps the value of a rule only if the rule cannot have another value for the row.
 func TestKnownRules(t *testing.T) {
 	for rule, want := range map[string]bool{
 		`x := 1`:                                 true,
@@ -66,7 +66,7 @@ func TestKnownRules(t *testing.T) {
 		s := withRules(t, rule)
 		_, e := bothEngines(t, s)
 		place, ok := e.index.rules.places["x"]
-		if !ok || (e.index.rules.alone[place] != nil) != want {
+		if !ok || (e.index.rules.standalone[place] != nil) != want {
 			t.Errorf("%s: it has a place: %t, and is kept: %t", rule, ok, !want)
 		}
 	}
@@ -78,7 +78,8 @@ func TestKnownRules(t *testing.T) {
 	}
 }
 
-// Decisions on one row, by turns, of rules that know the row and rules that know more: as without anything kept.
+// Rules that depend on the row alone and rules that depend on more decide one row in turn. The decisions are the same as without
+// kept values.
 func TestKnownRulesDecideAlike(t *testing.T) {
 	s := withRules(t, `
 headers["x-row"] := json.marshal([row_alone, other, again])
@@ -131,7 +132,7 @@ deny contains {"code": "FORBIDDEN", "reason": "no"} if {
 	}
 }
 
-// Nothing is kept of an evaluation that fails: the next one fails too.
+// A row keeps nothing from an evaluation that fails: the next one fails too.
 func TestErrorsAreNotKept(t *testing.T) {
 	in := authz.Input{API: "velaflows", Method: "GET", Path: "/healthz", Denial: authz.ReasonMissing}
 	for name, rules := range map[string]string{
@@ -154,8 +155,8 @@ func TestErrorsAreNotKept(t *testing.T) {
 	}
 }
 
-// A rule that OPA has left at its first solution may contradict itself. An evaluation that goes on finds that, and it does so too
-// after the first one.
+// A rule may contradict itself after the first solution, at which OPA stops. An evaluation that continues finds the
+// contradiction, also if it is not the first evaluation on the row.
 func TestContradictionsAreFoundAfterwards(t *testing.T) {
 	const rest = `
 headers["x"] := "1" if { input.workspace.role == "r1"; e }
@@ -183,7 +184,7 @@ headers["x"] := "1" if {
 }`,
 	} {
 		for _, roles := range [][]string{{"r1", "r2"}, {"r2", "r1"}, {"r1", "r1", "r2", "r1"}} {
-			plain, engine := remembering(t, withRules(t, rules))
+			plain, engine := withMemory(t, withRules(t, rules))
 			for i, role := range roles {
 				in := authz.Input{
 					API: "velaflows", Method: "GET", Path: "/api/v1/contacts",
@@ -193,14 +194,15 @@ headers["x"] := "1" if {
 				got, err := engine.Decide(t.Context(), in)
 				want, wantErr := plain.Decide(t.Context(), in)
 				if (err == nil) != (wantErr == nil) || !reflect.DeepEqual(got, want) {
-					t.Errorf("%s, %v, %d: %t %v %v; by OPA alone %t %v", name, roles, i, got.Allow, got.Headers, err, want.Allow, wantErr)
+					t.Errorf("%s, %v, %d: %t %v %v; OPA alone: %t %v", name, roles, i, got.Allow, got.Headers, err, want.Allow, wantErr)
 				}
 			}
 		}
 	}
 }
 
-// A rule that takes long by itself is evaluated so once for a row, and not for every check: whether a decision needs it or not.
+// A rule that takes long by itself is evaluated by itself once for a row, not for every check, whether or not a decision needs
+// it.
 func TestSlowRulesAreLearntOnce(t *testing.T) {
 	const rules = `
 many := numbers.range(1, 1000)
@@ -218,7 +220,7 @@ headers["x"] := "1" if {
 quick_at_first if { some a in many; some b in many; some c in many; a + b + c > 0 }
 
 headers["y"] := "1" if quick_at_first`
-	_, engine := remembering(t, withRules(t, rules))
+	_, engine := withMemory(t, withRules(t, rules))
 	in := authz.Input{
 		API: "velaflows", Method: "GET", Path: "/api/v1/contacts",
 		Principal: &authz.Principal{Kind: authz.KindWorkspaceToken, Scopes: []string{"admin:all"}},
@@ -229,14 +231,14 @@ headers["y"] := "1" if quick_at_first`
 			t.Fatalf("%+v, %v", d, err)
 		}
 		r := engine.row(&in)
-		if n := r.needs.Load(); n == nil || !n.unknown || !r.plain.Load() {
-			t.Errorf("the needs of the row are %+v, and it keeps nothing: %t", n, r.plain.Load())
+		if n := r.needs.Load(); n == nil || !n.unknown || !r.uncached.Load() {
+			t.Errorf("the needs of the row are %+v, uncached is %t", n, r.uncached.Load())
 		}
 		in.Principal = &authz.Principal{Kind: authz.KindWorkspaceToken, Scopes: []string{"admin:all", "another"}}
 	}
 }
 
-// Evaluations on one row at once agree.
+// Concurrent evaluations on one row agree.
 func TestKnownRulesAtOnce(t *testing.T) {
 	s, err := read(Builtin)
 	if err != nil {
@@ -261,7 +263,7 @@ func TestKnownRulesAtOnce(t *testing.T) {
 	all.Wait()
 }
 
-// A part of the input is there in every form in which a rule can read it, and is left out where none does.
+// The input has a part if a rule reads it, in every form in which a rule can, and omits it otherwise.
 func TestPartsOfTheInput(t *testing.T) {
 	in := authz.Input{
 		API: "velaflows", Method: "GET", Path: "/healthz", RawQuery: "q=1", Query: map[string][]string{"q": {"1"}},
@@ -273,18 +275,18 @@ func TestPartsOfTheInput(t *testing.T) {
 		Workspace: authz.Workspace{Requested: true, Granted: true, ID: "w1", Slug: "acme", Role: "owner", Attributes: `{"c":3}`},
 		Source:    authz.Source{Address: "10.0.0.1", Principal: "spiffe://a", Certificate: &authz.Certificate{Subject: "CN=a"}},
 	}
-	var everything reading
-	for p := range everything {
-		everything[p] = true
+	var allParts reading
+	for p := range allParts {
+		allParts[p] = true
 	}
-	whole, err := inputValue(&in, &everything)
+	whole, err := inputValue(&in, &allParts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, shipped := bothEngines(t, withRules(t, "unused := 1"))
 	for p, ref := range partRefs {
 		if part(p) == inputRow || part(p) == principalNeeds || part(p) == inputPrincipal {
-			continue // no parts of the document, and all that is below it
+			continue // not in the document, or covered by the parts below it
 		}
 		value, err := whole.Find(ref[1:])
 		if err != nil {
@@ -337,7 +339,7 @@ func TestPartsOfTheInput(t *testing.T) {
 		needed := map[part]bool{
 			inputDenial: true, principalKind: true, principalScopes: true, workspaceRequested: true, workspaceGranted: true, workspaceRole: true,
 		}
-		if got := shipped.behindIndex[p]; got != needed[part(p)] {
+		if got := shipped.readingWithRow[p]; got != needed[part(p)] {
 			t.Errorf("%s: it is read: %t", ref, got)
 		}
 	}

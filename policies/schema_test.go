@@ -29,7 +29,7 @@ func schemaOf(t *testing.T) map[string]any {
 	return schema
 }
 
-// conforms reports whether a table is one to the schema, and what is wrong otherwise.
+// conforms reports whether a table is valid by the schema, and returns the errors otherwise.
 func conforms(t *testing.T, table string) (bool, any) {
 	t.Helper()
 	var document any
@@ -45,8 +45,8 @@ func conforms(t *testing.T, table string) (bool, any) {
 	return match[0].(bool), match[1]
 }
 
-// TestSchemaAgreesWithLoader: what an editor marks is what the sidecar refuses. Only what spans rows, such as a scope that
-// the catalogue lacks, and the finer points of a path are beyond a schema.
+// TestSchemaAgreesWithLoader tests that the schema, which editors use, refuses the same tables as the sidecar. A schema cannot
+// express rules that span rows, such as a scope missing from the catalogue, or all rules for paths.
 func TestSchemaAgreesWithLoader(t *testing.T) {
 	const catalogue = "scopes: {workspace: {a: A, b: B}, user: {u: U}}\n"
 	row := func(row string) string { return catalogue + "routes:\n  - " + row + "\n" }
@@ -129,7 +129,8 @@ func TestSchemaAgreesWithLoader(t *testing.T) {
 	}
 }
 
-// TestShippedTablesNameTheirSchema: an editor finds the schema by the first line, in a copy of the folder too.
+// TestShippedTablesNameTheirSchema tests that the first line of a table leads an editor to the schema, in a copy of the folder
+// too.
 func TestShippedTablesNameTheirSchema(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "my-policies")
 	if out, err := exec.CommandContext(t.Context(), "cp", "-r", ".", dir).CombinedOutput(); err != nil {
@@ -165,7 +166,7 @@ func TestShippedTablesNameTheirSchema(t *testing.T) {
 	}
 }
 
-// TestSchemaHasEveryKey: a key that the loader reads is in the schema, and the other way round.
+// TestSchemaHasEveryKey tests that the schema and the loader have the same keys.
 func TestSchemaHasEveryKey(t *testing.T) {
 	schema := schemaOf(t)
 	for _, c := range []struct {

@@ -9,7 +9,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Scope reports the level of a scope of the catalogue.
+// Scope returns the level of a scope of the catalogue, or false if the catalogue does not have it.
 func (t Table) Scope(name string) (Level, bool) {
 	for level, scopes := range t.Scopes {
 		if _, ok := scopes[name]; ok {
@@ -19,7 +19,7 @@ func (t Table) Scope(name string) (Level, bool) {
 	return "", false
 }
 
-// ScopeNames lists the catalogue of the given levels, sorted.
+// ScopeNames returns the scopes of the catalogue that have one of the levels, sorted.
 func (t Table) ScopeNames(levels ...Level) []string {
 	var names []string
 	for _, level := range levels {
@@ -29,8 +29,8 @@ func (t Table) ScopeNames(levels ...Level) []string {
 	return names
 }
 
-// checkScopes refuses scopes, overrides and roles by the keys that lead to them.
-func (t Table) checkScopes(refuse func(err error, where ...string)) {
+// checkScopes refuses invalid scopes, overrides, roles and implications. refuse gets the keys that lead to the fault.
+func (t Table) checkScopes(refuse func(err error, keys ...string)) {
 	levels := make(map[string]Level)
 	for _, level := range slices.Sorted(maps.Keys(t.Scopes)) {
 		if level != LevelWorkspace && level != LevelUser {
@@ -68,8 +68,9 @@ func (t Table) checkScopes(refuse func(err error, where ...string)) {
 	t.checkImplies(refuse)
 }
 
-// checkImplies refuses what is not in the catalogue, another level, and a circle: scopes that imply one another are one scope.
-func (t Table) checkImplies(refuse func(err error, where ...string)) {
+// checkImplies refuses scopes that the catalogue does not have, scopes of another level, and cycles: scopes that imply one
+// another would be one scope.
+func (t Table) checkImplies(refuse func(err error, keys ...string)) {
 	for _, scope := range slices.Sorted(maps.Keys(t.Implies)) {
 		level, ok := t.Scope(scope)
 		if !ok {
@@ -84,6 +85,7 @@ func (t Table) checkImplies(refuse func(err error, where ...string)) {
 	}
 }
 
+// checkImplied checks one name that a scope of the level implies.
 func (t Table) checkImplied(scope string, level Level, name string) error {
 	names := t.named(name)
 	if len(names) == 0 && strings.HasSuffix(name, "*") {
@@ -103,7 +105,7 @@ func (t Table) checkImplied(scope string, level Level, name string) error {
 	return nil
 }
 
-// named are the scopes of the catalogue that a name under implies stands for.
+// named returns the scopes of the catalogue that a name under implies stands for.
 func (t Table) named(name string) []string {
 	start, several := strings.CutSuffix(name, "*")
 	if _, ok := t.Scope(name); ok && !several {
@@ -115,15 +117,15 @@ func (t Table) named(name string) []string {
 	return slices.DeleteFunc(t.ScopeNames(LevelWorkspace, LevelUser), func(scope string) bool { return !strings.HasPrefix(scope, start) })
 }
 
-// Implied lists the scopes that a scope includes, itself among them, sorted.
+// Implied returns the scope and all scopes that it includes, directly or indirectly, sorted.
 func (t Table) Implied(scope string) []string {
 	implied := map[string]bool{scope: true}
-	for open := []string{scope}; len(open) > 0; open = open[1:] {
-		for _, name := range t.Implies[open[0]] {
+	for pending := []string{scope}; len(pending) > 0; pending = pending[1:] {
+		for _, name := range t.Implies[pending[0]] {
 			for _, next := range t.named(name) {
 				if !implied[next] {
 					implied[next] = true
-					open = append(open, next)
+					pending = append(pending, next)
 				}
 			}
 		}
@@ -131,7 +133,7 @@ func (t Table) Implied(scope string) []string {
 	return slices.Sorted(maps.Keys(implied))
 }
 
-// Holds reports whether one of the scopes is the one that is asked for, or implies it.
+// Holds reports whether one of the scopes is the required scope or implies it.
 func (t Table) Holds(scopes []string, scope string) bool {
 	return slices.Contains(scopes, scope) ||
 		slices.ContainsFunc(scopes, func(held string) bool { return slices.Contains(t.Implied(held), scope) })
@@ -142,6 +144,7 @@ func (t Table) IsOverride(scope string, level Level) bool {
 	return slices.ContainsFunc(t.Implied(scope), func(s string) bool { return slices.Contains(t.Overrides[level], s) })
 }
 
+// known returns an error for the first scope that the catalogue does not have.
 func (t Table) known(scopes []string) error {
 	for _, scope := range scopes {
 		if _, ok := t.Scope(scope); !ok {

@@ -16,15 +16,15 @@ import (
 	"github.com/open-policy-agent/opa/v1/util"
 )
 
-// sources are a policy's files, parsed: rules, their tests, and the data as OPA reads it.
+// sources are a policy's parsed files: rules, their tests, and the data as OPA reads it.
 type sources struct {
 	rules, tests map[string]*ast.Module
-	data         map[string]any // apis: the tables; facts
+	data         map[string]any // "apis" has the tables, "facts" the other data
 	hash         hash.Hash      // of all files, in the order of their names
-	whole        bool           // every file could be read and every Rego file parsed, so that they can be compiled
+	complete     bool           // every file was read and every Rego file parsed, so the rules can be compiled
 }
 
-// open reads a folder, and compiles its rules and their tests. The error tells everything that is wrong.
+// open reads a folder, and compiles its rules and their tests. The error has a line for each problem.
 func open(ctx context.Context, policy fs.FS) (map[string]Table, sources, error) {
 	if err := readable(policy); err != nil {
 		return nil, sources{}, err
@@ -34,8 +34,8 @@ func open(ctx context.Context, policy fs.FS) (map[string]Table, sources, error) 
 	all.in("", err)
 	s, err := read(policy)
 	all.in("", err)
-	if s.whole {
-		err := s.forms()
+	if s.complete {
+		err := s.checkRuleForms()
 		if err == nil {
 			err = s.compile(ctx)
 		}
@@ -44,12 +44,12 @@ func open(ctx context.Context, policy fs.FS) (map[string]Table, sources, error) 
 	return tables, s, all.err()
 }
 
-// readable returns an error if there is no such folder: what else is wrong would be its consequence.
+// readable returns an error if the folder does not exist: other errors would only be its consequences.
 func readable(policy fs.FS) error {
 	_, err := fs.Stat(policy, ".")
 	var of *fs.PathError
 	if errors.As(err, &of) {
-		err = of.Err // its path is from the folder on
+		err = of.Err // without the path, which is only "."
 	}
 	if err != nil {
 		return fmt.Errorf("the folder cannot be read: %w", err)
@@ -57,16 +57,16 @@ func readable(policy fs.FS) error {
 	return nil
 }
 
-// read parses the files. Of a table that is no YAML it says nothing: Tables does.
+// read parses the files. It ignores a table that is not valid YAML: Tables reports that.
 func read(policy fs.FS) (sources, error) {
 	var all faults
 	apis := make(map[string]any)
 	s := sources{
-		rules: make(map[string]*ast.Module),
-		tests: make(map[string]*ast.Module),
-		data:  map[string]any{"apis": apis},
-		hash:  sha256.New(),
-		whole: true,
+		rules:    make(map[string]*ast.Module),
+		tests:    make(map[string]*ast.Module),
+		data:     map[string]any{"apis": apis},
+		hash:     sha256.New(),
+		complete: true,
 	}
 	var known facts
 	err := fs.WalkDir(policy, ".", func(file string, entry fs.DirEntry, err error) error {
@@ -82,7 +82,7 @@ func read(policy fs.FS) (sources, error) {
 		text, err := fs.ReadFile(policy, file)
 		if err != nil {
 			all.in(file, err)
-			s.whole = false
+			s.complete = false
 			return nil
 		}
 		fmt.Fprintf(s.hash, "%s %d\n%s", file, len(text), text)
@@ -91,7 +91,7 @@ func read(policy fs.FS) (sources, error) {
 		case path.Ext(file) == ".rego":
 			err := s.addModule(file, text)
 			all.in(file, err)
-			s.whole = s.whole && err == nil
+			s.complete = s.complete && err == nil
 		case isTable:
 			var table any
 			if util.Unmarshal(text, &table) == nil {
@@ -100,13 +100,13 @@ func read(policy fs.FS) (sources, error) {
 		case isFacts(file):
 			all.in(file, known.add(file, text))
 		default:
-			all.in(file, errors.New("a table is apis/NAME/data.yaml, other data facts/NAME/data.yaml or .json: nothing else is read"))
+			all.in(file, errors.New("unexpected data file: put a table in apis/NAME/data.yaml, and other data in facts/NAME/data.yaml or .json"))
 		}
 		return nil
 	})
 	if err != nil {
 		all.in("", err)
-		s.whole = false
+		s.complete = false
 	}
 	if len(s.rules) == 0 && len(all) == 0 {
 		all.in("", errors.New("there is no Rego file"))
@@ -115,7 +115,7 @@ func read(policy fs.FS) (sources, error) {
 	return s, all.err()
 }
 
-// addModule parses a file as `opa test` does. Metadata is read, because rego.metadata.rule can ask for it.
+// addModule parses a Rego file as `opa test` does. It includes metadata, which rules can read with rego.metadata.rule.
 func (s *sources) addModule(file string, text []byte) error {
 	module, err := ast.ParseModuleWithOpts(file, string(text), ast.ParserOptions{
 		RegoVersion: ast.DefaultRegoVersion, ProcessAnnotation: true,
@@ -131,20 +131,22 @@ func (s *sources) addModule(file string, text []byte) error {
 	return nil
 }
 
-// outward are the built-ins that reach out of the process: a decision waits for no network, and tells nothing of the
-// environment. A JSON schema can refer to another one by its URL.
-var outward = []string{
+// blockedBuiltins are the built-in functions that access the network or the environment. A decision must not wait for the
+// network, or expose the environment. The functions for JSON schemas are among them, because a schema can refer to another one by
+// its URL.
+var blockedBuiltins = []string{
 	ast.HTTPSend.Name, ast.NetLookupIPAddr.Name, ast.OPARuntime.Name, ast.JSONMatchSchema.Name, ast.JSONSchemaVerify.Name,
 }
 
-// capabilities are OPA's own without the built-ins that reach out of the process.
+// capabilities returns OPA's capabilities without the blocked built-in functions.
 func capabilities() *ast.Capabilities {
 	c := everyBuiltin()
-	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool { return slices.Contains(outward, b.Name) })
+	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool { return slices.Contains(blockedBuiltins, b.Name) })
 	return c
 }
 
-// everyBuiltin is for a compiler that tells by name what capabilities leave out. It fetches no schema either.
+// everyBuiltin returns OPA's capabilities with the blocked built-in functions, so that the compiler can report them by name. They
+// do not let it fetch schemas.
 func everyBuiltin() *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion()
 	c.AllowNet = []string{}

@@ -20,30 +20,29 @@ import (
 	"github.com/keywicket/keywicket/policies/route"
 )
 
-// Table is what apis/NAME/data.yaml says of one API.
+// Table is the content of apis/NAME/data.yaml for one API.
 type Table struct {
 	// Scopes: level → scope → description.
 	Scopes map[Level]map[string]string `yaml:"scopes" json:"scopes"`
 	// Overrides: level → scopes that each stand for all scopes of a route of that level.
 	Overrides map[Level][]string `yaml:"overrides" json:"overrides"`
-	// Roles: role of a member → scopes that it allows in the workspace.
+	// Roles: role of a member → scopes that the role allows in the workspace.
 	Roles map[string][]string `yaml:"roles" json:"roles"`
-	// Implies: scope → the scopes that it includes. A name that ends in * stands for every scope of the catalogue
-	// that starts with the text in front of it.
+	// Implies: scope → scopes that it includes. A name that ends in * stands for every scope of the catalogue with that prefix.
 	Implies map[string][]string `yaml:"implies" json:"implies"`
-	// HeadWithGet says that a row for GET is for HEAD too.
+	// HeadWithGet makes each row for GET match HEAD too.
 	HeadWithGet bool `yaml:"head_with_get" json:"head_with_get"`
-	// Parameters are the special characters that a {parameter} may hold. Default: none.
+	// Parameters are the special characters that a {parameter} may contain. Default: none.
 	Parameters authz.Parameters `yaml:"parameters" json:"parameters"`
 	Routes     []Route          `yaml:"routes" json:"routes"`
 
-	index *route.Index // of Routes, by their places
+	index *route.Index // finds positions in Routes
 }
 
-// Level is what a route or a scope is about: what a workspace holds, or the user as such.
+// Level tells whether a route or a scope concerns the content of a workspace, or the user.
 type Level string
 
-// The levels. A route that names none is of the workspace.
+// The levels. The default of a route is LevelWorkspace.
 const (
 	LevelWorkspace Level = "workspace"
 	LevelUser      Level = "user"
@@ -55,25 +54,25 @@ type Route struct {
 	Method string `yaml:"method" json:"method"`
 	// Path is a pattern: see [route.Pattern].
 	Path string `yaml:"path" json:"path"`
-	// GRPC is a method, package.Service/Method, or all methods of a service, package.Service/*. It stands for Method and Path.
+	// GRPC is a method, package.Service/Method, or all methods of a service, package.Service/*. It replaces Method and Path.
 	GRPC string `yaml:"grpc" json:"grpc"`
-	// Scopes are all needed.
+	// Scopes are required, all of them.
 	Scopes []string `yaml:"scopes" json:"scopes"`
-	// AnyOf are scopes of which one is needed, besides Scopes.
+	// AnyOf are scopes of which at least one is required, besides Scopes.
 	AnyOf []string `yaml:"any_of" json:"any_of"`
-	// Public routes need no credential, and name no scopes.
+	// Public routes need no credential, and must not have scopes.
 	Public bool  `yaml:"public" json:"public"`
 	Level  Level `yaml:"level" json:"level"`
-	// Line of the row in its file.
+	// Line is the line of the row in its file.
 	Line int `yaml:"-" json:"-"`
 
 	pattern route.Pattern
 }
 
-// Name is the route's in decisions: method and path.
+// Name returns the route's name in decisions: method and path.
 func (r Route) Name() string { return r.method() + " " + r.path() }
 
-// method is that of the requests.
+// method returns the HTTP method of the requests.
 func (r Route) method() string {
 	if r.GRPC != "" {
 		return "POST" // gRPC over HTTP/2, "Requests"
@@ -81,6 +80,7 @@ func (r Route) method() string {
 	return r.Method
 }
 
+// path returns the pattern of the requests' paths.
 func (r Route) path() string {
 	if r.GRPC != "" {
 		return "/" + strings.Replace(r.GRPC, "*", "{method}", 1)
@@ -88,11 +88,11 @@ func (r Route) path() string {
 	return r.Path
 }
 
-// level is the route's level, with the default filled in.
+// level returns the route's level, or the default.
 func (r Route) level() Level { return cmp.Or(r.Level, LevelWorkspace) }
 
-// Tables reads and checks the tables of every API under apis/, by the API's name. The error has a line for each thing that
-// is wrong.
+// Tables reads and checks the tables of all APIs under apis/, and returns them by the name of the API. The error has a line for
+// each problem.
 func Tables(policy fs.FS) (map[string]Table, error) {
 	if err := readable(policy); err != nil {
 		return nil, err
@@ -119,8 +119,8 @@ func Tables(policy fs.FS) (map[string]Table, error) {
 	return tables, all.err()
 }
 
-// parseTable collects the errors of a table, by line. A row has one at most: where its keys are wrong, what else is wrong
-// with it can be the consequence.
+// parseTable parses a table. The error has the problems by line, at most one for each row: if the keys of a row are wrong, other
+// problems in it can be consequences.
 func parseTable(text []byte) (Table, error) {
 	var t Table
 	var all faults
@@ -128,19 +128,19 @@ func parseTable(text []byte) (Table, error) {
 	all.in("", decoded)
 	var tree yaml.Node
 	if yaml.Unmarshal(text, &tree) != nil {
-		if bare := bareBraces(text); len(bare) > 0 {
-			return t, bare.err()
+		if unquoted := unquotedBraces(text); len(unquoted) > 0 {
+			return t, unquoted.err()
 		}
 		return t, all.err()
 	}
 	for _, line := range emptyValues(&tree) {
 		all.at(line, errors.New("a key without a value"))
 	}
-	t.checkScopes(func(err error, where ...string) { all.at(lineOf(&tree, where...), err) })
+	t.checkScopes(func(err error, keys ...string) { all.at(lineOf(&tree, keys...), err) })
 	all.at(lineOf(&tree, "parameters"), t.Parameters.Validate())
 	rows := routeRows(&tree)
 	if len(rows) != len(t.Routes) {
-		if len(all) == 0 { // otherwise a row is none, which was told
+		if len(all) == 0 { // otherwise an invalid row was reported already
 			all.at(lineOf(&tree, "routes"), errors.New("routes: write every row out, without aliases and merge keys"))
 		}
 		return t, all.err()
@@ -167,36 +167,36 @@ func parseTable(text []byte) (Table, error) {
 			continue
 		}
 		if before, ok := t.index.Add(r.method(), r.pattern, i); !ok {
-			all.at(row.Line, fmt.Errorf("%s has the shape of line %d: nothing tells them apart", r.Name(), t.Routes[before].Line))
+			all.at(row.Line, fmt.Errorf("%s matches the same requests as line %d: remove one of them", r.Name(), t.Routes[before].Line))
 		}
 	}
 	for _, pair := range t.index.Unordered() {
 		a, b := t.Routes[pair[0]], t.Routes[pair[1]]
-		all.at(b.Line, fmt.Errorf("%s and line %d, %s, match one path, and neither goes first: add text that tells them apart",
+		all.at(b.Line, fmt.Errorf("%s and line %d, %s, match the same path, and neither has precedence: add literal text to one of them",
 			b.Name(), a.Line, a.Name()))
 	}
 	return t, all.err()
 }
 
 var (
-	methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`)
-	bareForm   = regexp.MustCompile(`^\s*-\s*\{.*\bpath:\s*(/[^"',\s]*\{[^"',\s]*\}[^"',\s}]*)`)
-	grpcForm   = regexp.MustCompile(`^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*/([A-Za-z_]\w*|\*)$`)
+	methodForm   = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`)
+	unquotedForm = regexp.MustCompile(`^\s*-\s*\{.*\bpath:\s*(/[^"',\s]*\{[^"',\s]*\}[^"',\s}]*)`)
+	grpcForm     = regexp.MustCompile(`^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*/([A-Za-z_]\w*|\*)$`)
 )
 
-// bareBraces finds the likeliest cause of a syntax error, with its line, which YAML's own error often misses.
-func bareBraces(text []byte) faults {
+// unquotedBraces finds the most likely cause of a syntax error, with its line. YAML's own error often has another line.
+func unquotedBraces(text []byte) faults {
 	var all faults
 	for i, line := range strings.Split(string(text), "\n") {
-		if path := bareForm.FindStringSubmatch(line); path != nil {
+		if path := unquotedForm.FindStringSubmatch(line); path != nil {
 			all.at(i+1, fmt.Errorf("a path with braces needs quotes in a row like this: path: %q", path[1]))
 		}
 	}
 	return all
 }
 
-// emptyValues are the lines of keys with a null, which would be one thing to Go and another to Rego. One in a list is told
-// by strictyaml.
+// emptyValues returns the lines of keys with a null value, which Go and Rego would interpret differently. strictyaml reports null
+// items of lists.
 func emptyValues(n *yaml.Node) []int {
 	var lines []int
 	for _, child := range n.Content {
@@ -208,7 +208,7 @@ func emptyValues(n *yaml.Node) []int {
 	return lines
 }
 
-// emptyText refuses an empty text in a row, which would be a key that is left out to Go and a value to Rego.
+// emptyText refuses an empty string in a row: Go would take the key as missing, Rego as present.
 func emptyText(row *yaml.Node) error {
 	for pair := range slices.Chunk(row.Content, 2) {
 		if value := pair[len(pair)-1]; value.Kind == yaml.ScalarNode && value.Value == "" && value.ShortTag() == "!!str" {
@@ -218,9 +218,9 @@ func emptyText(row *yaml.Node) error {
 	return nil
 }
 
-// agreesWithOPA refuses what OPA reads otherwise: where a boolean is expected, this decoder takes no and off for one, and
-// OPA for a text, which is neither true nor false. What was checked here must be what decides. It names the row by its
-// number; -1 is the rest of the table.
+// agreesWithOPA refuses what OPA reads differently, because OPA must decide with the same values that are checked here. For a
+// boolean, this decoder takes no and off as false. OPA takes them as strings, which are neither true nor false. refuse gets the
+// position of the row, or -1 for the rest of the table.
 func (t Table) agreesWithOPA(text []byte, refuse func(row int, err error)) {
 	var document map[string]any
 	if err := util.Unmarshal(text, &document); err != nil {
@@ -241,23 +241,24 @@ func (t Table) agreesWithOPA(text []byte, refuse func(row int, err error)) {
 	}
 }
 
-func agrees[T any](opas any, mine T) error {
-	const advice = "write true or false for a boolean, and a text in quotes"
-	asJSON, err := json.Marshal(opas)
+// agrees compares a value that OPA has read with the decoded one.
+func agrees[T any](fromOPA any, decoded T) error {
+	const advice = "write booleans as true or false, and put strings in quotes"
+	asJSON, err := json.Marshal(fromOPA)
 	if err != nil {
 		return err
 	}
-	var same T
-	if err := json.Unmarshal(asJSON, &same); err != nil {
-		return errors.New("opa takes a value for another type than the one it should have: " + advice)
+	var converted T
+	if err := json.Unmarshal(asJSON, &converted); err != nil {
+		return errors.New("opa reads a value as another type: " + advice)
 	}
-	if !reflect.DeepEqual(same, mine) {
-		return errors.New("opa reads a value as another one: " + advice)
+	if !reflect.DeepEqual(converted, decoded) {
+		return errors.New("opa reads a different value: " + advice)
 	}
 	return nil
 }
 
-// routeRows are the rows as nodes, which have lines: the typed decoding, which knows the keys, does not keep them.
+// routeRows returns the rows as nodes, for their lines. The typed decoding checks the keys, but does not keep lines.
 func routeRows(tree *yaml.Node) []*yaml.Node {
 	if len(tree.Content) == 0 {
 		return nil
@@ -271,14 +272,15 @@ func routeRows(tree *yaml.Node) []*yaml.Node {
 	return nil
 }
 
-// lineOf returns the line of a key, or of an item of a list, below others; as far as they are there.
-func lineOf(tree *yaml.Node, where ...string) int {
+// lineOf returns the line of the key or list item that the keys lead to. If some are missing, it returns the line of the last one
+// found; 0 for none.
+func lineOf(tree *yaml.Node, keys ...string) int {
 	line := 0
 	if len(tree.Content) == 0 {
 		return line
 	}
 	node := tree.Content[0]
-	for _, name := range where {
+	for _, name := range keys {
 		step := 1
 		if node.Kind == yaml.MappingNode {
 			step = 2
@@ -296,6 +298,7 @@ func lineOf(tree *yaml.Node, where ...string) int {
 	return line
 }
 
+// checkRoute checks a row, and returns the pattern of its path.
 func (t Table) checkRoute(r Route) (route.Pattern, error) {
 	level := r.level()
 	switch {
@@ -318,7 +321,7 @@ func (t Table) checkRoute(r Route) (route.Pattern, error) {
 		}
 		for _, scope := range scopes {
 			if of, _ := t.Scope(scope); of != level {
-				return route.Pattern{}, fmt.Errorf("the scope %s is of the level %s, the route of %s", scope, of, level)
+				return route.Pattern{}, fmt.Errorf("the scope %s is of the level %s, but the route is of the level %s", scope, of, level)
 			}
 		}
 	}

@@ -17,12 +17,12 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
-// testTimeout bounds each of a policy's tests. OPA's own 5 s are too few where a machine is busy: the sidecar would not
-// start.
+// testTimeout is the limit for each of a policy's tests. OPA's default of 5 s is too short on a busy machine: the sidecar would
+// not start.
 const testTimeout = time.Minute
 
-// test runs the policy's own tests as `opa test` does: what passes there passes here, a built-in function's error within
-// a test included. A test that is named todo_ is skipped.
+// test runs the policy's tests as `opa test` does, with the same result for each test. An error of a built-in function within a
+// test has the same effect as there. It skips tests whose names start with todo_.
 func (s sources) test(ctx context.Context) error {
 	var all faults
 	err := s.run(ctx, ast.NewCompiler().WithCapabilities(capabilities()), everyTest, func(r *tester.Result) {
@@ -36,7 +36,7 @@ func (s sources) test(ctx context.Context) error {
 	return all.err()
 }
 
-// failure tells what became of a test: of one with cases, which ones fail.
+// failure describes the result of a failed test, with the failed cases if it has cases.
 func failure(r *tester.Result) string {
 	var cases []string
 	for name, result := range r.SubResults.Iter {
@@ -58,18 +58,18 @@ func failure(r *tester.Result) string {
 	return fmt.Sprintf("the test %s fails", r.Name)
 }
 
-// What names of tests match.
+// Patterns for the names of tests.
 const (
 	everyTest = ""
 	noTest    = "^$"
 )
 
-// checks are the stages of OPA's compiler that look for errors and change nothing. The compiler ends at the first stage
-// that finds some.
+// checks are the stages of OPA's compiler that look for errors and change nothing. The compiler stops after the first stage that
+// finds errors.
 var checks = []ast.StageID{ast.StageCheckUndefinedFuncs, ast.StageCheckSafetyRuleHeads, ast.StageCheckSafetyRuleBodies}
 
-// compile compiles rules and tests, and returns all errors. Where a check fails, the later ones are made without it: what
-// they find in a rule that has an error already can be its consequence, and is left out.
+// compile compiles rules and tests, and returns all errors. If a check finds errors, compile runs the later checks without it. It
+// omits their errors in rules that already have one, because they can be consequences.
 func (s sources) compile(ctx context.Context) error {
 	var all ast.Errors
 	for skipped := range len(checks) + 1 {
@@ -98,7 +98,7 @@ func (s sources) compile(ctx context.Context) error {
 	return all
 }
 
-// ruleAt finds the rule that an error is in, by its file and line.
+// ruleAt returns the file and the first line of the rule that has the error.
 func (s sources) ruleAt(e *ast.Error) (place struct {
 	file string
 	line int
@@ -119,7 +119,7 @@ func (s sources) ruleAt(e *ast.Error) (place struct {
 	return place
 }
 
-// run compiles rules and tests with the settings of `opa test`, and runs the tests whose names match.
+// run compiles rules and tests with the settings of `opa test`, and runs the tests whose names match the pattern.
 func (s sources) run(ctx context.Context, compiler *ast.Compiler, names string, each func(*tester.Result)) error {
 	store := inmem.NewFromObject(s.data)
 	txn, err := store.NewTransaction(ctx)
@@ -128,7 +128,7 @@ func (s sources) run(ctx context.Context, compiler *ast.Compiler, names string, 
 	}
 	defer store.Abort(ctx, txn)
 	compiler.WithPathConflictsCheck(storage.NonEmpty(ctx, store, txn)).WithEnablePrintStatements(true).
-		WithUseTypeCheckAnnotations(true).SetErrorLimit(0) // 0 is none
+		WithUseTypeCheckAnnotations(true).SetErrorLimit(0) // 0: no limit
 	modules := maps.Clone(s.rules)
 	maps.Copy(modules, s.tests)
 	results, err := tester.NewRunner().SetCompiler(compiler).SetStore(store).SetModules(modules).
@@ -142,15 +142,15 @@ func (s sources) run(ctx context.Context, compiler *ast.Compiler, names string, 
 	return nil
 }
 
-// sandbox is a stage that finds the built-ins that a decision must not have, wherever they are used. It comes after those
-// that rename imports and variables: what is still called http.send is the built-in.
+// sandbox is a compiler stage that reports every use of a blocked built-in function. It must run after the stages that rename
+// imports and variables: then a name such as http.send can only be the built-in function.
 func sandbox(found *ast.Errors) ast.CompilerStageDefinition {
 	return ast.CompilerStageDefinition{Name: "Sandbox", MetricName: "sandbox", Stage: func(c *ast.Compiler) *ast.Error {
 		for _, module := range c.Modules {
 			ast.WalkTerms(module, func(t *ast.Term) bool {
-				if ref, ok := t.Value.(ast.Ref); ok && slices.Contains(outward, ref.String()) {
+				if ref, ok := t.Value.(ast.Ref); ok && slices.Contains(blockedBuiltins, ref.String()) {
 					*found = append(*found, ast.NewError(ast.CompileErr, t.Location,
-						"%s is not available in the sidecar: a decision cannot reach out of the process", ref))
+						"%s is not available in the sidecar: a decision cannot access the network or the environment", ref))
 				}
 				return false
 			})

@@ -10,24 +10,24 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Of thousands of checks at once, only as many are evaluated at a time as there are processors.
+// Of thousands of concurrent checks, only as many are evaluated at a time as there are processors.
 func TestEvaluationsTakeTurns(t *testing.T) {
 	e, err := Load(t.Context(), Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	arrived := authz.Input{API: "velocity", Method: "GET", Denial: authz.ReasonMissing}
-	lookedUp := authz.Input{API: "velocity", Method: "GET", Denial: authz.ReasonUnknown}
+	before := authz.Input{API: "velocity", Method: "GET", Denial: authz.ReasonMissing}
+	after := authz.Input{API: "velocity", Method: "GET", Denial: authz.ReasonUnknown}
 	synctest.Test(t, func(t *testing.T) {
-		e.arrived, e.lookedUp = newTurns(), newTurns()
+		e.beforeLookup, e.afterLookup = newSemaphore(), newSemaphore()
 		for _, c := range []struct {
-			turns chan struct{}
-			in    authz.Input
-			other authz.Input // which has turns of its own
-		}{{e.arrived, arrived, lookedUp}, {e.lookedUp, lookedUp, arrived}} {
-			e.memory.forget()        // what is remembered takes no turn
-			for range cap(c.turns) { // others are being evaluated
-				c.turns <- struct{}{}
+			semaphore chan struct{}
+			in        authz.Input
+			other     authz.Input // uses the other semaphore
+		}{{e.beforeLookup, before, after}, {e.afterLookup, after, before}} {
+			e.memory.forget()            // a remembered decision does not use the semaphore
+			for range cap(c.semaphore) { // as other evaluations do
+				c.semaphore <- struct{}{}
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
@@ -35,17 +35,17 @@ func TestEvaluationsTakeTurns(t *testing.T) {
 				t.Error(err)
 			}
 			if _, err := e.Decide(ctx, c.in); !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("it has not waited: %v", err)
+				t.Errorf("it did not wait: %v", err)
 			}
-			<-c.turns
-			for range 2 * cap(c.turns) { // each gives its turn back
+			<-c.semaphore
+			for range 2 * cap(c.semaphore) { // each releases the semaphore
 				e.memory.forget()
 				if _, err := e.Decide(t.Context(), c.in); err != nil {
 					t.Error(err)
 				}
 			}
-			for range cap(c.turns) - 1 {
-				<-c.turns
+			for range cap(c.semaphore) - 1 {
+				<-c.semaphore
 			}
 		}
 	})

@@ -12,21 +12,21 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Use is a denial or a header in the rules, which the configuration has to declare. An empty code or reason depends on the input.
+// Use is a denial or a header in the rules, which the configuration must declare. An empty code or reason depends on the input.
 type Use struct {
 	Code   authz.Code
 	Reason authz.Reason
-	Header string // for the upstream; of a denial empty
+	Header string // for the upstream; empty for a denial
 	File   string
 	Line   int
 }
 
-// Uses are those that can be found without an input, in rules that the decision depends on. A denial is an object with the keys
-// code and reason, in data.keywicket.deny or beside allow, or the call of a function that makes such an object of its arguments.
-// A header is a name in the object headers, of a decision or of data.keywicket.
+// Uses are the denials and headers in rules that the decision depends on, as far as they can be found without an input. A denial
+// is an object with the keys code and reason, in data.keywicket.deny or beside allow. The call of a function that builds such an
+// object from its arguments is a denial too. A header is a key of the object headers, of a decision or of data.keywicket.
 type Uses []Use
 
-// CheckDeclared returns an error about each one that is neither built in nor declared by one of the APIs.
+// CheckDeclared returns an error with a line for each use that is neither built in nor declared by one of the APIs.
 func (u Uses) CheckDeclared(apis map[string]authz.API) error {
 	var all faults
 	for _, one := range u {
@@ -45,34 +45,35 @@ func (u Uses) CheckDeclared(apis map[string]authz.API) error {
 			where = "upstream_headers"
 		}
 		all = append(all, fault{file: one.File, line: one.Line, text: fmt.Sprintf(
-			"%s, which no API declares: add it to apis.NAME.%s in the configuration, or correct the rule", one.words(), where)})
+			"%s, which no API declares: add it to apis.NAME.%s in the configuration, or correct the rule", one.description(), where)})
 	}
 	return all.err()
 }
 
-func (u Use) words() string {
+// description describes the use for an error.
+func (u Use) description() string {
 	if u.Header != "" {
 		return fmt.Sprintf("the header %q for the upstream", u.Header)
 	}
-	var words []string
+	var parts []string
 	if u.Code != "" {
-		words = append(words, fmt.Sprintf("the code %q", u.Code))
+		parts = append(parts, fmt.Sprintf("the code %q", u.Code))
 	}
 	if u.Reason != "" {
-		words = append(words, fmt.Sprintf("the reason %q", u.Reason))
+		parts = append(parts, fmt.Sprintf("the reason %q", u.Reason))
 	}
-	return "a denial with " + strings.Join(words, " and ")
+	return "a denial with " + strings.Join(parts, " and ")
 }
 
-// usesOf looks through the rules that the decision depends on. A key that the contract does not have is an error, in a decision
-// and in a denial of data.keywicket.deny.
+// usesOf finds the uses in the rules that the decision depends on. An unknown key is an error, in a decision and in a denial of
+// data.keywicket.deny.
 func usesOf(compiler *ast.Compiler) (Uses, error) {
-	f := finder{compiler: compiler, made: make(map[*ast.Rule][]denial)}
+	f := useFinder{compiler: compiler, denials: make(map[*ast.Rule][]denial)}
 	traversal := ast.NewGraphTraversal(compiler.Graph)
 	for _, rule := range compiler.GetRules(decisionRef) {
 		for ; rule != nil; rule = rule.Else {
 			util.DFS(traversal, func(node util.T) bool {
-				f.denials(node.(*ast.Rule))
+				f.denialsOf(node.(*ast.Rule))
 				return false
 			}, rule)
 		}
@@ -81,9 +82,9 @@ func usesOf(compiler *ast.Compiler) (Uses, error) {
 		return nil, err
 	}
 	known := f.headers
-	for rule, made := range f.made {
+	for rule, denials := range f.denials {
 		known = append(known, headersOf(rule)...)
-		for _, d := range made {
+		for _, d := range denials {
 			code, reason := constant(d.code), constant(d.reason)
 			if !d.depends(rule) && (code != "" || reason != "") {
 				known = append(known, Use{
@@ -104,7 +105,7 @@ var (
 	headersRef = ast.MustParseRef("data.keywicket.headers")
 )
 
-// headersOf are those that a rule adds to data.keywicket.headers: the last part of its name, or the names of an object.
+// headersOf returns the headers that a rule adds to data.keywicket.headers: the last part of its name, or the keys of its object.
 func headersOf(rule *ast.Rule) Uses {
 	ref := rule.Ref()
 	if !ref.HasPrefix(headersRef) {
@@ -121,6 +122,7 @@ func headersOf(rule *ast.Rule) Uses {
 	return nil
 }
 
+// named returns a use for each constant name.
 func named(keys []*ast.Term, at *ast.Location) Uses {
 	var all Uses
 	for _, key := range keys {
@@ -131,32 +133,33 @@ func named(keys []*ast.Term, at *ast.Location) Uses {
 	return all
 }
 
-// finder keeps what it has found of each rule.
-type finder struct {
+// useFinder collects the uses of each rule.
+type useFinder struct {
 	compiler *ast.Compiler
-	made     map[*ast.Rule][]denial
+	denials  map[*ast.Rule][]denial
 	headers  Uses
-	unknown  faults // keys that the contract does not have
+	unknown  faults // keys that a decision or a denial does not allow
 }
 
-// denial has the terms of an object, or of a function's object at one of its calls.
+// denial has the terms of an object with code and reason. For a function call they are the terms of the returned object.
 type denial struct {
 	code, reason *ast.Term
 	location     *ast.Location
 }
 
-// denials are those that a rule makes, without its else: that is a rule of its own. Rules are not recursive, so this ends.
-func (f *finder) denials(rule *ast.Rule) []denial {
-	if made, ok := f.made[rule]; ok {
-		return made
+// denialsOf returns the denials that a rule builds, without the ones of its else, which is a separate rule. Rules are not
+// recursive, so this terminates.
+func (f *useFinder) denialsOf(rule *ast.Rule) []denial {
+	if denials, ok := f.denials[rule]; ok {
+		return denials
 	}
-	var made []denial
+	var denials []denial
 	object := func(term *ast.Term) bool {
 		if o, ok := term.Value.(ast.Object); ok {
 			code, reason := o.Get(ast.InternedTerm("code")), o.Get(ast.InternedTerm("reason"))
 			isDecision := o.Get(ast.InternedTerm("allow")) != nil || rule.Ref().HasPrefix(denyRef)
 			if code != nil && reason != nil && isDecision {
-				made = append(made, denial{code, reason, term.Location})
+				denials = append(denials, denial{code, reason, term.Location})
 				f.checkKeys(rule, o)
 			}
 		}
@@ -166,20 +169,20 @@ func (f *finder) denials(rule *ast.Rule) []denial {
 	ast.WalkTerms(rule.Body, object)
 	ast.WalkExprs(rule.Body, func(call *ast.Expr) bool {
 		for _, function := range f.functions(call) {
-			for _, d := range f.denials(function) {
+			for _, d := range f.denialsOf(function) {
 				if d.depends(function) {
-					made = append(made, denial{argument(d.code, function, call), argument(d.reason, function, call), call.Location})
+					denials = append(denials, denial{argument(d.code, function, call), argument(d.reason, function, call), call.Location})
 				}
 			}
 		}
 		return false
 	})
-	f.made[rule] = made
-	return made
+	f.denials[rule] = denials
+	return denials
 }
 
-// functions are the rules behind a call; a built-in function has none.
-func (f *finder) functions(call *ast.Expr) []*ast.Rule {
+// functions returns the rules that a call evaluates; none for a built-in function.
+func (f *useFinder) functions(call *ast.Expr) []*ast.Rule {
 	if !call.IsCall() {
 		return nil
 	}
@@ -192,8 +195,9 @@ func (f *finder) functions(call *ast.Expr) []*ast.Rule {
 	return all
 }
 
-func (f *finder) checkKeys(rule *ast.Rule, o ast.Object) {
-	known, unknown := ownKeys, unknownOwnKey
+// checkKeys adds a fault for each unknown key, and collects the headers of a decision.
+func (f *useFinder) checkKeys(rule *ast.Rule, o ast.Object) {
+	known, unknown := denyKeys, unknownDenyKey
 	if !rule.Ref().HasPrefix(denyRef) {
 		known, unknown = slices.Concat(required, optional), unknownKey
 		if headers := o.Get(ast.InternedTerm("headers")); headers != nil {
@@ -209,18 +213,19 @@ func (f *finder) checkKeys(rule *ast.Rule, o ast.Object) {
 	}
 }
 
-// ownKeys are those of a denial in data.keywicket.deny.
-var ownKeys = []string{"code", "reason", "retry_after"}
+// denyKeys are the keys of a denial in data.keywicket.deny.
+var denyKeys = []string{"code", "reason", "retry_after"}
 
-func unknownOwnKey(name string) error {
-	return fmt.Errorf("a denial of data.keywicket.deny has the unknown key %q; its keys are %s", name, strings.Join(ownKeys, ", "))
+func unknownDenyKey(name string) error {
+	return fmt.Errorf("a denial of data.keywicket.deny has the unknown key %q; its keys are %s", name, strings.Join(denyKeys, ", "))
 }
 
-// depends reports whether the denial depends on the arguments of the function that makes it.
+// depends reports whether the denial depends on the arguments of the function that builds it.
 func (d denial) depends(function *ast.Rule) bool {
 	return parameterOf(d.code, function) >= 0 || parameterOf(d.reason, function) >= 0
 }
 
+// parameterOf returns the position of the parameter that the term is, or -1.
 func parameterOf(term *ast.Term, function *ast.Rule) int {
 	if _, ok := term.Value.(ast.Var); !ok {
 		return -1
@@ -228,7 +233,7 @@ func parameterOf(term *ast.Term, function *ast.Rule) int {
 	return slices.IndexFunc(function.Head.Args, term.Equal)
 }
 
-// argument is what a call gives for a parameter of a function. Any other term stays as it is.
+// argument returns the argument of the call if the term is a parameter of the function, or else the term.
 func argument(term *ast.Term, function *ast.Rule, call *ast.Expr) *ast.Term {
 	if i := parameterOf(term, function); i >= 0 {
 		return call.Operand(i)
@@ -236,6 +241,7 @@ func argument(term *ast.Term, function *ast.Rule, call *ast.Expr) *ast.Term {
 	return term
 }
 
+// constant returns the string that the term is, or "".
 func constant(term *ast.Term) string {
 	s, _ := term.Value.(ast.String)
 	return string(s)

@@ -8,7 +8,7 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// declared is what an API of these tests has declared.
+// declared has the denials and headers that an API of these tests declares.
 var declared = map[string]authz.API{"velaflows": {UpstreamHeaders: []string{"x-region"}, Denials: []authz.Denial{
 	{Code: "PAYMENT_REQUIRED", Reason: "plan_too_small", Status: 402, Message: "m"},
 	{Code: authz.CodeForbidden, Reason: "outside_office_hours", Status: 403, Message: "m"},
@@ -16,11 +16,11 @@ var declared = map[string]authz.API{"velaflows": {UpstreamHeaders: []string{"x-r
 
 const keys = `"allow": false, "required_scopes": [], "route": null`
 
-// A denial that can be told from the rules alone has to be built in or declared. What depends on the input is not found.
+// A denial that the rules alone determine must be built in or declared. Denials that depend on the input are not found.
 func TestUndeclaredDenialIsFoundAtLoad(t *testing.T) {
 	for name, c := range map[string]struct {
-		rules string // extra is one more line of the decision
-		want  string // empty: nothing is found
+		rules string // extra becomes another branch of the decision
+		want  string // empty if there is no error
 	}{
 		"a function's arguments":        {`extra := denied("TEAPOT", "tea")`, `keywicket/extra.rego:3: a denial with the code "TEAPOT" and the reason "tea", which no API declares: add it to apis.NAME.denials`},
 		"a declared code's reason":      {`extra := denied("PAYMENT_REQUIRED", "unpaid")`, `:3: a denial with the code "PAYMENT_REQUIRED" and the reason "unpaid"`},
@@ -37,7 +37,7 @@ func TestUndeclaredDenialIsFoundAtLoad(t *testing.T) {
 		"in another package":            {`extra := data.helper.answer`, `helper/helper.rego:3: a denial with the code "TEAPOT" and the reason "tea"`},
 		"a function of another package": {"extra := data.helper.answers(\"tea\")", `keywicket/extra.rego:3: a denial with the code "TEAPOT" and the reason "tea"`},
 
-		"a rule of one's own":    {`deny contains {"code": "TEAPOT", "reason": "tea"} if input.never`, `keywicket/extra.rego:3: a denial with the code "TEAPOT" and the reason "tea"`},
+		"a rule in another file": {`deny contains {"code": "TEAPOT", "reason": "tea"} if input.never`, `keywicket/extra.rego:3: a denial with the code "TEAPOT" and the reason "tea"`},
 		"a header":               {`headers["x-plan"] := "pro"`, `keywicket/extra.rego:3: the header "x-plan" for the upstream, which no API declares: add it to apis.NAME.upstream_headers`},
 		"a header of an object":  {`headers := {"x-region": "eu", "x-plan": "pro"}`, `:3: the header "x-plan" for the upstream`},
 		"a header of a decision": {"extra := {\"headers\": {\"x-plan\": \"pro\"}, \"code\": null, \"reason\": null, " + keys + "}", `:3: the header "x-plan"`},
@@ -50,12 +50,12 @@ func TestUndeclaredDenialIsFoundAtLoad(t *testing.T) {
 		"built in":                  {`extra := denied("UNAUTHORIZED", "revoked")`, ""},
 		"dynamic":                   {`extra := denied(input.context.code, input.context.reason)`, ""},
 		"of a variable":             {"extra := denied(code, \"no_route\") if code := input.context.code", ""},
-		"a rule that nobody needs":  {"extra := {} if false\n\nunused := denied(\"TEAPOT\", \"tea\")", ""},
+		"an unused rule":            {"extra := {} if false\n\nunused := denied(\"TEAPOT\", \"tea\")", ""},
 		"an object of other things": {"extra := {} if {\n\tcountry := {\"code\": \"DE\"}\n\tinput.context.country == country.code\n}", ""},
 		"a constant parameter":      {"extra := f(\"TEAPOT\")\n\nf(\"FORBIDDEN\") := denied(\"FORBIDDEN\", \"no_route\")", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := copied(t)
+			dir := copyBuiltin(t)
 			edit(t, dir, "keywicket/decision.rego", `} else := denied("UNAUTHORIZED", input.denial) if {`, "} else := extra if {\n\tinput.context.extra\n"+`} else := denied("UNAUTHORIZED", input.denial) if {`)
 			if !strings.Contains(c.rules, "extra") {
 				c.rules += "\n\nextra := {} if false"
@@ -78,7 +78,7 @@ func TestDenialsOfTheBuiltInPolicy(t *testing.T) {
 	}
 }
 
-// A key that the decision does not have is an error, at load where it can be told, and otherwise of the decision.
+// A key that the decision does not have is an error: at load if the rules alone determine it, otherwise an error of the decision.
 func TestUnknownKeyOfTheDecision(t *testing.T) {
 	for name, rule := range map[string]string{
 		"constant": `decision := {"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null, "header": {}}`,
@@ -86,7 +86,7 @@ func TestUnknownKeyOfTheDecision(t *testing.T) {
 
 f(h) := {"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null, "header": h}`,
 	} {
-		dir := copied(t)
+		dir := copyBuiltin(t)
 		removeTests(t, dir)
 		write(t, dir, "keywicket/decision.rego", "package keywicket\n\n"+rule+"\n")
 		_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
@@ -95,7 +95,7 @@ f(h) := {"allow": true, "code": null, "reason": null, "required_scopes": [], "ro
 			t.Errorf("%s: got %v, want %s", name, err, want)
 		}
 	}
-	dir := copied(t)
+	dir := copyBuiltin(t)
 	removeTests(t, dir)
 	write(t, dir, "keywicket/decision.rego", `package keywicket
 
@@ -141,13 +141,14 @@ func TestOptionalKeysOfTheDecision(t *testing.T) {
 
 func decisionWith(t *testing.T, keys string) (authz.Decision, error) {
 	t.Helper()
-	dir := copied(t)
+	dir := copyBuiltin(t)
 	removeTests(t, dir)
 	write(t, dir, "keywicket/decision.rego", "package keywicket\n\ndecision := {"+keys+"}\n")
 	return load(t, dir).Decide(t.Context(), inboxInput())
 }
 
-// The certificate is for a policy that reads it alone, and the raw query makes no query ambiguous.
+// Reading reports the certificate only if the policy reads it. A policy that reads the raw query does not count as reading the
+// query.
 func TestPolicyThatReadsTheCertificate(t *testing.T) {
 	for condition, want := range map[string]authz.Reading{
 		`input.source.principal == "spiffe://acme/billing"`:     {},
@@ -158,7 +159,7 @@ func TestPolicyThatReadsTheCertificate(t *testing.T) {
 		`count(input.source) == 3`:                              {Certificate: true},
 		`input[input.context.part].certificate.subject == "CN"`: {Certificate: true, Query: true},
 	} {
-		dir := copied(t)
+		dir := copyBuiltin(t)
 		removeTests(t, dir)
 		edit(t, dir, "keywicket/decision.rego", "permitted if {\n", "permitted if {\n\t"+condition+"\n")
 		got := load(t, dir).Reading("velaflows")

@@ -29,7 +29,7 @@ var stockOPA = sync.OnceValues(func() (string, error) {
 	return strings.TrimSpace(string(out)), err
 })
 
-// opaTest reports whether stock opa passes a folder. With -z a skipped test is no failure, as it is none here.
+// opaTest reports whether the stock opa passes a folder. With -z it does not fail skipped tests, as the sidecar does not.
 func opaTest(t *testing.T, dir string, flags ...string) (passes bool, output string) {
 	t.Helper()
 	opa, err := stockOPA()
@@ -44,11 +44,11 @@ func opaTest(t *testing.T, dir string, flags ...string) (passes bool, output str
 	return err == nil, string(out)
 }
 
-// policyOf is the built-in rules with a small table, without tests, and with the files of a txtar archive. The large tables
-// would take most of the time.
+// policyOf returns a folder with the built-in rules, without their tests, with a small table and the files of a txtar archive.
+// The large tables would take most of the time.
 func policyOf(t *testing.T, archive string) string {
 	t.Helper()
-	dir := copied(t)
+	dir := copyBuiltin(t)
 	removeTests(t, dir)
 	if err := os.RemoveAll(filepath.Join(dir, "apis")); err != nil {
 		t.Fatal(err)
@@ -62,11 +62,11 @@ func policyOf(t *testing.T, archive string) string {
 
 const passes = ""
 
-// TestVerdictIsThatOfStockOPA: a folder that passes stock opa loads, and one that fails there does not.
+// TestVerdictIsThatOfStockOPA tests that a folder loads if it passes the stock opa, and does not load otherwise.
 func TestVerdictIsThatOfStockOPA(t *testing.T) {
 	for name, c := range map[string]struct {
 		files string
-		want  string // in the error of the sidecar; passes for none
+		want  string // a part of the sidecar's error; passes if there is none
 	}{
 		"no test":               {"-- x.rego --\npackage x\n", passes},
 		"true":                  {"-- x_test.rego --\npackage x\n\ntest_a if true\n", passes},
@@ -84,7 +84,7 @@ func TestVerdictIsThatOfStockOPA(t *testing.T) {
 		"named test":            {"-- x_test.rego --\npackage x\n\ntest := false\n\ntests if false\n\ntesting := 1\n", passes},
 		"in a name":             {"-- x_test.rego --\npackage x\n\nmy_test_a := false\n", passes},
 		"below a name":          {"-- x_test.rego --\npackage x\n\na.test_b if false\n", "x_test.rego:3: the test a.test_b fails"},
-		"below a name, false":   {"-- x_test.rego --\npackage x\n\na.test_b := false\n", passes}, // to OPA too
+		"below a name, false":   {"-- x_test.rego --\npackage x\n\na.test_b := false\n", passes}, // OPA passes it too
 		"above a name":          {"-- x_test.rego --\npackage x\n\ntest_a.b := false\n", "x_test.rego:3: the test test_a"},
 		"todo":                  {"-- x_test.rego --\npackage x\n\ntodo_test_a := false\n", passes},
 		"todo, and one":         {"-- x_test.rego --\npackage x\n\ntodo_test_a := false\n\ntest_b if false\n", "x_test.rego:5: the test test_b fails"},
@@ -152,9 +152,9 @@ func TestVerdictIsThatOfStockOPA(t *testing.T) {
 	}
 }
 
-// TestWhatTheSidecarLeavesOut: stock opa passes these folders. The sidecar refuses them, and says why.
+// TestWhatTheSidecarLeavesOut has folders that the stock opa passes. The sidecar refuses them, and reports why.
 func TestWhatTheSidecarLeavesOut(t *testing.T) {
-	const why = " is not available in the sidecar: a decision cannot reach out of the process"
+	const why = " is not available in the sidecar: a decision cannot access the network or the environment"
 	for name, c := range map[string]struct{ files, want string }{
 		"a rule": {"-- x.rego --\npackage x\n\na if http.send({\"method\": \"get\", \"url\": \"http://127.0.0.1:1\"}).status == 200\n", "x.rego:3: http.send" + why},
 		"a test": {"-- x_test.rego --\npackage x\n\ntest_a if is_object(opa.runtime())\n", "x_test.rego:3: opa.runtime" + why},
@@ -164,7 +164,7 @@ func TestWhatTheSidecarLeavesOut(t *testing.T) {
 		"in a comprehension":  {"-- x.rego --\npackage x\n\na := [x | some x in [1]; json.match_schema({}, {})]\n", "x.rego:3: json.match_schema" + why},
 		"in an else":          {"-- x.rego --\npackage x\n\na if {\n\tinput.a\n} else if {\n\tevery x in [1] {\n\t\tjson.verify_schema(x)[0]\n\t}\n}\n", "x.rego:7: json.verify_schema" + why},
 		"in a head":           {"-- x.rego --\npackage x\n\na[opa.runtime().config] := net.lookup_ip_addr(\"a\")\n", "x.rego:3: net.lookup_ip_addr" + why + "\nx.rego:3: opa.runtime" + why},
-		"a helper of tests":   {"-- h_test.rego --\npackage h\n\nf(x) := x\n-- x.rego --\npackage x\n\na if data.h.f(true)\n", "x.rego:3: undefined function data.h.f, without the _test.rego files: they are not there when the sidecar decides"},
+		"a helper of tests":   {"-- h_test.rego --\npackage h\n\nf(x) := x\n-- x.rego --\npackage x\n\na if data.h.f(true)\n", "x.rego:3: undefined function data.h.f without the _test.rego files, which the sidecar leaves out: define it in another file"},
 		"another of the name": {"-- x.rego --\npackage x\n\nimport data.http\n\na if http.send({})\n\nb if {\n\topa := {\"runtime\": 1}\n\topa.runtime == 1\n}\n-- http.rego --\npackage http\n\nsend(_) := true\n", passes},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -181,7 +181,7 @@ func TestWhatTheSidecarLeavesOut(t *testing.T) {
 	}
 }
 
-// TestFileThatCannotBeRead: what is missing is told, and not what follows from it.
+// TestFileThatCannotBeRead tests that the error names the missing files, without consequential errors.
 func TestFileThatCannotBeRead(t *testing.T) {
 	dir := policyOf(t, "-- x.rego --\npackage x\n\na if data.y.f(1)\n")
 	if err := os.Mkdir(filepath.Join(dir, "apis/zoo"), 0o700); err != nil {
@@ -203,7 +203,8 @@ y.rego: open y.rego: no such file or directory`
 	}
 }
 
-// TestSchemaIsNotFetched: stock opa asks the address in a schema annotation when it compiles. The sidecar does not.
+// TestSchemaIsNotFetched tests that the sidecar does not fetch the address in a schema annotation when it compiles. The stock opa
+// does.
 func TestSchemaIsNotFetched(t *testing.T) {
 	var asked atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -229,7 +230,7 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-// TestEveryErrorAtOnce: one load tells everything that is wrong, by file and line.
+// TestEveryErrorAtOnce tests that one load reports every problem, by file and line.
 func TestEveryErrorAtOnce(t *testing.T) {
 	dir := policyOf(t, `
 -- apis/zoo/data.yaml --
@@ -314,18 +315,18 @@ apis/zoo/data.yaml:8: parameters.may_hold: "/" is none of "#", "%", "?", ";"
 apis/zoo/data.yaml:10: the method "get" is not one in capitals, nor * for any
 apis/zoo/data.yaml:11: unknown key "scope"
 apis/zoo/data.yaml:12: the scope "animals:reed" is not among scopes
-apis/zoo/data.yaml:14: GET /d has the shape of line 13: nothing tells them apart
-apis/zoo/data.yaml:18: opa takes a value for another type than the one it should have: write true or false for a boolean, and a text in quotes
+apis/zoo/data.yaml:14: GET /d matches the same requests as line 13: remove one of them
+apis/zoo/data.yaml:18: opa reads a value as another type: write booleans as true or false, and put strings in quotes
 apis/zoo/data.yaml:23: an empty item in a list
 `, "~", "`")
 	const data = `
-facts.yaml: a table is apis/NAME/data.yaml, other data facts/NAME/data.yaml or .json: nothing else is read
-facts/a/data.yaml:1: data.facts.a.b.c is in facts/a/b/data.json too
+facts.yaml: unexpected data file: put a table in apis/NAME/data.yaml, and other data in facts/NAME/data.yaml or .json
+facts/a/data.yaml:1: data.facts.a.b.c is also in facts/a/b/data.json: keep one
 facts/b/data.json:1: unexpected EOF
 facts/c/data.yaml:1: did not find expected ',' or ']'
-facts/d/data.yml:1: data.facts.d.b.d is in facts/d/data.yaml too
-facts/e/data.yaml:2: data.facts.e.b is in facts/e/data.json too
-facts/e/data.yml:1: data.facts.e.a is in facts/e/data.yaml too`
+facts/d/data.yml:1: data.facts.d.b.d is also in facts/d/data.yaml: keep one
+facts/e/data.yaml:2: data.facts.e.b is also in facts/e/data.json: keep one
+facts/e/data.yml:1: data.facts.e.a is also in facts/e/data.yaml: keep one`
 	refusal := func() string {
 		_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
 		return errorText(err)
@@ -334,13 +335,13 @@ facts/e/data.yml:1: data.facts.e.a is in facts/e/data.yaml too`
 ` + tables + `b.rego:3: undefined function nothing
 b.rego:5: var z is unsafe
 b.rego:7: var z is unsafe
-c_test.rego:3: http.send is not available in the sidecar: a decision cannot reach out of the process
+c_test.rego:3: http.send is not available in the sidecar: a decision cannot access the network or the environment
 c_test.rego:5: match error` + data
 	if got := refusal(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 
-	// Where a Rego file cannot be parsed, no rule can be compiled.
+	// If a Rego file cannot be parsed, no rule can be compiled.
 	write(t, dir, "a.rego", "package a\n\nx if {\n")
 	write(t, dir, "b.rego", "package b\n\nx := [1, 2\n")
 	want = "a.rego:4: unexpected eof token\n" + tables + `b.rego:4: unexpected eof token: expected "," or "]"
@@ -349,7 +350,7 @@ b.rego:4: unexpected eof token: expected rule value term (e.g., x := <VALUE> { .
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 
-	// OPA's own compiler ends at the tenth error.
+	// By default OPA's compiler stops at the tenth error.
 	var many strings.Builder
 	many.WriteString("package a\n")
 	for range 30 {

@@ -1,13 +1,13 @@
 # METADATA
 # title: keywicket
 # description: |
-#   Decides one request: allow, or deny with a code and a reason. The input and the decision are described in
-#   docs/policies.md. The first line of `decision` that holds is the answer, so the order below is the product's:
+#   Decides one request: allow, or deny with a code and a reason. docs/policies.md describes the input and the
+#   decision. The first branch of `decision` that is true decides. The product defines the order of the branches:
 #   public route, credential, workspace, scope, route.
 package keywicket
 
 # METADATA
-# description: The answer to the request. Whatever no line covers is denied by the last one.
+# description: The decision on the request. The last branch denies every request that no other branch covers.
 # entrypoint: true
 decision := allowed if {
 	public
@@ -29,15 +29,15 @@ decision := allowed if {
 } else := denied("FORBIDDEN", "no_route")
 
 # METADATA
-# description: The route is open to everybody, whatever credential or workspace the request has.
+# description: The route is open to everybody, with any credential and any workspace, or without.
 public if route.public == true
 
 # METADATA
-# description: Kinds of credential that belong to one workspace, and act in no other.
+# description: Kinds of credential that belong to one workspace, and can act only there.
 workspace_kinds := {"workspace_token", "workspace_key"}
 
 # METADATA
-# description: Kinds of credential that act for a user, in every workspace that the user is a member of.
+# description: Kinds of credential that act for a user, in every workspace of which the user is a member.
 user_kinds := {"personal_key", "oauth_token", "session"}
 
 # METADATA
@@ -48,8 +48,8 @@ workspace_needed if route.level == "workspace"
 
 # METADATA
 # description: |
-#   The principal may do what the route is for. A workspace's credential needs the scopes of a workspace-level route, and
-#   never opens a user-level one. Each rule tests the scopes itself: a call of `have_one_of_each` takes OPA a sixth of a decision's time.
+#   The principal may use the route. A workspace's credential needs the scopes of a workspace-level route, and can never
+#   use a user-level route. Each rule tests the scopes itself: a call of `have_one_of_each` takes a sixth of the time of a decision.
 permitted if {
 	route.level == "workspace"
 	input.workspace.granted == true
@@ -60,7 +60,7 @@ permitted if {
 	}
 }
 
-# A user's credential can do in a workspace what both its own scopes and the user's role there allow.
+# In a workspace, both the scopes of a user's credential and the user's role must allow the route.
 permitted if {
 	route.level == "workspace"
 	input.workspace.granted == true
@@ -72,7 +72,7 @@ permitted if {
 	}
 }
 
-# What a user does as such, no role limits.
+# No role limits a user on a user-level route.
 permitted if {
 	route.level == "user"
 	input.principal.kind in user_kinds
@@ -84,12 +84,12 @@ permitted if {
 
 # METADATA
 # description: |
-#   What the route needs of a workspace's credential: one scope of each set. This and the next rules depend on the route alone, and
-#   the sidecar evaluates them once for each.
+#   The sets of which a workspace's credential needs one scope each. This rule and the next ones depend on the route alone. The
+#   sidecar evaluates them once for each route.
 workspace_needs := needs(route.overrides.workspace)
 
 # METADATA
-# description: What the route needs of a user's credential.
+# description: The sets of which a user's credential needs one scope each.
 user_needs := needs(array.concat(route.overrides.workspace, route.overrides.user)) if route.level == "workspace"
 
 user_needs := needs(route.overrides.user) if route.level == "user"
@@ -99,7 +99,7 @@ user_needs := needs(route.overrides.user) if route.level == "user"
 roles_enough := {role | some role, scopes in route.roles; have_one_of_each(scopes, workspace_needs)}
 
 # METADATA
-# description: The scopes have one of each set.
+# description: The scopes include at least one scope of each set.
 have_one_of_each(scopes, sets) if {
 	every one_of in sets {
 		some scope in scopes
@@ -109,7 +109,7 @@ have_one_of_each(scopes, sets) if {
 
 # METADATA
 # description: |
-#   One set of scopes for each required scope, and one for `any_of`. Every set also has the overrides. It is undefined, not
+#   One set of scopes for each required scope, and one for `any_of`. Every set also has the overrides. The result is undefined, not
 #   empty, if the route lacks `scopes` or `any_of`.
 needs(overrides) := sets if {
 	is_array(route.scopes)
@@ -120,7 +120,7 @@ needs(overrides) := sets if {
 }
 
 # METADATA
-# description: These scopes, and those that imply one of them.
+# description: The given scopes, and the scopes that imply one of them.
 holders_of(some_scopes) := {scope | some scope in some_scopes} | {held |
 	some held, implied in route.implies
 	some scope in some_scopes
@@ -129,9 +129,9 @@ holders_of(some_scopes) := {scope | some scope in some_scopes} | {held |
 
 # METADATA
 # description: |
-#   Other files of this package add denials to `deny`, each an object with a code and a reason that the configuration
-#   declares, and `retry_after` if it has one. They only take away: what is refused without them stays refused. Of several,
-#   the first one by code and reason is the answer.
+#   Other files of this package can add denials to `deny`: objects with a code and a reason that the configuration
+#   declares, and optionally `retry_after`. They can only deny more: a request that is denied without them stays denied. Of
+#   several denials, the first one by code and reason is the decision.
 denied_by_a_rule := object.union(extras, denied(code, reason)) if {
 	[code, reason, extras] := min({[object.get(d, "code", null), object.get(d, "reason", null), others] |
 		some d in data.keywicket.deny
@@ -139,7 +139,7 @@ denied_by_a_rule := object.union(extras, denied(code, reason)) if {
 	})
 }
 
-# Written such that a denial of the wrong form denies too.
+# This form makes a denial of the wrong form deny too.
 nothing_denies if {
 	not data.keywicket.deny
 } else if {
@@ -147,13 +147,13 @@ nothing_denies if {
 }
 
 # METADATA
-# description: Headers for the upstream, name → value. Other files of this package add them to `headers`.
+# description: Headers for the upstream, name → value. Other files of this package can add them to `headers`.
 default own_headers := {}
 
 own_headers := data.keywicket.headers
 
 # METADATA
-# description: The decision that lets the request in.
+# description: The decision that allows the request.
 allowed := {
 	"allow": true,
 	"code": null,
@@ -165,7 +165,7 @@ allowed := {
 }
 
 # METADATA
-# description: The decision that refuses the request, for a reason under one of the codes of the API documents.
+# description: The decision that denies the request, with a reason and one of the codes of the API documents.
 denied(code, reason) := {
 	"allow": false,
 	"code": code,
@@ -176,7 +176,7 @@ denied(code, reason) := {
 }
 
 # METADATA
-# description: The route, or an empty object where there is none.
+# description: The route, or an empty object if the request has none.
 default addressed := {}
 
 addressed := route

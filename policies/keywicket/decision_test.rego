@@ -1,4 +1,4 @@
-# The product's settled decisions, one test each.
+# One test for each access decision that the product has defined.
 package keywicket_test
 
 import data.keywicket
@@ -10,7 +10,7 @@ issues := fixture.anonymous("velocity", "GET /api/issues")
 
 profile := fixture.anonymous("velocity", "GET /api/user")
 
-# Rules in other files are left out: these tests are about the shipped ones.
+# These tests are for the shipped rules, so they leave out the denials of other files.
 outcome(request) := outcome_with(request, set())
 
 outcome_with(request, denials) := "allow" if {
@@ -235,7 +235,7 @@ test_user_override_opens_every_user_level_route if {
 	}
 }
 
-# --- the path that a route names is not the workspace that a request targets
+# --- a workspace in the path of a route is not the workspace of the request
 
 test_workspace_in_the_path_is_left_to_the_upstream if {
 	request := fixture.by(
@@ -313,7 +313,7 @@ test_kind_that_nobody_knows_opens_nothing if {
 	}
 }
 
-# --- several scopes: a workspace's credential, a user's in a workspace, and a user as such
+# --- several scopes: of a workspace's credential, of a user in a workspace, and of a user on a user-level route
 
 several := {"zoo": {
 	"overrides": {"workspace": ["root"], "user": ["admin"]},
@@ -325,7 +325,7 @@ several := {"zoo": {
 	],
 }}
 
-opened(kind, workspace, path) := {scopes |
+scope_lists_that_open(kind, workspace, path) := {scopes |
 	some scopes in [[], ["a"], ["b"], ["a", "b"], ["c", "a"], ["b", "c"], ["root"], ["x", "root"], ["admin"]]
 	request := fixture.by(fixture.anonymous("zoo", concat(" ", ["GET", path])), fixture.principal(kind, "zoo", "ada", scopes))
 	keywicket.decision.allow with data.apis as several
@@ -335,24 +335,24 @@ opened(kind, workspace, path) := {scopes |
 
 test_several_scopes_of_a_workspace_credential if {
 	overrides := {["root"], ["x", "root"]}
-	opened("workspace_key", fixture.granted, "/both") == {["a", "b"]} | overrides
-	opened("workspace_key", fixture.granted, "/one-more") == {["a", "b"], ["c", "a"]} | overrides
-	opened("workspace_key", fixture.granted, "/me") == set()
+	scope_lists_that_open("workspace_key", fixture.granted, "/both") == {["a", "b"]} | overrides
+	scope_lists_that_open("workspace_key", fixture.granted, "/one-more") == {["a", "b"], ["c", "a"]} | overrides
+	scope_lists_that_open("workspace_key", fixture.granted, "/me") == set()
 }
 
 test_several_scopes_of_a_user_in_a_workspace if {
 	overrides := {["root"], ["x", "root"], ["admin"]}
 	every role in ["keeper", "owner"] {
-		opened("personal_key", fixture.member(role), "/both") == {["a", "b"]} | overrides
-		opened("personal_key", fixture.member(role), "/one-more") == {["a", "b"], ["c", "a"]} | overrides
+		scope_lists_that_open("personal_key", fixture.member(role), "/both") == {["a", "b"]} | overrides
+		scope_lists_that_open("personal_key", fixture.member(role), "/one-more") == {["a", "b"], ["c", "a"]} | overrides
 	}
 	every role in ["visitor", "nobody", null] {
-		opened("personal_key", fixture.member(role), "/both") == set()
-		opened("personal_key", fixture.member(role), "/one-more") == set()
+		scope_lists_that_open("personal_key", fixture.member(role), "/both") == set()
+		scope_lists_that_open("personal_key", fixture.member(role), "/one-more") == set()
 	}
 }
 
 test_several_scopes_of_a_user_as_such if {
-	opened("personal_key", fixture.nowhere, "/me") == {["a", "b"], ["admin"]}
-	opened("personal_key", fixture.elsewhere, "/me") == set()
+	scope_lists_that_open("personal_key", fixture.nowhere, "/me") == {["a", "b"], ["admin"]}
+	scope_lists_that_open("personal_key", fixture.elsewhere, "/me") == set()
 }

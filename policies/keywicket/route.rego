@@ -2,18 +2,18 @@ package keywicket
 
 # METADATA
 # description: |
-#   The row of the API's route table (apis/NAME/data.yaml) that the request addresses, with what the decision needs of
-#   the API; undefined when there is none. The sidecar finds the same row by an index, in a time that does not grow with the
-#   table, while this file is the shipped one and nothing replaces or adds to what it defines and reads.
+#   The row of the API's route table (apis/NAME/data.yaml) that the request addresses, with the values of the API that the
+#   decision needs. It is undefined if no row matches. The sidecar finds the same row with an index, in a time that does not
+#   grow with the table. It can do so only if this file is the shipped one, and no other rule changes what it defines and reads.
 # entrypoint: true
 route := row(input.api, data.apis[input.api].routes[min(matches)[2]])
 
 # METADATA
 # description: |
-#   Every row that matches, behind its place in the order: first by path, then by method. In a path, literal text goes
-#   before a partial segment, that before a parameter, and that before the rest of a path, from the left.
+#   The rows that match, each as its rank by path, its rank by method, and its position in the table. From the left, literal
+#   text has precedence over a partial segment, that over a parameter, and that over the rest of a path.
 matches contains [order(shape), place, i] if {
-	# A path without one clear meaning has no segments.
+	# An ambiguous path has no segments.
 	count(input.request.segments) > 0
 	some i, r in data.apis[input.api].routes
 	place := methods[method_of(r)]
@@ -24,7 +24,7 @@ matches contains [order(shape), place, i] if {
 }
 
 # METADATA
-# description: Methods of rows that match the request → their place among rows of one path.
+# description: Methods of rows that match the request → their rank among rows of one path.
 methods[method] := 0 if {
 	method := input.request.method
 	method != "*"
@@ -41,22 +41,22 @@ methods[method] := 2 if {
 	is_string(input.request.method)
 }
 
-# Most rows fail this, and it costs less than an expression. Text that is escaped is compared by the expression alone.
+# Most rows fail this test, which costs less than a regular expression. Escaped text is compared by the expression alone.
 starts_alike(path) if startswith(input.request.path, split(path, "{")[0])
 
 starts_alike(path) if contains(path, "%")
 
 method_of(r) := object.get(r, "method", "POST")
 
-# A row of gRPC is one of HTTP: package.Service/Method is the path of a POST, package.Service/* that of each method.
+# A gRPC row matches HTTP requests: package.Service/Method is the path of a POST, package.Service/* the path of every method.
 path_of(r) := r.path
 
 path_of(r) := concat("", ["/", replace(r.grpc, "*", "{method}")])
 
 # METADATA
 # description: |
-#   A path as decoded text, in which \x01 stands for a parameter and \x02 for the rest. Unlike a form, a path has no + for a
-#   space.
+#   A path as decoded text, in which \x01 stands for a parameter and \x02 for the rest. In a path, unlike in a form, + is not
+#   a space.
 shape_of(path) := urlquery.decode(replace(parameters, "+", "%2B")) if {
 	rest := regex.replace(path, `\{[^{}]*\.\.\.\}`, "\u0002")
 	parameters := regex.replace(rest, `\{[^{}]*\}`, "\u0001")
@@ -72,7 +72,7 @@ order_of_segment("\u0002") := [3]
 
 order_of_segment("\u0001") := [2]
 
-# Of two partial segments, the one with more literal text goes first.
+# Of two partial segments, the one with more literal text has precedence.
 order_of_segment(segment) := [1, 0 - count(replace(segment, "\u0001", ""))] if {
 	contains(segment, "\u0001")
 	segment != "\u0001"
@@ -84,7 +84,7 @@ order_of_segment(segment) := [0] if {
 }
 
 # METADATA
-# description: Every row of every table, in the tables' order. The sidecar evaluates this once, for its index.
+# description: Every row of every table, in the order of the table. The sidecar evaluates this once, for its index.
 rows[api] := [row(api, r) | some r in data.apis[api].routes] if some api, _ in data.apis
 
 row(api, r) := {
@@ -99,7 +99,7 @@ row(api, r) := {
 }
 
 # METADATA
-# description: What all rows of a table have in common.
+# description: The values that all rows of a table share.
 shared[api] := {
 	"overrides": {
 		"workspace": object.get(overrides, "workspace", []),
@@ -113,7 +113,7 @@ shared[api] := {
 }
 
 # METADATA
-# description: Scope of the catalogue → the scopes that it implies directly. One that ends in * implies all that start like it.
+# description: Scope of the catalogue → the scopes that it implies directly. A name that ends in * stands for all with that prefix.
 implied[api] := {scope: names |
 	some scope in catalogue
 	names := {name |

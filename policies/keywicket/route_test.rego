@@ -1,4 +1,4 @@
-# How a request finds its row.
+# Tests for finding the row of a request.
 package keywicket_test
 
 import data.keywicket
@@ -83,7 +83,7 @@ test_path_without_a_clear_meaning_matches_nothing if {
 	not keywicket.route with data.apis as zoo with input as request
 }
 
-# Rows of every form. A row of each pair goes before the next one.
+# Rows of every form. They show the precedence of each form over the next one.
 forms := {"zoo": {
 	"scopes": {"workspace": {"a": ""}},
 	"routes": [
@@ -102,50 +102,50 @@ forms := {"zoo": {
 	],
 }}
 
-form(line) := name if {
+matched_in_forms(line) := name if {
 	name := keywicket.route.name with data.apis as forms with input as fixture.anonymous("zoo", line)
 }
 
 test_literal_goes_before_partial_before_parameter_before_rest if {
-	form("GET /files/report-7.json") == "GET /files/report-7.json"
-	form("GET /files/report-8.json") == "GET /files/report-{id}.json"
-	form("GET /files/other.json") == "GET /files/{name}.json"
-	form("GET /files/.json") == "GET /files/{name}"
-	form("GET /files/a/b.json") == "GET /files/{path...}"
-	form("GET /files/a/") == "GET /files/{path...}"
-	not form("GET /files/")
-	not form("GET /files")
+	matched_in_forms("GET /files/report-7.json") == "GET /files/report-7.json"
+	matched_in_forms("GET /files/report-8.json") == "GET /files/report-{id}.json"
+	matched_in_forms("GET /files/other.json") == "GET /files/{name}.json"
+	matched_in_forms("GET /files/.json") == "GET /files/{name}"
+	matched_in_forms("GET /files/a/b.json") == "GET /files/{path...}"
+	matched_in_forms("GET /files/a/") == "GET /files/{path...}"
+	not matched_in_forms("GET /files/")
+	not matched_in_forms("GET /files")
 }
 
 test_text_around_a_parameter if {
-	form("POST /charges/ch_7:refund") == "POST /charges/{chargeId}:refund"
-	not form("POST /charges/:refund")
-	not form("POST /charges/ch_7")
-	form("GET /compare/main...topic") == "GET /compare/{base}...{head}"
-	not form("GET /compare/main..topic")
-	form("GET /odata/Users('ada')/$value") == "GET /odata/Users('{id}')/$value"
-	not form("GET /odata/UsersXadaX/$value")
+	matched_in_forms("POST /charges/ch_7:refund") == "POST /charges/{chargeId}:refund"
+	not matched_in_forms("POST /charges/:refund")
+	not matched_in_forms("POST /charges/ch_7")
+	matched_in_forms("GET /compare/main...topic") == "GET /compare/{base}...{head}"
+	not matched_in_forms("GET /compare/main..topic")
+	matched_in_forms("GET /odata/Users('ada')/$value") == "GET /odata/Users('{id}')/$value"
+	not matched_in_forms("GET /odata/UsersXadaX/$value")
 }
 
 test_method_goes_before_any_method if {
-	form("GET /any/7") == "GET /any/{id}"
-	form("PURGE /any/7") == "* /any/{enterprise-team}"
-	form("* /any/7") == "* /any/{enterprise-team}"
+	matched_in_forms("GET /any/7") == "GET /any/{id}"
+	matched_in_forms("PURGE /any/7") == "* /any/{enterprise-team}"
+	matched_in_forms("* /any/7") == "* /any/{enterprise-team}"
 }
 
 test_head_is_get_where_the_table_says_so if {
-	form("HEAD /any/7") == "* /any/{enterprise-team}"
-	not form("HEAD /files/x")
+	matched_in_forms("HEAD /any/7") == "* /any/{enterprise-team}"
+	not matched_in_forms("HEAD /files/x")
 	request := fixture.anonymous("zoo", "HEAD /any/7")
 	with_get := json.patch(forms, [{"op": "add", "path": "/zoo/head_with_get", "value": true}])
 	keywicket.route.name == "GET /any/{id}" with data.apis as with_get with input as request
 }
 
 test_grpc if {
-	form("POST /zoo.v1.Animals/Feed") == "POST /zoo.v1.Animals/Feed"
-	form("POST /zoo.v1.Animals/List") == "POST /zoo.v1.Animals/{method}"
-	not form("GET /zoo.v1.Animals/Feed")
-	not form("POST /zoo.v1.Keepers/List")
+	matched_in_forms("POST /zoo.v1.Animals/Feed") == "POST /zoo.v1.Animals/Feed"
+	matched_in_forms("POST /zoo.v1.Animals/List") == "POST /zoo.v1.Animals/{method}"
+	not matched_in_forms("GET /zoo.v1.Animals/Feed")
+	not matched_in_forms("POST /zoo.v1.Keepers/List")
 }
 
 test_rows_are_made_of_all_tables if {
@@ -178,7 +178,7 @@ crm := {"crm": {
 	],
 }}
 
-opens(path) := {scope |
+scopes_that_open(path) := {scope |
 	some scope in ["crm:read", "crm:write", "crm:delete", "crm:*", "tags:read", "root"]
 	request := fixture.at(fixture.anonymous("crm", concat(" ", ["GET", path])), fixture.own)
 	principal := fixture.principal("workspace_token", "crm", null, [scope])
@@ -188,10 +188,10 @@ opens(path) := {scope |
 }
 
 test_scope_implies_others if {
-	opens("/deals") == {"crm:read", "crm:write", "crm:delete", "crm:*", "root"}
+	scopes_that_open("/deals") == {"crm:read", "crm:write", "crm:delete", "crm:*", "root"}
 }
 
 test_one_of_several_scopes if {
-	opens("/labels") == {"tags:read", "crm:write", "crm:delete", "crm:*", "root"}
-	opens("/both") == {"crm:delete", "crm:*", "root"}
+	scopes_that_open("/labels") == {"tags:read", "crm:write", "crm:delete", "crm:*", "root"}
+	scopes_that_open("/both") == {"crm:delete", "crm:*", "root"}
 }

@@ -6,29 +6,29 @@ import (
 	"strings"
 )
 
-// AnyMethod is the method of a row for every method. Of rows for one path, it goes last.
+// AnyMethod is the method of a row that matches every method. Among rows of one path, it has the lowest precedence.
 const AnyMethod = "*"
 
-// Index finds rows. It is safe for concurrent use once it is filled.
+// Index finds rows. It is safe for concurrent use once all rows are added.
 type Index struct {
-	// HeadWithGet says that a row for GET is for HEAD too. One for HEAD goes first.
+	// HeadWithGet makes a row for GET match HEAD too. A row for HEAD has precedence.
 	HeadWithGet bool
 	root        node
 }
 
-// node is what the patterns that begin alike go on with.
+// node is a node of the tree of patterns. The patterns below it have the segments up to it in common.
 type node struct {
-	methods   methods // of the patterns that end here
+	methods   methods // rows of the patterns that end here
 	literals  map[string]*node
 	partials  partials
 	parameter *node
-	rest      methods // of the patterns that go on with a rest
+	rest      methods // rows of the patterns that continue with a rest
 }
 
-// methods are rows by their method.
+// methods maps a method to its row.
 type methods map[string]int
 
-// Add adds the row of a method and a pattern. If there is a row for the same already, Add returns that and false.
+// Add adds the row of a method and a pattern. If the index has a row for both already, Add returns that row and false.
 func (x *Index) Add(method string, p Pattern, row int) (before int, ok bool) {
 	n := &x.root
 	at := &n.methods
@@ -50,6 +50,7 @@ func (x *Index) Add(method string, p Pattern, row int) (before int, ok bool) {
 	return 0, true
 }
 
+// next returns the node of the next segment, and adds it if needed.
 func (n *node) next(s segment) *node {
 	switch s.kind {
 	case literal:
@@ -69,10 +70,10 @@ func (n *node) next(s segment) *node {
 	return n.parameter
 }
 
-// Find returns the row that a request addresses. The path is decoded segments, each behind a slash.
+// Find returns the row that a request addresses. The path is the decoded segments, each after a slash.
 //
-// Of the rows that match both the path and the method, the first one by their paths is it, as goesBefore has it, from the
-// left. Rows of one path go by their methods: the method itself, then GET for HEAD, then AnyMethod.
+// Several rows may match both the path and the method. The precedence of their paths decides, segment by segment from the left:
+// see segment.compare. Among rows of one path, the order is the method itself, then GET for HEAD, then AnyMethod.
 func (x *Index) Find(method, path string) (row int, ok bool) {
 	remaining, ok := strings.CutPrefix(path, "/")
 	if !ok {
@@ -81,20 +82,21 @@ func (x *Index) Find(method, path string) (row int, ok bool) {
 	return x.find(&x.root, method, remaining)
 }
 
+// find returns the row below n for the remaining path, which starts with a segment.
 func (x *Index) find(n *node, method, remaining string) (int, bool) {
 	text, after, more := strings.Cut(remaining, "/")
 	follow := func(n *node) (int, bool) {
 		if more {
 			return x.find(n, method, after)
 		}
-		return x.of(n.methods, method)
+		return x.rowFor(n.methods, method)
 	}
 	if next := n.literals[text]; next != nil {
 		if row, ok := follow(next); ok {
 			return row, true
 		}
 	}
-	if text == "" { // which no parameter is
+	if text == "" { // a parameter is not empty
 		return 0, false
 	}
 	var matching [4]partialNode
@@ -108,10 +110,11 @@ func (x *Index) find(n *node, method, remaining string) (int, bool) {
 			return row, true
 		}
 	}
-	return x.of(n.rest, method)
+	return x.rowFor(n.rest, method)
 }
 
-func (x *Index) of(m methods, method string) (int, bool) {
+// rowFor returns the row for a method.
+func (x *Index) rowFor(m methods, method string) (int, bool) {
 	if m == nil {
 		return 0, false
 	}
@@ -125,14 +128,14 @@ func (x *Index) of(m methods, method string) (int, bool) {
 	return row, ok
 }
 
-// partials are the partial segments that follow on a node. There may be thousands, as in /things/{id}:verb, so they are found
-// by the text at their two ends. How long these are differs little.
+// partials are the partial segments below a node. There may be thousands, as in /things/{id}:verb, so a map finds them by the
+// text at their two ends. The lengths of these texts differ little.
 type partials struct {
 	byEnds map[ends][]partialNode
-	sizes  [][2]int // of the ends
+	sizes  [][2]int // distinct lengths of the ends
 }
 
-// ends of a partial segment: the text in front of its first parameter and behind its last one.
+// ends are the texts of a partial segment before its first parameter and after its last one.
 type ends [2]string
 
 type partialNode struct {
@@ -140,6 +143,7 @@ type partialNode struct {
 	node    *node
 }
 
+// next returns the node of a partial segment, and adds it if needed.
 func (p *partials) next(s segment) *node {
 	at := ends{s.texts[0], s.texts[len(s.texts)-1]}
 	for _, known := range p.byEnds[at] {
@@ -158,7 +162,8 @@ func (p *partials) next(s segment) *node {
 	return n
 }
 
-// matching appends those that match the text, the first one first. It allocates nothing while there is room in to.
+// matching appends the segments that match the text to the slice, in order of precedence. It allocates nothing while the capacity
+// of the slice suffices.
 func (p *partials) matching(text string, to []partialNode) []partialNode {
 	for _, size := range p.sizes {
 		if len(text) <= size[0]+size[1] {
@@ -170,12 +175,12 @@ func (p *partials) matching(text string, to []partialNode) []partialNode {
 			}
 		}
 	}
-	// Of two that are ordered, the one that matches less has more literal text.
+	// Of two ordered segments, the one that matches less has more literal text.
 	slices.SortFunc(to, func(a, b partialNode) int { return b.segment.literals() - a.segment.literals() })
 	return to
 }
 
-// all lists them in an order that is always the same, so that errors are.
+// all returns the segments in a fixed order, so that errors are always in the same order.
 func (p *partials) all() []partialNode {
 	var all []partialNode
 	for _, list := range p.byEnds {
@@ -185,11 +190,11 @@ func (p *partials) all() []partialNode {
 	return all
 }
 
-// Unordered lists pairs of rows that match one path and one method, and that nothing orders. Each pair is in ascending order. It
-// lists 100 at most.
+// Unordered returns pairs of rows that match a common request and that the precedence does not order. Each pair is in ascending
+// order. It returns at most maxPairs pairs.
 func (x *Index) Unordered() [][2]int {
 	c := collisions{index: x}
-	c.below(&x.root)
+	c.search(&x.root)
 	for i := range c.pairs {
 		slices.Sort(c.pairs[i][:])
 	}
@@ -197,7 +202,7 @@ func (x *Index) Unordered() [][2]int {
 	return slices.Compact(c.pairs)
 }
 
-// collisions collects pairs of rows that match one path and one method.
+// collisions collects the pairs of rows for Unordered.
 type collisions struct {
 	index *Index
 	pairs [][2]int
@@ -205,22 +210,22 @@ type collisions struct {
 
 const maxPairs = 100
 
-// below looks for partial segments that nothing orders.
-func (c *collisions) below(n *node) {
+// search looks for partial segments below a node that the precedence does not order.
+func (c *collisions) search(n *node) {
 	siblings := n.partials.all()
 	for i, a := range siblings {
 		for _, b := range siblings[i+1:] {
-			if len(c.pairs) < maxPairs && a.segment.meets(b.segment) && a.segment.goesBefore(b.segment) == 0 {
-				c.meet(a.node, b.node)
+			if len(c.pairs) < maxPairs && a.segment.intersects(b.segment) && a.segment.compare(b.segment) == 0 {
+				c.addCommon(a.node, b.node)
 			}
 		}
 	}
 	for _, next := range n.children() {
-		c.below(next.node)
+		c.search(next.node)
 	}
 }
 
-// children are all nodes that follow on n.
+// children returns all nodes directly below n, with their segments.
 func (n *node) children() []partialNode {
 	all := n.partials.all()
 	for _, text := range slices.Sorted(maps.Keys(n.literals)) {
@@ -232,45 +237,48 @@ func (n *node) children() []partialNode {
 	return all
 }
 
-// meet adds the rows below the two nodes that match the same end of a path.
-func (c *collisions) meet(a, b *node) {
+// addCommon adds the pairs of rows below the two nodes that match the same end of a path.
+func (c *collisions) addCommon(a, b *node) {
 	if len(c.pairs) >= maxPairs {
 		return
 	}
 	c.add(a.methods, b.methods)
-	c.meetRest(a.rest, b)
-	c.meetRest(b.rest, a)
+	c.addRest(a.rest, b)
+	c.addRest(b.rest, a)
 	c.add(a.rest, b.rest)
 	others := b.children()
 	for _, one := range a.children() {
 		for _, other := range others {
-			if one.segment.meets(other.segment) {
-				c.meet(one.node, other.node)
+			if one.segment.intersects(other.segment) {
+				c.addCommon(one.node, other.node)
 			}
 		}
 	}
 }
 
-// meetRest adds the rows below the node that match what a rest does, which starts with a segment that is not empty.
-func (c *collisions) meetRest(m methods, n *node) {
+// addRest adds the pairs of m, the rows of a rest, and the rows below the node that match the same end of a path. A rest starts
+// with a segment that is not empty.
+func (c *collisions) addRest(m methods, n *node) {
 	for _, next := range n.children() {
 		if m != nil && (next.segment.kind != literal || next.segment.texts[0] != "") {
-			c.meetBelow(m, next.node)
+			c.addBelow(m, next.node)
 		}
 	}
 }
 
-func (c *collisions) meetBelow(m methods, n *node) {
+// addBelow adds the pairs of m and all rows from the node on.
+func (c *collisions) addBelow(m methods, n *node) {
 	if len(c.pairs) >= maxPairs {
 		return
 	}
 	c.add(m, n.methods)
 	c.add(m, n.rest)
 	for _, next := range n.children() {
-		c.meetBelow(m, next.node)
+		c.addBelow(m, next.node)
 	}
 }
 
+// add adds the pairs of rows that share a method.
 func (c *collisions) add(a, b methods) {
 	for _, m := range slices.Sorted(maps.Keys(a)) {
 		for _, n := range slices.Sorted(maps.Keys(b)) {
@@ -281,7 +289,7 @@ func (c *collisions) add(a, b methods) {
 	}
 }
 
-// ShareMethod reports whether there is a request that rows of both methods are for.
+// ShareMethod reports whether rows of both methods can match the same request.
 func (x *Index) ShareMethod(m, n string) bool {
 	return m == n || m == AnyMethod || n == AnyMethod ||
 		x.HeadWithGet && (m == "HEAD" && n == "GET" || m == "GET" && n == "HEAD")

@@ -25,9 +25,9 @@ func indexOf(t *testing.T, headWithGet bool, lines ...string) *route.Index {
 	return x
 }
 
-// Of several rows that match, the first one in the documented order is found.
+// Of several rows that match, the one with precedence in the documented order is found.
 func TestOrderOfRows(t *testing.T) {
-	rows := []string{ // each matches GET /a/v1.json/c, and goes before those below it
+	rows := []string{ // each matches GET /a/v1.json/c, and has precedence over the ones below it
 		"GET /a/v1.json/c",
 		"GET /a/v1.json/{z}",
 		"GET /a/v1.json/{z...}",
@@ -81,7 +81,7 @@ func TestMethodsOfRows(t *testing.T) {
 	}
 }
 
-// Rows that match one path and one method, and that nothing orders, are told. Others are not.
+// Unordered reports rows that match a common path and method and that the precedence does not order, and no others.
 func TestUnorderedRows(t *testing.T) {
 	for _, c := range []struct {
 		lines []string

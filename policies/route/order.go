@@ -6,10 +6,10 @@ import (
 	"unicode"
 )
 
-// goesBefore compares two segments of patterns that match one text: negative if s goes first, 0 if nothing orders them.
-// Literal text goes before a partial segment, that before a parameter, and that before a rest. Of two partial segments, the
-// one goes first of which the other one matches every text.
-func (s segment) goesBefore(other segment) int {
+// compare returns the precedence of two segments that match a common text: negative if s has precedence, positive if other has, 0
+// if neither has. A literal has precedence over a partial segment, that over a parameter, and that over a rest. Of two partial
+// segments, one has precedence if the other matches every text that it matches.
+func (s segment) compare(other segment) int {
 	switch {
 	case s.kind != other.kind:
 		return cmp.Compare(s.kind, other.kind)
@@ -23,18 +23,18 @@ func (s segment) goesBefore(other segment) int {
 	return 0
 }
 
-// MayTake reports whether p matches a path that a server takes for one of the other pattern, because it ignores letter case or
-// a slash at the end: /charges/{charge} matches /charges/Search, which is /charges/search to such a server.
+// MayTake reports whether p matches a path that a server serves as a path of the other pattern, because the server ignores letter
+// case or a trailing slash. Example: /charges/{charge} matches /charges/Search, which is /charges/search to such a server.
 func (p Pattern) MayTake(other Pattern) bool {
 	mine, others := trimSlash(p.segments), trimSlash(other.segments)
 	differs := (len(mine) < len(p.segments)) != (len(others) < len(other.segments))
-	for i := range min(len(mine), len(others)) { // most pairs end here
+	for i := range min(len(mine), len(others)) { // a quick test that rules out most pairs
 		s, o := &p.folded[i], &other.folded[i]
 		if s.kind == literal && o.kind == literal && s.texts[0] != o.texts[0] {
 			return false
 		}
 	}
-	goesFirst, decided := true, false // the other pattern, for its own paths
+	otherFirst, decided := true, false // otherFirst: the other pattern has precedence for its own paths
 	for i := 0; i < len(mine) || i < len(others); i++ {
 		if i >= len(mine) || i >= len(others) {
 			return false
@@ -42,30 +42,30 @@ func (p Pattern) MayTake(other Pattern) bool {
 		s, o := &p.folded[i], &other.folded[i]
 		switch {
 		case s.kind == rest && o.kind == rest:
-			return differs && goesFirst
-		case s.kind == rest: // it matches with a slash at the end, and without
-			return goesFirst
+			return differs && otherFirst
+		case s.kind == rest: // a rest matches with and without a trailing slash
+			return otherFirst
 		case o.kind == rest:
-			return differs && goesFirst && decided
-		case !s.meets(*o):
+			return differs && otherFirst && decided
+		case !s.intersects(*o):
 			return false
 		}
-		switch order := o.goesBefore(*s); {
+		switch order := o.compare(*s); {
 		case order < 0, order == 0 && s.kind == partial && s.String() != o.String():
 			differs = differs || strings.ContainsFunc(o.String(), unicode.IsLetter)
 			decided = true
 		case order > 0:
-			goesFirst = goesFirst && decided
+			otherFirst = otherFirst && decided
 			decided = true
 		default:
 			differs = differs || mine[i].String() != others[i].String()
 		}
 	}
-	return differs && goesFirst
+	return differs && otherFirst
 }
 
-// Start is the literal text that p starts with, up to its first parameter, for a server that ignores letter case: segment by
-// segment. MayTake is false for two patterns of which neither one's Start begins with the other's.
+// Start returns the literal segments before the first other segment of p, folded for a server that ignores letter case. MayTake
+// is false for two patterns unless the Start of one begins with the Start of the other.
 func (p Pattern) Start() []string {
 	var start []string
 	for _, s := range trimSlash(p.folded) {
@@ -77,6 +77,7 @@ func (p Pattern) Start() []string {
 	return start
 }
 
+// trimSlash removes the empty last segment of a path with a trailing slash. It keeps the path /.
 func trimSlash(segments []segment) []segment {
 	if n := len(segments); n > 1 && segments[n-1].kind == literal && segments[n-1].texts[0] == "" {
 		return segments[:n-1]
@@ -84,7 +85,7 @@ func trimSlash(segments []segment) []segment {
 	return segments
 }
 
-// fold is s for a server that ignores letter case.
+// fold returns s as a server reads it that ignores letter case.
 func (s segment) fold() segment {
 	texts := make([]string, len(s.texts))
 	for i, text := range s.texts {

@@ -11,23 +11,24 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Pattern is the path of a row: literal text, and parameters in braces. Literal text is compared decoded, as
-// [authz.Segments] decodes a request's path, so that both may be escaped in any way.
+// Pattern is the path of a row: literal text, and parameters in braces. Literal text is decoded before the comparison, as
+// [authz.Segments] decodes the path of a request. So both may use any escapes.
 //
 //	/users/{userId}                   one segment
 //	/reports/{id}.json                a part of a segment, with text around it
 //	/files/{path...}                  the rest of the path: one segment or more
 type Pattern struct {
 	segments []segment
-	folded   []segment // of a server that ignores letter case
+	folded   []segment // as a server reads them that ignores letter case
 }
 
-// segment of a pattern. The kinds are in the order in which rows go: the lower one first.
+// segment is a segment of a pattern.
 type segment struct {
 	kind  kind
-	texts []string // what is literal, decoded: one text more than parameters. None of a rest.
+	texts []string // decoded literal texts: one more than there are parameters; nil for a rest
 }
 
+// kind of a segment. The constants are in the order of precedence.
 type kind int
 
 const (
@@ -39,12 +40,12 @@ const (
 
 var (
 	nameForm = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?$`)
-	// What other languages of paths write in a pattern.
+	// Parameters in the syntax of other frameworks.
 	colonForm = regexp.MustCompile(`^:([A-Za-z_]\w*)`)
 	angleForm = regexp.MustCompile(`<(?:(\w+):)?(\w+)>`)
 )
 
-// Parse reads a pattern. The error says what to write instead.
+// Parse parses a pattern. The error says what to write instead.
 func Parse(text string) (Pattern, error) {
 	p, err := parse(text)
 	if none, ok := errors.AsType[noRequestError](err); ok {
@@ -56,7 +57,7 @@ func Parse(text string) (Pattern, error) {
 	return p, nil
 }
 
-// noRequestError is about a pattern that no request's path can match.
+// noRequestError is the error for a pattern that no path of a request can match.
 type noRequestError struct{ cause error }
 
 func (e noRequestError) Error() string { return e.cause.Error() }
@@ -86,7 +87,7 @@ func parse(text string) (Pattern, error) {
 	return p, nil
 }
 
-// split cuts the path at the slashes that are not in braces.
+// split splits the path at the slashes outside of braces.
 func split(text string) ([]string, error) {
 	var segments []string
 	start, open := 0, false
@@ -109,6 +110,7 @@ func split(text string) ([]string, error) {
 	return append(segments, text[start:]), nil
 }
 
+// parseSegment parses the text between two slashes.
 func parseSegment(raw string) (segment, error) {
 	s := segment{kind: literal}
 	for remaining := raw; ; {
@@ -123,11 +125,11 @@ func parseSegment(raw string) (segment, error) {
 		}
 		var name string
 		name, remaining, _ = strings.Cut(after, "}")
-		whole, isRest := strings.CutSuffix(name, "...")
+		base, isRest := strings.CutSuffix(name, "...")
 		switch {
 		case isRest && raw != "{"+name+"}":
-			return s, fmt.Errorf("%q has text around the rest of the path: %q is a whole segment, the last one", raw, "{"+name+"}")
-		case !nameForm.MatchString(whole):
+			return s, fmt.Errorf("%q has text around the rest of the path: %q must be the whole last segment", raw, "{"+name+"}")
+		case !nameForm.MatchString(base):
 			return s, nameError(name)
 		case len(s.texts) > 1 && text == "":
 			return s, fmt.Errorf("%q has two parameters side by side: put text between them", raw)
@@ -147,7 +149,7 @@ func parseSegment(raw string) (segment, error) {
 	return s, nil
 }
 
-// nameError says what to write for a name that is none, in the words of the language that it may be from.
+// nameError returns the error for an invalid parameter name. For the syntax of a known framework, it says what to write instead.
 func nameError(name string) error {
 	shown := "{" + name + "}"
 	if name != "" && strings.ContainsRune("?&;./#", rune(name[0])) && !strings.HasPrefix(name, "..") {
@@ -156,7 +158,7 @@ func nameError(name string) error {
 	plain, condition, conditional := strings.Cut(name, ":")
 	if template, value, ok := strings.Cut(name, "="); ok && !conditional {
 		segments := regexp.MustCompile(`\*+`).ReplaceAllString(value, "{"+template+"}")
-		return fmt.Errorf("%q is no parameter: write its segments out, as %s", shown, segments)
+		return fmt.Errorf("%q is not a parameter: write its segments out, as %s", shown, segments)
 	}
 	plain = strings.Trim(plain, "?+*.")
 	if !nameForm.MatchString(plain) {
@@ -166,23 +168,23 @@ func nameError(name string) error {
 	case strings.HasSuffix(name, "?"):
 		return fmt.Errorf("%q cannot be optional: write two rows, one with {%s} and one without it", shown, plain)
 	case condition == "path", condition == ".*", condition == ".+", !conditional && strings.ContainsAny(name, "+*"), strings.HasSuffix(name, ".."):
-		return fmt.Errorf("%q is no parameter: write {%s...} for the rest of the path, {%s} for one segment", shown, plain, plain)
+		return fmt.Errorf("%q is not a parameter: write {%s...} for the rest of the path, {%s} for one segment", shown, plain, plain)
 	case conditional:
-		return fmt.Errorf("%q is no parameter: write {%s}, and compare its text in a rule", shown, plain)
+		return fmt.Errorf("%q is not a parameter: write {%s}, and compare its text in a rule", shown, plain)
 	}
-	return fmt.Errorf("%q is no parameter: a name has letters, digits, _, - and ., as {userId}", shown)
+	return fmt.Errorf("%q is not a parameter: a name has letters, digits, _, - and ., as in {userId}", shown)
 }
 
-// decode reads the literal text in front of a parameter, or behind the last one.
+// decode decodes the literal text before a parameter or after the last one. segment is the whole text of the segment, for errors.
 func decode(segment, text string) (string, error) {
 	if name := colonForm.FindStringSubmatch(segment); name != nil {
-		return "", fmt.Errorf("%q is no parameter: write {%s}; for a literal colon write %%3A", segment, name[1])
+		return "", fmt.Errorf("%q is not a parameter: write {%s}; for a literal colon write %%3A", segment, name[1])
 	}
 	if name := angleForm.FindStringSubmatch(segment); name != nil {
 		if name[1] == "path" {
 			name[2] += "..."
 		}
-		return "", fmt.Errorf("%q is no parameter: write {%s}", segment, name[2])
+		return "", fmt.Errorf("%q is not a parameter: write {%s}", segment, name[2])
 	}
 	switch {
 	case strings.Contains(text, "?"):
@@ -190,7 +192,8 @@ func decode(segment, text string) (string, error) {
 	case strings.Contains(text, "*"):
 		return "", fmt.Errorf("%q has a *: write {name} for one segment, {name...} for the rest of the path, %%2A for the character", segment)
 	}
-	// The letters keep a dot from being a dot segment, and an escape from going on in the parameter.
+	// The added letters prevent two errors: text that is a dot would be a dot segment, and an escape could continue in the
+	// parameter.
 	segments, err := authz.Segments("/x"+text+"x", authz.Parameters{})
 	if c, ok := errors.AsType[authz.NotPermittedError](err); ok {
 		return "", fmt.Errorf("%q has a %s, which literal text never has: parameters.may_hold is about parameters", segment, string(c))
@@ -206,7 +209,7 @@ func (p Pattern) WholeParameters() bool {
 	return !slices.ContainsFunc(p.segments, func(s segment) bool { return s.kind == partial || s.kind == rest })
 }
 
-// Sample is a path that p matches.
+// Sample returns a path that p matches.
 func (p Pattern) Sample() string {
 	var b strings.Builder
 	for _, s := range p.segments {
@@ -220,8 +223,8 @@ func (p Pattern) Sample() string {
 	return b.String()
 }
 
-// literals counts the characters of a partial segment that are no parameter's. Of two that match one text, the one with more of
-// them goes first, which is the one that matches less.
+// literals counts the literal characters of a partial segment. Of two segments that match a common text, the one with more of
+// them has precedence: it matches less.
 func (s segment) literals() int {
 	n := 0
 	for _, text := range s.texts {
@@ -230,7 +233,7 @@ func (s segment) literals() int {
 	return n
 }
 
-// matches reports whether a decoded segment of a request is one that s stands for.
+// matches reports whether s matches a decoded segment of a request. For a rest, that is its first segment.
 func (s segment) matches(text string) bool {
 	switch s.kind {
 	case literal:
@@ -256,7 +259,8 @@ func (s segment) matches(text string) bool {
 	return len(text) > len(s.texts[last]) && strings.HasSuffix(text, s.texts[last])
 }
 
-// These stand for a parameter and for the rest in a pattern that is written as a text. No segment has control characters.
+// These characters represent a parameter and a rest in the string form of a segment. Segments of requests have no control
+// characters.
 const (
 	parameterMark = "\x01"
 	restMark      = "\x02"
@@ -269,11 +273,11 @@ func (s segment) String() string {
 	return strings.Join(s.texts, parameterMark)
 }
 
-// covers reports whether s matches everything that the other one does. Both are partial.
+// covers reports whether s matches every text that the other segment matches. Both must be partial.
 func (s segment) covers(other segment) bool { return s.matches(other.String()) }
 
-// meets reports whether there is a text that both match.
-func (s segment) meets(other segment) bool {
+// intersects reports whether a text exists that both segments match.
+func (s segment) intersects(other segment) bool {
 	switch {
 	case s.kind == literal:
 		return other.matches(s.texts[0])
@@ -282,16 +286,16 @@ func (s segment) meets(other segment) bool {
 	case s.kind != partial || other.kind != partial:
 		return true
 	}
-	return startsMeet(s.texts[0], other.texts[0]) && endsMeet(s.texts[len(s.texts)-1], other.texts[len(other.texts)-1]) &&
-		newProduct(s, other).ends(0, 0)
+	return prefixesAgree(s.texts[0], other.texts[0]) && suffixesAgree(s.texts[len(s.texts)-1], other.texts[len(other.texts)-1]) &&
+		newProduct(s, other).reachesEnd(0, 0)
 }
 
-func startsMeet(a, b string) bool { return strings.HasPrefix(a, b) || strings.HasPrefix(b, a) }
+func prefixesAgree(a, b string) bool { return strings.HasPrefix(a, b) || strings.HasPrefix(b, a) }
 
-func endsMeet(a, b string) bool { return strings.HasSuffix(a, b) || strings.HasSuffix(b, a) }
+func suffixesAgree(a, b string) bool { return strings.HasSuffix(a, b) || strings.HasSuffix(b, a) }
 
-// product steps through two partial segments at once, as two automata that read the same text. A parameter is any character,
-// and then more of them.
+// product is the product automaton of two partial segments, which reads one text with both. A parameter is any character, and
+// then any number of characters.
 type product struct {
 	a, b []rune
 	seen map[[2]int]bool
@@ -302,6 +306,7 @@ const (
 	moreCharacters = '\x03'
 )
 
+// newProduct returns the product automaton at its start.
 func newProduct(a, b segment) product {
 	expand := func(s segment) []rune {
 		return []rune(strings.ReplaceAll(s.String(), parameterMark, string(anyCharacter)+string(moreCharacters)))
@@ -309,8 +314,8 @@ func newProduct(a, b segment) product {
 	return product{a: expand(a), b: expand(b), seen: make(map[[2]int]bool)}
 }
 
-// ends reports whether some text leads from this place of both to the end of both.
-func (p product) ends(i, j int) bool {
+// reachesEnd reports whether some text leads from position i of a and j of b to the ends of both.
+func (p product) reachesEnd(i, j int) bool {
 	place := [2]int{i, j}
 	if p.seen[place] {
 		return false
@@ -320,7 +325,7 @@ func (p product) ends(i, j int) bool {
 	switch {
 	case i == len(p.a) && j == len(p.b):
 		return true
-	case moreA && p.ends(i+1, j), moreB && p.ends(i, j+1):
+	case moreA && p.reachesEnd(i+1, j), moreB && p.reachesEnd(i, j+1):
 		return true
 	case i == len(p.a) || j == len(p.b):
 		return false
@@ -336,5 +341,5 @@ func (p product) ends(i, j int) bool {
 	if moreB {
 		nextJ = j
 	}
-	return p.ends(nextI, nextJ)
+	return p.reachesEnd(nextI, nextJ)
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/keywicket/keywicket/policies/route"
 )
 
-// A pattern that is refused comes with what to write instead.
+// The error for a refused pattern says what to write instead.
 func TestPatternIsRefused(t *testing.T) {
 	for pattern, want := range map[string]string{
 		"":                        "the path does not start with a /",
@@ -51,7 +51,7 @@ func TestPatternIsRefused(t *testing.T) {
 		"/users/{}":               "a name has letters",
 		"/users/{a b}":            "a name has letters",
 		"/users/{a,b}":            "a name has letters",
-		"/users/{...}":            "is no parameter",
+		"/users/{...}":            "is not a parameter",
 		"/users/{id":              "a { without a }",
 		"/users/id}":              "a } without a {",
 		"/users/{{id}}":           "a { in a parameter",
@@ -68,11 +68,11 @@ func TestPatternIsRefused(t *testing.T) {
 	}
 }
 
-// One pattern and one path: whether they match.
+// Each pattern matches the paths of yes, and none of not.
 func TestPatternMatches(t *testing.T) {
 	for _, c := range []struct {
 		pattern  string
-		yes, not string // paths, decoded, with commas between them
+		yes, not string // decoded paths, separated by commas
 	}{
 		{"/", "/", "/a,//"},
 		{"/a/", "/a/", "/a,/a/b"},

@@ -1,4 +1,4 @@
-# The Velocity table, by sample; that all of it is as the product has it, test/matrix_test.go checks.
+# Samples of the Velocity table. test/matrix_test.go compares the whole table with the product's.
 package velocity_test
 
 import data.apis.velocity
