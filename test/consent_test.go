@@ -16,7 +16,8 @@ import (
 	"github.com/keywicket/keywicket/test/browser"
 )
 
-// consenting is a user's Chromium, an app on this machine, and a deployment behind Envoy that asks the one about the other.
+// consenting is a user's Chromium, an app on this machine, and a deployment behind Envoy where the app asks for the user's
+// consent.
 type consenting struct {
 	*demo.Demo
 	browser *browser.Browser
@@ -24,7 +25,7 @@ type consenting struct {
 	native  *httptest.Server // the app's own address
 }
 
-// ask is the address that the app sends its user to.
+// ask returns the address to which the app sends its user.
 func (c *consenting) ask(change ...string) string {
 	q := url.Values{
 		"client_id": {c.app.ID}, "redirect_uri": {c.native.URL + "/callback"}, "response_type": {"code"}, "scope": {"issues:read issues:write"},
@@ -36,7 +37,7 @@ func (c *consenting) ask(change ...string) string {
 	return c.Velocity + "/oauth/consent?" + q.Encode()
 }
 
-// signedIn is a tab of somebody who has signed in, at what the app asks.
+// signedIn returns a tab at the app's request, with a signed-in user.
 func (c *consenting) signedIn(t *testing.T, email, address string) *browser.Page {
 	t.Helper()
 	p := c.browser.Page(t)
@@ -52,7 +53,7 @@ func (c *consenting) signedIn(t *testing.T, email, address string) *browser.Page
 	return p
 }
 
-// answer is what the app gets when the user has pressed a button.
+// answer returns what the app receives after the user has pressed a button.
 func (c *consenting) answer(t *testing.T, p *browser.Page, status int) url.Values {
 	t.Helper()
 	at, err := url.Parse(p.URL())
@@ -70,7 +71,7 @@ func (c *consenting) grants(t *testing.T) int {
 	return len(operator[[]store.Grant](t, c.Stack, "grant", "list", "--app", c.app.ID))
 }
 
-// The consent page as a user meets it.
+// The consent page as a user sees it.
 func TestConsentPageInChromium(t *testing.T) {
 	chromium, err := browser.Start(t.Context())
 	if err != nil {
@@ -132,7 +133,7 @@ func TestConsentPageInChromium(t *testing.T) {
 		}
 		accessible(t, p, "mistake")
 	})
-	// Chromium holds all that follows a form to the page's policy.
+	// Chromium applies the page's policy to every redirect that follows a form.
 	t.Run("an app that leads on", func(t *testing.T) {
 		elsewhere := c.page(t, "elsewhere.localhost", "Somewhere else.")
 		native := c.native
@@ -162,8 +163,8 @@ func TestConsentPageInChromium(t *testing.T) {
 	})
 	t.Run("framed", func(t *testing.T) {
 		p := c.signedIn(t, ada, c.ask())
-		mistake := c.ask("client_id", "nobody")                                                        // a page of the issuer's without a session
-		for host, framed := range map[string]string{"127.0.0.1": c.ask(), "evil.localhost": mistake} { // another origin of the site, another site
+		mistake := c.ask("client_id", "nobody")                                                        // a page of the issuer without a session
+		for host, framed := range map[string]string{"127.0.0.1": c.ask(), "evil.localhost": mistake} { // another origin of the same site, and another site
 			p := p.Tab()
 			p.Visit(c.page(t, host, `<!doctype html><title>x</title><iframe src="`+html.EscapeString(framed)+`"></iframe>`))
 			if frames := p.Frames(); len(frames) != 1 || !frames[0].Refused || frames[0].URL != framed {
@@ -181,7 +182,8 @@ func TestConsentPageInChromium(t *testing.T) {
 		form := `<!doctype html><title>x</title><form method="post" action="` + html.EscapeString(c.ask()) + `">
 			<input name="proof" value="guessed"><input name="user" value="` + user + `"><input name="workspace" value="` + workspace + `">
 			<button name="decision" value="approve">Win</button></form>`
-		// From another origin of the same site the browser sends every cookie; from another site, none that would count.
+		// From another origin of the same site the browser sends every cookie. From another site it sends no cookie that
+		// grants access.
 		for host, want := range map[string]string{"127.0.0.1": "403 /oauth/consent", "evil.localhost": "200 /login"} {
 			p := p.Tab()
 			p.Visit(c.page(t, host, form))
@@ -216,7 +218,7 @@ func TestConsentPageInChromium(t *testing.T) {
 	})
 }
 
-// page serves an HTML page at a host of this machine, and returns its address.
+// page serves an HTML page at a host name of this machine, and returns its address.
 func (c *consenting) page(t *testing.T, host, text string) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -227,8 +229,8 @@ func (c *consenting) page(t *testing.T, host, text string) string {
 	return strings.Replace(s.URL, "127.0.0.1", host, 1) + "/"
 }
 
-// accessible holds a page to what axe-core knows, and to the width of a small telephone. With SCREENSHOTS=folder there are
-// pictures to look at.
+// accessible requires that axe-core reports no problem and that the page fits the width of a small telephone. With
+// SCREENSHOTS=folder it writes pictures there.
 func accessible(t *testing.T, p *browser.Page, name string) {
 	t.Helper()
 	for _, width := range []int{360, 1280} {

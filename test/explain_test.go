@@ -15,7 +15,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// explained is what `explain --output json` prints.
+// explained is the output of `explain --output json`.
 type explained struct {
 	Allow          bool
 	Code, Reason   *string
@@ -34,7 +34,7 @@ var (
 	aPlace   = regexp.MustCompile(`/(decision\.rego|data\.yaml):[1-9][0-9]*$`)
 )
 
-// Each request is denied, explain names the cause, what it says to do is done to the letter, and the request passes.
+// For each denied request explain names the cause and a fix. After exactly this fix the request is allowed.
 func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 	long(t)
 	dir := policyFolder(t)
@@ -74,7 +74,7 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 		workspace store.Workspace // zero: no header
 		outcome   string
 		missing   string
-		steps     []string // what each one has to say, in their order
+		steps     []string // the expected text of each step, in order
 	}{
 		"a scope too few":            {"velaflows", noLead, issue(t, s, "sk_live_", home.Slug, "crm:read"), home, tooFew, "crm:delete", []string{"--scope crm:read,crm:delete"}},
 		"of the sandbox":             {"velaflows", "GET /api/v1/tags", issue(t, s, "sk_test_", home.Slug, "crm:read"), home, tooFew, "tags:read", []string{"--prefix sk_test_"}},
@@ -92,7 +92,7 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 		"a personal key at large":    {"velocity", "PATCH /api/workspace", personal("admin"), none, required, "", []string{home.Slug}},
 		"a profile, a scope too few": {"velocity", "PATCH /api/user", personal("user:read"), none, tooFew, "user:write", []string{"--scope user:read,user:write"}},
 
-		// Two things are wrong.
+		// Two causes at once.
 		"no workspace, a scope too few":        {"velocity", newIssue, personal("issues:read,user:read"), none, required, "issues:write", []string{"--scope issues:read,user:read,issues:write", home.Slug}},
 		"nowhere, a scope too few":             {"velocity", newIssue, personal("issues:read,user:read"), nowhere, mismatch, "issues:write", []string{"--scope issues:read,user:read,issues:write", home.Slug}},
 		"a profile, in no such workspace":      {"velocity", "GET /api/user", personalOf(eve, "user:read"), home, mismatch, "", []string{"send no"}},
@@ -109,7 +109,7 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 		"a user without a workspace":           {"velocity", "GET /api/issues", personalOf(eve, "issues:read"), none, required, "", []string{": W", "--role guest"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			// What a fix gives, none of the other requests may have.
+			// The other requests must not have what a fix grants.
 			defer func() {
 				operator[store.Member](t, s, "member", "set", "--workspace", other.Slug, "--user", ada.ID, "--role", "guest")
 				for _, user := range []store.User{ada, eve} {
@@ -185,7 +185,8 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 	})
 }
 
-// Of an app's access token, which a log names by its id, explain tells what an operator can do, and what is the user's to do.
+// explain accepts an app's access token by the ID that is in the log. It separates what an operator can do from what the
+// user has to do.
 func TestExplainAccessToken(t *testing.T) {
 	_, client := newWire(t, world.stack, 1)
 	one, two, other := tenant(t, world.stack), tenant(t, world.stack), tenant(t, world.stack)
@@ -278,7 +279,7 @@ func TestExplainWithoutAToken(t *testing.T) {
 	for _, c := range []struct {
 		args    []string
 		outcome string
-		fix     string // a pattern; none: allowed
+		fix     string // a regular expression; empty: the request is allowed
 	}{
 		{[]string{"GET", "/api/v1/tags", "--scope", "tags:read", "--workspace", "any"}, "", ""},
 		{[]string{"GET", "/api/v1/tags", "--scope", "tags:write", "--workspace", "any"}, "missing_scope", `^keywicket token create --prefix sk_live_ --workspace any --name=NAME --scope tags:write,tags:read$`},
@@ -327,7 +328,7 @@ func explain(t *testing.T, s *demo.Stack, dir string, args ...string) (e explain
 	return e
 }
 
-// fixed runs a command as explain gives it, in a shell.
+// fixed runs a command in a shell exactly as explain prints it.
 func fixed(t *testing.T, s *demo.Stack, line string) (made issued) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -25,11 +25,11 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// These tests do to a running sidecar, one at a time, what docs/reliability.md says may happen to it, and hold it to its
-// bound: no request that starts more than so long after a change was committed is answered from before the change.
+// These tests cause each fault of docs/reliability.md in a running sidecar, one at a time, and check the bound. A request
+// that starts later than the bound after a change was committed is never answered from before the change.
 const bound = time.Second
 
-// faults is a stack whose sidecar reaches its database over two proxies that can be made to fail.
+// faults is a stack whose sidecar connects to its database through two proxies that can simulate faults.
 type faults struct {
 	*demo.Stack
 	lookups, feed *toxiproxy.Proxy
@@ -71,7 +71,7 @@ func newFaults(t *testing.T, environ ...string) *faults {
 	return f
 }
 
-// toxic makes a proxy fail in one of toxiproxy's ways, until the function that is returned is called.
+// toxic adds one of toxiproxy's faults to a proxy. remove ends the fault.
 func toxic(t *testing.T, p *toxiproxy.Proxy, kind, attributes string) (remove func()) {
 	t.Helper()
 	w, err := p.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(
@@ -86,7 +86,7 @@ func toxic(t *testing.T, p *toxiproxy.Proxy, kind, attributes string) (remove fu
 	}
 }
 
-// metric reads one figure of the sidecar's.
+// metric reads one metric of the sidecar.
 func (f *faults) metric(t *testing.T, series string) float64 {
 	t.Helper()
 	_, text := probeOf(t, f.Stack, "/metrics")
@@ -103,7 +103,7 @@ func (f *faults) metric(t *testing.T, series string) float64 {
 
 func (f *faults) believed(t *testing.T) bool { return f.metric(t, "keywicket_cache_lease_seconds") > 0 }
 
-// warm is a token of the home workspace that the sidecar remembers: one that it has answered for without a query.
+// warm returns a token of the home workspace that the sidecar has cached: it has answered for it without a query.
 func (f *faults) warm(t *testing.T) issued {
 	t.Helper()
 	token := issue(t, f.Stack, "sk_live_", f.home.ID, "inbox:read")
@@ -125,8 +125,8 @@ func (f *faults) warmUp(t *testing.T, r request) {
 	})
 }
 
-// settles asks again and again from when the change was committed until well after the bound. Every request that starts
-// after the bound has to get the new answer; before, it may be either.
+// settles repeats the request from when the change was committed until well after the bound. Every request that starts after
+// the bound has to get the new answer. Before, both answers are valid.
 func (f *faults) settles(t *testing.T, r request, committed time.Time, within time.Duration, old, want string) {
 	t.Helper()
 	var first time.Duration
@@ -145,7 +145,7 @@ func (f *faults) settles(t *testing.T, r request, committed time.Time, within ti
 			late++
 		}
 		switch {
-		case got == "UNAVAILABLE unavailable": // which comes at once while the database is gone
+		case got == "UNAVAILABLE unavailable": // at once, while the database is gone
 			time.Sleep(within / 50)
 		case started < within:
 			time.Sleep(min(within/50, within-started))
@@ -187,7 +187,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		heal := toxic(t, f.lookups, "latency", `"latency": 250`)
 		loads := make(chan string)
 		go func() { loads <- of(token).send(t, f.client).outcome }()
-		time.Sleep(100 * time.Millisecond) // the row has been read, and is on its way
+		time.Sleep(100 * time.Millisecond) // the row was read, and its answer is on its way
 		committed := f.exec(t, revoke, token.ID)
 		if got := <-loads; got != "allow" {
 			t.Errorf("the load that was overtaken: %s", got)
@@ -281,7 +281,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		var asking sync.WaitGroup
 		var allowed atomic.Int64
 		time.Sleep(bound + bound/2)
-		for range 50 { // these start long after the change, and are answered when the sidecar goes on
+		for range 50 { // they start long after the change, and are answered when the sidecar continues
 			asking.Go(func() {
 				if c.put(t, check).outcome == "allow" {
 					allowed.Add(1)
@@ -303,7 +303,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 	})
 }
 
-// Whatever an answer depends on, not the token alone.
+// Changes of everything that an answer depends on, not only of the token.
 func TestChangesAreHeard(t *testing.T) {
 	f := newFaults(t)
 	ada := operator[store.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
@@ -326,7 +326,7 @@ func TestChangesAreHeard(t *testing.T) {
 	f.warmUp(t, renamed)
 	f.settles(t, renamed, f.exec(t, `DELETE FROM keywicket.users`), bound, "allow", "UNAUTHORIZED unknown")
 
-	// "Active from the moment they're created", though it was refused a moment before.
+	// "Active from the moment they're created", although it was refused a moment before.
 	_, format := formatOf("sk_live_")
 	secret := format.NewKey()
 	created := ask("velaflows", conversations, secret.Reveal(), f.home.ID)
@@ -339,7 +339,7 @@ func TestChangesAreHeard(t *testing.T) {
 		bound, "UNAUTHORIZED unknown", "allow")
 }
 
-// What is true of a token is true of a session: it is over when somebody says so, within the bound.
+// As for tokens, a revocation of a session takes effect within the bound.
 func TestRevokedSessions(t *testing.T) {
 	f := newFaults(t, "KEYWICKET_APIS_VELOCITY_SESSION_LEEWAY=1s")
 	ada := operator[store.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
@@ -414,7 +414,8 @@ func TestRevokedSessions(t *testing.T) {
 	})
 }
 
-// What a user has granted to an app is over when the grant, the app or the user is.
+// A user's grant to an app ends when the grant or the app is revoked, when its code is used twice, or when the user is
+// deleted.
 func TestRevokedGrants(t *testing.T) {
 	f := newFaults(t)
 	ada := operator[store.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
@@ -429,7 +430,7 @@ func TestRevokedGrants(t *testing.T) {
 	register := func() app {
 		return operator[app](t, f.Stack, "oauth-app", "create", "--name", "Planner", "--redirect-uri", "https://planner.example/cb")
 	}
-	// warm is an access token that the sidecar remembers, resolved to the one workspace that was granted.
+	// warm returns an access token that the sidecar has cached, resolved to the one workspace that was granted.
 	warm := func(a app) (code authz.Secret, issued store.Issued, r request) {
 		approved, err := issuer.Approve(t.Context(), store.Approval{
 			Client: a.ID, User: ada.ID, Workspaces: []string{f.home.ID}, Scopes: []string{"issues:read"},
@@ -485,7 +486,7 @@ func TestRevokedGrants(t *testing.T) {
 	})
 }
 
-// Somebody disables the triggers: the sidecar notices it, also if they are enabled again at once.
+// The sidecar notices that the triggers were disabled, also if they are enabled again at once.
 func TestTriggersAreDisabled(t *testing.T) {
 	f := newFaults(t)
 	of := func(token issued) request { return ask("velaflows", conversations, token.Token, f.home.ID) }
@@ -507,7 +508,7 @@ func TestTriggersAreDisabled(t *testing.T) {
 	}
 }
 
-// Postgres is restarted under load, with a revocation on either side.
+// Postgres is restarted under load, with a revocation before and after the restart.
 func TestPostgresRestartsUnderLoad(t *testing.T) {
 	f := newFaults(t)
 	kept, before, after := f.warm(t), f.warm(t), f.warm(t)
@@ -550,14 +551,14 @@ func TestPostgresRestartsUnderLoad(t *testing.T) {
 	wantOutcome(t, f.client, ask("velaflows", conversations, kept.Token, f.home.ID), "allow")
 }
 
-// stale_if_error keeps the door open for those who were known, and says so.
+// stale_if_error allows credentials that were cached before, and reports it.
 func TestStaleIfError(t *testing.T) {
 	f := newFaults(t, "KEYWICKET_CACHE_STALE_IF_ERROR=5s")
 	token := f.warm(t)
 	of := ask("velaflows", conversations, token.Token, f.home.ID)
 	brief := issue(t, f.Stack, "sk_live_", f.home.ID, "inbox:read", "--expires-in", "4s")
 	briefly := ask("velaflows", conversations, brief.Token, f.home.ID)
-	// That the tokens were made is in the log too, which may be read after they were remembered.
+	// The log has the creation of the tokens too. The sidecar may read it after it has cached the tokens.
 	operator[store.RevokedSessions](t, f.Stack, "session", "revoke", "nobody", "--wait")
 	wantOutcome(t, f.client, of, "allow")
 	wantOutcome(t, f.client, briefly, "allow")
@@ -588,10 +589,10 @@ func issuedNowhere() string {
 	return format.NewKey().Reveal()
 }
 
-// A warm check makes no query, and a thousand first uses of a token at once make one.
+// A warm check makes no query. A thousand simultaneous first uses of a token make one.
 func TestWarmChecksMakeNoQuery(t *testing.T) {
 	s := separateStack(t, demo.Config{
-		// A load goes on for those who come later, also when it is late for those who began it.
+		// A shared load continues for later callers, also after the first callers have timed out.
 		Environ:          []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=10s", "KEYWICKET_CACHE_STALENESS_BOUND=30s"},
 		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
 	})
@@ -609,7 +610,7 @@ func TestWarmChecksMakeNoQuery(t *testing.T) {
 	before := lookups(counted)
 	var asking sync.WaitGroup
 	for range 1000 {
-		asking.Go(func() { c.put(t, check) }) // some take too long on a small machine, and are a 503
+		asking.Go(func() { c.put(t, check) }) // some time out on a small machine, and are a 503
 	}
 	asking.Wait()
 	if got := lookups(counted) - before; got != 1 {
@@ -630,7 +631,7 @@ func TestWarmChecksMakeNoQuery(t *testing.T) {
 	}
 }
 
-// Hints that are listened to in the wrong place cost some time, and nothing else.
+// Hints from the wrong database cost some time. They have no other effect.
 func TestHintsFromAnotherDatabase(t *testing.T) {
 	f := newFaults(t, "KEYWICKET_DATABASE_FEED_URL=postgres://nobody@127.0.0.1:1/nowhere?sslmode=disable")
 	token := f.warm(t)

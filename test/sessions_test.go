@@ -21,7 +21,7 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// ada is a user of the world's, who owns a workspace there.
+// ada creates a user of the shared stack, who owns a workspace there.
 func ada(t *testing.T) (user, workspace string) {
 	t.Helper()
 	name := strings.ToLower(rand.Text())
@@ -38,7 +38,7 @@ func ada(t *testing.T) (user, workspace string) {
 	return u.ID, name
 }
 
-// TestSessionsThroughEnvoy: the three algorithms, and everything that is not quite a good token.
+// TestSessionsThroughEnvoy tests the three algorithms, and tokens that are almost valid.
 func TestSessionsThroughEnvoy(t *testing.T) {
 	user, workspace := ada(t)
 	client := &http.Client{Transport: &http.Transport{}}
@@ -111,7 +111,7 @@ func TestSessionsThroughEnvoy(t *testing.T) {
 	}
 }
 
-// An issuer that cannot be reached is told where an operator looks, and keeps nobody out whose key is known.
+// A failure to reach an issuer is reported to operators. Sessions whose key is known are still allowed.
 func TestIssuerThatCannotBeReached(t *testing.T) {
 	is := supabase.Start()
 	defer is.Close()
@@ -144,8 +144,8 @@ func TestIssuerThatCannotBeReached(t *testing.T) {
 	await(t, "sessions are taken again", func() bool { return profile().send(t, client).outcome == "allow" })
 }
 
-// A session of a user who has a second factor needs it where the API asks for it, and gets the challenge of RFC 9470. The
-// upstream sees the level. Why a token was denied is in the log, and no token is.
+// If the API requires it, a session of a user with a second factor needs that factor, and gets the challenge of RFC 9470.
+// The upstream receives the level. The log has the reason for the denial, and no token.
 func TestSecondFactorThroughEnvoy(t *testing.T) {
 	is := supabase.Start()
 	defer is.Close()
@@ -197,7 +197,7 @@ func TestSecondFactorThroughEnvoy(t *testing.T) {
 	}
 }
 
-// A request that names no API is a mistake of the configuration, and the log says how to mend it.
+// A request that names no API is a configuration error. The log says how to correct it.
 func TestRequestThatNamesNoAPIIsLogged(t *testing.T) {
 	log := &record.Log{}
 	s := separateStack(t, demo.Config{Log: log, EnvoyConfig: func(config []byte) []byte {

@@ -15,8 +15,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// cold is a check of a token that was never asked for, beside the query that it takes: the same text, prepared, on a connection
-// of the same login. One caller asks at a time.
+// cold measures a check of a token that the sidecar has never looked up. The base is the query that the check makes: the
+// same text, prepared, on a connection of the same login. There is one caller at a time.
 func cold(ctx context.Context, t *testing.T, w *world) []kase {
 	const stored = 100_000
 	databaseURL := w.database(t, "cold", stored)
@@ -34,10 +34,11 @@ func cold(ctx context.Context, t *testing.T, w *world) []kase {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 100 { // Postgres changes to a generic plan after some
+	for i := range 100 { // Postgres changes to a generic plan after some executions
 		ask(ctx, t, query, p.Asks[i].Token)
 	}
-	// Between two cold checks Postgres and its connection rest, and the next query begins on a processor that did something else.
+	// Between two cold checks Postgres and its connection are idle, and the next query begins on a processor that ran
+	// something else.
 	same, hot := newCase(samePace), newCase("back to back")
 	same.Base, hot.Base = "query", "query"
 	for round := range *rounds {
@@ -81,7 +82,7 @@ const (
 	coldPause = 200 * time.Microsecond // at least; a cold check takes longer than its query by about as much
 )
 
-// lookupQuery is the one that the sidecar has asked last.
+// lookupQuery returns the latest look-up query of the sidecar.
 func (w *world) lookupQuery(t *testing.T, database string) (query string) {
 	t.Helper()
 	var all []string
@@ -97,7 +98,7 @@ func (w *world) lookupQuery(t *testing.T, database string) (query string) {
 	return all[0]
 }
 
-// ask asks the query for a token of the workspace.
+// ask runs the query for a token of the workspace.
 func ask(ctx context.Context, t *testing.T, query *sqlx.Stmt, token int64) {
 	t.Helper()
 	digest := authz.Secret(key(token)).Digest()
@@ -125,7 +126,7 @@ func ask(ctx context.Context, t *testing.T, query *sqlx.Stmt, token int64) {
 	}
 }
 
-// upTo are the numbers below n.
+// upTo returns the numbers below n.
 func upTo(n int) []int {
 	all := make([]int, n)
 	for i := range all {
@@ -134,7 +135,7 @@ func upTo(n int) []int {
 	return all
 }
 
-// database makes one with as many stored tokens, which are alike, and returns its URL for the sidecar.
+// database creates a database with so many similar tokens, and returns its URL for the sidecar.
 func (w *world) database(t *testing.T, name string, stored int) string {
 	t.Helper()
 	if _, err := w.db.ExecContext(t.Context(), `CREATE DATABASE `+pq.QuoteIdentifier(name)); err != nil {

@@ -18,8 +18,8 @@ import (
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 )
 
-// startEnvoy starts one with deploy/envoy's configuration, as edited, and the checks at the address. The server's address is that
-// of Velocity's listener.
+// startEnvoy starts Envoy with an edited configuration of deploy/envoy. It sends its checks to the address checks. The
+// server's address is that of Velocity's listener.
 func startEnvoy(t testing.TB, workers int, checks string, edit func(config map[string]any)) *server {
 	t.Helper()
 	binary, err := proxy.Find()
@@ -54,7 +54,7 @@ func startEnvoy(t testing.TB, workers int, checks string, edit func(config map[s
 	return s
 }
 
-// await waits until the URL answers 200.
+// await waits until the URL returns 200.
 func (s *server) await(t testing.TB, url string) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(2 * time.Millisecond) {
@@ -71,7 +71,8 @@ func (s *server) await(t testing.TB, url string) {
 	}
 }
 
-// answering has Envoy answer by itself, so that no upstream is measured, and log no accesses, which this process would have to read.
+// answering makes Envoy answer by itself, so that no upstream is measured. It disables the access log, which this process
+// would have to read.
 func answering(config map[string]any) {
 	remove(config, "access_log")
 	replace(config, "routes", []any{map[string]any{
@@ -80,7 +81,7 @@ func answering(config map[string]any) {
 	}})
 }
 
-// unchecked is answering without the filter.
+// unchecked is answering without the ext_authz filter.
 func unchecked(config map[string]any) {
 	answering(config)
 	remove(config, "typed_per_filter_config")
@@ -92,7 +93,7 @@ func unchecked(config map[string]any) {
 
 func remove(node any, key string) { replace(node, key, nil) }
 
-// replace gives the key another value, wherever it is. Nil: it is removed.
+// replace sets every occurrence of the key to another value. nil removes the key.
 func replace(node any, key string, value any) {
 	switch n := node.(type) {
 	case map[string]any:
@@ -114,8 +115,8 @@ func replace(node any, key string, value any) {
 	}
 }
 
-// throughEnvoy is keywicket, and a server that gives the same answer from memory, each behind an Envoy, and an Envoy without a
-// check.
+// throughEnvoy starts three Envoys. One uses keywicket, one uses a server that returns the same answer from memory, and one
+// checks nothing.
 func (w *world) throughEnvoy(ctx context.Context, t *testing.T, workers int) []*compared {
 	t.Helper()
 	sidecar := w.keywicket(t)
@@ -140,7 +141,7 @@ func (w *world) throughEnvoy(ctx context.Context, t *testing.T, workers int) []*
 	}
 }
 
-// answer writes the sidecar's answer to a check of the plan into a file, for the server that gives the same one.
+// answer writes the sidecar's answer to a check of the plan into a file. The server with the same answer reads it.
 func (w *world) answer(ctx context.Context, t *testing.T, s *server, p plan) (file string) {
 	t.Helper()
 	conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -148,7 +149,7 @@ func (w *world) answer(ctx context.Context, t *testing.T, s *server, p plan) (fi
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	q := p.Asks[len(p.Asks)/2] // with a middling number of scopes
+	q := p.Asks[len(p.Asks)/2] // with a median number of scopes
 	request := p.Forms[q.Form].fill(nil, []byte(key(q.Token)))
 	var answer []byte
 	if err := conn.Invoke(ctx, checkMethod, &request, &answer, grpc.ForceCodecV2(asBytes{})); err != nil {
@@ -167,10 +168,10 @@ func (w *world) answer(ctx context.Context, t *testing.T, s *server, p plan) (fi
 // noFilter is the name of an Envoy that checks nothing.
 const noFilter = "no filter"
 
-// connections of clients to Envoy, with one request each: enough that its worker is always busy.
+// connections is the number of client connections to Envoy, with one request each. It keeps Envoy's worker always busy.
 const connections = 32
 
-// saturated is how many requests a second come through an Envoy with one worker.
+// saturated measures how many requests a second an Envoy with one worker can process.
 func saturated(ctx context.Context, t *testing.T, w *world) []kase {
 	return []kase{w.inTurns(ctx, t, "one worker", w.throughEnvoy(ctx, t, 1), *rounds, load{Plan: "http", Callers: connections})}
 }
@@ -180,10 +181,10 @@ func workers(ctx context.Context, t *testing.T, w *world) []kase {
 	return []kase{w.inTurns(ctx, t, "two workers", w.throughEnvoy(ctx, t, 2), *rounds, load{Plan: "http", Callers: connections})}
 }
 
-// second is how long a turn lasts in which the slowest of a hundred requests are looked at.
+// second is the length of a turn in which p99 is measured.
 const second = time.Second
 
-// halfOfSaturation is the latency at half of the requests a second that come through with keywicket at most.
+// halfOfSaturation measures the latency at half of the maximum rate with keywicket.
 func halfOfSaturation(ctx context.Context, t *testing.T, w *world) []kase {
 	sides := w.throughEnvoy(ctx, t, 1)[:2]
 	rate := w.saturation(ctx, t, sides[0]) / 2
@@ -191,7 +192,7 @@ func halfOfSaturation(ctx context.Context, t *testing.T, w *world) []kase {
 	return []kase{w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", rate), sides, max(1, *rounds/2), l)}
 }
 
-// rates is the latency at several shares of saturation, for the plot.
+// rates measures the latency at several fractions of saturation, for the plot.
 func rates(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	sides := w.throughEnvoy(ctx, t, 1)
 	most := w.saturation(ctx, t, sides[0])
@@ -202,7 +203,7 @@ func rates(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	return cases
 }
 
-// saturation is how many requests a second come through at most.
+// saturation returns the maximum rate in requests a second.
 func (w *world) saturation(ctx context.Context, t *testing.T, s *compared) float64 {
 	t.Helper()
 	c := w.inTurns(ctx, t, "", []*compared{s}, 5, load{Plan: "http", Callers: connections})

@@ -25,13 +25,13 @@ import (
 
 var out = flag.String("out", "../../docs/benchmarks", "the folder of the figures, and of what is drawn of them")
 
-// figure is what one row gave.
+// figure is the result of one row.
 type figure struct {
 	Row      string  `json:"row"`
 	Date     string  `json:"date"`
-	Commit   string  `json:"commit"` // of keywicket; with + where the tree had changes
+	Commit   string  `json:"commit"` // of keywicket; with + if the tree had changes
 	Machine  string  `json:"machine"`
-	Load     float64 `json:"load"` // of the machine just before, without this
+	Load     float64 `json:"load"` // of the machine just before, without this process
 	Go       string  `json:"go"`
 	GRPC     string  `json:"grpc"`
 	Envoy    string  `json:"envoy"`
@@ -42,13 +42,13 @@ type figure struct {
 // kase is a case of a row.
 type kase struct {
 	Name string `json:"name"`
-	// Base is the server that the others are compared with; empty: none.
+	// Base is the server with which the others are compared; empty: none.
 	Base string `json:"base,omitempty"`
 	// Servers: name → quantity → a value of each round.
 	Servers map[string]map[quantity][]float64 `json:"servers"`
 }
 
-// quantity is what was measured, with its unit.
+// quantity is a measured quantity with its unit.
 type quantity string
 
 const (
@@ -70,7 +70,7 @@ func newCase(name string) kase {
 	return kase{Name: name, Servers: make(map[string]map[quantity][]float64)}
 }
 
-// add adds the value of a round, with four digits: there is no more to it.
+// add adds the value of a round, rounded to four significant digits: the measurement is not more precise.
 func (c *kase) add(server string, q quantity, value float64) {
 	digits, err := strconv.ParseFloat(strconv.FormatFloat(value, 'g', 4, 64), 64)
 	if err != nil {
@@ -84,14 +84,14 @@ func (c *kase) add(server string, q quantity, value float64) {
 
 func (c *kase) median(server string, q quantity) float64 { return median(c.Servers[server][q]) }
 
-// ratio is the median of the ratios of each round.
+// ratio returns the median of the ratios of each round.
 func (c *kase) ratio(server string, q quantity) float64 { return median(c.ratios(server, q)) }
 
-// together is the ratio over all rounds: of the CPU for all checks, or of all checks. Beside the median it shows what comes in few
-// rounds only, such as a collection of garbage. There is none of latencies.
+// together returns the ratio over all rounds: of the CPU for all checks, or of the number of checks. It includes costs that
+// occur in few rounds and that the median hides, such as garbage collections. There is none for latencies.
 func (c *kase) together(server string, q quantity) (ratio float64, ok bool) {
 	total := func(server string) (sum float64) {
-		checks := c.Servers[server][answers] // of each round, in proportion: rounds are of one length
+		checks := c.Servers[server][answers] // of each round, in proportion: all rounds have the same length
 		for i, v := range c.Servers[server][q] {
 			if q != answers {
 				v *= checks[i]
@@ -109,7 +109,7 @@ func (c *kase) together(server string, q quantity) (ratio float64, ok bool) {
 	return total(server) / total(c.Base), true
 }
 
-// ratios are to the base, of each round; none where the base has no such quantity.
+// ratios returns the ratio to the base for each round. It returns none if the base lacks the quantity.
 func (c *kase) ratios(server string, q quantity) (all []float64) {
 	base := c.Servers[c.Base][q]
 	for i, v := range c.Servers[server][q] {
@@ -138,7 +138,7 @@ func median(all []float64) float64 {
 	return sorted[len(sorted)/2]
 }
 
-// describe is the figure as text for the terminal.
+// describe returns the figure as text for the terminal.
 func describe(f figure) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s (%s, load %.1f)\n", f.Row, f.Commit, f.Load)
@@ -184,7 +184,8 @@ func (w *world) newFigure(t *testing.T, row string) figure {
 	return f
 }
 
-// commit is what the binary was built of; with + where the tree had changes. Where the binary does not say, it is this tree's.
+// commit returns the commit of the binary, with + if the tree had changes. If the binary does not contain it, commit uses
+// this tree's.
 func commit(t *testing.T, binary string) string {
 	t.Helper()
 	info, err := buildinfo.ReadFile(binary)
@@ -232,7 +233,7 @@ func envoyVersion(t *testing.T) string {
 
 func figuresFile() string { return filepath.Join(*out, "figures.json") }
 
-// keep puts the figure in the place of the one of before.
+// keep saves the figure, and replaces the earlier one of the same row.
 func keep(t *testing.T, f figure) {
 	t.Helper()
 	all := append(slices.DeleteFunc(kept(t), func(old figure) bool { return old.Row == f.Row }), f)

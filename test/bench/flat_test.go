@@ -16,14 +16,14 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// A row of flatness has three sidecars, which differ in one number, and take turns. What is to be flat is the CPU of a check: that
-// of each as a ratio to that of the first one.
+// A row of flatness compares three sidecars that differ in one number, and that take turns. The expected result is that the
+// CPU of a check does not depend on the number. The figures are ratios to the first sidecar.
 
-// room is cache.max_bytes where all tokens of a row have to have room.
+// room sets a cache.max_bytes that holds all tokens of a row.
 const room = "KEYWICKET_CACHE_MAX_BYTES=512MiB"
 
-// flatRoutes are tables of 20 to 3,000 routes, in which every form of the table's language is. There are 2,000
-// pairs of a token and a route, with a large table as with a small one.
+// flatRoutes measures tables of 20 to 3,000 routes, each with every form of the table's language. Small and large tables are
+// used with the same 2,000 pairs of a token and a route.
 func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	var sides []*compared
 	for _, n := range []int{20, 300, 3000} {
@@ -43,7 +43,7 @@ func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	return flat(ctx, t, w, sides, load{})
 }
 
-// flat is each of the sides in turns, beside the first one.
+// flat measures the sides in turn, with the first one as the base.
 func flat(ctx context.Context, t *testing.T, w *world, sides []*compared, l load) (cases []kase) {
 	t.Helper()
 	for _, n := range callers {
@@ -55,10 +55,10 @@ func flat(ctx context.Context, t *testing.T, w *world, sides []*compared, l load
 	return cases
 }
 
-// writing are the scopes, by their bits, that the routes of generated tables need beside issues:read.
+// writing has a bit for each scope that the routes of generated tables need in addition to issues:read.
 const writing = 0b111 // issues:write, projects:read, projects:write
 
-// perGroup are the forms of a table's language. Each group of rows has them all. A %d is the group's number.
+// perGroup are the forms of a table's language. Each group of rows has them all. %d is the group's number.
 var perGroup = []struct{ row, method, path string }{
 	{`{method: GET, path: /api/r%d, scopes: [issues:read]}`, "GET", "/api/r%d"},
 	{`{method: GET, path: "/api/r%d/{id}", scopes: [issues:read]}`, "GET", "/api/r%d/{id}"},
@@ -72,14 +72,15 @@ var perGroup = []struct{ row, method, path string }{
 	{`{grpc: bench.r%d.Things/*, scopes: [issues:write]}`, "POST", "/bench.r%d.Things/Create"},
 }
 
-// generated is a folder of the built-in policies with another table for Velocity, and a request to each of its routes.
+// generated creates a folder of the built-in policies with another table for Velocity. It also returns a request to each of
+// the table's routes.
 func generated(t *testing.T, routes int) (dir string, made []endpoint) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "policies")
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
 		t.Fatal(err)
 	}
-	// The tests of the policies are about the built-in tables.
+	// The tests of the policies expect the built-in tables.
 	if err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		if err == nil && strings.HasSuffix(path, "_test.rego") {
 			err = os.Remove(path)
@@ -110,7 +111,7 @@ func generated(t *testing.T, routes int) (dir string, made []endpoint) {
 	return dir, made
 }
 
-// form is the check that Envoy has sent, for another endpoint.
+// form returns the check that Envoy sent, changed to another endpoint.
 func (w *world) form(t *testing.T, e endpoint) form {
 	t.Helper()
 	var check authv3.CheckRequest
@@ -130,7 +131,8 @@ func (w *world) form(t *testing.T, e endpoint) form {
 	return f
 }
 
-// flatStored are databases with 1,000 to 1,000,000 tokens: a thousand of them warm, and the same with no cache, each check a query.
+// flatStored measures databases with 1,000 to 1,000,000 tokens. Of each it uses a thousand warm tokens, and the same tokens
+// without a cache, where each check makes a query.
 func flatStored(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	const asked = 1000
 	for _, c := range []struct {
@@ -160,7 +162,7 @@ func flatStored(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	return cases
 }
 
-// spread are n of all, in the same distance.
+// spread returns n elements of all at equal distances.
 func spread(all []int, n int) (some []int) {
 	if len(all) <= n {
 		return all
@@ -171,7 +173,7 @@ func spread(all []int, n int) (some []int) {
 	return some
 }
 
-// flatWarm are 1,000 to 100,000 warm tokens, by turns.
+// flatWarm measures 1,000 to 100,000 warm tokens, used in turn.
 func flatWarm(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	const stored = 100_000
 	databaseURL := w.database(t, "warm", stored)

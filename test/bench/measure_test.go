@@ -23,7 +23,7 @@ var (
 	keywicket = flag.String("keywicket", "", "the keywicket binary to measure. Empty: one is built of this tree")
 )
 
-// row of the table of goals.
+// row is a row of the table of goals.
 type row struct {
 	name    string
 	long    bool // it takes minutes
@@ -54,7 +54,8 @@ var allRows = []row{
 	{name: "rates", long: true, measure: rates},
 }
 
-// TestMeasure measures the rows that are named. Its figures are worth nothing where something else runs: the row control tells.
+// TestMeasure measures the named rows. Its figures are valid only on an otherwise idle machine: the row control shows
+// whether it is.
 func TestMeasure(t *testing.T) {
 	switch *rows {
 	case "":
@@ -63,7 +64,7 @@ func TestMeasure(t *testing.T) {
 		publish(t)
 		return
 	}
-	// An interrupt ends the row that runs, and everything is stopped and removed as after any failure.
+	// An interrupt ends the current row, and everything is stopped and removed as after a failure.
 	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if end, ok := t.Deadline(); ok { // of go test, which kills without removing anything
@@ -106,10 +107,10 @@ func choose(t *testing.T, names string) (chosen []row) {
 
 var callers = []int{4, 16}
 
-// fewer are the rounds of what takes long or has no goal.
+// fewer returns the number of rounds for slow measurements and those without a goal.
 func fewer() int { return max(1, *rounds/4) }
 
-// control is the no-op server beside another one: what the harness would call a difference where there is none.
+// control compares the no-op server with a second one. It shows the difference that the harness reports where there is none.
 func control(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	one, other := w.noop(t, "", ""), w.noop(t, "", "")
 	one.name = "no-op, again"
@@ -120,7 +121,7 @@ func control(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	return cases
 }
 
-// warm is a check of a token that was asked for before, for another issue each time.
+// warm measures checks of cached tokens, each with another issue.
 func warm(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	sides := both(w.keywicket(t), w.noop(t, "", ""))
 	p := w.issues("warm", variedTokens, smallSets(turns))
@@ -131,7 +132,7 @@ func warm(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	return cases
 }
 
-// headers is warm with every header of the request in the check, as Envoy sends them where allowed_headers is not set.
+// headers is warm with every request header in the check, as Envoy sends them if allowed_headers is not set.
 func headers(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	sides := both(w.keywicket(t), w.noop(t, "", ""))
 	p := w.issues("headers", variedTokens, smallSets(turns))
@@ -144,7 +145,7 @@ func headers(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	return cases
 }
 
-// denial is a 401 for a token that is known to be none, and a 403 for one without the scope.
+// denial measures a 401 for a token that is cached as unknown, and a 403 for a token without the scope.
 func denial(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	sides := both(w.keywicket(t), w.noop(t, "", ""))
 	sets := smallSets(turns + 1)[1:]
@@ -165,10 +166,10 @@ func denial(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	return cases
 }
 
-// first is the first decision of a token on a route.
+// first measures the first decision of a token on a route.
 func first(ctx context.Context, t *testing.T, w *world) []kase { return w.firstDecisions(ctx, t) }
 
-// evaluated is first with a rule for which no token shares a decision with another one: OPA makes each of them.
+// evaluated is first with a rule that prevents tokens from sharing a decision: OPA evaluates each one.
 func evaluated(ctx context.Context, t *testing.T, w *world) []kase {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
@@ -184,8 +185,8 @@ deny contains {"code": "FORBIDDEN", "reason": "missing_scope"} if count(input.pr
 	return w.firstDecisions(ctx, t, "KEYWICKET_POLICIES_DIR="+dir)
 }
 
-// firstDecisions are of tokens that are in memory, from another route, on routes that were used by other tokens. No two tokens have
-// the same scopes. When there is no pair left, the sidecar is started anew.
+// firstDecisions measures tokens that are cached from another route, on routes that other tokens have used. No two tokens
+// have the same scopes. When no pair is left, it restarts the sidecar.
 func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...string) (cases []kase) {
 	t.Helper()
 	const warming = 0 // GET /api/issues
@@ -196,14 +197,14 @@ func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...st
 	known := plan{Name: "known", Forms: w.forms}
 	for n, set := range rich {
 		known.Asks = append(known.Asks, question{int64(variedTokens + set), warming})
-		// The first few tokens have every route used once.
+		// The first few tokens use every route once.
 		for route := range w.endpoints {
 			if n < len(w.endpoints) && route != warming && w.may(set, route) {
 				used.Asks = append(used.Asks, question{int64(variedTokens + set), route})
 			}
 		}
 	}
-	// Neither a route nor a token comes twice in a row.
+	// Neither a route nor a token occurs twice in a row.
 	for shift := range len(w.endpoints) {
 		for n, set := range rich[len(w.endpoints):] {
 			if route := (n + shift) % len(w.endpoints); route != warming && w.may(set, route) {
@@ -237,7 +238,7 @@ func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...st
 				next = 0
 			}
 			sides[0].next, sides[1].next = next, next
-			// A pair that comes again would be no first decision.
+			// A repeated pair would not be a first decision.
 			last = w.round(ctx, t, &c, round, sides, load{Plan: "first", Callers: callers, Checks: len(all.Asks) - next})
 			next += last
 		}
@@ -257,7 +258,7 @@ func unixSocket(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	return cases
 }
 
-// halfCore is warm where each server may use half of a processor. Its latency is that of whole periods without a processor.
+// halfCore is warm with each server limited to half of a processor. Its latency includes whole periods without a processor.
 func halfCore(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	w.within = newGroup(t, 0.5)
 	defer func() { w.within = nil }()

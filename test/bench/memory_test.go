@@ -15,7 +15,7 @@ import (
 
 var growth = flag.Duration("growth", 5*time.Minute, "how long the row growth lasts")
 
-// resident is the memory of the process that lies in RAM, in MiB.
+// resident returns the process's resident memory (RSS) in MiB.
 func (s *server) resident(t *testing.T) float64 {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID()))
@@ -32,7 +32,7 @@ func (s *server) resident(t *testing.T) float64 {
 	return 0
 }
 
-// metric reads one of the sidecar's own, by its name with labels.
+// metric reads one of the sidecar's metrics, by its name with labels.
 func (s *server) metric(t *testing.T, name string) (value float64) {
 	t.Helper()
 	response, err := http.Get("http://" + s.operations + "/metrics")
@@ -52,14 +52,15 @@ func (s *server) metric(t *testing.T, name string) (value float64) {
 	return 0
 }
 
-// settings adds what the sidecar has set for Go's garbage collector.
+// settings adds the sidecar's settings of Go's garbage collector.
 func (s *server) settings(t *testing.T, c *kase) {
 	t.Helper()
 	c.add(s.name, gogc, s.metric(t, "go_gc_gogc_percent"))
 	c.add(s.name, memLimit, s.metric(t, "go_gc_gomemlimit_bytes")/(1<<20))
 }
 
-// samples adds the memory once a second, or ten times, whichever is longer, while f runs again and again.
+// samples records the memory while f runs repeatedly. It takes one sample a second during the length, or ten samples in
+// total if that is more.
 func (s *server) samples(ctx context.Context, t *testing.T, c *kase, length time.Duration, f func()) {
 	t.Helper()
 	interval := min(time.Second, length/10)
@@ -74,7 +75,7 @@ func (s *server) samples(ctx context.Context, t *testing.T, c *kase, length time
 	}
 }
 
-// resting is what a sidecar takes that has nothing to do.
+// resting measures the memory of an idle sidecar.
 func resting(ctx context.Context, t *testing.T, w *world) []kase {
 	sidecar := w.keywicket(t)
 	c := newCase("at rest")
@@ -83,8 +84,8 @@ func resting(ctx context.Context, t *testing.T, w *world) []kase {
 	return []kase{c}
 }
 
-// memory is what a sidecar with 100,000 warm tokens takes while these are asked for. It has the default cache.max_bytes if the
-// tokens have room there, and otherwise a quarter more than they take: an eighth of the room is for denials.
+// memory measures a sidecar with 100,000 warm tokens under load. It uses the default cache.max_bytes if the tokens fit.
+// Otherwise it uses a quarter more than the tokens take: an eighth of the cache is for denials.
 func memory(ctx context.Context, t *testing.T, w *world) []kase {
 	const stored = 100_000
 	databaseURL := "KEYWICKET_DATABASE_URL=" + w.database(t, "memory", stored)
@@ -114,8 +115,8 @@ func memory(ctx context.Context, t *testing.T, w *world) []kase {
 
 const cacheBytes = `keywicket_cache_bytes{answers="good"}`
 
-// grown is the memory over minutes at 70 % of what the sidecar can answer. Tokens are looked up again as they get old, as they are
-// by default.
+// grown measures the memory over minutes at 70 % of the sidecar's maximum rate. Tokens are looked up again when they reach
+// their maximum age, as in a default configuration.
 func grown(ctx context.Context, t *testing.T, w *world) []kase {
 	sidecar := w.keywicket(t, "KEYWICKET_CACHE_MAX_AGE=60s")
 	w.warm(ctx, t, sidecar, w.issues("warm", variedTokens, smallSets(turns)), 200)
@@ -132,7 +133,7 @@ func grown(ctx context.Context, t *testing.T, w *world) []kase {
 	return []kase{c}
 }
 
-// started is how long it takes from the start of the process until it is ready.
+// started measures the time from the start of the process until it is ready.
 func started(ctx context.Context, t *testing.T, w *world) []kase {
 	c := newCase("built-in policies")
 	for range max(1, *rounds/2) {

@@ -16,8 +16,8 @@ import (
 	"github.com/keywicket/keywicket/test/browser"
 )
 
-// The pages of a site. Its policy lets a page have a style of its own, be framed by nobody, and nothing else, as a page where
-// somebody consents has it: what the tests look at, they look at in spite of it.
+// The pages of a site. As on a consent page, the policy allows a page only its own style, and no framing. The tests' checks
+// must work under this policy.
 var pages = map[string]string{
 	"/good": `<style>body { background: Canvas; color: CanvasText; color-scheme: light dark }</style>
 		<h1>Good</h1>
@@ -86,7 +86,7 @@ func TestBrowser(t *testing.T) {
 	temporary := t.TempDir()
 	t.Setenv("TMPDIR", temporary) // where the profile is
 
-	// What the browser must not go to, though it could: another address of this machine, and a proxy.
+	// Servers that the browser must not reach although it could: another address of this machine, and a proxy.
 	var reached atomic.Int64
 	count := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) })
 	elsewhere, proxy := httptest.NewUnstartedServer(count), httptest.NewServer(count)
@@ -237,7 +237,7 @@ func TestBrowser(t *testing.T) {
 			t.Fatalf("processes %v, %v", processes, err)
 		}
 		for _, process := range processes {
-			if line, _ := os.ReadFile(process); strings.Contains(string(line), temporary) { // of those that are still there
+			if line, _ := os.ReadFile(process); strings.Contains(string(line), temporary) { // a process of the browser that still runs
 				t.Errorf("left %s: %q", process, line)
 			}
 		}

@@ -18,7 +18,7 @@ import (
 	"github.com/keywicket/keywicket/test/pgbouncer"
 )
 
-// connect makes one connection through the pooler, with further parameters for its start.
+// connect opens one connection through the pooler, with further startup parameters.
 func connect(t *testing.T, p *pgbouncer.Pooler, login string, parameters ...string) (*sql.Conn, error) {
 	t.Helper()
 	through, err := p.URL(login)

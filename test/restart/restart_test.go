@@ -8,8 +8,8 @@ import (
 	"github.com/keywicket/keywicket/demo"
 )
 
-// byTurns restarts the sidecars one after the other, as an orchestrator does: the next one is told to stop when the one before
-// is ready. No request may fail. The functions, if any, are called as soon as a sidecar was told to stop, and when it is ready.
+// byTurns restarts the sidecars one after the other, as an orchestrator does: it stops the next one when the one before is
+// ready. No request may fail. The optional functions run as soon as a sidecar got the signal to stop, and when it is ready.
 func byTurns(t *testing.T, s *stack, restarts int, stopping, ready func(*demo.Sidecar)) {
 	t.Helper()
 	l := s.begin(t)
@@ -48,7 +48,7 @@ func TestRestartsByTurns(t *testing.T) {
 	byTurns(t, s, 20, nil, nil)
 }
 
-// Envoy's health checks notice a sidecar that is told to stop before it does stop.
+// Envoy's health checks detect a stopping sidecar before it stops.
 func TestRestartsWithoutRetries(t *testing.T) {
 	s := start(t, demo.Config{
 		Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=3s"},
@@ -59,8 +59,8 @@ func TestRestartsWithoutRetries(t *testing.T) {
 	byTurns(t, s, 4, nil, nil)
 }
 
-// A control plane that takes a sidecar's endpoint away when the sidecar says that it is not ready needs no retries, and no health
-// checks. It may take its time, as the lame duck is long.
+// If a control plane removes the endpoint of an unready sidecar, neither retries nor health checks are needed. The control
+// plane has time, because the lame-duck period is long.
 func TestRestartsBehindAControlPlane(t *testing.T) {
 	plane := controlPlane{dir: t.TempDir()}
 	s := start(t, demo.Config{
@@ -84,7 +84,7 @@ func TestRestartsBehindAControlPlane(t *testing.T) {
 	}, func(*demo.Sidecar) { plane.deliver(t, s.Sidecars[0].GRPC, s.Sidecars[1].GRPC) })
 }
 
-// A sidecar that is killed answers nothing more: what it was asked may fail, and nothing else.
+// A killed sidecar sends no more answers: only the checks that it had received may fail.
 func TestSidecarIsKilled(t *testing.T) {
 	s := start(t, demo.Config{})
 	l := s.begin(t)
