@@ -131,8 +131,8 @@ func (s scenario) validate() error {
 	return nil
 }
 
-// play is the state of a running case.
-type play struct {
+// caseRun is the state of a running case.
+type caseRun struct {
 	file   caseFile
 	client *http.Client
 	// name → field → value: what ${name.field} expands to. A key has id, token, prefix and secret. secret is the token
@@ -165,7 +165,7 @@ func TestCases(t *testing.T) {
 					if err := s.validate(); err != nil {
 						t.Fatal(err)
 					}
-					p := &play{file: file, client: client, names: make(map[string]map[string]string)}
+					p := &caseRun{file: file, client: client, names: make(map[string]map[string]string)}
 					p.run(t, s)
 					cases, checked, sent, commands = cases+1, checked+p.checked, sent+p.sent, commands+p.commands
 				})
@@ -211,7 +211,7 @@ func (f caseFile) arrange(t *testing.T) {
 	}
 }
 
-func (p *play) run(t *testing.T, s scenario) {
+func (p *caseRun) run(t *testing.T, s scenario) {
 	for name, k := range s.Keys {
 		if k.Session {
 			id := rand.Text()
@@ -253,7 +253,7 @@ func (p *play) run(t *testing.T, s scenario) {
 }
 
 // field returns the value of ${name.field}.
-func (p *play) field(t *testing.T, name, field string) string {
+func (p *caseRun) field(t *testing.T, name, field string) string {
 	t.Helper()
 	object := p.names[name]
 	if field == "secret" && strings.HasPrefix(object["token"], object["prefix"]) {
@@ -268,7 +268,7 @@ func (p *play) field(t *testing.T, name, field string) string {
 
 var reference = regexp.MustCompile(`\$\{(\w+)\.(\w+)\}`)
 
-func (p *play) expand(t *testing.T, text string) string {
+func (p *caseRun) expand(t *testing.T, text string) string {
 	return reference.ReplaceAllStringFunc(text, func(r string) string {
 		m := reference.FindStringSubmatch(r)
 		return p.field(t, m[1], m[2])
@@ -276,7 +276,7 @@ func (p *play) expand(t *testing.T, text string) string {
 }
 
 // request runs the request in process and then through Envoy, and requires the same outcome.
-func (p *play) request(t *testing.T, st step, line string) error {
+func (p *caseRun) request(t *testing.T, st step, line string) error {
 	q := request{api: p.file.API}
 	q.method, q.path, _ = strings.Cut(line, " ")
 	if st.Key != "" {
@@ -298,7 +298,7 @@ func (p *play) request(t *testing.T, st step, line string) error {
 		return err
 	}
 	before := served()
-	a, _ := q.insist(t, p.client)
+	a, _ := q.sendWithRetry(t, p.client)
 	p.sent++
 	if err := a.hasOutcome(outcome, st.RequiredScopes...); err != nil {
 		return fmt.Errorf("through Envoy: %w", err)
@@ -331,7 +331,7 @@ func (f caseFile) reference(workspace string) string {
 var argument = regexp.MustCompile(`'[^']*'|\S+`)
 
 // command runs the product's binary as an operator does.
-func (p *play) command(t *testing.T, st step) error {
+func (p *caseRun) command(t *testing.T, st step) error {
 	var args []string
 	for _, a := range argument.FindAllString(st.Keywicket, -1) {
 		args = append(args, p.expand(t, strings.Trim(a, "'")))
@@ -362,7 +362,7 @@ func (p *play) command(t *testing.T, st step) error {
 	}
 }
 
-func (p *play) printed(t *testing.T, st step, exit int, stdout, stderr string) error {
+func (p *caseRun) printed(t *testing.T, st step, exit int, stdout, stderr string) error {
 	if exit != st.Exit {
 		return fmt.Errorf("the exit status is %d, not %d", exit, st.Exit)
 	}
@@ -400,7 +400,7 @@ func (p *play) printed(t *testing.T, st step, exit int, stdout, stderr string) e
 	return nil
 }
 
-func (p *play) matches(t *testing.T, object, want map[string]string) bool {
+func (p *caseRun) matches(t *testing.T, object, want map[string]string) bool {
 	for field, pattern := range want {
 		value, ok := object[field]
 		pattern = p.expand(t, pattern)
@@ -444,7 +444,7 @@ func objectsOf(text string) ([]map[string]string, error) {
 
 // storedHashed searches the key's whole row. The row has the key's SHA-256, and no part of the key beyond its visible
 // prefix.
-func (p *play) storedHashed(t *testing.T, key string) error {
+func (p *caseRun) storedHashed(t *testing.T, key string) error {
 	db, err := store.Open(world.stack.DatabaseURL())
 	if err != nil {
 		return err
@@ -505,9 +505,9 @@ func (a answer) hasOutcome(outcome string, required ...string) error {
 	return nil
 }
 
-// insist sends the request, and retries if the answer is 503. On a busy machine a look-up may exceed its 200 ms, and 503 is
+// sendWithRetry sends the request, and retries if the answer is 503. On a busy machine a look-up may exceed its 200 ms, and 503 is
 // then a correct answer. unavailable is the number of 503 answers that led to a retry.
-func (r request) insist(t testing.TB, client *http.Client) (a answer, unavailable int64) {
+func (r request) sendWithRetry(t testing.TB, client *http.Client) (a answer, unavailable int64) {
 	t.Helper()
 	for a = r.send(t, client); a.status == http.StatusServiceUnavailable && unavailable < 3; unavailable++ {
 		a = r.send(t, client)

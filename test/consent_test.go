@@ -16,9 +16,9 @@ import (
 	"github.com/keywicket/keywicket/test/browser"
 )
 
-// consenting is a user's Chromium, an app on this machine, and a deployment behind Envoy where the app asks for the user's
+// consentStack is a user's Chromium, an app on this machine, and a deployment behind Envoy where the app asks for the user's
 // consent.
-type consenting struct {
+type consentStack struct {
 	*demo.Demo
 	browser *browser.Browser
 	app     app
@@ -26,7 +26,7 @@ type consenting struct {
 }
 
 // ask returns the address to which the app sends its user.
-func (c *consenting) ask(change ...string) string {
+func (c *consentStack) ask(change ...string) string {
 	q := url.Values{
 		"client_id": {c.app.ID}, "redirect_uri": {c.native.URL + "/callback"}, "response_type": {"code"}, "scope": {"issues:read issues:write"},
 		"state": {"random_state"}, "code_challenge": {strings.Repeat("c", 43)}, "code_challenge_method": {"S256"},
@@ -38,7 +38,7 @@ func (c *consenting) ask(change ...string) string {
 }
 
 // signedIn returns a tab at the app's request, with a signed-in user.
-func (c *consenting) signedIn(t *testing.T, email, address string) *browser.Page {
+func (c *consentStack) signedIn(t *testing.T, email, address string) *browser.Page {
 	t.Helper()
 	p := c.browser.Page(t)
 	if status := p.Visit(address); status != http.StatusOK || !strings.Contains(p.URL(), "/login?") {
@@ -54,7 +54,7 @@ func (c *consenting) signedIn(t *testing.T, email, address string) *browser.Page
 }
 
 // answer returns what the app receives after the user has pressed a button.
-func (c *consenting) answer(t *testing.T, p *browser.Page, status int) url.Values {
+func (c *consentStack) answer(t *testing.T, p *browser.Page, status int) url.Values {
 	t.Helper()
 	at, err := url.Parse(p.URL())
 	if err != nil || status != http.StatusOK || !strings.HasPrefix(p.URL(), c.native.URL+"/callback?") {
@@ -66,7 +66,7 @@ func (c *consenting) answer(t *testing.T, p *browser.Page, status int) url.Value
 	return at.Query()
 }
 
-func (c *consenting) grants(t *testing.T) int {
+func (c *consentStack) grants(t *testing.T) int {
 	t.Helper()
 	return len(operator[[]store.Grant](t, c.Stack, "grant", "list", "--app", c.app.ID))
 }
@@ -82,7 +82,7 @@ func TestConsentPageInChromium(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	c := &consenting{Demo: withIssuer(t), browser: chromium}
+	c := &consentStack{Demo: withIssuer(t), browser: chromium}
 	c.native = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "Back at the app.") }))
 	t.Cleanup(c.native.Close)
 	c.app = operator[app](t, c.Stack, "oauth-app", "create", "--name", "Planner", "--redirect-uri", "http://127.0.0.1/callback")
@@ -219,7 +219,7 @@ func TestConsentPageInChromium(t *testing.T) {
 }
 
 // page serves an HTML page at a host name of this machine, and returns its address.
-func (c *consenting) page(t *testing.T, host, text string) string {
+func (c *consentStack) page(t *testing.T, host, text string) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html")

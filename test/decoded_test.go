@@ -51,7 +51,7 @@ func startDecodedStack(t *testing.T, config string) *decodedStack {
 	s.Stack = separateStack(t, demo.Config{
 		Environ: []string{"KEYWICKET_CONFIG=" + config, "KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}, // for slow machines
 		EnvoyConfig: func(envoy []byte) []byte {
-			// As in newViews: Envoy waits for a second on each HTTP/2 connection that it refuses.
+			// As in newUncheckedStack: Envoy waits for a second on each HTTP/2 connection that it refuses.
 			s.envoyConfig = edited(t, envoy, "stream_idle_timeout: 60s", "delayed_close_timeout: 0.001s", 2)
 			return s.envoyConfig
 		},
@@ -125,9 +125,9 @@ func (s *decodedStack) serve(t *testing.T, api string, python *pythonUpstream, e
 	}
 }
 
-// heard is how an upstream reads a path. The three lists are the segments that three kinds of server see. One splits and
+// reading is how an upstream reads a path. The three lists are the segments that three kinds of server see. One splits and
 // then decodes, one decodes and then splits, and one decodes twice.
-type heard struct {
+type reading struct {
 	upstream.Echo
 	Segments []string `json:"segments"`
 	Whole    []string `json:"whole"`
@@ -150,7 +150,7 @@ func startGoUpstream(t *testing.T) *goUpstream {
 
 func (u *goUpstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	u.reached.Add(1)
-	h := heard{Echo: upstream.Echo{Upstream: "go", Method: r.Method, Path: r.RequestURI}}
+	h := reading{Echo: upstream.Echo{Upstream: "go", Method: r.Method, Path: r.RequestURI}}
 	for _, raw := range strings.Split(r.URL.EscapedPath(), "/")[1:] {
 		once, err := url.PathUnescape(raw)
 		if err != nil {
@@ -229,9 +229,9 @@ func (u *pythonUpstream) reached(t *testing.T) (n int64) {
 // try sends each spelling over both wires, with tokens of each scope, to both upstreams.
 func (s *decodedStack) try(t *testing.T, api string, python *pythonUpstream, spellings []spelling) (trials []trial) {
 	t.Helper()
-	open := func(wire string) *lasting {
+	open := func(wire string) *reconnecting {
 		dial := func() connection { return wires[wire](t, s.Stack, "velaflows") }
-		return &lasting{dial, dial()}
+		return &reconnecting{dial, dial()}
 	}
 	direct := open("direct")
 	defer func() { _ = direct.Close() }()
@@ -256,7 +256,7 @@ func (s *decodedStack) try(t *testing.T, api string, python *pythonUpstream, spe
 						if seen.outcome != "allow" {
 							continue
 						}
-						if err := json.Unmarshal(seen.body, &one.passages[i].heard); err != nil {
+						if err := json.Unmarshal(seen.body, &one.passages[i].reading); err != nil {
 							t.Fatalf("%v in %s", err, seen.body)
 						}
 					}

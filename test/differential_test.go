@@ -24,20 +24,20 @@ import (
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 )
 
-// views is a stack in which Velocity's listener checks nothing, so it shows how Envoy alone treats a path. VelaFlows'
+// uncheckedStack is a stack in which Velocity's listener checks nothing, so it shows how Envoy alone treats a path. VelaFlows'
 // listener treats paths in the same way, and checks. The upstream of both echoes.
-type views struct {
+type uncheckedStack struct {
 	*demo.Stack
 	config  []byte        // Envoy's configuration
 	reached *atomic.Int64 // requests that reached the upstream
 	header  [][2]string   // of a key that may do everything, so that only the path decides
-	direct  *lasting
+	direct  *reconnecting
 	decided map[string]string // path → outcome of a direct check
 }
 
-func newViews(t *testing.T) *views {
+func newUncheckedStack(t *testing.T) *uncheckedStack {
 	t.Helper()
-	v := &views{}
+	v := &uncheckedStack{}
 	var address string
 	address, v.reached = echoRaw(t)
 	v.Stack = separateStack(t, demo.Config{
@@ -98,7 +98,7 @@ func echoRaw(t *testing.T) (address string, reached *atomic.Int64) {
 }
 
 // restart restarts Envoy with a text of one listener's configuration replaced.
-func (v *views) restart(t *testing.T, api, from, to string) {
+func (v *uncheckedStack) restart(t *testing.T, api, from, to string) {
 	t.Helper()
 	at := bytes.Index(v.config, []byte("- name: velocity\n"))
 	listeners := map[string][]byte{"velaflows": v.config[:at], "velocity": v.config[at:]}
@@ -113,19 +113,19 @@ func (v *views) restart(t *testing.T, api, from, to string) {
 	}
 }
 
-// lasting is a connection that reconnects when the other end has closed it. It retries when no decision was made in time.
-type lasting struct {
+// reconnecting is a connection that reconnects when the other end has closed it. It retries when no decision was made in time.
+type reconnecting struct {
 	dial func() connection
 	connection
 }
 
-func (v *views) dial(t *testing.T, wire, api string) *lasting {
+func (v *uncheckedStack) dial(t *testing.T, wire, api string) *reconnecting {
 	t.Helper()
 	dial := func() connection { return wires[wire](t, v.Stack, api) }
-	return &lasting{dial, dial()}
+	return &reconnecting{dial, dial()}
 }
 
-func (l *lasting) put(t *testing.T, m message) (s sight) {
+func (l *reconnecting) put(t *testing.T, m message) (s observation) {
 	t.Helper()
 	for range 4 {
 		s = l.connection.put(t, m)
@@ -140,16 +140,16 @@ func (l *lasting) put(t *testing.T, m message) (s sight) {
 	return s
 }
 
-// viewing is the result for one path.
-type viewing struct {
+// pathResult is the result for one path.
+type pathResult struct {
 	path           string
-	envoy, checked sight  // from the listener without the check, and from the listener with it
+	envoy, checked observation  // from the listener without the check, and from the listener with it
 	reached        int64  // requests that reached the upstream from the listener with the check
 	raw, direct    string // outcomes of direct checks: of the original path, and of the path that Envoy passes on, if any
 }
 
 // view sends the paths to both listeners, and checks them directly.
-func (v *views) view(t *testing.T, wire string, paths []string) (all []viewing) {
+func (v *uncheckedStack) view(t *testing.T, wire string, paths []string) (all []pathResult) {
 	t.Helper()
 	for batch := range slices.Chunk(paths, 100) { // no connection lasts for all of them
 		envoy, checked := v.dial(t, wire, "velocity"), v.dial(t, wire, "velaflows")
@@ -157,7 +157,7 @@ func (v *views) view(t *testing.T, wire string, paths []string) (all []viewing) 
 			if wire == "HTTP/1.1" && (p == "" || strings.ContainsAny(p, " \r\n")) {
 				continue // that would be another request
 			}
-			s := viewing{path: p, envoy: envoy.put(t, message{target: p})}
+			s := pathResult{path: p, envoy: envoy.put(t, message{target: p})}
 			before := v.reached.Load()
 			s.checked = checked.put(t, message{target: p, header: v.header})
 			s.reached = v.reached.Load() - before
@@ -170,7 +170,7 @@ func (v *views) view(t *testing.T, wire string, paths []string) (all []viewing) 
 }
 
 // decide returns the outcome of a direct check. It checks each path once.
-func (v *views) decide(t *testing.T, p string) string {
+func (v *uncheckedStack) decide(t *testing.T, p string) string {
 	t.Helper()
 	if _, known := v.decided[p]; !known {
 		v.decided[p] = v.direct.put(t, message{target: p, header: v.header}).outcome
@@ -178,7 +178,7 @@ func (v *views) decide(t *testing.T, p string) string {
 	return v.decided[p]
 }
 
-// The faults of a viewing.
+// The faults of a pathResult.
 const (
 	leak         = "it reached the upstream without an allow"
 	otherRefusal = "Envoy refuses it, and answers otherwise where it checks"
@@ -190,7 +190,7 @@ const (
 )
 
 // fault returns the first fault, or "".
-func (s viewing) fault() string {
+func (s pathResult) fault() string {
 	passed := s.envoy.echo.Path
 	bare, _, _ := strings.Cut(passed, "?")
 	sent, _, _ := strings.Cut(s.path, "?")
@@ -201,7 +201,7 @@ func (s viewing) fault() string {
 		return otherRefusal
 	case s.raw == "allow" && passed == "" && !strings.Contains(s.path, "?"):
 		return unstable // with a query, Envoy may refuse the query
-	case s.raw == "allow" && passed != "" && (!spellTheSame(sent, bare) || s.path[len(sent):] != passed[len(bare):]):
+	case s.raw == "allow" && passed != "" && (!sameSegments(sent, bare) || s.path[len(sent):] != passed[len(bare):]):
 		return unstable
 	case s.envoy.outcome != "allow":
 		return ""
@@ -219,7 +219,7 @@ func (s viewing) fault() string {
 	return ""
 }
 
-func (s viewing) kind() string {
+func (s pathResult) kind() string {
 	switch {
 	case s.envoy.outcome != "allow":
 		return "refused by Envoy"
@@ -231,7 +231,7 @@ func (s viewing) kind() string {
 	return "allowed"
 }
 
-func (s viewing) String() string {
+func (s pathResult) String() string {
 	return fmt.Sprintf("%.200q: Envoy alone %s, %.200q; with the check %s, %.200q; asked directly %s, raw %s", s.path,
 		s.envoy.outcome, s.envoy.echo.Path, s.checked.outcome, s.checked.echo.Path, s.direct, s.raw)
 }
@@ -260,8 +260,8 @@ func decodedSegments(p string) []string {
 	return segments
 }
 
-// spellTheSame reports whether two paths have the same segments after decoding.
-func spellTheSame(p, q string) bool {
+// sameSegments reports whether two paths have the same segments after decoding.
+func sameSegments(p, q string) bool {
 	segments := decodedSegments(p)
 	return segments != nil && slices.Equal(segments, decodedSegments(q))
 }
@@ -300,8 +300,8 @@ var (
 	}
 )
 
-// twisted returns the path with one or more random changes.
-func twisted(r *rand.Rand, p string) string {
+// mutatedPath returns the path with one or more random changes.
+func mutatedPath(r *rand.Rand, p string) string {
 	one := func(list []string) string { return list[r.IntN(len(list))] }
 	segments, at := strings.Split(p, "/"), r.IntN(len(p))
 	i := r.IntN(len(segments))
@@ -324,15 +324,15 @@ func twisted(r *rand.Rand, p string) string {
 	}
 }
 
-// twistedPaths returns n paths, the same for each seed. They are routes and other paths, with up to three changes. The list
+// mutatedPaths returns n paths, the same for each seed. They are routes and other paths, with up to three changes. The list
 // includes the hostile paths, except those beyond Envoy's size limit: their refusal can get lost with the connection.
-func twistedPaths(seed uint64, n int) []string {
+func mutatedPaths(seed uint64, n int) []string {
 	r, routes := rand.New(rand.NewPCG(seed, 0)), documented["velaflows"].routes()
-	paths := slices.DeleteFunc(slices.Clone(hostile), func(p string) bool { return len(p) > 8<<10 })
+	paths := slices.DeleteFunc(slices.Clone(hostilePaths), func(p string) bool { return len(p) > 8<<10 })
 	for len(paths) < n {
 		p := strings.ReplaceAll(routes[r.IntN(len(routes))].path, "{}", "Ada_7")
 		for range r.IntN(4) {
-			p = twisted(r, p)
+			p = mutatedPath(r, p)
 		}
 		if r.IntN(20) == 0 {
 			p = "http://evil.test" + p
@@ -345,10 +345,10 @@ func twistedPaths(seed uint64, n int) []string {
 // For every path that a client sends, Envoy, the sidecar and the upstream see the same path. An allowed path has only one
 // meaning.
 func TestEnvoyAndSidecarSeeOnePath(t *testing.T) {
-	v := newViews(t)
+	v := newUncheckedStack(t)
 	for seed, wire := range []string{"HTTP/1.1", "HTTP/2"} {
 		kinds := make(map[string]int)
-		for _, s := range v.view(t, wire, twistedPaths(uint64(seed), 1100)) {
+		for _, s := range v.view(t, wire, mutatedPaths(uint64(seed), 1100)) {
 			kinds[s.kind()]++
 			if fault := s.fault(); fault != "" {
 				t.Errorf("%s: %s: %v", wire, fault, s)
@@ -372,8 +372,8 @@ func TestEnvoyAndSidecarSeeOnePath(t *testing.T) {
 		{unstable, "velocity", "{cluster: upstream_live}", "{cluster: upstream_live, prefix_rewrite: /x/}"},
 	} {
 		v.restart(t, c.api, c.from, c.to)
-		seen := v.view(t, "HTTP/1.1", twistedPaths(2, 150))
-		if !slices.ContainsFunc(seen, func(s viewing) bool { return s.fault() == c.fault }) {
+		seen := v.view(t, "HTTP/1.1", mutatedPaths(2, 150))
+		if !slices.ContainsFunc(seen, func(s pathResult) bool { return s.fault() == c.fault }) {
 			t.Errorf("%s has %s, and there is no path of which %s", c.api, c.to, c.fault)
 		}
 	}

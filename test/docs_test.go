@@ -42,7 +42,7 @@ func TestDocumentedCommandsWork(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	dir := newcomersFolder(ctx, t, root)
+	dir := commandFolder(ctx, t, root)
 	addresses := strings.NewReplacer("http://127.0.0.1:8000", d.VelaFlows, "http://127.0.0.1:8001", d.Velocity)
 	var shown bytes.Buffer
 	if err := d.Print(&shown); err != nil {
@@ -113,9 +113,9 @@ func consent(ctx context.Context, address string) error {
 	return response.Body.Close()
 }
 
-// newcomersFolder returns a folder with the files that the commands need: bin/keywicket, policies, and a stock opa on the
+// commandFolder returns a folder with the files that the commands need: bin/keywicket, policies, and a stock opa on the
 // PATH.
-func newcomersFolder(ctx context.Context, t *testing.T, root string) string {
+func commandFolder(ctx context.Context, t *testing.T, root string) string {
 	t.Helper()
 	dir := t.TempDir()
 	build := exec.CommandContext(ctx, "go", "build", "-modfile=tools/opa.mod", "-o", filepath.Join(dir, "opa"), "github.com/open-policy-agent/opa")

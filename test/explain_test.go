@@ -152,7 +152,7 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 					workspace = ""
 				} else if line := aCommand.FindString(step); line != "" {
 					line = strings.NewReplacer("--user U ", "--user "+ada.ID+" ", "--workspace W ", "--workspace "+nobodys.Slug+" ").Replace(line)
-					if made := fixed(t, s, line); made.Token != "" {
+					if made := runFix(t, s, line); made.Token != "" {
 						token = made.Token
 					}
 				} else {
@@ -260,7 +260,7 @@ func TestExplainAccessToken(t *testing.T) {
 			} else if noHeader.MatchString(e.Fix) {
 				workspace = ""
 			} else {
-				fixed(t, world.stack, aCommand.FindString(e.Fix))
+				runFix(t, world.stack, aCommand.FindString(e.Fix))
 				defer operator[store.Member](t, world.stack, "member", "set", "--workspace", one.Slug, "--user", ada.ID, "--role", "guest")
 			}
 			if a := ask("velocity", c.line, issued.Access.Reveal(), workspace).send(t, client); a.outcome != "allow" {
@@ -328,8 +328,8 @@ func explain(t *testing.T, s *demo.Stack, dir string, args ...string) (e explain
 	return e
 }
 
-// fixed runs a command in a shell exactly as explain prints it.
-func fixed(t *testing.T, s *demo.Stack, line string) (made issued) {
+// runFix runs a command in a shell exactly as explain prints it.
+func runFix(t *testing.T, s *demo.Stack, line string) (made issued) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

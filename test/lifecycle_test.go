@@ -755,8 +755,8 @@ func TestLameDuck(t *testing.T) {
 	}
 }
 
-// hostile paths are never allowed, with any credential. Envoy refuses most of them, but another PEP may send them.
-var hostile = []string{
+// hostilePaths paths are never allowed, with any credential. Envoy refuses most of them, but another PEP may send them.
+var hostilePaths = []string{
 	"", "/", "*", "//", "?", "?/healthz", "#", "healthz", "//healthz", "/healthz/", "/healthz//", "/./healthz", "/healthz/.",
 	"/x/../healthz", "/healthz;", "/healthz;x=y", "/healthz%00", "/healthz\x00", "/healthz%2f", "/healthz#", "/healthz ",
 	"/healthz%20", "/%68ealthz%2F", "/HEALTHZ", "http://api.example/healthz",
@@ -825,7 +825,7 @@ func TestDirectChecks(t *testing.T) {
 		{"a public route of no API", with(contact, "/healthz"), nil, "503 UNAVAILABLE unavailable"},
 		{"nothing at all", nil, velaflows, "401 UNAUTHORIZED missing"},
 	}
-	for _, path := range hostile {
+	for _, path := range hostilePaths {
 		name := path[:min(len(path), 60)]
 		checks = append(checks,
 			check{name, with(contact, path), velaflows, "401 UNAUTHORIZED missing"},

@@ -322,10 +322,10 @@ func TestMatrix(t *testing.T) {
 					err := q.check(t).hasOutcome(outcome, p.route.scope)
 					if err == nil {
 						sent.Add(1)
-						a, n := q.insist(t, client)
+						a, n := q.sendWithRetry(t, client)
 						unavailable.Add(n)
 						if err = a.hasOutcome(outcome, p.route.scope); err == nil && outcome == "allow" {
-							err = p.cameThrough(a, p.identity(f.workspaces[workspace]))
+							err = p.upstreamError(a, p.identity(f.workspaces[workspace]))
 						}
 					}
 					if err != nil && failed.Add(1) <= 20 {
@@ -380,8 +380,8 @@ func (p probe) request() request {
 	return q
 }
 
-// cameThrough returns an error unless the upstream received the request as sent, with this identity.
-func (p probe) cameThrough(a answer, identity map[string]string) error {
+// upstreamError returns an error unless the upstream received the request as sent, with this identity.
+func (p probe) upstreamError(a answer, identity map[string]string) error {
 	q, upstream := p.request(), "live"
 	if identity["x-keywicket-environment"] == "sandbox" {
 		upstream = "sandbox"

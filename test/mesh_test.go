@@ -230,7 +230,7 @@ func trusted(header map[string][]string) map[string][]string {
 }
 
 // differences lists how the upstream's view of an allowed request differs from the expected one.
-func (c meshCase) differences(s sight, everyHeaderIsShown bool) (found []string) {
+func (c meshCase) differences(s observation, everyHeaderIsShown bool) (found []string) {
 	want := map[string][]string{}
 	for name, value := range c.told {
 		want[name] = []string{value}
@@ -446,7 +446,7 @@ func TestMeshes(t *testing.T) {
 		t.Run(variant.name, func(t *testing.T) {
 			m := newMesh(t, variant.mesh, variant.edits...)
 			token := func(scope string) string { return m.principal(t, "sk_live_", scope).token }
-			h := hostiles{token("inbox:read"), token("contacts:read"), token("admin:all"), m.home.ID, m.other.ID}
+			h := attackInputs{token("inbox:read"), token("contacts:read"), token("admin:all"), m.home.ID, m.other.ID}
 			good := message{host: velaflowsHost, target: inboxPath,
 				header: [][2]string{{"Authorization", "Bearer " + h.inbox}, {"x-workspace-id", h.home}}}
 			cases := m.cases(t)

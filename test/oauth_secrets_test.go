@@ -21,7 +21,7 @@ import (
 // Row 36 of docs/security.md, for the issuer: secrets that users, apps and attackers send and receive are in no log and no
 // metric. This covers Envoy, Postgres, the sidecar and the issuer.
 func TestOAuthSecretsStaySecret(t *testing.T) {
-	s := &spied{secrets: traces{}, seen: map[string][]string{}}
+	s := &leakStack{secrets: traces{}, seen: map[string][]string{}}
 	d, err := demo.New(t.Context(), demo.Config{
 		Keywicket: world.binary, Log: &s.log, Environ: []string{"KEYWICKET_LOG_LEVEL=debug", "KEYWICKET_LOG_ALLOW_SAMPLE=1"},
 		PostgresSettings: map[string]string{
@@ -108,7 +108,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	endpoint := d.Velocity + "/api/oauth/"
 	basic := [2]string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(made.ID+":"+made.Secret))}
 	secret("an app's credentials", basic[1][len("Basic "):])
-	post := func(path string, want int, form url.Values, header ...[2]string) told {
+	post := func(path string, want int, form url.Values, header ...[2]string) oauthResponse {
 		t.Helper()
 		r := send(t, "POST", endpoint+path, formType, form.Encode(), header...)
 		if r.status != want {

@@ -85,17 +85,17 @@ func register(t *testing.T, d *demo.Demo, more ...string) app {
 	return operator[app](t, d.Stack, append([]string{"oauth-app", "create", "--name", "Planner", "--redirect-uri", appAddress}, more...)...)
 }
 
-// told is an HTTP response.
-type told struct {
+// oauthResponse is an HTTP response.
+type oauthResponse struct {
 	status int
 	header http.Header
 	raw    string
 	body   map[string]any // of a JSON response
 }
 
-func (a told) text(name string) string { s, _ := a.body[name].(string); return s }
+func (a oauthResponse) text(name string) string { s, _ := a.body[name].(string); return s }
 
-func send(t *testing.T, method, url, contentType, body string, header ...[2]string) told {
+func send(t *testing.T, method, url, contentType, body string, header ...[2]string) oauthResponse {
 	t.Helper()
 	q, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
 	if err != nil {
@@ -114,7 +114,7 @@ func send(t *testing.T, method, url, contentType, body string, header ...[2]stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := told{status: response.StatusCode, header: response.Header, raw: string(text)}
+	a := oauthResponse{status: response.StatusCode, header: response.Header, raw: string(text)}
 	if err := json.Unmarshal(text, &a.body); err != nil && response.Header.Get("Content-Type") == "application/json" {
 		t.Fatalf("%s %s: %v in %s", method, url, err, text)
 	}
@@ -284,7 +284,7 @@ func TestIssuerBehindEnvoy(t *testing.T) {
 	}
 	// The issuer receives an app's Authorization header. A client cannot choose its own address.
 	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte(a.ID+":"+a.Secret))
-	introspect := func(n int) told {
+	introspect := func(n int) oauthResponse {
 		claimed := fmt.Sprint("192.0.2.", n)
 		return send(t, "POST", d.Velocity+"/api/oauth/introspect", "application/x-www-form-urlencoded", "token=x",
 			[2]string{"Authorization", basic}, [2]string{"X-Envoy-External-Address", claimed}, [2]string{"X-Forwarded-For", claimed})

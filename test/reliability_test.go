@@ -101,7 +101,7 @@ func (f *faults) metric(t *testing.T, series string) float64 {
 	return n
 }
 
-func (f *faults) believed(t *testing.T) bool { return f.metric(t, "keywicket_cache_lease_seconds") > 0 }
+func (f *faults) leaseHeld(t *testing.T) bool { return f.metric(t, "keywicket_cache_lease_seconds") > 0 }
 
 // warm returns a token of the home workspace that the sidecar has cached: it has answered for it without a query.
 func (f *faults) warm(t *testing.T) issued {
@@ -125,9 +125,9 @@ func (f *faults) warmUp(t *testing.T, r request) {
 	})
 }
 
-// settles repeats the request from when the change was committed until well after the bound. Every request that starts after
+// requireChange repeats the request from when the change was committed until well after the bound. Every request that starts after
 // the bound has to get the new answer. Before, both answers are valid.
-func (f *faults) settles(t *testing.T, r request, committed time.Time, within time.Duration, old, want string) {
+func (f *faults) requireChange(t *testing.T, r request, committed time.Time, within time.Duration, old, want string) {
 	t.Helper()
 	var first time.Duration
 	for late := 0; late < 10; {
@@ -175,11 +175,11 @@ func TestRevokedMeansRevoked(t *testing.T) {
 	t.Run("by the CLI", func(t *testing.T) {
 		token := f.warm(t)
 		operator[listed](t, f.Stack, "token", "revoke", token.ID)
-		f.settles(t, of(token), time.Now(), bound, "allow", revoked)
+		f.requireChange(t, of(token), time.Now(), bound, "allow", revoked)
 	})
 	t.Run("by anybody's SQL", func(t *testing.T) {
 		token := f.warm(t)
-		f.settles(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
+		f.requireChange(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
 	})
 	t.Run("while it is loaded", func(t *testing.T) {
 		token := issue(t, f.Stack, "sk_live_", f.home.ID, "inbox:read")
@@ -193,7 +193,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 			t.Errorf("the load that was overtaken: %s", got)
 		}
 		heal()
-		f.settles(t, of(token), committed, bound, "allow", revoked)
+		f.requireChange(t, of(token), committed, bound, "allow", revoked)
 	})
 	t.Run("by the CLI, which waits", func(t *testing.T) {
 		token := f.warm(t)
@@ -214,7 +214,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		token := f.warm(t)
 		heal := toxic(t, f.feed, "timeout", `"timeout": 0`)
 		defer heal()
-		f.settles(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
+		f.requireChange(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
 	})
 	t.Run("while everything is frozen", func(t *testing.T) {
 		token := f.warm(t)
@@ -231,13 +231,13 @@ func TestRevokedMeansRevoked(t *testing.T) {
 	t.Run("while the database cannot be reached for a while", func(t *testing.T) {
 		token := f.warm(t)
 		f.lookups.Stop()
-		await(t, "the sidecar believes itself no more", func() bool { return !f.believed(t) })
+		await(t, "the sidecar believes itself no more", func() bool { return !f.leaseHeld(t) })
 		committed := f.exec(t, revoke, token.ID)
 		if err := f.lookups.Start(); err != nil {
 			t.Fatal(err)
 		}
-		await(t, "the database is back", func() bool { return f.believed(t) })
-		f.settles(t, of(token), committed, 0, "allow", revoked)
+		await(t, "the database is back", func() bool { return f.leaseHeld(t) })
+		f.requireChange(t, of(token), committed, 0, "allow", revoked)
 	})
 	t.Run("in replica mode", func(t *testing.T) {
 		token := f.warm(t)
@@ -247,7 +247,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		if err := tx.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		f.settles(t, of(token), time.Now(), bound, "allow", revoked)
+		f.requireChange(t, of(token), time.Now(), bound, "allow", revoked)
 	})
 	t.Run("with a thousand others", func(t *testing.T) {
 		token := f.warm(t)
@@ -255,7 +255,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		f.exec(t, `INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
 			SELECT 'velaflows', 'workspace_token', 'live', 'sk_live_', sha256(convert_to('key ' || n, 'UTF8')), 'n', '{}', $1
 			FROM generate_series(1, 1000) n`, f.home.ID)
-		f.settles(t, of(token), f.exec(t, `UPDATE keywicket.tokens SET revoked_at = now()`), bound, "allow", revoked)
+		f.requireChange(t, of(token), f.exec(t, `UPDATE keywicket.tokens SET revoked_at = now()`), bound, "allow", revoked)
 		if got := f.metric(t, `keywicket_cache_epochs_total{cause="notice"}`); got == before || got > before+2 {
 			t.Errorf("two mass changes are %v notices", got-before) // one, if they are read together
 		}
@@ -263,7 +263,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 	t.Run("when every connection of the database is terminated", func(t *testing.T) {
 		token := f.warm(t)
 		f.exec(t, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'demo_sidecar'`)
-		f.settles(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
+		f.requireChange(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
 	})
 	t.Run("when the sidecar is stopped in between", func(t *testing.T) {
 		token := f.warm(t)
@@ -299,7 +299,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 	})
 	t.Run("and not a token left", func(t *testing.T) {
 		token := f.warm(t)
-		f.settles(t, of(token), f.exec(t, `TRUNCATE keywicket.tokens CASCADE`), bound, "allow", "UNAUTHORIZED unknown")
+		f.requireChange(t, of(token), f.exec(t, `TRUNCATE keywicket.tokens CASCADE`), bound, "allow", "UNAUTHORIZED unknown")
 	})
 }
 
@@ -316,15 +316,15 @@ func TestChangesAreHeard(t *testing.T) {
 		"--scope", "issues:read,issues:write")
 	write := ask("velocity", "POST /api/issues", key.Token, f.home.Slug)
 	f.warmUp(t, write)
-	f.settles(t, write, set("guest"), bound, "allow", "FORBIDDEN missing_scope")
-	f.settles(t, write, set("member"), bound, "FORBIDDEN missing_scope", "allow")
-	f.settles(t, write, f.exec(t, `DELETE FROM keywicket.members`), bound, "allow", "WORKSPACE_ACCESS_DENIED workspace_mismatch")
-	f.settles(t, write, set("owner"), bound, "WORKSPACE_ACCESS_DENIED workspace_mismatch", "allow")
-	f.settles(t, write, f.exec(t, `UPDATE keywicket.workspaces SET slug = 'renamed'`), bound, "allow",
+	f.requireChange(t, write, set("guest"), bound, "allow", "FORBIDDEN missing_scope")
+	f.requireChange(t, write, set("member"), bound, "FORBIDDEN missing_scope", "allow")
+	f.requireChange(t, write, f.exec(t, `DELETE FROM keywicket.members`), bound, "allow", "WORKSPACE_ACCESS_DENIED workspace_mismatch")
+	f.requireChange(t, write, set("owner"), bound, "WORKSPACE_ACCESS_DENIED workspace_mismatch", "allow")
+	f.requireChange(t, write, f.exec(t, `UPDATE keywicket.workspaces SET slug = 'renamed'`), bound, "allow",
 		"WORKSPACE_ACCESS_DENIED workspace_mismatch")
 	renamed := ask("velocity", "POST /api/issues", key.Token, "renamed")
 	f.warmUp(t, renamed)
-	f.settles(t, renamed, f.exec(t, `DELETE FROM keywicket.users`), bound, "allow", "UNAUTHORIZED unknown")
+	f.requireChange(t, renamed, f.exec(t, `DELETE FROM keywicket.users`), bound, "allow", "UNAUTHORIZED unknown")
 
 	// "Active from the moment they're created", although it was refused a moment before.
 	_, format := formatOf("sk_live_")
@@ -333,7 +333,7 @@ func TestChangesAreHeard(t *testing.T) {
 	wantOutcome(t, f.client, created, "UNAUTHORIZED unknown")
 	wantOutcome(t, f.client, created, "UNAUTHORIZED unknown")
 	digest := secret.Digest()
-	f.settles(t, created, f.exec(t, `
+	f.requireChange(t, created, f.exec(t, `
 		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
 		VALUES ('velaflows', 'workspace_token', 'live', 'sk_live_', $1, 'n', '{inbox:read}', $2)`, digest[:], f.home.ID),
 		bound, "UNAUTHORIZED unknown", "allow")
@@ -360,26 +360,26 @@ func TestRevokedSessions(t *testing.T) {
 		id, session := warm()
 		_, other := warm()
 		operator[store.RevokedSessions](t, f.Stack, "session", "revoke", id)
-		f.settles(t, session, time.Now(), bound, "allow", revoked)
+		f.requireChange(t, session, time.Now(), bound, "allow", revoked)
 		wantOutcome(t, f.client, other, "allow")
 	})
 	t.Run("by a row of the product's", func(t *testing.T) {
 		id, session := warm()
-		f.settles(t, session, f.exec(t, row, id), bound, "allow", revoked)
+		f.requireChange(t, session, f.exec(t, row, id), bound, "allow", revoked)
 	})
 	t.Run("whatever token it shows", func(t *testing.T) {
 		id, session := warm()
 		refreshed := ask("velocity", "POST /api/issues", f.issuer.Token(ada.ID, supabase.Fields{"session_id": id, "jti": "2"}), f.home.Slug)
 		f.warmUp(t, refreshed)
 		committed := f.exec(t, row, id)
-		f.settles(t, session, committed, bound, "allow", revoked)
-		f.settles(t, refreshed, committed, bound, "allow", revoked)
+		f.requireChange(t, session, committed, bound, "allow", revoked)
+		f.requireChange(t, refreshed, committed, bound, "allow", revoked)
 	})
 	t.Run("while hints are frozen", func(t *testing.T) {
 		id, session := warm()
 		heal := toxic(t, f.feed, "timeout", `"timeout": 0`)
 		defer heal()
-		f.settles(t, session, f.exec(t, row, id), bound, "allow", revoked)
+		f.requireChange(t, session, f.exec(t, row, id), bound, "allow", revoked)
 	})
 	t.Run("in replica mode", func(t *testing.T) {
 		id, session := warm()
@@ -389,11 +389,11 @@ func TestRevokedSessions(t *testing.T) {
 		if err := tx.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		f.settles(t, session, time.Now(), bound, "allow", revoked)
+		f.requireChange(t, session, time.Now(), bound, "allow", revoked)
 	})
 	t.Run("a member who is removed", func(t *testing.T) {
 		_, session := warm()
-		f.settles(t, session, f.exec(t, `DELETE FROM keywicket.members`), bound, "allow", "WORKSPACE_ACCESS_DENIED workspace_mismatch")
+		f.requireChange(t, session, f.exec(t, `DELETE FROM keywicket.members`), bound, "allow", "WORKSPACE_ACCESS_DENIED workspace_mismatch")
 		join()
 	})
 	t.Run("all of a user's", func(t *testing.T) {
@@ -401,8 +401,8 @@ func TestRevokedSessions(t *testing.T) {
 		_, other := warm()
 		operator[store.RevokedSessions](t, f.Stack, "session", "revoke", "--user", "ada@example.com")
 		committed := time.Now()
-		f.settles(t, one, committed, bound, "allow", revoked)
-		f.settles(t, other, committed, bound, "allow", revoked)
+		f.requireChange(t, one, committed, bound, "allow", revoked)
+		f.requireChange(t, other, committed, bound, "allow", revoked)
 		await(t, "the user signs in again", func() bool {
 			again := ask("velocity", "POST /api/issues", f.issuer.Token(ada.ID, supabase.Fields{"session_id": rand.Text()}), f.home.Slug)
 			return again.send(t, f.client).outcome == "allow"
@@ -410,7 +410,7 @@ func TestRevokedSessions(t *testing.T) {
 	})
 	t.Run("a user who is removed", func(t *testing.T) {
 		_, session := warm()
-		f.settles(t, session, f.exec(t, `DELETE FROM keywicket.users WHERE id = $1`, ada.ID), bound, "allow", "UNAUTHORIZED unknown")
+		f.requireChange(t, session, f.exec(t, `DELETE FROM keywicket.users WHERE id = $1`, ada.ID), bound, "allow", "UNAUTHORIZED unknown")
 	})
 }
 
@@ -456,15 +456,15 @@ func TestRevokedGrants(t *testing.T) {
 			t.Fatalf("%+v", grants)
 		}
 		operator[store.Grant](t, f.Stack, "grant", "revoke", grants[0].ID)
-		f.settles(t, token, time.Now(), bound, "allow", revoked)
+		f.requireChange(t, token, time.Now(), bound, "allow", revoked)
 	})
 	t.Run("the app, by the CLI", func(t *testing.T) {
 		a := register()
 		_, _, one := warm(a)
 		_, _, other := warm(a)
 		operator[store.App](t, f.Stack, "oauth-app", "revoke", a.ID)
-		f.settles(t, one, time.Now(), bound, "allow", revoked)
-		f.settles(t, other, time.Now(), bound, "allow", revoked)
+		f.requireChange(t, one, time.Now(), bound, "allow", revoked)
+		f.requireChange(t, other, time.Now(), bound, "allow", revoked)
 	})
 	t.Run("by a second use of the code, while hints are frozen", func(t *testing.T) {
 		code, _, token := warm(register())
@@ -473,7 +473,7 @@ func TestRevokedGrants(t *testing.T) {
 		if _, err := issuer.Exchange(t.Context(), code, format, func(store.Code) error { return nil }); err == nil {
 			t.Error("a code was good twice")
 		}
-		f.settles(t, token, time.Now(), bound, "allow", revoked)
+		f.requireChange(t, token, time.Now(), bound, "allow", revoked)
 	})
 	t.Run("the scope that was not granted", func(t *testing.T) {
 		_, issued, _ := warm(register())
@@ -482,7 +482,7 @@ func TestRevokedGrants(t *testing.T) {
 	})
 	t.Run("the user", func(t *testing.T) {
 		_, _, token := warm(register())
-		f.settles(t, token, f.exec(t, `DELETE FROM keywicket.users`), bound, "allow", "UNAUTHORIZED unknown")
+		f.requireChange(t, token, f.exec(t, `DELETE FROM keywicket.users`), bound, "allow", "UNAUTHORIZED unknown")
 	})
 }
 
@@ -498,12 +498,12 @@ func TestTriggersAreDisabled(t *testing.T) {
 	if err := tx.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	f.settles(t, of(silent), time.Now(), bound, "allow", "UNAUTHORIZED revoked")
+	f.requireChange(t, of(silent), time.Now(), bound, "allow", "UNAUTHORIZED revoked")
 
 	f.warmUp(t, of(open))
 	f.exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER ALL`)
-	f.settles(t, of(open), f.exec(t, revoke, open.ID), bound, "allow", "UNAUTHORIZED revoked")
-	if f.believed(t) {
+	f.requireChange(t, of(open), f.exec(t, revoke, open.ID), bound, "allow", "UNAUTHORIZED revoked")
+	if f.leaseHeld(t) {
 		t.Error("the sidecar uses its memory, although changes are not logged")
 	}
 }
@@ -537,17 +537,17 @@ func TestPostgresRestartsUnderLoad(t *testing.T) {
 	if err := f.Postgres.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	f.settles(t, ask("velaflows", conversations, before.Token, f.home.ID), committed, bound, "allow", "UNAUTHORIZED revoked")
+	f.requireChange(t, ask("velaflows", conversations, before.Token, f.home.ID), committed, bound, "allow", "UNAUTHORIZED revoked")
 	var again time.Time
 	await(t, "the database takes a change", func() bool {
 		_, err := f.db.ExecContext(t.Context(), revoke, after.ID)
 		again = time.Now()
 		return err == nil
 	})
-	f.settles(t, ask("velaflows", conversations, after.Token, f.home.ID), again, bound, "allow", "UNAUTHORIZED revoked")
+	f.requireChange(t, ask("velaflows", conversations, after.Token, f.home.ID), again, bound, "allow", "UNAUTHORIZED revoked")
 	close(stop)
 	load.Wait()
-	await(t, "the cache is in use again", func() bool { return f.believed(t) })
+	await(t, "the cache is in use again", func() bool { return f.leaseHeld(t) })
 	wantOutcome(t, f.client, ask("velaflows", conversations, kept.Token, f.home.ID), "allow")
 }
 
@@ -566,7 +566,7 @@ func TestStaleIfError(t *testing.T) {
 		t.Fatal(err)
 	}
 	stopped := time.Now()
-	await(t, "the cache is not trusted any more", func() bool { return !f.believed(t) })
+	await(t, "the cache is not trusted any more", func() bool { return !f.leaseHeld(t) })
 	wantOutcome(t, f.client, of, "allow")
 	if got := ask("velaflows", conversations, issuedNowhere(), f.home.ID).send(t, f.client); got.status != http.StatusServiceUnavailable {
 		t.Errorf("a token that nobody knows: %s", got.outcome)
@@ -581,7 +581,7 @@ func TestStaleIfError(t *testing.T) {
 		t.Errorf("a token that has expired meanwhile: %s", got.outcome)
 	}
 	wantOutcome(t, f.client, of, "allow")
-	f.settles(t, of, stopped, 5*time.Second, "allow", "UNAVAILABLE unavailable")
+	f.requireChange(t, of, stopped, 5*time.Second, "allow", "UNAVAILABLE unavailable")
 }
 
 func issuedNowhere() string {
@@ -635,5 +635,5 @@ func TestWarmChecksMakeNoQuery(t *testing.T) {
 func TestHintsFromAnotherDatabase(t *testing.T) {
 	f := newFaults(t, "KEYWICKET_DATABASE_FEED_URL=postgres://nobody@127.0.0.1:1/nowhere?sslmode=disable")
 	token := f.warm(t)
-	f.settles(t, ask("velaflows", conversations, token.Token, f.home.ID), f.exec(t, revoke, token.ID), bound, "allow", "UNAUTHORIZED revoked")
+	f.requireChange(t, ask("velaflows", conversations, token.Token, f.home.ID), f.exec(t, revoke, token.ID), bound, "allow", "UNAUTHORIZED revoked")
 }

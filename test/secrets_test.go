@@ -79,8 +79,8 @@ func (known traces) in(text string) (found []string) {
 	return found
 }
 
-// spied is a stack of which every readable output is recorded.
-type spied struct {
+// leakStack is a stack of which every readable output is recorded.
+type leakStack struct {
 	*demo.Stack
 	log     record.Log
 	wire    *wire
@@ -91,19 +91,19 @@ type spied struct {
 	fill    *strings.Replacer   // of the words in capitals below
 }
 
-func newSpied(t *testing.T, c demo.Config) *spied {
+func newLeakStack(t *testing.T, c demo.Config) *leakStack {
 	t.Helper()
-	s := &spied{secrets: traces{}, seen: map[string][]string{}}
+	s := &leakStack{secrets: traces{}, seen: map[string][]string{}}
 	c.Log = &s.log
 	s.Stack = separateStack(t, c)
 	s.wire, s.client = newWire(t, s.Stack, 1)
 	return s
 }
 
-func (s *spied) see(what, text string) { s.seen[what] = append(s.seen[what], text) }
+func (s *leakStack) see(what, text string) { s.seen[what] = append(s.seen[what], text) }
 
 // run runs a command, and checks whether it succeeds.
-func (s *spied) run(t *testing.T, succeeds bool, stdin string, args ...string) (stdout string) {
+func (s *leakStack) run(t *testing.T, succeeds bool, stdin string, args ...string) (stdout string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -122,7 +122,7 @@ func (s *spied) run(t *testing.T, succeeds bool, stdin string, args ...string) (
 }
 
 // create creates a token, whose key is shown only this once.
-func (s *spied) create(t *testing.T, prefix string, more ...string) (made issued) {
+func (s *leakStack) create(t *testing.T, prefix string, more ...string) (made issued) {
 	t.Helper()
 	args := append([]string{"token", "create", "--name", "n", "--prefix", prefix, "--output", "json"}, more...)
 	out := s.run(t, true, "", args...)
@@ -138,7 +138,7 @@ const unavailable = "UNAVAILABLE unavailable"
 
 // send sends a request and records the response. Of the upstream's echo it leaves out the other headers of the client, and
 // the credential on a public route, which Envoy passes on.
-func (s *spied) send(t *testing.T, r request, outcome string) {
+func (s *leakStack) send(t *testing.T, r request, outcome string) {
 	t.Helper()
 	var a answer
 	await(t, "an answer", func() bool {
@@ -161,7 +161,7 @@ func (s *spied) send(t *testing.T, r request, outcome string) {
 	s.see("headers at the upstream", fmt.Sprint(a.echo.Headers))
 }
 
-func (s *spied) fetch(t *testing.T, address string, paths ...string) {
+func (s *leakStack) fetch(t *testing.T, address string, paths ...string) {
 	t.Helper()
 	for _, path := range paths {
 		response, err := s.client.Get("http://" + address + path)
@@ -273,7 +273,7 @@ var badImports = map[string][]string{
 func TestSecretsStaySecret(t *testing.T) {
 	is, guess := supabase.Start(), rand.Text()
 	defer is.Close()
-	s := newSpied(t, demo.Config{
+	s := newLeakStack(t, demo.Config{
 		Environ: append(is.Environ(), "KEYWICKET_LOG_LEVEL=debug", "KEYWICKET_LOG_ALLOW_SAMPLE=1",
 			"KEYWICKET_APIS_VELOCITY_SESSION_JWKS_URL="+strings.Replace(is.URL, "//", "//keywicket:"+guess+"@", 1)+"?apikey="+guess),
 		// Logs every statement without its parameters: the SQL itself never holds a secret.
@@ -415,7 +415,7 @@ func TestSecretsStaySecret(t *testing.T) {
 }
 
 // operate runs operators' commands, correct and wrong ones.
-func (s *spied) operate(t *testing.T) {
+func (s *leakStack) operate(t *testing.T) {
 	t.Helper()
 	run := func(succeeds bool, stdin string, args ...string) {
 		t.Helper()
@@ -442,7 +442,7 @@ func (s *spied) operate(t *testing.T) {
 }
 
 // importBeside runs an import while another client creates one of its tokens: Postgres logs what it refuses.
-func (s *spied) importBeside(t *testing.T, key string) {
+func (s *leakStack) importBeside(t *testing.T, key string) {
 	t.Helper()
 	db := database(t, s.Stack)
 	tx, err := db.BeginTxx(t.Context(), nil)
@@ -472,7 +472,7 @@ func (s *spied) importBeside(t *testing.T, key string) {
 }
 
 // checkDirectly sends checks as a PEP that validates nothing.
-func (s *spied) checkDirectly(t *testing.T, token, workspace string) {
+func (s *leakStack) checkDirectly(t *testing.T, token, workspace string) {
 	t.Helper()
 	conn, err := grpc.NewClient(s.Sidecar.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -511,7 +511,7 @@ func (s *spied) checkDirectly(t *testing.T, token, workspace string) {
 }
 
 // fail makes look-ups time out, fail, and find no server. The use of tokens is then lost.
-func (s *spied) fail(t *testing.T, r request) {
+func (s *leakStack) fail(t *testing.T, r request) {
 	t.Helper()
 	tx, err := database(t, s.Stack).BeginTxx(t.Context(), nil)
 	if err != nil {
@@ -538,7 +538,7 @@ func (s *spied) fail(t *testing.T, r request) {
 // findsLeaks checks that the search finds secrets in a stack that leaks them.
 func findsLeaks(t *testing.T) {
 	t.Helper()
-	s := newSpied(t, demo.Config{
+	s := newLeakStack(t, demo.Config{
 		Environ:          []string{"KEYWICKET_FORWARD_CREDENTIAL=true"},
 		PostgresSettings: map[string]string{"log_min_duration_statement": "0"},
 		EnvoyConfig: func(envoy []byte) []byte {

@@ -62,7 +62,7 @@ type trial struct {
 // passage is the result of one request.
 type passage struct {
 	outcome string
-	heard   heard // the upstream's reading of an allowed request
+	reading   reading // the upstream's reading of an allowed request
 }
 
 func (t trial) String() string {
@@ -71,7 +71,7 @@ func (t trial) String() string {
 }
 
 func (p passage) String() string {
-	return fmt.Sprintf("%s %.200q %.200q", p.outcome, p.heard.Path, p.heard.Segments)
+	return fmt.Sprintf("%s %.200q %.200q", p.outcome, p.reading.Path, p.reading.Segments)
 }
 
 // refusedByEnvoy reports whether Envoy refused the request without a check.
@@ -101,8 +101,8 @@ func (t trial) count(kinds map[string]int) {
 		allowed, spelled := p.outcome == "allow", t.segments != nil
 		for kind, is := range map[string]bool{
 			isAllowed:     spelled && allowed,
-			isChanged:     spelled && allowed && t.target != p.heard.Path,
-			holdsEscapes:  spelled && allowed && strings.Contains(p.heard.Path, "%"),
+			isChanged:     spelled && allowed && t.target != p.reading.Path,
+			holdsEscapes:  spelled && allowed && strings.Contains(p.reading.Path, "%"),
 			holdsSpecial:  spelled && allowed && strings.ContainsAny(strings.Join(t.segments, ""), "#%?;"),
 			lacksScope:    spelled && strings.HasSuffix(p.outcome, " missing_scope"),
 			hasNoRoute:    spelled && p.outcome == noRoute,
@@ -272,7 +272,7 @@ func (j judge) judgeAllowed(one trial, wrong map[string]bool) {
 		if p.outcome != "allow" {
 			continue
 		}
-		at := p.heard
+		at := p.reading
 		row, found := j.row(at.Segments)
 		server := "python"
 		if i == 0 || found && row.scope == "" { // a credential cannot choose the sandbox on a public route
@@ -399,15 +399,15 @@ func hostileTargets(r *rand.Rand, twists int) (all []spelling) {
 	for _, text := range slices.Concat(upwards, separators, oddities, splitEscapes) {
 		all = append(all, spelling{target: "/v1/status" + text}, spelling{target: "/v1/" + text + "/status"})
 	}
-	for _, p := range hostile {
-		if len(p) <= 8<<10 { // as in twistedPaths
+	for _, p := range hostilePaths {
+		if len(p) <= 8<<10 { // as in mutatedPaths
 			all = append(all, spelling{target: strings.Replace(p, "/api/v1/contacts", "/v1", 1)})
 		}
 	}
 	for i := range twists {
 		target := spell(r, spelledPath(r, spelledRows[i%len(spelledRows)]), 20).target
 		for range 1 + r.IntN(3) {
-			target = twisted(r, target)
+			target = mutatedPath(r, target)
 		}
 		all = append(all, spelling{target: target})
 	}

@@ -31,8 +31,8 @@ type threat struct {
 	hidden map[string][]string
 }
 
-// hostiles are the credentials and the workspaces of the threats.
-type hostiles struct {
+// attackInputs are the credentials and the workspaces of the threats.
+type attackInputs struct {
 	inbox    string // a token with only inbox:read
 	contacts string // a token with only contacts:read
 	all      string // a token with admin:all
@@ -51,7 +51,7 @@ const (
 	noHost    = "503 UNAVAILABLE unavailable" // to a host that no API has
 )
 
-func (h hostiles) threats() []threat {
+func (h attackInputs) threats() []threat {
 	const inbox = "/api/v1/inbox/conversations"
 	bearer := func(token string) [2]string { return [2]string{"Authorization", "Bearer " + token} }
 	home := [2]string{"x-workspace-id", h.home}
@@ -241,9 +241,9 @@ func (h threat) under(mesh, wire string) string {
 	return strings.NewReplacer(refused, "400", notFound, "404", tooLarge, "431").Replace(h.on(wire))
 }
 
-// isServedByAMeshAlone reports whether a mesh's Envoy serves a request that deploy/envoy refuses, in another form than it
+// servedOnlyByMesh reports whether a mesh's Envoy serves a request that deploy/envoy refuses, in another form than it
 // was checked.
-func (h threat) isServedByAMeshAlone() bool {
+func (h threat) servedOnlyByMesh() bool {
 	return slices.ContainsFunc([]string{istio, gateway}, func(mesh string) bool {
 		return slices.ContainsFunc(httpWires, func(wire string) bool {
 			served := []string{"allow", "200"}
@@ -260,7 +260,7 @@ func TestThreats(t *testing.T) {
 		_, secret := newToken(t, "sk_live_", store.NewToken{Name: t.Name(), Scopes: []string{scope}, Workspace: home.ID})
 		return secret
 	}
-	h := hostiles{token("inbox:read"), token("contacts:read"), token("admin:all"), home.ID, other.ID}
+	h := attackInputs{token("inbox:read"), token("contacts:read"), token("admin:all"), home.ID, other.ID}
 	good := message{target: "/api/v1/inbox/conversations", header: [][2]string{{"Authorization", "Bearer " + h.inbox}, {"x-workspace-id", h.home}}}
 	for wire := range wires {
 		t.Run(wire, func(t *testing.T) {
@@ -284,7 +284,7 @@ func (h threat) String() string {
 
 // saw compares what reached the upstream with the expected headers, and requires that no credential did. A direct check has
 // only headers.
-func (s sight) saw(t *testing.T, what string, want map[string][]string) {
+func (s observation) saw(t *testing.T, what string, want map[string][]string) {
 	t.Helper()
 	if s.outcome != "allow" {
 		return
@@ -413,14 +413,14 @@ func TestThreatsAreAsDocumented(t *testing.T) {
 		slices.Sort(found)
 		return strings.Join(slices.Compact(found), " ")
 	}
-	for _, h := range (hostiles{home: strings.Repeat("a", 24), inbox: "sk_live_"}).threats() {
+	for _, h := range (attackInputs{home: strings.Repeat("a", 24), inbox: "sk_live_"}).threats() {
 		row := strconv.Itoa(h.row)
 		r := tested[row]
 		r.envoy += " " + h.envoy + " " + h.on("HTTP/1.1") + " " + h.on("HTTP/2")
 		r.direct += " " + h.on("direct")
 		r.hidden = r.hidden || h.hidden != nil
 		// TestMeshRouteByEnvironment shows row 38.
-		r.weak = r.weak || h.isServedByAMeshAlone() || h.row == 38
+		r.weak = r.weak || h.servedOnlyByMesh() || h.row == 38
 		tested[row] = r
 	}
 	rows := 0

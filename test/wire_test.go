@@ -43,8 +43,8 @@ type message struct {
 	trailer  [][2]string
 }
 
-// sight is the result of a message.
-type sight struct {
+// observation is the result of a message.
+type observation struct {
 	// "allow", "403 FORBIDDEN no_route", "grpc 16", or without an answer "closed" (the connection) and "reset" (the stream).
 	// The outcome of a foreign Envoy's own answer is its status, and the address of a redirect: "404", "307 /a".
 	outcome string
@@ -59,7 +59,7 @@ type sight struct {
 
 // connection sends messages, one after the other.
 type connection interface {
-	put(t *testing.T, m message) sight
+	put(t *testing.T, m message) observation
 	Close() error
 }
 
@@ -97,7 +97,7 @@ func dial(t *testing.T, address string) net.Conn {
 }
 
 // read reads an HTTP answer. Every error must have the product's format, except those of a foreign Envoy.
-func (s *sight) read(t *testing.T, foreign bool) {
+func (s *observation) read(t *testing.T, foreign bool) {
 	t.Helper()
 	if code := s.header.Get("grpc-status"); code != "" {
 		s.outcome = "grpc " + code
@@ -135,7 +135,7 @@ type h1 struct {
 	foreign bool // the other end is an Envoy whose own errors do not have the product's format
 }
 
-func (c *h1) put(t *testing.T, m message) sight {
+func (c *h1) put(t *testing.T, m message) observation {
 	t.Helper()
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\n", cmp.Or(m.method, "GET"), m.target)
@@ -158,17 +158,17 @@ func (c *h1) put(t *testing.T, m message) sight {
 	if m.trailer == nil {
 		b.WriteString(m.body)
 	}
-	if _, err := c.Write(b.Bytes()); err != nil && !hungUp(err) {
+	if _, err := c.Write(b.Bytes()); err != nil && !isClosed(err) {
 		t.Fatal(err)
 	}
 	response, err := http.ReadResponse(c.r, &http.Request{Method: cmp.Or(m.method, "GET")})
-	if hungUp(err) {
-		return sight{outcome: "closed"}
+	if isClosed(err) {
+		return observation{outcome: "closed"}
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := sight{status: response.StatusCode, header: response.Header, alive: !response.Close}
+	s := observation{status: response.StatusCode, header: response.Header, alive: !response.Close}
 	s.body, err = io.ReadAll(response.Body)
 	if err = errors.Join(err, response.Body.Close()); err != nil {
 		t.Fatal(err)
@@ -177,8 +177,8 @@ func (c *h1) put(t *testing.T, m message) sight {
 	return s
 }
 
-// hungUp reports whether the other end has closed the connection.
-func hungUp(err error) bool {
+// isClosed reports whether the other end has closed the connection.
+func isClosed(err error) bool {
 	return slices.ContainsFunc([]error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE}, func(e error) bool {
 		return errors.Is(err, e)
 	})
@@ -217,7 +217,7 @@ func block(fields ...[2]string) []byte {
 	return b.Bytes()
 }
 
-func (c *h2) put(t *testing.T, m message) sight {
+func (c *h2) put(t *testing.T, m message) observation {
 	t.Helper()
 	fields := [][2]string{{":method", cmp.Or(m.method, "GET")}}
 	if m.method != http.MethodConnect || m.protocol != "" {
@@ -251,19 +251,19 @@ func (c *h2) put(t *testing.T, m message) sight {
 			}))
 		}
 	}
-	if err != nil && !hungUp(err) {
+	if err != nil && !isClosed(err) {
 		t.Fatal(err)
 	}
 	return c.answer(t, stream)
 }
 
-func (c *h2) answer(t *testing.T, stream uint32) sight {
+func (c *h2) answer(t *testing.T, stream uint32) observation {
 	t.Helper()
-	s := sight{header: http.Header{}, alive: true}
+	s := observation{header: http.Header{}, alive: true}
 	for {
 		frame, err := c.framer.ReadFrame()
-		if hungUp(err) {
-			return sight{outcome: "closed"}
+		if isClosed(err) {
+			return observation{outcome: "closed"}
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -278,7 +278,7 @@ func (c *h2) answer(t *testing.T, stream uint32) sight {
 			err = c.framer.WritePing(true, f.Data)
 		case *http2.GoAwayFrame:
 			if f.ErrCode != http2.ErrCodeNo { // the connection is closed a second later
-				return sight{outcome: "closed"}
+				return observation{outcome: "closed"}
 			}
 			s.alive = false
 		case *http2.RSTStreamFrame:
@@ -298,7 +298,7 @@ func (c *h2) answer(t *testing.T, stream uint32) sight {
 				s.body = append(s.body, f.Data()...)
 			}
 		}
-		if err != nil && !hungUp(err) {
+		if err != nil && !isClosed(err) {
 			t.Fatal(err)
 		}
 		h := frame.Header()
@@ -312,7 +312,7 @@ func (c *h2) answer(t *testing.T, stream uint32) sight {
 // direct is a PEP that passes everything on unchanged.
 type direct struct{ *grpc.ClientConn }
 
-func (c direct) put(t *testing.T, m message) sight {
+func (c direct) put(t *testing.T, m message) observation {
 	t.Helper()
 	headers := &corev3.HeaderMap{}
 	for _, h := range m.header {
@@ -327,9 +327,9 @@ func (c direct) put(t *testing.T, m message) sight {
 		},
 	})
 	if err != nil {
-		return sight{outcome: "rpc " + status.Code(err).String(), alive: true}
+		return observation{outcome: "rpc " + status.Code(err).String(), alive: true}
 	}
-	s := sight{outcome: outcomeOf(t, answer), alive: true}
+	s := observation{outcome: outcomeOf(t, answer), alive: true}
 	if ok := answer.GetOkResponse(); ok != nil {
 		s.echo.Headers = map[string][]string{}
 		for _, h := range m.header {
@@ -368,7 +368,7 @@ func (c *sender) open(t *testing.T) {
 
 // put compares the outcome with the wanted one. An allowed message increases the upstreams' counters by one. Any other
 // message does not change them.
-func (c *sender) put(t *testing.T, what string, m message, want string) sight {
+func (c *sender) put(t *testing.T, what string, m message, want string) observation {
 	t.Helper()
 	if c.connection == nil {
 		c.open(t)

@@ -17,7 +17,7 @@ import (
 
 // cold measures a check of a token that the sidecar has never looked up. The base is the query that the check makes: the
 // same text, prepared, on a connection of the same login. There is one caller at a time.
-func cold(ctx context.Context, t *testing.T, w *world) []kase {
+func cold(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	const stored = 100_000
 	databaseURL := w.database(t, "cold", stored)
 	sidecar := w.keywicket(t, "KEYWICKET_DATABASE_URL="+databaseURL)
@@ -52,12 +52,12 @@ func cold(ctx context.Context, t *testing.T, w *world) []kase {
 			if next += r.Checks; r.Hits > 0 || next >= stored {
 				t.Fatalf("%d answers were from memory; %d of %d tokens are used", r.Hits, next, stored)
 			}
-			for _, c := range []*kase{&same, &hot} {
+			for _, c := range []*caseFigures{&same, &hot} {
 				c.add(sidecar.name, p50, microseconds(r.P50))
 				c.add(sidecar.name, p99, microseconds(r.P99))
 			}
 		}
-		queries := func(c *kase, pause time.Duration) {
+		queries := func(c *caseFigures, pause time.Duration) {
 			var took []time.Duration
 			for end := time.Now().Add(*turn); time.Now().Before(end); next++ {
 				time.Sleep(pause)
@@ -74,7 +74,7 @@ func cold(ctx context.Context, t *testing.T, w *world) []kase {
 			turns[(i+round)%len(turns)]()
 		}
 	}
-	return []kase{same, hot}
+	return []caseFigures{same, hot}
 }
 
 const (

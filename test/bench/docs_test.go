@@ -116,7 +116,7 @@ func growthOf(f figure) (all []value) {
 }
 
 // serversOf returns the servers of the case, sorted by the number at the start of the name, then by name.
-func serversOf(c kase) []string {
+func serversOf(c caseFigures) []string {
 	size := func(name string) int {
 		number, _, _ := strings.Cut(strings.ReplaceAll(name, ",", ""), " ")
 		n, _ := strconv.Atoi(number)
@@ -263,8 +263,8 @@ func runsTable(all []figure) string {
 	return b.String()
 }
 
-// written returns the document with updated tables of figures.
-func written(t *testing.T, all []figure) string {
+// updatedDocument returns the document with updated tables of figures.
+func updatedDocument(t *testing.T, all []figure) string {
 	t.Helper()
 	text, err := os.ReadFile(document)
 	if err != nil {
@@ -293,8 +293,8 @@ func written(t *testing.T, all []figure) string {
 // publish writes the document's tables and the plots from the figures.
 func publish(t *testing.T) {
 	t.Helper()
-	all := kept(t)
-	files := map[string]string{"README.md": written(t, all)}
+	all := savedFigures(t)
+	files := map[string]string{"README.md": updatedDocument(t, all)}
 	for _, p := range plots(all) {
 		files[p.file] = p.draw()
 	}
@@ -307,12 +307,12 @@ func publish(t *testing.T) {
 
 // The tables and plots of docs/benchmarks match its figures.
 func TestDocsShowTheFigures(t *testing.T) {
-	all := kept(t)
+	all := savedFigures(t)
 	text, err := os.ReadFile(filepath.Join(*out, "README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := written(t, all); string(text) != want {
+	if want := updatedDocument(t, all); string(text) != want {
 		t.Error("README.md is not of figures.json: make bench-envoy ROWS=none writes it anew")
 	}
 	for _, p := range plots(all) {

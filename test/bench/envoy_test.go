@@ -71,9 +71,9 @@ func (s *server) await(t testing.TB, url string) {
 	}
 }
 
-// answering makes Envoy answer by itself, so that no upstream is measured. It disables the access log, which this process
+// answerDirectly makes Envoy answer by itself, so that no upstream is measured. It disables the access log, which this process
 // would have to read.
-func answering(config map[string]any) {
+func answerDirectly(config map[string]any) {
 	remove(config, "access_log")
 	replace(config, "routes", []any{map[string]any{
 		"match":           map[string]any{"prefix": "/"},
@@ -81,9 +81,9 @@ func answering(config map[string]any) {
 	}})
 }
 
-// unchecked is answering without the ext_authz filter.
-func unchecked(config map[string]any) {
-	answering(config)
+// removeFilter is answering without the ext_authz filter.
+func removeFilter(config map[string]any) {
+	answerDirectly(config)
 	remove(config, "typed_per_filter_config")
 	replace(config, "http_filters", []any{map[string]any{
 		"name":         "envoy.filters.http.router",
@@ -129,14 +129,14 @@ func (w *world) throughEnvoy(ctx context.Context, t *testing.T, workers int) []*
 	}
 	overHTTP := plan{Name: "http", Forms: []form{f}}
 	for _, q := range p.Asks {
-		overHTTP.Asks = append(overHTTP.Asks, question{q.Token, 0})
+		overHTTP.Asks = append(overHTTP.Asks, planEntry{q.Token, 0})
 	}
 	w.client.learn(t, overHTTP)
-	alone := startEnvoy(t, workers, sidecar.address, unchecked)
+	alone := startEnvoy(t, workers, sidecar.address, removeFilter)
 	alone.name = noFilter
 	return []*compared{
-		{server: sidecar, want: 200, envoy: startEnvoy(t, workers, sidecar.address, answering)},
-		{server: same, want: 200, envoy: startEnvoy(t, workers, same.address, answering)},
+		{server: sidecar, want: 200, envoy: startEnvoy(t, workers, sidecar.address, answerDirectly)},
+		{server: same, want: 200, envoy: startEnvoy(t, workers, same.address, answerDirectly)},
 		{server: alone, want: 200, envoy: alone},
 	}
 }
@@ -172,33 +172,33 @@ const noFilter = "no filter"
 const connections = 32
 
 // saturated measures how many requests a second an Envoy with one worker can process.
-func saturated(ctx context.Context, t *testing.T, w *world) []kase {
-	return []kase{w.inTurns(ctx, t, "one worker", w.throughEnvoy(ctx, t, 1), *rounds, load{Plan: "http", Callers: connections})}
+func saturated(ctx context.Context, t *testing.T, w *world) []caseFigures {
+	return []caseFigures{w.inTurns(ctx, t, "one worker", w.throughEnvoy(ctx, t, 1), *rounds, load{Plan: "http", Callers: connections})}
 }
 
 // workers is saturated with two workers.
-func workers(ctx context.Context, t *testing.T, w *world) []kase {
-	return []kase{w.inTurns(ctx, t, "two workers", w.throughEnvoy(ctx, t, 2), *rounds, load{Plan: "http", Callers: connections})}
+func workers(ctx context.Context, t *testing.T, w *world) []caseFigures {
+	return []caseFigures{w.inTurns(ctx, t, "two workers", w.throughEnvoy(ctx, t, 2), *rounds, load{Plan: "http", Callers: connections})}
 }
 
 // second is the length of a turn in which p99 is measured.
 const second = time.Second
 
 // halfOfSaturation measures the latency at half of the maximum rate with keywicket.
-func halfOfSaturation(ctx context.Context, t *testing.T, w *world) []kase {
+func halfOfSaturation(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	sides := w.throughEnvoy(ctx, t, 1)[:2]
 	rate := w.saturation(ctx, t, sides[0]) / 2
 	l := load{Plan: "http", Callers: connections, For: second, Rate: rate, Details: true}
-	return []kase{w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", rate), sides, max(1, *rounds/2), l)}
+	return []caseFigures{w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", rate), sides, max(1, *rounds/2), l)}
 }
 
 // rates measures the latency at several fractions of saturation, for the plot.
-func rates(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+func rates(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := w.throughEnvoy(ctx, t, 1)
 	most := w.saturation(ctx, t, sides[0])
 	for _, share := range []float64{.1, .25, .5, .6, .7, .8, .9, 1} {
 		l := load{Plan: "http", Callers: 4 * connections, For: second, Rate: share * most, Details: true}
-		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", l.Rate), sides, fewer(), l))
+		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", l.Rate), sides, fewerRounds(), l))
 	}
 	return cases
 }

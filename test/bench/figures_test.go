@@ -36,11 +36,11 @@ type figure struct {
 	GRPC     string  `json:"grpc"`
 	Envoy    string  `json:"envoy"`
 	Postgres string  `json:"postgres"`
-	Cases    []kase  `json:"cases"`
+	Cases    []caseFigures  `json:"cases"`
 }
 
-// kase is a case of a row.
-type kase struct {
+// caseFigures is a case of a row.
+type caseFigures struct {
 	Name string `json:"name"`
 	// Base is the server with which the others are compared; empty: none.
 	Base string `json:"base,omitempty"`
@@ -66,12 +66,12 @@ const (
 	cached   quantity = "cache MiB"
 )
 
-func newCase(name string) kase {
-	return kase{Name: name, Servers: make(map[string]map[quantity][]float64)}
+func newCase(name string) caseFigures {
+	return caseFigures{Name: name, Servers: make(map[string]map[quantity][]float64)}
 }
 
 // add adds the value of a round, rounded to four significant digits: the measurement is not more precise.
-func (c *kase) add(server string, q quantity, value float64) {
+func (c *caseFigures) add(server string, q quantity, value float64) {
 	digits, err := strconv.ParseFloat(strconv.FormatFloat(value, 'g', 4, 64), 64)
 	if err != nil {
 		panic(err)
@@ -82,14 +82,14 @@ func (c *kase) add(server string, q quantity, value float64) {
 	c.Servers[server][q] = append(c.Servers[server][q], digits)
 }
 
-func (c *kase) median(server string, q quantity) float64 { return median(c.Servers[server][q]) }
+func (c *caseFigures) median(server string, q quantity) float64 { return median(c.Servers[server][q]) }
 
 // ratio returns the median of the ratios of each round.
-func (c *kase) ratio(server string, q quantity) float64 { return median(c.ratios(server, q)) }
+func (c *caseFigures) ratio(server string, q quantity) float64 { return median(c.ratios(server, q)) }
 
 // together returns the ratio over all rounds: of the CPU for all checks, or of the number of checks. It includes costs that
 // occur in few rounds and that the median hides, such as garbage collections. There is none for latencies.
-func (c *kase) together(server string, q quantity) (ratio float64, ok bool) {
+func (c *caseFigures) together(server string, q quantity) (ratio float64, ok bool) {
 	total := func(server string) (sum float64) {
 		checks := c.Servers[server][answers] // of each round, in proportion: all rounds have the same length
 		for i, v := range c.Servers[server][q] {
@@ -110,7 +110,7 @@ func (c *kase) together(server string, q quantity) (ratio float64, ok bool) {
 }
 
 // ratios returns the ratio to the base for each round. It returns none if the base lacks the quantity.
-func (c *kase) ratios(server string, q quantity) (all []float64) {
+func (c *caseFigures) ratios(server string, q quantity) (all []float64) {
 	base := c.Servers[c.Base][q]
 	for i, v := range c.Servers[server][q] {
 		if i < len(base) && server != c.Base {
@@ -233,10 +233,10 @@ func envoyVersion(t *testing.T) string {
 
 func figuresFile() string { return filepath.Join(*out, "figures.json") }
 
-// keep saves the figure, and replaces the earlier one of the same row.
-func keep(t *testing.T, f figure) {
+// saveFigure saves the figure, and replaces the earlier one of the same row.
+func saveFigure(t *testing.T, f figure) {
 	t.Helper()
-	all := append(slices.DeleteFunc(kept(t), func(old figure) bool { return old.Row == f.Row }), f)
+	all := append(slices.DeleteFunc(savedFigures(t), func(old figure) bool { return old.Row == f.Row }), f)
 	place := func(f figure) int { return slices.IndexFunc(allRows, func(r row) bool { return r.name == f.Row }) }
 	slices.SortFunc(all, func(a, b figure) int { return place(a) - place(b) })
 	text, err := json.MarshalIndent(all, "", "  ")
@@ -251,7 +251,7 @@ func keep(t *testing.T, f figure) {
 	}
 }
 
-func kept(t *testing.T) (all []figure) {
+func savedFigures(t *testing.T) (all []figure) {
 	t.Helper()
 	text, err := os.ReadFile(figuresFile())
 	if errors.Is(err, os.ErrNotExist) {

@@ -19,12 +19,12 @@ import (
 // A row of flatness compares three sidecars that differ in one number, and that take turns. The expected result is that the
 // CPU of a check does not depend on the number. The figures are ratios to the first sidecar.
 
-// room sets a cache.max_bytes that holds all tokens of a row.
-const room = "KEYWICKET_CACHE_MAX_BYTES=512MiB"
+// cacheForAll sets a cache.max_bytes that holds all tokens of a row.
+const cacheForAll = "KEYWICKET_CACHE_MAX_BYTES=512MiB"
 
 // flatRoutes measures tables of 20 to 3,000 routes, each with every form of the table's language. Small and large tables are
 // used with the same 2,000 pairs of a token and a route.
-func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	var sides []*compared
 	for _, n := range []int{20, 300, 3000} {
 		dir, made := generated(t, n)
@@ -35,7 +35,7 @@ func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 			p.Forms = append(p.Forms, w.form(t, e))
 		}
 		for i := range turns {
-			p.Asks = append(p.Asks, question{variedTokens + int64((i*8|writing)%sets), i * 7 % n})
+			p.Asks = append(p.Asks, planEntry{variedTokens + int64((i*8|writeScopes)%sets), i * 7 % n})
 		}
 		w.warm(ctx, t, s, p, 200)
 		sides = append(sides, &compared{server: s, want: 200, plan: p.Name})
@@ -44,7 +44,7 @@ func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 }
 
 // flat measures the sides in turn, with the first one as the base.
-func flat(ctx context.Context, t *testing.T, w *world, sides []*compared, l load) (cases []kase) {
+func flat(ctx context.Context, t *testing.T, w *world, sides []*compared, l load) (cases []caseFigures) {
 	t.Helper()
 	for _, n := range callers {
 		l.Callers = n
@@ -55,8 +55,8 @@ func flat(ctx context.Context, t *testing.T, w *world, sides []*compared, l load
 	return cases
 }
 
-// writing has a bit for each scope that the routes of generated tables need in addition to issues:read.
-const writing = 0b111 // issues:write, projects:read, projects:write
+// writeScopes has a bit for each scope that the routes of generated tables need in addition to issues:read.
+const writeScopes = 0b111 // issues:write, projects:read, projects:write
 
 // perGroup are the forms of a table's language. Each group of rows has them all. %d is the group's number.
 var perGroup = []struct{ row, method, path string }{
@@ -133,12 +133,12 @@ func (w *world) form(t *testing.T, e endpoint) form {
 
 // flatStored measures databases with 1,000 to 1,000,000 tokens. Of each it uses a thousand warm tokens, and the same tokens
 // without a cache, where each check makes a query.
-func flatStored(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+func flatStored(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	const asked = 1000
 	for _, c := range []struct {
 		name, setting string
 		warm          bool
-	}{{"warm", room, true}, {"no cache", "KEYWICKET_CACHE_MAX_BYTES=0", false}} {
+	}{{"warm", cacheForAll, true}, {"no cache", "KEYWICKET_CACHE_MAX_BYTES=0", false}} {
 		var sides []*compared
 		for _, n := range []int{1000, 100_000, 1_000_000} {
 			name := humanize.Comma(int64(n)) + " stored"
@@ -174,12 +174,12 @@ func spread(all []int, n int) (some []int) {
 }
 
 // flatWarm measures 1,000 to 100,000 warm tokens, used in turn.
-func flatWarm(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+func flatWarm(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	const stored = 100_000
 	databaseURL := w.database(t, "warm", stored)
 	var sides []*compared
 	for _, n := range []int{1000, 10_000, 100_000} {
-		s := w.keywicket(t, room, "KEYWICKET_DATABASE_URL="+databaseURL)
+		s := w.keywicket(t, cacheForAll, "KEYWICKET_DATABASE_URL="+databaseURL)
 		s.name = humanize.Comma(int64(n)) + " warm"
 		p := w.issues(s.name, equalTokens, upTo(n))
 		w.warm(ctx, t, s, p, 200)
@@ -189,11 +189,11 @@ func flatWarm(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 }
 
 // flatCallers is warm with one to 64 callers, for the plot.
-func flatCallers(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+func flatCallers(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := both(w.keywicket(t), w.noop(t, "", ""))
 	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(turns)), 200)
 	for _, n := range []int{1, 2, 4, 8, 16, 32, 64} {
-		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, fewer(), load{Plan: "warm", Callers: n}))
+		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, fewerRounds(), load{Plan: "warm", Callers: n}))
 	}
 	return cases
 }

@@ -311,7 +311,7 @@ func startSidecar(b *testing.B, binary, databaseURL string) string {
 	free := freeAddresses(b, 2)
 	checks, operations := free[0], free[1]
 	p, err := process.Start(process.Config{Path: binary, Args: []string{"serve"}, Env: append(os.Environ(),
-		"KEYWICKET_DATABASE_URL="+far(b, databaseURL), "KEYWICKET_DATABASE_FEED_URL="+databaseURL, "KEYWICKET_LISTEN_GRPC="+checks, "KEYWICKET_LISTEN_OPERATIONS="+operations,
+		"KEYWICKET_DATABASE_URL="+delayedDatabase(b, databaseURL), "KEYWICKET_DATABASE_FEED_URL="+databaseURL, "KEYWICKET_LISTEN_GRPC="+checks, "KEYWICKET_LISTEN_OPERATIONS="+operations,
 		"KEYWICKET_LISTEN_LAME_DUCK=0s")})
 	if err != nil {
 		b.Fatal(err)
@@ -331,8 +331,8 @@ func startSidecar(b *testing.B, binary, databaseURL string) string {
 	}
 }
 
-// far returns the database's URL through a proxy that delays its answers.
-func far(b *testing.B, databaseURL string) string {
+// delayedDatabase returns the database's URL through a proxy that delays its answers.
+func delayedDatabase(b *testing.B, databaseURL string) string {
 	b.Helper()
 	if *latency == 0 {
 		return databaseURL

@@ -119,7 +119,7 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.client.learn(t, plan{Name: "p", Forms: []form{f}, Asks: []question{{1, 0}, {2, 0}}})
+	w.client.learn(t, plan{Name: "p", Forms: []form{f}, Asks: []planEntry{{1, 0}, {2, 0}}})
 	before := s.cpu(t)
 	if r := w.client.run(t, load{Plan: "p", Address: s.address, Callers: 4, Checks: 100, Want: 200}); r.Checks != 100 || r.Seconds <= 0 {
 		t.Errorf("closed loop of 100 checks: %+v", r)

@@ -22,12 +22,12 @@ type httpConnection struct {
 // exchange sends an HTTP/1.1 request, reads the answer, and returns only the status.
 func (c *httpConnection) exchange(request, buffer []byte) (status int, _ []byte, err error) {
 	if c.conn == nil {
-		if c.conn, err = net.DialTimeout("tcp", c.address, patience); err != nil {
+		if c.conn, err = net.DialTimeout("tcp", c.address, answerTimeout); err != nil {
 			return 0, nil, err
 		}
 		c.reader = bufio.NewReader(c.conn)
 	}
-	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.conn.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
 		return 0, nil, err
 	}
 	if _, err := c.conn.Write(request); err != nil {

@@ -34,11 +34,11 @@ const clientVariable = "KEYWICKET_BENCH_CLIENT"
 type plan struct {
 	Name  string
 	Forms []form
-	Asks  []question
+	Asks  []planEntry
 }
 
-// question is one request of a plan.
-type question struct {
+// planEntry is one request of a plan.
+type planEntry struct {
 	Token int64
 	Form  int
 }
@@ -173,7 +173,7 @@ func serveLoad(commands io.Reader, results io.Writer) error {
 			lines <- c
 		}
 	}()
-	m := maker{plans: make(map[string]plan), grpc: make(map[string]*grpc.ClientConn), http: make(map[string][]*httpConnection)}
+	m := loadRunner{plans: make(map[string]plan), grpc: make(map[string]*grpc.ClientConn), http: make(map[string][]*httpConnection)}
 	for c := range lines {
 		var r result
 		var err error
@@ -192,8 +192,8 @@ func serveLoad(commands io.Reader, results io.Writer) error {
 	return nil
 }
 
-// maker runs loads. Its connections stay open between loads.
-type maker struct {
+// loadRunner runs loads. Its connections stay open between loads.
+type loadRunner struct {
 	plans map[string]plan
 	grpc  map[string]*grpc.ClientConn
 	http  map[string][]*httpConnection
@@ -203,7 +203,7 @@ type maker struct {
 type exchange func(request, buffer []byte) (status int, answer []byte, err error)
 
 // exchanges returns one exchange for each caller.
-func (m *maker) exchanges(l load) (all []exchange, err error) {
+func (m *loadRunner) exchanges(l load) (all []exchange, err error) {
 	if l.HTTP {
 		for len(m.http[l.Address]) < l.Callers {
 			m.http[l.Address] = append(m.http[l.Address], &httpConnection{address: l.Address})
@@ -234,7 +234,7 @@ func (m *maker) exchanges(l load) (all []exchange, err error) {
 func check(conn *grpc.ClientConn) exchange {
 	sent := metadata.AppendToOutgoingContext(context.Background(), "x-keywicket-client-address", "203.0.113.7")
 	return func(request, buffer []byte) (int, []byte, error) {
-		ctx, cancel := context.WithTimeout(sent, patience)
+		ctx, cancel := context.WithTimeout(sent, answerTimeout)
 		defer cancel()
 		if err := conn.Invoke(ctx, checkMethod, &request, &buffer); err != nil {
 			return 0, nil, err
@@ -244,7 +244,7 @@ func check(conn *grpc.ClientConn) exchange {
 	}
 }
 
-func (m *maker) run(l load) (result, error) {
+func (m *loadRunner) run(l load) (result, error) {
 	p, ok := m.plans[l.Plan]
 	if !ok || len(p.Asks) == 0 {
 		return result{}, fmt.Errorf("there is no plan %q", l.Plan)
@@ -388,8 +388,8 @@ func (c *caller) run(next func() (n int, due time.Time, ok bool)) error {
 	}
 }
 
-// patience is the time limit of an answer. Envoy's own limit is 0.5 s, but a machine may be busy with something else.
-const patience = 5 * time.Second
+// answerTimeout is the time limit of an answer. Envoy's own limit is 0.5 s, but a machine may be busy with something else.
+const answerTimeout = 5 * time.Second
 
 // statusOf returns the status that a client of Envoy would get: 200, or the status of the denial. It decodes no other part
 // of the answer.

@@ -27,7 +27,7 @@ var (
 type row struct {
 	name    string
 	long    bool // it takes minutes
-	measure func(ctx context.Context, t *testing.T, w *world) []kase
+	measure func(ctx context.Context, t *testing.T, w *world) []caseFigures
 }
 
 var allRows = []row{
@@ -82,7 +82,7 @@ func TestMeasure(t *testing.T) {
 			}
 			f := w.newFigure(t, r.name)
 			f.Cases = r.measure(ctx, t, w)
-			keep(t, f)
+			saveFigure(t, f)
 			publish(t)
 			t.Log("\n" + describe(f))
 		})
@@ -107,11 +107,11 @@ func choose(t *testing.T, names string) (chosen []row) {
 
 var callers = []int{4, 16}
 
-// fewer returns the number of rounds for slow measurements and those without a goal.
-func fewer() int { return max(1, *rounds/4) }
+// fewerRounds returns the number of rounds for slow measurements and those without a goal.
+func fewerRounds() int { return max(1, *rounds/4) }
 
 // control compares the no-op server with a second one. It shows the difference that the harness reports where there is none.
-func control(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+func control(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	one, other := w.noop(t, "", ""), w.noop(t, "", "")
 	one.name = "no-op, again"
 	w.client.learn(t, w.issues("warm", variedTokens, smallSets(turns)))
@@ -122,7 +122,7 @@ func control(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 }
 
 // warm measures checks of cached tokens, each with another issue.
-func warm(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+func warm(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := both(w.keywicket(t), w.noop(t, "", ""))
 	p := w.issues("warm", variedTokens, smallSets(turns))
 	w.warm(ctx, t, sides[0].server, p, 200)
@@ -133,7 +133,7 @@ func warm(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 }
 
 // headers is warm with every request header in the check, as Envoy sends them if allowed_headers is not set.
-func headers(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+func headers(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := both(w.keywicket(t), w.noop(t, "", ""))
 	p := w.issues("headers", variedTokens, smallSets(turns))
 	p.Forms = capture(t, w.endpoints, true)
@@ -146,7 +146,7 @@ func headers(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 }
 
 // denial measures a 401 for a token that is cached as unknown, and a 403 for a token without the scope.
-func denial(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+func denial(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := both(w.keywicket(t), w.noop(t, "", ""))
 	sets := smallSets(turns + 1)[1:]
 	for _, c := range []struct {
@@ -155,7 +155,7 @@ func denial(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 		want  int
 		named string
 	}{
-		{"unknown", unknownTokens, 401, "401 unknown"}, {"missing", pooredTokens, 403, "403 missing_scope"},
+		{"unknown", unknownTokens, 401, "401 unknown"}, {"missing", unscopedTokens, 403, "403 missing_scope"},
 	} {
 		w.warm(ctx, t, sides[0].server, w.issues(c.name, c.from, sets), c.want)
 		for _, n := range callers {
@@ -167,10 +167,10 @@ func denial(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 }
 
 // first measures the first decision of a token on a route.
-func first(ctx context.Context, t *testing.T, w *world) []kase { return w.firstDecisions(ctx, t) }
+func first(ctx context.Context, t *testing.T, w *world) []caseFigures { return w.firstDecisions(ctx, t) }
 
 // evaluated is first with a rule that prevents tokens from sharing a decision: OPA evaluates each one.
-func evaluated(ctx context.Context, t *testing.T, w *world) []kase {
+func evaluated(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
 		t.Fatal(err)
@@ -187,7 +187,7 @@ deny contains {"code": "FORBIDDEN", "reason": "missing_scope"} if count(input.pr
 
 // firstDecisions measures tokens that are cached from another route, on routes that other tokens have used. No two tokens
 // have the same scopes. When no pair is left, it restarts the sidecar.
-func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...string) (cases []kase) {
+func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...string) (cases []caseFigures) {
 	t.Helper()
 	const warming = 0 // GET /api/issues
 	rich := smallSets(sets)
@@ -196,11 +196,11 @@ func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...st
 	used := plan{Name: "routes", Forms: w.forms}
 	known := plan{Name: "known", Forms: w.forms}
 	for n, set := range rich {
-		known.Asks = append(known.Asks, question{int64(variedTokens + set), warming})
+		known.Asks = append(known.Asks, planEntry{int64(variedTokens + set), warming})
 		// The first few tokens use every route once.
 		for route := range w.endpoints {
 			if n < len(w.endpoints) && route != warming && w.may(set, route) {
-				used.Asks = append(used.Asks, question{int64(variedTokens + set), route})
+				used.Asks = append(used.Asks, planEntry{int64(variedTokens + set), route})
 			}
 		}
 	}
@@ -208,7 +208,7 @@ func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...st
 	for shift := range len(w.endpoints) {
 		for n, set := range rich[len(w.endpoints):] {
 			if route := (n + shift) % len(w.endpoints); route != warming && w.may(set, route) {
-				all.Asks = append(all.Asks, question{int64(variedTokens + set), route})
+				all.Asks = append(all.Asks, planEntry{int64(variedTokens + set), route})
 			}
 		}
 	}
@@ -248,7 +248,7 @@ func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...st
 }
 
 // unixSocket is warm over a Unix socket.
-func unixSocket(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+func unixSocket(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	dir := t.TempDir()
 	sides := both(w.keywicket(t, "KEYWICKET_LISTEN_GRPC=unix://"+filepath.Join(dir, "keywicket")), w.noop(t, "unix://"+filepath.Join(dir, "noop"), ""))
 	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(turns)), 200)
@@ -259,13 +259,13 @@ func unixSocket(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 }
 
 // halfCore is warm with each server limited to half of a processor. Its latency includes whole periods without a processor.
-func halfCore(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+func halfCore(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	w.within = newGroup(t, 0.5)
 	defer func() { w.within = nil }()
 	sides := both(w.keywicket(t), w.noop(t, "", ""))
 	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(turns)), 200)
 	for _, n := range callers {
-		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, fewer(), load{Plan: "warm", Callers: n, For: 4 * *turn, Details: true}))
+		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, fewerRounds(), load{Plan: "warm", Callers: n, For: 4 * *turn, Details: true}))
 	}
 	return cases
 }

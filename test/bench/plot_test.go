@@ -149,7 +149,7 @@ func flatPlot(all []figure) plot {
 		file: "flat.svg", Title: "CPU of a check, as a ratio to that of the smallest", across: "routes or tokens", up: "ratio",
 		linearY: true, marksX: []float64{10, 100, 1000, 10_000, 100_000, 1_000_000}, marksY: []float64{0, .2, .4, .6, .8, 1, 1.2, 1.4},
 	}
-	for _, s := range []struct{ row, kase, name, color string }{
+	for _, s := range []struct{ row, caseFigures, name, color string }{
 		{"routes", "16 callers", "routes", orange},
 		{"tokens", "16 callers", "warm tokens", blue},
 		{"stored", "no cache, 16 callers", "stored tokens, no cache", green},
@@ -159,7 +159,7 @@ func flatPlot(all []figure) plot {
 			continue
 		}
 		for _, c := range f.Cases {
-			if c.Name != s.kase {
+			if c.Name != s.caseFigures {
 				continue
 			}
 			l := line{name: s.name, color: s.color}

@@ -33,7 +33,7 @@ func (s *compared) to(l load) load {
 }
 
 // inTurns runs the load on each side in turn, so that other activity of the machine affects all sides.
-func (w *world) inTurns(ctx context.Context, t *testing.T, name string, sides []*compared, rounds int, l load) kase {
+func (w *world) inTurns(ctx context.Context, t *testing.T, name string, sides []*compared, rounds int, l load) caseFigures {
 	t.Helper()
 	c := newCase(name)
 	c.Base = sides[min(1, len(sides)-1)].name
@@ -49,7 +49,7 @@ func (w *world) inTurns(ctx context.Context, t *testing.T, name string, sides []
 }
 
 // round runs one turn of each side. Another side starts each round. It returns how many checks the first side has answered.
-func (w *world) round(ctx context.Context, t *testing.T, c *kase, round int, sides []*compared, l load) (checks int) {
+func (w *world) round(ctx context.Context, t *testing.T, c *caseFigures, round int, sides []*compared, l load) (checks int) {
 	t.Helper()
 	l.For = cmp.Or(l.For, *turn)
 	for i := range sides {
@@ -89,7 +89,7 @@ func (w *world) issues(name string, from int64, sets []int) plan {
 	p := plan{Name: name, Forms: w.forms}
 	route := w.route("GET", "/api/issues/{id}")
 	for _, set := range sets {
-		p.Asks = append(p.Asks, question{from + int64(set), route})
+		p.Asks = append(p.Asks, planEntry{from + int64(set), route})
 	}
 	return p
 }

@@ -28,7 +28,7 @@ const workspaceSlug = "acme"
 // The first numbers of groups of tokens. Each group has some thousands of numbers. The last one has as many as a row needs.
 const (
 	variedTokens  = 0           // each has another set of scopes, and issues:read
-	pooredTokens  = 1_000_000   // lack issues:read
+	unscopedTokens  = 1_000_000   // lack issues:read
 	unknownTokens = 2_000_000   // are not stored
 	equalTokens   = 100_000_000 // have the same scopes
 )
@@ -132,7 +132,7 @@ func (w *world) fill(t testing.TB, databaseURL string) {
 		scopes = append(scopes, "{"+strings.Join(append([]string{"issues:read"}, scopesOf(set)...), ",")+"}")
 	}
 	for _, set := range smallSets(turns + 1)[1:] {
-		numbers = append(numbers, int64(pooredTokens+set))
+		numbers = append(numbers, int64(unscopedTokens+set))
 		scopes = append(scopes, "{"+strings.Join(scopesOf(set), ",")+"}")
 	}
 	if _, err := w.db.ExecContext(t.Context(), `

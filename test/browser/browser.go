@@ -18,8 +18,8 @@ import (
 	"github.com/keywicket/keywicket/internal/fetched"
 )
 
-// patience is the time limit of a step. It is long because CI is slow, and short compared with a test's own limit.
-const patience = 30 * time.Second
+// stepTimeout is the time limit of a step. It is long because CI is slow, and short compared with a test's own limit.
+const stepTimeout = 30 * time.Second
 
 var errNone = errors.New(`no Chromium: run "make .tools/chromium", or set CHROMIUM to its binary`)
 
@@ -75,7 +75,7 @@ func Start(ctx context.Context) (*Browser, error) {
 	quiet := func(string, ...any) {} // about events that are newer than chromedp; failures are returned as errors
 	browser, _ := chromedp.NewContext(allocator, chromedp.WithLogf(quiet), chromedp.WithErrorf(quiet))
 	// The browser ends with the context of its first step, so that context has no deadline.
-	ctx, started := context.WithTimeout(ctx, patience)
+	ctx, started := context.WithTimeout(ctx, stepTimeout)
 	defer started()
 	late := context.AfterFunc(ctx, cancel)
 	if err := chromedp.Do(browser); err != nil {

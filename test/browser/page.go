@@ -41,7 +41,7 @@ func open(t testing.TB, parent context.Context, options ...chromedp.ContextOptio
 	ctx, cancel := chromedp.NewContext(parent, options...)
 	t.Cleanup(cancel)
 	// The tab ends with the context of its first step, so that context has no deadline.
-	late := time.AfterFunc(patience, cancel)
+	late := time.AfterFunc(stepTimeout, cancel)
 	defer late.Stop()
 	if err := chromedp.Do(ctx); err != nil {
 		t.Fatalf("open a tab: %v", err)
@@ -52,7 +52,7 @@ func open(t testing.TB, parent context.Context, options ...chromedp.ContextOptio
 // do runs a step of the page.
 func do[T any](p *Page, what string, step chromedp.Action[T]) T {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	ctx, cancel := context.WithTimeout(p.ctx, stepTimeout)
 	defer cancel()
 	value, err := chromedp.Run(ctx, step)
 	if err != nil {
@@ -119,7 +119,7 @@ func (p *Page) Enter() int {
 
 func (p *Page) load(what string, step chromedp.Action[chromedp.Void]) int {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	ctx, cancel := context.WithTimeout(p.ctx, stepTimeout)
 	defer cancel()
 	response, err := chromedp.RunResponse(ctx, step)
 	if err != nil {
@@ -195,7 +195,7 @@ func (p *Page) Eval(expression string, out any) {
 // Await waits until a JavaScript expression is true, in this page or in a later page of the tab.
 func (p *Page) Await(condition string) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	ctx, cancel := context.WithTimeout(p.ctx, stepTimeout)
 	defer cancel()
 	for {
 		met, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("Boolean("+condition+")"))

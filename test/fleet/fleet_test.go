@@ -22,8 +22,8 @@ import (
 var format = authz.CredentialFormat{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live,
 	VisiblePrefix: 16, BodyLength: 40}
 
-// patience is the time limit of every step on a busy machine.
-const patience = 2 * time.Minute
+// stepTimeout is the time limit of every step on a busy machine.
+const stepTimeout = 2 * time.Minute
 
 // fleet is a number of sidecars that use their own database.
 type fleet struct {
@@ -61,7 +61,7 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 			t.Error(err)
 		}
 	})
-	own := with(t, server.URL(f.name), "application_name", "fleet")
+	own := withParameter(t, server.URL(f.name), "application_name", "fleet")
 	f.db = open(t, own)
 	if _, err := store.Migrate(t.Context(), f.db); err != nil {
 		t.Fatal(err)
@@ -76,7 +76,7 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 	}
 
 	config := store.Config{
-		URL: with(t, server.URL(f.name), "role", "keywicket_sidecar"), NoHints: !hints, LookupTimeout: patience,
+		URL: withParameter(t, server.URL(f.name), "role", "keywicket_sidecar"), NoHints: !hints, LookupTimeout: stepTimeout,
 		// No answer is looked up again only because of its age.
 		Cache: cache.Config{MaxBytes: cache.MinBytes, StalenessBound: staleness, MaxAge: time.Hour},
 	}
@@ -155,8 +155,8 @@ func open(t *testing.T, databaseURL string) *sqlx.DB {
 	return db
 }
 
-// with adds a parameter to a URL.
-func with(t *testing.T, databaseURL, key, value string) string {
+// withParameter adds a parameter to a URL.
+func withParameter(t *testing.T, databaseURL, key, value string) string {
 	t.Helper()
 	u, err := url.Parse(databaseURL)
 	if err != nil {
@@ -205,7 +205,7 @@ func (f *fleet) must(t *testing.T, do func(int, *store.Directory) error) {
 }
 
 func eventually(what string, holds func() bool) error {
-	for end := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(stepTimeout); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			return errors.New("waited in vain: " + what)
 		}
@@ -251,8 +251,8 @@ func (f *fleet) remember(t *testing.T, tokens []token) {
 	})
 }
 
-// revoked requires every sidecar to deny each token.
-func (f *fleet) revoked(t *testing.T, tokens []token) {
+// requireRevoked requires every sidecar to deny each token.
+func (f *fleet) requireRevoked(t *testing.T, tokens []token) {
 	t.Helper()
 	f.must(t, func(_ int, d *store.Directory) error {
 		for _, k := range tokens {
@@ -334,7 +334,7 @@ func (w *watch) commit() {
 // for direct sidecars, pooled for those behind the pooler. A sidecar that has read n commits has read the first n: a reading
 // of the log misses no earlier commit.
 func (w *watch) until(commits int) (took, pooled []time.Duration, missed int) {
-	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(stepTimeout); ; time.Sleep(time.Millisecond) {
 		w.mu.Lock()
 		committed := w.committed
 		w.mu.Unlock()
@@ -361,8 +361,8 @@ func (w *watch) until(commits int) (took, pooled []time.Duration, missed int) {
 	}
 }
 
-// twice counts the changes that sidecars have read more than once.
-func (w *watch) twice() (n int) {
+// duplicates counts the changes that sidecars have read more than once.
+func (w *watch) duplicates() (n int) {
 	for i, d := range w.fleet.sidecars {
 		changes, _ := d.Heard()
 		n += int(changes-w.before[i]) - w.heard[i] //nolint:gosec // some dozens
@@ -401,9 +401,9 @@ func TestEverySidecarHearsEveryChange(t *testing.T) {
 			if _, _, missed := w.until(len(tokens)); missed > 0 {
 				t.Errorf("%d changes were missed", missed)
 			}
-			f.revoked(t, tokens)
+			f.requireRevoked(t, tokens)
 			// With hints, a reading that started earlier may end after them and repeat their changes.
-			if n := w.twice(); n > 0 && !c.hints {
+			if n := w.duplicates(); n > 0 && !c.hints {
 				t.Errorf("%d changes were heard twice", n)
 			}
 			each := 2 // one for look-ups, one for reading the log

@@ -113,7 +113,7 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	f.remember(t, kept)
 	time.Sleep(10 * time.Second) // until the use of the tokens is written
 
-	m.Megabytes = private(t) / float64(sidecars)
+	m.Megabytes = privateMemory(t) / float64(sidecars)
 	connections := func() (each float64) {
 		direct, ofPooler := f.connections(t)
 		m.PoolerConnections = max(m.PoolerConnections, ofPooler)
@@ -148,12 +148,12 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	if len(behind) > 0 {
 		m.PooledP50, m.PooledP99 = milliseconds(behind[len(behind)/2]), milliseconds(behind[len(behind)*99/100])
 	}
-	f.revoked(t, kept[:1]) // queries each sidecar, so that the fleet is no longer at rest
+	f.requireRevoked(t, kept[:1]) // queries each sidecar, so that the fleet is no longer at rest
 	connections()
 	if hints && !pooled {
 		m.BareP99 = f.bareListeners(t)
 	}
-	if n := w.twice(); n > 0 && !hints {
+	if n := w.duplicates(); n > 0 && !hints {
 		t.Errorf("%d changes were heard twice", n)
 	}
 	if sidecars >= 1000 && !pooled {
@@ -165,7 +165,7 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	if m.PoolerConnections > poolSize || pooled == (m.PoolerConnections == 0) {
 		t.Errorf("the pooler has %d connections", m.PoolerConnections)
 	}
-	keep(t, m)
+	saveFigure(t, m)
 	t.Logf("%+v", m)
 }
 
@@ -180,7 +180,7 @@ func (f *fleet) bareListeners(t *testing.T) float64 {
 	var arrived [notifications][]time.Time
 	var listening sync.WaitGroup
 	for range f.sidecars {
-		l := pq.NewListener(with(t, server.URL("postgres"), "application_name", "bare"), time.Second, time.Second, nil)
+		l := pq.NewListener(withParameter(t, server.URL("postgres"), "application_name", "bare"), time.Second, time.Second, nil)
 		defer func() { _ = l.Close() }()
 		if err := l.Listen(channel); err != nil {
 			t.Fatal(err)
@@ -295,7 +295,7 @@ func (f *fleet) withOpenTransaction(t *testing.T, m *figure, open token) {
 	}); err != nil {
 		t.Error(err)
 	}
-	f.revoked(t, []token{open})
+	f.requireRevoked(t, []token{open})
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
@@ -405,8 +405,8 @@ func stat(pid int) (parent int, fields []string, err error) {
 	return parent, fields, err
 }
 
-// private returns the unshared memory of all Postgres processes, in megabytes.
-func private(t *testing.T) (megabytes float64) {
+// privateMemory returns the unshared memory of all Postgres processes, in megabytes.
+func privateMemory(t *testing.T) (megabytes float64) {
 	t.Helper()
 	for _, p := range processes(t) {
 		rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.pid))
@@ -432,8 +432,8 @@ func ownCPU(t *testing.T) time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// keep saves the figure, and replaces the earlier one of the same fleet.
-func keep(t *testing.T, m figure) {
+// saveFigure saves the figure, and replaces the earlier one of the same fleet.
+func saveFigure(t *testing.T, m figure) {
 	t.Helper()
 	all := slices.DeleteFunc(kept(t), func(old figure) bool {
 		return old.Sidecars == m.Sidecars && old.Hints == m.Hints && old.Pooled == m.Pooled && old.Bound == m.Bound

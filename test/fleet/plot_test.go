@@ -10,9 +10,9 @@ import (
 
 const plot = "../../docs/scaling.svg"
 
-// before has the figures of the earlier design: each sidecar sent nonces through NOTIFY. They were measured with bare
+// earlierDesign has the figures of the earlier design: each sidecar sent nonces through NOTIFY. They were measured with bare
 // listeners, until two cores were no longer sufficient.
-var before = []figure{{Sidecars: 10, Cores: 0.02}, {Sidecars: 50, Cores: 0.12}, {Sidecars: 100, Cores: 0.36}}
+var earlierDesign = []figure{{Sidecars: 10, Cores: 0.02}, {Sidecars: 50, Cores: 0.12}, {Sidecars: 100, Cores: 0.36}}
 
 // The plot and the table of the documents match the figures. `make fleet` draws the plot again; the table has to be copied.
 func TestDocsShowTheFigures(t *testing.T) {
@@ -135,7 +135,7 @@ func draw(all []figure) string {
 	}
 	line("log, hints on", "#d55e00", "none", on, 40)
 	line("log, hints off", "#0072b2", "none", off, 60)
-	line("nonces, before", "#777", "6 4", before, 80)
+	line("nonces, before", "#777", "6 4", earlierDesign, 80)
 	// From here on the nonces were late, and the cost is only known to be at least the available processors.
 	put(`<path d="M%.1f %.1fL%.1f %.1fH%.1f" fill="none" stroke="#777" stroke-width="2" stroke-dasharray="2 4"/>`,
 		x(100), y(0.36), x(200), y(highest), x(400))

@@ -72,8 +72,8 @@ type Pooler struct {
 	failed   error // the error of the last restart
 }
 
-// patience is the time limit of a start, which takes some milliseconds.
-const patience = 30 * time.Second
+// startTimeout is the time limit of a start, which takes some milliseconds.
+const startTimeout = 30 * time.Second
 
 var errNone = errors.New(`no PgBouncer: run "make .tools/pgbouncer", or set PGBOUNCER to its binary`)
 
@@ -204,7 +204,7 @@ func (p *Pooler) run(ctx context.Context) (err error) {
 	if err := p.begin(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -309,7 +309,7 @@ func (p *Pooler) Close() error {
 	p.closed = true
 	err := p.failed
 	if p.process != nil {
-		err = errors.Join(err, p.process.Stop(patience), p.process.Err())
+		err = errors.Join(err, p.process.Stop(startTimeout), p.process.Err())
 	}
 	if p.dir != "" {
 		err = errors.Join(err, os.RemoveAll(p.dir))

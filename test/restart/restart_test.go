@@ -8,9 +8,9 @@ import (
 	"github.com/keywicket/keywicket/demo"
 )
 
-// byTurns restarts the sidecars one after the other, as an orchestrator does: it stops the next one when the one before is
+// restartInTurn restarts the sidecars one after the other, as an orchestrator does: it stops the next one when the one before is
 // ready. No request may fail. The optional functions run as soon as a sidecar got the signal to stop, and when it is ready.
-func byTurns(t *testing.T, s *stack, restarts int, stopping, ready func(*demo.Sidecar)) {
+func restartInTurn(t *testing.T, s *stack, restarts int, stopping, ready func(*demo.Sidecar)) {
 	t.Helper()
 	l := s.begin(t)
 	time.Sleep(quiet)
@@ -45,7 +45,7 @@ func byTurns(t *testing.T, s *stack, restarts int, stopping, ready func(*demo.Si
 
 func TestRestartsByTurns(t *testing.T) {
 	s := start(t, demo.Config{Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=3s"}})
-	byTurns(t, s, 20, nil, nil)
+	restartInTurn(t, s, 20, nil, nil)
 }
 
 // Envoy's health checks detect a stopping sidecar before it stops.
@@ -56,7 +56,7 @@ func TestRestartsWithoutRetries(t *testing.T) {
 			return edited(t, config, func(document object) { removeRetries(document) })
 		},
 	})
-	byTurns(t, s, 4, nil, nil)
+	restartInTurn(t, s, 4, nil, nil)
 }
 
 // If a control plane removes the endpoint of an unready sidecar, neither retries nor health checks are needed. The control
@@ -73,7 +73,7 @@ func TestRestartsBehindAControlPlane(t *testing.T) {
 			})
 		},
 	})
-	byTurns(t, s, 4, func(stopping *demo.Sidecar) {
+	restartInTurn(t, s, 4, func(stopping *demo.Sidecar) {
 		awaitUnready(t, stopping)
 		time.Sleep(300 * time.Millisecond)
 		for _, other := range s.Sidecars {
