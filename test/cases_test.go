@@ -106,7 +106,7 @@ func (s scenario) validate() error {
 		return fmt.Errorf("the seed %q is not a line of a document", s.Seed)
 	}
 	if s.Name == "" || len(s.Steps) == 0 {
-		return errors.New("a case has a name and steps")
+		return errors.New("a case needs a name and steps")
 	}
 	for i, st := range s.Steps {
 		kinds := 0
@@ -121,11 +121,11 @@ func (s scenario) validate() error {
 		case kinds != 1:
 			return fmt.Errorf("step %d is not one of the kinds of steps", i+1)
 		case (st.Request != nil) != (st.Expect != ""):
-			return fmt.Errorf("step %d: a request has an expectation, and nothing else has", i+1)
+			return fmt.Errorf("step %d: expect is required for a request, and invalid for other steps", i+1)
 		case strings.HasSuffix(st.Expect, " missing_scope") != (st.RequiredScopes != nil):
-			return fmt.Errorf("step %d: the required scopes are told with missing_scope, and only with it", i+1)
+			return fmt.Errorf("step %d: required_scopes is required for missing_scope, and invalid for other outcomes", i+1)
 		case st.Seen != nil && !strings.HasPrefix(st.Expect, "200 "):
-			return fmt.Errorf("step %d: an upstream sees what is allowed, and nothing else", i+1)
+			return fmt.Errorf("step %d: seen is valid only for an allowed request", i+1)
 		}
 	}
 	return nil
@@ -261,7 +261,7 @@ func (p *caseRun) field(t *testing.T, name, field string) string {
 	}
 	value, ok := object[field]
 	if !ok {
-		t.Fatalf("nothing is called %s.%s", name, field)
+		t.Fatalf("%s.%s is not defined", name, field)
 	}
 	return value
 }

@@ -42,13 +42,13 @@ func (c *consentStack) signedIn(t *testing.T, email, address string) *browser.Pa
 	t.Helper()
 	p := c.browser.Page(t)
 	if status := p.Visit(address); status != http.StatusOK || !strings.Contains(p.URL(), "/login?") {
-		t.Fatalf("who is not signed in is at %s, %d", p.URL(), status)
+		t.Fatalf("without a sign-in the browser is at %s, %d", p.URL(), status)
 	}
 	var name string
 	p.Eval(`[...document.querySelectorAll("button")].findIndex(b => b.textContent === "Sign in as `+email+`") + 1 + ""`, &name)
 	p.Follow(`p:nth-of-type(` + name + `) > button`)
 	if p.URL() != address+"&returned=1" {
-		t.Fatalf("who has signed in is at %s", p.URL())
+		t.Fatalf("after the sign-in the browser is at %s", p.URL())
 	}
 	return p
 }
@@ -61,7 +61,7 @@ func (c *consentStack) answer(t *testing.T, p *browser.Page, status int) url.Val
 		t.Fatalf("the user is at %s, %d: %s", p.URL(), status, p.Text("body"))
 	}
 	if q := at.Query(); q.Get("state") != "random_state" || q.Get("iss") != c.Velocity {
-		t.Errorf("the app is told %v", q)
+		t.Errorf("the app received %v", q)
 	}
 	return at.Query()
 }
@@ -94,7 +94,7 @@ func TestConsentPageInChromium(t *testing.T) {
 		p := c.signedIn(t, ada, c.ask())
 		for _, want := range []string{"Allow Planner to act for you?", ada, "Read issues and comments", "Target workspace", "http://127.0.0.1:"} {
 			if text := p.Text("main"); !strings.Contains(text, want) {
-				t.Errorf("nothing of %q in %s", want, text)
+				t.Errorf("%q is missing in %s", want, text)
 			}
 		}
 		if status := p.Follow(allow); status != http.StatusUnprocessableEntity || p.Text(`[role="alert"]`) != "Choose at least one workspace." {
@@ -120,13 +120,13 @@ func TestConsentPageInChromium(t *testing.T) {
 		p := c.signedIn(t, ada, c.ask())
 		p.Press("\t \t\t\t") // the first box, the second, Deny, Allow
 		if p.Eval(`document.activeElement.value`, new(string)); p.Focused() != "button" {
-			t.Errorf("the keyboard is at %s", p.Focused())
+			t.Errorf("the keyboard focus is at %s", p.Focused())
 		}
 		if q := c.answer(t, p, p.Enter()); q.Get("code") == "" {
 			t.Errorf("%v", q)
 		}
 	})
-	t.Run("an app that may not ask", func(t *testing.T) {
+	t.Run("an app with an invalid request", func(t *testing.T) {
 		p := c.browser.Page(t)
 		if status := p.Visit(c.ask("redirect_uri", c.native.URL+"/callback/../else")); status != http.StatusBadRequest || !strings.HasPrefix(p.URL(), c.Velocity) {
 			t.Errorf("%d at %s", status, p.URL())
@@ -134,7 +134,7 @@ func TestConsentPageInChromium(t *testing.T) {
 		accessible(t, p, "mistake")
 	})
 	// Chromium applies the page's policy to every redirect that follows a form.
-	t.Run("an app that leads on", func(t *testing.T) {
+	t.Run("an app that redirects again", func(t *testing.T) {
 		elsewhere := c.page(t, "elsewhere.localhost", "Somewhere else.")
 		native := c.native
 		defer func() { c.native = native }()
@@ -153,12 +153,12 @@ func TestConsentPageInChromium(t *testing.T) {
 			t.Errorf("%d at %s", status, p.URL())
 		}
 		if text := p.Text("main"); !strings.Contains(text, "not with an account that is known here") {
-			t.Errorf("the user reads %s", text)
+			t.Errorf("the page shows %s", text)
 		}
 		p.Follow("main a")
 		p.Follow("button")
 		if text := p.Text("main"); !strings.Contains(text, "Allow Planner") {
-			t.Errorf("who has signed in again reads %s", text)
+			t.Errorf("after another sign-in the page shows %s", text)
 		}
 	})
 	t.Run("framed", func(t *testing.T) {
@@ -197,7 +197,7 @@ func TestConsentPageInChromium(t *testing.T) {
 			t.Error("there is a grant")
 		}
 	})
-	t.Run("for everybody, on every screen", func(t *testing.T) {
+	t.Run("accessible on every screen", func(t *testing.T) {
 		grace := operator[store.User](t, c.Stack, "user", "create", "--email", strings.Repeat("grace", 12)+"@"+strings.Repeat("a-long-name.", 10)+"example")
 		c.SignIn.Admit(grace.ID, grace.Email)
 		for n := range 12 {
@@ -240,7 +240,7 @@ func accessible(t *testing.T, p *browser.Page, name string) {
 				t.Errorf("%s, %d pixels, %s: %s", name, width, scheme, violation)
 			}
 			if p.Overflows() {
-				t.Errorf("%s, %d pixels: it has to be scrolled sideways", name, width)
+				t.Errorf("%s, %d pixels: the page needs horizontal scrolling", name, width)
 			}
 			if dir := os.Getenv("SCREENSHOTS"); dir != "" {
 				if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%d-%s.png", name, width, scheme)), p.Screenshot(), 0o600); err != nil {

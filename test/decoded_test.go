@@ -298,7 +298,7 @@ func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 		t.Logf("%s: %d trials: %v", api, len(trials), kinds)
 		for _, kind := range trialKinds {
 			if kinds[kind] < 50 && (kind != holdsSpecial || right.special != "") {
-				t.Errorf("%s: few requests are %s", api, kind)
+				t.Errorf("%s: too few requests are %s", api, kind)
 			}
 		}
 
@@ -313,7 +313,7 @@ func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 			j := right
 			careless(&j)
 			if found := j.faults(trials); len(found[otherOutcome]) == 0 || len(found[otherDirect]) == 0 {
-				t.Errorf("%s: a judge that %s agrees with the sidecar", api, name)
+				t.Errorf("%s: the trials do not detect a judge that %s", api, name)
 			}
 		}
 	}
@@ -340,7 +340,7 @@ func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 		}
 		s.serve(t, "plain", python, c.edits...)
 		for _, fault := range s.notFound(t, python, c.faults...) {
-			t.Errorf("with the upstream %q and Envoy's %q there is no trial of which %s", c.python, c.edits, fault)
+			t.Errorf("with the upstream %q and Envoy's edits %q no trial has the fault: %s", c.python, c.edits, fault)
 		}
 	}
 }
@@ -363,7 +363,7 @@ func TestRawRowsInAPolicyAreFound(t *testing.T) {
 	s := startDecodedStack(t, config)
 	s.serve(t, "plain", s.python)
 	for _, fault := range s.notFound(t, s.python, otherRoute, otherOutcome, otherDirect) {
-		t.Errorf("there is no trial of which %s", fault)
+		t.Errorf("no trial has the fault: %s", fault)
 	}
 }
 

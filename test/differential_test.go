@@ -143,9 +143,9 @@ func (l *reconnecting) put(t *testing.T, m message) (s observation) {
 // pathResult is the result for one path.
 type pathResult struct {
 	path           string
-	envoy, checked observation  // from the listener without the check, and from the listener with it
-	reached        int64  // requests that reached the upstream from the listener with the check
-	raw, direct    string // outcomes of direct checks: of the original path, and of the path that Envoy passes on, if any
+	envoy, checked observation // from the listener without the check, and from the listener with it
+	reached        int64       // requests that reached the upstream from the listener with the check
+	raw, direct    string      // outcomes of direct checks: of the original path, and of the path that Envoy passes on, if any
 }
 
 // view sends the paths to both listeners, and checks them directly.
@@ -180,13 +180,13 @@ func (v *uncheckedStack) decide(t *testing.T, p string) string {
 
 // The faults of a pathResult.
 const (
-	leak         = "it reached the upstream without an allow"
-	otherRefusal = "Envoy refuses it, and answers otherwise where it checks"
-	otherAnswer  = "the answer is not the one for the path that Envoy passes on"
-	otherPath    = "the upstream got another path than Envoy passes on"
-	unstable     = "it is allowed as it is, by a PEP that changes nothing, and Envoy refuses it or passes on another one"
-	nowhere      = "it is allowed, and no route"
-	ambiguous    = "it is allowed, and can be read in another way"
+	leak         = "the path reached the upstream without an allow"
+	otherRefusal = "Envoy refuses the path, and answers differently where it checks"
+	otherAnswer  = "the answer differs from that for the path that Envoy passes on"
+	otherPath    = "the upstream received another path than Envoy passes on"
+	unstable     = "the unchanged path is allowed for a PEP that changes nothing, but Envoy refuses it or passes on another path"
+	nowhere      = "the path is allowed, but it is not a route"
+	ambiguous    = "the path is allowed, but servers can read it in another way"
 )
 
 // fault returns the first fault, or "".
@@ -357,7 +357,7 @@ func TestEnvoyAndSidecarSeeOnePath(t *testing.T) {
 		t.Logf("%s: %v", wire, kinds)
 		for _, kind := range []string{"refused by Envoy", "denied", "changed and allowed", "allowed"} {
 			if kinds[kind] < 50 {
-				t.Errorf("%s: there are few paths that are %s", wire, kind)
+				t.Errorf("%s: too few paths are %s", wire, kind)
 			}
 		}
 	}
@@ -374,7 +374,7 @@ func TestEnvoyAndSidecarSeeOnePath(t *testing.T) {
 		v.restart(t, c.api, c.from, c.to)
 		seen := v.view(t, "HTTP/1.1", mutatedPaths(2, 150))
 		if !slices.ContainsFunc(seen, func(s pathResult) bool { return s.fault() == c.fault }) {
-			t.Errorf("%s has %s, and there is no path of which %s", c.api, c.to, c.fault)
+			t.Errorf("%s with %s: no path has the fault: %s", c.api, c.to, c.fault)
 		}
 	}
 }

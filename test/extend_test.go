@@ -162,7 +162,7 @@ func TestThirdAPIAddedAsData(t *testing.T) {
 	const zoo = "velocity" // the listener
 	a := wantOutcome(t, client, ask(zoo, "GET /animals", reader.Token, ""), "allow")
 	if told := a.echo.Headers["x-keywicket-api"]; len(told) != 1 || told[0] != "zoo" {
-		t.Errorf("the upstream was told the API %q", told)
+		t.Errorf("the upstream received the API %q", told)
 	}
 	wantOutcome(t, client, ask(zoo, "GET /", "", ""), "allow")
 	wantOutcome(t, client, ask(zoo, "GET /animals", "", ""), "UNAUTHORIZED missing")
@@ -214,7 +214,7 @@ func TestPolicyRefusedAtStart(t *testing.T) {
 			said := stderr.String()
 			if stdout.Len() > 0 || strings.Count(said, "\n") != 1 || !strings.HasPrefix(said, "keywicket: policies ("+dir+"): ") || !strings.Contains(said, broken.want) ||
 				strings.Contains(said, "serving") {
-				t.Errorf("it printed %s, and said %s", &stdout, said)
+				t.Errorf("standard output: %s; standard error: %s", &stdout, said)
 			}
 		})
 	}

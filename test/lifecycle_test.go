@@ -200,7 +200,7 @@ func awaited(ctx context.Context, what string, holds func() bool) error {
 	for !holds() {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waited in vain: %s", what)
+			return fmt.Errorf("timeout: %s", what)
 		case <-tick.C:
 		}
 	}
@@ -261,7 +261,7 @@ func TestSandboxKeysReachTheSandboxAlone(t *testing.T) {
 			a := wantOutcome(t, client, ask("velaflows", conversations, key.Token, home.ID, claims...), "allow")
 			told := a.echo.Headers["x-keywicket-environment"]
 			if a.echo.Upstream != want || !slices.Equal(told, []string{want}) {
-				t.Errorf("%s with %v reached %s, which was told %v", prefix, claims, a.echo.Upstream, told)
+				t.Errorf("%s with %v reached %s, which received %v", prefix, claims, a.echo.Upstream, told)
 			}
 		}
 	}
@@ -294,7 +294,7 @@ func TestLastUse(t *testing.T) {
 	}
 	for id, l := range tokens() {
 		if l.LastUsedAt != nil {
-			t.Errorf("%s was used at %v before it was", id, l.LastUsedAt)
+			t.Errorf("%s has the last use %v before its first use", id, l.LastUsedAt)
 		}
 	}
 	start, before := time.Now(), writes()
@@ -312,15 +312,15 @@ func TestLastUse(t *testing.T) {
 		switch {
 		case id == unused.ID:
 			if l.LastUsedAt != nil {
-				t.Error("a key that nobody used has a last use")
+				t.Error("an unused key has a last use")
 			}
 		case l.LastUsedAt.Before(start.Add(-time.Second)) || l.LastUsedAt.After(end.Add(time.Second)):
-			t.Errorf("used between %v and %v, listed with %v", start, end, l.LastUsedAt)
+			t.Errorf("used between %v and %v; the listed last use is %v", start, end, l.LastUsedAt)
 		}
 	}
 	// One write every 5 s, one before the first use and one after the last.
 	if got, most := writes()-before, int(end.Sub(start)/(5*time.Second))+2; got < 1 || got > most {
-		t.Errorf("%d uses were written by %d statements, not by up to %d", keys*uses, got, most)
+		t.Errorf("%d uses were written by %d statements, at most %d expected", keys*uses, got, most)
 	}
 }
 
@@ -425,10 +425,10 @@ func TestOneQueryPerCheck(t *testing.T) {
 		{ask("velaflows", conversations, "e30.e30.c2lnbmF0dXJl", home.ID), "UNAUTHORIZED unknown", nil},
 	})
 	if got := lookups(counted) - before; got != 0 {
-		t.Errorf("requests that need none made %d look-ups", got)
+		t.Errorf("requests that need no look-up made %d", got)
 	}
 	if got := others(counted) - beside; got != 0 {
-		t.Errorf("beside the look-ups there were %d statements", got)
+		t.Errorf("there were %d statements other than look-ups", got)
 	}
 }
 
@@ -609,7 +609,7 @@ func TestDatabaseGoesAndComesBack(t *testing.T) {
 	back("having been killed")
 	wantOutcome(t, client, works, "allow")
 	if err := syscall.Kill(pid, 0); err != nil || s.Sidecar.PID() != pid {
-		t.Errorf("the sidecar was another one: %v", err)
+		t.Errorf("the sidecar was restarted: %v", err)
 	}
 	if got := w.opened.Load(); got != 1 {
 		t.Errorf("the requests went over %d connections, not one", got)
@@ -748,10 +748,10 @@ func TestLameDuck(t *testing.T) {
 			t.Error(err)
 		}
 	case <-time.After(30 * time.Second):
-		t.Fatal("told to stop twice, the sidecar did not end")
+		t.Fatal("after two signals to stop, the sidecar did not end")
 	}
 	if said := log.String(); strings.Count(said, "told to stop: answering for another 10m0s") != 1 {
-		t.Errorf("it does not say once that it goes on to answer: %s", said)
+		t.Errorf("the log does not report exactly once that the sidecar continues to answer: %s", said)
 	}
 }
 
@@ -823,7 +823,7 @@ func TestDirectChecks(t *testing.T) {
 		{"an API that there is not", with(contact, contact.GetPath(), bearer, workspace), map[string]string{"api": "zoo"}, "503 UNAVAILABLE unavailable"},
 		{"no API", with(contact, contact.GetPath(), bearer, workspace), nil, "503 UNAVAILABLE unavailable"},
 		{"a public route of no API", with(contact, "/healthz"), nil, "503 UNAVAILABLE unavailable"},
-		{"nothing at all", nil, velaflows, "401 UNAUTHORIZED missing"},
+		{"no headers", nil, velaflows, "401 UNAUTHORIZED missing"},
 	}
 	for _, path := range hostilePaths {
 		name := path[:min(len(path), 60)]
@@ -863,7 +863,7 @@ func outcomeOf(t *testing.T, answer *authv3.CheckResponse) string {
 	denied := answer.GetDeniedResponse()
 	if answer.GetStatus() == nil || (answer.GetStatus().GetCode() == int32(codes.OK)) != (answer.GetOkResponse() != nil) ||
 		(denied == nil) != (answer.GetOkResponse() != nil) {
-		t.Fatalf("the answer contradicts itself: %v", answer)
+		t.Fatalf("the status and the rest of the answer differ: %v", answer)
 	}
 	if denied == nil {
 		return "allow"

@@ -61,7 +61,7 @@ var apis = map[string]authz.API{
 func long(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("make test-long runs it")
+		t.Skip("slow: run make test-long")
 	}
 }
 

@@ -344,7 +344,7 @@ func TestMatrix(t *testing.T) {
 	t.Logf("%d requests in process, %d through Envoy, %d allowed, %d sent again after a 503",
 		checked.Load(), sent.Load(), allowed.Load(), unavailable.Load())
 	if unavailable.Load() > sent.Load()/1000 {
-		t.Error("that is more than a busy machine explains")
+		t.Error("a busy machine does not cause so many")
 	}
 }
 
@@ -400,7 +400,7 @@ func (p probe) upstreamError(a answer, identity map[string]string) error {
 	case a.echo.Method != q.method || a.echo.Path != q.path:
 		return fmt.Errorf("it arrived as %s %s", a.echo.Method, a.echo.Path)
 	case !maps.Equal(got, identity) || decision == "":
-		return fmt.Errorf("in the decision %q the upstream was told %v, not %v", decision, got, identity)
+		return fmt.Errorf("in the decision %q the upstream received %v, not %v", decision, got, identity)
 	}
 	return nil
 }

@@ -532,7 +532,7 @@ func TestMeshTestsNoticeForgedHeaders(t *testing.T) {
 			}
 			noticed := c.differences(s.put(t, c.name, c.message, "allow"), true)
 			if len(noticed) == 0 {
-				t.Errorf("%s, %s: nothing was noticed", wire, c.name)
+				t.Errorf("%s, %s: no difference was detected", wire, c.name)
 			}
 			for _, h := range c.header {
 				name := strings.ToLower(h[0])
@@ -543,7 +543,7 @@ func TestMeshTestsNoticeForgedHeaders(t *testing.T) {
 					continue // Envoy removes them itself
 				}
 				if !slices.ContainsFunc(noticed, func(n string) bool { return strings.HasPrefix(n, name+" ") && strings.Contains(n, h[1]) }) {
-					t.Errorf("%s, %s: %s arrived, and only this was noticed: %q", wire, c.name, name, noticed)
+					t.Errorf("%s, %s: %s arrived, and only these differences were detected: %q", wire, c.name, name, noticed)
 				}
 			}
 		}

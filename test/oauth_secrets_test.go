@@ -35,7 +35,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	s.Stack = d.Stack
 	logins := regexp.MustCompile(`PASSWORD '(\w+)'.*\n`).FindAllStringSubmatch(s.log.String(), -1)
 	if len(logins) != 2 {
-		t.Fatal("the passwords of the database are not where they were")
+		t.Fatal("the passwords of the database are not found in their places")
 	}
 	s.secrets.add("a password", logins[0][1], logins[1][1])
 	secret := func(name, text string) string {
@@ -155,7 +155,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	if err := syscall.Kill(d.Postgres.PID(), syscall.SIGQUIT); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the database is away", func() bool {
+	await(t, "the database cannot be reached", func() bool {
 		return send(t, "POST", endpoint+"token", formType, refresh.Encode(), basic).status == http.StatusServiceUnavailable
 	})
 	visit("GET", d.Velocity+"/oauth/consent?client_id="+made.ID+"&redirect_uri="+appAddress+"&state="+state, "", session)
@@ -176,10 +176,10 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 		"the sidecar": `"kind":"oauth_token"`,
 	} {
 		if !regexp.MustCompile(line).MatchString(log) {
-			t.Errorf("nothing is seen of %s", whose)
+			t.Errorf("no line of %s was recorded", whose)
 		}
 	}
 	if found := s.secrets.in(fmt.Sprint(exchange, refresh, second.raw)); len(found) == 0 {
-		t.Error("the search finds nothing in what has it all")
+		t.Error("the search finds nothing in a text that contains every secret")
 	}
 }

@@ -163,7 +163,7 @@ func TestVelocityOAuthFlow(t *testing.T) {
 	}
 	// Line 89.
 	if first.body["expires_in"] != 3600.0 {
-		t.Errorf("it is good for %v s", first.body["expires_in"])
+		t.Errorf("expires_in is %v s", first.body["expires_in"])
 	}
 	db := database(t, d.Stack)
 	if _, err := db.Exec(`UPDATE keywicket.oauth_access_tokens SET expires_at = clock_timestamp()`); err != nil {
@@ -299,7 +299,7 @@ func TestIssuerBehindEnvoy(t *testing.T) {
 		limited = limited || introspect(n).status == http.StatusTooManyRequests
 	}
 	if !limited {
-		t.Error("who claims to be another each time is not limited")
+		t.Error("a client that forges another address each time is not limited")
 	}
 	metrics := send(t, "GET", "http://"+d.Issuer.Addr+"/metrics", "", "").raw
 	for _, line := range []string{`keywicket_issuer_requests_total{endpoint="introspect",outcome="ok"} `, `keywicket_issuer_requests_total{endpoint="introspect",outcome="limited"} `} {

@@ -200,7 +200,7 @@ func TestDocumentedForms(t *testing.T) {
 		}
 		for _, form := range ours {
 			if _, err := route.Parse(form[1]); err != nil {
-				t.Errorf("a row cannot be %s: %v", form[1], err)
+				t.Errorf("the row form %s is refused: %v", form[1], err)
 			}
 			good++
 		}
@@ -214,6 +214,6 @@ func TestDocumentedForms(t *testing.T) {
 		}
 	}
 	if good < 15 || bad < 6 {
-		t.Errorf("the table has %d forms of rows, and %d that are none", good, bad)
+		t.Errorf("the table has %d accepted forms and %d refused forms", good, bad)
 	}
 }

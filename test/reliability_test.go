@@ -101,7 +101,9 @@ func (f *faults) metric(t *testing.T, series string) float64 {
 	return n
 }
 
-func (f *faults) leaseHeld(t *testing.T) bool { return f.metric(t, "keywicket_cache_lease_seconds") > 0 }
+func (f *faults) leaseHeld(t *testing.T) bool {
+	return f.metric(t, "keywicket_cache_lease_seconds") > 0
+}
 
 // warm returns a token of the home workspace that the sidecar has cached: it has answered for it without a query.
 func (f *faults) warm(t *testing.T) issued {
@@ -177,7 +179,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		operator[listed](t, f.Stack, "token", "revoke", token.ID)
 		f.requireChange(t, of(token), time.Now(), bound, "allow", revoked)
 	})
-	t.Run("by anybody's SQL", func(t *testing.T) {
+	t.Run("by SQL of any client", func(t *testing.T) {
 		token := f.warm(t)
 		f.requireChange(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
 	})
@@ -190,7 +192,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		time.Sleep(100 * time.Millisecond) // the row was read, and its answer is on its way
 		committed := f.exec(t, revoke, token.ID)
 		if got := <-loads; got != "allow" {
-			t.Errorf("the load that was overtaken: %s", got)
+			t.Errorf("the load that the revocation overtook: %s", got)
 		}
 		heal()
 		f.requireChange(t, of(token), committed, bound, "allow", revoked)
@@ -231,12 +233,12 @@ func TestRevokedMeansRevoked(t *testing.T) {
 	t.Run("while the database cannot be reached for a while", func(t *testing.T) {
 		token := f.warm(t)
 		f.lookups.Stop()
-		await(t, "the sidecar believes itself no more", func() bool { return !f.leaseHeld(t) })
+		await(t, "the sidecar's lease has expired", func() bool { return !f.leaseHeld(t) })
 		committed := f.exec(t, revoke, token.ID)
 		if err := f.lookups.Start(); err != nil {
 			t.Fatal(err)
 		}
-		await(t, "the database is back", func() bool { return f.leaseHeld(t) })
+		await(t, "the sidecar has a lease again", func() bool { return f.leaseHeld(t) })
 		f.requireChange(t, of(token), committed, 0, "allow", revoked)
 	})
 	t.Run("in replica mode", func(t *testing.T) {
@@ -249,7 +251,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		}
 		f.requireChange(t, of(token), time.Now(), bound, "allow", revoked)
 	})
-	t.Run("with a thousand others", func(t *testing.T) {
+	t.Run("with a thousand other changes", func(t *testing.T) {
 		token := f.warm(t)
 		before := f.metric(t, `keywicket_cache_epochs_total{cause="notice"}`)
 		f.exec(t, `INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
@@ -257,7 +259,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 			FROM generate_series(1, 1000) n`, f.home.ID)
 		f.requireChange(t, of(token), f.exec(t, `UPDATE keywicket.tokens SET revoked_at = now()`), bound, "allow", revoked)
 		if got := f.metric(t, `keywicket_cache_epochs_total{cause="notice"}`); got == before || got > before+2 {
-			t.Errorf("two mass changes are %v notices", got-before) // one, if they are read together
+			t.Errorf("two mass changes are %v notifications", got-before) // one, if they are read together
 		}
 	})
 	t.Run("when every connection of the database is terminated", func(t *testing.T) {
@@ -297,7 +299,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 			t.Errorf("%d requests that started after the bound were allowed", n)
 		}
 	})
-	t.Run("and not a token left", func(t *testing.T) {
+	t.Run("when every token is deleted", func(t *testing.T) {
 		token := f.warm(t)
 		f.requireChange(t, of(token), f.exec(t, `TRUNCATE keywicket.tokens CASCADE`), bound, "allow", "UNAUTHORIZED unknown")
 	})
@@ -363,11 +365,11 @@ func TestRevokedSessions(t *testing.T) {
 		f.requireChange(t, session, time.Now(), bound, "allow", revoked)
 		wantOutcome(t, f.client, other, "allow")
 	})
-	t.Run("by a row of the product's", func(t *testing.T) {
+	t.Run("by a row that the product writes", func(t *testing.T) {
 		id, session := warm()
 		f.requireChange(t, session, f.exec(t, row, id), bound, "allow", revoked)
 	})
-	t.Run("whatever token it shows", func(t *testing.T) {
+	t.Run("with any token of the session", func(t *testing.T) {
 		id, session := warm()
 		refreshed := ask("velocity", "POST /api/issues", f.issuer.Token(ada.ID, supabase.Fields{"session_id": id, "jti": "2"}), f.home.Slug)
 		f.warmUp(t, refreshed)
@@ -396,7 +398,7 @@ func TestRevokedSessions(t *testing.T) {
 		f.requireChange(t, session, f.exec(t, `DELETE FROM keywicket.members`), bound, "allow", "WORKSPACE_ACCESS_DENIED workspace_mismatch")
 		join()
 	})
-	t.Run("all of a user's", func(t *testing.T) {
+	t.Run("all sessions of a user", func(t *testing.T) {
 		_, one := warm()
 		_, other := warm()
 		operator[store.RevokedSessions](t, f.Stack, "session", "revoke", "--user", "ada@example.com")
@@ -471,7 +473,7 @@ func TestRevokedGrants(t *testing.T) {
 		heal := toxic(t, f.feed, "timeout", `"timeout": 0`)
 		defer heal()
 		if _, err := issuer.Exchange(t.Context(), code, format, func(store.Code) error { return nil }); err == nil {
-			t.Error("a code was good twice")
+			t.Error("a code was accepted twice")
 		}
 		f.requireChange(t, token, time.Now(), bound, "allow", revoked)
 	})
@@ -504,7 +506,7 @@ func TestTriggersAreDisabled(t *testing.T) {
 	f.exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER ALL`)
 	f.requireChange(t, of(open), f.exec(t, revoke, open.ID), bound, "allow", "UNAUTHORIZED revoked")
 	if f.leaseHeld(t) {
-		t.Error("the sidecar uses its memory, although changes are not logged")
+		t.Error("the sidecar uses its cache although changes are not logged")
 	}
 }
 
@@ -566,13 +568,13 @@ func TestStaleIfError(t *testing.T) {
 		t.Fatal(err)
 	}
 	stopped := time.Now()
-	await(t, "the cache is not trusted any more", func() bool { return !f.leaseHeld(t) })
+	await(t, "the sidecar's lease has expired", func() bool { return !f.leaseHeld(t) })
 	wantOutcome(t, f.client, of, "allow")
 	if got := ask("velaflows", conversations, issuedNowhere(), f.home.ID).send(t, f.client); got.status != http.StatusServiceUnavailable {
-		t.Errorf("a token that nobody knows: %s", got.outcome)
+		t.Errorf("an uncached token: %s", got.outcome)
 	}
 	if f.metric(t, `keywicket_cache_lookups_total{cache="stale",kind="workspace_token",outcome="found"}`) == 0 {
-		t.Error("no metric says that answers are stale")
+		t.Error("no metric counts stale answers")
 	}
 	for time.Since(stopped) < 4*time.Second {
 		time.Sleep(50 * time.Millisecond)
@@ -598,7 +600,7 @@ func TestWarmChecksMakeNoQuery(t *testing.T) {
 	})
 	home := tenant(t, s)
 	key := issue(t, s, "sk_live_", home.ID, "inbox:read")
-	await(t, "the sidecar has heard of the workspace and the key", func() bool {
+	await(t, "the sidecar has read the changes for the workspace and the key", func() bool {
 		_, text := probeOf(t, s, "/metrics")
 		return regexp.MustCompile(`(?m)^keywicket_cache_changes_total [2-9]`).MatchString(text)
 	})

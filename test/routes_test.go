@@ -178,7 +178,7 @@ func TestPoliciesHoldExactlyTheDocumentedRoutes(t *testing.T) {
 				}
 				route := documentedRoute{r.Method, parameter.ReplaceAllString(r.Path, "{}"), strings.Join(r.Scopes, " "), level}
 				if !left[route] {
-					t.Errorf("the policies have %+v, or have it twice; the documents do not", route)
+					t.Errorf("the policies have %+v, which the documents lack, or have it twice", route)
 				}
 				delete(left, route)
 			}

@@ -117,7 +117,7 @@ func (s *leakStack) run(t *testing.T, succeeds bool, stdin string, args ...strin
 	if (err == nil) != succeeds || ctx.Err() != nil {
 		t.Errorf("keywicket %s: %v: %s", strings.Join(args, " "), err, &said)
 	}
-	s.see("what commands say", said.String())
+	s.see("standard error of commands", said.String())
 	return out.String()
 }
 
@@ -285,7 +285,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	login := regexp.MustCompile(`PASSWORD '(\w+)'.*\n`).FindStringSubmatch(s.log.String())
 	admin := regexp.MustCompile(`:(\w+)@([^/]+)/`).FindStringSubmatch(s.DatabaseURL())
 	if login == nil || admin == nil {
-		t.Fatal("the passwords of the database are not where they were")
+		t.Fatal("the passwords of the database are not found in their places")
 	}
 	s.secrets.add("a password", admin[1], login[1], guess)
 	s.secrets.add("an issuer's secret", append(encodings([]byte(is.Secret)), is.Secret)...)
@@ -390,7 +390,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	// The texts contain the expected lines, and the search finds a secret in them.
 	decision := regexp.MustCompile(`"msg":"decision","decision_id":"(\w+)".*"route":"GET /api/user","allow":true`).FindStringSubmatch(log)
 	if decision == nil {
-		t.Fatal("the logs have nothing of the sidecar")
+		t.Fatal("the logs have no line of the sidecar")
 	}
 	evidence := log + strings.Join(slices.Concat(s.seen["/metrics"], s.seen["/stats"]), "")
 	for whose, line := range map[string]string{
@@ -403,7 +403,7 @@ func TestSecretsStaySecret(t *testing.T) {
 		"Envoy's":           `ext_authz\.denied: [1-9]`,
 	} {
 		if !regexp.MustCompile(line).MatchString(evidence) {
-			t.Errorf("nothing is seen of %s", whose)
+			t.Errorf("no line of %s was recorded", whose)
 		}
 	}
 	for _, out := range s.shown {
@@ -419,7 +419,7 @@ func (s *leakStack) operate(t *testing.T) {
 	t.Helper()
 	run := func(succeeds bool, stdin string, args ...string) {
 		t.Helper()
-		s.see("what commands print", s.run(t, succeeds, s.fill.Replace(stdin), args...))
+		s.see("standard output of commands", s.run(t, succeeds, s.fill.Replace(stdin), args...))
 	}
 	for _, format := range []string{"csv", "ndjson"} {
 		args := []string{"token", "import", "--prefix", "sk_live_", "--format", format}
@@ -459,7 +459,7 @@ func (s *leakStack) importBeside(t *testing.T, key string) {
 	}
 	committed := make(chan error, 1)
 	go func() {
-		committed <- errors.Join(awaited(t.Context(), "the import waits for the other one", func() bool {
+		committed <- errors.Join(awaited(t.Context(), "the import waits for the other transaction", func() bool {
 			var waiting bool
 			err := db.GetContext(t.Context(), &waiting, `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)`)
 			return err == nil && waiting
@@ -558,7 +558,7 @@ func findsLeaks(t *testing.T) {
 		"the upstream":   `the token sk_live_.*authorization:\[Bearer `,
 	} {
 		if !regexp.MustCompile(leak).MatchString(found) {
-			t.Errorf("the search does not find what %s shows, but %s", what, found)
+			t.Errorf("the search misses a secret in %s; it finds %s", what, found)
 		}
 	}
 }

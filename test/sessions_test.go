@@ -91,7 +91,7 @@ func TestSessionsThroughEnvoy(t *testing.T) {
 		{"service_role", with(supabase.Fields{"role": "service_role"}), "UNAUTHORIZED unknown"},
 		{"a claim twice", twice, "UNAUTHORIZED malformed"},
 		{"over-long", with(supabase.Fields{"x": strings.Repeat("x", 6200)}), "UNAUTHORIZED malformed"},
-		{"who is nobody here", is.Token("nobody", nil), "UNAUTHORIZED unknown"},
+		{"a user who does not exist", is.Token("nobody", nil), "UNAUTHORIZED unknown"},
 	} {
 		before := served()
 		q := ask("velocity", "POST /api/issues", c.token, workspace)
@@ -141,7 +141,7 @@ func TestIssuerThatCannotBeReached(t *testing.T) {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
 	is.Instead(nil)
-	await(t, "sessions are taken again", func() bool { return profile().send(t, client).outcome == "allow" })
+	await(t, "sessions are accepted again", func() bool { return profile().send(t, client).outcome == "allow" })
 }
 
 // If the API requires it, a session of a user with a second factor needs that factor, and gets the challenge of RFC 9470.

@@ -62,7 +62,7 @@ type trial struct {
 // passage is the result of one request.
 type passage struct {
 	outcome string
-	reading   reading // the upstream's reading of an allowed request
+	reading reading // the upstream's reading of an allowed request
 }
 
 func (t trial) String() string {
@@ -223,14 +223,14 @@ func (j judge) outcome(target, scope string) string {
 // The faults of a trial.
 const (
 	leaked        = "a request reached an upstream without an allow"
-	notOnce       = "a request was allowed, and did not reach its upstream exactly once"
-	twoReadings   = "a request was allowed, and its path can be read in two ways"
-	otherSegments = "a request was allowed, and the upstream reads other segments than the target spells"
-	otherRoute    = "a request was allowed, and the token may not use the route that the upstream serves"
+	notOnce       = "an allowed request did not reach its upstream exactly once"
+	twoReadings   = "the path of an allowed request can be read in two ways"
+	otherSegments = "the upstream of an allowed request reads other segments than the target encodes"
+	otherRoute    = "the token of an allowed request may not use the route that the upstream serves"
 	otherDirect   = "the outcome of a direct check is not the table's"
 	otherOutcome  = "the outcome through Envoy is not the table's"
 	otherSpelling = "another spelling of the path has another outcome"
-	unsendable    = "Envoy refuses a path that the table knows"
+	unsendable    = "Envoy refuses a path that is in the table"
 )
 
 // faults sorts the trials by their faults.

@@ -432,7 +432,7 @@ func TestThreatsAreAsDocumented(t *testing.T) {
 		rows++
 		row, holds := strings.TrimSpace(cells[1]), cells[5]
 		if !strings.Contains(holds, "any Envoy") && !strings.Contains(holds, "deploy/envoy") {
-			t.Errorf("row %s holds with %q", row, holds)
+			t.Errorf("row %s has the condition %q", row, holds)
 		}
 		if !strings.Contains(cells[6], "TestThreats") {
 			continue
@@ -446,7 +446,7 @@ func TestThreatsAreAsDocumented(t *testing.T) {
 		}
 		if !strings.Contains(holds, "any Envoy") || strings.Contains(holds, "deploy/envoy") != (r.weak || r.hidden) ||
 			strings.Contains(holds, "every header") != r.hidden {
-			t.Errorf("row %s holds with %q; tested are %+v", row, holds, r)
+			t.Errorf("row %s has the condition %q; tested are %+v", row, holds, r)
 		}
 		delete(tested, row)
 	}

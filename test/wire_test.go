@@ -110,7 +110,7 @@ func (s *observation) read(t *testing.T, foreign bool) {
 	if s.status == http.StatusOK {
 		s.outcome = "allow"
 		if err := json.Unmarshal(s.body, &s.echo); err != nil || s.echo.Upstream == "" {
-			t.Errorf("200, and it is not the upstream's: %v in %s", err, s.body)
+			t.Errorf("200, but not from the upstream: %v in %s", err, s.body)
 		}
 		return
 	}
@@ -121,7 +121,7 @@ func (s *observation) read(t *testing.T, foreign bool) {
 	e := body.Error
 	s.outcome = fmt.Sprint(s.status, " ", e.Code, " ", e.Reason)
 	if err != nil || e.Code == "" || e.Reason == "" || e.Message == "" || s.header.Get("Content-Type") != "application/json" {
-		t.Errorf("%d without the product's shape: %v %s %v", s.status, s.header, s.body, err)
+		t.Errorf("%d without the product's error format: %v %s %v", s.status, s.header, s.body, err)
 	}
 	if retry := s.header.Get("Retry-After"); (retry == "1") != (s.status == http.StatusServiceUnavailable) {
 		t.Errorf("%s with Retry-After %q", s.outcome, retry)

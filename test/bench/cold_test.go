@@ -93,7 +93,7 @@ func (w *world) lookupQuery(t *testing.T, database string) (query string) {
 	slices.Sort(all)
 	all = slices.Compact(all)
 	if len(all) != 1 {
-		t.Fatalf("which query is the look-up?\n%s", strings.Join(all, "\n"))
+		t.Fatalf("exactly one look-up query was expected:\n%s", strings.Join(all, "\n"))
 	}
 	return all[0]
 }

@@ -313,11 +313,11 @@ func TestDocsShowTheFigures(t *testing.T) {
 		t.Fatal(err)
 	}
 	if want := updatedDocument(t, all); string(text) != want {
-		t.Error("README.md is not of figures.json: make bench-envoy ROWS=none writes it anew")
+		t.Error("README.md does not match figures.json: run make bench-envoy ROWS=none")
 	}
 	for _, p := range plots(all) {
 		if text, err := os.ReadFile(filepath.Join(*out, p.file)); err != nil || string(text) != p.draw() {
-			t.Errorf("%s is not of figures.json (%v): make bench-envoy ROWS=none draws it", p.file, err)
+			t.Errorf("%s does not match figures.json (%v): run make bench-envoy ROWS=none", p.file, err)
 		}
 	}
 }

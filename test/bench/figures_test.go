@@ -27,16 +27,16 @@ var out = flag.String("out", "../../docs/benchmarks", "the folder of the figures
 
 // figure is the result of one row.
 type figure struct {
-	Row      string  `json:"row"`
-	Date     string  `json:"date"`
-	Commit   string  `json:"commit"` // of keywicket; with + if the tree had changes
-	Machine  string  `json:"machine"`
-	Load     float64 `json:"load"` // of the machine just before, without this process
-	Go       string  `json:"go"`
-	GRPC     string  `json:"grpc"`
-	Envoy    string  `json:"envoy"`
-	Postgres string  `json:"postgres"`
-	Cases    []caseFigures  `json:"cases"`
+	Row      string        `json:"row"`
+	Date     string        `json:"date"`
+	Commit   string        `json:"commit"` // of keywicket; with + if the tree had changes
+	Machine  string        `json:"machine"`
+	Load     float64       `json:"load"` // of the machine just before, without this process
+	Go       string        `json:"go"`
+	GRPC     string        `json:"grpc"`
+	Envoy    string        `json:"envoy"`
+	Postgres string        `json:"postgres"`
+	Cases    []caseFigures `json:"cases"`
 }
 
 // caseFigures is a case of a row.

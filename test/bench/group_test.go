@@ -36,7 +36,7 @@ func newGroup(t *testing.T, cores float64) *group {
 			return g
 		}
 	}
-	t.Skip("no control group with a limit of processors can be made here: neither cgroup 1 nor cgroup 2 allows it")
+	t.Skip("no control group with a CPU limit can be created: neither cgroup 1 nor cgroup 2 permits it")
 	return nil
 }
 
@@ -55,7 +55,7 @@ func (g *group) make(t testing.TB) (dir string, err error) {
 				return
 			}
 			if time.Now().After(end) {
-				t.Error("the control group stays: ", err)
+				t.Error("the control group cannot be removed: ", err)
 				return
 			}
 		}

@@ -52,7 +52,7 @@ func TestChecksAreThoseOfEnvoy(t *testing.T) {
 		}
 		made.Path, made.HeaderMap = sent.GetPath(), sent.GetHeaderMap()
 		if !proto.Equal(made, sent) {
-			t.Errorf("more than the token and the id differs: %v", made)
+			t.Errorf("the check differs in more than the token and the id: %v", made)
 		}
 	}
 	if len(paths) != 3 {

@@ -17,10 +17,10 @@ import (
 )
 
 var (
-	rows      = flag.String("rows", "", "rows to measure, such as warm,denial; quick: all that take seconds; all: all; none: only the document is written anew")
-	rounds    = flag.Int("rounds", 21, "how many turns each server has")
-	turn      = flag.Duration("turn", 250*time.Millisecond, "how long a turn lasts")
-	keywicket = flag.String("keywicket", "", "the keywicket binary to measure. Empty: one is built of this tree")
+	rows      = flag.String("rows", "", "rows to measure, such as warm,denial; quick: all that take seconds; all: all; none: only updates the document")
+	rounds    = flag.Int("rounds", 21, "turns of each server")
+	turn      = flag.Duration("turn", 250*time.Millisecond, "length of a turn")
+	keywicket = flag.String("keywicket", "", "the keywicket binary to measure. Empty: builds this tree")
 )
 
 // row is a row of the table of goals.
@@ -167,7 +167,9 @@ func denial(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 }
 
 // first measures the first decision of a token on a route.
-func first(ctx context.Context, t *testing.T, w *world) []caseFigures { return w.firstDecisions(ctx, t) }
+func first(ctx context.Context, t *testing.T, w *world) []caseFigures {
+	return w.firstDecisions(ctx, t)
+}
 
 // evaluated is first with a rule that prevents tokens from sharing a decision: OPA evaluates each one.
 func evaluated(ctx context.Context, t *testing.T, w *world) []caseFigures {

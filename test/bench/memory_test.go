@@ -48,7 +48,7 @@ func (s *server) metric(t *testing.T, name string) (value float64) {
 			return value
 		}
 	}
-	t.Fatalf("there is no metric %s", name)
+	t.Fatalf("the metric %s is missing", name)
 	return 0
 }
 

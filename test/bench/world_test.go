@@ -27,10 +27,10 @@ const workspaceSlug = "acme"
 
 // The first numbers of groups of tokens. Each group has some thousands of numbers. The last one has as many as a row needs.
 const (
-	variedTokens  = 0           // each has another set of scopes, and issues:read
-	unscopedTokens  = 1_000_000   // lack issues:read
-	unknownTokens = 2_000_000   // are not stored
-	equalTokens   = 100_000_000 // have the same scopes
+	variedTokens   = 0           // each has another set of scopes, and issues:read
+	unscopedTokens = 1_000_000   // lack issues:read
+	unknownTokens  = 2_000_000   // are not stored
+	equalTokens    = 100_000_000 // have the same scopes
 )
 
 const turns = 2000 // tokens that are used in turn

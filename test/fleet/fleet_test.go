@@ -207,7 +207,7 @@ func (f *fleet) must(t *testing.T, do func(int, *store.Directory) error) {
 func eventually(what string, holds func() bool) error {
 	for end := time.Now().Add(stepTimeout); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			return errors.New("waited in vain: " + what)
+			return errors.New("timeout: " + what)
 		}
 	}
 	return nil
@@ -229,7 +229,7 @@ func (f *fleet) tokens(t *testing.T, n int) []token {
 		w.commit()
 	}
 	if _, _, missed := w.until(n); missed > 0 {
-		t.Fatalf("%d new tokens were not heard of", missed)
+		t.Fatalf("%d changes of new tokens were not read", missed)
 	}
 	return made
 }
@@ -239,7 +239,7 @@ func (f *fleet) remember(t *testing.T, tokens []token) {
 	t.Helper()
 	f.must(t, func(_ int, d *store.Directory) error {
 		for _, k := range tokens {
-			err := eventually("a good answer is remembered", func() bool {
+			err := eventually("a valid answer is cached", func() bool {
 				found, err := d.Lookup(t.Context(), k.lookup)
 				return err == nil && found.Denial == "" && found.Cache == authz.CacheHit
 			})
@@ -404,7 +404,7 @@ func TestEverySidecarHearsEveryChange(t *testing.T) {
 			f.requireRevoked(t, tokens)
 			// With hints, a reading that started earlier may end after them and repeat their changes.
 			if n := w.duplicates(); n > 0 && !c.hints {
-				t.Errorf("%d changes were heard twice", n)
+				t.Errorf("%d changes were read twice", n)
 			}
 			each := 2 // one for look-ups, one for reading the log
 			if c.hints {

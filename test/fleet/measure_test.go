@@ -154,7 +154,7 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 		m.BareP99 = f.bareListeners(t)
 	}
 	if n := w.duplicates(); n > 0 && !hints {
-		t.Errorf("%d changes were heard twice", n)
+		t.Errorf("%d changes were read twice", n)
 	}
 	if sidecars >= 1000 && !pooled {
 		f.withOpenTransaction(t, &m, kept[1])
@@ -284,7 +284,7 @@ func (f *fleet) withOpenTransaction(t *testing.T, m *figure, open token) {
 	if err := tx.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	if err := eventually("the transaction is heard", func() bool {
+	if err := eventually("the transaction's change is read", func() bool {
 		m.OpenMissed = 0
 		for i, d := range f.sidecars {
 			if d.CacheStats().Changes == before[i] {

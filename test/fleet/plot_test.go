@@ -32,7 +32,7 @@ func TestDocsShowTheFigures(t *testing.T) {
 		t.Log("\n" + table(all) + "\n" + pooledTable(pooled))
 	}
 	if text, err := os.ReadFile(plot); err != nil || string(text) != drawn {
-		t.Errorf("%s is not of the figures (%v): make fleet draws it", plot, err)
+		t.Errorf("%s does not match the figures (%v): run make fleet", plot, err)
 	}
 	text, err := os.ReadFile("../../docs/scaling.md")
 	if err != nil {
@@ -40,7 +40,7 @@ func TestDocsShowTheFigures(t *testing.T) {
 	}
 	for _, want := range []string{table(all), pooledTable(pooled)} {
 		if !strings.Contains(string(text), want) {
-			t.Errorf("docs/scaling.md has not this table:\n%s", want)
+			t.Errorf("docs/scaling.md lacks this table:\n%s", want)
 		}
 	}
 }

@@ -165,8 +165,8 @@ func (c *comparison) run(t *testing.T) {
 			n++
 		}
 	}
-	if t.Logf("%d paths of %d rows are of another row", n, len(lost)); n < 20 {
-		t.Error("the comparison says little of the order of rows")
+	if t.Logf("%d paths of %d rows select another row", n, len(lost)); n < 20 {
+		t.Error("the comparison covers few paths that several rows match")
 	}
 	for _, own := range slices.Sorted(maps.Keys(lost))[:5] {
 		t.Logf("made from %s: %s", own, lost[own])

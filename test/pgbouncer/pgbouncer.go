@@ -212,7 +212,7 @@ func (p *Pooler) run(ctx context.Context) (err error) {
 		select {
 		case <-tick.C:
 		case <-p.process.Done():
-			return cmp.Or(p.process.Err(), errors.New("it ended at once: "+p.log.String()))
+			return cmp.Or(p.process.Err(), errors.New("it ended during the start: "+p.log.String()))
 		case <-ctx.Done():
 			return fmt.Errorf("it does not listen: %w: %s", ctx.Err(), p.log.String())
 		}

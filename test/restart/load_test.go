@@ -82,7 +82,7 @@ func (l *load) settle(t *testing.T) {
 			return
 		}
 	}
-	t.Fatalf("in a minute there is no second in which %d requests are answered in %v each: run this test alone", rate, slow)
+	t.Fatalf("no second of a minute had %d requests that each took less than %v: run this test alone", rate, slow)
 }
 
 // now returns how long ago the load began.

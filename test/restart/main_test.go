@@ -127,7 +127,7 @@ func awaitUnready(t *testing.T, sidecar *demo.Sidecar) {
 			return
 		}
 	}
-	t.Fatal("the sidecar was told to stop, and goes on to say that it is ready")
+	t.Fatal("after the signal to stop, the sidecar still reports that it is ready")
 }
 
 // restart starts a sidecar that has ended, and returns when it is ready.

@@ -19,7 +19,7 @@ func restartInTurn(t *testing.T, s *stack, restarts int, stopping, ready func(*d
 	for i := range restarts {
 		sidecar := s.Sidecars[i%len(s.Sidecars)]
 		if checksOf(t, sidecar) == 0 {
-			t.Errorf("restart %d: the sidecar was asked nothing since it was started", i+1)
+			t.Errorf("restart %d: the sidecar got no check after its start", i+1)
 		}
 		if err := sidecar.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
@@ -91,7 +91,7 @@ func TestSidecarIsKilled(t *testing.T) {
 	time.Sleep(quiet)
 	sidecar := s.Sidecars[1]
 	if checksOf(t, sidecar) == 0 {
-		t.Error("the sidecar was asked nothing")
+		t.Error("the sidecar got no check")
 	}
 	killed := l.now()
 	if err := sidecar.Signal(syscall.SIGKILL); err != nil {
@@ -104,7 +104,7 @@ func TestSidecarIsKilled(t *testing.T) {
 	ready := l.now()
 	time.Sleep(quiet)
 	if checksOf(t, sidecar) == 0 {
-		t.Error("the sidecar was asked nothing since it is back")
+		t.Error("the sidecar got no check after its restart")
 	}
 	l.end()
 	underWay := func(r request) bool { return r.sent <= dead && r.answered >= killed }
