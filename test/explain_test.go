@@ -46,7 +46,7 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 		operator[store.Member](t, s, "member", "set", "--workspace", workspace, "--user", ada.ID, "--role", role)
 	}
 	eve := operator[store.User](t, s, "user", "create", "--email", "eve@example.com")
-	nobodys, nowhere := tenant(t, s), store.Workspace{ID: "nowhere", Slug: "nowhere"}
+	unjoined, nowhere := tenant(t, s), store.Workspace{ID: "nowhere", Slug: "nowhere"}
 	personalOf := func(user store.User, scopes string) issued {
 		return operator[issued](t, s, "token", "create", "--prefix", "velu_", "--user", user.ID, "--name=-'s", "--scope", scopes)
 	}
@@ -84,8 +84,8 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 		"revoked":                            {"velaflows", conversations, revoked("inbox:read"), home, "UNAUTHORIZED revoked", "", []string{"--scope inbox:read"}},
 		"a workspace key elsewhere":          {"velocity", "GET /api/issues", issue(t, s, "vel_", home.Slug, "issues:read"), other, mismatch, "", []string{home.Slug}},
 		"a workspace key, user-level route":  {"velocity", "GET /api/user", issue(t, s, "vel_", home.Slug, "workspace:admin"), none, tooFew, "user:read", []string{"--prefix velu_"}},
-		"a user who is no member":            {"velocity", newIssue, personal("issues:write"), nobodys, mismatch, "", []string{"--role member"}},
-		"a reader who is no member":          {"velocity", "GET /api/issues", personal("issues:read"), nobodys, mismatch, "", []string{"--role guest"}},
+		"a user who is no member":            {"velocity", newIssue, personal("issues:write"), unjoined, mismatch, "", []string{"--role member"}},
+		"a reader who is no member":          {"velocity", "GET /api/issues", personal("issues:read"), unjoined, mismatch, "", []string{"--role guest"}},
 		"a role too low":                     {"velocity", newIssue, personal("issues:write"), other, tooFew, "", []string{"--role member"}},
 		"a role far too low":                 {"velocity", "PATCH /api/workspace", personal("workspace:admin"), other, tooFew, "", []string{"--role owner"}},
 		"a personal key's scope":             {"velocity", "PATCH /api/workspace", personal("issues:write"), home, tooFew, "workspace:admin", []string{"--scope issues:write,workspace:admin"}},
@@ -113,7 +113,7 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 			defer func() {
 				operator[store.Member](t, s, "member", "set", "--workspace", other.Slug, "--user", ada.ID, "--role", "guest")
 				for _, user := range []store.User{ada, eve} {
-					_ = command(t.Context(), s, "member", "remove", "--workspace", nobodys.Slug, "--user", user.ID).Run() // if a member
+					_ = command(t.Context(), s, "member", "remove", "--workspace", unjoined.Slug, "--user", user.ID).Run() // if a member
 				}
 			}()
 			reference := func(w store.Workspace) string {
@@ -147,11 +147,11 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 					t.Errorf("%q does not contain %q", step, c.steps[i])
 				}
 				if m := aHeader.FindStringSubmatch(step); m != nil {
-					workspace = strings.Replace(m[2], "W", reference(nobodys), 1)
+					workspace = strings.Replace(m[2], "W", reference(unjoined), 1)
 				} else if noHeader.MatchString(step) {
 					workspace = ""
 				} else if line := aCommand.FindString(step); line != "" {
-					line = strings.NewReplacer("--user U ", "--user "+ada.ID+" ", "--workspace W ", "--workspace "+nobodys.Slug+" ").Replace(line)
+					line = strings.NewReplacer("--user U ", "--user "+ada.ID+" ", "--workspace W ", "--workspace "+unjoined.Slug+" ").Replace(line)
 					if made := runFix(t, s, line); made.Token != "" {
 						token = made.Token
 					}

@@ -134,7 +134,7 @@ var (
 	rare   = []rune(" .:;#?+%!$&'()*,=@~^|<>[]{}\"`éßあ漢🙂\u0301\u00a0\u200d\u202e\ufeff\ufffd")
 )
 
-// text is mostly short, and sometimes as long as it may be.
+// text returns random text. It is mostly short, and sometimes has the maximum length; 0: 255 characters.
 func (p paths) text(longest int) string {
 	if longest == 0 {
 		longest = 255
@@ -154,7 +154,7 @@ func (p paths) text(longest int) string {
 	return b.String()
 }
 
-// matching is a text that the pattern matches.
+// matching returns random text that the pattern matches.
 func (p paths) matching(re *syntax.Regexp) string {
 	var b strings.Builder
 	switch re.Op {
@@ -178,12 +178,12 @@ func (p paths) matching(re *syntax.Regexp) string {
 	return b.String()
 }
 
-// needNoEscape are the characters that a segment may have as they are, but for ;.
+// needNoEscape are the characters that a segment may contain without an escape, except for ;.
 const needNoEscape = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,=:@"
 
-// escaped writes a path as a client might: with no escape that is not needed, with every one, or with some.
+// escaped encodes a path as clients do: with all unnecessary escapes, with some of them, or with none.
 func (p paths) escaped(segments []string) string {
-	chance := p.IntN(3) // of two, that a character is escaped that need not be
+	chance := p.IntN(3) // probability, in halves, of an unnecessary escape
 	var b strings.Builder
 	for _, s := range segments {
 		b.WriteByte('/')
