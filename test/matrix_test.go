@@ -190,7 +190,7 @@ func newFixture(t *testing.T, api string) *fixture {
 	for _, prefix := range d.prefixes {
 		_, format := formatOf(prefix)
 		f.credentials = append(f.credentials,
-			credential{name: prefix + " that nobody issued", denial: "unknown", secret: format.NewKey().Reveal()},
+			credential{name: prefix + " that was not issued", denial: "unknown", secret: format.NewKey().Reveal()},
 			credential{name: prefix + " malformed", denial: "malformed", secret: prefix + "short"})
 		f.add(t, prefix, "revoked", d.override)
 		f.add(t, prefix, "expired", d.override)

@@ -70,7 +70,7 @@ func TestSessionsThroughEnvoy(t *testing.T) {
 		{"nearly expired", with(supabase.Fields{"exp": now + 30}), "allow"},
 		{"nearly over-long", with(supabase.Fields{"x": strings.Repeat("x", 5000)}), "allow"},
 
-		{"a session that tells no level", with(supabase.Fields{"aal": nil}), "allow"},
+		{"a session without a level", with(supabase.Fields{"aal": nil}), "allow"},
 
 		{"an app's", with(supabase.Fields{"client_id": "9a8b7c6d-5e4f-3a2b-1c0d-9e8f7a6b5c4d", "scope": "openid"}), "UNAUTHORIZED app_token"},
 		{"none", unsigned, "UNAUTHORIZED unsupported_algorithm"},
@@ -121,7 +121,7 @@ func TestIssuerThatCannotBeReached(t *testing.T) {
 	profile := func() request { return ask("velocity", "GET /api/user", is.Token(user.ID, nil), "") }
 	wantOutcome(t, client, profile(), "allow")
 	is.Instead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
-	await(t, "/readyz tells", func() bool {
+	await(t, "/readyz reports it", func() bool {
 		code, body := probeOf(t, s, "/readyz")
 		return code == http.StatusOK && strings.Contains(body, "apis.velocity.session: the keys of sessions are") &&
 			strings.Contains(body, "could not be fetched anew: the answer is 500")
