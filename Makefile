@@ -41,12 +41,14 @@ PARTS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/postgres-13/bin/po
 .PHONY: test-go
 test-go: $(PARTS) ## Run the Go tests, through a real Envoy, Postgres, PgBouncer and Chromium, with the race detector
 	go test -race -short -count=1 -timeout 20m ./...
-	go test -count=1 -run '^TestAllocations$$' ./envoy # which the race detector adds to
+	@for dir in $$(grep -rl --include='*_test.go' 'race\.Skip(' . | xargs -n 1 dirname | sort -u); do \
+	  pattern=$$(tools/tests-that 'race[.]Skip[(]' $$dir) && go test -short -count=1 -timeout 20m -run "$$pattern" $$dir || exit 1; \
+	done
 
 .PHONY: test-long
 test-long: $(PARTS) ## Run the tests that take minutes and that `make test` leaves out
 	@for dir in $$(grep -rl --include='*_test.go' 'testing.Short()' . | xargs -n 1 dirname | sort -u); do \
-	  pattern=$$(tools/long-tests $$dir) && go test -race -count=1 -timeout 40m -run "$$pattern" $$dir || exit 1; \
+	  pattern=$$(tools/tests-that 'long[(]t[)]|testing[.]Short[(][)]' $$dir) && go test -race -count=1 -timeout 40m -run "$$pattern" $$dir || exit 1; \
 	done
 
 POSTGRES ?= 14 15 18

@@ -1,16 +1,16 @@
-//go:build !race
-
 package envoy_test
 
 import (
 	"testing"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/race"
 )
 
 // A warm check has at most six allocations from the bytes of the CheckRequest to those of the CheckResponse. This holds for any
 // id in its path, and for allows and denials. It includes the log line of a denial.
 func TestAllocations(t *testing.T) {
+	race.Skip(t)
 	for _, answer := range []authz.Reason{allowedCheck, authz.ReasonUnknown, authz.ReasonMissingScope} {
 		t.Run(string(answer), func(t *testing.T) {
 			server, messages := warmServer(t, answer)

@@ -12,6 +12,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/race"
 )
 
 // withRules returns the built-in policy with additional rules.
@@ -265,6 +266,7 @@ func TestKnownRulesAtOnce(t *testing.T) {
 
 // The input has a part if a rule reads it, in every form in which a rule can, and omits it otherwise.
 func TestPartsOfTheInput(t *testing.T) {
+	race.Skip(t)
 	in := authz.Input{
 		API: "velaflows", Method: "GET", Path: "/healthz", RawQuery: "q=1", Query: map[string][]string{"q": {"1"}},
 		Header: map[string][]string{"x-a": {"b"}}, Host: "api.example", Context: authz.Fields{{Name: "c", Value: "d"}}, Time: time.Unix(1750000000, 1),

@@ -30,8 +30,8 @@ import (
 	"github.com/keywicket/keywicket/internal/record"
 )
 
-// These tests give a policy answers of its own, and let it read more of a request. The policy is the built-in one with these
-// edits. A request says by its query which answer it wants.
+// These tests run the built-in policy with the edits below. The edits add denials and headers of the policy's own, and read
+// more of a request. The query of a request selects the answer.
 
 const ownAnswers = `} else := denied("PAYMENT_REQUIRED", "plan_too_small") if {
 	input.request.raw_query == "plan"
@@ -91,7 +91,7 @@ apis:
     upstream_headers: [x-plan]
 `
 
-// ownPolicy writes the policy, and the configuration that goes with it.
+// ownPolicy writes the edited policy and a configuration that uses it.
 func ownPolicy(t *testing.T) (dir, config string) {
 	t.Helper()
 	dir = policyFolder(t)
@@ -109,7 +109,7 @@ func ownPolicy(t *testing.T) (dir, config string) {
 	return dir, config
 }
 
-// permitPlan is what docs/configuration.md has an operator change in Envoy for the header x-plan.
+// permitPlan makes the change to Envoy's configuration that docs/configuration.md describes for the header x-plan.
 func permitPlan(t *testing.T, envoy []byte) []byte {
 	t.Helper()
 	envoy = edited(t, envoy, `"authorization|x.(keywicket|`, `"authorization|x.plan|x.(keywicket|`, 1)
@@ -144,7 +144,7 @@ func TestAnswersOfItsOwn(t *testing.T) {
 		"hours": {403, "FORBIDDEN", "outside_office_hours", "Come back in office hours.", "", "", ""},
 		"device": {401, "UNAUTHORIZED", "device_unknown", "Register this device.", "",
 			`Bearer realm="keywicket", error="invalid_token"`, ""},
-		"499": {499, "BLOCKED", "by_the_client", "Blocked.", "", "", ""}, // Envoy's enum of statuses does not have it
+		"499": {499, "BLOCKED", "by_the_client", "Blocked.", "", "", ""}, // Envoy's enum of statuses lacks 499
 		"any": {403, "FORBIDDEN", "missing_scope", "", "", `Bearer error="insufficient_scope", scope="inbox:read contacts:read"`,
 			`"any_of":["contacts:read","admin:all"]`},
 		"undeclared":        {503, "UNAVAILABLE", "unavailable", "Access could not be decided. Try again.", "1", "", ""},
@@ -161,7 +161,7 @@ func TestAnswersOfItsOwn(t *testing.T) {
 			t.Errorf("%s: it reached the upstream", query)
 		}
 	}
-	// Envoy makes a status of gRPC out of the status: UNAVAILABLE, which clients try again, and UNKNOWN.
+	// Envoy derives the gRPC status from the HTTP status: UNAVAILABLE, which clients retry, and UNKNOWN.
 	for query, status := range map[string]string{"quota": "14", "plan": "2"} {
 		if r := send(query, "Content-Type", "application/grpc"); r.header.Get("Grpc-Status") != status {
 			t.Errorf("%s: gRPC's status is %v", query, r.header)
@@ -173,14 +173,14 @@ func TestAnswersOfItsOwn(t *testing.T) {
 	if strings.Contains(log.String(), "confidential") {
 		t.Error("the value of a header is in the log")
 	}
-	// Own codes and reasons are labels; what nobody declared is not.
+	// The policy's own codes and reasons are metric labels if they are declared. Undeclared ones are not.
 	_, metrics := probeOf(t, s, "/metrics")
 	if !strings.Contains(metrics, `keywicket_checks_total{api="velaflows",code="RATE_LIMITED",reason="quota"} 3`) || strings.Contains(metrics, "TEAPOT") {
 		t.Errorf("the metrics are %s", metrics)
 	}
 
-	// What a client sends under the header's name, in any spelling, does not arrive: not where the policy sets it, not where
-	// it does not, and not on a public route.
+	// A client cannot set the header, in any spelling. This holds where the policy sets it, where the policy does not, and
+	// on a public route.
 	forged := []string{"X-Plan", "enterprise", "x.plan", "enterprise"}
 	if got := send("header", forged...).plan(t); got != "pro" {
 		t.Errorf("the upstream saw %q", got)
@@ -194,7 +194,7 @@ func TestAnswersOfItsOwn(t *testing.T) {
 		}
 	}
 
-	// The policy knows the time, and the time zones.
+	// The policy can read the time and convert it to time zones.
 	before := time.Now().UnixNano()
 	var at int64
 	var clock [3]int
@@ -210,7 +210,7 @@ func TestAnswersOfItsOwn(t *testing.T) {
 		t.Errorf("the policy saw the time %d, %v", at, clock)
 	}
 
-	// explain tells of a declared denial what it tells of the others.
+	// explain reports a declared denial in the same form as a built-in one.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	out, err := command(ctx, s, "explain", "GET", "/api/v1/inbox/conversations?plan", "--scope", "inbox:read", "--workspace", home.Slug, "--api", "velaflows", "--config", config).CombinedOutput()
@@ -219,7 +219,8 @@ func TestAnswersOfItsOwn(t *testing.T) {
 	}
 }
 
-// Where the names that Envoy lets the sidecar change lack the header, the advice of docs/configuration.md makes this a 500.
+// Envoy limits which headers the sidecar may change. Without the edit that docs/configuration.md advises, the answer is a
+// 500.
 func TestHeaderThatEnvoyDoesNotPermit(t *testing.T) {
 	_, config := ownPolicy(t)
 	s := separateStack(t, demo.Config{
@@ -235,7 +236,7 @@ func TestHeaderThatEnvoyDoesNotPermit(t *testing.T) {
 	}
 }
 
-// Pairs that no API declares are found before the first check, and each is named with its line.
+// The sidecar finds pairs that no API declares before the first check, and reports each with its line.
 func TestUndeclaredDenialIsRefusedAtStart(t *testing.T) {
 	dir, _ := ownPolicy(t)
 	for _, args := range [][]string{
@@ -256,7 +257,7 @@ func TestUndeclaredDenialIsRefusedAtStart(t *testing.T) {
 const proxyProtocol = `[{name: envoy.filters.listener.proxy_protocol, typed_config: {` +
 	`"@type": type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol, allow_requests_without_proxy_protocol: true}}]`
 
-// The policy sees the address that Envoy trusts, and no client chooses it.
+// The policy reads the client address that Envoy trusts. A client cannot choose it.
 func TestSourceThroughEnvoy(t *testing.T) {
 	_, config := ownPolicy(t)
 	pki := newAuthority(t)
@@ -264,11 +265,11 @@ func TestSourceThroughEnvoy(t *testing.T) {
 		Environ: []string{"KEYWICKET_CONFIG=" + config},
 		EnvoyConfig: func(envoy []byte) []byte {
 			envoy = permitPlan(t, envoy)
-			// Velocity's listener is behind a proxy that adds to x-forwarded-for, or that speaks the PROXY protocol.
+			// Velocity's listener is behind a proxy that appends to x-forwarded-for, or that uses the PROXY protocol.
 			before, after, _ := bytes.Cut(envoy, []byte("- name: velocity\n"))
 			after = edited(t, after, "use_remote_address: true\n", "use_remote_address: true\n                xff_num_trusted_hops: 1\n", 1)
 			after = edited(t, after, "      filter_chains:\n", "      listener_filters: "+proxyProtocol+"\n      filter_chains:\n", 1)
-			// VelaFlows' listener has mutual TLS.
+			// VelaFlows' listener uses mutual TLS.
 			before = edited(t, before, "        - filters:\n", "        - transport_socket: "+pki.transportSocket(t)+"\n          filters:\n", 1)
 			before = edited(t, before, "encode_raw_headers: true\n", "encode_raw_headers: true\n                      include_peer_certificate: true\n", 1)
 			return append(append(before, "- name: velocity\n"...), after...)
@@ -280,7 +281,7 @@ func TestSourceThroughEnvoy(t *testing.T) {
 	defer client.CloseIdleConnections()
 	for forwarded, want := range map[string]string{
 		"":                     "127.0.0.1",
-		"203.0.113.7":          "203.0.113.7", // told by the trusted hop
+		"203.0.113.7":          "203.0.113.7", // reported by the trusted hop
 		"6.6.6.6, 203.0.113.7": "203.0.113.7",
 		"6.6.6.6, 2001:DB8::7": "2001:db8::7",
 		"6.6.6.6, nonsense":    "127.0.0.1",
@@ -336,7 +337,7 @@ func get(t *testing.T, client *http.Client, address string, header ...string) re
 	return fetch(t, client, http.MethodGet, address, header...)
 }
 
-// fetch sends a request with headers, name after value. A name is sent as it is written.
+// fetch sends a request with headers, given as name and value in turn. It sends a name exactly as written.
 func fetch(t *testing.T, client *http.Client, method, address string, header ...string) reply {
 	t.Helper()
 	q, err := http.NewRequestWithContext(t.Context(), method, address, nil)
@@ -366,7 +367,7 @@ func (r reply) denial(t *testing.T) denied {
 	return body.Error
 }
 
-// plan is the header x-plan as the upstream saw it, with its other spellings.
+// plan returns the values of the header x-plan that the upstream received, in any spelling of the name.
 func (r reply) plan(t *testing.T) string {
 	t.Helper()
 	var echo struct{ Headers map[string][]string }
@@ -382,7 +383,7 @@ func (r reply) plan(t *testing.T) string {
 	return strings.Join(seen, " and ")
 }
 
-// authority issues certificates of a test.
+// authority is a certificate authority for one test.
 type authority struct {
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
@@ -396,7 +397,7 @@ func newAuthority(t *testing.T) authority {
 	return a
 }
 
-// sign makes a key and the certificate for it. The first certificate is signed by itself.
+// sign creates a key and a certificate for it. The first certificate is self-signed.
 func (a authority) sign(t *testing.T, template *x509.Certificate) (*ecdsa.PrivateKey, *x509.Certificate) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -419,7 +420,7 @@ func (a authority) sign(t *testing.T, template *x509.Certificate) (*ecdsa.Privat
 	return key, certificate
 }
 
-// client has a certificate with a SPIFFE id.
+// client returns a client whose certificate has a SPIFFE ID.
 func (a authority) client(t *testing.T, name string) *http.Client {
 	t.Helper()
 	key, certificate := a.sign(t, &x509.Certificate{
@@ -437,7 +438,7 @@ func (a authority) client(t *testing.T, name string) *http.Client {
 	return &http.Client{Transport: transport, Timeout: 30 * time.Second}
 }
 
-// transportSocket is of a listener that demands a certificate of the authority.
+// transportSocket returns the configuration of a listener that requires a certificate from the authority.
 func (a authority) transportSocket(t *testing.T) string {
 	t.Helper()
 	key, certificate := a.sign(t, &x509.Certificate{

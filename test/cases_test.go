@@ -25,10 +25,10 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// The cases are the sentences of the two API documents, written by hand as scenarios: cases/NAME.yaml, whose comments
-// explain the form. A request of a case runs in process and through Envoy alike.
+// The cases are the sentences of the two API documents, written by hand as scenarios in cases/NAME.yaml. The comments in
+// velaflows.yaml explain the format. Each request of a case runs in process and through Envoy.
 
-// caseFile is one file: what its cases share, and the cases. Every case leaves what is shared as it is.
+// caseFile is one file: its shared objects and its cases. A case does not change the shared objects.
 type caseFile struct {
 	API        string
 	Workspaces []struct{ ID, Slug, Name string }
@@ -39,7 +39,7 @@ type caseFile struct {
 	Cases []scenario
 }
 
-// scenario is one case: the sentence that it holds the product to, and how.
+// scenario is one case: the sentence of the document that it tests, and its steps.
 type scenario struct {
 	Name  string
 	Seed  string // document:line
@@ -47,44 +47,44 @@ type scenario struct {
 	Steps []step
 }
 
-// caseKey is a credential that is there when the case begins.
+// caseKey is a credential that exists when the case begins.
 type caseKey struct {
 	Prefix          string
 	Workspace, User string
 	Scopes          []string
-	Token           string // one that was handed out before; empty: one is made
+	Token           string // an existing token of the product; empty: a new one is created
 	Expired         bool
 	Revoked         bool
-	Session         bool // the token of a session of User
-	OAuth           bool // the access token of an app, to which User has granted Scopes in Granted
+	Session         bool // a session token of User
+	OAuth           bool // an app's access token; User has granted Scopes to the app in Granted
 	Granted         list // workspaces
 }
 
-// step is one of: requests, a command, a revocation, the wait for an expiry, a look into the database.
+// step is one of: requests, a command, a revocation, a wait for an expiry, a check of the stored row.
 type step struct {
 	Request        list
-	Key            string  // whose token is sent
-	Workspace      *string // the workspace header: a slug of the file's workspaces stands for what the header calls it
+	Key            string  // name of the key whose token is sent
+	Workspace      *string // the workspace header; a slug of the file's workspaces becomes the form that the header expects
 	Headers        map[string]string
 	Expect         string            // status and upstream, or status, code and reason
 	RequiredScopes []string          `yaml:"required_scopes"`
-	Seen           map[string]string // headers as the upstream got them; empty: it did not
+	Seen           map[string]string // headers that the upstream receives; empty: the header is absent
 
-	Keywicket  string              // arguments; --output json is added where the next two ask for it
-	As         string              // name for the object that is printed; if it is a token, it is a key from then on
-	Prints     []map[string]string // each is fields, by regular expression, of one of the objects that are printed
+	Keywicket  string              // arguments; --output json is added if As or Prints is set
+	As         string              // name for the printed object; a token becomes a key of this name
+	Prints     []map[string]string // each one matches one of the printed objects: field → regular expression
 	Exit       int
 	Stdout     list // regular expressions
 	Stderr     list
 	NotPrinted list          `yaml:"not_printed"`
-	Within     time.Duration // how long to go on trying
+	Within     time.Duration // how long to retry
 
 	Revoke       string
 	AwaitExpiry  string `yaml:"await_expiry"`
 	StoredHashed string `yaml:"stored_hashed"`
 }
 
-// list is one text, or several.
+// list is one string or several strings.
 type list []string
 
 func (l *list) UnmarshalYAML(decode func(any) error) error {
@@ -96,7 +96,7 @@ func (l *list) UnmarshalYAML(decode func(any) error) error {
 	return decode((*[]string)(l))
 }
 
-// seedLines is how many lines each document has.
+// seedLines is the number of lines of each document.
 var seedLines = map[string]int{"velaflows": 98, "velocity": 106}
 
 func (s scenario) validate() error {
@@ -106,7 +106,7 @@ func (s scenario) validate() error {
 		return fmt.Errorf("the seed %q is not a line of a document", s.Seed)
 	}
 	if s.Name == "" || len(s.Steps) == 0 {
-		return errors.New("a case has a name and steps")
+		return errors.New("a case needs a name and steps")
 	}
 	for i, st := range s.Steps {
 		kinds := 0
@@ -121,21 +121,22 @@ func (s scenario) validate() error {
 		case kinds != 1:
 			return fmt.Errorf("step %d is not one of the kinds of steps", i+1)
 		case (st.Request != nil) != (st.Expect != ""):
-			return fmt.Errorf("step %d: a request has an expectation, and nothing else has", i+1)
+			return fmt.Errorf("step %d: expect is required for a request, and invalid for other steps", i+1)
 		case strings.HasSuffix(st.Expect, " missing_scope") != (st.RequiredScopes != nil):
-			return fmt.Errorf("step %d: the required scopes are told with missing_scope, and only with it", i+1)
+			return fmt.Errorf("step %d: required_scopes is required for missing_scope, and invalid for other outcomes", i+1)
 		case st.Seen != nil && !strings.HasPrefix(st.Expect, "200 "):
-			return fmt.Errorf("step %d: an upstream sees what is allowed, and nothing else", i+1)
+			return fmt.Errorf("step %d: seen is valid only for an allowed request", i+1)
 		}
 	}
 	return nil
 }
 
-// play is a case while it runs.
-type play struct {
+// caseRun is the state of a running case.
+type caseRun struct {
 	file   caseFile
 	client *http.Client
-	// names → field → value: what ${name.field} stands for. A key has id, token, prefix, and secret, its hidden rest.
+	// name → field → value: what ${name.field} expands to. A key has id, token, prefix and secret. secret is the token
+	// without its visible prefix.
 	names                   map[string]map[string]string
 	checked, sent, commands int
 }
@@ -164,7 +165,7 @@ func TestCases(t *testing.T) {
 					if err := s.validate(); err != nil {
 						t.Fatal(err)
 					}
-					p := &play{file: file, client: client, names: make(map[string]map[string]string)}
+					p := &caseRun{file: file, client: client, names: make(map[string]map[string]string)}
 					p.run(t, s)
 					cases, checked, sent, commands = cases+1, checked+p.checked, sent+p.sent, commands+p.commands
 				})
@@ -174,8 +175,8 @@ func TestCases(t *testing.T) {
 	t.Logf("%d cases, %d requests in process, %d through Envoy, %d commands", cases, checked, sent, commands)
 }
 
-// arrange makes what the cases of a file share, and has everything that they make removed at the end: the documents'
-// own examples are among it, which other files may use too.
+// arrange creates the file's shared objects. At the end of the test it removes everything that the cases created. This
+// includes the documents' own examples, which other files may use too.
 func (f caseFile) arrange(t *testing.T) {
 	db, err := store.Open(world.stack.DatabaseURL())
 	if err != nil {
@@ -186,7 +187,7 @@ func (f caseFile) arrange(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		for _, table := range []string{"workspaces", "users"} { // and with them their members and tokens
+		for _, table := range []string{"workspaces", "users"} { // deletes their members and tokens too
 			if _, err := db.ExecContext(context.Background(), `DELETE FROM keywicket.`+table+` WHERE created_at >= $1`, start); err != nil {
 				t.Error(err)
 			}
@@ -210,7 +211,7 @@ func (f caseFile) arrange(t *testing.T) {
 	}
 }
 
-func (p *play) run(t *testing.T, s scenario) {
+func (p *caseRun) run(t *testing.T, s scenario) {
 	for name, k := range s.Keys {
 		if k.Session {
 			id := rand.Text()
@@ -251,8 +252,8 @@ func (p *play) run(t *testing.T, s scenario) {
 	}
 }
 
-// field is what ${name.field} stands for.
-func (p *play) field(t *testing.T, name, field string) string {
+// field returns the value of ${name.field}.
+func (p *caseRun) field(t *testing.T, name, field string) string {
 	t.Helper()
 	object := p.names[name]
 	if field == "secret" && strings.HasPrefix(object["token"], object["prefix"]) {
@@ -260,22 +261,22 @@ func (p *play) field(t *testing.T, name, field string) string {
 	}
 	value, ok := object[field]
 	if !ok {
-		t.Fatalf("nothing is called %s.%s", name, field)
+		t.Fatalf("%s.%s is not defined", name, field)
 	}
 	return value
 }
 
 var reference = regexp.MustCompile(`\$\{(\w+)\.(\w+)\}`)
 
-func (p *play) expand(t *testing.T, text string) string {
+func (p *caseRun) expand(t *testing.T, text string) string {
 	return reference.ReplaceAllStringFunc(text, func(r string) string {
 		m := reference.FindStringSubmatch(r)
 		return p.field(t, m[1], m[2])
 	})
 }
 
-// request asks in process, then through Envoy, and expects the same.
-func (p *play) request(t *testing.T, st step, line string) error {
+// request runs the request in process and then through Envoy, and requires the same outcome.
+func (p *caseRun) request(t *testing.T, st step, line string) error {
 	q := request{api: p.file.API}
 	q.method, q.path, _ = strings.Cut(line, " ")
 	if st.Key != "" {
@@ -297,7 +298,7 @@ func (p *play) request(t *testing.T, st step, line string) error {
 		return err
 	}
 	before := served()
-	a, _ := q.insist(t, p.client)
+	a, _ := q.sendWithRetry(t, p.client)
 	p.sent++
 	if err := a.hasOutcome(outcome, st.RequiredScopes...); err != nil {
 		return fmt.Errorf("through Envoy: %w", err)
@@ -329,8 +330,8 @@ func (f caseFile) reference(workspace string) string {
 
 var argument = regexp.MustCompile(`'[^']*'|\S+`)
 
-// command runs the product's own binary, as an operator would.
-func (p *play) command(t *testing.T, st step) error {
+// command runs the product's binary as an operator does.
+func (p *caseRun) command(t *testing.T, st step) error {
 	var args []string
 	for _, a := range argument.FindAllString(st.Keywicket, -1) {
 		args = append(args, p.expand(t, strings.Trim(a, "'")))
@@ -352,7 +353,7 @@ func (p *play) command(t *testing.T, st step) error {
 		p.commands++
 		err := p.printed(t, st, command.ProcessState.ExitCode(), stdout.String(), stderr.String())
 		if err == nil {
-			time.Sleep(staleness) // it may have changed something
+			time.Sleep(staleness) // the command may have changed something
 			return nil
 		}
 		if time.Now().After(deadline) {
@@ -361,7 +362,7 @@ func (p *play) command(t *testing.T, st step) error {
 	}
 }
 
-func (p *play) printed(t *testing.T, st step, exit int, stdout, stderr string) error {
+func (p *caseRun) printed(t *testing.T, st step, exit int, stdout, stderr string) error {
 	if exit != st.Exit {
 		return fmt.Errorf("the exit status is %d, not %d", exit, st.Exit)
 	}
@@ -399,11 +400,11 @@ func (p *play) printed(t *testing.T, st step, exit int, stdout, stderr string) e
 	return nil
 }
 
-func (p *play) matches(t *testing.T, object, want map[string]string) bool {
+func (p *caseRun) matches(t *testing.T, object, want map[string]string) bool {
 	for field, pattern := range want {
 		value, ok := object[field]
 		pattern = p.expand(t, pattern)
-		if days, isDate := strings.CutPrefix(pattern, "in days: "); isDate { // give or take a minute
+		if days, isDate := strings.CutPrefix(pattern, "in days: "); isDate { // with a tolerance of one minute
 			n, err := strconv.Atoi(days)
 			at, err2 := time.Parse(time.RFC3339, value)
 			if errors.Join(err, err2) != nil || time.Until(at.AddDate(0, 0, -n)).Abs() > time.Minute {
@@ -416,7 +417,7 @@ func (p *play) matches(t *testing.T, object, want map[string]string) bool {
 	return true
 }
 
-// objectsOf reads one JSON object or an array of them. A list's values stand with blanks between them.
+// objectsOf decodes one JSON object or an array of objects. The values of a list are joined with spaces.
 func objectsOf(text string) ([]map[string]string, error) {
 	var raw []map[string]any
 	if !strings.HasPrefix(strings.TrimSpace(text), "[") {
@@ -441,9 +442,9 @@ func objectsOf(text string) ([]map[string]string, error) {
 	return objects, nil
 }
 
-// storedHashed looks for the key in the whole of its row: there is its SHA-256, and nothing of it beyond what may be
-// shown.
-func (p *play) storedHashed(t *testing.T, key string) error {
+// storedHashed searches the key's whole row. The row has the key's SHA-256, and no part of the key beyond its visible
+// prefix.
+func (p *caseRun) storedHashed(t *testing.T, key string) error {
 	db, err := store.Open(world.stack.DatabaseURL())
 	if err != nil {
 		return err
@@ -459,7 +460,7 @@ func (p *play) storedHashed(t *testing.T, key string) error {
 	return err
 }
 
-// challenges: outcome → WWW-Authenticate; %s is the required scopes. A denial for the workspace has none.
+// challenges: outcome → WWW-Authenticate; %s is the required scopes. WORKSPACE_ACCESS_DENIED has no challenge.
 var challenges = map[string]string{
 	"UNAUTHORIZED missing":    `Bearer realm="keywicket"`,
 	"UNAUTHORIZED malformed":  `Bearer realm="keywicket", error="invalid_token"`,
@@ -472,8 +473,8 @@ var challenges = map[string]string{
 
 var statuses = map[string]int{"allow": 200, "UNAUTHORIZED": 401, "FORBIDDEN": 403, "WORKSPACE_ACCESS_DENIED": 403}
 
-// hasOutcome reports what of an answer is not as the design's table of answers has it. The required scopes are told with
-// missing_scope alone.
+// hasOutcome returns an error if the answer differs from the design's table of answers. Only missing_scope reports the
+// required scopes.
 func (a answer) hasOutcome(outcome string, required ...string) error {
 	if outcome != "FORBIDDEN missing_scope" {
 		required = nil
@@ -481,7 +482,7 @@ func (a answer) hasOutcome(outcome string, required ...string) error {
 	told := a.requiredScopes
 	inProcess := a.header == nil
 	if inProcess && required == nil {
-		told = nil // the domain knows them anyway
+		told = nil // in process they are always set
 	}
 	switch {
 	case a.outcome != outcome:
@@ -504,9 +505,9 @@ func (a answer) hasOutcome(outcome string, required ...string) error {
 	return nil
 }
 
-// insist sends the request, and again if no decision could be made: on a busy machine a look-up may run into its 200 ms,
-// and 503 is no wrong answer then. It tells how often that was.
-func (r request) insist(t testing.TB, client *http.Client) (a answer, unavailable int64) {
+// sendWithRetry sends the request, and retries if the answer is 503. On a busy machine a look-up may exceed its 200 ms, and 503 is
+// then a correct answer. unavailable is the number of 503 answers that led to a retry.
+func (r request) sendWithRetry(t testing.TB, client *http.Client) (a answer, unavailable int64) {
 	t.Helper()
 	for a = r.send(t, client); a.status == http.StatusServiceUnavailable && unavailable < 3; unavailable++ {
 		a = r.send(t, client)
@@ -523,7 +524,7 @@ func formatOf(prefix string) (api string, f authz.CredentialFormat) {
 	return "", f
 }
 
-// make makes the key, and waits until it is what it should be.
+// make creates the key. For an expired key it waits until the key has expired.
 func (k caseKey) make(t testing.TB, name string) (store.Token, string) {
 	t.Helper()
 	n := store.NewToken{Name: name, Scopes: k.Scopes, Workspace: k.Workspace, User: k.User, Key: authz.Secret(k.Token)}

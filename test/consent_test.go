@@ -16,16 +16,17 @@ import (
 	"github.com/keywicket/keywicket/test/browser"
 )
 
-// consenting is a user's Chromium, an app on this machine, and a deployment behind Envoy that asks the one about the other.
-type consenting struct {
+// consentStack is a user's Chromium, an app on this machine, and a deployment behind Envoy where the app asks for the user's
+// consent.
+type consentStack struct {
 	*demo.Demo
 	browser *browser.Browser
 	app     app
 	native  *httptest.Server // the app's own address
 }
 
-// ask is the address that the app sends its user to.
-func (c *consenting) ask(change ...string) string {
+// ask returns the address to which the app sends its user.
+func (c *consentStack) ask(change ...string) string {
 	q := url.Values{
 		"client_id": {c.app.ID}, "redirect_uri": {c.native.URL + "/callback"}, "response_type": {"code"}, "scope": {"issues:read issues:write"},
 		"state": {"random_state"}, "code_challenge": {strings.Repeat("c", 43)}, "code_challenge_method": {"S256"},
@@ -36,41 +37,41 @@ func (c *consenting) ask(change ...string) string {
 	return c.Velocity + "/oauth/consent?" + q.Encode()
 }
 
-// signedIn is a tab of somebody who has signed in, at what the app asks.
-func (c *consenting) signedIn(t *testing.T, email, address string) *browser.Page {
+// signedIn returns a tab at the app's request, with a signed-in user.
+func (c *consentStack) signedIn(t *testing.T, email, address string) *browser.Page {
 	t.Helper()
 	p := c.browser.Page(t)
 	if status := p.Visit(address); status != http.StatusOK || !strings.Contains(p.URL(), "/login?") {
-		t.Fatalf("who is not signed in is at %s, %d", p.URL(), status)
+		t.Fatalf("without a sign-in the browser is at %s, %d", p.URL(), status)
 	}
 	var name string
 	p.Eval(`[...document.querySelectorAll("button")].findIndex(b => b.textContent === "Sign in as `+email+`") + 1 + ""`, &name)
 	p.Follow(`p:nth-of-type(` + name + `) > button`)
 	if p.URL() != address+"&returned=1" {
-		t.Fatalf("who has signed in is at %s", p.URL())
+		t.Fatalf("after the sign-in the browser is at %s", p.URL())
 	}
 	return p
 }
 
-// answer is what the app gets when the user has pressed a button.
-func (c *consenting) answer(t *testing.T, p *browser.Page, status int) url.Values {
+// answer returns what the app receives after the user has pressed a button.
+func (c *consentStack) answer(t *testing.T, p *browser.Page, status int) url.Values {
 	t.Helper()
 	at, err := url.Parse(p.URL())
 	if err != nil || status != http.StatusOK || !strings.HasPrefix(p.URL(), c.native.URL+"/callback?") {
 		t.Fatalf("the user is at %s, %d: %s", p.URL(), status, p.Text("body"))
 	}
 	if q := at.Query(); q.Get("state") != "random_state" || q.Get("iss") != c.Velocity {
-		t.Errorf("the app is told %v", q)
+		t.Errorf("the app received %v", q)
 	}
 	return at.Query()
 }
 
-func (c *consenting) grants(t *testing.T) int {
+func (c *consentStack) grants(t *testing.T) int {
 	t.Helper()
 	return len(operator[[]store.Grant](t, c.Stack, "grant", "list", "--app", c.app.ID))
 }
 
-// The consent page as a user meets it.
+// The consent page as a user sees it.
 func TestConsentPageInChromium(t *testing.T) {
 	chromium, err := browser.Start(t.Context())
 	if err != nil {
@@ -81,7 +82,7 @@ func TestConsentPageInChromium(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	c := &consenting{Demo: withIssuer(t), browser: chromium}
+	c := &consentStack{Demo: withIssuer(t), browser: chromium}
 	c.native = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "Back at the app.") }))
 	t.Cleanup(c.native.Close)
 	c.app = operator[app](t, c.Stack, "oauth-app", "create", "--name", "Planner", "--redirect-uri", "http://127.0.0.1/callback")
@@ -93,7 +94,7 @@ func TestConsentPageInChromium(t *testing.T) {
 		p := c.signedIn(t, ada, c.ask())
 		for _, want := range []string{"Allow Planner to act for you?", ada, "Read issues and comments", "Target workspace", "http://127.0.0.1:"} {
 			if text := p.Text("main"); !strings.Contains(text, want) {
-				t.Errorf("nothing of %q in %s", want, text)
+				t.Errorf("%q is missing in %s", want, text)
 			}
 		}
 		if status := p.Follow(allow); status != http.StatusUnprocessableEntity || p.Text(`[role="alert"]`) != "Choose at least one workspace." {
@@ -119,21 +120,21 @@ func TestConsentPageInChromium(t *testing.T) {
 		p := c.signedIn(t, ada, c.ask())
 		p.Press("\t \t\t\t") // the first box, the second, Deny, Allow
 		if p.Eval(`document.activeElement.value`, new(string)); p.Focused() != "button" {
-			t.Errorf("the keyboard is at %s", p.Focused())
+			t.Errorf("the keyboard focus is at %s", p.Focused())
 		}
 		if q := c.answer(t, p, p.Enter()); q.Get("code") == "" {
 			t.Errorf("%v", q)
 		}
 	})
-	t.Run("an app that may not ask", func(t *testing.T) {
+	t.Run("an app with an invalid request", func(t *testing.T) {
 		p := c.browser.Page(t)
 		if status := p.Visit(c.ask("redirect_uri", c.native.URL+"/callback/../else")); status != http.StatusBadRequest || !strings.HasPrefix(p.URL(), c.Velocity) {
 			t.Errorf("%d at %s", status, p.URL())
 		}
 		accessible(t, p, "mistake")
 	})
-	// Chromium holds all that follows a form to the page's policy.
-	t.Run("an app that leads on", func(t *testing.T) {
+	// Chromium applies the page's policy to every redirect that follows a form.
+	t.Run("an app that redirects again", func(t *testing.T) {
 		elsewhere := c.page(t, "elsewhere.localhost", "Somewhere else.")
 		native := c.native
 		defer func() { c.native = native }()
@@ -152,18 +153,18 @@ func TestConsentPageInChromium(t *testing.T) {
 			t.Errorf("%d at %s", status, p.URL())
 		}
 		if text := p.Text("main"); !strings.Contains(text, "not with an account that is known here") {
-			t.Errorf("the user reads %s", text)
+			t.Errorf("the page shows %s", text)
 		}
 		p.Follow("main a")
 		p.Follow("button")
 		if text := p.Text("main"); !strings.Contains(text, "Allow Planner") {
-			t.Errorf("who has signed in again reads %s", text)
+			t.Errorf("after another sign-in the page shows %s", text)
 		}
 	})
 	t.Run("framed", func(t *testing.T) {
 		p := c.signedIn(t, ada, c.ask())
-		mistake := c.ask("client_id", "nobody")                                                        // a page of the issuer's without a session
-		for host, framed := range map[string]string{"127.0.0.1": c.ask(), "evil.localhost": mistake} { // another origin of the site, another site
+		mistake := c.ask("client_id", "nobody")                                                        // a page of the issuer without a session
+		for host, framed := range map[string]string{"127.0.0.1": c.ask(), "evil.localhost": mistake} { // another origin of the same site, and another site
 			p := p.Tab()
 			p.Visit(c.page(t, host, `<!doctype html><title>x</title><iframe src="`+html.EscapeString(framed)+`"></iframe>`))
 			if frames := p.Frames(); len(frames) != 1 || !frames[0].Refused || frames[0].URL != framed {
@@ -181,7 +182,8 @@ func TestConsentPageInChromium(t *testing.T) {
 		form := `<!doctype html><title>x</title><form method="post" action="` + html.EscapeString(c.ask()) + `">
 			<input name="proof" value="guessed"><input name="user" value="` + user + `"><input name="workspace" value="` + workspace + `">
 			<button name="decision" value="approve">Win</button></form>`
-		// From another origin of the same site the browser sends every cookie; from another site, none that would count.
+		// From another origin of the same site the browser sends every cookie. From another site it sends no cookie that
+		// grants access.
 		for host, want := range map[string]string{"127.0.0.1": "403 /oauth/consent", "evil.localhost": "200 /login"} {
 			p := p.Tab()
 			p.Visit(c.page(t, host, form))
@@ -195,7 +197,7 @@ func TestConsentPageInChromium(t *testing.T) {
 			t.Error("there is a grant")
 		}
 	})
-	t.Run("for everybody, on every screen", func(t *testing.T) {
+	t.Run("accessible on every screen", func(t *testing.T) {
 		grace := operator[store.User](t, c.Stack, "user", "create", "--email", strings.Repeat("grace", 12)+"@"+strings.Repeat("a-long-name.", 10)+"example")
 		c.SignIn.Admit(grace.ID, grace.Email)
 		for n := range 12 {
@@ -216,8 +218,8 @@ func TestConsentPageInChromium(t *testing.T) {
 	})
 }
 
-// page serves an HTML page at a host of this machine, and returns its address.
-func (c *consenting) page(t *testing.T, host, text string) string {
+// page serves an HTML page at a host name of this machine, and returns its address.
+func (c *consentStack) page(t *testing.T, host, text string) string {
 	t.Helper()
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
@@ -227,8 +229,8 @@ func (c *consenting) page(t *testing.T, host, text string) string {
 	return strings.Replace(s.URL, "127.0.0.1", host, 1) + "/"
 }
 
-// accessible holds a page to what axe-core knows, and to the width of a small telephone. With SCREENSHOTS=folder there are
-// pictures to look at.
+// accessible requires that axe-core reports no problem and that the page fits the width of a small telephone. With
+// SCREENSHOTS=folder it writes pictures there.
 func accessible(t *testing.T, p *browser.Page, name string) {
 	t.Helper()
 	for _, width := range []int{360, 1280} {
@@ -238,7 +240,7 @@ func accessible(t *testing.T, p *browser.Page, name string) {
 				t.Errorf("%s, %d pixels, %s: %s", name, width, scheme, violation)
 			}
 			if p.Overflows() {
-				t.Errorf("%s, %d pixels: it has to be scrolled sideways", name, width)
+				t.Errorf("%s, %d pixels: the page needs horizontal scrolling", name, width)
 			}
 			if dir := os.Getenv("SCREENSHOTS"); dir != "" {
 				if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%s-%d-%s.png", name, width, scheme)), p.Screenshot(), 0o600); err != nil {

@@ -28,20 +28,20 @@ import (
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 )
 
-// The table, the judge of outcomes, and the spellings of this test are in spelling_test.go.
+// spelling_test.go has the table, the judge of outcomes and the spellings of this test.
 
-// decodedStack is a stack with two upstreams, each of which decodes paths as its language does. Live tokens lead to
-// net/http of Go, sandbox tokens to http.server of Python.
+// decodedStack is a stack with two upstreams, and each decodes paths as its language does. Live tokens are routed to Go's
+// net/http, sandbox tokens to Python's http.server.
 type decodedStack struct {
 	*demo.Stack
 	envoyConfig []byte
 	golang      *goUpstream
 	python      *pythonUpstream
-	headers     map[string][2][][2]string // API and scope → the headers of a request to Go and of one to Python
+	headers     map[string][2][][2]string // API and scope → the headers of a request to Go and of a request to Python
 	asked       map[string]string         // API, scope and target → outcome of a direct check
 }
 
-// startDecodedStack runs a policy folder that newSpelledPolicy has made, or a changed one.
+// startDecodedStack runs a policy folder that newSpelledPolicy created, possibly with changes.
 func startDecodedStack(t *testing.T, config string) *decodedStack {
 	t.Helper()
 	s := &decodedStack{
@@ -51,7 +51,7 @@ func startDecodedStack(t *testing.T, config string) *decodedStack {
 	s.Stack = separateStack(t, demo.Config{
 		Environ: []string{"KEYWICKET_CONFIG=" + config, "KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}, // for slow machines
 		EnvoyConfig: func(envoy []byte) []byte {
-			// As in newViews: Envoy waits for a second on each HTTP/2 connection that it refuses.
+			// As in newUncheckedStack: Envoy waits for a second on each HTTP/2 connection that it refuses.
 			s.envoyConfig = edited(t, envoy, "stream_idle_timeout: 60s", "delayed_close_timeout: 0.001s", 2)
 			return s.envoyConfig
 		},
@@ -70,7 +70,7 @@ func startDecodedStack(t *testing.T, config string) *decodedStack {
 	return s
 }
 
-// newSpelledPolicy makes a policy folder with spelledAPIs, and a configuration that serves them.
+// newSpelledPolicy creates a policy folder with spelledAPIs, and a configuration that serves them.
 func newSpelledPolicy(t *testing.T) (dir, config string) {
 	t.Helper()
 	dir, config = policyFolder(t), filepath.Join(t.TempDir(), "keywicket.yaml")
@@ -97,8 +97,8 @@ func newSpelledPolicy(t *testing.T) (dir, config string) {
 	return dir, config
 }
 
-// serve restarts Envoy for one API and with this upstream of Python. The edits are texts of the listener, each before the
-// text that replaces it.
+// serve restarts Envoy for one API with this Python upstream. The edits are pairs of texts in the listener's configuration:
+// the old text, then its replacement.
 func (s *decodedStack) serve(t *testing.T, api string, python *pythonUpstream, edits ...string) {
 	t.Helper()
 	addresses, err := bootstrap.Read(s.envoyConfig)
@@ -125,9 +125,9 @@ func (s *decodedStack) serve(t *testing.T, api string, python *pythonUpstream, e
 	}
 }
 
-// heard is how an upstream reads a path. The three lists are what three kinds of server take for its segments: one that
-// splits and then decodes, one that decodes and then splits, and one that decodes twice.
-type heard struct {
+// reading is how an upstream reads a path. The three lists are the segments that three kinds of server see. One splits and
+// then decodes, one decodes and then splits, and one decodes twice.
+type reading struct {
 	upstream.Echo
 	Segments []string `json:"segments"`
 	Whole    []string `json:"whole"`
@@ -150,7 +150,7 @@ func startGoUpstream(t *testing.T) *goUpstream {
 
 func (u *goUpstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	u.reached.Add(1)
-	h := heard{Echo: upstream.Echo{Upstream: "go", Method: r.Method, Path: r.RequestURI}}
+	h := reading{Echo: upstream.Echo{Upstream: "go", Method: r.Method, Path: r.RequestURI}}
 	for _, raw := range strings.Split(r.URL.EscapedPath(), "/")[1:] {
 		once, err := url.PathUnescape(raw)
 		if err != nil {
@@ -164,7 +164,7 @@ func (u *goUpstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Segments, h.Twice = append(h.Segments, once), append(h.Twice, twice)
 	}
 	h.Whole = strings.Split(r.URL.Path, "/")[1:]
-	_ = json.NewEncoder(w).Encode(h) // nothing in it can fail
+	_ = json.NewEncoder(w).Encode(h) // no value in it can fail to encode
 }
 
 type pythonUpstream struct {
@@ -172,7 +172,7 @@ type pythonUpstream struct {
 	client  *http.Client
 }
 
-// startPythonUpstream runs testdata/upstream.py, which describes the modes. A missing Python fails the test.
+// startPythonUpstream runs testdata/upstream.py, which describes the modes. The test fails if Python is missing.
 func startPythonUpstream(t *testing.T, mode string) *pythonUpstream {
 	t.Helper()
 	r, w := io.Pipe()
@@ -184,7 +184,7 @@ func startPythonUpstream(t *testing.T, mode string) *pythonUpstream {
 	}
 	go func() {
 		<-p.Done()
-		_ = w.Close() // it returns nil always
+		_ = w.Close() // it always returns nil
 	}()
 	output, printed := bufio.NewReader(r), make(chan []byte, 1)
 	port, err := output.ReadString('\n')
@@ -208,7 +208,7 @@ func startPythonUpstream(t *testing.T, mode string) *pythonUpstream {
 	return u
 }
 
-// reached asks how many requests have arrived.
+// reached returns the number of requests that have arrived.
 func (u *pythonUpstream) reached(t *testing.T) (n int64) {
 	t.Helper()
 	q, err := http.NewRequestWithContext(t.Context(), "COUNT", "http://"+u.address+"/", nil)
@@ -229,9 +229,9 @@ func (u *pythonUpstream) reached(t *testing.T) (n int64) {
 // try sends each spelling over both wires, with tokens of each scope, to both upstreams.
 func (s *decodedStack) try(t *testing.T, api string, python *pythonUpstream, spellings []spelling) (trials []trial) {
 	t.Helper()
-	open := func(wire string) *lasting {
+	open := func(wire string) *reconnecting {
 		dial := func() connection { return wires[wire](t, s.Stack, "velaflows") }
-		return &lasting{dial, dial()}
+		return &reconnecting{dial, dial()}
 	}
 	direct := open("direct")
 	defer func() { _ = direct.Close() }()
@@ -256,7 +256,7 @@ func (s *decodedStack) try(t *testing.T, api string, python *pythonUpstream, spe
 						if seen.outcome != "allow" {
 							continue
 						}
-						if err := json.Unmarshal(seen.body, &one.passages[i].heard); err != nil {
+						if err := json.Unmarshal(seen.body, &one.passages[i].reading); err != nil {
 							t.Fatalf("%v in %s", err, seen.body)
 						}
 					}
@@ -272,8 +272,8 @@ func (s *decodedStack) try(t *testing.T, api string, python *pythonUpstream, spe
 	return trials
 }
 
-// Every spelling of a path gets the outcome that its decoded segments have in the table. An allowed request has the same
-// segments for upstreams in two languages, and they address a route that the token may use.
+// Every spelling of a path gets the outcome that its decoded segments have in the table. For an allowed request, upstreams
+// in two languages read the same segments, and these address a route that the token may use.
 func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 	long(t)
 	_, config := newSpelledPolicy(t)
@@ -298,11 +298,11 @@ func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 		t.Logf("%s: %d trials: %v", api, len(trials), kinds)
 		for _, kind := range trialKinds {
 			if kinds[kind] < 50 && (kind != holdsSpecial || right.special != "") {
-				t.Errorf("%s: few requests are %s", api, kind)
+				t.Errorf("%s: too few requests are %s", api, kind)
 			}
 		}
 
-		// These trials tell the right judge from a careless one.
+		// These trials distinguish the correct judge from a careless one.
 		for name, careless := range map[string]func(*judge){
 			"compares raw rows":                func(j *judge) { j.rawRows = true },
 			"lets literals go from the right":  func(j *judge) { j.fromTheRight = true },
@@ -313,12 +313,12 @@ func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 			j := right
 			careless(&j)
 			if found := j.faults(trials); len(found[otherOutcome]) == 0 || len(found[otherDirect]) == 0 {
-				t.Errorf("%s: a judge that %s agrees with the sidecar", api, name)
+				t.Errorf("%s: the trials do not detect a judge that %s", api, name)
 			}
 		}
 	}
 
-	// An upstream or an Envoy that is careless is found out.
+	// The test detects a careless upstream and a careless Envoy.
 	const live, sandbox = "{cluster: upstream_live}", "{cluster: upstream_sandbox}"
 	const forSandbox, forEscapes = "name: x-keywicket-environment, string_match: {exact: sandbox}", `name: ":path", string_match: {contains: "%"}`
 	for _, c := range []struct {
@@ -340,12 +340,12 @@ func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 		}
 		s.serve(t, "plain", python, c.edits...)
 		for _, fault := range s.notFound(t, python, c.faults...) {
-			t.Errorf("with the upstream %q and Envoy's %q there is no trial of which %s", c.python, c.edits, fault)
+			t.Errorf("with the upstream %q and Envoy's edits %q no trial has the fault: %s", c.python, c.edits, fault)
 		}
 	}
 }
 
-// A policy that compares the rows of its table as they are written is found out.
+// The test detects a policy that compares the rows of its table without decoding them.
 func TestRawRowsInAPolicyAreFound(t *testing.T) {
 	dir, config := newSpelledPolicy(t)
 	file := filepath.Join(dir, "keywicket", "route.rego")
@@ -363,11 +363,11 @@ func TestRawRowsInAPolicyAreFound(t *testing.T) {
 	s := startDecodedStack(t, config)
 	s.serve(t, "plain", s.python)
 	for _, fault := range s.notFound(t, s.python, otherRoute, otherOutcome, otherDirect) {
-		t.Errorf("there is no trial of which %s", fault)
+		t.Errorf("no trial has the fault: %s", fault)
 	}
 }
 
-// notFound returns those of the faults that no spelling shows.
+// notFound returns the faults that no spelling shows.
 func (s *decodedStack) notFound(t *testing.T, python *pythonUpstream, faults ...string) []string {
 	t.Helper()
 	var trials []trial

@@ -24,20 +24,20 @@ import (
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 )
 
-// views is a stack in which Velocity's listener checks nothing, and so shows what Envoy alone makes of a path. That of
-// VelaFlows treats paths alike, and checks. Behind both is an upstream that echoes.
-type views struct {
+// uncheckedStack is a stack in which Velocity's listener checks nothing, so it shows how Envoy alone treats a path. VelaFlows'
+// listener treats paths in the same way, and checks. The upstream of both echoes.
+type uncheckedStack struct {
 	*demo.Stack
-	config  []byte        // Envoy's
-	reached *atomic.Int64 // requests that came to the upstream
-	header  [][2]string   // of a key that may do everything: the path alone decides
-	direct  *lasting
-	decided map[string]string // path → outcome, asked directly
+	config  []byte        // Envoy's configuration
+	reached *atomic.Int64 // requests that reached the upstream
+	header  [][2]string   // of a key that may do everything, so that only the path decides
+	direct  *reconnecting
+	decided map[string]string // path → outcome of a direct check
 }
 
-func newViews(t *testing.T) *views {
+func newUncheckedStack(t *testing.T) *uncheckedStack {
 	t.Helper()
-	v := &views{}
+	v := &uncheckedStack{}
 	var address string
 	address, v.reached = echoRaw(t)
 	v.Stack = separateStack(t, demo.Config{
@@ -52,8 +52,8 @@ func newViews(t *testing.T) *views {
 				t.Fatal(err)
 			}
 			config = edited(t, config, "check_settings: {context_extensions: {api: velocity}}", "disabled: true", 1)
-			// Over HTTP/2 Envoy refuses most of these paths with the connection, on which it waits for a second more. This
-			// goes where a setting stands that has no say here.
+			// Over HTTP/2 Envoy refuses most of these paths with the connection, and waits for one more second on it. The
+			// edit replaces a setting that has no effect in this test.
 			v.config = edited(t, config, "stream_idle_timeout: 60s", "delayed_close_timeout: 0.001s", 2)
 			return v.config
 		},
@@ -66,7 +66,8 @@ func newViews(t *testing.T) *views {
 	return v
 }
 
-// echoRaw is an upstream for every target. net/http refuses one that it cannot parse, and no handler would count it.
+// echoRaw starts an upstream that accepts every target. net/http refuses a target that it cannot parse, before a handler
+// could count it.
 func echoRaw(t *testing.T) (address string, reached *atomic.Int64) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -80,11 +81,11 @@ func echoRaw(t *testing.T) (address string, reached *atomic.Int64) {
 		for r := textproto.NewReader(bufio.NewReader(c)); ; {
 			line, err := r.ReadLine()
 			if _, headerErr := r.ReadMIMEHeader(); err != nil || headerErr != nil {
-				return // Envoy has hung up
+				return // Envoy has closed the connection
 			}
 			reached.Add(1)
 			target := strings.TrimSuffix(strings.TrimPrefix(line, "GET "), " HTTP/1.1")
-			body, _ := json.Marshal(upstream.Echo{Upstream: "raw", Path: target}) // nothing in it can fail
+			body, _ := json.Marshal(upstream.Echo{Upstream: "raw", Path: target}) // no value in it can fail to encode
 			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 		}
 	}
@@ -96,8 +97,8 @@ func echoRaw(t *testing.T) (address string, reached *atomic.Int64) {
 	return listener.Addr().String(), reached
 }
 
-// restart gives Envoy a configuration in which a text of one listener is another.
-func (v *views) restart(t *testing.T, api, from, to string) {
+// restart restarts Envoy with a text of one listener's configuration replaced.
+func (v *uncheckedStack) restart(t *testing.T, api, from, to string) {
 	t.Helper()
 	at := bytes.Index(v.config, []byte("- name: velocity\n"))
 	listeners := map[string][]byte{"velaflows": v.config[:at], "velocity": v.config[at:]}
@@ -112,20 +113,19 @@ func (v *views) restart(t *testing.T, api, from, to string) {
 	}
 }
 
-// lasting is a connection that is made anew when the other end has hung up. It asks again when no decision could be made
-// in time.
-type lasting struct {
+// reconnecting is a connection that reconnects when the other end has closed it. It retries when no decision was made in time.
+type reconnecting struct {
 	dial func() connection
 	connection
 }
 
-func (v *views) dial(t *testing.T, wire, api string) *lasting {
+func (v *uncheckedStack) dial(t *testing.T, wire, api string) *reconnecting {
 	t.Helper()
 	dial := func() connection { return wires[wire](t, v.Stack, api) }
-	return &lasting{dial, dial()}
+	return &reconnecting{dial, dial()}
 }
 
-func (l *lasting) put(t *testing.T, m message) (s sight) {
+func (l *reconnecting) put(t *testing.T, m message) (s observation) {
 	t.Helper()
 	for range 4 {
 		s = l.connection.put(t, m)
@@ -140,16 +140,16 @@ func (l *lasting) put(t *testing.T, m message) (s sight) {
 	return s
 }
 
-// viewing is what came of one path.
-type viewing struct {
+// pathResult is the result for one path.
+type pathResult struct {
 	path           string
-	envoy, checked sight  // by the listener without the check, and by the one with it
-	reached        int64  // the upstream, of the latter
-	raw, direct    string // outcomes of direct checks: of the path as it is, and of the one that Envoy passes on, if any
+	envoy, checked observation // from the listener without the check, and from the listener with it
+	reached        int64       // requests that reached the upstream from the listener with the check
+	raw, direct    string      // outcomes of direct checks: of the original path, and of the path that Envoy passes on, if any
 }
 
-// view sends the paths to both listeners, and has them checked directly.
-func (v *views) view(t *testing.T, wire string, paths []string) (all []viewing) {
+// view sends the paths to both listeners, and checks them directly.
+func (v *uncheckedStack) view(t *testing.T, wire string, paths []string) (all []pathResult) {
 	t.Helper()
 	for batch := range slices.Chunk(paths, 100) { // no connection lasts for all of them
 		envoy, checked := v.dial(t, wire, "velocity"), v.dial(t, wire, "velaflows")
@@ -157,7 +157,7 @@ func (v *views) view(t *testing.T, wire string, paths []string) (all []viewing) 
 			if wire == "HTTP/1.1" && (p == "" || strings.ContainsAny(p, " \r\n")) {
 				continue // that would be another request
 			}
-			s := viewing{path: p, envoy: envoy.put(t, message{target: p})}
+			s := pathResult{path: p, envoy: envoy.put(t, message{target: p})}
 			before := v.reached.Load()
 			s.checked = checked.put(t, message{target: p, header: v.header})
 			s.reached = v.reached.Load() - before
@@ -169,8 +169,8 @@ func (v *views) view(t *testing.T, wire string, paths []string) (all []viewing) 
 	return all
 }
 
-// decide is the outcome of a direct check, which is made once.
-func (v *views) decide(t *testing.T, p string) string {
+// decide returns the outcome of a direct check. It checks each path once.
+func (v *uncheckedStack) decide(t *testing.T, p string) string {
 	t.Helper()
 	if _, known := v.decided[p]; !known {
 		v.decided[p] = v.direct.put(t, message{target: p, header: v.header}).outcome
@@ -178,19 +178,19 @@ func (v *views) decide(t *testing.T, p string) string {
 	return v.decided[p]
 }
 
-// What there can be wrong with a viewing.
+// The faults of a pathResult.
 const (
-	leak         = "it reached the upstream without an allow"
-	otherRefusal = "Envoy refuses it, and answers otherwise where it checks"
-	otherAnswer  = "the answer is not the one for the path that Envoy passes on"
-	otherPath    = "the upstream got another path than Envoy passes on"
-	unstable     = "it is allowed as it is, by a PEP that changes nothing, and Envoy refuses it or passes on another one"
-	nowhere      = "it is allowed, and no route"
-	ambiguous    = "it is allowed, and can be read in another way"
+	leak         = "the path reached the upstream without an allow"
+	otherRefusal = "Envoy refuses the path, and answers differently where it checks"
+	otherAnswer  = "the answer differs from that for the path that Envoy passes on"
+	otherPath    = "the upstream received another path than Envoy passes on"
+	unstable     = "the unchanged path is allowed for a PEP that changes nothing, but Envoy refuses it or passes on another path"
+	nowhere      = "the path is allowed, but it is not a route"
+	ambiguous    = "the path is allowed, but servers can read it in another way"
 )
 
-// fault is the first thing that is wrong, or empty.
-func (s viewing) fault() string {
+// fault returns the first fault, or "".
+func (s pathResult) fault() string {
 	passed := s.envoy.echo.Path
 	bare, _, _ := strings.Cut(passed, "?")
 	sent, _, _ := strings.Cut(s.path, "?")
@@ -200,8 +200,8 @@ func (s viewing) fault() string {
 	case s.envoy.outcome != "allow" && s.checked.outcome != s.envoy.outcome:
 		return otherRefusal
 	case s.raw == "allow" && passed == "" && !strings.Contains(s.path, "?"):
-		return unstable // with a query, that may be what Envoy refuses
-	case s.raw == "allow" && passed != "" && (!spellTheSame(sent, bare) || s.path[len(sent):] != passed[len(bare):]):
+		return unstable // with a query, Envoy may refuse the query
+	case s.raw == "allow" && passed != "" && (!sameSegments(sent, bare) || s.path[len(sent):] != passed[len(bare):]):
 		return unstable
 	case s.envoy.outcome != "allow":
 		return ""
@@ -219,7 +219,7 @@ func (s viewing) fault() string {
 	return ""
 }
 
-func (s viewing) kind() string {
+func (s pathResult) kind() string {
 	switch {
 	case s.envoy.outcome != "allow":
 		return "refused by Envoy"
@@ -231,13 +231,13 @@ func (s viewing) kind() string {
 	return "allowed"
 }
 
-func (s viewing) String() string {
+func (s pathResult) String() string {
 	return fmt.Sprintf("%.200q: Envoy alone %s, %.200q; with the check %s, %.200q; asked directly %s, raw %s", s.path,
 		s.envoy.outcome, s.envoy.echo.Path, s.checked.outcome, s.checked.echo.Path, s.direct, s.raw)
 }
 
-// readable matches the decoded paths that can be read with GET, to the letter: a server to which case is nothing comes to
-// the same route.
+// readable matches the decoded paths that can be read with GET, with exact case. A server that ignores case finds the same
+// route.
 var readable = sync.OnceValue(func() *regexp.Regexp {
 	var forms []string
 	for _, r := range documented["velaflows"].routes() {
@@ -248,7 +248,7 @@ var readable = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`\A(?:` + strings.Join(forms, "|") + `)\z`)
 })
 
-// decodedSegments are what a server compares with its routes; nil if one cannot be decoded.
+// decodedSegments returns the segments that a server compares with its routes. It returns nil if one cannot be decoded.
 func decodedSegments(p string) []string {
 	segments := strings.Split(p, "/")
 	for i, raw := range segments {
@@ -260,8 +260,8 @@ func decodedSegments(p string) []string {
 	return segments
 }
 
-// spellTheSame says that two paths have the same segments, however these are escaped.
-func spellTheSame(p, q string) bool {
+// sameSegments reports whether two paths have the same segments after decoding.
+func sameSegments(p, q string) bool {
 	segments := decodedSegments(p)
 	return segments != nil && slices.Equal(segments, decodedSegments(q))
 }
@@ -270,7 +270,7 @@ var (
 	parameters = regexp.MustCompile(`;[^/]*`)
 	slashes    = regexp.MustCompile(`//+`)
 
-	// readings are what servers are known to do to a path that they have unescaped.
+	// readings are the transformations that servers are known to apply to an unescaped path.
 	readings = []func(string) string{
 		path.Clean,
 		func(p string) string { return slashes.ReplaceAllString(p, "/") },
@@ -281,8 +281,8 @@ var (
 	}
 )
 
-// hasOneReading says that unescaping the path makes no more segments, and that no reading changes what is unescaped, so
-// that several in a row do not either.
+// hasOneReading reports whether unescaping the path adds no segments, and no reading changes the unescaped path. Several
+// readings in a row do not change it either.
 func hasOneReading(p string) bool {
 	once, err := url.PathUnescape(p)
 	return err == nil && strings.Count(once, "/") == strings.Count(p, "/") &&
@@ -300,8 +300,8 @@ var (
 	}
 )
 
-// twisted is the path with one thing changed, or more.
-func twisted(r *rand.Rand, p string) string {
+// mutatedPath returns the path with one or more random changes.
+func mutatedPath(r *rand.Rand, p string) string {
 	one := func(list []string) string { return list[r.IntN(len(list))] }
 	segments, at := strings.Split(p, "/"), r.IntN(len(p))
 	i := r.IntN(len(segments))
@@ -309,7 +309,7 @@ func twisted(r *rand.Rand, p string) string {
 	switch r.IntN(8) {
 	case 0:
 		return before + "/" + one(upwards) + "/" + after
-	case 1, 2: // there and back
+	case 1, 2: // up and down again
 		return before + "/" + one(slices.Concat(segments, oddities, upwards)) + "/" + one(upwards) + "/" + after
 	case 3:
 		return before + one(separators) + after
@@ -324,15 +324,15 @@ func twisted(r *rand.Rand, p string) string {
 	}
 }
 
-// twistedPaths are n paths, for each seed the same: of routes and of what is none, with up to three changes. The hostile
-// ones are among them, but for those beyond Envoy's limit, whose refusal can get lost with the connection.
-func twistedPaths(seed uint64, n int) []string {
+// mutatedPaths returns n paths, the same for each seed. They are routes and other paths, with up to three changes. The list
+// includes the hostile paths, except those beyond Envoy's size limit: their refusal can get lost with the connection.
+func mutatedPaths(seed uint64, n int) []string {
 	r, routes := rand.New(rand.NewPCG(seed, 0)), documented["velaflows"].routes()
-	paths := slices.DeleteFunc(slices.Clone(hostile), func(p string) bool { return len(p) > 8<<10 })
+	paths := slices.DeleteFunc(slices.Clone(hostilePaths), func(p string) bool { return len(p) > 8<<10 })
 	for len(paths) < n {
 		p := strings.ReplaceAll(routes[r.IntN(len(routes))].path, "{}", "Ada_7")
 		for range r.IntN(4) {
-			p = twisted(r, p)
+			p = mutatedPath(r, p)
 		}
 		if r.IntN(20) == 0 {
 			p = "http://evil.test" + p
@@ -342,13 +342,13 @@ func twistedPaths(seed uint64, n int) []string {
 	return paths
 }
 
-// Whatever path a client sends, there is one that Envoy takes it for, that the sidecar decides on, and that the upstream
-// gets; and if it is allowed, one thing that it can mean.
+// For every path that a client sends, Envoy, the sidecar and the upstream see the same path. An allowed path has only one
+// meaning.
 func TestEnvoyAndSidecarSeeOnePath(t *testing.T) {
-	v := newViews(t)
+	v := newUncheckedStack(t)
 	for seed, wire := range []string{"HTTP/1.1", "HTTP/2"} {
 		kinds := make(map[string]int)
-		for _, s := range v.view(t, wire, twistedPaths(uint64(seed), 1100)) {
+		for _, s := range v.view(t, wire, mutatedPaths(uint64(seed), 1100)) {
 			kinds[s.kind()]++
 			if fault := s.fault(); fault != "" {
 				t.Errorf("%s: %s: %v", wire, fault, s)
@@ -357,12 +357,12 @@ func TestEnvoyAndSidecarSeeOnePath(t *testing.T) {
 		t.Logf("%s: %v", wire, kinds)
 		for _, kind := range []string{"refused by Envoy", "denied", "changed and allowed", "allowed"} {
 			if kinds[kind] < 50 {
-				t.Errorf("%s: there are few paths that are %s", wire, kind)
+				t.Errorf("%s: too few paths are %s", wire, kind)
 			}
 		}
 	}
 
-	// An Envoy that is careless on one of the listeners is found out.
+	// The test detects an Envoy that is careless on one of the listeners.
 	for _, c := range []struct{ fault, api, from, to string }{
 		{otherAnswer, "velaflows", "normalize_path: true", "normalize_path: false"},
 		{otherAnswer, "velocity", "merge_slashes: true", "merge_slashes: false"},
@@ -372,9 +372,9 @@ func TestEnvoyAndSidecarSeeOnePath(t *testing.T) {
 		{unstable, "velocity", "{cluster: upstream_live}", "{cluster: upstream_live, prefix_rewrite: /x/}"},
 	} {
 		v.restart(t, c.api, c.from, c.to)
-		seen := v.view(t, "HTTP/1.1", twistedPaths(2, 150))
-		if !slices.ContainsFunc(seen, func(s viewing) bool { return s.fault() == c.fault }) {
-			t.Errorf("%s has %s, and there is no path of which %s", c.api, c.to, c.fault)
+		seen := v.view(t, "HTTP/1.1", mutatedPaths(2, 150))
+		if !slices.ContainsFunc(seen, func(s pathResult) bool { return s.fault() == c.fault }) {
+			t.Errorf("%s with %s: no path has the fault: %s", c.api, c.to, c.fault)
 		}
 	}
 }

@@ -25,8 +25,8 @@ var (
 	link       = regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
 )
 
-// Every command of the README and of docs/ is run as it stands, beside a running demo, and must say what the document
-// says behind the arrow.
+// Runs every command of the README and of docs/ as written, beside a running demo. Its output must match the text after the
+// arrow.
 func TestDocumentedCommandsWork(t *testing.T) {
 	root, err := filepath.Abs("..")
 	if err != nil {
@@ -43,7 +43,7 @@ func TestDocumentedCommandsWork(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	dir := newcomersFolder(ctx, t, root)
+	dir := commandFolder(ctx, t, root)
 	addresses := strings.NewReplacer("http://127.0.0.1:8000", d.VelaFlows, "http://127.0.0.1:8001", d.Velocity)
 	var shown bytes.Buffer
 	if err := d.Print(&shown); err != nil {
@@ -63,7 +63,7 @@ func TestDocumentedCommandsWork(t *testing.T) {
 				line := addresses.Replace(c.line)
 				where := dir
 				if target, ok := strings.CutPrefix(line, "make "); ok {
-					// The targets run this very test; that each is there and complete is all that can be seen from here.
+					// The targets run this test themselves, so it checks only that each one exists and is complete.
 					line, where = "make --dry-run "+target, root
 				}
 				if strings.HasPrefix(line, "go ") {
@@ -84,7 +84,7 @@ func TestDocumentedCommandsWork(t *testing.T) {
 	t.Logf("%d commands", ran)
 }
 
-// browserOf is a command that does what a user does in a browser.
+// browserOf returns a command that does what a user does in a browser.
 func browserOf(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "browser")
@@ -95,7 +95,7 @@ func browserOf(t *testing.T) string {
 	return path
 }
 
-// browserVariable makes this test binary a user who consents to what the app at an address asks for.
+// browserVariable makes this test binary a user who consents to the request of the app at an address.
 const browserVariable = "KEYWICKET_TEST_BROWSER"
 
 func consent(ctx context.Context, address string) error {
@@ -114,8 +114,9 @@ func consent(ctx context.Context, address string) error {
 	return response.Body.Close()
 }
 
-// newcomersFolder has what the commands need beside them: bin/keywicket, policies, and a stock opa on the PATH.
-func newcomersFolder(ctx context.Context, t *testing.T, root string) string {
+// commandFolder returns a folder with the files that the commands need: bin/keywicket, policies, and a stock opa on the
+// PATH.
+func commandFolder(ctx context.Context, t *testing.T, root string) string {
 	t.Helper()
 	dir := t.TempDir()
 	build := exec.CommandContext(ctx, "go", "build", "-modfile=tools/opa.mod", "-o", filepath.Join(dir, "opa"), "github.com/open-policy-agent/opa")
@@ -137,7 +138,7 @@ func newcomersFolder(ctx context.Context, t *testing.T, root string) string {
 
 type shellCommand struct{ line, want string }
 
-// commandsOf splits a block into commands; a backslash at the end of a line joins it with the next.
+// commandsOf splits a block into commands. A backslash at the end of a line joins it with the next line.
 func commandsOf(block string) []shellCommand {
 	var commands []shellCommand
 	for _, line := range strings.Split(strings.ReplaceAll(block, "\\\n", " "), "\n") {
@@ -187,7 +188,7 @@ func TestDocumentedLinksLeadSomewhere(t *testing.T) {
 	}
 }
 
-// docs/security.md and docs/reliability.md name tests, and each of them is there.
+// Every test that docs/security.md or docs/reliability.md names exists.
 func TestNamedTestsExist(t *testing.T) {
 	var names []string
 	for document, least := range map[string]int{"security.md": 50, "reliability.md": 15} {

@@ -15,7 +15,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// explained is what `explain --output json` prints.
+// explained is the output of `explain --output json`.
 type explained struct {
 	Allow          bool
 	Code, Reason   *string
@@ -34,7 +34,7 @@ var (
 	aPlace   = regexp.MustCompile(`/(decision\.rego|data\.yaml):[1-9][0-9]*$`)
 )
 
-// Each request is denied, explain names the cause, what it says to do is done to the letter, and the request passes.
+// For each denied request explain names the cause and a fix. After exactly this fix the request is allowed.
 func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 	long(t)
 	dir := policyFolder(t)
@@ -46,7 +46,7 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 		operator[store.Member](t, s, "member", "set", "--workspace", workspace, "--user", ada.ID, "--role", role)
 	}
 	eve := operator[store.User](t, s, "user", "create", "--email", "eve@example.com")
-	nobodys, nowhere := tenant(t, s), store.Workspace{ID: "nowhere", Slug: "nowhere"}
+	unjoined, nowhere := tenant(t, s), store.Workspace{ID: "nowhere", Slug: "nowhere"}
 	personalOf := func(user store.User, scopes string) issued {
 		return operator[issued](t, s, "token", "create", "--prefix", "velu_", "--user", user.ID, "--name=-'s", "--scope", scopes)
 	}
@@ -74,46 +74,46 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 		workspace store.Workspace // zero: no header
 		outcome   string
 		missing   string
-		steps     []string // what each one has to say, in their order
+		steps     []string // the expected text of each step, in order
 	}{
-		"a scope too few":            {"velaflows", noLead, issue(t, s, "sk_live_", home.Slug, "crm:read"), home, tooFew, "crm:delete", []string{"--scope crm:read,crm:delete"}},
-		"of the sandbox":             {"velaflows", "GET /api/v1/tags", issue(t, s, "sk_test_", home.Slug, "crm:read"), home, tooFew, "tags:read", []string{"--prefix sk_test_"}},
-		"no workspace":               {"velaflows", conversations, issue(t, s, "sk_live_", home.Slug, "inbox:read"), none, required, "", []string{home.ID}},
-		"another workspace":          {"velaflows", conversations, issue(t, s, "sk_live_", home.Slug, "inbox:read"), other, mismatch, "", []string{home.ID}},
-		"expired":                    {"velaflows", conversations, over("inbox:read"), home, "UNAUTHORIZED expired", "", []string{"--expires-in 1d"}},
-		"revoked":                    {"velaflows", conversations, revoked("inbox:read"), home, "UNAUTHORIZED revoked", "", []string{"--scope inbox:read"}},
-		"a workspace key elsewhere":  {"velocity", "GET /api/issues", issue(t, s, "vel_", home.Slug, "issues:read"), other, mismatch, "", []string{home.Slug}},
-		"a workspace key of nobody":  {"velocity", "GET /api/user", issue(t, s, "vel_", home.Slug, "workspace:admin"), none, tooFew, "user:read", []string{"--prefix velu_"}},
-		"a user who is no member":    {"velocity", newIssue, personal("issues:write"), nobodys, mismatch, "", []string{"--role member"}},
-		"a reader who is no member":  {"velocity", "GET /api/issues", personal("issues:read"), nobodys, mismatch, "", []string{"--role guest"}},
-		"a role too low":             {"velocity", newIssue, personal("issues:write"), other, tooFew, "", []string{"--role member"}},
-		"a role far too low":         {"velocity", "PATCH /api/workspace", personal("workspace:admin"), other, tooFew, "", []string{"--role owner"}},
-		"a personal key's scope":     {"velocity", "PATCH /api/workspace", personal("issues:write"), home, tooFew, "workspace:admin", []string{"--scope issues:write,workspace:admin"}},
-		"a personal key at large":    {"velocity", "PATCH /api/workspace", personal("admin"), none, required, "", []string{home.Slug}},
-		"a profile, a scope too few": {"velocity", "PATCH /api/user", personal("user:read"), none, tooFew, "user:write", []string{"--scope user:read,user:write"}},
+		"a scope too few":                    {"velaflows", noLead, issue(t, s, "sk_live_", home.Slug, "crm:read"), home, tooFew, "crm:delete", []string{"--scope crm:read,crm:delete"}},
+		"of the sandbox":                     {"velaflows", "GET /api/v1/tags", issue(t, s, "sk_test_", home.Slug, "crm:read"), home, tooFew, "tags:read", []string{"--prefix sk_test_"}},
+		"no workspace":                       {"velaflows", conversations, issue(t, s, "sk_live_", home.Slug, "inbox:read"), none, required, "", []string{home.ID}},
+		"another workspace":                  {"velaflows", conversations, issue(t, s, "sk_live_", home.Slug, "inbox:read"), other, mismatch, "", []string{home.ID}},
+		"expired":                            {"velaflows", conversations, over("inbox:read"), home, "UNAUTHORIZED expired", "", []string{"--expires-in 1d"}},
+		"revoked":                            {"velaflows", conversations, revoked("inbox:read"), home, "UNAUTHORIZED revoked", "", []string{"--scope inbox:read"}},
+		"a workspace key elsewhere":          {"velocity", "GET /api/issues", issue(t, s, "vel_", home.Slug, "issues:read"), other, mismatch, "", []string{home.Slug}},
+		"a workspace key, user-level route":  {"velocity", "GET /api/user", issue(t, s, "vel_", home.Slug, "workspace:admin"), none, tooFew, "user:read", []string{"--prefix velu_"}},
+		"a user who is no member":            {"velocity", newIssue, personal("issues:write"), unjoined, mismatch, "", []string{"--role member"}},
+		"a reader who is no member":          {"velocity", "GET /api/issues", personal("issues:read"), unjoined, mismatch, "", []string{"--role guest"}},
+		"a role too low":                     {"velocity", newIssue, personal("issues:write"), other, tooFew, "", []string{"--role member"}},
+		"a role far too low":                 {"velocity", "PATCH /api/workspace", personal("workspace:admin"), other, tooFew, "", []string{"--role owner"}},
+		"a personal key's scope":             {"velocity", "PATCH /api/workspace", personal("issues:write"), home, tooFew, "workspace:admin", []string{"--scope issues:write,workspace:admin"}},
+		"a personal key without a workspace": {"velocity", "PATCH /api/workspace", personal("admin"), none, required, "", []string{home.Slug}},
+		"a profile, a scope too few":         {"velocity", "PATCH /api/user", personal("user:read"), none, tooFew, "user:write", []string{"--scope user:read,user:write"}},
 
-		// Two things are wrong.
-		"no workspace, a scope too few":        {"velocity", newIssue, personal("issues:read,user:read"), none, required, "issues:write", []string{"--scope issues:read,user:read,issues:write", home.Slug}},
-		"nowhere, a scope too few":             {"velocity", newIssue, personal("issues:read,user:read"), nowhere, mismatch, "issues:write", []string{"--scope issues:read,user:read,issues:write", home.Slug}},
-		"a profile, in no such workspace":      {"velocity", "GET /api/user", personalOf(eve, "user:read"), home, mismatch, "", []string{"send no"}},
-		"a profile, nowhere":                   {"velocity", "GET /api/user", personalOf(eve, "user:read"), nowhere, mismatch, "", []string{"send no"}},
-		"a profile, elsewhere, a scope few":    {"velocity", "PATCH /api/user", personalOf(eve, "user:read"), home, mismatch, "user:write", []string{"--scope user:read,user:write", "send no"}},
-		"expired, a scope too few":             {"velaflows", noLead, over("inbox:read,crm:read"), home, "UNAUTHORIZED expired", "crm:delete", []string{"--scope inbox:read,crm:read,crm:delete --expires-in 1d"}},
-		"revoked, a scope too few":             {"velaflows", noLead, revoked("inbox:read", "--expires-in", "90d"), home, "UNAUTHORIZED revoked", "crm:delete", []string{"--scope inbox:read,crm:delete --expires-in 90d"}},
-		"expired, no workspace":                {"velaflows", conversations, over("inbox:read"), none, "UNAUTHORIZED expired", "", []string{"--expires-in 1d", home.ID}},
-		"another workspace, a scope too few":   {"velaflows", noLead, issue(t, s, "sk_live_", home.Slug, "crm:read"), other, mismatch, "crm:delete", []string{"--scope crm:read,crm:delete", home.ID}},
-		"a workspace key of nobody, elsewhere": {"velocity", "GET /api/user", issue(t, s, "vel_", home.Slug, "issues:read"), other, mismatch, "user:read", []string{"--prefix velu_", "send no"}},
-		"a token of another API":               {"velocity", "GET /api/user", issue(t, s, "sk_live_", home.Slug, "inbox:read"), none, "UNAUTHORIZED unknown", "user:read", []string{"--prefix velu_"}},
-		"a token of another API, elsewhere":    {"velocity", "GET /api/issues", issue(t, s, "sk_live_", home.Slug, "inbox:read"), other, "UNAUTHORIZED unknown", "issues:read", []string{"--prefix vel_", home.Slug}},
-		"a role too low, a scope too few":      {"velocity", newIssue, personal("issues:read"), other, tooFew, "issues:write", []string{"--scope issues:read,issues:write", "--role member"}},
-		"a user without a workspace":           {"velocity", "GET /api/issues", personalOf(eve, "issues:read"), none, required, "", []string{": W", "--role guest"}},
+		// Two causes at once.
+		"no workspace, a scope too few":                {"velocity", newIssue, personal("issues:read,user:read"), none, required, "issues:write", []string{"--scope issues:read,user:read,issues:write", home.Slug}},
+		"nowhere, a scope too few":                     {"velocity", newIssue, personal("issues:read,user:read"), nowhere, mismatch, "issues:write", []string{"--scope issues:read,user:read,issues:write", home.Slug}},
+		"a profile, in no such workspace":              {"velocity", "GET /api/user", personalOf(eve, "user:read"), home, mismatch, "", []string{"send no"}},
+		"a profile, nowhere":                           {"velocity", "GET /api/user", personalOf(eve, "user:read"), nowhere, mismatch, "", []string{"send no"}},
+		"a profile, elsewhere, a scope few":            {"velocity", "PATCH /api/user", personalOf(eve, "user:read"), home, mismatch, "user:write", []string{"--scope user:read,user:write", "send no"}},
+		"expired, a scope too few":                     {"velaflows", noLead, over("inbox:read,crm:read"), home, "UNAUTHORIZED expired", "crm:delete", []string{"--scope inbox:read,crm:read,crm:delete --expires-in 1d"}},
+		"revoked, a scope too few":                     {"velaflows", noLead, revoked("inbox:read", "--expires-in", "90d"), home, "UNAUTHORIZED revoked", "crm:delete", []string{"--scope inbox:read,crm:delete --expires-in 90d"}},
+		"expired, no workspace":                        {"velaflows", conversations, over("inbox:read"), none, "UNAUTHORIZED expired", "", []string{"--expires-in 1d", home.ID}},
+		"another workspace, a scope too few":           {"velaflows", noLead, issue(t, s, "sk_live_", home.Slug, "crm:read"), other, mismatch, "crm:delete", []string{"--scope crm:read,crm:delete", home.ID}},
+		"a workspace key, user-level route, elsewhere": {"velocity", "GET /api/user", issue(t, s, "vel_", home.Slug, "issues:read"), other, mismatch, "user:read", []string{"--prefix velu_", "send no"}},
+		"a token of another API":                       {"velocity", "GET /api/user", issue(t, s, "sk_live_", home.Slug, "inbox:read"), none, "UNAUTHORIZED unknown", "user:read", []string{"--prefix velu_"}},
+		"a token of another API, elsewhere":            {"velocity", "GET /api/issues", issue(t, s, "sk_live_", home.Slug, "inbox:read"), other, "UNAUTHORIZED unknown", "issues:read", []string{"--prefix vel_", home.Slug}},
+		"a role too low, a scope too few":              {"velocity", newIssue, personal("issues:read"), other, tooFew, "issues:write", []string{"--scope issues:read,issues:write", "--role member"}},
+		"a user without a workspace":                   {"velocity", "GET /api/issues", personalOf(eve, "issues:read"), none, required, "", []string{": W", "--role guest"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			// What a fix gives, none of the other requests may have.
+			// The other requests must not have what a fix grants.
 			defer func() {
 				operator[store.Member](t, s, "member", "set", "--workspace", other.Slug, "--user", ada.ID, "--role", "guest")
 				for _, user := range []store.User{ada, eve} {
-					_ = command(t.Context(), s, "member", "remove", "--workspace", nobodys.Slug, "--user", user.ID).Run() // if a member
+					_ = command(t.Context(), s, "member", "remove", "--workspace", unjoined.Slug, "--user", user.ID).Run() // if a member
 				}
 			}()
 			reference := func(w store.Workspace) string {
@@ -136,7 +136,7 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 			e := explain(t, s, dir, args...)
 			if e.Allow || e.Code == nil || *e.Code+" "+*e.Reason != c.outcome || strings.Join(e.Missing, " ") != c.missing ||
 				e.Header != header || !aPlace.MatchString(e.Rule) || !aPlace.MatchString(e.Row) || len(e.Held) == 0 {
-				t.Errorf("explain says %+v", e)
+				t.Errorf("explain returns %+v", e)
 			}
 			steps := strings.Split(e.Fix, "; then ")
 			if len(steps) != len(c.steps) {
@@ -144,19 +144,19 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 			}
 			for i, step := range steps {
 				if !strings.Contains(step, c.steps[i]) {
-					t.Errorf("%q does not say %q", step, c.steps[i])
+					t.Errorf("%q does not contain %q", step, c.steps[i])
 				}
 				if m := aHeader.FindStringSubmatch(step); m != nil {
-					workspace = strings.Replace(m[2], "W", reference(nobodys), 1)
+					workspace = strings.Replace(m[2], "W", reference(unjoined), 1)
 				} else if noHeader.MatchString(step) {
 					workspace = ""
 				} else if line := aCommand.FindString(step); line != "" {
-					line = strings.NewReplacer("--user U ", "--user "+ada.ID+" ", "--workspace W ", "--workspace "+nobodys.Slug+" ").Replace(line)
-					if made := fixed(t, s, line); made.Token != "" {
+					line = strings.NewReplacer("--user U ", "--user "+ada.ID+" ", "--workspace W ", "--workspace "+unjoined.Slug+" ").Replace(line)
+					if made := runFix(t, s, line); made.Token != "" {
 						token = made.Token
 					}
 				} else {
-					t.Fatalf("the fix is nothing to do: %s", step)
+					t.Fatalf("the fix is not a command: %s", step)
 				}
 			}
 			if a := ask(c.api, c.line, token, workspace).send(t, client); a.outcome != "allow" {
@@ -169,7 +169,7 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 		token := issue(t, s, "sk_live_", home.Slug, "inbox:read")
 		e := explain(t, s, dir, "explain", "GET", "/api/v1/inbox/archive,all", "--token-id", token.ID, "--workspace", other.ID)
 		if e.Allow || *e.Reason != "workspace_mismatch" || e.Row != "" || e.Route != nil || !aPlace.MatchString(e.Rule) {
-			t.Fatalf("explain says %+v", e)
+			t.Fatalf("explain returns %+v", e)
 		}
 		steps := strings.Split(e.Fix, "; then ")
 		if m := aHeader.FindStringSubmatch(steps[0]); len(steps) != 2 || m == nil || m[2] != home.ID {
@@ -185,7 +185,8 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 	})
 }
 
-// Of an app's access token, which a log names by its id, explain tells what an operator can do, and what is the user's to do.
+// explain accepts an app's access token by the ID that is in the log. It separates what an operator can do from what the
+// user has to do.
 func TestExplainAccessToken(t *testing.T) {
 	_, client := newWire(t, world.stack, 1)
 	one, two, other := tenant(t, world.stack), tenant(t, world.stack), tenant(t, world.stack)
@@ -207,16 +208,16 @@ func TestExplainAccessToken(t *testing.T) {
 		fix       string
 		works     bool // an operator can do it
 	}{
-		"allowed":              {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "allow", "", false},
-		"a scope too few":      {"GET /api/projects", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", anew + "; it has to ask for projects:read", false},
-		"a role too low":       {"POST /api/issues", []string{"issues:write"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", "keywicket member set --workspace " + one.Slug + " --user " + ada.ID + " --role member", true},
-		"several, none named":  {"GET /api/issues", []string{"issues:read"}, []string{one.Slug, two.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "send the header x-workspace-slug: ", true},
-		"another workspace":    {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", anew + "; he has to choose the workspace " + other.Slug, false},
-		"one that is left":     {"GET /api/issues", []string{"issues:read"}, []string{left.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "keywicket member set --workspace " + left.Slug + " --user " + ada.ID + " --role ", false},
-		"an old token":         {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "UNAUTHORIZED expired", "the app has to refresh it", false},
-		"a profile, elsewhere": {"GET /api/user", []string{"user:read"}, nil, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", "send no x-workspace-slug header: ", true},
-		"a grant that is over": {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", true, "UNAUTHORIZED revoked", anew, false},
-		"a route that is none": {"GET /api/nothing", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN no_route", "add the row ", false},
+		"allowed":                        {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "allow", "", false},
+		"a scope too few":                {"GET /api/projects", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", anew + "; it has to ask for projects:read", false},
+		"a role too low":                 {"POST /api/issues", []string{"issues:write"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", "keywicket member set --workspace " + one.Slug + " --user " + ada.ID + " --role member", true},
+		"several, none named":            {"GET /api/issues", []string{"issues:read"}, []string{one.Slug, two.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "send the header x-workspace-slug: ", true},
+		"another workspace":              {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", anew + "; he has to choose the workspace " + other.Slug, false},
+		"a workspace that the user left": {"GET /api/issues", []string{"issues:read"}, []string{left.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "keywicket member set --workspace " + left.Slug + " --user " + ada.ID + " --role ", false},
+		"an old token":                   {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "UNAUTHORIZED expired", "the app has to refresh it", false},
+		"a profile, elsewhere":           {"GET /api/user", []string{"user:read"}, nil, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", "send no x-workspace-slug header: ", true},
+		"a grant that is over":           {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", true, "UNAUTHORIZED revoked", anew, false},
+		"an unlisted route":              {"GET /api/nothing", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN no_route", "add the row ", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			issued := grant(t, ada.ID, c.scopes, c.granted...)
@@ -228,7 +229,7 @@ func TestExplainAccessToken(t *testing.T) {
 				t.Fatal(err)
 			}
 			switch name {
-			case "one that is left":
+			case "a workspace that the user left":
 				if err := world.registry.RemoveMember(t.Context(), left.Slug, ada.ID); err != nil {
 					t.Fatal(err)
 				}
@@ -248,7 +249,7 @@ func TestExplainAccessToken(t *testing.T) {
 				outcome = *e.Code + " " + *e.Reason
 			}
 			if outcome != c.outcome || !strings.HasPrefix(e.Fix, c.fix) || (c.fix == "") != (e.Fix == "") || len(e.Held) != len(c.scopes) {
-				t.Fatalf("explain says %+v", e)
+				t.Fatalf("explain returns %+v", e)
 			}
 			if !c.works {
 				return
@@ -259,7 +260,7 @@ func TestExplainAccessToken(t *testing.T) {
 			} else if noHeader.MatchString(e.Fix) {
 				workspace = ""
 			} else {
-				fixed(t, world.stack, aCommand.FindString(e.Fix))
+				runFix(t, world.stack, aCommand.FindString(e.Fix))
 				defer operator[store.Member](t, world.stack, "member", "set", "--workspace", one.Slug, "--user", ada.ID, "--role", "guest")
 			}
 			if a := ask("velocity", c.line, issued.Access.Reveal(), workspace).send(t, client); a.outcome != "allow" {
@@ -278,7 +279,7 @@ func TestExplainWithoutAToken(t *testing.T) {
 	for _, c := range []struct {
 		args    []string
 		outcome string
-		fix     string // a pattern; none: allowed
+		fix     string // a regular expression; empty: the request is allowed
 	}{
 		{[]string{"GET", "/api/v1/tags", "--scope", "tags:read", "--workspace", "any"}, "", ""},
 		{[]string{"GET", "/api/v1/tags", "--scope", "tags:write", "--workspace", "any"}, "missing_scope", `^keywicket token create --prefix sk_live_ --workspace any --name=NAME --scope tags:write,tags:read$`},
@@ -327,8 +328,8 @@ func explain(t *testing.T, s *demo.Stack, dir string, args ...string) (e explain
 	return e
 }
 
-// fixed runs a command as explain gives it, in a shell.
-func fixed(t *testing.T, s *demo.Stack, line string) (made issued) {
+// runFix runs a command in a shell exactly as explain prints it.
+func runFix(t *testing.T, s *demo.Stack, line string) (made issued) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -15,9 +15,9 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// These tests do what docs/policies.md tells a reader to: they change data, and no Go.
+// These tests follow docs/policies.md: they change data, and no Go code.
 
-// policyFolder is a copy of the built-in policy, to be changed.
+// policyFolder returns a copy of the built-in policy, which the test may change.
 func policyFolder(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "policies")
@@ -27,7 +27,7 @@ func policyFolder(t *testing.T) string {
 	return dir
 }
 
-// appendTo appends to a file, which it makes if there is none.
+// appendTo appends to a file. It creates the file if necessary.
 func appendTo(t *testing.T, file, text string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -46,7 +46,7 @@ func appendTo(t *testing.T, file, text string) {
 // stockOPA runs the folder's tests as a policy's author does.
 func stockOPA(t *testing.T, dir string) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // opa is built first
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // includes the build of opa
 	defer cancel()
 	opa := exec.CommandContext(ctx, "go", "tool", "-modfile=tools/opa.mod", "opa", "test", dir)
 	opa.Dir = ".."
@@ -83,7 +83,7 @@ func TestRouteAddedAsData(t *testing.T) {
 	wantOutcome(t, client, ask("velaflows", "GET /api/v1/inbox/drafts", reader.Token, home.ID), "FORBIDDEN no_route")
 	wantOutcome(t, client, ask("velaflows", conversations, reader.Token, home.ID), "allow")
 
-	// It is the folder that has the route: the built-in policy has not.
+	// Only the folder has the route. The built-in policy does not.
 	home = tenant(t, world.stack)
 	_, client = newWire(t, world.stack, 1)
 	reader = issue(t, world.stack, "sk_live_", home.Slug, "inbox:read")
@@ -117,7 +117,7 @@ test_feeding_needs_both_scopes if {
 }
 `
 
-// A file that has apis replaces all of the built-in ones.
+// A file that has the key apis replaces all built-in APIs.
 const zooConfiguration = `
 policies: {dir: DIR}
 apis:
@@ -142,7 +142,7 @@ func TestThirdAPIAddedAsData(t *testing.T) {
 	appendTo(t, config, strings.Replace(zooConfiguration, "DIR", `"`+dir+`"`, 1))
 	s := separateStack(t, demo.Config{
 		Environ: []string{"KEYWICKET_CONFIG=" + config},
-		// The listener of Velocity becomes the zoo's, and lets the check see its workspace header.
+		// Velocity's listener becomes the zoo's listener, and sends the zoo's workspace header with the check.
 		EnvoyConfig: func(envoy []byte) []byte {
 			envoy = edited(t, envoy, "{api: velocity}", "{api: zoo}", 1)
 			return edited(t, envoy, "exact: x-workspace-slug", "exact: x-zoo", 1)
@@ -162,7 +162,7 @@ func TestThirdAPIAddedAsData(t *testing.T) {
 	const zoo = "velocity" // the listener
 	a := wantOutcome(t, client, ask(zoo, "GET /animals", reader.Token, ""), "allow")
 	if told := a.echo.Headers["x-keywicket-api"]; len(told) != 1 || told[0] != "zoo" {
-		t.Errorf("the upstream was told the API %q", told)
+		t.Errorf("the upstream received the API %q", told)
 	}
 	wantOutcome(t, client, ask(zoo, "GET /", "", ""), "allow")
 	wantOutcome(t, client, ask(zoo, "GET /animals", "", ""), "UNAUTHORIZED missing")
@@ -177,7 +177,7 @@ func TestThirdAPIAddedAsData(t *testing.T) {
 	wantOutcome(t, client, ask("velaflows", conversations, keeper.Token, home.ID), "UNAUTHORIZED unknown")
 }
 
-// edited replaces the only so many occurrences of a text.
+// edited replaces a text that must occur exactly so many times.
 func edited(t *testing.T, text []byte, from, to string, occurrences int) []byte {
 	t.Helper()
 	if got := bytes.Count(text, []byte(from)); got != occurrences {
@@ -186,7 +186,7 @@ func edited(t *testing.T, text []byte, from, to string, occurrences int) []byte 
 	return bytes.ReplaceAll(text, []byte(from), []byte(to))
 }
 
-// A policy that its own tests refute does not get to decide.
+// The sidecar refuses to start with a policy that fails its own tests.
 func TestPolicyRefusedAtStart(t *testing.T) {
 	for _, broken := range []struct {
 		name, file, text, want string
@@ -214,7 +214,7 @@ func TestPolicyRefusedAtStart(t *testing.T) {
 			said := stderr.String()
 			if stdout.Len() > 0 || strings.Count(said, "\n") != 1 || !strings.HasPrefix(said, "keywicket: policies ("+dir+"): ") || !strings.Contains(said, broken.want) ||
 				strings.Contains(said, "serving") {
-				t.Errorf("it printed %s, and said %s", &stdout, said)
+				t.Errorf("standard output: %s; standard error: %s", &stdout, said)
 			}
 		})
 	}

@@ -11,10 +11,10 @@ import (
 	"github.com/keywicket/keywicket/demo"
 )
 
-// A flood of tokens that were never issued is told so, and those who have a token get in meanwhile.
+// During a flood of unknown tokens, each of them gets its denial, and valid tokens are allowed.
 func TestFloodOfUnknownTokens(t *testing.T) {
 	const flood, callers, cold = 4000, 32, 300
-	// The test is of what is answered, not of how fast. A check may take four fifths of what Envoy waits for it.
+	// This test checks the answers, not the speed. A check may take four fifths of the time that Envoy waits for it.
 	s := separateStack(t, demo.Config{
 		Environ:     []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=8s"},
 		EnvoyConfig: patientEnvoy,
@@ -61,7 +61,7 @@ func TestFloodOfUnknownTokens(t *testing.T) {
 	others.Wait()
 }
 
-// patientEnvoy waits longer for a check, in all and for each try, than a busy machine needs for one.
+// patientEnvoy raises Envoy's time limits for a check, in total and for each try, above what a busy machine needs.
 func patientEnvoy(config []byte) []byte {
 	for _, limit := range []string{" timeout: 0.5s", " max_interval: 1s"} {
 		name, _, _ := strings.Cut(limit, ":")

@@ -16,8 +16,8 @@ import (
 	"github.com/keywicket/keywicket/demo"
 )
 
-// What was asked while the sidecar was frozen waits for it. When it goes on, its memory is too old, its connections have missed
-// their time limits, and the whole queue is there at once.
+// While the sidecar is frozen, requests wait. After it continues, its cache is too old, its connections have exceeded their
+// time limits, and the whole queue arrives at once.
 func TestFrozenSidecarAnswersItsQueue(t *testing.T) {
 	s := separateStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=5s"}}) // for busy machines
 	home := tenant(t, s)
@@ -66,7 +66,7 @@ func TestFrozenSidecarAnswersItsQueue(t *testing.T) {
 	}
 	thaw()
 	asking.Wait()
-	// On a busy machine some checks run out of time. Before evaluations took turns, nine of ten did.
+	// On a busy machine some checks time out. Before evaluations were queued, nine of ten did.
 	if outcomes["allow"] < asked*80/100 {
 		t.Errorf("%d checks: %v", asked, outcomes)
 	}

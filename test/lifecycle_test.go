@@ -33,19 +33,19 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// These tests follow one deployment through time: keys come and go, the database does, the sidecar ends. None of them is
-// parallel, because they count what all of a stack does.
+// These tests follow one deployment over time: keys are created and revoked, the database fails and returns, the sidecar
+// stops. None of them is parallel, because they count everything that a stack does.
 
-// wire is a client's way to a stack over connections that it keeps.
+// wire is a client's access to a stack over persistent connections.
 type wire struct {
 	stack  *demo.Stack
 	opened atomic.Int64 // connections
-	last   []byte       // body of the last answer; of a wire that is used by one goroutine
+	last   []byte       // body of the last answer; only for a wire that one goroutine uses
 	limit  int
 	http.Transport
 }
 
-// newWire allows so many connections to each listener.
+// newWire returns a client with at most so many connections to each listener.
 func newWire(t *testing.T, s *demo.Stack, connections int) (*wire, *http.Client) {
 	w := &wire{stack: s, limit: connections}
 	w.MaxConnsPerHost, w.MaxIdleConnsPerHost = connections, connections
@@ -53,7 +53,7 @@ func newWire(t *testing.T, s *demo.Stack, connections int) (*wire, *http.Client)
 	return w, &http.Client{Transport: w, Timeout: 30 * time.Second}
 }
 
-// RoundTrip takes a request that request.send has made for the shared stack to the wire's own.
+// RoundTrip redirects a request that request.send created for the shared stack to the wire's own stack.
 func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
 		GotConn: func(c httptrace.GotConnInfo) {
@@ -83,7 +83,7 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// ask is a request of the API with a token, if any, in a workspace, if any.
+// ask returns a request of the API. An empty token or workspace is left out.
 func ask(api, line, token, workspace string, more ...[2]string) request {
 	method, path, _ := strings.Cut(line, " ")
 	r := request{api: api, method: method, path: path, header: more}
@@ -98,7 +98,7 @@ func ask(api, line, token, workspace string, more ...[2]string) request {
 
 const conversations = "GET /api/v1/inbox/conversations" // needs inbox:read
 
-// wantOutcome sends the request and holds the answer to the design's table of answers.
+// wantOutcome sends the request and compares the answer with the design's table of answers.
 func wantOutcome(t *testing.T, client *http.Client, r request, outcome string, required ...string) answer {
 	t.Helper()
 	a := r.send(t, client)
@@ -108,16 +108,16 @@ func wantOutcome(t *testing.T, client *http.Client, r request, outcome string, r
 	return a
 }
 
-// command runs the real binary as an operator of the stack does.
+// command returns a command of the real binary, as an operator of the stack runs it.
 func command(ctx context.Context, s *demo.Stack, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, world.binary, args...)
 	c.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KEYWICKET_") })
-	// A program with the race detector in it waits a second before it exits, unless it is told not to.
+	// A program with the race detector waits a second before it exits, unless GORACE sets another time.
 	c.Env = append(c.Env, "KEYWICKET_DATABASE_URL="+s.DatabaseURL(), "GORACE=atexit_sleep_ms=0")
 	return c
 }
 
-// operator runs a command that has to succeed, and reads the JSON that it prints.
+// operator runs a command that has to succeed, and decodes the JSON that it prints.
 func operator[T any](t *testing.T, s *demo.Stack, args ...string) (printed T) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -135,7 +135,7 @@ func operator[T any](t *testing.T, s *demo.Stack, args ...string) (printed T) {
 	return printed
 }
 
-// issued is what `token create` prints, listed what `token list` does.
+// issued is the output of `token create`, listed is an entry of `token list`.
 type issued struct {
 	ID, Token, Prefix string
 	ExpiresAt         *time.Time `json:"expires_at"`
@@ -147,7 +147,7 @@ type listed struct {
 	RevokedAt  *time.Time `json:"revoked_at"`
 }
 
-// issue makes a token of the workspace.
+// issue creates a token of the workspace.
 func issue(t *testing.T, s *demo.Stack, prefix, workspace, scopes string, more ...string) issued {
 	t.Helper()
 	return operator[issued](t, s, append([]string{
@@ -155,7 +155,7 @@ func issue(t *testing.T, s *demo.Stack, prefix, workspace, scopes string, more .
 	}, more...)...)
 }
 
-// tenant makes a workspace.
+// tenant creates a workspace.
 func tenant(t *testing.T, s *demo.Stack) store.Workspace {
 	t.Helper()
 	slug := fmt.Sprintf("tenant-%d", tenants.Add(1))
@@ -164,8 +164,8 @@ func tenant(t *testing.T, s *demo.Stack) store.Workspace {
 
 var tenants atomic.Int64
 
-// separateStack is for what the shared one would not survive, or would show in the tests after it: a database that goes
-// away, a sidecar that ends, another configuration.
+// separateStack starts a stack for tests that the shared stack would not survive, or that would affect later tests. Examples
+// are a database that stops, a sidecar that ends, another configuration.
 func separateStack(t *testing.T, c demo.Config) *demo.Stack {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -183,7 +183,7 @@ func separateStack(t *testing.T, c demo.Config) *demo.Stack {
 	return s
 }
 
-// await returns when the condition holds.
+// await returns when the condition holds. It fails the test after a time limit.
 func await(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	if err := awaited(t.Context(), what, holds); err != nil {
@@ -191,7 +191,7 @@ func await(t *testing.T, what string, holds func() bool) {
 	}
 }
 
-// awaited is await for other goroutines.
+// awaited is await for other goroutines: it returns an error.
 func awaited(ctx context.Context, what string, holds func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -200,7 +200,7 @@ func awaited(ctx context.Context, what string, holds func() bool) error {
 	for !holds() {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waited in vain: %s", what)
+			return fmt.Errorf("timeout: %s", what)
 		case <-tick.C:
 		}
 	}
@@ -248,7 +248,7 @@ func TestKeyLives(t *testing.T) {
 	wantOutcome(t, client, ask("velocity", "GET /api/issues", brief.Token, ""), "UNAUTHORIZED expired")
 }
 
-// The upstream follows from the key, whatever the client claims.
+// The key alone determines the upstream. Headers of the client do not.
 func TestSandboxKeysReachTheSandboxAlone(t *testing.T) {
 	home := tenant(t, world.stack)
 	_, client := newWire(t, world.stack, 1)
@@ -261,7 +261,7 @@ func TestSandboxKeysReachTheSandboxAlone(t *testing.T) {
 			a := wantOutcome(t, client, ask("velaflows", conversations, key.Token, home.ID, claims...), "allow")
 			told := a.echo.Headers["x-keywicket-environment"]
 			if a.echo.Upstream != want || !slices.Equal(told, []string{want}) {
-				t.Errorf("%s with %v reached %s, which was told %v", prefix, claims, a.echo.Upstream, told)
+				t.Errorf("%s with %v reached %s, which received %v", prefix, claims, a.echo.Upstream, told)
 			}
 		}
 	}
@@ -294,7 +294,7 @@ func TestLastUse(t *testing.T) {
 	}
 	for id, l := range tokens() {
 		if l.LastUsedAt != nil {
-			t.Errorf("%s was used at %v before it was", id, l.LastUsedAt)
+			t.Errorf("%s has the last use %v before its first use", id, l.LastUsedAt)
 		}
 	}
 	start, before := time.Now(), writes()
@@ -312,19 +312,19 @@ func TestLastUse(t *testing.T) {
 		switch {
 		case id == unused.ID:
 			if l.LastUsedAt != nil {
-				t.Error("a key that nobody used has a last use")
+				t.Error("an unused key has a last use")
 			}
 		case l.LastUsedAt.Before(start.Add(-time.Second)) || l.LastUsedAt.After(end.Add(time.Second)):
-			t.Errorf("used between %v and %v, listed with %v", start, end, l.LastUsedAt)
+			t.Errorf("used between %v and %v; the listed last use is %v", start, end, l.LastUsedAt)
 		}
 	}
-	// Every 5 s, once before the first and once after the last.
+	// One write every 5 s, one before the first use and one after the last.
 	if got, most := writes()-before, int(end.Sub(start)/(5*time.Second))+2; got < 1 || got > most {
-		t.Errorf("%d uses were written by %d statements, not by up to %d", keys*uses, got, most)
+		t.Errorf("%d uses were written by %d statements, at most %d expected", keys*uses, got, most)
 	}
 }
 
-// statements counts the executions of those statements of the sidecar's login that fulfil an SQL condition.
+// statements returns a function that counts executed statements of the sidecar's login. The condition is SQL.
 func statements(t *testing.T, s *demo.Stack) (counted func(condition string) int) {
 	t.Helper()
 	db := database(t, s)
@@ -343,12 +343,12 @@ func statements(t *testing.T, s *demo.Stack) (counted func(condition string) int
 	}
 }
 
-// lookups counts those that reached the database.
+// lookups returns the number of look-ups that reached the database.
 func lookups(counted func(condition string) int) int {
 	return counted(`query LIKE '%FROM keywicket.tokens%digest%'`)
 }
 
-// Without a cache, a check is one query or none.
+// Without a cache, a check makes one query or none.
 func TestOneQueryPerCheck(t *testing.T) {
 	const checks = 1000
 	s := separateStack(t, demo.Config{
@@ -365,7 +365,7 @@ func TestOneQueryPerCheck(t *testing.T) {
 	foreign := token("vel_", "workspace:admin")
 	_, format := formatOf("sk_live_")
 
-	// The use of tokens is written in batches, whenever the time has come.
+	// The use of tokens is written in batches at intervals, independent of the number of checks.
 	others := func(counted func(string) int) int {
 		return counted(`query NOT LIKE '%FROM keywicket.tokens%digest%' AND query NOT LIKE '%keywicket.token_usage%'
 			AND query !~ '^(BEGIN|COMMIT|SET LOCAL lock_timeout)'`)
@@ -406,7 +406,7 @@ func TestOneQueryPerCheck(t *testing.T) {
 		{ask("velaflows", conversations, brief.Token, home.ID), "UNAUTHORIZED expired", nil},
 		{ask("velaflows", conversations, format.NewKey().Reveal(), home.ID), "UNAUTHORIZED unknown", nil},
 	})
-	// Two that come at the same time may share a query.
+	// Two simultaneous checks may share a query.
 	if got := lookups(counted) - before; got < checks/2 || got > checks {
 		t.Errorf("%d checks made %d look-ups", checks, got)
 	}
@@ -425,14 +425,14 @@ func TestOneQueryPerCheck(t *testing.T) {
 		{ask("velaflows", conversations, "e30.e30.c2lnbmF0dXJl", home.ID), "UNAUTHORIZED unknown", nil},
 	})
 	if got := lookups(counted) - before; got != 0 {
-		t.Errorf("requests that need none made %d look-ups", got)
+		t.Errorf("requests that need no look-up made %d", got)
 	}
 	if got := others(counted) - beside; got != 0 {
-		t.Errorf("beside the look-ups there were %d statements", got)
+		t.Errorf("there were %d statements other than look-ups", got)
 	}
 }
 
-// Envoy would otherwise count a denial as an answer of the API's.
+// Otherwise Envoy would count a denial as an answer of the API.
 func TestDenialsAreNotTheAPIsErrors(t *testing.T) {
 	s := separateStack(t, demo.Config{})
 	home := tenant(t, s)
@@ -447,7 +447,7 @@ func TestDenialsAreNotTheAPIsErrors(t *testing.T) {
 	}
 }
 
-// A request that is refused ends at Envoy, and its connection goes on working.
+// A refused request ends at Envoy, and its connection stays usable.
 func TestDenialsEndAtEnvoy(t *testing.T) {
 	home, other := tenant(t, world.stack), tenant(t, world.stack)
 	n := store.NewToken{Name: t.Name(), Scopes: []string{"inbox:read"}, Workspace: home.ID}
@@ -493,7 +493,7 @@ func TestDenialsEndAtEnvoy(t *testing.T) {
 	}
 }
 
-// probeOf asks the sidecar's /livez or /readyz.
+// probeOf requests a path such as /livez or /readyz of the sidecar.
 func probeOf(t *testing.T, s *demo.Stack, path string) (code int, body string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.Sidecar.Operations+path, nil)
@@ -512,7 +512,7 @@ func probeOf(t *testing.T, s *demo.Stack, path string) (code int, body string) {
 }
 
 func TestDatabaseGoesAndComesBack(t *testing.T) {
-	// Slow machines get twice the default for a look-up: after the outage each connection is made anew.
+	// For slow machines the look-up timeout is twice the default: after the outage every connection is opened again.
 	s := separateStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}})
 	home := tenant(t, s)
 	key := issue(t, s, "sk_live_", home.ID, "inbox:read")
@@ -539,14 +539,14 @@ func TestDatabaseGoesAndComesBack(t *testing.T) {
 		workers.Wait()
 		return failed
 	}
-	// So many of the sidecar's connections to the database are open when it stops.
+	// This opens so many connections from the sidecar to the database before the database stops.
 	await(t, "all requests are allowed", func() bool { return len(many()) == 0 })
 	wantOutcome(t, client, works, "allow")
 
 	if err := s.Postgres.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	// What is remembered answers until the staleness bound.
+	// Remembered answers are valid until the staleness bound.
 	await(t, "the sidecar asks the database", func() bool {
 		return ask("velaflows", conversations, key.Token, home.ID).send(t, client).outcome == "UNAVAILABLE unavailable"
 	})
@@ -558,7 +558,7 @@ func TestDatabaseGoesAndComesBack(t *testing.T) {
 				a.header.Get("Retry-After") != "1" || a.header.Get("Content-Type") != "application/json" {
 				t.Errorf("got %d %s %v", a.status, a.outcome, a.header)
 			}
-			// Envoy's own 503 has no decision.
+			// Envoy's own 503 has no decision ID.
 			if !bytes.Contains(w.last, []byte(`"decision_id":"`)) {
 				t.Errorf("the body is not the sidecar's: %s", w.last)
 			}
@@ -595,29 +595,28 @@ func TestDatabaseGoesAndComesBack(t *testing.T) {
 			code, _ := probeOf(t, s, "/readyz")
 			return code == http.StatusOK
 		})
-		// All connect at once, which on a busy machine one or the other of them has no time for. No dead connection may
-		// cost anything.
+		// All connect at once, and on a busy machine a few of them time out. No dead connection may cost a failed request.
 		if failed := many(); len(failed) > connections {
 			t.Errorf("back from %s, and ready: %d requests failed, the first: %v", from, len(failed), failed[0])
 		}
 		await(t, "all requests are allowed again", func() bool { return len(many()) == 0 })
 	}
 	back("having been stopped")
-	// This time nobody asks in between, so that all of the sidecar's connections are dead ones.
+	// No request is sent in between, so that all of the sidecar's connections are dead.
 	if err := syscall.Kill(s.Postgres.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	back("having been killed")
 	wantOutcome(t, client, works, "allow")
 	if err := syscall.Kill(pid, 0); err != nil || s.Sidecar.PID() != pid {
-		t.Errorf("the sidecar was another one: %v", err)
+		t.Errorf("the sidecar was restarted: %v", err)
 	}
 	if got := w.opened.Load(); got != 1 {
 		t.Errorf("the requests went over %d connections, not one", got)
 	}
 }
 
-// A check that is under way when the sidecar is told to stop waits for the database, which a lock holds up. All of it
+// A check is under way when the sidecar gets the signal to stop. It waits for the database, which a lock delays. All of this
 // has to fit into the 0.4 s that a check may take.
 func TestSidecarDrains(t *testing.T) {
 	s := separateStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}})
@@ -650,7 +649,7 @@ func TestSidecarDrains(t *testing.T) {
 				}
 				return err != nil
 			}),
-			func() error { // whoever watches the sidecar can do so until the last check is answered
+			func() error { // a load balancer can poll the sidecar until the last check is answered
 				response, err := http.Get("http://" + s.Sidecar.Operations + "/livez")
 				if err == nil {
 					err = response.Body.Close()
@@ -677,7 +676,7 @@ func TestSidecarDrains(t *testing.T) {
 		t.Errorf("the use of the token is not written: %+v", list)
 	}
 
-	// And then there is nobody to decide.
+	// Then no sidecar is left to decide.
 	before := s.Live.Count()
 	a := ask("velaflows", conversations, key.Token, home.ID).send(t, client)
 	if a.status != http.StatusServiceUnavailable || a.outcome != "UNAVAILABLE unavailable" || s.Live.Count() != before {
@@ -685,7 +684,8 @@ func TestSidecarDrains(t *testing.T) {
 	}
 }
 
-// Told to stop, a sidecar says so at once, and goes on to answer. Told a second time, it does not wait any longer.
+// After the first signal to stop, a sidecar is unready at once, and continues to answer. After a second signal, it does not
+// wait any longer.
 func TestLameDuck(t *testing.T) {
 	log := new(record.Log)
 	s := separateStack(t, demo.Config{Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=10m"}, Log: log})
@@ -748,15 +748,15 @@ func TestLameDuck(t *testing.T) {
 			t.Error(err)
 		}
 	case <-time.After(30 * time.Second):
-		t.Fatal("told to stop twice, the sidecar did not end")
+		t.Fatal("after two signals to stop, the sidecar did not end")
 	}
 	if said := log.String(); strings.Count(said, "told to stop: answering for another 10m0s") != 1 {
-		t.Errorf("it does not say once that it goes on to answer: %s", said)
+		t.Errorf("the log does not report exactly once that the sidecar continues to answer: %s", said)
 	}
 }
 
-// hostile paths open nothing, whoever asks. Most do not get past Envoy; another PEP may send them.
-var hostile = []string{
+// hostilePaths paths are never allowed, with any credential. Envoy refuses most of them, but another PEP may send them.
+var hostilePaths = []string{
 	"", "/", "*", "//", "?", "?/healthz", "#", "healthz", "//healthz", "/healthz/", "/healthz//", "/./healthz", "/healthz/.",
 	"/x/../healthz", "/healthz;", "/healthz;x=y", "/healthz%00", "/healthz\x00", "/healthz%2f", "/healthz#", "/healthz ",
 	"/healthz%20", "/%68ealthz%2F", "/HEALTHZ", "http://api.example/healthz",
@@ -823,9 +823,9 @@ func TestDirectChecks(t *testing.T) {
 		{"an API that there is not", with(contact, contact.GetPath(), bearer, workspace), map[string]string{"api": "zoo"}, "503 UNAVAILABLE unavailable"},
 		{"no API", with(contact, contact.GetPath(), bearer, workspace), nil, "503 UNAVAILABLE unavailable"},
 		{"a public route of no API", with(contact, "/healthz"), nil, "503 UNAVAILABLE unavailable"},
-		{"nothing at all", nil, velaflows, "401 UNAUTHORIZED missing"},
+		{"no headers", nil, velaflows, "401 UNAUTHORIZED missing"},
 	}
-	for _, path := range hostile {
+	for _, path := range hostilePaths {
 		name := path[:min(len(path), 60)]
 		checks = append(checks,
 			check{name, with(contact, path), velaflows, "401 UNAUTHORIZED missing"},
@@ -844,7 +844,7 @@ func TestDirectChecks(t *testing.T) {
 		}
 	}
 
-	// What is larger than any request's headers is not checked.
+	// The sidecar does not check a request that is larger than any request's headers.
 	answer, err := pdp.Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 		Request:           &authv3.AttributeContext_Request{Http: with(contact, "/"+strings.Repeat("a", 1<<20), bearer, workspace)},
 		ContextExtensions: velaflows,
@@ -857,13 +857,13 @@ func TestDirectChecks(t *testing.T) {
 	}
 }
 
-// outcomeOf reads the answer as Envoy does: its status decides, and what is beside it must agree.
+// outcomeOf reads the answer as Envoy does: its status decides. The rest of the answer must agree with the status.
 func outcomeOf(t *testing.T, answer *authv3.CheckResponse) string {
 	t.Helper()
 	denied := answer.GetDeniedResponse()
 	if answer.GetStatus() == nil || (answer.GetStatus().GetCode() == int32(codes.OK)) != (answer.GetOkResponse() != nil) ||
 		(denied == nil) != (answer.GetOkResponse() != nil) {
-		t.Fatalf("the answer contradicts itself: %v", answer)
+		t.Fatalf("the status and the rest of the answer differ: %v", answer)
 	}
 	if denied == nil {
 		return "allow"

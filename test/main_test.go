@@ -1,5 +1,5 @@
-// Package test is keywicket from outside: the real binary, a real Envoy, a real Postgres. What a document promises is in
-// cases/; the whole of both route tables is in matrix_test.go.
+// Package test runs keywicket from outside: the real binary, a real Envoy, a real Postgres. cases/ tests the sentences of
+// the API documents. matrix_test.go tests every route of both tables.
 package test
 
 import (
@@ -27,18 +27,18 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// world is what every test here runs against. It is made once: its parts take seconds to start.
+// world is shared by all tests of this package. It is created once, because its parts take seconds to start.
 var world struct {
 	binary     string
 	stack      *demo.Stack
 	registry   *store.Registry
 	grants     *store.Issuer
 	issuer     *supabase.Issuer  // of Velocity's sessions
-	authorizer *authz.Authorizer // in process, on the same database
+	authorizer *authz.Authorizer // in process, with the same database
 	tables     map[string]policies.Table
 }
 
-// apis are those of the built-in configuration, written out: what the product promises, not what the code has.
+// apis is the built-in configuration, written a second time: it follows the product's documents, not the code.
 var apis = map[string]authz.API{
 	"velaflows": {
 		Workspace: authz.WorkspaceHeader{Header: "x-workspace-id", By: authz.ByID, Required: true},
@@ -57,11 +57,11 @@ var apis = map[string]authz.API{
 	},
 }
 
-// long is for a test that takes so long that it is in the second part of CI.
+// long skips a slow test, which runs in the second part of CI.
 func long(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("make test-long runs it")
+		t.Skip("slow: run make test-long")
 	}
 }
 
@@ -115,7 +115,7 @@ func runWorld(m *testing.M) (code int, err error) {
 	defer func() { err = errors.Join(err, world.grants.Close()) }()
 	directory, err := store.OpenDirectory(
 		store.Config{
-			URL: world.stack.DatabaseURL(), LookupTimeout: 10 * time.Second, // nobody waits here, and CI is slow
+			URL: world.stack.DatabaseURL(), LookupTimeout: 10 * time.Second, // no client waits here, and CI is slow
 			Cache: cache.Config{StalenessBound: staleness},
 		},
 		slog.New(slog.DiscardHandler))
@@ -146,21 +146,21 @@ func runWorld(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// staleness is how long after a change a sidecar that runs with shortStaleness may still answer from before it.
+// staleness is how long a sidecar with shortStaleness may answer from before a change.
 const (
 	staleness      = 100 * time.Millisecond
 	shortStaleness = "KEYWICKET_CACHE_STALENESS_BOUND=100ms"
 )
 
-// request is one, as a client would send it.
+// request is a request as a client sends it.
 type request struct {
 	api    string // velaflows or velocity
 	method string
 	path   string
-	header [][2]string // in order; a name may be there twice
+	header [][2]string // in order; a name may occur twice
 }
 
-// answer is what came of a request. In process it has the outcome alone.
+// answer is the result of a request. In process it has only the outcome and the required scopes.
 type answer struct {
 	outcome        string // "allow", or code and reason: "FORBIDDEN missing_scope"
 	requiredScopes []string
@@ -170,7 +170,7 @@ type answer struct {
 	echo   upstream.Echo // of an allowed request
 }
 
-// check asks the authorizer in this process.
+// check runs the request in the authorizer of this process.
 func (r request) check(t testing.TB) answer {
 	t.Helper()
 	in := authz.Request{API: r.api, Method: r.method, Path: r.path, Host: "api.example"}
@@ -187,7 +187,7 @@ func (r request) check(t testing.TB) answer {
 	return answer{outcome: string(a.Code) + " " + string(a.Reason), requiredScopes: a.RequiredScopes}
 }
 
-// send sends the request through Envoy. The client keeps its connections.
+// send sends the request through Envoy. The client reuses its connections.
 func (r request) send(t testing.TB, client *http.Client) answer {
 	t.Helper()
 	base := world.stack.VelaFlows
@@ -199,7 +199,7 @@ func (r request) send(t testing.TB, client *http.Client) answer {
 		t.Fatal(err)
 	}
 	for _, h := range r.header {
-		q.Header[h[0]] = append(q.Header[h[0]], h[1]) // as it is written: names are case-insensitive, which has a case
+		q.Header[h[0]] = append(q.Header[h[0]], h[1]) // exactly as written: a test covers that names are case-insensitive
 	}
 	response, err := client.Do(q)
 	if err != nil {
@@ -229,5 +229,5 @@ func (r request) send(t testing.TB, client *http.Client) answer {
 	return a
 }
 
-// served is how many requests have reached an upstream.
+// served returns how many requests have reached an upstream.
 func served() int64 { return world.stack.Live.Count() + world.stack.Sandbox.Count() }

@@ -16,10 +16,10 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// The matrix asks about every route × every credential × every state of the workspace header, in process and through
-// Envoy. What to expect is said by probe.expect, which follows the sentences of the design and knows no policy.
+// The matrix checks every route × every credential × every state of the workspace header, in process and through Envoy.
+// probe.expect computes the expected outcome. It follows the sentences of the design and does not use the policy.
 
-// probe is one question of the matrix.
+// probe is one request of the matrix.
 type probe struct {
 	api        string
 	route      documentedRoute
@@ -27,26 +27,27 @@ type probe struct {
 	target     target
 }
 
-// credential is what is presented, and what the test has arranged for it.
+// credential is the credential of a request, with the properties that the test gave it.
 type credential struct {
 	name   string
-	secret string // after "Bearer "; empty: there is no Authorization header
-	denial string // why it is no good; empty: it is good
+	secret string // after "Bearer "; empty: no Authorization header
+	denial string // why it is refused; empty: it is valid
 	prefix string
 	id     string
 	user   string
 	scopes []string
-	roles  map[string]string // workspace, as the API's header names it → role; of a workspace's key: its own → ""
+	roles  map[string]string // workspace, as the API's header names it → role; for a workspace key: its own → ""
 }
 
-// target is a state of the workspace header: its values, of which there may be none. Envoy hands an empty one on as it is,
-// and a repeated one as often as it came, so that the same is to be expected of both ways.
+// target is a state of the workspace header: its values, possibly none. Envoy passes an empty value on unchanged, and a
+// repeated header as often as it came. So both ways have the same expected outcome.
 type target struct {
 	name   string
 	values []string
 }
 
-// expect is the oracle: the outcome, and the workspace in which the request acts ("" for none), named as in the header.
+// expect returns the outcome that the design requires. workspace is the workspace in which the request acts, named as in the
+// header; "" for none.
 func (p probe) expect() (outcome, workspace string) {
 	c, scope, override := p.credential, p.route.scope, documented[p.api].override
 	// "A public route is open without a credential, beside a bad one": before everything else.
@@ -57,9 +58,9 @@ func (p probe) expect() (outcome, workspace string) {
 	if c.denial != "" {
 		return "UNAUTHORIZED " + c.denial, ""
 	}
-	// "… then workspace (403 WORKSPACE_ACCESS_DENIED), …". A header that is repeated, empty, malformed or upper-case, an
-	// unknown workspace, and one that the principal is not in, all get the same answer.
-	// A session is a personal key that holds admin; an app's token is one whose user is only where he granted.
+	// "… then workspace (403 WORKSPACE_ACCESS_DENIED), …". All of these get the same answer: a header that is repeated,
+	// empty, malformed or upper-case, an unknown workspace, and one that the principal is not in.
+	// A session is like a personal key that holds admin. An app's token is valid only where its user granted it.
 	personal := c.user != ""
 	if len(p.target.values) > 0 {
 		workspace = p.target.values[0]
@@ -114,8 +115,9 @@ func roleAllows(role, scope string) bool {
 	return strings.HasSuffix(scope, ":read")
 }
 
-// identity is what the upstream must be told of an allowed request: these headers and no other of ours, but for the
-// decision's id. The workspace header is there exactly if a workspace was granted, and the credential only here.
+// identity returns the headers that the upstream must receive with an allowed request. Of our headers only the decision's ID
+// may be added. The workspace header is present exactly if a workspace was granted. The credential is present only on a
+// public route.
 func (p probe) identity(workspace store.Workspace) map[string]string {
 	want := map[string]string{"x-keywicket-api": p.api}
 	if p.route.level == public { // "carries no principal headers, and keeps its authorization header"
@@ -149,15 +151,15 @@ func (p probe) identity(workspace store.Workspace) map[string]string {
 	return want
 }
 
-// fixture is what the probes of one API are made of. Velocity's personal keys all belong to one user, who is the owner of
-// home, has other roles elsewhere, and is nobody in another.
+// fixture is the data for the probes of one API. All of Velocity's personal keys belong to one user, who is the owner of
+// home, has other roles elsewhere, and is no member of another workspace.
 type fixture struct {
 	api, home, user string
-	workspaces      map[string]store.Workspace // by what the API's header calls them
+	workspaces      map[string]store.Workspace // by their names in the API's header
 	roles           map[string]string          // of the user, by workspace
 	credentials     []credential
 	targets         []target // for all credentials
-	elsewhere       []target // for personal keys too
+	elsewhere       []target // in addition, for personal keys
 }
 
 func newFixture(t *testing.T, api string) *fixture {
@@ -188,14 +190,14 @@ func newFixture(t *testing.T, api string) *fixture {
 	for _, prefix := range d.prefixes {
 		_, format := formatOf(prefix)
 		f.credentials = append(f.credentials,
-			credential{name: prefix + " that nobody issued", denial: "unknown", secret: format.NewKey().Reveal()},
+			credential{name: prefix + " that was not issued", denial: "unknown", secret: format.NewKey().Reveal()},
 			credential{name: prefix + " malformed", denial: "malformed", secret: prefix + "short"})
 		f.add(t, prefix, "revoked", d.override)
 		f.add(t, prefix, "expired", d.override)
 		f.add(t, prefix, "", slices.DeleteFunc(slices.Clone(all), func(s string) bool { return s == d.override })...)
 		singles := all
 		switch prefix {
-		case "sk_test_": // differs from sk_live_ in where it leads to
+		case "sk_test_": // differs from sk_live_ in its upstream
 			singles = []string{d.override}
 		case "velu_":
 			singles = slices.Concat(all, slices.Sorted(maps.Keys(d.user)))
@@ -222,7 +224,7 @@ func newFixture(t *testing.T, api string) *fixture {
 	return f
 }
 
-// addGrant has the user consent to an app, which acts for him in these workspaces.
+// addGrant lets the user consent to an app, which may act for them in these workspaces.
 func (f *fixture) addGrant(t *testing.T, denial string, scopes []string, granted ...string) {
 	issued := grant(t, f.user, scopes, granted...)
 	c := credential{
@@ -247,10 +249,10 @@ func (f *fixture) addGrant(t *testing.T, denial string, scopes []string, granted
 	f.credentials = append(f.credentials, c)
 }
 
-// sessionKind stands for a prefix, of which its tokens have none.
+// sessionKind stands for a prefix, because session tokens have none.
 const sessionKind = "session"
 
-// addSession signs the user in: well, or such that it is refused.
+// addSession adds a session of the user, valid or with a change that makes it refused.
 func (f *fixture) addSession(t *testing.T, denial string, change supabase.Fields) {
 	c := credential{
 		name: fmt.Sprint("session ", denial, change), prefix: sessionKind, denial: denial, scopes: []string{"admin"},
@@ -264,9 +266,9 @@ func (f *fixture) addSession(t *testing.T, denial string, change supabase.Fields
 	f.credentials = append(f.credentials, c)
 }
 
-// workspace makes one, in which the user has the role, and returns what the API's header calls it.
+// workspace creates a workspace in which the user has the role. It returns the workspace's name in the API's header.
 func (f *fixture) workspace(t *testing.T, role string) string {
-	// Its id starts with letters, so that its upper case is another one.
+	// The ID starts with letters, so that its upper-case form differs.
 	id, slug := fmt.Sprintf("abcdef%018d", time.Now().UnixNano()%1e18), "w-"+strings.ToLower(rand.Text())
 	w, err := world.registry.CreateWorkspace(t.Context(), store.Workspace{ID: id, Slug: slug, Name: "Matrix"})
 	if err == nil && role != "" {
@@ -283,7 +285,7 @@ func (f *fixture) workspace(t *testing.T, role string) string {
 	return ref
 }
 
-// add makes a token that is good, revoked, expired, or unknown because it is one of another API.
+// add adds a token that is valid, revoked, expired, or unknown because it belongs to another API.
 func (f *fixture) add(t *testing.T, prefix, denial string, scopes ...string) {
 	c := credential{name: strings.Join(append([]string{prefix, denial}, scopes...), " "), prefix: prefix, denial: denial, scopes: scopes}
 	k := caseKey{Prefix: prefix, Scopes: scopes, Expired: denial == "expired", Revoked: denial == "revoked"}
@@ -320,10 +322,10 @@ func TestMatrix(t *testing.T) {
 					err := q.check(t).hasOutcome(outcome, p.route.scope)
 					if err == nil {
 						sent.Add(1)
-						a, n := q.insist(t, client)
+						a, n := q.sendWithRetry(t, client)
 						unavailable.Add(n)
 						if err = a.hasOutcome(outcome, p.route.scope); err == nil && outcome == "allow" {
-							err = p.cameThrough(a, p.identity(f.workspaces[workspace]))
+							err = p.upstreamError(a, p.identity(f.workspaces[workspace]))
 						}
 					}
 					if err != nil && failed.Add(1) <= 20 {
@@ -342,11 +344,11 @@ func TestMatrix(t *testing.T) {
 	t.Logf("%d requests in process, %d through Envoy, %d allowed, %d sent again after a 503",
 		checked.Load(), sent.Load(), allowed.Load(), unavailable.Load())
 	if unavailable.Load() > sent.Load()/1000 {
-		t.Error("that is more than a busy machine explains")
+		t.Error("a busy machine does not cause so many")
 	}
 }
 
-// workers send at a time, each over a connection that it keeps.
+// workers is the number of concurrent senders, each with its own persistent connection.
 const workers = 4
 
 func (f *fixture) probes() (all []probe) {
@@ -364,7 +366,7 @@ func (f *fixture) probes() (all []probe) {
 	return all
 }
 
-// request is the probe as a client sends it that also claims to be somebody, and to be of the sandbox.
+// request returns the probe as a client sends it, with forged headers that claim another identity and the sandbox.
 func (p probe) request() request {
 	q := request{api: p.api, method: p.route.method, path: strings.ReplaceAll(p.route.path, "{}", "7"), header: [][2]string{
 		{"X-Keywicket-User-Id", "forged"}, {"X-Keywicket-Environment", "sandbox"},
@@ -378,8 +380,8 @@ func (p probe) request() request {
 	return q
 }
 
-// cameThrough reports whether the upstream got the request as it was sent, with this identity.
-func (p probe) cameThrough(a answer, identity map[string]string) error {
+// upstreamError returns an error unless the upstream received the request as sent, with this identity.
+func (p probe) upstreamError(a answer, identity map[string]string) error {
 	q, upstream := p.request(), "live"
 	if identity["x-keywicket-environment"] == "sandbox" {
 		upstream = "sandbox"
@@ -398,7 +400,7 @@ func (p probe) cameThrough(a answer, identity map[string]string) error {
 	case a.echo.Method != q.method || a.echo.Path != q.path:
 		return fmt.Errorf("it arrived as %s %s", a.echo.Method, a.echo.Path)
 	case !maps.Equal(got, identity) || decision == "":
-		return fmt.Errorf("in the decision %q the upstream was told %v, not %v", decision, got, identity)
+		return fmt.Errorf("in the decision %q the upstream received %v, not %v", decision, got, identity)
 	}
 	return nil
 }

@@ -19,8 +19,8 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// A mesh generates Envoy's configuration itself, so nothing of deploy/envoy can be relied on there. These tests run the
-// listeners that two meshes generate (testdata) in front of a sidecar that tells the APIs apart by their hosts.
+// A mesh generates Envoy's configuration itself, so the settings of deploy/envoy do not apply. These tests run the listeners
+// that two meshes generate (testdata), in front of a sidecar that selects the API by the host.
 
 const (
 	istio   = "Istio"
@@ -32,8 +32,8 @@ const (
 
 var meshFiles = map[string]string{istio: "testdata/istio.yaml", gateway: "testdata/envoy-gateway.yaml"}
 
-// mesh is a stack whose Envoy has the configuration of a mesh. Its route for VelaFlows leads to the upstream "live". Its route
-// for Velocity, which serves every unknown host too, leads to the upstream "sandbox".
+// mesh is a stack whose Envoy has the configuration of a mesh. Its route for VelaFlows has the upstream "live". Its route
+// for Velocity, which serves every unknown host too, has the upstream "sandbox".
 type mesh struct {
 	*demo.Stack
 	log         record.Log
@@ -42,22 +42,22 @@ type mesh struct {
 	user        store.User // an owner of home
 }
 
-// edit replaces a text that the configuration has once.
+// edit replaces a text that occurs once in the configuration.
 type edit struct{ from, to string }
 
 var (
-	// everyHeader is an Envoy Gateway without headersToExtAuth.
+	// everyHeader is the edit for an Envoy Gateway without headersToExtAuth.
 	everyHeader = edit{`              allowed_headers:
                 patterns:
                 - {exact: authorization, ignore_case: true}
                 - {exact: x-workspace-id, ignore_case: true}
                 - {exact: x-workspace-slug, ignore_case: true}
 `, ""}
-	// noWorkspaceHeader is an Envoy Gateway whose headersToExtAuth has authorization alone.
+	// noWorkspaceHeader is the edit for an Envoy Gateway whose headersToExtAuth lists only authorization.
 	noWorkspaceHeader = edit{`                - {exact: x-workspace-id, ignore_case: true}
                 - {exact: x-workspace-slug, ignore_case: true}
 `, ""}
-	// underscores is an Envoy Gateway with a ClientTrafficPolicy that allows underscores in the names of headers.
+	// underscores is the edit for an Envoy Gateway with a ClientTrafficPolicy that allows underscores in header names.
 	underscores = edit{"          common_http_protocol_options: {headers_with_underscores_action: REJECT_REQUEST}\n", ""}
 )
 
@@ -97,7 +97,8 @@ func newMesh(t *testing.T, name string, edits ...edit) *mesh {
 	return m
 }
 
-// meshConfig returns a function that replaces the configuration of deploy/envoy by the mesh's, at the same addresses.
+// meshConfig returns a function that replaces the configuration of deploy/envoy with the mesh's. The addresses stay the
+// same.
 func meshConfig(t *testing.T, name string, edits []edit) func([]byte) []byte {
 	t.Helper()
 	text, err := os.ReadFile(meshFiles[name])
@@ -109,10 +110,10 @@ func meshConfig(t *testing.T, name string, edits []edit) func([]byte) []byte {
 	second := strings.NewReplacer("upstream_live", "upstream_sandbox", "8080", "8081").Replace(cluster + string(live))
 	text = append(text, second...)
 	for _, e := range append([]edit{
-		// Envoy then asks the sidecar about hosts that no API has.
+		// With this edit Envoy checks requests to hosts that no API has.
 		{"domains: [" + velocityHost + "]", "domains: [" + velocityHost + `, "*"]`},
 		{"route: *live", "route: {cluster: upstream_sandbox}"},
-		// How long Envoy keeps a connection that it has refused. The default of 1 s would only make the tests slower.
+		// The time that Envoy keeps a refused connection open. The default of 1 s would only slow the tests.
 		{"          normalize_path: true\n", "          normalize_path: true\n          delayed_close_timeout: 0.1s\n"},
 	}, edits...) {
 		text = edited(t, text, e.from, e.to, 1)
@@ -137,18 +138,18 @@ func meshConfig(t *testing.T, name string, edits []edit) func([]byte) []byte {
 	}
 }
 
-// sender sends to the mesh's one listener.
+// sender returns a sender to the mesh's only listener.
 func (m *mesh) sender(wire string) *sender {
 	return &sender{stack: m.Stack, wire: wire, api: "velaflows", foreign: true}
 }
 
-// principal is who has a credential.
+// principal is a credential and the identity headers that it results in.
 type principal struct {
 	token string
-	told  map[string]string // what the upstream is told of them: header → value
+	told  map[string]string // identity headers that the upstream receives: header → value
 }
 
-// principal makes a credential, with the prefix, in the workspace home or of its owner.
+// principal creates a credential with the prefix, of the workspace home or of its owner.
 func (m *mesh) principal(t *testing.T, prefix string, scopes ...string) principal {
 	t.Helper()
 	n := store.NewToken{Name: t.Name(), Scopes: scopes, Workspace: m.home.ID}
@@ -170,7 +171,7 @@ func (m *mesh) principal(t *testing.T, prefix string, scopes ...string) principa
 	return principal{secret.Reveal(), told}
 }
 
-// in is what the upstream is told of a request that acts in the workspace.
+// in returns the identity headers of a request that acts in the workspace.
 func (p principal) in(w store.Workspace) map[string]string {
 	told := maps.Clone(p.told)
 	told["x-keywicket-workspace-id"], told["x-keywicket-workspace-slug"] = w.ID, w.Slug
@@ -182,26 +183,26 @@ func (p principal) in(w store.Workspace) map[string]string {
 	return told
 }
 
-// ask is a request for the path with the principal's credential.
+// ask returns a request for the path with the principal's credential.
 func (p principal) ask(target string, header ...[2]string) message {
 	host := map[string]string{"velaflows": velaflowsHost, "velocity": velocityHost}[p.told["x-keywicket-api"]]
 	return message{host: host, target: target, header: append([][2]string{{"Authorization", "Bearer " + p.token}}, header...)}
 }
 
-// anonymous is what the upstream is told of a request to a public route.
+// anonymous returns the identity headers of a request to a public route.
 func anonymous(api string) map[string]string { return map[string]string{"x-keywicket-api": api} }
 
-// meshCase is a request, and what comes of it.
+// meshCase is a request with its expected result.
 type meshCase struct {
 	name string
 	message
-	// want has the outcomes by mesh and wire, mesh, or wire. "" is for all others. Default: it is allowed.
+	// want maps a mesh and a wire, a mesh, or a wire to the outcome. "" is for all others. Default: the request is allowed.
 	want map[string]string
-	// told has every trusted header that arrives, but for the id of the decision: header → value.
+	// told has every trusted header that the upstream receives, except the decision ID: header → value.
 	told map[string]string
-	// hidden has the headers that arrive too where Envoy does not show the check every header.
+	// hidden has further headers that the upstream receives if Envoy does not send every header with the check.
 	hidden map[string]string
-	// path and at are the path and the host that the upstream sees, where they are others than those that were sent.
+	// path and at are the path and the host that the upstream receives, if they differ from those sent.
 	path, at string
 }
 
@@ -214,8 +215,8 @@ var (
 	decisionID  = regexp.MustCompile(`^[A-Z2-7]{26}$`)
 )
 
-// trusted returns the headers that a server may take for the gate's, however it reads the punctuation of a name, and the
-// credential.
+// trusted returns the credential, and the headers that a server may read as the gate's for any reading of punctuation in
+// names.
 func trusted(header map[string][]string) map[string][]string {
 	names := slices.Concat([]string{"authorization", "x-workspace-id", "x-workspace-slug"}, overridingHeaders)
 	found := map[string][]string{}
@@ -228,8 +229,8 @@ func trusted(header map[string][]string) map[string][]string {
 	return found
 }
 
-// differences says in what an allowed request differs, for the upstream, from what it should be.
-func (c meshCase) differences(s sight, everyHeaderIsShown bool) (found []string) {
+// differences lists how the upstream's view of an allowed request differs from the expected one.
+func (c meshCase) differences(s observation, everyHeaderIsShown bool) (found []string) {
 	want := map[string][]string{}
 	for name, value := range c.told {
 		want[name] = []string{value}
@@ -261,13 +262,13 @@ func (c meshCase) differences(s sight, everyHeaderIsShown bool) (found []string)
 	return found
 }
 
-// identityHeaders are those that the sidecar sets or removes.
+// identityHeaders are the headers that the sidecar sets or removes.
 var identityHeaders = []string{
 	"x-keywicket-subject", "x-keywicket-kind", "x-keywicket-api", "x-keywicket-workspace-id", "x-keywicket-workspace-slug",
 	"x-keywicket-user-id", "x-keywicket-scopes", "x-keywicket-aal", "x-keywicket-environment", "x-keywicket-decision-id",
 }
 
-// overridingHeaders are those of row 20 of docs/security.md.
+// overridingHeaders are the headers of row 20 of docs/security.md.
 var overridingHeaders = []string{
 	"x-original-url", "x-rewrite-url", "x-http-method-override", "x-http-method", "x-method-override", "x-envoy-original-path",
 }
@@ -286,7 +287,7 @@ func forged(names ...string) (header [][2]string) {
 	return header
 }
 
-// cases are the requests with headers that a client must not set, with workspaces, and to hosts.
+// cases returns the requests with headers that a client must not set, with workspaces, and to several hosts.
 func (m *mesh) cases(t *testing.T) []meshCase {
 	t.Helper()
 	live, sandbox := m.principal(t, "sk_live_", "inbox:read"), m.principal(t, "sk_test_", "inbox:read")
@@ -338,7 +339,7 @@ func (m *mesh) cases(t *testing.T) []meshCase {
 			want: denied(mismatch)},
 		{name: "a workspace on a public route", message: message{host: velaflowsHost, target: publicPath, header: [][2]string{id(m.home)}},
 			told: anonymous("velaflows")},
-		// The other API's header is a header like any other.
+		// The other API's header has no special meaning.
 		{name: "the other API's workspace header", message: inbox(slug(m.other)), told: with(live.in(m.home), "x-workspace-slug", m.other.Slug)},
 		{name: "a workspace's key alone", message: key.ask(issuesPath), told: key.in(m.home)},
 		{name: "a workspace's key in its workspace", message: key.ask(issuesPath, slug(m.home)), told: key.in(m.home)},
@@ -370,7 +371,7 @@ func (m *mesh) cases(t *testing.T) []meshCase {
 	return append(cases, hostCases(live, key, id(m.home))...)
 }
 
-// hostCases: a client gets the rules and the upstream of one API, or nothing.
+// hostCases: a client gets the rules and the upstream of one API, or is refused.
 func hostCases(live, key principal, home [2]string) []meshCase {
 	to := func(host string) message { return message{host: host, target: publicPath} }
 	unknown := map[string]string{"": "401 UNAUTHORIZED unknown"}
@@ -380,7 +381,7 @@ func hostCases(live, key principal, home [2]string) []meshCase {
 		{name: "a key of VelaFlows at Velocity", message: atVelocity, want: unknown},
 		{name: "a key of Velocity at VelaFlows", message: atVelaflows, want: unknown},
 		{name: "two hosts", message: message{host: velaflowsHost, target: publicPath, header: [][2]string{{"Host", velocityHost}}},
-			want: map[string]string{"HTTP/1.1": noHost}, told: anonymous("velaflows")}, // over HTTP/2 :authority alone counts
+			want: map[string]string{"HTTP/1.1": noHost}, told: anonymous("velaflows")}, // over HTTP/2 only :authority counts
 		{name: "one host twice", message: message{host: velaflowsHost, target: publicPath, header: [][2]string{{"Host", velaflowsHost}}},
 			want: map[string]string{"HTTP/1.1": noHost}, told: anonymous("velaflows")},
 		{name: "no :authority", message: message{host: "-", target: publicPath, header: [][2]string{{"Host", velocityHost}}},
@@ -417,7 +418,7 @@ func hostCases(live, key principal, home [2]string) []meshCase {
 	return cases
 }
 
-// check sends the request, and holds the upstream's view of it to what it should be.
+// check sends the request, and compares the upstream's view with the expected one.
 func (c meshCase) check(t *testing.T, s *sender, mesh string, everyHeaderIsShown bool) {
 	t.Helper()
 	want := c.outcome(mesh, s.wire)
@@ -430,12 +431,13 @@ func (c meshCase) check(t *testing.T, s *sender, mesh string, everyHeaderIsShown
 
 var httpWires = []string{"HTTP/1.1", "HTTP/2"}
 
-// Whatever a client sends, the upstream sees what was checked and what the sidecar says, without the settings of deploy/envoy.
+// Without the settings of deploy/envoy, the upstream receives exactly what the sidecar checked and set, for every client
+// input.
 func TestMeshes(t *testing.T) {
 	for _, variant := range []struct {
 		name, mesh         string
 		edits              []edit
-		everyHeaderIsShown bool // to the check
+		everyHeaderIsShown bool // with the check
 	}{
 		{name: istio, mesh: istio, everyHeaderIsShown: true},
 		{name: gateway, mesh: gateway, edits: []edit{everyHeader}, everyHeaderIsShown: true},
@@ -444,7 +446,7 @@ func TestMeshes(t *testing.T) {
 		t.Run(variant.name, func(t *testing.T) {
 			m := newMesh(t, variant.mesh, variant.edits...)
 			token := func(scope string) string { return m.principal(t, "sk_live_", scope).token }
-			h := hostiles{token("inbox:read"), token("contacts:read"), token("admin:all"), m.home.ID, m.other.ID}
+			h := attackInputs{token("inbox:read"), token("contacts:read"), token("admin:all"), m.home.ID, m.other.ID}
 			good := message{host: velaflowsHost, target: inboxPath,
 				header: [][2]string{{"Authorization", "Bearer " + h.inbox}, {"x-workspace-id", h.home}}}
 			cases := m.cases(t)
@@ -471,7 +473,7 @@ func TestMeshes(t *testing.T) {
 					}
 				})
 			}
-			// Without a sidecar nothing is served, not even what is public.
+			// Without a sidecar nothing is served, not even public routes.
 			if err := m.Sidecar.Stop(); err != nil {
 				t.Fatal(err)
 			}
@@ -485,8 +487,8 @@ func TestMeshes(t *testing.T) {
 	}
 }
 
-// A workspace header that Envoy does not show the check gives nobody a workspace. What the sidecar sets or removes by its name is
-// safe. Other names that an upstream may read so arrive.
+// If Envoy does not send a workspace header with the check, the header gives no access to a workspace. Headers that the
+// sidecar sets or removes by name are safe. Other spellings that an upstream may treat as equal reach the upstream.
 func TestMeshThatHidesHeaders(t *testing.T) {
 	m := newMesh(t, gateway, noWorkspaceHeader, underscores)
 	live, key := m.principal(t, "sk_live_", "inbox:read"), m.principal(t, "vel_", "issues:read")
@@ -517,7 +519,7 @@ func TestMeshThatHidesHeaders(t *testing.T) {
 	}
 }
 
-// The tests above notice a header that the sidecar did not remove: this Envoy ignores what the sidecar asks for.
+// The tests above detect a header that the sidecar did not remove: this Envoy ignores the sidecar's header changes.
 func TestMeshTestsNoticeForgedHeaders(t *testing.T) {
 	m := newMesh(t, istio, edit{"              failure_mode_allow: false\n",
 		"              failure_mode_allow: false\n              decoder_header_mutation_rules: {disallow_all: true}\n"})
@@ -530,7 +532,7 @@ func TestMeshTestsNoticeForgedHeaders(t *testing.T) {
 			}
 			noticed := c.differences(s.put(t, c.name, c.message, "allow"), true)
 			if len(noticed) == 0 {
-				t.Errorf("%s, %s: nothing was noticed", wire, c.name)
+				t.Errorf("%s, %s: no difference was detected", wire, c.name)
 			}
 			for _, h := range c.header {
 				name := strings.ToLower(h[0])
@@ -541,7 +543,7 @@ func TestMeshTestsNoticeForgedHeaders(t *testing.T) {
 					continue // Envoy removes them itself
 				}
 				if !slices.ContainsFunc(noticed, func(n string) bool { return strings.HasPrefix(n, name+" ") && strings.Contains(n, h[1]) }) {
-					t.Errorf("%s, %s: %s arrived, and only this was noticed: %q", wire, c.name, name, noticed)
+					t.Errorf("%s, %s: %s arrived, and only these differences were detected: %q", wire, c.name, name, noticed)
 				}
 			}
 		}
@@ -549,8 +551,8 @@ func TestMeshTestsNoticeForgedHeaders(t *testing.T) {
 	}
 }
 
-// Row 38 of docs/security.md: where Envoy chooses the upstream by a header of the sidecar's, it has to choose anew after the
-// check, which Envoy Gateway does with recomputeRoute and Istio never does.
+// Row 38 of docs/security.md: if Envoy selects the upstream by a header of the sidecar, it has to select again after the
+// check. Envoy Gateway does so with recomputeRoute; Istio never does.
 func TestMeshRouteByEnvironment(t *testing.T) {
 	const route = `              - match: {prefix: /, headers: [{name: x-keywicket-environment, string_match: {exact: sandbox}}]}
                 route: {cluster: upstream_sandbox}
@@ -566,7 +568,7 @@ func TestMeshRouteByEnvironment(t *testing.T) {
 	for _, variant := range []struct {
 		name, mesh string
 		edits      []edit
-		chosen     map[string]string // by the key and by what the client asks for: the upstream
+		chosen     map[string]string // the upstream, by the key and the environment that the client claims
 	}{
 		{"Istio", istio, []edit{{domain + attempts + routes, domain + attempts + routes + route}},
 			map[string]string{"live": "live", "live, sandbox": "sandbox", "sandbox": "live", "sandbox, live": "live"}},
@@ -596,10 +598,10 @@ func TestMeshRouteByEnvironment(t *testing.T) {
 	}
 }
 
-// The sidecar denies what it does not check, also where Envoy serves what could not be checked.
+// The sidecar denies a message that is too large to check, also where Envoy serves requests whose check failed.
 func TestMessageTooLargeIsDeniedThroughAMesh(t *testing.T) {
 	const normalize, fail = "          normalize_path: true\n", "              failure_mode_allow: false\n"
-	m := newMesh(t, istio, edit{normalize, normalize + "          max_request_headers_kb: 8192\n"}, // as much as Envoy permits
+	m := newMesh(t, istio, edit{normalize, normalize + "          max_request_headers_kb: 8192\n"}, // the largest value that Envoy permits
 		edit{fail, strings.Replace(fail, "false", "true", 1)})
 	live := m.principal(t, "sk_live_", "inbox:read")
 	filled := func(values, size int) message {

@@ -18,10 +18,10 @@ import (
 	"github.com/keywicket/keywicket/demo"
 )
 
-// Row 36 of docs/security.md, for the issuer: what users, apps and thieves send and get is in no log and no metric, of Envoy's,
-// Postgres's, the sidecar's or its own.
+// Row 36 of docs/security.md, for the issuer: secrets that users, apps and attackers send and receive are in no log and no
+// metric. This covers Envoy, Postgres, the sidecar and the issuer.
 func TestOAuthSecretsStaySecret(t *testing.T) {
-	s := &spied{secrets: traces{}, seen: map[string][]string{}}
+	s := &leakStack{secrets: traces{}, seen: map[string][]string{}}
 	d, err := demo.New(t.Context(), demo.Config{
 		Keywicket: world.binary, Log: &s.log, Environ: []string{"KEYWICKET_LOG_LEVEL=debug", "KEYWICKET_LOG_ALLOW_SAMPLE=1"},
 		PostgresSettings: map[string]string{
@@ -35,7 +35,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	s.Stack = d.Stack
 	logins := regexp.MustCompile(`PASSWORD '(\w+)'.*\n`).FindAllStringSubmatch(s.log.String(), -1)
 	if len(logins) != 2 {
-		t.Fatal("the passwords of the database are not where they were")
+		t.Fatal("the passwords of the database are not found in their places")
 	}
 	s.secrets.add("a password", logins[0][1], logins[1][1])
 	secret := func(name, text string) string {
@@ -59,7 +59,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	const challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 	verifier, state := secret("a verifier", "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"), secret("a state", rand.Text())
 
-	// visit is the browser's; what it shows is not logged.
+	// visit sends a request as the browser does. Its responses are not logged.
 	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	visit := func(method, address, form string, cookies ...string) (text string, header http.Header) {
 		t.Helper()
@@ -108,7 +108,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	endpoint := d.Velocity + "/api/oauth/"
 	basic := [2]string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(made.ID+":"+made.Secret))}
 	secret("an app's credentials", basic[1][len("Basic "):])
-	post := func(path string, want int, form url.Values, header ...[2]string) told {
+	post := func(path string, want int, form url.Values, header ...[2]string) oauthResponse {
 		t.Helper()
 		r := send(t, "POST", endpoint+path, formType, form.Encode(), header...)
 		if r.status != want {
@@ -131,14 +131,14 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	send(t, "GET", d.Velocity+"/api/projects", "", "", access)
 	send(t, "GET", d.Velocity+"/api/user?access_token="+second.text("access_token"), "", "")
 	post("introspect", 200, url.Values{"token": {second.text("access_token")}}, basic)
-	post("introspect", 400, url.Values{"token": {second.text("access_token")}}) // who asks?
+	post("introspect", 400, url.Values{"token": {second.text("access_token")}}) // no client authentication
 	post("token", 400, refresh, basic)                                          // a second time
 	post("token", 400, exchange, basic)
 	post("token", 400, url.Values{"grant_type": {made.Secret}, "client_id": {made.ID}, "client_secret": {made.Secret}})
 	post("token", 401, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}, "client_id": {made.Secret}, "client_secret": {verifier}})
 	post("token?client_secret="+made.Secret, 401, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}, "client_id": {made.ID}})
 	post("revoke", 200, url.Values{"token": {second.text("refresh_token")}}, basic)
-	post("revoke", 400, url.Values{"token": {post("token", 200, url.Values{ // another's
+	post("revoke", 400, url.Values{"token": {post("token", 200, url.Values{ // of another client
 		"grant_type": {"authorization_code"}, "code": {consent(public)}, "redirect_uri": {appAddress}, "code_verifier": {verifier}, "client_id": {public},
 	}).text("refresh_token")}}, basic)
 	for _, args := range [][]string{
@@ -151,15 +151,15 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	s.see("the issuer's metrics", send(t, "GET", "http://"+d.Issuer.Addr+"/metrics", "", "").raw)
 	s.see("the sidecar's metrics", send(t, "GET", "http://"+d.Sidecar.Operations+"/metrics", "", "").raw)
 	s.see("Envoy's statistics", send(t, "GET", "http://"+d.Envoy.Admin()+"/stats", "", "").raw)
-	// And with nobody to ask.
+	// Repeats the requests without a database.
 	if err := syscall.Kill(d.Postgres.PID(), syscall.SIGQUIT); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the database is away", func() bool {
+	await(t, "the database cannot be reached", func() bool {
 		return send(t, "POST", endpoint+"token", formType, refresh.Encode(), basic).status == http.StatusServiceUnavailable
 	})
 	visit("GET", d.Velocity+"/oauth/consent?client_id="+made.ID+"&redirect_uri="+appAddress+"&state="+state, "", session)
-	_ = d.Close() // the logs end; Postgres has gone before
+	_ = d.Close() // the logs end; Postgres was stopped before
 
 	_, log, _ := strings.Cut(s.log.String(), logins[1][0])
 	s.see("the logs", log)
@@ -168,7 +168,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 			t.Errorf("%s show %s", what, found)
 		}
 	}
-	// There was something to find.
+	// The logs contain the expected lines, so the search had input.
 	for whose, line := range map[string]string{
 		"Envoy": `"path":"/oauth/consent".*"status":303`, "Postgres": `INSERT INTO keywicket\.oauth_codes`, "a grant": `"msg":"a user has granted`,
 		"tokens": `"msg":"tokens were issued"`, "reuse": `"level":"WARN","msg":"a code or refresh token came a second time`,
@@ -176,10 +176,10 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 		"the sidecar": `"kind":"oauth_token"`,
 	} {
 		if !regexp.MustCompile(line).MatchString(log) {
-			t.Errorf("nothing is seen of %s", whose)
+			t.Errorf("no line of %s was recorded", whose)
 		}
 	}
 	if found := s.secrets.in(fmt.Sprint(exchange, refresh, second.raw)); len(found) == 0 {
-		t.Error("the search finds nothing in what has it all")
+		t.Error("the search finds nothing in a text that contains every secret")
 	}
 }

@@ -26,7 +26,8 @@ import (
 	"github.com/keywicket/keywicket/test/js"
 )
 
-// grant has the user consent to an app, which gets its tokens. It goes past the issuer's pages, which other tests are about.
+// grant lets the user consent to an app, and returns the app's tokens. It bypasses the issuer's pages, which other tests
+// cover.
 func grant(t *testing.T, user string, scopes []string, workspaces ...string) store.Issued {
 	t.Helper()
 	const callback = "https://planner.example/cb"
@@ -54,7 +55,7 @@ func grant(t *testing.T, user string, scopes []string, workspaces ...string) sto
 	return issued
 }
 
-// withIssuer is a deployment with everything: a sign-in, an issuer, users.
+// withIssuer returns a complete deployment: a sign-in, an issuer, users.
 func withIssuer(t *testing.T, environ ...string) *demo.Demo {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -71,7 +72,7 @@ func withIssuer(t *testing.T, environ ...string) *demo.Demo {
 	return d
 }
 
-// app is one that is registered with the deployment.
+// app is an app that is registered with the deployment.
 type app struct {
 	ID     string
 	Secret string `json:"client_secret"`
@@ -84,17 +85,17 @@ func register(t *testing.T, d *demo.Demo, more ...string) app {
 	return operator[app](t, d.Stack, append([]string{"oauth-app", "create", "--name", "Planner", "--redirect-uri", appAddress}, more...)...)
 }
 
-// told is an answer in JSON.
-type told struct {
+// oauthResponse is an HTTP response.
+type oauthResponse struct {
 	status int
 	header http.Header
 	raw    string
-	body   map[string]any // of an answer in JSON
+	body   map[string]any // of a JSON response
 }
 
-func (a told) text(name string) string { s, _ := a.body[name].(string); return s }
+func (a oauthResponse) text(name string) string { s, _ := a.body[name].(string); return s }
 
-func send(t *testing.T, method, url, contentType, body string, header ...[2]string) told {
+func send(t *testing.T, method, url, contentType, body string, header ...[2]string) oauthResponse {
 	t.Helper()
 	q, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
 	if err != nil {
@@ -113,21 +114,21 @@ func send(t *testing.T, method, url, contentType, body string, header ...[2]stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := told{status: response.StatusCode, header: response.Header, raw: string(text)}
+	a := oauthResponse{status: response.StatusCode, header: response.Header, raw: string(text)}
 	if err := json.Unmarshal(text, &a.body); err != nil && response.Header.Get("Content-Type") == "application/json" {
 		t.Fatalf("%s %s: %v in %s", method, url, err, text)
 	}
 	return a
 }
 
-// The flow as Velocity's document has it, word by word, through Envoy. Each step names its lines.
+// The flow of Velocity's document, step by step, through Envoy. Each step names its lines.
 func TestVelocityOAuthFlow(t *testing.T) {
 	d := withIssuer(t)
 	a := register(t, d)
 	ada := demo.NewUser("ada@example.com")
 	const verifier, challenge = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 
-	// 59 to 66. The scopes stand with a blank between them.
+	// Lines 59 to 66. The scopes are separated by spaces.
 	ask := "/oauth/consent?client_id=" + a.ID + "&redirect_uri=" + appAddress + "&response_type=code&scope=issues:read%20issues:write" +
 		"&state=random_state&code_challenge=" + challenge + "&code_challenge_method=S256"
 	back, err := ada.Approve(t.Context(), d.Velocity+ask, "Your workspace")
@@ -138,7 +139,7 @@ func TestVelocityOAuthFlow(t *testing.T) {
 	if !strings.HasPrefix(back.String(), appAddress+"?") || code == "" || back.Query().Get("state") != "random_state" || back.Query().Get("iss") != d.Velocity {
 		t.Fatalf("Ada is sent to %v", back)
 	}
-	// 71 to 80
+	// Lines 71 to 80.
 	token := d.Velocity + "/api/oauth/token"
 	exchange := fmt.Sprintf(`{"grant_type": "authorization_code", "code": %q, "redirect_uri": %q, "client_id": %q, "code_verifier": %q}`,
 		code, appAddress, a.ID, verifier)
@@ -147,7 +148,7 @@ func TestVelocityOAuthFlow(t *testing.T) {
 		first.text("refresh_token") == "" || first.header.Get("Cache-Control") != "no-store" {
 		t.Fatalf("%+v", first)
 	}
-	// 83 to 85
+	// Lines 83 to 85.
 	issues := func(access string) string {
 		t.Helper()
 		r := send(t, "GET", d.Velocity+"/api/issues", "", "", [2]string{"Authorization", "Bearer " + access})
@@ -160,16 +161,16 @@ func TestVelocityOAuthFlow(t *testing.T) {
 	if got := issues(first.text("access_token")); got != "allow" {
 		t.Errorf("the access token: %s", got)
 	}
-	// 89
+	// Line 89.
 	if first.body["expires_in"] != 3600.0 {
-		t.Errorf("it is good for %v s", first.body["expires_in"])
+		t.Errorf("expires_in is %v s", first.body["expires_in"])
 	}
 	db := database(t, d.Stack)
 	if _, err := db.Exec(`UPDATE keywicket.oauth_access_tokens SET expires_at = clock_timestamp()`); err != nil {
 		t.Fatal(err)
 	}
 	await(t, "it has expired", func() bool { return issues(first.text("access_token")) == "UNAUTHORIZED expired" })
-	// 91 to 98
+	// Lines 91 to 98.
 	refresh := fmt.Sprintf(`{"grant_type": "refresh_token", "refresh_token": %q, "client_id": %q}`, first.text("refresh_token"), a.ID)
 	second := send(t, "POST", token, "application/json", refresh)
 	if second.status != http.StatusOK || second.text("refresh_token") == first.text("refresh_token") {
@@ -178,7 +179,7 @@ func TestVelocityOAuthFlow(t *testing.T) {
 	if got := issues(second.text("access_token")); got != "allow" {
 		t.Errorf("the new one: %s", got)
 	}
-	// The old one again, which a thief may have: nobody has anything any more.
+	// The old refresh token again, as a thief might send it: all tokens of the grant stop working.
 	if again := send(t, "POST", token, "application/json", refresh); again.status != http.StatusBadRequest || again.text("error") != "invalid_grant" {
 		t.Errorf("%+v", again)
 	}
@@ -241,7 +242,7 @@ func TestGoClient(t *testing.T) {
 	}
 }
 
-// A terminal that is closed sends SIGHUP to what was started from it.
+// A terminal that closes sends SIGHUP to the processes that were started from it.
 func TestServersOutliveTheirTerminal(t *testing.T) {
 	d := withIssuer(t)
 	for name, p := range map[string]*process.Process{"the sidecar": d.Sidecar.Process, "the issuer": d.Issuer.Process} {
@@ -262,12 +263,12 @@ func TestServersOutliveTheirTerminal(t *testing.T) {
 	}
 }
 
-// What Envoy leads to the issuer, and what it does not; and whose address the issuer counts.
+// Which requests Envoy routes to the issuer, and which client address the issuer counts.
 func TestIssuerBehindEnvoy(t *testing.T) {
 	const limit = 8
 	d := withIssuer(t, fmt.Sprint("KEYWICKET_ISSUER_ADDRESS_LIMIT=", limit))
 	a := register(t, d, "--confidential")
-	// The issuer's probes and metrics are not for the outside.
+	// Clients cannot reach the issuer's probes and metrics.
 	for _, path := range []string{"/livez", "/readyz", "/metrics", "/oauth/consent/", "/oauth/Consent", "/api/oauth/token/", "/oauth", "/api/oauth/token%20"} {
 		for _, method := range []string{"GET", "POST"} {
 			if r := send(t, method, d.Velocity+path, "", ""); r.status != http.StatusUnauthorized {
@@ -281,9 +282,9 @@ func TestIssuerBehindEnvoy(t *testing.T) {
 	if r := send(t, "GET", "http://"+d.Issuer.Addr+"/metrics", "", ""); r.status != http.StatusOK {
 		t.Errorf("%+v", r)
 	}
-	// The issuer gets an app's Authorization header, and a client cannot say where it comes from.
+	// The issuer receives an app's Authorization header. A client cannot choose its own address.
 	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte(a.ID+":"+a.Secret))
-	introspect := func(n int) told {
+	introspect := func(n int) oauthResponse {
 		claimed := fmt.Sprint("192.0.2.", n)
 		return send(t, "POST", d.Velocity+"/api/oauth/introspect", "application/x-www-form-urlencoded", "token=x",
 			[2]string{"Authorization", basic}, [2]string{"X-Envoy-External-Address", claimed}, [2]string{"X-Forwarded-For", claimed})
@@ -294,11 +295,11 @@ func TestIssuerBehindEnvoy(t *testing.T) {
 		}
 	}
 	limited := false
-	for n := range limit { // the limit grows again meanwhile, but not so fast
+	for n := range limit { // the limit refills meanwhile, but more slowly
 		limited = limited || introspect(n).status == http.StatusTooManyRequests
 	}
 	if !limited {
-		t.Error("who claims to be another each time is not limited")
+		t.Error("a client that forges another address each time is not limited")
 	}
 	metrics := send(t, "GET", "http://"+d.Issuer.Addr+"/metrics", "", "").raw
 	for _, line := range []string{`keywicket_issuer_requests_total{endpoint="introspect",outcome="ok"} `, `keywicket_issuer_requests_total{endpoint="introspect",outcome="limited"} `} {
@@ -306,7 +307,7 @@ func TestIssuerBehindEnvoy(t *testing.T) {
 			t.Errorf("no metric %s", line)
 		}
 	}
-	// An issuer that is gone keeps nobody from what he has.
+	// Without the issuer, existing tokens continue to work.
 	if err := d.Issuer.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +322,7 @@ func TestIssuerBehindEnvoy(t *testing.T) {
 	}
 }
 
-// npm's oauth4webapi, unmodified, which checks every answer strictly: test/js/client.js.
+// npm's oauth4webapi, unmodified, checks every response strictly: see test/js/client.js.
 func TestJavaScriptClient(t *testing.T) {
 	node, err := js.Node()
 	if err != nil {

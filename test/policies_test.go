@@ -17,8 +17,8 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// documentedPolicy writes the examples of docs/policies.md into a folder beside the built-in policy: each block goes to the end
-// of the file that its first line names. It returns the folder, and the text of the example of the configuration.
+// documentedPolicy adds the examples of docs/policies.md to a copy of the built-in policy. It appends each block to the file
+// that the block's first line names. It returns the folder, and the text of the configuration example.
 func documentedPolicy(t *testing.T) (dir, config string) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("..", "docs", "policies.md"))
@@ -73,7 +73,8 @@ func TestDocumentedPolicyPassesItsTests(t *testing.T) {
 	}
 }
 
-// The ten rules of docs/policies.md, each with a request that it lets in and one that it refuses, through Envoy.
+// Tests the ten rules of docs/policies.md through Envoy. Each rule has a request that it allows and a request that it
+// denies.
 func TestDocumentedRules(t *testing.T) {
 	dir, text := documentedPolicy(t)
 	config := filepath.Join(t.TempDir(), "keywicket.yaml")
@@ -82,7 +83,7 @@ func TestDocumentedRules(t *testing.T) {
 	s := separateStack(t, demo.Config{
 		Environ: []string{"KEYWICKET_CONFIG=" + config},
 		EnvoyConfig: func(envoy []byte) []byte {
-			// Both listeners are the zoo's. The one of VelaFlows has mutual TLS.
+			// Both listeners become the zoo's. VelaFlows' listener uses mutual TLS.
 			envoy = edited(t, envoy, "{api: velocity}", "{api: zoo}", 1)
 			envoy = edited(t, envoy, "{api: velaflows}", "{api: zoo}", 1)
 			envoy = edited(t, envoy, "exact: x-workspace-slug", "exact: x-zoo", 1)
@@ -162,22 +163,22 @@ func TestDocumentedRules(t *testing.T) {
 		}
 	}
 
-	// A header for the upstream, which no client can make up.
+	// A header for the upstream, which a client cannot forge.
 	if got := get(t, plain, s.Velocity+"/animals", append(ofPro, "X-Plan", "enterprise")...).plan(t); got != "pro" {
 		t.Errorf("the upstream saw the plan %q", got)
 	}
 	if got := get(t, plain, s.Velocity+"/animals", append(bearer(token(formerly, `{}`)), "X-Plan", "enterprise")...).plan(t); got != "" {
 		t.Errorf("the upstream saw the plan %q, which the client sent", got)
 	}
-	// Another plan is in force as soon as the command has returned.
+	// A change of the plan is effective when the command returns.
 	operator[any](t, s, "workspace", "set", free, "--attributes", `{"plan":"pro"}`, "--wait")
 	if r := get(t, plain, s.Velocity+"/animals/7/photos/2026/1.jpeg", ofFree...); r.status != http.StatusOK {
 		t.Errorf("after the change of the plan: %d %s", r.status, r.body)
 	}
 }
 
-// What docs/policies.md says of a form of a path is so: a row that it names is one, and where it names another, the form that
-// OpenAPI has is refused.
+// Tests what docs/policies.md says about forms of a path. A row that it shows is accepted. Where it shows a replacement for
+// an OpenAPI form, the OpenAPI form is refused.
 func TestDocumentedForms(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("..", "docs", "policies.md"))
 	if err != nil {
@@ -199,7 +200,7 @@ func TestDocumentedForms(t *testing.T) {
 		}
 		for _, form := range ours {
 			if _, err := route.Parse(form[1]); err != nil {
-				t.Errorf("a row cannot be %s: %v", form[1], err)
+				t.Errorf("the row form %s is refused: %v", form[1], err)
 			}
 			good++
 		}
@@ -213,6 +214,6 @@ func TestDocumentedForms(t *testing.T) {
 		}
 	}
 	if good < 15 || bad < 6 {
-		t.Errorf("the table has %d forms of rows, and %d that are none", good, bad)
+		t.Errorf("the table has %d accepted forms and %d refused forms", good, bad)
 	}
 }

@@ -25,11 +25,11 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// These tests do to a running sidecar, one at a time, what docs/reliability.md says may happen to it, and hold it to its
-// bound: no request that starts more than so long after a change was committed is answered from before the change.
+// These tests cause each fault of docs/reliability.md in a running sidecar, one at a time, and check the bound. A request
+// that starts later than the bound after a change was committed is never answered from before the change.
 const bound = time.Second
 
-// faults is a stack whose sidecar reaches its database over two proxies that can be made to fail.
+// faults is a stack whose sidecar connects to its database through two proxies that can simulate faults.
 type faults struct {
 	*demo.Stack
 	lookups, feed *toxiproxy.Proxy
@@ -71,7 +71,7 @@ func newFaults(t *testing.T, environ ...string) *faults {
 	return f
 }
 
-// toxic makes a proxy fail in one of toxiproxy's ways, until the function that is returned is called.
+// toxic adds one of toxiproxy's faults to a proxy. remove ends the fault.
 func toxic(t *testing.T, p *toxiproxy.Proxy, kind, attributes string) (remove func()) {
 	t.Helper()
 	w, err := p.Toxics.AddToxicJson(strings.NewReader(fmt.Sprintf(
@@ -86,7 +86,7 @@ func toxic(t *testing.T, p *toxiproxy.Proxy, kind, attributes string) (remove fu
 	}
 }
 
-// metric reads one figure of the sidecar's.
+// metric reads one metric of the sidecar.
 func (f *faults) metric(t *testing.T, series string) float64 {
 	t.Helper()
 	_, text := probeOf(t, f.Stack, "/metrics")
@@ -101,9 +101,11 @@ func (f *faults) metric(t *testing.T, series string) float64 {
 	return n
 }
 
-func (f *faults) believed(t *testing.T) bool { return f.metric(t, "keywicket_cache_lease_seconds") > 0 }
+func (f *faults) leaseHeld(t *testing.T) bool {
+	return f.metric(t, "keywicket_cache_lease_seconds") > 0
+}
 
-// warm is a token of the home workspace that the sidecar remembers: one that it has answered for without a query.
+// warm returns a token of the home workspace that the sidecar has cached: it has answered for it without a query.
 func (f *faults) warm(t *testing.T) issued {
 	t.Helper()
 	token := issue(t, f.Stack, "sk_live_", f.home.ID, "inbox:read")
@@ -125,9 +127,9 @@ func (f *faults) warmUp(t *testing.T, r request) {
 	})
 }
 
-// settles asks again and again from when the change was committed until well after the bound. Every request that starts
-// after the bound has to get the new answer; before, it may be either.
-func (f *faults) settles(t *testing.T, r request, committed time.Time, within time.Duration, old, want string) {
+// requireChange repeats the request from when the change was committed until well after the bound. Every request that starts after
+// the bound has to get the new answer. Before, both answers are valid.
+func (f *faults) requireChange(t *testing.T, r request, committed time.Time, within time.Duration, old, want string) {
 	t.Helper()
 	var first time.Duration
 	for late := 0; late < 10; {
@@ -145,7 +147,7 @@ func (f *faults) settles(t *testing.T, r request, committed time.Time, within ti
 			late++
 		}
 		switch {
-		case got == "UNAVAILABLE unavailable": // which comes at once while the database is gone
+		case got == "UNAVAILABLE unavailable": // at once, while the database is gone
 			time.Sleep(within / 50)
 		case started < within:
 			time.Sleep(min(within/50, within-started))
@@ -175,11 +177,11 @@ func TestRevokedMeansRevoked(t *testing.T) {
 	t.Run("by the CLI", func(t *testing.T) {
 		token := f.warm(t)
 		operator[listed](t, f.Stack, "token", "revoke", token.ID)
-		f.settles(t, of(token), time.Now(), bound, "allow", revoked)
+		f.requireChange(t, of(token), time.Now(), bound, "allow", revoked)
 	})
-	t.Run("by anybody's SQL", func(t *testing.T) {
+	t.Run("by SQL of any client", func(t *testing.T) {
 		token := f.warm(t)
-		f.settles(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
+		f.requireChange(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
 	})
 	t.Run("while it is loaded", func(t *testing.T) {
 		token := issue(t, f.Stack, "sk_live_", f.home.ID, "inbox:read")
@@ -187,13 +189,13 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		heal := toxic(t, f.lookups, "latency", `"latency": 250`)
 		loads := make(chan string)
 		go func() { loads <- of(token).send(t, f.client).outcome }()
-		time.Sleep(100 * time.Millisecond) // the row has been read, and is on its way
+		time.Sleep(100 * time.Millisecond) // the row was read, and its answer is on its way
 		committed := f.exec(t, revoke, token.ID)
 		if got := <-loads; got != "allow" {
-			t.Errorf("the load that was overtaken: %s", got)
+			t.Errorf("the load that the revocation overtook: %s", got)
 		}
 		heal()
-		f.settles(t, of(token), committed, bound, "allow", revoked)
+		f.requireChange(t, of(token), committed, bound, "allow", revoked)
 	})
 	t.Run("by the CLI, which waits", func(t *testing.T) {
 		token := f.warm(t)
@@ -214,7 +216,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		token := f.warm(t)
 		heal := toxic(t, f.feed, "timeout", `"timeout": 0`)
 		defer heal()
-		f.settles(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
+		f.requireChange(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
 	})
 	t.Run("while everything is frozen", func(t *testing.T) {
 		token := f.warm(t)
@@ -231,13 +233,13 @@ func TestRevokedMeansRevoked(t *testing.T) {
 	t.Run("while the database cannot be reached for a while", func(t *testing.T) {
 		token := f.warm(t)
 		f.lookups.Stop()
-		await(t, "the sidecar believes itself no more", func() bool { return !f.believed(t) })
+		await(t, "the sidecar's lease has expired", func() bool { return !f.leaseHeld(t) })
 		committed := f.exec(t, revoke, token.ID)
 		if err := f.lookups.Start(); err != nil {
 			t.Fatal(err)
 		}
-		await(t, "the database is back", func() bool { return f.believed(t) })
-		f.settles(t, of(token), committed, 0, "allow", revoked)
+		await(t, "the sidecar has a lease again", func() bool { return f.leaseHeld(t) })
+		f.requireChange(t, of(token), committed, 0, "allow", revoked)
 	})
 	t.Run("in replica mode", func(t *testing.T) {
 		token := f.warm(t)
@@ -247,23 +249,23 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		if err := tx.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		f.settles(t, of(token), time.Now(), bound, "allow", revoked)
+		f.requireChange(t, of(token), time.Now(), bound, "allow", revoked)
 	})
-	t.Run("with a thousand others", func(t *testing.T) {
+	t.Run("with a thousand other changes", func(t *testing.T) {
 		token := f.warm(t)
 		before := f.metric(t, `keywicket_cache_epochs_total{cause="notice"}`)
 		f.exec(t, `INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
 			SELECT 'velaflows', 'workspace_token', 'live', 'sk_live_', sha256(convert_to('key ' || n, 'UTF8')), 'n', '{}', $1
 			FROM generate_series(1, 1000) n`, f.home.ID)
-		f.settles(t, of(token), f.exec(t, `UPDATE keywicket.tokens SET revoked_at = now()`), bound, "allow", revoked)
+		f.requireChange(t, of(token), f.exec(t, `UPDATE keywicket.tokens SET revoked_at = now()`), bound, "allow", revoked)
 		if got := f.metric(t, `keywicket_cache_epochs_total{cause="notice"}`); got == before || got > before+2 {
-			t.Errorf("two mass changes are %v notices", got-before) // one, if they are read together
+			t.Errorf("two mass changes are %v notifications", got-before) // one, if they are read together
 		}
 	})
 	t.Run("when every connection of the database is terminated", func(t *testing.T) {
 		token := f.warm(t)
 		f.exec(t, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'demo_sidecar'`)
-		f.settles(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
+		f.requireChange(t, of(token), f.exec(t, revoke, token.ID), bound, "allow", revoked)
 	})
 	t.Run("when the sidecar is stopped in between", func(t *testing.T) {
 		token := f.warm(t)
@@ -281,7 +283,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		var asking sync.WaitGroup
 		var allowed atomic.Int64
 		time.Sleep(bound + bound/2)
-		for range 50 { // these start long after the change, and are answered when the sidecar goes on
+		for range 50 { // they start long after the change, and are answered when the sidecar continues
 			asking.Go(func() {
 				if c.put(t, check).outcome == "allow" {
 					allowed.Add(1)
@@ -297,13 +299,13 @@ func TestRevokedMeansRevoked(t *testing.T) {
 			t.Errorf("%d requests that started after the bound were allowed", n)
 		}
 	})
-	t.Run("and not a token left", func(t *testing.T) {
+	t.Run("when every token is deleted", func(t *testing.T) {
 		token := f.warm(t)
-		f.settles(t, of(token), f.exec(t, `TRUNCATE keywicket.tokens CASCADE`), bound, "allow", "UNAUTHORIZED unknown")
+		f.requireChange(t, of(token), f.exec(t, `TRUNCATE keywicket.tokens CASCADE`), bound, "allow", "UNAUTHORIZED unknown")
 	})
 }
 
-// Whatever an answer depends on, not the token alone.
+// Changes of everything that an answer depends on, not only of the token.
 func TestChangesAreHeard(t *testing.T) {
 	f := newFaults(t)
 	ada := operator[store.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
@@ -316,30 +318,30 @@ func TestChangesAreHeard(t *testing.T) {
 		"--scope", "issues:read,issues:write")
 	write := ask("velocity", "POST /api/issues", key.Token, f.home.Slug)
 	f.warmUp(t, write)
-	f.settles(t, write, set("guest"), bound, "allow", "FORBIDDEN missing_scope")
-	f.settles(t, write, set("member"), bound, "FORBIDDEN missing_scope", "allow")
-	f.settles(t, write, f.exec(t, `DELETE FROM keywicket.members`), bound, "allow", "WORKSPACE_ACCESS_DENIED workspace_mismatch")
-	f.settles(t, write, set("owner"), bound, "WORKSPACE_ACCESS_DENIED workspace_mismatch", "allow")
-	f.settles(t, write, f.exec(t, `UPDATE keywicket.workspaces SET slug = 'renamed'`), bound, "allow",
+	f.requireChange(t, write, set("guest"), bound, "allow", "FORBIDDEN missing_scope")
+	f.requireChange(t, write, set("member"), bound, "FORBIDDEN missing_scope", "allow")
+	f.requireChange(t, write, f.exec(t, `DELETE FROM keywicket.members`), bound, "allow", "WORKSPACE_ACCESS_DENIED workspace_mismatch")
+	f.requireChange(t, write, set("owner"), bound, "WORKSPACE_ACCESS_DENIED workspace_mismatch", "allow")
+	f.requireChange(t, write, f.exec(t, `UPDATE keywicket.workspaces SET slug = 'renamed'`), bound, "allow",
 		"WORKSPACE_ACCESS_DENIED workspace_mismatch")
 	renamed := ask("velocity", "POST /api/issues", key.Token, "renamed")
 	f.warmUp(t, renamed)
-	f.settles(t, renamed, f.exec(t, `DELETE FROM keywicket.users`), bound, "allow", "UNAUTHORIZED unknown")
+	f.requireChange(t, renamed, f.exec(t, `DELETE FROM keywicket.users`), bound, "allow", "UNAUTHORIZED unknown")
 
-	// "Active from the moment they're created", though it was refused a moment before.
+	// "Active from the moment they're created", although it was refused a moment before.
 	_, format := formatOf("sk_live_")
 	secret := format.NewKey()
 	created := ask("velaflows", conversations, secret.Reveal(), f.home.ID)
 	wantOutcome(t, f.client, created, "UNAUTHORIZED unknown")
 	wantOutcome(t, f.client, created, "UNAUTHORIZED unknown")
 	digest := secret.Digest()
-	f.settles(t, created, f.exec(t, `
+	f.requireChange(t, created, f.exec(t, `
 		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
 		VALUES ('velaflows', 'workspace_token', 'live', 'sk_live_', $1, 'n', '{inbox:read}', $2)`, digest[:], f.home.ID),
 		bound, "UNAUTHORIZED unknown", "allow")
 }
 
-// What is true of a token is true of a session: it is over when somebody says so, within the bound.
+// As for tokens, a revocation of a session takes effect within the bound.
 func TestRevokedSessions(t *testing.T) {
 	f := newFaults(t, "KEYWICKET_APIS_VELOCITY_SESSION_LEEWAY=1s")
 	ada := operator[store.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
@@ -360,26 +362,26 @@ func TestRevokedSessions(t *testing.T) {
 		id, session := warm()
 		_, other := warm()
 		operator[store.RevokedSessions](t, f.Stack, "session", "revoke", id)
-		f.settles(t, session, time.Now(), bound, "allow", revoked)
+		f.requireChange(t, session, time.Now(), bound, "allow", revoked)
 		wantOutcome(t, f.client, other, "allow")
 	})
-	t.Run("by a row of the product's", func(t *testing.T) {
+	t.Run("by a row that the product writes", func(t *testing.T) {
 		id, session := warm()
-		f.settles(t, session, f.exec(t, row, id), bound, "allow", revoked)
+		f.requireChange(t, session, f.exec(t, row, id), bound, "allow", revoked)
 	})
-	t.Run("whatever token it shows", func(t *testing.T) {
+	t.Run("with any token of the session", func(t *testing.T) {
 		id, session := warm()
 		refreshed := ask("velocity", "POST /api/issues", f.issuer.Token(ada.ID, supabase.Fields{"session_id": id, "jti": "2"}), f.home.Slug)
 		f.warmUp(t, refreshed)
 		committed := f.exec(t, row, id)
-		f.settles(t, session, committed, bound, "allow", revoked)
-		f.settles(t, refreshed, committed, bound, "allow", revoked)
+		f.requireChange(t, session, committed, bound, "allow", revoked)
+		f.requireChange(t, refreshed, committed, bound, "allow", revoked)
 	})
 	t.Run("while hints are frozen", func(t *testing.T) {
 		id, session := warm()
 		heal := toxic(t, f.feed, "timeout", `"timeout": 0`)
 		defer heal()
-		f.settles(t, session, f.exec(t, row, id), bound, "allow", revoked)
+		f.requireChange(t, session, f.exec(t, row, id), bound, "allow", revoked)
 	})
 	t.Run("in replica mode", func(t *testing.T) {
 		id, session := warm()
@@ -389,20 +391,20 @@ func TestRevokedSessions(t *testing.T) {
 		if err := tx.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		f.settles(t, session, time.Now(), bound, "allow", revoked)
+		f.requireChange(t, session, time.Now(), bound, "allow", revoked)
 	})
 	t.Run("a member who is removed", func(t *testing.T) {
 		_, session := warm()
-		f.settles(t, session, f.exec(t, `DELETE FROM keywicket.members`), bound, "allow", "WORKSPACE_ACCESS_DENIED workspace_mismatch")
+		f.requireChange(t, session, f.exec(t, `DELETE FROM keywicket.members`), bound, "allow", "WORKSPACE_ACCESS_DENIED workspace_mismatch")
 		join()
 	})
-	t.Run("all of a user's", func(t *testing.T) {
+	t.Run("all sessions of a user", func(t *testing.T) {
 		_, one := warm()
 		_, other := warm()
 		operator[store.RevokedSessions](t, f.Stack, "session", "revoke", "--user", "ada@example.com")
 		committed := time.Now()
-		f.settles(t, one, committed, bound, "allow", revoked)
-		f.settles(t, other, committed, bound, "allow", revoked)
+		f.requireChange(t, one, committed, bound, "allow", revoked)
+		f.requireChange(t, other, committed, bound, "allow", revoked)
 		await(t, "the user signs in again", func() bool {
 			again := ask("velocity", "POST /api/issues", f.issuer.Token(ada.ID, supabase.Fields{"session_id": rand.Text()}), f.home.Slug)
 			return again.send(t, f.client).outcome == "allow"
@@ -410,11 +412,12 @@ func TestRevokedSessions(t *testing.T) {
 	})
 	t.Run("a user who is removed", func(t *testing.T) {
 		_, session := warm()
-		f.settles(t, session, f.exec(t, `DELETE FROM keywicket.users WHERE id = $1`, ada.ID), bound, "allow", "UNAUTHORIZED unknown")
+		f.requireChange(t, session, f.exec(t, `DELETE FROM keywicket.users WHERE id = $1`, ada.ID), bound, "allow", "UNAUTHORIZED unknown")
 	})
 }
 
-// What a user has granted to an app is over when the grant, the app or the user is.
+// A user's grant to an app ends when the grant or the app is revoked, when its code is used twice, or when the user is
+// deleted.
 func TestRevokedGrants(t *testing.T) {
 	f := newFaults(t)
 	ada := operator[store.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
@@ -429,7 +432,7 @@ func TestRevokedGrants(t *testing.T) {
 	register := func() app {
 		return operator[app](t, f.Stack, "oauth-app", "create", "--name", "Planner", "--redirect-uri", "https://planner.example/cb")
 	}
-	// warm is an access token that the sidecar remembers, resolved to the one workspace that was granted.
+	// warm returns an access token that the sidecar has cached, resolved to the one workspace that was granted.
 	warm := func(a app) (code authz.Secret, issued store.Issued, r request) {
 		approved, err := issuer.Approve(t.Context(), store.Approval{
 			Client: a.ID, User: ada.ID, Workspaces: []string{f.home.ID}, Scopes: []string{"issues:read"},
@@ -455,24 +458,24 @@ func TestRevokedGrants(t *testing.T) {
 			t.Fatalf("%+v", grants)
 		}
 		operator[store.Grant](t, f.Stack, "grant", "revoke", grants[0].ID)
-		f.settles(t, token, time.Now(), bound, "allow", revoked)
+		f.requireChange(t, token, time.Now(), bound, "allow", revoked)
 	})
 	t.Run("the app, by the CLI", func(t *testing.T) {
 		a := register()
 		_, _, one := warm(a)
 		_, _, other := warm(a)
 		operator[store.App](t, f.Stack, "oauth-app", "revoke", a.ID)
-		f.settles(t, one, time.Now(), bound, "allow", revoked)
-		f.settles(t, other, time.Now(), bound, "allow", revoked)
+		f.requireChange(t, one, time.Now(), bound, "allow", revoked)
+		f.requireChange(t, other, time.Now(), bound, "allow", revoked)
 	})
 	t.Run("by a second use of the code, while hints are frozen", func(t *testing.T) {
 		code, _, token := warm(register())
 		heal := toxic(t, f.feed, "timeout", `"timeout": 0`)
 		defer heal()
 		if _, err := issuer.Exchange(t.Context(), code, format, func(store.Code) error { return nil }); err == nil {
-			t.Error("a code was good twice")
+			t.Error("a code was accepted twice")
 		}
-		f.settles(t, token, time.Now(), bound, "allow", revoked)
+		f.requireChange(t, token, time.Now(), bound, "allow", revoked)
 	})
 	t.Run("the scope that was not granted", func(t *testing.T) {
 		_, issued, _ := warm(register())
@@ -481,11 +484,11 @@ func TestRevokedGrants(t *testing.T) {
 	})
 	t.Run("the user", func(t *testing.T) {
 		_, _, token := warm(register())
-		f.settles(t, token, f.exec(t, `DELETE FROM keywicket.users`), bound, "allow", "UNAUTHORIZED unknown")
+		f.requireChange(t, token, f.exec(t, `DELETE FROM keywicket.users`), bound, "allow", "UNAUTHORIZED unknown")
 	})
 }
 
-// Somebody disables the triggers: the sidecar notices it, also if they are enabled again at once.
+// The sidecar notices that the triggers were disabled, also if they are enabled again at once.
 func TestTriggersAreDisabled(t *testing.T) {
 	f := newFaults(t)
 	of := func(token issued) request { return ask("velaflows", conversations, token.Token, f.home.ID) }
@@ -497,17 +500,17 @@ func TestTriggersAreDisabled(t *testing.T) {
 	if err := tx.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	f.settles(t, of(silent), time.Now(), bound, "allow", "UNAUTHORIZED revoked")
+	f.requireChange(t, of(silent), time.Now(), bound, "allow", "UNAUTHORIZED revoked")
 
 	f.warmUp(t, of(open))
 	f.exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER ALL`)
-	f.settles(t, of(open), f.exec(t, revoke, open.ID), bound, "allow", "UNAUTHORIZED revoked")
-	if f.believed(t) {
-		t.Error("the sidecar uses its memory, although changes are not logged")
+	f.requireChange(t, of(open), f.exec(t, revoke, open.ID), bound, "allow", "UNAUTHORIZED revoked")
+	if f.leaseHeld(t) {
+		t.Error("the sidecar uses its cache although changes are not logged")
 	}
 }
 
-// Postgres is restarted under load, with a revocation on either side.
+// Postgres is restarted under load, with a revocation before and after the restart.
 func TestPostgresRestartsUnderLoad(t *testing.T) {
 	f := newFaults(t)
 	kept, before, after := f.warm(t), f.warm(t), f.warm(t)
@@ -536,28 +539,28 @@ func TestPostgresRestartsUnderLoad(t *testing.T) {
 	if err := f.Postgres.Restart(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	f.settles(t, ask("velaflows", conversations, before.Token, f.home.ID), committed, bound, "allow", "UNAUTHORIZED revoked")
+	f.requireChange(t, ask("velaflows", conversations, before.Token, f.home.ID), committed, bound, "allow", "UNAUTHORIZED revoked")
 	var again time.Time
 	await(t, "the database takes a change", func() bool {
 		_, err := f.db.ExecContext(t.Context(), revoke, after.ID)
 		again = time.Now()
 		return err == nil
 	})
-	f.settles(t, ask("velaflows", conversations, after.Token, f.home.ID), again, bound, "allow", "UNAUTHORIZED revoked")
+	f.requireChange(t, ask("velaflows", conversations, after.Token, f.home.ID), again, bound, "allow", "UNAUTHORIZED revoked")
 	close(stop)
 	load.Wait()
-	await(t, "the cache is in use again", func() bool { return f.believed(t) })
+	await(t, "the cache is in use again", func() bool { return f.leaseHeld(t) })
 	wantOutcome(t, f.client, ask("velaflows", conversations, kept.Token, f.home.ID), "allow")
 }
 
-// stale_if_error keeps the door open for those who were known, and says so.
+// stale_if_error allows credentials that were cached before, and reports it.
 func TestStaleIfError(t *testing.T) {
 	f := newFaults(t, "KEYWICKET_CACHE_STALE_IF_ERROR=5s")
 	token := f.warm(t)
 	of := ask("velaflows", conversations, token.Token, f.home.ID)
 	brief := issue(t, f.Stack, "sk_live_", f.home.ID, "inbox:read", "--expires-in", "4s")
 	briefly := ask("velaflows", conversations, brief.Token, f.home.ID)
-	// That the tokens were made is in the log too, which may be read after they were remembered.
+	// The log has the creation of the tokens too. The sidecar may read it after it has cached the tokens.
 	operator[store.RevokedSessions](t, f.Stack, "session", "revoke", "nobody", "--wait")
 	wantOutcome(t, f.client, of, "allow")
 	wantOutcome(t, f.client, briefly, "allow")
@@ -565,13 +568,13 @@ func TestStaleIfError(t *testing.T) {
 		t.Fatal(err)
 	}
 	stopped := time.Now()
-	await(t, "the cache is not trusted any more", func() bool { return !f.believed(t) })
+	await(t, "the sidecar's lease has expired", func() bool { return !f.leaseHeld(t) })
 	wantOutcome(t, f.client, of, "allow")
 	if got := ask("velaflows", conversations, issuedNowhere(), f.home.ID).send(t, f.client); got.status != http.StatusServiceUnavailable {
-		t.Errorf("a token that nobody knows: %s", got.outcome)
+		t.Errorf("an uncached token: %s", got.outcome)
 	}
 	if f.metric(t, `keywicket_cache_lookups_total{cache="stale",kind="workspace_token",outcome="found"}`) == 0 {
-		t.Error("no metric says that answers are stale")
+		t.Error("no metric counts stale answers")
 	}
 	for time.Since(stopped) < 4*time.Second {
 		time.Sleep(50 * time.Millisecond)
@@ -580,7 +583,7 @@ func TestStaleIfError(t *testing.T) {
 		t.Errorf("a token that has expired meanwhile: %s", got.outcome)
 	}
 	wantOutcome(t, f.client, of, "allow")
-	f.settles(t, of, stopped, 5*time.Second, "allow", "UNAVAILABLE unavailable")
+	f.requireChange(t, of, stopped, 5*time.Second, "allow", "UNAVAILABLE unavailable")
 }
 
 func issuedNowhere() string {
@@ -588,16 +591,16 @@ func issuedNowhere() string {
 	return format.NewKey().Reveal()
 }
 
-// A warm check makes no query, and a thousand first uses of a token at once make one.
+// A warm check makes no query. A thousand simultaneous first uses of a token make one.
 func TestWarmChecksMakeNoQuery(t *testing.T) {
 	s := separateStack(t, demo.Config{
-		// A load goes on for those who come later, also when it is late for those who began it.
+		// A shared load continues for later callers, also after the first callers have timed out.
 		Environ:          []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=10s", "KEYWICKET_CACHE_STALENESS_BOUND=30s"},
 		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
 	})
 	home := tenant(t, s)
 	key := issue(t, s, "sk_live_", home.ID, "inbox:read")
-	await(t, "the sidecar has heard of the workspace and the key", func() bool {
+	await(t, "the sidecar has read the changes for the workspace and the key", func() bool {
 		_, text := probeOf(t, s, "/metrics")
 		return regexp.MustCompile(`(?m)^keywicket_cache_changes_total [2-9]`).MatchString(text)
 	})
@@ -609,7 +612,7 @@ func TestWarmChecksMakeNoQuery(t *testing.T) {
 	before := lookups(counted)
 	var asking sync.WaitGroup
 	for range 1000 {
-		asking.Go(func() { c.put(t, check) }) // some take too long on a small machine, and are a 503
+		asking.Go(func() { c.put(t, check) }) // some time out on a small machine, and are a 503
 	}
 	asking.Wait()
 	if got := lookups(counted) - before; got != 1 {
@@ -630,9 +633,9 @@ func TestWarmChecksMakeNoQuery(t *testing.T) {
 	}
 }
 
-// Hints that are listened to in the wrong place cost some time, and nothing else.
+// Hints from the wrong database cost some time. They have no other effect.
 func TestHintsFromAnotherDatabase(t *testing.T) {
 	f := newFaults(t, "KEYWICKET_DATABASE_FEED_URL=postgres://nobody@127.0.0.1:1/nowhere?sslmode=disable")
 	token := f.warm(t)
-	f.settles(t, ask("velaflows", conversations, token.Token, f.home.ID), f.exec(t, revoke, token.ID), bound, "allow", "UNAUTHORIZED revoked")
+	f.requireChange(t, ask("velaflows", conversations, token.Token, f.home.ID), f.exec(t, revoke, token.ID), bound, "allow", "UNAUTHORIZED revoked")
 }

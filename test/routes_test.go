@@ -10,18 +10,18 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// documentedAPI is what there is to say of an API, written a second time and in another way than its data.yaml: the
-// policies are held to it here, and the matrix asks about exactly these routes. "{}" is one path segment.
+// documentedAPI is an API's table, written a second time and in another form than its data.yaml. The tests compare the
+// policies with it, and the matrix checks exactly these routes. "{}" is one path segment.
 type documentedAPI struct {
 	descriptions map[string]string   // scope → the words of the API's own document
-	workspace    map[string][]string // scope → the routes of the workspace's level that need it
-	user         map[string][]string // likewise of the user's level
-	base         string              // what the paths above start with
-	public       []string            // whole, like the next
-	unlisted     []string            // some that are like those above, and none of them
+	workspace    map[string][]string // scope → the workspace-level routes that need it
+	user         map[string][]string // scope → the user-level routes that need it
+	base         string              // prefix of the paths above
+	public       []string            // complete paths, as in unlisted
+	unlisted     []string            // paths similar to those above that no rule lists
 
 	prefixes []string // of credentials
-	override string   // stands for every scope of a route of the workspace's level
+	override string   // covers every scope of a workspace-level route
 }
 
 // headerNames: API → the header that names a workspace, as the document writes it.
@@ -125,10 +125,10 @@ var documented = map[string]documentedAPI{
 	},
 }
 
-// documentedRoute is one route. Its scope is empty for a public one, and for one that is not listed.
+// documentedRoute is one route. Its scope is empty if the route is public or not listed.
 type documentedRoute struct{ method, path, scope, level string }
 
-// The levels: the two of scopes, and what stands outside them.
+// The levels of routes: two need scopes, two do not.
 const (
 	workspaceLevel = "workspace"
 	userLevel      = "user"
@@ -178,7 +178,7 @@ func TestPoliciesHoldExactlyTheDocumentedRoutes(t *testing.T) {
 				}
 				route := documentedRoute{r.Method, parameter.ReplaceAllString(r.Path, "{}"), strings.Join(r.Scopes, " "), level}
 				if !left[route] {
-					t.Errorf("the policies have %+v, or have it twice; the documents do not", route)
+					t.Errorf("the policies have %+v, which the documents lack, or have it twice", route)
 				}
 				delete(left, route)
 			}

@@ -30,8 +30,8 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// traces maps each run of 12 characters, in whatever form a secret might be written, to whose it is: a part of one gives
-// it away, and a text is searched in one pass. What a token may show of itself is left out.
+// traces maps each run of 12 characters of a secret, in every encoding, to the secret's name. It finds parts of a secret,
+// and needs one pass over a text. It leaves out the part that a token may show.
 type traces map[string]string
 
 const trace = 12
@@ -55,8 +55,8 @@ func (known traces) addDigest(token string) {
 	known.add("a digest", encodings(digest[:])...)
 }
 
-// encodings are hex (which Postgres's bytea is too), Go's and JSON's lists of numbers, and base64, wherever the bytes
-// begin in what is encoded.
+// encodings returns the bytes in hex (as in Postgres's bytea), as lists of numbers of Go and JSON, and in base64 at each of
+// the three alignments.
 func encodings(b []byte) []string {
 	list := fmt.Sprintf("%d", b)
 	forms := []string{fmt.Sprintf("%x", b), fmt.Sprintf("%X", b), list, strings.ReplaceAll(list, " ", ",")}
@@ -67,7 +67,7 @@ func encodings(b []byte) []string {
 	return forms
 }
 
-// in tells what is found, with the line that it is on.
+// in reports the secrets that it finds, each with its line.
 func (known traces) in(text string) (found []string) {
 	for line := range strings.Lines(text) {
 		for i := range len(line) - trace + 1 {
@@ -79,37 +79,37 @@ func (known traces) in(text string) (found []string) {
 	return found
 }
 
-// spied is a stack of which everything is kept that somebody might see.
-type spied struct {
+// leakStack is a stack of which every readable output is recorded.
+type leakStack struct {
 	*demo.Stack
 	log     record.Log
 	wire    *wire
 	client  *http.Client
 	secrets traces
-	shown   []string            // by the command that shows a token
-	seen    map[string][]string // by what shows it
+	shown   []string            // output of the command that shows a token
+	seen    map[string][]string // by source
 	fill    *strings.Replacer   // of the words in capitals below
 }
 
-func newSpied(t *testing.T, c demo.Config) *spied {
+func newLeakStack(t *testing.T, c demo.Config) *leakStack {
 	t.Helper()
-	s := &spied{secrets: traces{}, seen: map[string][]string{}}
+	s := &leakStack{secrets: traces{}, seen: map[string][]string{}}
 	c.Log = &s.log
 	s.Stack = separateStack(t, c)
 	s.wire, s.client = newWire(t, s.Stack, 1)
 	return s
 }
 
-func (s *spied) see(what, text string) { s.seen[what] = append(s.seen[what], text) }
+func (s *leakStack) see(what, text string) { s.seen[what] = append(s.seen[what], text) }
 
-// run runs a command that succeeds or is refused.
-func (s *spied) run(t *testing.T, succeeds bool, stdin string, args ...string) (stdout string) {
+// run runs a command, and checks whether it succeeds.
+func (s *leakStack) run(t *testing.T, succeeds bool, stdin string, args ...string) (stdout string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c := command(ctx, s.Stack, args...)
 	if slices.Contains(args, "--config") {
-		c.Env = append(c.Env, "KEYWICKET_DATABASE_URL=") // the file's own counts
+		c.Env = append(c.Env, "KEYWICKET_DATABASE_URL=") // so that the file's URL is used
 	}
 	var out, said bytes.Buffer
 	c.Stdin, c.Stdout, c.Stderr = strings.NewReader(stdin), &out, &said
@@ -117,12 +117,12 @@ func (s *spied) run(t *testing.T, succeeds bool, stdin string, args ...string) (
 	if (err == nil) != succeeds || ctx.Err() != nil {
 		t.Errorf("keywicket %s: %v: %s", strings.Join(args, " "), err, &said)
 	}
-	s.see("what commands say", said.String())
+	s.see("standard error of commands", said.String())
 	return out.String()
 }
 
-// create makes a token, which is shown this once.
-func (s *spied) create(t *testing.T, prefix string, more ...string) (made issued) {
+// create creates a token, whose key is shown only this once.
+func (s *leakStack) create(t *testing.T, prefix string, more ...string) (made issued) {
 	t.Helper()
 	args := append([]string{"token", "create", "--name", "n", "--prefix", prefix, "--output", "json"}, more...)
 	out := s.run(t, true, "", args...)
@@ -136,9 +136,9 @@ func (s *spied) create(t *testing.T, prefix string, more ...string) (made issued
 
 const unavailable = "UNAVAILABLE unavailable"
 
-// send sends a request and keeps the answer. Of what the upstream echoes, it keeps what is the gate's business: neither
-// what the client sends beside its credential, nor the credential on a public route, which is passed on.
-func (s *spied) send(t *testing.T, r request, outcome string) {
+// send sends a request and records the response. Of the upstream's echo it leaves out the other headers of the client, and
+// the credential on a public route, which Envoy passes on.
+func (s *leakStack) send(t *testing.T, r request, outcome string) {
 	t.Helper()
 	var a answer
 	await(t, "an answer", func() bool {
@@ -147,7 +147,7 @@ func (s *spied) send(t *testing.T, r request, outcome string) {
 		if a.outcome != "allow" {
 			s.see("bodies of answers", string(s.wire.last))
 		}
-		return a.outcome != unavailable || outcome == unavailable // on a slow machine look-ups run out of time
+		return a.outcome != unavailable || outcome == unavailable // on a slow machine look-ups time out
 	})
 	if a.outcome != outcome {
 		t.Errorf("%s %s with %v: %s, not %s", r.method, r.path, r.header, a.outcome, outcome)
@@ -161,7 +161,7 @@ func (s *spied) send(t *testing.T, r request, outcome string) {
 	s.see("headers at the upstream", fmt.Sprint(a.echo.Headers))
 }
 
-func (s *spied) fetch(t *testing.T, address string, paths ...string) {
+func (s *leakStack) fetch(t *testing.T, address string, paths ...string) {
 	t.Helper()
 	for _, path := range paths {
 		response, err := s.client.Get("http://" + address + path)
@@ -182,7 +182,7 @@ explain GET /api/v1/inbox/conversations --token-id GONE
 explain GET /api/v1/tags --token-id LIVE --workspace SECRET --output json
 explain GET /api/v1/tags --scope tags:read --workspace SECRET`
 
-// mistakes put a secret where something else belongs.
+// mistakes are commands with a secret in the wrong place.
 const mistakes = `token revoke SECRET
 token list SECRET
 token list --token SECRET
@@ -230,7 +230,7 @@ token list --database-url postgres://postgres:PASSWORD@127.0.0.1:1/postgres
 migrate status postgres://postgres:PASSWORD@ADDRESS/postgres
 migrate status host=127.0.0.1 password=PASSWORD`
 
-// misconfigurations are files that a sidecar refuses to start with.
+// misconfigurations are files with which a sidecar refuses to start.
 var misconfigurations = []string{
 	"database: {url: 'postgres://postgres:PASSWORD@ADDRESS:notaport/postgres'}",
 	"database: {url: 'host=127.0.0.1 password=PASSWORD sslmode=sometimes'}",
@@ -246,7 +246,7 @@ var misconfigurations = []string{
 	"apis: {velocity: {workspace: {header: x, by: slug}, credentials: [{kind: workspace_key, prefix: vel_}], session: {issuer: i, jwks_url: 'ftp://u:PASSWORD@ADDRESS'}}}",
 }
 
-// imports are a product's own keys, in all forms; badImports are lines of which one cannot be imported.
+// imports are a product's own keys, in every format. badImports contain a line that cannot be imported.
 var imports = map[string]string{
 	"csv": "token,digest,prefix,name,scopes,workspace,revoked_at\n" +
 		"FIRST,,,n,inbox:read,HOME,\n,DIGEST_SECOND,VISIBLE_SECOND,n,inbox:read,HOME,\nTHIRD,,,n,inbox:read,HOME,2020-01-01T00:00:00Z\n",
@@ -273,19 +273,19 @@ var badImports = map[string][]string{
 func TestSecretsStaySecret(t *testing.T) {
 	is, guess := supabase.Start(), rand.Text()
 	defer is.Close()
-	s := newSpied(t, demo.Config{
+	s := newLeakStack(t, demo.Config{
 		Environ: append(is.Environ(), "KEYWICKET_LOG_LEVEL=debug", "KEYWICKET_LOG_ALLOW_SAMPLE=1",
 			"KEYWICKET_APIS_VELOCITY_SESSION_JWKS_URL="+strings.Replace(is.URL, "//", "//keywicket:"+guess+"@", 1)+"?apikey="+guess),
-		// Every statement, without its parameters: the SQL itself never holds a secret.
+		// Logs every statement without its parameters: the SQL itself never holds a secret.
 		PostgresSettings: map[string]string{
 			"log_min_duration_statement": "0", "log_parameter_max_length": "0", "log_parameter_max_length_on_error": "0",
 		},
 	})
-	// Save for the demo's own statement, behind which the search begins.
+	// The demo's own statement is an exception, so the search begins after it.
 	login := regexp.MustCompile(`PASSWORD '(\w+)'.*\n`).FindStringSubmatch(s.log.String())
 	admin := regexp.MustCompile(`:(\w+)@([^/]+)/`).FindStringSubmatch(s.DatabaseURL())
 	if login == nil || admin == nil {
-		t.Fatal("the passwords of the database are not where they were")
+		t.Fatal("the passwords of the database are not found in their places")
 	}
 	s.secrets.add("a password", admin[1], login[1], guess)
 	s.secrets.add("an issuer's secret", append(encodings([]byte(is.Secret)), is.Secret)...)
@@ -300,7 +300,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	vel := s.create(t, "vel_", "--workspace", home.ID, "--access", "read")
 	velu := s.create(t, "velu_", "--user", "ada@example.com", "--scope", "user:read,issues:read")
 	words := []string{"SECRET", live.Token, "LIVE", live.ID, "GONE", gone.ID, "HOME", home.Slug, "PASSWORD", guess, "ADDRESS", admin[2]}
-	old := map[string]string{} // keys that a product has handed out before
+	old := map[string]string{} // keys that a product has issued before
 	_, format := formatOf("sk_live_")
 	for _, name := range []string{"FIRST", "SECOND", "THIRD", "FOURTH", "FIFTH", "RACED", "BAD", "UNKNOWN"} {
 		key := authz.Secret("sk_live_" + rand.Text())
@@ -371,7 +371,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	s.checkDirectly(t, live.Token, home.ID)
 	is.CloseClientConnections()
 	is.Close()
-	cold := issuedNowhere() // the others are remembered, and would need no database
+	cold := issuedNowhere() // the other keys are cached, and need no database
 	s.secrets.addToken(cold, cold[:len("sk_live_")])
 	s.fail(t, chat(cold))
 	if err := s.Close(); err != nil { // the logs end
@@ -387,10 +387,10 @@ func TestSecretsStaySecret(t *testing.T) {
 		}
 	}
 
-	// There was something to find, and the search would have found it.
+	// The texts contain the expected lines, and the search finds a secret in them.
 	decision := regexp.MustCompile(`"msg":"decision","decision_id":"(\w+)".*"route":"GET /api/user","allow":true`).FindStringSubmatch(log)
 	if decision == nil {
-		t.Fatal("the logs have nothing of the sidecar")
+		t.Fatal("the logs have no line of the sidecar")
 	}
 	evidence := log + strings.Join(slices.Concat(s.seen["/metrics"], s.seen["/stats"]), "")
 	for whose, line := range map[string]string{
@@ -403,7 +403,7 @@ func TestSecretsStaySecret(t *testing.T) {
 		"Envoy's":           `ext_authz\.denied: [1-9]`,
 	} {
 		if !regexp.MustCompile(line).MatchString(evidence) {
-			t.Errorf("nothing is seen of %s", whose)
+			t.Errorf("no line of %s was recorded", whose)
 		}
 	}
 	for _, out := range s.shown {
@@ -414,12 +414,12 @@ func TestSecretsStaySecret(t *testing.T) {
 	findsLeaks(t)
 }
 
-// operate does what operators do, and what they do wrong.
-func (s *spied) operate(t *testing.T) {
+// operate runs operators' commands, correct and wrong ones.
+func (s *leakStack) operate(t *testing.T) {
 	t.Helper()
 	run := func(succeeds bool, stdin string, args ...string) {
 		t.Helper()
-		s.see("what commands print", s.run(t, succeeds, s.fill.Replace(stdin), args...))
+		s.see("standard output of commands", s.run(t, succeeds, s.fill.Replace(stdin), args...))
 	}
 	for _, format := range []string{"csv", "ndjson"} {
 		args := []string{"token", "import", "--prefix", "sk_live_", "--format", format}
@@ -441,8 +441,8 @@ func (s *spied) operate(t *testing.T) {
 	}
 }
 
-// importBeside has an import meet somebody who creates one of its tokens at the same time: Postgres logs what it refuses.
-func (s *spied) importBeside(t *testing.T, key string) {
+// importBeside runs an import while another client creates one of its tokens: Postgres logs what it refuses.
+func (s *leakStack) importBeside(t *testing.T, key string) {
 	t.Helper()
 	db := database(t, s.Stack)
 	tx, err := db.BeginTxx(t.Context(), nil)
@@ -459,7 +459,7 @@ func (s *spied) importBeside(t *testing.T, key string) {
 	}
 	committed := make(chan error, 1)
 	go func() {
-		committed <- errors.Join(awaited(t.Context(), "the import waits for the other one", func() bool {
+		committed <- errors.Join(awaited(t.Context(), "the import waits for the other transaction", func() bool {
 			var waiting bool
 			err := db.GetContext(t.Context(), &waiting, `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)`)
 			return err == nil && waiting
@@ -471,8 +471,8 @@ func (s *spied) importBeside(t *testing.T, key string) {
 	}
 }
 
-// checkDirectly asks the sidecar as a PEP that checks nothing.
-func (s *spied) checkDirectly(t *testing.T, token, workspace string) {
+// checkDirectly sends checks as a PEP that validates nothing.
+func (s *leakStack) checkDirectly(t *testing.T, token, workspace string) {
 	t.Helper()
 	conn, err := grpc.NewClient(s.Sidecar.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -510,8 +510,8 @@ func (s *spied) checkDirectly(t *testing.T, token, workspace string) {
 	}
 }
 
-// fail has look-ups wait in vain, fail, and find nobody; the use of tokens is then lost.
-func (s *spied) fail(t *testing.T, r request) {
+// fail makes look-ups time out, fail, and find no server. The use of tokens is then lost.
+func (s *leakStack) fail(t *testing.T, r request) {
 	t.Helper()
 	tx, err := database(t, s.Stack).BeginTxx(t.Context(), nil)
 	if err != nil {
@@ -535,10 +535,10 @@ func (s *spied) fail(t *testing.T, r request) {
 	s.fetch(t, s.Envoy.Admin(), "/stats", "/stats/prometheus", "/clusters", "/config_dump")
 }
 
-// findsLeaks is for a stack that tells too much.
+// findsLeaks checks that the search finds secrets in a stack that leaks them.
 func findsLeaks(t *testing.T) {
 	t.Helper()
-	s := newSpied(t, demo.Config{
+	s := newLeakStack(t, demo.Config{
 		Environ:          []string{"KEYWICKET_FORWARD_CREDENTIAL=true"},
 		PostgresSettings: map[string]string{"log_min_duration_statement": "0"},
 		EnvoyConfig: func(envoy []byte) []byte {
@@ -558,7 +558,7 @@ func findsLeaks(t *testing.T) {
 		"the upstream":   `the token sk_live_.*authorization:\[Bearer `,
 	} {
 		if !regexp.MustCompile(leak).MatchString(found) {
-			t.Errorf("the search does not find what %s shows, but %s", what, found)
+			t.Errorf("the search misses a secret in %s; it finds %s", what, found)
 		}
 	}
 }

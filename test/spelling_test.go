@@ -10,7 +10,7 @@ import (
 	"unicode/utf8"
 )
 
-// spelledRows is a table for GET in which rows of different scopes match the same paths. Literals are escaped in many
+// spelledRows is a table for GET in which rows with different scopes match the same paths. Literals are escaped in many
 // ways. A row without a scope is public.
 var spelledRows = []spelledRow{
 	{"/v1/{charge}", "inbox:read"},
@@ -33,13 +33,13 @@ var spelledRows = []spelledRow{
 
 type spelledRow struct{ path, scope string }
 
-// spelledAPIs have this table. In one of them a parameter may hold the special characters.
+// spelledAPIs are the APIs with this table. In one of them a parameter may hold the special characters.
 var spelledAPIs = map[string]struct{ prefix, parameters, special string }{
 	"plain":   {prefix: "pl_"},
 	"special": {"sp_", `parameters: {may_hold: ["#", "%", "?", ";"], raw_semicolon: true}` + "\n", "#%?;"},
 }
 
-// spelledScopes are those of the tokens: a limited one, and one that may do everything.
+// spelledScopes are the scopes of the tokens: a limited one, and one that permits everything.
 var spelledScopes = []string{"inbox:read", everything}
 
 const everything = "admin:all"
@@ -47,22 +47,22 @@ const everything = "admin:all"
 // spelling is a target that a client sends.
 type spelling struct {
 	target   string
-	segments []string // what it spells; nil: it is hostile, and what it spells is for Envoy to say
+	segments []string // the decoded segments; nil: the target is hostile, and Envoy decides what it means
 }
 
-// trial is what came of a spelling, sent over a wire with tokens of a scope.
+// trial is the result of a spelling, sent over a wire with tokens of a scope.
 type trial struct {
 	spelling
 	wire, scope string
-	direct      string           // outcome of a direct check of the target as it is
+	direct      string           // outcome of a direct check of the unchanged target
 	passages    [2]passage       // through Envoy, with a live token and with a sandbox token
 	reached     map[string]int64 // upstream → requests that arrived there
 }
 
-// passage is one request.
+// passage is the result of one request.
 type passage struct {
 	outcome string
-	heard   heard // by the upstream, of an allowed request
+	reading reading // the upstream's reading of an allowed request
 }
 
 func (t trial) String() string {
@@ -71,15 +71,15 @@ func (t trial) String() string {
 }
 
 func (p passage) String() string {
-	return fmt.Sprintf("%s %.200q %.200q", p.outcome, p.heard.Path, p.heard.Segments)
+	return fmt.Sprintf("%s %.200q %.200q", p.outcome, p.reading.Path, p.reading.Segments)
 }
 
-// refusedByEnvoy says that the sidecar was not asked.
+// refusedByEnvoy reports whether Envoy refused the request without a check.
 func (p passage) refusedByEnvoy() bool {
 	return p.outcome != "allow" && !strings.HasPrefix(p.outcome, "403 ")
 }
 
-// The kinds of requests that the test needs many of.
+// The kinds of requests of which the test needs many.
 const (
 	isAllowed     = "allowed"
 	isChanged     = "allowed, and changed by Envoy"
@@ -101,8 +101,8 @@ func (t trial) count(kinds map[string]int) {
 		allowed, spelled := p.outcome == "allow", t.segments != nil
 		for kind, is := range map[string]bool{
 			isAllowed:     spelled && allowed,
-			isChanged:     spelled && allowed && t.target != p.heard.Path,
-			holdsEscapes:  spelled && allowed && strings.Contains(p.heard.Path, "%"),
+			isChanged:     spelled && allowed && t.target != p.reading.Path,
+			holdsEscapes:  spelled && allowed && strings.Contains(p.reading.Path, "%"),
 			holdsSpecial:  spelled && allowed && strings.ContainsAny(strings.Join(t.segments, ""), "#%?;"),
 			lacksScope:    spelled && strings.HasSuffix(p.outcome, " missing_scope"),
 			hasNoRoute:    spelled && p.outcome == noRoute,
@@ -117,15 +117,15 @@ func (t trial) count(kinds map[string]int) {
 	}
 }
 
-// judge says what the outcome of a path has to be, from the rows of the table and without Rego.
+// judge computes the correct outcome of a path from the rows of the table, without Rego.
 type judge struct {
-	special string // characters that a parameter may hold, ; also if it is not escaped
+	special string // characters that a parameter may hold; if ; is one, also unescaped
 
-	// Careless judges, which the test has to tell from the right one.
+	// Faults of careless judges, which the test has to distinguish from the correct one.
 	rawRows      bool // does not decode rows
-	fromTheRight bool // lets a literal go before a parameter from the right
+	fromTheRight bool // compares literals and parameters from the right
 	firstRow     bool // takes the first row that matches
-	lastRow      bool // takes the last one
+	lastRow      bool // takes the last row that matches
 }
 
 var (
@@ -136,7 +136,7 @@ var (
 	dotSegment = regexp.MustCompile(`(?s)\A(?:\.\.?|\.?\.?;.*|\.\.?[?#].*)\z`)
 )
 
-// segments decodes a target. ok reports that every server reads the segments like this.
+// segments decodes a target. ok reports whether every server reads the same segments.
 func (j judge) segments(target string) (segments []string, ok bool) {
 	p, _, _ := strings.Cut(target, "?")
 	if !pchars.MatchString(p) || strings.Contains(p, "//") || strings.Contains(p, ";") && !strings.Contains(j.special, ";") {
@@ -159,9 +159,9 @@ func (j judge) hasOneReading(segment string) bool {
 		})
 }
 
-// row finds the row that the segments address.
+// row returns the row that the segments address.
 func (j judge) row(segments []string) (row spelledRow, found bool) {
-	var least string // the shape of the row: the first of two in the alphabet goes first
+	var least string // the lowest shape so far: the alphabetically first shape has priority
 	for _, r := range spelledRows {
 		shape, matches := j.shape(r, segments)
 		if matches && (!found || j.lastRow || shape < least && !j.firstRow) {
@@ -171,7 +171,7 @@ func (j judge) row(segments []string) (row spelledRow, found bool) {
 	return row, found
 }
 
-// shape has a letter for each segment of a row: an l for a literal, a p for a parameter.
+// shape returns a letter for each segment of a row: l for a literal, p for a parameter.
 func (j judge) shape(r spelledRow, segments []string) (shape string, matches bool) {
 	pattern := strings.Split(r.path[1:], "/")
 	if len(pattern) != len(segments) {
@@ -200,7 +200,7 @@ func (j judge) shape(r spelledRow, segments []string) (shape string, matches boo
 	return shape, true
 }
 
-// ofSegments is the outcome of segments with a token of the scope.
+// ofSegments returns the outcome of segments with a token of the scope.
 func (j judge) ofSegments(segments []string, scope string) string {
 	switch r, ok := j.row(segments); {
 	case !ok:
@@ -211,7 +211,7 @@ func (j judge) ofSegments(segments []string, scope string) string {
 	return "403 FORBIDDEN missing_scope"
 }
 
-// outcome is the outcome of a target that nobody changes.
+// outcome returns the outcome of an unchanged target.
 func (j judge) outcome(target, scope string) string {
 	segments, ok := j.segments(target)
 	if !ok {
@@ -220,31 +220,31 @@ func (j judge) outcome(target, scope string) string {
 	return j.ofSegments(segments, scope)
 }
 
-// What can be wrong with a trial.
+// The faults of a trial.
 const (
 	leaked        = "a request reached an upstream without an allow"
-	notOnce       = "a request was allowed, and did not reach its upstream exactly once"
-	twoReadings   = "a request was allowed, and its path can be read in two ways"
-	otherSegments = "a request was allowed, and the upstream reads other segments than the target spells"
-	otherRoute    = "a request was allowed, and the token may not use the route that the upstream serves"
+	notOnce       = "an allowed request did not reach its upstream exactly once"
+	twoReadings   = "the path of an allowed request can be read in two ways"
+	otherSegments = "the upstream of an allowed request reads other segments than the target encodes"
+	otherRoute    = "the token of an allowed request may not use the route that the upstream serves"
 	otherDirect   = "the outcome of a direct check is not the table's"
 	otherOutcome  = "the outcome through Envoy is not the table's"
 	otherSpelling = "another spelling of the path has another outcome"
-	unsendable    = "Envoy refuses a path that the table knows"
+	unsendable    = "Envoy refuses a path that is in the table"
 )
 
-// faults sorts the trials by what is wrong with them.
+// faults sorts the trials by their faults.
 func (j judge) faults(trials []trial) map[string][]trial {
 	found := make(map[string][]trial)
-	outcomes := make(map[string]string) // scope and segments → of the first spelling
+	outcomes := make(map[string]string) // scope and segments → outcome of the first spelling
 	for _, one := range trials {
-		// No message of gRPC holds a target that is not UTF-8.
+		// A gRPC message cannot hold a target that is not UTF-8.
 		wrong := map[string]bool{otherDirect: utf8.ValidString(one.target) && one.direct != j.outcome(one.target, one.scope)}
 		j.judgeAllowed(one, wrong)
 		for _, p := range one.passages {
 			switch {
 			case p.refusedByEnvoy():
-				// With a query, that may be what Envoy refuses.
+				// With a query, Envoy may refuse the query.
 				wrong[unsendable] = wrong[unsendable] || !strings.Contains(one.target, "?") && j.outcome(one.target, one.scope) != noRoute
 			case one.segments != nil:
 				path := fmt.Sprintf("%s %q", one.scope, one.segments)
@@ -264,18 +264,18 @@ func (j judge) faults(trials []trial) map[string][]trial {
 	return found
 }
 
-// judgeAllowed judges what the upstreams got and how they read it.
+// judgeAllowed checks which requests the upstreams received, and how they read them.
 func (j judge) judgeAllowed(one trial, wrong map[string]bool) {
 	due := make(map[string]int64) // upstream → requests
-	var read []string             // by the first upstream that got one
+	var read []string             // segments, as the first upstream read them
 	for i, p := range one.passages {
 		if p.outcome != "allow" {
 			continue
 		}
-		at := p.heard
+		at := p.reading
 		row, found := j.row(at.Segments)
 		server := "python"
-		if i == 0 || found && row.scope == "" { // no credential chooses the sandbox on a public route
+		if i == 0 || found && row.scope == "" { // a credential cannot choose the sandbox on a public route
 			server = "go"
 		}
 		due[server]++
@@ -297,8 +297,7 @@ func (j judge) judgeAllowed(one trial, wrong map[string]bool) {
 	}
 }
 
-// segmentTexts are texts of segments: those of the table, texts that are almost those, and texts that some server reads
-// otherwise.
+// segmentTexts are segments of the table, texts that are almost the same, and texts that some server reads differently.
 var segmentTexts = []string{
 	"v1", "charges:search", "charges:Search", "charges:search ", "charges", "status", "Status", "status.",
 	"a+b", "a b", "1+1", "two words", "two+words",
@@ -311,7 +310,7 @@ var segmentTexts = []string{
 	"\xff", "\xc0\xae", "\xc0\xaf", "\xed\xa0\x80", "\xf5\x80\x80\x80",
 }
 
-// spelledPath is a path around a row of the table.
+// spelledPath returns a random path similar to a row of the table.
 func spelledPath(r *rand.Rand, row spelledRow) []string {
 	one := func(texts ...string) string { return texts[r.IntN(len(texts))] }
 	text := func() string {
@@ -343,7 +342,7 @@ func spelledPath(r *rand.Rand, row spelledRow) []string {
 	return segments
 }
 
-// spell writes segments down. It escapes each byte that a path cannot have, and others in so many of a hundred cases.
+// spell encodes segments. It escapes each byte that a path cannot have, and escaped percent of the other bytes.
 func spell(r *rand.Rand, segments []string, escaped int) spelling {
 	const raw = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@"
 	var target strings.Builder
@@ -366,7 +365,7 @@ func spell(r *rand.Rand, segments []string, escaped int) spelling {
 	return spelling{target.String(), segments}
 }
 
-// splitEscapes are escapes only once a part of them is decoded, as Envoy does.
+// splitEscapes become escapes only after a part of them is decoded, as Envoy does.
 var splitEscapes = []string{
 	"%%32%66", "%%32f", "%2%66", "%%32e%%32e", "%%35c", "%%30%30", "%%32%35", "%25%32%66", "%%33b", "%%32%33",
 }
@@ -377,7 +376,7 @@ var crossings = [][]string{
 	{"v1", "ch_7", "refunds", "latest"}, {"v1", "caf\u00e9", "~root"}, {"v1", "charges:search"}, {"v1", "status"},
 }
 
-// spellings are some of each of so many paths, one of them without a needless escape.
+// spellings returns several spellings of each of so many paths. One of them has no unnecessary escape.
 func spellings(r *rand.Rand, paths int) (all []spelling) {
 	list := slices.Clone(crossings)
 	for _, text := range segmentTexts {
@@ -394,20 +393,21 @@ func spellings(r *rand.Rand, paths int) (all []spelling) {
 	return all
 }
 
-// hostileTargets are those of other tests, around paths of the table, and so many with up to three changes.
+// hostileTargets returns the targets of other tests, combined with paths of the table, and twists paths with up to three
+// changes.
 func hostileTargets(r *rand.Rand, twists int) (all []spelling) {
 	for _, text := range slices.Concat(upwards, separators, oddities, splitEscapes) {
 		all = append(all, spelling{target: "/v1/status" + text}, spelling{target: "/v1/" + text + "/status"})
 	}
-	for _, p := range hostile {
-		if len(p) <= 8<<10 { // as in twistedPaths
+	for _, p := range hostilePaths {
+		if len(p) <= 8<<10 { // as in mutatedPaths
 			all = append(all, spelling{target: strings.Replace(p, "/api/v1/contacts", "/v1", 1)})
 		}
 	}
 	for i := range twists {
 		target := spell(r, spelledPath(r, spelledRows[i%len(spelledRows)]), 20).target
 		for range 1 + r.IntN(3) {
-			target = twisted(r, target)
+			target = mutatedPath(r, target)
 		}
 		all = append(all, spelling{target: target})
 	}

@@ -16,26 +16,26 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// threat is one input of a row of docs/security.md, and what has to come of it.
+// threat is one input of a row of docs/security.md, with its expected result.
 type threat struct {
 	row int
 	message
 	envoy  string              // the outcome over HTTP/1.1 and HTTP/2
-	h1, h2 string              // the outcome there, where it is another one; "-": it cannot be sent this way
-	direct string              // the outcome of a check; empty: as through Envoy
-	seen   map[string][]string // of an allowed request, what the upstream saw: header, or :path, or :host
+	h1, h2 string              // the outcome over one of them, if it differs; "-": it cannot be sent over it
+	direct string              // the outcome of a direct check; empty: as through Envoy
+	seen   map[string][]string // what the upstream receives with an allowed request: header, :path or :host → values
 
-	// Through an Envoy as a mesh configures it (mesh_test.go): the outcomes, where they are others.
+	// The outcomes through an Envoy as a mesh configures it (mesh_test.go), if they differ.
 	istio, gateway string
-	// What the upstream sees instead where Envoy does not show the check every header.
+	// What the upstream receives instead if Envoy does not send every header with the check.
 	hidden map[string][]string
 }
 
-// hostiles are the credentials and the workspaces of the threats.
-type hostiles struct {
-	inbox    string // a token with inbox:read alone
-	contacts string // with contacts:read alone
-	all      string // with admin:all
+// attackInputs are the credentials and the workspaces of the threats.
+type attackInputs struct {
+	inbox    string // a token with only inbox:read
+	contacts string // a token with only contacts:read
+	all      string // a token with admin:all
 	home     string // their workspace
 	other    string
 }
@@ -46,12 +46,12 @@ const (
 	noRoute   = "403 FORBIDDEN no_route"
 	mismatch  = "403 WORKSPACE_ACCESS_DENIED workspace_mismatch"
 	refused   = "400 BAD_REQUEST bad_request" // by Envoy itself
-	notFound  = "404 NOT_FOUND not_found"     // likewise
+	notFound  = "404 NOT_FOUND not_found"     // by Envoy itself
 	tooLarge  = "431 HEADERS_TOO_LARGE too_large"
 	noHost    = "503 UNAVAILABLE unavailable" // to a host that no API has
 )
 
-func (h hostiles) threats() []threat {
+func (h attackInputs) threats() []threat {
 	const inbox = "/api/v1/inbox/conversations"
 	bearer := func(token string) [2]string { return [2]string{"Authorization", "Bearer " + token} }
 	home := [2]string{"x-workspace-id", h.home}
@@ -121,7 +121,7 @@ func (h hostiles) threats() []threat {
 		{row: 13, message: value("Bearer " + h.inbox + "\x00"), h1: refused, h2: "closed", direct: malformed},
 		{row: 13, message: value("Bearer " + h.inbox + "\x01"), h1: refused, h2: "closed", direct: malformed},
 		{row: 13, message: value("Bearer " + h.inbox + "\x7f"), h1: refused, h2: "closed", direct: malformed},
-		// A carriage return is no part of a credential: the upstream gets none either way.
+		// A carriage return is not part of a credential: the upstream receives no carriage return in either case.
 		{row: 13, message: value("Bearer " + h.inbox[:half] + "\r" + h.inbox[half:]), h1: "allow", h2: "closed", direct: malformed},
 		{row: 13, message: value("Bearer " + h.inbox[:half] + "\r\n " + h.inbox[half:]), h1: malformed, h2: "closed", direct: malformed},
 		{row: 14, message: value("Bearer " + h.inbox + "\xff"), envoy: malformed},
@@ -180,7 +180,7 @@ func (h hostiles) threats() []threat {
 		{row: 38, message: beside([2]string{"x-keywicket-environment", "sandbox"}, [2]string{"X-Keywicket-Environment", "sandbox"}), envoy: "allow",
 			seen: map[string][]string{":upstream": {"live"}, "x-keywicket-environment": {"live"}}},
 	}
-	// Envoy lets them through as they are, and so they are for the policies to refuse.
+	// Envoy passes them on unchanged, so the policies have to refuse them.
 	for row, targets := range map[int][]string{
 		4: {"/api/v1/inbox;jsessionid=1/conversations", "/api/v1/contacts/a;b"},
 		5: {"/api/v1/contacts/a%252fb", "/api/v1/contacts/%zz", "/api/v1/contacts/%C0%AF", "/api/v1/contacts/a%23b", "/api/v1/contacts/a%3fb"},
@@ -206,7 +206,7 @@ func (h hostiles) threats() []threat {
 	}
 	all = append(all, threat{row: 39, message: message{target: "/api/v1/contacts/a%2fb", header: [][2]string{bearer(h.contacts), home}},
 		envoy: refused, direct: noRoute, istio: noRoute, gateway: "307 /api/v1/contacts/a/b"})
-	// Many servers read these names as the workspace header, or as those of rows 19 and 20.
+	// Many servers read these names as the workspace header, or as the headers of rows 19 and 20.
 	for row, names := range map[int][]string{
 		17: {"x_workspace_id", "X-Workspace_Id"},
 		19: {"x_keywicket_subject", "x-keywicket_subject", "X_Keywicket_Scopes"},
@@ -220,7 +220,7 @@ func (h hostiles) threats() []threat {
 	return all
 }
 
-// on is the outcome over the wire; "-" if the threat cannot be sent over it.
+// on returns the outcome over the wire; "-" if the threat cannot be sent over it.
 func (h threat) on(wire string) string {
 	switch wire {
 	case "HTTP/1.1":
@@ -231,8 +231,8 @@ func (h threat) on(wire string) string {
 	return cmp.Or(h.direct, h.envoy)
 }
 
-// under is the outcome over the wire through a mesh's Envoy, whose own answers have another body. What HTTP/2 itself forbids
-// closes the connection whatever the configuration.
+// under returns the outcome over the wire through a mesh's Envoy, whose own responses have another body. A request that
+// HTTP/2 itself forbids closes the connection in every configuration.
 func (h threat) under(mesh, wire string) string {
 	other := map[string]string{istio: h.istio, gateway: h.gateway}[mesh]
 	if other != "" && h.on(wire) != "closed" {
@@ -241,8 +241,9 @@ func (h threat) under(mesh, wire string) string {
 	return strings.NewReplacer(refused, "400", notFound, "404", tooLarge, "431").Replace(h.on(wire))
 }
 
-// isServedByAMeshAlone reports whether a mesh's Envoy serves what deploy/envoy's refuses, other than as it was checked.
-func (h threat) isServedByAMeshAlone() bool {
+// servedOnlyByMesh reports whether a mesh's Envoy serves a request that deploy/envoy refuses, in another form than it
+// was checked.
+func (h threat) servedOnlyByMesh() bool {
 	return slices.ContainsFunc([]string{istio, gateway}, func(mesh string) bool {
 		return slices.ContainsFunc(httpWires, func(wire string) bool {
 			served := []string{"allow", "200"}
@@ -251,15 +252,15 @@ func (h threat) isServedByAMeshAlone() bool {
 	})
 }
 
-// Every threat over every wire. Whatever is denied leaves the upstreams' counters where they were, and the next request on
-// the same connection, or on a new one if Envoy has closed it, moves them by one.
+// Every threat over every wire. A denied request does not reach an upstream. The next request does, on the same connection,
+// or on a new one if Envoy has closed it.
 func TestThreats(t *testing.T) {
 	home, other := tenant(t, world.stack), tenant(t, world.stack)
 	token := func(scope string) string {
 		_, secret := newToken(t, "sk_live_", store.NewToken{Name: t.Name(), Scopes: []string{scope}, Workspace: home.ID})
 		return secret
 	}
-	h := hostiles{token("inbox:read"), token("contacts:read"), token("admin:all"), home.ID, other.ID}
+	h := attackInputs{token("inbox:read"), token("contacts:read"), token("admin:all"), home.ID, other.ID}
 	good := message{target: "/api/v1/inbox/conversations", header: [][2]string{{"Authorization", "Bearer " + h.inbox}, {"x-workspace-id", h.home}}}
 	for wire := range wires {
 		t.Run(wire, func(t *testing.T) {
@@ -281,8 +282,9 @@ func (h threat) String() string {
 	return fmt.Sprintf("row %d: %.60q %.100q", h.row, cmp.Or(h.method, "GET")+" "+h.target, fmt.Sprint(h.header))
 }
 
-// saw holds what reached the upstream to what was to reach it, and to no credential. Of a check there are only headers.
-func (s sight) saw(t *testing.T, what string, want map[string][]string) {
+// saw compares what reached the upstream with the expected headers, and requires that no credential did. A direct check has
+// only headers.
+func (s observation) saw(t *testing.T, what string, want map[string][]string) {
 	t.Helper()
 	if s.outcome != "allow" {
 		return
@@ -304,7 +306,7 @@ func (s sight) saw(t *testing.T, what string, want map[string][]string) {
 	}
 }
 
-// Row 28: somebody switches the check off for one route of Envoy.
+// Row 28: an operator disables the check for one route of Envoy.
 func TestRouteWithoutACheck(t *testing.T) {
 	open := func(match string) func([]byte) []byte {
 		return func(config []byte) []byte {
@@ -319,7 +321,7 @@ func TestRouteWithoutACheck(t *testing.T) {
 			"/public": "allow", "/public/x": "allow", "/public-admin": missing, "/publican": missing,
 			"/public/../api/v1/admin": missing, "/public/%2e%2e/api/v1/admin": missing, "/public%2f..%2fadmin": refused,
 		},
-		// Why the other one must not be used: the same two requests get through unchecked.
+		// Why prefix must not be used: the same two requests pass unchecked.
 		"prefix": {"/public": "allow", "/public-admin": "allow", "/publican": "allow", "/public/../api/v1/admin": missing},
 	} {
 		s := separateStack(t, demo.Config{EnvoyConfig: open(match)})
@@ -335,7 +337,7 @@ func TestRouteWithoutACheck(t *testing.T) {
 	}
 }
 
-// Rows 25 and 33: whatever a policy does wrong, the client gets the sidecar's own 503, and other requests get theirs.
+// Rows 25 and 33: for every fault of a policy the client gets the sidecar's own 503, and other requests are not affected.
 func TestPolicyThatFails(t *testing.T) {
 	dir := policyFolder(t)
 	file := filepath.Join(dir, "keywicket", "decision.rego")
@@ -371,7 +373,7 @@ decision := denied("FORBIDDEN", "missing_scope") if input.request.path == "/conf
 			if got.outcome != "503 UNAVAILABLE unavailable" || s.Live.Count() != before {
 				t.Errorf("%s, %s: %s, and %d requests reached the upstream", name, target, got.outcome, s.Live.Count()-before)
 			}
-			if name != "direct" && target != "/slow" && !bytes.Contains(got.body, []byte(`"decision_id"`)) { // as Envoy's own 503, which may be quicker than /slow, has not
+			if name != "direct" && target != "/slow" && !bytes.Contains(got.body, []byte(`"decision_id"`)) { // Envoy's own 503, which may be faster than /slow, has none
 				t.Errorf("%s, %s: it is not the sidecar's answer: %s", name, target, got.body)
 			}
 			await(t, "another request is allowed", func() bool {
@@ -382,8 +384,8 @@ decision := denied("FORBIDDEN", "missing_scope") if input.request.path == "/conf
 	}
 }
 
-// Row 35: checks that wait for the database do not make others wait in Envoy, for the sidecar takes as many at a time as
-// Envoy sends.
+// Row 35: checks that wait for the database do not delay other checks in Envoy, because the sidecar accepts as many
+// concurrent checks as Envoy sends.
 func TestSidecarTakesWhatEnvoySends(t *testing.T) {
 	c := dialH2(t, world.stack.Sidecar.GRPC)
 	defer func() { _ = c.Close() }()
@@ -393,7 +395,7 @@ func TestSidecarTakesWhatEnvoySends(t *testing.T) {
 	}
 }
 
-// The results in docs/security.md are those that the tests above insist on.
+// The results in docs/security.md are those that the tests above require.
 func TestThreatsAreAsDocumented(t *testing.T) {
 	text, err := os.ReadFile("../docs/security.md")
 	if err != nil {
@@ -401,7 +403,7 @@ func TestThreatsAreAsDocumented(t *testing.T) {
 	}
 	type results struct {
 		envoy, direct string
-		hidden, weak  bool // it does not hold where the check does not see every header, or under another Envoy than deploy/envoy's
+		hidden, weak  bool // fails where the check does not include every header, or under another Envoy than deploy/envoy's
 	}
 	tested := map[string]results{}
 	result := regexp.MustCompile(`\b[2345]\d\d\b|\bgrpc-status \d+\b|\b(?:closed|reset)\b`)
@@ -411,14 +413,14 @@ func TestThreatsAreAsDocumented(t *testing.T) {
 		slices.Sort(found)
 		return strings.Join(slices.Compact(found), " ")
 	}
-	for _, h := range (hostiles{home: strings.Repeat("a", 24), inbox: "sk_live_"}).threats() {
+	for _, h := range (attackInputs{home: strings.Repeat("a", 24), inbox: "sk_live_"}).threats() {
 		row := strconv.Itoa(h.row)
 		r := tested[row]
 		r.envoy += " " + h.envoy + " " + h.on("HTTP/1.1") + " " + h.on("HTTP/2")
 		r.direct += " " + h.on("direct")
 		r.hidden = r.hidden || h.hidden != nil
 		// TestMeshRouteByEnvironment shows row 38.
-		r.weak = r.weak || h.isServedByAMeshAlone() || h.row == 38
+		r.weak = r.weak || h.servedOnlyByMesh() || h.row == 38
 		tested[row] = r
 	}
 	rows := 0
@@ -430,7 +432,7 @@ func TestThreatsAreAsDocumented(t *testing.T) {
 		rows++
 		row, holds := strings.TrimSpace(cells[1]), cells[5]
 		if !strings.Contains(holds, "any Envoy") && !strings.Contains(holds, "deploy/envoy") {
-			t.Errorf("row %s holds with %q", row, holds)
+			t.Errorf("row %s has the condition %q", row, holds)
 		}
 		if !strings.Contains(cells[6], "TestThreats") {
 			continue
@@ -444,7 +446,7 @@ func TestThreatsAreAsDocumented(t *testing.T) {
 		}
 		if !strings.Contains(holds, "any Envoy") || strings.Contains(holds, "deploy/envoy") != (r.weak || r.hidden) ||
 			strings.Contains(holds, "every header") != r.hidden {
-			t.Errorf("row %s holds with %q; tested are %+v", row, holds, r)
+			t.Errorf("row %s has the condition %q; tested are %+v", row, holds, r)
 		}
 		delete(tested, row)
 	}

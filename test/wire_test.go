@@ -28,41 +28,42 @@ import (
 	"github.com/keywicket/keywicket/demo/upstream"
 )
 
-// A client library tidies up what hostile requests are about. So here the bytes are written as they are: HTTP/1.1 by
-// hand, HTTP/2 frame by frame, and the CheckRequest of a PEP that normalises nothing.
+// A client library corrects hostile requests before it sends them. So these tests write the bytes unchanged: HTTP/1.1 by
+// hand, HTTP/2 frame by frame, and the CheckRequest of a PEP that does not normalise.
 
-// message is a request, whichever wire it goes over.
+// message is a request, independent of the wire.
 type message struct {
 	api      string // velaflows or velocity; empty is velaflows
 	method   string // empty is GET
-	target   string // HTTP/1.1's request target, HTTP/2's :path, the path of a check
-	host     string // "-" is none
+	target   string // request target of HTTP/1.1, :path of HTTP/2, path of a check
+	host     string // "-": none
 	protocol string // of an extended CONNECT
 	header   [][2]string
 	body     string
 	trailer  [][2]string
 }
 
-// sight is what came of a message.
-type sight struct {
-	// "allow", "403 FORBIDDEN no_route", "grpc 16", or where there is no answer "closed" (the connection) and "reset" (the
-	// stream). A foreign Envoy's own answer is its status, with the address of a redirect: "404", "307 /a".
+// observation is the result of a message.
+type observation struct {
+	// "allow", "403 FORBIDDEN no_route", "grpc 16", or without an answer "closed" (the connection) and "reset" (the stream).
+	// The outcome of a foreign Envoy's own answer is its status, and the address of a redirect: "404", "307 /a".
 	outcome string
 	status  int
 	header  http.Header
 	body    []byte
-	// Of an allowed request: what the upstream saw. Of a check: the headers alone, as the answer would have Envoy change them.
+	// For an allowed request: what the upstream received. For a direct check: only the headers, with the changes that the
+	// answer requests of Envoy.
 	echo  upstream.Echo
-	alive bool // the connection takes another message
+	alive bool // the connection can send another message
 }
 
-// connection is a way to put messages, one after the other.
+// connection sends messages, one after the other.
 type connection interface {
-	put(t *testing.T, m message) sight
+	put(t *testing.T, m message) observation
 	Close() error
 }
 
-// wires are the ways to a sidecar: the listeners of its Envoy, and its own port.
+// wires are the ways to reach a sidecar: the listeners of its Envoy, and its own port.
 var wires = map[string]func(t *testing.T, s *demo.Stack, api string) connection{
 	"HTTP/1.1": func(t *testing.T, s *demo.Stack, api string) connection {
 		c := dial(t, listener(s, api))
@@ -95,8 +96,8 @@ func dial(t *testing.T, address string) net.Conn {
 	return c
 }
 
-// read makes an HTTP answer a sight. Whoever answers with an error, it has the product's shape, unless a foreign Envoy does.
-func (s *sight) read(t *testing.T, foreign bool) {
+// read reads an HTTP answer. Every error must have the product's format, except those of a foreign Envoy.
+func (s *observation) read(t *testing.T, foreign bool) {
 	t.Helper()
 	if code := s.header.Get("grpc-status"); code != "" {
 		s.outcome = "grpc " + code
@@ -109,7 +110,7 @@ func (s *sight) read(t *testing.T, foreign bool) {
 	if s.status == http.StatusOK {
 		s.outcome = "allow"
 		if err := json.Unmarshal(s.body, &s.echo); err != nil || s.echo.Upstream == "" {
-			t.Errorf("200, and it is not the upstream's: %v in %s", err, s.body)
+			t.Errorf("200, but not from the upstream: %v in %s", err, s.body)
 		}
 		return
 	}
@@ -120,21 +121,21 @@ func (s *sight) read(t *testing.T, foreign bool) {
 	e := body.Error
 	s.outcome = fmt.Sprint(s.status, " ", e.Code, " ", e.Reason)
 	if err != nil || e.Code == "" || e.Reason == "" || e.Message == "" || s.header.Get("Content-Type") != "application/json" {
-		t.Errorf("%d without the product's shape: %v %s %v", s.status, s.header, s.body, err)
+		t.Errorf("%d without the product's error format: %v %s %v", s.status, s.header, s.body, err)
 	}
 	if retry := s.header.Get("Retry-After"); (retry == "1") != (s.status == http.StatusServiceUnavailable) {
 		t.Errorf("%s with Retry-After %q", s.outcome, retry)
 	}
 }
 
-// h1 is a connection that speaks HTTP/1.1.
+// h1 is an HTTP/1.1 connection.
 type h1 struct {
 	net.Conn
 	r       *bufio.Reader
-	foreign bool // the other end is an Envoy whose own errors do not have the product's shape
+	foreign bool // the other end is an Envoy whose own errors do not have the product's format
 }
 
-func (c *h1) put(t *testing.T, m message) sight {
+func (c *h1) put(t *testing.T, m message) observation {
 	t.Helper()
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\n", cmp.Or(m.method, "GET"), m.target)
@@ -157,17 +158,17 @@ func (c *h1) put(t *testing.T, m message) sight {
 	if m.trailer == nil {
 		b.WriteString(m.body)
 	}
-	if _, err := c.Write(b.Bytes()); err != nil && !hungUp(err) {
+	if _, err := c.Write(b.Bytes()); err != nil && !isClosed(err) {
 		t.Fatal(err)
 	}
 	response, err := http.ReadResponse(c.r, &http.Request{Method: cmp.Or(m.method, "GET")})
-	if hungUp(err) {
-		return sight{outcome: "closed"}
+	if isClosed(err) {
+		return observation{outcome: "closed"}
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := sight{status: response.StatusCode, header: response.Header, alive: !response.Close}
+	s := observation{status: response.StatusCode, header: response.Header, alive: !response.Close}
 	s.body, err = io.ReadAll(response.Body)
 	if err = errors.Join(err, response.Body.Close()); err != nil {
 		t.Fatal(err)
@@ -176,20 +177,20 @@ func (c *h1) put(t *testing.T, m message) sight {
 	return s
 }
 
-// hungUp says that the other end has closed the connection.
-func hungUp(err error) bool {
+// isClosed reports whether the other end has closed the connection.
+func isClosed(err error) bool {
 	return slices.ContainsFunc([]error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE}, func(e error) bool {
 		return errors.Is(err, e)
 	})
 }
 
-// h2 is a connection that speaks HTTP/2, without TLS and with prior knowledge.
+// h2 is an HTTP/2 connection without TLS, with prior knowledge.
 type h2 struct {
 	net.Conn
 	framer  *http2.Framer
-	next    uint32 // stream
-	limit   uint32 // the other end's limit of streams; 0 is none
-	foreign bool   // as h1's
+	next    uint32 // ID of the next stream
+	limit   uint32 // the other end's limit of concurrent streams; 0: none
+	foreign bool   // as in h1
 }
 
 func dialH2(t *testing.T, address string) *h2 {
@@ -198,7 +199,7 @@ func dialH2(t *testing.T, address string) *h2 {
 	h := &h2{Conn: c, framer: http2.NewFramer(c, bufio.NewReader(c)), next: 1}
 	h.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	_, err := io.WriteString(c, http2.ClientPreface)
-	// A window as large as any answer, so that none has to be asked for.
+	// The window is as large as any answer, so that no update is necessary.
 	err = errors.Join(err, h.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20}))
 	if err = errors.Join(err, h.framer.WriteWindowUpdate(0, 1<<30)); err != nil {
 		t.Fatal(err)
@@ -206,17 +207,17 @@ func dialH2(t *testing.T, address string) *h2 {
 	return h
 }
 
-// block is a header block with everything as it is, what HTTP/2 forbids too.
+// block returns a header block with unchanged fields, including those that HTTP/2 forbids.
 func block(fields ...[2]string) []byte {
 	var b bytes.Buffer
 	e := hpack.NewEncoder(&b)
 	for _, f := range fields {
-		_ = e.WriteField(hpack.HeaderField{Name: strings.ToLower(f[0]), Value: f[1]}) // a buffer does not fail
+		_ = e.WriteField(hpack.HeaderField{Name: strings.ToLower(f[0]), Value: f[1]}) // a write to a buffer does not fail
 	}
 	return b.Bytes()
 }
 
-func (c *h2) put(t *testing.T, m message) sight {
+func (c *h2) put(t *testing.T, m message) observation {
 	t.Helper()
 	fields := [][2]string{{":method", cmp.Or(m.method, "GET")}}
 	if m.method != http.MethodConnect || m.protocol != "" {
@@ -230,7 +231,7 @@ func (c *h2) put(t *testing.T, m message) sight {
 	}
 	stream := c.next
 	c.next += 2
-	parts := slices.Collect(slices.Chunk(block(append(fields, m.header...)...), 16<<10)) // the largest frame there is
+	parts := slices.Collect(slices.Chunk(block(append(fields, m.header...)...), 16<<10)) // the largest frame size
 	bare := m.body == "" && m.trailer == nil
 	err := c.framer.WriteHeaders(http2.HeadersFrameParam{
 		StreamID: stream, BlockFragment: parts[0], EndStream: bare, EndHeaders: len(parts) == 1,
@@ -250,19 +251,19 @@ func (c *h2) put(t *testing.T, m message) sight {
 			}))
 		}
 	}
-	if err != nil && !hungUp(err) {
+	if err != nil && !isClosed(err) {
 		t.Fatal(err)
 	}
 	return c.answer(t, stream)
 }
 
-func (c *h2) answer(t *testing.T, stream uint32) sight {
+func (c *h2) answer(t *testing.T, stream uint32) observation {
 	t.Helper()
-	s := sight{header: http.Header{}, alive: true}
+	s := observation{header: http.Header{}, alive: true}
 	for {
 		frame, err := c.framer.ReadFrame()
-		if hungUp(err) {
-			return sight{outcome: "closed"}
+		if isClosed(err) {
+			return observation{outcome: "closed"}
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -276,8 +277,8 @@ func (c *h2) answer(t *testing.T, stream uint32) sight {
 		case *http2.PingFrame:
 			err = c.framer.WritePing(true, f.Data)
 		case *http2.GoAwayFrame:
-			if f.ErrCode != http2.ErrCodeNo { // it is closed a second later
-				return sight{outcome: "closed"}
+			if f.ErrCode != http2.ErrCodeNo { // the connection is closed a second later
+				return observation{outcome: "closed"}
 			}
 			s.alive = false
 		case *http2.RSTStreamFrame:
@@ -297,7 +298,7 @@ func (c *h2) answer(t *testing.T, stream uint32) sight {
 				s.body = append(s.body, f.Data()...)
 			}
 		}
-		if err != nil && !hungUp(err) {
+		if err != nil && !isClosed(err) {
 			t.Fatal(err)
 		}
 		h := frame.Header()
@@ -308,10 +309,10 @@ func (c *h2) answer(t *testing.T, stream uint32) sight {
 	}
 }
 
-// direct is a PEP that hands everything on as it came.
+// direct is a PEP that passes everything on unchanged.
 type direct struct{ *grpc.ClientConn }
 
-func (c direct) put(t *testing.T, m message) sight {
+func (c direct) put(t *testing.T, m message) observation {
 	t.Helper()
 	headers := &corev3.HeaderMap{}
 	for _, h := range m.header {
@@ -326,9 +327,9 @@ func (c direct) put(t *testing.T, m message) sight {
 		},
 	})
 	if err != nil {
-		return sight{outcome: "rpc " + status.Code(err).String(), alive: true}
+		return observation{outcome: "rpc " + status.Code(err).String(), alive: true}
 	}
-	s := sight{outcome: outcomeOf(t, answer), alive: true}
+	s := observation{outcome: outcomeOf(t, answer), alive: true}
 	if ok := answer.GetOkResponse(); ok != nil {
 		s.echo.Headers = map[string][]string{}
 		for _, h := range m.header {
@@ -338,20 +339,20 @@ func (c direct) put(t *testing.T, m message) sight {
 		for _, h := range ok.GetHeaders() {
 			s.echo.Headers[h.GetHeader().GetKey()] = []string{h.GetHeader().GetValue()}
 		}
-		for _, name := range ok.GetHeadersToRemove() { // in Envoy a removal beats a set
+		for _, name := range ok.GetHeadersToRemove() { // in Envoy a removal overrides a set
 			delete(s.echo.Headers, name)
 		}
 	}
 	return s
 }
 
-// sender puts one message after the other, over a new connection where the other end has closed the last one.
+// sender sends one message after the other. If the other end has closed the last connection, it opens a new one.
 type sender struct {
 	connection
 	stack   *demo.Stack
 	wire    string
-	api     string // whose listener
-	foreign bool   // the stack's Envoy has another configuration than deploy/envoy's
+	api     string // the API whose listener is used
+	foreign bool   // the stack's Envoy has another configuration than deploy/envoy
 }
 
 func (c *sender) open(t *testing.T) {
@@ -365,9 +366,9 @@ func (c *sender) open(t *testing.T) {
 	}
 }
 
-// put holds the outcome to what is wanted. An allowed message moves the upstreams' counters by one, any other leaves them
-// where they were.
-func (c *sender) put(t *testing.T, what string, m message, want string) sight {
+// put compares the outcome with the wanted one. An allowed message increases the upstreams' counters by one. Any other
+// message does not change them.
+func (c *sender) put(t *testing.T, what string, m message, want string) observation {
 	t.Helper()
 	if c.connection == nil {
 		c.open(t)

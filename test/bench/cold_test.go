@@ -15,9 +15,9 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// cold is a check of a token that was never asked for, beside the query that it takes: the same text, prepared, on a connection
-// of the same login. One caller asks at a time.
-func cold(ctx context.Context, t *testing.T, w *world) []kase {
+// cold measures a check of a token that the sidecar has never looked up. The base is the query that the check makes: the
+// same text, prepared, on a connection of the same login. There is one caller at a time.
+func cold(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	const stored = 100_000
 	databaseURL := w.database(t, "cold", stored)
 	sidecar := w.keywicket(t, "KEYWICKET_DATABASE_URL="+databaseURL)
@@ -34,10 +34,11 @@ func cold(ctx context.Context, t *testing.T, w *world) []kase {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 100 { // Postgres changes to a generic plan after some
+	for i := range 100 { // Postgres changes to a generic plan after some executions
 		ask(ctx, t, query, p.Asks[i].Token)
 	}
-	// Between two cold checks Postgres and its connection rest, and the next query begins on a processor that did something else.
+	// Between two cold checks Postgres and its connection are idle, and the next query begins on a processor that ran
+	// something else.
 	same, hot := newCase(samePace), newCase("back to back")
 	same.Base, hot.Base = "query", "query"
 	for round := range *rounds {
@@ -51,12 +52,12 @@ func cold(ctx context.Context, t *testing.T, w *world) []kase {
 			if next += r.Checks; r.Hits > 0 || next >= stored {
 				t.Fatalf("%d answers were from memory; %d of %d tokens are used", r.Hits, next, stored)
 			}
-			for _, c := range []*kase{&same, &hot} {
+			for _, c := range []*caseFigures{&same, &hot} {
 				c.add(sidecar.name, p50, microseconds(r.P50))
 				c.add(sidecar.name, p99, microseconds(r.P99))
 			}
 		}
-		queries := func(c *kase, pause time.Duration) {
+		queries := func(c *caseFigures, pause time.Duration) {
 			var took []time.Duration
 			for end := time.Now().Add(*turn); time.Now().Before(end); next++ {
 				time.Sleep(pause)
@@ -73,7 +74,7 @@ func cold(ctx context.Context, t *testing.T, w *world) []kase {
 			turns[(i+round)%len(turns)]()
 		}
 	}
-	return []kase{same, hot}
+	return []caseFigures{same, hot}
 }
 
 const (
@@ -81,7 +82,7 @@ const (
 	coldPause = 200 * time.Microsecond // at least; a cold check takes longer than its query by about as much
 )
 
-// lookupQuery is the one that the sidecar has asked last.
+// lookupQuery returns the latest look-up query of the sidecar.
 func (w *world) lookupQuery(t *testing.T, database string) (query string) {
 	t.Helper()
 	var all []string
@@ -92,12 +93,12 @@ func (w *world) lookupQuery(t *testing.T, database string) (query string) {
 	slices.Sort(all)
 	all = slices.Compact(all)
 	if len(all) != 1 {
-		t.Fatalf("which query is the look-up?\n%s", strings.Join(all, "\n"))
+		t.Fatalf("exactly one look-up query was expected:\n%s", strings.Join(all, "\n"))
 	}
 	return all[0]
 }
 
-// ask asks the query for a token of the workspace.
+// ask runs the query for a token of the workspace.
 func ask(ctx context.Context, t *testing.T, query *sqlx.Stmt, token int64) {
 	t.Helper()
 	digest := authz.Secret(key(token)).Digest()
@@ -125,7 +126,7 @@ func ask(ctx context.Context, t *testing.T, query *sqlx.Stmt, token int64) {
 	}
 }
 
-// upTo are the numbers below n.
+// upTo returns the numbers below n.
 func upTo(n int) []int {
 	all := make([]int, n)
 	for i := range all {
@@ -134,7 +135,7 @@ func upTo(n int) []int {
 	return all
 }
 
-// database makes one with as many stored tokens, which are alike, and returns its URL for the sidecar.
+// database creates a database with so many similar tokens, and returns its URL for the sidecar.
 func (w *world) database(t *testing.T, name string, stored int) string {
 	t.Helper()
 	if _, err := w.db.ExecContext(t.Context(), `CREATE DATABASE `+pq.QuoteIdentifier(name)); err != nil {

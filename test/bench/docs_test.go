@@ -12,17 +12,17 @@ import (
 	"testing"
 )
 
-// document has the tables of the figures between marks: <!-- name --> and <!-- end -->.
+// document has the tables of the figures between the marks <!-- name --> and <!-- end -->.
 const document = "../../docs/benchmarks/README.md"
 
 // goal is a row of the table of goals.
 type goal struct {
 	text string
 	row  string
-	// limit is the largest value that is good, as the table says it. Empty: the figure is only reported.
+	// limit is the largest acceptable value, as the table shows it. Empty: the figure is only reported.
 	limit string
 	most  float64
-	// values are what is compared with the limit, by what they are of.
+	// values returns the values to compare with the limit, each with the name of its case.
 	values func(f figure) []value
 	unit   string
 }
@@ -30,7 +30,7 @@ type goal struct {
 type value struct {
 	of       string
 	number   float64
-	together float64 // over all rounds; 0: there is none
+	together float64 // over all rounds; 0: none
 }
 
 var goals = []goal{
@@ -57,7 +57,7 @@ var goals = []goal{
 	{text: "start to ready with the built-in policies", row: "start", limit: "≤ 500 ms", most: 500, unit: " ms", values: medians(ready)},
 }
 
-// ratiosOf are all ratios to the base but those of an Envoy without a filter.
+// ratiosOf returns all ratios to the base except those of an Envoy without a filter.
 func ratiosOf(q quantity) func(f figure) []value {
 	return func(f figure) (all []value) {
 		for _, c := range f.Cases {
@@ -78,7 +78,7 @@ func ratiosOf(q quantity) func(f figure) []value {
 	}
 }
 
-// of takes the values of one case.
+// of restricts the values to one case.
 func of(name string, values func(f figure) []value) func(f figure) []value {
 	return func(f figure) []value {
 		return slices.DeleteFunc(values(f), func(v value) bool { return v.of != name })
@@ -96,7 +96,7 @@ func medians(q quantity) func(f figure) []value {
 	}
 }
 
-// largest is the most memory of all samples.
+// largest returns the largest memory sample of each case.
 func largest(f figure) (all []value) {
 	for _, c := range f.Cases {
 		all = append(all, value{of: c.Name, number: slices.Max(c.Servers["keywicket"][rss])})
@@ -104,7 +104,8 @@ func largest(f figure) (all []value) {
 	return all
 }
 
-// growthOf is from the second fifth of the time, when everything has been done once, to the last one.
+// growthOf returns the growth of memory from the second fifth of the time to the last. By the second fifth every operation
+// has run at least once.
 func growthOf(f figure) (all []value) {
 	for _, c := range f.Cases {
 		samples := c.Servers["keywicket"][rss]
@@ -114,8 +115,8 @@ func growthOf(f figure) (all []value) {
 	return all
 }
 
-// serversOf are those of the case, by the size of a number in front, or by their names.
-func serversOf(c kase) []string {
+// serversOf returns the servers of the case, sorted by the number at the start of the name, then by name.
+func serversOf(c caseFigures) []string {
 	size := func(name string) int {
 		number, _, _ := strings.Cut(strings.ReplaceAll(name, ",", ""), " ")
 		n, _ := strconv.Atoi(number)
@@ -166,7 +167,7 @@ func goalsTable(all []figure) string {
 	return b.String()
 }
 
-// round leaves three digits behind the point.
+// round rounds to three decimal places.
 func round(v float64) float64 {
 	r, err := strconv.ParseFloat(strconv.FormatFloat(v, 'f', 3, 64), 64)
 	if err != nil {
@@ -221,13 +222,13 @@ func figuresTable(all []figure) string {
 	return b.String()
 }
 
-// spreadOf is half of the range in which the middle half of the values lies.
+// spreadOf returns half of the interquartile range.
 func spreadOf(all []float64) float64 {
 	sorted := slices.Sorted(slices.Values(all))
 	return (sorted[len(sorted)*3/4] - sorted[len(sorted)/4]) / 2
 }
 
-// memoryTable has what the table of figures has no room for.
+// memoryTable returns the table of the memory figures, which do not fit into the table of figures.
 func memoryTable(all []figure) string {
 	var b strings.Builder
 	b.WriteString("| row | case | RSS MiB, median | most | GOGC | GOMEMLIMIT MiB | answers in memory | cache MiB |\n|---|---|---|---|---|---|---|---|\n")
@@ -262,8 +263,8 @@ func runsTable(all []figure) string {
 	return b.String()
 }
 
-// written is the document with the tables of the figures.
-func written(t *testing.T, all []figure) string {
+// updatedDocument returns the document with updated tables of figures.
+func updatedDocument(t *testing.T, all []figure) string {
 	t.Helper()
 	text, err := os.ReadFile(document)
 	if err != nil {
@@ -289,11 +290,11 @@ func written(t *testing.T, all []figure) string {
 	return string(text)
 }
 
-// publish writes what is made of the figures.
+// publish writes the document's tables and the plots from the figures.
 func publish(t *testing.T) {
 	t.Helper()
-	all := kept(t)
-	files := map[string]string{"README.md": written(t, all)}
+	all := savedFigures(t)
+	files := map[string]string{"README.md": updatedDocument(t, all)}
 	for _, p := range plots(all) {
 		files[p.file] = p.draw()
 	}
@@ -304,19 +305,19 @@ func publish(t *testing.T) {
 	}
 }
 
-// The tables and plots of docs/benchmarks are those of its figures.
+// The tables and plots of docs/benchmarks match its figures.
 func TestDocsShowTheFigures(t *testing.T) {
-	all := kept(t)
+	all := savedFigures(t)
 	text, err := os.ReadFile(filepath.Join(*out, "README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := written(t, all); string(text) != want {
-		t.Error("README.md is not of figures.json: make bench-envoy ROWS=none writes it anew")
+	if want := updatedDocument(t, all); string(text) != want {
+		t.Error("README.md does not match figures.json: run make bench-envoy ROWS=none")
 	}
 	for _, p := range plots(all) {
 		if text, err := os.ReadFile(filepath.Join(*out, p.file)); err != nil || string(text) != p.draw() {
-			t.Errorf("%s is not of figures.json (%v): make bench-envoy ROWS=none draws it", p.file, err)
+			t.Errorf("%s does not match figures.json (%v): run make bench-envoy ROWS=none", p.file, err)
 		}
 	}
 }

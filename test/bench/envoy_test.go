@@ -18,8 +18,8 @@ import (
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 )
 
-// startEnvoy starts one with deploy/envoy's configuration, as edited, and the checks at the address. The server's address is that
-// of Velocity's listener.
+// startEnvoy starts Envoy with an edited configuration of deploy/envoy. It sends its checks to the address checks. The
+// server's address is that of Velocity's listener.
 func startEnvoy(t testing.TB, workers int, checks string, edit func(config map[string]any)) *server {
 	t.Helper()
 	binary, err := proxy.Find()
@@ -54,7 +54,7 @@ func startEnvoy(t testing.TB, workers int, checks string, edit func(config map[s
 	return s
 }
 
-// await waits until the URL answers 200.
+// await waits until the URL returns 200.
 func (s *server) await(t testing.TB, url string) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(2 * time.Millisecond) {
@@ -71,8 +71,9 @@ func (s *server) await(t testing.TB, url string) {
 	}
 }
 
-// answering has Envoy answer by itself, so that no upstream is measured, and log no accesses, which this process would have to read.
-func answering(config map[string]any) {
+// answerDirectly makes Envoy answer by itself, so that no upstream is measured. It disables the access log, which this process
+// would have to read.
+func answerDirectly(config map[string]any) {
 	remove(config, "access_log")
 	replace(config, "routes", []any{map[string]any{
 		"match":           map[string]any{"prefix": "/"},
@@ -80,9 +81,9 @@ func answering(config map[string]any) {
 	}})
 }
 
-// unchecked is answering without the filter.
-func unchecked(config map[string]any) {
-	answering(config)
+// removeFilter is answering without the ext_authz filter.
+func removeFilter(config map[string]any) {
+	answerDirectly(config)
 	remove(config, "typed_per_filter_config")
 	replace(config, "http_filters", []any{map[string]any{
 		"name":         "envoy.filters.http.router",
@@ -92,7 +93,7 @@ func unchecked(config map[string]any) {
 
 func remove(node any, key string) { replace(node, key, nil) }
 
-// replace gives the key another value, wherever it is. Nil: it is removed.
+// replace sets every occurrence of the key to another value. nil removes the key.
 func replace(node any, key string, value any) {
 	switch n := node.(type) {
 	case map[string]any:
@@ -114,8 +115,8 @@ func replace(node any, key string, value any) {
 	}
 }
 
-// throughEnvoy is keywicket, and a server that gives the same answer from memory, each behind an Envoy, and an Envoy without a
-// check.
+// throughEnvoy starts three Envoys. One uses keywicket, one uses a server that returns the same answer from memory, and one
+// checks nothing.
 func (w *world) throughEnvoy(ctx context.Context, t *testing.T, workers int) []*compared {
 	t.Helper()
 	sidecar := w.keywicket(t)
@@ -128,19 +129,19 @@ func (w *world) throughEnvoy(ctx context.Context, t *testing.T, workers int) []*
 	}
 	overHTTP := plan{Name: "http", Forms: []form{f}}
 	for _, q := range p.Asks {
-		overHTTP.Asks = append(overHTTP.Asks, question{q.Token, 0})
+		overHTTP.Asks = append(overHTTP.Asks, planEntry{q.Token, 0})
 	}
 	w.client.learn(t, overHTTP)
-	alone := startEnvoy(t, workers, sidecar.address, unchecked)
+	alone := startEnvoy(t, workers, sidecar.address, removeFilter)
 	alone.name = noFilter
 	return []*compared{
-		{server: sidecar, want: 200, envoy: startEnvoy(t, workers, sidecar.address, answering)},
-		{server: same, want: 200, envoy: startEnvoy(t, workers, same.address, answering)},
+		{server: sidecar, want: 200, envoy: startEnvoy(t, workers, sidecar.address, answerDirectly)},
+		{server: same, want: 200, envoy: startEnvoy(t, workers, same.address, answerDirectly)},
 		{server: alone, want: 200, envoy: alone},
 	}
 }
 
-// answer writes the sidecar's answer to a check of the plan into a file, for the server that gives the same one.
+// answer writes the sidecar's answer to a check of the plan into a file. The server with the same answer reads it.
 func (w *world) answer(ctx context.Context, t *testing.T, s *server, p plan) (file string) {
 	t.Helper()
 	conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -148,7 +149,7 @@ func (w *world) answer(ctx context.Context, t *testing.T, s *server, p plan) (fi
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	q := p.Asks[len(p.Asks)/2] // with a middling number of scopes
+	q := p.Asks[len(p.Asks)/2] // with a median number of scopes
 	request := p.Forms[q.Form].fill(nil, []byte(key(q.Token)))
 	var answer []byte
 	if err := conn.Invoke(ctx, checkMethod, &request, &answer, grpc.ForceCodecV2(asBytes{})); err != nil {
@@ -167,42 +168,42 @@ func (w *world) answer(ctx context.Context, t *testing.T, s *server, p plan) (fi
 // noFilter is the name of an Envoy that checks nothing.
 const noFilter = "no filter"
 
-// connections of clients to Envoy, with one request each: enough that its worker is always busy.
+// connections is the number of client connections to Envoy, with one request each. It keeps Envoy's worker always busy.
 const connections = 32
 
-// saturated is how many requests a second come through an Envoy with one worker.
-func saturated(ctx context.Context, t *testing.T, w *world) []kase {
-	return []kase{w.inTurns(ctx, t, "one worker", w.throughEnvoy(ctx, t, 1), *rounds, load{Plan: "http", Callers: connections})}
+// saturated measures how many requests a second an Envoy with one worker can process.
+func saturated(ctx context.Context, t *testing.T, w *world) []caseFigures {
+	return []caseFigures{w.inTurns(ctx, t, "one worker", w.throughEnvoy(ctx, t, 1), *rounds, load{Plan: "http", Callers: connections})}
 }
 
 // workers is saturated with two workers.
-func workers(ctx context.Context, t *testing.T, w *world) []kase {
-	return []kase{w.inTurns(ctx, t, "two workers", w.throughEnvoy(ctx, t, 2), *rounds, load{Plan: "http", Callers: connections})}
+func workers(ctx context.Context, t *testing.T, w *world) []caseFigures {
+	return []caseFigures{w.inTurns(ctx, t, "two workers", w.throughEnvoy(ctx, t, 2), *rounds, load{Plan: "http", Callers: connections})}
 }
 
-// second is how long a turn lasts in which the slowest of a hundred requests are looked at.
+// second is the length of a turn in which p99 is measured.
 const second = time.Second
 
-// halfOfSaturation is the latency at half of the requests a second that come through with keywicket at most.
-func halfOfSaturation(ctx context.Context, t *testing.T, w *world) []kase {
+// halfOfSaturation measures the latency at half of the maximum rate with keywicket.
+func halfOfSaturation(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	sides := w.throughEnvoy(ctx, t, 1)[:2]
 	rate := w.saturation(ctx, t, sides[0]) / 2
 	l := load{Plan: "http", Callers: connections, For: second, Rate: rate, Details: true}
-	return []kase{w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", rate), sides, max(1, *rounds/2), l)}
+	return []caseFigures{w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", rate), sides, max(1, *rounds/2), l)}
 }
 
-// rates is the latency at several shares of saturation, for the plot.
-func rates(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+// rates measures the latency at several fractions of saturation, for the plot.
+func rates(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := w.throughEnvoy(ctx, t, 1)
 	most := w.saturation(ctx, t, sides[0])
 	for _, share := range []float64{.1, .25, .5, .6, .7, .8, .9, 1} {
 		l := load{Plan: "http", Callers: 4 * connections, For: second, Rate: share * most, Details: true}
-		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", l.Rate), sides, fewer(), l))
+		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", l.Rate), sides, fewerRounds(), l))
 	}
 	return cases
 }
 
-// saturation is how many requests a second come through at most.
+// saturation returns the maximum rate in requests a second.
 func (w *world) saturation(ctx context.Context, t *testing.T, s *compared) float64 {
 	t.Helper()
 	c := w.inTurns(ctx, t, "", []*compared{s}, 5, load{Plan: "http", Callers: connections})

@@ -25,30 +25,30 @@ import (
 
 var out = flag.String("out", "../../docs/benchmarks", "the folder of the figures, and of what is drawn of them")
 
-// figure is what one row gave.
+// figure is the result of one row.
 type figure struct {
-	Row      string  `json:"row"`
-	Date     string  `json:"date"`
-	Commit   string  `json:"commit"` // of keywicket; with + where the tree had changes
-	Machine  string  `json:"machine"`
-	Load     float64 `json:"load"` // of the machine just before, without this
-	Go       string  `json:"go"`
-	GRPC     string  `json:"grpc"`
-	Envoy    string  `json:"envoy"`
-	Postgres string  `json:"postgres"`
-	Cases    []kase  `json:"cases"`
+	Row      string        `json:"row"`
+	Date     string        `json:"date"`
+	Commit   string        `json:"commit"` // of keywicket; with + if the tree had changes
+	Machine  string        `json:"machine"`
+	Load     float64       `json:"load"` // of the machine just before, without this process
+	Go       string        `json:"go"`
+	GRPC     string        `json:"grpc"`
+	Envoy    string        `json:"envoy"`
+	Postgres string        `json:"postgres"`
+	Cases    []caseFigures `json:"cases"`
 }
 
-// kase is a case of a row.
-type kase struct {
+// caseFigures is a case of a row.
+type caseFigures struct {
 	Name string `json:"name"`
-	// Base is the server that the others are compared with; empty: none.
+	// Base is the server with which the others are compared; empty: none.
 	Base string `json:"base,omitempty"`
 	// Servers: name → quantity → a value of each round.
 	Servers map[string]map[quantity][]float64 `json:"servers"`
 }
 
-// quantity is what was measured, with its unit.
+// quantity is a measured quantity with its unit.
 type quantity string
 
 const (
@@ -66,12 +66,12 @@ const (
 	cached   quantity = "cache MiB"
 )
 
-func newCase(name string) kase {
-	return kase{Name: name, Servers: make(map[string]map[quantity][]float64)}
+func newCase(name string) caseFigures {
+	return caseFigures{Name: name, Servers: make(map[string]map[quantity][]float64)}
 }
 
-// add adds the value of a round, with four digits: there is no more to it.
-func (c *kase) add(server string, q quantity, value float64) {
+// add adds the value of a round, rounded to four significant digits: the measurement is not more precise.
+func (c *caseFigures) add(server string, q quantity, value float64) {
 	digits, err := strconv.ParseFloat(strconv.FormatFloat(value, 'g', 4, 64), 64)
 	if err != nil {
 		panic(err)
@@ -82,16 +82,16 @@ func (c *kase) add(server string, q quantity, value float64) {
 	c.Servers[server][q] = append(c.Servers[server][q], digits)
 }
 
-func (c *kase) median(server string, q quantity) float64 { return median(c.Servers[server][q]) }
+func (c *caseFigures) median(server string, q quantity) float64 { return median(c.Servers[server][q]) }
 
-// ratio is the median of the ratios of each round.
-func (c *kase) ratio(server string, q quantity) float64 { return median(c.ratios(server, q)) }
+// ratio returns the median of the ratios of each round.
+func (c *caseFigures) ratio(server string, q quantity) float64 { return median(c.ratios(server, q)) }
 
-// together is the ratio over all rounds: of the CPU for all checks, or of all checks. Beside the median it shows what comes in few
-// rounds only, such as a collection of garbage. There is none of latencies.
-func (c *kase) together(server string, q quantity) (ratio float64, ok bool) {
+// together returns the ratio over all rounds: of the CPU for all checks, or of the number of checks. It includes costs that
+// occur in few rounds and that the median hides, such as garbage collections. There is none for latencies.
+func (c *caseFigures) together(server string, q quantity) (ratio float64, ok bool) {
 	total := func(server string) (sum float64) {
-		checks := c.Servers[server][answers] // of each round, in proportion: rounds are of one length
+		checks := c.Servers[server][answers] // of each round, in proportion: all rounds have the same length
 		for i, v := range c.Servers[server][q] {
 			if q != answers {
 				v *= checks[i]
@@ -109,8 +109,8 @@ func (c *kase) together(server string, q quantity) (ratio float64, ok bool) {
 	return total(server) / total(c.Base), true
 }
 
-// ratios are to the base, of each round; none where the base has no such quantity.
-func (c *kase) ratios(server string, q quantity) (all []float64) {
+// ratios returns the ratio to the base for each round. It returns none if the base lacks the quantity.
+func (c *caseFigures) ratios(server string, q quantity) (all []float64) {
 	base := c.Servers[c.Base][q]
 	for i, v := range c.Servers[server][q] {
 		if i < len(base) && server != c.Base {
@@ -138,7 +138,7 @@ func median(all []float64) float64 {
 	return sorted[len(sorted)/2]
 }
 
-// describe is the figure as text for the terminal.
+// describe returns the figure as text for the terminal.
 func describe(f figure) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s (%s, load %.1f)\n", f.Row, f.Commit, f.Load)
@@ -184,7 +184,8 @@ func (w *world) newFigure(t *testing.T, row string) figure {
 	return f
 }
 
-// commit is what the binary was built of; with + where the tree had changes. Where the binary does not say, it is this tree's.
+// commit returns the commit of the binary, with + if the tree had changes. If the binary does not contain it, commit uses
+// this tree's.
 func commit(t *testing.T, binary string) string {
 	t.Helper()
 	info, err := buildinfo.ReadFile(binary)
@@ -232,10 +233,10 @@ func envoyVersion(t *testing.T) string {
 
 func figuresFile() string { return filepath.Join(*out, "figures.json") }
 
-// keep puts the figure in the place of the one of before.
-func keep(t *testing.T, f figure) {
+// saveFigure saves the figure, and replaces the earlier one of the same row.
+func saveFigure(t *testing.T, f figure) {
 	t.Helper()
-	all := append(slices.DeleteFunc(kept(t), func(old figure) bool { return old.Row == f.Row }), f)
+	all := append(slices.DeleteFunc(savedFigures(t), func(old figure) bool { return old.Row == f.Row }), f)
 	place := func(f figure) int { return slices.IndexFunc(allRows, func(r row) bool { return r.name == f.Row }) }
 	slices.SortFunc(all, func(a, b figure) int { return place(a) - place(b) })
 	text, err := json.MarshalIndent(all, "", "  ")
@@ -250,7 +251,7 @@ func keep(t *testing.T, f figure) {
 	}
 }
 
-func kept(t *testing.T) (all []figure) {
+func savedFigures(t *testing.T) (all []figure) {
 	t.Helper()
 	text, err := os.ReadFile(figuresFile())
 	if errors.Is(err, os.ErrNotExist) {

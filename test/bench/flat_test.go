@@ -16,15 +16,15 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// A row of flatness has three sidecars, which differ in one number, and take turns. What is to be flat is the CPU of a check: that
-// of each as a ratio to that of the first one.
+// A row of flatness compares three sidecars that differ in one number, and that take turns. The expected result is that the
+// CPU of a check does not depend on the number. The figures are ratios to the first sidecar.
 
-// room is cache.max_bytes where all tokens of a row have to have room.
-const room = "KEYWICKET_CACHE_MAX_BYTES=512MiB"
+// cacheForAll sets a cache.max_bytes that holds all tokens of a row.
+const cacheForAll = "KEYWICKET_CACHE_MAX_BYTES=512MiB"
 
-// flatRoutes are tables of 20 to 3,000 routes, in which every form of the table's language is. There are 2,000
-// pairs of a token and a route, with a large table as with a small one.
-func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+// flatRoutes measures tables of 20 to 3,000 routes, each with every form of the table's language. Small and large tables are
+// used with the same 2,000 pairs of a token and a route.
+func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	var sides []*compared
 	for _, n := range []int{20, 300, 3000} {
 		dir, made := generated(t, n)
@@ -35,7 +35,7 @@ func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 			p.Forms = append(p.Forms, w.form(t, e))
 		}
 		for i := range turns {
-			p.Asks = append(p.Asks, question{variedTokens + int64((i*8|writing)%sets), i * 7 % n})
+			p.Asks = append(p.Asks, planEntry{variedTokens + int64((i*8|writeScopes)%sets), i * 7 % n})
 		}
 		w.warm(ctx, t, s, p, 200)
 		sides = append(sides, &compared{server: s, want: 200, plan: p.Name})
@@ -43,8 +43,8 @@ func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	return flat(ctx, t, w, sides, load{})
 }
 
-// flat is each of the sides in turns, beside the first one.
-func flat(ctx context.Context, t *testing.T, w *world, sides []*compared, l load) (cases []kase) {
+// flat measures the sides in turn, with the first one as the base.
+func flat(ctx context.Context, t *testing.T, w *world, sides []*compared, l load) (cases []caseFigures) {
 	t.Helper()
 	for _, n := range callers {
 		l.Callers = n
@@ -55,10 +55,10 @@ func flat(ctx context.Context, t *testing.T, w *world, sides []*compared, l load
 	return cases
 }
 
-// writing are the scopes, by their bits, that the routes of generated tables need beside issues:read.
-const writing = 0b111 // issues:write, projects:read, projects:write
+// writeScopes has a bit for each scope that the routes of generated tables need in addition to issues:read.
+const writeScopes = 0b111 // issues:write, projects:read, projects:write
 
-// perGroup are the forms of a table's language. Each group of rows has them all. A %d is the group's number.
+// perGroup are the forms of a table's language. Each group of rows has them all. %d is the group's number.
 var perGroup = []struct{ row, method, path string }{
 	{`{method: GET, path: /api/r%d, scopes: [issues:read]}`, "GET", "/api/r%d"},
 	{`{method: GET, path: "/api/r%d/{id}", scopes: [issues:read]}`, "GET", "/api/r%d/{id}"},
@@ -72,14 +72,15 @@ var perGroup = []struct{ row, method, path string }{
 	{`{grpc: bench.r%d.Things/*, scopes: [issues:write]}`, "POST", "/bench.r%d.Things/Create"},
 }
 
-// generated is a folder of the built-in policies with another table for Velocity, and a request to each of its routes.
+// generated creates a folder of the built-in policies with another table for Velocity. It also returns a request to each of
+// the table's routes.
 func generated(t *testing.T, routes int) (dir string, made []endpoint) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "policies")
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
 		t.Fatal(err)
 	}
-	// The tests of the policies are about the built-in tables.
+	// The tests of the policies expect the built-in tables.
 	if err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		if err == nil && strings.HasSuffix(path, "_test.rego") {
 			err = os.Remove(path)
@@ -110,7 +111,7 @@ func generated(t *testing.T, routes int) (dir string, made []endpoint) {
 	return dir, made
 }
 
-// form is the check that Envoy has sent, for another endpoint.
+// form returns the check that Envoy sent, changed to another endpoint.
 func (w *world) form(t *testing.T, e endpoint) form {
 	t.Helper()
 	var check authv3.CheckRequest
@@ -130,13 +131,14 @@ func (w *world) form(t *testing.T, e endpoint) form {
 	return f
 }
 
-// flatStored are databases with 1,000 to 1,000,000 tokens: a thousand of them warm, and the same with no cache, each check a query.
-func flatStored(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+// flatStored measures databases with 1,000 to 1,000,000 tokens. Of each it uses a thousand warm tokens, and the same tokens
+// without a cache, where each check makes a query.
+func flatStored(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	const asked = 1000
 	for _, c := range []struct {
 		name, setting string
 		warm          bool
-	}{{"warm", room, true}, {"no cache", "KEYWICKET_CACHE_MAX_BYTES=0", false}} {
+	}{{"warm", cacheForAll, true}, {"no cache", "KEYWICKET_CACHE_MAX_BYTES=0", false}} {
 		var sides []*compared
 		for _, n := range []int{1000, 100_000, 1_000_000} {
 			name := humanize.Comma(int64(n)) + " stored"
@@ -160,7 +162,7 @@ func flatStored(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	return cases
 }
 
-// spread are n of all, in the same distance.
+// spread returns n elements of all at equal distances.
 func spread(all []int, n int) (some []int) {
 	if len(all) <= n {
 		return all
@@ -171,13 +173,13 @@ func spread(all []int, n int) (some []int) {
 	return some
 }
 
-// flatWarm are 1,000 to 100,000 warm tokens, by turns.
-func flatWarm(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+// flatWarm measures 1,000 to 100,000 warm tokens, used in turn.
+func flatWarm(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	const stored = 100_000
 	databaseURL := w.database(t, "warm", stored)
 	var sides []*compared
 	for _, n := range []int{1000, 10_000, 100_000} {
-		s := w.keywicket(t, room, "KEYWICKET_DATABASE_URL="+databaseURL)
+		s := w.keywicket(t, cacheForAll, "KEYWICKET_DATABASE_URL="+databaseURL)
 		s.name = humanize.Comma(int64(n)) + " warm"
 		p := w.issues(s.name, equalTokens, upTo(n))
 		w.warm(ctx, t, s, p, 200)
@@ -187,11 +189,11 @@ func flatWarm(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 }
 
 // flatCallers is warm with one to 64 callers, for the plot.
-func flatCallers(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+func flatCallers(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := both(w.keywicket(t), w.noop(t, "", ""))
 	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(turns)), 200)
 	for _, n := range []int{1, 2, 4, 8, 16, 32, 64} {
-		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, fewer(), load{Plan: "warm", Callers: n}))
+		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, fewerRounds(), load{Plan: "warm", Callers: n}))
 	}
 	return cases
 }

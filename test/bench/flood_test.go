@@ -1,7 +1,7 @@
-// Package bench measures a running sidecar from outside: the real binary and a real Postgres, and clients that are processes of
-// their own. `make bench-envoy` measures checks beside a server that decides nothing, and through a real Envoy, for docs/benchmarks.
-// `make bench-flood` measures valid tokens beside a flood of unknown ones. All figures are ratios of windows that take turns,
-// because a machine's absolute times mean nothing elsewhere.
+// Package bench measures a running sidecar from outside: the real binary, a real Postgres, and clients in separate
+// processes. `make bench-envoy` measures checks for docs/benchmarks. It compares them with a server that decides nothing,
+// and also runs them through a real Envoy. `make bench-flood` measures valid tokens during a flood of unknown ones. All
+// figures are ratios of windows that take turns, because absolute times of one machine do not apply to others.
 package bench
 
 import (
@@ -46,10 +46,10 @@ var (
 	window    = flag.Duration("window", 2*time.Second, "how long one window lasts")
 )
 
-// floodVariable makes this test binary the client that floods, so that its work is not in the measured client's times.
+// floodVariable makes this test binary the flooding client, so that its work does not affect the measured client's times.
 const floodVariable = "KEYWICKET_BENCH_FLOOD"
 
-// The client of each window asks so often a second.
+// Checks per second of the client in each window.
 const (
 	cachedRate   = 500
 	uncachedRate = 200
@@ -63,9 +63,9 @@ var format = authz.CredentialFormat{
 	Kind: authz.KindWorkspaceKey, Prefix: "vel_", Environment: authz.Live, VisiblePrefix: 12, BodyLength: 38,
 }
 
-// BenchmarkFlood measures checks of valid cached, valid uncached and unknown tokens, with and without a flood of unknown
-// tokens of the right form, each of them another one. An iteration is one window with the flood and one without, for
-// each binary: run it with -benchtime 8x or more.
+// BenchmarkFlood measures checks of valid cached, valid uncached and unknown tokens, with and without a flood. The flood
+// consists of unknown tokens of the right form, each used once. For each binary, an iteration is one window with the flood
+// and one without. Run it with -benchtime 8x or more.
 func BenchmarkFlood(b *testing.B) {
 	databaseURL := database(b)
 	sides := []*side{newSide(b, "here", build(b), databaseURL)}
@@ -73,7 +73,7 @@ func BenchmarkFlood(b *testing.B) {
 		sides = append(sides, newSide(b, filepath.Base(path), path, databaseURL))
 	}
 	for _, s := range sides {
-		s.measure(false) // warms up, and is not counted
+		s.measure(false) // warms up; the result is not counted
 		s.measure(true)
 		s.quiet, s.flooded = measured{}, measured{}
 	}
@@ -84,7 +84,7 @@ func BenchmarkFlood(b *testing.B) {
 			s.measure(round%2 != 0)
 		}
 	}
-	b.ReportMetric(0, "ns/op") // the length of the windows
+	b.ReportMetric(0, "ns/op") // it would be the length of the windows
 	for _, s := range sides {
 		s.report(b)
 	}
@@ -95,22 +95,21 @@ type side struct {
 	name   string
 	client authv3.AuthorizationClient
 	flood  *floodProcess
-	next   *atomic.Int64 // the next token that was never asked for
+	next   *atomic.Int64 // the next unused token
 
 	quiet, flooded measured
 }
 
-// measured is what all windows of one kind gave.
+// measured holds the results of all windows of one kind.
 type measured struct {
 	cached, uncached, unknown latencies
-	wrong                     map[string]int // outcomes that are not the true ones, by what was asked
+	wrong                     map[string]int // unexpected outcomes, by the kind of token
 }
 
-// latencies are of one window each.
+// latencies has the latencies of each window.
 type latencies [][]time.Duration
 
-// quantile returns the median of the windows' quantiles: one window in which the machine was busy with something else does
-// not decide.
+// quantile returns the median of the windows' quantiles, so that one window on a busy machine does not dominate.
 func (l latencies) quantile(q float64) time.Duration {
 	var each []time.Duration
 	for _, window := range l {
@@ -152,7 +151,7 @@ func (s *side) measure(flooded bool) {
 	if flooded {
 		into = &s.flooded
 		s.flood.begin()
-		time.Sleep(200 * time.Millisecond) // until the flood is a steady one
+		time.Sleep(200 * time.Millisecond) // until the flood is steady
 	}
 	if into.wrong == nil {
 		into.wrong = make(map[string]int)
@@ -193,7 +192,7 @@ func (s *side) measure(flooded bool) {
 		for outcome, n := range s.flood.end() {
 			into.wrong["flood: "+outcome] += n
 		}
-		time.Sleep(200 * time.Millisecond) // until it has drained
+		time.Sleep(200 * time.Millisecond) // until the flood has drained
 	}
 }
 
@@ -218,7 +217,7 @@ func (s *side) report(b *testing.B) {
 	fmt.Printf("%-8s quiet: %v   flood: %v\n", s.name, s.quiet.wrong, s.flooded.wrong)
 }
 
-// askFor returns how long the check took, "allow" or the status of the denial, and where the answer came from.
+// askFor returns how long the check took, "allow" or the status of the denial, and the source of the answer.
 func askFor(client authv3.AuthorizationClient, key authz.Secret) (took time.Duration, outcome, cache string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
@@ -243,7 +242,7 @@ func askFor(client authv3.AuthorizationClient, key authz.Secret) (took time.Dura
 	return took, fmt.Sprint(int32(answer.GetDeniedResponse().GetStatus().GetCode())), ""
 }
 
-// paced begins so many calls a second, whether or not those before have ended, and waits for all of them.
+// paced starts so many calls a second, without waiting for earlier calls. At the end it waits for all of them.
 func paced(perSecond int, length time.Duration, f func()) {
 	var calls sync.WaitGroup
 	defer calls.Wait()
@@ -306,13 +305,13 @@ func build(b testing.TB) string {
 	return binary
 }
 
-// startSidecar returns the address of a sidecar's checks.
+// startSidecar starts a sidecar and returns its address for checks.
 func startSidecar(b *testing.B, binary, databaseURL string) string {
 	b.Helper()
 	free := freeAddresses(b, 2)
 	checks, operations := free[0], free[1]
 	p, err := process.Start(process.Config{Path: binary, Args: []string{"serve"}, Env: append(os.Environ(),
-		"KEYWICKET_DATABASE_URL="+far(b, databaseURL), "KEYWICKET_DATABASE_FEED_URL="+databaseURL, "KEYWICKET_LISTEN_GRPC="+checks, "KEYWICKET_LISTEN_OPERATIONS="+operations,
+		"KEYWICKET_DATABASE_URL="+delayedDatabase(b, databaseURL), "KEYWICKET_DATABASE_FEED_URL="+databaseURL, "KEYWICKET_LISTEN_GRPC="+checks, "KEYWICKET_LISTEN_OPERATIONS="+operations,
 		"KEYWICKET_LISTEN_LAME_DUCK=0s")})
 	if err != nil {
 		b.Fatal(err)
@@ -332,8 +331,8 @@ func startSidecar(b *testing.B, binary, databaseURL string) string {
 	}
 }
 
-// far returns the database's URL by way of a proxy that makes its answers late.
-func far(b *testing.B, databaseURL string) string {
+// delayedDatabase returns the database's URL through a proxy that delays its answers.
+func delayedDatabase(b *testing.B, databaseURL string) string {
 	b.Helper()
 	if *latency == 0 {
 		return databaseURL
@@ -355,7 +354,7 @@ func far(b *testing.B, databaseURL string) string {
 	return u.String()
 }
 
-// floodProcess is a child that floods between begin and end.
+// floodProcess is a child process that floods between begin and end.
 type floodProcess struct {
 	commands io.Writer
 	results  *bufio.Scanner
@@ -390,7 +389,7 @@ func startFlood(b *testing.B, address string) *floodProcess {
 
 func (f *floodProcess) begin() { _, _ = io.WriteString(f.commands, "begin\n") }
 
-// end returns how many checks had which outcome.
+// end returns the number of checks for each outcome.
 func (f *floodProcess) end() (outcomes map[string]int) {
 	_, _ = io.WriteString(f.commands, "end\n")
 	if !f.results.Scan() || json.Unmarshal(f.results.Bytes(), &outcomes) != nil {
@@ -399,7 +398,7 @@ func (f *floodProcess) end() (outcomes map[string]int) {
 	return outcomes
 }
 
-// flood is the child. It is an open loop: a slow answer does not slow the flood down.
+// flood is the child process. It is an open loop: a slow answer does not slow the flood.
 func flood(address string, commands io.Reader, results io.Writer) error {
 	flag.Parse()
 	var clients []authv3.AuthorizationClient

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// group makes control groups, one for each process, with a limit of processors.
+// group creates control groups, one for each process, with a limit of processors.
 type group struct {
 	parent string
 	limits map[string]string // file → text
@@ -23,7 +23,7 @@ const (
 	period    = 100_000              // µs, the default
 )
 
-// newGroup skips the test where no limit can be set.
+// newGroup skips the test if no limit can be set.
 func newGroup(t *testing.T, cores float64) *group {
 	t.Helper()
 	quota := strconv.Itoa(int(cores * period))
@@ -36,11 +36,11 @@ func newGroup(t *testing.T, cores float64) *group {
 			return g
 		}
 	}
-	t.Skip("no control group with a limit of processors can be made here: neither cgroup 1 nor cgroup 2 allows it")
+	t.Skip("no control group with a CPU limit can be created: neither cgroup 1 nor cgroup 2 permits it")
 	return nil
 }
 
-// make makes a group, and removes it when the test has ended and the processes in it have.
+// make creates a group. After the test and the group's processes have ended, it removes the group.
 func (g *group) make(t testing.TB) (dir string, err error) {
 	t.Helper()
 	g.made++
@@ -55,7 +55,7 @@ func (g *group) make(t testing.TB) (dir string, err error) {
 				return
 			}
 			if time.Now().After(end) {
-				t.Error("the control group stays: ", err)
+				t.Error("the control group cannot be removed: ", err)
 				return
 			}
 		}
@@ -68,7 +68,7 @@ func (g *group) make(t testing.TB) (dir string, err error) {
 	return dir, nil
 }
 
-// command is what starts the program in a group of its own, so that Go sees the limit when it starts.
+// command returns a command that starts the program in its own group. The limit is set before Go starts.
 func (g *group) command(t testing.TB, path string, args []string) (string, []string) {
 	t.Helper()
 	dir, err := g.make(t)

@@ -21,9 +21,9 @@ import (
 	"github.com/keywicket/keywicket/policies/route"
 )
 
-// These tests are of the harness itself.
+// These tests check the harness itself.
 
-// Another token and another id are all that a check differs by from the one that Envoy has sent.
+// A check differs from the one that Envoy sent only in the token and the ID.
 func TestChecksAreThoseOfEnvoy(t *testing.T) {
 	f := capture(t, []endpoint{{"GET", "/api/issues/{id}"}}, false)[0]
 	read := func(text []byte) *authv3.AttributeContext_HttpRequest {
@@ -52,7 +52,7 @@ func TestChecksAreThoseOfEnvoy(t *testing.T) {
 		}
 		made.Path, made.HeaderMap = sent.GetPath(), sent.GetHeaderMap()
 		if !proto.Equal(made, sent) {
-			t.Errorf("more than the token and the id differs: %v", made)
+			t.Errorf("the check differs in more than the token and the id: %v", made)
 		}
 	}
 	if len(paths) != 3 {
@@ -85,7 +85,7 @@ func TestStatusOfAnAnswer(t *testing.T) {
 			t.Errorf("%v: got %d %v", c.answer, got, err)
 		}
 	}
-	for _, bad := range []string{"", "\x0a", "\x12\x00", "\xff\xff"} { // no status is no answer
+	for _, bad := range []string{"", "\x0a", "\x12\x00", "\xff\xff"} { // an answer without a status is an error
 		if got, err := statusOf([]byte(bad)); err == nil {
 			t.Errorf("%q: got %d", bad, got)
 		}
@@ -106,7 +106,7 @@ func TestAnswersOfEnvoyAreRead(t *testing.T) {
 	}
 }
 
-// The client and the no-op server are the processes of a measurement: closed and open loop.
+// The client and the no-op server run as in a measurement: closed and open loop.
 func TestLoad(t *testing.T) {
 	w := &world{}
 	w.client = startClient(t)
@@ -119,7 +119,7 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.client.learn(t, plan{Name: "p", Forms: []form{f}, Asks: []question{{1, 0}, {2, 0}}})
+	w.client.learn(t, plan{Name: "p", Forms: []form{f}, Asks: []planEntry{{1, 0}, {2, 0}}})
 	before := s.cpu(t)
 	if r := w.client.run(t, load{Plan: "p", Address: s.address, Callers: 4, Checks: 100, Want: 200}); r.Checks != 100 || r.Seconds <= 0 {
 		t.Errorf("closed loop of 100 checks: %+v", r)
@@ -137,7 +137,7 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// Every form of the table's language is in a generated table, and each request finds its own row.
+// A generated table has every form of the table's language, and each request matches its own row.
 func TestGeneratedRoutes(t *testing.T) {
 	dir, made := generated(t, 20)
 	tables, err := policies.Tables(os.DirFS(dir))

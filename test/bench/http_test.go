@@ -12,23 +12,22 @@ import (
 	"time"
 )
 
-// httpConnection is a connection to Envoy, with one request at a time. net/http would need as much of the processors as Envoy
-// does.
+// httpConnection is a connection to Envoy, with one request at a time. net/http would use as much CPU as Envoy does.
 type httpConnection struct {
 	address string
 	conn    net.Conn
 	reader  *bufio.Reader
 }
 
-// exchange sends a request of HTTP/1.1 and reads the answer, of which only the status is returned.
+// exchange sends an HTTP/1.1 request, reads the answer, and returns only the status.
 func (c *httpConnection) exchange(request, buffer []byte) (status int, _ []byte, err error) {
 	if c.conn == nil {
-		if c.conn, err = net.DialTimeout("tcp", c.address, patience); err != nil {
+		if c.conn, err = net.DialTimeout("tcp", c.address, answerTimeout); err != nil {
 			return 0, nil, err
 		}
 		c.reader = bufio.NewReader(c.conn)
 	}
-	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.conn.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
 		return 0, nil, err
 	}
 	if _, err := c.conn.Write(request); err != nil {
@@ -42,7 +41,7 @@ func (c *httpConnection) exchange(request, buffer []byte) (status int, _ []byte,
 	return status, buffer, err
 }
 
-// readAnswer reads an answer whose body has a length. It is the last one of its connection if the server says so.
+// readAnswer reads an answer whose body has a length. last reports whether the server closes the connection after it.
 func readAnswer(r *bufio.Reader) (status int, last bool, err error) {
 	line, err := r.ReadSlice('\n')
 	if err != nil {
@@ -65,7 +64,7 @@ func readAnswer(r *bufio.Reader) (status int, last bool, err error) {
 			break
 		}
 		name, value, _ := bytes.Cut(line, []byte(": "))
-		switch string(name) { // Envoy writes names in small letters
+		switch string(name) { // Envoy writes names in lower case
 		case "content-length":
 			if length, err = strconv.Atoi(string(value)); err != nil {
 				return 0, false, err
@@ -81,7 +80,7 @@ func readAnswer(r *bufio.Reader) (status int, last bool, err error) {
 	return status, last, err
 }
 
-// httpForm is a request to Envoy with a token and an id in it.
+// httpForm returns a request to Envoy with a token and an ID.
 func httpForm(e endpoint) (form, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nhost: api.velocity.quest\r\nauthorization: Bearer %s\r\n", e.Method, strings.ReplaceAll(e.Path, "{id}", anyID), anyToken)

@@ -27,18 +27,18 @@ import (
 	"github.com/keywicket/keywicket/demo/process"
 )
 
-// clientVariable makes this test binary the client that makes load, so that its work is in nobody's figures.
+// clientVariable makes this test binary the client that creates load, so that its work is in no server's figures.
 const clientVariable = "KEYWICKET_BENCH_CLIENT"
 
-// plan is what the client asks for: forms and tokens in an order.
+// plan is the sequence of a client's requests: each one has a form and a token.
 type plan struct {
 	Name  string
 	Forms []form
-	Asks  []question
+	Asks  []planEntry
 }
 
-// question is one request of a plan.
-type question struct {
+// planEntry is one request of a plan.
+type planEntry struct {
 	Token int64
 	Form  int
 }
@@ -47,31 +47,31 @@ type question struct {
 type load struct {
 	Plan    string
 	Address string // host:port or unix:///path
-	// HTTP has the forms sent to Envoy, as HTTP/1.1. Otherwise they are checks, by gRPC.
+	// HTTP sends the forms to Envoy, as HTTP/1.1. Otherwise they are gRPC checks.
 	HTTP bool
-	// Callers each have one check under way. Those of gRPC share one connection, as those of one worker of Envoy do. Those of HTTP
-	// have a connection each.
+	// Callers is the number of concurrent callers, with one check each. gRPC callers share one connection, as those of one
+	// Envoy worker do. HTTP callers have a connection each.
 	Callers int
-	// For is how long checks are begun. Checks is how many at most; 0: any number.
+	// For is how long new checks are started. Checks is their maximum number; 0: no limit.
 	For    time.Duration
 	Checks int
-	// From is the place in the plan to begin at. Behind its end the plan begins anew.
+	// From is the start position in the plan. After its end the plan starts again.
 	From int
-	// Want is the status that every answer has to have.
+	// Want is the status that every answer must have.
 	Want int
-	// Rate is how many checks a second are begun, whether or not those before were answered. 0: a caller begins with the next one
+	// Rate is how many checks a second are started, without waiting for earlier answers. 0: a caller starts the next check
 	// when it has its answer.
 	Rate float64
-	// Details asks for what costs the client more: the latencies, and of gRPC the Hits.
+	// Details adds results that cost the client more: the latencies, and for gRPC the Hits.
 	Details bool
 }
 
-// result of a load.
+// result is the result of a load.
 type result struct {
 	Checks  int
 	Seconds float64
 	CPU     time.Duration  // of the client
-	Wrong   map[string]int // answers other than wanted
+	Wrong   map[string]int // answers other than Want
 	Error   string
 
 	// With Details:
@@ -79,19 +79,19 @@ type result struct {
 	P50, P90, P99, Most time.Duration
 }
 
-// perSecond is how many checks were answered in a second.
+// perSecond returns how many checks were answered a second.
 func (r result) perSecond() float64 { return float64(r.Checks) / r.Seconds }
 
-// command is a line to the client: a plan to remember, or a load to make.
+// command is a line to the client: a plan to store, or a load to run.
 type command struct {
 	Learn *plan
 	Run   *load
 }
 
-// client is the process that makes load.
+// client is the process that creates load.
 type client struct {
 	mu      sync.Mutex
-	stop    func() // ends it, whatever it does
+	stop    func() // ends it, in any state
 	out     *json.Encoder
 	results *json.Decoder
 }
@@ -145,8 +145,8 @@ func (c *client) learn(t testing.TB, p plan) {
 	c.do(t, command{Learn: &p})
 }
 
-// run makes the load. Answers other than wanted end the test, because what they cost is not what was to be measured. On a busy
-// machine one in a hundred may be a 503: it came too late.
+// run runs the load. Answers other than Want end the test, because their cost is not the quantity to measure. On a busy
+// machine up to one in a hundred may be a 503 because of a timeout.
 func (c *client) run(t testing.TB, l load) result {
 	t.Helper()
 	r := c.do(t, command{Run: &l})
@@ -161,19 +161,19 @@ func (c *client) run(t testing.TB, l load) result {
 	return r
 }
 
-// serveLoad is the client.
+// serveLoad is the client process.
 func serveLoad(commands io.Reader, results io.Writer) error {
 	lines := make(chan command)
 	go func() {
 		for decoder := json.NewDecoder(bufio.NewReader(commands)); ; {
 			var c command
 			if decoder.Decode(&c) != nil {
-				os.Exit(0) // the parent has ended, perhaps in the middle of a load
+				os.Exit(0) // the parent has ended, perhaps during a load
 			}
 			lines <- c
 		}
 	}()
-	m := maker{plans: make(map[string]plan), grpc: make(map[string]*grpc.ClientConn), http: make(map[string][]*httpConnection)}
+	m := loadRunner{plans: make(map[string]plan), grpc: make(map[string]*grpc.ClientConn), http: make(map[string][]*httpConnection)}
 	for c := range lines {
 		var r result
 		var err error
@@ -192,18 +192,18 @@ func serveLoad(commands io.Reader, results io.Writer) error {
 	return nil
 }
 
-// maker makes load. Its connections stay open between loads.
-type maker struct {
+// loadRunner runs loads. Its connections stay open between loads.
+type loadRunner struct {
 	plans map[string]plan
 	grpc  map[string]*grpc.ClientConn
 	http  map[string][]*httpConnection
 }
 
-// exchange sends a request and returns the status of the answer. The buffer holds the answer and may be used again.
+// exchange sends a request and returns the status of the answer. answer uses the buffer, which the caller may pass again.
 type exchange func(request, buffer []byte) (status int, answer []byte, err error)
 
-// exchanges are one for each caller.
-func (m *maker) exchanges(l load) (all []exchange, err error) {
+// exchanges returns one exchange for each caller.
+func (m *loadRunner) exchanges(l load) (all []exchange, err error) {
 	if l.HTTP {
 		for len(m.http[l.Address]) < l.Callers {
 			m.http[l.Address] = append(m.http[l.Address], &httpConnection{address: l.Address})
@@ -217,7 +217,7 @@ func (m *maker) exchanges(l load) (all []exchange, err error) {
 	if conn == nil {
 		conn, err = grpc.NewClient(l.Address, grpc.WithTransportCredentials(insecure.NewCredentials()),
 			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(asBytes{})),
-			// Windows of a fixed size, as Envoy's are: otherwise grpc-go measures the connection by pings.
+			// The windows have a fixed size, as Envoy's do. Otherwise grpc-go measures the connection with pings.
 			grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(1<<20))
 		if err != nil {
 			return nil, err
@@ -230,11 +230,11 @@ func (m *maker) exchanges(l load) (all []exchange, err error) {
 	return all, nil
 }
 
-// check is the exchange of a check, with the metadata that Envoy sends.
+// check returns the exchange of a check, with the metadata that Envoy sends.
 func check(conn *grpc.ClientConn) exchange {
 	sent := metadata.AppendToOutgoingContext(context.Background(), "x-keywicket-client-address", "203.0.113.7")
 	return func(request, buffer []byte) (int, []byte, error) {
-		ctx, cancel := context.WithTimeout(sent, patience)
+		ctx, cancel := context.WithTimeout(sent, answerTimeout)
 		defer cancel()
 		if err := conn.Invoke(ctx, checkMethod, &request, &buffer); err != nil {
 			return 0, nil, err
@@ -244,7 +244,7 @@ func check(conn *grpc.ClientConn) exchange {
 	}
 }
 
-func (m *maker) run(l load) (result, error) {
+func (m *loadRunner) run(l load) (result, error) {
 	p, ok := m.plans[l.Plan]
 	if !ok || len(p.Asks) == 0 {
 		return result{}, fmt.Errorf("there is no plan %q", l.Plan)
@@ -294,14 +294,14 @@ func (m *maker) run(l load) (result, error) {
 	return r, failed
 }
 
-// ownCPU is what this process has used so far.
+// ownCPU returns the CPU time of this process so far.
 func ownCPU() (time.Duration, error) {
 	var usage syscall.Rusage
 	err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage)
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), err
 }
 
-// turns returns what gives a caller the number of its next check, and when it was to begin; not ok: there is none.
+// turns returns a function that gives a caller the number of its next check and its due time. ok is false if there is none.
 func (l load) turns(start time.Time) func() (n int, due time.Time, ok bool) {
 	if l.Rate == 0 {
 		var begun atomic.Int64
@@ -312,10 +312,10 @@ func (l load) turns(start time.Time) func() (n int, due time.Time, ok bool) {
 	}
 	all := int(l.For.Seconds() * l.Rate)
 	due := func(n int) time.Time { return start.Add(time.Duration(float64(n) / l.Rate * 1e9)) }
-	ready := make(chan int, all) // so that checks that are due wait here when all callers are busy
+	ready := make(chan int, all) // a buffer for due checks while all callers are busy
 	go func() {
 		defer close(ready)
-		// A sleep of Go's may be longer by a millisecond, because it waits for the network at the same time.
+		// Go's sleep may be a millisecond too long, because it waits for the network at the same time.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		for n := range all {
@@ -332,7 +332,7 @@ func (l load) turns(start time.Time) func() (n int, due time.Time, ok bool) {
 	}
 }
 
-// caller has one check under way.
+// caller runs one check at a time.
 type caller struct {
 	load     load
 	plan     plan
@@ -340,7 +340,7 @@ type caller struct {
 
 	checks, hits int
 	wrong        map[string]int
-	took         []time.Duration // each from when it was due
+	took         []time.Duration // each from its due time
 }
 
 func (c *caller) merge(other caller) {
@@ -388,10 +388,11 @@ func (c *caller) run(next func() (n int, due time.Time, ok bool)) error {
 	}
 }
 
-// patience is how long an answer may take. Envoy's own limit is 0.5 s, but a machine may be busy with something else.
-const patience = 5 * time.Second
+// answerTimeout is the time limit of an answer. Envoy's own limit is 0.5 s, but a machine may be busy with something else.
+const answerTimeout = 5 * time.Second
 
-// statusOf is what a client of Envoy would get: 200, or the status of the denial. It reads no more of the answer than that.
+// statusOf returns the status that a client of Envoy would get: 200, or the status of the denial. It decodes no other part
+// of the answer.
 func statusOf(answer []byte) (status int, err error) {
 	const (
 		statusField, deniedField = 1, 2 // of a CheckResponse
@@ -439,7 +440,7 @@ func field(message []byte, number protowire.Number) (value []byte, ok bool, err 
 	return nil, false, nil
 }
 
-// number returns the number in a field; 0 where there is none.
+// number returns the number in a field; 0 if it is absent.
 func number(message []byte, number protowire.Number) (int, error) {
 	for len(message) > 0 {
 		at, kind, n := protowire.ConsumeTag(message)

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// roles are what this test binary is instead, if the variable is set. Each is a process of its own, so that the work of one is not
-// in the figures of another. A role gets the variable's value.
+// roles are the functions that this test binary runs instead of tests if the variable is set. Each role is a separate
+// process, so that its work is not in the figures of another. A role gets the variable's value.
 var roles = map[string]func(string) error{
 	floodVariable:  func(address string) error { return flood(address, os.Stdin, os.Stdout) },
 	noopVariable:   serveNoop,

@@ -17,17 +17,17 @@ import (
 )
 
 var (
-	rows      = flag.String("rows", "", "rows to measure, such as warm,denial; quick: all that take seconds; all: all; none: only the document is written anew")
-	rounds    = flag.Int("rounds", 21, "how many turns each server has")
-	turn      = flag.Duration("turn", 250*time.Millisecond, "how long a turn lasts")
-	keywicket = flag.String("keywicket", "", "the keywicket binary to measure. Empty: one is built of this tree")
+	rows      = flag.String("rows", "", "rows to measure, such as warm,denial; quick: all that take seconds; all: all; none: only updates the document")
+	rounds    = flag.Int("rounds", 21, "turns of each server")
+	turn      = flag.Duration("turn", 250*time.Millisecond, "length of a turn")
+	keywicket = flag.String("keywicket", "", "the keywicket binary to measure. Empty: builds this tree")
 )
 
-// row of the table of goals.
+// row is a row of the table of goals.
 type row struct {
 	name    string
 	long    bool // it takes minutes
-	measure func(ctx context.Context, t *testing.T, w *world) []kase
+	measure func(ctx context.Context, t *testing.T, w *world) []caseFigures
 }
 
 var allRows = []row{
@@ -54,7 +54,8 @@ var allRows = []row{
 	{name: "rates", long: true, measure: rates},
 }
 
-// TestMeasure measures the rows that are named. Its figures are worth nothing where something else runs: the row control tells.
+// TestMeasure measures the named rows. Its figures are valid only on an otherwise idle machine: the row control shows
+// whether it is.
 func TestMeasure(t *testing.T) {
 	switch *rows {
 	case "":
@@ -63,7 +64,7 @@ func TestMeasure(t *testing.T) {
 		publish(t)
 		return
 	}
-	// An interrupt ends the row that runs, and everything is stopped and removed as after any failure.
+	// An interrupt ends the current row, and everything is stopped and removed as after a failure.
 	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if end, ok := t.Deadline(); ok { // of go test, which kills without removing anything
@@ -81,7 +82,7 @@ func TestMeasure(t *testing.T) {
 			}
 			f := w.newFigure(t, r.name)
 			f.Cases = r.measure(ctx, t, w)
-			keep(t, f)
+			saveFigure(t, f)
 			publish(t)
 			t.Log("\n" + describe(f))
 		})
@@ -106,11 +107,11 @@ func choose(t *testing.T, names string) (chosen []row) {
 
 var callers = []int{4, 16}
 
-// fewer are the rounds of what takes long or has no goal.
-func fewer() int { return max(1, *rounds/4) }
+// fewerRounds returns the number of rounds for slow measurements and those without a goal.
+func fewerRounds() int { return max(1, *rounds/4) }
 
-// control is the no-op server beside another one: what the harness would call a difference where there is none.
-func control(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+// control compares the no-op server with a second one. It shows the difference that the harness reports where there is none.
+func control(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	one, other := w.noop(t, "", ""), w.noop(t, "", "")
 	one.name = "no-op, again"
 	w.client.learn(t, w.issues("warm", variedTokens, smallSets(turns)))
@@ -120,8 +121,8 @@ func control(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	return cases
 }
 
-// warm is a check of a token that was asked for before, for another issue each time.
-func warm(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+// warm measures checks of cached tokens, each with another issue.
+func warm(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := both(w.keywicket(t), w.noop(t, "", ""))
 	p := w.issues("warm", variedTokens, smallSets(turns))
 	w.warm(ctx, t, sides[0].server, p, 200)
@@ -131,8 +132,8 @@ func warm(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	return cases
 }
 
-// headers is warm with every header of the request in the check, as Envoy sends them where allowed_headers is not set.
-func headers(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+// headers is warm with every request header in the check, as Envoy sends them if allowed_headers is not set.
+func headers(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := both(w.keywicket(t), w.noop(t, "", ""))
 	p := w.issues("headers", variedTokens, smallSets(turns))
 	p.Forms = capture(t, w.endpoints, true)
@@ -144,8 +145,8 @@ func headers(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	return cases
 }
 
-// denial is a 401 for a token that is known to be none, and a 403 for one without the scope.
-func denial(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+// denial measures a 401 for a token that is cached as unknown, and a 403 for a token without the scope.
+func denial(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := both(w.keywicket(t), w.noop(t, "", ""))
 	sets := smallSets(turns + 1)[1:]
 	for _, c := range []struct {
@@ -154,7 +155,7 @@ func denial(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 		want  int
 		named string
 	}{
-		{"unknown", unknownTokens, 401, "401 unknown"}, {"missing", pooredTokens, 403, "403 missing_scope"},
+		{"unknown", unknownTokens, 401, "401 unknown"}, {"missing", unscopedTokens, 403, "403 missing_scope"},
 	} {
 		w.warm(ctx, t, sides[0].server, w.issues(c.name, c.from, sets), c.want)
 		for _, n := range callers {
@@ -165,11 +166,13 @@ func denial(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	return cases
 }
 
-// first is the first decision of a token on a route.
-func first(ctx context.Context, t *testing.T, w *world) []kase { return w.firstDecisions(ctx, t) }
+// first measures the first decision of a token on a route.
+func first(ctx context.Context, t *testing.T, w *world) []caseFigures {
+	return w.firstDecisions(ctx, t)
+}
 
-// evaluated is first with a rule for which no token shares a decision with another one: OPA makes each of them.
-func evaluated(ctx context.Context, t *testing.T, w *world) []kase {
+// evaluated is first with a rule that prevents tokens from sharing a decision: OPA evaluates each one.
+func evaluated(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
 		t.Fatal(err)
@@ -184,9 +187,9 @@ deny contains {"code": "FORBIDDEN", "reason": "missing_scope"} if count(input.pr
 	return w.firstDecisions(ctx, t, "KEYWICKET_POLICIES_DIR="+dir)
 }
 
-// firstDecisions are of tokens that are in memory, from another route, on routes that were used by other tokens. No two tokens have
-// the same scopes. When there is no pair left, the sidecar is started anew.
-func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...string) (cases []kase) {
+// firstDecisions measures tokens that are cached from another route, on routes that other tokens have used. No two tokens
+// have the same scopes. When no pair is left, it restarts the sidecar.
+func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...string) (cases []caseFigures) {
 	t.Helper()
 	const warming = 0 // GET /api/issues
 	rich := smallSets(sets)
@@ -195,19 +198,19 @@ func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...st
 	used := plan{Name: "routes", Forms: w.forms}
 	known := plan{Name: "known", Forms: w.forms}
 	for n, set := range rich {
-		known.Asks = append(known.Asks, question{int64(variedTokens + set), warming})
-		// The first few tokens have every route used once.
+		known.Asks = append(known.Asks, planEntry{int64(variedTokens + set), warming})
+		// The first few tokens use every route once.
 		for route := range w.endpoints {
 			if n < len(w.endpoints) && route != warming && w.may(set, route) {
-				used.Asks = append(used.Asks, question{int64(variedTokens + set), route})
+				used.Asks = append(used.Asks, planEntry{int64(variedTokens + set), route})
 			}
 		}
 	}
-	// Neither a route nor a token comes twice in a row.
+	// Neither a route nor a token occurs twice in a row.
 	for shift := range len(w.endpoints) {
 		for n, set := range rich[len(w.endpoints):] {
 			if route := (n + shift) % len(w.endpoints); route != warming && w.may(set, route) {
-				all.Asks = append(all.Asks, question{int64(variedTokens + set), route})
+				all.Asks = append(all.Asks, planEntry{int64(variedTokens + set), route})
 			}
 		}
 	}
@@ -237,7 +240,7 @@ func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...st
 				next = 0
 			}
 			sides[0].next, sides[1].next = next, next
-			// A pair that comes again would be no first decision.
+			// A repeated pair would not be a first decision.
 			last = w.round(ctx, t, &c, round, sides, load{Plan: "first", Callers: callers, Checks: len(all.Asks) - next})
 			next += last
 		}
@@ -247,7 +250,7 @@ func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...st
 }
 
 // unixSocket is warm over a Unix socket.
-func unixSocket(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+func unixSocket(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	dir := t.TempDir()
 	sides := both(w.keywicket(t, "KEYWICKET_LISTEN_GRPC=unix://"+filepath.Join(dir, "keywicket")), w.noop(t, "unix://"+filepath.Join(dir, "noop"), ""))
 	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(turns)), 200)
@@ -257,14 +260,14 @@ func unixSocket(ctx context.Context, t *testing.T, w *world) (cases []kase) {
 	return cases
 }
 
-// halfCore is warm where each server may use half of a processor. Its latency is that of whole periods without a processor.
-func halfCore(ctx context.Context, t *testing.T, w *world) (cases []kase) {
+// halfCore is warm with each server limited to half of a processor. Its latency includes whole periods without a processor.
+func halfCore(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	w.within = newGroup(t, 0.5)
 	defer func() { w.within = nil }()
 	sides := both(w.keywicket(t), w.noop(t, "", ""))
 	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(turns)), 200)
 	for _, n := range callers {
-		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, fewer(), load{Plan: "warm", Callers: n, For: 4 * *turn, Details: true}))
+		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, fewerRounds(), load{Plan: "warm", Callers: n, For: 4 * *turn, Details: true}))
 	}
 	return cases
 }

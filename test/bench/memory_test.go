@@ -15,7 +15,7 @@ import (
 
 var growth = flag.Duration("growth", 5*time.Minute, "how long the row growth lasts")
 
-// resident is the memory of the process that lies in RAM, in MiB.
+// resident returns the process's resident memory (RSS) in MiB.
 func (s *server) resident(t *testing.T) float64 {
 	t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.PID()))
@@ -32,7 +32,7 @@ func (s *server) resident(t *testing.T) float64 {
 	return 0
 }
 
-// metric reads one of the sidecar's own, by its name with labels.
+// metric reads one of the sidecar's metrics, by its name with labels.
 func (s *server) metric(t *testing.T, name string) (value float64) {
 	t.Helper()
 	response, err := http.Get("http://" + s.operations + "/metrics")
@@ -48,19 +48,20 @@ func (s *server) metric(t *testing.T, name string) (value float64) {
 			return value
 		}
 	}
-	t.Fatalf("there is no metric %s", name)
+	t.Fatalf("the metric %s is missing", name)
 	return 0
 }
 
-// settings adds what the sidecar has set for Go's garbage collector.
-func (s *server) settings(t *testing.T, c *kase) {
+// settings adds the sidecar's settings of Go's garbage collector.
+func (s *server) settings(t *testing.T, c *caseFigures) {
 	t.Helper()
 	c.add(s.name, gogc, s.metric(t, "go_gc_gogc_percent"))
 	c.add(s.name, memLimit, s.metric(t, "go_gc_gomemlimit_bytes")/(1<<20))
 }
 
-// samples adds the memory once a second, or ten times, whichever is longer, while f runs again and again.
-func (s *server) samples(ctx context.Context, t *testing.T, c *kase, length time.Duration, f func()) {
+// samples records the memory while f runs repeatedly. It takes one sample a second during the length, or ten samples in
+// total if that is more.
+func (s *server) samples(ctx context.Context, t *testing.T, c *caseFigures, length time.Duration, f func()) {
 	t.Helper()
 	interval := min(time.Second, length/10)
 	for end := time.Now().Add(length); time.Now().Before(end); {
@@ -74,22 +75,22 @@ func (s *server) samples(ctx context.Context, t *testing.T, c *kase, length time
 	}
 }
 
-// resting is what a sidecar takes that has nothing to do.
-func resting(ctx context.Context, t *testing.T, w *world) []kase {
+// resting measures the memory of an idle sidecar.
+func resting(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	sidecar := w.keywicket(t)
 	c := newCase("at rest")
 	sidecar.settings(t, &c)
 	sidecar.samples(ctx, t, &c, 10*time.Second, func() {})
-	return []kase{c}
+	return []caseFigures{c}
 }
 
-// memory is what a sidecar with 100,000 warm tokens takes while these are asked for. It has the default cache.max_bytes if the
-// tokens have room there, and otherwise a quarter more than they take: an eighth of the room is for denials.
-func memory(ctx context.Context, t *testing.T, w *world) []kase {
+// memory measures a sidecar with 100,000 warm tokens under load. It uses the default cache.max_bytes if the tokens fit.
+// Otherwise it uses a quarter more than the tokens take: an eighth of the cache is for denials.
+func memory(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	const stored = 100_000
 	databaseURL := "KEYWICKET_DATABASE_URL=" + w.database(t, "memory", stored)
 	p := w.issues("many", equalTokens, upTo(stored))
-	sidecar := w.keywicket(t, databaseURL, room)
+	sidecar := w.keywicket(t, databaseURL, cacheForAll)
 	w.warm(ctx, t, sidecar, p, 200)
 	size, setting := 64.0, ""
 	if needed := 1.25 * sidecar.metric(t, cacheBytes) / (1 << 20); needed > size {
@@ -109,14 +110,14 @@ func memory(ctx context.Context, t *testing.T, w *world) []kase {
 	sidecar.samples(ctx, t, &warm, 10*time.Second, func() {
 		next += w.client.run(t, load{Plan: "many", Address: sidecar.address, Callers: 4, For: time.Second, From: next, Want: 200}).Checks
 	})
-	return []kase{warm}
+	return []caseFigures{warm}
 }
 
 const cacheBytes = `keywicket_cache_bytes{answers="good"}`
 
-// grown is the memory over minutes at 70 % of what the sidecar can answer. Tokens are looked up again as they get old, as they are
-// by default.
-func grown(ctx context.Context, t *testing.T, w *world) []kase {
+// grown measures the memory over minutes at 70 % of the sidecar's maximum rate. Tokens are looked up again when they reach
+// their maximum age, as in a default configuration.
+func grown(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	sidecar := w.keywicket(t, "KEYWICKET_CACHE_MAX_AGE=60s")
 	w.warm(ctx, t, sidecar, w.issues("warm", variedTokens, smallSets(turns)), 200)
 	l := load{Plan: "warm", Address: sidecar.address, Callers: 16, For: 3 * time.Second, Want: 200}
@@ -129,11 +130,11 @@ func grown(ctx context.Context, t *testing.T, w *world) []kase {
 		l.From += r.Checks
 		c.add(sidecar.name, answers, r.perSecond())
 	})
-	return []kase{c}
+	return []caseFigures{c}
 }
 
-// started is how long it takes from the start of the process until it is ready.
-func started(ctx context.Context, t *testing.T, w *world) []kase {
+// started measures the time from the start of the process until it is ready.
+func started(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	c := newCase("built-in policies")
 	for range max(1, *rounds/2) {
 		if ctx.Err() != nil {
@@ -146,5 +147,5 @@ func started(ctx context.Context, t *testing.T, w *world) []kase {
 			t.Fatal(err)
 		}
 	}
-	return []kase{c}
+	return []caseFigures{c}
 }

@@ -20,12 +20,12 @@ import (
 const (
 	// noopVariable makes this test binary an ext_authz server that decides nothing. Its value is the address.
 	noopVariable = "KEYWICKET_BENCH_NOOP"
-	// answerVariable is a file with the CheckResponse that the server gives. Default: an allow and nothing else.
+	// answerVariable is a file with the server's CheckResponse. Default: only an allow.
 	answerVariable = "KEYWICKET_BENCH_ANSWER"
 )
 
-// noop gives the same answer to every check. It is what gRPC costs without anybody deciding: stock grpc-go, the generated types
-// and no option.
+// noop returns the same answer to every check. It shows the cost of gRPC without a decision: stock grpc-go, the generated
+// types, and no options.
 type noop struct {
 	authv3.UnimplementedAuthorizationServer
 	answer *authv3.CheckResponse
@@ -35,7 +35,7 @@ func (n noop) Check(context.Context, *authv3.CheckRequest) (*authv3.CheckRespons
 	return n.answer, nil
 }
 
-// serveNoop serves until it is told to stop.
+// serveNoop serves until the process gets a signal to stop.
 func serveNoop(address string) error {
 	n := noop{answer: &authv3.CheckResponse{Status: &rpcstatus.Status{}}}
 	if file := os.Getenv(answerVariable); file != "" {
@@ -61,7 +61,7 @@ func serveNoop(address string) error {
 	return server.Serve(listener)
 }
 
-// networkOf reads host:port or unix:///path.
+// networkOf parses host:port or unix:///path.
 func networkOf(address string) (network, at string) {
 	if path, ok := strings.CutPrefix(address, "unix://"); ok {
 		return "unix", path

@@ -10,14 +10,14 @@ import (
 	"github.com/dustin/go-humanize"
 )
 
-// plot is a diagram of lines, on logarithmic scales unless it says otherwise.
+// plot is a line diagram, with logarithmic scales by default.
 type plot struct {
 	file           string
 	Title          string
-	across, up     string // what the scales are of
+	across, up     string // labels of the scales
 	linearX        bool
 	linearY        bool
-	marksX, marksY []float64 // of the scales; the first and the last are its ends
+	marksX, marksY []float64 // of the scales; the first and the last are the ends
 	lines          []line
 }
 
@@ -28,7 +28,7 @@ type line struct {
 	points [][2]float64
 }
 
-// Colours that people who see few colours can tell apart.
+// Colours that colour-blind people can distinguish.
 const (
 	blue   = "#0072b2"
 	orange = "#d55e00"
@@ -89,7 +89,7 @@ func (p plot) draw() string {
 	return b.String()
 }
 
-// plots are those that there are figures for.
+// plots returns the plots for which there are figures.
 func plots(all []figure) (drawn []plot) {
 	for _, p := range []plot{latencyPlot(all), callersPlot(all), flatPlot(all)} {
 		if len(p.lines) > 0 {
@@ -99,7 +99,7 @@ func plots(all []figure) (drawn []plot) {
 	return drawn
 }
 
-// latencyPlot is the latency over the rate, through Envoy.
+// latencyPlot shows the latency over the rate, through Envoy.
 func latencyPlot(all []figure) plot {
 	p := plot{
 		file: "latency.svg", Title: "Latency through Envoy, open loop", across: "requests/s", up: "µs, from when a request was due",
@@ -122,7 +122,7 @@ func latencyPlot(all []figure) plot {
 	return p
 }
 
-// callersPlot is the CPU of a warm check over the number of callers.
+// callersPlot shows the CPU of a warm check over the number of callers.
 func callersPlot(all []figure) plot {
 	p := plot{file: "callers.svg", Title: "CPU of a warm check", across: "callers", up: "µs", linearY: true}
 	f, ok := find(all, "callers")
@@ -143,13 +143,13 @@ func callersPlot(all []figure) plot {
 	return p
 }
 
-// flatPlot is the CPU of a check as a ratio to that with least routes or tokens.
+// flatPlot shows the CPU of a check as a ratio to that with the fewest routes or tokens.
 func flatPlot(all []figure) plot {
 	p := plot{
 		file: "flat.svg", Title: "CPU of a check, as a ratio to that of the smallest", across: "routes or tokens", up: "ratio",
 		linearY: true, marksX: []float64{10, 100, 1000, 10_000, 100_000, 1_000_000}, marksY: []float64{0, .2, .4, .6, .8, 1, 1.2, 1.4},
 	}
-	for _, s := range []struct{ row, kase, name, color string }{
+	for _, s := range []struct{ row, caseFigures, name, color string }{
 		{"routes", "16 callers", "routes", orange},
 		{"tokens", "16 callers", "warm tokens", blue},
 		{"stored", "no cache, 16 callers", "stored tokens, no cache", green},
@@ -159,7 +159,7 @@ func flatPlot(all []figure) plot {
 			continue
 		}
 		for _, c := range f.Cases {
-			if c.Name != s.kase {
+			if c.Name != s.caseFigures {
 				continue
 			}
 			l := line{name: s.name, color: s.color}
@@ -182,7 +182,7 @@ func flatPlot(all []figure) plot {
 	return p
 }
 
-// leading is the number that a name begins with.
+// leading returns the number at the start of a name.
 func leading(name string) float64 {
 	number, _, _ := strings.Cut(strings.ReplaceAll(name, ",", ""), " ")
 	v, err := strconv.ParseFloat(number, 64)
@@ -201,7 +201,8 @@ func most(lines []line, axis int) (v float64) {
 	return v
 }
 
-// marks are round numbers, up to behind the largest value of an axis: from 0 on, or for a logarithmic scale from below the least.
+// marks returns round numbers for an axis, up to a number above its largest value. They start at 0, or on a logarithmic
+// scale below the smallest value.
 func marks(lines []line, axis int, linear bool) (all []float64) {
 	highest := most(lines, axis)
 	if linear {

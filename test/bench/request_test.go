@@ -17,25 +17,25 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// The token and the id that a form has in the places of those that are filled in. They have the length of any other.
+// Placeholders in a form for the token and the ID. They have the same length as every token and ID.
 var (
 	anyToken = key(987654321987654321)
 	anyID    = "f0e1d2c3-b4a5-4697-8877-665544332211"
 )
 
-// key is the credential of a number.
+// key returns the credential with a number.
 func key(n int64) string { return fmt.Sprintf("vel_%038d", n) }
 
-// endpoint is a method and a path. An {id} in the path is another one in each request.
+// endpoint is a method and a path. An {id} in the path is different in each request.
 type endpoint struct{ Method, Path string }
 
-// form is a CheckRequest on the wire, as Envoy sends it, and where the token and the id stand in it.
+// form is an encoded CheckRequest as Envoy sends it, with the positions of the token and the IDs.
 type form struct {
 	Text        []byte
 	Tokens, IDs []int
 }
 
-// fill writes the request into the buffer, which it returns, with the token and a random id.
+// fill writes the request with the token and random IDs into the buffer, and returns the buffer.
 func (f *form) fill(buffer, token []byte) []byte {
 	buffer = append(buffer[:0], f.Text...)
 	for _, at := range f.Tokens {
@@ -47,7 +47,7 @@ func (f *form) fill(buffer, token []byte) []byte {
 		binary.LittleEndian.PutUint64(bits[8:], rand.Uint64())
 		var id [32]byte
 		hex.Encode(id[:], bits[:])
-		for _, at := range f.IDs { // as of a UUID: 8-4-4-4-12
+		for _, at := range f.IDs { // in the form of a UUID: 8-4-4-4-12
 			copy(buffer[at:], id[:8])
 			copy(buffer[at+9:], id[8:12])
 			copy(buffer[at+14:], id[12:16])
@@ -77,8 +77,8 @@ func places(text []byte, of string) (all []int) {
 	}
 }
 
-// browser are the headers of a web application's request, besides the credential. With deploy/envoy's settings Envoy sends the
-// check x-workspace-slug alone of them, and a CheckRequest has 0.3 KiB. With all of them it has 1.4 KiB.
+// browser are the headers of a web application's request, except the credential. With deploy/envoy's settings, only
+// x-workspace-slug of them is in the check, and a CheckRequest has 0.3 KiB. With all of them it has 1.4 KiB.
 var browser = map[string]string{
 	"accept":             "application/json, text/plain, */*",
 	"accept-encoding":    "gzip, deflate, br, zstd",
@@ -99,8 +99,8 @@ var browser = map[string]string{
 	"x-workspace-slug":   workspaceSlug,
 }
 
-// capture has a real Envoy, with deploy/envoy's configuration, check a request to each endpoint of Velocity, and returns what
-// Envoy has sent. With all headers it has no allowed_headers.
+// capture sends a request to each endpoint of Velocity through a real Envoy with deploy/envoy's configuration. It returns
+// the checks that Envoy sent. With allHeaders it removes allowed_headers.
 func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
 	t.Helper()
 	sent := make(chan []byte, 1)
@@ -108,7 +108,7 @@ func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The bytes as they are: decoded and encoded again, they would be another encoder's.
+	// Keeps the original bytes: a decoded and encoded message could differ.
 	server := grpc.NewServer(grpc.ForceServerCodecV2(asBytes{}), grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
 		var text []byte
 		if err := s.RecvMsg(&text); err != nil {
@@ -117,7 +117,7 @@ func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
 		answer := []byte{0x08, 0x01} // health: SERVING
 		if method, _ := grpc.MethodFromServerStream(s); method == checkMethod {
 			sent <- text
-			answer = []byte{0x0a, 0x00} // a status of OK
+			answer = []byte{0x0a, 0x00} // status OK
 		}
 		return s.SendMsg(&answer)
 	}))
@@ -161,7 +161,7 @@ func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
 
 const checkMethod = "/envoy.service.auth.v3.Authorization/Check"
 
-// asBytes is a codec whose messages are *[]byte: what is on the wire.
+// asBytes is a codec whose messages are *[]byte: the bytes on the wire.
 type asBytes struct{}
 
 // Marshal implements [encoding.CodecV2].
@@ -173,7 +173,7 @@ func (asBytes) Marshal(v any) (mem.BufferSlice, error) {
 	return mem.BufferSlice{mem.SliceBuffer(*text)}, nil
 }
 
-// Unmarshal implements [encoding.CodecV2]. It uses the room that the slice has.
+// Unmarshal implements [encoding.CodecV2]. It reuses the capacity of the slice.
 func (asBytes) Unmarshal(data mem.BufferSlice, v any) error {
 	text, ok := v.(*[]byte)
 	if !ok {

@@ -11,18 +11,18 @@ import (
 // compared is one of the servers that take turns.
 type compared struct {
 	*server
-	want  int     // the status that it answers with
-	envoy *server // that requests go through; nil: checks go to the server directly
-	plan  string  // of its own; empty: the load's
-	next  int     // place in the plan, which its turns go through one after the other
+	want  int     // the status of its answers
+	envoy *server // the Envoy in front of it; nil: checks go to the server directly
+	plan  string  // its own plan; empty: the load's
+	next  int     // position in the plan, which continues from turn to turn
 }
 
-// both are two servers of which the second is what the first is compared with.
+// both returns two servers; the second one is the base of the comparison.
 func both(one, other *server) []*compared {
 	return []*compared{{server: one, want: 200}, {server: other, want: 200}}
 }
 
-// to is the load for it.
+// to returns the load for this server.
 func (s *compared) to(l load) load {
 	l.Address, l.Want = s.address, s.want
 	l.Plan, l.From = cmp.Or(s.plan, l.Plan), s.next
@@ -32,12 +32,12 @@ func (s *compared) to(l load) load {
 	return l
 }
 
-// inTurns has each side make the load in turns, so that what else the machine does is in the figures of both.
-func (w *world) inTurns(ctx context.Context, t *testing.T, name string, sides []*compared, rounds int, l load) kase {
+// inTurns runs the load on each side in turn, so that other activity of the machine affects all sides.
+func (w *world) inTurns(ctx context.Context, t *testing.T, name string, sides []*compared, rounds int, l load) caseFigures {
 	t.Helper()
 	c := newCase(name)
 	c.Base = sides[min(1, len(sides)-1)].name
-	for _, s := range sides { // so that no turn begins with connecting
+	for _, s := range sides { // so that no turn includes connecting
 		l := s.to(l)
 		l.Checks, l.Rate, l.For = 500, 0, 0
 		w.client.run(t, l)
@@ -48,8 +48,8 @@ func (w *world) inTurns(ctx context.Context, t *testing.T, name string, sides []
 	return c
 }
 
-// round is a turn of each side, and returns how many checks the first one has answered. They begin by turns.
-func (w *world) round(ctx context.Context, t *testing.T, c *kase, round int, sides []*compared, l load) (checks int) {
+// round runs one turn of each side. Another side starts each round. It returns how many checks the first side has answered.
+func (w *world) round(ctx context.Context, t *testing.T, c *caseFigures, round int, sides []*compared, l load) (checks int) {
 	t.Helper()
 	l.For = cmp.Or(l.For, *turn)
 	for i := range sides {
@@ -84,12 +84,12 @@ func (w *world) round(ctx context.Context, t *testing.T, c *kase, round int, sid
 
 func microseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
 
-// issues is a plan of GET /api/issues/{id} with a token of each set of scopes.
+// issues returns a plan of GET /api/issues/{id} with a token of each set of scopes.
 func (w *world) issues(name string, from int64, sets []int) plan {
 	p := plan{Name: name, Forms: w.forms}
 	route := w.route("GET", "/api/issues/{id}")
 	for _, set := range sets {
-		p.Asks = append(p.Asks, question{from + int64(set), route})
+		p.Asks = append(p.Asks, planEntry{from + int64(set), route})
 	}
 	return p
 }
@@ -103,7 +103,7 @@ func (w *world) route(method, path string) int {
 	panic("no row of the table is for " + method + " " + path)
 }
 
-// may says whether a token with issues:read and the set of scopes may use the endpoint.
+// may reports whether a token with issues:read and the set of scopes may use the endpoint.
 func (w *world) may(set, endpoint int) bool {
 	scopes := append(scopesOf(set), "issues:read")
 	for _, needed := range w.needs[endpoint] {

@@ -25,24 +25,24 @@ import (
 
 const workspaceSlug = "acme"
 
-// Numbers of tokens. Behind each of them are some thousands or, behind the last, as many as a row asks for.
+// The first numbers of groups of tokens. Each group has some thousands of numbers. The last one has as many as a row needs.
 const (
-	variedTokens  = 0           // each has another set of scopes, and issues:read
-	pooredTokens  = 1_000_000   // lack issues:read
-	unknownTokens = 2_000_000   // are not stored
-	equalTokens   = 100_000_000 // have the same scopes
+	variedTokens   = 0           // each has another set of scopes, and issues:read
+	unscopedTokens = 1_000_000   // lack issues:read
+	unknownTokens  = 2_000_000   // are not stored
+	equalTokens    = 100_000_000 // have the same scopes
 )
 
-const turns = 2000 // tokens that take turns
+const turns = 2000 // tokens that are used in turn
 
-// Scopes that the tokens differ by: of the workspace, but for what would stand for all of it, and of the user. A workspace's key can
-// do nothing with the latter, but has them.
+// The scopes in which the tokens differ: workspace scopes, except the one that covers all of them, and user scopes. A
+// workspace key holds the user scopes, but they give it no access.
 var (
 	workspaceScopes = []string{"issues:write", "projects:read", "projects:write", "documents:read", "documents:write", "workspace:read"}
 	userScopes      = []string{"user:read", "user:write", "workspaces:list", "workspaces:create", "workspaces:update", "workspaces:delete", "admin"}
 )
 
-// scopesOf are the set of a number, which is a bit for each scope.
+// scopesOf returns the scopes of a set. The set has a bit for each scope.
 func scopesOf(set int) (scopes []string) {
 	for i, scope := range slices.Concat(workspaceScopes, userScopes) {
 		if set&(1<<i) != 0 {
@@ -52,28 +52,28 @@ func scopesOf(set int) (scopes []string) {
 	return scopes
 }
 
-// sets of scopes, in all.
+// sets is the number of sets of scopes.
 var sets = 1 << (len(workspaceScopes) + len(userScopes))
 
-// smallSets are the n smallest sets.
+// smallSets returns the n smallest sets.
 func smallSets(n int) []int {
 	all := upTo(sets)
 	slices.SortStableFunc(all, func(a, b int) int { return bits.OnesCount(uint(a)) - bits.OnesCount(uint(b)) }) //nolint:gosec // some bits
 	return all[:n]
 }
 
-// world is a Postgres with tokens, the binaries and the requests as Envoy sends them.
+// world is a Postgres with tokens, the binaries, and the requests as Envoy sends them.
 type world struct {
 	server      *postgres.Server
 	databaseURL string // of the sidecar's role
 	db          *sqlx.DB
 	binary      string // keywicket
 	client      *client
-	endpoints   []endpoint // of Velocity's table: those of a workspace that a token without workspace:admin may use
+	endpoints   []endpoint // workspace-level rows of Velocity's table that a token without workspace:admin may use
 	needs       [][]string // their scopes
 	forms       []form
 
-	within *group // that servers are started in; nil: none
+	within *group // control group for new servers; nil: none
 }
 
 func newWorld(t testing.TB, binary string) *world {
@@ -85,7 +85,7 @@ func newWorld(t testing.TB, binary string) *world {
 	var err error
 	w.server, err = postgres.Start(t.Context(), postgres.Config{Settings: map[string]string{
 		"max_connections":           "200",
-		"track_activity_query_size": "16384", // the look-up is read from there
+		"track_activity_query_size": "16384", // the look-up query is read from there
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -108,7 +108,7 @@ func newWorld(t testing.TB, binary string) *world {
 	return w
 }
 
-// withIDs has an {id} for each parameter.
+// withIDs replaces each parameter with {id}.
 func withIDs(pattern string) string {
 	segments := strings.Split(pattern, "/")
 	for i, s := range segments {
@@ -132,7 +132,7 @@ func (w *world) fill(t testing.TB, databaseURL string) {
 		scopes = append(scopes, "{"+strings.Join(append([]string{"issues:read"}, scopesOf(set)...), ",")+"}")
 	}
 	for _, set := range smallSets(turns + 1)[1:] {
-		numbers = append(numbers, int64(pooredTokens+set))
+		numbers = append(numbers, int64(unscopedTokens+set))
 		scopes = append(scopes, "{"+strings.Join(scopesOf(set), ",")+"}")
 	}
 	if _, err := w.db.ExecContext(t.Context(), `
@@ -147,7 +147,7 @@ func (w *world) fill(t testing.TB, databaseURL string) {
 	w.databaseURL = withRole(t, databaseURL)
 }
 
-// migrated opens a database, with the schema and a workspace in it.
+// migrated opens a database, migrates it, and creates a workspace.
 func migrated(t testing.TB, databaseURL string) (db *sqlx.DB, workspace string) {
 	t.Helper()
 	db, err := store.Open(databaseURL)
@@ -169,7 +169,7 @@ func migrated(t testing.TB, databaseURL string) (db *sqlx.DB, workspace string) 
 	return db, home.ID
 }
 
-// withRole is the URL for the sidecar's role.
+// withRole returns the URL for the sidecar's role.
 func withRole(t testing.TB, databaseURL string) string {
 	t.Helper()
 	u, err := url.Parse(databaseURL)
@@ -190,8 +190,8 @@ type server struct {
 	operations string // of keywicket
 }
 
-// keywicket starts one with the defaults, the settings, and the rows of its log read. A token that is warm stays so for the
-// length of a row, so that what is measured is not now and then a look-up.
+// keywicket starts a sidecar with the defaults and the settings. Its log is written, read and discarded. A warm token stays
+// warm for the length of a row, so that no measurement includes a look-up.
 func (w *world) keywicket(t testing.TB, settings ...string) *server {
 	t.Helper()
 	free := freeAddresses(t, 2)
@@ -210,7 +210,7 @@ func (w *world) keywicket(t testing.TB, settings ...string) *server {
 	return s
 }
 
-// noop starts a server that decides nothing. The file has the answer that it gives; empty: an allow.
+// noop starts a server that decides nothing. The file answer has its answer; empty: an allow.
 func (w *world) noop(t testing.TB, address, answer string) *server {
 	t.Helper()
 	self, err := os.Executable()
@@ -234,7 +234,8 @@ func (w *world) noop(t testing.TB, address, answer string) *server {
 	}
 }
 
-// start runs the process until the test ends, in a control group if there is one. What it writes is read, and dropped.
+// start runs the process until the test ends, in a control group if there is one. It reads and discards the process's
+// output.
 func (s *server) start(t testing.TB, within *group, path string, args, environ []string) {
 	t.Helper()
 	var err error
@@ -247,7 +248,7 @@ func (s *server) start(t testing.TB, within *group, path string, args, environ [
 	t.Cleanup(func() { _ = s.Stop(10 * time.Second) })
 }
 
-// clean is the environment without what would change how a server works.
+// clean returns the environment without variables that affect a server.
 func clean() []string {
 	return slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		return strings.HasPrefix(entry, "KEYWICKET_") || strings.HasPrefix(entry, "GOGC=") || strings.HasPrefix(entry, "GOMEMLIMIT=") ||
@@ -255,7 +256,8 @@ func clean() []string {
 	})
 }
 
-// cpu is what the threads of the process have used so far. The kernel counts it in nanoseconds; stat would count in ticks of 10 ms.
+// cpu returns the CPU time of the process's threads so far. The kernel counts it in nanoseconds; stat has only ticks of 10
+// ms.
 func (s *server) cpu(t testing.TB) (used time.Duration) {
 	t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", s.PID()))
@@ -265,7 +267,7 @@ func (s *server) cpu(t testing.TB) (used time.Duration) {
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
-			continue // the thread has ended, which those of Go hardly do
+			continue // the thread has ended, which is rare in Go
 		}
 		var nanoseconds int64
 		if _, err := fmt.Sscan(string(text), &nanoseconds); err != nil {
@@ -276,7 +278,7 @@ func (s *server) cpu(t testing.TB) (used time.Duration) {
 	return used
 }
 
-// freeAddresses are of ports that are free now. All are held until the last is found, so that they differ.
+// freeAddresses returns addresses with free ports. It holds all of them until it has found the last, so that they differ.
 func freeAddresses(t testing.TB, n int) (free []string) {
 	t.Helper()
 	for range n {
@@ -290,7 +292,7 @@ func freeAddresses(t testing.TB, n int) (free []string) {
 	return free
 }
 
-// warm asks for what is in the plan until all answers are as wanted and from memory.
+// warm runs the plan until all answers have the wanted status and come from memory.
 func (w *world) warm(ctx context.Context, t testing.TB, s *server, p plan, want int) {
 	t.Helper()
 	w.client.learn(t, p)
@@ -299,7 +301,7 @@ func (w *world) warm(ctx context.Context, t testing.TB, s *server, p plan, want 
 	}
 }
 
-// tryToWarm gives up when asking again brings no more into memory. A busy machine may answer some checks too late.
+// tryToWarm stops when another run adds nothing to memory. A busy machine may answer some checks too late.
 func (w *world) tryToWarm(ctx context.Context, t testing.TB, s *server, p plan, want int) error {
 	t.Helper()
 	for most, tries := 0, 0; ; tries++ {

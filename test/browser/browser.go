@@ -1,7 +1,7 @@
-// Package browser drives a real Chromium for tests. Where a form goes, which frame is refused, what fits on a telephone and
-// what a screen reader is told are for a browser to show.
+// Package browser runs a real Chromium for tests. Only a browser shows where a form is sent, which frame is refused, what
+// fits on a telephone, and what a screen reader receives.
 //
-// Nothing here waits for a time: each step waits for what it needs, and fails the test if that does not come.
+// No step waits for a fixed time: each one waits for the state that it needs, and fails the test if that does not occur.
 package browser
 
 import (
@@ -18,13 +18,13 @@ import (
 	"github.com/keywicket/keywicket/internal/fetched"
 )
 
-// patience is how long a step may take. It is long because CI is slow, and short beside a test's own limit.
-const patience = 30 * time.Second
+// stepTimeout is the time limit of a step. It is long because CI is slow, and short compared with a test's own limit.
+const stepTimeout = 30 * time.Second
 
 var errNone = errors.New(`no Chromium: run "make .tools/chromium", or set CHROMIUM to its binary`)
 
-// Find returns the Chromium to run: the environment's CHROMIUM, else chromium, chromium-browser or google-chrome on PATH,
-// else .tools/chromium in the working folder or in a parent of it, up to the one that holds go.mod.
+// Find returns the path of Chromium. It is the environment's CHROMIUM, else chromium, chromium-browser or google-chrome on
+// PATH. Otherwise it is .tools/chromium in the working folder or in a parent of it, up to the one that holds go.mod.
 func Find() (string, error) {
 	if path := os.Getenv("CHROMIUM"); path != "" {
 		found, err := exec.LookPath(path)
@@ -44,38 +44,38 @@ func Find() (string, error) {
 	return "", errNone
 }
 
-// Browser is a running Chromium without a window, with a profile of its own. It reaches this machine alone. Several
-// goroutines may use it.
+// Browser is a running headless Chromium with its own profile. It can reach only this machine. Several goroutines may use
+// it.
 type Browser struct {
-	ctx    context.Context // chromedp's name of the browser, which lives as long
+	ctx    context.Context // identifies the browser for chromedp, and ends with it
 	cancel context.CancelFunc
 }
 
-// Start runs Chromium and returns when it answers. It ends with Close, or with the test's process, however that ends; the
-// context is for the start alone.
+// Start runs Chromium and returns when it answers. Chromium ends with Close, or when the test's process ends for any reason.
+// The context limits only the start.
 func Start(ctx context.Context) (*Browser, error) {
 	binary, err := Find()
 	if err != nil {
 		return nil, err
 	}
-	// chromedp makes the profile and removes it, ends every process that has it, and leaves the sandbox out for root, for
-	// whom Chromium has none. It speaks over a pipe: no port is opened.
+	// chromedp creates and removes the profile, and ends every process that uses it. As root it disables the sandbox,
+	// because Chromium has none for root. It communicates over a pipe, so no port is opened.
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(binary),
-		// Names under localhost are sites of their own, and need no resolver.
+		// Names under localhost are separate sites, and need no resolver.
 		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost , EXCLUDE *.localhost"),
-		chromedp.ProxyServer("direct://"), // the environment may have another, which would resolve names by itself
+		chromedp.ProxyServer("direct://"), // the environment may have a proxy, which would resolve names by itself
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("disable-gpu", true),
-		// A frame of another site would otherwise be a target of its own, and no part of its page.
+		// Otherwise a frame of another site would be a separate target, and not part of its page.
 		chromedp.Flag("disable-site-isolation-trials", true),
 		chromedp.Flag("disable-features", "Translate,BlinkGenPropertyTrees,IsolateOrigins,site-per-process"),
 	)
 	allocator, cancel := chromedp.NewExecAllocator(context.WithoutCancel(ctx), options...)
-	quiet := func(string, ...any) {} // about events that are newer than chromedp; what fails is an error
+	quiet := func(string, ...any) {} // about events that are newer than chromedp; failures are returned as errors
 	browser, _ := chromedp.NewContext(allocator, chromedp.WithLogf(quiet), chromedp.WithErrorf(quiet))
-	// The browser lives as long as the context of its first step, which therefore has no deadline of its own.
-	ctx, started := context.WithTimeout(ctx, patience)
+	// The browser ends with the context of its first step, so that context has no deadline.
+	ctx, started := context.WithTimeout(ctx, stepTimeout)
 	defer started()
 	late := context.AfterFunc(ctx, cancel)
 	if err := chromedp.Do(browser); err != nil {

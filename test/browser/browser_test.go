@@ -16,8 +16,8 @@ import (
 	"github.com/keywicket/keywicket/test/browser"
 )
 
-// The pages of a site. Its policy lets a page have a style of its own, be framed by nobody, and nothing else, as a page where
-// somebody consents has it: what the tests look at, they look at in spite of it.
+// The pages of a site. As on a consent page, the policy allows a page only its own style, and no framing. The tests' checks
+// must work under this policy.
 var pages = map[string]string{
 	"/good": `<style>body { background: Canvas; color: CanvasText; color-scheme: light dark }</style>
 		<h1>Good</h1>
@@ -86,7 +86,7 @@ func TestBrowser(t *testing.T) {
 	temporary := t.TempDir()
 	t.Setenv("TMPDIR", temporary) // where the profile is
 
-	// What the browser must not go to, though it could: another address of this machine, and a proxy.
+	// Servers that the browser must not reach although it could: another address of this machine, and a proxy.
 	var reached atomic.Int64
 	count := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) })
 	elsewhere, proxy := httptest.NewUnstartedServer(count), httptest.NewServer(count)
@@ -102,7 +102,7 @@ func TestBrowser(t *testing.T) {
 
 	site, b := serve(t), start(t)
 
-	t.Run("axe-core finds what is wrong, and nothing else", func(t *testing.T) {
+	t.Run("axe-core reports exactly the errors", func(t *testing.T) {
 		p := b.Page(t)
 		p.Visit(site.URL + "/bad")
 		got := p.Axe()
@@ -123,7 +123,7 @@ func TestBrowser(t *testing.T) {
 		}
 	})
 
-	t.Run("a page is too wide or it is not", func(t *testing.T) {
+	t.Run("a page that is too wide is detected", func(t *testing.T) {
 		p := b.Page(t)
 		p.Visit(site.URL + "/bad")
 		if p.Overflows() {
@@ -137,7 +137,7 @@ func TestBrowser(t *testing.T) {
 		}
 	})
 
-	t.Run("a picture is as wide as the page, and as dark", func(t *testing.T) {
+	t.Run("a screenshot has the width and the colours of the page", func(t *testing.T) {
 		p := b.Page(t).Size(360, 640)
 		brightness := map[string]uint32{}
 		for _, scheme := range []string{"light", "dark"} {
@@ -171,7 +171,7 @@ func TestBrowser(t *testing.T) {
 		p.Visit(site.URL + "/good")
 		p.Press("\t \t")
 		if got := p.Focused(); got != "#send" {
-			t.Errorf("the keyboard is at %s", got)
+			t.Errorf("the keyboard focus is at %s", got)
 		}
 		if got := p.Enter(); got != http.StatusTeapot {
 			t.Errorf("status %d", got)
@@ -209,7 +209,7 @@ func TestBrowser(t *testing.T) {
 		}
 	})
 
-	t.Run("it reaches 127.0.0.1 alone", func(t *testing.T) {
+	t.Run("it reaches only 127.0.0.1", func(t *testing.T) {
 		p := b.Page(t)
 		for _, url := range []string{elsewhere.URL + "/", "http://keywicket.invalid/"} {
 			p.Visit(site.URL + "/framing?url=" + url)
@@ -218,11 +218,11 @@ func TestBrowser(t *testing.T) {
 			}
 		}
 		if got := reached.Load(); got != 0 {
-			t.Errorf("%d requests came elsewhere, or to the proxy", got)
+			t.Errorf("%d requests reached another address or the proxy", got)
 		}
 	})
 
-	t.Run("closed, it leaves nothing behind", func(t *testing.T) {
+	t.Run("Close leaves no files and no processes", func(t *testing.T) {
 		for range 2 {
 			if err := b.Close(); err != nil {
 				t.Error(err)
@@ -237,7 +237,7 @@ func TestBrowser(t *testing.T) {
 			t.Fatalf("processes %v, %v", processes, err)
 		}
 		for _, process := range processes {
-			if line, _ := os.ReadFile(process); strings.Contains(string(line), temporary) { // of those that are still there
+			if line, _ := os.ReadFile(process); strings.Contains(string(line), temporary) { // a process of the browser that still runs
 				t.Errorf("left %s: %q", process, line)
 			}
 		}

@@ -17,20 +17,20 @@ import (
 	"github.com/keywicket/keywicket/test/js"
 )
 
-// Page is a tab. What fails in it fails its test at once, so only the test's own goroutine may use it. A selector is CSS;
-// a step waits for an element that it selects to be there and visible.
+// Page is a tab. A failure fails its test at once, so only the test's own goroutine may use it. A selector is CSS. A step
+// waits until an element that matches is present and visible.
 type Page struct {
 	t   testing.TB
-	ctx context.Context // chromedp's name of the tab
+	ctx context.Context // identifies the tab for chromedp
 }
 
-// Page opens a tab that shares no cookie with another, 1280 pixels wide, and closes it with the test.
+// Page opens a tab, 1280 pixels wide, that shares no cookie with another tab. It closes the tab at the end of the test.
 func (b *Browser) Page(t testing.TB) *Page {
 	t.Helper()
 	return open(t, b.ctx, chromedp.WithNewBrowserContext()).Size(1280, 800)
 }
 
-// Tab opens another tab of the same cookies.
+// Tab opens another tab with the same cookies.
 func (p *Page) Tab() *Page {
 	p.t.Helper()
 	return open(p.t, p.ctx).Size(1280, 800)
@@ -40,8 +40,8 @@ func open(t testing.TB, parent context.Context, options ...chromedp.ContextOptio
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(parent, options...)
 	t.Cleanup(cancel)
-	// The tab lives as long as the context of its first step, which therefore has no deadline of its own.
-	late := time.AfterFunc(patience, cancel)
+	// The tab ends with the context of its first step, so that context has no deadline.
+	late := time.AfterFunc(stepTimeout, cancel)
 	defer late.Stop()
 	if err := chromedp.Do(ctx); err != nil {
 		t.Fatalf("open a tab: %v", err)
@@ -52,7 +52,7 @@ func open(t testing.TB, parent context.Context, options ...chromedp.ContextOptio
 // do runs a step of the page.
 func do[T any](p *Page, what string, step chromedp.Action[T]) T {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	ctx, cancel := context.WithTimeout(p.ctx, stepTimeout)
 	defer cancel()
 	value, err := chromedp.Run(ctx, step)
 	if err != nil {
@@ -61,7 +61,7 @@ func do[T any](p *Page, what string, step chromedp.Action[T]) T {
 	return value
 }
 
-// call runs a step that chromedp has no function for.
+// call runs a DevTools command for which chromedp has no function.
 func call[P, R any](p *Page, command cdp.Command[P, R], params P) R {
 	p.t.Helper()
 	return do(p, command.Method, func(ctx context.Context, t *chromedp.Target) (R, error) {
@@ -77,14 +77,14 @@ func (p *Page) fail(what string, err error) {
 	p.t.Fatalf("%s (at %s): %v", what, url, err)
 }
 
-// Size makes the window so wide and high, in CSS pixels.
+// Size sets the size of the window, in CSS pixels.
 func (p *Page) Size(width, height int) *Page {
 	p.t.Helper()
 	do(p, "set the size", chromedp.EmulateViewport(int64(width), int64(height)))
 	return p
 }
 
-// Scheme makes the user prefer a colour scheme: light or dark.
+// Scheme sets the preferred colour scheme: light or dark.
 func (p *Page) Scheme(scheme string) *Page {
 	p.t.Helper()
 	call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
@@ -93,25 +93,25 @@ func (p *Page) Scheme(scheme string) *Page {
 	return p
 }
 
-// SetCookie gives the browser a cookie for the URL's site.
+// SetCookie sets a cookie for the URL's site.
 func (p *Page) SetCookie(name, value, url string) {
 	p.t.Helper()
 	call(p, network.SetCookie, network.SetCookieParams{Name: name, Value: value, URL: url})
 }
 
-// Visit goes to the URL, waits until the page and its frames are loaded, and returns the last answer's status.
+// Visit opens the URL, waits until the page and its frames are loaded, and returns the last response's status.
 func (p *Page) Visit(url string) int {
 	p.t.Helper()
 	return status(do(p, "visit "+url, chromedp.NavigateResponse(url)))
 }
 
-// Follow clicks on what leads to another page, waits until that is loaded, and returns the last answer's status.
+// Follow clicks on the element, waits until the next page is loaded, and returns the last response's status.
 func (p *Page) Follow(selector string) int {
 	p.t.Helper()
 	return p.load("follow "+selector, chromedp.Click(chromedp.CSS(selector)))
 }
 
-// Enter presses Enter where that leads to another page, waits until that is loaded, and returns the last answer's status.
+// Enter presses Enter, waits until the next page is loaded, and returns the last response's status.
 func (p *Page) Enter() int {
 	p.t.Helper()
 	return p.load("press Enter", chromedp.KeyEvent("\r"))
@@ -119,7 +119,7 @@ func (p *Page) Enter() int {
 
 func (p *Page) load(what string, step chromedp.Action[chromedp.Void]) int {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	ctx, cancel := context.WithTimeout(p.ctx, stepTimeout)
 	defer cancel()
 	response, err := chromedp.RunResponse(ctx, step)
 	if err != nil {
@@ -129,31 +129,31 @@ func (p *Page) load(what string, step chromedp.Action[chromedp.Void]) int {
 }
 
 func status(response *network.Response) int {
-	if response == nil { // of a page that came from nowhere: about:blank
+	if response == nil { // a page without a response: about:blank
 		return 0
 	}
 	return int(response.Status)
 }
 
-// URL is where the page is.
+// URL returns the page's address.
 func (p *Page) URL() string {
 	p.t.Helper()
 	return do(p, "ask for the URL", chromedp.Location())
 }
 
-// Text is what the element shows.
+// Text returns the visible text of the element.
 func (p *Page) Text(selector string) string {
 	p.t.Helper()
 	return do(p, "read "+selector, chromedp.Text(chromedp.CSS(selector)))
 }
 
-// Click clicks on the element, and waits for nothing that follows.
+// Click clicks on the element, and does not wait for the effect.
 func (p *Page) Click(selector string) {
 	p.t.Helper()
 	do(p, "click on "+selector, chromedp.Click(chromedp.CSS(selector)))
 }
 
-// Check clicks on a box unless it is ticked already.
+// Check clicks on a checkbox unless it is checked already.
 func (p *Page) Check(selector string) {
 	p.t.Helper()
 	ticked := do(p, "look at "+selector, chromedp.JavascriptAttribute[bool](chromedp.CSS(selector), "checked"))
@@ -162,19 +162,19 @@ func (p *Page) Check(selector string) {
 	}
 }
 
-// Type writes into the element.
+// Type types text into the element.
 func (p *Page) Type(selector, text string) {
 	p.t.Helper()
 	do(p, "type into "+selector, chromedp.SendKeys(chromedp.CSS(selector), text))
 }
 
-// Press presses keys, one for each character: "\t" is Tab, " " ticks a box.
+// Press presses keys, one for each character: "\t" is Tab, " " checks a checkbox.
 func (p *Page) Press(keys string) {
 	p.t.Helper()
 	do(p, "press keys", chromedp.KeyEvent(keys))
 }
 
-// Focused says which element the keyboard is at: its id as #id, else the name of its tag.
+// Focused returns the element with the keyboard focus: its id as #id, else its tag name.
 func (p *Page) Focused() string {
 	p.t.Helper()
 	var name string
@@ -182,8 +182,8 @@ func (p *Page) Focused() string {
 	return name
 }
 
-// Eval has the page compute a JavaScript expression, waits for it if it is a promise, and reads its JSON into out. The page's
-// Content-Security-Policy does not hold here.
+// Eval evaluates a JavaScript expression in the page and awaits a promise. It decodes the result's JSON into out. The page's
+// Content-Security-Policy does not apply to the expression.
 func (p *Page) Eval(expression string, out any) {
 	p.t.Helper()
 	value := do(p, "evaluate", chromedp.Evaluate[[]byte](expression, chromedp.EvalAwaitPromise))
@@ -192,10 +192,10 @@ func (p *Page) Eval(expression string, out any) {
 	}
 }
 
-// Await waits until a JavaScript expression is true, of this page or of one that follows it.
+// Await waits until a JavaScript expression is true, in this page or in a later page of the tab.
 func (p *Page) Await(condition string) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(p.ctx, patience)
+	ctx, cancel := context.WithTimeout(p.ctx, stepTimeout)
 	defer cancel()
 	for {
 		met, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("Boolean("+condition+")"))
@@ -205,7 +205,7 @@ func (p *Page) Await(condition string) {
 		select {
 		case <-ctx.Done():
 			p.fail("wait for "+condition, errors.Join(ctx.Err(), err))
-		case <-time.After(20 * time.Millisecond): // an error may be of a page that just went
+		case <-time.After(20 * time.Millisecond): // an error may come from a page that was just replaced
 		}
 	}
 }
@@ -213,10 +213,10 @@ func (p *Page) Await(condition string) {
 // Frame is a page within a page.
 type Frame struct {
 	URL     string
-	Refused bool // the page at URL does not let itself be framed there, or is not there
+	Refused bool // the page at URL does not permit framing there, or does not exist
 }
 
-// Frames are those of the page, without theirs.
+// Frames returns the frames of the page, without nested frames.
 func (p *Page) Frames() []Frame {
 	p.t.Helper()
 	var frames []Frame
@@ -230,7 +230,7 @@ func (p *Page) Frames() []Frame {
 	return frames
 }
 
-// Overflows says whether the page is wider than its window, so that one has to scroll sideways.
+// Overflows reports whether the page is wider than its window, which requires horizontal scrolling.
 func (p *Page) Overflows() bool {
 	p.t.Helper()
 	var over bool
@@ -238,14 +238,14 @@ func (p *Page) Overflows() bool {
 	return over
 }
 
-// Screenshot is the whole page, as a PNG.
+// Screenshot returns the whole page as a PNG.
 func (p *Page) Screenshot() []byte {
 	p.t.Helper()
 	return do(p, "take a picture", chromedp.FullScreenshot(100))
 }
 
-// Axe has axe-core look for what keeps people out, in the page as it is: its size, its colours. It returns a line for each
-// element: the rule, the element, what is wrong.
+// Axe runs axe-core's accessibility checks on the page with its current size and colours. It returns a line for each
+// element: the rule, the element, the problem.
 func (p *Page) Axe() []string {
 	p.t.Helper()
 	path, err := js.File("axe-core/axe.min.js")

@@ -22,32 +22,33 @@ import (
 var format = authz.CredentialFormat{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live,
 	VisiblePrefix: 16, BodyLength: 40}
 
-// patience is how long anything may take on a busy machine.
-const patience = 2 * time.Minute
+// stepTimeout is the time limit of every step on a busy machine.
+const stepTimeout = 2 * time.Minute
 
-// fleet is a number of sidecars in front of a database of their own.
+// fleet is a number of sidecars that use their own database.
 type fleet struct {
-	db       *sqlx.DB // the superuser's
+	db       *sqlx.DB // as the superuser
 	registry *store.Registry
 	name     string // of the database
 	sidecars []*store.Directory
 	pooler   *pgbouncer.Pooler // nil: none
 }
 
-// One sidecar in pooledShare is behind the pooler, if there is one.
+// One of pooledShare sidecars connects through the pooler, if there is one.
 const pooledShare = 4
 
 func (f *fleet) pooled(sidecar int) bool {
 	return f.pooler != nil && sidecar%pooledShare == pooledShare-1
 }
 
-// token is one that sidecars are asked about.
+// token is a token that sidecars look up.
 type token struct {
 	id     string
 	lookup authz.Lookup
 }
 
-// newFleet opens the sidecars one by one within the time, so that they do not all read the log at the same moments.
+// newFleet starts the sidecars one by one, spread over the time within, so that they do not all read the log at the same
+// moments.
 func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within time.Duration) *fleet {
 	t.Helper()
 	f := &fleet{name: fmt.Sprintf("fleet_%d_%t_%t", sidecars, hints, pooled)}
@@ -60,7 +61,7 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 			t.Error(err)
 		}
 	})
-	own := with(t, server.URL(f.name), "application_name", "fleet")
+	own := withParameter(t, server.URL(f.name), "application_name", "fleet")
 	f.db = open(t, own)
 	if _, err := store.Migrate(t.Context(), f.db); err != nil {
 		t.Fatal(err)
@@ -75,8 +76,8 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 	}
 
 	config := store.Config{
-		URL: with(t, server.URL(f.name), "role", "keywicket_sidecar"), NoHints: !hints, LookupTimeout: patience,
-		// No answer is asked for anew only because it is old.
+		URL: withParameter(t, server.URL(f.name), "role", "keywicket_sidecar"), NoHints: !hints, LookupTimeout: stepTimeout,
+		// No answer is looked up again only because of its age.
 		Cache: cache.Config{MaxBytes: cache.MinBytes, StalenessBound: staleness, MaxAge: time.Hour},
 	}
 	behind := config
@@ -96,7 +97,8 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 		time.Sleep(within / time.Duration(sidecars))
 	}
 	t.Cleanup(func() {
-		// Usage of the same tokens, which all write at the same moment, may be lost; it does not matter here.
+		// All sidecars write the usage of the same tokens at the same moment. Some of it may be lost, which does not matter
+		// here.
 		_ = f.each(func(_ int, d *store.Directory) error { _ = d.Close(context.Background()); return nil })
 	})
 	f.must(t, func(_ int, d *store.Directory) error {
@@ -105,8 +107,8 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 	return f
 }
 
-// pool starts a pooler of transactions, and returns the URL of a sidecar behind it. It has a login of its own, because a pooler
-// knows no startup parameter "role", and so its connections are told from others.
+// pool starts a pooler in transaction mode, and returns the URL of a sidecar behind it. The URL has its own login: a pooler
+// refuses the startup parameter "role". The login also distinguishes the pooler's connections from others.
 func (f *fleet) pool(t *testing.T) string {
 	t.Helper()
 	const login = "pooled"
@@ -153,8 +155,8 @@ func open(t *testing.T, databaseURL string) *sqlx.DB {
 	return db
 }
 
-// with adds a parameter to a URL.
-func with(t *testing.T, databaseURL, key, value string) string {
+// withParameter adds a parameter to a URL.
+func withParameter(t *testing.T, databaseURL, key, value string) string {
 	t.Helper()
 	u, err := url.Parse(databaseURL)
 	if err != nil {
@@ -166,7 +168,7 @@ func with(t *testing.T, databaseURL, key, value string) string {
 	return u.String()
 }
 
-// each calls f for every sidecar, a few at a time. After an error it begins with no other.
+// each calls do for every sidecar, a few at a time. After an error it starts no further call.
 func (f *fleet) each(do func(int, *store.Directory) error) error {
 	var (
 		all    sync.WaitGroup
@@ -203,15 +205,15 @@ func (f *fleet) must(t *testing.T, do func(int, *store.Directory) error) {
 }
 
 func eventually(what string, holds func() bool) error {
-	for end := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(stepTimeout); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
-			return errors.New("waited in vain: " + what)
+			return errors.New("timeout: " + what)
 		}
 	}
 	return nil
 }
 
-// tokens are new ones, that every sidecar has heard of.
+// tokens creates tokens, and waits until every sidecar has read these changes.
 func (f *fleet) tokens(t *testing.T, n int) []token {
 	t.Helper()
 	w := f.watch()
@@ -227,17 +229,17 @@ func (f *fleet) tokens(t *testing.T, n int) []token {
 		w.commit()
 	}
 	if _, _, missed := w.until(n); missed > 0 {
-		t.Fatalf("%d new tokens were not heard of", missed)
+		t.Fatalf("%d changes of new tokens were not read", missed)
 	}
 	return made
 }
 
-// remember has every sidecar remember that each token is good.
+// remember makes every sidecar cache that each token is valid.
 func (f *fleet) remember(t *testing.T, tokens []token) {
 	t.Helper()
 	f.must(t, func(_ int, d *store.Directory) error {
 		for _, k := range tokens {
-			err := eventually("a good answer is remembered", func() bool {
+			err := eventually("a valid answer is cached", func() bool {
 				found, err := d.Lookup(t.Context(), k.lookup)
 				return err == nil && found.Denial == "" && found.Cache == authz.CacheHit
 			})
@@ -249,8 +251,8 @@ func (f *fleet) remember(t *testing.T, tokens []token) {
 	})
 }
 
-// revoked requires every sidecar to refuse each token.
-func (f *fleet) revoked(t *testing.T, tokens []token) {
+// requireRevoked requires every sidecar to deny each token.
+func (f *fleet) requireRevoked(t *testing.T, tokens []token) {
 	t.Helper()
 	f.must(t, func(_ int, d *store.Directory) error {
 		for _, k := range tokens {
@@ -264,9 +266,9 @@ func (f *fleet) revoked(t *testing.T, tokens []token) {
 
 const revoke = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1`
 
-// revoke revokes the tokens in transactions that overlap: each writes at once and is open for a random time, at most
-// hold. So they commit in another order than they began. About every fourth is rolled back, and then repeated. committed
-// is called after each COMMIT.
+// revoke revokes the tokens in overlapping transactions. Each transaction writes at once and stays open for a random time of
+// at most hold, so the order of commits differs from the order of starts. About every fourth transaction is rolled back and
+// repeated. committed is called after each COMMIT.
 func (f *fleet) revoke(t *testing.T, tokens []token, writers int, hold time.Duration, committed func()) {
 	t.Helper()
 	queue := make(chan token, len(tokens))
@@ -302,15 +304,15 @@ func (f *fleet) revoke(t *testing.T, tokens []token, writers int, hold time.Dura
 	writing.Wait()
 }
 
-// watch is who looks at what each sidecar has heard.
+// watch observes which changes each sidecar has read.
 type watch struct {
 	fleet  *fleet
-	before []uint64 // changes and hints of each, at the start
+	before []uint64 // changes and hints of each sidecar at the start
 	hinted []uint64
-	heard  []int // commits since
+	heard  []int // commits since the start
 
 	mu        sync.Mutex
-	committed []time.Time // after each COMMIT
+	committed []time.Time // time after each COMMIT
 }
 
 func (f *fleet) watch() *watch {
@@ -328,11 +330,11 @@ func (w *watch) commit() {
 	w.committed = append(w.committed, time.Now())
 }
 
-// until looks until every sidecar has heard of so many commits, and returns how long each commit took to each sidecar that is
-// behind no pooler, and to those that are. A sidecar that has heard of n commits has heard of the first n: a reading of the log
-// misses none that went before it.
+// until waits until every sidecar has read so many commits. It returns how long each commit took to each sidecar: took is
+// for direct sidecars, pooled for those behind the pooler. A sidecar that has read n commits has read the first n: a reading
+// of the log misses no earlier commit.
 func (w *watch) until(commits int) (took, pooled []time.Duration, missed int) {
-	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(stepTimeout); ; time.Sleep(time.Millisecond) {
 		w.mu.Lock()
 		committed := w.committed
 		w.mu.Unlock()
@@ -341,7 +343,7 @@ func (w *watch) until(commits int) (took, pooled []time.Duration, missed int) {
 			if w.heard[i] < len(committed) {
 				changes, hints := d.Heard()
 				now := time.Now()
-				// A change is heard by its hint or by a reading of the log, whichever comes first.
+				// A sidecar learns of a change by its hint or by a reading of the log, whichever comes first.
 				heard := int(max(changes-w.before[i], hints-w.hinted[i])) //nolint:gosec // some dozens
 				for ; w.heard[i] < min(heard, len(committed)); w.heard[i]++ {
 					if late := now.Sub(committed[w.heard[i]]); w.fleet.pooled(i) {
@@ -359,8 +361,8 @@ func (w *watch) until(commits int) (took, pooled []time.Duration, missed int) {
 	}
 }
 
-// twice counts what sidecars have heard more than once.
-func (w *watch) twice() (n int) {
+// duplicates counts the changes that sidecars have read more than once.
+func (w *watch) duplicates() (n int) {
 	for i, d := range w.fleet.sidecars {
 		changes, _ := d.Heard()
 		n += int(changes-w.before[i]) - w.heard[i] //nolint:gosec // some dozens
@@ -368,7 +370,7 @@ func (w *watch) twice() (n int) {
 	return n
 }
 
-// connections are those that the sidecars have to the database now, and those that the pooler has for its sidecars.
+// connections returns the current number of the sidecars' connections to the database: direct ones, and those of the pooler.
 func (f *fleet) connections(t *testing.T) (direct, pooled int) {
 	t.Helper()
 	const query = `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND `
@@ -399,12 +401,12 @@ func TestEverySidecarHearsEveryChange(t *testing.T) {
 			if _, _, missed := w.until(len(tokens)); missed > 0 {
 				t.Errorf("%d changes were missed", missed)
 			}
-			f.revoked(t, tokens)
-			// With hints, readings of before may come after them.
-			if n := w.twice(); n > 0 && !c.hints {
-				t.Errorf("%d changes were heard twice", n)
+			f.requireRevoked(t, tokens)
+			// With hints, a reading that started earlier may end after them and repeat their changes.
+			if n := w.duplicates(); n > 0 && !c.hints {
+				t.Errorf("%d changes were read twice", n)
 			}
-			each := 2 // one of look-ups, one that reads the log
+			each := 2 // one for look-ups, one for reading the log
 			if c.hints {
 				each = 3
 			}
@@ -412,7 +414,7 @@ func TestEverySidecarHearsEveryChange(t *testing.T) {
 			if c.pooled {
 				most -= each * c.sidecars / pooledShare
 			}
-			// A connection that is replaced, or that was one too many for a while, is closed soon.
+			// A replaced or surplus connection closes soon.
 			if err := eventually("the connections at rest", func() bool { direct, _ := f.connections(t); return direct <= most }); err != nil {
 				direct, _ := f.connections(t)
 				t.Errorf("%v: %d of %d sidecars", err, direct, c.sidecars)

@@ -1,5 +1,5 @@
-// Package fleet runs many sidecars against one Postgres: the package store as it is, many times in one process. Its tests
-// assert that every sidecar hears every change. `make fleet` measures what that costs.
+// Package fleet runs many sidecars against one Postgres: many instances of the unmodified package store in one process. Its
+// tests assert that every sidecar reads every change. `make fleet` measures the cost.
 package fleet
 
 import (
@@ -15,7 +15,8 @@ import (
 
 var server *postgres.Server
 
-// mostConnections are three for each of 1,000 sidecars, a bare listener for each, and those that are made while others are closed.
+// mostConnections allows three connections for each of 1,000 sidecars, a bare listener for each, and connections that are
+// opened while others close.
 const mostConnections = 4500
 
 const (
@@ -52,7 +53,7 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// raiseFileLimit takes what this process, and a pooler, may have: each connection is a file.
+// raiseFileLimit raises the limit of open files to its maximum, for this process and a pooler: each connection is a file.
 func raiseFileLimit() error {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {

@@ -30,53 +30,53 @@ var (
 	bound = flag.Duration("bound", time.Second, "cache.staleness_bound of the sidecars that are measured")
 )
 
-// figures is what was measured, and docs/scaling.svg is drawn from.
+// figures is the file of the measured values from which docs/scaling.svg is drawn.
 const figures = "testdata/figures.json"
 
 const (
-	resting    = 30 * time.Second // time for which the fleet is measured at rest: each connection is replaced once
-	openWrites = 20_000           // changes beside a transaction that stays open
+	resting    = 30 * time.Second // duration of the measurement at rest: each connection is replaced once
+	openWrites = 20_000           // changes during a transaction that stays open
 )
 
-// figure is what one fleet costs.
+// figure is the cost of one fleet.
 type figure struct {
 	Sidecars int    `json:"sidecars"`
 	Hints    bool   `json:"hints"`
-	Pooled   int    `json:"pooled,omitempty"` // sidecars that are behind a pooler of transactions
+	Pooled   int    `json:"pooled,omitempty"` // sidecars behind a pooler in transaction mode
 	Bound    string `json:"bound"`            // cache.staleness_bound
 	Date     string `json:"date"`
 	Machine  string `json:"machine"`
 
 	Load        float64 `json:"load"`                 // of the machine just before the fleet
 	Cores       float64 `json:"cores"`                // of Postgres at rest
-	BareCores   float64 `json:"bare_cores,omitempty"` // of Postgres while as many connections ask SELECT 1 as often
+	BareCores   float64 `json:"bare_cores,omitempty"` // of Postgres with as many connections that run SELECT 1 as often
 	OwnCores    float64 `json:"own_cores"`            // of all sidecars at rest
 	Polls       float64 `json:"polls_per_second"`     // readings of the log
-	Connections float64 `json:"connections"`          // for each sidecar that is behind no pooler, at rest
-	Megabytes   float64 `json:"megabytes"`            // of Postgres for each sidecar, beside shared memory
+	Connections float64 `json:"connections"`          // for each direct sidecar, at rest
+	Megabytes   float64 `json:"megabytes"`            // of Postgres for each sidecar, without shared memory
 
 	Changes       int     `json:"changes"`
 	ChangingCores float64 `json:"changing_cores"` // of Postgres during the changes
-	P50           float64 `json:"p50_ms"`         // from COMMIT until a sidecar has heard
+	P50           float64 `json:"p50_ms"`         // from COMMIT until a sidecar has read the change
 	P99           float64 `json:"p99_ms"`
 	Slowest       float64 `json:"slowest_ms"`
-	BareP99       float64 `json:"bare_p99_ms,omitempty"` // of as many connections that do nothing but LISTEN
+	BareP99       float64 `json:"bare_p99_ms,omitempty"` // of as many connections that only LISTEN
 	Missed        int     `json:"missed"`
 
-	PoolerConnections int     `json:"pooler_connections,omitempty"` // of the pooler to Postgres, at most
+	PoolerConnections int     `json:"pooler_connections,omitempty"` // maximum number of connections of the pooler to Postgres
 	PoolerCores       float64 `json:"pooler_cores,omitempty"`       // at rest
-	PooledP50         float64 `json:"pooled_p50_ms,omitempty"`      // as P50, of the sidecars that are behind the pooler
+	PooledP50         float64 `json:"pooled_p50_ms,omitempty"`      // as P50, of the sidecars behind the pooler
 	PooledP99         float64 `json:"pooled_p99_ms,omitempty"`
 
-	OpenWriteCores float64 `json:"open_write_cores,omitempty"` // of Postgres while the changes beside an open transaction commit
+	OpenWriteCores float64 `json:"open_write_cores,omitempty"` // of Postgres while changes commit during an open transaction
 	OpenWriteTook  float64 `json:"open_write_s,omitempty"`
 	OpenCores      float64 `json:"open_cores,omitempty"` // at rest, with the transaction still open
 	OpenMissed     int     `json:"open_missed,omitempty"`
 
-	Note string `json:"note,omitempty"` // what was measured, if not the code as it is
+	Note string `json:"note,omitempty"` // describes the measured code if it is not the current code
 }
 
-// TestMeasure takes some minutes, and its figures are worth nothing where something else runs.
+// TestMeasure takes some minutes. Its figures are valid only on an otherwise idle machine.
 func TestMeasure(t *testing.T) {
 	if *sizes == "" {
 		t.Skip("make fleet measures")
@@ -111,9 +111,9 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	}
 	tokens, kept := f.tokens(t, 48), f.tokens(t, 2)
 	f.remember(t, kept)
-	time.Sleep(10 * time.Second) // the use of the tokens is written
+	time.Sleep(10 * time.Second) // until the use of the tokens is written
 
-	m.Megabytes = private(t) / float64(sidecars)
+	m.Megabytes = privateMemory(t) / float64(sidecars)
 	connections := func() (each float64) {
 		direct, ofPooler := f.connections(t)
 		m.PoolerConnections = max(m.PoolerConnections, ofPooler)
@@ -128,7 +128,7 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	m.PoolerCores = (f.poolerCPU(t) - ofPooler).Seconds() / took
 	m.Connections = max(m.Connections, connections())
 
-	// In production each sidecar has its own garbage collector; here all would share one.
+	// In production each sidecar has its own garbage collector. Here all sidecars would share one.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	w := f.watch()
 	const writers, hold = 8, 4 * time.Second // three changes a second
@@ -148,13 +148,13 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	if len(behind) > 0 {
 		m.PooledP50, m.PooledP99 = milliseconds(behind[len(behind)/2]), milliseconds(behind[len(behind)*99/100])
 	}
-	f.revoked(t, kept[:1]) // which each sidecar is asked for: they are not at rest any more
+	f.requireRevoked(t, kept[:1]) // queries each sidecar, so that the fleet is no longer at rest
 	connections()
 	if hints && !pooled {
 		m.BareP99 = f.bareListeners(t)
 	}
-	if n := w.twice(); n > 0 && !hints {
-		t.Errorf("%d changes were heard twice", n)
+	if n := w.duplicates(); n > 0 && !hints {
+		t.Errorf("%d changes were read twice", n)
 	}
 	if sidecars >= 1000 && !pooled {
 		f.withOpenTransaction(t, &m, kept[1])
@@ -165,12 +165,13 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	if m.PoolerConnections > poolSize || pooled == (m.PoolerConnections == 0) {
 		t.Errorf("the pooler has %d connections", m.PoolerConnections)
 	}
-	keep(t, m)
+	saveFigure(t, m)
 	t.Logf("%+v", m)
 }
 
-// bareListeners is how long a notification takes to as many connections as there are sidecars, in milliseconds, p99. They do
-// nothing with it, and are beside the sidecars, in another database, because Postgres wakes all listeners of one.
+// bareListeners measures how long a notification takes to as many connections as there are sidecars, and returns p99 in
+// milliseconds. The connections only listen. They are in another database than the sidecars, because Postgres wakes all
+// listeners of a database.
 func (f *fleet) bareListeners(t *testing.T) float64 {
 	t.Helper()
 	const channel, notifications = "bare", 49
@@ -179,7 +180,7 @@ func (f *fleet) bareListeners(t *testing.T) float64 {
 	var arrived [notifications][]time.Time
 	var listening sync.WaitGroup
 	for range f.sidecars {
-		l := pq.NewListener(with(t, server.URL("postgres"), "application_name", "bare"), time.Second, time.Second, nil)
+		l := pq.NewListener(withParameter(t, server.URL("postgres"), "application_name", "bare"), time.Second, time.Second, nil)
 		defer func() { _ = l.Close() }()
 		if err := l.Listen(channel); err != nil {
 			t.Fatal(err)
@@ -213,8 +214,8 @@ func (f *fleet) bareListeners(t *testing.T) float64 {
 	return milliseconds(took[len(took)*99/100])
 }
 
-// barePolls is what Postgres uses while as many connections do nothing but ask SELECT 1 at the interval: for waking up, for reading
-// and writing a few bytes, and for the least query that there is.
+// barePolls returns the cores that Postgres uses while as many connections run only SELECT 1 at the interval. This is the
+// cost of a wake-up, of reading and writing a few bytes, and of the smallest possible query.
 func barePolls(t *testing.T, connections int, interval time.Duration) float64 {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -245,7 +246,7 @@ func barePolls(t *testing.T, connections int, interval time.Duration) float64 {
 	return cores(t, func() { time.Sleep(resting) })
 }
 
-// withOpenTransaction revokes the token in a transaction that is left open while many others commit.
+// withOpenTransaction revokes the token in a transaction that stays open while many others commit.
 func (f *fleet) withOpenTransaction(t *testing.T, m *figure, open token) {
 	t.Helper()
 	tx, err := f.db.BeginTxx(t.Context(), nil)
@@ -283,7 +284,7 @@ func (f *fleet) withOpenTransaction(t *testing.T, m *figure, open token) {
 	if err := tx.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	if err := eventually("the transaction is heard", func() bool {
+	if err := eventually("the transaction's change is read", func() bool {
 		m.OpenMissed = 0
 		for i, d := range f.sidecars {
 			if d.CacheStats().Changes == before[i] {
@@ -294,18 +295,19 @@ func (f *fleet) withOpenTransaction(t *testing.T, m *figure, open token) {
 	}); err != nil {
 		t.Error(err)
 	}
-	f.revoked(t, []token{open})
+	f.requireRevoked(t, []token{open})
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// polls are the readings of the log so far: each reads upkeep once, and hardly anybody else does.
+// polls returns the number of readings of the log so far. Each one reads the table upkeep once, and almost nothing else
+// does.
 func (f *fleet) polls(t *testing.T) int {
 	t.Helper()
 	return value[int](t, f.db, `SELECT seq_scan + idx_scan FROM pg_stat_user_tables WHERE relid = 'keywicket.world'::regclass`)
 }
 
-// cores is how many processors Postgres used while f ran.
+// cores returns how many processors Postgres used while f ran.
 func cores(t *testing.T, f func()) float64 {
 	t.Helper()
 	before, begin := postgresCPU(t), time.Now()
@@ -313,8 +315,8 @@ func cores(t *testing.T, f func()) float64 {
 	return (postgresCPU(t) - before).Seconds() / time.Since(begin).Seconds()
 }
 
-// postgresCPU is what the server and its processes, also those that have ended, have used so far. It is read from schedstat:
-// stat counts in ticks of 10 ms, which is about what one of many backends needs in the time of a measurement.
+// postgresCPU returns the CPU time of the server and its processes so far, including ended ones. It reads schedstat, because
+// stat counts in ticks of 10 ms: many backends use only about one tick during a measurement.
 func postgresCPU(t *testing.T) (total time.Duration) {
 	t.Helper()
 	for _, p := range processes(t) {
@@ -322,7 +324,7 @@ func postgresCPU(t *testing.T) (total time.Duration) {
 	}
 	const (
 		tick         = 10 * time.Millisecond // of stat, on every platform of Linux
-		user, system = 13, 14                // of children that have ended, after the name
+		user, system = 13, 14                // of ended children, after the name
 	)
 	_, fields, err := stat(server.PID())
 	if err != nil {
@@ -340,10 +342,10 @@ func postgresCPU(t *testing.T) (total time.Duration) {
 
 type process struct {
 	pid  int
-	used time.Duration // of a processor
+	used time.Duration // CPU time
 }
 
-// processes are the server and its children.
+// processes returns the server and its children.
 func processes(t *testing.T) (all []process) {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
@@ -361,14 +363,14 @@ func processes(t *testing.T) (all []process) {
 		}
 		used, err := processCPU(pid)
 		if err != nil {
-			continue // it has ended
+			continue // the process has ended
 		}
 		all = append(all, process{pid, used})
 	}
 	return all
 }
 
-// processCPU is what a process of one thread has used so far.
+// processCPU returns the CPU time of a process with one thread so far.
 func processCPU(pid int) (time.Duration, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/schedstat", pid))
 	if err != nil {
@@ -379,7 +381,7 @@ func processCPU(pid int) (time.Duration, error) {
 	return time.Duration(used), err
 }
 
-// poolerCPU is what the pooler has used so far; 0 without one.
+// poolerCPU returns the CPU time of the pooler so far; 0 without one.
 func (f *fleet) poolerCPU(t *testing.T) time.Duration {
 	t.Helper()
 	if f.pooler == nil {
@@ -392,24 +394,24 @@ func (f *fleet) poolerCPU(t *testing.T) time.Duration {
 	return used
 }
 
-// stat returns a process' parent, and the fields of /proc/…/stat after the name.
+// stat returns the parent of a process, and the fields of /proc/…/stat after the name.
 func stat(pid int) (parent int, fields []string, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, nil, err // it has ended
+		return 0, nil, err // the process has ended
 	}
 	fields = strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
 	parent, err = strconv.Atoi(fields[1])
 	return parent, fields, err
 }
 
-// private is the memory of all processes of Postgres that they do not share, in megabytes.
-func private(t *testing.T) (megabytes float64) {
+// privateMemory returns the unshared memory of all Postgres processes, in megabytes.
+func privateMemory(t *testing.T) (megabytes float64) {
 	t.Helper()
 	for _, p := range processes(t) {
 		rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.pid))
 		if err != nil {
-			continue // it has ended
+			continue // the process has ended
 		}
 		for line := range strings.Lines(string(rollup)) {
 			var kilobytes float64
@@ -430,8 +432,8 @@ func ownCPU(t *testing.T) time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// keep puts the figure in the place of the one of before.
-func keep(t *testing.T, m figure) {
+// saveFigure saves the figure, and replaces the earlier one of the same fleet.
+func saveFigure(t *testing.T, m figure) {
 	t.Helper()
 	all := slices.DeleteFunc(kept(t), func(old figure) bool {
 		return old.Sidecars == m.Sidecars && old.Hints == m.Hints && old.Pooled == m.Pooled && old.Bound == m.Bound

@@ -10,11 +10,11 @@ import (
 
 const plot = "../../docs/scaling.svg"
 
-// before are the figures of the design that this one replaced: each sidecar sent nonces through NOTIFY. Measured with
-// bare listeners, up to where two cores were no longer enough.
-var before = []figure{{Sidecars: 10, Cores: 0.02}, {Sidecars: 50, Cores: 0.12}, {Sidecars: 100, Cores: 0.36}}
+// earlierDesign has the figures of the earlier design: each sidecar sent nonces through NOTIFY. They were measured with bare
+// listeners, until two cores were no longer sufficient.
+var earlierDesign = []figure{{Sidecars: 10, Cores: 0.02}, {Sidecars: 50, Cores: 0.12}, {Sidecars: 100, Cores: 0.36}}
 
-// The plot and the table of the docs are those of the figures. `make fleet` draws the plot anew; the table is copied.
+// The plot and the table of the documents match the figures. `make fleet` draws the plot again; the table has to be copied.
 func TestDocsShowTheFigures(t *testing.T) {
 	var all, pooled []figure
 	for _, m := range kept(t) {
@@ -32,7 +32,7 @@ func TestDocsShowTheFigures(t *testing.T) {
 		t.Log("\n" + table(all) + "\n" + pooledTable(pooled))
 	}
 	if text, err := os.ReadFile(plot); err != nil || string(text) != drawn {
-		t.Errorf("%s is not of the figures (%v): make fleet draws it", plot, err)
+		t.Errorf("%s does not match the figures (%v): run make fleet", plot, err)
 	}
 	text, err := os.ReadFile("../../docs/scaling.md")
 	if err != nil {
@@ -40,7 +40,7 @@ func TestDocsShowTheFigures(t *testing.T) {
 	}
 	for _, want := range []string{table(all), pooledTable(pooled)} {
 		if !strings.Contains(string(text), want) {
-			t.Errorf("docs/scaling.md has not this table:\n%s", want)
+			t.Errorf("docs/scaling.md lacks this table:\n%s", want)
 		}
 	}
 }
@@ -55,7 +55,7 @@ func table(all []figure) string {
 			hints, bare = "on", fmt.Sprintf("%.0f ms", m.BareP99)
 		}
 		polls := ""
-		if m.BareCores > 0 { // the largest fleets are compared
+		if m.BareCores > 0 { // only the largest fleets are compared
 			polls = fmt.Sprintf("%.2f", m.BareCores)
 		}
 		staleness := m.Bound
@@ -68,7 +68,7 @@ func table(all []figure) string {
 	return b.String()
 }
 
-// pooledTable is of fleets of which some sidecars are behind a pooler.
+// pooledTable returns the table of fleets with some sidecars behind a pooler.
 func pooledTable(all []figure) string {
 	var b strings.Builder
 	b.WriteString("| sidecars | behind PgBouncer | connections of PgBouncer | connections per other sidecar | Postgres, cores | PgBouncer, cores | heard behind PgBouncer: p50, p99 | heard by others: p50, p99 | missed |\n")
@@ -80,7 +80,7 @@ func pooledTable(all []figure) string {
 	return b.String()
 }
 
-// The plot's frame, in pixels, and what its corners stand for.
+// The plot's frame in pixels, and the values at its corners.
 const (
 	left, right, top, bottom = 70.0, 600.0, 20.0, 340.0
 	fewest, most             = 10.0, 1000.0 // sidecars
@@ -135,8 +135,8 @@ func draw(all []figure) string {
 	}
 	line("log, hints on", "#d55e00", "none", on, 40)
 	line("log, hints off", "#0072b2", "none", off, 60)
-	line("nonces, before", "#777", "6 4", before, 80)
-	// From here on the nonces did not arrive in time, and the cost is only known to be all that there is.
+	line("nonces, before", "#777", "6 4", earlierDesign, 80)
+	// From here on the nonces were late, and the cost is only known to be at least the available processors.
 	put(`<path d="M%.1f %.1fL%.1f %.1fH%.1f" fill="none" stroke="#777" stroke-width="2" stroke-dasharray="2 4"/>`,
 		x(100), y(0.36), x(200), y(highest), x(400))
 	for _, n := range []float64{200, 400} {

@@ -1,6 +1,7 @@
-// A client of OAuth 2.0 that is not of keywicket's making: oauth4webapi, which checks every answer by its RFC and throws at what is
-// not as it should be. It prints the address that the user has to open, reads from its standard input where his browser was sent
-// then, and goes on: exchange, call, introspect, refresh, revoke. It is silent otherwise, and fails at what went wrong.
+// An independent client of OAuth 2.0: oauth4webapi, which checks every response by its RFC and throws if it differs. This
+// program prints the address that the user has to open. Then it reads from its standard input the address to which the
+// browser was redirected. It continues with: exchange, call, introspect, refresh, revoke. It prints nothing else, and exits
+// with an error if a step fails.
 import { createInterface } from "node:readline/promises";
 import * as oauth from "oauth4webapi";
 

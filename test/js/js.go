@@ -1,4 +1,4 @@
-// Package js finds the JavaScript that tests run: a Node.js, and the packages of package-lock.json.
+// Package js locates the JavaScript tools of the tests: Node.js, and the packages of package-lock.json.
 package js
 
 import (
@@ -8,8 +8,8 @@ import (
 	"github.com/keywicket/keywicket/internal/fetched"
 )
 
-// Node returns the Node.js to run: .tools/node, which make fetches where PATH has no Node.js that is recent enough, else
-// the one on PATH.
+// Node returns the path of Node.js. It is .tools/node, which make fetches if PATH has no recent enough Node.js, else the one
+// on PATH.
 func Node() (string, error) {
 	if path, ok := fetched.Find(".tools/node/bin/node"); ok {
 		return path, nil
@@ -20,7 +20,7 @@ func Node() (string, error) {
 	return "", errors.New(`no Node.js: run "make .tools/node", or install Node.js 20 or later with npm`)
 }
 
-// File returns the path of a file of a package: axe-core/axe.min.js.
+// File returns the path of a file of a package, such as axe-core/axe.min.js.
 func File(name string) (string, error) {
 	if path, ok := fetched.Find("test/js/node_modules/" + name); ok {
 		return path, nil

@@ -12,8 +12,8 @@ import (
 	"github.com/keywicket/keywicket/internal/fetched"
 )
 
-// document is what a table needs of an OpenAPI document. A key beside the methods of a path, which neither document has, does
-// not decode.
+// document is the part of an OpenAPI document that a table needs. A path with a key that is not a method does not decode.
+// Neither document has one.
 type document struct {
 	Paths      map[string]map[string]endpoint
 	Components struct {
@@ -32,7 +32,7 @@ type parameter struct {
 	Name   string
 	In     string
 	Schema schema
-	// MultiSegment is GitHub's own: the text may have slashes.
+	// MultiSegment is an extension of GitHub: the value may contain slashes.
 	MultiSegment bool `json:"x-multi-segment"`
 }
 
@@ -67,14 +67,14 @@ type operation struct {
 	method, scope string
 	segments      []string          // of the row's path
 	schemas       map[string]schema // of the parameters
-	narrowed      bool              // a parameter may have slashes in the document, and none in the table
+	narrowed      bool              // a parameter may contain slashes in the document, but not in the table
 }
 
 func (o operation) path() string { return "/" + strings.Join(o.segments, "/") }
 
 func (o operation) name() string { return o.method + " " + o.path() }
 
-// parameterForm is a parameter of a path.
+// parameterForm matches a parameter of a path.
 var parameterForm = regexp.MustCompile(`\{[^{}]*\}`)
 
 // isParameter reports whether the segment is one parameter.
@@ -85,7 +85,8 @@ func isParameter(segment string) bool {
 // isRest reports whether the segment stands for the rest of the path.
 func isRest(segment string) bool { return strings.HasSuffix(segment, "...}") }
 
-// operations are all of a document. The last name is the first one, so that text lies behind the parameters that it goes before.
+// operations returns all operations of a document, in reverse order of their names. So literal text comes after the parameters over
+// which it has priority.
 func (d document) operations(t *testing.T) []operation {
 	t.Helper()
 	var all []operation
@@ -131,7 +132,7 @@ func (d document) operation(method, path string, e endpoint) (operation, error) 
 			return o, fmt.Errorf("the parameter %s is not declared", p)
 		}
 	}
-	area := o.segments[min(1, len(o.segments)-1)] // behind /v1
+	area := o.segments[min(1, len(o.segments)-1)] // after /v1
 	if len(e.Tags) > 0 {
 		area = e.Tags[0]
 	}

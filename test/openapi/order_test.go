@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// The kinds of a row's segments, the one that goes first being the lowest.
+// The kinds of a row's segments. A lower kind has priority.
 const (
 	literal = iota
 	partial
@@ -13,9 +13,10 @@ const (
 	rest
 )
 
-// winners are the operations whose row goes first for a request, by the rule of docs/policies.md: literal text goes before a
-// partial segment, that before a parameter, and that before a rest, from the left. There are several if the rule does not order
-// them. No two partial segments of the documents match one text, so how these are ordered is left out.
+// winners returns the operations whose row has priority for a request, by the rule of docs/policies.md. From the left,
+// literal text goes before a partial segment, a partial segment before a parameter, and a parameter before a rest. There are
+// several if the rule does not order them. No two partial segments of the documents match the same text, so this function
+// does not order them.
 func winners(all []operation, method string, path []string) []operation {
 	var first []operation
 	var best []int
@@ -37,7 +38,7 @@ func winners(all []operation, method string, path []string) []operation {
 	return first
 }
 
-// match reports whether a row's segments match a path, and of which kinds they are.
+// match reports whether a row's segments match a path, and returns the kinds of the segments.
 func match(segments, path []string) ([]int, bool) {
 	var kinds []int
 	for i, s := range segments {
@@ -59,7 +60,7 @@ func match(segments, path []string) ([]int, bool) {
 	return kinds, len(segments) == len(path)
 }
 
-// fits tries every length of every parameter.
+// fits reports whether the segment matches the text. It tries every length of every parameter.
 func fits(segment, text string) bool {
 	before, named, found := strings.Cut(segment, "{")
 	if !found {

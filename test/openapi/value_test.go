@@ -11,13 +11,13 @@ import (
 	"strings"
 )
 
-// paths makes paths of operations.
+// paths generates random paths of operations.
 type paths struct {
 	*rand.Rand
 	siblings siblings
 }
 
-// siblings are what rows go on with that has text, by the method and the segments in front.
+// siblings maps a method and the segments in front to the continuations of other rows that contain text.
 type siblings map[string][][]string
 
 func siblingsIn(all []operation) siblings {
@@ -33,8 +33,8 @@ func siblingsIn(all []operation) siblings {
 	return found
 }
 
-// sibling picks what another row goes on with where the operation's row has a parameter, as many segments as the parameter takes.
-// There may be none.
+// sibling picks the continuation of another row in the place of a parameter of the operation's row. It has as many segments
+// as the parameter takes. It returns nil if there is none.
 func (p paths) sibling(o operation, i int) []string {
 	var others [][]string
 	for _, end := range p.siblings[frontOf(o, i)] {
@@ -51,7 +51,7 @@ func (p paths) sibling(o operation, i int) []string {
 	return others[p.IntN(len(others))]
 }
 
-// frontOf is the operation's method and its first n segments, with {} for each parameter.
+// frontOf returns the operation's method and its first n segments, with {} for each parameter.
 func frontOf(o operation, n int) string {
 	return o.method + " " + parameterForm.ReplaceAllString(strings.Join(o.segments[:n], "/"), "{}")
 }
@@ -68,7 +68,7 @@ func (p paths) of(o operation) []string {
 		isText := value.Type == "string" && value.Pattern == "" && value.Enum == nil
 		sibling := p.sibling(o, i)
 		switch {
-		case isText && sibling != nil && p.IntN(2) == 0: // the rows compete
+		case isText && sibling != nil && p.IntN(2) == 0: // several rows may match
 			for _, s := range sibling {
 				path = append(path, p.fill(o, s))
 			}
@@ -86,7 +86,7 @@ func (p paths) of(o operation) []string {
 	return path
 }
 
-// fill puts values in the place of a segment's parameters. One of another operation is any text.
+// fill replaces the parameters of a segment with values. A parameter of another operation becomes random text.
 func (p paths) fill(o operation, segment string) string {
 	return parameterForm.ReplaceAllStringFunc(segment, func(name string) string {
 		if s, ok := o.schemas[name]; ok {
@@ -96,10 +96,11 @@ func (p paths) fill(o operation, segment string) string {
 	})
 }
 
-// unclear are texts that no request may have as a segment: dot segments, to some server at least, and valid escapes.
+// unclear matches texts that no request may have as a segment: valid escapes, and texts that some servers read as dot
+// segments.
 var unclear = regexp.MustCompile(`^(\.{1,2}([;?#]|$)|;|$)|%[[:xdigit:]]{2}`)
 
-// value is a random one of the schema. It panics at what neither document has.
+// value returns a random value of the schema. It panics for schemas that neither document has.
 func (p paths) value(s schema) string {
 	for {
 		if v := p.draw(s); !unclear.MatchString(v) {
@@ -133,7 +134,7 @@ var (
 	rare   = []rune(" .:;#?+%!$&'()*,=@~^|<>[]{}\"`éßあ漢🙂\u0301\u00a0\u200d\u202e\ufeff\ufffd")
 )
 
-// text is mostly short, and sometimes as long as it may be.
+// text returns random text. It is mostly short, and sometimes has the maximum length; 0: 255 characters.
 func (p paths) text(longest int) string {
 	if longest == 0 {
 		longest = 255
@@ -153,7 +154,7 @@ func (p paths) text(longest int) string {
 	return b.String()
 }
 
-// matching is a text that the pattern matches.
+// matching returns random text that the pattern matches.
 func (p paths) matching(re *syntax.Regexp) string {
 	var b strings.Builder
 	switch re.Op {
@@ -177,12 +178,12 @@ func (p paths) matching(re *syntax.Regexp) string {
 	return b.String()
 }
 
-// needNoEscape are the characters that a segment may have as they are, but for ;.
+// needNoEscape are the characters that a segment may contain without an escape, except for ;.
 const needNoEscape = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,=:@"
 
-// escaped writes a path as a client might: with no escape that is not needed, with every one, or with some.
+// escaped encodes a path as clients do: with all unnecessary escapes, with some of them, or with none.
 func (p paths) escaped(segments []string) string {
-	chance := p.IntN(3) // of two, that a character is escaped that need not be
+	chance := p.IntN(3) // probability, in halves, of an unnecessary escape
 	var b strings.Builder
 	for _, s := range segments {
 		b.WriteByte('/')

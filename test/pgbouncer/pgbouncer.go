@@ -1,7 +1,7 @@
-// Package pgbouncer runs a real PgBouncer between a test and its Postgres. What a pooler does to prepared statements, to
-// settings of a session and to a failover is what no imitation has.
+// Package pgbouncer runs a real PgBouncer between a test and its Postgres. An imitation would not show how a pooler affects
+// prepared statements, session settings and a failover.
 //
-// It listens on 127.0.0.1 alone, and asks for the passwords that Postgres asks for.
+// It listens only on 127.0.0.1, and requires the same passwords as Postgres.
 package pgbouncer
 
 import (
@@ -28,37 +28,37 @@ import (
 	"github.com/keywicket/keywicket/internal/record"
 )
 
-// Mode is for how long a client has a connection to Postgres.
+// Mode is how long a client keeps a connection to Postgres.
 type Mode string
 
-// The two that keywicket can be behind.
+// The modes that keywicket supports.
 const (
 	Transaction Mode = "transaction" // until the end of its transaction
 	Session     Mode = "session"     // until it closes its own connection
 )
 
-// Config says what the pooler is in front of. Only Logins is required.
+// Config configures a pooler. Only Logins is required.
 type Config struct {
-	// Logins are URLs of one server, one for each login that comes through the pooler. They have passwords. Which database
-	// they name does not matter.
+	// Logins are URLs of one server, one for each login that uses the pooler. They have passwords. The databases that they
+	// name do not matter.
 	Logins []string
 	// Mode. Default: Transaction.
 	Mode Mode
-	// PoolSize is how many connections to Postgres each login has at most, for each database. Default: 5.
+	// PoolSize is the maximum number of connections to Postgres for each login and database. Default: 5.
 	PoolSize int
-	// MaxClients is how many connections all clients have together at most. Each is an open file. Default: 1000.
+	// MaxClients is the maximum number of connections of all clients. Each one is an open file. Default: 1000.
 	MaxClients int
-	// Settings are further ones of pgbouncer.ini, and go before those of this package.
+	// Settings are further settings of pgbouncer.ini. They override those of this package.
 	Settings map[string]string
-	// Restart starts it again where it ends by itself, as an init system does: 1.18 now and then ends with "bad server state"
-	// when the server goes away.
+	// Restart restarts the pooler if it ends by itself, as an init system does. PgBouncer 1.18 sometimes ends with "bad
+	// server state" when the server disappears.
 	Restart bool
 }
 
 // Pooler is a running PgBouncer.
 type Pooler struct {
 	config  Config
-	dir     string // belongs to user
+	dir     string // owned by user
 	user    *process.User
 	program string
 	server  *url.URL // one of the logins
@@ -69,15 +69,15 @@ type Pooler struct {
 	process  *process.Process
 	closed   bool
 	restarts int
-	failed   error // to start again
+	failed   error // the error of the last restart
 }
 
-// patience is how long a start may take; it takes some milliseconds.
-const patience = 30 * time.Second
+// startTimeout is the time limit of a start, which takes some milliseconds.
+const startTimeout = 30 * time.Second
 
 var errNone = errors.New(`no PgBouncer: run "make .tools/pgbouncer", or set PGBOUNCER to its binary`)
 
-// Start returns when the pooler listens. Whether Postgres can be reached is not asked.
+// Start starts a pooler and returns when it listens. It does not check that Postgres can be reached.
 func Start(ctx context.Context, config Config) (_ *Pooler, err error) {
 	config.Mode = cmp.Or(config.Mode, Transaction)
 	config.PoolSize = cmp.Or(config.PoolSize, 5)
@@ -95,8 +95,8 @@ func Start(ctx context.Context, config Config) (_ *Pooler, err error) {
 	if p.server, err = url.Parse(config.Logins[0]); err != nil {
 		return nil, errors.New("a login's URL cannot be parsed") // the error would quote it
 	}
-	// PgBouncer refuses to run as root, as Postgres does. By its own setting "user" it would outlive this process: the kernel
-	// then forgets that it is to end with its parent.
+	// PgBouncer refuses to run as root, as Postgres does. With its own setting "user" it would outlive this process: when it
+	// changes its user, the kernel clears the signal for the death of its parent.
 	if p.user, err = postgres.Owner(); err != nil {
 		return nil, err
 	}
@@ -114,7 +114,7 @@ func Start(ctx context.Context, config Config) (_ *Pooler, err error) {
 			return nil, err
 		}
 	}
-	// A free port can be taken by somebody else before the pooler has it.
+	// Another process can take a free port before the pooler does.
 	const tries = 3
 	for try := 1; ; try++ {
 		if err = p.run(ctx); err == nil && config.Restart {
@@ -126,7 +126,7 @@ func Start(ctx context.Context, config Config) (_ *Pooler, err error) {
 	}
 }
 
-// find returns the PgBouncer to run: the environment's PGBOUNCER, else pgbouncer on PATH, else .tools/pgbouncer of the module.
+// find locates PgBouncer: the environment's PGBOUNCER, else pgbouncer on PATH, else .tools/pgbouncer of the module.
 func (p *Pooler) find() (string, error) {
 	if path := os.Getenv("PGBOUNCER"); path != "" {
 		found, err := exec.LookPath(path)
@@ -145,7 +145,7 @@ func (p *Pooler) find() (string, error) {
 	if p.user == nil {
 		return path, nil
 	}
-	// The user may not be able to enter the folder of the module.
+	// The user may not have access to the folder of the module.
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return "", err
@@ -155,8 +155,8 @@ func (p *Pooler) find() (string, error) {
 	return copied, cmp.Or(err, os.CopyFS(copied+".d", os.DirFS(path+".d")))
 }
 
-// writeLogins writes the names and passwords. The pooler uses them both for its clients and for Postgres. The folder is for its
-// user alone.
+// writeLogins writes the names and passwords. The pooler uses them for its clients and for Postgres. Only its user can read
+// the folder.
 func (p *Pooler) writeLogins() error {
 	var list strings.Builder
 	quote := strings.NewReplacer(`"`, `""`)
@@ -171,9 +171,9 @@ func (p *Pooler) writeLogins() error {
 	return os.WriteFile(filepath.Join(p.dir, "logins.txt"), []byte(list.String()), 0o644) //nolint:gosec // see above
 }
 
-// configure writes pgbouncer.ini. Nothing of what lib/pq and keywicket send at the start of a connection has to be ignored
-// (ignore_startup_parameters): PgBouncer keeps application_name, client_encoding, datestyle and timezone for each client. It
-// refuses role and options, as it should: a login that has to take a role would have the rights of the login without it.
+// configure writes pgbouncer.ini. It needs no ignore_startup_parameters for lib/pq and keywicket: PgBouncer keeps
+// application_name, client_encoding, datestyle and timezone for each client. PgBouncer refuses role and options. This is
+// correct: a login that has to take a role would otherwise have the rights of the login itself.
 func (p *Pooler) configure(port string) error {
 	settings := maps.Clone(p.config.Settings)
 	if settings == nil {
@@ -204,7 +204,7 @@ func (p *Pooler) run(ctx context.Context) (err error) {
 	if err := p.begin(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -212,7 +212,7 @@ func (p *Pooler) run(ctx context.Context) (err error) {
 		select {
 		case <-tick.C:
 		case <-p.process.Done():
-			return cmp.Or(p.process.Err(), errors.New("it ended at once: "+p.log.String()))
+			return cmp.Or(p.process.Err(), errors.New("it ended during the start: "+p.log.String()))
 		case <-ctx.Done():
 			return fmt.Errorf("it does not listen: %w: %s", ctx.Err(), p.log.String())
 		}
@@ -230,12 +230,12 @@ func (p *Pooler) begin() (err error) {
 	}
 	p.process, err = process.Start(process.Config{
 		Path: p.program, Args: []string{filepath.Join(p.dir, "pgbouncer.ini")}, Dir: p.dir, User: p.user, Output: &p.log,
-		StopSignal: syscall.SIGKILL, // it has nothing to lose, and its versions differ in what they wait for
+		StopSignal: syscall.SIGKILL, // it has no state to save, and its versions wait for different events on other signals
 	})
 	return err
 }
 
-// supervise starts the pooler again whenever it has ended, until it is closed.
+// supervise restarts the pooler each time it ends, until it is closed.
 func (p *Pooler) supervise() {
 	const pause = 50 * time.Millisecond // it may end at once
 	for {
@@ -258,7 +258,7 @@ func (p *Pooler) supervise() {
 	}
 }
 
-// Restarts is how often it has ended by itself.
+// Restarts returns how often the pooler has ended by itself.
 func (p *Pooler) Restarts() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -274,10 +274,10 @@ func freeAddress() (string, error) {
 	return l.Addr().String(), nil
 }
 
-// Address is host and port of the pooler.
+// Address returns the pooler's host and port.
 func (p *Pooler) Address() string { return p.address }
 
-// URL leads through the pooler to where the URL leads. Its login has to be one of Config.Logins.
+// URL returns the URL of the same database through the pooler. Its login has to be one of Config.Logins.
 func (p *Pooler) URL(databaseURL string) (string, error) {
 	u, err := url.Parse(databaseURL)
 	if err != nil {
@@ -287,29 +287,29 @@ func (p *Pooler) URL(databaseURL string) (string, error) {
 	return u.String(), nil
 }
 
-// PID is the pooler's process id.
+// PID returns the pooler's process ID.
 func (p *Pooler) PID() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.process.PID()
 }
 
-// Log is the last of what the pooler has logged.
+// Log returns the end of the pooler's log.
 func (p *Pooler) Log() string {
 	const most = 4000
 	text := p.log.String()
 	return text[max(0, len(text)-most):]
 }
 
-// Close ends the pooler and every connection through it, and removes its files. The error says also that the pooler had ended
-// before. Closing twice is no error.
+// Close ends the pooler and every connection through it, and removes its files. It returns an error if the pooler had ended
+// by itself. Closing twice is no error.
 func (p *Pooler) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
 	err := p.failed
 	if p.process != nil {
-		err = errors.Join(err, p.process.Stop(patience), p.process.Err())
+		err = errors.Join(err, p.process.Stop(startTimeout), p.process.Err())
 	}
 	if p.dir != "" {
 		err = errors.Join(err, os.RemoveAll(p.dir))

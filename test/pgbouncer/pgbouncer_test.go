@@ -18,7 +18,7 @@ import (
 	"github.com/keywicket/keywicket/test/pgbouncer"
 )
 
-// connect makes one connection through the pooler, with further parameters for its start.
+// connect opens one connection through the pooler, with further startup parameters.
 func connect(t *testing.T, p *pgbouncer.Pooler, login string, parameters ...string) (*sql.Conn, error) {
 	t.Helper()
 	through, err := p.URL(login)
@@ -111,11 +111,11 @@ func TestPooler(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := other.ExecContext(t.Context(), `SELECT 1`); err == nil {
-			t.Error("a second client is served too")
+			t.Error("a second client got a connection too")
 		}
 		value(t, c, `SELECT 1`)
 	})
-	t.Run("what clients set at their start is theirs", func(t *testing.T) {
+	t.Run("clients keep their startup settings", func(t *testing.T) {
 		p := start(t, pgbouncer.Transaction)
 		one, err := connect(t, p, login, "application_name=one", "timezone=UTC")
 		if err != nil {

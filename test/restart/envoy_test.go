@@ -30,7 +30,7 @@ func edited(t *testing.T, config []byte, change func(document object)) []byte {
 	return text
 }
 
-// removeRetries has Envoy ask one sidecar about a request, once.
+// removeRetries removes the retries of checks, so that Envoy sends each check once to one sidecar.
 func removeRetries(document object) {
 	removed := 0
 	for _, listener := range document["static_resources"].(object)["listeners"].([]any) {
@@ -44,21 +44,22 @@ func removeRetries(document object) {
 			}
 		}
 	}
-	if removed != 2 { // for each API
+	if removed != 2 { // one for each API
 		panic(fmt.Sprintf("deploy/envoy has retries in %d places, not 2", removed))
 	}
 }
 
-// controlPlane delivers the endpoints of the cluster keywicket in a file, which it moves into a folder that Envoy watches.
+// controlPlane delivers the endpoints of the cluster keywicket as a file. It moves the file into a folder that Envoy
+// watches.
 type controlPlane struct{ dir string }
 
 func (p controlPlane) watched() string { return filepath.Join(p.dir, "watched") }
 
 func (p controlPlane) file() string { return filepath.Join(p.watched(), "endpoints.yaml") }
 
-// takeOver has Envoy take the endpoints from the control plane, and check no sidecar's health.
+// takeOver changes the configuration so that Envoy takes the endpoints from the control plane, without health checks.
 func (p controlPlane) takeOver(document object) {
-	document["node"] = object{"id": "envoy", "cluster": "envoy"} // or Envoy refuses whatever is delivered
+	document["node"] = object{"id": "envoy", "cluster": "envoy"} // otherwise Envoy refuses every delivery
 	for _, c := range document["static_resources"].(object)["clusters"].([]any) {
 		cluster := c.(object)
 		if cluster["name"] != "keywicket" {
@@ -74,7 +75,7 @@ func (p controlPlane) takeOver(document object) {
 	}
 }
 
-// deliver makes these the endpoints.
+// deliver replaces the endpoints.
 func (p controlPlane) deliver(t *testing.T, addresses ...string) {
 	t.Helper()
 	var endpoints []any
@@ -107,7 +108,7 @@ func (p controlPlane) deliver(t *testing.T, addresses ...string) {
 	}
 }
 
-// endpointsOf returns those of the cluster keywicket.
+// endpointsOf returns the endpoints of the cluster keywicket.
 func endpointsOf(t *testing.T, config []byte) []string {
 	t.Helper()
 	addresses, err := bootstrap.Read(config)

@@ -15,7 +15,7 @@ import (
 	"github.com/keywicket/keywicket/demo"
 )
 
-// rate is how many requests the clients send a second, whether or not those before are answered.
+// rate is how many requests the clients send a second. They do not wait for earlier answers.
 const rate = 500
 
 // load is the clients' requests, from begin to end.
@@ -28,17 +28,17 @@ type load struct {
 
 	mu       sync.Mutex
 	requests []request
-	steady   time.Duration // from when on requests count
+	steady   time.Duration // requests before it do not count
 }
 
-// request is one that was answered, or not. Times count from the load's beginning.
+// request is a request and its result. Times count from the load's beginning.
 type request struct {
 	sent, answered time.Duration
-	failure        string // "": it was allowed
+	failure        string // "": the request was allowed
 }
 
-// begin sends requests until end, and returns when they are answered as they should be: connections are made then, and
-// answers remembered. All requests from then on are to be allowed.
+// begin starts to send requests, until end is called. It returns when they are answered correctly: by then connections are
+// open and answers are cached. From then on all requests are expected to be allowed.
 func (s *stack) begin(t *testing.T) *load {
 	t.Helper()
 	l := &load{
@@ -82,10 +82,10 @@ func (l *load) settle(t *testing.T) {
 			return
 		}
 	}
-	t.Fatalf("in a minute there is no second in which %d requests are answered in %v each: run this test alone", rate, slow)
+	t.Fatalf("no second of a minute had %d requests that each took less than %v: run this test alone", rate, slow)
 }
 
-// now is how long ago the load began.
+// now returns how long ago the load began.
 func (l *load) now() time.Duration { return time.Since(l.began) }
 
 func (l *load) send(key string) {
@@ -118,15 +118,15 @@ func (l *load) ask(key string) (failure string) {
 	return ""
 }
 
-// end sends no more, and waits for the last answer.
+// end stops sending, and waits for the last answer.
 func (l *load) end() {
 	close(l.stop)
 	l.done.Wait()
 	slices.SortFunc(l.requests, func(a, b request) int { return int(a.sent - b.sent) })
 }
 
-// judge reports the failures that are not excused. Unless they are many, those are excused as well that happened while the machine
-// had no time for anybody, and look-ups that ran out of time: of these the sidecar itself has told.
+// judge reports the failures that are not excused. It also excuses a small number of two kinds: failures while the whole
+// machine was busy, and look-ups that timed out, which the sidecar itself reported.
 func (l *load) judge(t *testing.T, excused func(request) bool) {
 	t.Helper()
 	var failed []string
@@ -153,8 +153,8 @@ func (l *load) judge(t *testing.T, excused func(request) bool) {
 	}
 }
 
-// busy says whether even the quickest quarter of the requests that were sent with this one, or shortly before it was answered, was
-// slow. A sidecar that does not answer slows down no more than half of them.
+// busy reports whether the machine was busy. It compares the requests that were sent with this one, or shortly before it was
+// answered: even the fastest quarter was slow. A sidecar that does not answer delays at most half of them.
 func (l *load) busy(r request) bool {
 	const around = 50 * time.Millisecond
 	for _, moment := range []time.Duration{r.sent, r.answered} {
@@ -166,14 +166,14 @@ func (l *load) busy(r request) bool {
 }
 
 const (
-	// timeout is how long a look-up may take. The check as a whole is given up after 400 ms in the sidecar, and 500 ms in Envoy.
+	// timeout is the time limit of a look-up. The sidecar gives up the whole check after 400 ms, and Envoy after 500 ms.
 	timeout = 390 * time.Millisecond
-	// slow is what no request takes on a machine that has time for it.
+	// slow is longer than any request takes on a machine that is not busy.
 	slow = 100 * time.Millisecond
 )
 
-// between returns how long the requests took, in order, that were sent in any of the windows, each of which begins at an offset from
-// one of the moments.
+// between returns the sorted durations of the requests that were sent in a window after any of the moments. A window is an
+// interval of offsets from its moment.
 func (l *load) between(moments []time.Duration, from, to time.Duration) (took []time.Duration) {
 	for _, r := range l.requests {
 		if slices.ContainsFunc(moments, func(m time.Duration) bool { return r.sent >= m+from && r.sent < m+to }) {
@@ -200,12 +200,12 @@ func (l *load) report(t *testing.T, what string, moments []time.Duration) {
 	}
 }
 
-// quiet is for how long nothing happens at the beginning, and after what is measured.
+// quiet is the idle time at the beginning, and after the measured event.
 const quiet = 2 * time.Second
 
 var checked = regexp.MustCompile(`(?m)^keywicket_checks_total\{.*code="",.*\} (\S+)$`)
 
-// checksOf returns how many checks the sidecar has allowed since it was started.
+// checksOf returns how many checks the sidecar has allowed since its start.
 func checksOf(t *testing.T, sidecar *demo.Sidecar) (n float64) {
 	t.Helper()
 	response, err := http.Get("http://" + sidecar.Operations + "/metrics")

@@ -1,7 +1,8 @@
-// Package restart stops, kills and starts sidecars behind a real Envoy while clients send 500 requests a second, and counts
-// what the clients notice. Envoy runs deploy/envoy with nothing but addresses changed, unless a test says otherwise. The
-// sidecars are built without the race detector, because the tests also print how long requests took. A test never fails
-// because something took long; but a machine that is busy with something else does not answer 500 requests a second, so run it alone.
+// Package restart stops, kills and starts sidecars behind a real Envoy while clients send 500 requests a second. It counts
+// the failures that clients see. Envoy runs deploy/envoy with only the addresses changed, unless a test says otherwise.
+//
+// The sidecars are built without the race detector, because the tests also print how long requests took. A test never fails
+// because of a duration alone. But a busy machine does not answer 500 requests a second, so run this package alone.
 package restart
 
 import (
@@ -51,13 +52,13 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// stack is two sidecars behind Envoy, and keys to ask with.
+// stack is two sidecars behind Envoy, and the clients' keys.
 type stack struct {
 	*demo.Stack
 	keys []string
 }
 
-// keyCount is how many keys the clients use. A sidecar that was restarted has to look each of them up.
+// keyCount is how many keys the clients use. A restarted sidecar has to look up each of them.
 const keyCount = 300
 
 func start(t *testing.T, c demo.Config) *stack {
@@ -100,7 +101,7 @@ func start(t *testing.T, c demo.Config) *stack {
 	return s
 }
 
-// await waits until the sidecar that was told to stop has ended.
+// await waits until a stopping sidecar has ended.
 func await(t *testing.T, sidecar *demo.Sidecar) {
 	t.Helper()
 	select {
@@ -113,7 +114,7 @@ func await(t *testing.T, sidecar *demo.Sidecar) {
 	}
 }
 
-// awaitUnready waits until /readyz does not answer 200 any more.
+// awaitUnready waits until /readyz no longer answers 200.
 func awaitUnready(t *testing.T, sidecar *demo.Sidecar) {
 	t.Helper()
 	for begin := time.Now(); time.Since(begin) < time.Minute; time.Sleep(10 * time.Millisecond) {
@@ -126,7 +127,7 @@ func awaitUnready(t *testing.T, sidecar *demo.Sidecar) {
 			return
 		}
 	}
-	t.Fatal("the sidecar was told to stop, and goes on to say that it is ready")
+	t.Fatal("after the signal to stop, the sidecar still reports that it is ready")
 }
 
 // restart starts a sidecar that has ended, and returns when it is ready.

@@ -8,9 +8,9 @@ import (
 	"github.com/keywicket/keywicket/demo"
 )
 
-// byTurns restarts the sidecars one after the other, as an orchestrator does: the next one is told to stop when the one before
-// is ready. No request may fail. The functions, if any, are called as soon as a sidecar was told to stop, and when it is ready.
-func byTurns(t *testing.T, s *stack, restarts int, stopping, ready func(*demo.Sidecar)) {
+// restartInTurn restarts the sidecars one after the other, as an orchestrator does: it stops the next one when the one before is
+// ready. No request may fail. The optional functions run as soon as a sidecar got the signal to stop, and when it is ready.
+func restartInTurn(t *testing.T, s *stack, restarts int, stopping, ready func(*demo.Sidecar)) {
 	t.Helper()
 	l := s.begin(t)
 	time.Sleep(quiet)
@@ -19,7 +19,7 @@ func byTurns(t *testing.T, s *stack, restarts int, stopping, ready func(*demo.Si
 	for i := range restarts {
 		sidecar := s.Sidecars[i%len(s.Sidecars)]
 		if checksOf(t, sidecar) == 0 {
-			t.Errorf("restart %d: the sidecar was asked nothing since it was started", i+1)
+			t.Errorf("restart %d: the sidecar got no check after its start", i+1)
 		}
 		if err := sidecar.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
@@ -45,10 +45,10 @@ func byTurns(t *testing.T, s *stack, restarts int, stopping, ready func(*demo.Si
 
 func TestRestartsByTurns(t *testing.T) {
 	s := start(t, demo.Config{Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=3s"}})
-	byTurns(t, s, 20, nil, nil)
+	restartInTurn(t, s, 20, nil, nil)
 }
 
-// Envoy's health checks notice a sidecar that is told to stop before it does stop.
+// Envoy's health checks detect a stopping sidecar before it stops.
 func TestRestartsWithoutRetries(t *testing.T) {
 	s := start(t, demo.Config{
 		Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=3s"},
@@ -56,11 +56,11 @@ func TestRestartsWithoutRetries(t *testing.T) {
 			return edited(t, config, func(document object) { removeRetries(document) })
 		},
 	})
-	byTurns(t, s, 4, nil, nil)
+	restartInTurn(t, s, 4, nil, nil)
 }
 
-// A control plane that takes a sidecar's endpoint away when the sidecar says that it is not ready needs no retries, and no health
-// checks. It may take its time, as the lame duck is long.
+// If a control plane removes the endpoint of an unready sidecar, neither retries nor health checks are needed. The control
+// plane has time, because the lame-duck period is long.
 func TestRestartsBehindAControlPlane(t *testing.T) {
 	plane := controlPlane{dir: t.TempDir()}
 	s := start(t, demo.Config{
@@ -73,7 +73,7 @@ func TestRestartsBehindAControlPlane(t *testing.T) {
 			})
 		},
 	})
-	byTurns(t, s, 4, func(stopping *demo.Sidecar) {
+	restartInTurn(t, s, 4, func(stopping *demo.Sidecar) {
 		awaitUnready(t, stopping)
 		time.Sleep(300 * time.Millisecond)
 		for _, other := range s.Sidecars {
@@ -84,14 +84,14 @@ func TestRestartsBehindAControlPlane(t *testing.T) {
 	}, func(*demo.Sidecar) { plane.deliver(t, s.Sidecars[0].GRPC, s.Sidecars[1].GRPC) })
 }
 
-// A sidecar that is killed answers nothing more: what it was asked may fail, and nothing else.
+// A killed sidecar sends no more answers: only the checks that it had received may fail.
 func TestSidecarIsKilled(t *testing.T) {
 	s := start(t, demo.Config{})
 	l := s.begin(t)
 	time.Sleep(quiet)
 	sidecar := s.Sidecars[1]
 	if checksOf(t, sidecar) == 0 {
-		t.Error("the sidecar was asked nothing")
+		t.Error("the sidecar got no check")
 	}
 	killed := l.now()
 	if err := sidecar.Signal(syscall.SIGKILL); err != nil {
@@ -104,7 +104,7 @@ func TestSidecarIsKilled(t *testing.T) {
 	ready := l.now()
 	time.Sleep(quiet)
 	if checksOf(t, sidecar) == 0 {
-		t.Error("the sidecar was asked nothing since it is back")
+		t.Error("the sidecar got no check after its restart")
 	}
 	l.end()
 	underWay := func(r request) bool { return r.sent <= dead && r.answered >= killed }

@@ -1,5 +1,5 @@
-// Package supabase is an issuer of sessions for tests. Its tokens are made by go-jose, which has no code in common with what
-// verifies them. What cannot be made panics.
+// Package supabase is an issuer of sessions for tests. It creates its tokens with go-jose, which shares no code with the
+// verifier under test. Functions panic if they cannot create their result.
 package supabase
 
 import (
@@ -18,7 +18,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// Issuer is a running one, which publishes its keys "ec" and "rsa", and shares Secret.
+// Issuer is a running issuer. It publishes its keys "ec" and "rsa", and shares Secret.
 type Issuer struct {
 	*httptest.Server
 	EC     *ecdsa.PrivateKey
@@ -31,10 +31,10 @@ type Issuer struct {
 	answer  http.HandlerFunc // instead of the keys
 }
 
-// Name is what the issuer's tokens call it.
+// Name is the issuer's name in its tokens.
 const Name = "https://auth.example/auth/v1"
 
-// Start makes keys and serves them. The caller must Close the issuer.
+// Start creates keys and serves them. The caller must Close the issuer.
 func Start() *Issuer {
 	i := &Issuer{EC: NewEC(), RSA: must(rsa.GenerateKey(rand.Reader, 2048)), Secret: "shared " + rand.Text() + rand.Text()}
 	i.Publish(Public("ec", &i.EC.PublicKey), Public("rsa", &i.RSA.PublicKey))
@@ -52,35 +52,35 @@ func Start() *Issuer {
 	return i
 }
 
-// Environ has a sidecar take the issuer's sessions for Velocity.
+// Environ returns settings with which a sidecar accepts the issuer's sessions for Velocity.
 func (i *Issuer) Environ() []string {
 	const session = "KEYWICKET_APIS_VELOCITY_SESSION_"
 	return []string{session + "ISSUER=" + Name, session + "JWKS_URL=" + i.URL, session + "HS256_SECRET=" + i.Secret}
 }
 
-// Fetches is how often the keys were fetched.
+// Fetches returns how often the keys were fetched.
 func (i *Issuer) Fetches() int64 { return i.fetches.Load() }
 
-// Publish changes the keys.
+// Publish replaces the published keys.
 func (i *Issuer) Publish(keys ...jose.JSONWebKey) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.keys = keys
 }
 
-// Instead has something else answered than the keys; nil: the keys again.
+// Instead serves another response in place of the keys; nil: the keys again.
 func (i *Issuer) Instead(answer http.HandlerFunc) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.answer = answer
 }
 
-// Token is a good one of the user, with the key "ec".
+// Token returns a valid token of the user, signed with the key "ec".
 func (i *Issuer) Token(user string, change Fields) string {
 	return Sign(jose.ES256, i.EC, "ec", Claims(user, change))
 }
 
-// Public is a public key as an issuer publishes it.
+// Public returns a public key as an issuer publishes it.
 func Public(id string, key any) jose.JSONWebKey {
 	alg := jose.ES256
 	if _, ok := key.(*rsa.PublicKey); ok {
@@ -89,16 +89,16 @@ func Public(id string, key any) jose.JSONWebKey {
 	return jose.JSONWebKey{Key: key, KeyID: id, Algorithm: string(alg), Use: "sig"}
 }
 
-// NewEC makes a key for ES256.
+// NewEC creates a key for ES256.
 func NewEC() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)) }
 
-// Fields are those of a JSON object.
+// Fields are the fields of a JSON object.
 type Fields = map[string]any
 
-// Session is the id of the session that Claims are of.
+// Session is the ID of the session in Claims.
 const Session = "0b5a2b3c-1111-2222-3333-444455556666"
 
-// Claims are those of an access token of Supabase's, with what is changed. nil takes a claim away.
+// Claims returns the claims of a Supabase access token, with changes. nil removes a claim.
 func Claims(user string, change Fields) Fields {
 	now := time.Now().Unix()
 	c := Fields{
@@ -115,7 +115,7 @@ func Claims(user string, change Fields) Fields {
 	return c
 }
 
-// Sign makes a token, without a key id if there is none. A payload of bytes is signed as it is.
+// Sign creates a token. An empty kid is left out. A payload of bytes is signed unchanged.
 func Sign(alg jose.SignatureAlgorithm, key any, kid string, payload any) string {
 	options := (&jose.SignerOptions{}).WithType("JWT")
 	if kid != "" {
@@ -124,7 +124,7 @@ func Sign(alg jose.SignatureAlgorithm, key any, kid string, payload any) string 
 	return SignWith(alg, key, options, payload)
 }
 
-// SignWith makes a token with a header of its own.
+// SignWith creates a token with its own header options.
 func SignWith(alg jose.SignatureAlgorithm, key any, options *jose.SignerOptions, payload any) string {
 	text, ok := payload.([]byte)
 	if !ok {

@@ -1,6 +1,6 @@
 """An HTTP/1.1 server that answers with the path segments that it reads. Its first line of output is its port.
 
-An argument makes it careless: "plus" reads a + as a space, "denies" refuses every request as keywicket would, and
+An argument selects a fault: "plus" reads a + as a space, "denies" refuses every request as keywicket would, and
 "retried" refuses every other request with 503.
 """
 
@@ -22,7 +22,7 @@ def decode(text):
 
 
 def readings(path):
-    """The segments, as three kinds of server find them. None: the path is not UTF-8."""
+    """Returns the segments that three kinds of server read, or None if the path is not UTF-8."""
     raw = path.split("?", 1)[0]
     try:
         segments = [decode(s) for s in raw[1:].split("/")]
@@ -37,12 +37,12 @@ def readings(path):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Header and body leave in one write, at once.
+    # Header and body are sent in one write, without delay.
     wbufsize = -1
     disable_nagle_algorithm = True
 
     def parse_request(self):
-        """Counts a request before it is parsed, so that one that this server refuses is counted too."""
+        """Counts a request before it is parsed, so that requests that this server refuses are counted too."""
         global reached
         if not self.raw_requestline.startswith(b"COUNT "):
             with lock:
@@ -59,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, {"upstream": "python", "method": "GET", "path": target, **readings(self.path)})
 
     def do_COUNT(self):
-        """Answers how many requests have come, for the test alone: Envoy lets no such method through."""
+        """Returns the number of requests so far. Only the test can use it: Envoy does not pass this method on."""
         self.answer(200, reached)
 
     def answer(self, status, value):
