@@ -215,7 +215,9 @@ func (c *Cache) isCurrent(e *entry, l authz.Lookup) bool {
 }
 
 // recentSlot returns the slot of the latest load with the hash. Several hashes share a slot.
-func (c *Cache) recentSlot(hash uint64) *atomic.Pointer[entry] { return &c.recent[hash%uint64(len(c.recent))] }
+func (c *Cache) recentSlot(hash uint64) *atomic.Pointer[entry] {
+	return &c.recent[hash%uint64(len(c.recent))]
+}
 
 // deniedAt returns the time of the latest load of a denial with the hash. Several hashes share a slot. With it, most look-ups need
 // not search for a denial.

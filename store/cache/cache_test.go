@@ -81,7 +81,9 @@ func deliver(c *cache.Cache, p cache.Poll, r cache.Reply) {
 }
 
 // changed reads a change of the keys from the log.
-func changed(c *cache.Cache, keys ...cache.Key) { readLog(c, cache.Reply{Changes: [][]cache.Key{keys}}) }
+func changed(c *cache.Cache, keys ...cache.Key) {
+	readLog(c, cache.Reply{Changes: [][]cache.Key{keys}})
+}
 
 // passReading lets time pass while the change log is read.
 func passReading(c *cache.Cache, d time.Duration) {

@@ -15,15 +15,15 @@ import (
 )
 
 var (
-	duration = flag.Duration("duration", 30*time.Second, "how long the audit lasts")
-	out      = flag.String("out", "", "folder for the table and the plot; empty: none")
-	seed     = flag.Uint64("seed", 0, "seed of the random choices; 0: from the clock")
-	pooled   = flag.Int("pooled", 1, "how many of the four sidecars are behind PgBouncer")
-	prepared = flag.Bool("prepared", false, "make changes by prepared transactions too")
-	binary   = flag.String("keywicket", "", "the keywicket binary to audit; empty: build one")
+	duration   = flag.Duration("duration", 30*time.Second, "how long the audit lasts")
+	out        = flag.String("out", "", "folder for the table and the plot; empty: none")
+	seed       = flag.Uint64("seed", 0, "seed of the random choices; 0: from the clock")
+	pooled     = flag.Int("pooled", 1, "how many of the four sidecars are behind PgBouncer")
+	prepared   = flag.Bool("prepared", false, "make changes by prepared transactions too")
+	binary     = flag.String("keywicket", "", "the keywicket binary to audit; empty: build one")
 	onlyFaults = flag.String("faults", "", "inject only these faults, separated by commas; empty: all")
-	logFile  = flag.String("log", "", "file for the logs of the sidecars; empty: none")
-	onlyWays = flag.String("ways", "", "make changes only in these ways, separated by commas; empty: all")
+	logFile    = flag.String("log", "", "file for the logs of the sidecars; empty: none")
+	onlyWays   = flag.String("ways", "", "make changes only in these ways, separated by commas; empty: all")
 )
 
 // interrupted is done after SIGINT or SIGTERM. Tests then stop their processes and remove their files.

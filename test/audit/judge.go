@@ -23,8 +23,8 @@ type judgement struct {
 	late time.Duration
 }
 
-// judge compares a request with the changes of its subject. The right outcomes are that of the state that was current at the request's
-// start minus the bound, and those of each later state whose change was sent before the request's end.
+// judge compares a request with the changes of its subject. The outcome of the state that was current at the request's start minus the
+// bound is right. So is the outcome of each later state whose change was sent before the request's end.
 func judge(changes []change, r request, bound time.Duration) judgement {
 	current := len(changes) - 1
 	for current > 0 && changes[current].answered > r.start-bound {

@@ -66,11 +66,11 @@ type world struct {
 
 	// The readers' choice of subjects. Until ambiguousUntil, several outcomes of a subject may be right. Readers ask more often for
 	// the subjects in focus.
-	ambiguousUntil           []atomic.Int64
+	ambiguousUntil   []atomic.Int64
 	focus            atomic.Pointer[[]int]
 	asked, ambiguous atomic.Int64
-	changedAt         []atomic.Int64 // time of a subject's last change
-	affected          atomic.Int32   // number of the sidecar that a fault affects, from 1; 0: none, or all
+	changedAt        []atomic.Int64 // time of a subject's last change
+	affected         atomic.Int32   // number of the sidecar that a fault affects, from 1; 0: none, or all
 }
 
 func newWorld(ctx context.Context, o options) (_ *world, err error) {
