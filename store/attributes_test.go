@@ -23,7 +23,7 @@ func TestLookupsFollowAttributes(t *testing.T) {
 	personal, key := f.userToken(t)
 	own, workspaceKey := f.workspaceToken(t)
 	app := g.exchange(t, g.code(t, g.acme.ID)).Access
-	asked, remembered := f.directory(t, nil), f.cachedDirectory(t)
+	uncached, cached := f.directory(t, nil), f.cachedDirectory(t)
 	inAcme := lookup(key)
 	inAcme.Workspace.Slug = "acme"
 	type attributes struct{ token, user, workspace authz.Attributes }
@@ -51,12 +51,12 @@ func TestLookupsFollowAttributes(t *testing.T) {
 			if !c.user {
 				want.user = ""
 			}
-			if got := of(must(asked.Lookup(t.Context(), c.lookup))); got != want {
-				t.Errorf("%s, %s, asked: %+v, not %+v", what, name, got, want)
+			if got := of(must(uncached.Lookup(t.Context(), c.lookup))); got != want {
+				t.Errorf("%s, %s, uncached: %+v, not %+v", what, name, got, want)
 			}
 			eventually(t, what+": "+name+" is cached in its present state", func() bool {
 				began := time.Now()
-				got := must(remembered.Lookup(t.Context(), c.lookup))
+				got := must(cached.Lookup(t.Context(), c.lookup))
 				if of(got) != want && began.Sub(changed) > time.Second {
 					t.Fatalf("%s, %s: %v after the change it is %+v, not %+v", what, name, began.Sub(changed), of(got), want)
 				}
@@ -87,11 +87,11 @@ func TestLookupsFollowAttributes(t *testing.T) {
 	// No attributes of a workspace that the user is not a member of, and none of a denied credential.
 	nowhere := inAcme
 	nowhere.Workspace.Slug = "nowhere"
-	if got := of(must(asked.Lookup(t.Context(), nowhere))); got.workspace != "" {
+	if got := of(must(uncached.Lookup(t.Context(), nowhere))); got.workspace != "" {
 		t.Errorf("in no workspace: %+v", got)
 	}
 	must(f.RevokeToken(t.Context(), personal.ID))
-	if got := of(must(asked.Lookup(t.Context(), inAcme))); got != (attributes{}) {
+	if got := of(must(uncached.Lookup(t.Context(), inAcme))); got != (attributes{}) {
 		t.Errorf("revoked: %+v", got)
 	}
 }

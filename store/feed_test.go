@@ -132,7 +132,7 @@ func TestOldAndNewKeysAreTold(t *testing.T) {
 	token, key := f.workspaceToken(t, "issues:read")
 	_, mine := f.userToken(t, "issues:read")
 	d := f.cachedDirectory(t)
-	remembered := func(l authz.Lookup) authz.Found {
+	lookupCached := func(l authz.Lookup) authz.Found {
 		t.Helper()
 		var found authz.Found
 		eventually(t, "it is cached", func() bool {
@@ -148,8 +148,8 @@ func TestOldAndNewKeysAreTold(t *testing.T) {
 	}
 
 	other := authz.Secret("vel_another0123456789").Digest()
-	remembered(lookup(key))
-	if got := remembered(authz.Lookup{Digest: other, API: "velocity"}); got.Denial != authz.ReasonUnknown {
+	lookupCached(lookup(key))
+	if got := lookupCached(authz.Lookup{Digest: other, API: "velocity"}); got.Denial != authz.ReasonUnknown {
 		t.Fatalf("%+v", got)
 	}
 	f.exec(t, `UPDATE keywicket.tokens SET digest = $1 WHERE id = $2`, other[:], token.ID)
@@ -159,14 +159,14 @@ func TestOldAndNewKeysAreTold(t *testing.T) {
 	inWorkspace := func(slug string) authz.Lookup {
 		return authz.Lookup{Digest: mine.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
 	}
-	if remembered(inWorkspace("acme")).Workspace.ID == "" || remembered(inWorkspace("renamed")).Workspace.ID != "" {
+	if lookupCached(inWorkspace("acme")).Workspace.ID == "" || lookupCached(inWorkspace("renamed")).Workspace.ID != "" {
 		t.Fatal("ada's memberships are wrong")
 	}
 	f.exec(t, `UPDATE keywicket.workspaces SET slug = 'renamed' WHERE slug = 'acme'`)
 	becomes("no workspace has the old name", inWorkspace("acme"), func(got authz.Found) bool { return got.Workspace.ID == "" })
 	becomes("the workspace has the new name", inWorkspace("renamed"), func(got authz.Found) bool { return got.Workspace.ID != "" })
 	f.exec(t, `INSERT INTO keywicket.users (id, email) VALUES ('eve', 'eve@example.com')`)
-	remembered(inWorkspace("renamed"))
+	lookupCached(inWorkspace("renamed"))
 	f.exec(t, `UPDATE keywicket.members SET user_id = 'eve' WHERE user_id = $1`, f.ada.ID)
 	becomes("another user has the membership", inWorkspace("renamed"), func(got authz.Found) bool { return got.Workspace.ID == "" })
 
@@ -245,10 +245,10 @@ func TestHintsThatCannotBeHeardAreLogged(t *testing.T) {
 	c := store.Config{URL: sidecarURL(f.url), FeedURL: nowhere.String(), LookupTimeout: 10 * time.Second}
 	d := must(store.OpenDirectory(c, log.logger()))
 	t.Cleanup(func() { _ = d.Close(context.Background()) })
-	const told = "notifications of changes are not heard"
-	eventually(t, "it is logged", log.contains(told))
+	const message = "notifications of changes are not heard"
+	eventually(t, "it is logged", log.contains(message))
 	time.Sleep(500 * time.Millisecond) // several attempts
-	if n := strings.Count(log.String(), told); n != 1 || strings.Contains(log.String(), "of-the-listener") {
+	if n := strings.Count(log.String(), message); n != 1 || strings.Contains(log.String(), "of-the-listener") {
 		t.Errorf("logged %d times:\n%s", n, log.String())
 	}
 }

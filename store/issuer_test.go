@@ -72,7 +72,7 @@ func TestAccessTokensActWhereTheyWereGranted(t *testing.T) {
 	none := g.exchange(t, g.code(t)).Access
 	one := g.exchange(t, g.code(t, g.acme.ID)).Access
 	both := g.exchange(t, g.code(t, g.acme.ID, g.globex.ID)).Access
-	for name, d := range map[string]*store.Directory{"asked": g.directory(t, nil), "remembered": g.cachedDirectory(t)} {
+	for name, d := range map[string]*store.Directory{"uncached": g.directory(t, nil), "cached": g.cachedDirectory(t)} {
 		t.Run(name, func(t *testing.T) {
 			for _, c := range []struct {
 				token authz.Secret
@@ -100,7 +100,7 @@ func TestAccessTokensActWhereTheyWereGranted(t *testing.T) {
 			for what, l := range map[string]authz.Lookup{
 				"another API's":       {Kind: authz.KindOAuthToken, Digest: one.Digest(), API: "velaflows"},
 				"taken for a key":     {Kind: authz.KindPersonalKey, Digest: one.Digest(), API: "velocity"},
-				"nobody's":            access("velo_nobody", ""),
+				"unknown":             access("velo_nobody", ""),
 				"a code":              access(g.code(t), ""),
 				"a key that is taken": {Kind: authz.KindOAuthToken, Digest: authz.Secret("velu_x").Digest(), API: "velocity"},
 			} {
@@ -142,11 +142,11 @@ func TestAccessTokensEnd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := newGranting(t)
 			token := g.exchange(t, g.code(t, g.acme.ID)).Access
-			asked, remembered := g.directory(t, nil), g.cachedDirectory(t)
+			uncached, cached := g.directory(t, nil), g.cachedDirectory(t)
 			l := access(token, "acme")
 			var grant string
 			eventually(t, "it is cached", func() bool {
-				found := must(remembered.Lookup(t.Context(), l))
+				found := must(cached.Lookup(t.Context(), l))
 				grant = found.Principal.GrantID
 				return found.Cache == authz.CacheHit && found.Workspace.ID == g.acme.ID
 			})
@@ -155,7 +155,7 @@ func TestAccessTokensEnd(t *testing.T) {
 			} else {
 				g.exec(t, end.statement)
 			}
-			for who, d := range map[string]*store.Directory{"asked": asked, "remembered": remembered} {
+			for who, d := range map[string]*store.Directory{"uncached": uncached, "cached": cached} {
 				eventually(t, who+": the look-up follows", func() bool {
 					found := must(d.Lookup(t.Context(), l))
 					return found.Denial == end.want && (found.Workspace.ID == "") == (end.want != "" || end.workspace)
@@ -454,7 +454,7 @@ func TestCleaning(t *testing.T) {
 	for range 120 {
 		g.code(t, g.acme.ID)
 	}
-	forgotten := g.exchange(t, g.code(t, g.acme.ID))
+	deleted := g.exchange(t, g.code(t, g.acme.ID))
 	old(`oauth_codes SET expires_at = now() - interval '25 hours'`)
 	old(`oauth_access_tokens SET expires_at = now() - interval '25 hours'`)
 	old(`oauth_refresh_tokens SET expires_at = now() - interval '25 hours'`)
@@ -485,7 +485,7 @@ func TestCleaning(t *testing.T) {
 	if after := d.CacheStats(); after.Epochs["notice"] != before.Epochs["notice"] {
 		t.Error("all answers were discarded")
 	}
-	if _, err := g.refresh(t, forgotten.Refresh); !errors.Is(err, store.ErrGrant) {
+	if _, err := g.refresh(t, deleted.Refresh); !errors.Is(err, store.ErrGrant) {
 		t.Errorf("the deleted credential: %v", err)
 	}
 	if _, err := g.refresh(t, kept.Refresh); err != nil {

@@ -192,7 +192,7 @@ func TestALookupThatWaitsForOthersCanBeCancelled(t *testing.T) {
 	}
 	release()
 	if err := <-stayed; err != nil {
-		t.Errorf("a caller who stayed: %v", err)
+		t.Errorf("a caller that stayed: %v", err)
 	}
 }
 

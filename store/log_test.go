@@ -44,7 +44,7 @@ func TestReadingTellsExactlyWhatBecameVisible(t *testing.T) {
 	}
 	var open []*transaction
 	var news []string
-	rows, readings, told := 0, 0, 0
+	rows, readings, returned := 0, 0, 0
 	reader := must(f.db.Connx(t.Context()))
 	defer func() { _ = reader.Close() }()
 	since, _ := store.ReadChanges(t, reader, "")
@@ -103,7 +103,7 @@ func TestReadingTellsExactlyWhatBecameVisible(t *testing.T) {
 			var changes []string
 			since, changes = store.ReadChanges(t, reader, since)
 			readings++
-			told += len(changes)
+			returned += len(changes)
 			slices.Sort(changes)
 			slices.Sort(news)
 			if !slices.Equal(changes, news) {
@@ -119,8 +119,8 @@ func TestReadingTellsExactlyWhatBecameVisible(t *testing.T) {
 			_ = x.Rollback()
 		}
 	}
-	if readings < 100 || told < 100 {
-		t.Errorf("%d readings returned %d rows: this proves little", readings, told)
+	if readings < 100 || returned < 100 {
+		t.Errorf("%d readings returned %d rows: this proves little", readings, returned)
 	}
 }
 

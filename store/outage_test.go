@@ -227,7 +227,7 @@ func TestAWrongURLIsOneClearErrorWithoutThePassword(t *testing.T) {
 				t.Errorf("got %v, want one line with %q", err, c.want)
 			}
 			if err != nil && (strings.Contains(err.Error(), "geheim") || strings.Contains(err.Error(), "heim")) {
-				t.Errorf("the error tells the password: %v", err)
+				t.Errorf("the error contains the password: %v", err)
 			}
 		})
 	}

@@ -284,8 +284,8 @@ func TestPoolerMixesNoAnswers(t *testing.T) {
 					}
 				},
 			}
-			told := map[pgbouncer.Mode]store.Pooler{pgbouncer.Transaction: store.PoolerTransaction, pgbouncer.Session: store.PoolerNone}[config.Mode]
-			for _, c := range []store.Config{{NoCache: true}, {NoCache: true, Pooler: told}, {}, {Pooler: told}} {
+			pooler := map[pgbouncer.Mode]store.Pooler{pgbouncer.Transaction: store.PoolerTransaction, pgbouncer.Session: store.PoolerNone}[config.Mode]
+			for _, c := range []store.Config{{NoCache: true}, {NoCache: true, Pooler: pooler}, {}, {Pooler: pooler}} {
 				d := must(p.sidecar(c))
 				t.Cleanup(func() { _ = d.Close(context.Background()) })
 				for range 3 {

@@ -21,7 +21,7 @@ func inWorkspace(s authz.Session, slug string) authz.Lookup {
 // With and without a cache, a session acts as its user in the workspaces that they are a member of.
 func TestSessionsAreTheirUsers(t *testing.T) {
 	f := newFixture(t)
-	for name, d := range map[string]*store.Directory{"asked": f.directory(t, nil), "remembered": f.cachedDirectory(t)} {
+	for name, d := range map[string]*store.Directory{"uncached": f.directory(t, nil), "cached": f.cachedDirectory(t)} {
 		t.Run(name, func(t *testing.T) {
 			ada := sessionOf(f.ada.ID, time.Now())
 			for slug, want := range map[string]authz.Membership{
@@ -41,10 +41,10 @@ func TestSessionsAreTheirUsers(t *testing.T) {
 				t.Errorf("by id: %+v", got)
 			}
 			if got := must(d.Lookup(t.Context(), inWorkspace(sessionOf(f.bob.ID, time.Now()), "acme"))); got.Denial != "" || got.Workspace.ID != "" {
-				t.Errorf("who is in no workspace: %+v", got)
+				t.Errorf("a user in no workspace: %+v", got)
 			}
 			if got := must(d.Lookup(t.Context(), inWorkspace(sessionOf("nobody", time.Now()), "acme"))); got.Denial != authz.ReasonUnknown || got.Principal.ID != "" {
-				t.Errorf("who is nobody: %+v", got)
+				t.Errorf("an unknown user: %+v", got)
 			}
 		})
 	}
@@ -78,12 +78,12 @@ func TestSigningOutRevokes(t *testing.T) {
 // A revocation by the registry, or by a row that the product writes, takes effect at once and permanently. It affects nothing else.
 func TestSessionsAreRevoked(t *testing.T) {
 	f := newFixture(t)
-	asked, remembered := f.directory(t, nil), f.cachedDirectory(t)
+	uncached, cached := f.directory(t, nil), f.cachedDirectory(t)
 	denial := func(s authz.Session) authz.Reason {
 		t.Helper()
-		want := must(asked.Lookup(t.Context(), inWorkspace(s, "acme"))).Denial
+		want := must(uncached.Lookup(t.Context(), inWorkspace(s, "acme"))).Denial
 		eventually(t, "the cache agrees", func() bool {
-			return must(remembered.Lookup(t.Context(), inWorkspace(s, "acme"))).Denial == want
+			return must(cached.Lookup(t.Context(), inWorkspace(s, "acme"))).Denial == want
 		})
 		return want
 	}
@@ -142,12 +142,12 @@ func TestSessionsAreRevoked(t *testing.T) {
 	}
 	f.exec(t, `INSERT INTO keywicket.revoked_sessions (session_id) VALUES ($1)`, one.ID)
 	if got := denial(one); got != authz.ReasonRevoked {
-		t.Errorf("anew: %q", got)
+		t.Errorf("revoked again: %q", got)
 	}
 	f.exec(t, `UPDATE keywicket.workspaces SET slug = 'renamed' WHERE slug = 'acme'`)
 	for slug, want := range map[string]string{"acme": "", "renamed": f.acme.ID} {
 		eventually(t, "a workspace has another name", func() bool {
-			return must(remembered.Lookup(t.Context(), inWorkspace(other, slug))).Workspace.ID == want
+			return must(cached.Lookup(t.Context(), inWorkspace(other, slug))).Workspace.ID == want
 		})
 	}
 	f.exec(t, `UPDATE keywicket.workspaces SET slug = 'acme' WHERE slug = 'renamed'`)

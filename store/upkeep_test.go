@@ -69,8 +69,8 @@ func TestGapInTheLogForgetsEverything(t *testing.T) {
 	_, key := f.workspaceToken(t, "issues:read")
 	d := f.cachedDirectory(t)
 	f.keepUp(t)
-	remembered := func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit }
-	eventually(t, "it is cached", remembered)
+	cacheHit := func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit }
+	eventually(t, "it is cached", cacheHit)
 	if n := d.CacheStats().Epochs["gap"]; n != 0 {
 		t.Errorf("one cleaning is a gap: %d", n)
 	}

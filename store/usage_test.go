@@ -51,7 +51,7 @@ func TestUsageIsWrittenInTheBackground(t *testing.T) {
 		t.Errorf("it was used %v ago", ago)
 	}
 	if ago := f.usedAgo(t, unused); ago >= 0 {
-		t.Errorf("a token that nobody used was, %v ago", ago)
+		t.Errorf("an unused token was used %v ago", ago)
 	}
 }
 

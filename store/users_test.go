@@ -180,7 +180,7 @@ func TestBannedUser(t *testing.T) {
 	_, workspaces := f.workspaceToken(t, "issues:read")
 	issued := g.exchange(t, g.code(t, g.acme.ID))
 	access, refresh, code := issued.Access, issued.Refresh, g.code(t, g.acme.ID)
-	asked, remembered := f.directory(t, nil), f.cachedDirectory(t)
+	uncached, cached := f.directory(t, nil), f.cachedDirectory(t)
 	session := sessionOf(f.ada.ID, time.Now())
 	lookups := map[string]authz.Lookup{
 		"key":     {Kind: authz.KindPersonalKey, Digest: key.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}},
@@ -190,11 +190,11 @@ func TestBannedUser(t *testing.T) {
 	all := func(want authz.Reason) {
 		t.Helper()
 		for name, l := range lookups {
-			if got := must(asked.Lookup(t.Context(), l)); got.Denial != want {
-				t.Errorf("%s, asked: %+v, not %q", name, got, want)
+			if got := must(uncached.Lookup(t.Context(), l)); got.Denial != want {
+				t.Errorf("%s, uncached: %+v, not %q", name, got, want)
 			}
 			eventually(t, name+" is cached in its present state", func() bool {
-				got := must(remembered.Lookup(t.Context(), l))
+				got := must(cached.Lookup(t.Context(), l))
 				return got.Denial == want && got.Cache == authz.CacheHit
 			})
 		}
@@ -212,7 +212,7 @@ func TestBannedUser(t *testing.T) {
 				t.Errorf("exchanging: %v", err)
 			}
 		}
-		if got := must(asked.Lookup(t.Context(), lookup(workspaces))); got.Denial != "" {
+		if got := must(uncached.Lookup(t.Context(), lookup(workspaces))); got.Denial != "" {
 			t.Errorf("a workspace's key is %s", got.Denial)
 		}
 	}
@@ -236,7 +236,7 @@ func TestBannedUser(t *testing.T) {
 	f.exec(t, `UPDATE keywicket.users SET banned_until = clock_timestamp() + interval '2 seconds' WHERE id = $1`, f.ada.ID)
 	all(authz.ReasonRevoked)
 	for name, l := range lookups {
-		eventually(t, name+" is good again", func() bool { return must(remembered.Lookup(t.Context(), l)).Denial == "" })
+		eventually(t, name+" is valid again", func() bool { return must(cached.Lookup(t.Context(), l)).Denial == "" })
 	}
 	if got, err := g.refresh(t, refresh); err != nil || got.Access == "" {
 		t.Errorf("refreshing after the ban: %v", err)
@@ -249,15 +249,15 @@ func TestBannedUser(t *testing.T) {
 // A session's answer has the field that require_aal2 needs, and follows its changes.
 func TestSecondFactorOfAUser(t *testing.T) {
 	f := newFixture(t)
-	asked, remembered := f.directory(t, nil), f.cachedDirectory(t)
+	uncached, cached := f.directory(t, nil), f.cachedDirectory(t)
 	l := inWorkspace(sessionOf(f.ada.ID, time.Now()), "acme")
 	for _, want := range []bool{false, true, false} {
 		f.exec(t, `UPDATE keywicket.users SET mfa_enrolled = $1 WHERE id = $2`, want, f.ada.ID)
-		if got := must(asked.Lookup(t.Context(), l)); got.MFAEnrolled != want {
-			t.Errorf("asked: %+v, not %v", got, want)
+		if got := must(uncached.Lookup(t.Context(), l)); got.MFAEnrolled != want {
+			t.Errorf("uncached: %+v, not %v", got, want)
 		}
 		eventually(t, "its present state is cached", func() bool {
-			got := must(remembered.Lookup(t.Context(), l))
+			got := must(cached.Lookup(t.Context(), l))
 			return got.MFAEnrolled == want && got.Cache == authz.CacheHit
 		})
 	}

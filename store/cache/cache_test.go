@@ -375,11 +375,11 @@ func TestCallerMayLeaveTheOthersWaiting(t *testing.T) {
 						return cache.Answer{}, ctx.Err()
 					}
 				}}
-				remembering := newCache(t, c.config, s)
+				directory := newCache(t, c.config, s)
 				ask := func(ctx context.Context) <-chan error {
 					result := make(chan error, 1)
 					go func() {
-						_, err := remembering.Lookup(ctx, lookup(1))
+						_, err := directory.Lookup(ctx, lookup(1))
 						result <- err
 					}()
 					synctest.Wait()
@@ -407,7 +407,7 @@ func TestCallerMayLeaveTheOthersWaiting(t *testing.T) {
 				if err := <-third; err != nil || s.loads.Load() != 1 {
 					t.Errorf("the caller that stayed got %v, and there were %d queries", err, s.loads.Load())
 				}
-				expectLookup(t, remembering, lookup(1), authz.CacheHit)
+				expectLookup(t, directory, lookup(1), authz.CacheHit)
 			})
 		})
 	}

@@ -91,11 +91,11 @@ func (s *simple) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error
 		valid = s.world != ""
 	}
 	m := s.entries[l]
-	remembered := valid && m != nil && s.isCurrent(m) && (!m.Expires || now < m.expires)
+	hit := valid && m != nil && s.isCurrent(m) && (!m.Expires || now < m.expires)
 	s.mu.Unlock()
 	from, err := authz.CacheHit, error(nil)
 	switch {
-	case remembered:
+	case hit:
 	case valid:
 		from = authz.CacheMiss
 		m, err = s.loadShared(ctx, l)

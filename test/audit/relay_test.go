@@ -27,7 +27,7 @@ func TestRelayLeadsNewConnectionsElsewhere(t *testing.T) {
 		t.Cleanup(func() { _ = c.Close() })
 		lines := bufio.NewScanner(c)
 		return func() string {
-			fmt.Fprintln(c, "who?")
+			fmt.Fprintln(c, "name?")
 			lines.Scan()
 			return lines.Text()
 		}
