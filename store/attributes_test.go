@@ -15,15 +15,15 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// Each kind of credential has the attributes of its token, its user and its workspace, and follows their changes within the
-// staleness bound.
+// A look-up of each kind of credential returns the attributes of its token, its user and its workspace, and follows their changes
+// within the staleness bound.
 func TestLookupsFollowAttributes(t *testing.T) {
 	g := newGranting(t)
 	f := g.fixture
 	personal, key := f.userToken(t)
 	own, workspaceKey := f.workspaceToken(t)
 	app := g.exchange(t, g.code(t, g.acme.ID)).Access
-	asked, remembered := f.directory(t, nil), f.listening(t)
+	uncached, cached := f.directory(t, nil), f.cachedDirectory(t)
 	inAcme := lookup(key)
 	inAcme.Workspace.Slug = "acme"
 	type attributes struct{ token, user, workspace authz.Attributes }
@@ -32,7 +32,7 @@ func TestLookupsFollowAttributes(t *testing.T) {
 	}
 	credentials := map[string]struct {
 		lookup      authz.Lookup
-		token, user bool // it has attributes of a token, and of a user
+		token, user bool // the answer has attributes of a token, of a user
 	}{
 		"workspace key": {lookup(workspaceKey), true, false},
 		"personal key":  {inAcme, true, true},
@@ -51,12 +51,12 @@ func TestLookupsFollowAttributes(t *testing.T) {
 			if !c.user {
 				want.user = ""
 			}
-			if got := of(must(asked.Lookup(t.Context(), c.lookup))); got != want {
-				t.Errorf("%s, %s, asked: %+v, not %+v", what, name, got, want)
+			if got := of(must(uncached.Lookup(t.Context(), c.lookup))); got != want {
+				t.Errorf("%s, %s, uncached: %+v, not %+v", what, name, got, want)
 			}
-			eventually(t, what+": "+name+" is remembered as it is", func() bool {
+			eventually(t, what+": "+name+" is cached in its present state", func() bool {
 				began := time.Now()
-				got := must(remembered.Lookup(t.Context(), c.lookup))
+				got := must(cached.Lookup(t.Context(), c.lookup))
 				if of(got) != want && began.Sub(changed) > time.Second {
 					t.Fatalf("%s, %s: %v after the change it is %+v, not %+v", what, name, began.Sub(changed), of(got), want)
 				}
@@ -84,14 +84,14 @@ func TestLookupsFollowAttributes(t *testing.T) {
 	now.user = ""
 	all("the user's are gone")
 
-	// Nothing of a workspace that is not the user's, and nothing of whoever is refused.
+	// No attributes of a workspace that the user is not a member of, and none of a denied credential.
 	nowhere := inAcme
 	nowhere.Workspace.Slug = "nowhere"
-	if got := of(must(asked.Lookup(t.Context(), nowhere))); got.workspace != "" {
+	if got := of(must(uncached.Lookup(t.Context(), nowhere))); got.workspace != "" {
 		t.Errorf("in no workspace: %+v", got)
 	}
 	must(f.RevokeToken(t.Context(), personal.ID))
-	if got := of(must(asked.Lookup(t.Context(), inAcme))); got != (attributes{}) {
+	if got := of(must(uncached.Lookup(t.Context(), inAcme))); got != (attributes{}) {
 		t.Errorf("revoked: %+v", got)
 	}
 }
@@ -114,7 +114,7 @@ func TestAttributesOfTheRegistry(t *testing.T) {
 	if token, err := f.SetTokenAttributes(t.Context(), token.ID, second); err != nil || token.Attributes != second || token.Name != "n" {
 		t.Errorf("%+v, %v", token, err)
 	}
-	// Of one row each, and no other's.
+	// Each command changes one row and no other.
 	for table, id := range map[string]string{"workspaces": w.ID, "users": u.ID, "tokens": token.ID} {
 		if others := value[int](t, f.db, `SELECT count(*) FROM keywicket.`+table+` WHERE id <> $1 AND attributes <> '{}'`, id); others > 0 {
 			t.Errorf("%d other %s were changed", others, table)
@@ -145,7 +145,7 @@ func TestAttributesOfTheRegistry(t *testing.T) {
 		if err := set(ids[table], "[]"); !errors.Is(err, store.ErrInvalid) {
 			t.Errorf("%s, an array: %v", table, err)
 		}
-		// A database that is stricter than this program.
+		// A database may have stricter constraints than this program.
 		f.exec(t, `ALTER TABLE keywicket.`+table+` DROP CONSTRAINT `+table+`_attributes_form`)
 		f.exec(t, `ALTER TABLE keywicket.`+table+` ADD CONSTRAINT `+table+`_attributes_form CHECK (attributes <> '{"odd": true}')`)
 		if err := set(ids[table], `{"odd": true}`); !errors.Is(err, store.ErrInvalid) || strings.Contains(err.Error(), "pq:") {
@@ -176,7 +176,7 @@ func TestDocumentedSQLSetsAttributes(t *testing.T) {
 	}
 }
 
-// What SQL writes is checked by the database itself.
+// The database itself checks attributes that SQL writes.
 func TestDatabaseBoundsAttributes(t *testing.T) {
 	f := newFixture(t)
 	f.workspaceToken(t)
@@ -193,7 +193,7 @@ func TestDatabaseBoundsAttributes(t *testing.T) {
 	}
 }
 
-// Whatever is found good here is taken by Postgres, and whatever is too long by a byte there is so here.
+// This program and Postgres accept the same attributes: this program measures the same size, to the byte.
 func TestAttributesAreMeasuredAsPostgresDoes(t *testing.T) {
 	f := newFixture(t)
 	for _, text := range []string{
@@ -265,7 +265,7 @@ func TestParseAttributes(t *testing.T) {
 	}
 }
 
-// FuzzAttributes: any text is refused, or is an object that other readers take for the same.
+// FuzzAttributes checks that any text is refused, or is an object that other parsers read in the same way.
 func FuzzAttributes(f *testing.F) {
 	for _, text := range []string{``, `{}`, `{"a":[1e5,-0.5e-3,"\u00e9\n",{"b":null}]}`, `{"a":1,"a":2}`, `{"a":"\ud800"}`, `{"a":1e999999999999}`, `[[[`, "{}\v"} {
 		f.Add(text)

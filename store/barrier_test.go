@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// aliveSidecars are those that the list shows as alive.
+// aliveSidecars returns the ids of the sidecars that the list shows as alive.
 func (f *fixture) aliveSidecars(t *testing.T) (ids []string) {
 	t.Helper()
 	for _, s := range must(f.Sidecars(t.Context())) {
@@ -28,8 +28,8 @@ func TestSidecarsAreListed(t *testing.T) {
 	if got := must(f.Sidecars(t.Context())); len(got) != 0 {
 		t.Errorf("%+v", got)
 	}
-	f.listening(t, func(c *store.Config) { c.Version, c.Policies = "v1.2.3", "0123456789ab" })
-	f.listening(t)
+	f.cachedDirectory(t, func(c *store.Config) { c.Version, c.Policies = "v1.2.3", "0123456789ab" })
+	f.cachedDirectory(t)
 	var list []store.Sidecar
 	eventually(t, "both have given a sign of life", func() bool {
 		list = must(f.Sidecars(t.Context()))
@@ -48,7 +48,7 @@ func TestSidecarsAreListed(t *testing.T) {
 	}
 }
 
-// When Wait has returned, no sidecar allows what was revoked before.
+// After Wait has returned, no sidecar allows a credential that was revoked before.
 func TestWaitForSidecars(t *testing.T) {
 	for name, change := range map[string]func(*store.Config){
 		"with hints":    func(*store.Config) {},
@@ -61,12 +61,12 @@ func TestWaitForSidecars(t *testing.T) {
 			}
 			var directories []*store.Directory
 			for range 4 {
-				directories = append(directories, f.listening(t, change, func(c *store.Config) { c.Cache.StalenessBound = 3 * time.Second }))
+				directories = append(directories, f.cachedDirectory(t, change, func(c *store.Config) { c.Cache.StalenessBound = 3 * time.Second }))
 			}
 			for range 10 {
 				token, key := f.workspaceToken(t, "issues:read")
 				for _, d := range directories {
-					eventually(t, "it is remembered", func() bool {
+					eventually(t, "it is cached", func() bool {
 						found := must(d.Lookup(t.Context(), lookup(key)))
 						return found.Cache == authz.CacheHit && found.Denial == ""
 					})
@@ -86,18 +86,18 @@ func TestWaitForSidecars(t *testing.T) {
 	}
 }
 
-// A sidecar that cannot read the log uses no memory from before once its bound has passed, and that is waited for.
+// A sidecar that cannot read the log stops using its cache after its bound. Wait waits for that.
 func TestWaitNamesSilentSidecars(t *testing.T) {
 	f := newFixture(t)
 	token, key := f.workspaceToken(t, "issues:read")
-	f.listening(t)
+	f.cachedDirectory(t)
 	p := newProxy(t, f.url)
-	silent := f.listening(t, func(c *store.Config) {
+	silent := f.cachedDirectory(t, func(c *store.Config) {
 		c.URL = p.through(c.URL)
 		c.Cache.StalenessBound = 2 * time.Second
 		c.Cache.StaleIfError = time.Minute
 	})
-	eventually(t, "it is remembered", func() bool {
+	eventually(t, "it is cached", func() bool {
 		return must(silent.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit
 	})
 	p.onNextByte(silence)
@@ -109,42 +109,42 @@ func TestWaitNamesSilentSidecars(t *testing.T) {
 		t.Errorf("%+v: %v", b, b)
 	}
 	if silent.CacheStats().LeaseLeft > 0 {
-		t.Error("the silent one uses its memory")
+		t.Error("the silent sidecar uses its cache")
 	}
 }
 
-// A crash empties the list of sidecars. They may use their memory until their leases end, and that is waited for.
+// A crash empties the list of sidecars. They may use their caches until their leases end. Wait waits for that.
 func TestWaitAfterACrash(t *testing.T) {
 	f := newFixture(t)
 	token, key := f.workspaceToken(t, "issues:read")
 	p := newProxy(t, f.url)
-	d := f.listening(t, func(c *store.Config) { c.URL = p.through(c.URL) })
-	eventually(t, "it is remembered", func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit })
+	d := f.cachedDirectory(t, func(c *store.Config) { c.URL = p.through(c.URL) })
+	eventually(t, "it is cached", func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit })
 	f.exec(t, `CHECKPOINT`) // so that the token is not lost
-	p.onNextByte(silence)   // the sidecar knows of nothing
-	p.lead("postgres://127.0.0.1:1")
+	p.onNextByte(silence)   // the sidecar does not notice the crash
+	p.redirect("postgres://127.0.0.1:1")
 	crashBackend(t, value[int](t, f.db, `SELECT pg_backend_pid()`))
 	eventually(t, "the server has recovered", func() bool { _, err := f.db.Exec(`SELECT 1`); return err == nil })
 	must(f.RevokeToken(t.Context(), token.ID))
 	b := must(f.Wait(t.Context()))
 	if d.CacheStats().LeaseLeft > 0 {
-		t.Errorf("after %v the sidecar uses its memory", b)
+		t.Errorf("after %v the sidecar uses its cache", b)
 	}
 	if b.Waited < time.Second || len(b.Confirmed) != 0 {
 		t.Errorf("%+v", b)
 	}
 }
 
-// A sidecar that has stopped is not waited for, and one that may be alive is, whatever the database's clock says.
+// Wait does not wait for a sidecar that has stopped. It waits for one that may be alive, whatever the database's clock shows.
 func TestWaitForSidecarsThatAreGone(t *testing.T) {
 	f := newFixture(t)
-	d := f.listening(t, func(c *store.Config) { c.Cache.StalenessBound = 3 * time.Second })
+	d := f.cachedDirectory(t, func(c *store.Config) { c.Cache.StalenessBound = 3 * time.Second })
 	f.exec(t, `UPDATE keywicket.world SET made_at = made_at - interval '1 minute'`)
 	if err := d.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if b := must(f.Wait(t.Context())); b.Waited > 2*time.Second || len(b.Confirmed)+len(b.Silent) != 0 {
-		t.Errorf("a sidecar that was told to stop: %+v", b)
+		t.Errorf("a sidecar that has stopped: %+v", b)
 	}
 	f.exec(t, `UPDATE keywicket.sidecars SET seen_at = now() - interval '1 minute'`)
 	if b := must(f.Wait(t.Context())); b.Waited < 3*time.Second || len(b.Confirmed)+len(b.Silent) != 0 {
@@ -152,38 +152,38 @@ func TestWaitForSidecarsThatAreGone(t *testing.T) {
 	}
 }
 
-// A sidecar that others take for gone does not use its memory: nobody waits for it.
+// A sidecar that others consider gone does not use its cache, because Wait does not wait for it.
 func TestSidecarThatCannotGiveASignOfLifeUsesNoMemory(t *testing.T) {
 	f := newFixture(t)
-	d := f.listening(t)
+	d := f.cachedDirectory(t)
 	tx := must(f.db.BeginTxx(t.Context(), nil))
 	defer func() { _ = tx.Rollback() }()
 	must(tx.ExecContext(t.Context(), `SELECT id FROM keywicket.sidecars FOR UPDATE`))
-	patiently(t, "memory is not used", func() bool { return d.CacheStats().LeaseLeft == 0 && len(f.aliveSidecars(t)) == 1 })
+	eventuallySlow(t, "the cache is not in use", func() bool { return d.CacheStats().LeaseLeft == 0 && len(f.aliveSidecars(t)) == 1 })
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}
-	patiently(t, "it is used again", func() bool { return d.CacheStats().LeaseLeft > 0 })
+	eventuallySlow(t, "the cache is in use again", func() bool { return d.CacheStats().LeaseLeft > 0 })
 }
 
-// patiently is eventually, for what takes longer.
-func patiently(t *testing.T, what string, is func() bool) {
+// eventuallySlow is eventually with a longer timeout.
+func eventuallySlow(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
+			t.Fatalf("timed out waiting until %s", what)
 		}
 	}
 }
 
-// Such a sidecar may answer from before the change for longer than others take it for alive.
+// With stale_if_error, a sidecar may give answers from before the change for longer than others consider it alive.
 func TestWaitNamesSidecarsThatMayAnswerWithoutADatabase(t *testing.T) {
 	f := newFixture(t)
 	p := newProxy(t, f.url)
-	f.listening(t, func(c *store.Config) { c.URL, c.Cache.StaleIfError = p.through(c.URL), time.Hour })
+	f.cachedDirectory(t, func(c *store.Config) { c.URL, c.Cache.StaleIfError = p.through(c.URL), time.Hour })
 	p.onNextByte(silence)
-	p.lead("postgres://127.0.0.1:1")
-	time.Sleep(100 * time.Millisecond) // what is on its way
+	p.redirect("postgres://127.0.0.1:1")
+	time.Sleep(100 * time.Millisecond) // until replies that are on their way have arrived
 	f.exec(t, `UPDATE keywicket.sidecars SET seen_at = now() - interval '10 minutes'`)
 	if b := must(f.Wait(t.Context())); len(b.Silent) != 1 || b.StaleIfError != time.Hour {
 		t.Errorf("%+v", b)
@@ -200,7 +200,7 @@ func TestWaitGivesUpOnADatabaseThatIsSilent(t *testing.T) {
 	r := must(store.OpenRegistry(t.Context(), p.through(f.url)))
 	defer func() { _ = r.Close() }()
 	p.onNextByte(silence)
-	p.lead("postgres://127.0.0.1:1")
+	p.redirect("postgres://127.0.0.1:1")
 	done := make(chan error, 1)
 	go func() { _, err := r.Wait(t.Context()); done <- err }()
 	select {
@@ -216,7 +216,7 @@ func TestWaitGivesUpOnADatabaseThatIsSilent(t *testing.T) {
 func TestWaitEndsWithItsContext(t *testing.T) {
 	f := newFixture(t)
 	p := newProxy(t, f.url)
-	f.listening(t, func(c *store.Config) {
+	f.cachedDirectory(t, func(c *store.Config) {
 		c.URL = p.through(c.URL)
 		c.Cache.StalenessBound = time.Hour
 	})

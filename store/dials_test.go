@@ -13,7 +13,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// Where the database is 60 ms away, connecting and the first query take longer than a look-up may.
+// With 60 ms to the database, connecting and the first query together take longer than lookup_timeout.
 func TestConnectionsAreMadeOverASlowLink(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t)
@@ -34,7 +34,7 @@ func TestConnectionsAreMadeOverASlowLink(t *testing.T) {
 	}
 }
 
-// A machine that is gone, or a kernel whose Postgres is frozen, answers nothing at all.
+// A machine that is down, or one with a frozen Postgres, does not answer at all.
 func TestHostThatDoesNotAnswerHidesNoOther(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t)
@@ -93,11 +93,11 @@ func TestRefusedLoginsAreFew(t *testing.T) {
 	})
 }
 
-// Ready does what a check does: that the database is there does not mean that it answers.
+// Ready runs a look-up as a check does: a reachable database does not always answer.
 func TestReadyMeansThatLookUpsWork(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t)
-	d := f.listening(t)
+	d := f.cachedDirectory(t)
 	for _, c := range []struct{ name, breaks, mends, says string }{
 		{
 			"a right was taken away", `REVOKE SELECT ON keywicket.members FROM keywicket_sidecar`,
@@ -136,9 +136,9 @@ func TestReadyMeansThatLookUpsWork(t *testing.T) {
 		}
 	})
 	t.Run("the cache is not in use", func(t *testing.T) {
-		eventually(t, "nothing is to be said", func() bool { return len(d.Notices()) == 0 })
+		eventually(t, "there is no notice", func() bool { return len(d.Notices()) == 0 })
 		f.exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`)
-		eventually(t, "it is said", func() bool { return strings.Contains(strings.Join(d.Notices(), ""), "does not write all changes") })
+		eventually(t, "the notice appears", func() bool { return strings.Contains(strings.Join(d.Notices(), ""), "does not write all changes") })
 		if err := d.Ready(t.Context()); err != nil {
 			t.Error("look-ups work: ", err)
 		}
@@ -146,6 +146,6 @@ func TestReadyMeansThatLookUpsWork(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 		f.exec(t, `ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`)
-		eventually(t, "nothing is to be said", func() bool { return len(d.Notices()) == 0 })
+		eventually(t, "there is no notice", func() bool { return len(d.Notices()) == 0 })
 	})
 }

@@ -157,7 +157,7 @@ func TestExpiryIsJudgedByTheDatabaseClock(t *testing.T) {
 	if got := must(f.directory(t, ahead).Lookup(t.Context(), lookup(key))); got.Denial != "" {
 		t.Errorf("the sidecar's clock is a day ahead: %+v", got)
 	}
-	// A function that stands before the built-in one on the search path is this database's clock.
+	// A function that precedes the built-in one on the search path replaces this database's clock.
 	f.exec(t, `CREATE SCHEMA ahead`)
 	f.exec(t, `CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql
 		AS $$ SELECT pg_catalog.clock_timestamp() + interval '2 hours' $$`)
@@ -168,7 +168,7 @@ func TestExpiryIsJudgedByTheDatabaseClock(t *testing.T) {
 	}
 }
 
-// A product may say "never" in its own way; an import has kept such times.
+// A product may express "never" as a time in the far future. An import keeps such times.
 func TestExpiryMayBeFarAway(t *testing.T) {
 	f := newFixture(t)
 	for _, at := range []string{"9999-12-31", "294276-12-31", "infinity"} {
@@ -208,8 +208,8 @@ func TestALookupIsOneQuery(t *testing.T) {
 			t.Errorf("for %d look-ups the log has %q %d times, not %d", lookups, what, n, want)
 		}
 	}
-	// A connection is asked where it leads, the queries of three lanes are prepared within a limit that is set and taken back,
-	// and the end is a line too.
+	// A new connection queries which server it has reached. It prepares the queries of three lanes within a timeout that it sets and
+	// resets. The line "the end" counts too.
 	const once = 10
 	if n := strings.Count(logged, "LOG:  "); n > 2*lookups+once {
 		t.Errorf("for %d look-ups there are %d lines", lookups, n)
@@ -241,9 +241,9 @@ func TestLookupUsesIndexesOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := strings.Join(plan, "\n")
-	// Tokens by digest, users by id, workspaces by slug and by id, members by both columns.
+	// Index scans: tokens by digest, users by id, workspaces by slug and by id, members by both columns.
 	if strings.Count(text, "Index Scan using")+strings.Count(text, "Index Only Scan using") != 5 {
-		t.Error("the plan has not five index scans")
+		t.Error("the plan does not have five index scans")
 	}
 	for _, other := range []string{"Seq Scan", "Bitmap", "Hash", "Materialize", "Sort"} {
 		if strings.Contains(text, other) {
@@ -255,7 +255,7 @@ func TestLookupUsesIndexesOnly(t *testing.T) {
 	}
 }
 
-// A look-up that is planned anew each time takes three times as long.
+// Planning each look-up again would make look-ups three times as slow.
 func TestLookupsAreNotPlannedAnew(t *testing.T) {
 	f := newFixture(t)
 	f.db.SetMaxOpenConns(1)
@@ -310,7 +310,7 @@ func TestLookupsShareTheConfiguredConnections(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t)
 	d := f.directory(t, func(c *store.Config) { c.MaxOpenConnections = 1 })
-	must(d.Lookup(t.Context(), lookup(key))) // the connection is made
+	must(d.Lookup(t.Context(), lookup(key))) // opens the connection
 	tx := must(f.db.BeginTxx(t.Context(), nil))
 	defer func() { _ = tx.Rollback() }()
 	must(tx.ExecContext(t.Context(), `LOCK keywicket.tokens IN ACCESS EXCLUSIVE MODE`))
@@ -352,9 +352,9 @@ func TestLookupTimeoutBoundsAQueryThatWaits(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := d.Lookup(ctx, lookup(key)); !errors.Is(err, context.Canceled) {
-		t.Errorf("the caller is gone: %v", err)
+		t.Errorf("the caller has canceled: %v", err)
 	}
-	// Or they would pile up until the server has no connection left for anybody.
+	// Otherwise such queries would pile up until the server has no free connection.
 	eventually(t, "the query that timed out is cancelled on the server", func() bool {
 		return value[int](t, f.db, `SELECT count(*) FROM pg_stat_activity
 			WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 0
@@ -384,7 +384,7 @@ func TestDirectoryWorksAsSoonAsTheSchemaIsThere(t *testing.T) {
 	}
 }
 
-// As before the migration that makes the triggers, or after somebody's disabling of one.
+// A disabled trigger: the same happens before the migration that creates the triggers.
 func TestCacheIsNotBelievedWhileChangesAreNotTold(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t)
@@ -394,23 +394,23 @@ func TestCacheIsNotBelievedWhileChangesAreNotTold(t *testing.T) {
 		err := d.Ready(t.Context())
 		return err != nil && strings.Contains(err.Error(), "does not write all changes")
 	})
-	believed := func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit }
+	cacheInUse := func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit }
 	for range 3 {
-		if believed() {
+		if cacheInUse() {
 			t.Error("it answers from memory")
 		}
 	}
 	f.exec(t, `ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`)
-	eventually(t, "the cache is in use", believed)
+	eventually(t, "the cache is in use", cacheInUse)
 	f.exec(t, `ALTER TABLE keywicket.revoked_sessions DISABLE TRIGGER tell_insert`)
-	eventually(t, "the cache is not in use for the sake of sessions", func() bool { return !believed() })
+	eventually(t, "the cache is not in use because of the sessions' trigger", func() bool { return !cacheInUse() })
 	f.exec(t, `ALTER TABLE keywicket.revoked_sessions ENABLE ALWAYS TRIGGER tell_insert`)
-	eventually(t, "the cache is in use", believed)
+	eventually(t, "the cache is in use", cacheInUse)
 	f.exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`)
-	eventually(t, "the cache is not in use", func() bool { return !believed() })
+	eventually(t, "the cache is not in use", func() bool { return !cacheInUse() })
 	f.exec(t, `UPDATE keywicket.tokens SET revoked_at = clock_timestamp()`)
 	f.exec(t, `ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`)
-	eventually(t, "the cache is in use again", believed)
+	eventually(t, "the cache is in use again", cacheInUse)
 	if got := must(d.Lookup(t.Context(), lookup(key))); got.Denial != authz.ReasonRevoked {
 		t.Errorf("%+v", got)
 	}
@@ -441,7 +441,7 @@ func BenchmarkLookup(b *testing.B) {
 		b.Run(name+"/warm", func(b *testing.B) {
 			d := f.directory(b, func(c *store.Config) { c.NoCache = false })
 			for must(d.Lookup(b.Context(), l)).Cache != authz.CacheHit {
-				time.Sleep(time.Millisecond) // until the feed is heard
+				time.Sleep(time.Millisecond) // until the log has been read
 			}
 			b.ReportAllocs()
 			for b.Loop() {

@@ -15,8 +15,8 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// listening is a directory with a cache whose feed is heard.
-func (f *fixture) listening(t *testing.T, changes ...func(*store.Config)) *store.Directory {
+// cachedDirectory returns a directory whose cache is in use.
+func (f *fixture) cachedDirectory(t *testing.T, changes ...func(*store.Config)) *store.Directory {
 	t.Helper()
 	d := f.directory(t, func(c *store.Config) {
 		c.NoCache = false
@@ -32,12 +32,12 @@ func (f *fixture) listening(t *testing.T, changes ...func(*store.Config)) *store
 	return d
 }
 
-// Every statement that changes what an answer depends on is one notice, and other statements are none.
+// Every statement that changes something that an answer depends on writes one notice. Other statements write none.
 func TestEveryChangeIsOneNotice(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t, "issues:read")
-	d := f.listening(t)
-	// The notices of what the fixture did may still be on their way.
+	d := f.cachedDirectory(t)
+	// Notices of the fixture's own changes may still arrive.
 	heard := func() uint64 {
 		for n := d.CacheStats().Changes; ; {
 			time.Sleep(50 * time.Millisecond)
@@ -65,17 +65,17 @@ func TestEveryChangeIsOneNotice(t *testing.T) {
 		{`INSERT INTO keywicket.members (workspace_id, user_id, role) VALUES ('aaaaaaaaaaaaaaaaaaaaaaaa', 'u7', 'admin')
 			ON CONFLICT (workspace_id, user_id) DO UPDATE SET role = excluded.role`, 1},
 		{`DELETE FROM keywicket.members WHERE user_id = 'u7'`, 1},
-		{`DELETE FROM keywicket.users WHERE id LIKE 'u%'`, 2}, // with the memberships that go with them
+		{`DELETE FROM keywicket.users WHERE id LIKE 'u%'`, 2}, // one for users, one for their memberships
 		{`INSERT INTO keywicket.token_usage SELECT id, now() FROM keywicket.tokens`, 0},
 	} {
 		before := heard()
 		f.exec(t, c.statement)
-		eventually(t, c.statement+" is told", func() bool { return d.CacheStats().Changes-before >= c.notices })
+		eventually(t, "the notice is read: "+c.statement, func() bool { return d.CacheStats().Changes-before >= c.notices })
 		if got := heard() - before; got != c.notices {
 			t.Errorf("%s: %d notices, not %d", c.statement, got, c.notices)
 		}
 	}
-	// The keys of the triggers are those of the cache, or nothing would have been forgotten here.
+	// The triggers compute the same keys as the cache. Otherwise the answer would still be cached here.
 	l := lookup(key)
 	for d2 := must(d.Lookup(t.Context(), l)); d2.Cache != authz.CacheHit; d2 = must(d.Lookup(t.Context(), l)) {
 		time.Sleep(time.Millisecond)
@@ -83,19 +83,19 @@ func TestEveryChangeIsOneNotice(t *testing.T) {
 	epochs := d.CacheStats().Epochs["notice"]
 	before := heard()
 	f.exec(t, `UPDATE keywicket.tokens SET scopes = '{projects:read}'`)
-	eventually(t, "it is told", func() bool { return d.CacheStats().Changes > before })
+	eventually(t, "the notice is read", func() bool { return d.CacheStats().Changes > before })
 	if got := must(d.Lookup(t.Context(), l)); got.Cache != authz.CacheMiss || got.Principal.Scopes[0] != "projects:read" {
 		t.Errorf("after %d notices: %+v", heard()-before, got)
 	}
 	if got := d.CacheStats().Epochs["notice"]; got != epochs {
-		t.Error("all was forgotten for the sake of one")
+		t.Error("all answers were discarded because of one change")
 	}
 }
 
-// More than a hundred rows are one notice that speaks of everything.
+// A change of more than a hundred rows writes one notice that everything may have changed.
 func TestMassChangeIsOneNotice(t *testing.T) {
 	f := newFixture(t)
-	d := f.listening(t)
+	d := f.cachedDirectory(t)
 	insert := `INSERT INTO keywicket.users (id, email) SELECT 'u' || n, n || '@example.com' FROM generate_series(1, %) n`
 	for rows, want := range map[string]uint64{"100": 0, "101": 1} {
 		f.exec(t, `DELETE FROM keywicket.users WHERE id = ANY (SELECT 'u' || n FROM generate_series(1, 50) n)`)
@@ -126,63 +126,63 @@ func TestDirectoryClosesWithoutADatabase(t *testing.T) {
 	}
 }
 
-// What a change makes true is told, and so is what it makes false.
+// A notice has the keys of the new row and of the old row.
 func TestOldAndNewKeysAreTold(t *testing.T) {
 	f := newFixture(t)
 	token, key := f.workspaceToken(t, "issues:read")
 	_, mine := f.userToken(t, "issues:read")
-	d := f.listening(t)
-	remembered := func(l authz.Lookup) authz.Found {
+	d := f.cachedDirectory(t)
+	lookupCached := func(l authz.Lookup) authz.Found {
 		t.Helper()
 		var found authz.Found
-		eventually(t, "it is remembered", func() bool {
+		eventually(t, "it is cached", func() bool {
 			found = must(d.Lookup(t.Context(), l))
 			return found.Cache == authz.CacheHit
 		})
 		return found
 	}
-	// Well before the age at which everything is asked again.
+	// eventually gives up well before max_age, after which every answer would be loaded again.
 	becomes := func(what string, l authz.Lookup, is func(authz.Found) bool) {
 		t.Helper()
 		eventually(t, what, func() bool { return is(must(d.Lookup(t.Context(), l))) })
 	}
 
 	other := authz.Secret("vel_another0123456789").Digest()
-	remembered(lookup(key))
-	if got := remembered(authz.Lookup{Digest: other, API: "velocity"}); got.Denial != authz.ReasonUnknown {
+	lookupCached(lookup(key))
+	if got := lookupCached(authz.Lookup{Digest: other, API: "velocity"}); got.Denial != authz.ReasonUnknown {
 		t.Fatalf("%+v", got)
 	}
 	f.exec(t, `UPDATE keywicket.tokens SET digest = $1 WHERE id = $2`, other[:], token.ID)
-	becomes("the old digest is nobody's", lookup(key), func(got authz.Found) bool { return got.Denial == authz.ReasonUnknown })
+	becomes("the old digest is unknown", lookup(key), func(got authz.Found) bool { return got.Denial == authz.ReasonUnknown })
 	becomes("the new digest is the token's", authz.Lookup{Digest: other, API: "velocity"}, func(got authz.Found) bool { return got.Denial == "" })
 
 	inWorkspace := func(slug string) authz.Lookup {
 		return authz.Lookup{Digest: mine.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
 	}
-	if remembered(inWorkspace("acme")).Workspace.ID == "" || remembered(inWorkspace("renamed")).Workspace.ID != "" {
-		t.Fatal("ada is not where she should be")
+	if lookupCached(inWorkspace("acme")).Workspace.ID == "" || lookupCached(inWorkspace("renamed")).Workspace.ID != "" {
+		t.Fatal("ada's memberships are wrong")
 	}
 	f.exec(t, `UPDATE keywicket.workspaces SET slug = 'renamed' WHERE slug = 'acme'`)
 	becomes("no workspace has the old name", inWorkspace("acme"), func(got authz.Found) bool { return got.Workspace.ID == "" })
 	becomes("the workspace has the new name", inWorkspace("renamed"), func(got authz.Found) bool { return got.Workspace.ID != "" })
 	f.exec(t, `INSERT INTO keywicket.users (id, email) VALUES ('eve', 'eve@example.com')`)
-	remembered(inWorkspace("renamed"))
+	lookupCached(inWorkspace("renamed"))
 	f.exec(t, `UPDATE keywicket.members SET user_id = 'eve' WHERE user_id = $1`, f.ada.ID)
-	becomes("the membership is somebody else's", inWorkspace("renamed"), func(got authz.Found) bool { return got.Workspace.ID == "" })
+	becomes("another user has the membership", inWorkspace("renamed"), func(got authz.Found) bool { return got.Workspace.ID == "" })
 
 	// A row that this version cannot read may mean anything.
 	before := d.CacheStats().Epochs["notice"]
 	f.exec(t, `INSERT INTO keywicket.changes (keys) VALUES ('gibberish')`)
-	eventually(t, "all is forgotten", func() bool { return d.CacheStats().Epochs["notice"] > before })
+	eventually(t, "all answers are discarded", func() bool { return d.CacheStats().Epochs["notice"] > before })
 }
 
-// The triggers' function runs with nobody's rights but the writer's, and nobody else can use it: its arguments are SQL.
+// The triggers' function runs with the privileges of the writer. No other role can use it, because its arguments are SQL.
 func TestTriggersLendNobodyTheirRights(t *testing.T) {
 	f := newFixture(t)
 	var lent []string
 	err := f.db.Select(&lent, `SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'keywicket'::regnamespace AND prosecdef`)
-	if err != nil || !slices.Equal(lent, []string{"keywicket.keep_up()"}) { // which takes nothing, and lets nobody choose what it deletes
-		t.Errorf("these run with their owner's rights: %v, %v", lent, err)
+	if err != nil || !slices.Equal(lent, []string{"keywicket.keep_up()"}) { // it has no arguments, so a caller cannot choose what it deletes
+		t.Errorf("these functions run with their owner's privileges: %v, %v", lent, err)
 	}
 	sidecar := openDB(t, sidecarURL(f.url))
 	sidecar.SetMaxOpenConns(1)
@@ -194,21 +194,21 @@ func TestTriggersLendNobodyTheirRights(t *testing.T) {
 	}
 }
 
-// A connection that says nothing more, though nobody closed it, is given up for a new one.
+// A connection that is silent but not closed is replaced by a new one.
 func TestSilentFeedIsReplaced(t *testing.T) {
 	f := newFixture(t)
 	p := newProxy(t, f.url)
-	d := f.listening(t, func(c *store.Config) {
+	d := f.cachedDirectory(t, func(c *store.Config) {
 		c.URL = p.through(c.URL)
 		c.Cache.StalenessBound = 100 * time.Millisecond
 	})
-	believed := func() bool { return d.CacheStats().LeaseLeft > 0 }
+	cacheInUse := func() bool { return d.CacheStats().LeaseLeft > 0 }
 	p.onNextByte(silence)
-	eventually(t, "the cache is not believed", func() bool { return !believed() })
-	eventually(t, "it is believed again", believed)
+	eventually(t, "the cache is not in use", func() bool { return !cacheInUse() })
+	eventually(t, "the cache is in use again", cacheInUse)
 }
 
-// Whatever form a URL has, the feed says who it is and wants the primary.
+// For every form of a URL, the feed sets an application name and requires the primary.
 func TestFeedURL(t *testing.T) {
 	for given, want := range map[string]pq.Config{
 		"postgres://u:p%23@h/d": {Host: "h", User: "u", Password: "p#", Database: "d", ApplicationName: "keywicket", TargetSessionAttrs: "primary"},
@@ -236,7 +236,7 @@ func TestFeedURL(t *testing.T) {
 	}
 }
 
-// Where hints cannot be heard, the log says so once, and no secret of the URL.
+// If the sidecar cannot listen for notifications, it logs this once and without the secrets of the URL.
 func TestHintsThatCannotBeHeardAreLogged(t *testing.T) {
 	f := newFixture(t)
 	var log safeBuffer
@@ -245,10 +245,10 @@ func TestHintsThatCannotBeHeardAreLogged(t *testing.T) {
 	c := store.Config{URL: sidecarURL(f.url), FeedURL: nowhere.String(), LookupTimeout: 10 * time.Second}
 	d := must(store.OpenDirectory(c, log.logger()))
 	t.Cleanup(func() { _ = d.Close(context.Background()) })
-	const told = "notifications of changes are not heard"
-	eventually(t, "it is logged", log.contains(told))
+	const message = "notifications of changes are not heard"
+	eventually(t, "it is logged", log.contains(message))
 	time.Sleep(500 * time.Millisecond) // several attempts
-	if n := strings.Count(log.String(), told); n != 1 || strings.Contains(log.String(), "of-the-listener") {
+	if n := strings.Count(log.String(), message); n != 1 || strings.Contains(log.String(), "of-the-listener") {
 		t.Errorf("logged %d times:\n%s", n, log.String())
 	}
 }

@@ -16,12 +16,12 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// oldKey is the n-th that the product handed out.
+// oldKey returns the n-th key that the product has issued.
 func oldKey(format authz.CredentialFormat, n int) authz.Secret {
 	return authz.Secret(fmt.Sprintf("%s%08d-abcdefghijklmnop", format.Prefix, n))
 }
 
-// oldLine is a good one, for acme.
+// oldLine returns a valid line for acme.
 func oldLine(n int) store.ImportLine {
 	return store.ImportLine{Number: n, Key: oldKey(vel, n), Name: "t", Scopes: []string{"issues:read"}, Workspace: "acme"}
 }
@@ -36,7 +36,7 @@ func linesOf(lines ...store.ImportLine) iter.Seq2[store.ImportLine, error] {
 	}
 }
 
-// oldLines are good ones from 1 to n, save that change may do something to each.
+// oldLines returns valid lines from 1 to n, each of which change may modify.
 func oldLines(n int, change func(*store.ImportLine)) iter.Seq2[store.ImportLine, error] {
 	return func(yield func(store.ImportLine, error) bool) {
 		for i := range n {
@@ -60,7 +60,7 @@ func (f *fixture) tokens(t testing.TB) int {
 	return value[int](t, f.db, `SELECT count(*) FROM keywicket.tokens`)
 }
 
-// waiting is how many connections wait for a lock.
+// waiting returns how many connections wait for a lock.
 func (f *fixture) waiting(t testing.TB) int {
 	t.Helper()
 	return value[int](t, f.db, `SELECT count(*) FROM pg_stat_activity
@@ -243,9 +243,9 @@ func TestImportTellsTheFirstBadLinesInOrderAndCountsTheOthers(t *testing.T) {
 	_, err := f.ImportTokens(t.Context(), velImport(oldLines(200, func(l *store.ImportLine) {
 		switch l.Number % 4 {
 		case 1:
-			l.Key = "" // seen on the way
+			l.Key = "" // detected before the line reaches the database
 		case 3:
-			l.Workspace = "nowhere" // seen by the database
+			l.Workspace = "nowhere" // detected by the database
 		}
 	})))
 	refused, ok := errors.AsType[*store.ImportError](err)
@@ -257,7 +257,7 @@ func TestImportTellsTheFirstBadLinesInOrderAndCountsTheOthers(t *testing.T) {
 		numbers, want = append(numbers, l.Number), append(want, 2*i+1)
 	}
 	if len(numbers) != 20 || !slices.Equal(numbers, want) || f.tokens(t) != 0 {
-		t.Errorf("told are %v", numbers)
+		t.Errorf("reported lines: %v", numbers)
 	}
 }
 
@@ -378,10 +378,10 @@ func TestImportHoldsOneLineAtATime(t *testing.T) {
 	}
 }
 
-// A plan that was made beside an almost empty table reads all of it, and would do so until autovacuum comes along.
+// A plan from when the table was almost empty reads the whole table. Without the import's ANALYZE, it would be used until autovacuum.
 func TestImportMakesSidecarsPlanAnew(t *testing.T) {
 	f := newFixture(t)
-	// A connection's first temporary table makes everybody plan anew, by accident; this one has had its first.
+	// A connection's first temporary table has the side effect that all connections plan again. This connection has had its first.
 	must(f.ImportTokens(t.Context(), velImport(linesOf(oldLine(9999)))))
 	f.exec(t, `VACUUM ANALYZE keywicket.tokens`)
 	sidecar := openDB(t, with(f.url, "plan_cache_mode", "force_generic_plan"))
@@ -396,7 +396,7 @@ func TestImportMakesSidecarsPlanAnew(t *testing.T) {
 	}
 	const wrong = "Seq Scan on tokens"
 	if p := plan(); !strings.Contains(p, wrong) {
-		t.Fatalf("beside one token the plan is to use an index, and proves nothing:\n%s", p)
+		t.Fatalf("with one token the plan already uses an index, so the test proves nothing:\n%s", p)
 	}
 	must(f.ImportTokens(t.Context(), velImport(oldLines(5000, nil))))
 	if p := plan(); strings.Contains(p, wrong) {
@@ -418,7 +418,7 @@ func TestImportJudgesTheFutureByTheDatabaseClock(t *testing.T) {
 	}
 }
 
-// Where the database or the role turns standard_conforming_strings off, a backslash would be lost.
+// A database or a role may set standard_conforming_strings to off. Then a backslash would be lost.
 func TestBackslashesAreKept(t *testing.T) {
 	url := emptyDatabase(t)
 	must(openDB(t, url).ExecContext(t.Context(), `ALTER DATABASE `+databaseOf(url)+` SET standard_conforming_strings = off`))
@@ -427,7 +427,7 @@ func TestBackslashesAreKept(t *testing.T) {
 	t.Cleanup(func() { _ = raw.Close() })
 	var setting string
 	if err := raw.QueryRowContext(t.Context(), `SHOW standard_conforming_strings`).Scan(&setting); err != nil || setting != "off" {
-		t.Fatalf("it is %s: the test shows nothing; %v", setting, err)
+		t.Fatalf("it is %s: the test proves nothing; %v", setting, err)
 	}
 	for _, url := range []string{url, with(url, "options", "-c standard_conforming_strings=off"), with(url, "Standard_Conforming_Strings", "off")} {
 		f := &fixture{db: openDB(t, url)}

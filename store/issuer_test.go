@@ -16,7 +16,7 @@ import (
 
 var velo = authz.CredentialFormat{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38}
 
-// granting is an issuer with an app, to which ada grants.
+// granting is an issuer with an app to which ada grants access.
 type granting struct {
 	*fixture
 	*store.Issuer
@@ -48,11 +48,11 @@ func (g *granting) code(t *testing.T, workspaces ...string) authz.Secret {
 	})).Code
 }
 
-func asItIs(store.Code) error { return nil }
+func acceptCode(store.Code) error { return nil }
 
 func (g *granting) exchange(t *testing.T, code authz.Secret) store.Issued {
 	t.Helper()
-	return must(g.Exchange(t.Context(), code, velo, asItIs))
+	return must(g.Exchange(t.Context(), code, velo, acceptCode))
 }
 
 func (g *granting) refresh(t *testing.T, token authz.Secret) (store.Issued, error) {
@@ -64,7 +64,7 @@ func access(token authz.Secret, slug string) authz.Lookup {
 	return authz.Lookup{Kind: authz.KindOAuthToken, Digest: token.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
 }
 
-// An access token acts for its user, in the workspaces that were granted and that the user is in, and in no other.
+// An access token acts for its user in the workspaces that were granted and that the user is a member of, and in no other.
 func TestAccessTokensActWhereTheyWereGranted(t *testing.T) {
 	g := newGranting(t)
 	acme := authz.Membership{ID: g.acme.ID, Slug: "acme", Role: "admin"}
@@ -72,7 +72,7 @@ func TestAccessTokensActWhereTheyWereGranted(t *testing.T) {
 	none := g.exchange(t, g.code(t)).Access
 	one := g.exchange(t, g.code(t, g.acme.ID)).Access
 	both := g.exchange(t, g.code(t, g.acme.ID, g.globex.ID)).Access
-	for name, d := range map[string]*store.Directory{"asked": g.directory(t, nil), "remembered": g.listening(t)} {
+	for name, d := range map[string]*store.Directory{"uncached": g.directory(t, nil), "cached": g.cachedDirectory(t)} {
 		t.Run(name, func(t *testing.T) {
 			for _, c := range []struct {
 				token authz.Secret
@@ -100,7 +100,7 @@ func TestAccessTokensActWhereTheyWereGranted(t *testing.T) {
 			for what, l := range map[string]authz.Lookup{
 				"another API's":       {Kind: authz.KindOAuthToken, Digest: one.Digest(), API: "velaflows"},
 				"taken for a key":     {Kind: authz.KindPersonalKey, Digest: one.Digest(), API: "velocity"},
-				"nobody's":            access("velo_nobody", ""),
+				"unknown":             access("velo_nobody", ""),
 				"a code":              access(g.code(t), ""),
 				"a key that is taken": {Kind: authz.KindOAuthToken, Digest: authz.Secret("velu_x").Digest(), API: "velocity"},
 			} {
@@ -119,12 +119,12 @@ func TestAccessTokensActWhereTheyWereGranted(t *testing.T) {
 	}
 }
 
-// Whatever an access token depends on: when it changes, the token is worth what it then is, with and without a cache.
+// If anything that an access token depends on changes, look-ups follow the change, with and without a cache.
 func TestAccessTokensEnd(t *testing.T) {
 	for name, end := range map[string]struct {
 		statement string // $1 is the grant's id
 		want      authz.Reason
-		workspace bool // the token is good, but not there
+		workspace bool // the token stays valid, but not in the workspace
 	}{
 		"the token is revoked":   {`UPDATE keywicket.oauth_access_tokens SET revoked_at = now() WHERE grant_id = $1`, authz.ReasonRevoked, false},
 		"the token expires":      {`UPDATE keywicket.oauth_access_tokens SET expires_at = now() WHERE grant_id = $1`, authz.ReasonExpired, false},
@@ -142,11 +142,11 @@ func TestAccessTokensEnd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := newGranting(t)
 			token := g.exchange(t, g.code(t, g.acme.ID)).Access
-			asked, remembered := g.directory(t, nil), g.listening(t)
+			uncached, cached := g.directory(t, nil), g.cachedDirectory(t)
 			l := access(token, "acme")
 			var grant string
-			eventually(t, "it is remembered", func() bool {
-				found := must(remembered.Lookup(t.Context(), l))
+			eventually(t, "it is cached", func() bool {
+				found := must(cached.Lookup(t.Context(), l))
 				grant = found.Principal.GrantID
 				return found.Cache == authz.CacheHit && found.Workspace.ID == g.acme.ID
 			})
@@ -155,8 +155,8 @@ func TestAccessTokensEnd(t *testing.T) {
 			} else {
 				g.exec(t, end.statement)
 			}
-			for who, d := range map[string]*store.Directory{"asked": asked, "remembered": remembered} {
-				eventually(t, who+" tells", func() bool {
+			for who, d := range map[string]*store.Directory{"uncached": uncached, "cached": cached} {
+				eventually(t, who+": the look-up follows", func() bool {
 					found := must(d.Lookup(t.Context(), l))
 					return found.Denial == end.want && (found.Workspace.ID == "") == (end.want != "" || end.workspace)
 				})
@@ -165,23 +165,23 @@ func TestAccessTokensEnd(t *testing.T) {
 	}
 }
 
-// A code is good once. Its second use ends what came of the first.
+// A code can be used once. Its second use revokes what the first use has issued.
 func TestCodesAreGoodOnce(t *testing.T) {
 	g := newGranting(t)
 	d := g.directory(t, nil)
 	code := g.code(t)
 	first := g.exchange(t, code)
-	if got, err := g.Exchange(t.Context(), code, velo, asItIs); !errors.Is(err, store.ErrGrant) || got.Access != "" {
+	if got, err := g.Exchange(t.Context(), code, velo, acceptCode); !errors.Is(err, store.ErrGrant) || got.Access != "" {
 		t.Errorf("a second time: %+v, %v", got, err)
 	}
 	if got := must(d.Lookup(t.Context(), access(first.Access, ""))); got.Denial != authz.ReasonRevoked {
-		t.Errorf("what came of the first: %+v", got)
+		t.Errorf("the first use's access token: %+v", got)
 	}
 	if _, err := g.refresh(t, first.Refresh); !errors.Is(err, store.ErrGrant) {
 		t.Errorf("its refresh token: %v", err)
 	}
 
-	// What the check refuses has used it up, but ends nothing: it came to nothing.
+	// A use that the check refuses uses up the code. It revokes nothing, because nothing was issued.
 	wrong := errors.New("another client")
 	code = g.code(t)
 	if got, err := g.Exchange(t.Context(), code, velo, func(c store.Code) error {
@@ -192,7 +192,7 @@ func TestCodesAreGoodOnce(t *testing.T) {
 	}); !errors.Is(err, wrong) || got.Access != "" {
 		t.Errorf("refused: %+v, %v", got, err)
 	}
-	if _, err := g.Exchange(t.Context(), code, velo, asItIs); !errors.Is(err, store.ErrGrant) {
+	if _, err := g.Exchange(t.Context(), code, velo, acceptCode); !errors.Is(err, store.ErrGrant) {
 		t.Errorf("after it was refused: %v", err)
 	}
 
@@ -203,17 +203,17 @@ func TestCodesAreGoodOnce(t *testing.T) {
 	} {
 		code := g.code(t)
 		g.exec(t, statement)
-		if _, err := g.Exchange(t.Context(), code, velo, asItIs); !errors.Is(err, store.ErrGrant) {
+		if _, err := g.Exchange(t.Context(), code, velo, acceptCode); !errors.Is(err, store.ErrGrant) {
 			t.Errorf("%s: %v", name, err)
 		}
 		g.exec(t, `UPDATE keywicket.oauth_apps SET revoked_at = NULL`)
 	}
-	if _, err := g.Exchange(t.Context(), "made up", velo, asItIs); !errors.Is(err, store.ErrGrant) {
+	if _, err := g.Exchange(t.Context(), "made up", velo, acceptCode); !errors.Is(err, store.ErrGrant) {
 		t.Errorf("made up: %v", err)
 	}
 }
 
-// A refresh token is good once, for the next. The use of one that was used ends the whole family.
+// A refresh token can be used once, for the next one. A second use revokes the whole family.
 func TestRefreshTokensRotate(t *testing.T) {
 	g := newGranting(t)
 	d := g.directory(t, nil)
@@ -234,7 +234,7 @@ func TestRefreshTokensRotate(t *testing.T) {
 	if _, err := g.Refresh(t.Context(), narrowed.Refresh, velo, func(store.Refreshing) ([]string, error) { return nil, wider }); !errors.Is(err, wider) {
 		t.Errorf("%v", err)
 	}
-	whole := must(g.refresh(t, narrowed.Refresh)) // what was refused has used up nothing, and what was narrowed is whole again
+	whole := must(g.refresh(t, narrowed.Refresh)) // the refused use has used up nothing, and the scopes are complete again
 	if len(whole.Scopes) != 2 {
 		t.Errorf("%+v", whole)
 	}
@@ -259,7 +259,7 @@ func TestRefreshTokensRotate(t *testing.T) {
 	}
 }
 
-// Of twenty at once exactly one succeeds.
+// Of twenty concurrent uses, exactly one succeeds.
 func TestOneOfManyUsesSucceeds(t *testing.T) {
 	g := newGranting(t)
 	race := func(use func() error) int64 {
@@ -283,16 +283,16 @@ func TestOneOfManyUsesSucceeds(t *testing.T) {
 	}
 	for range 5 {
 		code := g.code(t)
-		if n := race(func() error { _, err := g.Exchange(t.Context(), code, velo, asItIs); return err }); n != 1 {
-			t.Errorf("a code was good %d times", n)
+		if n := race(func() error { _, err := g.Exchange(t.Context(), code, velo, acceptCode); return err }); n != 1 {
+			t.Errorf("a code was accepted %d times", n)
 		}
 		refresh := g.exchange(t, g.code(t)).Refresh
 		if n := race(func() error { _, err := g.refresh(t, refresh); return err }); n != 1 {
-			t.Errorf("a refresh token was good %d times", n)
+			t.Errorf("a refresh token was accepted %d times", n)
 		}
 	}
 	if n := value[int](t, g.db, `SELECT count(*) FROM keywicket.oauth_grants WHERE revoked_at IS NULL`); n != 0 {
-		t.Errorf("%d grants are left of what was used twice", n)
+		t.Errorf("%d grants of credentials that were used twice are left", n)
 	}
 }
 
@@ -359,8 +359,8 @@ func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
 	}
 }
 
-// Whoever deletes a user while an app refreshes, or somebody revokes or cleans, is not refused, and neither are they: all of them
-// lock in one order.
+// A user is deleted while apps refresh, and while grants are revoked and cleaned. None of these operations fails, because all of
+// them lock in the same order.
 func TestUserGoesWhileAppsAreAtWork(t *testing.T) {
 	g := newGranting(t)
 	for round := range 20 {
@@ -376,8 +376,8 @@ func TestUserGoesWhileAppsAreAtWork(t *testing.T) {
 		var racing sync.WaitGroup
 		for what, f := range map[string]func() error{
 			"the user's deletion": func() error { _, err := g.db.Exec(`DELETE FROM keywicket.users WHERE id = $1`, user.ID); return err },
-			"an exchange":         func() error { _, err := g.Exchange(t.Context(), fresh.Code, velo, asItIs); return err },
-			"a second exchange":   func() error { _, err := g.Exchange(t.Context(), used.Code, velo, asItIs); return err },
+			"an exchange":         func() error { _, err := g.Exchange(t.Context(), fresh.Code, velo, acceptCode); return err },
+			"a second exchange":   func() error { _, err := g.Exchange(t.Context(), used.Code, velo, acceptCode); return err },
 			"a refresh":           func() error { _, err := g.refresh(t, issued.Refresh); return err },
 			"an approval":         func() error { _, err := approve(); return err },
 			"a revocation":        func() error { _, err := g.RevokeGrant(t.Context(), used.Grant); return err },
@@ -397,7 +397,7 @@ func TestUserGoesWhileAppsAreAtWork(t *testing.T) {
 	}
 }
 
-// A transaction that is slow to end holds up nobody for long, and no connection.
+// A long transaction delays other operations only briefly, and does not keep their connections.
 func TestGrantThatIsLocked(t *testing.T) {
 	g := newGranting(t)
 	issued := g.exchange(t, g.code(t))
@@ -432,7 +432,7 @@ func TestGrantThatIsLocked(t *testing.T) {
 	}
 }
 
-// Ready is more than that there is a database.
+// Ready checks more than that the database is reachable.
 func TestIssuerIsReady(t *testing.T) {
 	g := newGranting(t)
 	if err := g.Ready(t.Context()); err != nil {
@@ -444,8 +444,8 @@ func TestIssuerIsReady(t *testing.T) {
 	}
 }
 
-// What has been over for a day is deleted, and a grant with the last of it; what is good stays, and so does what could still be
-// used a second time. No sidecar forgets more than that.
+// The cleaning deletes credentials a day after their end, and a grant together with its last one. Valid credentials stay, and so do
+// those whose second use must still be detected. The cleaning does not discard all answers of a sidecar.
 func TestCleaning(t *testing.T) {
 	g := newGranting(t)
 	old := func(statement string) {
@@ -454,20 +454,20 @@ func TestCleaning(t *testing.T) {
 	for range 120 {
 		g.code(t, g.acme.ID)
 	}
-	forgotten := g.exchange(t, g.code(t, g.acme.ID))
+	deleted := g.exchange(t, g.code(t, g.acme.ID))
 	old(`oauth_codes SET expires_at = now() - interval '25 hours'`)
 	old(`oauth_access_tokens SET expires_at = now() - interval '25 hours'`)
 	old(`oauth_refresh_tokens SET expires_at = now() - interval '25 hours'`)
 	kept := g.exchange(t, g.code(t))
-	old(`oauth_access_tokens SET expires_at = now() - interval '25 hours'`) // the refresh token is good
+	old(`oauth_access_tokens SET expires_at = now() - interval '25 hours'`) // the refresh token is still valid
 	used := g.code(t)
 	issued := g.exchange(t, used)
 	old(`oauth_codes SET expires_at = now() - interval '23 hours' WHERE expires_at > now()`)
 	if grants := must(g.Grants(t.Context(), "", g.ada.ID)); grants[0].Status != store.Active || grants[len(grants)-1].Status != store.Expired {
 		t.Errorf("the newest is %s, the oldest %s", grants[0].Status, grants[len(grants)-1].Status)
 	}
-	d := g.listening(t)
-	eventually(t, "nothing more is told", func() bool {
+	d := g.cachedDirectory(t)
+	eventually(t, "no more changes are read", func() bool {
 		n := d.CacheStats().Changes
 		time.Sleep(50 * time.Millisecond)
 		return d.CacheStats().Changes == n
@@ -481,26 +481,26 @@ func TestCleaning(t *testing.T) {
 	if tokens, grants, err = g.Clean(t.Context()); err != nil || tokens != 0 || grants != 0 {
 		t.Errorf("and again %d and %d, %v", tokens, grants, err)
 	}
-	eventually(t, "the changes are told", func() bool { return d.CacheStats().Changes > before.Changes })
+	eventually(t, "the changes are read", func() bool { return d.CacheStats().Changes > before.Changes })
 	if after := d.CacheStats(); after.Epochs["notice"] != before.Epochs["notice"] {
-		t.Error("everything was forgotten")
+		t.Error("all answers were discarded")
 	}
-	if _, err := g.refresh(t, forgotten.Refresh); !errors.Is(err, store.ErrGrant) {
-		t.Errorf("what was deleted: %v", err)
+	if _, err := g.refresh(t, deleted.Refresh); !errors.Is(err, store.ErrGrant) {
+		t.Errorf("the deleted credential: %v", err)
 	}
 	if _, err := g.refresh(t, kept.Refresh); err != nil {
-		t.Errorf("what is good: %v", err)
+		t.Errorf("the valid credential: %v", err)
 	}
-	again, err := g.Exchange(t.Context(), used, velo, asItIs)
+	again, err := g.Exchange(t.Context(), used, velo, acceptCode)
 	if !errors.Is(err, store.ErrReused) || again.Grant != issued.Grant {
-		t.Errorf("a code that comes again after its time: %v of %s", err, again.Grant)
+		t.Errorf("a code that is used again after its expiry: %v of %s", err, again.Grant)
 	}
 	if _, err := g.refresh(t, issued.Refresh); !errors.Is(err, store.ErrGrant) {
 		t.Errorf("its grant is still good: %v", err)
 	}
 }
 
-// However many tokens there are, a look-up reads no more than the rows it is about, and cleaning no more than it deletes.
+// With any number of tokens, a look-up reads only the rows that it needs, and the cleaning only the rows that it deletes.
 func TestAccessTokensAreFoundByIndexes(t *testing.T) {
 	g := newGranting(t)
 	const many = `FROM generate_series(1, 20000) n`
@@ -537,7 +537,7 @@ func TestAccessTokensAreFoundByIndexes(t *testing.T) {
 	}
 }
 
-// While one issuer cleans, another leaves it alone.
+// While one issuer cleans, another one does not.
 func TestOneCleansAtATime(t *testing.T) {
 	g := newGranting(t)
 	g.code(t)

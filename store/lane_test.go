@@ -59,7 +59,7 @@ func TestLookupsThatShareAQueryGetTheirOwnAnswers(t *testing.T) {
 	if good < 15 || good == len(want) {
 		t.Fatalf("%d of %d are good", good, len(want))
 	}
-	release := g.crowd(t, d)
+	release := g.occupyConnections(t, d)
 	var wg sync.WaitGroup
 	var asked atomic.Int32
 	for i, l := range lookups {
@@ -75,13 +75,13 @@ func TestLookupsThatShareAQueryGetTheirOwnAnswers(t *testing.T) {
 			})
 		}
 	}
-	eventually(t, "all wait", func() bool { return int(asked.Load()) == 100*len(lookups) })
+	eventually(t, "all look-ups wait", func() bool { return int(asked.Load()) == 100*len(lookups) })
 	release()
 	wg.Wait()
 }
 
-// A look-up that joined a query that was sent before it would take the token for an unknown one, or a revoked one for a good
-// one.
+// A look-up must not join a query that was sent before it. Otherwise it could report an existing token as unknown, or a revoked token
+// as valid.
 func TestNoLookupIsAnsweredFromBeforeItBegan(t *testing.T) {
 	f := newFixture(t)
 	d := f.directory(t, nil)
@@ -94,7 +94,7 @@ func TestNoLookupIsAnsweredFromBeforeItBegan(t *testing.T) {
 			for ctx.Err() == nil {
 				key := vel.NewKey()
 				if i%2 == 0 {
-					key = *next.Load() // the one that will be made
+					key = *next.Load() // the token that is created next
 				}
 				if _, err := d.Lookup(ctx, lookup(key)); err != nil && ctx.Err() == nil {
 					t.Error(err)
@@ -108,11 +108,11 @@ func TestNoLookupIsAnsweredFromBeforeItBegan(t *testing.T) {
 		key := vel.NewKey()
 		next.Store(&key)
 		if got := must(d.Lookup(t.Context(), lookup(key))); got.Denial != authz.ReasonUnknown {
-			t.Errorf("before it is made: %+v", got)
+			t.Errorf("before it is created: %+v", got)
 		}
 		made, _ := f.create(t, store.NewToken{Format: vel, API: "velocity", Name: "t", Workspace: "acme", Key: key})
 		if got := must(d.Lookup(t.Context(), lookup(key))); got.Denial != "" {
-			t.Errorf("after it is made: %+v", got)
+			t.Errorf("after it is created: %+v", got)
 		}
 		must(f.RevokeToken(t.Context(), made.ID))
 		if got := must(d.Lookup(t.Context(), lookup(key))); got.Denial != authz.ReasonRevoked {
@@ -121,14 +121,14 @@ func TestNoLookupIsAnsweredFromBeforeItBegan(t *testing.T) {
 	}
 }
 
-// What one look-up asks for must not be an error of those that share its query.
+// An invalid parameter of one look-up must not fail the others that share its query.
 func TestALookupThatCannotBeReadHarmsNoOther(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.userToken(t, "user:read")
 	odd, unreadable := f.userToken(t, "user:read")
-	f.exec(t, `UPDATE keywicket.tokens SET scopes[0] = 'user:read' WHERE id = $1`, odd.ID) // printed with its bounds
+	f.exec(t, `UPDATE keywicket.tokens SET scopes[0] = 'user:read' WHERE id = $1`, odd.ID) // Postgres prints such an array with its bounds
 	d := f.directory(t, nil)
-	release := f.crowd(t, d)
+	release := f.occupyConnections(t, d)
 	var wg sync.WaitGroup
 	var asked atomic.Int32
 	for range 40 {
@@ -161,9 +161,9 @@ func TestALookupThatWaitsForOthersCanBeCancelled(t *testing.T) {
 	d := f.directory(t, nil)
 	hasty := f.directory(t, func(c *store.Config) { c.LookupTimeout = 100 * time.Millisecond })
 	must(hasty.Lookup(t.Context(), lookup(key)))
-	release := f.crowd(t, d)
+	release := f.occupyConnections(t, d)
 	if _, err := hasty.Lookup(t.Context(), lookup(key)); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("the time is over: %v", err)
+		t.Errorf("after the timeout: %v", err)
 	}
 	f.awaitLocks(t, 8) // the query that timed out is cancelled on the server
 	ctx, cancel := context.WithCancel(t.Context())
@@ -184,7 +184,7 @@ func TestALookupThatWaitsForOthersCanBeCancelled(t *testing.T) {
 	cancel()
 	for range 100 {
 		if err := <-left; !errors.Is(err, context.Canceled) {
-			t.Errorf("the caller is gone: %v", err)
+			t.Errorf("the caller has canceled: %v", err)
 		}
 	}
 	if n := d.Waiting(); n != 1 {
@@ -192,16 +192,16 @@ func TestALookupThatWaitsForOthersCanBeCancelled(t *testing.T) {
 	}
 	release()
 	if err := <-stayed; err != nil {
-		t.Errorf("a caller who stayed: %v", err)
+		t.Errorf("a caller that stayed: %v", err)
 	}
 }
 
-// What is prepared on a connection cannot be used any more.
+// After the change of a type, the statements that are prepared on a connection cannot be used any more.
 func TestColumnsMayChangeTheirType(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t)
 	d := f.directory(t, nil)
-	f.crowd(t, d)()
+	f.occupyConnections(t, d)()
 	for _, kind := range []string{"varchar(63)", "text"} {
 		f.exec(t, `ALTER TABLE keywicket.workspaces ALTER COLUMN slug TYPE `+kind)
 		var wg sync.WaitGroup
@@ -216,7 +216,7 @@ func TestColumnsMayChangeTheirType(t *testing.T) {
 	}
 }
 
-// With a query for each, they would take a minute, and most of them get no answer.
+// With one query for each look-up, the flood would take a minute, and most look-ups would time out.
 func TestAFloodTakesFewQueries(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t)
@@ -237,7 +237,7 @@ func TestAFloodTakesFewQueries(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	// Both ways, each in pieces of 4 KiB.
+	// The proxy counts reads in both directions, each of at most 4 KiB.
 	if n := p.faults(); n > 300 {
 		t.Errorf("1,000 look-ups took %d messages", n)
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// Whoever locks a table that look-ups of one kind read keeps the others neither from their answers nor from their connections.
+// A lock on a table that look-ups of one kind read delays neither the answers nor the connections of the other kinds.
 func TestLockedTableHoldsUpNoOtherKind(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t)

@@ -16,7 +16,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// serverWith is a server of its own, for what a setting allows.
+// serverWith starts a separate server with the settings.
 func serverWith(t *testing.T, settings map[string]string) *postgres.Server {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -29,14 +29,14 @@ func serverWith(t *testing.T, settings map[string]string) *postgres.Server {
 	return s
 }
 
-// Transactions that are open at the same time write to the log, and commit, roll back, are prepared and end in any order. Each
-// reading returns the rows of those that have committed since the reading before, and no others.
+// Concurrent transactions write to the log. They commit, roll back, or are prepared and end, in any order. Each reading returns the
+// rows of the transactions that have committed since the last reading, and no others.
 func TestReadingTellsExactlyWhatBecameVisible(t *testing.T) {
 	s := serverWith(t, map[string]string{"max_prepared_transactions": "10"})
 	f := fixtureAt(t, s.URL("postgres"))
 	seed := rand.Uint64() //nolint:gosec // a test's
 	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // likewise
+	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test's
 	type transaction struct {
 		*sqlx.Tx
 		rows     []string
@@ -44,7 +44,7 @@ func TestReadingTellsExactlyWhatBecameVisible(t *testing.T) {
 	}
 	var open []*transaction
 	var news []string
-	rows, readings, told := 0, 0, 0
+	rows, readings, returned := 0, 0, 0
 	reader := must(f.db.Connx(t.Context()))
 	defer func() { _ = reader.Close() }()
 	since, _ := store.ReadChanges(t, reader, "")
@@ -67,7 +67,7 @@ func TestReadingTellsExactlyWhatBecameVisible(t *testing.T) {
 		case n < 45 && x != nil && x.prepared == "":
 			rows++
 			row := fmt.Sprintf("%08x", rows)
-			if r.IntN(4) == 0 { // in a subtransaction, which may be undone
+			if r.IntN(4) == 0 { // in a subtransaction, which may be rolled back
 				x.MustExec(`SAVEPOINT s`)
 				x.MustExec(`INSERT INTO keywicket.changes (keys) VALUES ($1)`, row)
 				if r.IntN(2) == 0 {
@@ -81,7 +81,7 @@ func TestReadingTellsExactlyWhatBecameVisible(t *testing.T) {
 		case n < 50 && x != nil && x.prepared == "" && len(x.rows) > 0:
 			x.prepared = fmt.Sprint("t", step)
 			x.MustExec(`PREPARE TRANSACTION '` + x.prepared + `'`)
-			_ = x.Rollback() // the transaction is not the connection's any more
+			_ = x.Rollback() // the prepared transaction no longer belongs to the connection
 		case n < 60 && x != nil:
 			committed := r.IntN(3) > 0
 			switch {
@@ -98,12 +98,12 @@ func TestReadingTellsExactlyWhatBecameVisible(t *testing.T) {
 			}
 			end(x, committed)
 		case n < 62:
-			f.exec(t, `SELECT pg_current_xact_id()`) // a transaction that writes nothing here
+			f.exec(t, `SELECT pg_current_xact_id()`) // a transaction that writes nothing to the log
 		case n < 80:
 			var changes []string
 			since, changes = store.ReadChanges(t, reader, since)
 			readings++
-			told += len(changes)
+			returned += len(changes)
 			slices.Sort(changes)
 			slices.Sort(news)
 			if !slices.Equal(changes, news) {
@@ -119,20 +119,20 @@ func TestReadingTellsExactlyWhatBecameVisible(t *testing.T) {
 			_ = x.Rollback()
 		}
 	}
-	if readings < 100 || told < 100 {
-		t.Errorf("%d readings returned %d rows: this proves little", readings, told)
+	if readings < 100 || returned < 100 {
+		t.Errorf("%d readings returned %d rows: this proves little", readings, returned)
 	}
 }
 
-// A product may commit in two phases.
+// A product may use two-phase commit.
 func TestPreparedTransactionIsHeard(t *testing.T) {
 	s := serverWith(t, map[string]string{"max_prepared_transactions": "10"})
 	f := fixtureAt(t, s.URL("postgres"))
 	_, key := f.workspaceToken(t, "issues:read")
-	d := f.listening(t)
+	d := f.cachedDirectory(t)
 	becomes := func(denial authz.Reason) {
 		t.Helper()
-		eventually(t, fmt.Sprintf("it is remembered as %q", denial), func() bool {
+		eventually(t, fmt.Sprintf("it is cached as %q", denial), func() bool {
 			found := must(d.Lookup(t.Context(), lookup(key)))
 			return found.Cache == authz.CacheHit && found.Denial == denial
 		})
@@ -147,7 +147,7 @@ func TestPreparedTransactionIsHeard(t *testing.T) {
 	becomes(authz.ReasonRevoked)
 }
 
-// What logical replication writes into the tables fires none of the triggers for statements.
+// Rows that logical replication writes do not fire statement triggers.
 func TestLogicalReplicationIsHeard(t *testing.T) {
 	s := serverWith(t, map[string]string{"wal_level": "logical"})
 	origin := fixtureAt(t, s.URL("postgres"))
@@ -194,5 +194,5 @@ func TestLogicalReplicationIsHeard(t *testing.T) {
 	before := maps.Clone(d.CacheStats().Epochs)
 	origin.exec(t, `TRUNCATE `+tables)
 	becomes("an emptied table is heard", lookup(key), func(f authz.Found) bool { return f.Denial == authz.ReasonUnknown })
-	eventually(t, "all is forgotten", func() bool { return !maps.Equal(before, d.CacheStats().Epochs) })
+	eventually(t, "all answers are discarded", func() bool { return !maps.Equal(before, d.CacheStats().Epochs) })
 }

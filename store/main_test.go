@@ -19,7 +19,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// The tests share one server, one after the other, and have a database each, copied from a migrated template.
+// The tests share one server. Each test has its own database, a copy of a migrated template.
 var (
 	server    *postgres.Server
 	serverLog safeBuffer
@@ -60,7 +60,7 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// isVersion makes sure that the server is of the version that make test-postgres means; empty is any.
+// isVersion returns an error unless the server has the major version that make test-postgres requires. Empty: any version.
 func isVersion(ctx context.Context, major string) error {
 	db, err := store.Open(server.URL("postgres"))
 	if err != nil {
@@ -91,7 +91,7 @@ func migrateTemplate(ctx context.Context) error {
 	return err
 }
 
-// administer runs a statement outside of the databases under test.
+// administer runs a statement in the database postgres.
 func administer(ctx context.Context, statement string) error {
 	db, err := store.Open(server.URL("postgres"))
 	if err != nil {
@@ -102,7 +102,7 @@ func administer(ctx context.Context, statement string) error {
 	return err
 }
 
-// emptyDatabase makes a database that was never migrated, and returns its URL.
+// emptyDatabase creates a database without the schema and returns its URL.
 func emptyDatabase(t testing.TB) string { return copyOf(t, "template0") }
 
 func copyOf(t testing.TB, original string) string {
@@ -136,7 +136,7 @@ func newFixture(t testing.TB) *fixture {
 	return fixtureIn(t, copyOf(t, template))
 }
 
-// fixtureAt is a fixture in a database that was not migrated yet.
+// fixtureAt migrates the database and returns a fixture in it.
 func fixtureAt(t testing.TB, databaseURL string) *fixture {
 	t.Helper()
 	must(store.Migrate(t.Context(), openDB(t, databaseURL)))
@@ -171,7 +171,7 @@ func openDB(t testing.TB, databaseURL string) *sqlx.DB {
 	return db
 }
 
-// sidecarURL is a login that has what the role keywicket_sidecar has, and no more.
+// sidecarURL returns the URL of a login with exactly the privileges of the role keywicket_sidecar.
 func sidecarURL(databaseURL string) string { return with(databaseURL, "role", "keywicket_sidecar") }
 
 func with(databaseURL, key, value string) string {
@@ -182,7 +182,8 @@ func with(databaseURL, key, value string) string {
 	return u.String()
 }
 
-// directory opens one that asks the database each time, is as patient as a test machine needs, and closed at the end.
+// directory opens a directory without a cache and with a timeout that is long enough for a test machine. The test closes it at its
+// end.
 func (f *fixture) directory(t testing.TB, change func(*store.Config)) *store.Directory {
 	t.Helper()
 	c := store.Config{URL: sidecarURL(f.url), LookupTimeout: 10 * time.Second, UsageInterval: time.Hour, NoCache: true}
@@ -208,13 +209,13 @@ var (
 		VisiblePrefix: 13, BodyLength: 38}
 )
 
-// workspaceToken creates one for acme.
+// workspaceToken creates a token of acme.
 func (f *fixture) workspaceToken(t testing.TB, scopes ...string) (store.Token, authz.Secret) {
 	t.Helper()
 	return f.create(t, store.NewToken{Format: vel, API: "velocity", Name: "t", Scopes: scopes, Workspace: "acme"})
 }
 
-// userToken creates one for ada.
+// userToken creates a token of ada.
 func (f *fixture) userToken(t testing.TB, scopes ...string) (store.Token, authz.Secret) {
 	t.Helper()
 	return f.create(t, store.NewToken{Format: velu, API: "velocity", Name: "t", Scopes: scopes, User: f.ada.ID})
@@ -266,13 +267,13 @@ func eventually(t testing.TB, what string, holds func() bool) {
 	for !holds() {
 		select {
 		case <-deadline.C:
-			t.Fatalf("waited in vain: %s", what)
+			t.Fatalf("timed out waiting until %s", what)
 		case <-tick.C:
 		}
 	}
 }
 
-// safeBuffer collects a log that other goroutines write.
+// safeBuffer collects a log. It is safe for concurrent use.
 type safeBuffer struct{ record.Log }
 
 func (b *safeBuffer) contains(s string) func() bool {

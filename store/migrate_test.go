@@ -22,7 +22,7 @@ func TestMigrate(t *testing.T) {
 		}
 	}
 	if value[bool](t, db, `SELECT to_regnamespace('keywicket') IS NOT NULL`) {
-		t.Error("asking for the status changed the database")
+		t.Error("reading the status changed the database")
 	}
 	applied := must(store.Migrate(t.Context(), db))
 	status := must(store.MigrationStatus(t.Context(), db))
@@ -55,7 +55,7 @@ func TestMigrateWhereTheSchemaWasMadeBefore(t *testing.T) {
 	}
 }
 
-// The roles belong to the cluster, so databases that migrate at once meet there too; hence a cluster without them.
+// The roles belong to the cluster. So migrations of different databases also conflict there. This test needs a cluster without roles.
 func TestMigrateManyAtOnce(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -70,7 +70,7 @@ func TestMigrateManyAtOnce(t *testing.T) {
 	for _, name := range names {
 		must(administrator.ExecContext(ctx, "CREATE DATABASE "+name))
 	}
-	// One that is quicker has created a role, and commits once another one has met it.
+	// This transaction has created a role first. It commits once the others wait for it.
 	quicker := must(administrator.BeginTxx(ctx, nil))
 	defer func() { _ = quicker.Rollback() }()
 	must(quicker.ExecContext(ctx, `CREATE ROLE keywicket_sidecar NOLOGIN`))
@@ -119,7 +119,7 @@ func TestMigrateWaitsNoLongerThanItsContext(t *testing.T) {
 	}
 }
 
-// The grants, as migration 00004 lists them.
+// The roles have the grants that migration 00004 lists.
 func TestRolesMayDoWhatTheyNeedAndNoMore(t *testing.T) {
 	f := newFixture(t)
 	token, _ := f.workspaceToken(t)

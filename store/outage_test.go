@@ -17,7 +17,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// stopServer stops the tests' server until the end of the test, at most.
+// stopServer stops the tests' server, until restart is called or the test ends.
 func stopServer(t *testing.T) (restart func()) {
 	t.Helper()
 	if err := server.Stop(); err != nil {
@@ -37,9 +37,9 @@ func stopServer(t *testing.T) (restart func()) {
 	return restart
 }
 
-// crowd occupies all eight connections of the directory, which it opens, by look-ups that wait for a lock. They come one after
-// the other, because those that come together share a query.
-func (f *fixture) crowd(t *testing.T, d *store.Directory) (release func()) {
+// occupyConnections opens all eight connections of the directory, and occupies them with look-ups that wait for a lock. It starts the
+// look-ups one after the other, because concurrent ones would share a query.
+func (f *fixture) occupyConnections(t *testing.T, d *store.Directory) (release func()) {
 	t.Helper()
 	tx := must(f.db.BeginTxx(t.Context(), nil))
 	must(tx.ExecContext(t.Context(), `LOCK keywicket.members IN ACCESS EXCLUSIVE MODE`))
@@ -74,7 +74,7 @@ func TestNoLookupFailsForADeadConnectionAfterARestart(t *testing.T) {
 	for name, concurrent := range map[string]int{"one by one": 1, "many at once": 32} {
 		t.Run(name, func(t *testing.T) {
 			d := f.directory(t, nil)
-			f.crowd(t, d)()
+			f.occupyConnections(t, d)()
 			stopServer(t)()
 			var wg sync.WaitGroup
 			for range concurrent {
@@ -91,13 +91,13 @@ func TestNoLookupFailsForADeadConnectionAfterARestart(t *testing.T) {
 	}
 }
 
-// A load balancer that drops its connections answers the next byte with a reset.
+// A load balancer that has dropped its connections answers the next byte with a reset.
 func TestNoLookupFailsForAConnectionThatWasReset(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t)
 	p := newProxy(t, f.url)
 	d := f.directory(t, func(c *store.Config) { c.URL = p.through(c.URL) })
-	f.crowd(t, d)()
+	f.occupyConnections(t, d)()
 	p.onNextByte(reset)
 	for range 20 {
 		if got, err := d.Lookup(t.Context(), lookup(key)); err != nil || got.Denial != "" {
@@ -105,7 +105,7 @@ func TestNoLookupFailsForAConnectionThatWasReset(t *testing.T) {
 		}
 	}
 	if n := p.faults(); n < 8 {
-		t.Errorf("%d connections were reset, of 8: the test shows nothing", n)
+		t.Errorf("%d connections were reset, of 8: the test proves nothing", n)
 	}
 }
 
@@ -116,7 +116,7 @@ func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
 	must(before.Lookup(t.Context(), lookup(key)))
 
 	restart := stopServer(t)
-	during := f.directory(t, nil) // opens all the same
+	during := f.directory(t, nil) // opens although the database is down
 	for _, d := range []*store.Directory{before, during} {
 		started := time.Now()
 		found, err := d.Lookup(t.Context(), lookup(key))
@@ -133,7 +133,7 @@ func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
 		password, _ := must(url.Parse(f.url)).User.Password()
 		for _, secret := range []string{key.Reveal(), password, fmt.Sprintf("%x", digest[:]), fmt.Sprint(digest)} {
 			if strings.Contains(err.Error(), secret) {
-				t.Errorf("the error tells a secret: %v", err)
+				t.Errorf("the error contains a secret: %v", err)
 			}
 		}
 	}
@@ -141,19 +141,19 @@ func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
 	for _, d := range []*store.Directory{before, during} {
 		eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
 		if got, err := d.Lookup(t.Context(), lookup(key)); err != nil || got.Denial != "" {
-			t.Errorf("once it is back: %+v, %v", got, err)
+			t.Errorf("after the restart: %+v, %v", got, err)
 		}
 	}
 }
 
-// A server that hangs takes bytes and answers none, not even the request to cancel.
+// A server that hangs accepts bytes and answers nothing, not even a request to cancel.
 func TestLookupTimeoutBoundsAServerThatHangs(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t)
 	const timeout = 400 * time.Millisecond
 	d := f.directory(t, func(c *store.Config) { c.LookupTimeout = timeout })
 	fresh := f.directory(t, func(c *store.Config) { c.LookupTimeout = timeout })
-	shared := f.listening(t, func(c *store.Config) { c.LookupTimeout = timeout }) // its caller runs the query, for all who join
+	shared := f.cachedDirectory(t, func(c *store.Config) { c.LookupTimeout = timeout }) // the caller runs the query for all that join
 	must(d.Lookup(t.Context(), lookup(key)))
 	must(shared.Lookup(t.Context(), lookup("sk_live_other")))
 
@@ -190,7 +190,7 @@ func TestLookupTimeoutBoundsAServerThatHangs(t *testing.T) {
 	}
 }
 
-// A peer that vanished sends no reset. Its connection must not hold a place in the pool until TCP gives up.
+// A peer that has vanished sends no reset. Its connection must not occupy a place in the pool until the TCP timeout.
 func TestAConnectionThatFallsSilentIsGivenUp(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t)
@@ -227,7 +227,7 @@ func TestAWrongURLIsOneClearErrorWithoutThePassword(t *testing.T) {
 				t.Errorf("got %v, want one line with %q", err, c.want)
 			}
 			if err != nil && (strings.Contains(err.Error(), "geheim") || strings.Contains(err.Error(), "heim")) {
-				t.Errorf("the error tells the password: %v", err)
+				t.Errorf("the error contains the password: %v", err)
 			}
 		})
 	}
@@ -245,16 +245,16 @@ func TestConfigIsChecked(t *testing.T) {
 	}
 }
 
-// proxy passes bytes on between a directory and the server, until it is told otherwise.
+// proxy forwards bytes between a directory and the server, or injects a fault.
 type proxy struct {
 	listener net.Listener
 	to       atomic.Pointer[string] // host and port
 
 	mu      sync.Mutex
 	clients map[net.Conn]fault
-	met     int // faults
+	met     int // number of reads that had a fault
 
-	from     fault // of connections that are opened from now on
+	from     fault // the fault of connections that are opened from now on
 	accepted int
 }
 
@@ -271,7 +271,7 @@ func newProxy(t *testing.T, databaseURL string) *proxy {
 	t.Helper()
 	l := must(net.Listen("tcp", "127.0.0.1:0"))
 	p := &proxy{listener: l, clients: map[net.Conn]fault{}}
-	p.lead(databaseURL)
+	p.redirect(databaseURL)
 	t.Cleanup(p.cut)
 	go func() {
 		for {
@@ -295,8 +295,8 @@ func (p *proxy) through(databaseURL string) string {
 	return u.String()
 }
 
-// lead leads the connections that are made from now on to a server.
-func (p *proxy) lead(databaseURL string) {
+// redirect connects new connections to the server of the URL.
+func (p *proxy) redirect(databaseURL string) {
 	host := must(url.Parse(databaseURL)).Host
 	p.to.Store(&host)
 }
@@ -357,7 +357,7 @@ func (p *proxy) fault(client net.Conn) fault {
 	return p.clients[client]
 }
 
-// onEveryByte has all connections meet the fault, also those that are opened later.
+// onEveryByte injects the fault into all connections, also into those that are opened later.
 func (p *proxy) onEveryByte(f fault) {
 	p.mu.Lock()
 	p.from = f
@@ -365,14 +365,14 @@ func (p *proxy) onEveryByte(f fault) {
 	p.onNextByte(f)
 }
 
-// connections is how many were accepted.
+// connections returns how many connections were accepted.
 func (p *proxy) connections() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.accepted
 }
 
-// onNextByte has the connections that are open now meet the fault; those opened later work.
+// onNextByte injects the fault into the connections that are open now. Later ones work.
 func (p *proxy) onNextByte(f fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -23,7 +23,7 @@ import (
 	"github.com/keywicket/keywicket/test/pgbouncer"
 )
 
-// pooled is a fixture that can also be reached through a pooler. Those who share a login share the pooler's connections.
+// pooled is a fixture that can also be reached through a pooler. Clients with the same login share the pooler's connections.
 type pooled struct {
 	*fixture
 	pooler           *pgbouncer.Pooler
@@ -31,7 +31,7 @@ type pooled struct {
 	direct           string // server, without the pooler
 }
 
-// poolers are the modes, and sizes that suffice: in session mode each connection needs one of Postgres'.
+// poolers are the modes with sufficient pool sizes. In session mode, each client connection needs its own Postgres connection.
 var poolers = map[string]pgbouncer.Config{
 	"transactions": {Mode: pgbouncer.Transaction, PoolSize: 5},
 	"sessions":     {Mode: pgbouncer.Session, PoolSize: 60},
@@ -40,7 +40,7 @@ var poolers = map[string]pgbouncer.Config{
 func newPooled(t *testing.T, config pgbouncer.Config) *pooled {
 	t.Helper()
 	p := &pooled{fixture: newFixture(t)}
-	// A pooler knows no startup parameter "role".
+	// A pooler does not support the startup parameter "role".
 	role, password := strings.ToLower("pooled_"+rand.Text()[:8]), rand.Text()
 	p.exec(t, `CREATE ROLE `+role+` LOGIN PASSWORD '`+password+`' IN ROLE keywicket_sidecar, keywicket_issuer`)
 	t.Cleanup(func() {
@@ -74,13 +74,13 @@ func startPooler(t *testing.T, config pgbouncer.Config) *pgbouncer.Pooler {
 	return pooler
 }
 
-// sidecar is a directory behind the pooler.
+// sidecar opens a directory behind the pooler.
 func (p *pooled) sidecar(c store.Config) (*store.Directory, error) {
 	c.URL, c.LookupTimeout, c.UsageInterval, c.MaxOpenConnections = p.server, 10*time.Second, 200*time.Millisecond, 4
 	return store.OpenDirectory(c, nil)
 }
 
-// load runs each of the functions again and again, all of them at once, for some seconds.
+// load runs the functions concurrently, and each of them repeatedly, for some seconds.
 func load(t *testing.T, functions ...func(context.Context)) {
 	t.Helper()
 	const lasting = 4 * time.Second
@@ -90,17 +90,17 @@ func load(t *testing.T, functions ...func(context.Context)) {
 	for _, f := range functions {
 		all.Go(func() {
 			for ctx.Err() == nil {
-				f(context.WithoutCancel(ctx)) // what was begun ends
+				f(context.WithoutCancel(ctx)) // a call that has begun is completed
 			}
 		})
 	}
 	all.Wait()
 }
 
-// foreign is a program of somebody else, with the same login and the same driver. The driver numbers what it prepares, on each
-// connection from 1, and asks for what it does not prepare in two round trips. The queries have the parameters and the columns of
-// ours, and other answers. What becomes of them does not matter.
-func (p *pooled) foreign(t *testing.T, databaseURL string) func(context.Context) {
+// otherProgram returns the work of another program with the same login and the same driver. The driver numbers its prepared statements
+// on each connection from 1, and sends unprepared queries in two round trips. The queries have the same parameters and columns as
+// keywicket's, but other answers. Their results are ignored.
+func (p *pooled) otherProgram(t *testing.T, databaseURL string) func(context.Context) {
 	t.Helper()
 	db, err := sqlx.Open("postgres", databaseURL)
 	if err != nil {
@@ -150,7 +150,7 @@ func (p *pooled) foreign(t *testing.T, databaseURL string) func(context.Context)
 	}
 }
 
-// judge counts answers, those that are wrong, and those that there were none of.
+// judge counts answers, wrong answers and errors.
 type judge struct {
 	answers, wrong, failed atomic.Int64
 	mu                     sync.Mutex
@@ -180,7 +180,7 @@ type question struct {
 	want   authz.Found
 }
 
-// questions are about good and about revoked credentials of each kind.
+// questions returns look-ups of valid and of revoked credentials of each kind.
 func (p *pooled) questions(t *testing.T) (all []question) {
 	t.Helper()
 	direct, issuer := p.directory(t, nil), must(store.OpenIssuer(p.direct))
@@ -197,7 +197,7 @@ func (p *pooled) questions(t *testing.T) (all []question) {
 		personal, personalKey := p.create(t, store.NewToken{Format: velu, API: "velocity", Name: "t", Scopes: scopes, User: user.ID})
 		approved := must(issuer.Approve(t.Context(), store.Approval{Client: app.ID, User: user.ID, Workspaces: []string{p.acme.ID},
 			Scopes: scopes, RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43)}))
-		issued := must(issuer.Exchange(t.Context(), approved.Code, velo, asItIs))
+		issued := must(issuer.Exchange(t.Context(), approved.Code, velo, acceptCode))
 		session := sessionOf(user.ID, time.Now())
 		revoked := i%4 == 0
 		if revoked {
@@ -224,7 +224,7 @@ func (p *pooled) questions(t *testing.T) (all []question) {
 	return all
 }
 
-// unknown is a look-up of what nobody has issued.
+// unknown returns a look-up of a credential that was never issued.
 func unknown(kind authz.Kind) question {
 	l := authz.Lookup{Kind: kind, API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}}
 	if kind == authz.KindSession {
@@ -235,7 +235,7 @@ func unknown(kind authz.Kind) question {
 	return question{l, authz.Found{Denial: authz.ReasonUnknown}}
 }
 
-// Whoever else uses the connections of the pooler, a credential is answered with what it is worth, and with nothing else.
+// A look-up returns the right answer also if other programs use the same connections of the pooler.
 func TestPoolerMixesNoAnswers(t *testing.T) {
 	for name, config := range poolers {
 		t.Run(name, func(t *testing.T) {
@@ -270,7 +270,7 @@ func TestPoolerMixesNoAnswers(t *testing.T) {
 				}
 			}
 			work := []func(context.Context){
-				p.foreign(t, p.server), p.foreign(t, p.server),
+				p.otherProgram(t, p.server), p.otherProgram(t, p.server),
 				// Sidecars come and go, so that each has prepared its queries in another order.
 				func(ctx context.Context) {
 					d, err := p.sidecar(store.Config{NoCache: true})
@@ -284,8 +284,8 @@ func TestPoolerMixesNoAnswers(t *testing.T) {
 					}
 				},
 			}
-			told := map[pgbouncer.Mode]store.Pooler{pgbouncer.Transaction: store.PoolerTransaction, pgbouncer.Session: store.PoolerNone}[config.Mode]
-			for _, c := range []store.Config{{NoCache: true}, {NoCache: true, Pooler: told}, {}, {Pooler: told}} {
+			pooler := map[pgbouncer.Mode]store.Pooler{pgbouncer.Transaction: store.PoolerTransaction, pgbouncer.Session: store.PoolerNone}[config.Mode]
+			for _, c := range []store.Config{{NoCache: true}, {NoCache: true, Pooler: pooler}, {}, {Pooler: pooler}} {
 				d := must(p.sidecar(c))
 				t.Cleanup(func() { _ = d.Close(context.Background()) })
 				for range 3 {
@@ -298,14 +298,14 @@ func TestPoolerMixesNoAnswers(t *testing.T) {
 	}
 }
 
-// What the operator is told is what the database then says to somebody who is not behind the pooler.
+// The reports of the operator's commands match the database's content, as a client without the pooler reads it.
 func TestPoolerMixesNoReports(t *testing.T) {
 	for name, config := range poolers {
 		t.Run(name, func(t *testing.T) {
 			p := newPooled(t, config)
 			j := new(judge)
 			var n atomic.Int64
-			work := []func(context.Context){p.foreign(t, p.operator), p.foreign(t, p.server)}
+			work := []func(context.Context){p.otherProgram(t, p.operator), p.otherProgram(t, p.server)}
 			for range 2 {
 				r, err := store.OpenRegistry(t.Context(), p.operator)
 				if err != nil {
@@ -333,7 +333,7 @@ func TestPoolerMixesNoReports(t *testing.T) {
 	}
 }
 
-// operator does one of each command, and has each report compared.
+// operator runs each command once and compares its report with the database.
 type operator struct {
 	*pooled
 	*judge
@@ -342,8 +342,8 @@ type operator struct {
 	n        int
 }
 
-// claim reports whether the command was carried out, and judges what it reported. The query is for one value.
-func (o *operator) claim(ctx context.Context, command string, err error, want any, query string, args ...any) bool {
+// checkReport reports whether the command succeeded, and compares its report with the query's result. The query returns one value.
+func (o *operator) checkReport(ctx context.Context, command string, err error, want any, query string, args ...any) bool {
 	if err != nil {
 		o.note(&o.failed, "%s: %v", command, err)
 		return false
@@ -360,8 +360,8 @@ func (o *operator) claim(ctx context.Context, command string, err error, want an
 	return true
 }
 
-// refuses judges a command that has to be refused.
-func (o *operator) refuses(command string, err, want error) {
+// expectRefusal checks that a command was refused.
+func (o *operator) expectRefusal(command string, err, want error) {
 	o.answers.Add(1)
 	switch {
 	case err == nil:
@@ -375,32 +375,32 @@ func (o *operator) work(ctx context.Context) {
 	r, slug := o.registry, fmt.Sprintf("w-%d", o.n)
 	email := slug + "@example.com"
 	w, err := r.CreateWorkspace(ctx, store.Workspace{Slug: slug, Name: slug})
-	if !o.claim(ctx, "workspace create", err, w.ID+slug+w.Name, `SELECT id || slug || name FROM keywicket.workspaces WHERE slug = $1`, slug) {
+	if !o.checkReport(ctx, "workspace create", err, w.ID+slug+w.Name, `SELECT id || slug || name FROM keywicket.workspaces WHERE slug = $1`, slug) {
 		return
 	}
 	u, err := r.CreateUser(ctx, store.User{Email: email})
-	if !o.claim(ctx, "user create", err, u.ID+u.Email, `SELECT id || email FROM keywicket.users WHERE email = $1`, email) {
+	if !o.checkReport(ctx, "user create", err, u.ID+u.Email, `SELECT id || email FROM keywicket.users WHERE email = $1`, email) {
 		return
 	}
 	_, err = r.Workspace(ctx, "no-"+slug)
-	o.refuses("a workspace that is not there", err, store.ErrNotFound)
-	o.refuses("member remove, of no member", r.RemoveMember(ctx, slug, email), store.ErrNotFound)
+	o.expectRefusal("a workspace that is not there", err, store.ErrNotFound)
+	o.expectRefusal("member remove, of no member", r.RemoveMember(ctx, slug, email), store.ErrNotFound)
 	const role = `SELECT role FROM keywicket.members WHERE workspace_id = $1 AND user_id = $2`
 	for _, as := range []string{"member", "admin"} {
 		m, err := r.SetMember(ctx, slug, email, as)
-		o.claim(ctx, "member set", err, m.Role, role, w.ID, u.ID)
+		o.checkReport(ctx, "member set", err, m.Role, role, w.ID, u.ID)
 	}
 	o.tokens(ctx, w, u)
 	o.app(ctx, w, u)
 
 	session := "session " + slug
 	revoked, err := r.RevokeSession(ctx, session)
-	o.claim(ctx, "session revoke", err, revoked.RevokedAt.UnixMicro(),
+	o.checkReport(ctx, "session revoke", err, revoked.RevokedAt.UnixMicro(),
 		`SELECT (EXTRACT(EPOCH FROM revoked_at) * 1000000)::int8 FROM keywicket.revoked_sessions WHERE session_id = $1`, session)
 	revoked, err = r.RevokeSessionsOf(ctx, email)
-	o.claim(ctx, "session revoke --user", err, revoked.RevokedAt.UnixMicro(),
+	o.checkReport(ctx, "session revoke --user", err, revoked.RevokedAt.UnixMicro(),
 		`SELECT (EXTRACT(EPOCH FROM revoked_at) * 1000000)::int8 FROM keywicket.revoked_sessions WHERE user_id = $1`, u.ID)
-	o.claim(ctx, "member remove", r.RemoveMember(ctx, slug, email), "", role, w.ID, u.ID)
+	o.checkReport(ctx, "member remove", r.RemoveMember(ctx, slug, email), "", role, w.ID, u.ID)
 }
 
 func (o *operator) tokens(ctx context.Context, w store.Workspace, u store.User) {
@@ -413,17 +413,17 @@ func (o *operator) tokens(ctx context.Context, w store.Workspace, u store.User) 
 	} {
 		token, key, err := r.CreateToken(ctx, n)
 		digest := key.Digest()
-		if !o.claim(ctx, "token create", err, token.ID+"active", status, digest[:]) {
+		if !o.checkReport(ctx, "token create", err, token.ID+"active", status, digest[:]) {
 			continue
 		}
 		if n.Workspace != "" {
 			made = append(made, token.ID)
 		}
 		token, err = r.RevokeToken(ctx, token.ID)
-		o.claim(ctx, "token revoke", err, token.ID+string(token.Status), status, digest[:])
+		o.checkReport(ctx, "token revoke", err, token.ID+string(token.Status), status, digest[:])
 	}
 	_, err := r.RevokeToken(ctx, "no token")
-	o.refuses("token revoke, of none", err, store.ErrNotFound)
+	o.expectRefusal("token revoke, of none", err, store.ErrNotFound)
 
 	lines := make([]store.ImportLine, 3)
 	keys := make([][]byte, len(lines))
@@ -434,7 +434,7 @@ func (o *operator) tokens(ctx context.Context, w store.Workspace, u store.User) 
 		lines[i] = store.ImportLine{Number: i + 1, Key: key, Name: "t", Workspace: w.Slug}
 	}
 	n, err := r.ImportTokens(ctx, velImport(linesOf(lines...)))
-	o.claim(ctx, "token import", err, n, `SELECT count(*) FROM keywicket.tokens WHERE digest IN ($1, $2, $3)`, keys[0], keys[1], keys[2])
+	o.checkReport(ctx, "token import", err, n, `SELECT count(*) FROM keywicket.tokens WHERE digest IN ($1, $2, $3)`, keys[0], keys[1], keys[2])
 
 	list, err := r.Tokens(ctx, store.TokenFilter{Workspace: w.Slug})
 	var ids []string
@@ -442,7 +442,7 @@ func (o *operator) tokens(ctx context.Context, w store.Workspace, u store.User) 
 		ids = append(ids, t.ID)
 	}
 	slices.Sort(ids)
-	o.claim(ctx, "token list", err, strings.Join(ids, " "),
+	o.checkReport(ctx, "token list", err, strings.Join(ids, " "),
 		`SELECT string_agg(id, ' ' ORDER BY id COLLATE "C") FROM keywicket.tokens WHERE workspace_id = $1`, w.ID)
 	if len(made) > 0 && err == nil && !slices.Contains(ids, made[0]) {
 		o.note(&o.wrong, "token list: %s is not in it", made[0])
@@ -457,40 +457,40 @@ func (o *operator) app(ctx context.Context, w store.Workspace, u store.User) {
 	)
 	app, secret, err := r.CreateApp(ctx, store.NewApp{API: "velocity", Name: "Planner", RedirectURIs: []string{"https://planner.example/cb"}, Confidential: true})
 	digest := secret.Digest()
-	if !o.claim(ctx, "oauth-app create", err, app.ID, secretOf, digest[:]) {
+	if !o.checkReport(ctx, "oauth-app create", err, app.ID, secretOf, digest[:]) {
 		return
 	}
 	app, secret, err = r.RotateAppSecret(ctx, app.ID)
 	digest = secret.Digest()
-	if !o.claim(ctx, "oauth-app rotate", err, app.ID, secretOf, digest[:]) {
+	if !o.checkReport(ctx, "oauth-app rotate", err, app.ID, secretOf, digest[:]) {
 		return
 	}
 	client, err := o.issuer.Client(ctx, app.ID)
-	if o.claim(ctx, "the issuer's client", err, client.ID, secretOf, digest[:]) && !client.Knows(secret) {
+	if o.checkReport(ctx, "the issuer's client", err, client.ID, secretOf, digest[:]) && !client.Knows(secret) {
 		o.note(&o.wrong, "the issuer does not know the secret")
 	}
 	approved, err := o.issuer.Approve(ctx, store.Approval{Client: app.ID, User: u.ID, Workspaces: []string{w.ID}, Scopes: []string{"issues:read"},
 		RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43)})
-	if o.claim(ctx, "approve", err, approved.Grant, `SELECT id FROM keywicket.oauth_grants WHERE app_id = $1`, app.ID) {
-		issued, err := o.issuer.Exchange(ctx, approved.Code, velo, asItIs)
+	if o.checkReport(ctx, "approve", err, approved.Grant, `SELECT id FROM keywicket.oauth_grants WHERE app_id = $1`, app.ID) {
+		issued, err := o.issuer.Exchange(ctx, approved.Code, velo, acceptCode)
 		digest := issued.Access.Digest()
-		o.claim(ctx, "exchange", err, issued.Grant, `SELECT grant_id FROM keywicket.oauth_access_tokens WHERE digest = $1`, digest[:])
+		o.checkReport(ctx, "exchange", err, issued.Grant, `SELECT grant_id FROM keywicket.oauth_access_tokens WHERE digest = $1`, digest[:])
 		list, err := r.Grants(ctx, app.ID, "")
 		ids := ""
 		for _, g := range list {
 			ids += g.ID
 		}
-		o.claim(ctx, "grant list", err, ids, `SELECT id FROM keywicket.oauth_grants WHERE app_id = $1`, app.ID)
+		o.checkReport(ctx, "grant list", err, ids, `SELECT id FROM keywicket.oauth_grants WHERE app_id = $1`, app.ID)
 		grant, err := r.RevokeGrant(ctx, approved.Grant)
-		o.claim(ctx, "grant revoke", err, grant.Status == store.Revoked, revoked+`oauth_grants WHERE id = $1`, approved.Grant)
+		o.checkReport(ctx, "grant revoke", err, grant.Status == store.Revoked, revoked+`oauth_grants WHERE id = $1`, approved.Grant)
 	}
 	id := app.ID
 	app, err = r.RevokeApp(ctx, id)
-	o.claim(ctx, "oauth-app revoke", err, app.Status == store.Revoked, revoked+`oauth_apps WHERE id = $1`, id)
+	o.checkReport(ctx, "oauth-app revoke", err, app.Status == store.Revoked, revoked+`oauth_apps WHERE id = $1`, id)
 }
 
-// A pooler of transactions lets no notification through. Revocations are then read from the log within the bound, or heard by the
-// way around the pooler.
+// A pooler in transaction mode does not forward notifications. The sidecar then reads revocations from the log within the bound, or
+// receives notifications over a connection that bypasses the pooler.
 func TestPoolerLetsRevocationsThrough(t *testing.T) {
 	const bound = time.Second
 	for name, config := range poolers {
@@ -507,7 +507,7 @@ func TestPoolerLetsRevocationsThrough(t *testing.T) {
 				var slowest time.Duration
 				for range 6 {
 					token, key := p.workspaceToken(t)
-					eventually(t, "it is remembered", func() bool {
+					eventually(t, "it is cached", func() bool {
 						found, err := d.Lookup(t.Context(), lookup(key))
 						return err == nil && found.Denial == "" && found.Cache == authz.CacheHit
 					})
@@ -525,17 +525,17 @@ func TestPoolerLetsRevocationsThrough(t *testing.T) {
 						}
 					}
 				}
-				t.Logf("heard after %v at most", slowest)
+				t.Logf("received after %v at most", slowest)
 				if _, hints := d.Heard(); around && hints == 0 {
-					t.Error("no hint is heard by the way around the pooler")
+					t.Error("no notification is received over the connection that bypasses the pooler")
 				}
 			})
 		}
 	}
 }
 
-// What another program sets for its session stays with the pooler's connection. No answer is read another way for it: a token
-// ends when it ends, and its use is written.
+// Settings that another program makes for its session stay with the pooler's connection. They must not change an answer: a token
+// expires on time, and its use is written.
 func TestPoolerLeavesSettingsOfOthers(t *testing.T) {
 	p := newPooled(t, pgbouncer.Config{Mode: pgbouncer.Transaction, PoolSize: 1})
 	foreign := must(sqlx.Open("postgres", p.server))
@@ -545,11 +545,11 @@ func TestPoolerLeavesSettingsOfOthers(t *testing.T) {
 	d := must(p.sidecar(store.Config{}))
 	t.Cleanup(func() { _ = d.Close(context.Background()) })
 	eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
-	// While it has more than 1.5 seconds left, it seems to have two, if that is rounded.
+	// If the lifetime were rounded to seconds, more than 1.5 seconds would count as two.
 	const lifetime = 2 * time.Second
 	token, key := p.create(t, store.NewToken{Format: vel, API: "velocity", Name: "t", Workspace: "acme", ExpiresIn: new(lifetime)})
 	expires := time.Now().Add(lifetime)
-	eventually(t, "it is remembered", func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit })
+	eventually(t, "it is cached", func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit })
 	for {
 		asked := time.Now()
 		found := must(d.Lookup(t.Context(), lookup(key)))
@@ -557,7 +557,7 @@ func TestPoolerLeavesSettingsOfOthers(t *testing.T) {
 			break
 		}
 		if late := asked.Sub(expires); late > 0 {
-			t.Fatalf("%v after it has expired it is answered %+v", late, found)
+			t.Fatalf("%v after its expiry, the answer is %+v", late, found)
 		}
 	}
 	eventually(t, "its use is written", func() bool {
@@ -565,7 +565,7 @@ func TestPoolerLeavesSettingsOfOthers(t *testing.T) {
 	})
 }
 
-// Migrations run through a pooler, also those of several operators at once, each of them once.
+// Migrations run through a pooler. If several operators migrate concurrently, each migration runs once.
 func TestPoolerLetsMigrationsThrough(t *testing.T) {
 	pools := maps.Clone(poolers)
 	pools["as few as one migration needs"] = pgbouncer.Config{Mode: pgbouncer.Transaction, PoolSize: 2}
@@ -601,7 +601,7 @@ func TestPoolerLetsMigrationsThrough(t *testing.T) {
 				if int(applied.Load()) != len(status) {
 					t.Errorf("%d migrations are reported, of %d", applied.Load(), len(status))
 				}
-				// A lock that stays with one of the pooler's connections would keep the next migration waiting.
+				// A lock that stays with one of the pooler's connections would block the next migration.
 				if n := value[int](t, db, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
 					AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`); n != 0 {
 					t.Errorf("%d locks are left", n)

@@ -50,7 +50,7 @@ func pemOf(kind string, bytes []byte) string {
 
 func (a authority) pem() string { return pemOf("CERTIFICATE", a.certificate.Raw) }
 
-// sign makes a certificate for a name or an address, and its key.
+// sign returns a certificate for a name or an address, and its key.
 func (a authority) sign(host string, until time.Time) (certificate, key string) {
 	k := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	template := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: host}, NotBefore: time.Now().Add(-time.Hour), NotAfter: until}
@@ -63,7 +63,7 @@ func (a authority) sign(host string, until time.Time) (certificate, key string) 
 	return pemOf("CERTIFICATE", raw), pemOf("PRIVATE KEY", must(x509.MarshalPKCS8PrivateKey(k)))
 }
 
-// cluster is a server of its own, with TLS as soon as it has a certificate.
+// cluster is a separate server. It uses TLS as soon as it has a certificate.
 type cluster struct {
 	*fixture
 	server *postgres.Server
@@ -80,8 +80,8 @@ func newCluster(t *testing.T) *cluster {
 	return &cluster{fixtureAt(t, s.URL("postgres")), s}
 }
 
-// present gives the server a certificate for a host, which connections have from now on.
-func (c *cluster) present(t *testing.T, signer authority, host string, until time.Time) {
+// setCertificate gives the server a certificate for a host. New connections use it.
+func (c *cluster) setCertificate(t *testing.T, signer authority, host string, until time.Time) {
 	t.Helper()
 	certificate, key := signer.sign(host, until)
 	c.write(t, "server.key", key)
@@ -90,7 +90,7 @@ func (c *cluster) present(t *testing.T, signer authority, host string, until tim
 	c.reload(t)
 }
 
-// write has the server's own user write a file in its data folder.
+// write makes the server's own user write a file to the data folder.
 func (c *cluster) write(t *testing.T, name, content string) {
 	t.Helper()
 	c.exec(t, `COPY (SELECT string_to_table(`+pq.QuoteLiteral(strings.TrimSpace(content))+`, E'\n')) TO PROGRAM 'umask 077; cat > `+name+`'`)
@@ -100,7 +100,7 @@ func (c *cluster) reload(t *testing.T) {
 	t.Helper()
 	before := value[time.Time](t, c.db, `SELECT pg_conf_load_time()`)
 	c.exec(t, `SELECT pg_reload_conf()`)
-	// A new connection has what the postmaster has read, which it reads before its children do.
+	// A new connection has the settings that the postmaster has read. The postmaster reads them before its children do.
 	eventually(t, "the settings are read", func() bool {
 		return value[time.Time](t, openDB(t, c.server.URL("postgres")), `SELECT pg_conf_load_time()`).After(before)
 	})
@@ -110,7 +110,7 @@ func (c *cluster) reload(t *testing.T) {
 func (c *cluster) cut(t *testing.T, login string) {
 	t.Helper()
 	if n := value[int](t, c.db, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1`, login); n < 2 {
-		t.Errorf("only %d connections were there: the test shows nothing", n)
+		t.Errorf("only %d connections were there: the test proves nothing", n)
 	}
 }
 
@@ -121,7 +121,7 @@ func writeFile(t *testing.T, path, content string) {
 	}
 }
 
-// The password and the authority are read for each connection, so a change of either needs no restart.
+// The sidecar reads the password and the authority for each connection, so a change of either needs no restart.
 func TestPasswordAndAuthorityAreTakenUp(t *testing.T) {
 	c := newCluster(t)
 	dir := t.TempDir()
@@ -134,13 +134,13 @@ func TestPasswordAndAuthorityAreTakenUp(t *testing.T) {
 	c.exec(t, `CREATE ROLE sidecar LOGIN IN ROLE keywicket_sidecar`)
 	changePassword("first:one")
 	first, second := newAuthority("first"), newAuthority("second")
-	c.present(t, first, host, time.Now().Add(time.Hour))
+	c.setCertificate(t, first, host, time.Now().Add(time.Hour))
 	writeFile(t, rootcert, first.pem())
 	line := address + ":*:sidecar:"
 	writeFile(t, passfile, "# of the sidecar\n"+line+`first\:one`+"\n")
 
 	token, key := c.workspaceToken(t, "issues:read")
-	d := c.listening(t, func(config *store.Config) {
+	d := c.cachedDirectory(t, func(config *store.Config) {
 		config.URL = "postgres://sidecar@" + address + "/postgres?sslmode=verify-full&sslrootcert=" + rootcert + "&passfile=" + passfile
 	})
 	asked := lookup(key)
@@ -192,15 +192,15 @@ func TestPasswordAndAuthorityAreTakenUp(t *testing.T) {
 	}
 	works("with the old mode")
 
-	c.present(t, second, host, time.Now().Add(time.Hour))
+	c.setCertificate(t, second, host, time.Now().Add(time.Hour))
 	c.cut(t, "sidecar")
 	fails("the old authority", func(err error) bool { _, ok := errors.AsType[x509.UnknownAuthorityError](err); return ok })
 	writeFile(t, rootcert, second.pem())
 	works("with the new authority")
 }
 
-// A certificate logs in as its name, and is read for each connection. Root's key may be readable by a group, as that of a mounted
-// Secret is.
+// A client certificate logs in as the name in it. The sidecar reads it for each connection. A group may read the key if root owns it,
+// as with a mounted Secret.
 func TestLogInWithACertificate(t *testing.T) {
 	c := newCluster(t)
 	ours, other := newAuthority("ours"), newAuthority("other")
@@ -209,7 +209,7 @@ func TestLogInWithACertificate(t *testing.T) {
 	c.exec(t, `ALTER SYSTEM SET ssl_ca_file = 'ca.crt'`)
 	c.exec(t, `COPY (SELECT 'hostssl all sidecar all cert') TO PROGRAM 'cat - pg_hba.conf > first && mv first pg_hba.conf'`)
 	host, _, _ := net.SplitHostPort(c.server.Address())
-	c.present(t, ours, host, time.Now().Add(time.Hour))
+	c.setCertificate(t, ours, host, time.Now().Add(time.Hour))
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
 	writeFile(t, path("root.crt"), ours.pem())
@@ -280,7 +280,7 @@ func TestCertificatesThatAreNotGoodAreTold(t *testing.T) {
 			"sslmode=verify-full&sslrootcert=" + oursFile: "expired",
 		}},
 	} {
-		c.present(t, ours, certificate.host, certificate.until)
+		c.setCertificate(t, ours, certificate.host, certificate.until)
 		for query, want := range certificate.want {
 			u.RawQuery = query
 			r, err := store.OpenRegistry(t.Context(), u.String())

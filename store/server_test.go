@@ -22,7 +22,7 @@ type pair struct {
 	proxy            *proxy
 	directory        *store.Directory
 	log              *safeBuffer
-	good             authz.Lookup // a token that is revoked on the new primary alone
+	good             authz.Lookup // a token that is revoked only on the new primary
 	promoted         *sqlx.DB
 }
 
@@ -44,24 +44,24 @@ func newPair(t *testing.T) *pair {
 	_, key := p.workspaceToken(t, "issues:read")
 	p.good = lookup(key)
 	p.proxy = newProxy(t, p.url)
-	p.directory = p.listening(t, func(c *store.Config) {
+	p.directory = p.cachedDirectory(t, func(c *store.Config) {
 		c.URL, c.NoHints, c.LookupTimeout = p.proxy.through(c.URL), true, 10*time.Second
 	})
-	p.crowd(t, p.directory)()
-	eventually(t, "the token is remembered", func() bool {
+	p.occupyConnections(t, p.directory)()
+	eventually(t, "the token is cached", func() bool {
 		return must(p.directory.Lookup(t.Context(), p.good)).Cache == authz.CacheHit
 	})
 	return p
 }
 
-// failOver promotes the standby, leads new connections there, and revokes the token there. The old primary lives on, and so do
-// all connections to it.
+// failOver promotes the standby, redirects new connections to it, and revokes the token there. The old primary and all connections to
+// it keep working.
 func (p *pair) failOver(t *testing.T) {
 	t.Helper()
 	p.promoted = openDB(t, with(p.standby.URL("postgres"), "target_session_attrs", "read-write"))
 	direct := must(sqlx.Open("postgres", p.standby.URL("postgres")))
 	defer func() { _ = direct.Close() }()
-	eventually(t, "the standby has everything", func() bool {
+	eventually(t, "the standby has caught up", func() bool {
 		var n int
 		err := direct.Get(&n, `SELECT count(*) FROM keywicket.tokens`)
 		return err == nil && n > 0
@@ -71,16 +71,16 @@ func (p *pair) failOver(t *testing.T) {
 		_, err := p.promoted.Exec(revokeAll)
 		return err == nil
 	})
-	p.proxy.lead(p.standby.URL("postgres"))
+	p.proxy.redirect(p.standby.URL("postgres"))
 }
 
-// terminate ends the sidecar's connections to the old primary whose last query is like this.
+// terminate ends the sidecar's connections to the old primary whose last query matches like.
 func (p *pair) terminate(t *testing.T, like string) {
 	t.Helper()
 	n := value[int](t, p.db, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 		WHERE application_name = 'keywicket' AND pid <> pg_backend_pid() AND usename = 'postgres' AND query LIKE '`+like+`'`)
 	if n == 0 {
-		t.Fatalf("no connection does %s", like)
+		t.Fatalf("no connection has a query like %s", like)
 	}
 }
 
@@ -89,7 +89,7 @@ const (
 	reading   = `%keywicket.world%`
 )
 
-// A failover that cuts no connection is seen as soon as one of the sidecar's connections reaches the new primary.
+// The sidecar detects a failover that cuts no connection as soon as one of its connections reaches the new primary.
 func TestFailoverThatCutsNoConnection(t *testing.T) {
 	for name, reach := range map[string]func(*testing.T, *pair){
 		"a look-up reaches the new primary":       func(t *testing.T, p *pair) { p.terminateOneLookup(t) },
@@ -104,7 +104,7 @@ func TestFailoverThatCutsNoConnection(t *testing.T) {
 				t.Fatalf("nothing has reached the new primary: %+v", got)
 			}
 			reach(t, p)
-			// Any question that needs a query, beside the one that is remembered.
+			// Alternate a look-up that needs a query with the cached one.
 			n := 0
 			for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 				n++
@@ -114,10 +114,10 @@ func TestFailoverThatCutsNoConnection(t *testing.T) {
 					break
 				}
 				if time.Now().After(deadline) {
-					t.Fatalf("the old primary is still believed: %+v, %v", got, err)
+					t.Fatalf("the answer is still from the old primary: %+v, %v", got, err)
 				}
 			}
-			eventually(t, "memory is used again", func() bool {
+			eventually(t, "the cache is in use again", func() bool {
 				got, err := p.directory.Lookup(t.Context(), p.good)
 				return err == nil && got.Denial == authz.ReasonRevoked && got.Cache == authz.CacheHit
 			})
@@ -126,15 +126,15 @@ func TestFailoverThatCutsNoConnection(t *testing.T) {
 				t.Errorf("%d look-ups are at the old primary", n)
 			}
 
-			// The address leads to the old primary once more: it answers nobody.
-			p.proxy.lead(p.url)
+			// If the address leads to the old primary again, look-ups must not get answers from it.
+			p.proxy.redirect(p.url)
 			must(p.promoted.Exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 				WHERE application_name = 'keywicket' AND pid <> pg_backend_pid()`))
 			denied := 0
 			for range 100 {
 				got, err := p.directory.Lookup(t.Context(), p.good)
 				if err == nil && got.Denial == "" {
-					t.Fatalf("the old primary is believed again: %+v", got)
+					t.Fatalf("the answer is from the old primary again: %+v", got)
 				}
 				if err != nil && strings.Contains(err.Error(), "different servers") {
 					denied++
@@ -142,7 +142,7 @@ func TestFailoverThatCutsNoConnection(t *testing.T) {
 				time.Sleep(20 * time.Millisecond)
 			}
 			if denied == 0 {
-				t.Error("nothing says that the connections reach different servers")
+				t.Error("no error reports that the connections reach different servers")
 			}
 		})
 	}
@@ -156,39 +156,39 @@ func (p *pair) terminateOneLookup(t *testing.T) {
 	}
 }
 
-// After a restart the server is another one for the sidecar: commits may be lost that were answered before.
+// The sidecar treats a restarted server as another server, because commits that were answered before may be lost.
 func TestRestartForgetsEverything(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t, "issues:read")
-	d := f.listening(t)
+	d := f.cachedDirectory(t)
 	restart := stopServer(t)
 	restart()
-	eventually(t, "everything is forgotten", func() bool { return d.CacheStats().Epochs["world"] > 0 })
-	eventually(t, "the cache is used again", func() bool {
+	eventually(t, "all answers are discarded", func() bool { return d.CacheStats().Epochs["world"] > 0 })
+	eventually(t, "the cache is in use again", func() bool {
 		got, err := d.Lookup(t.Context(), lookup(key))
 		return err == nil && got.Cache == authz.CacheHit && got.Denial == ""
 	})
 }
 
-// A crash of one backend restarts all of them, but not the postmaster. Commits that were not flushed are lost.
+// A crash of one backend restarts all backends, but not the postmaster. Commits that were not flushed are lost.
 func TestCrashForgetsEverything(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t, "issues:read")
-	d := f.listening(t)
+	d := f.cachedDirectory(t)
 	f.exec(t, `CHECKPOINT`) // so that the token is not lost
 	started := value[string](t, f.db, `SELECT pg_postmaster_start_time()::text`)
 	crashBackend(t, value[int](t, f.db, `SELECT pg_backend_pid()`))
-	eventually(t, "everything is forgotten", func() bool { return d.CacheStats().Epochs["world"] > 0 })
-	eventually(t, "the cache is used again", func() bool {
+	eventually(t, "all answers are discarded", func() bool { return d.CacheStats().Epochs["world"] > 0 })
+	eventually(t, "the cache is in use again", func() bool {
 		got, err := d.Lookup(t.Context(), lookup(key))
 		return err == nil && got.Cache == authz.CacheHit && got.Denial == ""
 	})
 	if now := value[string](t, f.db, `SELECT pg_postmaster_start_time()::text`); now != started {
-		t.Error("the postmaster was restarted too: this test shows nothing")
+		t.Error("the postmaster was restarted too: this test proves nothing")
 	}
 }
 
-// crashBackend kills a backend, as a failing machine or the kernel would.
+// crashBackend kills a backend, as a failing machine or the kernel does.
 func crashBackend(t *testing.T, pid int) {
 	t.Helper()
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
@@ -196,24 +196,25 @@ func crashBackend(t *testing.T, pid int) {
 	}
 }
 
-// The first sidecar that finds another server tells the others, which would look for it only after minutes if they are many.
+// The first sidecar that detects another server notifies the others. If there are many sidecars, each of them alone would check only
+// after minutes.
 func TestSidecarIsToldOfAnotherServer(t *testing.T) {
 	f := newFixture(t)
 	p := newProxy(t, f.url)
 	f.exec(t, `INSERT INTO keywicket.sidecars (id, version, policies, bound, stale_if_error, snapshot, lease, lag)
 		SELECT 'other-' || n, '', '', '1s', '0', '1:1:', '0', '0' FROM generate_series(1, 500) n`)
-	f.listening(t, func(c *store.Config) { c.URL, c.NoHints = p.through(c.URL), true }) // learns how many there are
+	f.cachedDirectory(t, func(c *store.Config) { c.URL, c.NoHints = p.through(c.URL), true }) // reads how many sidecars there are
 	connections := func() int {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		return len(p.clients)
 	}
-	time.Sleep(2 * time.Second) // the last of the connections that it made every second
+	time.Sleep(2 * time.Second) // until the last of the connections that it opened each second
 	before := connections()
 	time.Sleep(3 * time.Second)
 	if n := connections(); n != before {
-		t.Fatalf("of 500 sidecars each makes %d connections in three seconds", n-before)
+		t.Fatalf("each of 500 sidecars opens %d connections in three seconds", n-before)
 	}
 	f.exec(t, `INSERT INTO keywicket.changes (keys) VALUES ('moved')`)
-	eventually(t, "it makes a new connection", func() bool { return connections() > before })
+	eventually(t, "it opens a new connection", func() bool { return connections() > before })
 }

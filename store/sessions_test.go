@@ -18,10 +18,10 @@ func inWorkspace(s authz.Session, slug string) authz.Lookup {
 	return authz.Lookup{Kind: authz.KindSession, Session: s, API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
 }
 
-// With and without a cache, a session is its user: of the workspaces that he is a member of.
+// With and without a cache, a session acts as its user in the workspaces that they are a member of.
 func TestSessionsAreTheirUsers(t *testing.T) {
 	f := newFixture(t)
-	for name, d := range map[string]*store.Directory{"asked": f.directory(t, nil), "remembered": f.listening(t)} {
+	for name, d := range map[string]*store.Directory{"uncached": f.directory(t, nil), "cached": f.cachedDirectory(t)} {
 		t.Run(name, func(t *testing.T) {
 			ada := sessionOf(f.ada.ID, time.Now())
 			for slug, want := range map[string]authz.Membership{
@@ -41,16 +41,16 @@ func TestSessionsAreTheirUsers(t *testing.T) {
 				t.Errorf("by id: %+v", got)
 			}
 			if got := must(d.Lookup(t.Context(), inWorkspace(sessionOf(f.bob.ID, time.Now()), "acme"))); got.Denial != "" || got.Workspace.ID != "" {
-				t.Errorf("who is in no workspace: %+v", got)
+				t.Errorf("a user in no workspace: %+v", got)
 			}
 			if got := must(d.Lookup(t.Context(), inWorkspace(sessionOf("nobody", time.Now()), "acme"))); got.Denial != authz.ReasonUnknown || got.Principal.ID != "" {
-				t.Errorf("who is nobody: %+v", got)
+				t.Errorf("an unknown user: %+v", got)
 			}
 		})
 	}
 }
 
-// docs/configuration.md lets a sign-out at Supabase write the row.
+// The trigger of docs/configuration.md writes the row of a revocation at a sign-out from Supabase.
 func TestSigningOutRevokes(t *testing.T) {
 	f := newFixture(t)
 	f.exec(t, `CREATE SCHEMA auth; CREATE TABLE auth.sessions (id uuid PRIMARY KEY, user_id uuid NOT NULL)`)
@@ -62,11 +62,11 @@ func TestSigningOutRevokes(t *testing.T) {
 	if got := value[int](t, f.db, `SELECT count(*) FROM keywicket.revoked_sessions`); got != 2 {
 		t.Errorf("the first block revokes %d times", got)
 	}
-	d := f.listening(t)
+	d := f.cachedDirectory(t)
 	s := sessionOf(f.ada.ID, time.Now())
 	s.ID = "9f8e7d6c-1111-2222-3333-444455556666"
 	f.exec(t, `INSERT INTO auth.sessions VALUES ($1, gen_random_uuid())`, s.ID)
-	eventually(t, "it is remembered", func() bool {
+	eventually(t, "it is cached", func() bool {
 		return must(d.Lookup(t.Context(), inWorkspace(s, "acme"))).Cache == authz.CacheHit
 	})
 	openDB(t, with(f.url, "role", "gotrue")).MustExec(`DELETE FROM auth.sessions`)
@@ -75,15 +75,15 @@ func TestSigningOutRevokes(t *testing.T) {
 	})
 }
 
-// What is revoked, by the registry and by a row of the product's, is revoked at once and for good, and nothing else is.
+// A revocation by the registry, or by a row that the product writes, takes effect at once and permanently. It affects nothing else.
 func TestSessionsAreRevoked(t *testing.T) {
 	f := newFixture(t)
-	asked, remembered := f.directory(t, nil), f.listening(t)
+	uncached, cached := f.directory(t, nil), f.cachedDirectory(t)
 	denial := func(s authz.Session) authz.Reason {
 		t.Helper()
-		want := must(asked.Lookup(t.Context(), inWorkspace(s, "acme"))).Denial
+		want := must(uncached.Lookup(t.Context(), inWorkspace(s, "acme"))).Denial
 		eventually(t, "the cache agrees", func() bool {
-			return must(remembered.Lookup(t.Context(), inWorkspace(s, "acme"))).Denial == want
+			return must(cached.Lookup(t.Context(), inWorkspace(s, "acme"))).Denial == want
 		})
 		return want
 	}
@@ -101,7 +101,7 @@ func TestSessionsAreRevoked(t *testing.T) {
 		t.Errorf("%+v, and again %+v", first, again)
 	}
 	later := one
-	later.Began += 3600 // nothing makes it another one
+	later.Began += 3600 // it is still the same session
 	if denial(one) != authz.ReasonRevoked || denial(later) != authz.ReasonRevoked || denial(other) != "" || denial(bobs) != "" {
 		t.Errorf("one %s, later %s, other %s, bob's %s", denial(one), denial(later), denial(other), denial(bobs))
 	}
@@ -142,12 +142,12 @@ func TestSessionsAreRevoked(t *testing.T) {
 	}
 	f.exec(t, `INSERT INTO keywicket.revoked_sessions (session_id) VALUES ($1)`, one.ID)
 	if got := denial(one); got != authz.ReasonRevoked {
-		t.Errorf("anew: %q", got)
+		t.Errorf("revoked again: %q", got)
 	}
 	f.exec(t, `UPDATE keywicket.workspaces SET slug = 'renamed' WHERE slug = 'acme'`)
 	for slug, want := range map[string]string{"acme": "", "renamed": f.acme.ID} {
 		eventually(t, "a workspace has another name", func() bool {
-			return must(remembered.Lookup(t.Context(), inWorkspace(other, slug))).Workspace.ID == want
+			return must(cached.Lookup(t.Context(), inWorkspace(other, slug))).Workspace.ID == want
 		})
 	}
 	f.exec(t, `UPDATE keywicket.workspaces SET slug = 'acme' WHERE slug = 'renamed'`)

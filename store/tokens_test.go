@@ -193,7 +193,7 @@ func TestTokensListsNewestFirst(t *testing.T) {
 
 func TestPagesHaveNoGapAndNothingTwice(t *testing.T) {
 	f := newFixture(t)
-	// Three moments, and ids that are in no order.
+	// The tokens have three different times of creation, and unordered ids.
 	f.exec(t, `INSERT INTO keywicket.tokens
 			(api, kind, environment, visible_prefix, digest, name, scopes, workspace_id, user_id, created_at)
 		SELECT 'velocity', 'workspace_key', 'live', 'vel_', sha256(n::text::bytea), 't' || n, '{}',
@@ -252,7 +252,7 @@ func TestTokensByPrefix(t *testing.T) {
 		"":                         {"vel_AbCdEfGh", "vel_AbCdEfGx", "vel_AbCd", "velXAbCdEfGh", "velu_AbCdEfG", `v\e%l_`},
 		"vel":                      {"vel_AbCdEfGh", "vel_AbCdEfGx", "vel_AbCd", "velXAbCdEfGh", "velu_AbCdEfG"},
 		"vel_":                     {"vel_AbCdEfGh", "vel_AbCdEfGx", "vel_AbCd"},
-		"vel_AbCdEfGh":             {"vel_AbCdEfGh", "vel_AbCd"}, // of the other, only this much may be known
+		"vel_AbCdEfGh":             {"vel_AbCdEfGh", "vel_AbCd"}, // of the other token, only this prefix may be known
 		"vel_AbCdXXXX":             {"vel_AbCd"},
 		"vel_abcd":                 nil,
 		"vel_AbCdEfGhIjKlMnOpQrSt": {"vel_AbCdEfGh", "vel_AbCd"},
@@ -283,7 +283,7 @@ func TestListsUseTheirIndexes(t *testing.T) {
 	f := newFixture(t)
 	must(f.ImportTokens(t.Context(), velImport(oldLines(20_000, nil))))
 	last := must(f.Tokens(t.Context(), store.TokenFilter{Limit: 10_000}))[9_999]
-	// A server that sorts by bytes, as this one may, finds a prefix in any index.
+	// A server that sorts by bytes, as this one may, can search for a prefix in any index.
 	if class := value[string](t, f.db, `SELECT o.opcname FROM pg_index i JOIN pg_opclass o ON o.oid = i.indclass[0]
 			WHERE i.indexrelid = 'keywicket.tokens_visible_prefix'::regclass`); class != "text_pattern_ops" {
 		t.Errorf("the prefixes are sorted by %s", class)

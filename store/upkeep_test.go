@@ -9,7 +9,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// keepUp has the upkeep done now, as the sidecar's login, as if a minute had passed.
+// keepUp runs the upkeep now with the sidecar's login, as if a minute had passed.
 func (f *fixture) keepUp(t *testing.T) {
 	t.Helper()
 	f.exec(t, `UPDATE keywicket.upkeep SET marked_at = '-infinity'`)
@@ -32,7 +32,7 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 		t.Errorf("%d rows are left that a mark sees", n)
 	}
 
-	// A transaction that was open at a mark may be news to a sidecar, however old its row is.
+	// A sidecar may not have read a transaction that was open at a mark, however old its row is.
 	tx := must(f.db.BeginTxx(t.Context(), nil))
 	defer func() { _ = tx.Rollback() }()
 	must(tx.ExecContext(t.Context(), `UPDATE keywicket.workspaces SET name = 'open'`))
@@ -49,39 +49,39 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 		t.Errorf("%d rows are left of the transaction that was open at the mark before", n)
 	}
 
-	// Rows and a mark that a dump brought from a server which is ahead.
+	// A dump can contain rows and a mark from a server with later transaction ids.
 	f.exec(t, `INSERT INTO keywicket.changes (xid, keys) VALUES ('99999999', '*')`)
 	f.exec(t, `UPDATE keywicket.upkeep SET mark = '99999998:99999999:99999998'`)
 	f.exec(t, `UPDATE keywicket.workspaces SET name = 'news'`)
 	f.keepUp(t)
 	if n := value[int](t, f.db, `SELECT count(*) FROM keywicket.changes WHERE xid < '99999999'`); n == 0 {
-		t.Error("the mark of another server deletes what nobody may have read")
+		t.Error("the mark of another server deletes rows that may be unread")
 	}
 	f.keepUp(t)
 	if n := value[int](t, f.db, `SELECT count(*) FROM keywicket.changes WHERE xid = '99999999'`); n != 0 {
-		t.Error("a row of another server stays for good")
+		t.Error("a row of another server is never deleted")
 	}
 }
 
-// The upkeep that runs twice within a reading of the log may have deleted rows that were not read.
+// If the upkeep runs twice between two readings of the log, it may delete rows that were not read.
 func TestGapInTheLogForgetsEverything(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t, "issues:read")
-	d := f.listening(t)
+	d := f.cachedDirectory(t)
 	f.keepUp(t)
-	remembered := func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit }
-	eventually(t, "it is remembered", remembered)
+	cacheHit := func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit }
+	eventually(t, "it is cached", cacheHit)
 	if n := d.CacheStats().Epochs["gap"]; n != 0 {
 		t.Errorf("one cleaning is a gap: %d", n)
 	}
 	f.exec(t, `UPDATE keywicket.world SET number = number + 2`)
-	eventually(t, "everything is forgotten", func() bool { return d.CacheStats().Epochs["gap"] == 1 })
+	eventually(t, "all answers are discarded", func() bool { return d.CacheStats().Epochs["gap"] == 1 })
 }
 
-// Whoever deletes from the log by hand has every sidecar forget everything.
+// After a manual deletion from the log, every sidecar discards all answers.
 func TestDeletionsFromTheLogAreTold(t *testing.T) {
 	f := newFixture(t)
-	d := f.listening(t)
+	d := f.cachedDirectory(t)
 	for _, statement := range []string{
 		`DELETE FROM keywicket.changes`,
 		`UPDATE keywicket.changes SET keys = 'ack'`,
@@ -89,14 +89,14 @@ func TestDeletionsFromTheLogAreTold(t *testing.T) {
 	} {
 		before := d.CacheStats().Epochs
 		f.exec(t, statement)
-		eventually(t, "everything is forgotten after "+statement, func() bool {
+		eventually(t, "all answers are discarded after "+statement, func() bool {
 			after := d.CacheStats().Epochs
 			return after["notice"]+after["world"] > before["notice"]+before["world"]
 		})
 	}
 }
 
-// The usage of tokens that are gone is deleted, a thousand rows a minute.
+// The upkeep deletes the usage of deleted tokens, a thousand rows a minute.
 func TestUpkeepSweepsUsage(t *testing.T) {
 	f := newFixture(t)
 	f.exec(t, `INSERT INTO keywicket.token_usage SELECT 'gone-' || n, now() FROM generate_series(1, 1500) n`)
@@ -109,7 +109,7 @@ func TestUpkeepSweepsUsage(t *testing.T) {
 		t.Errorf("%d rows are left", n)
 	}
 	f.exec(t, `INSERT INTO keywicket.token_usage VALUES ('a', now())`)
-	for range 3 { // it begins anew
+	for range 3 { // it starts again from the beginning
 		f.keepUp(t)
 	}
 	if n := value[int](t, f.db, `SELECT count(*) FROM keywicket.token_usage`); n != 1 {
@@ -117,11 +117,11 @@ func TestUpkeepSweepsUsage(t *testing.T) {
 	}
 }
 
-// Many rows are deleted in several calls, so that none takes long. From the first one on, the number of marks is another.
+// The upkeep deletes many rows in several calls, so that no call takes long. The first call already increases the number of marks.
 func TestUpkeepCleansALittleAtATime(t *testing.T) {
 	f := newFixture(t)
 	f.exec(t, `INSERT INTO keywicket.changes (keys) SELECT '00000001' FROM generate_series(1, 45000)`)
-	f.keepUp(t) // sets a mark that sees them
+	f.keepUp(t) // sets a mark that sees the rows
 	var left, numbers []int
 	for range 4 {
 		f.keepUp(t)
@@ -137,7 +137,7 @@ func TestUpkeepCleansALittleAtATime(t *testing.T) {
 	}
 }
 
-// The product publishes all its tables.
+// The upkeep also works if a publication contains all tables.
 func TestUpkeepBesideAPublicationOfEverything(t *testing.T) {
 	f := newFixture(t)
 	f.exec(t, `CREATE PUBLICATION everything FOR ALL TABLES`)
@@ -148,14 +148,14 @@ func TestUpkeepBesideAPublicationOfEverything(t *testing.T) {
 	}
 }
 
-// Nobody waits for a standby that is gone on behalf of the upkeep: it would keep a row locked that every sidecar needs.
+// The upkeep does not wait for an unreachable standby. Otherwise it would keep a row locked that every sidecar needs.
 func TestUpkeepWaitsForNoStandby(t *testing.T) {
 	s := serverWith(t, map[string]string{"synchronous_commit": "on"})
 	f := fixtureAt(t, s.URL("postgres"))
-	d := f.listening(t)
+	d := f.cachedDirectory(t)
 	f.exec(t, `ALTER SYSTEM SET synchronous_standby_names = 'nobody'`)
 	f.exec(t, `SELECT pg_reload_conf()`)
-	eventually(t, "who commits waits", func() bool {
+	eventually(t, "commits wait for the standby", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 		defer cancel()
 		_, _ = f.db.ExecContext(ctx, `UPDATE keywicket.workspaces SET name = 'waits'`)
@@ -167,7 +167,7 @@ func TestUpkeepWaitsForNoStandby(t *testing.T) {
 	must(local.ExecContext(t.Context(), `UPDATE keywicket.upkeep SET marked_at = '-infinity'`))
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	// One that waits ends with its context, and without an error.
+	// A call that waits for a standby ends with its context, but without an error. So the test also checks the context.
 	if _, err := openDB(t, sidecarURL(f.url)).ExecContext(ctx, `SELECT keywicket.keep_up()`); err != nil || ctx.Err() != nil {
 		t.Fatal(err, ctx.Err())
 	}

@@ -20,7 +20,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// forward passes on to the server what comes to the listener.
+// forward forwards the listener's connections to the server.
 func forward(t *testing.T, l net.Listener) {
 	t.Helper()
 	t.Cleanup(func() { _ = l.Close() })
@@ -44,8 +44,8 @@ func forward(t *testing.T, l net.Listener) {
 	}()
 }
 
-// leadsTo fails unless both the pools and the feed reach the database by the URL.
-func leadsTo(t *testing.T, databaseURL, database string) {
+// expectConnects fails the test unless both the pools and the feed reach the database by the URL.
+func expectConnects(t *testing.T, databaseURL, database string) {
 	t.Helper()
 	for name, open := range map[string]func() (*sql.DB, error){
 		"pool": func() (*sql.DB, error) {
@@ -133,12 +133,12 @@ func TestURLIsReadAsPsqlReadsIt(t *testing.T) {
 				t.Log("no IPv6 on this machine")
 				return
 			}
-			leadsTo(t, replace.Replace(form), databaseOf(target))
+			expectConnects(t, replace.Replace(form), databaseOf(target))
 		})
 	}
 }
 
-// Whatever a password is made of, it arrives, and no error has a part of it.
+// A password of any characters reaches the server, and no error contains a part of it.
 func TestAnyPasswordArrives(t *testing.T) {
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 	rapid.Check(t, func(t *rapid.T) {
@@ -157,7 +157,7 @@ func TestAnyPasswordArrives(t *testing.T) {
 				t.Errorf("%s: user %q, password %q", given, got.User, got.Password)
 			}
 		}
-		// As it is, it may make a URL that is none.
+		// Without escaping, it may make the URL invalid.
 		secret := "gehei" + password
 		if _, err := store.FeedURL("postgres://u:" + secret + "@h/d"); err != nil && strings.Contains(err.Error(), "gehei") {
 			t.Errorf("the error has a part of it: %v", err)
@@ -220,7 +220,7 @@ func TestTheEnvironmentThatMisleadsIsRefused(t *testing.T) {
 	}
 }
 
-// In the order of libpq: the URL, the service, the environment.
+// The order of precedence is that of libpq: the URL, the service, the environment.
 func TestTheURLGoesBeforeTheService(t *testing.T) {
 	target, other := emptyDatabase(t), emptyDatabase(t)
 	u := must(url.Parse(target))
@@ -258,7 +258,7 @@ func TestTheURLGoesBeforeTheService(t *testing.T) {
 				name, value, _ := strings.Cut(entry, "=")
 				t.Setenv(name, value)
 			}
-			leadsTo(t, c.url, databaseOf(target))
+			expectConnects(t, c.url, databaseOf(target))
 		})
 	}
 	for name, c := range map[string]struct{ service, url, want string }{
@@ -278,7 +278,7 @@ func TestTheURLGoesBeforeTheService(t *testing.T) {
 	}
 }
 
-// What providers and other tools write into a URL is understood, or told in one line.
+// Options that providers and other tools add to a URL are accepted, or refused with a message of one line.
 func TestOptionsOfOthers(t *testing.T) {
 	f := newFixture(t)
 	for option, want := range map[string]string{
@@ -326,7 +326,7 @@ func TestOptionsOfOthers(t *testing.T) {
 	}
 }
 
-// Whoever connects is told what to do about a server without TLS.
+// Every function that connects returns an error with a remedy for a server without TLS.
 func TestNoTLSIsToldByAll(t *testing.T) {
 	databaseURL := with(emptyDatabase(t), "sslmode", "")
 	d := must(store.OpenDirectory(store.Config{URL: databaseURL, LookupTimeout: 10 * time.Second, NoCache: true}, nil))
@@ -362,7 +362,7 @@ func TestOptionsThatAreKept(t *testing.T) {
 	}
 }
 
-// Messages that this machine's server does not write: another language's, and a pooler's.
+// These messages are not from the tests' server: they are in another language, or from a pooler.
 func TestErrorsOfConnectingAreToldPlainly(t *testing.T) {
 	for want, err := range map[string]error{
 		"has the option schemas, which":      &pq.Error{Code: pqerror.UndefinedObject, Message: "unbekannter Konfigurationsparameter »schemas«"},
@@ -377,7 +377,7 @@ func TestErrorsOfConnectingAreToldPlainly(t *testing.T) {
 		}
 	}
 	for _, err := range []error{nil, io.EOF, &pq.Error{Code: pqerror.InvalidPassword, Message: "password"}} {
-		if got := store.ConnectError(err); got != err { //nolint:errorlint // the very error
+		if got := store.ConnectError(err); got != err { //nolint:errorlint // the same error value
 			t.Errorf("%v became %v", err, got)
 		}
 	}

@@ -15,13 +15,13 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// clock goes forward by hand.
+// clock is a clock that a test can advance.
 type clock struct{ ahead atomic.Int64 }
 
 func (c *clock) now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
 func (c *clock) advance(d time.Duration) { c.ahead.Add(int64(d)) }
 
-// countWrites has the database count the rows of token_usage that are written from now on.
+// countWrites makes the database count the rows of token_usage that are written from now on.
 func (f *fixture) countWrites(t *testing.T) (written func() int) {
 	t.Helper()
 	f.exec(t, `CREATE TABLE public.writes (token_id text)`)
@@ -32,7 +32,7 @@ func (f *fixture) countWrites(t *testing.T) (written func() int) {
 	return func() int { return value[int](t, f.db, `SELECT count(*) FROM public.writes`) }
 }
 
-// usedAgo is how long ago a token was used, by the database's clock; negative: never.
+// usedAgo returns how long ago a token was used, by the database's clock. Negative: never.
 func (f *fixture) usedAgo(t *testing.T, token store.Token) time.Duration {
 	t.Helper()
 	seconds := value[float64](t, f.db, `SELECT COALESCE((SELECT extract(epoch FROM clock_timestamp() - last_used_at)
@@ -51,7 +51,7 @@ func TestUsageIsWrittenInTheBackground(t *testing.T) {
 		t.Errorf("it was used %v ago", ago)
 	}
 	if ago := f.usedAgo(t, unused); ago >= 0 {
-		t.Errorf("a token that nobody used was, %v ago", ago)
+		t.Errorf("an unused token was used %v ago", ago)
 	}
 }
 
@@ -107,13 +107,13 @@ func TestUsageIsWrittenOncePerTokenAndMinute(t *testing.T) {
 	eventually(t, "the first use is written", func() bool { return written() == 1 })
 	c.advance(50 * time.Second)
 	must(d.Lookup(t.Context(), lookup(key)))
-	must(d.Lookup(t.Context(), lookup(probeKey))) // a later batch has been written once this one is there
+	must(d.Lookup(t.Context(), lookup(probeKey))) // when this use is written, so is every earlier batch
 	eventually(t, "the probe is written", func() bool { return f.usedAgo(t, probe) >= 0 })
 	if n := written(); n != 2 {
 		t.Errorf("%d rows were written for two tokens in their first minute", n)
 	}
 
-	// The database's minute has to pass as well.
+	// A minute must also pass by the database's clock.
 	f.exec(t, `UPDATE keywicket.token_usage SET last_used_at = last_used_at - interval '2 minutes'`)
 	before := written()
 	c.advance(30 * time.Second)
@@ -173,8 +173,8 @@ func TestSidecarsThatWriteTheSameTokensDoNotDeadlock(t *testing.T) {
 	}
 }
 
-// The product deletes tokens in a transaction that stays open for a while, and some of them are in use. Neither waits for
-// the other: the deletion is what must not fail.
+// The product deletes tokens in a transaction that stays open for a while, and some of the tokens are in use. Neither the deletion nor
+// the writing of usage waits for the other. The deletion must not fail.
 func TestUsageHarmsNoDeletion(t *testing.T) {
 	f := newFixture(t)
 	log := new(safeBuffer)
@@ -214,7 +214,7 @@ func TestUsageHarmsNoDeletion(t *testing.T) {
 	}
 }
 
-// A row of token_usage that somebody has locked, or the whole table, delays the writing of usage, and nothing waits for it.
+// A lock on a row of token_usage, or on the whole table, delays only the writing of usage. Nothing else waits for it.
 func TestUsageWaitsForNobodyForLong(t *testing.T) {
 	f := newFixture(t)
 	token, key := f.workspaceToken(t)

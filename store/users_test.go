@@ -16,7 +16,8 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// documentedSQL are the blocks of SQL in docs/configuration.md: two about sessions, one about Supabase's users, one about attributes.
+// documentedSQL returns the blocks of SQL in docs/configuration.md: two about sessions, one about Supabase's users, one about
+// attributes.
 func documentedSQL(t *testing.T) []string {
 	t.Helper()
 	text := must(os.ReadFile("../docs/configuration.md"))
@@ -30,8 +31,8 @@ func documentedSQL(t *testing.T) []string {
 	return blocks
 }
 
-// supabaseSchema has what the triggers see of the schema auth as Supabase Auth makes it, with row security and its own
-// login, which has no rights in keywicket's. dashboard stands for Supabase's login postgres.
+// supabaseSchema creates the part of Supabase Auth's schema auth that the triggers read. As in Supabase, it has row security and its
+// own login, which has no privileges in keywicket's schema. dashboard stands for Supabase's login postgres.
 const supabaseSchema = `
 CREATE ROLE supabase_auth_admin NOINHERIT;
 CREATE ROLE dashboard BYPASSRLS;
@@ -60,7 +61,7 @@ GRANT USAGE ON SCHEMA auth TO dashboard;
 GRANT SELECT, INSERT, UPDATE, DELETE, TRIGGER ON ALL TABLES IN SCHEMA auth TO dashboard;
 RESET ROLE;`
 
-// The triggers of docs/configuration.md keep what Supabase knows of a user: bans, and second factors.
+// The triggers of docs/configuration.md copy a user's bans and second factors from Supabase.
 func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	f := newFixture(t)
 	f.exec(t, supabaseSchema)
@@ -79,7 +80,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	}
 	must(f.CreateUser(t.Context(), store.User{ID: after, Email: "after@example.com"}))
 	must(f.CreateUser(t.Context(), store.User{ID: other, Email: "other@example.com"}))
-	must(f.CreateUser(t.Context(), store.User{ID: "auth0|7", Email: "seven@example.com"})) // of no uuid
+	must(f.CreateUser(t.Context(), store.User{ID: "auth0|7", Email: "seven@example.com"})) // the id is not a uuid
 	must(f.CreateUser(t.Context(), store.User{ID: "8be86359-073c-434b-ad2d-a3932222dabe", Email: "eight@example.com"}))
 	state := func(id string) string {
 		return value[string](t, f.db, `SELECT COALESCE(banned_until::date::text, 'free') || ' ' || mfa_enrolled FROM keywicket.users WHERE id = $1`, id)
@@ -110,7 +111,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	if got := state(before); got != "2099-01-01 true" {
 		t.Errorf("another user is %s", got)
 	}
-	// What users do with their factors lifts no ban.
+	// Changes of a user's factors do not lift a ban.
 	f.exec(t, `UPDATE keywicket.users SET banned_until = '2097-01-01' WHERE id = $1`, other)
 	auth.MustExec(`INSERT INTO auth.mfa_factors VALUES (gen_random_uuid(), $1, 'x', 'totp', 'unverified', now(), now())`, other)
 	auth.MustExec(`DELETE FROM auth.mfa_factors WHERE user_id = $1`, other)
@@ -138,7 +139,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 		t.Errorf("without a factor: %s", got)
 	}
 
-	// Who is deleted there, softly or with all factors, is out for good; so is who was banned.
+	// A user that is deleted in Supabase, softly or with all factors, is banned permanently, also if they were banned before.
 	for id, statement := range map[string]string{
 		after: `UPDATE auth.users SET deleted_at = now() WHERE id = $1`, before: `DELETE FROM auth.users WHERE id = $1`, other: `DELETE FROM auth.users WHERE id = $1`,
 	} {
@@ -151,7 +152,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 		t.Errorf("another user is %s", got)
 	}
 
-	// Nobody else hangs the functions, which have rights of their own, on a table.
+	// Other roles cannot use the functions in triggers of their own tables, because the functions run with their owner's privileges.
 	for _, role := range []string{"keywicket_sidecar", "keywicket_issuer"} {
 		for _, function := range []string{"signed_out()", "copy_user('id')"} {
 			db := openDB(t, with(f.url, "role", role))
@@ -163,15 +164,15 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 			}
 		}
 	}
-	// Without the right to see the rows, a ban is an error and not lost.
+	// Without the privilege to see the rows, a ban fails with an error. It is not lost silently.
 	f.exec(t, `ALTER ROLE dashboard NOBYPASSRLS`)
 	if _, err := auth.Exec(`INSERT INTO auth.users (id, banned_until) VALUES ($1, 'infinity')`, before); pq.As(err, pqerror.InsufficientPrivilege) == nil {
-		t.Errorf("without a right to see the rows: %v", err)
+		t.Errorf("without the privilege to see the rows: %v", err)
 	}
 }
 
-// While a user is banned, none of their credentials is good, within the cache's bound, and for the consent page; afterwards
-// they are good again.
+// While a user is banned, all their credentials are denied, within the cache's bound, also on the consent page. Afterwards they are
+// valid again.
 func TestBannedUser(t *testing.T) {
 	g := newGranting(t)
 	f := g.fixture
@@ -179,7 +180,7 @@ func TestBannedUser(t *testing.T) {
 	_, workspaces := f.workspaceToken(t, "issues:read")
 	issued := g.exchange(t, g.code(t, g.acme.ID))
 	access, refresh, code := issued.Access, issued.Refresh, g.code(t, g.acme.ID)
-	asked, remembered := f.directory(t, nil), f.listening(t)
+	uncached, cached := f.directory(t, nil), f.cachedDirectory(t)
 	session := sessionOf(f.ada.ID, time.Now())
 	lookups := map[string]authz.Lookup{
 		"key":     {Kind: authz.KindPersonalKey, Digest: key.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}},
@@ -189,11 +190,11 @@ func TestBannedUser(t *testing.T) {
 	all := func(want authz.Reason) {
 		t.Helper()
 		for name, l := range lookups {
-			if got := must(asked.Lookup(t.Context(), l)); got.Denial != want {
-				t.Errorf("%s, asked: %+v, not %q", name, got, want)
+			if got := must(uncached.Lookup(t.Context(), l)); got.Denial != want {
+				t.Errorf("%s, uncached: %+v, not %q", name, got, want)
 			}
-			eventually(t, name+" is remembered as it is", func() bool {
-				got := must(remembered.Lookup(t.Context(), l))
+			eventually(t, name+" is cached in its present state", func() bool {
+				got := must(cached.Lookup(t.Context(), l))
 				return got.Denial == want && got.Cache == authz.CacheHit
 			})
 		}
@@ -203,15 +204,15 @@ func TestBannedUser(t *testing.T) {
 		if _, err := g.Introspect(t.Context(), access); (err == nil) != (want == "") {
 			t.Errorf("introspection: %v", err)
 		}
-		if want != "" { // nothing is used up
+		if want != "" { // a refused use does not use up the code or the token
 			if _, err := g.refresh(t, refresh); !errors.Is(err, store.ErrGrant) {
 				t.Errorf("refreshing: %v", err)
 			}
-			if _, err := g.Exchange(t.Context(), code, velo, asItIs); !errors.Is(err, store.ErrGrant) {
+			if _, err := g.Exchange(t.Context(), code, velo, acceptCode); !errors.Is(err, store.ErrGrant) {
 				t.Errorf("exchanging: %v", err)
 			}
 		}
-		if got := must(asked.Lookup(t.Context(), lookup(workspaces))); got.Denial != "" {
+		if got := must(uncached.Lookup(t.Context(), lookup(workspaces))); got.Denial != "" {
 			t.Errorf("a workspace's key is %s", got.Denial)
 		}
 	}
@@ -231,11 +232,11 @@ func TestBannedUser(t *testing.T) {
 			t.Errorf("%s: %v", over, err)
 		}
 	}
-	// A ban that ends is over without any change that could be told.
+	// A ban can end without a change of a row, and so without a notice.
 	f.exec(t, `UPDATE keywicket.users SET banned_until = clock_timestamp() + interval '2 seconds' WHERE id = $1`, f.ada.ID)
 	all(authz.ReasonRevoked)
 	for name, l := range lookups {
-		eventually(t, name+" is good again", func() bool { return must(remembered.Lookup(t.Context(), l)).Denial == "" })
+		eventually(t, name+" is valid again", func() bool { return must(cached.Lookup(t.Context(), l)).Denial == "" })
 	}
 	if got, err := g.refresh(t, refresh); err != nil || got.Access == "" {
 		t.Errorf("refreshing after the ban: %v", err)
@@ -245,24 +246,24 @@ func TestBannedUser(t *testing.T) {
 	}
 }
 
-// A session's answer has the fact that require_aal2 asks for, and follows its changes.
+// A session's answer has the field that require_aal2 needs, and follows its changes.
 func TestSecondFactorOfAUser(t *testing.T) {
 	f := newFixture(t)
-	asked, remembered := f.directory(t, nil), f.listening(t)
+	uncached, cached := f.directory(t, nil), f.cachedDirectory(t)
 	l := inWorkspace(sessionOf(f.ada.ID, time.Now()), "acme")
 	for _, want := range []bool{false, true, false} {
 		f.exec(t, `UPDATE keywicket.users SET mfa_enrolled = $1 WHERE id = $2`, want, f.ada.ID)
-		if got := must(asked.Lookup(t.Context(), l)); got.MFAEnrolled != want {
-			t.Errorf("asked: %+v, not %v", got, want)
+		if got := must(uncached.Lookup(t.Context(), l)); got.MFAEnrolled != want {
+			t.Errorf("uncached: %+v, not %v", got, want)
 		}
-		eventually(t, "it is remembered as it is", func() bool {
-			got := must(remembered.Lookup(t.Context(), l))
+		eventually(t, "its present state is cached", func() bool {
+			got := must(cached.Lookup(t.Context(), l))
 			return got.MFAEnrolled == want && got.Cache == authz.CacheHit
 		})
 	}
 }
 
-// This code runs before migrations 00010 and 00012, and goes on when they happen: its look-ups then see the columns.
+// This code works before migrations 00010 and 00012 and during them. After them, its look-ups read the new columns.
 func TestLookupsBeforeTheFactsOfUsers(t *testing.T) {
 	for _, version := range []int64{9, 11} {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {

@@ -13,11 +13,11 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// revokeAll is a change that each way below makes past the triggers.
+// revokeAll is a change that each of the cases below makes without the triggers.
 const revokeAll = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp()`
 
-// Each of these changes rows without a row in the log, and leaves everything as it was: the sidecar notices all the same.
-// Otherwise the answer from before would live for cache.max_age, which is longer than the test waits.
+// Each case changes rows without writing to the log, and then restores the schema. The sidecar must notice it. Otherwise the old
+// answer would stay cached for cache.max_age, which is longer than the test waits.
 func TestChangesPastTheTriggersAreNoticed(t *testing.T) {
 	for name, statements := range map[string][]string{
 		"a trigger is disabled, and enabled again": {
@@ -109,8 +109,8 @@ func TestChangesPastTheTriggersAreNoticed(t *testing.T) {
 				f.exec(t, `CREATE POLICY seen ON keywicket.tokens USING (true)`)
 				f.exec(t, `ALTER TABLE keywicket.tokens ENABLE ROW LEVEL SECURITY`)
 			}
-			d := f.listening(t, func(c *store.Config) { c.NoHints = true })
-			eventually(t, "the token is remembered", func() bool {
+			d := f.cachedDirectory(t, func(c *store.Config) { c.NoHints = true })
+			eventually(t, "the token is cached", func() bool {
 				found := must(d.Lookup(t.Context(), lookup(key)))
 				return found.Cache == authz.CacheHit && found.Denial == ""
 			})
@@ -135,15 +135,15 @@ func TestChangesPastTheTriggersAreNoticed(t *testing.T) {
 	}
 }
 
-// What was answered while another schema was there is forgotten, also if nobody has looked meanwhile.
+// Answers from another schema are discarded, also if no check of the schema has run while it was in place.
 func TestSchemaThatIsSwappedAndSwappedBack(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t, "issues:read")
 	f.replacement(t)
 	f.exec(t, `ALTER SCHEMA keywicket RENAME TO good; ALTER SCHEMA replacement RENAME TO keywicket`)
-	d := f.listening(t, func(c *store.Config) { c.NoHints = true })
+	d := f.cachedDirectory(t, func(c *store.Config) { c.NoHints = true })
 	for range 4 {
-		f.exec(t, `INSERT INTO keywicket.changes (keys) VALUES ('*')`) // or the denial is remembered
+		f.exec(t, `INSERT INTO keywicket.changes (keys) VALUES ('*')`) // discards the cached denial
 		time.Sleep(600 * time.Millisecond)
 		f.exec(t, `ALTER SCHEMA keywicket RENAME TO other; ALTER SCHEMA good RENAME TO keywicket`)
 		_, err := d.Lookup(t.Context(), lookup(key))
@@ -162,7 +162,7 @@ func TestSchemaThatIsSwappedAndSwappedBack(t *testing.T) {
 func TestDatabaseThatIsSwappedForACopy(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t, "issues:read")
-	d := f.listening(t, func(c *store.Config) { c.NoHints = true })
+	d := f.cachedDirectory(t, func(c *store.Config) { c.NoHints = true })
 	name := value[string](t, f.db, `SELECT current_database()`)
 	administration := func(statements ...string) {
 		t.Helper()
@@ -185,25 +185,25 @@ func TestDatabaseThatIsSwappedForACopy(t *testing.T) {
 	if err := copied.Close(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the token is remembered", func() bool {
+	eventually(t, "the token is cached", func() bool {
 		found, err := d.Lookup(t.Context(), lookup(key))
 		return err == nil && found.Cache == authz.CacheHit
 	})
-	for range 20 { // the transaction that has revoked the token is older than the last reading
+	for range 20 { // so that the transaction that has revoked the token is older than the last reading
 		f.exec(t, `SELECT pg_current_xact_id()`)
 	}
 	time.Sleep(500 * time.Millisecond)
 	emptied()
 	administration(`ALTER DATABASE `+name+` RENAME TO `+name+`_before`, `ALTER DATABASE `+name+`_copy RENAME TO `+name)
-	time.Sleep(1200 * time.Millisecond) // nobody asks meanwhile, so the answer of before is still there
-	eventually(t, "memory is used", func() bool { return d.CacheStats().LeaseLeft > 0 })
+	time.Sleep(1200 * time.Millisecond) // no look-up runs meanwhile, so the old answer is still cached
+	eventually(t, "the cache is in use", func() bool { return d.CacheStats().LeaseLeft > 0 })
 	time.Sleep(time.Second)
 	if found := must(d.Lookup(t.Context(), lookup(key))); found.Denial != authz.ReasonRevoked {
 		t.Errorf("%+v", found)
 	}
 }
 
-// replacement makes a copy of the schema by the name of replacement, in which every token is revoked.
+// replacement creates a copy of the schema with the name replacement, in which every token is revoked.
 func (f *fixture) replacement(t *testing.T) {
 	t.Helper()
 	f.exec(t, `ALTER SCHEMA keywicket RENAME TO original`)
@@ -216,7 +216,7 @@ func (f *fixture) replacement(t *testing.T) {
 	f.exec(t, `ALTER SCHEMA original RENAME TO keywicket`)
 }
 
-// While these last, changes may be made that nobody is told of. So memory is not used.
+// In each of these situations, changes may be missing from the log. So the cache is not used.
 func TestCacheIsNotUsedWhileChangesMayBeMissed(t *testing.T) {
 	for name, c := range map[string]struct{ statement, undo string }{
 		"a child table": {`CREATE TABLE public.child () INHERITS (keywicket.members)`, `DROP TABLE public.child`},
@@ -245,18 +245,18 @@ func TestCacheIsNotUsedWhileChangesMayBeMissed(t *testing.T) {
 				return
 			}
 			_, key := f.workspaceToken(t, "issues:read")
-			d := f.listening(t, func(c *store.Config) { c.Cache.StalenessBound = 100 * time.Millisecond })
+			d := f.cachedDirectory(t, func(c *store.Config) { c.Cache.StalenessBound = 100 * time.Millisecond })
 			hit := func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit }
-			eventually(t, "the token is remembered", hit)
+			eventually(t, "the token is cached", hit)
 			f.execAll(t, c.statement)
-			eventually(t, "memory is not used", func() bool { return d.CacheStats().LeaseLeft == 0 && !hit() })
+			eventually(t, "the cache is not in use", func() bool { return d.CacheStats().LeaseLeft == 0 && !hit() })
 			f.execAll(t, c.undo)
-			eventually(t, "memory is used again", hit)
+			eventually(t, "the cache is in use again", hit)
 		})
 	}
 }
 
-// A log that does not take a row fails the change.
+// If the log does not store a row, the change fails.
 func TestChangeThatCannotBeLoggedFails(t *testing.T) {
 	for name, statement := range map[string]string{
 		"a rule": `CREATE RULE drop_it AS ON INSERT TO keywicket.changes DO INSTEAD NOTHING`,
@@ -272,8 +272,7 @@ func TestChangeThatCannotBeLoggedFails(t *testing.T) {
 	}
 }
 
-// mayInherit is false with a Postgres that itself keeps tables with such triggers from inheriting, as 14.18 and 15.13 do, and
-// 15.18 does no more.
+// mayInherit reports whether this Postgres lets tables with such triggers inherit. 14.18 and 15.13 do not; 15.18 does again.
 func (f *fixture) mayInherit(t *testing.T) bool {
 	t.Helper()
 	tx := must(f.db.BeginTxx(t.Context(), nil))
@@ -286,7 +285,7 @@ func (f *fixture) mayInherit(t *testing.T) bool {
 	return err == nil
 }
 
-// execAll runs statements one by one, since some must not be in a transaction.
+// execAll runs the statements one by one, because some must not run in a transaction.
 func (f *fixture) execAll(t *testing.T, statements string) {
 	t.Helper()
 	for statement := range strings.SplitSeq(statements, ";") {

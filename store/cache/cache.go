@@ -13,25 +13,25 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// MinBytes is what a Cache cannot do with less than.
+// MinBytes is the minimum of Config.MaxBytes.
 const MinBytes = 1 << 20
 
-// Config of a Cache.
+// Config is the configuration of a Cache.
 type Config struct {
-	// MaxBytes is what all entries together may take. Default: 64 MiB.
+	// MaxBytes is the maximum memory of all entries together. Default: 64 MiB.
 	MaxBytes int64
-	// StalenessBound is how long after a change was committed a request may still be answered from before it, at most.
-	// Default: 1s.
+	// StalenessBound is the maximum time after the commit of a change for which a request may still get an answer from before the
+	// change. Default: 1s.
 	StalenessBound time.Duration
-	// MaxAge is how long an answer is remembered at most: the backstop for changes that nobody told, because somebody
-	// has disabled a trigger. Default: 60s.
+	// MaxAge is the maximum time for which an answer is kept. It limits the effect of a change that is missing from the log because
+	// a trigger was disabled. Default: 60s.
 	MaxAge time.Duration
-	// LoadTimeout is how long a load takes at most. A caller with more time than that runs the load in their own goroutine, which
-	// saves about 20 µs. Such a caller does not notice that their context was cancelled until the load has ended. Default: 0, not
-	// known: each load has a goroutine.
+	// LoadTimeout is the maximum duration of a load. A caller with more time than that runs the load in its own goroutine, which
+	// saves about 20 µs. That caller does not notice a cancelled context until the load has ended. Default: 0, unknown: each load
+	// gets its own goroutine.
 	LoadTimeout time.Duration
-	// StaleIfError is for how long a question is answered from memory while the database cannot be asked, counted from
-	// when the answer was last known to be true. Default: 0, an error is an error.
+	// StaleIfError is how long answers from memory are used while the database is unreachable. It counts from the time at which
+	// the answer was last known to be current. Default: 0, Lookup returns the error.
 	StaleIfError time.Duration
 }
 
@@ -60,17 +60,17 @@ func (c Config) complete() (Config, error) {
 
 // Source is the database behind the cache.
 type Source interface {
-	// Load answers a question from the database's present state. It ends by itself, in time.
+	// Load answers a look-up from the database's present state. It must limit its own duration.
 	Load(ctx context.Context, l authz.Lookup) (Answer, error)
 }
 
-// Answer is what a Source says, and what that depends on.
+// Answer is a Source's answer and its dependencies.
 type Answer struct {
 	Found authz.Found
-	// Expires says that the credential does, after TTL from when the database was asked.
+	// Expires reports that the answer expires TTL after the query began.
 	Expires bool
 	TTL     time.Duration
-	// Keys of everything in the database that would change the answer, if it changed.
+	// Keys identify everything in the database that the answer depends on.
 	Keys []Key
 }
 
@@ -79,32 +79,33 @@ type Cache struct {
 	config Config
 	source Source
 	logger *slog.Logger
-	start  time.Time // of the clock
+	start  time.Time // zero of the times in entries and lease
 	hash   func(authz.Lookup) uint64
-	good   room
-	denied room // apart, so that a flood of unknown tokens cannot push out the good ones
-	// last holds what was loaded last: ristretto takes its time, and whoever asks meanwhile would ask the database too.
-	last        [1024]atomic.Pointer[entry]
-	denials     [1024]atomic.Int64 // when a denial was loaded last, by hash
+	good   partition
+	denied partition // separate, so that a flood of unknown tokens cannot evict valid ones
+	// recent keeps the latest loads. ristretto applies a Set asynchronously; without this, requests in the gap would query the
+	// database again.
+	recent      [1024]atomic.Pointer[entry]
+	denials     [1024]atomic.Int64 // time of the latest load of a denial, by hash
 	sharing     sharing
 	generations generations
 	lease       lease
-	log         log // only the goroutine that reads the change log uses it
-	flights     flights
+	log         logState // only the goroutine that reads the change log uses it
+	loads       sharedLoads
 
 	changes atomic.Uint64 // rows of the log that were read
 	hints   atomic.Uint64
 	mu      sync.Mutex
 	epochs  map[Cause]uint64
 
-	excusing atomic.Bool  // the database could not be asked, and memory answered
-	closing  sync.RWMutex // a load may end after the look-up that began it, and ristretto panics on a late Set
-	closed   bool
+	servingStale atomic.Bool  // the database was unreachable, and a stale entry answered
+	closing      sync.RWMutex // a load may end after the look-up that began it, and ristretto panics on a Set after Close
+	closed       bool
 }
 
 var _ authz.Directory = (*Cache)(nil)
 
-// New makes a cache that is empty, and closed until the change log is read.
+// New returns an empty cache. It does not answer from memory until the change log has been read.
 func New(c Config, s Source, logger *slog.Logger) (*Cache, error) {
 	c, err := c.complete()
 	if err != nil {
@@ -115,10 +116,10 @@ func New(c Config, s Source, logger *slog.Logger) (*Cache, error) {
 		config: c, source: s, logger: logger, start: time.Now(), epochs: make(map[Cause]uint64),
 		hash:    func(l authz.Lookup) uint64 { return maphash.Comparable(seed, l) },
 		lease:   lease{bound: c.StalenessBound},
-		flights: flights{underway: make(map[question]*flight)},
+		loads:   sharedLoads{running: make(map[loadKey]*sharedLoad)},
 		sharing: sharing{seed: seed},
 	}
-	const negative = 8 // the part of the room that denials get
+	const negative = 8 // denials get 1/negative of MaxBytes
 	if err = cache.good.open(c.MaxBytes - c.MaxBytes/negative); err != nil {
 		return nil, err
 	}
@@ -128,7 +129,7 @@ func New(c Config, s Source, logger *slog.Logger) (*Cache, error) {
 	return cache, nil
 }
 
-// Close ends the cache's own goroutines. Look-ups must have ended.
+// Close ends the cache's own goroutines. All look-ups must have ended before; loads may still run.
 func (c *Cache) Close() {
 	c.closing.Lock()
 	defer c.closing.Unlock()
@@ -137,30 +138,30 @@ func (c *Cache) Close() {
 	c.denied.entries.Close()
 }
 
-// Config is the configuration, with its defaults.
+// Config returns the configuration with its defaults filled in.
 func (c *Cache) Config() Config { return c.config }
 
 func (c *Cache) now() time.Duration { return time.Since(c.start) }
 
-// Lookup implements [authz.Directory]. What it returns is shared: nobody may write to its scopes.
+// Lookup implements [authz.Directory]. Callers share the result: they must not write to its scopes.
 func (c *Cache) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) {
 	now := c.now()
-	held := c.lease.held(now)
-	if held {
-		if e := c.remembered(l, now); e != nil {
+	valid := c.lease.valid(now)
+	if valid {
+		if e := c.freshEntry(l, now); e != nil {
 			return e.answer(now, authz.CacheHit), nil
 		}
 	}
 	from := authz.CacheMiss
-	load := c.joined
-	if !held {
+	load := c.loadShared
+	if !valid {
 		from, load = authz.CacheBypass, c.load
 	}
 	e, err := load(ctx, l)
 	if err != nil {
-		if e := c.excused(ctx, l); e != nil {
-			if c.excusing.CompareAndSwap(false, true) {
-				c.logger.Warn("the database cannot be asked: answering from memory, as cache.stale_if_error has it", "error", err)
+		if e := c.staleEntry(ctx, l); e != nil {
+			if c.servingStale.CompareAndSwap(false, true) {
+				c.logger.Warn("the database does not answer: answering from memory, because cache.stale_if_error allows it", "error", err)
 			}
 			return e.answer(c.now(), authz.CacheStale), nil
 		}
@@ -169,21 +170,21 @@ func (c *Cache) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error)
 	return e.answer(c.now(), from), nil
 }
 
-// remembered is what may answer while the lease is held.
-func (c *Cache) remembered(l authz.Lookup, now time.Duration) *entry {
+// freshEntry returns the entry that may answer while the lease is valid, or nil.
+func (c *Cache) freshEntry(l authz.Lookup, now time.Duration) *entry {
 	if e := c.latest(l); e != nil && now-e.loaded < c.config.MaxAge && now < e.expires {
 		return e
 	}
 	return nil
 }
 
-// latest is the answer that was loaded last, if nothing was told that speaks against it. A credential of a user may be
-// remembered as good in one workspace, and have been denied since when another was asked for.
+// latest returns the entry that was loaded last and is not outdated, or nil. It compares two entries: a user's credential may be
+// stored as valid for one workspace, and a later look-up for another workspace may have stored a denial.
 func (c *Cache) latest(l authz.Lookup) *entry {
 	anywhere := l
 	anywhere.Workspace = authz.WorkspaceRef{}
 	hash := c.hash(anywhere)
-	// Most entries are of no workspace: all denials, and the credentials that belong to one.
+	// Most entries have no workspace in their look-up: all denials, and the credentials that belong to a workspace.
 	e := c.get(&c.good, hash, anywhere)
 	if l != anywhere && (e == nil || e.ofUser) {
 		e = c.get(&c.good, c.hash(l), l)
@@ -191,35 +192,38 @@ func (c *Cache) latest(l authz.Lookup) *entry {
 	if e != nil && int64(e.loaded) > c.deniedAt(hash).Load() {
 		return e
 	}
-	// The entry that was loaded last may be a good answer for no workspace, which says nothing of another.
+	// The recent slot may hold a good answer for no workspace. That does not answer for another workspace.
 	if denial := c.get(&c.denied, hash, anywhere); denial != nil && denial.denied() && (e == nil || denial.loaded >= e.loaded) {
 		return denial
 	}
 	return e
 }
 
-func (c *Cache) get(room *room, hash uint64, l authz.Lookup) *entry {
-	if e, ok := room.entries.Get(hash); ok && c.holds(e, l) {
+func (c *Cache) get(p *partition, hash uint64, l authz.Lookup) *entry {
+	if e, ok := p.entries.Get(hash); ok && c.isCurrent(e, l) {
 		return e
 	}
-	if e := c.recent(hash).Load(); e != nil && c.holds(e, l) {
+	if e := c.recentSlot(hash).Load(); e != nil && c.isCurrent(e, l) {
 		return e
 	}
 	return nil
 }
 
-// holds reports whether the entry is for the question, and nothing was told that speaks against it.
-func (c *Cache) holds(e *entry, l authz.Lookup) bool {
+// isCurrent reports whether the entry is for the look-up and not outdated.
+func (c *Cache) isCurrent(e *entry, l authz.Lookup) bool {
 	return e.answers(l) && !e.outdated(&c.generations)
 }
 
-// recent is where the last entry with such a hash is.
-func (c *Cache) recent(hash uint64) *atomic.Pointer[entry] { return &c.last[hash%uint64(len(c.last))] }
+// recentSlot returns the slot of the latest load with the hash. Several hashes share a slot.
+func (c *Cache) recentSlot(hash uint64) *atomic.Pointer[entry] {
+	return &c.recent[hash%uint64(len(c.recent))]
+}
 
-// deniedAt is when a denial with such a hash was last loaded. It spares most look-ups the search for one.
+// deniedAt returns the time of the latest load of a denial with the hash. Several hashes share a slot. With it, most look-ups need
+// not search for a denial.
 func (c *Cache) deniedAt(hash uint64) *atomic.Int64 { return &c.denials[hash%uint64(len(c.denials))] }
 
-// load asks the database.
+// load queries the database and stores the answer.
 func (c *Cache) load(ctx context.Context, l authz.Lookup) (*entry, error) {
 	l = l.Detached()
 	since, begun := c.generations.now(), c.now()
@@ -227,20 +231,20 @@ func (c *Cache) load(ctx context.Context, l authz.Lookup) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.excusing.Load() && c.excusing.CompareAndSwap(true, false) {
-		c.logger.Info("the database can be asked again")
+	if c.servingStale.Load() && c.servingStale.CompareAndSwap(true, false) {
+		c.logger.Info("the database answers again")
 	}
 	e := c.newEntry(l, a, since, begun)
-	c.remember(e)
+	c.store(e)
 	return e, nil
 }
 
-func (c *Cache) remember(e *entry) {
-	room := &c.good
-	hash := c.hash(e.question())
-	c.recent(hash).Store(e)
+func (c *Cache) store(e *entry) {
+	p := &c.good
+	hash := c.hash(e.lookup())
+	c.recentSlot(hash).Store(e)
 	if e.denied() {
-		room = &c.denied
+		p = &c.denied
 		at := c.deniedAt(hash)
 		for last := at.Load(); last < int64(e.loaded) && !at.CompareAndSwap(last, int64(e.loaded)); last = at.Load() {
 		}
@@ -248,25 +252,26 @@ func (c *Cache) remember(e *entry) {
 	c.closing.RLock()
 	defer c.closing.RUnlock()
 	if !c.closed {
-		room.add(hash, e)
+		p.add(hash, e)
 	}
 }
 
-// joined is load, but one for all who ask the same at the same time; only while the lease is held, because who joins is
-// answered from before they asked. A load that began before a change was told is not joined by those who ask after it.
+// loadShared runs load once for all concurrent callers with the same look-up. Use it only while the lease is valid, because a caller
+// that joins may get an answer from before its own call. A caller does not join a load that began before a change that the cache has
+// read since.
 //
-// Whoever begins the load runs it, and stays to its end, if it is sure to end before their context does. Everybody else leaves when
+// The caller that starts the load runs it to its end if its context lasts longer than LoadTimeout. All other callers return when
 // their context ends.
-func (c *Cache) joined(ctx context.Context, l authz.Lookup) (*entry, error) {
+func (c *Cache) loadShared(ctx context.Context, l authz.Lookup) (*entry, error) {
 	known := append(CredentialKeys(l), WorkspaceKey(l.Workspace.ID), SlugKey(l.Workspace.Slug))
-	q := question{c.generations.of(known), l}
-	f, begun := c.flights.join(q)
-	if begun {
+	k := loadKey{c.generations.lastChange(known), l}
+	pending, started := c.loads.join(k)
+	if started {
 		run := func() {
-			c.flights.run(q, f, func() (*entry, error) {
-				// Another load may have ended since its answer was looked for and not found.
-				if now := c.now(); c.lease.held(now) {
-					if e := c.remembered(l, now); e != nil {
+			c.loads.run(k, pending, func() (*entry, error) {
+				// Another load may have ended after this caller found no entry.
+				if now := c.now(); c.lease.valid(now) {
+					if e := c.freshEntry(l, now); e != nil {
 						return e, nil
 					}
 				}
@@ -275,25 +280,25 @@ func (c *Cache) joined(ctx context.Context, l authz.Lookup) (*entry, error) {
 		}
 		if deadline, ok := ctx.Deadline(); c.config.LoadTimeout > 0 && (!ok || time.Until(deadline) > c.config.LoadTimeout) {
 			run()
-			return f.entry, f.err
+			return pending.entry, pending.err
 		}
 		go run()
 	}
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case <-f.ended:
+	case <-pending.ended:
 	}
-	// What it depends on is known only now: a user, say. Who joined after that had changed asks again, and joins at worst a load
-	// that began since they came.
-	if !begun && f.err == nil && f.entry.outdated(&c.generations) {
-		return c.joined(ctx, l)
+	// Some keys of the answer, for example the user's, are known only now. A caller that joined after a change of such a key loads
+	// again. At worst it then joins a load that began after its own call.
+	if !started && pending.err == nil && pending.entry.outdated(&c.generations) {
+		return c.loadShared(ctx, l)
 	}
-	return f.entry, f.err
+	return pending.entry, pending.err
 }
 
-// excused is an entry that may answer although the database cannot be asked.
-func (c *Cache) excused(ctx context.Context, l authz.Lookup) *entry {
+// staleEntry returns an entry that stale_if_error still allows while the database is unreachable, or nil.
+func (c *Cache) staleEntry(ctx context.Context, l authz.Lookup) *entry {
 	if c.config.StaleIfError == 0 || errors.Is(ctx.Err(), context.Canceled) {
 		return nil
 	}
@@ -301,8 +306,8 @@ func (c *Cache) excused(ctx context.Context, l authz.Lookup) *entry {
 	if e == nil || now >= e.expires {
 		return nil
 	}
-	lastTrue := max(e.loaded, time.Duration(c.lease.known.Load()))
-	if now-lastTrue >= c.config.StaleIfError || now-e.loaded >= c.config.MaxAge+c.config.StaleIfError {
+	lastCurrent := max(e.loaded, time.Duration(c.lease.known.Load()))
+	if now-lastCurrent >= c.config.StaleIfError || now-e.loaded >= c.config.MaxAge+c.config.StaleIfError {
 		return nil
 	}
 	return e

@@ -20,14 +20,14 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// source is a database that counts what it is asked.
+// source is a database that counts its queries.
 type source struct {
-	asked  atomic.Int64
+	loads  atomic.Int64
 	answer func(context.Context, authz.Lookup) (cache.Answer, error)
 }
 
 func (s *source) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
-	s.asked.Add(1)
+	s.loads.Add(1)
 	return s.answer(ctx, l)
 }
 
@@ -58,7 +58,7 @@ func newCache(t *testing.T, c cache.Config, s cache.Source) *cache.Cache {
 	return newLoggingCache(t, c, s, slog.DiscardHandler)
 }
 
-// newLoggingCache is in use for the staleness bound from now on.
+// newLoggingCache returns a cache whose lease is valid for the staleness bound from now on.
 func newLoggingCache(t *testing.T, config cache.Config, s cache.Source, log slog.Handler) *cache.Cache {
 	t.Helper()
 	config.StalenessBound = bound
@@ -67,34 +67,36 @@ func newLoggingCache(t *testing.T, config cache.Config, s cache.Source, log slog
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	tell(c, cache.Reply{})
+	readLog(c, cache.Reply{})
 	return c
 }
 
-// tell reads the change log, which takes no time.
-func tell(c *cache.Cache, r cache.Reply) { told(c, c.Poll(), r) }
+// readLog reads the change log, which takes no time.
+func readLog(c *cache.Cache, r cache.Reply) { deliver(c, c.Poll(), r) }
 
-// told has the reply to a poll arrive.
-func told(c *cache.Cache, p cache.Poll, r cache.Reply) {
+// deliver delivers the reply to a poll.
+func deliver(c *cache.Cache, p cache.Poll, r cache.Reply) {
 	r.Snapshot, r.World = "3:3:", cmp.Or(r.World, "the first")
 	c.Told(p, r, true)
 }
 
-// changed reads that things with these keys have changed.
-func changed(c *cache.Cache, keys ...cache.Key) { tell(c, cache.Reply{Changes: [][]cache.Key{keys}}) }
+// changed reads a change of the keys from the log.
+func changed(c *cache.Cache, keys ...cache.Key) {
+	readLog(c, cache.Reply{Changes: [][]cache.Key{keys}})
+}
 
-// passInUse lets time pass in which the change log is read.
-func passInUse(c *cache.Cache, d time.Duration) {
-	for end := time.Now().Add(d); time.Now().Before(end); tell(c, cache.Reply{}) {
+// passReading lets time pass while the change log is read.
+func passReading(c *cache.Cache, d time.Duration) {
+	for end := time.Now().Add(d); time.Now().Before(end); readLog(c, cache.Reply{}) {
 		time.Sleep(min(bound/4, time.Until(end)))
 	}
 }
 
-// passUnread lets the lease run out.
-func passUnread() { time.Sleep(bound) }
+// expireLease lets time pass until the lease expires.
+func expireLease() { time.Sleep(bound) }
 
-// expect asks, and lets what was loaded be stored.
-func expect(t *testing.T, c *cache.Cache, l authz.Lookup, want authz.CacheResult) authz.Found {
+// expectLookup looks up l, checks where the answer is from, and waits until it is stored.
+func expectLookup(t *testing.T, c *cache.Cache, l authz.Lookup, want authz.CacheResult) authz.Found {
 	t.Helper()
 	f, err := c.Lookup(t.Context(), l)
 	if err != nil || f.Cache != want {
@@ -116,11 +118,11 @@ func TestWarmLookupAsksNothing(t *testing.T) {
 		s := &source{answer: good}
 		c := newCache(t, cache.Config{}, s)
 		l := lookup(1)
-		expect(t, c, l, authz.CacheMiss)
-		expect(t, c, l, authz.CacheHit)
+		expectLookup(t, c, l, authz.CacheMiss)
+		expectLookup(t, c, l, authz.CacheHit)
 		allocations := testing.AllocsPerRun(1000, func() { _, _ = c.Lookup(t.Context(), l) })
-		if s.asked.Load() != 1 || allocations > 2 {
-			t.Errorf("the database was asked %d times; %v allocations", s.asked.Load(), allocations)
+		if s.loads.Load() != 1 || allocations > 2 {
+			t.Errorf("there were %d queries; %v allocations", s.loads.Load(), allocations)
 		}
 	})
 }
@@ -153,7 +155,7 @@ func TestAnswersOfManyTokensAreTheirOwn(t *testing.T) {
 	}
 }
 
-// Two questions that differ in one thing alone are two, one after the other and at the same time.
+// Look-ups that differ in one field get different answers, both in sequence and concurrently.
 func TestQuestionsAreToldApart(t *testing.T) {
 	of := func(change func(*authz.Lookup)) authz.Lookup {
 		l := authz.Lookup{Kind: authz.KindSession, API: "api", Session: authz.Session{ID: "s", UserID: "u", Began: 1}, Workspace: authz.WorkspaceRef{Slug: "w"}}
@@ -203,7 +205,7 @@ func TestQuestionsAreToldApart(t *testing.T) {
 	}
 }
 
-// A client may send any workspace header: it must not cost a query each time.
+// A client may send any workspace header. That must not cause a query each time.
 func TestWorkspaceHeaderDoesNotMatterToWorkspaceToken(t *testing.T) {
 	for name, answer := range map[string]func(context.Context, authz.Lookup) (cache.Answer, error){
 		"good": good, "unknown": unknown,
@@ -220,8 +222,8 @@ func TestWorkspaceHeaderDoesNotMatterToWorkspaceToken(t *testing.T) {
 					}
 					synctest.Wait()
 				}
-				if n := s.asked.Load(); n != 1 {
-					t.Errorf("the database was asked %d times", n)
+				if n := s.loads.Load(); n != 1 {
+					t.Errorf("there were %d queries", n)
 				}
 			})
 		})
@@ -236,7 +238,7 @@ func TestConcurrentFirstUses(t *testing.T) {
 		want   int64
 	}{
 		{name: "share one load", want: 1},
-		{name: "ask each for themselves while the change log is not read", closed: true, want: callers},
+		{name: "load separately while the change log is not read", closed: true, want: callers},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -247,7 +249,7 @@ func TestConcurrentFirstUses(t *testing.T) {
 				}}
 				directory := newCache(t, cache.Config{}, s)
 				if c.closed {
-					passUnread()
+					expireLease()
 				}
 				var callersDone sync.WaitGroup
 				for range callers {
@@ -260,38 +262,38 @@ func TestConcurrentFirstUses(t *testing.T) {
 				synctest.Wait()
 				close(release)
 				callersDone.Wait()
-				if n := s.asked.Load(); n != c.want {
-					t.Errorf("the database was asked %d times", n)
+				if n := s.loads.Load(); n != c.want {
+					t.Errorf("there were %d queries", n)
 				}
 			})
 		})
 	}
 }
 
-// However the callers come, before a load, while it is under way or just as it has ended: one load is made.
+// Callers may arrive before a load, while it runs, or just after its end: there is one load.
 func TestFirstUsesInARow(t *testing.T) {
 	s := &source{answer: good}
 	c := newCache(t, cache.Config{}, s)
 	for n := range 2000 {
-		before := s.asked.Load()
+		before := s.loads.Load()
 		var callers sync.WaitGroup
 		for range 8 {
 			callers.Go(func() { _, _ = c.Lookup(t.Context(), lookup(n)) })
 		}
 		callers.Wait()
-		tell(c, cache.Reply{})
-		if got := s.asked.Load() - before; got != 1 {
-			t.Fatalf("the database was asked %d times at the %dth token", got, n)
+		readLog(c, cache.Reply{})
+		if got := s.loads.Load() - before; got != 1 {
+			t.Fatalf("there were %d queries at the %dth token", got, n)
 		}
 	}
 }
 
-// Who asks after a change may not join who asked before it; but a thousand of them are one more query, and no thousand.
+// Callers that ask after a change must not join a load from before it. But a thousand such callers share one more query.
 func TestConcurrentUsesAfterAChangeShareALoadOfTheirOwn(t *testing.T) {
 	const user = "u1"
 	for name, key := range map[string]cache.Key{
-		"a change that the question tells": cache.TokenKey(lookup(1).Digest),
-		"a change that the answer tells":   cache.UserKey(user),
+		"a change of a key of the look-up": cache.TokenKey(lookup(1).Digest),
+		"a change of a key of the answer":  cache.UserKey(user),
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -316,15 +318,15 @@ func TestConcurrentUsesAfterAChangeShareALoadOfTheirOwn(t *testing.T) {
 					})
 				}
 				callers.Wait()
-				if n := s.asked.Load(); n != 2 {
-					t.Errorf("the database was asked %d times", n)
+				if n := s.loads.Load(); n != 2 {
+					t.Errorf("there were %d queries", n)
 				}
 			})
 		})
 	}
 }
 
-// A load that began before a change may take long. Who asks after the change does not wait for it.
+// A load that began before a change may take long. Callers that ask after the change do not wait for it.
 func TestLoadFromBeforeAChangeHoldsNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
@@ -348,13 +350,13 @@ func TestLoadFromBeforeAChangeHoldsNobodyUp(t *testing.T) {
 	})
 }
 
-// Whoever leaves, the others get their answer, also if it was they who began the load. Only those stay who run it themselves, because
-// it ends before their context does.
+// If one caller leaves, the others still get their answer, also if it started the load. A caller stays only if it runs the load
+// itself, because the load ends before the caller's context.
 func TestCallerMayLeaveTheOthersWaiting(t *testing.T) {
 	const loadTimeout = time.Second
 	for name, c := range map[string]struct {
 		config cache.Config
-		first  time.Duration // of the context of whoever begins the load; 0: none
+		first  time.Duration // timeout of the caller that starts the load; 0: none
 		stays  bool
 	}{
 		"the load's time is not known": {cache.Config{}, 0, false},
@@ -373,11 +375,11 @@ func TestCallerMayLeaveTheOthersWaiting(t *testing.T) {
 						return cache.Answer{}, ctx.Err()
 					}
 				}}
-				remembering := newCache(t, c.config, s)
+				directory := newCache(t, c.config, s)
 				ask := func(ctx context.Context) <-chan error {
 					result := make(chan error, 1)
 					go func() {
-						_, err := remembering.Lookup(ctx, lookup(1))
+						_, err := directory.Lookup(ctx, lookup(1))
 						result <- err
 					}()
 					synctest.Wait()
@@ -393,19 +395,19 @@ func TestCallerMayLeaveTheOthersWaiting(t *testing.T) {
 				first, second, third := ask(beginning), ask(ctx), ask(t.Context())
 				leave()
 				if err := <-second; !errors.Is(err, context.Canceled) {
-					t.Errorf("who joined and left got %v", err)
+					t.Errorf("the caller that joined and left got %v", err)
 				}
 				if synctest.Wait(); c.stays != (len(first) == 0) {
-					t.Errorf("who began the load has left: %t", len(first) == 1)
+					t.Errorf("the caller that started the load has left: %t", len(first) == 1)
 				}
 				close(release)
 				if err := <-first; c.stays && err != nil || !c.stays && !errors.Is(err, context.Canceled) {
-					t.Errorf("who began the load got %v", err)
+					t.Errorf("the caller that started the load got %v", err)
 				}
-				if err := <-third; err != nil || s.asked.Load() != 1 {
-					t.Errorf("who stayed got %v, and the database was asked %d times", err, s.asked.Load())
+				if err := <-third; err != nil || s.loads.Load() != 1 {
+					t.Errorf("the caller that stayed got %v, and there were %d queries", err, s.loads.Load())
 				}
-				expect(t, remembering, lookup(1), authz.CacheHit)
+				expectLookup(t, directory, lookup(1), authz.CacheHit)
 			})
 		})
 	}
@@ -434,38 +436,38 @@ func TestPanicOfLoadIsAnErrorOfAllWhoWait(t *testing.T) {
 			}
 		}
 		s.answer = good
-		expect(t, c, lookup(1), authz.CacheMiss) // the load that panicked is not joined any more
+		expectLookup(t, c, lookup(1), authz.CacheMiss) // callers do not join the load that panicked
 	})
 }
 
 func TestMaxAgeIsABackstop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, cache.Config{MaxAge: 5 * time.Second}, &source{answer: good})
-		expect(t, c, lookup(1), authz.CacheMiss)
-		passInUse(c, 5*time.Second-time.Millisecond)
-		expect(t, c, lookup(1), authz.CacheHit)
-		passInUse(c, time.Millisecond)
-		expect(t, c, lookup(1), authz.CacheMiss)
+		expectLookup(t, c, lookup(1), authz.CacheMiss)
+		passReading(c, 5*time.Second-time.Millisecond)
+		expectLookup(t, c, lookup(1), authz.CacheHit)
+		passReading(c, time.Millisecond)
+		expectLookup(t, c, lookup(1), authz.CacheMiss)
 	})
 }
 
 func TestExpiryIsCountedFromBeforeTheQuery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
-			time.Sleep(bound / 2) // the answer is under way
+			time.Sleep(bound / 2) // the answer is on its way
 			a, err := good(ctx, l)
 			a.Expires, a.TTL = true, 2*bound
 			return a, err
 		}}
 		c := newCache(t, cache.Config{}, s)
-		expect(t, c, lookup(1), authz.CacheMiss)
-		passInUse(c, 3*bound/2-time.Millisecond)
-		expect(t, c, lookup(1), authz.CacheHit)
-		passInUse(c, time.Millisecond)
+		expectLookup(t, c, lookup(1), authz.CacheMiss)
+		passReading(c, 3*bound/2-time.Millisecond)
+		expectLookup(t, c, lookup(1), authz.CacheHit)
+		passReading(c, time.Millisecond)
 		s.answer = func(context.Context, authz.Lookup) (cache.Answer, error) {
 			return cache.Answer{Found: authz.Found{Denial: authz.ReasonExpired}}, nil
 		}
-		if f := expect(t, c, lookup(1), authz.CacheMiss); f.Denial != authz.ReasonExpired {
+		if f := expectLookup(t, c, lookup(1), authz.CacheMiss); f.Denial != authz.ReasonExpired {
 			t.Errorf("%+v", f)
 		}
 	})
@@ -474,8 +476,8 @@ func TestExpiryIsCountedFromBeforeTheQuery(t *testing.T) {
 func TestStaleIfError(t *testing.T) {
 	const window = 10 * time.Second
 	gone := func(c *cache.Cache, last cache.Reply) {
-		tell(c, last)
-		passUnread()
+		readLog(c, last)
+		expireLease()
 	}
 	changed := func(n int) cache.Reply {
 		return cache.Reply{Changes: [][]cache.Key{{cache.TokenKey(lookup(n).Digest)}}}
@@ -483,15 +485,15 @@ func TestStaleIfError(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		ttl  time.Duration
-		then func(*cache.Cache) // after the database has gone
+		then func(*cache.Cache) // runs after the database has become unreachable
 		want bool
 	}{
 		{"within the window", 0, func(*cache.Cache) { time.Sleep(window - time.Millisecond) }, true},
 		{"after the window", 0, func(*cache.Cache) { time.Sleep(window) }, false},
 		{"before the expiry", 3 * bound, func(*cache.Cache) { time.Sleep(3*bound - time.Millisecond) }, true},
 		{"after the expiry", 3 * bound, func(*cache.Cache) { time.Sleep(3 * bound) }, false},
-		{"told to have changed", 0, func(c *cache.Cache) { gone(c, changed(1)) }, false},
-		{"told that anything has changed", 0, func(c *cache.Cache) { gone(c, cache.Reply{All: true}) }, false},
+		{"after a change of the token", 0, func(c *cache.Cache) { gone(c, changed(1)) }, false},
+		{"after a change of anything", 0, func(c *cache.Cache) { gone(c, cache.Reply{All: true}) }, false},
 		{"something else has changed", 0, func(c *cache.Cache) { gone(c, changed(2)) }, true},
 		{"another server", 0, func(c *cache.Cache) { gone(c, cache.Reply{World: "another"}) }, false},
 		{"changes are missing from the log", 0, func(c *cache.Cache) { gone(c, cache.Reply{Mark: 2}) }, false},
@@ -508,15 +510,15 @@ func TestStaleIfError(t *testing.T) {
 					return a, err
 				}}
 				directory := newCache(t, cache.Config{StaleIfError: window}, s)
-				expect(t, directory, lookup(1), authz.CacheMiss)
+				expectLookup(t, directory, lookup(1), authz.CacheMiss)
 				down = true
 				c.then(directory)
 				if c.want {
-					expect(t, directory, lookup(1), authz.CacheStale)
+					expectLookup(t, directory, lookup(1), authz.CacheStale)
 				} else {
 					expectError(t, directory, lookup(1), errDown)
 				}
-				expectError(t, directory, lookup(3), errDown) // nothing is remembered
+				expectError(t, directory, lookup(3), errDown) // there is no entry for it
 			})
 		})
 	}
@@ -533,18 +535,18 @@ func TestStaleIfErrorIsLoggedOnce(t *testing.T) {
 		}}
 		var log bytes.Buffer
 		c := newLoggingCache(t, cache.Config{StaleIfError: time.Minute}, s, slog.NewTextHandler(&log, nil))
-		expect(t, c, lookup(1), authz.CacheMiss)
-		passUnread()
+		expectLookup(t, c, lookup(1), authz.CacheMiss)
+		expireLease()
 		for _, down = range []bool{true, true, false, false} {
 			want := authz.CacheBypass
 			if down {
 				want = authz.CacheStale
 			}
-			expect(t, c, lookup(1), want)
+			expectLookup(t, c, lookup(1), want)
 		}
 		warnings, infos := strings.Count(log.String(), "level=WARN"), strings.Count(log.String(), "level=INFO")
 		if warnings != 1 || infos != 1 {
-			t.Errorf("%d warnings and %d that all is well:\n%s", warnings, infos, &log)
+			t.Errorf("%d warnings and %d messages of recovery:\n%s", warnings, infos, &log)
 		}
 	})
 }
@@ -560,10 +562,10 @@ func TestUnknownTokensDoNotPushOutGoodOnes(t *testing.T) {
 		}}
 		c := newCache(t, cache.Config{MaxBytes: 1 << 20}, s)
 		for n := range 10_000 {
-			expect(t, c, lookup(n), authz.CacheMiss)
+			expectLookup(t, c, lookup(n), authz.CacheMiss)
 		}
 		for n := range known {
-			expect(t, c, lookup(n), authz.CacheHit)
+			expectLookup(t, c, lookup(n), authz.CacheHit)
 		}
 		if denied := c.Stats().Denied; denied.Entries == 0 || denied.Bytes > 1<<20/8 {
 			t.Errorf("%+v", denied)
@@ -571,7 +573,8 @@ func TestUnknownTokensDoNotPushOutGoodOnes(t *testing.T) {
 	})
 }
 
-// What is revoked while others ask is not allowed to who asks after the cache was told: here without a schedule.
+// A token that is revoked during concurrent look-ups is denied to callers that ask after the cache has read the change. Unlike the
+// model, this test has no schedule.
 func TestRevokedUnderLoad(t *testing.T) {
 	const tokens = 1000
 	var revoked [tokens]atomic.Bool
@@ -583,7 +586,7 @@ func TestRevokedUnderLoad(t *testing.T) {
 		return good(ctx, l)
 	}})
 	for n := range tokens {
-		tell(c, cache.Reply{})
+		readLog(c, cache.Reply{})
 		var others sync.WaitGroup
 		for range 4 {
 			others.Go(func() {
@@ -596,12 +599,12 @@ func TestRevokedUnderLoad(t *testing.T) {
 		changed(c, cache.TokenKey(lookup(n).Digest))
 		for range 10 {
 			if f, err := c.Lookup(t.Context(), lookup(n)); err != nil || f.Denial == "" {
-				t.Fatalf("token %d was revoked, and is let in: %+v %v", n, f, err)
+				t.Fatalf("token %d was revoked, but is allowed: %+v %v", n, f, err)
 			}
 		}
 		others.Wait()
 		if f, err := c.Lookup(t.Context(), lookup(n)); err != nil || f.Denial == "" {
-			t.Fatalf("token %d was revoked, and is let in later: %+v %v", n, f, err)
+			t.Fatalf("token %d was revoked, but is allowed later: %+v %v", n, f, err)
 		}
 	}
 }
@@ -629,12 +632,12 @@ func TestLoadMayEndAfterClose(t *testing.T) {
 func TestStats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, cache.Config{}, &source{answer: good})
-		expect(t, c, lookup(1), authz.CacheMiss)
+		expectLookup(t, c, lookup(1), authz.CacheMiss)
 		changed(c, 1, 2)
-		tell(c, cache.Reply{All: true})
+		readLog(c, cache.Reply{All: true})
 		p := c.Poll()
 		time.Sleep(bound / 4)
-		told(c, p, cache.Reply{})
+		deliver(c, p, cache.Reply{})
 		s := c.Stats()
 		if s.LeaseLeft != 3*bound/4 || s.FeedLag != bound/4 || s.Changes != 2 {
 			t.Errorf("%+v", s)
@@ -646,11 +649,11 @@ func TestStats(t *testing.T) {
 			t.Errorf("%+v %+v", s.Good, s.Denied)
 		}
 		if ever, now := c.Heart(); !ever || !now {
-			t.Error("the change log is not read")
+			t.Error("the lease is not valid")
 		}
 		c.Told(c.Poll(), cache.Reply{}, true)
 		if ever, now := c.Heart(); !ever || now || c.Stats().LeaseLeft != 0 {
-			t.Error("the change log is read, or was not")
+			t.Error("the lease is valid, or was never extended")
 		}
 	})
 }
@@ -675,12 +678,12 @@ func TestConfig(t *testing.T) {
 		"stale_if_error":  {StaleIfError: -1},
 	} {
 		if _, err := cache.New(c, &source{}, slog.New(slog.DiscardHandler)); err == nil || !strings.HasPrefix(err.Error(), want+": ") {
-			t.Errorf("%v, and not about %s", err, want)
+			t.Errorf("%v, not an error about %s", err, want)
 		}
 	}
 }
 
-// The cost of an entry is what memory it takes: else max_bytes would be no limit.
+// The cost of an entry is the memory that it takes. Otherwise max_bytes would not limit the memory.
 func TestCost(t *testing.T) {
 	for name, answer := range map[string]func(n int, l authz.Lookup) cache.Answer{
 		"workspace token": workspaceToken, "personal key": personalKey, "attributes": withAttributes, "unknown": func(_ int, l authz.Lookup) cache.Answer {
@@ -704,21 +707,21 @@ func TestCost(t *testing.T) {
 						t.Fatal(err)
 					}
 					if n%1000 == 0 {
-						tell(c, cache.Reply{})
+						readLog(c, cache.Reply{})
 						synctest.Wait()
 					}
 				}
 				synctest.Wait()
 				taken := float64(heap()-before) / entries
 				s := c.Stats()
-				room := s.Good
+				stored := s.Good
 				if s.Denied.Entries > 0 {
-					room = s.Denied
+					stored = s.Denied
 				}
-				cost := float64(room.Bytes) / entries
-				t.Logf("%.0f bytes, which cost %.0f", taken, cost)
-				if room.Entries != entries || taken > cost || taken < 0.7*cost {
-					t.Errorf("%d entries of %.0f bytes cost %.0f each", room.Entries, taken, cost)
+				cost := float64(stored.Bytes) / entries
+				t.Logf("an entry takes %.0f bytes and costs %.0f", taken, cost)
+				if stored.Entries != entries || taken > cost || taken < 0.7*cost {
+					t.Errorf("%d entries of %.0f bytes cost %.0f each", stored.Entries, taken, cost)
 				}
 			})
 		})
@@ -728,12 +731,12 @@ func TestCost(t *testing.T) {
 func heap() uint64 {
 	var m runtime.MemStats
 	runtime.GC()
-	runtime.GC() // what pools hold goes with the second
+	runtime.GC() // the second collection frees the contents of pools
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
 }
 
-// Every string of an answer is one of its own, as the database's driver makes them.
+// workspaceToken returns an answer in which every string is a separate allocation, as the database driver creates them.
 func workspaceToken(n int, l authz.Lookup) cache.Answer {
 	w := fmt.Sprintf("%024x", n)
 	return cache.Answer{
@@ -786,10 +789,10 @@ func TestDenialOfACredentialThatWasGoodIsRemembered(t *testing.T) {
 			return a, err
 		}}
 		c := newCache(t, cache.Config{}, s)
-		expect(t, c, lookup(1), authz.CacheMiss)
-		passInUse(c, 2*bound)
-		expect(t, c, lookup(1), authz.CacheMiss)
-		if f := expect(t, c, lookup(1), authz.CacheHit); f.Denial != authz.ReasonExpired {
+		expectLookup(t, c, lookup(1), authz.CacheMiss)
+		passReading(c, 2*bound)
+		expectLookup(t, c, lookup(1), authz.CacheMiss)
+		if f := expectLookup(t, c, lookup(1), authz.CacheHit); f.Denial != authz.ReasonExpired {
 			t.Errorf("%+v", f)
 		}
 	})
@@ -800,15 +803,15 @@ func TestStaleAnswerIsTheLastOne(t *testing.T) {
 		var last error
 		s := &source{answer: good}
 		c := newCache(t, cache.Config{StaleIfError: 10 * time.Second}, s)
-		expect(t, c, lookup(1), authz.CacheMiss)
-		passUnread()
+		expectLookup(t, c, lookup(1), authz.CacheMiss)
+		expireLease()
 		s.answer = func(_ context.Context, l authz.Lookup) (cache.Answer, error) {
 			return denied(authz.ReasonRevoked, l), last
 		}
-		expect(t, c, lookup(1), authz.CacheBypass)
+		expectLookup(t, c, lookup(1), authz.CacheBypass)
 		last = errDown
-		if f := expect(t, c, lookup(1), authz.CacheStale); f.Denial != authz.ReasonRevoked {
-			t.Errorf("a token that was refused as revoked is let in again: %+v", f)
+		if f := expectLookup(t, c, lookup(1), authz.CacheStale); f.Denial != authz.ReasonRevoked {
+			t.Errorf("a token that was denied as revoked is allowed again: %+v", f)
 		}
 	})
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// state is what the database's rows say: three tokens, of which the first belongs to a workspace and the others to a user.
+// state is the content of the database: three tokens, of which the first belongs to a workspace and the others to a user.
 type state struct {
 	tokens [3]token
 	roles  [2]string // of the user in the workspaces; empty: not a member
@@ -31,10 +31,10 @@ var firstState = state{
 	slugs:  [2]string{"acme", "blue"},
 }
 
-// rows are some of a state's: its tokens, roles and slugs.
+// rows is a set of a state's rows: tokens, roles and slugs.
 type rows [7]bool
 
-// differ are the rows in which two states differ.
+// differ returns the rows in which two states differ.
 func differ(a, b state) (r rows) {
 	for i := range a.tokens {
 		r[i] = a.tokens[i] != b.tokens[i]
@@ -46,7 +46,7 @@ func differ(a, b state) (r rows) {
 	return r
 }
 
-// put writes the rows of another state.
+// put copies the rows from another state.
 func (s *state) put(r rows, from state) {
 	for i := range s.tokens {
 		if r[i] {
@@ -63,7 +63,7 @@ func (s *state) put(r rows, from state) {
 	}
 }
 
-// found is what the package store makes of the row that its lookupQuery finds, but for the expiry.
+// found returns the answer and the keys as the package store derives them from the row of its lookupQuery, without the expiry.
 func (s state) found(l authz.Lookup, names string) (authz.Found, []cache.Key) {
 	n, keys := number(l.Digest, names), []cache.Key{cache.TokenKey(l.Digest)}
 	t := s.tokens[n]
@@ -95,7 +95,7 @@ func (s state) found(l authz.Lookup, names string) (authz.Found, []cache.Key) {
 	return f, keys
 }
 
-// answer is what a [cache.Source] says. Of the database's clock it gives a difference alone, so that any clock will do.
+// answer returns the answer of a [cache.Source]. It contains only a difference of the database's clock, so any clock can be used.
 func (s state) answer(l authz.Lookup, names string, now time.Duration) cache.Answer {
 	a := cache.Answer{}
 	a.Found, a.Keys = s.found(l, names)
@@ -117,7 +117,7 @@ func (s state) expires(token int) time.Duration {
 	return math.MaxInt64
 }
 
-// question is a lookup.
+// question is a look-up without the names of a schedule.
 type question struct {
 	token int
 	ref   authz.WorkspaceRef
@@ -127,7 +127,7 @@ func (q question) String() string {
 	return fmt.Sprintf("token %d in %q", q.token, cmp.Or(q.ref.ID, q.ref.Slug))
 }
 
-// lookup is the question in the names of one schedule.
+// lookup returns the look-up with the names of one schedule.
 func (q question) lookup(names string) authz.Lookup {
 	l := authz.Lookup{Digest: digest(q.token, names), API: "api"}
 	if q.ref.ID != "" {
@@ -156,11 +156,11 @@ var questions = []question{
 	{token: 1, ref: authz.WorkspaceRef{ID: "w0"}},
 	{token: 1, ref: authz.WorkspaceRef{Slug: "acme"}},
 	{token: 2},
-	{token: 0, ref: authz.WorkspaceRef{ID: "w1"}}, // a header that does not matter
+	{token: 0, ref: authz.WorkspaceRef{ID: "w1"}}, // a header that has no effect
 	{token: 1},
 }
 
-// change is one statement. It returns the keys that the triggers write to the log; nil: all.
+// change is one statement. do returns the keys that the triggers write to the log; nil: all.
 type change struct {
 	name string
 	do   func(s *state, c circumstances) []cache.Key
@@ -169,7 +169,7 @@ type change struct {
 type circumstances struct {
 	names   string
 	now     time.Duration
-	version int // that no row has had
+	version int // a new version: no row has had it
 }
 
 var changes = []change{
@@ -214,7 +214,7 @@ func endOrBegin(role, version string) string {
 	return version
 }
 
-// handOverSlug gives the slug of one workspace to the other, or back.
+// handOverSlug moves the slug of one workspace to the other, or back.
 func handOverSlug(s *state, c circumstances) (keys []cache.Key) {
 	before := s.slugs
 	s.slugs = [2]string{"old", "acme"}

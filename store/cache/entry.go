@@ -13,19 +13,19 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// entry is an answer, with its question and with all that tells whether it still holds. A sidecar keeps 100,000 of them and more,
-// so an entry is two small allocations: this struct and its text.
+// entry is an answer with its look-up and everything that decides whether it is still current. A sidecar keeps 100,000 entries and
+// more, so an entry is only two small allocations: this struct and its text.
 type entry struct {
 	digest   authz.Digest
-	began    int64 // of the session
+	began    int64 // Session.Began of the look-up
 	shared   *shared
-	text     string        // the keys, then the fields of own
-	keyCount uint32        // of the keys in text
-	alone    bool          // no other entry has this shared
-	ofUser   bool          // a good credential of a user
-	since    uint64        // number of the last change before it was loaded
-	loaded   time.Duration // just before the query began
-	expires  time.Duration // of the token
+	text     string        // the keys, then the fields of ownFields
+	keyCount uint32        // number of keys in text
+	unshared bool          // no other entry uses this shared
+	ofUser   bool          // the answer is a valid credential of a user
+	since    uint64        // number of the last change before the load
+	loaded   time.Duration // time just before the query began
+	expires  time.Duration // time at which the credential expires
 }
 
 const never = time.Duration(math.MaxInt64)
@@ -33,11 +33,11 @@ const never = time.Duration(math.MaxInt64)
 func (c *Cache) newEntry(l authz.Lookup, a Answer, since uint64, loaded time.Duration) *entry {
 	e := &entry{digest: l.Digest, began: l.Session.Began, since: since, loaded: loaded, expires: never}
 	if a.Expires {
-		// Counted from before the query, so from before the database's own clock was read: never too late.
+		// TTL counts from before the query, and so from before the database read its clock: expires is never too late.
 		e.expires = loaded + a.TTL
 	}
 	e.ofUser = a.Found.Denial == "" && a.Found.Principal.UserID != ""
-	// A denial has nothing to do with the workspace; nor has a credential that belongs to one.
+	// A denial does not depend on the requested workspace, and neither does a credential that belongs to a workspace.
 	if !e.ofUser {
 		l.Workspace = authz.WorkspaceRef{}
 	}
@@ -47,18 +47,18 @@ func (c *Cache) newEntry(l authz.Lookup, a Answer, since uint64, loaded time.Dur
 		text = binary.BigEndian.AppendUint32(text, uint32(k))
 	}
 	e.keyCount = uint32(len(a.Keys)) //nolint:gosec // a length
-	for _, field := range own(&l, &found) {
+	for _, field := range ownFields(&l, &found) {
 		text = append(binary.AppendUvarint(text, uint64(len(*field))), *field...)
 		*field = ""
 	}
 	e.text = string(text)
 	l.Digest, l.Session.Began = authz.Digest{}, 0
-	e.shared, e.alone = c.sharing.find(l, found)
+	e.shared, e.unshared = c.sharing.intern(l, found)
 	return e
 }
 
-// own are the fields that differ from entry to entry, and are in an entry's text. Those of the question come first.
-func own(l *authz.Lookup, f *authz.Found) [questionFields + 9]*string {
+// ownFields returns the fields that differ from entry to entry and are stored in an entry's text. Those of the look-up come first.
+func ownFields(l *authz.Lookup, f *authz.Found) [lookupFields + 9]*string {
 	p, w := &f.Principal, &f.Workspace
 	return [...]*string{
 		&l.Session.ID, &l.Session.UserID, &l.Workspace.ID, &l.Workspace.Slug,
@@ -67,16 +67,16 @@ func own(l *authz.Lookup, f *authz.Found) [questionFields + 9]*string {
 	}
 }
 
-const questionFields = 4
+const lookupFields = 4
 
-// next takes the next field off a text.
-func next(text *string) string {
+// nextField removes the next field from a text and returns it.
+func nextField(text *string) string {
 	var size, shift uint
 	for i := range len(*text) {
 		b := (*text)[i]
 		size |= uint(b&0x7f) << shift
 		if b < 0x80 {
-			field := (*text)[i+1 : i+1+int(size)] //nolint:gosec // as it was written
+			field := (*text)[i+1 : i+1+int(size)] //nolint:gosec // the size was the length of a string
 			*text = (*text)[i+1+len(field):]
 			return field
 		}
@@ -85,12 +85,12 @@ func next(text *string) string {
 	panic("an entry's text ends early")
 }
 
-// fields is the text without the keys.
+// fields returns the text without the keys.
 func (e *entry) fields() string { return e.text[keySize*int(e.keyCount):] }
 
 const keySize = int(unsafe.Sizeof(Key(0)))
 
-// outdated reports whether there was a change since to what the answer depends on.
+// outdated reports whether something that the answer depends on has changed since its load.
 func (e *entry) outdated(g *generations) bool {
 	if g.epoch.Load() > e.since {
 		return true
@@ -104,78 +104,79 @@ func (e *entry) outdated(g *generations) bool {
 	return false
 }
 
-// answers reports whether the entry is for the question.
+// answers reports whether the entry is for the look-up.
 func (e *entry) answers(l authz.Lookup) bool {
 	if e.digest != l.Digest || e.began != l.Session.Began || e.shared.lookup.Kind != l.Kind || e.shared.lookup.API != l.API {
 		return false
 	}
 	text := e.fields()
-	for _, asked := range [questionFields]string{l.Session.ID, l.Session.UserID, l.Workspace.ID, l.Workspace.Slug} {
-		if next(&text) != asked {
+	for _, want := range [lookupFields]string{l.Session.ID, l.Session.UserID, l.Workspace.ID, l.Workspace.Slug} {
+		if nextField(&text) != want {
 			return false
 		}
 	}
 	return true
 }
 
-// question is what the entry is for.
-func (e *entry) question() authz.Lookup {
+// lookup returns the look-up that the entry is for.
+func (e *entry) lookup() authz.Lookup {
 	l, text := e.shared.lookup, e.fields()
-	fields := own(&l, new(authz.Found))
-	for _, field := range fields[:questionFields] {
-		*field = next(&text)
+	fields := ownFields(&l, new(authz.Found))
+	for _, field := range fields[:lookupFields] {
+		*field = nextField(&text)
 	}
 	l.Digest, l.Session.Began = e.digest, e.began
 	return l
 }
 
-// denied reports whether the entry is a denial, whatever the time is.
+// denied reports whether the loaded answer is a denial. Expiry since the load does not count.
 func (e *entry) denied() bool { return e.shared.found.Denial != "" }
 
-// answer is what the entry says at the moment. Its strings are parts of the entry's text. Who keeps one for long has to clone it:
-// attributes make a text large.
+// answer returns the entry's answer at the time now. Its strings are parts of the entry's text. To keep one for long, clone it:
+// attributes can make the text large.
 func (e *entry) answer(now time.Duration, from authz.CacheResult) authz.Found {
 	f := authz.Found{Denial: authz.ReasonExpired}
 	if e.denied() || now < e.expires {
 		f = e.shared.found
-		var question authz.Lookup
+		var l authz.Lookup
 		text := e.fields()
-		for _, field := range own(&question, &f) {
-			*field = next(&text)
+		for _, field := range ownFields(&l, &f) {
+			*field = nextField(&text)
 		}
 	}
 	f.Cache = from
 	return f
 }
 
-// overhead is what an entry takes beside its own fields: ristretto's two maps. Measured (TestCost), it is 110 to 190 bytes,
-// depending on how full the maps are.
+// overhead is the memory in bytes that ristretto's two maps take for an entry, beside the entry's own fields. TestCost measures 110
+// to 190 bytes, depending on how full the maps are.
 const overhead = 190
 
-// cost is what the entry takes, in bytes.
+// cost returns the entry's memory in bytes.
 func (e *entry) cost() int64 {
 	n := int(unsafe.Sizeof(*e)) + overhead + rounded(len(e.text))
-	if e.alone {
+	if e.unshared {
 		n += e.shared.size()
 	}
 	return int64(n)
 }
 
-// leave is called when a room has dropped the entry.
-func (e *entry) leave() {
-	if !e.alone {
-		e.shared.users.Add(-1)
+// release is called when a partition has dropped the entry.
+func (e *entry) release() {
+	if !e.unshared {
+		e.shared.refs.Add(-1)
 	}
 }
 
-// rounded is what Go takes for a text: an eighth more at most, and 8 bytes at least.
+// rounded returns an upper bound of the memory that Go allocates for a text of the size. Go rounds up by an eighth at most, and to 8
+// bytes at least.
 func rounded(size int) int { return size + size/8 + 8 }
 
-// shared is what entries have in common: all fields that are not in their texts.
+// shared holds the fields that several entries can have in common: all fields that are not in their texts.
 type shared struct {
 	lookup authz.Lookup
 	found  authz.Found
-	users  atomic.Int32 // entries that have it; it is not counted for one that is alone
+	refs   atomic.Int32 // number of entries that use it; not counted for an unshared entry
 }
 
 func (s *shared) size() int {
@@ -187,18 +188,18 @@ func (s *shared) size() int {
 	return n
 }
 
-// sharing has one shared for all entries that are alike. No entry is charged for these, so there are at most 1,024 of them, of
-// 2 KiB each. A place is given to another shared when no entry has the former one any more. Until then, other entries that
-// belong in the place are alone.
+// sharing stores one shared for all entries with equal fields. Their memory is not part of any entry's cost, so there are at most
+// 1,024 of them, of 2 KiB each. A slot gets another shared only when no entry uses its present one. Until then, other entries that
+// hash to the slot are unshared.
 type sharing struct {
-	seed   maphash.Seed
-	mu     sync.Mutex
-	places [1024]*shared
+	seed  maphash.Seed
+	mu    sync.Mutex
+	slots [1024]*shared
 }
 
-// find returns what the entry shares. alone says that no other entry has it.
-func (h *sharing) find(l authz.Lookup, f authz.Found) (s *shared, alone bool) {
-	const most = 2 << 10
+// intern returns the shared for the fields. unshared reports that no other entry uses it.
+func (h *sharing) intern(l authz.Lookup, f authz.Found) (s *shared, unshared bool) {
+	const maxSize = 2 << 10
 	var hash maphash.Hash
 	hash.SetSeed(h.seed)
 	for _, text := range append([]string{
@@ -210,15 +211,15 @@ func (h *sharing) find(l authz.Lookup, f authz.Found) (s *shared, alone bool) {
 	s = &shared{lookup: l, found: f}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	place := &h.places[hash.Sum64()%uint64(len(h.places))]
-	switch there := *place; {
-	case there != nil && there.lookup == l && reflect.DeepEqual(&there.found, &s.found):
-		s = there
-	case there != nil && there.users.Load() > 0, s.size() > most:
+	slot := &h.slots[hash.Sum64()%uint64(len(h.slots))]
+	switch present := *slot; {
+	case present != nil && present.lookup == l && reflect.DeepEqual(&present.found, &s.found):
+		s = present
+	case present != nil && present.refs.Load() > 0, s.size() > maxSize:
 		return s, true
 	default:
-		*place = s
+		*slot = s
 	}
-	s.users.Add(1)
+	s.refs.Add(1)
 	return s, false
 }

@@ -13,13 +13,13 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// whole is a question with its answer: all that an entry has to keep.
-type whole struct {
+// record is a look-up with its answer: everything that an entry must keep.
+type record struct {
 	Lookup authz.Lookup
 	Found  authz.Found
 }
 
-// leaves calls f with each value inside v that is no struct.
+// leaves calls f with each value inside v that is not a struct.
 func leaves(v reflect.Value, name string, f func(name string, leaf reflect.Value)) {
 	if v.Kind() == reflect.Struct {
 		for i := range v.NumField() {
@@ -52,30 +52,30 @@ func fill(t *testing.T, name string, leaf reflect.Value) {
 	}
 }
 
-// An entry gives back its question and its answer as they were, field by field, also beside an entry that differs in one field.
+// An entry returns its look-up and its answer unchanged in every field, also if another entry differs from it in one field.
 func TestEntryKeepsEveryField(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
-	var full whole
+	var full record
 	leaves(reflect.ValueOf(&full).Elem(), "", func(name string, leaf reflect.Value) { fill(t, name, leaf) })
 	full.Found.Denial = "" // only a good answer has a user
-	kept := func(w whole) *entry {
+	entryOf := func(w record) *entry {
 		keys := []Key{1, 1 << 31, 77}
 		return c.newEntry(w.Lookup, Answer{Found: w.Found, Keys: keys}, 0, 0)
 	}
-	check := func(t *testing.T, e *entry, w whole) {
+	check := func(t *testing.T, e *entry, w record) {
 		t.Helper()
 		found := w.Found
 		found.Cache = authz.CacheHit
 		if got := e.answer(0, authz.CacheHit); !reflect.DeepEqual(got, found) {
 			t.Errorf("answer:\n%#v\nwant:\n%#v", got, found)
 		}
-		if got := e.question(); got != w.Lookup || !e.answers(w.Lookup) {
+		if got := e.lookup(); got != w.Lookup || !e.answers(w.Lookup) {
 			t.Errorf("question:\n%#v\nwant:\n%#v", got, w.Lookup)
 		}
 	}
-	first := kept(full)
+	first := entryOf(full)
 	check(t, first, full)
-	if again := kept(full); again.shared != first.shared || again.alone {
+	if again := entryOf(full); again.shared != first.shared || again.unshared {
 		t.Error("equal entries share nothing")
 	}
 	leaves(reflect.ValueOf(&full).Elem(), "", func(name string, leaf reflect.Value) {
@@ -89,9 +89,9 @@ func TestEntryKeepsEveryField(t *testing.T) {
 			if leaf.Kind() == reflect.Bool {
 				leaf.SetBool(false)
 			}
-			e := kept(full)
+			e := entryOf(full)
 			check(t, e, full)
-			if strings.HasPrefix(name, ".Lookup") && (e.answers(first.question()) || first.answers(full.Lookup)) {
+			if strings.HasPrefix(name, ".Lookup") && (e.answers(first.lookup()) || first.answers(full.Lookup)) {
 				t.Error("the entry answers another question")
 			}
 			leaf.Set(before)
@@ -100,7 +100,7 @@ func TestEntryKeepsEveryField(t *testing.T) {
 	})
 }
 
-// An entry is out of date once any of its keys, or everything, has changed after it was loaded.
+// An entry is outdated once any of its keys, or everything, has changed since its load.
 func TestEntryIsOutdated(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
 	keys := []Key{0x01020304, 0xfffefdfc, 7, 0x80000000}
@@ -122,7 +122,7 @@ func TestEntryIsOutdated(t *testing.T) {
 	}
 }
 
-// Sets of scopes that are told apart by nothing but the places between them are not shared.
+// Sets of scopes that differ only in the boundaries between the scopes, or in their order, are not shared.
 func TestSharingTellsScopesApart(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
 	sets := [][]string{nil, {}, {""}, {"a b"}, {"a", "b"}, {"a", "b", ""}, {"b", "a"}}
@@ -136,17 +136,17 @@ func TestSharingTellsScopesApart(t *testing.T) {
 	}
 }
 
-// heldBytes is the heap without garbage.
-func heldBytes() int64 {
+// liveHeap returns the bytes of the heap without garbage.
+func liveHeap() int64 {
 	var m runtime.MemStats
 	runtime.GC()
-	runtime.GC() // what pools hold goes with the second
+	runtime.GC() // the second collection frees the contents of pools
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc) //nolint:gosec // far less
 }
 
-// MaxBytes is a limit, however often an answer is loaded: also where no two answers have anything in common, or each has it in
-// common with a few.
+// MaxBytes limits the memory, however often answers are loaded: also if no two answers share fields, or each shares them with only a
+// few others.
 func TestMaxBytesHold(t *testing.T) {
 	const bytes = 4 << 20
 	for name, kinds := range map[string]int{"nothing in common": 1 << 30, "pairs": 6000} {
@@ -156,7 +156,7 @@ func TestMaxBytesHold(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			before := heldBytes()
+			before := liveHeap()
 			for i := range 12_000 {
 				for range 2 {
 					l := authz.Lookup{Digest: authz.Secret(fmt.Sprint(i)).Digest()}
@@ -164,52 +164,52 @@ func TestMaxBytesHold(t *testing.T) {
 					for scope := range 20 {
 						p.Scopes = append(p.Scopes, fmt.Sprintf("resource%d:write%d", scope, i%kinds))
 					}
-					c.remember(c.newEntry(l, Answer{Found: authz.Found{Principal: p}, Keys: []Key{1}}, 0, 0))
+					c.store(c.newEntry(l, Answer{Found: authz.Found{Principal: p}, Keys: []Key{1}}, 0, 0))
 					c.good.entries.Wait()
 				}
 			}
-			const places = len(c.sharing.places) * (2 << 10) // what no entry is charged for
-			taken, told := heldBytes()-before, c.Stats().Good
-			t.Logf("%d entries, %d KiB, %d KiB are told", told.Entries, taken>>10, told.Bytes>>10)
-			if told.Bytes > bytes || taken > bytes*11/10+int64(places) {
-				t.Errorf("%d bytes for a limit of %d; %d are told", taken, bytes, told.Bytes)
+			const slots = len(c.sharing.slots) * (2 << 10) // bytes that are not part of any entry's cost
+			taken, stats := liveHeap()-before, c.Stats().Good
+			t.Logf("%d entries take %d KiB; Stats reports %d KiB", stats.Entries, taken>>10, stats.Bytes>>10)
+			if stats.Bytes > bytes || taken > bytes*11/10+int64(slots) {
+				t.Errorf("%d bytes for a limit of %d; Stats reports %d", taken, bytes, stats.Bytes)
 			}
 			runtime.KeepAlive(c)
 		})
 	}
 }
 
-// What entries had in common is given up when none of them is there any more, so that others can share the place.
+// A slot of sharing becomes free when no entry uses it any more. Then other entries can share it.
 func TestSharingEnds(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
 	of := func(scope string) *entry {
 		return c.newEntry(authz.Lookup{}, Answer{Found: authz.Found{Principal: authz.Principal{Scopes: []string{scope}}}}, 0, 0)
 	}
 	first := of("first")
-	place := func(s *shared) int { return slices.Index(c.sharing.places[:], s) }
+	slot := func(s *shared) int { return slices.Index(c.sharing.slots[:], s) }
 	other := ""
-	for i := 0; other == "" && i < 100_000; i++ { // another scope that belongs in the same place
-		if e := of(fmt.Sprint(i)); e.alone {
+	for i := 0; other == "" && i < 100_000; i++ { // find another scope that hashes to the same slot
+		if e := of(fmt.Sprint(i)); e.unshared {
 			other = fmt.Sprint(i)
-		} else if e.leave(); place(e.shared) == place(first.shared) {
-			t.Fatal("the place was given away too early")
+		} else if e.release(); slot(e.shared) == slot(first.shared) {
+			t.Fatal("the slot was reused while an entry used it")
 		}
 	}
 	second := of("first")
-	first.leave()
-	if e := of(other); !e.alone || second.shared != first.shared {
-		t.Error("the place was given away while an entry used it")
+	first.release()
+	if e := of(other); !e.unshared || second.shared != first.shared {
+		t.Error("the slot was reused while the second entry used it")
 	}
-	second.leave()
-	if e := of(other); e.alone || e.answer(0, "").Principal.Scopes[0] != other || first.answer(0, "").Principal.Scopes[0] != "first" {
-		t.Error("the place was not given away")
+	second.release()
+	if e := of(other); e.unshared || e.answer(0, "").Principal.Scopes[0] != other || first.answer(0, "").Principal.Scopes[0] != "first" {
+		t.Error("the slot was not reused")
 	}
-	if e := of(strings.Repeat("x", 4<<10)); !e.alone {
-		t.Error("a large one is shared, and charged to nobody")
+	if e := of(strings.Repeat("x", 4<<10)); !e.unshared {
+		t.Error("a large value is shared, so no entry's cost includes it")
 	}
 }
 
-// An answer that is loaded several times at once is not counted as one that was not let in.
+// An answer that is loaded several times at once does not count as dropped.
 func TestDroppedAreThoseThatWereNotLetIn(t *testing.T) {
 	c, err := New(Config{}, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
@@ -219,7 +219,7 @@ func TestDroppedAreThoseThatWereNotLetIn(t *testing.T) {
 	for i := range 2000 {
 		l := authz.Lookup{Digest: authz.Secret(fmt.Sprint(i)).Digest()}
 		for range 3 {
-			c.remember(c.newEntry(l, Answer{}, 0, 0))
+			c.store(c.newEntry(l, Answer{}, 0, 0))
 		}
 	}
 	c.good.entries.Wait()

@@ -4,74 +4,74 @@ import (
 	"time"
 )
 
-// Cause is why everything was forgotten.
+// Cause is the reason why all answers were discarded.
 type Cause string
 
 // The causes of an epoch.
 const (
 	CauseStart  Cause = "start"  // the first reading of the change log
-	CauseNotice Cause = "notice" // a change of so much that it is not named one by one
+	CauseNotice Cause = "notice" // a change of so many rows that the log does not list their keys
 	CauseWorld  Cause = "world"  // another server, other tables, or triggers that were not in force for a while
-	CauseGap    Cause = "gap"    // the log was cleaned of rows that had not been read
+	CauseGap    Cause = "gap"    // the cleaning of the log deleted rows that had not been read
 )
 
-// Poll is one reading of the change log. It is sent to the database after [Cache.Poll] returned it.
+// Poll is one reading of the change log. The caller sends it to the database after [Cache.Poll] returned it.
 type Poll struct {
-	// Since is the snapshot of the last reading. Empty: there was none.
+	// Since is the snapshot of the last reading. Empty: this is the first reading.
 	Since string
 
 	number uint64
 	sent   time.Duration
 }
 
-// Reply is what the database says to a [Poll], as of one snapshot.
+// Reply is the database's reply to a [Poll], as of one snapshot.
 type Reply struct {
-	// Snapshot sees everything that the cache knows of once the reply is told.
+	// Snapshot sees everything that the cache knows once [Cache.Told] has taken the reply.
 	Snapshot string
-	// Mark counts the marks that the cleaning of the log has set. Rows were deleted unread only if two were set since the
-	// last reading.
+	// Mark is the number of marks that the cleaning of the log has set. Rows were deleted unread only if two marks were set since
+	// the last reading.
 	Mark int64
-	// World identifies the server, the tables and the triggers. Where it is the one of before, each change is in the log.
-	// Empty: changes may be missing from the log.
+	// World identifies the server, the tables and the triggers. If it is the same as in the last reading, every change is in the
+	// log. Empty: changes may be missing from the log.
 	World string
-	// Verified is how long before the reply the World was looked at.
+	// Verified is how long before the reply the World was checked.
 	Verified time.Duration
-	// Changes are the keys of each row of the log that the snapshot sees, and Since did not.
+	// Changes are the keys of each row of the log that Snapshot sees and Since did not.
 	Changes [][]Key
-	// All says that anything may have changed.
+	// All reports that anything may have changed.
 	All bool
 }
 
-// log is where the reading of the change log stands. One goroutine reads.
-type log struct {
+// logState is the position up to which the change log was read. Only one goroutine reads the log.
+type logState struct {
 	number   uint64 // of the last poll
 	snapshot string
 	mark     int64
 	world    string
 }
 
-// Poll and Told are for the goroutine that reads the change log. They wait for nothing.
+// Only the goroutine that reads the change log may call Poll and Told. They do not block.
 
-// Poll begins a reading. Replies to earlier ones are void from then on.
+// Poll begins a reading. From then on, replies to earlier polls are ignored.
 func (c *Cache) Poll() Poll {
 	c.log.number++
 	return Poll{Since: c.log.snapshot, number: c.log.number, sent: c.now()}
 }
 
-// Told takes the reply to a poll. Without trust, the changes in it count, and the lease is not extended.
+// Told takes the reply to a poll. Without trust, it applies the changes but does not extend the lease.
 func (c *Cache) Told(p Poll, r Reply, trust bool) {
 	if p.number != c.log.number {
 		return
 	}
 	switch {
 	case c.log.snapshot == "":
-		c.forget(CauseStart)
+		c.startEpoch(CauseStart)
 	case r.World != c.log.world:
-		c.forget(CauseWorld)
+		c.startEpoch(CauseWorld)
 	case r.Mark != c.log.mark && r.Mark != c.log.mark+1:
-		c.forget(CauseGap)
+		c.startEpoch(CauseGap)
 	case r.All:
-		c.forget(CauseNotice)
+		c.startEpoch(CauseNotice)
 	}
 	for _, keys := range r.Changes {
 		c.generations.changed(keys)
@@ -91,8 +91,8 @@ func (c *Cache) Told(p Poll, r Reply, trust bool) {
 	}
 }
 
-// Hinted takes a change that was heard of before the log was read. It may be called at any time and for any key: it only makes
-// the cache forget. No keys: anything may have changed.
+// Hinted takes a change notification that arrived before the log was read. It is safe at any time and for any key, because it only
+// outdates answers. No keys: anything may have changed.
 func (c *Cache) Hinted(keys []Key) {
 	if len(keys) == 0 {
 		c.generations.changedAll()
@@ -102,12 +102,13 @@ func (c *Cache) Hinted(keys []Key) {
 	c.hints.Add(1)
 }
 
-func (c *Cache) forget(cause Cause) {
+// startEpoch discards all answers that were loaded before.
+func (c *Cache) startEpoch(cause Cause) {
 	c.generations.changedAll()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.epochs[cause]++
 }
 
-// Heart tells whether the log was ever read, and whether memory may be believed now.
-func (c *Cache) Heart() (ever, now bool) { return c.lease.ever.Load(), c.lease.held(c.now()) }
+// Heart reports whether the lease was ever extended, and whether it is valid now.
+func (c *Cache) Heart() (ever, now bool) { return c.lease.ever.Load(), c.lease.valid(c.now()) }

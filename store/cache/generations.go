@@ -5,23 +5,23 @@ import (
 	"sync/atomic"
 )
 
-// generations tell whether an answer may still be true. Every change that is told gets the next number; an answer is
-// marked with the number of before it was loaded, and is out of date once one of its keys has a greater one.
+// generations decide whether an answer is still current. Each change that is read gets the next number. An answer stores the last
+// number from before its load, and is outdated once one of its keys has a greater number.
 //
-// Keys share shards: 128 KiB serve any number of them, and a change makes one answer in 16,384 out of date that it did
-// not mean.
+// Keys share shards, so 128 KiB serve any number of keys. In return, a change also outdates one unrelated answer in 16,384.
 type generations struct {
 	last   atomic.Uint64 // number of the last change
-	epoch  atomic.Uint64 // of the last one that may have changed anything
+	epoch  atomic.Uint64 // number of the last change that may have affected every key
 	shards [16384]atomic.Uint64
 
-	changing sync.Mutex // numbers reach a shard in their order
+	changing sync.Mutex // keeps the numbers of a shard ascending
 }
 
-// now is to be asked before a load begins: a change that is told meanwhile then counts against what it loads. One whose
-// number is out and whose shards are not yet written was committed before, so that the load sees it.
+// now returns the number of the last change. Call it before a load begins: then a change that is read during the load outdates the
+// result. A change that has a number, but has not written its shards yet, was committed before; the load sees it.
 func (g *generations) now() uint64 { return g.last.Load() }
 
+// changed records a change of the keys.
 func (g *generations) changed(keys []Key) {
 	g.changing.Lock()
 	defer g.changing.Unlock()
@@ -31,14 +31,15 @@ func (g *generations) changed(keys []Key) {
 	}
 }
 
+// changedAll records a change that may have affected every key.
 func (g *generations) changedAll() {
 	g.changing.Lock()
 	defer g.changing.Unlock()
 	g.epoch.Store(g.last.Add(1))
 }
 
-// of is the number of the last change to any of the keys.
-func (g *generations) of(keys []Key) uint64 {
+// lastChange returns the number of the last change to any of the keys.
+func (g *generations) lastChange(keys []Key) uint64 {
 	n := g.epoch.Load()
 	for _, k := range keys {
 		n = max(n, g.shard(k).Load())

@@ -10,18 +10,18 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Key stands for something in the database that an answer depends on. The triggers of the migrations make the same keys
-// (keywicket.change_key): the first four bytes of the SHA-256 of "kind:name". Two things that share a key are forgotten
-// together, which costs a query and nothing else.
+// Key identifies something in the database that an answer depends on. The triggers of the migrations compute the same keys
+// (keywicket.change_key): the first four bytes of the SHA-256 of "kind:name". If two things share a key, a change of one also
+// outdates the answers of the other. That costs one more query and nothing else.
 type Key uint32
 
-// TokenKey is of the token, or access token, that has the digest, there or not.
+// TokenKey returns the key of the token, or access token, with the digest. The token need not exist.
 func TokenKey(d authz.Digest) Key { return key("token", hex.EncodeToString(d[:])) }
 
-// SessionKey is of the revocation of the session with the id, there or not.
+// SessionKey returns the key of the revocation of the session with the id. The revocation need not exist.
 func SessionKey(id string) Key { return key("session", id) }
 
-// CredentialKeys are of what the credential's own state depends on.
+// CredentialKeys returns the keys of everything that the credential's own state depends on.
 func CredentialKeys(l authz.Lookup) []Key {
 	if l.Kind == authz.KindSession {
 		return []Key{SessionKey(l.Session.ID), UserKey(l.Session.UserID)}
@@ -29,19 +29,19 @@ func CredentialKeys(l authz.Lookup) []Key {
 	return []Key{TokenKey(l.Digest)}
 }
 
-// GrantKey is of the grant with the id, and of its workspaces.
+// GrantKey returns the key of the grant with the id and of its workspaces.
 func GrantKey(id string) Key { return key("grant", id) }
 
-// AppKey is of the app with the id.
+// AppKey returns the key of the app with the id.
 func AppKey(id string) Key { return key("app", id) }
 
-// WorkspaceKey is of the workspace with the id, there or not.
+// WorkspaceKey returns the key of the workspace with the id. The workspace need not exist.
 func WorkspaceKey(id string) Key { return key("workspace", id) }
 
-// SlugKey is of whichever workspace has the slug.
+// SlugKey returns the key of the assignment of the slug to a workspace.
 func SlugKey(slug string) Key { return key("slug", slug) }
 
-// UserKey is of the user, of all memberships of it, and of the revocation of its sessions.
+// UserKey returns the key of the user, of all their memberships, and of the revocation of their sessions.
 func UserKey(id string) Key { return key("user", id) }
 
 func key(kind, name string) Key {
@@ -49,8 +49,8 @@ func key(kind, name string) Key {
 	return Key(binary.BigEndian.Uint32(sum[:]))
 }
 
-// ParseKeys reads a notice: keys as eight hexadecimal digits each, with spaces between them. At least one: whoever
-// sends a notice of nothing means something else by it.
+// ParseKeys parses a change notice: keys of eight hexadecimal digits each, separated by spaces. A notice without keys is an error:
+// keywicket sends none.
 func ParseKeys(notice string) ([]Key, error) {
 	var keys []Key
 	for word := range strings.FieldsSeq(notice) {
@@ -62,7 +62,7 @@ func ParseKeys(notice string) ([]Key, error) {
 		keys = append(keys, Key(binary.BigEndian.Uint32(b)))
 	}
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("a notice that nobody here sends: %.40q", notice)
+		return nil, fmt.Errorf("not a change notice of keywicket: %.40q", notice)
 	}
 	return keys, nil
 }

@@ -10,64 +10,64 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// server is a Postgres: rows, transactions that write to them, and the change log (migration 00011). Its slices are never
-// written to, so that a copy is a backup.
+// server models Postgres: rows, transactions that write to them, and the change log (migration 00011). Its slices are never
+// modified in place, so a copy of a server is a backup.
 type server struct {
-	instance string    // which start of which server
-	schema   string    // the tables and triggers
-	silent   bool      // the triggers are disabled
-	verified *verified // nil: nobody has looked since the server started
+	instance    string    // identifies the server and its start
+	schema      string    // identifies the tables and triggers
+	triggersOff bool      // the triggers are disabled
+	verified    *verified // last check of the schema; nil: none since the server started
 
-	state state // that is committed
-	next  int   // xid
+	state state // committed
+	next  int   // next xid
 	ended int   // the greatest xid of a transaction that has ended
 	open  []*transaction
 
-	log      []logRow // that are committed
-	sequence int      // of the row that was written last, committed or not
-	number   int64    // of marks so far
-	mark     snapshot // the next cleaning deletes what it sees
+	log      []logRow // committed rows
+	sequence int      // sequence number of the row that was written last, committed or not
+	number   int64    // number of marks so far
+	mark     snapshot // the next cleaning deletes the rows that this snapshot sees
 }
 
 type logRow struct {
 	xid      int
 	keys     []cache.Key // nil: all
 	sequence int
-	at       time.Duration // of writing
+	at       time.Duration // time of writing
 }
 
-// transaction has written, and so has an xid.
+// transaction is a transaction that has written, and therefore has an xid.
 type transaction struct {
 	xid      int
-	written  rows // nobody else can write to them
+	written  rows // locked: no other transaction can write to them
 	state    state
 	log      []logRow
 	cleaning *snapshot // the mark that this transaction sets
 }
 
-// mostRows is how many rows of the log one reading returns, in place of the thousand of the package store.
+// mostRows is the maximum number of log rows in one reading. The package store uses 1000.
 const mostRows = 4
 
-// verified is what somebody found who looked at the schema.
+// verified is the result of a check of the schema.
 type verified struct {
-	schema string
-	silent bool
-	at     time.Duration
-	state  int // that was there
+	schema      string
+	triggersOff bool
+	at          time.Duration
+	state       int // index of the state at that time
 }
 
 func newServer() server {
 	return server{instance: "0", schema: "0", state: firstState, next: 10, ended: 9, number: 1, mark: snapshot{xmin: 10, xmax: 10}}
 }
 
-// snapshot is of which transactions something sees.
+// snapshot defines which transactions a statement sees.
 type snapshot struct {
 	xmin, xmax int
 	xip        []int
 }
 
-// snapshot is the one of now. Like Postgres's, it ends after the last transaction that has ended: later ones that are open
-// are not in it.
+// snapshot returns the present snapshot. As in Postgres, its xmax follows the last transaction that has ended: later transactions
+// that are open are not in xip.
 func (s *server) snapshot() snapshot {
 	now := snapshot{xmin: s.ended + 1, xmax: s.ended + 1}
 	for _, t := range s.open {
@@ -107,8 +107,8 @@ func parseSnapshot(text string) (s snapshot) {
 	return s
 }
 
-// changes are what pollQuery of the package store finds: the rows of transactions that began after the snapshot, and of
-// those that were open in it.
+// changes returns the rows that pollQuery of the package store finds: those of transactions that began after the snapshot, and of
+// transactions that were open in it.
 func (s *server) changes(since snapshot) (found []logRow) {
 	now := s.snapshot()
 	for _, r := range s.log {
@@ -128,8 +128,8 @@ func (s *server) changes(since snapshot) (found []logRow) {
 	return found
 }
 
-// write has a transaction make a change, or a new one if t is nil. It does nothing if another one has written to the same
-// rows: the statement would wait.
+// write makes a change in transaction t, or in a new one if t is nil. It does nothing if another transaction has written to the same
+// rows, because the statement would wait.
 func (s *server) write(t *transaction, c change, now circumstances) *transaction {
 	before := s.state
 	if t != nil {
@@ -152,14 +152,14 @@ func (s *server) write(t *transaction, c change, now circumstances) *transaction
 		t.written[i] = t.written[i] || written[i]
 	}
 	t.state = after
-	if !s.silent {
+	if !s.triggersOff {
 		s.sequence++
 		t.log = append(t.log, logRow{t.xid, keys, s.sequence, now.now})
 	}
 	return t
 }
 
-// clean begins what keep_up does, unless somebody else is about it.
+// clean begins a cleaning like keep_up's, unless another cleaning is in progress.
 func (s *server) clean() *transaction {
 	if len(s.writing()) < len(s.open) {
 		return nil
@@ -170,7 +170,7 @@ func (s *server) clean() *transaction {
 	return t
 }
 
-// writing are the open transactions, but for a cleaning.
+// writing returns the open transactions except a cleaning.
 func (s *server) writing() []*transaction {
 	return slices.DeleteFunc(slices.Clone(s.open), func(t *transaction) bool { return t.cleaning != nil })
 }
@@ -187,7 +187,7 @@ func (s *server) rollback(t *transaction) {
 	s.ended = max(s.ended, t.xid)
 }
 
-// commit makes visible what the transaction has done. A cleaning deletes the rows that are outdated.
+// commit makes the transaction's changes visible. A cleaning deletes the outdated rows.
 func (s *server) commit(t *transaction, outdated func(*server, logRow) bool) {
 	s.rollback(t)
 	s.state.put(t.written, t.state)

@@ -16,21 +16,21 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// The model is a database, its change log, somebody who reads it, and a clock, all of which move only when a schedule says
-// so, around a cache that is asked questions. It remembers every state that the database was in. An answer is right if the
-// database would have given it in one of these states, and if that is not older than
+// The model consists of a database, its change log, a reader of the log, and a clock. They surround the cache under test and move
+// only when a schedule says so. The model keeps every state that the database has had. An answer is right if the database would have
+// given it in one of these states, and if that state is not older than
 //
-//   - I1: the last that the cache had been told of when it was asked;
-//   - I2: the last that had been there for longer than the staleness bound when it was asked. It is there when its COMMIT is
+//   - I1: the last state that the cache had read of when the look-up began;
+//   - I2: the last state that was older than the staleness bound when the look-up began. A state begins when its COMMIT is
 //     answered.
 //
-// That the database would have given it at all is I4, an answer is for the token that was asked about, and I5, an error
-// becomes no answer, now or later. I3 is looked at by itself: nobody is let in who asked after the expiry.
+// An answer that the database never gave violates I4 (an answer is for the requested token) or I5 (an error never becomes an answer,
+// now or later). I3 is checked separately: a look-up that began after the expiry is not allowed.
 
 // bound is the staleness bound of every cache here.
 const bound = time.Second
 
-// sidecar is what a schedule drives: the real cache, and those of variants_test.go.
+// sidecar is a cache under test: the real one, or one of variants_test.go.
 type sidecar interface {
 	authz.Directory
 	Poll() cache.Poll
@@ -38,15 +38,15 @@ type sidecar interface {
 	Close()
 }
 
-// unlike is a sidecar that does not leave the change log to the package store and its migrations.
-type unlike interface {
-	// changes are the rows that a reading finds, and what the next one is to ask for.
+// customLog is a sidecar that uses the change log in another way than the package store and its migrations.
+type customLog interface {
+	// changes returns the rows that a reading finds, and the since of the next reading.
 	changes(s *server, since string) (found []logRow, next string)
 	// outdated reports whether a cleaning deletes a row.
 	outdated(s *server, r logRow) bool
-	// arrived may alter a reply, just before it is told.
+	// arrived may modify a reply just before the cache takes it.
 	arrived(s *server, r *cache.Reply)
-	// hinted is told of a notification.
+	// hinted takes a notification.
 	hinted(keys []cache.Key)
 }
 
@@ -54,35 +54,35 @@ type unlike interface {
 type world struct {
 	cache sidecar
 	start time.Time
-	names string // tells the tokens, users and workspaces of one schedule from another's on the same cache
+	names string // suffix of token, user and workspace names; it differs between the schedules on the same cache
 	tally map[authz.CacheResult]int
 
 	server  server
-	backups []server        // one for each commit on it
-	worlds  int             // so far
-	version int             // of the row that was written last
-	hints   [][]cache.Key   // that are on their way
+	backups []server        // one for each commit on the server
+	worlds  int             // number of worlds so far
+	version int             // version of the row that was written last
+	hints   [][]cache.Key   // notifications that have not arrived yet
 	states  []state         // states[0], and one more for each commit
-	commits []time.Duration // when each was answered
+	commits []time.Duration // time at which each commit was answered
 
-	readings []*reading // under way, the latest first
-	latest   *reading   // the only one whose reply counts
-	told     int        // the last of the states that the cache was told of, because of I1
-	unlogged []int      // the states that the log does not tell of
+	readings []*reading // in progress, the latest first
+	latest   *reading   // the only reading whose reply counts
+	known    int        // index of the last state that the cache has read of, for I1
+	unlogged []int      // indexes of the states that the log does not contain
 
 	steps    int
-	requests []*request    // that have no answer yet
-	slowest  time.Duration // from the beginning of a load to its SELECT
+	requests []*request    // without an answer so far
+	slowest  time.Duration // longest time from the beginning of a load to its SELECT
 
 	mu    sync.Mutex
-	loads []*load // under way, by request
+	loads []*load // in progress, by request
 }
 
-// reading is a poll, and what becomes of it.
+// reading is a poll and its result.
 type reading struct {
 	poll     cache.Poll
-	done     bool // by the database
-	state    int  // that it sees
+	done     bool // the database has executed it
+	state    int  // index of the state that it sees
 	verified *verified
 	reply    cache.Reply
 }
@@ -91,46 +91,46 @@ type request struct {
 	question question
 	step     int
 	at       time.Duration
-	told     int // the last of the states that the cache was told of
-	late     int // the last of the states that are older than the bound
-	leave    context.CancelFunc
-	left     bool
+	known    int // index of the last state that the cache had read of
+	late     int // index of the last state that was older than the bound
+	cancel   context.CancelFunc
+	canceled bool
 	done     chan struct{}
 	found    authz.Found
 	err      error
 }
 
-// load is one call of Load, which waits to be let on.
+// load is one call of Load. It waits until the schedule lets it continue.
 type load struct {
 	request *request
 	lookup  authz.Lookup
 	began   time.Duration
-	asked   bool // the SELECT was done
+	queried bool // the SELECT was done
 	answer  cache.Answer
 	reply   chan error
 }
 
-// databaseError is from a load, at a step.
+// databaseError is the error of a load that fails at a step.
 type databaseError struct{ step int }
 
 func (e databaseError) Error() string { return fmt.Sprintf("no database at step %d", e.step) }
 
-// requestOf is where a load's context has its request.
+// requestOf is the key of the request in a load's context.
 type requestOf struct{}
 
-// game is what is played: schedules, one after the other, against one kind of cache.
-type game struct {
+// simulation runs schedules, one after the other, against one kind of cache.
+type simulation struct {
 	cache func(cache.Source) sidecar
 	tally map[authz.CacheResult]int // of answers
 }
 
-// play returns the first schedule that is answered wrongly, and how. All are played against the same cache: a real one
-// takes longer to make, under the race detector, than many schedules take.
-func (g game) play(t *testing.T, schedules ...schedule) (bad int, wrong string) {
+// run returns the index of the first schedule with a wrong answer, and what is wrong. All schedules run against the same cache,
+// because under the race detector creating a real cache takes longer than many schedules.
+func (m simulation) run(t *testing.T, schedules ...schedule) (bad int, wrong string) {
 	t.Helper()
 	synctest.Test(t, func(*testing.T) {
-		w := &world{start: time.Now(), tally: g.tally}
-		w.cache = g.cache(w)
+		w := &world{start: time.Now(), tally: m.tally}
+		w.cache = m.cache(w)
 		defer w.cache.Close()
 		for i, s := range schedules {
 			w.begin(fmt.Sprint(i))
@@ -143,7 +143,7 @@ func (g game) play(t *testing.T, schedules ...schedule) (bad int, wrong string) 
 	return bad, wrong
 }
 
-// begin is a new world for the cache, which may have read another server's log before.
+// begin starts a new world for the cache, which may have read another server's log before.
 func (w *world) begin(names string) {
 	w.cache.Told(w.cache.Poll(), cache.Reply{}, true)
 	*w = world{cache: w.cache, start: w.start, tally: w.tally, names: names, server: newServer()}
@@ -152,7 +152,7 @@ func (w *world) begin(names string) {
 
 func (w *world) now() time.Duration { return time.Since(w.start) }
 
-// run returns what was answered wrongly. In any case it leaves nothing running.
+// run returns what is wrong with the first wrong answer, or "". It leaves no request running.
 func (w *world) run(s schedule) (wrong string) {
 	for _, step := range s {
 		w.steps++
@@ -167,12 +167,12 @@ func (w *world) run(s schedule) (wrong string) {
 	}
 	for _, r := range w.requests {
 		wrong = cmp.Or(wrong, fmt.Sprintf("step %d asked %s, and gets no answer", r.step, r.question))
-		r.leave()
+		r.cancel()
 	}
 	return wrong
 }
 
-// do is one step. One that makes no sense does nothing.
+// do executes one step. An impossible step does nothing.
 func (w *world) do(s step) {
 	switch s.op {
 	case ask:
@@ -185,8 +185,8 @@ func (w *world) do(s step) {
 		w.answer(pick(w.loads, s.a), databaseError{w.steps})
 	case leave:
 		if r := pick(w.requests, s.a); r != nil {
-			r.left = true
-			r.leave()
+			r.canceled = true
+			r.cancel()
 		}
 	case alter:
 		w.commit(w.write(nil, s.a))
@@ -214,7 +214,7 @@ func (w *world) do(s step) {
 		w.restore(s.a)
 	case poll:
 		w.latest = &reading{poll: w.cache.Poll()}
-		w.readings = append([]*reading{w.latest}, w.readings[:min(1, len(w.readings))]...) // one of before may still be late
+		w.readings = append([]*reading{w.latest}, w.readings[:min(1, len(w.readings))]...) // one earlier reading may still be late
 		if s.b != 0 {
 			w.atOnce(w.latest)
 		}
@@ -228,7 +228,7 @@ func (w *world) do(s step) {
 		w.lose(pick(w.readings, s.a))
 	case hint:
 		if len(w.hints) > 0 {
-			if c, ok := w.cache.(unlike); ok && s.b == 0 {
+			if c, ok := w.cache.(customLog); ok && s.b == 0 {
 				c.hinted(w.hints[0])
 			}
 			w.hints = w.hints[1:]
@@ -245,16 +245,16 @@ func pick[T any](from []*T, n int) *T {
 	return from[n%len(from)]
 }
 
-// ask starts a request. If at once, its loads are answered as they come.
+// ask starts a request. If atOnce is true, its loads are answered immediately.
 func (w *world) ask(q question, atOnce bool) {
-	r := &request{question: q, step: w.steps, at: w.now(), told: w.told, done: make(chan struct{})}
+	r := &request{question: q, step: w.steps, at: w.now(), known: w.known, done: make(chan struct{})}
 	for i, at := range w.commits {
 		if r.at > at+bound {
 			r.late = i + 1
 		}
 	}
 	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), requestOf{}, r))
-	r.leave = cancel
+	r.cancel = cancel
 	w.requests = append(w.requests, r)
 	go func() {
 		defer close(r.done)
@@ -270,7 +270,7 @@ func (w *world) ask(q question, atOnce bool) {
 	}
 }
 
-// Load implements [cache.Source]: it waits until the schedule has its SELECT done and lets it return.
+// Load implements [cache.Source]. It waits until the schedule executes its SELECT and lets it return.
 func (w *world) Load(ctx context.Context, lookup authz.Lookup) (cache.Answer, error) {
 	l := &load{request: ctx.Value(requestOf{}).(*request), lookup: lookup, began: w.now(), reply: make(chan error, 1)}
 	w.mu.Lock()
@@ -290,14 +290,14 @@ func (w *world) Load(ctx context.Context, lookup authz.Lookup) (cache.Answer, er
 	}
 }
 
-// waiting are the loads whose SELECT was done, or was not.
-func (w *world) waiting(asked bool) []*load {
-	return slices.DeleteFunc(slices.Clone(w.loads), func(l *load) bool { return l.asked != asked })
+// waiting returns the loads whose SELECT was done, or those whose SELECT was not.
+func (w *world) waiting(queried bool) []*load {
+	return slices.DeleteFunc(slices.Clone(w.loads), func(l *load) bool { return l.queried != queried })
 }
 
 func (w *world) query(l *load) {
-	if l != nil && !l.asked {
-		l.asked = true
+	if l != nil && !l.queried {
+		l.queried = true
 		l.answer = w.states[len(w.states)-1].answer(l.lookup, w.names, w.now())
 		w.slowest = max(w.slowest, w.now()-l.began)
 	}
@@ -314,7 +314,7 @@ func (w *world) answer(l *load, err error) {
 	l.reply <- err
 }
 
-// write has a transaction make one of the changes, or a new one if t is nil.
+// write makes one of the changes in transaction t, or in a new one if t is nil.
 func (w *world) write(t *transaction, n int) *transaction {
 	w.version++
 	return w.server.write(t, changes[n%len(changes)], circumstances{w.names, w.now(), w.version})
@@ -325,7 +325,7 @@ func (w *world) commit(t *transaction) {
 		return
 	}
 	outdated := (*server).marked
-	if c, ok := w.cache.(unlike); ok {
+	if c, ok := w.cache.(customLog); ok {
 		outdated = c.outdated
 	}
 	w.server.commit(t, outdated)
@@ -335,7 +335,7 @@ func (w *world) commit(t *transaction) {
 	w.visible(t.cleaning != nil || len(t.log) > 0)
 }
 
-// visible is the database's next state.
+// visible records the database's next state.
 func (w *world) visible(logged bool) {
 	w.states = append(w.states, w.server.state)
 	w.commits = append(w.commits, w.now())
@@ -352,12 +352,12 @@ func (w *world) another() string {
 	return fmt.Sprint(w.worlds)
 }
 
-// verify is a look at the schema, by this sidecar or by another one.
+// verify checks the schema, as this sidecar or another one does.
 func (w *world) verify() {
-	w.server.verified = &verified{w.server.schema, w.server.silent, w.now(), len(w.commits)}
+	w.server.verified = &verified{w.server.schema, w.server.triggersOff, w.now(), len(w.commits)}
 }
 
-// atOnce is a reading, and a look at the schema if the last one is too old or missing, as the package store has them.
+// atOnce executes a reading, and checks the schema if the last check is missing or too old, as the package store does.
 func (w *world) atOnce(r *reading) {
 	if w.server.verified == nil {
 		w.verify()
@@ -368,27 +368,27 @@ func (w *world) atOnce(r *reading) {
 	}
 }
 
-// disable waits for whoever has written, as ALTER TABLE does.
+// disable disables or enables the triggers. It does nothing while a transaction has written, because ALTER TABLE would wait.
 func (w *world) disable() {
 	if len(w.server.writing()) == 0 {
-		w.server.silent = !w.server.silent
+		w.server.triggersOff = !w.server.triggersOff
 		w.server.schema = w.another()
 	}
 }
 
-// bypass is a transaction that disables the triggers for as long as it takes.
+// bypass commits a transaction that disables the triggers while it makes a change.
 func (w *world) bypass(change int) {
-	silent := w.server.silent
-	w.server.silent = true
+	before := w.server.triggersOff
+	w.server.triggersOff = true
 	t := w.write(nil, change)
-	w.server.silent = silent
+	w.server.triggersOff = before
 	if t != nil {
 		w.server.schema = w.another()
 		w.commit(t)
 	}
 }
 
-// restore puts another server in place of this one. It has lost some commits, and what was open.
+// restore replaces the server by another one that has lost some commits and all open transactions.
 func (w *world) restore(commits int) {
 	n := len(w.backups) - 1 - commits%len(w.backups)
 	w.server, w.backups, w.hints = w.backups[n], w.backups[:n], nil
@@ -396,21 +396,21 @@ func (w *world) restore(commits int) {
 	w.visible(false)
 }
 
-// read has the database do a reading.
+// read executes a reading on the database.
 func (w *world) read(r *reading) {
 	if r == nil || r.done {
 		return
 	}
 	var found []logRow
 	snapshot := w.server.snapshot().String()
-	if c, ok := w.cache.(unlike); ok {
+	if c, ok := w.cache.(customLog); ok {
 		found, snapshot = c.changes(&w.server, r.poll.Since)
 	} else {
 		found = w.server.changes(parseSnapshot(cmp.Or(r.poll.Since, "1:1:")))
 	}
 	r.done, r.state, r.verified = true, len(w.commits), w.server.verified
 	r.reply = cache.Reply{Snapshot: snapshot, Mark: w.server.number, All: len(found) > mostRows}
-	if v := r.verified; v != nil && !v.silent {
+	if v := r.verified; v != nil && !v.triggersOff {
 		r.reply.World, r.reply.Verified = w.server.instance+" "+v.schema, w.now()-v.at
 	}
 	for _, row := range found {
@@ -422,12 +422,12 @@ func (w *world) read(r *reading) {
 	}
 }
 
-// lose is a reading whose reply never arrives.
+// lose drops a reading: its reply never arrives.
 func (w *world) lose(r *reading) {
 	w.readings = slices.DeleteFunc(w.readings, func(other *reading) bool { return other == r })
 }
 
-// receive has the reply arrive. It extends no lease if the sidecar's own row is too old (demoted).
+// receive delivers the reply. If demoted is true, the sidecar's own row is too old, and the reply does not extend the lease.
 func (w *world) receive(r *reading, demoted bool) {
 	if r == nil {
 		return
@@ -435,9 +435,9 @@ func (w *world) receive(r *reading, demoted bool) {
 	w.read(r)
 	w.lose(r)
 	if r.verified == nil {
-		return // the package store looks first
+		return // the package store checks the schema first
 	}
-	if c, ok := w.cache.(unlike); ok {
+	if c, ok := w.cache.(customLog); ok {
 		c.arrived(&w.server, &r.reply)
 	}
 	w.cache.Told(r.poll, r.reply, !demoted)
@@ -445,16 +445,16 @@ func (w *world) receive(r *reading, demoted bool) {
 		return
 	}
 	w.latest = nil
-	told := r.state
+	known := r.state
 	for _, n := range w.unlogged {
 		if r.verified.state < n {
-			told = min(told, n-1)
+			known = min(known, n-1)
 		}
 	}
-	w.told = max(w.told, told)
+	w.known = max(w.known, known)
 }
 
-// judge looks at the requests that have ended.
+// judge checks the requests that have ended, and returns what is wrong with the first wrong answer.
 func (w *world) judge() (wrong string) {
 	w.requests = slices.DeleteFunc(w.requests, func(r *request) bool {
 		select {
@@ -468,7 +468,7 @@ func (w *world) judge() (wrong string) {
 	return wrong
 }
 
-// verdict is empty, or says which invariant an answer violates.
+// verdict returns which invariant an answer violates, or "".
 func (w *world) verdict(r *request) string {
 	if r.err != nil {
 		return r.verdictOfError()
@@ -481,11 +481,11 @@ func (w *world) verdict(r *request) string {
 	asked := fmt.Sprintf("step %d asked %s, which was answered with %s", r.step, r.question, show(r.found))
 	switch {
 	case latest < 0:
-		return "I4 or I5: " + asked + ", and the database never said so"
-	case latest < r.told:
-		return "I1: " + asked + ", although the cache had been told of a later state"
+		return "I4 or I5: " + asked + ", but the database never gave that answer"
+	case latest < r.known:
+		return "I1: " + asked + ", although the cache had read of a later state"
 	case latest < r.late:
-		return "I2: " + asked + ", although a later state had been there for longer than the bound"
+		return "I2: " + asked + ", although a later state was older than the bound"
 	case r.found.Denial == "" && r.at >= w.states[latest].expires(r.question.token):
 		return "I3: " + asked + ", although it had expired"
 	}
@@ -499,7 +499,7 @@ func (r *request) verdictOfError() string {
 		return fmt.Sprintf("I5: step %d asked %s, and an error came with an answer", r.step, r.question)
 	case errors.As(r.err, &database) && database.step >= r.step:
 		return ""
-	case r.left && errors.Is(r.err, context.Canceled):
+	case r.canceled && errors.Is(r.err, context.Canceled):
 		return ""
 	}
 	return fmt.Sprintf("I5: step %d asked %s, and got an error that is not its own: %v", r.step, r.question, r.err)
@@ -512,11 +512,11 @@ func show(f authz.Found) string {
 	return fmt.Sprintf("%s %q as %q in %q", f.Principal.ID, f.Principal.Scopes, f.Workspace.Role, f.Workspace.Slug)
 }
 
-// gives reports whether the database would give the answer in this state, at some time until now.
+// gives reports whether the database would have given the answer in this state, at some time until now.
 func (w *world) gives(s state, r *request) bool {
 	t := s.tokens[r.question.token]
 	if r.found.Denial == authz.ReasonExpired {
-		// Nobody is let in late, so somebody may be refused too early, by as much as a load takes.
+		// The cache never allows a token after its expiry. In return it may refuse it too early, by the duration of a load.
 		return t.there && !t.revoked && w.now() >= s.expires(r.question.token)-w.slowest
 	}
 	found, _ := s.found(r.question.lookup(w.names), w.names)

@@ -12,55 +12,55 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// budget is in how many cases each of the known-bad caches has to be found. The real one has to survive ten times as
-// many.
+// budget is the number of cases within which each known-bad cache must be found unsafe. The real cache must stay safe in ten times
+// as many.
 const budget = 1000
 
 func TestKnownBadVariantsAreFound(t *testing.T) {
 	oneProcessor(t)
 	for _, f := range flaws {
 		t.Run(string(f), func(t *testing.T) {
-			n, s, wrong := simpleGame(f).hunt(t, 0, budget, 1)
+			n, s, wrong := simpleSimulation(f).search(t, 0, budget, 1)
 			if wrong == "" {
-				t.Fatalf("not found in %d cases, so whoever survives them proves nothing", budget)
+				t.Fatalf("not found unsafe in %d cases, so a cache that is safe in them proves nothing", budget)
 			}
 			t.Logf("%s: unsafe at case %d\n%v\n%s", f, n, s, wrong)
 		})
 	}
 }
 
-// It is the flaw, and nothing else, that makes each variant unsafe.
-func TestVariantWithoutFlawIsSafe(t *testing.T) { survive(t, simpleGame(flawless), 0, budget) }
+// Without its flaw, the simple cache is safe. So the flaw alone makes each variant unsafe.
+func TestVariantWithoutFlawIsSafe(t *testing.T) { expectSafe(t, simpleSimulation(flawless), 0, budget) }
 
 func TestRealCacheIsSafe(t *testing.T) {
-	t.Run("hashes differ", func(t *testing.T) { survive(t, realGame(false), 0, 5*budget) })
-	t.Run("hashes collide", func(t *testing.T) { survive(t, realGame(true), 5*budget, 5*budget) })
+	t.Run("hashes differ", func(t *testing.T) { expectSafe(t, realSimulation(false), 0, 5*budget) })
+	t.Run("hashes collide", func(t *testing.T) { expectSafe(t, realSimulation(true), 5*budget, 5*budget) })
 }
 
-// These are new cases each time, and more of them with -rapid.checks.
+// This test draws new cases in each run, and more of them with -rapid.checks.
 func TestRealCacheIsSafeInOtherCases(t *testing.T) {
 	oneProcessor(t)
-	g := realGame(false)
+	m := realSimulation(false)
 	rapid.Check(t, func(r *rapid.T) {
 		s := schedules.Draw(r, "schedule")
-		if _, wrong := g.play(t, s); wrong != "" {
+		if _, wrong := m.run(t, s); wrong != "" {
 			r.Fatalf("unsafe\n%v\n%s", s, wrong)
 		}
 	})
 }
 
-func simpleGame(f flaw) game {
-	return game{
+func simpleSimulation(f flaw) simulation {
+	return simulation{
 		cache: func(s cache.Source) sidecar { return newSimple(f, s) },
 		tally: make(map[authz.CacheResult]int),
 	}
 }
 
-func realGame(collide bool) game {
-	return game{
+func realSimulation(collide bool) simulation {
+	return simulation{
 		cache: func(s cache.Source) sidecar {
 			config := cache.Config{MaxBytes: 1 << 20, StalenessBound: bound}
-			if !collide { // whoever begins a load runs it, as in a sidecar
+			if !collide { // the caller that starts a load runs it, as in a sidecar
 				config.LoadTimeout = time.Hour
 			}
 			c, err := cache.New(config, s, slog.New(slog.DiscardHandler))
@@ -76,43 +76,43 @@ func realGame(collide bool) game {
 	}
 }
 
-func survive(t *testing.T, g game, first, cases int) {
+func expectSafe(t *testing.T, m simulation, first, cases int) {
 	t.Helper()
 	oneProcessor(t)
-	const together = 50 // as many as make it cheap enough, and no more, so that most meet an empty cache
-	if n, s, wrong := g.hunt(t, first, cases, together); wrong != "" {
+	const together = 50 // schedules per cache: enough to be cheap, few enough that most of them meet an empty cache
+	if n, s, wrong := m.search(t, first, cases, together); wrong != "" {
 		t.Fatalf("unsafe at case %d\n%v\n%s", n, s, wrong)
 	}
-	t.Logf("safe in %d cases; answers: %v", cases, g.tally)
+	t.Logf("safe in %d cases; answers: %v", cases, m.tally)
 	for _, from := range []authz.CacheResult{authz.CacheHit, authz.CacheMiss, authz.CacheBypass} {
-		if g.tally[from] < cases/2 {
-			t.Errorf("only %d answers are a %s: this proves little", g.tally[from], from)
+		if m.tally[from] < cases/2 {
+			t.Errorf("only %d answers are a %s: this proves little", m.tally[from], from)
 		}
 	}
 }
 
-// oneProcessor makes the tests several times as fast: the goroutines of a case take turns in any case, and to wake
-// another processor takes longer than a turn.
+// oneProcessor makes the tests several times as fast. The goroutines of a case run one after the other anyway, and waking another
+// processor takes longer than each of them runs.
 func oneProcessor(t *testing.T) {
 	n := runtime.GOMAXPROCS(1)
 	t.Cleanup(func() { runtime.GOMAXPROCS(n) })
 }
 
-// hunt plays cases, so many against one cache, and looks for one that is answered wrongly: its number, its schedule as
-// short as it can be, and what is wrong.
-func (g game) hunt(t *testing.T, first, cases, together int) (n int, s schedule, wrong string) {
+// search runs cases and returns the first with a wrong answer: its number, its shortened schedule, and what is wrong. It runs so
+// many cases against the same cache as together says.
+func (m simulation) search(t *testing.T, first, cases, together int) (n int, s schedule, wrong string) {
 	t.Helper()
 	for n = first; n < first+cases; n += together {
 		drawn := make([]schedule, together)
 		for i := range drawn {
 			drawn[i] = schedules.Example(n + i)
 		}
-		bad, wrong := g.play(t, drawn...)
+		bad, wrong := m.run(t, drawn...)
 		if wrong == "" {
 			continue
 		}
-		s = minimal(drawn[bad], func(s schedule) bool { _, wrong := g.play(t, s); return wrong != "" })
-		if _, alone := g.play(t, s); alone != "" {
+		s = minimal(drawn[bad], func(s schedule) bool { _, wrong := m.run(t, s); return wrong != "" })
+		if _, alone := m.run(t, s); alone != "" {
 			wrong = alone
 		}
 		return n + bad, s, wrong

@@ -9,31 +9,31 @@ import (
 	"pgregory.net/rapid"
 )
 
-// op is what a step does. Those of loads, of transactions and of readings apply to one of several that wait.
+// op is what a step does. An op of loads, of transactions or of readings applies to one of those that are waiting.
 type op string
 
 const (
-	ask      op = "ask"      // a question, for which loads are answered at once (b), or wait for the next steps
-	query    op = "query"    // a load has its SELECT done
-	answer   op = "answer"   // a load returns what its SELECT found
+	ask      op = "ask"      // a look-up begins; its loads are answered at once (b), or wait for later steps
+	query    op = "query"    // the SELECT of a load is executed
+	answer   op = "answer"   // a load returns the result of its SELECT
 	fail     op = "fail"     // a load returns an error
-	leave    op = "leave"    // who asked does not want to know any more
+	leave    op = "leave"    // the context of a look-up is canceled
 	alter    op = "alter"    // a transaction of one change commits
 	begin    op = "begin"    // a transaction makes a change, and stays open
-	write    op = "write"    // the transaction that began last makes another one
+	write    op = "write"    // the transaction that began last makes another change
 	commit   op = "commit"   // an open transaction commits
-	rollback op = "rollback" // an open transaction ends, and has done nothing
+	rollback op = "rollback" // an open transaction is rolled back
 	clean    op = "clean"    // the log is cleaned at once (b), or by a transaction that stays open
-	bypass   op = "bypass"   // a transaction that makes a change past the triggers commits
+	bypass   op = "bypass"   // a transaction that bypasses the triggers makes a change and commits
 	disable  op = "disable"  // the triggers are disabled, or enabled
 	restore  op = "restore"  // another server takes over, without the last commits
-	poll     op = "poll"     // a reading of the log is sent, and done and told at once (b), or later
-	read     op = "read"     // the database does a reading
-	reply    op = "reply"    // the reply arrives, late or not; the sidecar may not believe it (b)
+	poll     op = "poll"     // a reading of the log is sent; it is executed and its reply arrives at once (b), or later
+	read     op = "read"     // the database executes a reading
+	reply    op = "reply"    // a reply arrives, late or not; the sidecar may not trust it (b)
 	lose     op = "lose"     // a reading, or its reply, is lost
-	verify   op = "verify"   // somebody looks at the schema
+	verify   op = "verify"   // a sidecar checks the schema
 	hint     op = "hint"     // the next notification arrives, or is lost (b)
-	pass     op = "pass"     // time, a certain one (b) or any
+	pass     op = "pass"     // time passes, of a given duration (b) or of any
 )
 
 type step struct {
@@ -56,7 +56,7 @@ func (s step) String() string {
 	case poll:
 		return "poll" + s.ifB(", read and reply")
 	case reply:
-		return fmt.Sprintf("reply %d%s", s.a, s.ifB(" of a sidecar that is gone"))
+		return fmt.Sprintf("reply %d%s", s.a, s.ifB(", which the sidecar does not trust"))
 	case hint:
 		return "hint" + s.ifB(" is lost")
 	case query, answer, fail, leave, commit, rollback, restore, read, lose:
@@ -89,36 +89,36 @@ func (s schedule) String() string {
 	return strings.Join(lines, "\n")
 }
 
-// durations are around what matters to a lease and to an expiry; the last one is beyond everything.
+// durations are close to the limits of a lease and of an expiry. The last one is longer than all limits.
 var durations = []time.Duration{
 	bound / 4, bound + time.Millisecond, bound / 2, 2 * bound,
 	bound, bound - time.Millisecond, time.Millisecond, 61 * bound,
 }
 
-// Places in durations, and one more.
+// Indexes of durations, plus one.
 const (
 	quarter = 1
 	half    = 3
 	almost  = 6
 )
 
-// topic is what one schedule is about: a few questions, and changes that matter to them or write to the log beside them. The
-// numbers are places in questions and changes.
+// topic is the subject of one schedule: a few questions, and changes that affect them or only write to the log. The numbers are
+// indexes of questions and changes.
 type topic struct{ questions, changes []int }
 
 var topics = []topic{
 	{[]int{0}, []int{0, 10}},       // a workspace's token is revoked
-	{[]int{2}, []int{8, 4}},        // a workspace that is named by its slug
+	{[]int{2}, []int{8, 4}},        // a workspace that is requested by its slug
 	{[]int{1, 2}, []int{2, 10, 4}}, // a user's membership
 	{[]int{0, 4}, []int{5, 0}},     // expiry
-	{[]int{3}, []int{3, 10}},       // a token that is not there yet
-	{[]int{0, 1}, []int{9, 2}},     // all at once
+	{[]int{3}, []int{3, 10}},       // a token that does not exist yet
+	{[]int{0, 1}, []int{9, 2}},     // a change of all tokens
 	{[]int{2, 1, 5}, []int{7, 8, 6, 4}},
 	{[]int{0, 1, 2, 3, 4, 5}, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}},
 }
 
-// phrases are steps that often follow one another, in order of how often they come: rapid prefers the first ones. The later
-// ones that are long lead to where a protection matters that is rarely needed.
+// phrases are sequences of steps that often occur together, the most frequent first: rapid prefers the first ones. The later long
+// ones produce situations in which a rarely needed protection matters.
 var phrases = [][]step{
 	{{op: ask, b: 1}},
 	{{op: poll, b: 1}},
@@ -160,7 +160,7 @@ var phrases = [][]step{
 	{{op: leave}},
 }
 
-// schedules mostly begin with a cache that is in use.
+// schedules draws schedules. Most of them begin with a cache whose lease is valid.
 var schedules = rapid.Custom(func(t *rapid.T) (s schedule) {
 	topic := rapid.SampledFrom(topics).Draw(t, "topic")
 	if rapid.IntRange(0, 3).Draw(t, "beginning") != 3 {
@@ -182,7 +182,7 @@ var schedules = rapid.Custom(func(t *rapid.T) (s schedule) {
 	return s
 })
 
-// minimal leaves out of a schedule what it can and still be bad.
+// minimal returns the schedule without the steps that it does not need to be bad.
 func minimal(s schedule, bad func(schedule) bool) schedule {
 	for n := len(s) / 2; n > 0; n /= 2 {
 		for i := 0; i+n <= len(s); {

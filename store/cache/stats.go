@@ -5,31 +5,31 @@ import (
 	"time"
 )
 
-// Stats are for metrics.
+// Stats are the cache's figures for metrics.
 type Stats struct {
-	// LeaseLeft is for how long the cache may be believed if the log cannot be read any more. 0: it is not believed.
+	// LeaseLeft is how long answers from memory may still be used if the log cannot be read any more. 0: they may not be used.
 	LeaseLeft time.Duration
 	// FeedLag is how long the last reading of the change log took.
 	FeedLag time.Duration
-	// Changes is how many rows of the change log were read.
+	// Changes is the number of rows of the change log that were read.
 	Changes uint64
-	// Hints is how many notifications of changes were heard.
+	// Hints is the number of change notifications that were received.
 	Hints uint64
-	// Epochs is how often everything was forgotten, by cause.
+	// Epochs is how often all answers were discarded, by cause.
 	Epochs       map[Cause]uint64
 	Good, Denied RoomStats
 }
 
-// RoomStats are of the good answers, or of the denials.
+// RoomStats are the figures of the partition of good answers, or of the one of denials.
 type RoomStats struct {
-	Entries, Bytes uint64 // up to date or not
-	Dropped        uint64 // entries that were not let in: too many at a time, or worth less than what is there
+	Entries, Bytes uint64 // include outdated entries
+	Dropped        uint64 // entries that ristretto did not admit: too many at a time, or less used than the stored ones
 }
 
-// Heard tells how many rows of the change log were read, and how many notifications heard. It costs nothing, unlike Stats.
+// Heard returns how many rows of the change log were read and how many notifications were received. Unlike Stats, it takes no lock.
 func (c *Cache) Heard() (changes, hints uint64) { return c.changes.Load(), c.hints.Load() }
 
-// Stats tells how the cache does.
+// Stats returns the present figures.
 func (c *Cache) Stats() Stats {
 	c.mu.Lock()
 	epochs := maps.Clone(c.epochs)

@@ -13,7 +13,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// flaw is a protection that a cache does without, or has in a form that looks as good and is not.
+// flaw is a protection that a cache lacks, or has in a form that looks correct but is not.
 type flaw string
 
 const (
@@ -23,11 +23,11 @@ const (
 	noLease         flaw = "no lease"
 	lateGeneration  flaw = "generation captured after the SELECT"
 	flightsByToken  flaw = "singleflight by token only"
-	worldKept       flaw = "another world noticed, and nothing forgotten"
-	ageIgnored      flaw = "lease that does not count from when the schema was looked at"
+	worldKept       flaw = "another world noticed, but no epoch started"
+	ageIgnored      flaw = "lease not counted from the check of the schema"
 	leaseByReceipt  flaw = "lease from the reply"
 	bySequence      flaw = "rows by sequence number"
-	openForgotten   flaw = "rows of transactions that were open not asked for"
+	openForgotten   flaw = "rows of transactions that were open not read"
 	laterSnapshot   flaw = "snapshot taken after the rows were read"
 	marksIgnored    flaw = "marks ignored"
 	cleaningByAge   flaw = "cleaning by age"
@@ -41,19 +41,19 @@ var flaws = []flaw{
 	bySequence, openForgotten, laterSnapshot, marksIgnored, cleaningByAge, lateReplies, leaseByHint, hintsForReading,
 }
 
-// simple is the cache's design in its simplest form. Without a flaw it is as safe as the real one, so that each flaw by
-// itself is what makes it unsafe.
+// simple is the cache's design in its simplest form. Without a flaw it is as safe as the real cache. So if simple with one flaw is
+// unsafe, the flaw is the cause.
 type simple struct {
 	flaw   flaw
 	source cache.Source
 	start  time.Time
 
 	mu      sync.Mutex
-	entries map[authz.Lookup]*memory
+	entries map[authz.Lookup]*simpleEntry
 	last    uint64
 	epoch   uint64
 	changed map[cache.Key]uint64
-	flights map[string]*flight
+	loads   map[string]*sharedLoad // in progress
 
 	polls    uint64
 	snapshot string
@@ -62,22 +62,22 @@ type simple struct {
 	until    time.Duration // end of the lease
 }
 
-type memory struct {
+type simpleEntry struct {
 	cache.Answer
 	since   uint64
 	expires time.Duration
 }
 
-type flight struct {
+type sharedLoad struct {
 	done chan struct{}
-	*memory
+	*simpleEntry
 	err error
 }
 
 func newSimple(f flaw, s cache.Source) *simple {
 	return &simple{
-		flaw: f, source: s, start: time.Now(), entries: make(map[authz.Lookup]*memory),
-		changed: make(map[cache.Key]uint64), flights: make(map[string]*flight),
+		flaw: f, source: s, start: time.Now(), entries: make(map[authz.Lookup]*simpleEntry),
+		changed: make(map[cache.Key]uint64), loads: make(map[string]*sharedLoad),
 	}
 }
 
@@ -86,19 +86,19 @@ func (s *simple) now() time.Duration { return time.Since(s.start) }
 func (s *simple) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) {
 	now := s.now()
 	s.mu.Lock()
-	held := now < s.until
+	valid := now < s.until
 	if s.flaw == noLease {
-		held = s.world != ""
+		valid = s.world != ""
 	}
 	m := s.entries[l]
-	remembered := held && m != nil && s.holds(m) && (!m.Expires || now < m.expires)
+	hit := valid && m != nil && s.isCurrent(m) && (!m.Expires || now < m.expires)
 	s.mu.Unlock()
 	from, err := authz.CacheHit, error(nil)
 	switch {
-	case remembered:
-	case held:
+	case hit:
+	case valid:
 		from = authz.CacheMiss
-		m, err = s.joined(ctx, l)
+		m, err = s.loadShared(ctx, l)
 	default:
 		from = authz.CacheBypass
 		m, err = s.load(ctx, l)
@@ -114,8 +114,8 @@ func (s *simple) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error
 	return found, nil
 }
 
-// holds reports whether nothing was told that speaks against the answer.
-func (s *simple) holds(m *memory) bool {
+// isCurrent reports whether no change outdates the answer.
+func (s *simple) isCurrent(m *simpleEntry) bool {
 	return s.flaw == plainSetAndDel || s.generation(m.Keys) <= m.since
 }
 
@@ -127,9 +127,9 @@ func (s *simple) generation(keys []cache.Key) uint64 {
 	return n
 }
 
-func (s *simple) load(ctx context.Context, l authz.Lookup) (*memory, error) {
+func (s *simple) load(ctx context.Context, l authz.Lookup) (*simpleEntry, error) {
 	s.mu.Lock()
-	m := &memory{since: s.last}
+	m := &simpleEntry{since: s.last}
 	s.mu.Unlock()
 	begun := s.now()
 	var err error
@@ -146,21 +146,21 @@ func (s *simple) load(ctx context.Context, l authz.Lookup) (*memory, error) {
 	return m, nil
 }
 
-func (s *simple) joined(ctx context.Context, l authz.Lookup) (*memory, error) {
+func (s *simple) loadShared(ctx context.Context, l authz.Lookup) (*simpleEntry, error) {
 	s.mu.Lock()
 	name := fmt.Sprint(l)
 	if s.flaw != flightsByToken {
 		name += fmt.Sprint(s.generation([]cache.Key{cache.TokenKey(l.Digest)}))
 	}
-	f, joins := s.flights[name]
+	f, joins := s.loads[name]
 	if !joins {
-		f = &flight{done: make(chan struct{})}
-		s.flights[name] = f
+		f = &sharedLoad{done: make(chan struct{})}
+		s.loads[name] = f
 		go func() {
-			f.memory, f.err = s.load(context.WithoutCancel(ctx), l)
+			f.simpleEntry, f.err = s.load(context.WithoutCancel(ctx), l)
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			delete(s.flights, name)
+			delete(s.loads, name)
 			close(f.done)
 		}()
 	}
@@ -179,7 +179,7 @@ func (s *simple) joined(ctx context.Context, l authz.Lookup) (*memory, error) {
 	if again {
 		return s.load(ctx, l)
 	}
-	return f.memory, nil
+	return f.simpleEntry, nil
 }
 
 func (s *simple) Poll() cache.Poll {
@@ -198,11 +198,11 @@ func (s *simple) Told(p cache.Poll, r cache.Reply, trust bool) {
 	another := r.World != s.world && s.flaw != worldKept
 	gap := r.Mark != s.mark && r.Mark != s.mark+1 && s.flaw != marksIgnored
 	if s.snapshot == "" || another || gap {
-		s.forget()
+		s.startEpoch()
 	}
 	if s.flaw != hintsForReading {
 		if r.All {
-			s.forget()
+			s.startEpoch()
 		}
 		for _, keys := range r.Changes {
 			s.change(keys)
@@ -236,7 +236,7 @@ func (s *simple) change(keys []cache.Key) {
 	}
 }
 
-func (s *simple) forget() {
+func (s *simple) startEpoch() {
 	clear(s.entries)
 	if s.flaw != noEpoch {
 		s.last++
@@ -283,7 +283,7 @@ func (s *simple) hinted(keys []cache.Key) {
 		return
 	}
 	if keys == nil {
-		s.forget()
+		s.startEpoch()
 	} else {
 		s.change(keys)
 	}

@@ -15,18 +15,18 @@ import (
 )
 
 var (
-	duration = flag.Duration("duration", 30*time.Second, "how long the audit lasts")
-	out      = flag.String("out", "", "folder for the table and the plot; empty: none")
-	seed     = flag.Uint64("seed", 0, "of what is done; 0: by the clock")
-	pooled   = flag.Int("pooled", 1, "how many of the four sidecars are behind PgBouncer")
-	prepared = flag.Bool("prepared", false, "make changes by prepared transactions too")
-	binary   = flag.String("keywicket", "", "the keywicket that is audited; empty: it is built")
-	some     = flag.String("faults", "", "have these faults alone come, separated by commas; empty: all")
-	logFile  = flag.String("log", "", "file for what the sidecars log; empty: none")
-	someWays = flag.String("ways", "", "make changes in these ways alone, separated by commas; empty: all")
+	duration   = flag.Duration("duration", 30*time.Second, "how long the audit lasts")
+	out        = flag.String("out", "", "folder for the table and the plot; empty: none")
+	seed       = flag.Uint64("seed", 0, "seed of the random choices; 0: from the clock")
+	pooled     = flag.Int("pooled", 1, "how many of the four sidecars are behind PgBouncer")
+	prepared   = flag.Bool("prepared", false, "make changes by prepared transactions too")
+	binary     = flag.String("keywicket", "", "the keywicket binary to audit; empty: build one")
+	onlyFaults = flag.String("faults", "", "inject only these faults, separated by commas; empty: all")
+	logFile    = flag.String("log", "", "file for the logs of the sidecars; empty: none")
+	onlyWays   = flag.String("ways", "", "make changes only in these ways, separated by commas; empty: all")
 )
 
-// interrupted is done when somebody wants the test to end: what runs is then stopped, and files are removed.
+// interrupted is done after SIGINT or SIGTERM. Tests then stop their processes and remove their files.
 var interrupted context.Context
 
 func TestMain(m *testing.M) {
@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-func started(t *testing.T, o options) *world {
+func startWorld(t *testing.T, o options) *world {
 	t.Helper()
 	o.log = t.Logf
 	ctx, cancel := context.WithTimeout(interrupted, 2*time.Minute)
@@ -51,13 +51,13 @@ func started(t *testing.T, o options) *world {
 			t.Log(w.pooler.Log())
 		}
 		if err := w.close(); err != nil {
-			t.Log(err) // what was stopped, killed or cut ends with an error now and then
+			t.Log(err) // processes and connections that faults have ended may return errors
 		}
 	})
 	return w
 }
 
-// TestAudit is the search: whatever is changed, and whatever fails meanwhile, nobody is answered from before the bound.
+// TestAudit is the audit: whatever changes and whatever fails meanwhile, no answer is older than the bound.
 func TestAudit(t *testing.T) {
 	if testing.Short() {
 		t.Skip("make test-long runs it")
@@ -82,9 +82,9 @@ func TestAudit(t *testing.T) {
 		defer func() { _ = f.Close() }()
 		output = f
 	}
-	chosenFaults := chosen(t, *some, faults, func(f fault) string { return f.name })
-	chosenWays := chosen(t, *someWays, ways, func(v way) string { return v.name })
-	w := started(t, options{
+	chosenFaults := chosen(t, *onlyFaults, faults, func(f fault) string { return f.name })
+	chosenWays := chosen(t, *onlyWays, ways, func(v way) string { return v.name })
+	w := startWorld(t, options{
 		binary: audited, sidecars: 4, pooled: *pooled, subjects: 240, readers: 4, pace: 16 * time.Millisecond, interval: 400 * time.Millisecond,
 		replicated: true, prepared: *prepared, ways: chosenWays, seed: *seed, output: output,
 	})
@@ -94,7 +94,7 @@ func TestAudit(t *testing.T) {
 	}
 	fmt.Println(p.table())
 	if w.pooler != nil && w.pooler.Restarts() > 0 {
-		t.Logf("PgBouncer has ended by itself %d times", w.pooler.Restarts())
+		t.Logf("PgBouncer has exited by itself %d times", w.pooler.Restarts())
 	}
 	if s := p.summary(); s != "" {
 		t.Log(s)
@@ -106,21 +106,21 @@ func TestAudit(t *testing.T) {
 	}
 	total := p.total
 	if total.violations > 0 || total.wrongDenials > 0 || total.odd > 0 {
-		t.Errorf("%d violations, %d wrong denials, %d answers that are none", total.violations, total.wrongDenials, total.odd)
+		t.Errorf("%d violations, %d wrong denials, %d unexpected answers", total.violations, total.wrongDenials, total.odd)
 	}
 	if total.ambiguous*100 > total.requests {
 		t.Errorf("%d of %d requests are ambiguous: more than 1 %%", total.ambiguous, total.requests)
 	}
-	// Who answers 503 breaks no promise, and is of no use.
+	// A 503 does not violate the bound, but a sidecar must recover from it soon.
 	if total.recovery > 10*time.Second {
-		t.Errorf("after a fault there was no answer for %v", total.recovery)
+		t.Errorf("after a fault, sidecars answered 503 for %v", total.recovery)
 	}
 	if total.requests < 100*int(duration.Seconds()) || total.changes == 0 {
 		t.Errorf("%d requests and %d changes: nothing was audited", total.requests, total.changes)
 	}
 }
 
-// chosen are those that are named, or all if none is.
+// chosen returns the elements with the names, separated by commas, or all if names is empty.
 func chosen[T any](t *testing.T, names string, all []T, name func(T) string) []T {
 	t.Helper()
 	if names == "" {

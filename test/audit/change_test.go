@@ -16,13 +16,13 @@ import (
 	"github.com/lib/pq"
 )
 
-// edit is SQL that changes one subject, and the table that it writes to.
+// edit is SQL that changes one subject, with the table that it writes to.
 type edit struct {
 	table, sql string
-	parent     bool // other rows refer to the one that it deletes
+	parent     bool // it deletes a row that other rows refer to
 }
 
-// denials are edits that have the subject denied.
+// denials returns the edits after which the subject is denied.
 func denials(s *subject) []edit {
 	id, user, grant, app := quote(s.id), quote(s.user), quote(s.grant), quote(s.app)
 	ofUser := []edit{
@@ -53,23 +53,24 @@ func denials(s *subject) []edit {
 	}, ofUser...)
 }
 
-// plan is a change that is about to be made.
+// plan is a change that is to be made.
 type plan struct {
 	way     string
 	targets []int
 	do      func(context.Context, *node) error
 }
 
-// openWhile leaves a transaction open for longer than a reading of the log is away.
+// openWhile keeps a transaction open for longer than the interval between two readings of the log.
 const openWhile = `SELECT pg_sleep(0.4)`
 
-// way to change rows. Plan makes the subject one who is denied, or allowed; it returns nil where this way cannot.
+// way is a way to change rows. plan returns a function after which the subject is denied, or allowed. It returns nil if this way
+// cannot do so.
 type way struct {
 	name string
 	plan func(w *world, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error
 }
 
-// transaction runs statements as one.
+// transaction runs the statements in one transaction.
 func transaction(statements ...string) func(context.Context, *node) error {
 	text := "BEGIN;\n" + strings.Join(statements, ";\n") + ";\nCOMMIT"
 	return func(ctx context.Context, n *node) error {
@@ -79,18 +80,18 @@ func transaction(statements ...string) func(context.Context, *node) error {
 		}
 		defer func() { _ = c.Close() }()
 		if _, err = c.ExecContext(ctx, text); err != nil {
-			_, _ = c.ExecContext(ctx, "ROLLBACK") // or the connection would go back as it is, in a transaction that failed
+			_, _ = c.ExecContext(ctx, "ROLLBACK") // otherwise the connection returns to the pool in a failed transaction
 		}
 		return err
 	}
 }
 
-// sqlOf is one of the edits that the subject can be denied by, or what has it allowed. Ways that keep the database from
-// following references do not delete what is referred to.
+// sqlOf returns a random edit that denies the subject, or the edit that allows it. Without references, it does not delete rows that
+// other rows refer to, because the way keeps the database from following references.
 func sqlOf(r *rand.Rand, s *subject, deny, references bool) edit {
 	if !deny {
 		tables := map[kind]string{workspaceToken: "tokens", personalKey: "tokens", session: "revoked_sessions", oauthToken: "oauth_grants"}
-		return edit{table: tables[s.kind], sql: s.establish()}
+		return edit{table: tables[s.kind], sql: s.allowSQL()}
 	}
 	edits := slices.DeleteFunc(denials(s), func(e edit) bool { return e.parent && !references })
 	return edits[r.IntN(len(edits))]
@@ -103,7 +104,7 @@ var ways = []way{
 	{"open transaction", func(_ *world, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
 		begin := transaction(sqlOf(r, s, deny, true).sql, openWhile)
 		return func(ctx context.Context, n *node) error {
-			// A later transaction ends earlier, so that a snapshot has the first one as one that is open.
+			// A later transaction ends earlier, so that a snapshot lists the first one as open.
 			while, ended := context.WithCancel(ctx)
 			var later sync.WaitGroup
 			later.Go(func() {
@@ -161,7 +162,7 @@ var ways = []way{
 			return copyIn("revoked_sessions", []string{"session_id"}, s.id)
 		case s.kind == workspaceToken && !deny:
 			return func(ctx context.Context, n *node) error {
-				// Whatever the subject was denied by is not in the way. A token that is deleted is another denial.
+				// Remove every earlier denial first. A deleted token is another denial.
 				err := transaction(
 					`INSERT INTO keywicket.workspaces (id, slug, name) VALUES (`+quote(s.workspace)+`, `+quote(s.slug)+`, 'w')
 						ON CONFLICT DO NOTHING`,
@@ -229,11 +230,11 @@ var ways = []way{
 		case s.kind == workspaceToken:
 			table, column, value = "tokens", "id", s.id
 		}
-		// All the others come back.
+		// All other rows are inserted again.
 		return func(ctx context.Context, n *node) error {
 			columns := `*`
 			into := `keywicket.` + table
-			if table == "revoked_sessions" { // its identity is made by the table
+			if table == "revoked_sessions" { // the table generates its identity column
 				columns, into = `session_id, user_id, revoked_at`, into+` (session_id, user_id, revoked_at)`
 			}
 			return transaction(`CREATE TEMPORARY TABLE saved ON COMMIT DROP AS SELECT `+columns+` FROM keywicket.`+table,
@@ -279,10 +280,10 @@ var ways = []way{
 			return err
 		}
 	}},
-	{restore, nil}, // it has a plan of its own
+	{restore, nil}, // world.restore plans it
 }
 
-// restore is the way that takes two steps: the rows are dumped, and brought back after others have changed.
+// restore is the way with two steps: it dumps the rows, and restores them after others have changed.
 const restore = "restore"
 
 // copyIn copies one row into a table.
@@ -315,7 +316,7 @@ func copyIn(table string, columns []string, values ...any) func(context.Context,
 	}
 }
 
-// command runs a program and returns what it wrote.
+// command runs a program and returns its output.
 func command(ctx context.Context, name string, args ...string) ([]byte, error) {
 	c := exec.CommandContext(ctx, name, args...)
 	c.WaitDelay = time.Second
@@ -323,7 +324,7 @@ func command(ctx context.Context, name string, args ...string) ([]byte, error) {
 	return c.CombinedOutput()
 }
 
-// change makes changes until the context ends: each way in turn, in an order by chance.
+// change makes changes until the context ends: each way in turn, in random order.
 func (w *world) change(ctx context.Context, r *rand.Rand) {
 	var deck []way
 	for ctx.Err() == nil {
@@ -341,15 +342,15 @@ func (w *world) change(ctx context.Context, r *rand.Rand) {
 		if !ok {
 			continue
 		}
-		w.attend(p.targets)
-		pause(ctx, w.interval) // the sidecars are asked for the subject meanwhile, and remember it
+		w.setFocus(p.targets)
+		pause(ctx, w.interval) // readers ask for the subject meanwhile, and the sidecars cache it
 		if ctx.Err() == nil {
 			w.perform(ctx, p)
 		}
 	}
 }
 
-// planFor finds a subject that the way can change, and that nothing was changed of for a while.
+// planFor finds a subject that the way can change and that has not changed for a while.
 func (w *world) planFor(v way, r *rand.Rand) (plan, bool) {
 	states := w.history.now()
 	denied := 0
@@ -371,17 +372,17 @@ func (w *world) planFor(v way, r *rand.Rand) (plan, bool) {
 	return plan{}, false
 }
 
-// attention is how long those who were changed are asked for more than others.
+// attention is how long readers ask more often for a subject after its change.
 const attention = 4 * time.Second
 
 func (w *world) settled(subject int) bool {
-	return time.Duration(w.touched[subject].Load()) < w.now()-attention
+	return time.Duration(w.changedAt[subject].Load()) < w.now()-attention
 }
 
-// attend has readers ask for those who are about to be changed, and those who were a short time ago.
-func (w *world) attend(next []int) {
+// setFocus makes readers ask more often for the subjects that are about to change, and for those that changed a short time ago.
+func (w *world) setFocus(next []int) {
 	focus := slices.Clone(next)
-	for i := range w.touched {
+	for i := range w.changedAt {
 		if !w.settled(i) && !slices.Contains(focus, i) {
 			focus = append(focus, i)
 		}
@@ -389,20 +390,20 @@ func (w *world) attend(next []int) {
 	w.focus.Store(&focus)
 }
 
-// perform makes a change, reads all rows back, and writes down who is answered otherwise now.
+// perform makes a change, reads all rows back, and records the subjects whose outcome has changed.
 func (w *world) perform(ctx context.Context, p plan) {
 	w.changing.Lock()
 	defer w.changing.Unlock()
 	for _, i := range p.targets {
-		w.until[i].Store(int64(never))
+		w.ambiguousUntil[i].Store(int64(never))
 	}
-	// What has begun comes to its end.
+	// A change that has begun is completed even after ctx has ended.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	doing, stop := context.WithTimeout(ctx, 6*time.Second)
 	sent := w.now()
 	err := p.do(doing, w.cluster.now())
-	// While the primary moves, sidecars that have not reached the new one cannot know what is changed there.
+	// During a failover, sidecars that have not reached the new primary cannot know its changes.
 	w.moving.RLock()
 	answered := w.now()
 	w.moving.RUnlock()
@@ -414,26 +415,26 @@ func (w *world) perform(ctx context.Context, p plan) {
 		if refused := pq.As(err); refused != nil && !slices.Contains([]string{"57", "08"}, string(refused.Code.Class())) {
 			lost = false
 		}
-		if err := await(ctx, "the database is back", func(ctx context.Context) error { return w.cluster.now().disown(ctx) }); err != nil {
+		if err := await(ctx, "the database is back", func(ctx context.Context) error { return w.cluster.now().terminateChanges(ctx) }); err != nil {
 			w.log("%v", err)
 		}
 	}
 	states, err := w.readBack(ctx)
 	if err != nil {
 		w.log("%v", err)
-		return // the history ends with what nobody knows: until of the targets stays
+		return // the targets' outcome stays unknown, and so does their ambiguousUntil
 	}
 	if lost {
 		answered = w.now()
 		for _, i := range p.targets {
-			w.history.changed(i, change{way: p.way, sent: sent, answered: never, after: unknown})
+			w.history.addChange(i, change{way: p.way, sent: sent, answered: never, after: unknown})
 		}
 	}
-	w.note(p.way, sent, answered, states, p.targets)
-	w.attend(nil)
+	w.recordChanges(p.way, sent, answered, states, p.targets)
+	w.setFocus(nil)
 }
 
-// readBack reads what everybody is to be answered, as soon as the database can be asked.
+// readBack reads the outcome that each subject must get, as soon as the database is reachable.
 func (w *world) readBack(ctx context.Context) (states []outcome, err error) {
 	err = await(ctx, "rows are read back", func(ctx context.Context) error {
 		states, err = outcomes(ctx, w.cluster.now().operator, w.subjects)
@@ -442,29 +443,29 @@ func (w *world) readBack(ctx context.Context) (states []outcome, err error) {
 	return states, err
 }
 
-// note writes down who is answered otherwise.
-func (w *world) note(way string, sent, answered time.Duration, states []outcome, targets []int) {
+// recordChanges records the subjects whose outcome has changed.
+func (w *world) recordChanges(way string, sent, answered time.Duration, states []outcome, targets []int) {
 	before := w.history.now()
 	for i, after := range states {
 		if after != before[i] {
-			w.history.changed(i, change{way: way, sent: sent, answered: answered, after: after})
-			w.touched[i].Store(int64(answered))
+			w.history.addChange(i, change{way: way, sent: sent, answered: answered, after: after})
+			w.changedAt[i].Store(int64(answered))
 		}
 		if after != before[i] || slices.Contains(targets, i) {
-			w.until[i].Store(int64(answered + bound))
+			w.ambiguousUntil[i].Store(int64(answered + bound))
 		}
 	}
 }
 
 // dump is a copy of the schema in a file.
 type dump struct {
-	node   *node // whose folder it is in
+	node   *node // the node that has the file in its folder
 	states []outcome
 }
 
 const dumpFile = "keywicket.dump"
 
-// restore makes a dump, or brings back the one that there is, after some who were denied then have been allowed.
+// restore creates a dump. If there is one, it first allows some subjects that were denied in the dump, and then restores the dump.
 func (w *world) restore(ctx context.Context) {
 	n := w.cluster.now()
 	if !n.Has("pg_restore") {
@@ -489,7 +490,7 @@ func (w *world) restore(ctx context.Context) {
 	for i, s := range w.history.now() {
 		if s != allow && w.dumped.states[i] != allow && w.settled(i) && len(allowed.targets) < 3 {
 			allowed.targets = append(allowed.targets, i)
-			statements = append(statements, w.subjects[i].establish())
+			statements = append(statements, w.subjects[i].allowSQL())
 		}
 	}
 	if len(statements) > 0 {

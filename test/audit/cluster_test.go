@@ -14,7 +14,7 @@ import (
 	"github.com/keywicket/keywicket/demo/postgres"
 )
 
-// node is a server, and the auditor's own connections to it: for changes, and for faults.
+// node is a server with the auditor's own connections to it: for changes, and for faults.
 type node struct {
 	*postgres.Server
 	changes, operator *sqlx.DB
@@ -49,8 +49,8 @@ func (n *node) exec(ctx context.Context, statements ...string) error {
 	return nil
 }
 
-// disown ends every connection that changes are made over: what these have begun may otherwise commit after it was given up.
-func (n *node) disown(ctx context.Context) error {
+// terminateChanges ends every connection for changes. Otherwise an abandoned change might still commit.
+func (n *node) terminateChanges(ctx context.Context) error {
 	const others = `FROM pg_stat_activity WHERE usename = 'postgres' AND backend_type = 'client backend' AND application_name <> 'operator'`
 	end := func(ctx context.Context) error { return n.exec(ctx, `SELECT pg_terminate_backend(pid) `+others) }
 	if err := end(ctx); err != nil {
@@ -60,7 +60,7 @@ func (n *node) disown(ctx context.Context) error {
 	if err := n.operator.SelectContext(ctx, &prepared, `SELECT gid FROM pg_prepared_xacts`); err != nil {
 		return err
 	}
-	for _, gid := range prepared { // it would keep its locks
+	for _, gid := range prepared { // a prepared transaction keeps its locks
 		if err := n.exec(ctx, `ROLLBACK PREPARED `+quote(gid)); err != nil {
 			return err
 		}
@@ -77,10 +77,10 @@ func (n *node) disown(ctx context.Context) error {
 	})
 }
 
-// cluster is a primary, and a standby without whose word the primary answers no COMMIT.
+// cluster is a primary and a synchronous standby: the primary answers a COMMIT only after the standby has confirmed it.
 type cluster struct {
 	mu               sync.Mutex
-	primary, standby *node // no standby: there is none at the moment
+	primary, standby *node // standby is nil while there is none
 }
 
 func newCluster(ctx context.Context, dir string, replicated bool, settings map[string]string) (_ *cluster, err error) {
@@ -112,7 +112,7 @@ func (c *cluster) now() *node {
 	return c.primary
 }
 
-// follow makes a standby, and from then on no COMMIT is answered that the standby does not have.
+// follow creates a standby. From then on, the primary answers a COMMIT only if the standby has it.
 func (c *cluster) follow(ctx context.Context) error {
 	p := c.now()
 	s, err := p.Follow(ctx)
@@ -132,7 +132,7 @@ func (c *cluster) follow(ctx context.Context) error {
 	return c.synchronous(ctx)
 }
 
-// synchronous waits until the standby has all, and the primary waits for it.
+// synchronous waits until the standby has caught up and is synchronous.
 func (c *cluster) synchronous(ctx context.Context) error {
 	p := c.now()
 	return await(ctx, "the standby follows", func(ctx context.Context) error {
@@ -146,7 +146,7 @@ func (c *cluster) synchronous(ctx context.Context) error {
 	})
 }
 
-// promote makes the standby the primary. The old primary goes on for those who are connected to it, until the caller ends it.
+// promote makes the standby the primary. The old primary still serves its connections until the caller ends it.
 func (c *cluster) promote(ctx context.Context) (old *node, err error) {
 	c.mu.Lock()
 	standby := c.standby
@@ -174,7 +174,7 @@ func (c *cluster) close() error {
 	return err
 }
 
-// await tries again until there is no error. The error of a wait in vain says what was waited for.
+// await calls try until it returns no error. If ctx ends first, the error names the event and includes try's last error.
 func await(ctx context.Context, what string, try func(context.Context) error) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

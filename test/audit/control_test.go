@@ -10,22 +10,22 @@ import (
 	"time"
 )
 
-// control is keywicket with one protection off. An auditor that does not find it out proves nothing. That look-ups follow a
-// failover has its control in TestFailoverThatCutsNoConnection: here the old primary cannot commit, which ends connections.
+// control is keywicket with one protection removed. If the audit does not detect it, the audit proves nothing. The control for
+// look-ups that follow a failover is in TestFailoverThatCutsNoConnection: here the old primary cannot commit, which ends connections.
 type control struct {
 	name     string
-	file     string // of this repository
-	old, new string // its text, which is there once, and what is there instead
-	fault    fault  // that shows it
-	way      string // to change
+	file     string // in this repository
+	old, new string // a text that the file contains exactly once, and its replacement
+	fault    fault  // the fault that shows the effect
+	way      string // the way to change rows
 }
 
 var controls = []control{
 	{
-		name: "changes that were read do not count", file: "store/cache/cache.go",
+		name: "changes that were read are ignored", file: "store/cache/cache.go",
 		old:   `return e.answers(l) && !e.outdated(&c.generations)`,
 		new:   `return e.answers(l)`,
-		fault: undisturbed, way: "SQL",
+		fault: noFault, way: "SQL",
 	},
 	{
 		name: "memory is used whether or not the log is read", file: "store/cache/lease.go",
@@ -40,16 +40,16 @@ var controls = []control{
 		fault: slow, way: "SQL",
 	},
 	{
-		name: "transactions that were open are not asked for", file: "store/poll.go",
+		name: "rows of transactions that were open are not read", file: "store/poll.go",
 		old:   `WHERE xid = open LIMIT`,
 		new:   `WHERE xid = open AND false LIMIT`,
-		fault: undisturbed, way: "open transaction",
+		fault: noFault, way: "open transaction",
 	},
 	{
 		name: "another world is not noticed", file: "store/cache/feed.go",
 		old:   `case r.World != c.log.world:`,
 		new:   `case false:`,
-		fault: undisturbed, way: "disabled triggers",
+		fault: noFault, way: "disabled triggers",
 	},
 	{
 		name: "a swapped table is not noticed", file: "store/poll.go",
@@ -57,12 +57,12 @@ var controls = []control{
                        hash_array_extended(array_agg(c.xmin), 0), hash_array_extended(array_agg(c.parts), 0),
                        hash_array_extended(array_agg(t.world), 0)`,
 		new:   `''`,
-		fault: undisturbed, way: "swapped table",
+		fault: noFault, way: "swapped table",
 	},
 }
 
-// TestControls makes keywicket unsafe in one way after the other, and each time the judge has to see it. The same schedule finds
-// nothing in keywicket as it is, or it would not be the lack of the protection that is found.
+// TestControls removes one protection after the other, and the judge must find violations each time. The same schedule must find none
+// in the unchanged keywicket. Otherwise the missing protection would not be the cause.
 func TestControls(t *testing.T) {
 	if testing.Short() {
 		t.Skip("make test-long runs it")
@@ -78,14 +78,14 @@ func TestControls(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			const tries = 3 // a machine that is busy asks little
+			const tries = 3 // a busy machine sends few checks
 			for try := 1; ; try++ {
 				got := directed(t, broken, c)
 				if got.total.violations > 0 {
 					break
 				}
 				if try == tries {
-					t.Errorf("no violation is found: %+v", got.total)
+					t.Errorf("no violation was found: %+v", got.total)
 					break
 				}
 			}
@@ -95,7 +95,7 @@ func TestControls(t *testing.T) {
 			}
 			done[schedule] = true
 			if got := directed(t, intact, c); got.total.violations > 0 {
-				t.Errorf("%d violations without it\n%s", got.total.violations, got.summary())
+				t.Errorf("%d violations in the unchanged keywicket\n%s", got.total.violations, got.summary())
 			}
 		})
 	}
@@ -104,7 +104,7 @@ func TestControls(t *testing.T) {
 // directed runs the control's fault and changes for a short time.
 func directed(t *testing.T, binary string, c control) *report {
 	t.Helper()
-	w := started(t, options{
+	w := startWorld(t, options{
 		binary: binary, sidecars: 1, subjects: 24, readers: 6, pace: 20 * time.Millisecond, interval: 300 * time.Millisecond,
 		ways: chosen(t, c.way, ways, func(v way) string { return v.name }), replicated: c.fault.standby, noHints: true, seed: 1,
 	})
@@ -120,7 +120,7 @@ func directed(t *testing.T, binary string, c control) *report {
 	return p
 }
 
-// overlay writes what `go build -overlay` takes.
+// overlay writes the file for `go build -overlay` and returns its name.
 func overlay(t *testing.T, c control) string {
 	t.Helper()
 	file, err := filepath.Abs(filepath.Join("..", "..", c.file))
@@ -132,7 +132,7 @@ func overlay(t *testing.T, c control) string {
 		t.Fatal(err)
 	}
 	if n := strings.Count(string(text), c.old); n != 1 {
-		t.Fatalf("%s has the text %d times, and has to have it once: %s", c.file, n, c.old)
+		t.Fatalf("%s contains the text %d times, not once: %s", c.file, n, c.old)
 	}
 	dir := t.TempDir()
 	changed, list := filepath.Join(dir, filepath.Base(file)), filepath.Join(dir, "overlay.json")

@@ -13,23 +13,23 @@ import (
 	"github.com/Shopify/toxiproxy/v2"
 )
 
-// fault is something that fails for a while.
+// fault is a temporary failure.
 type fault struct {
 	name    string
-	least   time.Duration // how long it is left to itself
-	most    time.Duration
-	standby bool // it needs one
-	// begin returns what heals it. Neither waits for the sidecars.
+	least   time.Duration // minimum time until it is healed
+	most    time.Duration // maximum time until it is healed
+	standby bool          // it needs a standby
+	// begin returns the function that heals the fault. Neither waits for the sidecars.
 	begin func(ctx context.Context, w *world, r *rand.Rand) (heal func(context.Context) error, err error)
 }
 
-// undisturbed is no fault.
-var undisturbed = fault{name: quiet, least: bound, most: 2 * bound, begin: func(context.Context, *world, *rand.Rand) (func(context.Context) error, error) {
+// noFault is a period without a fault.
+var noFault = fault{name: quiet, least: bound, most: 2 * bound, begin: func(context.Context, *world, *rand.Rand) (func(context.Context) error, error) {
 	return nothing, nil
 }}
 
 var faults = []fault{
-	undisturbed,
+	noFault,
 	{name: "freeze", least: 1500 * time.Millisecond, most: 2500 * time.Millisecond, begin: freeze},
 	{name: "silence", least: 2 * bound, most: 3 * bound, begin: toxic("timeout", anywhere, forever)},
 	{name: "delay", least: 2 * bound, most: 3 * bound, begin: toxic("latency", anywhere, func(r *rand.Rand) string {
@@ -46,7 +46,7 @@ var faults = []fault{
 	{name: "full", least: 2 * bound, most: 3 * bound, begin: full},
 }
 
-// These are for controls.
+// silent and slow are for controls only.
 var (
 	silent = fault{name: "silent", least: 3 * bound, most: 3 * bound, begin: toxic("timeout", towardsDatabase, forever)}
 	slow   = fault{name: "slow", least: 3 * bound, most: 3 * bound, begin: toxic("latency", towardsDatabase, func(*rand.Rand) string {
@@ -59,7 +59,7 @@ func forever(*rand.Rand) string { return `"timeout": 0` }
 
 func nothing(context.Context) error { return nil }
 
-// failAll has all faults come, in an order by chance, until the context ends. The history then knows when each was.
+// failAll injects all faults in random order until the context ends, and records the time of each in the history.
 func (w *world) failAll(ctx context.Context, faults []fault, r *rand.Rand) error {
 	var deck []fault
 	begin := w.now()
@@ -74,7 +74,7 @@ func (w *world) failAll(ctx context.Context, faults []fault, r *rand.Rand) error
 		}
 		healed, err := w.fail(ctx, f, r)
 		end := w.now()
-		w.history.spanned(span{fault: f.name, begin: begin, healed: healed, ends: end})
+		w.history.addSpan(span{fault: f.name, begin: begin, healed: healed, ends: end})
 		if begin = end; err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
@@ -82,12 +82,12 @@ func (w *world) failAll(ctx context.Context, faults []fault, r *rand.Rand) error
 	return nil
 }
 
-// fail has one fault come and go, and waits until all sidecars answer again.
+// fail injects one fault, heals it, and waits until all sidecars answer again.
 func (w *world) fail(ctx context.Context, f fault, r *rand.Rand) (healed time.Duration, err error) {
-	// A fault that has begun is healed.
+	// A fault that has begun is healed even after ctx has ended.
 	through, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	defer w.suspect.Store(0)
+	defer w.affected.Store(0)
 	heal, err := f.begin(through, w, r)
 	if err != nil {
 		if heal != nil { // it had begun
@@ -96,7 +96,7 @@ func (w *world) fail(ctx context.Context, f fault, r *rand.Rand) (healed time.Du
 		return w.now(), err
 	}
 	about := "all sidecars"
-	if n := w.suspect.Load(); n > 0 {
+	if n := w.affected.Load(); n > 0 {
 		about = fmt.Sprintf("sidecar %d", n-1)
 	}
 	w.log("%v: %s of %s", w.now().Round(time.Millisecond), f.name, about)
@@ -108,7 +108,7 @@ func (w *world) fail(ctx context.Context, f fault, r *rand.Rand) (healed time.Du
 	pause(ctx, bound+bound/2)
 	return healed, await(through, "the sidecars answer again", func(context.Context) error {
 		for i, s := range w.sidecars {
-			if last := time.Duration(s.trouble.Load()); w.now()-last < bound/2 {
+			if last := time.Duration(s.last503.Load()); w.now()-last < bound/2 {
 				return fmt.Errorf("sidecar %d has answered 503", i)
 			}
 		}
@@ -116,19 +116,19 @@ func (w *world) fail(ctx context.Context, f fault, r *rand.Rand) (healed time.Du
 	})
 }
 
-// any chooses the sidecar that the fault is about.
-func (w *world) any(r *rand.Rand) *sidecar {
+// anySidecar chooses the sidecar that the fault affects.
+func (w *world) anySidecar(r *rand.Rand) *sidecar {
 	i := r.IntN(len(w.sidecars))
-	w.suspect.Store(int32(i + 1))
+	w.affected.Store(int32(i + 1))
 	return w.sidecars[i]
 }
 
 func freeze(_ context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
-	s := w.any(r)
+	s := w.anySidecar(r)
 	return func(context.Context) error { return s.signal(syscall.SIGCONT) }, s.signal(syscall.SIGSTOP)
 }
 
-// anywhere is on one or both of a sidecar's ways to the database, in one or both directions.
+// anywhere chooses one or both of a sidecar's proxies to the database, and one or both directions.
 func anywhere(s *sidecar, r *rand.Rand) ([]*toxiproxy.Proxy, []string) {
 	return [][]*toxiproxy.Proxy{{s.feed}, {s.lookups}, {s.feed, s.lookups}}[r.IntN(3)],
 		[][]string{{"upstream"}, {"downstream"}, {"upstream", "downstream"}}[r.IntN(3)]
@@ -138,12 +138,12 @@ func towardsDatabase(s *sidecar, _ *rand.Rand) ([]*toxiproxy.Proxy, []string) {
 	return []*toxiproxy.Proxy{s.lookups}, []string{"downstream"}
 }
 
-// toxic has one of toxiproxy's faults between a sidecar and its database.
+// toxic injects one of toxiproxy's faults between a sidecar and its database.
 func toxic(
 	kind string, where func(*sidecar, *rand.Rand) ([]*toxiproxy.Proxy, []string), attributes func(*rand.Rand) string,
 ) func(context.Context, *world, *rand.Rand) (func(context.Context) error, error) {
 	return func(_ context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
-		s := w.any(r)
+		s := w.anySidecar(r)
 		proxies, streams := where(s, r)
 		var heals []func(context.Context) error
 		for _, p := range proxies {
@@ -166,14 +166,14 @@ func toxic(
 	}
 }
 
-// terminate ends the sidecars' connections in the server: all of them, or half.
+// terminate ends all of the sidecars' connections in the server, or half of them.
 func terminate(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
 	return nothing, w.cluster.now().exec(ctx, fmt.Sprintf(
 		`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'audited' AND pid %% %d = 0`, 1+r.IntN(2)))
 }
 
 func kill(_ context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
-	s := w.any(r)
+	s := w.anySidecar(r)
 	p := s.now()
 	if err := p.Signal(syscall.SIGKILL); err != nil {
 		return nil, err
@@ -217,8 +217,8 @@ func crash(ctx context.Context, w *world, _ *rand.Rand) (func(context.Context) e
 	}, nil
 }
 
-// failOver promotes the standby. New connections reach it from that moment; those that there are still reach the old primary.
-// What keeps these apart while no connection of a sidecar has reached the new one is fencing, and not the sidecars' task.
+// failOver promotes the standby. From that moment, new connections reach it; existing ones still reach the old primary. Until a
+// sidecar has reached the new primary, only fencing can protect it from the old one. Fencing is not the sidecars' task.
 func failOver(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
 	if err := w.cluster.synchronous(ctx); err != nil {
 		return nil, err
@@ -230,15 +230,15 @@ func failOver(ctx context.Context, w *world, r *rand.Rand) (func(context.Context
 		w.moving.Unlock()
 		return nil, err
 	}
-	w.relay.point(w.cluster.now().Address())
-	// A change that waits for the old primary gets no answer any more.
-	err = errors.Join(old.disown(ctx), w.reached(ctx))
+	w.relay.setTarget(w.cluster.now().Address())
+	// End the changes that still wait for an answer of the old primary.
+	err = errors.Join(old.terminateChanges(ctx), w.reached(ctx))
 	w.moving.Unlock()
 	w.changing.Lock()
 	states, readErr := w.readBack(ctx)
 	if err = errors.Join(err, readErr); err == nil {
-		w.note("failover", begun, w.now(), states, nil)
-		if r.IntN(2) == 0 { // it goes on as if it were alone: what is told on it is heard
+		w.recordChanges("failover", begun, w.now(), states, nil)
+		if r.IntN(2) == 0 { // the old primary works without a standby again, so that its notifications reach listeners
 			err = old.exec(ctx, `ALTER SYSTEM SET synchronous_standby_names = ''`, `SELECT pg_reload_conf()`)
 		}
 	}
@@ -248,7 +248,8 @@ func failOver(ctx context.Context, w *world, r *rand.Rand) (func(context.Context
 	}, err
 }
 
-// reached waits until each sidecar has reached the new primary with one connection. The table of sidecars is empty there at first.
+// reached waits until each sidecar has reached the new primary with one connection. The new primary's table of sidecars is empty at
+// first.
 func (w *world) reached(ctx context.Context) error {
 	return await(ctx, "all sidecars have reached the new primary", func(context.Context) error {
 		var n int
@@ -260,12 +261,12 @@ func (w *world) reached(ctx context.Context) error {
 	})
 }
 
-// lock keeps everybody from a table.
+// lock locks a table against all other access.
 func lock(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
 	tables := []string{"tokens", "members", "users", "workspaces", "revoked_sessions", "oauth_grants"}
 	table := tables[r.IntN(len(tables))]
 	var held *sql.Tx
-	// A table may be another one after the wait: a restore drops it.
+	// Retry, because a restore may drop and recreate the table during the wait.
 	err := await(ctx, "the table is locked", func(context.Context) error {
 		tx, err := w.cluster.now().operator.BeginTx(ctx, nil) // no context that ends before ctx does
 		if err != nil {
@@ -283,7 +284,7 @@ func lock(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) er
 	return func(context.Context) error { return held.Rollback() }, nil
 }
 
-// full takes all connections that are left, and ends some of the sidecars', which then have to wait.
+// full takes all free connections and ends some of the sidecars' connections. The sidecars then must wait for new ones.
 func full(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
 	n := w.cluster.now()
 	other, err := w.other(n)

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// outcome is a set of what may come of a request. A request has one; a state that is not known has several.
+// outcome is a set of results of a request. A request has one result; an unknown state has several possible ones.
 type outcome uint8
 
 const (
@@ -17,10 +17,10 @@ const (
 	unauthorized
 	forbidden
 	unavailable // 503, or no answer, which is a 503 to Envoy's client
-	strange     // anything else
+	strange     // any other answer
 )
 
-// unknown is the state of a row whose change got no answer.
+// unknown is the outcome while it is not known whether a change was committed.
 const unknown = allow | unauthorized | forbidden
 
 func (o outcome) String() string {
@@ -41,28 +41,28 @@ const (
 	always = time.Duration(math.MinInt64 / 2)
 )
 
-// change is one of what a subject is answered.
+// change is a change of a subject's outcome.
 type change struct {
 	way      string
-	sent     time.Duration // before this nobody could know of it
-	answered time.Duration // COMMIT was answered, or the row was read; never, if neither
+	sent     time.Duration // no sidecar can know of the change before this time
+	answered time.Duration // COMMIT was answered, or the row was read; never if neither happened
 	after    outcome
 }
 
-// request is one that was answered.
+// request is a check that has ended.
 type request struct {
 	subject, sidecar int
 	start, end       time.Duration
 	outcome          outcome
 }
 
-// span is the time of one fault, until the next one begins.
+// span is the time from the beginning of one fault to the beginning of the next.
 type span struct {
 	fault               string
 	begin, healed, ends time.Duration
 }
 
-// history is what happened. Changes of one subject are in the order in which they took effect.
+// history records changes, requests and faults. The changes of a subject are in the order in which they took effect.
 type history struct {
 	mu       sync.Mutex
 	changes  [][]change // by subject
@@ -70,7 +70,7 @@ type history struct {
 	spans    []span
 }
 
-// newHistory begins with what each subject is answered at first.
+// newHistory returns a history that begins with the first outcome of each subject.
 func newHistory(first []outcome) *history {
 	h := &history{changes: make([][]change, len(first))}
 	for i, o := range first {
@@ -79,13 +79,13 @@ func newHistory(first []outcome) *history {
 	return h
 }
 
-func (h *history) changed(subject int, c change) {
+func (h *history) addChange(subject int, c change) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.changes[subject] = append(h.changes[subject], c)
 }
 
-// now is what each subject is to be answered.
+// now returns the outcome that each subject must get now.
 func (h *history) now() []outcome {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -96,23 +96,23 @@ func (h *history) now() []outcome {
 	return all
 }
 
-func (h *history) asked(requests []request) {
+func (h *history) addRequests(requests []request) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.requests = append(h.requests, requests...)
 }
 
-func (h *history) spanned(s span) {
+func (h *history) addSpan(s span) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.spans = append(h.spans, s)
 }
 
-// faultAt is the fault that was under way, or had been healed last. Its time begins early: what was changed a little before a
-// fault may be answered wrong because of it.
+// faultAt returns the fault at time t: the one in progress, or the one that was healed last. Each fault counts from early before its
+// beginning, because it can cause a wrong answer about a change from just before it.
 func (h *history) faultAt(t, early time.Duration) string {
 	i, _ := slices.BinarySearchFunc(h.spans, t, func(s span, t time.Duration) int { return cmp.Compare(s.begin-early, t) })
-	// i is the first that begins at t or later.
+	// i is the index of the first span that begins at t or later.
 	if i < len(h.spans) && h.spans[i].begin-early == t {
 		return h.spans[i].fault
 	}
@@ -122,5 +122,5 @@ func (h *history) faultAt(t, early time.Duration) string {
 	return h.spans[i-1].fault
 }
 
-// quiet is the time without a fault.
+// quiet is the name of the time without a fault.
 const quiet = "none"

@@ -2,29 +2,29 @@ package audit
 
 import "time"
 
-// fault of an answer. The first two are the ones that count.
+// verdict is the result of judging an answer. violation and wrongDenial are the failures that the audit searches for.
 type verdict uint8
 
 const (
 	right       verdict = iota
 	violation           // an allow that no state within the bound explains
-	wrongDenial         // a 401 or 403 that none explains
+	wrongDenial         // a 401 or 403 that no state within the bound explains
 	noAnswer            // 503
-	odd                 // an answer that is none of these
+	odd                 // any other answer
 )
 
-// judgement is what a judge says of one request.
+// judgement is the judge's result for one request.
 type judgement struct {
 	verdict   verdict
-	ambiguous bool // states within the bound disagree
-	// cause is the change that should have been known, as an index of the subject's changes.
+	ambiguous bool // several outcomes are right
+	// cause is the index, in the subject's changes, of the last change that the sidecar had to know.
 	cause int
-	// late is from the answer to that change until the start of the request.
+	// late is the time from the answer to that change until the start of the request.
 	late time.Duration
 }
 
-// judge holds a request to the changes of its subject. Right is the answer of the state that was current so long before the
-// request's start as the bound allows, and of each later state whose change was sent before the request's end.
+// judge compares a request with the changes of its subject. The outcome of the state that was current at the request's start minus the
+// bound is right. So is the outcome of each later state whose change was sent before the request's end.
 func judge(changes []change, r request, bound time.Duration) judgement {
 	current := len(changes) - 1
 	for current > 0 && changes[current].answered > r.start-bound {
@@ -52,8 +52,8 @@ func judge(changes []change, r request, bound time.Duration) judgement {
 	return j
 }
 
-// staleness is, for each change of a subject, from its answer until the start of the last request that still got the old
-// answer. It is 0 where none did, and where the old answer cannot be told from the new one.
+// staleness returns, for each change of a subject, the time from the change's answer until the start of the last request that still
+// got the old outcome. It is 0 if no request did, or if the old outcome cannot be distinguished from the new one.
 func staleness(changes []change, requests []request) []time.Duration {
 	worst := make([]time.Duration, len(changes))
 	for i := 1; i < len(changes); i++ {

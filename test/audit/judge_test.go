@@ -8,7 +8,7 @@ import (
 
 const ms = time.Millisecond
 
-// The judge is what all rests on, so it is held to histories whose verdict anybody can see.
+// The whole audit depends on the judge. So this test gives it short histories whose verdict is obvious.
 func TestJudge(t *testing.T) {
 	began := change{sent: always, answered: always, after: allow}
 	revoked := change{sent: 1000 * ms, answered: 1010 * ms, after: unauthorized}
@@ -27,7 +27,7 @@ func TestJudge(t *testing.T) {
 		late      time.Duration
 	}{
 		{name: "nothing changes", changes: []change{began}, start: 0, outcome: allow, want: right},
-		{name: "a denial for no reason", changes: []change{began}, start: 0, outcome: unauthorized, want: wrongDenial},
+		{name: "a denial without a reason", changes: []change{began}, start: 0, outcome: unauthorized, want: wrongDenial},
 		{name: "an allow from before, within the bound", changes: []change{began, revoked}, start: 2009 * ms, outcome: allow,
 			want: right, ambiguous: true},
 		{name: "one stale allow", changes: []change{began, revoked}, start: 2010 * ms, outcome: allow, want: violation, late: 1000 * ms},
@@ -42,13 +42,13 @@ func TestJudge(t *testing.T) {
 		{name: "the state before the last but one", changes: []change{began, revoked, back, {sent: 5100 * ms, answered: 5110 * ms, after: forbidden}},
 			start: 5500 * ms, outcome: allow, want: right, ambiguous: true},
 		{name: "no answer", changes: []change{began, revoked}, start: 3000 * ms, outcome: unavailable, want: noAnswer, late: 1990 * ms},
-		{name: "anything, while nobody knows", changes: []change{began, revoked, lost, read}, start: 5900 * ms, outcome: allow,
+		{name: "anything, while the state is unknown", changes: []change{began, revoked, lost, read}, start: 5900 * ms, outcome: allow,
 			want: right, ambiguous: true, late: 4890 * ms},
-		{name: "not any more when it was read", changes: []change{began, revoked, lost, read}, start: 7000 * ms, outcome: allow,
+		{name: "the old answer after the row was read", changes: []change{began, revoked, lost, read}, start: 7000 * ms, outcome: allow,
 			want: violation, late: 1000 * ms},
-		{name: "nor before it was sent", changes: []change{began, revoked, lost, read}, start: 4990 * ms, outcome: allow,
+		{name: "the old answer before the lost change was sent", changes: []change{began, revoked, lost, read}, start: 4990 * ms, outcome: allow,
 			want: violation, late: 3980 * ms},
-		{name: "an answer that is none", changes: []change{began}, start: 0, outcome: strange, want: odd},
+		{name: "an unexpected answer", changes: []change{began}, start: 0, outcome: strange, want: odd},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -79,7 +79,7 @@ func TestStaleness(t *testing.T) {
 	}
 	got := staleness(changes, []request{
 		at(500*ms, allow), at(1005*ms, allow), at(1100*ms, allow), at(1200*ms, unauthorized), at(1310*ms, allow),
-		at(2000*ms, unauthorized), at(2999*ms, allow), // it may have the next state
+		at(2000*ms, unauthorized), at(2999*ms, allow), // ends when the next change is sent, so it may have the next state
 		at(3500*ms, unavailable), at(3600*ms, allow),
 		at(5020*ms, allow), at(5030*ms, forbidden),
 	})
@@ -90,13 +90,13 @@ func TestStaleness(t *testing.T) {
 
 func TestReport(t *testing.T) {
 	h := newHistory([]outcome{allow, unauthorized})
-	h.spanned(span{fault: "freeze", begin: 10 * time.Second, healed: 12 * time.Second, ends: 15 * time.Second})
-	h.spanned(span{fault: quiet, begin: 15 * time.Second, healed: 15 * time.Second, ends: 20 * time.Second})
+	h.addSpan(span{fault: "freeze", begin: 10 * time.Second, healed: 12 * time.Second, ends: 15 * time.Second})
+	h.addSpan(span{fault: quiet, begin: 15 * time.Second, healed: 15 * time.Second, ends: 20 * time.Second})
 	at := func(subject int, start time.Duration, o outcome) request {
 		return request{subject: subject, start: start, end: start + ms, outcome: o}
 	}
-	h.changed(0, change{way: "SQL", sent: 9999 * ms, answered: 10 * time.Second, after: unauthorized})
-	h.asked([]request{
+	h.addChange(0, change{way: "SQL", sent: 9999 * ms, answered: 10 * time.Second, after: unauthorized})
+	h.addRequests([]request{
 		at(0, 1*time.Second, allow), at(0, 10500*ms, allow), at(0, 11500*ms, allow), at(0, 11600*ms, unauthorized),
 		at(1, 12*time.Second, unavailable), at(1, 12200*ms, unavailable), at(1, 12800*ms, unavailable), at(1, 16*time.Second, unauthorized),
 		at(1, 16*time.Second, allow), at(0, 17*time.Second, forbidden),

@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// read asks one sidecar until the context ends.
+// read sends checks to one sidecar until the context ends.
 func (w *world) read(ctx context.Context, sidecar int, r *rand.Rand) {
 	s := w.sidecars[sidecar]
 	tick := time.NewTicker(w.pace)
 	defer tick.Stop()
 	var asked []request
-	defer func() { w.history.asked(asked) }()
+	defer func() { w.history.addRequests(asked) }()
 	for {
 		select {
 		case <-ctx.Done():
@@ -28,18 +28,18 @@ func (w *world) read(ctx context.Context, sidecar int, r *rand.Rand) {
 		q.end = w.now()
 		asked = append(asked, q)
 		if q.outcome == unavailable {
-			s.trouble.Store(int64(q.end))
+			s.last503.Store(int64(q.end))
 		}
 	}
 }
 
-// pick chooses whom to ask for: half of the requests are for those who were changed a short time ago, or are about to be. Within
-// the bound of a change both answers are right, so few of the requests are made then, and no more than there may be ambiguous: most of
-// them to the sidecar that a fault is about, which is where to find how late an answer may be.
+// pick chooses the subject of a check. Half of the checks are for subjects that changed a short time ago, or are about to. Within the
+// bound after a change, both answers are right. So pick allows only few checks then, and no more than may be ambiguous. Most of these
+// go to the sidecar that a fault affects, because its answers show the worst staleness.
 func (w *world) pick(sidecar int, r *rand.Rand) (subject int, ok bool) {
 	const perMille = 7
 	seldom := 8
-	switch w.suspect.Load() {
+	switch w.affected.Load() {
 	case 0:
 	case int32(sidecar + 1):
 		seldom = 2
@@ -52,7 +52,7 @@ func (w *world) pick(sidecar int, r *rand.Rand) (subject int, ok bool) {
 			subject = (*f)[r.IntN(len(*f))]
 		}
 		asked := w.asked.Load()
-		if int64(w.now()) < w.until[subject].Load() {
+		if int64(w.now()) < w.ambiguousUntil[subject].Load() {
 			if r.IntN(seldom) != 0 || w.ambiguous.Load()*1000 >= asked*perMille {
 				continue
 			}

@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// relay leads new connections to where it points, and leaves those that it has where they are: as a name in DNS does that is
-// changed at a failover. Toxiproxy would cut them.
+// relay forwards new connections to its target, and leaves existing connections at the former target. So it behaves like a DNS name
+// that changes at a failover. Toxiproxy would cut the existing connections.
 type relay struct {
 	listener net.Listener
 
@@ -33,7 +33,7 @@ func newRelay(target string) (*relay, error) {
 
 func (r *relay) address() string { return r.listener.Addr().String() }
 
-func (r *relay) point(target string) {
+func (r *relay) setTarget(target string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.target = target
@@ -45,11 +45,11 @@ func (r *relay) accept() {
 		if err != nil {
 			return
 		}
-		r.running.Go(func() { r.lead(c) })
+		r.running.Go(func() { r.forward(c) })
 	}
 }
 
-func (r *relay) lead(client net.Conn) {
+func (r *relay) forward(client net.Conn) {
 	r.mu.Lock()
 	target := r.target
 	r.mu.Unlock()
@@ -58,12 +58,12 @@ func (r *relay) lead(client net.Conn) {
 		_ = client.Close()
 		return
 	}
-	if !r.hold(client, server) {
+	if !r.register(client, server) {
 		return
 	}
 	var both sync.WaitGroup
 	pipe := func(to, from net.Conn) {
-		_, _ = io.Copy(to, from) // the end of either is the end of both
+		_, _ = io.Copy(to, from) // if one side ends, both are closed
 		_, _ = to.Close(), from.Close()
 	}
 	both.Go(func() { pipe(server, client) })
@@ -75,8 +75,8 @@ func (r *relay) lead(client net.Conn) {
 	delete(r.open, server)
 }
 
-// hold keeps the connections for close, unless that was before.
-func (r *relay) hold(connections ...net.Conn) bool {
+// register stores the connections so that close can close them. If the relay is already closed, it closes them and returns false.
+func (r *relay) register(connections ...net.Conn) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, c := range connections {
@@ -98,7 +98,7 @@ func (r *relay) close() error {
 	}
 	r.mu.Unlock()
 	r.running.Wait()
-	if errors.Is(err, net.ErrClosed) { // a pipe was quicker
+	if errors.Is(err, net.ErrClosed) { // a pipe has closed the connection before
 		return nil
 	}
 	return err

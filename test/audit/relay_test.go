@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// A failover is a fault only if those who are connected stay where they are.
+// A failover tests something only if existing connections stay at the old primary.
 func TestRelayLeadsNewConnectionsElsewhere(t *testing.T) {
-	old, other := speaker(t, "old"), speaker(t, "other")
+	old, other := nameServer(t, "old"), nameServer(t, "other")
 	r, err := newRelay(old)
 	if err != nil {
 		t.Fatal(err)
@@ -27,7 +27,7 @@ func TestRelayLeadsNewConnectionsElsewhere(t *testing.T) {
 		t.Cleanup(func() { _ = c.Close() })
 		lines := bufio.NewScanner(c)
 		return func() string {
-			fmt.Fprintln(c, "who?")
+			fmt.Fprintln(c, "name?")
 			lines.Scan()
 			return lines.Text()
 		}
@@ -36,7 +36,7 @@ func TestRelayLeadsNewConnectionsElsewhere(t *testing.T) {
 	if got := before(); got != "old" {
 		t.Errorf("%q at first", got)
 	}
-	r.point(other)
+	r.setTarget(other)
 	if got := before(); got != "old" {
 		t.Errorf("an open connection reaches %q", got)
 	}
@@ -45,8 +45,8 @@ func TestRelayLeadsNewConnectionsElsewhere(t *testing.T) {
 	}
 }
 
-// speaker answers each line with its name.
-func speaker(t *testing.T, name string) (address string) {
+// nameServer answers each line with its name.
+func nameServer(t *testing.T, name string) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -12,12 +12,12 @@ import (
 	"time"
 )
 
-// row is what became of the changes and the requests of one fault, or of one way to change.
+// row counts the changes and the requests of one fault, or of one way to change.
 type row struct {
 	changes, requests, ambiguous, violations, wrongDenials, odd, unavailable int
 
-	worst    time.Duration // staleness
-	recovery time.Duration // from healing until the last 503
+	worst    time.Duration // the worst staleness
+	recovery time.Duration // the time from healing until the last 503
 }
 
 func (r *row) count(j judgement) {
@@ -33,7 +33,7 @@ func (r *row) count(j judgement) {
 	}
 }
 
-func (r *row) blame(v verdict) {
+func (r *row) countWrong(v verdict) {
 	switch v {
 	case violation:
 		r.violations++
@@ -46,10 +46,10 @@ func (r *row) blame(v verdict) {
 type finding struct {
 	request
 	judgement
-	way, fault string // of the change that should have been known
+	way, fault string // of the change that the sidecar had to know
 }
 
-// report is what the judge says of a history.
+// report is the judge's result for a history.
 type report struct {
 	bound        time.Duration
 	total        row
@@ -64,8 +64,8 @@ func rowOf(rows map[string]*row, name string) *row {
 	return rows[name]
 }
 
-// judgeAll judges a history that has ended. A change counts for the fault at its time; so does a wrong answer that comes of it,
-// whenever that was.
+// judgeAll judges a complete history. A change counts for the fault at its time. A wrong answer counts for the fault at the time of
+// the change that it missed.
 func judgeAll(h *history, bound time.Duration) *report {
 	p := &report{bound: bound, faults: map[string]*row{}, ways: map[string]*row{}}
 	slices.SortStableFunc(h.spans, func(a, b span) int { return cmp.Compare(a.begin, b.begin) })
@@ -95,9 +95,9 @@ func judgeAll(h *history, bound time.Duration) *report {
 				f.fault, f.late = h.faultAt(r.start, 0), 0
 			}
 			p.findings = append(p.findings, f)
-			p.total.blame(j.verdict)
-			rowOf(p.faults, f.fault).blame(j.verdict)
-			rowOf(p.ways, f.way).blame(j.verdict)
+			p.total.countWrong(j.verdict)
+			rowOf(p.faults, f.fault).countWrong(j.verdict)
+			rowOf(p.ways, f.way).countWrong(j.verdict)
 		}
 	}
 	slices.SortStableFunc(p.findings, func(a, b finding) int { return cmp.Compare(a.start, b.start) })
@@ -111,8 +111,8 @@ func judgeAll(h *history, bound time.Duration) *report {
 	return p
 }
 
-// recovery is from the healing of a fault until the last 503 of those that follow without a pause: what a change causes later, by
-// the locks that it takes, is not the fault's.
+// recovery returns the time from the healing of a fault until the last 503 of the series that follows without a gap. A later 503 is
+// not due to the fault: a change may cause it by its locks.
 func recovery(requests []request, s span) time.Duration {
 	const gap = 300 * time.Millisecond
 	var times []time.Duration
@@ -132,7 +132,7 @@ func recovery(requests []request, s span) time.Duration {
 	return last - s.healed
 }
 
-// table is Markdown.
+// table returns the report as Markdown tables.
 func (p *report) table() string {
 	var b strings.Builder
 	b.WriteString("| fault | changes | requests | worst staleness, ms | violations | wrong denials | ambiguous | 503 | recovery, ms |\n")
@@ -153,7 +153,7 @@ func (p *report) table() string {
 	return b.String()
 }
 
-// summary counts the wrong answers by what led to them.
+// summary counts the wrong answers by verdict, way and fault.
 func (p *report) summary() string {
 	type cause struct {
 		verdict    verdict
@@ -182,7 +182,7 @@ func (p *report) summary() string {
 	return b.String()
 }
 
-// plot draws the worst staleness of each fault as a bar, and the bound as a line.
+// plot returns an SVG with the worst staleness of each fault as a bar, and the bound as a line.
 func (p *report) plot() string {
 	const left, width, right, height, top = 110, 560, 70, 24, 48
 	names := slices.Sorted(maps.Keys(p.faults))
@@ -214,7 +214,7 @@ func (p *report) plot() string {
 	return b.String()
 }
 
-// write leaves the table and the plot in a folder.
+// write writes the table and the plot to a folder.
 func (p *report) write(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err

@@ -25,8 +25,9 @@ import (
 	"github.com/keywicket/keywicket/demo/process"
 )
 
-// patience is how long an answer is waited for. Envoy waits for half a second, but what a thawed sidecar says is of interest.
-const patience = 3 * time.Second
+// checkTimeout is the timeout of a check. Envoy's is half a second, but the audit also judges the answers of a sidecar that was frozen
+// for longer.
+const checkTimeout = 3 * time.Second
 
 // sidecar is a `keywicket serve` that reaches its database over two proxies of its own.
 type sidecar struct {
@@ -38,13 +39,13 @@ type sidecar struct {
 
 	conn    *grpc.ClientConn
 	client  authv3.AuthorizationClient
-	trouble atomic.Int64 // time of the last 503, in the history
+	last503 atomic.Int64 // time of the last 503, on the clock of the history
 
 	mu      sync.Mutex
 	process *process.Process
 }
 
-// newSidecar starts one. lookups and feed are the addresses that its proxies lead to.
+// newSidecar starts a sidecar. lookups and feed are the targets of its proxies.
 func newSidecar(proxies *toxiproxy.ApiServer, binary, login, lookups, feed string, log io.Writer, environ []string) (_ *sidecar, err error) {
 	s := &sidecar{binary: binary, log: log}
 	defer func() {
@@ -62,7 +63,7 @@ func newSidecar(proxies *toxiproxy.ApiServer, binary, login, lookups, feed strin
 			return nil, err
 		}
 		*way.proxy = p
-		if urls[i], err = at(login, p.Listen); err != nil {
+		if urls[i], err = withAddress(login, p.Listen); err != nil {
 			return nil, err
 		}
 	}
@@ -74,7 +75,7 @@ func newSidecar(proxies *toxiproxy.ApiServer, binary, login, lookups, feed strin
 		"KEYWICKET_DATABASE_URL=" + urls[0], "KEYWICKET_DATABASE_FEED_URL=" + urls[1],
 		"KEYWICKET_LISTEN_GRPC=" + s.grpc, "KEYWICKET_LISTEN_OPERATIONS=" + s.operations, "KEYWICKET_LISTEN_LAME_DUCK=0s",
 	})
-	// A sidecar that was killed is asked again as soon as it is back.
+	// Reconnect to a killed sidecar as soon as it runs again.
 	s.conn, err = grpc.NewClient(s.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.2, MaxDelay: 100 * time.Millisecond},
@@ -87,8 +88,8 @@ func newSidecar(proxies *toxiproxy.ApiServer, binary, login, lookups, feed strin
 	return s, s.run()
 }
 
-// at is a login at another address.
-func at(login, address string) (string, error) {
+// withAddress returns the login with another address.
+func withAddress(login, address string) (string, error) {
 	u, err := url.Parse(login)
 	if err != nil {
 		return "", err
@@ -97,7 +98,7 @@ func at(login, address string) (string, error) {
 	return u.String(), nil
 }
 
-// run starts the process, also again.
+// run starts the process. It may be called again after the process has ended.
 func (s *sidecar) run() error {
 	p, err := process.Start(process.Config{Path: s.binary, Args: []string{"serve"}, Env: s.environ, Output: s.log})
 	if err != nil {
@@ -143,9 +144,9 @@ func (s *sidecar) ready(ctx context.Context) error {
 	})
 }
 
-// check asks for what the subject would be answered.
+// check sends a check to the sidecar and returns the outcome.
 func (s *sidecar) check(ctx context.Context, q *authv3.CheckRequest) outcome {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	answer, err := s.client.Check(ctx, q)
 	if err != nil {
@@ -182,7 +183,7 @@ func (s *sidecar) close() error {
 	return err
 }
 
-// freeAddresses are two that nobody listens on just now.
+// freeAddresses returns two addresses on which no process listens at the moment.
 func freeAddresses() (one, other string, err error) {
 	var addresses [2]string
 	for i := range addresses {

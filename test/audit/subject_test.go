@@ -16,7 +16,7 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// kind is that of a subject's credential.
+// kind is the kind of a subject's credential.
 type kind string
 
 const (
@@ -28,8 +28,8 @@ const (
 
 var kinds = [...]kind{workspaceToken, personalKey, session, oauthToken}
 
-// subject is a credential, and the request that is made with it. Its workspace, its user and its app are nobody else's, so that
-// a change of any row is a change of one subject.
+// subject is a credential and a request that uses it. No two subjects share a workspace, a user or an app. So a change of any row
+// changes one subject.
 type subject struct {
 	kind                kind
 	user, workspace     string
@@ -41,7 +41,7 @@ type subject struct {
 	api, format, prefix string
 }
 
-// uuid is a random one.
+// uuid returns a random UUID.
 func uuid() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
@@ -83,8 +83,8 @@ func newSubject(k kind, n int, issuer *supabase.Issuer) *subject {
 
 func quote(s string) string { return pq.QuoteLiteral(s) }
 
-// establish is SQL that makes the subject one who is allowed, whatever is there of it.
-func (s *subject) establish() string {
+// allowSQL returns SQL after which the subject is allowed, whichever of its rows exist before.
+func (s *subject) allowSQL() string {
 	var b strings.Builder
 	add := func(statement string, values ...any) { fmt.Fprintf(&b, statement+";\n", values...) }
 	add(`INSERT INTO keywicket.workspaces (id, slug, name) VALUES (%s, %s, 'w') ON CONFLICT DO NOTHING`, quote(s.workspace), quote(s.slug))
@@ -132,7 +132,7 @@ func (s *subject) scope() string {
 	return "issues:write"
 }
 
-// outcomesQuery says what each subject is to be answered. It has nothing in common with the sidecar's queries.
+// outcomesQuery returns the status that each subject must get. It is independent of the sidecar's queries.
 const outcomesQuery = `
 WITH s AS (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS s (kind, id, user_id, workspace_id, n))
 SELECT CASE

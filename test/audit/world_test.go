@@ -23,28 +23,28 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// bound is S, the default of cache.staleness_bound.
+// bound is the default of cache.staleness_bound, which the plot calls S.
 const bound = time.Second
 
 // options of a world.
 type options struct {
 	binary     string // of keywicket
 	sidecars   int
-	pooled     int // of the sidecars, the last: they are behind a pooler of transactions
+	pooled     int // number of sidecars behind a pooler of transactions, counted from the last
 	subjects   int
-	readers    int           // of each sidecar
-	pace       time.Duration // of a reader: one request in so long
-	interval   time.Duration // between two changes
-	ways       []way         // to change
+	readers    int           // number of readers of each sidecar
+	pace       time.Duration // interval between two checks of a reader
+	interval   time.Duration // interval between two changes
+	ways       []way         // ways to change
 	replicated bool
-	noHints    bool // sidecars read the log only
-	prepared   bool // the server takes prepared transactions
+	noHints    bool // sidecars only read the log and do not listen for notifications
+	prepared   bool // the server allows prepared transactions
 	seed       uint64
 	log        func(format string, args ...any)
-	output     io.Writer // what the sidecars log; nil drops it
+	output     io.Writer // destination of the sidecars' logs; nil discards them
 }
 
-// world is all that is audited, running.
+// world is the running system under audit.
 type world struct {
 	options
 	dir      string
@@ -58,18 +58,19 @@ type world struct {
 	began    time.Time
 
 	changing sync.Mutex // one change at a time, and none while rows are read back
-	// moving is held from the promotion of another primary until every sidecar has reached it.
+	// moving is locked from the promotion of another primary until every sidecar has reached it.
 	moving  sync.RWMutex
 	dumped  dump
-	version int            // of the server: 150018
-	failed  map[string]int // changes that got an error, by way
+	version int            // version of the server, for example 150018
+	failed  map[string]int // number of changes that returned an error, by way
 
-	// What readers ask for: until says until when states within the bound may disagree; focus are subjects of interest.
-	until            []atomic.Int64
+	// The readers' choice of subjects. Until ambiguousUntil, several outcomes of a subject may be right. Readers ask more often for
+	// the subjects in focus.
+	ambiguousUntil   []atomic.Int64
 	focus            atomic.Pointer[[]int]
 	asked, ambiguous atomic.Int64
-	touched          []atomic.Int64 // when a subject was last changed
-	suspect          atomic.Int32   // the sidecar that a fault is about, from 1; 0: none, or all
+	changedAt        []atomic.Int64 // time of a subject's last change
+	affected         atomic.Int32   // number of the sidecar that a fault affects, from 1; 0: none, or all
 }
 
 func newWorld(ctx context.Context, o options) (_ *world, err error) {
@@ -82,8 +83,8 @@ func newWorld(ctx context.Context, o options) (_ *world, err error) {
 	if w.dir, err = os.MkdirTemp("", "keywicket-audit-"); err != nil {
 		return nil, err
 	}
-	// Root's Postgres runs as another user, who has to pass through.
-	if err = os.Chmod(w.dir, 0o711); err != nil { //nolint:gosec // nothing in it can be listed
+	// If the test runs as root, Postgres runs as another user, which must be able to traverse the folder.
+	if err = os.Chmod(w.dir, 0o711); err != nil { //nolint:gosec // other users cannot list it
 		return nil, err
 	}
 	settings := map[string]string{}
@@ -135,23 +136,23 @@ func newWorld(ctx context.Context, o options) (_ *world, err error) {
 	return w, w.warm(ctx)
 }
 
-// pool starts a pooler whose connections to the database go over the relay, as those of the sidecars do.
+// pool starts a pooler that connects to the database over the relay, as the sidecars do.
 func (w *world) pool(ctx context.Context, login string) error {
-	over, err := at(login, w.relay.address())
+	over, err := withAddress(login, w.relay.address())
 	if err != nil {
 		return err
 	}
 	w.pooler, err = pgbouncer.Start(ctx, pgbouncer.Config{Logins: []string{over}, Restart: true, Settings: map[string]string{
-		// The pooler makes its connections anew from time to time, and so follows a failover that cuts none of them. By default it
-		// takes an hour. A sidecar looks every second.
+		// The pooler replaces its connections after this time in seconds, and so follows a failover that cuts none of them. The
+		// default is an hour. A sidecar checks every second.
 		"server_lifetime": "1",
-		// Where the database takes no connection, as while it recovers, the pooler would refuse its clients for 15 s.
+		// With the defaults, the pooler would refuse its clients for 15 s while the database accepts no connection, as in recovery.
 		"server_login_retry": "0.1", "server_connect_timeout": "2",
 	}})
 	return err
 }
 
-// migrate makes the schema, the subjects, and the logins of the sidecars and of somebody else.
+// migrate creates the schema, the subjects, and two logins: one for the sidecars, and one without privileges.
 func (w *world) migrate(ctx context.Context) (login string, err error) {
 	n := w.cluster.now()
 	db, err := store.Open(n.URL("postgres"))
@@ -171,11 +172,11 @@ func (w *world) migrate(ctx context.Context) (login string, err error) {
 	for i := range w.options.subjects {
 		s := newSubject(kinds[i%len(kinds)], i, w.issuer)
 		w.subjects = append(w.subjects, s)
-		if err := n.exec(ctx, s.establish()); err != nil {
+		if err := n.exec(ctx, s.allowSQL()); err != nil {
 			return "", err
 		}
 	}
-	// Some begin as ones who are denied.
+	// Some subjects are denied at first.
 	for i, s := range w.subjects {
 		if i%10 == 0 {
 			if err := n.exec(ctx, denials(s)[0].sql); err != nil {
@@ -191,7 +192,7 @@ func (w *world) migrate(ctx context.Context) (login string, err error) {
 	return u.String(), nil
 }
 
-// other is the URL of a login that may do nothing.
+// other returns the URL of a login without privileges.
 func (w *world) other(n *node) (string, error) {
 	u, err := url.Parse(w.sidecars[0].environ[slices.IndexFunc(w.sidecars[0].environ, isDatabaseURL)][len(databaseVariable):])
 	if err != nil {
@@ -208,8 +209,8 @@ func isDatabaseURL(entry string) bool {
 	return len(entry) > len(databaseVariable) && entry[:len(databaseVariable)] == databaseVariable
 }
 
-// warm waits until each sidecar answers for each subject what the rows say: if that is not so without changes and faults, there
-// is nothing to audit.
+// warm waits until each sidecar gives each subject the outcome that the rows define. Without changes and faults, it must succeed:
+// otherwise the audit would test nothing.
 func (w *world) warm(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
@@ -224,7 +225,7 @@ func (w *world) warm(ctx context.Context) error {
 		for i, subject := range w.subjects {
 			err := await(ctx, "a sidecar answers", func(ctx context.Context) error {
 				if got := s.check(ctx, subject.request); got != first[i] {
-					return fmt.Errorf("%s of subject %d is answered %v, and has to be %v", subject.kind, i, got, first[i])
+					return fmt.Errorf("%s of subject %d gets %v, not %v", subject.kind, i, got, first[i])
 				}
 				return nil
 			})
@@ -234,9 +235,9 @@ func (w *world) warm(ctx context.Context) error {
 		}
 	}
 	w.history = newHistory(first)
-	w.until, w.touched = make([]atomic.Int64, len(first)), make([]atomic.Int64, len(first))
-	for i := range w.touched {
-		w.touched[i].Store(int64(always))
+	w.ambiguousUntil, w.changedAt = make([]atomic.Int64, len(first)), make([]atomic.Int64, len(first))
+	for i := range w.changedAt {
+		w.changedAt[i].Store(int64(always))
 	}
 	w.began = time.Now()
 	return nil
@@ -244,7 +245,7 @@ func (w *world) warm(ctx context.Context) error {
 
 func (w *world) now() time.Duration { return time.Since(w.began) }
 
-// run audits until the time is over, and judges. Faults come one at a time.
+// run audits for the duration and judges the history. Faults occur one at a time.
 func (w *world) run(ctx context.Context, duration time.Duration, faults []fault) (*report, error) {
 	ctx, cancel := context.WithTimeout(ctx, duration)
 	defer cancel()
@@ -263,14 +264,14 @@ func (w *world) run(ctx context.Context, duration time.Duration, faults []fault)
 		cancel()
 	}
 	changes.Wait()
-	// The last changes are to be asked for after the bound.
+	// Readers continue until the bound after the last changes is over.
 	pause(asking, 2*bound)
 	stop()
 	readers.Wait()
 	return judgeAll(w.history, bound), failed
 }
 
-// pause lets time pass that belongs to the experiment: it waits for nothing.
+// pause lets time pass as part of the experiment. It does not wait for an event.
 func pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -280,7 +281,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// close stops what runs and removes every file. Closing twice is no error.
+// close stops all processes and removes all files. A second call does nothing.
 func (w *world) close() error {
 	var errs []error
 	for _, s := range w.sidecars {
@@ -303,7 +304,7 @@ func (w *world) close() error {
 	return errors.Join(errs...)
 }
 
-// build makes a keywicket; overlay is what `go build -overlay` takes, or empty.
+// build builds keywicket and returns the binary's path. overlay is the file for `go build -overlay`, or empty.
 func build(ctx context.Context, dir, overlay string) (string, error) {
 	binary := filepath.Join(dir, "keywicket")
 	args := []string{"build", "-o", binary}

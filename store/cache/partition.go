@@ -1,0 +1,58 @@
+package cache
+
+import (
+	"sync/atomic"
+
+	"github.com/dgraph-io/ristretto/v2"
+)
+
+// partition is a ristretto cache with its own limit in bytes. Correctness does not depend on ristretto: it may drop an entry that
+// was set, and return one that was overwritten. partition counts entries itself, because ristretto's metrics take 50 bytes more
+// for each entry.
+type partition struct {
+	entries *ristretto.Cache[uint64, *entry]
+	count   atomic.Int64 // entries that were set and are still stored
+	dropped atomic.Uint64
+}
+
+func (p *partition) open(bytes int64) (err error) {
+	// Two counters for an entry of typical size. ristretto recommends ten, which takes 10 MiB more in an idle sidecar.
+	const typical = 200 // bytes
+	p.entries, err = ristretto.NewCache(&ristretto.Config[uint64, *entry]{
+		NumCounters:        max(1000, bytes/typical),
+		MaxCost:            bytes,
+		BufferItems:        64,
+		IgnoreInternalCost: true, // entry.cost includes it
+		Cost:               (*entry).cost,
+		OnExit: func(e *entry) {
+			if e != nil {
+				e.release()
+				p.count.Add(-1)
+			}
+		},
+		OnReject: func(item *ristretto.Item[*entry]) {
+			// If the key is stored, the same look-up was set twice and admitted once. That is no drop.
+			if _, stored := p.entries.Get(item.Key); !stored {
+				p.dropped.Add(1)
+			}
+		},
+	})
+	return err
+}
+
+func (p *partition) add(hash uint64, e *entry) {
+	p.count.Add(1) // before Set, because OnExit may run before Set returns
+	if !p.entries.Set(hash, e, 0) {
+		e.release()
+		p.count.Add(-1)
+		p.dropped.Add(1)
+	}
+}
+
+func (p *partition) stats() RoomStats {
+	return RoomStats{
+		Entries: uint64(max(0, p.count.Load())),                          //nolint:gosec // not negative
+		Bytes:   uint64(p.entries.MaxCost() - p.entries.RemainingCost()), //nolint:gosec // not negative
+		Dropped: p.dropped.Load(),
+	}
+}

@@ -1,0 +1,56 @@
+package cache
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// sharedLoads are the loads in progress. Unlike with singleflight, the caller that starts a load may run it in its own goroutine,
+// and callers that wait for it can stop waiting.
+type sharedLoads struct {
+	mu      sync.Mutex
+	running map[loadKey]*sharedLoad
+}
+
+// loadKey identifies the loads that callers may share.
+type loadKey struct {
+	// changed is the generation of the keys that the look-up names. It prevents a caller from joining a load that began before a
+	// change that the cache has read since.
+	changed uint64
+	lookup  authz.Lookup
+}
+
+// sharedLoad is one load.
+type sharedLoad struct {
+	ended chan struct{} // closed when entry or err is set
+	entry *entry
+	err   error
+}
+
+// join returns the load for the key. If none is running, started is true, and the caller must run it.
+func (s *sharedLoads) join(k loadKey) (load *sharedLoad, started bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if load := s.running[k]; load != nil {
+		return load, false
+	}
+	load = &sharedLoad{ended: make(chan struct{})}
+	s.running[k] = load
+	return load, true
+}
+
+// run runs the load for the caller and all callers that joined. A panic becomes an error for all of them.
+func (s *sharedLoads) run(k loadKey, l *sharedLoad, load func() (*entry, error)) {
+	defer func() {
+		if p := recover(); p != nil {
+			l.err = fmt.Errorf("panic: %v", p)
+		}
+		s.mu.Lock()
+		delete(s.running, k)
+		s.mu.Unlock()
+		close(l.ended)
+	}()
+	l.entry, l.err = load()
+}
