@@ -22,7 +22,10 @@ import (
 var (
 	shellBlock = regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$")
 	expected   = regexp.MustCompile(`\s+# → (.*)$`)
-	link       = regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
+	link       = regexp.MustCompile(`\]\(([^)#]*)(#[^)]*)?\)`)
+	heading    = regexp.MustCompile(`(?m)^#+ (.*)$`)
+
+	notInAnchor = regexp.MustCompile(`[^\p{L}\p{N} _-]`)
 )
 
 // Runs every command of the README and of docs/ as written, beside a running demo. Its output must match the text after the
@@ -171,6 +174,7 @@ func documents(t *testing.T, root string) []string {
 	return all
 }
 
+// TestDocumentedLinksLeadSomewhere checks the file and the heading of each link.
 func TestDocumentedLinksLeadSomewhere(t *testing.T) {
 	for _, document := range documents(t, "..") {
 		text, err := os.ReadFile(document)
@@ -178,14 +182,34 @@ func TestDocumentedLinksLeadSomewhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
-			if strings.Contains(m[1], "://") {
+			file, anchor := m[1], m[2]
+			if strings.Contains(file, "://") {
 				continue
 			}
-			if _, err := os.Stat(filepath.Join(filepath.Dir(document), m[1])); err != nil {
+			target := document
+			if file != "" {
+				target = filepath.Join(filepath.Dir(document), file)
+			}
+			content, err := os.ReadFile(target)
+			if info, statErr := os.Stat(target); statErr == nil && info.IsDir() {
+				err = nil
+			}
+			if err != nil {
 				t.Errorf("%s: %v", filepath.Base(document), err)
+			} else if anchor != "" && !slices.Contains(anchors(string(content)), anchor) {
+				t.Errorf("%s: %s has no heading for %s", filepath.Base(document), filepath.Base(target), anchor)
 			}
 		}
 	}
+}
+
+// anchors returns those that GitHub gives to the headings of a document.
+func anchors(text string) (all []string) {
+	for _, m := range heading.FindAllStringSubmatch(text, -1) {
+		name := notInAnchor.ReplaceAllString(strings.ToLower(m[1]), "")
+		all = append(all, "#"+strings.ReplaceAll(name, " ", "-"))
+	}
+	return all
 }
 
 // Every test that docs/security.md or docs/reliability.md names exists.
