@@ -5,8 +5,8 @@
 # the same arguments is sent without db.Prepare, the connection is marked as bad and closed.
 # So under a time limit, unprepared queries that are slow cost a new connection each, with TLS and login.
 #
-# Seen, with a pool of one connection and SELECT pg_sleep($1) with a limit of 0.2 s: after the prepared query the pool still has
-# its connection (the same server process). After the unprepared query it has none.
+# Seen, with a pool of one connection and SELECT pg_sleep($1) with a limit of 0.2 s: after the prepared query, the pool still has
+# its connection. The server process is the same. After the unprepared query, the pool has none.
 # Exit 0: as described. Exit 1: it has changed.
 set -euo pipefail
 dir=$(mktemp -d)

@@ -194,7 +194,7 @@ func TestExplainAccessToken(t *testing.T) {
 	for _, w := range []store.Workspace{one, two, other} {
 		operator[store.Member](t, world.stack, "member", "set", "--workspace", w.Slug, "--user", ada.ID, "--role", "guest")
 	}
-	const anew = "the user has to consent anew, at the app"
+	const again = "the user has to consent again, in the app"
 	left := tenant(t, world.stack)
 	operator[store.Member](t, world.stack, "member", "set", "--workspace", left.Slug, "--user", ada.ID, "--role", "guest")
 	db := database(t, world.stack)
@@ -209,14 +209,14 @@ func TestExplainAccessToken(t *testing.T) {
 		works     bool // an operator can do it
 	}{
 		"allowed":                        {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "allow", "", false},
-		"a scope too few":                {"GET /api/projects", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", anew + "; it has to ask for projects:read", false},
+		"a scope too few":                {"GET /api/projects", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", again + "; it has to ask for projects:read", false},
 		"a role too low":                 {"POST /api/issues", []string{"issues:write"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", "keywicket member set --workspace " + one.Slug + " --user " + ada.ID + " --role member", true},
 		"several, none named":            {"GET /api/issues", []string{"issues:read"}, []string{one.Slug, two.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "send the header x-workspace-slug: ", true},
-		"another workspace":              {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", anew + "; he has to choose the workspace " + other.Slug, false},
+		"another workspace":              {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", again + "; they have to choose the workspace " + other.Slug, false},
 		"a workspace that the user left": {"GET /api/issues", []string{"issues:read"}, []string{left.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "keywicket member set --workspace " + left.Slug + " --user " + ada.ID + " --role ", false},
 		"an old token":                   {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "UNAUTHORIZED expired", "the app has to refresh it", false},
 		"a profile, elsewhere":           {"GET /api/user", []string{"user:read"}, nil, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", "send no x-workspace-slug header: ", true},
-		"a grant that is over":           {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", true, "UNAUTHORIZED revoked", anew, false},
+		"a grant that is over":           {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", true, "UNAUTHORIZED revoked", again, false},
 		"an unlisted route":              {"GET /api/nothing", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN no_route", "add the row ", false},
 	} {
 		t.Run(name, func(t *testing.T) {

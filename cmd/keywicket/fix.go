@@ -70,18 +70,18 @@ func (m *simulation) consentStep(ctx context.Context) (string, error) {
 	case m.why.Reason == authz.ReasonExpired:
 		return "the app has to refresh it", nil
 	case m.why.Reason == authz.ReasonRevoked:
-		return "the user has to consent anew, at the app, unless the app itself was revoked", nil
+		return "the user has to consent again, in the app, unless the app itself was revoked", nil
 	case m.why.Reason == authz.ReasonWorkspaceRequired && len(m.granted) == 1:
 		// The user is no longer a member of the only granted workspace.
 		w, err := m.registry.Workspace(ctx, m.granted[0])
 		return fmt.Sprintf("keywicket member set --workspace %s --user %s --role ROLE", w.Slug, userOf(m.principal())), err
 	}
-	step := "the user has to consent anew, at the app"
+	step := "the user has to consent again, in the app"
 	if missing := m.missing(); len(missing) > 0 {
 		step += "; it has to ask for " + strings.Join(missing, " ")
 	}
 	if m.headerWorkspace.ID != "" && !slices.Contains(m.granted, m.headerWorkspace.ID) {
-		step += "; he has to choose the workspace " + m.headerWorkspace.Slug + ", as a member of it"
+		step += "; they have to choose the workspace " + m.headerWorkspace.Slug + ", as a member of it"
 	}
 	return step, nil
 }
