@@ -11,7 +11,7 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// remedy is an error in the operator's terms.
+// remedy is an error with a cause and a remedy for the operator.
 type remedy struct {
 	sentence string
 	cause    error
@@ -20,13 +20,13 @@ type remedy struct {
 func (r *remedy) Error() string { return r.sentence }
 func (r *remedy) Unwrap() error { return r.cause }
 
-// quotedName finds the option in a message of Postgres, in whatever language: „x“, »x«, "x".
+// quotedName matches the option's name in a Postgres message of any language: „x“, »x«, "x".
 var quotedName = regexp.MustCompile(`["„“”«»‘’']\s*([\pL\pN_.-]+)\s*["„“”«»‘’']`)
 
-// poolersRefusal is how PgBouncer begins its own.
-var poolersRefusal = regexp.MustCompile(`^unsupported startup parameter(?: in options)?: (\S+)`)
+// pgbouncerRefusal matches the message with which PgBouncer rejects an option.
+var pgbouncerRefusal = regexp.MustCompile(`^unsupported startup parameter(?: in options)?: (\S+)`)
 
-// connectError says what to do about the failure of connecting, where the error that lib/pq gives does not.
+// connectError adds a remedy to an error of connecting, if lib/pq's error has none.
 func connectError(err error) error {
 	sentence := ""
 	if e := pq.As(err, pqerror.UndefinedObject); e != nil {
@@ -36,7 +36,7 @@ func connectError(err error) error {
 		}
 	}
 	if e := pq.As(err, pqerror.ProtocolViolation); e != nil {
-		if m := poolersRefusal.FindStringSubmatch(e.Message); m != nil {
+		if m := pgbouncerRefusal.FindStringSubmatch(e.Message); m != nil {
 			sentence = fmt.Sprintf("the pooler does not take the option %s: remove it from the database URL, or add it to the pooler's "+
 				"ignore_startup_parameters", m[1])
 		}
@@ -72,10 +72,10 @@ func certificateRemedy(err error) string {
 	return ""
 }
 
-// oldestPostgres is the oldest that lib/pq and the migrations are tested with, as server_version_num.
+// oldestPostgres is the oldest version that lib/pq and the migrations are tested with, as server_version_num.
 const oldestPostgres = 140000
 
-// checkVersion refuses a server that is too old, by its server_version_num.
+// checkVersion returns an error if the server is too old. number is its server_version_num.
 func checkVersion(number int) error {
 	if number >= oldestPostgres {
 		return nil

@@ -129,7 +129,7 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 		return Workspace{}, refuse(ErrInvalid,
 			"the slug %q is not 1 to 63 of a-z, 0-9 and -, starting with a letter or digit", w.Slug)
 	}
-	attributes, err := checked(w.Attributes)
+	attributes, err := attributesJSON(w.Attributes)
 	if err != nil {
 		return Workspace{}, err
 	}
@@ -146,7 +146,7 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 			"workspaces_attributes_form": errAttributes,
 		})
 	}
-	return created, asked(created.ID == w.ID && created.Slug == w.Slug && created.Name == w.Name, "create the workspace")
+	return created, confirmRow(created.ID == w.ID && created.Slug == w.Slug && created.Name == w.Name, "create the workspace")
 }
 
 // newWorkspaceID makes an id as an ObjectId has it: the time first, so that new rows come last in the index.
@@ -180,7 +180,7 @@ func (r *Registry) Workspace(ctx context.Context, ref string) (Workspace, error)
 	if err != nil {
 		return Workspace{}, fmt.Errorf("find the workspace %q: %w", ref, err)
 	}
-	return w, asked(w.ID == ref || w.Slug == ref, "find the workspace")
+	return w, confirmRow(w.ID == ref || w.Slug == ref, "find the workspace")
 }
 
 // SetWorkspaceAttributes replaces all attributes of a workspace.
@@ -213,7 +213,7 @@ func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 	if !strings.Contains(u.Email, "@") { // as with workspaces
 		return User{}, noEmail
 	}
-	attributes, err := checked(u.Attributes)
+	attributes, err := attributesJSON(u.Attributes)
 	if err != nil {
 		return User{}, err
 	}
@@ -231,7 +231,7 @@ func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 			"users_attributes_form": errAttributes,
 		})
 	}
-	return created, asked((u.ID == "" || created.ID == u.ID) && created.Email == u.Email, "create the user")
+	return created, confirmRow((u.ID == "" || created.ID == u.ID) && created.Email == u.Email, "create the user")
 }
 
 // Users lists all users by email.
@@ -257,7 +257,7 @@ func (r *Registry) User(ctx context.Context, ref string) (User, error) {
 	if err != nil {
 		return User{}, fmt.Errorf("find the user %q: %w", ref, err)
 	}
-	return u, asked(u.ID == ref || strings.EqualFold(u.Email, ref) || !isASCII(u.Email+ref), "find the user") // lower() depends on the database
+	return u, confirmRow(u.ID == ref || strings.EqualFold(u.Email, ref) || !isASCII(u.Email+ref), "find the user") // lower() depends on the database
 }
 
 // SetUserAttributes replaces all attributes of a user.

@@ -38,7 +38,7 @@ func (r *Registry) RevokeSession(ctx context.Context, id string) (RevokedSession
 	if err != nil {
 		return RevokedSessions{}, fmt.Errorf("revoke the session: %w", err)
 	}
-	return revoked, asked(revoked.SessionID != nil && *revoked.SessionID == id, "revoke the session")
+	return revoked, confirmRow(revoked.SessionID != nil && *revoked.SessionID == id, "revoke the session")
 }
 
 // isSessionID has the form of the column, and refuses what is a token or was copied with something around it. Not left to the
@@ -61,5 +61,5 @@ func (r *Registry) RevokeSessionsOf(ctx context.Context, user string) (RevokedSe
 	if err != nil {
 		return RevokedSessions{}, fmt.Errorf("revoke the sessions: %w", err)
 	}
-	return revoked, asked(revoked.UserID != nil && *revoked.UserID == u.ID, "revoke the sessions")
+	return revoked, confirmRow(revoked.UserID != nil && *revoked.UserID == u.ID, "revoke the sessions")
 }

@@ -89,7 +89,7 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 		}
 	}
 
-	attributes, err := checked(n.Attributes)
+	attributes, err := attributesJSON(n.Attributes)
 	if err != nil {
 		return Token{}, "", err
 	}
@@ -125,7 +125,7 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 	}
 	token, err := r.Token(ctx, id)
 	if err == nil {
-		err = asked(token.API == n.API && token.Name == n.Name && token.Prefix == n.Format.Visible(key), "create the token")
+		err = confirmRow(token.API == n.API && token.Name == n.Name && token.Prefix == n.Format.Visible(key), "create the token")
 	}
 	if err != nil {
 		return Token{}, "", err
@@ -253,7 +253,7 @@ func (r *Registry) Token(ctx context.Context, id string) (Token, error) {
 	if err != nil {
 		return Token{}, fmt.Errorf("find the token: %w", err)
 	}
-	return t, asked(t.ID == id, "find the token")
+	return t, confirmRow(t.ID == id, "find the token")
 }
 
 var errNoToken = refuse(ErrNotFound, "no token has this id: a token is named by its id in the list, never by its key")
@@ -277,5 +277,5 @@ func (r *Registry) RevokeToken(ctx context.Context, id string) (Token, error) {
 	if err != nil {
 		return Token{}, err
 	}
-	return t, asked(t.RevokedAt != nil, "revoke the token")
+	return t, confirmRow(t.RevokedAt != nil, "revoke the token")
 }

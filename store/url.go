@@ -162,5 +162,5 @@ func configError(err error) error {
 	) {
 		return fmt.Errorf("the database URL does not fit together: %s", strings.TrimPrefix(text, "pq: "))
 	}
-	return errUnclear
+	return errUnparsable
 }
