@@ -42,7 +42,7 @@ func connectError(err error) error {
 		}
 	}
 	if errors.Is(err, pq.ErrSSLNotSupported) {
-		sentence = "the server has no TLS, which the database URL asks for, as it does without sslmode: turn it on there (ssl = on), or " +
+		sentence = "the server has no TLS, which the database URL requires, as it does without sslmode: turn it on there (ssl = on), or " +
 			"add sslmode=disable to the URL if the network between is trusted"
 	}
 	if sentence == "" {
@@ -60,7 +60,7 @@ func certificateRemedy(err error) string {
 			"or write sslmode=verify-ca to trust every host of that authority", host)
 	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return "nobody whom this machine trusts has signed the server's certificate: name the file with its authority's certificate, " +
+		return "this machine does not trust the authority that signed the server's certificate: name the file with the authority's certificate, " +
 			"sslrootcert=FILE in the database URL"
 	}
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
