@@ -20,7 +20,7 @@ const maxAttributes = 4096
 var (
 	errNoObject = errors.New(`give one JSON object, such as '{"plan":"pro"}'`)
 	errTooLong  = fmt.Errorf("give at most %d bytes, counted with a space after each comma and colon, as Postgres writes JSON", maxAttributes)
-	errBadText  = errors.New(`a string in it has \u0000, \ufffd or half of a character (an unpaired surrogate): remove it`)
+	errBadText  = errors.New(`a text in it has \u0000, \ufffd or half of a character (an unpaired surrogate): remove it`)
 )
 
 // ParseAttributes returns the attributes of one JSON object. An empty text is {}. No object in it may have a name twice.

@@ -29,7 +29,7 @@ func readDatabaseURL(text string) (options, error) {
 	case isURL && (scheme == "postgres" || scheme == "postgresql"):
 		text, read = rest, o.readURL
 	case isURL && !strings.Contains(scheme, "="):
-		return nil, errors.New("the database URL is not a Postgres URL" + urlForms)
+		return nil, errors.New("the database URL is not one of Postgres" + urlForms)
 	}
 	if !read(text) || !o.complete() {
 		return nil, errUnparsable
