@@ -136,7 +136,7 @@ func (r reading) reply() (reply cache.Reply, ack, hasMoved bool) {
 // pollConnection is a connection for reading the log.
 type pollConnection struct {
 	*sqlx.Conn
-	keepsSession bool // see the function
+	keepsSession bool // settings and prepared statements stay
 	poll         *sqlx.Stmt
 	// nil until they are needed: many sidecars never need them.
 	pollOpen, verify, heartbeat *sqlx.Stmt

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// seen remembers which tokens were noted within usageGrain: about 200,000 tokens in 2 MiB. With more tokens, some are noted too early,
-// which the database ignores. Two tokens with the same 48 bits of hash count as one. It takes no lock and allocates nothing.
+// seen remembers which tokens were noted within usageGrain: about 200,000 tokens in 2 MiB. With more tokens, some are noted too
+// early, which the database ignores. Two tokens with the same 48 bits of hash count as one. It takes no lock and allocates nothing.
 type seen struct {
 	seed    maphash.Seed
 	buckets *[1 << 16][4]atomic.Uint64 // 32 bits of a token's hash, and when it was noted, in ticks; 0: free

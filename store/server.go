@@ -152,7 +152,7 @@ func (s *servers) consider(found server, fresh bool) bool {
 
 // dropIdle closes the idle connections of look-ups. Those in use are closed later, when they return an answer of another server.
 func (s *servers) dropIdle() {
-	_ = s.dropSpare() // an error of a connection without use does not matter
+	_ = s.dropSpare() // errors do not matter: these connections were never used
 	s.lookups.SetMaxIdleConns(-1)
 	s.lookups.SetMaxIdleConns(s.lookups.Stats().MaxOpenConnections)
 }

@@ -42,8 +42,8 @@ func (o options) addService() error {
 	return fmt.Errorf("the service %s, which PGSERVICE or the database URL names, is not in %s", name, strings.Join(files, " or "))
 }
 
-// serviceFiles returns the user's file and the system's. Without PGSYSCONFDIR it omits the latter, whose default path is compiled into
-// libpq.
+// serviceFiles returns the user's file and the system's. Without PGSYSCONFDIR it omits the latter, whose default path is
+// compiled into libpq.
 func serviceFiles(named string) []string {
 	own := cmp.Or(named, os.Getenv("PGSERVICEFILE"))
 	if own == "" {

@@ -61,8 +61,8 @@ type NewToken struct {
 	Attributes authz.Attributes
 }
 
-// CreateToken creates a token and returns it with its key. The token is valid at once. The database stores only the key's digest, so the
-// key cannot be shown again.
+// CreateToken creates a token and returns it with its key. The token is valid at once. The database stores only the key's digest,
+// so the key cannot be shown again.
 func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Secret, error) {
 	format, err := n.Format.Complete()
 	if err != nil {
@@ -174,8 +174,8 @@ type TokenFilter struct {
 	Limit int
 }
 
-// Tokens lists tokens, newest first, and by descending id if their times are equal. For the next page, set After to the id of the last
-// token. No token is listed twice or left out, even if others are created meanwhile.
+// Tokens lists tokens, newest first, and by descending id if their times are equal. For the next page, set After to the id of the
+// last token. No token is listed twice or left out, even if others are created meanwhile.
 func (r *Registry) Tokens(ctx context.Context, f TokenFilter) ([]Token, error) {
 	var after Token
 	if f.Workspace != "" {
