@@ -18,22 +18,22 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// App is a client of OAuth 2.0: somebody else's program, that acts for users who have consented.
+// App is an OAuth 2.0 client: a third-party program that acts for users who have consented.
 type App struct {
 	ID           string         `db:"id" json:"id"` // the client_id
 	API          string         `db:"api" json:"api"`
 	Name         string         `db:"name" json:"name"`
 	RedirectURIs pq.StringArray `db:"redirect_uris" json:"redirect_uris"`
-	// Confidential: it gets nothing without its secret.
+	// Confidential reports whether the app must always authenticate with its secret.
 	Confidential bool       `db:"confidential" json:"confidential"`
 	CreatedAt    time.Time  `db:"created_at" json:"created_at"`
 	RevokedAt    *time.Time `db:"revoked_at" json:"revoked_at"`
 	Status       Status     `db:"status" json:"status"`
 }
 
-// NewApp says what app to create. Whether the redirect URIs are such as an app may have is not known here.
+// NewApp describes the app to create. This package does not check the form of the redirect URIs.
 type NewApp struct {
-	ID           string // the client_id; made up when empty
+	ID           string // the client_id; empty: a random UUID
 	API, Name    string
 	RedirectURIs []string
 	Confidential bool
@@ -42,18 +42,18 @@ type NewApp struct {
 const appColumns = `id, api, name, redirect_uris, confidential, created_at, revoked_at,
 	CASE WHEN revoked_at IS NULL THEN 'active' ELSE 'revoked' END AS status`
 
-// CreateApp creates an app, and returns its secret, of which only the digest is kept.
+// CreateApp creates an app and returns it with its secret. The database stores only the secret's digest.
 func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, error) {
 	secret := newSecret()
 	digest := secret.Digest()
-	// What is not right is found here: of a row that a constraint refuses, Postgres writes the whole into its log.
+	// Check here, not only by constraints: Postgres logs the whole row that violates one.
 	switch {
 	case !isAppName(n.Name):
-		return App{}, "", refuse(ErrInvalid, "the app's name %q is empty, longer than 100 characters, or has characters that nobody sees", n.Name)
+		return App{}, "", refuse(ErrInvalid, "the app's name %q is empty, longer than 100 characters, or has invisible characters", n.Name)
 	case n.ID != "" && !appID.MatchString(n.ID):
-		return App{}, "", refuse(ErrInvalid, "the client id %q is not up to 100 letters, digits, and . _ ~ - behind the first", n.ID)
+		return App{}, "", refuse(ErrInvalid, "the client id %q is not 1 to 100 letters, digits and . _ ~ -, starting with a letter or digit", n.ID)
 	case len(slices.Compact(slices.Sorted(slices.Values(n.RedirectURIs)))) < len(n.RedirectURIs):
-		return App{}, "", refuse(ErrInvalid, "a redirect URI is there twice")
+		return App{}, "", refuse(ErrInvalid, "a redirect URI is given twice")
 	case len(n.RedirectURIs) == 0 || len(n.RedirectURIs) > 20:
 		return App{}, "", refuse(ErrInvalid, "an app has 1 to 20 redirect URIs")
 	}
@@ -61,30 +61,30 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 	err := r.db.GetContext(ctx, &app, `
 		INSERT INTO keywicket.oauth_apps (id, api, name, redirect_uris, secret_digest, confidential)
 		VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2, $3, $4, $5, $6)
-		RETURNING `+appColumns, n.ID, n.API, n.Name, orNone(n.RedirectURIs), digest[:], n.Confidential)
+		RETURNING `+appColumns, n.ID, n.API, n.Name, nonNilArray(n.RedirectURIs), digest[:], n.Confidential)
 	if err != nil {
 		return App{}, "", explain(err, "create the app", map[string]*refusal{
 			"oauth_apps_pkey":     refuse(ErrExists, "there is an app %q already", n.ID),
 			"oauth_apps_api_form": refuse(ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
 		})
 	}
-	return app, secret, asked((n.ID == "" || app.ID == n.ID) && app.API == n.API && app.Name == n.Name, "create the app")
+	return app, secret, confirmRow((n.ID == "" || app.ID == n.ID) && app.API == n.API && app.Name == n.Name, "create the app")
 }
 
-// appID has the form of the column.
+// appID is the form that the constraint on the column id requires.
 var appID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~-]{0,99}$`)
 
-// isAppName: users read it on the consent page, so there is nothing in it that could make it, or what stands beside it, look like
-// something else.
+// isAppName reports whether the name is safe to show on the consent page: 1 to 100 characters, not only blanks, all graphic.
+// Other characters could make the name, or the text beside it, look like something else.
 func isAppName(name string) bool {
 	return utf8.ValidString(name) && utf8.RuneCountInString(name) <= 100 && strings.TrimSpace(name) != "" &&
 		!strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) })
 }
 
-// newSecret has 260 bits.
+// newSecret returns a random secret of 260 bits.
 func newSecret() authz.Secret { return authz.Secret(rand.Text() + rand.Text()) }
 
-// Apps lists all, newest first.
+// Apps lists all apps, newest first.
 func (r *Registry) Apps(ctx context.Context) ([]App, error) {
 	list := []App{}
 	err := r.db.SelectContext(ctx, &list, `SELECT `+appColumns+` FROM keywicket.oauth_apps ORDER BY created_at DESC, id`)
@@ -96,7 +96,7 @@ func (r *Registry) Apps(ctx context.Context) ([]App, error) {
 
 var errNoApp = refuse(ErrNotFound, "no app has this id: an app is named by its client id, as the list shows it")
 
-// RotateAppSecret gives an app another secret; the one before is worth nothing from now on.
+// RotateAppSecret gives an app a new secret. The previous one is invalid at once.
 func (r *Registry) RotateAppSecret(ctx context.Context, id string) (App, authz.Secret, error) {
 	secret := newSecret()
 	digest := secret.Digest()
@@ -107,17 +107,17 @@ func (r *Registry) RotateAppSecret(ctx context.Context, id string) (App, authz.S
 	return app, secret, nil
 }
 
-// RevokeApp ends an app, and with it every grant and token that it has. Revoking it again changes nothing.
+// RevokeApp revokes an app with all its grants and tokens. It is idempotent.
 func (r *Registry) RevokeApp(ctx context.Context, id string) (App, error) {
 	app, err := r.oneApp(ctx, id, `
 		UPDATE keywicket.oauth_apps SET revoked_at = COALESCE(revoked_at, clock_timestamp()) WHERE id = $1 RETURNING `+appColumns)
 	if err != nil {
 		return App{}, err
 	}
-	return app, asked(app.RevokedAt != nil, "revoke the app")
+	return app, confirmRow(app.RevokedAt != nil, "revoke the app")
 }
 
-// oneApp runs a query for one app, whose id is $1.
+// oneApp runs a query that returns one app. $1 is the app's id.
 func (r *Registry) oneApp(ctx context.Context, id, query string, args ...any) (App, error) {
 	var app App
 	err := r.db.GetContext(ctx, &app, query, append([]any{id}, args...)...)
@@ -127,10 +127,10 @@ func (r *Registry) oneApp(ctx context.Context, id, query string, args ...any) (A
 	case err != nil:
 		return App{}, fmt.Errorf("find the app: %w", err)
 	}
-	return app, asked(app.ID == id, "find the app")
+	return app, confirmRow(app.ID == id, "find the app")
 }
 
-// Grant is what a user has granted to an app.
+// Grant is a user's grant to an app.
 type Grant struct {
 	ID         string         `db:"id" json:"id"`
 	AppID      string         `db:"app_id" json:"app_id"`
@@ -159,7 +159,7 @@ FROM keywicket.oauth_grants g
 JOIN keywicket.oauth_apps a ON a.id = g.app_id
 JOIN keywicket.users u ON u.id = g.user_id`
 
-// Grants lists those of an app, of a user, or of both; empty: all. Newest first.
+// Grants lists the grants, newest first. A non-empty app or user selects only theirs.
 func (r *Registry) Grants(ctx context.Context, app, user string) ([]Grant, error) {
 	if user != "" {
 		u, err := r.User(ctx, user)
@@ -182,7 +182,7 @@ func (r *Registry) Grants(ctx context.Context, app, user string) ([]Grant, error
 	return list, nil
 }
 
-// RevokeGrant ends a grant and every token of it. Revoking it again changes nothing.
+// RevokeGrant revokes a grant with all its tokens. It is idempotent.
 func (r *Registry) RevokeGrant(ctx context.Context, id string) (Grant, error) {
 	_, err := r.db.ExecContext(ctx, `
 		UPDATE keywicket.oauth_grants SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`, id)
@@ -197,5 +197,5 @@ func (r *Registry) RevokeGrant(ctx context.Context, id string) (Grant, error) {
 	if err != nil {
 		return Grant{}, fmt.Errorf("find the grant: %w", err)
 	}
-	return g, asked(g.ID == id && g.RevokedAt != nil, "revoke the grant")
+	return g, confirmRow(g.ID == id && g.RevokedAt != nil, "revoke the grant")
 }

@@ -14,23 +14,23 @@ import (
 	"github.com/keywicket/keywicket/internal/strictjson"
 )
 
-// maxAttributes is the most that the database takes, in bytes of the text that Postgres makes of a jsonb (migration 00012).
+// maxAttributes is the database's limit in bytes, measured on the text that Postgres writes for a jsonb (migration 00012).
 const maxAttributes = 4096
 
 var (
 	errNoObject = errors.New(`give one JSON object, such as '{"plan":"pro"}'`)
-	errTooLong  = fmt.Errorf("give at most %d bytes, counted with a blank behind each comma and colon, as Postgres writes JSON", maxAttributes)
-	errBadText  = errors.New(`a text in it has \u0000, \ufffd or half of a character: leave it out`)
+	errTooLong  = fmt.Errorf("give at most %d bytes, counted with a space after each comma and colon, as Postgres writes JSON", maxAttributes)
+	errBadText  = errors.New(`a text in it has \u0000, \ufffd or half of a character (an unpaired surrogate): remove it`)
 )
 
-// ParseAttributes reads one JSON object that the database takes, in which no object has a name twice. An empty text is {}. The
-// errors quote nothing. All that Postgres would refuse is refused here, because Postgres logs what it refuses.
+// ParseAttributes returns the attributes of one JSON object. An empty text is {}. No object in it may have a name twice.
+// It rejects everything that Postgres would reject, because Postgres logs the values that it rejects. The errors quote nothing.
 func ParseAttributes(text string) (authz.Attributes, error) {
 	text = strings.Trim(text, " \t\r\n")
 	switch {
 	case text == "":
 		return "", nil
-	case len(text) > 16*maxAttributes: // so much white space, or so many escapes, is a mistake
+	case len(text) > 16*maxAttributes: // more white space or escapes than that is a mistake
 		return "", errTooLong
 	case text[0] != '{':
 		return "", errNoObject
@@ -42,7 +42,7 @@ func ParseAttributes(text string) (authz.Attributes, error) {
 	return authz.Attributes(text), nil
 }
 
-// jsonSize is the length of the text that Postgres makes of a jsonb. It fails as soon as it is too long.
+// jsonSize is the length in bytes of the text that Postgres writes for a jsonb. Its methods fail once it exceeds maxAttributes.
 type jsonSize int
 
 func (s *jsonSize) add(value json.RawMessage) error {
@@ -68,7 +68,7 @@ func (s *jsonSize) addObject(value json.RawMessage) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errNoObject, err)
 	}
-	// Before what is in it, so that the size bounds the depth.
+	// Count the braces before the fields, so that the size limits the depth of the recursion.
 	if err := s.grow(len("{}") + len(", ")*max(len(object)-1, 0)); err != nil {
 		return err
 	}
@@ -103,7 +103,7 @@ func (s *jsonSize) addArray(value json.RawMessage) error {
 	return nil
 }
 
-// addText refuses U+FFFD, because encoding/json makes one of half a surrogate pair, which Postgres refuses.
+// addText rejects U+FFFD: encoding/json replaces an unpaired surrogate by it, and Postgres rejects unpaired surrogates.
 func (s *jsonSize) addText(text string) error {
 	size := len(`""`)
 	for _, r := range text {
@@ -121,7 +121,7 @@ func (s *jsonSize) addText(text string) error {
 	return s.grow(size)
 }
 
-// addNumber writes no exponent, as Postgres.
+// addNumber counts the digits without an exponent, as Postgres writes numbers.
 func (s *jsonSize) addNumber(text string) error {
 	text, negative := strings.CutPrefix(text, "-")
 	mantissa, power, _ := strings.Cut(strings.ToLower(text), "e")
@@ -154,9 +154,9 @@ func (s *jsonSize) grow(n int) error {
 	return nil
 }
 
-// setAttributes replaces those of a row. If there is no such row, it does nothing.
+// setAttributes replaces the attributes of a row. It does nothing if the row does not exist.
 func (r *Registry) setAttributes(ctx context.Context, table, id string, a authz.Attributes) error {
-	text, err := checked(a)
+	text, err := attributesJSON(a)
 	if err != nil {
 		return err
 	}
@@ -168,11 +168,11 @@ func (r *Registry) setAttributes(ctx context.Context, table, id string, a authz.
 	case err != nil:
 		return explain(err, "set the attributes", map[string]*refusal{table + "_attributes_form": errAttributes})
 	}
-	return asked(changed == id, "set the attributes")
+	return confirmRow(changed == id, "set the attributes")
 }
 
-// checked are attributes for the database.
-func checked(a authz.Attributes) (string, error) {
+// attributesJSON returns the attributes as valid JSON for the database.
+func attributesJSON(a authz.Attributes) (string, error) {
 	a, err := ParseAttributes(string(a))
 	if err != nil {
 		return "", refuse(ErrInvalid, "attributes: %v", err)
@@ -180,5 +180,5 @@ func checked(a authz.Attributes) (string, error) {
 	return a.JSON(), nil
 }
 
-// errAttributes is for what only the database finds wrong.
+// errAttributes is for attributes that only the database rejects.
 var errAttributes = refuse(ErrInvalid, "attributes: %v; %v", errNoObject, errTooLong)

@@ -7,29 +7,29 @@ import (
 	"time"
 )
 
-// Sidecar is a process that answers checks, as its last sign of life has it.
+// Sidecar is a process that answers checks, as of its last heartbeat.
 type Sidecar struct {
 	ID       string `json:"id"`
 	Version  string `json:"version"`
 	Policies string `json:"policies"` // a hash of the policies that it has loaded
-	// Alive: its last sign of life is recent.
+	// Alive reports whether its last heartbeat is recent.
 	Alive bool `json:"alive"`
-	// Lease is for how long it trusted its memory, from SeenAt on. 0: every look-up asked the database.
+	// Lease is how long it could use its cache, counted from SeenAt. 0: every look-up queried the database.
 	Lease time.Duration `json:"lease_ns"`
 	// Lag is how long its last reading of the change log took.
 	Lag       time.Duration `json:"lag_ns"`
 	StartedAt time.Time     `json:"started_at"`
-	SeenAt    *time.Time    `json:"seen_at"` // nil: it was told to stop
+	SeenAt    *time.Time    `json:"seen_at"` // nil: it has stopped
 
 	bound, staleIfError time.Duration
-	caughtUp            bool // with the transaction that was asked about
-	mayAnswer           bool // from before a change that it has not heard of, because of cache.stale_if_error
+	caughtUp            bool // it has read the change log past the given transaction
+	mayAnswer           bool // it may use data older than a change that it has not read, because of cache.stale_if_error
 }
 
-// Sidecars lists the sidecars by id: those that are alive, and those that were within the last hour.
+// Sidecars lists by id the sidecars that are alive or were alive within the last hour.
 func (r *Registry) Sidecars(ctx context.Context) ([]Sidecar, error) { return r.sidecars(ctx, "0") }
 
-// sidecars tells of each whether it has caught up with a transaction.
+// sidecars also reports for each sidecar whether it has read the change log past the transaction xid.
 func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) {
 	var rows []struct {
 		Sidecar
@@ -69,21 +69,21 @@ func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) 
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
-// Barrier is what [Registry.Wait] has waited for.
+// Barrier is the result of [Registry.Wait].
 type Barrier struct {
 	// Confirmed are the sidecars that have read the change log past the change.
 	Confirmed []string `json:"confirmed"`
-	// Silent are those that have not, within their staleness bound. They do not use what they remembered before the change.
+	// Silent are those that did not within their staleness bound. They no longer use cache entries from before the change.
 	Silent []string `json:"silent"`
-	// Waited is how long it took.
+	// Waited is how long Wait took.
 	Waited time.Duration `json:"waited_ns"`
-	// StaleIfError is the longest cache.stale_if_error of the silent ones. One that cannot reach the database may answer from
-	// before the change for that long.
+	// StaleIfError is the longest cache.stale_if_error of the silent sidecars. A sidecar that cannot reach the database may use
+	// data from before the change for that long.
 	StaleIfError time.Duration `json:"stale_if_error_ns"`
 }
 
-// Wait returns when no sidecar answers any more from before what was committed until now: each of them has read the change log
-// since, or its staleness bound has passed. A sidecar that is older than migration 00011 is not known here.
+// Wait returns when no sidecar uses data from before the changes committed until now. Each sidecar has then read the change log
+// past them, or its staleness bound has passed. Wait does not see sidecars of versions before migration 00011.
 func (r *Registry) Wait(ctx context.Context) (Barrier, error) {
 	started := time.Now()
 	var xid string
@@ -95,7 +95,7 @@ func (r *Registry) Wait(ctx context.Context) (Barrier, error) {
 	if err != nil {
 		return Barrier{}, fmt.Errorf("ask the sidecars: %w", err)
 	}
-	least, err := r.unknownFor(ctx)
+	least, err := r.minimumWait(ctx)
 	if err != nil {
 		return Barrier{}, err
 	}
@@ -112,7 +112,7 @@ func (r *Registry) Wait(ctx context.Context) (Barrier, error) {
 			case s.caughtUp:
 				b.Confirmed = append(b.Confirmed, s.ID)
 			case s.SeenAt == nil:
-			case !s.Alive && !s.mayAnswer: // or the database's clock was set forward
+			case !s.Alive && !s.mayAnswer: // unless the database's clock was set forward
 				bound = max(bound, s.bound)
 			default:
 				b.Silent = append(b.Silent, s.ID)
@@ -130,8 +130,8 @@ func (r *Registry) Wait(ctx context.Context) (Barrier, error) {
 	}
 }
 
-// unknownFor is for how long there may be sidecars that are not in the list: a crash of the server, or a failover, empties it.
-func (r *Registry) unknownFor(ctx context.Context) (time.Duration, error) {
+// minimumWait returns how long sidecars may exist that are not in the list. A crash of the server or a failover empties the list.
+func (r *Registry) minimumWait(ctx context.Context) (time.Duration, error) {
 	var bound float64
 	err := r.within(ctx, func(ctx context.Context) error {
 		return r.db.GetContext(ctx, &bound, `
@@ -145,7 +145,7 @@ func (r *Registry) unknownFor(ctx context.Context) (time.Duration, error) {
 	return seconds(bound), nil
 }
 
-// String is a sentence for the operator.
+// String returns one sentence for the operator.
 func (b Barrier) String() string {
 	waited := b.Waited.Round(time.Millisecond).String()
 	if len(b.Confirmed)+len(b.Silent) == 0 {

@@ -8,18 +8,19 @@ import (
 	"github.com/lib/pq"
 )
 
-// What is over is kept for another day, so that a code or refresh token that comes a second time is still known for what it is
-// (RFC 6749, section 4.1.2), and an app is told that its token has expired.
-const keptFor = `interval '1 day'`
+// retention is how long expired codes and tokens are kept. During that time, a second use of a code or refresh token is still
+// recognized (RFC 6749, section 4.1.2), and an app learns that its token has expired.
+const retention = `interval '1 day'`
 
-// Clean deletes codes and tokens that are over, and the grants of which nothing is left then. It returns how many rows there
-// were of each. Of several issuers one cleans at a time; the others find nothing to do.
+// Clean deletes codes and tokens that expired more than a day ago, and grants that have none left. It returns the number of
+// deleted rows. Only one issuer cleans at a time; Clean does nothing in the others.
 //
-// Each transaction deletes no more rows than a notice of changes can name: more would have every sidecar forget everything.
+// Each transaction deletes at most as many rows as one change notice can name. After a larger one, every sidecar would drop its
+// whole cache.
 func (i *Issuer) Clean(ctx context.Context) (tokens, grants int, err error) {
 	const (
 		batch = 100
-		lock  = 1_801_812_343 // of cleaning, in this database
+		lock  = 1_801_812_343 // key of the advisory lock
 	)
 	for _, table := range []string{"oauth_codes", "oauth_access_tokens", "oauth_refresh_tokens"} {
 		for cleaned := batch; cleaned > 0 && ctx.Err() == nil; {
@@ -29,17 +30,17 @@ func (i *Issuer) Clean(ctx context.Context) (tokens, grants int, err error) {
 					cleaned = 0
 					return nil, err
 				}
-				// The grants are locked first, and those left alone that somebody is busy with. now() and not clock_timestamp(),
-				// which no index is used for.
+				// Lock the grants first, and skip those that are locked. Use now(): Postgres uses no index for a comparison with
+				// clock_timestamp().
 				var locked, of []string
 				err = tx.SelectContext(ctx, &locked, `
 					SELECT id FROM keywicket.oauth_grants WHERE id IN (
-						SELECT grant_id FROM keywicket.`+table+` WHERE expires_at < now() - `+keptFor+` ORDER BY expires_at LIMIT $1)
+						SELECT grant_id FROM keywicket.`+table+` WHERE expires_at < now() - `+retention+` ORDER BY expires_at LIMIT $1)
 					FOR UPDATE SKIP LOCKED`, batch)
 				if err == nil {
 					err = tx.SelectContext(ctx, &of, `
 						DELETE FROM keywicket.`+table+` WHERE digest IN (
-							SELECT digest FROM keywicket.`+table+` WHERE grant_id = ANY ($2) AND expires_at < now() - `+keptFor+` LIMIT $1)
+							SELECT digest FROM keywicket.`+table+` WHERE grant_id = ANY ($2) AND expires_at < now() - `+retention+` LIMIT $1)
 						RETURNING grant_id`, batch, pq.StringArray(locked))
 				}
 				if err != nil {

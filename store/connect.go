@@ -16,11 +16,11 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// Open makes a pool of connections for [Migrate] and [MigrationStatus], and connects when it is first used. The URL is
-// postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs; its service and
-// the PG* environment variables stand behind it.
+// Open returns a connection pool for [Migrate] and [MigrationStatus]. It connects on first use. The URL is
+// postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs. Options that it lacks come from
+// its service and then from the PG* environment variables.
 func Open(databaseURL string) (*sqlx.DB, error) {
-	// It prepares nothing that a pooler could mix up, whether or not there is one.
+	// PoolerTransaction: never prepare statements, so that any pooler works.
 	c, err := newConnector(databaseURL, PoolerTransaction, 0)
 	if err != nil {
 		return nil, err
@@ -30,12 +30,11 @@ func Open(databaseURL string) (*sqlx.DB, error) {
 
 func open(c driver.Connector) *sqlx.DB { return sqlx.NewDb(sql.OpenDB(c), "postgres") }
 
-// dialer makes one connection to the server, and others to send it requests to cancel. They give up on a server that stopped
-// answering: otherwise a connection whose peer vanished holds its place in the pool until TCP gives up, a quarter of an hour
-// later.
+// dialer opens one connection to the server, and further ones to send cancel requests. Their reads and writes have deadlines.
+// Without them, a connection whose peer vanished stays in the pool until TCP gives up after a quarter of an hour.
 type dialer struct {
-	connecting time.Duration // until the connection is made, with all that is said first
-	limit      time.Duration // of each read and each write from then on; 0: none
+	connecting time.Duration // limit of connecting, including TLS, login and the first query
+	limit      time.Duration // of each read and each write after that; 0: none
 	keepAlive  net.KeepAliveConfig
 
 	last atomic.Pointer[limitedConn]
@@ -65,7 +64,7 @@ func (d *dialer) DialContext(ctx context.Context, network, address string) (net.
 	return limited, nil
 }
 
-// connected ends the limit on connecting.
+// connected removes the deadline for connecting.
 func (d *dialer) connected() error {
 	c := d.last.Load()
 	if c == nil {
@@ -75,10 +74,10 @@ func (d *dialer) connected() error {
 	return c.SetDeadline(time.Time{})
 }
 
-// limitedConn relies on lib/pq reading only while it waits for an answer.
+// limitedConn sets a deadline for each read and write. It relies on lib/pq reading only while it waits for a reply.
 type limitedConn struct {
 	net.Conn
-	until time.Time // the limit of all reads and writes; zero: each has its own one
+	until time.Time // the deadline of all reads and writes; zero: each has limit
 	limit time.Duration
 }
 
@@ -103,8 +102,9 @@ func (c *limitedConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// readCommitted runs f in a transaction. At another isolation level, sidecars would fail each other's writes, or the product's. A
-// pooler's connection may also have been left read-only by another client.
+// readCommitted runs f in a transaction with isolation level read committed. At a higher level, writes of sidecars and of the
+// product would fail with serialization errors. It also sets read-write: another client of a pooler may have left the connection
+// read-only.
 func readCommitted(ctx context.Context, db beginner, f func(*sqlx.Tx) error) error {
 	tx, err := db.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
@@ -117,14 +117,13 @@ func readCommitted(ctx context.Context, db beginner, f func(*sqlx.Tx) error) err
 	return tx.Commit()
 }
 
-// beginner is a pool or one connection.
+// beginner starts transactions: a pool or one connection.
 type beginner interface {
 	BeginTxx(context.Context, *sql.TxOptions) (*sqlx.Tx, error)
 }
 
-// retryLost runs f again, up to so many times in all, as long as it fails for a lost connection. database/sql does so
-// only for some of the ways in which lib/pq reports one: not for a reset, nor for one lost while the answer is read. f
-// must do no harm when it runs twice.
+// retryLost runs f up to attempts times, as long as it fails because of a lost connection. database/sql retries only some of the
+// errors with which lib/pq reports that: no reset, and no loss while the reply is read. f must be idempotent.
 func retryLost(ctx context.Context, attempts int, f func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := f()
@@ -134,8 +133,8 @@ func retryLost(ctx context.Context, attempts int, f func() error) error {
 	}
 }
 
-// connectionLost reports whether err says that a connection which once worked does no more. A server that cannot be
-// reached at all is not meant: trying at once again would not help.
+// connectionLost reports whether err means that an established connection broke. It is false if connecting failed, because an
+// immediate retry does not help then.
 func connectionLost(err error) bool {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Op != "dial" && !op.Timeout()
@@ -144,15 +143,14 @@ func connectionLost(err error) bool {
 		pq.As(err, pqerror.AdminShutdown, pqerror.CrashShutdown) != nil
 }
 
-// doWithin is within for what returns nothing but an error.
+// doWithin is [within] for a function that returns only an error.
 func doWithin(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
 	_, err := within(ctx, limit, func(ctx context.Context) (struct{}, error) { return struct{}{}, f(ctx) })
 	return err
 }
 
-// within runs f and waits for it no longer than limit, whatever f waits for: lib/pq sends a cancel request when a
-// context ends and then waits for the server, which may be what hangs. f ends by itself, later, by its connection's
-// limit.
+// within runs f and waits for it at most limit, even if f ignores its context. When a context ends, lib/pq sends a cancel request
+// and then waits for the server, which may hang. f then ends later, by the limit of its connection.
 func within[T any](ctx context.Context, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
 	type outcome struct {
 		value T
@@ -164,7 +162,7 @@ func within[T any](ctx context.Context, limit time.Duration, f func(context.Cont
 	go func() {
 		var o outcome
 		defer func() {
-			if p := recover(); p != nil { // here no interceptor of the caller's would see it
+			if p := recover(); p != nil { // no recover of the caller covers this goroutine
 				o.err = fmt.Errorf("panic: %v", p)
 			}
 			done <- o
@@ -183,7 +181,7 @@ func within[T any](ctx context.Context, limit time.Duration, f func(context.Cont
 	case ctx.Err() != nil:
 		o.err = ctx.Err()
 	case bounded.Err() != nil:
-		// A query that was cancelled comes back as Postgres's 57014, which errors.Is does not take for a deadline.
+		// Postgres reports a cancelled query as 57014, which errors.Is does not match with a deadline.
 		o.err = fmt.Errorf("no answer within %v: %w", limit, bounded.Err())
 	}
 	var zero T

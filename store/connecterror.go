@@ -11,7 +11,7 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// remedy is an error in the operator's terms.
+// remedy is an error with a cause and a remedy for the operator.
 type remedy struct {
 	sentence string
 	cause    error
@@ -20,13 +20,13 @@ type remedy struct {
 func (r *remedy) Error() string { return r.sentence }
 func (r *remedy) Unwrap() error { return r.cause }
 
-// quotedName finds the option in a message of Postgres, in whatever language: „x“, »x«, "x".
+// quotedName matches the option's name in a Postgres message of any language: „x“, »x«, "x".
 var quotedName = regexp.MustCompile(`["„“”«»‘’']\s*([\pL\pN_.-]+)\s*["„“”«»‘’']`)
 
-// poolersRefusal is how PgBouncer begins its own.
-var poolersRefusal = regexp.MustCompile(`^unsupported startup parameter(?: in options)?: (\S+)`)
+// pgbouncerRefusal matches the message with which PgBouncer rejects an option.
+var pgbouncerRefusal = regexp.MustCompile(`^unsupported startup parameter(?: in options)?: (\S+)`)
 
-// connectError says what to do about the failure of connecting, where the error that lib/pq gives does not.
+// connectError adds a remedy to an error of connecting, if lib/pq's error has none.
 func connectError(err error) error {
 	sentence := ""
 	if e := pq.As(err, pqerror.UndefinedObject); e != nil {
@@ -36,13 +36,13 @@ func connectError(err error) error {
 		}
 	}
 	if e := pq.As(err, pqerror.ProtocolViolation); e != nil {
-		if m := poolersRefusal.FindStringSubmatch(e.Message); m != nil {
+		if m := pgbouncerRefusal.FindStringSubmatch(e.Message); m != nil {
 			sentence = fmt.Sprintf("the pooler does not take the option %s: remove it from the database URL, or add it to the pooler's "+
 				"ignore_startup_parameters", m[1])
 		}
 	}
 	if errors.Is(err, pq.ErrSSLNotSupported) {
-		sentence = "the server has no TLS, which the database URL asks for, as it does without sslmode: turn it on there (ssl = on), or " +
+		sentence = "the server has no TLS, which the database URL requires, as it does without sslmode: turn it on there (ssl = on), or " +
 			"add sslmode=disable to the URL if the network between is trusted"
 	}
 	if sentence == "" {
@@ -60,7 +60,7 @@ func certificateRemedy(err error) string {
 			"or write sslmode=verify-ca to trust every host of that authority", host)
 	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return "nobody whom this machine trusts has signed the server's certificate: name the file with its authority's certificate, " +
+		return "this machine does not trust the authority that signed the server's certificate: name the file with the authority's certificate, " +
 			"sslrootcert=FILE in the database URL"
 	}
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
@@ -72,10 +72,10 @@ func certificateRemedy(err error) string {
 	return ""
 }
 
-// oldestPostgres is the oldest that lib/pq and the migrations are tested with, as server_version_num.
+// oldestPostgres is the oldest version that lib/pq and the migrations are tested with, as server_version_num.
 const oldestPostgres = 140000
 
-// checkVersion refuses a server that is too old, by its server_version_num.
+// checkVersion returns an error if the server is too old. number is its server_version_num.
 func checkVersion(number int) error {
 	if number >= oldestPostgres {
 		return nil

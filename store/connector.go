@@ -16,29 +16,29 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// Pooler says whether a pooler of connections stands in front of the database, such as pgbouncer. One that gives each transaction
-// another connection of its own must not be sent prepared statements: lib/pq gives them the same names on every connection, so a
-// query would get another one's answer.
+// Pooler says whether a connection pooler such as PgBouncer stands in front of the database. A transaction pooler may run each
+// transaction on another server connection. Prepared statements do not work with it: lib/pq uses the same statement names on
+// every connection, so a query could get the reply to another one.
 type Pooler string
 
-// What is known of the pooler.
+// The kinds of poolers.
 const (
-	// PoolerAuto compares process ids on each connection: the one that the server told at first, and the one of the Postgres
-	// process that answers.
+	// PoolerAuto compares two process ids on each connection: the one that the server sent at login, and the one of the Postgres
+	// process that answers the first query.
 	PoolerAuto Pooler = "auto"
-	// PoolerNone is for direct connections, and for a pooler that keeps one connection for a whole session.
+	// PoolerNone is for direct connections, and for a session pooler.
 	PoolerNone Pooler = "none"
-	// PoolerTransaction is for a pooler of transactions.
+	// PoolerTransaction is for a transaction pooler.
 	PoolerTransaction Pooler = "transaction"
 )
 
-// Poolers are all of them.
+// Poolers returns all values of Pooler.
 func Poolers() []Pooler { return []Pooler{PoolerAuto, PoolerNone, PoolerTransaction} }
 
-// connectLimit bounds the making of a connection as a whole: with TLS and a password it takes six to ten round trips.
+// connectLimit limits the whole of connecting: with TLS and a password it takes six to ten round trips.
 const connectLimit = 5 * time.Second
 
-// connector makes connections, one at a time.
+// connector opens connections. Each Connect opens one.
 type connector struct {
 	settings settings
 	pooler   Pooler
@@ -53,8 +53,8 @@ func newConnector(databaseURL string, pooler Pooler, limit time.Duration) (conne
 	if s.pooled && pooler == PoolerAuto {
 		pooler = PoolerTransaction
 	}
-	// A query with arguments is parsed, bound and run in one round trip. In two, a pooler of transactions may send the second
-	// one to another server process.
+	// Parse, bind and run a query with arguments in one round trip. With two, a transaction pooler may send the second one to
+	// another server process.
 	s.BinaryParameters = true
 	return connector{settings: s, pooler: pooler, limit: limit}, nil
 }
@@ -68,7 +68,8 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	return conn, nil
 }
 
-// connect tries one host after the other. lib/pq would do so too, but a host that does not answer would use up all the time.
+// connect tries the hosts in order, each for its share of connectLimit. In lib/pq, one host that does not answer could use up the
+// whole limit.
 func (c connector) connect(ctx context.Context) (driver.Conn, error) {
 	all := hosts(c.settings.Config)
 	var errs []error
@@ -85,7 +86,7 @@ func (c connector) connect(ctx context.Context) (driver.Conn, error) {
 	return nil, errors.Join(errs...)
 }
 
-// hosts are configurations of one host each, in the order in which they are to be tried.
+// hosts returns a configuration for each host, in the order in which to try them.
 func hosts(c pq.Config) []pq.Config {
 	all := make([]pq.Config, 1, 1+len(c.Multi))
 	all[0] = c.Clone()
@@ -96,7 +97,7 @@ func hosts(c pq.Config) []pq.Config {
 	}
 	for i := range all {
 		all[i].Multi = nil
-		// lib/pq believes what it was told when it logged in, which a pooler may remember of another server. See greet.
+		// lib/pq relies on what it received at login, which a pooler may have cached from another server. See checkServer.
 		all[i].TargetSessionAttrs = pq.TargetSessionAttrsAny
 	}
 	if c.LoadBalanceHosts == pq.LoadBalanceHostsRandom {
@@ -120,18 +121,18 @@ func (c connector) connectTo(ctx context.Context, host pq.Config, limit time.Dur
 		return nil, err
 	}
 	full, ok := made.(fullConn)
-	if !ok { // another version of lib/pq
+	if !ok { // a different version of lib/pq
 		return nil, errors.Join(fmt.Errorf("the driver's connection %T lacks a method", made), made.Close())
 	}
 	writes := c.settings.TargetSessionAttrs == pq.TargetSessionAttrsReadWrite
-	direct, err := greet(ctx, full, writes)
+	direct, err := checkServer(ctx, full, writes)
 	if err == nil && !full.IsValid() {
 		err = cmp.Or(ctx.Err(), driver.ErrBadConn)
 	}
 	if err == nil {
 		err = d.connected()
 	}
-	if errors.Is(err, driver.ErrBadConn) { // which would count as a connection that was lost, and be tried again at once
+	if errors.Is(err, driver.ErrBadConn) { // it would count as a lost connection, which is retried at once
 		err = errors.New("the server has closed the connection at the first query: if it is a pooler, its log says why")
 	}
 	if err != nil {
@@ -145,10 +146,10 @@ func (c connector) connectTo(ctx context.Context, host pq.Config, limit time.Dur
 // Driver implements [driver.Connector].
 func (c connector) Driver() driver.Driver { return &pq.Driver{} }
 
-// greet refuses a standby, and a server that is too old; if it has to take writes, also one that does not. It reports whether the
-// connection leads to the Postgres process that answered when it was made. A pooler makes up the process id that it tells its
-// clients, because the connection to Postgres is not theirs.
-func greet(ctx context.Context, c fullConn, writes bool) (direct bool, err error) {
+// checkServer rejects a standby and a server that is too old. With writes, it also rejects a read-only session. It reports whether
+// the connection is direct: the Postgres process that answers is the one that the server named at login. A pooler sends its clients
+// invented process ids, because it shares its connections to Postgres.
+func checkServer(ctx context.Context, c fullConn, writes bool) (direct bool, err error) {
 	const query = `SELECT current_setting('server_version_num')::int, pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'`
 	rows, err := c.QueryContext(ctx, query, nil)
 	if err != nil {
@@ -158,24 +159,24 @@ func greet(ctx context.Context, c fullConn, writes bool) (direct bool, err error
 	if err := errors.Join(rows.Next(row[:]), rows.Close()); err != nil {
 		return false, err
 	}
-	version, known := row[0].(int64)
+	version, isVersion := row[0].(int64)
 	pid, _ := row[1].(int64)
-	standby, told := row[2].(bool)
+	standby, isStandby := row[2].(bool)
 	readOnly, _ := row[3].(bool)
 	switch {
-	case !known || !told:
+	case !isVersion || !isStandby:
 		return false, errors.New("the server does not answer as Postgres does")
 	case standby:
 		return false, errors.New("the server is a standby (in hot standby mode): keywicket needs the primary")
 	case writes && readOnly:
 		return false, errors.New("the server takes no writes (session is read-only), and the database URL has target_session_attrs=read-write")
 	}
-	return pid != 0 && pid == toldPID(c), checkVersion(int(version))
+	return pid != 0 && pid == loginPID(c), checkVersion(int(version))
 }
 
-// toldPID is the process id that the server told when the connection was made; 0 if it cannot be found out. lib/pq keeps it for
-// requests to cancel a query, and shows it to nobody.
-func toldPID(c driver.Conn) int64 {
+// loginPID returns the process id that the server sent at login, or 0 if it is unknown. lib/pq keeps it in an unexported field, for
+// cancel requests.
+func loginPID(c driver.Conn) int64 {
 	v := reflect.Indirect(reflect.ValueOf(c))
 	if v.Kind() != reflect.Struct {
 		return 0
@@ -186,7 +187,7 @@ func toldPID(c driver.Conn) int64 {
 	return 0
 }
 
-// fullConn is what database/sql may use of lib/pq's connection.
+// fullConn has the methods of lib/pq's connection that database/sql uses.
 type fullConn interface {
 	driver.Conn
 	driver.ConnBeginTx
@@ -199,33 +200,33 @@ type fullConn interface {
 	driver.Validator
 }
 
-// connection prepares nothing on the server unless it may. A query that is not prepared takes one round trip, which a pooler
-// keeps together (see newConnector).
+// connection is a connection that prepares statements only if prepares is set. Otherwise each query takes one round trip, which a
+// pooler sends to one server process (see newConnector).
 type connection struct {
 	fullConn
-	made     time.Time
-	era      int // see dials
+	made     time.Time // when it was opened
+	era      int       // see dials
 	prepares bool
-	prepared map[string]driver.Stmt // the queries of look-ups, by text
-	replaced func() bool            // it is old, and another connection is to take its place; nil: none will
+	prepared map[string]driver.Stmt // the look-up queries, by text
+	replaced func() bool            // reports whether to close it because it is old and a new one is ready; nil: never
 }
 
 // PrepareContext implements [driver.ConnPrepareContext].
 func (c *connection) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	if c.prepares || strings.HasPrefix(strings.TrimSpace(query), "COPY ") { // which is a query, and lib/pq's only way to send it
+	if c.prepares || strings.HasPrefix(strings.TrimSpace(query), "COPY ") { // lib/pq sends COPY only by a prepared statement; it does not stay on the server
 		return c.fullConn.PrepareContext(ctx, query)
 	}
 	return unprepared{c.fullConn, query}, nil
 }
 
-// prepareAhead prepares queries that will be asked for. lib/pq gives a connection up if the context ends while a query is
-// being prepared. The look-up that needs a query prepares it, if that fails here.
+// prepareAhead prepares queries before look-ups need them, because lib/pq gives up a connection if the context ends while it
+// prepares a query. If it fails for a query, the first look-up that needs the query prepares it.
 func (c *connection) prepareAhead(ctx context.Context, queries []string) {
 	if !c.prepares {
 		return
 	}
-	// A query cannot be prepared while a table that it reads is locked. Look-ups that do not read that table should get the
-	// connection nevertheless.
+	// Postgres cannot prepare a query while one of its tables is locked. Give up soon, so that look-ups that do not read the table
+	// get the connection.
 	if _, err := c.ExecContext(ctx, `SET lock_timeout = 50`, nil); err != nil {
 		return
 	}
@@ -234,10 +235,10 @@ func (c *connection) prepareAhead(ctx context.Context, queries []string) {
 			break
 		}
 	}
-	_, _ = c.ExecContext(ctx, `RESET lock_timeout`, nil) // a connection on which this fails is lost
+	_, _ = c.ExecContext(ctx, `RESET lock_timeout`, nil) // if this fails, the connection is lost
 }
 
-// statement returns the prepared query. It prepares the query when it is first asked for.
+// statement returns the prepared statement of the query. It prepares the query on first use.
 func (c *connection) statement(ctx context.Context, query string) (driver.StmtQueryContext, error) {
 	s := c.prepared[query]
 	if s == nil {
@@ -253,9 +254,9 @@ func (c *connection) statement(ctx context.Context, query string) (driver.StmtQu
 	return s.(driver.StmtQueryContext), nil
 }
 
-// ask runs a query that stays prepared. It prepares the query anew if it is outdated: a column has another type now, or somebody
-// has dropped what was prepared. The caller closes the rows.
-func (c *connection) ask(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+// queryPrepared runs a query as a prepared statement that it keeps. It prepares the query again if a column's type has changed or
+// the statement was dropped. The caller closes the rows.
+func (c *connection) queryPrepared(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	for again := false; ; again = true {
 		s, err := c.statement(ctx, query)
 		if err != nil {
@@ -270,7 +271,7 @@ func (c *connection) ask(ctx context.Context, query string, args []driver.NamedV
 	}
 }
 
-// ResetSession implements [driver.SessionResetter]. It is called before each use of the connection.
+// ResetSession implements [driver.SessionResetter]. database/sql calls it before each use of the connection.
 func (c *connection) ResetSession(ctx context.Context) error {
 	if c.replaced != nil && c.replaced() {
 		return driver.ErrBadConn
@@ -278,14 +279,14 @@ func (c *connection) ResetSession(ctx context.Context) error {
 	return c.fullConn.ResetSession(ctx)
 }
 
-// unprepared is a query that looks like a prepared one.
+// unprepared is a [driver.Stmt] that is not prepared on the server.
 type unprepared struct {
 	conn  fullConn
 	query string
 }
 
 func (unprepared) Close() error  { return nil }
-func (unprepared) NumInput() int { return -1 } // the server counts them
+func (unprepared) NumInput() int { return -1 } // unknown; the server checks it
 
 // Exec implements [driver.Stmt]. database/sql calls ExecContext instead.
 func (unprepared) Exec([]driver.Value) (driver.Result, error) { return nil, driver.ErrSkip }
@@ -303,12 +304,12 @@ func (u unprepared) QueryContext(ctx context.Context, args []driver.NamedValue) 
 	return u.conn.QueryContext(ctx, u.query, args)
 }
 
-// ownSession reports whether a connection keeps its session: what is set and prepared on it stays.
-func ownSession(c *sqlx.Conn) (own bool, err error) {
+// keepsSession reports whether settings and prepared statements stay on a connection.
+func keepsSession(c *sqlx.Conn) (keeps bool, err error) {
 	err = c.Raw(func(raw any) error {
 		conn, ok := raw.(*connection)
-		own = ok && conn.prepares
+		keeps = ok && conn.prepares
 		return nil
 	})
-	return own, err
+	return keeps, err
 }

@@ -12,43 +12,43 @@ import (
 )
 
 const (
-	// maxDials is how many connections of one pool are made at a time, and how many are kept that nobody waited for. Beside
-	// those that take longer than slowDial, which the network may have lost, as many again are made.
+	// maxDials limits how many connections a pool opens at a time, and how many unused ones it keeps. Attempts that take longer
+	// than slowDial may be stuck because of lost packets; besides them, up to maxDials more are started.
 	maxDials = 2
 	slowDial = time.Second
-	// After a connection could not be made, the next attempt has to wait. The pause grows with the time since the last success,
-	// and with the number of sidecars that use the database. A look-up that comes meanwhile waits too, but no longer than
-	// maxDialPause: otherwise it is told at once why there is no connection.
+	// After a failed attempt, the next one waits for a pause. The pause grows with the time since the last success and with the
+	// number of sidecars that use the database. A look-up during the pause waits up to maxDialPause. If more of the pause is left,
+	// it fails at once with the error of the last attempt.
 	minDialPause     = 50 * time.Millisecond
 	maxDialPause     = 100 * time.Millisecond
-	dialShare        = 2 * time.Millisecond // of each sidecar
+	dialShare        = 2 * time.Millisecond // for each sidecar
 	longestDialPause = 2 * time.Second
 )
 
-// dials makes the connections of look-ups. To make one may take longer than a look-up may, so it goes on when the look-up
-// that needed it has given up; another one takes it.
+// dials opens the connections for look-ups. Connecting may take longer than the limit of a look-up, so it continues after the
+// look-up has given up. The next look-up then gets the connection.
 type dials struct {
 	driver.Connector
 
-	queries  []string      // that each connection is made to answer
-	lifetime time.Duration // of a connection. Then another one takes its place, as soon as that is made
-	sidecars func() int64  // that use the database
+	queries  []string      // each connection prepares them
+	lifetime time.Duration // of a connection; then it is replaced as soon as a new one is open
+	sidecars func() int64  // number of sidecars that use the database
 	ctx      context.Context
 	cancel   context.CancelFunc
 
 	mu       sync.Mutex
-	waiting  []chan dialed // each has room for one
-	underway int
-	slow     int // that are under way and take long
-	ready    []*connection
-	promised int       // of those that are ready, to take the place of old ones
-	era      int       // is raised when the connections that are made lead to the wrong server
-	failure  error     // of the last attempt
-	failing  time.Time // since the first failure after a success
-	success  time.Time // when the last attempt that succeeded began
+	waiting  []chan dialed // each with a buffer of one
+	underway int           // attempts
+	slow     int           // attempts under way for longer than slowDial
+	ready    []*connection // open, not yet taken by a look-up
+	promised int           // how many of ready replace old connections that were closed
+	era      int           // increases when connections in progress may lead to the wrong server
+	failure  error         // of the last attempt
+	failing  time.Time     // when the first failure after a success happened
+	success  time.Time     // when the last successful attempt began
 	pause    time.Duration
-	resume   time.Time // no attempt is made before
-	timed    bool      // a timer will make it then
+	resume   time.Time // no attempt starts before this time
+	timed    bool      // a timer will start an attempt at resume
 }
 
 type dialed struct {
@@ -93,16 +93,17 @@ func (d *dials) Connect(ctx context.Context) (driver.Conn, error) {
 	defer d.mu.Unlock()
 	d.waiting = slices.DeleteFunc(d.waiting, func(w chan dialed) bool { return w == wait })
 	select {
-	case r := <-wait: // at the same moment
+	case r := <-wait: // it arrived at the same moment
 		if r.conn != nil {
-			d.hand(r.conn)
+			d.deliver(r.conn)
 		}
 	default:
 	}
 	return nil, ctx.Err()
 }
 
-// dial makes connections for so many, or sees to it when the pause is over. d is locked.
+// dial starts attempts for the wanted number of connections. During a pause it starts a timer that does so later. The caller holds
+// d.mu.
 func (d *dials) dial(wanted int) {
 	if pause := time.Until(d.resume); pause > 0 {
 		if !d.timed {
@@ -144,16 +145,16 @@ func (d *dials) attempt(era int) {
 		d.failure, d.pause, d.resume, d.success = nil, 0, time.Time{}, began
 		c.era = era
 		c.replaced = func() bool { return d.replace(c) }
-		d.hand(c)
+		d.deliver(c)
 		d.dial(len(d.waiting))
-	case began.Before(d.success): // it says nothing of now
+	case began.Before(d.success): // a later attempt has succeeded
 		d.dial(len(d.waiting))
 	default:
 		d.failed(err)
 	}
 }
 
-// connect makes a connection that is able to answer the queries.
+// connect opens a connection and prepares the queries on it.
 func (d *dials) connect(ctx context.Context) (_ *connection, err error) {
 	defer func() {
 		if p := recover(); p != nil { // no caller's recover covers this goroutine
@@ -171,12 +172,12 @@ func (d *dials) connect(ctx context.Context) (_ *connection, err error) {
 	return c, nil
 }
 
-// failed has the next attempt wait, and tells all who wait now. d is locked.
+// failed sets the pause before the next attempt, and fails all waiting look-ups. The caller holds d.mu.
 func (d *dials) failed(err error) {
 	if d.failure == nil {
 		d.failing = time.Now()
 	}
-	// A connection that is lost while it is made may be the last of those that were lost together.
+	// If the first failure is a lost connection, try again at once: the server may have just closed all connections together.
 	again := d.failure == nil && connectionLost(err)
 	if d.failure, d.resume = err, time.Now(); !again {
 		longest := min(max(maxDialPause, time.Since(d.failing)/10, time.Duration(d.sidecars())*dialShare), longestDialPause)
@@ -189,8 +190,8 @@ func (d *dials) failed(err error) {
 	d.waiting = nil
 }
 
-// hand gives a connection to the look-up that has waited longest, or keeps it for the next one. d is locked.
-func (d *dials) hand(c *connection) {
+// deliver gives a connection to the look-up that has waited longest, keeps it for the next one, or closes it. The caller holds d.mu.
+func (d *dials) deliver(c *connection) {
 	switch {
 	case c.era != d.era:
 		go func() { _ = c.Close() }() // may wait for the server
@@ -204,8 +205,8 @@ func (d *dials) hand(c *connection) {
 	}
 }
 
-// replace reports whether the connection is to be closed, because it is old and a new one is ready. It has one made, if there is
-// none.
+// replace reports whether to close the connection because it is old and a new one is ready. If it is old and none is ready, replace
+// starts an attempt.
 func (d *dials) replace(c *connection) bool {
 	if time.Since(c.made) < d.lifetime {
 		return false
@@ -220,7 +221,7 @@ func (d *dials) replace(c *connection) bool {
 	return false
 }
 
-// drop closes the connections that nobody has taken, and those that are being made.
+// drop closes the connections that no look-up has taken. Those being opened are closed when they are open.
 func (d *dials) drop() error {
 	d.mu.Lock()
 	dropped := d.ready

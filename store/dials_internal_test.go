@@ -11,49 +11,49 @@ import (
 	"time"
 )
 
-// dialing makes connections as it is told, and counts the attempts.
-type dialing struct {
+// fakeConnector opens connections after a delay, or fails with err, and counts the attempts.
+type fakeConnector struct {
 	driver.Connector
 	mu       sync.Mutex
-	takes    time.Duration
-	fails    error
+	delay    time.Duration
+	err      error
 	attempts int
 }
 
-// succeed has the next attempts succeed.
-func (d *dialing) succeed(takes time.Duration) {
+// succeed makes the next attempts succeed after the delay.
+func (d *fakeConnector) succeed(delay time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.takes, d.fails = takes, nil
+	d.delay, d.err = delay, nil
 }
 
-func (d *dialing) counted() int {
+func (d *fakeConnector) counted() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.attempts
 }
 
-func (d *dialing) Connect(ctx context.Context) (driver.Conn, error) {
+func (d *fakeConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	d.mu.Lock()
-	takes, fails := d.takes, d.fails
+	delay, err := d.delay, d.err
 	d.attempts++
 	d.mu.Unlock()
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case <-time.After(takes):
+	case <-time.After(delay):
 	}
-	if fails != nil {
-		return nil, fails
+	if err != nil {
+		return nil, err
 	}
-	return &connection{fullConn: closable{}, made: time.Now()}, nil
+	return &connection{fullConn: fakeConn{}, made: time.Now()}, nil
 }
 
-type closable struct{ fullConn }
+type fakeConn struct{ fullConn }
 
-func (closable) Close() error                       { return nil }
-func (closable) IsValid() bool                      { return true }
-func (closable) ResetSession(context.Context) error { return nil }
+func (fakeConn) Close() error                       { return nil }
+func (fakeConn) IsValid() bool                      { return true }
+func (fakeConn) ResetSession(context.Context) error { return nil }
 
 func ready(d *dials) int {
 	d.mu.Lock()
@@ -61,7 +61,7 @@ func ready(d *dials) int {
 	return len(d.ready)
 }
 
-func one() int64 { return 1 }
+func oneSidecar() int64 { return 1 }
 
 func connect(d *dials, limit time.Duration) (driver.Conn, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -71,8 +71,8 @@ func connect(d *dials, limit time.Duration) (driver.Conn, error) {
 
 func TestConnectionIsMadeForWhoComesNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := &dialing{takes: 500 * time.Millisecond}
-		d := newDials(server, nil, time.Hour, one)
+		server := &fakeConnector{delay: 500 * time.Millisecond}
+		d := newDials(server, nil, time.Hour, oneSidecar)
 		defer func() { _ = d.Close() }()
 		for range 2 {
 			if _, err := connect(d, 200*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
@@ -80,7 +80,7 @@ func TestConnectionIsMadeForWhoComesNext(t *testing.T) {
 			}
 		}
 		if _, err := connect(d, 200*time.Millisecond); err != nil {
-			t.Error("the connection that was being made has come to nobody: ", err)
+			t.Error("the next look-up did not get the connection that was being opened: ", err)
 		}
 		if server.counted() > maxDials {
 			t.Errorf("%d attempts for look-ups that came one after the other", server.counted())
@@ -91,8 +91,8 @@ func TestConnectionIsMadeForWhoComesNext(t *testing.T) {
 func TestFailedConnectingIsNotRepeatedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		refused := errors.New("refused")
-		server := &dialing{fails: refused}
-		d := newDials(server, nil, time.Hour, one)
+		server := &fakeConnector{err: refused}
+		d := newDials(server, nil, time.Hour, oneSidecar)
 		defer func() { _ = d.Close() }()
 		for begin := time.Now(); time.Since(begin) < 10*time.Second; {
 			if _, err := connect(d, 200*time.Millisecond); !errors.Is(err, refused) {
@@ -108,7 +108,7 @@ func TestFailedConnectingIsNotRepeatedAtOnce(t *testing.T) {
 		if _, err := connect(d, time.Second); err != nil {
 			t.Error(err)
 		}
-		refusing := &dialing{fails: refused}
+		refusing := &fakeConnector{err: refused}
 		many := newDials(refusing, nil, time.Hour, func() int64 { return 1000 })
 		defer func() { _ = many.Close() }()
 		for begin := time.Now(); time.Since(begin) < 20*time.Second; time.Sleep(10 * time.Millisecond) {
@@ -120,11 +120,11 @@ func TestFailedConnectingIsNotRepeatedAtOnce(t *testing.T) {
 	})
 }
 
-// A packet that is lost keeps a connection from being made for seconds. Others are tried beside it.
+// A lost packet can delay an attempt for seconds. Other attempts are started meanwhile.
 func TestSlowConnectingHoldsNobodyUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := &dialing{takes: time.Hour}
-		d := newDials(server, nil, time.Hour, one)
+		server := &fakeConnector{delay: time.Hour}
+		d := newDials(server, nil, time.Hour, oneSidecar)
 		defer func() { _ = d.Close() }()
 		for range maxDials {
 			_, _ = connect(d, 200*time.Millisecond)
@@ -137,11 +137,11 @@ func TestSlowConnectingHoldsNobodyUp(t *testing.T) {
 	})
 }
 
-// One new connection takes the place of one old one, however many are used at the moment.
+// One new connection replaces one old one, however many are in use.
 func TestOneNewConnectionReplacesOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := &dialing{takes: time.Millisecond} // so none is ready before this goroutine sleeps
-		d := newDials(server, nil, time.Minute, one)
+		server := &fakeConnector{delay: time.Millisecond} // so that none is ready before this goroutine sleeps
+		d := newDials(server, nil, time.Minute, oneSidecar)
 		defer func() { _ = d.Close() }()
 		var old []driver.Conn
 		for range 8 {
@@ -160,7 +160,7 @@ func TestOneNewConnectionReplacesOne(t *testing.T) {
 				}
 			}
 			if given > 1 {
-				t.Fatalf("%d connections are given up for one that is new", given)
+				t.Fatalf("%d connections are closed for one that is new", given)
 			}
 			time.Sleep(2 * time.Millisecond)
 			if given == 1 {
@@ -173,11 +173,11 @@ func TestOneNewConnectionReplacesOne(t *testing.T) {
 	})
 }
 
-// What was made for the server that is not the current one any more is of no use.
+// A connection that was being opened to a previous server is closed.
 func TestConnectionsToTheOtherServerAreDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := &dialing{takes: time.Second}
-		d := newDials(server, nil, time.Minute, one)
+		server := &fakeConnector{delay: time.Second}
+		d := newDials(server, nil, time.Minute, oneSidecar)
 		defer func() { _ = d.Close() }()
 		_, _ = connect(d, time.Millisecond)
 		if err := d.drop(); err != nil {
@@ -185,15 +185,15 @@ func TestConnectionsToTheOtherServerAreDropped(t *testing.T) {
 		}
 		time.Sleep(2 * time.Second)
 		if ready(d) != 0 {
-			t.Error("it is kept for the next look-up")
+			t.Error("the connection is kept for the next look-up")
 		}
 	})
 }
 
 func TestFailureOfAnOldAttemptSaysNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := &dialing{takes: 4 * time.Second, fails: errors.New("lost")}
-		d := newDials(server, nil, time.Minute, one)
+		server := &fakeConnector{delay: 4 * time.Second, err: errors.New("lost")}
+		d := newDials(server, nil, time.Minute, oneSidecar)
 		_, _ = connect(d, time.Millisecond)
 		time.Sleep(slowDial)
 		server.succeed(0)
@@ -212,24 +212,26 @@ func TestFailureOfAnOldAttemptSaysNothing(t *testing.T) {
 	})
 }
 
-// The server's bytes may be anybody's: a panic of the driver must not end the process.
+// The server's bytes are untrusted: a panic of the driver must not end the process.
 func TestPanicWhileConnectingIsAnError(t *testing.T) {
-	d := newDials(panics{}, nil, time.Minute, one)
+	d := newDials(panickingConnector{}, nil, time.Minute, oneSidecar)
 	defer func() { _ = d.Close() }()
 	if _, err := connect(d, time.Second); err == nil || !strings.Contains(err.Error(), "panic") {
 		t.Error(err)
 	}
 }
 
-type panics struct{ driver.Connector }
+type panickingConnector struct{ driver.Connector }
 
-func (panics) Connect(context.Context) (driver.Conn, error) { panic("slice bounds out of range") }
+func (panickingConnector) Connect(context.Context) (driver.Conn, error) {
+	panic("slice bounds out of range")
+}
 
 func TestOldConnectionIsKeptUntilThereIsANewOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := &dialing{}
+		server := &fakeConnector{}
 		const lifetime = time.Minute
-		d := newDials(server, nil, lifetime, one)
+		d := newDials(server, nil, lifetime, oneSidecar)
 		defer func() { _ = d.Close() }()
 		made, err := connect(d, time.Second)
 		if err != nil {
@@ -242,11 +244,11 @@ func TestOldConnectionIsKeptUntilThereIsANewOne(t *testing.T) {
 		time.Sleep(lifetime)
 		server.succeed(time.Second)
 		if err := use(); err != nil {
-			t.Error("it is given up while there is no other: ", err)
+			t.Error("the connection is closed while there is no other: ", err)
 		}
 		time.Sleep(2 * time.Second)
 		if err := use(); !errors.Is(err, driver.ErrBadConn) {
-			t.Errorf("it is kept although there is another: %v", err)
+			t.Errorf("the connection is kept although there is another: %v", err)
 		}
 		if next, err := connect(d, time.Millisecond); err != nil || next == made {
 			t.Error(next, err)

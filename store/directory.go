@@ -13,34 +13,33 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// Config says how a Directory reaches its database. Only URL is required.
+// Config configures a Directory. Only URL is required.
 type Config struct {
-	// URL as in [Open]. The login needs no more than the role keywicket_sidecar.
+	// URL is the database URL, as for [Open]. The role keywicket_sidecar is enough for the login.
 	URL string
-	// MaxOpenConnections for look-ups, and for what is written. Two further ones read the log of changes and listen for hints,
-	// and a third one is made from time to time. Default: 8.
+	// MaxOpenConnections limits the connections for look-ups and for writing usage. Two more connections read the change log and
+	// listen for hints, and a third one is opened from time to time. Default: 8.
 	MaxOpenConnections int
-	// LookupTimeout bounds a look-up as a whole: the wait for a connection, connecting, retries, the query. It should
-	// stay below half of what the caller is given, so that a client of the caller gets an answer. Default: 200ms.
+	// LookupTimeout limits a whole look-up: waiting for a connection, connecting, retries and the query. Keep it below half of
+	// the caller's own limit, so that the caller's client gets an answer. Default: 200ms.
 	LookupTimeout time.Duration
-	// Pooler says whether a pooler of connections stands in front of the database at URL. Default: PoolerAuto.
+	// Pooler says whether a connection pooler stands in front of the database at URL. Default: PoolerAuto.
 	Pooler Pooler
-	// FeedURL is where hints of changes are listened to, if not at URL: a way around a pooler of connections, which must not
-	// stand between a listener and its database. Default: URL.
+	// FeedURL is the database URL for listening to hints. Set it to bypass a connection pooler, which does not pass on
+	// notifications. Default: URL.
 	FeedURL string
-	// NoHints reads the log of changes at its turn only. It saves a connection, and Postgres the wake-up of each sidecar at
-	// each change.
+	// NoHints disables hints: the change log is read only at its interval. That saves one connection, and Postgres does not wake
+	// each sidecar for each change.
 	NoHints bool
-	// Cache is in front of the look-ups.
+	// Cache configures the cache in front of the look-ups.
 	Cache cache.Config
-	// NoCache asks the database for every look-up.
+	// NoCache disables the cache: every look-up queries the database.
 	NoCache bool
 	// UsageInterval is how often last_used_at is written. Default: 5s.
 	UsageInterval time.Duration
-	// Version of this program, and a hash of its policies, for the list of sidecars.
+	// Version of this program and a hash of its policies appear in the list of sidecars.
 	Version, Policies string
-	// Clock measures how long ago a token was used, and nothing else: expiry is the database's to judge. Default:
-	// time.Now.
+	// Clock measures only how long ago a token was used. Expiry is judged by the database's clock. Default: time.Now.
 	Clock func() time.Time
 }
 
@@ -49,10 +48,11 @@ const (
 	defaultLookupTimeout      = 200 * time.Millisecond
 	defaultUsageInterval      = 5 * time.Second
 
-	// connectionLifetime lets a sidecar follow a failover or a changed address even if nobody closes its connections.
+	// connectionLifetime limits the age of connections, so that a sidecar follows a failover or a changed address even if its
+	// connections stay open.
 	connectionLifetime = 5 * time.Minute
-	// connectionIdle is for how long a connection is kept that a burst of look-ups has needed. The last one is kept: it is used
-	// at each upkeepPause, and many sidecars would make many connections.
+	// connectionIdle is how long connections stay open after a burst of look-ups. It is longer than upkeepPause, so the connection
+	// that upkeep uses stays open. Otherwise many sidecars would keep opening connections.
 	connectionIdle = 2 * upkeepPause
 )
 
@@ -85,8 +85,7 @@ func (c Config) complete() (Config, error) {
 	return c, nil
 }
 
-// Directory answers checks from Postgres, by way of a cache, and notes which tokens are used. It is safe for concurrent
-// use.
+// Directory answers look-ups from Postgres through a cache, and records which tokens are used. It is safe for concurrent use.
 type Directory struct {
 	lookups *lookups
 	servers *servers
@@ -94,13 +93,13 @@ type Directory struct {
 	feed    *feed
 	usage   *usage
 
-	stopWatching context.CancelFunc // nil: the feed sees which server there is
+	stopWatching context.CancelFunc // nil: the feed detects other servers
 }
 
 var _ authz.Directory = (*Directory)(nil)
 
-// OpenDirectory starts a directory. Whether the database can be reached is not asked: look-ups fail until it can be,
-// and work from then on. [Directory.Ready] tells. A nil logger drops everything. The caller must Close the directory.
+// OpenDirectory starts a directory. It does not connect first: look-ups fail until the database is reachable, which
+// [Directory.Ready] reports. A nil logger discards all messages. The caller must Close the directory.
 func OpenDirectory(c Config, log *slog.Logger) (_ *Directory, err error) {
 	c, err = c.complete()
 	if err != nil {
@@ -115,13 +114,13 @@ func OpenDirectory(c Config, log *slog.Logger) (_ *Directory, err error) {
 			err = errors.Join(err, d.Close(context.Background()))
 		}
 	}()
-	// A look-up that runs into its deadline has its query cancelled and its connection kept, for which the server gets
-	// as long again.
+	// At its deadline, a look-up cancels its query and keeps the connection. The server has the same time again to confirm the
+	// cancellation.
 	connections, err := newConnector(c.URL, c.Pooler, 2*c.LookupTimeout)
 	if err != nil {
 		return nil, err
 	}
-	sidecars := new(atomic.Int64) // that are alive, with this one
+	sidecars := new(atomic.Int64) // number of live sidecars, including this one
 	shared := newDials(connections, lookupQueries, connectionLifetime, sidecars.Load)
 	db := open(shared)
 	db.SetMaxOpenConns(c.MaxOpenConnections)
@@ -142,7 +141,7 @@ func OpenDirectory(c Config, log *slog.Logger) (_ *Directory, err error) {
 	if d.cache, err = cache.New(c.Cache, d.lookups, log); err != nil {
 		return nil, fmt.Errorf("cache.%w", err)
 	}
-	// What was remembered of the server before may be of another cluster.
+	// Entries that were read from the previous server may belong to another cluster, so drop them all.
 	d.servers.switched = func() { d.cache.Hinted(nil) }
 	d.feed, err = startFeed(c, d.cache, d.servers, sidecars, log)
 	return d, err
@@ -165,16 +164,16 @@ func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (found authz.Fou
 	return found, nil
 }
 
-// Ready reports whether checks are answered as they should be: look-ups of each kind have just been answered, and the database
-// has once been heard to tell of changes.
+// Ready returns nil if a look-up of each kind succeeds now and the change log was read at least once. Otherwise the error says
+// why.
 func (d *Directory) Ready(ctx context.Context) error {
 	probes := []authz.Lookup{
 		{Kind: authz.KindWorkspaceKey},
 		{Kind: authz.KindSession},
 		{Kind: authz.KindOAuthToken},
 	}
-	// One after the other: three at once would have each sidecar keep three connections, as often as it is asked.
-	for _, l := range probes { // of nothing that there is
+	// Run them one after the other: three at once would make each sidecar keep three connections.
+	for _, l := range probes { // of credentials that do not exist
 		if _, err := d.lookups.Load(ctx, l); err != nil {
 			return err
 		}
@@ -185,7 +184,7 @@ func (d *Directory) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Notices are what is not as it should be while checks are answered nevertheless.
+// Notices returns the problems that do not prevent checks from being answered.
 func (d *Directory) Notices() []string {
 	if d.feed == nil {
 		return nil
@@ -193,7 +192,7 @@ func (d *Directory) Notices() []string {
 	return d.feed.notices()
 }
 
-// CacheStats are for metrics; zero without a cache.
+// CacheStats returns the cache's figures for metrics; zero without a cache.
 func (d *Directory) CacheStats() cache.Stats {
 	if d.cache == nil {
 		return cache.Stats{}
@@ -201,8 +200,8 @@ func (d *Directory) CacheStats() cache.Stats {
 	return d.cache.Stats()
 }
 
-// Heard is how many changes of the database the directory knows of, by the log and by notifications; 0 without a cache. Unlike
-// CacheStats it may be asked for all the time.
+// Heard returns how many changes the directory has read from the change log and how many it received as hints; 0 without a cache.
+// Unlike CacheStats, it is cheap enough to call often.
 func (d *Directory) Heard() (changes, hints uint64) {
 	if d.cache == nil {
 		return 0, 0
@@ -210,9 +209,8 @@ func (d *Directory) Heard() (changes, hints uint64) {
 	return d.cache.Heard()
 }
 
-// Close writes the usage that is still to be written, and closes the connections. Look-ups must have ended: one that
-// has not fails, or its use is not noted. The error says that usage was lost, because the context ended or the database
-// did not take it.
+// Close writes the pending usage and closes the connections. Look-ups must have ended: a running one may fail or lose its usage.
+// Close returns an error if usage is lost, because the context ended or the database did not accept it.
 func (d *Directory) Close(ctx context.Context) error {
 	var errs []error
 	if d.feed != nil {

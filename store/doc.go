@@ -1,11 +1,11 @@
-// Package store keeps keywicket's tokens, workspaces and members in Postgres, and answers from there.
+// Package store keeps keywicket's tokens, workspaces and members in Postgres, and answers look-ups from there.
 //
-// It has two sides. A [Directory] is the sidecar's (the PIP): it answers checks with one prepared, indexed query, within a
-// deadline, and opens whether or not the database is up, because a sidecar must start beside a database that does not. A
-// [Registry] is the operator's (the PAP): it creates, lists and revokes, and says at once what is wrong.
+// It has two sides. A [Directory] serves the sidecar (the PIP). It answers look-ups within a deadline, with one prepared query that
+// uses indexes. It opens even while the database is down, because a sidecar must be able to start then. A [Registry] serves the
+// operator (the PAP): it creates, lists and revokes, and reports errors at once.
 //
-// Everything lives in the Postgres schema keywicket. [Migrate] brings it up to date, forward only.
+// All tables are in the Postgres schema keywicket. [Migrate] updates it, forward only.
 //
-// Time is always the database's: many sidecars judge one token, and their clocks differ. A credential itself never
-// gets here; the database holds its SHA-256.
+// All times are judged by the database's clock, because the clocks of sidecars differ. The package never stores a credential itself,
+// only its SHA-256.
 package store

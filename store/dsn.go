@@ -11,16 +11,16 @@ import (
 	"unicode"
 )
 
-// options are those of a database URL, by their names in libpq.
+// options are the options of a database URL, by their names in libpq.
 type options map[string]string
 
 const urlForms = "; it looks like " + urlForm + ", with special characters of the password percent-encoded"
 
-// errUnclear repeats nothing of the URL: what cannot be read may be a part of the password.
-var errUnclear = errors.New("the database URL cannot be parsed" + urlForms)
+// errUnparsable quotes nothing of the URL, because the part that cannot be parsed may belong to the password.
+var errUnparsable = errors.New("the database URL cannot be parsed" + urlForms)
 
-// readDatabaseURL reads what libpq reads, which is more than lib/pq: several hosts with a port each, sockets, and IPv6
-// addresses without a port. Of an option that is given twice the last one counts.
+// readDatabaseURL accepts what libpq accepts. Unlike lib/pq, that includes several hosts with a port each, sockets, and IPv6
+// addresses without a port. If an option is given twice, the last one counts.
 func readDatabaseURL(text string) (options, error) {
 	scheme, rest, isURL := strings.Cut(text, "://")
 	o := options{}
@@ -32,7 +32,7 @@ func readDatabaseURL(text string) (options, error) {
 		return nil, errors.New("the database URL is not one of Postgres" + urlForms)
 	}
 	if !read(text) || !o.complete() {
-		return nil, errUnclear
+		return nil, errUnparsable
 	}
 	return o, nil
 }
@@ -49,7 +49,7 @@ func (o options) readURL(text string) bool {
 		}
 		hosts, named = authority[at+1:], true
 	}
-	if !named && strings.Contains(database, "@") { // a password with a slash
+	if !named && strings.Contains(database, "@") { // a password that contains a slash
 		return false
 	}
 	if !o.readHosts(hosts) || !o.set("dbname", database, url.PathUnescape) {
@@ -60,7 +60,7 @@ func (o options) readURL(text string) bool {
 		if pair == "" {
 			continue
 		}
-		// Unlike in libpq, a plus is a blank, as those who encode a query write it.
+		// Unlike in libpq, a plus is a space, as usual in encoded queries.
 		name, err := url.QueryUnescape(name)
 		if !ok || err != nil || name == "" || !o.set(name, value, url.QueryUnescape) {
 			return false
@@ -69,7 +69,7 @@ func (o options) readURL(text string) bool {
 	return true
 }
 
-// set leaves out what is empty, and so behind what the service or the environment says.
+// set ignores an empty value, so that the service or the environment can supply one.
 func (o options) set(name, value string, unescape func(string) (string, error)) bool {
 	value, err := unescape(value)
 	if value != "" {
@@ -78,7 +78,7 @@ func (o options) set(name, value string, unescape func(string) (string, error)) 
 	return err == nil
 }
 
-// readHosts reads a list of hosts, each with a port or without. Where one has a port, the others have Postgres' own.
+// readHosts reads a list of hosts, each with or without a port. If one has a port, those without get Postgres' default port.
 func (o options) readHosts(list string) bool {
 	const standard = "5432"
 	var hosts, ports []string
@@ -109,7 +109,8 @@ func (o options) readHosts(list string) bool {
 	return true
 }
 
-// hostName refuses what no host has, and a part of a password may have: the error of looking it up would repeat it.
+// hostName reports whether host can be the name of a host. Other characters may come from a password, which the error of a DNS
+// look-up would then show.
 func hostName(host string, bracketed bool) bool {
 	if bracketed {
 		_, err := netip.ParseAddr(host)
@@ -133,8 +134,8 @@ func (o options) readPairs(text string) bool {
 	return true
 }
 
-// readValue returns the value that the text begins with, and what follows it. In quotes or not, a backslash goes before a
-// character that means itself.
+// readValue returns the value at the start of the text and the text after it. A backslash escapes the next character, inside quotes
+// and outside.
 func readValue(text string) (value, rest string, ok bool) {
 	text, quoted := strings.CutPrefix(text, "'")
 	var b strings.Builder
@@ -157,14 +158,14 @@ func readValue(text string) (value, rest string, ok bool) {
 	return b.String(), "", !quoted && !escaped
 }
 
-// complete brings the options into lib/pq's own form. It is false where a value could not be sent.
+// complete changes the options to the form that lib/pq expects. It returns false if a name or value cannot be sent.
 func (o options) complete() bool {
 	for name, value := range maps.Clone(o) {
-		// What follows a zero would be an option of its own.
+		// Postgres would read the text after a zero byte as another option.
 		if !optionName(name) || strings.Contains(value, "\x00") {
 			return false
 		}
-		// Beside its own spelling, lib/pq sends another one too.
+		// lib/pq would send both this spelling and its own.
 		if lower := strings.ToLower(name); lower != name && slices.Contains([]string{"datestyle", "client_encoding", "application_name"}, lower) {
 			delete(o, name)
 			o[lower] = value
@@ -174,14 +175,14 @@ func (o options) complete() bool {
 		delete(o, "database")
 		o["dbname"] = database
 	}
-	if o["ssl"] == "true" { // as libpq takes it, for the sake of JDBC
+	if o["ssl"] == "true" { // libpq accepts it for compatibility with JDBC
 		delete(o, "ssl")
 		o["sslmode"] = cmp.Or(o["sslmode"], "require")
 	}
 	switch port := o["port"]; {
 	case port == "":
 		delete(o, "port")
-	case port[0] == ',': // lib/pq knows the standard behind a comma only
+	case port[0] == ',': // lib/pq inserts the default port only after a comma
 		o["port"] = "5432" + port
 	}
 	return true
@@ -193,7 +194,7 @@ func optionName(name string) bool {
 	})
 }
 
-// dsn says the options to lib/pq.
+// dsn returns the options as key='value' pairs for lib/pq.
 func (o options) dsn() string {
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 	var pairs []string

@@ -8,25 +8,25 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// What a caller of a Registry may want to tell apart. The errors that match them read as one sentence to the operator.
+// The kinds of errors of a Registry. An error that matches one of them is one sentence for the operator.
 var (
-	// ErrNotFound: what was named does not exist.
+	// ErrNotFound: the named object does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrExists: something else has this id, slug, email or key.
+	// ErrExists: another object has this id, slug, email or key.
 	ErrExists = errors.New("already exists")
 	// ErrInvalid: a value has the wrong form, or does not fit the others.
 	ErrInvalid = errors.New("invalid")
-	// ErrUnreachable: the database cannot be reached, or refuses the login.
+	// ErrUnreachable: the database cannot be reached, or rejects the login.
 	ErrUnreachable = errors.New("database unreachable")
 	// ErrNotMigrated: the schema is missing, or older than this version of keywicket.
 	ErrNotMigrated = errors.New("not migrated")
 )
 
-// refusal is a sentence for the operator that matches a sentinel.
+// refusal is an error for the operator: one sentence, and the Err… value that it matches.
 type refusal struct {
 	kind     error
 	sentence string
-	cause    error // nil where the sentence says all
+	cause    error // nil: the sentence is complete
 }
 
 func refuse(kind error, format string, args ...any) *refusal {
@@ -47,25 +47,25 @@ func (r *refusal) Unwrap() []error {
 	return []error{r.kind}
 }
 
-// asked fails unless the row that came back is about what was asked for. Behind a pooler that mixes up its clients'
-// connections it may be another query's.
-func asked(same bool, doing string) error {
+// confirmRow returns an error unless same: the returned row belongs to the query. A misconfigured pooler that mixes up the
+// connections of its clients can return the row of another query.
+func confirmRow(same bool, doing string) error {
 	if same {
 		return nil
 	}
-	return errors.New(doing + ": the database's answer is about something else than was asked for, as behind a pooler that mixes up " +
-		"the connections of its clients: look what was done before you go on")
+	return errors.New(doing + ": the database returned the answer to another query, as behind a pooler that mixes up the connections of " +
+		"its clients: check what was done before you continue")
 }
 
-// suspectPooler adds the remedy to errors that a pooler of transactions causes where queries are prepared.
-func suspectPooler(err error) error {
+// addPoolerRemedy adds the remedy to errors that a transaction pooler causes when queries are prepared.
+func addPoolerRemedy(err error) error {
 	if pq.As(err, pqerror.InvalidSQLStatementName, pqerror.DuplicatePstatement, pqerror.ProtocolViolation) != nil {
-		return fmt.Errorf("%w (if a pooler of transactions stands in front of the database: set database.pooler to transaction)", err)
+		return fmt.Errorf("%w (if a transaction pooler stands in front of the database: set database.pooler to transaction)", err)
 	}
 	return err
 }
 
-// explain turns the violation of one of the constraints into its refusal.
+// explain returns the refusal of the constraint that err violates. Other errors are wrapped with the action.
 func explain(err error, action string, constraints map[string]*refusal) error {
 	if violation := pq.As(err); violation != nil {
 		if r, ok := constraints[violation.Constraint]; ok && violation.Constraint != "" {

@@ -10,36 +10,36 @@ import (
 	"github.com/jmoiron/sqlx"
 )
 
-// The queries are for EXPLAIN.
+// The look-up queries, for EXPLAIN in tests.
 const (
 	LookupQuery  = lookupQuery
 	SessionQuery = sessionQuery
 	OAuthQuery   = oauthQuery
 )
 
-// TokensQuery is for EXPLAIN.
+// TokensQuery returns the query of [Registry.Tokens], for EXPLAIN in tests.
 var TokensQuery = tokensQuery
 
-// FeedURL is what the listener is given, for every form of a URL.
+// FeedURL returns the configuration that the listener gets for a database URL.
 func FeedURL(databaseURL string) (string, error) {
 	s, err := parse(databaseURL)
 	return s.dsn, err
 }
 
-// ConnectError and CheckVersion are for errors of servers that the tests do not have.
+// ConnectError and CheckVersion are for testing the errors of servers that the tests cannot start.
 var (
 	ConnectError = connectError
 	CheckVersion = checkVersion
 )
 
-// AttributesSize is how long Postgres would write the attributes.
+// AttributesSize returns the length of the text that Postgres writes for the attributes.
 func AttributesSize(text string) (int, error) {
 	var size jsonSize
 	err := size.add(json.RawMessage(strings.TrimSpace(text)))
 	return int(size), err
 }
 
-// ReadURL is what a URL says that lib/pq's configuration does not hold.
+// ReadURL returns the settings of a URL that are not in lib/pq's configuration.
 func ReadURL(databaseURL string) (pooled bool, keepAlive net.KeepAliveConfig, err error) {
 	s, err := parse(databaseURL)
 	return s.pooled, s.keepAlive, err
@@ -55,7 +55,7 @@ func MigrateTo(ctx context.Context, db *sqlx.DB, version int64) error {
 	return err
 }
 
-// ReadChanges reads the log of changes as a sidecar does.
+// ReadChanges reads the change log like a sidecar.
 func ReadChanges(t testing.TB, c *sqlx.Conn, since string) (snapshot string, changes []string) {
 	t.Helper()
 	p, err := newPollConnection(t.Context(), c)
@@ -69,7 +69,7 @@ func ReadChanges(t testing.TB, c *sqlx.Conn, since string) (snapshot string, cha
 	return r.Snapshot, r.Changes
 }
 
-// Waiting is how many look-ups of keys and tokens wait for a query.
+// Waiting returns the number of look-ups of keys and tokens that wait for a query.
 func (d *Directory) Waiting() int {
 	n := &d.lookups.tokens
 	n.mu.Lock()

@@ -16,35 +16,35 @@ import (
 )
 
 const (
-	// A connection that was lost is made anew at once, and then after longer and longer waits, but no longer than this.
-	minReconnect = 50 * time.Millisecond
-	maxReconnect = 2 * time.Second
-	// … unless there are many sidecars: together they try that often.
+	// A lost connection is replaced at once, and after a failure with growing waits up to maxReconnect. With many sidecars, the
+	// limit is reconnectShare for each of them, so that all together try once per reconnectShare.
+	minReconnect   = 50 * time.Millisecond
+	maxReconnect   = 2 * time.Second
 	reconnectShare = 20 * time.Millisecond
-	// maxPollInterval keeps a sidecar with a long staleness bound within what the log remembers.
+	// maxPollInterval makes a sidecar with a long staleness bound read the log before its rows are deleted.
 	maxPollInterval = 5 * time.Second
 )
 
-var errUntold = errors.New("the database does not write all changes to its log. `keywicket migrate up` makes the triggers. " +
-	"Where one is disabled: ALTER TABLE keywicket.… ENABLE ALWAYS TRIGGER tell_… (ENABLE REPLICA for tell_row). The tables " +
+var errNotLogged = errors.New("the database does not write all changes to its log. `keywicket migrate up` creates the triggers. " +
+	"Enable a disabled one: ALTER TABLE keywicket.… ENABLE ALWAYS TRIGGER tell_… (ENABLE REPLICA for tell_row). The tables " +
 	"must not inherit, and keywicket.changes must have no rules and no row-level security")
 
-// feed reads the change log and tells the cache.
+// feed reads the change log and applies its changes to the cache.
 type feed struct {
 	cache    *cache.Cache
 	log      *slog.Logger
 	servers  *servers
 	presence presence
-	hints    *hints // nil: none are wanted
+	hints    *hints // nil: hints are disabled
 	bound    time.Duration
 	trouble  atomic.Pointer[error]
-	sidecars *atomic.Int64 // that are alive, this one included
-	looked   time.Time     // just before this sidecar has looked at the schema
+	sidecars *atomic.Int64 // number of live sidecars, including this one
+	verified time.Time     // just before this sidecar last verified the schema
 
 	connections chan *pollConnection // new ones
-	wanted      chan struct{}        // a connection is wanted now
-	suspected   chan struct{}        // there may be another server
-	again       chan struct{}        // the log is to be read now
+	wanted      chan struct{}        // open another connection now
+	suspected   chan struct{}        // another server may have become the primary
+	again       chan struct{}        // read the log now
 
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -68,7 +68,7 @@ func startFeed(c Config, target *cache.Cache, s *servers, sidecars *atomic.Int64
 	return f, nil
 }
 
-// connect makes connections for run, one after the other.
+// connect opens connections for run, one after the other.
 func (f *feed) connect(ctx context.Context) {
 	wait := minReconnect
 	for ctx.Err() == nil {
@@ -83,9 +83,9 @@ func (f *feed) connect(ctx context.Context) {
 			}
 			f.watch(ctx)
 		} else if ctx.Err() == nil {
-			f.fail(fmt.Errorf("read the change log: %w", err))
+			f.setTrouble(fmt.Errorf("read the change log: %w", err))
 		}
-		// All sidecars lose their connections at once.
+		// All sidecars may lose their connections at the same time, so limit their attempts together.
 		longest := max(maxReconnect, time.Duration(f.sidecars.Load())*reconnectShare)
 		if time.Since(started) > longest {
 			wait = minReconnect
@@ -98,7 +98,7 @@ func (f *feed) connect(ctx context.Context) {
 	}
 }
 
-// watch returns when the connection is of no more use. From time to time it makes another one, because a new one may reach
+// watch returns when the connection has to be replaced. From time to time it opens another one, because a new connection may reach
 // another server.
 func (f *feed) watch(ctx context.Context) {
 	for {
@@ -108,9 +108,9 @@ func (f *feed) watch(ctx context.Context) {
 		case <-f.wanted:
 			return
 		case <-time.After(max(minFreshInterval, time.Duration(f.sidecars.Load())*freshShare)):
-			_ = f.servers.probe(ctx) // the readings tell of errors
+			_ = f.servers.probe(ctx) // a reading reports the errors
 		case <-f.suspected:
-			// Not all at once.
+			// Wait for a random time, so that not all sidecars connect at once.
 			select {
 			case <-ctx.Done():
 			case <-f.wanted:
@@ -133,7 +133,7 @@ func (f *feed) open(ctx context.Context) (*pollConnection, error) {
 		return nil, err
 	}
 	if f.hints != nil {
-		f.hints.start(p.own)
+		f.hints.start(p.keepsSession)
 	}
 	return p, nil
 }
@@ -141,14 +141,14 @@ func (f *feed) open(ctx context.Context) (*pollConnection, error) {
 // abandon closes a connection without waiting for a server that may not answer.
 func abandon(c *sqlx.Conn) { go func() { _ = c.Close() }() }
 
-// run reads the log at its interval, and when somebody waits for it.
+// run reads the log at its interval, and when f.again asks for it.
 func (f *feed) run(ctx context.Context) {
 	tick := time.NewTicker(f.interval())
 	defer tick.Stop()
-	const most = 4 // readings between two ticks
+	const most = 4 // extra readings between two ticks
 	extra := 0
 	var c *pollConnection
-	started, believed, complained := time.Now(), false, false
+	started, leaseHeld, warned := time.Now(), false, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -170,40 +170,40 @@ func (f *feed) run(ctx context.Context) {
 		}
 		if c != nil {
 			if err := f.poll(ctx, c); err != nil && ctx.Err() == nil {
-				f.fail(fmt.Errorf("read the change log: %w", err))
+				f.setTrouble(fmt.Errorf("read the change log: %w", err))
 				abandon(c.Conn)
 				c = nil
-				offer(f.wanted)
+				signal(f.wanted)
 			}
 		}
 		ever, now := f.cache.Heart()
 		switch {
-		case now && !believed:
+		case now && !leaseHeld:
 			f.log.Info("the change log is read: the cache is in use", "sidecar", f.presence.id)
-		case !now && believed, !ever && !complained && time.Since(started) > 2*f.bound:
-			complained = true
-			f.log.Warn("the change log is not read: every look-up asks the database", "error", f.reason())
+		case !now && leaseHeld, !ever && !warned && time.Since(started) > 2*f.bound:
+			warned = true
+			f.log.Warn("the change log is not read: every look-up queries the database", "error", f.reason())
 		}
-		believed = now
+		leaseHeld = now
 	}
 }
 
-// leave ends the sidecar's presence, if that takes no time. Otherwise it counts as alive for a while.
+// leave marks the sidecar as stopped. If that takes too long, the sidecar counts as alive for some time.
 func (f *feed) leave(ctx context.Context, c *pollConnection) {
 	const limit = 200 * time.Millisecond
 	_ = doWithin(ctx, limit, func(ctx context.Context) error { return f.presence.leave(ctx, c) })
 	abandon(c.Conn)
 }
 
-// offer puts a signal into a channel with room for one.
-func offer(to chan struct{}) {
+// signal sends to a channel with a buffer of one, and drops the signal if one is pending.
+func signal(to chan struct{}) {
 	select {
 	case to <- struct{}{}:
 	default:
 	}
 }
 
-// poll reads the log once. After an error the connection is of no more use.
+// poll reads the log once. After an error, the caller has to replace the connection.
 func (f *feed) poll(ctx context.Context, c *pollConnection) error {
 	p := f.cache.Poll()
 	r, err := within(ctx, f.limit(), func(ctx context.Context) (reading, error) { return c.read(ctx, p.Since) })
@@ -213,11 +213,11 @@ func (f *feed) poll(ctx context.Context, c *pollConnection) error {
 	case r.Standby:
 		return errors.New("the server has become a standby")
 	case !f.servers.isCurrent(r.Started):
-		return errors.Join(errOtherServer, f.within(ctx, c.leave))
+		return errors.Join(errOtherServer, f.within(ctx, c.reportMoved))
 	case !r.ID.Valid:
-		offer(f.again)
-		return f.within(ctx, c.look)
-	case f.presence.world != r.world(): // where this sidecar's row may be missing
+		signal(f.again)
+		return f.within(ctx, c.verifySchema)
+	case f.presence.world != r.world(): // this sidecar's row may be missing there
 		err := f.within(ctx, func(ctx context.Context) error {
 			return errors.Join(f.presence.register(ctx, c), f.count(ctx, c))
 		})
@@ -226,54 +226,55 @@ func (f *feed) poll(ctx context.Context, c *pollConnection) error {
 		}
 		f.presence.world = r.world()
 	}
-	reply, ack, away := r.reply()
-	if away {
-		offer(f.suspected)
+	reply, ack, hasMoved := r.reply()
+	if hasMoved {
+		signal(f.suspected)
 	}
-	// A sidecar that others take for gone must not use its memory: nobody would wait for it.
-	f.cache.Told(p, reply, !f.presence.gone())
+	// A sidecar that others may presume stopped must not use its cache, because a barrier does not wait for it.
+	f.cache.Told(p, reply, !f.presence.mayBePresumedStopped())
 	if f.trouble.Store(nil); reply.World == "" {
-		f.fail(errUntold)
+		f.setTrouble(errNotLogged)
 	}
-	if look, takesOver := turn(r.age(), time.Since(f.looked), f.interval()); look {
+	if due, takesOver := verificationDue(r.age(), time.Since(f.verified), f.interval()); due {
 		sent := time.Now()
-		if err := f.within(ctx, c.look); err != nil {
+		if err := f.within(ctx, c.verifySchema); err != nil {
 			return err
 		}
-		f.looked = sent
+		f.verified = sent
 		if takesOver {
-			offer(f.again) // its lease is nearly over
+			signal(f.again) // its lease has nearly expired
 		}
 	}
-	// The first sign is given with the first lease, so that a new sidecar is not shown as one that does without its memory.
-	first := f.presence.signs == 0 && reply.World != ""
+	// Send the first heartbeat with the first lease. Otherwise a new sidecar would be listed as one that cannot use its cache.
+	first := f.presence.heartbeats == 0 && reply.World != ""
 	if !ack && !first && !f.presence.due() {
 		return nil
 	}
 	return f.within(ctx, func(ctx context.Context) error {
 		s := f.cache.Stats()
-		if err := f.presence.sign(ctx, c, r.Snapshot, s.LeaseLeft, s.FeedLag); err != nil {
+		if err := f.presence.heartbeat(ctx, c, r.Snapshot, s.LeaseLeft, s.FeedLag); err != nil {
 			return err
 		}
-		if f.presence.signs%6 != 1 { // there are not many more or fewer every ten seconds
+		if f.presence.heartbeats%6 != 1 { // counting every sixth time is enough: the number changes slowly
 			return nil
 		}
 		return f.count(ctx, c)
 	})
 }
 
-// turn reports whether a sidecar is to look at the schema, and whether it takes over from another one. The last look of any
-// sidecar is age old, its own one own. Who has looked last looks again, for all, at each reading. If that is late, another one
-// takes over. An age below 0 is of a look that seems to be in the future.
-func turn(age, own, interval time.Duration) (look, takesOver bool) {
-	due := interval * 4 / 5
+// verificationDue reports whether a sidecar has to verify the schema now, and whether it takes over from another sidecar. age is the
+// time since the last verification by any sidecar, own the time since this sidecar's last one. The sidecar that verified last
+// continues at each reading, for all sidecars. If it is late, another one takes over. A negative age means that the last
+// verification seems to be in the future.
+func verificationDue(age, own, interval time.Duration) (due, takesOver bool) {
+	limit := interval * 4 / 5
 	if takesOver = own-age > interval/2; takesOver {
-		due = interval * 8 / 5
+		limit = interval * 8 / 5
 	}
-	return age < 0 || age >= due, takesOver
+	return age < 0 || age >= limit, takesOver
 }
 
-// count finds out how many sidecars share the database.
+// count stores the number of sidecars that share the database.
 func (f *feed) count(ctx context.Context, c *pollConnection) error {
 	n, err := f.presence.alive(ctx, c)
 	if err == nil {
@@ -282,19 +283,19 @@ func (f *feed) count(ctx context.Context, c *pollConnection) error {
 	return err
 }
 
-// limit bounds each statement: what takes longer than the staleness bound is of no use.
+// limit returns the time limit of a statement. A result that takes longer than the staleness bound is useless.
 func (f *feed) limit() time.Duration { return min(f.bound, f.servers.limit) }
 
 func (f *feed) within(ctx context.Context, statement func(context.Context) error) error {
 	return doWithin(ctx, f.limit(), statement)
 }
 
-// interval is between two readings of the log. Memory may be used for a staleness bound after the last look at the schema,
-// which is up to an interval older than a reading, so one reading in a row may fail or be late.
+// interval returns the time between two readings of the log. A lease lasts one staleness bound from the last verification of the
+// schema, which is up to one interval older than a reading. So one reading may fail or be late.
 func (f *feed) interval() time.Duration { return min(f.bound*2/7, maxPollInterval) }
 
-func (f *feed) fail(err error) {
-	err = suspectPooler(err)
+func (f *feed) setTrouble(err error) {
+	err = addPoolerRemedy(err)
 	f.trouble.Store(&err)
 }
 
@@ -305,20 +306,20 @@ func (f *feed) reason() error {
 	return errors.New("the database has not answered yet")
 }
 
-// ready is false until the log was read for the first time. Later, look-ups do without the cache.
+// ready returns an error until the log was read for the first time. After that, look-ups work without the cache if need be.
 func (f *feed) ready() error {
 	if ever, _ := f.cache.Heart(); ever {
 		return nil
 	}
-	return fmt.Errorf("changes in the database are not heard: %w", f.reason())
+	return fmt.Errorf("the change log is not read: %w", f.reason())
 }
 
-// notices tells why the cache is not in use, once it was.
+// notices reports why the cache is not in use now, although it was before.
 func (f *feed) notices() []string {
 	if ever, now := f.cache.Heart(); !ever || now {
 		return nil
 	}
-	return []string{fmt.Sprintf("every look-up asks the database, because changes are not heard: %v", f.reason())}
+	return []string{fmt.Sprintf("every look-up queries the database, because the change log is not read: %v", f.reason())}
 }
 
 func (f *feed) close() {

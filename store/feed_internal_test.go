@@ -5,27 +5,27 @@ import (
 	"time"
 )
 
-// Whoever looks at the schema goes on to do so at each reading, also after the second reading that a takeover brings; when it
-// stops, another one takes over before its own lease ends.
+// The sidecar that verifies the schema continues to do so at each reading, also after the second reading of a takeover. When it
+// stops, another sidecar takes over before its own lease ends.
 func TestOneSidecarLooksAtTheSchema(t *testing.T) {
 	const interval, bound = 2 * time.Second, 7 * time.Second
 	for offset := 10 * time.Millisecond; offset < interval; offset += 10 * time.Millisecond {
-		world := -time.Hour // when the schema was looked at
-		looked := [2]time.Duration{-2 * time.Hour, -2 * time.Hour}
+		world := -time.Hour // when the schema was last verified
+		verified := [2]time.Duration{-2 * time.Hour, -2 * time.Hour}
 		lease := [2]time.Duration{}
-		looks := [2]int{}
-		read := func(who int, now time.Duration) {
-			lease[who] = world + bound
-			look, takesOver := turn(now-world, now-looked[who], interval)
-			if !look {
+		count := [2]int{}
+		read := func(sidecar int, now time.Duration) {
+			lease[sidecar] = world + bound
+			due, takesOver := verificationDue(now-world, now-verified[sidecar], interval)
+			if !due {
 				return
 			}
-			world, looked[who] = now, now
-			looks[who]++
+			world, verified[sidecar] = now, now
+			count[sidecar]++
 			if takesOver {
-				lease[who] = world + bound
-				if again, _ := turn(0, 0, interval); again {
-					t.Fatal("it looks twice at once")
+				lease[sidecar] = world + bound
+				if again, _ := verificationDue(0, 0, interval); again {
+					t.Fatal("it verifies the schema twice at once")
 				}
 			}
 		}
@@ -43,8 +43,8 @@ func TestOneSidecarLooksAtTheSchema(t *testing.T) {
 			}
 			read(1, now)
 		}
-		if looks[0] != died || looks[1] < ticks-died-2 {
-			t.Errorf("offset %v: the first one looked %d times in %d readings, the second one %d times in %d", offset, looks[0], died, looks[1], ticks-died)
+		if count[0] != died || count[1] < ticks-died-2 {
+			t.Errorf("offset %v: the first one verified %d times in %d readings, the second one %d times in %d", offset, count[0], died, count[1], ticks-died)
 		}
 	}
 }

@@ -13,16 +13,17 @@ import (
 	"github.com/lib/pq"
 )
 
-// foreignOption is one that lib/pq would send to Postgres, which knows it no more.
+// foreignOption is an option that neither lib/pq nor Postgres knows. lib/pq would send it to Postgres, which would reject it.
 type foreignOption struct {
-	harmless []string // values that demand nothing
-	verified bool     // sslmode=verify-full keeps whatever is demanded
-	instead  string   // what to do about a value that demands something
+	accepted []string // values that require nothing
+	verified bool     // sslmode=verify-full satisfies every value
+	remedy   string   // for a value that is not accepted
 }
 
-// demanding are options that may ask for what lib/pq does not do. Such a value is refused: nobody would notice that it is not kept.
-var demanding = map[string]foreignOption{
-	// libpq's.
+// requiring are options that may require a feature that lib/pq does not have. A value that does is rejected, because ignoring it
+// would go unnoticed.
+var requiring = map[string]foreignOption{
+	// Options of libpq.
 	"channel_binding":     {[]string{"disable", "prefer"}, true, verifyInstead},
 	"gssencmode":          {[]string{"disable", "prefer"}, false, "write sslmode=verify-full instead, to encrypt by TLS"},
 	"sslcertmode":         {[]string{"allow"}, false, "remove it; without sslcert no certificate is sent, if the home folder has no .postgresql/postgresql.crt"},
@@ -30,7 +31,7 @@ var demanding = map[string]foreignOption{
 	"sslcrldir":           {nil, false, "remove it; lists of revoked certificates are not read"},
 	"sslpassword":         {nil, false, "remove it, and store the key of sslkey without a passphrase"},
 	"sslkeylogfile":       {nil, false, "remove it"},
-	"requirepeer":         {nil, false, "remove it, and let nobody but the server write to the folder of its socket"},
+	"requirepeer":         {nil, false, "remove it, and let only the server write to the folder of its socket"},
 	"require_auth":        {nil, false, "write sslmode=verify-full instead, so that no other server gets the password"},
 	"requiressl":          {[]string{"0"}, false, "write sslmode=require instead"},
 	"replication":         {[]string{"false", "off", "no", "0"}, false, "remove it"},
@@ -40,7 +41,7 @@ var demanding = map[string]foreignOption{
 	"oauth_scope":         {nil, false, loginInstead},
 	"scram_client_key":    {nil, false, loginInstead},
 	"scram_server_key":    {nil, false, loginInstead},
-	// Of Prisma, JDBC and asyncpg.
+	// Options of Prisma, JDBC and asyncpg.
 	"sslaccept":        {[]string{"accept_invalid_certs"}, true, verifyInstead},
 	"sslidentity":      {nil, false, "write sslcert and sslkey instead"},
 	"ssl":              {nil, false, "write sslmode instead"},
@@ -49,12 +50,11 @@ var demanding = map[string]foreignOption{
 
 const loginInstead = "remove it, and log in with a password or a certificate"
 
-const verifyInstead = "write sslmode=verify-full instead, with sslrootcert=system for an authority that everybody trusts, or sslrootcert=FILE"
+const verifyInstead = "write sslmode=verify-full instead, with sslrootcert=system for a publicly trusted authority, or sslrootcert=FILE"
 
-// harmless are options that have nothing to say here: this program has a pool of its own, a schema of its own, and statements
-// that are prepared in its own way.
-var harmless = []string{
-	"gssdelegation", "gsslib", "sslcompression", // libpq: never done
+// ignored are options without an effect: this program has its own pool, its own schema, and its own way to prepare statements.
+var ignored = []string{
+	"gssdelegation", "gsslib", "sslcompression", // libpq: this program never uses them
 	"connection_limit", "pool_timeout", "socket_timeout", "schema", "statement_cache_size", "single_use_connections", // Prisma
 	"max_connection_lifetime", "max_idle_connection_lifetime",
 	"default_query_exec_mode", "statement_cache_mode", "statement_cache_capacity", "description_cache_capacity", // pgx
@@ -65,14 +65,14 @@ var harmless = []string{
 	"uselibpqcompat", "supa", // node-postgres, Supabase on Vercel
 }
 
-// keptHere are options that this package keeps itself.
-var keptHere = []string{"pgbouncer", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"}
+// supportedHere are options that this package implements itself.
+var supportedHere = []string{"pgbouncer", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"}
 
-// takeForeign removes the options that neither lib/pq nor Postgres knows, and returns them.
+// takeForeign removes the options that neither lib/pq nor Postgres knows, and returns the removed ones.
 func (o options) takeForeign() options {
 	foreign := options{}
 	for name, value := range maps.Clone(o) {
-		if _, ok := demanding[name]; ok || slices.Contains(harmless, name) || slices.Contains(keptHere, name) {
+		if _, ok := requiring[name]; ok || slices.Contains(ignored, name) || slices.Contains(supportedHere, name) {
 			foreign[name] = value
 			delete(o, name)
 		}
@@ -80,7 +80,7 @@ func (o options) takeForeign() options {
 	return foreign
 }
 
-// readTo reads the options that this package keeps itself. Numbers are as in libpq: zero is the system's own.
+// readTo reads supportedHere into s. For numbers, zero means the system's default, as in libpq.
 func (o options) readTo(s *settings) error {
 	var err error
 	number := func(name string) int {
@@ -91,7 +91,7 @@ func (o options) readTo(s *settings) error {
 		}
 		return n
 	}
-	// net takes zero for its own default, and what is negative for the system's.
+	// In package net, zero is its own default, and a negative value is the system's.
 	probe := func(name string) int {
 		n := max(number(name), 0)
 		if o[name] != "" && n == 0 {
@@ -105,7 +105,7 @@ func (o options) readTo(s *settings) error {
 		Interval: time.Duration(probe("keepalives_interval")) * time.Second,
 		Count:    probe("keepalives_count"),
 	}
-	number("tcp_user_timeout") // each read and each write has a deadline of its own
+	number("tcp_user_timeout") // only check its form: limitedConn sets a deadline for each read and write
 	switch o["pgbouncer"] {
 	case "", "false":
 	case "true":
@@ -116,18 +116,18 @@ func (o options) readTo(s *settings) error {
 	return err
 }
 
-// check refuses options that ask for what lib/pq does not do.
+// check rejects options that require what lib/pq does not support.
 func (o options) check(mode pq.SSLMode) error {
 	for _, name := range slices.Sorted(maps.Keys(o)) {
-		d, ok := demanding[name]
-		if !ok || o[name] == "" || slices.Contains(d.harmless, o[name]) || d.verified && mode == pq.SSLModeVerifyFull {
+		d, ok := requiring[name]
+		if !ok || o[name] == "" || slices.Contains(d.accepted, o[name]) || d.verified && mode == pq.SSLModeVerifyFull {
 			continue
 		}
 		what := name
-		if len(d.harmless) > 0 && slices.Contains([]string{"require", "strict", "true"}, o[name]) { // no secret
+		if len(d.accepted) > 0 && slices.Contains([]string{"require", "strict", "true"}, o[name]) { // these values are not secret
 			what += "=" + o[name]
 		}
-		return fmt.Errorf("the database URL has %s, which keywicket cannot keep: %s", what, d.instead)
+		return fmt.Errorf("the database URL has %s, which keywicket cannot keep: %s", what, d.remedy)
 	}
 	return nil
 }

@@ -16,20 +16,20 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// changesChannel is where the triggers notify (migration 00011).
+// changesChannel is the channel on which the triggers notify (migration 00011).
 const changesChannel = "keywicket_changes"
 
-// hints listens for notifications of changes, which arrive within milliseconds. Each makes the cache forget what it names.
-// Nothing else depends on them: the change is in the log too, and a hint that is lost costs the interval between two readings.
+// hints listens for change notifications, which arrive within milliseconds, and invalidates the cache entries that they name.
+// Correctness does not depend on them: each change is also in the log. A lost hint delays a change by one poll interval.
 type hints struct {
 	settings settings
-	own      bool         // the URL is for hints alone: nobody's but the operator's to judge
-	listener *pq.Listener // nil until started
+	separate bool         // the URL is Config.FeedURL; hints trusts that it bypasses the pooler
+	listener *pq.Listener // nil before start
 	starting sync.Once
-	pooled   sync.Once // has told of the pooler
+	pooled   sync.Once // logs that there may be a pooler
 	cache    *cache.Cache
-	read     chan struct{} // the log is to be read now
-	sidecars *atomic.Int64 // that are alive
+	read     chan struct{} // the feed reads the log now
+	sidecars *atomic.Int64 // number of live sidecars
 	log      *slog.Logger
 	failing  atomic.Bool
 	closed   chan struct{}
@@ -42,17 +42,18 @@ func newHints(c Config, target *cache.Cache, read chan struct{}, sidecars *atomi
 		return nil, fmt.Errorf("database.feed_url: %w", err)
 	}
 	return &hints{
-		cache: target, settings: s, own: c.FeedURL != "", read: read, sidecars: sidecars, log: log, closed: make(chan struct{}),
+		cache: target, settings: s, separate: c.FeedURL != "", read: read, sidecars: sidecars, log: log, closed: make(chan struct{}),
 	}, nil
 }
 
-// start is called for each connection on which the log is read. If that is not a direct one, there may be a pooler between, where
-// nothing is heard and the connection to Postgres that listens would be another client's next.
+// start starts listening. The feed calls it for each connection on which it reads the log. If that connection is not direct, there
+// may be a pooler, and start does not listen: no notification would arrive, and the listening server connection would go to another
+// client.
 func (h *hints) start(direct bool) {
-	if !direct && !h.own {
+	if !direct && !h.separate {
 		h.pooled.Do(func() {
 			h.log.Info("connections to the database may go through a pooler: queries are not prepared, and changes are read from the log " +
-				"at its interval. database.feed_url names a direct way for notifications; database.pooler: none says that there is no pooler")
+				"at its interval. Set database.feed_url to a direct connection for notifications, or database.pooler to none if there is no pooler")
 		})
 		return
 	}
@@ -61,14 +62,14 @@ func (h *hints) start(direct bool) {
 		h.listener = pq.NewDialListener(d, h.settings.dsn, minReconnect, time.Minute,
 			func(event pq.ListenerEventType, err error) {
 				if event == pq.ListenerEventReconnected || err != nil {
-					h.tell(err)
+					h.logState(err)
 				}
 			})
 		go h.run()
 	})
 }
 
-// listenDialer makes connections on which nothing may be said for any time.
+// listenDialer opens connections without a read deadline, because no notification may arrive for any length of time.
 type listenDialer struct{ net.Dialer }
 
 // DialTimeout implements [pq.Dialer].
@@ -81,8 +82,8 @@ func (d *listenDialer) DialTimeout(network, address string, timeout time.Duratio
 func (h *hints) run() {
 	go h.listen()
 	const (
-		wakeUps = 20_000 // a second, of all sidecars together
-		quiet   = 30 * time.Second
+		wakeUps = 20_000           // at most per second, of all sidecars together
+		quiet   = 30 * time.Second // without listening after that
 	)
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
@@ -93,13 +94,13 @@ func (h *hints) run() {
 		case <-h.closed:
 			return
 		case n := <-h.listener.Notify:
-			if heard++; n != nil { // nil: a new connection
-				h.heard(n.Extra)
+			if heard++; n != nil { // nil: the listener has a new connection
+				h.handle(n.Extra)
 			}
 		case <-second.C:
-			// Postgres wakes every listener for every notification. So many changes are read soon enough without hints.
+			// Postgres wakes every listener for every notification. With so many changes, the log alone is fast enough.
 			if int64(heard)*h.sidecars.Load() > wakeUps && resume == nil {
-				go func() { _ = h.listener.Unlisten(changesChannel) }() // waits until what was sent before is taken
+				go func() { _ = h.listener.Unlisten(changesChannel) }() // it blocks until run has received the earlier notifications
 				resume = time.After(quiet)
 			}
 			heard = 0
@@ -110,19 +111,19 @@ func (h *hints) run() {
 	}
 }
 
-// listen waits for a connection. The listener repeats it on all that follow.
+// listen waits until LISTEN succeeds. The listener repeats it on each later connection.
 func (h *hints) listen() {
 	for {
 		err := h.listener.Listen(changesChannel)
 		if err == nil || errors.Is(err, pq.ErrChannelAlreadyOpen) {
-			h.tell(nil)
+			h.logState(nil)
 			return
 		}
 		select {
 		case <-h.closed:
 			return
 		default:
-			h.tell(err)
+			h.logState(err)
 		}
 		select {
 		case <-h.closed:
@@ -132,8 +133,8 @@ func (h *hints) listen() {
 	}
 }
 
-// tell logs that hints are not heard, or are heard again; each once.
-func (h *hints) tell(err error) {
+// logState logs once that hints stopped arriving, and once that they arrive again.
+func (h *hints) logState(err error) {
 	switch {
 	case err != nil && h.failing.CompareAndSwap(false, true):
 		h.log.Warn("notifications of changes are not heard: changes are read from the log, at their turn; see database.feed_url", "error", err)
@@ -142,13 +143,13 @@ func (h *hints) tell(err error) {
 	}
 }
 
-func (h *hints) heard(notification string) {
+func (h *hints) handle(notification string) {
 	if notification == acknowledge {
-		offer(h.read)
+		signal(h.read)
 		return
 	}
 	keys, err := cache.ParseKeys(notification)
-	if err != nil { // "*", or what another version writes
+	if err != nil { // "*", or a form of another version: any entry may have changed
 		keys = nil
 	}
 	h.cache.Hinted(keys)
@@ -157,14 +158,14 @@ func (h *hints) heard(notification string) {
 func (h *hints) close() {
 	h.closing.Do(func() {
 		close(h.closed)
-		h.starting.Do(func() {}) // not any more
+		h.starting.Do(func() {}) // prevents a later start
 		if h.listener == nil {
 			return
 		}
 		go func() {
-			_ = h.listener.Close() // may wait for a server that does not answer
+			_ = h.listener.Close() // it may block while the server does not answer
 			for range h.listener.Notify {
-				// The listener's own goroutine ends only when it is rid of what it has heard.
+				// The listener's goroutine ends only after its notifications are received.
 			}
 		}()
 	})

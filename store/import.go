@@ -17,54 +17,53 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Import is tokens of one kind that a product has handed out before.
+// Import is a set of existing tokens of one kind, which a product has issued before.
 type Import struct {
-	// Format is one of the API's.
+	// Format is one of the API's credential formats.
 	Format authz.CredentialFormat
 	API    string
-	// Lines of the input, one after the other; they are not collected. An error ends the import.
+	// Lines yields the lines of the input. They are not kept in memory. An error ends the import.
 	Lines iter.Seq2[ImportLine, error]
 }
 
-// ImportLine is one token. What is said of a bad one repeats nothing of it: whatever a column is called, a key may have
-// got into it.
+// ImportLine is one token. Messages about a bad line quote nothing of it, because any column may hold a key by mistake.
 type ImportLine struct {
-	// Number in the input, from 1, ascending.
+	// Number is the line's number in the input: from 1, ascending.
 	Number int
-	// Bad is why the line could not be read. The other fields are then of no interest.
+	// Bad is why the line could not be read; empty: it was read. If it is set, the other fields are ignored.
 	Bad string
 
-	// Key, or else Digest with Prefix, the key's visible part.
+	// Key is the token. Without it, Digest is its digest and Prefix its visible part.
 	Key    authz.Secret
 	Digest *authz.Digest
 	Prefix string
 
 	Name string
-	// Scopes as the API's catalogue has them, which is not known here.
+	// Scopes are in the form of the API's catalogue. This package does not know the catalogue.
 	Scopes []string
-	// Workspace (id or slug) or User (id or email) names the owner: the one that Format.Kind asks for, and not the other.
+	// Workspace (id or slug) or User (id or email) names the owner. Format.Kind decides which is set; the other is empty.
 	Workspace, User string
-	// CreatedAt: nil is now. Neither it nor RevokedAt can lie in the future, by the database's clock.
+	// CreatedAt nil means now. Neither CreatedAt nor RevokedAt may be in the future, by the database's clock.
 	CreatedAt, RevokedAt *time.Time
-	// ExpiresAt may have passed: the token is then denied as expired, and not as unknown.
+	// ExpiresAt may be in the past. The token is then denied as expired, not as unknown.
 	ExpiresAt *time.Time
 	// Attributes are for policies to read.
 	Attributes authz.Attributes
 }
 
-// BadLine is why a line cannot be imported.
+// BadLine says why a line cannot be imported.
 type BadLine struct {
 	Number int
 	Reason string
 }
 
-// ImportError is an import of which nothing was done, because some lines are bad. It matches [ErrInvalid].
+// ImportError is the error of an import that did nothing because some lines are bad. It matches [ErrInvalid].
 type ImportError struct {
-	Lines []BadLine // the first 20
-	Bad   int       // how many there are in all
+	Lines []BadLine // the first 20 bad lines
+	Bad   int       // number of bad lines in all
 }
 
-// maxBadLines are told; whoever has more has made one mistake over and over.
+// maxBadLines is how many bad lines an ImportError lists. More are most likely the same mistake.
 const maxBadLines = 20
 
 func (e *ImportError) Error() string {
@@ -76,7 +75,7 @@ func (e *ImportError) Error() string {
 
 func (e *ImportError) Unwrap() error { return ErrInvalid }
 
-// add keeps the lines in order, and no more than are told.
+// add adds count bad lines, and keeps the first maxBadLines in order.
 func (e *ImportError) add(count int, lines ...BadLine) {
 	e.Bad += count
 	e.Lines = append(e.Lines, lines...)
@@ -84,9 +83,9 @@ func (e *ImportError) add(count int, lines ...BadLine) {
 	e.Lines = e.Lines[:min(len(e.Lines), maxBadLines)]
 }
 
-// ImportTokens imports all the lines or, with an [ImportError], none, and returns how many. The tokens are good from
-// the moment in which it returns. It holds one line at a time; the database holds the others in a temporary table, which
-// the login must be allowed to create. Meanwhile checks go on, and other tokens are created and revoked.
+// ImportTokens imports all lines or none, and returns their number. If lines are bad, the error is an [ImportError]. The tokens are
+// valid when it returns. It holds one line in memory at a time, and the others in a temporary table, which the login must be allowed
+// to create. Checks, and creating and revoking other tokens, are not blocked.
 func (r *Registry) ImportTokens(ctx context.Context, im Import) (int, error) {
 	format, err := im.Format.Complete()
 	if err != nil {
@@ -97,15 +96,15 @@ func (r *Registry) ImportTokens(ctx context.Context, im Import) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("import the tokens: %w", err)
 	}
-	defer func() { _ = tx.Rollback() }() // after a commit it does nothing
+	defer func() { _ = tx.Rollback() }() // no effect after a commit
 	n, err := im.run(ctx, tx)
 	if err == nil {
 		err = tx.Commit()
 	}
 	if err != nil && ctx.Err() != nil {
-		err = ctx.Err() // a query that was cancelled says so in Postgres's words
+		err = ctx.Err() // the error of a cancelled query is one of Postgres
 	}
-	if _, told := errors.AsType[*ImportError](err); told {
+	if _, ok := errors.AsType[*ImportError](err); ok {
 		return 0, err
 	}
 	if err != nil {
@@ -146,13 +145,13 @@ func (im Import) run(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	}
 	imported, err := im.insert(ctx, tx)
 	if err == nil && imported != staged {
-		return 0, refuse(ErrExists, "one of the tokens was created by somebody else at the same time; nothing is imported: "+
-			"do it again, to be told its line")
+		return 0, refuse(ErrExists, "one of the tokens was created by another program at the same time; nothing is imported: "+
+			"import again to see its line")
 	}
 	return imported, err
 }
 
-// stage copies the lines to the database, save those that are bad by themselves, and returns how many.
+// stage copies the valid lines to the temporary table and returns their number. It adds the others to bad.
 func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *ImportError) (int, error) {
 	statement, err := tx.PrepareContext(ctx, `
 		COPY pg_temp.import_lines (line, digest, visible_prefix, name, scopes, owner, created_at, expires_at, revoked_at,
@@ -168,7 +167,7 @@ func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *ImportError) (int,
 			return 0, err
 		}
 		if line.Bad == "" {
-			line.Bad = im.bad(line)
+			line.Bad = im.validate(line)
 		}
 		attributes, err := ParseAttributes(string(line.Attributes))
 		if line.Bad == "" && err != nil {
@@ -194,8 +193,8 @@ func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *ImportError) (int,
 	return staged, err
 }
 
-// bad tells what the database need not be asked about, and what it could not be sent.
-func (im Import) bad(l ImportLine) string {
+// validate returns why a line is bad, or an empty text. It checks what needs no database, and what Postgres could not accept.
+func (im Import) validate(l ImportLine) string {
 	f := im.Format
 	own, other := l.Workspace, l.User
 	if f.Kind.OfUser() {
@@ -229,9 +228,9 @@ func (im Import) bad(l ImportLine) string {
 	return ""
 }
 
-// visible reports whether a prefix could be the visible part of a key, and no more than that.
+// visible reports whether a prefix can be the visible part of a key and is not longer.
 func visible(f authz.CredentialFormat, prefix string) bool {
-	const body = "0123456789abcdef" // the least
+	const body = "0123456789abcdef" // the shortest body of a key
 	return len(prefix) <= f.VisiblePrefix && f.Accepts(authz.Secret(prefix+body))
 }
 
@@ -258,11 +257,11 @@ func otherOf(k authz.Kind) string {
 	return "user"
 }
 
-// storable: what Postgres takes for text.
+// storable reports whether Postgres accepts the text.
 func storable(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
 
-// check finds what is bad about the lines together, and beside what is there. The owners' names are resolved as
-// [Registry.Workspace] and [Registry.User] do it.
+// check finds conflicts between the lines, and with the tokens and owners in the database. It resolves owners like
+// [Registry.Workspace] and [Registry.User].
 func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *ImportError) error {
 	byID, byName := `SELECT id FROM keywicket.workspaces WHERE id = l.owner`,
 		`SELECT id FROM keywicket.workspaces WHERE slug = l.owner`
@@ -286,7 +285,7 @@ func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *ImportError) error
 		Reason string `db:"reason"`
 		Count  int    `db:"count"`
 	}
-	// The name is judged by the constraint's own words: what is a blank or a control character depends on the database.
+	// Check names with the constraint's own expression: its blanks and control characters depend on the database's locale.
 	err := tx.SelectContext(ctx, &found, `
 		SELECT line, reason, count(*) OVER () AS count
 		FROM (
@@ -323,8 +322,8 @@ func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *ImportError) error
 	return nil
 }
 
-// insert leaves out what somebody else has committed since the check. A violation would put the digest into Postgres's
-// log.
+// insert skips tokens that another transaction has committed since check. A violation of the constraint would write the digest to
+// Postgres's log.
 func (im Import) insert(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	column := ownerOf(im.Format.Kind) + "_id"
 	result, err := tx.ExecContext(ctx, `
@@ -339,8 +338,8 @@ func (im Import) insert(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	// A sidecar that started beside an empty table has a plan that reads all of it, and keeps it until the statistics
-	// change. Who does not own the table gets a warning here, and waits for autovacuum.
+	// A sidecar that started with an empty table keeps a plan that scans the whole table until the statistics change. If this
+	// login does not own the table, Postgres only warns, and autovacuum updates the statistics later.
 	if _, err := tx.ExecContext(ctx, `ANALYZE keywicket.tokens`); err != nil {
 		return 0, err
 	}

@@ -17,33 +17,34 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Issuer is the side of the store that grants: codes, access tokens and refresh tokens of OAuth 2.0. The login needs no
-// more than the role keywicket_issuer. It is safe for concurrent use.
+// Issuer issues the codes, access tokens and refresh tokens of OAuth 2.0. The role keywicket_issuer is enough for the login. It is
+// safe for concurrent use.
 //
-// Whoever hangs up does not undo what he has asked for: what was begun ends, also if the context does, within three seconds.
+// A call that has begun completes even if its context ends, for example because the client hangs up. It takes at most three
+// seconds.
 //
-// Codes and refresh tokens are good for one use. A second one shows that two have them, and revokes the grant with every
-// token of it (RFC 6749, section 4.1.2; RFC 9700, section 4.14.2). Of two uses at the same time exactly one is the first.
+// Codes and refresh tokens can be used once. A second use means that two parties have the token, and revokes the grant with all
+// its tokens (RFC 6749, section 4.1.2; RFC 9700, section 4.14.2). Of two concurrent uses, exactly one is the first.
 type Issuer struct{ db *sqlx.DB }
 
-// How long what an Issuer makes is good for.
+// Lifetimes of the codes and tokens of an Issuer.
 const (
 	CodeLifetime    = time.Minute
 	AccessLifetime  = time.Hour // velocity, "Refreshing Tokens"
 	RefreshLifetime = 30 * 24 * time.Hour
 )
 
-// ErrGrant says that a code or refresh token is unknown, expired, used or revoked. ErrReused is one: it was used before, and its
-// grant is revoked now.
+// ErrGrant means that a code or refresh token is unknown, expired, used or revoked. ErrReused is an ErrGrant: the code or token was
+// used before, and its grant is now revoked.
 var (
-	ErrGrant  = errors.New("the grant is not, or no longer, good")
+	ErrGrant  = errors.New("the grant is invalid, expired or revoked")
 	ErrReused = fmt.Errorf("%w: used a second time", ErrGrant)
 )
 
-// OpenIssuer makes an issuer, which connects when it is first used.
+// OpenIssuer returns an issuer. It connects on first use.
 func OpenIssuer(databaseURL string) (*Issuer, error) {
 	const limit = 5 * time.Second
-	connections, err := newConnector(databaseURL, PoolerTransaction, limit) // it prepares nothing, as Open
+	connections, err := newConnector(databaseURL, PoolerTransaction, limit) // no prepared statements, as in Open
 	if err != nil {
 		return nil, err
 	}
@@ -53,10 +54,10 @@ func OpenIssuer(databaseURL string) (*Issuer, error) {
 	return &Issuer{db}, nil
 }
 
-// Close ends the connections.
+// Close closes the connections.
 func (i *Issuer) Close() error { return i.db.Close() }
 
-// Ready reports whether the database is there, is migrated, and lets this login grant.
+// Ready returns nil if the database is reachable and migrated, and this login has the rights that issuing needs.
 func (i *Issuer) Ready(ctx context.Context) error {
 	var missing []string
 	err := i.db.SelectContext(ctx, &missing, `
@@ -68,19 +69,20 @@ func (i *Issuer) Ready(ctx context.Context) error {
 		WHERE NOT has_table_privilege('keywicket.' || name, privilege)`)
 	switch {
 	case err != nil:
-		return fmt.Errorf("ask the database: %w", err)
+		return fmt.Errorf("query the database: %w", err)
 	case len(missing) > 0:
 		return fmt.Errorf("the login lacks rights (%s): run keywicket migrate up, and give it the role keywicket_issuer", strings.Join(missing, ", "))
 	}
 	return nil
 }
 
-// bounded is less than the limit of a connection, so that the database is told to stop, and no connection is left waiting there.
+// bounded returns a context that does not end with ctx, but after three seconds. That is less than the connection's limit, so lib/pq
+// can still cancel the query, and no connection is left waiting for it.
 func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 }
 
-// Client is an app as it is known to the issuer.
+// Client is an app, as the issuer needs it.
 type Client struct {
 	ID           string         `db:"id"`
 	API          string         `db:"api"`
@@ -98,7 +100,7 @@ func (c Client) Knows(secret authz.Secret) bool {
 
 // Client finds an app that is not revoked. [ErrNotFound]: there is none.
 func (i *Issuer) Client(ctx context.Context, id string) (Client, error) {
-	if !appID.MatchString(id) { // it may be no text that Postgres takes
+	if !appID.MatchString(id) { // Postgres may not accept it as a text
 		return Client{}, errNoApp
 	}
 	ctx, cancel := bounded(ctx)
@@ -126,18 +128,18 @@ type Approval struct {
 	User       string // id
 	Workspaces []string
 	Scopes     []string
-	// RedirectURI and Challenge (RFC 7636, S256) have to come back with the code.
+	// RedirectURI and Challenge (RFC 7636, S256) are checked when the code is exchanged.
 	RedirectURI, Challenge string
 }
 
-// Approved is what comes of an approval.
+// Approved is the result of an approval.
 type Approved struct {
 	Grant string // id
 	Code  authz.Secret
 }
 
-// Approve makes a grant, and a code for it. [ErrInvalid]: the user is not a member of every workspace, or the app or the
-// user is no more.
+// Approve creates a grant and a code for it. [ErrInvalid]: the user is not a member of every workspace, the app does not exist or is
+// revoked, or the user does not exist.
 func (i *Issuer) Approve(ctx context.Context, a Approval) (Approved, error) {
 	made := Approved{Code: newSecret()}
 	digest := made.Code.Digest()
@@ -149,9 +151,9 @@ func (i *Issuer) Approve(ctx context.Context, a Approval) (Approved, error) {
 			INSERT INTO keywicket.oauth_grants (app_id, user_id, scopes)
 			SELECT a.id, u.id, $3 FROM keywicket.oauth_apps a, keywicket.users u
 			WHERE a.id = $1 AND a.revoked_at IS NULL AND u.id = $2
-			RETURNING id`, a.Client, a.User, orNone(a.Scopes))
+			RETURNING id`, a.Client, a.User, nonNilArray(a.Scopes))
 		if errors.Is(err, sql.ErrNoRows) {
-			return nil, refuse(ErrInvalid, "the app or the user is no more")
+			return nil, refuse(ErrInvalid, "the app or the user no longer exists")
 		}
 		if err != nil {
 			return nil, err
@@ -159,7 +161,7 @@ func (i *Issuer) Approve(ctx context.Context, a Approval) (Approved, error) {
 		result, err := tx.ExecContext(ctx, `
 			INSERT INTO keywicket.oauth_grant_workspaces (grant_id, workspace_id)
 			SELECT $1, workspace_id FROM keywicket.members WHERE user_id = $2 AND workspace_id = ANY ($3)`,
-			made.Grant, a.User, orNone(a.Workspaces))
+			made.Grant, a.User, nonNilArray(a.Workspaces))
 		if err != nil {
 			return nil, err
 		}
@@ -172,7 +174,7 @@ func (i *Issuer) Approve(ctx context.Context, a Approval) (Approved, error) {
 			digest[:], made.Grant, a.RedirectURI, a.Challenge, CodeLifetime.Seconds())
 		return nil, err
 	})
-	if pq.As(err, pqerror.ForeignKeyViolation) != nil { // the user went meanwhile, or the workspace
+	if pq.As(err, pqerror.ForeignKeyViolation) != nil { // the user or a workspace was deleted meanwhile
 		err = errNoMember
 	}
 	if err != nil {
@@ -183,29 +185,30 @@ func (i *Issuer) Approve(ctx context.Context, a Approval) (Approved, error) {
 
 var errNoMember = refuse(ErrInvalid, "the user is not a member of every workspace")
 
-func orNone(list []string) pq.StringArray {
+// nonNilArray returns the list; an empty array for nil, which would be NULL in SQL.
+func nonNilArray(list []string) pq.StringArray {
 	if list == nil {
 		return pq.StringArray{}
 	}
 	return list
 }
 
-// Issued is what an app gets. With [ErrReused] there is the grant alone.
+// Issued is what an app receives. With [ErrReused], only Grant is set.
 type Issued struct {
 	Grant           string // id
 	Access, Refresh authz.Secret
 	Scopes          []string
 }
 
-// Code is what a code was made for.
+// Code describes the approval that a code was issued for.
 type Code struct {
 	Client      string `db:"app_id"`
 	RedirectURI string `db:"redirect_uri"`
 	Challenge   string `db:"code_challenge"`
 }
 
-// Exchange gives tokens for a code. The check holds the code against the request; what it refuses has used up the code all
-// the same, and its error is returned. [ErrGrant]: the code is not, or no longer, good.
+// Exchange returns tokens for a code. check compares the code with the request. If check returns an error, Exchange returns it, and
+// the code is used up nevertheless. [ErrGrant]: the code is unknown, expired, used or revoked.
 func (i *Issuer) Exchange(
 	ctx context.Context, code authz.Secret, format authz.CredentialFormat, check func(Code) error,
 ) (Issued, error) {
@@ -241,15 +244,15 @@ func (i *Issuer) Exchange(
 	return issued, refused
 }
 
-// Refreshing is what a refresh token stands for.
+// Refreshing describes the grant of a refresh token.
 type Refreshing struct {
 	Client string         `db:"app_id"`
-	Scopes pq.StringArray `db:"scopes"` // all that were granted
+	Scopes pq.StringArray `db:"scopes"` // all granted scopes
 }
 
-// Refresh gives tokens for a refresh token: a new one of the same scopes, and an access token of the scopes that the check
-// chooses among them. What the check refuses uses up nothing, and its error is returned. [ErrGrant]: the token is not, or no
-// longer, good.
+// Refresh returns a new refresh token with the same scopes, and an access token with the scopes that check chooses among them. If
+// check returns an error, Refresh returns it and does not use up the token. [ErrGrant]: the token is unknown, expired, used or
+// revoked.
 func (i *Issuer) Refresh(
 	ctx context.Context, refresh authz.Secret, format authz.CredentialFormat, check func(Refreshing) ([]string, error),
 ) (Issued, error) {
@@ -288,7 +291,7 @@ func (i *Issuer) Refresh(
 	return issued, refused
 }
 
-// state of a grant, and of the code or token that stands for it.
+// state is the state of a grant and of one code or refresh token of it.
 type state struct {
 	Grant  string         `db:"id"`
 	Scopes pq.StringArray `db:"scopes"`
@@ -296,7 +299,8 @@ type state struct {
 	Over   bool           `db:"over"`
 }
 
-// use marks the code or token as used. What was used before ends the grant. Refusals are to be committed.
+// use marks the code or token as used. If it was used before, use revokes the grant. The caller commits the transaction after a
+// refusal too.
 func (s state) use(ctx context.Context, tx *sqlx.Tx, found error, table string, digest authz.Digest) (refused, err error) {
 	switch {
 	case errors.Is(found, sql.ErrNoRows):
@@ -314,14 +318,14 @@ func (s state) use(ctx context.Context, tx *sqlx.Tx, found error, table string, 
 	return nil, err
 }
 
-// issue makes an access token of the scopes, and a refresh token.
+// issue creates an access token with the scopes, and a refresh token.
 func (s state) issue(ctx context.Context, tx *sqlx.Tx, format authz.CredentialFormat, scopes []string) (Issued, error) {
 	issued := Issued{Grant: s.Grant, Access: format.NewKey(), Refresh: newSecret(), Scopes: scopes}
 	access, refresh := issued.Access.Digest(), issued.Refresh.Digest()
 	_, err := tx.ExecContext(ctx, `
 		INSERT INTO keywicket.oauth_access_tokens (digest, grant_id, scopes, expires_at)
 		VALUES ($1, $2, $3, clock_timestamp() + $4::float8 * interval '1 second')`,
-		access[:], s.Grant, orNone(scopes), AccessLifetime.Seconds())
+		access[:], s.Grant, nonNilArray(scopes), AccessLifetime.Seconds())
 	if err != nil {
 		return Issued{}, err
 	}
@@ -331,8 +335,9 @@ func (s state) issue(ctx context.Context, tx *sqlx.Tx, format authz.CredentialFo
 	return issued, err
 }
 
-// transact commits what f has done, also if it comes to a refusal, unless f fails. Whoever locks a grant and what stands for it
-// locks the grant first, as its deletion does. It is not waited for long: behind one lock all connections would soon wait.
+// transact runs f in a transaction. It commits if f returns a refusal, and rolls back if f returns an error. f must lock a grant
+// before its codes and tokens, in the order in which a deletion locks them. The wait for a lock is short, because otherwise all
+// connections would soon wait for one lock.
 func (i *Issuer) transact(
 	ctx context.Context, f func(context.Context, *sqlx.Tx) (refused, err error),
 ) (refused, err error) {
@@ -352,8 +357,8 @@ func (i *Issuer) transact(
 	return refused, tx.Commit()
 }
 
-// Revoke ends what a client has: with a refresh token the whole grant, with an access token that token alone (RFC 7009,
-// section 2.1), and tells whose it was. A token that is not there is none to end. [ErrGrant]: it is another client's.
+// Revoke revokes a client's token and returns the id of its grant. A refresh token revokes the whole grant, an access token only
+// itself (RFC 7009, section 2.1). An unknown token is no error. [ErrGrant]: the token belongs to another client.
 func (i *Issuer) Revoke(ctx context.Context, token authz.Secret, client string) (grant string, err error) {
 	digest := token.Digest()
 	refused, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
@@ -388,7 +393,7 @@ func (i *Issuer) Revoke(ctx context.Context, token authz.Secret, client string) 
 	return grant, refused
 }
 
-// Introspection is what is known of an access token that is good (RFC 7662, section 2.2).
+// Introspection describes a valid access token (RFC 7662, section 2.2).
 type Introspection struct {
 	Client    string         `db:"app_id"`
 	User      string         `db:"user_id"`
@@ -397,7 +402,7 @@ type Introspection struct {
 	ExpiresAt time.Time      `db:"expires_at"`
 }
 
-// Introspect tells of an access token. [ErrGrant]: it is not, or no longer, good.
+// Introspect describes an access token. [ErrGrant]: the token is unknown, expired or revoked.
 func (i *Issuer) Introspect(ctx context.Context, token authz.Secret) (Introspection, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -421,7 +426,7 @@ func (i *Issuer) Introspect(ctx context.Context, token authz.Secret) (Introspect
 	return found, nil
 }
 
-// Consenter is a user who is asked for consent, with the workspaces there are to grant.
+// Consenter is a user who decides about consent, with the workspaces that they can grant.
 type Consenter struct {
 	ID          string
 	Email       string
@@ -429,8 +434,7 @@ type Consenter struct {
 	Workspaces  []Workspace
 }
 
-// Consenter finds the user of a session. [ErrNotFound]: there is no such user, the user is banned, or the session was
-// revoked.
+// Consenter returns the user of a session. [ErrNotFound]: the user does not exist or is banned, or the session was revoked.
 func (i *Issuer) Consenter(ctx context.Context, s authz.Session) (Consenter, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
@@ -443,7 +447,7 @@ func (i *Issuer) Consenter(ctx context.Context, s authz.Session) (Consenter, err
 		s.ID, s.UserID, s.Began).Scan(&c.ID, &c.Email, &c.MFAEnrolled)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return Consenter{}, refuse(ErrNotFound, "the session's user is no more, or is banned, or the session was revoked")
+		return Consenter{}, refuse(ErrNotFound, "the session's user no longer exists or is banned, or the session was revoked")
 	case err != nil:
 		return Consenter{}, fmt.Errorf("find the session's user: %w", err)
 	}

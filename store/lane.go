@@ -16,17 +16,17 @@ import (
 )
 
 const (
-	// A lane sends one query in laneInterval, and laneBurst of them at once after a rest. Look-ups beyond that share the next
-	// query, which is sent earlier once it is worth it. Most of what a query costs is the query and not its rows, so a flood of
-	// unknown tokens takes little from others.
+	// A lane sends one query per laneInterval, and after a pause up to laneBurst at once. Further look-ups share the next query,
+	// which is sent earlier once batchWorth look-ups wait. A query's cost depends little on its number of rows, so a flood of
+	// unknown tokens costs other look-ups little.
 	laneInterval = 2 * time.Millisecond
 	laneBurst    = 25
 
-	batchWorth = 16  // look-ups for which a query does not wait for the interval
+	batchWorth = 16  // look-ups; with so many, a query does not wait for the interval
 	batchLimit = 256 // look-ups in one query
 )
 
-// lane is where the look-ups of one kind wait for the next query.
+// lane batches the look-ups of one kind into queries.
 type lane struct {
 	lookups *lookups
 	query   string
@@ -34,16 +34,16 @@ type lane struct {
 	mu      sync.Mutex
 	waiting list.List // of *waiter
 	queries int       // under way
-	crowded bool      // the last query was for more than one look-up
-	paidFor time.Time // queries are paid for up to this time; one costs laneInterval
+	shared  bool      // the last query was for more than one look-up
+	nextDue time.Time // when the next query is due at one query per laneInterval
 	timed   bool      // a timer will send the next query
 }
 
 // waiter is one look-up.
 type waiter struct {
 	lookup authz.Lookup
-	told   chan outcome  // has room for one: nobody may be there any more
-	place  *list.Element // in the lane
+	result chan outcome  // with a buffer of one: the look-up may have given up
+	place  *list.Element // in lane.waiting
 }
 
 type outcome struct {
@@ -51,9 +51,9 @@ type outcome struct {
 	err    error
 }
 
-// join adds the look-up to the next query. One that was already sent may read what was so before the look-up began.
+// join adds the look-up to the next query. A query that is already under way may read a state from before the look-up began.
 func (n *lane) join(l authz.Lookup) *waiter {
-	w := &waiter{lookup: l, told: make(chan outcome, 1)}
+	w := &waiter{lookup: l, result: make(chan outcome, 1)}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	w.place = n.waiting.PushBack(w)
@@ -61,25 +61,25 @@ func (n *lane) join(l authz.Lookup) *waiter {
 	return w
 }
 
-// leave takes the look-up out of the lane, if its query was not sent yet.
+// leave removes the look-up from the lane, if its query was not sent yet.
 func (n *lane) leave(w *waiter) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.waiting.Remove(w.place)
 }
 
-// send sends the next query, or sees to it that it is sent later. The lane is locked.
+// send sends the next query, or starts a timer that does. The caller holds n.mu.
 func (n *lane) send() {
 	if n.waiting.Len() == 0 || n.queries == n.lookups.connections {
-		return // the query that ends next sends the next one
+		return // when a query ends, it calls send
 	}
 	now := time.Now()
-	// Callers who ask one after the other have nobody to share a query with.
-	if alone := n.queries == 0 && n.waiting.Len() == 1 && !n.crowded; !alone {
-		if n.paidFor.Before(now) {
-			n.paidFor = now
+	// Look-ups that come one after the other cannot share a query, so they do not wait.
+	if alone := n.queries == 0 && n.waiting.Len() == 1 && !n.shared; !alone {
+		if n.nextDue.Before(now) {
+			n.nextDue = now
 		}
-		early := n.paidFor.Sub(now) - laneBurst*laneInterval
+		early := n.nextDue.Sub(now) - laneBurst*laneInterval
 		if early > 0 && n.waiting.Len() < batchWorth {
 			if !n.timed {
 				n.timed = true
@@ -93,11 +93,11 @@ func (n *lane) send() {
 			return
 		}
 		if early <= 0 {
-			n.paidFor = n.paidFor.Add(laneInterval)
+			n.nextDue = n.nextDue.Add(laneInterval)
 		}
 	}
 	batch := n.batch()
-	n.crowded = len(batch) > 1
+	n.shared = len(batch) > 1
 	n.queries++
 	go func() {
 		n.answer(batch)
@@ -108,7 +108,7 @@ func (n *lane) send() {
 	}()
 }
 
-// batch takes those who have waited longest, as many as fit. The lane is locked.
+// batch takes up to batchLimit look-ups from the lane, those that have waited longest first. The caller holds n.mu.
 func (n *lane) batch() (batch []*waiter) {
 	for len(batch) < batchLimit && n.waiting.Len() > 0 {
 		batch = append(batch, n.waiting.Remove(n.waiting.Front()).(*waiter))
@@ -116,8 +116,8 @@ func (n *lane) batch() (batch []*waiter) {
 	return batch
 }
 
-// answer tells each waiter its answer, or why there is none. It works for many look-ups, so it has its own time limit: a waiter
-// that leaves does not end it.
+// answer sends each waiter its answer or error. It serves many look-ups, so it has its own time limit and continues when a waiter
+// leaves.
 func (n *lane) answer(batch []*waiter) {
 	ctx, cancel := context.WithTimeout(context.Background(), n.lookups.timeout)
 	defer cancel()
@@ -126,8 +126,8 @@ func (n *lane) answer(batch []*waiter) {
 
 func (n *lane) answerWithin(ctx context.Context, batch []*waiter) {
 	answers, err := n.ask(ctx, batch)
-	if len(batch) > 1 && mayBeOfOne(err) && ctx.Err() == nil {
-		// The others are not to suffer from it.
+	if len(batch) > 1 && mayBeOneLookup(err) && ctx.Err() == nil {
+		// Find the look-up that causes the error, so that the others get their answers.
 		half := len(batch) / 2
 		n.answerWithin(ctx, batch[:half])
 		n.answerWithin(ctx, batch[half:])
@@ -135,19 +135,19 @@ func (n *lane) answerWithin(ctx context.Context, batch []*waiter) {
 	}
 	for i, w := range batch {
 		if err != nil {
-			w.told <- outcome{err: err}
+			w.result <- outcome{err: err}
 			continue
 		}
-		w.told <- outcome{answer: answers[i]}
+		w.result <- outcome{answer: answers[i]}
 	}
 }
 
-// errUnreadable is for an answer that this program cannot read.
+// errUnreadable is for a database answer that this program cannot read.
 var errUnreadable = errors.New("the database's answer cannot be read")
 
-// mayBeOfOne reports whether one of several look-ups may be to blame for the error: it asks what Postgres cannot read, or finds
-// what cannot be read here. A query that somebody has cancelled is worth another attempt too.
-func mayBeOfOne(err error) bool {
+// mayBeOneLookup reports whether a single look-up of the batch may cause the error: Postgres cannot read its values, or this program
+// cannot read its answer. It also reports true for a query that an operator has cancelled, which is worth another attempt.
+func mayBeOneLookup(err error) bool {
 	if e := pq.As(err); e != nil {
 		class := e.Code.Class()
 		return class == pqerror.ClassDataException || class == pqerror.ClassInternalError || e.Code == pqerror.QueryCanceled
@@ -170,7 +170,7 @@ func (n *lane) ask(ctx context.Context, batch []*waiter) (answers []cache.Answer
 		return err
 	})
 	if err != nil && ctx.Err() != nil {
-		return nil, ctx.Err() // for Postgres's 57014, which errors.Is does not take for a deadline
+		return nil, ctx.Err() // Postgres reports 57014, which errors.Is does not match with a deadline
 	}
 	return answers, err
 }
@@ -178,7 +178,7 @@ func (n *lane) ask(ctx context.Context, batch []*waiter) (answers []cache.Answer
 func (n *lane) attempt(ctx context.Context, asked []authz.Lookup) ([]cache.Answer, error) {
 	servers := n.lookups.servers
 	for attempt := 1; ; attempt++ {
-		answers, started, err := ask(ctx, n.lookups.db, n.query, asked)
+		answers, started, err := queryLookups(ctx, n.lookups.db, n.query, asked)
 		switch {
 		case err != nil:
 			return nil, err
@@ -187,7 +187,7 @@ func (n *lane) attempt(ctx context.Context, asked []authz.Lookup) ([]cache.Answe
 		case attempt == n.lookups.attempts:
 			return nil, errOtherServer
 		}
-		// After this the server that answered is the current one, or its connections are closed.
+		// After settle, the server that answered is the current one, or its idle connections are closed.
 		if err := servers.settle(ctx); err != nil {
 			return nil, err
 		}

@@ -17,17 +17,17 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// lookupQuery answers checks, with one row each, also for a token that does not exist: the row tells which server answered
-// (see servers). The workspace is the token's own one, or else the one that was asked for, reached by
-// way of the user's membership in it: a workspace without one cannot appear. A token of a banned user counts as revoked
-// while the ban lasts.
+// lookupQuery answers look-ups of tokens. It returns one row for each look-up, even for a token that does not exist, because the row
+// names the server that answered (see servers). The workspace is the token's own one, or otherwise the requested one. A requested
+// workspace is read through the user's membership, so a workspace without one cannot appear. A token of a banned user counts as
+// revoked while the ban lasts.
 //
-// It runs prepared, and soon with a generic plan; each step of it is one descent of a unique index. LIMIT 1 makes Postgres
-// look up each token by itself: without it, it would join whole tables that it believes are small. The parameters are read by a
-// SELECT each, because Postgres counts the elements of a bare array, finds a plan for one element cheaper than the generic one,
-// and plans each query anew, which takes longer than the query. The two times are subtracted as numbers, because expires_at
-// may be infinity, which Postgres subtracts nothing from before version 17. These are not float8, which extra_float_digits may
-// have rounded.
+// The query is prepared and soon runs with a generic plan, in which each step is one descent of a unique index:
+//   - LIMIT 1 makes Postgres look up each token separately. Without it, Postgres would join whole tables that it estimates as small.
+//   - Each parameter is read by its own SELECT. Postgres counts the elements of a bare array, and estimates a plan for one element
+//     as cheaper than the generic one. It would then plan each query again, which takes longer than the query.
+//   - The two times are subtracted as numbers, because expires_at may be infinity. Before version 17, Postgres cannot subtract from
+//     an infinite time. The numbers are not float8, which extra_float_digits may round.
 const lookupQuery = foundColumns + `
 FROM unnest((SELECT $1::bytea[]), (SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[])) WITH ORDINALITY AS asked (digest, api, in_id, in_slug, place)
 LEFT JOIN LATERAL (
@@ -47,16 +47,16 @@ LEFT JOIN ` + workspaces + ` ON w.id = COALESCE(t.workspace_id, m.workspace_id)
 WHERE t.digest = asked.digest AND t.api = asked.api
 LIMIT 1) AS found ON true`
 
-// foundColumns are what every look-up begins with.
+// foundColumns are the first columns of every look-up query.
 const foundColumns = `
 SELECT ` + serverStarted + `, place, COALESCE(denial, 'unknown'), COALESCE(id, ''), COALESCE(kind, ''), COALESCE(environment, ''),
        COALESCE(user_id, ''), scopes, COALESCE(workspace_id, ''), COALESCE(slug, ''), COALESCE(role, ''), lifetime,
        COALESCE(NULLIF(token_attributes, '{}')::text, ''), COALESCE(NULLIF(user_attributes, '{}')::text, ''),
        COALESCE(NULLIF(workspace_attributes, '{}')::text, '')`
 
-// The columns of migrations 00010 and 00012 may not be there yet when this code runs. In users, tokens and workspaces their
-// names then mean those of noFacts, the next names outward. What comes of attributes has a name of its own in each, because
-// the next one must not find two.
+// This code may run before migrations 00010 and 00012 have added their columns. The names of missing columns in users, tokens and
+// workspaces then resolve to the columns of noFacts, in the next outer scope. Each of the three renames its column attributes,
+// because an outer name must not be ambiguous.
 const (
 	noFacts = `(SELECT NULL::timestamptz AS banned_until, false AS mfa_enrolled, NULL::jsonb AS attributes) no_facts`
 	users   = `LATERAL (SELECT id, banned_until, mfa_enrolled, attributes AS user_attributes FROM keywicket.users) u`
@@ -68,8 +68,8 @@ const (
 	banEnd = `CASE WHEN ` + banned + ` THEN u.banned_until END`
 )
 
-// sessionQuery is lookupQuery for a session, whose token says who the user is: that there is such a user, who is not
-// banned, that the session was not revoked, nor all those of the user that began by then.
+// sessionQuery is lookupQuery for a session, whose token names the user. It checks that the user exists and is not banned, and that
+// neither the session nor all sessions of the user that began by then were revoked.
 const sessionQuery = foundColumns + `, COALESCE(mfa_enrolled, false)
 FROM unnest((SELECT $1::text[]), (SELECT $2::text[]), (SELECT $3::int8[]), (SELECT $4::text[]), (SELECT $5::text[])) WITH ORDINALITY
      AS asked (session, of_user, began, in_id, in_slug, place)
@@ -87,13 +87,13 @@ LEFT JOIN keywicket.members m
 LEFT JOIN ` + workspaces + ` ON w.id = m.workspace_id
 LIMIT 1) AS found ON true`
 
-// sessionRevoked is true if the session that is asked for was revoked.
+// sessionRevoked is true in SQL if the session of the look-up was revoked.
 const sessionRevoked = `(
 	EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.session_id = asked.session) OR
 	EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.user_id = asked.of_user AND r.revoked_at >= to_timestamp(asked.began)))`
 
-// oauthQuery is lookupQuery for an access token of OAuth 2.0, which is worth what its grant and its app are. The workspace is
-// the one that was asked for, if it was granted; where none was asked for, the only one that was.
+// oauthQuery is lookupQuery for an access token of OAuth 2.0. The token is revoked if its grant or its app is. The workspace is the
+// requested one, if it was granted. Without a request, it is the only granted one.
 const oauthQuery = foundColumns + `, COALESCE(grant_id, ''), COALESCE(app_id, '')
 FROM unnest((SELECT $1::bytea[]), (SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[])) WITH ORDINALITY AS asked (digest, api, in_id, in_slug, place)
 LEFT JOIN LATERAL (
@@ -121,23 +121,23 @@ LEFT JOIN ` + workspaces + ` ON w.id = m.workspace_id
 WHERE t.digest = asked.digest AND a.api = asked.api
 LIMIT 1) AS found ON true`
 
-// lookupQueries are those of a directory.
+// lookupQueries are the queries of a directory.
 var lookupQueries = []string{lookupQuery, sessionQuery, oauthQuery}
 
-// lookups asks the database. It is the [cache.Source].
+// lookups queries the database. It is the [cache.Source].
 type lookups struct {
 	db          *sqlx.DB
 	servers     *servers
 	timeout     time.Duration
 	attempts    int
-	connections int // of db, at most
+	connections int // maximum of db
 	tokens      lane
 	sessions    lane
 	oauthTokens lane
 }
 
 func newLookups(db *sqlx.DB, s *servers, c Config) *lookups {
-	// Each attempt removes a dead connection, from the pool or from those that were made ahead, so the last one has a new connection.
+	// Each failed attempt removes a dead connection from the pool or from dials.ready, so the last attempt has a new connection.
 	q := &lookups{db: db, servers: s, timeout: c.LookupTimeout, attempts: c.MaxOpenConnections + maxDials + 1, connections: c.MaxOpenConnections}
 	q.tokens.query, q.sessions.query, q.oauthTokens.query = lookupQuery, sessionQuery, oauthQuery
 	for _, n := range q.lanes() {
@@ -146,8 +146,8 @@ func newLookups(db *sqlx.DB, s *servers, c Config) *lookups {
 	return q
 }
 
-// Load answers with one query, which many look-ups may share. Its errors hold nothing of the credential; an error that matches
-// [context.DeadlineExceeded] means that the database did not answer in time.
+// Load answers a look-up with one query, which it may share with other look-ups. Its errors contain nothing of the credential. An
+// error that matches [context.DeadlineExceeded] means that the database did not answer in time.
 func (q *lookups) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
 	timer := time.NewTimer(q.timeout)
 	defer timer.Stop()
@@ -155,7 +155,7 @@ func (q *lookups) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error
 	w := lane.join(l)
 	var err error
 	select {
-	case o := <-w.told:
+	case o := <-w.result:
 		if o.err == nil {
 			return o.answer, nil
 		}
@@ -172,7 +172,7 @@ func (q *lookups) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error
 	case errors.Is(err, context.DeadlineExceeded):
 		err = fmt.Errorf("no answer within %v: %w", q.timeout, context.DeadlineExceeded)
 	}
-	return cache.Answer{}, fmt.Errorf("ask the database: %w", suspectPooler(err))
+	return cache.Answer{}, fmt.Errorf("query the database: %w", addPoolerRemedy(err))
 }
 
 func (q *lookups) lane(kind authz.Kind) *lane {
@@ -187,9 +187,10 @@ func (q *lookups) lane(kind authz.Kind) *lane {
 
 func (q *lookups) lanes() []*lane { return []*lane{&q.tokens, &q.sessions, &q.oauthTokens} }
 
-// ask answers look-ups of one kind by the query, in their order, and tells which server answered. It takes a connection from
-// database/sql, but reads lib/pq's rows: those of database/sql start another goroutine that waits for the end of the context.
-func ask(ctx context.Context, db *sqlx.DB, query string, asked []authz.Lookup) (answers []cache.Answer, started int64, err error) {
+// queryLookups answers look-ups of one kind by the query, in their order. started identifies the server that answered. It takes a
+// connection from database/sql, but reads lib/pq's rows: the rows of database/sql start a goroutine that waits for the context's
+// end.
+func queryLookups(ctx context.Context, db *sqlx.DB, query string, asked []authz.Lookup) (answers []cache.Answer, started int64, err error) {
 	args, err := arguments(asked)
 	if err != nil {
 		return nil, 0, err
@@ -200,18 +201,18 @@ func ask(ctx context.Context, db *sqlx.DB, query string, asked []authz.Lookup) (
 	}
 	defer func() { err = cmp.Or(err, c.Close()) }()
 	err = c.Raw(func(raw any) (err error) {
-		rows, err := raw.(*connection).ask(ctx, query, args)
+		rows, err := raw.(*connection).queryPrepared(ctx, query, args)
 		if err != nil {
 			return err
 		}
-		defer func() { err = cmp.Or(err, rows.Close()) }() // also after a panic: lib/pq has a goroutine that waits for it
+		defer func() { err = cmp.Or(err, rows.Close()) }() // also after a panic, because a goroutine of lib/pq waits for it
 		answers, started, err = readAnswers(rows, asked)
 		return err
 	})
 	return answers, started, err
 }
 
-// arguments of the query for look-ups of one kind.
+// arguments returns the query's arguments for look-ups of one kind.
 func arguments(asked []authz.Lookup) ([]driver.NamedValue, error) {
 	var digests pq.ByteaArray
 	var apis, sessions, users, ids, slugs pq.StringArray
@@ -239,7 +240,7 @@ func arguments(asked []authz.Lookup) ([]driver.NamedValue, error) {
 	return args, nil
 }
 
-// readAnswers reads what the query says of the look-ups, in their order, and tells which server it is from.
+// readAnswers reads the query's rows and returns the answers in the order of the look-ups. started identifies the server.
 func readAnswers(rows driver.Rows, asked []authz.Lookup) (answers []cache.Answer, started int64, err error) {
 	answers = make([]cache.Answer, len(asked))
 	values := make([]driver.Value, len(rows.Columns()))
@@ -270,9 +271,9 @@ func readAnswers(rows driver.Rows, asked []authz.Lookup) (answers []cache.Answer
 type found struct {
 	authz.Found
 	started int64 // see servers
-	place   int64 // of the look-up among those that were asked for, from 1
+	place   int64 // number of the look-up in the query, from 1
 	app     string
-	left    sql.NullFloat64 // seconds
+	left    sql.NullFloat64 // remaining lifetime in seconds
 }
 
 func readFound(values []driver.Value, kind authz.Kind) (f found, err error) {
@@ -299,7 +300,7 @@ func readFound(values []driver.Value, kind authz.Kind) (f found, err error) {
 	return f, c.err
 }
 
-// columns reads a row from left to right. If a column cannot be read, err says why.
+// columns reads a row from left to right. err is the first error.
 type columns struct {
 	left []driver.Value
 	err  error
@@ -321,7 +322,7 @@ func (c *columns) scan(into sql.Scanner) {
 	c.fail(into.Scan(value))
 }
 
-// next reads a column of the type that lib/pq gives it.
+// next reads a column as the type that lib/pq returns for it.
 func next[T int64 | string | bool](c *columns) T {
 	value, ok := c.take().(T)
 	if !ok {
@@ -330,7 +331,7 @@ func next[T int64 | string | bool](c *columns) T {
 	return value
 }
 
-// answer is what the row says of the look-up.
+// answer returns the row as the answer to the look-up.
 func (f *found) answer(l authz.Lookup) cache.Answer {
 	keys := cache.CredentialKeys(l)
 	if f.Denial == authz.ReasonUnknown {
@@ -340,36 +341,36 @@ func (f *found) answer(l authz.Lookup) cache.Answer {
 	if l.Kind == authz.KindOAuthToken {
 		keys = append(keys, cache.GrantKey(f.Principal.GrantID), cache.AppKey(f.app))
 	}
-	// A user may be banned or become a member.
+	// The answer depends on the user: they may be banned or become a member.
 	if f.Principal.UserID != "" && l.Kind != authz.KindSession {
 		keys = append(keys, cache.UserKey(f.Principal.UserID))
 	}
-	const farAway = 1e9 // seconds; a time.Duration holds nine times as many
+	const farAway = 1e9 // seconds; a time.Duration holds up to nine times as many
 	a := cache.Answer{
 		Found: f.Found, Keys: keys,
 		Expires: f.left.Valid, TTL: time.Duration(min(f.left.Float64, farAway) * float64(time.Second)),
 	}
 	if f.Denial != "" {
 		a.Found = authz.Found{Denial: f.Denial}
-		a.Expires = f.left.Float64 > 0 // a ban ends; what has expired stays so
+		a.Expires = f.left.Float64 > 0 // a ban ends, an expiry does not
 		return a
 	}
 	if f.Workspace.ID != "" {
 		a.Keys = append(a.Keys, cache.WorkspaceKey(f.Workspace.ID))
 	}
-	// The workspace that was asked for may come into being.
+	// The requested workspace may be created later.
 	if f.Principal.UserID != "" && l.Workspace.Slug != "" {
 		a.Keys = append(a.Keys, cache.SlugKey(l.Workspace.Slug))
 	}
 	return a
 }
 
-// lookupOnce is for the operator's side: one question, and no lane.
+// lookupOnce answers one look-up for the operator, without a lane.
 func lookupOnce(ctx context.Context, db *sqlx.DB, query string, l authz.Lookup) (authz.Found, error) {
-	const attempts = 3 // connections of the pool may be dead; database/sql tries as often
+	const attempts = 3 // connections of the pool may be dead; database/sql has the same number
 	var answers []cache.Answer
 	err := retryLost(ctx, attempts, func() (err error) {
-		answers, _, err = ask(ctx, db, query, []authz.Lookup{l})
+		answers, _, err = queryLookups(ctx, db, query, []authz.Lookup{l})
 		return err
 	})
 	if err != nil {

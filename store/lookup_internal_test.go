@@ -10,7 +10,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// rows are what a query returns.
+// rows is a query's result.
 type rows [][]driver.Value
 
 func (r *rows) Columns() []string { return make([]string, len((*r)[0])) }
@@ -25,7 +25,7 @@ func (r *rows) Next(values []driver.Value) error {
 	return nil
 }
 
-// What is not the answer to the question that was asked is an error.
+// Rows that do not answer exactly the look-ups of the query are an error.
 func TestRowsThatAreNotRead(t *testing.T) {
 	const place, environment, scopes, lifetime = 1, 5, 7, 11 // columns
 	row := []driver.Value{int64(7), int64(1), "", "t1", "workspace_key", "live", "", []byte(`{a}`), "w1", "acme", "", []byte("1.5"), "", "", ""}

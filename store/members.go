@@ -7,8 +7,8 @@ import (
 	"fmt"
 )
 
-// SetMember makes the user a member of the workspace, or changes the role. Which roles an API knows is its policy's
-// business; here the role needs no more than the form of one.
+// SetMember makes the user a member of the workspace, or changes their role. Only the form of the role is checked, because the roles
+// are defined by an API's policy.
 func (r *Registry) SetMember(ctx context.Context, workspaceRef, userRef, role string) (Member, error) {
 	w, u, err := r.pair(ctx, workspaceRef, userRef)
 	if err != nil {
@@ -29,10 +29,10 @@ func (r *Registry) SetMember(ctx context.Context, workspaceRef, userRef, role st
 				"the role %q is not 1 to 63 of a-z, 0-9, _ and -, starting with a letter", role),
 		})
 	}
-	return m, asked(m.WorkspaceID == w.ID && m.UserID == u.ID && m.Role == role, "set the member")
+	return m, confirmRow(m.WorkspaceID == w.ID && m.UserID == u.ID && m.Role == role, "set the member")
 }
 
-// RemoveMember ends a membership. [ErrNotFound]: there is none.
+// RemoveMember ends a membership. [ErrNotFound]: the user is not a member.
 func (r *Registry) RemoveMember(ctx context.Context, workspaceRef, userRef string) error {
 	w, u, err := r.pair(ctx, workspaceRef, userRef)
 	if err != nil {
@@ -47,10 +47,10 @@ func (r *Registry) RemoveMember(ctx context.Context, workspaceRef, userRef strin
 	case err != nil:
 		return fmt.Errorf("remove the member: %w", err)
 	}
-	return asked(removed.WorkspaceID == w.ID && removed.UserID == u.ID, "remove the member")
+	return confirmRow(removed.WorkspaceID == w.ID && removed.UserID == u.ID, "remove the member")
 }
 
-// Members lists the members of a workspace, or of all if workspaceRef is empty, by slug and email.
+// Members lists the members of a workspace by email. If workspaceRef is empty, it lists those of all workspaces by slug and email.
 func (r *Registry) Members(ctx context.Context, workspaceRef string) ([]Member, error) {
 	id := ""
 	if workspaceRef != "" {
@@ -74,6 +74,7 @@ func (r *Registry) Members(ctx context.Context, workspaceRef string) ([]Member, 
 	return list, nil
 }
 
+// pair returns the workspace and the user.
 func (r *Registry) pair(ctx context.Context, workspaceRef, userRef string) (Workspace, User, error) {
 	w, err := r.Workspace(ctx, workspaceRef)
 	if err != nil {

@@ -22,32 +22,32 @@ var migrationFiles embed.FS
 
 const (
 	versionTable = "keywicket.migrations"
-	// migrationLock is the advisory lock's key, made up once. It is not goose's own, which the product's migrations in
-	// the same database may hold.
+	// migrationLock is the key of the advisory lock, a random number. It differs from goose's default, which migrations of the
+	// product in the same database may hold.
 	migrationLock = 7_161_532_148_870_344_113
-	// migrationWait is how long one migration may wait for another to end.
+	// migrationWait is how long a call of Migrate waits for another one to end.
 	migrationWait  = 5 * time.Minute
 	migrationPause = 500 * time.Millisecond
 )
 
-// Applied is a migration that [Migrate] has just run.
+// Applied is a migration that [Migrate] ran.
 type Applied struct {
 	Version  int64         `json:"version"`
 	Name     string        `json:"name"`
 	Duration time.Duration `json:"duration_ns"`
 }
 
-// Migration is one that this version of keywicket knows.
+// Migration is a migration that this version of keywicket contains.
 type Migration struct {
 	Version   int64      `json:"version"`
 	Name      string     `json:"name"`
 	AppliedAt *time.Time `json:"applied_at"` // nil: pending
 }
 
-// Migrate runs the pending migrations, each in a transaction of its own, and returns those it ran, also beside an
-// error. Whoever else migrates the same database waits meanwhile, and then finds nothing to do.
+// Migrate runs the pending migrations, each in its own transaction, and returns those that it ran, even with an error. Concurrent
+// calls for the same database wait, and then have nothing to do.
 //
-// There is no way back: a migration that turns out wrong is followed by another one.
+// Migrations cannot be undone. A later migration corrects a wrong one.
 func Migrate(ctx context.Context, db *sqlx.DB) ([]Applied, error) {
 	provider, err := migrations(db)
 	if err != nil {
@@ -67,8 +67,8 @@ func Migrate(ctx context.Context, db *sqlx.DB) ([]Applied, error) {
 	return applied, nil
 }
 
-// MigrationStatus lists the migrations that this version knows, in order. It changes nothing, and works on a database
-// that was never migrated.
+// MigrationStatus lists the migrations that this version contains, in order. It changes nothing, and also works on a database that
+// was never migrated.
 func MigrationStatus(ctx context.Context, db *sqlx.DB) ([]Migration, error) {
 	provider, err := migrations(db)
 	if err != nil {
@@ -89,7 +89,7 @@ func MigrationStatus(ctx context.Context, db *sqlx.DB) ([]Migration, error) {
 	return status, nil
 }
 
-// appliedMigrations maps versions to when they were applied. goose's own status would create its table.
+// appliedMigrations returns when each version was applied. It does not use goose's status, which would create the table.
 func appliedMigrations(ctx context.Context, db *sqlx.DB) (map[int64]time.Time, error) {
 	var exists bool
 	err := db.GetContext(ctx, &exists, `SELECT to_regclass($1) IS NOT NULL`, versionTable)
@@ -131,12 +131,12 @@ func migrations(db *sqlx.DB) (*goose.Provider, error) {
 	return provider, nil
 }
 
-// migrationLocker has others who migrate wait. A transaction that is open beside the migrations holds the lock: a session's lock,
-// which goose would take, is not held where a pooler gives each transaction another connection.
+// migrationLocker makes concurrent migrations wait. A separate open transaction holds the advisory lock during the migrations.
+// goose's own session lock does not work behind a transaction pooler, where each transaction may get another connection.
 type migrationLocker struct{ holder *sql.Tx }
 
-// Lock implements goose's Locker. Who waits holds no transaction open: behind a pooler, each would take a connection away from
-// the migration that they wait for.
+// Lock implements goose's Locker. It holds no transaction open while it waits: behind a pooler, that would take a connection from the
+// migration that it waits for.
 func (l *migrationLocker) Lock(ctx context.Context, db *sql.DB) error {
 	for began := time.Now(); time.Since(began) < migrationWait; {
 		locked, err := l.try(ctx, db)
@@ -180,12 +180,12 @@ func migrationName(s *goose.Source) string {
 	return name
 }
 
-// versionStore keeps goose's record in the schema that the migrations are about, and so has to make the schema too.
-// goose calls it under the lock, in a transaction.
+// versionStore keeps goose's version table in the schema keywicket, and creates the schema with it. goose calls it under the lock, in
+// a transaction.
 type versionStore struct{ database.Store }
 
 func (versionStore) CreateVersionTable(ctx context.Context, db database.DBTxConn) error {
-	// Not IF NOT EXISTS, which asks for the right to create schemas even where an administrator made this one.
+	// CREATE SCHEMA IF NOT EXISTS needs the right to create schemas even if an administrator has created this one.
 	_, err := db.ExecContext(ctx, `
 		DO $$ BEGIN
 			IF to_regnamespace('keywicket') IS NULL THEN CREATE SCHEMA keywicket; END IF;
@@ -202,7 +202,7 @@ func (versionStore) CreateVersionTable(ctx context.Context, db database.DBTxConn
 	return nil
 }
 
-// TableExists spares goose a query that fails in the server's log.
+// TableExists replaces goose's query, which would log an error on the server.
 func (versionStore) TableExists(ctx context.Context, db database.DBTxConn) (bool, error) {
 	var exists bool
 	err := db.QueryRowContext(ctx, `SELECT to_regclass($1) IS NOT NULL`, versionTable).Scan(&exists)

@@ -13,15 +13,16 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// mostChanges is how many rows of the change log one reading returns. More count as a change of everything.
+// mostChanges is how many rows of the change log one reading uses. If there are more, the reading counts as a change of everything.
 const mostChanges = 1000
 
-// pollQuery reads the change log as of one snapshot: the rows of transactions that began after the snapshot of the last
-// reading, $1 being its xmax. A dump that was restored may hold rows of later transactions than this server has had.
+// pollQuery reads the change log in one snapshot: the rows of transactions that began after the last reading's snapshot. $1 is the
+// xmax of that snapshot, $2 the maximum number of rows. The upper limit skips rows of a restored dump whose transaction ids this
+// server has not reached yet.
 const pollQuery = pollColumns + `ARRAY(` + laterChanges + `) AS changes` + pollFrom
 
-// pollOpenQuery is pollQuery where transactions were open in the snapshot of the last reading ($3). Both parts go by the
-// index, so a transaction that stays open costs nothing.
+// pollOpenQuery is pollQuery for a last reading whose snapshot ($3) has open transactions. It also returns their rows. Both parts use
+// the index, so a transaction that stays open costs nothing.
 const pollOpenQuery = pollColumns + `ARRAY((` + laterChanges + `)
        UNION ALL
        (SELECT changed.keys FROM pg_snapshot_xip($3::text::pg_snapshot) AS open,
@@ -40,10 +41,10 @@ FROM (VALUES (1)) AS one
 LEFT JOIN LATERAL (SELECT id, number, world, told, verified_at FROM keywicket.world ORDER BY verified_at DESC LIMIT 1) AS world ON true`
 )
 
-// verifyQuery looks whether changes can have been made that are not in the log: in a table, a column, a schema or a database
-// that was swapped, past a trigger that was not in force, by way of a parent table, or by what a policy shows. All of these leave
-// another oid, file or xmin in a catalog, also if they were undone before their transaction ended. $1 are the tables that answers
-// depend on. now() is the time before the snapshot was taken.
+// verifyQuery detects whether there may be changes that are not in the log. Their causes are a replaced table, column, schema or
+// database, a trigger that was not in force, a parent table, or a row-level security policy. Each of these changes an oid, a file or
+// an xmin in a catalog, even if it was undone within its transaction. $1 are the tables that answers depend on. now() is the time
+// before the snapshot was taken.
 const verifyQuery = `
 INSERT INTO keywicket.world AS last (number, world, told, verified_at)
 SELECT (SELECT number FROM keywicket.upkeep),
@@ -81,7 +82,7 @@ FROM (SELECT concat_ws(' ', hash_array_extended(array_agg(c.oid), 0), hash_array
 ON CONFLICT (one) DO UPDATE SET world = excluded.world, told = excluded.told, verified_at = excluded.verified_at
 WHERE last.verified_at < excluded.verified_at OR last.verified_at > clock_timestamp()`
 
-// parts are the columns and the policies of the table c.
+// parts is a hash of the columns and policies of the table c, in SQL.
 const parts = `concat_ws('/',
                 (SELECT hash_array_extended(array_agg(xmin ORDER BY attnum), 0) FROM pg_catalog.pg_attribute WHERE attrelid = c.oid),
                 (SELECT hash_array_extended(array_agg(xmin ORDER BY polname), 0) FROM pg_catalog.pg_policy WHERE polrelid = c.oid))`
@@ -96,22 +97,22 @@ type reading struct {
 	Started  int64           `db:"started"`
 	Standby  bool            `db:"standby"`
 	Changes  pq.StringArray  `db:"changes"`
-	ID       sql.NullString  `db:"id"` // of the row in keywicket.world. NULL, as what follows: nobody has looked since the server started
+	ID       sql.NullString  `db:"id"` // of the row in keywicket.world. It and the next fields are NULL until a sidecar has verified the schema after a server start
 	Mark     sql.NullInt64   `db:"mark"`
 	World    sql.NullString  `db:"world"`
 	Told     bool            `db:"told"`
-	Verified sql.NullFloat64 `db:"verified"` // seconds ago
+	Verified sql.NullFloat64 `db:"verified"` // seconds since the verification
 }
 
-// world identifies the server, the tables and the triggers.
+// world identifies the state of the server, tables and triggers.
 func (r reading) world() string { return fmt.Sprint(r.Started, " ", r.ID.String, " ", r.World.String) }
 
-// age is how long ago a sidecar has looked at the schema. Below 0: the clock was set back.
+// age returns the time since a sidecar verified the schema. It is negative if the clock was set back.
 func (r reading) age() time.Duration { return seconds(r.Verified.Float64) }
 
-// reply is the reading as the cache wants it. ack says that somebody waits for the sidecar to confirm it, away that another
-// sidecar has found another server.
-func (r reading) reply() (reply cache.Reply, ack, away bool) {
+// reply returns the reading in the cache's form. ack reports that a barrier waits for this sidecar's confirmation, hasMoved that
+// another sidecar has reached another server.
+func (r reading) reply() (reply cache.Reply, ack, hasMoved bool) {
 	reply = cache.Reply{Snapshot: r.Snapshot, Mark: r.Mark.Int64, All: len(r.Changes) > mostChanges}
 	if r.Told && r.Verified.Float64 >= 0 {
 		reply.World = r.world()
@@ -122,32 +123,32 @@ func (r reading) reply() (reply cache.Reply, ack, away bool) {
 		case change == acknowledge:
 			ack = true
 		case change == moved:
-			away = true
-		case err != nil: // "*", or what a later version writes
+			hasMoved = true
+		case err != nil: // "*", or a form of a later version
 			reply.All = true
 		default:
 			reply.Changes = append(reply.Changes, keys)
 		}
 	}
-	return reply, ack, away
+	return reply, ack, hasMoved
 }
 
-// pollConnection is a connection on which the log is read.
+// pollConnection is a connection for reading the log.
 type pollConnection struct {
 	*sqlx.Conn
-	own  bool // it keeps its session
-	poll *sqlx.Stmt
-	// nil until they are needed: many sidecars have no use for them.
-	pollOpen, verify, sign *sqlx.Stmt
+	keepsSession bool // settings and prepared statements stay
+	poll         *sqlx.Stmt
+	// nil until they are needed: many sidecars never need them.
+	pollOpen, verify, heartbeat *sqlx.Stmt
 }
 
 func newPollConnection(ctx context.Context, c *sqlx.Conn) (*pollConnection, error) {
-	own, err := ownSession(c)
+	keeps, err := keepsSession(c)
 	if err != nil {
 		return nil, err
 	}
-	if own {
-		// The queries find a few rows by an index; Postgres prefers to read small tables whole, which takes longer. For the
+	if keeps {
+		// The queries read a few rows by an index. Without these settings, Postgres scans small tables, which takes longer. For the
 		// isolation level, see write.
 		_, err := c.ExecContext(ctx, `SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off; SET enable_hashjoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan`)
 		if err != nil {
@@ -155,14 +156,14 @@ func newPollConnection(ctx context.Context, c *sqlx.Conn) (*pollConnection, erro
 		}
 	}
 	poll, err := c.PreparexContext(ctx, pollQuery)
-	return &pollConnection{Conn: c, own: own, poll: poll}, err
+	return &pollConnection{Conn: c, keepsSession: keeps, poll: poll}, err
 }
 
 func (c *pollConnection) read(ctx context.Context, since string) (r reading, err error) {
 	// xmin:xmax:open,…
 	parts := strings.SplitN(since, ":", 3)
 	switch {
-	case len(parts) != 3: // there was no reading; what is found does not matter
+	case len(parts) != 3: // this is the first reading; the cache is still empty
 		err = c.poll.GetContext(ctx, &r, "1", mostChanges)
 	case parts[2] == "":
 		err = c.poll.GetContext(ctx, &r, parts[1], mostChanges)
@@ -177,33 +178,33 @@ func (c *pollConnection) read(ctx context.Context, since string) (r reading, err
 	return r, err
 }
 
-// leave tells the sidecars that still read the log of a server that there is another one now. If it fails, they find out by
+// reportMoved tells sidecars that still read the log of this server that there is a newer one. If it fails, they find out by
 // themselves.
-func (c *pollConnection) leave(ctx context.Context) error {
+func (c *pollConnection) reportMoved(ctx context.Context) error {
 	_, err := c.write(ctx, nil, `INSERT INTO keywicket.changes (keys) VALUES ($1)`, moved)
 	return err
 }
 
-// look looks at the schema, for all sidecars.
-func (c *pollConnection) look(ctx context.Context) error {
+// verifySchema runs verifyQuery, for all sidecars.
+func (c *pollConnection) verifySchema(ctx context.Context) error {
 	if _, err := c.write(ctx, &c.verify, verifyQuery, changedTables); err != nil {
-		return fmt.Errorf("look at the schema: %w", err)
+		return fmt.Errorf("verify the schema: %w", err)
 	}
 	return nil
 }
 
-// confirm writes that the sidecar knows what the snapshot sees.
+// confirm writes a heartbeat: the sidecar knows every change that the snapshot sees.
 func (c *pollConnection) confirm(ctx context.Context, id, snapshot string, lease, lag time.Duration) (sql.Result, error) {
-	return c.write(ctx, &c.sign, `
+	return c.write(ctx, &c.heartbeat, `
 		UPDATE keywicket.sidecars SET snapshot = $2::text::pg_snapshot, seen_at = clock_timestamp(),
 			lease = $3::float8 * interval '1 second', lag = $4::float8 * interval '1 second'
 		WHERE id = $1`, id, snapshot, lease.Seconds(), lag.Seconds())
 }
 
-// write runs a statement at the isolation level read committed (see readCommitted). Where prepared is nil, the statement is seldom
-// needed, and is not prepared.
+// write runs a statement with isolation level read committed (see readCommitted). If prepared is nil, the statement is rare and is
+// not prepared.
 func (c *pollConnection) write(ctx context.Context, prepared **sqlx.Stmt, query string, args ...any) (_ sql.Result, err error) {
-	if !c.own {
+	if !c.keepsSession {
 		var result sql.Result
 		err := readCommitted(ctx, c, func(tx *sqlx.Tx) (err error) {
 			result, err = tx.ExecContext(ctx, query, args...)

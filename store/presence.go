@@ -12,27 +12,27 @@ import (
 )
 
 const (
-	// signInterval is how often a sidecar gives a sign of life.
-	signInterval = 10 * time.Second
-	// signLife is for how long memory may be believed after the last sign of life.
-	signLife = 2 * signInterval
-	// aliveFor is how old, beside its bound, the last sign of life of a live sidecar is at most. It is more than signLife, so
-	// that a sidecar which believes its memory counts as alive for everybody.
-	aliveFor = 3 * signInterval
+	// heartbeatInterval is how often a sidecar writes a heartbeat.
+	heartbeatInterval = 10 * time.Second
+	// heartbeatLife is how long a sidecar may use its cache after its last heartbeat.
+	heartbeatLife = 2 * heartbeatInterval
+	// aliveFor plus its staleness bound is the greatest age of a live sidecar's last heartbeat. It is longer than heartbeatLife, so
+	// that a sidecar that uses its cache counts as alive everywhere.
+	aliveFor = 3 * heartbeatInterval
 
-	// acknowledge in the change log asks every sidecar for a sign of life.
+	// acknowledge in the change log makes every sidecar write a heartbeat.
 	acknowledge = "ack"
-	// moved in the change log says that a sidecar has reached a newer server.
+	// moved in the change log means that a sidecar has reached a newer server.
 	moved = "moved"
 )
 
 // presence is this sidecar's row in the database.
 type presence struct {
-	id     string
-	config Config
-	world  string    // in which the row was made
-	signed time.Time // just before the last sign of life was sent
-	signs  int
+	id         string
+	config     Config
+	world      string    // see reading.world; the row was created in it
+	last       time.Time // just before the last heartbeat was sent
+	heartbeats int       // since the row was created
 }
 
 func newPresence(c Config) presence {
@@ -40,13 +40,13 @@ func newPresence(c Config) presence {
 	return presence{id: cmp.Or(host, "sidecar") + "-" + strings.ToLower(rand.Text()[:8]), config: c}
 }
 
-// due reports whether it is time for a sign of life.
-func (p *presence) due() bool { return time.Since(p.signed) >= signInterval }
+// due reports whether it is time for a heartbeat.
+func (p *presence) due() bool { return time.Since(p.last) >= heartbeatInterval }
 
-// gone reports whether others may take this sidecar for gone.
-func (p *presence) gone() bool { return time.Since(p.signed) >= signLife }
+// mayBePresumedStopped reports whether other processes may soon count this sidecar as stopped.
+func (p *presence) mayBePresumedStopped() bool { return time.Since(p.last) >= heartbeatLife }
 
-// register makes the row, if it is not there.
+// register creates the row if it is missing.
 func (p *presence) register(ctx context.Context, c *pollConnection) error {
 	at := time.Now()
 	_, err := c.write(ctx, nil, `
@@ -57,32 +57,32 @@ func (p *presence) register(ctx context.Context, c *pollConnection) error {
 	if err != nil {
 		return fmt.Errorf("register this sidecar in the database: %w", err)
 	}
-	p.signed, p.signs = at, 0
+	p.last, p.heartbeats = at, 0
 	return nil
 }
 
-// sign tells that every change that the snapshot sees is known here.
-func (p *presence) sign(ctx context.Context, c *pollConnection, snapshot string, lease, lag time.Duration) error {
+// heartbeat writes that this sidecar is alive and knows every change that the snapshot sees.
+func (p *presence) heartbeat(ctx context.Context, c *pollConnection, snapshot string, lease, lag time.Duration) error {
 	at := time.Now()
 	result, err := c.confirm(ctx, p.id, snapshot, lease, lag)
 	if err != nil {
-		return fmt.Errorf("give a sign of life: %w", err)
+		return fmt.Errorf("write a heartbeat: %w", err)
 	}
 	if rows, err := result.RowsAffected(); err != nil || rows == 0 {
 		return errors.Join(err, p.register(ctx, c))
 	}
-	p.signed = at
-	p.signs++
+	p.last = at
+	p.heartbeats++
 	return nil
 }
 
-// leave tells that nobody has to wait for this sidecar any more.
+// leave marks this sidecar as stopped, so that barriers do not wait for it.
 func (p *presence) leave(ctx context.Context, c *pollConnection) error {
 	_, err := c.write(ctx, nil, `UPDATE keywicket.sidecars SET seen_at = '-infinity' WHERE id = $1`, p.id)
 	return err
 }
 
-// alive counts the sidecars that are alive, including this one.
+// alive returns the number of live sidecars, including this one.
 func (p *presence) alive(ctx context.Context, c *pollConnection) (n int64, err error) {
 	err = c.GetContext(ctx, &n, `
 		SELECT count(*) FROM keywicket.sidecars WHERE seen_at > clock_timestamp() - $1::float8 * interval '1 second'`, aliveFor.Seconds())

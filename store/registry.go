@@ -28,10 +28,10 @@ type Workspace struct {
 	Attributes authz.Attributes `db:"attributes" json:"attributes"`
 }
 
-// workspaceColumns are what a [Workspace] is read from.
+// workspaceColumns are the columns of a [Workspace].
 const workspaceColumns = `id, slug, name, created_at, attributes`
 
-// User is a person, by whatever id the product's identity provider has for them.
+// User is a person. The id is the one of the product's identity provider.
 type User struct {
 	ID          string     `db:"id" json:"id"`
 	Email       string     `db:"email" json:"email"`
@@ -42,7 +42,7 @@ type User struct {
 	Attributes authz.Attributes `db:"attributes" json:"attributes"`
 }
 
-// userColumns are what a [User] is read from. Times that Go or JSON cannot hold become the nearest ones that they can.
+// userColumns are the columns of a [User]. Times outside the range of Go or JSON become the nearest time inside it.
 const userColumns = `id, email, created_at, mfa_enrolled, attributes,
 	CASE WHEN banned_until IS NOT NULL THEN GREATEST(LEAST(banned_until, '9999-12-31Z'), '1970-01-01Z') END AS banned_until`
 
@@ -60,18 +60,18 @@ type Member struct {
 
 // Registry is the operator's side of the store: it creates, lists, changes and revokes. It is safe for concurrent use.
 //
-// A workspace is named by its id or its slug, a user by the id or the email; where one's id is another's slug or email,
-// the id counts.
+// Methods take a workspace by id or slug, and a user by id or email. If the text is one's id and another's slug or email, the id
+// takes precedence.
 type Registry struct{ db *sqlx.DB }
 
-// within gives up on a database that does not answer, also if it does not answer a request to cancel either.
+// within limits a query to five seconds, even if the database does not react to a cancel request.
 func (r *Registry) within(ctx context.Context, query func(context.Context) error) error {
 	const limit = 5 * time.Second
 	return doWithin(ctx, limit, query)
 }
 
-// OpenRegistry connects. It fails with [ErrUnreachable] or [ErrNotMigrated] if there is nothing to work on. A schema
-// that is newer than this version is fine: migrations are made such that the version before them goes on working.
+// OpenRegistry connects. It fails with [ErrUnreachable] if the database cannot be reached, and with [ErrNotMigrated] if its schema is
+// missing or too old. A newer schema is fine, because each migration keeps the previous version working.
 func OpenRegistry(ctx context.Context, databaseURL string) (*Registry, error) {
 	db, err := Open(databaseURL)
 	if err != nil {
@@ -86,7 +86,7 @@ func OpenRegistry(ctx context.Context, databaseURL string) (*Registry, error) {
 
 func (r *Registry) check(ctx context.Context) error {
 	err := r.within(ctx, func(ctx context.Context) error {
-		// Not Ping, which drops the reason.
+		// Ping would drop the reason of a failure.
 		_, err := r.db.ExecContext(ctx, `SELECT 1`)
 		return err
 	})
@@ -113,15 +113,15 @@ func (r *Registry) check(ctx context.Context) error {
 	}
 }
 
-// Close ends the connections.
+// Close closes the connections.
 func (r *Registry) Close() error { return r.db.Close() }
 
-// CreateWorkspace creates a workspace. An empty id is made up.
+// CreateWorkspace creates a workspace. If the id is empty, it generates one.
 func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace, error) {
 	if w.ID == "" {
 		w.ID = newWorkspaceID()
 	}
-	// Not left to the constraints: Postgres logs the row that violates one, and a key may have got into it.
+	// Check here, not only by constraints: Postgres logs the row that violates one, and the row may hold a key by mistake.
 	switch {
 	case !authz.ValidWorkspaceID(w.ID):
 		return Workspace{}, refuse(ErrInvalid, "the workspace id %q is not 24 lower-case hex digits", w.ID)
@@ -129,7 +129,7 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 		return Workspace{}, refuse(ErrInvalid,
 			"the slug %q is not 1 to 63 of a-z, 0-9 and -, starting with a letter or digit", w.Slug)
 	}
-	attributes, err := checked(w.Attributes)
+	attributes, err := attributesJSON(w.Attributes)
 	if err != nil {
 		return Workspace{}, err
 	}
@@ -146,10 +146,10 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 			"workspaces_attributes_form": errAttributes,
 		})
 	}
-	return created, asked(created.ID == w.ID && created.Slug == w.Slug && created.Name == w.Name, "create the workspace")
+	return created, confirmRow(created.ID == w.ID && created.Slug == w.Slug && created.Name == w.Name, "create the workspace")
 }
 
-// newWorkspaceID makes an id as an ObjectId has it: the time first, so that new rows come last in the index.
+// newWorkspaceID returns an id in the form of an ObjectId. It starts with the time, so that new rows come last in the index.
 func newWorkspaceID() string {
 	var id [12]byte
 	binary.BigEndian.PutUint32(id[:4], uint32(time.Now().Unix())) //nolint:gosec // wraps in 2106, as ObjectIds do
@@ -167,7 +167,7 @@ func (r *Registry) Workspaces(ctx context.Context) ([]Workspace, error) {
 	return list, nil
 }
 
-// Workspace finds a workspace.
+// Workspace returns a workspace by id or slug. [ErrNotFound]: it does not exist.
 func (r *Registry) Workspace(ctx context.Context, ref string) (Workspace, error) {
 	var w Workspace
 	err := r.db.GetContext(ctx, &w, `
@@ -180,7 +180,7 @@ func (r *Registry) Workspace(ctx context.Context, ref string) (Workspace, error)
 	if err != nil {
 		return Workspace{}, fmt.Errorf("find the workspace %q: %w", ref, err)
 	}
-	return w, asked(w.ID == ref || w.Slug == ref, "find the workspace")
+	return w, confirmRow(w.ID == ref || w.Slug == ref, "find the workspace")
 }
 
 // SetWorkspaceAttributes replaces all attributes of a workspace.
@@ -195,7 +195,7 @@ func (r *Registry) SetWorkspaceAttributes(ctx context.Context, ref string, a aut
 	return r.Workspace(ctx, w.ID)
 }
 
-// choices names what there is instead, ten at most; the query gives one more, to tell that there are others.
+// choices lists up to ten existing names. The query returns up to eleven, which shows whether there are more.
 func (r *Registry) choices(ctx context.Context, noun, query string) string {
 	var names []string
 	if err := r.db.SelectContext(ctx, &names, query); err != nil || len(names) == 0 {
@@ -207,13 +207,13 @@ func (r *Registry) choices(ctx context.Context, noun, query string) string {
 	return "there are " + strings.Join(names, ", ")
 }
 
-// CreateUser creates a user. An empty id is made up, a random UUID.
+// CreateUser creates a user. If the id is empty, it becomes a random UUID.
 func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 	noEmail := refuse(ErrInvalid, "the email %q is not one", u.Email)
-	if !strings.Contains(u.Email, "@") { // as with workspaces
+	if !strings.Contains(u.Email, "@") { // checked here for the same reason as in CreateWorkspace
 		return User{}, noEmail
 	}
-	attributes, err := checked(u.Attributes)
+	attributes, err := attributesJSON(u.Attributes)
 	if err != nil {
 		return User{}, err
 	}
@@ -231,7 +231,7 @@ func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 			"users_attributes_form": errAttributes,
 		})
 	}
-	return created, asked((u.ID == "" || created.ID == u.ID) && created.Email == u.Email, "create the user")
+	return created, confirmRow((u.ID == "" || created.ID == u.ID) && created.Email == u.Email, "create the user")
 }
 
 // Users lists all users by email.
@@ -244,7 +244,7 @@ func (r *Registry) Users(ctx context.Context) ([]User, error) {
 	return list, nil
 }
 
-// User finds a user. The case of an email does not matter.
+// User returns a user by id or email. Emails are compared without regard to case. [ErrNotFound]: the user does not exist.
 func (r *Registry) User(ctx context.Context, ref string) (User, error) {
 	var u User
 	err := r.db.GetContext(ctx, &u, `
@@ -257,7 +257,7 @@ func (r *Registry) User(ctx context.Context, ref string) (User, error) {
 	if err != nil {
 		return User{}, fmt.Errorf("find the user %q: %w", ref, err)
 	}
-	return u, asked(u.ID == ref || strings.EqualFold(u.Email, ref) || !isASCII(u.Email+ref), "find the user") // lower() depends on the database
+	return u, confirmRow(u.ID == ref || strings.EqualFold(u.Email, ref) || !isASCII(u.Email+ref), "find the user") // lower() depends on the database's locale
 }
 
 // SetUserAttributes replaces all attributes of a user.
@@ -272,8 +272,8 @@ func (r *Registry) SetUserAttributes(ctx context.Context, ref string, a authz.At
 	return r.User(ctx, u.ID)
 }
 
-// Lookup answers a check as a [Directory] does, for a token of the lookup's kind that is named by its id and not by its key. The
-// lookup's digest is ignored.
+// Lookup answers a look-up like a [Directory], for a token of the look-up's kind. The token is given by its id instead of its key;
+// the look-up's digest is ignored.
 func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz.Found, error) {
 	table, query := "tokens", lookupQuery
 	if l.Kind == authz.KindOAuthToken {
@@ -288,8 +288,8 @@ func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz
 	return lookupOnce(ctx, r.db, query, l)
 }
 
-// AccessToken finds an access token of OAuth 2.0 by its id, as a token of its user's, and the workspaces that he has granted to the
-// app, by id. [ErrNotFound]: there is none.
+// AccessToken returns an OAuth 2.0 access token by its id, in the form of a token of its user. It also returns the ids of the
+// workspaces that the user has granted to the app. [ErrNotFound]: the token does not exist.
 func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string, error) {
 	var row struct {
 		Token
@@ -311,7 +311,7 @@ func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string,
 	return row.Token, row.Granted, nil
 }
 
-// LookupSession answers a check by a session as a [Directory] does.
+// LookupSession answers a look-up of a session like a [Directory].
 func (r *Registry) LookupSession(ctx context.Context, l authz.Lookup) (authz.Found, error) {
 	return lookupOnce(ctx, r.db, sessionQuery, l)
 }

@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// seen remembers about 200,000 tokens that were noted within usageGrain, in 2 MiB. Beyond that some tokens are noted too early,
-// which the database ignores. Two tokens with the same 48 bits of hash count as one. It takes no lock and allocates nothing.
+// seen remembers which tokens were noted within usageGrain: about 200,000 tokens in 2 MiB. With more tokens, some are noted too
+// early, which the database ignores. Two tokens with the same 48 bits of hash count as one. It takes no lock and allocates nothing.
 type seen struct {
 	seed    maphash.Seed
-	buckets *[1 << 16][4]atomic.Uint64 // 32 bits of a token's hash, and when it was noted, in ticks; 0: nobody's
+	buckets *[1 << 16][4]atomic.Uint64 // 32 bits of a token's hash, and when it was noted, in ticks; 0: free
 }
 
-// tick is 1/16 s: 32 bits of them are eight years.
+// tick is 1/16 s: 32 bits hold eight years of ticks.
 const tick = time.Second / 16
 
-const ticks = 1<<32 - 1 // the bits of a time
+const ticks = 1<<32 - 1 // mask of the time
 
 func newSeen() seen {
 	return seen{seed: maphash.MakeSeed(), buckets: new([1 << 16][4]atomic.Uint64)}
 }
 
-// note reports whether the token is to be noted now. Of callers at the same time, one gets true.
+// note reports whether to note the token now. Of concurrent callers, only one gets true.
 func (s *seen) note(id string, now time.Duration) bool {
 	hash := maphash.String(s.seed, id)
 	mark := hash >> 32

@@ -16,14 +16,14 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// serverStarted identifies a server in SQL: when its postmaster started, in microseconds since 1970. No two servers of one
-// cluster share it, and a restart changes it.
+// serverStarted is the SQL expression that identifies a server: the start time of its postmaster, in microseconds since 1970. Servers
+// of one cluster differ in it, and a restart changes it.
 const serverStarted = `(date_part('epoch', pg_postmaster_start_time()) * 1000000)::int8`
 
-// timeline is the WAL timeline in SQL, eight hexadecimal digits; NULL on a standby. A promotion makes a greater one.
+// timeline is the SQL expression for the WAL timeline: eight hexadecimal digits; NULL on a standby. A promotion increases it.
 const timeline = `CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END`
 
-// server is one start of one Postgres server.
+// server identifies a Postgres server since its last start.
 type server struct {
 	Started  int64  `db:"started"`
 	Timeline string `db:"timeline"`
@@ -31,31 +31,31 @@ type server struct {
 }
 
 const (
-	// A new connection is made from time to time, to see which server the configured address leads to: every second, or as
-	// often as all sidecars together make one in 500 ms, since a connection costs Postgres up to 25 ms of a processor. The first that
-	// reaches another server tells the others, which then look too, 5 ms apart.
+	// A new connection from time to time shows which server the configured address leads to. A sidecar opens one per second, or
+	// less often with many sidecars: all together open one per 500 ms. A connection costs Postgres up to 25 ms of CPU time. The
+	// first sidecar that reaches another server notifies the others, which then connect too, 5 ms apart.
 	minFreshInterval = time.Second
 	freshShare       = 500 * time.Millisecond
 	suspectShare     = 5 * time.Millisecond
-	// timelineMemory is for how long a server of an older timeline is refused after a newer one was seen. Later it counts
-	// as a backup that was restored on purpose.
+	// timelineMemory is how long a server with an older timeline is rejected after a newer one was seen. After that, it counts as
+	// a backup that was restored on purpose.
 	timelineMemory = time.Minute
 )
 
-// servers decides which server answers. Connections outlive a failover that does not close them, so look-ups, the change
-// feed and a new connection may reach different servers. Then the newest connection decides, and of two servers of one
-// cluster the greater timeline; every answer of another server is dropped.
+// servers decides which server is the current one. A failover may leave old connections open, so look-ups, the change feed and new
+// connections may reach different servers. The newest connection decides, except that in one cluster the greater timeline wins.
+// Answers of other servers are dropped.
 type servers struct {
-	fresh   *sqlx.DB // keeps no connection: each use is a new one
+	fresh   *sqlx.DB // keeps no idle connection: each use opens a new one
 	lookups *sqlx.DB
-	limit   time.Duration // of connecting and asking
+	limit   time.Duration // time limit of connecting and of one query
 	log     *slog.Logger
 
-	dropSpare func() error // closes connections that lookups has not taken yet
+	dropSpare func() error // closes open connections that lookups has not taken yet
 
-	switched func() // is called when another server has become the current one
+	switched func() // called when another server becomes the current one
 
-	started atomic.Int64 // of the current server; 0: none is known yet
+	started atomic.Int64 // Started of current; 0: no server is known yet
 	flights singleflight.Group
 
 	mu      sync.Mutex
@@ -63,7 +63,7 @@ type servers struct {
 	seen    time.Time // when the current server was last seen
 }
 
-// errOtherServer is for an answer that came from another server than the current one.
+// errOtherServer is for an answer from a server that is not the current one.
 var errOtherServer = errors.New("connections reach different servers: the address of the database leads to more than one primary, " +
 	"or an old primary still runs after a failover")
 
@@ -78,7 +78,7 @@ func (s *servers) isCurrent(started int64) bool {
 	return current == 0 || current == started
 }
 
-// connect makes a new connection, and considers the server that it reaches. The caller closes the connection.
+// connect opens a new connection and passes its server to consider. The caller closes the connection.
 func (s *servers) connect(ctx context.Context) (*sqlx.Conn, error) {
 	return within(ctx, s.limit, func(ctx context.Context) (*sqlx.Conn, error) {
 		c, err := s.fresh.Connx(ctx)
@@ -89,7 +89,7 @@ func (s *servers) connect(ctx context.Context) (*sqlx.Conn, error) {
 		if err == nil && !s.consider(found, true) {
 			err = errOtherServer
 		}
-		err = cmp.Or(err, ctx.Err()) // nobody would close the connection
+		err = cmp.Or(err, ctx.Err()) // within has returned, and no caller would close the connection
 		if err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
@@ -97,7 +97,7 @@ func (s *servers) connect(ctx context.Context) (*sqlx.Conn, error) {
 	})
 }
 
-// probe makes a new connection only to consider the server that it reaches.
+// probe opens a new connection only to find out which server it reaches.
 func (s *servers) probe(ctx context.Context) error {
 	c, err := s.connect(ctx)
 	if err != nil {
@@ -106,11 +106,11 @@ func (s *servers) probe(ctx context.Context) error {
 	return c.Close()
 }
 
-// settle is called after a look-up was answered by another server than the current one.
+// settle finds out which server is the current one, after another server has answered a look-up. Concurrent calls share one attempt.
 func (s *servers) settle(ctx context.Context) error {
 	done := s.flights.DoChan("", func() (any, error) {
 		ctx := context.WithoutCancel(ctx)
-		// The pool reuses the connection that was returned last, which most likely is the one that differs.
+		// The pool reuses the connection that was returned last, which most likely is the one to the other server.
 		found, err := within(ctx, s.limit, func(ctx context.Context) (server, error) { return identify(ctx, s.lookups) })
 		if err == nil {
 			s.consider(found, false)
@@ -125,7 +125,7 @@ func (s *servers) settle(ctx context.Context) error {
 	}
 }
 
-// consider reports whether the server is the current one, or becomes it.
+// consider reports whether the server is, or now becomes, the current one. fresh means that a new connection has reached it.
 func (s *servers) consider(found server, fresh bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -150,13 +150,14 @@ func (s *servers) consider(found server, fresh bool) bool {
 	return true
 }
 
-// dropIdle closes the connections of look-ups. Those that are in use are closed when they give an answer of another server.
+// dropIdle closes the idle connections of look-ups. Those in use are closed later, when they return an answer of another server.
 func (s *servers) dropIdle() {
-	_ = s.dropSpare() // they were never used
+	_ = s.dropSpare() // errors do not matter: these connections were never used
 	s.lookups.SetMaxIdleConns(-1)
 	s.lookups.SetMaxIdleConns(s.lookups.Stats().MaxOpenConnections)
 }
 
+// identify returns the server of a connection. It fails on a standby.
 func identify(ctx context.Context, db sqlx.QueryerContext) (found server, err error) {
 	const query = `SELECT ` + serverStarted + ` AS started, COALESCE(` + timeline + `, '') AS timeline, `
 	err = sqlx.GetContext(ctx, db, &found, query+`system_identifier AS system FROM pg_control_system()`)
@@ -167,14 +168,14 @@ func identify(ctx context.Context, db sqlx.QueryerContext) (found server, err er
 		err = errors.New("the server is a standby: keywicket needs the primary")
 	}
 	if err != nil {
-		return server{}, fmt.Errorf("ask which server this is: %w", err)
+		return server{}, fmt.Errorf("identify the server: %w", err)
 	}
 	return found, nil
 }
 
-// watch makes a new connection from time to time, where no change feed does.
+// watch opens a new connection from time to time, for a directory without a change feed.
 func (s *servers) watch(ctx context.Context) {
-	const interval = 30 * time.Second // without a cache nothing is known of the other sidecars
+	const interval = 30 * time.Second // without a cache, the number of sidecars is unknown
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
@@ -183,7 +184,7 @@ func (s *servers) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		_ = s.probe(ctx) // look-ups tell of errors
+		_ = s.probe(ctx) // look-ups report the errors
 	}
 }
 

@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// addService puts the options of the service behind those that are there. The URL or the environment names it.
+// addService adds the options of the service that the URL or the environment names. Options that are already set take precedence.
 func (o options) addService() error {
 	name := cmp.Or(o["service"], os.Getenv("PGSERVICE"))
 	files := serviceFiles(o["servicefile"])
@@ -42,7 +42,8 @@ func (o options) addService() error {
 	return fmt.Errorf("the service %s, which PGSERVICE or the database URL names, is not in %s", name, strings.Join(files, " or "))
 }
 
-// serviceFiles are the user's, and the system's. Where the latter is without the variable, only the build of libpq knows.
+// serviceFiles returns the user's file and the system's. Without PGSYSCONFDIR it omits the latter, whose default path is
+// compiled into libpq.
 func serviceFiles(named string) []string {
 	own := cmp.Or(named, os.Getenv("PGSERVICEFILE"))
 	if own == "" {
@@ -59,8 +60,8 @@ func serviceFiles(named string) []string {
 	return files
 }
 
-// readService reads one section of an INI file; nil if the file or the section is not there. Errors repeat no line: one may
-// hold a password.
+// readService reads one section of an INI file. It returns nil if the file or the section is missing. Errors quote no line, because
+// it may hold a password.
 func readService(file, name string) (options, error) {
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {

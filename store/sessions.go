@@ -10,15 +10,15 @@ import (
 	"unicode/utf8"
 )
 
-// RevokedSessions is what was revoked: one session, or all that a user had begun.
+// RevokedSessions describes a revocation: of one session, or of all sessions that a user had begun.
 type RevokedSessions struct {
 	SessionID *string   `db:"session_id" json:"session_id"`
 	UserID    *string   `db:"user_id" json:"user_id"`
 	RevokedAt time.Time `db:"revoked_at" json:"revoked_at"`
 }
 
-// RevokeSession revokes a session, for good, whether or not it was ever seen here: it cannot be told whether there is one. So
-// what is a token, or a user, is refused. Revoking it again changes nothing.
+// RevokeSession revokes a session permanently. It is idempotent. The database does not know which sessions exist, so any valid id is
+// accepted. To catch mistakes, ids that look like tokens or belong to a user are rejected.
 func (r *Registry) RevokeSession(ctx context.Context, id string) (RevokedSessions, error) {
 	if !isSessionID(id) {
 		return RevokedSessions{}, refuse(ErrInvalid, "a session is named by its id, the claim session_id of its tokens, as it is written there")
@@ -38,18 +38,18 @@ func (r *Registry) RevokeSession(ctx context.Context, id string) (RevokedSession
 	if err != nil {
 		return RevokedSessions{}, fmt.Errorf("revoke the session: %w", err)
 	}
-	return revoked, asked(revoked.SessionID != nil && *revoked.SessionID == id, "revoke the session")
+	return revoked, confirmRow(revoked.SessionID != nil && *revoked.SessionID == id, "revoke the session")
 }
 
-// isSessionID has the form of the column, and refuses what is a token or was copied with something around it. Not left to the
-// constraint: Postgres logs the row that violates one.
+// isSessionID reports whether the id has the form that the column requires. It also rejects tokens, and ids that were copied with
+// surrounding text. The constraint alone is not enough: Postgres logs the row that violates one.
 func isSessionID(id string) bool {
 	return id != "" && utf8.ValidString(id) && utf8.RuneCountInString(id) <= 255 && strings.TrimSpace(id) == id &&
 		strings.Count(id, ".") != 2 && !strings.ContainsAny(id, "{}=") && !strings.ContainsFunc(id, unicode.IsControl)
 }
 
-// RevokeSessionsOf revokes all sessions that a user, named by id or email, has begun by now. Those that begin in the same
-// second are revoked too: tokens know no less. [ErrNotFound]: there is no such user.
+// RevokeSessionsOf revokes all sessions that a user has begun by now. user is an id or an email. Sessions that begin in the same
+// second are revoked too, because the times in tokens are in whole seconds. [ErrNotFound]: the user does not exist.
 func (r *Registry) RevokeSessionsOf(ctx context.Context, user string) (RevokedSessions, error) {
 	u, err := r.User(ctx, user)
 	if err != nil {
@@ -61,5 +61,5 @@ func (r *Registry) RevokeSessionsOf(ctx context.Context, user string) (RevokedSe
 	if err != nil {
 		return RevokedSessions{}, fmt.Errorf("revoke the sessions: %w", err)
 	}
-	return revoked, asked(revoked.UserID != nil && *revoked.UserID == u.ID, "revoke the sessions")
+	return revoked, confirmRow(revoked.UserID != nil && *revoked.UserID == u.ID, "revoke the sessions")
 }

@@ -13,17 +13,17 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Status of a token, by the database's clock. A revoked token that has expired too is revoked.
+// Status is the status of a token, by the database's clock. A token that is both revoked and expired is Revoked.
 type Status string
 
-// The three.
+// The values of Status.
 const (
 	Active  Status = "active"
 	Expired Status = "expired"
 	Revoked Status = "revoked"
 )
 
-// Token is all that is kept of a token, but for its digest.
+// Token is a token without its digest. The key itself is not stored.
 type Token struct {
 	ID          string            `db:"id" json:"id"`
 	Prefix      string            `db:"visible_prefix" json:"prefix"` // the part of the key that may be shown
@@ -42,27 +42,27 @@ type Token struct {
 	Attributes  authz.Attributes  `db:"attributes" json:"attributes"` // for policies to read
 }
 
-// NewToken says what token to create.
+// NewToken describes the token to create.
 type NewToken struct {
-	// Format is one of the API's.
+	// Format is one of the API's credential formats.
 	Format authz.CredentialFormat
 	API    string
 	Name   string
-	// Scopes as the API's catalogue has them, which is not known here.
+	// Scopes are in the form of the API's catalogue. This package does not know the catalogue.
 	Scopes []string
-	// Workspace or User names the owner: the one that Format.Kind asks for, and not the other.
+	// Workspace or User names the owner. Format.Kind decides which is set; the other is empty.
 	Workspace, User string
-	// ExpiresIn or ExpiresAt limits the token's life. Neither: it does not expire.
+	// ExpiresIn or ExpiresAt limits the token's lifetime. If neither is set, the token does not expire.
 	ExpiresIn *time.Duration
 	ExpiresAt *time.Time
-	// Key is one that a product has handed out before. Empty: one is made.
+	// Key is an existing key that a product has issued before. Empty: CreateToken generates one.
 	Key authz.Secret
 	// Attributes are for policies to read.
 	Attributes authz.Attributes
 }
 
-// CreateToken creates a token, which is good from this moment on, and returns its key, of which only the digest is
-// kept: nobody can ever see it again.
+// CreateToken creates a token and returns it with its key. The token is valid at once. The database stores only the key's digest,
+// so the key cannot be shown again.
 func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Secret, error) {
 	format, err := n.Format.Complete()
 	if err != nil {
@@ -89,7 +89,7 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 		}
 	}
 
-	attributes, err := checked(n.Attributes)
+	attributes, err := attributesJSON(n.Attributes)
 	if err != nil {
 		return Token{}, "", err
 	}
@@ -117,7 +117,7 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 	}
 	if err != nil {
 		return Token{}, "", explain(err, "create the token", map[string]*refusal{
-			"tokens_digest_key":      refuse(ErrExists, "there is a token with this key already"),
+			"tokens_digest_key":      refuse(ErrExists, "a token with this key already exists"),
 			"tokens_name_form":       refuse(ErrInvalid, "the token's name %q is empty or has control characters", n.Name),
 			"tokens_api_form":        refuse(ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
 			"tokens_attributes_form": errAttributes,
@@ -125,7 +125,7 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 	}
 	token, err := r.Token(ctx, id)
 	if err == nil {
-		err = asked(token.API == n.API && token.Name == n.Name && token.Prefix == n.Format.Visible(key), "create the token")
+		err = confirmRow(token.API == n.API && token.Name == n.Name && token.Prefix == n.Format.Visible(key), "create the token")
 	}
 	if err != nil {
 		return Token{}, "", err
@@ -161,21 +161,21 @@ SELECT t.id, t.visible_prefix, t.name, t.api, t.kind, t.environment, t.scopes, t
 FROM keywicket.tokens t
 LEFT JOIN keywicket.token_usage u ON u.token_id = t.id`
 
-// TokenFilter chooses tokens; zero: all.
+// TokenFilter selects tokens. The zero value selects all.
 type TokenFilter struct {
-	// Workspace or User: only theirs.
+	// Workspace or User selects the tokens of that owner.
 	Workspace, User string
-	// Prefix: only those of which the key may start like this, as far as it is visible. It goes to the database, so cut
-	// a key to its visible part before.
+	// Prefix selects tokens whose key can start with it, as far as the visible part shows. It is sent to the database, so the
+	// caller must shorten a key to its visible part first.
 	Prefix string
-	// After: only those that come after the token with this id.
+	// After selects the tokens that come after the token with this id in the list.
 	After string
-	// Limit is how many at most. 0: all.
+	// Limit is the maximum number of tokens. 0: no limit.
 	Limit int
 }
 
-// Tokens lists tokens, newest first, and among those of one moment by id. The last one's id is the next page's After:
-// however many were created meanwhile, no token is listed twice, and none is left out.
+// Tokens lists tokens, newest first, and by descending id if their times are equal. For the next page, set After to the id of the
+// last token. No token is listed twice or left out, even if others are created meanwhile.
 func (r *Registry) Tokens(ctx context.Context, f TokenFilter) ([]Token, error) {
 	var after Token
 	if f.Workspace != "" {
@@ -206,7 +206,7 @@ func (r *Registry) Tokens(ctx context.Context, f TokenFilter) ([]Token, error) {
 	return list, nil
 }
 
-// tokensQuery has the conditions that are asked for and no others, such that each can use its index.
+// tokensQuery returns a query with only the conditions of the filter, so that each can use its index.
 func tokensQuery(f TokenFilter, after time.Time) (string, []any) {
 	var args []any
 	arg := func(value any) string {
@@ -222,7 +222,7 @@ WHERE true`
 		query += ` AND t.user_id = ` + arg(f.User)
 	}
 	if f.Prefix != "" {
-		// Beside those that go on like this, those of which less is visible.
+		// Also match tokens whose visible part is shorter than the prefix.
 		starts := make(pq.StringArray, 0, len(f.Prefix))
 		for i := range f.Prefix {
 			starts = append(starts, f.Prefix[:i])
@@ -243,7 +243,7 @@ ORDER BY t.created_at DESC, t.id DESC`
 
 var likeEscaper = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 
-// Token finds a token by its id. The errors do not repeat the id, for which somebody may have taken the key.
+// Token returns a token by its id. Errors do not quote the id, because a caller may pass the key by mistake.
 func (r *Registry) Token(ctx context.Context, id string) (Token, error) {
 	var t Token
 	err := r.db.GetContext(ctx, &t, tokenQuery+` WHERE t.id = $1`, id)
@@ -253,12 +253,12 @@ func (r *Registry) Token(ctx context.Context, id string) (Token, error) {
 	if err != nil {
 		return Token{}, fmt.Errorf("find the token: %w", err)
 	}
-	return t, asked(t.ID == id, "find the token")
+	return t, confirmRow(t.ID == id, "find the token")
 }
 
 var errNoToken = refuse(ErrNotFound, "no token has this id: a token is named by its id in the list, never by its key")
 
-// SetTokenAttributes replaces all attributes of a token, also of one that is expired or revoked. [ErrNotFound]: there is no such token.
+// SetTokenAttributes replaces all attributes of a token, even of an expired or revoked one. [ErrNotFound]: the token does not exist.
 func (r *Registry) SetTokenAttributes(ctx context.Context, id string, a authz.Attributes) (Token, error) {
 	if err := r.setAttributes(ctx, "tokens", id, a); err != nil {
 		return Token{}, err
@@ -266,7 +266,7 @@ func (r *Registry) SetTokenAttributes(ctx context.Context, id string, a authz.At
 	return r.Token(ctx, id)
 }
 
-// RevokeToken revokes a token, for good. Revoking it again changes nothing. [ErrNotFound]: there is no such token.
+// RevokeToken revokes a token permanently. It is idempotent. [ErrNotFound]: the token does not exist.
 func (r *Registry) RevokeToken(ctx context.Context, id string) (Token, error) {
 	_, err := r.db.ExecContext(ctx, `
 		UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`, id)
@@ -277,5 +277,5 @@ func (r *Registry) RevokeToken(ctx context.Context, id string) (Token, error) {
 	if err != nil {
 		return Token{}, err
 	}
-	return t, asked(t.RevokedAt != nil, "revoke the token")
+	return t, confirmRow(t.RevokedAt != nil, "revoke the token")
 }

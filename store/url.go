@@ -15,14 +15,14 @@ import (
 	"github.com/lib/pq"
 )
 
-// settings is what a database URL says, with all that stands behind it.
+// settings is the complete configuration of a database URL, including the options of its service and the environment.
 type settings struct {
 	pq.Config
-	// dsn says the same to lib/pq's listener, which takes no Config.
+	// dsn is the same configuration for lib/pq's listener, which accepts no Config.
 	dsn string
-	// pooled: the URL says that it leads through a pooler of transactions.
+	// pooled reports whether the URL names a transaction pooler.
 	pooled bool
-	// keepAlive is for a [net.Dialer] whose own KeepAlive is negative: the one that is not enabled means that there is none.
+	// keepAlive is for a [net.Dialer] with a negative KeepAlive, so that Enable = false turns keep-alive off.
 	keepAlive net.KeepAliveConfig
 }
 
@@ -30,43 +30,43 @@ const applicationName = "keywicket"
 
 const urlForm = "postgres://user:password@host:5432/database?sslmode=require"
 
-// parse reads a database URL in the order of libpq: what the URL says counts, then its service, then the environment, then
-// what lib/pq takes without any of them. lib/pq by itself lets the service count before the URL.
+// parse reads a database URL. The precedence is that of libpq: the URL, then its service, then the environment, then lib/pq's
+// defaults. In lib/pq alone, the service would take precedence over the URL.
 func parse(databaseURL string) (settings, error) {
 	if strings.TrimSpace(databaseURL) == "" {
 		return settings{}, errors.New("no database URL is given; it looks like " + urlForm)
 	}
-	said, err := readDatabaseURL(databaseURL)
+	given, err := readDatabaseURL(databaseURL)
 	if err != nil {
 		return settings{}, err
 	}
-	if err := said.addService(); err != nil {
+	if err := given.addService(); err != nil {
 		return settings{}, err
 	}
-	if err := said.checkLists(); err != nil {
+	if err := given.checkLists(); err != nil {
 		return settings{}, err
 	}
 	var s settings
-	foreign := said.takeForeign()
+	foreign := given.takeForeign()
 	if err := foreign.readTo(&s); err != nil {
 		return settings{}, err
 	}
-	said["service"] = "" // it is read
-	config, err := pq.NewConfig(said.dsn())
+	given["service"] = "" // addService has read it
+	config, err := pq.NewConfig(given.dsn())
 	if err != nil {
 		return settings{}, configError(err)
 	}
 	if err := foreign.check(config.SSLMode); err != nil {
 		return settings{}, err
 	}
-	// lib/pq would leave out TLS for all of them if the first one is a socket.
+	// If the first host is a socket, lib/pq would use no TLS for any of them.
 	if sockets, hosts := countHosts(config); sockets > 0 && hosts > 0 {
 		return settings{}, errors.New("the database URL names sockets beside other hosts: name only one kind")
 	}
-	if err := said.checkPassfile(); err != nil {
+	if err := given.checkPassfile(); err != nil {
 		return settings{}, err
 	}
-	// A standby may lag behind what the primary has told of, and nothing can be written to it.
+	// A standby may lag behind the primary's change notifications, and accepts no writes.
 	switch config.TargetSessionAttrs {
 	case "":
 		config.TargetSessionAttrs = pq.TargetSessionAttrsPrimary
@@ -74,21 +74,21 @@ func parse(databaseURL string) (settings, error) {
 	default:
 		return settings{}, fmt.Errorf("the database URL has target_session_attrs=%s: it has to be the primary", config.TargetSessionAttrs)
 	}
-	maps.DeleteFunc(said, func(name, _ string) bool { _, ours := sessionSettings[strings.ToLower(name)]; return ours })
-	maps.Copy(said, sessionSettings)
-	said["target_session_attrs"] = string(config.TargetSessionAttrs)
-	said["application_name"] = cmp.Or(config.ApplicationName, applicationName)
-	s.dsn = said.dsn()
+	maps.DeleteFunc(given, func(name, _ string) bool { _, ours := sessionSettings[strings.ToLower(name)]; return ours })
+	maps.Copy(given, sessionSettings)
+	given["target_session_attrs"] = string(config.TargetSessionAttrs)
+	given["application_name"] = cmp.Or(config.ApplicationName, applicationName)
+	s.dsn = given.dsn()
 	if s.Config, err = pq.NewConfig(s.dsn); err != nil {
 		return settings{}, configError(err)
 	}
 	return s, nil
 }
 
-// sessionSettings hold whatever the database or the role is set to.
+// sessionSettings override the settings of the database and the role.
 var sessionSettings = map[string]string{
-	"timezone":                    "UTC", // times are shown in it; lib/pq never sends Config.TZ
-	"standard_conforming_strings": "on",  // a backslash in the SQL of this package is one
+	"timezone":                    "UTC", // results have times in this zone; lib/pq never sends Config.TZ
+	"standard_conforming_strings": "on",  // a backslash in this package's SQL is a plain character
 }
 
 func countHosts(c pq.Config) (sockets, hosts int) {
@@ -101,7 +101,7 @@ func countHosts(c pq.Config) (sockets, hosts int) {
 	return sockets, len(all) - sockets
 }
 
-// checkLists refuses lists of hosts in the environment beside the URL's own: lib/pq would append one to the other.
+// checkLists rejects host lists in the environment if the URL names hosts too, because lib/pq would combine the two lists.
 func (o options) checkLists() error {
 	for option, variable := range map[string]string{"host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT"} {
 		if _, ok := o[option]; ok && strings.Contains(os.Getenv(variable), ",") {
@@ -111,15 +111,15 @@ func (o options) checkLists() error {
 	return nil
 }
 
-// checkPassfile refuses a file that lib/pq would leave out at each connection, as if there were no password. One that is not
-// there may come.
+// checkPassfile rejects a password file that lib/pq would silently ignore for each connection. A missing file is no error, because it
+// may be created later.
 func (o options) checkPassfile() error {
 	file := o["passfile"]
 	info, err := os.Stat(file)
 	if file == "" || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err == nil && info.Mode().Perm()&0o167 != 0 { // lib/pq means 0o177
+	if err == nil && info.Mode().Perm()&0o167 != 0 { // lib/pq intends 0o177, but checks this mask
 		return fmt.Errorf("the passfile %s of the database URL has the mode %#o: make it 0600, or it is not used", file, info.Mode().Perm())
 	}
 	f, err := os.Open(file)
@@ -129,8 +129,8 @@ func (o options) checkPassfile() error {
 	return f.Close()
 }
 
-// configError says what lib/pq does not take. It repeats of it only what cannot be a part of a password that lacks its
-// quotes.
+// configError returns an error that says what lib/pq rejects. It quotes only parts that cannot belong to a password whose quotes are
+// missing.
 func configError(err error) error {
 	text := err.Error()
 	_, supported, listed := strings.Cut(text, "; supported values are ")
@@ -147,20 +147,20 @@ func configError(err error) error {
 	}
 	if rest, ok := strings.CutPrefix(text, "pq: environment variable $"); ok {
 		name, _, _ := strings.Cut(rest, " ")
-		return fmt.Errorf("the environment variable %s is not supported: unset it, and say it in the database URL", name)
+		return fmt.Errorf("the environment variable %s is not supported: unset it, and set the option in the database URL", name)
 	}
 	if rest, ok := strings.CutPrefix(text, "pq: unsupported "); ok { // client_encoding, datestyle
 		name, _, _ := strings.Cut(rest, " ")
 		return fmt.Errorf("the database URL has a wrong value for %s: leave it out", name)
 	}
 	if strings.HasPrefix(text, "user: ") {
-		return errors.New("the database URL names no user, and the system has no name for the one who runs this: write one")
+		return errors.New("the database URL names no user, and the operating system has no name for the current one: name a user in the URL")
 	}
 	if slices.ContainsFunc(
-		[]string{"pq: could not match ", "pq: weak sslmode ", "pq: min_protocol_version "}, // numbers, and values that lib/pq knows
+		[]string{"pq: could not match ", "pq: weak sslmode ", "pq: min_protocol_version "}, // these messages quote only numbers and values that lib/pq knows
 		func(known string) bool { return strings.HasPrefix(text, known) },
 	) {
 		return fmt.Errorf("the database URL does not fit together: %s", strings.TrimPrefix(text, "pq: "))
 	}
-	return errUnclear
+	return errUnparsable
 }

@@ -13,19 +13,19 @@ import (
 )
 
 const (
-	// usageGrain is how often a sidecar notes a token: a second less often than the database takes it, or the jitter
-	// between two writes would have every second one refused.
+	// usageGrain is the minimum time between two notes of a token. It is one second longer than the minute that the database
+	// requires, because jitter would otherwise make the database ignore every second write.
 	usageGrain = 61 * time.Second
 
 	maxPending = 65_536 // tokens; about 10 MB
 
-	usageBatch   = 100             // tokens per transaction, which holds the locks of their rows of token_usage until its end
+	usageBatch   = 100             // tokens per transaction, which locks their rows of token_usage until it ends
 	usageTimeout = 2 * time.Second // of one transaction
 	upkeepPause  = time.Minute     // between two calls of keep_up
 )
 
-// usage notes which tokens are used, and writes it to the database in batches. last_used_at is exact to two minutes:
-// a use within a minute of the last one that any sidecar wrote is not written.
+// usage records which tokens are used, and writes that to the database in batches. last_used_at is exact to two minutes, because the
+// database ignores a use within a minute after the last one that any sidecar wrote.
 type usage struct {
 	db    *sqlx.DB
 	log   *slog.Logger
@@ -36,15 +36,15 @@ type usage struct {
 
 	mu      sync.Mutex
 	pending map[string]time.Duration // when each token was used, since start
-	dropped int                      // for want of room in pending
+	dropped int                      // tokens that did not fit into pending
 
 	stop, stopped chan struct{}
 	closing       sync.Once
 	closed        error
-	cancel        context.CancelFunc // ends the write that is under way
+	cancel        context.CancelFunc // cancels the write in progress
 }
 
-// startUsage shares the connections of look-ups, of which it uses one at a time, for some milliseconds.
+// startUsage starts a usage on the connections of look-ups. It uses one at a time, for some milliseconds.
 func startUsage(db *sqlx.DB, c Config, log *slog.Logger) *usage {
 	ctx, cancel := context.WithCancel(context.Background())
 	u := &usage{
@@ -56,7 +56,7 @@ func startUsage(db *sqlx.DB, c Config, log *slog.Logger) *usage {
 	return u
 }
 
-// note takes no lock and allocates nothing for a token that was noted within usageGrain.
+// note records a use. For a token that was noted within usageGrain, it takes no lock and allocates nothing.
 func (u *usage) note(id string) {
 	if now := u.now(); u.seen.note(id, now) {
 		u.enqueue(id, now)
@@ -71,7 +71,7 @@ func (u *usage) enqueue(id string, at time.Duration) {
 	if last, ok := u.pending[id]; ok {
 		u.pending[id] = max(last, at)
 	} else if len(u.pending) < maxPending {
-		u.pending[strings.Clone(id)] = at // it may be a part of a larger text, of a cache's entry
+		u.pending[strings.Clone(id)] = at // id may share the memory of a larger string in a cache entry
 	} else {
 		u.dropped++
 	}
@@ -98,7 +98,7 @@ func (u *usage) run(ctx context.Context, interval time.Duration) {
 	}
 }
 
-// flush writes what is pending. What it could not write is pending again.
+// flush writes the pending uses. Those that it cannot write become pending again.
 func (u *usage) flush(ctx context.Context) error {
 	u.mu.Lock()
 	pending, dropped := u.pending, u.dropped
@@ -139,9 +139,9 @@ func (u *usage) waiting() int {
 	return len(u.pending) + u.dropped
 }
 
-// usageQuery takes ages, because only the database's clock counts. Rows are written in one order by everybody, so that
-// two sidecars cannot wait for each other, and those of tokens that are gone are left out. It takes no lock that
-// a change or a deletion of tokens waits for.
+// usageQuery takes the age of each use instead of its time, because only the database's clock counts. All sidecars write rows in the
+// same order, so that they cannot deadlock. Tokens that no longer exist are skipped. Its locks block no change or deletion of
+// tokens.
 const usageQuery = `
 INSERT INTO keywicket.token_usage AS u (token_id, last_used_at)
 SELECT t.id, clock_timestamp() - used.age * interval '1 second'
@@ -162,7 +162,7 @@ func (u *usage) write(ctx context.Context, batch map[string]time.Duration) error
 		const attempts = 3
 		return retryLost(ctx, attempts, func() error {
 			return readCommitted(ctx, u.db, func(tx *sqlx.Tx) error {
-				// If somebody has locked a row or the table, the use is written later.
+				// Give up soon if a row or the table is locked; the use is written later.
 				if _, err := tx.ExecContext(ctx, `SET LOCAL lock_timeout = 100`); err != nil {
 					return err
 				}
@@ -177,8 +177,8 @@ func (u *usage) write(ctx context.Context, batch map[string]time.Duration) error
 	return nil
 }
 
-// keepUp has the database clean its log of changes, and what belongs to tokens and sidecars that are gone. The work of
-// several sidecars is done once.
+// keepUp calls keywicket.keep_up, which deletes old rows of the change log and rows of tokens and sidecars that no longer exist. Only
+// one sidecar per minute does the work; further calls do nothing.
 func (u *usage) keepUp(ctx context.Context) {
 	err := doWithin(ctx, usageTimeout, func(ctx context.Context) error {
 		return readCommitted(ctx, u.db, func(tx *sqlx.Tx) error {
@@ -191,7 +191,7 @@ func (u *usage) keepUp(ctx context.Context) {
 	}
 }
 
-// close writes what is pending, and gives up when the context ends.
+// close writes the pending uses, and gives up when the context ends.
 func (u *usage) close(ctx context.Context) error {
 	u.closing.Do(func() {
 		close(u.stop)

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// newUsage has no database: it notes, and writes nothing.
+// newUsage returns a usage without a database, which never writes.
 func newUsage(clock func() time.Time) *usage {
 	return &usage{log: slog.New(slog.DiscardHandler), clock: clock, start: clock(), seen: newSeen(), pending: map[string]time.Duration{}}
 }
@@ -29,7 +29,7 @@ func TestNotingATokenAgainTakesNoLockAndAllocatesNothing(t *testing.T) {
 			t.Errorf("%v allocations", n)
 		}
 	case <-time.After(10 * time.Second):
-		t.Fatal("it waits for the lock")
+		t.Fatal("note waits for the lock")
 	}
 }
 
@@ -39,11 +39,11 @@ func TestPendingUsageIsBounded(t *testing.T) {
 		u.note(fmt.Sprint(i))
 	}
 	if len(u.pending) != maxPending || u.dropped != 10 {
-		t.Errorf("%d wait, and %d were dropped", len(u.pending), u.dropped)
+		t.Errorf("%d uses are pending, and %d were dropped", len(u.pending), u.dropped)
 	}
 }
 
-// A token is noted again after a minute, and not before; the last one of two that were used at once is noted too.
+// A token is noted again only after a minute. Of two tokens that are used at the same time, both are noted.
 func TestTokenIsNotedOnceAMinute(t *testing.T) {
 	s := newSeen()
 	const second = time.Second
@@ -61,7 +61,7 @@ func TestTokenIsNotedOnceAMinute(t *testing.T) {
 	}
 }
 
-// Many tokens are known at once, each of them is noted at first, and of those who ask for one at once, one notes it.
+// seen holds many tokens at once. Each is noted on its first use, and of two concurrent uses only one is noted.
 func TestManyTokensAreNoted(t *testing.T) {
 	s := newSeen()
 	const n = 100_000

@@ -1,14 +1,13 @@
 -- +goose Up
--- Who there is: workspaces, users, and the users' roles in the workspaces. The APIs share them.
+-- Workspaces, users, and the users' roles in the workspaces. All APIs share them.
 --
--- On a live database: creates new tables only, locks nothing that is in use, and takes milliseconds. Forward only, like
--- every migration here: a step back would drop people's tokens, and is made by a restore or by a further migration.
+-- On a live database: creates new tables only, locks nothing that is in use, and takes milliseconds. Forward only, like all
+-- migrations here: undoing one would drop users' tokens. Restore a backup or add another migration instead.
 --
--- Two choices that a reader may miss: created_at has clock_timestamp(), because now() is the transaction's start and
--- would give everything that one transaction imports the same moment; and the forms are checked here as well as in Go,
--- because these columns end up in headers, and a product may write to them with SQL of its own.
+-- created_at defaults to clock_timestamp(), because now() would give all rows that one transaction imports the same time. The
+-- forms are checked here and in Go: these columns end up in headers, and a product may write to them with its own SQL.
 
--- Only the roles of migration 00004 and the owner have any business here.
+-- Only the owner and the roles of migration 00004 need access.
 REVOKE ALL ON SCHEMA keywicket FROM PUBLIC;
 
 CREATE TABLE keywicket.workspaces (
@@ -21,7 +20,7 @@ CREATE TABLE keywicket.workspaces (
 );
 
 CREATE TABLE keywicket.users (
-    -- Free text: whatever the product's identity provider calls a user.
+    -- Free text: the id of the product's identity provider.
     id         text        NOT NULL CONSTRAINT users_pkey PRIMARY KEY
                            CONSTRAINT users_id_form
                            CHECK (char_length(id) BETWEEN 1 AND 255 AND id = btrim(id) AND id !~ '[[:cntrl:]]'),
@@ -33,10 +32,10 @@ CREATE UNIQUE INDEX users_email_key ON keywicket.users (lower(email));
 CREATE TABLE keywicket.members (
     workspace_id text        NOT NULL REFERENCES keywicket.workspaces ON DELETE CASCADE,
     user_id      text        NOT NULL REFERENCES keywicket.users ON DELETE CASCADE,
-    -- Which roles there are, and what each may do, is policy data, and not known here.
+    -- The roles and their rights are defined by policy data, so only the form is checked.
     role         text        NOT NULL CONSTRAINT members_role_form CHECK (role ~ '^[a-z][a-z0-9_-]{0,62}$'),
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT members_pkey PRIMARY KEY (workspace_id, user_id)
 );
--- "The workspaces of a user", and the cascade from users.
+-- For listing a user's workspaces, and for the cascade from users.
 CREATE INDEX members_user_id ON keywicket.members (user_id, workspace_id);

@@ -4,9 +4,9 @@
 --
 -- On a live database: takes milliseconds, and locks nothing that is in use. Forward only.
 --
--- Roles belong to the whole cluster, and another database of it may be migrating at this moment; creating a role that
--- exists by now is therefore no error. Without the right to create roles, have an administrator create the two first.
--- The grants are the next migration, because the transaction that has just met such a role does not see it yet.
+-- Roles belong to the whole cluster, and another database of the cluster may be migrating at the same time. So it is no error if
+-- a role already exists. If this login may not create roles, an administrator has to create the two first. The grants are in the
+-- next migration, because this transaction does not see a role that another one has just created.
 
 -- +goose StatementBegin
 DO $$

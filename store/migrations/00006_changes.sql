@@ -1,16 +1,16 @@
 -- +goose Up
--- Every change to what a look-up reads is told on the channel keywicket_changes, so that no sidecar goes on answering from
--- before it: whoever made it, with whatever program.
+-- Triggers notify every change to data that look-ups read, on the channel keywicket_changes. So sidecars stop using older data,
+-- whatever program made the change.
 --
--- A notice is up to 100 rows' keys, eight hexadecimal digits each (store/cache/key.go makes the same ones), or "*" for
--- anything at all. Nobody learns from one who changed.
+-- A notice holds the keys of up to 100 rows, with eight hexadecimal digits each (store/cache/key.go computes the same keys). "*"
+-- means that anything may have changed. A notice does not reveal whose data changed.
 --
--- The triggers are ALWAYS ones: they fire under session_replication_role = replica too. They are per statement: a million
--- rows are one notice. (Logical replication into these tables fires no such triggers; then max_age alone is the bound.)
--- Notices are sent when their transaction commits, in the order of commits.
+-- The triggers are ENABLE ALWAYS: they also fire under session_replication_role = replica. They fire per statement, so a million
+-- rows cause one notice. (Logical replication into these tables fires no statement triggers; then max_age alone is the bound.)
+-- Postgres sends notices when their transaction commits, in the order of commits.
 --
--- On a live database: waits for the transactions under way that have written to one of the four tables, and holds up other
--- writers meanwhile, so migrate when none runs for long. Look-ups go on. Code that does not listen is not affected. Forward
+-- On a live database: waits for running transactions that have written to one of the four tables, and blocks other writers
+-- meanwhile. Migrate when no transaction runs for long. Look-ups continue. Code that does not listen is not affected. Forward
 -- only.
 
 -- +goose StatementBegin
@@ -19,8 +19,8 @@ CREATE FUNCTION keywicket.change_key(kind text, name text) RETURNS text
     RETURN encode(substr(sha256(convert_to(kind || ':' || name, 'UTF8')), 1, 4), 'hex');
 -- +goose StatementEnd
 
--- tell_changes is the function of every trigger. Its arguments name what a row is known by: kind and column by turns.
--- It runs with the rights of whoever writes, and nobody else may hang it on a table of his own: its arguments are SQL.
+-- tell_changes is the function of all triggers. Its arguments are pairs of a key's kind and its column.
+-- It runs with the rights of the writer. Other users may not create triggers with it, because its arguments are SQL.
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.tell_changes() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -59,7 +59,7 @@ $$;
 
 REVOKE ALL ON FUNCTION keywicket.tell_changes() FROM PUBLIC;
 
--- tell_changes_of gives a table its four triggers. Its keys are the arguments of tell_changes, as SQL.
+-- tell_changes_of creates the four triggers of a table. keys are the arguments of tell_changes, as SQL.
 -- +goose StatementBegin
 CREATE PROCEDURE keywicket.tell_changes_of(name text, keys text)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp

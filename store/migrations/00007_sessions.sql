@@ -1,18 +1,18 @@
 -- +goose Up
--- The sessions that are over before their tokens are. Whether a token is one of the issuer's, its signature tells; that the
--- session has ended is told here, by `keywicket session revoke`, or by the product, with an INSERT that can fail for no
--- reason but its form:
+-- Sessions that end before their tokens expire. A token's signature proves its issuer, but not that the session still exists.
+-- `keywicket session revoke` or the product records here that a session has ended. The product's INSERT fails only if a value has
+-- a wrong form:
 --
 --     INSERT INTO keywicket.revoked_sessions (session_id) VALUES (...);   -- this one
 --     INSERT INTO keywicket.revoked_sessions (user_id) VALUES (...);      -- all that the user has begun by now
 --
--- "Now" is the statement's time: a transaction should write the second kind of row at its end.
+-- "Now" is the time of the statement, so a transaction should write the second kind of row at its end.
 --
--- A row may be deleted when the session cannot be refreshed any more and its last token has expired. Users are not
--- referenced: a user who was removed and comes back is somebody new, whose old sessions are still revoked.
+-- A row may be deleted when the session can no longer be refreshed and its last token has expired. There is no foreign key to
+-- users, so that the old sessions of a user who was removed and created again stay revoked.
 --
--- On a live database: creates a table, locks nothing that is in use, and takes milliseconds. A sidecar that is older does not
--- look at the table. One that is newer than the database does without its cache, and takes no session. Forward only.
+-- On a live database: creates a table, locks nothing that is in use, and takes milliseconds. Older sidecars do not read the table.
+-- A sidecar that is newer than the database works without its cache and accepts no session. Forward only.
 
 CREATE TABLE keywicket.revoked_sessions (
     id         bigint      GENERATED ALWAYS AS IDENTITY CONSTRAINT revoked_sessions_pkey PRIMARY KEY,

@@ -1,22 +1,22 @@
 -- +goose Up
--- OAuth 2.0: the apps, what users have granted them, and the codes and tokens that stand for a grant.
+-- OAuth 2.0: apps, the grants of users to them, and the codes and tokens of grants.
 --
--- Of codes, tokens and clients' secrets only the SHA-256 is here. Revoking a grant or an app is one row: what hangs on it is
--- worth nothing from then on. The tables are the issuer's; the sidecar reads what a look-up needs, and writes nothing.
+-- Only the SHA-256 of codes, tokens and client secrets is stored. Revoking a grant or an app changes one row, and invalidates all
+-- its codes and tokens at once. The issuer writes the tables. The sidecar only reads the columns that a look-up needs.
 --
--- On a live database: creates tables, locks nothing that is in use, and takes milliseconds. A sidecar that is older does not
--- look at them. One that is newer than the database does without its cache, and knows no access token. Forward only.
+-- On a live database: creates tables, locks nothing that is in use, and takes milliseconds. Older sidecars do not read them. A
+-- sidecar that is newer than the database works without its cache and accepts no access token. Forward only.
 
 CREATE TABLE keywicket.oauth_apps (
     id            text        NOT NULL DEFAULT gen_random_uuid()::text CONSTRAINT oauth_apps_pkey PRIMARY KEY, -- the client_id
     api           text        NOT NULL CONSTRAINT oauth_apps_api_form CHECK (api ~ '^[A-Za-z0-9_-]{1,63}$'),
     name          text        NOT NULL CONSTRAINT oauth_apps_name_form
                               CHECK (char_length(name) <= 100 AND name ~ '\S' AND name !~ '[[:cntrl:]]'),
-    -- Each is compared as a whole: which forms there may be is checked where they are set.
+    -- Each is compared as a whole string. Its form is checked where it is set.
     redirect_uris text[]      NOT NULL CONSTRAINT oauth_apps_redirect_uris_form
                               CHECK (cardinality(redirect_uris) BETWEEN 1 AND 20 AND array_position(redirect_uris, NULL) IS NULL),
     secret_digest bytea       NOT NULL CONSTRAINT oauth_apps_secret_digest_form CHECK (octet_length(secret_digest) = 32),
-    -- Without its secret a confidential app gets nothing; of any other the secret is checked when it is sent.
+    -- A confidential app must always send its secret. For any other app, the secret is checked only if it is sent.
     confidential  boolean     NOT NULL,
     created_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
     revoked_at    timestamptz
@@ -33,7 +33,7 @@ CREATE TABLE keywicket.oauth_grants (
 CREATE INDEX oauth_grants_app_id ON keywicket.oauth_grants (app_id, created_at);
 CREATE INDEX oauth_grants_user_id ON keywicket.oauth_grants (user_id, created_at);
 
--- The workspaces that the user has granted. None: what the app may do is what the user does as such.
+-- The workspaces that the user has granted. Without one, the app may only do what the user does outside a workspace.
 CREATE TABLE keywicket.oauth_grant_workspaces (
     grant_id     text NOT NULL REFERENCES keywicket.oauth_grants ON DELETE CASCADE,
     workspace_id text NOT NULL REFERENCES keywicket.workspaces ON DELETE CASCADE,
@@ -41,7 +41,7 @@ CREATE TABLE keywicket.oauth_grant_workspaces (
 );
 CREATE INDEX oauth_grant_workspaces_workspace_id ON keywicket.oauth_grant_workspaces (workspace_id);
 
--- RFC 6749, section 4.1.2, and RFC 7636. A code that was used stays until it expires, so that its second use is seen.
+-- RFC 6749, section 4.1.2, and RFC 7636. A used code stays until it expires, so that a second use is detected.
 CREATE TABLE keywicket.oauth_codes (
     digest         bytea       NOT NULL CONSTRAINT oauth_codes_pkey PRIMARY KEY
                                CONSTRAINT oauth_codes_digest_form CHECK (octet_length(digest) = 32),
@@ -54,7 +54,7 @@ CREATE TABLE keywicket.oauth_codes (
 CREATE INDEX oauth_codes_grant_id ON keywicket.oauth_codes (grant_id);
 CREATE INDEX oauth_codes_expires_at ON keywicket.oauth_codes (expires_at);
 
--- RFC 6749, section 6. One that was used stays until it expires, likewise.
+-- RFC 6749, section 6. A used token also stays until it expires.
 CREATE TABLE keywicket.oauth_refresh_tokens (
     digest     bytea       NOT NULL CONSTRAINT oauth_refresh_tokens_pkey PRIMARY KEY
                            CONSTRAINT oauth_refresh_tokens_digest_form CHECK (octet_length(digest) = 32),
@@ -78,19 +78,19 @@ CREATE TABLE keywicket.oauth_access_tokens (
 CREATE INDEX oauth_access_tokens_grant_id ON keywicket.oauth_access_tokens (grant_id);
 CREATE INDEX oauth_access_tokens_expires_at ON keywicket.oauth_access_tokens (expires_at);
 
--- What a look-up reads.
+-- The columns that a look-up reads.
 GRANT SELECT (id, api, revoked_at) ON keywicket.oauth_apps TO keywicket_sidecar;
 GRANT SELECT (id, app_id, user_id, revoked_at) ON keywicket.oauth_grants TO keywicket_sidecar;
 GRANT SELECT ON keywicket.oauth_grant_workspaces TO keywicket_sidecar;
 GRANT SELECT (id, digest, grant_id, scopes, expires_at, revoked_at) ON keywicket.oauth_access_tokens TO keywicket_sidecar;
 
--- What the issuer writes: grants, and what stands for them. Apps are the operator's.
+-- The issuer writes grants, codes and tokens. Only the operator writes apps.
 GRANT SELECT ON keywicket.oauth_apps TO keywicket_issuer;
 GRANT SELECT, INSERT, UPDATE (revoked_at) ON keywicket.oauth_grants TO keywicket_issuer;
 GRANT SELECT, INSERT ON keywicket.oauth_grant_workspaces TO keywicket_issuer;
 GRANT SELECT, INSERT, DELETE, UPDATE (used_at) ON keywicket.oauth_codes, keywicket.oauth_refresh_tokens TO keywicket_issuer;
 GRANT SELECT, INSERT, DELETE, UPDATE (revoked_at) ON keywicket.oauth_access_tokens TO keywicket_issuer;
-GRANT SELECT (session_id, user_id, revoked_at) ON keywicket.revoked_sessions TO keywicket_issuer; -- who asks for consent
+GRANT SELECT (session_id, user_id, revoked_at) ON keywicket.revoked_sessions TO keywicket_issuer; -- for the session of a user who decides about consent
 
 CALL keywicket.tell_changes_of('oauth_access_tokens', $k$'token', 'encode(digest, ''hex'')'$k$);
 CALL keywicket.tell_changes_of('oauth_grants', $k$'grant', 'id'$k$);

@@ -1,9 +1,9 @@
 -- +goose Up
--- The issuer deletes grants of which nothing is left; and a client id may be given when an app is created, so its form is held
--- here: it stands in URLs and in Basic credentials.
+-- The issuer deletes grants that have no codes and tokens left. A client id may be chosen when an app is created; it is used in URLs
+-- and in Basic credentials, so its form is checked.
 --
--- On a live database: reads oauth_apps once under a lock, which takes milliseconds. Code before and after runs with and without
--- it. Forward only.
+-- On a live database: reads oauth_apps once under a lock, which takes milliseconds. Older and newer code works with and without
+-- this migration. Forward only.
 
 GRANT DELETE ON keywicket.oauth_grants TO keywicket_issuer;
 

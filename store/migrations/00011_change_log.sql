@@ -1,80 +1,80 @@
 -- +goose Up
--- Changes go into a log, which every sidecar reads several times a second. A notification (NOTIFY) is a hint from now on:
--- it tells a change a little earlier.
+-- Triggers write changes to a log, which every sidecar reads several times a second. A notification (NOTIFY) is now only a hint: it
+-- announces a change a little earlier.
 --
--- Why: Postgres wakes every listener of a database for every notification, so the nonces of N sidecars cost N * N; a
--- notification needs a connection of its own and is impossible in a transaction that is to be prepared; and a table that was
--- swapped, or changed while its triggers were disabled, was not noticed.
+-- Reasons: Postgres wakes every listener of a database for every notification, so the nonces of N sidecars cost N * N. Listening
+-- needs its own connection, and a transaction that is to be prepared cannot notify. A replaced table, or one that was changed
+-- while its triggers were disabled, was not detected.
 --
--- How the log is read. A row carries the id of the transaction that wrote it. A sidecar keeps the snapshot of its last
--- reading, and asks for the rows of the transactions that this snapshot does not see. It gets exactly the rows that became
--- visible since, in whatever order transactions commit, and none twice.
+-- Reading the log: each row has the id of the transaction that wrote it. A sidecar keeps the snapshot of its last reading, and
+-- queries the rows of the transactions that this snapshot does not see. It gets exactly the rows that became visible since then,
+-- in whatever order transactions commit, and no row twice.
 --
--- On a live database: waits for the transactions under way that have written to one of the nine tables, or have read tokens
--- or token_usage, and holds up others meanwhile. Migrate when no transaction runs for long. Sidecars of the version before
--- go on hearing the notifications, with one exception: where max_prepared_transactions is not 0, none are sent from now on,
--- so replace these sidecars first. A sidecar that is newer than the database works without its cache. Forward only.
+-- On a live database: waits for running transactions that have written to one of the nine tables, or have read tokens or
+-- token_usage, and blocks others meanwhile. Migrate when no transaction runs for long. Sidecars of the previous version continue to
+-- receive notifications, with one exception: none are sent if max_prepared_transactions is not 0. In that case replace these
+-- sidecars first. A sidecar that is newer than the database works without its cache. Forward only.
 
 CREATE TABLE keywicket.changes (
     xid  xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    -- Up to 100 rows' keys of eight hexadecimal digits each (store/cache/key.go makes the same ones), or "*" for anything.
-    -- "ack": sidecars confirm at once that they have read this row. "moved": a sidecar has reached another server.
+    -- The keys of up to 100 rows, with eight hexadecimal digits each (store/cache/key.go computes the same keys). "*": anything may
+    -- have changed. "ack": sidecars confirm at once that they have read this row. "moved": a sidecar has reached another server.
     keys text NOT NULL
 );
 CREATE INDEX changes_xid ON keywicket.changes (xid);
--- A publication of all tables publishes the deletions of the cleaning, and the table has no key.
+-- A publication of all tables also publishes the deletions of keep_up, which needs a replica identity; the table has no key.
 ALTER TABLE keywicket.changes REPLICA IDENTITY FULL;
 
--- One row: what the upkeep of the log and of token_usage has to remember.
+-- One row: the state of the upkeep of the log and of token_usage.
 CREATE TABLE keywicket.upkeep (
     one       boolean     NOT NULL DEFAULT true CONSTRAINT upkeep_pkey PRIMARY KEY CONSTRAINT upkeep_one CHECK (one),
-    number    bigint      NOT NULL, -- of marks so far
-    mark      pg_snapshot NOT NULL, -- the next cleaning deletes what this snapshot sees
+    number    bigint      NOT NULL, -- number of marks so far
+    mark      pg_snapshot NOT NULL, -- the next cleaning deletes the rows that this snapshot sees
     marked_at timestamptz NOT NULL,
-    cleaning  boolean     NOT NULL, -- some of what the mark sees is deleted
+    cleaning  boolean     NOT NULL, -- some rows that the mark sees are already deleted
     bound     interval    NOT NULL, -- the longest cache.staleness_bound of the sidecars
-    swept     text        NOT NULL  -- rows of token_usage up to this token_id have been looked at
+    swept     text        NOT NULL  -- rows of token_usage up to this token_id have been checked
 );
 INSERT INTO keywicket.upkeep (number, mark, marked_at, cleaning, bound, swept)
     VALUES (1, pg_current_snapshot(), clock_timestamp(), false, '1s', '');
 
--- The sidecars, as of their last signs of life.
+-- The sidecars, as of their last heartbeats.
 CREATE UNLOGGED TABLE keywicket.sidecars (
     id             text        NOT NULL CONSTRAINT sidecars_pkey PRIMARY KEY,
     version        text        NOT NULL,
-    policies       text        NOT NULL, -- a hash of the policies that are loaded
+    policies       text        NOT NULL, -- a hash of the loaded policies
     bound          interval    NOT NULL, -- cache.staleness_bound
     stale_if_error interval    NOT NULL, -- cache.stale_if_error
-    snapshot       pg_snapshot NOT NULL, -- every change that it sees is known to the sidecar
-    lease          interval    NOT NULL, -- for how long memory was trusted when the row was written
+    snapshot       pg_snapshot NOT NULL, -- the sidecar knows every change that it sees
+    lease          interval    NOT NULL, -- how long the cache could be used when the row was written
     lag            interval    NOT NULL, -- how long the last reading of the log took
     started_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen_at        timestamptz NOT NULL DEFAULT clock_timestamp()
-) WITH (fillfactor = 50); -- room for the next version of a row on its page
+) WITH (fillfactor = 50); -- space for the next version of a row on its page
 
--- One row, or none: what the tables, triggers and functions were when a sidecar last looked at them. One look serves all
--- sidecars. The table is UNLOGGED on purpose: a crash and a failover empty it. Another row has another id, by which every
--- sidecar knows that the server may have lost commits.
+-- One row, or none: the state of the tables, triggers and functions when a sidecar last verified them, for all sidecars. The table
+-- is UNLOGGED on purpose: a crash and a failover empty it. A new row has a new id, which tells every sidecar that the server may
+-- have lost commits.
 CREATE UNLOGGED TABLE keywicket.world (
     one         boolean     NOT NULL DEFAULT true CONSTRAINT world_pkey PRIMARY KEY CONSTRAINT world_one CHECK (one),
     id          uuid        NOT NULL DEFAULT gen_random_uuid(),
-    number      bigint      NOT NULL, -- that of keywicket.upkeep, or an earlier one
-    world       text        NOT NULL, -- as long as it stays the same, no change was made past the triggers
+    number      bigint      NOT NULL, -- the number in keywicket.upkeep, or an earlier one
+    world       text        NOT NULL, -- while it stays the same, no change has bypassed the triggers
     told        boolean     NOT NULL, -- the triggers are in force, and write to the log
-    verified_at timestamptz NOT NULL, -- every change of the schema that was committed by then was looked at
+    verified_at timestamptz NOT NULL, -- every schema change committed by then is included
     made_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 10);
--- The row has a new version several times a second. Where an old snapshot keeps the dead ones, this index finds the live one.
+-- The row gets a new version several times a second. If an old snapshot keeps the dead versions, this index finds the live one.
 CREATE INDEX world_verified_at ON keywicket.world (verified_at);
 
--- Whoever may write to one of the tables may write to the log: its triggers run with the rights of the writer.
+-- The triggers run with the rights of the writer, so every user that may write to one of the tables must be able to write the log.
 GRANT INSERT (keys) ON keywicket.changes TO PUBLIC;
 GRANT SELECT ON keywicket.changes TO keywicket_sidecar;
 GRANT SELECT (number) ON keywicket.upkeep TO keywicket_sidecar;
 GRANT SELECT, INSERT, UPDATE ON keywicket.sidecars, keywicket.world TO keywicket_sidecar;
 
--- tell_changes is the function of every trigger. Its arguments name what a row is known by: kind and column by turns.
--- It runs with the rights of whoever writes, and nobody else may hang it on a table of their own: its arguments are SQL.
+-- tell_changes is the function of all triggers. Its arguments are pairs of a key's kind and its column.
+-- It runs with the rights of the writer. Other users may not create triggers with it, because its arguments are SQL.
 -- +goose StatementBegin
 CREATE OR REPLACE FUNCTION keywicket.tell_changes() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -117,7 +117,7 @@ BEGIN
         IF written <> 1 THEN
             RAISE 'a trigger or a rule on keywicket.changes drops rows, so sidecars would miss this change: remove it';
         END IF;
-        -- A transaction that has notified cannot be prepared.
+        -- Postgres cannot prepare a transaction that has used NOTIFY.
         IF current_setting('max_prepared_transactions') = '0' THEN
             PERFORM pg_notify('keywicket_changes', told);
         END IF;
@@ -127,8 +127,8 @@ END
 $$;
 -- +goose StatementEnd
 
--- tell_rows_of gives a table the trigger that fires for what logical replication writes. Its apply process fires triggers for
--- rows only, and only those that are enabled for a replica. So does whoever sets session_replication_role.
+-- tell_rows_of creates the trigger of a table that fires for changes by logical replication. Its apply process fires only row
+-- triggers that are enabled for a replica. They also fire in a session with session_replication_role = replica.
 -- +goose StatementBegin
 CREATE PROCEDURE keywicket.tell_rows_of(name text, keys text)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -153,7 +153,8 @@ CALL keywicket.tell_rows_of('oauth_grants', $k$'grant', 'id'$k$);
 CALL keywicket.tell_rows_of('oauth_grant_workspaces', $k$'grant', 'grant_id'$k$);
 CALL keywicket.tell_rows_of('oauth_apps', $k$'app', 'id'$k$);
 
--- Rows of the log that somebody deletes may not have been read by everybody. The upkeep says that it knows what it does.
+-- If rows of the log are deleted, some sidecars may not have read them, so this trigger logs "*". It does not do so for keep_up,
+-- which sets keywicket.upkeep.
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.tell_deleted_changes() RETURNS trigger
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -172,16 +173,16 @@ CREATE TRIGGER tell_delete AFTER DELETE OR UPDATE ON keywicket.changes
     FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_deleted_changes();
 ALTER TABLE keywicket.changes ENABLE ALWAYS TRIGGER tell_delete;
 
--- Without its foreign key, token_usage has nothing to do with whoever deletes tokens: a write of usage locked the token, and
--- the deletion of a token locked its usage, which could deadlock.
+-- Without this foreign key, writes of usage and deletions of tokens cannot deadlock. With it, a write of usage locked the token, and
+-- a deletion of a token locked its usage.
 ALTER TABLE keywicket.token_usage DROP CONSTRAINT token_usage_token_id_fkey;
 
--- keep_up cleans the log, a minute or more after every sidecar that is alive has read it, and deletes the usage of tokens
--- that are gone. Sidecars call it once a minute each; most calls find nothing to do. It runs with its owner's rights, so
--- that a sidecar's login cannot delete from the log by itself.
+-- keep_up deletes rows of the log at least a minute after every live sidecar has read them, and deletes the usage of tokens that no
+-- longer exist. Each sidecar calls it once a minute; most calls do nothing. It runs with its owner's rights, so that a sidecar's
+-- login cannot delete from the log itself.
 --
--- A sidecar learns the number of the last mark with each reading. The snapshot of that mark sees nothing that the reading
--- did not see. So a sidecar has missed rows only if two marks were set since its last reading.
+-- Each reading gives a sidecar the number of the last mark. The snapshot of that mark sees nothing that the reading did not see. So a
+-- sidecar can have missed rows only if two marks were set since its last reading.
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.keep_up() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET keywicket.upkeep = 'on'
@@ -202,7 +203,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    -- A dump that was restored may hold marks and transactions that this server has not reached yet.
+    -- A restored dump may hold marks and transaction ids that this server has not reached yet.
     IF pg_snapshot_xmax(due) <= pg_snapshot_xmax(next) THEN
         DELETE FROM keywicket.changes WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM keywicket.changes
@@ -210,10 +211,10 @@ BEGIN
                OR xid >= pg_snapshot_xmax(pg_current_snapshot()) LIMIT most));
         GET DIAGNOSTICS deleted = ROW_COUNT;
     END IF;
-    -- Losing this commit does no harm. Without a standby that is waited for, it would keep the row of world locked.
+    -- Losing this commit is harmless. Waiting for a synchronous standby that is missing would keep the row of world locked.
     PERFORM set_config('synchronous_commit', 'local', true);
     IF deleted = most THEN
-        -- The next call goes on. From now on, who has seen only the mark before may have missed rows.
+        -- The next call continues. From now on, a sidecar that has read only the previous mark may have missed rows.
         IF NOT begun THEN
             UPDATE keywicket.world SET number = due_number + 1;
             UPDATE keywicket.upkeep SET number = due_number + 1, cleaning = true;
