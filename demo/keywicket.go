@@ -55,7 +55,7 @@ func (s *Sidecar) Restart(ctx context.Context) error {
 	return s.start(ctx, func() {})
 }
 
-// start runs it. The addresses are chosen anew with each try.
+// start runs the sidecar. Each try chooses new addresses.
 func (s *Sidecar) start(ctx context.Context, choose func()) (err error) {
 	databaseURL, feedURL := s.databaseURL, s.databaseURL
 	if s.config.Database != nil {
@@ -77,7 +77,7 @@ func (s *Sidecar) start(ctx context.Context, choose func()) (err error) {
 	return nil
 }
 
-// startIssuer starts one whom the outside knows by the URL.
+// startIssuer starts an issuer that has the URL as its public address.
 func startIssuer(ctx context.Context, c Config, databaseURL, url string) (*Issuer, error) {
 	i := &Issuer{}
 	p, err := start(ctx, c, "issuer", func() (string, []string) {
@@ -98,8 +98,8 @@ func startIssuer(ctx context.Context, c Config, databaseURL, url string) (*Issue
 // noLameDuck has a sidecar end as soon as it can: nobody else would answer meanwhile.
 const noLameDuck = "KEYWICKET_LISTEN_LAME_DUCK=0s"
 
-// start runs a command of keywicket's until it is ready. The settings are asked for anew with each try: a free port may be
-// taken before the process gets to it.
+// start runs a keywicket command until it is ready. Each try calls settings again: another process may take a free port
+// before this one listens on it.
 func start(ctx context.Context, c Config, command string, settings func() (probe string, environ []string)) (*process.Process, error) {
 	binary := c.Keywicket
 	if binary == "" {

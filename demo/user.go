@@ -13,19 +13,19 @@ import (
 	"strings"
 )
 
-// User is somebody with a browser, who signs in where he is sent to, and approves whatever he is asked.
+// User is a user with a browser, who follows each redirect to sign in and approves every request.
 type User struct {
 	email  string
 	client *http.Client
 }
 
-// NewUser has not signed in yet. The email is that of one whom the demo knows.
+// NewUser returns a user who has not signed in yet. The email must be one of the demo's users.
 func NewUser(email string) *User {
 	jar, _ := cookiejar.New(nil) // without options there is no error
 	return &User{email, &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 }
 
-// page is what the browser shows, or where it is led.
+// page is the page that the browser shows, or the address that it is redirected to.
 type page struct {
 	url    *url.URL
 	status int

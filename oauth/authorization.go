@@ -19,14 +19,14 @@ type authorization struct {
 	scopes      []Scope
 }
 
-// mistake is what cannot be told to the app, because it is not known, or not where it may be answered (RFC 6749, section
-// 4.1.2.1): the user is told, and never sent anywhere.
+// mistake is an error that must not go to the app: the app is unknown, or its redirect URI is not registered (RFC 6749,
+// section 4.1.2.1). The user sees the error, and is never redirected.
 type mistake struct{ why string }
 
 func (m *mistake) Error() string { return m.why }
 
-// authorization reads the request. Its error is a [mistake], a [refusal] for the app, or nobody's fault. With a refusal it is
-// filled as far as is needed to answer the app.
+// authorization reads the request. Its error is a [mistake], a [refusal] for the app, or a failure of the server. With a
+// refusal, it fills the fields that are needed to answer the app.
 func (s *Server) authorization(r *http.Request) (authorization, error) {
 	var a authorization
 	query, err := url.ParseQuery(r.URL.RawQuery)

@@ -15,9 +15,9 @@ type client struct {
 	proven bool // by its secret
 }
 
-// client finds the app that asks, and authenticates it as far as it has to be (RFC 6749, sections 2.3.1 and 3.2.1): by the
-// Authorization header or in the body, and not by both. An app that is not confidential needs no secret, but one that it
-// sends has to be right.
+// client finds the app that sends the request and authenticates it as far as required (RFC 6749, sections 2.3.1 and 3.2.1).
+// The credentials are in the Authorization header or in the body, not in both. A public app needs no secret, but a
+// secret that it sends must be correct.
 func (s *Server) client(r *http.Request, p parameters) (client, error) {
 	id, secret, err := credentials(r, p)
 	if err != nil {

@@ -37,9 +37,9 @@ type shown struct {
 	Proof      string
 }
 
-// proofCookie is the cookie that holds what the form has to hold as well: a page of somebody else's can have the form sent, but
-// cannot read the cookie. Nor can it set one, were it served by a neighbour in the same domain: a browser takes a name that begins
-// so from the host itself alone (RFC 6265bis, section 4.1.3.2), and by https.
+// proofCookie is the cookie that must match a field of the form. A page of another origin can submit the form but cannot
+// read the cookie. A page of a sibling host cannot set it either: browsers accept a name with this prefix only from the
+// host itself and only over https (RFC 6265bis, section 4.1.3.2).
 func (s *Server) proofCookie(proof string) *http.Cookie {
 	c := &http.Cookie{Name: "keywicket_consent", Value: proof, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: s.secure, MaxAge: 3600}
 	if s.secure {
@@ -66,7 +66,7 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 	s.show(w, r, a, user, false)
 }
 
-// limited refuses whoever comes too often from one address.
+// limited refuses requests above the limit of their address.
 func (s *Server) limited(endpoint http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if wait := s.addresses.take(address(r)); wait > 0 {
@@ -131,7 +131,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// asking reads who asks whom. If there is nobody to ask, or nothing, it has answered.
+// asking reads the user and the app's request. If it cannot ask for consent, it has already written the response.
 func (s *Server) asking(w http.ResponseWriter, r *http.Request) (authorization, store.Consenter, bool) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "same-origin") // no-referrer would have a form say that it comes from nowhere
@@ -258,7 +258,7 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, a authorization, u
 	s.render(w, r, status, p)
 }
 
-// destination is what of a redirect URI a user should read: the host, that it is his own machine, or an app's own scheme.
+// destination returns the part of a redirect URI that the user should read: the host, their own machine, or an app's own scheme.
 func destination(redirectURI string) string {
 	u, err := url.Parse(redirectURI)
 	if err != nil {

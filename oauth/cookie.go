@@ -11,9 +11,9 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// sessionToken finds the token of the user's session in the cookie with the name: the token itself, or what Supabase's
-// libraries write, an object (or, formerly, a list) that has the access token, in base64 or encoded for a URL, and in several
-// cookies, NAME.0, NAME.1 and so on, where it is too long for one.
+// sessionToken finds the token of the user's session in the cookie with the name. The value is the token itself, or an
+// object (formerly a list) with the access token, as Supabase's libraries write it. The object is in base64 or encoded for
+// a URL. A long value is split into several cookies: NAME.0, NAME.1 and so on.
 func sessionToken(r *http.Request, name string) (authz.Secret, bool) {
 	value, ok := cookieValue(r, name)
 	if !ok {

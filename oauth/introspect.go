@@ -9,7 +9,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// introspection is the answer of RFC 7662, section 2.2. Of a token that is not active nothing else is told.
+// introspection is the answer of RFC 7662, section 2.2. For an inactive token, it contains nothing else.
 type introspection struct {
 	Active    bool   `json:"active"`
 	Scope     string `json:"scope,omitempty"`
@@ -21,8 +21,8 @@ type introspection struct {
 	Issuer    string `json:"iss,omitempty"`
 }
 
-// introspect is the introspection endpoint. Whoever asks has to authenticate with a secret, or anybody could try tokens here
-// (section 2.1), and learns of its own tokens alone.
+// introspect is the introspection endpoint. The caller must authenticate with a secret; otherwise anybody could try tokens
+// here (section 2.1). It returns only tokens of the caller.
 func (s *Server) introspect(r *http.Request, p parameters, c client) (any, error) {
 	if !c.proven {
 		return nil, invalidClient()

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// limits hold each of those who ask to so many requests a minute. Whoever asks is put into one of a fixed number of rooms by a
-// hash that nobody can foresee, so they take no more memory however many ask; who shares a room by chance shares its limit.
+// limits allow each caller a number of requests per minute. An unpredictable hash assigns each caller to one of a fixed
+// number of slots, so memory does not grow with the number of callers. Callers in the same slot share its limit.
 type limits struct {
 	seed  maphash.Seed
 	rooms [1 << 14]*rate.Limiter
@@ -29,7 +29,7 @@ func newLimits(perMinute int) *limits {
 	return l
 }
 
-// take counts a request, or tells how long to wait.
+// take counts a request, or returns how long to wait.
 func (l *limits) take(who string) (wait time.Duration) {
 	if l == nil {
 		return 0
@@ -42,8 +42,8 @@ func (l *limits) take(who string) (wait time.Duration) {
 	return wait
 }
 
-// address is whose request it is: Envoy tells, and lets nobody else tell. Of an IPv6 address it is the network of one customer,
-// who has as many addresses as he likes.
+// address returns the client address of a request. Envoy sets it and overwrites a value from outside. For IPv6, it is the
+// network of one customer, because a customer can use any number of addresses in it.
 func address(r *http.Request) string {
 	told := r.Header.Get("X-Envoy-External-Address")
 	if told == "" {

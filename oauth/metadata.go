@@ -30,7 +30,7 @@ func secureEnough(u *url.URL) bool {
 	return validHost(u) && (u.Scheme == "https" || u.Scheme == "http" && slices.Contains([]string{"127.0.0.1", "::1", "localhost"}, u.Hostname()))
 }
 
-// metadata is what the server tells of itself (RFC 8414, section 2).
+// metadata is the server's description of itself (RFC 8414, section 2).
 func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 	issuer := s.config.Issuer
 	scopes := make([]string, len(s.config.Scopes))

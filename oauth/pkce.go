@@ -10,8 +10,8 @@ import (
 // verifierForm is RFC 7636, section 4.1.
 var verifierForm = regexp.MustCompile(`^[A-Za-z0-9._~-]{43,128}$`)
 
-// challengeForm is that of S256 (section 4.2): base64url of 32 bytes. "plain" is not taken: it would show the verifier to
-// whoever sees the request (RFC 9700, section 2.1.1).
+// challengeForm is the form of an S256 challenge (section 4.2): base64url of 32 bytes. "plain" is refused: it would show
+// the verifier to anybody who sees the request (RFC 9700, section 2.1.1).
 var challengeForm = regexp.MustCompile(`^[A-Za-z0-9_-]{43}$`)
 
 // proves reports whether the verifier is the one that the challenge was made of (section 4.6).

@@ -13,10 +13,10 @@ import (
 	"unicode"
 )
 
-// CheckRedirectURI refuses what no app should be answered at. There are three forms: https, which a browser takes to the
-// app's server; http on a loopback address, and a scheme of the app's own with a dot in it, for native apps (RFC 8252,
-// sections 7.3 and 7.1). None has a fragment (RFC 6749, section 3.1.2), and none has in its query what the answer brings: it
-// would be there twice (section 3.1).
+// CheckRedirectURI returns an error for a URI that must not receive an app's answer. There are three allowed forms: https,
+// which a browser takes to the app's server; and for native apps (RFC 8252, sections 7.3 and 7.1), http on a loopback
+// address, or the app's own scheme with a dot in it. A URI has no fragment (RFC 6749, section 3.1.2). Its query has no
+// parameter of the answer, which would then be there twice (section 3.1).
 func CheckRedirectURI(uri string) error {
 	if len(uri) > 2000 {
 		return errors.New("it is longer than 2,000 characters")
@@ -62,8 +62,8 @@ func CheckRedirectURI(uri string) error {
 
 var hostForm = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$`)
 
-// validHost says that the URL's host is a name or an address, with a port that there is, and nothing that a page or a header would
-// take for something else.
+// validHost reports whether the URL's host is a name or an address with a valid port. It refuses characters that a page or
+// a header would interpret.
 func validHost(u *url.URL) bool {
 	_, notIP := netip.ParseAddr(u.Hostname())
 	port, notPort := strconv.ParseUint(cmp.Or(u.Port(), "1"), 10, 16)
@@ -72,9 +72,9 @@ func validHost(u *url.URL) bool {
 		(bracketed && notIP == nil || !bracketed && hostForm.MatchString(u.Hostname()))
 }
 
-// RedirectURIMatches reports whether an app that has registered the one may be answered at the other: they are the same,
-// letter for letter (RFC 9700, section 4.1.3), but for the port on a loopback address, which a native app learns when it runs
-// (RFC 8252, section 7.3).
+// RedirectURIMatches reports whether the requested URI matches the registered one. They must be identical, letter for letter
+// (RFC 9700, section 4.1.3). Only the port on a loopback address may differ: a native app learns it when it runs (RFC
+// 8252, section 7.3).
 func RedirectURIMatches(registered, presented string) bool {
 	if registered == presented {
 		return true
@@ -84,7 +84,7 @@ func RedirectURIMatches(registered, presented string) bool {
 	return ok && presentedOK && host == presentedHost && rest == presentedRest
 }
 
-// loopback takes a URI of http on a loopback address apart: the address, and what is behind the port, if there is one.
+// loopback splits an http URI on a loopback address: the address, and the part after the port, if there is one.
 func loopback(uri string) (host, rest string, ok bool) {
 	for _, host := range []string{"http://127.0.0.1", "http://[::1]"} {
 		rest, ok := strings.CutPrefix(uri, host)

@@ -43,7 +43,7 @@ func reused() error {
 	return r
 }
 
-// tooMany refuses who has to wait (RFC 6585, section 4).
+// tooMany refuses a caller that has to wait (RFC 6585, section 4).
 func tooMany(wait time.Duration) error {
 	if wait == 0 {
 		return nil
@@ -54,13 +54,13 @@ func tooMany(wait time.Duration) error {
 // seconds is how Retry-After has it.
 func seconds(wait time.Duration) string { return strconv.Itoa(int(math.Ceil(wait.Seconds()))) }
 
-// failed is for what is nobody's fault: it is logged, and passes.
+// failed is for failures of the server: temporary, and logged.
 func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
 	s.log.LogAttrs(r.Context(), slog.LevelError, "the issuer could not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
 	w.Header().Set("Retry-After", "1")
 }
 
-// refuse writes an error, and tells in a word what it was. One that is nobody's fault is logged, and not told.
+// refuse writes an error and returns its outcome in one word. It logs a failure of the server, and hides its details.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) (outcome string) {
 	told, ok := errors.AsType[*refusal](err)
 	if !ok {

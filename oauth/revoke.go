@@ -9,8 +9,8 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// revoke is the revocation endpoint (RFC 7009). A refresh token ends the grant, an access token itself; one that is not there
-// is no error (section 2.2). The hint is not needed.
+// revoke is the revocation endpoint (RFC 7009). A refresh token ends the grant; an access token ends only itself. An unknown
+// token is no error (section 2.2). The hint is not needed.
 func (s *Server) revoke(r *http.Request, p parameters, c client) (any, error) {
 	token, err := p.required("token")
 	if err != nil {

@@ -50,7 +50,7 @@ type Scope struct {
 	Workspace         bool // it is about what is in a workspace, and not about the user
 }
 
-// Server answers apps, and the users whom they ask for consent. It is safe for concurrent use.
+// Server answers apps and asks users for consent. It is safe for concurrent use.
 type Server struct {
 	config  Config
 	secure  bool // the users' browsers come by https
@@ -61,7 +61,7 @@ type Server struct {
 	addresses, clients *limits
 }
 
-// NewServer makes a server on the store.
+// NewServer creates a server on the store.
 func NewServer(c Config, grants *store.Issuer, log *slog.Logger) (*Server, error) {
 	switch {
 	case !validIssuer(c.Issuer):

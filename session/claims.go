@@ -28,7 +28,7 @@ type claims struct {
 	app                    *app // nil: the token was given to no app
 }
 
-// app is whom a token was given to, if not to the user alone.
+// app is the app that received the token. A token without one was given to the user alone.
 type app struct {
 	ids   []string // as client_id (RFC 9068, section 2.2) and azp (OpenID Connect Core, section 2) name it
 	actor bool     // somebody acts for the user (RFC 8693, section 4.1), or it cannot be told whom the token was given to
@@ -77,7 +77,7 @@ func (c *claims) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// appOf finds whom the token was given to. A claim that is there and empty still says that it was given to an app.
+// appOf finds the app that received the token. A claim that is present but empty still means that an app received it.
 func appOf(fields map[string]json.RawMessage, client, party string) *app {
 	a := &app{actor: fields["act"] != nil}
 	for name := range fields { // in other letters no issuer writes them, and a server behind might read them

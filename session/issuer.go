@@ -21,7 +21,7 @@ import (
 	"github.com/keywicket/keywicket/internal/strictjson"
 )
 
-// issuer verifies the tokens of one.
+// issuer verifies the tokens of one issuer.
 type issuer struct {
 	format  authz.SessionFormat
 	salt    uint64 // of its places in the memory, which issuers share
@@ -46,7 +46,7 @@ func newIssuer(f authz.SessionFormat, clock func() time.Time, log *slog.Logger) 
 	return i
 }
 
-// verified is a token that was found to be good.
+// verified is a token that passed verification.
 type verified struct {
 	digest  authz.Digest
 	issuer  *issuer
@@ -56,26 +56,26 @@ type verified struct {
 	expires time.Time
 }
 
-// key is what a signature was made with. Zero public: the shared secret.
+// key is the key that verifies a signature. With a nil public, it is the shared secret.
 type key struct {
 	name   keyName
 	public crypto.PublicKey
 }
 
-// trusts reports whether a token that the key has signed is still to be believed.
+// trusts reports whether the issuer still accepts tokens that the key has signed.
 func (i *issuer) trusts(k key) bool {
 	return k.public == nil || i.keys.trusts(k)
 }
 
 func (i *issuer) expired(at time.Time) bool { return !i.clock().Before(at.Add(i.format.Leeway)) }
 
-// denial is why a token is not good, and what an operator should know about it.
+// denial is why a token is refused, and what an operator should know about it.
 type denial struct {
 	reason authz.Reason
 	detail string
 }
 
-// verify returns a verified token or a denial. An error means that it cannot be told.
+// verify returns a verified token or a denial. An error means that the result is unknown.
 func (i *issuer) verify(ctx context.Context, token string) (*verified, denial, error) {
 	h, ok := readHeader(token)
 	if !ok || h.algorithm == "" {
@@ -113,7 +113,7 @@ func (i *issuer) verify(ctx context.Context, token string) (*verified, denial, e
 	return &verified{issuer: i, key: k, session: c.session(i.format.Leeway), aal: c.aal, expires: c.expires.Time}, denial{}, nil
 }
 
-// mismatch tells what of the settings does not fit a token that the issuer has signed. It quotes the issuer's text alone.
+// mismatch reports which settings do not fit a token that the issuer has signed. It quotes only the issuer's text.
 func (i *issuer) mismatch(err error, c claims) string {
 	switch {
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid) || errors.Is(err, jwt.ErrTokenMalformed) || errors.Is(err, jwt.ErrTokenUnverifiable):
@@ -143,8 +143,8 @@ func (i *issuer) unsupported(algorithm string) string {
 	return "the token's algorithm is " + algorithm + "; the API takes " + strings.Join(i.methods, ", ")
 }
 
-// reasonOf says why a token is not good: it is none, its time is over, or nobody here knows it. What is wrong beside its
-// time goes first, so that "expired" means that it was good once.
+// reasonOf returns why a token is refused: malformed, expired, or unknown. Other faults come before the time, so that
+// "expired" means that the token was valid once.
 func reasonOf(err error) authz.Reason {
 	switch {
 	case errors.Is(err, jwt.ErrTokenMalformed), errors.Is(err, jwt.ErrTokenRequiredClaimMissing):
@@ -159,8 +159,8 @@ func reasonOf(err error) authz.Reason {
 // header is the JOSE header, as far as it is understood.
 type header struct{ algorithm, keyID string }
 
-// readHeader reads it before anything else is done with the token. Extensions that must be understood (RFC 7515, section
-// 4.1.11) are not; another type of token is another thing (RFC 8725, section 3.11).
+// readHeader reads the JOSE header before any other use of the token. It refuses critical extensions (RFC 7515, section
+// 4.1.11), and other types of token (RFC 8725, section 3.11).
 func readHeader(token string) (_ header, ok bool) {
 	encoded, _, _ := strings.Cut(token, ".")
 	text, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
@@ -181,7 +181,7 @@ func readHeader(token string) (_ header, ok bool) {
 	return h, strings.EqualFold(kind, "JWT")
 }
 
-// readText reads a string, and nothing that could pass for one.
+// readText reads a JSON string, and refuses any other JSON value.
 func readText(value json.RawMessage, to *string) bool {
 	return bytes.HasPrefix(value, []byte(`"`)) && json.Unmarshal(value, to) == nil
 }

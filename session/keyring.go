@@ -32,7 +32,7 @@ const (
 	maxKeySet    = 256 << 10 // bytes
 	minRSA       = 2048      // bits (RFC 7518, section 3.3)
 
-	// A token with a key id that nobody knows is a reason to fetch, but anybody can write one.
+	// A token with an unknown key id causes a fetch. Anybody can write one, so the rate is limited.
 	unknownEvery = 30 * time.Second
 	// unknownWait is how long such a token's request waits for the fetch: less than Envoy waits for the check.
 	unknownWait = 200 * time.Millisecond
@@ -42,8 +42,8 @@ const (
 	startGrace = 30 * time.Second
 )
 
-// keyring holds the public keys of an issuer, and fetches them: every quarter of their greatest age, so that three fetches
-// may fail, and when a token names a key that is not there.
+// keyring fetches and holds the public keys of an issuer. It fetches them every quarter of their maximum age, so that three
+// fetches may fail. It also fetches them when a token names an unknown key.
 type keyring struct {
 	url     string
 	maxAge  time.Duration
@@ -66,7 +66,7 @@ type keyring struct {
 	done   sync.WaitGroup
 }
 
-// keySet is what was fetched at once. Nobody writes to it.
+// keySet is the result of one fetch. It is immutable.
 type keySet struct {
 	keys map[keyName]crypto.PublicKey
 	at   time.Time
@@ -74,7 +74,7 @@ type keySet struct {
 	ambiguous []string
 }
 
-// keyName tells the keys of a set apart. An id alone does not: keys of different types may share one (RFC 7517, section
+// keyName identifies a key in a set. An id alone does not: keys of different types may share one (RFC 7517, section
 // 4.5).
 type keyName struct{ id, algorithm string }
 
@@ -192,7 +192,7 @@ func equal(a, b crypto.PublicKey) bool {
 	return ok && k.Equal(b)
 }
 
-// load asks the issuer.
+// load fetches the keys from the issuer.
 func (k *keyring) load() (*keySet, error) {
 	request, err := http.NewRequestWithContext(k.ctx, http.MethodGet, k.url, nil)
 	if err != nil {
@@ -217,8 +217,8 @@ func (k *keyring) load() (*keySet, error) {
 	return parseKeys(body)
 }
 
-// unanswered says why there is no answer, and quotes neither the address, which may hold a key of the issuer's own, nor
-// what came instead of an answer.
+// unanswered returns why there is no answer. It quotes neither the address, which may contain an API key of the issuer, nor
+// the invalid answer.
 func unanswered(err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok && !op.Timeout() {
 		return op
@@ -232,10 +232,10 @@ func unanswered(err error) error {
 	return errors.New("what came is no answer of HTTP")
 }
 
-// parseKeys takes the public keys that a session's token may be signed with (RFC 7517, section 5): those with an id, for
-// signatures, on P-256 or with an RSA modulus that is long enough. Others are passed over, as a set may hold them too, and
-// with them a key whose private half is published. Different keys with one id and one algorithm are ambiguous: none of
-// them is taken, and the rest of the set is. A set without a list of keys is an error.
+// parseKeys returns the public keys that may sign a session's token (RFC 7517, section 5). Such a key has an id, is for
+// signatures, and is on P-256 or has an RSA modulus of at least minRSA bits. Other keys, and keys whose private half is
+// published, are skipped. Different keys with one id and one algorithm are ambiguous: all of them are skipped, the rest of
+// the set is used. A set without a list of keys is an error.
 func parseKeys(body []byte) (*keySet, error) {
 	var document struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -316,8 +316,8 @@ func readKey(raw json.RawMessage) (m jwkset.JWKMarshal, ok bool) {
 	return m, err == nil && json.Unmarshal(exact, &m) == nil
 }
 
-// find gives the key with the name. An error means that it cannot be told whether there is one: the keys are too old, or the
-// fetch that the token was a reason for is not over, or failed.
+// find returns the key with the name. An error means that the result is unknown: the keys are too old, or the fetch that
+// the token caused has failed or is not complete.
 func (k *keyring) find(ctx context.Context, name keyName) (key, authz.Reason, error) {
 	set := k.present.Load()
 	if public := set.find(name); public != nil {
@@ -393,8 +393,8 @@ func (k *keyring) reason() error {
 	return errors.New("the issuer has not yet answered")
 }
 
-// ready reports whether there were keys once, or have been none for so long that nobody should wait for them; and what is
-// wrong with them.
+// ready reports whether keys were fetched once, or startGrace has passed without any. It also returns what is wrong with
+// the keys.
 func (k *keyring) ready() (ready bool, trouble error) {
 	if k == nil {
 		return true, nil

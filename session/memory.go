@@ -11,8 +11,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// memory holds tokens that were verified. What it says is true for as long as the token's key is trusted, so nothing has
-// to be told to it. A nil one remembers nothing.
+// memory holds verified tokens. An entry stays correct as long as the token's key is trusted, so it needs no change
+// notifications. A nil memory stores nothing.
 type memory struct {
 	room *ristretto.Cache[uint64, *verified]
 

@@ -17,9 +17,9 @@ import (
 type Config struct {
 	// APIs by name. Those without an issuer take no sessions.
 	APIs map[string]authz.API
-	// MaxBytes is what all remembered verifications may take. 0: none is remembered.
+	// MaxBytes limits the memory of all remembered verifications. 0: none is remembered.
 	MaxBytes int64
-	// Clock is the wall clock, which the claims of tokens are held against. Default: time.Now.
+	// Clock is the wall clock, which the claims of tokens are compared with. Default: time.Now.
 	Clock func() time.Time
 }
 
@@ -31,8 +31,8 @@ type Verifier struct {
 
 var _ authz.Sessions = (*Verifier)(nil)
 
-// New starts a verifier, which fetches keys from now on. Whether they can be fetched is not asked: [Verifier.Ready] tells.
-// The caller must Close the verifier.
+// New starts a verifier, which then fetches keys. It does not wait for them: [Verifier.Ready] reports whether they were
+// fetched. The caller must Close the verifier.
 func New(c Config, log *slog.Logger) (*Verifier, error) {
 	if c.Clock == nil {
 		c.Clock = time.Now
@@ -98,8 +98,8 @@ func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (
 	return authz.Verified{Session: verified.session, AAL: verified.aal}, nil
 }
 
-// Ready reports whether the keys of every issuer have been fetched once; an issuer that does not answer is waited for half a
-// minute. The notices are of what is wrong and concerns sessions alone, which is no reason to keep everybody out.
+// Ready reports whether the keys of every issuer have been fetched once. After half a minute, it no longer waits for
+// an issuer that does not answer. The notices report problems that affect only sessions, so they do not make the sidecar unready.
 func (v *Verifier) Ready() (notices []string, err error) {
 	for _, api := range slices.Sorted(maps.Keys(v.issuers)) {
 		ready, trouble := v.issuers[api].keys.ready()
@@ -131,7 +131,7 @@ type Stats struct {
 	Fetched, FetchFailed uint64
 }
 
-// Stats tells how the verifier does, by API.
+// Stats returns the verifier's statistics by API.
 func (v *Verifier) Stats() map[string]Stats {
 	all := make(map[string]Stats, len(v.issuers))
 	for api, i := range v.issuers {

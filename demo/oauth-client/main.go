@@ -165,7 +165,7 @@ func (a *app) authorize(ctx context.Context, m metadata, w io.Writer) (code, ver
 	}
 }
 
-// open shows the address to the user. Where there is no browser, he has read it.
+// open shows the address to the user. Without a browser, the user has read the address in the output.
 func open(ctx context.Context, browser, address string) {
 	for _, name := range []string{browser, "xdg-open", "open"} {
 		if path, err := exec.LookPath(name); err == nil {

@@ -60,8 +60,8 @@ func fetch(version embedded.PostgresVersion, target string, log io.Writer) error
 	}
 	defer func() { _ = os.RemoveAll(work) }()
 
-	// The library has no call that only fetches, so a server is started once and thrown away; the programs are moved
-	// into place whole, so that a second process, or one that is interrupted, never sees half of them.
+	// The library has no call that only fetches, so this starts a server once and discards it. The programs are moved into
+	// place in one step, so that a second or an interrupted process never sees a part of them.
 	port, err := freePort()
 	if err != nil {
 		return err

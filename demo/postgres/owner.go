@@ -12,8 +12,8 @@ import (
 	"github.com/keywicket/keywicket/demo/process"
 )
 
-// Owner is whom the server runs as: Postgres refuses to run as root, so root's servers belong to the distribution's
-// own user for it, or to nobody. Nil is the user of this process.
+// Owner returns the user that the server runs as; nil is the user of this process. Postgres refuses to run as root, so for
+// root it is the distribution's postgres user, or the user nobody.
 func Owner() (*process.User, error) {
 	if os.Getuid() != 0 {
 		return nil, nil

@@ -1,6 +1,6 @@
-// Package postgres runs a throw-away Postgres: a real server, ready in under a second, that leaves nothing behind. The
-// demo runs on one, and so does every test that touches the store, because what keywicket relies on (row locks,
-// notices, role grants, a cancelled query's error) is what no imitation has.
+// Package postgres runs a temporary Postgres: a real server that is ready in under a second and leaves nothing behind. The
+// demo and every test that touches the store use one. keywicket relies on row locks, notices, role grants and the
+// error of a cancelled query, and no imitation has these.
 //
 // It listens on 127.0.0.1 alone, asks for a password made up for this one server, and trades durability for speed.
 package postgres

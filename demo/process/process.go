@@ -1,5 +1,5 @@
-// Package process runs a child process that cannot outlive its parent: the servers of the demo and of the end-to-end
-// tests (Postgres, Envoy) are real daemons, and a test that panics or a terminal that is closed must leave none behind.
+// Package process runs a child process that cannot outlive its parent. The servers of the demo and of the end-to-end tests
+// (Postgres, Envoy) are real daemons. A test that panics or a closed terminal must leave none behind.
 //
 // A child has a process group of its own, so a Ctrl-C in the terminal reaches the parent alone, which then stops its
 // children in the order it wants. On Linux the kernel kills the child when the parent dies, however it dies.
@@ -35,7 +35,7 @@ type Config struct {
 	StopSignal os.Signal
 }
 
-// User is whom a process runs as, without supplementary groups.
+// User is the user that a process runs as, without supplementary groups.
 type User struct{ UID, GID uint32 }
 
 // Process is a started child. Its methods may be called at any time, from any goroutine.
@@ -80,8 +80,8 @@ func Start(config Config) (*Process, error) {
 	return p, nil
 }
 
-// run starts the child and reaps it on one OS thread: the kernel's parent-death signal is bound to the thread that
-// started the child, and Go ends idle threads at will.
+// run starts the child and reaps it on one OS thread. The kernel binds the parent-death signal to the thread that started
+// the child, and Go ends idle threads at any time.
 func (p *Process) run(started chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

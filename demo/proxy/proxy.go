@@ -1,5 +1,5 @@
-// Package proxy runs a real Envoy. What an Envoy does with a path, a repeated header or a dead sidecar is for Envoy to
-// show; the demo and the end-to-end tests run the binary that operators run.
+// Package proxy runs a real Envoy, the binary that operators run. The demo and the end-to-end tests use it. Only a real
+// Envoy shows how Envoy handles a path, a repeated header or a dead sidecar.
 package proxy
 
 import (
@@ -46,8 +46,8 @@ type Proxy struct {
 
 var errNone = errors.New(`no Envoy: run "make .tools/envoy", or set ENVOY to an Envoy 1.40 binary`)
 
-// Find returns the Envoy to run: the environment's ENVOY, else envoy on PATH, else .tools/envoy in the working folder
-// or in a parent of it, up to the one that holds go.mod.
+// Find returns the Envoy to run: the environment's ENVOY, else envoy on PATH, else .tools/envoy. It looks for .tools/envoy
+// in the working folder and its parents, up to the one that holds go.mod.
 func Find() (string, error) {
 	if path := os.Getenv("ENVOY"); path != "" {
 		if !executable(path) {
@@ -154,8 +154,8 @@ func write(dir string, config []byte) (string, error) {
 	return f.Name(), nil
 }
 
-// free tells an address in use in one line. It also has to be asked beforehand: Envoy's listeners share a port with
-// those of another Envoy of the same user (SO_REUSEPORT), which would then get a part of the requests.
+// free returns a one-line error for an address in use. The check must come before the start: Envoy's listeners share a port
+// with another Envoy of the same user (SO_REUSEPORT), and that one would then get a part of the requests.
 func free(addresses bootstrap.Addresses) error {
 	places := map[string]string{"admin interface": addresses.Admin}
 	for name, address := range addresses.Listeners {

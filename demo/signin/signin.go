@@ -1,5 +1,5 @@
-// Package signin stands for Supabase in the demo: users sign in here, as whom they like, and their sessions' tokens are signed
-// with a key of its own, whose public half it serves.
+// Package signin replaces Supabase in the demo. Users sign in here under any account. It signs their sessions' tokens with
+// its own key, and serves the public half of the key.
 package signin
 
 import (

@@ -80,8 +80,8 @@ func Render(addresses Addresses) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Read returns the addresses in any Envoy configuration with static resources. It is how whoever runs one knows what
-// to wait for.
+// Read returns the addresses in any Envoy configuration with static resources. A program that runs an Envoy uses them to
+// know which addresses to wait for.
 func Read(config []byte) (Addresses, error) {
 	var document yaml.Node
 	if err := yaml.Unmarshal(config, &document); err != nil {

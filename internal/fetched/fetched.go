@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 )
 
-// Find returns the absolute path of a file that is named from the module's root: of the one in the working folder or in a
-// parent of it, up to the one that holds go.mod. It is false if there is none.
+// Find returns the absolute path of a file that is named from the module's root. It looks in the working folder and its
+// parents, up to the one that holds go.mod. It returns false if there is none.
 func Find(name string) (string, bool) {
 	dir, err := os.Getwd()
 	if err != nil {

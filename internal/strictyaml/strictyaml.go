@@ -1,5 +1,5 @@
-// Package strictyaml reads the YAML files that people write for keywicket: a key that nothing reads is an error, told
-// by its line, because a misspelt setting of a gate must not be passed over.
+// Package strictyaml reads the YAML files that people write for keywicket. An unknown key is an error with its line number,
+// because a misspelt setting of a gate must not be ignored.
 package strictyaml
 
 import (
