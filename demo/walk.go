@@ -45,7 +45,7 @@ func (d *Demo) walk(ctx context.Context, line func(request, who, workspace, want
 	if p, err = ada.ask(ctx, at.String()); err != nil {
 		return err
 	}
-	line("GET /oauth/consent", "", "", "200 Allow Planner", words(p.status, strings.Contains(p.text, "Allow <bdi>Planner</bdi> to act"), "Allow Planner"), "which asks her, once she has signed in")
+	line("GET /oauth/consent", "", "", "200 Allow Planner", words(p.status, strings.Contains(p.text, "Allow <bdi>Planner</bdi> to act"), "Allow Planner"), "after the sign-in, Ada is asked")
 	if p, err = ada.submit(ctx, p, "decision", "approve", p.workspaces([]string{"Your workspace"})...); err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (d *Demo) walk(ctx context.Context, line func(request, who, workspace, want
 	if p.next != nil {
 		code = p.next.Query().Get("code")
 	}
-	line("POST /oauth/consent", "", yours, "303 code", words(p.status, code != "", "code"), "she allows it, in one workspace")
+	line("POST /oauth/consent", "", yours, "303 code", words(p.status, code != "", "code"), "Ada allows it, in one workspace")
 
 	token := func(why, want string, parameters map[string]string) (tokens, error) {
 		t, err := d.token(ctx, parameters)
@@ -77,13 +77,13 @@ func (d *Demo) walk(ctx context.Context, line func(request, who, workspace, want
 	first, err := token("the app gets tokens for the code", "200 issues:read issues:write", map[string]string{
 		"grant_type": "authorization_code", "code": code, "redirect_uri": callback, "client_id": clientID, "code_verifier": verifier})
 	if err == nil {
-		err = call("GET /api/issues", "", "200 live", "and acts for Ada where she said", first)
+		err = call("GET /api/issues", "", "200 live", "the app acts for Ada in that workspace", first)
 	}
 	if err == nil {
-		err = call("GET /api/issues", target, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "not where she did not", first)
+		err = call("GET /api/issues", target, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "not in another one", first)
 	}
 	if err == nil {
-		err = call("POST /api/projects", "", "403 FORBIDDEN missing_scope", "nor as she did not", first)
+		err = call("POST /api/projects", "", "403 FORBIDDEN missing_scope", "and not with a scope that Ada did not grant", first)
 	}
 	if err != nil {
 		return err

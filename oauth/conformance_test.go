@@ -186,8 +186,8 @@ func TestBasicIsDecodedLikeAForm(t *testing.T) {
 	}
 }
 
-// RFC 6749, sections 4.1.2 and 4.1.2.1: with every answer the app gets the very state that it sent, whatever that is; section
-// 10.14: and it is nothing but a value there.
+// RFC 6749, sections 4.1.2 and 4.1.2.1: every answer returns the state that the app sent, unchanged. Section 10.14: the server
+// treats it as an opaque value.
 func TestStateComesBackAsItWas(t *testing.T) {
 	i := newIssuer(t)
 	b := i.adas()
@@ -279,8 +279,8 @@ func TestScopesAreASet(t *testing.T) {
 	}
 }
 
-// RFC 6749, sections 4.1.2 and 10.4; RFC 9700, section 4.14.2: what is used a second time ends all that came of the first,
-// whoever it is that has it.
+// RFC 6749, sections 4.1.2 and 10.4; RFC 9700, section 4.14.2: a code or a refresh token that is used a second
+// time ends the grant and all its tokens. It does not matter who sends it.
 func TestReuseEndsTheGrant(t *testing.T) {
 	i := newIssuer(t)
 	stranger, _ := i.app(t, false)

@@ -29,8 +29,8 @@ type shown struct {
 	App, Host  string
 	Email      string
 	User       string
-	Account    []Scope           // of the user, wherever he is
-	Within     []Scope           // in the workspaces that he chooses
+	Account    []Scope           // scopes of the user, in no particular workspace
+	Within     []Scope           // scopes in the workspaces that the user chooses
 	Workspaces []store.Workspace // that can be chosen; none where no scope is about one
 	Missing    bool              // a workspace has to be chosen
 	None       bool              // and there is none

@@ -227,7 +227,7 @@ func TestUserWithoutAWorkspace(t *testing.T) {
 	if one, two := b.do(t, "GET", i.request(), nil), i.adas().do(t, "GET", i.request(), nil); strings.Count(one.text, " checked>") != 1 || strings.Contains(two.text, " checked>") {
 		t.Errorf("of one: %s\nof two: %s", one.text, two.text)
 	}
-	// About the user alone she can say yes, and grants no workspace, whatever the form says.
+	// A request for scopes of the user alone grants no workspace, even if the form names one.
 	b = i.adas()
 	profile := i.request("scope", "user:read")
 	p = b.do(t, "GET", profile, nil)
@@ -427,7 +427,7 @@ func TestForgedApprovals(t *testing.T) {
 	if q := answered(t, old.do(t, "POST", i.request(), old.do(t, "GET", i.request(), nil).form("deny"), "Origin", "https://velocity.quest")); q.Get("error") != "access_denied" {
 		t.Errorf("%v", q)
 	}
-	// Eve has signed in since ada saw the page: she is asked for herself.
+	// Eve has signed in since Ada saw the page, so the page asks Eve.
 	b := i.adas()
 	f := b.do(t, "GET", i.request(), nil).form("approve", i.acme.ID)
 	b.signIn("eve", nil)
@@ -439,7 +439,7 @@ func TestForgedApprovals(t *testing.T) {
 	if p := b.do(t, "POST", i.request(), f); p.location != nil || p.status != http.StatusUnprocessableEntity {
 		t.Errorf("no workspace: %d to %v", p.status, p.location)
 	}
-	// A workspace that is not hers.
+	// A workspace of another user.
 	f = b.do(t, "GET", i.request(), nil).form("approve", i.globex.ID)
 	if p := b.do(t, "POST", i.request(), f); p.location != nil || p.status != http.StatusUnprocessableEntity {
 		t.Errorf("another's workspace: %d to %v", p.status, p.location)

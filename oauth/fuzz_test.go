@@ -20,8 +20,8 @@ var said = regexp.MustCompile(`^(?:` + strings.Join([]string{
 	`the code or token is unknown, expired, used, revoked, or not for this request`,
 }, `|`) + `)$`)
 
-// FuzzTokenRequest: whatever is sent to the token endpoint, there is an answer in the words of RFC 6749, section 5.2, and no
-// panic. Who has neither a code nor a refresh token gets nothing, nothing of what he has sent, and nothing is logged of it.
+// FuzzTokenRequest: the token endpoint answers any request as RFC 6749, section 5.2, says, without a panic. A request without
+// a valid code or refresh token gets no token. Neither the answer nor the log repeats what the request contained.
 func FuzzTokenRequest(f *testing.F) {
 	i := newIssuer(f)
 	// The ids are made by the database: an input that names them means the same in the next run.

@@ -13,9 +13,9 @@ import (
 	"unicode"
 )
 
-// CheckRedirectURI returns an error for a URI that must not receive an app's answer. There are three allowed forms: https,
-// which a browser takes to the app's server; and for native apps (RFC 8252, sections 7.3 and 7.1), http on a loopback
-// address, or the app's own scheme with a dot in it. A URI has no fragment (RFC 6749, section 3.1.2). Its query has no
+// CheckRedirectURI returns an error for a URI that must not receive an app's answer. The allowed forms are https, which a
+// browser takes to the app's server, and two forms for native apps (RFC 8252, sections 7.3 and 7.1). These are http on a
+// loopback address, and the app's own scheme with a dot in it. A URI has no fragment (RFC 6749, section 3.1.2). Its query has no
 // parameter of the answer, which would then be there twice (section 3.1).
 func CheckRedirectURI(uri string) error {
 	if len(uri) > 2000 {

@@ -64,7 +64,8 @@ func must[T any](v T, err error) T {
 
 const callback = "https://planner.example/cb"
 
-// issuer is a server on a database of its own, with ada, two workspaces of hers, an app of either kind, and a stranger's.
+// issuer is a server on a database of its own, with the user Ada and two of their workspaces.
+// It has an app of each kind, and another user's app.
 type issuer struct {
 	*httptest.Server
 	*store.Issuer
@@ -451,7 +452,7 @@ func TestRacesHaveOneWinner(t *testing.T) {
 	}
 }
 
-// Whoever hangs up does not undo what his request has to do: a refresh token that comes a second time ends the grant.
+// A client that hangs up does not undo the effect of its request: a refresh token that is used a second time ends the grant.
 func TestHangingUpUndoesNothing(t *testing.T) {
 	i := newIssuer(t)
 	for range 5 {
@@ -521,7 +522,7 @@ func TestRevocation(t *testing.T) {
 	}
 }
 
-// RFC 7662: whoever has a secret learns of its own tokens, and of no other's.
+// RFC 7662: a client with a secret can introspect its own tokens, and no others.
 func TestIntrospection(t *testing.T) {
 	i := newIssuer(t)
 	ask := func(token string, header ...string) response {
@@ -577,7 +578,7 @@ func TestMetadata(t *testing.T) {
 	}
 }
 
-// What is nobody's fault is a 503, logged, and tells nothing.
+// An internal error is a 503. It is logged, and the answer has no details.
 func TestDatabaseThatIsAway(t *testing.T) {
 	i := newIssuer(t)
 	request := i.exchange(t, i.public)

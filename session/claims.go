@@ -31,7 +31,7 @@ type claims struct {
 // app is the app that received the token. A token without one was given to the user alone.
 type app struct {
 	ids   []string // as client_id (RFC 9068, section 2.2) and azp (OpenID Connect Core, section 2) name it
-	actor bool     // somebody acts for the user (RFC 8693, section 4.1), or it cannot be told whom the token was given to
+	actor bool     // another party acts for the user (RFC 8693, section 4.1), or the holder of the token is unknown
 }
 
 // is reports whether the app is one of those with the ids.

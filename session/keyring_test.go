@@ -26,7 +26,7 @@ func es256(key *ecdsa.PrivateKey, kid string) authz.Secret {
 	return sign(jose.ES256, key, kid, good(nil))
 }
 
-// late says that a fetch took longer than a request waits for it: on a busy machine that is nobody's fault.
+// late reports that a fetch took longer than a request waits for it. This happens on a busy machine and is not a failure.
 func late(err error) bool { return err != nil && strings.Contains(err.Error(), "not yet answered") }
 
 // Anybody can write a key id that nobody knows. It costs the issuer next to nothing.
@@ -61,8 +61,8 @@ func TestForgedKeyIDsFetchSeldom(t *testing.T) {
 	}
 }
 
-// The issuer changes its key: with the new one published before it is used, or in the very moment, no session is refused; and
-// none of the old key is taken once it has been withdrawn for so long.
+// The issuer changes its key. It publishes the new key before its first use, or at the same moment. No session is refused, and
+// the old key is rejected once JWKSMaxAge has passed since its withdrawal.
 func TestKeysRotateUnderLoad(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("old", &ecKey.PublicKey))

@@ -21,7 +21,7 @@ import (
 	"github.com/keywicket/keywicket/demo"
 )
 
-// The app, beside a demo, with a user who does what he is asked to.
+// TestApp runs the app against a demo. The user signs in and consents.
 func TestApp(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
@@ -46,7 +46,7 @@ func TestApp(t *testing.T) {
 		if change != nil {
 			change(a)
 		}
-		t.Setenv("PATH", "") // nothing is opened on the screen of whoever tests
+		t.Setenv("PATH", "") // so no browser window opens during the test
 		r, w := io.Pipe()
 		var out bytes.Buffer
 		ended := make(chan error, 1)

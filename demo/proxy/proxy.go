@@ -154,8 +154,8 @@ func write(dir string, config []byte) (string, error) {
 	return f.Name(), nil
 }
 
-// free returns a one-line error for an address in use. The check must come before the start: Envoy's listeners share a port
-// with another Envoy of the same user (SO_REUSEPORT), and that one would then get a part of the requests.
+// free returns a one-line error for an address in use. The check must come before the start: an Envoy shares
+// its ports with other Envoys of the same user (SO_REUSEPORT). The other Envoy would then get a part of the requests.
 func free(addresses bootstrap.Addresses) error {
 	places := map[string]string{"admin interface": addresses.Admin}
 	for name, address := range addresses.Listeners {

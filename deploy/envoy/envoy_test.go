@@ -25,7 +25,7 @@ func TestAllowedRequest(t *testing.T) {
 			"x-keywicket-subject":     {"token-1"},
 			"x-keywicket-environment": {"live"},
 			"authorization":           nil,     // removed by the sidecar
-			"x-workspace-slug":        nil,     // likewise
+			"x-workspace-slug":        nil,     // the same
 			"x-else":                  nil,     // set by it, against the rules
 			"x-kept":                  {"yes"}, // removed by it, against the rules
 			"x-workspace-id":          {"one", "two"},
