@@ -12,17 +12,17 @@ import (
 	"time"
 )
 
-// stop is one request of the tour, and the answer that the API's document promises.
-type stop struct {
+// tourStep is one request of the tour, and the response that the API's document promises.
+type tourStep struct {
 	api       string
 	request   string // method and path
-	key       string // by name; empty: none
-	workspace string // the API's workspace header; empty: none
+	key       string // the key's name; empty: no credential
+	workspace string // the value of the API's workspace header; empty: no header
 	want      string // "200 live", "403 FORBIDDEN missing_scope"
 	why       string
 }
 
-var tour = []stop{
+var tour = []tourStep{
 	{"velaflows", "GET /api/v1/inbox/conversations", "dashboard", Acme, "200 live", "the document's first example"},
 	{"velaflows", "GET /api/v1/inbox/conversations", "", Acme, "401 UNAUTHORIZED missing", "no token"},
 	{"velaflows", "GET /api/v1/inbox/conversations", "expired", Acme, "401 UNAUTHORIZED expired", "an expired token"},
@@ -63,8 +63,8 @@ var tour = []stop{
 	{"velocity", "GET /healthz", "", "", "200 live", "public"},
 }
 
-// Tour sends every request of the tour, walks through OAuth's flow, prints what was expected and seen, and returns an error if
-// something differs.
+// Tour sends every request of the tour, runs the OAuth flow, and prints the expected and the actual responses. It returns an
+// error if a response differs.
 func (d *Demo) Tour(ctx context.Context, w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "\tAPI\tREQUEST\tKEY\tWORKSPACE\tEXPECTED\tSEEN\t")
@@ -79,13 +79,13 @@ func (d *Demo) Tour(ctx context.Context, w io.Writer) error {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, api, request, key, workspace, want, seen, why)
 	}
 	for _, t := range tour {
-		seen, err := d.visit(ctx, t, d.secrets[t.key].Reveal())
+		seen, err := d.send(ctx, t, d.secrets[t.key].Reveal())
 		if err != nil {
 			return err
 		}
 		line(t.api, t.request, t.key, t.workspace, t.want, seen, t.why)
 	}
-	err := d.walk(ctx, func(request, who, workspace, want, seen, why string) {
+	err := d.walkOAuth(ctx, func(request, who, workspace, want, seen, why string) {
 		line("velocity", request, who, workspace, want, seen, why)
 	})
 	if err := errors.Join(table.Flush(), err); err != nil {
@@ -98,8 +98,8 @@ func (d *Demo) Tour(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-// visit gives the answer in the words of stop.want.
-func (d *Demo) visit(ctx context.Context, t stop, token string) (string, error) {
+// send sends the request and returns the response in the form of tourStep.want.
+func (d *Demo) send(ctx context.Context, t tourStep, token string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	method, path, _ := strings.Cut(t.request, " ")
@@ -133,7 +133,7 @@ func (d *Demo) base(api string) string {
 	return d.Velocity
 }
 
-func headers(t stop, token string) [][2]string {
+func headers(t tourStep, token string) [][2]string {
 	var headers [][2]string
 	if token != "" {
 		headers = append(headers, [2]string{"Authorization", "Bearer " + token})
@@ -148,8 +148,8 @@ func headers(t stop, token string) [][2]string {
 	return headers
 }
 
-// curl is the request as a line to paste.
-func (d *Demo) curl(t stop) string {
+// curl returns the request as a curl command line.
+func (d *Demo) curl(t tourStep) string {
 	method, path, _ := strings.Cut(t.request, " ")
 	line := "curl -i"
 	if method != http.MethodGet {

@@ -80,7 +80,7 @@ func TestApp(t *testing.T) {
 	}
 
 	out, err := use(nil, approve("Your workspace"))
-	want := regexp.MustCompile(`(?s)It was allowed: issues:read issues:write
+	want := regexp.MustCompile(`(?s)The user allowed: issues:read issues:write
   access token   velo_\w{4}…, for 1h0m0s
   refresh token  \w{9}…
   GET /api/issues → 200 OK
@@ -122,9 +122,9 @@ $`)
 		want    string
 	}{
 		"an unknown scope":        {func(a *app) { a.Scopes = []string{"all"} }, approve(), "the answer is invalid_scope"},
-		"somebody else's answer":  {brief, changed("state", "guessed"), "nobody answered"},
-		"another issuer's answer": {brief, changed("iss", "https://evil.example"), "nobody answered"},
-		"no answer":               {func(a *app) { a.patience = time.Millisecond }, func(string) *url.URL { return nil }, "nobody answered"},
+		"somebody else's answer":  {brief, changed("state", "guessed"), "the user did not answer in time"},
+		"another issuer's answer": {brief, changed("iss", "https://evil.example"), "the user did not answer in time"},
+		"no answer":               {func(a *app) { a.patience = time.Millisecond }, func(string) *url.URL { return nil }, "the user did not answer in time"},
 		"a wrong secret":          {func(a *app) { a.ClientSecret = "guessed" }, approve(), "invalid_client"},
 		"no issuer":               {func(a *app) { a.issuer = d.VelaFlows }, nil, "not with its metadata"},
 		"nobody there":            {func(a *app) { a.issuer = "http://127.0.0.1:1" }, nil, "run make demo"},

@@ -37,7 +37,7 @@ func Owner() (*process.User, error) {
 		"start this as an ordinary user")
 }
 
-// home makes the server's own folder, which only its user can read.
+// home creates the server's own folder, which only the server's user can read.
 func home(parent string, user *process.User) (string, error) {
 	parent, err := filepath.Abs(cmp.Or(parent, os.TempDir()))
 	if err != nil {
@@ -58,8 +58,8 @@ func home(parent string, user *process.User) (string, error) {
 	return dir, nil
 }
 
-// passable tells a folder that another user cannot reach, such as one beneath root's home: Postgres' own complaint
-// names neither the folder at fault nor the way out.
+// passable returns an error if another user cannot reach the folder, for example below root's home. Postgres' own error names
+// neither the folder that blocks access nor the remedy.
 func passable(dir string) error {
 	for {
 		info, err := os.Stat(dir)
