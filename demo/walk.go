@@ -80,24 +80,24 @@ func (d *Demo) walkOAuth(ctx context.Context, line func(request, who, workspace,
 		err = call("GET /api/issues", "", "200 live", "the app acts for Ada in that workspace", first)
 	}
 	if err == nil {
-		err = call("GET /api/issues", target, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "not in another one", first)
+		err = call("GET /api/issues", target, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "but not in another workspace", first)
 	}
 	if err == nil {
-		err = call("POST /api/projects", "", "403 FORBIDDEN missing_scope", "and not with a scope that Ada did not grant", first)
+		err = call("POST /api/projects", "", "403 FORBIDDEN missing_scope", "Ada did not grant this scope", first)
 	}
 	if err != nil {
 		return err
 	}
 	refresh := map[string]string{"grant_type": "refresh_token", "refresh_token": first.Refresh, "client_id": clientID}
-	second, err := token("it refreshes", "200 issues:read issues:write", refresh)
+	second, err := token("the app refreshes its tokens", "200 issues:read issues:write", refresh)
 	if err == nil {
-		err = call("GET /api/issues", "", "200 live", "and goes on", second)
+		err = call("GET /api/issues", "", "200 live", "the new access token works", second)
 	}
 	if err == nil {
-		_, err = token("somebody uses the old refresh token again", "400 invalid_grant", refresh)
+		_, err = token("the old refresh token is used again", "400 invalid_grant", refresh)
 	}
 	if err == nil {
-		err = call("GET /api/issues", "", "401 UNAUTHORIZED revoked", "which ends it for both", second)
+		err = call("GET /api/issues", "", "401 UNAUTHORIZED revoked", "the reuse has revoked the grant", second)
 	}
 	return err
 }

@@ -38,8 +38,8 @@ type Config struct {
 	// Port on 127.0.0.1. 0: a free one.
 	Port int
 
-	// Settings are the server's parameters, such as max_connections. They override this package's defaults, but not its port and
-	// listen addresses.
+	// Settings are the server's parameters, such as max_connections. They override this package's defaults, except for the port,
+	// the listen address and the socket folder.
 	Settings map[string]string
 
 	// Log receives the output of initdb and of the server. Nil drops it. An error still contains the last lines.
