@@ -13,9 +13,9 @@ import (
 // folder holds every file of a stack. It is removed even if this process is killed: a shell waits until a pipe ends that
 // only this process holds open, and then removes the folder.
 type folder struct {
-	path   string
-	pipe   io.Closer
-	keeper *exec.Cmd
+	path    string
+	pipe    io.Closer
+	remover *exec.Cmd
 }
 
 // removeScript waits until its standard input ends, and then removes its argument. It tries several times, because the servers
@@ -30,20 +30,20 @@ done`
 func newFolder() (*folder, error) {
 	path, err := os.MkdirTemp("", "keywicket-demo-")
 	if err != nil {
-		return nil, fmt.Errorf("make a folder: %w", err)
+		return nil, fmt.Errorf("create a folder: %w", err)
 	}
-	f := &folder{path: path, keeper: exec.Command("sh", "-c", removeScript, "sh", path)}
+	f := &folder{path: path, remover: exec.Command("sh", "-c", removeScript, "sh", path)}
 	// If root starts Postgres, it runs as another user, who must be able to enter this folder.
 	err = os.Chmod(path, 0o711) //nolint:gosec // other users cannot list the folder, and only the owner can read its files
 	if err == nil {
-		f.keeper.SysProcAttr = process.Apart()
-		f.pipe, err = f.keeper.StdinPipe()
+		f.remover.SysProcAttr = process.Apart()
+		f.pipe, err = f.remover.StdinPipe()
 	}
 	if err == nil {
-		err = f.keeper.Start()
+		err = f.remover.Start()
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("keep the folder %s: %w", path, err), os.RemoveAll(path))
+		return nil, errors.Join(fmt.Errorf("start the shell that removes the folder %s: %w", path, err), os.RemoveAll(path))
 	}
 	return f, nil
 }
@@ -53,7 +53,7 @@ func (f *folder) remove() error {
 	if f.pipe == nil {
 		return nil
 	}
-	err := errors.Join(os.RemoveAll(f.path), f.pipe.Close(), f.keeper.Wait())
+	err := errors.Join(os.RemoveAll(f.path), f.pipe.Close(), f.remover.Wait())
 	f.pipe = nil
 	return err
 }

@@ -46,7 +46,7 @@ func Fetch(major, folder string, log io.Writer) error {
 		}
 		return fetch(version, folder, log)
 	}
-	return fmt.Errorf("postgres: there is no Postgres %q to fetch, but 13 to 18", major)
+	return fmt.Errorf("postgres: cannot fetch Postgres %q: choose a version from 13 to 18", major)
 }
 
 func fetch(version embedded.PostgresVersion, target string, log io.Writer) error {

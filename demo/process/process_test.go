@@ -119,7 +119,7 @@ func TestRunsAsAnotherUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		_, err := process.Start(process.Config{Path: "/bin/true", User: &process.User{}})
 		if !errors.Is(err, os.ErrPermission) {
-			t.Errorf("an ordinary user became root: %v", err)
+			t.Errorf("as an ordinary user, got %v, want a permission error", err)
 		}
 		return
 	}
