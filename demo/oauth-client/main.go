@@ -3,7 +3,7 @@
 //
 //	go run ./demo/oauth-client -issuer http://127.0.0.1:8001
 //
-// For a confidential app, set $CLIENT_SECRET.
+// A confidential app takes its secret from $CLIENT_SECRET.
 package main
 
 import (

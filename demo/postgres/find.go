@@ -24,8 +24,8 @@ var distribution = []string{
 	"/usr/local/opt/postgresql/bin",
 }
 
-// errNone tells how to get a server. It is final for root, who cannot use a downloaded server: only root can enter its folder.
-var errNone = errors.New("no Postgres server: install one (for example: apt-get install postgresql), " +
+// errNoServer tells how to get a server. It is final for root, who cannot use a downloaded server: only root can enter its folder.
+var errNoServer = errors.New("no Postgres server: install one (for example: apt-get install postgresql), " +
 	"or set PG_BIN to the folder that holds initdb and postgres")
 
 // find returns the folder that holds initdb and postgres: PG_BIN, else the folder on PATH, else the newest one of the
@@ -55,11 +55,11 @@ func find(home string, distribution []string, log io.Writer) (string, error) {
 		}
 	}
 	if os.Getuid() == 0 {
-		return "", errNone
+		return "", errNoServer
 	}
 	bin, err := download(home, log)
 	if err != nil {
-		return "", fmt.Errorf("%w; downloading one failed: %w", errNone, err)
+		return "", fmt.Errorf("%w; downloading one failed: %w", errNoServer, err)
 	}
 	return bin, nil
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // Follow creates a standby that streams from this server, and returns when the standby accepts connections. The standby has its
-// own folder and a free port. It has the password of this server.
+// own folder and a free port. It accepts the same password as this server.
 func (s *Server) Follow(ctx context.Context) (_ *Server, err error) {
 	f := &Server{config: s.config, bin: s.bin, user: s.user, password: s.password}
 	if f.dir, err = home(s.config.Dir, s.user); err != nil {
@@ -86,7 +86,7 @@ func (s *Server) backup(ctx context.Context, f *Server) error {
 		}
 	}
 	return filepath.WalkDir(f.data(), func(path string, _ fs.DirEntry, err error) error {
-		return cmp.Or(err, give(path, f.user))
+		return cmp.Or(err, chown(path, f.user))
 	})
 }
 

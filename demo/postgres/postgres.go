@@ -101,7 +101,7 @@ func start(ctx context.Context, config Config, distribution []string) (_ *Server
 	if s.bin, err = find(s.dir, distribution, config.Log); err != nil {
 		return nil, err
 	}
-	if s.user != nil && passable(s.bin) != nil {
+	if s.user != nil && checkReachable(s.bin) != nil {
 		// For example, make has fetched the server into a folder below one that only root can enter.
 		programs := filepath.Join(s.dir, "programs")
 		if err := os.CopyFS(programs, os.DirFS(filepath.Dir(s.bin))); err != nil {
@@ -201,7 +201,7 @@ func (s *Server) init(ctx context.Context) error {
 	if err := os.WriteFile(password, []byte(s.password), 0o600); err != nil {
 		return fmt.Errorf("postgres: %w", err)
 	}
-	if err := give(password, s.user); err != nil {
+	if err := chown(password, s.user); err != nil {
 		return err
 	}
 	initdb, err := s.process("initdb", "--pgdata", s.data(), "--username=postgres", "--pwfile", password,

@@ -177,7 +177,7 @@ func TestMissingServer(t *testing.T) {
 		}
 		t.Setenv("PG_BIN", "")
 		t.Setenv("PATH", "")
-		if _, err := start(t.Context(), Config{}, nil); !errors.Is(err, errNone) {
+		if _, err := start(t.Context(), Config{}, nil); !errors.Is(err, errNoServer) {
 			t.Errorf("got %v", err)
 		}
 	})

@@ -44,14 +44,14 @@ type Proxy struct {
 	admin   string
 }
 
-var errNone = errors.New(`no Envoy: run "make .tools/envoy", or set ENVOY to an Envoy 1.40 binary`)
+var errNoEnvoy = errors.New(`no Envoy: run "make .tools/envoy", or set ENVOY to an Envoy 1.40 binary`)
 
 // Find returns the Envoy to run: the environment's ENVOY, else envoy on PATH, else .tools/envoy. It looks for .tools/envoy
 // in the working folder and its parents, up to the one that holds go.mod.
 func Find() (string, error) {
 	if path := os.Getenv("ENVOY"); path != "" {
 		if !executable(path) {
-			return "", fmt.Errorf("ENVOY=%s cannot be run: %w", path, errNone)
+			return "", fmt.Errorf("ENVOY=%s cannot be run: %w", path, errNoEnvoy)
 		}
 		return filepath.Abs(path)
 	}
@@ -61,7 +61,7 @@ func Find() (string, error) {
 	if path, ok := fetched.Find(".tools/envoy"); ok && executable(path) {
 		return path, nil
 	}
-	return "", errNone
+	return "", errNoEnvoy
 }
 
 func executable(path string) bool {
