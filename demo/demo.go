@@ -12,14 +12,14 @@ import (
 	"github.com/keywicket/keywicket/demo/signin"
 )
 
-// Demo is a Stack with data to try it on.
+// Demo is a running Stack with example data.
 type Demo struct {
 	*Stack
-	SignIn  *signin.Server          // where Velocity's users begin their sessions
+	SignIn  *signin.Server          // starts the sessions of Velocity's users
 	secrets map[string]authz.Secret // by the key's name
 }
 
-// New starts a sign-in and a stack, and fills its database.
+// New starts a sign-in server and a stack, and seeds its database.
 func New(ctx context.Context, c Config) (_ *Demo, err error) {
 	d := &Demo{}
 	defer func() {
@@ -38,7 +38,7 @@ func New(ctx context.Context, c Config) (_ *Demo, err error) {
 	return d, err
 }
 
-// Close stops everything.
+// Close stops the stack and the sign-in server.
 func (d *Demo) Close() error {
 	var errs []error
 	if d.Stack != nil {
@@ -50,7 +50,7 @@ func (d *Demo) Close() error {
 	return errors.Join(errs...)
 }
 
-// Print tells what runs, and how to try it.
+// Print writes the addresses, the keys and example requests.
 func (d *Demo) Print(w io.Writer) error {
 	fmt.Fprintf(w, "\nVelaFlows at %s, Velocity at %s.\n\nKeys, and the tokens of two sessions:\n\n", d.VelaFlows, d.Velocity)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
@@ -70,7 +70,7 @@ func (d *Demo) Print(w io.Writer) error {
 	}
 	fmt.Fprintln(w)
 	for _, k := range keys {
-		if k.variable != "" { // a token of many lines
+		if k.variable != "" { // a token that is too long for the table
 			fmt.Fprintf(w, "  %s=%s\n", k.variable, d.secrets[k.name].Reveal())
 		}
 	}
@@ -80,7 +80,7 @@ func (d *Demo) Print(w io.Writer) error {
 	}
 	fmt.Fprint(w, d.curlFlow())
 	fmt.Fprintf(w, `
-In a second terminal, to make and revoke keys of your own:
+To create and revoke your own keys, run in a second terminal:
 
   export KEYWICKET_DATABASE_URL='%s'
   bin/keywicket token create --prefix sk_live_ --workspace acme --name mine --scope inbox:read

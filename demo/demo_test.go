@@ -20,7 +20,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-var binary string // the real one, which runs as the sidecar
+var binary string // the keywicket binary that runs as the sidecar
 
 func TestMain(m *testing.M) {
 	code, err := run(m)
@@ -32,8 +32,8 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) (code int, err error) {
-	if sidecar := os.Getenv(victimVariable); sidecar != "" {
-		return 1, beVictim(sidecar)
+	if sidecar := os.Getenv(killedDemoVariable); sidecar != "" {
+		return 1, runUntilKilled(sidecar)
 	}
 	dir, err := os.MkdirTemp("", "keywicket-test-")
 	if err != nil {
@@ -49,8 +49,8 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// temporary makes a folder of its own the system's temporary one, and returns it. Another user has to pass through it:
-// Postgres does not run as root.
+// temporary creates a folder, makes it the system's temporary folder, and returns it. Another user must be able to enter it,
+// because Postgres refuses to run as root.
 func temporary(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "keywicket-test-")
@@ -73,8 +73,8 @@ func wantEmpty(t *testing.T, dir string) {
 	}
 }
 
-// start starts a demo, and returns what has to be gone after Close.
-func start(t *testing.T) (d *demo.Demo, gone func()) {
+// start starts a demo. After Close, wantGone checks that no process, listener or file of the demo is left.
+func start(t *testing.T) (d *demo.Demo, wantGone func()) {
 	t.Helper()
 	dir := temporary(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -96,7 +96,7 @@ func start(t *testing.T) (d *demo.Demo, gone func()) {
 	for _, address := range addresses {
 		c, err := net.Dial("tcp", address)
 		if err != nil {
-			t.Fatalf("nobody listens on %s: %v", address, err)
+			t.Fatalf("no server listens on %s: %v", address, err)
 		}
 		_ = c.Close()
 	}
@@ -109,7 +109,7 @@ func start(t *testing.T) (d *demo.Demo, gone func()) {
 		}
 		for _, address := range addresses {
 			if _, err := net.Dial("tcp", address); !errors.Is(err, syscall.ECONNREFUSED) {
-				t.Errorf("somebody listens on %s: %v", address, err)
+				t.Errorf("a server still listens on %s: %v", address, err)
 			}
 		}
 		wantEmpty(t, dir)
@@ -117,9 +117,9 @@ func start(t *testing.T) (d *demo.Demo, gone func()) {
 }
 
 func TestDemo(t *testing.T) {
-	d, gone := start(t)
+	d, wantGone := start(t)
 	t.Run("its tour passes", func(t *testing.T) { tourPasses(t, d) })
-	t.Run("what it prints is all that one needs", func(t *testing.T) { printTells(t, d) })
+	t.Run("it prints everything that a user needs", func(t *testing.T) { printIsComplete(t, d) })
 	t.Run("the steps of OAuth that it prints work", func(t *testing.T) { stepsWork(t, d) })
 	t.Run("it leaves nothing", func(t *testing.T) {
 		cancelled, cancel := context.WithCancel(t.Context())
@@ -132,7 +132,7 @@ func TestDemo(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		gone()
+		wantGone()
 	})
 }
 
@@ -148,11 +148,11 @@ func tourPasses(t *testing.T, d *demo.Demo) {
 	}
 	if len(rows) < 25 || visited["velaflows"] < 10 || visited["velocity"] < 10 ||
 		!strings.HasSuffix(out.String(), fmt.Sprintf("\n%d requests, every answer as expected\n", len(rows))) {
-		t.Errorf("the tour has %v stops:\n%s", visited, &out)
+		t.Errorf("the tour has %v steps:\n%s", visited, &out)
 	}
 }
 
-func printTells(t *testing.T, d *demo.Demo) {
+func printIsComplete(t *testing.T, d *demo.Demo) {
 	var out bytes.Buffer
 	if err := d.Print(&out); err != nil {
 		t.Fatal(err)
@@ -167,11 +167,11 @@ func printTells(t *testing.T, d *demo.Demo) {
 			t.Errorf("there is no key %q", key)
 		}
 	}
-	for _, given := range []string{ // of the API documents' examples
+	for _, example := range []string{ // the API documents' example keys
 		"sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0", "vel_your_api_key_here", "velu_your_personal_key_here",
 	} {
-		if !strings.Contains(text, given) {
-			t.Errorf("the key %s is not there", given)
+		if !strings.Contains(text, example) {
+			t.Errorf("the key %s is missing", example)
 		}
 	}
 	urls := regexp.MustCompile(`[a-z]+://[^\s']+`).FindAllString(text, -1)
@@ -181,17 +181,17 @@ func printTells(t *testing.T, d *demo.Demo) {
 			t.Errorf("%s is not on this machine: %v", found, err)
 		}
 	}
-	// Each request stands below what to expect of it.
+	// The expected response stands above each request.
 	requests := regexp.MustCompile(`(?m)^  # .+: (200 live|200 sandbox|40[13] [A-Z_]+ [a-z_]+)\n  curl -i .*http://127`).FindAllString(text, -1)
 	if n := strings.Count(text, "\n  # "); n < 25 || len(requests) != n {
-		t.Errorf("%d of %d requests tell what to expect", len(requests), n)
+		t.Errorf("%d of %d requests have an expected response", len(requests), n)
 	}
 	if !strings.Contains(text, "export KEYWICKET_DATABASE_URL='"+d.DatabaseURL()+"'") || !strings.Contains(text, "Ctrl-C") {
-		t.Errorf("how to go on, and how to end it, is missing in\n%s", text)
+		t.Errorf("the database URL or Ctrl-C is missing in\n%s", text)
 	}
 }
 
-// stepsWork pastes the steps into a shell, and does in between what a user does in the browser.
+// stepsWork approves the request like a user in the browser, and then runs the printed steps in a shell.
 func stepsWork(t *testing.T, d *demo.Demo) {
 	var out bytes.Buffer
 	if err := d.Print(&out); err != nil {
@@ -220,9 +220,9 @@ func stepsWork(t *testing.T, d *demo.Demo) {
 	}
 }
 
-// A tour that sees something else says so, and fails.
+// The tour reports responses that differ, and fails.
 func TestTourTellsWhatDiffers(t *testing.T) {
-	d, gone := start(t)
+	d, wantGone := start(t)
 	registry, err := store.OpenRegistry(t.Context(), d.DatabaseURL())
 	if err != nil {
 		t.Fatal(err)
@@ -243,7 +243,7 @@ func TestTourTellsWhatDiffers(t *testing.T) {
 		t.Errorf("%d rows differ in\n%s", len(got), &out)
 	}
 
-	// What ends by itself is told, and does not keep the rest.
+	// Wait reports a process that ends by itself. Close still stops the others.
 	if err := syscall.Kill(d.Sidecar.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -255,16 +255,16 @@ func TestTourTellsWhatDiffers(t *testing.T) {
 	if err := d.Close(); err != nil {
 		t.Error(err)
 	}
-	gone()
+	wantGone()
 }
 
 func TestWhatCannotRun(t *testing.T) {
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = taken.Close() }()
-	address := taken.Addr().String()
+	defer func() { _ = listener.Close() }()
+	address := listener.Addr().String()
 	for _, test := range []struct {
 		name   string
 		config demo.Config
@@ -290,7 +290,7 @@ func TestWhatCannotRun(t *testing.T) {
 			test.config.Keywicket = binary
 			d, err := demo.New(ctx, test.config)
 			if err == nil {
-				t.Fatal("it runs", d.Close())
+				t.Fatal("the demo started", d.Close())
 			}
 			if !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("got %v, want %s", err, test.want)

@@ -1,5 +1,5 @@
-// Package demo is keywicket whole: a real Postgres, the sidecar's own binary, a real Envoy with the configuration of
-// deploy/envoy, and two upstreams that echo. `keywicket demo` runs it for people, the end-to-end tests for themselves.
+// Package demo runs a complete keywicket: a real Postgres, the sidecar's binary, a real Envoy with the configuration of
+// deploy/envoy, and two upstreams that echo requests. `keywicket demo` and the end-to-end tests use it.
 //
-// stack.go starts and stops it, seed.go fills the database, tour.go sends requests through it.
+// stack.go starts and stops the stack, seed.go fills the database, and tour.go sends requests through the stack.
 package demo

@@ -10,17 +10,17 @@ import (
 	"github.com/keywicket/keywicket/demo/process"
 )
 
-// folder holds every file of a stack. It is removed even if this process is killed: a shell waits for the end of a pipe
-// that only this process holds, and removes it then.
+// folder holds every file of a stack. It is removed even if this process is killed: a shell waits until a pipe ends that
+// only this process holds open, and then removes the folder.
 type folder struct {
-	path   string
-	pipe   io.Closer
-	keeper *exec.Cmd
+	path    string
+	pipe    io.Closer
+	remover *exec.Cmd
 }
 
-// keep waits for its standard input to end, and removes its argument. The servers die with their parent, but may be
-// writing for another moment. It is not for the terminal's signals, nor for a shutdown's.
-const keep = `trap '' HUP INT TERM
+// removeScript waits until its standard input ends, and then removes its argument. It tries several times, because the servers
+// die with their parent but may still write for a moment. It ignores the signals of the terminal and of a shutdown.
+const removeScript = `trap '' HUP INT TERM
 cat > /dev/null
 for try in 1 2 3 4 5; do
 	rm -rf -- "$1" && exit
@@ -30,30 +30,30 @@ done`
 func newFolder() (*folder, error) {
 	path, err := os.MkdirTemp("", "keywicket-demo-")
 	if err != nil {
-		return nil, fmt.Errorf("make a folder: %w", err)
+		return nil, fmt.Errorf("create a folder: %w", err)
 	}
-	f := &folder{path: path, keeper: exec.Command("sh", "-c", keep, "sh", path)}
-	// Root's Postgres runs as another user, who has to pass through.
-	err = os.Chmod(path, 0o711) //nolint:gosec // nothing in it can be listed, and what is in it is its owner's alone
+	f := &folder{path: path, remover: exec.Command("sh", "-c", removeScript, "sh", path)}
+	// If root starts Postgres, it runs as another user, who must be able to enter this folder.
+	err = os.Chmod(path, 0o711) //nolint:gosec // other users cannot list the folder, and only the owner can read its files
 	if err == nil {
-		f.keeper.SysProcAttr = process.Apart()
-		f.pipe, err = f.keeper.StdinPipe()
+		f.remover.SysProcAttr = process.Apart()
+		f.pipe, err = f.remover.StdinPipe()
 	}
 	if err == nil {
-		err = f.keeper.Start()
+		err = f.remover.Start()
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("keep the folder %s: %w", path, err), os.RemoveAll(path))
+		return nil, errors.Join(fmt.Errorf("start the shell that removes the folder %s: %w", path, err), os.RemoveAll(path))
 	}
 	return f, nil
 }
 
-// remove removes the folder and waits for its keeper, once.
+// remove removes the folder and waits for the shell to end. A second call does nothing.
 func (f *folder) remove() error {
 	if f.pipe == nil {
 		return nil
 	}
-	err := errors.Join(os.RemoveAll(f.path), f.pipe.Close(), f.keeper.Wait())
+	err := errors.Join(os.RemoveAll(f.path), f.pipe.Close(), f.remover.Wait())
 	f.pipe = nil
 	return err
 }

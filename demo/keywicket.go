@@ -17,7 +17,7 @@ import (
 // Sidecar is a running `keywicket serve`.
 type Sidecar struct {
 	*process.Process
-	// GRPC and Operations are the addresses it listens on.
+	// GRPC and Operations are the addresses that the sidecar listens on.
 	GRPC, Operations string
 
 	config      Config
@@ -27,14 +27,14 @@ type Sidecar struct {
 // Issuer is a running `keywicket issuer`.
 type Issuer struct {
 	*process.Process
-	// Addr is the address it listens on.
+	// Addr is the address that the issuer listens on.
 	Addr string
 }
 
 // Stop asks the sidecar to drain, and waits until it has ended.
 func (s *Sidecar) Stop() error { return s.Process.Stop(10 * time.Second) }
 
-// Stop asks the issuer to answer what it was asked, and waits until it has ended.
+// Stop asks the issuer to finish its open requests, and waits until it has ended.
 func (i *Issuer) Stop() error { return i.Process.Stop(10 * time.Second) }
 
 func startSidecar(ctx context.Context, c Config, databaseURL string) (*Sidecar, error) {
@@ -45,7 +45,7 @@ func startSidecar(ctx context.Context, c Config, databaseURL string) (*Sidecar, 
 	})
 }
 
-// Restart starts the sidecar again at its addresses, once it has ended, and returns when it is ready.
+// Restart waits until the sidecar has ended, starts it again at the same addresses, and returns when it is ready.
 func (s *Sidecar) Restart(ctx context.Context) error {
 	select {
 	case <-s.Done():
@@ -55,7 +55,7 @@ func (s *Sidecar) Restart(ctx context.Context) error {
 	return s.start(ctx, func() {})
 }
 
-// start runs the sidecar. Each try chooses new addresses.
+// start runs the sidecar. It calls choose before each try, to choose new addresses.
 func (s *Sidecar) start(ctx context.Context, choose func()) (err error) {
 	databaseURL, feedURL := s.databaseURL, s.databaseURL
 	if s.config.Database != nil {
@@ -77,7 +77,7 @@ func (s *Sidecar) start(ctx context.Context, choose func()) (err error) {
 	return nil
 }
 
-// startIssuer starts an issuer that has the URL as its public address.
+// startIssuer starts an issuer with this URL as its public address.
 func startIssuer(ctx context.Context, c Config, databaseURL, url string) (*Issuer, error) {
 	i := &Issuer{}
 	p, err := start(ctx, c, "issuer", func() (string, []string) {
@@ -95,11 +95,11 @@ func startIssuer(ctx context.Context, c Config, databaseURL, url string) (*Issue
 	return i, nil
 }
 
-// noLameDuck has a sidecar end as soon as it can: nobody else would answer meanwhile.
+// noLameDuck disables a sidecar's wait before it stops: usually there is no other sidecar that could take over its requests.
 const noLameDuck = "KEYWICKET_LISTEN_LAME_DUCK=0s"
 
-// start runs a keywicket command until it is ready. Each try calls settings again: another process may take a free port
-// before this one listens on it.
+// start starts a keywicket command and returns when it is ready. Each try calls settings again, because another process may
+// take a free port before this command listens on it.
 func start(ctx context.Context, c Config, command string, settings func() (probe string, environ []string)) (*process.Process, error) {
 	binary := c.Keywicket
 	if binary == "" {
@@ -128,7 +128,7 @@ func start(ctx context.Context, c Config, command string, settings func() (probe
 	}
 }
 
-// ready asks /readyz until it answers 200.
+// ready requests /readyz until the response is 200, the process ends, or 30 seconds have passed.
 func ready(ctx context.Context, p *process.Process, command, probe string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()

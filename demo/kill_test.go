@@ -16,10 +16,10 @@ import (
 	"github.com/keywicket/keywicket/demo"
 )
 
-// victimVariable makes this test binary a demo that waits to be killed. It holds the sidecar's binary.
-const victimVariable = "KEYWICKET_TEST_VICTIM"
+// killedDemoVariable makes this test binary run a demo until it is killed. Its value is the path of the sidecar's binary.
+const killedDemoVariable = "KEYWICKET_TEST_VICTIM"
 
-func beVictim(sidecar string) error {
+func runUntilKilled(sidecar string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	d, err := demo.New(ctx, demo.Config{Keywicket: sidecar})
@@ -28,31 +28,31 @@ func beVictim(sidecar string) error {
 	}
 	fmt.Println("running", d.Postgres.PID(), d.Sidecar.PID(), d.Issuer.PID(), d.Envoy.PID())
 	<-ctx.Done()
-	return errors.New("nobody killed the victim")
+	return errors.New("the test did not kill the demo in time")
 }
 
-// kill -9 leaves no chance to clean up; nothing stays behind all the same.
+// After kill -9 the demo cannot clean up, but no process or file is left.
 func TestNothingOutlivesAKilledDemo(t *testing.T) {
 	dir := temporary(t)
-	victim := exec.CommandContext(t.Context(), os.Args[0])
-	victim.Env = append(os.Environ(), victimVariable+"="+binary)
-	victim.Stderr = os.Stderr
-	out, err := victim.StdoutPipe()
+	killed := exec.CommandContext(t.Context(), os.Args[0])
+	killed.Env = append(os.Environ(), killedDemoVariable+"="+binary)
+	killed.Stderr = os.Stderr
+	out, err := killed.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := victim.Start(); err != nil {
+	if err := killed.Start(); err != nil {
 		t.Fatal(err)
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	words := strings.Fields(line)
 	if err != nil || len(words) != 5 {
-		t.Fatalf("the victim says %q, %v", line, err)
+		t.Fatalf("the demo prints %q, %v", line, err)
 	}
-	if err := victim.Process.Kill(); err != nil {
+	if err := killed.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = victim.Wait() // it was killed
+	_ = killed.Wait() // it was killed
 	deadline := time.Now().Add(20 * time.Second)
 	for _, word := range words[1:] {
 		pid, err := strconv.Atoi(word)
@@ -63,7 +63,7 @@ func TestNothingOutlivesAKilledDemo(t *testing.T) {
 			if time.Now().After(deadline) {
 				t.Fatalf("the process %d is left", pid)
 			}
-			time.Sleep(10 * time.Millisecond) // the kernel tells nobody when somebody else's child has gone
+			time.Sleep(10 * time.Millisecond) // the kernel does not signal the end of another process's child
 		}
 	}
 	for {

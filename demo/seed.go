@@ -11,7 +11,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// The workspaces of the demo. Acme's id and the two slugs are those of the API documents' examples.
+// The workspaces of the demo. Acme's id and the last two slugs come from the examples of the API documents.
 const (
 	Acme     = "64f1a2b3c4d5e6f7a8b9c0d1"
 	acmeSlug = "acme"
@@ -19,7 +19,7 @@ const (
 	target   = "target-workspace"
 )
 
-// key is a credential of the demo: what it is for, and what it may do.
+// key is a credential of the demo, with its API, owner and scopes.
 type key struct {
 	name            string
 	format          authz.CredentialFormat
@@ -28,8 +28,8 @@ type key struct {
 	scopes          []string
 	expiresIn       time.Duration
 	revoked         bool
-	given           authz.Secret // one that the product handed out before
-	variable        string       // of the shell, for the token of a session
+	imported        authz.Secret // a key that the product issued before; empty: a new key
+	variable        string       // the shell variable that holds a session's token
 }
 
 var (
@@ -44,29 +44,30 @@ var (
 	writeScopes = append([]string{"issues:write", "projects:write", "documents:write"}, readScopes...)
 )
 
-// keys are the demo's. Three are the example keys of the API documents, imported as a product would import its own.
+// keys are the credentials of the demo. Three are the example keys of the API documents, imported as a product would import
+// its own.
 var keys = []key{
 	{name: "dashboard", format: skLive, api: "velaflows", workspace: acmeSlug,
-		scopes: []string{"inbox:read", "crm:read", "contacts:read", "analytics:read"},
-		given:  "sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0"},
+		scopes:   []string{"inbox:read", "crm:read", "contacts:read", "analytics:read"},
+		imported: "sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0"},
 	{name: "chatbot", format: skLive, api: "velaflows", workspace: acmeSlug,
 		scopes: []string{"inbox:read", "inbox:write", "channels:read", "channels:write", "ai:read"}},
 	{name: "administrator", format: skLive, api: "velaflows", workspace: acmeSlug, scopes: []string{"admin:all"}},
 	{name: "sandbox", format: skTest, api: "velaflows", workspace: acmeSlug, scopes: []string{"inbox:read"}},
 	{name: "expired", format: skLive, api: "velaflows", workspace: acmeSlug, scopes: []string{"inbox:read"}, expiresIn: 100 * time.Millisecond},
 	{name: "revoked", format: skLive, api: "velaflows", workspace: acmeSlug, scopes: []string{"inbox:read"}, revoked: true},
-	{name: "read-only", format: vel, api: "velocity", workspace: yours, scopes: readScopes, given: "vel_your_api_key_here"},
+	{name: "read-only", format: vel, api: "velocity", workspace: yours, scopes: readScopes, imported: "vel_your_api_key_here"},
 	{name: "read-write", format: vel, api: "velocity", workspace: yours, scopes: writeScopes},
 	{name: "settings", format: vel, api: "velocity", workspace: yours, scopes: []string{"workspace:admin"}},
 	{name: "ada's", format: velu, api: "velocity", user: "ada@example.com",
-		scopes: []string{"user:read", "workspaces:list", "issues:read", "issues:write"}, given: "velu_your_personal_key_here"},
+		scopes: []string{"user:read", "workspaces:list", "issues:read", "issues:write"}, imported: "velu_your_personal_key_here"},
 	{name: "ada's admin", format: velu, api: "velocity", user: "ada@example.com", scopes: []string{"admin"}},
 	{name: "ada's session", api: "velocity", user: "ada@example.com", variable: "SESSION"},
 	{name: "ada's signed out", api: "velocity", user: "ada@example.com", variable: "SIGNED_OUT", revoked: true},
 }
 
-// seed fills the database, and returns the secrets by the keys' names. There is an app. Ada owns your-workspace, and is a guest in
-// target-workspace.
+// seed fills the database, and returns the secrets by the keys' names. It creates an app, and the user Ada, who owns
+// your-workspace and is a guest in target-workspace.
 func seed(ctx context.Context, databaseURL string, sessions *signin.Server) (map[string]authz.Secret, error) {
 	r, err := store.OpenRegistry(ctx, databaseURL)
 	if err != nil {
@@ -105,7 +106,7 @@ func seed(ctx context.Context, databaseURL string, sessions *signin.Server) (map
 			continue
 		}
 		n := store.NewToken{
-			Format: k.format, API: k.api, Name: k.name, Scopes: k.scopes, Workspace: k.workspace, User: k.user, Key: k.given,
+			Format: k.format, API: k.api, Name: k.name, Scopes: k.scopes, Workspace: k.workspace, User: k.user, Key: k.imported,
 		}
 		if k.expiresIn != 0 {
 			n.ExpiresIn = &k.expiresIn
@@ -125,7 +126,7 @@ func seed(ctx context.Context, databaseURL string, sessions *signin.Server) (map
 	return secrets, nil
 }
 
-// session is the token of one, which is good for a day.
+// session returns a session's token, which is valid for a day. It revokes the session if the key is marked as revoked.
 func session(ctx context.Context, r *store.Registry, sessions *signin.Server, user string, k key) (authz.Secret, error) {
 	id := rand.Text()
 	token, err := sessions.Token(user, id, 24*time.Hour)
@@ -135,7 +136,7 @@ func session(ctx context.Context, r *store.Registry, sessions *signin.Server, us
 	return authz.Secret(token), err
 }
 
-// awaitExpiry waits until the database calls the token expired.
+// awaitExpiry waits until the database reports the token as expired.
 func awaitExpiry(ctx context.Context, r *store.Registry, id string) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

@@ -23,37 +23,37 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// Config says how to run a Stack. The zero value runs on free ports, with the running program as the sidecar.
+// Config is the configuration of a Stack. The zero value uses free ports, and the running program as the sidecar.
 type Config struct {
 	// Keywicket is the binary to run as the sidecar. Default: the running program.
 	Keywicket string
-	// Environ is what the sidecar and the issuer get beyond this process's environment: KEYWICKET_… settings.
+	// Environ adds KEYWICKET_… settings to the environment of the sidecar and the issuer.
 	Environ []string
-	// Sidecars is how many of them run behind Envoy. Default: 1.
+	// Sidecars is the number of sidecars behind Envoy. Default: 1.
 	Sidecars int
-	// Issuer has the issuer of OAuth run too, for which Environ has to say where users sign in. Without it its paths lead to the
-	// live upstream, which shows what an issuer would get.
+	// Issuer also starts the OAuth issuer. Environ must then contain the issuer's sign-in settings. Without an issuer, Envoy
+	// routes its paths to the live upstream, which shows the requests that an issuer would get.
 	Issuer bool
 	// VelaFlows and Velocity are the addresses of Envoy's listeners. Default: free ports on 127.0.0.1.
 	VelaFlows, Velocity string
-	// EnvoyConfig edits the configuration that Envoy is given. Default: it stays as rendered.
+	// EnvoyConfig edits Envoy's configuration. Default: the configuration stays as rendered.
 	EnvoyConfig func([]byte) []byte
-	// Database leads the sidecar to its database by way of somebody else, for its look-ups and for its change feed. Default:
-	// straight.
+	// Database returns the URLs that the sidecar uses for its look-ups and its change feed, such as those of a database proxy.
+	// Default: the URL of the database itself.
 	Database func(databaseURL string) (lookups, feed string)
-	// PostgresSettings are settings of the server, such as shared_preload_libraries.
+	// PostgresSettings are parameters of the Postgres server, such as shared_preload_libraries.
 	PostgresSettings map[string]string
-	// Log gets what all of them log. Default: nothing.
+	// Log receives the logs of all processes. Default: the logs are dropped.
 	Log io.Writer
 }
 
-// Stack is everything, running.
+// Stack is a running Postgres, upstreams, sidecars, Envoy and, if configured, an issuer.
 type Stack struct {
 	Postgres      *postgres.Server
 	Live, Sandbox *upstream.Server
 	Sidecar       *Sidecar // the first of Sidecars
 	Sidecars      []*Sidecar
-	Issuer        *Issuer // of OAuth; nil where there is none
+	Issuer        *Issuer // the OAuth issuer; nil if Config.Issuer is false
 	Envoy         *proxy.Proxy
 	// VelaFlows and Velocity are the base URLs of the two APIs, without a slash at the end.
 	VelaFlows, Velocity string
@@ -61,11 +61,11 @@ type Stack struct {
 	folder *folder
 }
 
-// database is the one that the stack lives in.
+// database is the name of the stack's database.
 const database = "postgres"
 
-// Start starts everything, and returns when a request would be answered. What cannot run is one error that says what to
-// do, and leaves nothing running.
+// Start starts the stack, and returns when it can serve requests. If a part cannot start, Start stops the others and returns
+// an error with the remedy.
 func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 	if _, err := proxy.Find(); err != nil {
 		return nil, err
@@ -104,10 +104,10 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 	return s, s.startEnvoy(ctx, c, issuer)
 }
 
-// DatabaseURL is that of an operator, who may do everything.
+// DatabaseURL returns the database URL of an operator, who has all rights.
 func (s *Stack) DatabaseURL() string { return s.Postgres.URL(database) }
 
-// Close stops what runs, in the order of a request's way, and removes every file.
+// Close stops all processes, in the order in which a request passes them, and removes every file.
 func (s *Stack) Close() error {
 	var errs []error
 	if s.Envoy != nil {
@@ -133,9 +133,9 @@ func (s *Stack) Close() error {
 	return errors.Join(errs...)
 }
 
-// Wait returns when the context ends, with nil, or when something has ended by itself.
+// Wait returns nil when the context ends. It returns an error when Envoy, the first sidecar or the issuer ends by itself.
 func (s *Stack) Wait(ctx context.Context) error {
-	var issuer <-chan struct{} // nil, without an issuer, is never ready
+	var issuer <-chan struct{} // stays nil without an issuer; a nil channel is never ready
 	if s.Issuer != nil {
 		issuer = s.Issuer.Done()
 	}
@@ -151,7 +151,7 @@ func (s *Stack) Wait(ctx context.Context) error {
 	}
 }
 
-// migrate makes the schema, and two logins, each of which has the rights of one role and no more.
+// migrate creates the schema and two logins. Each login has only the rights of one role. migrate returns their URLs.
 func (s *Stack) migrate(ctx context.Context) (sidecar, issuer string, err error) {
 	db, err := store.Open(s.DatabaseURL())
 	if err != nil {
@@ -182,7 +182,7 @@ func (s *Stack) login(ctx context.Context, db *sqlx.DB, name, role string) (stri
 	return u.String(), nil
 }
 
-// startEnvoy starts Envoy, and before it the issuer, which has to know at which address users and apps find it: Envoy's.
+// startEnvoy starts the issuer and then Envoy. The issuer needs Envoy's address, because users and apps reach it there.
 func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) error {
 	var checks []string
 	for _, sidecar := range s.Sidecars {
@@ -221,9 +221,10 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) er
 			s.VelaFlows, s.Velocity = velaflows, velocity
 			return nil
 		}
-		// A free port may be taken before Envoy gets to it; one that was asked for will not become free by itself.
-		asked := c.VelaFlows != "" && !isFree(c.VelaFlows) || c.Velocity != "" && !isFree(c.Velocity)
-		if !errors.Is(err, syscall.EADDRINUSE) || asked || ctx.Err() != nil {
+		// Another process may take a free port before Envoy listens on it: try other ports. A configured port that is in use
+		// does not become free by itself: return the error.
+		configuredInUse := c.VelaFlows != "" && !isFree(c.VelaFlows) || c.Velocity != "" && !isFree(c.Velocity)
+		if !errors.Is(err, syscall.EADDRINUSE) || configuredInUse || ctx.Err() != nil {
 			return err
 		}
 		if s.Issuer != nil {
@@ -235,7 +236,8 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) er
 	}
 }
 
-// freeAddresses are n that nobody listens on just now, each another one: they are all held until the last is found.
+// freeAddresses returns n different addresses that are free now. It holds all listeners open until it has found the last one,
+// so that no address repeats.
 func freeAddresses(n int) []string {
 	addresses := make([]string, n)
 	for i := range addresses {
@@ -257,7 +259,8 @@ func isFree(address string) bool {
 	return err == nil
 }
 
-// environ is this process's environment without keywicket's own settings, which would reach into the stack.
+// environ returns this process's environment with these additions. It removes keywicket's settings, which would otherwise
+// affect the stack.
 func environ(more ...string) []string {
 	env := slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "KEYWICKET_") })
 	return append(env, more...)

@@ -12,59 +12,59 @@ import (
 	"time"
 )
 
-// stop is one request of the tour, and the answer that the API's document promises.
-type stop struct {
+// tourStep is one request of the tour, and the response that the API's document promises.
+type tourStep struct {
 	api       string
 	request   string // method and path
-	key       string // by name; empty: none
-	workspace string // the API's workspace header; empty: none
+	key       string // the key's name; empty: no credential
+	workspace string // the value of the API's workspace header; empty: no header
 	want      string // "200 live", "403 FORBIDDEN missing_scope"
 	why       string
 }
 
-var tour = []stop{
+var tour = []tourStep{
 	{"velaflows", "GET /api/v1/inbox/conversations", "dashboard", Acme, "200 live", "the document's first example"},
 	{"velaflows", "GET /api/v1/inbox/conversations", "", Acme, "401 UNAUTHORIZED missing", "no token"},
 	{"velaflows", "GET /api/v1/inbox/conversations", "expired", Acme, "401 UNAUTHORIZED expired", "an expired token"},
 	{"velaflows", "GET /api/v1/inbox/conversations", "revoked", Acme, "401 UNAUTHORIZED revoked", "a revoked token"},
-	{"velaflows", "GET /api/v1/inbox/conversations", "read-only", Acme, "401 UNAUTHORIZED unknown", "the other API's key"},
+	{"velaflows", "GET /api/v1/inbox/conversations", "read-only", Acme, "401 UNAUTHORIZED unknown", "a key of the other API"},
 	{"velaflows", "GET /api/v1/inbox/conversations", "dashboard", "64f1a2b3c4d5e6f7a8b9c0d2", "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "another workspace"},
 	{"velaflows", "GET /api/v1/inbox/conversations", "dashboard", "", "403 WORKSPACE_ACCESS_DENIED workspace_required", "no workspace header"},
-	{"velaflows", "GET /api/v1/inbox/conversations", "administrator", "64F1A2B3C4D5E6F7A8B9C0D1", "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "no id has capitals"},
+	{"velaflows", "GET /api/v1/inbox/conversations", "administrator", "64F1A2B3C4D5E6F7A8B9C0D1", "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "an id with capital letters"},
 	{"velaflows", "GET /api/v1/inbox/conversations", "sandbox", Acme, "200 sandbox", "sk_test_ reaches the sandbox"},
 	{"velaflows", "POST /api/v1/inbox/conversations/7/messages", "chatbot", Acme, "200 live", "a chatbot replies"},
-	{"velaflows", "POST /api/v1/inbox/conversations/7/messages", "dashboard", Acme, "403 FORBIDDEN missing_scope", "a dashboard only reads"},
-	{"velaflows", "DELETE /api/v1/crm/leads/7", "dashboard", Acme, "403 FORBIDDEN missing_scope", "a scope too few"},
+	{"velaflows", "POST /api/v1/inbox/conversations/7/messages", "dashboard", Acme, "403 FORBIDDEN missing_scope", "the dashboard's key only reads"},
+	{"velaflows", "DELETE /api/v1/crm/leads/7", "dashboard", Acme, "403 FORBIDDEN missing_scope", "a scope is missing"},
 	{"velaflows", "DELETE /api/v1/crm/leads/7", "administrator", Acme, "200 live", "admin:all overrides every scope"},
-	{"velaflows", "GET /api/v1/admin/audit", "administrator", Acme, "200 live", "and opens administration"},
-	{"velaflows", "GET /api/v1/secrets", "administrator", Acme, "403 FORBIDDEN no_route", "but no route that is not listed"},
-	{"velaflows", "GET /healthz", "", "", "200 live", "public"},
+	{"velaflows", "GET /api/v1/admin/audit", "administrator", Acme, "200 live", "admin:all allows administration"},
+	{"velaflows", "GET /api/v1/secrets", "administrator", Acme, "403 FORBIDDEN no_route", "admin:all allows no unlisted route"},
+	{"velaflows", "GET /healthz", "", "", "200 live", "a public route"},
 	{"velocity", "GET /api/issues", "read-only", yours, "200 live", "the document's first example"},
-	{"velocity", "GET /api/issues", "read-only", "", "200 live", "a vel_ key knows its workspace"},
-	{"velocity", "GET /api/issues", "read-only", target, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "and no other"},
-	{"velocity", "POST /api/issues", "read-only", "", "403 FORBIDDEN missing_scope", "read-only"},
-	{"velocity", "POST /api/issues", "read-write", "", "200 live", "read-write"},
-	{"velocity", "PATCH /api/workspace", "read-write", "", "403 FORBIDDEN missing_scope", "is not administration"},
-	{"velocity", "PATCH /api/workspace", "settings", "", "200 live", "workspace:admin is"},
+	{"velocity", "GET /api/issues", "read-only", "", "200 live", "a vel_ key belongs to one workspace"},
+	{"velocity", "GET /api/issues", "read-only", target, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "a vel_ key in another workspace"},
+	{"velocity", "POST /api/issues", "read-only", "", "403 FORBIDDEN missing_scope", "a read-only key cannot write"},
+	{"velocity", "POST /api/issues", "read-write", "", "200 live", "a read-write key can write"},
+	{"velocity", "PATCH /api/workspace", "read-write", "", "403 FORBIDDEN missing_scope", "a read-write key cannot administer"},
+	{"velocity", "PATCH /api/workspace", "settings", "", "200 live", "a key with workspace:admin can"},
 	{"velocity", "GET /api/user", "settings", "", "403 FORBIDDEN missing_scope", "a workspace key has no user"},
 	{"velocity", "GET /api/user", "ada's", "", "200 live", "a personal key reads the profile"},
-	{"velocity", "GET /api/workspaces", "ada's", "", "200 live", "and lists workspaces"},
-	{"velocity", "GET /api/issues", "ada's", "", "403 WORKSPACE_ACCESS_DENIED workspace_required", "but must name one for its issues"},
-	{"velocity", "POST /api/issues", "ada's", yours, "200 live", "where Ada is the owner"},
-	{"velocity", "GET /api/issues", "ada's", target, "200 live", "where Ada is a guest"},
-	{"velocity", "POST /api/issues", "ada's", target, "403 FORBIDDEN missing_scope", "and may not write"},
-	{"velocity", "POST /api/issues", "ada's admin", target, "403 FORBIDDEN missing_scope", "not even with admin"},
-	{"velocity", "GET /api/issues", "ada's", acmeSlug, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "where Ada is nobody"},
-	{"velocity", "GET /api/user", "ada's session", "", "200 live", "the web application, by a session"},
-	{"velocity", "POST /api/issues", "ada's session", yours, "200 live", "does what Ada may do"},
-	{"velocity", "POST /api/issues", "ada's session", target, "403 FORBIDDEN missing_scope", "in a workspace where Ada is a guest"},
-	{"velocity", "GET /api/user", "ada's signed out", "", "401 UNAUTHORIZED revoked", "until Ada signs out"},
-	{"velaflows", "GET /api/v1/inbox/conversations", "ada's session", Acme, "401 UNAUTHORIZED unknown", "and nowhere else"},
-	{"velocity", "GET /healthz", "", "", "200 live", "public"},
+	{"velocity", "GET /api/workspaces", "ada's", "", "200 live", "a personal key lists workspaces"},
+	{"velocity", "GET /api/issues", "ada's", "", "403 WORKSPACE_ACCESS_DENIED workspace_required", "a personal key must name the workspace of issues"},
+	{"velocity", "POST /api/issues", "ada's", yours, "200 live", "Ada is the owner"},
+	{"velocity", "GET /api/issues", "ada's", target, "200 live", "Ada is a guest"},
+	{"velocity", "POST /api/issues", "ada's", target, "403 FORBIDDEN missing_scope", "a guest may not write"},
+	{"velocity", "POST /api/issues", "ada's admin", target, "403 FORBIDDEN missing_scope", "a guest may not write, even with admin"},
+	{"velocity", "GET /api/issues", "ada's", acmeSlug, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "Ada is not a member"},
+	{"velocity", "GET /api/user", "ada's session", "", "200 live", "a session of the web application"},
+	{"velocity", "POST /api/issues", "ada's session", yours, "200 live", "a session may do what Ada may do"},
+	{"velocity", "POST /api/issues", "ada's session", target, "403 FORBIDDEN missing_scope", "a session may not write where Ada is a guest"},
+	{"velocity", "GET /api/user", "ada's signed out", "", "401 UNAUTHORIZED revoked", "Ada has signed out"},
+	{"velaflows", "GET /api/v1/inbox/conversations", "ada's session", Acme, "401 UNAUTHORIZED unknown", "a session of the other API"},
+	{"velocity", "GET /healthz", "", "", "200 live", "a public route"},
 }
 
-// Tour sends every request of the tour, walks through OAuth's flow, prints what was expected and seen, and returns an error if
-// something differs.
+// Tour sends every request of the tour, runs the OAuth flow, and prints the expected and the actual responses. It returns an
+// error if a response differs.
 func (d *Demo) Tour(ctx context.Context, w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "\tAPI\tREQUEST\tKEY\tWORKSPACE\tEXPECTED\tSEEN\t")
@@ -79,13 +79,13 @@ func (d *Demo) Tour(ctx context.Context, w io.Writer) error {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", mark, api, request, key, workspace, want, seen, why)
 	}
 	for _, t := range tour {
-		seen, err := d.visit(ctx, t, d.secrets[t.key].Reveal())
+		seen, err := d.send(ctx, t, d.secrets[t.key].Reveal())
 		if err != nil {
 			return err
 		}
 		line(t.api, t.request, t.key, t.workspace, t.want, seen, t.why)
 	}
-	err := d.walk(ctx, func(request, who, workspace, want, seen, why string) {
+	err := d.walkOAuth(ctx, func(request, who, workspace, want, seen, why string) {
 		line("velocity", request, who, workspace, want, seen, why)
 	})
 	if err := errors.Join(table.Flush(), err); err != nil {
@@ -98,8 +98,8 @@ func (d *Demo) Tour(ctx context.Context, w io.Writer) error {
 	return nil
 }
 
-// visit gives the answer in the words of stop.want.
-func (d *Demo) visit(ctx context.Context, t stop, token string) (string, error) {
+// send sends the request and returns the response in the form of tourStep.want.
+func (d *Demo) send(ctx context.Context, t tourStep, token string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	method, path, _ := strings.Cut(t.request, " ")
@@ -133,7 +133,7 @@ func (d *Demo) base(api string) string {
 	return d.Velocity
 }
 
-func headers(t stop, token string) [][2]string {
+func headers(t tourStep, token string) [][2]string {
 	var headers [][2]string
 	if token != "" {
 		headers = append(headers, [2]string{"Authorization", "Bearer " + token})
@@ -148,8 +148,8 @@ func headers(t stop, token string) [][2]string {
 	return headers
 }
 
-// curl is the request as a line to paste.
-func (d *Demo) curl(t stop) string {
+// curl returns the request as a curl command line.
+func (d *Demo) curl(t tourStep) string {
 	method, path, _ := strings.Cut(t.request, " ")
 	line := "curl -i"
 	if method != http.MethodGet {

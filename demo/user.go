@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// User is a user with a browser, who follows each redirect to sign in and approves every request.
+// User is a user with a browser. They sign in where the issuer redirects them, and approve every request.
 type User struct {
 	email  string
 	client *http.Client
@@ -25,11 +25,11 @@ func NewUser(email string) *User {
 	return &User{email, &http.Client{Jar: jar, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 }
 
-// page is the page that the browser shows, or the address that it is redirected to.
+// page is one response in the browser: a page or a redirect.
 type page struct {
 	url    *url.URL
 	status int
-	next   *url.URL
+	next   *url.URL // the redirect's target; nil without a redirect
 	text   string
 }
 
@@ -48,11 +48,11 @@ func (u *User) open(ctx context.Context, method string, at *url.URL, form url.Va
 	defer func() { _ = response.Body.Close() }()
 	text, err := io.ReadAll(response.Body)
 	p := page{url: at, status: response.StatusCode, text: string(text)}
-	p.next, _ = response.Location() // none, where it is not led anywhere
+	p.next, _ = response.Location() // nil without a redirect
 	return p, err
 }
 
-// submit presses a button of the page's form.
+// submit sends the page's form with this button and these workspaces.
 func (u *User) submit(ctx context.Context, p page, button, value string, workspaces ...string) (page, error) {
 	form := url.Values{button: {value}, "workspace": workspaces}
 	for _, m := range hiddenField.FindAllStringSubmatch(p.text, -1) {
@@ -67,8 +67,8 @@ var (
 	workspaceBox = regexp.MustCompile(`name="workspace" value="([^"]*)".*?<bdi>([^<]*)</bdi>`)
 )
 
-// ask opens an app's request, signs in if need be, and stops at what then is shown.
-func (u *User) ask(ctx context.Context, authorize string) (page, error) {
+// openRequest opens an app's authorization request, signs in if the issuer requires it, and returns the response that follows.
+func (u *User) openRequest(ctx context.Context, authorize string) (page, error) {
 	at, err := url.Parse(authorize)
 	if err != nil {
 		return page{}, err
@@ -92,26 +92,26 @@ func (u *User) ask(ctx context.Context, authorize string) (page, error) {
 	return p, fmt.Errorf("%s cannot sign in at %s", u.email, p.url)
 }
 
-// Approve opens an app's request, approves it in the workspaces of these names (none: in all that are offered), and returns where
-// the browser is sent, with the code.
+// Approve opens an app's authorization request and approves it in the workspaces of these names. Without names, it approves
+// every workspace that the page offers. It returns the URL that the browser is redirected to, with the code.
 func (u *User) Approve(ctx context.Context, authorize string, names ...string) (*url.URL, error) {
-	p, err := u.ask(ctx, authorize)
+	p, err := u.openRequest(ctx, authorize)
 	if err != nil {
 		return nil, err
 	}
 	if p.status != http.StatusOK {
-		return p.next, nil // the app is told at once
+		return p.next, nil // the issuer redirects to the app at once
 	}
 	if p, err = u.submit(ctx, p, "decision", "approve", p.workspaces(names)...); err != nil {
 		return nil, err
 	}
 	if p.next == nil {
-		return nil, errors.New("the consent page leads nowhere: " + p.text)
+		return nil, errors.New("the consent page does not redirect: " + p.text)
 	}
 	return p.next, nil
 }
 
-// workspaces are the ids of those that the page offers by these names, or of all.
+// workspaces returns the ids of the workspaces that the page offers under these names; without names, of all.
 func (p page) workspaces(names []string) (ids []string) {
 	for _, m := range workspaceBox.FindAllStringSubmatch(p.text, -1) {
 		wanted := len(names) == 0

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// The app of the demo, and its request: those of the API document's example, but for the app's address, and with the verifier of
-// RFC 7636, appendix B.
+// The app of the demo and its request, from the API document's example. Only the app's address differs. The verifier is that
+// of RFC 7636, appendix B.
 const (
 	clientID  = "your_client_id"
 	callback  = "http://127.0.0.1:9999/callback"
@@ -27,9 +27,9 @@ func (d *Demo) authorizeURL() string {
 	}.Encode()
 }
 
-// walk is OAuth's whole flow, through Envoy: what the user's browser does, and what the app does. It adds a line to the tour for
-// each step.
-func (d *Demo) walk(ctx context.Context, line func(request, who, workspace, want, seen, why string)) error {
+// walkOAuth runs the whole OAuth flow through Envoy, as the user's browser and as the app. It calls line for each step of the
+// flow, to add it to the tour.
+func (d *Demo) walkOAuth(ctx context.Context, line func(request, who, workspace, want, seen, why string)) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	ada := NewUser("ada@example.com")
@@ -42,7 +42,7 @@ func (d *Demo) walk(ctx context.Context, line func(request, who, workspace, want
 		return err
 	}
 	line("GET /oauth/consent", "", "", "303 sign in", words(p.status, p.next != nil && p.next.Path == "/login", "sign in"), "an app sends Ada to the consent page")
-	if p, err = ada.ask(ctx, at.String()); err != nil {
+	if p, err = ada.openRequest(ctx, at.String()); err != nil {
 		return err
 	}
 	line("GET /oauth/consent", "", "", "200 Allow Planner", words(p.status, strings.Contains(p.text, "Allow <bdi>Planner</bdi> to act"), "Allow Planner"), "after the sign-in, Ada is asked")
@@ -60,11 +60,11 @@ func (d *Demo) walk(ctx context.Context, line func(request, who, workspace, want
 		line("POST /api/oauth/token", "", "", want, words(t.status, true, t.Scope+t.Error), why)
 		return t, err
 	}
-	// An access token is seen to end within the bound.
+	// call repeats the request for up to two seconds: the end of an access token takes effect within the staleness bound.
 	call := func(request, workspace, want, why string, t tokens) error {
-		s := stop{api: "velocity", request: request, workspace: workspace, want: want}
+		s := tourStep{api: "velocity", request: request, workspace: workspace, want: want}
 		for deadline := time.Now().Add(2 * time.Second); ; {
-			seen, err := d.visit(ctx, s, t.Access)
+			seen, err := d.send(ctx, s, t.Access)
 			if err != nil {
 				return err
 			}
@@ -80,24 +80,24 @@ func (d *Demo) walk(ctx context.Context, line func(request, who, workspace, want
 		err = call("GET /api/issues", "", "200 live", "the app acts for Ada in that workspace", first)
 	}
 	if err == nil {
-		err = call("GET /api/issues", target, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "not in another one", first)
+		err = call("GET /api/issues", target, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch", "but not in another workspace", first)
 	}
 	if err == nil {
-		err = call("POST /api/projects", "", "403 FORBIDDEN missing_scope", "and not with a scope that Ada did not grant", first)
+		err = call("POST /api/projects", "", "403 FORBIDDEN missing_scope", "Ada did not grant this scope", first)
 	}
 	if err != nil {
 		return err
 	}
 	refresh := map[string]string{"grant_type": "refresh_token", "refresh_token": first.Refresh, "client_id": clientID}
-	second, err := token("it refreshes", "200 issues:read issues:write", refresh)
+	second, err := token("the app refreshes its tokens", "200 issues:read issues:write", refresh)
 	if err == nil {
-		err = call("GET /api/issues", "", "200 live", "and goes on", second)
+		err = call("GET /api/issues", "", "200 live", "the new access token works", second)
 	}
 	if err == nil {
-		_, err = token("somebody uses the old refresh token again", "400 invalid_grant", refresh)
+		_, err = token("the old refresh token is used again", "400 invalid_grant", refresh)
 	}
 	if err == nil {
-		err = call("GET /api/issues", "", "401 UNAUTHORIZED revoked", "which ends it for both", second)
+		err = call("GET /api/issues", "", "401 UNAUTHORIZED revoked", "the reuse has revoked the grant", second)
 	}
 	return err
 }
@@ -109,7 +109,7 @@ func words(status int, also bool, more string) string {
 	return strings.TrimSpace(fmt.Sprint(status, " ", more))
 }
 
-// tokens is an answer of the token endpoint.
+// tokens is a response of the token endpoint.
 type tokens struct {
 	status  int
 	Access  string `json:"access_token"`
@@ -118,7 +118,7 @@ type tokens struct {
 	Error   string
 }
 
-// token asks as the API's document has it, in JSON.
+// token sends a token request in JSON, as in the API's document.
 func (d *Demo) token(ctx context.Context, parameters map[string]string) (t tokens, err error) {
 	body, err := json.Marshal(parameters)
 	if err != nil {
@@ -138,15 +138,15 @@ func (d *Demo) token(ctx context.Context, parameters map[string]string) (t token
 	return t, json.NewDecoder(response.Body).Decode(&t)
 }
 
-// curlFlow is the flow as lines to paste.
+// curlFlow returns the OAuth flow as shell commands.
 func (d *Demo) curlFlow() string {
 	const post = "curl -s %s/api/oauth/token -H 'Content-Type: application/json' -d '%s'"
 	exchange := fmt.Sprintf(post, d.Velocity, `{"grant_type": "authorization_code", "code": "'$CODE'", "redirect_uri": "`+callback+
 		`", "client_id": "`+clientID+`", "code_verifier": "`+verifier+`"}`)
 	refresh := fmt.Sprintf(post, d.Velocity, `{"grant_type": "refresh_token", "refresh_token": "'$REFRESH_TOKEN'", "client_id": "`+clientID+`"}`)
 	return fmt.Sprintf(`
-OAuth 2.0, step by step. Open this in a browser, sign in, choose a workspace, allow. The app's address, to which you are sent then,
-is nobody's: copy the code out of it, within a minute.
+OAuth 2.0, step by step. Open this URL in a browser, sign in, choose a workspace, and allow the request. The browser is then
+redirected to the app's address, where no server listens. Copy the code from that address within a minute.
 
   %s
 
@@ -158,7 +158,7 @@ is nobody's: copy the code out of it, within a minute.
   TOKENS=$(%s); echo $TOKENS
   curl -i %s/api/oauth/revoke -d client_id=%s -d token=$REFRESH_TOKEN
 
-Or have an app do all of it:
+Or run an app that does all of this:
 
   go run ./demo/oauth-client -issuer %[3]s
 `, d.authorizeURL(), exchange, d.Velocity, refresh, d.Velocity, clientID)

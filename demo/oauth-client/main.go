@@ -1,9 +1,9 @@
-// Command oauth-client is a small app that acts for a user: it opens the consent page, and shows what it gets. It is a native app
-// (RFC 8252): its own address is one of this machine, on whatever port is free.
+// Command oauth-client is a small app that acts for a user. It opens the consent page, and shows the tokens and the API's
+// responses. It is a native app (RFC 8252): its redirect address is on this machine, on a free port.
 //
 //	go run ./demo/oauth-client -issuer http://127.0.0.1:8001
 //
-// A confidential app has its secret in $CLIENT_SECRET.
+// A confidential app takes its secret from $CLIENT_SECRET.
 package main
 
 import (
@@ -33,14 +33,14 @@ func main() {
 	var a app
 	flag.StringVar(&a.issuer, "issuer", "http://127.0.0.1:8001", "the issuer's `URL`")
 	flag.StringVar(&a.ClientID, "client-id", "your_client_id", "as keywicket oauth-app list shows it")
-	scope := flag.String("scope", "issues:read issues:write", "what to ask for")
-	flag.StringVar(&a.call, "call", "/api/issues", "the `path` to call with what it gets")
-	flag.StringVar(&a.workspace, "workspace", "", "the workspace to call it in, where the user chose several")
-	flag.StringVar(&a.browser, "browser", os.Getenv("BROWSER"), "`command` that opens an address; rather in $BROWSER")
+	scope := flag.String("scope", "issues:read issues:write", "the scopes to request")
+	flag.StringVar(&a.call, "call", "/api/issues", "the `path` to call with the access token")
+	flag.StringVar(&a.workspace, "workspace", "", "the workspace to call the path in, if the user chose several")
+	flag.StringVar(&a.browser, "browser", os.Getenv("BROWSER"), "`command` that opens an address; prefer to set $BROWSER")
 	flag.DurationVar(&a.patience, "patience", 5*time.Minute, "how long to wait for the user")
 	flag.Parse()
 	a.Scopes = strings.Fields(*scope)
-	a.ClientSecret = os.Getenv("CLIENT_SECRET") // of a confidential app; arguments are for all to see
+	a.ClientSecret = os.Getenv("CLIENT_SECRET") // an argument would be visible to all users of the machine
 	if err := a.run(ctx, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "oauth-client:", err)
 		os.Exit(1)
@@ -53,7 +53,7 @@ type app struct {
 	patience                         time.Duration
 }
 
-// metadata is of RFC 8414, section 2, what is needed here.
+// metadata holds the fields of RFC 8414, section 2, that this command needs.
 type metadata struct {
 	Issuer        string `json:"issuer"`
 	Authorization string `json:"authorization_endpoint"`
@@ -78,18 +78,18 @@ func (a *app) run(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(w, "\nIt was allowed: %v\n  access token   %s, for %s\n  refresh token  %s\n", token.Extra("scope"),
+	fmt.Fprintf(w, "\nThe user allowed: %v\n  access token   %s, for %s\n  refresh token  %s\n", token.Extra("scope"),
 		shown(token.AccessToken), time.Until(token.Expiry).Round(time.Minute), shown(token.RefreshToken))
-	if err := a.ask(ctx, w, token); err != nil {
+	if err := a.callAPI(ctx, w, token); err != nil {
 		return err
 	}
 
-	token.Expiry = time.Now().Add(-time.Minute) // so that the library refreshes it
+	token.Expiry = time.Now().Add(-time.Minute) // makes the library refresh the token
 	if token, err = a.TokenSource(ctx, token).Token(); err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "\nRefreshed:\n  access token   %s\n", shown(token.AccessToken))
-	if err := a.ask(ctx, w, token); err != nil {
+	if err := a.callAPI(ctx, w, token); err != nil {
 		return err
 	}
 
@@ -100,12 +100,12 @@ func (a *app) run(ctx context.Context, w io.Writer) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(time.Second): // keywicket's bound, cache.staleness_bound
+	case <-time.After(time.Second): // keywicket's staleness bound, cache.staleness_bound
 	}
-	return a.ask(ctx, w, token)
+	return a.callAPI(ctx, w, token)
 }
 
-// discover reads the issuer's metadata, which have to be its own (RFC 8414, section 3.3).
+// discover reads the issuer's metadata. The issuer in the metadata must be this issuer (RFC 8414, section 3.3).
 func discover(ctx context.Context, issuer string) (metadata, error) {
 	var m metadata
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, issuer+"/.well-known/oauth-authorization-server", nil)
@@ -114,16 +114,16 @@ func discover(ctx context.Context, issuer string) (metadata, error) {
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return m, fmt.Errorf("nobody issues at %s: run make demo: %w", issuer, err)
+		return m, fmt.Errorf("no issuer responds at %s: run make demo: %w", issuer, err)
 	}
 	defer func() { _ = response.Body.Close() }()
 	if err := json.NewDecoder(response.Body).Decode(&m); err != nil || m.Issuer != issuer {
-		return m, fmt.Errorf("%s answers %s, and not with its metadata", issuer, response.Status)
+		return m, fmt.Errorf("%s answers %s, without its own metadata", issuer, response.Status)
 	}
 	return m, nil
 }
 
-// authorize has the user asked, and waits for the answer at an address of its own.
+// authorize opens the consent page and waits for the redirect at the app's own address. It returns the code and the verifier.
 func (a *app) authorize(ctx context.Context, m metadata, w io.Writer) (code, verifier string, err error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -136,27 +136,27 @@ func (a *app) authorize(ctx context.Context, m metadata, w io.Writer) (code, ver
 	mux.HandleFunc("GET /callback", func(w http.ResponseWriter, r *http.Request) {
 		answer := r.URL.Query()
 		if answer.Get("state") != state || answer.Get("iss") != m.Issuer { // RFC 9700, section 4.7; RFC 9207, section 2.4
-			http.Error(w, "Nobody asked for this answer, or not there.", http.StatusBadRequest)
+			http.Error(w, "This answer belongs to another request or issuer.", http.StatusBadRequest)
 			return
 		}
 		select {
 		case answers <- answer:
-		default: // there is one already
+		default: // an answer has already arrived
 		}
-		_, _ = io.WriteString(w, "Back at the app: look at its terminal.\n")
+		_, _ = io.WriteString(w, "The app has received the answer. Return to its terminal.\n")
 	})
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-	go func() { _ = server.Serve(listener) }() // until it is closed
+	go func() { _ = server.Serve(listener) }() // returns at Shutdown
 	defer func() { _ = server.Shutdown(context.WithoutCancel(ctx)) }()
 
 	address := a.AuthCodeURL(state, oauth2.S256ChallengeOption(verifier))
-	fmt.Fprintf(w, "Open this, sign in, and choose:\n\n  %s\n", address)
+	fmt.Fprintf(w, "Open this URL, sign in, and choose:\n\n  %s\n", address)
 	open(ctx, a.browser, address)
 	select {
 	case <-ctx.Done():
 		return "", "", errors.New("interrupted")
 	case <-time.After(a.patience):
-		return "", "", errors.New("nobody answered")
+		return "", "", errors.New("the user did not answer in time")
 	case answer := <-answers:
 		if answer.Get("error") != "" {
 			return "", "", errors.New(strings.TrimSpace("the answer is " + answer.Get("error") + " " + answer.Get("error_description")))
@@ -165,7 +165,7 @@ func (a *app) authorize(ctx context.Context, m metadata, w io.Writer) (code, ver
 	}
 }
 
-// open shows the address to the user. Without a browser, the user has read the address in the output.
+// open opens the address in a browser. Without a browser, the user copies the address from the output.
 func open(ctx context.Context, browser, address string) {
 	for _, name := range []string{browser, "xdg-open", "open"} {
 		if path, err := exec.LookPath(name); err == nil {
@@ -178,8 +178,8 @@ func open(ctx context.Context, browser, address string) {
 	}
 }
 
-// ask calls the API.
-func (a *app) ask(ctx context.Context, w io.Writer, token *oauth2.Token) error {
+// callAPI calls the API with the token, and prints the status and keywicket's headers.
+func (a *app) callAPI(ctx context.Context, w io.Writer, token *oauth2.Token) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, a.issuer+a.call, nil)
 	if err != nil {
 		return err
@@ -198,25 +198,25 @@ func (a *app) ask(ctx context.Context, w io.Writer, token *oauth2.Token) error {
 		return err
 	}
 	fmt.Fprintf(w, "  GET %s → %s\n", a.call, response.Status)
-	var told struct {
-		Headers map[string][]string // as the demo's upstream got them
+	var echo struct {
+		Headers map[string][]string // the request headers that the demo's upstream received
 		Error   struct{ Code, Reason string }
 	}
-	if json.Unmarshal(body, &told) != nil {
-		return nil // another upstream
+	if json.Unmarshal(body, &echo) != nil {
+		return nil // not the demo's upstream
 	}
-	if told.Error.Code != "" {
-		fmt.Fprintf(w, "    %s %s\n", told.Error.Code, told.Error.Reason)
+	if echo.Error.Code != "" {
+		fmt.Fprintf(w, "    %s %s\n", echo.Error.Code, echo.Error.Reason)
 	}
 	for _, name := range []string{"kind", "user-id", "workspace-slug", "scopes"} {
-		if value := told.Headers["x-keywicket-"+name]; value != nil {
+		if value := echo.Headers["x-keywicket-"+name]; value != nil {
 			fmt.Fprintf(w, "    x-keywicket-%s: %s\n", name, strings.Join(value, " "))
 		}
 	}
 	return nil
 }
 
-// revoke gives back what it was allowed (RFC 7009).
+// revoke revokes the token, and with it the user's grant (RFC 7009).
 func (a *app) revoke(ctx context.Context, endpoint, token string) error {
 	form := url.Values{"token": {token}, "client_id": {a.ClientID}}
 	if a.ClientSecret != "" {
@@ -238,5 +238,5 @@ func (a *app) revoke(ctx context.Context, endpoint, token string) error {
 	return nil
 }
 
-// shown is what of a token may be on a screen.
+// shown returns the part of a token that may appear on a screen.
 func shown(token string) string { return cmp.Or(token, "none")[:min(len(token), 9)] + "…" }

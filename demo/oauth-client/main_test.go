@@ -38,8 +38,8 @@ func TestApp(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	// use runs the app, and lets the browser do something with the address that is printed.
-	use := func(change func(*app), browser func(address string) *url.URL) (string, error) {
+	// runApp runs the app and calls browser with the address that the app prints. It then opens the URL that browser returns.
+	runApp := func(change func(*app), browser func(address string) *url.URL) (string, error) {
 		t.Helper()
 		a := &app{Config: oauth2.Config{ClientID: "your_client_id", Scopes: []string{"issues:read", "issues:write"}},
 			issuer: d.Velocity, call: "/api/issues", browser: "no-such-browser", patience: 30 * time.Second}
@@ -79,8 +79,8 @@ func TestApp(t *testing.T) {
 		}
 	}
 
-	out, err := use(nil, approve("Your workspace"))
-	want := regexp.MustCompile(`(?s)It was allowed: issues:read issues:write
+	out, err := runApp(nil, approve("Your workspace"))
+	want := regexp.MustCompile(`(?s)The user allowed: issues:read issues:write
   access token   velo_\w{4}…, for 1h0m0s
   refresh token  \w{9}…
   GET /api/issues → 200 OK
@@ -100,7 +100,7 @@ $`)
 	if err != nil || !want.MatchString(out) {
 		t.Errorf("%v in\n%s", err, out)
 	}
-	out, err = use(func(a *app) { a.workspace = "target-workspace" }, approve())
+	out, err = runApp(func(a *app) { a.workspace = "target-workspace" }, approve())
 	if err != nil || !strings.Contains(out, "200 OK\n    x-keywicket-kind: oauth_token") || !strings.Contains(out, "slug: target-workspace") {
 		t.Errorf("in one of several workspaces: %v in\n%s", err, out)
 	}
@@ -114,28 +114,28 @@ $`)
 			return to
 		}
 	}
-	brief := func(a *app) { a.patience = 5 * time.Second }
-	// What goes wrong is told.
+	shortPatience := func(a *app) { a.patience = 5 * time.Second }
+	// The app reports each failure.
 	for name, c := range map[string]struct {
 		change  func(*app)
 		browser func(string) *url.URL
 		want    string
 	}{
 		"an unknown scope":        {func(a *app) { a.Scopes = []string{"all"} }, approve(), "the answer is invalid_scope"},
-		"somebody else's answer":  {brief, changed("state", "guessed"), "nobody answered"},
-		"another issuer's answer": {brief, changed("iss", "https://evil.example"), "nobody answered"},
-		"no answer":               {func(a *app) { a.patience = time.Millisecond }, func(string) *url.URL { return nil }, "nobody answered"},
+		"a guessed state":         {shortPatience, changed("state", "guessed"), "the user did not answer in time"},
+		"another issuer's answer": {shortPatience, changed("iss", "https://evil.example"), "the user did not answer in time"},
+		"no answer":               {func(a *app) { a.patience = time.Millisecond }, func(string) *url.URL { return nil }, "the user did not answer in time"},
 		"a wrong secret":          {func(a *app) { a.ClientSecret = "guessed" }, approve(), "invalid_client"},
-		"no issuer":               {func(a *app) { a.issuer = d.VelaFlows }, nil, "not with its metadata"},
-		"nobody there":            {func(a *app) { a.issuer = "http://127.0.0.1:1" }, nil, "run make demo"},
+		"no issuer":               {func(a *app) { a.issuer = d.VelaFlows }, nil, "without its own metadata"},
+		"no server":               {func(a *app) { a.issuer = "http://127.0.0.1:1" }, nil, "run make demo"},
 	} {
-		if out, err := use(c.change, c.browser); err == nil || !strings.Contains(err.Error(), c.want) {
+		if out, err := runApp(c.change, c.browser); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v in\n%s", name, err, out)
 		}
 	}
 }
 
-// A browser that is named is given the address.
+// open starts the named browser with the address.
 func TestBrowserIsOpened(t *testing.T) {
 	dir := t.TempDir()
 	script := filepath.Join(dir, "browser")
@@ -148,7 +148,7 @@ func TestBrowserIsOpened(t *testing.T) {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("it was not opened")
+			t.Fatal("the browser did not get the address")
 		}
 	}
 }

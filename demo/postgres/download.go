@@ -10,11 +10,11 @@ import (
 	embedded "github.com/fergusstrange/embedded-postgres"
 )
 
-// downloaded is the version that is fetched where none is installed.
+// downloaded is the version that download fetches if no server is installed.
 const downloaded = embedded.V18
 
-// download fetches a server into the user's cache folder and returns its bin folder. Without a cache folder, as with
-// an empty HOME, it goes into the server's own home, and is fetched again the next time.
+// download fetches a server into the user's cache folder and returns its bin folder. Without a cache folder, for example with
+// an empty HOME, it uses the server's own folder, and the next start fetches the server again.
 func download(home string, log io.Writer) (string, error) {
 	cache := filepath.Join(home, "cache")
 	if dir, err := os.UserCacheDir(); err == nil {
@@ -33,8 +33,8 @@ func download(home string, log io.Writer) (string, error) {
 	return bin, nil
 }
 
-// Fetch puts the programs of a version, such as 14, into a folder, which has a folder bin then. If they are there, it does
-// nothing.
+// Fetch downloads the programs of a major version, such as 14, into the subfolder bin of a folder. If they are already there,
+// it does nothing.
 func Fetch(major, folder string, log io.Writer) error {
 	const lastOf13 = embedded.PostgresVersion("13.23.0")
 	for _, version := range []embedded.PostgresVersion{lastOf13, embedded.V14, embedded.V15, embedded.V16, embedded.V17, embedded.V18} {
@@ -46,7 +46,7 @@ func Fetch(major, folder string, log io.Writer) error {
 		}
 		return fetch(version, folder, log)
 	}
-	return fmt.Errorf("postgres: there is no Postgres %q to fetch, but 13 to 18", major)
+	return fmt.Errorf("postgres: cannot fetch Postgres %q: choose a version from 13 to 18", major)
 }
 
 func fetch(version embedded.PostgresVersion, target string, log io.Writer) error {
@@ -77,7 +77,7 @@ func fetch(version embedded.PostgresVersion, target string, log io.Writer) error
 	if err == nil {
 		err = server.Stop()
 	} else if os.Getuid() == 0 && complete(filepath.Join(programs, "bin")) {
-		err = nil // initdb does not run as root, and everything is there by then
+		err = nil // initdb refuses to run as root, but the library has unpacked all programs before it calls initdb
 	}
 	if err != nil {
 		return fmt.Errorf("postgres %s: %w", version, err)

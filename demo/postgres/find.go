@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// distribution holds the folders of installed servers. Debian's and Red Hat's are not on PATH, since several versions
-// can be installed side by side.
+// distribution holds the folders of installed servers. Debian and Red Hat do not put theirs on PATH, because several versions
+// can be installed together.
 var distribution = []string{
 	"/usr/lib/postgresql/*/bin",
 	"/usr/pgsql-*/bin",
@@ -24,12 +24,12 @@ var distribution = []string{
 	"/usr/local/opt/postgresql/bin",
 }
 
-// errNone says what to do; root cannot use the downloaded server, whose folder belongs to root alone.
-var errNone = errors.New("no Postgres server: install one (for example: apt-get install postgresql), " +
+// errNoServer tells how to get a server. It is final for root, who cannot use a downloaded server: only root can enter its folder.
+var errNoServer = errors.New("no Postgres server: install one (for example: apt-get install postgresql), " +
 	"or set PG_BIN to the folder that holds initdb and postgres")
 
-// find returns the folder that holds initdb and postgres: PG_BIN, else the one on PATH, else the newest of the
-// distribution's, else a downloaded one.
+// find returns the folder that holds initdb and postgres: PG_BIN, else the folder on PATH, else the newest one of the
+// distribution, else a downloaded one.
 func find(home string, distribution []string, log io.Writer) (string, error) {
 	if bin := os.Getenv("PG_BIN"); bin != "" {
 		if !complete(bin) {
@@ -39,7 +39,7 @@ func find(home string, distribution []string, log io.Writer) (string, error) {
 		return filepath.Abs(bin)
 	}
 	if path, err := exec.LookPath("postgres"); err == nil {
-		// Debian links into PATH one by one; initdb lies beside the real file.
+		// Debian links single programs into PATH. initdb is in the folder of the link's target.
 		if path, err = filepath.EvalSymlinks(path); err == nil && complete(filepath.Dir(path)) {
 			return filepath.Dir(path), nil
 		}
@@ -55,11 +55,11 @@ func find(home string, distribution []string, log io.Writer) (string, error) {
 		}
 	}
 	if os.Getuid() == 0 {
-		return "", errNone
+		return "", errNoServer
 	}
 	bin, err := download(home, log)
 	if err != nil {
-		return "", fmt.Errorf("%w; downloading one failed: %w", errNone, err)
+		return "", fmt.Errorf("%w; downloading one failed: %w", errNoServer, err)
 	}
 	return bin, nil
 }
@@ -74,8 +74,8 @@ func complete(bin string) bool {
 	return true
 }
 
-// version is what stands for the star of a folder's pattern, such as 15 in /usr/lib/postgresql/15/bin; 9.6 goes before
-// 10, which no order of strings has.
+// version returns the part of the folder that matches the star in the pattern, such as 15 in /usr/lib/postgresql/15/bin. It is a
+// number, because 9.6 must sort before 10.
 func version(pattern, folder string) float64 {
 	before, after, _ := strings.Cut(pattern, "*")
 	n, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimPrefix(folder, before), after), 64)

@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// Follow makes a standby that streams from this server, and returns when it answers. The standby has a folder and a free port
-// of its own, and the password of this server.
+// Follow creates a standby that streams from this server, and returns when the standby accepts connections. The standby has its
+// own folder and a free port. It accepts the same password as this server.
 func (s *Server) Follow(ctx context.Context) (_ *Server, err error) {
 	f := &Server{config: s.config, bin: s.bin, user: s.user, password: s.password}
 	if f.dir, err = home(s.config.Dir, s.user); err != nil {
@@ -47,7 +47,7 @@ func (s *Server) Follow(ctx context.Context) (_ *Server, err error) {
 	}
 }
 
-// backup does for f what pg_basebackup does, which a server that was downloaded lacks.
+// backup copies the data to f like pg_basebackup, which a downloaded server lacks.
 func (s *Server) backup(ctx context.Context, f *Server) error {
 	db, err := sql.Open("postgres", s.URL("postgres"))
 	if err != nil {
@@ -86,15 +86,15 @@ func (s *Server) backup(ctx context.Context, f *Server) error {
 		}
 	}
 	return filepath.WalkDir(f.data(), func(path string, _ fs.DirEntry, err error) error {
-		return cmp.Or(err, give(path, f.user))
+		return cmp.Or(err, chown(path, f.user))
 	})
 }
 
-// copyData copies a data folder in use, without what belongs to the running server.
+// copyData copies a data folder in use, without the files of the running server process.
 func copyData(from, to string) error {
 	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
 		name := strings.TrimPrefix(path, from)
-		if errors.Is(err, fs.ErrNotExist) { // gone meanwhile; the log of changes to the data tells of it
+		if errors.Is(err, fs.ErrNotExist) { // deleted during the copy; the write-ahead log contains the change
 			return nil
 		}
 		if err != nil {
@@ -137,11 +137,11 @@ func (s *Server) Program(ctx context.Context, name string, args ...string) error
 	return nil
 }
 
-// Has says whether the distribution has the program: a server that was downloaded has few.
+// Has reports whether the distribution has the program. A downloaded server has only a few.
 func (s *Server) Has(program string) bool {
 	info, err := os.Stat(filepath.Join(s.bin, program))
 	return err == nil && info.Mode()&0o111 != 0
 }
 
-// Address is host and port of the server.
+// Address returns the server's address, as host:port.
 func (s *Server) Address() string { return s.address() }

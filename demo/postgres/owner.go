@@ -37,14 +37,14 @@ func Owner() (*process.User, error) {
 		"start this as an ordinary user")
 }
 
-// home makes the server's own folder, which only its user can read.
+// home creates the server's own folder, which only the server's user can read.
 func home(parent string, user *process.User) (string, error) {
 	parent, err := filepath.Abs(cmp.Or(parent, os.TempDir()))
 	if err != nil {
 		return "", fmt.Errorf("postgres: %w", err)
 	}
 	if user != nil {
-		if err := passable(parent); err != nil {
+		if err := checkReachable(parent); err != nil {
 			return "", err
 		}
 	}
@@ -52,15 +52,15 @@ func home(parent string, user *process.User) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("postgres: %w", err)
 	}
-	if err := give(dir, user); err != nil {
+	if err := chown(dir, user); err != nil {
 		return "", errors.Join(err, os.RemoveAll(dir))
 	}
 	return dir, nil
 }
 
-// passable tells a folder that another user cannot reach, such as one beneath root's home: Postgres' own complaint
-// names neither the folder at fault nor the way out.
-func passable(dir string) error {
+// checkReachable returns an error if another user cannot reach the folder, for example below root's home. Postgres' own error names
+// neither the folder that blocks access nor the remedy.
+func checkReachable(dir string) error {
 	for {
 		info, err := os.Stat(dir)
 		if err != nil {
@@ -78,7 +78,7 @@ func passable(dir string) error {
 	}
 }
 
-func give(path string, user *process.User) error {
+func chown(path string, user *process.User) error {
 	if user == nil {
 		return nil
 	}

@@ -2,7 +2,7 @@
 // demo and every test that touches the store use one. keywicket relies on row locks, notices, role grants and the
 // error of a cancelled query, and no imitation has these.
 //
-// It listens on 127.0.0.1 alone, asks for a password made up for this one server, and trades durability for speed.
+// It listens only on 127.0.0.1, requires a random password, and gives up durability for speed.
 package postgres
 
 import (
@@ -24,29 +24,29 @@ import (
 	"syscall"
 	"time"
 
-	_ "github.com/lib/pq" // the driver that readiness is asked with
+	_ "github.com/lib/pq" // the driver for the readiness check
 
 	"github.com/keywicket/keywicket/demo/process"
 )
 
-// Config says where the server lives. The zero value is a server in a temporary folder on a free port.
+// Config is the configuration of a Server. The zero value is a server in a temporary folder on a free port.
 type Config struct {
-	// Dir is the folder in which the server makes one of its own. Empty: the system's temporary folder. A server that
-	// root starts runs as somebody else, who has to be able to pass through Dir.
+	// Dir is the folder in which the server creates its own folder. Empty: the system's temporary folder. If root starts the
+	// server, it runs as another user, who must be able to enter Dir.
 	Dir string
 
 	// Port on 127.0.0.1. 0: a free one.
 	Port int
 
-	// Settings are the server's parameters, such as max_connections, and go before those of this package.
+	// Settings are the server's parameters, such as max_connections. They override this package's defaults, except for the port,
+	// the listen address and the socket folder.
 	Settings map[string]string
 
-	// Log gets the output of initdb and of the server. Nil drops it; an error carries its last lines all the same.
+	// Log receives the output of initdb and of the server. Nil drops it. An error still contains the last lines.
 	Log io.Writer
 }
 
-// Server is a Postgres that belongs to this process. Its methods may be called from any goroutine, one at a time takes
-// effect.
+// Server is a Postgres server that ends with this process. Its methods may be called from any goroutine. A lock serializes them.
 type Server struct {
 	config   Config
 	bin      string
@@ -60,15 +60,15 @@ type Server struct {
 }
 
 const (
-	// stopGrace is how long a shutdown may take before the server is killed.
+	// stopGrace limits a shutdown. After it, the server is killed.
 	stopGrace = 10 * time.Second
-	// answerTimeout is how long the server may take until it answers; it takes less than a second.
+	// answerTimeout limits the start of the server, which usually takes less than a second.
 	answerTimeout = 30 * time.Second
 )
 
-// Start makes a database cluster, starts a server on it, and returns when it answers. It takes the variables of Postgres's
-// clients (PGPORT, PGSERVICE, …) out of this process's environment: they are meant for the user's own databases, and
-// every connection to this one would follow them.
+// Start creates a database cluster, starts a server on it, and returns when the server accepts connections. It removes the
+// variables of Postgres clients (PGPORT, PGSERVICE, …) from this process's environment. They are for the user's own databases,
+// but would affect every connection to this server.
 func Start(ctx context.Context, config Config) (*Server, error) {
 	for _, entry := range os.Environ() {
 		if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, "PG") && name != "PG_BIN" {
@@ -82,7 +82,7 @@ func Start(ctx context.Context, config Config) (*Server, error) {
 
 func start(ctx context.Context, config Config, distribution []string) (_ *Server, err error) {
 	if config.Port != 0 {
-		if err := free(config.Port); err != nil {
+		if err := checkFree(config.Port); err != nil {
 			return nil, err
 		}
 	}
@@ -101,8 +101,8 @@ func start(ctx context.Context, config Config, distribution []string) (_ *Server
 	if s.bin, err = find(s.dir, distribution, config.Log); err != nil {
 		return nil, err
 	}
-	if s.user != nil && passable(s.bin) != nil {
-		// As where make fetches one, beneath a folder of root's.
+	if s.user != nil && checkReachable(s.bin) != nil {
+		// For example, make has fetched the server into a folder below one that only root can enter.
 		programs := filepath.Join(s.dir, "programs")
 		if err := os.CopyFS(programs, os.DirFS(filepath.Dir(s.bin))); err != nil {
 			return nil, fmt.Errorf("postgres: copy the server to where its user can run it: %w", err)
@@ -112,7 +112,8 @@ func start(ctx context.Context, config Config, distribution []string) (_ *Server
 	if err := s.init(ctx); err != nil {
 		return nil, err
 	}
-	// A free port can be taken by somebody else before the server has it; a second collision in a row is no accident.
+	// Another process can take a free port before the server listens on it. Try again once: a second collision in a row is
+	// unlikely to be chance.
 	for try := 0; ; try++ {
 		if config.Port == 0 {
 			if s.port, err = freePort(); err != nil {
@@ -130,7 +131,7 @@ func start(ctx context.Context, config Config, distribution []string) (_ *Server
 	return s, nil
 }
 
-// URL is a connection string to a database of the server, as its superuser. The database "postgres" is always there.
+// URL returns a connection string to a database of the server, as its superuser. The database "postgres" always exists.
 func (s *Server) URL(database string) string {
 	u := url.URL{
 		Scheme: "postgres", User: url.UserPassword("postgres", s.password), Host: s.address(), Path: "/" + database,
@@ -139,7 +140,7 @@ func (s *Server) URL(database string) string {
 	return u.String()
 }
 
-// PID is the server's process id, for tests that freeze or kill it. It is 0 after Stop.
+// PID returns the server's process id, for tests that freeze or kill the server. It returns 0 after Stop.
 func (s *Server) PID() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,14 +150,14 @@ func (s *Server) PID() int {
 	return s.server.PID()
 }
 
-// Stop shuts the server down, which ends every connection, and keeps the data. Stopping twice is no error.
+// Stop shuts the server down, which ends every connection, and keeps the data. Calling Stop twice is not an error.
 func (s *Server) Stop() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.halt()
 }
 
-// Restart starts the server on the same port and data, whether it runs, was stopped, or has died.
+// Restart starts the server with the same port and data. The server may be running, stopped or dead before.
 func (s *Server) Restart(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -166,14 +167,14 @@ func (s *Server) Restart(ctx context.Context) error {
 	return s.run(ctx)
 }
 
-// Close stops the server and removes everything of it. Closing twice is no error.
+// Close stops the server and removes its folder. Calling Close twice is not an error.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return errors.Join(s.halt(), remove(s.dir))
 }
 
-// remove tries again for a while: what an interrupted initdb has started may still be writing.
+// remove removes the folder. It retries for two seconds, because child processes of an interrupted initdb may still be writing.
 func remove(dir string) error {
 	var err error
 	for range 100 {
@@ -195,12 +196,12 @@ func (s *Server) halt() error {
 }
 
 func (s *Server) init(ctx context.Context) error {
-	// initdb takes a password from a file alone; an argument would be visible to every user of the machine.
+	// initdb reads a password only from a file. An argument would be visible to every user of the machine.
 	password := filepath.Join(s.dir, "password")
 	if err := os.WriteFile(password, []byte(s.password), 0o600); err != nil {
 		return fmt.Errorf("postgres: %w", err)
 	}
-	if err := give(password, s.user); err != nil {
+	if err := chown(password, s.user); err != nil {
 		return err
 	}
 	initdb, err := s.process("initdb", "--pgdata", s.data(), "--username=postgres", "--pwfile", password,
@@ -220,10 +221,10 @@ func (s *Server) init(ctx context.Context) error {
 	return os.Remove(password)
 }
 
-// run starts the server and waits until it answers. The caller holds the lock or is alone.
+// run starts the server and waits until it accepts connections. The caller must hold the lock, or be the only user of s.
 func (s *Server) run(ctx context.Context) error {
 	settings := map[string]string{
-		"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", // the data is thrown away
+		"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", // Close deletes the data
 	}
 	maps.Copy(settings, s.config.Settings)
 	maps.Copy(settings, map[string]string{
@@ -237,7 +238,7 @@ func (s *Server) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.answers(ctx, server); err != nil {
+	if err := s.awaitReady(ctx, server); err != nil {
 		_ = server.Stop(stopGrace)
 		return err
 	}
@@ -245,8 +246,8 @@ func (s *Server) run(ctx context.Context) error {
 	return nil
 }
 
-// answers waits for the first successful log-in, or for the server's end.
-func (s *Server) answers(ctx context.Context, server *process.Process) error {
+// awaitReady returns nil after the first successful log-in. It returns an error if the server ends or answerTimeout has passed.
+func (s *Server) awaitReady(ctx context.Context, server *process.Process) error {
 	db, err := sql.Open("postgres", s.URL("postgres")+"&connect_timeout=5")
 	if err != nil {
 		return fmt.Errorf("postgres: %w", err)
@@ -257,8 +258,8 @@ func (s *Server) answers(ctx context.Context, server *process.Process) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		refused := db.PingContext(ctx)
-		if refused == nil {
+		pingErr := db.PingContext(ctx)
+		if pingErr == nil {
 			return nil
 		}
 		select {
@@ -268,7 +269,7 @@ func (s *Server) answers(ctx context.Context, server *process.Process) error {
 			}
 			return errors.New("postgres: the server ended before it answered")
 		case <-ctx.Done():
-			return fmt.Errorf("postgres: the server does not answer on %s: %w", s.address(), refused)
+			return fmt.Errorf("postgres: the server does not answer on %s: %w", s.address(), pingErr)
 		case <-tick.C:
 		}
 	}
@@ -281,7 +282,7 @@ func (s *Server) process(program string, args ...string) (*process.Process, erro
 	p, err := process.Start(process.Config{
 		Path: filepath.Join(s.bin, program), Args: args, Env: append(env, "LC_ALL=C", "TZ=UTC"),
 		Dir: s.dir, User: s.user, Output: s.config.Log,
-		StopSignal: syscall.SIGINT, // a "fast" shutdown: ends the sessions, writes a checkpoint
+		StopSignal: syscall.SIGINT, // a "fast" shutdown: Postgres ends the sessions and writes a checkpoint
 	})
 	if err != nil {
 		return nil, fmt.Errorf("postgres: %w", err)
@@ -292,8 +293,8 @@ func (s *Server) process(program string, args ...string) (*process.Process, erro
 func (s *Server) data() string    { return filepath.Join(s.dir, "data") }
 func (s *Server) address() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
 
-// free tells a port in use in one line, before anything has been made.
-func free(port int) error {
+// checkFree returns a one-line error if the port is in use, before the server creates any file.
+func checkFree(port int) error {
 	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
 		return fmt.Errorf("postgres: cannot listen on 127.0.0.1:%d: stop what listens there, or choose another port: %w",

@@ -27,7 +27,7 @@ func startFor(t *testing.T, config Config) *Server {
 	return s
 }
 
-// query runs one statement on a connection of its own and returns the single value, if there is one.
+// query runs one statement on its own connection. It returns the single value, or an empty string without rows.
 func query(t *testing.T, url, statement string) (string, error) {
 	t.Helper()
 	db, err := sql.Open("postgres", url)
@@ -43,7 +43,7 @@ func query(t *testing.T, url, statement string) (string, error) {
 	return value.String, err
 }
 
-func must(t *testing.T, s *Server, statement, want string) {
+func wantValue(t *testing.T, s *Server, statement, want string) {
 	t.Helper()
 	if got, err := query(t, s.URL("postgres"), statement); err != nil || got != want {
 		t.Errorf("%s: got %q, %v, want %q", statement, got, err, want)
@@ -58,11 +58,11 @@ func TestServer(t *testing.T) {
 	t.Logf("ready after %s", time.Since(before))
 	dir, pid := s.dir, s.PID()
 
-	must(t, s, "SHOW max_connections", "17")
-	must(t, s, "SHOW listen_addresses", "127.0.0.1")
-	must(t, s, "SHOW server_encoding", "UTF8")
-	must(t, s, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user", "true")
-	must(t, s, "CREATE EXTENSION pg_stat_statements", "")
+	wantValue(t, s, "SHOW max_connections", "17")
+	wantValue(t, s, "SHOW listen_addresses", "127.0.0.1")
+	wantValue(t, s, "SHOW server_encoding", "UTF8")
+	wantValue(t, s, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user", "true")
+	wantValue(t, s, "CREATE EXTENSION pg_stat_statements", "")
 	if _, err := query(t, strings.Replace(s.URL("postgres"), s.password, "guess", 1), "SELECT 1"); err == nil ||
 		!strings.Contains(err.Error(), "password authentication failed") {
 		t.Errorf("a wrong password: %v", err)
@@ -71,10 +71,10 @@ func TestServer(t *testing.T) {
 		t.Errorf("the folder: %v, %v", info, err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "password")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the password's file: %v", err)
+		t.Errorf("the password file: %v", err)
 	}
 
-	must(t, s, "CREATE TABLE kept AS SELECT 42 AS n", "")
+	wantValue(t, s, "CREATE TABLE kept AS SELECT 42 AS n", "")
 	for range 2 {
 		if err := s.Stop(); err != nil {
 			t.Fatal(err)
@@ -86,20 +86,20 @@ func TestServer(t *testing.T) {
 	if s.PID() != 0 {
 		t.Error("a stopped server has a process id")
 	}
-	for range 2 { // from stopped, and from running
+	for range 2 { // a stopped server, and then a running one
 		if err := s.Restart(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		must(t, s, "SELECT n FROM kept", "42")
+		wantValue(t, s, "SELECT n FROM kept", "42")
 	}
 
 	if err := syscall.Kill(s.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Restart(t.Context()); err != nil { // and from killed
+	if err := s.Restart(t.Context()); err != nil { // a killed server
 		t.Fatal(err)
 	}
-	must(t, s, "SELECT 1", "1")
+	wantValue(t, s, "SELECT 1", "1")
 
 	last := s.PID()
 	for range 2 {
@@ -119,8 +119,8 @@ func TestServer(t *testing.T) {
 
 func TestTwoSideBySide(t *testing.T) {
 	a, b := startFor(t, Config{}), startFor(t, Config{})
-	must(t, a, "CREATE TABLE only_in_a AS SELECT 1", "")
-	must(t, b, "SELECT to_regclass('only_in_a') IS NULL", "true")
+	wantValue(t, a, "CREATE TABLE only_in_a AS SELECT 1", "")
+	wantValue(t, b, "SELECT to_regclass('only_in_a') IS NULL", "true")
 	if a.password == b.password {
 		t.Error("both have the same password")
 	}
@@ -172,24 +172,24 @@ func TestMissingServer(t *testing.T) {
 	})
 	t.Run("none installed", func(t *testing.T) {
 		if os.Getuid() != 0 {
-			t.Log("an ordinary user downloads one instead")
+			t.Log("for an ordinary user, Start downloads a server instead")
 			return
 		}
 		t.Setenv("PG_BIN", "")
 		t.Setenv("PATH", "")
-		if _, err := start(t.Context(), Config{}, nil); !errors.Is(err, errNone) {
+		if _, err := start(t.Context(), Config{}, nil); !errors.Is(err, errNoServer) {
 			t.Errorf("got %v", err)
 		}
 	})
 }
 
-// Beneath a folder of root's, where make fetches one, the server's user cannot run it.
+// make may fetch the server into a folder below one that only root can enter. The server's user cannot run it there.
 func TestServerThatItsUserCannotReach(t *testing.T) {
 	bin, err := find("", distribution, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "keywicket-test-") // for root alone
+	dir, err := os.MkdirTemp("", "keywicket-test-") // only the owner can enter it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,13 +198,13 @@ func TestServerThatItsUserCannotReach(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("PG_BIN", filepath.Join(dir, "programs", "bin"))
-	must(t, startFor(t, Config{}), "SELECT 1", "1")
+	wantValue(t, startFor(t, Config{}), "SELECT 1", "1")
 }
 
-// A standby without pg_basebackup, which a downloaded server lacks.
+// A standby starts from a copy of the data, without pg_basebackup. A downloaded server lacks that program.
 func TestStandbyFromACopy(t *testing.T) {
 	s := startFor(t, Config{})
-	must(t, s, "CREATE TABLE before AS SELECT 1 AS n", "")
+	wantValue(t, s, "CREATE TABLE before AS SELECT 1 AS n", "")
 	f := &Server{config: s.config, bin: s.bin, user: s.user, password: s.password}
 	var err error
 	if f.dir, err = home("", s.user); err != nil {
@@ -220,7 +220,7 @@ func TestStandbyFromACopy(t *testing.T) {
 	if err := f.run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	must(t, s, "CREATE TABLE after AS SELECT 2 AS n", "")
+	wantValue(t, s, "CREATE TABLE after AS SELECT 2 AS n", "")
 	deadline := time.Now().Add(20 * time.Second)
 	for {
 		got, err := query(t, f.URL("postgres"), "SELECT n FROM before NATURAL FULL JOIN after WHERE n = 2 AND pg_is_in_recovery()")
@@ -261,7 +261,7 @@ func TestNewestVersionFirst(t *testing.T) {
 		}
 		programs := []string{"initdb", "postgres"}
 		if v == "18" {
-			programs = programs[:1] // the client's package alone
+			programs = programs[:1] // like an installation of only the client package
 		}
 		for _, program := range programs {
 			if err := os.WriteFile(filepath.Join(bin, program), nil, 0o755); err != nil {

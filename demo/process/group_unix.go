@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// Apart starts a process in a group of its own, which the terminal's signals do not reach, and lets it outlive its parent.
+// Apart returns attributes that start a process in its own group. The terminal's signals do not reach it, and it may outlive
+// its parent.
 func Apart() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
 func attributes(user *User) *syscall.SysProcAttr {
@@ -19,7 +20,7 @@ func attributes(user *User) *syscall.SysProcAttr {
 	return a
 }
 
-// killGroup ends every process of the child's group. That the group is gone already is no error.
+// killGroup kills every process of the child's group. It ignores that the group may have ended already.
 func killGroup(leader *os.Process) {
 	_ = syscall.Kill(-leader.Pid, syscall.SIGKILL)
 }

@@ -5,8 +5,9 @@ import (
 	"syscall"
 )
 
-// Windows has neither process groups to signal nor another user to become: the demo's servers do not run there, but
-// the rest of the binary does.
+// Windows has no process groups to signal and cannot start a process as another user this way. The demo's servers do not run
+// there, but the rest of the binary does.
+
 // Apart does nothing.
 func Apart() *syscall.SysProcAttr { return nil }
 

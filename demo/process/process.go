@@ -1,8 +1,8 @@
 // Package process runs a child process that cannot outlive its parent. The servers of the demo and of the end-to-end tests
 // (Postgres, Envoy) are real daemons. A test that panics or a closed terminal must leave none behind.
 //
-// A child has a process group of its own, so a Ctrl-C in the terminal reaches the parent alone, which then stops its
-// children in the order it wants. On Linux the kernel kills the child when the parent dies, however it dies.
+// A child has its own process group, so a Ctrl-C in the terminal reaches only the parent. The parent can then stop its
+// children in the right order. On Linux the kernel kills the child when the parent dies for any reason.
 package process
 
 import (
@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// Config says what to run. Only Path is required.
+// Config is the configuration of a process. Only Path is required.
 type Config struct {
 	Path string
 	Args []string // without the program's name
@@ -28,7 +28,7 @@ type Config struct {
 	Dir  string   // working folder; empty: the parent's
 	User *User    // nil: the parent's; another one needs root
 
-	// Output gets standard output and standard error, in order, from one goroutine. Nil drops them.
+	// Output receives standard output and standard error, in order, from one goroutine. Nil drops them.
 	Output io.Writer
 
 	// StopSignal asks the process to end. Nil: SIGTERM.
@@ -51,10 +51,10 @@ type Process struct {
 	err      error // set before done is closed
 }
 
-// tailBytes is how much of the last output is kept for the error of an early exit.
+// tailBytes limits the last output that is kept for the error of an early exit.
 const tailBytes = 2048
 
-// Start runs the child and returns when it has been executed, which says nothing about its readiness.
+// Start starts the child and returns when it is executed. The child may not be ready then.
 func Start(config Config) (*Process, error) {
 	p := &Process{
 		name:   filepath.Base(config.Path),
@@ -69,7 +69,7 @@ func Start(config Config) (*Process, error) {
 	p.cmd.Env, p.cmd.Dir = config.Env, config.Dir
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
 	p.cmd.SysProcAttr = attributes(config.User)
-	// A grandchild that keeps the output open must not keep Wait from returning.
+	// A grandchild that keeps the output open must not block Wait.
 	p.cmd.WaitDelay = time.Second
 
 	started := make(chan error)
@@ -92,17 +92,17 @@ func (p *Process) run(started chan<- error) {
 		return
 	}
 	err = p.cmd.Wait()
-	killGroup(p.cmd.Process) // what the child left running in its group ends with it
+	killGroup(p.cmd.Process) // ends the processes that the child started in its group
 
 	p.mu.Lock()
 	if !p.stopping {
-		p.err = p.early(err)
+		p.err = p.exitError(err)
 	}
 	p.mu.Unlock()
 	close(p.done)
 }
 
-func (p *Process) early(err error) error {
+func (p *Process) exitError(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -112,21 +112,21 @@ func (p *Process) early(err error) error {
 	return fmt.Errorf("%s ended: %w", p.name, err)
 }
 
-// PID is the child's process id, which is its group's id too.
+// PID returns the child's process id, which is also its group's id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Done is closed when the child has ended and has been reaped.
+// Done returns a channel that is closed when the child has ended and has been reaped.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Err says why the child ended without Stop being called, with its last lines of output. It is nil while the child
-// runs, after an exit status of 0, and after Stop.
+// Err returns why the child ended without Stop, with its last lines of output. It returns nil while the child runs, after
+// exit status 0, and after Stop.
 func (p *Process) Err() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.err
 }
 
-// Signal sends a signal to the child, not to its group. A child that has ended is no error.
+// Signal sends a signal to the child, not to its group. It returns no error if the child has ended.
 func (p *Process) Signal(signal os.Signal) error {
 	if err := p.cmd.Process.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("signal %s: %w", p.name, err)
@@ -134,8 +134,8 @@ func (p *Process) Signal(signal os.Signal) error {
 	return nil
 }
 
-// Stop asks the child to end, kills its whole group after the grace, and returns once it has been reaped. The error
-// says that the child had to be killed. Stopping twice is no error.
+// Stop asks the child to end, kills its whole group after the grace period, and returns once the child has been reaped. It
+// returns an error if it had to kill the child. Calling Stop twice is not an error.
 func (p *Process) Stop(grace time.Duration) error {
 	p.mu.Lock()
 	p.stopping = true
@@ -156,7 +156,7 @@ func (p *Process) Stop(grace time.Duration) error {
 	return fmt.Errorf("%s was killed: it did not end within %s of %v", p.name, grace, p.stop)
 }
 
-// output forwards what the child writes and keeps the end of it.
+// output forwards the child's output and keeps its last tailBytes bytes.
 type output struct {
 	to io.Writer
 
@@ -164,7 +164,7 @@ type output struct {
 	last []byte
 }
 
-// Write never fails: a log that cannot be written must not end the child by a broken pipe.
+// Write never fails. An error of the log must not end the child with a broken pipe.
 func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	o.last = append(o.last, b...)
@@ -178,7 +178,7 @@ func (o *output) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// tail is the last whole lines as one line, for an error message.
+// tail returns the last whole lines as one line, for an error message.
 func (o *output) tail() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -35,16 +35,16 @@ func start(t *testing.T, script string) (*process.Process, string) {
 	return p, strings.TrimSpace(line)
 }
 
-// reaped says that not even a zombie of our child is left.
-func reaped(t *testing.T, pid int) {
+// wantReaped fails the test if the child is left, even as a zombie.
+func wantReaped(t *testing.T, pid int) {
 	t.Helper()
 	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("process %d is still there: %v", pid, err)
 	}
 }
 
-// ended waits until an orphan runs no more; when it is reaped is the affair of the machine's init.
-func ended(t *testing.T, pid string) {
+// awaitEnd waits until an orphan has ended. It may still be a zombie: the machine's init reaps it later.
+func awaitEnd(t *testing.T, pid string) {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
 		state, err := exec.Command("ps", "-o", "stat=", "-p", pid).Output()
@@ -82,10 +82,10 @@ func TestStopEndsTheWholeGroup(t *testing.T) {
 		t.Error(err)
 	}
 	if p.Err() != nil {
-		t.Errorf("a stop that was asked for is no error: %v", p.Err())
+		t.Errorf("Err after Stop: %v", p.Err())
 	}
-	reaped(t, p.PID())
-	ended(t, child)
+	wantReaped(t, p.PID())
+	awaitEnd(t, child)
 }
 
 func TestStopKillsAfterTheGrace(t *testing.T) {
@@ -94,7 +94,7 @@ func TestStopKillsAfterTheGrace(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "was killed") {
 		t.Errorf("got %v", err)
 	}
-	reaped(t, p.PID())
+	wantReaped(t, p.PID())
 }
 
 func TestSignalReachesTheChild(t *testing.T) {
@@ -119,7 +119,7 @@ func TestRunsAsAnotherUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		_, err := process.Start(process.Config{Path: "/bin/true", User: &process.User{}})
 		if !errors.Is(err, os.ErrPermission) {
-			t.Errorf("an ordinary user became root: %v", err)
+			t.Errorf("as an ordinary user, got %v, want a permission error", err)
 		}
 		return
 	}
@@ -137,7 +137,7 @@ func TestRunsAsAnotherUser(t *testing.T) {
 	}
 }
 
-// The parent of this test is a second run of the test binary, which is killed the hard way.
+// The parent is a second run of the test binary. The test kills it with SIGKILL.
 func TestChildDiesWithItsParent(t *testing.T) {
 	if os.Getenv("KEYWICKET_TEST_PARENT") != "" {
 		_, pid := start(t, "echo $$; exec sleep 60")
@@ -164,5 +164,5 @@ func TestChildDiesWithItsParent(t *testing.T) {
 		t.Fatalf("pid %q, %v", pid, err)
 	}
 	_ = parent.Wait()
-	ended(t, pid)
+	awaitEnd(t, pid)
 }

@@ -24,16 +24,16 @@ import (
 	"github.com/keywicket/keywicket/internal/fetched"
 )
 
-// Config says what to run. Only Config is required.
+// Config is the configuration of a Proxy. Only its field Config is required.
 type Config struct {
 	// Config is Envoy's configuration, with static listeners and an admin address.
 	Config []byte
 
-	// Dir is the folder for the configuration's file, which Stop removes. Empty: the system's temporary folder.
+	// Dir is the folder for the configuration file, which Stop removes. Empty: the system's temporary folder.
 	Dir string
 
-	// Log gets Envoy's access log (standard output, one JSON object a line) and its own (standard error). Nil drops
-	// both; an error carries the last lines all the same.
+	// Log receives Envoy's access log (standard output, one JSON object per line) and its application log (standard error).
+	// Nil drops both. An error still contains the last lines.
 	Log io.Writer
 }
 
@@ -44,14 +44,14 @@ type Proxy struct {
 	admin   string
 }
 
-var errNone = errors.New(`no Envoy: run "make .tools/envoy", or set ENVOY to an Envoy 1.40 binary`)
+var errNoEnvoy = errors.New(`no Envoy: run "make .tools/envoy", or set ENVOY to an Envoy 1.40 binary`)
 
 // Find returns the Envoy to run: the environment's ENVOY, else envoy on PATH, else .tools/envoy. It looks for .tools/envoy
 // in the working folder and its parents, up to the one that holds go.mod.
 func Find() (string, error) {
 	if path := os.Getenv("ENVOY"); path != "" {
 		if !executable(path) {
-			return "", fmt.Errorf("ENVOY=%s cannot be run: %w", path, errNone)
+			return "", fmt.Errorf("ENVOY=%s cannot be run: %w", path, errNoEnvoy)
 		}
 		return filepath.Abs(path)
 	}
@@ -61,7 +61,7 @@ func Find() (string, error) {
 	if path, ok := fetched.Find(".tools/envoy"); ok && executable(path) {
 		return path, nil
 	}
-	return "", errNone
+	return "", errNoEnvoy
 }
 
 func executable(path string) bool {
@@ -69,8 +69,8 @@ func executable(path string) bool {
 	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }
 
-// Start runs Envoy and returns when it serves: when it has loaded everything and is done with the first health checks.
-// An address that somebody else listens on is a syscall.EADDRINUSE.
+// Start starts Envoy and returns when Envoy serves: it has loaded its configuration and finished the first health checks.
+// The error is a syscall.EADDRINUSE if an address is in use.
 func Start(ctx context.Context, config Config) (_ *Proxy, err error) {
 	binary, err := Find()
 	if err != nil {
@@ -83,7 +83,7 @@ func Start(ctx context.Context, config Config) (_ *Proxy, err error) {
 	if addresses.Admin == "" {
 		return nil, errors.New("envoy: the configuration has no admin address, which says when Envoy is ready")
 	}
-	if err := free(addresses); err != nil {
+	if err := checkFree(addresses); err != nil {
 		return nil, err
 	}
 	p := &Proxy{admin: addresses.Admin}
@@ -99,10 +99,10 @@ func Start(ctx context.Context, config Config) (_ *Proxy, err error) {
 		Path: binary,
 		Args: []string{
 			"--config-path", p.file,
-			// Hot restart shares memory between Envoys of the same base id; without it they do not meet, and leave
-			// nothing in /dev/shm.
+			// Hot restart shares memory between Envoys of the same base id. Without it they do not affect each other, and
+			// leave nothing in /dev/shm.
 			"--disable-hot-restart",
-			// Two workers show what depends on there being several, and no more on a large machine.
+			// Two workers show effects that need several workers. Envoy would start more on a large machine.
 			"--concurrency", "2",
 			"--log-level", "warning",
 			"--file-flush-interval-msec", "100", // the access log; 10 s by default
@@ -118,26 +118,26 @@ func Start(ctx context.Context, config Config) (_ *Proxy, err error) {
 	return p, nil
 }
 
-// Admin is the address of Envoy's admin interface, as host:port.
+// Admin returns the address of Envoy's admin interface, as host:port.
 func (p *Proxy) Admin() string { return p.admin }
 
-// PID is Envoy's process id.
+// PID returns Envoy's process id.
 func (p *Proxy) PID() int { return p.process.PID() }
 
-// Done is closed when Envoy has ended; Err then says why.
+// Done returns a channel that is closed when Envoy has ended. Err then returns the reason.
 func (p *Proxy) Done() <-chan struct{} { return p.process.Done() }
 
-// Err says why Envoy ended by itself, with its last lines of output. It is nil while it runs and after Stop.
+// Err returns why Envoy ended by itself, with its last lines of output. It returns nil while Envoy runs and after Stop.
 func (p *Proxy) Err() error { return p.process.Err() }
 
-// Stop ends Envoy, with the connections it has, and removes the configuration's file. Stopping twice is no error.
+// Stop ends Envoy and its connections, and removes the configuration file. Calling Stop twice is not an error.
 func (p *Proxy) Stop() error {
 	var err error
 	if p.process != nil {
 		err = p.process.Stop(5 * time.Second)
 	}
-	if gone := os.Remove(p.file); gone != nil && !errors.Is(gone, os.ErrNotExist) {
-		err = errors.Join(err, gone)
+	if removeErr := os.Remove(p.file); removeErr != nil && !errors.Is(removeErr, os.ErrNotExist) {
+		err = errors.Join(err, removeErr)
 	}
 	return err
 }
@@ -154,9 +154,9 @@ func write(dir string, config []byte) (string, error) {
 	return f.Name(), nil
 }
 
-// free returns a one-line error for an address in use. The check must come before the start: an Envoy shares
+// checkFree returns a one-line error for an address in use. The check must come before the start: an Envoy shares
 // its ports with other Envoys of the same user (SO_REUSEPORT). The other Envoy would then get a part of the requests.
-func free(addresses bootstrap.Addresses) error {
+func checkFree(addresses bootstrap.Addresses) error {
 	places := map[string]string{"admin interface": addresses.Admin}
 	for name, address := range addresses.Listeners {
 		places["listener "+name] = address
@@ -173,30 +173,30 @@ func free(addresses bootstrap.Addresses) error {
 	return nil
 }
 
-var taken = regexp.MustCompile(`cannot bind '([^']+)': Address already in use`)
+var addressInUse = regexp.MustCompile(`cannot bind '([^']+)': Address already in use`)
 
-// ended explains an Envoy that did not get ready.
-func ended(err error) error {
+// startError returns the error of an Envoy that ended before it was ready.
+func startError(err error) error {
 	switch {
 	case err == nil:
 		return errors.New("envoy ended before it was ready: is it really an Envoy 1.40?")
-	case taken.MatchString(err.Error()): // since it was free
+	case addressInUse.MatchString(err.Error()): // the address was free in checkFree
 		return fmt.Errorf("envoy cannot listen on %s: stop what listens there: %w",
-			taken.FindStringSubmatch(err.Error())[1], syscall.EADDRINUSE)
+			addressInUse.FindStringSubmatch(err.Error())[1], syscall.EADDRINUSE)
 	}
 	return err
 }
 
-// ready asks the admin interface until Envoy serves, has ended, or the context has.
+// ready polls the admin interface until Envoy serves, Envoy ends, or the context ends.
 func (p *Proxy) ready(ctx context.Context) error {
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Second}
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	last := errors.New("it has not been asked")
+	last := errors.New("no request to its admin interface yet")
 	for {
 		select {
 		case <-p.process.Done():
-			return ended(p.process.Err())
+			return startError(p.process.Err())
 		case <-ctx.Done():
 			return fmt.Errorf("envoy is not ready: %w: %w", ctx.Err(), last)
 		case <-tick.C:

@@ -16,8 +16,8 @@ import (
 	"github.com/keywicket/keywicket/demo/proxy"
 )
 
-// addresses are two free ones, most likely still so when Envoy takes them. Both are held until the second is found, so
-// that they differ.
+// addresses returns two free addresses. Most likely they are still free when Envoy listens on them. It holds both listeners
+// open until it has found the second address, so that they differ.
 func addresses(t *testing.T) (admin, front net.TCPAddr) {
 	t.Helper()
 	for _, a := range []*net.TCPAddr{&admin, &front} {
@@ -31,7 +31,7 @@ func addresses(t *testing.T) (admin, front net.TCPAddr) {
 	return admin, front
 }
 
-// config is an Envoy whose one listener closes every connection.
+// config returns the configuration of an Envoy with one listener, which closes every connection.
 func config(admin, listener int) []byte {
 	return fmt.Appendf(nil, `
 admin: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}
@@ -88,7 +88,7 @@ func TestStartAndStop(t *testing.T) {
 		}
 	}
 	if p.Err() != nil {
-		t.Errorf("a stop that was asked for is no error: %v", p.Err())
+		t.Errorf("Err after Stop: %v", p.Err())
 	}
 	if err := syscall.Kill(pid, 0); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("process %d is left: %v", pid, err)
@@ -139,7 +139,7 @@ func TestFind(t *testing.T) {
 		}
 		return path
 	}
-	outside := file(".tools/envoy", 0o755) // above the module: not ours
+	outside := file(".tools/envoy", 0o755) // above the module, so Find must ignore it
 	file("module/go.mod", 0o644)
 	file("module/demo/proxy/x.go", 0o644)
 	t.Chdir(filepath.Join(root, "module", "demo", "proxy"))

@@ -28,16 +28,16 @@ const (
 	keysPath  = "/auth/v1/.well-known/jwks.json"
 	loginPath = "/login"
 
-	// cookie is the one that Supabase's libraries would write for a project of this name.
+	// cookie is the name of the cookie that Supabase's libraries write for a project named "demo".
 	cookie = "sb-demo-auth-token"
 )
 
-// Server is a running one.
+// Server is a running sign-in server.
 type Server struct {
 	http *http.Server
 	base string
 	key  *ecdsa.PrivateKey
-	id   string // of the key
+	id   string // the key's id
 
 	mu    sync.Mutex
 	users []user
@@ -50,11 +50,11 @@ var loginHTML string
 
 var login = template.Must(template.New("login").Parse(loginHTML))
 
-// Start makes a key, and listens on addr, such as 127.0.0.1:0 for a free port.
+// Start creates a key and listens on addr, such as 127.0.0.1:0 for a free port.
 func Start(addr string) (*Server, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("make the key of sessions: %w", err)
+		return nil, fmt.Errorf("create the key of sessions: %w", err)
 	}
 	s := &Server{key: key, id: rand.Text()}
 	public, err := jwkset.NewJWKFromKey(&key.PublicKey, jwkset.JWKOptions{
@@ -77,7 +77,7 @@ func Start(addr string) (*Server, error) {
 		w.Header().Set("Content-Type", "application/jwk-set+json")
 		_, _ = w.Write(keys)
 	})
-	mux.HandleFunc("GET "+loginPath, s.ask)
+	mux.HandleFunc("GET "+loginPath, s.showPage)
 	mux.HandleFunc("POST "+loginPath, s.signIn)
 	s.http = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = s.http.Serve(listener) }() // returns at Close
@@ -94,7 +94,7 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// Environ has the sidecar take the sessions, and the issuer of OAuth send users here.
+// Environ returns the settings with which the sidecar accepts the sessions and the OAuth issuer redirects users to this server.
 func (s *Server) Environ() []string {
 	return []string{
 		"KEYWICKET_APIS_VELOCITY_SESSION_ISSUER=" + s.base + "/auth/v1",
@@ -104,14 +104,14 @@ func (s *Server) Environ() []string {
 	}
 }
 
-// Admit has the user among those that one can sign in as.
+// Admit adds a user to the accounts on the sign-in page.
 func (s *Server) Admit(id, email string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.users = append(s.users, user{id, email})
 }
 
-// Token is one of a session that begins now, as Supabase would write it. It is good for so long.
+// Token returns the token of a session that begins now, in the form that Supabase uses. It is valid for the lifetime.
 func (s *Server) Token(user, session string, lifetime time.Duration) (string, error) {
 	now := time.Now()
 	token := jwt.NewWithClaims(jwt.SigningMethodES256, jwt.MapClaims{
@@ -123,14 +123,14 @@ func (s *Server) Token(user, session string, lifetime time.Duration) (string, er
 	return token.SignedString(s.key)
 }
 
-func (s *Server) ask(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) showPage(w http.ResponseWriter, _ *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_ = login.Execute(w, s.users) // the browser went away
+	_ = login.Execute(w, s.users) // an error means that the browser closed the connection
 }
 
-// signIn begins a session, in the cookie that Supabase's libraries would write, and leads back. Cookies do not tell ports
-// apart, so Envoy's get it too.
+// signIn starts a session, sets the cookie that Supabase's libraries would set, and redirects to return_to. Cookies do not
+// depend on the port, so the browser also sends this one to Envoy's listeners.
 func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	users := s.users
@@ -142,7 +142,7 @@ func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "There is no such user.", http.StatusBadRequest)
 		return
 	case err != nil || back.Scheme != "http" || back.Hostname() != "127.0.0.1":
-		http.Error(w, "return_to leads off this machine.", http.StatusBadRequest)
+		http.Error(w, "return_to is not an address of this machine.", http.StatusBadRequest)
 		return
 	}
 	token, err := s.Token(id, rand.Text(), time.Hour)

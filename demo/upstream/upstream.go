@@ -1,5 +1,5 @@
-// Package upstream is an HTTP server that answers with what it was asked. It stands behind Envoy in the demo and in the
-// end-to-end tests, to show which requests came through and with which headers.
+// Package upstream is an HTTP server that returns each request in its response. It runs behind Envoy in the demo and in the
+// end-to-end tests. It shows which requests arrive, and with which headers.
 package upstream
 
 import (
@@ -15,16 +15,16 @@ import (
 	"time"
 )
 
-// Echo is the body of every answer.
+// Echo is the body of every response.
 type Echo struct {
 	Upstream string              `json:"upstream"` // the server's name
 	Method   string              `json:"method"`
-	Path     string              `json:"path"` // the request target as it came, with its query
+	Path     string              `json:"path"` // the request target as received, with its query
 	Host     string              `json:"host"`
 	Headers  map[string][]string `json:"headers"` // lower-case names
 }
 
-// maxBody is how much of a request's body is read before it is answered, in bytes.
+// maxBody limits how much of a request's body the server reads before it responds, in bytes.
 const maxBody = 1 << 20
 
 // Server is a running upstream.
@@ -36,7 +36,7 @@ type Server struct {
 }
 
 // Start listens on addr, such as 127.0.0.1:8080 or, for a free port, 127.0.0.1:0. It speaks HTTP/1.1 and HTTP/2 without
-// TLS. The name is in each answer's body and in its header x-upstream.
+// TLS. Each response has the name in its body and in its header x-upstream.
 func Start(name, addr string) (*Server, error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -54,13 +54,13 @@ func Start(name, addr string) (*Server, error) {
 	return s, nil
 }
 
-// Addr is the address it listens on, as host:port.
+// Addr returns the address that the server listens on, as host:port.
 func (s *Server) Addr() string { return s.addr }
 
-// Count is how many requests have arrived. A request that was refused on its way leaves it unmoved.
+// Count returns the number of requests that have arrived. Requests that Envoy refused do not count.
 func (s *Server) Count() int64 { return s.count.Load() }
 
-// Close ends the server: running requests have a second to finish.
+// Close stops the server. Open requests have a second to finish.
 func (s *Server) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

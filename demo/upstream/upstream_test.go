@@ -58,7 +58,7 @@ func TestEcho(t *testing.T) {
 			}
 			if again, err := client.Get("http://" + s.Addr()); err == nil {
 				_ = again.Body.Close()
-				t.Error("it still answers after Close")
+				t.Error("the server still responds after Close")
 			}
 		})
 	}

@@ -1,8 +1,8 @@
-// Package bootstrap holds the configuration that Envoy starts with, envoy.yaml, the one file that operators copy, the
-// demo runs and the tests attack. It is named by Envoy's word for it.
+// Package bootstrap holds envoy.yaml, the configuration that Envoy starts with. Operators copy this file, the demo runs it
+// and the tests attack it. "Bootstrap" is Envoy's term for this configuration.
 //
-// Only addresses differ between those: Render replaces them and leaves everything else as it is written, so whatever
-// is tested is what operators get.
+// Only the addresses differ between these uses. Render replaces the addresses and leaves everything else unchanged, so the
+// tests cover what operators use.
 package bootstrap
 
 import (
@@ -22,16 +22,16 @@ import (
 //go:embed envoy.yaml
 var file []byte
 
-// Addresses says where things listen, as host:port by name. The hosts are IP addresses: the clusters are static.
+// Addresses holds the addresses of the admin interface, the listeners and the clusters, as host:port by name. The hosts
+// must be IP addresses, because the clusters are static.
 type Addresses struct {
-	Admin     string            // Envoy's own interface; empty: as the file has it
+	Admin     string            // Envoy's admin interface; empty: the address in the file
 	Listeners map[string]string // velaflows and velocity
-	Clusters  map[string]string // keywicket, issuer, upstream_live and upstream_sandbox; of several endpoints "1.1.1.1:1,2.2.2.2:2"
+	Clusters  map[string]string // keywicket, issuer, upstream_live and upstream_sandbox; several endpoints: "1.1.1.1:1,2.2.2.2:2"
 }
 
-// Render returns the configuration with these addresses instead of its own. A listener or cluster that is not named
-// keeps its address; a name that the file does not have is an error. Each address of a cluster is an endpoint like the one
-// that the file has.
+// Render returns envoy.yaml with these addresses. A listener or cluster that addresses does not name keeps its address.
+// A name that the file does not contain is an error. Each address of a cluster becomes a copy of the file's endpoint.
 func Render(addresses Addresses) ([]byte, error) {
 	var document yaml.Node
 	if err := yaml.Unmarshal(file, &document); err != nil {
@@ -80,7 +80,7 @@ func Render(addresses Addresses) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// Read returns the addresses in any Envoy configuration with static resources. A program that runs an Envoy uses them to
+// Read returns the addresses in any Envoy configuration with static resources. A program that runs Envoy uses them to
 // know which addresses to wait for.
 func Read(config []byte) (Addresses, error) {
 	var document yaml.Node
@@ -112,7 +112,7 @@ func Read(config []byte) (Addresses, error) {
 	return addresses, nil
 }
 
-// multiply copies the endpoint of the cluster until there are n.
+// multiply copies the first endpoint of the cluster until the cluster has n endpoints.
 func multiply(document *yaml.Node, cluster string, n int) {
 	for _, c := range at(document.Content, "static_resources", "clusters") {
 		if names := at([]*yaml.Node{c}, "name"); len(names) == 0 || names[0].Value != cluster {
@@ -137,7 +137,7 @@ func clone(node *yaml.Node) *yaml.Node {
 	return &c
 }
 
-// each visits every socket_address: the admin's, the listeners', and the endpoints' of the clusters.
+// each calls visit with every socket_address: of the admin interface, the listeners and the clusters' endpoints.
 func each(document *yaml.Node, visit func(kind, name string, socket *yaml.Node) error) error {
 	if len(document.Content) == 0 {
 		return errors.New("it is empty")
@@ -169,7 +169,7 @@ func each(document *yaml.Node, visit func(kind, name string, socket *yaml.Node) 
 	return nil
 }
 
-// at follows keys through mappings, and through every item of the lists in between.
+// at returns the nodes at the path of keys. It follows every item of a list on the way.
 func at(nodes []*yaml.Node, keys ...string) []*yaml.Node {
 	for _, key := range keys {
 		var next []*yaml.Node

@@ -16,7 +16,7 @@ import (
 	"github.com/keywicket/keywicket/envoy"
 )
 
-var everywhere = bootstrap.Addresses{
+var otherAddresses = bootstrap.Addresses{
 	Admin:     "127.0.0.1:19901",
 	Listeners: map[string]string{"velaflows": "0.0.0.0:18000", "velocity": "[::1]:18001"},
 	Clusters: map[string]string{
@@ -48,7 +48,7 @@ func TestRenderReplacesAddressesAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !reflect.DeepEqual(decode(t, render(t, bootstrap.Addresses{})), decode(t, file)) {
-		t.Error("no addresses: something else has changed")
+		t.Error("without addresses, Render changes the configuration")
 	}
 	own, err := bootstrap.Read(file)
 	if err != nil {
@@ -64,15 +64,15 @@ func TestRenderReplacesAddressesAlone(t *testing.T) {
 	}); !reflect.DeepEqual(own, want) {
 		t.Errorf("the file's own addresses: %+v", own)
 	}
-	rendered := render(t, everywhere)
-	if got, err := bootstrap.Read(rendered); err != nil || !reflect.DeepEqual(got, everywhere) {
+	rendered := render(t, otherAddresses)
+	if got, err := bootstrap.Read(rendered); err != nil || !reflect.DeepEqual(got, otherAddresses) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	if !bytes.Contains(rendered, []byte("# Row 3:")) {
 		t.Error("the comments are gone")
 	}
 	if back := render(t, own); !reflect.DeepEqual(decode(t, back), decode(t, file)) {
-		t.Error("the file's own addresses: something has changed")
+		t.Error("with the file's own addresses, Render changes the configuration")
 	}
 }
 
@@ -95,7 +95,7 @@ func TestRenderRefuses(t *testing.T) {
 
 func TestEnvoyAcceptsIt(t *testing.T) {
 	rendered := filepath.Join(t.TempDir(), "envoy.yaml")
-	if err := os.WriteFile(rendered, render(t, everywhere), 0o644); err != nil {
+	if err := os.WriteFile(rendered, render(t, otherAddresses), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	binary, err := proxy.Find()
@@ -110,7 +110,7 @@ func TestEnvoyAcceptsIt(t *testing.T) {
 	}
 }
 
-// managers are the settings of the listeners' connections.
+// managers returns the settings of the listeners' HTTP connection managers.
 func managers(t *testing.T) (managers []map[string]any) {
 	t.Helper()
 	file := decode(t, render(t, bootstrap.Addresses{}))
@@ -121,7 +121,7 @@ func managers(t *testing.T) (managers []map[string]any) {
 	return managers
 }
 
-// What an alias cannot say once is written twice, and stays the same by this test.
+// YAML aliases cannot share the scalar settings, so the file repeats them. This test keeps both copies equal.
 func TestListenersDifferAsStated(t *testing.T) {
 	managers := managers(t)
 	for _, manager := range managers {
@@ -134,12 +134,13 @@ func TestListenersDifferAsStated(t *testing.T) {
 	}
 }
 
-// The sidecar checks every request that these listeners take: a check holds its headers, and its path once more.
+// The sidecar can check every request that these listeners accept. A check holds the request's headers, and its path a second
+// time.
 func TestLargestRequestIsChecked(t *testing.T) {
 	for _, manager := range managers(t) {
 		kb, ok := manager["max_request_headers_kb"].(int)
 		if !ok || 2*kb<<10 >= envoy.MaxMessage {
-			t.Errorf("%s takes headers of %v KiB; a check may have %d", manager["stat_prefix"], manager["max_request_headers_kb"], envoy.MaxMessage)
+			t.Errorf("%s accepts headers of %v KiB; a check may have %d bytes", manager["stat_prefix"], manager["max_request_headers_kb"], envoy.MaxMessage)
 		}
 	}
 }

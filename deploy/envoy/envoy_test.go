@@ -24,10 +24,10 @@ func TestAllowedRequest(t *testing.T) {
 		for name, want := range map[string][]string{
 			"x-keywicket-subject":     {"token-1"},
 			"x-keywicket-environment": {"live"},
-			"authorization":           nil,     // removed by the sidecar
-			"x-workspace-slug":        nil,     // the same
-			"x-else":                  nil,     // set by it, against the rules
-			"x-kept":                  {"yes"}, // removed by it, against the rules
+			"authorization":           nil,     // the sidecar removes it
+			"x-workspace-slug":        nil,     // the sidecar removes it
+			"x-else":                  nil,     // the sidecar sets it, against the mutation rules
+			"x-kept":                  {"yes"}, // the sidecar removes it, against the mutation rules
 			"x-workspace-id":          {"one", "two"},
 		} {
 			if !reflect.DeepEqual(echo.Headers[name], want) {
@@ -95,7 +95,7 @@ func TestClientsCannotForgeHeaders(t *testing.T) {
 	}
 	want := map[string]bool{
 		"x-keywicket-subject[token-1]": true, "x-keywicket-environment[live]": true, "x-kept[yes]": true,
-		"x-envoy-expected-rq-timeout-ms[15000]": true, "x-envoy-external-address[127.0.0.1]": true, // Envoy's own
+		"x-envoy-expected-rq-timeout-ms[15000]": true, "x-envoy-external-address[127.0.0.1]": true, // set by Envoy
 	}
 	for _, header := range got {
 		if !want[header] {
@@ -139,15 +139,15 @@ func TestEnvoyRefusesByItself(t *testing.T) {
 		{"many headers", "GET /a", many, 431, "HEADERS_TOO_LARGE", "too_large"},
 	} {
 		a := send(t, s.velaflows, c.request, append(c.headers, "authorization: Bearer live")...)
-		local(t, c.name, a, c.status, c.code, c.reason)
+		wantLocalReply(t, c.name, a, c.status, c.code, c.reason)
 	}
 	if s.checks.count() != 0 || s.reached() != 0 {
-		t.Errorf("%d were checked and %d went through", s.checks.count(), s.reached())
+		t.Errorf("%d requests were checked and %d reached an upstream", s.checks.count(), s.reached())
 	}
 }
 
-// local says that an answer is Envoy's own, in the product's shape.
-func local(t *testing.T, name string, a answer, status int, code, reason string) {
+// wantLocalReply checks that the response comes from Envoy itself, with a body in the product's form.
+func wantLocalReply(t *testing.T, name string, a answer, status int, code, reason string) {
 	t.Helper()
 	var body struct {
 		Error struct{ Code, Reason, Message string }
@@ -172,7 +172,7 @@ func TestCheckAndUpstreamSeeTheSamePath(t *testing.T) {
 		"//api/v1//inbox":               "/api/v1/inbox",
 		"http://evil.test/api/v1/admin": "/api/v1/admin",
 		"/a?x=/../b":                    "/a?x=/../b",
-		"/a;b/%252f":                    "/a;b/%252f", // unchanged: for the policies to refuse
+		"/a;b/%252f":                    "/a;b/%252f", // unchanged: the policies refuse it
 	} {
 		echo := send(t, s.velaflows, "GET "+sent, "authorization: Bearer live").echo(t)
 		if checked := s.checks.last(t).GetRequest().GetHttp().GetPath(); checked != want || echo.Path != want {
@@ -244,7 +244,7 @@ func TestSidecarThatDoesNotAnswer(t *testing.T) {
 
 	before := time.Now()
 	a := send(t, s.velaflows, "GET /hanging", "authorization: Bearer hang")
-	local(t, "hanging", a, 503, "UNAVAILABLE", "unavailable")
+	wantLocalReply(t, "hanging", a, 503, "UNAVAILABLE", "unavailable")
 	if took := time.Since(before); took < 400*time.Millisecond || took > 2*time.Second {
 		t.Errorf("hanging: refused after %s, want 0.5s", took)
 	}
@@ -254,7 +254,7 @@ func TestSidecarThatDoesNotAnswer(t *testing.T) {
 
 	s.checks.server.Stop()
 	for _, addr := range []string{s.velaflows, s.velocity} {
-		local(t, "down", send(t, addr, "GET /", "authorization: Bearer live"), 503, "UNAVAILABLE", "unavailable")
+		wantLocalReply(t, "down", send(t, addr, "GET /", "authorization: Bearer live"), 503, "UNAVAILABLE", "unavailable")
 	}
 	if s.reached() != 1 {
 		t.Errorf("%d requests went through unchecked", s.reached()-1)
@@ -267,9 +267,9 @@ func TestSidecarThatDoesNotAnswer(t *testing.T) {
 func TestInvalidMutation(t *testing.T) {
 	t.Parallel()
 	s := start(t)
-	local(t, "a line break", send(t, s.velaflows, "GET /", "authorization: Bearer invalid"), 500, "ERROR", "error")
+	wantLocalReply(t, "a line break", send(t, s.velaflows, "GET /", "authorization: Bearer invalid"), 500, "ERROR", "error")
 	if s.reached() != 0 {
-		t.Error("it went through")
+		t.Error("the request reached an upstream")
 	}
 }
 
@@ -277,8 +277,8 @@ func TestSidecarThatIsSlowOrBusy(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	for token, checks := range map[string]int{
-		"slow":  1, // 0.3s: no try is cut short
-		"flaky": 2, // UNAVAILABLE once: tried again, soon enough
+		"slow":  1, // 0.3s: Envoy ends no try early
+		"flaky": 2, // UNAVAILABLE once: Envoy retries within the timeout
 	} {
 		before := s.checks.count()
 		send(t, s.velaflows, "GET /", "authorization: Bearer "+token).echo(t)
@@ -294,7 +294,7 @@ func TestUpstreamDown(t *testing.T) {
 	if err := s.live.Close(); err != nil {
 		t.Fatal(err)
 	}
-	local(t, "down", send(t, s.velaflows, "GET /", "authorization: Bearer live"), 503, "UNAVAILABLE", "unavailable")
+	wantLocalReply(t, "down", send(t, s.velaflows, "GET /", "authorization: Bearer live"), 503, "UNAVAILABLE", "unavailable")
 	send(t, s.velaflows, "GET /", "authorization: Bearer sandbox").echo(t)
 }
 
@@ -307,7 +307,7 @@ func TestSlowHeaders(t *testing.T) {
 	if _, err := io.WriteString(c, "GET / HTTP/1.1\r\nhost: api.test\r\nauthorization: Bearer li"); err != nil {
 		t.Fatal(err)
 	}
-	local(t, "slow", c.read(t), 408, "REQUEST_TIMEOUT", "timeout")
+	wantLocalReply(t, "slow", c.read(t), 408, "REQUEST_TIMEOUT", "timeout")
 	if took := time.Since(before); took < 4*time.Second || took > 7*time.Second {
 		t.Errorf("refused after %s, want 5s", took)
 	}

@@ -33,8 +33,8 @@ import (
 	"github.com/keywicket/keywicket/internal/record"
 )
 
-// stack is a real Envoy between real upstreams and a stand-in for the sidecar: the subject is Envoy's configuration,
-// and the stand-in can answer what the sidecar never would.
+// stack is a real Envoy with real upstreams and a fake sidecar. These tests cover Envoy's configuration. The fake can return
+// responses that the real sidecar never returns.
 type stack struct {
 	velaflows, velocity string // listeners
 	live, sandbox       *upstream.Server
@@ -55,7 +55,7 @@ func start(t *testing.T) *stack {
 		t.Cleanup(func() { _ = u.Close() })
 		*server = u
 	}
-	// All are held until the last is found, so that no two are the same.
+	// free holds all listeners open until it has found the last address, so that no address repeats.
 	free := func() (addresses [3]string) {
 		for i := range addresses {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -83,7 +83,7 @@ func start(t *testing.T) *stack {
 		return proxy.Start(t.Context(), proxy.Config{Config: config, Dir: t.TempDir(), Log: s.log})
 	}
 	envoy, err := run()
-	if errors.Is(err, syscall.EADDRINUSE) { // another test was given the same free port
+	if errors.Is(err, syscall.EADDRINUSE) { // another test got the same free port
 		envoy, err = run()
 	}
 	if err != nil {
@@ -97,7 +97,7 @@ func start(t *testing.T) *stack {
 	return s
 }
 
-// reached is how many requests came to an upstream.
+// reached returns the number of requests that reached an upstream.
 func (s *stack) reached() int64 { return s.live.Count() + s.sandbox.Count() }
 
 // answer is a response whose body has been read.
@@ -106,7 +106,7 @@ type answer struct {
 	body string
 }
 
-// echo is what the upstream saw.
+// echo returns the request that the upstream received.
 func (a answer) echo(t *testing.T) (echo upstream.Echo) {
 	t.Helper()
 	if a.StatusCode != http.StatusOK {
@@ -118,7 +118,7 @@ func (a answer) echo(t *testing.T) (echo upstream.Echo) {
 	return echo
 }
 
-// send writes a request as it stands, so that no client library tidies it up, and reads the answer.
+// send writes the request unchanged and reads the response. It uses no client library, which would normalise the request.
 func send(t *testing.T, addr, requestLine string, headers ...string) answer {
 	t.Helper()
 	conn := dial(t, addr)
@@ -126,7 +126,7 @@ func send(t *testing.T, addr, requestLine string, headers ...string) answer {
 	return conn.send(t, requestLine, headers...)
 }
 
-// conn is one connection over which several requests can be sent.
+// conn is a connection for several requests.
 type conn struct {
 	net.Conn
 	r *bufio.Reader
@@ -167,17 +167,17 @@ func (c conn) read(t *testing.T) answer {
 	return answer{response, string(body)}
 }
 
-// checks is the stand-in: what it answers is chosen by the bearer token.
+// checks is the fake sidecar. The bearer token selects its response.
 type checks struct {
 	addr   string
 	server *grpc.Server
-	flaked atomic.Bool // the one failure of the token "flaky" is over
+	flaked atomic.Bool // the token "flaky" has had its one failure
 
 	mu       sync.Mutex
 	requests []*authv3.CheckRequest
 }
 
-// start listens again on the same address after server.Stop.
+// start starts the server. After server.Stop it listens on the same address again.
 func (c *checks) start(t *testing.T) {
 	t.Helper()
 	listener, err := net.Listen("tcp", c.addr)
@@ -207,7 +207,7 @@ func (c *checks) last(t *testing.T) *authv3.AttributeContext {
 	return c.requests[len(c.requests)-1].GetAttributes()
 }
 
-// denial is what the stand-in refuses with: nothing that Envoy would write by itself.
+// denial is the body of the fake's denials. It differs from every body that Envoy writes itself.
 const denial = `{"error":{"code":"FORBIDDEN","reason":"missing_scope","decision_id":"d-1"}}` + "\n"
 
 func (c *checks) Check(ctx context.Context, request *authv3.CheckRequest) (*authv3.CheckResponse, error) {
@@ -297,7 +297,7 @@ func metadata(code, reason string, more ...string) *structpb.Struct {
 	return &structpb.Struct{Fields: fields}
 }
 
-// log collects what Envoy writes.
+// log collects Envoy's output.
 type log struct{ record.Log }
 
 // entry waits for the access log's line of the request with this path.

@@ -1,5 +1,5 @@
-// Package fetched finds what the Makefile fetches for the demo and the tests. They run in the module's root, or in the
-// folder of the package that is tested.
+// Package fetched finds the files that the Makefile fetches for the demo and the tests. The demo and the tests run in the
+// module's root or in the folder of a package.
 package fetched
 
 import (
@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 )
 
-// Find returns the absolute path of a file that is named from the module's root. It looks in the working folder and its
-// parents, up to the one that holds go.mod. It returns false if there is none.
+// Find returns the absolute path of a file. The name is relative to the module's root. Find looks in the working folder and
+// its parents, up to the one that holds go.mod. It returns false if the file does not exist.
 func Find(name string) (string, bool) {
 	dir, err := os.Getwd()
 	if err != nil {

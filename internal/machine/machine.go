@@ -1,4 +1,4 @@
-// Package machine describes the computer that figures were measured on.
+// Package machine describes the computer that a measurement runs on.
 package machine
 
 import (
@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// Describe tells the processor's model with the number of its cores, and the load: how many processes have wanted to run at a
-// time during the last minute.
+// Describe returns the processor's model with the number of its cores, and the load average of the last minute: the average
+// number of processes that run or wait to run.
 func Describe() (name string, load float64, err error) {
 	name, err = model()
 	text, err2 := os.ReadFile("/proc/loadavg")

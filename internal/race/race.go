@@ -1,10 +1,11 @@
-// Package race tells tests whether the race detector is on.
+// Package race skips tests when the race detector is on.
 package race
 
 import "testing"
 
-// Skip skips a test that starts no goroutines and takes a multiple of its time under the race detector, or counts what the race
-// detector changes. `make test` runs these tests without it (tools/tests-that).
+// Skip skips the test if the race detector is on. It is for tests that start no goroutines and run much slower with the race
+// detector, and for tests that count something that the detector changes. `make test` also runs them without the detector
+// (tools/tests-that).
 func Skip(t *testing.T) {
 	t.Helper()
 	if enabled {

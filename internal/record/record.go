@@ -1,4 +1,4 @@
-// Package record holds what tests let several goroutines or processes write, to read it meanwhile.
+// Package record keeps the output that several goroutines or processes of a test write. The test may read it at the same time.
 package record
 
 import (
@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// Log is a log that is read while it is written.
+// Log is a log that may be read while it is written.
 type Log struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -19,7 +19,7 @@ func (l *Log) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
-// String is what was written until now.
+// String returns the text written so far.
 func (l *Log) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,5 +1,5 @@
-// Package strictjson reads JSON objects that strangers write: a name that is there twice is an error, because two readers
-// may take each another one of the two.
+// Package strictjson reads JSON objects from untrusted sources. A duplicate name is an error, because two readers may use
+// different values of it.
 package strictjson
 
 import (
@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// Object reads one object, and nothing behind it. Names are taken as they are written; what encoding/json would replace,
-// bytes that are not UTF-8, is an error. The errors quote nothing.
+// Object reads one object. Any text after the object is an error. Names are case-sensitive. Bytes that are not UTF-8 are an
+// error; encoding/json would replace them. The errors quote nothing of the text.
 func Object(text []byte) (map[string]json.RawMessage, error) {
 	if !utf8.Valid(text) {
 		return nil, errors.New("it is not UTF-8")
@@ -39,7 +39,7 @@ func Object(text []byte) (map[string]json.RawMessage, error) {
 	if _, err := decoder.Token(); err != nil {
 		return nil, errors.New("it is no JSON")
 	}
-	const space = " \t\r\n" // RFC 8259, section 2; Go knows more
+	const space = " \t\r\n" // RFC 8259, section 2; Go's own set of white space is larger
 	if len(bytes.Trim(text[decoder.InputOffset():], space)) > 0 {
 		return nil, errors.New("there is something behind the object")
 	}

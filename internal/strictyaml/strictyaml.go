@@ -13,8 +13,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Decode reads one document into v, over what is in it already. An empty text changes nothing. The error has a line for
-// each thing that is wrong.
+// Decode reads one document into v. Fields of v that the document does not name keep their values. An empty text changes
+// nothing. The error has one line for each mistake.
 func Decode(text []byte, v any) error {
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
@@ -49,7 +49,7 @@ func Decode(text []byte, v any) error {
 	return nil
 }
 
-// emptyItems returns the lines of nulls in lists. The decoder would leave them out without a word.
+// emptyItems returns the line numbers of nulls in lists. The decoder would silently omit them.
 func emptyItems(n *yaml.Node) []int {
 	var lines []int
 	for _, child := range n.Content {
@@ -67,12 +67,13 @@ var (
 	mistyped = regexp.MustCompile("cannot unmarshal \\S+ (`[^`]*` )?into (\\S+)")
 )
 
-// plain says the decoder's error in words of the file, not of Go.
+// plain rewrites the decoder's error in terms of the file instead of Go types.
 func plain(text string) string {
 	text = strings.TrimPrefix(text, "yaml: ")
 	text = strings.TrimPrefix(text, "unmarshal errors:\n")
 	text = unknown.ReplaceAllStringFunc(text, func(s string) string {
-		// Where a text has no quotes around it, what stands behind a comma in it is a key to YAML: the rest of a password.
+		// In an unquoted text, YAML may read the part after a comma as a key. That part may be the rest of a password, so the error
+		// must not quote it.
 		if name := unknown.FindStringSubmatch(s)[1]; keyForm.MatchString(name) {
 			return `unknown key "` + name + `"`
 		}

@@ -1,4 +1,4 @@
-// Package testnames finds the tests that documents name: what a document says is shown has to be shown by something.
+// Package testnames finds the tests that documents cite. A test that a document cites as proof must exist.
 package testnames
 
 import (
@@ -11,10 +11,10 @@ import (
 
 var form = regexp.MustCompile(`\b(Test|Fuzz)[A-Z]\w+`)
 
-// In lists the names in a text.
+// In returns the test names in a text.
 func In(text string) []string { return form.FindAllString(text, -1) }
 
-// Missing are those of the names that no test below the folder has. Hidden folders are left out: there is code of others.
+// Missing returns the names without a test below the folder. It skips hidden folders, which contain third-party code.
 func Missing(folder string, names []string) ([]string, error) {
 	var tests strings.Builder
 	err := filepath.WalkDir(folder, func(file string, entry fs.DirEntry, err error) error {
