@@ -199,7 +199,7 @@ func stepsWork(t *testing.T, d *demo.Demo) {
 	}
 	_, at, _ := strings.Cut(out.String(), "\n  "+d.Velocity+"/oauth/consent?")
 	query, rest, _ := strings.Cut(at, "\n")
-	script, _, ok := strings.Cut(rest, "\nOr have an app")
+	script, _, ok := strings.Cut(rest, "\nOr run an app")
 	if !ok || !strings.Contains(script, "\n  CODE=\n") {
 		t.Fatalf("there are no steps in\n%s", &out)
 	}
