@@ -297,6 +297,6 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, p pa
 
 func (s *Server) unavailable(w http.ResponseWriter, r *http.Request, err error) {
 	s.config.Observe("consent", "unavailable")
-	s.failed(w, r, err)
+	s.logFailure(w, r, err)
 	s.showMistake(w, http.StatusServiceUnavailable, "This cannot be decided at the moment. Try again.")
 }

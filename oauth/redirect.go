@@ -14,9 +14,9 @@ import (
 )
 
 // CheckRedirectURI returns an error for a URI that must not receive an app's answer. The allowed forms are https, which a
-// browser takes to the app's server, and two forms for native apps (RFC 8252, sections 7.3 and 7.1). These are http on a
-// loopback address, and the app's own scheme with a dot in it. A URI has no fragment (RFC 6749, section 3.1.2). Its query has no
-// parameter of the answer, which would then be there twice (section 3.1).
+// browser opens at the app's server, and two forms for native apps (RFC 8252, sections 7.3 and 7.1). These are http on a
+// loopback address, and the app's own scheme with a dot in it. A URI must have no fragment (RFC 6749, section 3.1.2). Its query
+// must have no parameter of the answer, which would then occur twice (section 3.1).
 func CheckRedirectURI(uri string) error {
 	if len(uri) > 2000 {
 		return errors.New("it is longer than 2,000 characters")
@@ -84,7 +84,8 @@ func RedirectURIMatches(registered, presented string) bool {
 	return ok && presentedOK && host == presentedHost && rest == presentedRest
 }
 
-// loopback splits an http URI on a loopback address: the address, and the part after the port, if there is one.
+// loopback splits an http URI on a loopback address. host is "http://" with the address, rest is the part after the host and the
+// optional port. ok is false for any other URI.
 func loopback(uri string) (host, rest string, ok bool) {
 	for _, host := range []string{"http://127.0.0.1", "http://[::1]"} {
 		rest, ok := strings.CutPrefix(uri, host)

@@ -12,14 +12,14 @@ import (
 	"github.com/keywicket/keywicket/internal/strictjson"
 )
 
-// maxBody is how long a request of an app may be, in bytes.
+// maxBody is the maximum size of a request's body in bytes.
 const maxBody = 16 << 10
 
-// parameters of a request, each once and not empty: one without a value counts as left out (RFC 6749, section 3.2).
+// parameters of a request by name. A parameter without a value counts as absent (RFC 6749, section 3.2), so no value is empty.
 type parameters map[string]string
 
-// readParameters reads a form, as RFC 6749 has it, or a JSON object of strings, as the API's document has it. Parameters that
-// nobody knows are no error; one that is there twice is (section 3.2).
+// readParameters reads a form, as RFC 6749 requires, or a JSON object of strings, as the API's document requires. An unknown
+// parameter is no error; a repeated parameter is one (section 3.2).
 func readParameters(r *http.Request) (parameters, error) {
 	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil {
@@ -93,7 +93,7 @@ func (p parameters) set(name, value string) error {
 	return nil
 }
 
-// required gives a parameter that has to be there.
+// required returns the parameter with the name, or an error if it is absent.
 func (p parameters) required(name string) (string, error) {
 	if value, ok := p[name]; ok {
 		return value, nil
