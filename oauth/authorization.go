@@ -32,21 +32,21 @@ func (s *Server) authorization(r *http.Request) (authorization, error) {
 	var a authorization
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return a, &mistake{"The address is not one that an app could have made."}
+		return a, &mistake{"The address of this page is malformed. Go back to the app, and start again."}
 	}
 	if len(query["client_id"]) != 1 || len(query["redirect_uri"]) != 1 {
-		return a, &mistake{"The app has to say once who it is, and once where to go back to."}
+		return a, &mistake{"The app must send its client_id and its redirect_uri, each exactly once."}
 	}
 	a.client, err = s.app(r, query.Get("client_id"))
 	if errors.Is(err, store.ErrNotFound) {
-		return a, &mistake{"There is no such app."}
+		return a, &mistake{"The app is unknown here."}
 	}
 	if err != nil {
 		return a, err
 	}
 	a.redirectURI = query.Get("redirect_uri")
 	if !slices.ContainsFunc(a.client.RedirectURIs, func(registered string) bool { return RedirectURIMatches(registered, a.redirectURI) }) {
-		return a, &mistake{"The app has not registered the address that it wants to go back to."}
+		return a, &mistake{"The app has not registered its redirect_uri."}
 	}
 	return s.readRequest(a, query)
 }
@@ -58,7 +58,7 @@ func (s *Server) readRequest(a authorization, query url.Values) (authorization, 
 	}
 	for name, values := range query {
 		if len(values) > 1 {
-			return a, invalidRequest("a parameter is there twice")
+			return a, invalidRequest("a parameter occurs twice")
 		}
 		if (name == "request" || name == "request_uri") && values[0] != "" {
 			return a, &refusal{Code: name + "_not_supported"} // OpenID Connect Core, section 3.1.2.6
@@ -79,7 +79,7 @@ func (s *Server) readRequest(a authorization, query url.Values) (authorization, 
 	for _, name := range scopesIn(query.Get("scope")) {
 		i := slices.IndexFunc(s.config.Scopes, func(scope Scope) bool { return scope.Name == name })
 		if i < 0 {
-			return a, &refusal{Code: "invalid_scope", Description: "a scope is not one that an app can ask for"}
+			return a, &refusal{Code: "invalid_scope", Description: "a scope is unknown, or apps cannot request it"}
 		}
 		if !slices.Contains(a.scopes, s.config.Scopes[i]) {
 			a.scopes = append(a.scopes, s.config.Scopes[i])

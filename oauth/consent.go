@@ -72,7 +72,7 @@ func (s *Server) limited(endpoint http.HandlerFunc) http.HandlerFunc {
 		if wait := s.addresses.take(address(r)); wait > 0 {
 			s.config.Observe("consent", "limited")
 			w.Header().Set("Retry-After", seconds(wait))
-			s.showMistake(w, http.StatusTooManyRequests, "There were too many requests from where you are. Try again in a minute.")
+			s.showMistake(w, http.StatusTooManyRequests, "There were too many requests from your network. Try again in a minute.")
 			return
 		}
 		endpoint(w, r)
@@ -93,7 +93,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	proof := s.proof(r)
 	if proof == "" || subtle.ConstantTimeCompare([]byte(proof), []byte(r.PostForm.Get("proof"))) != 1 || s.origins.Check(r) != nil {
 		s.config.Observe("consent", "forged")
-		s.showMistake(w, http.StatusForbidden, "This answer did not come from the page that asked. Go back to the app, and begin again.")
+		s.showMistake(w, http.StatusForbidden, "This answer did not come from this server's page. Go back to the app, and start again.")
 		return
 	}
 	if r.PostForm.Get("user") != user.ID { // another user has signed in since the page was shown
@@ -298,5 +298,5 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, p pa
 func (s *Server) unavailable(w http.ResponseWriter, r *http.Request, err error) {
 	s.config.Observe("consent", "unavailable")
 	s.logFailure(w, r, err)
-	s.showMistake(w, http.StatusServiceUnavailable, "This cannot be decided at the moment. Try again.")
+	s.showMistake(w, http.StatusServiceUnavailable, "The server cannot answer at the moment. Try again.")
 }

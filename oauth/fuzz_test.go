@@ -11,9 +11,9 @@ import (
 
 // All that is said of a request for tokens. None of it is the request's.
 var said = regexp.MustCompile(`^(?:` + strings.Join([]string{
-	`the body is application/x-www-form-urlencoded or application/json`, `the body is too long`, `the body is no form`,
-	`the body is no JSON object in which every name is there once`,
-	`a parameter is (?:there twice|not a string|not UTF-8)`, `a parameter has control characters`,
+	`the body must be application/x-www-form-urlencoded or application/json`, `the body is too long`, `the body is not a valid form`,
+	`the body is not a JSON object, or a name in it occurs twice`,
+	`a parameter is not (?:a string|UTF-8)`, `a parameter occurs twice`, `a parameter has control characters`,
 	`(?:grant_type|client_id|code|redirect_uri|code_verifier|refresh_token) is missing`,
 	`grant_type is authorization_code or refresh_token`,
 	`the app is unknown, or its secret is wrong or missing`,

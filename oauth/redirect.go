@@ -27,7 +27,7 @@ func CheckRedirectURI(uri string) error {
 	u, err := url.Parse(uri)
 	switch {
 	case err != nil || u.Scheme == "":
-		return errors.New("it is no absolute URI, such as https://app.example/callback")
+		return errors.New("it is not an absolute URI, such as https://app.example/callback")
 	case strings.Contains(uri, "#"):
 		return errors.New("it has a fragment (RFC 6749, section 3.1.2)")
 	case u.User != nil:
@@ -39,11 +39,11 @@ func CheckRedirectURI(uri string) error {
 	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return errors.New("its query is none")
+		return errors.New("its query is malformed")
 	}
 	for _, name := range []string{"code", "state", "iss", "error", "error_description"} {
 		if query.Has(name) {
-			return fmt.Errorf("its query has %s, which is the answer's", name)
+			return fmt.Errorf("its query has %s, which is a parameter of the answer", name)
 		}
 	}
 	switch {
@@ -51,7 +51,7 @@ func CheckRedirectURI(uri string) error {
 		return nil
 	case u.Scheme == "http":
 		if _, _, ok := loopback(uri); !ok {
-			return errors.New("http is for 127.0.0.1 and [::1] alone (RFC 8252, section 8.3): give https")
+			return errors.New("http is for 127.0.0.1 and [::1] only (RFC 8252, section 8.3): give https")
 		}
 		return nil
 	case u.Scheme != "https" && strings.Contains(u.Scheme, "."):

@@ -17,10 +17,10 @@ func TestCheckRedirectURI(t *testing.T) {
 		}
 	}
 	for uri, want := range map[string]string{
-		"":                                                 "no absolute URI",
-		"/callback":                                        "no absolute URI",
-		"//yourapp.com/cb":                                 "no absolute URI",
-		"yourapp.com/cb":                                   "no absolute URI",
+		"":                                                 "not an absolute URI",
+		"/callback":                                        "not an absolute URI",
+		"//yourapp.com/cb":                                 "not an absolute URI",
+		"yourapp.com/cb":                                   "not an absolute URI",
 		"https://":                                         "neither",
 		"https:/cb":                                        "neither",
 		"https://yourapp.com/cb#x":                         "fragment",

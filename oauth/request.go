@@ -23,7 +23,7 @@ type parameters map[string]string
 func readParameters(r *http.Request) (parameters, error) {
 	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil {
-		return nil, invalidRequest("the body is application/x-www-form-urlencoded or application/json")
+		return nil, invalidRequest("the body must be application/x-www-form-urlencoded or application/json")
 	}
 	body, err := io.ReadAll(r.Body)
 	if tooLong := (*http.MaxBytesError)(nil); errors.As(err, &tooLong) {
@@ -38,18 +38,18 @@ func readParameters(r *http.Request) (parameters, error) {
 	case "application/json":
 		return jsonParameters(body)
 	}
-	return nil, invalidRequest("the body is application/x-www-form-urlencoded or application/json")
+	return nil, invalidRequest("the body must be application/x-www-form-urlencoded or application/json")
 }
 
 func formParameters(body string) (parameters, error) {
 	values, err := url.ParseQuery(body)
 	if err != nil {
-		return nil, invalidRequest("the body is no form")
+		return nil, invalidRequest("the body is not a valid form")
 	}
 	p := make(parameters, len(values))
 	for name, list := range values {
 		if len(list) > 1 {
-			return nil, invalidRequest("a parameter is there twice")
+			return nil, invalidRequest("a parameter occurs twice")
 		}
 		if err := p.set(name, list[0]); err != nil {
 			return nil, err
@@ -61,7 +61,7 @@ func formParameters(body string) (parameters, error) {
 func jsonParameters(body []byte) (parameters, error) {
 	object, err := strictjson.Object(body)
 	if err != nil {
-		return nil, invalidRequest("the body is no JSON object in which every name is there once")
+		return nil, invalidRequest("the body is not a JSON object, or a name in it occurs twice")
 	}
 	p := make(parameters, len(object))
 	for name, raw := range object {

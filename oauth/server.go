@@ -65,17 +65,17 @@ type Server struct {
 func NewServer(c Config, grants *store.Issuer, log *slog.Logger) (*Server, error) {
 	switch {
 	case !validIssuer(c.Issuer):
-		return nil, errors.New("url: the issuer's own address is like https://velocity.quest, without a slash at the end; http is for 127.0.0.1, [::1] and localhost alone")
+		return nil, errors.New("url: the issuer's own address is like https://velocity.quest, without a slash at the end; http is only for 127.0.0.1, [::1] and localhost")
 	case !validSignIn(c.SignIn):
-		return nil, errors.New("sign_in: where users sign in is an address like https://velocity.quest/login; http is for 127.0.0.1, [::1] and localhost alone")
+		return nil, errors.New("sign_in: where users sign in is an address like https://velocity.quest/login; http is only for 127.0.0.1, [::1] and localhost")
 	case (&http.Cookie{Name: c.Cookie}).Valid() != nil:
-		return nil, errors.New("cookie: name the cookie that users' sessions are in, such as sb-PROJECT-auth-token")
+		return nil, errors.New("cookie: name the cookie with the users' sessions, such as sb-PROJECT-auth-token")
 	case c.Verifier == nil:
-		return nil, errors.New("nothing here verifies sessions")
+		return nil, errors.New("the configuration has no verifier of sessions")
 	case c.AddressLimit < 0:
-		return nil, errors.New("address_limit: requests a minute, or 0 for any number")
+		return nil, errors.New("address_limit: requests a minute, or 0 for no limit")
 	case c.ClientLimit < 0:
-		return nil, errors.New("client_limit: requests a minute, or 0 for any number")
+		return nil, errors.New("client_limit: requests a minute, or 0 for no limit")
 	}
 	if c.Observe == nil {
 		c.Observe = func(string, string) {}

@@ -200,7 +200,7 @@ func equal(a, b crypto.PublicKey) bool {
 func (k *keyring) load() (*keySet, error) {
 	request, err := http.NewRequestWithContext(k.ctx, http.MethodGet, k.url, nil)
 	if err != nil {
-		return nil, errors.New("the address is no URL")
+		return nil, errors.New("the JWKS URL is invalid")
 	}
 	request.Header.Set("Accept", "application/jwk-set+json, application/json")
 	response, err := k.client.Do(request)
@@ -233,7 +233,7 @@ func fetchError(err error) error {
 	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 		return fmt.Errorf("no answer within %v", fetchTimeout)
 	}
-	return errors.New("what came is no answer of HTTP")
+	return errors.New("the answer is not valid HTTP")
 }
 
 // parseKeys returns the public keys that may verify a session's token (RFC 7517, section 5). Such a key has an id, is for
@@ -245,7 +245,7 @@ func parseKeys(body []byte) (*keySet, error) {
 		Keys []json.RawMessage `json:"keys"`
 	}
 	if err := json.Unmarshal(body, &document); err != nil || document.Keys == nil {
-		return nil, errors.New("the answer is no JWK set")
+		return nil, errors.New("the answer is not a JWK set")
 	}
 	keys := make(map[keyName]crypto.PublicKey)
 	ambiguous := make(map[keyName]bool)
@@ -415,7 +415,7 @@ func (k *keyring) ready() (ready bool, problem error) {
 	case len(set.ambiguous) > 0:
 		return true, fmt.Errorf("keys were left out: several keys have one kid and one algorithm: %.200s", fmt.Sprintf("%q", set.ambiguous))
 	case len(set.keys) == 0:
-		return true, errors.New("the issuer has no public key that sessions could be signed with")
+		return true, errors.New("the issuer publishes no public key that is usable for sessions")
 	}
 	return true, nil
 }
