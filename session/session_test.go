@@ -118,8 +118,8 @@ func TestThreeAlgorithms(t *testing.T) {
 	}
 }
 
-// When a session began is told by how the user signed in, less the leeway; where it is not told, it was long ago. A session
-// that is older than it is cannot escape its revocation.
+// A session began at the earliest time in amr, less the leeway; without such a time, in 1970. A start that is too early is safe: the
+// session cannot escape its revocation.
 func TestWhenASessionBegan(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret, Leeway: time.Minute}, nil)
 	now := time.Now().Unix()
@@ -151,7 +151,7 @@ func TestWhenASessionBegan(t *testing.T) {
 	}
 }
 
-// What one API has verified, another has not: its settings may differ.
+// A token that one API has verified and cached is not valid for another API, whose settings may differ.
 func TestIssuersAreApart(t *testing.T) {
 	strict := authz.SessionFormat{Issuer: supabase.Name, HS256Secret: secret}
 	lax := strict
