@@ -10,7 +10,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// authorization is what an app asks a user for (RFC 6749, section 4.1.1; RFC 7636, section 4.3).
+// authorization is an app's authorization request (RFC 6749, section 4.1.1; RFC 7636, section 4.3).
 type authorization struct {
 	client      store.Client
 	redirectURI string
@@ -19,45 +19,46 @@ type authorization struct {
 	scopes      []Scope
 }
 
-// mistake is an error that must not go to the app: the app is unknown, or its redirect URI is not registered (RFC 6749,
-// section 4.1.2.1). The user sees the error, and is never redirected.
+// mistake is an error that must not go to the app (RFC 6749, section 4.1.2.1). The app is not identified, or it is unclear
+// or not allowed where to answer it: the redirect URI is missing, repeated or not registered, or the query is malformed. The
+// user sees the error, and is never redirected.
 type mistake struct{ why string }
 
 func (m *mistake) Error() string { return m.why }
 
 // authorization reads the request. Its error is a [mistake], a [refusal] for the app, or a failure of the server. With a
-// refusal, it fills the fields that are needed to answer the app.
+// refusal, the fields are set that an answer to the app needs.
 func (s *Server) authorization(r *http.Request) (authorization, error) {
 	var a authorization
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return a, &mistake{"The address is not one that an app could have made."}
+		return a, &mistake{"The address of this page is malformed. Go back to the app, and start again."}
 	}
 	if len(query["client_id"]) != 1 || len(query["redirect_uri"]) != 1 {
-		return a, &mistake{"The app has to say once who it is, and once where to go back to."}
+		return a, &mistake{"The app must send its client_id and its redirect_uri, each exactly once."}
 	}
 	a.client, err = s.app(r, query.Get("client_id"))
 	if errors.Is(err, store.ErrNotFound) {
-		return a, &mistake{"There is no such app."}
+		return a, &mistake{"The app is unknown here."}
 	}
 	if err != nil {
 		return a, err
 	}
 	a.redirectURI = query.Get("redirect_uri")
 	if !slices.ContainsFunc(a.client.RedirectURIs, func(registered string) bool { return RedirectURIMatches(registered, a.redirectURI) }) {
-		return a, &mistake{"The app has not registered the address that it wants to go back to."}
+		return a, &mistake{"The app has not registered its redirect_uri."}
 	}
-	return s.asked(a, query)
+	return s.readRequest(a, query)
 }
 
-// asked reads what can be refused to the app itself.
-func (s *Server) asked(a authorization, query url.Values) (authorization, error) {
+// readRequest reads the parameters after the app and its redirect URI are known. Errors in these go to the app, as a [refusal].
+func (s *Server) readRequest(a authorization, query url.Values) (authorization, error) {
 	if len(query["state"]) == 1 {
 		a.state = query.Get("state")
 	}
 	for name, values := range query {
 		if len(values) > 1 {
-			return a, invalidRequest("a parameter is there twice")
+			return a, invalidRequest("a parameter occurs twice")
 		}
 		if (name == "request" || name == "request_uri") && values[0] != "" {
 			return a, &refusal{Code: name + "_not_supported"} // OpenID Connect Core, section 3.1.2.6
@@ -78,7 +79,7 @@ func (s *Server) asked(a authorization, query url.Values) (authorization, error)
 	for _, name := range scopesIn(query.Get("scope")) {
 		i := slices.IndexFunc(s.config.Scopes, func(scope Scope) bool { return scope.Name == name })
 		if i < 0 {
-			return a, &refusal{Code: "invalid_scope", Description: "a scope is not one that an app can ask for"}
+			return a, &refusal{Code: "invalid_scope", Description: "a scope is unknown, or apps cannot request it"}
 		}
 		if !slices.Contains(a.scopes, s.config.Scopes[i]) {
 			a.scopes = append(a.scopes, s.config.Scopes[i])
@@ -90,12 +91,12 @@ func (s *Server) asked(a authorization, query url.Values) (authorization, error)
 	return a, nil
 }
 
-// scopesIn reads a list (RFC 6749, section 3.3). More blanks than one do no harm.
+// scopesIn splits a list of scopes (RFC 6749, section 3.3). It accepts several spaces between two scopes.
 func scopesIn(list string) []string {
 	return strings.FieldsFunc(list, func(c rune) bool { return c == ' ' })
 }
 
-func (a authorization) names() []string {
+func (a authorization) scopeNames() []string {
 	names := make([]string, len(a.scopes))
 	for i, scope := range a.scopes {
 		names[i] = scope.Name
@@ -103,13 +104,14 @@ func (a authorization) names() []string {
 	return names
 }
 
-// ofWorkspaces says that a scope is about what is in workspaces, some of which have to be granted then.
-func (a authorization) ofWorkspaces() bool {
+// needsWorkspaces reports whether a scope covers the content of workspaces. The user must then grant at least one workspace.
+func (a authorization) needsWorkspaces() bool {
 	return slices.ContainsFunc(a.scopes, func(s Scope) bool { return s.Workspace })
 }
 
-// back is where the user's browser is sent with the answer (RFC 6749, section 4.1.2), which says whose it is (RFC 9207).
-func (s *Server) back(a authorization, answer map[string]string) string {
+// redirectTo returns the URL that takes the answer to the app (RFC 6749, section 4.1.2). The answer has the parameter iss (RFC
+// 9207).
+func (s *Server) redirectTo(a authorization, answer map[string]string) string {
 	query := url.Values{}
 	for name, value := range answer {
 		if value != "" {
@@ -124,5 +126,5 @@ func (s *Server) back(a authorization, answer map[string]string) string {
 	if strings.Contains(a.redirectURI, "?") {
 		separator = "&"
 	}
-	return a.redirectURI + separator + query.Encode() // which has no fragment
+	return a.redirectURI + separator + query.Encode() // a redirect URI has no fragment
 }

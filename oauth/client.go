@@ -9,15 +9,15 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// client is an app that asks.
+// client is the app that sends a request.
 type client struct {
 	store.Client
-	proven bool // by its secret
+	authenticated bool // by its secret
 }
 
 // client finds the app that sends the request and authenticates it as far as required (RFC 6749, sections 2.3.1 and 3.2.1).
-// The credentials are in the Authorization header or in the body, not in both. A public app needs no secret, but a
-// secret that it sends must be correct.
+// The credentials are in the Authorization header or in the body, not in both. An app that is not confidential needs no
+// secret, but a secret that it sends must be correct.
 func (s *Server) client(r *http.Request, p parameters) (client, error) {
 	id, secret, err := credentials(r, p)
 	if err != nil {
@@ -33,10 +33,10 @@ func (s *Server) client(r *http.Request, p parameters) (client, error) {
 		return client{}, invalidClient()
 	}
 	found := client{c, secret != ""}
-	return found, tooMany(s.clients.take(found.counted()))
+	return found, tooMany(s.clients.take(found.limitKey()))
 }
 
-// app finds an app of the issuer's own API. Another's scopes would be others, though they may be called the same.
+// app finds an app of the issuer's own API. Scopes of another API can have the same names but another meaning.
 func (s *Server) app(r *http.Request, id string) (store.Client, error) {
 	c, err := s.grants.Client(r.Context(), id)
 	if err == nil && c.API != s.config.API {
@@ -45,10 +45,10 @@ func (s *Server) app(r *http.Request, id string) (store.Client, error) {
 	return c, err
 }
 
-// counted is whose requests they count as. An app that has proven itself is counted apart: anybody can ask in the name of one
-// that does not have to.
-func (c client) counted() string {
-	if c.proven {
+// limitKey returns the key by which the app's requests are counted. Authenticated requests are counted separately: anybody can
+// send requests in the name of an app that does not have to authenticate.
+func (c client) limitKey() string {
+	if c.authenticated {
 		return "proven " + c.ID
 	}
 	return c.ID

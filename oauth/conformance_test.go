@@ -23,7 +23,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// Every row of conformance.md names a test, and each of them is there.
+// Every row of conformance.md names a test, and all these tests exist.
 func TestConformanceNamesTests(t *testing.T) {
 	text, err := os.ReadFile("conformance.md")
 	if err != nil {
@@ -52,7 +52,7 @@ func TestConformanceNamesTests(t *testing.T) {
 	}
 }
 
-// RFC 6749, sections 3.1 and 3.2, for every endpoint: a parameter without a value was left out, and one that nobody knows is
+// RFC 6749, sections 3.1 and 3.2, for every endpoint: a parameter without a value counts as absent, and an unknown one is
 // ignored.
 func TestParametersThatSayNothing(t *testing.T) {
 	i := newIssuer(t)
@@ -130,7 +130,8 @@ func TestParametersThatAreTooMany(t *testing.T) {
 	}
 }
 
-// RFC 6749, sections 2.3.1 and 3.2: what an app sends is read from the body of a POST. Addresses are written down on the way.
+// RFC 6749, sections 2.3.1 and 3.2: parameters are read only from the body of a POST, because URLs are logged on
+// the way.
 func TestAddressesOfRequestsAreNotRead(t *testing.T) {
 	i := newIssuer(t)
 	whole := i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal())
@@ -217,7 +218,7 @@ func TestStateComesBackAsItWas(t *testing.T) {
 	}
 }
 
-// RFC 9700, section 4.11.2: not even an error is a reason to send on somebody who is not known.
+// RFC 9700, section 4.11.2: without a known user, there is no redirect to the app, not even with an error.
 func TestNobodyIsSentOnWhoIsNotSignedIn(t *testing.T) {
 	i := newIssuer(t)
 	b := i.browser()
@@ -233,7 +234,7 @@ func TestNobodyIsSentOnWhoIsNotSignedIn(t *testing.T) {
 	}
 }
 
-// RFC 6749, sections 10.2 and 10.12: who has agreed once is asked again, and no GET agrees to anything.
+// RFC 6749, sections 10.2 and 10.12: after an approval, the user is asked again, and a GET never approves anything.
 func TestConsentIsAskedForEachTime(t *testing.T) {
 	i := newIssuer(t)
 	b := i.adas()
@@ -252,7 +253,7 @@ func TestConsentIsAskedForEachTime(t *testing.T) {
 	}
 }
 
-// RFC 9700, section 2.6: no page of another's reads the consent page.
+// RFC 9700, section 2.6: no page of another origin can read the consent page.
 func TestConsentPageIsOfNoOtherOrigin(t *testing.T) {
 	i := newIssuer(t)
 	b := i.adas()
@@ -317,8 +318,8 @@ func TestReuseEndsTheGrant(t *testing.T) {
 	}
 }
 
-// RFC 7636, section 4.4; RFC 9700, sections 4.5.3.1 and 4.8.2; RFC 6749, section 10.6: a code is good for the request alone that
-// it was asked for with. Without a challenge there is none.
+// RFC 7636, section 4.4; RFC 9700, sections 4.5.3.1 and 4.8.2; RFC 6749, section 10.6: a code is valid only with the
+// parameters of its authorization request. Without a challenge, no code is issued.
 func TestCodesAreBoundToTheirRequest(t *testing.T) {
 	i := newIssuer(t)
 	const theirs = "another-verifier-of-another-browser-at-the-same-app"
@@ -364,7 +365,7 @@ func TestCodesAreBoundToTheirRequest(t *testing.T) {
 	}
 }
 
-// RFC 6749, section 10.10: 160 random bits and more.
+// RFC 6749, section 10.10: at least 160 random bits.
 func TestWhatIsIssuedCannotBeGuessed(t *testing.T) {
 	i := newIssuer(t)
 	const base32 = `^[A-Z2-7]{52}$` // 260 bits
@@ -384,19 +385,19 @@ func TestWhatIsIssuedCannotBeGuessed(t *testing.T) {
 				t.Fatalf("a %s is %s", what, text)
 			}
 		}
-		for at := range 32 { // a checksum is not drawn
+		for at := range 32 { // the first 32 characters are random, without the checksum
 			letters := map[byte]bool{}
 			for _, text := range made[what] {
 				letters[text[at]] = true
 			}
-			if len(letters) < 8 { // of 32 that are drawn of 32 and more there are about 20
+			if len(letters) < 8 { // 32 random draws from 32 or more letters contain about 20 different ones
 				t.Errorf("a %s has one of %d letters at %d", what, len(letters), at)
 			}
 		}
 	}
 }
 
-// RFC 6749, sections 10.3 and 10.4: nothing that is stored is good for anything.
+// RFC 6749, sections 10.3 and 10.4: nothing in the database can be used as a credential.
 func TestStoredIsNoCredential(t *testing.T) {
 	i := newIssuer(t)
 	exchange := i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal())
@@ -425,7 +426,7 @@ func TestStoredIsNoCredential(t *testing.T) {
 	}
 }
 
-// RFC 6749, section 4.1.2: a code expires within ten minutes, here one; section 5.1: expires_in is what is so.
+// RFC 6749, section 4.1.2: a code expires within ten minutes, here one. Section 5.1: expires_in is the real lifetime.
 func TestLifetimes(t *testing.T) {
 	i := newIssuer(t)
 	r := i.tokens(t)
@@ -450,7 +451,8 @@ func TestLifetimes(t *testing.T) {
 	}
 }
 
-// RFC 7662, sections 2.2 and 4: whatever a token can end of is looked at, and of one that is over nothing else is told.
+// RFC 7662, sections 2.2 and 4: introspection checks every reason for which a token can end. The answer for an ended token
+// contains only active.
 func TestTokensThatAreOverAreNotActive(t *testing.T) {
 	i := newIssuer(t)
 	own := basic(i.public.ID, i.publicSecret.Reveal())
@@ -478,7 +480,7 @@ func TestTokensThatAreOverAreNotActive(t *testing.T) {
 	} {
 		code := i.exchange(t, i.public)
 		r := i.send(t, "/api/oauth/token", code)
-		for _, hint := range []string{"", "access_token", "refresh_token", "made-up"} { // section 2.1: what is there is found
+		for _, hint := range []string{"", "access_token", "refresh_token", "made-up"} { // section 2.1: a wrong hint does not hide a token
 			if found := ask(form{"token": r.text("access_token"), "token_type_hint": hint}); found.body["active"] != true {
 				t.Errorf("before %s, with the hint %q: %+v", name, hint, found)
 			}
@@ -499,8 +501,8 @@ func TestTokensThatAreOverAreNotActive(t *testing.T) {
 	}
 }
 
-// RFC 8414, section 2, and RFC 9207, section 2: an issuer is a URL of https, without a query and a fragment. One of http is for
-// trying out, on this machine. One with a path would have its metadata elsewhere (RFC 8414, section 3).
+// RFC 8414, section 2, and RFC 9207, section 2: an issuer is an https URL, without a query and a fragment. An http URL is for
+// trials on a loopback address. With a path, the metadata would be at another path (RFC 8414, section 3).
 func TestIssuersAddress(t *testing.T) {
 	i := newIssuer(t)
 	for issuer, good := range map[string]bool{
@@ -534,7 +536,7 @@ func TestIssuersAddress(t *testing.T) {
 	}
 }
 
-// Users are sent where they sign in, and nowhere that anybody on the way could change.
+// Invalid settings are errors, such as a sign-in URL that an attacker on the network could change.
 func TestConfigIsRefused(t *testing.T) {
 	i := newIssuer(t)
 	for what, change := range map[string]func(*oauth.Config){
@@ -566,7 +568,7 @@ func (i *issuer) serverOf(address string, scopes ...oauth.Scope) (*oauth.Server,
 	}, i.Issuer, slog.New(slog.DiscardHandler))
 }
 
-// RFC 8414, sections 2 and 3.2; RFC 9207, sections 2.3 and 3: what is told is so, and all that has to be told is.
+// RFC 8414, sections 2 and 3.2; RFC 9207, sections 2.3 and 3: the metadata are correct and complete.
 func TestMetadataIsWhatIsSo(t *testing.T) {
 	i := newIssuer(t)
 	read := func(h http.Handler) (m map[string]any) {

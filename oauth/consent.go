@@ -20,10 +20,10 @@ var consentHTML string
 
 var page = template.Must(template.New("consent").Parse(consentHTML))
 
-// shown is what a page says.
-type shown struct {
+// pageData is the data of the page's template.
+type pageData struct {
 	Nonce string
-	// Mistake, instead of everything else, and where the user may go on.
+	// Mistake is an error text. The page then shows only this text and, unless it is empty, a link to SignIn.
 	Mistake, SignIn string
 
 	App, Host  string
@@ -31,10 +31,10 @@ type shown struct {
 	User       string
 	Account    []Scope           // scopes of the user, in no particular workspace
 	Within     []Scope           // scopes in the workspaces that the user chooses
-	Workspaces []store.Workspace // that can be chosen; none where no scope is about one
-	Missing    bool              // a workspace has to be chosen
-	None       bool              // and there is none
-	Proof      string
+	Workspaces []store.Workspace // that the user can choose; empty if no scope is about a workspace
+	Missing    bool              // the user has chosen no workspace, and must choose one
+	None       bool              // a scope is about workspaces, and the user is in none
+	Proof      string            // see proofCookie
 }
 
 // proofCookie is the cookie that must match a field of the form. A page of another origin can submit the form but cannot
@@ -48,7 +48,7 @@ func (s *Server) proofCookie(proof string) *http.Cookie {
 	return c
 }
 
-// proof is what the browser's cookie holds; empty: there is none.
+// proof returns the value of the browser's proof cookie, or an empty string without one.
 func (s *Server) proof(r *http.Request) string {
 	c, err := r.Cookie(s.proofCookie("").Name)
 	if err != nil {
@@ -57,13 +57,13 @@ func (s *Server) proof(r *http.Request) string {
 	return c.Value
 }
 
-// consent asks the user (RFC 6749, section 4.1.1).
+// consent shows the consent page (RFC 6749, section 4.1.1).
 func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
-	a, user, ok := s.asking(w, r)
+	a, user, ok := s.readConsent(w, r)
 	if !ok {
 		return
 	}
-	s.show(w, r, a, user, false)
+	s.showConsent(w, r, a, user, false)
 }
 
 // limited refuses requests above the limit of their address.
@@ -72,77 +72,77 @@ func (s *Server) limited(endpoint http.HandlerFunc) http.HandlerFunc {
 		if wait := s.addresses.take(address(r)); wait > 0 {
 			s.config.Observe("consent", "limited")
 			w.Header().Set("Retry-After", seconds(wait))
-			s.tell(w, http.StatusTooManyRequests, "There were too many requests from where you are. Try again in a minute.")
+			s.showMistake(w, http.StatusTooManyRequests, "There were too many requests from your network. Try again in a minute.")
 			return
 		}
 		endpoint(w, r)
 	}
 }
 
-// decide takes the user's answer. The form is sent to the address that it came from, so the request is read again.
+// decide processes the user's answer. The form goes to the URL of the page, so decide reads the app's request again.
 func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-	a, user, ok := s.asking(w, r)
+	a, user, ok := s.readConsent(w, r)
 	if !ok {
 		return
 	}
 	if err := r.ParseForm(); err != nil {
-		s.tell(w, http.StatusBadRequest, "The form could not be read.")
+		s.showMistake(w, http.StatusBadRequest, "The form could not be read.")
 		return
 	}
 	proof := s.proof(r)
-	if proof == "" || subtle.ConstantTimeCompare([]byte(proof), []byte(r.PostForm.Get("proof"))) != 1 || s.foreign.Check(r) != nil {
+	if proof == "" || subtle.ConstantTimeCompare([]byte(proof), []byte(r.PostForm.Get("proof"))) != 1 || s.origins.Check(r) != nil {
 		s.config.Observe("consent", "forged")
-		s.tell(w, http.StatusForbidden, "This answer did not come from the page that asked. Go back to the app, and begin again.")
+		s.showMistake(w, http.StatusForbidden, "This answer did not come from this server's page. Go back to the app, and start again.")
 		return
 	}
-	if r.PostForm.Get("user") != user.ID { // somebody else has signed in meanwhile
-		s.show(w, r, a, user, false)
+	if r.PostForm.Get("user") != user.ID { // another user has signed in since the page was shown
+		s.showConsent(w, r, a, user, false)
 		return
 	}
 	if r.PostForm.Get("decision") != "approve" {
 		s.config.Observe("consent", "denied")
-		http.Redirect(w, r, s.back(a, map[string]string{"error": "access_denied"}), http.StatusSeeOther)
+		http.Redirect(w, r, s.redirectTo(a, map[string]string{"error": "access_denied"}), http.StatusSeeOther)
 		return
 	}
 	var chosen []string
-	if a.ofWorkspaces() {
+	if a.needsWorkspaces() {
 		if chosen = r.PostForm["workspace"]; len(chosen) == 0 {
-			s.show(w, r, a, user, true)
+			s.showConsent(w, r, a, user, true)
 			return
 		}
 	}
 	slices.Sort(chosen)
 	chosen = slices.Compact(chosen)
 	made, err := s.grants.Approve(r.Context(), store.Approval{
-		Client: a.client.ID, User: user.ID, Workspaces: chosen, Scopes: a.names(),
+		Client: a.client.ID, User: user.ID, Workspaces: chosen, Scopes: a.scopeNames(),
 		RedirectURI: a.redirectURI, Challenge: a.challenge,
 	})
 	switch {
-	case errors.Is(err, store.ErrInvalid): // a workspace that the user has left, say
-		s.show(w, r, a, user, a.ofWorkspaces())
+	case errors.Is(err, store.ErrInvalid): // for example, the user has left a workspace
+		s.showConsent(w, r, a, user, a.needsWorkspaces())
 	case err != nil:
 		s.unavailable(w, r, err)
 	default:
 		s.config.Observe("consent", "approved")
 		s.log.LogAttrs(r.Context(), slog.LevelInfo, "a user has granted access to an app", slog.String("grant_id", made.Grant),
-			slog.String("client_id", a.client.ID), slog.String("user_id", user.ID), slog.Any("scopes", a.names()), slog.Any("workspaces", chosen))
-		http.Redirect(w, r, s.back(a, map[string]string{"code": made.Code.Reveal()}), http.StatusSeeOther)
+			slog.String("client_id", a.client.ID), slog.String("user_id", user.ID), slog.Any("scopes", a.scopeNames()), slog.Any("workspaces", chosen))
+		http.Redirect(w, r, s.redirectTo(a, map[string]string{"code": made.Code.Reveal()}), http.StatusSeeOther)
 	}
 }
 
-// asking reads the user and the app's request. If it cannot ask for consent, it has already written the response.
-func (s *Server) asking(w http.ResponseWriter, r *http.Request) (authorization, store.Consenter, bool) {
+// readConsent reads the user and the app's request. If it returns false, it has already written the response.
+func (s *Server) readConsent(w http.ResponseWriter, r *http.Request) (authorization, store.Consenter, bool) {
 	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Referrer-Policy", "same-origin") // no-referrer would have a form say that it comes from nowhere
+	w.Header().Set("Referrer-Policy", "same-origin") // with no-referrer, browsers send "Origin: null" with the form
 	a, err := s.authorization(r)
 	wrong, isMistake := errors.AsType[*mistake](err)
 	refused, isRefusal := errors.AsType[*refusal](err)
 	var user store.Consenter
-	if err == nil || isRefusal { // who is not known is not sent on, not even with an error (RFC 9700, section 4.11.2)
-		var unknown error
-		if user, unknown = s.user(r); unknown != nil {
-			err, isRefusal = unknown, false
+	if err == nil || isRefusal { // without a known user, there is no redirect to the app, not even with an error (RFC 9700, section 4.11.2)
+		var userErr error
+		if user, userErr = s.user(r); userErr != nil {
+			err, isRefusal = userErr, false
 		}
 	}
 	switch {
@@ -150,13 +150,13 @@ func (s *Server) asking(w http.ResponseWriter, r *http.Request) (authorization, 
 		return a, user, true
 	case isMistake:
 		s.config.Observe("consent", "mistake")
-		s.tell(w, http.StatusBadRequest, wrong.why)
+		s.showMistake(w, http.StatusBadRequest, wrong.why)
 	case isRefusal:
 		s.config.Observe("consent", refused.Code)
-		http.Redirect(w, r, s.back(a, map[string]string{"error": refused.Code, "error_description": refused.Description}), http.StatusSeeOther)
+		http.Redirect(w, r, s.redirectTo(a, map[string]string{"error": refused.Code, "error_description": refused.Description}), http.StatusSeeOther)
 	case errors.Is(err, errSignedOut) && r.URL.Query().Has(returned):
 		s.config.Observe("consent", "not_known")
-		s.render(w, r, http.StatusForbidden, shown{
+		s.render(w, r, http.StatusForbidden, pageData{
 			Mistake: "You have signed in, but not with an account that is known here, or your session was ended.", SignIn: s.signIn(r, ""),
 		})
 	case errors.Is(err, errSignedOut):
@@ -164,7 +164,7 @@ func (s *Server) asking(w http.ResponseWriter, r *http.Request) (authorization, 
 		http.Redirect(w, r, s.signIn(r, ""), http.StatusSeeOther)
 	case errors.Is(err, errSecondFactor) && r.URL.Query().Has(returned):
 		s.config.Observe("consent", "second_factor_required")
-		s.render(w, r, http.StatusForbidden, shown{
+		s.render(w, r, http.StatusForbidden, pageData{
 			Mistake: "You have signed in without a second factor. It is required here.", SignIn: s.signIn(r, authz.AAL2),
 		})
 	case errors.Is(err, errSecondFactor):
@@ -181,7 +181,8 @@ var (
 	errSecondFactor = errors.New("the user has signed in without a second factor")
 )
 
-// user is who is signed in at the product, as the sidecar would take the same session: an app's token is not a user's.
+// user returns the user who is signed in at the product. It accepts the same sessions as the sidecar: an app's token is no
+// session. Errors: [errSignedOut], [errSecondFactor], or a failure of the server.
 func (s *Server) user(r *http.Request) (store.Consenter, error) {
 	token, ok := sessionToken(r, s.config.Cookie)
 	if !ok {
@@ -204,16 +205,16 @@ func (s *Server) user(r *http.Request) (store.Consenter, error) {
 	return user, err
 }
 
-// returned is a parameter that says that the user comes from signing in. Who is signed in there and not here would be sent to and
-// fro without it.
+// returned is the parameter of a request that comes back from the sign-in page. It prevents a redirect loop for a user whose
+// session is valid at the sign-in page but not here.
 const returned = "returned"
 
-// signIn is where the user signs in, and is told where to come back to. level is the assurance that is required (the
-// parameter acr_values of RFC 9470, section 4), if any is.
+// signIn returns the URL of the sign-in page, with the URL to return to. level is the required assurance level (the parameter
+// acr_values of RFC 9470, section 4); empty: none is required.
 func (s *Server) signIn(r *http.Request, level string) string {
 	u, err := url.Parse(s.config.SignIn)
 	if err != nil {
-		panic("the address to sign in at is none: " + err.Error()) // NewServer has looked
+		panic("the sign-in URL is invalid: " + err.Error()) // NewServer checks it
 	}
 	back := s.config.Issuer + consentPath + "?" + r.URL.RawQuery
 	if !r.URL.Query().Has(returned) {
@@ -228,14 +229,15 @@ func (s *Server) signIn(r *http.Request, level string) string {
 	return u.String()
 }
 
-func (s *Server) show(w http.ResponseWriter, r *http.Request, a authorization, user store.Consenter, missing bool) {
+// showConsent writes the consent page. missing: the user must still choose a workspace.
+func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authorization, user store.Consenter, missing bool) {
 	proof := rand.Text()
-	// Another tab's form is good as well.
-	if before := s.proof(r); len(before) == len(proof) {
-		proof = before
+	// The proof of an earlier page stays, so that forms in several tabs are valid.
+	if earlier := s.proof(r); len(earlier) == len(proof) {
+		proof = earlier
 	}
 	http.SetCookie(w, s.proofCookie(proof))
-	p := shown{
+	p := pageData{
 		App: a.client.Name, Host: destination(a.redirectURI), Email: user.Email, User: user.ID,
 		Missing: missing, Proof: proof,
 	}
@@ -246,7 +248,7 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request, a authorization, u
 			p.Account = append(p.Account, scope)
 		}
 	}
-	if a.ofWorkspaces() {
+	if a.needsWorkspaces() {
 		p.Workspaces = user.Workspaces
 		p.None = len(p.Workspaces) == 0
 	}
@@ -273,13 +275,14 @@ func destination(redirectURI string) string {
 	return "an app on this device (" + u.Scheme + ":)"
 }
 
-func (s *Server) tell(w http.ResponseWriter, status int, what string) {
-	s.render(w, nil, status, shown{Mistake: what})
+// showMistake writes a page with only the text.
+func (s *Server) showMistake(w http.ResponseWriter, status int, text string) {
+	s.render(w, nil, status, pageData{Mistake: text})
 }
 
 // render writes the page. It cannot be framed (RFC 9700, section 4.16), and loads nothing. The policy has no form-action: Chromium
-// would hold every redirect against it that follows the form, also those of the app's.
-func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, p shown) {
+// applies form-action to every redirect after the form's submission, including redirects by the app.
+func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, p pageData) {
 	p.Nonce = rand.Text()
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
@@ -294,6 +297,6 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, p sh
 
 func (s *Server) unavailable(w http.ResponseWriter, r *http.Request, err error) {
 	s.config.Observe("consent", "unavailable")
-	s.failed(w, r, err)
-	s.tell(w, http.StatusServiceUnavailable, "This cannot be decided at the moment. Try again.")
+	s.logFailure(w, r, err)
+	s.showMistake(w, http.StatusServiceUnavailable, "The server cannot answer at the moment. Try again.")
 }

@@ -20,11 +20,11 @@ import (
 
 const challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM" // RFC 7636, appendix B
 
-// browser is a user's, which follows no redirect: where they lead is what is tested.
+// browser is the browser of a user. It follows no redirects, because the tests check their targets.
 type browser struct {
 	*http.Client
 	i       *issuer
-	session string // cookies of the product's
+	session string // session cookies of the product
 	cookies map[string]string
 }
 
@@ -34,7 +34,7 @@ func (i *issuer) browser() *browser {
 	}}}
 }
 
-// adas is a browser in which ada is signed in.
+// adas returns a browser in which Ada is signed in.
 func (i *issuer) adas() *browser {
 	b := i.browser()
 	b.signIn(i.ada.ID, nil)
@@ -50,7 +50,7 @@ func (b *browser) token(user string, change supabase.Fields) string {
 	return supabase.Sign(jose.HS256, []byte(b.i.signIn.Secret), "", supabase.Claims(user, change))
 }
 
-// page is what a browser got.
+// page is a response to a browser.
 type page struct {
 	status   int
 	header   http.Header
@@ -94,7 +94,7 @@ func (b *browser) do(t *testing.T, method, query string, body url.Values, header
 
 var hidden = regexp.MustCompile(`<input type="hidden" name="(\w+)" value="([^"]*)">`)
 
-// form is the page's, with the user's answer.
+// form returns the form of the page, with the user's answer.
 func (p page) form(decision string, workspaces ...string) url.Values {
 	f := url.Values{"decision": {decision}, "workspace": workspaces}
 	for _, m := range hidden.FindAllStringSubmatch(p.text, -1) {
@@ -103,7 +103,7 @@ func (p page) form(decision string, workspaces ...string) url.Values {
 	return f
 }
 
-// request is the seed's, as a query.
+// request returns the query of the authorization request in the seed, with changes.
 func (i *issuer) request(change ...string) string {
 	q := url.Values{
 		"client_id": {i.public.ID}, "redirect_uri": {callback}, "response_type": {"code"}, "scope": {"issues:read issues:write"},
@@ -118,7 +118,7 @@ func (i *issuer) request(change ...string) string {
 	return q.Encode()
 }
 
-// answered is the query that the app gets, at its own address, from this issuer (RFC 9207), with its state.
+// answered returns the query of the redirect to the app. It checks the redirect URI, the issuer (RFC 9207) and the state.
 func answered(t *testing.T, p page) url.Values {
 	t.Helper()
 	if p.status != http.StatusSeeOther || p.location == nil || p.location.Scheme+"://"+p.location.Host+p.location.Path != callback {
@@ -136,7 +136,7 @@ func answered(t *testing.T, p page) url.Values {
 	return q
 }
 
-// The whole way: a page that says who asks for what, an approval, a code, tokens (RFC 6749, section 4.1).
+// The complete flow: a page with the app and its scopes, an approval, a code, tokens (RFC 6749, section 4.1).
 func TestUserApproves(t *testing.T) {
 	i := newIssuer(t)
 	b := i.adas()
@@ -162,16 +162,16 @@ func TestUserApproves(t *testing.T) {
 		t.Fatalf("%v: %+v", q, r)
 	}
 	grants := must(i.registry.Grants(t.Context(), i.public.ID, i.ada.ID))
-	if len(grants) != 2 || strings.Join(grants[1].Workspaces, " ") != "acme globex" { // the newer one is the helper's
+	if len(grants) != 2 || strings.Join(grants[1].Workspaces, " ") != "acme globex" { // exchange created the newer one
 		t.Errorf("%+v", grants)
 	}
-	// What the app could do in the chosen workspaces is told apart from what it could do wherever the user is.
+	// The page separates scopes in the chosen workspaces from scopes of the whole account.
 	both := b.do(t, "GET", i.request("scope", "user:read issues:read"), nil).text
 	account, within := strings.Index(both, "for your whole account"), strings.Index(both, "in the workspaces that you choose")
 	if profile, issues := strings.Index(both, "Read your own profile"), strings.Index(both, "Read issues"); account < 0 || account > profile || profile > within || within > issues {
 		t.Error(both)
 	}
-	// About the user alone: there is no workspace to choose.
+	// With scopes of the user alone, there is no workspace to choose.
 	profile := i.request("scope", "user:read")
 	p = b.do(t, "GET", profile, nil)
 	if strings.Contains(p.text, "Acme") || strings.Contains(p.text, "that you choose") || answered(t, b.do(t, "POST", profile, p.form("approve"))).Get("code") == "" {
@@ -190,7 +190,7 @@ func TestUserApproves(t *testing.T) {
 	}
 }
 
-// Forms of several tabs are all good, and so is the one that was shown before another.
+// The forms of several tabs are all valid, also one that was shown before another.
 func TestUserHasTwoTabs(t *testing.T) {
 	i := newIssuer(t)
 	b := i.adas()
@@ -201,13 +201,13 @@ func TestUserHasTwoTabs(t *testing.T) {
 			t.Errorf("%v", q)
 		}
 	}
-	// Of another browser it is not.
+	// In another browser, the form is refused.
 	if p := i.adas().do(t, "POST", i.request(), first.form("approve", i.acme.ID)); p.status != http.StatusForbidden {
 		t.Errorf("%d to %v", p.status, p.location)
 	}
 }
 
-// Who is in no workspace can say no, and the app is told.
+// A user without a workspace can deny the request, and the app receives access_denied.
 func TestUserWithoutAWorkspace(t *testing.T) {
 	i := newIssuer(t)
 	b := i.browser()
@@ -222,7 +222,7 @@ func TestUserWithoutAWorkspace(t *testing.T) {
 	if q := answered(t, b.do(t, "POST", i.request(), p.form("deny"))); q.Get("error") != "access_denied" {
 		t.Errorf("%v", q)
 	}
-	// The only workspace there is is chosen already, and of several none is.
+	// A single workspace is preselected; of several workspaces, none is.
 	must(i.registry.SetMember(t.Context(), "acme", "eve@example.com", "guest"))
 	if one, two := b.do(t, "GET", i.request(), nil), i.adas().do(t, "GET", i.request(), nil); strings.Count(one.text, " checked>") != 1 || strings.Contains(two.text, " checked>") {
 		t.Errorf("of one: %s\nof two: %s", one.text, two.text)
@@ -239,7 +239,7 @@ func TestUserWithoutAWorkspace(t *testing.T) {
 	}
 }
 
-// Where the app is answered stays as it was written.
+// The redirect keeps the redirect URI exactly as the app wrote it.
 func TestAddressesOfAppsStayAsTheyAre(t *testing.T) {
 	i := newIssuer(t)
 	b := i.adas()
@@ -267,7 +267,7 @@ func TestUserDenies(t *testing.T) {
 	}
 }
 
-// RFC 6749, section 4.1.2.1; RFC 9700, section 4.11: nobody is ever sent to an address that the app has not registered.
+// RFC 6749, section 4.1.2.1; RFC 9700, section 4.11: there is never a redirect to a URI that the app has not registered.
 func TestMistakesAreToldToTheUser(t *testing.T) {
 	i := newIssuer(t)
 	b := i.adas()
@@ -334,7 +334,7 @@ func TestRefusalsAreToldToTheApp(t *testing.T) {
 	}
 }
 
-// Who is not signed in is sent to where users sign in, and comes back to the same request.
+// A user who is not signed in is redirected to the sign-in page, and comes back to the same request.
 func TestUserSignsInFirst(t *testing.T) {
 	i := newIssuer(t)
 	must(i.registry.RevokeSession(t.Context(), "over"))
@@ -385,7 +385,7 @@ func TestUserSignsInFirst(t *testing.T) {
 			p.location.Query().Get("return_to") != "https://velocity.quest/oauth/consent?"+i.request()+"&returned=1" {
 			t.Errorf("%s: %d to %v", what, p.status, p.location)
 		}
-		// Who is signed in there and not here is not sent to and fro.
+		// A user whose session is valid only at the sign-in page gets no redirect loop.
 		again := b.do(t, "GET", i.request()+"&returned=1", nil)
 		if again.status != http.StatusForbidden || again.location != nil ||
 			!strings.Contains(html.UnescapeString(again.text), `<a href="`+p.location.String()+`">Sign in again</a>`) {
@@ -397,7 +397,7 @@ func TestUserSignsInFirst(t *testing.T) {
 	}
 }
 
-// RFC 9700, section 4.7: an answer that did not come from the page, in the same browser, of the same user, counts for nothing.
+// RFC 9700, section 4.7: an answer that did not come from the page, in the same browser, of the same user, has no effect.
 func TestForgedApprovals(t *testing.T) {
 	i := newIssuer(t)
 	must(i.registry.SetMember(t.Context(), "acme", must(i.registry.CreateUser(t.Context(), store.User{ID: "eve", Email: "eve@example.com"})).ID, "guest"))
@@ -422,7 +422,7 @@ func TestForgedApprovals(t *testing.T) {
 			t.Errorf("%s: %d to %v", name, p.status, p.location)
 		}
 	}
-	// A browser that does not tell more than an origin.
+	// A browser that sends Origin but not Sec-Fetch-Site.
 	old := i.adas()
 	if q := answered(t, old.do(t, "POST", i.request(), old.do(t, "GET", i.request(), nil).form("deny"), "Origin", "https://velocity.quest")); q.Get("error") != "access_denied" {
 		t.Errorf("%v", q)
@@ -434,7 +434,7 @@ func TestForgedApprovals(t *testing.T) {
 	if p := b.do(t, "POST", i.request(), f); p.status != http.StatusOK || !strings.Contains(p.text, "eve@example.com") {
 		t.Errorf("another user: %d to %v", p.status, p.location)
 	}
-	// What is no workspace.
+	// A workspace id that is invalid.
 	f = b.do(t, "GET", i.request(), nil).form("approve", "\x00")
 	if p := b.do(t, "POST", i.request(), f); p.location != nil || p.status != http.StatusUnprocessableEntity {
 		t.Errorf("no workspace: %d to %v", p.status, p.location)
@@ -449,7 +449,7 @@ func TestForgedApprovals(t *testing.T) {
 	}
 }
 
-// The page cannot be framed, loads nothing, is kept nowhere, and nothing that is shown on it is taken for its own.
+// The page cannot be framed, loads nothing and is not cached. Text of others on it is escaped.
 func TestPageIsSafe(t *testing.T) {
 	i := newIssuer(t)
 	b := i.adas()

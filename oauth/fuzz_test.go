@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
-// All that is said of a request for tokens. None of it is the request's.
+// said matches every error description of the token endpoint. None of them repeats text of the request.
 var said = regexp.MustCompile(`^(?:` + strings.Join([]string{
-	`the body is application/x-www-form-urlencoded or application/json`, `the body is too long`, `the body is no form`,
-	`the body is no JSON object in which every name is there once`,
-	`a parameter is (?:there twice|not a string|not UTF-8)`, `a parameter has control characters`,
+	`the body must be application/x-www-form-urlencoded or application/json`, `the body is too long`, `the body is not a valid form`,
+	`the body is not a JSON object, or a name in it occurs twice`,
+	`a parameter is not (?:a string|UTF-8)`, `a parameter occurs twice`, `a parameter has control characters`,
 	`(?:grant_type|client_id|code|redirect_uri|code_verifier|refresh_token) is missing`,
 	`grant_type is authorization_code or refresh_token`,
 	`the app is unknown, or its secret is wrong or missing`,
@@ -21,10 +21,10 @@ var said = regexp.MustCompile(`^(?:` + strings.Join([]string{
 }, `|`) + `)$`)
 
 // FuzzTokenRequest: the token endpoint answers any request as RFC 6749, section 5.2, says, without a panic. A request without
-// a valid code or refresh token gets no token. Neither the answer nor the log repeats what the request contained.
+// a valid code or refresh token gets no token. The answer repeats nothing of the request, and nothing is logged.
 func FuzzTokenRequest(f *testing.F) {
 	i := newIssuer(f)
-	// The ids are made by the database: an input that names them means the same in the next run.
+	// The database creates the ids. With placeholders, an input means the same in the next run.
 	apps := strings.NewReplacer("PUBLIC", i.public.ID, "CONFIDENTIAL", i.confidential.ID, "SECRET", i.confidentialSecret.Reveal())
 	const formType, jsonType = "application/x-www-form-urlencoded", "application/json"
 	const exchange = "grant_type=authorization_code&client_id=PUBLIC&code=c&redirect_uri=https%3A%2F%2Fplanner.example%2Fcb&code_verifier=" + verifier

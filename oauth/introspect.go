@@ -21,10 +21,10 @@ type introspection struct {
 	Issuer    string `json:"iss,omitempty"`
 }
 
-// introspect is the introspection endpoint. The caller must authenticate with a secret; otherwise anybody could try tokens
-// here (section 2.1). It returns only tokens of the caller.
+// introspect is the introspection endpoint. The app must authenticate with a secret; otherwise anybody could try tokens here
+// (section 2.1). A token of another app is inactive in the answer, like an unknown token.
 func (s *Server) introspect(r *http.Request, p parameters, c client) (any, error) {
-	if !c.proven {
+	if !c.authenticated {
 		return nil, invalidClient()
 	}
 	token, err := p.required("token")

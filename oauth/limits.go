@@ -10,53 +10,54 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// limits allow each caller a number of requests per minute. An unpredictable hash assigns each caller to one of a fixed
-// number of slots, so memory does not grow with the number of callers. Callers in the same slot share its limit.
+// limits allow each key (an address or an app) a number of requests per minute. An unpredictable hash assigns each key to one
+// of a fixed number of slots, so memory does not grow with the number of keys. Keys in the same slot share its limit.
 type limits struct {
 	seed  maphash.Seed
-	rooms [1 << 14]*rate.Limiter
+	slots [1 << 14]*rate.Limiter
 }
 
-// newLimits of 0 a minute are none.
+// newLimits returns nil for 0: no limit.
 func newLimits(perMinute int) *limits {
 	if perMinute == 0 {
 		return nil
 	}
 	l := &limits{seed: maphash.MakeSeed()}
-	for i := range l.rooms {
-		l.rooms[i] = rate.NewLimiter(rate.Limit(float64(perMinute)/60), perMinute)
+	for i := range l.slots {
+		l.slots[i] = rate.NewLimiter(rate.Limit(float64(perMinute)/60), perMinute)
 	}
 	return l
 }
 
-// take counts a request, or returns how long to wait.
-func (l *limits) take(who string) (wait time.Duration) {
+// take counts a request and returns 0. If the limit is reached, it does not count the request, and returns how long to wait.
+func (l *limits) take(key string) (wait time.Duration) {
 	if l == nil {
 		return 0
 	}
 	now := time.Now()
-	r := l.rooms[maphash.String(l.seed, who)%uint64(len(l.rooms))].ReserveN(now, 1)
+	r := l.slots[maphash.String(l.seed, key)%uint64(len(l.slots))].ReserveN(now, 1)
 	if wait = r.DelayFrom(now); wait > 0 {
 		r.CancelAt(now)
 	}
 	return wait
 }
 
-// address returns the client address of a request. Envoy sets it and overwrites a value from outside. For IPv6, it is the
-// network of one customer, because a customer can use any number of addresses in it.
+// address returns the client address of a request, from the header that Envoy sets. Envoy never passes on this header from a
+// client, so clients must be able to reach the issuer only through Envoy. Without the header, address returns the address of
+// the connection's other end. For IPv6, it returns the /64 network: one customer can use any number of addresses in it.
 func address(r *http.Request) string {
-	told := r.Header.Get("X-Envoy-External-Address")
-	if told == "" {
-		told, _, _ = net.SplitHostPort(r.RemoteAddr)
+	text := r.Header.Get("X-Envoy-External-Address")
+	if text == "" {
+		text, _, _ = net.SplitHostPort(r.RemoteAddr)
 	}
-	a, err := netip.ParseAddr(told)
+	a, err := netip.ParseAddr(text)
 	if err != nil {
-		return told
+		return text
 	}
 	bits := 64
 	if a = a.Unmap(); a.Is4() {
 		bits = 32
 	}
-	network, _ := a.WithZone("").Prefix(bits) // no address is shorter
+	network, _ := a.WithZone("").Prefix(bits) // an error is impossible: no address has fewer bits
 	return network.String()
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/keywicket/keywicket/oauth"
 )
 
-// An address that asks too often has to wait, and no other one: not what shares its network alone, but what shares an IPv6
-// customer's. Nothing is looked up for it meanwhile.
+// An address over its limit has to wait. Other IPv4 addresses of the same network do not, but all addresses of an IPv6 customer's
+// network share the limit. While it waits, there is no look-up for its requests.
 func TestAddressLimit(t *testing.T) {
 	i := newIssuer(t, func(c *oauth.Config) { c.AddressLimit = 3 })
 	const header = "X-Envoy-External-Address"
@@ -49,7 +49,7 @@ func TestAddressLimit(t *testing.T) {
 	}
 }
 
-// An app is limited whatever addresses it comes from. Who asks in its name without its secret does not use up what it has.
+// The limit of an app applies across all addresses. Requests in its name without its secret do not count against its own limit.
 func TestClientLimit(t *testing.T) {
 	i := newIssuer(t, func(c *oauth.Config) { c.ClientLimit = 3 })
 	ask := func(f form, n int) response {
@@ -72,14 +72,14 @@ func TestClientLimit(t *testing.T) {
 	if r := ask(stranger.with("client_secret", i.publicSecret.Reveal()), 5); r.status != http.StatusTooManyRequests {
 		t.Errorf("the app itself, too often: %+v", r)
 	}
-	for n := range 5 { // what it does not know uses up nothing either
+	for n := range 5 { // requests with a wrong secret do not count either
 		if r := ask(form{"token": "x", "client_id": i.confidential.ID, "client_secret": "guessed"}, n); r.status != http.StatusUnauthorized {
 			t.Errorf("a guess: %+v", r)
 		}
 	}
 }
 
-// What was done, and what somebody tried, is in the log and is counted, and no secret is.
+// The log and the outcomes contain completed and attempted actions. The log contains no secret.
 func TestWhatOperatorsSee(t *testing.T) {
 	var mu sync.Mutex
 	seen := map[string]int{}

@@ -7,30 +7,32 @@ import (
 	"strings"
 )
 
-// validIssuer is RFC 8414, section 2, and RFC 9207, section 2: https, and neither a query nor a fragment. http is for trying out,
-// on this machine. There is no path: the metadata would be elsewhere then (RFC 8414, section 3.1), and so would the cookies.
+// validIssuer reports whether the address can be the issuer's (RFC 8414, section 2; RFC 9207, section 2): https, without a query
+// and a fragment. http is for trials only, on a loopback address. A path is not allowed: the metadata would then be at another
+// path (RFC 8414, section 3.1), and the cookies too.
 func validIssuer(address string) bool {
 	u, err := url.Parse(address)
-	ofScheme := map[string]string{"https": "443", "http": "80"}
-	return err == nil && secureEnough(u) && address == u.Scheme+"://"+u.Host &&
-		u.Host == strings.ToLower(u.Host) && u.Port() != ofScheme[u.Scheme] // as browsers write an origin
+	defaultPort := map[string]string{"https": "443", "http": "80"}
+	return err == nil && httpsOrLocal(u) && address == u.Scheme+"://"+u.Host &&
+		u.Host == strings.ToLower(u.Host) && u.Port() != defaultPort[u.Scheme] // the form in which browsers write an origin
 }
 
-// validSignIn says that users can be sent there, and that a parameter can be added.
+// validSignIn reports whether users can be redirected to the address, and whether a parameter can be added to it.
 func validSignIn(address string) bool {
 	u, err := url.Parse(address)
-	if err != nil || !secureEnough(u) || u.User != nil || u.Fragment != "" {
+	if err != nil || !httpsOrLocal(u) || u.User != nil || u.Fragment != "" {
 		return false
 	}
 	_, err = url.ParseQuery(u.RawQuery)
 	return err == nil
 }
 
-func secureEnough(u *url.URL) bool {
+// httpsOrLocal reports whether the scheme is https, or http on a loopback address.
+func httpsOrLocal(u *url.URL) bool {
 	return validHost(u) && (u.Scheme == "https" || u.Scheme == "http" && slices.Contains([]string{"127.0.0.1", "::1", "localhost"}, u.Hostname()))
 }
 
-// metadata is the server's description of itself (RFC 8414, section 2).
+// metadata is the endpoint of the server's metadata (RFC 8414, section 2).
 func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 	issuer := s.config.Issuer
 	scopes := make([]string, len(s.config.Scopes))
@@ -38,7 +40,7 @@ func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 		scopes[i] = scope.Name
 	}
 	methods := []string{"none", "client_secret_basic", "client_secret_post"}
-	told := map[string]any{
+	body := map[string]any{
 		"issuer":                                         issuer,
 		"authorization_endpoint":                         issuer + consentPath,
 		"token_endpoint":                                 issuer + tokenPath,
@@ -53,8 +55,8 @@ func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 		"introspection_endpoint_auth_methods_supported":  methods[1:],
 		"authorization_response_iss_parameter_supported": true,
 	}
-	if len(scopes) > 0 { // what has no elements is left out (section 3.2)
-		told["scopes_supported"] = scopes
+	if len(scopes) > 0 { // empty lists are left out (section 3.2)
+		body["scopes_supported"] = scopes
 	}
-	respond(w, http.StatusOK, told)
+	respond(w, http.StatusOK, body)
 }

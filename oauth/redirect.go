@@ -14,9 +14,9 @@ import (
 )
 
 // CheckRedirectURI returns an error for a URI that must not receive an app's answer. The allowed forms are https, which a
-// browser takes to the app's server, and two forms for native apps (RFC 8252, sections 7.3 and 7.1). These are http on a
-// loopback address, and the app's own scheme with a dot in it. A URI has no fragment (RFC 6749, section 3.1.2). Its query has no
-// parameter of the answer, which would then be there twice (section 3.1).
+// browser opens at the app's server, and two forms for native apps (RFC 8252, sections 7.3 and 7.1). These are http on a
+// loopback address, and the app's own scheme with a dot in it. A URI must have no fragment (RFC 6749, section 3.1.2). Its query
+// must have no parameter of the answer, which would then occur twice (section 3.1).
 func CheckRedirectURI(uri string) error {
 	if len(uri) > 2000 {
 		return errors.New("it is longer than 2,000 characters")
@@ -27,7 +27,7 @@ func CheckRedirectURI(uri string) error {
 	u, err := url.Parse(uri)
 	switch {
 	case err != nil || u.Scheme == "":
-		return errors.New("it is no absolute URI, such as https://app.example/callback")
+		return errors.New("it is not an absolute URI, such as https://app.example/callback")
 	case strings.Contains(uri, "#"):
 		return errors.New("it has a fragment (RFC 6749, section 3.1.2)")
 	case u.User != nil:
@@ -39,11 +39,11 @@ func CheckRedirectURI(uri string) error {
 	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
-		return errors.New("its query is none")
+		return errors.New("its query is malformed")
 	}
 	for _, name := range []string{"code", "state", "iss", "error", "error_description"} {
 		if query.Has(name) {
-			return fmt.Errorf("its query has %s, which is the answer's", name)
+			return fmt.Errorf("its query has %s, which is a parameter of the answer", name)
 		}
 	}
 	switch {
@@ -51,7 +51,7 @@ func CheckRedirectURI(uri string) error {
 		return nil
 	case u.Scheme == "http":
 		if _, _, ok := loopback(uri); !ok {
-			return errors.New("http is for 127.0.0.1 and [::1] alone (RFC 8252, section 8.3): give https")
+			return errors.New("http is for 127.0.0.1 and [::1] only (RFC 8252, section 8.3): give https")
 		}
 		return nil
 	case u.Scheme != "https" && strings.Contains(u.Scheme, "."):
@@ -84,7 +84,8 @@ func RedirectURIMatches(registered, presented string) bool {
 	return ok && presentedOK && host == presentedHost && rest == presentedRest
 }
 
-// loopback splits an http URI on a loopback address: the address, and the part after the port, if there is one.
+// loopback splits an http URI on a loopback address. host is "http://" with the address, rest is the part after the host and the
+// optional port. ok is false for any other URI.
 func loopback(uri string) (host, rest string, ok bool) {
 	for _, host := range []string{"http://127.0.0.1", "http://[::1]"} {
 		rest, ok := strings.CutPrefix(uri, host)

@@ -17,10 +17,10 @@ func TestCheckRedirectURI(t *testing.T) {
 		}
 	}
 	for uri, want := range map[string]string{
-		"":                                                 "no absolute URI",
-		"/callback":                                        "no absolute URI",
-		"//yourapp.com/cb":                                 "no absolute URI",
-		"yourapp.com/cb":                                   "no absolute URI",
+		"":                                                 "not an absolute URI",
+		"/callback":                                        "not an absolute URI",
+		"//yourapp.com/cb":                                 "not an absolute URI",
+		"yourapp.com/cb":                                   "not an absolute URI",
 		"https://":                                         "neither",
 		"https:/cb":                                        "neither",
 		"https://yourapp.com/cb#x":                         "fragment",
@@ -70,7 +70,7 @@ func TestCheckRedirectURI(t *testing.T) {
 	}
 }
 
-// RFC 9700, section 4.1.3: letter for letter; RFC 8252, section 7.3: but for a loopback address's port.
+// RFC 9700, section 4.1.3: the URIs must be identical. RFC 8252, section 7.3: only the port of a loopback address may differ.
 func TestRedirectURIMatches(t *testing.T) {
 	for _, c := range []struct {
 		registered, presented string

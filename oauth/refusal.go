@@ -16,7 +16,7 @@ type refusal struct {
 	Description string `json:"error_description,omitempty"`
 	status      int
 	wait        time.Duration
-	outcome     string // what [Config.Observe] is told, if it is not the code
+	outcome     string // for [Config.Observe]; empty: the code
 }
 
 func (r *refusal) Error() string { return r.Code + ": " + r.Description }
@@ -36,7 +36,7 @@ func invalidClient() error {
 	return &refusal{Code: "invalid_client", Description: "the app is unknown, or its secret is wrong or missing", status: http.StatusUnauthorized}
 }
 
-// reused looks to the app like any other.
+// reused is for a code or token that is used a second time. The app sees an ordinary invalid_grant; only the outcome differs.
 func reused() error {
 	r := invalidGrant()
 	r.outcome = "reused"
@@ -51,29 +51,29 @@ func tooMany(wait time.Duration) error {
 	return &refusal{Code: "temporarily_unavailable", Description: "too many requests", status: http.StatusTooManyRequests, wait: wait, outcome: "limited"}
 }
 
-// seconds is how Retry-After has it.
+// seconds returns the value of Retry-After: whole seconds, rounded up.
 func seconds(wait time.Duration) string { return strconv.Itoa(int(math.Ceil(wait.Seconds()))) }
 
-// failed is for failures of the server: temporary, and logged.
-func (s *Server) failed(w http.ResponseWriter, r *http.Request, err error) {
+// logFailure logs a failure of the server, and sets Retry-After: the client may try again.
+func (s *Server) logFailure(w http.ResponseWriter, r *http.Request, err error) {
 	s.log.LogAttrs(r.Context(), slog.LevelError, "the issuer could not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
 	w.Header().Set("Retry-After", "1")
 }
 
-// refuse writes an error and returns its outcome in one word. It logs a failure of the server, and hides its details.
+// refuse writes an error and returns its outcome in one word. It logs a failure of the server, and writes no details of it.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) (outcome string) {
-	told, ok := errors.AsType[*refusal](err)
+	refused, ok := errors.AsType[*refusal](err)
 	if !ok {
-		s.failed(w, r, err)
+		s.logFailure(w, r, err)
 		respond(w, http.StatusServiceUnavailable, &refusal{Code: "temporarily_unavailable"})
 		return "unavailable"
 	}
-	if told.status == http.StatusUnauthorized { // RFC 9110, section 15.5.2; of what can be tried Basic alone is such a scheme
+	if refused.status == http.StatusUnauthorized { // RFC 9110, section 15.5.2; of the supported methods, only Basic has such a scheme
 		w.Header().Set("WWW-Authenticate", `Basic realm="keywicket"`)
 	}
-	if told.wait > 0 {
-		w.Header().Set("Retry-After", seconds(told.wait))
+	if refused.wait > 0 {
+		w.Header().Set("Retry-After", seconds(refused.wait))
 	}
-	respond(w, cmp.Or(told.status, http.StatusBadRequest), told)
-	return cmp.Or(told.outcome, told.Code)
+	respond(w, cmp.Or(refused.status, http.StatusBadRequest), refused)
+	return cmp.Or(refused.outcome, refused.Code)
 }

@@ -12,18 +12,18 @@ import (
 	"github.com/keywicket/keywicket/internal/strictjson"
 )
 
-// maxBody is how long a request of an app may be, in bytes.
+// maxBody is the maximum size of a request's body in bytes.
 const maxBody = 16 << 10
 
-// parameters of a request, each once and not empty: one without a value counts as left out (RFC 6749, section 3.2).
+// parameters of a request by name. A parameter without a value counts as absent (RFC 6749, section 3.2), so no value is empty.
 type parameters map[string]string
 
-// readParameters reads a form, as RFC 6749 has it, or a JSON object of strings, as the API's document has it. Parameters that
-// nobody knows are no error; one that is there twice is (section 3.2).
+// readParameters reads a form, as RFC 6749 requires, or a JSON object of strings, as the API's document requires. An unknown
+// parameter is no error; a repeated parameter is one (section 3.2).
 func readParameters(r *http.Request) (parameters, error) {
 	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil {
-		return nil, invalidRequest("the body is application/x-www-form-urlencoded or application/json")
+		return nil, invalidRequest("the body must be application/x-www-form-urlencoded or application/json")
 	}
 	body, err := io.ReadAll(r.Body)
 	if tooLong := (*http.MaxBytesError)(nil); errors.As(err, &tooLong) {
@@ -38,18 +38,18 @@ func readParameters(r *http.Request) (parameters, error) {
 	case "application/json":
 		return jsonParameters(body)
 	}
-	return nil, invalidRequest("the body is application/x-www-form-urlencoded or application/json")
+	return nil, invalidRequest("the body must be application/x-www-form-urlencoded or application/json")
 }
 
 func formParameters(body string) (parameters, error) {
 	values, err := url.ParseQuery(body)
 	if err != nil {
-		return nil, invalidRequest("the body is no form")
+		return nil, invalidRequest("the body is not a valid form")
 	}
 	p := make(parameters, len(values))
 	for name, list := range values {
 		if len(list) > 1 {
-			return nil, invalidRequest("a parameter is there twice")
+			return nil, invalidRequest("a parameter occurs twice")
 		}
 		if err := p.set(name, list[0]); err != nil {
 			return nil, err
@@ -61,7 +61,7 @@ func formParameters(body string) (parameters, error) {
 func jsonParameters(body []byte) (parameters, error) {
 	object, err := strictjson.Object(body)
 	if err != nil {
-		return nil, invalidRequest("the body is no JSON object in which every name is there once")
+		return nil, invalidRequest("the body is not a JSON object, or a name in it occurs twice")
 	}
 	p := make(parameters, len(object))
 	for name, raw := range object {
@@ -93,7 +93,7 @@ func (p parameters) set(name, value string) error {
 	return nil
 }
 
-// required gives a parameter that has to be there.
+// required returns the parameter with the name, or an error if it is absent.
 func (p parameters) required(name string) (string, error) {
 	if value, ok := p[name]; ok {
 		return value, nil

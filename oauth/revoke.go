@@ -10,7 +10,7 @@ import (
 )
 
 // revoke is the revocation endpoint (RFC 7009). A refresh token ends the grant; an access token ends only itself. An unknown
-// token is no error (section 2.2). The hint is not needed.
+// token is no error (section 2.2). The endpoint finds a token without token_type_hint.
 func (s *Server) revoke(r *http.Request, p parameters, c client) (any, error) {
 	token, err := p.required("token")
 	if err != nil {
@@ -19,7 +19,7 @@ func (s *Server) revoke(r *http.Request, p parameters, c client) (any, error) {
 	grant, err := s.grants.Revoke(r.Context(), authz.Secret(token), c.ID)
 	switch {
 	case errors.Is(err, store.ErrGrant):
-		return nil, invalidGrant() // another app's (section 2.1)
+		return nil, invalidGrant() // the token of another app (section 2.1)
 	case err != nil:
 		return nil, err
 	case grant != "":

@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// The paths that the API's document names, and those beside them.
+// The paths of the endpoints: those of the API's document, and the issuer's other ones.
 const (
 	tokenPath      = "/api/oauth/token"
 	revokePath     = "/api/oauth/revoke"
@@ -23,38 +23,38 @@ const (
 
 // Config of a Server.
 type Config struct {
-	// Issuer is the server's own URL, https://velocity.quest say, without a path or a slash at the end (RFC 8414, section 2).
-	// One of http is for trying out, on a loopback address.
+	// Issuer is the server's own URL, such as https://velocity.quest, without a path or a trailing slash (RFC 8414, section 2).
+	// An http URL is for trials only, on a loopback address.
 	Issuer string
-	// API whose users consent, and whose apps ask; the Format of its access tokens, and the Scopes that an app may ask for.
+	// API is the API of the users and apps. Format is the format of its access tokens. Scopes are those that an app may request.
 	API    string
 	Format authz.CredentialFormat
 	Scopes []Scope
-	// Verifier tells who is signed in there, by the token in the Cookie of this name. Sessions says when a session needs a
-	// second factor.
+	// Verifier verifies the user's session. Its token is in the cookie with the name Cookie. Sessions defines when a session
+	// needs a second factor.
 	Verifier authz.Sessions
 	Sessions authz.SessionFormat
 	Cookie   string
-	// SignIn is where a user who is not signed in is sent; the parameter return_to says where to come back to.
+	// SignIn is the URL that users without a session are redirected to. Its parameter return_to is the URL to return to.
 	SignIn string
-	// AddressLimit is how many requests a minute are taken from one address, ClientLimit how many the endpoints for apps take from
-	// one app; 0: any number.
+	// AddressLimit is the number of requests per minute from one address. ClientLimit is the number of requests per minute
+	// of one app to the endpoints for apps. 0: no limit.
 	AddressLimit, ClientLimit int
-	// Observe is told what became of each request: an endpoint, and "ok" or another word, of a bounded number of them.
+	// Observe receives the endpoint and the outcome of each request. The outcome is "ok" or another word from a bounded set.
 	Observe func(endpoint, outcome string)
 }
 
-// Scope that an app may ask for.
+// Scope is a scope that an app may request.
 type Scope struct {
 	Name, Description string
-	Workspace         bool // it is about what is in a workspace, and not about the user
+	Workspace         bool // it covers the content of a workspace, not the user's account
 }
 
 // Server answers apps and asks users for consent. It is safe for concurrent use.
 type Server struct {
 	config  Config
-	secure  bool // the users' browsers come by https
-	foreign *http.CrossOriginProtection
+	secure  bool // the issuer's URL is https, so cookies are Secure
+	origins *http.CrossOriginProtection
 	grants  *store.Issuer
 	log     *slog.Logger
 
@@ -65,47 +65,47 @@ type Server struct {
 func NewServer(c Config, grants *store.Issuer, log *slog.Logger) (*Server, error) {
 	switch {
 	case !validIssuer(c.Issuer):
-		return nil, errors.New("url: the issuer's own address is like https://velocity.quest, without a slash at the end; http is for 127.0.0.1, [::1] and localhost alone")
+		return nil, errors.New("url: the issuer's own address is like https://velocity.quest, without a slash at the end; http is only for 127.0.0.1, [::1] and localhost")
 	case !validSignIn(c.SignIn):
-		return nil, errors.New("sign_in: where users sign in is an address like https://velocity.quest/login; http is for 127.0.0.1, [::1] and localhost alone")
+		return nil, errors.New("sign_in: where users sign in is an address like https://velocity.quest/login; http is only for 127.0.0.1, [::1] and localhost")
 	case (&http.Cookie{Name: c.Cookie}).Valid() != nil:
-		return nil, errors.New("cookie: name the cookie that users' sessions are in, such as sb-PROJECT-auth-token")
+		return nil, errors.New("cookie: name the cookie with the users' sessions, such as sb-PROJECT-auth-token")
 	case c.Verifier == nil:
-		return nil, errors.New("nothing here verifies sessions")
+		return nil, errors.New("the configuration has no verifier of sessions")
 	case c.AddressLimit < 0:
-		return nil, errors.New("address_limit: requests a minute, or 0 for any number")
+		return nil, errors.New("address_limit: requests a minute, or 0 for no limit")
 	case c.ClientLimit < 0:
-		return nil, errors.New("client_limit: requests a minute, or 0 for any number")
+		return nil, errors.New("client_limit: requests a minute, or 0 for no limit")
 	}
 	if c.Observe == nil {
 		c.Observe = func(string, string) {}
 	}
-	foreign := http.NewCrossOriginProtection()
-	// Of a browser that does not say whether it is at the same origin; the Host may have lost its port on the way.
-	if err := foreign.AddTrustedOrigin(c.Issuer); err != nil {
+	origins := http.NewCrossOriginProtection()
+	// For browsers that send only Origin, not Sec-Fetch-Site. A proxy may have removed the port from Host.
+	if err := origins.AddTrustedOrigin(c.Issuer); err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}
 	return &Server{
-		config: c, secure: strings.HasPrefix(c.Issuer, "https:"), foreign: foreign,
+		config: c, secure: strings.HasPrefix(c.Issuer, "https:"), origins: origins,
 		grants: grants, log: log, addresses: newLimits(c.AddressLimit), clients: newLimits(c.ClientLimit),
 	}, nil
 }
 
-// Handler serves all paths.
+// Handler returns the handler of all paths.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+tokenPath, s.answer("token", s.token))
-	mux.HandleFunc("POST "+revokePath, s.answer("revoke", s.ofClient(s.revoke)))
-	mux.HandleFunc("POST "+introspectPath, s.answer("introspect", s.ofClient(s.introspect)))
+	mux.HandleFunc("POST "+tokenPath, s.forApps("token", s.token))
+	mux.HandleFunc("POST "+revokePath, s.forApps("revoke", s.withClient(s.revoke)))
+	mux.HandleFunc("POST "+introspectPath, s.forApps("introspect", s.withClient(s.introspect)))
 	mux.HandleFunc("GET "+metadataPath, s.metadata)
 	mux.HandleFunc("GET "+consentPath, s.limited(s.consent))
 	mux.HandleFunc("POST "+consentPath, s.limited(s.decide))
 	return mux
 }
 
-// answer writes what an endpoint for apps has to say. Nothing of it is to be kept by anybody on the way (RFC 6749, section
-// 5.1).
-func (s *Server) answer(name string, endpoint func(*http.Request) (any, error)) http.HandlerFunc {
+// forApps returns the handler of an endpoint for apps. It limits the requests of an address, and writes the endpoint's result
+// or error. No cache may store the response (RFC 6749, section 5.1).
+func (s *Server) forApps(name string, endpoint func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("Pragma", "no-cache")
@@ -124,8 +124,8 @@ func (s *Server) answer(name string, endpoint func(*http.Request) (any, error)) 
 	}
 }
 
-// ofClient reads the parameters of a request, and finds the app that asks.
-func (s *Server) ofClient(endpoint func(*http.Request, parameters, client) (any, error)) func(*http.Request) (any, error) {
+// withClient reads the parameters of a request and finds the app that sends it, before it calls the endpoint.
+func (s *Server) withClient(endpoint func(*http.Request, parameters, client) (any, error)) func(*http.Request) (any, error) {
 	return func(r *http.Request) (any, error) {
 		p, err := readParameters(r)
 		if err != nil {
@@ -143,6 +143,6 @@ func respond(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	if body != nil {
-		_ = json.NewEncoder(w).Encode(body) // the app went away
+		_ = json.NewEncoder(w).Encode(body) // an error means that the app has closed the connection
 	}
 }

@@ -64,8 +64,7 @@ func must[T any](v T, err error) T {
 
 const callback = "https://planner.example/cb"
 
-// issuer is a server on a database of its own, with the user Ada and two of their workspaces.
-// It has an app of each kind, and another user's app.
+// issuer is a server on a database of its own, with the user Ada, two of their workspaces, and an app of each kind.
 type issuer struct {
 	*httptest.Server
 	*store.Issuer
@@ -76,7 +75,7 @@ type issuer struct {
 	public, confidential             store.App
 	publicSecret, confidentialSecret authz.Secret
 	log                              *record.Log
-	db                               *sqlx.DB // the whole of it
+	db                               *sqlx.DB // with all privileges
 	sessions                         authz.Sessions
 }
 
@@ -144,7 +143,7 @@ func (i *issuer) app(t testing.TB, confidential bool) (store.App, authz.Secret) 
 	return app, secret
 }
 
-// foreign is an app of another API's, in the same database.
+// foreign creates an app of another API in the same database.
 func (i *issuer) foreign(t *testing.T) store.App {
 	t.Helper()
 	app, _, err := i.registry.CreateApp(t.Context(), store.NewApp{API: "other", Name: "Other", RedirectURIs: []string{callback}})
@@ -165,7 +164,7 @@ func (i *issuer) appAt(t *testing.T, redirectURI string) store.App {
 
 const verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk" // RFC 7636, appendix B
 
-// code is what the consent page would give the app.
+// code returns a code for the app, as after an approval on the consent page.
 func (i *issuer) code(t *testing.T, app store.App) string {
 	t.Helper()
 	sum := sha256.Sum256([]byte(verifier))
@@ -214,12 +213,12 @@ func (i *issuer) post(t *testing.T, path, contentType, body string, header ...st
 	return r
 }
 
-// sayable is what an error and its description may consist of (RFC 6749, sections 4.1.2.1 and 5.2).
+// sayable matches the characters that an error and its description may contain (RFC 6749, sections 4.1.2.1 and 5.2).
 var sayable = regexp.MustCompile(`^[\x20-\x21\x23-\x5B\x5D-\x7E]+$`)
 
 type form map[string]string
 
-// with changes a value. An empty one is as good as none.
+// with returns a copy with a changed value. The server treats an empty value like an absent one.
 func (f form) with(name, value string) form {
 	f = maps.Clone(f)
 	f[name] = value
@@ -240,7 +239,7 @@ func (i *issuer) exchange(t *testing.T, app store.App) form {
 	return form{"grant_type": "authorization_code", "code": i.code(t, app), "redirect_uri": callback, "client_id": app.ID, "code_verifier": verifier}
 }
 
-// tokens of the public app.
+// tokens returns new tokens of the public app.
 func (i *issuer) tokens(t *testing.T) response {
 	t.Helper()
 	r := i.send(t, "/api/oauth/token", i.exchange(t, i.public))
@@ -250,7 +249,7 @@ func (i *issuer) tokens(t *testing.T) response {
 	return r
 }
 
-// The seed's own example: JSON.
+// The example of the seed, in JSON.
 func TestExchangeAsTheDocumentHasIt(t *testing.T) {
 	i := newIssuer(t)
 	body := string(must(json.Marshal(i.exchange(t, i.public))))
@@ -266,7 +265,7 @@ func TestExchangeAsTheDocumentHasIt(t *testing.T) {
 	}
 }
 
-// A client of another make, unmodified, for an app of either kind (RFC 6749, sections 4.1.3 and 6; RFC 7636, section 4.5).
+// An unmodified client library works for an app of either kind (RFC 6749, sections 4.1.3 and 6; RFC 7636, section 4.5).
 func TestStockClient(t *testing.T) {
 	i := newIssuer(t)
 	for name, c := range map[string]oauth2.Config{
@@ -406,7 +405,7 @@ func basic(id, secret string) string {
 	return "Basic " + base64.StdEncoding.EncodeToString([]byte(id+":"+secret))
 }
 
-// Narrowing the scope holds for the access token alone (RFC 6749, section 6).
+// A narrower scope applies only to the new access token (RFC 6749, section 6).
 func TestRefreshCanNarrow(t *testing.T) {
 	i := newIssuer(t)
 	first := i.tokens(t)
@@ -421,7 +420,7 @@ func TestRefreshCanNarrow(t *testing.T) {
 	}
 }
 
-// Of twenty requests at once one succeeds, and what it got ends with the others (RFC 6749, section 4.1.2; RFC 9700, 4.14.2).
+// Of twenty concurrent requests, one succeeds. The other requests end the tokens that it received (RFC 6749, section 4.1.2; RFC 9700, 4.14.2).
 func TestRacesHaveOneWinner(t *testing.T) {
 	i := newIssuer(t)
 	for name, request := range map[string]form{
@@ -476,7 +475,8 @@ func TestHangingUpUndoesNothing(t *testing.T) {
 	}
 }
 
-// RFC 7009: a refresh token ends the grant, an access token itself; another app's is not touched, and none is no error.
+// RFC 7009: a refresh token ends the grant, an access token ends only itself. The token of another app stays valid. An unknown
+// token is no error.
 func TestRevocation(t *testing.T) {
 	i := newIssuer(t)
 	good := func(r response) bool {

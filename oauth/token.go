@@ -30,7 +30,7 @@ func (s *Server) token(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	give, ok := map[string]func(*http.Request, parameters, client) (store.Issued, error){
+	handler, ok := map[string]func(*http.Request, parameters, client) (store.Issued, error){
 		"authorization_code": s.exchange, "refresh_token": s.refresh,
 	}[grantType]
 	if !ok {
@@ -40,7 +40,7 @@ func (s *Server) token(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	issued, err := give(r, p, c)
+	issued, err := handler(r, p, c)
 	switch {
 	case errors.Is(err, store.ErrReused):
 		s.log.LogAttrs(r.Context(), slog.LevelWarn, "a code or refresh token came a second time, and its grant was revoked: somebody may have stolen it",
@@ -59,8 +59,8 @@ func (s *Server) token(r *http.Request) (any, error) {
 	}, nil
 }
 
-// exchange gives tokens for a code (RFC 6749, section 4.1.3; RFC 7636, section 4.6). A code that comes with the wrong client,
-// redirect URI or verifier is used up: somebody has it who should not.
+// exchange issues tokens for a code (RFC 6749, section 4.1.3; RFC 7636, section 4.6). A request with the wrong client, redirect
+// URI or verifier uses up the code, because the sender may have stolen it.
 func (s *Server) exchange(r *http.Request, p parameters, c client) (store.Issued, error) {
 	code, err := p.required("code")
 	if err != nil {
@@ -75,14 +75,14 @@ func (s *Server) exchange(r *http.Request, p parameters, c client) (store.Issued
 		return store.Issued{}, err
 	}
 	return s.grants.Exchange(r.Context(), authz.Secret(code), s.config.Format, func(made store.Code) error {
-		if made.Client != c.ID || made.RedirectURI != redirectURI || !proves(verifier, made.Challenge) {
+		if made.Client != c.ID || made.RedirectURI != redirectURI || !verifierMatches(verifier, made.Challenge) {
 			return invalidGrant()
 		}
 		return nil
 	})
 }
 
-// refresh gives tokens for a refresh token, of the same scopes or of fewer (RFC 6749, section 6).
+// refresh issues tokens for a refresh token, with the same scopes or fewer (RFC 6749, section 6).
 func (s *Server) refresh(r *http.Request, p parameters, c client) (store.Issued, error) {
 	token, err := p.required("refresh_token")
 	if err != nil {
@@ -92,16 +92,16 @@ func (s *Server) refresh(r *http.Request, p parameters, c client) (store.Issued,
 		if granted.Client != c.ID {
 			return nil, invalidGrant()
 		}
-		asked := scopesIn(p["scope"])
-		if len(asked) == 0 {
+		requested := scopesIn(p["scope"])
+		if len(requested) == 0 {
 			return granted.Scopes, nil
 		}
-		for _, scope := range asked {
+		for _, scope := range requested {
 			if !slices.Contains(granted.Scopes, scope) {
 				return nil, invalidScope()
 			}
 		}
-		slices.Sort(asked)
-		return slices.Compact(asked), nil
+		slices.Sort(requested)
+		return slices.Compact(requested), nil
 	})
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// A token that was given to an app is nobody on the consent page: the app cannot approve itself.
+// The token of an app is no session on the consent page, so the app cannot approve itself.
 func TestAppIsNoUserOnTheConsentPage(t *testing.T) {
 	i := newIssuer(t)
 	b := i.adas()
@@ -77,7 +77,7 @@ func TestConsentNeedsTheSecondFactor(t *testing.T) {
 		if back.status != http.StatusForbidden || !strings.Contains(back.text, "without a second factor") || !strings.Contains(back.text, "acr_values=aal2") {
 			t.Errorf("%+v: back from the sign-in: %d %s", c, back.status, back.text)
 		}
-		// A form that was shown before is not taken either.
+		// A form that was shown earlier is refused too.
 		b.signIn(i.ada.ID, supabase.Fields{"aal": "aal2"})
 		form := b.do(t, "GET", i.request(), nil).form("approve", i.acme.ID)
 		b.signIn(i.ada.ID, supabase.Fields{"aal": c.aal})
@@ -90,7 +90,7 @@ func TestConsentNeedsTheSecondFactor(t *testing.T) {
 	}
 }
 
-// A user who is banned is nobody on the consent page.
+// A banned user counts as not signed in on the consent page.
 func TestBannedUserIsNotAsked(t *testing.T) {
 	i := newIssuer(t)
 	b := i.adas()

@@ -11,15 +11,15 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// A token that an identity provider gave to an app has every claim of the user's own session. Only the product's own apps
-// are taken, whichever claim names them and whatever scopes they have.
+// A token that an identity provider issued to an app has every claim of the user's own session. Only tokens of the product's own
+// apps are accepted. It does not matter which claim names the app, or which scopes it has.
 func TestTokenOfAnAppIsNoSession(t *testing.T) {
 	const web, other = "9a8b7c6d-5e4f-3a2b-1c0d-9e8f7a6b5c4d", "11111111-2222-3333-4444-555555555555"
 	none := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
 	own := verifier(t, authz.SessionFormat{HS256Secret: secret, ClientIDs: []string{"mobile", web}}, nil)
 	for name, c := range map[string]struct {
 		claims     fields
-		none, owns authz.Reason // without client_ids, and where they name the product's own
+		none, owns authz.Reason // without client_ids, and with those of the product's own apps
 	}{
 		"a session":                 {nil, "", ""},
 		"with a scope of a hook's":  {fields{"scope": "openid"}, "", ""},
@@ -56,7 +56,7 @@ func TestTokenOfAnAppIsNoSession(t *testing.T) {
 			}
 		}
 	}
-	// What else is wrong with a token is told first.
+	// Other faults of a token take precedence.
 	for claims, want := range map[string]authz.Reason{"exp": authz.ReasonExpired, "iss": authz.ReasonUnknown} {
 		change := map[string]fields{"exp": {"exp": 1}, "iss": {"iss": "https://evil.example"}}[claims]
 		change["client_id"] = other
@@ -66,7 +66,7 @@ func TestTokenOfAnAppIsNoSession(t *testing.T) {
 	}
 }
 
-// The assurance level is told as it is, and none is made up.
+// The assurance level is the value of the claim, without a default.
 func TestAssuranceLevelIsTold(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
 	for name, c := range map[string]struct {
@@ -94,7 +94,8 @@ func TestAssuranceLevelIsTold(t *testing.T) {
 	}
 }
 
-// An algorithm that is not taken is a matter of settings, and is named to the operator; a name that is no algorithm's is not.
+// An unsupported algorithm can be an error in the settings, so the detail names it. It does not quote text that has not the form
+// of an algorithm's name.
 func TestAlgorithmThatIsNotTakenIsNamed(t *testing.T) {
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	keysOnly := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
@@ -130,7 +131,7 @@ func TestAlgorithmThatIsNotTakenIsNamed(t *testing.T) {
 	}
 }
 
-// Where the settings do not fit the issuer's tokens, as with one that writes no iss, the operator is told what to set.
+// If the settings do not fit the issuer's tokens, for example without iss, the detail names the setting to change.
 func TestTokenWithoutIssuerIsExplained(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
 	for want, change := range map[string]fields{
@@ -147,7 +148,7 @@ func TestTokenWithoutIssuerIsExplained(t *testing.T) {
 			t.Errorf("%q: %+v, %v", want, answer, err)
 		}
 	}
-	// Only of a token that the issuer has signed.
+	// A token that the issuer has not signed gets no detail.
 	for _, change := range []fields{{"iss": nil}, {"iss": "https://evil.example"}, {"aud": "x"}, {"role": "x"}} {
 		answer, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret+"!"), "", good(change)))
 		if err != nil || answer.Denial != authz.ReasonUnknown || answer.Detail != "" {

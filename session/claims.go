@@ -15,8 +15,7 @@ import (
 	"github.com/keywicket/keywicket/internal/strictjson"
 )
 
-// claims are those of Supabase's access tokens that anything rests on. docs/security.md lists them all, with what is made
-// of each.
+// claims are the claims of Supabase's access tokens that the verification uses. docs/security.md lists all claims and their use.
 type claims struct {
 	issuer, user, id, role string
 	aal                    string
@@ -31,18 +30,18 @@ type claims struct {
 // app is the app that received the token. A token without one was given to the user alone.
 type app struct {
 	ids   []string // as client_id (RFC 9068, section 2.2) and azp (OpenID Connect Core, section 2) name it
-	actor bool     // another party acts for the user (RFC 8693, section 4.1), or the holder of the token is unknown
+	actor bool     // another party acts for the user (RFC 8693, section 4.1), or the token does not clearly say which app received it
 }
 
-// is reports whether the app is one of those with the ids.
-func (a *app) is(ids []string) bool {
+// isOneOf reports whether all ids of the app are among the given ids. An app with an actor is none of them.
+func (a *app) isOneOf(ids []string) bool {
 	return !a.actor && !slices.ContainsFunc(a.ids, func(id string) bool { return !slices.Contains(ids, id) })
 }
 
-var errClaims = errors.New("a claim is missing, there twice, or of another type")
+var errClaims = errors.New("a claim is missing, repeated, or of the wrong type")
 
-// UnmarshalJSON implements [json.Unmarshaler]. Names count as they are written, each once; a time is a number; an
-// identifier is text that can stand in a header and in a database.
+// UnmarshalJSON implements [json.Unmarshaler]. Names are case-sensitive and must not occur twice. A time is a number. An
+// identifier is text that is valid in a header and in the database.
 func (c *claims) UnmarshalJSON(text []byte) error {
 	fields, err := strictjson.Object(text)
 	if err != nil {
@@ -69,18 +68,19 @@ func (c *claims) UnmarshalJSON(text []byte) error {
 		}
 	}
 	c.audience = jwt.ClaimStrings(audience)
-	if !identifier(c.user) || !identifier(c.id) || c.issued == nil || c.aal != "" && !identifier(c.aal) {
+	if !validID(c.user) || !validID(c.id) || c.issued == nil || c.aal != "" && !validID(c.aal) {
 		return errClaims
 	}
 	c.app = appOf(fields, client, party)
-	c.began = began(c.issued.Time, fields["amr"])
+	c.began = signInTime(c.issued.Time, fields["amr"])
 	return nil
 }
 
-// appOf finds the app that received the token. A claim that is present but empty still means that an app received it.
+// appOf returns the app that received the token, or nil if none did. A claim that is present but empty still means that an app
+// received the token.
 func appOf(fields map[string]json.RawMessage, client, party string) *app {
 	a := &app{actor: fields["act"] != nil}
-	for name := range fields { // in other letters no issuer writes them, and a server behind might read them
+	for name := range fields { // no issuer writes these names in another case, but an upstream might read them so
 		for _, read := range []string{"client_id", "azp", "act"} {
 			a.actor = a.actor || name != read && strings.EqualFold(name, read)
 		}
@@ -97,14 +97,15 @@ func appOf(fields map[string]json.RawMessage, client, party string) *app {
 	return a
 }
 
-// began is when the user signed in, as the authentication methods tell (RFC 8176, with times as Supabase writes them): a
-// token that was refreshed is issued later. Where they do not tell, it may have been at any time.
-func began(issued time.Time, methods json.RawMessage) time.Time {
+// signInTime returns when the user signed in. It is the earliest time of the authentication methods (RFC 8176, with times as
+// Supabase writes them), or the time of issue if that is earlier. A refreshed token is issued after the sign-in, so iat alone
+// is not enough. Without such times, the result is the start of 1970, because the sign-in may have been at any time.
+func signInTime(issued time.Time, methods json.RawMessage) time.Time {
 	var list []struct {
 		Timestamp json.RawMessage `json:"timestamp"`
 	}
 	first := time.Time{}
-	_ = json.Unmarshal(methods, &list) // absent, or as other issuers write them
+	_ = json.Unmarshal(methods, &list) // an error means that amr is absent, or in the form of another issuer
 	for _, m := range list {
 		var at *jwt.NumericDate
 		if readTime(m.Timestamp, &at) && (first.IsZero() || at.Before(first)) {
@@ -160,34 +161,35 @@ func readTime(value json.RawMessage, to **jwt.NumericDate) bool {
 	return true
 }
 
-// identifier has the form of a user's id in the directory (migration 00001). What encoding/json puts in the place of half a
-// surrogate pair is in none.
-func identifier(s string) bool {
+// validID reports whether the text has the form of a user's id in the directory (migration 00001). No id contains
+// U+FFFD, which encoding/json writes in place of half a surrogate pair.
+func validID(s string) bool {
 	return s != "" && utf8.RuneCountInString(s) <= 255 && strings.Trim(s, " ") == s &&
 		!strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError })
 }
 
-// session is as old as it may be: the issuer's clock may be ahead of the one by which it is revoked.
+// session returns the session of the token. It moves the start back by the leeway, because the issuer's clock may be ahead of
+// the clock of revocations.
 func (c *claims) session(leeway time.Duration) authz.Session {
 	return authz.Session{ID: c.id, UserID: c.user, Began: max(0, c.began.Add(-leeway).Unix())}
 }
 
-// The methods of [jwt.Claims].
+// The following methods implement [jwt.Claims].
 
-// GetExpirationTime gives exp.
+// GetExpirationTime returns exp.
 func (c *claims) GetExpirationTime() (*jwt.NumericDate, error) { return c.expires, nil }
 
-// GetIssuedAt gives iat.
+// GetIssuedAt returns iat.
 func (c *claims) GetIssuedAt() (*jwt.NumericDate, error) { return c.issued, nil }
 
-// GetNotBefore gives nbf.
+// GetNotBefore returns nbf.
 func (c *claims) GetNotBefore() (*jwt.NumericDate, error) { return c.notBefore, nil }
 
-// GetIssuer gives iss.
+// GetIssuer returns iss.
 func (c *claims) GetIssuer() (string, error) { return c.issuer, nil }
 
-// GetSubject gives sub.
+// GetSubject returns sub.
 func (c *claims) GetSubject() (string, error) { return c.user, nil }
 
-// GetAudience gives aud.
+// GetAudience returns aud.
 func (c *claims) GetAudience() (jwt.ClaimStrings, error) { return c.audience, nil }

@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// FuzzToken: whatever is presented, there is an answer and no panic, and nothing that the issuer has not signed is a session.
+// FuzzToken: any input gets an answer without a panic, and only tokens that the issuer has signed are sessions.
 func FuzzToken(f *testing.F) {
 	is := supabase.Start()
 	f.Cleanup(is.Close)
@@ -30,7 +30,7 @@ func FuzzToken(f *testing.F) {
 	f.Fuzz(func(t *testing.T, header, payload, signature string) {
 		token := header + "." + payload + "." + signature
 		s, denial, err := verify(t, v, api, authz.Secret(token))
-		// ECDSA has more than one signature of a text, but nobody finds another.
+		// A text has several valid ECDSA signatures, but the fuzzer cannot find another one.
 		signed := slices.Contains(genuine, token)
 		if err != nil || (denial == "") != signed || (denial != "" && s != (authz.Session{})) {
 			t.Fatalf("%q: %+v, %q, %v", token, s, denial, err)
@@ -38,7 +38,7 @@ func FuzzToken(f *testing.F) {
 	})
 }
 
-// BenchmarkVerify: a token that is seen for the first time, by algorithm, and one that is remembered.
+// BenchmarkVerify measures new tokens, by algorithm, and a cached token.
 func BenchmarkVerify(b *testing.B) {
 	is := supabase.Start()
 	defer is.Close()

@@ -24,9 +24,9 @@ import (
 // issuer verifies the tokens of one issuer.
 type issuer struct {
 	format  authz.SessionFormat
-	salt    uint64 // of its places in the memory, which issuers share
+	salt    uint64 // separates the issuers' slots in the memory that they share
 	clock   func() time.Time
-	keys    *keyring // of the public keys; nil: there are none
+	keys    *keyring // the public keys; nil: the format has no JWKS URL
 	methods []string
 	parser  *jwt.Parser
 	counts  counts
@@ -50,7 +50,7 @@ func newIssuer(f authz.SessionFormat, clock func() time.Time, log *slog.Logger) 
 type verified struct {
 	digest  authz.Digest
 	issuer  *issuer
-	key     key // that it was signed with
+	key     key // the key that verified the signature
 	session authz.Session
 	aal     string
 	expires time.Time
@@ -69,7 +69,7 @@ func (i *issuer) trusts(k key) bool {
 
 func (i *issuer) expired(at time.Time) bool { return !i.clock().Before(at.Add(i.format.Leeway)) }
 
-// denial is why a token is refused, and what an operator should know about it.
+// denial is the reason why a token is refused, with a detail for the operator.
 type denial struct {
 	reason authz.Reason
 	detail string
@@ -107,13 +107,14 @@ func (i *issuer) verify(ctx context.Context, token string) (*verified, denial, e
 		return nil, denial{authz.ReasonUnknown, "the token's role is not authenticated"}, nil
 	case c.anonymous && !i.format.Anonymous:
 		return nil, denial{authz.ReasonUnknown, "the token is an anonymous user's: session.anonymous takes them"}, nil
-	case c.app != nil && !c.app.is(i.format.ClientIDs):
+	case c.app != nil && !c.app.isOneOf(i.format.ClientIDs):
 		return nil, denial{authz.ReasonAppToken, "the token was given to an app that session.client_ids does not name"}, nil
 	}
 	return &verified{issuer: i, key: k, session: c.session(i.format.Leeway), aal: c.aal, expires: c.expires.Time}, denial{}, nil
 }
 
-// mismatch reports which settings do not fit a token that the issuer has signed. It quotes only the issuer's text.
+// mismatch returns which setting does not fit a token with a valid signature. It returns an empty string for any other error
+// or a forged token, so it quotes only text that the issuer has signed.
 func (i *issuer) mismatch(err error, c claims) string {
 	switch {
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid) || errors.Is(err, jwt.ErrTokenMalformed) || errors.Is(err, jwt.ErrTokenUnverifiable):
@@ -130,7 +131,8 @@ func (i *issuer) mismatch(err error, c claims) string {
 
 var algorithmForm = regexp.MustCompile(`^[A-Za-z0-9-]{1,16}$`)
 
-// unsupported names the algorithm, unless it has no form of one: the token is a stranger's text.
+// unsupported returns the detail for a token with another algorithm. It quotes the algorithm only if it looks like the name of
+// one, because the token's signature is not verified.
 func (i *issuer) unsupported(algorithm string) string {
 	switch {
 	case !algorithmForm.MatchString(algorithm):
@@ -143,7 +145,7 @@ func (i *issuer) unsupported(algorithm string) string {
 	return "the token's algorithm is " + algorithm + "; the API takes " + strings.Join(i.methods, ", ")
 }
 
-// reasonOf returns why a token is refused: malformed, expired, or unknown. Other faults come before the time, so that
+// reasonOf returns why a token is refused: malformed, expired, or unknown. Other faults take precedence over the expiry, so
 // "expired" means that the token was valid once.
 func reasonOf(err error) authz.Reason {
 	switch {
@@ -156,11 +158,11 @@ func reasonOf(err error) authz.Reason {
 	return authz.ReasonUnknown
 }
 
-// header is the JOSE header, as far as it is understood.
+// header contains the used parameters of the JOSE header.
 type header struct{ algorithm, keyID string }
 
-// readHeader reads the JOSE header before any other use of the token. It refuses critical extensions (RFC 7515, section
-// 4.1.11), and other types of token (RFC 8725, section 3.11).
+// readHeader reads the JOSE header. It refuses critical extensions (RFC 7515, section 4.1.11), because it supports none, and
+// other types of token (RFC 8725, section 3.11).
 func readHeader(token string) (_ header, ok bool) {
 	encoded, _, _ := strings.Cut(token, ".")
 	text, err := base64.RawURLEncoding.Strict().DecodeString(encoded)

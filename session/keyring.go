@@ -32,18 +32,19 @@ const (
 	maxKeySet    = 256 << 10 // bytes
 	minRSA       = 2048      // bits (RFC 7518, section 3.3)
 
-	// A token with an unknown key id causes a fetch. Anybody can write one, so the rate is limited.
+	// unknownEvery is the least time between two fetches that tokens with an unknown key id cause. Without it, anybody
+	// could cause any number of fetches with made-up key ids.
 	unknownEvery = 30 * time.Second
-	// unknownWait is how long such a token's request waits for the fetch: less than Envoy waits for the check.
+	// unknownWait is how long the check of such a token waits for the fetch. It is shorter than Envoy's timeout for the check.
 	unknownWait = 200 * time.Millisecond
-	// retryEvery is how soon a failed fetch is tried again.
+	// retryEvery is the time until a failed fetch is tried again, if a quarter of the maximum age is not shorter.
 	retryEvery = 5 * time.Second
 	// startGrace is how long an issuer that does not answer keeps a sidecar from being ready.
 	startGrace = 30 * time.Second
 )
 
 // keyring fetches and holds the public keys of an issuer. It fetches them every quarter of their maximum age, so that three
-// fetches may fail. It also fetches them when a token names an unknown key.
+// fetches may fail before the keys are too old. It also fetches them when a token names an unknown key.
 type keyring struct {
 	url     string
 	maxAge  time.Duration
@@ -51,16 +52,16 @@ type keyring struct {
 	log     *slog.Logger
 	started time.Time
 
-	present atomic.Pointer[keySet]
-	trouble atomic.Pointer[error] // of the last fetch; nil: it went well
+	current atomic.Pointer[keySet]
+	lastErr atomic.Pointer[error] // of the last fetch; nil: it succeeded
 	fetched atomic.Uint64
 	failed  atomic.Uint64
 
 	mu          sync.Mutex
-	flight      *flight   // the fetch that is under way
-	lastUnknown time.Time // when a token was last a reason to fetch
+	flight      *flight   // the running fetch, or nil
+	lastUnknown time.Time // when an unknown key id last caused a fetch
 
-	again  chan struct{} // a fetch has failed, whatever was the reason for it
+	retry  chan struct{} // receives a value when a fetch has failed, in the background or for a token
 	ctx    context.Context
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -70,7 +71,7 @@ type keyring struct {
 type keySet struct {
 	keys map[keyName]crypto.PublicKey
 	at   time.Time
-	// ambiguous are the ids that several different keys of one algorithm have. None of these keys is in use.
+	// ambiguous are the ids that several different keys of one algorithm share. None of these keys is in use.
 	ambiguous []string
 }
 
@@ -78,14 +79,15 @@ type keySet struct {
 // 4.5).
 type keyName struct{ id, algorithm string }
 
+// flight is a fetch. done is closed at its end.
 type flight struct{ done chan struct{} }
 
 func startKeyring(url string, maxAge time.Duration, log *slog.Logger) *keyring {
 	k := &keyring{
-		url: url, maxAge: maxAge, log: log, started: time.Now(), again: make(chan struct{}, 1),
+		url: url, maxAge: maxAge, log: log, started: time.Now(), retry: make(chan struct{}, 1),
 		client: &http.Client{
 			Timeout: fetchTimeout,
-			// The keys are where the configuration says, and nowhere else.
+			// No redirects: keys come only from the configured URL.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
@@ -98,13 +100,13 @@ func (k *keyring) close() {
 	if k == nil {
 		return
 	}
-	k.mu.Lock() // nothing begins after this
+	k.mu.Lock() // begin checks ctx with this lock, so no fetch starts after cancel
 	k.cancel()
 	k.mu.Unlock()
 	k.done.Wait()
 }
 
-// refresh fetches in the background.
+// refresh fetches the keys in the background until the keyring is closed.
 func (k *keyring) refresh() {
 	for {
 		<-k.fetch().done
@@ -112,7 +114,7 @@ func (k *keyring) refresh() {
 		case <-k.ctx.Done():
 			return
 		case <-time.After(k.maxAge / 4):
-		case <-k.again:
+		case <-k.retry:
 			select {
 			case <-k.ctx.Done():
 				return
@@ -122,50 +124,51 @@ func (k *keyring) refresh() {
 	}
 }
 
-// fetch joins the fetch that is under way, or begins one.
+// fetch joins the running fetch, or starts one.
 func (k *keyring) fetch() *flight {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.begin()
 }
 
+// begin joins the running fetch, or starts one. The caller must hold mu.
 func (k *keyring) begin() *flight {
 	if k.flight != nil {
 		return k.flight
 	}
 	f := &flight{done: make(chan struct{})}
-	if k.ctx.Err() != nil { // the end
+	if k.ctx.Err() != nil { // the keyring is closed
 		close(f.done)
 		return f
 	}
 	k.flight = f
-	k.done.Go(func() { k.run(f) })
+	k.done.Go(func() { k.runFetch(f) })
 	return f
 }
 
-func (k *keyring) run(f *flight) {
+func (k *keyring) runFetch(f *flight) {
 	at := time.Now()
 	set, err := k.load()
 	switch {
 	case err == nil:
 		k.fetched.Add(1)
-		if k.trouble.Swap(nil) != nil {
+		if k.lastErr.Swap(nil) != nil {
 			k.log.Info("the keys of sessions could be fetched again")
 		}
-		before := k.present.Load()
+		before := k.current.Load()
 		set.at = at
 		set.keepPointers(before)
 		if len(set.ambiguous) > 0 && (before == nil || !slices.Equal(before.ambiguous, set.ambiguous)) {
 			k.log.Warn("keys of sessions were left out: several keys have one kid and one algorithm", "kids", set.ambiguous[:min(len(set.ambiguous), 10)], "count", len(set.ambiguous))
 		}
-		k.present.Store(set)
+		k.current.Store(set)
 	case k.ctx.Err() == nil:
 		k.failed.Add(1)
-		if k.trouble.Swap(&err) == nil {
+		if k.lastErr.Swap(&err) == nil {
 			k.log.Warn("the keys of sessions could not be fetched", "error", err)
 		}
 		select {
-		case k.again <- struct{}{}:
+		case k.retry <- struct{}{}:
 		default:
 		}
 	}
@@ -175,7 +178,8 @@ func (k *keyring) run(f *flight) {
 	close(f.done)
 }
 
-// keepPointers replaces each key that the set before had too by the same pointer. Keys can then be compared by pointer.
+// keepPointers replaces each key that the previous set also contains with the pointer of the previous set. An unchanged key then
+// keeps its pointer, so keys can be compared by pointer.
 func (s *keySet) keepPointers(before *keySet) {
 	if before == nil {
 		return
@@ -196,12 +200,12 @@ func equal(a, b crypto.PublicKey) bool {
 func (k *keyring) load() (*keySet, error) {
 	request, err := http.NewRequestWithContext(k.ctx, http.MethodGet, k.url, nil)
 	if err != nil {
-		return nil, errors.New("the address is no URL")
+		return nil, errors.New("the JWKS URL is invalid")
 	}
 	request.Header.Set("Accept", "application/jwk-set+json, application/json")
 	response, err := k.client.Do(request)
 	if err != nil {
-		return nil, unanswered(err)
+		return nil, fetchError(err)
 	}
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
@@ -209,7 +213,7 @@ func (k *keyring) load() (*keySet, error) {
 	}
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxKeySet+1))
 	if err != nil {
-		return nil, unanswered(err)
+		return nil, fetchError(err)
 	}
 	if len(body) > maxKeySet {
 		return nil, fmt.Errorf("the answer is longer than %d bytes", maxKeySet)
@@ -217,9 +221,9 @@ func (k *keyring) load() (*keySet, error) {
 	return parseKeys(body)
 }
 
-// unanswered returns why there is no answer. It quotes neither the address, which may contain an API key of the issuer, nor
-// the invalid answer.
-func unanswered(err error) error {
+// fetchError returns why a fetch got no answer. It quotes neither the URL, which may contain an API key of the issuer, nor the
+// bytes of an invalid answer.
+func fetchError(err error) error {
 	if op, ok := errors.AsType[*net.OpError](err); ok && !op.Timeout() {
 		return op
 	}
@@ -229,23 +233,23 @@ func unanswered(err error) error {
 	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 		return fmt.Errorf("no answer within %v", fetchTimeout)
 	}
-	return errors.New("what came is no answer of HTTP")
+	return errors.New("the answer is not valid HTTP")
 }
 
-// parseKeys returns the public keys that may sign a session's token (RFC 7517, section 5). Such a key has an id, is for
-// signatures, and is on P-256 or has an RSA modulus of at least minRSA bits. Other keys, and keys whose private half is
-// published, are skipped. Different keys with one id and one algorithm are ambiguous: all of them are skipped, the rest of
-// the set is used. A set without a list of keys is an error.
+// parseKeys returns the public keys that may verify a session's token (RFC 7517, section 5). Such a key has an id, is for
+// signatures, and is on P-256 or has an RSA modulus of at least minRSA bits. parseKeys skips other keys, because a set may
+// contain them. It also skips a key if the set contains its private half. Different keys with one id and one algorithm are
+// ambiguous: it skips all of them, and uses the rest of the set. A set without a list of keys is an error.
 func parseKeys(body []byte) (*keySet, error) {
 	var document struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
 	if err := json.Unmarshal(body, &document); err != nil || document.Keys == nil {
-		return nil, errors.New("the answer is no JWK set")
+		return nil, errors.New("the answer is not a JWK set")
 	}
 	keys := make(map[keyName]crypto.PublicKey)
 	ambiguous := make(map[keyName]bool)
-	var published []crypto.PublicKey // of private keys, which anybody can sign with
+	var published []crypto.PublicKey // their private halves are in the set, so anybody can sign with them
 	for _, raw := range document.Keys {
 		m, ok := readKey(raw)
 		if !ok {
@@ -278,7 +282,7 @@ func parseKeys(body []byte) (*keySet, error) {
 				continue
 			}
 			name.algorithm = jwt.SigningMethodRS256.Alg()
-		default: // a secret, which nobody should publish, or an algorithm that is not taken
+		default: // a published secret, or a type of key that is not supported
 			continue
 		}
 		if alg := m.ALG.String(); alg != "" && alg != name.algorithm {
@@ -302,8 +306,8 @@ func parseKeys(body []byte) (*keySet, error) {
 	return set, nil
 }
 
-// readKey reads the members of a JWK that count here (RFC 7517, section 4; RFC 7518, section 6), each by its exact name
-// and once.
+// readKey reads the members of a JWK that are used here (RFC 7517, section 4; RFC 7518, section 6). Names are case-sensitive, and
+// none may occur twice.
 func readKey(raw json.RawMessage) (m jwkset.JWKMarshal, ok bool) {
 	members, err := strictjson.Object(raw)
 	if err != nil {
@@ -319,13 +323,13 @@ func readKey(raw json.RawMessage) (m jwkset.JWKMarshal, ok bool) {
 // find returns the key with the name. An error means that the result is unknown: the keys are too old, or the fetch that
 // the token caused has failed or is not complete.
 func (k *keyring) find(ctx context.Context, name keyName) (key, authz.Reason, error) {
-	set := k.present.Load()
+	set := k.current.Load()
 	if public := set.find(name); public != nil {
 		return key{name, public}, "", k.tooOld(set)
 	}
 	wait := time.NewTimer(unknownWait)
 	defer wait.Stop()
-	for range 2 { // a fetch that was under way may have been answered before the key was there
+	for range 2 { // the answer to a fetch that was already running may be older than the key
 		f := k.fetchUnknown()
 		if f == nil {
 			break
@@ -337,18 +341,19 @@ func (k *keyring) find(ctx context.Context, name keyName) (key, authz.Reason, er
 		case <-ctx.Done():
 			return key{}, "", ctx.Err()
 		}
-		set = k.present.Load()
+		set = k.current.Load()
 		if public := set.find(name); public != nil {
 			return key{name, public}, "", k.tooOld(set)
 		}
 	}
-	if err := k.trouble.Load(); err != nil {
+	if err := k.lastErr.Load(); err != nil {
 		return key{}, "", fmt.Errorf("fetch the keys of sessions: %w", *err)
 	}
 	return key{}, authz.ReasonUnknown, k.tooOld(set)
 }
 
-// fetchUnknown joins the fetch that is under way, or begins one; nil if another token was a reason for one not long ago.
+// fetchUnknown joins the running fetch, or starts one. It returns nil if an unknown key id caused a fetch less than unknownEvery
+// ago.
 func (k *keyring) fetchUnknown() *flight {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -370,12 +375,13 @@ func (s *keySet) find(name keyName) crypto.PublicKey {
 	return s.keys[name]
 }
 
-// trusts reports whether the key is still one of the issuer's.
+// trusts reports whether the key is still in the issuer's current set, and the set is not too old.
 func (k *keyring) trusts(known key) bool {
-	set := k.present.Load()
+	set := k.current.Load()
 	return k.tooOld(set) == nil && set.keys[known.name] == known.public
 }
 
+// tooOld returns an error if there is no set, or if it is older than the maximum age.
 func (k *keyring) tooOld(set *keySet) error {
 	switch {
 	case set == nil:
@@ -386,8 +392,9 @@ func (k *keyring) tooOld(set *keySet) error {
 	return nil
 }
 
+// reason returns why there is no newer set.
 func (k *keyring) reason() error {
-	if err := k.trouble.Load(); err != nil {
+	if err := k.lastErr.Load(); err != nil {
 		return *err
 	}
 	return errors.New("the issuer has not yet answered")
@@ -395,20 +402,20 @@ func (k *keyring) reason() error {
 
 // ready reports whether keys were fetched once, or startGrace has passed without any. It also returns what is wrong with
 // the keys.
-func (k *keyring) ready() (ready bool, trouble error) {
+func (k *keyring) ready() (ready bool, problem error) {
 	if k == nil {
 		return true, nil
 	}
-	set := k.present.Load()
+	set := k.current.Load()
 	switch {
 	case k.tooOld(set) != nil:
 		return set != nil || time.Since(k.started) >= startGrace, k.tooOld(set)
-	case k.trouble.Load() != nil:
+	case k.lastErr.Load() != nil:
 		return true, fmt.Errorf("the keys of sessions are %v old, and could not be fetched anew: %w", time.Since(set.at).Round(time.Second), k.reason())
 	case len(set.ambiguous) > 0:
 		return true, fmt.Errorf("keys were left out: several keys have one kid and one algorithm: %.200s", fmt.Sprintf("%q", set.ambiguous))
 	case len(set.keys) == 0:
-		return true, errors.New("the issuer has no public key that sessions could be signed with")
+		return true, errors.New("the issuer publishes no public key that is usable for sessions")
 	}
 	return true, nil
 }
@@ -418,7 +425,7 @@ func (k *keyring) stats(s *Stats) {
 		return
 	}
 	s.Public, s.Fetched, s.FetchFailed = true, k.fetched.Load(), k.failed.Load()
-	if set := k.present.Load(); set != nil {
+	if set := k.current.Load(); set != nil {
 		s.KeysAge, s.Keys = time.Since(set.at), len(set.keys)
 	}
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// shortest is the least that jwks_max_age may be.
+// shortest is the minimum of jwks_max_age.
 const shortest = 4 * time.Second
 
 func es256(key *ecdsa.PrivateKey, kid string) authz.Secret {
@@ -29,7 +29,7 @@ func es256(key *ecdsa.PrivateKey, kid string) authz.Secret {
 // late reports that a fetch took longer than a request waits for it. This happens on a busy machine and is not a failure.
 func late(err error) bool { return err != nil && strings.Contains(err.Error(), "not yet answered") }
 
-// Anybody can write a key id that nobody knows. It costs the issuer next to nothing.
+// Anybody can write tokens with unknown key ids. They cause only a few fetches from the issuer.
 func TestForgedKeyIDsFetchSeldom(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
@@ -55,7 +55,7 @@ func TestForgedKeyIDsFetchSeldom(t *testing.T) {
 	if got := p.Fetches() - 1; got < 1 || got > 2 {
 		t.Errorf("%d forged key ids over %d s made %d fetches", forged, seconds, got)
 	}
-	// Meanwhile a sidecar whose issuer never answers has waited for it long enough.
+	// In the meantime, startGrace has passed for the verifier whose issuer never answers.
 	if notices, err := nobody.Ready(); err != nil || len(notices) != 1 || !strings.Contains(notices[0], "never fetched") {
 		t.Errorf("without an issuer: %q, %v", notices, err)
 	}
@@ -89,7 +89,7 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 				token := kept
 				if i%2 == 0 {
 					token = (*signing.Load())()
-					kept = token // at the latest when the next one is made, nobody presents those of before
+					kept = token // replaced with each new token, so that no old token is presented for long
 				}
 				_, denial, err := verify(t, v, api, token)
 				switch {
@@ -112,7 +112,7 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 	p.Publish(public("new", &otherEC.PublicKey))
 	withdrawn := time.Now()
 	for time.Since(withdrawn) < shortest {
-		_, _, _ = verify(t, v, api, early) // it was remembered
+		_, _, _ = verify(t, v, api, early) // keeps the token in the cache
 		time.Sleep(10 * time.Millisecond)
 	}
 	for name, token := range map[string]authz.Secret{"remembered": early, "not seen before": es256(ecKey, "old")} {
@@ -123,11 +123,11 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 	close(stop)
 	load.Wait()
 	t.Logf("%d sessions were taken, the keys fetched %d times", taken.Load(), p.Fetches())
-	if delayed.Load() > 8 { // two for each of those who present them
+	if delayed.Load() > 8 { // two for each goroutine
 		t.Errorf("%d sessions could not be verified in time: that is more than a busy machine explains", delayed.Load())
 	}
 
-	// One key id that comes to mean another key.
+	// A key id is reused for another key.
 	reused := es256(otherEC, "new")
 	eventually(t, "it is taken", func() bool { _, denial, _ := verify(t, v, api, reused); return denial == "" })
 	p.Publish(public("new", &ecKey.PublicKey))
@@ -137,7 +137,7 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 	})
 }
 
-// What an issuer can do instead of answering: known keys are good until they are too old, and then nobody can tell.
+// Failures of an issuer: known keys are used until they are too old. After that, each check is an error.
 func TestIssuerThatDoesNotAnswer(t *testing.T) {
 	good := supabase.Start()
 	t.Cleanup(good.Close)
@@ -196,7 +196,7 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 	}
 }
 
-// While an issuer does not answer, a token of an unknown key waits a moment and no more, and one of a known key not at all.
+// While an issuer does not answer, a token with an unknown key waits only for unknownWait. A token with a known key does not wait.
 func TestUnknownKeyStallsNobody(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
@@ -221,7 +221,7 @@ func TestUnknownKeyStallsNobody(t *testing.T) {
 	close(release)
 }
 
-// A fetch that was under way when the key was published says nothing of it.
+// The answer to a fetch that was already running does not contain a key that was published since.
 func TestKeyThatIsPublishedDuringAFetch(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("old", &ecKey.PublicKey))
@@ -249,13 +249,12 @@ func TestKeyThatIsPublishedDuringAFetch(t *testing.T) {
 			t.Errorf("%q, %v", denial, err)
 		}
 	}()
-	time.Sleep(50 * time.Millisecond) // it waits
+	time.Sleep(50 * time.Millisecond) // until the check waits for the fetch
 	close(answer)
 	<-done
 }
 
-// A fetch that fails is tried again soon, whatever was the reason for it, and until then nobody can tell whether a key is
-// there.
+// A failed fetch is tried again soon, in the background or for a token. Until then, the check of an unknown key is an error.
 func TestFailedFetchIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
@@ -273,7 +272,7 @@ func TestFailedFetchIsTriedAgain(t *testing.T) {
 	}
 }
 
-// The verifier can be closed while it is asked: a sidecar that has no more time ends like this.
+// The verifier can be closed during calls of Verify. This happens in a sidecar whose time to stop has run out.
 func TestCloseWhileItIsAsked(t *testing.T) {
 	t.Parallel()
 	for range 20 {
@@ -296,7 +295,7 @@ func TestCloseWhileItIsAsked(t *testing.T) {
 	}
 }
 
-// A sidecar that starts before its issuer takes no session, and says why.
+// A sidecar that starts before its issuer accepts no session, and reports why.
 func TestIssuerThatComesLater(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))

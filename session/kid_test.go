@@ -17,8 +17,8 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// Keys that share an id are told apart by their type and algorithm. Only those that cannot be told apart are left out, with
-// a warning; the others go on.
+// Keys that share an id are distinguished by their type and algorithm. Only keys that are still ambiguous are left out, with a
+// warning. The other keys are used.
 func TestKeyIDThatIsThereTwice(t *testing.T) {
 	otherRSA := must(rsa.GenerateKey(rand.Reader, 2048))
 	ec, rs := public("k", &ecKey.PublicKey), public("k", &rsaKey.PublicKey)
@@ -26,7 +26,7 @@ func TestKeyIDThatIsThereTwice(t *testing.T) {
 	as := func(k jose.JSONWebKey, alg string) jose.JSONWebKey { k.Algorithm = alg; return k }
 	for name, c := range map[string]struct {
 		keys      []jose.JSONWebKey
-		ec, rsa   bool // whether a token of this key, with the id k, is taken
+		ec, rsa   bool // whether a token of this key, with the id k, is accepted
 		ambiguous bool
 	}{
 		"of two types":                    {[]jose.JSONWebKey{ec, rs}, true, true, false},
@@ -77,7 +77,7 @@ func TestKeyIDThatIsThereTwice(t *testing.T) {
 	}
 }
 
-// Members of a key count by their exact names, each once.
+// The names of a key's members are case-sensitive, and none may occur twice.
 func TestMembersOfAKeyAreRead(t *testing.T) {
 	good := string(must(public("k", &ecKey.PublicKey).MarshalJSON()))
 	other := string(must(public("other", &otherEC.PublicKey).MarshalJSON()))

@@ -11,18 +11,18 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// memory holds verified tokens. An entry stays correct as long as the token's key is trusted, so it needs no change
+// memory caches verified tokens. An entry stays correct as long as the token's key is trusted, so the memory needs no change
 // notifications. A nil memory stores nothing.
 type memory struct {
-	room *ristretto.Cache[uint64, *verified]
+	cache *ristretto.Cache[uint64, *verified]
 
-	closing sync.RWMutex // ristretto panics on a late Set
+	closing sync.RWMutex // guards closed: ristretto panics on a Set after its Close
 	closed  bool
 }
 
 func newMemory(bytes int64) (*memory, error) {
-	const overhead = 320 // of ristretto and the allocator, as store/cache measured it
-	room, err := ristretto.NewCache(&ristretto.Config[uint64, *verified]{
+	const overhead = 320 // bytes of ristretto and the allocator per entry, as store/cache measured it
+	cache, err := ristretto.NewCache(&ristretto.Config[uint64, *verified]{
 		NumCounters:        max(1000, 10*bytes/600),
 		MaxCost:            bytes,
 		BufferItems:        64,
@@ -32,17 +32,17 @@ func newMemory(bytes int64) (*memory, error) {
 		},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("make room for sessions: %w", err)
+		return nil, fmt.Errorf("create the cache of sessions: %w", err)
 	}
-	return &memory{room: room}, nil
+	return &memory{cache: cache}, nil
 }
 
-// get finds the token with exactly this digest, as the issuer has verified it.
+// get returns the token with exactly this digest that the issuer has verified, or nil.
 func (m *memory) get(i *issuer, d authz.Digest) *verified {
 	if m == nil {
 		return nil
 	}
-	if v, ok := m.room.Get(slot(i, d)); ok && v.issuer == i && v.digest == d {
+	if v, ok := m.cache.Get(slot(i, d)); ok && v.issuer == i && v.digest == d {
 		return v
 	}
 	return nil
@@ -55,7 +55,7 @@ func (m *memory) set(v *verified) {
 	m.closing.RLock()
 	defer m.closing.RUnlock()
 	if !m.closed {
-		m.room.Set(slot(v.issuer, v.digest), v, 0)
+		m.cache.Set(slot(v.issuer, v.digest), v, 0)
 	}
 }
 
@@ -63,8 +63,8 @@ func (m *memory) close() {
 	m.closing.Lock()
 	defer m.closing.Unlock()
 	m.closed = true
-	m.room.Close()
+	m.cache.Close()
 }
 
-// slot is a part of the digest: nobody chooses it.
+// slot returns the token's key in the cache: a part of its digest, so that nobody can choose it, with the issuer's salt.
 func slot(i *issuer, d authz.Digest) uint64 { return binary.LittleEndian.Uint64(d[:]) ^ i.salt }

@@ -65,7 +65,7 @@ func publish(t testing.TB, keys ...jose.JSONWebKey) *supabase.Issuer {
 	return i
 }
 
-// verifier is ready to take what the format says.
+// verifier returns a verifier of the format that has fetched its keys.
 func verifier(t testing.TB, f authz.SessionFormat, clock func() time.Time) *session.Verifier {
 	t.Helper()
 	f.Issuer = supabase.Name
@@ -85,7 +85,7 @@ func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
+			t.Fatalf("timeout: %s", what)
 		}
 	}
 }
@@ -118,8 +118,8 @@ func TestThreeAlgorithms(t *testing.T) {
 	}
 }
 
-// When a session began is told by how the user signed in, less the leeway; where it is not told, it was long ago. A session
-// that is older than it is cannot escape its revocation.
+// A session began at the earliest time in amr, less the leeway; without such a time, in 1970. A start that is too early is safe: the
+// session cannot escape its revocation.
 func TestWhenASessionBegan(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret, Leeway: time.Minute}, nil)
 	now := time.Now().Unix()
@@ -151,7 +151,7 @@ func TestWhenASessionBegan(t *testing.T) {
 	}
 }
 
-// What one API has verified, another has not: its settings may differ.
+// A token that one API has verified and cached is not valid for another API, whose settings may differ.
 func TestIssuersAreApart(t *testing.T) {
 	strict := authz.SessionFormat{Issuer: supabase.Name, HS256Secret: secret}
 	lax := strict
@@ -174,7 +174,7 @@ func TestIssuersAreApart(t *testing.T) {
 	})
 }
 
-// Everything that is not quite a good token. Each is refused, and none is an error.
+// Each of these invalid tokens is refused, without an error.
 func TestForgedTokensAreRefused(t *testing.T) {
 	p := publish(t, public("ec", &ecKey.PublicKey), public("rsa", &rsaKey.PublicKey), public("other", &otherEC.PublicKey),
 		jose.JSONWebKey{Key: &wrongEC.PublicKey, KeyID: "p384", Use: "sig"},
@@ -191,7 +191,7 @@ func TestForgedTokensAreRefused(t *testing.T) {
 	now := time.Now().Unix()
 	es := func(claims any) authz.Secret { return sign(jose.ES256, ecKey, "ec", claims) }
 	with := func(change fields) authz.Secret { return es(good(change)) }
-	raw := func(text string) authz.Secret { // a claim of our own in front
+	raw := func(text string) authz.Secret { // with another claim in front
 		return es([]byte(strings.Replace(string(must(json.Marshal(good(nil)))), "{", "{"+text+",", 1)))
 	}
 	header := func(name string, value any) authz.Secret {
@@ -300,7 +300,7 @@ func TestForgedTokensAreRefused(t *testing.T) {
 		"no JSON":                 {es([]byte(`{`)), authz.ReasonMalformed},
 		"something behind":        {es([]byte(string(must(json.Marshal(good(nil)))) + "{}")), authz.ReasonMalformed},
 	} {
-		for range 2 { // nothing of it is remembered
+		for range 2 { // the second time, to show that it is not cached
 			if s, denial, err := verify(t, both, api, c.token); err != nil || denial != c.want || s != (authz.Session{}) {
 				t.Errorf("%s: %+v, %q, %v; want %q", name, s, denial, err, c.want)
 			}
@@ -319,14 +319,14 @@ func TestForgedTokensAreRefused(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, denial, err)
 		}
 	}
-	for _, v := range []*session.Verifier{both, keysOnly} { // or all of the above shows nothing
+	for _, v := range []*session.Verifier{both, keysOnly} { // otherwise the refusals above would show nothing
 		if _, denial, err := verify(t, v, api, es(good(nil))); err != nil || denial != "" {
 			t.Errorf("a good token: %q, %v", denial, err)
 		}
 	}
 }
 
-// trailing sets a bit that nobody reads, where base64 has some left over.
+// trailing sets an unused bit at the end of a base64 text.
 func trailing(encoded string) string {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 	last := strings.IndexByte(alphabet, encoded[len(encoded)-1])
@@ -336,7 +336,7 @@ func trailing(encoded string) string {
 	return encoded[:len(encoded)-1] + string(alphabet[last|1])
 }
 
-// hs256 and rs256 sign with what go-jose refuses to sign with.
+// hs256 and rs256 sign with keys that go-jose refuses.
 func hs256(t *testing.T, key []byte, claims fields) (header, payload, signature string) {
 	return byHand(t, fields{"alg": "HS256"}, claims, func(text string) []byte { return hmacSHA256(key, text) })
 }
@@ -362,7 +362,7 @@ func TestAnonymousSessionsCanBeTaken(t *testing.T) {
 	}
 }
 
-// A token that is remembered expires when it would have expired.
+// A cached token expires at its own exp.
 func TestRememberedTokensExpire(t *testing.T) {
 	var ahead atomic.Int64
 	clock := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }

@@ -13,13 +13,13 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Config of a Verifier.
+// Config is the configuration of a Verifier.
 type Config struct {
-	// APIs by name. Those without an issuer take no sessions.
+	// APIs by name. An API without an issuer accepts no sessions.
 	APIs map[string]authz.API
-	// MaxBytes limits the memory of all remembered verifications. 0: none is remembered.
+	// MaxBytes limits the memory of all cached verifications. 0: none is cached.
 	MaxBytes int64
-	// Clock is the wall clock, which the claims of tokens are compared with. Default: time.Now.
+	// Clock is the wall clock for the time claims of tokens. Default: time.Now.
 	Clock func() time.Time
 }
 
@@ -31,8 +31,8 @@ type Verifier struct {
 
 var _ authz.Sessions = (*Verifier)(nil)
 
-// New starts a verifier, which then fetches keys. It does not wait for them: [Verifier.Ready] reports whether they were
-// fetched. The caller must Close the verifier.
+// New starts a verifier, which fetches keys in the background. New does not wait for them: [Verifier.Ready] reports whether they
+// were fetched. The caller must Close the verifier.
 func New(c Config, log *slog.Logger) (*Verifier, error) {
 	if c.Clock == nil {
 		c.Clock = time.Now
@@ -58,7 +58,8 @@ func New(c Config, log *slog.Logger) (*Verifier, error) {
 	return v, nil
 }
 
-// Close ends the fetching. Calls of Verify must have ended.
+// Close stops the fetches of keys. Calls of Verify should have returned before: a call during or after Close can fail, but does
+// not panic.
 func (v *Verifier) Close() {
 	for _, i := range v.issuers {
 		i.keys.close()
@@ -68,8 +69,7 @@ func (v *Verifier) Close() {
 	}
 }
 
-// Verify implements [authz.Sessions]. A token that was verified before is not verified again, as long as its key is
-// trusted and it has not expired.
+// Verify implements [authz.Sessions]. While the key of a cached token is trusted, Verify checks only the token's expiry again.
 func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (authz.Verified, error) {
 	i, ok := v.issuers[api]
 	if !ok {
@@ -98,34 +98,34 @@ func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (
 	return authz.Verified{Session: verified.session, AAL: verified.aal}, nil
 }
 
-// Ready reports whether the keys of every issuer have been fetched once. After half a minute, it no longer waits for
-// an issuer that does not answer. The notices report problems that affect only sessions, so they do not make the sidecar unready.
+// Ready returns an error until the keys of every issuer have been fetched once. After half a minute, an issuer that does not
+// answer is only a notice. Notices report problems that affect only sessions, so they do not make the sidecar unready.
 func (v *Verifier) Ready() (notices []string, err error) {
 	for _, api := range slices.Sorted(maps.Keys(v.issuers)) {
-		ready, trouble := v.issuers[api].keys.ready()
+		ready, problem := v.issuers[api].keys.ready()
 		switch {
 		case !ready:
-			err = errors.Join(err, fmt.Errorf("apis.%s.session: %w", api, trouble))
-		case trouble != nil:
-			notices = append(notices, fmt.Sprintf("apis.%s.session: %v", api, trouble))
+			err = errors.Join(err, fmt.Errorf("apis.%s.session: %w", api, problem))
+		case problem != nil:
+			notices = append(notices, fmt.Sprintf("apis.%s.session: %v", api, problem))
 		}
 	}
 	return notices, err
 }
 
-// counts of the answers of an issuer.
+// counts are the numbers of an issuer's answers, for [Stats].
 type counts struct{ remembered, verified, denied, failed atomic.Uint64 }
 
-// Stats are for metrics.
+// Stats are the numbers of one API for its metrics.
 type Stats struct {
-	// Remembered, Verified, Denied and Failed are the answers: from memory, after a verification, a denial, or none at
-	// all.
+	// Remembered, Verified, Denied and Failed count the answers: from the cache, after a verification, a denial, or an
+	// error without an answer.
 	Remembered, Verified, Denied, Failed uint64
-	// Public says that there are public keys to fetch; what follows is of them.
+	// Public reports whether the API has public keys to fetch. The following fields are about these keys.
 	Public bool
-	// KeysAge is how long ago the keys in use were fetched; 0: never.
+	// KeysAge is the time since the keys in use were fetched; 0: never fetched.
 	KeysAge time.Duration
-	// Keys is how many there are.
+	// Keys is the number of keys in use.
 	Keys int
 	// Fetched and FetchFailed count the fetches.
 	Fetched, FetchFailed uint64
