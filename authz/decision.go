@@ -13,7 +13,8 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// Code is the error code for the client: one of the API documents, REQUEST_TOO_LARGE, UNAVAILABLE, or one that an API declares.
+// Code is the error code for the client: a code of the API documents, REQUEST_TOO_LARGE, UNAVAILABLE, or a code that an API
+// declares.
 type Code string
 
 // The codes of a denial.
@@ -79,13 +80,14 @@ type Decision struct {
 	// route matches.
 	RequiredScopes []string
 	Route          string
-	// AnyOf are scopes of the route of which one is needed, in addition to RequiredScopes. Empty: no such scope is needed.
+	// AnyOf lists scopes of the route. At least one of them is needed, in addition to RequiredScopes. If it is empty, only
+	// RequiredScopes are needed.
 	AnyOf []string
 	// Headers are the headers for the upstream, for an allow only: lower-case name → value. Each name must be one of the API's
 	// upstream_headers.
 	Headers map[string]string
-	// RetryAfter is the Retry-After header for the client, in seconds; 0 sends none. Only a denial that the API declares may have
-	// it.
+	// RetryAfter is the Retry-After header for the client, in seconds. 0: no header is sent. Only a denial that the API
+	// declares can have one.
 	RetryAfter int
 }
 

@@ -8,7 +8,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// A query that parsers read differently matches no route if the policy reads queries. Otherwise it has no effect.
+// If parsers may read a query differently and the policy reads queries, the request matches no route. If the policy reads no
+// queries, such a query has no effect.
 func TestQueryThatParsersReadDifferently(t *testing.T) {
 	for query, ambiguous := range map[string]bool{
 		"":                              false,

@@ -43,9 +43,9 @@ func listed(patterns []*regexp.Regexp, line string) bool {
 	return false
 }
 
-// FuzzCheckRequest checks that any request, from Envoy or another client, gives a response and no panic. The status is OK exactly
-// if the response is the one that allows. Only a path that decodes to a listed one is allowed; without the one key that the
-// directory has, only a public one. A denial has a status of 400 or more and a JSON body. No response contains the key.
+// FuzzCheckRequest checks that any request, from Envoy or another client, gives a response and no panic. The status is OK if
+// and only if the response has an OkResponse. A request is allowed only if its decoded path is a listed route. A route that is not
+// public also needs the key that the directory knows. A denial has a status of 400 or more and a JSON body. No response contains the key.
 func FuzzCheckRequest(f *testing.F) {
 	engine, err := policies.Load(f.Context(), policies.Config{})
 	if err != nil {

@@ -31,7 +31,7 @@ func TestCheckEndsBeforeItsCallerGivesUp(t *testing.T) {
 	})
 }
 
-// A limitedContext ends like a context of the standard library, for any first waiter and without one.
+// A limitedContext ends like a context of the standard library, whatever waits for it first, and also if nothing waits.
 func TestLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type key struct{}

@@ -19,8 +19,8 @@ import (
 // decision, for every caller and at any time. The key is a digest of these values. A changed token has other values and so
 // another key: no entry has to be removed. Each policy has its own memory.
 //
-// Instead of method and path, the key has the row that the request addresses, unless another rule reads these. Instead of the
-// scopes, it has the sets of scopes that the principal satisfies (see needs), unless a rule depends on more of the scopes.
+// The key has the row that the request addresses. It has the method and the path only if a rule other than route reads them. It has
+// the sets of scopes that the principal satisfies (see needs). It has the scopes themselves only if a rule depends on more of them.
 type memory struct {
 	parts          []part // the parts that the policy reads
 	anonymousByRow bool   // without a credential, a decision depends on the row alone

@@ -145,8 +145,8 @@ func capabilities() *ast.Capabilities {
 	return c
 }
 
-// everyBuiltin returns OPA's capabilities with the blocked built-in functions, so that the compiler can report them by name. They
-// do not let it fetch schemas.
+// everyBuiltin returns OPA's capabilities with the blocked built-in functions, so that the compiler can report them by name. With
+// these capabilities, the compiler cannot fetch schemas from the network.
 func everyBuiltin() *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion()
 	c.AllowNet = []string{}

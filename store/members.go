@@ -32,7 +32,7 @@ func (r *Registry) SetMember(ctx context.Context, workspaceRef, userRef, role st
 	return m, confirmRow(m.WorkspaceID == w.ID && m.UserID == u.ID && m.Role == role, "set the member")
 }
 
-// RemoveMember ends a membership. [ErrNotFound]: the user is not a member.
+// RemoveMember ends a membership. It returns [ErrNotFound] if the workspace or the user does not exist, or the user is not a member.
 func (r *Registry) RemoveMember(ctx context.Context, workspaceRef, userRef string) error {
 	w, u, err := r.pair(ctx, workspaceRef, userRef)
 	if err != nil {

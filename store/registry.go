@@ -60,8 +60,8 @@ type Member struct {
 
 // Registry is the operator's side of the store: it creates, lists, changes and revokes. It is safe for concurrent use.
 //
-// Methods take a workspace by id or slug, and a user by id or email. If the text is one's id and another's slug or email, the id
-// takes precedence.
+// Methods take a workspace by id or slug, and a user by id or email. If the text is the id of one object and the slug or
+// email of another, the id takes precedence.
 type Registry struct{ db *sqlx.DB }
 
 // within limits a query to five seconds, even if the database does not react to a cancel request.

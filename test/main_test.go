@@ -146,7 +146,7 @@ func runWorld(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// staleness is how long a sidecar with shortStaleness may answer from before a change.
+// staleness is the maximum time after a change for which a sidecar with shortStaleness may still use older data.
 const (
 	staleness      = 100 * time.Millisecond
 	shortStaleness = "KEYWICKET_CACHE_STALENESS_BOUND=100ms"

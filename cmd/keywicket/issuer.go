@@ -89,8 +89,8 @@ func (c *issuerCommand) Run(s *invocation, cfg config) error {
 	return err
 }
 
-// cleanPeriodically deletes codes and tokens that expired more than a day ago, and grants without any left. It does so now, and every
-// 10 minutes until the context ends.
+// cleanPeriodically deletes codes and tokens that expired more than a day ago, and grants that have no codes or
+// tokens left. It runs at once, and then every 10 minutes until the context ends.
 func cleanPeriodically(ctx context.Context, grants *store.Issuer, m issuerMetrics, log *slog.Logger) {
 	const interval = 10 * time.Minute
 	tick := time.NewTicker(interval)

@@ -58,8 +58,8 @@ func (e linesError) Error() string {
 
 func (e linesError) Unwrap() error { return e.error }
 
-// maskArguments shortens in text each long argument, and each long value of a --flag=value argument, to 8 bytes. The argument could
-// be a key that was pasted in the wrong place. Arguments of less than 20 bytes stay whole.
+// maskArguments replaces in text each argument of 20 bytes or more, and each such value of a --flag=value argument, with its first
+// 8 bytes. The argument could be a key that was pasted in the wrong place.
 func maskArguments(text string, args []string) string {
 	const visible, shortest = 8, 20
 	for _, arg := range args {

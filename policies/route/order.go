@@ -7,8 +7,8 @@ import (
 )
 
 // compare returns the precedence of two segments that match a common text: negative if s has precedence, positive if other has, 0
-// if neither has. A literal has precedence over a partial segment, that over a parameter, and that over a rest. Of two partial
-// segments, one has precedence if the other matches every text that it matches.
+// if neither has. The order of precedence is: literal, partial segment, parameter, rest. Of two partial segments, one has
+// precedence if the other matches every text that it matches.
 func (s segment) compare(other segment) int {
 	switch {
 	case s.kind != other.kind:
@@ -23,8 +23,8 @@ func (s segment) compare(other segment) int {
 	return 0
 }
 
-// MayTake reports whether p matches a path that a server serves as a path of the other pattern, because the server ignores letter
-// case or a trailing slash. Example: /charges/{charge} matches /charges/Search, which is /charges/search to such a server.
+// MayTake reports whether p matches a path that some servers treat as a path of the other pattern. Such servers ignore letter case
+// or a trailing slash. Example: /charges/{charge} matches /charges/Search, which is /charges/search to such a server.
 func (p Pattern) MayTake(other Pattern) bool {
 	mine, others := trimSlash(p.segments), trimSlash(other.segments)
 	differs := (len(mine) < len(p.segments)) != (len(others) < len(other.segments))
@@ -85,7 +85,7 @@ func trimSlash(segments []segment) []segment {
 	return segments
 }
 
-// fold returns s as a server reads it that ignores letter case.
+// fold returns s as read by a server that ignores letter case.
 func (s segment) fold() segment {
 	texts := make([]string, len(s.texts))
 	for i, text := range s.texts {

@@ -8,7 +8,8 @@ import (
 // generations decide whether an answer is still current. Each change that is read gets the next number. An answer stores the last
 // number from before its load, and is outdated once one of its keys has a greater number.
 //
-// Keys share shards, so 128 KiB serve any number of keys. In return, a change also outdates one unrelated answer in 16,384.
+// Keys share shards, so 128 KiB are enough for any number of keys. The cost: a change also outdates about one unrelated answer in
+// 16,384.
 type generations struct {
 	last   atomic.Uint64 // number of the last change
 	epoch  atomic.Uint64 // number of the last change that may have affected every key
@@ -18,7 +19,8 @@ type generations struct {
 }
 
 // now returns the number of the last change. Call it before a load begins: then a change that is read during the load outdates the
-// result. A change that has a number, but has not written its shards yet, was committed before; the load sees it.
+// result. A change that already has a number, but has not written its shards, was committed before the load began. So the load
+// reads the new data.
 func (g *generations) now() uint64 { return g.last.Load() }
 
 // changed records a change of the keys.

@@ -64,8 +64,8 @@ type world struct {
 	version int            // version of the server, for example 150018
 	failed  map[string]int // number of changes that returned an error, by way
 
-	// The readers' choice of subjects. Until ambiguousUntil, several outcomes of a subject may be right. Readers ask more often for
-	// the subjects in focus.
+	// Readers use these fields to choose subjects. Until the time in ambiguousUntil, more than one outcome of a subject is correct.
+	// Readers ask more often for the subjects in focus.
 	ambiguousUntil   []atomic.Int64
 	focus            atomic.Pointer[[]int]
 	asked, ambiguous atomic.Int64
@@ -143,8 +143,8 @@ func (w *world) pool(ctx context.Context, login string) error {
 		return err
 	}
 	w.pooler, err = pgbouncer.Start(ctx, pgbouncer.Config{Logins: []string{over}, Restart: true, Settings: map[string]string{
-		// The pooler replaces its connections after this time in seconds, and so follows a failover that cuts none of them. The
-		// default is an hour. A sidecar checks every second.
+		// The pooler replaces its connections after this time in seconds, so it reaches the new primary even if a failover
+		// closes no connection. The default is an hour. A sidecar checks every second.
 		"server_lifetime": "1",
 		// With the defaults, the pooler would refuse its clients for 15 s while the database accepts no connection, as in recovery.
 		"server_login_retry": "0.1", "server_connect_timeout": "2",

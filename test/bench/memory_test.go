@@ -59,8 +59,8 @@ func (s *server) settings(t *testing.T, c *caseFigures) {
 	c.add(s.name, memLimit, s.metric(t, "go_gc_gomemlimit_bytes")/(1<<20))
 }
 
-// samples records the memory while f runs repeatedly. It takes one sample a second during the length, or ten samples in
-// total if that is more.
+// samples records the memory while f runs repeatedly. It takes one sample per second, or ten samples if the length is
+// shorter than ten seconds.
 func (s *server) samples(ctx context.Context, t *testing.T, c *caseFigures, length time.Duration, f func()) {
 	t.Helper()
 	interval := min(time.Second, length/10)
@@ -85,7 +85,8 @@ func resting(ctx context.Context, t *testing.T, w *world) []caseFigures {
 }
 
 // memory measures a sidecar with 100,000 warm tokens under load. It uses the default cache.max_bytes if the tokens fit.
-// Otherwise it uses a quarter more than the tokens take: an eighth of the cache is for denials.
+// Otherwise it uses the size of the tokens and a quarter more. An eighth of the cache is reserved for denials, and the rest is
+// a margin.
 func memory(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	const stored = 100_000
 	databaseURL := "KEYWICKET_DATABASE_URL=" + w.database(t, "memory", stored)
