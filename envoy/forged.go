@@ -15,8 +15,8 @@ var overridingHeaders = []string{
 	"x-original-url", "x-rewrite-url", "x-http-method-override", "x-http-method", "x-method-override", "x-envoy-original-path",
 }
 
-// forgedHeaders returns the names of request headers that a server may read as a header that a client must not set: a header of the
-// sidecar or of the API's policy, the workspace header, or an overriding header. Many servers read x_keywicket_subject as
+// forgedHeaders returns the names of request headers that a server may read as a header that a client must not set. Such a header is
+// one of the sidecar or of the API's policy, the workspace header, or an overriding header. Many servers read x_keywicket_subject as
 // x-keywicket-subject, and some treat any punctuation in this way. The names are in lower case and sorted, each once. Headers
 // that every allow sets or removes by name are not included.
 func forgedHeaders(header, ofAPI authz.Fields) []string {
