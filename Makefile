@@ -41,15 +41,12 @@ PARTS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/postgres-13/bin/po
 .PHONY: test-go
 test-go: $(PARTS) ## Run the Go tests, through a real Envoy, Postgres, PgBouncer and Chromium, with the race detector
 	go test -race -short -count=1 -timeout 20m ./...
-	@for dir in $$(grep -rl --include='*_test.go' 'race\.Skip(' . | xargs -n 1 dirname | sort -u); do \
-	  pattern=$$(tools/tests-that 'race[.]Skip[(]' $$dir) && go test -short -count=1 -timeout 20m -run "$$pattern" $$dir || exit 1; \
-	done
+	tools/test-that 'race[.]Skip[(]' -short -timeout 20m
 
 .PHONY: test-long
 test-long: $(PARTS) ## Run the tests that take minutes and that `make test` leaves out
-	@for dir in $$(grep -rl --include='*_test.go' 'testing.Short()' . | xargs -n 1 dirname | sort -u); do \
-	  pattern=$$(tools/tests-that 'long[(]t[)]|testing[.]Short[(][)]' $$dir) && go test -race -count=1 -timeout 40m -run "$$pattern" $$dir || exit 1; \
-	done
+	tools/test-that 'long[(]t[)]|testing[.]Short[(][)]' -race -timeout 40m
+	tools/test-that 'race[.]Skip[(]' -timeout 40m # at full length
 
 POSTGRES ?= 14 15 18
 .PHONY: test-postgres
@@ -73,7 +70,7 @@ fmt: ## Format Go and Rego
 FUZZTIME ?= 10m
 .PHONY: fuzz
 fuzz: ## Run every fuzz target, each for FUZZTIME (10m)
-	@for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u); do \
+	@for dir in $$(grep -rl --include='*_test.go' --exclude-dir=.tools '^func Fuzz' . | xargs -n 1 dirname | sort -u); do \
 	  for target in $$(grep -h -o '^func Fuzz[A-Za-z]*' $$dir/*_test.go | cut -d ' ' -f 2); do \
 	    echo "$$target in $$dir for $(FUZZTIME)"; \
 	    tools/fuzz $$target $$dir $(FUZZTIME) || exit 1; \

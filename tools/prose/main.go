@@ -52,8 +52,8 @@ func check(paths []string) (found []string, err error) {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 		for _, p := range paragraphs {
-			for _, report := range p.reports() {
-				found = append(found, file+":"+report)
+			for _, problem := range p.problems() {
+				found = append(found, file+":"+problem)
 			}
 		}
 	}

@@ -5,14 +5,16 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
 
 const maxWords = 30 // of a sentence
 
-// unwanted are words that have a plain or a neutral alternative, by that alternative.
+// unwanted maps words that readers trip over to what to write instead.
 var unwanted = map[string]string{
 	"he": "they", "him": "them", "his": "their", "himself": "themselves", "she": "they", "hers": "theirs", "herself": "themselves",
 	"nobody's": "no …'s", "somebody's": "a …'s", "whoever": "a caller that, or another noun", "whomever": "a noun", "whom": "that, or two sentences",
@@ -37,31 +39,24 @@ var (
 	aWord     = regexp.MustCompile(`[\p{L}\p{N}][\p{L}\p{N}'’\-_./=:@]*`)
 )
 
-// problems returns a line for each rule that the paragraph breaks.
+// problems returns a line for each rule that the paragraph breaks, with the line's number in front.
 func (p paragraph) problems() (found []string) {
 	text := link.ReplaceAllString(code.ReplaceAllString(p.text, "CODE"), "$1")
 	text = shortForm.ReplaceAllString(text, "$1")
 	for _, sentence := range endOf.Split(text, -1) {
+		whole := strings.Join(strings.Fields(sentence), " ")
 		words := aWord.FindAllString(sentence, -1)
 		if len(words) > maxWords && !p.literal {
-			found = append(found, fmt.Sprintf("a sentence of %d words (at most %d): %s", len(words), maxWords, strings.Join(strings.Fields(sentence), " ")))
+			found = append(found, fmt.Sprintf("%d: a sentence of %d words (at most %d): %s", p.line, len(words), maxWords, whole))
 		}
 		lower := " " + strings.ToLower(strings.Join(words, " ")) + " "
-		for word, rather := range unwanted {
+		for _, word := range slices.Sorted(maps.Keys(unwanted)) {
 			if strings.Contains(lower, " "+word+" ") {
-				found = append(found, fmt.Sprintf("%q, rather %q: %s", word, rather, strings.Join(strings.Fields(sentence), " ")))
+				found = append(found, fmt.Sprintf("%d: %q, rather %q: %s", p.line, word, unwanted[word], whole))
 			}
 		}
 	}
 	return found
-}
-
-// reports are the problems, each with its line.
-func (p paragraph) reports() (lines []string) {
-	for _, problem := range p.problems() {
-		lines = append(lines, fmt.Sprintf("%d: %s", p.line, problem))
-	}
-	return lines
 }
 
 // goComments returns the paragraphs of a Go file's comments, and its texts: strings with a blank. An indented block of a comment is

@@ -38,7 +38,7 @@ func TestProblems(t *testing.T) {
 		}
 		var got []string
 		for _, p := range paragraphs {
-			got = append(got, p.reports()...)
+			got = append(got, p.problems()...)
 		}
 		if !slices.EqualFunc(got, c.want, strings.HasPrefix) {
 			t.Errorf("%s: got %q", name, got)
