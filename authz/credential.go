@@ -44,8 +44,8 @@ type credential struct {
 }
 
 // credential returns the credential of the Authorization header. The denial is ReasonMissing if there is no bearer credential,
-// and ReasonMalformed for one that cannot be valid. It is ReasonUnknown for one of a kind that this API does not accept: this
-// needs no look-up.
+// ReasonMalformed if the credential cannot be valid, and ReasonUnknown if this API does not accept its kind. All of these are
+// found without a look-up.
 func (a *API) credential(header Fields) (credential, Reason) {
 	token, denial := bearer(header.Get(AuthorizationHeader))
 	if denial != "" {

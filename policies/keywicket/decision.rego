@@ -139,7 +139,7 @@ denied_by_a_rule := object.union(extras, denied(code, reason)) if {
 	})
 }
 
-# This form makes a denial of the wrong form deny too.
+# This rule only counts the elements of deny, so an element without a code or a reason also denies the request.
 nothing_denies if {
 	not data.keywicket.deny
 } else if {
