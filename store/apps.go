@@ -2,11 +2,9 @@ package store
 
 import (
 	"context"
-	"crypto/rand"
 	"database/sql"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -50,7 +48,7 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 	switch {
 	case !isAppName(n.Name):
 		return App{}, "", refuse(ErrInvalid, "the app's name %q is empty, longer than 100 characters, or has invisible characters", n.Name)
-	case n.ID != "" && !appID.MatchString(n.ID):
+	case n.ID != "" && !validAppID(n.ID):
 		return App{}, "", refuse(ErrInvalid, "the client id %q is not 1 to 100 letters, digits and . _ ~ -, starting with a letter or digit", n.ID)
 	case len(slices.Compact(slices.Sorted(slices.Values(n.RedirectURIs)))) < len(n.RedirectURIs):
 		return App{}, "", refuse(ErrInvalid, "a redirect URI is given twice")
@@ -71,18 +69,12 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 	return app, secret, confirmRow((n.ID == "" || app.ID == n.ID) && app.API == n.API && app.Name == n.Name, "create the app")
 }
 
-// appID is the form that the constraint on the column id requires.
-var appID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~-]{0,99}$`)
-
 // isAppName reports whether the name is safe to show on the consent page: 1 to 100 characters, not only blanks, all graphic.
 // Other characters could make the name, or the text beside it, look like something else.
 func isAppName(name string) bool {
 	return utf8.ValidString(name) && utf8.RuneCountInString(name) <= 100 && strings.TrimSpace(name) != "" &&
 		!strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) })
 }
-
-// newSecret returns a random secret of 260 bits.
-func newSecret() authz.Secret { return authz.Secret(rand.Text() + rand.Text()) }
 
 // Apps lists all apps, newest first.
 func (r *Registry) Apps(ctx context.Context) ([]App, error) {
@@ -93,8 +85,6 @@ func (r *Registry) Apps(ctx context.Context) ([]App, error) {
 	}
 	return list, nil
 }
-
-var errNoApp = refuse(ErrNotFound, "no app has this id: an app is named by its client id, as the list shows it")
 
 // RotateAppSecret gives an app a new secret. The previous one is invalid at once.
 func (r *Registry) RotateAppSecret(ctx context.Context, id string) (App, authz.Secret, error) {

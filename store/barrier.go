@@ -67,8 +67,6 @@ func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) 
 	return list, nil
 }
 
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
-
 // Barrier is the result of [Registry.Wait].
 type Barrier struct {
 	// Confirmed are the sidecars that have read the change log past the change.

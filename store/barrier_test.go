@@ -13,7 +13,7 @@ import (
 )
 
 // aliveSidecars returns the ids of the sidecars that the list shows as alive.
-func (f *fixture) aliveSidecars(t *testing.T) (ids []string) {
+func aliveSidecars(t *testing.T, f *fixture) (ids []string) {
 	t.Helper()
 	for _, s := range must(f.Sidecars(t.Context())) {
 		if s.Alive {
@@ -43,7 +43,7 @@ func TestSidecarsAreListed(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	f.exec(t, `UPDATE keywicket.sidecars SET seen_at = seen_at - interval '32 seconds' WHERE id = $1`, list[i].ID)
-	if alive := f.aliveSidecars(t); slices.Contains(alive, list[i].ID) || len(alive) != 1 {
+	if alive := aliveSidecars(t, f); slices.Contains(alive, list[i].ID) || len(alive) != 1 {
 		t.Errorf("one was last seen 32 s ago: %v are alive", alive)
 	}
 }
@@ -159,7 +159,7 @@ func TestSidecarThatCannotGiveASignOfLifeUsesNoMemory(t *testing.T) {
 	tx := must(f.db.BeginTxx(t.Context(), nil))
 	defer func() { _ = tx.Rollback() }()
 	must(tx.ExecContext(t.Context(), `SELECT id FROM keywicket.sidecars FOR UPDATE`))
-	eventuallySlow(t, "the cache is not in use", func() bool { return d.CacheStats().LeaseLeft == 0 && len(f.aliveSidecars(t)) == 1 })
+	eventuallySlow(t, "the cache is not in use", func() bool { return d.CacheStats().LeaseLeft == 0 && len(aliveSidecars(t, f)) == 1 })
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,14 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
+const (
+	// defaultMaxOpenConnections limits the connections of a pool that serves requests, unless its configuration says otherwise.
+	defaultMaxOpenConnections = 8
+	// connectionLifetime limits the age of connections, so that a process follows a failover or a changed address even if its
+	// connections stay open.
+	connectionLifetime = 5 * time.Minute
+)
+
 // Open returns a connection pool for [Migrate] and [MigrationStatus]. It connects on first use. The URL is
 // postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs. Options that it lacks come from
 // its service and then from the PG* environment variables.
@@ -28,6 +36,7 @@ func Open(databaseURL string) (*sqlx.DB, error) {
 	return open(c), nil
 }
 
+// open returns a connection pool. It connects on first use.
 func open(c driver.Connector) *sqlx.DB { return sqlx.NewDb(sql.OpenDB(c), "postgres") }
 
 // dialer opens one connection to the server, and further ones to send cancel requests. Their reads and writes have deadlines.

@@ -45,6 +45,8 @@ type connector struct {
 	limit    time.Duration // of each read and each write, once the connection is made; 0: none
 }
 
+// newConnector returns a connector to the database at a URL. limit is the time limit of each read and each write, once a connection is
+// made; 0: none. It reads the URL, and does not connect.
 func newConnector(databaseURL string, pooler Pooler, limit time.Duration) (connector, error) {
 	s, err := parse(databaseURL)
 	if err != nil {
@@ -57,6 +59,12 @@ func newConnector(databaseURL string, pooler Pooler, limit time.Duration) (conne
 	// another server process.
 	s.BinaryParameters = true
 	return connector{settings: s, pooler: pooler, limit: limit}, nil
+}
+
+// WithLimit returns the connector with another time limit of each read and each write.
+func (c connector) WithLimit(limit time.Duration) connector {
+	c.limit = limit
+	return c
 }
 
 // Connect implements [driver.Connector].
@@ -138,9 +146,7 @@ func (c connector) connectTo(ctx context.Context, host pq.Config, limit time.Dur
 	if err != nil {
 		return nil, errors.Join(err, made.Close())
 	}
-	return &connection{
-		fullConn: full, made: time.Now(), prepares: c.pooler == PoolerNone || c.pooler == PoolerAuto && direct,
-	}, nil
+	return &connection{fullConn: full, prepares: c.pooler == PoolerNone || c.pooler == PoolerAuto && direct}, nil
 }
 
 // Driver implements [driver.Connector].
@@ -200,16 +206,28 @@ type fullConn interface {
 	driver.Validator
 }
 
+// Connection is a connection of a [connector]. It has the methods that database/sql uses, and can keep prepared statements.
+type Connection interface {
+	fullConn
+
+	// PrepareAhead prepares queries before look-ups need them, because lib/pq gives up a connection if the context ends while it
+	// prepares a query. If it fails for a query, the first look-up that needs the query prepares it.
+	PrepareAhead(ctx context.Context, queries []string)
+
+	// QueryPrepared runs a query as a prepared statement that it keeps. It prepares the query again if a column's type has changed
+	// or the statement was dropped. The caller closes the rows.
+	QueryPrepared(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error)
+}
+
 // connection is a connection that prepares statements only if prepares is set. Otherwise each query takes one round trip, which a
 // pooler sends to one server process (see newConnector).
 type connection struct {
 	fullConn
-	made     time.Time // when it was opened
-	era      int       // see dials
 	prepares bool
 	prepared map[string]driver.Stmt // the look-up queries, by text
-	replaced func() bool            // reports whether to close it because it is old and a new one is ready; nil: never
 }
+
+var _ Connection = (*connection)(nil)
 
 // PrepareContext implements [driver.ConnPrepareContext].
 func (c *connection) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
@@ -219,9 +237,8 @@ func (c *connection) PrepareContext(ctx context.Context, query string) (driver.S
 	return unprepared{c.fullConn, query}, nil
 }
 
-// prepareAhead prepares queries before look-ups need them, because lib/pq gives up a connection if the context ends while it
-// prepares a query. If it fails for a query, the first look-up that needs the query prepares it.
-func (c *connection) prepareAhead(ctx context.Context, queries []string) {
+// PrepareAhead implements [Connection].
+func (c *connection) PrepareAhead(ctx context.Context, queries []string) {
 	if !c.prepares {
 		return
 	}
@@ -254,9 +271,8 @@ func (c *connection) statement(ctx context.Context, query string) (driver.StmtQu
 	return s.(driver.StmtQueryContext), nil
 }
 
-// queryPrepared runs a query as a prepared statement that it keeps. It prepares the query again if a column's type has changed or
-// the statement was dropped. The caller closes the rows.
-func (c *connection) queryPrepared(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+// QueryPrepared implements [Connection].
+func (c *connection) QueryPrepared(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	for again := false; ; again = true {
 		s, err := c.statement(ctx, query)
 		if err != nil {
@@ -269,14 +285,6 @@ func (c *connection) queryPrepared(ctx context.Context, query string, args []dri
 		_ = c.prepared[query].Close()
 		delete(c.prepared, query)
 	}
-}
-
-// ResetSession implements [driver.SessionResetter]. database/sql calls it before each use of the connection.
-func (c *connection) ResetSession(ctx context.Context) error {
-	if c.replaced != nil && c.replaced() {
-		return driver.ErrBadConn
-	}
-	return c.fullConn.ResetSession(ctx)
 }
 
 // unprepared is a [driver.Stmt] that is not prepared on the server.

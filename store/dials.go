@@ -40,7 +40,7 @@ type dials struct {
 	waiting  []chan dialed // each with a buffer of one
 	underway int           // attempts
 	slow     int           // attempts under way for longer than slowDial
-	ready    []*connection // open, not yet taken by a look-up
+	ready    []*pooled     // open, not yet taken by a look-up
 	promised int           // how many of ready replace old connections that were closed
 	era      int           // increases when connections in progress may lead to the wrong server
 	failure  error         // of the last attempt
@@ -51,11 +51,28 @@ type dials struct {
 	timed    bool      // a timer will start an attempt at resume
 }
 
+// pooled is a connection for look-ups.
+type pooled struct {
+	Connection
+	made     time.Time   // when it was opened
+	era      int         // the era of the dials in which its attempt began
+	replaced func() bool // reports whether to close it because it is old and a new one is ready
+}
+
+// ResetSession implements [driver.SessionResetter]. database/sql calls it before each use of the connection.
+func (c *pooled) ResetSession(ctx context.Context) error {
+	if c.replaced() {
+		return driver.ErrBadConn
+	}
+	return c.Connection.ResetSession(ctx)
+}
+
 type dialed struct {
-	conn *connection
+	conn *pooled
 	err  error
 }
 
+// newDials returns dials of the connector, whose connections must be a [Connection].
 func newDials(c driver.Connector, queries []string, lifetime time.Duration, sidecars func() int64) *dials {
 	d := &dials{Connector: c, queries: queries, lifetime: lifetime, sidecars: sidecars}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -155,7 +172,7 @@ func (d *dials) attempt(era int) {
 }
 
 // connect opens a connection and prepares the queries on it.
-func (d *dials) connect(ctx context.Context) (_ *connection, err error) {
+func (d *dials) connect(ctx context.Context) (_ *pooled, err error) {
 	defer func() {
 		if p := recover(); p != nil { // no caller's recover covers this goroutine
 			err = fmt.Errorf("connect to the database: panic: %v", p)
@@ -165,8 +182,8 @@ func (d *dials) connect(ctx context.Context) (_ *connection, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c := made.(*connection)
-	if c.prepareAhead(ctx, d.queries); !c.IsValid() {
+	c := &pooled{Connection: made.(Connection), made: time.Now()}
+	if c.PrepareAhead(ctx, d.queries); !c.IsValid() {
 		return nil, errors.Join(errors.New("connect to the database: no answer while queries were prepared"), c.Close())
 	}
 	return c, nil
@@ -191,7 +208,7 @@ func (d *dials) failed(err error) {
 }
 
 // deliver gives a connection to the look-up that has waited longest, keeps it for the next one, or closes it. The caller holds d.mu.
-func (d *dials) deliver(c *connection) {
+func (d *dials) deliver(c *pooled) {
 	switch {
 	case c.era != d.era:
 		go func() { _ = c.Close() }() // may wait for the server
@@ -207,7 +224,7 @@ func (d *dials) deliver(c *connection) {
 
 // replace reports whether to close the connection because it is old and a new one is ready. If it is old and none is ready, replace
 // starts an attempt.
-func (d *dials) replace(c *connection) bool {
+func (d *dials) replace(c *pooled) bool {
 	if time.Since(c.made) < d.lifetime {
 		return false
 	}

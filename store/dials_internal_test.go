@@ -46,14 +46,15 @@ func (d *fakeConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &connection{fullConn: fakeConn{}, made: time.Now()}, nil
+	return fakeConn{}, nil
 }
 
-type fakeConn struct{ fullConn }
+type fakeConn struct{ Connection }
 
-func (fakeConn) Close() error                       { return nil }
-func (fakeConn) IsValid() bool                      { return true }
-func (fakeConn) ResetSession(context.Context) error { return nil }
+func (fakeConn) Close() error                           { return nil }
+func (fakeConn) IsValid() bool                          { return true }
+func (fakeConn) ResetSession(context.Context) error     { return nil }
+func (fakeConn) PrepareAhead(context.Context, []string) {}
 
 func ready(d *dials) int {
 	d.mu.Lock()
@@ -155,7 +156,7 @@ func TestOneNewConnectionReplacesOne(t *testing.T) {
 		for left := len(old); left > 0; {
 			given := 0
 			for _, c := range old[:left] {
-				if c.(*connection).ResetSession(t.Context()) != nil {
+				if c.(*pooled).ResetSession(t.Context()) != nil {
 					given++
 				}
 			}
@@ -237,7 +238,7 @@ func TestOldConnectionIsKeptUntilThereIsANewOne(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		use := func() error { return made.(*connection).ResetSession(t.Context()) }
+		use := func() error { return made.(*pooled).ResetSession(t.Context()) }
 		if err := use(); err != nil {
 			t.Error(err)
 		}

@@ -44,13 +44,9 @@ type Config struct {
 }
 
 const (
-	defaultMaxOpenConnections = 8
-	defaultLookupTimeout      = 200 * time.Millisecond
-	defaultUsageInterval      = 5 * time.Second
+	defaultLookupTimeout = 200 * time.Millisecond
+	defaultUsageInterval = 5 * time.Second
 
-	// connectionLifetime limits the age of connections, so that a sidecar follows a failover or a changed address even if its
-	// connections stay open.
-	connectionLifetime = 5 * time.Minute
 	// connectionIdle is how long connections stay open after a burst of look-ups. It is longer than upkeepPause, so the connection
 	// that upkeep uses stays open. Otherwise many sidecars would keep opening connections.
 	connectionIdle = 2 * upkeepPause
@@ -126,9 +122,7 @@ func OpenDirectory(c Config, log *slog.Logger) (_ *Directory, err error) {
 	db.SetMaxOpenConns(c.MaxOpenConnections)
 	db.SetMaxIdleConns(c.MaxOpenConnections)
 	db.SetConnMaxIdleTime(connectionIdle)
-	fresh := connections
-	fresh.limit = connectLimit
-	d.servers = openServers(open(fresh), db, shared.drop, log)
+	d.servers = openServers(open(connections.WithLimit(connectLimit)), db, shared.drop, log)
 	d.lookups = newLookups(db, d.servers, c)
 	d.usage = startUsage(db, c, log)
 	if c.NoCache {
@@ -142,8 +136,10 @@ func OpenDirectory(c Config, log *slog.Logger) (_ *Directory, err error) {
 		return nil, fmt.Errorf("cache.%w", err)
 	}
 	// Entries that were read from the previous server may belong to another cluster, so drop them all.
-	d.servers.switched = func() { d.cache.Hinted(nil) }
-	d.feed, err = startFeed(c, d.cache, d.servers, sidecars, log)
+	d.servers.OnSwitch(func() { d.cache.Hinted(nil) })
+	d.feed, err = startFeed(feedConfig{
+		URL: c.URL, HintsURL: c.FeedURL, NoHints: c.NoHints, Version: c.Version, Policies: c.Policies,
+	}, d.cache, d.servers, sidecars, log)
 	return d, err
 }
 

@@ -29,8 +29,15 @@ type refusal struct {
 	cause    error // nil: the sentence is complete
 }
 
+// refuse returns a refusal of the kind, one of the Err… values.
 func refuse(kind error, format string, args ...any) *refusal {
 	return &refusal{kind: kind, sentence: fmt.Sprintf(format, args...)}
+}
+
+// because adds the cause to the refusal's sentence.
+func (r *refusal) because(cause error) *refusal {
+	r.cause = cause
+	return r
 }
 
 func (r *refusal) Error() string {

@@ -21,6 +21,12 @@ const (
 	minReconnect   = 50 * time.Millisecond
 	maxReconnect   = 2 * time.Second
 	reconnectShare = 20 * time.Millisecond
+	// A new connection from time to time shows which server the configured address leads to. A sidecar opens one per second, or
+	// less often with many sidecars: all together open one per 500 ms. A connection costs Postgres up to 25 ms of CPU time. The
+	// first sidecar that reaches another server notifies the others, which then connect too, 5 ms apart.
+	minFreshInterval = time.Second
+	freshShare       = 500 * time.Millisecond
+	suspectShare     = 5 * time.Millisecond
 	// maxPollInterval makes a sidecar with a long staleness bound read the log before its rows are deleted.
 	maxPollInterval = 5 * time.Second
 )
@@ -50,11 +56,23 @@ type feed struct {
 	running sync.WaitGroup
 }
 
-func startFeed(c Config, target *cache.Cache, s *servers, sidecars *atomic.Int64, log *slog.Logger) (f *feed, err error) {
+// feedConfig configures a feed. Only URL is required.
+type feedConfig struct {
+	// URL is the database URL of the connections on which the change log is read, and HintsURL the one for listening to hints.
+	// HintsURL empty means URL. Set it only if its connections bypass a pooler.
+	URL, HintsURL string
+	// NoHints disables hints: the change log is read only at its interval.
+	NoHints bool
+	// Version of this program and a hash of its policies appear in the list of sidecars.
+	Version, Policies string
+}
+
+// startFeed starts to read the change log, on connections of s, for the cache. It sets sidecars to the number of live sidecars,
+// including this one. The caller must close the feed.
+func startFeed(c feedConfig, target *cache.Cache, s *servers, sidecars *atomic.Int64, log *slog.Logger) (f *feed, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	c.Cache = target.Config()
 	f = &feed{
-		cache: target, log: log, servers: s, presence: newPresence(c), bound: c.Cache.StalenessBound, sidecars: sidecars, cancel: cancel,
+		cache: target, log: log, servers: s, presence: newPresence(c, target.Config()), bound: target.Config().StalenessBound, sidecars: sidecars, cancel: cancel,
 		connections: make(chan *pollConnection), wanted: make(chan struct{}, 1), suspected: make(chan struct{}, 1), again: make(chan struct{}, 1),
 	}
 	if !c.NoHints {
@@ -127,7 +145,7 @@ func (f *feed) open(ctx context.Context) (*pollConnection, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := within(ctx, f.servers.limit, func(ctx context.Context) (*pollConnection, error) { return newPollConnection(ctx, c) })
+	p, err := within(ctx, connectLimit, func(ctx context.Context) (*pollConnection, error) { return newPollConnection(ctx, c) })
 	if err != nil {
 		abandon(c)
 		return nil, err
@@ -284,7 +302,7 @@ func (f *feed) count(ctx context.Context, c *pollConnection) error {
 }
 
 // limit returns the time limit of a statement. A result that takes longer than the staleness bound is useless.
-func (f *feed) limit() time.Duration { return min(f.bound, f.servers.limit) }
+func (f *feed) limit() time.Duration { return min(f.bound, connectLimit) }
 
 func (f *feed) within(ctx context.Context, statement func(context.Context) error) error {
 	return doWithin(ctx, f.limit(), statement)
@@ -322,6 +340,7 @@ func (f *feed) notices() []string {
 	return []string{fmt.Sprintf("every look-up queries the database, because the change log is not read: %v", f.reason())}
 }
 
+// close stops the feed, and marks this sidecar as stopped.
 func (f *feed) close() {
 	f.cancel()
 	if f.hints != nil {

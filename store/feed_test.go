@@ -3,34 +3,14 @@ package store_test
 import (
 	"context"
 	"net/url"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/lib/pq"
-
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store"
 )
-
-// cachedDirectory returns a directory whose cache is in use.
-func (f *fixture) cachedDirectory(t *testing.T, changes ...func(*store.Config)) *store.Directory {
-	t.Helper()
-	d := f.directory(t, func(c *store.Config) {
-		c.NoCache = false
-		for _, change := range changes {
-			change(c)
-		}
-	})
-	for deadline := time.Now().Add(time.Minute); d.Ready(t.Context()) != nil; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal(d.Ready(t.Context()))
-		}
-	}
-	return d
-}
 
 // Every statement that changes something that an answer depends on writes one notice. Other statements write none.
 func TestEveryChangeIsOneNotice(t *testing.T) {
@@ -206,34 +186,6 @@ func TestSilentFeedIsReplaced(t *testing.T) {
 	p.onNextByte(silence)
 	eventually(t, "the cache is not in use", func() bool { return !cacheInUse() })
 	eventually(t, "the cache is in use again", cacheInUse)
-}
-
-// For every form of a URL, the feed sets an application name and requires the primary.
-func TestFeedURL(t *testing.T) {
-	for given, want := range map[string]pq.Config{
-		"postgres://u:p%23@h/d": {Host: "h", User: "u", Password: "p#", Database: "d", ApplicationName: "keywicket", TargetSessionAttrs: "primary"},
-		"postgres://u@h/d?target_session_attrs=read-write&application_name=mine": {Host: "h", User: "u", Database: "d", ApplicationName: "mine",
-			TargetSessionAttrs: "read-write"},
-		"host=h user=u password=":      {Host: "h", User: "u", ApplicationName: "keywicket", TargetSessionAttrs: "primary"},
-		"host=h user=u password=a://b": {Host: "h", User: "u", Password: "a://b", ApplicationName: "keywicket", TargetSessionAttrs: "primary"},
-	} {
-		dsn, err := store.FeedURL(given)
-		if err != nil {
-			t.Errorf("%s: %v", given, err)
-			continue
-		}
-		got := must(pq.NewConfig(dsn))
-		got = pq.Config{Host: got.Host, User: got.User, Password: got.Password, Database: got.Database, ApplicationName: got.ApplicationName,
-			TargetSessionAttrs: got.TargetSessionAttrs}
-		if !reflect.DeepEqual(got, want) {
-			t.Errorf("%s: %+v", given, got)
-		}
-	}
-	for _, replica := range []string{"postgres://h/d?target_session_attrs=any", "host=h target_session_attrs=standby"} {
-		if _, err := store.FeedURL(replica); err == nil || !strings.Contains(err.Error(), "it has to be the primary") {
-			t.Errorf("%s: %v", replica, err)
-		}
-	}
 }
 
 // If the sidecar cannot listen for notifications, it logs this once and without the secrets of the URL.

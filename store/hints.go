@@ -16,14 +16,11 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// changesChannel is the channel on which the triggers notify (migration 00011).
-const changesChannel = "keywicket_changes"
-
 // hints listens for change notifications, which arrive within milliseconds, and invalidates the cache entries that they name.
 // Correctness does not depend on them: each change is also in the log. A lost hint delays a change by one poll interval.
 type hints struct {
 	settings settings
-	separate bool         // the URL is Config.FeedURL; hints trusts that it bypasses the pooler
+	separate bool         // the URL is feedConfig.HintsURL; hints trusts that it bypasses the pooler
 	listener *pq.Listener // nil before start
 	starting sync.Once
 	pooled   sync.Once // logs that there may be a pooler
@@ -36,13 +33,13 @@ type hints struct {
 	closing  sync.Once
 }
 
-func newHints(c Config, target *cache.Cache, read chan struct{}, sidecars *atomic.Int64, log *slog.Logger) (*hints, error) {
-	s, err := parse(cmp.Or(c.FeedURL, c.URL))
+func newHints(c feedConfig, target *cache.Cache, read chan struct{}, sidecars *atomic.Int64, log *slog.Logger) (*hints, error) {
+	s, err := parse(cmp.Or(c.HintsURL, c.URL))
 	if err != nil {
 		return nil, fmt.Errorf("database.feed_url: %w", err)
 	}
 	return &hints{
-		cache: target, settings: s, separate: c.FeedURL != "", read: read, sidecars: sidecars, log: log, closed: make(chan struct{}),
+		cache: target, settings: s, separate: c.HintsURL != "", read: read, sidecars: sidecars, log: log, closed: make(chan struct{}),
 	}, nil
 }
 

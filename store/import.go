@@ -86,13 +86,13 @@ func (e *ImportError) add(count int, lines ...BadLine) {
 // ImportTokens imports all lines or none, and returns their number. If lines are bad, the error is an [ImportError]. The tokens are
 // valid when it returns. It holds one line in memory at a time, and the others in a temporary table, which the login must be allowed
 // to create. Checks, and creating and revoking other tokens, are not blocked.
-func (r *Registry) ImportTokens(ctx context.Context, im Import) (int, error) {
+func ImportTokens(ctx context.Context, r *Registry, im Import) (int, error) {
 	format, err := im.Format.Complete()
 	if err != nil {
 		return 0, refuse(ErrInvalid, "the credential format's %v", err)
 	}
 	im.Format = format
-	tx, err := r.db.BeginTxx(ctx, nil)
+	tx, err := r.Begin(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("import the tokens: %w", err)
 	}

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"iter"
 	"runtime"
 	"slices"
 	"strings"
@@ -16,52 +15,13 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// oldKey returns the n-th key that the product has issued.
-func oldKey(format authz.CredentialFormat, n int) authz.Secret {
-	return authz.Secret(fmt.Sprintf("%s%08d-abcdefghijklmnop", format.Prefix, n))
-}
-
-// oldLine returns a valid line for acme.
-func oldLine(n int) store.ImportLine {
-	return store.ImportLine{Number: n, Key: oldKey(vel, n), Name: "t", Scopes: []string{"issues:read"}, Workspace: "acme"}
-}
-
-func linesOf(lines ...store.ImportLine) iter.Seq2[store.ImportLine, error] {
-	return func(yield func(store.ImportLine, error) bool) {
-		for _, l := range lines {
-			if !yield(l, nil) {
-				return
-			}
-		}
-	}
-}
-
-// oldLines returns valid lines from 1 to n, each of which change may modify.
-func oldLines(n int, change func(*store.ImportLine)) iter.Seq2[store.ImportLine, error] {
-	return func(yield func(store.ImportLine, error) bool) {
-		for i := range n {
-			l := oldLine(i + 1)
-			if change != nil {
-				change(&l)
-			}
-			if !yield(l, nil) {
-				return
-			}
-		}
-	}
-}
-
-func velImport(lines iter.Seq2[store.ImportLine, error]) store.Import {
-	return store.Import{Format: vel, API: "velocity", Lines: lines}
-}
-
-func (f *fixture) tokens(t testing.TB) int {
+func tokens(t testing.TB, f *fixture) int {
 	t.Helper()
 	return value[int](t, f.db, `SELECT count(*) FROM keywicket.tokens`)
 }
 
 // waiting returns how many connections wait for a lock.
-func (f *fixture) waiting(t testing.TB) int {
+func waiting(t testing.TB, f *fixture) int {
 	t.Helper()
 	return value[int](t, f.db, `SELECT count(*) FROM pg_stat_activity
 		WHERE datname = current_database() AND wait_event_type = 'Lock'`)
@@ -72,7 +32,7 @@ func TestImportedTokensAreGood(t *testing.T) {
 	created := time.Date(2020, 2, 29, 12, 0, 0, 123456000, time.UTC)
 	expired, revoked := created.Add(time.Hour), created.Add(time.Minute)
 	digest := oldKey(vel, 2).Digest()
-	n, err := f.ImportTokens(t.Context(), velImport(linesOf(
+	n, err := store.ImportTokens(t.Context(), f.Registry, velImport(linesOf(
 		store.ImportLine{Number: 2, Key: oldKey(vel, 1), Name: "one", Scopes: []string{"issues:read", "issues:write"},
 			Workspace: f.acme.ID, CreatedAt: &created, ExpiresAt: new(time.Now().Add(time.Hour)),
 			Attributes: ` {"a\n\\N": "\ttab, \\. and 😀"} `},
@@ -84,7 +44,7 @@ func TestImportedTokensAreGood(t *testing.T) {
 	if n != 4 || err != nil {
 		t.Fatalf("imported %d, %v", n, err)
 	}
-	n, err = f.ImportTokens(t.Context(), store.Import{Format: velu, API: "velocity", Lines: linesOf(
+	n, err = store.ImportTokens(t.Context(), f.Registry, store.Import{Format: velu, API: "velocity", Lines: linesOf(
 		store.ImportLine{Number: 1, Key: oldKey(velu, 5), Name: "five", Scopes: []string{"admin"}, User: "ADA@example.com"},
 		store.ImportLine{Number: 2, Key: oldKey(velu, 6), Name: "six", User: f.bob.ID},
 	)})
@@ -195,7 +155,7 @@ func TestImportTellsWhatIsWrongWithALine(t *testing.T) {
 		{"revoked in the future", func(l *store.ImportLine) { l.RevokedAt = &later }, "revoked_at lies in the future"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			n, err := f.ImportTokens(t.Context(), velImport(oldLines(9, func(l *store.ImportLine) {
+			n, err := store.ImportTokens(t.Context(), f.Registry, velImport(oldLines(9, func(l *store.ImportLine) {
 				if l.Number == 5 {
 					c.change(l)
 				}
@@ -213,7 +173,7 @@ func TestImportTellsWhatIsWrongWithALine(t *testing.T) {
 			}
 		})
 	}
-	_, err := f.ImportTokens(t.Context(), store.Import{Format: velu, API: "velocity", Lines: linesOf(
+	_, err := store.ImportTokens(t.Context(), f.Registry, store.Import{Format: velu, API: "velocity", Lines: linesOf(
 		store.ImportLine{Number: 1, Key: oldKey(velu, 1), Name: "t", User: "nobody"},
 		store.ImportLine{Number: 2, Key: oldKey(velu, 2), Name: "t", Workspace: "acme"},
 		store.ImportLine{Number: 3, Key: oldKey(velu, 3), Name: "t", User: "a\x00"},
@@ -228,19 +188,19 @@ func TestImportTellsWhatIsWrongWithALine(t *testing.T) {
 	}
 	wrong := velImport(oldLines(1, nil))
 	wrong.API = "a b"
-	_, err = f.ImportTokens(t.Context(), wrong)
+	_, err = store.ImportTokens(t.Context(), f.Registry, wrong)
 	if !errors.Is(err, store.ErrInvalid) || strings.Contains(err.Error(), "pq:") {
 		t.Errorf("for an API that cannot be: %v", err)
 	}
 	wrong.Format.BodyLength = 20
-	if _, err := f.ImportTokens(t.Context(), wrong); !errors.Is(err, store.ErrInvalid) {
+	if _, err := store.ImportTokens(t.Context(), f.Registry, wrong); !errors.Is(err, store.ErrInvalid) {
 		t.Errorf("for a format that is none: %v", err)
 	}
 }
 
 func TestImportTellsTheFirstBadLinesInOrderAndCountsTheOthers(t *testing.T) {
 	f := newFixture(t)
-	_, err := f.ImportTokens(t.Context(), velImport(oldLines(200, func(l *store.ImportLine) {
+	_, err := store.ImportTokens(t.Context(), f.Registry, velImport(oldLines(200, func(l *store.ImportLine) {
 		switch l.Number % 4 {
 		case 1:
 			l.Key = "" // detected before the line reaches the database
@@ -256,7 +216,7 @@ func TestImportTellsTheFirstBadLinesInOrderAndCountsTheOthers(t *testing.T) {
 	for i, l := range refused.Lines {
 		numbers, want = append(numbers, l.Number), append(want, 2*i+1)
 	}
-	if len(numbers) != 20 || !slices.Equal(numbers, want) || f.tokens(t) != 0 {
+	if len(numbers) != 20 || !slices.Equal(numbers, want) || tokens(t, f) != 0 {
 		t.Errorf("reported lines: %v", numbers)
 	}
 }
@@ -267,20 +227,20 @@ func TestTheLastLineDecidesAsMuchAsTheFirst(t *testing.T) {
 		func(l *store.ImportLine) { l.Name = "" },
 		func(l *store.ImportLine) { l.Key = oldKey(vel, 1) },
 	} {
-		_, err := f.ImportTokens(t.Context(), velImport(oldLines(3000, func(l *store.ImportLine) {
+		_, err := store.ImportTokens(t.Context(), f.Registry, velImport(oldLines(3000, func(l *store.ImportLine) {
 			if l.Number == 3000 {
 				last(l)
 			}
 		})))
-		if refused, ok := errors.AsType[*store.ImportError](err); !ok || refused.Lines[0].Number != 3000 || f.tokens(t) != 0 {
-			t.Errorf("%v, and %d tokens", err, f.tokens(t))
+		if refused, ok := errors.AsType[*store.ImportError](err); !ok || refused.Lines[0].Number != 3000 || tokens(t, f) != 0 {
+			t.Errorf("%v, and %d tokens", err, tokens(t, f))
 		}
 	}
-	n, err := f.ImportTokens(t.Context(), velImport(oldLines(3000, nil)))
-	if n != 3000 || err != nil || f.tokens(t) != 3000 {
+	n, err := store.ImportTokens(t.Context(), f.Registry, velImport(oldLines(3000, nil)))
+	if n != 3000 || err != nil || tokens(t, f) != 3000 {
 		t.Errorf("imported %d, %v", n, err)
 	}
-	if n, err := f.ImportTokens(t.Context(), velImport(oldLines(0, nil))); n != 0 || err != nil {
+	if n, err := store.ImportTokens(t.Context(), f.Registry, velImport(oldLines(0, nil))); n != 0 || err != nil {
 		t.Errorf("imported %d of none, %v", n, err)
 	}
 }
@@ -288,22 +248,22 @@ func TestTheLastLineDecidesAsMuchAsTheFirst(t *testing.T) {
 func TestAnImportThatIsCutOffLeavesNothing(t *testing.T) {
 	f := newFixture(t)
 	broken := errors.New("the disk is broken")
-	_, err := f.ImportTokens(t.Context(), velImport(func(yield func(store.ImportLine, error) bool) {
+	_, err := store.ImportTokens(t.Context(), f.Registry, velImport(func(yield func(store.ImportLine, error) bool) {
 		for l, err := range oldLines(2000, nil) {
 			yield(l, err)
 		}
 		yield(store.ImportLine{}, broken)
 	}))
-	if !errors.Is(err, broken) || f.tokens(t) != 0 {
+	if !errors.Is(err, broken) || tokens(t, f) != 0 {
 		t.Errorf("the input breaks off: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err = f.ImportTokens(ctx, velImport(oldLines(2000, func(l *store.ImportLine) {
+	_, err = store.ImportTokens(ctx, f.Registry, velImport(oldLines(2000, func(l *store.ImportLine) {
 		if l.Number == 1000 {
 			cancel()
 		}
 	})))
-	if !errors.Is(err, context.Canceled) || f.tokens(t) != 0 {
+	if !errors.Is(err, context.Canceled) || tokens(t, f) != 0 {
 		t.Errorf("the operator has enough: %v", err)
 	}
 
@@ -313,10 +273,10 @@ func TestAnImportThatIsCutOffLeavesNothing(t *testing.T) {
 	ctx, cancel = context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() {
-		_, err := f.ImportTokens(ctx, velImport(oldLines(10, nil)))
+		_, err := store.ImportTokens(ctx, f.Registry, velImport(oldLines(10, nil)))
 		done <- err
 	}()
-	eventually(t, "the import waits for a lock", func() bool { return f.waiting(t) == 1 })
+	eventually(t, "the import waits for a lock", func() bool { return waiting(t, f) == 1 })
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("the operator has enough while the database works: %v", err)
@@ -324,7 +284,7 @@ func TestAnImportThatIsCutOffLeavesNothing(t *testing.T) {
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}
-	if n, err := f.ImportTokens(t.Context(), velImport(oldLines(10, nil))); n != 10 || err != nil || f.tokens(t) != 10 {
+	if n, err := store.ImportTokens(t.Context(), f.Registry, velImport(oldLines(10, nil))); n != 10 || err != nil || tokens(t, f) != 10 {
 		t.Errorf("and afterwards: %d, %v", n, err)
 	}
 }
@@ -339,15 +299,15 @@ func TestImportBesideSomebodyWhoCreatesTheSameToken(t *testing.T) {
 		VALUES ('velocity', 'workspace_key', 'live', 'vel_', $1, 't', '{}', $2)`, digest[:], f.acme.ID))
 	done := make(chan error)
 	go func() {
-		_, err := f.ImportTokens(context.Background(), velImport(oldLines(10, nil)))
+		_, err := store.ImportTokens(context.Background(), f.Registry, velImport(oldLines(10, nil)))
 		done <- err
 	}()
-	eventually(t, "the import waits for the other one", func() bool { return f.waiting(t) == 1 })
+	eventually(t, "the import waits for the other one", func() bool { return waiting(t, f) == 1 })
 	if err := tx.Commit(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-done; !errors.Is(err, store.ErrExists) || strings.Contains(err.Error(), "pq:") || f.tokens(t) != 1 {
-		t.Errorf("%v, and %d tokens", err, f.tokens(t))
+	if err := <-done; !errors.Is(err, store.ErrExists) || strings.Contains(err.Error(), "pq:") || tokens(t, f) != 1 {
+		t.Errorf("%v, and %d tokens", err, tokens(t, f))
 	}
 }
 
@@ -361,7 +321,7 @@ func TestImportHoldsOneLineAtATime(t *testing.T) {
 		return int64(m.HeapAlloc)
 	}
 	var early, late int64
-	n, err := f.ImportTokens(t.Context(), velImport(oldLines(lines, func(l *store.ImportLine) {
+	n, err := store.ImportTokens(t.Context(), f.Registry, velImport(oldLines(lines, func(l *store.ImportLine) {
 		l.Name = strings.Repeat("n", 100)
 		switch l.Number {
 		case 1000:
@@ -370,7 +330,7 @@ func TestImportHoldsOneLineAtATime(t *testing.T) {
 			late = heap()
 		}
 	})))
-	if n != lines || err != nil || f.tokens(t) != lines {
+	if n != lines || err != nil || tokens(t, f) != lines {
 		t.Fatalf("imported %d, %v", n, err)
 	}
 	if grown := late - early; grown > 2<<20 { // what it reads is more than 6 MiB
@@ -382,7 +342,7 @@ func TestImportHoldsOneLineAtATime(t *testing.T) {
 func TestImportMakesSidecarsPlanAnew(t *testing.T) {
 	f := newFixture(t)
 	// A connection's first temporary table has the side effect that all connections plan again. This connection has had its first.
-	must(f.ImportTokens(t.Context(), velImport(linesOf(oldLine(9999)))))
+	must(store.ImportTokens(t.Context(), f.Registry, velImport(linesOf(oldLine(9999)))))
 	f.exec(t, `VACUUM ANALYZE keywicket.tokens`)
 	sidecar := openDB(t, with(f.url, "plan_cache_mode", "force_generic_plan"))
 	sidecar.SetMaxOpenConns(1)
@@ -398,7 +358,7 @@ func TestImportMakesSidecarsPlanAnew(t *testing.T) {
 	if p := plan(); !strings.Contains(p, wrong) {
 		t.Fatalf("with one token the plan already uses an index, so the test proves nothing:\n%s", p)
 	}
-	must(f.ImportTokens(t.Context(), velImport(oldLines(5000, nil))))
+	must(store.ImportTokens(t.Context(), f.Registry, velImport(oldLines(5000, nil))))
 	if p := plan(); strings.Contains(p, wrong) {
 		t.Errorf("after the import the plan is still\n%s", p)
 	}
@@ -412,7 +372,7 @@ func TestImportJudgesTheFutureByTheDatabaseClock(t *testing.T) {
 	r := must(store.OpenRegistry(t.Context(), with(f.url, "search_path", "ahead, pg_catalog")))
 	defer func() { _ = r.Close() }()
 	later := time.Now().Add(time.Hour)
-	_, err := r.ImportTokens(t.Context(), velImport(oldLines(1, func(l *store.ImportLine) { l.CreatedAt = &later })))
+	_, err := store.ImportTokens(t.Context(), r, velImport(oldLines(1, func(l *store.ImportLine) { l.CreatedAt = &later })))
 	if err != nil {
 		t.Errorf("in an hour, an hour ago for the database: %v", err)
 	}
@@ -435,9 +395,9 @@ func TestBackslashesAreKept(t *testing.T) {
 		f.Registry = must(store.OpenRegistry(t.Context(), url))
 		slug := fmt.Sprintf("w%d", value[int](t, f.db, `SELECT count(*) FROM keywicket.workspaces`))
 		must(f.CreateWorkspace(t.Context(), store.Workspace{Slug: slug, Name: "ordinary"}))
-		line := oldLine(1 + f.tokens(t))
+		line := oldLine(1 + tokens(t, f))
 		line.Workspace, line.Name = slug, `a \b name`
-		if n, err := f.ImportTokens(t.Context(), velImport(linesOf(line))); n != 1 || err != nil {
+		if n, err := store.ImportTokens(t.Context(), f.Registry, velImport(linesOf(line))); n != 1 || err != nil {
 			t.Errorf("imported %d, %v", n, err)
 		}
 		_ = f.Close()

@@ -142,9 +142,6 @@ func (n *lane) answerWithin(ctx context.Context, batch []*waiter) {
 	}
 }
 
-// errUnreadable is for a database answer that this program cannot read.
-var errUnreadable = errors.New("the database's answer cannot be read")
-
 // mayBeOneLookup reports whether a single look-up of the batch may cause the error: Postgres cannot read its values, or this program
 // cannot read its answer. It also reports true for a query that an operator has cancelled, which is worth another attempt.
 func mayBeOneLookup(err error) bool {

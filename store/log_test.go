@@ -12,22 +12,8 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/demo/postgres"
 	"github.com/keywicket/keywicket/store"
 )
-
-// serverWith starts a separate server with the settings.
-func serverWith(t *testing.T, settings map[string]string) *postgres.Server {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	s, err := postgres.Start(ctx, postgres.Config{Settings: settings})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = s.Close() })
-	return s
-}
 
 // Concurrent transactions write to the log. They commit, roll back, or are prepared and end, in any order. Each reading returns the
 // rows of the transactions that have committed since the last reading, and no others.

@@ -433,7 +433,7 @@ func (o *operator) tokens(ctx context.Context, w store.Workspace, u store.User) 
 		keys[i] = digest[:]
 		lines[i] = store.ImportLine{Number: i + 1, Key: key, Name: "t", Workspace: w.Slug}
 	}
-	n, err := r.ImportTokens(ctx, velImport(linesOf(lines...)))
+	n, err := store.ImportTokens(ctx, r, velImport(linesOf(lines...)))
 	o.checkReport(ctx, "token import", err, n, `SELECT count(*) FROM keywicket.tokens WHERE digest IN ($1, $2, $3)`, keys[0], keys[1], keys[2])
 
 	list, err := r.Tokens(ctx, store.TokenFilter{Workspace: w.Slug})

@@ -9,19 +9,13 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/keywicket/keywicket/store/cache"
 )
 
 const (
-	// heartbeatInterval is how often a sidecar writes a heartbeat.
-	heartbeatInterval = 10 * time.Second
-	// heartbeatLife is how long a sidecar may use its cache after its last heartbeat.
+	// heartbeatLife is how long a sidecar may use its cache after its last heartbeat. It is shorter than aliveFor.
 	heartbeatLife = 2 * heartbeatInterval
-	// aliveFor plus its staleness bound is the greatest age of a live sidecar's last heartbeat. It is longer than heartbeatLife, so
-	// that a sidecar that uses its cache counts as alive everywhere.
-	aliveFor = 3 * heartbeatInterval
-
-	// acknowledge in the change log makes every sidecar write a heartbeat.
-	acknowledge = "ack"
 	// moved in the change log means that a sidecar has reached a newer server.
 	moved = "moved"
 )
@@ -29,15 +23,16 @@ const (
 // presence is this sidecar's row in the database.
 type presence struct {
 	id         string
-	config     Config
+	config     feedConfig
+	cache      cache.Config
 	world      string    // see reading.world; the row was created in it
 	last       time.Time // just before the last heartbeat was sent
 	heartbeats int       // since the row was created
 }
 
-func newPresence(c Config) presence {
+func newPresence(c feedConfig, of cache.Config) presence {
 	host, _ := os.Hostname()
-	return presence{id: cmp.Or(host, "sidecar") + "-" + strings.ToLower(rand.Text()[:8]), config: c}
+	return presence{id: cmp.Or(host, "sidecar") + "-" + strings.ToLower(rand.Text()[:8]), config: c, cache: of}
 }
 
 // due reports whether it is time for a heartbeat.
@@ -53,7 +48,7 @@ func (p *presence) register(ctx context.Context, c *pollConnection) error {
 		INSERT INTO keywicket.sidecars (id, version, policies, bound, stale_if_error, snapshot, lease, lag)
 		VALUES ($1, $2, $3, $4::float8 * interval '1 second', $5::float8 * interval '1 second', '1:1:', '0', '0')
 		ON CONFLICT (id) DO UPDATE SET seen_at = clock_timestamp()`,
-		p.id, p.config.Version, p.config.Policies, p.config.Cache.StalenessBound.Seconds(), p.config.Cache.StaleIfError.Seconds())
+		p.id, p.config.Version, p.config.Policies, p.cache.StalenessBound.Seconds(), p.cache.StaleIfError.Seconds())
 	if err != nil {
 		return fmt.Errorf("register this sidecar in the database: %w", err)
 	}

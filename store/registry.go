@@ -91,7 +91,7 @@ func (r *Registry) check(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
-		return &refusal{kind: ErrUnreachable, sentence: "cannot reach the database", cause: err}
+		return refuse(ErrUnreachable, "cannot reach the database").because(err)
 	}
 	status, err := MigrationStatus(ctx, r.db)
 	if err != nil {
@@ -115,6 +115,9 @@ func (r *Registry) check(ctx context.Context) error {
 
 // Close closes the connections.
 func (r *Registry) Close() error { return r.db.Close() }
+
+// Begin starts a transaction in the registry's database.
+func (r *Registry) Begin(ctx context.Context) (*sqlx.Tx, error) { return r.db.BeginTxx(ctx, nil) }
 
 // CreateWorkspace creates a workspace. If the id is empty, it generates one.
 func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace, error) {

@@ -16,13 +16,6 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// serverStarted is the SQL expression that identifies a server: the start time of its postmaster, in microseconds since 1970. Servers
-// of one cluster differ in it, and a restart changes it.
-const serverStarted = `(date_part('epoch', pg_postmaster_start_time()) * 1000000)::int8`
-
-// timeline is the SQL expression for the WAL timeline: eight hexadecimal digits; NULL on a standby. A promotion increases it.
-const timeline = `CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END`
-
 // server identifies a Postgres server since its last start.
 type server struct {
 	Started  int64  `db:"started"`
@@ -30,17 +23,9 @@ type server struct {
 	System   int64  `db:"system"` // the cluster's identifier; 0 if this login may not read it
 }
 
-const (
-	// A new connection from time to time shows which server the configured address leads to. A sidecar opens one per second, or
-	// less often with many sidecars: all together open one per 500 ms. A connection costs Postgres up to 25 ms of CPU time. The
-	// first sidecar that reaches another server notifies the others, which then connect too, 5 ms apart.
-	minFreshInterval = time.Second
-	freshShare       = 500 * time.Millisecond
-	suspectShare     = 5 * time.Millisecond
-	// timelineMemory is how long a server with an older timeline is rejected after a newer one was seen. After that, it counts as
-	// a backup that was restored on purpose.
-	timelineMemory = time.Minute
-)
+// timelineMemory is how long a server with an older timeline is rejected after a newer one was seen. After that, it counts as a
+// backup that was restored on purpose.
+const timelineMemory = time.Minute
 
 // servers decides which server is the current one. A failover may leave old connections open, so look-ups, the change feed and new
 // connections may reach different servers. The newest connection decides, except that in one cluster the greater timeline wins.
@@ -48,7 +33,6 @@ const (
 type servers struct {
 	fresh   *sqlx.DB // keeps no idle connection: each use opens a new one
 	lookups *sqlx.DB
-	limit   time.Duration // time limit of connecting and of one query
 	log     *slog.Logger
 
 	dropSpare func() error // closes open connections that lookups has not taken yet
@@ -67,10 +51,15 @@ type servers struct {
 var errOtherServer = errors.New("connections reach different servers: the address of the database leads to more than one primary, " +
 	"or an old primary still runs after a failover")
 
+// openServers returns the servers of two pools. fresh opens a new connection for each use. dropSpare closes open connections that
+// lookups has not taken yet.
 func openServers(fresh, lookups *sqlx.DB, dropSpare func() error, log *slog.Logger) *servers {
 	fresh.SetMaxIdleConns(-1)
-	return &servers{fresh: fresh, lookups: lookups, dropSpare: dropSpare, limit: connectLimit, log: log, switched: func() {}}
+	return &servers{fresh: fresh, lookups: lookups, dropSpare: dropSpare, log: log, switched: func() {}}
 }
+
+// OnSwitch sets what to call when another server becomes the current one. Call it before the first connection is opened.
+func (s *servers) OnSwitch(call func()) { s.switched = call }
 
 // isCurrent reports whether an answer of the server may be used.
 func (s *servers) isCurrent(started int64) bool {
@@ -80,7 +69,7 @@ func (s *servers) isCurrent(started int64) bool {
 
 // connect opens a new connection and passes its server to consider. The caller closes the connection.
 func (s *servers) connect(ctx context.Context) (*sqlx.Conn, error) {
-	return within(ctx, s.limit, func(ctx context.Context) (*sqlx.Conn, error) {
+	return within(ctx, connectLimit, func(ctx context.Context) (*sqlx.Conn, error) {
 		c, err := s.fresh.Connx(ctx)
 		if err != nil {
 			return nil, err
@@ -111,7 +100,7 @@ func (s *servers) settle(ctx context.Context) error {
 	done := s.flights.DoChan("", func() (any, error) {
 		ctx := context.WithoutCancel(ctx)
 		// The pool reuses the connection that was returned last, which most likely is the one to the other server.
-		found, err := within(ctx, s.limit, func(ctx context.Context) (server, error) { return identify(ctx, s.lookups) })
+		found, err := within(ctx, connectLimit, func(ctx context.Context) (server, error) { return identify(ctx, s.lookups) })
 		if err == nil {
 			s.consider(found, false)
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -185,14 +184,6 @@ func TestCrashForgetsEverything(t *testing.T) {
 	})
 	if now := value[string](t, f.db, `SELECT pg_postmaster_start_time()::text`); now != started {
 		t.Error("the postmaster was restarted too: this test proves nothing")
-	}
-}
-
-// crashBackend kills a backend, as a failing machine or the kernel does.
-func crashBackend(t *testing.T, pid int) {
-	t.Helper()
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
 	}
 }
 

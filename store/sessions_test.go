@@ -10,14 +10,6 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-func sessionOf(user string, began time.Time) authz.Session {
-	return authz.Session{ID: "session of " + user, UserID: user, Began: began.Unix()}
-}
-
-func inWorkspace(s authz.Session, slug string) authz.Lookup {
-	return authz.Lookup{Kind: authz.KindSession, Session: s, API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
-}
-
 // With and without a cache, a session acts as its user in the workspaces that they are a member of.
 func TestSessionsAreTheirUsers(t *testing.T) {
 	f := newFixture(t)

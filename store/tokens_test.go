@@ -281,7 +281,7 @@ func TestTokensByPrefix(t *testing.T) {
 
 func TestListsUseTheirIndexes(t *testing.T) {
 	f := newFixture(t)
-	must(f.ImportTokens(t.Context(), velImport(oldLines(20_000, nil))))
+	must(store.ImportTokens(t.Context(), f.Registry, velImport(oldLines(20_000, nil))))
 	last := must(f.Tokens(t.Context(), store.TokenFilter{Limit: 10_000}))[9_999]
 	// A server that sorts by bytes, as this one may, can search for a prefix in any index.
 	if class := value[string](t, f.db, `SELECT o.opcname FROM pg_index i JOIN pg_opclass o ON o.oid = i.indclass[0]

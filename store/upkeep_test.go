@@ -9,13 +9,6 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// keepUp runs the upkeep now with the sidecar's login, as if a minute had passed.
-func (f *fixture) keepUp(t *testing.T) {
-	t.Helper()
-	f.exec(t, `UPDATE keywicket.upkeep SET marked_at = '-infinity'`)
-	openDB(t, sidecarURL(f.url)).MustExec(`SELECT keywicket.keep_up()`)
-}
-
 func TestUpkeepCleansTheLog(t *testing.T) {
 	f := newFixture(t)
 	logged := func() int { return value[int](t, f.db, `SELECT count(*) FROM keywicket.changes`) }
@@ -105,7 +98,7 @@ func TestUpkeepSweepsUsage(t *testing.T) {
 	for range 3 {
 		f.keepUp(t)
 	}
-	if n := value[int](t, f.db, `SELECT count(*) FROM keywicket.token_usage`); n != 1 || f.usedAgo(t, stays) < 0 {
+	if n := value[int](t, f.db, `SELECT count(*) FROM keywicket.token_usage`); n != 1 || usedAgo(t, f, stays) < 0 {
 		t.Errorf("%d rows are left", n)
 	}
 	f.exec(t, `INSERT INTO keywicket.token_usage VALUES ('a', now())`)

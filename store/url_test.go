@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -76,8 +77,6 @@ func expectConnects(t *testing.T, databaseURL, database string) {
 		_ = db.Close()
 	}
 }
-
-func databaseOf(databaseURL string) string { return must(url.Parse(databaseURL)).Path[1:] }
 
 func TestURLIsReadAsPsqlReadsIt(t *testing.T) {
 	target := emptyDatabase(t)
@@ -390,6 +389,34 @@ func TestOldPostgresIsRefused(t *testing.T) {
 		err := store.CheckVersion(number)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%d: %v", number, err)
+		}
+	}
+}
+
+// For every form of a URL, the feed sets an application name and requires the primary.
+func TestFeedURL(t *testing.T) {
+	for given, want := range map[string]pq.Config{
+		"postgres://u:p%23@h/d": {Host: "h", User: "u", Password: "p#", Database: "d", ApplicationName: "keywicket", TargetSessionAttrs: "primary"},
+		"postgres://u@h/d?target_session_attrs=read-write&application_name=mine": {Host: "h", User: "u", Database: "d", ApplicationName: "mine",
+			TargetSessionAttrs: "read-write"},
+		"host=h user=u password=":      {Host: "h", User: "u", ApplicationName: "keywicket", TargetSessionAttrs: "primary"},
+		"host=h user=u password=a://b": {Host: "h", User: "u", Password: "a://b", ApplicationName: "keywicket", TargetSessionAttrs: "primary"},
+	} {
+		dsn, err := store.FeedURL(given)
+		if err != nil {
+			t.Errorf("%s: %v", given, err)
+			continue
+		}
+		got := must(pq.NewConfig(dsn))
+		got = pq.Config{Host: got.Host, User: got.User, Password: got.Password, Database: got.Database, ApplicationName: got.ApplicationName,
+			TargetSessionAttrs: got.TargetSessionAttrs}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v", given, got)
+		}
+	}
+	for _, replica := range []string{"postgres://h/d?target_session_attrs=any", "host=h target_session_attrs=standby"} {
+		if _, err := store.FeedURL(replica); err == nil || !strings.Contains(err.Error(), "it has to be the primary") {
+			t.Errorf("%s: %v", replica, err)
 		}
 	}
 }

@@ -22,7 +22,7 @@ func (c *clock) now() time.Time          { return time.Now().Add(time.Duration(c
 func (c *clock) advance(d time.Duration) { c.ahead.Add(int64(d)) }
 
 // countWrites makes the database count the rows of token_usage that are written from now on.
-func (f *fixture) countWrites(t *testing.T) (written func() int) {
+func countWrites(t *testing.T, f *fixture) (written func() int) {
 	t.Helper()
 	f.exec(t, `CREATE TABLE public.writes (token_id text)`)
 	f.exec(t, `CREATE FUNCTION public.count_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -33,7 +33,7 @@ func (f *fixture) countWrites(t *testing.T) (written func() int) {
 }
 
 // usedAgo returns how long ago a token was used, by the database's clock. Negative: never.
-func (f *fixture) usedAgo(t *testing.T, token store.Token) time.Duration {
+func usedAgo(t *testing.T, f *fixture, token store.Token) time.Duration {
 	t.Helper()
 	seconds := value[float64](t, f.db, `SELECT COALESCE((SELECT extract(epoch FROM clock_timestamp() - last_used_at)
 		FROM keywicket.token_usage WHERE token_id = $1), -1)`, token.ID)
@@ -46,11 +46,11 @@ func TestUsageIsWrittenInTheBackground(t *testing.T) {
 	unused, _ := f.workspaceToken(t)
 	d := f.directory(t, func(c *store.Config) { c.UsageInterval = 5 * time.Millisecond })
 	must(d.Lookup(t.Context(), lookup(key)))
-	eventually(t, "the use is written", func() bool { return f.usedAgo(t, used) >= 0 })
-	if ago := f.usedAgo(t, used); ago > 10*time.Second {
+	eventually(t, "the use is written", func() bool { return usedAgo(t, f, used) >= 0 })
+	if ago := usedAgo(t, f, used); ago > 10*time.Second {
 		t.Errorf("it was used %v ago", ago)
 	}
-	if ago := f.usedAgo(t, unused); ago >= 0 {
+	if ago := usedAgo(t, f, unused); ago >= 0 {
 		t.Errorf("an unused token was used %v ago", ago)
 	}
 }
@@ -66,7 +66,7 @@ func TestUsageIsOfGoodTokensOnly(t *testing.T) {
 	if err := d.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if f.usedAgo(t, revoked) >= 0 || f.usedAgo(t, foreign) >= 0 {
+	if usedAgo(t, f, revoked) >= 0 || usedAgo(t, f, foreign) >= 0 {
 		t.Error("a denied look-up was noted as a use")
 	}
 }
@@ -88,7 +88,7 @@ func TestUsageIsNeitherLostNorLateAtShutdown(t *testing.T) {
 		}
 	}
 	for _, token := range tokens {
-		if ago := f.usedAgo(t, token); ago < 30*time.Second || ago > 40*time.Second {
+		if ago := usedAgo(t, f, token); ago < 30*time.Second || ago > 40*time.Second {
 			t.Errorf("a use half a minute before the shutdown is written as %v ago", ago)
 		}
 	}
@@ -96,7 +96,7 @@ func TestUsageIsNeitherLostNorLateAtShutdown(t *testing.T) {
 
 func TestUsageIsWrittenOncePerTokenAndMinute(t *testing.T) {
 	f := newFixture(t)
-	written := f.countWrites(t)
+	written := countWrites(t, f)
 	token, key := f.workspaceToken(t)
 	probe, probeKey := f.workspaceToken(t)
 	c := new(clock)
@@ -108,7 +108,7 @@ func TestUsageIsWrittenOncePerTokenAndMinute(t *testing.T) {
 	c.advance(50 * time.Second)
 	must(d.Lookup(t.Context(), lookup(key)))
 	must(d.Lookup(t.Context(), lookup(probeKey))) // when this use is written, so is every earlier batch
-	eventually(t, "the probe is written", func() bool { return f.usedAgo(t, probe) >= 0 })
+	eventually(t, "the probe is written", func() bool { return usedAgo(t, f, probe) >= 0 })
 	if n := written(); n != 2 {
 		t.Errorf("%d rows were written for two tokens in their first minute", n)
 	}
@@ -119,14 +119,14 @@ func TestUsageIsWrittenOncePerTokenAndMinute(t *testing.T) {
 	c.advance(30 * time.Second)
 	must(d.Lookup(t.Context(), lookup(key)))
 	eventually(t, "the use in the next minute is written", func() bool { return written() == before+1 })
-	if ago := f.usedAgo(t, token); ago < 0 || ago > 10*time.Second {
+	if ago := usedAgo(t, f, token); ago < 0 || ago > 10*time.Second {
 		t.Errorf("it was used %v ago", ago)
 	}
 }
 
 func TestSeveralSidecarsWriteOncePerMinuteTogether(t *testing.T) {
 	f := newFixture(t)
-	written := f.countWrites(t)
+	written := countWrites(t, f)
 	_, key := f.workspaceToken(t)
 	var wg sync.WaitGroup
 	for range 4 {
@@ -204,7 +204,7 @@ func TestUsageHarmsNoDeletion(t *testing.T) {
 		}
 	}
 	must(d.Lookup(t.Context(), lookup(staysKey)))
-	eventually(t, "the use of a token of the same batch is written meanwhile", func() bool { return f.usedAgo(t, stays) >= 0 })
+	eventually(t, "the use of a token of the same batch is written meanwhile", func() bool { return usedAgo(t, f, stays) >= 0 })
 	must(tx.ExecContext(t.Context(), `DELETE FROM keywicket.token_usage WHERE token_id = ANY ($1)`, ids))
 	if err := tx.Commit(); err != nil {
 		t.Error(err)
@@ -234,7 +234,7 @@ func TestUsageWaitsForNobodyForLong(t *testing.T) {
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the use is written", func() bool { return f.usedAgo(t, token) >= 0 })
+	eventually(t, "the use is written", func() bool { return usedAgo(t, f, token) >= 0 })
 }
 
 func TestAFailedBatchIsKeptForTheNextTry(t *testing.T) {
@@ -254,7 +254,7 @@ func TestAFailedBatchIsKeptForTheNextTry(t *testing.T) {
 		t.Errorf("the log does not say how many wait: %s", log)
 	}
 	f.exec(t, `GRANT INSERT ON keywicket.token_usage TO keywicket_sidecar`)
-	eventually(t, "the next try writes it", func() bool { return f.usedAgo(t, token) >= 0 })
+	eventually(t, "the next try writes it", func() bool { return usedAgo(t, f, token) >= 0 })
 }
 
 func TestUsageOutlivesALostConnection(t *testing.T) {
@@ -264,13 +264,13 @@ func TestUsageOutlivesALostConnection(t *testing.T) {
 	p := newProxy(t, f.url)
 	d := f.directory(t, func(c *store.Config) { c.URL, c.UsageInterval = p.through(c.URL), 5*time.Millisecond })
 	must(d.Lookup(t.Context(), lookup(firstKey)))
-	eventually(t, "the connection of the usage is there", func() bool { return f.usedAgo(t, first) >= 0 })
+	eventually(t, "the connection of the usage is there", func() bool { return usedAgo(t, f, first) >= 0 })
 	p.onNextByte(reset)
 	must(d.Lookup(t.Context(), lookup(secondKey)))
 	if err := d.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if f.usedAgo(t, second) < 0 {
+	if usedAgo(t, f, second) < 0 {
 		t.Error("the use after the connection was lost is lost too")
 	}
 	if n := p.faults(); n == 0 {

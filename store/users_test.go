@@ -3,7 +3,6 @@ package store_test
 import (
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"regexp"
 	"testing"
@@ -259,61 +258,6 @@ func TestSecondFactorOfAUser(t *testing.T) {
 		eventually(t, "its present state is cached", func() bool {
 			got := must(cached.Lookup(t.Context(), l))
 			return got.MFAEnrolled == want && got.Cache == authz.CacheHit
-		})
-	}
-}
-
-// This code works before migrations 00010 and 00012 and during them. After them, its look-ups read the new columns.
-func TestLookupsBeforeTheFactsOfUsers(t *testing.T) {
-	for _, version := range []int64{9, 11} {
-		t.Run(fmt.Sprint(version), func(t *testing.T) {
-			url := emptyDatabase(t)
-			db := openDB(t, url)
-			if err := store.MigrateTo(t.Context(), db, version); err != nil {
-				t.Fatal(err)
-			}
-			db.MustExec(`INSERT INTO keywicket.users (id, email) VALUES ('ada', 'ada@example.com')`)
-			db.MustExec(`INSERT INTO keywicket.workspaces (id, slug, name) VALUES ('64f1a2b3c4d5e6f7a8b9c0d1', 'acme', 'Acme')`)
-			db.MustExec(`INSERT INTO keywicket.members (workspace_id, user_id, role) VALUES ('64f1a2b3c4d5e6f7a8b9c0d1', 'ada', 'guest')`)
-			db.MustExec(`INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, user_id)
-				VALUES ('velocity', 'personal_key', 'live', 'velu_', sha256('key'), 'n', '{}', 'ada')`)
-			d := must(store.OpenDirectory(store.Config{URL: sidecarURL(url), NoCache: true, LookupTimeout: 10 * time.Second}, nil))
-			defer func() { _ = d.Close(t.Context()) }()
-			issuer := must(store.OpenIssuer(url))
-			defer func() { _ = issuer.Close() }()
-			session := sessionOf("ada", time.Now())
-			key := lookup("key")
-			key.Workspace.Slug = "acme"
-			all := func(when string, want authz.Reason, of [3]authz.Attributes) {
-				t.Helper()
-				for name, l := range map[string]authz.Lookup{"key": key, "session": inWorkspace(session, "acme")} {
-					of := of
-					if name == "session" {
-						of[0] = ""
-					}
-					got, err := d.Lookup(t.Context(), l)
-					p := got.Principal
-					if err != nil || got.Denial != want || of != [3]authz.Attributes{p.Attributes, p.UserAttributes, got.Workspace.Attributes} {
-						t.Errorf("%s, %s: %+v, %v, not %q, %q", when, name, got, err, want, of)
-					}
-				}
-				if _, err := issuer.Consenter(t.Context(), session); (err == nil) != (want == "") {
-					t.Errorf("%s, the consent page: %v", when, err)
-				}
-				if got, err := d.Lookup(t.Context(), authz.Lookup{Kind: authz.KindOAuthToken, API: "velocity"}); err != nil || got.Denial != authz.ReasonUnknown {
-					t.Errorf("%s, an app's token: %+v, %v", when, got, err)
-				}
-			}
-			none := [3]authz.Attributes{}
-			all("before", "", none)
-			must(store.Migrate(t.Context(), db))
-			all("after", "", none)
-			db.MustExec(`UPDATE keywicket.tokens SET attributes = '{"of": "token"}'`)
-			db.MustExec(`UPDATE keywicket.users SET attributes = '{"of": "user"}'`)
-			db.MustExec(`UPDATE keywicket.workspaces SET attributes = '{"of": "workspace"}'`)
-			all("with attributes", "", [3]authz.Attributes{`{"of": "token"}`, `{"of": "user"}`, `{"of": "workspace"}`})
-			db.MustExec(`UPDATE keywicket.users SET banned_until = now() + interval '1 hour'`)
-			all("after a ban", authz.ReasonRevoked, none)
 		})
 	}
 }

@@ -13,9 +13,6 @@ import (
 	"github.com/keywicket/keywicket/store"
 )
 
-// revokeAll is a change that each of the cases below makes without the triggers.
-const revokeAll = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp()`
-
 // Each case changes rows without writing to the log, and then restores the schema. The sidecar must notice it. Otherwise the old
 // answer would stay cached for cache.max_age, which is longer than the test waits.
 func TestChangesPastTheTriggersAreNoticed(t *testing.T) {
@@ -94,13 +91,13 @@ func TestChangesPastTheTriggersAreNoticed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
-			if name == "a table that it inherits from for a while takes the change" && !f.mayInherit(t) {
+			if name == "a table that it inherits from for a while takes the change" && !mayInherit(t, f) {
 				return
 			}
 			_, key := f.workspaceToken(t, "issues:read")
 			switch name {
 			case "the schema is swapped for another":
-				f.replacement(t)
+				replacement(t, f)
 			case "columns change their names":
 				f.exec(t, `ALTER TABLE keywicket.tokens ADD COLUMN revoked_after timestamptz`)
 				f.exec(t, `UPDATE keywicket.tokens SET revoked_after = clock_timestamp()`)
@@ -139,7 +136,7 @@ func TestChangesPastTheTriggersAreNoticed(t *testing.T) {
 func TestSchemaThatIsSwappedAndSwappedBack(t *testing.T) {
 	f := newFixture(t)
 	_, key := f.workspaceToken(t, "issues:read")
-	f.replacement(t)
+	replacement(t, f)
 	f.exec(t, `ALTER SCHEMA keywicket RENAME TO good; ALTER SCHEMA replacement RENAME TO keywicket`)
 	d := f.cachedDirectory(t, func(c *store.Config) { c.NoHints = true })
 	for range 4 {
@@ -204,7 +201,7 @@ func TestDatabaseThatIsSwappedForACopy(t *testing.T) {
 }
 
 // replacement creates a copy of the schema with the name replacement, in which every token is revoked.
-func (f *fixture) replacement(t *testing.T) {
+func replacement(t *testing.T, f *fixture) {
 	t.Helper()
 	f.exec(t, `ALTER SCHEMA keywicket RENAME TO original`)
 	must(store.Migrate(t.Context(), f.db))
@@ -241,16 +238,16 @@ func TestCacheIsNotUsedWhileChangesMayBeMissed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)
-			if name == "a parent table" && !f.mayInherit(t) {
+			if name == "a parent table" && !mayInherit(t, f) {
 				return
 			}
 			_, key := f.workspaceToken(t, "issues:read")
 			d := f.cachedDirectory(t, func(c *store.Config) { c.Cache.StalenessBound = 100 * time.Millisecond })
 			hit := func() bool { return must(d.Lookup(t.Context(), lookup(key))).Cache == authz.CacheHit }
 			eventually(t, "the token is cached", hit)
-			f.execAll(t, c.statement)
+			execAll(t, f, c.statement)
 			eventually(t, "the cache is not in use", func() bool { return d.CacheStats().LeaseLeft == 0 && !hit() })
-			f.execAll(t, c.undo)
+			execAll(t, f, c.undo)
 			eventually(t, "the cache is in use again", hit)
 		})
 	}
@@ -273,7 +270,7 @@ func TestChangeThatCannotBeLoggedFails(t *testing.T) {
 }
 
 // mayInherit reports whether this Postgres lets tables with such triggers inherit. 14.18 and 15.13 do not; 15.18 does again.
-func (f *fixture) mayInherit(t *testing.T) bool {
+func mayInherit(t *testing.T, f *fixture) bool {
 	t.Helper()
 	tx := must(f.db.BeginTxx(t.Context(), nil))
 	defer func() { _ = tx.Rollback() }()
@@ -286,7 +283,7 @@ func (f *fixture) mayInherit(t *testing.T) bool {
 }
 
 // execAll runs the statements one by one, because some must not run in a transaction.
-func (f *fixture) execAll(t *testing.T, statements string) {
+func execAll(t *testing.T, f *fixture, statements string) {
 	t.Helper()
 	for statement := range strings.SplitSeq(statements, ";") {
 		f.exec(t, statement)

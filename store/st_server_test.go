@@ -1,0 +1,164 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/demo/postgres"
+	"github.com/keywicket/keywicket/store"
+)
+
+// stopServer stops the tests' server, until restart is called or the test ends.
+func stopServer(t *testing.T) (restart func()) {
+	t.Helper()
+	if err := server.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	var once sync.Once
+	restart = func() {
+		once.Do(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			if err := server.Restart(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Cleanup(restart)
+	return restart
+}
+
+// serverWith starts a separate server with the settings.
+func serverWith(t *testing.T, settings map[string]string) *postgres.Server {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	s, err := postgres.Start(ctx, postgres.Config{Settings: settings})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// crashBackend kills a backend, as a failing machine or the kernel does.
+func crashBackend(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func databaseOf(databaseURL string) string { return must(url.Parse(databaseURL)).Path[1:] }
+
+// revokeAll revokes all tokens.
+const revokeAll = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp()`
+
+// The tests share one server. Each test has its own database, a copy of a migrated template.
+var (
+	server    *postgres.Server
+	serverLog safeBuffer
+	databases atomic.Int64
+)
+
+const template = "template_keywicket"
+
+// runMain runs a package's tests on a server of their own, and ends the process. It is for TestMain.
+func runMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	server, err = postgres.Start(ctx, postgres.Config{Log: &serverLog, Settings: map[string]string{
+		"max_connections": "200",
+	}})
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		if stop := server.Close(); err == nil {
+			err = stop
+		}
+	}()
+	if err := isVersion(ctx, os.Getenv("KEYWICKET_TEST_POSTGRES")); err != nil {
+		return 0, err
+	}
+	if err := migrateTemplate(ctx); err != nil {
+		return 0, err
+	}
+	return m.Run(), nil
+}
+
+// isVersion returns an error unless the server has the major version that make test-postgres requires. Empty: any version.
+func isVersion(ctx context.Context, major string) error {
+	db, err := store.Open(server.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	var version string
+	if err := db.GetContext(ctx, &version, `SHOW server_version`); err != nil {
+		return err
+	}
+	if major != "" && !strings.HasPrefix(version, major+".") {
+		return fmt.Errorf("the server is Postgres %s, not %s", version, major)
+	}
+	fmt.Println("Postgres", version)
+	return nil
+}
+
+func migrateTemplate(ctx context.Context) error {
+	if err := administer(ctx, "CREATE DATABASE "+template); err != nil {
+		return err
+	}
+	db, err := store.Open(server.URL(template))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	_, err = store.Migrate(ctx, db)
+	return err
+}
+
+// administer runs a statement in the database postgres.
+func administer(ctx context.Context, statement string) error {
+	db, err := store.Open(server.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	_, err = db.ExecContext(ctx, statement)
+	return err
+}
+
+// emptyDatabase creates a database without the schema and returns its URL.
+func emptyDatabase(t testing.TB) string { return copyOf(t, "template0") }
+
+func copyOf(t testing.TB, original string) string {
+	t.Helper()
+	name := fmt.Sprintf("test_%d", databases.Add(1))
+	if err := administer(t.Context(), "CREATE DATABASE "+name+" TEMPLATE "+original); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := administer(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
+			t.Error(err)
+		}
+	})
+	return server.URL(name)
+}
