@@ -27,7 +27,7 @@ type lookups struct {
 func newLookups(db *sqlx.DB, s *servers, c Config) *lookups {
 	// Each failed attempt removes a dead connection from the pool or from dials.ready, so the last attempt has a new connection.
 	q := &lookups{db: db, servers: s, timeout: c.LookupTimeout, attempts: c.MaxOpenConnections + maxDials + 1, connections: c.MaxOpenConnections}
-	q.tokens.query, q.sessions.query, q.oauthTokens.query = lookupQuery, sessionQuery, oauthQuery
+	q.tokens.query, q.sessions.query, q.oauthTokens.query = LookupQuery, SessionQuery, OAuthQuery
 	for _, n := range q.lanes() {
 		n.lookups = q
 	}

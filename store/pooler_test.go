@@ -183,8 +183,8 @@ type question struct {
 // questions returns look-ups of valid and of revoked credentials of each kind.
 func (p *pooled) questions(t *testing.T) (all []question) {
 	t.Helper()
-	direct, issuer := p.directory(t, nil), must(store.OpenIssuer(p.direct))
-	t.Cleanup(func() { _ = issuer.Close() })
+	direct, grants := p.directory(t, nil), must(store.OpenIssuer(p.direct))
+	t.Cleanup(func() { _ = grants.Close() })
 	app, _, err := p.CreateApp(t.Context(), store.NewApp{API: "velocity", Name: "Planner", RedirectURIs: []string{"https://planner.example/cb"}})
 	if err != nil {
 		t.Fatal(err)
@@ -195,9 +195,9 @@ func (p *pooled) questions(t *testing.T) (all []question) {
 		must(p.SetMember(t.Context(), "acme", user.ID, "member"))
 		token, key := p.create(t, store.NewToken{Format: vel, API: "velocity", Name: "t", Scopes: scopes, Workspace: "acme"})
 		personal, personalKey := p.create(t, store.NewToken{Format: velu, API: "velocity", Name: "t", Scopes: scopes, User: user.ID})
-		approved := must(issuer.Approve(t.Context(), store.Approval{Client: app.ID, User: user.ID, Workspaces: []string{p.acme.ID},
+		approved := must(grants.Approve(t.Context(), store.Approval{Client: app.ID, User: user.ID, Workspaces: []string{p.acme.ID},
 			Scopes: scopes, RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43)}))
-		issued := must(issuer.Exchange(t.Context(), approved.Code, velo, acceptCode))
+		issued := must(grants.Exchange(t.Context(), approved.Code, velo, acceptCode))
 		session := sessionOf(user.ID, time.Now())
 		revoked := i%4 == 0
 		if revoked {

@@ -1,6 +1,6 @@
 package store
 
-// lookupQuery answers look-ups of tokens. It returns one row for each look-up, even for a token that does not exist, because the row
+// LookupQuery answers look-ups of tokens. It returns one row for each look-up, even for a token that does not exist, because the row
 // names the server that answered (see serverStarted). The workspace is the token's own one, or otherwise the requested one. A requested
 // workspace is read through the user's membership, so a workspace without one cannot appear. A token of a banned user counts as
 // revoked while the ban lasts.
@@ -11,7 +11,7 @@ package store
 //     as cheaper than the generic one. It would then plan each query again, which takes longer than the query.
 //   - The two times are subtracted as numbers, because expires_at may be infinity. Before version 17, Postgres cannot subtract from
 //     an infinite time. The numbers are not float8, which extra_float_digits may round.
-const lookupQuery = foundColumns + `
+const LookupQuery = foundColumns + `
 FROM unnest((SELECT $1::bytea[]), (SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[])) WITH ORDINALITY AS asked (digest, api, in_id, in_slug, place)
 LEFT JOIN LATERAL (
 SELECT CASE WHEN t.revoked_at IS NOT NULL OR ` + banned + ` THEN 'revoked'
@@ -51,9 +51,9 @@ const (
 	banEnd = `CASE WHEN ` + banned + ` THEN u.banned_until END`
 )
 
-// sessionQuery is lookupQuery for a session, whose token names the user. It checks that the user exists and is not banned, and that
+// SessionQuery is LookupQuery for a session, whose token names the user. It checks that the user exists and is not banned, and that
 // neither the session nor all sessions of the user that began by then were revoked.
-const sessionQuery = foundColumns + `, COALESCE(mfa_enrolled, false)
+const SessionQuery = foundColumns + `, COALESCE(mfa_enrolled, false)
 FROM unnest((SELECT $1::text[]), (SELECT $2::text[]), (SELECT $3::int8[]), (SELECT $4::text[]), (SELECT $5::text[])) WITH ORDINALITY
      AS asked (session, of_user, began, in_id, in_slug, place)
 LEFT JOIN LATERAL (
@@ -75,9 +75,9 @@ const sessionRevoked = `(
 	EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.session_id = asked.session) OR
 	EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.user_id = asked.of_user AND r.revoked_at >= to_timestamp(asked.began)))`
 
-// oauthQuery is lookupQuery for an access token of OAuth 2.0. The token is revoked if its grant or its app is. The workspace is the
+// OAuthQuery is LookupQuery for an access token of OAuth 2.0. The token is revoked if its grant or its app is. The workspace is the
 // requested one, if it was granted. Without a request, it is the only granted one.
-const oauthQuery = foundColumns + `, COALESCE(grant_id, ''), COALESCE(app_id, '')
+const OAuthQuery = foundColumns + `, COALESCE(grant_id, ''), COALESCE(app_id, '')
 FROM unnest((SELECT $1::bytea[]), (SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[])) WITH ORDINALITY AS asked (digest, api, in_id, in_slug, place)
 LEFT JOIN LATERAL (
 SELECT CASE WHEN t.revoked_at IS NOT NULL OR g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL
@@ -105,4 +105,4 @@ WHERE t.digest = asked.digest AND a.api = asked.api
 LIMIT 1) AS found ON true`
 
 // lookupQueries are the queries of a directory.
-var lookupQueries = []string{lookupQuery, sessionQuery, oauthQuery}
+var lookupQueries = []string{LookupQuery, SessionQuery, OAuthQuery}

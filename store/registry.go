@@ -278,9 +278,9 @@ func (r *Registry) SetUserAttributes(ctx context.Context, ref string, a authz.At
 // Lookup answers a look-up like a [Directory], for a token of the look-up's kind. The token is given by its id instead of its key;
 // the look-up's digest is ignored.
 func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz.Found, error) {
-	table, query := "tokens", lookupQuery
+	table, query := "tokens", LookupQuery
 	if l.Kind == authz.KindOAuthToken {
-		table, query = "oauth_access_tokens", oauthQuery
+		table, query = "oauth_access_tokens", OAuthQuery
 	}
 	var digest []byte
 	err := r.db.GetContext(ctx, &digest, `SELECT digest FROM keywicket.`+table+` WHERE id = $1`, id)
@@ -316,7 +316,7 @@ func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string,
 
 // LookupSession answers a look-up of a session like a [Directory].
 func (r *Registry) LookupSession(ctx context.Context, l authz.Lookup) (authz.Found, error) {
-	return lookupOnce(ctx, r.db, sessionQuery, l)
+	return lookupOnce(ctx, r.db, SessionQuery, l)
 }
 
 func isASCII(text string) bool {

@@ -195,17 +195,12 @@ func TestSidecarIsToldOfAnotherServer(t *testing.T) {
 	f.exec(t, `INSERT INTO keywicket.sidecars (id, version, policies, bound, stale_if_error, snapshot, lease, lag)
 		SELECT 'other-' || n, '', '', '1s', '0', '1:1:', '0', '0' FROM generate_series(1, 500) n`)
 	f.cachedDirectory(t, func(c *store.Config) { c.URL, c.NoHints = p.through(c.URL), true }) // reads how many sidecars there are
-	connections := func() int {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		return len(p.clients)
-	}
 	time.Sleep(2 * time.Second) // until the last of the connections that it opened each second
-	before := connections()
+	before := p.connections()
 	time.Sleep(3 * time.Second)
-	if n := connections(); n != before {
+	if n := p.connections(); n != before {
 		t.Fatalf("each of 500 sidecars opens %d connections in three seconds", n-before)
 	}
 	f.exec(t, `INSERT INTO keywicket.changes (keys) VALUES ('moved')`)
-	eventually(t, "it opens a new connection", func() bool { return connections() > before })
+	eventually(t, "it opens a new connection", func() bool { return p.connections() > before })
 }

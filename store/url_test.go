@@ -46,9 +46,9 @@ func forward(t *testing.T, l net.Listener) {
 }
 
 // expectConnects fails the test unless both the pools and the feed reach the database by the URL.
-func expectConnects(t *testing.T, databaseURL, database string) {
+func expectConnects(t *testing.T, databaseURL, name string) {
 	t.Helper()
-	for name, open := range map[string]func() (*sql.DB, error){
+	for what, open := range map[string]func() (*sql.DB, error){
 		"pool": func() (*sql.DB, error) {
 			db, err := store.Open(databaseURL)
 			if err != nil {
@@ -66,13 +66,13 @@ func expectConnects(t *testing.T, databaseURL, database string) {
 	} {
 		db, err := open()
 		if err != nil {
-			t.Errorf("%s: %v", name, err)
+			t.Errorf("%s: %v", what, err)
 			continue
 		}
 		var got string
 		err = db.QueryRowContext(t.Context(), `SELECT current_database() || ' ' || current_setting('timezone')`).Scan(&got)
-		if err != nil || got != database+" UTC" {
-			t.Errorf("%s: got %q, %v", name, got, err)
+		if err != nil || got != name+" UTC" {
+			t.Errorf("%s: got %q, %v", what, got, err)
 		}
 		_ = db.Close()
 	}
