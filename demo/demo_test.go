@@ -17,7 +17,7 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/demo"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 var binary string // the keywicket binary that runs as the sidecar
@@ -223,14 +223,14 @@ func stepsWork(t *testing.T, d *demo.Demo) {
 // The tour reports responses that differ, and fails.
 func TestTourTellsWhatDiffers(t *testing.T) {
 	d, wantGone := start(t)
-	registry, err := store.OpenRegistry(t.Context(), d.DatabaseURL())
+	r, err := registry.Open(t.Context(), d.DatabaseURL())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := registry.RemoveMember(t.Context(), "target-workspace", "ada@example.com"); err != nil {
+	if err := r.RemoveMember(t.Context(), "target-workspace", "ada@example.com"); err != nil {
 		t.Fatal(err)
 	}
-	if err := registry.Close(); err != nil {
+	if err := r.Close(); err != nil {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer

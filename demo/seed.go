@@ -8,7 +8,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo/signin"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 // The workspaces of the demo. Acme's id and the last two slugs come from the examples of the API documents.
@@ -69,12 +69,12 @@ var keys = []key{
 // seed fills the database, and returns the secrets by the keys' names. It creates an app, and the user Ada, who owns
 // your-workspace and is a guest in target-workspace.
 func seed(ctx context.Context, databaseURL string, sessions *signin.Server) (map[string]authz.Secret, error) {
-	r, err := store.OpenRegistry(ctx, databaseURL)
+	r, err := registry.Open(ctx, databaseURL)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = r.Close() }()
-	for _, w := range []store.Workspace{
+	for _, w := range []registry.Workspace{
 		{ID: Acme, Slug: acmeSlug, Name: "Acme"},
 		{Slug: yours, Name: "Your workspace"},
 		{Slug: target, Name: "Target workspace"},
@@ -83,7 +83,7 @@ func seed(ctx context.Context, databaseURL string, sessions *signin.Server) (map
 			return nil, err
 		}
 	}
-	ada, err := r.CreateUser(ctx, store.User{Email: "ada@example.com"})
+	ada, err := r.CreateUser(ctx, registry.User{Email: "ada@example.com"})
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ func seed(ctx context.Context, databaseURL string, sessions *signin.Server) (map
 		}
 	}
 	sessions.Admit(ada.ID, ada.Email)
-	_, _, err = r.CreateApp(ctx, store.NewApp{ID: clientID, API: "velocity", Name: "Planner", RedirectURIs: []string{callback}})
+	_, _, err = r.CreateApp(ctx, registry.NewApp{ID: clientID, API: "velocity", Name: "Planner", RedirectURIs: []string{callback}})
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func seed(ctx context.Context, databaseURL string, sessions *signin.Server) (map
 			}
 			continue
 		}
-		n := store.NewToken{
+		n := registry.NewToken{
 			Format: k.format, API: k.api, Name: k.name, Scopes: k.scopes, Workspace: k.workspace, User: k.user, Key: k.imported,
 		}
 		if k.expiresIn != 0 {
@@ -127,7 +127,7 @@ func seed(ctx context.Context, databaseURL string, sessions *signin.Server) (map
 }
 
 // session returns a session's token, which is valid for a day. It revokes the session if the key is marked as revoked.
-func session(ctx context.Context, r *store.Registry, sessions *signin.Server, user string, k key) (authz.Secret, error) {
+func session(ctx context.Context, r *registry.Registry, sessions *signin.Server, user string, k key) (authz.Secret, error) {
 	id := rand.Text()
 	token, err := sessions.Token(user, id, 24*time.Hour)
 	if err == nil && k.revoked {
@@ -137,12 +137,12 @@ func session(ctx context.Context, r *store.Registry, sessions *signin.Server, us
 }
 
 // awaitExpiry waits until the database reports the token as expired.
-func awaitExpiry(ctx context.Context, r *store.Registry, id string) error {
+func awaitExpiry(ctx context.Context, r *registry.Registry, id string) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		token, err := r.Token(ctx, id)
-		if err != nil || token.Status == store.Expired {
+		if err != nil || token.Status == registry.Expired {
 			return err
 		}
 		select {

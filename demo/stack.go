@@ -20,7 +20,8 @@ import (
 	"github.com/keywicket/keywicket/demo/proxy"
 	"github.com/keywicket/keywicket/demo/upstream"
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/schema"
 )
 
 // Config is the configuration of a Stack. The zero value uses free ports, and the running program as the sidecar.
@@ -61,8 +62,8 @@ type Stack struct {
 	folder *folder
 }
 
-// database is the name of the stack's database.
-const database = "postgres"
+// databaseName is the name of the stack's database.
+const databaseName = "postgres"
 
 // Start starts the stack, and returns when it can serve requests. If a part cannot start, Start stops the others and returns
 // an error with the remedy.
@@ -105,7 +106,7 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 }
 
 // DatabaseURL returns the database URL of an operator, who has all rights.
-func (s *Stack) DatabaseURL() string { return s.Postgres.URL(database) }
+func (s *Stack) DatabaseURL() string { return s.Postgres.URL(databaseName) }
 
 // Close stops all processes, in the order in which a request passes them, and removes every file.
 func (s *Stack) Close() error {
@@ -153,12 +154,12 @@ func (s *Stack) Wait(ctx context.Context) error {
 
 // migrate creates the schema and two logins. Each login has only the rights of one role. migrate returns their URLs.
 func (s *Stack) migrate(ctx context.Context) (sidecar, issuer string, err error) {
-	db, err := store.Open(s.DatabaseURL())
+	db, err := database.Open(s.DatabaseURL())
 	if err != nil {
 		return "", "", err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	if _, err := store.Migrate(ctx, db); err != nil {
+	if _, err := schema.Migrate(ctx, db); err != nil {
 		return "", "", err
 	}
 	sidecar, err = s.login(ctx, db, "demo_sidecar", "keywicket_sidecar")

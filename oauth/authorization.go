@@ -7,12 +7,13 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/issuer"
 )
 
 // authorization is an app's authorization request (RFC 6749, section 4.1.1; RFC 7636, section 4.3).
 type authorization struct {
-	client      store.Client
+	client      issuer.Client
 	redirectURI string
 	state       string
 	challenge   string
@@ -38,7 +39,7 @@ func (s *Server) authorization(r *http.Request) (authorization, error) {
 		return a, &mistake{"The app must send its client_id and its redirect_uri, each exactly once."}
 	}
 	a.client, err = s.app(r, query.Get("client_id"))
-	if errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, database.ErrNotFound) {
 		return a, &mistake{"The app is unknown here."}
 	}
 	if err != nil {

@@ -6,12 +6,13 @@ import (
 	"net/url"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/issuer"
 )
 
 // client is the app that sends a request.
 type client struct {
-	store.Client
+	issuer.Client
 	authenticated bool // by its secret
 }
 
@@ -25,7 +26,7 @@ func (s *Server) client(r *http.Request, p parameters) (client, error) {
 	}
 	c, err := s.app(r, id)
 	switch {
-	case errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, database.ErrNotFound):
 		return client{}, invalidClient()
 	case err != nil:
 		return client{}, err
@@ -37,10 +38,10 @@ func (s *Server) client(r *http.Request, p parameters) (client, error) {
 }
 
 // app finds an app of the issuer's own API. Scopes of another API can have the same names but another meaning.
-func (s *Server) app(r *http.Request, id string) (store.Client, error) {
+func (s *Server) app(r *http.Request, id string) (issuer.Client, error) {
 	c, err := s.grants.Client(r.Context(), id)
 	if err == nil && c.API != s.config.API {
-		return store.Client{}, store.ErrNotFound
+		return issuer.Client{}, database.ErrNotFound
 	}
 	return c, err
 }

@@ -20,7 +20,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/internal/testnames"
 	"github.com/keywicket/keywicket/oauth"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/issuer"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 // Every row of conformance.md names a test, and all these tests exist.
@@ -55,7 +56,7 @@ func TestConformanceNamesTests(t *testing.T) {
 // RFC 6749, sections 3.1 and 3.2, for every endpoint: a parameter without a value counts as absent, and an unknown one is
 // ignored.
 func TestParametersThatSayNothing(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	b := i.adas()
 	const more = "&state=&request=&request_uri=&nonce=n&prompt=&made_up=1"
 	p := b.do(t, "GET", i.request("state", "")+more, nil)
@@ -113,7 +114,7 @@ func TestParametersThatSayNothing(t *testing.T) {
 
 // RFC 6749, section 3.2, and RFC 7009, section 5, for every endpoint of apps.
 func TestParametersThatAreTooMany(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	const formType = "application/x-www-form-urlencoded"
 	text := "grant_type=refresh_token&refresh_token=x&token=x&client_id=" + i.confidential.ID + "&client_secret=" + i.confidentialSecret.Reveal()
 	for _, path := range []string{"/api/oauth/token", "/api/oauth/revoke", "/api/oauth/introspect"} {
@@ -133,7 +134,7 @@ func TestParametersThatAreTooMany(t *testing.T) {
 // RFC 6749, sections 2.3.1 and 3.2: parameters are read only from the body of a POST, because URLs are logged on
 // the way.
 func TestAddressesOfRequestsAreNotRead(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	whole := i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal())
 	query := func(f form) string {
 		values := url.Values{}
@@ -170,7 +171,7 @@ func TestAddressesOfRequestsAreNotRead(t *testing.T) {
 
 // RFC 6749, section 2.3.1: a client's id and secret are encoded like a form's values; RFC 7617: the scheme is in any case.
 func TestBasicIsDecodedLikeAForm(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	encoded := func(text string) string {
 		var all strings.Builder
 		for _, c := range []byte(text) {
@@ -190,7 +191,7 @@ func TestBasicIsDecodedLikeAForm(t *testing.T) {
 // RFC 6749, sections 4.1.2 and 4.1.2.1: every answer returns the state that the app sent, unchanged. Section 10.14: the server
 // treats it as an opaque value.
 func TestStateComesBackAsItWas(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	b := i.adas()
 	for _, state := range []string{
 		"0", " ", "a b+c%20d", "a&code=stolen&iss=https://evil.example", "x#fragment?query/../..", "é \"quoted\" <b>'\\", "\r\nSet-Cookie: a=b", "\xff\x00",
@@ -220,7 +221,7 @@ func TestStateComesBackAsItWas(t *testing.T) {
 
 // RFC 9700, section 4.11.2: without a known user, there is no redirect to the app, not even with an error.
 func TestNobodyIsSentOnWhoIsNotSignedIn(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	b := i.browser()
 	for _, query := range []string{
 		i.request("scope", "made-up"), i.request("response_type", "token"), i.request("code_challenge", ""), i.request() + "&state=another", i.request("request", "x"),
@@ -236,7 +237,7 @@ func TestNobodyIsSentOnWhoIsNotSignedIn(t *testing.T) {
 
 // RFC 6749, sections 10.2 and 10.12: after an approval, the user is asked again, and a GET never approves anything.
 func TestConsentIsAskedForEachTime(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	b := i.adas()
 	p := b.do(t, "GET", i.request(), nil)
 	if q := answered(t, b.do(t, "POST", i.request(), p.form("approve", i.acme.ID))); q.Get("code") == "" {
@@ -255,7 +256,7 @@ func TestConsentIsAskedForEachTime(t *testing.T) {
 
 // RFC 9700, section 2.6: no page of another origin can read the consent page.
 func TestConsentPageIsOfNoOtherOrigin(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	b := i.adas()
 	for _, method := range []string{"GET", "POST", "OPTIONS"} {
 		p := b.do(t, method, i.request(), nil, "Origin", "https://planner.example", "Access-Control-Request-Method", "POST")
@@ -269,7 +270,7 @@ func TestConsentPageIsOfNoOtherOrigin(t *testing.T) {
 
 // RFC 6749, section 3.3: scopes are a set of words, told apart by their case, and the app is told which its token has.
 func TestScopesAreASet(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	b := i.adas()
 	query := i.request("scope", "issues:write  issues:read issues:write")
 	q := answered(t, b.do(t, "POST", query, b.do(t, "GET", query, nil).form("approve", i.acme.ID)))
@@ -283,7 +284,7 @@ func TestScopesAreASet(t *testing.T) {
 // RFC 6749, sections 4.1.2 and 10.4; RFC 9700, section 4.14.2: a code or a refresh token that is used a second
 // time ends the grant and all its tokens. It does not matter who sends it.
 func TestReuseEndsTheGrant(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	stranger, _ := i.app(t, false)
 	for name, reuse := range map[string]func(exchange, refresh form) form{
 		"a code":                           func(exchange, _ form) form { return exchange },
@@ -321,10 +322,10 @@ func TestReuseEndsTheGrant(t *testing.T) {
 // RFC 7636, section 4.4; RFC 9700, sections 4.5.3.1 and 4.8.2; RFC 6749, section 10.6: a code is valid only with the
 // parameters of its authorization request. Without a challenge, no code is issued.
 func TestCodesAreBoundToTheirRequest(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	const theirs = "another-verifier-of-another-browser-at-the-same-app"
 	sum := sha256.Sum256([]byte(theirs))
-	approval := store.Approval{Client: i.public.ID, User: i.ada.ID, Scopes: []string{"issues:read"},
+	approval := issuer.Approval{Client: i.public.ID, User: i.ada.ID, Scopes: []string{"issues:read"},
 		RedirectURI: "http://127.0.0.1:51004/cb", Challenge: base64.RawURLEncoding.EncodeToString(sum[:])}
 	right := form{"grant_type": "authorization_code", "client_id": i.public.ID, "redirect_uri": approval.RedirectURI, "code_verifier": theirs}
 	for name, c := range map[string]struct {
@@ -367,7 +368,7 @@ func TestCodesAreBoundToTheirRequest(t *testing.T) {
 
 // RFC 6749, section 10.10: at least 160 random bits.
 func TestWhatIsIssuedCannotBeGuessed(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	const base32 = `^[A-Z2-7]{52}$` // 260 bits
 	made := map[string][]string{}
 	for range 32 {
@@ -399,7 +400,7 @@ func TestWhatIsIssuedCannotBeGuessed(t *testing.T) {
 
 // RFC 6749, sections 10.3 and 10.4: nothing in the database can be used as a credential.
 func TestStoredIsNoCredential(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	exchange := i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal())
 	r := i.send(t, "/api/oauth/token", exchange)
 	var tables []string
@@ -428,7 +429,7 @@ func TestStoredIsNoCredential(t *testing.T) {
 
 // RFC 6749, section 4.1.2: a code expires within ten minutes, here one. Section 5.1: expires_in is the real lifetime.
 func TestLifetimes(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	r := i.tokens(t)
 	for table, want := range map[string]float64{"oauth_codes": 60, "oauth_access_tokens": 3600, "oauth_refresh_tokens": 30 * 24 * 3600} {
 		var left float64
@@ -454,7 +455,7 @@ func TestLifetimes(t *testing.T) {
 // RFC 7662, sections 2.2 and 4: introspection checks every reason for which a token can end. The answer for an ended token
 // contains only active.
 func TestTokensThatAreOverAreNotActive(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	own := basic(i.public.ID, i.publicSecret.Reveal())
 	ask := func(f form) response { return i.send(t, "/api/oauth/introspect", f, "Authorization", own) }
 	for name, end := range map[string]func(r response, code form){
@@ -474,7 +475,7 @@ func TestTokensThatAreOverAreNotActive(t *testing.T) {
 		"its code is used once more": func(_ response, code form) { i.send(t, "/api/oauth/token", code) },
 		"its user is no more": func(response, form) {
 			must(i.db.Exec(`DELETE FROM keywicket.users`))
-			i.ada = must(i.registry.CreateUser(t.Context(), store.User{Email: "ada@example.com"}))
+			i.ada = must(i.registry.CreateUser(t.Context(), registry.User{Email: "ada@example.com"}))
 			must(i.registry.SetMember(t.Context(), "acme", i.ada.ID, "member"))
 		},
 	} {
@@ -504,7 +505,7 @@ func TestTokensThatAreOverAreNotActive(t *testing.T) {
 // RFC 8414, section 2, and RFC 9207, section 2: an issuer is an https URL, without a query and a fragment. An http URL is for
 // trials on a loopback address. With a path, the metadata would be at another path (RFC 8414, section 3).
 func TestIssuersAddress(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	for issuer, good := range map[string]bool{
 		"https://velocity.quest":          true,
 		"https://velocity.quest:8443":     true,
@@ -538,7 +539,7 @@ func TestIssuersAddress(t *testing.T) {
 
 // Invalid settings are errors, such as a sign-in URL that an attacker on the network could change.
 func TestConfigIsRefused(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	for what, change := range map[string]func(*oauth.Config){
 		"a sign-in without TLS":      func(c *oauth.Config) { c.SignIn = "http://velocity.quest/login" },
 		"a sign-in with a password":  func(c *oauth.Config) { c.SignIn = "https://ada:secret@velocity.quest/login" },
@@ -562,7 +563,7 @@ func TestConfigIsRefused(t *testing.T) {
 	}
 }
 
-func (i *issuer) serverOf(address string, scopes ...oauth.Scope) (*oauth.Server, error) {
+func (i *fixture) serverOf(address string, scopes ...oauth.Scope) (*oauth.Server, error) {
 	return oauth.NewServer(oauth.Config{
 		Issuer: address, API: "velocity", Verifier: i.sessions, Cookie: "c", SignIn: "https://velocity.quest/login", Scopes: scopes,
 	}, i.Issuer, slog.New(slog.DiscardHandler))
@@ -570,7 +571,7 @@ func (i *issuer) serverOf(address string, scopes ...oauth.Scope) (*oauth.Server,
 
 // RFC 8414, sections 2 and 3.2; RFC 9207, sections 2.3 and 3: the metadata are correct and complete.
 func TestMetadataIsWhatIsSo(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	read := func(h http.Handler) (m map[string]any) {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/.well-known/oauth-authorization-server", nil))

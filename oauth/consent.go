@@ -12,7 +12,8 @@ import (
 	"slices"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/issuer"
 )
 
 //go:embed consent.html
@@ -29,12 +30,12 @@ type pageData struct {
 	App, Host  string
 	Email      string
 	User       string
-	Account    []Scope           // scopes of the user, in no particular workspace
-	Within     []Scope           // scopes in the workspaces that the user chooses
-	Workspaces []store.Workspace // that the user can choose; empty if no scope is about a workspace
-	Missing    bool              // the user has chosen no workspace, and must choose one
-	None       bool              // a scope is about workspaces, and the user is in none
-	Proof      string            // see proofCookie
+	Account    []Scope            // scopes of the user, in no particular workspace
+	Within     []Scope            // scopes in the workspaces that the user chooses
+	Workspaces []issuer.Workspace // that the user can choose; empty if no scope is about a workspace
+	Missing    bool               // the user has chosen no workspace, and must choose one
+	None       bool               // a scope is about workspaces, and the user is in none
+	Proof      string             // see proofCookie
 }
 
 // proofCookie is the cookie that must match a field of the form. A page of another origin can submit the form but cannot
@@ -114,12 +115,12 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	}
 	slices.Sort(chosen)
 	chosen = slices.Compact(chosen)
-	made, err := s.grants.Approve(r.Context(), store.Approval{
+	made, err := s.grants.Approve(r.Context(), issuer.Approval{
 		Client: a.client.ID, User: user.ID, Workspaces: chosen, Scopes: a.scopeNames(),
 		RedirectURI: a.redirectURI, Challenge: a.challenge,
 	})
 	switch {
-	case errors.Is(err, store.ErrInvalid): // for example, the user has left a workspace
+	case errors.Is(err, database.ErrInvalid): // for example, the user has left a workspace
 		s.showConsent(w, r, a, user, a.needsWorkspaces())
 	case err != nil:
 		s.unavailable(w, r, err)
@@ -132,13 +133,13 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 }
 
 // readConsent reads the user and the app's request. If it returns false, it has already written the response.
-func (s *Server) readConsent(w http.ResponseWriter, r *http.Request) (authorization, store.Consenter, bool) {
+func (s *Server) readConsent(w http.ResponseWriter, r *http.Request) (authorization, issuer.Consenter, bool) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "same-origin") // with no-referrer, browsers send "Origin: null" with the form
 	a, err := s.authorization(r)
 	wrong, isMistake := errors.AsType[*mistake](err)
 	refused, isRefusal := errors.AsType[*refusal](err)
-	var user store.Consenter
+	var user issuer.Consenter
 	if err == nil || isRefusal { // without a known user, there is no redirect to the app, not even with an error (RFC 9700, section 4.11.2)
 		var userErr error
 		if user, userErr = s.user(r); userErr != nil {
@@ -183,24 +184,24 @@ var (
 
 // user returns the user who is signed in at the product. It accepts the same sessions as the sidecar: an app's token is no
 // session. Errors: [errSignedOut], [errSecondFactor], or a failure of the server.
-func (s *Server) user(r *http.Request) (store.Consenter, error) {
+func (s *Server) user(r *http.Request) (issuer.Consenter, error) {
 	token, ok := sessionToken(r, s.config.Cookie)
 	if !ok {
-		return store.Consenter{}, errSignedOut
+		return issuer.Consenter{}, errSignedOut
 	}
 	verified, err := s.config.Verifier.Verify(r.Context(), s.config.API, token)
 	if err != nil {
-		return store.Consenter{}, err
+		return issuer.Consenter{}, err
 	}
 	if verified.Denial != "" {
-		return store.Consenter{}, errSignedOut
+		return issuer.Consenter{}, errSignedOut
 	}
 	user, err := s.grants.Consenter(r.Context(), verified.Session)
 	switch {
-	case errors.Is(err, store.ErrNotFound):
+	case errors.Is(err, database.ErrNotFound):
 		return user, errSignedOut
 	case err == nil && s.config.Sessions.SecondFactorMissing(verified.AAL, user.MFAEnrolled):
-		return store.Consenter{}, errSecondFactor
+		return issuer.Consenter{}, errSecondFactor
 	}
 	return user, err
 }
@@ -230,7 +231,7 @@ func (s *Server) signIn(r *http.Request, level string) string {
 }
 
 // showConsent writes the consent page. missing: the user must still choose a workspace.
-func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authorization, user store.Consenter, missing bool) {
+func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authorization, user issuer.Consenter, missing bool) {
 	proof := rand.Text()
 	// The proof of an earlier page stays, so that forms in several tabs are valid.
 	if earlier := s.proof(r); len(earlier) == len(proof) {

@@ -14,7 +14,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
@@ -23,19 +23,19 @@ const challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM" // RFC 7636, app
 // browser is the browser of a user. It follows no redirects, because the tests check their targets.
 type browser struct {
 	*http.Client
-	i       *issuer
+	i       *fixture
 	session string // session cookies of the product
 	cookies map[string]string
 }
 
-func (i *issuer) browser() *browser {
+func (i *fixture) browser() *browser {
 	return &browser{i: i, cookies: map[string]string{}, Client: &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error {
 		return http.ErrUseLastResponse
 	}}}
 }
 
 // adas returns a browser in which Ada is signed in.
-func (i *issuer) adas() *browser {
+func (i *fixture) adas() *browser {
 	b := i.browser()
 	b.signIn(i.ada.ID, nil)
 	return b
@@ -104,7 +104,7 @@ func (p page) form(decision string, workspaces ...string) url.Values {
 }
 
 // request returns the query of the authorization request in the seed, with changes.
-func (i *issuer) request(change ...string) string {
+func (i *fixture) request(change ...string) string {
 	q := url.Values{
 		"client_id": {i.public.ID}, "redirect_uri": {callback}, "response_type": {"code"}, "scope": {"issues:read issues:write"},
 		"state": {"random_state"}, "code_challenge": {challenge}, "code_challenge_method": {"S256"},
@@ -138,7 +138,7 @@ func answered(t *testing.T, p page) url.Values {
 
 // The complete flow: a page with the app and its scopes, an approval, a code, tokens (RFC 6749, section 4.1).
 func TestUserApproves(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	b := i.adas()
 	p := b.do(t, "GET", i.request(), nil)
 	for _, want := range []string{
@@ -178,7 +178,7 @@ func TestUserApproves(t *testing.T) {
 		t.Error(p.text)
 	}
 	// A native app learns its port when it runs (RFC 8252, section 7.3).
-	native, _, err := i.registry.CreateApp(t.Context(), store.NewApp{API: "velocity", Name: "Native", RedirectURIs: []string{"http://127.0.0.1/cb?x=1"}})
+	native, _, err := i.registry.CreateApp(t.Context(), registry.NewApp{API: "velocity", Name: "Native", RedirectURIs: []string{"http://127.0.0.1/cb?x=1"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +192,7 @@ func TestUserApproves(t *testing.T) {
 
 // The forms of several tabs are all valid, also one that was shown before another.
 func TestUserHasTwoTabs(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	b := i.adas()
 	first := b.do(t, "GET", i.request(), nil)
 	second := b.do(t, "GET", i.request("client_id", i.confidential.ID), nil)
@@ -209,9 +209,9 @@ func TestUserHasTwoTabs(t *testing.T) {
 
 // A user without a workspace can deny the request, and the app receives access_denied.
 func TestUserWithoutAWorkspace(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	b := i.browser()
-	b.signIn(must(i.registry.CreateUser(t.Context(), store.User{Email: "eve@example.com"})).ID, nil)
+	b.signIn(must(i.registry.CreateUser(t.Context(), registry.User{Email: "eve@example.com"})).ID, nil)
 	p := b.do(t, "GET", i.request(), nil)
 	if p.status != http.StatusOK || !strings.Contains(p.text, "you are in none") || strings.Contains(p.text, `value="approve"`) {
 		t.Errorf("%d %s", p.status, p.text)
@@ -241,7 +241,7 @@ func TestUserWithoutAWorkspace(t *testing.T) {
 
 // The redirect keeps the redirect URI exactly as the app wrote it.
 func TestAddressesOfAppsStayAsTheyAre(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	b := i.adas()
 	for _, uri := range []string{"com.example.App://cb", "com.example.app:/cb", "com.example.app://", "https://Planner.example", "http://[::1]/cb?", callback + "?x=%41"} {
 		query := i.request("client_id", i.appAt(t, uri).ID, "redirect_uri", uri)
@@ -254,7 +254,7 @@ func TestAddressesOfAppsStayAsTheyAre(t *testing.T) {
 }
 
 func TestUserDenies(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	b := i.adas()
 	p := b.do(t, "GET", i.request(), nil)
 	for _, decision := range []string{"deny", ""} {
@@ -269,7 +269,7 @@ func TestUserDenies(t *testing.T) {
 
 // RFC 6749, section 4.1.2.1; RFC 9700, section 4.11: there is never a redirect to a URI that the app has not registered.
 func TestMistakesAreToldToTheUser(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	b := i.adas()
 	revoked, _ := i.app(t, false)
 	must(i.registry.RevokeApp(t.Context(), revoked.ID))
@@ -303,7 +303,7 @@ func TestMistakesAreToldToTheUser(t *testing.T) {
 
 // RFC 6749, section 4.1.2.1; RFC 7636, section 4.4.1.
 func TestRefusalsAreToldToTheApp(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	b := i.adas()
 	for name, c := range map[string]struct{ query, want string }{
 		"no response type":        {i.request("response_type", ""), "unsupported_response_type"},
@@ -336,7 +336,7 @@ func TestRefusalsAreToldToTheApp(t *testing.T) {
 
 // A user who is not signed in is redirected to the sign-in page, and comes back to the same request.
 func TestUserSignsInFirst(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	must(i.registry.RevokeSession(t.Context(), "over"))
 	token := i.browser().token(i.ada.ID, nil)
 	object := `{"access_token":"` + token + `","token_type":"bearer"}`
@@ -399,8 +399,8 @@ func TestUserSignsInFirst(t *testing.T) {
 
 // RFC 9700, section 4.7: an answer that did not come from the page, in the same browser, of the same user, has no effect.
 func TestForgedApprovals(t *testing.T) {
-	i := newIssuer(t)
-	must(i.registry.SetMember(t.Context(), "acme", must(i.registry.CreateUser(t.Context(), store.User{ID: "eve", Email: "eve@example.com"})).ID, "guest"))
+	i := newFixture(t)
+	must(i.registry.SetMember(t.Context(), "acme", must(i.registry.CreateUser(t.Context(), registry.User{ID: "eve", Email: "eve@example.com"})).ID, "guest"))
 	for name, forge := range map[string]func(b *browser, f url.Values) []string{
 		"no proof":               func(_ *browser, f url.Values) []string { f.Del("proof"); return nil },
 		"another proof":          func(_ *browser, f url.Values) []string { f.Set("proof", "guessed"); return nil },
@@ -451,7 +451,7 @@ func TestForgedApprovals(t *testing.T) {
 
 // The page cannot be framed, loads nothing and is not cached. Text of others on it is escaped.
 func TestPageIsSafe(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	b := i.adas()
 	for what, query := range map[string]string{"consent": i.request(), "mistake": i.request("client_id", "nobody")} {
 		p := b.do(t, "GET", query, nil)
@@ -466,7 +466,7 @@ func TestPageIsSafe(t *testing.T) {
 			t.Errorf("%s: %v", what, p.header)
 		}
 	}
-	hostile, _, err := i.registry.CreateApp(t.Context(), store.NewApp{API: "velocity", Name: `<script>alert("x")</script>`, RedirectURIs: []string{callback}})
+	hostile, _, err := i.registry.CreateApp(t.Context(), registry.NewApp{API: "velocity", Name: `<script>alert("x")</script>`, RedirectURIs: []string{callback}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ var said = regexp.MustCompile(`^(?:` + strings.Join([]string{
 // FuzzTokenRequest: the token endpoint answers any request as RFC 6749, section 5.2, says, without a panic. A request without
 // a valid code or refresh token gets no token. The answer repeats nothing of the request, and nothing is logged.
 func FuzzTokenRequest(f *testing.F) {
-	i := newIssuer(f)
+	i := newFixture(f)
 	// The database creates the ids. With placeholders, an input means the same in the next run.
 	apps := strings.NewReplacer("PUBLIC", i.public.ID, "CONFIDENTIAL", i.confidential.ID, "SECRET", i.confidentialSecret.Reveal())
 	const formType, jsonType = "application/x-www-form-urlencoded", "application/json"

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/issuer"
 )
 
 // introspection is the answer of RFC 7662, section 2.2. For an inactive token, it contains nothing else.
@@ -33,7 +33,7 @@ func (s *Server) introspect(r *http.Request, p parameters, c client) (any, error
 	}
 	found, err := s.grants.Introspect(r.Context(), authz.Secret(token))
 	switch {
-	case errors.Is(err, store.ErrGrant) || err == nil && found.Client != c.ID:
+	case errors.Is(err, issuer.ErrGrant) || err == nil && found.Client != c.ID:
 		return introspection{}, nil
 	case err != nil:
 		return nil, err

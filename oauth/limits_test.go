@@ -13,7 +13,7 @@ import (
 // An address over its limit has to wait. Other IPv4 addresses of the same network do not, but all addresses of an IPv6 customer's
 // network share the limit. While it waits, there is no look-up for its requests.
 func TestAddressLimit(t *testing.T) {
-	i := newIssuer(t, func(c *oauth.Config) { c.AddressLimit = 3 })
+	i := newFixture(t, func(c *oauth.Config) { c.AddressLimit = 3 })
 	const header = "X-Envoy-External-Address"
 	ask := func(address, client string) response {
 		return i.send(t, "/api/oauth/token", form{"grant_type": "refresh_token", "client_id": client, "refresh_token": "made-up"}, header, address)
@@ -51,7 +51,7 @@ func TestAddressLimit(t *testing.T) {
 
 // The limit of an app applies across all addresses. Requests in its name without its secret do not count against its own limit.
 func TestClientLimit(t *testing.T) {
-	i := newIssuer(t, func(c *oauth.Config) { c.ClientLimit = 3 })
+	i := newFixture(t, func(c *oauth.Config) { c.ClientLimit = 3 })
 	ask := func(f form, n int) response {
 		return i.send(t, "/api/oauth/introspect", f, "X-Envoy-External-Address", "192.0.2."+strconv.Itoa(n))
 	}
@@ -83,7 +83,7 @@ func TestClientLimit(t *testing.T) {
 func TestWhatOperatorsSee(t *testing.T) {
 	var mu sync.Mutex
 	seen := map[string]int{}
-	i := newIssuer(t, func(c *oauth.Config) {
+	i := newFixture(t, func(c *oauth.Config) {
 		c.Observe = func(endpoint, outcome string) {
 			mu.Lock()
 			defer mu.Unlock()

@@ -6,7 +6,7 @@ import (
 	"net/http"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/issuer"
 )
 
 // revoke is the revocation endpoint (RFC 7009). A refresh token ends the grant; an access token ends only itself. An unknown
@@ -18,7 +18,7 @@ func (s *Server) revoke(r *http.Request, p parameters, c client) (any, error) {
 	}
 	grant, err := s.grants.Revoke(r.Context(), authz.Secret(token), c.ID)
 	switch {
-	case errors.Is(err, store.ErrGrant):
+	case errors.Is(err, issuer.ErrGrant):
 		return nil, invalidGrant() // the token of another app (section 2.1)
 	case err != nil:
 		return nil, err

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/issuer"
 )
 
 // The paths of the endpoints: those of the API's document, and the issuer's other ones.
@@ -55,14 +55,14 @@ type Server struct {
 	config  Config
 	secure  bool // the issuer's URL is https, so cookies are Secure
 	origins *http.CrossOriginProtection
-	grants  *store.Issuer
+	grants  *issuer.Issuer
 	log     *slog.Logger
 
 	addresses, clients *limits
 }
 
 // NewServer creates a server on the store.
-func NewServer(c Config, grants *store.Issuer, log *slog.Logger) (*Server, error) {
+func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, error) {
 	switch {
 	case !validIssuer(c.Issuer):
 		return nil, errors.New("url: the issuer's own address is like https://velocity.quest, without a slash at the end; http is only for 127.0.0.1, [::1] and localhost")

@@ -30,7 +30,10 @@ import (
 	"github.com/keywicket/keywicket/internal/record"
 	"github.com/keywicket/keywicket/oauth"
 	"github.com/keywicket/keywicket/session"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/issuer"
+	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/schema"
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
@@ -64,35 +67,35 @@ func must[T any](v T, err error) T {
 
 const callback = "https://planner.example/cb"
 
-// issuer is a server on a database of its own, with the user Ada, two of their workspaces, and an app of each kind.
-type issuer struct {
+// fixture is a server on a database of its own, with the user Ada, two of their workspaces, and an app of each kind.
+type fixture struct {
 	*httptest.Server
-	*store.Issuer
+	*issuer.Issuer
 	signIn                           *supabase.Issuer
-	registry                         *store.Registry
-	ada                              store.User
-	acme, globex                     store.Workspace
-	public, confidential             store.App
+	registry                         *registry.Registry
+	ada                              registry.User
+	acme, globex                     registry.Workspace
+	public, confidential             registry.App
 	publicSecret, confidentialSecret authz.Secret
 	log                              *record.Log
 	db                               *sqlx.DB // with all privileges
 	sessions                         authz.Sessions
 }
 
-func newIssuer(t testing.TB, changes ...func(*oauth.Config)) *issuer {
+func newFixture(t testing.TB, changes ...func(*oauth.Config)) *fixture {
 	t.Helper()
 	name := fmt.Sprintf("oauth_%d", databases.Add(1))
-	admin := must(store.Open(server.URL("postgres")))
+	admin := must(database.Open(server.URL("postgres")))
 	must(admin.Exec(`CREATE DATABASE ` + name))
 	_ = admin.Close()
 	databaseURL := server.URL(name)
-	db := must(store.Open(databaseURL))
-	must(store.Migrate(t.Context(), db))
+	db := must(database.Open(databaseURL))
+	must(schema.Migrate(t.Context(), db))
 
-	i := &issuer{registry: must(store.OpenRegistry(t.Context(), databaseURL)), log: &record.Log{}, db: db}
-	i.acme = must(i.registry.CreateWorkspace(t.Context(), store.Workspace{Slug: "acme", Name: "Acme"}))
-	i.globex = must(i.registry.CreateWorkspace(t.Context(), store.Workspace{Slug: "globex", Name: "Globex"}))
-	i.ada = must(i.registry.CreateUser(t.Context(), store.User{Email: "ada@example.com"}))
+	i := &fixture{registry: must(registry.Open(t.Context(), databaseURL)), log: &record.Log{}, db: db}
+	i.acme = must(i.registry.CreateWorkspace(t.Context(), registry.Workspace{Slug: "acme", Name: "Acme"}))
+	i.globex = must(i.registry.CreateWorkspace(t.Context(), registry.Workspace{Slug: "globex", Name: "Globex"}))
+	i.ada = must(i.registry.CreateUser(t.Context(), registry.User{Email: "ada@example.com"}))
 	for _, w := range []string{"acme", "globex"} {
 		must(i.registry.SetMember(t.Context(), w, i.ada.ID, "member"))
 	}
@@ -103,7 +106,7 @@ func newIssuer(t testing.TB, changes ...func(*oauth.Config)) *issuer {
 	q := u.Query()
 	q.Set("role", "keywicket_issuer")
 	u.RawQuery = q.Encode()
-	i.Issuer = must(store.OpenIssuer(u.String()))
+	i.Issuer = must(issuer.Open(u.String()))
 	signIn := supabase.Start()
 	t.Cleanup(signIn.Close)
 	i.signIn = signIn
@@ -133,9 +136,9 @@ func newIssuer(t testing.TB, changes ...func(*oauth.Config)) *issuer {
 	return i
 }
 
-func (i *issuer) app(t testing.TB, confidential bool) (store.App, authz.Secret) {
+func (i *fixture) app(t testing.TB, confidential bool) (registry.App, authz.Secret) {
 	t.Helper()
-	app, secret, err := i.registry.CreateApp(t.Context(), store.NewApp{
+	app, secret, err := i.registry.CreateApp(t.Context(), registry.NewApp{
 		API: "velocity", Name: "Planner", RedirectURIs: []string{callback}, Confidential: confidential})
 	if err != nil {
 		t.Fatal(err)
@@ -144,18 +147,18 @@ func (i *issuer) app(t testing.TB, confidential bool) (store.App, authz.Secret) 
 }
 
 // foreign creates an app of another API in the same database.
-func (i *issuer) foreign(t *testing.T) store.App {
+func (i *fixture) foreign(t *testing.T) registry.App {
 	t.Helper()
-	app, _, err := i.registry.CreateApp(t.Context(), store.NewApp{API: "other", Name: "Other", RedirectURIs: []string{callback}})
+	app, _, err := i.registry.CreateApp(t.Context(), registry.NewApp{API: "other", Name: "Other", RedirectURIs: []string{callback}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return app
 }
 
-func (i *issuer) appAt(t *testing.T, redirectURI string) store.App {
+func (i *fixture) appAt(t *testing.T, redirectURI string) registry.App {
 	t.Helper()
-	app, _, err := i.registry.CreateApp(t.Context(), store.NewApp{API: "velocity", Name: "Native", RedirectURIs: []string{redirectURI}})
+	app, _, err := i.registry.CreateApp(t.Context(), registry.NewApp{API: "velocity", Name: "Native", RedirectURIs: []string{redirectURI}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,10 +168,10 @@ func (i *issuer) appAt(t *testing.T, redirectURI string) store.App {
 const verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk" // RFC 7636, appendix B
 
 // code returns a code for the app, as after an approval on the consent page.
-func (i *issuer) code(t *testing.T, app store.App) string {
+func (i *fixture) code(t *testing.T, app registry.App) string {
 	t.Helper()
 	sum := sha256.Sum256([]byte(verifier))
-	return must(i.Approve(t.Context(), store.Approval{
+	return must(i.Approve(t.Context(), issuer.Approval{
 		Client: app.ID, User: i.ada.ID, Workspaces: []string{i.acme.ID}, Scopes: []string{"issues:read", "issues:write"},
 		RedirectURI: callback, Challenge: base64.RawURLEncoding.EncodeToString(sum[:]),
 	})).Code.Reveal()
@@ -183,7 +186,7 @@ type response struct {
 
 func (r response) text(name string) string { s, _ := r.body[name].(string); return s }
 
-func (i *issuer) post(t *testing.T, path, contentType, body string, header ...string) response {
+func (i *fixture) post(t *testing.T, path, contentType, body string, header ...string) response {
 	t.Helper()
 	request := must(http.NewRequestWithContext(t.Context(), http.MethodPost, i.URL+path, strings.NewReader(body)))
 	request.Header.Set("Content-Type", contentType)
@@ -225,7 +228,7 @@ func (f form) with(name, value string) form {
 	return f
 }
 
-func (i *issuer) send(t *testing.T, path string, f form, header ...string) response {
+func (i *fixture) send(t *testing.T, path string, f form, header ...string) response {
 	t.Helper()
 	values := url.Values{}
 	for name, value := range f {
@@ -234,13 +237,13 @@ func (i *issuer) send(t *testing.T, path string, f form, header ...string) respo
 	return i.post(t, path, "application/x-www-form-urlencoded", values.Encode(), header...)
 }
 
-func (i *issuer) exchange(t *testing.T, app store.App) form {
+func (i *fixture) exchange(t *testing.T, app registry.App) form {
 	t.Helper()
 	return form{"grant_type": "authorization_code", "code": i.code(t, app), "redirect_uri": callback, "client_id": app.ID, "code_verifier": verifier}
 }
 
 // tokens returns new tokens of the public app.
-func (i *issuer) tokens(t *testing.T) response {
+func (i *fixture) tokens(t *testing.T) response {
 	t.Helper()
 	r := i.send(t, "/api/oauth/token", i.exchange(t, i.public))
 	if r.status != http.StatusOK {
@@ -251,7 +254,7 @@ func (i *issuer) tokens(t *testing.T) response {
 
 // The example of the seed, in JSON.
 func TestExchangeAsTheDocumentHasIt(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	body := string(must(json.Marshal(i.exchange(t, i.public))))
 	r := i.post(t, "/api/oauth/token", "application/json", body)
 	if r.status != http.StatusOK || !strings.HasPrefix(r.text("access_token"), "velo_") || r.text("token_type") != "Bearer" ||
@@ -267,7 +270,7 @@ func TestExchangeAsTheDocumentHasIt(t *testing.T) {
 
 // An unmodified client library works for an app of either kind (RFC 6749, sections 4.1.3 and 6; RFC 7636, section 4.5).
 func TestStockClient(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	for name, c := range map[string]oauth2.Config{
 		"public":              {ClientID: i.public.ID, Endpoint: oauth2.Endpoint{AuthStyle: oauth2.AuthStyleInParams}},
 		"public, with secret": {ClientID: i.public.ID, ClientSecret: i.publicSecret.Reveal(), Endpoint: oauth2.Endpoint{AuthStyle: oauth2.AuthStyleInParams}},
@@ -299,7 +302,7 @@ func TestStockClient(t *testing.T) {
 
 // What is wrong with a request is told in the words of RFC 6749, section 5.2, and gives nobody a token.
 func TestTokenRequestsAreRefused(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	stranger, _ := i.app(t, false)
 	exchange := func(name, value string) form { return i.exchange(t, i.public).with(name, value) }
 	refresh := form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": i.tokens(t).text("refresh_token")}
@@ -407,7 +410,7 @@ func basic(id, secret string) string {
 
 // A narrower scope applies only to the new access token (RFC 6749, section 6).
 func TestRefreshCanNarrow(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	first := i.tokens(t)
 	refresh := form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": first.text("refresh_token"), "scope": "issues:read issues:read"}
 	narrow := i.send(t, "/api/oauth/token", refresh)
@@ -422,7 +425,7 @@ func TestRefreshCanNarrow(t *testing.T) {
 
 // Of twenty concurrent requests, one succeeds. The other requests end the tokens that it received (RFC 6749, section 4.1.2; RFC 9700, 4.14.2).
 func TestRacesHaveOneWinner(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	for name, request := range map[string]form{
 		"code":          i.exchange(t, i.public),
 		"refresh token": {"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": i.tokens(t).text("refresh_token")},
@@ -445,7 +448,7 @@ func TestRacesHaveOneWinner(t *testing.T) {
 		if won.Load() != 1 {
 			t.Errorf("a %s was good %d times", name, won.Load())
 		}
-		if _, err := i.Introspect(t.Context(), authz.Secret(access.Load().(string))); !errors.Is(err, store.ErrGrant) {
+		if _, err := i.Introspect(t.Context(), authz.Secret(access.Load().(string))); !errors.Is(err, issuer.ErrGrant) {
 			t.Errorf("%s: what was won is still good: %v", name, err)
 		}
 	}
@@ -453,7 +456,7 @@ func TestRacesHaveOneWinner(t *testing.T) {
 
 // A client that hangs up does not undo the effect of its request: a refresh token that is used a second time ends the grant.
 func TestHangingUpUndoesNothing(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	for range 5 {
 		first := i.tokens(t)
 		refresh := form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": first.text("refresh_token")}
@@ -465,7 +468,7 @@ func TestHangingUpUndoesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
-			if _, err := i.Introspect(t.Context(), authz.Secret(second.text("access_token"))); errors.Is(err, store.ErrGrant) {
+			if _, err := i.Introspect(t.Context(), authz.Secret(second.text("access_token"))); errors.Is(err, issuer.ErrGrant) {
 				break
 			}
 			if time.Now().After(deadline) {
@@ -478,7 +481,7 @@ func TestHangingUpUndoesNothing(t *testing.T) {
 // RFC 7009: a refresh token ends the grant, an access token ends only itself. The token of another app stays valid. An unknown
 // token is no error.
 func TestRevocation(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	good := func(r response) bool {
 		_, err := i.Introspect(t.Context(), authz.Secret(r.text("access_token")))
 		return err == nil
@@ -524,7 +527,7 @@ func TestRevocation(t *testing.T) {
 
 // RFC 7662: a client with a secret can introspect its own tokens, and no others.
 func TestIntrospection(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	ask := func(token string, header ...string) response {
 		return i.send(t, "/api/oauth/introspect", form{"token": token}, header...)
 	}
@@ -556,7 +559,7 @@ func TestIntrospection(t *testing.T) {
 
 // RFC 8414, section 3.2.
 func TestMetadata(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	answer, err := http.Get(i.URL + "/.well-known/oauth-authorization-server")
 	if err != nil {
 		t.Fatal(err)
@@ -580,7 +583,7 @@ func TestMetadata(t *testing.T) {
 
 // An internal error is a 503. It is logged, and the answer has no details.
 func TestDatabaseThatIsAway(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	request := i.exchange(t, i.public)
 	if err := i.Issuer.Close(); err != nil {
 		t.Fatal(err)

@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/issuer"
 )
 
 // tokens is a successful answer (RFC 6749, section 5.1).
@@ -30,7 +30,7 @@ func (s *Server) token(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	handler, ok := map[string]func(*http.Request, parameters, client) (store.Issued, error){
+	handler, ok := map[string]func(*http.Request, parameters, client) (issuer.Issued, error){
 		"authorization_code": s.exchange, "refresh_token": s.refresh,
 	}[grantType]
 	if !ok {
@@ -42,11 +42,11 @@ func (s *Server) token(r *http.Request) (any, error) {
 	}
 	issued, err := handler(r, p, c)
 	switch {
-	case errors.Is(err, store.ErrReused):
+	case errors.Is(err, issuer.ErrReused):
 		s.log.LogAttrs(r.Context(), slog.LevelWarn, "a code or refresh token came a second time, and its grant was revoked: somebody may have stolen it",
 			slog.String("grant_id", issued.Grant), slog.String("client_id", c.ID), slog.String("grant_type", grantType), slog.String("address", address(r)))
 		return nil, reused()
-	case errors.Is(err, store.ErrGrant):
+	case errors.Is(err, issuer.ErrGrant):
 		return nil, invalidGrant()
 	case err != nil:
 		return nil, err
@@ -54,27 +54,27 @@ func (s *Server) token(r *http.Request) (any, error) {
 	s.log.LogAttrs(r.Context(), slog.LevelInfo, "tokens were issued",
 		slog.String("grant_id", issued.Grant), slog.String("client_id", c.ID), slog.String("grant_type", grantType))
 	return tokens{
-		AccessToken: issued.Access.Reveal(), TokenType: "Bearer", ExpiresIn: int(store.AccessLifetime.Seconds()),
+		AccessToken: issued.Access.Reveal(), TokenType: "Bearer", ExpiresIn: int(issuer.AccessLifetime.Seconds()),
 		RefreshToken: issued.Refresh.Reveal(), Scope: strings.Join(issued.Scopes, " "),
 	}, nil
 }
 
 // exchange issues tokens for a code (RFC 6749, section 4.1.3; RFC 7636, section 4.6). A request with the wrong client, redirect
 // URI or verifier uses up the code, because the sender may have stolen it.
-func (s *Server) exchange(r *http.Request, p parameters, c client) (store.Issued, error) {
+func (s *Server) exchange(r *http.Request, p parameters, c client) (issuer.Issued, error) {
 	code, err := p.required("code")
 	if err != nil {
-		return store.Issued{}, err
+		return issuer.Issued{}, err
 	}
 	redirectURI, err := p.required("redirect_uri")
 	if err != nil {
-		return store.Issued{}, err
+		return issuer.Issued{}, err
 	}
 	verifier, err := p.required("code_verifier")
 	if err != nil {
-		return store.Issued{}, err
+		return issuer.Issued{}, err
 	}
-	return s.grants.Exchange(r.Context(), authz.Secret(code), s.config.Format, func(made store.Code) error {
+	return s.grants.Exchange(r.Context(), authz.Secret(code), s.config.Format, func(made issuer.Code) error {
 		if made.Client != c.ID || made.RedirectURI != redirectURI || !verifierMatches(verifier, made.Challenge) {
 			return invalidGrant()
 		}
@@ -83,12 +83,12 @@ func (s *Server) exchange(r *http.Request, p parameters, c client) (store.Issued
 }
 
 // refresh issues tokens for a refresh token, with the same scopes or fewer (RFC 6749, section 6).
-func (s *Server) refresh(r *http.Request, p parameters, c client) (store.Issued, error) {
+func (s *Server) refresh(r *http.Request, p parameters, c client) (issuer.Issued, error) {
 	token, err := p.required("refresh_token")
 	if err != nil {
-		return store.Issued{}, err
+		return issuer.Issued{}, err
 	}
-	return s.grants.Refresh(r.Context(), authz.Secret(token), s.config.Format, func(granted store.Refreshing) ([]string, error) {
+	return s.grants.Refresh(r.Context(), authz.Secret(token), s.config.Format, func(granted issuer.Refreshing) ([]string, error) {
 		if granted.Client != c.ID {
 			return nil, invalidGrant()
 		}

@@ -14,7 +14,7 @@ import (
 
 // The token of an app is no session on the consent page, so the app cannot approve itself.
 func TestAppIsNoUserOnTheConsentPage(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	b := i.adas()
 	form := b.do(t, "GET", i.request(), nil).form("approve", i.acme.ID)
 	for name, change := range map[string]supabase.Fields{
@@ -58,7 +58,7 @@ func TestConsentNeedsTheSecondFactor(t *testing.T) {
 		{authz.SecondFactorEnrolled, "aal1", true, false},
 		{authz.SecondFactorEnrolled, "aal2", true, true},
 	} {
-		i := newIssuer(t, func(o *oauth.Config) { o.Sessions.RequireAAL2 = c.require })
+		i := newFixture(t, func(o *oauth.Config) { o.Sessions.RequireAAL2 = c.require })
 		must(i.db.Exec(`UPDATE keywicket.users SET mfa_enrolled = $1`, c.enrolled))
 		b := i.browser()
 		b.signIn(i.ada.ID, supabase.Fields{"aal": c.aal})
@@ -92,7 +92,7 @@ func TestConsentNeedsTheSecondFactor(t *testing.T) {
 
 // A banned user counts as not signed in on the consent page.
 func TestBannedUserIsNotAsked(t *testing.T) {
-	i := newIssuer(t)
+	i := newFixture(t)
 	b := i.adas()
 	must(i.db.Exec(`UPDATE keywicket.users SET banned_until = $1`, time.Now().Add(time.Hour)))
 	if p := b.do(t, "GET", i.request(), nil); p.status != http.StatusSeeOther || p.location.Path != "/login" {

@@ -21,7 +21,8 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/internal/strictyaml"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
@@ -178,7 +179,7 @@ func TestCases(t *testing.T) {
 // arrange creates the file's shared objects. At the end of the test it removes everything that the cases created. This
 // includes the documents' own examples, which other files may use too.
 func (f caseFile) arrange(t *testing.T) {
-	db, err := store.Open(world.stack.DatabaseURL())
+	db, err := database.Open(world.stack.DatabaseURL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,12 +196,12 @@ func (f caseFile) arrange(t *testing.T) {
 		db.Close()
 	})
 	for _, w := range f.Workspaces {
-		if _, err := world.registry.CreateWorkspace(t.Context(), store.Workspace{ID: w.ID, Slug: w.Slug, Name: w.Name}); err != nil {
+		if _, err := world.registry.CreateWorkspace(t.Context(), registry.Workspace{ID: w.ID, Slug: w.Slug, Name: w.Name}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, u := range f.Users {
-		if _, err := world.registry.CreateUser(t.Context(), store.User{ID: u.ID, Email: u.Email}); err != nil {
+		if _, err := world.registry.CreateUser(t.Context(), registry.User{ID: u.ID, Email: u.Email}); err != nil {
 			t.Fatal(err)
 		}
 		for workspace, role := range u.Roles {
@@ -445,7 +446,7 @@ func objectsOf(text string) ([]map[string]string, error) {
 // storedHashed searches the key's whole row. The row has the key's SHA-256, and no part of the key beyond its visible
 // prefix.
 func (p *caseRun) storedHashed(t *testing.T, key string) error {
-	db, err := store.Open(world.stack.DatabaseURL())
+	db, err := database.Open(world.stack.DatabaseURL())
 	if err != nil {
 		return err
 	}
@@ -525,9 +526,9 @@ func formatOf(prefix string) (api string, f authz.CredentialFormat) {
 }
 
 // make creates the key. For an expired key it waits until the key has expired.
-func (k caseKey) make(t testing.TB, name string) (store.Token, string) {
+func (k caseKey) make(t testing.TB, name string) (registry.Token, string) {
 	t.Helper()
-	n := store.NewToken{Name: name, Scopes: k.Scopes, Workspace: k.Workspace, User: k.User, Key: authz.Secret(k.Token)}
+	n := registry.NewToken{Name: name, Scopes: k.Scopes, Workspace: k.Workspace, User: k.User, Key: authz.Secret(k.Token)}
 	if k.Expired {
 		n.ExpiresIn = new(time.Millisecond)
 	}
@@ -543,7 +544,7 @@ func (k caseKey) make(t testing.TB, name string) (store.Token, string) {
 	return token, secret
 }
 
-func newToken(t testing.TB, prefix string, n store.NewToken) (store.Token, string) {
+func newToken(t testing.TB, prefix string, n registry.NewToken) (registry.Token, string) {
 	t.Helper()
 	n.API, n.Format = formatOf(prefix)
 	token, secret, err := world.registry.CreateToken(t.Context(), n)
@@ -563,7 +564,7 @@ func awaitExpiry(t testing.TB, id string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if token.Status == store.Expired {
+		if token.Status == registry.Expired {
 			return
 		}
 	}

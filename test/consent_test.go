@@ -12,7 +12,7 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/demo"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/browser"
 )
 
@@ -68,7 +68,7 @@ func (c *consentStack) answer(t *testing.T, p *browser.Page, status int) url.Val
 
 func (c *consentStack) grants(t *testing.T) int {
 	t.Helper()
-	return len(operator[[]store.Grant](t, c.Stack, "grant", "list", "--app", c.app.ID))
+	return len(operator[[]registry.Grant](t, c.Stack, "grant", "list", "--app", c.app.ID))
 }
 
 // The consent page as a user sees it.
@@ -198,11 +198,11 @@ func TestConsentPageInChromium(t *testing.T) {
 		}
 	})
 	t.Run("accessible on every screen", func(t *testing.T) {
-		grace := operator[store.User](t, c.Stack, "user", "create", "--email", strings.Repeat("grace", 12)+"@"+strings.Repeat("a-long-name.", 10)+"example")
+		grace := operator[registry.User](t, c.Stack, "user", "create", "--email", strings.Repeat("grace", 12)+"@"+strings.Repeat("a-long-name.", 10)+"example")
 		c.SignIn.Admit(grace.ID, grace.Email)
 		for n := range 12 {
-			w := operator[store.Workspace](t, c.Stack, "workspace", "create", "--slug", fmt.Sprint(strings.Repeat("long-", 11), n), "--name", strings.Repeat("Workspace", 1+n))
-			operator[store.Member](t, c.Stack, "member", "set", "--workspace", w.ID, "--user", grace.ID, "--role", "guest")
+			w := operator[registry.Workspace](t, c.Stack, "workspace", "create", "--slug", fmt.Sprint(strings.Repeat("long-", 11), n), "--name", strings.Repeat("Workspace", 1+n))
+			operator[registry.Member](t, c.Stack, "member", "set", "--workspace", w.ID, "--user", grace.ID, "--role", "guest")
 		}
 		c.app = operator[app](t, c.Stack, "oauth-app", "create", "--name", strings.Repeat("Unbreakable", 9), "--redirect-uri", "http://127.0.0.1/callback")
 		all := "issues:read issues:write projects:read projects:write documents:read documents:write workspace:read user:read user:write workspaces:list"

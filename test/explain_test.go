@@ -12,7 +12,8 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/demo"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 // explained is the output of `explain --output json`.
@@ -41,13 +42,13 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 	s := separateStack(t, demo.Config{Environ: []string{"KEYWICKET_POLICIES_DIR=" + dir, shortStaleness}})
 	_, client := newWire(t, s, 1)
 	home, other := tenant(t, s), tenant(t, s)
-	ada := operator[store.User](t, s, "user", "create", "--email", "ada@example.com")
+	ada := operator[registry.User](t, s, "user", "create", "--email", "ada@example.com")
 	for workspace, role := range map[string]string{home.Slug: "owner", other.Slug: "guest"} {
-		operator[store.Member](t, s, "member", "set", "--workspace", workspace, "--user", ada.ID, "--role", role)
+		operator[registry.Member](t, s, "member", "set", "--workspace", workspace, "--user", ada.ID, "--role", role)
 	}
-	eve := operator[store.User](t, s, "user", "create", "--email", "eve@example.com")
-	unjoined, nowhere := tenant(t, s), store.Workspace{ID: "nowhere", Slug: "nowhere"}
-	personalOf := func(user store.User, scopes string) issued {
+	eve := operator[registry.User](t, s, "user", "create", "--email", "eve@example.com")
+	unjoined, nowhere := tenant(t, s), registry.Workspace{ID: "nowhere", Slug: "nowhere"}
+	personalOf := func(user registry.User, scopes string) issued {
 		return operator[issued](t, s, "token", "create", "--prefix", "velu_", "--user", user.ID, "--name=-'s", "--scope", scopes)
 	}
 	personal := func(scopes string) issued { return personalOf(ada, scopes) }
@@ -60,7 +61,7 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 		return token
 	}
 
-	none := store.Workspace{}
+	none := registry.Workspace{}
 	const (
 		mismatch = "WORKSPACE_ACCESS_DENIED workspace_mismatch"
 		required = "WORKSPACE_ACCESS_DENIED workspace_required"
@@ -71,7 +72,7 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 	for name, c := range map[string]struct {
 		api, line string
 		token     issued
-		workspace store.Workspace // zero: no header
+		workspace registry.Workspace // zero: no header
 		outcome   string
 		missing   string
 		steps     []string // the expected text of each step, in order
@@ -111,12 +112,12 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			// The other requests must not have what a fix grants.
 			defer func() {
-				operator[store.Member](t, s, "member", "set", "--workspace", other.Slug, "--user", ada.ID, "--role", "guest")
-				for _, user := range []store.User{ada, eve} {
+				operator[registry.Member](t, s, "member", "set", "--workspace", other.Slug, "--user", ada.ID, "--role", "guest")
+				for _, user := range []registry.User{ada, eve} {
 					_ = command(t.Context(), s, "member", "remove", "--workspace", unjoined.Slug, "--user", user.ID).Run() // if a member
 				}
 			}()
-			reference := func(w store.Workspace) string {
+			reference := func(w registry.Workspace) string {
 				if c.api == "velaflows" {
 					return w.ID
 				}
@@ -190,14 +191,14 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 func TestExplainAccessToken(t *testing.T) {
 	_, client := newWire(t, world.stack, 1)
 	one, two, other := tenant(t, world.stack), tenant(t, world.stack), tenant(t, world.stack)
-	ada := operator[store.User](t, world.stack, "user", "create", "--email", strings.ToLower(t.Name())+"@example.com")
-	for _, w := range []store.Workspace{one, two, other} {
-		operator[store.Member](t, world.stack, "member", "set", "--workspace", w.Slug, "--user", ada.ID, "--role", "guest")
+	ada := operator[registry.User](t, world.stack, "user", "create", "--email", strings.ToLower(t.Name())+"@example.com")
+	for _, w := range []registry.Workspace{one, two, other} {
+		operator[registry.Member](t, world.stack, "member", "set", "--workspace", w.Slug, "--user", ada.ID, "--role", "guest")
 	}
 	const again = "the user has to consent again, in the app"
 	left := tenant(t, world.stack)
-	operator[store.Member](t, world.stack, "member", "set", "--workspace", left.Slug, "--user", ada.ID, "--role", "guest")
-	db := database(t, world.stack)
+	operator[registry.Member](t, world.stack, "member", "set", "--workspace", left.Slug, "--user", ada.ID, "--role", "guest")
+	db := openDatabase(t, world.stack)
 	for name, c := range map[string]struct {
 		line      string
 		scopes    []string
@@ -222,7 +223,7 @@ func TestExplainAccessToken(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			issued := grant(t, ada.ID, c.scopes, c.granted...)
 			if c.revoked {
-				operator[store.Grant](t, world.stack, "grant", "revoke", issued.Grant)
+				operator[registry.Grant](t, world.stack, "grant", "revoke", issued.Grant)
 			}
 			var id string
 			if err := db.Get(&id, `SELECT id FROM keywicket.oauth_access_tokens WHERE grant_id = $1`, issued.Grant); err != nil {
@@ -261,7 +262,7 @@ func TestExplainAccessToken(t *testing.T) {
 				workspace = ""
 			} else {
 				runFix(t, world.stack, aCommand.FindString(e.Fix))
-				defer operator[store.Member](t, world.stack, "member", "set", "--workspace", one.Slug, "--user", ada.ID, "--role", "guest")
+				defer operator[registry.Member](t, world.stack, "member", "set", "--workspace", one.Slug, "--user", ada.ID, "--role", "guest")
 			}
 			if a := ask("velocity", c.line, issued.Access.Reveal(), workspace).send(t, client); a.outcome != "allow" {
 				t.Errorf("after %q: %s", e.Fix, a.outcome)
@@ -350,8 +351,8 @@ func runFix(t *testing.T, s *demo.Stack, line string) (made issued) {
 // No other token helps a user who is banned.
 func TestExplainBannedUser(t *testing.T) {
 	user, workspace := ada(t)
-	token, _ := newToken(t, "velu_", store.NewToken{Name: t.Name(), Scopes: []string{"issues:read"}, User: user})
-	db, err := store.Open(world.stack.DatabaseURL())
+	token, _ := newToken(t, "velu_", registry.NewToken{Name: t.Name(), Scopes: []string{"issues:read"}, User: user})
+	db, err := database.Open(world.stack.DatabaseURL())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func TestFloodOfUnknownTokens(t *testing.T) {
 	for i := range coldKeys {
 		coldKeys[i] = fmt.Sprintf("vel_%0*d", format.BodyLength, i)
 	}
-	if _, err := database(t, s).ExecContext(t.Context(), `
+	if _, err := openDatabase(t, s).ExecContext(t.Context(), `
 		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
 		SELECT 'velocity', 'workspace_key', 'live', 'vel_', sha256(('vel_' || lpad(n::text, $2, '0'))::bytea), 't', '{issues:read}', $1
 		FROM generate_series(0, $3 - 1) n`, home.ID, format.BodyLength, cold); err != nil {

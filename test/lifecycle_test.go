@@ -30,7 +30,8 @@ import (
 
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/internal/record"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 // These tests follow one deployment over time: keys are created and revoked, the database fails and returns, the sidecar
@@ -156,10 +157,10 @@ func issue(t *testing.T, s *demo.Stack, prefix, workspace, scopes string, more .
 }
 
 // tenant creates a workspace.
-func tenant(t *testing.T, s *demo.Stack) store.Workspace {
+func tenant(t *testing.T, s *demo.Stack) registry.Workspace {
 	t.Helper()
 	slug := fmt.Sprintf("tenant-%d", tenants.Add(1))
-	return operator[store.Workspace](t, s, "workspace", "create", "--slug", slug, "--name", "Tenant")
+	return operator[registry.Workspace](t, s, "workspace", "create", "--slug", slug, "--name", "Tenant")
 }
 
 var tenants atomic.Int64
@@ -207,10 +208,10 @@ func awaited(ctx context.Context, what string, holds func() bool) error {
 	return nil
 }
 
-// database opens the stack's database as its superuser.
-func database(t *testing.T, s *demo.Stack) *sqlx.DB {
+// openDatabase opens the stack's database as its superuser.
+func openDatabase(t *testing.T, s *demo.Stack) *sqlx.DB {
 	t.Helper()
-	db, err := store.Open(s.DatabaseURL())
+	db, err := database.Open(s.DatabaseURL())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,9 +288,9 @@ func TestLastUse(t *testing.T) {
 	}
 
 	var used []issued
-	unused, _ := newToken(t, "vel_", store.NewToken{Name: t.Name(), Scopes: []string{"issues:read"}, Workspace: home.ID})
+	unused, _ := newToken(t, "vel_", registry.NewToken{Name: t.Name(), Scopes: []string{"issues:read"}, Workspace: home.ID})
 	for range keys {
-		token, key := newToken(t, "vel_", store.NewToken{Name: t.Name(), Scopes: []string{"issues:read"}, Workspace: home.ID})
+		token, key := newToken(t, "vel_", registry.NewToken{Name: t.Name(), Scopes: []string{"issues:read"}, Workspace: home.ID})
 		used = append(used, issued{ID: token.ID, Token: key})
 	}
 	for id, l := range tokens() {
@@ -327,7 +328,7 @@ func TestLastUse(t *testing.T) {
 // statements returns a function that counts executed statements of the sidecar's login. The condition is SQL.
 func statements(t *testing.T, s *demo.Stack) (counted func(condition string) int) {
 	t.Helper()
-	db := database(t, s)
+	db := openDatabase(t, s)
 	if _, err := db.ExecContext(t.Context(), `CREATE EXTENSION IF NOT EXISTS pg_stat_statements`); err != nil {
 		t.Fatal(err)
 	}
@@ -450,7 +451,7 @@ func TestDenialsAreNotTheAPIsErrors(t *testing.T) {
 // A refused request ends at Envoy, and its connection stays usable.
 func TestDenialsEndAtEnvoy(t *testing.T) {
 	home, other := tenant(t, world.stack), tenant(t, world.stack)
-	n := store.NewToken{Name: t.Name(), Scopes: []string{"inbox:read"}, Workspace: home.ID}
+	n := registry.NewToken{Name: t.Name(), Scopes: []string{"inbox:read"}, Workspace: home.ID}
 	_, good := newToken(t, "sk_live_", n)
 	gone, revoked := newToken(t, "sk_live_", n)
 	if _, err := world.registry.RevokeToken(t.Context(), gone.ID); err != nil {
@@ -623,7 +624,7 @@ func TestSidecarDrains(t *testing.T) {
 	home := tenant(t, s)
 	key := issue(t, s, "sk_live_", home.ID, "inbox:read")
 	_, client := newWire(t, s, 1)
-	db := database(t, s)
+	db := openDatabase(t, s)
 	lock, err := db.BeginTxx(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -774,7 +775,7 @@ var hostilePaths = []string{
 
 func TestDirectChecks(t *testing.T) {
 	home := tenant(t, world.stack)
-	_, key := newToken(t, "sk_live_", store.NewToken{Name: t.Name(), Scopes: []string{"admin:all"}, Workspace: home.ID})
+	_, key := newToken(t, "sk_live_", registry.NewToken{Name: t.Name(), Scopes: []string{"admin:all"}, Workspace: home.ID})
 	conn, err := grpc.NewClient(world.stack.Sidecar.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)

@@ -22,8 +22,10 @@ import (
 	"github.com/keywicket/keywicket/demo/upstream"
 	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/session"
-	"github.com/keywicket/keywicket/store"
 	"github.com/keywicket/keywicket/store/cache"
+	"github.com/keywicket/keywicket/store/directory"
+	"github.com/keywicket/keywicket/store/issuer"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
@@ -31,8 +33,8 @@ import (
 var world struct {
 	binary     string
 	stack      *demo.Stack
-	registry   *store.Registry
-	grants     *store.Issuer
+	registry   *registry.Registry
+	grants     *issuer.Issuer
 	issuer     *supabase.Issuer  // of Velocity's sessions
 	authorizer *authz.Authorizer // in process, with the same database
 	tables     map[string]policies.Table
@@ -105,16 +107,16 @@ func runWorld(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, world.stack.Close()) }()
-	if world.registry, err = store.OpenRegistry(ctx, world.stack.DatabaseURL()); err != nil {
+	if world.registry, err = registry.Open(ctx, world.stack.DatabaseURL()); err != nil {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, world.registry.Close()) }()
-	if world.grants, err = store.OpenIssuer(world.stack.DatabaseURL()); err != nil {
+	if world.grants, err = issuer.Open(world.stack.DatabaseURL()); err != nil {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, world.grants.Close()) }()
-	directory, err := store.OpenDirectory(
-		store.Config{
+	d, err := directory.Open(
+		directory.Config{
 			URL: world.stack.DatabaseURL(), LookupTimeout: 10 * time.Second, // no client waits here, and CI is slow
 			Cache: cache.Config{StalenessBound: staleness},
 		},
@@ -122,7 +124,7 @@ func runWorld(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	defer func() { err = errors.Join(err, directory.Close(context.Background())) }()
+	defer func() { err = errors.Join(err, d.Close(context.Background())) }()
 	engine, err := policies.Load(ctx, policies.Config{})
 	if err != nil {
 		return 1, err
@@ -140,7 +142,7 @@ func runWorld(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	if world.authorizer, err = authz.New(authz.Config{APIs: apis, Sessions: sessions}, directory, engine); err != nil {
+	if world.authorizer, err = authz.New(authz.Config{APIs: apis, Sessions: sessions}, d, engine); err != nil {
 		return 1, err
 	}
 	return m.Run(), nil

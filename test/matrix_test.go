@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
@@ -118,7 +118,7 @@ func roleAllows(role, scope string) bool {
 // identity returns the headers that the upstream must receive with an allowed request. Of our headers only the decision's ID
 // may be added. The workspace header is present exactly if a workspace was granted. The credential is present only on a
 // public route.
-func (p probe) identity(workspace store.Workspace) map[string]string {
+func (p probe) identity(workspace registry.Workspace) map[string]string {
 	want := map[string]string{"x-keywicket-api": p.api}
 	if p.route.level == public { // "carries no principal headers, and keeps its authorization header"
 		if p.credential.secret != "" {
@@ -155,16 +155,16 @@ func (p probe) identity(workspace store.Workspace) map[string]string {
 // home, has other roles elsewhere, and is no member of another workspace.
 type fixture struct {
 	api, home, user string
-	workspaces      map[string]store.Workspace // by their names in the API's header
-	roles           map[string]string          // of the user, by workspace
+	workspaces      map[string]registry.Workspace // by their names in the API's header
+	roles           map[string]string             // of the user, by workspace
 	credentials     []credential
 	targets         []target // for all credentials
 	elsewhere       []target // in addition, for personal keys
 }
 
 func newFixture(t *testing.T, api string) *fixture {
-	f := &fixture{api: api, workspaces: make(map[string]store.Workspace), roles: make(map[string]string)}
-	user, err := world.registry.CreateUser(t.Context(), store.User{Email: strings.ToLower(rand.Text()) + "@example.com"})
+	f := &fixture{api: api, workspaces: make(map[string]registry.Workspace), roles: make(map[string]string)}
+	user, err := world.registry.CreateUser(t.Context(), registry.User{Email: strings.ToLower(rand.Text()) + "@example.com"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,7 +234,7 @@ func (f *fixture) addGrant(t *testing.T, denial string, scopes []string, granted
 	for _, w := range granted {
 		c.roles[w] = f.roles[w]
 	}
-	db := database(t, world.stack)
+	db := openDatabase(t, world.stack)
 	err := db.GetContext(t.Context(), &c.id, `SELECT id FROM keywicket.oauth_access_tokens WHERE grant_id = $1`, issued.Grant)
 	switch {
 	case err != nil:
@@ -270,7 +270,7 @@ func (f *fixture) addSession(t *testing.T, denial string, change supabase.Fields
 func (f *fixture) workspace(t *testing.T, role string) string {
 	// The ID starts with letters, so that its upper-case form differs.
 	id, slug := fmt.Sprintf("abcdef%018d", time.Now().UnixNano()%1e18), "w-"+strings.ToLower(rand.Text())
-	w, err := world.registry.CreateWorkspace(t.Context(), store.Workspace{ID: id, Slug: slug, Name: "Matrix"})
+	w, err := world.registry.CreateWorkspace(t.Context(), registry.Workspace{ID: id, Slug: slug, Name: "Matrix"})
 	if err == nil && role != "" {
 		_, err = world.registry.SetMember(t.Context(), id, f.user, role)
 	}
@@ -294,7 +294,7 @@ func (f *fixture) add(t *testing.T, prefix, denial string, scopes ...string) {
 	} else {
 		k.Workspace, c.roles = f.home, map[string]string{f.home: ""}
 	}
-	var token store.Token
+	var token registry.Token
 	token, c.secret = k.make(t, c.name)
 	c.id = token.ID
 	f.credentials = append(f.credentials, c)

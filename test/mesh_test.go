@@ -16,7 +16,7 @@ import (
 	"github.com/keywicket/keywicket/demo"
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 	"github.com/keywicket/keywicket/internal/record"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 // A mesh generates Envoy's configuration itself, so the settings of deploy/envoy do not apply. These tests run the listeners
@@ -37,9 +37,9 @@ var meshFiles = map[string]string{istio: "testdata/istio.yaml", gateway: "testda
 type mesh struct {
 	*demo.Stack
 	log         record.Log
-	registry    *store.Registry
-	home, other store.Workspace
-	user        store.User // an owner of home
+	registry    *registry.Registry
+	home, other registry.Workspace
+	user        registry.User // an owner of home
 }
 
 // edit replaces a text that occurs once in the configuration.
@@ -79,16 +79,16 @@ func newMesh(t *testing.T, name string, edits ...edit) *mesh {
 		EnvoyConfig: meshConfig(t, name, edits),
 		Log:         &m.log,
 	})
-	if m.registry, err = store.OpenRegistry(t.Context(), m.DatabaseURL()); err != nil {
+	if m.registry, err = registry.Open(t.Context(), m.DatabaseURL()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = m.registry.Close() })
-	for slug, w := range map[string]*store.Workspace{"home": &m.home, "other": &m.other} {
-		if *w, err = m.registry.CreateWorkspace(t.Context(), store.Workspace{Slug: slug, Name: slug}); err != nil {
+	for slug, w := range map[string]*registry.Workspace{"home": &m.home, "other": &m.other} {
+		if *w, err = m.registry.CreateWorkspace(t.Context(), registry.Workspace{Slug: slug, Name: slug}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if m.user, err = m.registry.CreateUser(t.Context(), store.User{Email: "ada@example.com"}); err != nil {
+	if m.user, err = m.registry.CreateUser(t.Context(), registry.User{Email: "ada@example.com"}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err = m.registry.SetMember(t.Context(), m.home.ID, m.user.ID, "owner"); err != nil {
@@ -152,7 +152,7 @@ type principal struct {
 // principal creates a credential with the prefix, of the workspace home or of its owner.
 func (m *mesh) principal(t *testing.T, prefix string, scopes ...string) principal {
 	t.Helper()
-	n := store.NewToken{Name: t.Name(), Scopes: scopes, Workspace: m.home.ID}
+	n := registry.NewToken{Name: t.Name(), Scopes: scopes, Workspace: m.home.ID}
 	if prefix == "velu_" {
 		n.Workspace, n.User = "", m.user.ID
 	}
@@ -172,7 +172,7 @@ func (m *mesh) principal(t *testing.T, prefix string, scopes ...string) principa
 }
 
 // in returns the identity headers of a request that acts in the workspace.
-func (p principal) in(w store.Workspace) map[string]string {
+func (p principal) in(w registry.Workspace) map[string]string {
 	told := maps.Clone(p.told)
 	told["x-keywicket-workspace-id"], told["x-keywicket-workspace-slug"] = w.ID, w.Slug
 	if told["x-keywicket-api"] == "velaflows" {
@@ -292,8 +292,8 @@ func (m *mesh) cases(t *testing.T) []meshCase {
 	t.Helper()
 	live, sandbox := m.principal(t, "sk_live_", "inbox:read"), m.principal(t, "sk_test_", "inbox:read")
 	key, personal := m.principal(t, "vel_", "issues:read"), m.principal(t, "velu_", "issues:read", "user:read")
-	id := func(w store.Workspace) [2]string { return [2]string{"x-workspace-id", w.ID} }
-	slug := func(w store.Workspace) [2]string { return [2]string{"x-workspace-slug", w.Slug} }
+	id := func(w registry.Workspace) [2]string { return [2]string{"x-workspace-id", w.ID} }
+	slug := func(w registry.Workspace) [2]string { return [2]string{"x-workspace-slug", w.Slug} }
 	inbox := func(header ...[2]string) message {
 		return live.ask(inboxPath, slices.Concat(header, [][2]string{id(m.home)})...)
 	}

@@ -22,20 +22,21 @@ import (
 
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/demo/process"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/issuer"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/js"
 )
 
 // grant lets the user consent to an app, and returns the app's tokens. It bypasses the issuer's pages, which other tests
 // cover.
-func grant(t *testing.T, user string, scopes []string, workspaces ...string) store.Issued {
+func grant(t *testing.T, user string, scopes []string, workspaces ...string) issuer.Issued {
 	t.Helper()
 	const callback = "https://planner.example/cb"
-	app, _, err := world.registry.CreateApp(t.Context(), store.NewApp{API: "velocity", Name: "Planner", RedirectURIs: []string{callback}})
+	app, _, err := world.registry.CreateApp(t.Context(), registry.NewApp{API: "velocity", Name: "Planner", RedirectURIs: []string{callback}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	approval := store.Approval{Client: app.ID, User: user, Scopes: scopes, RedirectURI: callback, Challenge: strings.Repeat("c", 43)}
+	approval := issuer.Approval{Client: app.ID, User: user, Scopes: scopes, RedirectURI: callback, Challenge: strings.Repeat("c", 43)}
 	for _, w := range workspaces {
 		found, err := world.registry.Workspace(t.Context(), w)
 		if err != nil {
@@ -48,7 +49,7 @@ func grant(t *testing.T, user string, scopes []string, workspaces ...string) sto
 	if err != nil {
 		t.Fatal(err)
 	}
-	issued, err := world.grants.Exchange(t.Context(), approved.Code, format, func(store.Code) error { return nil })
+	issued, err := world.grants.Exchange(t.Context(), approved.Code, format, func(issuer.Code) error { return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +166,7 @@ func TestVelocityOAuthFlow(t *testing.T) {
 	if first.body["expires_in"] != 3600.0 {
 		t.Errorf("expires_in is %v s", first.body["expires_in"])
 	}
-	db := database(t, d.Stack)
+	db := openDatabase(t, d.Stack)
 	if _, err := db.Exec(`UPDATE keywicket.oauth_access_tokens SET expires_at = clock_timestamp()`); err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,7 @@ import (
 
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/policies/route"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 // documentedPolicy adds the examples of docs/policies.md to a copy of the built-in policy. It appends each block to the file
@@ -100,14 +100,14 @@ func TestDocumentedRules(t *testing.T) {
 	workspace := func(attributes string) string {
 		workspaces++
 		slug := fmt.Sprintf("zoo-%d", workspaces)
-		operator[store.Workspace](t, s, "workspace", "create", "--slug", slug, "--name", "Zoo", "--attributes", attributes)
+		operator[registry.Workspace](t, s, "workspace", "create", "--slug", slug, "--name", "Zoo", "--attributes", attributes)
 		return slug
 	}
 	token := func(workspace, attributes string) string {
 		return issue(t, s, "zoo_", workspace, "animals:read,animals:feed", "--attributes", attributes, "--config", config).Token
 	}
 	personal := func(user, attributes string) []string {
-		operator[store.User](t, s, "user", "create", "--id", user, "--email", user+"@zoo.example", "--attributes", attributes)
+		operator[registry.User](t, s, "user", "create", "--id", user, "--email", user+"@zoo.example", "--attributes", attributes)
 		operator[any](t, s, "member", "set", "--workspace", "zoo-1", "--user", user, "--role", "keeper", "--config", config)
 		key := operator[issued](t, s, "token", "create", "--prefix", "zoou_", "--user", user, "--name", "t", "--scope", "animals:read", "--config", config)
 		return []string{"Authorization", "Bearer " + key.Token, "X-Zoo", "zoo-1"}

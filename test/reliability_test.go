@@ -21,7 +21,8 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/issuer"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
@@ -34,7 +35,7 @@ type faults struct {
 	*demo.Stack
 	lookups, feed *toxiproxy.Proxy
 	db            *sqlx.DB
-	home          store.Workspace
+	home          registry.Workspace
 	issuer        *supabase.Issuer
 	client        *http.Client
 }
@@ -65,7 +66,7 @@ func newFaults(t *testing.T, environ ...string) *faults {
 			return by(&f.lookups, "lookups", u), by(&f.feed, "feed", u)
 		},
 	})
-	f.db = database(t, f.Stack)
+	f.db = openDatabase(t, f.Stack)
 	f.home = tenant(t, f.Stack)
 	_, f.client = newWire(t, f.Stack, 4)
 	return f
@@ -201,13 +202,13 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		token := f.warm(t)
 		done := operator[struct {
 			Status  string
-			Barrier store.Barrier
+			Barrier registry.Barrier
 		}](t, f.Stack, "token", "revoke", token.ID, "--wait")
 		wantOutcome(t, f.client, of(token), revoked)
 		if done.Status != "revoked" || len(done.Barrier.Confirmed) != 1 || len(done.Barrier.Silent) != 0 {
 			t.Errorf("%+v", done)
 		}
-		list := operator[[]store.Sidecar](t, f.Stack, "sidecar", "list")
+		list := operator[[]registry.Sidecar](t, f.Stack, "sidecar", "list")
 		if len(list) != 1 || list[0].ID != done.Barrier.Confirmed[0] || !list[0].Alive || list[0].Lease == 0 || len(list[0].Policies) != 12 {
 			t.Errorf("%+v", list)
 		}
@@ -308,9 +309,9 @@ func TestRevokedMeansRevoked(t *testing.T) {
 // Changes of everything that an answer depends on, not only of the token.
 func TestChangesAreHeard(t *testing.T) {
 	f := newFaults(t)
-	ada := operator[store.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
+	ada := operator[registry.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
 	set := func(role string) time.Time {
-		operator[store.Member](t, f.Stack, "member", "set", "--workspace", f.home.Slug, "--user", ada.ID, "--role", role)
+		operator[registry.Member](t, f.Stack, "member", "set", "--workspace", f.home.Slug, "--user", ada.ID, "--role", role)
 		return time.Now()
 	}
 	set("member")
@@ -344,9 +345,9 @@ func TestChangesAreHeard(t *testing.T) {
 // As for tokens, a revocation of a session takes effect within the bound.
 func TestRevokedSessions(t *testing.T) {
 	f := newFaults(t, "KEYWICKET_APIS_VELOCITY_SESSION_LEEWAY=1s")
-	ada := operator[store.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
+	ada := operator[registry.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
 	join := func() {
-		operator[store.Member](t, f.Stack, "member", "set", "--workspace", f.home.Slug, "--user", ada.ID, "--role", "member")
+		operator[registry.Member](t, f.Stack, "member", "set", "--workspace", f.home.Slug, "--user", ada.ID, "--role", "member")
 	}
 	join()
 	revoked := "UNAUTHORIZED revoked"
@@ -361,7 +362,7 @@ func TestRevokedSessions(t *testing.T) {
 	t.Run("by the CLI", func(t *testing.T) {
 		id, session := warm()
 		_, other := warm()
-		operator[store.RevokedSessions](t, f.Stack, "session", "revoke", id)
+		operator[registry.RevokedSessions](t, f.Stack, "session", "revoke", id)
 		f.requireChange(t, session, time.Now(), bound, "allow", revoked)
 		wantOutcome(t, f.client, other, "allow")
 	})
@@ -401,7 +402,7 @@ func TestRevokedSessions(t *testing.T) {
 	t.Run("all sessions of a user", func(t *testing.T) {
 		_, one := warm()
 		_, other := warm()
-		operator[store.RevokedSessions](t, f.Stack, "session", "revoke", "--user", "ada@example.com")
+		operator[registry.RevokedSessions](t, f.Stack, "session", "revoke", "--user", "ada@example.com")
 		committed := time.Now()
 		f.requireChange(t, one, committed, bound, "allow", revoked)
 		f.requireChange(t, other, committed, bound, "allow", revoked)
@@ -420,26 +421,26 @@ func TestRevokedSessions(t *testing.T) {
 // deleted.
 func TestRevokedGrants(t *testing.T) {
 	f := newFaults(t)
-	ada := operator[store.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
-	operator[store.Member](t, f.Stack, "member", "set", "--workspace", f.home.Slug, "--user", ada.ID, "--role", "member")
-	issuer, err := store.OpenIssuer(f.DatabaseURL())
+	ada := operator[registry.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
+	operator[registry.Member](t, f.Stack, "member", "set", "--workspace", f.home.Slug, "--user", ada.ID, "--role", "member")
+	oauthIssuer, err := issuer.Open(f.DatabaseURL())
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = issuer.Close() })
+	t.Cleanup(func() { _ = oauthIssuer.Close() })
 	_, format := formatOf("velo_")
 	type app struct{ ID string }
 	register := func() app {
 		return operator[app](t, f.Stack, "oauth-app", "create", "--name", "Planner", "--redirect-uri", "https://planner.example/cb")
 	}
 	// warm returns an access token that the sidecar has cached, resolved to the one workspace that was granted.
-	warm := func(a app) (code authz.Secret, issued store.Issued, r request) {
-		approved, err := issuer.Approve(t.Context(), store.Approval{
+	warm := func(a app) (code authz.Secret, issued issuer.Issued, r request) {
+		approved, err := oauthIssuer.Approve(t.Context(), issuer.Approval{
 			Client: a.ID, User: ada.ID, Workspaces: []string{f.home.ID}, Scopes: []string{"issues:read"},
 			RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43),
 		})
 		if err == nil {
-			issued, err = issuer.Exchange(t.Context(), approved.Code, format, func(store.Code) error { return nil })
+			issued, err = oauthIssuer.Exchange(t.Context(), approved.Code, format, func(issuer.Code) error { return nil })
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -453,18 +454,18 @@ func TestRevokedGrants(t *testing.T) {
 	t.Run("the grant, by the CLI", func(t *testing.T) {
 		a := register()
 		_, _, token := warm(a)
-		grants := operator[[]store.Grant](t, f.Stack, "grant", "list", "--app", a.ID, "--user", ada.ID)
+		grants := operator[[]registry.Grant](t, f.Stack, "grant", "list", "--app", a.ID, "--user", ada.ID)
 		if len(grants) != 1 {
 			t.Fatalf("%+v", grants)
 		}
-		operator[store.Grant](t, f.Stack, "grant", "revoke", grants[0].ID)
+		operator[registry.Grant](t, f.Stack, "grant", "revoke", grants[0].ID)
 		f.requireChange(t, token, time.Now(), bound, "allow", revoked)
 	})
 	t.Run("the app, by the CLI", func(t *testing.T) {
 		a := register()
 		_, _, one := warm(a)
 		_, _, other := warm(a)
-		operator[store.App](t, f.Stack, "oauth-app", "revoke", a.ID)
+		operator[registry.App](t, f.Stack, "oauth-app", "revoke", a.ID)
 		f.requireChange(t, one, time.Now(), bound, "allow", revoked)
 		f.requireChange(t, other, time.Now(), bound, "allow", revoked)
 	})
@@ -472,7 +473,7 @@ func TestRevokedGrants(t *testing.T) {
 		code, _, token := warm(register())
 		heal := toxic(t, f.feed, "timeout", `"timeout": 0`)
 		defer heal()
-		if _, err := issuer.Exchange(t.Context(), code, format, func(store.Code) error { return nil }); err == nil {
+		if _, err := oauthIssuer.Exchange(t.Context(), code, format, func(issuer.Code) error { return nil }); err == nil {
 			t.Error("a code was accepted twice")
 		}
 		f.requireChange(t, token, time.Now(), bound, "allow", revoked)
@@ -561,7 +562,7 @@ func TestStaleIfError(t *testing.T) {
 	brief := issue(t, f.Stack, "sk_live_", f.home.ID, "inbox:read", "--expires-in", "4s")
 	briefly := ask("velaflows", conversations, brief.Token, f.home.ID)
 	// The log has the creation of the tokens too. The sidecar may read it after it has cached the tokens.
-	operator[store.RevokedSessions](t, f.Stack, "session", "revoke", "nobody", "--wait")
+	operator[registry.RevokedSessions](t, f.Stack, "session", "revoke", "nobody", "--wait")
 	wantOutcome(t, f.client, of, "allow")
 	wantOutcome(t, f.client, briefly, "allow")
 	if err := f.Postgres.Stop(); err != nil {

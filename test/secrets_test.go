@@ -444,7 +444,7 @@ func (s *leakStack) operate(t *testing.T) {
 // importBeside runs an import while another client creates one of its tokens: Postgres logs what it refuses.
 func (s *leakStack) importBeside(t *testing.T, key string) {
 	t.Helper()
-	db := database(t, s.Stack)
+	db := openDatabase(t, s.Stack)
 	tx, err := db.BeginTxx(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -513,7 +513,7 @@ func (s *leakStack) checkDirectly(t *testing.T, token, workspace string) {
 // fail makes look-ups time out, fail, and find no server. The use of tokens is then lost.
 func (s *leakStack) fail(t *testing.T, r request) {
 	t.Helper()
-	tx, err := database(t, s.Stack).BeginTxx(t.Context(), nil)
+	tx, err := openDatabase(t, s.Stack).BeginTxx(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,8 @@ import (
 
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/internal/record"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
@@ -25,9 +26,9 @@ import (
 func ada(t *testing.T) (user, workspace string) {
 	t.Helper()
 	name := strings.ToLower(rand.Text())
-	u, err := world.registry.CreateUser(t.Context(), store.User{Email: name + "@example.com"})
+	u, err := world.registry.CreateUser(t.Context(), registry.User{Email: name + "@example.com"})
 	if err == nil {
-		_, err = world.registry.CreateWorkspace(t.Context(), store.Workspace{Slug: name, Name: "Ada's"})
+		_, err = world.registry.CreateWorkspace(t.Context(), registry.Workspace{Slug: name, Name: "Ada's"})
 	}
 	if err == nil {
 		_, err = world.registry.SetMember(t.Context(), name, u.ID, "owner")
@@ -116,7 +117,7 @@ func TestIssuerThatCannotBeReached(t *testing.T) {
 	is := supabase.Start()
 	defer is.Close()
 	s := separateStack(t, demo.Config{Environ: append(is.Environ(), "KEYWICKET_APIS_VELOCITY_SESSION_JWKS_MAX_AGE=8s")})
-	user := operator[store.User](t, s, "user", "create", "--email", "ada@example.com")
+	user := operator[registry.User](t, s, "user", "create", "--email", "ada@example.com")
 	_, client := newWire(t, s, 1)
 	profile := func() request { return ask("velocity", "GET /api/user", is.Token(user.ID, nil), "") }
 	wantOutcome(t, client, profile(), "allow")
@@ -151,9 +152,9 @@ func TestSecondFactorThroughEnvoy(t *testing.T) {
 	defer is.Close()
 	log := &record.Log{}
 	s := separateStack(t, demo.Config{Environ: append(is.Environ(), "KEYWICKET_APIS_VELOCITY_SESSION_REQUIRE_AAL2=enrolled", shortStaleness), Log: log})
-	user := operator[store.User](t, s, "user", "create", "--email", "ada@example.com")
+	user := operator[registry.User](t, s, "user", "create", "--email", "ada@example.com")
 	_, client := newWire(t, s, 1)
-	db, err := store.Open(s.DatabaseURL())
+	db, err := database.Open(s.DatabaseURL())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/demo"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 // threat is one input of a row of docs/security.md, with its expected result.
@@ -257,7 +257,7 @@ func (h threat) servedOnlyByMesh() bool {
 func TestThreats(t *testing.T) {
 	home, other := tenant(t, world.stack), tenant(t, world.stack)
 	token := func(scope string) string {
-		_, secret := newToken(t, "sk_live_", store.NewToken{Name: t.Name(), Scopes: []string{scope}, Workspace: home.ID})
+		_, secret := newToken(t, "sk_live_", registry.NewToken{Name: t.Name(), Scopes: []string{scope}, Workspace: home.ID})
 		return secret
 	}
 	h := attackInputs{token("inbox:read"), token("contacts:read"), token("admin:all"), home.ID, other.ID}

@@ -2,7 +2,7 @@ package main
 
 import (
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 // attributesFlag is the value of --attributes. It is validated while the command line is parsed.
@@ -10,7 +10,7 @@ type attributesFlag authz.Attributes
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
 func (f *attributesFlag) UnmarshalText(text []byte) error {
-	a, err := store.ParseAttributes(string(text))
+	a, err := registry.ParseAttributes(string(text))
 	*f = attributesFlag(a)
 	return err
 }

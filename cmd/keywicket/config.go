@@ -20,8 +20,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/internal/strictyaml"
 	"github.com/keywicket/keywicket/policies"
-	"github.com/keywicket/keywicket/store"
 	"github.com/keywicket/keywicket/store/cache"
+	"github.com/keywicket/keywicket/store/database"
 )
 
 //go:embed defaults.yaml
@@ -42,12 +42,12 @@ type config struct {
 }
 
 type databaseConfig struct {
-	URL                string        `yaml:"url"`
-	FeedURL            string        `yaml:"feed_url"`
-	Hints              bool          `yaml:"hints"`
-	Pooler             store.Pooler  `yaml:"pooler"`
-	MaxOpenConnections int           `yaml:"max_open_connections"`
-	LookupTimeout      time.Duration `yaml:"lookup_timeout"`
+	URL                string          `yaml:"url"`
+	FeedURL            string          `yaml:"feed_url"`
+	Hints              bool            `yaml:"hints"`
+	Pooler             database.Pooler `yaml:"pooler"`
+	MaxOpenConnections int             `yaml:"max_open_connections"`
+	LookupTimeout      time.Duration   `yaml:"lookup_timeout"`
 }
 
 type cacheConfig struct {
@@ -146,7 +146,7 @@ func (c *config) complete() error {
 		return errors.New("listen.operations: empty; write host:port or unix:///path")
 	case !knownLevel:
 		return fmt.Errorf("log.level: %q is none of debug, info, warn, error", c.Log.Level)
-	case !slices.Contains(store.Poolers(), c.Database.Pooler):
+	case !slices.Contains(database.Poolers(), c.Database.Pooler):
 		return fmt.Errorf("database.pooler: %q is none of auto, none, transaction", c.Database.Pooler)
 	case c.Database.MaxOpenConnections < 1:
 		return errors.New("database.max_open_connections: at least 1")

@@ -13,7 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/database"
 )
 
 func configFile(t *testing.T, text string) string {
@@ -35,7 +35,7 @@ func TestDefaults(t *testing.T) {
 	}
 	var want config
 	want.Database.Hints = true
-	want.Database.Pooler = store.PoolerAuto
+	want.Database.Pooler = database.PoolerAuto
 	want.Database.MaxOpenConnections = 8
 	want.Database.LookupTimeout = 200 * time.Millisecond
 	want.Cache = cacheConfig{MaxBytes: 64 << 20, StalenessBound: time.Second, MaxAge: time.Minute}

@@ -11,7 +11,8 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 type explainCommand struct {
@@ -81,11 +82,11 @@ type simulation struct {
 	api             string
 	method          string
 	path            string
-	registry        *store.Registry // nil if the token is simulated
-	token           store.Token     // zero if the token is simulated
-	user            store.User      // user of the token; zero for a workspace's token
-	granted         []string        // ids of the granted workspaces, for an app's access token
-	found           authz.Found     // result of the look-up of a simulated token
+	registry        *registry.Registry // nil if the token is simulated
+	token           registry.Token     // zero if the token is simulated
+	user            registry.User      // user of the token; zero for a workspace's token
+	granted         []string           // ids of the granted workspaces, for an app's access token
+	found           authz.Found        // result of the look-up of a simulated token
 	format          authz.CredentialFormat
 	workspace       string           // value of the workspace header; empty: no header
 	headerWorkspace authz.Membership // the workspace of that header; zero if it does not exist
@@ -107,7 +108,7 @@ func (c *explainCommand) simulate(s *invocation, cfg config, e *policies.Explain
 	switch {
 	case c.TokenID != "":
 		m.token, err = m.registry.Token(s.ctx, c.TokenID)
-		if errors.Is(err, store.ErrNotFound) {
+		if errors.Is(err, database.ErrNotFound) {
 			m.token, m.granted, err = m.registry.AccessToken(s.ctx, c.TokenID)
 		}
 	case c.User != "":
@@ -139,7 +140,7 @@ func (c *explainCommand) simulate(s *invocation, cfg config, e *policies.Explain
 	}
 	w, err := m.registry.Workspace(s.ctx, c.Workspace)
 	switch {
-	case errors.Is(err, store.ErrNotFound): // the client would send the header unchanged
+	case errors.Is(err, database.ErrNotFound): // the client would send the header unchanged
 	case err != nil:
 		return nil, err
 	default:
@@ -150,7 +151,7 @@ func (c *explainCommand) simulate(s *invocation, cfg config, e *policies.Explain
 }
 
 // session returns a token that represents a new session of the user.
-func (c *explainCommand) session(ctx context.Context, cfg config, r *store.Registry) (store.Token, error) {
+func (c *explainCommand) session(ctx context.Context, cfg config, r *registry.Registry) (registry.Token, error) {
 	candidates := cfg.apisMatching(c.API, func(a authz.API) bool { return a.Session.Issuer != "" })
 	if len(candidates) == 0 { // only the sidecar's configuration may have the issuer
 		candidates = cfg.apisMatching(c.API, func(a authz.API) bool {
@@ -159,12 +160,12 @@ func (c *explainCommand) session(ctx context.Context, cfg config, r *store.Regis
 	}
 	switch {
 	case len(candidates) == 0:
-		return store.Token{}, errors.New("no such API has sessions or tokens for users")
+		return registry.Token{}, errors.New("no such API has sessions or tokens for users")
 	case len(candidates) > 1:
-		return store.Token{}, usageError{fmt.Errorf("%s have sessions or tokens for users: give --api", strings.Join(candidates, " and "))}
+		return registry.Token{}, usageError{fmt.Errorf("%s have sessions or tokens for users: give --api", strings.Join(candidates, " and "))}
 	}
 	u, err := r.User(ctx, c.User)
-	return store.Token{
+	return registry.Token{
 		ID: u.ID, API: candidates[0], Kind: authz.KindSession, Environment: authz.Live, Scopes: cfg.APIs[candidates[0]].Session.Scopes, UserID: &u.ID,
 	}, err
 }

@@ -20,7 +20,8 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/internal/strictjson"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/tokenimport"
 )
 
 type tokenImport struct {
@@ -42,7 +43,7 @@ column names. NDJSON has one object on each line. The columns or fields, in any 
   attributes            a JSON object for policies, in CSV as text; optional`
 }
 
-func (c *tokenImport) Run(s *invocation, r *store.Registry, cfg config) error {
+func (c *tokenImport) Run(s *invocation, r *registry.Registry, cfg config) error {
 	api, format, err := findFormat(cfg, c.Prefix, c.API)
 	if err != nil {
 		return err
@@ -58,9 +59,9 @@ func (c *tokenImport) Run(s *invocation, r *store.Registry, cfg config) error {
 		parse = ndjsonLines
 	}
 	in := &importer{valid: valid, progress: bar}
-	n, err := r.ImportTokens(s.ctx, store.Import{Format: format, API: api, Lines: in.lines(parse(stdin))})
+	n, err := tokenimport.Store(s.ctx, r, tokenimport.Import{Format: format, API: api, Lines: in.lines(parse(stdin))})
 	bar.end()
-	if refused, ok := errors.AsType[*store.ImportError](err); ok {
+	if refused, ok := errors.AsType[*tokenimport.Error](err); ok {
 		for _, l := range refused.Lines {
 			fmt.Fprintf(s.stderr, "line %d: %s\n", l.Number, l.Reason)
 		}
@@ -87,8 +88,8 @@ type importer struct {
 }
 
 // lines returns the parsed lines with validated scopes.
-func (in *importer) lines(parsed iter.Seq2[store.ImportLine, error]) iter.Seq2[store.ImportLine, error] {
-	return func(yield func(store.ImportLine, error) bool) {
+func (in *importer) lines(parsed iter.Seq2[tokenimport.Line, error]) iter.Seq2[tokenimport.Line, error] {
+	return func(yield func(tokenimport.Line, error) bool) {
 		for line, err := range parsed {
 			if err == nil && line.Bad == "" {
 				line.Scopes, line.Bad = in.scopes(line.Scopes)
@@ -186,8 +187,8 @@ func (f *importFields) set(column, value string) bool {
 }
 
 // line returns the line for the store. Its field Bad says what is invalid.
-func (f *importFields) line(number int) store.ImportLine {
-	line := store.ImportLine{
+func (f *importFields) line(number int) tokenimport.Line {
+	line := tokenimport.Line{
 		Number: number, Key: authz.Secret(f.Token), Prefix: f.Prefix, Name: f.Name, Scopes: f.Scopes,
 		Workspace: f.Workspace, User: f.User, Attributes: authz.Attributes(f.Attributes),
 	}
@@ -220,19 +221,19 @@ func (f *importFields) line(number int) store.ImportLine {
 }
 
 // csvLines parses CSV (RFC 4180) with a header row. The columns may be in any order.
-func csvLines(input io.Reader) iter.Seq2[store.ImportLine, error] {
-	return func(yield func(store.ImportLine, error) bool) {
+func csvLines(input io.Reader) iter.Seq2[tokenimport.Line, error] {
+	return func(yield func(tokenimport.Line, error) bool) {
 		bounded := &boundedReader{r: input}
 		buffered := bufio.NewReaderSize(bounded, 64<<10)
 		skipByteOrderMark(buffered)
 		r := csv.NewReader(buffered)
 		r.ReuseRecord = true
 		number := 1
-		bad := func(reason string) bool { return yield(store.ImportLine{Number: number, Bad: reason}, nil) }
+		bad := func(reason string) bool { return yield(tokenimport.Line{Number: number, Bad: reason}, nil) }
 
 		header, err := r.Read()
 		if err != nil && err != io.EOF && !isParseError(err) && !errors.Is(err, errLineTooLong) {
-			yield(store.ImportLine{}, fmt.Errorf("read the input: %w", err))
+			yield(tokenimport.Line{}, fmt.Errorf("read the input: %w", err))
 			return
 		}
 		columns := slices.Clone(header)
@@ -266,7 +267,7 @@ func csvLines(input io.Reader) iter.Seq2[store.ImportLine, error] {
 				bad(badLength)
 				return
 			case err != nil:
-				yield(store.ImportLine{}, fmt.Errorf("read the input: %w", err))
+				yield(tokenimport.Line{}, fmt.Errorf("read the input: %w", err))
 				return
 			}
 			number, _ = r.FieldPos(0)
@@ -313,8 +314,8 @@ func headerProblem(columns []string) string {
 }
 
 // ndjsonLines parses one JSON object for each line. Empty lines are skipped, but count for line numbers.
-func ndjsonLines(input io.Reader) iter.Seq2[store.ImportLine, error] {
-	return func(yield func(store.ImportLine, error) bool) {
+func ndjsonLines(input io.Reader) iter.Seq2[tokenimport.Line, error] {
+	return func(yield func(tokenimport.Line, error) bool) {
 		buffered := bufio.NewReader(input)
 		skipByteOrderMark(buffered)
 		scanner := bufio.NewScanner(buffered)
@@ -332,29 +333,29 @@ func ndjsonLines(input io.Reader) iter.Seq2[store.ImportLine, error] {
 		}
 		switch err := scanner.Err(); {
 		case errors.Is(err, bufio.ErrTooLong):
-			yield(store.ImportLine{Number: number + 1, Bad: badLength}, nil)
+			yield(tokenimport.Line{Number: number + 1, Bad: badLength}, nil)
 		case err != nil:
-			yield(store.ImportLine{}, fmt.Errorf("read the input: %w", err))
+			yield(tokenimport.Line{}, fmt.Errorf("read the input: %w", err))
 		}
 	}
 }
 
 // jsonLine parses one line of NDJSON.
-func jsonLine(number int, text []byte) store.ImportLine {
+func jsonLine(number int, text []byte) tokenimport.Line {
 	if !utf8.Valid(text) {
-		return store.ImportLine{Number: number, Bad: badEncoding}
+		return tokenimport.Line{Number: number, Bad: badEncoding}
 	}
 	object, err := strictjson.Object(text)
 	for name := range object {
 		if name != strings.ToLower(name) { // encoding/json matches field names in any case
-			return store.ImportLine{Number: number, Bad: badObject}
+			return tokenimport.Line{Number: number, Bad: badObject}
 		}
 	}
 	var f importFields
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
 	if err != nil || decoder.Decode(&f) != nil {
-		return store.ImportLine{Number: number, Bad: badObject}
+		return tokenimport.Line{Number: number, Bad: badObject}
 	}
 	if string(f.Attributes) == "null" { // null means absent, as for the other fields
 		f.Attributes = nil

@@ -15,10 +15,10 @@ import (
 	"testing/iotest"
 	"time"
 
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/tokenimport"
 )
 
-type parser = func(io.Reader) iter.Seq2[store.ImportLine, error]
+type parser = func(io.Reader) iter.Seq2[tokenimport.Line, error]
 
 func TestImportInputIsReadAsItComes(t *testing.T) {
 	for name, parse := range map[string]struct {

@@ -17,7 +17,7 @@ import (
 	"github.com/keywicket/keywicket/oauth"
 	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/session"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/issuer"
 )
 
 type issuerCommand struct{}
@@ -44,7 +44,7 @@ func (c *issuerCommand) Run(s *invocation, cfg config) error {
 	defer sessions.Close()
 	m := newIssuerMetrics(sessions)
 	o.Verifier, o.Observe = sessions, m.observe
-	grants, err := store.OpenIssuer(url)
+	grants, err := issuer.Open(url)
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (c *issuerCommand) Run(s *invocation, cfg config) error {
 
 // cleanPeriodically deletes codes and tokens that expired more than a day ago, and grants that have no codes or
 // tokens left. It runs at once, and then every 10 minutes until the context ends.
-func cleanPeriodically(ctx context.Context, grants *store.Issuer, m issuerMetrics, log *slog.Logger) {
+func cleanPeriodically(ctx context.Context, grants *issuer.Issuer, m issuerMetrics, log *slog.Logger) {
 	const interval = 10 * time.Minute
 	tick := time.NewTicker(interval)
 	defer tick.Stop()

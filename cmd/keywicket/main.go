@@ -18,7 +18,8 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/jmoiron/sqlx"
 
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 type commands struct {
@@ -182,7 +183,7 @@ func (s *invocation) openDatabase() (*sqlx.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db, err := store.Open(url)
+	db, err := database.Open(url)
 	if err == nil {
 		s.opened = append(s.opened, db)
 	}
@@ -190,12 +191,12 @@ func (s *invocation) openDatabase() (*sqlx.DB, error) {
 }
 
 // openRegistry opens the operator's side of the store.
-func (s *invocation) openRegistry() (*store.Registry, error) {
+func (s *invocation) openRegistry() (*registry.Registry, error) {
 	url, err := s.configuredDatabase()
 	if err != nil {
 		return nil, err
 	}
-	r, err := store.OpenRegistry(s.ctx, url)
+	r, err := registry.Open(s.ctx, url)
 	if err == nil {
 		s.opened = append(s.opened, r)
 	}

@@ -18,7 +18,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/keywicket/keywicket/demo/postgres"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/schema"
 )
 
 // The tests share a temporary Postgres server. Each test has its own database, a copy of a migrated template.
@@ -59,11 +60,11 @@ func (w withPostgres) run() (code int, err error) {
 	if err := administer(ctx, "CREATE DATABASE "+migrated); err != nil {
 		return 0, err
 	}
-	db, err := store.Open(server.URL(migrated))
+	db, err := database.Open(server.URL(migrated))
 	if err != nil {
 		return 0, err
 	}
-	_, err = store.Migrate(ctx, db)
+	_, err = schema.Migrate(ctx, db)
 	if err = errors.Join(err, db.Close()); err != nil {
 		return 0, err
 	}
@@ -72,7 +73,7 @@ func (w withPostgres) run() (code int, err error) {
 
 // administer runs a statement in the database postgres.
 func administer(ctx context.Context, statement string) error {
-	db, err := store.Open(server.URL("postgres"))
+	db, err := database.Open(server.URL("postgres"))
 	if err != nil {
 		return err
 	}
@@ -105,7 +106,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup:               setup,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"refused": refused, "database": database, "keep": keep, "keep-token": keepToken, "ready": ready,
+			"refused": refused, "database": createDatabase, "keep": keep, "keep-token": keepToken, "ready": ready,
 		},
 	})
 }
@@ -158,7 +159,7 @@ func refused(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-func database(ts *testscript.TestScript, _ bool, args []string) {
+func createDatabase(ts *testscript.TestScript, _ bool, args []string) {
 	originals := map[string]string{"empty": empty, "migrated": migrated}
 	url, err := newDatabase(originals[args[0]])
 	ts.Check(err)

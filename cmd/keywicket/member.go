@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/keywicket/keywicket/policies"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 type memberCommand struct {
@@ -27,7 +27,7 @@ type memberSet struct {
 	waitFlag
 }
 
-func (c *memberSet) Run(s *invocation, r *store.Registry, cfg config) error {
+func (c *memberSet) Run(s *invocation, r *registry.Registry, cfg config) error {
 	tables, err := policies.Tables(cfg.Policies.FS())
 	if err != nil {
 		return policyError(cfg, err)
@@ -58,7 +58,7 @@ type memberRemove struct {
 	waitFlag
 }
 
-func (c *memberRemove) Run(s *invocation, r *store.Registry) error {
+func (c *memberRemove) Run(s *invocation, r *registry.Registry) error {
 	if err := r.RemoveMember(s.ctx, c.Workspace, c.User); err != nil {
 		return err
 	}
@@ -75,12 +75,12 @@ type memberList struct {
 	Workspace string `help:"Only members of this workspace: id or slug." placeholder:"W"`
 }
 
-func (c *memberList) Run(s *invocation, r *store.Registry) error {
+func (c *memberList) Run(s *invocation, r *registry.Registry) error {
 	all, err := r.Members(s.ctx, c.Workspace)
 	if err != nil {
 		return err
 	}
-	return printList(s, all, []string{"WORKSPACE", "USER", "EMAIL", "ROLE"}, func(m store.Member) []string {
+	return printList(s, all, []string{"WORKSPACE", "USER", "EMAIL", "ROLE"}, func(m registry.Member) []string {
 		return []string{m.WorkspaceSlug, m.UserID, m.Email, m.Role}
 	})
 }

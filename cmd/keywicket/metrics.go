@@ -13,8 +13,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/session"
-	"github.com/keywicket/keywicket/store"
 	"github.com/keywicket/keywicket/store/cache"
+	"github.com/keywicket/keywicket/store/directory"
 )
 
 // metrics are the metrics of the sidecar at /metrics. Label values come from fixed sets, never from a request, so their number is
@@ -73,7 +73,7 @@ func (c *counters[L]) of(labels L) prometheus.Counter {
 // check.
 var seconds = prometheus.ExponentialBuckets(10e-6, 2, 16)
 
-func newMetrics(d *store.Directory, v *session.Verifier, e *policies.Engine) *metrics {
+func newMetrics(d *directory.Directory, v *session.Verifier, e *policies.Engine) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		lookups: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -168,7 +168,7 @@ func (d measuredDirectory) Lookup(ctx context.Context, l authz.Lookup) (authz.Fo
 }
 
 // cacheMetrics is a collector that reads the statistics of the cache at each scrape.
-type cacheMetrics struct{ directory *store.Directory }
+type cacheMetrics struct{ directory *directory.Directory }
 
 var (
 	leaseLeft = prometheus.NewDesc("keywicket_cache_lease_seconds",

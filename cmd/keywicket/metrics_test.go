@@ -11,7 +11,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/session"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/directory"
 )
 
 // fakeDirectory returns the same result for each look-up.
@@ -29,7 +29,7 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := newMetrics(&store.Directory{}, &session.Verifier{}, engine)
+	m := newMetrics(&directory.Directory{}, &session.Verifier{}, engine)
 	for _, a := range []fakeDirectory{{}, {found: authz.Found{Cache: authz.CacheHit}}, {found: authz.Found{Denial: authz.ReasonRevoked}}, {err: errors.New("down")}} {
 		found, err := measuredDirectory{a, m}.Lookup(t.Context(), authz.Lookup{})
 		if found.Denial != a.found.Denial || !errors.Is(err, a.err) {

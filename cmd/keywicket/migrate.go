@@ -6,7 +6,7 @@ import (
 
 	"github.com/jmoiron/sqlx"
 
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/schema"
 )
 
 type migrateCommand struct {
@@ -18,11 +18,11 @@ type migrateUp struct{}
 
 // Run applies the pending migrations. Several operators may run it at the same time: one migrates, the others wait.
 func (migrateUp) Run(s *invocation, db *sqlx.DB) error {
-	applied, err := store.Migrate(s.ctx, db)
+	applied, err := schema.Migrate(s.ctx, db)
 	if err != nil {
 		return err
 	}
-	return printList(s, applied, []string{"APPLIED", "NAME", "TOOK"}, func(a store.Applied) []string {
+	return printList(s, applied, []string{"APPLIED", "NAME", "TOOK"}, func(a schema.Applied) []string {
 		return []string{strconv.FormatInt(a.Version, 10), a.Name, a.Duration.Round(time.Millisecond).String()}
 	})
 }
@@ -30,11 +30,11 @@ func (migrateUp) Run(s *invocation, db *sqlx.DB) error {
 type migrateStatus struct{}
 
 func (migrateStatus) Run(s *invocation, db *sqlx.DB) error {
-	all, err := store.MigrationStatus(s.ctx, db)
+	all, err := schema.Status(s.ctx, db)
 	if err != nil {
 		return err
 	}
-	return printList(s, all, []string{"VERSION", "NAME", "APPLIED"}, func(m store.Migration) []string {
+	return printList(s, all, []string{"VERSION", "NAME", "APPLIED"}, func(m schema.Migration) []string {
 		applied := "pending"
 		if m.AppliedAt != nil {
 			applied = when(m.AppliedAt)

@@ -8,7 +8,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/oauth"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 type oauthAppCommand struct {
@@ -28,11 +28,11 @@ type oauthAppCreate struct {
 
 // appWithSecret is the output for an app with a new secret. Nothing else shows the secret.
 type appWithSecret struct {
-	store.App
+	registry.App
 	Secret string `json:"client_secret"`
 }
 
-func (c *oauthAppCreate) Run(s *invocation, r *store.Registry, cfg config) error {
+func (c *oauthAppCreate) Run(s *invocation, r *registry.Registry, cfg config) error {
 	api, err := c.api(cfg)
 	if err != nil {
 		return err
@@ -42,7 +42,7 @@ func (c *oauthAppCreate) Run(s *invocation, r *store.Registry, cfg config) error
 			return fmt.Errorf("--redirect-uri %q: %w", uri, err)
 		}
 	}
-	app, secret, err := r.CreateApp(s.ctx, store.NewApp{ID: c.ID, API: api, Name: c.Name, RedirectURIs: c.RedirectURI, Confidential: c.Confidential})
+	app, secret, err := r.CreateApp(s.ctx, registry.NewApp{ID: c.ID, API: api, Name: c.Name, RedirectURIs: c.RedirectURI, Confidential: c.Confidential})
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (c *oauthAppCreate) api(cfg config) (string, error) {
 	return "", usageError{fmt.Errorf("%s have access tokens: give --api", strings.Join(names, " and "))}
 }
 
-func printApp(s *invocation, app store.App, secret authz.Secret) error {
+func printApp(s *invocation, app registry.App, secret authz.Secret) error {
 	err := printOne(s, appWithSecret{app, secret.Reveal()},
 		[2]string{"client id", app.ID},
 		[2]string{"client secret", secret.Reveal()},
@@ -82,12 +82,12 @@ func printApp(s *invocation, app store.App, secret authz.Secret) error {
 
 type oauthAppList struct{}
 
-func (c *oauthAppList) Run(s *invocation, r *store.Registry) error {
+func (c *oauthAppList) Run(s *invocation, r *registry.Registry) error {
 	apps, err := r.Apps(s.ctx)
 	if err != nil {
 		return err
 	}
-	return printList(s, apps, []string{"CLIENT ID", "NAME", "REDIRECT URIS", "CONFIDENTIAL", "CREATED", "STATUS"}, func(a store.App) []string {
+	return printList(s, apps, []string{"CLIENT ID", "NAME", "REDIRECT URIS", "CONFIDENTIAL", "CREATED", "STATUS"}, func(a registry.App) []string {
 		return []string{a.ID, a.Name, strings.Join(a.RedirectURIs, " "), fmt.Sprint(a.Confidential), when(&a.CreatedAt), string(a.Status)}
 	})
 }
@@ -97,7 +97,7 @@ type oauthAppRotate struct {
 	waitFlag
 }
 
-func (c *oauthAppRotate) Run(s *invocation, r *store.Registry) error {
+func (c *oauthAppRotate) Run(s *invocation, r *registry.Registry) error {
 	app, secret, err := r.RotateAppSecret(s.ctx, c.ID)
 	if err != nil {
 		return err
@@ -110,7 +110,7 @@ type oauthAppRevoke struct {
 	waitFlag
 }
 
-func (c *oauthAppRevoke) Run(s *invocation, r *store.Registry) error {
+func (c *oauthAppRevoke) Run(s *invocation, r *registry.Registry) error {
 	app, err := r.RevokeApp(s.ctx, c.ID)
 	if err != nil {
 		return err
@@ -129,12 +129,12 @@ type grantList struct {
 	User string `help:"Only grants of this user: id or email." placeholder:"U"`
 }
 
-func (c *grantList) Run(s *invocation, r *store.Registry) error {
+func (c *grantList) Run(s *invocation, r *registry.Registry) error {
 	grants, err := r.Grants(s.ctx, c.App, c.User)
 	if err != nil {
 		return err
 	}
-	return printList(s, grants, []string{"ID", "APP", "USER", "SCOPES", "WORKSPACES", "CREATED", "STATUS"}, func(g store.Grant) []string {
+	return printList(s, grants, []string{"ID", "APP", "USER", "SCOPES", "WORKSPACES", "CREATED", "STATUS"}, func(g registry.Grant) []string {
 		return []string{g.ID, g.AppName, g.Email, strings.Join(g.Scopes, " "), strings.Join(g.Workspaces, " "), when(&g.CreatedAt), string(g.Status)}
 	})
 }
@@ -144,7 +144,7 @@ type grantRevoke struct {
 	waitFlag
 }
 
-func (c *grantRevoke) Run(s *invocation, r *store.Registry) error {
+func (c *grantRevoke) Run(s *invocation, r *registry.Registry) error {
 	g, err := r.RevokeGrant(s.ctx, c.ID)
 	if err != nil {
 		return err

@@ -21,8 +21,8 @@ import (
 	"github.com/keywicket/keywicket/envoy"
 	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/session"
-	"github.com/keywicket/keywicket/store"
 	"github.com/keywicket/keywicket/store/cache"
+	"github.com/keywicket/keywicket/store/directory"
 )
 
 type serveCommand struct {
@@ -76,7 +76,7 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 		log.Warn("configuration", "warning", warning)
 	}
 	verifications := cfg.sessionBytes()
-	directory, err := store.OpenDirectory(store.Config{
+	d, err := directory.Open(directory.Config{
 		URL:                url,
 		MaxOpenConnections: cfg.Database.MaxOpenConnections,
 		LookupTimeout:      cfg.Database.LookupTimeout,
@@ -100,17 +100,17 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 	defer func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), cfg.Listen.Drain)
 		defer cancel()
-		err = errors.Join(err, directory.Close(ctx))
+		err = errors.Join(err, d.Close(ctx))
 	}()
 	sessions, err := session.New(session.Config{APIs: cfg.APIs, MaxBytes: verifications}, log)
 	if err != nil {
 		return err
 	}
 	defer sessions.Close()
-	m := newMetrics(directory, sessions, engine)
+	m := newMetrics(d, sessions, engine)
 	authorizer, err := authz.New(authz.Config{
 		APIs: cfg.APIs, DefaultAPI: cfg.DefaultAPI, AllowedHeaders: cfg.AllowedHeaders, Sessions: sessions,
-	}, measuredDirectory{directory, m}, engine)
+	}, measuredDirectory{d, m}, engine)
 	if err != nil {
 		return err
 	}
@@ -120,7 +120,7 @@ func (c *serveCommand) Run(s *invocation) (err error) {
 		AllowSample:       cfg.Log.AllowSample,
 		Observe:           m.observe,
 	}, authorizer, log)
-	return serve(s.ctx, cfg, log, server, newReadiness(s.ctx, directory.Ready, directory.Notices, sessions), m)
+	return serve(s.ctx, cfg, log, server, newReadiness(s.ctx, d.Ready, d.Notices, sessions), m)
 }
 
 // ignoreHangup keeps a server running after its terminal closes.

@@ -3,7 +3,7 @@ package main
 import (
 	"errors"
 
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 type sessionCommand struct {
@@ -16,14 +16,14 @@ type sessionRevoke struct {
 	waitFlag
 }
 
-func (c *sessionRevoke) Run(s *invocation, r *store.Registry, cfg config) error {
+func (c *sessionRevoke) Run(s *invocation, r *registry.Registry, cfg config) error {
 	if (c.ID == "") == (c.User == "") {
 		return usageError{errors.New("give a session's id, or else a user: --user")}
 	}
 	if start, err := visibleStart(cfg, c.ID); err == nil && start != c.ID {
 		return errors.New("this is a key, not a session's id: use keywicket token revoke")
 	}
-	var revoked store.RevokedSessions
+	var revoked registry.RevokedSessions
 	var err error
 	if c.User != "" {
 		revoked, err = r.RevokeSessionsOf(s.ctx, c.User)

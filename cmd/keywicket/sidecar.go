@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 type sidecarCommand struct {
@@ -15,13 +15,13 @@ type sidecarCommand struct {
 
 type sidecarList struct{}
 
-func (c *sidecarList) Run(s *invocation, r *store.Registry) error {
+func (c *sidecarList) Run(s *invocation, r *registry.Registry) error {
 	all, err := r.Sidecars(s.ctx)
 	if err != nil {
 		return err
 	}
 	titles := []string{"ID", "VERSION", "POLICIES", "LEASE", "LAG", "SEEN", "ALIVE"}
-	return printList(s, all, titles, func(sidecar store.Sidecar) []string {
+	return printList(s, all, titles, func(sidecar registry.Sidecar) []string {
 		alive := "no"
 		if sidecar.Alive {
 			alive = "yes"
@@ -39,7 +39,7 @@ type waitFlag struct {
 }
 
 // printOne writes the object. With --wait, it first waits for the sidecars, and writes the result of the wait too.
-func (w waitFlag) printOne(s *invocation, r *store.Registry, object any, fields ...[2]string) error {
+func (w waitFlag) printOne(s *invocation, r *registry.Registry, object any, fields ...[2]string) error {
 	if !w.Wait {
 		return printOne(s, object, fields...)
 	}

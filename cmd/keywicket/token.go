@@ -10,7 +10,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 type tokenCommand struct {
@@ -48,7 +48,7 @@ type createdToken struct {
 	Attributes  authz.Attributes `json:"attributes"`
 }
 
-func (c *tokenCreate) Run(s *invocation, r *store.Registry, cfg config) error {
+func (c *tokenCreate) Run(s *invocation, r *registry.Registry, cfg config) error {
 	n, err := c.newToken(cfg)
 	if err != nil {
 		return err
@@ -77,13 +77,13 @@ func (c *tokenCreate) Run(s *invocation, r *store.Registry, cfg config) error {
 }
 
 // newToken returns the token of the flags. It validates what the database does not know: kind, scopes and times.
-func (c *tokenCreate) newToken(cfg config) (store.NewToken, error) {
-	var n store.NewToken
+func (c *tokenCreate) newToken(cfg config) (registry.NewToken, error) {
+	var n registry.NewToken
 	api, format, err := findFormat(cfg, c.Prefix, c.API)
 	if err != nil {
 		return n, err
 	}
-	n = store.NewToken{
+	n = registry.NewToken{
 		Format: format, API: api, Name: c.Name, Workspace: c.Workspace, User: c.User, Attributes: authz.Attributes(c.Attributes),
 	}
 	switch {
@@ -184,7 +184,7 @@ func accessScopes(valid []string, table policies.Table, access string) []string 
 	return scopes
 }
 
-func (c *tokenCreate) expiry(n *store.NewToken) error {
+func (c *tokenCreate) expiry(n *registry.NewToken) error {
 	if c.ExpiresIn != "" {
 		d, err := parseLifetime(c.ExpiresIn)
 		if err != nil {
@@ -219,11 +219,11 @@ type tokenList struct {
 	After     string `help:"Only tokens after this one in the list: the next page." placeholder:"ID"`
 }
 
-func (c *tokenList) Run(s *invocation, r *store.Registry, cfg config) error {
+func (c *tokenList) Run(s *invocation, r *registry.Registry, cfg config) error {
 	if c.Limit < 1 {
 		return usageError{fmt.Errorf("--limit: %d is less than 1", c.Limit)}
 	}
-	f := store.TokenFilter{Workspace: c.Workspace, User: c.User, After: c.After}
+	f := registry.TokenFilter{Workspace: c.Workspace, User: c.User, After: c.After}
 	if c.Prefix != "" {
 		var err error
 		if f.Prefix, err = visibleStart(cfg, c.Prefix); err != nil {
@@ -240,7 +240,7 @@ func (c *tokenList) Run(s *invocation, r *store.Registry, cfg config) error {
 		page = page[:c.Limit]
 	}
 	titles := []string{"ID", "PREFIX", "NAME", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "STATUS"}
-	err = printList(s, page, titles, func(t store.Token) []string {
+	err = printList(s, page, titles, func(t registry.Token) []string {
 		return []string{
 			t.ID, t.Prefix, t.Name, strings.Join(t.Scopes, " "),
 			when(&t.CreatedAt), when(t.ExpiresAt), when(t.LastUsedAt), string(t.Status),
@@ -301,7 +301,7 @@ type tokenSet struct {
 	setAttributes
 }
 
-func (c *tokenSet) Run(s *invocation, r *store.Registry) error {
+func (c *tokenSet) Run(s *invocation, r *registry.Registry) error {
 	t, err := r.SetTokenAttributes(s.ctx, c.ID, authz.Attributes(c.Attributes))
 	if err != nil {
 		return err
@@ -314,7 +314,7 @@ type tokenRevoke struct {
 	waitFlag
 }
 
-func (c *tokenRevoke) Run(s *invocation, r *store.Registry) error {
+func (c *tokenRevoke) Run(s *invocation, r *registry.Registry) error {
 	t, err := r.RevokeToken(s.ctx, c.ID)
 	if err != nil {
 		return err

@@ -2,7 +2,7 @@ package main
 
 import (
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 type userCommand struct {
@@ -17,8 +17,8 @@ type userCreate struct {
 	newAttributes
 }
 
-func (c *userCreate) Run(s *invocation, r *store.Registry) error {
-	u, err := r.CreateUser(s.ctx, store.User{ID: c.ID, Email: c.Email, Attributes: authz.Attributes(c.Attributes)})
+func (c *userCreate) Run(s *invocation, r *registry.Registry) error {
+	u, err := r.CreateUser(s.ctx, registry.User{ID: c.ID, Email: c.Email, Attributes: authz.Attributes(c.Attributes)})
 	if err != nil {
 		return err
 	}
@@ -30,7 +30,7 @@ type userSet struct {
 	setAttributes
 }
 
-func (c *userSet) Run(s *invocation, r *store.Registry) error {
+func (c *userSet) Run(s *invocation, r *registry.Registry) error {
 	u, err := r.SetUserAttributes(s.ctx, c.User, authz.Attributes(c.Attributes))
 	if err != nil {
 		return err
@@ -40,12 +40,12 @@ func (c *userSet) Run(s *invocation, r *store.Registry) error {
 
 type userList struct{}
 
-func (userList) Run(s *invocation, r *store.Registry) error {
+func (userList) Run(s *invocation, r *registry.Registry) error {
 	all, err := r.Users(s.ctx)
 	if err != nil {
 		return err
 	}
-	return printList(s, all, []string{"ID", "EMAIL", "CREATED"}, func(u store.User) []string {
+	return printList(s, all, []string{"ID", "EMAIL", "CREATED"}, func(u registry.User) []string {
 		return []string{u.ID, u.Email, when(&u.CreatedAt)}
 	})
 }

@@ -2,7 +2,7 @@ package main
 
 import (
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 type workspaceCommand struct {
@@ -18,8 +18,8 @@ type workspaceCreate struct {
 	newAttributes
 }
 
-func (c *workspaceCreate) Run(s *invocation, r *store.Registry) error {
-	w, err := r.CreateWorkspace(s.ctx, store.Workspace{
+func (c *workspaceCreate) Run(s *invocation, r *registry.Registry) error {
+	w, err := r.CreateWorkspace(s.ctx, registry.Workspace{
 		ID: c.ID, Slug: c.Slug, Name: c.Name, Attributes: authz.Attributes(c.Attributes),
 	})
 	if err != nil {
@@ -33,7 +33,7 @@ type workspaceSet struct {
 	setAttributes
 }
 
-func (c *workspaceSet) Run(s *invocation, r *store.Registry) error {
+func (c *workspaceSet) Run(s *invocation, r *registry.Registry) error {
 	w, err := r.SetWorkspaceAttributes(s.ctx, c.Workspace, authz.Attributes(c.Attributes))
 	if err != nil {
 		return err
@@ -43,12 +43,12 @@ func (c *workspaceSet) Run(s *invocation, r *store.Registry) error {
 
 type workspaceList struct{}
 
-func (workspaceList) Run(s *invocation, r *store.Registry) error {
+func (workspaceList) Run(s *invocation, r *registry.Registry) error {
 	all, err := r.Workspaces(s.ctx)
 	if err != nil {
 		return err
 	}
-	return printList(s, all, []string{"ID", "SLUG", "NAME", "CREATED"}, func(w store.Workspace) []string {
+	return printList(s, all, []string{"ID", "SLUG", "NAME", "CREATED"}, func(w registry.Workspace) []string {
 		return []string{w.ID, w.Slug, w.Name, when(&w.CreatedAt)}
 	})
 }

@@ -18,7 +18,8 @@ import (
 	"github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
 
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/schema"
 	"github.com/keywicket/keywicket/test/pgbouncer"
 	"github.com/keywicket/keywicket/test/supabase"
 )
@@ -155,12 +156,12 @@ func (w *world) pool(ctx context.Context, login string) error {
 // migrate creates the schema, the subjects, and two logins: one for the sidecars, and one without privileges.
 func (w *world) migrate(ctx context.Context) (login string, err error) {
 	n := w.cluster.now()
-	db, err := store.Open(n.URL("postgres"))
+	db, err := database.Open(n.URL("postgres"))
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = db.Close() }()
-	if _, err := store.Migrate(ctx, db); err != nil {
+	if _, err := schema.Migrate(ctx, db); err != nil {
 		return "", err
 	}
 	password := rand.Text()

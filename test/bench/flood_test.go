@@ -35,7 +35,9 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo/postgres"
 	"github.com/keywicket/keywicket/demo/process"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/schema"
 )
 
 var (
@@ -67,7 +69,7 @@ var format = authz.CredentialFormat{
 // consists of unknown tokens of the right form, each used once. For each binary, an iteration is one window with the flood
 // and one without. Run it with -benchtime 8x or more.
 func BenchmarkFlood(b *testing.B) {
-	databaseURL := database(b)
+	databaseURL := newDatabase(b)
 	sides := []*side{newSide(b, "here", build(b), databaseURL)}
 	for _, path := range strings.Fields(*baseline) {
 		sides = append(sides, newSide(b, filepath.Base(path), path, databaseURL))
@@ -255,8 +257,8 @@ func paced(perSecond int, length time.Duration, f func()) {
 	}
 }
 
-// database returns the URL of a migrated database with the tokens.
-func database(b *testing.B) string {
+// newDatabase returns the URL of a migrated database with the tokens.
+func newDatabase(b *testing.B) string {
 	b.Helper()
 	ctx := b.Context()
 	server, err := postgres.Start(ctx, postgres.Config{Settings: map[string]string{"max_connections": "200"}})
@@ -265,20 +267,20 @@ func database(b *testing.B) string {
 	}
 	b.Cleanup(func() { _ = server.Close() })
 	databaseURL := server.URL("postgres")
-	db, err := store.Open(databaseURL)
+	db, err := database.Open(databaseURL)
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer func() { _ = db.Close() }()
-	if _, err := store.Migrate(ctx, db); err != nil {
+	if _, err := schema.Migrate(ctx, db); err != nil {
 		b.Fatal(err)
 	}
-	registry, err := store.OpenRegistry(ctx, databaseURL)
+	r, err := registry.Open(ctx, databaseURL)
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer func() { _ = registry.Close() }()
-	home, err := registry.CreateWorkspace(ctx, store.Workspace{Slug: "acme", Name: "Acme"})
+	defer func() { _ = r.Close() }()
+	home, err := r.CreateWorkspace(ctx, registry.Workspace{Slug: "acme", Name: "Acme"})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -20,7 +20,9 @@ import (
 	"github.com/keywicket/keywicket/demo/postgres"
 	"github.com/keywicket/keywicket/demo/process"
 	"github.com/keywicket/keywicket/policies"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/schema"
 )
 
 const workspaceSlug = "acme"
@@ -150,19 +152,19 @@ func (w *world) fill(t testing.TB, databaseURL string) {
 // migrated opens a database, migrates it, and creates a workspace.
 func migrated(t testing.TB, databaseURL string) (db *sqlx.DB, workspace string) {
 	t.Helper()
-	db, err := store.Open(databaseURL)
+	db, err := database.Open(databaseURL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Migrate(t.Context(), db); err != nil {
+	if _, err := schema.Migrate(t.Context(), db); err != nil {
 		t.Fatal(err)
 	}
-	registry, err := store.OpenRegistry(t.Context(), databaseURL)
+	r, err := registry.Open(t.Context(), databaseURL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = registry.Close() }()
-	home, err := registry.CreateWorkspace(t.Context(), store.Workspace{Slug: workspaceSlug, Name: "Acme"})
+	defer func() { _ = r.Close() }()
+	home, err := r.CreateWorkspace(t.Context(), registry.Workspace{Slug: workspaceSlug, Name: "Acme"})
 	if err != nil {
 		t.Fatal(err)
 	}

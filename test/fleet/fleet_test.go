@@ -14,8 +14,11 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/store"
 	"github.com/keywicket/keywicket/store/cache"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/directory"
+	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/schema"
 	"github.com/keywicket/keywicket/test/pgbouncer"
 )
 
@@ -28,9 +31,9 @@ const stepTimeout = 2 * time.Minute
 // fleet is a number of sidecars that use their own database.
 type fleet struct {
 	db       *sqlx.DB // as the superuser
-	registry *store.Registry
+	registry *registry.Registry
 	name     string // of the database
-	sidecars []*store.Directory
+	sidecars []*directory.Directory
 	pooler   *pgbouncer.Pooler // nil: none
 }
 
@@ -63,19 +66,19 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 	})
 	own := withParameter(t, server.URL(f.name), "application_name", "fleet")
 	f.db = open(t, own)
-	if _, err := store.Migrate(t.Context(), f.db); err != nil {
+	if _, err := schema.Migrate(t.Context(), f.db); err != nil {
 		t.Fatal(err)
 	}
 	var err error
-	if f.registry, err = store.OpenRegistry(t.Context(), own); err != nil {
+	if f.registry, err = registry.Open(t.Context(), own); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = f.registry.Close() })
-	if _, err := f.registry.CreateWorkspace(t.Context(), store.Workspace{Slug: "acme", Name: "Acme"}); err != nil {
+	if _, err := f.registry.CreateWorkspace(t.Context(), registry.Workspace{Slug: "acme", Name: "Acme"}); err != nil {
 		t.Fatal(err)
 	}
 
-	config := store.Config{
+	config := directory.Config{
 		URL: withParameter(t, server.URL(f.name), "role", "keywicket_sidecar"), NoHints: !hints, LookupTimeout: stepTimeout,
 		// No answer is looked up again only because of its age.
 		Cache: cache.Config{MaxBytes: cache.MinBytes, StalenessBound: staleness, MaxAge: time.Hour},
@@ -89,7 +92,7 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 		if f.pooled(i) {
 			config = behind
 		}
-		d, err := store.OpenDirectory(config, nil)
+		d, err := directory.Open(config, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,9 +102,9 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 	t.Cleanup(func() {
 		// All sidecars write the usage of the same tokens at the same moment. Some of it may be lost, which does not matter
 		// here.
-		_ = f.each(func(_ int, d *store.Directory) error { _ = d.Close(context.Background()); return nil })
+		_ = f.each(func(_ int, d *directory.Directory) error { _ = d.Close(context.Background()); return nil })
 	})
-	f.must(t, func(_ int, d *store.Directory) error {
+	f.must(t, func(_ int, d *directory.Directory) error {
 		return eventually("the log is read", func() bool { return d.Ready(t.Context()) == nil && d.CacheStats().LeaseLeft > 0 })
 	})
 	return f
@@ -147,7 +150,7 @@ func (f *fleet) pool(t *testing.T) string {
 
 func open(t *testing.T, databaseURL string) *sqlx.DB {
 	t.Helper()
-	db, err := store.Open(databaseURL)
+	db, err := database.Open(databaseURL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +172,7 @@ func withParameter(t *testing.T, databaseURL, key, value string) string {
 }
 
 // each calls do for every sidecar, a few at a time. After an error it starts no further call.
-func (f *fleet) each(do func(int, *store.Directory) error) error {
+func (f *fleet) each(do func(int, *directory.Directory) error) error {
 	var (
 		all    sync.WaitGroup
 		mu     sync.Mutex
@@ -197,7 +200,7 @@ func (f *fleet) each(do func(int, *store.Directory) error) error {
 	return errors.Join(failed...)
 }
 
-func (f *fleet) must(t *testing.T, do func(int, *store.Directory) error) {
+func (f *fleet) must(t *testing.T, do func(int, *directory.Directory) error) {
 	t.Helper()
 	if err := f.each(do); err != nil {
 		t.Fatal(err)
@@ -219,7 +222,7 @@ func (f *fleet) tokens(t *testing.T, n int) []token {
 	w := f.watch()
 	var made []token
 	for i := range n {
-		created, secret, err := f.registry.CreateToken(t.Context(), store.NewToken{
+		created, secret, err := f.registry.CreateToken(t.Context(), registry.NewToken{
 			Format: format, API: "velaflows", Name: fmt.Sprint("token ", i), Scopes: []string{"contacts:read"}, Workspace: "acme",
 		})
 		if err != nil {
@@ -237,7 +240,7 @@ func (f *fleet) tokens(t *testing.T, n int) []token {
 // remember makes every sidecar cache that each token is valid.
 func (f *fleet) remember(t *testing.T, tokens []token) {
 	t.Helper()
-	f.must(t, func(_ int, d *store.Directory) error {
+	f.must(t, func(_ int, d *directory.Directory) error {
 		for _, k := range tokens {
 			err := eventually("a valid answer is cached", func() bool {
 				found, err := d.Lookup(t.Context(), k.lookup)
@@ -254,7 +257,7 @@ func (f *fleet) remember(t *testing.T, tokens []token) {
 // requireRevoked requires every sidecar to deny each token.
 func (f *fleet) requireRevoked(t *testing.T, tokens []token) {
 	t.Helper()
-	f.must(t, func(_ int, d *store.Directory) error {
+	f.must(t, func(_ int, d *directory.Directory) error {
 		for _, k := range tokens {
 			if found, err := d.Lookup(t.Context(), k.lookup); err != nil || found.Denial != authz.ReasonRevoked {
 				return fmt.Errorf("a token that was revoked: %q %q %w", found.Denial, found.Cache, err)

@@ -19,7 +19,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo"
-	"github.com/keywicket/keywicket/store"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 var binary string
@@ -77,17 +77,17 @@ func start(t *testing.T, c demo.Config) *stack {
 			t.Error(err)
 		}
 	})
-	registry, err := store.OpenRegistry(ctx, s.DatabaseURL())
+	r, err := registry.Open(ctx, s.DatabaseURL())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = registry.Close() }()
-	home, err := registry.CreateWorkspace(ctx, store.Workspace{Slug: "home", Name: "Home"})
+	defer func() { _ = r.Close() }()
+	home, err := r.CreateWorkspace(ctx, registry.Workspace{Slug: "home", Name: "Home"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range keyCount {
-		_, key, err := registry.CreateToken(ctx, store.NewToken{
+		_, key, err := r.CreateToken(ctx, registry.NewToken{
 			API: "velocity", Name: t.Name(), Scopes: []string{"issues:read"}, Workspace: home.ID,
 			Format: authz.CredentialFormat{
 				Kind: authz.KindWorkspaceKey, Prefix: "vel_", Environment: authz.Live, VisiblePrefix: 12, BodyLength: 38,

@@ -1,0 +1,198 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
+)
+
+const (
+	// DefaultMaxOpenConnections limits the connections of a pool that serves requests, unless its configuration says otherwise.
+	DefaultMaxOpenConnections = 8
+	// ConnectionLifetime limits the age of connections, so that a process follows a failover or a changed address even if its
+	// connections stay open.
+	ConnectionLifetime = 5 * time.Minute
+)
+
+// Open returns a connection pool for [schema.Migrate] and [schema.Status]. It connects on first use. The URL is
+// postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs. Options that it lacks come from
+// its service and then from the PG* environment variables.
+func Open(databaseURL string) (*sqlx.DB, error) {
+	// PoolerTransaction: never prepare statements, so that any pooler works.
+	c, err := NewConnector(databaseURL, PoolerTransaction, 0)
+	if err != nil {
+		return nil, err
+	}
+	return OpenDB(c), nil
+}
+
+// OpenDB returns a connection pool. It connects on first use.
+func OpenDB(c driver.Connector) *sqlx.DB { return sqlx.NewDb(sql.OpenDB(c), "postgres") }
+
+// dialer opens one connection to the server, and further ones to send cancel requests. Their reads and writes have deadlines.
+// Without them, a connection whose peer vanished stays in the pool until TCP gives up after a quarter of an hour.
+type dialer struct {
+	connecting time.Duration // limit of connecting, including TLS, login and the first query
+	limit      time.Duration // of each read and each write after that; 0: none
+	keepAlive  net.KeepAliveConfig
+
+	last atomic.Pointer[limitedConn]
+}
+
+// Dial implements [pq.Dialer].
+func (d *dialer) Dial(network, address string) (net.Conn, error) {
+	return d.DialContext(context.Background(), network, address)
+}
+
+// DialTimeout implements [pq.Dialer].
+func (d *dialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return d.DialContext(ctx, network, address)
+}
+
+// DialContext implements [pq.DialerContext].
+func (d *dialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
+	deadline := time.Now().Add(d.connecting)
+	c, err := (&net.Dialer{Deadline: deadline, KeepAlive: -1, KeepAliveConfig: d.keepAlive}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	limited := &limitedConn{Conn: c, until: deadline, limit: d.limit}
+	d.last.Store(limited)
+	return limited, nil
+}
+
+// connected removes the deadline for connecting.
+func (d *dialer) connected() error {
+	c := d.last.Load()
+	if c == nil {
+		return nil
+	}
+	c.until = time.Time{}
+	return c.SetDeadline(time.Time{})
+}
+
+// limitedConn sets a deadline for each read and write. It relies on lib/pq reading only while it waits for a reply.
+type limitedConn struct {
+	net.Conn
+	until time.Time // the deadline of all reads and writes; zero: each has limit
+	limit time.Duration
+}
+
+func (c *limitedConn) deadline() time.Time {
+	if c.until.IsZero() && c.limit > 0 {
+		return time.Now().Add(c.limit)
+	}
+	return c.until
+}
+
+func (c *limitedConn) Read(p []byte) (int, error) {
+	if err := c.SetReadDeadline(c.deadline()); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(p)
+}
+
+func (c *limitedConn) Write(p []byte) (int, error) {
+	if err := c.SetWriteDeadline(c.deadline()); err != nil {
+		return 0, err
+	}
+	return c.Conn.Write(p)
+}
+
+// ReadCommitted runs f in a transaction with isolation level read committed. At a higher level, writes of sidecars and of the
+// product would fail with serialization errors. It also sets read-write: another client of a pooler may have left the connection
+// read-only.
+func ReadCommitted(ctx context.Context, db Beginner, f func(*sqlx.Tx) error) error {
+	tx, err := db.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	if err := f(tx); err != nil {
+		return err
+	}
+	return tx.Commit()
+}
+
+// Beginner starts transactions: a pool or one connection.
+type Beginner interface {
+	BeginTxx(context.Context, *sql.TxOptions) (*sqlx.Tx, error)
+}
+
+// RetryLost runs f up to attempts times, as long as it fails because of a lost connection. database/sql retries only some of the
+// errors with which lib/pq reports that: no reset, and no loss while the reply is read. f must be idempotent.
+func RetryLost(ctx context.Context, attempts int, f func() error) error {
+	for attempt := 1; ; attempt++ {
+		err := f()
+		if err == nil || attempt >= attempts || ctx.Err() != nil || !ConnectionLost(err) {
+			return err
+		}
+	}
+}
+
+// ConnectionLost reports whether err means that an established connection broke. It is false if connecting failed, because an
+// immediate retry does not help then.
+func ConnectionLost(err error) bool {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Op != "dial" && !op.Timeout()
+	}
+	return errors.Is(err, driver.ErrBadConn) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		pq.As(err, pqerror.AdminShutdown, pqerror.CrashShutdown) != nil
+}
+
+// DoWithin is [within] for a function that returns only an error.
+func DoWithin(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
+	_, err := Within(ctx, limit, func(ctx context.Context) (struct{}, error) { return struct{}{}, f(ctx) })
+	return err
+}
+
+// Within runs f and waits for it at most limit, even if f ignores its context. When a context ends, lib/pq sends a cancel request
+// and then waits for the server, which may hang. f then ends later, by the limit of its connection.
+func Within[T any](ctx context.Context, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
+	type outcome struct {
+		value T
+		err   error
+	}
+	bounded, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	done := make(chan outcome, 1)
+	go func() {
+		var o outcome
+		defer func() {
+			if p := recover(); p != nil { // no recover of the caller covers this goroutine
+				o.err = fmt.Errorf("panic: %v", p)
+			}
+			done <- o
+		}()
+		o.value, o.err = f(bounded)
+	}()
+	var o outcome
+	select {
+	case o = <-done:
+	case <-bounded.Done():
+		o.err = bounded.Err()
+	}
+	switch {
+	case o.err == nil:
+		return o.value, nil
+	case ctx.Err() != nil:
+		o.err = ctx.Err()
+	case bounded.Err() != nil:
+		// Postgres reports a cancelled query as 57014, which errors.Is does not match with a deadline.
+		o.err = fmt.Errorf("no answer within %v: %w", limit, bounded.Err())
+	}
+	var zero T
+	return zero, o.err
+}

@@ -1,0 +1,323 @@
+package database
+
+import (
+	"cmp"
+	"context"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
+)
+
+// Pooler says whether a connection pooler such as PgBouncer stands in front of the database. A transaction pooler may run each
+// transaction on another server connection. Prepared statements do not work with it: lib/pq uses the same statement names on
+// every connection, so a query could get the reply to another one.
+type Pooler string
+
+// The kinds of poolers.
+const (
+	// PoolerAuto compares two process ids on each connection: the one that the server sent at login, and the one of the Postgres
+	// process that answers the first query.
+	PoolerAuto Pooler = "auto"
+	// PoolerNone is for direct connections, and for a session pooler.
+	PoolerNone Pooler = "none"
+	// PoolerTransaction is for a transaction pooler.
+	PoolerTransaction Pooler = "transaction"
+)
+
+// Poolers returns all values of Pooler.
+func Poolers() []Pooler { return []Pooler{PoolerAuto, PoolerNone, PoolerTransaction} }
+
+// ConnectLimit limits the whole of connecting: with TLS and a password it takes six to ten round trips.
+const ConnectLimit = 5 * time.Second
+
+// Connector opens connections. Each Connect opens one.
+type Connector struct {
+	settings Settings
+	pooler   Pooler
+	limit    time.Duration // of each read and each write, once the connection is made; 0: none
+}
+
+// NewConnector returns a connector to the database at a URL. limit is the time limit of each read and each write, once a connection is
+// made; 0: none. It reads the URL, and does not connect.
+func NewConnector(databaseURL string, pooler Pooler, limit time.Duration) (Connector, error) {
+	s, err := Parse(databaseURL)
+	if err != nil {
+		return Connector{}, err
+	}
+	if s.pooled && pooler == PoolerAuto {
+		pooler = PoolerTransaction
+	}
+	// Parse, bind and run a query with arguments in one round trip. With two, a transaction pooler may send the second one to
+	// another server process.
+	s.BinaryParameters = true
+	return Connector{settings: s, pooler: pooler, limit: limit}, nil
+}
+
+// WithLimit returns the connector with another time limit of each read and each write.
+func (c Connector) WithLimit(limit time.Duration) Connector {
+	c.limit = limit
+	return c
+}
+
+// Connect implements [driver.Connector].
+func (c Connector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.connect(ctx)
+	if err != nil {
+		return nil, connectError(err)
+	}
+	return conn, nil
+}
+
+// connect tries the hosts in order, each for its share of ConnectLimit. In lib/pq, one host that does not answer could use up the
+// whole limit.
+func (c Connector) connect(ctx context.Context) (driver.Conn, error) {
+	all := hosts(c.settings.Config)
+	var errs []error
+	for _, host := range all {
+		conn, err := c.connectTo(ctx, host, ConnectLimit/time.Duration(len(all)))
+		if err == nil {
+			return conn, nil
+		}
+		if len(all) > 1 {
+			err = fmt.Errorf("%s:%d: %w", host.Host, host.Port, err)
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// hosts returns a configuration for each host, in the order in which to try them.
+func hosts(c pq.Config) []pq.Config {
+	all := make([]pq.Config, 1, 1+len(c.Multi))
+	all[0] = c.Clone()
+	for _, other := range c.Multi {
+		one := c.Clone()
+		one.Host, one.Hostaddr, one.Port = other.Host, other.Hostaddr, other.Port
+		all = append(all, one)
+	}
+	for i := range all {
+		all[i].Multi = nil
+		// lib/pq relies on what it received at login, which a pooler may have cached from another server. See checkServer.
+		all[i].TargetSessionAttrs = pq.TargetSessionAttrsAny
+	}
+	if c.LoadBalanceHosts == pq.LoadBalanceHostsRandom {
+		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	}
+	return all
+}
+
+func (c Connector) connectTo(ctx context.Context, host pq.Config, limit time.Duration) (driver.Conn, error) {
+	plain, err := pq.NewConnectorConfig(host)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the database connection: %w", err)
+	}
+	d := &dialer{connecting: limit, limit: c.limit, keepAlive: c.settings.KeepAlive}
+	if timeout := host.ConnectTimeout; timeout > 0 {
+		d.connecting = min(d.connecting, timeout)
+	}
+	plain.Dialer(d)
+	made, err := plain.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	full, ok := made.(fullConn)
+	if !ok { // a different version of lib/pq
+		return nil, errors.Join(fmt.Errorf("the driver's connection %T lacks a method", made), made.Close())
+	}
+	writes := c.settings.TargetSessionAttrs == pq.TargetSessionAttrsReadWrite
+	direct, err := checkServer(ctx, full, writes)
+	if err == nil && !full.IsValid() {
+		err = cmp.Or(ctx.Err(), driver.ErrBadConn)
+	}
+	if err == nil {
+		err = d.connected()
+	}
+	if errors.Is(err, driver.ErrBadConn) { // it would count as a lost connection, which is retried at once
+		err = errors.New("the server has closed the connection at the first query: if it is a pooler, its log says why")
+	}
+	if err != nil {
+		return nil, errors.Join(err, made.Close())
+	}
+	return &connection{fullConn: full, prepares: c.pooler == PoolerNone || c.pooler == PoolerAuto && direct}, nil
+}
+
+// Driver implements [driver.Connector].
+func (c Connector) Driver() driver.Driver { return &pq.Driver{} }
+
+// checkServer rejects a standby and a server that is too old. With writes, it also rejects a read-only session. It reports whether
+// the connection is direct: the Postgres process that answers is the one that the server named at login. A pooler sends its clients
+// invented process ids, because it shares its connections to Postgres.
+func checkServer(ctx context.Context, c fullConn, writes bool) (direct bool, err error) {
+	const query = `SELECT current_setting('server_version_num')::int, pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'`
+	rows, err := c.QueryContext(ctx, query, nil)
+	if err != nil {
+		return false, err
+	}
+	var row [4]driver.Value
+	if err := errors.Join(rows.Next(row[:]), rows.Close()); err != nil {
+		return false, err
+	}
+	version, isVersion := row[0].(int64)
+	pid, _ := row[1].(int64)
+	standby, isStandby := row[2].(bool)
+	readOnly, _ := row[3].(bool)
+	switch {
+	case !isVersion || !isStandby:
+		return false, errors.New("the server does not answer as Postgres does")
+	case standby:
+		return false, errors.New("the server is a standby (in hot standby mode): keywicket needs the primary")
+	case writes && readOnly:
+		return false, errors.New("the server takes no writes (session is read-only), and the database URL has target_session_attrs=read-write")
+	}
+	return pid != 0 && pid == loginPID(c), checkVersion(int(version))
+}
+
+// loginPID returns the process id that the server sent at login, or 0 if it is unknown. lib/pq keeps it in an unexported field, for
+// cancel requests.
+func loginPID(c driver.Conn) int64 {
+	v := reflect.Indirect(reflect.ValueOf(c))
+	if v.Kind() != reflect.Struct {
+		return 0
+	}
+	if pid := v.FieldByName("pid"); pid.IsValid() && pid.CanInt() {
+		return pid.Int()
+	}
+	return 0
+}
+
+// fullConn has the methods of lib/pq's connection that database/sql uses.
+type fullConn interface {
+	driver.Conn
+	driver.ConnBeginTx
+	driver.ConnPrepareContext
+	driver.ExecerContext
+	driver.NamedValueChecker
+	driver.Pinger
+	driver.QueryerContext
+	driver.SessionResetter
+	driver.Validator
+}
+
+// Connection is a connection of a [connector]. It has the methods that database/sql uses, and can keep prepared statements.
+type Connection interface {
+	fullConn
+
+	// PrepareAhead prepares queries before look-ups need them, because lib/pq gives up a connection if the context ends while it
+	// prepares a query. If it fails for a query, the first look-up that needs the query prepares it.
+	PrepareAhead(ctx context.Context, queries []string)
+
+	// QueryPrepared runs a query as a prepared statement that it keeps. It prepares the query again if a column's type has changed
+	// or the statement was dropped. The caller closes the rows.
+	QueryPrepared(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error)
+}
+
+// connection is a connection that prepares statements only if prepares is set. Otherwise each query takes one round trip, which a
+// pooler sends to one server process (see NewConnector).
+type connection struct {
+	fullConn
+	prepares bool
+	prepared map[string]driver.Stmt // the look-up queries, by text
+}
+
+var _ Connection = (*connection)(nil)
+
+// PrepareContext implements [driver.ConnPrepareContext].
+func (c *connection) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
+	if c.prepares || strings.HasPrefix(strings.TrimSpace(query), "COPY ") { // lib/pq sends COPY only by a prepared statement; it does not stay on the server
+		return c.fullConn.PrepareContext(ctx, query)
+	}
+	return unprepared{c.fullConn, query}, nil
+}
+
+// PrepareAhead implements [Connection].
+func (c *connection) PrepareAhead(ctx context.Context, queries []string) {
+	if !c.prepares {
+		return
+	}
+	// Postgres cannot prepare a query while one of its tables is locked. Give up soon, so that look-ups that do not read the table
+	// get the connection.
+	if _, err := c.ExecContext(ctx, `SET lock_timeout = 50`, nil); err != nil {
+		return
+	}
+	for _, query := range queries {
+		if _, err := c.statement(ctx, query); err != nil {
+			break
+		}
+	}
+	_, _ = c.ExecContext(ctx, `RESET lock_timeout`, nil) // if this fails, the connection is lost
+}
+
+// statement returns the prepared statement of the query. It prepares the query on first use.
+func (c *connection) statement(ctx context.Context, query string) (driver.StmtQueryContext, error) {
+	s := c.prepared[query]
+	if s == nil {
+		var err error
+		if s, err = c.PrepareContext(ctx, query); err != nil {
+			return nil, err
+		}
+		if c.prepared == nil {
+			c.prepared = make(map[string]driver.Stmt)
+		}
+		c.prepared[query] = s
+	}
+	return s.(driver.StmtQueryContext), nil
+}
+
+// QueryPrepared implements [Connection].
+func (c *connection) QueryPrepared(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
+	for again := false; ; again = true {
+		s, err := c.statement(ctx, query)
+		if err != nil {
+			return nil, err
+		}
+		rows, err := s.QueryContext(ctx, args)
+		if again || pq.As(err, pqerror.FeatureNotSupported, pqerror.InvalidSQLStatementName) == nil {
+			return rows, err
+		}
+		_ = c.prepared[query].Close()
+		delete(c.prepared, query)
+	}
+}
+
+// unprepared is a [driver.Stmt] that is not prepared on the server.
+type unprepared struct {
+	conn  fullConn
+	query string
+}
+
+func (unprepared) Close() error  { return nil }
+func (unprepared) NumInput() int { return -1 } // unknown; the server checks it
+
+// Exec implements [driver.Stmt]. database/sql calls ExecContext instead.
+func (unprepared) Exec([]driver.Value) (driver.Result, error) { return nil, driver.ErrSkip }
+
+// Query implements [driver.Stmt]. database/sql calls QueryContext instead.
+func (unprepared) Query([]driver.Value) (driver.Rows, error) { return nil, driver.ErrSkip }
+
+// ExecContext implements [driver.StmtExecContext].
+func (u unprepared) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	return u.conn.ExecContext(ctx, u.query, args)
+}
+
+// QueryContext implements [driver.StmtQueryContext].
+func (u unprepared) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	return u.conn.QueryContext(ctx, u.query, args)
+}
+
+// KeepsSession reports whether settings and prepared statements stay on a connection.
+func KeepsSession(c *sqlx.Conn) (keeps bool, err error) {
+	err = c.Raw(func(raw any) error {
+		conn, ok := raw.(*connection)
+		keeps = ok && conn.prepares
+		return nil
+	})
+	return keeps, err
+}

@@ -1,0 +1,205 @@
+package database
+
+import (
+	"cmp"
+	"errors"
+	"maps"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+// options are the options of a database URL, by their names in libpq.
+type options map[string]string
+
+const urlForms = "; it looks like " + urlForm + ", with special characters of the password percent-encoded"
+
+// errUnparsable quotes nothing of the URL, because the part that cannot be parsed may belong to the password.
+var errUnparsable = errors.New("the database URL cannot be parsed" + urlForms)
+
+// readDatabaseURL accepts what libpq accepts. Unlike lib/pq, that includes several hosts with a port each, sockets, and IPv6
+// addresses without a port. If an option is given twice, the last one counts.
+func readDatabaseURL(text string) (options, error) {
+	scheme, rest, isURL := strings.Cut(text, "://")
+	o := options{}
+	read := o.readPairs
+	switch {
+	case isURL && (scheme == "postgres" || scheme == "postgresql"):
+		text, read = rest, o.readURL
+	case isURL && !strings.Contains(scheme, "="):
+		return nil, errors.New("the database URL is not one of Postgres" + urlForms)
+	}
+	if !read(text) || !o.complete() {
+		return nil, errUnparsable
+	}
+	return o, nil
+}
+
+// readURL reads what follows the scheme.
+func (o options) readURL(text string) bool {
+	location, query, _ := strings.Cut(text, "?")
+	authority, database, _ := strings.Cut(location, "/")
+	hosts, named := authority, false
+	if at := strings.LastIndex(authority, "@"); at >= 0 {
+		user, password, _ := strings.Cut(authority[:at], ":")
+		if !o.set("user", user, url.PathUnescape) || !o.set("password", password, url.PathUnescape) {
+			return false
+		}
+		hosts, named = authority[at+1:], true
+	}
+	if !named && strings.Contains(database, "@") { // a password that contains a slash
+		return false
+	}
+	if !o.readHosts(hosts) || !o.set("dbname", database, url.PathUnescape) {
+		return false
+	}
+	for pair := range strings.SplitSeq(query, "&") {
+		name, value, ok := strings.Cut(pair, "=")
+		if pair == "" {
+			continue
+		}
+		// Unlike in libpq, a plus is a space, as usual in encoded queries.
+		name, err := url.QueryUnescape(name)
+		if !ok || err != nil || name == "" || !o.set(name, value, url.QueryUnescape) {
+			return false
+		}
+	}
+	return true
+}
+
+// set ignores an empty value, so that the service or the environment can supply one.
+func (o options) set(name, value string, unescape func(string) (string, error)) bool {
+	value, err := unescape(value)
+	if value != "" {
+		o[name] = value
+	}
+	return err == nil
+}
+
+// readHosts reads a list of hosts, each with or without a port. If one has a port, those without get Postgres' default port.
+func (o options) readHosts(list string) bool {
+	const standard = "5432"
+	var hosts, ports []string
+	named, numbered := false, false
+	for item := range strings.SplitSeq(list, ",") {
+		host, port, _ := strings.Cut(item, ":")
+		if address, ok := strings.CutPrefix(item, "["); ok {
+			if host, port, ok = strings.Cut(address, "]"); !ok {
+				return false
+			}
+			if port, ok = strings.CutPrefix(port, ":"); !ok && port != "" {
+				return false
+			}
+		}
+		host, err := url.PathUnescape(host)
+		if err != nil || !hostName(host, strings.HasPrefix(item, "[")) || strings.Trim(port, "0123456789") != "" {
+			return false
+		}
+		named, numbered = named || host != "", numbered || port != ""
+		hosts, ports = append(hosts, cmp.Or(host, "localhost")), append(ports, cmp.Or(port, standard))
+	}
+	if named {
+		o["host"] = strings.Join(hosts, ",")
+	}
+	if numbered {
+		o["port"] = strings.Join(ports, ",")
+	}
+	return true
+}
+
+// hostName reports whether host can be the name of a host. Other characters may come from a password, which the error of a DNS
+// look-up would then show.
+func hostName(host string, bracketed bool) bool {
+	if bracketed {
+		_, err := netip.ParseAddr(host)
+		return err == nil
+	}
+	return strings.HasPrefix(host, "/") || strings.HasPrefix(host, "@") || !strings.ContainsAny(host, " \t\r\n/@?#<>[]{}|\\^`'\"")
+}
+
+// readPairs reads key='value' pairs.
+func (o options) readPairs(text string) bool {
+	for text = strings.TrimLeftFunc(text, unicode.IsSpace); text != ""; text = strings.TrimLeftFunc(text, unicode.IsSpace) {
+		name, rest, ok := strings.Cut(text, "=")
+		name = strings.TrimRightFunc(name, unicode.IsSpace)
+		if !ok || name == "" || strings.ContainsFunc(name, unicode.IsSpace) {
+			return false
+		}
+		if o[name], text, ok = readValue(strings.TrimLeftFunc(rest, unicode.IsSpace)); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// readValue returns the value at the start of the text and the text after it. A backslash escapes the next character, inside quotes
+// and outside.
+func readValue(text string) (value, rest string, ok bool) {
+	text, quoted := strings.CutPrefix(text, "'")
+	var b strings.Builder
+	escaped := false
+	for i, r := range text {
+		switch {
+		case escaped:
+			b.WriteRune(r)
+			escaped = false
+		case r == '\\':
+			escaped = true
+		case quoted && r == '\'':
+			return b.String(), text[i+1:], true
+		case !quoted && unicode.IsSpace(r):
+			return b.String(), text[i:], true
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String(), "", !quoted && !escaped
+}
+
+// complete changes the options to the form that lib/pq expects. It returns false if a name or value cannot be sent.
+func (o options) complete() bool {
+	for name, value := range maps.Clone(o) {
+		// Postgres would read the text after a zero byte as another option.
+		if !optionName(name) || strings.Contains(value, "\x00") {
+			return false
+		}
+		// lib/pq would send both this spelling and its own.
+		if lower := strings.ToLower(name); lower != name && slices.Contains([]string{"datestyle", "client_encoding", "application_name"}, lower) {
+			delete(o, name)
+			o[lower] = value
+		}
+	}
+	if database, ok := o["database"]; ok {
+		delete(o, "database")
+		o["dbname"] = database
+	}
+	if o["ssl"] == "true" { // libpq accepts it for compatibility with JDBC
+		delete(o, "ssl")
+		o["sslmode"] = cmp.Or(o["sslmode"], "require")
+	}
+	switch port := o["port"]; {
+	case port == "":
+		delete(o, "port")
+	case port[0] == ',': // lib/pq inserts the default port only after a comma
+		o["port"] = "5432" + port
+	}
+	return true
+}
+
+func optionName(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool {
+		return !strings.ContainsRune("_.-", r) && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	})
+}
+
+// dsn returns the options as key='value' pairs for lib/pq.
+func (o options) dsn() string {
+	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
+	var pairs []string
+	for _, name := range slices.Sorted(maps.Keys(o)) {
+		pairs = append(pairs, name+"='"+quote.Replace(o[name])+"'")
+	}
+	return strings.Join(pairs, " ")
+}

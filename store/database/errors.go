@@ -1,0 +1,83 @@
+package database
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
+)
+
+// The kinds of errors of a Registry. An error that matches one of them is one sentence for the operator.
+var (
+	// ErrNotFound: the named object does not exist.
+	ErrNotFound = errors.New("not found")
+	// ErrExists: another object has this id, slug, email or key.
+	ErrExists = errors.New("already exists")
+	// ErrInvalid: a value has the wrong form, or does not fit the others.
+	ErrInvalid = errors.New("invalid")
+	// ErrUnreachable: the database cannot be reached, or rejects the login.
+	ErrUnreachable = errors.New("database unreachable")
+	// ErrNotMigrated: the schema is missing, or older than this version of keywicket.
+	ErrNotMigrated = errors.New("not migrated")
+)
+
+// Refusal is an error for the operator: one sentence, and the Err… value that it matches.
+type Refusal struct {
+	kind     error
+	sentence string
+	cause    error // nil: the sentence is complete
+}
+
+// Refuse returns a refusal of the kind, one of the Err… values.
+func Refuse(kind error, format string, args ...any) *Refusal {
+	return &Refusal{kind: kind, sentence: fmt.Sprintf(format, args...)}
+}
+
+// Because adds the cause to the refusal's sentence.
+func (r *Refusal) Because(cause error) *Refusal {
+	r.cause = cause
+	return r
+}
+
+func (r *Refusal) Error() string {
+	if r.cause != nil {
+		return r.sentence + ": " + r.cause.Error()
+	}
+	return r.sentence
+}
+
+func (r *Refusal) Unwrap() []error {
+	if r.cause != nil {
+		return []error{r.kind, r.cause}
+	}
+	return []error{r.kind}
+}
+
+// ConfirmRow returns an error unless same: the returned row belongs to the query. A misconfigured pooler that mixes up the
+// connections of its clients can return the row of another query.
+func ConfirmRow(same bool, doing string) error {
+	if same {
+		return nil
+	}
+	return errors.New(doing + ": the database returned the answer to another query, as behind a pooler that mixes up the connections of " +
+		"its clients: check what was done before you continue")
+}
+
+// AddPoolerRemedy adds the remedy to errors that a transaction pooler causes when queries are prepared.
+func AddPoolerRemedy(err error) error {
+	if pq.As(err, pqerror.InvalidSQLStatementName, pqerror.DuplicatePstatement, pqerror.ProtocolViolation) != nil {
+		return fmt.Errorf("%w (if a transaction pooler stands in front of the database: set database.pooler to transaction)", err)
+	}
+	return err
+}
+
+// ConstraintError returns the refusal of the constraint that err violates. Other errors are wrapped with the action.
+func ConstraintError(err error, action string, constraints map[string]*Refusal) error {
+	if violation := pq.As(err); violation != nil {
+		if r, ok := constraints[violation.Constraint]; ok && violation.Constraint != "" {
+			return r
+		}
+	}
+	return fmt.Errorf("%s: %w", action, err)
+}

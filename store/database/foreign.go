@@ -1,0 +1,133 @@
+package database
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/lib/pq"
+)
+
+// foreignOption is an option that neither lib/pq nor Postgres knows. lib/pq would send it to Postgres, which would reject it.
+type foreignOption struct {
+	accepted []string // values that require nothing
+	verified bool     // sslmode=verify-full satisfies every value
+	remedy   string   // for a value that is not accepted
+}
+
+// requiring are options that may require a feature that lib/pq does not have. A value that does is rejected, because ignoring it
+// would go unnoticed.
+var requiring = map[string]foreignOption{
+	// Options of libpq.
+	"channel_binding":     {[]string{"disable", "prefer"}, true, verifyInstead},
+	"gssencmode":          {[]string{"disable", "prefer"}, false, "write sslmode=verify-full instead, to encrypt by TLS"},
+	"sslcertmode":         {[]string{"allow"}, false, "remove it; without sslcert no certificate is sent, if the home folder has no .postgresql/postgresql.crt"},
+	"sslcrl":              {nil, false, "remove it; lists of revoked certificates are not read"},
+	"sslcrldir":           {nil, false, "remove it; lists of revoked certificates are not read"},
+	"sslpassword":         {nil, false, "remove it, and store the key of sslkey without a passphrase"},
+	"sslkeylogfile":       {nil, false, "remove it"},
+	"requirepeer":         {nil, false, "remove it, and let only the server write to the folder of its socket"},
+	"require_auth":        {nil, false, "write sslmode=verify-full instead, so that no other server gets the password"},
+	"requiressl":          {[]string{"0"}, false, "write sslmode=require instead"},
+	"replication":         {[]string{"false", "off", "no", "0"}, false, "remove it"},
+	"oauth_issuer":        {nil, false, loginInstead},
+	"oauth_client_id":     {nil, false, loginInstead},
+	"oauth_client_secret": {nil, false, loginInstead},
+	"oauth_scope":         {nil, false, loginInstead},
+	"scram_client_key":    {nil, false, loginInstead},
+	"scram_server_key":    {nil, false, loginInstead},
+	// Options of Prisma, JDBC and asyncpg.
+	"sslaccept":        {[]string{"accept_invalid_certs"}, true, verifyInstead},
+	"sslidentity":      {nil, false, "write sslcert and sslkey instead"},
+	"ssl":              {nil, false, "write sslmode instead"},
+	"targetServerType": {[]string{"primary"}, false, "write target_session_attrs=primary instead"},
+}
+
+const loginInstead = "remove it, and log in with a password or a certificate"
+
+const verifyInstead = "write sslmode=verify-full instead, with sslrootcert=system for a publicly trusted authority, or sslrootcert=FILE"
+
+// ignored are options without an effect: this program has its own pool, its own schema, and its own way to prepare statements.
+var ignored = []string{
+	"gssdelegation", "gsslib", "sslcompression", // libpq: this program never uses them
+	"connection_limit", "pool_timeout", "socket_timeout", "schema", "statement_cache_size", "single_use_connections", // Prisma
+	"max_connection_lifetime", "max_idle_connection_lifetime",
+	"default_query_exec_mode", "statement_cache_mode", "statement_cache_capacity", "description_cache_capacity", // pgx
+	"pool_max_conns", "pool_min_conns", "pool_min_idle_conns", "pool_max_conn_lifetime", "pool_max_conn_lifetime_jitter",
+	"pool_max_conn_idle_time", "pool_health_check_period",
+	"prepareThreshold", "preparedStatementCacheQueries", "preparedStatementCacheSizeMiB", "tcpKeepAlive", // JDBC
+	"prepare_threshold", "prepared_statement_cache_size", // psycopg, asyncpg
+	"uselibpqcompat", "supa", // node-postgres, Supabase on Vercel
+}
+
+// supportedHere are options that this package implements itself.
+var supportedHere = []string{"pgbouncer", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"}
+
+// takeForeign removes the options that neither lib/pq nor Postgres knows, and returns the removed ones.
+func (o options) takeForeign() options {
+	foreign := options{}
+	for name, value := range maps.Clone(o) {
+		if _, ok := requiring[name]; ok || slices.Contains(ignored, name) || slices.Contains(supportedHere, name) {
+			foreign[name] = value
+			delete(o, name)
+		}
+	}
+	return foreign
+}
+
+// readTo reads supportedHere into s. For numbers, zero means the system's default, as in libpq.
+func (o options) readTo(s *Settings) error {
+	var err error
+	number := func(name string) int {
+		value, ok := o[name]
+		n, e := strconv.Atoi(strings.TrimSpace(value))
+		if ok && value != "" && e != nil && err == nil {
+			err = fmt.Errorf("the database URL has a wrong value for %s: it is a number", name)
+		}
+		return n
+	}
+	// In package net, zero is its own default, and a negative value is the system's.
+	probe := func(name string) int {
+		n := max(number(name), 0)
+		if o[name] != "" && n == 0 {
+			return -1
+		}
+		return n
+	}
+	s.KeepAlive = net.KeepAliveConfig{
+		Enable:   o["keepalives"] == "" || number("keepalives") != 0,
+		Idle:     time.Duration(probe("keepalives_idle")) * time.Second,
+		Interval: time.Duration(probe("keepalives_interval")) * time.Second,
+		Count:    probe("keepalives_count"),
+	}
+	number("tcp_user_timeout") // only check its form: limitedConn sets a deadline for each read and write
+	switch o["pgbouncer"] {
+	case "", "false":
+	case "true":
+		s.pooled = true
+	default:
+		err = errors.New("the database URL has a wrong value for pgbouncer: it is true or false")
+	}
+	return err
+}
+
+// check rejects options that require what lib/pq does not support.
+func (o options) check(mode pq.SSLMode) error {
+	for _, name := range slices.Sorted(maps.Keys(o)) {
+		d, ok := requiring[name]
+		if !ok || o[name] == "" || slices.Contains(d.accepted, o[name]) || d.verified && mode == pq.SSLModeVerifyFull {
+			continue
+		}
+		what := name
+		if len(d.accepted) > 0 && slices.Contains([]string{"require", "strict", "true"}, o[name]) { // these values are not secret
+			what += "=" + o[name]
+		}
+		return fmt.Errorf("the database URL has %s, which keywicket cannot keep: %s", what, d.remedy)
+	}
+	return nil
+}

@@ -1,0 +1,620 @@
+package database_test
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/directory"
+	"github.com/keywicket/keywicket/store/issuer"
+	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/schema"
+	"github.com/keywicket/keywicket/store/storetest"
+	"github.com/keywicket/keywicket/store/tokenimport"
+	"github.com/keywicket/keywicket/test/pgbouncer"
+)
+
+// pooled is a fixture that can also be reached through a pooler. Clients with the same login share the pooler's connections.
+type pooled struct {
+	*storetest.Fixture
+	pooler           *pgbouncer.Pooler
+	operator, server string // URLs through the pooler: the superuser's, and one of a sidecar and an issuer
+	direct           string // server, without the pooler
+}
+
+// poolers are the modes with sufficient pool sizes. In session mode, each client connection needs its own Postgres connection.
+var poolers = map[string]pgbouncer.Config{
+	"transactions": {Mode: pgbouncer.Transaction, PoolSize: 5},
+	"sessions":     {Mode: pgbouncer.Session, PoolSize: 60},
+}
+
+func newPooled(t *testing.T, config pgbouncer.Config) *pooled {
+	t.Helper()
+	p := &pooled{Fixture: storetest.NewFixture(t)}
+	// A pooler does not support the startup parameter "role".
+	role, password := strings.ToLower("pooled_"+rand.Text()[:8]), rand.Text()
+	p.Exec(t, `CREATE ROLE `+role+` LOGIN PASSWORD '`+password+`' IN ROLE keywicket_sidecar, keywicket_issuer`)
+	t.Cleanup(func() {
+		if err := storetest.Administer(context.Background(), `DROP ROLE `+role); err != nil {
+			t.Error(err)
+		}
+	})
+	login := storetest.Must(url.Parse(p.URL))
+	login.User = url.UserPassword(role, password)
+	p.direct = login.String()
+	config.Logins = []string{p.URL, p.direct}
+	p.pooler = startPooler(t, config)
+	p.operator, p.server = storetest.Must(p.pooler.URL(p.URL)), storetest.Must(p.pooler.URL(p.direct))
+	return p
+}
+
+func startPooler(t *testing.T, config pgbouncer.Config) *pgbouncer.Pooler {
+	t.Helper()
+	pooler, err := pgbouncer.Start(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := pooler.Close(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Log(pooler.Log())
+		}
+	})
+	return pooler
+}
+
+// sidecar opens a directory behind the pooler.
+func (p *pooled) sidecar(c directory.Config) (*directory.Directory, error) {
+	c.URL, c.LookupTimeout, c.UsageInterval, c.MaxOpenConnections = p.server, 10*time.Second, 200*time.Millisecond, 4
+	return directory.Open(c, nil)
+}
+
+// load runs the functions concurrently, and each of them repeatedly, for some seconds.
+func load(t *testing.T, functions ...func(context.Context)) {
+	t.Helper()
+	const lasting = 4 * time.Second
+	ctx, cancel := context.WithTimeout(t.Context(), lasting)
+	defer cancel()
+	var all sync.WaitGroup
+	for _, f := range functions {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				f(context.WithoutCancel(ctx)) // a call that has begun is completed
+			}
+		})
+	}
+	all.Wait()
+}
+
+// otherProgram returns the work of another program with the same login and the same driver. The driver numbers its prepared statements
+// on each connection from 1, and sends unprepared queries in two round trips. The queries have the same parameters and columns as
+// keywicket's, but other answers. Their results are ignored.
+func (p *pooled) otherProgram(t *testing.T, databaseURL string) func(context.Context) {
+	t.Helper()
+	db, err := sqlx.Open("postgres", databaseURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	db.SetMaxOpenConns(3)
+	const (
+		found = `SELECT (date_part('epoch', pg_postmaster_start_time()) * 1000000)::int8, place, '', 'foreign', 'personal_key', 'live', 'foreign',
+			'{everything}'::text[], '', '', '', NULL::float8`
+		credentials = ` FROM unnest($1::bytea[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS asked (digest, api, in_id, in_slug, place)`
+		sessions    = ` FROM unnest($1::text[], $2::text[], $3::int8[], $4::text[], $5::text[]) WITH ORDINALITY AS asked (a, b, c, d, e, place)`
+	)
+	prepared := map[string][]any{
+		found + credentials:                            {"{NULL}", "{velocity}", `{""}`, `{""}`},
+		found + `, 'foreign', 'foreign'` + credentials: {"{NULL}", "{velocity}", `{""}`, `{""}`},
+		found + `, true` + sessions:                    {"{s}", "{u}", "{1}", `{""}`, `{""}`},
+	}
+	ask := func(ctx context.Context, query func(context.Context, ...any) (*sql.Rows, error), args ...any) {
+		rows, err := query(ctx, args...)
+		if err != nil {
+			return
+		}
+		for rows.Next() {
+			continue
+		}
+		_ = errors.Join(rows.Err(), rows.Close())
+	}
+	return func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		for query, args := range prepared {
+			if s, err := db.PrepareContext(ctx, query); err == nil {
+				for range 3 {
+					ask(ctx, s.QueryContext, args...)
+				}
+				_ = s.Close()
+			}
+		}
+		for _, query := range []string{
+			`SELECT $1::text AS id, 'foreign' AS slug, 'foreign' AS name, now() AS created_at`,
+			`SELECT $1::text AS id, 'foreign@example.com' AS email, now() AS created_at, true AS mfa_enrolled, NULL::timestamptz AS banned_until`,
+			`SELECT 'foreign' WHERE $1::text IS NULL`,
+		} {
+			ask(ctx, func(ctx context.Context, args ...any) (*sql.Rows, error) { return db.QueryContext(ctx, query, args...) }, "foreign")
+		}
+	}
+}
+
+// judge counts answers, wrong answers and errors.
+type judge struct {
+	answers, wrong, failed atomic.Int64
+	mu                     sync.Mutex
+	examples               []string
+}
+
+func (j *judge) note(n *atomic.Int64, format string, args ...any) {
+	if n.Add(1) > 5 {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.examples = append(j.examples, fmt.Sprintf(format, args...))
+}
+
+func (j *judge) done(t *testing.T) {
+	t.Helper()
+	t.Logf("%d answers, %d of them wrong, and %d errors", j.answers.Load(), j.wrong.Load(), j.failed.Load())
+	if j.wrong.Load() > 0 || j.failed.Load() > 0 || j.answers.Load() < 100 {
+		t.Errorf("%d answers, %d of them wrong, and %d errors:\n%s", j.answers.Load(), j.wrong.Load(), j.failed.Load(), strings.Join(j.examples, "\n"))
+	}
+}
+
+// question is a look-up whose answer is known.
+type question struct {
+	lookup authz.Lookup
+	want   authz.Found
+}
+
+// questions returns look-ups of valid and of revoked credentials of each kind.
+func (p *pooled) questions(t *testing.T) (all []question) {
+	t.Helper()
+	direct, grants := p.Directory(t, nil), storetest.Must(issuer.Open(p.direct))
+	t.Cleanup(func() { _ = grants.Close() })
+	app, _, err := p.CreateApp(t.Context(), registry.NewApp{API: "velocity", Name: "Planner", RedirectURIs: []string{"https://planner.example/cb"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 12 {
+		scopes := []string{fmt.Sprintf("scope:%d", i)}
+		user := storetest.Must(p.CreateUser(t.Context(), registry.User{Email: fmt.Sprintf("user%d@example.com", i)}))
+		storetest.Must(p.SetMember(t.Context(), "acme", user.ID, "member"))
+		token, key := p.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Scopes: scopes, Workspace: "acme"})
+		personal, personalKey := p.Create(t, registry.NewToken{Format: storetest.Velu, API: "velocity", Name: "t", Scopes: scopes, User: user.ID})
+		approved := storetest.Must(grants.Approve(t.Context(), issuer.Approval{Client: app.ID, User: user.ID, Workspaces: []string{p.Acme.ID},
+			Scopes: scopes, RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43)}))
+		issued := storetest.Must(grants.Exchange(t.Context(), approved.Code, storetest.Velo, storetest.AcceptCode))
+		session := storetest.SessionOf(user.ID, time.Now())
+		revoked := i%4 == 0
+		if revoked {
+			storetest.Must(p.RevokeToken(t.Context(), token.ID))
+			storetest.Must(p.RevokeToken(t.Context(), personal.ID))
+			storetest.Must(p.RevokeGrant(t.Context(), approved.Grant))
+			storetest.Must(p.RevokeSession(t.Context(), session.ID))
+		}
+		in := storetest.Lookup(personalKey)
+		in.Workspace.Slug = "acme"
+		for _, q := range []struct {
+			lookup authz.Lookup
+			id     string // of the principal, if it is known
+		}{
+			{storetest.Lookup(key), token.ID}, {in, personal.ID}, {storetest.InWorkspace(session, "acme"), user.ID}, {storetest.AccessLookup(issued.Access, "acme"), ""},
+		} {
+			want := storetest.Must(direct.Lookup(t.Context(), q.lookup))
+			if good := want.Denial == "" && want.Principal.ID != "" && (q.id == "" || want.Principal.ID == q.id); good == revoked {
+				t.Fatalf("%+v is answered %+v", q, want)
+			}
+			all = append(all, question{q.lookup, want})
+		}
+	}
+	return all
+}
+
+// unknown returns a look-up of a credential that was never issued.
+func unknown(kind authz.Kind) question {
+	l := authz.Lookup{Kind: kind, API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}}
+	if kind == authz.KindSession {
+		l.Session = storetest.SessionOf("nobody "+rand.Text(), time.Now())
+	} else {
+		l.Digest = authz.Secret(rand.Text()).Digest()
+	}
+	return question{l, authz.Found{Denial: authz.ReasonUnknown}}
+}
+
+// A look-up returns the right answer also if other programs use the same connections of the pooler.
+func TestPoolerMixesNoAnswers(t *testing.T) {
+	for name, config := range poolers {
+		t.Run(name, func(t *testing.T) {
+			p := newPooled(t, config)
+			questions := p.questions(t)
+			j := new(judge)
+			ask := func(ctx context.Context, d *directory.Directory, q question) {
+				defer func() {
+					if e := recover(); e != nil {
+						j.note(&j.failed, "panic: %v", e)
+					}
+				}()
+				got, err := d.Lookup(ctx, q.lookup)
+				if err != nil {
+					j.note(&j.failed, "an error: %v", err)
+					return
+				}
+				j.answers.Add(1)
+				got.Cache = q.want.Cache
+				if !reflect.DeepEqual(got, q.want) {
+					j.note(&j.wrong, "got %+v, want %+v", got, q.want)
+				}
+			}
+			askAll := func(ctx context.Context, d *directory.Directory) {
+				for i, q := range questions {
+					ask(ctx, d, q)
+					if i%4 == 0 {
+						for _, kind := range []authz.Kind{authz.KindPersonalKey, authz.KindSession, authz.KindOAuthToken} {
+							ask(ctx, d, unknown(kind))
+						}
+					}
+				}
+			}
+			work := []func(context.Context){
+				p.otherProgram(t, p.server), p.otherProgram(t, p.server),
+				// Sidecars come and go, so that each has prepared its queries in another order.
+				func(ctx context.Context) {
+					d, err := p.sidecar(directory.Config{NoCache: true})
+					if err != nil {
+						j.note(&j.failed, "open: %v", err)
+						return
+					}
+					defer func() { _ = d.Close(ctx) }()
+					for _, i := range []int{1, 2, 3, 5, 6, 7} {
+						ask(ctx, d, questions[i])
+					}
+				},
+			}
+			pooler := map[pgbouncer.Mode]database.Pooler{pgbouncer.Transaction: database.PoolerTransaction, pgbouncer.Session: database.PoolerNone}[config.Mode]
+			for _, c := range []directory.Config{{NoCache: true}, {NoCache: true, Pooler: pooler}, {}, {Pooler: pooler}} {
+				d := storetest.Must(p.sidecar(c))
+				t.Cleanup(func() { _ = d.Close(context.Background()) })
+				for range 3 {
+					work = append(work, func(ctx context.Context) { askAll(ctx, d) })
+				}
+			}
+			load(t, work...)
+			j.done(t)
+		})
+	}
+}
+
+// The reports of the operator's commands match the database's content, as a client without the pooler reads it.
+func TestPoolerMixesNoReports(t *testing.T) {
+	for name, config := range poolers {
+		t.Run(name, func(t *testing.T) {
+			p := newPooled(t, config)
+			j := new(judge)
+			var n atomic.Int64
+			work := []func(context.Context){p.otherProgram(t, p.operator), p.otherProgram(t, p.server)}
+			for range 2 {
+				r, err := registry.Open(t.Context(), p.operator)
+				if err != nil {
+					t.Errorf("open: %v", err)
+					continue
+				}
+				t.Cleanup(func() { _ = r.Close() })
+				grants := storetest.Must(issuer.Open(p.server))
+				t.Cleanup(func() { _ = grants.Close() })
+				for range 2 {
+					work = append(work, func(ctx context.Context) {
+						defer func() {
+							if e := recover(); e != nil {
+								j.note(&j.failed, "panic: %v", e)
+							}
+						}()
+						o := &operator{pooled: p, registry: r, issuer: grants, judge: j, n: int(n.Add(1))}
+						o.work(ctx)
+					})
+				}
+			}
+			load(t, work...)
+			j.done(t)
+		})
+	}
+}
+
+// operator runs each command once and compares its report with the database.
+type operator struct {
+	*pooled
+	*judge
+	registry *registry.Registry // behind the pooler
+	issuer   *issuer.Issuer
+	n        int
+}
+
+// checkReport reports whether the command succeeded, and compares its report with the query's result. The query returns one value.
+func (o *operator) checkReport(ctx context.Context, command string, err error, want any, query string, args ...any) bool {
+	if err != nil {
+		o.note(&o.failed, "%s: %v", command, err)
+		return false
+	}
+	o.answers.Add(1)
+	var got string
+	if err := o.DB.GetContext(ctx, &got, query, args...); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		o.note(&o.failed, "%s: the truth: %v", command, err)
+		return false
+	}
+	if got != fmt.Sprint(want) {
+		o.note(&o.wrong, "%s: reported %v, but it is %q", command, want, got)
+	}
+	return true
+}
+
+// expectRefusal checks that a command was refused.
+func (o *operator) expectRefusal(command string, err, want error) {
+	o.answers.Add(1)
+	switch {
+	case err == nil:
+		o.note(&o.wrong, "%s: it is not refused", command)
+	case !errors.Is(err, want):
+		o.note(&o.failed, "%s: %v", command, err)
+	}
+}
+
+func (o *operator) work(ctx context.Context) {
+	r, slug := o.registry, fmt.Sprintf("w-%d", o.n)
+	email := slug + "@example.com"
+	w, err := r.CreateWorkspace(ctx, registry.Workspace{Slug: slug, Name: slug})
+	if !o.checkReport(ctx, "workspace create", err, w.ID+slug+w.Name, `SELECT id || slug || name FROM keywicket.workspaces WHERE slug = $1`, slug) {
+		return
+	}
+	u, err := r.CreateUser(ctx, registry.User{Email: email})
+	if !o.checkReport(ctx, "user create", err, u.ID+u.Email, `SELECT id || email FROM keywicket.users WHERE email = $1`, email) {
+		return
+	}
+	_, err = r.Workspace(ctx, "no-"+slug)
+	o.expectRefusal("a workspace that is not there", err, database.ErrNotFound)
+	o.expectRefusal("member remove, of no member", r.RemoveMember(ctx, slug, email), database.ErrNotFound)
+	const role = `SELECT role FROM keywicket.members WHERE workspace_id = $1 AND user_id = $2`
+	for _, as := range []string{"member", "admin"} {
+		m, err := r.SetMember(ctx, slug, email, as)
+		o.checkReport(ctx, "member set", err, m.Role, role, w.ID, u.ID)
+	}
+	o.tokens(ctx, w, u)
+	o.app(ctx, w, u)
+
+	session := "session " + slug
+	revoked, err := r.RevokeSession(ctx, session)
+	o.checkReport(ctx, "session revoke", err, revoked.RevokedAt.UnixMicro(),
+		`SELECT (EXTRACT(EPOCH FROM revoked_at) * 1000000)::int8 FROM keywicket.revoked_sessions WHERE session_id = $1`, session)
+	revoked, err = r.RevokeSessionsOf(ctx, email)
+	o.checkReport(ctx, "session revoke --user", err, revoked.RevokedAt.UnixMicro(),
+		`SELECT (EXTRACT(EPOCH FROM revoked_at) * 1000000)::int8 FROM keywicket.revoked_sessions WHERE user_id = $1`, u.ID)
+	o.checkReport(ctx, "member remove", r.RemoveMember(ctx, slug, email), "", role, w.ID, u.ID)
+}
+
+func (o *operator) tokens(ctx context.Context, w registry.Workspace, u registry.User) {
+	r := o.registry
+	const status = `SELECT id || CASE WHEN revoked_at IS NULL THEN 'active' ELSE 'revoked' END FROM keywicket.tokens WHERE digest = $1`
+	var made []string
+	for _, n := range []registry.NewToken{
+		{Format: storetest.Vel, API: "velocity", Name: "t", Scopes: []string{"issues:read"}, Workspace: w.Slug},
+		{Format: storetest.Velu, API: "velocity", Name: "t", Scopes: []string{"issues:read"}, User: u.Email},
+	} {
+		token, key, err := r.CreateToken(ctx, n)
+		digest := key.Digest()
+		if !o.checkReport(ctx, "token create", err, token.ID+"active", status, digest[:]) {
+			continue
+		}
+		if n.Workspace != "" {
+			made = append(made, token.ID)
+		}
+		token, err = r.RevokeToken(ctx, token.ID)
+		o.checkReport(ctx, "token revoke", err, token.ID+string(token.Status), status, digest[:])
+	}
+	_, err := r.RevokeToken(ctx, "no token")
+	o.expectRefusal("token revoke, of none", err, database.ErrNotFound)
+
+	lines := make([]tokenimport.Line, 3)
+	keys := make([][]byte, len(lines))
+	for i := range lines {
+		key := storetest.Vel.NewKey()
+		digest := key.Digest()
+		keys[i] = digest[:]
+		lines[i] = tokenimport.Line{Number: i + 1, Key: key, Name: "t", Workspace: w.Slug}
+	}
+	n, err := tokenimport.Store(ctx, r, storetest.VelImport(storetest.LinesOf(lines...)))
+	o.checkReport(ctx, "token import", err, n, `SELECT count(*) FROM keywicket.tokens WHERE digest IN ($1, $2, $3)`, keys[0], keys[1], keys[2])
+
+	list, err := r.Tokens(ctx, registry.TokenFilter{Workspace: w.Slug})
+	var ids []string
+	for _, t := range list {
+		ids = append(ids, t.ID)
+	}
+	slices.Sort(ids)
+	o.checkReport(ctx, "token list", err, strings.Join(ids, " "),
+		`SELECT string_agg(id, ' ' ORDER BY id COLLATE "C") FROM keywicket.tokens WHERE workspace_id = $1`, w.ID)
+	if len(made) > 0 && err == nil && !slices.Contains(ids, made[0]) {
+		o.note(&o.wrong, "token list: %s is not in it", made[0])
+	}
+}
+
+func (o *operator) app(ctx context.Context, w registry.Workspace, u registry.User) {
+	r := o.registry
+	const (
+		secretOf = `SELECT id FROM keywicket.oauth_apps WHERE secret_digest = $1`
+		revoked  = `SELECT revoked_at IS NOT NULL FROM keywicket.`
+	)
+	app, secret, err := r.CreateApp(ctx, registry.NewApp{API: "velocity", Name: "Planner", RedirectURIs: []string{"https://planner.example/cb"}, Confidential: true})
+	digest := secret.Digest()
+	if !o.checkReport(ctx, "oauth-app create", err, app.ID, secretOf, digest[:]) {
+		return
+	}
+	app, secret, err = r.RotateAppSecret(ctx, app.ID)
+	digest = secret.Digest()
+	if !o.checkReport(ctx, "oauth-app rotate", err, app.ID, secretOf, digest[:]) {
+		return
+	}
+	client, err := o.issuer.Client(ctx, app.ID)
+	if o.checkReport(ctx, "the issuer's client", err, client.ID, secretOf, digest[:]) && !client.Knows(secret) {
+		o.note(&o.wrong, "the issuer does not know the secret")
+	}
+	approved, err := o.issuer.Approve(ctx, issuer.Approval{Client: app.ID, User: u.ID, Workspaces: []string{w.ID}, Scopes: []string{"issues:read"},
+		RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43)})
+	if o.checkReport(ctx, "approve", err, approved.Grant, `SELECT id FROM keywicket.oauth_grants WHERE app_id = $1`, app.ID) {
+		issued, err := o.issuer.Exchange(ctx, approved.Code, storetest.Velo, storetest.AcceptCode)
+		digest := issued.Access.Digest()
+		o.checkReport(ctx, "exchange", err, issued.Grant, `SELECT grant_id FROM keywicket.oauth_access_tokens WHERE digest = $1`, digest[:])
+		list, err := r.Grants(ctx, app.ID, "")
+		ids := ""
+		for _, g := range list {
+			ids += g.ID
+		}
+		o.checkReport(ctx, "grant list", err, ids, `SELECT id FROM keywicket.oauth_grants WHERE app_id = $1`, app.ID)
+		grant, err := r.RevokeGrant(ctx, approved.Grant)
+		o.checkReport(ctx, "grant revoke", err, grant.Status == registry.Revoked, revoked+`oauth_grants WHERE id = $1`, approved.Grant)
+	}
+	id := app.ID
+	app, err = r.RevokeApp(ctx, id)
+	o.checkReport(ctx, "oauth-app revoke", err, app.Status == registry.Revoked, revoked+`oauth_apps WHERE id = $1`, id)
+}
+
+// A pooler in transaction mode does not forward notifications. The sidecar then reads revocations from the log within the bound, or
+// receives notifications over a connection that bypasses the pooler.
+func TestPoolerLetsRevocationsThrough(t *testing.T) {
+	const bound = time.Second
+	for name, config := range poolers {
+		for _, around := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, a way around it %t", name, around), func(t *testing.T) {
+				p := newPooled(t, config)
+				c := directory.Config{}
+				if around {
+					c.FeedURL = p.direct
+				}
+				d := storetest.Must(p.sidecar(c))
+				t.Cleanup(func() { _ = d.Close(context.Background()) })
+				storetest.Eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
+				var slowest time.Duration
+				for range 6 {
+					token, key := p.WorkspaceToken(t)
+					storetest.Eventually(t, "it is cached", func() bool {
+						found, err := d.Lookup(t.Context(), storetest.Lookup(key))
+						return err == nil && found.Denial == "" && found.Cache == authz.CacheHit
+					})
+					storetest.Must(p.RevokeToken(t.Context(), token.ID))
+					revoked := time.Now()
+					for {
+						asked := time.Since(revoked)
+						found, err := d.Lookup(t.Context(), storetest.Lookup(key))
+						if err == nil && found.Denial == authz.ReasonRevoked {
+							slowest = max(slowest, asked)
+							break
+						}
+						if asked > bound {
+							t.Fatalf("%v after the revocation: %+v, %v", asked, found, err)
+						}
+					}
+				}
+				t.Logf("received after %v at most", slowest)
+				if _, hints := d.Heard(); around && hints == 0 {
+					t.Error("no notification is received over the connection that bypasses the pooler")
+				}
+			})
+		}
+	}
+}
+
+// Settings that another program makes for its session stay with the pooler's connection. They must not change an answer: a token
+// expires on time, and its use is written.
+func TestPoolerLeavesSettingsOfOthers(t *testing.T) {
+	p := newPooled(t, pgbouncer.Config{Mode: pgbouncer.Transaction, PoolSize: 1})
+	foreign := storetest.Must(sqlx.Open("postgres", p.server))
+	t.Cleanup(func() { _ = foreign.Close() })
+	storetest.Must(foreign.ExecContext(t.Context(), `SET extra_float_digits = -15; SET bytea_output = 'escape'; SET intervalstyle = 'sql_standard';
+		SET default_transaction_isolation = 'serializable'; SET default_transaction_read_only = on`))
+	d := storetest.Must(p.sidecar(directory.Config{}))
+	t.Cleanup(func() { _ = d.Close(context.Background()) })
+	storetest.Eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
+	// If the lifetime were rounded to seconds, more than 1.5 seconds would count as two.
+	const lifetime = 2 * time.Second
+	token, key := p.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme", ExpiresIn: new(lifetime)})
+	expires := time.Now().Add(lifetime)
+	storetest.Eventually(t, "it is cached", func() bool {
+		return storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))).Cache == authz.CacheHit
+	})
+	for {
+		asked := time.Now()
+		found := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
+		if found.Denial == authz.ReasonExpired {
+			break
+		}
+		if late := asked.Sub(expires); late > 0 {
+			t.Fatalf("%v after its expiry, the answer is %+v", late, found)
+		}
+	}
+	storetest.Eventually(t, "its use is written", func() bool {
+		return storetest.Value[int](t, p.DB, `SELECT count(*) FROM keywicket.token_usage WHERE token_id = $1`, token.ID) == 1
+	})
+}
+
+// Migrations run through a pooler. If several operators migrate concurrently, each migration runs once.
+func TestPoolerLetsMigrationsThrough(t *testing.T) {
+	pools := maps.Clone(poolers)
+	pools["as few as one migration needs"] = pgbouncer.Config{Mode: pgbouncer.Transaction, PoolSize: 2}
+	for name, config := range pools {
+		for _, operators := range []int{1, 4} {
+			t.Run(fmt.Sprintf("%s, %d at once", name, operators), func(t *testing.T) {
+				direct := storetest.EmptyDatabase(t)
+				config := config
+				config.Logins = []string{direct}
+				through := storetest.Must(startPooler(t, config).URL(direct))
+				ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+				defer cancel()
+				var applied atomic.Int64
+				var all sync.WaitGroup
+				for range operators {
+					db := storetest.OpenDB(t, through)
+					all.Go(func() {
+						done, err := schema.Migrate(ctx, db)
+						if err != nil {
+							t.Error(err)
+						}
+						applied.Add(int64(len(done)))
+					})
+				}
+				all.Wait()
+				db := storetest.OpenDB(t, direct)
+				status := storetest.Must(schema.Status(t.Context(), db))
+				for _, m := range status {
+					if m.AppliedAt == nil {
+						t.Errorf("%s is pending", m.Name)
+					}
+				}
+				if int(applied.Load()) != len(status) {
+					t.Errorf("%d migrations are reported, of %d", applied.Load(), len(status))
+				}
+				// A lock that stays with one of the pooler's connections would block the next migration.
+				if n := storetest.Value[int](t, db, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
+					AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`); n != 0 {
+					t.Errorf("%d locks are left", n)
+				}
+			})
+		}
+	}
+}

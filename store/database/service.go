@@ -1,0 +1,107 @@
+package database
+
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strings"
+)
+
+// addService adds the options of the service that the URL or the environment names. Options that are already set take precedence.
+func (o options) addService() error {
+	name := cmp.Or(o["service"], os.Getenv("PGSERVICE"))
+	files := serviceFiles(o["servicefile"])
+	delete(o, "service")
+	delete(o, "servicefile")
+	if name == "" {
+		return nil
+	}
+	for _, file := range files {
+		service, err := readService(file, name)
+		if err != nil {
+			return err
+		}
+		if service == nil {
+			continue
+		}
+		if !service.complete() {
+			return fmt.Errorf("%s, service %s: an option has a name or a value that cannot be sent", file, name)
+		}
+		for option, value := range service {
+			if _, ok := o[option]; !ok {
+				o[option] = value
+			}
+		}
+		return nil
+	}
+	return fmt.Errorf("the service %s, which PGSERVICE or the database URL names, is not in %s", name, strings.Join(files, " or "))
+}
+
+// serviceFiles returns the user's file and the system's. Without PGSYSCONFDIR it omits the latter, whose default path is
+// compiled into libpq.
+func serviceFiles(named string) []string {
+	own := cmp.Or(named, os.Getenv("PGSERVICEFILE"))
+	if own == "" {
+		home, err := os.UserHomeDir()
+		if account, unknown := user.Current(); err != nil && unknown == nil {
+			home = account.HomeDir
+		}
+		own = filepath.Join(home, ".pg_service.conf")
+	}
+	files := []string{own}
+	if dir := os.Getenv("PGSYSCONFDIR"); dir != "" {
+		files = append(files, filepath.Join(dir, "pg_service.conf"))
+	}
+	return files
+}
+
+// readService reads one section of an INI file. It returns nil if the file or the section is missing. Errors quote no line, because
+// it may hold a password.
+func readService(file, name string) (options, error) {
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the service file: %w", err)
+	}
+	defer func() { _ = f.Close() }()
+	var service options
+	lines := bufio.NewScanner(f)
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		if line[0] == '[' && line[len(line)-1] == ']' {
+			if service != nil {
+				break
+			}
+			if strings.TrimSpace(line[1:len(line)-1]) == name {
+				service = options{}
+			}
+			continue
+		}
+		if service == nil {
+			continue
+		}
+		option, value, ok := strings.Cut(line, "=")
+		option = strings.TrimSpace(option)
+		switch {
+		case !ok || strings.HasPrefix(line, "ldap://"):
+			return nil, fmt.Errorf("%s, line %d: it is not OPTION=VALUE", file, n)
+		case option == "service" || option == "servicefile":
+			return nil, fmt.Errorf("%s, line %d: a service cannot name another one", file, n)
+		}
+		service[option] = strings.TrimSpace(value)
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("read the service file %s: %w", file, err)
+	}
+	return service, nil
+}

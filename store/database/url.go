@@ -1,0 +1,166 @@
+package database
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/lib/pq"
+)
+
+// Settings is the complete configuration of a database URL, including the options of its service and the environment.
+type Settings struct {
+	pq.Config
+	// DSN is the same configuration for lib/pq's listener, which accepts no Config.
+	DSN string
+	// pooled reports whether the URL names a transaction pooler.
+	pooled bool
+	// KeepAlive is for a [net.Dialer] with a negative KeepAlive, so that Enable = false turns keep-alive off.
+	KeepAlive net.KeepAliveConfig
+}
+
+const applicationName = "keywicket"
+
+const urlForm = "postgres://user:password@host:5432/database?sslmode=require"
+
+// Parse reads a database URL. The precedence is that of libpq: the URL, then its service, then the environment, then lib/pq's
+// defaults. In lib/pq alone, the service would take precedence over the URL.
+func Parse(databaseURL string) (Settings, error) {
+	if strings.TrimSpace(databaseURL) == "" {
+		return Settings{}, errors.New("no database URL is given; it looks like " + urlForm)
+	}
+	given, err := readDatabaseURL(databaseURL)
+	if err != nil {
+		return Settings{}, err
+	}
+	if err := given.addService(); err != nil {
+		return Settings{}, err
+	}
+	if err := given.checkLists(); err != nil {
+		return Settings{}, err
+	}
+	var s Settings
+	foreign := given.takeForeign()
+	if err := foreign.readTo(&s); err != nil {
+		return Settings{}, err
+	}
+	given["service"] = "" // addService has read it
+	config, err := pq.NewConfig(given.dsn())
+	if err != nil {
+		return Settings{}, configError(err)
+	}
+	if err := foreign.check(config.SSLMode); err != nil {
+		return Settings{}, err
+	}
+	// If the first host is a socket, lib/pq would use no TLS for any of them.
+	if sockets, hosts := countHosts(config); sockets > 0 && hosts > 0 {
+		return Settings{}, errors.New("the database URL names sockets beside other hosts: name only one kind")
+	}
+	if err := given.checkPassfile(); err != nil {
+		return Settings{}, err
+	}
+	// A standby may lag behind the primary's change notifications, and accepts no writes.
+	switch config.TargetSessionAttrs {
+	case "":
+		config.TargetSessionAttrs = pq.TargetSessionAttrsPrimary
+	case pq.TargetSessionAttrsPrimary, pq.TargetSessionAttrsReadWrite:
+	default:
+		return Settings{}, fmt.Errorf("the database URL has target_session_attrs=%s: it has to be the primary", config.TargetSessionAttrs)
+	}
+	maps.DeleteFunc(given, func(name, _ string) bool { _, ours := sessionSettings[strings.ToLower(name)]; return ours })
+	maps.Copy(given, sessionSettings)
+	given["target_session_attrs"] = string(config.TargetSessionAttrs)
+	given["application_name"] = cmp.Or(config.ApplicationName, applicationName)
+	s.DSN = given.dsn()
+	if s.Config, err = pq.NewConfig(s.DSN); err != nil {
+		return Settings{}, configError(err)
+	}
+	return s, nil
+}
+
+// sessionSettings override the settings of the database and the role.
+var sessionSettings = map[string]string{
+	"timezone":                    "UTC", // results have times in this zone; lib/pq never sends Config.TZ
+	"standard_conforming_strings": "on",  // a backslash in this package's SQL is a plain character
+}
+
+func countHosts(c pq.Config) (sockets, hosts int) {
+	all := append([]pq.ConfigMultihost{{Host: c.Host, Hostaddr: c.Hostaddr}}, c.Multi...)
+	for _, h := range all {
+		if !h.Hostaddr.IsValid() && (filepath.IsAbs(h.Host) || strings.HasPrefix(h.Host, "@")) {
+			sockets++
+		}
+	}
+	return sockets, len(all) - sockets
+}
+
+// checkLists rejects host lists in the environment if the URL names hosts too, because lib/pq would combine the two lists.
+func (o options) checkLists() error {
+	for option, variable := range map[string]string{"host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT"} {
+		if _, ok := o[option]; ok && strings.Contains(os.Getenv(variable), ",") {
+			return fmt.Errorf("the environment variable %s is a list, and the database URL names its own %s: unset the variable", variable, option)
+		}
+	}
+	return nil
+}
+
+// checkPassfile rejects a password file that lib/pq would silently ignore for each connection. A missing file is no error, because it
+// may be created later.
+func (o options) checkPassfile() error {
+	file := o["passfile"]
+	info, err := os.Stat(file)
+	if file == "" || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && info.Mode().Perm()&0o167 != 0 { // lib/pq intends 0o177, but checks this mask
+		return fmt.Errorf("the passfile %s of the database URL has the mode %#o: make it 0600, or it is not used", file, info.Mode().Perm())
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("read the passfile of the database URL: %w", err)
+	}
+	return f.Close()
+}
+
+// configError returns an error that says what lib/pq rejects. It quotes only parts that cannot belong to a password whose quotes are
+// missing.
+func configError(err error) error {
+	text := err.Error()
+	_, supported, listed := strings.Cut(text, "; supported values are ")
+	if listed {
+		supported = ": supported are " + supported
+	}
+	if rest, ok := strings.CutPrefix(text, `pq: wrong value for "`); ok {
+		name, _, _ := strings.Cut(rest, `"`)
+		return fmt.Errorf("the database URL has a wrong value for %s%s", name, supported)
+	}
+	if rest, ok := strings.CutPrefix(text, "pq: wrong value for $"); ok {
+		name, _, _ := strings.Cut(rest, ":")
+		return fmt.Errorf("the environment variable %s has a wrong value%s", name, supported)
+	}
+	if rest, ok := strings.CutPrefix(text, "pq: environment variable $"); ok {
+		name, _, _ := strings.Cut(rest, " ")
+		return fmt.Errorf("the environment variable %s is not supported: unset it, and set the option in the database URL", name)
+	}
+	if rest, ok := strings.CutPrefix(text, "pq: unsupported "); ok { // client_encoding, datestyle
+		name, _, _ := strings.Cut(rest, " ")
+		return fmt.Errorf("the database URL has a wrong value for %s: leave it out", name)
+	}
+	if strings.HasPrefix(text, "user: ") {
+		return errors.New("the database URL names no user, and the operating system has no name for the current one: name a user in the URL")
+	}
+	if slices.ContainsFunc(
+		[]string{"pq: could not match ", "pq: weak sslmode ", "pq: min_protocol_version "}, // these messages quote only numbers and values that lib/pq knows
+		func(known string) bool { return strings.HasPrefix(text, known) },
+	) {
+		return fmt.Errorf("the database URL does not fit together: %s", strings.TrimPrefix(text, "pq: "))
+	}
+	return errUnparsable
+}

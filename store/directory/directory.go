@@ -1,0 +1,235 @@
+package directory
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/cache"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/feed"
+	"github.com/keywicket/keywicket/store/lookup"
+	"github.com/keywicket/keywicket/store/pool"
+)
+
+// Config configures a Directory. Only URL is required.
+type Config struct {
+	// URL is the database URL, as for [database.Open]. The role keywicket_sidecar is enough for the login.
+	URL string
+	// MaxOpenConnections limits the connections for look-ups and for writing usage. Two more connections read the change log and
+	// listen for hints, and a third one is opened from time to time. Default: 8.
+	MaxOpenConnections int
+	// LookupTimeout limits a whole look-up: waiting for a connection, connecting, retries and the query. Keep it below half of
+	// the caller's own limit, so that the caller's client gets an answer. Default: 200ms.
+	LookupTimeout time.Duration
+	// Pooler says whether a connection pooler stands in front of the database at URL. Default: PoolerAuto.
+	Pooler database.Pooler
+	// FeedURL is the database URL for listening to hints. Set it to bypass a connection pooler, which does not pass on
+	// notifications. Default: URL.
+	FeedURL string
+	// NoHints disables hints: the change log is read only at its interval. That saves one connection, and Postgres does not wake
+	// each sidecar for each change.
+	NoHints bool
+	// Cache configures the cache in front of the look-ups.
+	Cache cache.Config
+	// NoCache disables the cache: every look-up queries the database.
+	NoCache bool
+	// UsageInterval is how often last_used_at is written. Default: 5s.
+	UsageInterval time.Duration
+	// Version of this program and a hash of its policies appear in the list of sidecars.
+	Version, Policies string
+	// Clock measures only how long ago a token was used. Expiry is judged by the database's clock. Default: time.Now.
+	Clock func() time.Time
+}
+
+const (
+	defaultLookupTimeout = 200 * time.Millisecond
+	defaultUsageInterval = 5 * time.Second
+
+	// connectionIdle is how long connections stay open after a burst of look-ups. It is longer than upkeepPause, so the connection
+	// that upkeep uses stays open. Otherwise many sidecars would keep opening connections.
+	connectionIdle = 2 * upkeepPause
+)
+
+func (c Config) complete() (Config, error) {
+	if c.MaxOpenConnections == 0 {
+		c.MaxOpenConnections = database.DefaultMaxOpenConnections
+	}
+	if c.LookupTimeout == 0 {
+		c.LookupTimeout = defaultLookupTimeout
+	}
+	if c.Pooler == "" {
+		c.Pooler = database.PoolerAuto
+	}
+	if c.UsageInterval == 0 {
+		c.UsageInterval = defaultUsageInterval
+	}
+	if c.Clock == nil {
+		c.Clock = time.Now
+	}
+	switch {
+	case !slices.Contains(database.Poolers(), c.Pooler):
+		return c, fmt.Errorf("pooler: %q is none of %v", c.Pooler, database.Poolers())
+	case c.MaxOpenConnections < 0:
+		return c, fmt.Errorf("max_open_connections: %d is not positive", c.MaxOpenConnections)
+	case c.LookupTimeout < 0:
+		return c, fmt.Errorf("lookup_timeout: %v is not positive", c.LookupTimeout)
+	case c.UsageInterval < 0:
+		return c, fmt.Errorf("usage_interval: %v is not positive", c.UsageInterval)
+	}
+	return c, nil
+}
+
+// Directory answers look-ups from Postgres through a cache, and records which tokens are used. It is safe for concurrent use.
+type Directory struct {
+	lookups *lookups
+	servers *pool.Servers
+	cache   *cache.Cache // nil: none
+	feed    *feed.Feed
+	usage   *usage
+
+	stopWatching context.CancelFunc // nil: the feed detects other servers
+}
+
+var _ authz.Directory = (*Directory)(nil)
+
+// Open starts a directory. It does not connect first: look-ups fail until the database is reachable, which
+// [Directory.Ready] reports. A nil logger discards all messages. The caller must Close the directory.
+func Open(c Config, log *slog.Logger) (_ *Directory, err error) {
+	c, err = c.complete()
+	if err != nil {
+		return nil, err
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	d := &Directory{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.Close(context.Background()))
+		}
+	}()
+	// At its deadline, a look-up cancels its query and keeps the connection. The server has the same time again to confirm the
+	// cancellation.
+	connections, err := database.NewConnector(c.URL, c.Pooler, 2*c.LookupTimeout)
+	if err != nil {
+		return nil, err
+	}
+	sidecars := new(atomic.Int64) // number of live sidecars, including this one
+	shared := pool.NewDialer(connections, lookup.Queries, database.ConnectionLifetime, sidecars.Load)
+	db := database.OpenDB(shared)
+	db.SetMaxOpenConns(c.MaxOpenConnections)
+	db.SetMaxIdleConns(c.MaxOpenConnections)
+	db.SetConnMaxIdleTime(connectionIdle)
+	d.servers = pool.NewServers(database.OpenDB(connections.WithLimit(database.ConnectLimit)), db, shared.Drop, log)
+	d.lookups = newLookups(db, d.servers, c)
+	d.usage = startUsage(db, c, log)
+	if c.NoCache {
+		ctx, cancel := context.WithCancel(context.Background())
+		d.stopWatching = cancel
+		go d.servers.Watch(ctx)
+		return d, nil
+	}
+	c.Cache.LoadTimeout = c.LookupTimeout
+	if d.cache, err = cache.New(c.Cache, d.lookups, log); err != nil {
+		return nil, fmt.Errorf("cache.%w", err)
+	}
+	// Entries that were read from the previous server may belong to another cluster, so drop them all.
+	d.servers.OnSwitch(func() { d.cache.Hinted(nil) })
+	d.feed, err = feed.Start(feed.Config{
+		URL: c.URL, HintsURL: c.FeedURL, NoHints: c.NoHints, Version: c.Version, Policies: c.Policies,
+	}, d.cache, d.servers, sidecars, log)
+	return d, err
+}
+
+// Lookup implements [authz.Directory].
+func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (found authz.Found, err error) {
+	if d.cache == nil {
+		a, err := d.lookups.Load(ctx, l)
+		if err != nil {
+			return authz.Found{}, err
+		}
+		found = a.Found
+	} else if found, err = d.cache.Lookup(ctx, l); err != nil {
+		return authz.Found{}, err
+	}
+	if found.Denial == "" && l.Kind != authz.KindSession && l.Kind != authz.KindOAuthToken {
+		d.usage.note(found.Principal.ID)
+	}
+	return found, nil
+}
+
+// Ready returns nil if a look-up of each kind succeeds now and the change log was read at least once. Otherwise the error says
+// why.
+func (d *Directory) Ready(ctx context.Context) error {
+	probes := []authz.Lookup{
+		{Kind: authz.KindWorkspaceKey},
+		{Kind: authz.KindSession},
+		{Kind: authz.KindOAuthToken},
+	}
+	// Run them one after the other: three at once would make each sidecar keep three connections.
+	for _, l := range probes { // of credentials that do not exist
+		if _, err := d.lookups.Load(ctx, l); err != nil {
+			return err
+		}
+	}
+	if d.feed != nil {
+		return d.feed.Ready()
+	}
+	return nil
+}
+
+// Notices returns the problems that do not prevent checks from being answered.
+func (d *Directory) Notices() []string {
+	if d.feed == nil {
+		return nil
+	}
+	return d.feed.Notices()
+}
+
+// CacheStats returns the cache's figures for metrics; zero without a cache.
+func (d *Directory) CacheStats() cache.Stats {
+	if d.cache == nil {
+		return cache.Stats{}
+	}
+	return d.cache.Stats()
+}
+
+// Heard returns how many changes the directory has read from the change log and how many it received as hints; 0 without a cache.
+// Unlike CacheStats, it is cheap enough to call often.
+func (d *Directory) Heard() (changes, hints uint64) {
+	if d.cache == nil {
+		return 0, 0
+	}
+	return d.cache.Heard()
+}
+
+// Close writes the pending usage and closes the connections. Look-ups must have ended: a running one may fail or lose its usage.
+// Close returns an error if usage is lost, because the context ended or the database did not accept it.
+func (d *Directory) Close(ctx context.Context) error {
+	var errs []error
+	if d.feed != nil {
+		d.feed.Close()
+	}
+	if d.stopWatching != nil {
+		d.stopWatching()
+	}
+	if d.usage != nil {
+		errs = append(errs, d.usage.close(ctx))
+	}
+	if d.cache != nil {
+		d.cache.Close()
+	}
+	if d.lookups != nil {
+		errs = append(errs, d.lookups.db.Close())
+	}
+	if d.servers != nil {
+		errs = append(errs, d.servers.Close())
+	}
+	return errors.Join(errs...)
+}

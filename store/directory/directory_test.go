@@ -1,0 +1,467 @@
+package directory_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/directory"
+	"github.com/keywicket/keywicket/store/lookup"
+	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/schema"
+	"github.com/keywicket/keywicket/store/storetest"
+)
+
+func TestLookupGrantsAWorkspaceTokenItsOwnWorkspace(t *testing.T) {
+	f := storetest.NewFixture(t)
+	d := f.Directory(t, nil)
+	token, key := f.Create(t, registry.NewToken{Format: storetest.SkTest, API: "velaflows", Name: "t",
+		Scopes: []string{"crm:read", "crm:update"}, Workspace: "acme"})
+	want := authz.Found{
+		Principal: authz.Principal{ID: token.ID, Kind: authz.KindWorkspaceToken, API: "velaflows",
+			Environment: authz.Sandbox, Scopes: []string{"crm:read", "crm:update"}},
+		Workspace: authz.Membership{ID: f.Acme.ID, Slug: "acme"},
+	}
+	for name, asked := range map[string]authz.WorkspaceRef{
+		"none asked for":            {},
+		"its own by id":             {ID: f.Acme.ID},
+		"its own by slug":           {Slug: "acme"},
+		"another by id":             {ID: f.Globex.ID},
+		"another by slug":           {Slug: "globex"},
+		"one that does not exist":   {ID: strings.Repeat("0", 24)},
+		"a slug that is not in use": {Slug: "nowhere"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := d.Lookup(t.Context(), authz.Lookup{Digest: key.Digest(), API: "velaflows", Workspace: asked})
+			if err != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("got %+v, %v, want %+v", got, err, want)
+			}
+		})
+	}
+}
+
+func TestLookupGrantsAUserTheWorkspaceAskedForIfAMember(t *testing.T) {
+	f := storetest.NewFixture(t)
+	d := f.Directory(t, nil)
+	_, adas := f.UserToken(t, "issues:read", "user:read")
+	_, bobs := f.Create(t, registry.NewToken{Format: storetest.Velu, API: "velocity", Name: "t", User: f.Bob.Email})
+	for _, c := range []struct {
+		name  string
+		key   authz.Secret
+		asked authz.WorkspaceRef
+		want  authz.Membership
+	}{
+		{"none asked for", adas, authz.WorkspaceRef{}, authz.Membership{}},
+		{"by id", adas, authz.WorkspaceRef{ID: f.Acme.ID}, authz.Membership{ID: f.Acme.ID, Slug: "acme", Role: "admin"}},
+		{"by slug", adas, authz.WorkspaceRef{Slug: "acme"}, authz.Membership{ID: f.Acme.ID, Slug: "acme", Role: "admin"}},
+		{"another role in another", adas, authz.WorkspaceRef{Slug: "globex"},
+			authz.Membership{ID: f.Globex.ID, Slug: "globex", Role: "guest"}},
+		{"unknown id", adas, authz.WorkspaceRef{ID: strings.Repeat("0", 24)}, authz.Membership{}},
+		{"unknown slug", adas, authz.WorkspaceRef{Slug: "nowhere"}, authz.Membership{}},
+		{"an id given as a slug", adas, authz.WorkspaceRef{Slug: f.Acme.ID}, authz.Membership{}},
+		{"a slug given as an id", adas, authz.WorkspaceRef{ID: "acme"}, authz.Membership{}},
+		{"no member, by id", bobs, authz.WorkspaceRef{ID: f.Acme.ID}, authz.Membership{}},
+		{"no member, by slug", bobs, authz.WorkspaceRef{Slug: "acme"}, authz.Membership{}},
+		{"no member, none asked for", bobs, authz.WorkspaceRef{}, authz.Membership{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := d.Lookup(t.Context(), authz.Lookup{Digest: c.key.Digest(), API: "velocity", Workspace: c.asked})
+			if err != nil || got.Denial != "" || got.Workspace != c.want {
+				t.Errorf("got %+v, %v, want the workspace %+v", got, err, c.want)
+			}
+		})
+	}
+
+	got := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(adas)))
+	if p := got.Principal; p.UserID != f.Ada.ID || p.Kind != authz.KindPersonalKey || p.Environment != authz.Live ||
+		!reflect.DeepEqual(p.Scopes, []string{"issues:read", "user:read"}) {
+		t.Errorf("the principal is %+v", p)
+	}
+	storetest.Must(f.SetMember(t.Context(), "acme", f.Ada.ID, "member"))
+	asked := storetest.Lookup(adas)
+	asked.Workspace.Slug = "acme"
+	if got := storetest.Must(d.Lookup(t.Context(), asked)); got.Workspace.Role != "member" {
+		t.Errorf("after a change of role: %+v", got.Workspace)
+	}
+	if err := f.RemoveMember(t.Context(), "acme", f.Ada.ID); err != nil {
+		t.Fatal(err)
+	}
+	if got := storetest.Must(d.Lookup(t.Context(), asked)); got.Denial != "" || got.Workspace != (authz.Membership{}) {
+		t.Errorf("after the membership ended: %+v", got)
+	}
+}
+
+func TestLookupDenies(t *testing.T) {
+	f := storetest.NewFixture(t)
+	d := f.Directory(t, nil)
+	const (
+		revoke = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1`
+		expire = `UPDATE keywicket.tokens SET expires_at = clock_timestamp() WHERE id = $1`
+		later  = `UPDATE keywicket.tokens SET expires_at = clock_timestamp() + interval '1 hour' WHERE id = $1`
+		remove = `DELETE FROM keywicket.tokens WHERE id = $1`
+	)
+	for _, c := range []struct {
+		name    string
+		changes []string
+		api     string
+		want    authz.Reason
+	}{
+		{"a good one not", nil, "velocity", ""},
+		{"one that will expire not", []string{later}, "velocity", ""},
+		{"expired", []string{expire}, "velocity", authz.ReasonExpired},
+		{"revoked", []string{revoke}, "velocity", authz.ReasonRevoked},
+		{"revoked before it would expire", []string{later, revoke}, "velocity", authz.ReasonRevoked},
+		{"revoked and expired", []string{expire, revoke}, "velocity", authz.ReasonRevoked},
+		{"deleted", []string{remove}, "velocity", authz.ReasonUnknown},
+		{"of another API", nil, "velaflows", authz.ReasonUnknown},
+		{"revoked, of another API", []string{revoke}, "velaflows", authz.ReasonUnknown},
+		{"of no API", nil, "", authz.ReasonUnknown},
+	} {
+		for kind, make := range map[string]func(testing.TB, ...string) (registry.Token, authz.Secret){
+			"workspace": f.WorkspaceToken, "user": f.UserToken,
+		} {
+			t.Run(c.name+"/"+kind, func(t *testing.T) {
+				token, key := make(t, "issues:read")
+				for _, change := range c.changes {
+					f.Exec(t, change, token.ID)
+				}
+				got, err := d.Lookup(t.Context(), authz.Lookup{Digest: key.Digest(), API: c.api,
+					Workspace: authz.WorkspaceRef{Slug: "acme"}})
+				if err != nil || got.Denial != c.want {
+					t.Fatalf("got %+v, %v, want %q", got, err, c.want)
+				}
+				if c.want != "" && !reflect.DeepEqual(got, authz.Found{Denial: c.want}) {
+					t.Errorf("a denial came with %+v", got)
+				}
+			})
+		}
+	}
+	if got := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(storetest.Vel.NewKey()))); got.Denial != authz.ReasonUnknown {
+		t.Errorf("a key that was never made: %+v", got)
+	}
+	_, key := f.WorkspaceToken(t)
+	near := storetest.Lookup(key)
+	near.Digest[31]++
+	if got := storetest.Must(d.Lookup(t.Context(), near)); got.Denial != authz.ReasonUnknown {
+		t.Errorf("a digest that differs in the last bit: %+v", got)
+	}
+}
+
+func TestExpiryIsJudgedByTheDatabaseClock(t *testing.T) {
+	f := storetest.NewFixture(t)
+	_, key := f.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme",
+		ExpiresIn: new(time.Hour)})
+	ahead := func(c *directory.Config) { c.Clock = func() time.Time { return time.Now().Add(24 * time.Hour) } }
+	if got := storetest.Must(f.Directory(t, ahead).Lookup(t.Context(), storetest.Lookup(key))); got.Denial != "" {
+		t.Errorf("the sidecar's clock is a day ahead: %+v", got)
+	}
+	// A function that precedes the built-in one on the search path replaces this database's clock.
+	f.Exec(t, `CREATE SCHEMA ahead`)
+	f.Exec(t, `CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql
+		AS $$ SELECT pg_catalog.clock_timestamp() + interval '2 hours' $$`)
+	f.Exec(t, `GRANT USAGE ON SCHEMA ahead TO PUBLIC`)
+	d := f.Directory(t, func(c *directory.Config) { c.URL = storetest.With(c.URL, "search_path", "ahead, pg_catalog") })
+	if got := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))); got.Denial != authz.ReasonExpired {
+		t.Errorf("the database's clock is two hours ahead: %+v", got)
+	}
+}
+
+// A product may express "never" as a time in the far future. An import keeps such times.
+func TestExpiryMayBeFarAway(t *testing.T) {
+	f := storetest.NewFixture(t)
+	for _, at := range []string{"9999-12-31", "294276-12-31", "infinity"} {
+		for name, uncached := range map[string]bool{"cached": false, "not cached": true} {
+			t.Run(at+", "+name, func(t *testing.T) {
+				_, key := f.WorkspaceToken(t)
+				digest := key.Digest()
+				f.Exec(t, `UPDATE keywicket.tokens SET expires_at = $1 WHERE digest = $2`, at, digest[:])
+				d := f.Directory(t, func(c *directory.Config) { c.NoCache = uncached })
+				if got := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))); got.Denial != "" {
+					t.Errorf("%+v", got)
+				}
+			})
+		}
+	}
+}
+
+// Issue 3, "Done when" 5.
+func TestALookupIsOneQuery(t *testing.T) {
+	f := storetest.NewFixture(t)
+	_, key := f.UserToken(t)
+	_, other := f.WorkspaceToken(t)
+	d := f.Directory(t, func(c *directory.Config) { c.URL = storetest.With(c.URL, "log_min_duration_statement", "0") })
+	before := len(storetest.ServerLog.String())
+	const lookups = 100
+	for i := range lookups {
+		l := storetest.Lookup([]authz.Secret{key, other, "vel_unknown"}[i%3])
+		l.Workspace.Slug = "acme"
+		storetest.Must(d.Lookup(t.Context(), l))
+	}
+	// The log is in order, so this line comes after those of all look-ups.
+	storetest.Must(storetest.OpenDB(t, storetest.With(f.URL, "log_statement", "all")).ExecContext(t.Context(), `SELECT 'the end'`))
+	storetest.Eventually(t, "the end of the log", storetest.ServerLog.Contains("the end"))
+	logged, _, _ := strings.Cut(storetest.ServerLog.String()[before:], "the end")
+	for what, want := range map[string]int{"  parse 1: ": 1, "  bind 1: ": lookups, "  execute 1: ": lookups} {
+		if n := strings.Count(logged, what); n != want {
+			t.Errorf("for %d look-ups the log has %q %d times, not %d", lookups, what, n, want)
+		}
+	}
+	// A new connection queries which server it has reached. It prepares the queries of three lanes within a timeout that it sets and
+	// resets. The line "the end" counts too.
+	const once = 10
+	if n := strings.Count(logged, "LOG:  "); n > 2*lookups+once {
+		t.Errorf("for %d look-ups there are %d lines", lookups, n)
+	}
+}
+
+func TestLookupUsesIndexesOnly(t *testing.T) {
+	f := storetest.NewFixture(t)
+	f.Exec(t, `INSERT INTO keywicket.workspaces (id, slug, name)
+		SELECT lpad(to_hex(n), 24, '0'), 'w' || n, 'w' FROM generate_series(1, 5000) n`)
+	f.Exec(t, `INSERT INTO keywicket.users (id, email) 
+		SELECT 'u' || n, n || '@example.com' FROM generate_series(1, 5000) n`)
+	f.Exec(t, `INSERT INTO keywicket.members (workspace_id, user_id, role)
+		SELECT lpad(to_hex(n), 24, '0'), 'u' || (n + k) % 5000 + 1, 'member'
+		FROM generate_series(1, 5000) n, generate_series(1, 3) k`)
+	f.Exec(t, `INSERT INTO keywicket.tokens
+			(api, kind, environment, visible_prefix, digest, name, scopes, workspace_id, user_id)
+		SELECT 'velocity', 'workspace_key', 'live', 'vel_', sha256(n::text::bytea), 't', '{issues:read}',
+			CASE WHEN n % 2 = 0 THEN lpad(to_hex(n % 5000 + 1), 24, '0') END, CASE WHEN n % 2 = 1 THEN 'u' || n % 5000 + 1 END
+		FROM generate_series(1, 10000) n`)
+	f.Exec(t, `ANALYZE`)
+	f.DB.SetMaxOpenConns(1)
+	f.Exec(t, `SET plan_cache_mode = force_generic_plan`)
+	f.Exec(t, `PREPARE q AS `+lookup.TokenQuery)
+	var plan []string
+	err := f.DB.SelectContext(t.Context(), &plan,
+		`EXPLAIN (ANALYZE, TIMING off) EXECUTE q(ARRAY[sha256('7')], '{velocity}', '{""}', '{w8}')`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(plan, "\n")
+	// Index scans: tokens by digest, users by id, workspaces by slug and by id, members by both columns.
+	if strings.Count(text, "Index Scan using")+strings.Count(text, "Index Only Scan using") != 5 {
+		t.Error("the plan does not have five index scans")
+	}
+	for _, other := range []string{"Seq Scan", "Bitmap", "Hash", "Materialize", "Sort"} {
+		if strings.Contains(text, other) {
+			t.Errorf("the plan has a %s", other)
+		}
+	}
+	if !strings.Contains(text, "tokens_digest_key") || t.Failed() {
+		t.Errorf("the plan reads more than it should:\n%s", text)
+	}
+}
+
+// Planning each look-up again would make look-ups three times as slow.
+func TestLookupsAreNotPlannedAnew(t *testing.T) {
+	f := storetest.NewFixture(t)
+	f.DB.SetMaxOpenConns(1)
+	for name, c := range map[string]struct{ query, arguments string }{
+		"tokens":   {lookup.TokenQuery, `ARRAY[sha256('7')], '{velocity}', '{""}', '{w8}'`},
+		"sessions": {lookup.SessionQuery, `'{s}', '{u}', '{1}', '{""}', '{w8}'`},
+		"oauth":    {lookup.OAuthQuery, `ARRAY[sha256('7')], '{velocity}', '{""}', '{w8}'`},
+	} {
+		f.Exec(t, `PREPARE `+name+` AS `+c.query)
+		for range 20 {
+			f.Exec(t, `EXECUTE `+name+`(`+c.arguments+`)`)
+		}
+		if n := storetest.Value[int](t, f.DB, `SELECT generic_plans FROM pg_prepared_statements WHERE name = '`+name+`'`); n < 10 {
+			t.Errorf("%s: %d of 20 look-ups had the generic plan", name, n)
+		}
+	}
+}
+
+func TestConcurrentLookupsDoNotMixAnswers(t *testing.T) {
+	f := storetest.NewFixture(t)
+	d := f.Directory(t, func(c *directory.Config) { c.UsageInterval = 5 * time.Millisecond })
+	type entry struct {
+		lookup authz.Lookup
+		want   authz.Found
+	}
+	var entries []entry
+	for i := range 10 {
+		for _, make := range []func(testing.TB, ...string) (registry.Token, authz.Secret){f.WorkspaceToken, f.UserToken} {
+			_, key := make(t, fmt.Sprintf("s:%d", i))
+			l := storetest.Lookup(key)
+			l.Workspace.ID = f.Acme.ID
+			entries = append(entries, entry{l, storetest.Must(d.Lookup(t.Context(), l))})
+		}
+	}
+	entries = append(entries, entry{storetest.Lookup("vel_unknown"), authz.Found{Denial: authz.ReasonUnknown}})
+	var wg sync.WaitGroup
+	for worker := range 32 {
+		wg.Go(func() {
+			for i := range 100 {
+				e := entries[(worker+i)%len(entries)]
+				if got, err := d.Lookup(t.Context(), e.lookup); err != nil || !reflect.DeepEqual(got, e.want) {
+					t.Errorf("got %+v, %v, want %+v", got, err, e.want)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestLookupsShareTheConfiguredConnections(t *testing.T) {
+	f := storetest.NewFixture(t)
+	_, key := f.WorkspaceToken(t)
+	d := f.Directory(t, func(c *directory.Config) { c.MaxOpenConnections = 1 })
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))) // opens the connection
+	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
+	defer func() { _ = tx.Rollback() }()
+	storetest.Must(tx.ExecContext(t.Context(), `LOCK keywicket.tokens IN ACCESS EXCLUSIVE MODE`))
+	waiting := func() int {
+		return storetest.Value[int](t, f.DB, `SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock'`)
+	}
+	first := make(chan error)
+	go func() { _, err := d.Lookup(context.Background(), storetest.Lookup(key)); first <- err }()
+	storetest.Eventually(t, "the first look-up has the connection", func() bool { return waiting() == 1 })
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := d.Lookup(ctx, storetest.Lookup(key)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM pg_stat_activity
+		WHERE datname = current_database() AND query LIKE '%pg_postmaster_start_time%' AND state = 'active' AND pid <> pg_backend_pid()`); n != 1 {
+		t.Errorf("%d connections look up", n)
+	}
+	if err := errors.Join(tx.Rollback(), <-first); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLookupTimeoutBoundsAQueryThatWaits(t *testing.T) {
+	f := storetest.NewFixture(t)
+	_, key := f.WorkspaceToken(t)
+	d := f.Directory(t, func(c *directory.Config) { c.LookupTimeout = 100 * time.Millisecond })
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
+
+	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
+	defer func() { _ = tx.Rollback() }()
+	storetest.Must(tx.ExecContext(t.Context(), `LOCK keywicket.tokens IN ACCESS EXCLUSIVE MODE`))
+	started := time.Now()
+	_, err := d.Lookup(t.Context(), storetest.Lookup(key))
+	if took := time.Since(started); !errors.Is(err, context.DeadlineExceeded) || took > 2*time.Second {
+		t.Errorf("after %v: %v", took, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := d.Lookup(ctx, storetest.Lookup(key)); !errors.Is(err, context.Canceled) {
+		t.Errorf("the caller has canceled: %v", err)
+	}
+	// Otherwise such queries would pile up until the server has no free connection.
+	storetest.Eventually(t, "the query that timed out is cancelled on the server", func() bool {
+		return storetest.Value[int](t, f.DB, `SELECT count(*) FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 0
+	})
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := d.Lookup(t.Context(), storetest.Lookup(key)); err != nil || got.Denial != "" {
+		t.Errorf("once the lock is gone: %+v, %v", got, err)
+	}
+}
+
+func TestDirectoryWorksAsSoonAsTheSchemaIsThere(t *testing.T) {
+	url := storetest.EmptyDatabase(t)
+	d := storetest.Must(directory.Open(directory.Config{URL: url, LookupTimeout: 10 * time.Second}, nil))
+	defer func() { _ = d.Close(t.Context()) }()
+	if _, err := d.Lookup(t.Context(), storetest.Lookup("vel_unknown")); err == nil {
+		t.Error("a look-up without a schema is not an error")
+	}
+	if err := d.Ready(t.Context()); err == nil {
+		t.Error("a database without the schema is ready")
+	}
+	storetest.Must(schema.Migrate(t.Context(), storetest.OpenDB(t, url)))
+	storetest.Eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
+	if got, err := d.Lookup(t.Context(), storetest.Lookup("vel_unknown")); err != nil || got.Denial != authz.ReasonUnknown {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// A disabled trigger: the same happens before the migration that creates the triggers.
+func TestCacheIsNotBelievedWhileChangesAreNotTold(t *testing.T) {
+	f := storetest.NewFixture(t)
+	_, key := f.WorkspaceToken(t)
+	f.Exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`)
+	d := f.Directory(t, func(c *directory.Config) { c.NoCache = false })
+	storetest.Eventually(t, "it says why it is not ready", func() bool {
+		err := d.Ready(t.Context())
+		return err != nil && strings.Contains(err.Error(), "does not write all changes")
+	})
+	cacheInUse := func() bool {
+		return storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))).Cache == authz.CacheHit
+	}
+	for range 3 {
+		if cacheInUse() {
+			t.Error("it answers from memory")
+		}
+	}
+	f.Exec(t, `ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`)
+	storetest.Eventually(t, "the cache is in use", cacheInUse)
+	f.Exec(t, `ALTER TABLE keywicket.revoked_sessions DISABLE TRIGGER tell_insert`)
+	storetest.Eventually(t, "the cache is not in use because of the sessions' trigger", func() bool { return !cacheInUse() })
+	f.Exec(t, `ALTER TABLE keywicket.revoked_sessions ENABLE ALWAYS TRIGGER tell_insert`)
+	storetest.Eventually(t, "the cache is in use", cacheInUse)
+	f.Exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`)
+	storetest.Eventually(t, "the cache is not in use", func() bool { return !cacheInUse() })
+	f.Exec(t, `UPDATE keywicket.tokens SET revoked_at = clock_timestamp()`)
+	f.Exec(t, `ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`)
+	storetest.Eventually(t, "the cache is in use again", cacheInUse)
+	if got := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))); got.Denial != authz.ReasonRevoked {
+		t.Errorf("%+v", got)
+	}
+}
+
+func BenchmarkLookup(b *testing.B) {
+	f := storetest.NewFixture(b)
+	f.Exec(b, `INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
+		SELECT 'velocity', 'workspace_key', 'live', 'vel_', sha256(n::text::bytea), 't', '{issues:read}', $1
+		FROM generate_series(1, 10000) n`, f.Acme.ID)
+	_, workspaceKey := f.WorkspaceToken(b, "issues:read", "issues:write")
+	_, userKey := f.UserToken(b, "issues:read", "issues:write")
+	f.Exec(b, `ANALYZE`)
+	for name, l := range map[string]authz.Lookup{
+		"workspace_token": storetest.Lookup(workspaceKey),
+		"user_in_workspace": {Digest: userKey.Digest(), API: "velocity",
+			Workspace: authz.WorkspaceRef{Slug: "acme"}},
+		"unknown": storetest.Lookup("vel_unknown"),
+	} {
+		b.Run(name, func(b *testing.B) {
+			d := f.Directory(b, nil)
+			storetest.Must(d.Lookup(b.Context(), l))
+			b.ReportAllocs()
+			for b.Loop() {
+				storetest.Must(d.Lookup(b.Context(), l))
+			}
+		})
+		b.Run(name+"/warm", func(b *testing.B) {
+			d := f.Directory(b, func(c *directory.Config) { c.NoCache = false })
+			for storetest.Must(d.Lookup(b.Context(), l)).Cache != authz.CacheHit {
+				time.Sleep(time.Millisecond) // until the log has been read
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				storetest.Must(d.Lookup(b.Context(), l))
+			}
+		})
+		b.Run(name+"/parallel", func(b *testing.B) {
+			d := f.Directory(b, nil)
+			b.SetParallelism(8)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					storetest.Must(d.Lookup(b.Context(), l))
+				}
+			})
+		})
+	}
+}

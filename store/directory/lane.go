@@ -1,0 +1,195 @@
+package directory
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/cache"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/lookup"
+	"github.com/keywicket/keywicket/store/pool"
+)
+
+const (
+	// A lane sends one query per laneInterval, and after a pause up to laneBurst at once. Further look-ups share the next query,
+	// which is sent earlier once batchWorth look-ups wait. A query's cost depends little on its number of rows, so a flood of
+	// unknown tokens costs other look-ups little.
+	laneInterval = 2 * time.Millisecond
+	laneBurst    = 25
+
+	batchWorth = 16  // look-ups; with so many, a query does not wait for the interval
+	batchLimit = 256 // look-ups in one query
+)
+
+// lane batches the look-ups of one kind into queries.
+type lane struct {
+	lookups *lookups
+	query   string
+
+	mu      sync.Mutex
+	waiting list.List // of *waiter
+	queries int       // under way
+	shared  bool      // the last query was for more than one look-up
+	nextDue time.Time // when the next query is due at one query per laneInterval
+	timed   bool      // a timer will send the next query
+}
+
+// waiter is one look-up.
+type waiter struct {
+	lookup authz.Lookup
+	result chan outcome  // with a buffer of one: the look-up may have given up
+	place  *list.Element // in lane.waiting
+}
+
+type outcome struct {
+	answer cache.Answer
+	err    error
+}
+
+// join adds the look-up to the next query. A query that is already under way may read a state from before the look-up began.
+func (n *lane) join(l authz.Lookup) *waiter {
+	w := &waiter{lookup: l, result: make(chan outcome, 1)}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	w.place = n.waiting.PushBack(w)
+	n.send()
+	return w
+}
+
+// leave removes the look-up from the lane, if its query was not sent yet.
+func (n *lane) leave(w *waiter) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.waiting.Remove(w.place)
+}
+
+// send sends the next query, or starts a timer that does. The caller holds n.mu.
+func (n *lane) send() {
+	if n.waiting.Len() == 0 || n.queries == n.lookups.connections {
+		return // when a query ends, it calls send
+	}
+	now := time.Now()
+	// Look-ups that come one after the other cannot share a query, so they do not wait.
+	if alone := n.queries == 0 && n.waiting.Len() == 1 && !n.shared; !alone {
+		if n.nextDue.Before(now) {
+			n.nextDue = now
+		}
+		early := n.nextDue.Sub(now) - laneBurst*laneInterval
+		if early > 0 && n.waiting.Len() < batchWorth {
+			if !n.timed {
+				n.timed = true
+				time.AfterFunc(early, func() {
+					n.mu.Lock()
+					defer n.mu.Unlock()
+					n.timed = false
+					n.send()
+				})
+			}
+			return
+		}
+		if early <= 0 {
+			n.nextDue = n.nextDue.Add(laneInterval)
+		}
+	}
+	batch := n.batch()
+	n.shared = len(batch) > 1
+	n.queries++
+	go func() {
+		n.answer(batch)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.queries--
+		n.send()
+	}()
+}
+
+// batch takes up to batchLimit look-ups from the lane, those that have waited longest first. The caller holds n.mu.
+func (n *lane) batch() (batch []*waiter) {
+	for len(batch) < batchLimit && n.waiting.Len() > 0 {
+		batch = append(batch, n.waiting.Remove(n.waiting.Front()).(*waiter))
+	}
+	return batch
+}
+
+// answer sends each waiter its answer or error. It serves many look-ups, so it has its own time limit and continues when a waiter
+// leaves.
+func (n *lane) answer(batch []*waiter) {
+	ctx, cancel := context.WithTimeout(context.Background(), n.lookups.timeout)
+	defer cancel()
+	n.answerWithin(ctx, batch)
+}
+
+func (n *lane) answerWithin(ctx context.Context, batch []*waiter) {
+	answers, err := n.ask(ctx, batch)
+	if len(batch) > 1 && mayBeOneLookup(err) && ctx.Err() == nil {
+		// Find the look-up that causes the error, so that the others get their answers.
+		half := len(batch) / 2
+		n.answerWithin(ctx, batch[:half])
+		n.answerWithin(ctx, batch[half:])
+		return
+	}
+	for i, w := range batch {
+		if err != nil {
+			w.result <- outcome{err: err}
+			continue
+		}
+		w.result <- outcome{answer: answers[i]}
+	}
+}
+
+// mayBeOneLookup reports whether a single look-up of the batch may cause the error: Postgres cannot read its values, or this program
+// cannot read its answer. It also reports true for a query that an operator has cancelled, which is worth another attempt.
+func mayBeOneLookup(err error) bool {
+	if e := pq.As(err); e != nil {
+		class := e.Code.Class()
+		return class == pqerror.ClassDataException || class == pqerror.ClassInternalError || e.Code == pqerror.QueryCanceled
+	}
+	return errors.Is(err, lookup.ErrUnreadable)
+}
+
+func (n *lane) ask(ctx context.Context, batch []*waiter) (answers []cache.Answer, err error) {
+	defer func() {
+		if p := recover(); p != nil { // no caller's recover covers this goroutine
+			err = fmt.Errorf("%w: panic: %v", lookup.ErrUnreadable, p)
+		}
+	}()
+	asked := make([]authz.Lookup, len(batch))
+	for i, w := range batch {
+		asked[i] = w.lookup
+	}
+	err = database.RetryLost(ctx, n.lookups.attempts, func() error {
+		answers, err = n.attempt(ctx, asked)
+		return err
+	})
+	if err != nil && ctx.Err() != nil {
+		return nil, ctx.Err() // Postgres reports 57014, which errors.Is does not match with a deadline
+	}
+	return answers, err
+}
+
+func (n *lane) attempt(ctx context.Context, asked []authz.Lookup) ([]cache.Answer, error) {
+	servers := n.lookups.servers
+	for attempt := 1; ; attempt++ {
+		answers, started, err := lookup.Query(ctx, n.lookups.db, n.query, asked)
+		switch {
+		case err != nil:
+			return nil, err
+		case servers.IsCurrent(started):
+			return answers, nil
+		case attempt == n.lookups.attempts:
+			return nil, pool.ErrOtherServer
+		}
+		// After settle, the server that answered is the current one, or its idle connections are closed.
+		if err := servers.Settle(ctx); err != nil {
+			return nil, err
+		}
+	}
+}

@@ -1,0 +1,193 @@
+package directory_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/store/directory"
+	"github.com/keywicket/keywicket/store/storetest"
+)
+
+func TestNoLookupFailsForADeadConnectionAfterARestart(t *testing.T) {
+	f := storetest.NewFixture(t)
+	_, key := f.WorkspaceToken(t)
+	for name, concurrent := range map[string]int{"one by one": 1, "many at once": 32} {
+		t.Run(name, func(t *testing.T) {
+			d := f.Directory(t, nil)
+			f.OccupyConnections(t, d)()
+			storetest.StopServer(t)()
+			var wg sync.WaitGroup
+			for range concurrent {
+				wg.Go(func() {
+					for range 20 {
+						if got, err := d.Lookup(t.Context(), storetest.Lookup(key)); err != nil || got.Denial != "" {
+							t.Errorf("%+v, %v", got, err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+		})
+	}
+}
+
+// A load balancer that has dropped its connections answers the next byte with a reset.
+func TestNoLookupFailsForAConnectionThatWasReset(t *testing.T) {
+	f := storetest.NewFixture(t)
+	_, key := f.WorkspaceToken(t)
+	p := storetest.NewProxy(t, f.URL)
+	d := f.Directory(t, func(c *directory.Config) { c.URL = p.Through(c.URL) })
+	f.OccupyConnections(t, d)()
+	p.OnNextByte(storetest.Reset)
+	for range 20 {
+		if got, err := d.Lookup(t.Context(), storetest.Lookup(key)); err != nil || got.Denial != "" {
+			t.Errorf("%+v, %v", got, err)
+		}
+	}
+	if n := p.Faults(); n < 8 {
+		t.Errorf("%d connections were reset, of 8: the test proves nothing", n)
+	}
+}
+
+func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
+	f := storetest.NewFixture(t)
+	_, key := f.WorkspaceToken(t)
+	before := f.Directory(t, nil)
+	storetest.Must(before.Lookup(t.Context(), storetest.Lookup(key)))
+
+	restart := storetest.StopServer(t)
+	during := f.Directory(t, nil) // opens although the database is down
+	for _, d := range []*directory.Directory{before, during} {
+		started := time.Now()
+		found, err := d.Lookup(t.Context(), storetest.Lookup(key))
+		if took := time.Since(started); err == nil || took > time.Second {
+			t.Errorf("after %v: %+v, %v", took, found, err)
+		}
+		if found.Denial != "" || found.Principal.ID != "" {
+			t.Errorf("an error came with %+v", found)
+		}
+		if err := d.Ready(t.Context()); err == nil {
+			t.Error("it is ready")
+		}
+		digest := key.Digest()
+		password, _ := storetest.Must(url.Parse(f.URL)).User.Password()
+		for _, secret := range []string{key.Reveal(), password, fmt.Sprintf("%x", digest[:]), fmt.Sprint(digest)} {
+			if strings.Contains(err.Error(), secret) {
+				t.Errorf("the error contains a secret: %v", err)
+			}
+		}
+	}
+	restart()
+	for _, d := range []*directory.Directory{before, during} {
+		storetest.Eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
+		if got, err := d.Lookup(t.Context(), storetest.Lookup(key)); err != nil || got.Denial != "" {
+			t.Errorf("after the restart: %+v, %v", got, err)
+		}
+	}
+}
+
+// A server that hangs accepts bytes and answers nothing, not even a request to cancel.
+func TestLookupTimeoutBoundsAServerThatHangs(t *testing.T) {
+	f := storetest.NewFixture(t)
+	_, key := f.WorkspaceToken(t)
+	const timeout = 400 * time.Millisecond
+	d := f.Directory(t, func(c *directory.Config) { c.LookupTimeout = timeout })
+	fresh := f.Directory(t, func(c *directory.Config) { c.LookupTimeout = timeout })
+	shared := f.CachedDirectory(t, func(c *directory.Config) { c.LookupTimeout = timeout }) // the caller runs the query for all that join
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
+	storetest.Must(shared.Lookup(t.Context(), storetest.Lookup("sk_live_other")))
+
+	var pids []int
+	if err := f.DB.SelectContext(t.Context(), &pids, `SELECT pid FROM pg_stat_activity
+		WHERE datname = current_database() AND pid <> pg_backend_pid()`); err != nil {
+		t.Fatal(err)
+	}
+	pids = append(pids, storetest.Server.PID())
+	thaw := sync.OnceFunc(func() {
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGCONT)
+		}
+	})
+	t.Cleanup(thaw)
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, d := range map[string]*directory.Directory{"connected": d, "not yet connected": fresh, "shared": shared} {
+		started := time.Now()
+		_, err := d.Lookup(t.Context(), storetest.Lookup(key))
+		if took := time.Since(started); !errors.Is(err, context.DeadlineExceeded) || took >= 2*timeout {
+			t.Errorf("%s: after %v: %v", name, took, err)
+		}
+	}
+	thaw()
+	for _, d := range []*directory.Directory{d, fresh, shared} {
+		storetest.Eventually(t, "look-ups succeed once the server goes on", func() bool {
+			got, err := d.Lookup(t.Context(), storetest.Lookup(key))
+			return err == nil && got.Denial == ""
+		})
+	}
+}
+
+// A peer that has vanished sends no reset. Its connection must not occupy a place in the pool until the TCP timeout.
+func TestAConnectionThatFallsSilentIsGivenUp(t *testing.T) {
+	f := storetest.NewFixture(t)
+	_, key := f.WorkspaceToken(t)
+	p := storetest.NewProxy(t, f.URL)
+	d := f.Directory(t, func(c *directory.Config) {
+		c.URL, c.MaxOpenConnections, c.LookupTimeout = p.Through(c.URL), 1, 200*time.Millisecond
+	})
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
+	p.OnNextByte(storetest.Silence)
+	if _, err := d.Lookup(t.Context(), storetest.Lookup(key)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error(err)
+	}
+	storetest.Eventually(t, "look-ups have a new connection", func() bool {
+		_, err := d.Lookup(t.Context(), storetest.Lookup(key))
+		return err == nil
+	})
+}
+
+func TestAWrongURLIsOneClearErrorWithoutThePassword(t *testing.T) {
+	for name, c := range map[string]struct{ url, want string }{
+		"none":               {"", "no database URL"},
+		"no URL":             {"postgres://u:geheim@ho st/db", "cannot be parsed"},
+		"slash in password":  {"postgres://u:geheim/x@host/db", "cannot be parsed"},
+		"percent in it":      {"postgres://u:geheim%zz@host/db", "cannot be parsed"},
+		"another database":   {"mysql://u:geheim@host/db", "not one of Postgres"},
+		"wrong sslmode":      {"postgres://u:geheim@host/db?sslmode=maybe", "sslmode"},
+		"wrong port":         {"postgres://u:geheim@host:99999/db", "port"},
+		"pairs with a blank": {"host=h password=ge heim", "cannot be parsed"},
+		"unclosed quote":     {"host=h password='geheim", "cannot be parsed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := directory.Open(directory.Config{URL: c.url}, nil)
+			if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %v, want one line with %q", err, c.want)
+			}
+			if err != nil && (strings.Contains(err.Error(), "geheim") || strings.Contains(err.Error(), "heim")) {
+				t.Errorf("the error contains the password: %v", err)
+			}
+		})
+	}
+}
+
+func TestConfigIsChecked(t *testing.T) {
+	for want, c := range map[string]directory.Config{
+		"max_open_connections": {URL: "postgres://localhost", MaxOpenConnections: -1},
+		"lookup_timeout":       {URL: "postgres://localhost", LookupTimeout: -1},
+		"usage_interval":       {URL: "postgres://localhost", UsageInterval: -1},
+	} {
+		if _, err := directory.Open(c, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+	}
+}

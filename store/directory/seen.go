@@ -1,0 +1,46 @@
+package directory
+
+import (
+	"hash/maphash"
+	"sync/atomic"
+	"time"
+)
+
+// seen remembers which tokens were noted within usageGrain: about 200,000 tokens in 2 MiB. With more tokens, some are noted too
+// early, which the database ignores. Two tokens with the same 48 bits of hash count as one. It takes no lock and allocates nothing.
+type seen struct {
+	seed    maphash.Seed
+	buckets *[1 << 16][4]atomic.Uint64 // 32 bits of a token's hash, and when it was noted, in ticks; 0: free
+}
+
+// tick is 1/16 s: 32 bits hold eight years of ticks.
+const tick = time.Second / 16
+
+const ticks = 1<<32 - 1 // mask of the time
+
+func newSeen() seen {
+	return seen{seed: maphash.MakeSeed(), buckets: new([1 << 16][4]atomic.Uint64)}
+}
+
+// note reports whether to note the token now. Of concurrent callers, only one gets true.
+func (s *seen) note(id string, now time.Duration) bool {
+	hash := maphash.String(s.seed, id)
+	mark := hash >> 32
+	at := uint64(now/tick) + 1 //nolint:gosec // not negative
+	bucket := &s.buckets[hash%uint64(len(s.buckets))]
+	for {
+		oldest, before := 0, ^uint64(0)
+		for i := range bucket {
+			v := bucket[i].Load()
+			if then := v & ticks; then != 0 && v>>32 == mark {
+				return time.Duration(at-then)*tick >= usageGrain && bucket[i].CompareAndSwap(v, mark<<32|at) //nolint:gosec // a short time
+			}
+			if v&ticks < before&ticks {
+				oldest, before = i, v
+			}
+		}
+		if bucket[oldest].CompareAndSwap(before, mark<<32|at) {
+			return true
+		}
+	}
+}

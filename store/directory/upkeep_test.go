@@ -1,0 +1,171 @@
+package directory_test
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/storetest"
+)
+
+func TestUpkeepCleansTheLog(t *testing.T) {
+	f := storetest.NewFixture(t)
+	logged := func() int { return storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.changes`) }
+	if logged() == 0 {
+		t.Fatal("the fixture left nothing in the log")
+	}
+	before := logged()
+	f.KeepUp(t)
+	if n := logged(); n != before {
+		t.Errorf("rows that the first mark does not see are deleted: %d of %d", n, before)
+	}
+	f.KeepUp(t)
+	if n := logged(); n != 0 {
+		t.Errorf("%d rows are left that a mark sees", n)
+	}
+
+	// A sidecar may not have read a transaction that was open at a mark, however old its row is.
+	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
+	defer func() { _ = tx.Rollback() }()
+	storetest.Must(tx.ExecContext(t.Context(), `UPDATE keywicket.workspaces SET name = 'open'`))
+	f.KeepUp(t)
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	f.KeepUp(t)
+	if n := logged(); n != 1 {
+		t.Errorf("%d rows are left of the transaction that was open at the mark", n)
+	}
+	f.KeepUp(t)
+	if n := logged(); n != 0 {
+		t.Errorf("%d rows are left of the transaction that was open at the mark before", n)
+	}
+
+	// A dump can contain rows and a mark from a server with later transaction ids.
+	f.Exec(t, `INSERT INTO keywicket.changes (xid, keys) VALUES ('99999999', '*')`)
+	f.Exec(t, `UPDATE keywicket.upkeep SET mark = '99999998:99999999:99999998'`)
+	f.Exec(t, `UPDATE keywicket.workspaces SET name = 'news'`)
+	f.KeepUp(t)
+	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.changes WHERE xid < '99999999'`); n == 0 {
+		t.Error("the mark of another server deletes rows that may be unread")
+	}
+	f.KeepUp(t)
+	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.changes WHERE xid = '99999999'`); n != 0 {
+		t.Error("a row of another server is never deleted")
+	}
+}
+
+// If the upkeep runs twice between two readings of the log, it may delete rows that were not read.
+func TestGapInTheLogForgetsEverything(t *testing.T) {
+	f := storetest.NewFixture(t)
+	_, key := f.WorkspaceToken(t, "issues:read")
+	d := f.CachedDirectory(t)
+	f.KeepUp(t)
+	cacheHit := func() bool {
+		return storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))).Cache == authz.CacheHit
+	}
+	storetest.Eventually(t, "it is cached", cacheHit)
+	if n := d.CacheStats().Epochs["gap"]; n != 0 {
+		t.Errorf("one cleaning is a gap: %d", n)
+	}
+	f.Exec(t, `UPDATE keywicket.world SET number = number + 2`)
+	storetest.Eventually(t, "all answers are discarded", func() bool { return d.CacheStats().Epochs["gap"] == 1 })
+}
+
+// After a manual deletion from the log, every sidecar discards all answers.
+func TestDeletionsFromTheLogAreTold(t *testing.T) {
+	f := storetest.NewFixture(t)
+	d := f.CachedDirectory(t)
+	for _, statement := range []string{
+		`DELETE FROM keywicket.changes`,
+		`UPDATE keywicket.changes SET keys = 'ack'`,
+		`TRUNCATE keywicket.changes`,
+	} {
+		before := d.CacheStats().Epochs
+		f.Exec(t, statement)
+		storetest.Eventually(t, "all answers are discarded after "+statement, func() bool {
+			after := d.CacheStats().Epochs
+			return after["notice"]+after["world"] > before["notice"]+before["world"]
+		})
+	}
+}
+
+// The upkeep deletes the usage of deleted tokens, a thousand rows a minute.
+func TestUpkeepSweepsUsage(t *testing.T) {
+	f := storetest.NewFixture(t)
+	f.Exec(t, `INSERT INTO keywicket.token_usage SELECT 'gone-' || n, now() FROM generate_series(1, 1500) n`)
+	stays, _ := f.WorkspaceToken(t)
+	f.Exec(t, `INSERT INTO keywicket.token_usage VALUES ($1, now())`, stays.ID)
+	for range 3 {
+		f.KeepUp(t)
+	}
+	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.token_usage`); n != 1 || usedAgo(t, f, stays) < 0 {
+		t.Errorf("%d rows are left", n)
+	}
+	f.Exec(t, `INSERT INTO keywicket.token_usage VALUES ('a', now())`)
+	for range 3 { // it starts again from the beginning
+		f.KeepUp(t)
+	}
+	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.token_usage`); n != 1 {
+		t.Errorf("%d rows are left", n)
+	}
+}
+
+// The upkeep deletes many rows in several calls, so that no call takes long. The first call already increases the number of marks.
+func TestUpkeepCleansALittleAtATime(t *testing.T) {
+	f := storetest.NewFixture(t)
+	f.Exec(t, `INSERT INTO keywicket.changes (keys) SELECT '00000001' FROM generate_series(1, 45000)`)
+	f.KeepUp(t) // sets a mark that sees the rows
+	var left, numbers []int
+	for range 4 {
+		f.KeepUp(t)
+		left = append(left, storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.changes`))
+		numbers = append(numbers, storetest.Value[int](t, f.DB, `SELECT number FROM keywicket.upkeep`))
+	}
+	rows := left[0] + 20000
+	if want := []int{rows - 20000, rows - 40000, 0, 0}; !slices.Equal(left, want) {
+		t.Errorf("%v rows are left, not %v", left, want)
+	}
+	if first := numbers[0]; first != 3 || !slices.Equal(numbers, []int{first, first, first + 1, first + 2}) {
+		t.Errorf("the numbers are %v", numbers)
+	}
+}
+
+// The upkeep also works if a publication contains all tables.
+func TestUpkeepBesideAPublicationOfEverything(t *testing.T) {
+	f := storetest.NewFixture(t)
+	f.Exec(t, `CREATE PUBLICATION everything FOR ALL TABLES`)
+	f.KeepUp(t)
+	f.KeepUp(t)
+	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.changes`); n != 0 {
+		t.Errorf("%d rows are left", n)
+	}
+}
+
+// The upkeep does not wait for an unreachable standby. Otherwise it would keep a row locked that every sidecar needs.
+func TestUpkeepWaitsForNoStandby(t *testing.T) {
+	s := storetest.ServerWith(t, map[string]string{"synchronous_commit": "on"})
+	f := storetest.FixtureAt(t, s.URL("postgres"))
+	d := f.CachedDirectory(t)
+	f.Exec(t, `ALTER SYSTEM SET synchronous_standby_names = 'nobody'`)
+	f.Exec(t, `SELECT pg_reload_conf()`)
+	storetest.Eventually(t, "commits wait for the standby", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		_, _ = f.DB.ExecContext(ctx, `UPDATE keywicket.workspaces SET name = 'waits'`)
+		return ctx.Err() != nil
+	})
+	local := storetest.Must(f.DB.Connx(t.Context()))
+	defer func() { _ = local.Close() }()
+	storetest.Must(local.ExecContext(t.Context(), `SET synchronous_commit = local`))
+	storetest.Must(local.ExecContext(t.Context(), `UPDATE keywicket.upkeep SET marked_at = '-infinity'`))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	// A call that waits for a standby ends with its context, but without an error. So the test also checks the context.
+	if _, err := storetest.OpenDB(t, storetest.SidecarURL(f.URL)).ExecContext(ctx, `SELECT keywicket.keep_up()`); err != nil || ctx.Err() != nil {
+		t.Fatal(err, ctx.Err())
+	}
+	storetest.Eventually(t, "the cache is in use", func() bool { return d.CacheStats().LeaseLeft > 0 })
+}

@@ -1,0 +1,212 @@
+package directory
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/store/database"
+)
+
+const (
+	// usageGrain is the minimum time between two notes of a token. It is one second longer than the minute that the database
+	// requires, because jitter would otherwise make the database ignore every second write.
+	usageGrain = 61 * time.Second
+
+	maxPending = 65_536 // tokens; about 10 MB
+
+	usageBatch   = 100             // tokens per transaction, which locks their rows of token_usage until it ends
+	usageTimeout = 2 * time.Second // of one transaction
+	upkeepPause  = time.Minute     // between two calls of keep_up
+)
+
+// usage records which tokens are used, and writes that to the database in batches. last_used_at is exact to two minutes, because the
+// database ignores a use within a minute after the last one that any sidecar wrote.
+type usage struct {
+	db    *sqlx.DB
+	log   *slog.Logger
+	clock func() time.Time
+	start time.Time
+
+	seen seen
+
+	mu      sync.Mutex
+	pending map[string]time.Duration // when each token was used, since start
+	dropped int                      // tokens that did not fit into pending
+
+	stop, stopped chan struct{}
+	closing       sync.Once
+	closed        error
+	cancel        context.CancelFunc // cancels the write in progress
+}
+
+// startUsage starts a usage on the connections of look-ups. It uses one at a time, for some milliseconds.
+func startUsage(db *sqlx.DB, c Config, log *slog.Logger) *usage {
+	ctx, cancel := context.WithCancel(context.Background())
+	u := &usage{
+		db: db, log: log, clock: c.Clock, start: c.Clock(), seen: newSeen(),
+		pending: make(map[string]time.Duration),
+		stop:    make(chan struct{}), stopped: make(chan struct{}), cancel: cancel,
+	}
+	go u.run(ctx, c.UsageInterval)
+	return u
+}
+
+// note records a use. For a token that was noted within usageGrain, it takes no lock and allocates nothing.
+func (u *usage) note(id string) {
+	if now := u.now(); u.seen.note(id, now) {
+		u.enqueue(id, now)
+	}
+}
+
+func (u *usage) now() time.Duration { return u.clock().Sub(u.start) }
+
+func (u *usage) enqueue(id string, at time.Duration) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if last, ok := u.pending[id]; ok {
+		u.pending[id] = max(last, at)
+	} else if len(u.pending) < maxPending {
+		u.pending[strings.Clone(id)] = at // id may share the memory of a larger string in a cache entry
+	} else {
+		u.dropped++
+	}
+}
+
+func (u *usage) run(ctx context.Context, interval time.Duration) {
+	defer close(u.stopped)
+	tick, upkeep := time.NewTicker(interval), time.NewTicker(upkeepPause)
+	defer tick.Stop()
+	defer upkeep.Stop()
+	for {
+		select {
+		case <-u.stop:
+			return
+		case <-upkeep.C:
+			u.keepUp(ctx)
+			continue
+		case <-tick.C:
+		}
+		if err := u.flush(ctx); err != nil && ctx.Err() == nil {
+			u.log.Warn("token usage could not be written and is kept for the next try",
+				"error", err, "tokens", u.waiting())
+		}
+	}
+}
+
+// flush writes the pending uses. Those that it cannot write become pending again.
+func (u *usage) flush(ctx context.Context) error {
+	u.mu.Lock()
+	pending, dropped := u.pending, u.dropped
+	u.pending, u.dropped = make(map[string]time.Duration), 0
+	u.mu.Unlock()
+
+	if dropped > 0 {
+		u.log.Warn("token usage was dropped because too much of it waits to be written", "tokens", dropped)
+	}
+	var failed error
+	batch := make(map[string]time.Duration, min(len(pending), usageBatch))
+	write := func() {
+		if failed == nil {
+			failed = u.write(ctx, batch)
+		}
+		if failed != nil {
+			for id, at := range batch {
+				u.enqueue(id, at)
+			}
+		}
+		clear(batch)
+	}
+	for id, at := range pending {
+		batch[id] = at
+		if len(batch) == usageBatch {
+			write()
+		}
+	}
+	if len(batch) > 0 {
+		write()
+	}
+	return failed
+}
+
+func (u *usage) waiting() int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.pending) + u.dropped
+}
+
+// usageQuery takes the age of each use instead of its time, because only the database's clock counts. All sidecars write rows in the
+// same order, so that they cannot deadlock. Tokens that no longer exist are skipped. Its locks block no change or deletion of
+// tokens.
+const usageQuery = `
+INSERT INTO keywicket.token_usage AS u (token_id, last_used_at)
+SELECT t.id, clock_timestamp() - used.age * interval '1 second'
+FROM unnest($1::text[], $2::float8[]) AS used (id, age)
+JOIN keywicket.tokens t ON t.id = used.id
+ORDER BY t.id
+ON CONFLICT (token_id) DO UPDATE SET last_used_at = excluded.last_used_at
+WHERE u.last_used_at <= excluded.last_used_at - interval '1 minute'`
+
+func (u *usage) write(ctx context.Context, batch map[string]time.Duration) error {
+	ids, ages := make(pq.StringArray, 0, len(batch)), make(pq.Float64Array, 0, len(batch))
+	now := u.now()
+	for id, at := range batch {
+		ids = append(ids, id)
+		ages = append(ages, max(0, now-at).Seconds())
+	}
+	err := database.DoWithin(ctx, usageTimeout, func(ctx context.Context) error {
+		const attempts = 3
+		return database.RetryLost(ctx, attempts, func() error {
+			return database.ReadCommitted(ctx, u.db, func(tx *sqlx.Tx) error {
+				// Give up soon if a row or the table is locked; the use is written later.
+				if _, err := tx.ExecContext(ctx, `SET LOCAL lock_timeout = 100`); err != nil {
+					return err
+				}
+				_, err := tx.ExecContext(ctx, usageQuery, ids, ages)
+				return err
+			})
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("write token usage: %w", err)
+	}
+	return nil
+}
+
+// keepUp calls keywicket.keep_up, which deletes old rows of the change log and rows of tokens and sidecars that no longer exist. Only
+// one sidecar per minute does the work; further calls do nothing.
+func (u *usage) keepUp(ctx context.Context) {
+	err := database.DoWithin(ctx, usageTimeout, func(ctx context.Context) error {
+		return database.ReadCommitted(ctx, u.db, func(tx *sqlx.Tx) error {
+			_, err := tx.ExecContext(ctx, `SELECT keywicket.keep_up()`)
+			return err
+		})
+	})
+	if err != nil && ctx.Err() == nil {
+		u.log.Warn("the log of changes could not be cleaned", "error", err)
+	}
+}
+
+// close writes the pending uses, and gives up when the context ends.
+func (u *usage) close(ctx context.Context) error {
+	u.closing.Do(func() {
+		close(u.stop)
+		select {
+		case <-u.stopped:
+		case <-ctx.Done():
+			u.cancel()
+			<-u.stopped
+		}
+		defer u.cancel()
+		if err := u.flush(ctx); err != nil {
+			u.closed = fmt.Errorf("the usage of %d tokens is lost: %w", u.waiting(), err)
+		}
+	})
+	return u.closed
+}

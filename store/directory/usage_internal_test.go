@@ -1,0 +1,100 @@
+package directory
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// newUsage returns a usage without a database, which never writes.
+func newUsage(clock func() time.Time) *usage {
+	return &usage{log: slog.New(slog.DiscardHandler), clock: clock, start: clock(), seen: newSeen(), pending: map[string]time.Duration{}}
+}
+
+func TestNotingATokenAgainTakesNoLockAndAllocatesNothing(t *testing.T) {
+	u := newUsage(time.Now)
+	id := strings.Clone("5f1a2b3c-token")
+	u.note(id)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	allocations := make(chan float64, 1)
+	go func() { allocations <- testing.AllocsPerRun(1000, func() { u.note(id) }) }()
+	select {
+	case n := <-allocations:
+		if n != 0 {
+			t.Errorf("%v allocations", n)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("note waits for the lock")
+	}
+}
+
+func TestPendingUsageIsBounded(t *testing.T) {
+	u := newUsage(time.Now)
+	for i := range maxPending + 10 {
+		u.note(fmt.Sprint(i))
+	}
+	if len(u.pending) != maxPending || u.dropped != 10 {
+		t.Errorf("%d uses are pending, and %d were dropped", len(u.pending), u.dropped)
+	}
+}
+
+// A token is noted again only after a minute. Of two tokens that are used at the same time, both are noted.
+func TestTokenIsNotedOnceAMinute(t *testing.T) {
+	s := newSeen()
+	const second = time.Second
+	for _, c := range []struct {
+		id   string
+		at   time.Duration
+		want bool
+	}{
+		{"a", 0, true}, {"b", 0, true}, {"a", 0, false}, {"a", usageGrain - second, false}, {"b", usageGrain - second, false},
+		{"a", usageGrain + second, true}, {"a", usageGrain + 2*second, false}, {"b", 365 * 24 * time.Hour, true}, {"b", 365*24*time.Hour + second, false},
+	} {
+		if got := s.note(c.id, c.at); got != c.want {
+			t.Errorf("%s at %v: %t", c.id, c.at, got)
+		}
+	}
+}
+
+// seen holds many tokens at once. Each is noted on its first use, and of two concurrent uses only one is noted.
+func TestManyTokensAreNoted(t *testing.T) {
+	s := newSeen()
+	const n = 100_000
+	var noted atomic.Int64
+	all := func() {
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				for i := range n {
+					if s.note(fmt.Sprint(i), time.Second) {
+						noted.Add(1)
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+	all()
+	if got := noted.Swap(0); got < n || got > n*11/10 {
+		t.Errorf("%d tokens were noted %d times", n, got)
+	}
+	all()
+	if got := noted.Load(); got > n/5 {
+		t.Errorf("%d of %d are noted too soon", got, n)
+	}
+}
+
+func BenchmarkNote(b *testing.B) {
+	u := newUsage(time.Now)
+	b.ReportAllocs()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			u.note("5f1a2b3c-token")
+		}
+	})
+}

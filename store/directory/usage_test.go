@@ -1,0 +1,302 @@
+package directory_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/directory"
+	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/storetest"
+)
+
+// clock is a clock that a test can advance.
+type clock struct{ ahead atomic.Int64 }
+
+func (c *clock) now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
+func (c *clock) advance(d time.Duration) { c.ahead.Add(int64(d)) }
+
+// countWrites makes the database count the rows of token_usage that are written from now on.
+func countWrites(t *testing.T, f *storetest.Fixture) (written func() int) {
+	t.Helper()
+	f.Exec(t, `CREATE TABLE public.writes (token_id text)`)
+	f.Exec(t, `CREATE FUNCTION public.count_write() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+		BEGIN INSERT INTO public.writes VALUES (NEW.token_id); RETURN NEW; END $$`)
+	f.Exec(t, `CREATE TRIGGER count_writes AFTER INSERT OR UPDATE ON keywicket.token_usage
+		FOR EACH ROW EXECUTE FUNCTION public.count_write()`)
+	return func() int { return storetest.Value[int](t, f.DB, `SELECT count(*) FROM public.writes`) }
+}
+
+// usedAgo returns how long ago a token was used, by the database's clock. Negative: never.
+func usedAgo(t *testing.T, f *storetest.Fixture, token registry.Token) time.Duration {
+	t.Helper()
+	seconds := storetest.Value[float64](t, f.DB, `SELECT COALESCE((SELECT extract(epoch FROM clock_timestamp() - last_used_at)
+		FROM keywicket.token_usage WHERE token_id = $1), -1)`, token.ID)
+	return time.Duration(seconds * float64(time.Second))
+}
+
+func TestUsageIsWrittenInTheBackground(t *testing.T) {
+	f := storetest.NewFixture(t)
+	used, key := f.WorkspaceToken(t)
+	unused, _ := f.WorkspaceToken(t)
+	d := f.Directory(t, func(c *directory.Config) { c.UsageInterval = 5 * time.Millisecond })
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
+	storetest.Eventually(t, "the use is written", func() bool { return usedAgo(t, f, used) >= 0 })
+	if ago := usedAgo(t, f, used); ago > 10*time.Second {
+		t.Errorf("it was used %v ago", ago)
+	}
+	if ago := usedAgo(t, f, unused); ago >= 0 {
+		t.Errorf("an unused token was used %v ago", ago)
+	}
+}
+
+func TestUsageIsOfGoodTokensOnly(t *testing.T) {
+	f := storetest.NewFixture(t)
+	revoked, revokedKey := f.WorkspaceToken(t)
+	storetest.Must(f.RevokeToken(t.Context(), revoked.ID))
+	foreign, foreignKey := f.WorkspaceToken(t)
+	d := f.Directory(t, nil)
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(revokedKey)))
+	storetest.Must(d.Lookup(t.Context(), authz.Lookup{Digest: foreignKey.Digest(), API: "velaflows"}))
+	if err := d.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if usedAgo(t, f, revoked) >= 0 || usedAgo(t, f, foreign) >= 0 {
+		t.Error("a denied look-up was noted as a use")
+	}
+}
+
+func TestUsageIsNeitherLostNorLateAtShutdown(t *testing.T) {
+	f := storetest.NewFixture(t)
+	c := new(clock)
+	d := f.Directory(t, func(config *directory.Config) { config.Clock = c.now })
+	var tokens []registry.Token
+	for range 3 {
+		token, key := f.WorkspaceToken(t)
+		tokens = append(tokens, token)
+		storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
+	}
+	c.advance(30 * time.Second)
+	for range 2 { // the second does nothing
+		if err := d.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, token := range tokens {
+		if ago := usedAgo(t, f, token); ago < 30*time.Second || ago > 40*time.Second {
+			t.Errorf("a use half a minute before the shutdown is written as %v ago", ago)
+		}
+	}
+}
+
+func TestUsageIsWrittenOncePerTokenAndMinute(t *testing.T) {
+	f := storetest.NewFixture(t)
+	written := countWrites(t, f)
+	token, key := f.WorkspaceToken(t)
+	probe, probeKey := f.WorkspaceToken(t)
+	c := new(clock)
+	d := f.Directory(t, func(config *directory.Config) { config.Clock, config.UsageInterval = c.now, 2*time.Millisecond })
+	for range 100 {
+		storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
+	}
+	storetest.Eventually(t, "the first use is written", func() bool { return written() == 1 })
+	c.advance(50 * time.Second)
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(probeKey))) // when this use is written, so is every earlier batch
+	storetest.Eventually(t, "the probe is written", func() bool { return usedAgo(t, f, probe) >= 0 })
+	if n := written(); n != 2 {
+		t.Errorf("%d rows were written for two tokens in their first minute", n)
+	}
+
+	// A minute must also pass by the database's clock.
+	f.Exec(t, `UPDATE keywicket.token_usage SET last_used_at = last_used_at - interval '2 minutes'`)
+	before := written()
+	c.advance(30 * time.Second)
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
+	storetest.Eventually(t, "the use in the next minute is written", func() bool { return written() == before+1 })
+	if ago := usedAgo(t, f, token); ago < 0 || ago > 10*time.Second {
+		t.Errorf("it was used %v ago", ago)
+	}
+}
+
+func TestSeveralSidecarsWriteOncePerMinuteTogether(t *testing.T) {
+	f := storetest.NewFixture(t)
+	written := countWrites(t, f)
+	_, key := f.WorkspaceToken(t)
+	var wg sync.WaitGroup
+	for range 4 {
+		d := f.Directory(t, nil)
+		storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
+		wg.Go(func() {
+			if err := d.Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := written(); n != 1 {
+		t.Errorf("four sidecars wrote one token's use %d times in a minute", n)
+	}
+}
+
+func TestSidecarsThatWriteTheSameTokensDoNotDeadlock(t *testing.T) {
+	f := storetest.NewFixture(t)
+	var keys []authz.Secret
+	for range 200 {
+		_, key := f.WorkspaceToken(t)
+		keys = append(keys, key)
+	}
+	var directories []*directory.Directory
+	for range 4 {
+		d := f.Directory(t, nil)
+		for _, key := range keys {
+			storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
+		}
+		directories = append(directories, d)
+	}
+	var wg sync.WaitGroup
+	for _, d := range directories {
+		wg.Go(func() {
+			if err := d.Close(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.token_usage`); n != len(keys) {
+		t.Errorf("%d of %d uses are written", n, len(keys))
+	}
+}
+
+// The product deletes tokens in a transaction that stays open for a while, and some of the tokens are in use. Neither the deletion nor
+// the writing of usage waits for the other. The deletion must not fail.
+func TestUsageHarmsNoDeletion(t *testing.T) {
+	f := storetest.NewFixture(t)
+	log := new(storetest.Log)
+	d, err := directory.Open(directory.Config{URL: storetest.SidecarURL(f.URL), LookupTimeout: 10 * time.Second,
+		UsageInterval: 5 * time.Millisecond, NoCache: true}, log.Logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close(context.Background()) }()
+	const tokens = 500
+	ids, keys := make(pq.StringArray, tokens), make([]authz.Secret, tokens)
+	for i := range ids {
+		var token registry.Token
+		token, keys[i] = f.WorkspaceToken(t)
+		ids[i] = token.ID
+	}
+	stays, staysKey := f.WorkspaceToken(t)
+
+	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
+	defer func() { _ = tx.Rollback() }()
+	storetest.Must(tx.ExecContext(t.Context(), `SET LOCAL lock_timeout = '10s'`))
+	for i, id := range ids {
+		storetest.Must(tx.ExecContext(t.Context(), `DELETE FROM keywicket.tokens WHERE id = $1`, id))
+		if i%10 == 0 { // used before it is deleted, and after
+			storetest.Must(d.Lookup(t.Context(), storetest.Lookup(keys[i])))
+			storetest.Must(d.Lookup(t.Context(), storetest.Lookup(keys[tokens-1-i])))
+		}
+	}
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(staysKey)))
+	storetest.Eventually(t, "the use of a token of the same batch is written meanwhile", func() bool { return usedAgo(t, f, stays) >= 0 })
+	storetest.Must(tx.ExecContext(t.Context(), `DELETE FROM keywicket.token_usage WHERE token_id = ANY ($1)`, ids))
+	if err := tx.Commit(); err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(log.String(), "could not be written") {
+		t.Error(log.String())
+	}
+}
+
+// A lock on a row of token_usage, or on the whole table, delays only the writing of usage. Nothing else waits for it.
+func TestUsageWaitsForNobodyForLong(t *testing.T) {
+	f := storetest.NewFixture(t)
+	token, key := f.WorkspaceToken(t)
+	log := new(storetest.Log)
+	d, err := directory.Open(directory.Config{URL: storetest.SidecarURL(f.URL), LookupTimeout: 10 * time.Second, MaxOpenConnections: 1,
+		UsageInterval: 5 * time.Millisecond, NoCache: true}, log.Logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close(context.Background()) }()
+	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
+	defer func() { _ = tx.Rollback() }()
+	storetest.Must(tx.ExecContext(t.Context(), `LOCK keywicket.token_usage IN ACCESS EXCLUSIVE MODE`))
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
+	storetest.Eventually(t, "two tries give up", func() bool { return strings.Count(log.String(), "lock timeout") >= 2 })
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))) // on the only connection
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	storetest.Eventually(t, "the use is written", func() bool { return usedAgo(t, f, token) >= 0 })
+}
+
+func TestAFailedBatchIsKeptForTheNextTry(t *testing.T) {
+	f := storetest.NewFixture(t)
+	token, key := f.WorkspaceToken(t)
+	log := new(storetest.Log)
+	d, err := directory.Open(directory.Config{URL: storetest.SidecarURL(f.URL), LookupTimeout: 10 * time.Second,
+		UsageInterval: 5 * time.Millisecond}, log.Logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close(context.Background()) }()
+	f.Exec(t, `REVOKE INSERT ON keywicket.token_usage FROM keywicket_sidecar`)
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
+	storetest.Eventually(t, "two tries fail", func() bool { return strings.Count(log.String(), "could not be written") >= 2 })
+	if !strings.Contains(log.String(), `"tokens":1`) {
+		t.Errorf("the log does not say how many wait: %s", log)
+	}
+	f.Exec(t, `GRANT INSERT ON keywicket.token_usage TO keywicket_sidecar`)
+	storetest.Eventually(t, "the next try writes it", func() bool { return usedAgo(t, f, token) >= 0 })
+}
+
+func TestUsageOutlivesALostConnection(t *testing.T) {
+	f := storetest.NewFixture(t)
+	first, firstKey := f.WorkspaceToken(t)
+	second, secondKey := f.WorkspaceToken(t)
+	p := storetest.NewProxy(t, f.URL)
+	d := f.Directory(t, func(c *directory.Config) { c.URL, c.UsageInterval = p.Through(c.URL), 5*time.Millisecond })
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(firstKey)))
+	storetest.Eventually(t, "the connection of the usage is there", func() bool { return usedAgo(t, f, first) >= 0 })
+	p.OnNextByte(storetest.Reset)
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(secondKey)))
+	if err := d.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if usedAgo(t, f, second) < 0 {
+		t.Error("the use after the connection was lost is lost too")
+	}
+	if n := p.Faults(); n == 0 {
+		t.Error("no connection was reset")
+	}
+}
+
+func TestCloseGivesUpWithItsContextAndSaysWhatIsLost(t *testing.T) {
+	f := storetest.NewFixture(t)
+	_, key := f.WorkspaceToken(t)
+	d := f.Directory(t, nil)
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
+	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
+	defer func() { _ = tx.Rollback() }()
+	storetest.Must(tx.ExecContext(t.Context(), `LOCK keywicket.token_usage IN ACCESS EXCLUSIVE MODE`))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	started := time.Now()
+	err := d.Close(ctx)
+	if took := time.Since(started); took > 2*time.Second || !errors.Is(err, context.DeadlineExceeded) ||
+		!strings.Contains(err.Error(), "usage of 1 tokens is lost") {
+		t.Errorf("after %v: %v", took, err)
+	}
+	if _, err := d.Lookup(t.Context(), storetest.Lookup(key)); err == nil {
+		t.Error("a closed directory answers")
+	}
+}

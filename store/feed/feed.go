@@ -1,0 +1,352 @@
+package feed
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/keywicket/keywicket/store/cache"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/pool"
+)
+
+const (
+	// A lost connection is replaced at once, and after a failure with growing waits up to maxReconnect. With many sidecars, the
+	// limit is reconnectShare for each of them, so that all together try once per reconnectShare.
+	minReconnect   = 50 * time.Millisecond
+	maxReconnect   = 2 * time.Second
+	reconnectShare = 20 * time.Millisecond
+	// A new connection from time to time shows which server the configured address leads to. A sidecar opens one per second, or
+	// less often with many sidecars: all together open one per 500 ms. A connection costs Postgres up to 25 ms of CPU time. The
+	// first sidecar that reaches another server notifies the others, which then connect too, 5 ms apart.
+	minFreshInterval = time.Second
+	freshShare       = 500 * time.Millisecond
+	suspectShare     = 5 * time.Millisecond
+	// maxPollInterval makes a sidecar with a long staleness bound read the log before its rows are deleted.
+	maxPollInterval = 5 * time.Second
+)
+
+var errNotLogged = errors.New("the database does not write all changes to its log. `keywicket migrate up` creates the triggers. " +
+	"Enable a disabled one: ALTER TABLE keywicket.… ENABLE ALWAYS TRIGGER tell_… (ENABLE REPLICA for tell_row). The tables " +
+	"must not inherit, and keywicket.changes must have no rules and no row-level security")
+
+// Feed reads the change log and applies its changes to the cache.
+type Feed struct {
+	cache    *cache.Cache
+	log      *slog.Logger
+	servers  *pool.Servers
+	presence presence
+	hints    *hints // nil: hints are disabled
+	bound    time.Duration
+	trouble  atomic.Pointer[error]
+	sidecars *atomic.Int64 // number of live sidecars, including this one
+	verified time.Time     // just before this sidecar last verified the schema
+
+	connections chan *pollConnection // new ones
+	wanted      chan struct{}        // open another connection now
+	suspected   chan struct{}        // another server may have become the primary
+	again       chan struct{}        // read the log now
+
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+}
+
+// Config configures a feed. Only URL is required.
+type Config struct {
+	// URL is the database URL of the connections on which the change log is read, and HintsURL the one for listening to hints.
+	// HintsURL empty means URL. Set it only if its connections bypass a pooler.
+	URL, HintsURL string
+	// NoHints disables hints: the change log is read only at its interval.
+	NoHints bool
+	// Version of this program and a hash of its policies appear in the list of sidecars.
+	Version, Policies string
+}
+
+// Start starts to read the change log, on connections of s, for the cache. It sets sidecars to the number of live sidecars,
+// including this one. The caller must close the feed.
+func Start(c Config, target *cache.Cache, s *pool.Servers, sidecars *atomic.Int64, log *slog.Logger) (f *Feed, err error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	f = &Feed{
+		cache: target, log: log, servers: s, presence: newPresence(c, target.Config()), bound: target.Config().StalenessBound, sidecars: sidecars, cancel: cancel,
+		connections: make(chan *pollConnection), wanted: make(chan struct{}, 1), suspected: make(chan struct{}, 1), again: make(chan struct{}, 1),
+	}
+	if !c.NoHints {
+		if f.hints, err = newHints(c, target, f.again, f.sidecars, log); err != nil {
+			cancel()
+			return nil, err
+		}
+	}
+	f.running.Go(func() { f.connect(ctx) })
+	f.running.Go(func() { f.run(ctx) })
+	return f, nil
+}
+
+// connect opens connections for run, one after the other.
+func (f *Feed) connect(ctx context.Context) {
+	wait := minReconnect
+	for ctx.Err() == nil {
+		started := time.Now()
+		c, err := f.open(ctx)
+		if err == nil {
+			select {
+			case f.connections <- c:
+			case <-ctx.Done():
+				_ = c.Close()
+				return
+			}
+			f.watch(ctx)
+		} else if ctx.Err() == nil {
+			f.setTrouble(fmt.Errorf("read the change log: %w", err))
+		}
+		// All sidecars may lose their connections at the same time, so limit their attempts together.
+		longest := max(maxReconnect, time.Duration(f.sidecars.Load())*reconnectShare)
+		if time.Since(started) > longest {
+			wait = minReconnect
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait/2 + rand.N(wait)):
+		}
+		wait = min(2*wait, longest)
+	}
+}
+
+// watch returns when the connection has to be replaced. From time to time it opens another one, because a new connection may reach
+// another server.
+func (f *Feed) watch(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.wanted:
+			return
+		case <-time.After(max(minFreshInterval, time.Duration(f.sidecars.Load())*freshShare)):
+			_ = f.servers.Probe(ctx) // a reading reports the errors
+		case <-f.suspected:
+			// Wait for a random time, so that not all sidecars connect at once.
+			select {
+			case <-ctx.Done():
+			case <-f.wanted:
+				return
+			case <-time.After(rand.N(time.Duration(f.sidecars.Load()+1) * suspectShare)):
+				_ = f.servers.Probe(ctx)
+			}
+		}
+	}
+}
+
+func (f *Feed) open(ctx context.Context) (*pollConnection, error) {
+	c, err := f.servers.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, err := database.Within(ctx, database.ConnectLimit, func(ctx context.Context) (*pollConnection, error) { return newPollConnection(ctx, c) })
+	if err != nil {
+		abandon(c)
+		return nil, err
+	}
+	if f.hints != nil {
+		f.hints.start(p.keepsSession)
+	}
+	return p, nil
+}
+
+// abandon closes a connection without waiting for a server that may not answer.
+func abandon(c *sqlx.Conn) { go func() { _ = c.Close() }() }
+
+// run reads the log at its interval, and when f.again asks for it.
+func (f *Feed) run(ctx context.Context) {
+	tick := time.NewTicker(f.interval())
+	defer tick.Stop()
+	const most = 4 // extra readings between two ticks
+	extra := 0
+	var c *pollConnection
+	started, leaseHeld, warned := time.Now(), false, false
+	for {
+		select {
+		case <-ctx.Done():
+			if c != nil {
+				f.leave(context.WithoutCancel(ctx), c)
+			}
+			return
+		case fresh := <-f.connections:
+			if c != nil {
+				abandon(c.Conn)
+			}
+			c = fresh
+		case <-f.again:
+			if extra++; extra > most {
+				continue
+			}
+		case <-tick.C:
+			extra = 0
+		}
+		if c != nil {
+			if err := f.poll(ctx, c); err != nil && ctx.Err() == nil {
+				f.setTrouble(fmt.Errorf("read the change log: %w", err))
+				abandon(c.Conn)
+				c = nil
+				signal(f.wanted)
+			}
+		}
+		ever, now := f.cache.Heart()
+		switch {
+		case now && !leaseHeld:
+			f.log.Info("the change log is read: the cache is in use", "sidecar", f.presence.id)
+		case !now && leaseHeld, !ever && !warned && time.Since(started) > 2*f.bound:
+			warned = true
+			f.log.Warn("the change log is not read: every look-up queries the database", "error", f.reason())
+		}
+		leaseHeld = now
+	}
+}
+
+// leave marks the sidecar as stopped. If that takes too long, the sidecar counts as alive for some time.
+func (f *Feed) leave(ctx context.Context, c *pollConnection) {
+	const limit = 200 * time.Millisecond
+	_ = database.DoWithin(ctx, limit, func(ctx context.Context) error { return f.presence.leave(ctx, c) })
+	abandon(c.Conn)
+}
+
+// signal sends to a channel with a buffer of one, and drops the signal if one is pending.
+func signal(to chan struct{}) {
+	select {
+	case to <- struct{}{}:
+	default:
+	}
+}
+
+// poll reads the log once. After an error, the caller has to replace the connection.
+func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
+	p := f.cache.Poll()
+	r, err := database.Within(ctx, f.limit(), func(ctx context.Context) (reading, error) { return c.read(ctx, p.Since) })
+	switch {
+	case err != nil:
+		return err
+	case r.Standby:
+		return errors.New("the server has become a standby")
+	case !f.servers.IsCurrent(r.Started):
+		return errors.Join(pool.ErrOtherServer, f.within(ctx, c.reportMoved))
+	case !r.ID.Valid:
+		signal(f.again)
+		return f.within(ctx, c.verifySchema)
+	case f.presence.world != r.world(): // this sidecar's row may be missing there
+		err := f.within(ctx, func(ctx context.Context) error {
+			return errors.Join(f.presence.register(ctx, c), f.count(ctx, c))
+		})
+		if err != nil {
+			return err
+		}
+		f.presence.world = r.world()
+	}
+	reply, ack, hasMoved := r.reply()
+	if hasMoved {
+		signal(f.suspected)
+	}
+	// A sidecar that others may presume stopped must not use its cache, because a barrier does not wait for it.
+	f.cache.Told(p, reply, !f.presence.mayBePresumedStopped())
+	if f.trouble.Store(nil); reply.World == "" {
+		f.setTrouble(errNotLogged)
+	}
+	if due, takesOver := verificationDue(r.age(), time.Since(f.verified), f.interval()); due {
+		sent := time.Now()
+		if err := f.within(ctx, c.verifySchema); err != nil {
+			return err
+		}
+		f.verified = sent
+		if takesOver {
+			signal(f.again) // its lease has nearly expired
+		}
+	}
+	// Send the first heartbeat with the first lease. Otherwise a new sidecar would be listed as one that cannot use its cache.
+	first := f.presence.heartbeats == 0 && reply.World != ""
+	if !ack && !first && !f.presence.due() {
+		return nil
+	}
+	return f.within(ctx, func(ctx context.Context) error {
+		s := f.cache.Stats()
+		if err := f.presence.heartbeat(ctx, c, r.Snapshot, s.LeaseLeft, s.FeedLag); err != nil {
+			return err
+		}
+		if f.presence.heartbeats%6 != 1 { // counting every sixth time is enough: the number changes slowly
+			return nil
+		}
+		return f.count(ctx, c)
+	})
+}
+
+// verificationDue reports whether a sidecar has to verify the schema now, and whether it takes over from another sidecar. age is the
+// time since the last verification by any sidecar, own the time since this sidecar's last one. The sidecar that verified last
+// continues at each reading, for all sidecars. If it is late, another one takes over. A negative age means that the last
+// verification seems to be in the future.
+func verificationDue(age, own, interval time.Duration) (due, takesOver bool) {
+	limit := interval * 4 / 5
+	if takesOver = own-age > interval/2; takesOver {
+		limit = interval * 8 / 5
+	}
+	return age < 0 || age >= limit, takesOver
+}
+
+// count stores the number of sidecars that share the database.
+func (f *Feed) count(ctx context.Context, c *pollConnection) error {
+	n, err := f.presence.alive(ctx, c)
+	if err == nil {
+		f.sidecars.Store(n)
+	}
+	return err
+}
+
+// limit returns the time limit of a statement. A result that takes longer than the staleness bound is useless.
+func (f *Feed) limit() time.Duration { return min(f.bound, database.ConnectLimit) }
+
+func (f *Feed) within(ctx context.Context, statement func(context.Context) error) error {
+	return database.DoWithin(ctx, f.limit(), statement)
+}
+
+// interval returns the time between two readings of the log. A lease lasts one staleness bound from the last verification of the
+// schema, which is up to one interval older than a reading. So one reading may fail or be late.
+func (f *Feed) interval() time.Duration { return min(f.bound*2/7, maxPollInterval) }
+
+func (f *Feed) setTrouble(err error) {
+	err = database.AddPoolerRemedy(err)
+	f.trouble.Store(&err)
+}
+
+func (f *Feed) reason() error {
+	if err := f.trouble.Load(); err != nil {
+		return *err
+	}
+	return errors.New("the database has not answered yet")
+}
+
+// Ready returns an error until the log was read for the first time. After that, look-ups work without the cache if need be.
+func (f *Feed) Ready() error {
+	if ever, _ := f.cache.Heart(); ever {
+		return nil
+	}
+	return fmt.Errorf("the change log is not read: %w", f.reason())
+}
+
+// Notices reports why the cache is not in use now, although it was before.
+func (f *Feed) Notices() []string {
+	if ever, now := f.cache.Heart(); !ever || now {
+		return nil
+	}
+	return []string{fmt.Sprintf("every look-up queries the database, because the change log is not read: %v", f.reason())}
+}
+
+// Close stops the feed, and marks this sidecar as stopped.
+func (f *Feed) Close() {
+	f.cancel()
+	if f.hints != nil {
+		f.hints.close()
+	}
+	f.running.Wait()
+}

@@ -1,0 +1,207 @@
+package feed_test
+
+import (
+	"context"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/directory"
+	"github.com/keywicket/keywicket/store/storetest"
+)
+
+// Every statement that changes something that an answer depends on writes one notice. Other statements write none.
+func TestEveryChangeIsOneNotice(t *testing.T) {
+	f := storetest.NewFixture(t)
+	_, key := f.WorkspaceToken(t, "issues:read")
+	d := f.CachedDirectory(t)
+	// Notices of the fixture's own changes may still arrive.
+	heard := func() uint64 {
+		for n := d.CacheStats().Changes; ; {
+			time.Sleep(50 * time.Millisecond)
+			again := d.CacheStats().Changes
+			if again == n {
+				return n
+			}
+			n = again
+		}
+	}
+	for _, c := range []struct {
+		statement string
+		notices   uint64
+	}{
+		{`UPDATE keywicket.tokens SET scopes = '{issues:write}'`, 1},
+		{`UPDATE keywicket.tokens SET scopes = '{}' WHERE id = 'nobody'`, 0},
+		{`INSERT INTO keywicket.workspaces (id, slug, name) VALUES ('aaaaaaaaaaaaaaaaaaaaaaaa', 'a', 'a'), ('bbbbbbbbbbbbbbbbbbbbbbbb', 'b', 'b')`, 1},
+		{`UPDATE keywicket.workspaces SET slug = 'c' WHERE slug = 'b'`, 1},
+		{`UPDATE keywicket.tokens SET attributes = '{"plan": "pro"}'`, 1},
+		{`UPDATE keywicket.workspaces SET attributes = '{"plan": "pro"}' WHERE slug = 'c'`, 1},
+		{`UPDATE keywicket.users SET attributes = '{"plan": "pro"}' WHERE id = 'auth0|bob'`, 1},
+		{`INSERT INTO keywicket.users (id, email) SELECT 'u' || n, n || '@example.com' FROM generate_series(1, 100) n`, 1},
+		{`INSERT INTO keywicket.members (workspace_id, user_id, role) SELECT 'aaaaaaaaaaaaaaaaaaaaaaaa', 'u' || n, 'guest' FROM generate_series(1, 100) n`, 1},
+		{`UPDATE keywicket.members SET role = 'member' WHERE user_id = 'u7'`, 1},
+		{`INSERT INTO keywicket.members (workspace_id, user_id, role) VALUES ('aaaaaaaaaaaaaaaaaaaaaaaa', 'u7', 'admin')
+			ON CONFLICT (workspace_id, user_id) DO UPDATE SET role = excluded.role`, 1},
+		{`DELETE FROM keywicket.members WHERE user_id = 'u7'`, 1},
+		{`DELETE FROM keywicket.users WHERE id LIKE 'u%'`, 2}, // one for users, one for their memberships
+		{`INSERT INTO keywicket.token_usage SELECT id, now() FROM keywicket.tokens`, 0},
+	} {
+		before := heard()
+		f.Exec(t, c.statement)
+		storetest.Eventually(t, "the notice is read: "+c.statement, func() bool { return d.CacheStats().Changes-before >= c.notices })
+		if got := heard() - before; got != c.notices {
+			t.Errorf("%s: %d notices, not %d", c.statement, got, c.notices)
+		}
+	}
+	// The triggers compute the same keys as the cache. Otherwise the answer would still be cached here.
+	l := storetest.Lookup(key)
+	for d2 := storetest.Must(d.Lookup(t.Context(), l)); d2.Cache != authz.CacheHit; d2 = storetest.Must(d.Lookup(t.Context(), l)) {
+		time.Sleep(time.Millisecond)
+	}
+	epochs := d.CacheStats().Epochs["notice"]
+	before := heard()
+	f.Exec(t, `UPDATE keywicket.tokens SET scopes = '{projects:read}'`)
+	storetest.Eventually(t, "the notice is read", func() bool { return d.CacheStats().Changes > before })
+	if got := storetest.Must(d.Lookup(t.Context(), l)); got.Cache != authz.CacheMiss || got.Principal.Scopes[0] != "projects:read" {
+		t.Errorf("after %d notices: %+v", heard()-before, got)
+	}
+	if got := d.CacheStats().Epochs["notice"]; got != epochs {
+		t.Error("all answers were discarded because of one change")
+	}
+}
+
+// A change of more than a hundred rows writes one notice that everything may have changed.
+func TestMassChangeIsOneNotice(t *testing.T) {
+	f := storetest.NewFixture(t)
+	d := f.CachedDirectory(t)
+	insert := `INSERT INTO keywicket.users (id, email) SELECT 'u' || n, n || '@example.com' FROM generate_series(1, %) n`
+	for rows, want := range map[string]uint64{"100": 0, "101": 1} {
+		f.Exec(t, `DELETE FROM keywicket.users WHERE id = ANY (SELECT 'u' || n FROM generate_series(1, 50) n)`)
+		f.Exec(t, `DELETE FROM keywicket.users WHERE id LIKE 'u%' AND id <> 'u'`)
+		time.Sleep(100 * time.Millisecond)
+		before := d.CacheStats()
+		f.Exec(t, strings.Replace(insert, "%", rows, 1))
+		deadline := time.Now().Add(10 * time.Second)
+		for d.CacheStats().Changes == before.Changes && time.Now().Before(deadline) {
+			time.Sleep(time.Millisecond)
+		}
+		if got := d.CacheStats().Epochs["notice"] - before.Epochs["notice"]; got != want {
+			t.Errorf("%s rows: %d notices of everything, not %d", rows, got, want)
+		}
+	}
+}
+
+func TestDirectoryClosesWithoutADatabase(t *testing.T) {
+	d, err := directory.Open(directory.Config{URL: "postgres://nobody@127.0.0.1:1/none?sslmode=disable"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "database") {
+		t.Errorf("it is ready: %v", err)
+	}
+	if err := d.Close(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A notice has the keys of the new row and of the old row.
+func TestOldAndNewKeysAreTold(t *testing.T) {
+	f := storetest.NewFixture(t)
+	token, key := f.WorkspaceToken(t, "issues:read")
+	_, mine := f.UserToken(t, "issues:read")
+	d := f.CachedDirectory(t)
+	lookupCached := func(l authz.Lookup) authz.Found {
+		t.Helper()
+		var found authz.Found
+		storetest.Eventually(t, "it is cached", func() bool {
+			found = storetest.Must(d.Lookup(t.Context(), l))
+			return found.Cache == authz.CacheHit
+		})
+		return found
+	}
+	// eventually gives up well before max_age, after which every answer would be loaded again.
+	becomes := func(what string, l authz.Lookup, is func(authz.Found) bool) {
+		t.Helper()
+		storetest.Eventually(t, what, func() bool { return is(storetest.Must(d.Lookup(t.Context(), l))) })
+	}
+
+	other := authz.Secret("vel_another0123456789").Digest()
+	lookupCached(storetest.Lookup(key))
+	if got := lookupCached(authz.Lookup{Digest: other, API: "velocity"}); got.Denial != authz.ReasonUnknown {
+		t.Fatalf("%+v", got)
+	}
+	f.Exec(t, `UPDATE keywicket.tokens SET digest = $1 WHERE id = $2`, other[:], token.ID)
+	becomes("the old digest is unknown", storetest.Lookup(key), func(got authz.Found) bool { return got.Denial == authz.ReasonUnknown })
+	becomes("the new digest is the token's", authz.Lookup{Digest: other, API: "velocity"}, func(got authz.Found) bool { return got.Denial == "" })
+
+	inWorkspace := func(slug string) authz.Lookup {
+		return authz.Lookup{Digest: mine.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
+	}
+	if lookupCached(inWorkspace("acme")).Workspace.ID == "" || lookupCached(inWorkspace("renamed")).Workspace.ID != "" {
+		t.Fatal("ada's memberships are wrong")
+	}
+	f.Exec(t, `UPDATE keywicket.workspaces SET slug = 'renamed' WHERE slug = 'acme'`)
+	becomes("no workspace has the old name", inWorkspace("acme"), func(got authz.Found) bool { return got.Workspace.ID == "" })
+	becomes("the workspace has the new name", inWorkspace("renamed"), func(got authz.Found) bool { return got.Workspace.ID != "" })
+	f.Exec(t, `INSERT INTO keywicket.users (id, email) VALUES ('eve', 'eve@example.com')`)
+	lookupCached(inWorkspace("renamed"))
+	f.Exec(t, `UPDATE keywicket.members SET user_id = 'eve' WHERE user_id = $1`, f.Ada.ID)
+	becomes("another user has the membership", inWorkspace("renamed"), func(got authz.Found) bool { return got.Workspace.ID == "" })
+
+	// A row that this version cannot read may mean anything.
+	before := d.CacheStats().Epochs["notice"]
+	f.Exec(t, `INSERT INTO keywicket.changes (keys) VALUES ('gibberish')`)
+	storetest.Eventually(t, "all answers are discarded", func() bool { return d.CacheStats().Epochs["notice"] > before })
+}
+
+// The triggers' function runs with the privileges of the writer. No other role can use it, because its arguments are SQL.
+func TestTriggersLendNobodyTheirRights(t *testing.T) {
+	f := storetest.NewFixture(t)
+	var lent []string
+	err := f.DB.Select(&lent, `SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'keywicket'::regnamespace AND prosecdef`)
+	if err != nil || !slices.Equal(lent, []string{"keywicket.keep_up()"}) { // it has no arguments, so a caller cannot choose what it deletes
+		t.Errorf("these functions run with their owner's privileges: %v, %v", lent, err)
+	}
+	sidecar := storetest.OpenDB(t, storetest.SidecarURL(f.URL))
+	sidecar.SetMaxOpenConns(1)
+	sidecar.MustExec(`CREATE TEMP TABLE own (a int)`)
+	_, err = sidecar.Exec(`CREATE TRIGGER own AFTER INSERT ON own REFERENCING NEW TABLE AS new_rows
+		FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes('token', 'version()')`)
+	if err == nil || !strings.Contains(err.Error(), "permission denied") {
+		t.Errorf("the sidecar's login may use the function: %v", err)
+	}
+}
+
+// A connection that is silent but not closed is replaced by a new one.
+func TestSilentFeedIsReplaced(t *testing.T) {
+	f := storetest.NewFixture(t)
+	p := storetest.NewProxy(t, f.URL)
+	d := f.CachedDirectory(t, func(c *directory.Config) {
+		c.URL = p.Through(c.URL)
+		c.Cache.StalenessBound = 100 * time.Millisecond
+	})
+	cacheInUse := func() bool { return d.CacheStats().LeaseLeft > 0 }
+	p.OnNextByte(storetest.Silence)
+	storetest.Eventually(t, "the cache is not in use", func() bool { return !cacheInUse() })
+	storetest.Eventually(t, "the cache is in use again", cacheInUse)
+}
+
+// If the sidecar cannot listen for notifications, it logs this once and without the secrets of the URL.
+func TestHintsThatCannotBeHeardAreLogged(t *testing.T) {
+	f := storetest.NewFixture(t)
+	var log storetest.Log
+	nowhere := storetest.Must(url.Parse(f.URL))
+	nowhere.Host, nowhere.User = "127.0.0.1:1", url.UserPassword("listener", "of-the-listener")
+	c := directory.Config{URL: storetest.SidecarURL(f.URL), FeedURL: nowhere.String(), LookupTimeout: 10 * time.Second}
+	d := storetest.Must(directory.Open(c, log.Logger()))
+	t.Cleanup(func() { _ = d.Close(context.Background()) })
+	const message = "notifications of changes are not heard"
+	storetest.Eventually(t, "it is logged", log.Contains(message))
+	time.Sleep(500 * time.Millisecond) // several attempts
+	if n := strings.Count(log.String(), message); n != 1 || strings.Contains(log.String(), "of-the-listener") {
+		t.Errorf("logged %d times:\n%s", n, log.String())
+	}
+}

@@ -1,0 +1,171 @@
+package feed
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/store/cache"
+	"github.com/keywicket/keywicket/store/changelog"
+	"github.com/keywicket/keywicket/store/database"
+)
+
+// hints listens for change notifications, which arrive within milliseconds, and invalidates the cache entries that they name.
+// Correctness does not depend on them: each change is also in the log. A lost hint delays a change by one poll interval.
+type hints struct {
+	settings database.Settings
+	separate bool         // the URL is Config.HintsURL; hints trusts that it bypasses the pooler
+	listener *pq.Listener // nil before start
+	starting sync.Once
+	pooled   sync.Once // logs that there may be a pooler
+	cache    *cache.Cache
+	read     chan struct{} // the feed reads the log now
+	sidecars *atomic.Int64 // number of live sidecars
+	log      *slog.Logger
+	failing  atomic.Bool
+	closed   chan struct{}
+	closing  sync.Once
+}
+
+func newHints(c Config, target *cache.Cache, read chan struct{}, sidecars *atomic.Int64, log *slog.Logger) (*hints, error) {
+	s, err := database.Parse(cmp.Or(c.HintsURL, c.URL))
+	if err != nil {
+		return nil, fmt.Errorf("database.feed_url: %w", err)
+	}
+	return &hints{
+		cache: target, settings: s, separate: c.HintsURL != "", read: read, sidecars: sidecars, log: log, closed: make(chan struct{}),
+	}, nil
+}
+
+// start starts listening. The feed calls it for each connection on which it reads the log. If that connection is not direct, there
+// may be a pooler, and start does not listen: no notification would arrive, and the listening server connection would go to another
+// client.
+func (h *hints) start(direct bool) {
+	if !direct && !h.separate {
+		h.pooled.Do(func() {
+			h.log.Info("connections to the database may go through a pooler: queries are not prepared, and changes are read from the log " +
+				"at its interval. Set database.feed_url to a direct connection for notifications, or database.pooler to none if there is no pooler")
+		})
+		return
+	}
+	h.starting.Do(func() {
+		d := &listenDialer{net.Dialer{Timeout: database.ConnectLimit, KeepAlive: -1, KeepAliveConfig: h.settings.KeepAlive}}
+		h.listener = pq.NewDialListener(d, h.settings.DSN, minReconnect, time.Minute,
+			func(event pq.ListenerEventType, err error) {
+				if event == pq.ListenerEventReconnected || err != nil {
+					h.logState(err)
+				}
+			})
+		go h.run()
+	})
+}
+
+// listenDialer opens connections without a read deadline, because no notification may arrive for any length of time.
+type listenDialer struct{ net.Dialer }
+
+// DialTimeout implements [pq.Dialer].
+func (d *listenDialer) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	return d.DialContext(ctx, network, address)
+}
+
+func (h *hints) run() {
+	go h.listen()
+	const (
+		wakeUps = 20_000           // at most per second, of all sidecars together
+		quiet   = 30 * time.Second // without listening after that
+	)
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	heard := 0
+	var resume <-chan time.Time
+	for {
+		select {
+		case <-h.closed:
+			return
+		case n := <-h.listener.Notify:
+			if heard++; n != nil { // nil: the listener has a new connection
+				h.handle(n.Extra)
+			}
+		case <-second.C:
+			// Postgres wakes every listener for every notification. With so many changes, the log alone is fast enough.
+			if int64(heard)*h.sidecars.Load() > wakeUps && resume == nil {
+				go func() { _ = h.listener.Unlisten(changelog.Channel) }() // it blocks until run has received the earlier notifications
+				resume = time.After(quiet)
+			}
+			heard = 0
+		case <-resume:
+			resume = nil
+			go h.listen()
+		}
+	}
+}
+
+// listen waits until LISTEN succeeds. The listener repeats it on each later connection.
+func (h *hints) listen() {
+	for {
+		err := h.listener.Listen(changelog.Channel)
+		if err == nil || errors.Is(err, pq.ErrChannelAlreadyOpen) {
+			h.logState(nil)
+			return
+		}
+		select {
+		case <-h.closed:
+			return
+		default:
+			h.logState(err)
+		}
+		select {
+		case <-h.closed:
+			return
+		case <-time.After(maxReconnect):
+		}
+	}
+}
+
+// logState logs once that hints stopped arriving, and once that they arrive again.
+func (h *hints) logState(err error) {
+	switch {
+	case err != nil && h.failing.CompareAndSwap(false, true):
+		h.log.Warn("notifications of changes are not heard: changes are read from the log, at their turn; see database.feed_url", "error", err)
+	case err == nil && h.failing.CompareAndSwap(true, false):
+		h.log.Info("notifications of changes are heard again")
+	}
+}
+
+func (h *hints) handle(notification string) {
+	if notification == changelog.Acknowledge {
+		signal(h.read)
+		return
+	}
+	keys, err := cache.ParseKeys(notification)
+	if err != nil { // "*", or a form of another version: any entry may have changed
+		keys = nil
+	}
+	h.cache.Hinted(keys)
+}
+
+func (h *hints) close() {
+	h.closing.Do(func() {
+		close(h.closed)
+		h.starting.Do(func() {}) // prevents a later start
+		if h.listener == nil {
+			return
+		}
+		go func() {
+			_ = h.listener.Close() // it may block while the server does not answer
+			for range h.listener.Notify {
+				// The listener's goroutine ends only after its notifications are received.
+			}
+		}()
+	})
+}

@@ -1,0 +1,226 @@
+package feed
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/store/cache"
+	"github.com/keywicket/keywicket/store/changelog"
+	"github.com/keywicket/keywicket/store/database"
+)
+
+// mostChanges is how many rows of the change log one reading uses. If there are more, the reading counts as a change of everything.
+const mostChanges = 1000
+
+// pollQuery reads the change log in one snapshot: the rows of transactions that began after the last reading's snapshot. $1 is the
+// xmax of that snapshot, $2 the maximum number of rows. The upper limit skips rows of a restored dump whose transaction ids this
+// server has not reached yet.
+const pollQuery = pollColumns + `ARRAY(` + laterChanges + `) AS changes` + pollFrom
+
+// pollOpenQuery is pollQuery for a last reading whose snapshot ($3) has open transactions. It also returns their rows. Both parts use
+// the index, so a transaction that stays open costs nothing.
+const pollOpenQuery = pollColumns + `ARRAY((` + laterChanges + `)
+       UNION ALL
+       (SELECT changed.keys FROM pg_snapshot_xip($3::text::pg_snapshot) AS open,
+               LATERAL (SELECT keys FROM keywicket.changes WHERE xid = open LIMIT 1 + $2::int8) AS changed
+        LIMIT 1 + $2::int8)) AS changes` + pollFrom
+
+const (
+	pollColumns = `
+SELECT pg_current_snapshot()::text AS snapshot, ` + database.ServerStarted + ` AS started, pg_is_in_recovery() AS standby,
+       id, number AS mark, world, COALESCE(told, false) AS told, EXTRACT(EPOCH FROM clock_timestamp() - verified_at) AS verified,
+       `
+	laterChanges = `SELECT keys FROM keywicket.changes
+              WHERE xid >= $1::text::xid8 AND xid < pg_snapshot_xmax(pg_current_snapshot()) ORDER BY xid LIMIT 1 + $2::int8`
+	pollFrom = `
+FROM (VALUES (1)) AS one
+LEFT JOIN LATERAL (SELECT id, number, world, told, verified_at FROM keywicket.world ORDER BY verified_at DESC LIMIT 1) AS world ON true`
+)
+
+// verifyQuery detects whether there may be changes that are not in the log. Their causes are a replaced table, column, schema or
+// database, a trigger that was not in force, a parent table, or a row-level security policy. Each of these changes an oid, a file or
+// an xmin in a catalog, even if it was undone within its transaction. $1 are the tables that answers depend on. now() is the time
+// before the snapshot was taken.
+const verifyQuery = `
+INSERT INTO keywicket.world AS last (number, world, told, verified_at)
+SELECT (SELECT number FROM keywicket.upkeep),
+       concat_ws(' ', ` + database.Timeline + `, (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()),
+                 (SELECT concat(oid, '/', xmin) FROM pg_catalog.pg_namespace WHERE nspname = 'keywicket'),
+                 tables.world, log.world, functions.world),
+       COALESCE(tables.told AND log.told, false),
+       now()
+FROM (SELECT concat_ws(' ', hash_array_extended(array_agg(c.oid), 0), hash_array_extended(array_agg(c.relfilenode), 0),
+                       hash_array_extended(array_agg(c.xmin), 0), hash_array_extended(array_agg(c.parts), 0),
+                       hash_array_extended(array_agg(t.world), 0)) AS world,
+             count(*) = cardinality($1::name[]) AND bool_and(t.told) AND NOT bool_or(relative) AS told
+      FROM unnest($1::name[]) AS name,
+           LATERAL (SELECT oid, relfilenode, xmin, ` + parts + ` AS parts,
+                           EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhrelid = c.oid) OR
+                           EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = c.oid) AS relative
+                    FROM pg_catalog.pg_class AS c
+                    WHERE relname = name AND relnamespace = to_regnamespace('keywicket') AND relkind = 'r' LIMIT 1) AS c,
+           LATERAL (SELECT hash_array_extended(array_agg(xmin ORDER BY oid), 0) AS world,
+                           count(*) FILTER (WHERE tgenabled = 'A' OR tgenabled = 'R' AND tgname = 'tell_row') = 5 AS told
+                    FROM pg_catalog.pg_trigger
+                    WHERE tgrelid = c.oid
+                      AND tgname IN ('tell_insert', 'tell_update', 'tell_delete', 'tell_truncate', 'tell_row')) AS t
+     ) AS tables,
+     (SELECT concat_ws(' ', oid, relfilenode, xmin, ` + parts + `, t.world) AS world,
+             t.told AND NOT relrowsecurity AND NOT EXISTS (SELECT FROM pg_catalog.pg_rewrite WHERE ev_class = c.oid) AND
+             NOT EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhrelid = c.oid) AND
+             NOT EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = c.oid) AS told
+      FROM pg_catalog.pg_class AS c,
+           LATERAL (SELECT hash_array_extended(array_agg(xmin ORDER BY oid), 0) AS world, count(*) = 1 AND bool_and(tgenabled = 'A') AS told
+                    FROM pg_catalog.pg_trigger WHERE tgrelid = c.oid AND NOT tgisinternal) AS t
+      WHERE relname = 'changes' AND relnamespace = to_regnamespace('keywicket') AND relkind = 'r') AS log,
+     (SELECT hash_array_extended(array_agg(xmin ORDER BY oid), 0) AS world FROM pg_catalog.pg_proc
+      WHERE proname IN ('tell_changes', 'change_key') AND pronamespace = to_regnamespace('keywicket')) AS functions
+ON CONFLICT (one) DO UPDATE SET world = excluded.world, told = excluded.told, verified_at = excluded.verified_at
+WHERE last.verified_at < excluded.verified_at OR last.verified_at > clock_timestamp()`
+
+// parts is a hash of the columns and policies of the table c, in SQL.
+const parts = `concat_ws('/',
+                (SELECT hash_array_extended(array_agg(xmin ORDER BY attnum), 0) FROM pg_catalog.pg_attribute WHERE attrelid = c.oid),
+                (SELECT hash_array_extended(array_agg(xmin ORDER BY polname), 0) FROM pg_catalog.pg_policy WHERE polrelid = c.oid))`
+
+// changedTables are the tables that answers depend on.
+var changedTables = pq.StringArray{"tokens", "workspaces", "users", "members", "revoked_sessions",
+	"oauth_access_tokens", "oauth_grants", "oauth_grant_workspaces", "oauth_apps"}
+
+// reading is a row of pollQuery.
+type reading struct {
+	Snapshot string          `db:"snapshot"`
+	Started  int64           `db:"started"`
+	Standby  bool            `db:"standby"`
+	Changes  pq.StringArray  `db:"changes"`
+	ID       sql.NullString  `db:"id"` // of the row in keywicket.world. It and the next fields are NULL until a sidecar has verified the schema after a server start
+	Mark     sql.NullInt64   `db:"mark"`
+	World    sql.NullString  `db:"world"`
+	Told     bool            `db:"told"`
+	Verified sql.NullFloat64 `db:"verified"` // seconds since the verification
+}
+
+// world identifies the state of the server, tables and triggers.
+func (r reading) world() string { return fmt.Sprint(r.Started, " ", r.ID.String, " ", r.World.String) }
+
+// age returns the time since a sidecar verified the schema. It is negative if the clock was set back.
+func (r reading) age() time.Duration { return database.Seconds(r.Verified.Float64) }
+
+// reply returns the reading in the cache's form. ack reports that a barrier waits for this sidecar's confirmation, hasMoved that
+// another sidecar has reached another server.
+func (r reading) reply() (reply cache.Reply, ack, hasMoved bool) {
+	reply = cache.Reply{Snapshot: r.Snapshot, Mark: r.Mark.Int64, All: len(r.Changes) > mostChanges}
+	if r.Told && r.Verified.Float64 >= 0 {
+		reply.World = r.world()
+		reply.Verified = r.age()
+	}
+	for _, change := range r.Changes {
+		switch keys, err := cache.ParseKeys(change); {
+		case change == changelog.Acknowledge:
+			ack = true
+		case change == moved:
+			hasMoved = true
+		case err != nil: // "*", or a form of a later version
+			reply.All = true
+		default:
+			reply.Changes = append(reply.Changes, keys)
+		}
+	}
+	return reply, ack, hasMoved
+}
+
+// pollConnection is a connection for reading the log.
+type pollConnection struct {
+	*sqlx.Conn
+	keepsSession bool // settings and prepared statements stay
+	poll         *sqlx.Stmt
+	// nil until they are needed: many sidecars never need them.
+	pollOpen, verify, heartbeat *sqlx.Stmt
+}
+
+func newPollConnection(ctx context.Context, c *sqlx.Conn) (*pollConnection, error) {
+	keeps, err := database.KeepsSession(c)
+	if err != nil {
+		return nil, err
+	}
+	if keeps {
+		// The queries read a few rows by an index. Without these settings, Postgres scans small tables, which takes longer. For the
+		// isolation level, see write.
+		_, err := c.ExecContext(ctx, `SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off; SET enable_hashjoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan`)
+		if err != nil {
+			return nil, err
+		}
+	}
+	poll, err := c.PreparexContext(ctx, pollQuery)
+	return &pollConnection{Conn: c, keepsSession: keeps, poll: poll}, err
+}
+
+func (c *pollConnection) read(ctx context.Context, since string) (r reading, err error) {
+	// xmin:xmax:open,…
+	parts := strings.SplitN(since, ":", 3)
+	switch {
+	case len(parts) != 3: // this is the first reading; the cache is still empty
+		err = c.poll.GetContext(ctx, &r, "1", mostChanges)
+	case parts[2] == "":
+		err = c.poll.GetContext(ctx, &r, parts[1], mostChanges)
+	default:
+		if c.pollOpen == nil {
+			if c.pollOpen, err = c.PreparexContext(ctx, pollOpenQuery); err != nil {
+				return r, err
+			}
+		}
+		err = c.pollOpen.GetContext(ctx, &r, parts[1], mostChanges, since)
+	}
+	return r, err
+}
+
+// reportMoved tells sidecars that still read the log of this server that there is a newer one. If it fails, they find out by
+// themselves.
+func (c *pollConnection) reportMoved(ctx context.Context) error {
+	_, err := c.write(ctx, nil, `INSERT INTO keywicket.changes (keys) VALUES ($1)`, moved)
+	return err
+}
+
+// verifySchema runs verifyQuery, for all sidecars.
+func (c *pollConnection) verifySchema(ctx context.Context) error {
+	if _, err := c.write(ctx, &c.verify, verifyQuery, changedTables); err != nil {
+		return fmt.Errorf("verify the schema: %w", err)
+	}
+	return nil
+}
+
+// confirm writes a heartbeat: the sidecar knows every change that the snapshot sees.
+func (c *pollConnection) confirm(ctx context.Context, id, snapshot string, lease, lag time.Duration) (sql.Result, error) {
+	return c.write(ctx, &c.heartbeat, `
+		UPDATE keywicket.sidecars SET snapshot = $2::text::pg_snapshot, seen_at = clock_timestamp(),
+			lease = $3::float8 * interval '1 second', lag = $4::float8 * interval '1 second'
+		WHERE id = $1`, id, snapshot, lease.Seconds(), lag.Seconds())
+}
+
+// write runs a statement with isolation level read committed (see database.ReadCommitted). If prepared is nil, the statement is rare and is
+// not prepared.
+func (c *pollConnection) write(ctx context.Context, prepared **sqlx.Stmt, query string, args ...any) (_ sql.Result, err error) {
+	if !c.keepsSession {
+		var result sql.Result
+		err := database.ReadCommitted(ctx, c, func(tx *sqlx.Tx) (err error) {
+			result, err = tx.ExecContext(ctx, query, args...)
+			return err
+		})
+		return result, err
+	}
+	if prepared == nil {
+		return c.ExecContext(ctx, query, args...)
+	}
+	if *prepared == nil {
+		if *prepared, err = c.PreparexContext(ctx, query); err != nil {
+			return nil, err
+		}
+	}
+	return (*prepared).ExecContext(ctx, args...)
+}

@@ -1,0 +1,253 @@
+package issuer
+
+import (
+	"context"
+	"crypto/subtle"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/lookup"
+	"github.com/keywicket/keywicket/store/oauthapp"
+)
+
+// Issuer issues the codes, access tokens and refresh tokens of OAuth 2.0. The role keywicket_issuer is enough for the login. It is
+// safe for concurrent use.
+//
+// A call that has begun completes even if its context ends, for example because the client hangs up. It takes at most three
+// seconds.
+//
+// Codes and refresh tokens can be used once. A second use means that two parties have the token, and revokes the grant with all
+// its tokens (RFC 6749, section 4.1.2; RFC 9700, section 4.14.2). Of two concurrent uses, exactly one is the first.
+type Issuer struct{ db *sqlx.DB }
+
+// Lifetimes of the codes and tokens of an Issuer.
+const (
+	CodeLifetime    = time.Minute
+	AccessLifetime  = time.Hour // velocity, "Refreshing Tokens"
+	RefreshLifetime = 30 * 24 * time.Hour
+)
+
+// ErrGrant means that a code or refresh token is unknown, expired, used or revoked. ErrReused is an ErrGrant: the code or token was
+// used before, and its grant is now revoked.
+var (
+	ErrGrant  = errors.New("the grant is invalid, expired or revoked")
+	ErrReused = fmt.Errorf("%w: used a second time", ErrGrant)
+)
+
+// Open returns an issuer. It connects on first use.
+func Open(databaseURL string) (*Issuer, error) {
+	const limit = 5 * time.Second
+	connections, err := database.NewConnector(databaseURL, database.PoolerTransaction, limit) // no prepared statements, as in Open
+	if err != nil {
+		return nil, err
+	}
+	db := database.OpenDB(connections)
+	db.SetMaxOpenConns(database.DefaultMaxOpenConnections)
+	db.SetConnMaxLifetime(database.ConnectionLifetime)
+	return &Issuer{db}, nil
+}
+
+// Close closes the connections.
+func (i *Issuer) Close() error { return i.db.Close() }
+
+// Ready returns nil if the database is reachable and migrated, and this login has the rights that issuing needs.
+func (i *Issuer) Ready(ctx context.Context) error {
+	var missing []string
+	err := i.db.SelectContext(ctx, &missing, `
+		SELECT name || ': ' || privilege FROM (VALUES
+			('oauth_apps', 'SELECT'), ('oauth_grants', 'SELECT'), ('oauth_grants', 'INSERT'), ('oauth_grants', 'DELETE'),
+			('oauth_grant_workspaces', 'INSERT'), ('oauth_codes', 'INSERT'), ('oauth_codes', 'DELETE'),
+			('oauth_access_tokens', 'INSERT'), ('oauth_access_tokens', 'DELETE'),
+			('oauth_refresh_tokens', 'INSERT'), ('oauth_refresh_tokens', 'DELETE')) AS needed (name, privilege)
+		WHERE NOT has_table_privilege('keywicket.' || name, privilege)`)
+	switch {
+	case err != nil:
+		return fmt.Errorf("query the database: %w", err)
+	case len(missing) > 0:
+		return fmt.Errorf("the login lacks rights (%s): run keywicket migrate up, and give it the role keywicket_issuer", strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+// bounded returns a context that does not end with ctx, but after three seconds. That is less than the connection's limit, so lib/pq
+// can still cancel the query, and no connection is left waiting for it.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+}
+
+// transact runs f in a transaction. It commits if f returns a refusal, and rolls back if f returns an error. f must lock a grant
+// before its codes and tokens, in the order in which a deletion locks them. The wait for a lock is short, because otherwise all
+// connections would soon wait for one lock.
+func (i *Issuer) transact(
+	ctx context.Context, f func(context.Context, *sqlx.Tx) (refused, err error),
+) (refused, err error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	tx, err := i.db.BeginTxx(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	if _, err = tx.ExecContext(ctx, `SET LOCAL lock_timeout = '1s'`); err == nil {
+		refused, err = f(ctx, tx)
+	}
+	if err != nil {
+		_ = tx.Rollback() // the error says why, and a connection that cannot roll back is closed
+		return nil, err
+	}
+	return refused, tx.Commit()
+}
+
+// Client is an app, as the issuer needs it.
+type Client struct {
+	ID           string         `db:"id"`
+	API          string         `db:"api"`
+	Name         string         `db:"name"`
+	RedirectURIs pq.StringArray `db:"redirect_uris"`
+	Confidential bool           `db:"confidential"`
+	secret       authz.Digest
+}
+
+// Knows reports whether the secret is the client's.
+func (c Client) Knows(secret authz.Secret) bool {
+	digest := secret.Digest()
+	return subtle.ConstantTimeCompare(digest[:], c.secret[:]) == 1
+}
+
+// Client finds an app that is not revoked. [database.ErrNotFound]: there is none.
+func (i *Issuer) Client(ctx context.Context, id string) (Client, error) {
+	if !oauthapp.ValidID(id) { // Postgres may not accept it as a text
+		return Client{}, oauthapp.ErrUnknown
+	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	var row struct {
+		Client
+		Digest []byte `db:"secret_digest"`
+	}
+	err := i.db.GetContext(ctx, &row, `
+		SELECT id, api, name, redirect_uris, confidential, secret_digest FROM keywicket.oauth_apps
+		WHERE id = $1 AND revoked_at IS NULL`, id)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return Client{}, oauthapp.ErrUnknown
+	case err != nil:
+		return Client{}, fmt.Errorf("find the app: %w", err)
+	}
+	copy(row.secret[:], row.Digest)
+	return row.Client, nil
+}
+
+// Approval is a user's consent to an app.
+type Approval struct {
+	Client     string
+	User       string // id
+	Workspaces []string
+	Scopes     []string
+	// RedirectURI and Challenge (RFC 7636, S256) are checked when the code is exchanged.
+	RedirectURI, Challenge string
+}
+
+// Approved is the result of an approval.
+type Approved struct {
+	Grant string // id
+	Code  authz.Secret
+}
+
+// Approve creates a grant and a code for it. [database.ErrInvalid]: the user is not a member of every workspace, the app does not exist or is
+// revoked, or the user does not exist.
+func (i *Issuer) Approve(ctx context.Context, a Approval) (Approved, error) {
+	made := Approved{Code: oauthapp.NewSecret()}
+	digest := made.Code.Digest()
+	if slices.ContainsFunc(a.Workspaces, func(id string) bool { return !authz.ValidWorkspaceID(id) }) {
+		return Approved{}, errNoMember
+	}
+	_, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
+		err = tx.GetContext(ctx, &made.Grant, `
+			INSERT INTO keywicket.oauth_grants (app_id, user_id, scopes)
+			SELECT a.id, u.id, $3 FROM keywicket.oauth_apps a, keywicket.users u
+			WHERE a.id = $1 AND a.revoked_at IS NULL AND u.id = $2
+			RETURNING id`, a.Client, a.User, database.NonNilArray(a.Scopes))
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil, database.Refuse(database.ErrInvalid, "the app or the user no longer exists")
+		}
+		if err != nil {
+			return nil, err
+		}
+		result, err := tx.ExecContext(ctx, `
+			INSERT INTO keywicket.oauth_grant_workspaces (grant_id, workspace_id)
+			SELECT $1, workspace_id FROM keywicket.members WHERE user_id = $2 AND workspace_id = ANY ($3)`,
+			made.Grant, a.User, database.NonNilArray(a.Workspaces))
+		if err != nil {
+			return nil, err
+		}
+		if n, err := result.RowsAffected(); err != nil || n != int64(len(a.Workspaces)) {
+			return nil, errors.Join(err, errNoMember)
+		}
+		_, err = tx.ExecContext(ctx, `
+			INSERT INTO keywicket.oauth_codes (digest, grant_id, redirect_uri, code_challenge, expires_at)
+			VALUES ($1, $2, $3, $4, clock_timestamp() + $5::float8 * interval '1 second')`,
+			digest[:], made.Grant, a.RedirectURI, a.Challenge, CodeLifetime.Seconds())
+		return nil, err
+	})
+	if pq.As(err, pqerror.ForeignKeyViolation) != nil { // the user or a workspace was deleted meanwhile
+		err = errNoMember
+	}
+	if err != nil {
+		return Approved{}, fmt.Errorf("approve the app: %w", err)
+	}
+	return made, nil
+}
+
+var errNoMember = database.Refuse(database.ErrInvalid, "the user is not a member of every workspace")
+
+// Workspace is a workspace, as the issuer needs it.
+type Workspace struct {
+	ID        string    `db:"id"`
+	Slug      string    `db:"slug"`
+	Name      string    `db:"name"`
+	CreatedAt time.Time `db:"created_at"`
+}
+
+// Consenter is a user who decides about consent, with the workspaces that they can grant.
+type Consenter struct {
+	ID          string
+	Email       string
+	MFAEnrolled bool // the user has a second factor
+	Workspaces  []Workspace
+}
+
+// Consenter returns the user of a session. [database.ErrNotFound]: the user does not exist or is banned, or the session was revoked.
+func (i *Issuer) Consenter(ctx context.Context, s authz.Session) (Consenter, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	var c Consenter
+	err := i.db.QueryRowContext(ctx, `
+		SELECT u.id, email.email, u.mfa_enrolled
+		FROM (VALUES ($1::text, $2::text, $3::int8)) AS asked (session, of_user, began) CROSS JOIN `+lookup.NoFacts+`
+		JOIN `+lookup.Users+` ON u.id = asked.of_user JOIN keywicket.users email ON email.id = u.id
+		WHERE NOT `+lookup.SessionRevoked+` AND NOT `+lookup.Banned,
+		s.ID, s.UserID, s.Began).Scan(&c.ID, &c.Email, &c.MFAEnrolled)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return Consenter{}, database.Refuse(database.ErrNotFound, "the session's user no longer exists or is banned, or the session was revoked")
+	case err != nil:
+		return Consenter{}, fmt.Errorf("find the session's user: %w", err)
+	}
+	err = i.db.SelectContext(ctx, &c.Workspaces, `
+		SELECT w.id, w.slug, w.name, w.created_at FROM keywicket.members m JOIN keywicket.workspaces w ON w.id = m.workspace_id
+		WHERE m.user_id = $1 ORDER BY lower(w.name), w.slug`, c.ID)
+	if err != nil {
+		return Consenter{}, fmt.Errorf("find the user's workspaces: %w", err)
+	}
+	return c, nil
+}

@@ -1,0 +1,526 @@
+package issuer_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/directory"
+	"github.com/keywicket/keywicket/store/issuer"
+	"github.com/keywicket/keywicket/store/lookup"
+	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/storetest"
+)
+
+// An access token acts for its user in the workspaces that were granted and that the user is a member of, and in no other.
+func TestAccessTokensActWhereTheyWereGranted(t *testing.T) {
+	g := storetest.NewGranting(t)
+	acme := authz.Membership{ID: g.Acme.ID, Slug: "acme", Role: "admin"}
+	globex := authz.Membership{ID: g.Globex.ID, Slug: "globex", Role: "guest"}
+	none := g.ExchangeCode(t, g.NewCode(t)).Access
+	one := g.ExchangeCode(t, g.NewCode(t, g.Acme.ID)).Access
+	both := g.ExchangeCode(t, g.NewCode(t, g.Acme.ID, g.Globex.ID)).Access
+	for name, d := range map[string]*directory.Directory{"uncached": g.Directory(t, nil), "cached": g.CachedDirectory(t)} {
+		t.Run(name, func(t *testing.T) {
+			for _, c := range []struct {
+				token authz.Secret
+				slug  string
+				want  authz.Membership
+			}{
+				{none, "", authz.Membership{}}, {none, "acme", authz.Membership{}},
+				{one, "", acme}, {one, "acme", acme}, {one, "globex", authz.Membership{}}, {one, "nowhere", authz.Membership{}},
+				{both, "", authz.Membership{}}, {both, "acme", acme}, {both, "globex", globex}, {both, "nowhere", authz.Membership{}},
+			} {
+				for range 2 {
+					got := storetest.Must(d.Lookup(t.Context(), storetest.AccessLookup(c.token, c.slug)))
+					p := got.Principal
+					if got.Denial != "" || got.Workspace != c.want || p.Kind != authz.KindOAuthToken || p.UserID != g.Ada.ID || p.ID == "" ||
+						p.GrantID == "" || !slices.Equal(p.Scopes, []string{"issues:read", "issues:write"}) {
+						t.Errorf("in %q: %+v", c.slug, got)
+					}
+				}
+			}
+			byID := storetest.AccessLookup(one, "")
+			byID.Workspace.ID = g.Acme.ID
+			if got := storetest.Must(d.Lookup(t.Context(), byID)); got.Workspace != acme {
+				t.Errorf("by id: %+v", got)
+			}
+			for what, l := range map[string]authz.Lookup{
+				"another API's":       {Kind: authz.KindOAuthToken, Digest: one.Digest(), API: "velaflows"},
+				"taken for a key":     {Kind: authz.KindPersonalKey, Digest: one.Digest(), API: "velocity"},
+				"unknown":             storetest.AccessLookup("velo_nobody", ""),
+				"a code":              storetest.AccessLookup(g.NewCode(t), ""),
+				"a key that is taken": {Kind: authz.KindOAuthToken, Digest: authz.Secret("velu_x").Digest(), API: "velocity"},
+			} {
+				if got := storetest.Must(d.Lookup(t.Context(), l)); got.Denial != authz.ReasonUnknown || got.Principal.ID != "" {
+					t.Errorf("%s: %+v", what, got)
+				}
+			}
+		})
+	}
+	_, err := g.Approve(t.Context(), issuer.Approval{Client: g.App.ID, User: g.Bob.ID, Workspaces: []string{g.Acme.ID}, RedirectURI: "r", Challenge: strings.Repeat("c", 43)})
+	if !errors.Is(err, database.ErrInvalid) {
+		t.Errorf("a workspace that is not the user's: %v", err)
+	}
+	if n := storetest.Value[int](t, g.DB, `SELECT count(*) FROM keywicket.oauth_grants WHERE user_id = $1`, g.Bob.ID); n != 0 {
+		t.Errorf("%d grants of it are left", n)
+	}
+}
+
+// If anything that an access token depends on changes, look-ups follow the change, with and without a cache.
+func TestAccessTokensEnd(t *testing.T) {
+	for name, end := range map[string]struct {
+		statement string // $1 is the grant's id
+		want      authz.Reason
+		workspace bool // the token stays valid, but not in the workspace
+	}{
+		"the token is revoked":   {`UPDATE keywicket.oauth_access_tokens SET revoked_at = now() WHERE grant_id = $1`, authz.ReasonRevoked, false},
+		"the token expires":      {`UPDATE keywicket.oauth_access_tokens SET expires_at = now() WHERE grant_id = $1`, authz.ReasonExpired, false},
+		"the token is deleted":   {`DELETE FROM keywicket.oauth_access_tokens WHERE grant_id = $1`, authz.ReasonUnknown, false},
+		"the grant is revoked":   {`UPDATE keywicket.oauth_grants SET revoked_at = now() WHERE id = $1`, authz.ReasonRevoked, false},
+		"the grant is deleted":   {`DELETE FROM keywicket.oauth_grants WHERE id = $1`, authz.ReasonUnknown, false},
+		"the app is revoked":     {`UPDATE keywicket.oauth_apps SET revoked_at = now() WHERE id = (SELECT app_id FROM keywicket.oauth_grants WHERE id = $1)`, authz.ReasonRevoked, false},
+		"the app is deleted":     {`DELETE FROM keywicket.oauth_apps WHERE id = (SELECT app_id FROM keywicket.oauth_grants WHERE id = $1)`, authz.ReasonUnknown, false},
+		"the user is deleted":    {`DELETE FROM keywicket.users WHERE id = (SELECT user_id FROM keywicket.oauth_grants WHERE id = $1)`, authz.ReasonUnknown, false},
+		"the member leaves":      {`DELETE FROM keywicket.members WHERE user_id = (SELECT user_id FROM keywicket.oauth_grants WHERE id = $1)`, "", true},
+		"the workspace is taken": {`DELETE FROM keywicket.oauth_grant_workspaces WHERE grant_id = $1`, "", true},
+		"the workspace is moved": {`UPDATE keywicket.workspaces SET slug = 'moved' WHERE slug = 'acme' AND $1 <> ''`, "", true},
+		"all is truncated":       {`DO $$ BEGIN TRUNCATE keywicket.oauth_apps CASCADE; END $$`, authz.ReasonUnknown, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := storetest.NewGranting(t)
+			token := g.ExchangeCode(t, g.NewCode(t, g.Acme.ID)).Access
+			uncached, cached := g.Directory(t, nil), g.CachedDirectory(t)
+			l := storetest.AccessLookup(token, "acme")
+			var grant string
+			storetest.Eventually(t, "it is cached", func() bool {
+				found := storetest.Must(cached.Lookup(t.Context(), l))
+				grant = found.Principal.GrantID
+				return found.Cache == authz.CacheHit && found.Workspace.ID == g.Acme.ID
+			})
+			if strings.Contains(end.statement, "$1") {
+				g.Exec(t, end.statement, grant)
+			} else {
+				g.Exec(t, end.statement)
+			}
+			for who, d := range map[string]*directory.Directory{"uncached": uncached, "cached": cached} {
+				storetest.Eventually(t, who+": the look-up follows", func() bool {
+					found := storetest.Must(d.Lookup(t.Context(), l))
+					return found.Denial == end.want && (found.Workspace.ID == "") == (end.want != "" || end.workspace)
+				})
+			}
+		})
+	}
+}
+
+// A code can be used once. Its second use revokes what the first use has issued.
+func TestCodesAreGoodOnce(t *testing.T) {
+	g := storetest.NewGranting(t)
+	d := g.Directory(t, nil)
+	code := g.NewCode(t)
+	first := g.ExchangeCode(t, code)
+	if got, err := g.Exchange(t.Context(), code, storetest.Velo, storetest.AcceptCode); !errors.Is(err, issuer.ErrGrant) || got.Access != "" {
+		t.Errorf("a second time: %+v, %v", got, err)
+	}
+	if got := storetest.Must(d.Lookup(t.Context(), storetest.AccessLookup(first.Access, ""))); got.Denial != authz.ReasonRevoked {
+		t.Errorf("the first use's access token: %+v", got)
+	}
+	if _, err := g.RefreshToken(t, first.Refresh); !errors.Is(err, issuer.ErrGrant) {
+		t.Errorf("its refresh token: %v", err)
+	}
+
+	// A use that the check refuses uses up the code. It revokes nothing, because nothing was issued.
+	wrong := errors.New("another client")
+	code = g.NewCode(t)
+	if got, err := g.Exchange(t.Context(), code, storetest.Velo, func(c issuer.Code) error {
+		if c != (issuer.Code{Client: g.App.ID, RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43)}) {
+			t.Errorf("%+v", c)
+		}
+		return wrong
+	}); !errors.Is(err, wrong) || got.Access != "" {
+		t.Errorf("refused: %+v, %v", got, err)
+	}
+	if _, err := g.Exchange(t.Context(), code, storetest.Velo, storetest.AcceptCode); !errors.Is(err, issuer.ErrGrant) {
+		t.Errorf("after it was refused: %v", err)
+	}
+
+	for name, statement := range map[string]string{
+		"expired":            `UPDATE keywicket.oauth_codes SET expires_at = now() WHERE used_at IS NULL`,
+		"of a revoked grant": `UPDATE keywicket.oauth_grants SET revoked_at = now()`,
+		"of a revoked app":   `UPDATE keywicket.oauth_apps SET revoked_at = now()`,
+	} {
+		code := g.NewCode(t)
+		g.Exec(t, statement)
+		if _, err := g.Exchange(t.Context(), code, storetest.Velo, storetest.AcceptCode); !errors.Is(err, issuer.ErrGrant) {
+			t.Errorf("%s: %v", name, err)
+		}
+		g.Exec(t, `UPDATE keywicket.oauth_apps SET revoked_at = NULL`)
+	}
+	if _, err := g.Exchange(t.Context(), "made up", storetest.Velo, storetest.AcceptCode); !errors.Is(err, issuer.ErrGrant) {
+		t.Errorf("made up: %v", err)
+	}
+}
+
+// A refresh token can be used once, for the next one. A second use revokes the whole family.
+func TestRefreshTokensRotate(t *testing.T) {
+	g := storetest.NewGranting(t)
+	d := g.Directory(t, nil)
+	first := g.ExchangeCode(t, g.NewCode(t))
+	narrowed, err := g.Refresh(t.Context(), first.Refresh, storetest.Velo, func(r issuer.Refreshing) ([]string, error) {
+		if r.Client != g.App.ID || !slices.Equal(r.Scopes, []string{"issues:read", "issues:write"}) {
+			t.Errorf("%+v", r)
+		}
+		return []string{"issues:read"}, nil
+	})
+	if err != nil || !slices.Equal(narrowed.Scopes, []string{"issues:read"}) {
+		t.Fatalf("%+v, %v", narrowed, err)
+	}
+	if got := storetest.Must(d.Lookup(t.Context(), storetest.AccessLookup(narrowed.Access, ""))); !slices.Equal(got.Principal.Scopes, []string{"issues:read"}) {
+		t.Errorf("%+v", got)
+	}
+	wider := errors.New("more than was granted")
+	if _, err := g.Refresh(t.Context(), narrowed.Refresh, storetest.Velo, func(issuer.Refreshing) ([]string, error) { return nil, wider }); !errors.Is(err, wider) {
+		t.Errorf("%v", err)
+	}
+	whole := storetest.Must(g.RefreshToken(t, narrowed.Refresh)) // the refused use has used up nothing, and the scopes are complete again
+	if len(whole.Scopes) != 2 {
+		t.Errorf("%+v", whole)
+	}
+	if _, err := g.RefreshToken(t, first.Refresh); !errors.Is(err, issuer.ErrGrant) {
+		t.Errorf("a second time: %v", err)
+	}
+	for _, token := range []authz.Secret{first.Access, narrowed.Access, whole.Access} {
+		if got := storetest.Must(d.Lookup(t.Context(), storetest.AccessLookup(token, ""))); got.Denial != authz.ReasonRevoked {
+			t.Errorf("of the same family: %+v", got)
+		}
+	}
+	if _, err := g.RefreshToken(t, whole.Refresh); !errors.Is(err, issuer.ErrGrant) {
+		t.Errorf("the last of the family: %v", err)
+	}
+	late := g.ExchangeCode(t, g.NewCode(t))
+	g.Exec(t, `UPDATE keywicket.oauth_refresh_tokens SET expires_at = now() WHERE used_at IS NULL`)
+	if _, err := g.RefreshToken(t, late.Refresh); !errors.Is(err, issuer.ErrGrant) {
+		t.Errorf("expired: %v", err)
+	}
+	if got := storetest.Must(d.Lookup(t.Context(), storetest.AccessLookup(late.Access, ""))); got.Denial != "" {
+		t.Errorf("the access token of one that expired: %+v", got)
+	}
+}
+
+// Of twenty concurrent uses, exactly one succeeds.
+func TestOneOfManyUsesSucceeds(t *testing.T) {
+	g := storetest.NewGranting(t)
+	race := func(use func() error) int64 {
+		var succeeded atomic.Int64
+		var racing sync.WaitGroup
+		start := make(chan struct{})
+		for range 20 {
+			racing.Go(func() {
+				<-start
+				switch err := use(); {
+				case err == nil:
+					succeeded.Add(1)
+				case !errors.Is(err, issuer.ErrGrant):
+					t.Error(err)
+				}
+			})
+		}
+		close(start)
+		racing.Wait()
+		return succeeded.Load()
+	}
+	for range 5 {
+		code := g.NewCode(t)
+		if n := race(func() error {
+			_, err := g.Exchange(t.Context(), code, storetest.Velo, storetest.AcceptCode)
+			return err
+		}); n != 1 {
+			t.Errorf("a code was accepted %d times", n)
+		}
+		refresh := g.ExchangeCode(t, g.NewCode(t)).Refresh
+		if n := race(func() error { _, err := g.RefreshToken(t, refresh); return err }); n != 1 {
+			t.Errorf("a refresh token was accepted %d times", n)
+		}
+	}
+	if n := storetest.Value[int](t, g.DB, `SELECT count(*) FROM keywicket.oauth_grants WHERE revoked_at IS NULL`); n != 0 {
+		t.Errorf("%d grants of credentials that were used twice are left", n)
+	}
+}
+
+func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
+	g := storetest.NewGranting(t)
+	client := storetest.Must(g.Client(t.Context(), g.App.ID))
+	if client.Name != "Planner" || client.Confidential || client.Knows("") || client.Knows("guessed") {
+		t.Errorf("%+v", client)
+	}
+	app, secret, err := g.RotateAppSecret(t.Context(), g.App.ID)
+	if err != nil || app.ID != g.App.ID || !storetest.Must(g.Client(t.Context(), g.App.ID)).Knows(secret) || client.Knows(secret) {
+		t.Errorf("%+v, %v", app, err)
+	}
+	token := g.ExchangeCode(t, g.NewCode(t, g.Acme.ID, g.Globex.ID))
+	list := storetest.Must(g.Grants(t.Context(), g.App.ID, "ada@example.com"))
+	if len(list) != 1 || list[0].AppName != "Planner" || list[0].UserID != g.Ada.ID || list[0].Status != registry.Active ||
+		!slices.Equal(list[0].Workspaces, []string{"acme", "globex"}) || !slices.Equal(list[0].Scopes, []string{"issues:read", "issues:write"}) {
+		t.Errorf("%+v", list)
+	}
+	if none := storetest.Must(g.Grants(t.Context(), "", g.Bob.ID)); len(none) != 0 {
+		t.Errorf("%+v", none)
+	}
+	revoked := storetest.Must(g.RevokeGrant(t.Context(), list[0].ID))
+	if again := storetest.Must(g.RevokeGrant(t.Context(), list[0].ID)); revoked.Status != registry.Revoked || !again.RevokedAt.Equal(*revoked.RevokedAt) {
+		t.Errorf("%+v, and again %+v", revoked, again)
+	}
+	if _, err := g.RefreshToken(t, token.Refresh); !errors.Is(err, issuer.ErrGrant) {
+		t.Errorf("%v", err)
+	}
+	ended := storetest.Must(g.RevokeApp(t.Context(), g.App.ID))
+	if again := storetest.Must(g.RevokeApp(t.Context(), g.App.ID)); ended.Status != registry.Revoked || !again.RevokedAt.Equal(*ended.RevokedAt) {
+		t.Errorf("%+v, and again %+v", ended, again)
+	}
+	if apps := storetest.Must(g.Apps(t.Context())); len(apps) != 1 || apps[0].Status != registry.Revoked {
+		t.Errorf("%+v", apps)
+	}
+	_, err = g.Client(t.Context(), g.App.ID)
+	_, _, rotated := g.RotateAppSecret(t.Context(), "nobody")
+	_, ofGrant := g.RevokeGrant(t.Context(), "nobody")
+	_, grants := g.Grants(t.Context(), "nobody", "")
+	_, noText := g.Client(t.Context(), "\xff")
+	for _, err := range []error{err, rotated, ofGrant, grants, noText} {
+		if !errors.Is(err, database.ErrNotFound) {
+			t.Errorf("%v", err)
+		}
+	}
+	given, _, err := g.CreateApp(t.Context(), registry.NewApp{ID: "their.own~id", API: "velocity", Name: "n", RedirectURIs: []string{"r"}})
+	if err != nil || given.ID != "their.own~id" {
+		t.Errorf("%+v, %v", given, err)
+	}
+	if _, _, err := g.CreateApp(t.Context(), registry.NewApp{ID: given.ID, API: "velocity", Name: "n", RedirectURIs: []string{"r"}}); !errors.Is(err, database.ErrExists) {
+		t.Errorf("a second one: %v", err)
+	}
+	for _, n := range []registry.NewApp{
+		{ID: "a:b", API: "velocity", Name: "n", RedirectURIs: []string{"r"}}, {ID: "..", API: "velocity", Name: "n", RedirectURIs: []string{"r"}},
+		{API: "velocity", Name: "n", RedirectURIs: []string{"r", "s", "r"}},
+		{API: "velocity", Name: " ", RedirectURIs: []string{"r"}}, {API: "velocity", Name: "a\nb", RedirectURIs: []string{"r"}},
+		{API: "velocity", Name: "a\u202eb", RedirectURIs: []string{"r"}}, {API: "velocity", Name: "a\u200bb", RedirectURIs: []string{"r"}},
+		{API: "velocity", Name: strings.Repeat("n", 101), RedirectURIs: []string{"r"}}, {API: "velocity", Name: "n"}, {API: "velo city", Name: "n", RedirectURIs: []string{"r"}},
+	} {
+		if _, _, err := g.CreateApp(t.Context(), n); !errors.Is(err, database.ErrInvalid) {
+			t.Errorf("%+v: %v", n, err)
+		}
+	}
+}
+
+// A user is deleted while apps refresh, and while grants are revoked and cleaned. None of these operations fails, because all of
+// them lock in the same order.
+func TestUserGoesWhileAppsAreAtWork(t *testing.T) {
+	g := storetest.NewGranting(t)
+	for round := range 20 {
+		user := storetest.Must(g.CreateUser(t.Context(), registry.User{Email: fmt.Sprintf("u%d@example.com", round)}))
+		storetest.Must(g.SetMember(t.Context(), g.Acme.ID, user.ID, "member"))
+		approve := func() (issuer.Approved, error) {
+			return g.Approve(t.Context(), issuer.Approval{Client: g.App.ID, User: user.ID, Workspaces: []string{g.Acme.ID}, RedirectURI: "r", Challenge: strings.Repeat("c", 43)})
+		}
+		fresh, used, old := storetest.Must(approve()), storetest.Must(approve()), storetest.Must(approve())
+		issued := g.ExchangeCode(t, used.Code)
+		g.ExchangeCode(t, old.Code)
+		g.Exec(t, `UPDATE keywicket.oauth_refresh_tokens SET expires_at = now() - interval '2 days' WHERE grant_id = $1`, old.Grant)
+		var racing sync.WaitGroup
+		for what, f := range map[string]func() error{
+			"the user's deletion": func() error { _, err := g.DB.Exec(`DELETE FROM keywicket.users WHERE id = $1`, user.ID); return err },
+			"an exchange": func() error {
+				_, err := g.Exchange(t.Context(), fresh.Code, storetest.Velo, storetest.AcceptCode)
+				return err
+			},
+			"a second exchange": func() error {
+				_, err := g.Exchange(t.Context(), used.Code, storetest.Velo, storetest.AcceptCode)
+				return err
+			},
+			"a refresh":    func() error { _, err := g.RefreshToken(t, issued.Refresh); return err },
+			"an approval":  func() error { _, err := approve(); return err },
+			"a revocation": func() error { _, err := g.RevokeGrant(t.Context(), used.Grant); return err },
+			"an app's":     func() error { _, err := g.Revoke(t.Context(), issued.Access, g.App.ID); return err },
+			"cleaning":     func() error { _, _, err := g.Clean(t.Context()); return err },
+		} {
+			racing.Go(func() {
+				if err := f(); err != nil && !errors.Is(err, issuer.ErrGrant) && !errors.Is(err, database.ErrInvalid) && !errors.Is(err, database.ErrNotFound) {
+					t.Errorf("%s: %v", what, err)
+				}
+			})
+		}
+		racing.Wait()
+	}
+	if n := storetest.Value[int](t, g.DB, `SELECT count(*) FROM keywicket.oauth_grants`); n != 0 {
+		t.Errorf("%d grants are left", n)
+	}
+}
+
+// A long transaction delays other operations only briefly, and does not keep their connections.
+func TestGrantThatIsLocked(t *testing.T) {
+	g := storetest.NewGranting(t)
+	issued := g.ExchangeCode(t, g.NewCode(t))
+	other, err := g.DB.Beginx()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Rollback() }()
+	if _, err := other.Exec(`UPDATE keywicket.oauth_grants SET revoked_at = NULL`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.RefreshToken(t, issued.Refresh); err == nil || errors.Is(err, issuer.ErrGrant) || !strings.Contains(err.Error(), "lock timeout") {
+		t.Errorf("%v", err)
+	}
+	if n := storetest.Value[int](t, g.DB, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`); n != 0 {
+		t.Errorf("%d connections wait", n)
+	}
+	if _, err := other.Exec(`LOCK TABLE keywicket.oauth_apps`); err != nil { // as a migration might
+		t.Fatal(err)
+	}
+	if _, err := g.Client(t.Context(), g.App.ID); err == nil || errors.Is(err, database.ErrNotFound) {
+		t.Errorf("%v", err)
+	}
+	storetest.Eventually(t, "no connection waits", func() bool {
+		return storetest.Value[int](t, g.DB, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`) == 0
+	})
+	if err := other.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.RefreshToken(t, issued.Refresh); err != nil {
+		t.Errorf("once it has ended: %v", err)
+	}
+}
+
+// Ready checks more than that the database is reachable.
+func TestIssuerIsReady(t *testing.T) {
+	g := storetest.NewGranting(t)
+	if err := g.Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+	g.Exec(t, `REVOKE DELETE ON keywicket.oauth_grants FROM keywicket_issuer`)
+	if err := g.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "oauth_grants: DELETE") || !strings.Contains(err.Error(), "keywicket migrate up") {
+		t.Errorf("%v", err)
+	}
+}
+
+// The cleaning deletes credentials a day after their end, and a grant together with its last one. Valid credentials stay, and so do
+// those whose second use must still be detected. The cleaning does not discard all answers of a sidecar.
+func TestCleaning(t *testing.T) {
+	g := storetest.NewGranting(t)
+	old := func(statement string) {
+		g.Exec(t, `UPDATE keywicket.`+statement)
+	}
+	for range 120 {
+		g.NewCode(t, g.Acme.ID)
+	}
+	deleted := g.ExchangeCode(t, g.NewCode(t, g.Acme.ID))
+	old(`oauth_codes SET expires_at = now() - interval '25 hours'`)
+	old(`oauth_access_tokens SET expires_at = now() - interval '25 hours'`)
+	old(`oauth_refresh_tokens SET expires_at = now() - interval '25 hours'`)
+	kept := g.ExchangeCode(t, g.NewCode(t))
+	old(`oauth_access_tokens SET expires_at = now() - interval '25 hours'`) // the refresh token is still valid
+	used := g.NewCode(t)
+	issued := g.ExchangeCode(t, used)
+	old(`oauth_codes SET expires_at = now() - interval '23 hours' WHERE expires_at > now()`)
+	if grants := storetest.Must(g.Grants(t.Context(), "", g.Ada.ID)); grants[0].Status != registry.Active || grants[len(grants)-1].Status != registry.Expired {
+		t.Errorf("the newest is %s, the oldest %s", grants[0].Status, grants[len(grants)-1].Status)
+	}
+	d := g.CachedDirectory(t)
+	storetest.Eventually(t, "no more changes are read", func() bool {
+		n := d.CacheStats().Changes
+		time.Sleep(50 * time.Millisecond)
+		return d.CacheStats().Changes == n
+	})
+	before := d.CacheStats()
+
+	tokens, grants, err := g.Clean(t.Context())
+	if err != nil || tokens != 121+2+1 || grants != 121 {
+		t.Errorf("%d tokens and %d grants, %v", tokens, grants, err)
+	}
+	if tokens, grants, err = g.Clean(t.Context()); err != nil || tokens != 0 || grants != 0 {
+		t.Errorf("and again %d and %d, %v", tokens, grants, err)
+	}
+	storetest.Eventually(t, "the changes are read", func() bool { return d.CacheStats().Changes > before.Changes })
+	if after := d.CacheStats(); after.Epochs["notice"] != before.Epochs["notice"] {
+		t.Error("all answers were discarded")
+	}
+	if _, err := g.RefreshToken(t, deleted.Refresh); !errors.Is(err, issuer.ErrGrant) {
+		t.Errorf("the deleted credential: %v", err)
+	}
+	if _, err := g.RefreshToken(t, kept.Refresh); err != nil {
+		t.Errorf("the valid credential: %v", err)
+	}
+	again, err := g.Exchange(t.Context(), used, storetest.Velo, storetest.AcceptCode)
+	if !errors.Is(err, issuer.ErrReused) || again.Grant != issued.Grant {
+		t.Errorf("a code that is used again after its expiry: %v of %s", err, again.Grant)
+	}
+	if _, err := g.RefreshToken(t, issued.Refresh); !errors.Is(err, issuer.ErrGrant) {
+		t.Errorf("its grant is still good: %v", err)
+	}
+}
+
+// With any number of tokens, a look-up reads only the rows that it needs, and the cleaning only the rows that it deletes.
+func TestAccessTokensAreFoundByIndexes(t *testing.T) {
+	g := storetest.NewGranting(t)
+	const many = `FROM generate_series(1, 20000) n`
+	for _, statement := range []string{
+		`INSERT INTO keywicket.users (id, email) SELECT 'u' || n, n || '@example.com' ` + many,
+		`INSERT INTO keywicket.workspaces (id, slug, name) SELECT lpad(to_hex(n), 24, '0'), 'w' || n, 'w' ` + many,
+		`INSERT INTO keywicket.members (workspace_id, user_id, role) SELECT w.id, 'u' || substr(w.slug, 2), 'member' FROM keywicket.workspaces w WHERE w.slug ~ '^w\d'`,
+		`INSERT INTO keywicket.oauth_apps (id, api, name, redirect_uris, secret_digest, confidential) SELECT 'a' || n, 'velocity', 'n', '{u}', sha256(''), false ` + many,
+		`INSERT INTO keywicket.oauth_grants (id, app_id, user_id, scopes) SELECT 'g' || n, 'a' || n, 'u' || n, '{}' ` + many,
+		`INSERT INTO keywicket.oauth_grant_workspaces SELECT 'g' || substr(w.slug, 2), w.id FROM keywicket.workspaces w WHERE w.slug ~ '^w\d'`,
+		`INSERT INTO keywicket.oauth_access_tokens (digest, grant_id, scopes, expires_at) SELECT sha256(n::text::bytea), 'g' || n, '{}', now() ` + many,
+		`ANALYZE`,
+	} {
+		g.Exec(t, statement)
+	}
+	g.DB.SetMaxOpenConns(1)
+	g.Exec(t, `SET plan_cache_mode = force_generic_plan`)
+	g.Exec(t, `PREPARE q AS `+lookup.OAuthQuery)
+	for name, statement := range map[string]string{
+		"a workspace that is named": `EXECUTE q(ARRAY[sha256('7')], '{velocity}', '{""}', '{w7}')`,
+		"the only one":              `EXECUTE q(ARRAY[sha256('7')], '{velocity}', '{""}', '{""}')`,
+		"cleaning": `SELECT id FROM keywicket.oauth_grants WHERE id IN (
+			SELECT grant_id FROM keywicket.oauth_access_tokens WHERE expires_at < now() - interval '1 day' ORDER BY expires_at LIMIT 100)
+			FOR UPDATE SKIP LOCKED`,
+	} {
+		var plan []string
+		if err := g.DB.SelectContext(t.Context(), &plan, `EXPLAIN (ANALYZE, TIMING off) `+statement); err != nil {
+			t.Fatal(err)
+		}
+		text := strings.Join(plan, "\n")
+		if strings.Contains(text, "Seq Scan") || !strings.Contains(text, "Index") {
+			t.Errorf("%s reads more than it should:\n%s", name, text)
+		}
+	}
+}
+
+// While one issuer cleans, another one does not.
+func TestOneCleansAtATime(t *testing.T) {
+	g := storetest.NewGranting(t)
+	g.NewCode(t)
+	g.Exec(t, `UPDATE keywicket.oauth_codes SET expires_at = now() - interval '25 hours'`)
+	other, err := g.DB.Beginx()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Rollback() }()
+	if _, err := other.Exec(`SELECT pg_advisory_xact_lock(1801812343)`); err != nil {
+		t.Fatal(err)
+	}
+	if tokens, _, err := g.Clean(t.Context()); err != nil || tokens != 0 {
+		t.Errorf("%d tokens, %v", tokens, err)
+	}
+	if err := other.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	if tokens, _, err := g.Clean(t.Context()); err != nil || tokens != 1 {
+		t.Errorf("%d tokens, %v", tokens, err)
+	}
+}

@@ -1,0 +1,228 @@
+package issuer
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/lookup"
+	"github.com/keywicket/keywicket/store/oauthapp"
+)
+
+// Issued is what an app receives. With [ErrReused], only Grant is set.
+type Issued struct {
+	Grant           string // id
+	Access, Refresh authz.Secret
+	Scopes          []string
+}
+
+// Code describes the approval that a code was issued for.
+type Code struct {
+	Client      string `db:"app_id"`
+	RedirectURI string `db:"redirect_uri"`
+	Challenge   string `db:"code_challenge"`
+}
+
+// Exchange returns tokens for a code. check compares the code with the request. If check returns an error, Exchange returns it, and
+// the code is used up nevertheless. [ErrGrant]: the code is unknown, expired, used or revoked.
+func (i *Issuer) Exchange(
+	ctx context.Context, code authz.Secret, format authz.CredentialFormat, check func(Code) error,
+) (Issued, error) {
+	var issued Issued
+	digest := code.Digest()
+	refused, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
+		var row struct {
+			Code
+			state
+		}
+		err = tx.GetContext(ctx, &row, `
+			SELECT g.app_id, c.redirect_uri, c.code_challenge, g.id, g.scopes, c.used_at IS NOT NULL AS used,
+			       c.expires_at <= clock_timestamp() OR g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL OR `+lookup.Banned+` AS over
+			FROM keywicket.oauth_codes c
+			JOIN keywicket.oauth_grants g ON g.id = c.grant_id
+			JOIN keywicket.oauth_apps a ON a.id = g.app_id
+			CROSS JOIN `+lookup.NoFacts+`
+			JOIN `+lookup.Users+` ON u.id = g.user_id
+			WHERE c.digest = $1 FOR UPDATE OF g, c`, digest[:])
+		issued.Grant = row.Grant
+		if refused, err = row.use(ctx, tx, err, `oauth_codes`, digest); refused != nil || err != nil {
+			return refused, err
+		}
+		if refused = check(row.Code); refused != nil {
+			return refused, nil
+		}
+		issued, err = row.issue(ctx, tx, format, row.Scopes)
+		return nil, err
+	})
+	if err != nil {
+		return Issued{}, fmt.Errorf("exchange the code: %w", err)
+	}
+	return issued, refused
+}
+
+// Refreshing describes the grant of a refresh token.
+type Refreshing struct {
+	Client string         `db:"app_id"`
+	Scopes pq.StringArray `db:"scopes"` // all granted scopes
+}
+
+// Refresh returns a new refresh token with the same scopes, and an access token with the scopes that check chooses among them. If
+// check returns an error, Refresh returns it and does not use up the token. [ErrGrant]: the token is unknown, expired, used or
+// revoked.
+func (i *Issuer) Refresh(
+	ctx context.Context, refresh authz.Secret, format authz.CredentialFormat, check func(Refreshing) ([]string, error),
+) (Issued, error) {
+	var issued Issued
+	digest := refresh.Digest()
+	refused, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
+		var row struct {
+			Client string `db:"app_id"`
+			state
+		}
+		err = tx.GetContext(ctx, &row, `
+			SELECT g.app_id, g.id, g.scopes, r.used_at IS NOT NULL AS used,
+			       r.expires_at <= clock_timestamp() OR g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL OR `+lookup.Banned+` AS over
+			FROM keywicket.oauth_refresh_tokens r
+			JOIN keywicket.oauth_grants g ON g.id = r.grant_id
+			JOIN keywicket.oauth_apps a ON a.id = g.app_id
+			CROSS JOIN `+lookup.NoFacts+`
+			JOIN `+lookup.Users+` ON u.id = g.user_id
+			WHERE r.digest = $1 FOR UPDATE OF g, r`, digest[:])
+		var scopes []string
+		if err == nil && !row.Used && !row.Over {
+			if scopes, refused = check(Refreshing{row.Client, row.Scopes}); refused != nil {
+				return refused, nil
+			}
+		}
+		issued.Grant = row.Grant
+		if refused, err = row.use(ctx, tx, err, `oauth_refresh_tokens`, digest); refused != nil || err != nil {
+			return refused, err
+		}
+		issued, err = row.issue(ctx, tx, format, scopes)
+		return nil, err
+	})
+	if err != nil {
+		return Issued{}, fmt.Errorf("refresh the grant: %w", err)
+	}
+	return issued, refused
+}
+
+// state is the state of a grant and of one code or refresh token of it.
+type state struct {
+	Grant  string         `db:"id"`
+	Scopes pq.StringArray `db:"scopes"`
+	Used   bool           `db:"used"`
+	Over   bool           `db:"over"`
+}
+
+// use marks the code or token as used. If it was used before, use revokes the grant. The caller commits the transaction after a
+// refusal too.
+func (s state) use(ctx context.Context, tx *sqlx.Tx, found error, table string, digest authz.Digest) (refused, err error) {
+	switch {
+	case errors.Is(found, sql.ErrNoRows):
+		return ErrGrant, nil
+	case found != nil:
+		return nil, found
+	case s.Used:
+		_, err := tx.ExecContext(ctx, `
+			UPDATE keywicket.oauth_grants SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`, s.Grant)
+		return ErrReused, err
+	case s.Over:
+		return ErrGrant, nil
+	}
+	_, err = tx.ExecContext(ctx, `UPDATE keywicket.`+table+` SET used_at = clock_timestamp() WHERE digest = $1`, digest[:])
+	return nil, err
+}
+
+// issue creates an access token with the scopes, and a refresh token.
+func (s state) issue(ctx context.Context, tx *sqlx.Tx, format authz.CredentialFormat, scopes []string) (Issued, error) {
+	issued := Issued{Grant: s.Grant, Access: format.NewKey(), Refresh: oauthapp.NewSecret(), Scopes: scopes}
+	access, refresh := issued.Access.Digest(), issued.Refresh.Digest()
+	_, err := tx.ExecContext(ctx, `
+		INSERT INTO keywicket.oauth_access_tokens (digest, grant_id, scopes, expires_at)
+		VALUES ($1, $2, $3, clock_timestamp() + $4::float8 * interval '1 second')`,
+		access[:], s.Grant, database.NonNilArray(scopes), AccessLifetime.Seconds())
+	if err != nil {
+		return Issued{}, err
+	}
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO keywicket.oauth_refresh_tokens (digest, grant_id, expires_at)
+		VALUES ($1, $2, clock_timestamp() + $3::float8 * interval '1 second')`, refresh[:], s.Grant, RefreshLifetime.Seconds())
+	return issued, err
+}
+
+// Revoke revokes a client's token and returns the id of its grant. A refresh token revokes the whole grant, an access token only
+// itself (RFC 7009, section 2.1). An unknown token is no error. [ErrGrant]: the token belongs to another client.
+func (i *Issuer) Revoke(ctx context.Context, token authz.Secret, client string) (grant string, err error) {
+	digest := token.Digest()
+	refused, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
+		for _, revoke := range []struct{ find, end string }{
+			{
+				`SELECT g.app_id, g.id, g.id FROM keywicket.oauth_refresh_tokens r JOIN keywicket.oauth_grants g ON g.id = r.grant_id WHERE r.digest = $1`,
+				`UPDATE keywicket.oauth_grants SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`,
+			},
+			{
+				`SELECT g.app_id, g.id, t.id FROM keywicket.oauth_access_tokens t JOIN keywicket.oauth_grants g ON g.id = t.grant_id WHERE t.digest = $1`,
+				`UPDATE keywicket.oauth_access_tokens SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`,
+			},
+		} {
+			var owner, of, id string
+			switch err := tx.QueryRowContext(ctx, revoke.find, digest[:]).Scan(&owner, &of, &id); {
+			case errors.Is(err, sql.ErrNoRows):
+				continue
+			case err != nil:
+				return nil, err
+			case owner != client:
+				return ErrGrant, nil
+			}
+			grant = of
+			_, err := tx.ExecContext(ctx, revoke.end, id)
+			return nil, err
+		}
+		return nil, nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("revoke the token: %w", err)
+	}
+	return grant, refused
+}
+
+// Introspection describes a valid access token (RFC 7662, section 2.2).
+type Introspection struct {
+	Client    string         `db:"app_id"`
+	User      string         `db:"user_id"`
+	Scopes    pq.StringArray `db:"scopes"`
+	CreatedAt time.Time      `db:"created_at"`
+	ExpiresAt time.Time      `db:"expires_at"`
+}
+
+// Introspect describes an access token. [ErrGrant]: the token is unknown, expired or revoked.
+func (i *Issuer) Introspect(ctx context.Context, token authz.Secret) (Introspection, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	digest := token.Digest()
+	var found Introspection
+	err := i.db.GetContext(ctx, &found, `
+		SELECT g.app_id, g.user_id, t.scopes, t.created_at, t.expires_at
+		FROM keywicket.oauth_access_tokens t
+		JOIN keywicket.oauth_grants g ON g.id = t.grant_id
+		JOIN keywicket.oauth_apps a ON a.id = g.app_id
+		CROSS JOIN `+lookup.NoFacts+`
+		JOIN `+lookup.Users+` ON u.id = g.user_id
+		WHERE t.digest = $1 AND t.expires_at > clock_timestamp() AND NOT `+lookup.Banned+`
+		  AND t.revoked_at IS NULL AND g.revoked_at IS NULL AND a.revoked_at IS NULL`, digest[:])
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return Introspection{}, ErrGrant
+	case err != nil:
+		return Introspection{}, fmt.Errorf("introspect the token: %w", err)
+	}
+	return found, nil
+}

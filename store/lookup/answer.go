@@ -1,0 +1,214 @@
+package lookup
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/cache"
+	"github.com/keywicket/keywicket/store/database"
+)
+
+// ErrUnreadable is for a database answer that this program cannot read.
+var ErrUnreadable = errors.New("the database's answer cannot be read")
+
+// Query answers look-ups of one kind by the query, in their order. started identifies the server that answered. It takes a
+// connection from database/sql, but reads lib/pq's rows: the rows of database/sql start a goroutine that waits for the context's
+// end.
+func Query(ctx context.Context, db *sqlx.DB, query string, asked []authz.Lookup) (answers []cache.Answer, started int64, err error) {
+	args, err := arguments(asked)
+	if err != nil {
+		return nil, 0, err
+	}
+	c, err := db.Connx(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer func() { err = cmp.Or(err, c.Close()) }()
+	err = c.Raw(func(raw any) (err error) {
+		rows, err := raw.(database.Connection).QueryPrepared(ctx, query, args)
+		if err != nil {
+			return err
+		}
+		defer func() { err = cmp.Or(err, rows.Close()) }() // also after a panic, because a goroutine of lib/pq waits for it
+		answers, started, err = readAnswers(rows, asked)
+		return err
+	})
+	return answers, started, err
+}
+
+// arguments returns the query's arguments for look-ups of one kind.
+func arguments(asked []authz.Lookup) ([]driver.NamedValue, error) {
+	var digests pq.ByteaArray
+	var apis, sessions, users, ids, slugs pq.StringArray
+	var began pq.Int64Array
+	for _, l := range asked {
+		ids, slugs = append(ids, l.Workspace.ID), append(slugs, l.Workspace.Slug)
+		if l.Kind == authz.KindSession {
+			sessions, users, began = append(sessions, l.Session.ID), append(users, l.Session.UserID), append(began, l.Session.Began)
+			continue
+		}
+		digests, apis = append(digests, l.Digest[:]), append(apis, l.API)
+	}
+	arrays := []driver.Valuer{digests, apis, ids, slugs}
+	if asked[0].Kind == authz.KindSession {
+		arrays = []driver.Valuer{sessions, users, began, ids, slugs}
+	}
+	args := make([]driver.NamedValue, len(arrays))
+	for i, a := range arrays {
+		value, err := a.Value()
+		if err != nil {
+			return nil, err
+		}
+		args[i] = driver.NamedValue{Ordinal: i + 1, Value: value}
+	}
+	return args, nil
+}
+
+// readAnswers reads the query's rows and returns the answers in the order of the look-ups. started identifies the server.
+func readAnswers(rows driver.Rows, asked []authz.Lookup) (answers []cache.Answer, started int64, err error) {
+	answers = make([]cache.Answer, len(asked))
+	values := make([]driver.Value, len(rows.Columns()))
+	n := 0
+	for ; ; n++ {
+		if err := rows.Next(values); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return nil, 0, err
+		}
+		f, err := readFound(values, asked[0].Kind)
+		if err != nil {
+			return nil, 0, fmt.Errorf("%w: %w", ErrUnreadable, err)
+		}
+		i := f.place - 1
+		if i < 0 || i >= int64(len(asked)) || answers[i].Keys != nil {
+			return nil, 0, fmt.Errorf("%w: it answers question %d of %d", ErrUnreadable, f.place, len(asked))
+		}
+		started, answers[i] = f.started, f.answer(asked[i])
+	}
+	if n != len(asked) {
+		return nil, 0, fmt.Errorf("%w: it answers %d questions of %d", ErrUnreadable, n, len(asked))
+	}
+	return answers, started, nil
+}
+
+// found is a row of one of the queries.
+type found struct {
+	authz.Found
+	started int64 // see database.ServerStarted
+	place   int64 // number of the look-up in the query, from 1
+	app     string
+	left    sql.NullFloat64 // remaining lifetime in seconds
+}
+
+func readFound(values []driver.Value, kind authz.Kind) (f found, err error) {
+	c := columns{left: values}
+	f.started, f.place = next[int64](&c), next[int64](&c)
+	f.Denial = authz.Reason(next[string](&c))
+	p, w := &f.Principal, &f.Workspace
+	p.ID, p.Kind, p.Environment = next[string](&c), authz.Kind(next[string](&c)), authz.Environment(next[string](&c))
+	p.UserID = next[string](&c)
+	c.scan((*pq.StringArray)(&p.Scopes))
+	w.ID, w.Slug, w.Role = next[string](&c), next[string](&c), next[string](&c)
+	c.scan(&f.left)
+	p.Attributes, p.UserAttributes = authz.Attributes(next[string](&c)), authz.Attributes(next[string](&c))
+	w.Attributes = authz.Attributes(next[string](&c))
+	switch kind {
+	case authz.KindOAuthToken:
+		p.GrantID, f.app = next[string](&c), next[string](&c)
+	case authz.KindSession:
+		f.MFAEnrolled = next[bool](&c)
+	}
+	if len(c.left) > 0 {
+		return found{}, fmt.Errorf("%d columns too many", len(c.left))
+	}
+	return f, c.err
+}
+
+// columns reads a row from left to right. err is the first error.
+type columns struct {
+	left []driver.Value
+	err  error
+}
+
+func (c *columns) take() (value driver.Value) {
+	if len(c.left) == 0 {
+		c.fail(errors.New("a column is missing"))
+		return nil
+	}
+	value, c.left = c.left[0], c.left[1:]
+	return value
+}
+
+func (c *columns) fail(err error) { c.err = cmp.Or(c.err, err) }
+
+func (c *columns) scan(into sql.Scanner) {
+	value := c.take()
+	c.fail(into.Scan(value))
+}
+
+// next reads a column as the type that lib/pq returns for it.
+func next[T int64 | string | bool](c *columns) T {
+	value, ok := c.take().(T)
+	if !ok {
+		c.fail(fmt.Errorf("a column is no %T", value))
+	}
+	return value
+}
+
+// answer returns the row as the answer to the look-up.
+func (f *found) answer(l authz.Lookup) cache.Answer {
+	keys := cache.CredentialKeys(l)
+	if f.Denial == authz.ReasonUnknown {
+		return cache.Answer{Found: authz.Found{Denial: f.Denial}, Keys: keys}
+	}
+	f.Principal.API, f.Principal.SessionID = l.API, l.Session.ID
+	if l.Kind == authz.KindOAuthToken {
+		keys = append(keys, cache.GrantKey(f.Principal.GrantID), cache.AppKey(f.app))
+	}
+	// The answer depends on the user: they may be banned or become a member.
+	if f.Principal.UserID != "" && l.Kind != authz.KindSession {
+		keys = append(keys, cache.UserKey(f.Principal.UserID))
+	}
+	const farAway = 1e9 // seconds; a time.Duration holds up to nine times as many
+	a := cache.Answer{
+		Found: f.Found, Keys: keys,
+		Expires: f.left.Valid, TTL: time.Duration(min(f.left.Float64, farAway) * float64(time.Second)),
+	}
+	if f.Denial != "" {
+		a.Found = authz.Found{Denial: f.Denial}
+		a.Expires = f.left.Float64 > 0 // a ban ends, an expiry does not
+		return a
+	}
+	if f.Workspace.ID != "" {
+		a.Keys = append(a.Keys, cache.WorkspaceKey(f.Workspace.ID))
+	}
+	// The requested workspace may be created later.
+	if f.Principal.UserID != "" && l.Workspace.Slug != "" {
+		a.Keys = append(a.Keys, cache.SlugKey(l.Workspace.Slug))
+	}
+	return a
+}
+
+// Once answers one look-up without a lane.
+func Once(ctx context.Context, db *sqlx.DB, query string, l authz.Lookup) (authz.Found, error) {
+	const attempts = 3 // connections of the pool may be dead; database/sql has the same number
+	var answers []cache.Answer
+	err := database.RetryLost(ctx, attempts, func() (err error) {
+		answers, _, err = Query(ctx, db, query, []authz.Lookup{l})
+		return err
+	})
+	if err != nil {
+		return authz.Found{}, err
+	}
+	return answers[0].Found, nil
+}

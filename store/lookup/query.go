@@ -1,0 +1,110 @@
+package lookup
+
+import "github.com/keywicket/keywicket/store/database"
+
+// TokenQuery answers look-ups of tokens. It returns one row for each look-up, even for a token that does not exist, because the row
+// names the server that answered (see database.ServerStarted). The workspace is the token's own one, or otherwise the requested one. A requested
+// workspace is read through the user's membership, so a workspace without one cannot appear. A token of a banned user counts as
+// revoked while the ban lasts.
+//
+// The query is prepared and soon runs with a generic plan, in which each step is one descent of a unique index:
+//   - LIMIT 1 makes Postgres look up each token separately. Without it, Postgres would join whole tables that it estimates as small.
+//   - Each parameter is read by its own SELECT. Postgres counts the elements of a bare array, and estimates a plan for one element
+//     as cheaper than the generic one. It would then plan each query again, which takes longer than the query.
+//   - The two times are subtracted as numbers, because expires_at may be infinity. Before version 17, Postgres cannot subtract from
+//     an infinite time. The numbers are not float8, which extra_float_digits may round.
+const TokenQuery = foundColumns + `
+FROM unnest((SELECT $1::bytea[]), (SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[])) WITH ORDINALITY AS asked (digest, api, in_id, in_slug, place)
+LEFT JOIN LATERAL (
+SELECT CASE WHEN t.revoked_at IS NOT NULL OR ` + Banned + ` THEN 'revoked'
+            WHEN t.expires_at <= clock_timestamp() THEN 'expired'
+            ELSE '' END AS denial,
+       t.id, t.kind, t.environment, t.user_id, t.scopes, w.id AS workspace_id, w.slug, m.role,
+       (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp())) AS lifetime,
+       token_attributes, user_attributes, workspace_attributes
+FROM ` + NoFacts + `
+CROSS JOIN ` + tokens + `
+LEFT JOIN ` + Users + ` ON u.id = t.user_id
+LEFT JOIN keywicket.members m
+       ON m.user_id = t.user_id
+      AND m.workspace_id = COALESCE(NULLIF(asked.in_id, ''), (SELECT id FROM keywicket.workspaces WHERE slug = asked.in_slug))
+LEFT JOIN ` + workspaces + ` ON w.id = COALESCE(t.workspace_id, m.workspace_id)
+WHERE t.digest = asked.digest AND t.api = asked.api
+LIMIT 1) AS found ON true`
+
+// foundColumns are the first columns of every look-up query.
+const foundColumns = `
+SELECT ` + database.ServerStarted + `, place, COALESCE(denial, 'unknown'), COALESCE(id, ''), COALESCE(kind, ''), COALESCE(environment, ''),
+       COALESCE(user_id, ''), scopes, COALESCE(workspace_id, ''), COALESCE(slug, ''), COALESCE(role, ''), lifetime,
+       COALESCE(NULLIF(token_attributes, '{}')::text, ''), COALESCE(NULLIF(user_attributes, '{}')::text, ''),
+       COALESCE(NULLIF(workspace_attributes, '{}')::text, '')`
+
+// This code may run before migrations 00010 and 00012 have added their columns. The names of missing columns in users, tokens and
+// workspaces then resolve to the columns of NoFacts, in the next outer scope. Each of the three renames its column attributes,
+// because an outer name must not be ambiguous.
+const (
+	NoFacts = `(SELECT NULL::timestamptz AS banned_until, false AS mfa_enrolled, NULL::jsonb AS attributes) no_facts`
+	Users   = `LATERAL (SELECT id, banned_until, mfa_enrolled, attributes AS user_attributes FROM keywicket.users) u`
+	tokens  = `LATERAL (SELECT id, api, kind, environment, digest, scopes, workspace_id, user_id, expires_at, revoked_at,
+                   attributes AS token_attributes FROM keywicket.tokens) t`
+	workspaces = `LATERAL (SELECT id, slug, attributes AS workspace_attributes FROM keywicket.workspaces) w`
+
+	Banned = `COALESCE(u.banned_until > clock_timestamp(), false)`
+	banEnd = `CASE WHEN ` + Banned + ` THEN u.banned_until END`
+)
+
+// SessionQuery is TokenQuery for a session, whose token names the user. It checks that the user exists and is not banned, and that
+// neither the session nor all sessions of the user that began by then were revoked.
+const SessionQuery = foundColumns + `, COALESCE(mfa_enrolled, false)
+FROM unnest((SELECT $1::text[]), (SELECT $2::text[]), (SELECT $3::int8[]), (SELECT $4::text[]), (SELECT $5::text[])) WITH ORDINALITY
+     AS asked (session, of_user, began, in_id, in_slug, place)
+LEFT JOIN LATERAL (
+SELECT CASE WHEN ` + SessionRevoked + ` OR ` + Banned + ` THEN 'revoked' ELSE '' END AS denial,
+       u.id, 'session' AS kind, 'live' AS environment, u.id AS user_id, '{}'::text[] AS scopes,
+       w.id AS workspace_id, w.slug, m.role,
+       (EXTRACT(EPOCH FROM ` + banEnd + `) - EXTRACT(EPOCH FROM clock_timestamp())) AS lifetime,
+       NULL::jsonb AS token_attributes, user_attributes, workspace_attributes, u.mfa_enrolled
+FROM ` + NoFacts + `
+JOIN ` + Users + ` ON u.id = asked.of_user
+LEFT JOIN keywicket.members m
+       ON m.user_id = u.id
+      AND m.workspace_id = COALESCE(NULLIF(asked.in_id, ''), (SELECT id FROM keywicket.workspaces WHERE slug = asked.in_slug))
+LEFT JOIN ` + workspaces + ` ON w.id = m.workspace_id
+LIMIT 1) AS found ON true`
+
+// SessionRevoked is true in SQL if the session of the look-up was revoked.
+const SessionRevoked = `(
+	EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.session_id = asked.session) OR
+	EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.user_id = asked.of_user AND r.revoked_at >= to_timestamp(asked.began)))`
+
+// OAuthQuery is TokenQuery for an access token of OAuth 2.0. The token is revoked if its grant or its app is. The workspace is the
+// requested one, if it was granted. Without a request, it is the only granted one.
+const OAuthQuery = foundColumns + `, COALESCE(grant_id, ''), COALESCE(app_id, '')
+FROM unnest((SELECT $1::bytea[]), (SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[])) WITH ORDINALITY AS asked (digest, api, in_id, in_slug, place)
+LEFT JOIN LATERAL (
+SELECT CASE WHEN t.revoked_at IS NOT NULL OR g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL
+              OR ` + Banned + ` THEN 'revoked'
+            WHEN t.expires_at <= clock_timestamp() THEN 'expired'
+            ELSE '' END AS denial,
+       t.id, 'oauth_token' AS kind, 'live' AS environment, g.user_id, t.scopes,
+       w.id AS workspace_id, w.slug, m.role,
+       (EXTRACT(EPOCH FROM LEAST(t.expires_at, ` + banEnd + `)) - EXTRACT(EPOCH FROM clock_timestamp())) AS lifetime,
+       NULL::jsonb AS token_attributes, user_attributes, workspace_attributes,
+       g.id AS grant_id, a.id AS app_id
+FROM keywicket.oauth_access_tokens t
+JOIN keywicket.oauth_grants g ON g.id = t.grant_id
+JOIN keywicket.oauth_apps a ON a.id = g.app_id
+CROSS JOIN ` + NoFacts + `
+JOIN ` + Users + ` ON u.id = g.user_id
+LEFT JOIN keywicket.oauth_grant_workspaces gw
+       ON gw.grant_id = g.id
+      AND gw.workspace_id = COALESCE(NULLIF(asked.in_id, ''), (SELECT id FROM keywicket.workspaces WHERE slug = asked.in_slug),
+            (SELECT min(sole.workspace_id) FROM keywicket.oauth_grant_workspaces sole
+             WHERE sole.grant_id = g.id AND asked.in_id = '' AND asked.in_slug = '' HAVING count(*) = 1))
+LEFT JOIN keywicket.members m ON m.user_id = g.user_id AND m.workspace_id = gw.workspace_id
+LEFT JOIN ` + workspaces + ` ON w.id = m.workspace_id
+WHERE t.digest = asked.digest AND a.api = asked.api
+LIMIT 1) AS found ON true`
+
+// Queries are the queries of a directory.
+var Queries = []string{TokenQuery, SessionQuery, OAuthQuery}

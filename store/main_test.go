@@ -1,5 +1,0 @@
-package store_test
-
-import "testing"
-
-func TestMain(m *testing.M) { runMain(m) }

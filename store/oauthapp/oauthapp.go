@@ -1,0 +1,22 @@
+// Package oauthapp has what the registry and the issuer share about OAuth 2.0 apps.
+package oauthapp
+
+import (
+	"crypto/rand"
+	"regexp"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/database"
+)
+
+// appID is the form that the constraint on the column id requires.
+var appID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~-]{0,99}$`)
+
+// ValidID reports whether the text can be the id of an app, its client_id.
+func ValidID(id string) bool { return appID.MatchString(id) }
+
+// NewSecret returns a random secret of 260 bits: of an app, or a code or refresh token for one.
+func NewSecret() authz.Secret { return authz.Secret(rand.Text() + rand.Text()) }
+
+// ErrUnknown means that no app has the id. It matches [database.ErrNotFound].
+var ErrUnknown error = database.Refuse(database.ErrNotFound, "no app has this id: an app is named by its client id, as the list shows it")

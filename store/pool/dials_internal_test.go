@@ -1,0 +1,263 @@
+package pool
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/keywicket/keywicket/store/database"
+)
+
+// fakeConnector opens connections after a delay, or fails with err, and counts the attempts.
+type fakeConnector struct {
+	driver.Connector
+	mu       sync.Mutex
+	delay    time.Duration
+	err      error
+	attempts int
+}
+
+// succeed makes the next attempts succeed after the delay.
+func (d *fakeConnector) succeed(delay time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.delay, d.err = delay, nil
+}
+
+func (d *fakeConnector) counted() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.attempts
+}
+
+func (d *fakeConnector) Connect(ctx context.Context) (driver.Conn, error) {
+	d.mu.Lock()
+	delay, err := d.delay, d.err
+	d.attempts++
+	d.mu.Unlock()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(delay):
+	}
+	if err != nil {
+		return nil, err
+	}
+	return fakeConn{}, nil
+}
+
+type fakeConn struct{ database.Connection }
+
+func (fakeConn) Close() error                           { return nil }
+func (fakeConn) IsValid() bool                          { return true }
+func (fakeConn) ResetSession(context.Context) error     { return nil }
+func (fakeConn) PrepareAhead(context.Context, []string) {}
+
+func ready(d *Dialer) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.ready)
+}
+
+func oneSidecar() int64 { return 1 }
+
+func connect(d *Dialer, limit time.Duration) (driver.Conn, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	return d.Connect(ctx)
+}
+
+func TestConnectionIsMadeForWhoComesNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &fakeConnector{delay: 500 * time.Millisecond}
+		d := NewDialer(server, nil, time.Hour, oneSidecar)
+		defer func() { _ = d.Close() }()
+		for range 2 {
+			if _, err := connect(d, 200*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatal(err)
+			}
+		}
+		if _, err := connect(d, 200*time.Millisecond); err != nil {
+			t.Error("the next look-up did not get the connection that was being opened: ", err)
+		}
+		if server.counted() > MaxDials {
+			t.Errorf("%d attempts for look-ups that came one after the other", server.counted())
+		}
+	})
+}
+
+func TestFailedConnectingIsNotRepeatedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refused := errors.New("refused")
+		server := &fakeConnector{err: refused}
+		d := NewDialer(server, nil, time.Hour, oneSidecar)
+		defer func() { _ = d.Close() }()
+		for begin := time.Now(); time.Since(begin) < 10*time.Second; {
+			if _, err := connect(d, 200*time.Millisecond); !errors.Is(err, refused) {
+				t.Fatal(err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if server.counted() < 30 || server.counted() > 150 {
+			t.Errorf("%d attempts in ten seconds", server.counted())
+		}
+		server.succeed(0)
+		time.Sleep(longestDialPause)
+		if _, err := connect(d, time.Second); err != nil {
+			t.Error(err)
+		}
+		refusing := &fakeConnector{err: refused}
+		many := NewDialer(refusing, nil, time.Hour, func() int64 { return 1000 })
+		defer func() { _ = many.Close() }()
+		for begin := time.Now(); time.Since(begin) < 20*time.Second; time.Sleep(10 * time.Millisecond) {
+			_, _ = connect(many, time.Second)
+		}
+		if refusing.counted() > 40 {
+			t.Errorf("one of 1,000 sidecars has tried %d times in twenty seconds", refusing.counted())
+		}
+	})
+}
+
+// A lost packet can delay an attempt for seconds. Other attempts are started meanwhile.
+func TestSlowConnectingHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &fakeConnector{delay: time.Hour}
+		d := NewDialer(server, nil, time.Hour, oneSidecar)
+		defer func() { _ = d.Close() }()
+		for range MaxDials {
+			_, _ = connect(d, 200*time.Millisecond)
+		}
+		server.succeed(0)
+		time.Sleep(slowDial)
+		if _, err := connect(d, 200*time.Millisecond); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// One new connection replaces one old one, however many are in use.
+func TestOneNewConnectionReplacesOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &fakeConnector{delay: time.Millisecond} // so that none is ready before this goroutine sleeps
+		d := NewDialer(server, nil, time.Minute, oneSidecar)
+		defer func() { _ = d.Close() }()
+		var old []driver.Conn
+		for range 8 {
+			c, err := connect(d, time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			old = append(old, c)
+		}
+		time.Sleep(time.Minute)
+		for left := len(old); left > 0; {
+			given := 0
+			for _, c := range old[:left] {
+				if c.(*pooled).ResetSession(t.Context()) != nil {
+					given++
+				}
+			}
+			if given > 1 {
+				t.Fatalf("%d connections are closed for one that is new", given)
+			}
+			time.Sleep(2 * time.Millisecond)
+			if given == 1 {
+				if _, err := connect(d, time.Millisecond); err != nil {
+					t.Fatal(err)
+				}
+				left--
+			}
+		}
+	})
+}
+
+// A connection that was being opened to a previous server is closed.
+func TestConnectionsToTheOtherServerAreDropped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &fakeConnector{delay: time.Second}
+		d := NewDialer(server, nil, time.Minute, oneSidecar)
+		defer func() { _ = d.Close() }()
+		_, _ = connect(d, time.Millisecond)
+		if err := d.Drop(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if ready(d) != 0 {
+			t.Error("the connection is kept for the next look-up")
+		}
+	})
+}
+
+func TestFailureOfAnOldAttemptSaysNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &fakeConnector{delay: 4 * time.Second, err: errors.New("lost")}
+		d := NewDialer(server, nil, time.Minute, oneSidecar)
+		_, _ = connect(d, time.Millisecond)
+		time.Sleep(slowDial)
+		server.succeed(0)
+		for range 3 {
+			if _, err := connect(d, time.Second); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(4*time.Second - slowDial)
+		synctest.Wait()
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if d.underway != 0 || d.failure != nil {
+			t.Errorf("%d attempts are under way; the last one has failed: %v", d.underway, d.failure)
+		}
+	})
+}
+
+// The server's bytes are untrusted: a panic of the driver must not end the process.
+func TestPanicWhileConnectingIsAnError(t *testing.T) {
+	d := NewDialer(panickingConnector{}, nil, time.Minute, oneSidecar)
+	defer func() { _ = d.Close() }()
+	if _, err := connect(d, time.Second); err == nil || !strings.Contains(err.Error(), "panic") {
+		t.Error(err)
+	}
+}
+
+type panickingConnector struct{ driver.Connector }
+
+func (panickingConnector) Connect(context.Context) (driver.Conn, error) {
+	panic("slice bounds out of range")
+}
+
+func TestOldConnectionIsKeptUntilThereIsANewOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &fakeConnector{}
+		const lifetime = time.Minute
+		d := NewDialer(server, nil, lifetime, oneSidecar)
+		defer func() { _ = d.Close() }()
+		made, err := connect(d, time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		use := func() error { return made.(*pooled).ResetSession(t.Context()) }
+		if err := use(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(lifetime)
+		server.succeed(time.Second)
+		if err := use(); err != nil {
+			t.Error("the connection is closed while there is no other: ", err)
+		}
+		time.Sleep(2 * time.Second)
+		if err := use(); !errors.Is(err, driver.ErrBadConn) {
+			t.Errorf("the connection is kept although there is another: %v", err)
+		}
+		if next, err := connect(d, time.Millisecond); err != nil || next == made {
+			t.Error(next, err)
+		}
+		if server.counted() != 2 {
+			t.Errorf("%d attempts", server.counted())
+		}
+	})
+}

@@ -1,0 +1,182 @@
+package pool
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
+	"golang.org/x/sync/singleflight"
+
+	"github.com/keywicket/keywicket/store/database"
+)
+
+// server identifies a Postgres server since its last start.
+type server struct {
+	Started  int64  `db:"started"`
+	Timeline string `db:"timeline"`
+	System   int64  `db:"system"` // the cluster's identifier; 0 if this login may not read it
+}
+
+// timelineMemory is how long a server with an older timeline is rejected after a newer one was seen. After that, it counts as a
+// backup that was restored on purpose.
+const timelineMemory = time.Minute
+
+// Servers decides which server is the current one. A failover may leave old connections open, so look-ups, the change feed and new
+// connections may reach different servers. The newest connection decides, except that in one cluster the greater timeline wins.
+// Answers of other servers are dropped.
+type Servers struct {
+	fresh   *sqlx.DB // keeps no idle connection: each use opens a new one
+	lookups *sqlx.DB
+	log     *slog.Logger
+
+	dropSpare func() error // closes open connections that lookups has not taken yet
+
+	switched func() // called when another server becomes the current one
+
+	started atomic.Int64 // Started of current; 0: no server is known yet
+	flights singleflight.Group
+
+	mu      sync.Mutex
+	current server
+	seen    time.Time // when the current server was last seen
+}
+
+// ErrOtherServer is for an answer from a server that is not the current one.
+var ErrOtherServer = errors.New("connections reach different servers: the address of the database leads to more than one primary, " +
+	"or an old primary still runs after a failover")
+
+// NewServers returns the servers of two pools. fresh opens a new connection for each use. dropSpare closes open connections that
+// lookups has not taken yet.
+func NewServers(fresh, lookups *sqlx.DB, dropSpare func() error, log *slog.Logger) *Servers {
+	fresh.SetMaxIdleConns(-1)
+	return &Servers{fresh: fresh, lookups: lookups, dropSpare: dropSpare, log: log, switched: func() {}}
+}
+
+// OnSwitch sets what to call when another server becomes the current one. Call it before the first connection is opened.
+func (s *Servers) OnSwitch(call func()) { s.switched = call }
+
+// IsCurrent reports whether an answer of the server may be used.
+func (s *Servers) IsCurrent(started int64) bool {
+	current := s.started.Load()
+	return current == 0 || current == started
+}
+
+// Connect opens a new connection and passes its server to consider. The caller closes the connection.
+func (s *Servers) Connect(ctx context.Context) (*sqlx.Conn, error) {
+	return database.Within(ctx, database.ConnectLimit, func(ctx context.Context) (*sqlx.Conn, error) {
+		c, err := s.fresh.Connx(ctx)
+		if err != nil {
+			return nil, err
+		}
+		found, err := identify(ctx, c)
+		if err == nil && !s.consider(found, true) {
+			err = ErrOtherServer
+		}
+		err = cmp.Or(err, ctx.Err()) // within has returned, and no caller would close the connection
+		if err != nil {
+			return nil, errors.Join(err, c.Close())
+		}
+		return c, nil
+	})
+}
+
+// Probe opens a new connection only to find out which server it reaches.
+func (s *Servers) Probe(ctx context.Context) error {
+	c, err := s.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// Settle finds out which server is the current one, after another server has answered a look-up. Concurrent calls share one attempt.
+func (s *Servers) Settle(ctx context.Context) error {
+	done := s.flights.DoChan("", func() (any, error) {
+		ctx := context.WithoutCancel(ctx)
+		// The pool reuses the connection that was returned last, which most likely is the one to the other server.
+		found, err := database.Within(ctx, database.ConnectLimit, func(ctx context.Context) (server, error) { return identify(ctx, s.lookups) })
+		if err == nil {
+			s.consider(found, false)
+		}
+		return nil, s.Probe(ctx)
+	})
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case r := <-done:
+		return r.Err
+	}
+}
+
+// consider reports whether the server is, or now becomes, the current one. fresh means that a new connection has reached it.
+func (s *Servers) consider(found server, fresh bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	before := s.current
+	newer := found.System == before.System && found.Timeline > before.Timeline
+	older := found.System == before.System && found.Timeline < before.Timeline && time.Since(s.seen) < timelineMemory
+	switch {
+	case found.Started == before.Started:
+	case before.Started == 0, newer, fresh && !older:
+		s.current = found
+		s.started.Store(found.Started)
+		s.switched()
+		if before.Started != 0 {
+			s.log.Warn("the database is served by another server, or was restarted", "timeline", found.Timeline, "timeline_before", before.Timeline)
+		}
+		s.dropIdle()
+	default:
+		s.dropIdle()
+		return false
+	}
+	s.seen = time.Now()
+	return true
+}
+
+// dropIdle closes the idle connections of look-ups. Those in use are closed later, when they return an answer of another server.
+func (s *Servers) dropIdle() {
+	_ = s.dropSpare() // errors do not matter: these connections were never used
+	s.lookups.SetMaxIdleConns(-1)
+	s.lookups.SetMaxIdleConns(s.lookups.Stats().MaxOpenConnections)
+}
+
+// identify returns the server of a connection. It fails on a standby.
+func identify(ctx context.Context, db sqlx.QueryerContext) (found server, err error) {
+	const query = `SELECT ` + database.ServerStarted + ` AS started, COALESCE(` + database.Timeline + `, '') AS timeline, `
+	err = sqlx.GetContext(ctx, db, &found, query+`system_identifier AS system FROM pg_control_system()`)
+	if pq.As(err, pqerror.InsufficientPrivilege, pqerror.FeatureNotSupported) != nil {
+		err = sqlx.GetContext(ctx, db, &found, query+`0 AS system`)
+	}
+	if err == nil && found.Timeline == "" {
+		err = errors.New("the server is a standby: keywicket needs the primary")
+	}
+	if err != nil {
+		return server{}, fmt.Errorf("identify the server: %w", err)
+	}
+	return found, nil
+}
+
+// Watch opens a new connection from time to time, for a directory without a change feed.
+func (s *Servers) Watch(ctx context.Context) {
+	const interval = 30 * time.Second // without a cache, the number of sidecars is unknown
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		_ = s.Probe(ctx) // look-ups report the errors
+	}
+}
+
+func (s *Servers) Close() error { return s.fresh.Close() }

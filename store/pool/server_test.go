@@ -1,0 +1,207 @@
+package pool_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/demo/postgres"
+	"github.com/keywicket/keywicket/store/directory"
+	"github.com/keywicket/keywicket/store/storetest"
+)
+
+// pair is a primary with a standby, and a sidecar that reaches either over a proxy.
+type pair struct {
+	*storetest.Fixture
+	primary, standby *postgres.Server
+	proxy            *storetest.Proxy
+	directory        *directory.Directory
+	log              *storetest.Log
+	good             authz.Lookup // a token that is revoked only on the new primary
+	promoted         *sqlx.DB
+}
+
+func newPair(t *testing.T) *pair {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	p := &pair{log: new(storetest.Log)}
+	var err error
+	if p.primary, err = postgres.Start(ctx, postgres.Config{Log: p.log}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.primary.Close() })
+	if p.standby, err = p.primary.Follow(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = p.standby.Close() })
+	p.Fixture = storetest.FixtureAt(t, p.primary.URL("postgres"))
+	_, key := p.WorkspaceToken(t, "issues:read")
+	p.good = storetest.Lookup(key)
+	p.proxy = storetest.NewProxy(t, p.URL)
+	p.directory = p.CachedDirectory(t, func(c *directory.Config) {
+		c.URL, c.NoHints, c.LookupTimeout = p.proxy.Through(c.URL), true, 10*time.Second
+	})
+	p.OccupyConnections(t, p.directory)()
+	storetest.Eventually(t, "the token is cached", func() bool {
+		return storetest.Must(p.directory.Lookup(t.Context(), p.good)).Cache == authz.CacheHit
+	})
+	return p
+}
+
+// failOver promotes the standby, redirects new connections to it, and revokes the token there. The old primary and all connections to
+// it keep working.
+func (p *pair) failOver(t *testing.T) {
+	t.Helper()
+	p.promoted = storetest.OpenDB(t, storetest.With(p.standby.URL("postgres"), "target_session_attrs", "read-write"))
+	direct := storetest.Must(sqlx.Open("postgres", p.standby.URL("postgres")))
+	defer func() { _ = direct.Close() }()
+	storetest.Eventually(t, "the standby has caught up", func() bool {
+		var n int
+		err := direct.Get(&n, `SELECT count(*) FROM keywicket.tokens`)
+		return err == nil && n > 0
+	})
+	storetest.Must(direct.Exec(`SELECT pg_promote()`))
+	storetest.Eventually(t, "the standby is promoted", func() bool {
+		_, err := p.promoted.Exec(storetest.RevokeAll)
+		return err == nil
+	})
+	p.proxy.Redirect(p.standby.URL("postgres"))
+}
+
+// terminate ends the sidecar's connections to the old primary whose last query matches like.
+func (p *pair) terminate(t *testing.T, like string) {
+	t.Helper()
+	n := storetest.Value[int](t, p.DB, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+		WHERE application_name = 'keywicket' AND pid <> pg_backend_pid() AND usename = 'postgres' AND query LIKE '`+like+`'`)
+	if n == 0 {
+		t.Fatalf("no connection has a query like %s", like)
+	}
+}
+
+const (
+	lookingUp = `%LEFT JOIN LATERAL (%CASE WHEN t.revoked_at%`
+	reading   = `%keywicket.world%`
+)
+
+// The sidecar detects a failover that cuts no connection as soon as one of its connections reaches the new primary.
+func TestFailoverThatCutsNoConnection(t *testing.T) {
+	for name, reach := range map[string]func(*testing.T, *pair){
+		"a look-up reaches the new primary":       func(t *testing.T, p *pair) { p.terminateOneLookup(t) },
+		"the change feed reaches the new primary": func(t *testing.T, p *pair) { p.terminate(t, reading) },
+		"a fresh connection does, after a second": func(*testing.T, *pair) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPair(t)
+			p.failOver(t)
+			if got := storetest.Must(p.directory.Lookup(t.Context(), p.good)); got.Denial != "" {
+				t.Fatalf("nothing has reached the new primary: %+v", got)
+			}
+			reach(t, p)
+			// Alternate a look-up that needs a query with the cached one.
+			n := 0
+			for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+				n++
+				_, _ = p.directory.Lookup(t.Context(), storetest.Lookup(authz.Secret(fmt.Sprint("vel_unknown_", n))))
+				got, err := p.directory.Lookup(t.Context(), p.good)
+				if err == nil && got.Denial == authz.ReasonRevoked {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("the answer is still from the old primary: %+v, %v", got, err)
+				}
+			}
+			storetest.Eventually(t, "the cache is in use again", func() bool {
+				got, err := p.directory.Lookup(t.Context(), p.good)
+				return err == nil && got.Denial == authz.ReasonRevoked && got.Cache == authz.CacheHit
+			})
+			if n := storetest.Value[int](t, p.DB, `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'keywicket'
+				AND pid <> pg_backend_pid() AND state = 'active' AND query LIKE '`+lookingUp+`'`); n != 0 {
+				t.Errorf("%d look-ups are at the old primary", n)
+			}
+
+			// If the address leads to the old primary again, look-ups must not get answers from it.
+			p.proxy.Redirect(p.URL)
+			storetest.Must(p.promoted.Exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+				WHERE application_name = 'keywicket' AND pid <> pg_backend_pid()`))
+			denied := 0
+			for range 100 {
+				got, err := p.directory.Lookup(t.Context(), p.good)
+				if err == nil && got.Denial == "" {
+					t.Fatalf("the answer is from the old primary again: %+v", got)
+				}
+				if err != nil && strings.Contains(err.Error(), "different servers") {
+					denied++
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+			if denied == 0 {
+				t.Error("no error reports that the connections reach different servers")
+			}
+		})
+	}
+}
+
+func (p *pair) terminateOneLookup(t *testing.T) {
+	t.Helper()
+	if !storetest.Value[bool](t, p.DB, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+		WHERE application_name = 'keywicket' AND pid <> pg_backend_pid() AND query LIKE '`+lookingUp+`' LIMIT 1`) {
+		t.Fatal("no connection looks up")
+	}
+}
+
+// The sidecar treats a restarted server as another server, because commits that were answered before may be lost.
+func TestRestartForgetsEverything(t *testing.T) {
+	f := storetest.NewFixture(t)
+	_, key := f.WorkspaceToken(t, "issues:read")
+	d := f.CachedDirectory(t)
+	restart := storetest.StopServer(t)
+	restart()
+	storetest.Eventually(t, "all answers are discarded", func() bool { return d.CacheStats().Epochs["world"] > 0 })
+	storetest.Eventually(t, "the cache is in use again", func() bool {
+		got, err := d.Lookup(t.Context(), storetest.Lookup(key))
+		return err == nil && got.Cache == authz.CacheHit && got.Denial == ""
+	})
+}
+
+// A crash of one backend restarts all backends, but not the postmaster. Commits that were not flushed are lost.
+func TestCrashForgetsEverything(t *testing.T) {
+	f := storetest.NewFixture(t)
+	_, key := f.WorkspaceToken(t, "issues:read")
+	d := f.CachedDirectory(t)
+	f.Exec(t, `CHECKPOINT`) // so that the token is not lost
+	started := storetest.Value[string](t, f.DB, `SELECT pg_postmaster_start_time()::text`)
+	storetest.CrashBackend(t, storetest.Value[int](t, f.DB, `SELECT pg_backend_pid()`))
+	storetest.Eventually(t, "all answers are discarded", func() bool { return d.CacheStats().Epochs["world"] > 0 })
+	storetest.Eventually(t, "the cache is in use again", func() bool {
+		got, err := d.Lookup(t.Context(), storetest.Lookup(key))
+		return err == nil && got.Cache == authz.CacheHit && got.Denial == ""
+	})
+	if now := storetest.Value[string](t, f.DB, `SELECT pg_postmaster_start_time()::text`); now != started {
+		t.Error("the postmaster was restarted too: this test proves nothing")
+	}
+}
+
+// The first sidecar that detects another server notifies the others. If there are many sidecars, each of them alone would check only
+// after minutes.
+func TestSidecarIsToldOfAnotherServer(t *testing.T) {
+	f := storetest.NewFixture(t)
+	p := storetest.NewProxy(t, f.URL)
+	f.Exec(t, `INSERT INTO keywicket.sidecars (id, version, policies, bound, stale_if_error, snapshot, lease, lag)
+		SELECT 'other-' || n, '', '', '1s', '0', '1:1:', '0', '0' FROM generate_series(1, 500) n`)
+	f.CachedDirectory(t, func(c *directory.Config) { c.URL, c.NoHints = p.Through(c.URL), true }) // reads how many sidecars there are
+	time.Sleep(2 * time.Second)                                                                   // until the last of the connections that it opened each second
+	before := p.Connections()
+	time.Sleep(3 * time.Second)
+	if n := p.Connections(); n != before {
+		t.Fatalf("each of 500 sidecars opens %d connections in three seconds", n-before)
+	}
+	f.Exec(t, `INSERT INTO keywicket.changes (keys) VALUES ('moved')`)
+	storetest.Eventually(t, "it opens a new connection", func() bool { return p.Connections() > before })
+}

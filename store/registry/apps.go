@@ -1,0 +1,193 @@
+package registry
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/oauthapp"
+)
+
+// App is an OAuth 2.0 client: a third-party program that acts for users who have consented.
+type App struct {
+	ID           string         `db:"id" json:"id"` // the client_id
+	API          string         `db:"api" json:"api"`
+	Name         string         `db:"name" json:"name"`
+	RedirectURIs pq.StringArray `db:"redirect_uris" json:"redirect_uris"`
+	// Confidential reports whether the app must always authenticate with its secret.
+	Confidential bool       `db:"confidential" json:"confidential"`
+	CreatedAt    time.Time  `db:"created_at" json:"created_at"`
+	RevokedAt    *time.Time `db:"revoked_at" json:"revoked_at"`
+	Status       Status     `db:"status" json:"status"`
+}
+
+// NewApp describes the app to create. This package does not check the form of the redirect URIs.
+type NewApp struct {
+	ID           string // the client_id; empty: a random UUID
+	API, Name    string
+	RedirectURIs []string
+	Confidential bool
+}
+
+const appColumns = `id, api, name, redirect_uris, confidential, created_at, revoked_at,
+	CASE WHEN revoked_at IS NULL THEN 'active' ELSE 'revoked' END AS status`
+
+// CreateApp creates an app and returns it with its secret. The database stores only the secret's digest.
+func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, error) {
+	secret := oauthapp.NewSecret()
+	digest := secret.Digest()
+	// Check here, not only by constraints: Postgres logs the whole row that violates one.
+	switch {
+	case !isAppName(n.Name):
+		return App{}, "", database.Refuse(database.ErrInvalid, "the app's name %q is empty, longer than 100 characters, or has invisible characters", n.Name)
+	case n.ID != "" && !oauthapp.ValidID(n.ID):
+		return App{}, "", database.Refuse(database.ErrInvalid, "the client id %q is not 1 to 100 letters, digits and . _ ~ -, starting with a letter or digit", n.ID)
+	case len(slices.Compact(slices.Sorted(slices.Values(n.RedirectURIs)))) < len(n.RedirectURIs):
+		return App{}, "", database.Refuse(database.ErrInvalid, "a redirect URI is given twice")
+	case len(n.RedirectURIs) == 0 || len(n.RedirectURIs) > 20:
+		return App{}, "", database.Refuse(database.ErrInvalid, "an app has 1 to 20 redirect URIs")
+	}
+	var app App
+	err := r.db.GetContext(ctx, &app, `
+		INSERT INTO keywicket.oauth_apps (id, api, name, redirect_uris, secret_digest, confidential)
+		VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2, $3, $4, $5, $6)
+		RETURNING `+appColumns, n.ID, n.API, n.Name, database.NonNilArray(n.RedirectURIs), digest[:], n.Confidential)
+	if err != nil {
+		return App{}, "", database.ConstraintError(err, "create the app", map[string]*database.Refusal{
+			"oauth_apps_pkey":     database.Refuse(database.ErrExists, "there is an app %q already", n.ID),
+			"oauth_apps_api_form": database.Refuse(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
+		})
+	}
+	return app, secret, database.ConfirmRow((n.ID == "" || app.ID == n.ID) && app.API == n.API && app.Name == n.Name, "create the app")
+}
+
+// isAppName reports whether the name is safe to show on the consent page: 1 to 100 characters, not only blanks, all graphic.
+// Other characters could make the name, or the text beside it, look like something else.
+func isAppName(name string) bool {
+	return utf8.ValidString(name) && utf8.RuneCountInString(name) <= 100 && strings.TrimSpace(name) != "" &&
+		!strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) })
+}
+
+// Apps lists all apps, newest first.
+func (r *Registry) Apps(ctx context.Context) ([]App, error) {
+	list := []App{}
+	err := r.db.SelectContext(ctx, &list, `SELECT `+appColumns+` FROM keywicket.oauth_apps ORDER BY created_at DESC, id`)
+	if err != nil {
+		return nil, fmt.Errorf("list the apps: %w", err)
+	}
+	return list, nil
+}
+
+// RotateAppSecret gives an app a new secret. The previous one is invalid at once.
+func (r *Registry) RotateAppSecret(ctx context.Context, id string) (App, authz.Secret, error) {
+	secret := oauthapp.NewSecret()
+	digest := secret.Digest()
+	app, err := r.oneApp(ctx, id, `UPDATE keywicket.oauth_apps SET secret_digest = $2 WHERE id = $1 RETURNING `+appColumns, digest[:])
+	if err != nil {
+		return App{}, "", err
+	}
+	return app, secret, nil
+}
+
+// RevokeApp revokes an app with all its grants and tokens. It is idempotent.
+func (r *Registry) RevokeApp(ctx context.Context, id string) (App, error) {
+	app, err := r.oneApp(ctx, id, `
+		UPDATE keywicket.oauth_apps SET revoked_at = COALESCE(revoked_at, clock_timestamp()) WHERE id = $1 RETURNING `+appColumns)
+	if err != nil {
+		return App{}, err
+	}
+	return app, database.ConfirmRow(app.RevokedAt != nil, "revoke the app")
+}
+
+// oneApp runs a query that returns one app. $1 is the app's id.
+func (r *Registry) oneApp(ctx context.Context, id, query string, args ...any) (App, error) {
+	var app App
+	err := r.db.GetContext(ctx, &app, query, append([]any{id}, args...)...)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return App{}, oauthapp.ErrUnknown
+	case err != nil:
+		return App{}, fmt.Errorf("find the app: %w", err)
+	}
+	return app, database.ConfirmRow(app.ID == id, "find the app")
+}
+
+// Grant is a user's grant to an app.
+type Grant struct {
+	ID         string         `db:"id" json:"id"`
+	AppID      string         `db:"app_id" json:"app_id"`
+	AppName    string         `db:"app_name" json:"app_name"`
+	UserID     string         `db:"user_id" json:"user_id"`
+	Email      string         `db:"email" json:"email"`
+	Scopes     pq.StringArray `db:"scopes" json:"scopes"`
+	Workspaces pq.StringArray `db:"workspaces" json:"workspaces"` // slugs
+	CreatedAt  time.Time      `db:"created_at" json:"created_at"`
+	RevokedAt  *time.Time     `db:"revoked_at" json:"revoked_at"`
+	Status     Status         `db:"status" json:"status"`
+}
+
+const grantQuery = `
+SELECT g.id, g.app_id, a.name AS app_name, g.user_id, u.email, g.scopes, g.created_at, LEAST(g.revoked_at, a.revoked_at) AS revoked_at,
+       CASE WHEN g.revoked_at IS NOT NULL OR a.revoked_at IS NOT NULL THEN 'revoked'
+            WHEN EXISTS (SELECT FROM keywicket.oauth_codes c WHERE c.grant_id = g.id AND c.used_at IS NULL AND c.expires_at > clock_timestamp())
+              OR EXISTS (SELECT FROM keywicket.oauth_access_tokens t
+                         WHERE t.grant_id = g.id AND t.revoked_at IS NULL AND t.expires_at > clock_timestamp())
+              OR EXISTS (SELECT FROM keywicket.oauth_refresh_tokens r
+                         WHERE r.grant_id = g.id AND r.used_at IS NULL AND r.expires_at > clock_timestamp()) THEN 'active'
+            ELSE 'expired' END AS status,
+       ARRAY(SELECT w.slug FROM keywicket.oauth_grant_workspaces gw JOIN keywicket.workspaces w ON w.id = gw.workspace_id
+             WHERE gw.grant_id = g.id ORDER BY w.slug) AS workspaces
+FROM keywicket.oauth_grants g
+JOIN keywicket.oauth_apps a ON a.id = g.app_id
+JOIN keywicket.users u ON u.id = g.user_id`
+
+// Grants lists the grants, newest first. A non-empty app or user selects only theirs.
+func (r *Registry) Grants(ctx context.Context, app, user string) ([]Grant, error) {
+	if user != "" {
+		u, err := r.User(ctx, user)
+		if err != nil {
+			return nil, err
+		}
+		user = u.ID
+	}
+	list := []Grant{}
+	if app != "" {
+		if _, err := r.oneApp(ctx, app, `SELECT `+appColumns+` FROM keywicket.oauth_apps WHERE id = $1`); err != nil {
+			return nil, err
+		}
+	}
+	err := r.db.SelectContext(ctx, &list, grantQuery+`
+		WHERE ($1 = '' OR g.app_id = $1) AND ($2 = '' OR g.user_id = $2) ORDER BY g.created_at DESC, g.id`, app, user)
+	if err != nil {
+		return nil, fmt.Errorf("list the grants: %w", err)
+	}
+	return list, nil
+}
+
+// RevokeGrant revokes a grant with all its tokens. It is idempotent.
+func (r *Registry) RevokeGrant(ctx context.Context, id string) (Grant, error) {
+	_, err := r.db.ExecContext(ctx, `
+		UPDATE keywicket.oauth_grants SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`, id)
+	if err != nil {
+		return Grant{}, fmt.Errorf("revoke the grant: %w", err)
+	}
+	var g Grant
+	err = r.db.GetContext(ctx, &g, grantQuery+` WHERE g.id = $1`, id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Grant{}, database.Refuse(database.ErrNotFound, "no grant has this id")
+	}
+	if err != nil {
+		return Grant{}, fmt.Errorf("find the grant: %w", err)
+	}
+	return g, database.ConfirmRow(g.ID == id && g.RevokedAt != nil, "revoke the grant")
+}

@@ -1,0 +1,185 @@
+package registry
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/strictjson"
+	"github.com/keywicket/keywicket/store/database"
+)
+
+// maxAttributes is the database's limit in bytes, measured on the text that Postgres writes for a jsonb (migration 00012).
+const maxAttributes = 4096
+
+var (
+	errNoObject = errors.New(`give one JSON object, such as '{"plan":"pro"}'`)
+	errTooLong  = fmt.Errorf("give at most %d bytes, counted with a space after each comma and colon, as Postgres writes JSON", maxAttributes)
+	errBadText  = errors.New(`a text in it has \u0000, \ufffd or half of a character (an unpaired surrogate): remove it`)
+)
+
+// ParseAttributes returns the attributes of one JSON object. An empty text is {}. No object in it may have a name twice.
+// It rejects everything that Postgres would reject, because Postgres logs the values that it rejects. The errors quote nothing.
+func ParseAttributes(text string) (authz.Attributes, error) {
+	text = strings.Trim(text, " \t\r\n")
+	switch {
+	case text == "":
+		return "", nil
+	case len(text) > 16*maxAttributes: // more white space or escapes than that is a mistake
+		return "", errTooLong
+	case text[0] != '{':
+		return "", errNoObject
+	}
+	var size jsonSize
+	if err := size.add(json.RawMessage(text)); err != nil {
+		return "", err
+	}
+	return authz.Attributes(text), nil
+}
+
+// jsonSize is the length in bytes of the text that Postgres writes for a jsonb. Its methods fail once it exceeds maxAttributes.
+type jsonSize int
+
+func (s *jsonSize) add(value json.RawMessage) error {
+	switch value[0] {
+	case '{':
+		return s.addObject(value)
+	case '[':
+		return s.addArray(value)
+	case '"':
+		var text string
+		if err := json.Unmarshal(value, &text); err != nil {
+			return errNoObject
+		}
+		return s.addText(text)
+	case 't', 'f', 'n':
+		return s.grow(len(value))
+	}
+	return s.addNumber(string(value))
+}
+
+func (s *jsonSize) addObject(value json.RawMessage) error {
+	object, err := strictjson.Object(value)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errNoObject, err)
+	}
+	// Count the braces before the fields, so that the size limits the depth of the recursion.
+	if err := s.grow(len("{}") + len(", ")*max(len(object)-1, 0)); err != nil {
+		return err
+	}
+	for name, field := range object {
+		err := s.addText(name)
+		if err == nil {
+			err = s.grow(len(": "))
+		}
+		if err == nil {
+			err = s.add(field)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *jsonSize) addArray(value json.RawMessage) error {
+	var list []json.RawMessage
+	if err := json.Unmarshal(value, &list); err != nil {
+		return errNoObject
+	}
+	if err := s.grow(len("[]") + len(", ")*max(len(list)-1, 0)); err != nil {
+		return err
+	}
+	for _, element := range list {
+		if err := s.add(element); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addText rejects U+FFFD: encoding/json replaces an unpaired surrogate by it, and Postgres rejects unpaired surrogates.
+func (s *jsonSize) addText(text string) error {
+	size := len(`""`)
+	for _, r := range text {
+		switch {
+		case r == 0 || r == utf8.RuneError:
+			return errBadText
+		case strings.ContainsRune("\"\\\b\f\n\r\t", r):
+			size += len(`\n`)
+		case r < ' ':
+			size += len(`\u0001`)
+		default:
+			size += utf8.RuneLen(r)
+		}
+	}
+	return s.grow(size)
+}
+
+// addNumber counts the digits without an exponent, as Postgres writes numbers.
+func (s *jsonSize) addNumber(text string) error {
+	text, negative := strings.CutPrefix(text, "-")
+	mantissa, power, _ := strings.Cut(strings.ToLower(text), "e")
+	exponent := 0
+	if power != "" {
+		var err error
+		if exponent, err = strconv.Atoi(power); err != nil || max(exponent, -exponent) > 2*maxAttributes {
+			return errTooLong
+		}
+	}
+	whole, fraction, _ := strings.Cut(mantissa, ".")
+	size := 1
+	if digits := len(strings.TrimLeft(whole+fraction, "0")); digits > 0 {
+		size = max(digits-len(fraction)+exponent, 1)
+		if negative { // Postgres has no -0
+			size += len("-")
+		}
+	}
+	if decimals := len(fraction) - exponent; decimals > 0 {
+		size += len(".") + decimals
+	}
+	return s.grow(size)
+}
+
+func (s *jsonSize) grow(n int) error {
+	*s += jsonSize(n)
+	if *s > maxAttributes {
+		return errTooLong
+	}
+	return nil
+}
+
+// setAttributes replaces the attributes of a row. It does nothing if the row does not exist.
+func (r *Registry) setAttributes(ctx context.Context, table, id string, a authz.Attributes) error {
+	text, err := attributesJSON(a)
+	if err != nil {
+		return err
+	}
+	var changed string
+	err = r.db.GetContext(ctx, &changed, `UPDATE keywicket.`+table+` SET attributes = $2 WHERE id = $1 RETURNING id`, id, text)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil
+	case err != nil:
+		return database.ConstraintError(err, "set the attributes", map[string]*database.Refusal{table + "_attributes_form": errAttributes})
+	}
+	return database.ConfirmRow(changed == id, "set the attributes")
+}
+
+// attributesJSON returns the attributes as valid JSON for the database.
+func attributesJSON(a authz.Attributes) (string, error) {
+	a, err := ParseAttributes(string(a))
+	if err != nil {
+		return "", database.Refuse(database.ErrInvalid, "attributes: %v", err)
+	}
+	return a.JSON(), nil
+}
+
+// errAttributes is for attributes that only the database rejects.
+var errAttributes = database.Refuse(database.ErrInvalid, "attributes: %v; %v", errNoObject, errTooLong)

@@ -1,0 +1,289 @@
+package registry_test
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/strictjson"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/storetest"
+)
+
+// A look-up of each kind of credential returns the attributes of its token, its user and its workspace, and follows their changes
+// within the staleness bound.
+func TestLookupsFollowAttributes(t *testing.T) {
+	g := storetest.NewGranting(t)
+	f := g.Fixture
+	personal, key := f.UserToken(t)
+	own, workspaceKey := f.WorkspaceToken(t)
+	app := g.ExchangeCode(t, g.NewCode(t, g.Acme.ID)).Access
+	uncached, cached := f.Directory(t, nil), f.CachedDirectory(t)
+	inAcme := storetest.Lookup(key)
+	inAcme.Workspace.Slug = "acme"
+	type attributes struct{ token, user, workspace authz.Attributes }
+	of := func(found authz.Found) attributes {
+		return attributes{found.Principal.Attributes, found.Principal.UserAttributes, found.Workspace.Attributes}
+	}
+	credentials := map[string]struct {
+		lookup      authz.Lookup
+		token, user bool // the answer has attributes of a token, of a user
+	}{
+		"workspace key": {storetest.Lookup(workspaceKey), true, false},
+		"personal key":  {inAcme, true, true},
+		"app":           {storetest.AccessLookup(app, "acme"), false, true},
+		"session":       {storetest.InWorkspace(storetest.SessionOf(f.Ada.ID, time.Now()), "acme"), false, true},
+	}
+	var now attributes
+	all := func(what string) {
+		t.Helper()
+		changed := time.Now()
+		for name, c := range credentials {
+			want := now
+			if !c.token {
+				want.token = ""
+			}
+			if !c.user {
+				want.user = ""
+			}
+			if got := of(storetest.Must(uncached.Lookup(t.Context(), c.lookup))); got != want {
+				t.Errorf("%s, %s, uncached: %+v, not %+v", what, name, got, want)
+			}
+			storetest.Eventually(t, what+": "+name+" is cached in its present state", func() bool {
+				began := time.Now()
+				got := storetest.Must(cached.Lookup(t.Context(), c.lookup))
+				if of(got) != want && began.Sub(changed) > time.Second {
+					t.Fatalf("%s, %s: %v after the change it is %+v, not %+v", what, name, began.Sub(changed), of(got), want)
+				}
+				return of(got) == want && got.Cache == authz.CacheHit
+			})
+		}
+	}
+	all("at first")
+	for _, c := range []struct {
+		name, statement string
+		arguments       []any
+		value           *authz.Attributes
+	}{
+		{"the tokens", `UPDATE keywicket.tokens SET attributes = $1 WHERE id IN ($2, $3)`, []any{personal.ID, own.ID}, &now.token},
+		{"the user", `UPDATE keywicket.users SET attributes = $1 WHERE id = $2`, []any{f.Ada.ID}, &now.user},
+		{"the workspace", `UPDATE keywicket.workspaces SET attributes = $1 WHERE id = $2`, []any{f.Acme.ID}, &now.workspace},
+	} {
+		for _, text := range []authz.Attributes{`{"plan": "pro", "limit": 12345678901234567890.10}`, `{"of": "` + authz.Attributes(c.name) + `"}`} {
+			f.Exec(t, c.statement, append([]any{string(text)}, c.arguments...)...)
+			*c.value = text
+			all(c.name)
+		}
+	}
+	f.Exec(t, `UPDATE keywicket.users SET attributes = '{}'`)
+	now.user = ""
+	all("the user's are gone")
+
+	// No attributes of a workspace that the user is not a member of, and none of a denied credential.
+	nowhere := inAcme
+	nowhere.Workspace.Slug = "nowhere"
+	if got := of(storetest.Must(uncached.Lookup(t.Context(), nowhere))); got.workspace != "" {
+		t.Errorf("in no workspace: %+v", got)
+	}
+	storetest.Must(f.RevokeToken(t.Context(), personal.ID))
+	if got := of(storetest.Must(uncached.Lookup(t.Context(), inAcme))); got != (attributes{}) {
+		t.Errorf("revoked: %+v", got)
+	}
+}
+
+func TestAttributesOfTheRegistry(t *testing.T) {
+	f := storetest.NewFixture(t)
+	const first, second = authz.Attributes(`{"plan": "pro"}`), authz.Attributes(`{"region": ["eu", "us"]}`)
+	w := storetest.Must(f.CreateWorkspace(t.Context(), registry.Workspace{Slug: "initech", Name: "Initech", Attributes: `{"plan":"pro"}`}))
+	u := storetest.Must(f.CreateUser(t.Context(), registry.User{Email: "eve@example.com", Attributes: first}))
+	token, _ := f.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "n", Workspace: "initech", Attributes: first})
+	if w.Attributes != first || u.Attributes != first || token.Attributes != first {
+		t.Errorf("created with %q, %q, %q", w.Attributes, u.Attributes, token.Attributes)
+	}
+	if w, err := f.SetWorkspaceAttributes(t.Context(), "initech", second); err != nil || w.Attributes != second || w.Slug != "initech" {
+		t.Errorf("%+v, %v", w, err)
+	}
+	if u, err := f.SetUserAttributes(t.Context(), "EVE@example.com", second); err != nil || u.Attributes != second || u.ID == "" {
+		t.Errorf("%+v, %v", u, err)
+	}
+	if token, err := f.SetTokenAttributes(t.Context(), token.ID, second); err != nil || token.Attributes != second || token.Name != "n" {
+		t.Errorf("%+v, %v", token, err)
+	}
+	// Each command changes one row and no other.
+	for table, id := range map[string]string{"workspaces": w.ID, "users": u.ID, "tokens": token.ID} {
+		if others := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.`+table+` WHERE id <> $1 AND attributes <> '{}'`, id); others > 0 {
+			t.Errorf("%d other %s were changed", others, table)
+		}
+	}
+	if token, err := f.SetTokenAttributes(t.Context(), token.ID, ""); err != nil || token.Attributes.JSON() != "{}" {
+		t.Errorf("set to nothing: %+v, %v", token, err)
+	}
+	sets := map[string]func(of string, a authz.Attributes) error{
+		"workspaces": func(of string, a authz.Attributes) error {
+			_, err := f.SetWorkspaceAttributes(t.Context(), of, a)
+			return err
+		},
+		"users": func(of string, a authz.Attributes) error {
+			_, err := f.SetUserAttributes(t.Context(), of, a)
+			return err
+		},
+		"tokens": func(of string, a authz.Attributes) error {
+			_, err := f.SetTokenAttributes(t.Context(), of, a)
+			return err
+		},
+	}
+	ids := map[string]string{"workspaces": w.ID, "users": u.ID, "tokens": token.ID}
+	for table, set := range sets {
+		if err := set("nowhere", first); !errors.Is(err, database.ErrNotFound) {
+			t.Errorf("%s, of nothing: %v", table, err)
+		}
+		if err := set(ids[table], "[]"); !errors.Is(err, database.ErrInvalid) {
+			t.Errorf("%s, an array: %v", table, err)
+		}
+		// A database may have stricter constraints than this program.
+		f.Exec(t, `ALTER TABLE keywicket.`+table+` DROP CONSTRAINT `+table+`_attributes_form`)
+		f.Exec(t, `ALTER TABLE keywicket.`+table+` ADD CONSTRAINT `+table+`_attributes_form CHECK (attributes <> '{"odd": true}')`)
+		if err := set(ids[table], `{"odd": true}`); !errors.Is(err, database.ErrInvalid) || strings.Contains(err.Error(), "pq:") {
+			t.Errorf("%s, what the database refuses: %v", table, err)
+		}
+	}
+	_, err := f.CreateWorkspace(t.Context(), registry.Workspace{Slug: "odd", Name: "n", Attributes: `{"odd": true}`})
+	_, err2 := f.CreateUser(t.Context(), registry.User{Email: "odd@example.com", Attributes: `{"odd": true}`})
+	_, _, err3 := f.CreateToken(t.Context(), registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "n", Workspace: "acme", Attributes: `{"odd": true}`})
+	for _, err := range []error{err, err2, err3} {
+		if !errors.Is(err, database.ErrInvalid) || strings.Contains(err.Error(), "pq:") {
+			t.Errorf("created with what the database refuses: %v", err)
+		}
+	}
+}
+
+func TestDocumentedSQLSetsAttributes(t *testing.T) {
+	f := storetest.NewFixture(t)
+	f.Exec(t, `INSERT INTO keywicket.users (id, email, attributes) VALUES ('5be86359-073c-434b-ad2d-a3932222dabe', 'eve@example.com', '{"a": 1}')`)
+	token, _ := f.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "n", Workspace: "acme", Attributes: `{"a": 1, "plan": "pro"}`})
+	f.Exec(t, `UPDATE keywicket.tokens SET id = '0b5a2b3c-1111-2222-3333-444455556666' WHERE id = $1`, token.ID)
+	f.Exec(t, documentedSQL(t)[3])
+	w := storetest.Must(f.Workspace(t.Context(), "acme"))
+	u := storetest.Must(f.User(t.Context(), "eve@example.com"))
+	token = storetest.Must(f.Token(t.Context(), "0b5a2b3c-1111-2222-3333-444455556666"))
+	if w.Attributes != `{"plan": "pro", "seats": 20}` || u.Attributes != `{"a": 1, "beta": true}` || token.Attributes != `{"a": 1}` {
+		t.Errorf("%q, %q, %q", w.Attributes, u.Attributes, token.Attributes)
+	}
+}
+
+// The database itself checks attributes that SQL writes.
+func TestDatabaseBoundsAttributes(t *testing.T) {
+	f := storetest.NewFixture(t)
+	f.WorkspaceToken(t)
+	for _, table := range []string{"tokens", "users", "workspaces"} {
+		for _, text := range []string{`[]`, `"a"`, `null`, `1`, `{"a": "` + strings.Repeat("a", 4096) + `"}`} {
+			_, err := f.DB.Exec(`UPDATE keywicket.`+table+` SET attributes = $1`, text)
+			if violation := pq.As(err, pqerror.CheckViolation); violation == nil || violation.Constraint != table+"_attributes_form" {
+				t.Errorf("%s, %.10s: %v", table, text, err)
+			}
+		}
+		if _, err := f.DB.Exec(`UPDATE keywicket.` + table + ` SET attributes = NULL`); pq.As(err, pqerror.NotNullViolation) == nil {
+			t.Errorf("%s, NULL: %v", table, err)
+		}
+	}
+}
+
+// This program and Postgres accept the same attributes: this program measures the same size, to the byte.
+func TestAttributesAreMeasuredAsPostgresDoes(t *testing.T) {
+	f := storetest.NewFixture(t)
+	for _, text := range []string{
+		`{}`, ` { } `, `{"a":1}`, `{"a" : [ ], "b":{}}`, `{"a":[1,2,3],"b":{"c":null,"d":true,"e":false}}`,
+		`{"":""}`, `{"a":"\"\\\/\b\f\n\r\t\u0001\u001f\u007f\u0080"}`, "{\"a\":\"\u007f\u0080\u2028 <&>\"}", `{"é":"é😀\u00e9\ud83d\ude00"}`,
+		`{"a":[0,-0,1,-1,10,0.5,-0.50,1.0,100.00]}`, `{"a":[1e2,1E+2,1e-2,12.34e1,12.34e5,0.001e2,0.001e5,0e5,0e-5,-0.0,-0e3,1.50e-3]}`,
+		`{"a":[12345678901234567890.123456789,1e400,1e-400]}`, `{"a":[[[[{"a":[{}]}]]]]}`,
+	} {
+		size, err := registry.AttributesSize(text)
+		if want := storetest.Value[int](t, f.DB, `SELECT octet_length($1::jsonb::text)`, text); err != nil || size != want {
+			t.Errorf("%s: %d, %v, not %d", text, size, err, want)
+		}
+	}
+	for text, good := range map[string]bool{
+		`{"a":"` + strings.Repeat("a", 4096-9) + `"}`:                         true,
+		`{"a":"` + strings.Repeat("a", 4096-8) + `"}`:                         false,
+		`{"a":"` + strings.Repeat(`\u0061`, 4096-9) + `"}`:                    true,
+		`{"a":` + strings.Repeat(" ", 9000) + `1}`:                            true,
+		`{"a":1` + strings.Repeat("0", 4096-8) + `}`:                          true,
+		`{"a":1e` + "4088" + `}`:                                              true,
+		`{"a":1e` + "4089" + `}`:                                              false,
+		`{"a":1e` + "99999999999999999999" + `}`:                              false,
+		`{"a":1e-` + "131072" + `}`:                                           false,
+		`{"a":` + strings.Repeat("[", 2000) + strings.Repeat("]", 2000) + `}`: true,
+	} {
+		_, err := registry.ParseAttributes(text)
+		if fits := err == nil; fits != good {
+			t.Errorf("%.20s…: %v", text, err)
+		}
+		if good {
+			f.Exec(t, `UPDATE keywicket.workspaces SET attributes = $1`, text)
+		}
+	}
+}
+
+func TestParseAttributes(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                   "",
+		" \n":                                "",
+		` {"a": 1} `:                         "",
+		`[]`:                                 "one JSON object",
+		`null`:                               "one JSON object",
+		`"{}"`:                               "one JSON object",
+		`plan=pro`:                           "one JSON object, such as '{\"plan\":\"pro\"}'",
+		`{"a":}`:                             "one JSON object",
+		`{"a":1}{}`:                          "one JSON object",
+		`{"a":01}`:                           "one JSON object",
+		`{"a":NaN}`:                          "one JSON object",
+		"{\"a\":\"\xff\"}":                   "one JSON object",
+		"\u00a0{}":                           "one JSON object",
+		`{"a":1,"a":1}`:                      "second time",
+		`{"a":1,"\u0061":1}`:                 "second time",
+		`{"b":[{"a":1,"a":1}]}`:              "second time",
+		`{"a":"\u0000"}`:                     `\u0000`,
+		`{"\u0000":1}`:                       `\u0000`,
+		`{"a":["\ud83d"]}`:                   "half of a character",
+		`{"a":"\udE00\ud83d"}`:               "half of a character",
+		`{"a":` + strings.Repeat("[", 20000): "one JSON object",
+		`{"a":` + strings.Repeat(`{"a":`, 3000) + `1` + strings.Repeat("}", 3001): "4096 bytes",
+		strings.Repeat(" ", 9) + `{"a": "` + strings.Repeat("a", 70000) + `"}`:    "4096 bytes",
+	} {
+		a, err := registry.ParseAttributes(text)
+		switch {
+		case want == "" && (err != nil || string(a) != strings.TrimSpace(text)):
+			t.Errorf("%.30s: %q, %v", text, a, err)
+		case want != "" && (err == nil || a != "" || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n")):
+			t.Errorf("%.30s: %q, %v, not %s", text, a, err, want)
+		}
+	}
+}
+
+// FuzzAttributes checks that any text is refused, or is an object that other parsers read in the same way.
+func FuzzAttributes(f *testing.F) {
+	for _, text := range []string{``, `{}`, `{"a":[1e5,-0.5e-3,"\u00e9\n",{"b":null}]}`, `{"a":1,"a":2}`, `{"a":"\ud800"}`, `{"a":1e999999999999}`, `[[[`, "{}\v"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		a, err := registry.ParseAttributes(text)
+		if err != nil {
+			return
+		}
+		object, err := strictjson.Object([]byte(a.JSON()))
+		if err != nil {
+			t.Fatalf("%q passed: %v", text, err)
+		}
+		var again map[string]json.RawMessage
+		if err := json.Unmarshal([]byte(a.JSON()), &again); err != nil || len(again) != len(object) {
+			t.Fatalf("%q passed: %v", text, err)
+		}
+	})
+}

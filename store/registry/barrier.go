@@ -1,0 +1,174 @@
+package registry
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/keywicket/keywicket/store/changelog"
+	"github.com/keywicket/keywicket/store/database"
+)
+
+// Sidecar is a process that answers checks, as of its last heartbeat.
+type Sidecar struct {
+	ID       string `json:"id"`
+	Version  string `json:"version"`
+	Policies string `json:"policies"` // a hash of the policies that it has loaded
+	// Alive reports whether its last heartbeat is recent.
+	Alive bool `json:"alive"`
+	// Lease is how long it could use its cache, counted from SeenAt. 0: every look-up queried the database.
+	Lease time.Duration `json:"lease_ns"`
+	// Lag is how long its last reading of the change log took.
+	Lag       time.Duration `json:"lag_ns"`
+	StartedAt time.Time     `json:"started_at"`
+	SeenAt    *time.Time    `json:"seen_at"` // nil: it has stopped
+
+	bound, staleIfError time.Duration
+	caughtUp            bool // it has read the change log past the given transaction
+	mayAnswer           bool // it may use data older than a change that it has not read, because of cache.stale_if_error
+}
+
+// Sidecars lists by id the sidecars that are alive or were alive within the last hour.
+func (r *Registry) Sidecars(ctx context.Context) ([]Sidecar, error) { return r.sidecars(ctx, "0") }
+
+// sidecars also reports for each sidecar whether it has read the change log past the transaction xid.
+func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) {
+	var rows []struct {
+		Sidecar
+		Lease        float64 `db:"lease"` // seconds
+		Lag          float64 `db:"lag"`
+		Bound        float64 `db:"bound"`
+		StaleIfError float64 `db:"stale_if_error"`
+		CaughtUp     bool    `db:"caught_up"`
+		MayAnswer    bool    `db:"may_answer"`
+	}
+	err := r.within(ctx, func(ctx context.Context) error {
+		return r.db.SelectContext(ctx, &rows, `
+		SELECT id, version, policies, started_at AS startedat,
+		       CASE WHEN isfinite(seen_at) THEN seen_at END AS seenat,
+		       seen_at > clock_timestamp() - bound - $2::float8 * interval '1 second' AS alive,
+		       EXTRACT(EPOCH FROM lease) AS lease, EXTRACT(EPOCH FROM lag) AS lag,
+		       EXTRACT(EPOCH FROM bound) AS bound, EXTRACT(EPOCH FROM stale_if_error) AS stale_if_error,
+		       pg_visible_in_snapshot($1::text::xid8, snapshot)
+		           AND pg_snapshot_xmax(snapshot) <= pg_snapshot_xmax(pg_current_snapshot()) AS caught_up,
+		       isfinite(seen_at) AND stale_if_error > interval '0' AND
+		           seen_at > clock_timestamp() - bound - stale_if_error - $2::float8 * interval '1 second' AS may_answer
+		FROM keywicket.sidecars ORDER BY id`, xid, changelog.AliveFor.Seconds())
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the sidecars: %w", err)
+	}
+	list := make([]Sidecar, len(rows))
+	for i, row := range rows {
+		s := row.Sidecar
+		s.Lease, s.Lag = database.Seconds(row.Lease), database.Seconds(row.Lag)
+		s.bound, s.staleIfError, s.caughtUp = database.Seconds(row.Bound), database.Seconds(row.StaleIfError), row.CaughtUp
+		s.mayAnswer = row.MayAnswer
+		list[i] = s
+	}
+	return list, nil
+}
+
+// Barrier is the result of [Registry.Wait].
+type Barrier struct {
+	// Confirmed are the sidecars that have read the change log past the change.
+	Confirmed []string `json:"confirmed"`
+	// Silent are those that did not within their staleness bound. They no longer use cache entries from before the change.
+	Silent []string `json:"silent"`
+	// Waited is how long Wait took.
+	Waited time.Duration `json:"waited_ns"`
+	// StaleIfError is the longest cache.stale_if_error of the silent sidecars. A sidecar that cannot reach the database may use
+	// data from before the change for that long.
+	StaleIfError time.Duration `json:"stale_if_error_ns"`
+}
+
+// Wait returns when no sidecar uses data from before the changes committed until now. Each sidecar has then read the change log
+// past them, or its staleness bound has passed. Wait does not see sidecars of versions before migration 00011.
+func (r *Registry) Wait(ctx context.Context) (Barrier, error) {
+	started := time.Now()
+	var xid string
+	err := r.within(ctx, func(ctx context.Context) error {
+		return r.db.GetContext(ctx, &xid, `
+			WITH logged AS (INSERT INTO keywicket.changes (keys) VALUES ($1) RETURNING xid)
+			SELECT xid::text FROM logged, pg_notify($2, $1)`, changelog.Acknowledge, changelog.Channel)
+	})
+	if err != nil {
+		return Barrier{}, fmt.Errorf("ask the sidecars: %w", err)
+	}
+	least, err := r.minimumWait(ctx)
+	if err != nil {
+		return Barrier{}, err
+	}
+	const first, most = 5 * time.Millisecond, 50 * time.Millisecond
+	for pause := first; ; pause = min(2*pause, most) {
+		list, err := r.sidecars(ctx, xid)
+		if err != nil {
+			return Barrier{}, err
+		}
+		b := Barrier{Confirmed: []string{}, Silent: []string{}, Waited: time.Since(started)}
+		bound := least
+		for _, s := range list {
+			switch {
+			case s.caughtUp:
+				b.Confirmed = append(b.Confirmed, s.ID)
+			case s.SeenAt == nil:
+			case !s.Alive && !s.mayAnswer: // unless the database's clock was set forward
+				bound = max(bound, s.bound)
+			default:
+				b.Silent = append(b.Silent, s.ID)
+				bound, b.StaleIfError = max(bound, s.bound), max(b.StaleIfError, s.staleIfError)
+			}
+		}
+		if len(b.Silent) == 0 && bound == 0 || b.Waited > bound {
+			return b, nil
+		}
+		select {
+		case <-ctx.Done():
+			return Barrier{}, ctx.Err()
+		case <-time.After(min(pause, bound-b.Waited+time.Millisecond)):
+		}
+	}
+}
+
+// minimumWait returns how long sidecars may exist that are not in the list. A crash of the server or a failover empties the list.
+func (r *Registry) minimumWait(ctx context.Context) (time.Duration, error) {
+	var bound float64
+	err := r.within(ctx, func(ctx context.Context) error {
+		return r.db.GetContext(ctx, &bound, `
+			SELECT CASE WHEN EXISTS (SELECT FROM keywicket.world WHERE made_at < clock_timestamp() - upkeep.bound - interval '2 seconds')
+			       THEN 0 ELSE EXTRACT(EPOCH FROM bound) END
+			FROM keywicket.upkeep`)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("ask how long the sidecars are known: %w", err)
+	}
+	return database.Seconds(bound), nil
+}
+
+// String returns one sentence for the operator.
+func (b Barrier) String() string {
+	waited := b.Waited.Round(time.Millisecond).String()
+	if len(b.Confirmed)+len(b.Silent) == 0 {
+		return "no sidecar with a cache uses this database"
+	}
+	if len(b.Silent) == 0 {
+		return count(len(b.Confirmed), "sidecar") + " confirmed after " + waited
+	}
+	text := fmt.Sprintf("%d of %s confirmed; their staleness bound has passed for the others after %s:",
+		len(b.Confirmed), count(len(b.Confirmed)+len(b.Silent), "sidecar"), waited)
+	for _, id := range b.Silent {
+		text += " " + id
+	}
+	if b.StaleIfError > 0 {
+		text += fmt.Sprintf(" (one that cannot reach the database may answer from before for %v: cache.stale_if_error)", b.StaleIfError)
+	}
+	return text
+}
+
+func count(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return strconv.Itoa(n) + " " + noun
+}

@@ -1,0 +1,327 @@
+package registry
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/lookup"
+	"github.com/keywicket/keywicket/store/schema"
+)
+
+// Workspace is a tenant of the product.
+type Workspace struct {
+	ID        string    `db:"id" json:"id"` // 24 lower-case hex digits
+	Slug      string    `db:"slug" json:"slug"`
+	Name      string    `db:"name" json:"name"`
+	CreatedAt time.Time `db:"created_at" json:"created_at"`
+	// Attributes are for policies to read.
+	Attributes authz.Attributes `db:"attributes" json:"attributes"`
+}
+
+// workspaceColumns are the columns of a [Workspace].
+const workspaceColumns = `id, slug, name, created_at, attributes`
+
+// User is a person. The id is the one of the product's identity provider.
+type User struct {
+	ID          string     `db:"id" json:"id"`
+	Email       string     `db:"email" json:"email"`
+	CreatedAt   time.Time  `db:"created_at" json:"created_at"`
+	BannedUntil *time.Time `db:"banned_until" json:"banned_until"` // nil: never banned
+	MFAEnrolled bool       `db:"mfa_enrolled" json:"mfa_enrolled"` // the user has a second factor
+	// Attributes are for policies to read.
+	Attributes authz.Attributes `db:"attributes" json:"attributes"`
+}
+
+// userColumns are the columns of a [User]. Times outside the range of Go or JSON become the nearest time inside it.
+const userColumns = `id, email, created_at, mfa_enrolled, attributes,
+	CASE WHEN banned_until IS NOT NULL THEN GREATEST(LEAST(banned_until, '9999-12-31Z'), '1970-01-01Z') END AS banned_until`
+
+// Banned reports whether the user is banned at that time.
+func (u User) Banned(at time.Time) bool { return u.BannedUntil != nil && u.BannedUntil.After(at) }
+
+// Member is a user's role in a workspace.
+type Member struct {
+	WorkspaceID   string `db:"workspace_id" json:"workspace_id"`
+	WorkspaceSlug string `db:"workspace_slug" json:"workspace_slug"`
+	UserID        string `db:"user_id" json:"user_id"`
+	Email         string `db:"email" json:"email"`
+	Role          string `db:"role" json:"role"`
+}
+
+// Registry is the operator's side of the store: it creates, lists, changes and revokes. It is safe for concurrent use.
+//
+// Methods take a workspace by id or slug, and a user by id or email. If the text is the id of one object and the slug or
+// email of another, the id takes precedence.
+type Registry struct{ db *sqlx.DB }
+
+// within limits a query to five seconds, even if the database does not react to a cancel request.
+func (r *Registry) within(ctx context.Context, query func(context.Context) error) error {
+	const limit = 5 * time.Second
+	return database.DoWithin(ctx, limit, query)
+}
+
+// Open connects. It fails with [database.ErrUnreachable] if the database cannot be reached, and with [database.ErrNotMigrated] if its schema is
+// missing or too old. A newer schema is fine, because each migration keeps the previous version working.
+func Open(ctx context.Context, databaseURL string) (*Registry, error) {
+	db, err := database.Open(databaseURL)
+	if err != nil {
+		return nil, err
+	}
+	r := &Registry{db: db}
+	if err := r.check(ctx); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return r, nil
+}
+
+func (r *Registry) check(ctx context.Context) error {
+	err := r.within(ctx, func(ctx context.Context) error {
+		// Ping would drop the reason of a failure.
+		_, err := r.db.ExecContext(ctx, `SELECT 1`)
+		return err
+	})
+	if err != nil {
+		return database.Refuse(database.ErrUnreachable, "cannot reach the database").Because(err)
+	}
+	status, err := schema.Status(ctx, r.db)
+	if err != nil {
+		return err
+	}
+	pending := 0
+	for _, m := range status {
+		if m.AppliedAt == nil {
+			pending++
+		}
+	}
+	switch pending {
+	case 0:
+		return nil
+	case len(status):
+		return database.Refuse(database.ErrNotMigrated, "the database has no schema keywicket yet: run `keywicket migrate up`")
+	default:
+		return database.Refuse(database.ErrNotMigrated, "the database's schema is %d migrations behind: run `keywicket migrate up`", pending)
+	}
+}
+
+// Close closes the connections.
+func (r *Registry) Close() error { return r.db.Close() }
+
+// Begin starts a transaction in the registry's database.
+func (r *Registry) Begin(ctx context.Context) (*sqlx.Tx, error) { return r.db.BeginTxx(ctx, nil) }
+
+// CreateWorkspace creates a workspace. If the id is empty, it generates one.
+func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace, error) {
+	if w.ID == "" {
+		w.ID = newWorkspaceID()
+	}
+	// Check here, not only by constraints: Postgres logs the row that violates one, and the row may hold a key by mistake.
+	switch {
+	case !authz.ValidWorkspaceID(w.ID):
+		return Workspace{}, database.Refuse(database.ErrInvalid, "the workspace id %q is not 24 lower-case hex digits", w.ID)
+	case !authz.ValidSlug(w.Slug):
+		return Workspace{}, database.Refuse(database.ErrInvalid,
+			"the slug %q is not 1 to 63 of a-z, 0-9 and -, starting with a letter or digit", w.Slug)
+	}
+	attributes, err := attributesJSON(w.Attributes)
+	if err != nil {
+		return Workspace{}, err
+	}
+	var created Workspace
+	err = r.db.GetContext(ctx, &created, `
+		INSERT INTO keywicket.workspaces (id, slug, name, attributes) VALUES ($1, $2, $3, $4)
+		RETURNING `+workspaceColumns, w.ID, w.Slug, w.Name, attributes)
+	if err != nil {
+		return Workspace{}, database.ConstraintError(err, "create the workspace", map[string]*database.Refusal{
+			"workspaces_pkey":     database.Refuse(database.ErrExists, "the workspace id %q is taken", w.ID),
+			"workspaces_slug_key": database.Refuse(database.ErrExists, "the slug %q is taken", w.Slug),
+			"workspaces_name_form": database.Refuse(database.ErrInvalid,
+				"the workspace's name %q is empty or has control characters", w.Name),
+			"workspaces_attributes_form": errAttributes,
+		})
+	}
+	return created, database.ConfirmRow(created.ID == w.ID && created.Slug == w.Slug && created.Name == w.Name, "create the workspace")
+}
+
+// newWorkspaceID returns an id in the form of an ObjectId. It starts with the time, so that new rows come last in the index.
+func newWorkspaceID() string {
+	var id [12]byte
+	binary.BigEndian.PutUint32(id[:4], uint32(time.Now().Unix())) //nolint:gosec // wraps in 2106, as ObjectIds do
+	_, _ = rand.Read(id[4:])                                      // never fails: crypto/rand, "Read"
+	return hex.EncodeToString(id[:])
+}
+
+// Workspaces lists all workspaces by slug.
+func (r *Registry) Workspaces(ctx context.Context) ([]Workspace, error) {
+	list := []Workspace{}
+	err := r.db.SelectContext(ctx, &list, `SELECT `+workspaceColumns+` FROM keywicket.workspaces ORDER BY slug`)
+	if err != nil {
+		return nil, fmt.Errorf("list the workspaces: %w", err)
+	}
+	return list, nil
+}
+
+// Workspace returns a workspace by id or slug. [database.ErrNotFound]: it does not exist.
+func (r *Registry) Workspace(ctx context.Context, ref string) (Workspace, error) {
+	var w Workspace
+	err := r.db.GetContext(ctx, &w, `
+		SELECT `+workspaceColumns+` FROM keywicket.workspaces WHERE id = $1 OR slug = $1
+		ORDER BY id <> $1 LIMIT 1`, ref)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Workspace{}, database.Refuse(database.ErrNotFound, "no workspace %q: %s", ref, r.choices(ctx, "workspace",
+			`SELECT slug FROM keywicket.workspaces ORDER BY slug LIMIT 11`))
+	}
+	if err != nil {
+		return Workspace{}, fmt.Errorf("find the workspace %q: %w", ref, err)
+	}
+	return w, database.ConfirmRow(w.ID == ref || w.Slug == ref, "find the workspace")
+}
+
+// SetWorkspaceAttributes replaces all attributes of a workspace.
+func (r *Registry) SetWorkspaceAttributes(ctx context.Context, ref string, a authz.Attributes) (Workspace, error) {
+	w, err := r.Workspace(ctx, ref)
+	if err != nil {
+		return Workspace{}, err
+	}
+	if err := r.setAttributes(ctx, "workspaces", w.ID, a); err != nil {
+		return Workspace{}, err
+	}
+	return r.Workspace(ctx, w.ID)
+}
+
+// choices lists up to ten existing names. The query returns up to eleven, which shows whether there are more.
+func (r *Registry) choices(ctx context.Context, noun, query string) string {
+	var names []string
+	if err := r.db.SelectContext(ctx, &names, query); err != nil || len(names) == 0 {
+		return "there is none yet: run `keywicket " + noun + " create`"
+	}
+	if len(names) > 10 {
+		names = append(names[:10], "…")
+	}
+	return "there are " + strings.Join(names, ", ")
+}
+
+// CreateUser creates a user. If the id is empty, it becomes a random UUID.
+func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
+	noEmail := database.Refuse(database.ErrInvalid, "the email %q is not one", u.Email)
+	if !strings.Contains(u.Email, "@") { // checked here for the same reason as in CreateWorkspace
+		return User{}, noEmail
+	}
+	attributes, err := attributesJSON(u.Attributes)
+	if err != nil {
+		return User{}, err
+	}
+	var created User
+	err = r.db.GetContext(ctx, &created, `
+		INSERT INTO keywicket.users (id, email, attributes) VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2, $3)
+		RETURNING `+userColumns, u.ID, u.Email, attributes)
+	if err != nil {
+		return User{}, database.ConstraintError(err, "create the user", map[string]*database.Refusal{
+			"users_pkey":      database.Refuse(database.ErrExists, "the user id %q is taken", u.ID),
+			"users_email_key": database.Refuse(database.ErrExists, "the email %q is taken", u.Email),
+			"users_id_form": database.Refuse(database.ErrInvalid,
+				"the user id %q is longer than 255 characters, or has control characters or outer blanks", u.ID),
+			"users_email_form":      noEmail,
+			"users_attributes_form": errAttributes,
+		})
+	}
+	return created, database.ConfirmRow((u.ID == "" || created.ID == u.ID) && created.Email == u.Email, "create the user")
+}
+
+// Users lists all users by email.
+func (r *Registry) Users(ctx context.Context) ([]User, error) {
+	list := []User{}
+	err := r.db.SelectContext(ctx, &list, `SELECT `+userColumns+` FROM keywicket.users ORDER BY lower(email)`)
+	if err != nil {
+		return nil, fmt.Errorf("list the users: %w", err)
+	}
+	return list, nil
+}
+
+// User returns a user by id or email. Emails are compared without regard to case. [database.ErrNotFound]: the user does not exist.
+func (r *Registry) User(ctx context.Context, ref string) (User, error) {
+	var u User
+	err := r.db.GetContext(ctx, &u, `
+		SELECT `+userColumns+` FROM keywicket.users WHERE id = $1 OR lower(email) = lower($1)
+		ORDER BY id <> $1 LIMIT 1`, ref)
+	if errors.Is(err, sql.ErrNoRows) {
+		return User{}, database.Refuse(database.ErrNotFound, "no user %q: %s", ref, r.choices(ctx, "user",
+			`SELECT email FROM keywicket.users ORDER BY lower(email) LIMIT 11`))
+	}
+	if err != nil {
+		return User{}, fmt.Errorf("find the user %q: %w", ref, err)
+	}
+	return u, database.ConfirmRow(u.ID == ref || strings.EqualFold(u.Email, ref) || !isASCII(u.Email+ref), "find the user") // lower() depends on the database's locale
+}
+
+// SetUserAttributes replaces all attributes of a user.
+func (r *Registry) SetUserAttributes(ctx context.Context, ref string, a authz.Attributes) (User, error) {
+	u, err := r.User(ctx, ref)
+	if err != nil {
+		return User{}, err
+	}
+	if err := r.setAttributes(ctx, "users", u.ID, a); err != nil {
+		return User{}, err
+	}
+	return r.User(ctx, u.ID)
+}
+
+// Lookup answers a look-up like a [directory.Directory], for a token of the look-up's kind. The token is given by its id instead of its key;
+// the look-up's digest is ignored.
+func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz.Found, error) {
+	table, query := "tokens", lookup.TokenQuery
+	if l.Kind == authz.KindOAuthToken {
+		table, query = "oauth_access_tokens", lookup.OAuthQuery
+	}
+	var digest []byte
+	err := r.db.GetContext(ctx, &digest, `SELECT digest FROM keywicket.`+table+` WHERE id = $1`, id)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return authz.Found{}, fmt.Errorf("find the token: %w", err)
+	}
+	copy(l.Digest[:], digest)
+	return lookup.Once(ctx, r.db, query, l)
+}
+
+// AccessToken returns an OAuth 2.0 access token by its id, in the form of a token of its user. It also returns the ids of the
+// workspaces that the user has granted to the app. [database.ErrNotFound]: the token does not exist.
+func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string, error) {
+	var row struct {
+		Token
+		Granted pq.StringArray `db:"granted"`
+	}
+	err := r.db.GetContext(ctx, &row, `
+		SELECT t.id, a.api, a.name, 'oauth_token' AS kind, 'live' AS environment, t.scopes, g.user_id, t.created_at, t.expires_at,
+		       ARRAY(SELECT workspace_id FROM keywicket.oauth_grant_workspaces gw WHERE gw.grant_id = g.id) AS granted
+		FROM keywicket.oauth_access_tokens t
+		JOIN keywicket.oauth_grants g ON g.id = t.grant_id
+		JOIN keywicket.oauth_apps a ON a.id = g.app_id
+		WHERE t.id = $1`, id)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return Token{}, nil, errNoToken
+	case err != nil:
+		return Token{}, nil, fmt.Errorf("find the access token: %w", err)
+	}
+	return row.Token, row.Granted, nil
+}
+
+// LookupSession answers a look-up of a session like a [directory.Directory].
+func (r *Registry) LookupSession(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+	return lookup.Once(ctx, r.db, lookup.SessionQuery, l)
+}
+
+func isASCII(text string) bool {
+	return !strings.ContainsFunc(text, func(r rune) bool { return r > unicode.MaxASCII })
+}

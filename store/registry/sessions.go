@@ -1,0 +1,67 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/keywicket/keywicket/store/database"
+)
+
+// RevokedSessions describes a revocation: of one session, or of all sessions that a user had begun.
+type RevokedSessions struct {
+	SessionID *string   `db:"session_id" json:"session_id"`
+	UserID    *string   `db:"user_id" json:"user_id"`
+	RevokedAt time.Time `db:"revoked_at" json:"revoked_at"`
+}
+
+// RevokeSession revokes a session permanently. It is idempotent. The database does not know which sessions exist, so any valid id is
+// accepted. To catch mistakes, ids that look like tokens or belong to a user are rejected.
+func (r *Registry) RevokeSession(ctx context.Context, id string) (RevokedSessions, error) {
+	if !isSessionID(id) {
+		return RevokedSessions{}, database.Refuse(database.ErrInvalid, "a session is named by its id, the claim session_id of its tokens, as it is written there")
+	}
+	switch u, err := r.User(ctx, id); {
+	case err == nil:
+		return RevokedSessions{}, database.Refuse(database.ErrInvalid, "%s is a user: give --user to revoke all of the user's sessions", u.ID)
+	case !errors.Is(err, database.ErrNotFound):
+		return RevokedSessions{}, err
+	}
+	var revoked RevokedSessions
+	err := r.db.GetContext(ctx, &revoked, `
+		WITH before AS (SELECT min(revoked_at) AS at FROM keywicket.revoked_sessions WHERE session_id = $1),
+		     now AS (INSERT INTO keywicket.revoked_sessions (session_id) SELECT $1 FROM before WHERE at IS NULL
+		             RETURNING revoked_at)
+		SELECT $1 AS session_id, COALESCE((SELECT at FROM before), (SELECT revoked_at FROM now)) AS revoked_at`, id)
+	if err != nil {
+		return RevokedSessions{}, fmt.Errorf("revoke the session: %w", err)
+	}
+	return revoked, database.ConfirmRow(revoked.SessionID != nil && *revoked.SessionID == id, "revoke the session")
+}
+
+// isSessionID reports whether the id has the form that the column requires. It also rejects tokens, and ids that were copied with
+// surrounding text. The constraint alone is not enough: Postgres logs the row that violates one.
+func isSessionID(id string) bool {
+	return id != "" && utf8.ValidString(id) && utf8.RuneCountInString(id) <= 255 && strings.TrimSpace(id) == id &&
+		strings.Count(id, ".") != 2 && !strings.ContainsAny(id, "{}=") && !strings.ContainsFunc(id, unicode.IsControl)
+}
+
+// RevokeSessionsOf revokes all sessions that a user has begun by now. user is an id or an email. Sessions that begin in the same
+// second are revoked too, because the times in tokens are in whole seconds. [database.ErrNotFound]: the user does not exist.
+func (r *Registry) RevokeSessionsOf(ctx context.Context, user string) (RevokedSessions, error) {
+	u, err := r.User(ctx, user)
+	if err != nil {
+		return RevokedSessions{}, err
+	}
+	var revoked RevokedSessions
+	err = r.db.GetContext(ctx, &revoked, `
+		INSERT INTO keywicket.revoked_sessions (user_id) VALUES ($1) RETURNING session_id, user_id, revoked_at`, u.ID)
+	if err != nil {
+		return RevokedSessions{}, fmt.Errorf("revoke the sessions: %w", err)
+	}
+	return revoked, database.ConfirmRow(revoked.UserID != nil && *revoked.UserID == u.ID, "revoke the sessions")
+}

@@ -1,0 +1,282 @@
+package registry
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/database"
+)
+
+// Status is the status of a token, by the database's clock. A token that is both revoked and expired is Revoked.
+type Status string
+
+// The values of Status.
+const (
+	Active  Status = "active"
+	Expired Status = "expired"
+	Revoked Status = "revoked"
+)
+
+// Token is a token without its digest. The key itself is not stored.
+type Token struct {
+	ID          string            `db:"id" json:"id"`
+	Prefix      string            `db:"visible_prefix" json:"prefix"` // the part of the key that may be shown
+	Name        string            `db:"name" json:"name"`
+	API         string            `db:"api" json:"api"`
+	Kind        authz.Kind        `db:"kind" json:"kind"`
+	Environment authz.Environment `db:"environment" json:"environment"`
+	Scopes      pq.StringArray    `db:"scopes" json:"scopes"`
+	WorkspaceID *string           `db:"workspace_id" json:"workspace_id"` // nil: a user's token
+	UserID      *string           `db:"user_id" json:"user_id"`           // nil: a workspace's token
+	CreatedAt   time.Time         `db:"created_at" json:"created_at"`
+	ExpiresAt   *time.Time        `db:"expires_at" json:"expires_at"`     // nil: never
+	LastUsedAt  *time.Time        `db:"last_used_at" json:"last_used_at"` // nil: never; exact to two minutes
+	RevokedAt   *time.Time        `db:"revoked_at" json:"revoked_at"`
+	Status      Status            `db:"status" json:"status"`
+	Attributes  authz.Attributes  `db:"attributes" json:"attributes"` // for policies to read
+}
+
+// NewToken describes the token to create.
+type NewToken struct {
+	// Format is one of the API's credential formats.
+	Format authz.CredentialFormat
+	API    string
+	Name   string
+	// Scopes are in the form of the API's catalogue. This package does not know the catalogue.
+	Scopes []string
+	// Workspace or User names the owner. Format.Kind decides which is set; the other is empty.
+	Workspace, User string
+	// ExpiresIn or ExpiresAt limits the token's lifetime. If neither is set, the token does not expire.
+	ExpiresIn *time.Duration
+	ExpiresAt *time.Time
+	// Key is an existing key that a product has issued before. Empty: CreateToken generates one.
+	Key authz.Secret
+	// Attributes are for policies to read.
+	Attributes authz.Attributes
+}
+
+// CreateToken creates a token and returns it with its key. The token is valid at once. The database stores only the key's digest,
+// so the key cannot be shown again.
+func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Secret, error) {
+	format, err := n.Format.Complete()
+	if err != nil {
+		return Token{}, "", database.Refuse(database.ErrInvalid, "the credential format's %v", err)
+	}
+	n.Format = format
+	owner, err := r.owner(ctx, n)
+	if err != nil {
+		return Token{}, "", err
+	}
+	key := n.Key
+	switch {
+	case n.ExpiresIn != nil && n.ExpiresAt != nil:
+		return Token{}, "", database.Refuse(database.ErrInvalid, "a token has one expiry: give a duration or a time")
+	case key == "":
+		key = format.NewKey()
+	case !format.Accepts(key):
+		return Token{}, "", database.Refuse(database.ErrInvalid, "the key is not one that a client could present: it starts with %s, has at "+
+			"least 16 letters, digits or -._~+/ behind it, and 512 characters at most", format.Prefix)
+	}
+	for _, s := range n.Scopes {
+		if !authz.ValidScope(s) {
+			return Token{}, "", database.Refuse(database.ErrInvalid, "the scope %q is empty or has characters that a scope cannot have", s)
+		}
+	}
+
+	attributes, err := attributesJSON(n.Attributes)
+	if err != nil {
+		return Token{}, "", err
+	}
+	scopes := pq.StringArray(n.Scopes)
+	if scopes == nil {
+		scopes = pq.StringArray{}
+	}
+	var expiresIn sql.NullFloat64
+	if n.ExpiresIn != nil {
+		expiresIn = sql.NullFloat64{Float64: n.ExpiresIn.Seconds(), Valid: true}
+	}
+	digest := key.Digest()
+	var id string
+	err = r.db.GetContext(ctx, &id, `
+		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id, user_id,
+			expires_at, attributes)
+		SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, expiry.at, $12::jsonb
+		FROM (SELECT COALESCE($10::timestamptz, clock_timestamp() + $11::float8 * interval '1 second') AS at) AS expiry
+		WHERE expiry.at IS NULL OR expiry.at > clock_timestamp()
+		RETURNING id`,
+		n.API, n.Format.Kind, n.Format.Environment, n.Format.Visible(key), digest[:], n.Name, scopes,
+		owner.workspaceID, owner.userID, n.ExpiresAt, expiresIn, attributes)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Token{}, "", database.Refuse(database.ErrInvalid, "the expiry has passed already, by the database's clock")
+	}
+	if err != nil {
+		return Token{}, "", database.ConstraintError(err, "create the token", map[string]*database.Refusal{
+			"tokens_digest_key":      database.Refuse(database.ErrExists, "a token with this key already exists"),
+			"tokens_name_form":       database.Refuse(database.ErrInvalid, "the token's name %q is empty or has control characters", n.Name),
+			"tokens_api_form":        database.Refuse(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
+			"tokens_attributes_form": errAttributes,
+		})
+	}
+	token, err := r.Token(ctx, id)
+	if err == nil {
+		err = database.ConfirmRow(token.API == n.API && token.Name == n.Name && token.Prefix == n.Format.Visible(key), "create the token")
+	}
+	if err != nil {
+		return Token{}, "", err
+	}
+	return token, key, nil
+}
+
+type owner struct{ workspaceID, userID *string }
+
+func (r *Registry) owner(ctx context.Context, n NewToken) (owner, error) {
+	if n.Format.Kind.OfUser() {
+		if n.User == "" || n.Workspace != "" {
+			return owner{}, database.Refuse(database.ErrInvalid, "a %s (%s) belongs to a user: name one, and no workspace",
+				n.Format.Kind, n.Format.Prefix)
+		}
+		u, err := r.User(ctx, n.User)
+		return owner{userID: &u.ID}, err
+	}
+	if n.Workspace == "" || n.User != "" {
+		return owner{}, database.Refuse(database.ErrInvalid, "a %s (%s) belongs to a workspace: name one, and no user",
+			n.Format.Kind, n.Format.Prefix)
+	}
+	w, err := r.Workspace(ctx, n.Workspace)
+	return owner{workspaceID: &w.ID}, err
+}
+
+const tokenQuery = `
+SELECT t.id, t.visible_prefix, t.name, t.api, t.kind, t.environment, t.scopes, t.workspace_id, t.user_id,
+       t.created_at, t.expires_at, u.last_used_at, t.revoked_at, t.attributes,
+       CASE WHEN t.revoked_at IS NOT NULL THEN 'revoked'
+            WHEN t.expires_at <= clock_timestamp() THEN 'expired'
+            ELSE 'active' END AS status
+FROM keywicket.tokens t
+LEFT JOIN keywicket.token_usage u ON u.token_id = t.id`
+
+// TokenFilter selects tokens. The zero value selects all.
+type TokenFilter struct {
+	// Workspace or User selects the tokens of that owner.
+	Workspace, User string
+	// Prefix selects tokens whose key can start with it, as far as the visible part shows. It is sent to the database, so the
+	// caller must shorten a key to its visible part first.
+	Prefix string
+	// After selects the tokens that come after the token with this id in the list.
+	After string
+	// Limit is the maximum number of tokens. 0: no limit.
+	Limit int
+}
+
+// Tokens lists tokens, newest first, and by descending id if their times are equal. For the next page, set After to the id of the
+// last token. No token is listed twice or left out, even if others are created meanwhile.
+func (r *Registry) Tokens(ctx context.Context, f TokenFilter) ([]Token, error) {
+	var after Token
+	if f.Workspace != "" {
+		w, err := r.Workspace(ctx, f.Workspace)
+		if err != nil {
+			return nil, err
+		}
+		f.Workspace = w.ID
+	}
+	if f.User != "" {
+		u, err := r.User(ctx, f.User)
+		if err != nil {
+			return nil, err
+		}
+		f.User = u.ID
+	}
+	if f.After != "" {
+		var err error
+		if after, err = r.Token(ctx, f.After); err != nil {
+			return nil, err
+		}
+	}
+	query, args := tokensQuery(f, after.CreatedAt)
+	list := []Token{}
+	if err := r.db.SelectContext(ctx, &list, query, args...); err != nil {
+		return nil, fmt.Errorf("list the tokens: %w", err)
+	}
+	return list, nil
+}
+
+// tokensQuery returns a query with only the conditions of the filter, so that each can use its index.
+func tokensQuery(f TokenFilter, after time.Time) (string, []any) {
+	var args []any
+	arg := func(value any) string {
+		args = append(args, value)
+		return fmt.Sprintf("$%d", len(args))
+	}
+	query := tokenQuery + `
+WHERE true`
+	if f.Workspace != "" {
+		query += ` AND t.workspace_id = ` + arg(f.Workspace)
+	}
+	if f.User != "" {
+		query += ` AND t.user_id = ` + arg(f.User)
+	}
+	if f.Prefix != "" {
+		// Also match tokens whose visible part is shorter than the prefix.
+		starts := make(pq.StringArray, 0, len(f.Prefix))
+		for i := range f.Prefix {
+			starts = append(starts, f.Prefix[:i])
+		}
+		query += ` AND (t.visible_prefix LIKE ` + arg(likeEscaper.Replace(f.Prefix)+"%") +
+			` OR t.visible_prefix = ANY (` + arg(starts) + `))`
+	}
+	if f.After != "" {
+		query += ` AND (t.created_at, t.id) < (` + arg(after) + `, ` + arg(f.After) + `)`
+	}
+	query += `
+ORDER BY t.created_at DESC, t.id DESC`
+	if f.Limit > 0 {
+		query += ` LIMIT ` + arg(f.Limit)
+	}
+	return query, args
+}
+
+var likeEscaper = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
+
+// Token returns a token by its id. Errors do not quote the id, because a caller may pass the key by mistake.
+func (r *Registry) Token(ctx context.Context, id string) (Token, error) {
+	var t Token
+	err := r.db.GetContext(ctx, &t, tokenQuery+` WHERE t.id = $1`, id)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Token{}, errNoToken
+	}
+	if err != nil {
+		return Token{}, fmt.Errorf("find the token: %w", err)
+	}
+	return t, database.ConfirmRow(t.ID == id, "find the token")
+}
+
+var errNoToken = database.Refuse(database.ErrNotFound, "no token has this id: a token is named by its id in the list, never by its key")
+
+// SetTokenAttributes replaces all attributes of a token, even of an expired or revoked one. [database.ErrNotFound]: the token does not exist.
+func (r *Registry) SetTokenAttributes(ctx context.Context, id string, a authz.Attributes) (Token, error) {
+	if err := r.setAttributes(ctx, "tokens", id, a); err != nil {
+		return Token{}, err
+	}
+	return r.Token(ctx, id)
+}
+
+// RevokeToken revokes a token permanently. It is idempotent. [database.ErrNotFound]: the token does not exist.
+func (r *Registry) RevokeToken(ctx context.Context, id string) (Token, error) {
+	_, err := r.db.ExecContext(ctx, `
+		UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`, id)
+	if err != nil {
+		return Token{}, fmt.Errorf("revoke the token: %w", err)
+	}
+	t, err := r.Token(ctx, id)
+	if err != nil {
+		return Token{}, err
+	}
+	return t, database.ConfirmRow(t.RevokedAt != nil, "revoke the token")
+}

@@ -1,0 +1,210 @@
+package schema
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/database"
+)
+
+//go:embed migrations/*.sql
+var migrationFiles embed.FS
+
+const (
+	versionTable = "keywicket.migrations"
+	// migrationLock is the key of the advisory lock, a random number. It differs from goose's default, which migrations of the
+	// product in the same database may hold.
+	migrationLock = 7_161_532_148_870_344_113
+	// migrationWait is how long a call of Migrate waits for another one to end.
+	migrationWait  = 5 * time.Minute
+	migrationPause = 500 * time.Millisecond
+)
+
+// Applied is a migration that [Migrate] ran.
+type Applied struct {
+	Version  int64         `json:"version"`
+	Name     string        `json:"name"`
+	Duration time.Duration `json:"duration_ns"`
+}
+
+// Migration is a migration that this version of keywicket contains.
+type Migration struct {
+	Version   int64      `json:"version"`
+	Name      string     `json:"name"`
+	AppliedAt *time.Time `json:"applied_at"` // nil: pending
+}
+
+// Migrate runs the pending migrations, each in its own transaction, and returns those that it ran, even with an error. Concurrent
+// calls for the same database wait, and then have nothing to do.
+//
+// Migrations cannot be undone. A later migration corrects a wrong one.
+func Migrate(ctx context.Context, db *sqlx.DB) ([]Applied, error) {
+	provider, err := migrations(db)
+	if err != nil {
+		return nil, err
+	}
+	results, err := provider.Up(ctx)
+	if partial, ok := errors.AsType[*goose.PartialError](err); ok {
+		results = partial.Applied
+	}
+	applied := make([]Applied, len(results))
+	for i, r := range results {
+		applied[i] = Applied{Version: r.Source.Version, Name: migrationName(r.Source), Duration: r.Duration}
+	}
+	if err != nil {
+		return applied, fmt.Errorf("migrate the schema keywicket: %w", err)
+	}
+	return applied, nil
+}
+
+// Status lists the migrations that this version contains, in order. It changes nothing, and also works on a database that
+// was never migrated.
+func Status(ctx context.Context, db *sqlx.DB) ([]Migration, error) {
+	provider, err := migrations(db)
+	if err != nil {
+		return nil, err
+	}
+	applied, err := appliedMigrations(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	status := make([]Migration, 0, len(provider.ListSources()))
+	for _, source := range provider.ListSources() {
+		m := Migration{Version: source.Version, Name: migrationName(source)}
+		if at, ok := applied[m.Version]; ok {
+			m.AppliedAt = &at
+		}
+		status = append(status, m)
+	}
+	return status, nil
+}
+
+// appliedMigrations returns when each version was applied. It does not use goose's status, which would create the table.
+func appliedMigrations(ctx context.Context, db *sqlx.DB) (map[int64]time.Time, error) {
+	var exists bool
+	err := db.GetContext(ctx, &exists, `SELECT to_regclass($1) IS NOT NULL`, versionTable)
+	if err != nil {
+		return nil, fmt.Errorf("look for the schema keywicket: %w", err)
+	}
+	if !exists {
+		return nil, nil
+	}
+	var rows []struct {
+		Version int64     `db:"version_id"`
+		At      time.Time `db:"tstamp"`
+	}
+	err = db.SelectContext(ctx, &rows, `SELECT version_id, tstamp FROM `+versionTable+` WHERE is_applied`)
+	if err != nil {
+		return nil, fmt.Errorf("read the schema's version: %w", err)
+	}
+	applied := make(map[int64]time.Time, len(rows))
+	for _, r := range rows {
+		applied[r.Version] = r.At
+	}
+	return applied, nil
+}
+
+func migrations(db *sqlx.DB) (*goose.Provider, error) {
+	files, err := fs.Sub(migrationFiles, "migrations")
+	if err != nil {
+		return nil, fmt.Errorf("read the migrations: %w", err)
+	}
+	store, err := database.NewStore(database.DialectPostgres, versionTable)
+	if err != nil {
+		return nil, fmt.Errorf("prepare the migrations: %w", err)
+	}
+	provider, err := goose.NewProvider("", db.DB, files, goose.WithStore(versionStore{store}),
+		goose.WithLocker(new(migrationLocker)), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return nil, fmt.Errorf("prepare the migrations: %w", err)
+	}
+	return provider, nil
+}
+
+// migrationLocker makes concurrent migrations wait. A separate open transaction holds the advisory lock during the migrations.
+// goose's own session lock does not work behind a transaction pooler, where each transaction may get another connection.
+type migrationLocker struct{ holder *sql.Tx }
+
+// Lock implements goose's Locker. It holds no transaction open while it waits: behind a pooler, that would take a connection from the
+// migration that it waits for.
+func (l *migrationLocker) Lock(ctx context.Context, db *sql.DB) error {
+	for began := time.Now(); time.Since(began) < migrationWait; {
+		locked, err := l.try(ctx, db)
+		if err != nil {
+			return fmt.Errorf("wait for another migration: %w", err)
+		}
+		if locked {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(migrationPause/2 + rand.N(migrationPause)):
+		}
+	}
+	return fmt.Errorf("another migration has not ended within %v", migrationWait)
+}
+
+func (l *migrationLocker) try(ctx context.Context, db *sql.DB) (locked bool, err error) {
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return false, err
+	}
+	_, err = tx.ExecContext(ctx, `SET LOCAL idle_in_transaction_session_timeout = 0`)
+	if err == nil {
+		err = tx.QueryRowContext(ctx, `SELECT pg_try_advisory_xact_lock($1)`, migrationLock).Scan(&locked)
+	}
+	if err != nil || !locked {
+		return false, errors.Join(err, tx.Rollback())
+	}
+	l.holder = tx
+	return true, nil
+}
+
+// Unlock implements goose's Locker.
+func (l *migrationLocker) Unlock(context.Context, *sql.DB) error { return l.holder.Rollback() }
+
+func migrationName(s *goose.Source) string {
+	name := strings.TrimSuffix(path.Base(s.Path), ".sql")
+	_, name, _ = strings.Cut(name, "_")
+	return name
+}
+
+// versionStore keeps goose's version table in the schema keywicket, and creates the schema with it. goose calls it under the lock, in
+// a transaction.
+type versionStore struct{ database.Store }
+
+func (versionStore) CreateVersionTable(ctx context.Context, db database.DBTxConn) error {
+	// CREATE SCHEMA IF NOT EXISTS needs the right to create schemas even if an administrator has created this one.
+	_, err := db.ExecContext(ctx, `
+		DO $$ BEGIN
+			IF to_regnamespace('keywicket') IS NULL THEN CREATE SCHEMA keywicket; END IF;
+		END $$;
+		CREATE TABLE `+versionTable+` (
+			id         integer     PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+			version_id bigint      NOT NULL,
+			is_applied boolean     NOT NULL,
+			tstamp     timestamptz NOT NULL DEFAULT clock_timestamp()
+		)`)
+	if err != nil {
+		return fmt.Errorf("create the schema keywicket: %w", err)
+	}
+	return nil
+}
+
+// TableExists replaces goose's query, which would log an error on the server.
+func (versionStore) TableExists(ctx context.Context, db database.DBTxConn) (bool, error) {
+	var exists bool
+	err := db.QueryRowContext(ctx, `SELECT to_regclass($1) IS NOT NULL`, versionTable).Scan(&exists)
+	return exists, err
+}

@@ -1,0 +1,288 @@
+package schema_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/demo/postgres"
+	"github.com/keywicket/keywicket/store/directory"
+	"github.com/keywicket/keywicket/store/issuer"
+	"github.com/keywicket/keywicket/store/schema"
+	"github.com/keywicket/keywicket/store/storetest"
+)
+
+func TestMigrate(t *testing.T) {
+	db := storetest.OpenDB(t, storetest.EmptyDatabase(t))
+	for _, m := range storetest.Must(schema.Status(t.Context(), db)) {
+		if m.AppliedAt != nil {
+			t.Errorf("in an empty database, %+v is applied", m)
+		}
+	}
+	if storetest.Value[bool](t, db, `SELECT to_regnamespace('keywicket') IS NOT NULL`) {
+		t.Error("reading the status changed the database")
+	}
+	applied := storetest.Must(schema.Migrate(t.Context(), db))
+	status := storetest.Must(schema.Status(t.Context(), db))
+	if len(applied) == 0 || len(applied) != len(status) {
+		t.Fatalf("%d migrations ran, of %d", len(applied), len(status))
+	}
+	for i, m := range status {
+		if m.AppliedAt == nil || time.Since(*m.AppliedAt).Abs() > time.Minute {
+			t.Errorf("%+v was applied just now", m)
+		}
+		if a := applied[i]; a.Version != int64(i+1) || a.Version != m.Version || a.Name == "" || a.Name != m.Name ||
+			strings.ContainsAny(a.Name, "/.") {
+			t.Errorf("applied %+v, status %+v", a, m)
+		}
+	}
+	if again := storetest.Must(schema.Migrate(t.Context(), db)); len(again) != 0 {
+		t.Errorf("the second time, %+v ran", again)
+	}
+	if others := storetest.Value[int](t, db, `SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = 'public'`); others != 0 {
+		t.Errorf("%d relations are outside of the schema keywicket", others)
+	}
+}
+
+func TestMigrateWhereTheSchemaWasMadeBefore(t *testing.T) {
+	db := storetest.OpenDB(t, storetest.EmptyDatabase(t))
+	storetest.Must(db.ExecContext(t.Context(), `CREATE SCHEMA keywicket`))
+	if applied := storetest.Must(schema.Migrate(t.Context(), db)); len(applied) == 0 {
+		t.Error("nothing ran")
+	}
+}
+
+// The roles belong to the cluster. So migrations of different databases also conflict there. This test needs a cluster without roles.
+func TestMigrateManyAtOnce(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cluster := storetest.Must(postgres.Start(ctx, postgres.Config{}))
+	defer func() {
+		if err := cluster.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	names := []string{"one", "two", "three"}
+	administrator := storetest.OpenDB(t, cluster.URL("postgres"))
+	for _, name := range names {
+		storetest.Must(administrator.ExecContext(ctx, "CREATE DATABASE "+name))
+	}
+	// This transaction has created a role first. It commits once the others wait for it.
+	quicker := storetest.Must(administrator.BeginTxx(ctx, nil))
+	defer func() { _ = quicker.Rollback() }()
+	storetest.Must(quicker.ExecContext(ctx, `CREATE ROLE keywicket_sidecar NOLOGIN`))
+	ran := make([]int, len(names))
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for i, name := range names {
+		for range 3 {
+			db := storetest.OpenDB(t, cluster.URL(name))
+			wg.Go(func() {
+				applied, err := schema.Migrate(ctx, db)
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				ran[i] += len(applied)
+			})
+		}
+	}
+	storetest.Eventually(t, "each database's migration wants to create the role", func() bool {
+		waiting := storetest.Value[int](t, administrator, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'`)
+		return waiting == len(names)
+	})
+	if err := quicker.Commit(); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+	for i, name := range names {
+		if n := len(storetest.Must(schema.Status(ctx, storetest.OpenDB(t, cluster.URL(name))))); ran[i] != n {
+			t.Errorf("%s: %d migrations ran, of %d", name, ran[i], n)
+		}
+	}
+}
+
+func TestMigrateWaitsNoLongerThanItsContext(t *testing.T) {
+	url := storetest.EmptyDatabase(t)
+	db := storetest.OpenDB(t, url)
+	holder := storetest.Must(storetest.OpenDB(t, url).Connx(t.Context()))
+	defer func() { _ = holder.Close() }()
+	storetest.Must(holder.ExecContext(t.Context(), `SELECT pg_advisory_lock(7161532148870344113)`))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if applied, err := schema.Migrate(ctx, db); err == nil {
+		t.Errorf("beside another migration, %+v ran", applied)
+	}
+}
+
+// The roles have the grants that migration 00004 lists.
+func TestRolesMayDoWhatTheyNeedAndNoMore(t *testing.T) {
+	f := storetest.NewFixture(t)
+	token, _ := f.WorkspaceToken(t)
+	f.Exec(t, `INSERT INTO keywicket.token_usage VALUES ($1, clock_timestamp())`, token.ID)
+	const lookedUp = `SELECT id, api, kind, environment, digest, scopes, workspace_id, user_id, expires_at, revoked_at, attributes
+		FROM keywicket.tokens`
+	for role, c := range map[string]struct{ may, mayNot []string }{
+		"keywicket_sidecar": {
+			may: []string{
+				lookedUp,
+				`SELECT id, slug, attributes FROM keywicket.workspaces`,
+				`SELECT workspace_id, user_id, role FROM keywicket.members`,
+				`SELECT id, attributes FROM keywicket.users`,
+				`SELECT session_id, user_id, revoked_at FROM keywicket.revoked_sessions`,
+				`SELECT id, api, revoked_at FROM keywicket.oauth_apps`,
+				`SELECT id, app_id, user_id, revoked_at FROM keywicket.oauth_grants`,
+				`SELECT grant_id, workspace_id FROM keywicket.oauth_grant_workspaces`,
+				`SELECT id, digest, grant_id, scopes, expires_at, revoked_at FROM keywicket.oauth_access_tokens`,
+				`SELECT token_id, last_used_at FROM keywicket.token_usage`,
+				`UPDATE keywicket.token_usage SET last_used_at = last_used_at`,
+			},
+			mayNot: []string{
+				`SELECT name FROM keywicket.tokens`,
+				`SELECT visible_prefix FROM keywicket.tokens`,
+				`SELECT name FROM keywicket.workspaces`,
+				`SELECT email FROM keywicket.users`,
+				`INSERT INTO keywicket.revoked_sessions (session_id) VALUES ('s')`,
+				`DELETE FROM keywicket.revoked_sessions`,
+				`SELECT secret_digest FROM keywicket.oauth_apps`,
+				`SELECT digest FROM keywicket.oauth_codes`,
+				`SELECT digest FROM keywicket.oauth_refresh_tokens`,
+				`UPDATE keywicket.oauth_grants SET revoked_at = NULL`,
+				`INSERT INTO keywicket.oauth_access_tokens SELECT * FROM keywicket.oauth_access_tokens`,
+				`SELECT version_id FROM keywicket.migrations`,
+				`INSERT INTO keywicket.tokens SELECT * FROM keywicket.tokens`,
+				`UPDATE keywicket.tokens SET revoked_at = NULL`,
+				`UPDATE keywicket.tokens SET scopes = '{admin:all}'`,
+				`UPDATE keywicket.tokens SET attributes = '{}'`,
+				`UPDATE keywicket.users SET attributes = '{}'`,
+				`UPDATE keywicket.workspaces SET attributes = '{}'`,
+				`SELECT id FROM keywicket.tokens FOR UPDATE`,
+				`DELETE FROM keywicket.tokens`,
+				`TRUNCATE keywicket.tokens`,
+				`DELETE FROM keywicket.token_usage`,
+				`UPDATE keywicket.members SET role = 'owner'`,
+				`INSERT INTO keywicket.members VALUES ('` + f.Acme.ID + `', '` + f.Bob.ID + `', 'owner')`,
+				`INSERT INTO keywicket.workspaces (id, slug, name) VALUES ('0123456789abcdef01234567', 'x', 'x')`,
+				`CREATE TABLE keywicket.x ()`,
+			},
+		},
+		"keywicket_issuer": {
+			may: []string{
+				`SELECT id, slug, name, created_at FROM keywicket.workspaces`,
+				`SELECT id, email, created_at FROM keywicket.users`,
+				`SELECT workspace_id, user_id, role, created_at FROM keywicket.members`,
+				`SELECT session_id, user_id, revoked_at FROM keywicket.revoked_sessions`,
+				`SELECT secret_digest FROM keywicket.oauth_apps`,
+				`UPDATE keywicket.oauth_grants SET revoked_at = clock_timestamp()`,
+				`DELETE FROM keywicket.oauth_codes`,
+				`DELETE FROM keywicket.oauth_refresh_tokens`,
+				`DELETE FROM keywicket.oauth_access_tokens`,
+				`DELETE FROM keywicket.oauth_grants`,
+			},
+			mayNot: []string{
+				lookedUp,
+				`INSERT INTO keywicket.tokens SELECT * FROM keywicket.tokens`,
+				`INSERT INTO keywicket.revoked_sessions (session_id) VALUES ('s')`,
+				`UPDATE keywicket.oauth_apps SET secret_digest = secret_digest`,
+				`UPDATE keywicket.oauth_apps SET revoked_at = NULL`,
+				`DELETE FROM keywicket.oauth_apps`,
+				`UPDATE keywicket.oauth_grants SET scopes = '{admin}'`,
+				`UPDATE keywicket.oauth_access_tokens SET expires_at = 'infinity'`,
+				`SELECT token_id FROM keywicket.token_usage`,
+				`UPDATE keywicket.members SET role = 'owner'`,
+				`UPDATE keywicket.users SET email = 'x@example.com'`,
+				`UPDATE keywicket.users SET attributes = '{}'`,
+				`DELETE FROM keywicket.workspaces`,
+				`CREATE TABLE keywicket.x ()`,
+			},
+		},
+		"keywicket_nobody": {
+			mayNot: []string{`SELECT id FROM keywicket.workspaces`, lookedUp, `CREATE TABLE keywicket.x ()`},
+		},
+	} {
+		t.Run(role, func(t *testing.T) {
+			if role == "keywicket_nobody" {
+				f.Exec(t, `CREATE ROLE keywicket_nobody`)
+				defer f.Exec(t, `DROP ROLE keywicket_nobody`)
+			} else if storetest.Value[bool](t, f.DB, `SELECT rolcanlogin FROM pg_roles WHERE rolname = $1`, role) {
+				t.Error("the role can log in")
+			}
+			db := storetest.OpenDB(t, storetest.With(f.URL, "role", role))
+			for _, statement := range c.may {
+				if _, err := db.ExecContext(t.Context(), statement); err != nil {
+					t.Errorf("%s: %v", statement, err)
+				}
+			}
+			for _, statement := range c.mayNot {
+				if _, err := db.ExecContext(t.Context(), statement); pq.As(err, pqerror.InsufficientPrivilege) == nil {
+					t.Errorf("%s: %v", statement, err)
+				}
+			}
+			_ = db.Close()
+		})
+	}
+}
+
+// This code works before migrations 00010 and 00012 and during them. After them, its look-ups read the new columns.
+func TestLookupsBeforeTheFactsOfUsers(t *testing.T) {
+	for _, version := range []int64{9, 11} {
+		t.Run(fmt.Sprint(version), func(t *testing.T) {
+			url := storetest.EmptyDatabase(t)
+			db := storetest.OpenDB(t, url)
+			if err := schema.MigrateTo(t.Context(), db, version); err != nil {
+				t.Fatal(err)
+			}
+			db.MustExec(`INSERT INTO keywicket.users (id, email) VALUES ('ada', 'ada@example.com')`)
+			db.MustExec(`INSERT INTO keywicket.workspaces (id, slug, name) VALUES ('64f1a2b3c4d5e6f7a8b9c0d1', 'acme', 'Acme')`)
+			db.MustExec(`INSERT INTO keywicket.members (workspace_id, user_id, role) VALUES ('64f1a2b3c4d5e6f7a8b9c0d1', 'ada', 'guest')`)
+			db.MustExec(`INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, user_id)
+				VALUES ('velocity', 'personal_key', 'live', 'velu_', sha256('key'), 'n', '{}', 'ada')`)
+			d := storetest.Must(directory.Open(directory.Config{URL: storetest.SidecarURL(url), NoCache: true, LookupTimeout: 10 * time.Second}, nil))
+			defer func() { _ = d.Close(t.Context()) }()
+			grants := storetest.Must(issuer.Open(url))
+			defer func() { _ = grants.Close() }()
+			session := storetest.SessionOf("ada", time.Now())
+			key := storetest.Lookup("key")
+			key.Workspace.Slug = "acme"
+			all := func(when string, want authz.Reason, of [3]authz.Attributes) {
+				t.Helper()
+				for name, l := range map[string]authz.Lookup{"key": key, "session": storetest.InWorkspace(session, "acme")} {
+					of := of
+					if name == "session" {
+						of[0] = ""
+					}
+					got, err := d.Lookup(t.Context(), l)
+					p := got.Principal
+					if err != nil || got.Denial != want || of != [3]authz.Attributes{p.Attributes, p.UserAttributes, got.Workspace.Attributes} {
+						t.Errorf("%s, %s: %+v, %v, not %q, %q", when, name, got, err, want, of)
+					}
+				}
+				if _, err := grants.Consenter(t.Context(), session); (err == nil) != (want == "") {
+					t.Errorf("%s, the consent page: %v", when, err)
+				}
+				if got, err := d.Lookup(t.Context(), authz.Lookup{Kind: authz.KindOAuthToken, API: "velocity"}); err != nil || got.Denial != authz.ReasonUnknown {
+					t.Errorf("%s, an app's token: %+v, %v", when, got, err)
+				}
+			}
+			none := [3]authz.Attributes{}
+			all("before", "", none)
+			storetest.Must(schema.Migrate(t.Context(), db))
+			all("after", "", none)
+			db.MustExec(`UPDATE keywicket.tokens SET attributes = '{"of": "token"}'`)
+			db.MustExec(`UPDATE keywicket.users SET attributes = '{"of": "user"}'`)
+			db.MustExec(`UPDATE keywicket.workspaces SET attributes = '{"of": "workspace"}'`)
+			all("with attributes", "", [3]authz.Attributes{`{"of": "token"}`, `{"of": "user"}`, `{"of": "workspace"}`})
+			db.MustExec(`UPDATE keywicket.users SET banned_until = now() + interval '1 hour'`)
+			all("after a ban", authz.ReasonRevoked, none)
+		})
+	}
+}

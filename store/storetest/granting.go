@@ -1,0 +1,69 @@
+package storetest
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/issuer"
+	"github.com/keywicket/keywicket/store/registry"
+)
+
+var Velo = authz.CredentialFormat{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38}
+
+// Granting is an issuer with an app to which ada grants access.
+type Granting struct {
+	*Fixture
+	*issuer.Issuer
+	App registry.App
+}
+
+func NewGranting(t *testing.T) *Granting {
+	t.Helper()
+	g := &Granting{Fixture: NewFixture(t)}
+	i, err := issuer.Open(With(g.URL, "role", "keywicket_issuer"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = i.Close() })
+	g.Issuer = i
+	app, secret, err := g.CreateApp(t.Context(), registry.NewApp{API: "velocity", Name: "Planner", RedirectURIs: []string{"https://planner.example/cb"}})
+	if err != nil || secret == "" {
+		t.Fatal(err)
+	}
+	g.App = app
+	return g
+}
+
+func (g *Granting) NewCode(t *testing.T, workspaces ...string) authz.Secret {
+	t.Helper()
+	return Must(g.Approve(t.Context(), issuer.Approval{
+		Client: g.App.ID, User: g.Ada.ID, Workspaces: workspaces, Scopes: []string{"issues:read", "issues:write"},
+		RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43),
+	})).Code
+}
+
+func AcceptCode(issuer.Code) error { return nil }
+
+func (g *Granting) ExchangeCode(t *testing.T, code authz.Secret) issuer.Issued {
+	t.Helper()
+	return Must(g.Exchange(t.Context(), code, Velo, AcceptCode))
+}
+
+func (g *Granting) RefreshToken(t *testing.T, token authz.Secret) (issuer.Issued, error) {
+	t.Helper()
+	return g.Refresh(t.Context(), token, Velo, func(r issuer.Refreshing) ([]string, error) { return r.Scopes, nil })
+}
+
+func AccessLookup(token authz.Secret, slug string) authz.Lookup {
+	return authz.Lookup{Kind: authz.KindOAuthToken, Digest: token.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
+}
+
+func SessionOf(user string, began time.Time) authz.Session {
+	return authz.Session{ID: "session of " + user, UserID: user, Began: began.Unix()}
+}
+
+func InWorkspace(s authz.Session, slug string) authz.Lookup {
+	return authz.Lookup{Kind: authz.KindSession, Session: s, API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
+}

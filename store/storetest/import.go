@@ -1,0 +1,48 @@
+package storetest
+
+import (
+	"fmt"
+	"iter"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/tokenimport"
+)
+
+// OldKey returns the n-th key that the product has issued.
+func OldKey(format authz.CredentialFormat, n int) authz.Secret {
+	return authz.Secret(fmt.Sprintf("%s%08d-abcdefghijklmnop", format.Prefix, n))
+}
+
+// OldLine returns a valid line for acme.
+func OldLine(n int) tokenimport.Line {
+	return tokenimport.Line{Number: n, Key: OldKey(Vel, n), Name: "t", Scopes: []string{"issues:read"}, Workspace: "acme"}
+}
+
+func LinesOf(lines ...tokenimport.Line) iter.Seq2[tokenimport.Line, error] {
+	return func(yield func(tokenimport.Line, error) bool) {
+		for _, l := range lines {
+			if !yield(l, nil) {
+				return
+			}
+		}
+	}
+}
+
+// OldLines returns valid lines from 1 to n, each of which change may modify.
+func OldLines(n int, change func(*tokenimport.Line)) iter.Seq2[tokenimport.Line, error] {
+	return func(yield func(tokenimport.Line, error) bool) {
+		for i := range n {
+			l := OldLine(i + 1)
+			if change != nil {
+				change(&l)
+			}
+			if !yield(l, nil) {
+				return
+			}
+		}
+	}
+}
+
+func VelImport(lines iter.Seq2[tokenimport.Line, error]) tokenimport.Import {
+	return tokenimport.Import{Format: Vel, API: "velocity", Lines: lines}
+}

@@ -1,0 +1,152 @@
+package storetest
+
+import (
+	"net"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// Proxy forwards bytes between a directory and the server, or injects a fault.
+type Proxy struct {
+	listener net.Listener
+	to       atomic.Pointer[string] // host and port
+
+	mu      sync.Mutex
+	clients map[net.Conn]fault
+	met     int // number of reads that had a fault
+
+	from     fault // the fault of connections that are opened from now on
+	accepted int
+}
+
+type fault int
+
+const (
+	NoFault fault = iota
+	Reset
+	Silence
+	Delay // of 30 ms
+)
+
+func NewProxy(t *testing.T, databaseURL string) *Proxy {
+	t.Helper()
+	l := Must(net.Listen("tcp", "127.0.0.1:0"))
+	p := &Proxy{listener: l, clients: map[net.Conn]fault{}}
+	p.Redirect(databaseURL)
+	t.Cleanup(p.cut)
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			p.mu.Lock()
+			p.clients[client] = p.from
+			p.accepted++
+			p.mu.Unlock()
+			go p.serve(client)
+		}
+	}()
+	return p
+}
+
+func (p *Proxy) Through(databaseURL string) string {
+	u := Must(url.Parse(databaseURL))
+	u.Host = p.listener.Addr().String()
+	return u.String()
+}
+
+// Redirect connects new connections to the server of the URL.
+func (p *Proxy) Redirect(databaseURL string) {
+	host := Must(url.Parse(databaseURL)).Host
+	p.to.Store(&host)
+}
+
+func (p *Proxy) serve(client net.Conn) {
+	upstream, err := net.Dial("tcp", *p.to.Load())
+	if err != nil {
+		_ = client.Close()
+		return
+	}
+	defer func() { _ = upstream.Close() }()
+	go func() {
+		p.pass(client, client, upstream)
+		_ = client.Close()
+	}()
+	p.pass(client, upstream, client)
+}
+
+func (p *Proxy) pass(client, to, from net.Conn) {
+	b := make([]byte, 4096)
+	for {
+		n, err := from.Read(b)
+		if err != nil {
+			return
+		}
+		switch p.fault(client) {
+		case Reset:
+			_ = client.(*net.TCPConn).SetLinger(0)
+			_ = client.Close()
+			return
+		case Silence:
+			continue
+		case Delay:
+			time.Sleep(30 * time.Millisecond)
+		}
+		if _, err := to.Write(b[:n]); err != nil {
+			return
+		}
+	}
+}
+
+// cut closes all connections, and accepts no more.
+func (p *Proxy) cut() {
+	_ = p.listener.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for client := range p.clients {
+		_ = client.Close()
+	}
+}
+
+func (p *Proxy) fault(client net.Conn) fault {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.clients[client] != NoFault {
+		p.met++
+	}
+	return p.clients[client]
+}
+
+// OnEveryByte injects the fault into all connections, also into those that are opened later.
+func (p *Proxy) OnEveryByte(f fault) {
+	p.mu.Lock()
+	p.from = f
+	p.mu.Unlock()
+	p.OnNextByte(f)
+}
+
+// Connections returns how many connections were accepted.
+func (p *Proxy) Connections() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.accepted
+}
+
+// OnNextByte injects the fault into the connections that are open now. Later ones work.
+func (p *Proxy) OnNextByte(f fault) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for client := range p.clients {
+		p.clients[client] = f
+	}
+}
+
+func (p *Proxy) Faults() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.met
+}

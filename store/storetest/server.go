@@ -1,0 +1,165 @@
+package storetest
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/demo/postgres"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/schema"
+)
+
+// StopServer stops the tests' server, until restart is called or the test ends.
+func StopServer(t *testing.T) (restart func()) {
+	t.Helper()
+	if err := Server.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	var once sync.Once
+	restart = func() {
+		once.Do(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			if err := Server.Restart(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Cleanup(restart)
+	return restart
+}
+
+// ServerWith starts a separate server with the settings.
+func ServerWith(t *testing.T, settings map[string]string) *postgres.Server {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	s, err := postgres.Start(ctx, postgres.Config{Settings: settings})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// CrashBackend kills a backend, as a failing machine or the kernel does.
+func CrashBackend(t *testing.T, pid int) {
+	t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func DatabaseOf(databaseURL string) string { return Must(url.Parse(databaseURL)).Path[1:] }
+
+// RevokeAll revokes all tokens.
+const RevokeAll = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp()`
+
+// The tests share one server. Each test has its own database, a copy of a migrated template.
+var (
+	Server    *postgres.Server
+	ServerLog Log
+	databases atomic.Int64
+)
+
+const Template = "template_keywicket"
+
+// Main runs a package's tests on a server of their own, and ends the process. It is for TestMain.
+func Main(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	Server, err = postgres.Start(ctx, postgres.Config{Log: &ServerLog, Settings: map[string]string{
+		"max_connections": "200",
+	}})
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		if stop := Server.Close(); err == nil {
+			err = stop
+		}
+	}()
+	if err := isVersion(ctx, os.Getenv("KEYWICKET_TEST_POSTGRES")); err != nil {
+		return 0, err
+	}
+	if err := migrateTemplate(ctx); err != nil {
+		return 0, err
+	}
+	return m.Run(), nil
+}
+
+// isVersion returns an error unless the server has the major version that make test-postgres requires. Empty: any version.
+func isVersion(ctx context.Context, major string) error {
+	db, err := database.Open(Server.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	var version string
+	if err := db.GetContext(ctx, &version, `SHOW server_version`); err != nil {
+		return err
+	}
+	if major != "" && !strings.HasPrefix(version, major+".") {
+		return fmt.Errorf("the server is Postgres %s, not %s", version, major)
+	}
+	fmt.Println("Postgres", version)
+	return nil
+}
+
+func migrateTemplate(ctx context.Context) error {
+	if err := Administer(ctx, "CREATE DATABASE "+Template); err != nil {
+		return err
+	}
+	db, err := database.Open(Server.URL(Template))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	_, err = schema.Migrate(ctx, db)
+	return err
+}
+
+// Administer runs a statement in the database postgres.
+func Administer(ctx context.Context, statement string) error {
+	db, err := database.Open(Server.URL("postgres"))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = db.Close() }()
+	_, err = db.ExecContext(ctx, statement)
+	return err
+}
+
+// EmptyDatabase creates a database without the schema and returns its URL.
+func EmptyDatabase(t testing.TB) string { return CopyOf(t, "template0") }
+
+func CopyOf(t testing.TB, original string) string {
+	t.Helper()
+	name := fmt.Sprintf("test_%d", databases.Add(1))
+	if err := Administer(t.Context(), "CREATE DATABASE "+name+" TEMPLATE "+original); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := Administer(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
+			t.Error(err)
+		}
+	})
+	return Server.URL(name)
+}

@@ -1,0 +1,350 @@
+package tokenimport
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/jmoiron/sqlx"
+	"github.com/lib/pq"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
+)
+
+// Import is a set of existing tokens of one kind, which a product has issued before.
+type Import struct {
+	// Format is one of the API's credential formats.
+	Format authz.CredentialFormat
+	API    string
+	// Lines yields the lines of the input. They are not kept in memory. An error ends the import.
+	Lines iter.Seq2[Line, error]
+}
+
+// Line is one token. Messages about a bad line quote nothing of it, because any column may hold a key by mistake.
+type Line struct {
+	// Number is the line's number in the input: from 1, ascending.
+	Number int
+	// Bad is why the line could not be read; empty: it was read. If it is set, the other fields are ignored.
+	Bad string
+
+	// Key is the token. Without it, Digest is its digest and Prefix its visible part.
+	Key    authz.Secret
+	Digest *authz.Digest
+	Prefix string
+
+	Name string
+	// Scopes are in the form of the API's catalogue. This package does not know the catalogue.
+	Scopes []string
+	// Workspace (id or slug) or User (id or email) names the owner. Format.Kind decides which is set; the other is empty.
+	Workspace, User string
+	// CreatedAt nil means now. Neither CreatedAt nor RevokedAt may be in the future, by the database's clock.
+	CreatedAt, RevokedAt *time.Time
+	// ExpiresAt may be in the past. The token is then denied as expired, not as unknown.
+	ExpiresAt *time.Time
+	// Attributes are for policies to read.
+	Attributes authz.Attributes
+}
+
+// BadLine says why a line cannot be imported.
+type BadLine struct {
+	Number int
+	Reason string
+}
+
+// Error is the error of an import that did nothing because some lines are bad. It matches [database.ErrInvalid].
+type Error struct {
+	Lines []BadLine // the first 20 bad lines
+	Bad   int       // number of bad lines in all
+}
+
+// maxBadLines is how many bad lines an Error lists. More are most likely the same mistake.
+const maxBadLines = 20
+
+func (e *Error) Error() string {
+	if e.Bad == 1 {
+		return "one line is bad; nothing is imported"
+	}
+	return fmt.Sprintf("%d lines are bad; nothing is imported", e.Bad)
+}
+
+func (e *Error) Unwrap() error { return database.ErrInvalid }
+
+// add adds count bad lines, and keeps the first maxBadLines in order.
+func (e *Error) add(count int, lines ...BadLine) {
+	e.Bad += count
+	e.Lines = append(e.Lines, lines...)
+	slices.SortStableFunc(e.Lines, func(a, b BadLine) int { return cmp.Compare(a.Number, b.Number) })
+	e.Lines = e.Lines[:min(len(e.Lines), maxBadLines)]
+}
+
+// Store imports all lines or none, and returns their number. If lines are bad, the error is an [Error]. The tokens are
+// valid when it returns. It holds one line in memory at a time, and the others in a temporary table, which the login must be allowed
+// to create. Checks, and creating and revoking other tokens, are not blocked.
+func Store(ctx context.Context, r *registry.Registry, im Import) (int, error) {
+	format, err := im.Format.Complete()
+	if err != nil {
+		return 0, database.Refuse(database.ErrInvalid, "the credential format's %v", err)
+	}
+	im.Format = format
+	tx, err := r.Begin(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("import the tokens: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // no effect after a commit
+	n, err := im.run(ctx, tx)
+	if err == nil {
+		err = tx.Commit()
+	}
+	if err != nil && ctx.Err() != nil {
+		err = ctx.Err() // the error of a cancelled query is one of Postgres
+	}
+	if _, ok := errors.AsType[*Error](err); ok {
+		return 0, err
+	}
+	if err != nil {
+		return 0, database.ConstraintError(err, "import the tokens", map[string]*database.Refusal{
+			"tokens_api_form": database.Refuse(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", im.API),
+		})
+	}
+	return n, nil
+}
+
+func (im Import) run(ctx context.Context, tx *sqlx.Tx) (int, error) {
+	_, err := tx.ExecContext(ctx, `
+		CREATE TEMPORARY TABLE import_lines (
+			line           bigint  NOT NULL,
+			digest         bytea   NOT NULL,
+			visible_prefix text    NOT NULL,
+			name           text    NOT NULL,
+			scopes         text[]  NOT NULL,
+			owner          text    NOT NULL,
+			created_at     timestamptz,
+			expires_at     timestamptz,
+			revoked_at     timestamptz,
+			attributes     jsonb   NOT NULL
+		) ON COMMIT DROP`)
+	if err != nil {
+		return 0, err
+	}
+	bad := new(Error)
+	staged, err := im.stage(ctx, tx, bad)
+	if err != nil {
+		return 0, err
+	}
+	if err := im.check(ctx, tx, bad); err != nil {
+		return 0, err
+	}
+	if bad.Bad > 0 {
+		return 0, bad
+	}
+	imported, err := im.insert(ctx, tx)
+	if err == nil && imported != staged {
+		return 0, database.Refuse(database.ErrExists, "one of the tokens was created by another program at the same time; nothing is imported: "+
+			"import again to see its line")
+	}
+	return imported, err
+}
+
+// stage copies the valid lines to the temporary table and returns their number. It adds the others to bad.
+func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *Error) (int, error) {
+	statement, err := tx.PrepareContext(ctx, `
+		COPY pg_temp.import_lines (line, digest, visible_prefix, name, scopes, owner, created_at, expires_at, revoked_at,
+			attributes)
+		FROM STDIN`)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = statement.Close() }()
+	staged := 0
+	for line, err := range im.Lines {
+		if err != nil {
+			return 0, err
+		}
+		if line.Bad == "" {
+			line.Bad = im.validate(line)
+		}
+		attributes, err := registry.ParseAttributes(string(line.Attributes))
+		if line.Bad == "" && err != nil {
+			line.Bad = "attributes: " + err.Error()
+		}
+		if line.Bad != "" {
+			bad.add(1, BadLine{line.Number, line.Bad})
+			continue
+		}
+		if line.Digest == nil {
+			digest := line.Key.Digest()
+			line.Digest, line.Prefix = &digest, im.Format.Visible(line.Key)
+		}
+		_, err = statement.ExecContext(ctx, line.Number, line.Digest[:], line.Prefix, line.Name,
+			append(pq.StringArray{}, line.Scopes...), line.Workspace+line.User, line.CreatedAt, line.ExpiresAt, line.RevokedAt,
+			attributes.JSON())
+		if err != nil {
+			return 0, err
+		}
+		staged++
+	}
+	_, err = statement.ExecContext(ctx)
+	return staged, err
+}
+
+// validate returns why a line is bad, or an empty text. It checks what needs no database, and what Postgres could not accept.
+func (im Import) validate(l Line) string {
+	f := im.Format
+	own, other := l.Workspace, l.User
+	if f.Kind.OfUser() {
+		own, other = other, own
+	}
+	switch {
+	case l.Key != "" && l.Digest != nil:
+		return "it has both a token and a digest: one of them is enough"
+	case l.Key == "" && l.Digest == nil:
+		return "it has neither a token nor a digest"
+	case l.Key != "" && l.Prefix != "":
+		return "prefix goes with a digest: a token shows its own"
+	case l.Key != "" && !f.Accepts(l.Key):
+		return fmt.Sprintf("the token is not one that a client could present: it starts with %s, has at least 16 letters, "+
+			"digits or -._~+/ behind it, and 512 characters at most", f.Prefix)
+	case l.Digest != nil && !visible(f, l.Prefix):
+		return fmt.Sprintf("the prefix that goes with a digest is %s and of what follows in the key %d characters at most",
+			f.Prefix, f.VisiblePrefix-len(f.Prefix))
+	case own == "" || other != "":
+		return fmt.Sprintf("a %s belongs to a %s: name one, and no %s", f.Kind, ownerOf(f.Kind), otherOf(f.Kind))
+	case !storable(own):
+		return unknownOwner(f.Kind)
+	case !storable(l.Name):
+		return badName
+	}
+	for i, s := range l.Scopes {
+		if !authz.ValidScope(s) {
+			return fmt.Sprintf("scope %d is empty or has characters that a scope cannot have", i+1)
+		}
+	}
+	return ""
+}
+
+// visible reports whether a prefix can be the visible part of a key and is not longer.
+func visible(f authz.CredentialFormat, prefix string) bool {
+	const body = "0123456789abcdef" // the shortest body of a key
+	return len(prefix) <= f.VisiblePrefix && f.Accepts(authz.Secret(prefix+body))
+}
+
+const badName = "the name is empty or has control characters"
+
+func unknownOwner(k authz.Kind) string {
+	if k.OfUser() {
+		return "no user has this id or email"
+	}
+	return "no workspace has this id or slug"
+}
+
+func ownerOf(k authz.Kind) string {
+	if k.OfUser() {
+		return "user"
+	}
+	return "workspace"
+}
+
+func otherOf(k authz.Kind) string {
+	if k.OfUser() {
+		return "workspace"
+	}
+	return "user"
+}
+
+// storable reports whether Postgres accepts the text.
+func storable(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
+
+// check finds conflicts between the lines, and with the tokens and owners in the database. It resolves owners like
+// [registry.Registry.Workspace] and [registry.Registry.User].
+func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *Error) error {
+	byID, byName := `SELECT id FROM keywicket.workspaces WHERE id = l.owner`,
+		`SELECT id FROM keywicket.workspaces WHERE slug = l.owner`
+	if im.Format.Kind.OfUser() {
+		byID, byName = `SELECT id FROM keywicket.users WHERE id = l.owner`,
+			`SELECT id FROM keywicket.users WHERE lower(email) = lower(l.owner)`
+	}
+	for _, statement := range []string{
+		`ANALYZE pg_temp.import_lines`,
+		`CREATE TEMPORARY TABLE import_owners ON COMMIT DROP AS
+			SELECT l.owner, COALESCE((` + byID + `), (` + byName + `)) AS id
+			FROM (SELECT DISTINCT owner FROM pg_temp.import_lines) l`,
+		`ANALYZE pg_temp.import_owners`,
+	} {
+		if _, err := tx.ExecContext(ctx, statement); err != nil {
+			return err
+		}
+	}
+	var found []struct {
+		Line   int    `db:"line"`
+		Reason string `db:"reason"`
+		Count  int    `db:"count"`
+	}
+	// Check names with the constraint's own expression: its blanks and control characters depend on the database's locale.
+	err := tx.SelectContext(ctx, &found, `
+		SELECT line, reason, count(*) OVER () AS count
+		FROM (
+			SELECT l.line, CASE
+				WHEN l.misnamed THEN $1
+				WHEN o.id IS NULL THEN $2
+				WHEN l.line > l.first THEN 'it is the token of line ' || l.first || ' again'
+				WHEN t.id IS NOT NULL THEN 'there is this token already'
+				WHEN l.created_at > clock_timestamp() THEN 'created_at lies in the future, by the database''s clock'
+				WHEN l.revoked_at > clock_timestamp() THEN
+					'revoked_at lies in the future, by the database''s clock: it is revoked or it is not'
+			END AS reason
+			FROM (
+				SELECT line, digest, owner, created_at, revoked_at, min(line) OVER (PARTITION BY digest) AS first,
+					NOT (name ~ '\S' AND name !~ '[[:cntrl:]]') AS misnamed
+				FROM pg_temp.import_lines
+			) l
+			JOIN pg_temp.import_owners o ON o.owner = l.owner
+			LEFT JOIN keywicket.tokens t ON t.digest = l.digest
+		) judged
+		WHERE reason IS NOT NULL
+		ORDER BY line
+		LIMIT $3`, badName, unknownOwner(im.Format.Kind), maxBadLines)
+	if err != nil {
+		return err
+	}
+	for i, f := range found {
+		count := 0
+		if i == 0 {
+			count = f.Count
+		}
+		bad.add(count, BadLine{f.Line, f.Reason})
+	}
+	return nil
+}
+
+// insert skips tokens that another transaction has committed since check. A violation of the constraint would write the digest to
+// Postgres's log.
+func (im Import) insert(ctx context.Context, tx *sqlx.Tx) (int, error) {
+	column := ownerOf(im.Format.Kind) + "_id"
+	result, err := tx.ExecContext(ctx, `
+		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, `+column+`, created_at,
+			expires_at, revoked_at, attributes)
+		SELECT $1, $2, $3, l.visible_prefix, l.digest, l.name, l.scopes, o.id, COALESCE(l.created_at, clock_timestamp()),
+			l.expires_at, l.revoked_at, l.attributes
+		FROM pg_temp.import_lines l
+		JOIN pg_temp.import_owners o ON o.owner = l.owner
+		ORDER BY l.line
+		ON CONFLICT (digest) DO NOTHING`, im.API, im.Format.Kind, im.Format.Environment)
+	if err != nil {
+		return 0, err
+	}
+	// A sidecar that started with an empty table keeps a plan that scans the whole table until the statistics change. If this
+	// login does not own the table, Postgres only warns, and autovacuum updates the statistics later.
+	if _, err := tx.ExecContext(ctx, `ANALYZE keywicket.tokens`); err != nil {
+		return 0, err
+	}
+	n, err := result.RowsAffected()
+	return int(n), err
+}
