@@ -79,7 +79,7 @@ fuzz: ## Run every fuzz target, each for FUZZTIME (10m)
 
 .PHONY: bench
 bench: ## Measure a decision, a look-up, and the loading of policies
-	go test -run '^$$' -bench . -benchmem ./policies ./store ./envoy
+	go test -run '^$$' -bench . -benchmem ./policies ./store/directory ./envoy
 
 .PHONY: bench-flood
 bench-flood: ## Measure valid tokens beside a flood of unknown ones, as a ratio to without it

@@ -24,7 +24,7 @@ const (
 	ConnectionLifetime = 5 * time.Minute
 )
 
-// Open returns a connection pool for [schema.Migrate] and [schema.Status]. It connects on first use. The URL is
+// Open returns a connection pool for one command, such as a migration. It connects on first use. The URL is
 // postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs. Options that it lacks come from
 // its service and then from the PG* environment variables.
 func Open(databaseURL string) (*sqlx.DB, error) {
@@ -36,7 +36,7 @@ func Open(databaseURL string) (*sqlx.DB, error) {
 	return OpenDB(c), nil
 }
 
-// OpenDB returns a connection pool. It connects on first use.
+// OpenDB returns a connection pool with the connector's connections. It connects on first use.
 func OpenDB(c driver.Connector) *sqlx.DB { return sqlx.NewDb(sql.OpenDB(c), "postgres") }
 
 // dialer opens one connection to the server, and further ones to send cancel requests. Their reads and writes have deadlines.
@@ -152,7 +152,7 @@ func ConnectionLost(err error) bool {
 		pq.As(err, pqerror.AdminShutdown, pqerror.CrashShutdown) != nil
 }
 
-// DoWithin is [within] for a function that returns only an error.
+// DoWithin is [Within] for a function that returns only an error.
 func DoWithin(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
 	_, err := Within(ctx, limit, func(ctx context.Context) (struct{}, error) { return struct{}{}, f(ctx) })
 	return err

@@ -206,7 +206,7 @@ type fullConn interface {
 	driver.Validator
 }
 
-// Connection is a connection of a [connector]. It has the methods that database/sql uses, and can keep prepared statements.
+// Connection is a connection of a [Connector]. It has the methods that database/sql uses, and can keep prepared statements.
 type Connection interface {
 	fullConn
 
@@ -312,7 +312,7 @@ func (u unprepared) QueryContext(ctx context.Context, args []driver.NamedValue) 
 	return u.conn.QueryContext(ctx, u.query, args)
 }
 
-// KeepsSession reports whether settings and prepared statements stay on a connection.
+// KeepsSession reports whether settings and prepared statements stay on a connection of a [Connector].
 func KeepsSession(c *sqlx.Conn) (keeps bool, err error) {
 	err = c.Raw(func(raw any) error {
 		conn, ok := raw.(*connection)

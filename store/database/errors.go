@@ -8,7 +8,7 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// The kinds of errors of a Registry. An error that matches one of them is one sentence for the operator.
+// The kinds of errors for the operator. An error that matches one of them is one sentence.
 var (
 	// ErrNotFound: the named object does not exist.
 	ErrNotFound = errors.New("not found")
@@ -29,12 +29,12 @@ type Refusal struct {
 	cause    error // nil: the sentence is complete
 }
 
-// Refuse returns a refusal of the kind, one of the Err… values.
+// Refuse returns a refusal of the kind, which is one of the Err… values. The sentence has the form of [fmt.Sprintf].
 func Refuse(kind error, format string, args ...any) *Refusal {
 	return &Refusal{kind: kind, sentence: fmt.Sprintf(format, args...)}
 }
 
-// Because adds the cause to the refusal's sentence.
+// Because adds the cause to the refusal, and to its sentence. It returns the same refusal.
 func (r *Refusal) Because(cause error) *Refusal {
 	r.cause = cause
 	return r
@@ -72,7 +72,8 @@ func AddPoolerRemedy(err error) error {
 	return err
 }
 
-// ConstraintError returns the refusal of the constraint that err violates. Other errors are wrapped with the action.
+// ConstraintError returns the refusal of the constraint that err violates. constraints has the refusals by the constraints' names.
+// Other errors are wrapped with the action.
 func ConstraintError(err error, action string, constraints map[string]*Refusal) error {
 	if violation := pq.As(err); violation != nil {
 		if r, ok := constraints[violation.Constraint]; ok && violation.Constraint != "" {

@@ -30,7 +30,7 @@ const applicationName = "keywicket"
 
 const urlForm = "postgres://user:password@host:5432/database?sslmode=require"
 
-// Parse reads a database URL. The precedence is that of libpq: the URL, then its service, then the environment, then lib/pq's
+// Parse reads a database URL, as for [Open]. The precedence is that of libpq: the URL, then its service, then the environment, then lib/pq's
 // defaults. In lib/pq alone, the service would take precedence over the URL.
 func Parse(databaseURL string) (Settings, error) {
 	if strings.TrimSpace(databaseURL) == "" {

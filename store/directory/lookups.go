@@ -28,7 +28,7 @@ type lookups struct {
 }
 
 func newLookups(db *sqlx.DB, s *pool.Servers, c Config) *lookups {
-	// Each failed attempt removes a dead connection from the pool or from dials.ready, so the last attempt has a new connection.
+	// Each failed attempt removes a dead connection from the pool or from the [pool.Dialer], so the last attempt has a new connection.
 	q := &lookups{db: db, servers: s, timeout: c.LookupTimeout, attempts: c.MaxOpenConnections + pool.MaxDials + 1, connections: c.MaxOpenConnections}
 	q.tokens.query, q.sessions.query, q.oauthTokens.query = lookup.TokenQuery, lookup.SessionQuery, lookup.OAuthQuery
 	for _, n := range q.lanes() {

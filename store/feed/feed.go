@@ -282,18 +282,6 @@ func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
 	})
 }
 
-// verificationDue reports whether a sidecar has to verify the schema now, and whether it takes over from another sidecar. age is the
-// time since the last verification by any sidecar, own the time since this sidecar's last one. The sidecar that verified last
-// continues at each reading, for all sidecars. If it is late, another one takes over. A negative age means that the last
-// verification seems to be in the future.
-func verificationDue(age, own, interval time.Duration) (due, takesOver bool) {
-	limit := interval * 4 / 5
-	if takesOver = own-age > interval/2; takesOver {
-		limit = interval * 8 / 5
-	}
-	return age < 0 || age >= limit, takesOver
-}
-
 // count stores the number of sidecars that share the database.
 func (f *Feed) count(ctx context.Context, c *pollConnection) error {
 	n, err := f.presence.alive(ctx, c)

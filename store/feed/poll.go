@@ -203,8 +203,8 @@ func (c *pollConnection) confirm(ctx context.Context, id, snapshot string, lease
 		WHERE id = $1`, id, snapshot, lease.Seconds(), lag.Seconds())
 }
 
-// write runs a statement with isolation level read committed (see database.ReadCommitted). If prepared is nil, the statement is rare and is
-// not prepared.
+// write runs a statement with isolation level read committed (see [database.ReadCommitted]). If prepared is nil, the statement is rare
+// and is not prepared.
 func (c *pollConnection) write(ctx context.Context, prepared **sqlx.Stmt, query string, args ...any) (_ sql.Result, err error) {
 	if !c.keepsSession {
 		var result sql.Result
@@ -223,4 +223,16 @@ func (c *pollConnection) write(ctx context.Context, prepared **sqlx.Stmt, query 
 		}
 	}
 	return (*prepared).ExecContext(ctx, args...)
+}
+
+// verificationDue reports whether a sidecar has to verify the schema now, and whether it takes over from another sidecar. age is the
+// time since the last verification by any sidecar, own the time since this sidecar's last one. The sidecar that verified last
+// continues at each reading, for all sidecars. If it is late, another one takes over. A negative age means that the last
+// verification seems to be in the future.
+func verificationDue(age, own, interval time.Duration) (due, takesOver bool) {
+	limit := interval * 4 / 5
+	if takesOver = own-age > interval/2; takesOver {
+		limit = interval * 8 / 5
+	}
+	return age < 0 || age >= limit, takesOver
 }

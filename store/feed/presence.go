@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// heartbeatLife is how long a sidecar may use its cache after its last heartbeat. It is shorter than changelog.AliveFor.
+	// heartbeatLife is how long a sidecar may use its cache after its last heartbeat. It is shorter than [changelog.AliveFor].
 	heartbeatLife = 2 * changelog.HeartbeatInterval
 	// moved in the change log means that a sidecar has reached a newer server.
 	moved = "moved"

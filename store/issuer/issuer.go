@@ -163,8 +163,8 @@ type Approved struct {
 	Code  authz.Secret
 }
 
-// Approve creates a grant and a code for it. [database.ErrInvalid]: the user is not a member of every workspace, the app does not exist or is
-// revoked, or the user does not exist.
+// Approve creates a grant and a code for it. [database.ErrInvalid]: the user is not a member of every workspace, the app does not
+// exist or is revoked, or the user does not exist.
 func (i *Issuer) Approve(ctx context.Context, a Approval) (Approved, error) {
 	made := Approved{Code: oauthapp.NewSecret()}
 	digest := made.Code.Digest()

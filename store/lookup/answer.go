@@ -21,9 +21,11 @@ import (
 // ErrUnreadable is for a database answer that this program cannot read.
 var ErrUnreadable = errors.New("the database's answer cannot be read")
 
-// Query answers look-ups of one kind by the query, in their order. started identifies the server that answered. It takes a
-// connection from database/sql, but reads lib/pq's rows: the rows of database/sql start a goroutine that waits for the context's
-// end.
+// Query answers look-ups of one kind by the query, in their order. started identifies the server that answered, as
+// [database.ServerStarted] does. The connections of db must be of the type [database.Connection].
+//
+// It takes a connection from database/sql, but reads lib/pq's rows: the rows of database/sql start a goroutine that waits for the
+// context's end.
 func Query(ctx context.Context, db *sqlx.DB, query string, asked []authz.Lookup) (answers []cache.Answer, started int64, err error) {
 	args, err := arguments(asked)
 	if err != nil {
@@ -199,7 +201,7 @@ func (f *found) answer(l authz.Lookup) cache.Answer {
 	return a
 }
 
-// Once answers one look-up without a lane.
+// Once answers one look-up by the query. It is [Query] for the operator, who does not need to know the server.
 func Once(ctx context.Context, db *sqlx.DB, query string, l authz.Lookup) (authz.Found, error) {
 	const attempts = 3 // connections of the pool may be dead; database/sql has the same number
 	var answers []cache.Answer

@@ -3,9 +3,9 @@ package lookup
 import "github.com/keywicket/keywicket/store/database"
 
 // TokenQuery answers look-ups of tokens. It returns one row for each look-up, even for a token that does not exist, because the row
-// names the server that answered (see database.ServerStarted). The workspace is the token's own one, or otherwise the requested one. A requested
-// workspace is read through the user's membership, so a workspace without one cannot appear. A token of a banned user counts as
-// revoked while the ban lasts.
+// names the server that answered (see [database.ServerStarted]). The workspace is the token's own one, or otherwise the requested one.
+// A requested workspace is read through the user's membership, so a workspace without one cannot appear. A token of a banned user
+// counts as revoked while the ban lasts.
 //
 // The query is prepared and soon runs with a generic plan, in which each step is one descent of a unique index:
 //   - LIMIT 1 makes Postgres look up each token separately. Without it, Postgres would join whole tables that it estimates as small.
@@ -41,14 +41,17 @@ SELECT ` + database.ServerStarted + `, place, COALESCE(denial, 'unknown'), COALE
 
 // This code may run before migrations 00010 and 00012 have added their columns. The names of missing columns in users, tokens and
 // workspaces then resolve to the columns of NoFacts, in the next outer scope. Each of the three renames its column attributes,
-// because an outer name must not be ambiguous.
+// because an outer name must not be ambiguous. A query that names users, tokens or workspaces must also join NoFacts before them.
 const (
+	// NoFacts is a row for the columns that are missing: no ban, no second factor, no attributes.
 	NoFacts = `(SELECT NULL::timestamptz AS banned_until, false AS mfa_enrolled, NULL::jsonb AS attributes) no_facts`
-	Users   = `LATERAL (SELECT id, banned_until, mfa_enrolled, attributes AS user_attributes FROM keywicket.users) u`
-	tokens  = `LATERAL (SELECT id, api, kind, environment, digest, scopes, workspace_id, user_id, expires_at, revoked_at,
+	// Users is the table of users, as u.
+	Users  = `LATERAL (SELECT id, banned_until, mfa_enrolled, attributes AS user_attributes FROM keywicket.users) u`
+	tokens = `LATERAL (SELECT id, api, kind, environment, digest, scopes, workspace_id, user_id, expires_at, revoked_at,
                    attributes AS token_attributes FROM keywicket.tokens) t`
 	workspaces = `LATERAL (SELECT id, slug, attributes AS workspace_attributes FROM keywicket.workspaces) w`
 
+	// Banned is true if the user u is banned now.
 	Banned = `COALESCE(u.banned_until > clock_timestamp(), false)`
 	banEnd = `CASE WHEN ` + Banned + ` THEN u.banned_until END`
 )
@@ -72,7 +75,8 @@ LEFT JOIN keywicket.members m
 LEFT JOIN ` + workspaces + ` ON w.id = m.workspace_id
 LIMIT 1) AS found ON true`
 
-// SessionRevoked is true in SQL if the session of the look-up was revoked.
+// SessionRevoked is true in SQL if the session was revoked. The row asked has the session's columns: session (its id), of_user, and
+// began in seconds since 1970.
 const SessionRevoked = `(
 	EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.session_id = asked.session) OR
 	EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.user_id = asked.of_user AND r.revoked_at >= to_timestamp(asked.began)))`
@@ -106,5 +110,5 @@ LEFT JOIN ` + workspaces + ` ON w.id = m.workspace_id
 WHERE t.digest = asked.digest AND a.api = asked.api
 LIMIT 1) AS found ON true`
 
-// Queries are the queries of a directory.
-var Queries = []string{TokenQuery, SessionQuery, OAuthQuery}
+// Queries returns all queries of look-ups.
+func Queries() []string { return []string{TokenQuery, SessionQuery, OAuthQuery} }

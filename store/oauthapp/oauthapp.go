@@ -1,4 +1,4 @@
-// Package oauthapp has what the registry and the issuer share about OAuth 2.0 apps.
+// Package oauthapp has what the registry and the issuer agree on about OAuth 2.0 apps: their ids and their secrets.
 package oauthapp
 
 import (

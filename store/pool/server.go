@@ -53,8 +53,8 @@ type Servers struct {
 var ErrOtherServer = errors.New("connections reach different servers: the address of the database leads to more than one primary, " +
 	"or an old primary still runs after a failover")
 
-// NewServers returns the servers of two pools. fresh opens a new connection for each use. dropSpare closes open connections that
-// lookups has not taken yet.
+// NewServers returns the servers that two connection pools reach. It makes fresh open a new connection for each use. dropSpare closes
+// open connections that lookups has not taken yet. The caller must Close the servers, which closes fresh.
 func NewServers(fresh, lookups *sqlx.DB, dropSpare func() error, log *slog.Logger) *Servers {
 	fresh.SetMaxIdleConns(-1)
 	return &Servers{fresh: fresh, lookups: lookups, dropSpare: dropSpare, log: log, switched: func() {}}
@@ -63,13 +63,14 @@ func NewServers(fresh, lookups *sqlx.DB, dropSpare func() error, log *slog.Logge
 // OnSwitch sets what to call when another server becomes the current one. Call it before the first connection is opened.
 func (s *Servers) OnSwitch(call func()) { s.switched = call }
 
-// IsCurrent reports whether an answer of the server may be used.
+// IsCurrent reports whether an answer of the server may be used. started is its value of [database.ServerStarted].
 func (s *Servers) IsCurrent(started int64) bool {
 	current := s.started.Load()
 	return current == 0 || current == started
 }
 
-// Connect opens a new connection and passes its server to consider. The caller closes the connection.
+// Connect opens a new connection, which decides which server is the current one (see consider). The error is [ErrOtherServer] if the
+// connection reaches another one. The caller closes the connection.
 func (s *Servers) Connect(ctx context.Context) (*sqlx.Conn, error) {
 	return database.Within(ctx, database.ConnectLimit, func(ctx context.Context) (*sqlx.Conn, error) {
 		c, err := s.fresh.Connx(ctx)
@@ -164,7 +165,7 @@ func identify(ctx context.Context, db sqlx.QueryerContext) (found server, err er
 	return found, nil
 }
 
-// Watch opens a new connection from time to time, for a directory without a change feed.
+// Watch opens a new connection from time to time, for a directory without a change feed. It returns when the context ends.
 func (s *Servers) Watch(ctx context.Context) {
 	const interval = 30 * time.Second // without a cache, the number of sidecars is unknown
 	tick := time.NewTicker(interval)
@@ -179,4 +180,5 @@ func (s *Servers) Watch(ctx context.Context) {
 	}
 }
 
+// Close closes the connections that Connect opens.
 func (s *Servers) Close() error { return s.fresh.Close() }

@@ -61,7 +61,8 @@ type Member struct {
 	Role          string `db:"role" json:"role"`
 }
 
-// Registry is the operator's side of the store: it creates, lists, changes and revokes. It is safe for concurrent use.
+// Registry creates, lists, changes and revokes workspaces, users, members, tokens, apps and grants, and waits for sidecars. It is safe
+// for concurrent use.
 //
 // Methods take a workspace by id or slug, and a user by id or email. If the text is the id of one object and the slug or
 // email of another, the id takes precedence.
@@ -278,8 +279,8 @@ func (r *Registry) SetUserAttributes(ctx context.Context, ref string, a authz.At
 	return r.User(ctx, u.ID)
 }
 
-// Lookup answers a look-up like a [directory.Directory], for a token of the look-up's kind. The token is given by its id instead of its key;
-// the look-up's digest is ignored.
+// Lookup answers a look-up as a sidecar does, for a token of the look-up's kind. The token is given by its id instead of its key; the
+// look-up's digest is ignored.
 func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz.Found, error) {
 	table, query := "tokens", lookup.TokenQuery
 	if l.Kind == authz.KindOAuthToken {
@@ -317,7 +318,7 @@ func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string,
 	return row.Token, row.Granted, nil
 }
 
-// LookupSession answers a look-up of a session like a [directory.Directory].
+// LookupSession answers a look-up of a session as a sidecar does.
 func (r *Registry) LookupSession(ctx context.Context, l authz.Lookup) (authz.Found, error) {
 	return lookup.Once(ctx, r.db, lookup.SessionQuery, l)
 }

@@ -21,7 +21,7 @@ import (
 // attributes.
 func documentedSQL(t *testing.T) []string {
 	t.Helper()
-	text := storetest.Must(os.ReadFile("../docs/configuration.md"))
+	text := storetest.Must(os.ReadFile("../../docs/configuration.md"))
 	var blocks []string
 	for _, m := range regexp.MustCompile("(?s)```sql\n(.*?)```").FindAllSubmatch(text, -1) {
 		blocks = append(blocks, string(m[1]))

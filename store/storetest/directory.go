@@ -77,6 +77,7 @@ func (f *Fixture) OccupyConnections(t *testing.T, d *directory.Directory) (relea
 	return release
 }
 
+// AwaitLocks waits until n queries in the database wait for a lock.
 func (f *Fixture) AwaitLocks(t *testing.T, n int) {
 	t.Helper()
 	Eventually(t, fmt.Sprintf("%d queries wait for a lock", n), func() bool {

@@ -22,12 +22,13 @@ import (
 //	users       ada: admin in acme, guest in globex; bob: in none
 type Fixture struct {
 	*registry.Registry
-	URL          string
+	URL          string   // the superuser's
 	DB           *sqlx.DB // the superuser's
 	Acme, Globex registry.Workspace
 	Ada, Bob     registry.User
 }
 
+// NewFixture returns a fixture in a database of its own.
 func NewFixture(t testing.TB) *Fixture {
 	t.Helper()
 	return fixtureIn(t, CopyOf(t, Template))
@@ -58,6 +59,7 @@ func fixtureIn(t testing.TB, databaseURL string) *Fixture {
 	return f
 }
 
+// OpenDB returns a connection pool that is closed when the test ends.
 func OpenDB(t testing.TB, databaseURL string) *sqlx.DB {
 	t.Helper()
 	db, err := database.Open(databaseURL)
@@ -68,6 +70,7 @@ func OpenDB(t testing.TB, databaseURL string) *sqlx.DB {
 	return db
 }
 
+// With returns the URL with another option.
 func With(databaseURL, key, value string) string {
 	u := Must(url.Parse(databaseURL))
 	q := u.Query()
@@ -76,6 +79,7 @@ func With(databaseURL, key, value string) string {
 	return u.String()
 }
 
+// The formats of the tests' keys and tokens.
 var (
 	SkLive = authz.CredentialFormat{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live,
 		VisiblePrefix: 16, BodyLength: 40}
@@ -99,6 +103,7 @@ func (f *Fixture) UserToken(t testing.TB, scopes ...string) (registry.Token, aut
 	return f.Create(t, registry.NewToken{Format: Velu, API: "velocity", Name: "t", Scopes: scopes, User: f.Ada.ID})
 }
 
+// Create creates a token.
 func (f *Fixture) Create(t testing.TB, n registry.NewToken) (registry.Token, authz.Secret) {
 	t.Helper()
 	token, key, err := f.CreateToken(t.Context(), n)
@@ -108,6 +113,7 @@ func (f *Fixture) Create(t testing.TB, n registry.NewToken) (registry.Token, aut
 	return token, key
 }
 
+// Exec runs a statement as the superuser.
 func (f *Fixture) Exec(t testing.TB, statement string, args ...any) {
 	t.Helper()
 	if _, err := f.DB.ExecContext(t.Context(), statement, args...); err != nil {
@@ -115,6 +121,7 @@ func (f *Fixture) Exec(t testing.TB, statement string, args ...any) {
 	}
 }
 
+// Value returns the one value of a query.
 func Value[T any](t testing.TB, db *sqlx.DB, query string, args ...any) T {
 	t.Helper()
 	var v T
@@ -124,10 +131,12 @@ func Value[T any](t testing.TB, db *sqlx.DB, query string, args ...any) T {
 	return v
 }
 
+// Lookup returns the look-up of a key of the API velocity.
 func Lookup(key authz.Secret) authz.Lookup {
 	return authz.Lookup{Digest: key.Digest(), API: "velocity"}
 }
 
+// Must panics if err is not nil.
 func Must[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
@@ -154,8 +163,10 @@ func Eventually(t testing.TB, what string, holds func() bool) {
 // Log collects a log. It is safe for concurrent use.
 type Log struct{ record.Log }
 
+// Contains returns a function that reports whether the log contains the text.
 func (b *Log) Contains(s string) func() bool {
 	return func() bool { return strings.Contains(b.String(), s) }
 }
 
+// Logger returns a logger that writes JSON into the log.
 func (b *Log) Logger() *slog.Logger { return slog.New(slog.NewJSONHandler(b, nil)) }

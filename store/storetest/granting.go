@@ -10,6 +10,7 @@ import (
 	"github.com/keywicket/keywicket/store/registry"
 )
 
+// Velo is the format of access tokens.
 var Velo = authz.CredentialFormat{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38}
 
 // Granting is an issuer with an app to which ada grants access.
@@ -19,6 +20,7 @@ type Granting struct {
 	App registry.App
 }
 
+// NewGranting returns a granting in a database of its own.
 func NewGranting(t *testing.T) *Granting {
 	t.Helper()
 	g := &Granting{Fixture: NewFixture(t)}
@@ -36,6 +38,7 @@ func NewGranting(t *testing.T) *Granting {
 	return g
 }
 
+// NewCode approves the app for ada in the workspaces, and returns the code.
 func (g *Granting) NewCode(t *testing.T, workspaces ...string) authz.Secret {
 	t.Helper()
 	return Must(g.Approve(t.Context(), issuer.Approval{
@@ -44,26 +47,32 @@ func (g *Granting) NewCode(t *testing.T, workspaces ...string) authz.Secret {
 	})).Code
 }
 
+// AcceptCode is the check of a code that is right.
 func AcceptCode(issuer.Code) error { return nil }
 
+// ExchangeCode returns the tokens for a code.
 func (g *Granting) ExchangeCode(t *testing.T, code authz.Secret) issuer.Issued {
 	t.Helper()
 	return Must(g.Exchange(t.Context(), code, Velo, AcceptCode))
 }
 
+// RefreshToken returns new tokens with all scopes for a refresh token.
 func (g *Granting) RefreshToken(t *testing.T, token authz.Secret) (issuer.Issued, error) {
 	t.Helper()
 	return g.Refresh(t.Context(), token, Velo, func(r issuer.Refreshing) ([]string, error) { return r.Scopes, nil })
 }
 
+// AccessLookup returns the look-up of an access token in a workspace; an empty slug: in none.
 func AccessLookup(token authz.Secret, slug string) authz.Lookup {
 	return authz.Lookup{Kind: authz.KindOAuthToken, Digest: token.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
 }
 
+// SessionOf returns a session of the user.
 func SessionOf(user string, began time.Time) authz.Session {
 	return authz.Session{ID: "session of " + user, UserID: user, Began: began.Unix()}
 }
 
+// InWorkspace returns the look-up of a session in a workspace; an empty slug: in none.
 func InWorkspace(s authz.Session, slug string) authz.Lookup {
 	return authz.Lookup{Kind: authz.KindSession, Session: s, API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
 }

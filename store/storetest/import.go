@@ -18,6 +18,7 @@ func OldLine(n int) tokenimport.Line {
 	return tokenimport.Line{Number: n, Key: OldKey(Vel, n), Name: "t", Scopes: []string{"issues:read"}, Workspace: "acme"}
 }
 
+// LinesOf yields the lines.
 func LinesOf(lines ...tokenimport.Line) iter.Seq2[tokenimport.Line, error] {
 	return func(yield func(tokenimport.Line, error) bool) {
 		for _, l := range lines {
@@ -43,6 +44,7 @@ func OldLines(n int, change func(*tokenimport.Line)) iter.Seq2[tokenimport.Line,
 	}
 }
 
+// VelImport returns an import of workspace keys.
 func VelImport(lines iter.Seq2[tokenimport.Line, error]) tokenimport.Import {
 	return tokenimport.Import{Format: Vel, API: "velocity", Lines: lines}
 }

@@ -15,26 +15,29 @@ type Proxy struct {
 	to       atomic.Pointer[string] // host and port
 
 	mu      sync.Mutex
-	clients map[net.Conn]fault
+	clients map[net.Conn]Fault
 	met     int // number of reads that had a fault
 
-	from     fault // the fault of connections that are opened from now on
+	from     Fault // the fault of connections that are opened from now on
 	accepted int
 }
 
-type fault int
+// Fault is what a proxy does to the bytes of a connection.
+type Fault int
 
+// The faults.
 const (
-	NoFault fault = iota
-	Reset
-	Silence
-	Delay // of 30 ms
+	NoFault Fault = iota
+	Reset         // closes the connection with a TCP reset
+	Silence       // drops the bytes
+	Delay         // forwards them 30 ms later
 )
 
+// NewProxy returns a proxy to the server of the URL. It stops when the test ends.
 func NewProxy(t *testing.T, databaseURL string) *Proxy {
 	t.Helper()
 	l := Must(net.Listen("tcp", "127.0.0.1:0"))
-	p := &Proxy{listener: l, clients: map[net.Conn]fault{}}
+	p := &Proxy{listener: l, clients: map[net.Conn]Fault{}}
 	p.Redirect(databaseURL)
 	t.Cleanup(p.cut)
 	go func() {
@@ -53,6 +56,7 @@ func NewProxy(t *testing.T, databaseURL string) *Proxy {
 	return p
 }
 
+// Through returns the database URL with the proxy's address.
 func (p *Proxy) Through(databaseURL string) string {
 	u := Must(url.Parse(databaseURL))
 	u.Host = p.listener.Addr().String()
@@ -112,7 +116,7 @@ func (p *Proxy) cut() {
 	}
 }
 
-func (p *Proxy) fault(client net.Conn) fault {
+func (p *Proxy) fault(client net.Conn) Fault {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.clients[client] != NoFault {
@@ -122,7 +126,7 @@ func (p *Proxy) fault(client net.Conn) fault {
 }
 
 // OnEveryByte injects the fault into all connections, also into those that are opened later.
-func (p *Proxy) OnEveryByte(f fault) {
+func (p *Proxy) OnEveryByte(f Fault) {
 	p.mu.Lock()
 	p.from = f
 	p.mu.Unlock()
@@ -137,7 +141,7 @@ func (p *Proxy) Connections() int {
 }
 
 // OnNextByte injects the fault into the connections that are open now. Later ones work.
-func (p *Proxy) OnNextByte(f fault) {
+func (p *Proxy) OnNextByte(f Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for client := range p.clients {
@@ -145,6 +149,7 @@ func (p *Proxy) OnNextByte(f fault) {
 	}
 }
 
+// Faults returns how many reads had a fault.
 func (p *Proxy) Faults() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()

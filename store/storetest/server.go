@@ -58,18 +58,20 @@ func CrashBackend(t *testing.T, pid int) {
 	}
 }
 
+// DatabaseOf returns the name of the URL's database.
 func DatabaseOf(databaseURL string) string { return Must(url.Parse(databaseURL)).Path[1:] }
 
 // RevokeAll revokes all tokens.
 const RevokeAll = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp()`
 
-// The tests share one server. Each test has its own database, a copy of a migrated template.
+// The tests of a package share one server. Each test has its own database, a copy of a migrated template.
 var (
 	Server    *postgres.Server
 	ServerLog Log
 	databases atomic.Int64
 )
 
+// Template is the database that has the schema and nothing else.
 const Template = "template_keywicket"
 
 // Main runs a package's tests on a server of their own, and ends the process. It is for TestMain.
@@ -83,7 +85,8 @@ func Main(m *testing.M) {
 }
 
 func run(m *testing.M) (code int, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	// The packages' servers start at the same time. Each has a free port and a folder of its own.
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	Server, err = postgres.Start(ctx, postgres.Config{Log: &ServerLog, Settings: map[string]string{
 		"max_connections": "200",
@@ -150,6 +153,7 @@ func Administer(ctx context.Context, statement string) error {
 // EmptyDatabase creates a database without the schema and returns its URL.
 func EmptyDatabase(t testing.TB) string { return CopyOf(t, "template0") }
 
+// CopyOf creates a copy of a database and returns its URL. The copy is dropped when the test ends.
 func CopyOf(t testing.TB, original string) string {
 	t.Helper()
 	name := fmt.Sprintf("test_%d", databases.Add(1))

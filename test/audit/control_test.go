@@ -40,7 +40,7 @@ var controls = []control{
 		fault: slow, way: "SQL",
 	},
 	{
-		name: "rows of transactions that were open are not read", file: "store/poll.go",
+		name: "rows of transactions that were open are not read", file: "store/feed/poll.go",
 		old:   `WHERE xid = open LIMIT`,
 		new:   `WHERE xid = open AND false LIMIT`,
 		fault: noFault, way: "open transaction",
@@ -52,7 +52,7 @@ var controls = []control{
 		fault: noFault, way: "disabled triggers",
 	},
 	{
-		name: "a swapped table is not noticed", file: "store/poll.go",
+		name: "a swapped table is not noticed", file: "store/feed/poll.go",
 		old: `hash_array_extended(array_agg(c.oid), 0), hash_array_extended(array_agg(c.relfilenode), 0),
                        hash_array_extended(array_agg(c.xmin), 0), hash_array_extended(array_agg(c.parts), 0),
                        hash_array_extended(array_agg(t.world), 0)`,

@@ -1,4 +1,4 @@
-// Package fleet runs many sidecars against one Postgres: many instances of the unmodified package store in one process. Its
+// Package fleet runs many sidecars against one Postgres: many instances of the unmodified package store/directory in one process. Its
 // tests assert that every sidecar reads every change. `make fleet` measures the cost.
 package fleet
 

@@ -57,7 +57,7 @@ type Dialer struct {
 type pooled struct {
 	database.Connection
 	made     time.Time   // when it was opened
-	era      int         // the era of the dials in which its attempt began
+	era      int         // the dialer's era in which its attempt began
 	replaced func() bool // reports whether to close it because it is old and a new one is ready
 }
 
@@ -74,7 +74,9 @@ type dialed struct {
 	err  error
 }
 
-// NewDialer returns dials of the connector, whose connections must be a [database.Connection].
+// NewDialer returns a dialer of the connector's connections, which must be of the type [database.Connection]. Each of them prepares the
+// queries, and is replaced after its lifetime. sidecars returns the number of sidecars that use the database. The caller closes the
+// dialer, which a pool of database/sql does when it is closed.
 func NewDialer(c driver.Connector, queries []string, lifetime time.Duration, sidecars func() int64) *Dialer {
 	d := &Dialer{Connector: c, queries: queries, lifetime: lifetime, sidecars: sidecars}
 	d.ctx, d.cancel = context.WithCancel(context.Background())

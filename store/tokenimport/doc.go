@@ -1,0 +1,2 @@
+// Package tokenimport imports a product's existing tokens, all or none.
+package tokenimport
