@@ -14,15 +14,16 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/envoy"
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/table"
 )
 
 // patterns are the listed routes as regular expressions over "METHOD path": a second way to read the tables, independent of Rego.
 type patterns struct{ public, others []*regexp.Regexp }
 
-func patternsOf(table policies.Table) patterns {
+func patternsOf(t table.Table) patterns {
 	var p patterns
 	parameter := regexp.MustCompile(`\\\{[^/]*\\\}`)
-	for _, r := range table.Routes {
+	for _, r := range t.Routes {
 		form := parameter.ReplaceAllString(regexp.QuoteMeta(r.Method+" "+r.Path), `[^/]+`)
 		re := regexp.MustCompile(`\A` + form + `\z`)
 		if r.Public {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/util"
@@ -16,6 +17,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/internal/race"
 	"github.com/keywicket/keywicket/policies/route"
+	"github.com/keywicket/keywicket/policies/source"
+	"github.com/keywicket/keywicket/policies/table"
 )
 
 var (
@@ -85,12 +88,18 @@ func randomTable(r *rand.Rand, n int) (table map[string]any, rows []map[string]a
 		table["routes"] = append(slices.Clone(rows), row)
 		if text, err := json.Marshal(table); err != nil {
 			panic(err)
-		} else if _, err := parseTable(text); err == nil {
+		} else if _, err := parse(text); err == nil {
 			rows = append(rows, row)
 		}
 	}
 	table["routes"] = rows
 	return jsonOf(table), rows
+}
+
+// parse returns the table of a text.
+func parse(text []byte) (table.Table, error) {
+	tables, err := table.Read(fstest.MapFS{"apis/zoo/data.yaml": {Data: text}})
+	return tables["zoo"], err
 }
 
 // jsonOf returns the value as OPA reads it.
@@ -145,7 +154,7 @@ func randomInput(r *rand.Rand, rows []map[string]any) authz.Input {
 // row and decide alike. The tables have rows of every form, and many rows match the same path.
 func TestIndexAgreesWithRego(t *testing.T) {
 	race.Skip(t)
-	s, err := read(Builtin)
+	s, err := source.Read(Builtin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,11 +163,11 @@ func TestIndexAgreesWithRego(t *testing.T) {
 	for seed := range uint64(60) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		table, rows := randomTable(r, 30)
-		s.data = map[string]any{"apis": map[string]any{"zoo": table}}
+		s.Data = map[string]any{"apis": map[string]any{"zoo": table}}
 		plain, indexed := bothEngines(t, s)
 		optimised := plain
 		if seed%10 == 0 { // seldom, because it takes long
-			o, err := s.optimise(t.Context())
+			o, err := s.Optimise(t.Context())
 			optimised = engineOf(t, o, err)
 		}
 		for range 60 {
@@ -166,7 +175,7 @@ func TestIndexAgreesWithRego(t *testing.T) {
 			want, err1 := plain.Decide(t.Context(), in)
 			got, err2 := indexed.Decide(t.Context(), in)
 			if err1 != nil || err2 != nil || !reflect.DeepEqual(want, got) {
-				t.Fatalf("seed %d, %s %q:\nplain   %+v, %v\nindexed %+v, %v\n%v", seed, in.Method, in.Path, want, err1, got, err2, s.data)
+				t.Fatalf("seed %d, %s %q:\nplain   %+v, %v\nindexed %+v, %v\n%v", seed, in.Method, in.Path, want, err1, got, err2, s.Data)
 			}
 			if other, err := optimised.Decide(t.Context(), in); err != nil || !reflect.DeepEqual(want, other) {
 				t.Fatalf("seed %d, %s %q:\nplain     %+v\noptimised %+v, %v", seed, in.Method, in.Path, want, other, err)
@@ -199,11 +208,11 @@ func FuzzPattern(f *testing.F) {
 		f.Add("/"+pattern, "/"+pathSegments[i%len(pathSegments)])
 		f.Add("/x/"+pattern+"/y", "/x/a.b/y")
 	}
-	s, err := read(Builtin)
+	s, err := source.Read(Builtin)
 	if err != nil {
 		f.Fatal(err)
 	}
-	compiler, err := s.compiled()
+	compiler, err := s.Compiled()
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -4,8 +4,8 @@
 // (facts/NAME/data.yaml) are plain data. A policy author needs no Go, and the stock opa runs the tests beside the rules.
 // docs/policies.md is the guide for policy authors.
 //
-// The Go code checks the tables, and runs the tests as the stock opa does. It compiles the rules so that the time of a decision
-// does not grow with the tables.
+// The Go code checks the tables (table/), and runs the tests as the stock opa does (source/). It compiles the rules so that the
+// time of a decision does not grow with the tables, and remembers decisions by what the rules read (analysis/).
 package policies
 
 import "embed"

@@ -2,22 +2,22 @@ package policies
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"maps"
 	"os"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/bundle"
-	"github.com/open-policy-agent/opa/v1/compile"
 	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies/analysis"
+	"github.com/keywicket/keywicket/policies/document"
+	"github.com/keywicket/keywicket/policies/source"
+	"github.com/keywicket/keywicket/policies/table"
 )
 
 // Config selects the policy.
@@ -63,12 +63,12 @@ func (e *Engine) Remembered() uint64 {
 
 // policy is a compiled policy. Engine and Explainer share it.
 type policy struct {
-	tables  map[string]Table
-	uses    Uses
-	reading reading
+	tables  map[string]table.Table
+	uses    analysis.Uses
+	reading document.Reading
 	index   *index // finds the rows; nil if the rules find them
 	// readingWithRow has the parts that rules read once the index has found the row.
-	readingWithRow reading
+	readingWithRow document.Reading
 	earlierRoute   bool     // the rules that find the rows are of an earlier version
 	unsafeNots     []string // warnings about negations in rules
 	query          *query
@@ -81,16 +81,16 @@ type policy struct {
 // Reading implements authz.Policy.
 func (p *policy) Reading(api string) authz.Reading {
 	return authz.Reading{
-		Parameters: p.parameters[api], Query: p.reading[requestQuery], Header: p.reading[requestHeaders], Time: p.reading[inputTime],
-		Source: p.reading.source(), Certificate: p.reading[sourceCertificate],
+		Parameters: p.parameters[api], Query: p.reading[document.RequestQuery], Header: p.reading[document.RequestHeaders], Time: p.reading[document.InputTime],
+		Source: p.reading.Source(), Certificate: p.reading[document.SourceCertificate],
 	}
 }
 
 // Tables returns the tables of the policy, by the name of the API.
-func (p *policy) Tables() map[string]Table { return p.tables }
+func (p *policy) Tables() map[string]table.Table { return p.tables }
 
 // Uses returns the denials and headers that the configuration has to declare.
-func (p *policy) Uses() Uses { return p.uses }
+func (p *policy) Uses() analysis.Uses { return p.uses }
 
 // Load reads a policy, runs its tests, and compiles it. It refuses a policy that has an invalid table, does not compile, or fails
 // its tests.
@@ -100,51 +100,52 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 			err = ctx.Err() // an interruption says nothing about the policy
 		}
 	}()
-	tables, s, err := open(ctx, c.FS())
+	tables, s, err := source.Open(ctx, c.FS())
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.policy(ctx, tables, s.optimised)
+	p, err := newPolicy(ctx, s, tables, optimised)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.test(ctx); err != nil {
+	if err := s.Test(ctx); err != nil {
 		return nil, err
 	}
-	return &Engine{policy: p, hash: hex.EncodeToString(s.hash.Sum(nil)[:6]), beforeLookup: newSemaphore(), afterLookup: newSemaphore(), observe: func(time.Duration) {}}, nil
+	return &Engine{policy: p, hash: s.Hash(), beforeLookup: newSemaphore(), afterLookup: newSemaphore(), observe: func(time.Duration) {}}, nil
 }
 
-// policy compiles the rules, with the index if the shipped rules find the rows. Otherwise withoutIndex prepares the query.
-func (s sources) policy(
-	ctx context.Context, tables map[string]Table, withoutIndex func(context.Context, *ast.Compiler) (*query, error),
+// newPolicy compiles the rules, with the index if the shipped rules find the rows. Otherwise withoutIndex prepares the query.
+func newPolicy(
+	ctx context.Context, s source.Source, tables map[string]table.Table,
+	withoutIndex func(context.Context, source.Source, *ast.Compiler) (*query, error),
 ) (policy, error) {
 	p := policy{tables: tables, parameters: make(map[string]authz.Parameters, len(tables))}
-	for name, table := range tables {
-		p.parameters[name] = table.Parameters
+	for name, t := range tables {
+		p.parameters[name] = t.Parameters
 	}
-	compiler, err := s.compiled()
+	compiler, err := s.Compiled()
 	if err != nil {
 		return p, err
 	}
-	if err := s.checkDefinitions(compiler); err != nil {
+	if err := analysis.CheckDefinitions(s, compiler); err != nil {
 		return p, err
 	}
-	p.reading = readingOf(referencesOf(compiler, false))
-	if p.uses, err = usesOf(compiler); err != nil {
+	p.reading = analysis.ReadingOf(analysis.ReferencesOf(compiler, false))
+	if p.uses, err = analysis.UsesOf(compiler); err != nil {
 		return p, err
 	}
-	p.unsafeNots, p.earlierRoute = s.findUnsafeNots(), s.hasEarlierRoute()
-	if p.query, p.index, err = s.indexed(ctx, tables, compiler); err != nil {
+	p.unsafeNots, p.earlierRoute = analysis.UnsafeNots(s), s.HasEarlierRoute()
+	if p.query, p.index, err = indexed(ctx, s, tables, compiler); err != nil {
 		return p, err
 	}
 	if p.index == nil {
-		p.query, err = withoutIndex(ctx, compiler)
+		p.query, err = withoutIndex(ctx, s, compiler)
 	}
 	if err != nil {
 		return p, err
 	}
-	references := referencesOf(compiler, p.index != nil)
-	p.readingWithRow = readingOf(references)
+	references := analysis.ReferencesOf(compiler, p.index != nil)
+	p.readingWithRow = analysis.ReadingOf(references)
 	p.memory, p.noMemory = newMemory(references, p.index)
 	return p, p.probe(ctx)
 }
@@ -155,13 +156,13 @@ func newSemaphore() chan struct{} { return make(chan struct{}, runtime.GOMAXPROC
 func (p *policy) Warnings() []string {
 	all := slices.Clone(p.unsafeNots)
 	if p.index == nil {
-		all = append(all, routeFile+": the file is not the shipped one, or another rule changes what it reads, so decisions take longer as tables grow")
+		all = append(all, document.RouteFile+": the file is not the shipped one, or another rule changes what it reads, so decisions take longer as tables grow")
 	}
 	if p.noMemory != nil {
 		all = append(all, fmt.Sprintf("%v, so decisions are not remembered, and take longer", p.noMemory))
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.tables)) {
-		for _, warning := range p.tables[name].overlaps() {
+		for _, warning := range p.tables[name].Overlaps() {
 			all = append(all, fmt.Sprintf("apis/%s/data.yaml: %s", name, warning))
 		}
 	}
@@ -247,11 +248,11 @@ func (p *policy) decide(ctx context.Context, in *authz.Input, r *row, tracers ..
 			reading = &p.readingWithRow
 		}
 	}
-	input, err := inputValue(in, reading)
+	input, err := document.Input(in, reading)
 	if err != nil {
 		return authz.Decision{}, err
 	}
-	document, err := p.query.eval(ctx, input, cached, tracers...)
+	result, err := p.query.eval(ctx, input, cached, tracers...)
 	if err != nil {
 		return authz.Decision{}, err
 	}
@@ -259,48 +260,26 @@ func (p *policy) decide(ctx context.Context, in *authz.Input, r *row, tracers ..
 		p.index.rules.learn(ctx, cached, input)
 		p.index.learnNeeds(ctx, r, input)
 	}
-	return decisionOf(document.Value)
+	return document.Decision(result.Value)
 }
 
 // plain prepares the decision of the rules as they are.
-func (s sources) plain(ctx context.Context, compiler *ast.Compiler) (*query, error) {
-	return s.prepare(ctx, compiler, decisionRef)
+func plain(ctx context.Context, s source.Source, compiler *ast.Compiler) (*query, error) {
+	return prepare(ctx, s, compiler, document.DecisionRef)
 }
 
 // optimised prepares the decision of a policy that the index does not serve. The rules of an earlier version were written for
 // OPA's optimiser. The rules of this version are slower with it.
-func (s sources) optimised(ctx context.Context, compiler *ast.Compiler) (*query, error) {
-	if !s.hasEarlierRoute() {
-		return s.plain(ctx, compiler)
+func optimised(ctx context.Context, s source.Source, compiler *ast.Compiler) (*query, error) {
+	if !s.HasEarlierRoute() {
+		return plain(ctx, s, compiler)
 	}
-	o, err := s.optimise(ctx)
+	o, err := s.Optimise(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if compiler, err = o.compiled(); err != nil {
+	if compiler, err = o.Compiled(); err != nil {
 		return nil, err
 	}
-	return o.plain(ctx, compiler)
-}
-
-// optimise evaluates beforehand everything that is known without an input: each row of a table becomes a rule, which OPA finds
-// through an index. Both entrypoints are needed: with the decision alone, OPA would copy the rows into it.
-func (s sources) optimise(ctx context.Context) (sources, error) {
-	b := &bundle.Bundle{Data: s.data}
-	for file, module := range s.rules {
-		b.Modules = append(b.Modules, bundle.ModuleFile{
-			URL: file, Path: file, RelativePath: file, Raw: []byte(module.String()), Parsed: module,
-		})
-	}
-	slices.SortFunc(b.Modules, func(a, b bundle.ModuleFile) int { return strings.Compare(a.Path, b.Path) })
-	compiler := compile.New().WithBundle(b).WithTarget(compile.TargetRego).WithCapabilities(capabilities()).
-		WithOptimizationLevel(1).WithEntrypoints("keywicket/route", "keywicket/decision")
-	if err := compiler.Build(ctx); err != nil {
-		return sources{}, err
-	}
-	optimised := sources{rules: make(map[string]*ast.Module), data: compiler.Bundle().Data}
-	for _, m := range compiler.Bundle().Modules {
-		optimised.rules[m.Path] = m.Parsed
-	}
-	return optimised, nil
+	return plain(ctx, o, compiler)
 }

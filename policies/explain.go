@@ -10,6 +10,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies/document"
+	"github.com/keywicket/keywicket/policies/source"
 )
 
 // Explainer decides as an Engine does, and returns the places that decided. It never runs optimised rules, which have lost their
@@ -30,11 +32,11 @@ type Explanation struct {
 
 // LoadExplainer reads a policy. It does not run the tests: an author may need explanations of a policy that fails them.
 func LoadExplainer(ctx context.Context, c Config) (*Explainer, error) {
-	tables, s, err := open(ctx, c.FS())
+	tables, s, err := source.Open(ctx, c.FS())
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.policy(ctx, tables, s.plain)
+	p, err := newPolicy(ctx, s, tables, plain)
 	if err != nil {
 		return nil, err
 	}
@@ -63,11 +65,11 @@ func (e *Explainer) ruleOf(trace []*topdown.Event) string {
 		rule, ok := event.Node.(*ast.Rule)
 		switch {
 		case !ok || event.Op != topdown.ExitOp:
-		case rule.Ref().HasPrefix(denyRef) && !slices.ContainsFunc(denials, func(known *ast.Rule) bool { return known.Location.Equal(rule.Location) }):
+		case rule.Ref().HasPrefix(document.DenyRef) && !slices.ContainsFunc(denials, func(known *ast.Rule) bool { return known.Location.Equal(rule.Location) }):
 			denials = append(denials, rule)
 		case rule.Ref().Equal(deniedByARule):
 			denied = true
-		case rule.Ref().Equal(decisionRef) && answer == nil:
+		case rule.Ref().Equal(document.DecisionRef) && answer == nil:
 			answer = rule
 		}
 	}

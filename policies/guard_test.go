@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
 // A policy that would allow more than it appears to is refused, with its line and the remedy.
 func TestPolicyThatIsWiderThanItLooksIsRefused(t *testing.T) {
 	const table = "apis/velaflows/data.yaml"
-	shipped := func(t *testing.T) string { t.Helper(); return copyBuiltin(t) }
+	shipped := func(t *testing.T) string { t.Helper(); return policytest.Copy(t) }
 	earlier := func(t *testing.T) string {
 		t.Helper()
 		dir := filepath.Join(t.TempDir(), "policies")
@@ -29,15 +30,18 @@ func TestPolicyThatIsWiderThanItLooksIsRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			write(t, dir, "keywicket/"+file, string(text))
+			policytest.Write(t, dir, "keywicket/"+file, string(text))
 		}
 		return dir
 	}
 	row := func(rows string) func(t *testing.T, dir string) {
-		return func(t *testing.T, dir string) { t.Helper(); edit(t, dir, table, "routes:\n", "routes:\n"+rows) }
+		return func(t *testing.T, dir string) {
+			t.Helper()
+			policytest.Edit(t, dir, table, "routes:\n", "routes:\n"+rows)
+		}
 	}
 	file := func(name, text string) func(t *testing.T, dir string) {
-		return func(t *testing.T, dir string) { t.Helper(); write(t, dir, name, text) }
+		return func(t *testing.T, dir string) { t.Helper(); policytest.Write(t, dir, name, text) }
 	}
 	const deny = "package keywicket\n\ndeny contains {\"code\": \"FORBIDDEN\", \"reason\": \"no_route\"} if input.api == \"velaflows\"\n"
 	for name, c := range map[string]struct {
@@ -74,35 +78,10 @@ func TestPolicyThatIsWiderThanItLooksIsRefused(t *testing.T) {
 
 // explain names the rule of the denial.
 func TestExplainNamesTheDenialsRule(t *testing.T) {
-	dir := copyBuiltin(t)
-	write(t, dir, "keywicket/own.rego", "package keywicket\n\ndeny contains {\"code\": \"PAYMENT_REQUIRED\", \"reason\": \"unpaid\"} if {\n\tinput.host == \"x\"\n}\n\ndeny contains {\"code\": \"PAYMENT_REQUIRED\", \"reason\": \"unpaid\"} if {\n\tinput.request.host == \"api.example\"\n}\n")
-	e, err := explainer(t, dir).Explain(t.Context(), inboxInput())
+	dir := policytest.Copy(t)
+	policytest.Write(t, dir, "keywicket/own.rego", "package keywicket\n\ndeny contains {\"code\": \"PAYMENT_REQUIRED\", \"reason\": \"unpaid\"} if {\n\tinput.host == \"x\"\n}\n\ndeny contains {\"code\": \"PAYMENT_REQUIRED\", \"reason\": \"unpaid\"} if {\n\tinput.request.host == \"api.example\"\n}\n")
+	e, err := policytest.Explainer(t, dir).Explain(t.Context(), policytest.Input())
 	if err != nil || e.Code != "PAYMENT_REQUIRED" || !strings.HasSuffix(e.Rule, "keywicket/own.rego:7") {
 		t.Errorf("%+v, %v", e, err)
-	}
-}
-
-// There is a warning for each `not` that OPA evaluates differently than it reads, and no other warning.
-func TestDoubtfulNot(t *testing.T) {
-	for expression, want := range map[string]bool{
-		`not data.facts.plans[input.workspace.attributes.plan].photos`:      true,
-		`not input.workspace.attributes.plan in {"pro"}`:                    true,
-		`not startswith(input.request.headers["x-a"][0], "b")`:              true,
-		`not input.workspace.attributes.plan != "free"`:                     true,
-		`not input.workspace.attributes.plan == "pro"`:                      false,
-		`not input.workspace.attributes.plan`:                               false,
-		`not input.request.method in {"GET"}`:                               false,
-		`not input.principal.attributes.read_only == lower("TRUE")`:         false,
-		`input.workspace.attributes.plan == "pro"`:                          false,
-		`not input.workspace.attributes[input.principal.attributes.x] == 1`: true,
-	} {
-		for header, warned := range map[string]bool{"": want, "import future.keywords.not\n\n": false} {
-			dir := copyBuiltin(t)
-			write(t, dir, "keywicket/own.rego", "package keywicket\n\n"+header+"headers[\"x-a\"] := \"b\" if {\n\tinput.api == \"zoo\"\n\t"+expression+"\n}\n")
-			got := explainer(t, dir).Warnings()
-			if (len(got) == 1) != warned || len(got) > 1 || warned && !strings.HasPrefix(got[0], "keywicket/own.rego:5: if input.") {
-				t.Errorf("%s%s: %q", header, expression, got)
-			}
-		}
 	}
 }

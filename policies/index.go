@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -13,7 +12,11 @@ import (
 	"github.com/open-policy-agent/opa/v1/types"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies/analysis"
+	"github.com/keywicket/keywicket/policies/document"
 	"github.com/keywicket/keywicket/policies/route"
+	"github.com/keywicket/keywicket/policies/source"
+	"github.com/keywicket/keywicket/policies/table"
 )
 
 // index finds the row that a request addresses, as the rule route of keywicket/route.rego does.
@@ -31,74 +34,17 @@ type apiRows struct {
 	rows  []*row
 }
 
-const routeFile = "keywicket/route.rego"
-
-// findRoute is the name of the function that replaces the rule route.
-const findRoute = "keywicket.find_route"
-
-// hasShippedRoute reports whether the policy finds its rows with the shipped route.rego, so that the index finds the same ones.
-// No other rule may add to what that file defines or reads, and no `with` may replace it.
-func (s sources) hasShippedRoute() (bool, error) {
-	text, err := Builtin.ReadFile(routeFile)
+// hasShippedRoute reports whether the policy finds its rows as the shipped route.rego does.
+func hasShippedRoute(s source.Source) (bool, error) {
+	text, err := Builtin.ReadFile(document.RouteFile)
 	if err != nil {
 		return false, err
 	}
-	shipped, err := ast.ParseModule(routeFile, string(text))
-	if err != nil {
-		return false, err
-	}
-	m := s.rules[routeFile]
-	if m == nil || !m.Package.Equal(shipped.Package) || len(m.Imports) != len(shipped.Imports) || !slices.EqualFunc(m.Rules, shipped.Rules, sameRule) {
-		return false, nil // an import can change the meaning of a name
-	}
-	used := []ast.Ref{ast.MustParseRef("data.apis")}
-	for _, rule := range shipped.Rules {
-		used = append(used, shipped.Package.Path.Append(ast.StringTerm(rule.Head.Ref()[0].String())))
-	}
-	// A rule of the package with the name of a built-in function is called instead of that function.
-	used = append(used, shipped.Package.Path.Append(ast.StringTerm(strings.Split(findRoute, ".")[0])))
-	functions := make(map[string]bool)
-	ast.WalkRefs(shipped, func(r ast.Ref) bool {
-		functions[r.String()] = true
-		if name, ok := r[0].Value.(ast.Var); ok && ast.BuiltinMap[r.String()] != nil {
-			used = append(used, shipped.Package.Path.Append(ast.StringTerm(string(name))))
-		}
-		return false
-	})
-	for file, module := range s.rules {
-		if file == routeFile {
-			continue
-		}
-		if slices.ContainsFunc(module.Rules, func(r *ast.Rule) bool { return overlaps(r.Ref().GroundPrefix(), used) }) || replaces(module, used, functions) {
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
-// sameRule compares two rules without their metadata, which changes no decision.
-func sameRule(a, b *ast.Rule) bool {
-	a, b = a.Copy(), b.Copy()
-	a.Annotations, b.Annotations = nil, nil
-	return a.Equal(b)
-}
-
-// replaces reports whether a `with` in the module replaces the data or one of the functions.
-func replaces(m *ast.Module, data []ast.Ref, functions map[string]bool) bool {
-	found := false
-	ast.WalkWiths(m, func(w *ast.With) bool {
-		ref, ok := w.Target.Value.(ast.Ref)
-		switch {
-		case !ok, functions[ref.String()] && !ref[0].Equal(ast.InputRootDocument), overlaps(ref.GroundPrefix(), data):
-			found = true
-		}
-		return found
-	})
-	return found
+	return analysis.HasShippedRoute(s, text)
 }
 
 // rows evaluates data.keywicket.rows: for each table its rows, in the order of the table.
-func (e *evaluator) rows(ctx context.Context, tables map[string]Table) (map[string]*ast.Array, error) {
+func (e *evaluator) rows(ctx context.Context, tables map[string]table.Table) (map[string]*ast.Array, error) {
 	query, err := e.prepare(ast.MustParseRef("data.keywicket.rows"))
 	if err != nil {
 		return nil, err
@@ -108,10 +54,10 @@ func (e *evaluator) rows(ctx context.Context, tables map[string]Table) (map[stri
 		return nil, err
 	}
 	made := make(map[string]*ast.Array, len(tables))
-	for name, table := range tables {
+	for name, t := range tables {
 		list, err := all.Value.Find(ast.Ref{ast.StringTerm(name)})
 		array, ok := list.(*ast.Array)
-		if err != nil || !ok || array.Len() != len(table.Routes) {
+		if err != nil || !ok || array.Len() != len(t.Routes) {
 			return nil, fmt.Errorf("data.keywicket.rows does not have the rows of %s", name)
 		}
 		made[name] = array
@@ -121,13 +67,13 @@ func (e *evaluator) rows(ctx context.Context, tables map[string]Table) (map[stri
 
 // indexed prepares the decision with a function instead of the rule route, which finds the row with the index. It returns nil
 // without an error if hasShippedRoute is false.
-func (s sources) indexed(ctx context.Context, tables map[string]Table, compiler *ast.Compiler) (*query, *index, error) {
+func indexed(ctx context.Context, s source.Source, tables map[string]table.Table, compiler *ast.Compiler) (*query, *index, error) {
 	const routeStub = `package keywicket
-route := ` + findRoute + `(input)`
-	if ok, err := s.hasShippedRoute(); !ok || err != nil {
+route := ` + analysis.FindRoute + `(input)`
+	if ok, err := hasShippedRoute(s); !ok || err != nil {
 		return nil, nil, err
 	}
-	evaluator, err := s.evaluator(ctx, compiler)
+	evaluator, err := newEvaluator(ctx, s, compiler)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -135,24 +81,24 @@ route := ` + findRoute + `(input)`
 	if err != nil {
 		return nil, nil, err
 	}
-	stub, err := ast.ParseModule(routeFile, routeStub)
+	stub, err := ast.ParseModule(document.RouteFile, routeStub)
 	if err != nil {
 		return nil, nil, err
 	}
-	module := s.rules[routeFile].Copy()
+	module := s.Rules[document.RouteFile].Copy()
 	module.Rules = slices.DeleteFunc(module.Rules, func(r *ast.Rule) bool { return r.Head.Ref().String() == "route" })
 	for _, rule := range stub.Rules {
 		rule.Module = module
 		module.Rules = append(module.Rules, rule)
 	}
-	s.rules = maps.Clone(s.rules)
-	s.rules[routeFile] = module
+	s.Rules = maps.Clone(s.Rules)
+	s.Rules[document.RouteFile] = module
 	x := &index{apis: make(map[string]apiRows, len(tables))}
 	find := &topdown.Builtin{
-		Decl: &ast.Builtin{Name: findRoute, Decl: types.NewFunction(types.Args(types.A), types.A)},
+		Decl: &ast.Builtin{Name: analysis.FindRoute, Decl: types.NewFunction(types.Args(types.A), types.A)},
 		Func: x.findRoute,
 	}
-	if compiler, err = s.compiled(find); err != nil {
+	if compiler, err = s.Compiled(find); err != nil {
 		return nil, nil, err
 	}
 	evaluator = evaluator.with(compiler, find)
@@ -161,29 +107,29 @@ route := ` + findRoute + `(input)`
 	}
 	x.none = x.rules.newRow(0, nil)
 	number := 0
-	for name, table := range tables {
-		of := apiRows{index: table.index, rows: make([]*row, 0, len(table.Routes))}
-		rows[name].Foreach(func(t *ast.Term) {
+	for name, t := range tables {
+		of := apiRows{index: t.Index(), rows: make([]*row, 0, len(t.Routes))}
+		rows[name].Foreach(func(term *ast.Term) {
 			number++
-			of.rows = append(of.rows, x.rules.newRow(number, t))
+			of.rows = append(of.rows, x.rules.newRow(number, term))
 		})
 		x.apis[name] = of
 	}
-	x.tests = x.rules.scopeTests(referencesOf(compiler, true))
-	query, err := evaluator.prepare(decisionRef)
+	x.tests = x.rules.scopeTests(analysis.ReferencesOf(compiler, true))
+	query, err := evaluator.prepare(document.DecisionRef)
 	return query, x, err
 }
 
 // findRoute implements the function keywicket.find_route. It is undefined if the request addresses no row.
 func (x *index) findRoute(_ topdown.BuiltinContext, of []*ast.Term, iter func(*ast.Term) error) error {
-	part := func(p part) ast.Value {
-		value, _ := of[0].Value.Find(partRefs[p][1:])
+	part := func(p document.Part) ast.Value {
+		value, _ := of[0].Value.Find(p.Ref()[1:])
 		return value
 	}
-	api, ok1 := part(inputAPI).(ast.String)
-	method, ok2 := part(requestMethod).(ast.String)
-	path, ok3 := part(requestPath).(ast.String)
-	if !ok1 || !ok2 || !ok3 || isEmpty(part(requestSegments)) {
+	api, ok1 := part(document.InputAPI).(ast.String)
+	method, ok2 := part(document.RequestMethod).(ast.String)
+	path, ok3 := part(document.RequestPath).(ast.String)
+	if !ok1 || !ok2 || !ok3 || isEmpty(part(document.RequestSegments)) {
 		return nil
 	}
 	if found := x.find(string(api), string(method), string(path)); found != x.none {

@@ -10,9 +10,9 @@ import (
 	"strings"
 	"sync/atomic"
 
-	"github.com/open-policy-agent/opa/v1/ast"
-
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies/analysis"
+	"github.com/keywicket/keywicket/policies/document"
 )
 
 // memory holds decisions. A decision depends only on the input values that the policy reads, so equal values give the same
@@ -22,8 +22,8 @@ import (
 // The key has the row that the request addresses. It has the method and the path only if a rule other than route reads them. It has
 // the sets of scopes that the principal satisfies (see needs). It has the scopes themselves only if a rule depends on more of them.
 type memory struct {
-	parts          []part // the parts that the policy reads
-	anonymousByRow bool   // without a credential, a decision depends on the row alone
+	parts          []document.Part // the parts that the policy reads
+	anonymousByRow bool            // without a credential, a decision depends on the row alone
 	slots          [memorySlots]atomic.Pointer[remembered]
 	hits           atomic.Uint64
 }
@@ -113,87 +113,87 @@ func size(d authz.Decision) int {
 func (m *memory) key(in *authz.Input, r *row) memoryKey {
 	b := make([]byte, 0, 512) // on the stack; seldom too small
 	for _, p := range m.parts {
-		b = p.appendTo(b, in, r)
+		b = appendPart(b, p, in, r)
 	}
 	return sha256.Sum256(b)
 }
 
-// appendTo appends the part's value in an unambiguous encoding: two different lists of values never give the same bytes. For a
+// appendPart appends the part's value in an unambiguous encoding: two different lists of values never give the same bytes. For a
 // request without a principal, the principal's parts append nothing.
-func (p part) appendTo(b []byte, in *authz.Input, r *row) []byte {
-	if p > inputPrincipal && in.Principal == nil {
+func appendPart(b []byte, p document.Part, in *authz.Input, r *row) []byte {
+	if p > document.InputPrincipal && in.Principal == nil {
 		return b
 	}
 	switch p {
-	case inputAPI:
+	case document.InputAPI:
 		return appendText(b, in.API)
-	case inputDenial:
+	case document.InputDenial:
 		return appendText(b, string(in.Denial))
-	case inputRow:
+	case document.InputRow:
 		return binary.AppendUvarint(b, uint64(r.number)) //nolint:gosec // not negative
-	case requestMethod:
+	case document.RequestMethod:
 		return appendText(b, in.Method)
-	case requestPath, requestSegments:
+	case document.RequestPath, document.RequestSegments:
 		return appendText(b, in.Path)
-	case requestRawQuery, requestQuery:
+	case document.RequestRawQuery, document.RequestQuery:
 		return appendText(b, in.RawQuery)
-	case requestHost:
+	case document.RequestHost:
 		return appendText(b, in.Host)
-	case requestHeaders:
+	case document.RequestHeaders:
 		b = binary.AppendUvarint(b, uint64(len(in.Header)))
 		for _, name := range slices.Sorted(maps.Keys(in.Header)) {
 			b = appendTexts(appendText(b, name), in.Header[name])
 		}
 		return b
-	case inputContext:
+	case document.InputContext:
 		b = binary.AppendUvarint(b, uint64(len(in.Context)))
 		for _, f := range in.Context {
 			b = appendText(appendText(b, f.Name), f.Value)
 		}
 		return b
-	case workspaceRequested:
+	case document.WorkspaceRequested:
 		return strconv.AppendBool(b, in.Workspace.Requested)
-	case workspaceGranted:
+	case document.WorkspaceGranted:
 		return strconv.AppendBool(b, in.Workspace.Granted)
-	case workspaceID:
+	case document.WorkspaceID:
 		return appendText(b, in.Workspace.ID)
-	case workspaceSlug:
+	case document.WorkspaceSlug:
 		return appendText(b, in.Workspace.Slug)
-	case workspaceRole:
+	case document.WorkspaceRole:
 		return appendText(b, in.Workspace.Role)
-	case workspaceAttributes:
+	case document.WorkspaceAttributes:
 		return appendText(b, string(in.Workspace.Attributes))
-	case sourceAddress:
+	case document.SourceAddress:
 		return appendText(b, in.Source.Address)
-	case sourcePrincipal:
+	case document.SourcePrincipal:
 		return appendText(b, in.Source.Principal)
-	case sourceCertificate:
+	case document.SourceCertificate:
 		c := in.Source.Certificate
 		if c == nil {
 			return append(b, 0)
 		}
 		return appendText(appendTexts(appendTexts(append(b, 1), c.URIs), c.DNSNames), c.Subject)
-	case inputPrincipal:
+	case document.InputPrincipal:
 		return strconv.AppendBool(b, in.Principal != nil)
-	case principalID:
+	case document.PrincipalID:
 		return appendText(b, in.Principal.ID)
-	case principalKind:
+	case document.PrincipalKind:
 		return appendText(b, string(in.Principal.Kind))
-	case principalAPI:
+	case document.PrincipalAPI:
 		return appendText(b, in.Principal.API)
-	case principalEnvironment:
+	case document.PrincipalEnvironment:
 		return appendText(b, string(in.Principal.Environment))
-	case principalUserID:
+	case document.PrincipalUserID:
 		return appendText(b, in.Principal.UserID)
-	case principalScopes:
+	case document.PrincipalScopes:
 		return appendTexts(b, in.Principal.Scopes)
-	case principalNeeds:
+	case document.PrincipalNeeds:
 		return r.needs.Load().appendTo(b, in.Principal.Scopes)
-	case principalAAL:
+	case document.PrincipalAAL:
 		return appendText(b, in.Principal.AAL)
-	case principalAttributes:
+	case document.PrincipalAttributes:
 		return appendText(b, string(in.Principal.Attributes))
-	case principalUserAttributes:
+	case document.PrincipalUserAttributes:
 		return appendText(b, string(in.Principal.UserAttributes))
 	}
 	panic("a part without a value")
@@ -212,34 +212,35 @@ func appendTexts(b []byte, list []string) []byte {
 }
 
 // variesByRequest reports whether the part may differ between two requests for the same row that have no credential.
-func (p part) variesByRequest() bool {
+func variesByRequest(p document.Part) bool {
 	switch p {
-	case inputAPI, inputDenial, inputRow, workspaceRequested, workspaceID, workspaceSlug, workspaceRole, workspaceGranted, workspaceAttributes:
+	case document.InputAPI, document.InputDenial, document.InputRow, document.WorkspaceRequested, document.WorkspaceID,
+		document.WorkspaceSlug, document.WorkspaceRole, document.WorkspaceGranted, document.WorkspaceAttributes:
 		return false
 	}
-	return p < inputPrincipal
+	return p < document.InputPrincipal
 }
 
 // newMemory creates the memory of a policy from the references of its decision. The error says why decisions cannot be
 // remembered: a rule reads the time, or calls a function that can return different results for the same arguments. x may be nil.
-func newMemory(references []reference, x *index) (*memory, error) {
+func newMemory(references []analysis.Reference, x *index) (*memory, error) {
 	for _, r := range references {
-		if nondeterministic(r.ref) || overlaps(r.ref, []ast.Ref{partRefs[inputTime]}) {
-			return nil, fmt.Errorf("%s: %v differs between evaluations", r.place(), r.ref)
+		if r.Nondeterministic() || r.Reads(document.InputTime) {
+			return nil, fmt.Errorf("%s: %v differs between evaluations", r.Place(), r.Ref)
 		}
 	}
 	m := &memory{}
-	reads := readingOf(references)
+	reads := analysis.ReadingOf(references)
 	shared := x != nil && len(x.tests) > 0 // principals with different scopes share decisions
-	reads[principalNeeds] = shared
+	reads[document.PrincipalNeeds] = shared
 	if shared {
-		reads[principalScopes], reads[inputRow] = false, true
+		reads[document.PrincipalScopes], reads[document.InputRow] = false, true
 	}
-	for p, read := range reads {
-		if read {
-			m.parts = append(m.parts, part(p)) //nolint:gosec // less than numberOfParts
+	for p := range document.NumberOfParts {
+		if reads[p] {
+			m.parts = append(m.parts, p)
 		}
 	}
-	m.anonymousByRow = !slices.ContainsFunc(m.parts, part.variesByRequest)
+	m.anonymousByRow = !slices.ContainsFunc(m.parts, variesByRequest)
 	return m, nil
 }

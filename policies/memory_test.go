@@ -10,8 +10,13 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/open-policy-agent/opa/v1/ast"
+
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/internal/race"
+	"github.com/keywicket/keywicket/policies/analysis"
+	"github.com/keywicket/keywicket/policies/document"
+	"github.com/keywicket/keywicket/policies/source"
 )
 
 // extraConditions are conditions for rules of a policy author. Each reads other parts of the input.
@@ -48,13 +53,13 @@ var extraConditions = []string{
 
 // policyWithExtraRules returns the shipped policy with some of these conditions. Most of the rules set a header, so that a
 // decision shows the result of each.
-func policyWithExtraRules(t testing.TB, r *rand.Rand, table map[string]any) sources {
+func policyWithExtraRules(t testing.TB, r *rand.Rand, table map[string]any) source.Source {
 	t.Helper()
-	s, err := read(Builtin)
+	s, err := source.Read(Builtin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.data = map[string]any{"apis": map[string]any{"zoo": table}}
+	s.Data = map[string]any{"apis": map[string]any{"zoo": table}}
 	text := "package keywicket\n"
 	for i := range 12 {
 		head := fmt.Sprintf("headers[\"x-own-%d\"] := \"1\"", i)
@@ -66,21 +71,29 @@ func policyWithExtraRules(t testing.TB, r *rand.Rand, table map[string]any) sour
 		}
 		text += fmt.Sprintf("%s if {\n\t%s\n}\n", head, strings.ReplaceAll(pick(r, extraConditions), "; ", "\n\t"))
 	}
-	if err := s.addModule("keywicket/own.rego", []byte(text)); err != nil {
-		t.Fatal(err)
-	}
+	add(t, s, "keywicket/own.rego", text)
 	return s
 }
 
+// add adds a file with rules to a policy.
+func add(t testing.TB, s source.Source, file, text string) {
+	t.Helper()
+	module, err := ast.ParseModule(file, text)
+	if err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	s.Rules[file] = module
+}
+
 // withMemory returns engines of a policy without and with memory.
-func withMemory(t testing.TB, s sources) (plain, engine *Engine) {
+func withMemory(t testing.TB, s source.Source) (plain, engine *Engine) {
 	t.Helper()
 	plain, engine = bothEngines(t, s)
-	compiler, err := s.compiled()
+	compiler, err := s.Compiled()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if engine.memory, err = newMemory(referencesOf(compiler, true), engine.index); err != nil {
+	if engine.memory, err = newMemory(analysis.ReferencesOf(compiler, true), engine.index); err != nil {
 		t.Fatal(err)
 	}
 	return plain, engine
@@ -200,7 +213,7 @@ func TestRememberedDecisions(t *testing.T) {
 		s := policyWithExtraRules(t, r, table)
 		plain, engine := withMemory(t, s)
 		if n := firstDifference(t, r, plain, engine, rows, 150); n > 0 {
-			t.Fatalf("seed %d: decision %d differs with memory; %v", seed, n, s.rules["keywicket/own.rego"])
+			t.Fatalf("seed %d: decision %d differs with memory; %v", seed, n, s.Rules["keywicket/own.rego"])
 		}
 		hits += engine.Remembered()
 	}
@@ -226,19 +239,19 @@ func TestControlsOfRememberedDecisions(t *testing.T) {
 		}
 		t.Errorf("%s: not caught in %d cases", name, maxCases)
 	}
-	without := func(missing ...part) func(r *rand.Rand) int {
+	without := func(missing ...document.Part) func(r *rand.Rand) int {
 		return func(r *rand.Rand) int {
 			table, rows := randomTable(r, 8)
 			plain, engine := withMemory(t, policyWithExtraRules(t, r, table))
-			engine.memory.parts = slices.DeleteFunc(engine.memory.parts, func(p part) bool { return slices.Contains(missing, p) })
+			engine.memory.parts = slices.DeleteFunc(engine.memory.parts, func(p document.Part) bool { return slices.Contains(missing, p) })
 			return firstDifference(t, r, plain, engine, rows, 100)
 		}
 	}
-	for name, missing := range map[string][]part{
-		"the row": {inputRow, requestPath, requestSegments}, "scopes": {principalScopes}, "the role": {workspaceRole},
-		"whether it is granted": {workspaceGranted}, "headers": {requestHeaders}, "the query": {requestQuery, requestRawQuery},
-		"the context": {inputContext}, "the denial": {inputDenial}, "attributes": {principalAttributes, workspaceAttributes, principalUserAttributes},
-		"the source": {sourceAddress, sourcePrincipal, sourceCertificate}, "the kind": {principalKind},
+	for name, missing := range map[string][]document.Part{
+		"the row": {document.InputRow, document.RequestPath, document.RequestSegments}, "scopes": {document.PrincipalScopes}, "the role": {document.WorkspaceRole},
+		"whether it is granted": {document.WorkspaceGranted}, "headers": {document.RequestHeaders}, "the query": {document.RequestQuery, document.RequestRawQuery},
+		"the context": {document.InputContext}, "the denial": {document.InputDenial}, "attributes": {document.PrincipalAttributes, document.WorkspaceAttributes, document.PrincipalUserAttributes},
+		"the source": {document.SourceAddress, document.SourcePrincipal, document.SourceCertificate}, "the kind": {document.PrincipalKind},
 	} {
 		caught("without "+name, without(missing...))
 	}
@@ -246,7 +259,7 @@ func TestControlsOfRememberedDecisions(t *testing.T) {
 		table, rows := randomTable(r, 8)
 		plain, engine := withMemory(t, policyWithExtraRules(t, r, table))
 		m := engine.memory
-		m.parts = append(slices.DeleteFunc(m.parts, func(p part) bool { return p > inputPrincipal }), principalID)
+		m.parts = append(slices.DeleteFunc(m.parts, func(p document.Part) bool { return p > document.InputPrincipal }), document.PrincipalID)
 		return firstDifference(t, r, plain, engine, rows, 100)
 	})
 	caught("with a decision of the row, although it depends on more", func(r *rand.Rand) int {
@@ -281,22 +294,20 @@ func TestWhatIsNotRemembered(t *testing.T) {
 		`data.helper.late`:                                  "time.now_ns",
 		`input.request.method == "NONE"`:                    "",
 	} {
-		s, err := read(Builtin)
+		s, err := source.Read(Builtin)
 		if err != nil {
 			t.Fatal(err)
 		}
 		own := "package keywicket\ndeny contains {\"code\": \"FORBIDDEN\", \"reason\": \"own\"} if {\n\t" + strings.ReplaceAll(rule, "; ", "\n\t") + "\n}\n"
 		helper := "package helper\nlate if late_at(time.now_ns())\nlate_at(t) if t < 0\nunused if rand.intn(\"x\", 2) == 1\n"
 		for file, text := range map[string]string{"keywicket/own.rego": own, "helper/helper.rego": helper} {
-			if err := s.addModule(file, []byte(text)); err != nil {
-				t.Fatal(err)
-			}
+			add(t, s, file, text)
 		}
-		compiler, err := s.compiled()
+		compiler, err := s.Compiled()
 		if err != nil {
 			t.Fatal(err)
 		}
-		m, noMemory := newMemory(referencesOf(compiler, true), nil)
+		m, noMemory := newMemory(analysis.ReferencesOf(compiler, true), nil)
 		if (noMemory == nil) != (m != nil) || (noMemory == nil) != (want == "") || noMemory != nil &&
 			(!strings.Contains(noMemory.Error(), want+" differs between evaluations") || !strings.Contains(noMemory.Error(), ".rego:")) {
 			t.Errorf("%s: %v", rule, noMemory)
@@ -310,7 +321,7 @@ func TestWhatIsNotRemembered(t *testing.T) {
 
 // A full memory keeps the latest decision, and never returns the decision of another key.
 func TestFullMemory(t *testing.T) {
-	m := &memory{parts: []part{requestPath}}
+	m := &memory{parts: []document.Part{document.RequestPath}}
 	key := func(i int) memoryKey { return m.key(&authz.Input{Path: fmt.Sprint("/", i)}, noRow) }
 	const n = 3 * memorySlots
 	for i := range n {
@@ -338,9 +349,9 @@ func TestFullMemory(t *testing.T) {
 
 // Different inputs have different keys, also if their texts concatenate alike.
 func TestKeysAreUnambiguous(t *testing.T) {
-	var all []part
-	for p := range numberOfParts {
-		if p != inputTime { // a policy that reads it has no memory
+	var all []document.Part
+	for p := range document.NumberOfParts {
+		if p != document.InputTime { // a policy that reads it has no memory
 			all = append(all, p)
 		}
 	}
@@ -373,7 +384,7 @@ func TestRememberedDecisionIsDetached(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return int64(m.HeapAlloc)
 	}
-	m := &memory{parts: []part{requestHost}}
+	m := &memory{parts: []document.Part{document.RequestHost}}
 	part := func(i int) string { return (fmt.Sprintf("%08d", i) + strings.Repeat("p", padding))[:8] }
 	before := heap()
 	for i := range n {
@@ -399,7 +410,7 @@ func TestRememberedDecisionIsDetached(t *testing.T) {
 
 // Concurrent callers each get the decision for their own values.
 func TestMemoryAtOnce(t *testing.T) {
-	s, err := read(Builtin)
+	s, err := source.Read(Builtin)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,66 +7,10 @@ import (
 	"slices"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/keywicket/keywicket/policies/analysis"
+	"github.com/keywicket/keywicket/policies/document"
 )
-
-// scopeTest returns the rule whose sets an expression tests the scopes with, or nil for any other expression. It accepts one form:
-//
-//	every one_of in NAME {
-//		some scope in input.principal.scopes
-//		scope in one_of
-//	}
-//
-// as OPA compiles it, if the rest of the rule uses none of its variables. The result then depends on the scopes only through the
-// sets that hold at least one of them. body contains the expression. uses counts the variables of the rule.
-func scopeTest(expr *ast.Expr, body ast.Body, uses map[ast.Var]int) ast.Ref {
-	every, ok := expr.Terms.(*ast.Every)
-	if !ok || len(expr.With) > 0 || len(every.Body) != 2 {
-		return nil
-	}
-	usedBy := func(t *ast.Term, n int) bool {
-		v, ok := t.Value.(ast.Var)
-		return ok && uses[v] == n
-	}
-	assignment, membership := every.Body[0], every.Body[1]
-	if !isCall(assignment, ast.Equality) || !isCall(membership, ast.Member) {
-		return nil
-	}
-	scope, scopes := assignment.Operand(0), partRefs[principalScopes]
-	from, ok := assignment.Operand(1).Value.(ast.Ref)
-	if !ok || len(from) != len(scopes)+1 || !from.HasPrefix(scopes) || !usedBy(from[len(scopes)], 1) ||
-		!usedBy(scope, 2) || !membership.Operand(0).Equal(scope) ||
-		!usedBy(every.Value, 2) || !membership.Operand(1).Equal(every.Value) {
-		return nil
-	}
-	// OPA assigns the domain to a variable, and sometimes that variable to another one.
-	domain := every.Domain
-	for range body {
-		i := slices.IndexFunc(body, func(other *ast.Expr) bool { return isCall(other, ast.Equality) && other.Operand(0).Equal(domain) })
-		if i < 0 || !usedBy(domain, 2) {
-			return nil
-		}
-		domain = body[i].Operand(1)
-		if name, ok := domain.Value.(ast.Ref); ok && name.IsGround() {
-			return name
-		}
-	}
-	return nil
-}
-
-// isCall reports whether an expression is a call of a built-in function with two operands, without `not` and `with`.
-func isCall(expr *ast.Expr, function *ast.Builtin) bool {
-	return expr.IsCall() && expr.Operator().Equal(function.Ref()) && len(expr.Operands()) == 2 && !expr.Negated && len(expr.With) == 0
-}
-
-// usesOfVars counts how often a rule uses each variable.
-func usesOfVars(rule *ast.Rule) map[ast.Var]int {
-	uses := make(map[ast.Var]int)
-	ast.WalkVars(rule, func(v ast.Var) bool {
-		uses[v]++
-		return false
-	})
-	return uses
-}
 
 // needs are the sets of scopes with which decisions on a row test the scopes of a principal.
 type needs struct {
@@ -147,17 +91,17 @@ func setsOf(value *ast.Term) (sets []ast.Set, ok bool) {
 
 // scopeTests returns the places of the rules whose sets test the scopes. It returns nil if decisions depend on scopes in another
 // way too, or if the value of such a rule depends on more than the row.
-func (k *rowRules) scopeTests(references []reference) []int {
+func (k *rowRules) scopeTests(references []analysis.Reference) []int {
 	var tests []int
 	for _, r := range references {
-		if r.test == nil {
-			if overlaps(r.ref, []ast.Ref{partRefs[principalScopes]}) {
+		if r.Test == nil {
+			if r.Reads(document.PrincipalScopes) {
 				return nil
 			}
 			continue
 		}
-		place, ok := k.places[ruleName(r.test)]
-		if !ok || k.standalone[place] == nil || len(r.test) != len(routeRef) || !r.test.HasPrefix(packageRef) {
+		place, ok := k.places[ruleName(r.Test)]
+		if !ok || k.standalone[place] == nil || len(r.Test) != len(document.RouteRef) || !r.Test.HasPrefix(document.PackageRef) {
 			return nil
 		}
 		if !slices.Contains(tests, place) {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/internal/race"
+	"github.com/keywicket/keywicket/policies/document"
+	"github.com/keywicket/keywicket/policies/source"
 )
 
 // testOfScopes returns the form that scopeTest accepts, with a rule that has the sets.
@@ -38,19 +40,17 @@ many_needs := [{"a:read", sprintf("%d", [i])} | some i in numbers.range(1, 65)]
 `
 
 // withHeaderIf returns the shipped policy with a header that a condition sets.
-func withHeaderIf(t testing.TB, table map[string]any, condition string) sources {
+func withHeaderIf(t testing.TB, table map[string]any, condition string) source.Source {
 	t.Helper()
-	s, err := read(Builtin)
+	s, err := source.Read(Builtin)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if table != nil {
-		s.data = map[string]any{"apis": map[string]any{"zoo": table}}
+		s.Data = map[string]any{"apis": map[string]any{"zoo": table}}
 	}
 	text := "package keywicket\n" + extraNeeds + "\nheaders[\"x-own\"] := \"1\" if {\n\t" + condition + "\n}\n"
-	if err := s.addModule("keywicket/own.rego", []byte(text)); err != nil {
-		t.Fatalf("%s: %v", condition, err)
-	}
+	add(t, s, "keywicket/own.rego", text)
 	return s
 }
 
@@ -100,7 +100,7 @@ func TestDecisionsShareScopes(t *testing.T) {
 	for i, condition := range slices.Concat(sharing, notSharing) {
 		s := withHeaderIf(t, nil, strings.ReplaceAll(condition, "; ", "\n\t"))
 		_, engine := withMemory(t, s)
-		if shares := !slices.Contains(engine.memory.parts, principalScopes); shares != (i < len(sharing)) {
+		if shares := !slices.Contains(engine.memory.parts, document.PrincipalScopes); shares != (i < len(sharing)) {
 			t.Errorf("decisions are shared: %t, under the condition %s", shares, condition)
 		}
 	}

@@ -21,19 +21,22 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/internal/race"
+	"github.com/keywicket/keywicket/policies/analysis"
+	"github.com/keywicket/keywicket/policies/source"
+	"github.com/keywicket/keywicket/policies/table"
 )
 
 // engineOf returns an engine of the rules as they are, for comparison with the index.
-func engineOf(t testing.TB, s sources, err error) *Engine {
+func engineOf(t testing.TB, s source.Source, err error) *Engine {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
-	compiler, err := s.compiled()
+	compiler, err := s.Compiled()
 	if err != nil {
 		t.Fatal(err)
 	}
-	query, err := s.plain(context.Background(), compiler)
+	query, err := plain(context.Background(), s, compiler)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,35 +46,35 @@ func engineOf(t testing.TB, s sources, err error) *Engine {
 func engineWith(t testing.TB, query *query, compiler *ast.Compiler) *Engine {
 	t.Helper()
 	return &Engine{
-		policy:       policy{query: query, reading: readingOf(referencesOf(compiler, false))},
+		policy:       policy{query: query, reading: analysis.ReadingOf(analysis.ReferencesOf(compiler, false))},
 		beforeLookup: newSemaphore(), afterLookup: newSemaphore(), observe: func(time.Duration) {},
 	}
 }
 
 // bothEngines returns engines of the rules as they are, and with the index.
-func bothEngines(t testing.TB, s sources) (plain, optimised *Engine) {
+func bothEngines(t testing.TB, s source.Source) (plain, optimised *Engine) {
 	t.Helper()
 	plain = engineOf(t, s, nil)
-	tables := make(map[string]Table)
-	for name, data := range s.data["apis"].(map[string]any) {
+	tables := make(map[string]table.Table)
+	for name, data := range s.Data["apis"].(map[string]any) {
 		text, err := json.Marshal(data)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if tables[name], err = parseTable(text); err != nil {
+		if tables[name], err = parse(text); err != nil {
 			t.Fatal(err)
 		}
 	}
-	compiler, err := s.compiled()
+	compiler, err := s.Compiled()
 	if err != nil {
 		t.Fatal(err)
 	}
-	query, index, err := s.indexed(context.Background(), tables, compiler)
+	query, index, err := indexed(context.Background(), s, tables, compiler)
 	if err != nil || index == nil {
 		t.Fatal(index, err)
 	}
 	optimised = engineWith(t, query, compiler)
-	optimised.index, optimised.readingWithRow = index, readingOf(referencesOf(compiler, true))
+	optimised.index, optimised.readingWithRow = index, analysis.ReadingOf(analysis.ReferencesOf(compiler, true))
 	return plain, optimised
 }
 
@@ -79,7 +82,7 @@ func bothEngines(t testing.TB, s sources) (plain, optimised *Engine) {
 // route of every API, other paths, and principals and workspaces of every kind.
 func TestOptimisedAgreesWithPlain(t *testing.T) {
 	race.Skip(t)
-	s, err := read(Builtin)
+	s, err := source.Read(Builtin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,11 +97,11 @@ func TestEarlierPolicyDecidesAlike(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := read(Config{Dir: "../test/testdata/earlier-policies"}.FS())
+	s, err := source.Read(Config{Dir: "../test/testdata/earlier-policies"}.FS())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if shipped, err := s.hasShippedRoute(); shipped || err != nil {
+	if shipped, err := hasShippedRoute(s); shipped || err != nil {
 		t.Fatalf("the index serves it: %v", err)
 	}
 	now, err := Load(t.Context(), Config{})
@@ -110,7 +113,7 @@ func TestEarlierPolicyDecidesAlike(t *testing.T) {
 
 func decideAlike(t *testing.T, a, b *Engine) {
 	t.Helper()
-	tables, err := Tables(Builtin)
+	tables, err := table.Read(Builtin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,14 +141,14 @@ func decideAlike(t *testing.T, a, b *Engine) {
 
 var parameter = regexp.MustCompile(`\{[^{}]*\}`)
 
-func inputs(api string, table Table, route Route) []authz.Input {
+func inputs(api string, of table.Table, route table.Route) []authz.Input {
 	filled := parameter.ReplaceAllString(route.Path, "64f1a2b3")
 	empty := parameter.ReplaceAllString(route.Path, "")
 	paths := []string{filled, filled + "/", filled + "/more", empty, strings.ToUpper(filled), filled + ";x"}
-	scopes := [][]string{route.Scopes, table.Overrides[LevelWorkspace], table.Overrides[LevelUser], nil}
+	scopes := [][]string{route.Scopes, of.Overrides[table.LevelWorkspace], of.Overrides[table.LevelUser], nil}
 	kinds := []authz.Kind{"", authz.KindWorkspaceToken, authz.KindWorkspaceKey, authz.KindPersonalKey, "oauth_token", "session"}
 	workspaces := []authz.Workspace{{}, {Requested: true}, {Granted: true}}
-	for role := range table.Roles {
+	for role := range of.Roles {
 		workspaces = append(workspaces, authz.Workspace{Requested: true, Granted: true, Role: role})
 	}
 	input := func(method, path string, kind authz.Kind, held []string, workspace authz.Workspace) authz.Input {
@@ -173,7 +176,7 @@ func inputs(api string, table Table, route Route) []authz.Input {
 }
 
 // zoo returns the shipped rules with a table of n routes, half of them with parameters.
-func zoo(n int) sources {
+func zoo(n int) source.Source {
 	routes := make([]any, n)
 	for i := range routes {
 		path := fmt.Sprintf("/api/v1/thing%d", i/2)
@@ -182,11 +185,11 @@ func zoo(n int) sources {
 		}
 		routes[i] = map[string]any{"method": "GET", "path": path, "scopes": []any{"zoo:read"}}
 	}
-	s, err := read(Builtin)
+	s, err := source.Read(Builtin)
 	if err != nil {
 		panic(err)
 	}
-	s.data = map[string]any{"apis": map[string]any{"zoo": map[string]any{
+	s.Data = map[string]any{"apis": map[string]any{"zoo": map[string]any{
 		"scopes": map[string]any{"workspace": map[string]any{"zoo:read": "Read"}}, "routes": routes,
 	}}}
 	return s
@@ -277,7 +280,7 @@ func BenchmarkLoad(b *testing.B) {
 
 // With the index, other rules can still use the definitions of keywicket/route.rego.
 func TestIndexKeepsTheOtherRules(t *testing.T) {
-	s, err := read(Builtin)
+	s, err := source.Read(Builtin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +288,7 @@ func TestIndexKeepsTheOtherRules(t *testing.T) {
 
 headers["x-rows"] := sprintf("%d %d %s", [count(matches), count(data.keywicket.methods), method_of({})])
 `
-	if s.rules["keywicket/extra.rego"], err = ast.ParseModule("keywicket/extra.rego", rules); err != nil {
+	if s.Rules["keywicket/extra.rego"], err = ast.ParseModule("keywicket/extra.rego", rules); err != nil {
 		t.Fatal(err)
 	}
 	plain, indexed := bothEngines(t, s)
@@ -294,57 +297,5 @@ headers["x-rows"] := sprintf("%d %d %s", [count(matches), count(data.keywicket.m
 		if d, err := e.Decide(t.Context(), in); err != nil || d.Headers["x-rows"] != "1 2 POST" {
 			t.Errorf("%+v, %v", d, err)
 		}
-	}
-}
-
-// The index replaces the shipped file, and only if that file alone decides which row is found.
-func TestIndexStandsForTheShippedFileAlone(t *testing.T) {
-	const route, decision = "keywicket/route.rego", "keywicket/decision.rego"
-	for name, c := range map[string]struct {
-		file, from, to string
-		want           bool
-	}{
-		"as shipped":           {decision, "", "", true},
-		"a comment":            {route, "# Most rows", "# Many rows", true},
-		"another decision":     {decision, "permitted\n", "permitted\n\tinput.request.method != \"TRACE\"\n", true},
-		"another input":        {decision, "public if route.public == true", "public if route.public == true with input.request.method as \"GET\"", true},
-		"another order":        {route, "min(matches)", "max(matches)", false},
-		"a row more":           {decision, "public if", "matches contains [[[0]], 0, 0] if input.api == \"zoo\"\n\npublic if", false},
-		"other tables":         {decision, "public if route.public == true", "public if route.public == true with data.apis.velocity.routes as []", false},
-		"another function":     {decision, "public if route.public == true", "public if route.public == true with regex.match as true", false},
-		"a function elsewhere": {decision, "public if route.public == true", "public if route.public == true with time.now_ns as 1", true},
-		"facts":                {decision, "public if route.public == true", "public if route.public == true with data.facts.x as 1", true},
-		"all data":             {decision, "public if route.public == true", "public if route.public == true with data as {}", false},
-		"a table's rule":       {"apis/more.rego", "", "package apis.velaflows\n\nhead_with_get := true if input.context.head\n", false},
-		"a method's rule":      {"apis/more.rego", "", "package keywicket.methods\n\nLINK := 0 if input.request.method == \"LINK\"\n", false},
-		"a rule elsewhere":     {"apis/more.rego", "", "package helper\n\nmethods := 1\n", true},
-		"a function's name":    {"keywicket/own.rego", "", "package keywicket\n\ncount(x) := 0 if x\n", false},
-		"another one's":        {"keywicket/own.rego", "", "package keywicket\n\nstartswith(a, b) := false if { a; b }\n", false},
-		"an operator's":        {"keywicket/own.rego", "", "package keywicket\n\nminus(a, b) := a if b\n", false},
-		"the index's":          {"keywicket/own.rego", "", "package keywicket\n\nkeywicket := 1\n", false},
-		"one that it lacks":    {"keywicket/own.rego", "", "package keywicket\n\nupper(x) := x\n", true},
-		"an import":            {route, "package keywicket", "package keywicket\n\nimport data.lib.startswith", false},
-		"a rule with its name": {decision, "public if", "rows[\"zoo\"] := [] if input.api == \"zoo\"\n\npublic if", false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s, err := read(Builtin)
-			if err != nil {
-				t.Fatal(err)
-			}
-			source, err := Builtin.ReadFile(c.file)
-			if err != nil && s.rules[c.file] != nil {
-				t.Fatal(err)
-			}
-			text := strings.Replace(string(source), c.from, c.to, 1)
-			if c.from != "" && !strings.Contains(string(source), c.from) {
-				t.Fatalf("%s has no %q", c.file, c.from)
-			}
-			if s.rules[c.file], err = ast.ParseModuleWithOpts(c.file, text, ast.ParserOptions{}); err != nil {
-				t.Fatal(err)
-			}
-			if got, err := s.hasShippedRoute(); err != nil || got != c.want {
-				t.Errorf("%t, %v", got, err)
-			}
-		})
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/keywicket/keywicket/policies/source"
 )
 
 // query evaluates one document of compiled rules. It uses topdown directly: for each evaluation the package rego starts a
@@ -21,8 +23,8 @@ type query struct {
 const resultVar = ast.Var("result")
 
 // prepare returns a query of compiled rules. An error of a built-in function is an error of the evaluation.
-func (s sources) prepare(ctx context.Context, compiler *ast.Compiler, document ast.Ref) (*query, error) {
-	e, err := s.evaluator(ctx, compiler)
+func prepare(ctx context.Context, s source.Source, compiler *ast.Compiler, document ast.Ref) (*query, error) {
+	e, err := newEvaluator(ctx, s, compiler)
 	if err != nil {
 		return nil, err
 	}
@@ -37,9 +39,9 @@ type evaluator struct {
 	functions map[string]*topdown.Builtin
 }
 
-func (s sources) evaluator(ctx context.Context, compiler *ast.Compiler) (*evaluator, error) {
+func newEvaluator(ctx context.Context, s source.Source, compiler *ast.Compiler) (*evaluator, error) {
 	// Nothing writes to the store, so one transaction serves all evaluations.
-	store := inmem.NewFromObjectWithOpts(s.data, inmem.OptReturnASTValuesOnRead(true))
+	store := inmem.NewFromObjectWithOpts(s.Data, inmem.OptReturnASTValuesOnRead(true))
 	txn, err := store.NewTransaction(ctx)
 	return &evaluator{compiler: compiler, store: store, txn: txn}, err
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies/analysis"
+	"github.com/keywicket/keywicket/policies/document"
 )
 
 // rowRules are the rules of the package keywicket that have a single value. Some of them, such as public and allowed of
@@ -38,22 +40,17 @@ type row struct {
 	anonymous atomic.Pointer[authz.Decision]
 }
 
-var (
-	packageRef = ast.MustParseRef("data.keywicket")
-	routeRef   = ast.MustParseRef("data.keywicket.route")
-)
-
 // rowRulesOf finds the row rules among the rules of the evaluator.
 func rowRulesOf(e *evaluator) (*rowRules, error) {
 	compiler := e.compiler
-	k := &rowRules{places: map[string]int{ruleName(routeRef): 0}, standalone: []*query{nil}}
+	k := &rowRules{places: map[string]int{ruleName(document.RouteRef): 0}, standalone: []*query{nil}}
 	known := make(map[*ast.Rule]bool)
-	for _, rule := range compiler.GetRules(routeRef) {
+	for _, rule := range compiler.GetRules(document.RouteRef) {
 		known[rule] = true
 	}
-	for _, rule := range compiler.GetRules(packageRef) {
+	for _, rule := range compiler.GetRules(document.PackageRef) {
 		ref := rule.Ref()
-		if _, done := k.places[ruleName(ref)]; done || len(ref) != len(routeRef) {
+		if _, done := k.places[ruleName(ref)]; done || len(ref) != len(document.RouteRef) {
 			continue
 		}
 		all := compiler.GetRules(ref)
@@ -64,7 +61,7 @@ func rowRulesOf(e *evaluator) (*rowRules, error) {
 		}
 		k.places[ruleName(ref)] = len(k.places)
 		var standalone *query
-		if !slices.ContainsFunc(all, func(r *ast.Rule) bool { return !dependsOnRowOnly(compiler, r, known) }) {
+		if !slices.ContainsFunc(all, func(r *ast.Rule) bool { return !analysis.DependsOnRowOnly(compiler, r, known) }) {
 			q, err := e.prepare(ref)
 			if err != nil {
 				return nil, err
@@ -74,26 +71,6 @@ func rowRulesOf(e *evaluator) (*rowRules, error) {
 		k.standalone = append(k.standalone, standalone)
 	}
 	return k, nil
-}
-
-// dependsOnRowOnly reports whether a rule has one value for each row. known has the results for rules that were examined before.
-func dependsOnRowOnly(compiler *ast.Compiler, rule *ast.Rule, known map[*ast.Rule]bool) bool {
-	if rowOnly, ok := known[rule]; ok {
-		return rowOnly
-	}
-	rowOnly := !hasWith(rule) // a `with` may replace values that route reads
-	ast.WalkRefs(rule, func(r ast.Ref) bool {
-		rowOnly = rowOnly && !r[0].Equal(ast.InputRootDocument) && !nondeterministic(r)
-		return !rowOnly
-	})
-	if rule.Else != nil {
-		rowOnly = rowOnly && dependsOnRowOnly(compiler, rule.Else, known)
-	}
-	for other := range compiler.Graph.Dependencies(rule) {
-		rowOnly = rowOnly && dependsOnRowOnly(compiler, other.(*ast.Rule), known)
-	}
-	known[rule] = rowOnly
-	return rowOnly
 }
 
 // learningLimit is the longest time that a rule may take when it is evaluated by itself.
@@ -182,7 +159,7 @@ func (k *rowRules) cacheOf(r *row, known values) *rowCache {
 
 // place returns the place of a row rule. It returns false for all other rules and functions, and for every rule inside a `with`.
 func (c *rowCache) place(ref ast.Ref) (int, bool) {
-	if c.withDepth > 0 || len(ref) != len(routeRef) || !ref.HasPrefix(packageRef) {
+	if c.withDepth > 0 || len(ref) != len(document.RouteRef) || !ref.HasPrefix(document.PackageRef) {
 		return 0, false
 	}
 	i, ok := c.rules.places[ruleName(ref)]

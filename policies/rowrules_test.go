@@ -13,14 +13,16 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/internal/race"
+	"github.com/keywicket/keywicket/policies/document"
+	"github.com/keywicket/keywicket/policies/source"
 )
 
 // withRules returns the built-in policy with additional rules.
-func withRules(t *testing.T, rules string) sources {
+func withRules(t *testing.T, rules string) source.Source {
 	t.Helper()
-	s, err := read(Builtin)
+	s, err := source.Read(Builtin)
 	if err == nil {
-		s.rules["keywicket/extra.rego"], err = ast.ParseModule("keywicket/extra.rego", "package keywicket\n\nimport future.keywords.not\n\n"+rules)
+		s.Rules["keywicket/extra.rego"], err = ast.ParseModule("keywicket/extra.rego", "package keywicket\n\nimport future.keywords.not\n\n"+rules)
 	}
 	if err != nil {
 		t.Fatalf("%s: %v", rules, err)
@@ -241,7 +243,7 @@ headers["y"] := "1" if quick_at_first`
 
 // Concurrent evaluations on one row agree.
 func TestKnownRulesAtOnce(t *testing.T) {
-	s, err := read(Builtin)
+	s, err := source.Read(Builtin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,17 +279,18 @@ func TestPartsOfTheInput(t *testing.T) {
 		Workspace: authz.Workspace{Requested: true, Granted: true, ID: "w1", Slug: "acme", Role: "owner", Attributes: `{"c":3}`},
 		Source:    authz.Source{Address: "10.0.0.1", Principal: "spiffe://a", Certificate: &authz.Certificate{Subject: "CN=a"}},
 	}
-	var allParts reading
+	var allParts document.Reading
 	for p := range allParts {
 		allParts[p] = true
 	}
-	whole, err := inputValue(&in, &allParts)
+	whole, err := document.Input(&in, &allParts)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, shipped := bothEngines(t, withRules(t, "unused := 1"))
-	for p, ref := range partRefs {
-		if part(p) == inputRow || part(p) == principalNeeds || part(p) == inputPrincipal {
+	for p := range document.NumberOfParts {
+		ref := p.Ref()
+		if p == document.InputRow || p == document.PrincipalNeeds || p == document.InputPrincipal {
 			continue // not in the document, or covered by the parts below it
 		}
 		value, err := whole.Find(ref[1:])
@@ -325,7 +328,7 @@ func TestPartsOfTheInput(t *testing.T) {
 			{"in another package", fmt.Sprintf("v := data[[\"keywicket\"][0]].w\n\nw := %s", ref)},
 			{"as a default", fmt.Sprintf("default v := 0\n\nv := %s", ref)},
 		} {
-			if testing.Short() && (i+p)%4 != 0 {
+			if testing.Short() && (i+int(p))%4 != 0 {
 				continue
 			}
 			_, indexed := bothEngines(t, withRules(t, "headers[\"x\"] := json.marshal(v)\n\n"+c.rules))
@@ -338,10 +341,10 @@ func TestPartsOfTheInput(t *testing.T) {
 				t.Errorf("%s %s: %q, %v, not %s", ref, c.form, d.Headers["x"], err, text)
 			}
 		}
-		needed := map[part]bool{
-			inputDenial: true, principalKind: true, principalScopes: true, workspaceRequested: true, workspaceGranted: true, workspaceRole: true,
+		needed := map[document.Part]bool{
+			document.InputDenial: true, document.PrincipalKind: true, document.PrincipalScopes: true, document.WorkspaceRequested: true, document.WorkspaceGranted: true, document.WorkspaceRole: true,
 		}
-		if got := shipped.readingWithRow[p]; got != needed[part(p)] {
+		if got := shipped.readingWithRow[p]; got != needed[p] {
 			t.Errorf("%s: it is read: %t", ref, got)
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/demo/upstream"
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store/cache"
 	"github.com/keywicket/keywicket/store/directory"
@@ -37,7 +38,7 @@ var world struct {
 	grants     *issuer.Issuer
 	issuer     *supabase.Issuer  // of Velocity's sessions
 	authorizer *authz.Authorizer // in process, with the same database
-	tables     map[string]policies.Table
+	tables     map[string]table.Table
 }
 
 // apis is the built-in configuration, written a second time: it follows the product's documents, not the code.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/table"
 )
 
 // documentedAPI is an API's table, written a second time and in another form than its data.yaml. The tests compare the
@@ -192,8 +192,8 @@ func TestPoliciesHoldExactlyTheDocumentedRoutes(t *testing.T) {
 func TestCataloguesHoldExactlyTheDocumentedScopes(t *testing.T) {
 	for name, d := range documented {
 		t.Run(name, func(t *testing.T) {
-			for level, routes := range map[policies.Level]map[string][]string{
-				policies.LevelWorkspace: d.workspace, policies.LevelUser: d.user,
+			for level, routes := range map[table.Level]map[string][]string{
+				table.LevelWorkspace: d.workspace, table.LevelUser: d.user,
 			} {
 				want := make(map[string]string, len(routes))
 				for scope := range routes {

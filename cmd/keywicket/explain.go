@@ -11,6 +11,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/registry"
 )
@@ -171,7 +172,7 @@ func (c *explainCommand) session(ctx context.Context, cfg config, r *registry.Re
 }
 
 // apiOf returns the API whose catalogue has all of the scopes. If several have them, it returns the default API.
-func apiOf(scopes []string, cfg config, tables map[string]policies.Table) (string, error) {
+func apiOf(scopes []string, cfg config, tables map[string]table.Table) (string, error) {
 	names := slices.Sorted(maps.Keys(cfg.APIs))
 	counts := make(map[string]int) // API → number of the scopes that it has
 	var places []string
@@ -205,10 +206,10 @@ func apiOf(scopes []string, cfg config, tables map[string]policies.Table) (strin
 }
 
 // catalogues lists the scopes of each API, for error messages.
-func catalogues(apis []string, tables map[string]policies.Table) string {
+func catalogues(apis []string, tables map[string]table.Table) string {
 	var list []string
 	for _, name := range apis {
-		scopes := tables[name].ScopeNames(policies.LevelWorkspace, policies.LevelUser)
+		scopes := tables[name].ScopeNames(table.LevelWorkspace, table.LevelUser)
 		list = append(list, name+" has "+strings.Join(scopes, ", "))
 	}
 	return strings.Join(list, "; ")
@@ -222,15 +223,15 @@ const (
 
 // simulatePrincipal sets the result of the look-up: a workspace's credential, or a user's if one of the scopes is a user's.
 func (m *simulation) simulatePrincipal(api authz.API, scopes []string) error {
-	table := m.explainer.Tables()[m.api]
+	t := m.explainer.Tables()[m.api]
 	ofUser := false
 	for _, scope := range scopes {
-		level, ok := table.Scope(scope)
+		level, ok := t.Scope(scope)
 		if !ok {
 			return fmt.Errorf("%q is not a scope of %s; scopes are %s", scope, m.api,
-				strings.Join(table.ScopeNames(policies.LevelWorkspace, policies.LevelUser), ", "))
+				strings.Join(t.ScopeNames(table.LevelWorkspace, table.LevelUser), ", "))
 		}
-		ofUser = ofUser || level == policies.LevelUser
+		ofUser = ofUser || level == table.LevelUser
 	}
 	kinds := operatorFormats(api)
 	i := slices.IndexFunc(kinds, func(f authz.CredentialFormat) bool { return f.Kind.OfUser() == ofUser })
@@ -361,22 +362,22 @@ func (m *simulation) needed() []string {
 
 // overrides reports whether the token has an override that applies to the level of the route.
 func (m *simulation) overrides() bool {
-	table := m.explainer.Tables()[m.api]
+	t := m.explainer.Tables()[m.api]
 	ofUser := m.principal().Kind.OfUser()
 	return slices.ContainsFunc(m.heldScopes(), func(scope string) bool {
-		return ofUser && table.IsOverride(scope, policies.LevelUser) ||
-			m.level() == policies.LevelWorkspace && table.IsOverride(scope, policies.LevelWorkspace)
+		return ofUser && t.IsOverride(scope, table.LevelUser) ||
+			m.level() == table.LevelWorkspace && t.IsOverride(scope, table.LevelWorkspace)
 	})
 }
 
 // level returns the level of the route. Without a route, it is the workspace level.
-func (m *simulation) level() policies.Level {
+func (m *simulation) level() table.Level {
 	for _, r := range m.explainer.Tables()[m.api].Routes {
 		if r.Name() == m.why.Route && r.Level != "" {
 			return r.Level
 		}
 	}
-	return policies.LevelWorkspace
+	return table.LevelWorkspace
 }
 
 // principal returns the principal of the token, even if the token is revoked or expired.

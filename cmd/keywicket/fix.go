@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/table"
 )
 
 // fix returns the change that gets the request allowed: a header to send, a command to run, a row to add. If one step is not enough,
@@ -89,7 +89,7 @@ func (m *simulation) consentStep(ctx context.Context) (string, error) {
 // noFix returns the text for a request that an operator cannot get allowed.
 func (m *simulation) noFix() string {
 	ofUser := func(f authz.CredentialFormat) bool { return f.Kind.OfUser() }
-	if m.level() == policies.LevelUser && !slices.ContainsFunc(operatorFormats(m.cfg.APIs[m.api]), ofUser) {
+	if m.level() == table.LevelUser && !slices.ContainsFunc(operatorFormats(m.cfg.APIs[m.api]), ofUser) {
 		return "the route is about a user, and " + m.api + " has no kind of token for users"
 	}
 	return "no header, scope, role or kind of token gets the request allowed: see the rule"
@@ -236,7 +236,7 @@ func (m *simulation) credentialAttempts(ownWorkspace authz.Membership, membershi
 			list = append(list, with(p).step(costKind, "the token is for "+own.API+": "+m.createCommand(f, p, ownWorkspace)))
 		case f.Kind.OfUser() != own.Kind.OfUser():
 			why := "the route needs another kind of token"
-			if m.level() == policies.LevelUser {
+			if m.level() == table.LevelUser {
 				why = "the route is about a user, and a workspace's token has no user"
 			}
 			list = append(list, with(p).step(costKind, why+": "+m.createCommand(f, p, ownWorkspace)))
@@ -246,11 +246,11 @@ func (m *simulation) credentialAttempts(ownWorkspace authz.Membership, membershi
 }
 
 // levelsOf returns the levels of the scopes that a kind of token may have.
-func levelsOf(kind authz.Kind) []policies.Level {
+func levelsOf(kind authz.Kind) []table.Level {
 	if kind.OfUser() {
-		return []policies.Level{policies.LevelWorkspace, policies.LevelUser}
+		return []table.Level{table.LevelWorkspace, table.LevelUser}
 	}
-	return []policies.Level{policies.LevelWorkspace}
+	return []table.Level{table.LevelWorkspace}
 }
 
 // hasFormat reports whether the token has this format.
@@ -327,7 +327,7 @@ func (m *simulation) headerAttempts(a attempt, memberships []authz.Membership) [
 		b.header, b.workspace = to, w
 		list = append(list, b)
 	}
-	if m.level() == policies.LevelUser && a.header != "" {
+	if m.level() == table.LevelUser && a.header != "" {
 		b := a.step(costHeader, "send no "+header+" header: the route is about the user, in no workspace")
 		b.header = ""
 		if a.principal.Kind.OfUser() {
@@ -381,15 +381,15 @@ func (m *simulation) roleAttempts(a attempt) []attempt {
 
 // reach returns the number of scopes that a role implies. An override counts as all scopes plus one.
 func (m *simulation) reach(scopes []string) int {
-	table := m.explainer.Tables()[m.api]
+	t := m.explainer.Tables()[m.api]
 	for _, scope := range scopes {
-		if table.IsOverride(scope, policies.LevelWorkspace) {
-			return len(table.ScopeNames(policies.LevelWorkspace)) + 1
+		if t.IsOverride(scope, table.LevelWorkspace) {
+			return len(t.ScopeNames(table.LevelWorkspace)) + 1
 		}
 	}
 	reached := make(map[string]bool)
 	for _, scope := range scopes {
-		for _, implied := range table.Implied(scope) {
+		for _, implied := range t.Implied(scope) {
 			reached[implied] = true
 		}
 	}

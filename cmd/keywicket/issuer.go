@@ -15,7 +15,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/oauth"
-	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store/issuer"
 )
@@ -120,7 +120,7 @@ func oauthConfig(cfg config) (oauth.Config, error) {
 		Issuer: cfg.Issuer.URL, API: name, Sessions: cfg.APIs[name].Session, Cookie: cfg.Issuer.Cookie, SignIn: cfg.Issuer.SignIn,
 		AddressLimit: cfg.Issuer.AddressLimit, ClientLimit: cfg.Issuer.ClientLimit,
 	}
-	tables, err := policies.Tables(cfg.Policies.FS())
+	tables, err := table.Read(cfg.Policies.FS())
 	if err == nil {
 		err = checkTables(cfg, tables)
 	}
@@ -138,12 +138,12 @@ func oauthConfig(cfg config) (oauth.Config, error) {
 	case cfg.APIs[name].Session.Issuer == "":
 		return o, fmt.Errorf("apis.%s.session.issuer: empty; users need a session to consent, so name the issuer of sessions", name)
 	}
-	table := tables[name]
-	levels := []policies.Level{policies.LevelWorkspace, policies.LevelUser}
+	t := tables[name]
+	levels := []table.Level{table.LevelWorkspace, table.LevelUser}
 	for _, level := range levels {
-		for _, scope := range table.ScopeNames(level) {
-			if !slices.ContainsFunc(levels, func(l policies.Level) bool { return table.IsOverride(scope, l) }) {
-				o.Scopes = append(o.Scopes, oauth.Scope{Name: scope, Description: table.Scopes[level][scope], Workspace: level == policies.LevelWorkspace})
+		for _, scope := range t.ScopeNames(level) {
+			if !slices.ContainsFunc(levels, func(l table.Level) bool { return t.IsOverride(scope, l) }) {
+				o.Scopes = append(o.Scopes, oauth.Scope{Name: scope, Description: t.Scopes[level][scope], Workspace: level == table.LevelWorkspace})
 			}
 		}
 	}

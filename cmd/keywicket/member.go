@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/store/registry"
 )
 
@@ -28,7 +28,7 @@ type memberSet struct {
 }
 
 func (c *memberSet) Run(s *invocation, r *registry.Registry, cfg config) error {
-	tables, err := policies.Tables(cfg.Policies.FS())
+	tables, err := table.Read(cfg.Policies.FS())
 	if err != nil {
 		return policyError(cfg, err)
 	}
@@ -43,7 +43,7 @@ func (c *memberSet) Run(s *invocation, r *registry.Registry, cfg config) error {
 }
 
 // rolesOf returns the names of the roles of all APIs, sorted.
-func rolesOf(tables map[string]policies.Table) []string {
+func rolesOf(tables map[string]table.Table) []string {
 	roles := make(map[string]bool)
 	for _, t := range tables {
 		for role := range t.Roles {

@@ -20,6 +20,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/envoy"
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store/cache"
 	"github.com/keywicket/keywicket/store/directory"
@@ -197,7 +198,7 @@ func policyError(cfg config, err error) error {
 
 // checkTables returns an error for an API without a table, and for an unknown scope of an API's sessions. Without a table, the API
 // would deny every request; a session with an unknown scope would have no rights. Both are mistakes.
-func checkTables(cfg config, tables map[string]policies.Table) error {
+func checkTables(cfg config, tables map[string]table.Table) error {
 	for _, name := range slices.Sorted(maps.Keys(cfg.APIs)) {
 		if _, ok := tables[name]; !ok {
 			return fmt.Errorf("apis.%s: the policies have no apis/%s/data.yaml; they have %s",
@@ -207,7 +208,7 @@ func checkTables(cfg config, tables map[string]policies.Table) error {
 		for _, scope := range session.Scopes {
 			if _, ok := tables[name].Scope(scope); !ok && session.Issuer != "" {
 				return fmt.Errorf("apis.%s.session.scopes: %q is not a scope of %s; scopes are %s", name, scope, name,
-					strings.Join(tables[name].ScopeNames(policies.LevelWorkspace, policies.LevelUser), ", "))
+					strings.Join(tables[name].ScopeNames(table.LevelWorkspace, table.LevelUser), ", "))
 			}
 		}
 	}

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/store/registry"
 )
 
@@ -92,29 +92,29 @@ func (c *tokenCreate) newToken(cfg config) (registry.NewToken, error) {
 	case !format.Kind.OfUser() && c.Workspace == "":
 		return n, usageError{fmt.Errorf("a token with the prefix %s belongs to a workspace: give --workspace", c.Prefix)}
 	}
-	valid, table, err := scopesFor(cfg, api, format.Kind)
+	valid, t, err := scopesFor(cfg, api, format.Kind)
 	if err != nil {
 		return n, err
 	}
-	if n.Scopes, err = c.scopes(valid, table, format.Kind); err != nil {
+	if n.Scopes, err = c.scopes(valid, t, format.Kind); err != nil {
 		return n, err
 	}
 	return n, c.expiry(&n)
 }
 
 // scopesFor returns the scopes that a token of the kind may have, and the API's table.
-func scopesFor(cfg config, api string, kind authz.Kind) ([]string, policies.Table, error) {
-	tables, err := policies.Tables(cfg.Policies.FS())
+func scopesFor(cfg config, api string, kind authz.Kind) ([]string, table.Table, error) {
+	tables, err := table.Read(cfg.Policies.FS())
 	if err == nil {
 		err = checkTables(cfg, tables)
 	}
 	if err != nil {
-		return nil, policies.Table{}, policyError(cfg, err)
+		return nil, table.Table{}, policyError(cfg, err)
 	}
 	if kind.OfUser() {
-		return tables[api].ScopeNames(policies.LevelWorkspace, policies.LevelUser), tables[api], nil
+		return tables[api].ScopeNames(table.LevelWorkspace, table.LevelUser), tables[api], nil
 	}
-	return tables[api].ScopeNames(policies.LevelWorkspace), tables[api], nil
+	return tables[api].ScopeNames(table.LevelWorkspace), tables[api], nil
 }
 
 // operatorFormats returns the formats of the keys that an operator creates: all except the issuer's access tokens.
@@ -144,7 +144,7 @@ func findFormat(cfg config, prefix, api string) (string, authz.CredentialFormat,
 	return "", found, usageError{fmt.Errorf("several APIs have the prefix %s: give --api, one of %s", prefix, strings.Join(names, ", "))}
 }
 
-func (c *tokenCreate) scopes(valid []string, table policies.Table, kind authz.Kind) ([]string, error) {
+func (c *tokenCreate) scopes(valid []string, t table.Table, kind authz.Kind) ([]string, error) {
 	if c.Access != "" {
 		if c.Access != "read" && c.Access != "read-write" {
 			return nil, usageError{fmt.Errorf("--access: %q is neither read nor read-write", c.Access)}
@@ -152,7 +152,7 @@ func (c *tokenCreate) scopes(valid []string, table policies.Table, kind authz.Ki
 		if kind != authz.KindWorkspaceKey {
 			return nil, usageError{fmt.Errorf("--access is only for workspace keys: give --scope; scopes are %s", strings.Join(valid, ", "))}
 		}
-		return accessScopes(valid, table, c.Access), nil
+		return accessScopes(valid, t, c.Access), nil
 	}
 	if len(c.Scope) == 0 {
 		return nil, usageError{fmt.Errorf("give --scope; scopes are %s", strings.Join(valid, ", "))}
@@ -171,10 +171,10 @@ func (c *tokenCreate) scopes(valid []string, table policies.Table, kind authz.Ki
 
 // accessScopes returns the scopes of read or read-write keys (velocity, "Workspace API Keys"). These keys have no administrative
 // rights, so scopes that imply an override are not included.
-func accessScopes(valid []string, table policies.Table, access string) []string {
+func accessScopes(valid []string, t table.Table, access string) []string {
 	var scopes []string
 	for _, scope := range valid {
-		if table.IsOverride(scope, policies.LevelWorkspace) {
+		if t.IsOverride(scope, table.LevelWorkspace) {
 			continue
 		}
 		if strings.HasSuffix(scope, ":read") || access == "read-write" && strings.HasSuffix(scope, ":write") {

@@ -17,8 +17,8 @@ import (
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/policies/route"
+	"github.com/keywicket/keywicket/policies/table"
 )
 
 // These tests check the harness itself.
@@ -140,7 +140,7 @@ func TestLoad(t *testing.T) {
 // A generated table has every form of the table's language, and each request matches its own row.
 func TestGeneratedRoutes(t *testing.T) {
 	dir, made := generated(t, 20)
-	tables, err := policies.Tables(os.DirFS(dir))
+	tables, err := table.Read(os.DirFS(dir))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/keywicket/keywicket/demo/postgres"
 	"github.com/keywicket/keywicket/demo/process"
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/store/schema"
@@ -94,12 +95,12 @@ func newWorld(t testing.TB, binary string) *world {
 	}
 	t.Cleanup(func() { _ = w.server.Close() })
 	w.fill(t, w.server.URL("postgres"))
-	tables, err := policies.Tables(policies.Builtin)
+	tables, err := table.Read(policies.Builtin)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, r := range tables["velocity"].Routes {
-		if r.Public || r.Level == policies.LevelUser || slices.Contains(r.Scopes, "workspace:admin") {
+		if r.Public || r.Level == table.LevelUser || slices.Contains(r.Scopes, "workspace:admin") {
 			continue
 		}
 		w.endpoints = append(w.endpoints, endpoint{r.Method, withIDs(r.Path)})

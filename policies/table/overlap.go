@@ -1,4 +1,4 @@
-package policies
+package table
 
 import (
 	"cmp"
@@ -8,10 +8,10 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// overlaps returns warnings about rows that are not safe with a server that ignores letter case or a trailing slash. To such a
+// Overlaps returns warnings about rows that are not safe with a server that ignores letter case or a trailing slash. To such a
 // server /charges/Search is /charges/search. Here /charges/Search matches the row /charges/{charge}, which may need less than the
 // row for /charges/search.
-func (t Table) overlaps() []string {
+func (t Table) Overlaps() []string {
 	var pairs [][2]Route // {matching, meant}
 	add := func(matching, meant Route) {
 		if matching.pattern.MayTake(meant.pattern) && t.index.ShareMethod(matching.method(), meant.method()) && !t.needsAllOf(matching, meant) {

@@ -1,4 +1,4 @@
-package policies
+package table_test
 
 import (
 	"os"
@@ -8,17 +8,21 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/util"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/source"
+	"github.com/keywicket/keywicket/policies/table"
 )
 
 // schemaOf reads the shipped schema.
 func schemaOf(t *testing.T) map[string]any {
 	t.Helper()
-	text, err := Builtin.ReadFile("table.schema")
+	text, err := policies.Builtin.ReadFile("table.schema")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +124,7 @@ func TestSchemaAgreesWithLoader(t *testing.T) {
 		"implies, with a blank":   {catalogue + "implies: {a b: [a]}\n", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, refused := parseTable([]byte(c.table))
+			_, refused := table.Read(fstest.MapFS{"apis/zoo/data.yaml": {Data: []byte(c.table)}})
 			valid, why := conforms(t, c.table)
 			if valid != c.valid || (refused == nil) != c.valid {
 				t.Errorf("valid to the schema: %v, %v\nrefused by the loader: %v", valid, why, refused)
@@ -133,11 +137,11 @@ func TestSchemaAgreesWithLoader(t *testing.T) {
 // too.
 func TestShippedTablesNameTheirSchema(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "my-policies")
-	if out, err := exec.CommandContext(t.Context(), "cp", "-r", ".", dir).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), "cp", "-r", "..", dir).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	embedded := filepath.Join(t.TempDir(), "policies")
-	if err := os.CopyFS(embedded, Builtin); err != nil {
+	if err := os.CopyFS(embedded, policies.Builtin); err != nil {
 		t.Fatal(err)
 	}
 	for _, root := range []string{dir, embedded} {
@@ -160,9 +164,9 @@ func TestShippedTablesNameTheirSchema(t *testing.T) {
 			}
 		}
 	}
-	s, err := read(os.DirFS(dir))
-	if err != nil || len(s.data) != 1 {
-		t.Errorf("the schema is data: %v, %v", s.data, err)
+	s, err := source.Read(os.DirFS(dir))
+	if err != nil || len(s.Data) != 1 {
+		t.Errorf("the schema is data: %v, %v", s.Data, err)
 	}
 }
 
@@ -173,8 +177,8 @@ func TestSchemaHasEveryKey(t *testing.T) {
 		of    any
 		where []string
 	}{
-		{Table{}, []string{"properties"}},
-		{Route{}, []string{"definitions", "route", "properties"}},
+		{table.Table{}, []string{"properties"}},
+		{table.Route{}, []string{"definitions", "route", "properties"}},
 		{authz.Parameters{}, []string{"properties", "parameters", "properties"}},
 	} {
 		var keys []string

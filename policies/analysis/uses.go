@@ -1,4 +1,4 @@
-package policies
+package analysis
 
 import (
 	"cmp"
@@ -10,6 +10,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/util"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies/document"
+	"github.com/keywicket/keywicket/policies/fault"
 )
 
 // Use is a denial or a header in the rules, which the configuration must declare. An empty code or reason depends on the input.
@@ -28,7 +30,7 @@ type Uses []Use
 
 // CheckDeclared returns an error with a line for each use that is neither built in nor declared by one of the APIs.
 func (u Uses) CheckDeclared(apis map[string]authz.API) error {
-	var all faults
+	var all fault.List
 	for _, one := range u {
 		declared, where := false, "denials"
 		for _, api := range apis {
@@ -44,10 +46,10 @@ func (u Uses) CheckDeclared(apis map[string]authz.API) error {
 		if one.Header != "" {
 			where = "upstream_headers"
 		}
-		all = append(all, fault{file: one.File, line: one.Line, text: fmt.Sprintf(
+		all = append(all, fault.Fault{File: one.File, Line: one.Line, Text: fmt.Sprintf(
 			"%s, which no API declares: add it to apis.NAME.%s in the configuration, or correct the rule", one.description(), where)})
 	}
-	return all.err()
+	return all.Err()
 }
 
 // description describes the use for an error.
@@ -65,12 +67,12 @@ func (u Use) description() string {
 	return "a denial with " + strings.Join(parts, " and ")
 }
 
-// usesOf finds the uses in the rules that the decision depends on. An unknown key is an error, in a decision and in a denial of
+// UsesOf finds the uses in the rules that the decision depends on. An unknown key is an error, in a decision and in a denial of
 // data.keywicket.deny.
-func usesOf(compiler *ast.Compiler) (Uses, error) {
+func UsesOf(compiler *ast.Compiler) (Uses, error) {
 	f := useFinder{compiler: compiler, denials: make(map[*ast.Rule][]denial)}
 	traversal := ast.NewGraphTraversal(compiler.Graph)
-	for _, rule := range compiler.GetRules(decisionRef) {
+	for _, rule := range compiler.GetRules(document.DecisionRef) {
 		for ; rule != nil; rule = rule.Else {
 			util.DFS(traversal, func(node util.T) bool {
 				f.denialsOf(node.(*ast.Rule))
@@ -78,7 +80,7 @@ func usesOf(compiler *ast.Compiler) (Uses, error) {
 			}, rule)
 		}
 	}
-	if err := f.unknown.err(); err != nil {
+	if err := f.unknown.Err(); err != nil {
 		return nil, err
 	}
 	known := f.headers
@@ -100,19 +102,14 @@ func usesOf(compiler *ast.Compiler) (Uses, error) {
 	return slices.Compact(known), nil
 }
 
-var (
-	denyRef    = ast.MustParseRef("data.keywicket.deny")
-	headersRef = ast.MustParseRef("data.keywicket.headers")
-)
-
 // headersOf returns the headers that a rule adds to data.keywicket.headers: the last part of its name, or the keys of its object.
 func headersOf(rule *ast.Rule) Uses {
 	ref := rule.Ref()
-	if !ref.HasPrefix(headersRef) {
+	if !ref.HasPrefix(document.HeadersRef) {
 		return nil
 	}
-	if len(ref) > len(headersRef) {
-		return named(ref[len(headersRef):][:1], rule.Location)
+	if len(ref) > len(document.HeadersRef) {
+		return named(ref[len(document.HeadersRef):][:1], rule.Location)
 	}
 	if rule.Head.Value != nil {
 		if o, ok := rule.Head.Value.Value.(ast.Object); ok {
@@ -138,7 +135,7 @@ type useFinder struct {
 	compiler *ast.Compiler
 	denials  map[*ast.Rule][]denial
 	headers  Uses
-	unknown  faults // keys that a decision or a denial does not allow
+	unknown  fault.List // keys that a decision or a denial does not allow
 }
 
 // denial has the terms of an object with code and reason. For a function call they are the terms of the returned object.
@@ -157,7 +154,7 @@ func (f *useFinder) denialsOf(rule *ast.Rule) []denial {
 	object := func(term *ast.Term) bool {
 		if o, ok := term.Value.(ast.Object); ok {
 			code, reason := o.Get(ast.InternedTerm("code")), o.Get(ast.InternedTerm("reason"))
-			isDecision := o.Get(ast.InternedTerm("allow")) != nil || rule.Ref().HasPrefix(denyRef)
+			isDecision := o.Get(ast.InternedTerm("allow")) != nil || rule.Ref().HasPrefix(document.DenyRef)
 			if code != nil && reason != nil && isDecision {
 				denials = append(denials, denial{code, reason, term.Location})
 				f.checkKeys(rule, o)
@@ -197,9 +194,9 @@ func (f *useFinder) functions(call *ast.Expr) []*ast.Rule {
 
 // checkKeys adds a fault for each unknown key, and collects the headers of a decision.
 func (f *useFinder) checkKeys(rule *ast.Rule, o ast.Object) {
-	known, unknown := denyKeys, unknownDenyKey
-	if !rule.Ref().HasPrefix(denyRef) {
-		known, unknown = slices.Concat(required, optional), unknownKey
+	check := checkDenyKey
+	if !rule.Ref().HasPrefix(document.DenyRef) {
+		check = document.CheckKey
 		if headers := o.Get(ast.InternedTerm("headers")); headers != nil {
 			if names, ok := headers.Value.(ast.Object); ok {
 				f.headers = append(f.headers, named(names.Keys(), headers.Location)...)
@@ -207,8 +204,10 @@ func (f *useFinder) checkKeys(rule *ast.Rule, o ast.Object) {
 		}
 	}
 	for _, key := range o.Keys() {
-		if name, ok := key.Value.(ast.String); ok && !slices.Contains(known, string(name)) {
-			f.unknown = append(f.unknown, fault{file: key.Location.File, line: key.Location.Row, text: unknown(string(name)).Error()})
+		if name, ok := key.Value.(ast.String); ok {
+			if err := check(string(name)); err != nil {
+				f.unknown = append(f.unknown, fault.Fault{File: key.Location.File, Line: key.Location.Row, Text: err.Error()})
+			}
 		}
 	}
 }
@@ -216,7 +215,11 @@ func (f *useFinder) checkKeys(rule *ast.Rule, o ast.Object) {
 // denyKeys are the keys of a denial in data.keywicket.deny.
 var denyKeys = []string{"code", "reason", "retry_after"}
 
-func unknownDenyKey(name string) error {
+// checkDenyKey returns an error for a key that such a denial does not allow.
+func checkDenyKey(name string) error {
+	if slices.Contains(denyKeys, name) {
+		return nil
+	}
 	return fmt.Errorf("a denial of data.keywicket.deny has the unknown key %q; its keys are %s", name, strings.Join(denyKeys, ", "))
 }
 

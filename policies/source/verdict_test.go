@@ -1,4 +1,4 @@
-package policies_test
+package source_test
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
 // stockOPA builds the pinned opa, and returns the path of its binary.
@@ -24,7 +25,7 @@ var stockOPA = sync.OnceValues(func() (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
 	tool := exec.CommandContext(ctx, "go", "tool", "-modfile=tools/opa.mod", "-n", "opa")
-	tool.Dir = ".."
+	tool.Dir = "../.."
 	out, err := tool.Output()
 	return strings.TrimSpace(string(out)), err
 })
@@ -48,14 +49,14 @@ func opaTest(t *testing.T, dir string, flags ...string) (passes bool, output str
 // The large tables would take most of the time.
 func policyOf(t *testing.T, archive string) string {
 	t.Helper()
-	dir := copyBuiltin(t)
-	removeTests(t, dir)
+	dir := policytest.Copy(t)
+	policytest.RemoveTests(t, dir)
 	if err := os.RemoveAll(filepath.Join(dir, "apis")); err != nil {
 		t.Fatal(err)
 	}
-	write(t, dir, "apis/velaflows/data.yaml", "routes: [{method: GET, path: /healthz, public: true}]\n")
+	policytest.Write(t, dir, "apis/velaflows/data.yaml", "routes: [{method: GET, path: /healthz, public: true}]\n")
 	for _, file := range txtar.Parse([]byte(archive)).Files {
-		write(t, dir, file.Name, string(file.Data))
+		policytest.Write(t, dir, file.Name, string(file.Data))
 	}
 	return dir
 }
@@ -342,8 +343,8 @@ c_test.rego:5: match error` + data
 	}
 
 	// If a Rego file cannot be parsed, no rule can be compiled.
-	write(t, dir, "a.rego", "package a\n\nx if {\n")
-	write(t, dir, "b.rego", "package b\n\nx := [1, 2\n")
+	policytest.Write(t, dir, "a.rego", "package a\n\nx if {\n")
+	policytest.Write(t, dir, "b.rego", "package b\n\nx := [1, 2\n")
 	want = "a.rego:4: unexpected eof token\n" + tables + `b.rego:4: unexpected eof token: expected "," or "]"
 b.rego:4: unexpected eof token: expected rule value term (e.g., x := <VALUE> { ... })` + data
 	if got := refusal(); got != want {
@@ -361,7 +362,7 @@ b.rego:4: unexpected eof token: expected rule value term (e.g., x := <VALUE> { .
 			t.Fatal(err)
 		}
 	}
-	write(t, dir, "a.rego", many.String())
+	policytest.Write(t, dir, "a.rego", many.String())
 	if got := strings.Count(refusal(), ": var y is unsafe"); got != 30 {
 		t.Errorf("%d errors", got)
 	}

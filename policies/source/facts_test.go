@@ -1,4 +1,4 @@
-package policies_test
+package source_test
 
 import (
 	"encoding/json"
@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
 // factsDecision is a policy whose decision has data.facts as its route.
@@ -108,13 +109,13 @@ func TestFactsAreThoseOfStockOPA(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := policyOf(t, c.files)
-			write(t, dir, "keywicket/decision.rego", factsDecision)
+			policytest.Write(t, dir, "keywicket/decision.rego", factsDecision)
 			plain, plainOK := factsOfStockOPA(t, dir, "-d")
 			bundle, bundleOK := factsOfStockOPA(t, dir, "-b")
 			got, ok := refused, false
 			engine, err := policies.Load(t.Context(), policies.Config{Dir: dir})
 			if err == nil {
-				d, err := engine.Decide(t.Context(), inboxInput())
+				d, err := engine.Decide(t.Context(), policytest.Input())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -162,16 +163,16 @@ test_closed if {
 			t.Errorf("opa test %s: %s", flags, output)
 		}
 	}
-	engine := load(t, dir)
-	if d, err := engine.Decide(t.Context(), inboxInput()); err != nil || !d.Allow {
+	engine := policytest.Load(t, dir)
+	if d, err := engine.Decide(t.Context(), policytest.Input()); err != nil || !d.Allow {
 		t.Errorf("got %+v, %v", d, err)
 	}
 	before := engine.Hash()
-	edit(t, dir, "facts/closed/data.yaml", "\n", "\n\n")
-	if after := load(t, dir).Hash(); after == before {
+	policytest.Edit(t, dir, "facts/closed/data.yaml", "\n", "\n\n")
+	if after := policytest.Load(t, dir).Hash(); after == before {
 		t.Error("the facts are not in the hash")
 	}
-	edit(t, dir, "facts/closed/data.yaml", ", us", "")
+	policytest.Edit(t, dir, "facts/closed/data.yaml", ", us", "")
 	passes, _ := opaTest(t, dir)
 	if _, err := policies.Load(t.Context(), policies.Config{Dir: dir}); passes || err == nil {
 		t.Errorf("other facts: stock opa passes them: %v; here: %v", passes, err)

@@ -1,11 +1,11 @@
-package policies_test
+package analysis_test
 
 import (
 	"strings"
 	"testing"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
 // declared has the denials and headers that an API of these tests declares.
@@ -55,15 +55,15 @@ func TestUndeclaredDenialIsFoundAtLoad(t *testing.T) {
 		"a constant parameter":      {"extra := f(\"TEAPOT\")\n\nf(\"FORBIDDEN\") := denied(\"FORBIDDEN\", \"no_route\")", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := copyBuiltin(t)
-			edit(t, dir, "keywicket/decision.rego", `} else := denied("UNAUTHORIZED", input.denial) if {`, "} else := extra if {\n\tinput.context.extra\n"+`} else := denied("UNAUTHORIZED", input.denial) if {`)
+			dir := policytest.Copy(t)
+			policytest.Edit(t, dir, "keywicket/decision.rego", `} else := denied("UNAUTHORIZED", input.denial) if {`, "} else := extra if {\n\tinput.context.extra\n"+`} else := denied("UNAUTHORIZED", input.denial) if {`)
 			if !strings.Contains(c.rules, "extra") {
 				c.rules += "\n\nextra := {} if false"
 			}
-			write(t, dir, "keywicket/extra.rego", "package keywicket\n\n"+c.rules+"\n")
-			write(t, dir, "keywicket/extra_test.rego", "package extra_test\n\nimport data.keywicket\n\nanswer := keywicket.denied(\"TESTED\", \"alone\")\n")
-			write(t, dir, "helper/helper.rego", "package helper\n\nanswer := {\"code\": \"TEAPOT\", \"reason\": \"tea\", "+keys+"}\n\nanswers(why) := {\"code\": \"TEAPOT\", \"reason\": why, "+keys+"}\n")
-			err := explainer(t, dir).Uses().CheckDeclared(declared)
+			policytest.Write(t, dir, "keywicket/extra.rego", "package keywicket\n\n"+c.rules+"\n")
+			policytest.Write(t, dir, "keywicket/extra_test.rego", "package extra_test\n\nimport data.keywicket\n\nanswer := keywicket.denied(\"TESTED\", \"alone\")\n")
+			policytest.Write(t, dir, "helper/helper.rego", "package helper\n\nanswer := {\"code\": \"TEAPOT\", \"reason\": \"tea\", "+keys+"}\n\nanswers(why) := {\"code\": \"TEAPOT\", \"reason\": why, "+keys+"}\n")
+			err := policytest.Explainer(t, dir).Uses().CheckDeclared(declared)
 			if (err != nil) != (c.want != "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q in it", err, c.want)
 			}
@@ -72,99 +72,8 @@ func TestUndeclaredDenialIsFoundAtLoad(t *testing.T) {
 }
 
 func TestDenialsOfTheBuiltInPolicy(t *testing.T) {
-	found := load(t, "").Uses()
+	found := policytest.Load(t, "").Uses()
 	if err := found.CheckDeclared(map[string]authz.API{"velaflows": {}}); err != nil || len(found) != 5 {
 		t.Errorf("found %v, %v", found, err)
-	}
-}
-
-// A key that the decision does not have is an error: at load if the rules alone determine it, otherwise an error of the decision.
-func TestUnknownKeyOfTheDecision(t *testing.T) {
-	for name, rule := range map[string]string{
-		"constant": `decision := {"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null, "header": {}}`,
-		"of a function": `decision := f({})
-
-f(h) := {"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null, "header": h}`,
-	} {
-		dir := copyBuiltin(t)
-		removeTests(t, dir)
-		write(t, dir, "keywicket/decision.rego", "package keywicket\n\n"+rule+"\n")
-		_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
-		line := map[string]string{"constant": "3", "of a function": "5"}[name]
-		if want := "keywicket/decision.rego:" + line + `: data.keywicket.decision has the unknown key "header"; its keys are allow, code`; err == nil || !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("%s: got %v, want %s", name, err, want)
-		}
-	}
-	dir := copyBuiltin(t)
-	removeTests(t, dir)
-	write(t, dir, "keywicket/decision.rego", `package keywicket
-
-decision := object.union({"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null}, {input.method_key: "x"}) if input.method_key
-else := object.union({"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null}, {lower(input.request.method): "x"})
-`)
-	d, err := load(t, dir).Decide(t.Context(), inboxInput())
-	if want := `unknown key "get"; its keys are allow, code, reason, required_scopes, route, and the optional ones any_of, headers, retry_after`; err == nil || !strings.Contains(err.Error(), want) {
-		t.Errorf("got %+v, %v", d, err)
-	}
-}
-
-func TestOptionalKeysOfTheDecision(t *testing.T) {
-	const allow = `"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null`
-	for keys, want := range map[string]authz.Decision{
-		``: {Allow: true},
-		`, "any_of": ["a", "b"], "headers": {"x-plan": "pro"}, "retry_after": 30`: {
-			Allow: true, AnyOf: []string{"a", "b"}, Headers: map[string]string{"x-plan": "pro"}, RetryAfter: 30,
-		},
-	} {
-		d, err := decisionWith(t, allow+keys)
-		if err != nil || !d.Allow || strings.Join(d.AnyOf, " ") != strings.Join(want.AnyOf, " ") || d.Headers["x-plan"] != want.Headers["x-plan"] || d.RetryAfter != want.RetryAfter {
-			t.Errorf("%s: got %+v, %v", keys, d, err)
-		}
-	}
-	for keys, want := range map[string]string{
-		`"any_of": "a"`:                  "any_of is a string, not an array",
-		`"any_of": [1]`:                  "any_of holds a number",
-		`"headers": ["x"]`:               "headers is an array, not an object",
-		`"headers": {"x-plan": ["pro"]}`: "headers.x-plan is an array, not a string",
-		`"headers": {"x-plan": null}`:    "headers.x-plan is null",
-		`"retry_after": "30"`:            `retry_after is "30", not a whole number`,
-		`"retry_after": 1.5`:             "retry_after is 1.5",
-		`"retry_after": 0`:               "retry_after is 0",
-		`"retry_after": -1`:              "retry_after is -1",
-		`"retry_after": null`:            "retry_after is null",
-	} {
-		if d, err := decisionWith(t, allow+", "+keys); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: got %+v, %v", keys, d, err)
-		}
-	}
-}
-
-func decisionWith(t *testing.T, keys string) (authz.Decision, error) {
-	t.Helper()
-	dir := copyBuiltin(t)
-	removeTests(t, dir)
-	write(t, dir, "keywicket/decision.rego", "package keywicket\n\ndecision := {"+keys+"}\n")
-	return load(t, dir).Decide(t.Context(), inboxInput())
-}
-
-// Reading reports the certificate only if the policy reads it. A policy that reads the raw query does not count as reading the
-// query.
-func TestPolicyThatReadsTheCertificate(t *testing.T) {
-	for condition, want := range map[string]authz.Reading{
-		`input.source.principal == "spiffe://acme/billing"`:     {},
-		`input.request.raw_query == ""`:                         {},
-		`input.time > 0`:                                        {},
-		`"spiffe://a" in input.source.certificate.uris`:         {Certificate: true},
-		`input.source.certificate != null`:                      {Certificate: true},
-		`count(input.source) == 3`:                              {Certificate: true},
-		`input[input.context.part].certificate.subject == "CN"`: {Certificate: true, Query: true},
-	} {
-		dir := copyBuiltin(t)
-		removeTests(t, dir)
-		edit(t, dir, "keywicket/decision.rego", "permitted if {\n", "permitted if {\n\t"+condition+"\n")
-		got := load(t, dir).Reading("velaflows")
-		if got.Certificate != want.Certificate || got.Query != want.Query {
-			t.Errorf("%s: %+v", condition, got)
-		}
 	}
 }

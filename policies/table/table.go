@@ -1,4 +1,5 @@
-package policies
+// Package table has the table of an API: its scopes and its routes.
+package table
 
 import (
 	"cmp"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/internal/strictyaml"
+	"github.com/keywicket/keywicket/policies/fault"
 	"github.com/keywicket/keywicket/policies/route"
 )
 
@@ -38,6 +40,9 @@ type Table struct {
 
 	index *route.Index // finds positions in Routes
 }
+
+// Index returns the index that finds the position of a request's row in Routes.
+func (t Table) Index() *route.Index { return t.index }
 
 // Level tells whether a route or a scope concerns the content of a workspace, or the user.
 type Level string
@@ -91,10 +96,23 @@ func (r Route) path() string {
 // level returns the route's level, or the default.
 func (r Route) level() Level { return cmp.Or(r.Level, LevelWorkspace) }
 
-// Tables reads and checks the tables of all APIs under apis/, and returns them by the name of the API. The error has a line for
+// Readable returns an error if the folder does not exist: other errors would only be its consequences.
+func Readable(policy fs.FS) error {
+	_, err := fs.Stat(policy, ".")
+	var of *fs.PathError
+	if errors.As(err, &of) {
+		err = of.Err // without the path, which is only "."
+	}
+	if err != nil {
+		return fmt.Errorf("the folder cannot be read: %w", err)
+	}
+	return nil
+}
+
+// Read reads and checks the tables of all APIs under apis/, and returns them by the name of the API. The error has a line for
 // each problem.
-func Tables(policy fs.FS) (map[string]Table, error) {
-	if err := readable(policy); err != nil {
+func Read(policy fs.FS) (map[string]Table, error) {
+	if err := Readable(policy); err != nil {
 		return nil, err
 	}
 	files, err := fs.Glob(policy, "apis/*/data.yaml")
@@ -104,78 +122,78 @@ func Tables(policy fs.FS) (map[string]Table, error) {
 	if len(files) == 0 {
 		return nil, errors.New("there is no apis/NAME/data.yaml")
 	}
-	var all faults
+	var all fault.List
 	tables := make(map[string]Table, len(files))
 	for _, file := range files {
 		text, err := fs.ReadFile(policy, file)
 		if err != nil {
-			all.in(file, err)
+			all.In(file, err)
 			continue
 		}
 		table, err := parseTable(text)
-		all.in(file, err)
+		all.In(file, err)
 		tables[path.Base(path.Dir(file))] = table
 	}
-	return tables, all.err()
+	return tables, all.Err()
 }
 
 // parseTable parses a table. The error has the problems by line, at most one for each row: if the keys of a row are wrong, other
 // problems in it can be consequences.
 func parseTable(text []byte) (Table, error) {
 	var t Table
-	var all faults
+	var all fault.List
 	decoded := strictyaml.Decode(text, &t)
-	all.in("", decoded)
+	all.In("", decoded)
 	var tree yaml.Node
 	if yaml.Unmarshal(text, &tree) != nil {
 		if unquoted := unquotedBraces(text); len(unquoted) > 0 {
-			return t, unquoted.err()
+			return t, unquoted.Err()
 		}
-		return t, all.err()
+		return t, all.Err()
 	}
 	for _, line := range emptyValues(&tree) {
-		all.at(line, errors.New("a key without a value"))
+		all.At(line, errors.New("a key without a value"))
 	}
-	t.checkScopes(func(err error, keys ...string) { all.at(lineOf(&tree, keys...), err) })
-	all.at(lineOf(&tree, "parameters"), t.Parameters.Validate())
+	t.checkScopes(func(err error, keys ...string) { all.At(fault.LineOf(&tree, keys...), err) })
+	all.At(fault.LineOf(&tree, "parameters"), t.Parameters.Validate())
 	rows := routeRows(&tree)
 	if len(rows) != len(t.Routes) {
 		if len(all) == 0 { // otherwise an invalid row was reported already
-			all.at(lineOf(&tree, "routes"), errors.New("routes: write every row out, without aliases and merge keys"))
+			all.At(fault.LineOf(&tree, "routes"), errors.New("routes: write every row out, without aliases and merge keys"))
 		}
-		return t, all.err()
+		return t, all.Err()
 	}
 	t.agreesWithOPA(text, func(row int, err error) {
 		switch {
-		case row >= 0 && !all.within(rows[row]):
-			all.at(rows[row].Line, err)
+		case row >= 0 && !all.Within(rows[row]):
+			all.At(rows[row].Line, err)
 		case row < 0 && decoded == nil:
-			all.at(0, err)
+			all.At(0, err)
 		}
 	})
 	t.index = &route.Index{HeadWithGet: t.HeadWithGet}
 	for i, row := range rows {
 		r := &t.Routes[i]
 		r.Line = row.Line
-		all.at(row.Line, emptyText(row))
-		if all.within(row) {
+		all.At(row.Line, emptyText(row))
+		if all.Within(row) {
 			continue
 		}
 		var err error
 		if r.pattern, err = t.checkRoute(*r); err != nil {
-			all.at(row.Line, err)
+			all.At(row.Line, err)
 			continue
 		}
 		if before, ok := t.index.Add(r.method(), r.pattern, i); !ok {
-			all.at(row.Line, fmt.Errorf("%s matches the same requests as line %d: remove one of them", r.Name(), t.Routes[before].Line))
+			all.At(row.Line, fmt.Errorf("%s matches the same requests as line %d: remove one of them", r.Name(), t.Routes[before].Line))
 		}
 	}
 	for _, pair := range t.index.Unordered() {
 		a, b := t.Routes[pair[0]], t.Routes[pair[1]]
-		all.at(b.Line, fmt.Errorf("%s and line %d, %s, match the same path, and neither has precedence: add literal text to one of them",
+		all.At(b.Line, fmt.Errorf("%s and line %d, %s, match the same path, and neither has precedence: add literal text to one of them",
 			b.Name(), a.Line, a.Name()))
 	}
-	return t, all.err()
+	return t, all.Err()
 }
 
 var (
@@ -185,11 +203,11 @@ var (
 )
 
 // unquotedBraces finds the most likely cause of a syntax error, with its line. YAML's own error often has another line.
-func unquotedBraces(text []byte) faults {
-	var all faults
+func unquotedBraces(text []byte) fault.List {
+	var all fault.List
 	for i, line := range strings.Split(string(text), "\n") {
 		if path := unquotedForm.FindStringSubmatch(line); path != nil {
-			all.at(i+1, fmt.Errorf("a path with braces needs quotes in a row like this: path: %q", path[1]))
+			all.At(i+1, fmt.Errorf("a path with braces needs quotes in a row like this: path: %q", path[1]))
 		}
 	}
 	return all
@@ -272,32 +290,6 @@ func routeRows(tree *yaml.Node) []*yaml.Node {
 	return nil
 }
 
-// lineOf returns the line of the key or list item that the keys lead to. If some are missing, it returns the line of the last one
-// found; 0 for none.
-func lineOf(tree *yaml.Node, keys ...string) int {
-	line := 0
-	if len(tree.Content) == 0 {
-		return line
-	}
-	node := tree.Content[0]
-	for _, name := range keys {
-		step := 1
-		if node.Kind == yaml.MappingNode {
-			step = 2
-		}
-		i := 0
-		for i < len(node.Content) && node.Content[i].Value != name {
-			i += step
-		}
-		if i >= len(node.Content) {
-			break
-		}
-		line = node.Content[i].Line
-		node = node.Content[i+step-1]
-	}
-	return line
-}
-
 // checkRoute checks a row, and returns the pattern of its path.
 func (t Table) checkRoute(r Route) (route.Pattern, error) {
 	level := r.level()
@@ -326,4 +318,20 @@ func (t Table) checkRoute(r Route) (route.Pattern, error) {
 		}
 	}
 	return route.Parse(r.path())
+}
+
+// HasNewForms reports whether the table has keys or patterns that rules of an earlier version do not support.
+func (t Table) HasNewForms() bool {
+	return t.HeadWithGet || len(t.Implies) > 0 || slices.ContainsFunc(t.Routes, func(r Route) bool {
+		return r.GRPC != "" || r.Method == route.AnyMethod || len(r.AnyOf) > 0 || !r.pattern.WholeParameters()
+	})
+}
+
+// Sample returns a request that the row matches. A row with precedence may match it too.
+func (r Route) Sample() (method, path string) {
+	method = r.method()
+	if method == route.AnyMethod {
+		method = "GET"
+	}
+	return method, r.pattern.Sample()
 }

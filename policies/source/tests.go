@@ -1,4 +1,4 @@
-package policies
+package source
 
 import (
 	"context"
@@ -15,25 +15,27 @@ import (
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/tester"
 	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/keywicket/keywicket/policies/fault"
 )
 
 // testTimeout is the limit for each of a policy's tests. OPA's default of 5 s is too short on a busy machine: the sidecar would
 // not start.
 const testTimeout = time.Minute
 
-// test runs the policy's tests as `opa test` does, with the same result for each test. An error of a built-in function within a
+// Test runs the policy's tests as `opa test` does, with the same result for each test. An error of a built-in function within a
 // test has the same effect as there. It skips tests whose names start with todo_.
-func (s sources) test(ctx context.Context) error {
-	var all faults
+func (s Source) Test(ctx context.Context) error {
+	var all fault.List
 	err := s.run(ctx, ast.NewCompiler().WithCapabilities(capabilities()), everyTest, func(r *tester.Result) {
 		if !r.Pass() && !r.Skip {
-			all = append(all, fault{file: r.Location.File, line: r.Location.Row, text: failure(r)})
+			all = append(all, fault.Fault{File: r.Location.File, Line: r.Location.Row, Text: failure(r)})
 		}
 	})
 	if err != nil {
 		return err
 	}
-	return all.err()
+	return all.Err()
 }
 
 // failure describes the result of a failed test, with the failed cases if it has cases.
@@ -49,9 +51,9 @@ func failure(r *tester.Result) string {
 	case topdown.IsCancel(r.Error):
 		return fmt.Sprintf("the test %s takes more than %v", r.Name, testTimeout)
 	case errors.As(r.Error, &evaluation):
-		return fmt.Sprintf("the test %s fails: %s", r.Name, oneLine(evaluation.Message))
+		return fmt.Sprintf("the test %s fails: %s", r.Name, fault.OneLine(evaluation.Message))
 	case r.Error != nil:
-		return fmt.Sprintf("the test %s fails: %s", r.Name, oneLine(r.Error.Error()))
+		return fmt.Sprintf("the test %s fails: %s", r.Name, fault.OneLine(r.Error.Error()))
 	case len(cases) > 0:
 		return fmt.Sprintf("the test %s fails for %s", r.Name, strings.Join(cases, ", "))
 	}
@@ -70,7 +72,7 @@ var checks = []ast.StageID{ast.StageCheckUndefinedFuncs, ast.StageCheckSafetyRul
 
 // compile compiles rules and tests, and returns all errors. If a check finds errors, compile runs the later checks without it. It
 // omits their errors in rules that already have one, because they can be consequences.
-func (s sources) compile(ctx context.Context) error {
+func (s Source) compile(ctx context.Context) error {
 	var all ast.Errors
 	for skipped := range len(checks) + 1 {
 		compiler := ast.NewCompiler().WithCapabilities(everyBuiltin()).WithSkipStages(checks[:skipped]...)
@@ -99,7 +101,7 @@ func (s sources) compile(ctx context.Context) error {
 }
 
 // ruleAt returns the file and the first line of the rule that has the error.
-func (s sources) ruleAt(e *ast.Error) (place struct {
+func (s Source) ruleAt(e *ast.Error) (place struct {
 	file string
 	line int
 }) {
@@ -107,7 +109,7 @@ func (s sources) ruleAt(e *ast.Error) (place struct {
 		return place
 	}
 	place.file = e.Location.File
-	for _, modules := range []map[string]*ast.Module{s.rules, s.tests} {
+	for _, modules := range []map[string]*ast.Module{s.Rules, s.Tests} {
 		if module, ok := modules[place.file]; ok {
 			for _, rule := range module.Rules {
 				if line := rule.Location.Row; line <= e.Location.Row {
@@ -120,8 +122,8 @@ func (s sources) ruleAt(e *ast.Error) (place struct {
 }
 
 // run compiles rules and tests with the settings of `opa test`, and runs the tests whose names match the pattern.
-func (s sources) run(ctx context.Context, compiler *ast.Compiler, names string, each func(*tester.Result)) error {
-	store := inmem.NewFromObject(s.data)
+func (s Source) run(ctx context.Context, compiler *ast.Compiler, names string, each func(*tester.Result)) error {
+	store := inmem.NewFromObject(s.Data)
 	txn, err := store.NewTransaction(ctx)
 	if err != nil {
 		return err
@@ -129,8 +131,8 @@ func (s sources) run(ctx context.Context, compiler *ast.Compiler, names string, 
 	defer store.Abort(ctx, txn)
 	compiler.WithPathConflictsCheck(storage.NonEmpty(ctx, store, txn)).WithEnablePrintStatements(true).
 		WithUseTypeCheckAnnotations(true).SetErrorLimit(0) // 0: no limit
-	modules := maps.Clone(s.rules)
-	maps.Copy(modules, s.tests)
+	modules := maps.Clone(s.Rules)
+	maps.Copy(modules, s.Tests)
 	results, err := tester.NewRunner().SetCompiler(compiler).SetStore(store).SetModules(modules).
 		SetTimeout(testTimeout).SetParallel(runtime.GOMAXPROCS(0)).Filter(names).RunTests(ctx, txn)
 	if err != nil {

@@ -1,4 +1,4 @@
-package policies
+package source
 
 import (
 	"bytes"
@@ -13,6 +13,8 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/util"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/keywicket/keywicket/policies/fault"
 )
 
 // facts are the policy's data besides the tables: facts/NAME/data.yaml is data.facts.NAME, as `opa test` and `opa test -b` read
@@ -56,9 +58,9 @@ func (f *facts) add(name string, text []byte) error {
 		var tree yaml.Node
 		_ = yaml.Unmarshal(text, &tree) // only for the line; without it the error has none
 		other := before[slices.IndexFunc(before, func(one factsFile) bool { return one.has(key) })]
-		return faults{{
-			line: lineOf(&tree, key[min(len(folders), len(key)):]...),
-			text: fmt.Sprintf("data.%s is also in %s: keep one", strings.Join(key, "."), other.name),
+		return fault.List{{
+			Line: fault.LineOf(&tree, key[min(len(folders), len(key)):]...),
+			Text: fmt.Sprintf("data.%s is also in %s: keep one", strings.Join(key, "."), other.name),
 		}}
 	}
 	return nil
@@ -77,7 +79,7 @@ func readFacts(name string, text []byte) (any, error) {
 		case errors.As(err, &syntax):
 			end = syntax.Offset
 		}
-		return nil, faults{{line: 1 + bytes.Count(bytes.TrimRight(text[:end], " \t\r\n"), []byte("\n")), text: err.Error()}}
+		return nil, fault.List{{Line: 1 + bytes.Count(bytes.TrimRight(text[:end], " \t\r\n"), []byte("\n")), Text: err.Error()}}
 	}
 	if err := util.Unmarshal(text, &value); err != nil {
 		return nil, err

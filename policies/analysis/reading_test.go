@@ -1,4 +1,4 @@
-package policies_test
+package analysis_test
 
 import (
 	"strings"
@@ -6,6 +6,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
 // A policy that reads the query is recognised, in every form in which a rule can read it.
@@ -45,17 +46,17 @@ func TestPolicyThatReadsTheQuery(t *testing.T) {
 		"an unused rule":      {"extra := true\nunused if input.request.query.admin", false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := copyBuiltin(t)
-			removeTests(t, dir)
-			edit(t, dir, "keywicket/decision.rego", "input.principal.kind in workspace_kinds\n\tevery", "input.principal.kind in workspace_kinds\n\textra\n\tevery")
-			edit(t, dir, "keywicket/decision.rego", "# METADATA\n# description: The route is open", c.rules+"\n\n# METADATA\n# description: The route is open")
-			write(t, dir, "helper/helper.rego", "package helper\n\nfine if not input.request.query.admin\n\nvelaflows if not input.request.query.admin\n")
-			engine := load(t, dir)
+			dir := policytest.Copy(t)
+			policytest.RemoveTests(t, dir)
+			policytest.Edit(t, dir, "keywicket/decision.rego", "input.principal.kind in workspace_kinds\n\tevery", "input.principal.kind in workspace_kinds\n\textra\n\tevery")
+			policytest.Edit(t, dir, "keywicket/decision.rego", "# METADATA\n# description: The route is open", c.rules+"\n\n# METADATA\n# description: The route is open")
+			policytest.Write(t, dir, "helper/helper.rego", "package helper\n\nfine if not input.request.query.admin\n\nvelaflows if not input.request.query.admin\n")
+			engine := policytest.Load(t, dir)
 			if got := engine.Reading("velaflows"); got.Query != c.want || len(got.Parameters.MayHold) != 0 {
 				t.Errorf("%+v", got)
 			}
 			// The rule takes part in the decision.
-			if d, err := engine.Decide(t.Context(), inboxInput()); err != nil || !d.Allow {
+			if d, err := engine.Decide(t.Context(), policytest.Input()); err != nil || !d.Allow {
 				t.Errorf("%+v, %v", d, err)
 			}
 		})
@@ -83,17 +84,17 @@ func TestPolicyThatReadsAttributes(t *testing.T) {
 		"other parts of it": {"extra if {\n\tinput.principal.id == \"t1\"\n\tinput.workspace.slug == \"acme\"\n}", attributes{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := copyBuiltin(t)
-			removeTests(t, dir)
-			edit(t, dir, "keywicket/decision.rego", "input.principal.kind in workspace_kinds\n\tevery", "input.principal.kind in workspace_kinds\n\textra\n\tevery")
-			edit(t, dir, "keywicket/decision.rego", "# METADATA\n# description: The route is open", c.rules+"\n\n# METADATA\n# description: The route is open")
-			engine := load(t, dir)
+			dir := policytest.Copy(t)
+			policytest.RemoveTests(t, dir)
+			policytest.Edit(t, dir, "keywicket/decision.rego", "input.principal.kind in workspace_kinds\n\tevery", "input.principal.kind in workspace_kinds\n\textra\n\tevery")
+			policytest.Edit(t, dir, "keywicket/decision.rego", "# METADATA\n# description: The route is open", c.rules+"\n\n# METADATA\n# description: The route is open")
+			engine := policytest.Load(t, dir)
 			explainer, err := policies.LoadExplainer(t.Context(), policies.Config{Dir: dir})
 			if err != nil {
 				t.Fatal(err)
 			}
 			decide := func(of attributes) (bool, error) {
-				in := inboxInput()
+				in := policytest.Input()
 				in.Principal.Attributes, in.Principal.UserAttributes, in.Workspace.Attributes = of.token, of.user, of.workspace
 				d, err := engine.Decide(t.Context(), in)
 				e, errExplained := explainer.Explain(t.Context(), in)
@@ -130,55 +131,24 @@ func TestPolicyThatReadsAttributes(t *testing.T) {
 	}
 }
 
-// A row is found by its decoded path, with any escapes in the table.
-func TestRowsAreComparedDecoded(t *testing.T) {
-	dir := copyBuiltin(t)
-	write(t, dir, "apis/zoo/data.yaml", `
-scopes: {workspace: {a: A}}
-overrides: {}
-roles: {}
-parameters: {may_hold: ["#", "%", "?", ";"], raw_semicolon: true}
-routes:
-  - {method: GET, path: "/v1/charges%3Asearch", scopes: [a]}
-  - {method: GET, path: "/v1/{charge}", scopes: [a]}
-  - {method: GET, path: "/caf%c3%A9/{id}/a%20b", scopes: [a]}
-  - {method: GET, path: "/%73tatus/x+y", scopes: [a]}
-  - {method: GET, path: "/a$&'(),=@%7Cb", scopes: [a]}
-`)
-	engine := load(t, dir)
-	parameters := engine.Reading("zoo").Parameters
-	for path, want := range map[string]string{
-		"/v1/charges:search":           "/v1/charges%3Asearch",
-		"/v1/charges%3Asearch":         "/v1/charges%3Asearch",
-		"/v1/%63harges%3asearch":       "/v1/charges%3Asearch",
-		"/%761/charges:search":         "/v1/charges%3Asearch",
-		"/v1/charges:search%20":        "/v1/{charge}",
-		"/v1/c%23":                     "/v1/{charge}",
-		"/v1/100%25":                   "/v1/{charge}",
-		"/v1/what%3F":                  "/v1/{charge}",
-		"/v1/a;b":                      "/v1/{charge}",
-		"/v1/a%3Bb":                    "/v1/{charge}",
-		"/caf%C3%A9/7/a%20b":           "/caf%c3%A9/{id}/a%20b",
-		"/status/x+y":                  "/%73tatus/x+y",
-		"/status/x%2By":                "/%73tatus/x+y",
-		"/status/x%20y":                "",
-		"/a$&'(),=@%7cb":               "/a$&'(),=@%7Cb",
-		"/a%24%26%27%28%29,%3D%40%7Cb": "/a$&'(),=@%7Cb",
-		"/status":                      "",
-		"/v1/a*b":                      "/v1/{charge}",
-		"/v1/%7Bcharge%7D":             "/v1/{charge}",
-		"/v1/%5B%5D%21%22":             "/v1/{charge}",
+// Reading reports the certificate only if the policy reads it. A policy that reads the raw query does not count as reading the
+// query.
+func TestPolicyThatReadsTheCertificate(t *testing.T) {
+	for condition, want := range map[string]authz.Reading{
+		`input.source.principal == "spiffe://acme/billing"`:     {},
+		`input.request.raw_query == ""`:                         {},
+		`input.time > 0`:                                        {},
+		`"spiffe://a" in input.source.certificate.uris`:         {Certificate: true},
+		`input.source.certificate != null`:                      {Certificate: true},
+		`count(input.source) == 3`:                              {Certificate: true},
+		`input[input.context.part].certificate.subject == "CN"`: {Certificate: true, Query: true},
 	} {
-		in := inboxInput()
-		in.API, in.Principal.API, in.Principal.Scopes = "zoo", "zoo", []string{"a"}
-		segments, err := authz.Segments(path, parameters)
-		if err != nil {
-			t.Fatalf("%s: %v", path, err)
-		}
-		in.Path = authz.JoinSegments(segments)
-		d, err := engine.Decide(t.Context(), in)
-		if err != nil || d.Allow != (want != "") || strings.TrimPrefix(d.Route, "GET ") != want {
-			t.Errorf("%s: %+v, %v, not %q", path, d, err, want)
+		dir := policytest.Copy(t)
+		policytest.RemoveTests(t, dir)
+		policytest.Edit(t, dir, "keywicket/decision.rego", "permitted if {\n", "permitted if {\n\t"+condition+"\n")
+		got := policytest.Load(t, dir).Reading("velaflows")
+		if got.Certificate != want.Certificate || got.Query != want.Query {
+			t.Errorf("%s: %+v", condition, got)
 		}
 	}
 }

@@ -1,8 +1,10 @@
-package policies_test
+package table_test
 
 import (
 	"strings"
 	"testing"
+
+	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
 // There is a warning for each row that a server may serve instead of another one that needs more, and no other warning.
@@ -48,9 +50,9 @@ func TestRowsThatAServerMayMixUp(t *testing.T) {
 		"parameters that cross, the other first": {row("/{workspace}/settings", both) + row("/admin/{page}", read), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := copyBuiltin(t)
-			write(t, dir, "apis/zoo/data.yaml", catalogue+c.rows)
-			got := explainer(t, dir).Warnings()
+			dir := policytest.Copy(t)
+			policytest.Write(t, dir, "apis/zoo/data.yaml", catalogue+c.rows)
+			got := policytest.Explainer(t, dir).Warnings()
 			if len(got) != len(c.want) {
 				t.Fatalf("%d warnings: %q", len(got), got)
 			}
@@ -61,7 +63,7 @@ func TestRowsThatAServerMayMixUp(t *testing.T) {
 			}
 		})
 	}
-	if got := explainer(t, "").Warnings(); len(got) != 0 {
+	if got := policytest.Explainer(t, "").Warnings(); len(got) != 0 {
 		t.Errorf("the built-in policy: %q", got)
 	}
 }

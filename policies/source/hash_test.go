@@ -1,4 +1,4 @@
-package policies_test
+package source_test
 
 import (
 	"os"

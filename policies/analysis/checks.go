@@ -1,0 +1,119 @@
+package analysis
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/keywicket/keywicket/policies/document"
+	"github.com/keywicket/keywicket/policies/fault"
+	"github.com/keywicket/keywicket/policies/source"
+)
+
+// These checks are for policies that would allow more than they appear to. Causes are rules of an earlier version beside tables or
+// rules of this one, and tests that define what the rules read. The engine has another check, which evaluates samples.
+
+// CheckDefinitions refuses test files that define documents that the rules read, and denials or headers that no rule reads.
+func CheckDefinitions(s source.Source, compiler *ast.Compiler) error {
+	var all fault.List
+	read := make(map[string]Reference) // documents below data that rules read
+	for _, module := range compiler.Modules {
+		ast.WalkRefs(module, func(r ast.Ref) bool {
+			if ground := r.GroundPrefix(); len(ground) > 1 && r[0].Equal(ast.DefaultRootDocument) {
+				read[ground.String()] = Reference{Ref: ground, location: cmp.Or(r[0].Location, module.Package.Location)}
+			}
+			return false
+		})
+	}
+	for _, file := range slices.Sorted(maps.Keys(s.Tests)) {
+		for _, rule := range s.Tests[file].Rules {
+			ref := rule.Ref().GroundPrefix()
+			for _, r := range read {
+				if r.Ref.HasPrefix(ref) {
+					all = append(all, fault.Fault{File: rule.Location.File, Line: rule.Location.Row, Text: fmt.Sprintf(
+						"%s is read at %s, but the sidecar leaves out _test.rego files when it decides: define it in another file", ref, r.Place())})
+				}
+			}
+		}
+	}
+	for _, extension := range []ast.Ref{document.DenyRef, document.HeadersRef} {
+		rules := compiler.GetRulesWithPrefix(extension)
+		if len(rules) > 0 && read[extension.String()].Ref == nil {
+			all = append(all, fault.Fault{File: rules[0].Location.File, Line: rules[0].Location.Row, Text: fmt.Sprintf(
+				"%s is defined, but no rule reads it: use keywicket/decision.rego of this version", extension)})
+		}
+	}
+	return all.Err()
+}
+
+// UnsafeNots returns a warning for a `not` around a reference that may be undefined, in a file without `import future.keywords.not`. OPA then
+// evaluates the reference before the `not`. If it is undefined, the whole expression is undefined, so a denial does not apply.
+func UnsafeNots(s source.Source) []string {
+	var all fault.List
+	for _, module := range s.Rules {
+		if slices.ContainsFunc(module.Imports, func(i *ast.Import) bool { return i.Path.String() == "future.keywords.not" }) {
+			continue
+		}
+		ast.WalkExprs(module, func(e *ast.Expr) bool {
+			if ref := evaluatedBeforeNot(e); ref != nil {
+				all = append(all, fault.Fault{File: e.Location.File, Line: e.Location.Row, Text: fmt.Sprintf(
+					"if %s is undefined, this `not` is undefined instead of true: import future.keywords.not in the file", ref)})
+			}
+			return false
+		})
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return strings.Split(all.Err().Error(), "\n")
+}
+
+// mayBeUndefined has the parts of the input whose keys may be missing.
+var mayBeUndefined = []ast.Ref{
+	ast.MustParseRef("input.principal.attributes"), ast.MustParseRef("input.principal.user_attributes"),
+	ast.MustParseRef("input.workspace.attributes"), ast.MustParseRef("input.source"), ast.MustParseRef("input.context"),
+	ast.MustParseRef("input.request.headers"), ast.MustParseRef("input.request.query"),
+}
+
+// evaluatedBeforeNot returns the reference in a negated expression that OPA evaluates before the negation, or nil.
+func evaluatedBeforeNot(e *ast.Expr) ast.Ref {
+	if !e.Negated {
+		return nil
+	}
+	var found ast.Ref
+	inner := func(t *ast.Term) {
+		ast.WalkRefs(t, func(r ast.Ref) bool {
+			if found == nil && slices.ContainsFunc(mayBeUndefined, func(part ast.Ref) bool { return len(r) > len(part) && r.HasPrefix(part) }) {
+				found = r
+			}
+			return false
+		})
+	}
+	if !e.IsCall() {
+		if t, ok := e.Terms.(*ast.Term); ok {
+			if ref, ok := t.Value.(ast.Ref); ok {
+				for _, part := range ref[1:] {
+					inner(part)
+				}
+			}
+		}
+		return found
+	}
+	compares := e.Operator().Equal(ast.Equal.Ref()) || e.Operator().Equal(ast.Equality.Ref())
+	for _, operand := range e.Operands() {
+		ref, isRef := operand.Value.(ast.Ref)
+		switch {
+		case !isRef || !compares:
+			inner(operand)
+		default: // OPA evaluates a compared reference together with the comparison
+			for _, part := range ref[1:] {
+				inner(part)
+			}
+		}
+	}
+	return found
+}

@@ -1,0 +1,121 @@
+// Package analysis finds what the rules of a policy read, and which denials and headers they have, without an input.
+package analysis
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/keywicket/keywicket/policies/document"
+)
+
+// ReadingOf returns the parts that the references read.
+func ReadingOf(references []Reference) (r document.Reading) {
+	refs := make([]ast.Ref, len(references))
+	for i, one := range references {
+		refs[i] = one.Ref
+	}
+	for p := range document.NumberOfParts {
+		r[p] = overlaps(p.Ref(), refs)
+	}
+	return r
+}
+
+// Reference is a reference in a rule, up to its first variable.
+type Reference struct {
+	Ref ast.Ref
+	// Test is the rule whose sets test the scopes (see scopeTest); nil for any other reference.
+	Test     ast.Ref
+	location *ast.Location // of the rule; nil if the rule was not read from a file
+}
+
+// Place returns the location as file:line.
+func (r Reference) Place() string {
+	if r.location == nil {
+		return "a rule"
+	}
+	return fmt.Sprintf("%s:%d", r.location.File, r.location.Row)
+}
+
+// ReferencesOf returns the references of the decision and of all rules that it depends on. If indexed is true, the index finds
+// the row: the result then has [document.InputRow] instead of the references of the rule route.
+//
+// ReferencesOf ignores indexed if one of the rules has a `with`, because that may replace values that the rule route reads.
+func ReferencesOf(compiler *ast.Compiler, indexed bool) []Reference {
+	var found []Reference
+	hasReplacement := false // a `with`, which may replace values that the rule route reads
+	seen := make(map[*ast.Rule]bool)
+	var visit func(rule *ast.Rule)
+	visit = func(rule *ast.Rule) {
+		if rule == nil || seen[rule] {
+			return
+		}
+		seen[rule] = true
+		if indexed && rule.Ref().Equal(document.RouteRef) {
+			found = append(found, Reference{Ref: document.InputRow.Ref(), location: rule.Location})
+			return
+		}
+		tests := make(map[*ast.Every]ast.Ref)
+		uses := usesOfVars(rule)
+		ast.NewGenericVisitor(func(x any) bool {
+			switch x := x.(type) {
+			case ast.Ref: // a plain input is also an ast.Ref
+				found = append(found, Reference{Ref: x.ConstantPrefix(), location: rule.Location})
+			case ast.Body:
+				for _, expr := range x {
+					if test := scopeTest(expr, x, uses); test != nil && indexed {
+						tests[expr.Terms.(*ast.Every)] = test
+					}
+				}
+			case *ast.Every:
+				if test := tests[x]; test != nil {
+					found = append(found, Reference{Ref: document.PrincipalScopes.Ref(), location: rule.Location, Test: test})
+					return true
+				}
+			}
+			return false
+		}).Walk(rule)
+		hasReplacement = hasReplacement || hasWith(rule)
+		visit(rule.Else)
+		for next := range compiler.Graph.Dependencies(rule) {
+			visit(next.(*ast.Rule))
+		}
+	}
+	for _, rule := range compiler.GetRules(document.DecisionRef) {
+		visit(rule)
+	}
+	if indexed && hasReplacement {
+		return ReferencesOf(compiler, false)
+	}
+	return found
+}
+
+// Reads reports whether the reference can read the part: it is a prefix of the part's reference, or starts with that.
+func (r Reference) Reads(p document.Part) bool { return overlaps(r.Ref, []ast.Ref{p.Ref()}) }
+
+// hasWith reports whether the rule has a `with`.
+func hasWith(rule *ast.Rule) bool {
+	has := false
+	ast.WalkWiths(rule, func(*ast.With) bool {
+		has = true
+		return true
+	})
+	return has
+}
+
+// Nondeterministic reports whether the reference is a built-in function that can return different results for the same arguments.
+func (r Reference) Nondeterministic() bool { return nondeterministic(r.Ref) }
+
+// nondeterministic reports whether a built-in function can return different results for the same arguments. OPA does not mark the
+// functions that verify a certificate as nondeterministic, although certificates expire.
+func nondeterministic(function ast.Ref) bool {
+	b := ast.BuiltinMap[function.String()]
+	return b != nil && (b.Nondeterministic || strings.HasPrefix(b.Name, "crypto.x509.parse_and_verify"))
+}
+
+// overlaps reports whether r is a prefix of one of the references, or one of them is a prefix of r.
+func overlaps(r ast.Ref, references []ast.Ref) bool {
+	return slices.ContainsFunc(references, func(other ast.Ref) bool { return r.HasPrefix(other) || other.HasPrefix(r) })
+}

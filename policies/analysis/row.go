@@ -1,0 +1,88 @@
+package analysis
+
+import (
+	"slices"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/keywicket/keywicket/policies/document"
+)
+
+// DependsOnRowOnly reports whether a rule has one value for each row. known has the results for rules that were examined before.
+func DependsOnRowOnly(compiler *ast.Compiler, rule *ast.Rule, known map[*ast.Rule]bool) bool {
+	if rowOnly, ok := known[rule]; ok {
+		return rowOnly
+	}
+	rowOnly := !hasWith(rule) // a `with` may replace values that route reads
+	ast.WalkRefs(rule, func(r ast.Ref) bool {
+		rowOnly = rowOnly && !r[0].Equal(ast.InputRootDocument) && !nondeterministic(r)
+		return !rowOnly
+	})
+	if rule.Else != nil {
+		rowOnly = rowOnly && DependsOnRowOnly(compiler, rule.Else, known)
+	}
+	for other := range compiler.Graph.Dependencies(rule) {
+		rowOnly = rowOnly && DependsOnRowOnly(compiler, other.(*ast.Rule), known)
+	}
+	known[rule] = rowOnly
+	return rowOnly
+}
+
+// scopeTest returns the rule whose sets an expression tests the scopes with, or nil for any other expression. It accepts one form:
+//
+//	every one_of in NAME {
+//		some scope in input.principal.scopes
+//		scope in one_of
+//	}
+//
+// as OPA compiles it, if the rest of the rule uses none of its variables. The result then depends on the scopes only through the
+// sets that hold at least one of them. body contains the expression. uses counts the variables of the rule.
+func scopeTest(expr *ast.Expr, body ast.Body, uses map[ast.Var]int) ast.Ref {
+	every, ok := expr.Terms.(*ast.Every)
+	if !ok || len(expr.With) > 0 || len(every.Body) != 2 {
+		return nil
+	}
+	usedBy := func(t *ast.Term, n int) bool {
+		v, ok := t.Value.(ast.Var)
+		return ok && uses[v] == n
+	}
+	assignment, membership := every.Body[0], every.Body[1]
+	if !isCall(assignment, ast.Equality) || !isCall(membership, ast.Member) {
+		return nil
+	}
+	scope, scopes := assignment.Operand(0), document.PrincipalScopes.Ref()
+	from, ok := assignment.Operand(1).Value.(ast.Ref)
+	if !ok || len(from) != len(scopes)+1 || !from.HasPrefix(scopes) || !usedBy(from[len(scopes)], 1) ||
+		!usedBy(scope, 2) || !membership.Operand(0).Equal(scope) ||
+		!usedBy(every.Value, 2) || !membership.Operand(1).Equal(every.Value) {
+		return nil
+	}
+	// OPA assigns the domain to a variable, and sometimes that variable to another one.
+	domain := every.Domain
+	for range body {
+		i := slices.IndexFunc(body, func(other *ast.Expr) bool { return isCall(other, ast.Equality) && other.Operand(0).Equal(domain) })
+		if i < 0 || !usedBy(domain, 2) {
+			return nil
+		}
+		domain = body[i].Operand(1)
+		if name, ok := domain.Value.(ast.Ref); ok && name.IsGround() {
+			return name
+		}
+	}
+	return nil
+}
+
+// isCall reports whether an expression is a call of a built-in function with two operands, without `not` and `with`.
+func isCall(expr *ast.Expr, function *ast.Builtin) bool {
+	return expr.IsCall() && expr.Operator().Equal(function.Ref()) && len(expr.Operands()) == 2 && !expr.Negated && len(expr.With) == 0
+}
+
+// usesOfVars counts how often a rule uses each variable.
+func usesOfVars(rule *ast.Rule) map[ast.Var]int {
+	uses := make(map[ast.Var]int)
+	ast.WalkVars(rule, func(v ast.Var) bool {
+		uses[v]++
+		return false
+	})
+	return uses
+}

@@ -1,0 +1,68 @@
+package analysis_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/analysis"
+	"github.com/keywicket/keywicket/policies/source"
+)
+
+// The index replaces the shipped file, and only if that file alone decides which row is found.
+func TestIndexStandsForTheShippedFileAlone(t *testing.T) {
+	const route, decision = "keywicket/route.rego", "keywicket/decision.rego"
+	shipped, err := policies.Builtin.ReadFile(route)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		file, from, to string
+		want           bool
+	}{
+		"as shipped":           {decision, "", "", true},
+		"a comment":            {route, "# Most rows", "# Many rows", true},
+		"another decision":     {decision, "permitted\n", "permitted\n\tinput.request.method != \"TRACE\"\n", true},
+		"another input":        {decision, "public if route.public == true", "public if route.public == true with input.request.method as \"GET\"", true},
+		"another order":        {route, "min(matches)", "max(matches)", false},
+		"a row more":           {decision, "public if", "matches contains [[[0]], 0, 0] if input.api == \"zoo\"\n\npublic if", false},
+		"other tables":         {decision, "public if route.public == true", "public if route.public == true with data.apis.velocity.routes as []", false},
+		"another function":     {decision, "public if route.public == true", "public if route.public == true with regex.match as true", false},
+		"a function elsewhere": {decision, "public if route.public == true", "public if route.public == true with time.now_ns as 1", true},
+		"facts":                {decision, "public if route.public == true", "public if route.public == true with data.facts.x as 1", true},
+		"all data":             {decision, "public if route.public == true", "public if route.public == true with data as {}", false},
+		"a table's rule":       {"apis/more.rego", "", "package apis.velaflows\n\nhead_with_get := true if input.context.head\n", false},
+		"a method's rule":      {"apis/more.rego", "", "package keywicket.methods\n\nLINK := 0 if input.request.method == \"LINK\"\n", false},
+		"a rule elsewhere":     {"apis/more.rego", "", "package helper\n\nmethods := 1\n", true},
+		"a function's name":    {"keywicket/own.rego", "", "package keywicket\n\ncount(x) := 0 if x\n", false},
+		"another one's":        {"keywicket/own.rego", "", "package keywicket\n\nstartswith(a, b) := false if { a; b }\n", false},
+		"an operator's":        {"keywicket/own.rego", "", "package keywicket\n\nminus(a, b) := a if b\n", false},
+		"the index's":          {"keywicket/own.rego", "", "package keywicket\n\nkeywicket := 1\n", false},
+		"one that it lacks":    {"keywicket/own.rego", "", "package keywicket\n\nupper(x) := x\n", true},
+		"an import":            {route, "package keywicket", "package keywicket\n\nimport data.lib.startswith", false},
+		"a rule with its name": {decision, "public if", "rows[\"zoo\"] := [] if input.api == \"zoo\"\n\npublic if", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, err := source.Read(policies.Builtin)
+			if err != nil {
+				t.Fatal(err)
+			}
+			original, err := policies.Builtin.ReadFile(c.file)
+			if err != nil && s.Rules[c.file] != nil {
+				t.Fatal(err)
+			}
+			text := strings.Replace(string(original), c.from, c.to, 1)
+			if c.from != "" && !strings.Contains(string(original), c.from) {
+				t.Fatalf("%s has no %q", c.file, c.from)
+			}
+			if s.Rules[c.file], err = ast.ParseModuleWithOpts(c.file, text, ast.ParserOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := analysis.HasShippedRoute(s, shipped); err != nil || got != c.want {
+				t.Errorf("%t, %v", got, err)
+			}
+		})
+	}
+}

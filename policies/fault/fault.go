@@ -1,0 +1,147 @@
+// Package fault has the problems of a policy folder, by file and line.
+package fault
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"go.yaml.in/yaml/v3"
+)
+
+// List is an error with one line for each problem of a folder, so that the author can fix all of them at once.
+type List []Fault
+
+// Fault is one problem. Its line is 0 if unknown. Its file is empty if it concerns the whole folder.
+type Fault struct {
+	File string
+	Line int
+	Text string
+}
+
+func (f Fault) String() string {
+	switch {
+	case f.File == "" && f.Line == 0:
+		return f.Text
+	case f.File == "":
+		return fmt.Sprintf("line %d: %s", f.Line, f.Text)
+	case f.Line == 0:
+		return f.File + ": " + f.Text
+	}
+	return fmt.Sprintf("%s:%d: %s", f.File, f.Line, f.Text)
+}
+
+func (f List) Error() string {
+	lines := make([]string, len(f))
+	for i, one := range f {
+		lines[i] = one.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Err returns the faults sorted by file and line, without duplicates; nil if there are none.
+func (f List) Err() error {
+	if len(f) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(f, func(a, b Fault) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
+	})
+	return slices.Compact(f)
+}
+
+// At adds an error at a line. Only the first line of its text is kept.
+func (f *List) At(line int, err error) {
+	if err != nil {
+		*f = append(*f, Fault{Line: line, Text: OneLine(err.Error())})
+	}
+}
+
+// Within reports whether one of the faults is in the lines of a node.
+func (f List) Within(n *yaml.Node) bool {
+	last := lastLine(n)
+	return slices.ContainsFunc(f, func(one Fault) bool { return n.Line <= one.Line && one.Line <= last })
+}
+
+// lastLine returns the last line on which the node or one below it starts.
+func lastLine(n *yaml.Node) int {
+	last := n.Line
+	for _, child := range n.Content {
+		last = max(last, lastLine(child))
+	}
+	return last
+}
+
+// In adds the error of a file. An error that has several faults or lines adds several.
+func (f *List) In(file string, err error) {
+	var several List
+	var ofRego ast.Errors
+	var one *ast.Error
+	switch {
+	case err == nil:
+	case errors.As(err, &several):
+		for _, one := range several {
+			one.File = cmp.Or(one.File, file)
+			*f = append(*f, one)
+		}
+	case errors.As(err, &ofRego):
+		for _, one := range ofRego {
+			f.In(file, one)
+		}
+	case errors.As(err, &one):
+		added := Fault{File: file, Text: OneLine(one.Message)}
+		if one.Location != nil {
+			added.File, added.Line = cmp.Or(one.Location.File, file), one.Location.Row
+		}
+		*f = append(*f, added)
+	default:
+		for text := range strings.Lines(err.Error()) {
+			added := Fault{File: file, Text: OneLine(text)}
+			if m := lineOfYAML.FindStringSubmatch(added.Text); m != nil {
+				added.Line, _ = strconv.Atoi(m[1])
+				added.Text = m[2]
+			}
+			*f = append(*f, added)
+		}
+	}
+}
+
+// lineOfYAML matches the line number at the start of an error of the YAML decoder.
+var lineOfYAML = regexp.MustCompile(`^(?:yaml: )?line ([0-9]+): (.+)$`)
+
+// OneLine returns the first line of a text. The other lines are details.
+func OneLine(text string) string {
+	first, _, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	return strings.TrimSuffix(first, ":")
+}
+
+// LineOf returns the line of the key or list item that the keys lead to. If some are missing, it returns the line of the last one
+// found; 0 for none.
+func LineOf(tree *yaml.Node, keys ...string) int {
+	line := 0
+	if len(tree.Content) == 0 {
+		return line
+	}
+	node := tree.Content[0]
+	for _, name := range keys {
+		step := 1
+		if node.Kind == yaml.MappingNode {
+			step = 2
+		}
+		i := 0
+		for i < len(node.Content) && node.Content[i].Value != name {
+			i += step
+		}
+		if i >= len(node.Content) {
+			break
+		}
+		line = node.Content[i].Line
+		node = node.Content[i+step-1]
+	}
+	return line
+}

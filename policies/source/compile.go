@@ -1,0 +1,118 @@
+package source
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/bundle"
+	"github.com/open-policy-agent/opa/v1/compile"
+	"github.com/open-policy-agent/opa/v1/topdown"
+
+	"github.com/keywicket/keywicket/policies/document"
+	"github.com/keywicket/keywicket/policies/fault"
+)
+
+// Compiled compiles the rules without the tests. The functions are added to the built-in functions.
+func (s Source) Compiled(functions ...*topdown.Builtin) (*ast.Compiler, error) {
+	allowed := capabilities()
+	for _, f := range functions {
+		allowed.Builtins = append(allowed.Builtins, f.Decl)
+	}
+	compiler := ast.NewCompiler().WithCapabilities(allowed).WithUseTypeCheckAnnotations(true).SetErrorLimit(0) // 0: no limit
+	if compiler.Compile(s.Rules); compiler.Failed() {
+		return nil, withoutTests(compiler.Errors)
+	}
+	return compiler, nil
+}
+
+// withoutTests adds the cause and the remedy to errors that appear only without the test files.
+func withoutTests(errs ast.Errors) error {
+	var all fault.List
+	all.In("", errs)
+	for i := range all {
+		all[i].Text += " without the _test.rego files, which the sidecar leaves out: define it in another file"
+	}
+	return all.Err()
+}
+
+// checkRuleForms refuses a rule for data.keywicket.deny or .headers that has the wrong form. The compiler would report it as an
+// error of the shipped rules, which read them.
+func (s Source) checkRuleForms() error {
+	var all fault.List
+	for _, module := range s.Rules {
+		for _, rule := range module.Rules {
+			var wrong string
+			switch ref := rule.Ref(); {
+			case ref.Equal(document.DenyRef) && (rule.Head.Key == nil || !mayBeObject(rule.Head.Key)):
+				wrong = `deny holds objects: write deny contains {"code": "…", "reason": "…"} if { … }`
+			case ref.Equal(document.HeadersRef) && rule.Head.Value == nil:
+				wrong = `headers is an object: write headers["x-name"] := "…" if { … }`
+			default:
+				continue
+			}
+			all = append(all, fault.Fault{File: rule.Location.File, Line: rule.Location.Row, Text: wrong})
+		}
+	}
+	return all.Err()
+}
+
+// mayBeObject reports whether a term is an object, or may have one as its value.
+func mayBeObject(t *ast.Term) bool {
+	switch t.Value.(type) {
+	case ast.Object, ast.Var, ast.Ref, ast.Call:
+		return true
+	}
+	return false
+}
+
+// HasEarlierRoute reports whether keywicket/route.rego is of a version before any_of and the other newer keys.
+func (s Source) HasEarlierRoute() bool {
+	m := s.Rules[document.RouteFile]
+	return m == nil || !strings.Contains(m.String(), `"any_of"`)
+}
+
+// Optimise evaluates beforehand everything that is known without an input: each row of a table becomes a rule, which OPA finds
+// through an index. Both entrypoints are needed: with the decision alone, OPA would copy the rows into it.
+func (s Source) Optimise(ctx context.Context) (Source, error) {
+	b := &bundle.Bundle{Data: s.Data}
+	for file, module := range s.Rules {
+		b.Modules = append(b.Modules, bundle.ModuleFile{
+			URL: file, Path: file, RelativePath: file, Raw: []byte(module.String()), Parsed: module,
+		})
+	}
+	slices.SortFunc(b.Modules, func(a, b bundle.ModuleFile) int { return strings.Compare(a.Path, b.Path) })
+	compiler := compile.New().WithBundle(b).WithTarget(compile.TargetRego).WithCapabilities(capabilities()).
+		WithOptimizationLevel(1).WithEntrypoints("keywicket/route", "keywicket/decision")
+	if err := compiler.Build(ctx); err != nil {
+		return Source{}, err
+	}
+	optimised := Source{Rules: make(map[string]*ast.Module), Data: compiler.Bundle().Data}
+	for _, m := range compiler.Bundle().Modules {
+		optimised.Rules[m.Path] = m.Parsed
+	}
+	return optimised, nil
+}
+
+// blockedBuiltins are the built-in functions that access the network or the environment. A decision must not wait for the
+// network, or expose the environment. The functions for JSON schemas are among them, because a schema can refer to another one by
+// its URL.
+var blockedBuiltins = []string{
+	ast.HTTPSend.Name, ast.NetLookupIPAddr.Name, ast.OPARuntime.Name, ast.JSONMatchSchema.Name, ast.JSONSchemaVerify.Name,
+}
+
+// capabilities returns OPA's capabilities without the blocked built-in functions.
+func capabilities() *ast.Capabilities {
+	c := everyBuiltin()
+	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool { return slices.Contains(blockedBuiltins, b.Name) })
+	return c
+}
+
+// everyBuiltin returns OPA's capabilities with the blocked built-in functions, so that the compiler can report them by name. With
+// these capabilities, the compiler cannot fetch schemas from the network.
+func everyBuiltin() *ast.Capabilities {
+	c := ast.CapabilitiesForThisVersion()
+	c.AllowNet = []string{}
+	return c
+}

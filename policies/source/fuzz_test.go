@@ -1,0 +1,38 @@
+package source
+
+import (
+	"reflect"
+	"testing"
+	"testing/fstest"
+
+	"github.com/open-policy-agent/opa/loader"
+)
+
+// FuzzFacts tests that a file of facts is read as both of OPA's loaders read it. It is refused if one of them refuses it, or if
+// they differ.
+func FuzzFacts(f *testing.F) {
+	for _, text := range []string{
+		"", "a: 1", "[1, ~]", `{"a": 12345678901234567890123}`, `{"a": 1.0}`, "a: yes", "a: &x {b: 1}\nc: {<<: *x}", "a: 1\n---\n[", "{}]",
+		"\uFEFF{}", "\uFEFFa: 1", "1: a\ntrue: b", "a: 2026-11-27", "a: .inf", "%YAML 1.1\n---\na: on", "a: !!binary aGVsbG8=", "a: \"\xff\"",
+	} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		for _, name := range []string{"facts/a/data.yaml", "facts/a/data.json"} {
+			files := fstest.MapFS{name: {Data: []byte(text)}}
+			plain, plainErr := loader.NewFileLoader().WithFS(files).Filtered([]string{"."}, nil)
+			bundle, bundleErr := loader.NewFileLoader().WithFS(files).AsBundle(".")
+			var known facts
+			err := known.add(name, []byte(text))
+			if plainErr != nil || bundleErr != nil || !reflect.DeepEqual(plain.Documents, bundle.Data) {
+				if err == nil {
+					t.Fatalf("%q in %s is read as %v; opa says %v, and with -b %v", text, name, known.merged, plainErr, bundleErr)
+				}
+				continue
+			}
+			if err != nil || !reflect.DeepEqual(known.merged, plain.Documents) {
+				t.Fatalf("%q in %s is read as %v, %v; opa reads %v", text, name, known.merged, err, plain.Documents)
+			}
+		}
+	})
+}
