@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/keywicket/keywicket/authz/target"
 )
 
 // API is the configuration of an API, except for its policy: which requests belong to it, how they name their workspace, and
@@ -72,7 +74,7 @@ func (a API) Complete() (API, error) {
 	a.Hosts = slices.Clone(a.Hosts)
 	for i, host := range a.Hosts {
 		a.Hosts[i] = strings.ToLower(host)
-		if !hostPattern.MatchString(a.Hosts[i]) {
+		if !target.ValidHostPattern(a.Hosts[i]) {
 			return a, fmt.Errorf("hosts: %q is not a host without a port, such as api.example.com or *.example.com", host)
 		}
 	}

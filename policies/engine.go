@@ -18,6 +18,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/target"
 )
 
 // Config selects the policy.
@@ -73,9 +74,9 @@ type policy struct {
 	unsafeNots     []string // warnings about negations in rules
 	query          *query
 
-	parameters map[string]authz.Parameters // of the tables
-	memory     *memory                     // nil if decisions cannot be remembered
-	noMemory   error                       // why memory is nil
+	parameters map[string]target.Parameters // of the tables
+	memory     *memory                      // nil if decisions cannot be remembered
+	noMemory   error                        // why memory is nil
 }
 
 // Reading implements authz.Policy.
@@ -118,7 +119,7 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 func (s sources) policy(
 	ctx context.Context, tables map[string]Table, withoutIndex func(context.Context, *ast.Compiler) (*query, error),
 ) (policy, error) {
-	p := policy{tables: tables, parameters: make(map[string]authz.Parameters, len(tables))}
+	p := policy{tables: tables, parameters: make(map[string]target.Parameters, len(tables))}
 	for name, table := range tables {
 		p.parameters[name] = table.Parameters
 	}

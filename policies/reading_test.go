@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/target"
 	"github.com/keywicket/keywicket/policies"
 )
 
@@ -171,11 +172,11 @@ routes:
 	} {
 		in := inboxInput()
 		in.API, in.Principal.API, in.Principal.Scopes = "zoo", "zoo", []string{"a"}
-		segments, err := authz.Segments(path, parameters)
+		segments, err := target.Segments(path, parameters)
 		if err != nil {
 			t.Fatalf("%s: %v", path, err)
 		}
-		in.Path = authz.JoinSegments(segments)
+		in.Path = target.JoinSegments(segments)
 		d, err := engine.Decide(t.Context(), in)
 		if err != nil || d.Allow != (want != "") || strings.TrimPrefix(d.Route, "GET ") != want {
 			t.Errorf("%s: %+v, %v, not %q", path, d, err, want)

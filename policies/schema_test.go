@@ -12,7 +12,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/util"
 
-	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/target"
 )
 
 // schemaOf reads the shipped schema.
@@ -175,7 +175,7 @@ func TestSchemaHasEveryKey(t *testing.T) {
 	}{
 		{Table{}, []string{"properties"}},
 		{Route{}, []string{"definitions", "route", "properties"}},
-		{authz.Parameters{}, []string{"properties", "parameters", "properties"}},
+		{target.Parameters{}, []string{"properties", "parameters", "properties"}},
 	} {
 		var keys []string
 		for field := range reflect.TypeOf(c.of).Fields() {
