@@ -20,7 +20,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/envoy"
-	"github.com/keywicket/keywicket/internal/record"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
 )
 
 // lookup and decide replace the directory and the policy, so that a test can make them fail. Tests with the real ones are in
@@ -53,7 +53,7 @@ type runningServer struct {
 	server  *envoy.Server
 	client  authv3.AuthorizationClient
 	health  healthv1.HealthClient
-	log     *record.Log
+	log     *syncbuffer.Buffer
 	address string
 	stop    context.CancelFunc
 	stopped chan error
@@ -72,7 +72,7 @@ func serve(t *testing.T, c envoy.Config, l lookup, d decide) *runningServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &runningServer{log: &record.Log{}, address: listener.Addr().String(), stopped: make(chan error, 1)}
+	r := &runningServer{log: &syncbuffer.Buffer{}, address: listener.Addr().String(), stopped: make(chan error, 1)}
 	log := slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel

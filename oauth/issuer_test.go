@@ -24,7 +24,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo/postgres"
-	"github.com/keywicket/keywicket/internal/record"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
 	"github.com/keywicket/keywicket/oauth"
 	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store"
@@ -71,7 +71,7 @@ type issuer struct {
 	acme, globex                     store.Workspace
 	public, confidential             store.App
 	publicSecret, confidentialSecret authz.Secret
-	log                              *record.Log
+	log                              *syncbuffer.Buffer
 	db                               *sqlx.DB // with all privileges
 	sessions                         authz.Sessions
 }
@@ -86,7 +86,7 @@ func newIssuer(t testing.TB, changes ...func(*oauth.Config)) *issuer {
 	db := must(store.Open(databaseURL))
 	must(store.Migrate(t.Context(), db))
 
-	i := &issuer{registry: must(store.OpenRegistry(t.Context(), databaseURL)), log: &record.Log{}, db: db}
+	i := &issuer{registry: must(store.OpenRegistry(t.Context(), databaseURL)), log: &syncbuffer.Buffer{}, db: db}
 	i.acme = must(i.registry.CreateWorkspace(t.Context(), store.Workspace{Slug: "acme", Name: "Acme"}))
 	i.globex = must(i.registry.CreateWorkspace(t.Context(), store.Workspace{Slug: "globex", Name: "Globex"}))
 	i.ada = must(i.registry.CreateUser(t.Context(), store.User{Email: "ada@example.com"}))

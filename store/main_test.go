@@ -15,7 +15,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo/postgres"
-	"github.com/keywicket/keywicket/internal/record"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
 	"github.com/keywicket/keywicket/store"
 )
 
@@ -274,7 +274,7 @@ func eventually(t testing.TB, what string, holds func() bool) {
 }
 
 // safeBuffer collects a log. It is safe for concurrent use.
-type safeBuffer struct{ record.Log }
+type safeBuffer struct{ syncbuffer.Buffer }
 
 func (b *safeBuffer) contains(s string) func() bool {
 	return func() bool { return strings.Contains(b.String(), s) }
