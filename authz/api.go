@@ -17,8 +17,9 @@ import (
 type API struct {
 	// Hosts are the hosts of the API's requests, such as api.example.com or *.example.com, on any port. Default: none. Envoy's
 	// configuration then selects the API of a request.
-	Hosts       []string           `yaml:"hosts"`
-	Workspace   WorkspaceHeader    `yaml:"workspace"`
+	Hosts     []string        `yaml:"hosts"`
+	Workspace WorkspaceHeader `yaml:"workspace"`
+	// Credentials are the formats of its keys. At least one is required.
 	Credentials []CredentialFormat `yaml:"credentials"`
 	Session     SessionFormat      `yaml:"session"`
 	// Denials are the denials that its policy may return in addition to the built-in ones. Default: none.
@@ -51,6 +52,7 @@ const (
 
 // CredentialFormat describes the keys of one kind. The prefix of a key selects its format.
 type CredentialFormat struct {
+	// Kind is the kind of the keys: any except KindSession.
 	Kind Kind `yaml:"kind"`
 	// Prefix is the start of every key of this format. By convention it ends in an underscore. If several prefixes match, the
 	// longest one applies.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keywicket/keywicket/authz/clientcert"
 	"github.com/keywicket/keywicket/authz/target"
 )
 
@@ -277,7 +278,7 @@ func (a *Authorizer) input(api string, r *Request) (Input, error) {
 	}
 	if reading.Certificate && r.Source.Certificate != "" {
 		var err error
-		if in.Source.Certificate, err = parseCertificate(r.Source.Certificate); err != nil {
+		if in.Source.Certificate, err = clientcert.Parse(r.Source.Certificate); err != nil {
 			return in, fmt.Errorf("read the client's certificate: %w", err)
 		}
 	}

@@ -21,7 +21,7 @@ const (
 	metadataPath   = "/.well-known/oauth-authorization-server"
 )
 
-// Config of a Server.
+// Config configures a Server.
 type Config struct {
 	// Issuer is the server's own URL, such as https://velocity.quest, without a path or a trailing slash (RFC 8414, section 2).
 	// An http URL is for trials only, on a loopback address.
@@ -40,7 +40,8 @@ type Config struct {
 	// AddressLimit is the number of requests per minute from one address. ClientLimit is the number of requests per minute
 	// of one app to the endpoints for apps. 0: no limit.
 	AddressLimit, ClientLimit int
-	// Observe receives the endpoint and the outcome of each request. The outcome is "ok" or another word from a bounded set.
+	// Observe receives the endpoint and the outcome of each request. The outcome is "ok" or another word from a bounded set. Default:
+	// none.
 	Observe func(endpoint, outcome string)
 }
 
@@ -61,7 +62,8 @@ type Server struct {
 	addresses, clients *limits
 }
 
-// NewServer creates a server on the store.
+// NewServer validates the configuration, and returns a server that keeps its grants in the store. An error names the setting that
+// is invalid.
 func NewServer(c Config, grants *store.Issuer, log *slog.Logger) (*Server, error) {
 	switch {
 	case !validIssuer(c.Issuer):
@@ -91,7 +93,7 @@ func NewServer(c Config, grants *store.Issuer, log *slog.Logger) (*Server, error
 	}, nil
 }
 
-// Handler returns the handler of all paths.
+// Handler returns the handler of all paths: the consent page, the endpoints for apps, and the metadata (RFC 8414).
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+tokenPath, s.forApps("token", s.token))

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/clientcert"
 	"github.com/keywicket/keywicket/internal/race"
 )
 
@@ -105,7 +106,7 @@ func randomFullInput(r *rand.Rand, rows []map[string]any) authz.Input {
 	}
 	in.Source = authz.Source{Address: pick(r, []string{"", "10.0.0.1"}), Principal: pick(r, []string{"", "spiffe://b"})}
 	if r.IntN(2) == 0 {
-		in.Source.Certificate = &authz.Certificate{Subject: pick(r, []string{"CN=a", "CN=b"})}
+		in.Source.Certificate = &clientcert.Certificate{Subject: pick(r, []string{"CN=a", "CN=b"})}
 	}
 	if r.IntN(5) == 0 {
 		in.Principal, in.Workspace = nil, authz.Workspace{Requested: r.IntN(4) == 0}
@@ -353,8 +354,8 @@ func TestKeysAreUnambiguous(t *testing.T) {
 		"scopes ab and none": {Principal: &authz.Principal{Scopes: []string{"ab", ""}}},
 		"header":             {Header: map[string][]string{"a": {"b"}}}, "header of two": {Header: map[string][]string{"a": {"b", ""}}},
 		"two headers": {Header: map[string][]string{"a": {"b"}, "c": nil}}, "context": {Context: authz.Fields{{Name: "a", Value: "b"}}},
-		"certificate": {Source: authz.Source{Certificate: &authz.Certificate{}}}, "uri": {Source: authz.Source{Certificate: &authz.Certificate{URIs: []string{"a"}}}},
-		"name": {Source: authz.Source{Certificate: &authz.Certificate{DNSNames: []string{"a"}}}},
+		"certificate": {Source: authz.Source{Certificate: &clientcert.Certificate{}}}, "uri": {Source: authz.Source{Certificate: &clientcert.Certificate{URIs: []string{"a"}}}},
+		"name": {Source: authz.Source{Certificate: &clientcert.Certificate{DNSNames: []string{"a"}}}},
 	} {
 		key := m.key(&in, noRow)
 		if other, ok := seen[key]; ok {
