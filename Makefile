@@ -41,12 +41,12 @@ PARTS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/postgres-13/bin/po
 .PHONY: test-go
 test-go: $(PARTS) ## Run the Go tests, through a real Envoy, Postgres, PgBouncer and Chromium, with the race detector
 	go test -race -short -count=1 -timeout 20m ./...
-	tools/test-that 'race[.]Skip[(]' -short -timeout 20m
+	tools/test-matching 'race[.]Skip[(]' -short -timeout 20m
 
 .PHONY: test-long
 test-long: $(PARTS) ## Run the tests that take minutes and that `make test` leaves out
-	tools/test-that 'long[(]t[)]|testing[.]Short[(][)]' -race -timeout 40m
-	tools/test-that 'race[.]Skip[(]' -timeout 40m # at full length
+	tools/test-matching 'long[(]t[)]|testing[.]Short[(][)]' -race -timeout 40m
+	tools/test-matching 'race[.]Skip[(]' -timeout 40m # at full length
 
 POSTGRES ?= 14 15 18
 .PHONY: test-postgres
@@ -113,7 +113,7 @@ ci: lint test demo-once ## The first part of what CI runs
 .PHONY: ci-full
 ci-full: test-long ## The second part, which takes longer
 	$(MAKE) -j 2 test-postgres POSTGRES="14 18"
-	.ci/as-ordinary-user
+	.ci/demo-as-ordinary-user
 
 .PHONY: clean
 clean: ## Remove what was built and fetched

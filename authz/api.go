@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/keywicket/keywicket/authz/target"
 )
 
 // API is the configuration of an API, except for its policy: which requests belong to it, how they name their workspace, and
@@ -15,8 +17,9 @@ import (
 type API struct {
 	// Hosts are the hosts of the API's requests, such as api.example.com or *.example.com, on any port. Default: none. Envoy's
 	// configuration then selects the API of a request.
-	Hosts       []string           `yaml:"hosts"`
-	Workspace   WorkspaceHeader    `yaml:"workspace"`
+	Hosts     []string        `yaml:"hosts"`
+	Workspace WorkspaceHeader `yaml:"workspace"`
+	// Credentials are the formats of its keys. At least one is required.
 	Credentials []CredentialFormat `yaml:"credentials"`
 	Session     SessionFormat      `yaml:"session"`
 	// Denials are the denials that its policy may return in addition to the built-in ones. Default: none.
@@ -49,6 +52,7 @@ const (
 
 // CredentialFormat describes the keys of one kind. The prefix of a key selects its format.
 type CredentialFormat struct {
+	// Kind is the kind of the keys: any except KindSession.
 	Kind Kind `yaml:"kind"`
 	// Prefix is the start of every key of this format. By convention it ends in an underscore. If several prefixes match, the
 	// longest one applies.
@@ -72,7 +76,7 @@ func (a API) Complete() (API, error) {
 	a.Hosts = slices.Clone(a.Hosts)
 	for i, host := range a.Hosts {
 		a.Hosts[i] = strings.ToLower(host)
-		if !hostPattern.MatchString(a.Hosts[i]) {
+		if !target.ValidHostPattern(a.Hosts[i]) {
 			return a, fmt.Errorf("hosts: %q is not a host without a port, such as api.example.com or *.example.com", host)
 		}
 	}

@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/keywicket/keywicket/authz/clientcert"
+	"github.com/keywicket/keywicket/authz/target"
 )
 
 // Directory stores the credentials, the workspaces and their members (the policy information point, PIP).
@@ -29,7 +32,7 @@ type Policy interface {
 // Reading describes which parts of a request a policy needs.
 type Reading struct {
 	// Parameters lists the special characters that a path parameter may contain.
-	Parameters Parameters
+	Parameters target.Parameters
 	// Query means that decisions depend on the parsed query. A query that other parsers may read differently then matches no
 	// route.
 	Query bool
@@ -57,7 +60,7 @@ type Config struct {
 type Authorizer struct {
 	apis       map[string]*API
 	defaultAPI string
-	hosts      hosts
+	hosts      target.Hosts
 	headers    []string // request headers that policies may read
 	upstream   []string // headers that the policies of all APIs may set
 	sessions   Sessions
@@ -77,6 +80,7 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 	if a.now == nil {
 		a.now = time.Now
 	}
+	hosts := make(map[string][]string, len(c.APIs))
 	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
 		api, err := c.APIs[name].Complete()
 		if err != nil {
@@ -87,6 +91,7 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 		}
 		api.name = name
 		a.apis[name] = &api
+		hosts[name] = api.Hosts
 		a.upstream = append(a.upstream, api.UpstreamHeaders...)
 	}
 	slices.Sort(a.upstream)
@@ -97,7 +102,7 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 		}
 	}
 	var err error
-	if a.hosts, err = newHosts(a.apis); err != nil {
+	if a.hosts, err = target.NewHosts(hosts); err != nil {
 		return nil, err
 	}
 	if _, ok := a.apis[c.DefaultAPI]; !ok && c.DefaultAPI != "" {
@@ -237,13 +242,13 @@ func (a *Authorizer) apiOf(r Request) (*API, error) {
 		switch {
 		case !ok:
 			return nil, fmt.Errorf("the request names the API %q, which is not configured: the configured APIs are %s", r.API, a.names())
-		case len(api.Hosts) > 0 && a.hosts.find(r.Host) != r.API:
+		case len(api.Hosts) > 0 && a.hosts.Find(r.Host) != r.API:
 			return nil, fmt.Errorf("the request names the API %q and the host %.100q, which apis.%s.hosts does not list", r.API, r.Host, r.API)
 		}
 		return api, nil
 	}
 	if len(a.hosts) > 0 {
-		name := a.hosts.find(r.Host)
+		name := a.hosts.Find(r.Host)
 		if name == "" {
 			return nil, fmt.Errorf("the request is for the host %.100q, which no API has: add it to apis.NAME.hosts", r.Host)
 		}
@@ -269,17 +274,17 @@ func (a *Authorizer) input(api string, r *Request) (Input, error) {
 	}
 	ambiguous := false
 	if reading.Query {
-		in.Query, ambiguous = parseQuery(query)
+		in.Query, ambiguous = target.ParseQuery(query)
 	}
 	if reading.Certificate && r.Source.Certificate != "" {
 		var err error
-		if in.Source.Certificate, err = parseCertificate(r.Source.Certificate); err != nil {
+		if in.Source.Certificate, err = clientcert.Parse(r.Source.Certificate); err != nil {
 			return in, fmt.Errorf("read the client's certificate: %w", err)
 		}
 	}
 	// Envoy joins two Host headers with a comma. The request could be for either host, so it must match no route.
 	if !ambiguous && !strings.Contains(in.Host, ",") {
-		in.Path = decodePath(path, reading.Parameters)
+		in.Path = target.DecodePath(path, reading.Parameters)
 	}
 	if reading.Header {
 		in.Header = make(map[string][]string, len(a.headers))

@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"log/slog"
 	"strings"
+
+	"github.com/keywicket/keywicket/authz/bearer"
 )
 
 const (
@@ -47,12 +49,13 @@ type credential struct {
 // ReasonMalformed if the credential cannot be valid, and ReasonUnknown if this API does not accept its kind. All of these are
 // found without a look-up.
 func (a *API) credential(header Fields) (credential, Reason) {
-	token, denial := bearer(header.Get(AuthorizationHeader))
-	if denial != "" {
-		return credential{}, denial
-	}
+	token, present := bearer.Token(header.Get(AuthorizationHeader))
 	format, ok := a.formatOf(token)
 	switch {
+	case !present:
+		return credential{}, ReasonMissing
+	case token == "":
+		return credential{}, ReasonMalformed
 	case !ok && strings.Count(token, ".") == 2 && len(token) <= maxJWT:
 		if !a.Session.enabled() {
 			return credential{}, ReasonUnknown
@@ -72,7 +75,7 @@ func (a *API) credential(header Fields) (credential, Reason) {
 // characters of a b64token after the prefix, and has at most 512 bytes.
 func (f CredentialFormat) Accepts(key Secret) bool {
 	return strings.HasPrefix(string(key), f.Prefix) && len(key) >= f.minLength() && len(key) <= maxKey &&
-		isB64Token(string(key))
+		bearer.IsB64Token(string(key))
 }
 
 func (f CredentialFormat) minLength() int { return len(f.Prefix) + minAcceptedBody }
@@ -86,45 +89,4 @@ func (a *API) formatOf(key string) (CredentialFormat, bool) {
 		}
 	}
 	return best, best.Prefix != ""
-}
-
-// bearer returns the token of the Authorization header (RFC 6750, section 2.1, and RFC 9110, section 11.4): "Bearer" in any case,
-// one or more spaces, and a b64token. Two headers are malformed. A header with another scheme has no bearer credential (RFC 6750,
-// section 3.1).
-func bearer(value string, count int) (string, Reason) {
-	if count > 1 {
-		return "", ReasonMalformed
-	}
-	if value == "" {
-		return "", ReasonMissing
-	}
-	const scheme = "bearer"
-	if len(value) < len(scheme) || !strings.EqualFold(value[:len(scheme)], scheme) || isTokenChar(value, len(scheme)) {
-		return "", ReasonMissing
-	}
-	token := strings.TrimLeft(value[len(scheme):], " ")
-	if len(token) == len(value)-len(scheme) || !isB64Token(token) {
-		return "", ReasonMalformed
-	}
-	return token, ""
-}
-
-// isTokenChar reports whether the name of the scheme continues at i (RFC 9110, section 5.6.2): "BearerX" is another scheme.
-func isTokenChar(s string, i int) bool {
-	return i < len(s) && (isAlnum(s[i]) || strings.IndexByte("!#$%&'*+-.^_`|~", s[i]) >= 0)
-}
-
-// isB64Token reports whether s is 1*( ALPHA / DIGIT / "-" / "." / "_" / "~" / "+" / "/" ) *"=" (RFC 6750, section 2.1).
-func isB64Token(s string) bool {
-	body := strings.TrimRight(s, "=")
-	for i := range len(body) {
-		if !isAlnum(body[i]) && strings.IndexByte("-._~+/", body[i]) < 0 {
-			return false
-		}
-	}
-	return body != ""
-}
-
-func isAlnum(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }

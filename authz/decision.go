@@ -169,7 +169,8 @@ type Answer struct {
 	Decision
 	// ID identifies this decision in the answer, the logs and the headers for the upstream: 26 random base32 characters, from
 	// [NewID].
-	ID  string
+	ID string
+	// API is the name of the request's API; empty: it is unknown.
 	API string
 	// Public means that the route is open without a credential. Principal is then nil.
 	Public bool

@@ -1,5 +1,10 @@
-// Package authz is the core of keywicket. It finds the principal of a request and the workspace that the request targets, and has
-// the policies decide. It does not depend on Envoy, Postgres or Rego: the packages for these are adapters, and import authz.
+// Package authz is the core of keywicket. A policy enforcement point (PEP), such as Envoy, reports a [Request]. An [Authorizer]
+// finds its [Principal] and the [Workspace] in which it acts, has the policy decide, and returns an [Answer]. The PEP enforces it.
 //
-// To follow one request, read [Authorizer.Check] from top to bottom.
+// An Authorizer needs three adapters: a [Directory] of credentials and workspaces, a [Policy], and [Sessions] if an API accepts
+// session tokens. An [API] configures which requests belong to it and which credentials it accepts. The package does not depend on
+// Envoy, Postgres or Rego: the packages for these are adapters, and import authz.
+//
+// To follow one request, read [Authorizer.Check] from top to bottom. Comments cite the documents of two APIs by their names,
+// velaflows and velocity, with the heading in quotes.
 package authz

@@ -23,7 +23,7 @@ type Request struct {
 	Source  Connection
 }
 
-// Fields are names with values, in the order of arrival.
+// Fields are names with values in the order of arrival, such as the headers of a request.
 type Fields []HeaderValue
 
 // Get returns the first value of a name, and the number of its values.
@@ -62,7 +62,7 @@ type Input struct {
 	Host     string
 	// Principal is nil exactly if Denial is set.
 	Principal *Principal
-	Denial    Reason
+	Denial    Reason // why there is no principal: a reason of CodeUnauthorized
 	Workspace Workspace
 	Context   Fields
 	Source    Source

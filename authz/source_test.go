@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/clientcert"
 )
 
 // clientCertificate returns a new certificate in the form in which Envoy sends it.
@@ -39,7 +40,7 @@ func clientCertificate(t testing.TB) string {
 
 func TestInputTellsTheSource(t *testing.T) {
 	encoded := clientCertificate(t)
-	whole := &authz.Certificate{
+	whole := &clientcert.Certificate{
 		URIs: []string{"spiffe://acme.example/billing"}, DNSNames: []string{"billing.acme.example"}, Subject: "CN=billing,O=Acme",
 	}
 	for name, c := range map[string]struct {

@@ -16,8 +16,8 @@ import (
 
 	"github.com/jmoiron/sqlx"
 
+	"github.com/keywicket/keywicket/demo/envoyproxy"
 	"github.com/keywicket/keywicket/demo/postgres"
-	"github.com/keywicket/keywicket/demo/proxy"
 	"github.com/keywicket/keywicket/demo/upstream"
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 	"github.com/keywicket/keywicket/store/database"
@@ -55,7 +55,7 @@ type Stack struct {
 	Sidecar       *Sidecar // the first of Sidecars
 	Sidecars      []*Sidecar
 	Issuer        *Issuer // the OAuth issuer; nil if Config.Issuer is false
-	Envoy         *proxy.Proxy
+	Envoy         *envoyproxy.Proxy
 	// VelaFlows and Velocity are the base URLs of the two APIs, without a slash at the end.
 	VelaFlows, Velocity string
 
@@ -68,7 +68,7 @@ const databaseName = "postgres"
 // Start starts the stack, and returns when it can serve requests. If a part cannot start, Start stops the others and returns
 // an error with the remedy.
 func Start(ctx context.Context, c Config) (_ *Stack, err error) {
-	if _, err := proxy.Find(); err != nil {
+	if _, err := envoyproxy.Find(); err != nil {
 		return nil, err
 	}
 	s := &Stack{}
@@ -217,7 +217,7 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) er
 		if c.EnvoyConfig != nil {
 			config = c.EnvoyConfig(config)
 		}
-		s.Envoy, err = proxy.Start(ctx, proxy.Config{Config: config, Dir: s.folder.path, Log: c.Log})
+		s.Envoy, err = envoyproxy.Start(ctx, envoyproxy.Config{Config: config, Dir: s.folder.path, Log: c.Log})
 		if err == nil {
 			s.VelaFlows, s.Velocity = velaflows, velocity
 			return nil

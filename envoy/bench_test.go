@@ -122,13 +122,7 @@ func BenchmarkSource(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			a, err := authz.New(authz.Config{APIs: map[string]authz.API{"velocity": {
-				Workspace:   authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
-				Credentials: []authz.CredentialFormat{{Kind: authz.KindPersonalKey, Prefix: "velu_"}},
-			}}}, cached, engine)
-			if err != nil {
-				b.Fatal(err)
-			}
+			a := velocityAuthorizer(b, cached, engine)
 			request := requestWithCredential("velu_a1b2c3d4e5f6g7h8i9j0")
 			request.Attributes.Source = c.peer
 			ctx, stop := context.WithCancel(b.Context())
@@ -159,6 +153,19 @@ func requestWithCredential(credential string) *authv3.CheckRequest {
 	request.Attributes.Request.Http.Path = "/api/issues"
 	request.Attributes.ContextExtensions = map[string]string{"api": "velocity"}
 	return request
+}
+
+// velocityAuthorizer returns an authorizer for an API with personal keys.
+func velocityAuthorizer(t testing.TB, d authz.Directory, p authz.Policy) *authz.Authorizer {
+	t.Helper()
+	a, err := authz.New(authz.Config{DefaultAPI: "velocity", APIs: map[string]authz.API{"velocity": {
+		Workspace:   authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
+		Credentials: []authz.CredentialFormat{{Kind: authz.KindPersonalKey, Prefix: "velu_"}},
+	}}}, d, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
 }
 
 // newCache returns a cache that stays valid for an hour.
@@ -261,14 +268,7 @@ func warmServer(t testing.TB, answer authz.Reason) (*envoy.Server, [][]byte) {
 		t.Fatal(err)
 	}
 	cached := newCache(t, fakeSource{})
-	a, err := authz.New(authz.Config{DefaultAPI: "velocity", APIs: map[string]authz.API{"velocity": {
-		Workspace:   authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
-		Credentials: []authz.CredentialFormat{{Kind: authz.KindPersonalKey, Prefix: "velu_"}},
-	}}}, cached, engine)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := envoy.NewServer(envoy.Config{AllowSample: 100}, a, slog.New(slog.NewJSONHandler(io.Discard, nil)))
+	server := envoy.NewServer(envoy.Config{AllowSample: 100}, velocityAuthorizer(t, cached, engine), slog.New(slog.NewJSONHandler(io.Discard, nil)))
 	var messages [][]byte
 	for range 1000 {
 		request := requestWithCredential(credentialFor[answer])

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/target"
 	"github.com/keywicket/keywicket/envoy"
 	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/policies/table"
@@ -124,8 +125,8 @@ func FuzzCheckRequest(f *testing.F) {
 			return
 		}
 		bare, _, _ := strings.Cut(http.GetPath(), "?")
-		segments, err := authz.Segments(bare, authz.Parameters{})
-		line := http.GetMethod() + " " + authz.JoinSegments(segments)
+		segments, err := target.Segments(bare, target.Parameters{})
+		line := http.GetMethod() + " " + target.JoinSegments(segments)
 		public := listed(routes.public, line)
 		if err != nil || strings.Contains(http.GetHost(), ",") || !public && !listed(routes.others, line) {
 			t.Fatalf("%q is allowed", line)

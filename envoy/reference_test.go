@@ -21,8 +21,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// This file reads a CheckRequest and constructs a CheckResponse with the objects of go-control-plane. The tests compare wire.go
-// and response.go with it.
+// This file reads a CheckRequest and constructs a CheckResponse with the objects of go-control-plane. The tests compare
+// request.go and response.go with it.
 
 // referenceRequest returns the request of a CheckRequest. Absent fields stay empty.
 func referenceRequest(ctx context.Context, check *authv3.CheckRequest) authz.Request {

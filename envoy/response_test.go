@@ -252,3 +252,40 @@ func TestHeadersOfThePolicy(t *testing.T) {
 		t.Errorf("the answer was modified: %v", answer.UpstreamHeaders)
 	}
 }
+
+// FuzzResponse checks that response writes the same CheckResponse as the objects of go-control-plane, for any answer. Its status
+// is OK exactly if the answer allows.
+func FuzzResponse(f *testing.F) {
+	f.Add(true, "", "", "D1", "velocity", "t1", "personal_key", "ada", "a b", "acme", "x_keywicket_subject", 0, 0, false)
+	f.Add(false, "FORBIDDEN", "missing_scope", "D1", "velocity", "t1", "session", "ada", "a", "acme", "x-plan", 403, 30, true)
+	f.Add(false, "UNAVAILABLE", "unavailable", "", "", "", "", "", "", "", "", 0, 0, false)
+	f.Add(true, "", "", strings.Repeat("x", 200), strings.Repeat("y", 20_000), "t", "k", "u", strings.Repeat("s ", 100), "w", "x-keywicket-", 0, 0, true)
+	f.Fuzz(func(t *testing.T, allow bool, code, reason, id, api, subject, kind, user, scopes, workspace, name string, status, retryAfter int, flag bool) {
+		for _, s := range []*string{&code, &reason, &id, &api, &subject, &kind, &user, &scopes, &workspace, &name} {
+			*s = strings.ToValidUTF8(*s, "?") // see checkHeaderValues
+		}
+		answer := authz.Answer{
+			ID: id, API: api, Public: flag, Status: status % 600, Message: reason, Cache: authz.CacheResult(code),
+			Decision: authz.Decision{
+				Allow: allow, Code: authz.Code(code), Reason: authz.Reason(reason), RequiredScopes: strings.Fields(scopes), RetryAfter: retryAfter,
+			},
+			Workspace:       authz.Workspace{Granted: flag, ID: workspace, Slug: workspace},
+			WorkspaceHeader: authz.HeaderValue{Name: "x-workspace-slug", Value: workspace},
+			UpstreamHeaders: authz.Fields{{Name: "x-plan", Value: reason}},
+		}
+		if allow {
+			answer.Code, answer.Reason = "", ""
+		}
+		if subject != "" {
+			answer.Principal = &authz.Principal{
+				ID: subject, Kind: authz.Kind(kind), UserID: user, Scopes: strings.Fields(scopes), AAL: code, GrantID: reason, SessionID: user, Environment: authz.Live,
+			}
+			answer.AnyOf = answer.RequiredScopes
+		}
+		check := checkedResponse(t, answer, flag, authz.Fields{{Name: strings.ToLower(name), Value: "x"}, {Name: "x_plan"}})
+		if check.GetStatus() == nil || (check.GetStatus().GetCode() == 0) != allow || (check.GetOkResponse() != nil) != allow ||
+			(check.GetDeniedResponse() != nil) == allow || check.GetErrorResponse() != nil {
+			t.Fatalf("%+v is written as %v", answer, check)
+		}
+	})
+}

@@ -44,13 +44,7 @@ func TestNothingOfAMessageIsKept(t *testing.T) {
 	} {
 		cached := newCache(t, oneTokenSource{authz.Secret(good).Digest()})
 		var observed []authz.Answer
-		a, err := authz.New(authz.Config{APIs: map[string]authz.API{"velocity": {
-			Workspace:   authz.WorkspaceHeader{Header: "x-workspace-slug", By: authz.BySlug},
-			Credentials: []authz.CredentialFormat{{Kind: authz.KindPersonalKey, Prefix: "velu_"}},
-		}}}, cached, engine)
-		if err != nil {
-			t.Fatal(err)
-		}
+		a := velocityAuthorizer(t, cached, engine)
 		server := envoy.NewServer(envoy.Config{Observe: func(answer authz.Answer) { // like the metrics
 			observed = append(observed, authz.Answer{API: answer.API, Decision: authz.Decision{Code: answer.Code, Reason: answer.Reason}})
 		}}, a, slog.New(slog.DiscardHandler))

@@ -20,7 +20,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/envoy"
-	"github.com/keywicket/keywicket/internal/record"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
 )
 
 // lookup and decide replace the directory and the policy, so that a test can make them fail. Tests with the real ones are in
@@ -53,7 +53,7 @@ type runningServer struct {
 	server  *envoy.Server
 	client  authv3.AuthorizationClient
 	health  healthv1.HealthClient
-	log     *record.Log
+	log     *syncbuffer.Buffer
 	address string
 	stop    context.CancelFunc
 	stopped chan error
@@ -72,7 +72,7 @@ func serve(t *testing.T, c envoy.Config, l lookup, d decide) *runningServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &runningServer{log: &record.Log{}, address: listener.Addr().String(), stopped: make(chan error, 1)}
+	r := &runningServer{log: &syncbuffer.Buffer{}, address: listener.Addr().String(), stopped: make(chan error, 1)}
 	log := slog.New(slog.NewJSONHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
@@ -179,45 +179,6 @@ func TestWhateverGoesWrongIsADenied503(t *testing.T) {
 	}
 }
 
-func TestLogNamesTheDecisionAndNoSecret(t *testing.T) {
-	r := serve(t, envoy.Config{}, found, principalsOnly)
-	got := check(t, r, good)
-	id := got.GetDynamicMetadata().GetFields()["decision_id"].GetStringValue()
-	log := r.log.String()
-	if id == "" || !strings.Contains(log, id) || !strings.Contains(log, `"subject":"t1"`) || strings.Contains(log, key) {
-		t.Errorf("log %s", log)
-	}
-}
-
-func TestAllowsAreSampled(t *testing.T) {
-	for sample, want := range map[int]int{0: 0, 1: 9, 4: 3} {
-		r := serve(t, envoy.Config{AllowSample: sample}, found, principalsOnly)
-		for range 9 {
-			check(t, r, good)
-			check(t, r, requestWithHeaders())
-		}
-		if got := strings.Count(r.log.String(), `"level":"INFO"`); got != want+9 {
-			t.Errorf("1 in %d: %d of 9 allows and 9 denials are logged at info, want %d and 9", sample, got, want)
-		}
-		if got := strings.Count(r.log.String(), `"msg":"decision"`); got != 18 {
-			t.Errorf("1 in %d: %d decisions are logged", sample, got)
-		}
-	}
-}
-
-func TestEveryAnswerIsObserved(t *testing.T) {
-	observed := make(chan authz.Answer, 2)
-	r := serve(t, envoy.Config{Observe: func(a authz.Answer) { observed <- a }}, found, principalsOnly)
-	check(t, r, good)
-	check(t, r, requestWithHeaders())
-	if a := <-observed; !a.Allow {
-		t.Errorf("got %+v", a)
-	}
-	if a := <-observed; a.Reason != authz.ReasonMissing {
-		t.Errorf("got %+v", a)
-	}
-}
-
 // A message over the limit is denied, counted and logged, for any large field, up to the maximum that Envoy can be configured to
 // send. A message of the maximum size is checked.
 func TestMessageOverTheLimitIsDenied(t *testing.T) {
@@ -267,60 +228,6 @@ func TestMessageOverTheLimitIsDenied(t *testing.T) {
 	}
 }
 
-// Not all load balancers read the health, and none reacts at once. So the server still answers.
-func TestServerThatIsNotServingAnswers(t *testing.T) {
-	r := serve(t, envoy.Config{}, found, principalsOnly)
-	for _, c := range []struct {
-		serving bool
-		want    healthv1.HealthCheckResponse_ServingStatus
-	}{
-		{false, healthv1.HealthCheckResponse_NOT_SERVING}, {true, healthv1.HealthCheckResponse_SERVING}, {false, healthv1.HealthCheckResponse_NOT_SERVING},
-	} {
-		r.server.SetServing(c.serving)
-		if h, err := r.health.Check(t.Context(), &healthv1.HealthCheckRequest{}); err != nil || h.GetStatus() != c.want {
-			t.Errorf("health: %v, %v, want %v", h, err, c.want)
-		}
-		if got := check(t, r, good); codes.Code(got.GetStatus().GetCode()) != codes.OK {
-			t.Errorf("serving %v: got %v", c.serving, got)
-		}
-	}
-}
-
-func TestStopDrains(t *testing.T) {
-	entered, release := make(chan struct{}), make(chan struct{})
-	r := serve(t, envoy.Config{Drain: 30 * time.Second}, func(ctx context.Context, l authz.Lookup) (authz.Found, error) {
-		close(entered)
-		<-release
-		return found(ctx, l)
-	}, principalsOnly)
-	if h, err := r.health.Check(t.Context(), &healthv1.HealthCheckRequest{}); err != nil || h.GetStatus() != healthv1.HealthCheckResponse_SERVING {
-		t.Fatalf("health: %v, %v", h, err)
-	}
-	answered := make(chan *authv3.CheckResponse, 1)
-	go func() { answered <- check(t, r, good) }()
-	watching, unwatch := context.WithCancel(t.Context())
-	defer unwatch()
-	watch, err := r.health.Watch(watching, &healthv1.HealthCheckRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	<-entered
-	r.stop()
-	for h, err := watch.Recv(); h.GetStatus() != healthv1.HealthCheckResponse_NOT_SERVING; h, err = watch.Recv() {
-		if err != nil {
-			t.Fatalf("while it drains, its health is not NOT_SERVING: %v", err)
-		}
-	}
-	unwatch() // the server waits for this stream too
-	close(release)
-	if got := <-answered; codes.Code(got.GetStatus().GetCode()) != codes.OK {
-		t.Errorf("the check under way got %v", got)
-	}
-	if err := <-r.stopped; err != nil {
-		t.Errorf("Serve returned %v", err)
-	}
-}
-
 // Any value from the directory gives an answer, not an RPC error, which a mesh may treat as an allow.
 func TestIdentityThatCannotBeSaidIsADenied503(t *testing.T) {
 	for _, id := range []string{"jos\xe9", "a\r\nb"} {
@@ -351,54 +258,6 @@ func TestRawHeadersGoBeforeJoinedOnes(t *testing.T) {
 	q.Attributes.Request.Http.Headers = map[string]string{"authorization": "Bearer " + key}
 	if got := check(t, r, q).GetDeniedResponse().GetStatus().GetCode(); got != 401 {
 		t.Errorf("got %d", got)
-	}
-}
-
-// gRPC itself waits two minutes for such connections.
-func TestStopDoesNotWaitForConnectionsThatSayNothing(t *testing.T) {
-	for sent, drain := range map[string]time.Duration{"": time.Hour, "PRI * HT": 10 * time.Millisecond} {
-		r := serve(t, envoy.Config{Drain: drain}, found, principalsOnly)
-		c, err := net.Dial("tcp", r.address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = c.Close() }()
-		if _, err := c.Write([]byte(sent)); err != nil {
-			t.Fatal(err)
-		}
-		check(t, r, good) // accepted after c, so c has been accepted too
-		r.stop()
-		select {
-		case err := <-r.stopped:
-			if err != nil {
-				t.Errorf("Serve returned %v", err)
-			}
-		case <-time.After(time.Minute):
-			t.Fatalf("the server waits for a connection that has sent %q", sent)
-		}
-	}
-}
-
-func TestStopDoesNotWaitForever(t *testing.T) {
-	entered, release := make(chan struct{}), make(chan struct{})
-	r := serve(t, envoy.Config{Drain: 10 * time.Millisecond}, func(context.Context, authz.Lookup) (authz.Found, error) {
-		close(entered)
-		<-release
-		return authz.Found{}, errors.New("too late")
-	}, principalsOnly)
-	failed := make(chan error, 1)
-	go func() {
-		_, err := r.client.Check(context.Background(), good)
-		failed <- err
-	}()
-	<-entered
-	r.stop()
-	if err := <-failed; err == nil {
-		t.Error("a check outlived the drain")
-	}
-	close(release)
-	if err := <-r.stopped; err != nil {
-		t.Errorf("Serve returned %v", err)
 	}
 }
 

@@ -61,7 +61,8 @@ type Server struct {
 	addresses, clients *limits
 }
 
-// NewServer creates a server on the store.
+// NewServer validates the configuration, and returns a server that keeps its grants in the store. An error names the setting that
+// is invalid.
 func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, error) {
 	switch {
 	case !validIssuer(c.Issuer):

@@ -15,6 +15,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/util"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/target"
 	"github.com/keywicket/keywicket/internal/race"
 	"github.com/keywicket/keywicket/policies/route"
 	"github.com/keywicket/keywicket/policies/source"
@@ -137,7 +138,7 @@ func randomInput(r *rand.Rand, rows []map[string]any) authz.Input {
 		row := pick(r, rows)
 		path, _ := row["path"].(string)
 		filled := parameter.ReplaceAllStringFunc(path, func(string) string { return url.PathEscape(pick(r, pathSegments)) })
-		segments, _ = authz.Segments(filled, authz.Parameters{})
+		segments, _ = target.Segments(filled, target.Parameters{})
 		if method, ok := row["method"].(string); ok && r.IntN(3) > 0 {
 			in.Method = method
 		}
@@ -146,7 +147,7 @@ func randomInput(r *rand.Rand, rows []map[string]any) authz.Input {
 			segments = append(segments, pick(r, pathSegments))
 		}
 	}
-	in.Path = authz.JoinSegments(segments)
+	in.Path = target.JoinSegments(segments)
 	return in
 }
 
@@ -230,8 +231,8 @@ func FuzzPattern(f *testing.F) {
 			}
 			return
 		}
-		if segments, err := authz.Segments(path, authz.Parameters{}); err == nil {
-			path = authz.JoinSegments(segments)
+		if segments, err := target.Segments(path, target.Parameters{}); err == nil {
+			path = target.JoinSegments(segments)
 		} else if path = strings.ToValidUTF8(path, ""); !strings.HasPrefix(path, "/") {
 			return // the index never gets such a path
 		}
@@ -246,8 +247,8 @@ func FuzzPattern(f *testing.F) {
 			t.Fatalf("%q and %q: the index says %t, Rego %t", pattern, path, got, want)
 		}
 		filled := parameter.ReplaceAllString(pattern, "x")
-		if segments, err := authz.Segments(filled, authz.Parameters{}); err == nil {
-			if _, ok := x.Find("GET", authz.JoinSegments(segments)); !ok {
+		if segments, err := target.Segments(filled, target.Parameters{}); err == nil {
+			if _, ok := x.Find("GET", target.JoinSegments(segments)); !ok {
 				t.Fatalf("%q does not match %q", pattern, filled)
 			}
 		}

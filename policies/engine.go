@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/keywicket/keywicket/authz/target"
+
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
 
@@ -73,9 +75,9 @@ type policy struct {
 	unsafeNots     []string // warnings about negations in rules
 	query          *query
 
-	parameters map[string]authz.Parameters // of the tables
-	memory     *memory                     // nil if decisions cannot be remembered
-	noMemory   error                       // why memory is nil
+	parameters map[string]target.Parameters // of the tables
+	memory     *memory                      // nil if decisions cannot be remembered
+	noMemory   error                        // why memory is nil
 }
 
 // Reading implements authz.Policy.
@@ -119,7 +121,7 @@ func newPolicy(
 	ctx context.Context, s source.Source, tables map[string]table.Table,
 	withoutIndex func(context.Context, source.Source, *ast.Compiler) (*query, error),
 ) (policy, error) {
-	p := policy{tables: tables, parameters: make(map[string]authz.Parameters, len(tables))}
+	p := policy{tables: tables, parameters: make(map[string]target.Parameters, len(tables))}
 	for name, t := range tables {
 		p.parameters[name] = t.Parameters
 	}

@@ -4,7 +4,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/target"
+
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
@@ -49,11 +50,11 @@ routes:
 	} {
 		in := policytest.Input()
 		in.API, in.Principal.API, in.Principal.Scopes = "zoo", "zoo", []string{"a"}
-		segments, err := authz.Segments(path, parameters)
+		segments, err := target.Segments(path, parameters)
 		if err != nil {
 			t.Fatalf("%s: %v", path, err)
 		}
-		in.Path = authz.JoinSegments(segments)
+		in.Path = target.JoinSegments(segments)
 		d, err := engine.Decide(t.Context(), in)
 		if err != nil || d.Allow != (want != "") || strings.TrimPrefix(d.Route, "GET ") != want {
 			t.Errorf("%s: %+v, %v, not %q", path, d, err, want)

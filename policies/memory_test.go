@@ -13,6 +13,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/clientcert"
 	"github.com/keywicket/keywicket/internal/race"
 	"github.com/keywicket/keywicket/policies/analysis"
 	"github.com/keywicket/keywicket/policies/document"
@@ -118,7 +119,7 @@ func randomFullInput(r *rand.Rand, rows []map[string]any) authz.Input {
 	}
 	in.Source = authz.Source{Address: pick(r, []string{"", "10.0.0.1"}), Principal: pick(r, []string{"", "spiffe://b"})}
 	if r.IntN(2) == 0 {
-		in.Source.Certificate = &authz.Certificate{Subject: pick(r, []string{"CN=a", "CN=b"})}
+		in.Source.Certificate = &clientcert.Certificate{Subject: pick(r, []string{"CN=a", "CN=b"})}
 	}
 	if r.IntN(5) == 0 {
 		in.Principal, in.Workspace = nil, authz.Workspace{Requested: r.IntN(4) == 0}
@@ -364,8 +365,8 @@ func TestKeysAreUnambiguous(t *testing.T) {
 		"scopes ab and none": {Principal: &authz.Principal{Scopes: []string{"ab", ""}}},
 		"header":             {Header: map[string][]string{"a": {"b"}}}, "header of two": {Header: map[string][]string{"a": {"b", ""}}},
 		"two headers": {Header: map[string][]string{"a": {"b"}, "c": nil}}, "context": {Context: authz.Fields{{Name: "a", Value: "b"}}},
-		"certificate": {Source: authz.Source{Certificate: &authz.Certificate{}}}, "uri": {Source: authz.Source{Certificate: &authz.Certificate{URIs: []string{"a"}}}},
-		"name": {Source: authz.Source{Certificate: &authz.Certificate{DNSNames: []string{"a"}}}},
+		"certificate": {Source: authz.Source{Certificate: &clientcert.Certificate{}}}, "uri": {Source: authz.Source{Certificate: &clientcert.Certificate{URIs: []string{"a"}}}},
+		"name": {Source: authz.Source{Certificate: &clientcert.Certificate{DNSNames: []string{"a"}}}},
 	} {
 		key := m.key(&in, noRow)
 		if other, ok := seen[key]; ok {

@@ -20,6 +20,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/target"
 	"github.com/keywicket/keywicket/internal/race"
 	"github.com/keywicket/keywicket/policies/analysis"
 	"github.com/keywicket/keywicket/policies/source"
@@ -153,8 +154,8 @@ func inputs(api string, of table.Table, route table.Route) []authz.Input {
 	}
 	input := func(method, path string, kind authz.Kind, held []string, workspace authz.Workspace) authz.Input {
 		in := authz.Input{API: api, Method: method, Denial: authz.ReasonUnknown, Workspace: workspace}
-		segments, _ := authz.Segments(path, authz.Parameters{})
-		in.Path = authz.JoinSegments(segments)
+		segments, _ := target.Segments(path, target.Parameters{})
+		in.Path = target.JoinSegments(segments)
 		if kind != "" {
 			in.Denial = ""
 			in.Principal = &authz.Principal{Kind: kind, Scopes: held}

@@ -12,6 +12,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/clientcert"
 	"github.com/keywicket/keywicket/internal/race"
 	"github.com/keywicket/keywicket/policies/document"
 	"github.com/keywicket/keywicket/policies/source"
@@ -277,7 +278,7 @@ func TestPartsOfTheInput(t *testing.T) {
 			Attributes: `{"a":1}`, UserAttributes: `{"b":2}`,
 		},
 		Workspace: authz.Workspace{Requested: true, Granted: true, ID: "w1", Slug: "acme", Role: "owner", Attributes: `{"c":3}`},
-		Source:    authz.Source{Address: "10.0.0.1", Principal: "spiffe://a", Certificate: &authz.Certificate{Subject: "CN=a"}},
+		Source:    authz.Source{Address: "10.0.0.1", Principal: "spiffe://a", Certificate: &clientcert.Certificate{Subject: "CN=a"}},
 	}
 	var allParts document.Reading
 	for p := range allParts {

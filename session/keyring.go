@@ -2,17 +2,11 @@ package session
 
 import (
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rsa"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -20,11 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/MicahParks/jwkset"
-	"github.com/golang-jwt/jwt/v5"
-
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/internal/strictjson"
 )
 
 const (
@@ -66,18 +56,6 @@ type keyring struct {
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 }
-
-// keySet is the result of one fetch. It is immutable.
-type keySet struct {
-	keys map[keyName]crypto.PublicKey
-	at   time.Time
-	// ambiguous are the ids that several different keys of one algorithm share. None of these keys is in use.
-	ambiguous []string
-}
-
-// keyName identifies a key in a set. An id alone does not: keys of different types may share one (RFC 7517, section
-// 4.5).
-type keyName struct{ id, algorithm string }
 
 // flight is a fetch. done is closed at its end.
 type flight struct{ done chan struct{} }
@@ -178,24 +156,6 @@ func (k *keyring) runFetch(f *flight) {
 	close(f.done)
 }
 
-// keepPointers replaces each key that the previous set also contains with the pointer of the previous set. An unchanged key then
-// keeps its pointer, so keys can be compared by pointer.
-func (s *keySet) keepPointers(before *keySet) {
-	if before == nil {
-		return
-	}
-	for name, k := range s.keys {
-		if old := before.keys[name]; equal(old, k) {
-			s.keys[name] = old
-		}
-	}
-}
-
-func equal(a, b crypto.PublicKey) bool {
-	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && k.Equal(b)
-}
-
 // load fetches the keys from the issuer.
 func (k *keyring) load() (*keySet, error) {
 	request, err := http.NewRequestWithContext(k.ctx, http.MethodGet, k.url, nil)
@@ -234,90 +194,6 @@ func fetchError(err error) error {
 		return fmt.Errorf("no answer within %v", fetchTimeout)
 	}
 	return errors.New("the answer is not valid HTTP")
-}
-
-// parseKeys returns the public keys that may verify a session's token (RFC 7517, section 5). Such a key has an id, is for
-// signatures, and is on P-256 or has an RSA modulus of at least minRSA bits. parseKeys skips other keys, because a set may
-// contain them. It also skips a key if the set contains its private half. Different keys with one id and one algorithm are
-// ambiguous: it skips all of them, and uses the rest of the set. A set without a list of keys is an error.
-func parseKeys(body []byte) (*keySet, error) {
-	var document struct {
-		Keys []json.RawMessage `json:"keys"`
-	}
-	if err := json.Unmarshal(body, &document); err != nil || document.Keys == nil {
-		return nil, errors.New("the answer is not a JWK set")
-	}
-	keys := make(map[keyName]crypto.PublicKey)
-	ambiguous := make(map[keyName]bool)
-	var published []crypto.PublicKey // their private halves are in the set, so anybody can sign with them
-	for _, raw := range document.Keys {
-		m, ok := readKey(raw)
-		if !ok {
-			continue
-		}
-		if m.D != "" {
-			if private, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{Private: true}, jwkset.JWKValidateOptions{}); err == nil {
-				if signer, ok := private.Key().(crypto.Signer); ok {
-					published = append(published, signer.Public())
-				}
-			}
-			continue
-		}
-		if m.KID == "" || m.USE != "" && m.USE != jwkset.UseSig || len(m.KEYOPS) > 0 && !slices.Contains(m.KEYOPS, jwkset.KeyOpsVerify) {
-			continue
-		}
-		parsed, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
-		if err != nil {
-			continue
-		}
-		name := keyName{id: m.KID}
-		switch public := parsed.Key().(type) {
-		case *ecdsa.PublicKey:
-			if public.Curve != elliptic.P256() {
-				continue
-			}
-			name.algorithm = jwt.SigningMethodES256.Alg()
-		case *rsa.PublicKey:
-			if public.N.BitLen() < minRSA {
-				continue
-			}
-			name.algorithm = jwt.SigningMethodRS256.Alg()
-		default: // a published secret, or a type of key that is not supported
-			continue
-		}
-		if alg := m.ALG.String(); alg != "" && alg != name.algorithm {
-			continue
-		}
-		if other, ok := keys[name]; ok && !equal(other, parsed.Key()) {
-			ambiguous[name] = true
-		}
-		keys[name] = parsed.Key()
-	}
-	maps.DeleteFunc(keys, func(_ keyName, k crypto.PublicKey) bool {
-		return slices.ContainsFunc(published, func(p crypto.PublicKey) bool { return equal(p, k) })
-	})
-	set := &keySet{keys: keys}
-	for name := range ambiguous {
-		delete(keys, name)
-		set.ambiguous = append(set.ambiguous, name.id)
-	}
-	slices.Sort(set.ambiguous)
-	set.ambiguous = slices.Compact(set.ambiguous)
-	return set, nil
-}
-
-// readKey reads the members of a JWK that are used here (RFC 7517, section 4; RFC 7518, section 6). Names are case-sensitive, and
-// none may occur twice.
-func readKey(raw json.RawMessage) (m jwkset.JWKMarshal, ok bool) {
-	members, err := strictjson.Object(raw)
-	if err != nil {
-		return m, false
-	}
-	maps.DeleteFunc(members, func(name string, _ json.RawMessage) bool {
-		return !slices.Contains([]string{"kty", "use", "key_ops", "alg", "kid", "crv", "x", "y", "n", "e", "d", "p", "q", "dp", "dq", "qi"}, name)
-	})
-	exact, err := json.Marshal(members)
-	return m, err == nil && json.Unmarshal(exact, &m) == nil
 }
 
 // find returns the key with the name. An error means that the result is unknown: the keys are too old, or the fetch that
@@ -365,14 +241,6 @@ func (k *keyring) fetchUnknown() *flight {
 	}
 	k.lastUnknown = time.Now()
 	return k.begin()
-}
-
-// find returns nil if there is no such key.
-func (s *keySet) find(name keyName) crypto.PublicKey {
-	if s == nil {
-		return nil
-	}
-	return s.keys[name]
 }
 
 // trusts reports whether the key is still in the issuer's current set, and the set is not too old.

@@ -12,7 +12,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/internal/record"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
 	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/test/supabase"
 )
@@ -48,7 +48,7 @@ func TestKeyIDThatIsThereTwice(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := publish(t, append(c.keys, public("apart", &otherEC.PublicKey))...)
-			log := &record.Log{}
+			log := &syncbuffer.Buffer{}
 			v, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: authz.SessionFormat{Issuer: supabase.Name, JWKSURL: p.URL}}}},
 				slog.New(slog.NewJSONHandler(log, nil)))
 			if err != nil {

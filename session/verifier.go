@@ -23,7 +23,7 @@ type Config struct {
 	Clock func() time.Time
 }
 
-// Verifier is an [authz.Sessions]. It is safe for concurrent use.
+// Verifier verifies session tokens; it is the [authz.Sessions] of the sidecar. It is safe for concurrent use.
 type Verifier struct {
 	issuers map[string]*issuer
 	memory  *memory

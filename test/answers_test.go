@@ -27,7 +27,7 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/demo"
-	"github.com/keywicket/keywicket/internal/record"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
 )
 
 // These tests run the built-in policy with the edits below. The edits add denials and headers of the policy's own, and read
@@ -118,7 +118,7 @@ func permitPlan(t *testing.T, envoy []byte) []byte {
 
 func TestAnswersOfItsOwn(t *testing.T) {
 	_, config := ownPolicy(t)
-	var log record.Log
+	var log syncbuffer.Buffer
 	s := separateStack(t, demo.Config{
 		Environ:     []string{"KEYWICKET_CONFIG=" + config},
 		EnvoyConfig: func(envoy []byte) []byte { return permitPlan(t, envoy) },

@@ -22,8 +22,8 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/demo/envoyproxy"
 	"github.com/keywicket/keywicket/demo/process"
-	"github.com/keywicket/keywicket/demo/proxy"
 	"github.com/keywicket/keywicket/demo/upstream"
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 )
@@ -119,7 +119,7 @@ func (s *decodedStack) serve(t *testing.T, api string, python *pythonUpstream, e
 	if err := s.Envoy.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	s.Envoy, err = proxy.Start(t.Context(), proxy.Config{Config: slices.Concat(listener, config[at:])})
+	s.Envoy, err = envoyproxy.Start(t.Context(), envoyproxy.Config{Config: slices.Concat(listener, config[at:])})
 	if err != nil {
 		t.Fatal(err)
 	}

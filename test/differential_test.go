@@ -19,7 +19,7 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/demo"
-	"github.com/keywicket/keywicket/demo/proxy"
+	"github.com/keywicket/keywicket/demo/envoyproxy"
 	"github.com/keywicket/keywicket/demo/upstream"
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 )
@@ -108,7 +108,7 @@ func (v *uncheckedStack) restart(t *testing.T, api, from, to string) {
 	}
 	var err error
 	config := slices.Concat(listeners["velaflows"], listeners["velocity"])
-	if v.Envoy, err = proxy.Start(t.Context(), proxy.Config{Config: config}); err != nil {
+	if v.Envoy, err = envoyproxy.Start(t.Context(), envoyproxy.Config{Config: config}); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -29,7 +29,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/keywicket/keywicket/demo"
-	"github.com/keywicket/keywicket/internal/record"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/registry"
 )
@@ -688,7 +688,7 @@ func TestSidecarDrains(t *testing.T) {
 // After the first signal to stop, a sidecar is unready at once, and continues to answer. After a second signal, it does not
 // wait any longer.
 func TestLameDuck(t *testing.T) {
-	log := new(record.Log)
+	log := new(syncbuffer.Buffer)
 	s := separateStack(t, demo.Config{Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=10m"}, Log: log})
 	home := tenant(t, s)
 	key := issue(t, s, "sk_live_", home.ID, "inbox:read")

@@ -15,7 +15,7 @@ import (
 
 	"github.com/keywicket/keywicket/demo"
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
-	"github.com/keywicket/keywicket/internal/record"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
 	"github.com/keywicket/keywicket/store/registry"
 )
 
@@ -36,7 +36,7 @@ var meshFiles = map[string]string{istio: "testdata/istio.yaml", gateway: "testda
 // for Velocity, which serves every unknown host too, has the upstream "sandbox".
 type mesh struct {
 	*demo.Stack
-	log         record.Log
+	log         syncbuffer.Buffer
 	registry    *registry.Registry
 	home, other registry.Workspace
 	user        registry.User // an owner of home

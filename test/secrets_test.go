@@ -26,7 +26,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo"
-	"github.com/keywicket/keywicket/internal/record"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
@@ -82,7 +82,7 @@ func (known traces) in(text string) (found []string) {
 // leakStack is a stack of which every readable output is recorded.
 type leakStack struct {
 	*demo.Stack
-	log     record.Log
+	log     syncbuffer.Buffer
 	wire    *wire
 	client  *http.Client
 	secrets traces

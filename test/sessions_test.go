@@ -16,7 +16,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/keywicket/keywicket/demo"
-	"github.com/keywicket/keywicket/internal/record"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/supabase"
@@ -150,7 +150,7 @@ func TestIssuerThatCannotBeReached(t *testing.T) {
 func TestSecondFactorThroughEnvoy(t *testing.T) {
 	is := supabase.Start()
 	defer is.Close()
-	log := &record.Log{}
+	log := &syncbuffer.Buffer{}
 	s := separateStack(t, demo.Config{Environ: append(is.Environ(), "KEYWICKET_APIS_VELOCITY_SESSION_REQUIRE_AAL2=enrolled", shortStaleness), Log: log})
 	user := operator[registry.User](t, s, "user", "create", "--email", "ada@example.com")
 	_, client := newWire(t, s, 1)
@@ -200,7 +200,7 @@ func TestSecondFactorThroughEnvoy(t *testing.T) {
 
 // A request that names no API is a configuration error. The log says how to correct it.
 func TestRequestThatNamesNoAPIIsLogged(t *testing.T) {
-	log := &record.Log{}
+	log := &syncbuffer.Buffer{}
 	s := separateStack(t, demo.Config{Log: log, EnvoyConfig: func(config []byte) []byte {
 		return edited(t, config, "context_extensions: {api: velaflows}", "context_extensions: {}", 1)
 	}})

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/target"
 	"github.com/keywicket/keywicket/policies"
 )
 
@@ -74,10 +75,10 @@ func (m *simulation) fixPath(ctx context.Context, path string) (string, error) {
 	var keys []string
 	permitted := len(parameters.MayHold)
 	for {
-		segments, err := authz.Segments(path, parameters)
-		character, notPermitted := errors.AsType[authz.NotPermittedError](err)
+		segments, err := target.Segments(path, parameters)
+		character, notPermitted := errors.AsType[target.NotPermittedError](err)
 		switch {
-		case notPermitted && character == authz.ErrRawSemicolon:
+		case notPermitted && character == target.ErrRawSemicolon:
 			parameters.RawSemicolon = true
 			keys = append(keys, "parameters.raw_semicolon: true")
 			if !slices.Contains(parameters.MayHold, ";") {
@@ -93,7 +94,7 @@ func (m *simulation) fixPath(ctx context.Context, path string) (string, error) {
 			return "the policy reads the query, and servers may parse this query differently: send it without a raw ; or # and without invalid escapes", nil
 		}
 		in := m.input
-		in.Path = authz.JoinSegments(segments)
+		in.Path = target.JoinSegments(segments)
 		why, err := m.explainer.Explain(ctx, in)
 		if err != nil {
 			return "", err
@@ -151,8 +152,8 @@ func (m *simulation) otherMethods(ctx context.Context, path string) (string, err
 func (m *simulation) matched(ctx context.Context, api, method, path string) (policies.Explanation, error) {
 	in := m.input
 	in.API, in.Method = api, method
-	segments, _ := authz.Segments(path, m.explainer.Reading(api).Parameters)
-	in.Path = authz.JoinSegments(segments)
+	segments, _ := target.Segments(path, m.explainer.Reading(api).Parameters)
+	in.Path = target.JoinSegments(segments)
 	in.Context = authz.Fields{{Name: "api", Value: api}}
 	return m.explainer.Explain(ctx, in)
 }

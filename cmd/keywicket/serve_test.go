@@ -19,7 +19,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
-	"github.com/keywicket/keywicket/internal/record"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
 )
 
 // probe sends a GET request to the operations server at host:port or unix:///path.
@@ -67,7 +67,7 @@ func awaitProbe(address, path string, want int) error {
 // sidecar is `keywicket serve` in this process, on two Unix sockets.
 type sidecar struct {
 	grpc, operations string
-	log              *record.Log
+	log              *syncbuffer.Buffer
 	stop             context.CancelFunc
 	status           chan int
 }
@@ -78,7 +78,7 @@ func startSidecar(t *testing.T, environ ...string) *sidecar {
 	ctx, stop := context.WithCancel(context.Background())
 	s := &sidecar{
 		grpc: "unix://" + filepath.Join(dir, "g"), operations: "unix://" + filepath.Join(dir, "o"),
-		log: new(record.Log), stop: stop, status: make(chan int, 1),
+		log: new(syncbuffer.Buffer), stop: stop, status: make(chan int, 1),
 	}
 	environ = append(environ, "KEYWICKET_LISTEN_GRPC="+s.grpc, "KEYWICKET_LISTEN_OPERATIONS="+s.operations, "KEYWICKET_LISTEN_LAME_DUCK=0s")
 	go func() { s.status <- run(ctx, []string{"serve"}, environ, s.log, s.log) }()

@@ -27,10 +27,10 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"github.com/keywicket/keywicket/demo/proxy"
+	"github.com/keywicket/keywicket/demo/envoyproxy"
 	"github.com/keywicket/keywicket/demo/upstream"
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
-	"github.com/keywicket/keywicket/internal/record"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
 )
 
 // stack is a real Envoy with real upstreams and a fake sidecar. These tests cover Envoy's configuration. The fake can return
@@ -67,7 +67,7 @@ func start(t *testing.T) *stack {
 		}
 		return addresses
 	}
-	run := func() (*proxy.Proxy, error) {
+	run := func() (*envoyproxy.Proxy, error) {
 		addresses := free()
 		s.velaflows, s.velocity = addresses[0], addresses[1]
 		config, err := bootstrap.Render(bootstrap.Addresses{
@@ -80,7 +80,7 @@ func start(t *testing.T) *stack {
 		if err != nil {
 			return nil, err
 		}
-		return proxy.Start(t.Context(), proxy.Config{Config: config, Dir: t.TempDir(), Log: s.log})
+		return envoyproxy.Start(t.Context(), envoyproxy.Config{Config: config, Dir: t.TempDir(), Log: s.log})
 	}
 	envoy, err := run()
 	if errors.Is(err, syscall.EADDRINUSE) { // another test got the same free port
@@ -298,7 +298,7 @@ func metadata(code, reason string, more ...string) *structpb.Struct {
 }
 
 // log collects Envoy's output.
-type log struct{ record.Log }
+type log struct{ syncbuffer.Buffer }
 
 // entry waits for the access log's line of the request with this path.
 func (l *log) entry(t *testing.T, path string) map[string]any {

@@ -5,7 +5,7 @@ import "testing"
 
 // Skip skips the test if the race detector is on. It is for tests that start no goroutines and run much slower with the race
 // detector, and for tests that count something that the detector changes. `make test` also runs them without the detector
-// (tools/test-that).
+// (tools/test-matching).
 func Skip(t *testing.T) {
 	t.Helper()
 	if enabled {

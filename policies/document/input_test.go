@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keywicket/keywicket/authz/clientcert"
+
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
@@ -23,7 +25,7 @@ decision := {"allow": true, "code": null, "reason": null, "required_scopes": [],
 	in.Context = authz.Fields{{Name: "api", Value: "velaflows"}}
 	in.Time = time.Unix(1750000000, 123456789)
 	in.RawQuery = "q=1&q=2"
-	in.Source = authz.Source{Address: "203.0.113.7", Principal: "spiffe://acme/billing", Certificate: &authz.Certificate{
+	in.Source = authz.Source{Address: "203.0.113.7", Principal: "spiffe://acme/billing", Certificate: &clientcert.Certificate{
 		URIs: []string{"spiffe://acme/billing"}, DNSNames: []string{"billing.acme"}, Subject: "CN=billing",
 	}}
 	d, err := policytest.Load(t, dir).Decide(t.Context(), in)

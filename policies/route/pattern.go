@@ -8,11 +8,11 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/target"
 )
 
 // Pattern is the path of a row: literal text, and parameters in braces. Literal text is decoded before the comparison, as
-// [authz.Segments] decodes the path of a request. So both may use any escapes.
+// [target.Segments] decodes the path of a request. So both may use any escapes.
 //
 //	/users/{userId}                   one segment
 //	/reports/{id}.json                a part of a segment, with text around it
@@ -65,7 +65,7 @@ func (e noRequestError) Error() string { return e.cause.Error() }
 func parse(text string) (Pattern, error) {
 	var p Pattern
 	if !strings.HasPrefix(text, "/") {
-		return p, noRequestError{authz.ErrPathStart}
+		return p, noRequestError{target.ErrPathStart}
 	}
 	raw, err := split(text[1:])
 	if err != nil {
@@ -80,7 +80,7 @@ func parse(text string) (Pattern, error) {
 		case s.kind == rest && !last:
 			return p, fmt.Errorf("%s is the rest of the path, so nothing can follow it", r)
 		case s.kind == literal && s.texts[0] == "" && !last:
-			return p, noRequestError{authz.ErrPathSegment}
+			return p, noRequestError{target.ErrPathSegment}
 		}
 		p.segments, p.folded = append(p.segments, s), append(p.folded, s.fold())
 	}
@@ -142,7 +142,7 @@ func parseSegment(raw string) (segment, error) {
 	case s.kind == partial && len(s.texts) == 2 && s.texts[0] == "" && s.texts[1] == "":
 		s.kind = parameter
 	case s.kind == literal:
-		if _, err := authz.Segments("/"+raw, authz.Parameters{}); err != nil {
+		if _, err := target.Segments("/"+raw, target.Parameters{}); err != nil {
 			return s, noRequestError{err}
 		}
 	}
@@ -194,8 +194,8 @@ func decode(segment, text string) (string, error) {
 	}
 	// The added letters prevent two errors: text that is a dot would be a dot segment, and an escape could continue in the
 	// parameter.
-	segments, err := authz.Segments("/x"+text+"x", authz.Parameters{})
-	if c, ok := errors.AsType[authz.NotPermittedError](err); ok {
+	segments, err := target.Segments("/x"+text+"x", target.Parameters{})
+	if c, ok := errors.AsType[target.NotPermittedError](err); ok {
 		return "", fmt.Errorf("%q has a %s, which literal text never has: parameters.may_hold is about parameters", segment, string(c))
 	}
 	if err != nil {

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/target"
 )
 
 // Overlaps returns warnings about rows that are not safe with a server that ignores letter case or a trailing slash. To such a
@@ -22,18 +22,18 @@ func (t Table) Overlaps() []string {
 	byStart := make(map[string][]Route) // avoids comparing the many pairs that have nothing in common
 	for i, r := range t.Routes {
 		starts[i] = r.pattern.Start()
-		start := authz.JoinSegments(starts[i])
+		start := target.JoinSegments(starts[i])
 		byStart[start] = append(byStart[start], r)
 	}
 	for i, r := range t.Routes {
 		start := starts[i]
 		for n := range len(start) {
-			for _, other := range byStart[authz.JoinSegments(start[:n])] {
+			for _, other := range byStart[target.JoinSegments(start[:n])] {
 				add(r, other)
 				add(other, r)
 			}
 		}
-		for _, other := range byStart[authz.JoinSegments(start)] {
+		for _, other := range byStart[target.JoinSegments(start)] {
 			if other.Line != r.Line {
 				add(other, r)
 			}

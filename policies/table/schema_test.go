@@ -10,10 +10,11 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"github.com/keywicket/keywicket/authz/target"
+
 	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/util"
 
-	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/policies/source"
 	"github.com/keywicket/keywicket/policies/table"
@@ -179,7 +180,7 @@ func TestSchemaHasEveryKey(t *testing.T) {
 	}{
 		{table.Table{}, []string{"properties"}},
 		{table.Route{}, []string{"definitions", "route", "properties"}},
-		{authz.Parameters{}, []string{"properties", "parameters", "properties"}},
+		{target.Parameters{}, []string{"properties", "parameters", "properties"}},
 	} {
 		var keys []string
 		for field := range reflect.TypeOf(c.of).Fields() {

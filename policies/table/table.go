@@ -16,7 +16,7 @@ import (
 	"github.com/open-policy-agent/opa/v1/util"
 	"go.yaml.in/yaml/v3"
 
-	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/target"
 	"github.com/keywicket/keywicket/internal/strictyaml"
 	"github.com/keywicket/keywicket/policies/fault"
 	"github.com/keywicket/keywicket/policies/route"
@@ -35,8 +35,8 @@ type Table struct {
 	// HeadWithGet makes each row for GET match HEAD too.
 	HeadWithGet bool `yaml:"head_with_get" json:"head_with_get"`
 	// Parameters are the special characters that a {parameter} may contain. Default: none.
-	Parameters authz.Parameters `yaml:"parameters" json:"parameters"`
-	Routes     []Route          `yaml:"routes" json:"routes"`
+	Parameters target.Parameters `yaml:"parameters" json:"parameters"`
+	Routes     []Route           `yaml:"routes" json:"routes"`
 
 	index *route.Index // finds positions in Routes
 }

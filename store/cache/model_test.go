@@ -2,10 +2,7 @@ package cache_test
 
 import (
 	"cmp"
-	"context"
-	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -77,46 +74,6 @@ type world struct {
 	mu    sync.Mutex
 	loads []*load // in progress, by request
 }
-
-// reading is a poll and its result.
-type reading struct {
-	poll     cache.Poll
-	done     bool // the database has executed it
-	state    int  // index of the state that it sees
-	verified *verified
-	reply    cache.Reply
-}
-
-type request struct {
-	question question
-	step     int
-	at       time.Duration
-	known    int // index of the last state that the cache had read of
-	late     int // index of the last state that was older than the bound
-	cancel   context.CancelFunc
-	canceled bool
-	done     chan struct{}
-	found    authz.Found
-	err      error
-}
-
-// load is one call of Load. It waits until the schedule lets it continue.
-type load struct {
-	request *request
-	lookup  authz.Lookup
-	began   time.Duration
-	queried bool // the SELECT was done
-	answer  cache.Answer
-	reply   chan error
-}
-
-// databaseError is the error of a load that fails at a step.
-type databaseError struct{ step int }
-
-func (e databaseError) Error() string { return fmt.Sprintf("no database at step %d", e.step) }
-
-// requestOf is the key of the request in a load's context.
-type requestOf struct{}
 
 // simulation runs schedules, one after the other, against one kind of cache.
 type simulation struct {
@@ -245,75 +202,6 @@ func pick[T any](from []*T, n int) *T {
 	return from[n%len(from)]
 }
 
-// ask starts a request. If atOnce is true, its loads are answered immediately.
-func (w *world) ask(q question, atOnce bool) {
-	r := &request{question: q, step: w.steps, at: w.now(), known: w.known, done: make(chan struct{})}
-	for i, at := range w.commits {
-		if r.at > at+bound {
-			r.late = i + 1
-		}
-	}
-	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), requestOf{}, r))
-	r.cancel = cancel
-	w.requests = append(w.requests, r)
-	go func() {
-		defer close(r.done)
-		defer cancel()
-		r.found, r.err = w.cache.Lookup(ctx, q.lookup(w.names))
-	}()
-	for synctest.Wait(); atOnce; synctest.Wait() {
-		i := slices.IndexFunc(w.loads, func(l *load) bool { return l.request == r })
-		if i < 0 {
-			return
-		}
-		w.answer(w.loads[i], nil)
-	}
-}
-
-// Load implements [cache.Source]. It waits until the schedule executes its SELECT and lets it return.
-func (w *world) Load(ctx context.Context, lookup authz.Lookup) (cache.Answer, error) {
-	l := &load{request: ctx.Value(requestOf{}).(*request), lookup: lookup, began: w.now(), reply: make(chan error, 1)}
-	w.mu.Lock()
-	at, _ := slices.BinarySearchFunc(w.loads, l, func(a, b *load) int { return a.request.step - b.request.step })
-	w.loads = slices.Insert(w.loads, at, l)
-	w.mu.Unlock()
-	defer func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.loads = slices.DeleteFunc(w.loads, func(other *load) bool { return other == l })
-	}()
-	select {
-	case err := <-l.reply:
-		return l.answer, err
-	case <-ctx.Done():
-		return cache.Answer{}, ctx.Err()
-	}
-}
-
-// waiting returns the loads whose SELECT was done, or those whose SELECT was not.
-func (w *world) waiting(queried bool) []*load {
-	return slices.DeleteFunc(slices.Clone(w.loads), func(l *load) bool { return l.queried != queried })
-}
-
-func (w *world) query(l *load) {
-	if l != nil && !l.queried {
-		l.queried = true
-		l.answer = w.states[len(w.states)-1].answer(l.lookup, w.names, w.now())
-		w.slowest = max(w.slowest, w.now()-l.began)
-	}
-}
-
-func (w *world) answer(l *load, err error) {
-	if l == nil {
-		return
-	}
-	w.query(l)
-	if err != nil {
-		l.answer = cache.Answer{}
-	}
-	l.reply <- err
-}
-
 // write makes one of the changes in transaction t, or in a new one if t is nil.
 func (w *world) write(t *transaction, n int) *transaction {
 	w.version++
@@ -352,22 +240,6 @@ func (w *world) another() string {
 	return fmt.Sprint(w.worlds)
 }
 
-// verify checks the schema, as this sidecar or another one does.
-func (w *world) verify() {
-	w.server.verified = &verified{w.server.schema, w.server.triggersOff, w.now(), len(w.commits)}
-}
-
-// atOnce executes a reading, and checks the schema if the last check is missing or too old, as the package store does.
-func (w *world) atOnce(r *reading) {
-	if w.server.verified == nil {
-		w.verify()
-	}
-	w.receive(r, false)
-	if w.now()-w.server.verified.at >= bound/5 {
-		w.verify()
-	}
-}
-
 // disable disables or enables the triggers. It does nothing while a transaction has written, because ALTER TABLE would wait.
 func (w *world) disable() {
 	if len(w.server.writing()) == 0 {
@@ -394,132 +266,4 @@ func (w *world) restore(commits int) {
 	w.server, w.backups, w.hints = w.backups[n], w.backups[:n], nil
 	w.server.instance, w.server.verified = w.another(), nil
 	w.visible(false)
-}
-
-// read executes a reading on the database.
-func (w *world) read(r *reading) {
-	if r == nil || r.done {
-		return
-	}
-	var found []logRow
-	snapshot := w.server.snapshot().String()
-	if c, ok := w.cache.(customLog); ok {
-		found, snapshot = c.changes(&w.server, r.poll.Since)
-	} else {
-		found = w.server.changes(parseSnapshot(cmp.Or(r.poll.Since, "1:1:")))
-	}
-	r.done, r.state, r.verified = true, len(w.commits), w.server.verified
-	r.reply = cache.Reply{Snapshot: snapshot, Mark: w.server.number, All: len(found) > mostRows}
-	if v := r.verified; v != nil && !v.triggersOff {
-		r.reply.World, r.reply.Verified = w.server.instance+" "+v.schema, w.now()-v.at
-	}
-	for _, row := range found {
-		if row.keys == nil {
-			r.reply.All = true
-		} else {
-			r.reply.Changes = append(r.reply.Changes, row.keys)
-		}
-	}
-}
-
-// lose drops a reading: its reply never arrives.
-func (w *world) lose(r *reading) {
-	w.readings = slices.DeleteFunc(w.readings, func(other *reading) bool { return other == r })
-}
-
-// receive delivers the reply. If demoted is true, the sidecar's own row is too old, and the reply does not extend the lease.
-func (w *world) receive(r *reading, demoted bool) {
-	if r == nil {
-		return
-	}
-	w.read(r)
-	w.lose(r)
-	if r.verified == nil {
-		return // the package store checks the schema first
-	}
-	if c, ok := w.cache.(customLog); ok {
-		c.arrived(&w.server, &r.reply)
-	}
-	w.cache.Told(r.poll, r.reply, !demoted)
-	if r != w.latest {
-		return
-	}
-	w.latest = nil
-	known := r.state
-	for _, n := range w.unlogged {
-		if r.verified.state < n {
-			known = min(known, n-1)
-		}
-	}
-	w.known = max(w.known, known)
-}
-
-// judge checks the requests that have ended, and returns what is wrong with the first wrong answer.
-func (w *world) judge() (wrong string) {
-	w.requests = slices.DeleteFunc(w.requests, func(r *request) bool {
-		select {
-		case <-r.done:
-			wrong = cmp.Or(wrong, w.verdict(r))
-			return true
-		default:
-			return false
-		}
-	})
-	return wrong
-}
-
-// verdict returns which invariant an answer violates, or "".
-func (w *world) verdict(r *request) string {
-	if r.err != nil {
-		return r.verdictOfError()
-	}
-	w.tally[r.found.Cache]++
-	latest := len(w.states) - 1
-	for latest >= 0 && !w.gives(w.states[latest], r) {
-		latest--
-	}
-	asked := fmt.Sprintf("step %d asked %s, which was answered with %s", r.step, r.question, show(r.found))
-	switch {
-	case latest < 0:
-		return "I4 or I5: " + asked + ", but the database never gave that answer"
-	case latest < r.known:
-		return "I1: " + asked + ", although the cache had read of a later state"
-	case latest < r.late:
-		return "I2: " + asked + ", although a later state was older than the bound"
-	case r.found.Denial == "" && r.at >= w.states[latest].expires(r.question.token):
-		return "I3: " + asked + ", although it had expired"
-	}
-	return ""
-}
-
-func (r *request) verdictOfError() string {
-	var database databaseError
-	switch {
-	case !reflect.DeepEqual(r.found, authz.Found{}):
-		return fmt.Sprintf("I5: step %d asked %s, and an error came with an answer", r.step, r.question)
-	case errors.As(r.err, &database) && database.step >= r.step:
-		return ""
-	case r.canceled && errors.Is(r.err, context.Canceled):
-		return ""
-	}
-	return fmt.Sprintf("I5: step %d asked %s, and got an error that is not its own: %v", r.step, r.question, r.err)
-}
-
-func show(f authz.Found) string {
-	if f.Denial != "" {
-		return string(f.Denial)
-	}
-	return fmt.Sprintf("%s %q as %q in %q", f.Principal.ID, f.Principal.Scopes, f.Workspace.Role, f.Workspace.Slug)
-}
-
-// gives reports whether the database would have given the answer in this state, at some time until now.
-func (w *world) gives(s state, r *request) bool {
-	t := s.tokens[r.question.token]
-	if r.found.Denial == authz.ReasonExpired {
-		// The cache never allows a token after its expiry. In return it may refuse it too early, by the duration of a load.
-		return t.there && !t.revoked && w.now() >= s.expires(r.question.token)-w.slowest
-	}
-	found, _ := s.found(r.question.lookup(w.names), w.names)
-	found.Cache = r.found.Cache
-	return reflect.DeepEqual(r.found, found)
 }

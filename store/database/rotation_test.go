@@ -24,7 +24,7 @@ import (
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo/postgres"
-	"github.com/keywicket/keywicket/internal/fetched"
+	"github.com/keywicket/keywicket/internal/modulefile"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/directory"
 	"github.com/keywicket/keywicket/store/registry"
@@ -299,7 +299,7 @@ func TestCertificatesThatAreNotGoodAreTold(t *testing.T) {
 }
 
 func TestMigrateRefusesAnOldPostgres(t *testing.T) {
-	program, ok := fetched.Find(".tools/postgres-13/bin/postgres")
+	program, ok := modulefile.Find(".tools/postgres-13/bin/postgres")
 	if !ok {
 		t.Fatal(`no Postgres 13: run "make .tools/postgres-13/bin/postgres"`)
 	}

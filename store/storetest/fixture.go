@@ -10,7 +10,7 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/internal/record"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/store/schema"
@@ -161,7 +161,7 @@ func Eventually(t testing.TB, what string, holds func() bool) {
 }
 
 // Log collects a log. It is safe for concurrent use.
-type Log struct{ record.Log }
+type Log struct{ syncbuffer.Buffer }
 
 // Contains returns a function that reports whether the log contains the text.
 func (b *Log) Contains(s string) func() bool {

@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/keywicket/keywicket/demo/proxy"
+	"github.com/keywicket/keywicket/demo/envoyproxy"
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 )
 
@@ -22,7 +22,7 @@ import (
 // server's address is that of Velocity's listener.
 func startEnvoy(t testing.TB, workers int, checks string, edit func(config map[string]any)) *server {
 	t.Helper()
-	binary, err := proxy.Find()
+	binary, err := envoyproxy.Find()
 	if err != nil {
 		t.Fatal(err)
 	}

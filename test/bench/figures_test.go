@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/demo/proxy"
+	"github.com/keywicket/keywicket/demo/envoyproxy"
 	"github.com/keywicket/keywicket/internal/machine"
 )
 
@@ -217,7 +217,7 @@ var envoyVersions = regexp.MustCompile(`/([0-9.]+)/`)
 
 func envoyVersion(t *testing.T) string {
 	t.Helper()
-	binary, err := proxy.Find()
+	binary, err := envoyproxy.Find()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ import (
 
 	"github.com/chromedp/chromedp"
 
-	"github.com/keywicket/keywicket/internal/fetched"
+	"github.com/keywicket/keywicket/internal/modulefile"
 )
 
 // stepTimeout is the time limit of a step. It is long because CI is slow, and short compared with a test's own limit.
@@ -38,7 +38,7 @@ func Find() (string, error) {
 			return path, nil
 		}
 	}
-	if path, ok := fetched.Find(".tools/chromium"); ok {
+	if path, ok := modulefile.Find(".tools/chromium"); ok {
 		return path, nil
 	}
 	return "", errNone

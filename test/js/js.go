@@ -5,13 +5,13 @@ import (
 	"errors"
 	"os/exec"
 
-	"github.com/keywicket/keywicket/internal/fetched"
+	"github.com/keywicket/keywicket/internal/modulefile"
 )
 
 // Node returns the path of Node.js. It is .tools/node, which make fetches if PATH has no recent enough Node.js, else the one
 // on PATH.
 func Node() (string, error) {
-	if path, ok := fetched.Find(".tools/node/bin/node"); ok {
+	if path, ok := modulefile.Find(".tools/node/bin/node"); ok {
 		return path, nil
 	}
 	if path, err := exec.LookPath("node"); err == nil {
@@ -22,7 +22,7 @@ func Node() (string, error) {
 
 // File returns the path of a file of a package, such as axe-core/axe.min.js.
 func File(name string) (string, error) {
-	if path, ok := fetched.Find("test/js/node_modules/" + name); ok {
+	if path, ok := modulefile.Find("test/js/node_modules/" + name); ok {
 		return path, nil
 	}
 	return "", errors.New("no " + name + `: run "make test/js/node_modules"`)

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keywicket/keywicket/internal/fetched"
+	"github.com/keywicket/keywicket/internal/modulefile"
 )
 
 // document is the part of an OpenAPI document that a table needs. A path with a key that is not a method does not decode.
@@ -47,7 +47,7 @@ type schema struct {
 
 func readDocument(t *testing.T, name string) document {
 	t.Helper()
-	file, ok := fetched.Find(".tools/openapi/" + name + ".json")
+	file, ok := modulefile.Find(".tools/openapi/" + name + ".json")
 	if !ok {
 		t.Fatalf(`no OpenAPI document of %s: run "make .tools/openapi"`, name)
 	}

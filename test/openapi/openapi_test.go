@@ -22,11 +22,12 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/target"
 	"github.com/keywicket/keywicket/internal/race"
 	"github.com/keywicket/keywicket/policies"
 )
 
-var parameters = authz.Parameters{MayHold: []string{"#", "%", "?", ";"}}
+var parameters = target.Parameters{MayHold: []string{"#", "%", "?", ";"}}
 
 // row is an operation in the table of a document.
 type row struct {
@@ -133,7 +134,7 @@ type question struct {
 }
 
 func (q question) String() string {
-	return fmt.Sprintf("%s %q, which is of %s", q.own.method, authz.JoinSegments(q.segments), q.want.name())
+	return fmt.Sprintf("%s %q, which is of %s", q.own.method, target.JoinSegments(q.segments), q.want.name())
 }
 
 func (c *comparison) run(t *testing.T) {
@@ -193,7 +194,7 @@ func parallel(t *testing.T, workers int, work func(worker int) error) time.Durat
 func (c *comparison) askSidecar(ctx context.Context, p paths, own operation) (question, error) {
 	q := question{own: own, segments: p.of(own)}
 	raw := p.escaped(q.segments)
-	read, err := authz.Segments(raw, parameters)
+	read, err := target.Segments(raw, parameters)
 	if err != nil {
 		return q, fmt.Errorf("%s: %q: %w", own.name(), raw, err)
 	}
@@ -209,7 +210,7 @@ func (c *comparison) askSidecar(ctx context.Context, p paths, own operation) (qu
 	}
 	q.want = first[0]
 	d, err := c.engine.Decide(ctx, authz.Input{
-		API: c.api, Method: own.method, Path: authz.JoinSegments(q.segments),
+		API: c.api, Method: own.method, Path: target.JoinSegments(q.segments),
 		Principal: &authz.Principal{Kind: authz.KindWorkspaceToken, API: c.api, Scopes: []string{q.want.scope}},
 		Workspace: authz.Workspace{Requested: true, Granted: true},
 	})
@@ -231,7 +232,7 @@ func (c *comparison) askOPA(ctx context.Context, all []question) error {
 			questions = append(questions, q)
 			inputs = append(inputs, map[string]any{
 				"api":     c.api,
-				"request": map[string]any{"method": q.own.method, "path": authz.JoinSegments(q.segments), "segments": q.segments},
+				"request": map[string]any{"method": q.own.method, "path": target.JoinSegments(q.segments), "segments": q.segments},
 			})
 		}
 	}

@@ -24,8 +24,8 @@ import (
 
 	"github.com/keywicket/keywicket/demo/postgres"
 	"github.com/keywicket/keywicket/demo/process"
-	"github.com/keywicket/keywicket/internal/fetched"
-	"github.com/keywicket/keywicket/internal/record"
+	"github.com/keywicket/keywicket/internal/modulefile"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
 )
 
 // Mode is how long a client keeps a connection to Postgres.
@@ -63,7 +63,7 @@ type Pooler struct {
 	program string
 	server  *url.URL // one of the logins
 	address string
-	log     record.Log
+	log     syncbuffer.Buffer
 
 	mu       sync.Mutex
 	process  *process.Process
@@ -138,7 +138,7 @@ func (p *Pooler) find() (string, error) {
 	if path, err := exec.LookPath("pgbouncer"); err == nil {
 		return path, nil
 	}
-	path, ok := fetched.Find(".tools/pgbouncer")
+	path, ok := modulefile.Find(".tools/pgbouncer")
 	if !ok {
 		return "", errNone
 	}

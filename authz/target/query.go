@@ -1,4 +1,4 @@
-package authz
+package target
 
 import (
 	"net/url"
@@ -7,13 +7,13 @@ import (
 	"unicode/utf8"
 )
 
-// parseQuery returns the values of a query in form encoding. It omits pairs that net/url cannot parse. ambiguous reports that
+// ParseQuery returns the values of a query in form encoding. It omits pairs that net/url cannot parse. ambiguous reports that
 // other parsers may read the query differently. Such a query has one of these:
 //
 //   - a ; or # that is not escaped, a broken escape, or a character that must be escaped;
 //   - a NUL, a name with a control character, or bytes that are not UTF-8;
 //   - more pairs than net/url accepts.
-func parseQuery(query string) (values map[string][]string, ambiguous bool) {
+func ParseQuery(query string) (values map[string][]string, ambiguous bool) {
 	if query == "" {
 		return nil, false
 	}

@@ -1,6 +1,6 @@
-// Package proxy runs a real Envoy, the binary that operators run. The demo and the end-to-end tests use it. Only a real
+// Package envoyproxy runs a real Envoy, the binary that operators run. The demo and the end-to-end tests use it. Only a real
 // Envoy shows how Envoy handles a path, a repeated header or a dead sidecar.
-package proxy
+package envoyproxy
 
 import (
 	"context"
@@ -21,7 +21,7 @@ import (
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 
 	"github.com/keywicket/keywicket/demo/process"
-	"github.com/keywicket/keywicket/internal/fetched"
+	"github.com/keywicket/keywicket/internal/modulefile"
 )
 
 // Config is the configuration of a Proxy. Only its field Config is required.
@@ -58,7 +58,7 @@ func Find() (string, error) {
 	if path, err := exec.LookPath("envoy"); err == nil {
 		return path, nil
 	}
-	if path, ok := fetched.Find(".tools/envoy"); ok && executable(path) {
+	if path, ok := modulefile.Find(".tools/envoy"); ok && executable(path) {
 		return path, nil
 	}
 	return "", errNoEnvoy

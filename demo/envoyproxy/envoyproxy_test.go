@@ -1,4 +1,4 @@
-package proxy_test
+package envoyproxy_test
 
 import (
 	"bytes"
@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/keywicket/keywicket/demo/proxy"
+	"github.com/keywicket/keywicket/demo/envoyproxy"
 )
 
 // addresses returns two free addresses. Most likely they are still free when Envoy listens on them. It holds both listeners
@@ -52,7 +52,7 @@ func TestStartAndStop(t *testing.T) {
 	a, f := addresses(t)
 	admin, adminPort, front, frontPort := a.String(), a.Port, f.String(), f.Port
 	dir := t.TempDir()
-	p, err := proxy.Start(t.Context(), proxy.Config{Config: config(adminPort, frontPort), Dir: dir})
+	p, err := envoyproxy.Start(t.Context(), envoyproxy.Config{Config: config(adminPort, frontPort), Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,13 +69,13 @@ func TestStartAndStop(t *testing.T) {
 	}
 
 	t.Run("a second one on its ports", func(t *testing.T) {
-		_, err := proxy.Start(t.Context(), proxy.Config{Config: config(adminPort, frontPort), Dir: dir})
+		_, err := envoyproxy.Start(t.Context(), envoyproxy.Config{Config: config(adminPort, frontPort), Dir: dir})
 		want := "envoy's admin interface cannot listen on " + admin + ": stop what listens there"
 		if err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("got %v", err)
 		}
 		other, _ := addresses(t)
-		_, err = proxy.Start(t.Context(), proxy.Config{Config: config(other.Port, frontPort), Dir: dir})
+		_, err = envoyproxy.Start(t.Context(), envoyproxy.Config{Config: config(other.Port, frontPort), Dir: dir})
 		if err == nil || !strings.HasPrefix(err.Error(), "envoy's listener front cannot listen on "+front+": ") {
 			t.Errorf("got %v", err)
 		}
@@ -103,7 +103,7 @@ func TestRefusedConfigurationIsExplained(t *testing.T) {
 	dir := t.TempDir()
 	bad := bytes.ReplaceAll(config(admin.Port, front.Port), []byte("inline_string"), []byte("in_line_string"))
 	var log bytes.Buffer
-	_, err := proxy.Start(t.Context(), proxy.Config{Config: bad, Dir: dir, Log: &log})
+	_, err := envoyproxy.Start(t.Context(), envoyproxy.Config{Config: bad, Dir: dir, Log: &log})
 	if err == nil || !strings.Contains(err.Error(), "'in_line_string'") {
 		t.Errorf("got %v", err)
 	}
@@ -113,7 +113,7 @@ func TestRefusedConfigurationIsExplained(t *testing.T) {
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("left %v, %v", left, err)
 	}
-	if _, err := proxy.Start(t.Context(), proxy.Config{Config: []byte("static_resources: {}")}); err == nil {
+	if _, err := envoyproxy.Start(t.Context(), envoyproxy.Config{Config: []byte("static_resources: {}")}); err == nil {
 		t.Error("a configuration without an admin address was started")
 	}
 }
@@ -122,7 +122,7 @@ func TestCancelled(t *testing.T) {
 	admin, front := addresses(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := proxy.Start(ctx, proxy.Config{Config: config(admin.Port, front.Port)}); !errors.Is(err, context.Canceled) {
+	if _, err := envoyproxy.Start(ctx, envoyproxy.Config{Config: config(admin.Port, front.Port)}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -141,30 +141,30 @@ func TestFind(t *testing.T) {
 	}
 	outside := file(".tools/envoy", 0o755) // above the module, so Find must ignore it
 	file("module/go.mod", 0o644)
-	file("module/demo/proxy/x.go", 0o644)
+	file("module/demo/envoyproxy/x.go", 0o644)
 	t.Chdir(filepath.Join(root, "module", "demo", "proxy"))
 	t.Setenv("ENVOY", "")
 	t.Setenv("PATH", "")
 
 	const none = `no Envoy: run "make .tools/envoy", or set ENVOY to an Envoy 1.40 binary`
-	if got, err := proxy.Find(); err == nil || err.Error() != none {
+	if got, err := envoyproxy.Find(); err == nil || err.Error() != none {
 		t.Errorf("got %q, %v, want the error %q", got, err, none)
 	}
 	tools := file("module/.tools/envoy", 0o755)
-	if got, err := proxy.Find(); err != nil || got != tools {
+	if got, err := envoyproxy.Find(); err != nil || got != tools {
 		t.Errorf("got %q, %v, want %q", got, err, tools)
 	}
 	onPath := file("bin/envoy", 0o755)
 	t.Setenv("PATH", filepath.Dir(onPath))
-	if got, err := proxy.Find(); err != nil || got != onPath {
+	if got, err := envoyproxy.Find(); err != nil || got != onPath {
 		t.Errorf("got %q, %v, want %q", got, err, onPath)
 	}
 	t.Setenv("ENVOY", outside)
-	if got, err := proxy.Find(); err != nil || got != outside {
+	if got, err := envoyproxy.Find(); err != nil || got != outside {
 		t.Errorf("got %q, %v, want %q", got, err, outside)
 	}
 	t.Setenv("ENVOY", file("plain", 0o644))
-	if got, err := proxy.Find(); err == nil || !strings.Contains(err.Error(), none) {
+	if got, err := envoyproxy.Find(); err == nil || !strings.Contains(err.Error(), none) {
 		t.Errorf("got %q, %v, want an error", got, err)
 	}
 }

@@ -1,4 +1,4 @@
-package authz
+package target
 
 import (
 	"fmt"
@@ -13,13 +13,19 @@ var (
 	hostPattern = regexp.MustCompile(`^(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*$|^\[[0-9a-f:.]+\]$`)
 )
 
-// hosts maps host patterns to the names of APIs.
-type hosts map[string]string
+// ValidHostPattern reports whether the text is a host in lower case and without a port, such as api.example.com or [::1], or a
+// wildcard such as *.example.com.
+func ValidHostPattern(s string) bool { return hostPattern.MatchString(s) }
 
-func newHosts(apis map[string]*API) (hosts, error) {
-	h := make(hosts)
-	for _, name := range slices.Sorted(maps.Keys(apis)) {
-		for _, host := range apis[name].Hosts {
+// Hosts maps host patterns to the names of APIs.
+type Hosts map[string]string
+
+// NewHosts returns the hosts of all APIs, from the patterns by API. A pattern of two APIs is an error, which starts with the
+// configuration key that is invalid.
+func NewHosts(patterns map[string][]string) (Hosts, error) {
+	h := make(Hosts)
+	for _, name := range slices.Sorted(maps.Keys(patterns)) {
+		for _, host := range patterns[name] {
 			if other, ok := h[host]; ok {
 				return nil, fmt.Errorf("apis.%s.hosts: %q is also a host of %s", name, host, other)
 			}
@@ -29,10 +35,10 @@ func newHosts(apis map[string]*API) (hosts, error) {
 	return h, nil
 }
 
-// find returns the name of the API that serves the host, or "". It ignores letter case and the port: the client chooses them, and
+// Find returns the name of the API that serves the host, or "". It ignores letter case and the port: the client chooses them, and
 // Envoy routes by neither. A trailing dot is significant, as in Envoy. An exact host takes precedence over a wildcard, and a
 // longer wildcard over a shorter one: this is Envoy's order of virtual hosts.
-func (h hosts) find(host string) string {
+func (h Hosts) Find(host string) string {
 	host = strings.Map(lowerASCII, host)
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.Trim(host[i+1:], "0123456789") == "" {
 		host = host[:i]

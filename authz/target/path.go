@@ -1,4 +1,4 @@
-package authz
+package target
 
 import (
 	"errors"
@@ -89,9 +89,9 @@ func Segments(path string, p Parameters) ([]string, error) {
 	return segments, nil
 }
 
-// decodePath returns the joined segments of a path, or "" for a path that no route matches. It returns a plain path as it is,
+// DecodePath returns the joined segments of a path, or "" for a path that no route matches. It returns a plain path as it is,
 // without an allocation; this is the usual case.
-func decodePath(path string, p Parameters) string {
+func DecodePath(path string, p Parameters) string {
 	if isPlain(path) {
 		return path
 	}
@@ -198,5 +198,5 @@ func isHex(c byte) bool {
 
 // isPchar reports whether c is a pchar of RFC 3986, section 3.3, other than ; and the % of an escape.
 func isPchar(c byte) bool {
-	return isAlnum(c) || strings.IndexByte("-._~!$&'()*+,=:@", c) >= 0
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~!$&'()*+,=:@", c) >= 0
 }

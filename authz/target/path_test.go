@@ -1,4 +1,4 @@
-package authz_test
+package target_test
 
 import (
 	"errors"
@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/target"
 )
 
 func TestSegments(t *testing.T) {
@@ -74,7 +74,7 @@ func TestSegments(t *testing.T) {
 		"/a%ff":                   nil,
 		"http://evil.example/api": nil,
 	} {
-		got, err := authz.Segments(path, authz.Parameters{})
+		got, err := target.Segments(path, target.Parameters{})
 		if !slices.Equal(got, want) || (err == nil) != (want != nil) {
 			t.Errorf("%q: got %q, %v, want %q", path, got, err, want)
 		}
@@ -84,7 +84,7 @@ func TestSegments(t *testing.T) {
 // Each special character has its own permission. A raw ; needs another one than an escaped ;.
 func TestParametersMayHoldWhatIsPermitted(t *testing.T) {
 	for path, c := range map[string]struct {
-		needed authz.NotPermittedError
+		needed target.NotPermittedError
 		want   string
 	}{
 		"/c%23":      {"#", "c#"},
@@ -93,33 +93,33 @@ func TestParametersMayHoldWhatIsPermitted(t *testing.T) {
 		"/5%25zz":    {"%", "5%zz"},
 		"/what%3F":   {"?", "what?"},
 		"/a%3Bb":     {";", "a;b"},
-		"/a;b":       {authz.ErrRawSemicolon, "a;b"},
+		"/a;b":       {target.ErrRawSemicolon, "a;b"},
 	} {
-		for _, permitted := range []authz.NotPermittedError{"", "#", "%", "?", ";", authz.ErrRawSemicolon} {
-			p := authz.Parameters{MayHold: strings.Fields(string(permitted))}
-			if permitted == authz.ErrRawSemicolon {
-				p = authz.Parameters{MayHold: []string{";"}, RawSemicolon: true}
+		for _, permitted := range []target.NotPermittedError{"", "#", "%", "?", ";", target.ErrRawSemicolon} {
+			p := target.Parameters{MayHold: strings.Fields(string(permitted))}
+			if permitted == target.ErrRawSemicolon {
+				p = target.Parameters{MayHold: []string{";"}, RawSemicolon: true}
 			}
 			if err := p.Validate(); err != nil {
 				t.Fatal(err)
 			}
-			good := permitted == c.needed || permitted == authz.ErrRawSemicolon && c.needed == ";"
-			got, err := authz.Segments(path, p)
+			good := permitted == c.needed || permitted == target.ErrRawSemicolon && c.needed == ";"
+			got, err := target.Segments(path, p)
 			if good && (err != nil || !slices.Equal(got, []string{c.want})) || !good && !errors.Is(err, c.needed) {
 				t.Errorf("%q with %q: %q, %v", path, permitted, got, err)
 			}
 		}
 	}
-	all := authz.Parameters{MayHold: []string{"#", "%", "?", ";"}, RawSemicolon: true}
+	all := target.Parameters{MayHold: []string{"#", "%", "?", ";"}, RawSemicolon: true}
 	for _, path := range []string{
 		"/a%2fb", "/a%5C", "/%2e%2e", "/a%2541", "/100%25%34%31", "/a%252F", "/%25%32%66", "/a%00", "/a%ff", "/..;/a", "/..;x", "/.;x", "/%2e%2e;x",
 		"/..%3Bx", "/..%3Fx", "/.%23", "/;x", "/%3Bx", "/a#b", "/a?b", "/a%", "/%zz",
 	} {
-		if got, err := authz.Segments(path, all); err == nil {
+		if got, err := target.Segments(path, all); err == nil {
 			t.Errorf("%q: %q", path, got)
 		}
 	}
-	for want, p := range map[string]authz.Parameters{
+	for want, p := range map[string]target.Parameters{
 		`parameters.may_hold: "/" is none of`:             {MayHold: []string{"/"}},
 		`parameters.may_hold: "" is none of`:              {MayHold: []string{""}},
 		`parameters.may_hold: "#%" is none of`:            {MayHold: []string{"#%"}},

@@ -1,6 +1,6 @@
-// Package fetched finds the files that the Makefile fetches for the demo and the tests. The demo and the tests run in the
-// module's root or in the folder of a package.
-package fetched
+// Package modulefile finds files by their path below the module's root, such as .tools/envoy: the files that the Makefile fetches
+// for the demo and the tests. These run in the module's root or in the folder of a package.
+package modulefile
 
 import (
 	"os"

@@ -1,0 +1,74 @@
+package authz_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+func TestWorkspace(t *testing.T) {
+	own := authz.Found{
+		Principal: authz.Principal{ID: "t1", Kind: authz.KindWorkspaceKey},
+		Workspace: authz.Membership{ID: acmeID, Slug: "acme", Role: "guest", Attributes: `{"plan": "pro"}`},
+	}
+	noWorkspace := authz.Found{Principal: own.Principal}
+	none, absent := []string(nil), authz.Workspace{}
+	granted := func(requested bool) authz.Workspace {
+		return authz.Workspace{Requested: requested, Granted: true, ID: acmeID, Slug: "acme", Role: "guest", Attributes: `{"plan": "pro"}`}
+	}
+	notGranted := authz.Workspace{Requested: true}
+	for name, c := range map[string]struct {
+		api    string
+		found  authz.Found
+		header []string
+		want   authz.Workspace
+	}{
+		"required, absent":           {"velaflows", own, none, absent},
+		"required, agrees":           {"velaflows", own, []string{acmeID}, granted(true)},
+		"required, another":          {"velaflows", own, []string{"64f1a2b3c4d5e6f7a8b9c0d2"}, notGranted},
+		"required, empty":            {"velaflows", own, []string{""}, notGranted},
+		"required, twice the same":   {"velaflows", own, []string{acmeID, acmeID}, notGranted},
+		"required, joined":           {"velaflows", own, []string{acmeID + "," + acmeID}, notGranted},
+		"required, capitals":         {"velaflows", own, []string{strings.ToUpper(acmeID)}, notGranted},
+		"required, too short":        {"velaflows", own, []string{acmeID[1:]}, notGranted},
+		"required, the slug":         {"velaflows", own, []string{"acme"}, notGranted},
+		"required, trailing newline": {"velaflows", own, []string{acmeID + "\n"}, notGranted},
+		"optional, absent":           {"velocity", own, none, granted(false)},
+		"optional, agrees":           {"velocity", own, []string{"acme"}, granted(true)},
+		"optional, another":          {"velocity", own, []string{"globex"}, notGranted},
+		"optional, empty":            {"velocity", own, []string{""}, notGranted},
+		"optional, capitals":         {"velocity", own, []string{"Acme"}, notGranted},
+		"optional, twice":            {"velocity", own, []string{"acme", "acme"}, notGranted},
+		"optional, the id":           {"velocity", own, []string{acmeID}, notGranted},
+		"a dash first":               {"velocity", own, []string{"-acme"}, notGranted},
+		"64 characters":              {"velocity", own, []string{strings.Repeat("a", 64)}, notGranted},
+		"no workspace, absent":       {"velocity", noWorkspace, none, absent},
+		"no workspace, requested":    {"velocity", noWorkspace, []string{"acme"}, notGranted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &policy{decide: principalsOnly}
+			sent := map[string][]string{"authorization": {"Bearer vel_" + strings.Repeat("a", 38)}}
+			if c.api == "velaflows" {
+				sent["authorization"] = []string{"Bearer " + goodKey}
+			}
+			if c.header != nil {
+				sent[map[string]string{"velaflows": "x-workspace-id", "velocity": "x-workspace-slug"}[c.api]] = c.header
+			}
+			answer, err := newAuthorizer(t, config(), &directory{found: c.found}, p).Check(t.Context(), get(c.api, "/thing", sent))
+			if err != nil {
+				t.Fatal(err)
+			}
+			header := authz.HeaderValue{Name: map[string]string{"velaflows": "x-workspace-id", "velocity": "x-workspace-slug"}[c.api]}
+			if c.want.Granted {
+				header.Value = map[string]string{"velaflows": acmeID, "velocity": "acme"}[c.api]
+			}
+			if answer.WorkspaceHeader != header {
+				t.Errorf("the workspace header is %+v, want %+v", answer.WorkspaceHeader, header)
+			}
+			if got := p.inputs[len(p.inputs)-1].Workspace; got != c.want || answer.Workspace != c.want {
+				t.Errorf("the policy read %+v, the answer has %+v, want %+v", got, answer.Workspace, c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,71 @@
+package envoy
+
+import (
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// schema describes which fields of a message hold strings or messages. It validates the fields that a check does not read, so
+// that read refuses the same messages as proto.Unmarshal.
+type schema struct {
+	fields []fieldSchema // by field number
+}
+
+type fieldSchema struct {
+	text    bool
+	message *schema
+}
+
+// schemas are the schemas of the messages of which a check reads some fields.
+var schemas = func() (s struct{ attributes, peer, address, socket, request, http *schema }) {
+	known := make(map[protoreflect.FullName]*schema)
+	of := func(m interface{ ProtoReflect() protoreflect.Message }) *schema {
+		return newSchema(m.ProtoReflect().Descriptor(), known)
+	}
+	s.attributes = of(&authv3.AttributeContext{})
+	s.peer = of(&authv3.AttributeContext_Peer{})
+	s.address = s.peer.fields[1].message
+	s.socket = s.address.fields[1].message
+	s.request = of(&authv3.AttributeContext_Request{})
+	s.http = of(&authv3.AttributeContext_HttpRequest{})
+	return s
+}()
+
+func newSchema(d protoreflect.MessageDescriptor, known map[protoreflect.FullName]*schema) *schema {
+	if s, ok := known[d.FullName()]; ok {
+		return s
+	}
+	s := &schema{}
+	known[d.FullName()] = s
+	for i := range d.Fields().Len() {
+		f := d.Fields().Get(i)
+		var field fieldSchema
+		switch f.Kind() {
+		case protoreflect.StringKind:
+			field.text = true
+		case protoreflect.MessageKind:
+			field.message = newSchema(f.Message(), known)
+		}
+		for len(s.fields) <= int(f.Number()) {
+			s.fields = append(s.fields, fieldSchema{})
+		}
+		s.fields[f.Number()] = field
+	}
+	return s
+}
+
+// validate returns an error if a field that a check does not read is malformed.
+func (s *schema) validate(number protowire.Number, value string, depth int) error {
+	if int(number) >= len(s.fields) {
+		return nil
+	}
+	switch field := s.fields[number]; {
+	case field.text:
+		return checkUTF8(value)
+	case field.message == nil:
+		return nil
+	default:
+		return eachField(value, depth, field.message.validate)
+	}
+}

@@ -1,0 +1,27 @@
+// Package syncbuffer holds the output that several goroutines or processes of a test write. The test may read it at the same time.
+package syncbuffer
+
+import (
+	"bytes"
+	"sync"
+)
+
+// Buffer is a buffer that may be read while it is written.
+type Buffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+// Write implements [io.Writer].
+func (b *Buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+// String returns the text written so far.
+func (b *Buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}

@@ -1,0 +1,106 @@
+package oauth_test
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/store/registry"
+)
+
+// RFC 9700, section 4.7: an answer that did not come from the page, in the same browser, of the same user, has no effect.
+func TestForgedApprovals(t *testing.T) {
+	i := newFixture(t)
+	must(i.registry.SetMember(t.Context(), "acme", must(i.registry.CreateUser(t.Context(), registry.User{ID: "eve", Email: "eve@example.com"})).ID, "guest"))
+	for name, forge := range map[string]func(b *browser, f url.Values) []string{
+		"no proof":               func(_ *browser, f url.Values) []string { f.Del("proof"); return nil },
+		"another proof":          func(_ *browser, f url.Values) []string { f.Set("proof", "guessed"); return nil },
+		"no cookie":              func(b *browser, _ url.Values) []string { b.cookies = nil; return nil },
+		"no cookie and no proof": func(b *browser, f url.Values) []string { b.cookies = nil; f.Del("proof"); return nil },
+		"empty ones": func(b *browser, f url.Values) []string {
+			b.cookies["__Host-keywicket_consent"] = ""
+			f.Set("proof", "")
+			return nil
+		},
+		"from another site":   func(*browser, url.Values) []string { return []string{"Sec-Fetch-Site", "cross-site"} },
+		"from another origin": func(*browser, url.Values) []string { return []string{"Origin", "https://evil.example"} },
+		"from nowhere":        func(*browser, url.Values) []string { return []string{"Origin", "null"} },
+	} {
+		b := i.adas()
+		f := b.do(t, "GET", i.request(), nil).form("approve", i.acme.ID)
+		header := forge(b, f)
+		if p := b.do(t, "POST", i.request(), f, header...); p.status != http.StatusForbidden || p.location != nil {
+			t.Errorf("%s: %d to %v", name, p.status, p.location)
+		}
+	}
+	// A browser that sends Origin but not Sec-Fetch-Site.
+	old := i.adas()
+	if q := answered(t, old.do(t, "POST", i.request(), old.do(t, "GET", i.request(), nil).form("deny"), "Origin", "https://velocity.quest")); q.Get("error") != "access_denied" {
+		t.Errorf("%v", q)
+	}
+	// Eve has signed in since Ada saw the page, so the page asks Eve.
+	b := i.adas()
+	f := b.do(t, "GET", i.request(), nil).form("approve", i.acme.ID)
+	b.signIn("eve", nil)
+	if p := b.do(t, "POST", i.request(), f); p.status != http.StatusOK || !strings.Contains(p.text, "eve@example.com") {
+		t.Errorf("another user: %d to %v", p.status, p.location)
+	}
+	// A workspace id that is invalid.
+	f = b.do(t, "GET", i.request(), nil).form("approve", "\x00")
+	if p := b.do(t, "POST", i.request(), f); p.location != nil || p.status != http.StatusUnprocessableEntity {
+		t.Errorf("no workspace: %d to %v", p.status, p.location)
+	}
+	// A workspace of another user.
+	f = b.do(t, "GET", i.request(), nil).form("approve", i.globex.ID)
+	if p := b.do(t, "POST", i.request(), f); p.location != nil || p.status != http.StatusUnprocessableEntity {
+		t.Errorf("another's workspace: %d to %v", p.status, p.location)
+	}
+	if grants := must(i.registry.Grants(t.Context(), "", "")); len(grants) != 0 {
+		t.Errorf("%+v", grants)
+	}
+}
+
+// The page cannot be framed, loads nothing and is not cached. Text of others on it is escaped.
+func TestPageIsSafe(t *testing.T) {
+	i := newFixture(t)
+	b := i.adas()
+	for what, query := range map[string]string{"consent": i.request(), "mistake": i.request("client_id", "nobody")} {
+		p := b.do(t, "GET", query, nil)
+		csp := p.header.Get("Content-Security-Policy")
+		for _, want := range []string{"default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'", "style-src 'nonce-"} {
+			if !strings.Contains(csp, want) {
+				t.Errorf("%s: %s is missing in %s", what, want, csp)
+			}
+		}
+		if p.header.Get("X-Frame-Options") != "DENY" || p.header.Get("Cache-Control") != "no-store" || p.header.Get("Referrer-Policy") != "same-origin" ||
+			p.header.Get("X-Content-Type-Options") != "nosniff" || p.header.Get("Content-Type") != "text/html; charset=utf-8" {
+			t.Errorf("%s: %v", what, p.header)
+		}
+	}
+	hostile, _, err := i.registry.CreateApp(t.Context(), registry.NewApp{API: "velocity", Name: `<script>alert("x")</script>`, RedirectURIs: []string{callback}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := b.do(t, "GET", i.request("client_id", hostile.ID), nil); p.status != http.StatusOK || strings.Contains(p.text, "<script") {
+		t.Error(p.text)
+	}
+	if r := fmt.Sprint(i.log); strings.Contains(r, "random_state") {
+		t.Error(r)
+	}
+}
+
+// RFC 9700, section 2.6: no page of another origin can read the consent page.
+func TestConsentPageIsOfNoOtherOrigin(t *testing.T) {
+	i := newFixture(t)
+	b := i.adas()
+	for _, method := range []string{"GET", "POST", "OPTIONS"} {
+		p := b.do(t, method, i.request(), nil, "Origin", "https://planner.example", "Access-Control-Request-Method", "POST")
+		for name := range p.header {
+			if strings.HasPrefix(name, "Access-Control-") {
+				t.Errorf("%s: %v", method, p.header)
+			}
+		}
+	}
+}

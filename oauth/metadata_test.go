@@ -1,0 +1,95 @@
+package oauth_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/oauth"
+)
+
+// RFC 8414, sections 2 and 3.2; RFC 9207, sections 2.3 and 3: the metadata are correct and complete.
+func TestMetadataIsWhatIsSo(t *testing.T) {
+	i := newFixture(t)
+	read := func(h http.Handler) (m map[string]any) {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "GET", "/.well-known/oauth-authorization-server", nil))
+		if err := json.Unmarshal(w.Body.Bytes(), &m); err != nil || w.Code != http.StatusOK {
+			t.Fatalf("%d %s: %v", w.Code, w.Body, err)
+		}
+		return m
+	}
+	m := read(i.Config.Handler)
+	for _, name := range []string{"issuer", "authorization_endpoint", "token_endpoint", "response_types_supported"} {
+		if m[name] == nil {
+			t.Errorf("%s is missing", name)
+		}
+	}
+	b := i.adas()
+	q := b.do(t, "POST", i.request(), b.do(t, "GET", i.request(), nil).form("deny")).location.Query()
+	if m["authorization_response_iss_parameter_supported"] != true || q.Get("iss") != m["issuer"] {
+		t.Errorf("an app is answered by %q, not %v", q.Get("iss"), m["issuer"])
+	}
+	for name, value := range m {
+		address, ok := value.(string)
+		if !strings.HasSuffix(name, "_endpoint") {
+			continue
+		}
+		path, here := strings.CutPrefix(address, "https://velocity.quest/")
+		if !ok || !here || strings.ContainsAny(address, "?#") {
+			t.Errorf("%s is %v", name, value)
+		}
+		w := httptest.NewRecorder()
+		i.Config.Handler.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), "POST", "/"+path, nil))
+		if w.Code == http.StatusNotFound || w.Code == http.StatusMethodNotAllowed {
+			t.Errorf("%s: %d", address, w.Code)
+		}
+	}
+	for _, taken := range []string{"none", "client_secret_basic", "client_secret_post"} { // as the tests of the endpoints show
+		for _, endpoint := range []string{"token", "revocation", "introspection"} {
+			told := slices.Contains(m[endpoint+"_endpoint_auth_methods_supported"].([]any), any(taken))
+			if told != (endpoint != "introspection" || taken != "none") {
+				t.Errorf("%s at the %s endpoint: %t", taken, endpoint, told)
+			}
+		}
+	}
+	for _, scopes := range [][]oauth.Scope{nil, {{Name: "user:read"}}} {
+		m := read(must(i.serverOf("https://velocity.quest", scopes...)).Handler())
+		for name, value := range m {
+			if list, ok := value.([]any); value == nil || value == "" || ok && len(list) == 0 {
+				t.Errorf("%s is %v", name, value)
+			}
+		}
+		if (m["scopes_supported"] != nil) != (scopes != nil) {
+			t.Errorf("%v", m["scopes_supported"])
+		}
+	}
+}
+
+// RFC 8414, section 3.2.
+func TestMetadata(t *testing.T) {
+	i := newFixture(t)
+	answer, err := http.Get(i.URL + "/.well-known/oauth-authorization-server")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = answer.Body.Close() }()
+	var m map[string]any
+	if err := json.NewDecoder(answer.Body).Decode(&m); err != nil || answer.StatusCode != 200 || answer.Header.Get("Content-Type") != "application/json" {
+		t.Fatal(answer.Status, err)
+	}
+	for name, want := range map[string]string{
+		"issuer": "https://velocity.quest", "authorization_endpoint": "https://velocity.quest/oauth/consent",
+		"token_endpoint": "https://velocity.quest/api/oauth/token", "code_challenge_methods_supported": "[S256]",
+		"response_types_supported": "[code]", "grant_types_supported": "[authorization_code refresh_token]",
+		"authorization_response_iss_parameter_supported": "true",
+	} {
+		if got := fmt.Sprint(m[name]); got != want {
+			t.Errorf("%s is %s, not %s", name, got, want)
+		}
+	}
+}

@@ -1,0 +1,247 @@
+package oauth_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/oauth2"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/issuer"
+)
+
+// The example of the seed, in JSON.
+func TestExchangeAsTheDocumentHasIt(t *testing.T) {
+	i := newFixture(t)
+	body := string(must(json.Marshal(i.exchange(t, i.public))))
+	r := i.post(t, "/api/oauth/token", "application/json", body)
+	if r.status != http.StatusOK || !strings.HasPrefix(r.text("access_token"), "velo_") || r.text("token_type") != "Bearer" ||
+		r.body["expires_in"] != 3600.0 || r.text("refresh_token") == "" || r.text("scope") != "issues:read issues:write" {
+		t.Fatalf("%+v", r)
+	}
+	refresh := fmt.Sprintf(`{"grant_type": "refresh_token", "refresh_token": %q, "client_id": %q}`, r.text("refresh_token"), i.public.ID)
+	again := i.post(t, "/api/oauth/token", "application/json; charset=utf-8", refresh)
+	if again.status != http.StatusOK || again.text("refresh_token") == r.text("refresh_token") || again.text("access_token") == r.text("access_token") {
+		t.Fatalf("%+v", again)
+	}
+}
+
+// An unmodified client library works for an app of either kind (RFC 6749, sections 4.1.3 and 6; RFC 7636, section 4.5).
+func TestStockClient(t *testing.T) {
+	i := newFixture(t)
+	for name, c := range map[string]oauth2.Config{
+		"public":              {ClientID: i.public.ID, Endpoint: oauth2.Endpoint{AuthStyle: oauth2.AuthStyleInParams}},
+		"public, with secret": {ClientID: i.public.ID, ClientSecret: i.publicSecret.Reveal(), Endpoint: oauth2.Endpoint{AuthStyle: oauth2.AuthStyleInParams}},
+		"confidential":        {ClientID: i.confidential.ID, ClientSecret: i.confidentialSecret.Reveal(), Endpoint: oauth2.Endpoint{AuthStyle: oauth2.AuthStyleInHeader}},
+		"confidential, body":  {ClientID: i.confidential.ID, ClientSecret: i.confidentialSecret.Reveal(), Endpoint: oauth2.Endpoint{AuthStyle: oauth2.AuthStyleInParams}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			app := i.public
+			if c.ClientID == i.confidential.ID {
+				app = i.confidential
+			}
+			c.RedirectURL, c.Endpoint.TokenURL = callback, i.URL+"/api/oauth/token"
+			token, err := c.Exchange(t.Context(), i.code(t, app), oauth2.VerifierOption(verifier))
+			if err != nil || !token.Valid() || time.Until(token.Expiry) > time.Hour {
+				t.Fatalf("%+v, %v", token, err)
+			}
+			token.Expiry = time.Now().Add(-time.Minute)
+			again, err := c.TokenSource(t.Context(), token).Token()
+			if err != nil || again.AccessToken == token.AccessToken || again.RefreshToken == token.RefreshToken {
+				t.Fatalf("%+v, %v", again, err)
+			}
+			_, err = c.TokenSource(t.Context(), token).Token() // with the refresh token of before
+			if refused, ok := errors.AsType[*oauth2.RetrieveError](err); !ok || refused.ErrorCode != "invalid_grant" {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// What is wrong with a request is told in the words of RFC 6749, section 5.2, and gives nobody a token.
+func TestTokenRequestsAreRefused(t *testing.T) {
+	i := newFixture(t)
+	stranger, _ := i.app(t, false)
+	exchange := func(name, value string) form { return i.exchange(t, i.public).with(name, value) }
+	refresh := form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": i.tokens(t).text("refresh_token")}
+	confidential := i.exchange(t, i.confidential)
+	theirs := i.send(t, "/api/oauth/token", i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal()))
+	refreshTheirs := form{"grant_type": "refresh_token", "client_id": i.confidential.ID, "refresh_token": theirs.text("refresh_token")}
+	for name, c := range map[string]struct {
+		request form
+		want    string
+		status  int
+	}{
+		"no grant type":                                  {exchange("grant_type", ""), "invalid_request", 400},
+		"another grant type":                             {exchange("grant_type", "password"), "unsupported_grant_type", 400},
+		"no client":                                      {exchange("client_id", ""), "invalid_request", 400},
+		"an unknown client":                              {exchange("client_id", "nobody"), "invalid_client", 401},
+		"a wrong secret":                                 {exchange("client_secret", "guessed"), "invalid_client", 401},
+		"confidential, without a secret":                 {confidential, "invalid_client", 401},
+		"an app of another API":                          {exchange("client_id", i.foreign(t).ID), "invalid_client", 401},
+		"another's secret":                               {confidential.with("client_secret", i.publicSecret.Reveal()), "invalid_client", 401},
+		"no code":                                        {exchange("code", ""), "invalid_request", 400},
+		"a code made up":                                 {exchange("code", "made-up"), "invalid_grant", 400},
+		"another's code":                                 {exchange("client_id", stranger.ID), "invalid_grant", 400},
+		"no redirect URI":                                {exchange("redirect_uri", ""), "invalid_request", 400},
+		"another redirect URI":                           {exchange("redirect_uri", callback+"/"), "invalid_grant", 400},
+		"no verifier":                                    {exchange("code_verifier", ""), "invalid_request", 400},
+		"another verifier":                               {exchange("code_verifier", strings.Repeat("v", 43)), "invalid_grant", 400},
+		"a short verifier":                               {exchange("code_verifier", verifier[:42]), "invalid_grant", 400},
+		"the challenge as the verifier":                  {exchange("code_verifier", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"), "invalid_grant", 400},
+		"a control character":                            {exchange("code", "a\x00b"), "invalid_request", 400},
+		"no refresh token":                               {refresh.with("refresh_token", ""), "invalid_request", 400},
+		"a refresh token made up":                        {refresh.with("refresh_token", "made-up"), "invalid_grant", 400},
+		"another's refresh token":                        {refresh.with("client_id", stranger.ID), "invalid_grant", 400},
+		"an access token":                                {refresh.with("refresh_token", i.tokens(t).text("access_token")), "invalid_grant", 400},
+		"more than was granted":                          {refresh.with("scope", "issues:read documents:read"), "invalid_scope", 400},
+		"a scope in another case":                        {refresh.with("scope", "Issues:read"), "invalid_scope", 400},
+		"refreshing, with a wrong secret":                {refresh.with("client_secret", "guessed"), "invalid_client", 401},
+		"confidential, refreshing, without a secret":     {refreshTheirs, "invalid_client", 401},
+		"confidential, refreshing, with a wrong secret":  {refreshTheirs.with("client_secret", "guessed"), "invalid_client", 401},
+		"confidential, refreshing, with another's token": {refreshTheirs.with("refresh_token", refresh["refresh_token"]).with("client_secret", i.confidentialSecret.Reveal()), "invalid_grant", 400},
+	} {
+		r := i.send(t, "/api/oauth/token", c.request)
+		if r.status != c.status || r.text("error") != c.want || r.body["access_token"] != nil {
+			t.Errorf("%s: %+v", name, r)
+		}
+		if challenged := r.header.Get("WWW-Authenticate") == `Basic realm="keywicket"`; challenged != (c.status == 401) {
+			t.Errorf("%s: the challenge %q", name, r.header.Get("WWW-Authenticate"))
+		}
+	}
+	if r := i.send(t, "/api/oauth/token", refresh); r.status != http.StatusOK { // none of that has used it up
+		t.Errorf("%+v", r)
+	}
+	text := "grant_type=authorization_code&client_id=" + i.public.ID
+	const formType, jsonType = "application/x-www-form-urlencoded", "application/json"
+	for name, c := range map[string]struct{ contentType, body string }{
+		"twice":            {formType, text + "&client_id=" + i.public.ID},
+		"twice, in JSON":   {jsonType, `{"client_id": "a", "client_id": "b"}`},
+		"no form":          {formType, text + "&code=%zz"},
+		"a semicolon":      {formType, text + ";code=x"},
+		"no JSON":          {jsonType, `{`},
+		"a list":           {jsonType, `["client_id"]`},
+		"a number":         {jsonType, `{"client_id": 1}`},
+		"an object":        {jsonType, `{"client_id": {"$ne": ""}}`},
+		"no UTF-8":         {formType, text + "&code=%ff"},
+		"too long":         {formType, text + "&code=" + strings.Repeat("x", 17<<10)},
+		"of another type":  {"text/plain", text},
+		"of no type":       {"", text},
+		"of a broken type": {"application/", text},
+	} {
+		if r := i.post(t, "/api/oauth/token", c.contentType, c.body); r.status != 400 || r.text("error") != "invalid_request" {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+	for name, header := range map[string][]string{
+		"wrong":         {"Authorization", basic(i.confidential.ID, "guessed")},
+		"zeros":         {"Authorization", basic("%00", "x")},
+		"no text":       {"Authorization", basic("%ff", "x")},
+		"unknown":       {"Authorization", basic("nobody", "x")},
+		"empty":         {"Authorization", basic(i.public.ID, "")},
+		"not Basic":     {"Authorization", "Bearer x"},
+		"not decodable": {"Authorization", basic("%zz", "x")},
+		"twice":         {"Authorization", basic(i.confidential.ID, i.confidentialSecret.Reveal()), "Authorization", basic(i.confidential.ID, i.confidentialSecret.Reveal())},
+	} {
+		r := i.send(t, "/api/oauth/token", i.exchange(t, i.confidential).with("client_id", ""), header...)
+		if r.status != 401 || r.text("error") != "invalid_client" || !strings.HasPrefix(r.header.Get("WWW-Authenticate"), "Basic ") {
+			t.Errorf("Basic, %s: %+v", name, r)
+		}
+	}
+	right := basic(i.confidential.ID, i.confidentialSecret.Reveal())
+	for name, request := range map[string]form{
+		"two secrets": i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal()),
+		"two clients": i.exchange(t, i.confidential).with("client_id", i.public.ID),
+	} {
+		if r := i.send(t, "/api/oauth/token", request, "Authorization", right); r.status != 400 || r.text("error") != "invalid_request" {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+	if text := i.log.String(); strings.Contains(text, "level=ERROR") || strings.Contains(text, "level=WARN") {
+		t.Errorf("nothing of this is an operator's business: %s", text)
+	}
+}
+
+func basic(id, secret string) string {
+	return "Basic " + base64.StdEncoding.EncodeToString([]byte(id+":"+secret))
+}
+
+// A narrower scope applies only to the new access token (RFC 6749, section 6).
+func TestRefreshCanNarrow(t *testing.T) {
+	i := newFixture(t)
+	first := i.tokens(t)
+	refresh := form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": first.text("refresh_token"), "scope": "issues:read issues:read"}
+	narrow := i.send(t, "/api/oauth/token", refresh)
+	if narrow.status != http.StatusOK || narrow.text("scope") != "issues:read" {
+		t.Fatalf("%+v", narrow)
+	}
+	whole := i.send(t, "/api/oauth/token", refresh.with("refresh_token", narrow.text("refresh_token")).with("scope", ""))
+	if whole.text("scope") != "issues:read issues:write" {
+		t.Errorf("%+v", whole)
+	}
+}
+
+// Of twenty concurrent requests, one succeeds. The other requests end the tokens that it received (RFC 6749, section 4.1.2; RFC 9700, 4.14.2).
+func TestRacesHaveOneWinner(t *testing.T) {
+	i := newFixture(t)
+	for name, request := range map[string]form{
+		"code":          i.exchange(t, i.public),
+		"refresh token": {"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": i.tokens(t).text("refresh_token")},
+	} {
+		var won atomic.Int64
+		var access atomic.Value
+		var racing sync.WaitGroup
+		for range 20 {
+			racing.Go(func() {
+				switch r := i.send(t, "/api/oauth/token", request); {
+				case r.status == http.StatusOK:
+					won.Add(1)
+					access.Store(r.text("access_token"))
+				case r.text("error") != "invalid_grant":
+					t.Errorf("%+v", r)
+				}
+			})
+		}
+		racing.Wait()
+		if won.Load() != 1 {
+			t.Errorf("a %s was good %d times", name, won.Load())
+		}
+		if _, err := i.Introspect(t.Context(), authz.Secret(access.Load().(string))); !errors.Is(err, issuer.ErrGrant) {
+			t.Errorf("%s: what was won is still good: %v", name, err)
+		}
+	}
+}
+
+// A client that hangs up does not undo the effect of its request: a refresh token that is used a second time ends the grant.
+func TestHangingUpUndoesNothing(t *testing.T) {
+	i := newFixture(t)
+	for range 5 {
+		first := i.tokens(t)
+		refresh := form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": first.text("refresh_token")}
+		second := i.send(t, "/api/oauth/token", refresh)
+		conn := must(net.Dial("tcp", i.Listener.Addr().String()))
+		body := url.Values{"grant_type": {"refresh_token"}, "client_id": {i.public.ID}, "refresh_token": {first.text("refresh_token")}}.Encode()
+		_, err := fmt.Fprintf(conn, "POST /api/oauth/token HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		if err := errors.Join(err, conn.(*net.TCPConn).SetLinger(0), conn.Close()); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(2 * time.Millisecond) {
+			if _, err := i.Introspect(t.Context(), authz.Secret(second.text("access_token"))); errors.Is(err, issuer.ErrGrant) {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("the grant goes on")
+			}
+		}
+	}
+}

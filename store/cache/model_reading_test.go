@@ -1,0 +1,91 @@
+package cache_test
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/keywicket/keywicket/store/cache"
+)
+
+// reading is a poll and its result.
+type reading struct {
+	poll     cache.Poll
+	done     bool // the database has executed it
+	state    int  // index of the state that it sees
+	verified *verified
+	reply    cache.Reply
+}
+
+// verify checks the schema, as this sidecar or another one does.
+func (w *world) verify() {
+	w.server.verified = &verified{w.server.schema, w.server.triggersOff, w.now(), len(w.commits)}
+}
+
+// atOnce executes a reading, and checks the schema if the last check is missing or too old, as the package store does.
+func (w *world) atOnce(r *reading) {
+	if w.server.verified == nil {
+		w.verify()
+	}
+	w.receive(r, false)
+	if w.now()-w.server.verified.at >= bound/5 {
+		w.verify()
+	}
+}
+
+// read executes a reading on the database.
+func (w *world) read(r *reading) {
+	if r == nil || r.done {
+		return
+	}
+	var found []logRow
+	snapshot := w.server.snapshot().String()
+	if c, ok := w.cache.(customLog); ok {
+		found, snapshot = c.changes(&w.server, r.poll.Since)
+	} else {
+		found = w.server.changes(parseSnapshot(cmp.Or(r.poll.Since, "1:1:")))
+	}
+	r.done, r.state, r.verified = true, len(w.commits), w.server.verified
+	r.reply = cache.Reply{Snapshot: snapshot, Mark: w.server.number, All: len(found) > mostRows}
+	if v := r.verified; v != nil && !v.triggersOff {
+		r.reply.World, r.reply.Verified = w.server.instance+" "+v.schema, w.now()-v.at
+	}
+	for _, row := range found {
+		if row.keys == nil {
+			r.reply.All = true
+		} else {
+			r.reply.Changes = append(r.reply.Changes, row.keys)
+		}
+	}
+}
+
+// lose drops a reading: its reply never arrives.
+func (w *world) lose(r *reading) {
+	w.readings = slices.DeleteFunc(w.readings, func(other *reading) bool { return other == r })
+}
+
+// receive delivers the reply. If demoted is true, the sidecar's own row is too old, and the reply does not extend the lease.
+func (w *world) receive(r *reading, demoted bool) {
+	if r == nil {
+		return
+	}
+	w.read(r)
+	w.lose(r)
+	if r.verified == nil {
+		return // the package store checks the schema first
+	}
+	if c, ok := w.cache.(customLog); ok {
+		c.arrived(&w.server, &r.reply)
+	}
+	w.cache.Told(r.poll, r.reply, !demoted)
+	if r != w.latest {
+		return
+	}
+	w.latest = nil
+	known := r.state
+	for _, n := range w.unlogged {
+		if r.verified.state < n {
+			known = min(known, n-1)
+		}
+	}
+	w.known = max(w.known, known)
+}

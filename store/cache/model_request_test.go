@@ -1,0 +1,112 @@
+package cache_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing/synctest"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/cache"
+)
+
+type request struct {
+	question question
+	step     int
+	at       time.Duration
+	known    int // index of the last state that the cache had read of
+	late     int // index of the last state that was older than the bound
+	cancel   context.CancelFunc
+	canceled bool
+	done     chan struct{}
+	found    authz.Found
+	err      error
+}
+
+// load is one call of Load. It waits until the schedule lets it continue.
+type load struct {
+	request *request
+	lookup  authz.Lookup
+	began   time.Duration
+	queried bool // the SELECT was done
+	answer  cache.Answer
+	reply   chan error
+}
+
+// databaseError is the error of a load that fails at a step.
+type databaseError struct{ step int }
+
+func (e databaseError) Error() string { return fmt.Sprintf("no database at step %d", e.step) }
+
+// requestOf is the key of the request in a load's context.
+type requestOf struct{}
+
+// ask starts a request. If atOnce is true, its loads are answered immediately.
+func (w *world) ask(q question, atOnce bool) {
+	r := &request{question: q, step: w.steps, at: w.now(), known: w.known, done: make(chan struct{})}
+	for i, at := range w.commits {
+		if r.at > at+bound {
+			r.late = i + 1
+		}
+	}
+	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), requestOf{}, r))
+	r.cancel = cancel
+	w.requests = append(w.requests, r)
+	go func() {
+		defer close(r.done)
+		defer cancel()
+		r.found, r.err = w.cache.Lookup(ctx, q.lookup(w.names))
+	}()
+	for synctest.Wait(); atOnce; synctest.Wait() {
+		i := slices.IndexFunc(w.loads, func(l *load) bool { return l.request == r })
+		if i < 0 {
+			return
+		}
+		w.answer(w.loads[i], nil)
+	}
+}
+
+// Load implements [cache.Source]. It waits until the schedule executes its SELECT and lets it return.
+func (w *world) Load(ctx context.Context, lookup authz.Lookup) (cache.Answer, error) {
+	l := &load{request: ctx.Value(requestOf{}).(*request), lookup: lookup, began: w.now(), reply: make(chan error, 1)}
+	w.mu.Lock()
+	at, _ := slices.BinarySearchFunc(w.loads, l, func(a, b *load) int { return a.request.step - b.request.step })
+	w.loads = slices.Insert(w.loads, at, l)
+	w.mu.Unlock()
+	defer func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.loads = slices.DeleteFunc(w.loads, func(other *load) bool { return other == l })
+	}()
+	select {
+	case err := <-l.reply:
+		return l.answer, err
+	case <-ctx.Done():
+		return cache.Answer{}, ctx.Err()
+	}
+}
+
+// waiting returns the loads whose SELECT was done, or those whose SELECT was not.
+func (w *world) waiting(queried bool) []*load {
+	return slices.DeleteFunc(slices.Clone(w.loads), func(l *load) bool { return l.queried != queried })
+}
+
+func (w *world) query(l *load) {
+	if l != nil && !l.queried {
+		l.queried = true
+		l.answer = w.states[len(w.states)-1].answer(l.lookup, w.names, w.now())
+		w.slowest = max(w.slowest, w.now()-l.began)
+	}
+}
+
+func (w *world) answer(l *load, err error) {
+	if l == nil {
+		return
+	}
+	w.query(l)
+	if err != nil {
+		l.answer = cache.Answer{}
+	}
+	l.reply <- err
+}

@@ -1,0 +1,245 @@
+package cache_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/store/cache"
+)
+
+func TestConcurrentFirstUses(t *testing.T) {
+	const callers = 1000
+	for _, c := range []struct {
+		name   string
+		closed bool
+		want   int64
+	}{
+		{name: "share one load", want: 1},
+		{name: "load separately while the change log is not read", closed: true, want: callers},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				release := make(chan struct{})
+				s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+					<-release
+					return good(ctx, l)
+				}}
+				directory := newCache(t, cache.Config{}, s)
+				if c.closed {
+					expireLease()
+				}
+				var callersDone sync.WaitGroup
+				for range callers {
+					callersDone.Go(func() {
+						if f, err := directory.Lookup(t.Context(), lookup(1)); err != nil || f.Principal.ID != "t1" {
+							t.Errorf("%+v %v", f, err)
+						}
+					})
+				}
+				synctest.Wait()
+				close(release)
+				callersDone.Wait()
+				if n := s.loads.Load(); n != c.want {
+					t.Errorf("there were %d queries", n)
+				}
+			})
+		})
+	}
+}
+
+// Callers may arrive before a load, while it runs, or just after its end: there is one load.
+func TestFirstUsesInARow(t *testing.T) {
+	s := &source{answer: good}
+	c := newCache(t, cache.Config{}, s)
+	for n := range 2000 {
+		before := s.loads.Load()
+		var callers sync.WaitGroup
+		for range 8 {
+			callers.Go(func() { _, _ = c.Lookup(t.Context(), lookup(n)) })
+		}
+		callers.Wait()
+		readLog(c, cache.Reply{})
+		if got := s.loads.Load() - before; got != 1 {
+			t.Fatalf("there were %d queries at the %dth token", got, n)
+		}
+	}
+}
+
+// Callers that ask after a change must not join a load from before it. But a thousand such callers share one more query.
+func TestConcurrentUsesAfterAChangeShareALoadOfTheirOwn(t *testing.T) {
+	const user = "u1"
+	for name, key := range map[string]cache.Key{
+		"a change of a key of the look-up": cache.TokenKey(lookup(1).Digest),
+		"a change of a key of the answer":  cache.UserKey(user),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				scope := "old"
+				s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+					a, err := good(ctx, l)
+					a.Found.Principal.Scopes, a.Keys = []string{scope}, append(a.Keys, cache.UserKey(user))
+					time.Sleep(time.Millisecond)
+					return a, err
+				}}
+				c := newCache(t, cache.Config{}, s)
+				go func() { _, _ = c.Lookup(t.Context(), lookup(1)) }()
+				synctest.Wait()
+				scope = "new"
+				changed(c, key)
+				var callers sync.WaitGroup
+				for range 1000 {
+					callers.Go(func() {
+						if f, err := c.Lookup(t.Context(), lookup(1)); err != nil || f.Principal.Scopes[0] != "new" {
+							t.Errorf("%+v %v", f, err)
+						}
+					})
+				}
+				callers.Wait()
+				if n := s.loads.Load(); n != 2 {
+					t.Errorf("there were %d queries", n)
+				}
+			})
+		})
+	}
+}
+
+// A load that began before a change may take long. Callers that ask after the change do not wait for it.
+func TestLoadFromBeforeAChangeHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+			<-release
+			return good(ctx, l)
+		}}
+		c := newCache(t, cache.Config{}, s)
+		var before sync.WaitGroup
+		before.Go(func() { _, _ = c.Lookup(t.Context(), lookup(1)) })
+		synctest.Wait()
+		changed(c, cache.TokenKey(lookup(1).Digest))
+		s.answer = good
+		ctx, cancel := context.WithTimeout(t.Context(), bound)
+		defer cancel()
+		if _, err := c.Lookup(ctx, lookup(1)); err != nil {
+			t.Error(err)
+		}
+		close(release)
+		before.Wait()
+	})
+}
+
+// If one caller leaves, the others still get their answer, also if it started the load. A caller stays only if it runs the load
+// itself, because the load ends before the caller's context.
+func TestCallerMayLeaveTheOthersWaiting(t *testing.T) {
+	const loadTimeout = time.Second
+	for name, c := range map[string]struct {
+		config cache.Config
+		first  time.Duration // timeout of the caller that starts the load; 0: none
+		stays  bool
+	}{
+		"the load's time is not known": {cache.Config{}, 0, false},
+		"the load may take too long":   {cache.Config{LoadTimeout: loadTimeout}, loadTimeout, false},
+		"the load ends in time":        {cache.Config{LoadTimeout: loadTimeout}, loadTimeout + 1, true},
+		"the context has no end":       {cache.Config{LoadTimeout: loadTimeout}, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				release := make(chan struct{})
+				s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+					select {
+					case <-release:
+						return good(ctx, l)
+					case <-ctx.Done():
+						return cache.Answer{}, ctx.Err()
+					}
+				}}
+				directory := newCache(t, c.config, s)
+				ask := func(ctx context.Context) <-chan error {
+					result := make(chan error, 1)
+					go func() {
+						_, err := directory.Lookup(ctx, lookup(1))
+						result <- err
+					}()
+					synctest.Wait()
+					return result
+				}
+				ctx, leave := context.WithCancel(t.Context())
+				beginning := ctx
+				if c.first > 0 {
+					var cancel context.CancelFunc
+					beginning, cancel = context.WithTimeout(ctx, c.first)
+					defer cancel()
+				}
+				first, second, third := ask(beginning), ask(ctx), ask(t.Context())
+				leave()
+				if err := <-second; !errors.Is(err, context.Canceled) {
+					t.Errorf("the caller that joined and left got %v", err)
+				}
+				if synctest.Wait(); c.stays != (len(first) == 0) {
+					t.Errorf("the caller that started the load has left: %t", len(first) == 1)
+				}
+				close(release)
+				if err := <-first; c.stays && err != nil || !c.stays && !errors.Is(err, context.Canceled) {
+					t.Errorf("the caller that started the load got %v", err)
+				}
+				if err := <-third; err != nil || s.loads.Load() != 1 {
+					t.Errorf("the caller that stayed got %v, and there were %d queries", err, s.loads.Load())
+				}
+				expectLookup(t, directory, lookup(1), authz.CacheHit)
+			})
+		})
+	}
+}
+
+func TestPanicOfLoadIsAnErrorOfAllWhoWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		s := &source{answer: func(context.Context, authz.Lookup) (cache.Answer, error) {
+			<-release
+			panic("oh")
+		}}
+		c := newCache(t, cache.Config{}, s)
+		results := make(chan error, 2)
+		for range 2 {
+			go func() {
+				_, err := c.Lookup(t.Context(), lookup(1))
+				results <- err
+			}()
+			synctest.Wait()
+		}
+		close(release)
+		for range 2 {
+			if err := <-results; err == nil || !strings.Contains(err.Error(), "panic: oh") {
+				t.Error(err)
+			}
+		}
+		s.answer = good
+		expectLookup(t, c, lookup(1), authz.CacheMiss) // callers do not join the load that panicked
+	})
+}
+
+func TestLoadMayEndAfterClose(t *testing.T) {
+	for range 100 {
+		release := make(chan struct{})
+		var loads sync.WaitGroup
+		c, err := cache.New(cache.Config{MaxBytes: 1 << 20}, &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
+			<-release
+			return good(ctx, l)
+		}}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range 50 {
+			loads.Go(func() { _, _ = c.Lookup(t.Context(), lookup(n)) })
+		}
+		close(release)
+		c.Close()
+		loads.Wait()
+	}
+}
