@@ -105,7 +105,7 @@ func TestExplainedPaths(t *testing.T) {
 func TestExplainRefuses(t *testing.T) {
 	x := builtin(t)
 	for want, r := range map[string]explain.Request{
-		`no API has the scope "inbox:reed"; velaflows has `:                                {Scopes: []string{"inbox:reed"}},
+		`no API has the scope "inbox:reed"; velaflows has `:                                 {Scopes: []string{"inbox:reed"}},
 		`"issues:read" is not a scope of velaflows`:                                         {Scopes: []string{"issues:read"}, API: "velaflows"},
 		`no API "vela": give --api, one of velaflows, velocity`:                             {Scopes: []string{"issues:read"}, API: "vela"},
 		`inbox:read is a scope of velaflows, issues:read of velocity: give --api, and scop`: {Scopes: []string{"inbox:read", "issues:read"}},

@@ -30,15 +30,15 @@ var defaults []byte
 
 // Config is the configuration file. defaults.yaml has every key with its default.
 type Config struct {
-	Database          Database       `yaml:"database"`
-	Cache             Cache          `yaml:"cache"`
-	Listen            Listen         `yaml:"listen"`
-	Issuer            Issuer         `yaml:"issuer"`
+	Database          Database             `yaml:"database"`
+	Cache             Cache                `yaml:"cache"`
+	Listen            Listen               `yaml:"listen"`
+	Issuer            Issuer               `yaml:"issuer"`
 	Policies          policies.Config      `yaml:"policies"`
 	DefaultAPI        string               `yaml:"default_api"`
 	ForwardCredential bool                 `yaml:"forward_credential"`
 	AllowedHeaders    []string             `yaml:"allowed_headers"`
-	Log               Log            `yaml:"log"`
+	Log               Log                  `yaml:"log"`
 	APIs              map[string]authz.API `yaml:"apis"`
 }
 

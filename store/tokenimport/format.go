@@ -115,4 +115,3 @@ func skipByteOrderMark(r *bufio.Reader) {
 		_, _ = r.Discard(3)
 	}
 }
-

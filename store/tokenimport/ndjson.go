@@ -64,4 +64,3 @@ func jsonLine(number int, text []byte) store.ImportLine {
 	}
 	return f.line(number)
 }
-
