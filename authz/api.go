@@ -3,6 +3,7 @@ package authz
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -156,4 +157,16 @@ func (a API) Format(prefix string) (CredentialFormat, bool) {
 		}
 	}
 	return CredentialFormat{}, false
+}
+
+// OperatorFormats returns the formats of the keys that an operator creates: all except the issuer's access tokens.
+func (a API) OperatorFormats() []CredentialFormat {
+	return slices.DeleteFunc(slices.Clone(a.Credentials), func(f CredentialFormat) bool { return f.Kind == KindOAuthToken })
+}
+
+// MatchingAPIs returns the sorted names of the APIs that match. If named is not empty, it returns at most that API.
+func MatchingAPIs(apis map[string]API, named string, matches func(API) bool) []string {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(apis)), func(name string) bool {
+		return !matches(apis[name]) || named != "" && named != name
+	})
 }

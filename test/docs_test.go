@@ -234,7 +234,7 @@ func TestNamedTestsExist(t *testing.T) {
 
 // docs/configuration.md names every key of the defaults.
 func TestEveryKeyIsDocumented(t *testing.T) {
-	defaults, err := os.ReadFile("../cmd/keywicket/defaults.yaml")
+	defaults, err := os.ReadFile("../service/config/defaults.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

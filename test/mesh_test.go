@@ -63,7 +63,7 @@ var (
 
 func newMesh(t *testing.T, name string, edits ...edit) *mesh {
 	t.Helper()
-	defaults, err := os.ReadFile("../cmd/keywicket/defaults.yaml")
+	defaults, err := os.ReadFile("../service/config/defaults.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}

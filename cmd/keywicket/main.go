@@ -11,15 +11,17 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"regexp"
 	"strings"
 	"syscall"
+
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
 
 	"github.com/alecthomas/kong"
 	"github.com/jmoiron/sqlx"
 
-	"github.com/keywicket/keywicket/store/database"
-	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/authz/mask"
+	"github.com/keywicket/keywicket/service/config"
 )
 
 type commands struct {
@@ -46,55 +48,13 @@ type commands struct {
 // usageError is an error in the command line. The exit status is 2.
 type usageError struct{ error }
 
-// linesError is an error whose text has several lines, one for each problem. Every line gets the prefix, because log collectors
-// handle lines separately. All other errors are printed as one line.
-type linesError struct {
-	error
-	prefix string
-}
-
-func (e linesError) Error() string {
-	return e.prefix + strings.ReplaceAll(e.error.Error(), "\n", "\n"+e.prefix)
-}
-
-func (e linesError) Unwrap() error { return e.error }
-
-// maskArguments replaces in text each argument of 20 bytes or more, and each such value of a --flag=value argument, with its first
-// 8 bytes. The argument could be a key that was pasted in the wrong place.
-func maskArguments(text string, args []string) string {
-	const visible, shortest = 8, 20
-	for _, arg := range args {
-		_, value, _ := strings.Cut(arg, "=") // --flag=value
-		for _, part := range []string{arg, value} {
-			if len(part) >= shortest {
-				text = strings.ReplaceAll(text, part, part[:visible]+"…")
-			}
-		}
-	}
-	return text
-}
-
-// keyPattern matches every key, and other words.
-var keyPattern = regexp.MustCompile(`[A-Za-z0-9._~+/-]+`)
-
-const jwtStart = "eyJ" // {" in base64
-
-// maskKeys shortens each key in text to its visible prefix, and each JWT to its first characters. Unlike [maskArguments], it leaves
-// ids, paths and emails whole.
+// maskKeys shortens the keys in text, as [mask.Keys] does.
 func (s *invocation) maskKeys(text string) string {
 	cfg, err := s.loadConfig()
 	if err != nil { // text may report this error
-		cfg, _ = loadConfig("", nil, nil)
+		cfg, _ = config.Load("", nil, nil)
 	}
-	return keyPattern.ReplaceAllStringFunc(text, func(word string) string {
-		if strings.HasPrefix(word, jwtStart) && strings.Count(word, ".") >= 2 {
-			return jwtStart + "…"
-		}
-		if start, err := visibleStart(cfg, word); err == nil && start != word {
-			return start + "…"
-		}
-		return word
-	})
+	return mask.Keys(cfg.APIs, text)
 }
 
 // variable returns the value of an environment variable, or "".
@@ -144,7 +104,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return exited
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "keywicket: %s (run keywicket --help for the commands)\n", maskArguments(err.Error(), args))
+		fmt.Fprintf(stderr, "keywicket: %s (run keywicket --help for the commands)\n", mask.Arguments(err.Error(), args))
 		return 2
 	}
 	s := &invocation{
@@ -161,7 +121,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return 0
 	}
 	lines := []string{strings.ReplaceAll(err.Error(), "\n", "; ")}
-	if errors.As(err, &linesError{}) {
+	if errors.As(err, &config.PoliciesError{}) { // all other errors are printed as one line
 		lines = strings.Split(err.Error(), "\n")
 	}
 	for _, line := range lines {
@@ -173,8 +133,8 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	return 1
 }
 
-func (s *invocation) loadConfig() (config, error) {
-	return loadConfig(s.configFile, s.environ, func(c *config) { set(&c.Database.URL, s.databaseURL) })
+func (s *invocation) loadConfig() (config.Config, error) {
+	return config.Load(s.configFile, s.environ, func(c *config.Config) { set(&c.Database.URL, s.databaseURL) })
 }
 
 // openDatabase opens the database without a check of its schema, for migrations.
@@ -210,7 +170,7 @@ func (s *invocation) configuredDatabase() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return c.databaseURL()
+	return c.DatabaseURL()
 }
 
 func (s *invocation) close() error {

@@ -2,12 +2,12 @@ package main
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
-	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/store/registry"
+
+	"github.com/keywicket/keywicket/service/config"
 )
 
 type memberCommand struct {
@@ -27,12 +27,12 @@ type memberSet struct {
 	waitFlag
 }
 
-func (c *memberSet) Run(s *invocation, r *registry.Registry, cfg config) error {
-	tables, err := table.Read(cfg.Policies.FS())
+func (c *memberSet) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
+	roles, err := cfg.Roles()
 	if err != nil {
-		return policyError(cfg, err)
+		return err
 	}
-	if roles := rolesOf(tables); !slices.Contains(roles, c.Role) {
+	if !slices.Contains(roles, c.Role) {
 		return fmt.Errorf("no policy has the role %q; roles are %s", c.Role, strings.Join(roles, ", "))
 	}
 	m, err := r.SetMember(s.ctx, c.Workspace, c.User, c.Role)
@@ -40,17 +40,6 @@ func (c *memberSet) Run(s *invocation, r *registry.Registry, cfg config) error {
 		return err
 	}
 	return c.printOne(s, r, m, [2]string{"workspace", m.WorkspaceSlug}, [2]string{"user", m.Email}, [2]string{"role", m.Role})
-}
-
-// rolesOf returns the names of the roles of all APIs, sorted.
-func rolesOf(tables map[string]table.Table) []string {
-	roles := make(map[string]bool)
-	for _, t := range tables {
-		for role := range t.Roles {
-			roles[role] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(roles))
 }
 
 type memberRemove struct {

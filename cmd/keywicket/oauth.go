@@ -6,9 +6,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/keywicket/keywicket/store/registry"
+
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/oauth"
-	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/service/config"
 )
 
 type oauthAppCommand struct {
@@ -32,7 +34,7 @@ type appWithSecret struct {
 	Secret string `json:"client_secret"`
 }
 
-func (c *oauthAppCreate) Run(s *invocation, r *registry.Registry, cfg config) error {
+func (c *oauthAppCreate) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
 	api, err := c.api(cfg)
 	if err != nil {
 		return err
@@ -50,8 +52,8 @@ func (c *oauthAppCreate) Run(s *invocation, r *registry.Registry, cfg config) er
 }
 
 // api returns the API of the app's access tokens.
-func (c *oauthAppCreate) api(cfg config) (string, error) {
-	names := cfg.apisMatching(c.API, func(a authz.API) bool {
+func (c *oauthAppCreate) api(cfg config.Config) (string, error) {
+	names := authz.MatchingAPIs(cfg.APIs, c.API, func(a authz.API) bool {
 		return slices.ContainsFunc(a.Credentials, func(f authz.CredentialFormat) bool { return f.Kind == authz.KindOAuthToken })
 	})
 	switch len(names) {

@@ -2,10 +2,9 @@ package main
 
 import (
 	"encoding/json"
-	"fmt"
-	"strings"
-	"text/tabwriter"
 	"time"
+
+	"github.com/keywicket/keywicket/internal/columns"
 )
 
 // print writes data as JSON, or as a table of titles and rows.
@@ -15,11 +14,7 @@ func (s *invocation) print(data any, titles []string, rows [][]string) error {
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(data)
 	}
-	table := tabwriter.NewWriter(s.stdout, 0, 0, 2, ' ', 0)
-	for _, row := range append([][]string{titles}, rows...) {
-		fmt.Fprintln(table, strings.TrimRight(strings.Join(row, "\t"), "\t "))
-	}
-	return table.Flush()
+	return columns.Rows(s.stdout, titles, rows)
 }
 
 // printList writes a list as one JSON array, or as a table with one row for each item.
@@ -39,13 +34,7 @@ func printOne(s *invocation, object any, fields ...[2]string) error {
 	if s.json {
 		return s.print(object, nil, nil)
 	}
-	table := tabwriter.NewWriter(s.stdout, 0, 0, 2, ' ', 0)
-	for _, f := range fields {
-		if f[1] != "" {
-			fmt.Fprintf(table, "%s\t%s\n", f[0], f[1])
-		}
-	}
-	return table.Flush()
+	return columns.Fields(s.stdout, fields...)
 }
 
 // when formats a time in UTC as RFC 3339, or nil as "-".

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/keywicket/keywicket/internal/syncbuffer"
+	"github.com/keywicket/keywicket/service/config"
 )
 
 // probe sends a GET request to the operations server at host:port or unix:///path.
@@ -64,19 +66,19 @@ func awaitProbe(address, path string, want int) error {
 	}
 }
 
-// sidecar is `keywicket serve` in this process, on two Unix sockets.
-type sidecar struct {
+// served is `keywicket serve` in this process, on two Unix sockets.
+type served struct {
 	grpc, operations string
 	log              *syncbuffer.Buffer
 	stop             context.CancelFunc
 	status           chan int
 }
 
-func startSidecar(t *testing.T, environ ...string) *sidecar {
+func startSidecar(t *testing.T, environ ...string) *served {
 	t.Helper()
 	dir := t.TempDir()
 	ctx, stop := context.WithCancel(context.Background())
-	s := &sidecar{
+	s := &served{
 		grpc: "unix://" + filepath.Join(dir, "g"), operations: "unix://" + filepath.Join(dir, "o"),
 		log: new(syncbuffer.Buffer), stop: stop, status: make(chan int, 1),
 	}
@@ -95,7 +97,7 @@ func startSidecar(t *testing.T, environ ...string) *sidecar {
 }
 
 // awaitHealth waits up to 30 s until the health service returns the status.
-func (s *sidecar) awaitHealth(t *testing.T, want healthv1.HealthCheckResponse_ServingStatus) {
+func (s *served) awaitHealth(t *testing.T, want healthv1.HealthCheckResponse_ServingStatus) {
 	t.Helper()
 	conn, err := grpc.NewClient(s.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -120,7 +122,7 @@ func (s *sidecar) awaitHealth(t *testing.T, want healthv1.HealthCheckResponse_Se
 }
 
 // check sends an ext_authz check to the sidecar.
-func (s *sidecar) check(t *testing.T, api, path string, header map[string]string) *authv3.CheckResponse {
+func (s *served) check(t *testing.T, api, path string, header map[string]string) *authv3.CheckResponse {
 	t.Helper()
 	conn, err := grpc.NewClient(s.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -142,6 +144,40 @@ func (s *sidecar) check(t *testing.T, api, path string, header map[string]string
 		t.Fatal(err)
 	}
 	return answer
+}
+
+func TestFlagOverEnvironmentOverFileOverDefault(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "keywicket.yaml")
+	text := "listen: {grpc: file, drain: 1m}\npolicies: {dir: file}\nlog: {level: warn}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	environ := []string{"HOME=/", "KEYWICKET_LISTEN_GRPC=environment", "KEYWICKET_POLICIES_DIR=environment", "KEYWICKET_LISTEN_DRAIN=2m"}
+	s := &invocation{databaseURL: "flag"}
+	flags := (&serveCommand{ListenGRPC: "flag", LogLevel: "error"}).apply(s)
+	c, err := config.Load(file, environ, flags)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, setting := range []struct{ name, got, want string }{
+		{"listen.grpc", c.Listen.GRPC, "flag"},
+		{"database.url", c.Database.URL, "flag"},
+		{"log.level", c.Log.Level, "error"},
+		{"policies.dir", c.Policies.Dir, "environment"},
+		{"listen.drain", c.Listen.Drain.String(), "2m0s"},
+		{"listen.operations", c.Listen.Operations, "127.0.0.1:9002"},
+	} {
+		if setting.got != setting.want {
+			t.Errorf("%s: got %s, want %s", setting.name, setting.got, setting.want)
+		}
+	}
+	if c, err = config.Load(file, nil, nil); err != nil || c.Listen.GRPC != "file" || c.Log.Level != "warn" {
+		t.Errorf("only the file: %+v, %v", c, err)
+	}
+	// Orchestrators create empty variables for settings without a value.
+	if c, err = config.Load(file, []string{"KEYWICKET_POLICIES_DIR="}, nil); err != nil || c.Policies.Dir != "file" {
+		t.Errorf("an empty variable: %q, %v", c.Policies.Dir, err)
+	}
 }
 
 func TestServeOnSockets(t *testing.T) {

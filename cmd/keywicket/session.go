@@ -4,6 +4,9 @@ import (
 	"errors"
 
 	"github.com/keywicket/keywicket/store/registry"
+
+	"github.com/keywicket/keywicket/authz/mask"
+	"github.com/keywicket/keywicket/service/config"
 )
 
 type sessionCommand struct {
@@ -16,11 +19,11 @@ type sessionRevoke struct {
 	waitFlag
 }
 
-func (c *sessionRevoke) Run(s *invocation, r *registry.Registry, cfg config) error {
+func (c *sessionRevoke) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
 	if (c.ID == "") == (c.User == "") {
 		return usageError{errors.New("give a session's id, or else a user: --user")}
 	}
-	if start, err := visibleStart(cfg, c.ID); err == nil && start != c.ID {
+	if start, err := mask.Start(cfg.APIs, c.ID); err == nil && start != c.ID {
 		return errors.New("this is a key, not a session's id: use keywicket token revoke")
 	}
 	var revoked registry.RevokedSessions

@@ -8,9 +8,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/store/registry"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/mask"
+	"github.com/keywicket/keywicket/internal/shell"
+	"github.com/keywicket/keywicket/service/config"
 )
 
 type tokenCommand struct {
@@ -48,7 +52,7 @@ type createdToken struct {
 	Attributes  authz.Attributes `json:"attributes"`
 }
 
-func (c *tokenCreate) Run(s *invocation, r *registry.Registry, cfg config) error {
+func (c *tokenCreate) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
 	n, err := c.newToken(cfg)
 	if err != nil {
 		return err
@@ -77,7 +81,7 @@ func (c *tokenCreate) Run(s *invocation, r *registry.Registry, cfg config) error
 }
 
 // newToken returns the token of the flags. It validates what the database does not know: kind, scopes and times.
-func (c *tokenCreate) newToken(cfg config) (registry.NewToken, error) {
+func (c *tokenCreate) newToken(cfg config.Config) (registry.NewToken, error) {
 	var n registry.NewToken
 	api, format, err := findFormat(cfg, c.Prefix, c.API)
 	if err != nil {
@@ -103,13 +107,10 @@ func (c *tokenCreate) newToken(cfg config) (registry.NewToken, error) {
 }
 
 // scopesFor returns the scopes that a token of the kind may have, and the API's table.
-func scopesFor(cfg config, api string, kind authz.Kind) ([]string, table.Table, error) {
-	tables, err := table.Read(cfg.Policies.FS())
-	if err == nil {
-		err = checkTables(cfg, tables)
-	}
+func scopesFor(cfg config.Config, api string, kind authz.Kind) ([]string, table.Table, error) {
+	tables, err := cfg.Tables()
 	if err != nil {
-		return nil, table.Table{}, policyError(cfg, err)
+		return nil, table.Table{}, err
 	}
 	if kind.OfUser() {
 		return tables[api].ScopeNames(table.LevelWorkspace, table.LevelUser), tables[api], nil
@@ -117,18 +118,13 @@ func scopesFor(cfg config, api string, kind authz.Kind) ([]string, table.Table, 
 	return tables[api].ScopeNames(table.LevelWorkspace), tables[api], nil
 }
 
-// operatorFormats returns the formats of the keys that an operator creates: all except the issuer's access tokens.
-func operatorFormats(api authz.API) []authz.CredentialFormat {
-	return slices.DeleteFunc(slices.Clone(api.Credentials), func(f authz.CredentialFormat) bool { return f.Kind == authz.KindOAuthToken })
-}
-
 // findFormat returns the API with the prefix, and its credential format. If api is not empty, it considers only that API. It does not
 // find the issuer's access tokens.
-func findFormat(cfg config, prefix, api string) (string, authz.CredentialFormat, error) {
+func findFormat(cfg config.Config, prefix, api string) (string, authz.CredentialFormat, error) {
 	var valid, names []string
 	var found authz.CredentialFormat
 	for _, name := range slices.Sorted(maps.Keys(cfg.APIs)) {
-		for _, f := range operatorFormats(cfg.APIs[name]) {
+		for _, f := range cfg.APIs[name].OperatorFormats() {
 			valid = append(valid, f.Prefix)
 		}
 		if f, ok := cfg.APIs[name].Format(prefix); ok && f.Kind != authz.KindOAuthToken && (api == "" || api == name) {
@@ -137,7 +133,7 @@ func findFormat(cfg config, prefix, api string) (string, authz.CredentialFormat,
 	}
 	switch len(names) {
 	case 0:
-		return "", found, fmt.Errorf("no kind of token has the prefix %s; prefixes are %s", maskArguments(strconv.Quote(prefix), []string{prefix}), strings.Join(valid, ", "))
+		return "", found, fmt.Errorf("no kind of token has the prefix %s; prefixes are %s", mask.Arguments(strconv.Quote(prefix), []string{prefix}), strings.Join(valid, ", "))
 	case 1:
 		return names[0], found, nil
 	}
@@ -219,14 +215,14 @@ type tokenList struct {
 	After     string `help:"Only tokens after this one in the list: the next page." placeholder:"ID"`
 }
 
-func (c *tokenList) Run(s *invocation, r *registry.Registry, cfg config) error {
+func (c *tokenList) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
 	if c.Limit < 1 {
 		return usageError{fmt.Errorf("--limit: %d is less than 1", c.Limit)}
 	}
 	f := registry.TokenFilter{Workspace: c.Workspace, User: c.User, After: c.After}
 	if c.Prefix != "" {
 		var err error
-		if f.Prefix, err = visibleStart(cfg, c.Prefix); err != nil {
+		if f.Prefix, err = mask.Start(cfg.APIs, c.Prefix); err != nil {
 			return err
 		}
 	}
@@ -261,39 +257,10 @@ func (c *tokenList) command() string {
 		{"--after", c.After},
 	} {
 		if f[1] != "" {
-			words = append(words, f[0], quote(f[1]))
+			words = append(words, f[0], shell.Quote(f[1]))
 		}
 	}
 	return strings.Join(words, " ")
-}
-
-// visibleStart shortens text to the visible prefix of the kind of key that it starts like. text may be a whole key, or a part of a
-// key's prefix. If no kind of key starts like text, visibleStart returns an error that does not contain text: how much of it may be
-// shown is unknown.
-func visibleStart(cfg config, text string) (string, error) {
-	var kind string
-	var valid []string
-	visible := 0
-	for _, name := range slices.Sorted(maps.Keys(cfg.APIs)) {
-		for _, f := range cfg.APIs[name].Credentials {
-			if f.Kind != authz.KindOAuthToken {
-				valid = append(valid, f.Prefix)
-			}
-			switch {
-			case strings.HasPrefix(f.Prefix, text):
-				return text, nil
-			case !strings.HasPrefix(text, f.Prefix) || len(f.Prefix) < len(kind):
-			case len(f.Prefix) > len(kind):
-				kind, visible = f.Prefix, f.VisiblePrefix
-			default:
-				visible = min(visible, f.VisiblePrefix)
-			}
-		}
-	}
-	if kind == "" {
-		return "", fmt.Errorf("no kind of token starts with this text; prefixes are %s", strings.Join(valid, ", "))
-	}
-	return text[:min(len(text), visible)], nil
 }
 
 type tokenSet struct {

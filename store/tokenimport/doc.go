@@ -1,2 +1,2 @@
-// Package tokenimport imports a product's existing tokens, all or none.
+// Package tokenimport reads a product's existing tokens from CSV or NDJSON, and stores all of them or none.
 package tokenimport

@@ -1,4 +1,4 @@
-package main
+package issuer
 
 import (
 	"os"
@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/service/config"
 )
 
 // Apps may request all scopes except overrides of any level.
@@ -31,7 +32,7 @@ func TestIssuerOffersNoOverride(t *testing.T) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		cfg, err := loadConfig("", []string{
+		cfg, err := config.Load("", []string{
 			"KEYWICKET_POLICIES_DIR=" + dir, "KEYWICKET_APIS_VELOCITY_SESSION_ISSUER=https://auth.example",
 			"KEYWICKET_APIS_VELOCITY_SESSION_HS256_SECRET=" + strings.Repeat("s", 32),
 		}, nil)

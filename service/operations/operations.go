@@ -1,4 +1,5 @@
-package main
+// Package operations answers probes: whether a process runs, whether it is ready, and its metrics.
+package operations
 
 import (
 	"context"
@@ -8,22 +9,20 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
 	"github.com/keywicket/keywicket/session"
 )
 
 // readyTimeout is the maximum wait of a probe for the database.
 const readyTimeout = time.Second
 
-// readiness returns whether a process should receive requests. The reasons say why not, or are warnings.
-type readiness func(context.Context) (ready bool, reasons []string)
+// Readiness returns whether a process should receive requests. The reasons say why not, or are warnings.
+type Readiness func(context.Context) (ready bool, reasons []string)
 
-// newReadiness returns the readiness of a process that needs a database and verifies sessions. The process is not ready after the
+// NewReadiness returns the readiness of a process that needs a database and verifies sessions. The process is not ready after the
 // context running ends. notices are warnings about a reachable database; nil means none.
-func newReadiness(
+func NewReadiness(
 	running context.Context, database func(context.Context) error, notices func() []string, v *session.Verifier,
-) readiness {
+) Readiness {
 	return func(ctx context.Context) (ready bool, reasons []string) {
 		if running.Err() != nil {
 			return false, []string{"it was told to stop"}
@@ -45,31 +44,61 @@ func newReadiness(
 	}
 }
 
-// operations returns the handler of /livez, /readyz and /metrics. /livez succeeds while the process runs. /readyz succeeds while
+// Intervals of the readiness check of a starting sidecar: 50 ms for the first 5 s, then 1 s. The database may be down, and other
+// sidecars query it too.
+const (
+	firstReadyInterval = 50 * time.Millisecond
+	laterReadyInterval = time.Second
+	firstReadyPhase    = 5 * time.Second
+)
+
+// Await waits until the process is ready and returns true, or returns false when the context ends. Without it, a load balancer
+// that uses the health service would send checks to a sidecar without a database connection.
+func (r Readiness) Await(ctx context.Context) bool {
+	wait, began := firstReadyInterval, time.Now()
+	for {
+		if ok, _ := r(ctx); ok {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(wait):
+		}
+		if time.Since(began) > firstReadyPhase {
+			wait = laterReadyInterval
+		}
+	}
+}
+
+// Handler returns the handler of /livez, /readyz and /metrics. /livez succeeds while the process runs. /readyz succeeds while
 // look-ups work and the process has received no signal to stop; it returns reasons and warnings. A sidecar that is not ready still
 // answers checks: public routes stay open, other routes get a 503 while look-ups fail.
-func operations(r readiness, m *metrics) http.Handler {
+func Handler(r Readiness, metrics http.Handler) *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
 		respond(w, http.StatusOK, map[string]any{"live": true})
 	})
 	mux.HandleFunc("GET /readyz", r.serveReadyz)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", metrics)
 	return mux
 }
 
 // serveReadyz is the handler of /readyz: 200 if the process is ready, otherwise 503.
-func (r readiness) serveReadyz(w http.ResponseWriter, q *http.Request) {
+func (r Readiness) serveReadyz(w http.ResponseWriter, q *http.Request) {
 	status := http.StatusOK
 	ready, reasons := r(q.Context())
 	if !ready {
 		status = http.StatusServiceUnavailable
 	}
-	respond(w, status, map[string]any{"ready": ready, "reasons": orEmpty(reasons)})
+	if reasons == nil {
+		reasons = []string{}
+	}
+	respond(w, status, map[string]any{"ready": ready, "reasons": reasons})
 }
 
-// serveOperations serves until the context ends, and then returns nil.
-func serveOperations(ctx context.Context, listener net.Listener, handler http.Handler) error {
+// Serve serves until the context ends, and then returns nil.
+func Serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"maps"
@@ -29,20 +29,20 @@ func configFile(t *testing.T, text string) string {
 func TestDefaults(t *testing.T) {
 	velocitySession := noSessions
 	velocitySession.ClientIDs = []string{}
-	got, err := loadConfig("", nil, nil)
+	got, err := Load("", nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var want config
+	var want Config
 	want.Database.Hints = true
 	want.Database.Pooler = database.PoolerAuto
 	want.Database.MaxOpenConnections = 8
 	want.Database.LookupTimeout = 200 * time.Millisecond
-	want.Cache = cacheConfig{MaxBytes: 64 << 20, StalenessBound: time.Second, MaxAge: time.Minute}
-	want.Listen = listenConfig{GRPC: "127.0.0.1:9001", Operations: "127.0.0.1:9002", LameDuck: 5 * time.Second, Drain: 5 * time.Second}
-	want.Issuer = issuerConfig{Listen: "127.0.0.1:9003", API: "velocity", AddressLimit: 1200, ClientLimit: 12000}
+	want.Cache = Cache{MaxBytes: 64 << 20, StalenessBound: time.Second, MaxAge: time.Minute}
+	want.Listen = Listen{GRPC: "127.0.0.1:9001", Operations: "127.0.0.1:9002", LameDuck: 5 * time.Second, Drain: 5 * time.Second}
+	want.Issuer = Issuer{Listen: "127.0.0.1:9003", API: "velocity", AddressLimit: 1200, ClientLimit: 12000}
 	want.AllowedHeaders = []string{}
-	want.Log = logConfig{Level: "info", Format: "json", AllowSample: 100}
+	want.Log = Log{Level: "info", Format: "json", AllowSample: 100}
 	want.APIs = map[string]authz.API{
 		"velaflows": {
 			Hosts:     []string{},
@@ -71,36 +71,6 @@ func TestDefaults(t *testing.T) {
 
 // noSessions has no issuer, and the defaults of all other session settings.
 var noSessions = authz.SessionFormat{Audience: "authenticated", JWKSMaxAge: time.Hour, Leeway: 10 * time.Second, RequireAAL2: authz.SecondFactorNever, Scopes: []string{"admin"}}
-
-func TestFlagOverEnvironmentOverFileOverDefault(t *testing.T) {
-	file := configFile(t, "listen: {grpc: file, drain: 1m}\npolicies: {dir: file}\nlog: {level: warn}\n")
-	environ := []string{"HOME=/", "KEYWICKET_LISTEN_GRPC=environment", "KEYWICKET_POLICIES_DIR=environment", "KEYWICKET_LISTEN_DRAIN=2m"}
-	s := &invocation{databaseURL: "flag"}
-	flags := (&serveCommand{ListenGRPC: "flag", LogLevel: "error"}).apply(s)
-	c, err := loadConfig(file, environ, flags)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, setting := range []struct{ name, got, want string }{
-		{"listen.grpc", c.Listen.GRPC, "flag"},
-		{"database.url", c.Database.URL, "flag"},
-		{"log.level", c.Log.Level, "error"},
-		{"policies.dir", c.Policies.Dir, "environment"},
-		{"listen.drain", c.Listen.Drain.String(), "2m0s"},
-		{"listen.operations", c.Listen.Operations, "127.0.0.1:9002"},
-	} {
-		if setting.got != setting.want {
-			t.Errorf("%s: got %s, want %s", setting.name, setting.got, setting.want)
-		}
-	}
-	if c, err = loadConfig(file, nil, nil); err != nil || c.Listen.GRPC != "file" || c.Log.Level != "warn" {
-		t.Errorf("only the file: %+v, %v", c, err)
-	}
-	// Orchestrators create empty variables for settings without a value.
-	if c, err = loadConfig(file, []string{"KEYWICKET_POLICIES_DIR="}, nil); err != nil || c.Policies.Dir != "file" {
-		t.Errorf("an empty variable: %q, %v", c.Policies.Dir, err)
-	}
-}
 
 // Each key with a single value has a variable, which changes that key and nothing else.
 func TestEveryScalarHasAVariable(t *testing.T) {
@@ -151,7 +121,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 func TestSessionSettings(t *testing.T) {
 	const secret = "a secret of thirty-two characters and more"
 	environ := []string{"KEYWICKET_APIS_VELOCITY_SESSION_ISSUER=https://i", "KEYWICKET_APIS_VELOCITY_SESSION_HS256_SECRET=" + secret}
-	c, err := loadConfig("", environ, nil)
+	c, err := Load("", environ, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +131,7 @@ func TestSessionSettings(t *testing.T) {
 	}
 	file := configFile(t, "apis:\n  a:\n    workspace: {header: x, by: slug}\n    credentials: [{kind: workspace_key, prefix: a_}]\n"+
 		"    session: {issuer: i, jwks_url: \"https://j\", scopes: [all]}\n")
-	if c, err = loadConfig(file, nil, nil); err != nil {
+	if c, err = Load(file, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if f := c.APIs["a"].Session; f.Audience != "authenticated" || f.Leeway != 10*time.Second || !slices.Equal(f.Scopes, []string{"all"}) {
@@ -179,7 +149,7 @@ func TestSessionSettings(t *testing.T) {
 		for i := range settings {
 			settings[i] = "KEYWICKET_APIS_VELOCITY_SESSION_" + settings[i]
 		}
-		if _, err := loadConfig("", settings, nil); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), secret[:31]) {
+		if _, err := Load("", settings, nil); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), secret[:31]) {
 			t.Errorf("got %v, want %q in it", err, want)
 		}
 	}
@@ -188,7 +158,7 @@ func TestSessionSettings(t *testing.T) {
 // settingsOf returns the value of every key with a single value, by path.
 func settingsOf(t *testing.T, environ []string) map[string]string {
 	t.Helper()
-	c, err := loadConfig("", environ, nil)
+	c, err := Load("", environ, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +194,7 @@ const shop = `apis:
 `
 
 func TestAPIsOfAFileReplaceAll(t *testing.T) {
-	c, err := loadConfig(configFile(t, shop), []string{"KEYWICKET_APIS_MY_SHOP_WORKSPACE_REQUIRED=true"}, nil)
+	c, err := Load(configFile(t, shop), []string{"KEYWICKET_APIS_MY_SHOP_WORKSPACE_REQUIRED=true"}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,7 +209,7 @@ func TestAPIsOfAFileReplaceAll(t *testing.T) {
 		t.Errorf("got %+v, want %+v", c.APIs, want)
 	}
 	for _, without := range []string{"", "# nothing\n", "log: {format: text}\n", "apis:\n"} {
-		if c, err = loadConfig(configFile(t, without), nil, nil); err != nil || len(c.APIs) != 2 {
+		if c, err = Load(configFile(t, without), nil, nil); err != nil || len(c.APIs) != 2 {
 			t.Errorf("%q: %d APIs, %v", without, len(c.APIs), err)
 		}
 	}
@@ -298,7 +268,7 @@ func TestConfigurationRefused(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			file := configFile(t, test.file)
-			_, err := loadConfig(file, test.environ, nil)
+			_, err := Load(file, test.environ, nil)
 			if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
 				t.Fatalf("got %v, want %s", err, test.want)
 			}

@@ -1,4 +1,5 @@
-package main
+// Package config reads the configuration of the sidecar, the issuer and the commands.
+package config
 
 import (
 	_ "embed"
@@ -27,21 +28,22 @@ import (
 //go:embed defaults.yaml
 var defaults []byte
 
-// config is the configuration file. defaults.yaml has every key with its default.
-type config struct {
-	Database          databaseConfig       `yaml:"database"`
-	Cache             cacheConfig          `yaml:"cache"`
-	Listen            listenConfig         `yaml:"listen"`
-	Issuer            issuerConfig         `yaml:"issuer"`
+// Config is the configuration file. defaults.yaml has every key with its default.
+type Config struct {
+	Database          Database             `yaml:"database"`
+	Cache             Cache                `yaml:"cache"`
+	Listen            Listen               `yaml:"listen"`
+	Issuer            Issuer               `yaml:"issuer"`
 	Policies          policies.Config      `yaml:"policies"`
 	DefaultAPI        string               `yaml:"default_api"`
 	ForwardCredential bool                 `yaml:"forward_credential"`
 	AllowedHeaders    []string             `yaml:"allowed_headers"`
-	Log               logConfig            `yaml:"log"`
+	Log               Log                  `yaml:"log"`
 	APIs              map[string]authz.API `yaml:"apis"`
 }
 
-type databaseConfig struct {
+// Database is the section database.
+type Database struct {
 	URL                string          `yaml:"url"`
 	FeedURL            string          `yaml:"feed_url"`
 	Hints              bool            `yaml:"hints"`
@@ -50,35 +52,37 @@ type databaseConfig struct {
 	LookupTimeout      time.Duration   `yaml:"lookup_timeout"`
 }
 
-type cacheConfig struct {
-	MaxBytes       byteSize      `yaml:"max_bytes"`
+// Cache is the section cache.
+type Cache struct {
+	MaxBytes       ByteSize      `yaml:"max_bytes"`
 	StalenessBound time.Duration `yaml:"staleness_bound"`
 	MaxAge         time.Duration `yaml:"max_age"`
 	StaleIfError   time.Duration `yaml:"stale_if_error"`
 }
 
-// byteSize is a size in bytes. Its text form is 64MiB, or a number of bytes.
-type byteSize int64
+// ByteSize is a size in bytes. Its text form is 64MiB, or a number of bytes.
+type ByteSize int64
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
-func (b *byteSize) UnmarshalText(text []byte) error {
+func (b *ByteSize) UnmarshalText(text []byte) error {
 	n, err := humanize.ParseBytes(string(text))
 	if err != nil || n > math.MaxInt64 {
 		return errors.New("a number of bytes, such as 64MiB")
 	}
-	*b = byteSize(n)
+	*b = ByteSize(n)
 	return nil
 }
 
-type listenConfig struct {
+// Listen is the section listen.
+type Listen struct {
 	GRPC       string        `yaml:"grpc"`
 	Operations string        `yaml:"operations"`
 	LameDuck   time.Duration `yaml:"lame_duck"`
 	Drain      time.Duration `yaml:"drain"`
 }
 
-// issuerConfig is the configuration of `keywicket issuer`.
-type issuerConfig struct {
+// Issuer is the section issuer: the configuration of `keywicket issuer`.
+type Issuer struct {
 	URL    string `yaml:"url"`
 	Listen string `yaml:"listen"`
 	API    string `yaml:"api"`
@@ -89,20 +93,24 @@ type issuerConfig struct {
 	ClientLimit  int `yaml:"client_limit"`
 }
 
-type logConfig struct {
+// Log is the section log.
+type Log struct {
 	Level       string `yaml:"level"`
 	Format      string `yaml:"format"`
 	AllowSample int    `yaml:"allow_sample"`
 }
 
+// MinLevel returns the lowest level that is logged.
+func (l Log) MinLevel() slog.Level { return levels[l.Level] }
+
 var levels = map[string]slog.Level{
 	"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
 }
 
-// loadConfig returns the configuration. Flags override environment variables, which override the file, which overrides the defaults.
+// Load returns the configuration. Flags override environment variables, which override the file, which overrides the defaults.
 // The function flags applies the flags; it may be nil. file may be empty.
-func loadConfig(file string, environ []string, flags func(*config)) (config, error) {
-	var c config
+func Load(file string, environ []string, flags func(*Config)) (Config, error) {
+	var c Config
 	if err := strictyaml.Decode(defaults, &c); err != nil {
 		return c, fmt.Errorf("defaults.yaml: %w", err)
 	}
@@ -130,7 +138,7 @@ func loadConfig(file string, environ []string, flags func(*config)) (config, err
 }
 
 // complete sets the defaults of the APIs and validates the configuration.
-func (c *config) complete() error {
+func (c *Config) complete() error {
 	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
 		api, err := c.APIs[name].Complete()
 		if err != nil {
@@ -172,33 +180,37 @@ func (c *config) complete() error {
 	return nil
 }
 
-// apisMatching returns the sorted names of the APIs that match. If named is not empty, it returns at most that API.
-func (c *config) apisMatching(named string, matches func(authz.API) bool) []string {
-	return slices.DeleteFunc(slices.Sorted(maps.Keys(c.APIs)), func(name string) bool {
-		return !matches(c.APIs[name]) || named != "" && named != name
-	})
-}
-
-// warnings returns a warning for each setting that has no effect.
-func (c *config) warnings() []string {
-	withHosts := c.apisMatching("", func(a authz.API) bool { return len(a.Hosts) > 0 })
+// Warnings returns a warning for each setting that has no effect.
+func (c *Config) Warnings() []string {
+	withHosts := authz.MatchingAPIs(c.APIs, "", func(a authz.API) bool { return len(a.Hosts) > 0 })
 	if c.DefaultAPI != "" && len(withHosts) > 0 {
 		return []string{fmt.Sprintf("default_api is not used, because apis.%s.hosts is set", withHosts[0])}
 	}
 	return nil
 }
 
-// databaseURL returns the URL of the database, the one required setting without a default.
-func (c *config) databaseURL() (string, error) {
+// DatabaseURL returns the URL of the database, the one required setting without a default.
+func (c *Config) DatabaseURL() (string, error) {
 	if c.Database.URL == "" {
 		return "", errors.New("no database is named: set KEYWICKET_DATABASE_URL, or --database-url, or database.url in the file")
 	}
 	return c.Database.URL, nil
 }
 
+// SessionBytes returns the part of the cache's bytes for verified sessions: at most an eighth, and 0 if no API has sessions. At least
+// [cache.MinBytes] stay for the cache itself.
+func (c *Config) SessionBytes() int64 {
+	for _, api := range c.APIs {
+		if api.Session.Issuer != "" {
+			return min(int64(c.Cache.MaxBytes)/8, max(0, int64(c.Cache.MaxBytes)-cache.MinBytes))
+		}
+	}
+	return 0
+}
+
 // applyEnvironment sets each scalar from the environment variable with the name of its path: listen.grpc from KEYWICKET_LISTEN_GRPC,
 // apis.velocity.workspace.header from KEYWICKET_APIS_VELOCITY_WORKSPACE_HEADER.
-func applyEnvironment(c *config, environ []string) error {
+func applyEnvironment(c *Config, environ []string) error {
 	variables := make(map[string]string)
 	for _, entry := range environ {
 		// Empty variables are ignored: orchestrators create them for settings without a value.

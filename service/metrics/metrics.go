@@ -1,14 +1,17 @@
-package main
+// Package metrics has the Prometheus metrics of the sidecar and of the issuer.
+package metrics
 
 import (
 	"context"
 	"maps"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies"
@@ -17,9 +20,8 @@ import (
 	"github.com/keywicket/keywicket/store/directory"
 )
 
-// metrics are the metrics of the sidecar at /metrics. Label values come from fixed sets, never from a request, so their number is
-// limited.
-type metrics struct {
+// Sidecar has the metrics of the sidecar. Label values come from fixed sets, never from a request, so their number is limited.
+type Sidecar struct {
 	registry *prometheus.Registry
 	checks   counters[checkLabels]
 	lookups  *prometheus.HistogramVec
@@ -42,7 +44,7 @@ type (
 )
 
 // counters caches the counter of each combination of labels. A cached counter is found without a lock and without an allocation of
-// the label values. [metrics] says why their number is limited.
+// the label values. [Sidecar] says why their number is limited.
 type counters[L comparable] struct {
 	vector *prometheus.CounterVec
 	values func(L) []string
@@ -73,8 +75,9 @@ func (c *counters[L]) of(labels L) prometheus.Counter {
 // check.
 var seconds = prometheus.ExponentialBuckets(10e-6, 2, 16)
 
-func newMetrics(d *directory.Directory, v *session.Verifier, e *policies.Engine) *metrics {
-	m := &metrics{
+// NewSidecar returns the metrics of a sidecar, with the statistics of these parts of it. It measures the engine's evaluations.
+func NewSidecar(d *directory.Directory, v *session.Verifier, e *policies.Engine) *Sidecar {
+	m := &Sidecar{
 		registry: prometheus.NewRegistry(),
 		lookups: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "keywicket_lookup_seconds",
@@ -112,17 +115,24 @@ func newMetrics(d *directory.Directory, v *session.Verifier, e *policies.Engine)
 	return m
 }
 
-func (m *metrics) observe(a authz.Answer) { m.checks.of(checkLabels{a.API, a.Code, a.Reason}).Inc() }
+// Handler returns the handler of /metrics.
+func (m *Sidecar) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
 
-// issuerMetrics are the metrics of the issuer at its own /metrics.
-type issuerMetrics struct {
+// Observe counts a check.
+func (m *Sidecar) Observe(a authz.Answer) { m.checks.of(checkLabels{a.API, a.Code, a.Reason}).Inc() }
+
+// Issuer has the metrics of the issuer.
+type Issuer struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
 	cleaned  prometheus.Counter
 }
 
-func newIssuerMetrics(v *session.Verifier) issuerMetrics {
-	m := issuerMetrics{
+// NewIssuer returns the metrics of an issuer, with the statistics of its verifier.
+func NewIssuer(v *session.Verifier) *Issuer {
+	m := &Issuer{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keywicket_issuer_requests_total",
@@ -137,16 +147,28 @@ func newIssuerMetrics(v *session.Verifier) issuerMetrics {
 	return m
 }
 
-func (m issuerMetrics) observe(endpoint, outcome string) {
+// Handler returns the handler of /metrics.
+func (m *Issuer) Handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+// Observe counts a request by its endpoint and its outcome.
+func (m *Issuer) Observe(endpoint, outcome string) {
 	m.requests.WithLabelValues(endpoint, outcome).Inc()
 }
+
+// Cleaned counts expired codes and tokens that the issuer deleted.
+func (m *Issuer) Cleaned(n int) { m.cleaned.Add(float64(n)) }
 
 // measuredDirectory counts look-ups and measures their duration. The outcome is found, error, or the reason of a denial, such as
 // unknown.
 type measuredDirectory struct {
 	authz.Directory
-	metrics *metrics
+	metrics *Sidecar
 }
+
+// Directory returns the directory d with measured look-ups.
+func (m *Sidecar) Directory(d authz.Directory) authz.Directory { return measuredDirectory{d, m} }
 
 func (d measuredDirectory) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) {
 	start := time.Now()

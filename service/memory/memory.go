@@ -1,4 +1,5 @@
-package main
+// Package memory limits and reduces the memory of a process.
+package memory
 
 import (
 	"bufio"
@@ -12,22 +13,22 @@ import (
 	"syscall"
 )
 
-// memoryReserve is the part of the memory limit that is not for the cache, in bytes. It is for policies and their evaluation,
+// reserve is the part of the memory limit that is not for the cache, in bytes. It is for policies and their evaluation,
 // cached decisions, the usage of tokens, and connections. When all of these are at their limits, half of it is live. Near the memory
 // limit, Go collects garbage more often.
-const memoryReserve = 128 << 20
+const reserve = 128 << 20
 
-// limitMemory sets Go's memory limit to the size of the cache plus [memoryReserve], unless GOMEMLIMIT is set.
-func limitMemory(cacheBytes int64) {
+// Limit sets Go's memory limit to the size of the cache plus [reserve], unless GOMEMLIMIT is set.
+func Limit(cacheBytes int64) {
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(cacheBytes + memoryReserve)
+		debug.SetMemoryLimit(cacheBytes + reserve)
 	}
 }
 
-// tuneMemory releases the memory of the start-up. Unless GOGC is set, the heap grows by [gcPercent] from then on. Call it once, at the
+// Tune releases the memory of the start-up. Unless GOGC is set, the heap grows by [gcPercent] from then on. Call it once, at the
 // end of the start-up.
-func tuneMemory() {
-	releaseMemory()
+func Tune() {
+	release()
 	if os.Getenv("GOGC") == "" {
 		tuneGC(100)
 	}
@@ -59,9 +60,9 @@ func gcPercent(live uint64) int {
 	return int(max(90, growth*100/live)) //nolint:gosec // 5,600 at most
 }
 
-// releaseMemory returns to the system the memory that only the start-up needs: garbage, and the pages of the program's own file.
+// release returns to the system the memory that only the start-up needs: garbage, and the pages of the program's own file.
 // The kernel loads a page again on its next use; two thirds of the pages are never used again. Without /proc, the pages stay.
-func releaseMemory() {
+func release() {
 	debug.FreeOSMemory()
 	const dontNeed = 4 // MADV_DONTNEED of Linux
 	for _, m := range ownProgramPages() {

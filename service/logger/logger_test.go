@@ -1,4 +1,4 @@
-package main
+package logger
 
 import (
 	"fmt"
@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/keywicket/keywicket/service/config"
 )
 
 // pipe records writes. Writers block while mu is locked.
@@ -38,7 +40,7 @@ func (p *pipe) take() string {
 func TestLogLinesAreWrittenTogether(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &pipe{}
-		log, flush := newLogger(logConfig{Level: "info", Format: "text"}, p)
+		log, flush := New(config.Log{Level: "info", Format: "text"}, p)
 		for range 2 {
 			log.Info("first")
 			log.Info("second")

@@ -1,4 +1,5 @@
-package main
+// Package logger writes the log of a process.
+package logger
 
 import (
 	"bytes"
@@ -7,6 +8,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/keywicket/keywicket/service/config"
 )
 
 const (
@@ -16,12 +19,12 @@ const (
 	logWrite = 4 << 10
 )
 
-// newLogger returns a logger that writes several lines with one system call. One call for each line would make a denial a tenth more
+// New returns a logger that writes several lines with one system call. One call for each line would make a denial a tenth more
 // expensive. A line of level debug or info waits up to [logDelay]. A line of a higher level is written at once, with all lines before
 // it. A crash of the process loses the waiting lines. The caller must call flush at the end.
-func newLogger(c logConfig, to io.Writer) (log *slog.Logger, flush func()) {
+func New(c config.Log, to io.Writer) (log *slog.Logger, flush func()) {
 	lines := newLineWriter(to)
-	options := &slog.HandlerOptions{Level: levels[c.Level]}
+	options := &slog.HandlerOptions{Level: c.MinLevel()}
 	var format slog.Handler = slog.NewJSONHandler(lines, options)
 	if c.Format == "text" {
 		format = slog.NewTextHandler(lines, options)

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"os"
@@ -9,7 +9,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// FuzzConfiguration checks that loadConfig either returns an error for a file and a variable, or a configuration with which a sidecar
+// FuzzConfiguration checks that Load either returns an error for a file and a variable, or a configuration with which a sidecar
 // can start.
 func FuzzConfiguration(f *testing.F) {
 	f.Add(string(defaults), "KEYWICKET_LISTEN_GRPC", "unix:///run/keywicket.sock")
@@ -25,7 +25,7 @@ func FuzzConfiguration(f *testing.F) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		c, err := loadConfig(file, []string{name + "=" + value}, nil)
+		c, err := Load(file, []string{name + "=" + value}, nil)
 		if err != nil {
 			if err.Error() == "" {
 				t.Fatalf("%q: the error has no text", text)

@@ -1,4 +1,4 @@
-package main
+package memory
 
 import (
 	"bufio"
@@ -36,14 +36,14 @@ func resident(t *testing.T, of []mapping) (kilobytes int) {
 	return kilobytes
 }
 
-// releaseMemory returns memory to the system, and the program continues to work.
+// release returns memory to the system, and the program continues to work.
 func TestReleaseMemory(t *testing.T) {
 	pages := ownProgramPages()
 	if len(pages) < 2 {
 		t.Fatalf("%v: code or constants are missing", pages)
 	}
 	before := resident(t, pages)
-	releaseMemory()
+	release()
 	if after := resident(t, pages); after >= before*3/4 {
 		t.Errorf("%d of %d KiB of the program are still in memory", after, before)
 	}

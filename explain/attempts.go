@@ -1,4 +1,4 @@
-package main
+package explain
 
 import (
 	"cmp"
@@ -10,90 +10,9 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/internal/shell"
 	"github.com/keywicket/keywicket/policies/table"
 )
-
-// fix returns the change that gets the request allowed: a header to send, a command to run, a row to add. If one step is not enough,
-// it returns all of them in order. It tests the steps with a check, except for added rows. For an allowed request it returns "".
-func (m *simulation) fix(ctx context.Context) (string, error) {
-	if m.why.Allow {
-		return "", nil
-	}
-	if step, err := m.bannedStep(ctx); step != "" || err != nil {
-		return step, err
-	}
-	var route []string
-	if m.why.Route == "" {
-		step, elsewhere, err := m.fixRoute(ctx)
-		if err != nil || elsewhere {
-			return step, err
-		}
-		route = []string{step}
-	}
-	attempts, err := m.attempts(ctx)
-	if err != nil {
-		return "", err
-	}
-	for _, a := range attempts {
-		then := simulation{
-			explainer: m.explainer, cfg: m.cfg, api: m.api, method: m.method, path: m.path,
-			format: m.format, workspace: a.header, found: a.found(),
-		}
-		if err := then.check(ctx); err != nil {
-			return "", err
-		}
-		if then.why.Allow || then.why.Reason == authz.ReasonNoRoute {
-			return strings.Join(append(a.steps, route...), "; then "), nil
-		}
-	}
-	if m.token.Kind == authz.KindOAuthToken {
-		return m.consentStep(ctx)
-	}
-	return m.noFix(), nil
-}
-
-// bannedStep returns the step for a banned user, or "". Another token of this user would not help.
-func (m *simulation) bannedStep(ctx context.Context) (string, error) {
-	if m.registry == nil || m.token.UserID == nil || m.why.Reason != authz.ReasonRevoked {
-		return "", nil
-	}
-	u, err := m.registry.User(ctx, *m.token.UserID)
-	if err != nil || !u.Banned(time.Now()) {
-		return "", err
-	}
-	return fmt.Sprintf("the user is banned until %s: wait, or set banned_until in keywicket.users to null", when(u.BannedUntil)), nil
-}
-
-// consentStep returns the step for an app's access token that is not sufficient. Mostly only the app or the user can do it.
-func (m *simulation) consentStep(ctx context.Context) (string, error) {
-	switch {
-	case m.why.Reason == authz.ReasonExpired:
-		return "the app has to refresh it", nil
-	case m.why.Reason == authz.ReasonRevoked:
-		return "the user has to consent again, in the app, unless the app itself was revoked", nil
-	case m.why.Reason == authz.ReasonWorkspaceRequired && len(m.granted) == 1:
-		// The user is no longer a member of the only granted workspace.
-		w, err := m.registry.Workspace(ctx, m.granted[0])
-		return fmt.Sprintf("keywicket member set --workspace %s --user %s --role ROLE", w.Slug, userOf(m.principal())), err
-	}
-	step := "the user has to consent again, in the app"
-	if missing := m.missing(); len(missing) > 0 {
-		step += "; it has to ask for " + strings.Join(missing, " ")
-	}
-	if m.headerWorkspace.ID != "" && !slices.Contains(m.granted, m.headerWorkspace.ID) {
-		step += "; they have to choose the workspace " + m.headerWorkspace.Slug + ", as a member of it"
-	}
-	return step, nil
-}
-
-// noFix returns the text for a request that an operator cannot get allowed.
-func (m *simulation) noFix() string {
-	ofUser := func(f authz.CredentialFormat) bool { return f.Kind.OfUser() }
-	if m.level() == table.LevelUser && !slices.ContainsFunc(operatorFormats(m.cfg.APIs[m.api]), ofUser) {
-		return "the route is about a user, and " + m.api + " has no kind of token for users"
-	}
-	return "no header, scope, role or kind of token gets the request allowed: see the rule"
-}
 
 // attempt is a changed version of the request.
 type attempt struct {
@@ -215,7 +134,7 @@ func (m *simulation) credentialAttempts(ownWorkspace authz.Membership, membershi
 	if own.Kind == authz.KindOAuthToken { // an operator cannot create access tokens for apps
 		return list
 	}
-	for _, f := range operatorFormats(m.cfg.APIs[m.api]) {
+	for _, f := range m.cfg.APIs[m.api].OperatorFormats() {
 		p := own
 		p.Kind, p.API, p.Environment = f.Kind, m.api, f.Environment
 		p.UserID, p.Scopes = "", m.needed()
@@ -272,17 +191,17 @@ func (m *simulation) createCommand(f authz.CredentialFormat, p authz.Principal, 
 		}
 	}
 	if sharing > 1 {
-		words = append(words, "--api", quote(m.api))
+		words = append(words, "--api", shell.Quote(m.api))
 	}
 	if f.Kind.OfUser() {
 		words = append(words, "--user", userOf(p))
 	} else {
 		words = append(words, "--workspace", nameOf(ownWorkspace))
 	}
-	words = append(words, "--name="+quote(cmp.Or(m.token.Name, "NAME")),
+	words = append(words, "--name="+shell.Quote(cmp.Or(m.token.Name, "NAME")),
 		"--scope", cmp.Or(strings.Join(p.Scopes, ","), "SCOPE"))
 	if a := p.Attributes.JSON(); a != "{}" {
-		words = append(words, "--attributes", quote(a))
+		words = append(words, "--attributes", shell.Quote(a))
 	}
 	if m.token.ExpiresAt != nil {
 		words = append(words, "--expires-in", lifetime(m.token.ExpiresAt.Sub(m.token.CreatedAt)))
@@ -301,7 +220,7 @@ func userOf(p authz.Principal) string {
 	if p.UserID == "" || p.ID == simulatedID {
 		return "U"
 	}
-	return quote(p.UserID)
+	return shell.Quote(p.UserID)
 }
 
 // nameOf returns the slug of a workspace. If it is unknown, it returns the id, or W for the placeholder.
@@ -371,7 +290,7 @@ func (m *simulation) roleAttempts(a attempt) []attempt {
 	for _, role := range least {
 		if m.reach(roles[role]) > m.reach(roles[a.workspace.Role]) {
 			b := a.step(costRole, fmt.Sprintf("keywicket member set --workspace %s --user %s --role %s",
-				nameOf(a.workspace), userOf(a.principal), quote(role)))
+				nameOf(a.workspace), userOf(a.principal), shell.Quote(role)))
 			b.workspace.Role = role
 			list = append(list, b)
 		}
@@ -394,12 +313,4 @@ func (m *simulation) reach(scopes []string) int {
 		}
 	}
 	return len(reached)
-}
-
-// quote quotes a string as one word for a shell.
-func quote(s string) string {
-	if strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.@") == "" && s != "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

@@ -1,0 +1,80 @@
+package explain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/keywicket/keywicket/policies/table"
+	"github.com/keywicket/keywicket/store/registry"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// session returns a token that represents a new session of the user.
+func (x *Explainer) session(ctx context.Context, c Request) (registry.Token, error) {
+	candidates := authz.MatchingAPIs(x.cfg.APIs, c.API, func(a authz.API) bool { return a.Session.Issuer != "" })
+	if len(candidates) == 0 { // only the sidecar's configuration may have the issuer
+		candidates = authz.MatchingAPIs(x.cfg.APIs, c.API, func(a authz.API) bool {
+			return slices.ContainsFunc(a.Credentials, func(f authz.CredentialFormat) bool { return f.Kind.OfUser() })
+		})
+	}
+	switch {
+	case len(candidates) == 0:
+		return registry.Token{}, errors.New("no such API has sessions or tokens for users")
+	case len(candidates) > 1:
+		return registry.Token{}, RequestError{fmt.Errorf("%s have sessions or tokens for users: give --api", strings.Join(candidates, " and "))}
+	}
+	u, err := x.registry.User(ctx, c.User)
+	return registry.Token{
+		ID: u.ID, API: candidates[0], Kind: authz.KindSession, Environment: authz.Live, Scopes: x.cfg.APIs[candidates[0]].Session.Scopes, UserID: &u.ID,
+	}, err
+}
+
+// apiOf returns the API whose catalogue has all of the scopes. If several have them, it returns the default API.
+func (x *Explainer) apiOf(scopes []string) (string, error) {
+	tables := x.policies.Tables()
+	names := slices.Sorted(maps.Keys(x.cfg.APIs))
+	counts := make(map[string]int) // API → number of the scopes that it has
+	var places []string
+	verb := " is a scope of "
+	for _, scope := range scopes {
+		var of []string
+		for _, name := range names {
+			if _, ok := tables[name].Scope(scope); ok {
+				of = append(of, name)
+				counts[name]++
+			}
+		}
+		if len(of) == 0 {
+			return "", fmt.Errorf("no API has the scope %q; %s", scope, catalogues(names, tables))
+		}
+		places = append(places, scope+verb+strings.Join(of, " and "))
+		verb = " of "
+	}
+	all := slices.DeleteFunc(names, func(name string) bool { return counts[name] < len(scopes) })
+	switch {
+	case len(all) == 1:
+		return all[0], nil
+	case slices.Contains(all, x.cfg.DefaultAPI):
+		return x.cfg.DefaultAPI, nil
+	}
+	advice := "give --api"
+	if len(all) == 0 {
+		advice += ", and scopes of that API"
+	}
+	return "", RequestError{fmt.Errorf("%s: %s", strings.Join(places, ", "), advice)}
+}
+
+// catalogues lists the scopes of each API, for error messages.
+func catalogues(apis []string, tables map[string]table.Table) string {
+	var list []string
+	for _, name := range apis {
+		scopes := tables[name].ScopeNames(table.LevelWorkspace, table.LevelUser)
+		list = append(list, name+" has "+strings.Join(scopes, ", "))
+	}
+	return strings.Join(list, "; ")
+}

@@ -1,0 +1,149 @@
+// Package explain says why the sidecar allows or denies a request, and how to get a denied request allowed. It runs the code of a
+// check, for a request that no client sent.
+package explain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/keywicket/keywicket/store/registry"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/mask"
+	"github.com/keywicket/keywicket/internal/columns"
+	"github.com/keywicket/keywicket/policies"
+)
+
+// Request is the request to explain. TokenID, User or Scopes says who sends it: exactly one of them is set.
+type Request struct {
+	Method string // such as GET
+	Path   string // as a client sends it
+
+	TokenID string   // id of the token of the request, or of an app's access token
+	User    string   // id or email of the user whose session the request has; if a second factor is required, the session has one
+	Scopes  []string // scopes of a simulated token; if one is a user's scope, the token belongs to a user with the role owner
+
+	Workspace string // id or slug; empty: the request has no workspace header
+	API       string // empty: the API of the token, the API with sessions, or the API with the scopes
+}
+
+// Explanation is a decision, its source, and the fix.
+type Explanation struct {
+	Allow          bool     `json:"allow"`
+	Code           *string  `json:"code"`   // of the denial
+	Reason         *string  `json:"reason"` // of the denial
+	RequiredScopes []string `json:"required_scopes"`
+	AnyOf          []string `json:"any_of"`
+	Route          *string  `json:"route"`            // method and pattern, such as GET /api/issues; nil: no route matches
+	Row            string   `json:"row,omitempty"`    // place of the route in its table: file:line
+	Header         string   `json:"header,omitempty"` // workspace header of the request: name and value; W stands for any workspace
+	Rule           string   `json:"rule"`             // place of the rule that decided: file:line
+	Held           []string `json:"held"`             // scopes of the token
+	Missing        []string `json:"missing"`          // required scopes that the token does not have
+	Fix            string   `json:"fix,omitempty"`    // the steps that get the request allowed, separated by "; then "
+}
+
+// Text returns the explanation as lines of a name and a value.
+func (e Explanation) Text() string {
+	value := func(s *string) string {
+		if s == nil {
+			return ""
+		}
+		return *s
+	}
+	decision := "allow"
+	if !e.Allow {
+		decision = "deny: " + value(e.Code) + ", " + value(e.Reason)
+	}
+	route := "none"
+	if e.Route != nil {
+		route = fmt.Sprintf("%s (%s)", *e.Route, e.Row)
+	}
+	var text strings.Builder
+	_ = columns.Fields(&text, // a strings.Builder returns no error
+		[2]string{"decision", decision},
+		[2]string{"rule", e.Rule},
+		[2]string{"route", route},
+		[2]string{"header", e.Header},
+		[2]string{"required", strings.Join(e.RequiredScopes, " ")},
+		[2]string{"one of", strings.Join(e.AnyOf, " ")},
+		[2]string{"held", strings.Join(e.Held, " ")},
+		[2]string{"missing", strings.Join(e.Missing, " ")},
+		[2]string{"fix", e.Fix},
+	)
+	return text.String()
+}
+
+// RequestError is the error of a request that is incomplete, or that fits several APIs.
+type RequestError struct{ error }
+
+func (e RequestError) Unwrap() error { return e.error }
+
+// Config is the part of the configuration that decides.
+type Config struct {
+	APIs           map[string]authz.API
+	DefaultAPI     string   // for scopes that several APIs have; may be empty
+	AllowedHeaders []string // request headers that policies may read
+}
+
+// Explainer explains requests.
+type Explainer struct {
+	cfg      Config
+	policies *policies.Explainer
+	registry *registry.Registry
+}
+
+// New returns an explainer. r may be nil: then the explainer explains only requests with simulated tokens.
+func New(cfg Config, p *policies.Explainer, r *registry.Registry) *Explainer {
+	return &Explainer{cfg: cfg, policies: p, registry: r}
+}
+
+// Explain runs the request through the code of a check. Three things differ: the look-up finds the token by its id, the policy runs as
+// written, and there is no server. The error is a [RequestError], a [database.ErrNotFound] for an unknown token or user, or another one.
+func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error) {
+	senders := 0
+	for _, given := range []bool{r.TokenID != "", r.User != "", r.Scopes != nil} {
+		if given {
+			senders++
+		}
+	}
+	switch {
+	case senders != 1:
+		return Explanation{}, RequestError{errors.New("give a token's id, or a user, or scopes")}
+	case r.Scopes == nil && x.registry == nil:
+		return Explanation{}, errors.New("explain: a token or a user needs a registry")
+	}
+	m, err := x.simulate(ctx, r)
+	if err != nil {
+		return Explanation{}, err
+	}
+	if err := m.check(ctx); err != nil {
+		return Explanation{}, err
+	}
+	fix, err := m.fix(ctx)
+	if err != nil {
+		return Explanation{}, err
+	}
+	return Explanation{
+		Allow: m.why.Allow, Code: orNull(string(m.why.Code)), Reason: orNull(string(m.why.Reason)),
+		RequiredScopes: orEmpty(m.why.RequiredScopes), AnyOf: orEmpty(m.why.AnyOf), Route: orNull(m.why.Route), Row: m.why.Row, Rule: m.why.Rule,
+		Header: mask.Keys(x.cfg.APIs, m.workspaceHeader()), // the workspace of the request may be a key by mistake
+		Held:   orEmpty(m.heldScopes()), Missing: m.missing(), Fix: fix,
+	}, nil
+}
+
+func orNull(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func orEmpty(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}

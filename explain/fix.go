@@ -1,0 +1,95 @@
+package explain
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keywicket/keywicket/policies/table"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// fix returns the change that gets the request allowed: a header to send, a command to run, a row to add. If one step is not enough,
+// it returns all of them in order. It tests the steps with a check, except for added rows. For an allowed request it returns "".
+func (m *simulation) fix(ctx context.Context) (string, error) {
+	if m.why.Allow {
+		return "", nil
+	}
+	if step, err := m.bannedStep(ctx); step != "" || err != nil {
+		return step, err
+	}
+	var route []string
+	if m.why.Route == "" {
+		step, elsewhere, err := m.fixRoute(ctx)
+		if err != nil || elsewhere {
+			return step, err
+		}
+		route = []string{step}
+	}
+	attempts, err := m.attempts(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, a := range attempts {
+		then := simulation{
+			explainer: m.explainer, cfg: m.cfg, api: m.api, method: m.method, path: m.path,
+			format: m.format, workspace: a.header, found: a.found(),
+		}
+		if err := then.check(ctx); err != nil {
+			return "", err
+		}
+		if then.why.Allow || then.why.Reason == authz.ReasonNoRoute {
+			return strings.Join(append(a.steps, route...), "; then "), nil
+		}
+	}
+	if m.token.Kind == authz.KindOAuthToken {
+		return m.consentStep(ctx)
+	}
+	return m.noFix(), nil
+}
+
+// bannedStep returns the step for a banned user, or "". Another token of this user would not help.
+func (m *simulation) bannedStep(ctx context.Context) (string, error) {
+	if m.registry == nil || m.token.UserID == nil || m.why.Reason != authz.ReasonRevoked {
+		return "", nil
+	}
+	u, err := m.registry.User(ctx, *m.token.UserID)
+	if err != nil || !u.Banned(time.Now()) {
+		return "", err
+	}
+	return fmt.Sprintf("the user is banned until %s: wait, or set banned_until in keywicket.users to null", u.BannedUntil.UTC().Format(time.RFC3339)), nil
+}
+
+// consentStep returns the step for an app's access token that is not sufficient. Mostly only the app or the user can do it.
+func (m *simulation) consentStep(ctx context.Context) (string, error) {
+	switch {
+	case m.why.Reason == authz.ReasonExpired:
+		return "the app has to refresh it", nil
+	case m.why.Reason == authz.ReasonRevoked:
+		return "the user has to consent again, in the app, unless the app itself was revoked", nil
+	case m.why.Reason == authz.ReasonWorkspaceRequired && len(m.granted) == 1:
+		// The user is no longer a member of the only granted workspace.
+		w, err := m.registry.Workspace(ctx, m.granted[0])
+		return fmt.Sprintf("keywicket member set --workspace %s --user %s --role ROLE", w.Slug, userOf(m.principal())), err
+	}
+	step := "the user has to consent again, in the app"
+	if missing := m.missing(); len(missing) > 0 {
+		step += "; it has to ask for " + strings.Join(missing, " ")
+	}
+	if m.headerWorkspace.ID != "" && !slices.Contains(m.granted, m.headerWorkspace.ID) {
+		step += "; they have to choose the workspace " + m.headerWorkspace.Slug + ", as a member of it"
+	}
+	return step, nil
+}
+
+// noFix returns the text for a request that an operator cannot get allowed.
+func (m *simulation) noFix() string {
+	ofUser := func(f authz.CredentialFormat) bool { return f.Kind.OfUser() }
+	if m.level() == table.LevelUser && !slices.ContainsFunc(m.cfg.APIs[m.api].OperatorFormats(), ofUser) {
+		return "the route is about a user, and " + m.api + " has no kind of token for users"
+	}
+	return "no header, scope, role or kind of token gets the request allowed: see the rule"
+}

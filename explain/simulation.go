@@ -1,0 +1,236 @@
+package explain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keywicket/keywicket/policies/table"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies"
+)
+
+// simulatedID is the id of a simulated token, user or session.
+const simulatedID = "imagined"
+
+// simulation is a check of a request that no client sent. It implements the directory and the policy for the authorizer, and keeps
+// the input and the explanation of the last decision.
+type simulation struct {
+	explainer       *policies.Explainer
+	cfg             Config
+	api             string
+	method          string
+	path            string
+	registry        *registry.Registry // nil if the token is simulated
+	token           registry.Token     // zero if the token is simulated
+	user            registry.User      // user of the token; zero for a workspace's token
+	granted         []string           // ids of the granted workspaces, for an app's access token
+	found           authz.Found        // result of the look-up of a simulated token
+	format          authz.CredentialFormat
+	workspace       string           // value of the workspace header; empty: no header
+	headerWorkspace authz.Membership // the workspace of that header; zero if it does not exist
+
+	// input and why are the input and the explanation of the last decision.
+	input authz.Input
+	why   policies.Explanation
+}
+
+// simulate returns the simulation of a request. It uses the database unless the token is simulated.
+func (x *Explainer) simulate(ctx context.Context, c Request) (*simulation, error) {
+	m := &simulation{explainer: x.policies, cfg: x.cfg, api: c.API, method: c.Method, path: c.Path, workspace: c.Workspace}
+	if c.Scopes == nil {
+		m.registry = x.registry
+	}
+	var err error
+	switch {
+	case c.TokenID != "":
+		m.token, err = m.registry.Token(ctx, c.TokenID)
+		if errors.Is(err, database.ErrNotFound) {
+			m.token, m.granted, err = m.registry.AccessToken(ctx, c.TokenID)
+		}
+	case c.User != "":
+		m.token, err = x.session(ctx, c)
+	case m.api == "":
+		m.api, err = x.apiOf(c.Scopes)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m.api == "" {
+		m.api = m.token.API
+	}
+	api, ok := x.cfg.APIs[m.api]
+	if !ok {
+		return nil, fmt.Errorf("no API %q: give --api, one of %s", m.api, strings.Join(slices.Sorted(maps.Keys(x.cfg.APIs)), ", "))
+	}
+	if m.registry == nil {
+		return m, m.simulatePrincipal(api, c.Scopes)
+	}
+	m.format = api.Credentials[0] // any format of the API: the look-up uses the token's id
+	if m.token.UserID != nil {
+		if m.user, err = m.registry.User(ctx, *m.token.UserID); err != nil {
+			return nil, err
+		}
+	}
+	if c.Workspace == "" {
+		return m, nil
+	}
+	w, err := m.registry.Workspace(ctx, c.Workspace)
+	switch {
+	case errors.Is(err, database.ErrNotFound): // the client would send the header unchanged
+	case err != nil:
+		return nil, err
+	default:
+		m.headerWorkspace = authz.Membership{ID: w.ID, Slug: w.Slug, Attributes: w.Attributes}
+		m.workspace = reference(api, w.ID, w.Slug)
+	}
+	return m, nil
+}
+
+// The placeholder represents any workspace. Output shows it as W.
+const (
+	placeholderID   = "000000000000000000000000"
+	placeholderSlug = "workspace"
+)
+
+// simulatePrincipal sets the result of the look-up: a workspace's credential, or a user's if one of the scopes is a user's.
+func (m *simulation) simulatePrincipal(api authz.API, scopes []string) error {
+	t := m.explainer.Tables()[m.api]
+	ofUser := false
+	for _, scope := range scopes {
+		level, ok := t.Scope(scope)
+		if !ok {
+			return fmt.Errorf("%q is not a scope of %s; scopes are %s", scope, m.api,
+				strings.Join(t.ScopeNames(table.LevelWorkspace, table.LevelUser), ", "))
+		}
+		ofUser = ofUser || level == table.LevelUser
+	}
+	kinds := api.OperatorFormats()
+	i := slices.IndexFunc(kinds, func(f authz.CredentialFormat) bool { return f.Kind.OfUser() == ofUser })
+	if i < 0 {
+		return fmt.Errorf("%s has no kind of token that can have these scopes", m.api)
+	}
+	m.format = kinds[i]
+	own := authz.Membership{ID: placeholderID, Slug: placeholderSlug}
+	switch { // the simulated principal belongs to the workspace of the request
+	case authz.ValidWorkspaceID(m.workspace):
+		own.ID = m.workspace
+	case authz.ValidSlug(m.workspace):
+		own.Slug = m.workspace
+	}
+	m.found = authz.Found{
+		Principal: authz.Principal{ID: simulatedID, Kind: m.format.Kind, API: m.api, Environment: m.format.Environment, Scopes: scopes},
+		Workspace: own,
+	}
+	if ofUser {
+		m.found.Principal.UserID = simulatedID
+		m.found.Workspace.Role = "owner"
+	}
+	switch {
+	case m.workspace != "":
+		m.workspace = reference(api, own.ID, own.Slug)
+		m.headerWorkspace = m.found.Workspace
+	case ofUser:
+		m.found.Workspace = authz.Membership{}
+	}
+	return nil
+}
+
+// reference returns the value of the workspace header: the id or the slug, as the API needs it.
+func reference(api authz.API, id, slug string) string {
+	if api.Workspace.By == authz.ByID {
+		return id
+	}
+	return slug
+}
+
+// check runs the request through the authorizer. The result is in m.input and m.why.
+func (m *simulation) check(ctx context.Context) error {
+	header := authz.Fields{{Name: authz.AuthorizationHeader, Value: "Bearer " + m.format.NewKey().Reveal()}}
+	if m.workspace != "" {
+		header = append(header, authz.HeaderValue{Name: m.cfg.APIs[m.api].Workspace.Header, Value: m.workspace})
+	}
+	// A session's token is simulated as a key, because there is no JWT to verify.
+	authorizer, err := authz.New(authz.Config{APIs: m.cfg.APIs, AllowedHeaders: m.cfg.AllowedHeaders, Sessions: unusedSessions{}}, m, m)
+	if err != nil {
+		return err
+	}
+	request := authz.Request{API: m.api, Method: m.method, Path: m.path, Header: header, Context: authz.Fields{{Name: "api", Value: m.api}}}
+	if hosts := m.cfg.APIs[m.api].Hosts; len(hosts) > 0 {
+		request.Host = strings.Replace(hosts[0], "*", "any", 1)
+	}
+	_, err = authorizer.Check(ctx, request)
+	return err
+}
+
+// unusedSessions implements [authz.Sessions]. It is never called, because check sends keys only.
+type unusedSessions struct{}
+
+// Verify implements [authz.Sessions].
+func (unusedSessions) Verify(context.Context, string, authz.Secret) (authz.Verified, error) {
+	return authz.Verified{}, errors.New("explain verifies no sessions")
+}
+
+// Reading implements [authz.Policy].
+func (m *simulation) Reading(api string) authz.Reading { return m.explainer.Reading(api) }
+
+// Lookup implements [authz.Directory].
+func (m *simulation) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+	if m.registry == nil {
+		return m.found, nil
+	}
+	if m.token.Kind == authz.KindSession {
+		l.Kind, l.Session = authz.KindSession, authz.Session{ID: simulatedID, UserID: m.token.ID, Began: time.Now().Unix()}
+		found, err := m.registry.LookupSession(ctx, l)
+		found.Principal.Scopes = m.token.Scopes
+		return found, err
+	}
+	l.Kind = m.token.Kind
+	return m.registry.Lookup(ctx, m.token.ID, l)
+}
+
+// Decide implements [authz.Policy].
+func (m *simulation) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
+	var err error
+	m.input = in
+	m.why, err = m.explainer.Explain(ctx, in)
+	return m.why.Decision, err
+}
+
+// principal returns the principal of the token, even if the token is revoked or expired.
+func (m *simulation) principal() authz.Principal {
+	if m.registry == nil {
+		return m.found.Principal
+	}
+	p := authz.Principal{
+		ID: m.token.ID, Kind: m.token.Kind, API: m.token.API, Environment: m.token.Environment, Scopes: m.token.Scopes,
+		Attributes: m.token.Attributes, UserAttributes: m.user.Attributes,
+	}
+	if m.token.UserID != nil {
+		p.UserID = *m.token.UserID
+	}
+	return p
+}
+
+// workspaceHeader returns the workspace header of the request, or "".
+func (m *simulation) workspaceHeader() string {
+	if m.workspace == "" {
+		return ""
+	}
+	return m.cfg.APIs[m.api].Workspace.Header + ": " + displayed(m.workspace)
+}
+
+// displayed returns the reference, or W for the placeholder.
+func displayed(reference string) string {
+	if reference == placeholderID || reference == placeholderSlug {
+		return "W"
+	}
+	return reference
+}

@@ -1,0 +1,101 @@
+package config
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/keywicket/keywicket/policies/table"
+
+	"github.com/keywicket/keywicket/policies"
+)
+
+// PoliciesError is an error in the policies. Its text has one line for each problem. Every line starts with the folder of the
+// policies, because log collectors handle lines separately.
+type PoliciesError struct {
+	dir string
+	err error
+}
+
+func (e PoliciesError) Error() string {
+	prefix := fmt.Sprintf("policies (%s): ", cmp.Or(e.dir, "built in"))
+	return prefix + strings.ReplaceAll(e.err.Error(), "\n", "\n"+prefix)
+}
+
+func (e PoliciesError) Unwrap() error { return e.err }
+
+// Engine loads the policies and checks them against the APIs.
+func (c *Config) Engine(ctx context.Context) (*policies.Engine, error) {
+	engine, err := policies.Load(ctx, c.Policies)
+	if err == nil {
+		err = engine.Uses().CheckDeclared(c.APIs)
+	}
+	if err != nil {
+		return nil, PoliciesError{c.Policies.Dir, err}
+	}
+	return engine, c.checkTables(engine.Tables())
+}
+
+// Explainer loads the policies for explanations and checks them against the APIs.
+func (c *Config) Explainer(ctx context.Context) (*policies.Explainer, error) {
+	explainer, err := policies.LoadExplainer(ctx, c.Policies)
+	if err == nil {
+		err = explainer.Uses().CheckDeclared(c.APIs)
+	}
+	if err == nil {
+		err = c.checkTables(explainer.Tables())
+	}
+	if err != nil {
+		return nil, PoliciesError{c.Policies.Dir, err}
+	}
+	return explainer, nil
+}
+
+// Tables loads the tables of the policies by API, and checks that each API has one.
+func (c *Config) Tables() (map[string]table.Table, error) {
+	tables, err := table.Read(c.Policies.FS())
+	if err == nil {
+		err = c.checkTables(tables)
+	}
+	if err != nil {
+		return nil, PoliciesError{c.Policies.Dir, err}
+	}
+	return tables, nil
+}
+
+// Roles returns the names of the roles in all tables of the policies, sorted.
+func (c *Config) Roles() ([]string, error) {
+	tables, err := table.Read(c.Policies.FS())
+	if err != nil {
+		return nil, PoliciesError{c.Policies.Dir, err}
+	}
+	roles := make(map[string]bool)
+	for _, t := range tables {
+		for role := range t.Roles {
+			roles[role] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(roles)), nil
+}
+
+// checkTables returns an error for an API without a table, and for an unknown scope of an API's sessions. Without a table, the API
+// would deny every request; a session with an unknown scope would have no rights. Both are mistakes.
+func (c *Config) checkTables(tables map[string]table.Table) error {
+	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
+		if _, ok := tables[name]; !ok {
+			return fmt.Errorf("apis.%s: the policies have no apis/%s/data.yaml; they have %s",
+				name, name, strings.Join(slices.Sorted(maps.Keys(tables)), ", "))
+		}
+		session := c.APIs[name].Session
+		for _, scope := range session.Scopes {
+			if _, ok := tables[name].Scope(scope); !ok && session.Issuer != "" {
+				return fmt.Errorf("apis.%s.session.scopes: %q is not a scope of %s; scopes are %s", name, scope, name,
+					strings.Join(tables[name].ScopeNames(table.LevelWorkspace, table.LevelUser), ", "))
+			}
+		}
+	}
+	return nil
+}

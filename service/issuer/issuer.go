@@ -1,0 +1,148 @@
+// Package issuer runs the OAuth 2.0 issuer.
+package issuer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/keywicket/keywicket/policies/table"
+	"github.com/keywicket/keywicket/store/issuer"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/oauth"
+	"github.com/keywicket/keywicket/service/config"
+	"github.com/keywicket/keywicket/service/listener"
+	"github.com/keywicket/keywicket/service/logger"
+	"github.com/keywicket/keywicket/service/metrics"
+	"github.com/keywicket/keywicket/service/operations"
+	"github.com/keywicket/keywicket/session"
+)
+
+// Run serves until the context ends, because the process received a signal to stop. The issuer is a separate process with its own database login, so that a
+// sidecar never has the right to create grants.
+func Run(ctx context.Context, cfg config.Config, version string, stderr io.Writer) error {
+	url, err := cfg.DatabaseURL()
+	if err != nil {
+		return err
+	}
+	log, flush := logger.New(cfg.Log, stderr)
+	defer flush()
+	o, err := oauthConfig(cfg)
+	if err != nil {
+		return err
+	}
+	api := cfg.APIs[cfg.Issuer.API]
+	sessions, err := session.New(session.Config{APIs: map[string]authz.API{cfg.Issuer.API: api}}, log)
+	if err != nil {
+		return err
+	}
+	defer sessions.Close()
+	m := metrics.NewIssuer(sessions)
+	o.Verifier, o.Observe = sessions, m.Observe
+	grants, err := issuer.Open(url)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = grants.Close() }()
+	server, err := oauth.NewServer(o, grants, log)
+	if err != nil {
+		return fmt.Errorf("issuer.%w", err)
+	}
+	address, err := listener.Open("issuer.listen", cfg.Issuer.Listen)
+	if err != nil {
+		return err
+	}
+	mux := operations.Handler(operations.NewReadiness(ctx, grants.Ready, nil, sessions), m.Handler())
+	mux.Handle("/", server.Handler())
+	log.Info("issuing", "listen", address.Addr().String(), "url", o.Issuer, "api", o.API, "version", version)
+	// The slowest request takes three steps in the database, each of at most 3 s.
+	web := &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: time.Minute,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError),
+	}
+	cleaning, stop := context.WithCancel(ctx)
+	cleaned := make(chan struct{})
+	go func() {
+		defer close(cleaned)
+		cleanPeriodically(cleaning, grants, m, log)
+	}()
+	defer func() { stop(); <-cleaned }()
+	ended := make(chan error, 1)
+	defer context.AfterFunc(ctx, func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Listen.Drain)
+		defer cancel()
+		ended <- web.Shutdown(ctx)
+	})()
+	if err := web.Serve(address); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	err = <-ended
+	log.Info("stopped")
+	return err
+}
+
+// cleanPeriodically deletes codes and tokens that expired more than a day ago, and grants that have no codes or
+// tokens left. It runs at once, and then every 10 minutes until the context ends.
+func cleanPeriodically(ctx context.Context, grants *issuer.Issuer, m *metrics.Issuer, log *slog.Logger) {
+	const interval = 10 * time.Minute
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		tokens, emptied, err := grants.Clean(ctx)
+		m.Cleaned(tokens)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			log.Warn("expired codes and tokens could not be deleted; the next attempt follows", "error", err)
+		case tokens > 0:
+			log.Info("expired codes and tokens were deleted", "codes_and_tokens", tokens, "grants", emptied)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// oauthConfig returns the issuer's configuration. The format of access tokens comes from the API. Apps may request all scopes of the
+// API's table except overrides, which would grant everything.
+func oauthConfig(cfg config.Config) (oauth.Config, error) {
+	name := cfg.Issuer.API
+	o := oauth.Config{
+		Issuer: cfg.Issuer.URL, API: name, Sessions: cfg.APIs[name].Session, Cookie: cfg.Issuer.Cookie, SignIn: cfg.Issuer.SignIn,
+		AddressLimit: cfg.Issuer.AddressLimit, ClientLimit: cfg.Issuer.ClientLimit,
+	}
+	tables, err := cfg.Tables()
+	if err != nil {
+		return o, err
+	}
+	for _, f := range cfg.APIs[name].Credentials {
+		if f.Kind == authz.KindOAuthToken {
+			o.Format = f
+		}
+	}
+	switch {
+	case o.Format.Prefix == "":
+		return o, fmt.Errorf("issuer.api: %q has no credentials of the kind oauth_token; APIs are %s", name, strings.Join(slices.Sorted(maps.Keys(cfg.APIs)), ", "))
+	case cfg.APIs[name].Session.Issuer == "":
+		return o, fmt.Errorf("apis.%s.session.issuer: empty; users need a session to consent, so name the issuer of sessions", name)
+	}
+	t := tables[name]
+	levels := []table.Level{table.LevelWorkspace, table.LevelUser}
+	for _, level := range levels {
+		for _, scope := range t.ScopeNames(level) {
+			if !slices.ContainsFunc(levels, func(l table.Level) bool { return t.IsOverride(scope, l) }) {
+				o.Scopes = append(o.Scopes, oauth.Scope{Name: scope, Description: t.Scopes[level][scope], Workspace: level == table.LevelWorkspace})
+			}
+		}
+	}
+	return o, nil
+}

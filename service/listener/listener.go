@@ -1,0 +1,55 @@
+// Package listener opens the addresses on which a process listens.
+package listener
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// Open opens a listener on host:port or unix:///path. key is the configuration key for error messages.
+func Open(key, address string) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(address, "unix://"); ok {
+		return listenUnix(key, path)
+	}
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return nil, fmt.Errorf("%s: %q is neither host:port nor unix:///path", key, address)
+	}
+	listener, err := net.Listen("tcp", address)
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("%s: %s is in use: stop what listens there, or choose another address", key, address)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return listener, nil
+}
+
+// listenUnix opens a listener on a Unix socket. It replaces the socket of a killed process: a socket that accepts no connection. It
+// replaces no other file.
+func listenUnix(key, path string) (net.Listener, error) {
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("%s: %q is not an absolute path: write unix:///path", key, path)
+	}
+	if info, err := os.Lstat(path); err == nil {
+		if info.Mode()&os.ModeSocket == 0 {
+			return nil, fmt.Errorf("%s: %s exists and is not a socket: choose another path", key, path)
+		}
+		if conn, err := net.Dial("unix", path); err == nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("%s: %s is in use: stop what listens there, or choose another path", key, path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("%s: remove the unused socket %s: %w", key, path, err)
+		}
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return listener, nil
+}

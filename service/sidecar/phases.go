@@ -1,0 +1,31 @@
+package sidecar
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/keywicket/keywicket/envoy"
+)
+
+// lameDuck sets the health service to NOT_SERVING, so that load balancers send no more checks. Then it waits for d, or until a second
+// SIGINT or SIGTERM. The sidecar answers checks during the wait.
+func lameDuck(server *envoy.Server, d time.Duration, log *slog.Logger) {
+	again, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	server.SetServing(false)
+	if d == 0 {
+		return
+	}
+	log.Info("told to stop: answering for another "+d.String(), "to_skip", "send the signal again")
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-again.Done():
+		log.Info("told to stop again: draining now")
+	}
+}

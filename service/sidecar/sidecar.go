@@ -1,0 +1,135 @@
+// Package sidecar runs the ext_authz sidecar.
+package sidecar
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+
+	"github.com/keywicket/keywicket/store/directory"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/envoy"
+	"github.com/keywicket/keywicket/service/config"
+	"github.com/keywicket/keywicket/service/listener"
+	"github.com/keywicket/keywicket/service/logger"
+	"github.com/keywicket/keywicket/service/memory"
+	"github.com/keywicket/keywicket/service/metrics"
+	"github.com/keywicket/keywicket/service/operations"
+	"github.com/keywicket/keywicket/session"
+	"github.com/keywicket/keywicket/store/cache"
+)
+
+// Run serves until the context ends, because the process received a signal to stop. It validates all of the configuration before the sidecar answers the first
+// check. An unreachable database is not an error.
+func Run(ctx context.Context, cfg config.Config, version string, stderr io.Writer) (err error) {
+	url, err := cfg.DatabaseURL()
+	if err != nil {
+		return err
+	}
+	log, flush := logger.New(cfg.Log, stderr)
+	defer flush()
+	memory.Limit(int64(cfg.Cache.MaxBytes))
+	engine, err := cfg.Engine(ctx)
+	if ctx.Err() != nil {
+		return nil // a signal to stop during the start-up: there is nothing to drain
+	}
+	if err != nil {
+		return err
+	}
+	for _, warning := range slices.Concat(cfg.Warnings(), engine.Warnings()) {
+		log.Warn("configuration", "warning", warning)
+	}
+	verifications := cfg.SessionBytes()
+	directory, err := directory.Open(directory.Config{
+		URL:                url,
+		MaxOpenConnections: cfg.Database.MaxOpenConnections,
+		LookupTimeout:      cfg.Database.LookupTimeout,
+		FeedURL:            cfg.Database.FeedURL,
+		NoHints:            !cfg.Database.Hints,
+		Pooler:             cfg.Database.Pooler,
+		Version:            version,
+		Policies:           engine.Hash(),
+		NoCache:            cfg.Cache.MaxBytes == 0,
+		Cache: cache.Config{
+			MaxBytes:       int64(cfg.Cache.MaxBytes) - verifications,
+			StalenessBound: cfg.Cache.StalenessBound,
+			MaxAge:         cfg.Cache.MaxAge,
+			StaleIfError:   cfg.Cache.StaleIfError,
+		},
+	}, log)
+	if err != nil {
+		return err
+	}
+	// The store closes last, because Close writes the token usage of the drained checks.
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Listen.Drain)
+		defer cancel()
+		err = errors.Join(err, directory.Close(ctx))
+	}()
+	sessions, err := session.New(session.Config{APIs: cfg.APIs, MaxBytes: verifications}, log)
+	if err != nil {
+		return err
+	}
+	defer sessions.Close()
+	m := metrics.NewSidecar(directory, sessions, engine)
+	authorizer, err := authz.New(authz.Config{
+		APIs: cfg.APIs, DefaultAPI: cfg.DefaultAPI, AllowedHeaders: cfg.AllowedHeaders, Sessions: sessions,
+	}, m.Directory(directory), engine)
+	if err != nil {
+		return err
+	}
+	server := envoy.NewServer(envoy.Config{
+		ForwardCredential: cfg.ForwardCredential,
+		Drain:             cfg.Listen.Drain,
+		AllowSample:       cfg.Log.AllowSample,
+		Observe:           m.Observe,
+	}, authorizer, log)
+	return serve(ctx, cfg, version, log, server, operations.NewReadiness(ctx, directory.Ready, directory.Notices, sessions), m)
+}
+
+// serve answers checks until the context running ends, and during the two phases after that: lame duck and drain. The operations
+// server stops after the last check, so that probes and metrics cover these phases too.
+func serve(running context.Context, cfg config.Config, version string, log *slog.Logger, server *envoy.Server, ready operations.Readiness, m *metrics.Sidecar) error {
+	checks, err := listener.Open("listen.grpc", cfg.Listen.GRPC)
+	if err != nil {
+		return err
+	}
+	probes, err := listener.Open("listen.operations", cfg.Listen.Operations)
+	if err != nil {
+		return errors.Join(err, checks.Close())
+	}
+	server.SetServing(false)
+	log.Info("serving", "grpc", checks.Addr().String(), "operations", probes.Addr().String(),
+		"apis", slices.Sorted(maps.Keys(cfg.APIs)), "version", version)
+	group, ctx := errgroup.WithContext(running)
+	serving, drain := context.WithCancel(context.WithoutCancel(running))
+	defer drain()
+	draining, drained := context.WithCancel(context.WithoutCancel(running))
+	defer drained()
+	group.Go(func() error {
+		defer drained()
+		return server.Serve(serving, checks)
+	})
+	group.Go(func() error { return operations.Serve(draining, probes, operations.Handler(ready, m.Handler())) })
+	group.Go(func() error {
+		defer drain()
+		if ready.Await(ctx) {
+			memory.Tune()
+			server.SetServing(true)
+		}
+		<-ctx.Done() // a signal to stop, or the error of a server
+		if running.Err() != nil {
+			lameDuck(server, cfg.Listen.LameDuck, log)
+		}
+		return nil
+	})
+	err = group.Wait()
+	log.Info("stopped")
+	return err
+}

@@ -1,0 +1,116 @@
+package tokenimport
+
+import (
+	"bufio"
+	"encoding/hex"
+	"encoding/json"
+	"strings"
+	"time"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// maxImportLine is the maximum length of a line in bytes. Without it, an unclosed quote would load all of the input into memory.
+const maxImportLine = 1 << 20
+
+const (
+	importFieldNames = "token, digest, prefix, name, scopes, workspace, user, created_at, expires_at, revoked_at, attributes"
+
+	badHeader    = "a header row with the names of the columns is required: " + importFieldNames
+	badHeaderRow = "the header row needs the columns token or digest, name, scopes, and workspace or user"
+	badQuote     = "a quote is misplaced or not closed"
+	badCount     = "the number of fields differs from the header row"
+	badLength    = "the line is longer than 1 MiB: the rest of the input is not read"
+	badObject    = "the line must be one JSON object with the fields " + importFieldNames +
+		", each at most once; scopes is an array of strings, attributes an object, and every other field a string"
+	badEncoding = "the line is not UTF-8"
+	badDigest   = "the digest is not 64 hex digits"
+)
+
+// importFields is a line of CSV or NDJSON. Error messages never contain any text of the line, because it may be a secret.
+type importFields struct {
+	Token     string   `json:"token"`
+	Digest    string   `json:"digest"`
+	Prefix    string   `json:"prefix"`
+	Name      string   `json:"name"`
+	Scopes    []string `json:"scopes"`
+	Workspace string   `json:"workspace"`
+	User      string   `json:"user"`
+	CreatedAt string   `json:"created_at"`
+	ExpiresAt string   `json:"expires_at"`
+	RevokedAt string   `json:"revoked_at"`
+	// Attributes are JSON in both formats.
+	Attributes json.RawMessage `json:"attributes"`
+}
+
+// set assigns the value of a column. It reports whether the column exists.
+func (f *importFields) set(column, value string) bool {
+	switch column {
+	case "token":
+		f.Token = value
+	case "digest":
+		f.Digest = value
+	case "prefix":
+		f.Prefix = value
+	case "name":
+		f.Name = value
+	case "scopes":
+		f.Scopes = strings.Fields(value)
+	case "workspace":
+		f.Workspace = value
+	case "user":
+		f.User = value
+	case "created_at":
+		f.CreatedAt = value
+	case "expires_at":
+		f.ExpiresAt = value
+	case "revoked_at":
+		f.RevokedAt = value
+	case "attributes":
+		f.Attributes = json.RawMessage(value)
+	default:
+		return false
+	}
+	return true
+}
+
+// line returns the line for the store. Its field Bad says what is invalid.
+func (f *importFields) line(number int) Line {
+	line := Line{
+		Number: number, Key: authz.Secret(f.Token), Prefix: f.Prefix, Name: f.Name, Scopes: f.Scopes,
+		Workspace: f.Workspace, User: f.User, Attributes: authz.Attributes(f.Attributes),
+	}
+	if f.Digest != "" {
+		line.Digest = new(authz.Digest)
+		if n, err := hex.Decode(line.Digest[:], []byte(f.Digest[:min(len(f.Digest), 2*len(line.Digest))])); err != nil ||
+			2*n != len(f.Digest) || n != len(line.Digest) {
+			line.Bad = badDigest
+		}
+	}
+	for _, t := range []struct {
+		name, text string
+		to         **time.Time
+	}{
+		{"created_at", f.CreatedAt, &line.CreatedAt},
+		{"expires_at", f.ExpiresAt, &line.ExpiresAt},
+		{"revoked_at", f.RevokedAt, &line.RevokedAt},
+	} {
+		if t.text == "" {
+			continue
+		}
+		at, err := time.Parse(time.RFC3339, t.text)
+		if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 { // in UTC, other years could not be printed as RFC 3339
+			line.Bad = t.name + " is not an RFC 3339 time, such as 2030-01-31T12:00:00Z"
+			continue
+		}
+		*t.to = &at
+	}
+	return line
+}
+
+// skipByteOrderMark skips the byte order mark that spreadsheets write at the start of CSV.
+func skipByteOrderMark(r *bufio.Reader) {
+	if mark, _ := r.Peek(3); string(mark) == "\uFEFF" {
+		_, _ = r.Discard(3)
+	}
+}

@@ -1,0 +1,227 @@
+package tokenimport
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+)
+
+type parser = func(io.Reader) iter.Seq2[Line, error]
+
+func TestImportInputIsReadAsItComes(t *testing.T) {
+	for name, parse := range map[string]struct {
+		lines parser
+		head  string
+		line  string
+	}{
+		"csv":    {CSV, "token,name,scopes,workspace\n", "sk_live_0123456789abcdef,%s,inbox:read,acme\n"},
+		"ndjson": {NDJSON, "", `{"token": "sk_live_0123456789abcdef", "name": "%s", "scopes": ["inbox:read"]}` + "\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const lines = 50_000
+			text := []byte(fmt.Sprintf(parse.line, strings.Repeat("n", 100)))
+			input := io.MultiReader(strings.NewReader(parse.head), io.LimitReader(&repeated{text: text}, int64(lines*len(text))))
+			heap := func() int64 {
+				var m runtime.MemStats
+				runtime.GC()
+				runtime.ReadMemStats(&m)
+				return int64(m.HeapAlloc)
+			}
+			var n int
+			var early int64
+			for line, err := range parse.lines(input) {
+				if err != nil || line.Bad != "" || line.Name == "" {
+					t.Fatalf("line %d: %v, %s", line.Number, err, line.Bad)
+				}
+				if n++; n == 1000 {
+					early = heap()
+				}
+				if n == lines {
+					if grown := heap() - early; grown > 1<<20 {
+						t.Errorf("the heap grew by %d bytes", grown)
+					}
+				}
+			}
+			if n != lines {
+				t.Errorf("the parser returned %d lines", n)
+			}
+		})
+	}
+}
+
+// repeated is an endless reader of the text.
+type repeated struct {
+	text []byte
+	at   int
+}
+
+func (r *repeated) Read(p []byte) (int, error) {
+	n := copy(p, r.text[r.at:])
+	r.at = (r.at + n) % len(r.text)
+	return n, nil
+}
+
+// counter counts the bytes that are read.
+type counter struct {
+	r io.Reader
+	n int
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += n
+	return n, err
+}
+
+func TestImportInputThatHasNoEndOfALine(t *testing.T) {
+	for name, c := range map[string]struct {
+		lines parser
+		head  string
+		line  int
+	}{
+		"an open quote":       {CSV, "token,name,scopes,user\na,b,c,d\ne,\"", 3},
+		"one line of CSV":     {CSV, "token,name,scopes,user\na,b,c,d\ne,", 3},
+		"a header":            {CSV, "token,", 1},
+		"one line of NDJSON":  {NDJSON, "{}\n\n{\"token\": \"", 3},
+		"an indented object":  {NDJSON, "{}\n", 2},
+		"CSV taken for JSON":  {NDJSON, "token,name\n", 2},
+		"a quoted field more": {CSV, "token,name,scopes,user\na,b,c,d\n\"e\n", 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			endless := io.LimitReader(&repeated{text: []byte("aaaaaaaaaa")}, 1<<30)
+			read := &counter{r: io.MultiReader(strings.NewReader(c.head), endless)}
+			var last string
+			var number int
+			for line, err := range c.lines(read) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				last, number = line.Bad, line.Number
+			}
+			if number != c.line || last != badLength && last != badHeader {
+				t.Errorf("line %d: %q", number, last)
+			}
+			if read.n > 2*maxImportLine {
+				t.Errorf("the parser read %d bytes", read.n)
+			}
+		})
+	}
+}
+
+func TestImportInputThatBreaksOff(t *testing.T) {
+	broken := errors.New("the disk is broken")
+	for name, lines := range map[string]parser{"csv": CSV, "ndjson": NDJSON} {
+		for _, head := range []string{"", "token,name,scopes,user\n", "token,name,scopes,user\na,b,c,d\ne,"} {
+			var last error
+			for _, err := range lines(io.MultiReader(strings.NewReader(head), iotest.ErrReader(broken))) {
+				last = err
+			}
+			if !errors.Is(last, broken) {
+				t.Errorf("%s after %q: %v", name, head, last)
+			}
+		}
+	}
+}
+
+func TestImportInputOfASpreadsheet(t *testing.T) {
+	for name, c := range map[string]struct {
+		lines parser
+		text  string
+	}{
+		"csv":    {CSV, "\uFEFFtoken,name,scopes,workspace\r\nk,n,a b,acme\r\n"},
+		"ndjson": {NDJSON, "\uFEFF{\"token\": \"k\", \"name\": \"n\", \"scopes\": [\"a\", \"b\"], \"workspace\": \"acme\"}\r\n"},
+	} {
+		for line, err := range c.lines(strings.NewReader(c.text)) {
+			if err != nil || line.Bad != "" || line.Key != "k" || line.Name != "n" || line.Workspace != "acme" ||
+				!slices.Equal(line.Scopes, []string{"a", "b"}) {
+				t.Errorf("%s: %+v, %v", name, line, err)
+			}
+		}
+	}
+}
+
+func TestImportInputIsTakenAsItIsOrNotAtAll(t *testing.T) {
+	digest := strings.Repeat("0F", 32)
+	for name, c := range map[string]struct {
+		lines parser
+		text  string
+		want  string
+	}{
+		"a digest":                       {NDJSON, `{"digest": "` + digest + `"}`, ""},
+		"a digest that is too long":      {NDJSON, `{"digest": "` + digest + `0f"}`, badDigest},
+		"a digest that is too short":     {NDJSON, `{"digest": "` + digest[2:] + `"}`, badDigest},
+		"half a digit of a digest":       {NDJSON, `{"digest": "` + digest + `0"}`, badDigest},
+		"a digest in base64":             {NDJSON, `{"digest": "` + strings.Repeat("z", 64) + `"}`, badDigest},
+		"a time of another zone":         {NDJSON, `{"created_at": "2030-01-31T12:00:00+05:30"}`, ""},
+		"a year after 9999 in UTC":       {NDJSON, `{"expires_at": "9999-12-31T23:59:59-01:00"}`, "expires_at is not"},
+		"the year 0":                     {NDJSON, `{"created_at": "0000-12-31T23:59:59Z"}`, "created_at is not"},
+		"a day":                          {NDJSON, `{"revoked_at": "2030-01-31"}`, "revoked_at is not"},
+		"two objects":                    {NDJSON, `{} {}`, badObject},
+		"a field twice":                  {NDJSON, `{"name": "a", "scopes": [{}], "name": "b"}`, badObject},
+		"a field twice, in two cases":    {NDJSON, `{"name": "a", "NAME": "b"}`, badObject},
+		"an unknown field":               {NDJSON, `{"scope": "a"}`, badObject},
+		"scopes that are no array":       {NDJSON, `{"scopes": "a"}`, badObject},
+		"null":                           {NDJSON, `null`, badObject},
+		"a name in Latin-1, of JSON":     {NDJSON, "{\"name\": \"Zo\xeb\"}", badEncoding},
+		"a name in Latin-1, of CSV":      {CSV, "token,name,scopes,user\nk,Zo\xeb,a,u", badEncoding},
+		"a field too many":               {CSV, "token,name,scopes,user\nk,n,a,u,x", badCount},
+		"a quote in the middle":          {CSV, "token,name,scopes,user\nk,n\"n,a,u", badQuote},
+		"a header in capitals":           {CSV, "Token,name,scopes,user\n", "column 1 has an unknown name"},
+		"a header in quotes, over lines": {CSV, "\"token\",\"na\nme\",scopes,user\n", "column 2 has an unknown name"},
+	} {
+		var bad string
+		for line, err := range c.lines(strings.NewReader(c.text)) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			bad = line.Bad
+		}
+		if !strings.HasPrefix(bad, c.want) || c.want == "" && bad != "" {
+			t.Errorf("%s: got %q, want %q", name, bad, c.want)
+		}
+	}
+}
+
+// importReasons matches every error message of a parser. None of them contains text of the line.
+var importReasons = regexp.MustCompile(`^(?:` + strings.Join([]string{
+	regexp.QuoteMeta(badHeader), regexp.QuoteMeta(badHeaderRow), regexp.QuoteMeta(badQuote), regexp.QuoteMeta(badCount),
+	regexp.QuoteMeta(badLength), regexp.QuoteMeta(badObject), regexp.QuoteMeta(badEncoding), regexp.QuoteMeta(badDigest),
+	`column \d+ is a duplicate`, `column \d+ has an unknown name; ` + regexp.QuoteMeta(badHeader),
+	`(?:created|expires|revoked)_at is not an RFC 3339 time, such as 2030-01-31T12:00:00Z`,
+}, "|") + `)$`)
+
+func FuzzImport(f *testing.F) {
+	for _, text := range []string{
+		"", "\uFEFF", "\n\n", "token,name,scopes,user\n", "token,digest,name,scopes,user,created_at\na,b,c,d e,f,2030-01-31T12:00:00Z\n",
+		"sk_live_0123456789abcdef,n,inbox:read,acme\n", "token,token\n", "token,name,scopes,user\n\"a\nb\",\"\"\"\",,\n\"", "token,name,scopes,user\na\"b,,,\n\xff,,,\n",
+		`{"token": "sk_live_0123456789abcdef", "name": "n", "scopes": ["a"], "user": "u"}`, `{"digest": "00", "expires_at": "soon"}`,
+		"{}\n\n[]\nnull\n{\"a\": 1}\n{} {}\n{\"scopes\": \"a\"}\n{\"token\": 1}\n\xff\n",
+		`{"digest": "` + strings.Repeat("0f", 32) + `", "prefix": "vel_", "created_at": "9999-12-31T23:59:59-01:00"}`,
+	} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		for name, lines := range map[string]parser{"csv": CSV, "ndjson": NDJSON} {
+			last := 0
+			for line, err := range lines(bytes.NewReader(text)) {
+				switch {
+				case err != nil:
+					t.Fatalf("%s: %v", name, err)
+				case line.Number <= last || line.Number > bytes.Count(text, []byte("\n"))+1:
+					t.Fatalf("%s: line %d after line %d", name, line.Number, last)
+				case line.Bad != "" && !importReasons.MatchString(line.Bad):
+					t.Fatalf("%s: unknown message %q", name, line.Bad)
+				}
+				last = line.Number
+			}
+		}
+	})
+}

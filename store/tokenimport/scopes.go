@@ -1,0 +1,46 @@
+package tokenimport
+
+import (
+	"fmt"
+	"iter"
+	"slices"
+)
+
+// Scopes validates the scopes of lines, which the store does not know.
+type Scopes struct {
+	Valid []string // all scopes that a token of the import may have
+	Bad   bool     // after an import: a line had other scopes, or none
+}
+
+// Check returns the parsed lines with validated scopes.
+func (s *Scopes) Check(parsed iter.Seq2[Line, error]) iter.Seq2[Line, error] {
+	return func(yield func(Line, error) bool) {
+		for line, err := range parsed {
+			if err == nil && line.Bad == "" {
+				line.Scopes, line.Bad = s.unique(line.Scopes)
+			}
+			if !yield(line, err) {
+				return
+			}
+		}
+	}
+}
+
+// unique returns the scopes without duplicates, or the reason why they are invalid.
+func (s *Scopes) unique(named []string) ([]string, string) {
+	if len(named) == 0 {
+		s.Bad = true
+		return nil, "it has no scopes"
+	}
+	scopes := make([]string, 0, len(named))
+	for i, scope := range named {
+		if !slices.Contains(s.Valid, scope) {
+			s.Bad = true
+			return nil, fmt.Sprintf("scope %d is not a scope for this kind of token", i+1)
+		}
+		if !slices.Contains(scopes, scope) {
+			scopes = append(scopes, scope)
+		}
+	}
+	return scopes, ""
+}
