@@ -1,0 +1,22 @@
+// Package answers tests the answer to each kind of request, through a real Envoy and in process. matrix_test.go sends a request
+// to every route of both tables. ../cases tests the sentences of the API documents.
+package answers
+
+import (
+	"testing"
+
+	"github.com/keywicket/keywicket/test/authorizer"
+	"github.com/keywicket/keywicket/test/harness"
+)
+
+var (
+	deployment *harness.Deployment
+	inProcess  *authorizer.Authorizer // on the same database
+)
+
+func TestMain(m *testing.M) {
+	harness.Main(m, &deployment, func() (err error) {
+		inProcess, err = authorizer.Start(deployment)
+		return err
+	})
+}

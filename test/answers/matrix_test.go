@@ -1,0 +1,256 @@
+package answers
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/store/registry"
+
+	"github.com/keywicket/keywicket/test/harness"
+	"github.com/keywicket/keywicket/test/product"
+)
+
+// The matrix checks every route × every credential × every state of the workspace header, in process and through Envoy.
+// probe.expect computes the expected outcome. It follows the sentences of the design and does not use the policy.
+
+// probe is one request of the matrix.
+type probe struct {
+	api        string
+	route      product.Route
+	credential credential
+	target     target
+}
+
+// credential is the credential of a request, with the properties that the test gave it.
+type credential struct {
+	name   string
+	secret string // after "Bearer "; empty: no Authorization header
+	denial string // why it is refused; empty: it is valid
+	prefix string
+	id     string
+	user   string
+	scopes []string
+	roles  map[string]string // workspace, as the API's header names it → role; for a workspace key: its own → ""
+}
+
+// target is a state of the workspace header: its values, possibly none. Envoy passes an empty value on unchanged, and a
+// repeated header as often as it came. So both ways have the same expected outcome.
+type target struct {
+	name   string
+	values []string
+}
+
+// expect returns the outcome that the design requires. workspace is the workspace in which the request acts, named as in the
+// header; "" for none.
+func (p probe) expect() (outcome, workspace string) {
+	c, scope, override := p.credential, p.route.Scope, product.Documented[p.api].Override
+	// "A public route is open without a credential, beside a bad one": before everything else.
+	if p.route.Level == product.LevelPublic {
+		return "allow", ""
+	}
+	// "Order otherwise: credential (401 UNAUTHORIZED), …"
+	if c.denial != "" {
+		return "UNAUTHORIZED " + c.denial, ""
+	}
+	// "… then workspace (403 WORKSPACE_ACCESS_DENIED), …". All of these get the same answer: a header that is repeated,
+	// empty, malformed or upper-case, an unknown workspace, and one that the principal is not in.
+	// A session is like a personal key that holds admin. An app's token is valid only where its user granted it.
+	personal := c.user != ""
+	if len(p.target.values) > 0 {
+		workspace = p.target.values[0]
+		if _, in := c.roles[workspace]; !in || len(p.target.values) > 1 {
+			return "WORKSPACE_ACCESS_DENIED workspace_mismatch", ""
+		}
+	} else {
+		switch {
+		case p.api == "velaflows": // "x-workspace-id …, required", also for a route that is not listed
+			return "WORKSPACE_ACCESS_DENIED workspace_required", ""
+		case !personal, c.prefix == "velo_" && len(c.roles) == 1: // "optional with vel_": resolved from the key; "one granted
+			// workspace is resolved from the token as with vel_"
+			workspace = slices.Collect(maps.Keys(c.roles))[0]
+		case p.route.Level == product.LevelWorkspace: // "Without the header only user-level routes are open"
+			return "WORKSPACE_ACCESS_DENIED workspace_required", ""
+		}
+	}
+	// "… then route and scope (403 FORBIDDEN)". "A route that no rule lists is FORBIDDEN for everybody, overrides included."
+	if p.route.Level == product.LevelUnlisted {
+		return "FORBIDDEN no_route", ""
+	}
+	var may bool
+	switch {
+	case p.route.Level == product.LevelUser: // "admin overrides every user-level scope". "A workspace key never opens a user-level
+		// route … workspace:admin or not." "User-level routes ignore the role."
+		may = personal && c.holds(scope, "admin")
+	case personal: // "what both its own scopes and the user's role there allow"; "a personal key with admin is held back by
+		// the role alone".
+		may = c.holds(scope, override, "admin") && roleAllows(c.roles[workspace], scope)
+	default:
+		may = c.holds(scope, override)
+	}
+	if !may {
+		return "FORBIDDEN missing_scope", ""
+	}
+	return "allow", workspace
+}
+
+func (c credential) holds(any ...string) bool {
+	return slices.ContainsFunc(any, func(scope string) bool { return slices.Contains(c.scopes, scope) })
+}
+
+// roleAllows: "Roles: owner and admin (all, as workspace:admin), member (read and write of issues, projects, documents;
+// workspace:read), guest (the :read scopes)."
+func roleAllows(role, scope string) bool {
+	switch role {
+	case "owner", "admin":
+		return true
+	case "member":
+		return scope != "workspace:admin"
+	}
+	return strings.HasSuffix(scope, ":read")
+}
+
+// identity returns the headers that the upstream must receive with an allowed request. Of our headers only the decision's ID
+// may be added. The workspace header is present exactly if a workspace was granted. The credential is present only on a
+// public route.
+func (p probe) identity(workspace registry.Workspace) map[string]string {
+	want := map[string]string{"x-keywicket-api": p.api}
+	if p.route.Level == product.LevelPublic { // "carries no principal headers, and keeps its authorization header"
+		if p.credential.secret != "" {
+			want["authorization"] = "Bearer " + p.credential.secret
+		}
+		return want
+	}
+	c := p.credential
+	want["x-keywicket-subject"] = c.id
+	want["x-keywicket-scopes"] = strings.Join(c.scopes, " ")
+	want["x-keywicket-kind"] = map[string]string{
+		"sk_live_": "workspace_token", "sk_test_": "workspace_token", "vel_": "workspace_key", "velu_": "personal_key",
+		"velo_": "oauth_token", sessionKind: sessionKind,
+	}[c.prefix]
+	want["x-keywicket-environment"] = "live"
+	if c.prefix == "sk_test_" {
+		want["x-keywicket-environment"] = "sandbox"
+	}
+	if c.user != "" {
+		want["x-keywicket-user-id"] = c.user
+	}
+	if c.prefix == sessionKind {
+		want["x-keywicket-aal"] = "aal1"
+	}
+	if workspace.ID != "" {
+		want["x-keywicket-workspace-id"] = workspace.ID
+		want["x-keywicket-workspace-slug"] = workspace.Slug
+		want[strings.ToLower(product.WorkspaceHeaders[p.api])] = map[string]string{"velaflows": workspace.ID, "velocity": workspace.Slug}[p.api]
+	}
+	return want
+}
+
+func TestMatrix(t *testing.T) {
+	harness.SkipIfShort(t)
+	var checked, sent, allowed, unavailable, failed atomic.Int64
+	for _, api := range slices.Sorted(maps.Keys(product.Documented)) {
+		f, before, allowedBefore, start := newFixture(t, api), deployment.Reached(), allowed.Load(), time.Now()
+		client := harness.NewClient(t, deployment.Stack, workers)
+		probes := f.probes()
+		var taken atomic.Int64
+		var running sync.WaitGroup
+		for range workers {
+			running.Go(func() {
+				for i := taken.Add(1); int(i) <= len(probes); i = taken.Add(1) {
+					p := probes[i-1]
+					outcome, workspace := p.expect()
+					if outcome == "allow" {
+						allowed.Add(1)
+					}
+					q := p.request()
+					checked.Add(1)
+					err := inProcess.Check(t, q).HasOutcome(outcome, p.route.Scope)
+					if err == nil {
+						sent.Add(1)
+						a, n := client.SendWithRetry(t, q)
+						unavailable.Add(n)
+						if err = a.HasOutcome(outcome, p.route.Scope); err == nil && outcome == "allow" {
+							err = p.upstreamError(a, p.identity(f.workspaces[workspace]))
+						}
+					}
+					if err != nil && failed.Add(1) <= 20 {
+						t.Errorf("%s %s, %s, workspace header %s: %v", p.route.Method, p.route.Path, p.credential.name, p.target.name, err)
+					}
+				}
+			})
+		}
+		running.Wait()
+		if got, want := deployment.Reached()-before, allowed.Load()-allowedBefore; got != want {
+			t.Errorf("%s: %d requests reached an upstream, %d were to be allowed", api, got, want)
+		}
+		t.Logf("%s in %v", api, time.Since(start).Round(time.Millisecond))
+	}
+	t.Logf("%d requests in process, %d through Envoy, %d allowed, %d sent again after a 503",
+		checked.Load(), sent.Load(), allowed.Load(), unavailable.Load())
+	if unavailable.Load() > sent.Load()/1000 {
+		t.Error("a busy machine does not cause so many")
+	}
+}
+
+// workers is the number of concurrent senders, each with its own persistent connection.
+const workers = 4
+
+func (f *fixture) probes() (all []probe) {
+	for _, route := range product.Documented[f.api].Routes() {
+		for _, c := range f.credentials {
+			targets := f.targets
+			if c.user != "" && c.denial == "" {
+				targets = slices.Concat(f.targets, f.elsewhere)
+			}
+			for _, target := range targets {
+				all = append(all, probe{f.api, route, c, target})
+			}
+		}
+	}
+	return all
+}
+
+// request returns the probe as a client sends it, with forged headers that claim another identity and the sandbox.
+func (p probe) request() harness.Request {
+	q := harness.Request{API: p.api, Method: p.route.Method, Path: strings.ReplaceAll(p.route.Path, "{}", "7"), Header: [][2]string{
+		{"X-Keywicket-User-Id", "forged"}, {"X-Keywicket-Environment", "sandbox"},
+	}}
+	if p.credential.secret != "" {
+		q.Header = append(q.Header, [2]string{"Authorization", "Bearer " + p.credential.secret})
+	}
+	for _, v := range p.target.values {
+		q.Header = append(q.Header, [2]string{product.WorkspaceHeaders[p.api], v})
+	}
+	return q
+}
+
+// upstreamError returns an error unless the upstream received the request as sent, with this identity.
+func (p probe) upstreamError(a harness.Response, identity map[string]string) error {
+	q, upstream := p.request(), "live"
+	if identity["x-keywicket-environment"] == "sandbox" {
+		upstream = "sandbox"
+	}
+	got := make(map[string]string)
+	for name, values := range a.Echo.Headers {
+		if strings.HasPrefix(name, "x-keywicket-") || name == "authorization" || name == strings.ToLower(product.WorkspaceHeaders[p.api]) {
+			got[name] = strings.Join(values, ", ")
+		}
+	}
+	decision := got["x-keywicket-decision-id"]
+	delete(got, "x-keywicket-decision-id")
+	switch {
+	case a.Echo.Upstream != upstream:
+		return fmt.Errorf("it reached the upstream %q, not %q", a.Echo.Upstream, upstream)
+	case a.Echo.Method != q.Method || a.Echo.Path != q.Path:
+		return fmt.Errorf("it arrived as %s %s", a.Echo.Method, a.Echo.Path)
+	case !maps.Equal(got, identity) || decision == "":
+		return fmt.Errorf("in the decision %q the upstream received %v, not %v", decision, got, identity)
+	}
+	return nil
+}

@@ -1,0 +1,68 @@
+package answers
+
+import (
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/policies/table"
+
+	"github.com/keywicket/keywicket/test/product"
+)
+
+func TestPoliciesHoldExactlyTheDocumentedRoutes(t *testing.T) {
+	if got, want := slices.Sorted(maps.Keys(inProcess.Tables)), slices.Sorted(maps.Keys(product.Documented)); !slices.Equal(got, want) {
+		t.Fatalf("the policies serve the APIs %v, not %v", got, want)
+	}
+	parameter := regexp.MustCompile(`\{[^}]*\}`)
+	for name, d := range product.Documented {
+		t.Run(name, func(t *testing.T) {
+			left := make(map[product.Route]bool)
+			for _, r := range d.Routes() {
+				if r.Level != product.LevelUnlisted {
+					left[r] = true
+				}
+			}
+			for _, r := range inProcess.Tables[name].Routes {
+				level := string(r.Level)
+				switch {
+				case r.Public:
+					level = product.LevelPublic
+				case level == "":
+					level = product.LevelWorkspace
+				}
+				route := product.Route{Method: r.Method, Path: parameter.ReplaceAllString(r.Path, "{}"), Scope: strings.Join(r.Scopes, " "), Level: level}
+				if !left[route] {
+					t.Errorf("the policies have %+v, which the documents lack, or have it twice", route)
+				}
+				delete(left, route)
+			}
+			for r := range left {
+				t.Errorf("the policies lack %+v", r)
+			}
+		})
+	}
+}
+
+func TestCataloguesHoldExactlyTheDocumentedScopes(t *testing.T) {
+	for name, d := range product.Documented {
+		t.Run(name, func(t *testing.T) {
+			for level, routes := range map[table.Level]map[string][]string{
+				table.LevelWorkspace: d.Workspace, table.LevelUser: d.User,
+			} {
+				want := make(map[string]string, len(routes))
+				for scope := range routes {
+					want[scope] = d.Descriptions[scope]
+				}
+				if got := inProcess.Tables[name].Scopes[level]; !maps.Equal(got, want) {
+					t.Errorf("scopes of the level %s:\n got %v\nwant %v", level, got, want)
+				}
+			}
+			if got := len(d.Workspace) + len(d.User); got != len(d.Descriptions) {
+				t.Errorf("%d scopes have routes, %d a description", got, len(d.Descriptions))
+			}
+		})
+	}
+}

@@ -1,0 +1,179 @@
+// Package docs tests the documents: their commands, their links, and the tests and keys that they name.
+package docs
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/test/binary"
+	"github.com/keywicket/keywicket/test/harness"
+)
+
+var shellBlock = regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$")
+
+var expected = regexp.MustCompile(`\s+# → (.*)$`)
+
+// Runs every command of the README and of docs/ as written, beside a running demo. Its output must match the text after the
+// arrow.
+func TestDocumentedCommandsWork(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	d := harness.StartDemo(t, demo.Config{})
+	dir := commandFolder(ctx, t, root)
+	addresses := strings.NewReplacer("http://127.0.0.1:8000", d.VelaFlows, "http://127.0.0.1:8001", d.Velocity)
+	var shown bytes.Buffer
+	if err := d.Print(&shown); err != nil {
+		t.Fatal(err)
+	}
+	environ := append(os.Environ(), "KEYWICKET_DATABASE_URL="+d.DatabaseURL(), "PATH="+dir+":"+os.Getenv("PATH"),
+		regexp.MustCompile(`SESSION=\S+`).FindString(shown.String()), "BROWSER="+browserOf(t))
+	ran := 0
+	for _, document := range documents(t, root) {
+		text, err := os.ReadFile(document)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, block := range shellBlock.FindAllStringSubmatch(string(text), -1) {
+			for _, c := range commandsOf(block[1]) {
+				ran++
+				line := addresses.Replace(c.line)
+				where := dir
+				if target, ok := strings.CutPrefix(line, "make "); ok {
+					// The targets run this test themselves, so it checks only that each one exists and is complete.
+					line, where = "make --dry-run "+target, root
+				}
+				if strings.HasPrefix(line, "go ") {
+					where = root
+				}
+				command := exec.CommandContext(ctx, "sh", "-c", line)
+				command.Dir, command.Env = where, environ
+				out, err := command.CombinedOutput()
+				if err != nil || !strings.Contains(string(out), c.want) {
+					t.Errorf("%s: %s\n%v, want %q in\n%s", filepath.Base(document), c.line, err, c.want, out)
+				}
+			}
+		}
+	}
+	if ran < 15 {
+		t.Errorf("only %d commands were found", ran)
+	}
+	t.Logf("%d commands", ran)
+}
+
+// browserOf returns a command that does what a user does in a browser.
+func browserOf(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "browser")
+	script := fmt.Sprintf("#!/bin/sh\n%s=1 exec %s \"$1\"\n", browserVariable, os.Args[0])
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// browserVariable makes this test binary a user who consents to the request of the app at an address.
+const browserVariable = "KEYWICKET_TEST_BROWSER"
+
+func consent(ctx context.Context, address string) error {
+	back, err := demo.NewUser("ada@example.com").Approve(ctx, address)
+	if err != nil {
+		return err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, back.String(), nil)
+	if err != nil {
+		return err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return err
+	}
+	return response.Body.Close()
+}
+
+// commandFolder returns a folder with the files that the commands need: bin/keywicket, policies, and a stock opa on the
+// PATH.
+func commandFolder(ctx context.Context, t *testing.T, root string) string {
+	t.Helper()
+	dir := t.TempDir()
+	build := exec.CommandContext(ctx, "go", "build", "-modfile=tools/opa.mod", "-o", filepath.Join(dir, "opa"), "github.com/open-policy-agent/opa")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build opa: %v\n%s", err, out)
+	}
+	if err := os.CopyFS(filepath.Join(dir, "policies"), policies.Builtin); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	keywicket, err := binary.Race()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(keywicket, filepath.Join(dir, "bin", "keywicket")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+type shellCommand struct{ line, want string }
+
+// commandsOf splits a block into commands. A backslash at the end of a line joins it with the next line.
+func commandsOf(block string) []shellCommand {
+	var commands []shellCommand
+	for _, line := range strings.Split(strings.ReplaceAll(block, "\\\n", " "), "\n") {
+		c := shellCommand{line: strings.TrimSpace(line)}
+		if m := expected.FindStringSubmatch(c.line); m != nil {
+			c.want = m[1]
+			c.line = strings.TrimSuffix(c.line, m[0])
+		}
+		if c.line != "" {
+			commands = append(commands, c)
+		}
+	}
+	return commands
+}
+
+func documents(t *testing.T, root string) []string {
+	t.Helper()
+	all := []string{filepath.Join(root, "README.md")} // first: other documents' commands sign Ada out
+	for _, more := range []string{"*.md", "docs/*.md"} {
+		found, err := filepath.Glob(filepath.Join(root, more))
+		if err != nil || len(found) < 4 {
+			t.Fatalf("%s: %v, %v", more, found, err)
+		}
+		for _, document := range found {
+			if !slices.Contains(all, document) {
+				all = append(all, document)
+			}
+		}
+	}
+	return all
+}
+
+func TestMain(m *testing.M) {
+	if os.Getenv(browserVariable) != "" {
+		if err := consent(context.Background(), os.Args[1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}

@@ -1,0 +1,224 @@
+package explain
+
+import (
+	"context"
+	"encoding/json"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/store/registry"
+
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/test/harness"
+	"github.com/keywicket/keywicket/test/product"
+	"github.com/keywicket/keywicket/test/rego"
+)
+
+// explained is the output of `explain --output json`.
+type explained struct {
+	Allow          bool
+	Code, Reason   *string
+	RequiredScopes []string `json:"required_scopes"`
+	Route          *string
+	Row, Rule, Fix string
+	Header         string
+	Held, Missing  []string
+}
+
+var (
+	aCommand = regexp.MustCompile(`keywicket (token create|member set) .*$`)
+	aHeader  = regexp.MustCompile(`^send the header ([^:]+): (.*)$`)
+	noHeader = regexp.MustCompile(`^send no \S+ header: the route is about the user, in no workspace$`)
+	aRow     = regexp.MustCompile(`- \{.*\}`)
+	aPlace   = regexp.MustCompile(`/(decision\.rego|data\.yaml):[1-9][0-9]*$`)
+)
+
+// For each denied request explain names the cause and a fix. After exactly this fix the request is allowed.
+func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
+	harness.SkipIfShort(t)
+	dir := rego.Folder(t)
+	s := harness.StartStack(t, demo.Config{Environ: []string{"KEYWICKET_POLICIES_DIR=" + dir, harness.ShortStaleness}})
+	client := harness.NewClient(t, s, 1)
+	home, other := harness.CreateWorkspace(t, s), harness.CreateWorkspace(t, s)
+	ada := harness.Keywicket[registry.User](t, s, "user", "create", "--email", "ada@example.com")
+	for workspace, role := range map[string]string{home.Slug: "owner", other.Slug: "guest"} {
+		harness.Keywicket[registry.Member](t, s, "member", "set", "--workspace", workspace, "--user", ada.ID, "--role", role)
+	}
+	eve := harness.Keywicket[registry.User](t, s, "user", "create", "--email", "eve@example.com")
+	unjoined, nowhere := harness.CreateWorkspace(t, s), registry.Workspace{ID: "nowhere", Slug: "nowhere"}
+	personalOf := func(user registry.User, scopes string) harness.Token {
+		return harness.Keywicket[harness.Token](t, s, "token", "create", "--prefix", "velu_", "--user", user.ID, "--name=-'s", "--scope", scopes)
+	}
+	personal := func(scopes string) harness.Token { return personalOf(ada, scopes) }
+	over := func(scopes string) harness.Token {
+		return harness.IssueToken(t, s, "sk_live_", home.Slug, scopes, "--expires-in", "1ms")
+	}
+	revoked := func(scopes string, more ...string) harness.Token {
+		token := harness.IssueToken(t, s, "sk_live_", home.Slug, scopes, more...)
+		harness.Keywicket[harness.ListedToken](t, s, "token", "revoke", token.ID)
+		return token
+	}
+
+	none := registry.Workspace{}
+	const (
+		mismatch = "WORKSPACE_ACCESS_DENIED workspace_mismatch"
+		required = "WORKSPACE_ACCESS_DENIED workspace_required"
+		tooFew   = "FORBIDDEN missing_scope"
+		newIssue = "POST /api/issues"
+		noLead   = "DELETE /api/v1/crm/leads/7"
+	)
+	for name, c := range map[string]struct {
+		api, line string
+		token     harness.Token
+		workspace registry.Workspace // zero: no header
+		outcome   string
+		missing   string
+		steps     []string // the expected text of each step, in order
+	}{
+		"a scope too few":                    {"velaflows", noLead, harness.IssueToken(t, s, "sk_live_", home.Slug, "crm:read"), home, tooFew, "crm:delete", []string{"--scope crm:read,crm:delete"}},
+		"of the sandbox":                     {"velaflows", "GET /api/v1/tags", harness.IssueToken(t, s, "sk_test_", home.Slug, "crm:read"), home, tooFew, "tags:read", []string{"--prefix sk_test_"}},
+		"no workspace":                       {"velaflows", harness.Conversations, harness.IssueToken(t, s, "sk_live_", home.Slug, "inbox:read"), none, required, "", []string{home.ID}},
+		"another workspace":                  {"velaflows", harness.Conversations, harness.IssueToken(t, s, "sk_live_", home.Slug, "inbox:read"), other, mismatch, "", []string{home.ID}},
+		"expired":                            {"velaflows", harness.Conversations, over("inbox:read"), home, "UNAUTHORIZED expired", "", []string{"--expires-in 1d"}},
+		"revoked":                            {"velaflows", harness.Conversations, revoked("inbox:read"), home, "UNAUTHORIZED revoked", "", []string{"--scope inbox:read"}},
+		"a workspace key elsewhere":          {"velocity", "GET /api/issues", harness.IssueToken(t, s, "vel_", home.Slug, "issues:read"), other, mismatch, "", []string{home.Slug}},
+		"a workspace key, user-level route":  {"velocity", "GET /api/user", harness.IssueToken(t, s, "vel_", home.Slug, "workspace:admin"), none, tooFew, "user:read", []string{"--prefix velu_"}},
+		"a user who is no member":            {"velocity", newIssue, personal("issues:write"), unjoined, mismatch, "", []string{"--role member"}},
+		"a reader who is no member":          {"velocity", "GET /api/issues", personal("issues:read"), unjoined, mismatch, "", []string{"--role guest"}},
+		"a role too low":                     {"velocity", newIssue, personal("issues:write"), other, tooFew, "", []string{"--role member"}},
+		"a role far too low":                 {"velocity", "PATCH /api/workspace", personal("workspace:admin"), other, tooFew, "", []string{"--role owner"}},
+		"a personal key's scope":             {"velocity", "PATCH /api/workspace", personal("issues:write"), home, tooFew, "workspace:admin", []string{"--scope issues:write,workspace:admin"}},
+		"a personal key without a workspace": {"velocity", "PATCH /api/workspace", personal("admin"), none, required, "", []string{home.Slug}},
+		"a profile, a scope too few":         {"velocity", "PATCH /api/user", personal("user:read"), none, tooFew, "user:write", []string{"--scope user:read,user:write"}},
+
+		// Two causes at once.
+		"no workspace, a scope too few":                {"velocity", newIssue, personal("issues:read,user:read"), none, required, "issues:write", []string{"--scope issues:read,user:read,issues:write", home.Slug}},
+		"nowhere, a scope too few":                     {"velocity", newIssue, personal("issues:read,user:read"), nowhere, mismatch, "issues:write", []string{"--scope issues:read,user:read,issues:write", home.Slug}},
+		"a profile, in no such workspace":              {"velocity", "GET /api/user", personalOf(eve, "user:read"), home, mismatch, "", []string{"send no"}},
+		"a profile, nowhere":                           {"velocity", "GET /api/user", personalOf(eve, "user:read"), nowhere, mismatch, "", []string{"send no"}},
+		"a profile, elsewhere, a scope few":            {"velocity", "PATCH /api/user", personalOf(eve, "user:read"), home, mismatch, "user:write", []string{"--scope user:read,user:write", "send no"}},
+		"expired, a scope too few":                     {"velaflows", noLead, over("inbox:read,crm:read"), home, "UNAUTHORIZED expired", "crm:delete", []string{"--scope inbox:read,crm:read,crm:delete --expires-in 1d"}},
+		"revoked, a scope too few":                     {"velaflows", noLead, revoked("inbox:read", "--expires-in", "90d"), home, "UNAUTHORIZED revoked", "crm:delete", []string{"--scope inbox:read,crm:delete --expires-in 90d"}},
+		"expired, no workspace":                        {"velaflows", harness.Conversations, over("inbox:read"), none, "UNAUTHORIZED expired", "", []string{"--expires-in 1d", home.ID}},
+		"another workspace, a scope too few":           {"velaflows", noLead, harness.IssueToken(t, s, "sk_live_", home.Slug, "crm:read"), other, mismatch, "crm:delete", []string{"--scope crm:read,crm:delete", home.ID}},
+		"a workspace key, user-level route, elsewhere": {"velocity", "GET /api/user", harness.IssueToken(t, s, "vel_", home.Slug, "issues:read"), other, mismatch, "user:read", []string{"--prefix velu_", "send no"}},
+		"a token of another API":                       {"velocity", "GET /api/user", harness.IssueToken(t, s, "sk_live_", home.Slug, "inbox:read"), none, "UNAUTHORIZED unknown", "user:read", []string{"--prefix velu_"}},
+		"a token of another API, elsewhere":            {"velocity", "GET /api/issues", harness.IssueToken(t, s, "sk_live_", home.Slug, "inbox:read"), other, "UNAUTHORIZED unknown", "issues:read", []string{"--prefix vel_", home.Slug}},
+		"a role too low, a scope too few":              {"velocity", newIssue, personal("issues:read"), other, tooFew, "issues:write", []string{"--scope issues:read,issues:write", "--role member"}},
+		"a user without a workspace":                   {"velocity", "GET /api/issues", personalOf(eve, "issues:read"), none, required, "", []string{": W", "--role guest"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// The other requests must not have what a fix grants.
+			defer func() {
+				harness.Keywicket[registry.Member](t, s, "member", "set", "--workspace", other.Slug, "--user", ada.ID, "--role", "guest")
+				for _, user := range []registry.User{ada, eve} {
+					_ = harness.Command(t.Context(), t, s, "member", "remove", "--workspace", unjoined.Slug, "--user", user.ID).Run() // if a member
+				}
+			}()
+			reference := func(w registry.Workspace) string {
+				if c.api == "velaflows" {
+					return w.ID
+				}
+				return w.Slug
+			}
+			workspace, token := reference(c.workspace), c.token.Token
+			if a := client.Send(t, harness.NewRequest(c.api, c.line, token, workspace)); a.HasOutcome(c.outcome, a.RequiredScopes...) != nil {
+				t.Fatalf("before: %s", a.Outcome)
+			}
+			args := append([]string{"explain"}, strings.Fields(c.line)...)
+			args = append(args, "--token-id", c.token.ID, "--api", c.api)
+			header := ""
+			if c.workspace.ID != "" {
+				args = append(args, "--workspace", c.workspace.Slug)
+				header = strings.ToLower(product.WorkspaceHeaders[c.api]) + ": " + workspace
+			}
+			e := explain(t, s, dir, args...)
+			if e.Allow || e.Code == nil || *e.Code+" "+*e.Reason != c.outcome || strings.Join(e.Missing, " ") != c.missing ||
+				e.Header != header || !aPlace.MatchString(e.Rule) || !aPlace.MatchString(e.Row) || len(e.Held) == 0 {
+				t.Errorf("explain returns %+v", e)
+			}
+			steps := strings.Split(e.Fix, "; then ")
+			if len(steps) != len(c.steps) {
+				t.Fatalf("%q is not in %d steps", e.Fix, len(c.steps))
+			}
+			for i, step := range steps {
+				if !strings.Contains(step, c.steps[i]) {
+					t.Errorf("%q does not contain %q", step, c.steps[i])
+				}
+				if m := aHeader.FindStringSubmatch(step); m != nil {
+					workspace = strings.Replace(m[2], "W", reference(unjoined), 1)
+				} else if noHeader.MatchString(step) {
+					workspace = ""
+				} else if line := aCommand.FindString(step); line != "" {
+					line = strings.NewReplacer("--user U ", "--user "+ada.ID+" ", "--workspace W ", "--workspace "+unjoined.Slug+" ").Replace(line)
+					if made := runFix(t, s, line); made.Token != "" {
+						token = made.Token
+					}
+				} else {
+					t.Fatalf("the fix is not a command: %s", step)
+				}
+			}
+			if a := client.Send(t, harness.NewRequest(c.api, c.line, token, workspace)); a.Outcome != "allow" {
+				t.Errorf("after %q: %s", e.Fix, a.Outcome)
+			}
+		})
+	}
+
+	t.Run("no route", func(t *testing.T) {
+		token := harness.IssueToken(t, s, "sk_live_", home.Slug, "inbox:read")
+		e := explain(t, s, dir, "explain", "GET", "/api/v1/inbox/archive,all", "--token-id", token.ID, "--workspace", other.ID)
+		if e.Allow || *e.Reason != "workspace_mismatch" || e.Row != "" || e.Route != nil || !aPlace.MatchString(e.Rule) {
+			t.Fatalf("explain returns %+v", e)
+		}
+		steps := strings.Split(e.Fix, "; then ")
+		if m := aHeader.FindStringSubmatch(steps[0]); len(steps) != 2 || m == nil || m[2] != home.ID {
+			t.Fatalf("the fix is %q", e.Fix)
+		}
+		row := strings.Replace(aRow.FindString(steps[1]), "SCOPE", "inbox:read", 1)
+		harness.AppendFile(t, filepath.Join(dir, "apis", "velaflows", "data.yaml"), "  "+row+"\n")
+		again := harness.StartStack(t, demo.Config{Environ: []string{"KEYWICKET_POLICIES_DIR=" + dir}})
+		client := harness.NewClient(t, again, 1)
+		home := harness.CreateWorkspace(t, again)
+		token = harness.IssueToken(t, again, "sk_live_", home.Slug, "inbox:read")
+		client.Expect(t, harness.NewRequest("velaflows", "GET /api/v1/inbox/archive,all", token.Token, home.ID), "allow")
+	})
+}
+
+func explain(t *testing.T, s *demo.Stack, dir string, args ...string) (e explained) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := harness.Command(ctx, t, s, append(args, "--output", "json")...)
+	c.Env = append(c.Env, "KEYWICKET_POLICIES_DIR="+dir)
+	out, err := c.Output()
+	if err != nil {
+		t.Fatalf("%v: %v", args, err)
+	}
+	if err := json.Unmarshal(out, &e); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// runFix runs a command in a shell exactly as explain prints it.
+func runFix(t *testing.T, s *demo.Stack, line string) (made harness.Token) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	keywicket := harness.Command(ctx, t, s)
+	c := exec.CommandContext(ctx, "sh", "-c", strings.Replace(line, "keywicket", keywicket.Path, 1)+" --output json")
+	c.Env = keywicket.Env
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", line, err, out)
+	}
+	if err := json.Unmarshal(out, &made); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	time.Sleep(harness.Staleness)
+	return made
+}

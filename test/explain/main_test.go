@@ -1,0 +1,12 @@
+// Package explain tests `keywicket explain`: it names the cause of a denial and a fix, and the fix helps.
+package explain
+
+import (
+	"testing"
+
+	"github.com/keywicket/keywicket/test/harness"
+)
+
+var deployment *harness.Deployment
+
+func TestMain(m *testing.M) { harness.Main(m, &deployment) }

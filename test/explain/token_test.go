@@ -1,0 +1,160 @@
+package explain
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
+
+	"github.com/keywicket/keywicket/test/harness"
+)
+
+// explain accepts an app's access token by the ID that is in the log. It separates what an operator can do from what the
+// user has to do.
+func TestExplainAccessToken(t *testing.T) {
+	client := harness.NewClient(t, deployment.Stack, 1)
+	one, two, other := harness.CreateWorkspace(t, deployment.Stack), harness.CreateWorkspace(t, deployment.Stack), harness.CreateWorkspace(t, deployment.Stack)
+	ada := harness.Keywicket[registry.User](t, deployment.Stack, "user", "create", "--email", strings.ToLower(t.Name())+"@example.com")
+	for _, w := range []registry.Workspace{one, two, other} {
+		harness.Keywicket[registry.Member](t, deployment.Stack, "member", "set", "--workspace", w.Slug, "--user", ada.ID, "--role", "guest")
+	}
+	const again = "the user has to consent again, in the app"
+	left := harness.CreateWorkspace(t, deployment.Stack)
+	harness.Keywicket[registry.Member](t, deployment.Stack, "member", "set", "--workspace", left.Slug, "--user", ada.ID, "--role", "guest")
+	db := harness.OpenDatabase(t, deployment.Stack)
+	for name, c := range map[string]struct {
+		line      string
+		scopes    []string
+		granted   []string
+		workspace string
+		revoked   bool
+		outcome   string
+		fix       string
+		works     bool // an operator can do it
+	}{
+		"allowed":                        {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "allow", "", false},
+		"a scope too few":                {"GET /api/projects", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", again + "; it has to ask for projects:read", false},
+		"a role too low":                 {"POST /api/issues", []string{"issues:write"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", "keywicket member set --workspace " + one.Slug + " --user " + ada.ID + " --role member", true},
+		"several, none named":            {"GET /api/issues", []string{"issues:read"}, []string{one.Slug, two.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "send the header x-workspace-slug: ", true},
+		"another workspace":              {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", again + "; they have to choose the workspace " + other.Slug, false},
+		"a workspace that the user left": {"GET /api/issues", []string{"issues:read"}, []string{left.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "keywicket member set --workspace " + left.Slug + " --user " + ada.ID + " --role ", false},
+		"an old token":                   {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "UNAUTHORIZED expired", "the app has to refresh it", false},
+		"a profile, elsewhere":           {"GET /api/user", []string{"user:read"}, nil, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", "send no x-workspace-slug header: ", true},
+		"a grant that is over":           {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", true, "UNAUTHORIZED revoked", again, false},
+		"an unlisted route":              {"GET /api/nothing", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN no_route", "add the row ", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			issued := deployment.Grant(t, ada.ID, c.scopes, c.granted...)
+			if c.revoked {
+				harness.Keywicket[registry.Grant](t, deployment.Stack, "grant", "revoke", issued.Grant)
+			}
+			var id string
+			if err := db.Get(&id, `SELECT id FROM keywicket.oauth_access_tokens WHERE grant_id = $1`, issued.Grant); err != nil {
+				t.Fatal(err)
+			}
+			switch name {
+			case "a workspace that the user left":
+				if err := deployment.Registry.RemoveMember(t.Context(), left.Slug, ada.ID); err != nil {
+					t.Fatal(err)
+				}
+			case "an old token":
+				db.MustExec(`UPDATE keywicket.oauth_access_tokens SET expires_at = clock_timestamp() WHERE id = $1`, id)
+			}
+			harness.Await(t, c.outcome, func() bool {
+				return client.Send(t, harness.NewRequest("velocity", c.line, issued.Access.Reveal(), c.workspace)).Outcome == c.outcome
+			})
+			args := append(strings.Fields("explain "+c.line), "--token-id", id)
+			if c.workspace != "" {
+				args = append(args, "--workspace", c.workspace)
+			}
+			e := explain(t, deployment.Stack, "", args...)
+			outcome := "allow"
+			if !e.Allow {
+				outcome = *e.Code + " " + *e.Reason
+			}
+			if outcome != c.outcome || !strings.HasPrefix(e.Fix, c.fix) || (c.fix == "") != (e.Fix == "") || len(e.Held) != len(c.scopes) {
+				t.Fatalf("explain returns %+v", e)
+			}
+			if !c.works {
+				return
+			}
+			workspace := c.workspace
+			if m := aHeader.FindStringSubmatch(e.Fix); m != nil {
+				workspace = m[2]
+			} else if noHeader.MatchString(e.Fix) {
+				workspace = ""
+			} else {
+				runFix(t, deployment.Stack, aCommand.FindString(e.Fix))
+				defer harness.Keywicket[registry.Member](t, deployment.Stack, "member", "set", "--workspace", one.Slug, "--user", ada.ID, "--role", "guest")
+			}
+			if a := client.Send(t, harness.NewRequest("velocity", c.line, issued.Access.Reveal(), workspace)); a.Outcome != "allow" {
+				t.Errorf("after %q: %s", e.Fix, a.Outcome)
+			}
+		})
+	}
+}
+
+func TestExplainWithoutAToken(t *testing.T) {
+	const (
+		row     = `add the row  - {method: %s, path: %q, scopes: [SCOPE]}  to apis/velocity/data.yaml of the policies`
+		spelled = `^the table has GET /api/issues \(.*data\.yaml:\d+\): send it like that`
+	)
+	addRow := func(method, path string) string { return regexp.QuoteMeta(fmt.Sprintf(row, method, path)) + "$" }
+	for _, c := range []struct {
+		args    []string
+		outcome string
+		fix     string // a regular expression; empty: the request is allowed
+	}{
+		{[]string{"GET", "/api/v1/tags", "--scope", "tags:read", "--workspace", "any"}, "", ""},
+		{[]string{"GET", "/api/v1/tags", "--scope", "tags:write", "--workspace", "any"}, "missing_scope", `^keywicket token create --prefix sk_live_ --workspace any --name=NAME --scope tags:write,tags:read$`},
+		{[]string{"GET", "/api/v1/tags", "--scope", "admin:all"}, "workspace_required", `^send the header x-workspace-id: W$`},
+		{[]string{"GET", "/api/v1/tags", "--scope", "tags:write"}, "workspace_required", `^keywicket token create --prefix sk_live_ --workspace W --name=NAME --scope tags:write,tags:read; then send the header x-workspace-id: W$`},
+		{[]string{"GET", "/api/user", "--scope", "user:read,user:write"}, "", ""},
+		{[]string{"GET", "/api/issues", "--scope", "user:read"}, "workspace_required", `^keywicket token create --prefix velu_ --user U --name=NAME --scope user:read,issues:read; then send the header x-workspace-slug: W$`},
+		{[]string{"GET", "/healthz", "--api", "velocity", "--scope", "user:read"}, "", ""},
+		{[]string{"GET", "/api//issues", "--scope", "issues:read"}, "no_route", `^the path has an empty segment`},
+		{[]string{"GET", "/api/v1/tags", "--scope", "issues:read"}, "no_route", `^velaflows lists it \(.*data\.yaml:\d+\): --api velaflows$`},
+		{[]string{"GET", "/api/issues/", "--scope", "issues:read"}, "no_route", spelled},
+		{[]string{"GET", "/API/issues", "--scope", "issues:read"}, "no_route", spelled},
+		{[]string{"get", "/api/issues", "--scope", "issues:read"}, "no_route", spelled},
+		{[]string{"PUT", "/api/issues", "--scope", "issues:read"}, "no_route", `^the path is listed for GET \(.*data\.yaml:\d+\), POST \(.*data\.yaml:\d+\); for PUT too, ` + addRow("PUT", "/api/issues")},
+		{[]string{"GET", "/api/a,b:c", "--scope", "issues:read"}, "no_route", "^" + addRow("GET", "/api/a,b:c")},
+		{[]string{"get", "/api/new", "--scope", "issues:read"}, "no_route", `^"get" is no method`},
+		{[]string{"", "/api/new", "--scope", "issues:read"}, "no_route", `^"" is no method`},
+		{[]string{"GET", "/api/new*", "--scope", "issues:read"}, "no_route", "^" + addRow("GET", "/api/new%2A")},
+		{[]string{"GET", "/api/:new", "--scope", "issues:read"}, "no_route", "^" + addRow("GET", "/api/%3Anew")},
+	} {
+		e := explain(t, deployment.Stack, "", append([]string{"explain"}, c.args...)...)
+		reason := ""
+		if e.Reason != nil {
+			reason = *e.Reason
+		}
+		if e.Allow != (c.fix == "") || reason != c.outcome || len(e.Held) == 0 ||
+			(e.Fix == "") != e.Allow || !regexp.MustCompile(c.fix).MatchString(e.Fix) {
+			t.Errorf("%v: %+v", c.args, e)
+		}
+	}
+}
+
+// No other token helps a user who is banned.
+func TestExplainBannedUser(t *testing.T) {
+	user, workspace := deployment.CreateOwner(t)
+	token, _ := deployment.CreateToken(t, "velu_", registry.NewToken{Name: t.Name(), Scopes: []string{"issues:read"}, User: user})
+	db, err := database.Open(deployment.Stack.DatabaseURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	for until, banned := range map[string]bool{"2099-01-02 03:04:05Z": true, "infinity": true, "2020-01-01": false} {
+		db.MustExec(`UPDATE keywicket.users SET banned_until = $1 WHERE id = $2`, until, user)
+		for _, who := range [][]string{{"--token-id", token.ID}, {"--user", user}} {
+			e := explain(t, deployment.Stack, "", append([]string{"explain", "GET", "/api/issues", "--workspace", workspace}, who...)...)
+			if told := strings.HasPrefix(e.Fix, "the user is banned until "); e.Allow == banned || told != banned {
+				t.Errorf("%s, %v: %+v", until, who, e)
+			}
+		}
+	}
+}

@@ -1,0 +1,96 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/store/registry"
+
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/test/binary"
+)
+
+// Command returns a command of the real binary, as an operator of the stack runs it.
+func Command(ctx context.Context, t testing.TB, s *demo.Stack, args ...string) *exec.Cmd {
+	t.Helper()
+	path, err := binary.Race()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := exec.CommandContext(ctx, path, args...)
+	c.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KEYWICKET_") })
+	c.Env = append(c.Env, "KEYWICKET_DATABASE_URL="+s.DatabaseURL(), "GORACE="+noSleep)
+	return c
+}
+
+// Keywicket runs a command that has to succeed, and decodes the JSON that it prints.
+func Keywicket[T any](t testing.TB, s *demo.Stack, args ...string) (printed T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := Command(ctx, t, s, append(args, "--output", "json")...)
+	var stderr bytes.Buffer
+	c.Stderr = &stderr
+	out, err := c.Output()
+	if err != nil {
+		t.Fatalf("keywicket %s: %v: %s", strings.Join(args, " "), err, &stderr)
+	}
+	if err := json.Unmarshal(out, &printed); err != nil {
+		t.Fatalf("keywicket %s: %v in %s", strings.Join(args, " "), err, out)
+	}
+	return printed
+}
+
+// Token is the output of `token create`.
+type Token struct {
+	ID, Token, Prefix string
+	ExpiresAt         *time.Time `json:"expires_at"`
+}
+
+// ListedToken is an entry of `token list`.
+type ListedToken struct {
+	ID, Status string
+	LastUsedAt *time.Time `json:"last_used_at"`
+	RevokedAt  *time.Time `json:"revoked_at"`
+}
+
+// IssueToken creates a token of the workspace. Scopes are separated by commas.
+func IssueToken(t testing.TB, s *demo.Stack, prefix, workspace, scopes string, more ...string) Token {
+	t.Helper()
+	return Keywicket[Token](t, s, append([]string{
+		"token", "create", "--prefix", prefix, "--workspace", workspace, "--name", t.Name(), "--scope", scopes,
+	}, more...)...)
+}
+
+// CreateWorkspace creates a workspace with a slug that no other workspace of this process has.
+func CreateWorkspace(t testing.TB, s *demo.Stack) registry.Workspace {
+	t.Helper()
+	slug := fmt.Sprintf("tenant-%d", workspaces.Add(1))
+	return Keywicket[registry.Workspace](t, s, "workspace", "create", "--slug", slug, "--name", "Tenant")
+}
+
+var workspaces atomic.Int64
+
+// App is an OAuth app that is registered with a deployment.
+type App struct {
+	ID     string
+	Secret string `json:"client_secret"`
+}
+
+// AppAddress is where an app of RegisterApp gets its codes.
+const AppAddress = "https://yourapp.example/callback"
+
+// RegisterApp registers an app.
+func RegisterApp(t testing.TB, s *demo.Stack, more ...string) App {
+	t.Helper()
+	return Keywicket[App](t, s, append([]string{"oauth-app", "create", "--name", "Planner", "--redirect-uri", AppAddress}, more...)...)
+}

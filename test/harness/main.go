@@ -1,0 +1,43 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+)
+
+// Main is a TestMain. It starts the deployment that the package's tests share, calls prepare, runs the tests, and exits.
+func Main(m *testing.M, d **Deployment, prepare ...func() error) {
+	code, err := run(m, d, prepare)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M, d **Deployment, prepare []func() error) (code int, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if *d, err = startDeployment(ctx); err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, (*d).close()) }()
+	for _, f := range prepare {
+		if err := f(); err != nil {
+			return 1, err
+		}
+	}
+	return m.Run(), nil
+}
+
+// SkipIfShort skips a test that takes minutes if -short is set. `make test-long` runs it.
+func SkipIfShort(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("slow: run make test-long")
+	}
+}

@@ -1,0 +1,116 @@
+package mesh
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/test/wire"
+)
+
+// meshCase is a request with its expected result.
+type meshCase struct {
+	name string
+	wire.Request
+	// want maps a mesh and a wire, a mesh, or a wire to the outcome. "" is for all others. Default: the request is allowed.
+	want map[string]string
+	// told has every trusted header that the upstream receives, except the decision ID: header → value.
+	told map[string]string
+	// hidden has further headers that the upstream receives if Envoy does not send every header with the check.
+	hidden map[string]string
+	// path and at are the path and the host that the upstream receives, if they differ from those sent.
+	path, at string
+}
+
+func (c meshCase) outcome(mesh, protocol string) string {
+	return cmp.Or(c.want[mesh+" "+protocol], c.want[mesh], c.want[protocol], c.want[""], "allow")
+}
+
+var decisionID = regexp.MustCompile(`^[A-Z2-7]{26}$`)
+
+// trusted returns the credential, and the headers that a server may read as the gate's for any reading of punctuation in
+// names.
+func trusted(header map[string][]string) map[string][]string {
+	names := slices.Concat([]string{"authorization", "x-workspace-id", "x-workspace-slug"}, overridingHeaders)
+	found := map[string][]string{}
+	for name, values := range header {
+		plain := wire.Punctuation.ReplaceAllString(name, "-")
+		if strings.HasPrefix(plain, "x-keywicket-") || slices.Contains(names, plain) {
+			found[name] = values
+		}
+	}
+	return found
+}
+
+// differences lists how the upstream's view of an allowed request differs from the expected one.
+func (c meshCase) differences(s wire.Response, everyHeaderIsShown bool) (found []string) {
+	want := map[string][]string{}
+	for name, value := range c.told {
+		want[name] = []string{value}
+	}
+	if !everyHeaderIsShown {
+		for name, value := range c.hidden {
+			want[name] = []string{value}
+		}
+	}
+	got := trusted(s.Echo.Headers)
+	const id = "x-keywicket-decision-id"
+	if len(got[id]) != 1 || !decisionID.MatchString(got[id][0]) {
+		found = append(found, fmt.Sprintf("%s %q", id, got[id]))
+	}
+	delete(got, id)
+	want[":path"], got[":path"] = []string{cmp.Or(c.path, c.Target)}, []string{s.Echo.Path}
+	want[":host"], got[":host"] = []string{cmp.Or(c.at, c.Host)}, []string{s.Echo.Host}
+	upstream := map[string]string{"velaflows": "live", "velocity": "sandbox"}[c.told["x-keywicket-api"]]
+	want[":upstream"], got[":upstream"] = []string{upstream}, []string{s.Echo.Upstream}
+	for name := range maps.Keys(want) {
+		if !slices.Equal(got[name], want[name]) {
+			found = append(found, fmt.Sprintf("%s %q, not %q", name, got[name], want[name]))
+		}
+		delete(got, name)
+	}
+	for name, values := range got {
+		found = append(found, fmt.Sprintf("%s %q", name, values))
+	}
+	return found
+}
+
+// identityHeaders are the headers that the sidecar sets or removes.
+var identityHeaders = []string{
+	"x-keywicket-subject", "x-keywicket-kind", "x-keywicket-api", "x-keywicket-workspace-id", "x-keywicket-workspace-slug",
+	"x-keywicket-user-id", "x-keywicket-scopes", "x-keywicket-aal", "x-keywicket-environment", "x-keywicket-decision-id",
+}
+
+// overridingHeaders are the headers of row 20 of docs/security.md.
+var overridingHeaders = []string{
+	"x-original-url", "x-rewrite-url", "x-http-method-override", "x-http-method", "x-method-override", "x-envoy-original-path",
+}
+
+const (
+	inboxPath   = "/api/v1/inbox/conversations"
+	issuesPath  = "/api/issues"
+	profilePath = "/api/user" // belongs to no workspace
+	publicPath  = "/healthz"  // in both APIs
+)
+
+func forged(names ...string) (header [][2]string) {
+	for _, name := range names {
+		header = append(header, [2]string{name, "forged"})
+	}
+	return header
+}
+
+// check sends the request, and compares the upstream's view with the expected one.
+func (c meshCase) check(t *testing.T, s *wire.Client, mesh string, everyHeaderIsShown bool) {
+	t.Helper()
+	want := c.outcome(mesh, s.Protocol)
+	if got := s.Expect(t, c.name, c.Request, want); got.Outcome == "allow" && want == "allow" {
+		for _, difference := range c.differences(got, everyHeaderIsShown) {
+			t.Errorf("%s: the upstream saw %s", c.name, difference)
+		}
+	}
+}

@@ -1,0 +1,134 @@
+package mesh
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/test/threats"
+	"github.com/keywicket/keywicket/test/wire"
+)
+
+// Without the settings of deploy/envoy, the upstream receives exactly what the sidecar checked and set, for every client
+// input.
+func TestMeshes(t *testing.T) {
+	for _, variant := range []struct {
+		name, mesh         string
+		edits              []edit
+		everyHeaderIsShown bool // with the check
+	}{
+		{name: threats.Istio, mesh: threats.Istio, everyHeaderIsShown: true},
+		{name: threats.Gateway, mesh: threats.Gateway, edits: []edit{everyHeader}, everyHeaderIsShown: true},
+		{name: threats.Gateway + " with headersToExtAuth", mesh: threats.Gateway},
+	} {
+		t.Run(variant.name, func(t *testing.T) {
+			m := newMesh(t, variant.mesh, variant.edits...)
+			token := func(scope string) string { return m.principal(t, "sk_live_", scope).token }
+			h := threats.Inputs{
+				Inbox: token("inbox:read"), Contacts: token("contacts:read"), All: token("admin:all"), Home: m.home.ID, Other: m.other.ID,
+			}
+			good := wire.Request{Host: velaflowsHost, Target: inboxPath,
+				Header: [][2]string{{"Authorization", "Bearer " + h.Inbox}, {"x-workspace-id", h.Home}}}
+			cases := m.cases(t)
+			for _, protocol := range wire.HTTP {
+				t.Run(protocol, func(t *testing.T) {
+					s := m.sender(protocol)
+					defer s.Close()
+					for _, c := range cases {
+						c.check(t, s, variant.mesh, variant.everyHeaderIsShown)
+					}
+					for _, threat := range h.Threats() {
+						want := threat.Under(variant.mesh, protocol)
+						if want == "-" {
+							continue
+						}
+						seen := threat.Seen
+						if threat.Hidden != nil && !variant.everyHeaderIsShown {
+							seen = maps.Clone(seen)
+							maps.Copy(seen, threat.Hidden)
+						}
+						threat.Host = cmp.Or(threat.Host, velaflowsHost)
+						s.Expect(t, threat.String(), threat.Request, want).CheckUpstream(t, threat.String(), seen)
+						s.Expect(t, "after "+threat.String(), good, "allow").CheckUpstream(t, threat.String(), nil)
+					}
+				})
+			}
+			// Without a sidecar nothing is served, not even public routes.
+			if err := m.Sidecar.Stop(); err != nil {
+				t.Fatal(err)
+			}
+			for _, protocol := range wire.HTTP {
+				s := m.sender(protocol)
+				s.Expect(t, "no sidecar, "+protocol, good, "403")
+				s.Expect(t, "no sidecar, a public route, "+protocol, wire.Request{Host: velaflowsHost, Target: publicPath}, "403")
+				s.Close()
+			}
+		})
+	}
+}
+
+// If Envoy does not send a workspace header with the check, the header gives no access to a workspace. Headers that the
+// sidecar sets or removes by name are safe. Other spellings that an upstream may treat as equal reach the upstream.
+func TestMeshThatHidesHeaders(t *testing.T) {
+	m := newMesh(t, threats.Gateway, noWorkspaceHeader, underscores)
+	live, key := m.principal(t, "sk_live_", "inbox:read"), m.principal(t, "vel_", "issues:read")
+	personal := m.principal(t, "velu_", "issues:read", "user:read")
+	home, other := [2]string{"x-workspace-id", m.home.ID}, [2]string{"x-workspace-slug", m.other.Slug}
+	required := map[string]string{"": "403 WORKSPACE_ACCESS_DENIED workspace_required"}
+	named := forged(slices.Concat(identityHeaders, overridingHeaders)...)
+	cases := []meshCase{
+		{name: "VelaFlows requires a workspace", Request: live.ask(inboxPath, home), want: required},
+		{name: "a workspace's key", Request: key.ask(issuesPath, other), told: key.in(m.home)},
+		{name: "a user's key", Request: personal.ask(issuesPath, other), want: required},
+		{name: "a user's key where no workspace is needed", Request: personal.ask(profilePath, other), told: personal.told},
+		{name: "a public route", Request: wire.Request{Host: velocityHost, Target: publicPath, Header: slices.Concat(named, [][2]string{other})}, told: anonymous("velocity")},
+		{name: "a public route of VelaFlows",
+			Request: wire.Request{Host: velaflowsHost, Target: publicPath, Header: slices.Concat(named, [][2]string{home})}, told: anonymous("velaflows")},
+		{name: "identity and overriding headers", Request: key.ask(issuesPath, named...), told: key.in(m.home)},
+	}
+	for _, name := range []string{"x-keywicket-role", "x_keywicket_subject", "x_workspace_slug", "x_original_url"} {
+		cases = append(cases, meshCase{name: name, Request: key.ask(issuesPath, forged(name)...), told: key.in(m.home),
+			hidden: map[string]string{name: "forged"}})
+	}
+	for _, protocol := range wire.HTTP {
+		s := m.sender(protocol)
+		for _, c := range cases {
+			c.check(t, s, threats.Gateway, false)
+		}
+		s.Close()
+	}
+}
+
+// The tests above detect a header that the sidecar did not remove: this Envoy ignores the sidecar's header changes.
+func TestMeshTestsNoticeForgedHeaders(t *testing.T) {
+	m := newMesh(t, threats.Istio, edit{"              failure_mode_allow: false\n",
+		"              failure_mode_allow: false\n              decoder_header_mutation_rules: {disallow_all: true}\n"})
+	cases := m.cases(t)
+	for _, protocol := range wire.HTTP {
+		s := m.sender(protocol)
+		for _, c := range cases {
+			if c.outcome(threats.Istio, protocol) != "allow" {
+				continue
+			}
+			noticed := c.differences(s.Expect(t, c.name, c.Request, "allow"), true)
+			if len(noticed) == 0 {
+				t.Errorf("%s, %s: no difference was detected", protocol, c.name)
+			}
+			for _, h := range c.Header {
+				name := strings.ToLower(h[0])
+				if c.told[name] == h[1] || len(trusted(map[string][]string{name: nil})) == 0 {
+					continue
+				}
+				if name == "x-envoy-original-path" || strings.HasPrefix(c.name, "Connection") {
+					continue // Envoy removes them itself
+				}
+				if !slices.ContainsFunc(noticed, func(n string) bool { return strings.HasPrefix(n, name+" ") && strings.Contains(n, h[1]) }) {
+					t.Errorf("%s, %s: %s arrived, and only these differences were detected: %q", protocol, c.name, name, noticed)
+				}
+			}
+		}
+		s.Close()
+	}
+}

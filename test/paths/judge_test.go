@@ -1,0 +1,265 @@
+package paths
+
+import (
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/keywicket/keywicket/test/wire"
+)
+
+// spelling is a target that a client sends.
+type spelling struct {
+	target   string
+	segments []string // the decoded segments; nil: the target is hostile, and Envoy decides what it means
+}
+
+// trial is the result of a spelling, sent over a wire with tokens of a scope.
+type trial struct {
+	spelling
+	wire, scope string
+	direct      string           // outcome of a direct check of the unchanged target
+	passages    [2]passage       // through Envoy, with a live token and with a sandbox token
+	reached     map[string]int64 // upstream → requests that arrived there
+}
+
+// passage is the result of one request.
+type passage struct {
+	outcome string
+	reading reading // the upstream's reading of an allowed request
+}
+
+func (t trial) String() string {
+	return fmt.Sprintf("%s with %s: %.200q: asked directly %s; live %v; sandbox %v; arrived %v",
+		t.wire, t.scope, t.target, t.direct, t.passages[0], t.passages[1], t.reached)
+}
+
+func (p passage) String() string {
+	return fmt.Sprintf("%s %.200q %.200q", p.outcome, p.reading.Path, p.reading.Segments)
+}
+
+// refusedByEnvoy reports whether Envoy refused the request without a check.
+func (p passage) refusedByEnvoy() bool {
+	return p.outcome != "allow" && !strings.HasPrefix(p.outcome, "403 ")
+}
+
+// The kinds of requests of which the test needs many.
+const (
+	isAllowed     = "allowed"
+	isChanged     = "allowed, and changed by Envoy"
+	holdsEscapes  = "allowed, with escapes for the upstream"
+	holdsSpecial  = "allowed, with a special character"
+	lacksScope    = "denied for their scope"
+	hasNoRoute    = "denied for their path"
+	isHostile     = "hostile and denied"
+	isNormalised  = "hostile and allowed"
+	isTurnedAside = "refused by Envoy"
+)
+
+var trialKinds = []string{
+	isAllowed, isChanged, holdsEscapes, holdsSpecial, lacksScope, hasNoRoute, isHostile, isNormalised, isTurnedAside,
+}
+
+func (t trial) count(kinds map[string]int) {
+	for _, p := range t.passages {
+		allowed, spelled := p.outcome == "allow", t.segments != nil
+		for kind, is := range map[string]bool{
+			isAllowed:     spelled && allowed,
+			isChanged:     spelled && allowed && t.target != p.reading.Path,
+			holdsEscapes:  spelled && allowed && strings.Contains(p.reading.Path, "%"),
+			holdsSpecial:  spelled && allowed && strings.ContainsAny(strings.Join(t.segments, ""), "#%?;"),
+			lacksScope:    spelled && strings.HasSuffix(p.outcome, " missing_scope"),
+			hasNoRoute:    spelled && p.outcome == wire.NoRoute,
+			isHostile:     !spelled && p.outcome == wire.NoRoute,
+			isNormalised:  !spelled && allowed,
+			isTurnedAside: p.refusedByEnvoy(),
+		} {
+			if is {
+				kinds[kind]++
+			}
+		}
+	}
+}
+
+// judge computes the correct outcome of a path from the rows of the table, without Rego.
+type judge struct {
+	special string // characters that a parameter may hold; if ; is one, also unescaped
+
+	// Faults of careless judges, which the test has to distinguish from the correct one.
+	rawRows      bool // does not decode rows
+	fromTheRight bool // compares literals and parameters from the right
+	firstRow     bool // takes the first row that matches
+	lastRow      bool // takes the last row that matches
+}
+
+var (
+	pchars = regexp.MustCompile(`\A(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*)+\z`)
+	// Separators, control characters, and escapes for a server that decodes twice.
+	otherwiseRead = regexp.MustCompile(`[/\\\x00-\x1f\x7f-\x{9f}]|%[0-9A-Fa-f]{2}`)
+	// Dot segments, also for a server that cuts a segment off at ; or parses the path again.
+	dotSegment = regexp.MustCompile(`(?s)\A(?:\.\.?|\.?\.?;.*|\.\.?[?#].*)\z`)
+)
+
+// segments decodes a target. ok reports whether every server reads the same segments.
+func (j judge) segments(target string) (segments []string, ok bool) {
+	p, _, _ := strings.Cut(target, "?")
+	if !pchars.MatchString(p) || strings.Contains(p, "//") || strings.Contains(p, ";") && !strings.Contains(j.special, ";") {
+		return nil, false
+	}
+	for _, raw := range strings.Split(p[1:], "/") {
+		s, err := url.PathUnescape(raw)
+		if err != nil || !j.hasOneReading(s) {
+			return nil, false
+		}
+		segments = append(segments, s)
+	}
+	return segments, true
+}
+
+func (j judge) hasOneReading(segment string) bool {
+	return utf8.ValidString(segment) && !otherwiseRead.MatchString(segment) && !dotSegment.MatchString(segment) &&
+		!strings.ContainsFunc(segment, func(r rune) bool {
+			return strings.ContainsRune("#%?;", r) && !strings.ContainsRune(j.special, r)
+		})
+}
+
+// row returns the row that the segments address.
+func (j judge) row(segments []string) (row spelledRow, found bool) {
+	var least string // the lowest shape so far: the alphabetically first shape has priority
+	for _, r := range spelledRows {
+		shape, matches := j.shape(r, segments)
+		if matches && (!found || j.lastRow || shape < least && !j.firstRow) {
+			row, least, found = r, shape, true
+		}
+	}
+	return row, found
+}
+
+// shape returns a letter for each segment of a row: l for a literal, p for a parameter.
+func (j judge) shape(r spelledRow, segments []string) (shape string, matches bool) {
+	pattern := strings.Split(r.path[1:], "/")
+	if len(pattern) != len(segments) {
+		return "", false
+	}
+	for i, raw := range pattern {
+		text, err := url.PathUnescape(raw)
+		if j.rawRows || err != nil {
+			text = raw
+		}
+		letter := "l"
+		switch {
+		case strings.HasPrefix(raw, "{"):
+			if letter = "p"; segments[i] == "" {
+				return "", false
+			}
+		case segments[i] != text:
+			return "", false
+		}
+		if j.fromTheRight {
+			shape = letter + shape
+		} else {
+			shape += letter
+		}
+	}
+	return shape, true
+}
+
+// ofSegments returns the outcome of segments with a token of the scope.
+func (j judge) ofSegments(segments []string, scope string) string {
+	switch r, ok := j.row(segments); {
+	case !ok:
+		return wire.NoRoute
+	case r.scope == "" || r.scope == scope || scope == everything:
+		return "allow"
+	}
+	return "403 FORBIDDEN missing_scope"
+}
+
+// outcome returns the outcome of an unchanged target.
+func (j judge) outcome(target, scope string) string {
+	segments, ok := j.segments(target)
+	if !ok {
+		return wire.NoRoute
+	}
+	return j.ofSegments(segments, scope)
+}
+
+// The faults of a trial.
+const (
+	leaked        = "a request reached an upstream without an allow"
+	notOnce       = "an allowed request did not reach its upstream exactly once"
+	twoReadings   = "the path of an allowed request can be read in two ways"
+	otherSegments = "the upstream of an allowed request reads other segments than the target encodes"
+	otherRoute    = "the token of an allowed request may not use the route that the upstream serves"
+	otherDirect   = "the outcome of a direct check is not the table's"
+	otherOutcome  = "the outcome through Envoy is not the table's"
+	otherSpelling = "another spelling of the path has another outcome"
+	unsendable    = "Envoy refuses a path that is in the table"
+)
+
+// faults sorts the trials by their faults.
+func (j judge) faults(trials []trial) map[string][]trial {
+	found := make(map[string][]trial)
+	outcomes := make(map[string]string) // scope and segments → outcome of the first spelling
+	for _, one := range trials {
+		// A gRPC message cannot hold a target that is not UTF-8.
+		wrong := map[string]bool{otherDirect: utf8.ValidString(one.target) && one.direct != j.outcome(one.target, one.scope)}
+		j.judgeAllowed(one, wrong)
+		for _, p := range one.passages {
+			switch {
+			case p.refusedByEnvoy():
+				// With a query, Envoy may refuse the query.
+				wrong[unsendable] = wrong[unsendable] || !strings.Contains(one.target, "?") && j.outcome(one.target, one.scope) != wire.NoRoute
+			case one.segments != nil:
+				path := fmt.Sprintf("%s %q", one.scope, one.segments)
+				if outcomes[path] == "" {
+					outcomes[path] = p.outcome
+				}
+				wrong[otherSpelling] = wrong[otherSpelling] || p.outcome != outcomes[path]
+				wrong[otherOutcome] = wrong[otherOutcome] || p.outcome != j.outcome(one.target, one.scope)
+			}
+		}
+		for fault, is := range wrong {
+			if is {
+				found[fault] = append(found[fault], one)
+			}
+		}
+	}
+	return found
+}
+
+// judgeAllowed checks which requests the upstreams received, and how they read them.
+func (j judge) judgeAllowed(one trial, wrong map[string]bool) {
+	due := make(map[string]int64) // upstream → requests
+	var read []string             // segments, as the first upstream read them
+	for i, p := range one.passages {
+		if p.outcome != "allow" {
+			continue
+		}
+		at := p.reading
+		row, found := j.row(at.Segments)
+		server := "python"
+		if i == 0 || found && row.scope == "" { // a credential cannot choose the sandbox on a public route
+			server = "go"
+		}
+		due[server]++
+		if read == nil {
+			read = at.Segments
+		}
+		for fault, is := range map[string]bool{
+			notOnce:       at.Upstream != server,
+			twoReadings:   len(read) == 0 || !slices.Equal(at.Segments, read) || !slices.Equal(at.Whole, read) || !slices.Equal(at.Twice, read),
+			otherSegments: one.segments != nil && !slices.Equal(at.Segments, one.segments),
+			otherRoute:    j.ofSegments(at.Segments, one.scope) != "allow" || j.outcome(at.Path, one.scope) != "allow",
+		} {
+			wrong[fault] = wrong[fault] || is
+		}
+	}
+	for server, arrived := range one.reached {
+		wrong[leaked] = wrong[leaked] || arrived > 0 && due[server] == 0
+		wrong[notOnce] = wrong[notOnce] || due[server] > 0 && arrived != due[server]
+	}
+}

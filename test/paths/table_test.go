@@ -1,0 +1,35 @@
+package paths
+
+// spelledRows is a table for GET in which rows with different scopes match the same paths. Literals are escaped in many
+// ways. A row without a scope is public.
+var spelledRows = []spelledRow{
+	{"/v1/{charge}", "inbox:read"},
+	{"/v1/charges:search", "admin:all"},
+	{"/v1/%73tatus", "admin:all"},
+	{"/v1/a+b", "admin:all"},
+	{"/v1/1%2b1", "admin:all"},
+	{"/v1/two%20words", "admin:all"},
+	{"/v1/caf%C3%A9", "admin:all"},
+	{"/v1/caf%C3%A9/{id}", "inbox:read"},
+	{"/v1/caf%c3%a9/%7E%72oot", "admin:all"},
+	{"/v1/{charge}/", "admin:all"},
+	{"/v1/%e2%82%ac%F0%9F%98%80/", "inbox:read"},
+	{"/v1/{charge}/refunds/{refund}", "inbox:read"},
+	{"/v1/{charge}/refunds/%6Catest", "admin:all"},
+	{"/v1/{charge}/{part}/%6catest", "inbox:read"},
+	{"/v1/status/{part}/{id}", "admin:all"},
+	{"/v1/open%2Dhouse", ""},
+}
+
+type spelledRow struct{ path, scope string }
+
+// spelledAPIs are the APIs with this table. In one of them a parameter may hold the special characters.
+var spelledAPIs = map[string]struct{ prefix, parameters, special string }{
+	"plain":   {prefix: "pl_"},
+	"special": {"sp_", `parameters: {may_hold: ["#", "%", "?", ";"], raw_semicolon: true}` + "\n", "#%?;"},
+}
+
+// spelledScopes are the scopes of the tokens: a limited one, and one that permits everything.
+var spelledScopes = []string{"inbox:read", everything}
+
+const everything = "admin:all"

@@ -1,0 +1,121 @@
+package paths
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/demo/process"
+	"github.com/keywicket/keywicket/demo/upstream"
+)
+
+// reading is how an upstream reads a path. The three lists are the segments that three kinds of server see. One splits and
+// then decodes, one decodes and then splits, and one decodes twice.
+type reading struct {
+	upstream.Echo
+	Segments []string `json:"segments"`
+	Whole    []string `json:"whole"`
+	Twice    []string `json:"twice"`
+}
+
+type goUpstream struct {
+	address string
+	reached atomic.Int64
+}
+
+func startGoUpstream(t *testing.T) *goUpstream {
+	t.Helper()
+	u := &goUpstream{}
+	server := httptest.NewServer(u)
+	t.Cleanup(server.Close)
+	u.address = server.Listener.Addr().String()
+	return u
+}
+
+func (u *goUpstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	u.reached.Add(1)
+	h := reading{Echo: upstream.Echo{Upstream: "go", Method: r.Method, Path: r.RequestURI}}
+	for _, raw := range strings.Split(r.URL.EscapedPath(), "/")[1:] {
+		once, err := url.PathUnescape(raw)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		twice, err := url.PathUnescape(once)
+		if err != nil {
+			twice = once // a % that starts no escape
+		}
+		h.Segments, h.Twice = append(h.Segments, once), append(h.Twice, twice)
+	}
+	h.Whole = strings.Split(r.URL.Path, "/")[1:]
+	_ = json.NewEncoder(w).Encode(h) // no value in it can fail to encode
+}
+
+type pythonUpstream struct {
+	address string
+	client  *http.Client
+}
+
+// startPythonUpstream runs testdata/upstream.py, which describes the modes. The test fails if Python is missing.
+func startPythonUpstream(t *testing.T, mode string) *pythonUpstream {
+	t.Helper()
+	r, w := io.Pipe()
+	p, err := process.Start(process.Config{
+		Path: "python3", Args: []string{"-I", filepath.Join("testdata", "upstream.py"), mode}, Output: w,
+	})
+	if err != nil {
+		t.Fatalf("this test needs Python 3: %v", err)
+	}
+	go func() {
+		<-p.Done()
+		_ = w.Close() // it always returns nil
+	}()
+	output, printed := bufio.NewReader(r), make(chan []byte, 1)
+	port, err := output.ReadString('\n')
+	go func() {
+		rest, _ := io.ReadAll(output) // until the pipe is closed
+		printed <- rest
+	}()
+	t.Cleanup(func() {
+		if err := errors.Join(p.Err(), p.Stop(10*time.Second)); err != nil {
+			t.Error(err)
+		}
+		if rest := <-printed; len(rest) > 0 {
+			t.Logf("upstream.py %s: %s", mode, rest)
+		}
+	})
+	if err != nil {
+		t.Fatalf("upstream.py ends with %q", port)
+	}
+	u := &pythonUpstream{net.JoinHostPort("127.0.0.1", strings.TrimSpace(port)), &http.Client{Transport: &http.Transport{}}}
+	t.Cleanup(u.client.CloseIdleConnections)
+	return u
+}
+
+// reached returns the number of requests that have arrived.
+func (u *pythonUpstream) reached(t *testing.T) (n int64) {
+	t.Helper()
+	q, err := http.NewRequestWithContext(t.Context(), "COUNT", "http://"+u.address+"/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := u.client.Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = json.NewDecoder(response.Body).Decode(&n)
+	if err = errors.Join(err, response.Body.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}

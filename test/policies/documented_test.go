@@ -1,0 +1,222 @@
+package policies
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/store/registry"
+
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/policies/route"
+	"github.com/keywicket/keywicket/test/harness"
+	"github.com/keywicket/keywicket/test/rego"
+)
+
+// documentedPolicy adds the examples of docs/policies.md to a copy of the built-in policy. It appends each block to the file
+// that the block's first line names. It returns the folder, and the text of the configuration example.
+func documentedPolicy(t *testing.T) (dir, config string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "policies.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir = rego.Folder(t)
+	blocks := regexp.MustCompile("(?ms)^```(?:yaml|rego)\n# (\\S+\\.(?:yaml|rego))\n(.*?)^```$").FindAllStringSubmatch(string(text), -1)
+	if len(blocks) < 8 {
+		t.Fatalf("docs/policies.md has %d examples of files", len(blocks))
+	}
+	for _, block := range blocks {
+		if block[1] == "keywicket.yaml" {
+			config += block[2]
+			continue
+		}
+		harness.AppendFile(t, filepath.Join(dir, filepath.FromSlash(block[1])), block[2])
+	}
+	return dir, config
+}
+
+func TestDocumentedPolicyPassesItsTests(t *testing.T) {
+	dir, _ := documentedPolicy(t)
+	if err := rego.Test(t, dir); err != nil {
+		t.Error(err)
+	}
+	// Without any one of the rules, its test fails.
+	rules := 0
+	for _, file := range []string{"payment", "people", "places"} {
+		name := filepath.Join(dir, "keywicket", file+".rego")
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts := strings.Split(string(text), "deny contains")
+		for i := 1; i < len(parts); i++ {
+			rules++
+			without := strings.Join(parts[:i], "deny contains") + "other contains" + strings.Join(parts[i:], "deny contains")
+			if err := os.WriteFile(name, []byte(without), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if err := rego.Test(t, dir); err == nil {
+				t.Errorf("without the denial number %d of %s.rego no test fails", i, file)
+			}
+		}
+		if err := os.WriteFile(name, text, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if rules != 9 {
+		t.Errorf("the examples have %d denials", rules)
+	}
+}
+
+// Tests the ten rules of docs/policies.md through Envoy. Each rule has a request that it allows and a request that it
+// denies.
+func TestDocumentedRules(t *testing.T) {
+	dir, text := documentedPolicy(t)
+	config := filepath.Join(t.TempDir(), "keywicket.yaml")
+	harness.AppendFile(t, config, fmt.Sprintf("policies: {dir: %q}\n%s", dir, text))
+	pki := newAuthority(t)
+	s := harness.StartStack(t, demo.Config{
+		Environ: []string{"KEYWICKET_CONFIG=" + config},
+		EnvoyConfig: func(envoy []byte) []byte {
+			// Both listeners become the zoo's. VelaFlows' listener uses mutual TLS.
+			envoy = harness.Replace(t, envoy, "{api: velocity}", "{api: zoo}", 1)
+			envoy = harness.Replace(t, envoy, "{api: velaflows}", "{api: zoo}", 1)
+			envoy = harness.Replace(t, envoy, "exact: x-workspace-slug", "exact: x-zoo", 1)
+			envoy = permitPlan(t, envoy)
+			before, after, _ := bytes.Cut(envoy, []byte("- name: velocity\n"))
+			before = harness.Replace(t, before, "        - filters:\n", "        - transport_socket: "+pki.transportSocket(t)+"\n          filters:\n", 1)
+			return append(append(before, "- name: velocity\n"...), after...)
+		},
+	})
+	plain := &http.Client{Timeout: 30 * time.Second}
+	defer plain.CloseIdleConnections()
+	mutual := strings.Replace(s.VelaFlows, "http:", "https:", 1)
+	workspaces := 0
+	workspace := func(attributes string) string {
+		workspaces++
+		slug := fmt.Sprintf("zoo-%d", workspaces)
+		harness.Keywicket[registry.Workspace](t, s, "workspace", "create", "--slug", slug, "--name", "Zoo", "--attributes", attributes)
+		return slug
+	}
+	token := func(workspace, attributes string) string {
+		return harness.IssueToken(t, s, "zoo_", workspace, "animals:read,animals:feed", "--attributes", attributes, "--config", config).Token
+	}
+	personal := func(user, attributes string) []string {
+		harness.Keywicket[registry.User](t, s, "user", "create", "--id", user, "--email", user+"@zoo.example", "--attributes", attributes)
+		harness.Keywicket[any](t, s, "member", "set", "--workspace", "zoo-1", "--user", user, "--role", "keeper", "--config", config)
+		key := harness.Keywicket[harness.Token](t, s, "token", "create", "--prefix", "zoou_", "--user", user, "--name", "t", "--scope", "animals:read", "--config", config)
+		return []string{"Authorization", "Bearer " + key.Token, "X-Zoo", "zoo-1"}
+	}
+	bearer := func(token string) []string { return []string{"Authorization", "Bearer " + token} }
+
+	pro := workspace(`{"plan":"pro"}`)
+	free := workspace(`{"plan":"free"}`)
+	overdue := workspace(`{"plan":"pro","overdue":true}`)
+	later := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	limited := workspace(`{"limited_until":"` + later + `"}`)
+	formerly := workspace(`{"limited_until":"2026-01-01T00:00:00Z"}`)
+	ofPro, ofFree := bearer(token(pro, `{}`)), bearer(token(free, `{}`))
+	readOnly := bearer(token(pro, `{"read_only":true}`))
+	all := bearer(harness.IssueToken(t, s, "zoo_", pro, "animals:*", "--config", config).Token)
+	reader := bearer(harness.IssueToken(t, s, "zoo_", pro, "animals:read", "--config", config).Token)
+	listed := bearer(token(pro, `{"cages":["7","8"]}`))
+	for rule, c := range map[string]struct {
+		allowed, denied [2]string // method, and address
+		as, asDenied    []string  // headers
+		by, byDenied    *http.Client
+		status          int
+		reason          string
+	}{
+		"an own code":           {[2]string{"GET", "/animals"}, [2]string{"GET", "/animals"}, ofPro, bearer(token(overdue, `{}`)), plain, plain, 402, "invoice_overdue"},
+		"Retry-After":           {[2]string{"GET", "/animals"}, [2]string{"GET", "/animals"}, bearer(token(formerly, `{}`)), bearer(token(limited, `{}`)), plain, plain, 429, "quota"},
+		"a plan":                {[2]string{"GET", "/animals/7/photos/2026/1.jpeg"}, [2]string{"GET", "/animals/7/photos/2026/1.jpeg"}, ofPro, ofFree, plain, plain, 402, "plan_too_small"},
+		"a token's attribute":   {[2]string{"HEAD", "/animals/7"}, [2]string{"POST", "/animals/7:feed"}, readOnly, readOnly, plain, plain, 403, "read_only_token"},
+		"a user's attribute":    {[2]string{"GET", "/vets/7"}, [2]string{"GET", "/vets/7"}, personal("ada", `{"department":"vets"}`), personal("bob", `{"department":"kitchen"}`), plain, plain, 403, "other_department"},
+		"a list of resources":   {[2]string{"PUT", "/cages/7"}, [2]string{"PUT", "/cages/9"}, listed, listed, plain, plain, 403, "other_cage"},
+		"a network":             {[2]string{"GET", "/office"}, [2]string{"GET", "/archive"}, ofPro, ofPro, plain, plain, 403, "outside_network"},
+		"a workload":            {[2]string{"GET", mutual + "/surgery"}, [2]string{"GET", mutual + "/surgery"}, ofPro, ofPro, pki.client(t, "vet"), pki.client(t, "till"), 403, "other_workload"},
+		"no workload":           {[2]string{"GET", mutual + "/surgery"}, [2]string{"GET", "/surgery"}, ofPro, ofPro, pki.client(t, "vet"), plain, 403, "other_workload"},
+		"opening hours":         {[2]string{"GET", "/shop"}, [2]string{"GET", "/night"}, ofPro, ofPro, plain, plain, 403, "outside_hours"},
+		"a scope that implies":  {[2]string{"GET", "/animals/7.json"}, [2]string{"GET", "/me"}, all, all, plain, plain, 403, "missing_scope"},
+		"a method of a service": {[2]string{"POST", "/zoo.v1.Animals/Feed"}, [2]string{"POST", "/zoo.v1.Animals/Feed"}, ofPro, reader, plain, plain, 403, "missing_scope"},
+	} {
+		address := func(target string) string {
+			if strings.HasPrefix(target, "/") {
+				return s.Velocity + target
+			}
+			return target
+		}
+		if r := harness.Fetch(t, c.by, c.allowed[0], address(c.allowed[1]), "", c.as...); r.Status != http.StatusOK {
+			t.Errorf("%s: %d %s", rule, r.Status, r.Body)
+		}
+		r := harness.Fetch(t, c.byDenied, c.denied[0], address(c.denied[1]), "", c.asDenied...)
+		if r.Status != c.status || denialOf(t, r).Reason != c.reason {
+			t.Errorf("%s: %d %s, not %d %s", rule, r.Status, r.Body, c.status, c.reason)
+		}
+		if seconds, _ := strconv.Atoi(r.Header.Get("Retry-After")); (c.status == 429) != (seconds > 3000 && seconds <= 3600) {
+			t.Errorf("%s: Retry-After is %d", rule, seconds)
+		}
+	}
+
+	// A header for the upstream, which a client cannot forge.
+	if got := planOf(t, harness.Get(t, plain, s.Velocity+"/animals", append(ofPro, "X-Plan", "enterprise")...)); got != "pro" {
+		t.Errorf("the upstream saw the plan %q", got)
+	}
+	if got := planOf(t, harness.Get(t, plain, s.Velocity+"/animals", append(bearer(token(formerly, `{}`)), "X-Plan", "enterprise")...)); got != "" {
+		t.Errorf("the upstream saw the plan %q, which the client sent", got)
+	}
+	// A change of the plan is effective when the command returns.
+	harness.Keywicket[any](t, s, "workspace", "set", free, "--attributes", `{"plan":"pro"}`, "--wait")
+	if r := harness.Get(t, plain, s.Velocity+"/animals/7/photos/2026/1.jpeg", ofFree...); r.Status != http.StatusOK {
+		t.Errorf("after the change of the plan: %d %s", r.Status, r.Body)
+	}
+}
+
+// Tests what docs/policies.md says about forms of a path. A row that it shows is accepted. Where it shows a replacement for
+// an OpenAPI form, the OpenAPI form is refused.
+func TestDocumentedForms(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "policies.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "### From OpenAPI\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	quoted := regexp.MustCompile("`(/[^`]*)`")
+	good, bad := 0, 0
+	for _, line := range strings.Split(section, "\n") {
+		cells := strings.Split(line, "|")
+		if len(cells) < 4 {
+			continue
+		}
+		ours, theirs := quoted.FindAllStringSubmatch(cells[2], -1), quoted.FindAllStringSubmatch(cells[1], -1)
+		same := strings.TrimSpace(cells[2]) == "the same"
+		if same {
+			ours, theirs = theirs, nil
+		}
+		for _, form := range ours {
+			if _, err := route.Parse(form[1]); err != nil {
+				t.Errorf("the row form %s is refused: %v", form[1], err)
+			}
+			good++
+		}
+		if strings.Contains(cells[1], "`/a/") || strings.Contains(cells[1], "`/x") || strings.Contains(cells[1], "é") {
+			for _, form := range theirs {
+				if _, err := route.Parse(form[1]); err == nil {
+					t.Errorf("%s is not refused", form[1])
+				}
+				bad++
+			}
+		}
+	}
+	if good < 15 || bad < 6 {
+		t.Errorf("the table has %d accepted forms and %d refused forms", good, bad)
+	}
+}

@@ -1,0 +1,51 @@
+package product
+
+import (
+	"maps"
+	"slices"
+	"strings"
+)
+
+// API is an API's table, in another form than its data.yaml. The tests compare the
+// policies with it, and the matrix checks exactly these routes. "{}" is one path segment.
+type API struct {
+	Descriptions map[string]string   // scope → the words of the API's own document
+	Workspace    map[string][]string // scope → the workspace-level routes that need it
+	User         map[string][]string // scope → the user-level routes that need it
+	base         string              // prefix of the paths above
+	public       []string            // complete paths, as in unlisted
+	unlisted     []string            // paths similar to those above that no rule lists
+
+	Prefixes []string // of credentials
+	Override string   // covers every scope of a workspace-level route
+}
+
+// Route is one route. Its scope is empty if the route is public or not listed.
+type Route struct{ Method, Path, Scope, Level string }
+
+// The levels of routes: two need scopes, two do not.
+const (
+	LevelWorkspace = "workspace"
+	LevelUser      = "user"
+	LevelPublic    = "public"
+	LevelUnlisted  = "unlisted"
+)
+
+func (d API) Routes() []Route {
+	var all []Route
+	add := func(level, scope, base string, routes []string) {
+		for _, r := range routes {
+			method, path, _ := strings.Cut(r, " ")
+			all = append(all, Route{method, base + path, scope, level})
+		}
+	}
+	add(LevelPublic, "", "", d.public)
+	add(LevelUnlisted, "", "", d.unlisted)
+	for _, scope := range slices.Sorted(maps.Keys(d.Workspace)) {
+		add(LevelWorkspace, scope, d.base, d.Workspace[scope])
+	}
+	for _, scope := range slices.Sorted(maps.Keys(d.User)) {
+		add(LevelUser, scope, d.base, d.User[scope])
+	}
+	return all
+}

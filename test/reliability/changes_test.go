@@ -1,0 +1,78 @@
+package reliability
+
+import (
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/store/registry"
+
+	"github.com/keywicket/keywicket/test/harness"
+	"github.com/keywicket/keywicket/test/product"
+)
+
+// Changes of everything that an answer depends on, not only of the token.
+func TestChangesAreHeard(t *testing.T) {
+	f := newFaults(t)
+	ada := harness.Keywicket[registry.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
+	set := func(role string) time.Time {
+		harness.Keywicket[registry.Member](t, f.Stack, "member", "set", "--workspace", f.home.Slug, "--user", ada.ID, "--role", role)
+		return time.Now()
+	}
+	set("member")
+	key := harness.Keywicket[harness.Token](t, f.Stack, "token", "create", "--prefix", "velu_", "--user", ada.ID, "--name", "ada's",
+		"--scope", "issues:read,issues:write")
+	write := harness.NewRequest("velocity", "POST /api/issues", key.Token, f.home.Slug)
+	f.warmUp(t, write)
+	f.requireChange(t, write, set("guest"), bound, "allow", "FORBIDDEN missing_scope")
+	f.requireChange(t, write, set("member"), bound, "FORBIDDEN missing_scope", "allow")
+	f.requireChange(t, write, f.exec(t, `DELETE FROM keywicket.members`), bound, "allow", "WORKSPACE_ACCESS_DENIED workspace_mismatch")
+	f.requireChange(t, write, set("owner"), bound, "WORKSPACE_ACCESS_DENIED workspace_mismatch", "allow")
+	f.requireChange(t, write, f.exec(t, `UPDATE keywicket.workspaces SET slug = 'renamed'`), bound, "allow",
+		"WORKSPACE_ACCESS_DENIED workspace_mismatch")
+	renamed := harness.NewRequest("velocity", "POST /api/issues", key.Token, "renamed")
+	f.warmUp(t, renamed)
+	f.requireChange(t, renamed, f.exec(t, `DELETE FROM keywicket.users`), bound, "allow", "UNAUTHORIZED unknown")
+
+	// "Active from the moment they're created", although it was refused a moment before.
+	_, format := product.FormatOf("sk_live_")
+	secret := format.NewKey()
+	created := harness.NewRequest("velaflows", harness.Conversations, secret.Reveal(), f.home.ID)
+	f.client.Expect(t, created, "UNAUTHORIZED unknown")
+	f.client.Expect(t, created, "UNAUTHORIZED unknown")
+	digest := secret.Digest()
+	f.requireChange(t, created, f.exec(t, `
+		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
+		VALUES ('velaflows', 'workspace_token', 'live', 'sk_live_', $1, 'n', '{inbox:read}', $2)`, digest[:], f.home.ID),
+		bound, "UNAUTHORIZED unknown", "allow")
+}
+
+// The sidecar notices that the triggers were disabled, also if they are enabled again at once.
+func TestTriggersAreDisabled(t *testing.T) {
+	f := newFaults(t)
+	of := func(token harness.Token) harness.Request {
+		return harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID)
+	}
+	silent, open := f.warm(t), f.warm(t)
+	tx := f.db.MustBegin()
+	tx.MustExec(`ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`)
+	tx.MustExec(revoke, silent.ID)
+	tx.MustExec(`ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`)
+	if err := tx.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	f.requireChange(t, of(silent), time.Now(), bound, "allow", "UNAUTHORIZED revoked")
+
+	f.warmUp(t, of(open))
+	f.exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER ALL`)
+	f.requireChange(t, of(open), f.exec(t, revoke, open.ID), bound, "allow", "UNAUTHORIZED revoked")
+	if f.leaseHeld(t) {
+		t.Error("the sidecar uses its cache although changes are not logged")
+	}
+}
+
+// Hints from the wrong database cost some time. They have no other effect.
+func TestHintsFromAnotherDatabase(t *testing.T) {
+	f := newFaults(t, "KEYWICKET_DATABASE_FEED_URL=postgres://nobody@127.0.0.1:1/nowhere?sslmode=disable")
+	token := f.warm(t)
+	f.requireChange(t, harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID), f.exec(t, revoke, token.ID), bound, "allow", "UNAUTHORIZED revoked")
+}

@@ -1,0 +1,198 @@
+package reliability
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/store/registry"
+
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/test/harness"
+	"github.com/keywicket/keywicket/test/product"
+)
+
+func TestDatabaseGoesAndComesBack(t *testing.T) {
+	// For slow machines the look-up timeout is twice the default: after the outage every connection is opened again.
+	s := harness.StartStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}})
+	home := harness.CreateWorkspace(t, s)
+	key := harness.IssueToken(t, s, "sk_live_", home.ID, "inbox:read")
+	works := harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID)
+	_, format := product.FormatOf("sk_live_")
+	client := harness.NewClient(t, s, 1)
+
+	const connections = 4
+	many := func() (failed []error) {
+		client := harness.NewClient(t, s, connections)
+		var mu sync.Mutex
+		var workers sync.WaitGroup
+		for range connections {
+			workers.Go(func() {
+				for range 100 {
+					if err := client.Send(t, works).HasOutcome("allow"); err != nil {
+						mu.Lock()
+						failed = append(failed, err)
+						mu.Unlock()
+					}
+				}
+			})
+		}
+		workers.Wait()
+		return failed
+	}
+	// This opens so many connections from the sidecar to the database before the database stops.
+	harness.Await(t, "all requests are allowed", func() bool { return len(many()) == 0 })
+	client.Expect(t, works, "allow")
+
+	if err := s.Postgres.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	// Remembered answers are valid until the staleness bound.
+	harness.Await(t, "the sidecar asks the database", func() bool {
+		return client.Send(t, harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID)).Outcome == "UNAVAILABLE unavailable"
+	})
+	before := s.Live.Count()
+	for _, token := range []string{key.Token, format.NewKey().Reveal()} {
+		for range 3 {
+			a := client.Send(t, harness.NewRequest("velaflows", harness.Conversations, token, home.ID))
+			if a.Status != http.StatusServiceUnavailable || a.Outcome != "UNAVAILABLE unavailable" ||
+				a.Header.Get("Retry-After") != "1" || a.Header.Get("Content-Type") != "application/json" {
+				t.Errorf("got %d %s %v", a.Status, a.Outcome, a.Header)
+			}
+			// Envoy's own 503 has no decision ID.
+			if !strings.Contains(a.Body, `"decision_id":"`) {
+				t.Errorf("the body is not the sidecar's: %s", a.Body)
+			}
+		}
+	}
+	client.Expect(t, harness.NewRequest("velaflows", harness.Conversations, "", home.ID), "UNAUTHORIZED missing")
+	if got := s.Live.Count() - before; got != 0 {
+		t.Errorf("%d requests reached the upstream", got)
+	}
+	client.Expect(t, harness.NewRequest("velaflows", "GET /healthz", key.Token, ""), "allow")
+	if got := s.Live.Count() - before; got != 1 {
+		t.Errorf("%d requests reached the upstream, not the one for a public route", got)
+	}
+	if code, body := harness.Probe(t, s, "/livez"); code != http.StatusOK {
+		t.Errorf("/livez: %d %s", code, body)
+	}
+	code, body := harness.Probe(t, s, "/readyz")
+	var why struct {
+		Ready   bool
+		Reasons []string
+	}
+	if err := json.Unmarshal([]byte(body), &why); err != nil || code != http.StatusServiceUnavailable || why.Ready ||
+		len(why.Reasons) != 1 || !strings.Contains(why.Reasons[0], "database") {
+		t.Errorf("/readyz: %d %s %v", code, body, err)
+	}
+
+	pid := s.Sidecar.PID()
+	back := func(from string) {
+		t.Helper()
+		if err := s.Postgres.Restart(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		harness.Await(t, "the sidecar is ready", func() bool {
+			code, _ := harness.Probe(t, s, "/readyz")
+			return code == http.StatusOK
+		})
+		// All connect at once, and on a busy machine a few of them time out. No dead connection may cost a failed request.
+		if failed := many(); len(failed) > connections {
+			t.Errorf("back from %s, and ready: %d requests failed, the first: %v", from, len(failed), failed[0])
+		}
+		harness.Await(t, "all requests are allowed again", func() bool { return len(many()) == 0 })
+	}
+	back("having been stopped")
+	// No request is sent in between, so that all of the sidecar's connections are dead.
+	if err := syscall.Kill(s.Postgres.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	back("having been killed")
+	client.Expect(t, works, "allow")
+	if err := syscall.Kill(pid, 0); err != nil || s.Sidecar.PID() != pid {
+		t.Errorf("the sidecar was restarted: %v", err)
+	}
+	if got := client.Opened(); got != 1 {
+		t.Errorf("the requests went over %d connections, not one", got)
+	}
+}
+
+// Postgres is restarted under load, with a revocation before and after the restart.
+func TestPostgresRestartsUnderLoad(t *testing.T) {
+	f := newFaults(t)
+	kept, before, after := f.warm(t), f.warm(t), f.warm(t)
+	stop := make(chan struct{})
+	var load sync.WaitGroup
+	for range 4 {
+		client := harness.NewClient(t, f.Stack, 1)
+		load.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				for _, token := range []harness.Token{kept, before, after} {
+					client.Send(t, harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID))
+				}
+			}
+		})
+	}
+	committed := f.exec(t, revoke, before.ID)
+	if err := f.Postgres.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(bound)
+	if err := f.Postgres.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.requireChange(t, harness.NewRequest("velaflows", harness.Conversations, before.Token, f.home.ID), committed, bound, "allow", "UNAUTHORIZED revoked")
+	var again time.Time
+	harness.Await(t, "the database takes a change", func() bool {
+		_, err := f.db.ExecContext(t.Context(), revoke, after.ID)
+		again = time.Now()
+		return err == nil
+	})
+	f.requireChange(t, harness.NewRequest("velaflows", harness.Conversations, after.Token, f.home.ID), again, bound, "allow", "UNAUTHORIZED revoked")
+	close(stop)
+	load.Wait()
+	harness.Await(t, "the cache is in use again", func() bool { return f.leaseHeld(t) })
+	f.client.Expect(t, harness.NewRequest("velaflows", harness.Conversations, kept.Token, f.home.ID), "allow")
+}
+
+// stale_if_error allows credentials that were cached before, and reports it.
+func TestStaleIfError(t *testing.T) {
+	f := newFaults(t, "KEYWICKET_CACHE_STALE_IF_ERROR=5s")
+	token := f.warm(t)
+	of := harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID)
+	brief := harness.IssueToken(t, f.Stack, "sk_live_", f.home.ID, "inbox:read", "--expires-in", "4s")
+	briefly := harness.NewRequest("velaflows", harness.Conversations, brief.Token, f.home.ID)
+	// The log has the creation of the tokens too. The sidecar may read it after it has cached the tokens.
+	harness.Keywicket[registry.RevokedSessions](t, f.Stack, "session", "revoke", "nobody", "--wait")
+	f.client.Expect(t, of, "allow")
+	f.client.Expect(t, briefly, "allow")
+	if err := f.Postgres.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	stopped := time.Now()
+	harness.Await(t, "the sidecar's lease has expired", func() bool { return !f.leaseHeld(t) })
+	f.client.Expect(t, of, "allow")
+	if got := f.client.Send(t, harness.NewRequest("velaflows", harness.Conversations, product.NewKey("sk_live_"), f.home.ID)); got.Status != http.StatusServiceUnavailable {
+		t.Errorf("an uncached token: %s", got.Outcome)
+	}
+	if f.metric(t, `keywicket_cache_lookups_total{cache="stale",kind="workspace_token",outcome="found"}`) == 0 {
+		t.Error("no metric counts stale answers")
+	}
+	for time.Since(stopped) < 4*time.Second {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if got := f.client.Send(t, briefly); got.Status != http.StatusServiceUnavailable {
+		t.Errorf("a token that has expired meanwhile: %s", got.Outcome)
+	}
+	f.client.Expect(t, of, "allow")
+	f.requireChange(t, of, stopped, 5*time.Second, "allow", "UNAVAILABLE unavailable")
+}

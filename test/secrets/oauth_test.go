@@ -1,0 +1,195 @@
+package secrets
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"fmt"
+	"html"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/test/binary"
+	"github.com/keywicket/keywicket/test/harness"
+)
+
+// Row 36 of docs/security.md, for the issuer: secrets that users, apps and attackers send and receive are in no log and no
+// metric. This covers Envoy, Postgres, the sidecar and the issuer.
+func TestOAuthSecretsStaySecret(t *testing.T) {
+	s := &leakStack{secrets: traces{}, seen: map[string][]string{}}
+	keywicket, err := binary.Race()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := demo.New(t.Context(), demo.Config{
+		Keywicket: keywicket, Log: &s.log, Environ: []string{"KEYWICKET_LOG_LEVEL=debug", "KEYWICKET_LOG_ALLOW_SAMPLE=1"},
+		PostgresSettings: map[string]string{
+			"log_min_duration_statement": "0", "log_parameter_max_length": "0", "log_parameter_max_length_on_error": "0",
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	s.Stack = d.Stack
+	logins := regexp.MustCompile(`PASSWORD '(\w+)'.*\n`).FindAllStringSubmatch(s.log.String(), -1)
+	if len(logins) != 2 {
+		t.Fatal("the passwords of the database are not found in their places")
+	}
+	s.secrets.add("a password", logins[0][1], logins[1][1])
+	secret := func(name, text string) string {
+		if len(text) < trace {
+			t.Fatalf("%s is %q", name, text)
+		}
+		s.secrets.add(name, append(encodings([]byte(text)), text)...)
+		s.secrets.addDigest(text)
+		return text
+	}
+
+	created := harness.Keywicket[[]struct{ ID string }](t, d.Stack, "user", "list")
+	token, err := d.SignIn.Token(created[0].ID, rand.Text(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret("a session", token)
+	made := harness.RegisterApp(t, d.Stack, "--confidential")
+	secret("an app's secret", made.Secret)
+	public := harness.RegisterApp(t, d.Stack).ID
+	const challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
+	verifier, state := secret("a verifier", "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"), secret("a state", rand.Text())
+
+	// visit sends a request as the browser does. Its responses are not logged.
+	client := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	visit := func(method, address, form string, cookies ...string) (text string, header http.Header) {
+		t.Helper()
+		q, err := http.NewRequestWithContext(t.Context(), method, address, strings.NewReader(form))
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		q.Header.Set("Cookie", strings.Join(cookies, "; "))
+		response, err := client.Do(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = response.Body.Close() }()
+		body, err := io.ReadAll(response.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(body), response.Header
+	}
+	session := "sb-demo-auth-token=" + token
+	consent := func(clientID string) (code string) {
+		t.Helper()
+		address := d.Velocity + "/oauth/consent?" + url.Values{
+			"client_id": {clientID}, "redirect_uri": {harness.AppAddress}, "response_type": {"code"}, "scope": {"user:read"}, "state": {state},
+			"code_challenge": {challenge}, "code_challenge_method": {"S256"},
+		}.Encode()
+		visit("GET", address, "")                                                                         // signed out
+		visit("GET", address, "", session+"x")                                                            // forged
+		visit("GET", strings.Replace(address, "client_id="+clientID, "client_id="+token, 1), "", session) // misplaced
+		text, shown := visit("GET", address, "", session)
+		form := url.Values{"decision": {"approve"}}
+		for _, m := range regexp.MustCompile(`type="hidden" name="(\w+)" value="([^"]*)"`).FindAllStringSubmatch(text, -1) {
+			form.Set(m[1], html.UnescapeString(m[2]))
+		}
+		proof := secret("a form's proof", form.Get("proof"))
+		visit("POST", address, url.Values{"decision": {"approve"}, "proof": {"guessed"}, "user": {token}}.Encode(), session, "keywicket_consent="+proof)
+		_, back := visit("POST", address, form.Encode(), session, strings.Split(shown.Get("Set-Cookie"), ";")[0])
+		at, err := url.Parse(back.Get("Location"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return secret("a code", at.Query().Get("code"))
+	}
+	const formType = "application/x-www-form-urlencoded"
+	endpoint := d.Velocity + "/api/oauth/"
+	basic := [2]string{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(made.ID+":"+made.Secret))}
+	secret("an app's credentials", basic[1][len("Basic "):])
+	post := func(path string, want int, form url.Values, header ...[2]string) harness.Reply {
+		t.Helper()
+		all := []string{"Content-Type", formType}
+		for _, h := range header {
+			all = append(all, h[0], h[1])
+		}
+		r := harness.Fetch(t, http.DefaultClient, "POST", endpoint+path, form.Encode(), all...)
+		if r.Status != want {
+			t.Errorf("%s: %d, not %d: %v", path, r.Status, want, r.JSON)
+		}
+		for _, name := range []string{"access_token", "refresh_token"} {
+			if text := r.Text(name); text != "" {
+				secret("an "+name, strings.TrimPrefix(text, "velo_"))
+				s.secrets.addDigest(text)
+			}
+		}
+		return r
+	}
+	exchange := url.Values{"grant_type": {"authorization_code"}, "code": {consent(made.ID)}, "redirect_uri": {harness.AppAddress}, "code_verifier": {verifier}}
+	first := post("token", 200, exchange, basic)
+	refresh := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {first.Text("refresh_token")}}
+	second := post("token", 200, refresh, basic)
+	access := [2]string{"Authorization", "Bearer " + second.Text("access_token")}
+	harness.Get(t, http.DefaultClient, d.Velocity+"/api/user", access[0], access[1])
+	harness.Get(t, http.DefaultClient, d.Velocity+"/api/projects", access[0], access[1])
+	harness.Get(t, http.DefaultClient, d.Velocity+"/api/user?access_token="+second.Text("access_token"))
+	post("introspect", 200, url.Values{"token": {second.Text("access_token")}}, basic)
+	post("introspect", 400, url.Values{"token": {second.Text("access_token")}}) // no client authentication
+	post("token", 400, refresh, basic)                                          // a second time
+	post("token", 400, exchange, basic)
+	post("token", 400, url.Values{"grant_type": {made.Secret}, "client_id": {made.ID}, "client_secret": {made.Secret}})
+	post("token", 401, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}, "client_id": {made.Secret}, "client_secret": {verifier}})
+	post("token?client_secret="+made.Secret, 401, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {"x"}, "client_id": {made.ID}})
+	post("revoke", 200, url.Values{"token": {second.Text("refresh_token")}}, basic)
+	post("revoke", 400, url.Values{"token": {post("token", 200, url.Values{ // of another client
+		"grant_type": {"authorization_code"}, "code": {consent(public)}, "redirect_uri": {harness.AppAddress}, "code_verifier": {verifier}, "client_id": {public},
+	}).Text("refresh_token")}}, basic)
+	for _, args := range [][]string{
+		{"grant", "list"}, {"grant", "list", "--user", token}, {"grant", "revoke", second.Text("access_token")}, {"oauth-app", "list"},
+		{"oauth-app", "revoke", made.Secret}, {"oauth-app", "rotate-secret", second.Text("access_token")},
+		{"oauth-app", "create", "--name", "n", "--redirect-uri", token}, {"oauth-app", "create", "--id", token, "--name", "n", "--redirect-uri", harness.AppAddress},
+	} {
+		s.run(t, !slices.ContainsFunc(args, func(a string) bool { return len(a) > 20 }), "", args...)
+	}
+	s.see("the issuer's metrics", harness.Get(t, http.DefaultClient, "http://"+d.Issuer.Addr+"/metrics").Body)
+	s.see("the sidecar's metrics", harness.Get(t, http.DefaultClient, "http://"+d.Sidecar.Operations+"/metrics").Body)
+	s.see("Envoy's statistics", harness.Get(t, http.DefaultClient, "http://"+d.Envoy.Admin()+"/stats").Body)
+	// Repeats the requests without a database.
+	if err := syscall.Kill(d.Postgres.PID(), syscall.SIGQUIT); err != nil {
+		t.Fatal(err)
+	}
+	harness.Await(t, "the database cannot be reached", func() bool {
+		return harness.Fetch(t, http.DefaultClient, "POST", endpoint+"token", refresh.Encode(), "Content-Type", formType, basic[0], basic[1]).Status == http.StatusServiceUnavailable
+	})
+	visit("GET", d.Velocity+"/oauth/consent?client_id="+made.ID+"&redirect_uri="+harness.AppAddress+"&state="+state, "", session)
+	_ = d.Close() // the logs end; Postgres was stopped before
+
+	_, log, _ := strings.Cut(s.log.String(), logins[1][0])
+	s.see("the logs", log)
+	for what, texts := range s.seen {
+		for _, found := range s.secrets.in(strings.Join(texts, "\n")) {
+			t.Errorf("%s show %s", what, found)
+		}
+	}
+	// The logs contain the expected lines, so the search had input.
+	for whose, line := range map[string]string{
+		"Envoy": `"path":"/oauth/consent".*"status":303`, "Postgres": `INSERT INTO keywicket\.oauth_codes`, "a grant": `"msg":"a user has granted`,
+		"tokens": `"msg":"tokens were issued"`, "reuse": `"level":"WARN","msg":"a code or refresh token came a second time`,
+		"revocation": `"msg":"a token was revoked`, "the issuer's errors": `"msg":"the issuer could not answer","path":"/api/oauth/token"`,
+		"the sidecar": `"kind":"oauth_token"`,
+	} {
+		if !regexp.MustCompile(line).MatchString(log) {
+			t.Errorf("no line of %s was recorded", whose)
+		}
+	}
+	if found := s.secrets.in(fmt.Sprint(exchange, refresh, second.Body)); len(found) == 0 {
+		t.Error("the search finds nothing in a text that contains every secret")
+	}
+}

@@ -1,0 +1,193 @@
+// Package secrets searches for secrets in everything that a deployment shows: row 36 of docs/security.md.
+package secrets
+
+import (
+	"crypto/rand"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/test/harness"
+	"github.com/keywicket/keywicket/test/product"
+	"github.com/keywicket/keywicket/test/supabase"
+)
+
+// Row 36 of docs/security.md.
+func TestSecretsStaySecret(t *testing.T) {
+	is, guess := supabase.Start(), rand.Text()
+	defer is.Close()
+	s := newLeakStack(t, demo.Config{
+		Environ: append(is.Environ(), "KEYWICKET_LOG_LEVEL=debug", "KEYWICKET_LOG_ALLOW_SAMPLE=1",
+			"KEYWICKET_APIS_VELOCITY_SESSION_JWKS_URL="+strings.Replace(is.URL, "//", "//keywicket:"+guess+"@", 1)+"?apikey="+guess),
+		// Logs every statement without its parameters: the SQL itself never holds a secret.
+		PostgresSettings: map[string]string{
+			"log_min_duration_statement": "0", "log_parameter_max_length": "0", "log_parameter_max_length_on_error": "0",
+		},
+	})
+	// The demo's own statement is an exception, so the search begins after it.
+	login := regexp.MustCompile(`PASSWORD '(\w+)'.*\n`).FindStringSubmatch(s.log.String())
+	admin := regexp.MustCompile(`:(\w+)@([^/]+)/`).FindStringSubmatch(s.DatabaseURL())
+	if login == nil || admin == nil {
+		t.Fatal("the passwords of the database are not found in their places")
+	}
+	s.secrets.add("a password", admin[1], login[1], guess)
+	s.secrets.add("an issuer's secret", append(encodings([]byte(is.Secret)), is.Secret)...)
+
+	home, other := harness.CreateWorkspace(t, s.Stack), harness.CreateWorkspace(t, s.Stack)
+	s.run(t, true, "", "user", "create", "--id", "ada", "--email", "ada@example.com")
+	s.run(t, true, "", "member", "set", "--workspace", home.Slug, "--user", "ada@example.com", "--role", "member")
+	live := s.create(t, "sk_live_", "--workspace", home.Slug, "--scope", "inbox:read")
+	sandbox := s.create(t, "sk_test_", "--workspace", home.Slug, "--scope", "inbox:read")
+	brief := s.create(t, "sk_live_", "--workspace", home.ID, "--scope", "inbox:read", "--expires-in", "1ms")
+	gone := s.create(t, "sk_live_", "--workspace", home.ID, "--scope", "inbox:read")
+	vel := s.create(t, "vel_", "--workspace", home.ID, "--access", "read")
+	velu := s.create(t, "velu_", "--user", "ada@example.com", "--scope", "user:read,issues:read")
+	words := []string{"SECRET", live.Token, "LIVE", live.ID, "GONE", gone.ID, "HOME", home.Slug, "PASSWORD", guess, "ADDRESS", admin[2]}
+	old := map[string]string{} // keys that a product has issued before
+	_, format := product.FormatOf("sk_live_")
+	for _, name := range []string{"FIRST", "SECOND", "THIRD", "FOURTH", "FIFTH", "RACED", "BAD", "UNKNOWN"} {
+		key := authz.Secret("sk_live_" + rand.Text())
+		old[name] = key.Reveal()
+		s.secrets.addToken(key.Reveal(), format.Visible(key))
+		words = append(words, name, key.Reveal(), "VISIBLE_"+name, format.Visible(key), "DIGEST_"+name, fmt.Sprintf("%x", key.Digest()))
+	}
+	session := func(change supabase.Fields) string {
+		token := is.Token("ada", change)
+		s.secrets.addToken(token, "")
+		return token
+	}
+	web, signedOut := session(nil), session(supabase.Fields{"session_id": "over"})
+	forged := web[:len(web)-12] + strings.Repeat("A", 12)
+	stranger := supabase.Sign(jose.ES256, is.EC, "nobody's", supabase.Claims("ada", nil))
+	s.secrets.addToken(stranger, "")
+	s.run(t, true, "", "session", "revoke", "over")
+	s.fill = strings.NewReplacer(append(words, "JWT", web)...)
+	s.operate(t)
+	s.importBeside(t, old["RACED"])
+
+	chat := func(token string, more ...[2]string) harness.Request {
+		return harness.NewRequest("velaflows", harness.Conversations, token, home.ID, more...)
+	}
+	with := func(authorization string) harness.Request { return chat("", [2]string{"Authorization", authorization}) }
+	var misplaced [][2]string
+	for _, name := range []string{
+		"Cookie", "X-Api-Key", "Proxy-Authorization", "User-Agent", "Referer", "X-Request-Id", "X-Forwarded-For", "Traceparent",
+	} {
+		misplaced = append(misplaced, [2]string{name, live.Token})
+	}
+	const token = "?access_token="
+	for outcome, requests := range map[string][]harness.Request{
+		"allow": {
+			chat(live.Token), chat(sandbox.Token), chat(old["FIRST"]), chat(old["SECOND"]), chat(old["FOURTH"]), chat(old["FIFTH"]),
+			harness.NewRequest("velocity", "GET /api/issues", vel.Token, ""), harness.NewRequest("velocity", "GET /api/issues", velu.Token, home.Slug),
+			harness.NewRequest("velocity", "GET /api/user", velu.Token, ""), harness.NewRequest("velaflows", "GET /healthz", live.Token, home.ID),
+			harness.NewRequest("velocity", "GET /api/user", web, ""), harness.NewRequest("velocity", "GET /api/issues", web, home.Slug),
+			chat(live.Token, misplaced...), harness.NewRequest("velaflows", harness.Conversations+token+live.Token, live.Token, home.ID),
+		},
+		"UNAUTHORIZED missing": {
+			chat(""), with(live.Token), with("Basic " + live.Token), with("Token " + live.Token), chat("", misplaced...),
+			harness.NewRequest("velaflows", harness.Conversations+token+live.Token, "", home.ID),
+		},
+		"UNAUTHORIZED malformed": {
+			chat(live.Token[:20]), chat(live.Token + "," + vel.Token), chat(strings.Repeat(live.Token, 20)),
+			chat(live.Token, [2]string{"Authorization", "Bearer " + vel.Token}),
+		},
+		"UNAUTHORIZED unknown": {
+			harness.NewRequest("velocity", "GET /api/user", forged, ""), harness.NewRequest("velocity", "GET /api/user", stranger, ""), chat(web), chat(old["UNKNOWN"]), chat(live.Token[:40]), chat(live.Token + "x"), chat(vel.Token),
+		},
+		"UNAUTHORIZED expired":                       {chat(brief.Token), harness.NewRequest("velocity", "GET /api/user", session(supabase.Fields{"exp": 1}), "")},
+		"UNAUTHORIZED revoked":                       {chat(gone.Token), chat(old["THIRD"]), harness.NewRequest("velocity", "GET /api/user", signedOut, "")},
+		"WORKSPACE_ACCESS_DENIED workspace_required": {harness.NewRequest("velaflows", harness.Conversations, live.Token, "")},
+		"WORKSPACE_ACCESS_DENIED workspace_mismatch": {
+			harness.NewRequest("velaflows", harness.Conversations, live.Token, other.ID), harness.NewRequest("velaflows", harness.Conversations, live.Token, live.Token),
+			harness.NewRequest("velocity", "GET /api/issues", vel.Token, vel.Token),
+		},
+		"FORBIDDEN missing_scope":     {harness.NewRequest("velaflows", "DELETE /api/v1/crm/leads/7", live.Token, home.ID)},
+		"FORBIDDEN no_route":          {harness.NewRequest("velaflows", "GET /api/v1/"+live.Token, live.Token, home.ID)},
+		"BAD_REQUEST bad_request":     {harness.NewRequest("velaflows", "GET /a%2f"+live.Token+token+live.Token, live.Token, home.ID)},
+		"HEADERS_TOO_LARGE too_large": {chat(strings.Repeat(live.Token, 400))},
+	} {
+		for _, r := range requests {
+			s.send(t, r, outcome)
+		}
+	}
+	s.checkDirectly(t, live.Token, home.ID)
+	is.CloseClientConnections()
+	is.Close()
+	cold := product.NewKey("sk_live_") // the other keys are cached, and need no database
+	s.secrets.addToken(cold, cold[:len("sk_live_")])
+	s.fail(t, chat(cold))
+	if err := s.Close(); err != nil { // the logs end
+		t.Fatal(err)
+	}
+
+	// A path is the client's own text, up to the query.
+	_, log, _ := strings.Cut(regexp.MustCompile(`"path":"[^"?]*`).ReplaceAllString(s.log.String(), ""), login[0])
+	s.see("the logs", log)
+	for _, what := range slices.Sorted(maps.Keys(s.seen)) {
+		for _, found := range s.secrets.in(strings.Join(s.seen[what], "\n")) {
+			t.Errorf("%s show %s", what, found)
+		}
+	}
+
+	// The texts contain the expected lines, and the search finds a secret in them.
+	decision := regexp.MustCompile(`"msg":"decision","decision_id":"(\w+)".*"route":"GET /api/user","allow":true`).FindStringSubmatch(log)
+	if decision == nil {
+		t.Fatal("the logs have no line of the sidecar")
+	}
+	evidence := log + strings.Join(slices.Concat(s.seen["/metrics"], s.seen["/stats"]), "")
+	for whose, line := range map[string]string{
+		"Envoy":             `"decision_id":"` + decision[1] + `","details":"via_upstream"`,
+		"Postgres":          `duration: .* execute .*\n\s*SELECT .*pg_postmaster_start_time`,
+		"a failed look-up":  `"msg":"decision".*"error":"look up the credential: `,
+		"a forged key id":   `"msg":"decision".*"route":"GET /api/user".*"reason":"unknown"`,
+		"the sidecar's end": `the usage of \d+ tokens is lost`,
+		"its metrics":       `keywicket_checks_total\{.*reason="revoked"\}`,
+		"Envoy's":           `ext_authz\.denied: [1-9]`,
+	} {
+		if !regexp.MustCompile(line).MatchString(evidence) {
+			t.Errorf("no line of %s was recorded", whose)
+		}
+	}
+	for _, out := range s.shown {
+		if len(s.secrets.in(out)) != 1 {
+			t.Errorf("the search does not find the token in %s", out)
+		}
+	}
+	findsLeaks(t)
+}
+
+// findsLeaks checks that the search finds secrets in a stack that leaks them.
+func findsLeaks(t *testing.T) {
+	t.Helper()
+	s := newLeakStack(t, demo.Config{
+		Environ:          []string{"KEYWICKET_FORWARD_CREDENTIAL=true"},
+		PostgresSettings: map[string]string{"log_min_duration_statement": "0"},
+		EnvoyConfig: func(envoy []byte) []byte {
+			return harness.Replace(t, envoy, "%REQ(:METHOD)%", "%REQ(AUTHORIZATION)%", 1)
+		},
+	})
+	home := harness.CreateWorkspace(t, s.Stack)
+	key := s.create(t, "sk_live_", "--workspace", home.ID, "--scope", "inbox:read")
+	s.send(t, harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID), "allow")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	found := strings.Join(s.secrets.in(s.log.String()+strings.Join(s.seen["headers at the upstream"], "\n")), "")
+	for what, leak := range map[string]string{
+		"Envoy's log":    `the token sk_live_.*"method":"Bearer`,
+		"Postgres's log": `a digest: .*DETAIL: .*arameters: `,
+		"the upstream":   `the token sk_live_.*authorization:\[Bearer `,
+	} {
+		if !regexp.MustCompile(leak).MatchString(found) {
+			t.Errorf("the search misses a secret in %s; it finds %s", what, found)
+		}
+	}
+}

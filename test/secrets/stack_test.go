@@ -1,0 +1,233 @@
+package secrets
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
+	"github.com/keywicket/keywicket/test/harness"
+	"github.com/keywicket/keywicket/test/wire"
+)
+
+// leakStack is a stack of which every readable output is recorded.
+type leakStack struct {
+	*demo.Stack
+	log     syncbuffer.Buffer
+	client  *harness.Client
+	secrets traces
+	shown   []string            // output of the command that shows a token
+	seen    map[string][]string // by source
+	fill    *strings.Replacer   // of the words in capitals below
+}
+
+func newLeakStack(t *testing.T, c demo.Config) *leakStack {
+	t.Helper()
+	s := &leakStack{secrets: traces{}, seen: map[string][]string{}}
+	c.Log = &s.log
+	s.Stack = harness.StartStack(t, c)
+	s.client = harness.NewClient(t, s.Stack, 1)
+	return s
+}
+
+func (s *leakStack) see(what, text string) { s.seen[what] = append(s.seen[what], text) }
+
+// run runs a command, and checks whether it succeeds.
+func (s *leakStack) run(t *testing.T, succeeds bool, stdin string, args ...string) (stdout string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := harness.Command(ctx, t, s.Stack, args...)
+	if slices.Contains(args, "--config") {
+		c.Env = append(c.Env, "KEYWICKET_DATABASE_URL=") // so that the file's URL is used
+	}
+	var out, said bytes.Buffer
+	c.Stdin, c.Stdout, c.Stderr = strings.NewReader(stdin), &out, &said
+	err := c.Run()
+	if (err == nil) != succeeds || ctx.Err() != nil {
+		t.Errorf("keywicket %s: %v: %s", strings.Join(args, " "), err, &said)
+	}
+	s.see("standard error of commands", said.String())
+	return out.String()
+}
+
+// create creates a token, whose key is shown only this once.
+func (s *leakStack) create(t *testing.T, prefix string, more ...string) (made harness.Token) {
+	t.Helper()
+	args := append([]string{"token", "create", "--name", "n", "--prefix", prefix, "--output", "json"}, more...)
+	out := s.run(t, true, "", args...)
+	if err := json.Unmarshal([]byte(out), &made); err != nil {
+		t.Fatalf("%v in %s", err, out)
+	}
+	s.shown = append(s.shown, out)
+	s.secrets.addToken(made.Token, made.Prefix)
+	return made
+}
+
+// send sends a request and records the response. Of the upstream's echo it leaves out the other headers of the client, and
+// the credential on a public route, which Envoy passes on.
+func (s *leakStack) send(t *testing.T, r harness.Request, outcome string) {
+	t.Helper()
+	var a harness.Response
+	harness.Await(t, "an answer", func() bool {
+		a = s.client.Send(t, r)
+		s.see("headers of answers", fmt.Sprint(a.Header))
+		if a.Outcome != "allow" {
+			s.see("bodies of answers", a.Body)
+		}
+		return a.Outcome != harness.Unavailable || outcome == harness.Unavailable // on a slow machine look-ups time out
+	})
+	if a.Outcome != outcome {
+		t.Errorf("%s %s with %v: %s, not %s", r.Method, r.Path, r.Header, a.Outcome, outcome)
+	}
+	for _, h := range r.Header {
+		s.secrets.addDigest(strings.TrimPrefix(h[1], "Bearer "))
+		if h[0] != "Authorization" || a.Echo.Headers["x-keywicket-subject"] == nil {
+			delete(a.Echo.Headers, strings.ToLower(h[0]))
+		}
+	}
+	s.see("headers at the upstream", fmt.Sprint(a.Echo.Headers))
+}
+
+func (s *leakStack) fetch(t *testing.T, address string, paths ...string) {
+	t.Helper()
+	for _, path := range paths {
+		s.see(path, s.client.Get(t, "http://"+address+path).Body)
+	}
+}
+
+// operate runs operators' commands, correct and wrong ones.
+func (s *leakStack) operate(t *testing.T) {
+	t.Helper()
+	run := func(succeeds bool, stdin string, args ...string) {
+		t.Helper()
+		s.see("standard output of commands", s.run(t, succeeds, s.fill.Replace(stdin), args...))
+	}
+	for _, format := range []string{"csv", "ndjson"} {
+		args := []string{"token", "import", "--prefix", "sk_live_", "--format", format}
+		run(true, imports[format], args...)
+		for _, text := range badImports[format] {
+			run(false, text, args...)
+		}
+	}
+	for line := range strings.Lines(inspections) {
+		run(true, "", strings.Fields(s.fill.Replace(line))...)
+	}
+	for line := range strings.Lines(mistakes) {
+		run(false, "", strings.Fields(s.fill.Replace(line))...)
+	}
+	for _, text := range misconfigurations {
+		file := filepath.Join(t.TempDir(), "keywicket.yaml")
+		harness.AppendFile(t, file, s.fill.Replace(text))
+		run(false, "", "serve", "--config", file)
+	}
+}
+
+// importBeside runs an import while another client creates one of its tokens: Postgres logs what it refuses.
+func (s *leakStack) importBeside(t *testing.T, key string) {
+	t.Helper()
+	db := harness.OpenDatabase(t, s.Stack)
+	tx, err := db.BeginTxx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }()
+	digest := authz.Secret(key).Digest()
+	_, err = tx.ExecContext(t.Context(), `
+		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
+		SELECT 'velaflows', 'workspace_token', 'live', 'sk_live_', $1, 'n', '{}', max(id) FROM keywicket.workspaces`, digest[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	committed := make(chan error, 1)
+	go func() {
+		committed <- errors.Join(harness.Poll(t.Context(), "the import waits for the other transaction", func() bool {
+			var waiting bool
+			err := db.GetContext(t.Context(), &waiting, `SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)`)
+			return err == nil && waiting
+		}), tx.Commit())
+	}()
+	s.run(t, false, s.fill.Replace("token,name,scopes,workspace\nRACED,n,inbox:read,HOME\n"), "token", "import", "--prefix", "sk_live_")
+	if err := <-committed; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// checkDirectly sends checks as a PEP that validates nothing.
+func (s *leakStack) checkDirectly(t *testing.T, token, workspace string) {
+	t.Helper()
+	conn, err := grpc.NewClient(s.Sidecar.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	pdp := authv3.NewAuthorizationClient(conn)
+	bearer := &corev3.HeaderValue{Key: "authorization", RawValue: []byte("Bearer " + token)}
+	named := &corev3.HeaderValue{Key: "x-workspace-id", Value: workspace}
+	for _, c := range []struct {
+		api, path string
+		header    []*corev3.HeaderValue
+		want      string
+	}{
+		{"velaflows", "/api/v1/inbox/conversations", []*corev3.HeaderValue{bearer, named}, "allow"},
+		{"velaflows", "/api/v1/inbox/conversations", []*corev3.HeaderValue{bearer, bearer, named}, "401 UNAUTHORIZED malformed"},
+		{"velaflows", "/" + token + "\x00?access_token=" + token, []*corev3.HeaderValue{bearer, named}, "403 FORBIDDEN no_route"},
+		{"velaflows", token, []*corev3.HeaderValue{{Key: token, Value: token}}, "401 UNAUTHORIZED missing"},
+		{"zoo", "/", []*corev3.HeaderValue{bearer}, "503 UNAVAILABLE unavailable"},
+	} {
+		request := &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+			Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{
+				Method: "GET", Path: c.path, Host: token, HeaderMap: &corev3.HeaderMap{Headers: c.header},
+			}},
+			ContextExtensions: map[string]string{"api": c.api},
+		}}
+		harness.Await(t, c.api+" "+c.path+": "+c.want, func() bool {
+			answer, err := pdp.Check(t.Context(), request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.see("checks, with their metadata,", answer.String())
+			return wire.OutcomeOf(t, answer) == c.want
+		})
+	}
+}
+
+// fail makes look-ups time out, fail, and find no server. The use of tokens is then lost.
+func (s *leakStack) fail(t *testing.T, r harness.Request) {
+	t.Helper()
+	tx, err := harness.OpenDatabase(t, s.Stack).BeginTxx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tx.ExecContext(t.Context(), `LOCK TABLE keywicket.tokens IN ACCESS EXCLUSIVE MODE`); err != nil {
+		t.Fatal(err)
+	}
+	s.send(t, r, harness.Unavailable)
+	if err := errors.Join(tx.Rollback(), s.Postgres.Stop()); err != nil {
+		t.Fatal(err)
+	}
+	s.send(t, r, harness.Unavailable)
+	s.run(t, false, "", "token", "list")
+	s.fetch(t, s.Sidecar.Operations, "/metrics", "/readyz", "/livez")
+	if err := s.Sidecar.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	<-s.Sidecar.Done()
+	s.send(t, r, harness.Unavailable)
+	s.fetch(t, s.Envoy.Admin(), "/stats", "/stats/prometheus", "/clusters", "/config_dump")
+}

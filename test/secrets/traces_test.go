@@ -1,0 +1,59 @@
+package secrets
+
+import (
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/keywicket/keywicket/authz"
+)
+
+// traces maps each run of 12 characters of a secret, in every encoding, to the secret's name. It finds parts of a secret,
+// and needs one pass over a text. It leaves out the part that a token may show.
+type traces map[string]string
+
+const trace = 12
+
+func (known traces) add(name string, forms ...string) {
+	for _, form := range forms {
+		for i := range len(form) - trace + 1 {
+			known[form[i:i+trace]] = name
+		}
+	}
+}
+
+func (known traces) addToken(token, visible string) {
+	hidden := strings.TrimPrefix(token, visible)
+	known.add("the token "+visible+"…", append(encodings([]byte(hidden)), hidden)...)
+	known.addDigest(token)
+}
+
+func (known traces) addDigest(token string) {
+	digest := authz.Secret(token).Digest()
+	known.add("a digest", encodings(digest[:])...)
+}
+
+// encodings returns the bytes in hex (as in Postgres's bytea), as lists of numbers of Go and JSON, and in base64 at each of
+// the three alignments.
+func encodings(b []byte) []string {
+	list := fmt.Sprintf("%d", b)
+	forms := []string{fmt.Sprintf("%x", b), fmt.Sprintf("%X", b), list, strings.ReplaceAll(list, " ", ",")}
+	for begin := range 3 {
+		whole := b[begin : len(b)-(len(b)-begin)%3]
+		forms = append(forms, base64.StdEncoding.EncodeToString(whole), base64.URLEncoding.EncodeToString(whole))
+	}
+	return forms
+}
+
+// in reports the secrets that it finds, each with its line.
+func (known traces) in(text string) (found []string) {
+	for line := range strings.Lines(text) {
+		for i := range len(line) - trace + 1 {
+			if name, ok := known[line[i:i+trace]]; ok && !slices.Contains(found, name+": "+line) {
+				found = append(found, name+": "+line)
+			}
+		}
+	}
+	return found
+}

@@ -1,0 +1,198 @@
+package sessions
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keywicket/keywicket/internal/syncbuffer"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
+
+	"github.com/go-jose/go-jose/v4"
+
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/test/harness"
+	"github.com/keywicket/keywicket/test/supabase"
+)
+
+// TestSessionsThroughEnvoy tests the three algorithms, and tokens that are almost valid.
+func TestSessionsThroughEnvoy(t *testing.T) {
+	user, workspace := deployment.CreateOwner(t)
+	client := harness.NewClient(t, deployment.Stack, 1)
+	is := deployment.Sessions
+	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(&is.EC.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	good, secret, now := supabase.Claims(user, nil), []byte(is.Secret), time.Now().Unix()
+	genuine := strings.Split(is.Token(user, nil), ".")
+	with := func(change supabase.Fields) string { return is.Token(user, change) }
+	text, err := json.Marshal(good)
+	if err != nil {
+		t.Fatal(err)
+	}
+	twice := supabase.Sign(jose.ES256, is.EC, "ec", []byte(`{"sub":"eve",`+string(text[1:])))
+	unsigned := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"JWT"}`)) + "." + genuine[1] + "."
+
+	for _, c := range []struct{ name, token, outcome string }{
+		{"HS256", supabase.Sign(jose.HS256, secret, "", good), "allow"},
+		{"ES256", supabase.Sign(jose.ES256, is.EC, "ec", good), "allow"},
+		{"RS256", supabase.Sign(jose.RS256, is.RSA, "rsa", good), "allow"},
+		{"nearly expired", with(supabase.Fields{"exp": now + 30}), "allow"},
+		{"nearly over-long", with(supabase.Fields{"x": strings.Repeat("x", 5000)}), "allow"},
+
+		{"a session without a level", with(supabase.Fields{"aal": nil}), "allow"},
+
+		{"an app's", with(supabase.Fields{"client_id": "9a8b7c6d-5e4f-3a2b-1c0d-9e8f7a6b5c4d", "scope": "openid"}), "UNAUTHORIZED app_token"},
+		{"none", unsigned, "UNAUTHORIZED unsupported_algorithm"},
+		{"HS256 with the public key", supabase.Sign(jose.HS256, public, "ec", good), "UNAUTHORIZED unknown"},
+		{"wrong kid", supabase.Sign(jose.ES256, is.EC, "rsa", good), "UNAUTHORIZED unknown"},
+		{"unknown kid", supabase.Sign(jose.ES256, is.EC, "nobody's", good), "UNAUTHORIZED unknown"},
+		{"wrong curve", supabase.Sign(jose.ES384, p384, "ec", good), "UNAUTHORIZED unsupported_algorithm"},
+		{"PS256", supabase.Sign(jose.PS256, is.RSA, "rsa", good), "UNAUTHORIZED unsupported_algorithm"},
+		{"HS512", supabase.Sign(jose.HS512, append(secret, secret...), "", good), "UNAUTHORIZED unsupported_algorithm"},
+		{"another's key", supabase.Sign(jose.ES256, supabase.NewEC(), "ec", good), "UNAUTHORIZED unknown"},
+		{"expired", with(supabase.Fields{"exp": now - 60}), "UNAUTHORIZED expired"},
+		{"not yet valid", with(supabase.Fields{"nbf": now + 60}), "UNAUTHORIZED unknown"},
+		{"wrong issuer", with(supabase.Fields{"iss": "https://evil.example/auth/v1"}), "UNAUTHORIZED unknown"},
+		{"wrong audience", with(supabase.Fields{"aud": "anon"}), "UNAUTHORIZED unknown"},
+		{"two audiences", with(supabase.Fields{"aud": []string{"authenticated", "other"}}), "UNAUTHORIZED unknown"},
+		{"missing exp", with(supabase.Fields{"exp": nil}), "UNAUTHORIZED malformed"},
+		{"anonymous", with(supabase.Fields{"is_anonymous": true}), "UNAUTHORIZED unknown"},
+		{"service_role", with(supabase.Fields{"role": "service_role"}), "UNAUTHORIZED unknown"},
+		{"a claim twice", twice, "UNAUTHORIZED malformed"},
+		{"over-long", with(supabase.Fields{"x": strings.Repeat("x", 6200)}), "UNAUTHORIZED malformed"},
+		{"a user who does not exist", is.Token("nobody", nil), "UNAUTHORIZED unknown"},
+	} {
+		before := deployment.Reached()
+		q := harness.NewRequest("velocity", "POST /api/issues", c.token, workspace)
+		if got := inProcess.Check(t, q).Outcome; got != c.outcome {
+			t.Errorf("%s, in process: %s, not %s", c.name, got, c.outcome)
+		}
+		got, _ := client.SendWithRetry(t, q)
+		if got.Outcome != c.outcome {
+			t.Errorf("%s: %s, not %s", c.name, got.Outcome, c.outcome)
+		}
+		if reached := deployment.Reached() - before; (reached == 1) != (c.outcome == "allow") {
+			t.Errorf("%s: %d requests reached the upstream", c.name, reached)
+		}
+	}
+	if got, _ := client.SendWithRetry(t, harness.NewRequest("velaflows", harness.Conversations, is.Token(user, nil), "")); got.Outcome != "UNAUTHORIZED unknown" {
+		t.Errorf("the other API: %s", got.Outcome)
+	}
+}
+
+// A failure to reach an issuer is reported to operators. Sessions whose key is known are still allowed.
+func TestIssuerThatCannotBeReached(t *testing.T) {
+	is := supabase.Start()
+	defer is.Close()
+	s := harness.StartStack(t, demo.Config{Environ: append(is.Environ(), "KEYWICKET_APIS_VELOCITY_SESSION_JWKS_MAX_AGE=8s")})
+	user := harness.Keywicket[registry.User](t, s, "user", "create", "--email", "ada@example.com")
+	client := harness.NewClient(t, s, 1)
+	profile := func() harness.Request {
+		return harness.NewRequest("velocity", "GET /api/user", is.Token(user.ID, nil), "")
+	}
+	client.Expect(t, profile(), "allow")
+	is.Instead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	harness.Await(t, "/readyz reports it", func() bool {
+		code, body := harness.Probe(t, s, "/readyz")
+		return code == http.StatusOK && strings.Contains(body, "apis.velocity.session: the keys of sessions are") &&
+			strings.Contains(body, "could not be fetched anew: the answer is 500")
+	})
+	client.Expect(t, profile(), "allow")
+	harness.Await(t, "the keys are too old", func() bool { return client.Send(t, profile()).Outcome == harness.Unavailable })
+	_, metrics := harness.Probe(t, s, "/metrics")
+	for _, line := range []string{
+		`keywicket_session_key_fetches_total{api="velocity",result="failed"} `, `keywicket_session_keys{api="velocity"} 2`,
+		`keywicket_session_keys_age_seconds{api="velocity"} `, `keywicket_sessions_total{api="velocity",result="failed"} `,
+	} {
+		if !strings.Contains(metrics, line) {
+			t.Errorf("no metric %s", line)
+		}
+	}
+	if code, body := harness.Probe(t, s, "/readyz"); code != http.StatusOK || !strings.Contains(body, "too old") {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	is.Instead(nil)
+	harness.Await(t, "sessions are accepted again", func() bool { return client.Send(t, profile()).Outcome == "allow" })
+}
+
+// If the API requires it, a session of a user with a second factor needs that factor, and gets the challenge of RFC 9470.
+// The upstream receives the level. The log has the reason for the denial, and no token.
+func TestSecondFactorThroughEnvoy(t *testing.T) {
+	is := supabase.Start()
+	defer is.Close()
+	log := &syncbuffer.Buffer{}
+	s := harness.StartStack(t, demo.Config{Environ: append(is.Environ(), "KEYWICKET_APIS_VELOCITY_SESSION_REQUIRE_AAL2=enrolled", harness.ShortStaleness), Log: log})
+	user := harness.Keywicket[registry.User](t, s, "user", "create", "--email", "ada@example.com")
+	client := harness.NewClient(t, s, 1)
+	db, err := database.Open(s.DatabaseURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = db.Close() }()
+	profile := func(change supabase.Fields) harness.Request {
+		return harness.NewRequest("velocity", "GET /api/user", is.Token(user.ID, change), "")
+	}
+	one, two, none := supabase.Fields{"aal": "aal1"}, supabase.Fields{"aal": "aal2"}, supabase.Fields{"aal": nil}
+	for change, want := range map[string]supabase.Fields{"aal1": one, "aal2": two, "": none} {
+		a := client.Send(t, profile(want))
+		if got := strings.Join(a.Echo.Headers["x-keywicket-aal"], "|"); a.Outcome != "allow" || got != change {
+			t.Errorf("%q: %s, and the upstream sees %q", change, a.Outcome, got)
+		}
+	}
+	db.MustExec(`UPDATE keywicket.users SET mfa_enrolled = true`)
+	for _, change := range []supabase.Fields{one, none} {
+		harness.Await(t, "a second factor is needed", func() bool { return client.Send(t, profile(change)).Outcome == "UNAUTHORIZED second_factor_required" })
+		challenge := client.Send(t, profile(change)).Header.Get("WWW-Authenticate")
+		if !strings.Contains(challenge, `error="insufficient_user_authentication"`) || !strings.Contains(challenge, `acr_values="aal2"`) {
+			t.Errorf("the challenge is %s", challenge)
+		}
+	}
+	client.Expect(t, profile(two), "allow")
+	db.MustExec(`UPDATE keywicket.users SET banned_until = 'infinity'`)
+	harness.Await(t, "the user is banned", func() bool { return client.Send(t, profile(two)).Outcome == "UNAUTHORIZED revoked" })
+
+	tokens := []string{
+		supabase.Sign(jose.HS512, []byte(is.Secret+is.Secret), "", supabase.Claims(user.ID, nil)),
+		is.Token(user.ID, supabase.Fields{"client_id": "planner"}), is.Token(user.ID, supabase.Fields{"iss": nil}),
+	}
+	for _, token := range tokens {
+		client.Send(t, harness.NewRequest("velocity", "GET /api/user", token, ""))
+	}
+	for _, want := range []string{"algorithm is HS512; the API takes HS256, ES256, RS256", "session.client_ids", "set GOTRUE_JWT_ISSUER"} {
+		harness.Await(t, "the log has "+want, func() bool { return strings.Contains(log.String(), want) })
+	}
+	for _, token := range tokens {
+		if strings.Contains(log.String(), token) || strings.Contains(log.String(), strings.Split(token, ".")[1]) {
+			t.Error("the log has a token")
+		}
+	}
+}
+
+// A request that names no API is a configuration error. The log says how to correct it.
+func TestRequestThatNamesNoAPIIsLogged(t *testing.T) {
+	log := &syncbuffer.Buffer{}
+	s := harness.StartStack(t, demo.Config{Log: log, EnvoyConfig: func(config []byte) []byte {
+		return harness.Replace(t, config, "context_extensions: {api: velaflows}", "context_extensions: {}", 1)
+	}})
+	client := harness.NewClient(t, s, 1)
+	if a := client.Send(t, harness.NewRequest("velaflows", harness.Conversations, "", "")); a.Status != http.StatusServiceUnavailable || a.Outcome != harness.Unavailable {
+		t.Errorf("%d %s", a.Status, a.Outcome)
+	}
+	harness.Await(t, "the log names the key", func() bool { return strings.Contains(log.String(), "set default_api to one of velaflows, velocity") })
+}

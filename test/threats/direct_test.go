@@ -1,0 +1,102 @@
+package threats
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/keywicket/keywicket/store/registry"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/keywicket/keywicket/test/harness"
+	"github.com/keywicket/keywicket/test/wire"
+)
+
+func TestDirectChecks(t *testing.T) {
+	home := harness.CreateWorkspace(t, deployment.Stack)
+	_, key := deployment.CreateToken(t, "sk_live_", registry.NewToken{Name: t.Name(), Scopes: []string{"admin:all"}, Workspace: home.ID})
+	conn, err := grpc.NewClient(deployment.Stack.Sidecar.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	pdp := authv3.NewAuthorizationClient(conn)
+
+	health, err := healthv1.NewHealthClient(conn).Check(t.Context(), &healthv1.HealthCheckRequest{})
+	if err != nil || health.GetStatus() != healthv1.HealthCheckResponse_SERVING {
+		t.Errorf("health: %v, %v", health, err)
+	}
+
+	contact := &authv3.AttributeContext_HttpRequest{Method: "GET", Path: "/api/v1/contacts/7", Host: "api.example"}
+	with := func(h *authv3.AttributeContext_HttpRequest, path string, headers ...*corev3.HeaderValue) *authv3.AttributeContext_HttpRequest {
+		return &authv3.AttributeContext_HttpRequest{
+			Method: h.GetMethod(), Path: path, Host: h.GetHost(), HeaderMap: &corev3.HeaderMap{Headers: headers},
+		}
+	}
+	bearer := &corev3.HeaderValue{Key: "authorization", RawValue: []byte("Bearer " + key)}
+	workspace := &corev3.HeaderValue{Key: "x-workspace-id", Value: home.ID}
+	cooked := func(headers map[string]string) *authv3.AttributeContext_HttpRequest {
+		return &authv3.AttributeContext_HttpRequest{Method: "GET", Path: contact.GetPath(), Headers: headers}
+	}
+	velaflows := map[string]string{"api": "velaflows"}
+	type check struct {
+		name       string
+		http       *authv3.AttributeContext_HttpRequest
+		extensions map[string]string
+		want       string
+	}
+	checks := []check{
+		{"needless escapes", with(contact, "/%61pi/v1/contacts/%37", bearer, workspace), velaflows, "allow"},
+		{"needless escapes in a public route", with(contact, "/%68ealthz"), velaflows, "allow"},
+		{"an ordinary one", with(contact, "/api/v1/contacts/7?a=/../b", bearer, workspace), velaflows, "allow"},
+		{"headers that are joined", cooked(map[string]string{"authorization": "Bearer " + key, "x-workspace-id": home.ID}), velaflows, "allow"},
+		{"two tokens, joined", cooked(map[string]string{"authorization": "Bearer " + key + ",Bearer " + key, "x-workspace-id": home.ID}), velaflows,
+			"401 UNAUTHORIZED malformed"},
+		{"the same token twice", with(contact, contact.GetPath(), bearer, bearer, workspace), velaflows, "401 UNAUTHORIZED malformed"},
+		{"a token beside an empty one", with(contact, contact.GetPath(), &corev3.HeaderValue{Key: "authorization"}, bearer, workspace), velaflows,
+			"401 UNAUTHORIZED malformed"},
+		{"a token twice, in two spellings", with(contact, contact.GetPath(), bearer, &corev3.HeaderValue{Key: "Authorization", Value: "Bearer " + key}, workspace), velaflows,
+			"401 UNAUTHORIZED malformed"},
+		{"a token with a byte that is no text", with(contact, contact.GetPath(), &corev3.HeaderValue{Key: "authorization", RawValue: []byte("Bearer " + key + "\xff")}, workspace), velaflows,
+			"401 UNAUTHORIZED malformed"},
+		{"a workspace twice", with(contact, contact.GetPath(), bearer, workspace, workspace), velaflows, "403 WORKSPACE_ACCESS_DENIED workspace_mismatch"},
+		{"an API that there is not", with(contact, contact.GetPath(), bearer, workspace), map[string]string{"api": "zoo"}, "503 UNAVAILABLE unavailable"},
+		{"no API", with(contact, contact.GetPath(), bearer, workspace), nil, "503 UNAVAILABLE unavailable"},
+		{"a public route of no API", with(contact, "/healthz"), nil, "503 UNAVAILABLE unavailable"},
+		{"no headers", nil, velaflows, "401 UNAUTHORIZED missing"},
+	}
+	for _, path := range HostilePaths {
+		name := path[:min(len(path), 60)]
+		checks = append(checks,
+			check{name, with(contact, path), velaflows, "401 UNAUTHORIZED missing"},
+			check{name, with(contact, path, bearer, workspace), velaflows, "403 FORBIDDEN no_route"})
+	}
+	for _, c := range checks {
+		answer, err := pdp.Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+			Request: &authv3.AttributeContext_Request{Http: c.http}, ContextExtensions: c.extensions,
+		}})
+		if err != nil {
+			t.Errorf("%q: %v", c.name, err)
+			continue
+		}
+		if got := wire.OutcomeOf(t, answer); got != c.want {
+			t.Errorf("%q: %s, not %s", c.name, got, c.want)
+		}
+	}
+
+	// The sidecar does not check a request that is larger than any request's headers.
+	answer, err := pdp.Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
+		Request:           &authv3.AttributeContext_Request{Http: with(contact, "/"+strings.Repeat("a", 1<<20), bearer, workspace)},
+		ContextExtensions: velaflows,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := wire.OutcomeOf(t, answer); got != "431 REQUEST_TOO_LARGE too_large" {
+		t.Errorf("a request of 1 MiB: %s", got)
+	}
+}

@@ -1,0 +1,250 @@
+// Package threats lists the inputs of the rows of docs/security.md with their outcomes, and tests them through deploy/envoy. Package
+// mesh tests them through other configurations of Envoy.
+package threats
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/keywicket/keywicket/test/wire"
+)
+
+// The meshes of package mesh.
+const (
+	Istio   = "Istio"
+	Gateway = "Envoy Gateway"
+)
+
+// Threat is one input of a row of docs/security.md, with its expected result.
+type Threat struct {
+	row int
+	wire.Request
+	envoy  string              // the outcome over HTTP/1.1 and HTTP/2
+	h1, h2 string              // the outcome over one of them, if it differs; "-": it cannot be sent over it
+	direct string              // the outcome of a direct check; empty: as through Envoy
+	Seen   map[string][]string // what the upstream receives with an allowed request: header, :path or :host → values
+
+	// The outcomes through an Envoy as a mesh configures it (package mesh), if they differ.
+	istio, gateway string
+	// What the upstream receives instead if Envoy does not send every header with the check.
+	Hidden map[string][]string
+}
+
+// Inputs are the credentials and the workspaces of the threats.
+type Inputs struct {
+	Inbox    string // a token with only inbox:read
+	Contacts string // a token with only contacts:read
+	All      string // a token with admin:all
+	Home     string // their workspace
+	Other    string
+}
+
+// Threats returns the inputs of all rows.
+func (h Inputs) Threats() []Threat {
+	const inbox = "/api/v1/inbox/conversations"
+	bearer := func(token string) [2]string { return [2]string{"Authorization", "Bearer " + token} }
+	home := [2]string{"x-workspace-id", h.Home}
+	good := func(target string) wire.Request {
+		return wire.Request{Target: target, Header: [][2]string{bearer(h.Inbox), home}}
+	}
+	path := func(target string) wire.Request {
+		return wire.Request{Target: target, Header: [][2]string{bearer(h.All), home}}
+	}
+	with := func(header ...[2]string) wire.Request { return wire.Request{Target: inbox, Header: header} }
+	beside := func(header ...[2]string) wire.Request { return with(append(header, bearer(h.Inbox), home)...) }
+	value := func(authorization string) wire.Request { return with([2]string{"Authorization", authorization}, home) }
+	method := func(name, target string) wire.Request {
+		m := path(target)
+		m.Method = name
+		return m
+	}
+	half := len(h.Inbox) / 2
+
+	all := []Threat{
+		{row: 1, Request: path("/api/v1/inbox/../admin/audit"), envoy: "allow", direct: wire.NoRoute,
+			Seen: map[string][]string{":path": {"/api/v1/admin/audit"}}},
+		{row: 1, Request: path("/api/v1/inbox/%2e%2e/admin/audit"), envoy: "allow", direct: wire.NoRoute,
+			Seen: map[string][]string{":path": {"/api/v1/admin/audit"}}},
+		{row: 1, Request: good("/api/v1/inbox/%2e%2e/admin/audit"), envoy: "403 FORBIDDEN missing_scope", direct: wire.NoRoute},
+		{row: 1, Request: path("/api/v1/inbox/..;/admin/audit"), envoy: "allow", direct: wire.NoRoute,
+			Seen: map[string][]string{":path": {"/api/v1/admin/audit"}}},
+		{row: 1, Request: path("/api/v1/inbox/..;a=b/admin/audit"), envoy: "allow", direct: wire.NoRoute,
+			Seen: map[string][]string{":path": {"/api/v1/admin/audit"}}},
+		{row: 1, Request: path("/api/v1/tags/../inbox/./conversations"), envoy: "allow", direct: wire.NoRoute,
+			Seen: map[string][]string{":path": {inbox}}},
+		{row: 2, Request: path("/api/v1//inbox/conversations"), envoy: "allow", direct: wire.NoRoute, istio: wire.NoRoute,
+			Seen: map[string][]string{":path": {inbox}}},
+		{row: 2, Request: path("//api/v1/inbox/conversations"), envoy: "allow", direct: wire.NoRoute, istio: wire.NoRoute,
+			Seen: map[string][]string{":path": {inbox}}},
+		{row: 2, Request: path("//admin/x"), envoy: wire.NoRoute},
+		{row: 5, Request: path("/api/v1/contacts/%72oot"), envoy: "allow",
+			Seen: map[string][]string{":path": {"/api/v1/contacts/root"}}},
+		{row: 5, Request: path("/api/v1/%69nbox/%63onversations"), envoy: "allow",
+			Seen: map[string][]string{":path": {inbox}}},
+		{row: 5, Request: good("/api/v1/%61dmin/audit"), envoy: "403 FORBIDDEN missing_scope"},
+		{row: 7, Request: path(`/api/v1\inbox\conversations`), envoy: "allow", direct: wire.NoRoute,
+			Seen: map[string][]string{":path": {inbox}}},
+		{row: 7, Request: path("*"), envoy: wire.Refused, h2: "closed", direct: wire.NoRoute},
+		{row: 7, Request: path("api/v1/contacts"), envoy: wire.Refused, h2: "closed", direct: wire.NoRoute},
+		{row: 7, Request: path("/api/v1/contacts/\u00e9"), h1: wire.Refused, h2: "allow", direct: wire.NoRoute,
+			Seen: map[string][]string{":path": {"/api/v1/contacts/%C3%A9"}}},
+		{row: 8, Request: path("http://evil.test/api/v1/admin"), envoy: wire.NoRoute, h2: "closed", istio: wire.NoHost, gateway: wire.NoHost},
+		{row: 8, Request: path("http://evil.test" + inbox), envoy: "allow", h2: "closed", direct: wire.NoRoute, istio: wire.NoHost, gateway: wire.NoHost,
+			Seen: map[string][]string{":path": {inbox}, ":host": {"evil.test"}}},
+		{row: 9, Request: good(inbox + "?x=/../admin"), envoy: "allow",
+			Seen: map[string][]string{":path": {inbox + "?x=/../admin"}}},
+		{row: 9, Request: good("/api/v1/admin?x=" + inbox), envoy: wire.NoRoute},
+		{row: 9, Request: wire.Request{Target: inbox + "?access_token=" + h.Inbox, Header: [][2]string{home}}, envoy: wire.Missing},
+
+		{row: 10, Request: with(bearer(h.Inbox), bearer("junk"), home), envoy: wire.Malformed},
+		{row: 10, Request: with(bearer("junk"), bearer(h.Inbox), home), envoy: wire.Malformed},
+		{row: 10, Request: with(bearer(h.Inbox), bearer(h.Inbox), home), envoy: wire.Malformed},
+		{row: 10, Request: with([2]string{"AUTHORIZATION", "Bearer " + h.Inbox}, [2]string{"authorization", "bearer junk"}, home), envoy: wire.Malformed},
+		{row: 10, Request: value("Bearer " + h.Inbox + ",Bearer " + h.Inbox), envoy: wire.Malformed},
+		{row: 10, Request: with([2]string{"Authorization", ""}, bearer(h.Inbox), home), envoy: "allow", direct: wire.Malformed},
+		{row: 11, Request: value("bearer " + h.Inbox), envoy: "allow"},
+		{row: 11, Request: value("BEARER " + h.Inbox), envoy: "allow"},
+		{row: 11, Request: value("Bearer\t" + h.Inbox), envoy: wire.Malformed},
+		{row: 11, Request: value("Bearer"), envoy: wire.Malformed},
+		{row: 11, Request: value(""), envoy: wire.Missing},
+		{row: 12, Request: value("  Bearer " + h.Inbox), envoy: "allow", h2: wire.Missing, direct: wire.Missing},
+		{row: 12, Request: value("Bearer " + h.Inbox + "\t"), envoy: "allow", h2: wire.Malformed, direct: wire.Malformed},
+		{row: 13, Request: value("Bearer " + h.Inbox + "\x00"), h1: wire.Refused, h2: "closed", direct: wire.Malformed},
+		{row: 13, Request: value("Bearer " + h.Inbox + "\x01"), h1: wire.Refused, h2: "closed", direct: wire.Malformed},
+		{row: 13, Request: value("Bearer " + h.Inbox + "\x7f"), h1: wire.Refused, h2: "closed", direct: wire.Malformed},
+		// A carriage return is not part of a credential: the upstream receives no carriage return in either case.
+		{row: 13, Request: value("Bearer " + h.Inbox[:half] + "\r" + h.Inbox[half:]), h1: "allow", h2: "closed", direct: wire.Malformed},
+		{row: 13, Request: value("Bearer " + h.Inbox[:half] + "\r\n " + h.Inbox[half:]), h1: wire.Malformed, h2: "closed", direct: wire.Malformed},
+		{row: 14, Request: value("Bearer " + h.Inbox + "\xff"), envoy: wire.Malformed},
+		{row: 14, Request: value("Bearer " + h.Inbox[:half] + "\xff" + h.Inbox[half+1:]), envoy: wire.Malformed},
+		{row: 15, Request: value("Bearer sk_live_" + strings.Repeat("a", 505)), envoy: wire.Malformed},
+		{row: 15, Request: value("Bearer " + strings.Repeat("a", 8<<10-3) + ".b.c"), envoy: wire.Malformed},
+		{row: 15, Request: value("Bearer " + strings.Repeat("a", 20<<10)), envoy: wire.TooLarge, h2: "reset", direct: wire.Malformed, istio: wire.Malformed, gateway: wire.Malformed},
+		{row: 15, Request: value("Bearer " + strings.Repeat("a", 1<<20)), envoy: "-", direct: "431 REQUEST_TOO_LARGE too_large"},
+
+		{row: 16, Request: with(bearer(h.Inbox), home, home), envoy: wire.Mismatch},
+		{row: 16, Request: with(bearer(h.Inbox), home, [2]string{"X-Workspace-Id", h.Other}), envoy: wire.Mismatch},
+		{row: 16, Request: with(bearer(h.Inbox), [2]string{"x-workspace-id", ""}, home), envoy: wire.Mismatch},
+		{row: 16, Request: with(bearer(h.Inbox), [2]string{"x-workspace-id", ""}), envoy: wire.Mismatch},
+		{row: 16, Request: with(bearer(h.Inbox), [2]string{"x-workspace-id", strings.ToUpper(h.Home)}), envoy: wire.Mismatch},
+		{row: 16, Request: with(bearer(h.Inbox), [2]string{"x-workspace-id", h.Home + "," + h.Home}), envoy: wire.Mismatch},
+		{row: 16, Request: with(bearer(h.Inbox), [2]string{"x-workspace-id", h.Home[:23]}), envoy: wire.Mismatch},
+		{row: 17, Request: with(bearer(h.Inbox), [2]string{"x_workspace_id", h.Home}), h1: wire.Refused, h2: "reset",
+			direct: "403 WORKSPACE_ACCESS_DENIED workspace_required", istio: "403 WORKSPACE_ACCESS_DENIED workspace_required"},
+		{row: 18, Request: beside([2]string{"Connection", "authorization, x-workspace-id"}), envoy: wire.Missing, h2: "closed",
+			direct: "-"},
+		{row: 19, Request: beside([2]string{"X-Keywicket-Subject", "evil"}, [2]string{"x-keywicket-subject", "worse"},
+			[2]string{"x-keywicket-kind", ""}, [2]string{"x-keywicket-role", "owner"}, [2]string{"x-keywicket-else", "x"}), envoy: "allow",
+			Seen:   map[string][]string{"x-keywicket-scopes": {"inbox:read"}, "x-keywicket-kind": {"workspace_token"}, "x-keywicket-role": nil, "x-keywicket-else": nil},
+			Hidden: map[string][]string{"x-keywicket-role": {"owner"}, "x-keywicket-else": {"x"}}},
+		{row: 20, Request: beside([2]string{"x-envoy-original-path", "/healthz"}, [2]string{"x-original-url", "/healthz"},
+			[2]string{"x-rewrite-url", "/healthz"}, [2]string{"x-http-method-override", "DELETE"}), envoy: "allow",
+			Seen: map[string][]string{"x-envoy-original-path": nil, "x-original-url": nil, "x-rewrite-url": nil, "x-http-method-override": nil}},
+		{row: 20, Request: beside([2]string{"x-http-method", "DELETE"}, [2]string{"X-Method-Override", "DELETE"}), envoy: "allow",
+			Seen: map[string][]string{"x-http-method": nil, "x-method-override": nil}},
+		{row: 20, Request: wire.Request{Target: inbox, Header: [][2]string{{"x-envoy-original-path", "/healthz"}, {"x-original-url", "/healthz"}}}, envoy: wire.Missing},
+		{row: 21, Request: method("get", inbox), envoy: wire.Refused, h2: wire.NoRoute, direct: wire.NoRoute},
+		{row: 21, Request: method("FOO", inbox), envoy: wire.Refused, h2: wire.NoRoute, direct: wire.NoRoute},
+		{row: 21, Request: method("TRACE", inbox), envoy: wire.NoRoute},
+		{row: 21, Request: wire.Request{Method: "OPTIONS", Target: inbox, Header: [][2]string{{"Origin", "https://evil.test"}, {"Access-Control-Request-Method", "GET"}}}, envoy: wire.Missing},
+		{row: 22, Request: wire.Request{Target: inbox, Host: "A.TEST.:80", Header: good(inbox).Header}, envoy: "allow",
+			istio: wire.NoHost, gateway: wire.NoHost, Seen: map[string][]string{":host": {"A.TEST"}}},
+		{row: 22, Request: wire.Request{Target: inbox, Host: "a.test", Header: append([][2]string{{"Host", "b.test"}}, good(inbox).Header...)}, envoy: wire.NoRoute, h2: "allow", direct: "-",
+			istio: wire.NoHost, gateway: wire.NoHost, Seen: map[string][]string{":host": {"a.test"}}},
+		{row: 22, Request: wire.Request{Target: inbox, Host: "a.test,b.test", Header: good(inbox).Header}, envoy: wire.NoRoute, istio: wire.NoHost, gateway: wire.NoHost},
+		{row: 23, Request: wire.Request{Method: "CONNECT", Target: "api.test:443", Host: "api.test:443", Header: good("").Header}, envoy: wire.NotFound, direct: wire.NoRoute},
+		{row: 23, Request: wire.Request{Method: "CONNECT", Protocol: "websocket", Target: inbox, Header: good("").Header}, h1: "-", h2: "closed", direct: wire.NoRoute},
+		{row: 23, Request: beside([2]string{"Connection", "Upgrade"}, [2]string{"Upgrade", "websocket"}), h1: "403 ERROR error", h2: "closed", direct: "allow",
+			istio: "200", gateway: "200"},
+		{row: 24, Request: wire.Request{Method: "POST", Target: inbox, Header: [][2]string{home}, Body: "{}", Trailer: [][2]string{bearer(h.All)}}, envoy: wire.Missing, direct: wire.Missing},
+		{row: 24, Request: wire.Request{Method: "PATCH", Target: "/api/v1/tags/7", Header: good("").Header, Trailer: [][2]string{bearer(h.All)}, Body: "{}"}, envoy: "403 FORBIDDEN missing_scope"},
+		{row: 29, Request: path("/%2fevil.example"), envoy: wire.Refused, direct: wire.NoRoute, istio: wire.NoRoute, gateway: "307 /evil.example"},
+		{row: 29, Request: path("/%5c%5cevil.example/%2e%2e"), envoy: wire.Refused, direct: wire.NoRoute, istio: wire.NoRoute, gateway: "307 //"},
+		{row: 29, Request: path("/x%2f..%5c%2fevil.example"), envoy: wire.Refused, direct: wire.NoRoute, istio: wire.NoRoute, gateway: "307 /evil.example"},
+		{row: 30, Request: wire.Request{Method: "POST", Target: "/api/v1/tags", Header: path("").Header, Body: strings.Repeat("x", 1<<17)}, envoy: "allow"},
+		{row: 30, Request: wire.Request{Method: "POST", Target: "/api/v1/tags", Header: good("").Header, Body: strings.Repeat("x", 1<<17)}, envoy: "403 FORBIDDEN missing_scope"},
+		{row: 31, Request: with([2]string{"Content-Type", "application/grpc"}, home), envoy: "grpc 16", direct: wire.Missing},
+		{row: 31, Request: wire.Request{Target: "/x.Y/Z", Header: append([][2]string{{"Content-Type", "application/grpc"}}, good("").Header...)}, envoy: "grpc 7", direct: wire.NoRoute},
+		{row: 32, Request: good("/api/v1/tags"), envoy: "403 FORBIDDEN missing_scope"},
+		{row: 32, Request: with(bearer(h.Inbox), [2]string{"x-workspace-id", h.Other}), envoy: wire.Mismatch},
+		{row: 32, Request: with(bearer(h.Contacts), home), envoy: "403 FORBIDDEN missing_scope"},
+		{row: 38, Request: beside([2]string{"x-keywicket-environment", "sandbox"}, [2]string{"X-Keywicket-Environment", "sandbox"}), envoy: "allow",
+			Seen: map[string][]string{":upstream": {"live"}, "x-keywicket-environment": {"live"}}},
+	}
+	// Envoy passes them on unchanged, so the policies have to refuse them.
+	for row, targets := range map[int][]string{
+		4: {"/api/v1/inbox;jsessionid=1/conversations", "/api/v1/contacts/a;b"},
+		5: {"/api/v1/contacts/a%252fb", "/api/v1/contacts/%zz", "/api/v1/contacts/%C0%AF", "/api/v1/contacts/a%23b", "/api/v1/contacts/a%3fb"},
+		6: {"/API/V1/Inbox/Conversations", inbox + ".", inbox + "/"},
+	} {
+		for _, target := range targets {
+			all = append(all, Threat{row: row, Request: path(target), envoy: wire.NoRoute})
+		}
+	}
+	for target, gateway := range map[string]string{
+		"/api/v1/inbox%2Fconversations": "/api/v1/inbox/conversations", "/api/v1/inbox%5Cconversations": "/api/v1/inbox/conversations",
+		"/api/v1/inbox%2f..%2fadmin%2faudit": "/api/v1/admin/audit",
+	} {
+		all = append(all, Threat{row: 3, Request: path(target), envoy: wire.Refused, direct: wire.NoRoute, istio: wire.NoRoute, gateway: "307 " + gateway})
+	}
+	all = append(all,
+		Threat{row: 5, Request: path("/api/v1/contacts/a%00b"), envoy: wire.Refused, direct: wire.NoRoute},
+		Threat{row: 7, Request: path("/api/v1/contacts/a#f"), envoy: wire.Refused, direct: wire.NoRoute, istio: "allow",
+			Seen: map[string][]string{":path": {"/api/v1/contacts/a"}}},
+	)
+	for _, target := range []string{"/api/v1/contacts/..", "/api/v1/contacts/%2e%2e", "/api/v1/contacts/%zz"} {
+		all = append(all, Threat{row: 39, Request: wire.Request{Target: target, Header: [][2]string{bearer(h.Contacts), home}}, envoy: wire.NoRoute})
+	}
+	all = append(all, Threat{row: 39, Request: wire.Request{Target: "/api/v1/contacts/a%2fb", Header: [][2]string{bearer(h.Contacts), home}},
+		envoy: wire.Refused, direct: wire.NoRoute, istio: wire.NoRoute, gateway: "307 /api/v1/contacts/a/b"})
+	// Many servers read these names as the workspace header, or as the headers of rows 19 and 20.
+	for row, names := range map[int][]string{
+		17: {"x_workspace_id", "X-Workspace_Id"},
+		19: {"x_keywicket_subject", "x-keywicket_subject", "X_Keywicket_Scopes"},
+		20: {"x_original_url", "X_Http_Method_Override", "x-http_method"},
+	} {
+		for _, name := range names {
+			all = append(all, Threat{row: row, Request: beside([2]string{name, "forged"}), h1: wire.Refused, h2: "reset", direct: "allow", istio: "allow",
+				Seen: map[string][]string{strings.ToLower(name): nil}, Hidden: map[string][]string{strings.ToLower(name): {"forged"}}})
+		}
+	}
+	return all
+}
+
+// On returns the outcome over the wire; "-" if the threat cannot be sent over it.
+func (h Threat) On(protocol string) string {
+	switch protocol {
+	case "HTTP/1.1":
+		return cmp.Or(h.h1, h.envoy)
+	case "HTTP/2":
+		return cmp.Or(h.h2, h.envoy)
+	}
+	return cmp.Or(h.direct, h.envoy)
+}
+
+// Under returns the outcome over the wire through a mesh's Envoy, whose own responses have another body. A request that
+// HTTP/2 itself forbids closes the connection in every configuration.
+func (h Threat) Under(mesh, protocol string) string {
+	other := map[string]string{Istio: h.istio, Gateway: h.gateway}[mesh]
+	if other != "" && h.On(protocol) != "closed" {
+		return other
+	}
+	return strings.NewReplacer(wire.Refused, "400", wire.NotFound, "404", wire.TooLarge, "431").Replace(h.On(protocol))
+}
+
+// servedOnlyByMesh reports whether a mesh's Envoy serves a request that deploy/envoy refuses, in another form than it
+// was checked.
+func (h Threat) servedOnlyByMesh() bool {
+	return slices.ContainsFunc([]string{Istio, Gateway}, func(mesh string) bool {
+		return slices.ContainsFunc(wire.HTTP, func(protocol string) bool {
+			served := []string{"allow", "200"}
+			return !slices.Contains(served, h.On(protocol)) && slices.Contains(served, h.Under(mesh, protocol)) && h.Seen == nil
+		})
+	})
+}
+
+func (h Threat) String() string {
+	return fmt.Sprintf("row %d: %.60q %.100q", h.row, cmp.Or(h.Method, "GET")+" "+h.Target, fmt.Sprint(h.Header))
+}
