@@ -16,7 +16,7 @@ import (
 // probe decides sample requests for rows that rules of an earlier version would read wrongly. It refuses a row whose sample finds
 // another row, and a row that allows its sample without any scope.
 func (p *policy) probe(ctx context.Context) error {
-	var all fault.List
+	var all fault.Errors
 	for _, api := range slices.Sorted(maps.Keys(p.tables)) {
 		t := p.tables[api]
 		everyRow := p.earlierRoute && t.HasNewForms()

@@ -19,7 +19,7 @@ import (
 
 // CheckDefinitions refuses test files that define documents that the rules read, and denials or headers that no rule reads.
 func CheckDefinitions(s source.Source, compiler *ast.Compiler) error {
-	var all fault.List
+	var all fault.Errors
 	read := make(map[string]Reference) // documents below data that rules read
 	for _, module := range compiler.Modules {
 		ast.WalkRefs(module, func(r ast.Ref) bool {
@@ -53,7 +53,7 @@ func CheckDefinitions(s source.Source, compiler *ast.Compiler) error {
 // UnsafeNots returns a warning for a `not` around a reference that may be undefined, in a file without `import future.keywords.not`. OPA then
 // evaluates the reference before the `not`. If it is undefined, the whole expression is undefined, so a denial does not apply.
 func UnsafeNots(s source.Source) []string {
-	var all fault.List
+	var all fault.Errors
 	for _, module := range s.Rules {
 		if slices.ContainsFunc(module.Imports, func(i *ast.Import) bool { return i.Path.String() == "future.keywords.not" }) {
 			continue

@@ -30,7 +30,7 @@ type Uses []Use
 
 // CheckDeclared returns an error with a line for each use that is neither built in nor declared by one of the APIs.
 func (u Uses) CheckDeclared(apis map[string]authz.API) error {
-	var all fault.List
+	var all fault.Errors
 	for _, one := range u {
 		declared, where := false, "denials"
 		for _, api := range apis {
@@ -135,7 +135,7 @@ type useFinder struct {
 	compiler *ast.Compiler
 	denials  map[*ast.Rule][]denial
 	headers  Uses
-	unknown  fault.List // keys that a decision or a denial does not allow
+	unknown  fault.Errors // keys that a decision or a denial does not allow
 }
 
 // denial has the terms of an object with code and reason. For a function call they are the terms of the returned object.

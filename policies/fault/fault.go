@@ -14,8 +14,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// List is an error with one line for each problem of a folder, so that the author can fix all of them at once.
-type List []Fault
+// Errors is an error with one line for each problem of a folder, so that the author can fix all of them at once.
+type Errors []Fault
 
 // Fault is one problem. Its line is 0 if unknown. Its file is empty if it concerns the whole folder.
 type Fault struct {
@@ -36,7 +36,7 @@ func (f Fault) String() string {
 	return fmt.Sprintf("%s:%d: %s", f.File, f.Line, f.Text)
 }
 
-func (f List) Error() string {
+func (f Errors) Error() string {
 	lines := make([]string, len(f))
 	for i, one := range f {
 		lines[i] = one.String()
@@ -45,7 +45,7 @@ func (f List) Error() string {
 }
 
 // Err returns the faults sorted by file and line, without duplicates; nil if there are none.
-func (f List) Err() error {
+func (f Errors) Err() error {
 	if len(f) == 0 {
 		return nil
 	}
@@ -56,14 +56,14 @@ func (f List) Err() error {
 }
 
 // At adds an error at a line. Only the first line of its text is kept.
-func (f *List) At(line int, err error) {
+func (f *Errors) At(line int, err error) {
 	if err != nil {
 		*f = append(*f, Fault{Line: line, Text: OneLine(err.Error())})
 	}
 }
 
 // Within reports whether one of the faults is in the lines of a node.
-func (f List) Within(n *yaml.Node) bool {
+func (f Errors) Within(n *yaml.Node) bool {
 	last := lastLine(n)
 	return slices.ContainsFunc(f, func(one Fault) bool { return n.Line <= one.Line && one.Line <= last })
 }
@@ -78,8 +78,8 @@ func lastLine(n *yaml.Node) int {
 }
 
 // In adds the error of a file. An error that has several faults or lines adds several.
-func (f *List) In(file string, err error) {
-	var several List
+func (f *Errors) In(file string, err error) {
+	var several Errors
 	var ofRego ast.Errors
 	var one *ast.Error
 	switch {

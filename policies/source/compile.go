@@ -29,7 +29,7 @@ func (s Source) Compiled(functions ...*topdown.Builtin) (*ast.Compiler, error) {
 
 // withoutTests adds the cause and the remedy to errors that appear only without the test files.
 func withoutTests(errs ast.Errors) error {
-	var all fault.List
+	var all fault.Errors
 	all.In("", errs)
 	for i := range all {
 		all[i].Text += " without the _test.rego files, which the sidecar leaves out: define it in another file"
@@ -40,7 +40,7 @@ func withoutTests(errs ast.Errors) error {
 // checkRuleForms refuses a rule for data.keywicket.deny or .headers that has the wrong form. The compiler would report it as an
 // error of the shipped rules, which read them.
 func (s Source) checkRuleForms() error {
-	var all fault.List
+	var all fault.Errors
 	for _, module := range s.Rules {
 		for _, rule := range module.Rules {
 			var wrong string

@@ -58,7 +58,7 @@ func (f *facts) add(name string, text []byte) error {
 		var tree yaml.Node
 		_ = yaml.Unmarshal(text, &tree) // only for the line; without it the error has none
 		other := before[slices.IndexFunc(before, func(one factsFile) bool { return one.has(key) })]
-		return fault.List{{
+		return fault.Errors{{
 			Line: fault.LineOf(&tree, key[min(len(folders), len(key)):]...),
 			Text: fmt.Sprintf("data.%s is also in %s: keep one", strings.Join(key, "."), other.name),
 		}}
@@ -79,7 +79,7 @@ func readFacts(name string, text []byte) (any, error) {
 		case errors.As(err, &syntax):
 			end = syntax.Offset
 		}
-		return nil, fault.List{{Line: 1 + bytes.Count(bytes.TrimRight(text[:end], " \t\r\n"), []byte("\n")), Text: err.Error()}}
+		return nil, fault.Errors{{Line: 1 + bytes.Count(bytes.TrimRight(text[:end], " \t\r\n"), []byte("\n")), Text: err.Error()}}
 	}
 	if err := util.Unmarshal(text, &value); err != nil {
 		return nil, err

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"github.com/open-policy-agent/opa/loader"
+	"github.com/open-policy-agent/opa/v1/loader"
 )
 
 // FuzzFacts tests that a file of facts is read as both of OPA's loaders read it. It is refused if one of them refuses it, or if

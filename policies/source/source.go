@@ -36,7 +36,7 @@ func Open(ctx context.Context, policy fs.FS) (map[string]table.Table, Source, er
 	if err := table.Readable(policy); err != nil {
 		return nil, Source{}, err
 	}
-	var all fault.List
+	var all fault.Errors
 	tables, err := table.Read(policy)
 	all.In("", err)
 	s, err := Read(policy)
@@ -53,7 +53,7 @@ func Open(ctx context.Context, policy fs.FS) (map[string]table.Table, Source, er
 
 // Read parses the files. It ignores a table that is not valid YAML: [table.Read] reports that.
 func Read(policy fs.FS) (Source, error) {
-	var all fault.List
+	var all fault.Errors
 	apis := make(map[string]any)
 	s := Source{
 		Rules:    make(map[string]*ast.Module),

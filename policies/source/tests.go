@@ -26,7 +26,7 @@ const testTimeout = time.Minute
 // Test runs the policy's tests as `opa test` does, with the same result for each test. An error of a built-in function within a
 // test has the same effect as there. It skips tests whose names start with todo_.
 func (s Source) Test(ctx context.Context) error {
-	var all fault.List
+	var all fault.Errors
 	err := s.run(ctx, ast.NewCompiler().WithCapabilities(capabilities()), everyTest, func(r *tester.Result) {
 		if !r.Pass() && !r.Skip {
 			all = append(all, fault.Fault{File: r.Location.File, Line: r.Location.Row, Text: failure(r)})

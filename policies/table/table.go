@@ -122,7 +122,7 @@ func Read(policy fs.FS) (map[string]Table, error) {
 	if len(files) == 0 {
 		return nil, errors.New("there is no apis/NAME/data.yaml")
 	}
-	var all fault.List
+	var all fault.Errors
 	tables := make(map[string]Table, len(files))
 	for _, file := range files {
 		text, err := fs.ReadFile(policy, file)
@@ -141,7 +141,7 @@ func Read(policy fs.FS) (map[string]Table, error) {
 // problems in it can be consequences.
 func parseTable(text []byte) (Table, error) {
 	var t Table
-	var all fault.List
+	var all fault.Errors
 	decoded := strictyaml.Decode(text, &t)
 	all.In("", decoded)
 	var tree yaml.Node
@@ -203,8 +203,8 @@ var (
 )
 
 // unquotedBraces finds the most likely cause of a syntax error, with its line. YAML's own error often has another line.
-func unquotedBraces(text []byte) fault.List {
-	var all fault.List
+func unquotedBraces(text []byte) fault.Errors {
+	var all fault.Errors
 	for i, line := range strings.Split(string(text), "\n") {
 		if path := unquotedForm.FindStringSubmatch(line); path != nil {
 			all.At(i+1, fmt.Errorf("a path with braces needs quotes in a row like this: path: %q", path[1]))
