@@ -37,18 +37,18 @@ type WorkspaceHeader struct {
 	// Header is the name of the header. [API.Complete] converts it to lower case.
 	Header string `yaml:"header"`
 	// By is ByID or BySlug.
-	By By `yaml:"by"`
+	By WorkspaceKey `yaml:"by"`
 	// Required means that a request without the header acts in no workspace, even if its credential belongs to one.
 	Required bool `yaml:"required"`
 }
 
-// By is how a workspace header names a workspace.
-type By string
+// WorkspaceKey is how a workspace header names a workspace.
+type WorkspaceKey string
 
 // The values of By.
 const (
-	ByID   By = "id"
-	BySlug By = "slug"
+	ByID   WorkspaceKey = "id"
+	BySlug WorkspaceKey = "slug"
 )
 
 // CredentialFormat describes the keys of one kind. The prefix of a key selects its format.
@@ -96,7 +96,7 @@ func (a API) Complete() (API, error) {
 	for i, f := range a.Credentials {
 		f, err := f.Complete()
 		if err == nil && seen[f.Prefix] {
-			err = fmt.Errorf("prefix: %q is there twice; a prefix must identify one kind", f.Prefix)
+			err = fmt.Errorf("prefix: %q occurs twice; a prefix must identify one kind", f.Prefix)
 		}
 		if err != nil {
 			return a, fmt.Errorf("credentials[%d].%w", i, err)
@@ -128,7 +128,7 @@ func (f CredentialFormat) Complete() (CredentialFormat, error) {
 	}
 	switch {
 	case !f.Kind.ofKey():
-		return f, fmt.Errorf("kind: %q is none of workspace_token, workspace_key, personal_key, oauth_token", f.Kind)
+		return f, fmt.Errorf("kind: %q is not one of workspace_token, workspace_key, personal_key, oauth_token", f.Kind)
 	case !prefixForm.MatchString(f.Prefix):
 		return f, fmt.Errorf("prefix: %q has characters other than letters, digits, _ and -, or is empty", f.Prefix)
 	case f.Environment != Live && f.Environment != Sandbox:

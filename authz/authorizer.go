@@ -17,20 +17,20 @@ import (
 type Directory interface {
 	// Lookup returns the credential of a check and the workspace in which it may act. For a credential that is unknown, expired
 	// or revoked it returns a Found with a denial, not an error. An error means that the directory cannot answer.
-	Lookup(ctx context.Context, l Lookup) (Found, error)
+	Lookup(ctx context.Context, l Lookup) (LookupResult, error)
 }
 
 // Policy makes the decisions (the rules of the policy decision point, PDP).
 type Policy interface {
 	// Reading returns which parts of a request the policy of an API needs. Every check calls it.
-	Reading(api string) Reading
+	Reading(api string) PolicyNeeds
 	// Decide returns the decision for an input. Several goroutines may call it concurrently, and it must not retain the input. An
 	// error means that there is no decision, and never leads to an allow. Decisions are shared: callers must not modify them.
 	Decide(ctx context.Context, in Input) (Decision, error)
 }
 
-// Reading describes which parts of a request a policy needs.
-type Reading struct {
+// PolicyNeeds describes which parts of a request a policy needs.
+type PolicyNeeds struct {
 	// Parameters lists the special characters that a path parameter may contain.
 	Parameters target.Parameters
 	// Query means that decisions depend on the parsed query. A query that other parsers may read differently then matches no
@@ -106,7 +106,7 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 		return nil, err
 	}
 	if _, ok := a.apis[c.DefaultAPI]; !ok && c.DefaultAPI != "" {
-		return nil, fmt.Errorf("default_api: %q is none of the configured APIs: %s", c.DefaultAPI, a.names())
+		return nil, fmt.Errorf("default_api: %q is not one of the configured APIs: %s", c.DefaultAPI, a.names())
 	}
 	for _, h := range c.AllowedHeaders {
 		h = strings.ToLower(h)

@@ -12,12 +12,12 @@ import (
 
 // directory answers each look-up with found and err, and records it.
 type directory struct {
-	found   authz.Found
+	found   authz.LookupResult
 	err     error
 	lookups []authz.Lookup
 }
 
-func (d *directory) Lookup(_ context.Context, l authz.Lookup) (authz.Found, error) {
+func (d *directory) Lookup(_ context.Context, l authz.Lookup) (authz.LookupResult, error) {
 	d.lookups = append(d.lookups, l)
 	return d.found, d.err
 }
@@ -25,11 +25,11 @@ func (d *directory) Lookup(_ context.Context, l authz.Lookup) (authz.Found, erro
 // policy decides with decide, and records the inputs.
 type policy struct {
 	decide  func(authz.Input) (authz.Decision, error)
-	reading authz.Reading
+	reading authz.PolicyNeeds
 	inputs  []authz.Input
 }
 
-func (p *policy) Reading(string) authz.Reading { return p.reading }
+func (p *policy) Reading(string) authz.PolicyNeeds { return p.reading }
 
 func (p *policy) Decide(_ context.Context, in authz.Input) (authz.Decision, error) {
 	p.inputs = append(p.inputs, in)
@@ -49,7 +49,7 @@ const (
 	acmeID  = "64f1a2b3c4d5e6f7a8b9c0d1"
 )
 
-var acme = authz.Found{
+var acme = authz.LookupResult{
 	Principal: authz.Principal{ID: "t1", Kind: authz.KindWorkspaceToken, API: "velaflows", Environment: authz.Live, Scopes: []string{"a"}},
 	Workspace: authz.Membership{ID: acmeID, Slug: "acme"},
 }
@@ -150,7 +150,7 @@ func TestErrorIsNeverAnAllow(t *testing.T) {
 			decision(authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonMissingScope, RequiredScopes: []string{`a", x="`}}, nil)},
 		"unknown reason": {"velaflows", &directory{found: acme},
 			decision(authz.Decision{Code: authz.CodeForbidden, Reason: "because"}, nil)},
-		"allow of a revoked token": {"velaflows", &directory{found: authz.Found{Denial: authz.ReasonRevoked}},
+		"allow of a revoked token": {"velaflows", &directory{found: authz.LookupResult{Denial: authz.ReasonRevoked}},
 			decision(authz.Decision{Allow: true}, nil)},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -167,7 +167,7 @@ func TestErrorIsNeverAnAllow(t *testing.T) {
 	}
 }
 
-func TestDefaultAPIServesRequestsThatNameNone(t *testing.T) {
+func TestDefaultAPIServesRequestsWithoutAnAPI(t *testing.T) {
 	c := config()
 	c.DefaultAPI = "velaflows"
 	answer, err := newAuthorizer(t, c, &directory{found: acme}, &policy{decide: principalsOnly}).Check(t.Context(), get("", "/thing", withAuthorization("Bearer "+goodKey)))
@@ -179,7 +179,7 @@ func TestDefaultAPIServesRequestsThatNameNone(t *testing.T) {
 func TestInputShowsWhatIsAllowedAndNoSecret(t *testing.T) {
 	c := config()
 	c.AllowedHeaders = []string{"X-Region"}
-	p := &policy{decide: principalsOnly, reading: authz.Reading{Query: true, Header: true}}
+	p := &policy{decide: principalsOnly, reading: authz.PolicyNeeds{Query: true, Header: true}}
 	r := get("velaflows", "/thing/7?q=1&q=2&access_token="+goodKey+"?x", map[string][]string{
 		"authorization": {"Bearer " + goodKey}, "cookie": {"c=1"}, "x-region": {"eu", "us"}, "x-other": {"1"},
 	})
@@ -213,7 +213,7 @@ func TestTwoHostsAddressNoRoute(t *testing.T) {
 	}
 }
 
-func TestEveryAnswerHasAnIDOfItsOwn(t *testing.T) {
+func TestEveryAnswerHasItsOwnID(t *testing.T) {
 	a := newAuthorizer(t, config(), &directory{found: acme}, &policy{decide: principalsOnly})
 	seen := make(map[string]bool)
 	for range 100 {
@@ -236,7 +236,7 @@ func TestConfigurationIsRefused(t *testing.T) {
 	}
 	for want, change := range map[string]func(*authz.Config){
 		"apis: none is configured":                                                         func(c *authz.Config) { c.APIs = nil },
-		`default_api: "nope" is none of the configured APIs: velaflows`:                    func(c *authz.Config) { c.DefaultAPI = "nope" },
+		`default_api: "nope" is not one of the configured APIs: velaflows`:                    func(c *authz.Config) { c.DefaultAPI = "nope" },
 		`allowed_headers: "authorization" is not a valid header name, or is a header that`: func(c *authz.Config) { c.AllowedHeaders = []string{"Authorization"} },
 		`allowed_headers: "cookie" is not a valid header name`:                             func(c *authz.Config) { c.AllowedHeaders = []string{"cookie"} },
 		`allowed_headers: "" is not a valid header name`:                                   func(c *authz.Config) { c.AllowedHeaders = []string{""} },
@@ -247,10 +247,10 @@ func TestConfigurationIsRefused(t *testing.T) {
 		"apis.velaflows.workspace.header: name":                                            velaflows(func(a *authz.API) { a.Workspace.Header = "" }),
 		`apis.velaflows.workspace.by: "name" is neither`:                                   velaflows(func(a *authz.API) { a.Workspace.By = "name" }),
 		"apis.velaflows.credentials: none is configured":                                   velaflows(func(a *authz.API) { a.Credentials = nil }),
-		`apis.velaflows.credentials[1].prefix: "sk_live_" is there twice`: velaflows(func(a *authz.API) {
+		`apis.velaflows.credentials[1].prefix: "sk_live_" occurs twice`: velaflows(func(a *authz.API) {
 			a.Credentials = append(a.Credentials, authz.CredentialFormat{Kind: authz.KindWorkspaceKey, Prefix: "sk_live_"})
 		}),
-		`apis.velaflows.credentials[0].kind: "robot" is none of`:        velaflows(func(a *authz.API) { a.Credentials[0].Kind = "robot" }),
+		`apis.velaflows.credentials[0].kind: "robot" is not one of`:        velaflows(func(a *authz.API) { a.Credentials[0].Kind = "robot" }),
 		`apis.velaflows.credentials[0].prefix: "" has characters`:       velaflows(func(a *authz.API) { a.Credentials[0].Prefix = "" }),
 		`apis.velaflows.credentials[0].environment: "moon"`:             velaflows(func(a *authz.API) { a.Credentials[0].Environment = "moon" }),
 		"apis.velaflows.credentials[0].visible_prefix: 17 is not":       velaflows(func(a *authz.API) { a.Credentials[0].VisiblePrefix = 17 }),

@@ -100,7 +100,7 @@ func TestUpstreamHeaderThatIsRefused(t *testing.T) {
 }
 
 // A denial or a header that is not built in must be declared by the API. Otherwise the decision is an error.
-func TestAnswersOfItsOwn(t *testing.T) {
+func TestDeclaredAnswers(t *testing.T) {
 	c := config()
 	velaflows := c.APIs["velaflows"]
 	velaflows.Denials = []authz.Denial{payment, limited, hours}

@@ -10,19 +10,19 @@ import (
 )
 
 // knownKeys is a directory in memory.
-type knownKeys map[authz.Digest]authz.Found
+type knownKeys map[authz.Digest]authz.LookupResult
 
-func (k knownKeys) Lookup(_ context.Context, l authz.Lookup) (authz.Found, error) {
+func (k knownKeys) Lookup(_ context.Context, l authz.Lookup) (authz.LookupResult, error) {
 	if found, ok := k[l.Digest]; ok {
 		return found, nil
 	}
-	return authz.Found{Denial: authz.ReasonUnknown}, nil
+	return authz.LookupResult{Denial: authz.ReasonUnknown}, nil
 }
 
 // routes is a policy: the scope that each route needs.
 type routes map[string]string
 
-func (routes) Reading(string) authz.Reading { return authz.Reading{} }
+func (routes) Reading(string) authz.PolicyNeeds { return authz.PolicyNeeds{} }
 
 func (r routes) Decide(_ context.Context, in authz.Input) (authz.Decision, error) {
 	route := in.Method + " " + in.Path

@@ -141,7 +141,7 @@ func FuzzWorkspaceHeader(f *testing.F) {
 		if byID {
 			api.Workspace.By = authz.ByID
 		}
-		d := &directory{found: authz.Found{
+		d := &directory{found: authz.LookupResult{
 			Principal: authz.Principal{ID: "t1"}, Workspace: authz.Membership{ID: id, Slug: slug, Role: role},
 		}}
 		p := &policy{decide: principalsOnly}

@@ -98,7 +98,7 @@ func TestSecretIsNotPrinted(t *testing.T) {
 }
 
 // Accepts returns true exactly for the keys that a check looks up.
-func TestAcceptsWhatACheckLooksUp(t *testing.T) {
+func TestAcceptsKeysThatACheckLooksUp(t *testing.T) {
 	f := authz.CredentialFormat{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_"}
 	for _, text := range []string{
 		goodKey, "sk_live_", "sk_live_" + strings.Repeat("a", 15), "sk_live_" + strings.Repeat("a", 16),

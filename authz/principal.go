@@ -63,8 +63,8 @@ func (l Lookup) Detached() Lookup {
 	return l
 }
 
-// Found is the result of a look-up.
-type Found struct {
+// LookupResult is the result of a look-up.
+type LookupResult struct {
 	// Denial is ReasonUnknown, ReasonExpired or ReasonRevoked, and the other fields are then not set. It is empty for a valid
 	// credential.
 	Denial    Reason

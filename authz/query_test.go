@@ -43,7 +43,7 @@ func TestQueryThatParsersReadDifferently(t *testing.T) {
 		strings.Repeat("a=1&", 100_000): true, // more pairs than net/url accepts
 	} {
 		for _, reads := range []bool{false, true} {
-			p := &policy{decide: principalsOnly, reading: authz.Reading{Query: reads}}
+			p := &policy{decide: principalsOnly, reading: authz.PolicyNeeds{Query: reads}}
 			target := "/thing"
 			if query != "" {
 				target += "?" + query

@@ -49,7 +49,7 @@ func (f Fields) Values(name string) (values []string) {
 	return values
 }
 
-// Input is the data of a check that a policy can read. It holds no secret. Data that the policy's [Reading] does not request may
+// Input is the data of a check that a policy can read. It holds no secret. Data that the policy's [PolicyNeeds] does not request may
 // be missing.
 type Input struct {
 	API      string

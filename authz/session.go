@@ -15,11 +15,11 @@ type Sessions interface {
 	// Verify returns the session of a token of the API's issuer. For an invalid token it returns a Verified with a denial, not an
 	// error. An error means that the token cannot be verified now. Verify does not report whether the session was revoked, or the
 	// user's data: the directory stores these.
-	Verify(ctx context.Context, api string, token Secret) (Verified, error)
+	Verify(ctx context.Context, api string, token Secret) (VerifiedSession, error)
 }
 
-// Verified is the result of verifying a session's token.
-type Verified struct {
+// VerifiedSession is the result of verifying a session's token.
+type VerifiedSession struct {
 	Session Session // zero if Denial is set
 	// AAL is the authenticator assurance level in Supabase's terms: aal1 after one factor, aal2 after two. Empty: the token does
 	// not contain it.
@@ -35,7 +35,7 @@ type Verified struct {
 type Session struct {
 	ID     string // the same for all tokens that come from one sign-in by refreshing
 	UserID string
-	Began  int64 // time of the sign-in: seconds since 1970, by the issuer's clock
+	StartedAt  int64 // time of the sign-in: seconds since 1970, by the issuer's clock
 }
 
 // SecondFactor selects the sessions that need a second factor.
@@ -116,7 +116,7 @@ func (f SessionFormat) Complete() (SessionFormat, error) {
 	keyed := f.HS256Secret != "" || f.JWKSURL != ""
 	switch {
 	case f.Issuer == "" && keyed:
-		return f, errors.New("issuer: name whose sessions these are, such as https://PROJECT.supabase.co/auth/v1")
+		return f, errors.New("issuer: set the issuer of the sessions, such as https://PROJECT.supabase.co/auth/v1")
 	case f.Issuer != "" && !keyed:
 		return f, errors.New("jwks_url: name it, or set hs256_secret: tokens cannot be verified without a key")
 	case f.HS256Secret != "" && len(f.HS256Secret) < minSecret:
@@ -136,7 +136,7 @@ func (f SessionFormat) Complete() (SessionFormat, error) {
 	switch f.RequireAAL2 {
 	case SecondFactorNever, SecondFactorAlways, SecondFactorEnrolled:
 	default:
-		return f, fmt.Errorf("require_aal2: %q is none of never, always, enrolled", f.RequireAAL2)
+		return f, fmt.Errorf("require_aal2: %q is not one of never, always, enrolled", f.RequireAAL2)
 	}
 	for _, scope := range f.Scopes {
 		if !ValidScope(scope) {

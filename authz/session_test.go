@@ -20,9 +20,9 @@ type sessions struct {
 	calls   []string
 }
 
-func (s *sessions) Verify(_ context.Context, api string, token authz.Secret) (authz.Verified, error) {
+func (s *sessions) Verify(_ context.Context, api string, token authz.Secret) (authz.VerifiedSession, error) {
 	s.calls = append(s.calls, api+" "+token.Reveal())
-	return authz.Verified{Session: s.session, AAL: s.aal, Denial: s.denial, Detail: s.detail}, s.err
+	return authz.VerifiedSession{Session: s.session, AAL: s.aal, Denial: s.denial, Detail: s.detail}, s.err
 }
 
 const goodJWT = "eyJhbGciOiJFUzI1NiJ9.e30.c2ln"
@@ -37,8 +37,8 @@ func configWithSessions(s authz.Sessions) authz.Config {
 }
 
 func TestSessionIsVerifiedAndThenLookedUp(t *testing.T) {
-	ofAda := authz.Session{ID: "s1", UserID: "ada", Began: 1_700_000_000}
-	found := authz.Found{
+	ofAda := authz.Session{ID: "s1", UserID: "ada", StartedAt: 1_700_000_000}
+	found := authz.LookupResult{
 		Principal: authz.Principal{ID: "ada", Kind: authz.KindSession, API: "velocity", UserID: "ada", SessionID: "s1"},
 		Workspace: authz.Membership{ID: acmeID, Slug: "acme", Role: "owner"},
 	}
@@ -52,7 +52,7 @@ func TestSessionIsVerifiedAndThenLookedUp(t *testing.T) {
 		"good":                 {sessions: sessions{session: ofAda}, directory: directory{found: found}, lookups: 1},
 		"forged":               {sessions: sessions{denial: authz.ReasonUnknown}, directory: directory{found: found}, want: authz.ReasonUnknown},
 		"expired":              {sessions: sessions{denial: authz.ReasonExpired}, directory: directory{found: found}, want: authz.ReasonExpired},
-		"revoked":              {sessions: sessions{session: ofAda}, directory: directory{found: authz.Found{Denial: authz.ReasonRevoked}}, want: authz.ReasonRevoked, lookups: 1},
+		"revoked":              {sessions: sessions{session: ofAda}, directory: directory{found: authz.LookupResult{Denial: authz.ReasonRevoked}}, want: authz.ReasonRevoked, lookups: 1},
 		"no public key":        {sessions: sessions{session: ofAda, err: errors.New("down")}, directory: directory{found: found}, want: authz.ReasonUnavailable, wantError: true},
 		"the database is down": {sessions: sessions{session: ofAda}, directory: directory{found: found, err: errors.New("down")}, want: authz.ReasonUnavailable, lookups: 1, wantError: true},
 	} {
@@ -83,7 +83,7 @@ func TestSessionIsVerifiedAndThenLookedUp(t *testing.T) {
 }
 
 // For an API that accepts sessions, a token is a session token if it has the form of a JWT and no known key prefix.
-func TestWhatIsASession(t *testing.T) {
+func TestSessionTokenIsRecognised(t *testing.T) {
 	long := func(n int) string { return "a.b." + strings.Repeat("c", n-4) }
 	for token, want := range map[string]authz.Reason{
 		goodJWT:                          "",
@@ -122,7 +122,7 @@ func TestWhatIsASession(t *testing.T) {
 // A session without the second factor that its API requires is denied, after the directory has returned the user. Policies can
 // read the level.
 func TestSecondFactor(t *testing.T) {
-	session := authz.Session{ID: "s1", UserID: "ada", Began: 1}
+	session := authz.Session{ID: "s1", UserID: "ada", StartedAt: 1}
 	for _, c := range []struct {
 		require  authz.SecondFactor
 		aal      string
@@ -144,7 +144,7 @@ func TestSecondFactor(t *testing.T) {
 		{authz.SecondFactorEnrolled, "", true, true},
 		{authz.SecondFactorEnrolled, "aal2", true, false},
 	} {
-		d := &directory{found: authz.Found{
+		d := &directory{found: authz.LookupResult{
 			Principal: authz.Principal{ID: "ada", Kind: authz.KindSession, UserID: "ada"}, MFAEnrolled: c.enrolled,
 		}}
 		p := &policy{decide: principalsOnly}
@@ -176,7 +176,7 @@ func TestSecondFactor(t *testing.T) {
 }
 
 // The detail of a denial reaches the operator, if the verifier sets it.
-func TestDetailOfADenialIsKept(t *testing.T) {
+func TestDenialDetailIsKept(t *testing.T) {
 	s := &sessions{denial: authz.ReasonUnsupportedAlgorithm, detail: "HS512"}
 	answer, err := newAuthorizer(t, configWithSessions(s), &directory{}, &policy{decide: principalsOnly}).
 		Check(t.Context(), get("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + goodJWT}}))

@@ -38,7 +38,7 @@ func clientCertificate(t testing.TB) string {
 	return url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
 }
 
-func TestInputTellsTheSource(t *testing.T) {
+func TestInputHasTheSource(t *testing.T) {
 	encoded := clientCertificate(t)
 	whole := &clientcert.Certificate{
 		URIs: []string{"spiffe://acme.example/billing"}, DNSNames: []string{"billing.acme.example"}, Subject: "CN=billing,O=Acme",
@@ -60,7 +60,7 @@ func TestInputTellsTheSource(t *testing.T) {
 		"a certificate that is not read": {authz.Connection{Certificate: encoded}, false, authz.Source{}},
 		"a bad one that is not read":     {authz.Connection{Certificate: "%zz"}, false, authz.Source{}},
 	} {
-		p := &policy{decide: principalsOnly, reading: authz.Reading{Source: true, Certificate: c.read}}
+		p := &policy{decide: principalsOnly, reading: authz.PolicyNeeds{Source: true, Certificate: c.read}}
 		r := get("velaflows", "/thing", withAuthorization("Bearer "+goodKey))
 		r.Source = c.connection
 		if answer, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), r); err != nil || !answer.Allow {
@@ -75,14 +75,14 @@ func TestInputTellsTheSource(t *testing.T) {
 }
 
 // If the policy reads the certificate and it cannot be parsed, there is no decision, also for a public route.
-func TestCertificateThatCannotBeReadIsAnError(t *testing.T) {
+func TestUnreadableCertificateIsAnError(t *testing.T) {
 	good := clientCertificate(t)
 	other := url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("secret")})))
 	broken := url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("secret")})))
 	for name, encoded := range map[string]string{
 		"no URL-encoding": "%zz", "no PEM": "secret", "another PEM": other, "no certificate": broken, "two": good + good, "cut off": good[:len(good)/2],
 	} {
-		p := &policy{reading: authz.Reading{Certificate: true}, decide: func(authz.Input) (authz.Decision, error) {
+		p := &policy{reading: authz.PolicyNeeds{Certificate: true}, decide: func(authz.Input) (authz.Decision, error) {
 			return authz.Decision{Allow: true}, nil
 		}}
 		r := get("velaflows", "/thing", nil)
@@ -98,7 +98,7 @@ func TestCertificateThatCannotBeReadIsAnError(t *testing.T) {
 func TestClockIsReadOncePerCheck(t *testing.T) {
 	c, now := config(), time.Unix(1750000000, 0)
 	c.Now = func() time.Time { now = now.Add(time.Second); return now }
-	p := &policy{decide: principalsOnly, reading: authz.Reading{Time: true}}
+	p := &policy{decide: principalsOnly, reading: authz.PolicyNeeds{Time: true}}
 	a := newAuthorizer(t, c, &directory{found: acme}, p)
 	for range 2 {
 		if _, err := a.Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+goodKey))); err != nil {
@@ -108,7 +108,7 @@ func TestClockIsReadOncePerCheck(t *testing.T) {
 	if n := len(p.inputs); n != 4 || !p.inputs[0].Time.Equal(time.Unix(1750000001, 0)) || !p.inputs[1].Time.Equal(p.inputs[0].Time) || p.inputs[1].Time.Equal(p.inputs[2].Time) {
 		t.Errorf("%d evaluations, at %v and %v", n, p.inputs[0].Time, p.inputs[1].Time)
 	}
-	p = &policy{reading: authz.Reading{Time: true}, decide: func(authz.Input) (authz.Decision, error) { return authz.Decision{}, errors.New("no") }}
+	p = &policy{reading: authz.PolicyNeeds{Time: true}, decide: func(authz.Input) (authz.Decision, error) { return authz.Decision{}, errors.New("no") }}
 	if _, err := newAuthorizer(t, config(), &directory{}, p).Check(t.Context(), get("velaflows", "/", nil)); err == nil || time.Since(p.inputs[0].Time) > time.Minute {
 		t.Errorf("by default the time is %v", p.inputs[0].Time)
 	}
@@ -140,7 +140,7 @@ func FuzzCertificate(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, encoded string) {
-		p := &policy{decide: principalsOnly, reading: authz.Reading{Certificate: true}}
+		p := &policy{decide: principalsOnly, reading: authz.PolicyNeeds{Certificate: true}}
 		r := get("velaflows", "/thing", withAuthorization("Bearer "+goodKey))
 		r.Source.Certificate = encoded
 		answer, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), r)

@@ -8,11 +8,11 @@ import (
 )
 
 func TestWorkspace(t *testing.T) {
-	own := authz.Found{
+	own := authz.LookupResult{
 		Principal: authz.Principal{ID: "t1", Kind: authz.KindWorkspaceKey},
 		Workspace: authz.Membership{ID: acmeID, Slug: "acme", Role: "guest", Attributes: `{"plan": "pro"}`},
 	}
-	noWorkspace := authz.Found{Principal: own.Principal}
+	noWorkspace := authz.LookupResult{Principal: own.Principal}
 	none, absent := []string(nil), authz.Workspace{}
 	granted := func(requested bool) authz.Workspace {
 		return authz.Workspace{Requested: requested, Granted: true, ID: acmeID, Slug: "acme", Role: "guest", Attributes: `{"plan": "pro"}`}
@@ -20,7 +20,7 @@ func TestWorkspace(t *testing.T) {
 	notGranted := authz.Workspace{Requested: true}
 	for name, c := range map[string]struct {
 		api    string
-		found  authz.Found
+		found  authz.LookupResult
 		header []string
 		want   authz.Workspace
 	}{

@@ -221,7 +221,7 @@ func stepsWork(t *testing.T, d *demo.Demo) {
 }
 
 // The tour reports responses that differ, and fails.
-func TestTourTellsWhatDiffers(t *testing.T) {
+func TestTourReportsDifferences(t *testing.T) {
 	d, wantGone := start(t)
 	r, err := registry.Open(t.Context(), d.DatabaseURL())
 	if err != nil {
@@ -258,7 +258,7 @@ func TestTourTellsWhatDiffers(t *testing.T) {
 	wantGone()
 }
 
-func TestWhatCannotRun(t *testing.T) {
+func TestDemoThatCannotStart(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

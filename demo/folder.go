@@ -36,7 +36,7 @@ func newFolder() (*folder, error) {
 	// If root starts Postgres, it runs as another user, who must be able to enter this folder.
 	err = os.Chmod(path, 0o711) //nolint:gosec // other users cannot list the folder, and only the owner can read its files
 	if err == nil {
-		f.remover.SysProcAttr = process.Apart()
+		f.remover.SysProcAttr = process.OwnGroup()
 		f.pipe, err = f.remover.StdinPipe()
 	}
 	if err == nil {

@@ -32,7 +32,7 @@ func runUntilKilled(sidecar string) error {
 }
 
 // After kill -9 the demo cannot clean up, but no process or file is left.
-func TestNothingOutlivesAKilledDemo(t *testing.T) {
+func TestKilledDemoLeavesNoProcess(t *testing.T) {
 	dir := temporary(t)
 	killed := exec.CommandContext(t.Context(), os.Args[0])
 	killed.Env = append(os.Environ(), killedDemoVariable+"="+binary)

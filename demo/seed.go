@@ -92,7 +92,7 @@ func seed(ctx context.Context, databaseURL string, sessions *signin.Server) (map
 			return nil, err
 		}
 	}
-	sessions.Admit(ada.ID, ada.Email)
+	sessions.AddUser(ada.ID, ada.Email)
 	_, _, err = r.CreateApp(ctx, registry.NewApp{ID: clientID, API: "velocity", Name: "Planner", RedirectURIs: []string{callback}})
 	if err != nil {
 		return nil, err

@@ -176,7 +176,7 @@ func newCache(t testing.TB, s cache.Source) *cache.Cache {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	c.Told(c.Poll(), cache.Reply{Snapshot: "1:1:", World: "w"}, true)
+	c.Apply(c.BeginPoll(), cache.Reply{Snapshot: "1:1:", World: "w"}, true)
 	return c
 }
 
@@ -187,7 +187,7 @@ func (fakeSource) Load(_ context.Context, l authz.Lookup) (cache.Answer, error) 
 	scopes := []string{"admin"}
 	switch l.Digest {
 	case authz.Secret(credentialFor[authz.ReasonUnknown]).Digest():
-		return cache.Answer{Keys: cache.CredentialKeys(l), Found: authz.Found{Denial: authz.ReasonUnknown}}, nil
+		return cache.Answer{Keys: cache.CredentialKeys(l), Found: authz.LookupResult{Denial: authz.ReasonUnknown}}, nil
 	case authz.Secret(credentialFor[authz.ReasonMissingScope]).Digest():
 		scopes = []string{"docs:read"}
 	}
@@ -195,7 +195,7 @@ func (fakeSource) Load(_ context.Context, l authz.Lookup) (cache.Answer, error) 
 	if l.Kind == authz.KindSession {
 		kind = authz.KindSession
 	}
-	return cache.Answer{Keys: cache.CredentialKeys(l), Found: authz.Found{
+	return cache.Answer{Keys: cache.CredentialKeys(l), Found: authz.LookupResult{
 		Principal: authz.Principal{
 			ID: "1", Kind: kind, API: l.API, Environment: authz.Live, UserID: "ada", SessionID: l.Session.ID, Scopes: scopes,
 		},

@@ -18,14 +18,14 @@ import (
 // noKeys is a directory that knows no key.
 type noKeys struct{}
 
-func (noKeys) Lookup(context.Context, authz.Lookup) (authz.Found, error) {
-	return authz.Found{Denial: authz.ReasonUnknown}, nil
+func (noKeys) Lookup(context.Context, authz.Lookup) (authz.LookupResult, error) {
+	return authz.LookupResult{Denial: authz.ReasonUnknown}, nil
 }
 
 // healthOnly is a policy with one public route.
 type healthOnly struct{}
 
-func (healthOnly) Reading(string) authz.Reading { return authz.Reading{} }
+func (healthOnly) Reading(string) authz.PolicyNeeds { return authz.PolicyNeeds{} }
 
 func (healthOnly) Decide(_ context.Context, in authz.Input) (authz.Decision, error) {
 	if in.Path == "/healthz" {

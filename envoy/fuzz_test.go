@@ -55,9 +55,9 @@ func FuzzCheckRequest(f *testing.F) {
 	}
 	routes := patternsOf(engine.Tables()["velaflows"])
 	known := authz.Secret(key).Digest()
-	directory := lookup(func(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+	directory := lookup(func(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 		if l.Digest != known {
-			return authz.Found{Denial: authz.ReasonUnknown}, nil
+			return authz.LookupResult{Denial: authz.ReasonUnknown}, nil
 		}
 		answer, err := found(ctx, l)
 		answer.Principal.Scopes = []string{"admin:all"}

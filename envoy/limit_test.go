@@ -9,7 +9,7 @@ import (
 )
 
 // The caller must have time for the response, with any timeout.
-func TestCheckEndsBeforeItsCallerGivesUp(t *testing.T) {
+func TestCheckEndsBeforeTheCallersDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		if got := timeLimit(t.Context()); got != checkTimeout {
 			t.Errorf("without a deadline: %v", got)

@@ -144,14 +144,14 @@ func edgeCases() [][]byte {
 
 func bytesOf(b byte, n int) []byte { return []byte(strings.Repeat(string([]byte{b}), n)) }
 
-func TestRequestIsReadAsProtobufReadsIt(t *testing.T) {
+func TestRequestIsReadLikeProtobuf(t *testing.T) {
 	for _, message := range slices.Concat(edgeCases(), capturedRequests(t)) {
 		compareWithProto(t, message)
 	}
 }
 
 // Random changes to captured messages and edge cases: bytes replaced, bits flipped, messages truncated or concatenated.
-func TestChangedRequestIsReadAsProtobufReadsIt(t *testing.T) {
+func TestMutatedRequestIsReadLikeProtobuf(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	short := slices.DeleteFunc(slices.Concat(edgeCases(), capturedRequests(t)), func(m []byte) bool { return len(m) > 4096 })
 	for range 20_000 {

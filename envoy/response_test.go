@@ -40,7 +40,7 @@ func headersOf(ok *authv3.OkHttpResponse) map[string]string {
 // removedHeaders returns these headers of the sidecar, which have no value, and the overriding headers, which are always removed.
 func removedHeaders(names ...string) []string { return slices.Concat(names, overridingHeaders) }
 
-func TestAllowTellsTheUpstreamWhoCalls(t *testing.T) {
+func TestAllowSendsTheCallerToTheUpstream(t *testing.T) {
 	ok := checkedResponse(t, ada, false, nil).GetOkResponse()
 	want := map[string]string{
 		"x-keywicket-subject":        "t1",
@@ -61,7 +61,7 @@ func TestAllowTellsTheUpstreamWhoCalls(t *testing.T) {
 	}
 }
 
-func TestHeadersThatAreNotSetAreRemoved(t *testing.T) {
+func TestUnsetHeadersAreRemoved(t *testing.T) {
 	token := ada
 	token.Principal = &authz.Principal{ID: "t1", Kind: authz.KindWorkspaceKey, Environment: authz.Live}
 	public := authz.Answer{Decision: authz.Decision{Allow: true}, ID: "D1", API: "velocity", Public: true}
@@ -139,7 +139,7 @@ func TestDenial(t *testing.T) {
 }
 
 // An invalid answer, such as the zero value, must not become an allow: Envoy reads only the status.
-func TestAnswerThatNobodyMeantIsADenial(t *testing.T) {
+func TestZeroAnswerIsADenial(t *testing.T) {
 	for _, a := range []authz.Answer{{}, {Public: true}, denial("", ""), denial("SOMETHING", "new")} {
 		check := checkedResponse(t, a, true, nil)
 		if check.GetStatus() == nil || check.GetStatus().GetCode() == int32(codes.OK) || check.GetOkResponse() != nil ||
@@ -172,7 +172,7 @@ func declaredDenial(status int, code authz.Code, reason authz.Reason, retryAfter
 }
 
 // A declared denial reaches the client as it is declared. A 401 has a challenge, and no gRPC status is OK.
-func TestDenialOfAnAPIsOwn(t *testing.T) {
+func TestDenialDefinedByAnAPI(t *testing.T) {
 	for _, c := range []struct {
 		answer           authz.Answer
 		challenge, retry string
@@ -205,7 +205,7 @@ func TestDenialOfAnAPIsOwn(t *testing.T) {
 }
 
 // The body lists all scopes of any_of. The challenge lists the first of them, after the required scopes.
-func TestDenialTellsAnyOf(t *testing.T) {
+func TestDenialListsAnyOf(t *testing.T) {
 	for _, c := range []struct {
 		required, anyOf []string
 		challenge, body string

@@ -24,14 +24,14 @@ type oneTokenSource struct{ good authz.Digest }
 
 func (s oneTokenSource) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
 	if l.Digest != s.good {
-		return cache.Answer{Found: authz.Found{Denial: authz.ReasonUnknown}, Keys: cache.CredentialKeys(l)}, nil
+		return cache.Answer{Found: authz.LookupResult{Denial: authz.ReasonUnknown}, Keys: cache.CredentialKeys(l)}, nil
 	}
 	return fakeSource{}.Load(ctx, l)
 }
 
 // Strings of a request are substrings of the whole message, which contains the token. Neither the caches nor the metrics may keep
 // one of them.
-func TestNothingOfAMessageIsKept(t *testing.T) {
+func TestMessageBytesAreNotRetained(t *testing.T) {
 	const n, padding = 2000, 50_000 // 100 MB in total
 	engine, err := policies.Load(t.Context(), policies.Config{})
 	if err != nil {

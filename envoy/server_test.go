@@ -25,18 +25,18 @@ import (
 
 // lookup and decide replace the directory and the policy, so that a test can make them fail. Tests with the real ones are in
 // test/.
-type lookup func(context.Context, authz.Lookup) (authz.Found, error)
+type lookup func(context.Context, authz.Lookup) (authz.LookupResult, error)
 
-func (f lookup) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) { return f(ctx, l) }
+func (f lookup) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) { return f(ctx, l) }
 
 type decide func(authz.Input) authz.Decision
 
-func (decide) Reading(string) authz.Reading { return authz.Reading{Source: true} }
+func (decide) Reading(string) authz.PolicyNeeds { return authz.PolicyNeeds{Source: true} }
 
 func (f decide) Decide(_ context.Context, in authz.Input) (authz.Decision, error) { return f(in), nil }
 
-func found(context.Context, authz.Lookup) (authz.Found, error) {
-	return authz.Found{
+func found(context.Context, authz.Lookup) (authz.LookupResult, error) {
+	return authz.LookupResult{
 		Principal: authz.Principal{ID: "t1", Kind: authz.KindWorkspaceToken, Environment: authz.Live},
 		Workspace: authz.Membership{ID: "64f1a2b3c4d5e6f7a8b9c0d1", Slug: "acme"},
 	}, nil
@@ -143,21 +143,21 @@ func TestCheck(t *testing.T) {
 }
 
 // Each of these must give a denied response of 503: with failure_mode_allow, Envoy treats an RPC error as an allow.
-func TestWhateverGoesWrongIsADenied503(t *testing.T) {
-	hang := func(ctx context.Context, _ authz.Lookup) (authz.Found, error) {
+func TestEveryFailureIsADenied503(t *testing.T) {
+	hang := func(ctx context.Context, _ authz.Lookup) (authz.LookupResult, error) {
 		<-ctx.Done()
-		return authz.Found{}, ctx.Err()
+		return authz.LookupResult{}, ctx.Err()
 	}
-	newline := func(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+	newline := func(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 		f, err := found(ctx, l)
 		f.Principal.UserID = "ada\r\nx-admin: 1"
 		return f, err
 	}
 	for name, r := range map[string]*runningServer{
-		"error": serve(t, envoy.Config{}, func(context.Context, authz.Lookup) (authz.Found, error) {
-			return authz.Found{}, errors.New("connection refused")
+		"error": serve(t, envoy.Config{}, func(context.Context, authz.Lookup) (authz.LookupResult, error) {
+			return authz.LookupResult{}, errors.New("connection refused")
 		}, principalsOnly),
-		"panic in the directory": serve(t, envoy.Config{}, func(context.Context, authz.Lookup) (authz.Found, error) {
+		"panic in the directory": serve(t, envoy.Config{}, func(context.Context, authz.Lookup) (authz.LookupResult, error) {
 			panic("boom")
 		}, principalsOnly),
 		"panic in the policy":  serve(t, envoy.Config{}, found, func(authz.Input) authz.Decision { panic("boom") }),
@@ -229,9 +229,9 @@ func TestMessageOverTheLimitIsDenied(t *testing.T) {
 }
 
 // Any value from the directory gives an answer, not an RPC error, which a mesh may treat as an allow.
-func TestIdentityThatCannotBeSaidIsADenied503(t *testing.T) {
+func TestIdentityThatDoesNotFitAHeaderIsADenied503(t *testing.T) {
 	for _, id := range []string{"jos\xe9", "a\r\nb"} {
-		r := serve(t, envoy.Config{}, func(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+		r := serve(t, envoy.Config{}, func(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 			f, err := found(ctx, l)
 			f.Principal.UserID = id
 			return f, err
@@ -252,7 +252,7 @@ func TestIdentityThatCannotBeSaidIsADenied503(t *testing.T) {
 }
 
 // If a PEP sends headers in both forms, the raw ones apply: they have one entry per value.
-func TestRawHeadersGoBeforeJoinedOnes(t *testing.T) {
+func TestRawHeadersOverrideJoinedOnes(t *testing.T) {
 	r := serve(t, envoy.Config{}, found, principalsOnly)
 	q := requestWithHeaders([2]string{"x-else", "1"})
 	q.Attributes.Request.Http.Headers = map[string]string{"authorization": "Bearer " + key}

@@ -36,7 +36,7 @@ func TestServerThatIsNotServingAnswers(t *testing.T) {
 
 func TestStopDrains(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
-	r := serve(t, envoy.Config{Drain: 30 * time.Second}, func(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+	r := serve(t, envoy.Config{Drain: 30 * time.Second}, func(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 		close(entered)
 		<-release
 		return found(ctx, l)
@@ -70,7 +70,7 @@ func TestStopDrains(t *testing.T) {
 }
 
 // gRPC itself waits two minutes for such connections.
-func TestStopDoesNotWaitForConnectionsThatSayNothing(t *testing.T) {
+func TestStopDoesNotWaitForIdleConnections(t *testing.T) {
 	for sent, drain := range map[string]time.Duration{"": time.Hour, "PRI * HT": 10 * time.Millisecond} {
 		r := serve(t, envoy.Config{Drain: drain}, found, principalsOnly)
 		c, err := net.Dial("tcp", r.address)
@@ -96,10 +96,10 @@ func TestStopDoesNotWaitForConnectionsThatSayNothing(t *testing.T) {
 
 func TestStopDoesNotWaitForever(t *testing.T) {
 	entered, release := make(chan struct{}), make(chan struct{})
-	r := serve(t, envoy.Config{Drain: 10 * time.Millisecond}, func(context.Context, authz.Lookup) (authz.Found, error) {
+	r := serve(t, envoy.Config{Drain: 10 * time.Millisecond}, func(context.Context, authz.Lookup) (authz.LookupResult, error) {
 		close(entered)
 		<-release
-		return authz.Found{}, errors.New("too late")
+		return authz.LookupResult{}, errors.New("too late")
 	}, principalsOnly)
 	failed := make(chan error, 1)
 	go func() {

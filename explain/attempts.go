@@ -39,8 +39,8 @@ func (a attempt) step(cost int, what string) attempt {
 }
 
 // found returns the result of the look-up in this attempt.
-func (a attempt) found() authz.Found {
-	f := authz.Found{Principal: a.principal}
+func (a attempt) found() authz.LookupResult {
+	f := authz.LookupResult{Principal: a.principal}
 	if !a.principal.Kind.OfUser() || a.workspace.Role != "" {
 		f.Workspace = a.workspace
 	}

@@ -40,7 +40,7 @@ func (m *simulation) fixRoute(ctx context.Context) (step string, elsewhere bool,
 		return step, false, err
 	}
 	if !methodForm.MatchString(m.method) {
-		return fmt.Sprintf("%q is no method: send one in capitals, such as GET", m.method), false, nil
+		return fmt.Sprintf("%q is not a method: write one in capitals, such as GET", m.method), false, nil
 	}
 	row, unsupported := rowFor(m.input.Segments())
 	if unsupported != "" {

@@ -21,7 +21,7 @@ func (m *simulation) missing() []string {
 		return missing
 	}
 	for _, scope := range m.needed() {
-		if !m.explainer.Tables()[m.api].Holds(m.heldScopes(), scope) || m.principal().API != m.api {
+		if !m.explainer.Tables()[m.api].Includes(m.heldScopes(), scope) || m.principal().API != m.api {
 			missing = append(missing, scope)
 		}
 	}
@@ -34,7 +34,7 @@ func (m *simulation) needed() []string {
 	if len(m.why.AnyOf) == 0 {
 		return m.why.RequiredScopes
 	}
-	i := max(0, slices.IndexFunc(m.why.AnyOf, func(scope string) bool { return t.Holds(m.heldScopes(), scope) }))
+	i := max(0, slices.IndexFunc(m.why.AnyOf, func(scope string) bool { return t.Includes(m.heldScopes(), scope) }))
 	if slices.Contains(m.why.RequiredScopes, m.why.AnyOf[i]) {
 		return m.why.RequiredScopes
 	}

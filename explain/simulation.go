@@ -32,7 +32,7 @@ type simulation struct {
 	token           registry.Token     // zero if the token is simulated
 	user            registry.User      // user of the token; zero for a workspace's token
 	granted         []string           // ids of the granted workspaces, for an app's access token
-	found           authz.Found        // result of the look-up of a simulated token
+	found           authz.LookupResult        // result of the look-up of a simulated token
 	format          authz.CredentialFormat
 	workspace       string           // value of the workspace header; empty: no header
 	headerWorkspace authz.Membership // the workspace of that header; zero if it does not exist
@@ -125,7 +125,7 @@ func (m *simulation) simulatePrincipal(api authz.API, scopes []string) error {
 	case authz.ValidSlug(m.workspace):
 		own.Slug = m.workspace
 	}
-	m.found = authz.Found{
+	m.found = authz.LookupResult{
 		Principal: authz.Principal{ID: simulatedID, Kind: m.format.Kind, API: m.api, Environment: m.format.Environment, Scopes: scopes},
 		Workspace: own,
 	}
@@ -174,20 +174,20 @@ func (m *simulation) check(ctx context.Context) error {
 type unusedSessions struct{}
 
 // Verify implements [authz.Sessions].
-func (unusedSessions) Verify(context.Context, string, authz.Secret) (authz.Verified, error) {
-	return authz.Verified{}, errors.New("explain verifies no sessions")
+func (unusedSessions) Verify(context.Context, string, authz.Secret) (authz.VerifiedSession, error) {
+	return authz.VerifiedSession{}, errors.New("explain does not verify session tokens")
 }
 
 // Reading implements [authz.Policy].
-func (m *simulation) Reading(api string) authz.Reading { return m.explainer.Reading(api) }
+func (m *simulation) Reading(api string) authz.PolicyNeeds { return m.explainer.Reading(api) }
 
 // Lookup implements [authz.Directory].
-func (m *simulation) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+func (m *simulation) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 	if m.registry == nil {
 		return m.found, nil
 	}
 	if m.token.Kind == authz.KindSession {
-		l.Kind, l.Session = authz.KindSession, authz.Session{ID: simulatedID, UserID: m.token.ID, Began: time.Now().Unix()}
+		l.Kind, l.Session = authz.KindSession, authz.Session{ID: simulatedID, UserID: m.token.ID, StartedAt: time.Now().Unix()}
 		found, err := m.registry.LookupSession(ctx, l)
 		found.Principal.Scopes = m.token.Scopes
 		return found, err

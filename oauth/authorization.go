@@ -40,7 +40,7 @@ func (s *Server) authorization(r *http.Request) (authorization, error) {
 	}
 	a.client, err = s.app(r, query.Get("client_id"))
 	if errors.Is(err, database.ErrNotFound) {
-		return a, &mistake{"The app is unknown here."}
+		return a, &mistake{"The app is not registered here."}
 	}
 	if err != nil {
 		return a, err

@@ -30,7 +30,7 @@ func (s *Server) client(r *http.Request, p parameters) (client, error) {
 		return client{}, invalidClient()
 	case err != nil:
 		return client{}, err
-	case secret == "" && c.Confidential, secret != "" && !c.Knows(secret):
+	case secret == "" && c.Confidential, secret != "" && !c.HasSecret(secret):
 		return client{}, invalidClient()
 	}
 	found := client{c, secret != ""}

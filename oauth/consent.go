@@ -133,13 +133,13 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 }
 
 // readConsent reads the user and the app's request. If it returns false, it has already written the response.
-func (s *Server) readConsent(w http.ResponseWriter, r *http.Request) (authorization, issuer.Consenter, bool) {
+func (s *Server) readConsent(w http.ResponseWriter, r *http.Request) (authorization, issuer.ConsentUser, bool) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "same-origin") // with no-referrer, browsers send "Origin: null" with the form
 	a, err := s.authorization(r)
 	wrong, isMistake := errors.AsType[*mistake](err)
 	refused, isRefusal := errors.AsType[*refusal](err)
-	var user issuer.Consenter
+	var user issuer.ConsentUser
 	if err == nil || isRefusal { // without a known user, there is no redirect to the app, not even with an error (RFC 9700, section 4.11.2)
 		var userErr error
 		if user, userErr = s.user(r); userErr != nil {
@@ -178,30 +178,30 @@ func (s *Server) readConsent(w http.ResponseWriter, r *http.Request) (authorizat
 }
 
 var (
-	errSignedOut    = errors.New("nobody is signed in")
+	errSignedOut    = errors.New("no user is signed in")
 	errSecondFactor = errors.New("the user has signed in without a second factor")
 )
 
 // user returns the user who is signed in at the product. It accepts the same sessions as the sidecar: an app's token is no
 // session. Errors: [errSignedOut], [errSecondFactor], or a failure of the server.
-func (s *Server) user(r *http.Request) (issuer.Consenter, error) {
+func (s *Server) user(r *http.Request) (issuer.ConsentUser, error) {
 	token, ok := sessionToken(r, s.config.Cookie)
 	if !ok {
-		return issuer.Consenter{}, errSignedOut
+		return issuer.ConsentUser{}, errSignedOut
 	}
 	verified, err := s.config.Verifier.Verify(r.Context(), s.config.API, token)
 	if err != nil {
-		return issuer.Consenter{}, err
+		return issuer.ConsentUser{}, err
 	}
 	if verified.Denial != "" {
-		return issuer.Consenter{}, errSignedOut
+		return issuer.ConsentUser{}, errSignedOut
 	}
-	user, err := s.grants.Consenter(r.Context(), verified.Session)
+	user, err := s.grants.ConsentUser(r.Context(), verified.Session)
 	switch {
 	case errors.Is(err, database.ErrNotFound):
 		return user, errSignedOut
 	case err == nil && s.config.Sessions.SecondFactorMissing(verified.AAL, user.MFAEnrolled):
-		return issuer.Consenter{}, errSecondFactor
+		return issuer.ConsentUser{}, errSecondFactor
 	}
 	return user, err
 }
@@ -231,7 +231,7 @@ func (s *Server) signIn(r *http.Request, level string) string {
 }
 
 // showConsent writes the consent page. missing: the user must still choose a workspace.
-func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authorization, user issuer.Consenter, missing bool) {
+func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authorization, user issuer.ConsentUser, missing bool) {
 	proof := rand.Text()
 	// The proof of an earlier page stays, so that forms in several tabs are valid.
 	if earlier := s.proof(r); len(earlier) == len(proof) {

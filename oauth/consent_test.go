@@ -65,7 +65,7 @@ func TestUserApproves(t *testing.T) {
 }
 
 // The forms of several tabs are all valid, also one that was shown before another.
-func TestUserHasTwoTabs(t *testing.T) {
+func TestConsentInTwoTabs(t *testing.T) {
 	i := newFixture(t)
 	b := i.adas()
 	first := b.do(t, "GET", i.request(), nil)
@@ -114,7 +114,7 @@ func TestUserWithoutAWorkspace(t *testing.T) {
 }
 
 // The redirect keeps the redirect URI exactly as the app wrote it.
-func TestAddressesOfAppsStayAsTheyAre(t *testing.T) {
+func TestRedirectURIsAreKeptUnchanged(t *testing.T) {
 	i := newFixture(t)
 	b := i.adas()
 	for _, uri := range []string{"com.example.App://cb", "com.example.app:/cb", "com.example.app://", "https://Planner.example", "http://[::1]/cb?", callback + "?x=%41"} {
@@ -142,7 +142,7 @@ func TestUserDenies(t *testing.T) {
 }
 
 // RFC 6749, section 4.1.2.1; RFC 9700, section 4.11: there is never a redirect to a URI that the app has not registered.
-func TestMistakesAreToldToTheUser(t *testing.T) {
+func TestMistakesAreShownToTheUser(t *testing.T) {
 	i := newFixture(t)
 	b := i.adas()
 	revoked, _ := i.app(t, false)
@@ -176,7 +176,7 @@ func TestMistakesAreToldToTheUser(t *testing.T) {
 }
 
 // RFC 6749, section 4.1.2.1; RFC 7636, section 4.4.1.
-func TestRefusalsAreToldToTheApp(t *testing.T) {
+func TestRefusalsAreReportedToTheApp(t *testing.T) {
 	i := newFixture(t)
 	b := i.adas()
 	for name, c := range map[string]struct{ query, want string }{

@@ -92,7 +92,7 @@ func TestPageIsSafe(t *testing.T) {
 }
 
 // RFC 9700, section 2.6: no page of another origin can read the consent page.
-func TestConsentPageIsOfNoOtherOrigin(t *testing.T) {
+func TestConsentPageLoadsNothingFromOtherOrigins(t *testing.T) {
 	i := newFixture(t)
 	b := i.adas()
 	for _, method := range []string{"GET", "POST", "OPTIONS"} {

@@ -101,7 +101,7 @@ func TestCodesAreBoundToTheirRequest(t *testing.T) {
 }
 
 // RFC 6749, section 10.10: at least 160 random bits.
-func TestWhatIsIssuedCannotBeGuessed(t *testing.T) {
+func TestIssuedValuesCannotBeGuessed(t *testing.T) {
 	i := newFixture(t)
 	const base32 = `^[A-Z2-7]{52}$` // 260 bits
 	made := map[string][]string{}
@@ -133,7 +133,7 @@ func TestWhatIsIssuedCannotBeGuessed(t *testing.T) {
 }
 
 // RFC 6749, sections 10.3 and 10.4: nothing in the database can be used as a credential.
-func TestStoredIsNoCredential(t *testing.T) {
+func TestStoredDigestIsNoCredential(t *testing.T) {
 	i := newFixture(t)
 	exchange := i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal())
 	r := i.send(t, "/api/oauth/token", exchange)
@@ -188,7 +188,7 @@ func TestLifetimes(t *testing.T) {
 
 // RFC 7662, sections 2.2 and 4: introspection checks every reason for which a token can end. The answer for an ended token
 // contains only active.
-func TestTokensThatAreOverAreNotActive(t *testing.T) {
+func TestExpiredTokensAreNotActive(t *testing.T) {
 	i := newFixture(t)
 	own := basic(i.public.ID, i.publicSecret.Reveal())
 	ask := func(f form) response { return i.send(t, "/api/oauth/introspect", f, "Authorization", own) }

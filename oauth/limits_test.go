@@ -80,7 +80,7 @@ func TestClientLimit(t *testing.T) {
 }
 
 // The log and the outcomes contain completed and attempted actions. The log contains no secret.
-func TestWhatOperatorsSee(t *testing.T) {
+func TestOperatorsSeeActionsAndNoSecret(t *testing.T) {
 	var mu sync.Mutex
 	seen := map[string]int{}
 	i := newFixture(t, func(c *oauth.Config) {

@@ -13,7 +13,7 @@ import (
 )
 
 // RFC 8414, sections 2 and 3.2; RFC 9207, sections 2.3 and 3: the metadata are correct and complete.
-func TestMetadataIsWhatIsSo(t *testing.T) {
+func TestMetadataIsTrue(t *testing.T) {
 	i := newFixture(t)
 	read := func(h http.Handler) (m map[string]any) {
 		w := httptest.NewRecorder()

@@ -14,7 +14,7 @@ import (
 
 // RFC 6749, sections 3.1 and 3.2, for every endpoint: a parameter without a value counts as absent, and an unknown one is
 // ignored.
-func TestParametersThatSayNothing(t *testing.T) {
+func TestEmptyParameters(t *testing.T) {
 	i := newFixture(t)
 	b := i.adas()
 	const more = "&state=&request=&request_uri=&nonce=n&prompt=&made_up=1"
@@ -72,7 +72,7 @@ func TestParametersThatSayNothing(t *testing.T) {
 }
 
 // RFC 6749, section 3.2, and RFC 7009, section 5, for every endpoint of apps.
-func TestParametersThatAreTooMany(t *testing.T) {
+func TestTooManyParameters(t *testing.T) {
 	i := newFixture(t)
 	const formType = "application/x-www-form-urlencoded"
 	text := "grant_type=refresh_token&refresh_token=x&token=x&client_id=" + i.confidential.ID + "&client_secret=" + i.confidentialSecret.Reveal()
@@ -92,7 +92,7 @@ func TestParametersThatAreTooMany(t *testing.T) {
 
 // RFC 6749, sections 2.3.1 and 3.2: parameters are read only from the body of a POST, because URLs are logged on
 // the way.
-func TestAddressesOfRequestsAreNotRead(t *testing.T) {
+func TestURLParametersAreNotRead(t *testing.T) {
 	i := newFixture(t)
 	whole := i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal())
 	query := func(f form) string {
@@ -129,7 +129,7 @@ func TestAddressesOfRequestsAreNotRead(t *testing.T) {
 }
 
 // RFC 6749, section 2.3.1: a client's id and secret are encoded like a form's values; RFC 7617: the scheme is in any case.
-func TestBasicIsDecodedLikeAForm(t *testing.T) {
+func TestBasicCredentialsAreFormDecoded(t *testing.T) {
 	i := newFixture(t)
 	encoded := func(text string) string {
 		var all strings.Builder
@@ -149,7 +149,7 @@ func TestBasicIsDecodedLikeAForm(t *testing.T) {
 
 // RFC 6749, sections 4.1.2 and 4.1.2.1: every answer returns the state that the app sent, unchanged. Section 10.14: the server
 // treats it as an opaque value.
-func TestStateComesBackAsItWas(t *testing.T) {
+func TestStateIsReturnedUnchanged(t *testing.T) {
 	i := newFixture(t)
 	b := i.adas()
 	for _, state := range []string{

@@ -9,7 +9,7 @@ import (
 )
 
 // An internal error is a 503. It is logged, and the answer has no details.
-func TestDatabaseThatIsAway(t *testing.T) {
+func TestUnreachableDatabase(t *testing.T) {
 	i := newFixture(t)
 	request := i.exchange(t, i.public)
 	if err := i.Issuer.Close(); err != nil {

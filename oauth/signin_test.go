@@ -75,7 +75,7 @@ func TestUserSignsInFirst(t *testing.T) {
 }
 
 // RFC 9700, section 4.11.2: without a known user, there is no redirect to the app, not even with an error.
-func TestNobodyIsSentOnWhoIsNotSignedIn(t *testing.T) {
+func TestRedirectNeedsASignedInUser(t *testing.T) {
 	i := newFixture(t)
 	b := i.browser()
 	for _, query := range []string{

@@ -43,7 +43,7 @@ func (s *Server) token(r *http.Request) (any, error) {
 	issued, err := handler(r, p, c)
 	switch {
 	case errors.Is(err, issuer.ErrReused):
-		s.log.LogAttrs(r.Context(), slog.LevelWarn, "a code or refresh token came a second time, and its grant was revoked: somebody may have stolen it",
+		s.log.LogAttrs(r.Context(), slog.LevelWarn, "a code or refresh token was used a second time, so its grant was revoked: it may be stolen",
 			slog.String("grant_id", issued.Grant), slog.String("client_id", c.ID), slog.String("grant_type", grantType), slog.String("address", address(r)))
 		return nil, reused()
 	case errors.Is(err, issuer.ErrGrant):
@@ -88,7 +88,7 @@ func (s *Server) refresh(r *http.Request, p parameters, c client) (issuer.Issued
 	if err != nil {
 		return issuer.Issued{}, err
 	}
-	return s.grants.Refresh(r.Context(), authz.Secret(token), s.config.Format, func(granted issuer.Refreshing) ([]string, error) {
+	return s.grants.Refresh(r.Context(), authz.Secret(token), s.config.Format, func(granted issuer.RefreshGrant) ([]string, error) {
 		if granted.Client != c.ID {
 			return nil, invalidGrant()
 		}

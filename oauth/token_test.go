@@ -21,7 +21,7 @@ import (
 )
 
 // The example of the seed, in JSON.
-func TestExchangeAsTheDocumentHasIt(t *testing.T) {
+func TestExchangeMatchesTheDocument(t *testing.T) {
 	i := newFixture(t)
 	body := string(must(json.Marshal(i.exchange(t, i.public))))
 	r := i.post(t, "/api/oauth/token", "application/json", body)
@@ -223,7 +223,7 @@ func TestRacesHaveOneWinner(t *testing.T) {
 }
 
 // A client that hangs up does not undo the effect of its request: a refresh token that is used a second time ends the grant.
-func TestHangingUpUndoesNothing(t *testing.T) {
+func TestClientDisconnectDoesNotRollBack(t *testing.T) {
 	i := newFixture(t)
 	for range 5 {
 		first := i.tokens(t)

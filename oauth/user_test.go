@@ -13,7 +13,7 @@ import (
 )
 
 // The token of an app is no session on the consent page, so the app cannot approve itself.
-func TestAppIsNoUserOnTheConsentPage(t *testing.T) {
+func TestAppCannotActAsUserOnTheConsentPage(t *testing.T) {
 	i := newFixture(t)
 	b := i.adas()
 	form := b.do(t, "GET", i.request(), nil).form("approve", i.acme.ID)
@@ -91,7 +91,7 @@ func TestConsentNeedsTheSecondFactor(t *testing.T) {
 }
 
 // A banned user counts as not signed in on the consent page.
-func TestBannedUserIsNotAsked(t *testing.T) {
+func TestBannedUserSeesNoConsentPage(t *testing.T) {
 	i := newFixture(t)
 	b := i.adas()
 	must(i.db.Exec(`UPDATE keywicket.users SET banned_until = $1`, time.Now().Add(time.Hour)))

@@ -48,15 +48,15 @@ type Engine struct {
 	observe                   func(time.Duration)
 }
 
-// Measure sets the function that receives the duration of each evaluation, including the wait for its semaphore. Call it before
+// ObserveEvaluations sets the function that receives the duration of each evaluation, including the wait for its semaphore. Call it before
 // Decide.
-func (e *Engine) Measure(observe func(time.Duration)) { e.observe = observe }
+func (e *Engine) ObserveEvaluations(observe func(time.Duration)) { e.observe = observe }
 
-// Remembers reports whether the engine remembers decisions.
-func (e *Engine) Remembers() bool { return e.memory != nil }
+// HasMemory reports whether the engine remembers decisions.
+func (e *Engine) HasMemory() bool { return e.memory != nil }
 
-// Remembered returns the number of decisions that came from the memory, without an evaluation.
-func (e *Engine) Remembered() uint64 {
+// MemoryHits returns the number of decisions that came from the memory, without an evaluation.
+func (e *Engine) MemoryHits() uint64 {
 	if e.memory == nil {
 		return 0
 	}
@@ -81,8 +81,8 @@ type policy struct {
 }
 
 // Reading implements authz.Policy.
-func (p *policy) Reading(api string) authz.Reading {
-	return authz.Reading{
+func (p *policy) Reading(api string) authz.PolicyNeeds {
+	return authz.PolicyNeeds{
 		Parameters: p.parameters[api], Query: p.reading[document.RequestQuery], Header: p.reading[document.RequestHeaders], Time: p.reading[document.InputTime],
 		Source: p.reading.Source(), Certificate: p.reading[document.SourceCertificate],
 	}

@@ -81,7 +81,7 @@ func TestPolicyIsRefused(t *testing.T) {
 		"same, escaped":      {row("{method: GET, path: /%68ealthz, public: true}"), `data.yaml:35: GET /healthz matches the same requests as line 34`},
 		"special characters": {func(t *testing.T, dir string) {
 			policytest.Edit(t, dir, table, "routes:", "parameters: {may_hold: [/]}\nroutes:")
-		}, `data.yaml:33: parameters.may_hold: "/" is none of`},
+		}, `data.yaml:33: parameters.may_hold: "/" is not one of`},
 		"same shape":          {row(`{method: GET, path: "/api/v1/contacts/{id}", scopes: [tags:read]}`), `matches the same requests as line 34`},
 		"same route":          {row(`{method: GET, path: /healthz, public: true}`), `data.yaml:35: GET /healthz matches the same requests as line 34`},
 		"unknown in override": {func(t *testing.T, dir string) { policytest.Edit(t, dir, table, "[admin:all]", "[root]") }, `data.yaml:30: overrides: the scope "root" is not among scopes`},
@@ -155,7 +155,7 @@ decision := {"allow": count([1 | upto[_]; upto[_]]) > 0, "code": null, "reason":
 		}
 		cancel()
 	}
-	if engine.Remembered() > 0 {
+	if engine.MemoryHits() > 0 {
 		t.Error("an evaluation that did not end is remembered")
 	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // A policy that would allow more than it appears to is refused, with its line and the remedy.
-func TestPolicyThatIsWiderThanItLooksIsRefused(t *testing.T) {
+func TestPolicyThatAllowsMoreThanItShowsIsRefused(t *testing.T) {
 	const table = "apis/velaflows/data.yaml"
 	shipped := func(t *testing.T) string { t.Helper(); return policytest.Copy(t) }
 	earlier := func(t *testing.T) string {

@@ -216,7 +216,7 @@ func TestRememberedDecisions(t *testing.T) {
 		if n := firstDifference(t, r, plain, engine, rows, 150); n > 0 {
 			t.Fatalf("seed %d: decision %d differs with memory; %v", seed, n, s.Rules["keywicket/own.rego"])
 		}
-		hits += engine.Remembered()
+		hits += engine.MemoryHits()
 	}
 	if hits < 1500 {
 		t.Errorf("only %d of 6000 decisions were remembered: the comparison covers too little", hits)
@@ -282,7 +282,7 @@ func TestControlsOfRememberedDecisions(t *testing.T) {
 }
 
 // A policy with decisions that can differ between evaluations has no memory, and reports why.
-func TestWhatIsNotRemembered(t *testing.T) {
+func TestDecisionsThatAreNotRemembered(t *testing.T) {
 	for rule, want := range map[string]string{
 		`input.time > 0`:                                    "input.time",
 		`count(input) > 99`:                                 "input",
@@ -410,7 +410,7 @@ func TestRememberedDecisionIsDetached(t *testing.T) {
 }
 
 // Concurrent callers each get the decision for their own values.
-func TestMemoryAtOnce(t *testing.T) {
+func TestMemoryConcurrently(t *testing.T) {
 	s, err := source.Read(Builtin)
 	if err != nil {
 		t.Fatal(err)
@@ -432,7 +432,7 @@ func TestMemoryAtOnce(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if engine.Remembered() < 1000 {
-		t.Errorf("%d of 1600 were remembered", engine.Remembered())
+	if engine.MemoryHits() < 1000 {
+		t.Errorf("%d of 1600 were remembered", engine.MemoryHits())
 	}
 }

@@ -163,7 +163,7 @@ func TestSharedDecisions(t *testing.T) {
 				t.Errorf("seed %d: a shared decision differs, under the condition %s", seed, condition)
 			}
 			if i < len(sharing)-3 {
-				hits, decisions = hits+engine.Remembered(), decisions+100
+				hits, decisions = hits+engine.MemoryHits(), decisions+100
 			}
 		}
 	}
@@ -238,7 +238,7 @@ func TestUnknownNeeds(t *testing.T) {
 }
 
 // OPA moves a comprehension in the head of a rule into its body, with additional variables.
-func TestTestInTheHeadShares(t *testing.T) {
+func TestScopeTestInARuleHeadIsShared(t *testing.T) {
 	_, engine := bothEngines(t, withRules(t, `row_needs := [{"a:read"}]
 
 headers["x"] := concat(",", [a | some a in ["1"]; every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }])`))

@@ -92,7 +92,7 @@ func TestOptimisedAgreesWithPlain(t *testing.T) {
 }
 
 // A copy of the policies from a version before the index loads unchanged, and decides as it did.
-func TestEarlierPolicyDecidesAlike(t *testing.T) {
+func TestEarlierPolicyDecidesTheSame(t *testing.T) {
 	race.Skip(t)
 	earlier, err := Load(t.Context(), Config{Dir: "../test/testdata/earlier-policies"})
 	if err != nil {

@@ -84,7 +84,7 @@ func TestKnownRules(t *testing.T) {
 
 // Rules that depend on the row alone and rules that depend on more decide one row in turn. The decisions are the same as without
 // kept values.
-func TestKnownRulesDecideAlike(t *testing.T) {
+func TestKnownRulesDecideTheSame(t *testing.T) {
 	s := withRules(t, `
 headers["x-row"] := json.marshal([row_alone, other, again])
 
@@ -137,7 +137,7 @@ deny contains {"code": "FORBIDDEN", "reason": "no"} if {
 }
 
 // A row keeps nothing from an evaluation that fails: the next one fails too.
-func TestErrorsAreNotKept(t *testing.T) {
+func TestErrorsAreNotCached(t *testing.T) {
 	in := authz.Input{API: "velaflows", Method: "GET", Path: "/healthz", Denial: authz.ReasonMissing}
 	for name, rules := range map[string]string{
 		"two values":        "headers[\"x\"] := y\n\ny := \"a\" if route.level == \"workspace\"\n\ny := \"b\" if route.public",
@@ -161,7 +161,7 @@ func TestErrorsAreNotKept(t *testing.T) {
 
 // A rule may contradict itself after the first solution, at which OPA stops. An evaluation that continues finds the
 // contradiction, also if it is not the first evaluation on the row.
-func TestContradictionsAreFoundAfterwards(t *testing.T) {
+func TestContradictionsAreFoundLater(t *testing.T) {
 	const rest = `
 headers["x"] := "1" if { input.workspace.role == "r1"; e }
 headers["x"] := y if input.workspace.role == "r2"
@@ -207,7 +207,7 @@ headers["x"] := "1" if {
 
 // A rule that takes long by itself is evaluated by itself once for a row, not for every check, whether or not a decision needs
 // it.
-func TestSlowRulesAreLearntOnce(t *testing.T) {
+func TestSlowRulesAreEvaluatedOnce(t *testing.T) {
 	const rules = `
 many := numbers.range(1, 1000)
 
@@ -243,7 +243,7 @@ headers["y"] := "1" if quick_at_first`
 }
 
 // Concurrent evaluations on one row agree.
-func TestKnownRulesAtOnce(t *testing.T) {
+func TestKnownRulesConcurrently(t *testing.T) {
 	s, err := source.Read(Builtin)
 	if err != nil {
 		t.Fatal(err)

@@ -11,7 +11,7 @@ import (
 )
 
 // Of thousands of concurrent checks, only as many are evaluated at a time as there are processors.
-func TestEvaluationsTakeTurns(t *testing.T) {
+func TestEvaluationsAreLimited(t *testing.T) {
 	e, err := Load(t.Context(), Config{})
 	if err != nil {
 		t.Fatal(err)

@@ -13,7 +13,7 @@ import (
 
 // A token that an identity provider issued to an app has every claim of the user's own session. Only tokens of the product's own
 // apps are accepted. It does not matter which claim names the app, or which scopes it has.
-func TestTokenOfAnAppIsNoSession(t *testing.T) {
+func TestAppTokenIsNoSession(t *testing.T) {
 	const web, other = "9a8b7c6d-5e4f-3a2b-1c0d-9e8f7a6b5c4d", "11111111-2222-3333-4444-555555555555"
 	none := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
 	own := verifier(t, authz.SessionFormat{HS256Secret: secret, ClientIDs: []string{"mobile", web}}, nil)
@@ -67,7 +67,7 @@ func TestTokenOfAnAppIsNoSession(t *testing.T) {
 }
 
 // The assurance level is the value of the claim, without a default.
-func TestAssuranceLevelIsTold(t *testing.T) {
+func TestAssuranceLevelReachesThePolicy(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
 	for name, c := range map[string]struct {
 		aal    any
@@ -96,7 +96,7 @@ func TestAssuranceLevelIsTold(t *testing.T) {
 
 // An unsupported algorithm can be an error in the settings, so the detail names it. It does not quote text that has not the form
 // of an algorithm's name.
-func TestAlgorithmThatIsNotTakenIsNamed(t *testing.T) {
+func TestUnsupportedAlgorithmIsNamed(t *testing.T) {
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	keysOnly := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
 	secretOnly := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
@@ -141,7 +141,7 @@ func TestTokenWithoutIssuerIsExplained(t *testing.T) {
 		`the token's aud is ["anon"], and session.audience is "authenticated"`:                       {"aud": "anon"},
 		"the token has several audiences":                                                            {"aud": []string{"authenticated", "x"}},
 		"the token's role is not authenticated":                                                      {"role": "service_role"},
-		"the token is an anonymous user's: session.anonymous takes them":                             {"is_anonymous": true},
+		"the token belongs to an anonymous user: set session.anonymous to accept such tokens":                             {"is_anonymous": true},
 	} {
 		answer, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret), "", good(change)))
 		if err != nil || answer.Denial == "" || !strings.Contains(answer.Detail, want) {

@@ -33,7 +33,7 @@ type app struct {
 	actor bool     // another party acts for the user (RFC 8693, section 4.1), or the token does not clearly say which app received it
 }
 
-// isOneOf reports whether all ids of the app are among the given ids. An app with an actor is none of them.
+// isOneOf reports whether all ids of the app are among the given ids. An app with an actor is not one of them.
 func (a *app) isOneOf(ids []string) bool {
 	return !a.actor && !slices.ContainsFunc(a.ids, func(id string) bool { return !slices.Contains(ids, id) })
 }
@@ -171,7 +171,7 @@ func validID(s string) bool {
 // session returns the session of the token. It moves the start back by the leeway, because the issuer's clock may be ahead of
 // the clock of revocations.
 func (c *claims) session(leeway time.Duration) authz.Session {
-	return authz.Session{ID: c.id, UserID: c.user, Began: max(0, c.began.Add(-leeway).Unix())}
+	return authz.Session{ID: c.id, UserID: c.user, StartedAt: max(0, c.began.Add(-leeway).Unix())}
 }
 
 // The following methods implement [jwt.Claims].

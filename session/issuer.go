@@ -106,7 +106,7 @@ func (i *issuer) verify(ctx context.Context, token string) (*verified, denial, e
 	case c.role != "authenticated":
 		return nil, denial{authz.ReasonUnknown, "the token's role is not authenticated"}, nil
 	case c.anonymous && !i.format.Anonymous:
-		return nil, denial{authz.ReasonUnknown, "the token is an anonymous user's: session.anonymous takes them"}, nil
+		return nil, denial{authz.ReasonUnknown, "the token belongs to an anonymous user: set session.anonymous to accept such tokens"}, nil
 	case c.app != nil && !c.app.isOneOf(i.format.ClientIDs):
 		return nil, denial{authz.ReasonAppToken, "the token was given to an app that session.client_ids does not name"}, nil
 	}

@@ -279,7 +279,7 @@ func (k *keyring) ready() (ready bool, problem error) {
 	case k.tooOld(set) != nil:
 		return set != nil || time.Since(k.started) >= startGrace, k.tooOld(set)
 	case k.lastErr.Load() != nil:
-		return true, fmt.Errorf("the keys of sessions are %v old, and could not be fetched anew: %w", time.Since(set.at).Round(time.Second), k.reason())
+		return true, fmt.Errorf("the keys of sessions are %v old, and could not be fetched again: %w", time.Since(set.at).Round(time.Second), k.reason())
 	case len(set.ambiguous) > 0:
 		return true, fmt.Errorf("keys were left out: several keys have one kid and one algorithm: %.200s", fmt.Sprintf("%q", set.ambiguous))
 	case len(set.keys) == 0:

@@ -30,7 +30,7 @@ func es256(key *ecdsa.PrivateKey, kid string) authz.Secret {
 func late(err error) bool { return err != nil && strings.Contains(err.Error(), "not yet answered") }
 
 // Anybody can write tokens with unknown key ids. They cause only a few fetches from the issuer.
-func TestForgedKeyIDsFetchSeldom(t *testing.T) {
+func TestForgedKeyIDsRarelyFetch(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
@@ -165,7 +165,7 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 			p := publish(t, public("ec", &ecKey.PublicKey))
 			v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: shortest}, nil)
 			seen := es256(ecKey, "ec")
-			p.Instead(answer)
+			p.ServeInstead(answer)
 			var last error
 			eventually(t, "the keys are too old", func() bool {
 				for _, token := range []authz.Secret{es256(ecKey, "ec"), seen} {
@@ -187,7 +187,7 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 			if s := v.Stats()[api]; s.FetchFailed == 0 || s.KeysAge < shortest || s.Failed == 0 {
 				t.Errorf("%+v", s)
 			}
-			p.Instead(nil)
+			p.ServeInstead(nil)
 			eventually(t, "they are fetched again", func() bool { _, denial, err := verify(t, v, api, seen); return denial == "" && err == nil })
 			if notices, err := v.Ready(); err != nil || len(notices) != 0 {
 				t.Errorf("readiness: %q, %v", notices, err)
@@ -197,12 +197,12 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 }
 
 // While an issuer does not answer, a token with an unknown key waits only for unknownWait. A token with a known key does not wait.
-func TestUnknownKeyStallsNobody(t *testing.T) {
+func TestUnknownKeyBlocksNoOtherCheck(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
 	release, asked := make(chan struct{}), make(chan struct{}, 10)
-	p.Instead(func(http.ResponseWriter, *http.Request) { asked <- struct{}{}; <-release })
+	p.ServeInstead(func(http.ResponseWriter, *http.Request) { asked <- struct{}{}; <-release })
 	done := make(chan error)
 	go func() {
 		_, denial, err := verify(t, v, api, es256(ecKey, "unknown"))
@@ -228,7 +228,7 @@ func TestKeyThatIsPublishedDuringAFetch(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: shortest}, nil)
 	var once sync.Once
 	fetching, answer := make(chan struct{}), make(chan struct{})
-	p.Instead(func(w http.ResponseWriter, _ *http.Request) {
+	p.ServeInstead(func(w http.ResponseWriter, _ *http.Request) {
 		keys := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{public("new", &otherEC.PublicKey)}}
 		once.Do(func() {
 			close(fetching)
@@ -255,17 +255,17 @@ func TestKeyThatIsPublishedDuringAFetch(t *testing.T) {
 }
 
 // A failed fetch is tried again soon, in the background or for a token. Until then, the check of an unknown key is an error.
-func TestFailedFetchIsTriedAgain(t *testing.T) {
+func TestFailedFetchIsRetried(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
-	p.Instead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	p.ServeInstead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
 	for range 2 {
 		if _, denial, err := verify(t, v, api, es256(ecKey, "unknown")); denial != "" || err == nil || !late(err) && !strings.Contains(err.Error(), "418") {
 			t.Errorf("%q, %v", denial, err)
 		}
 	}
-	p.Instead(nil)
+	p.ServeInstead(nil)
 	eventually(t, "there is nothing wrong", func() bool { notices, err := v.Ready(); return len(notices) == 0 && err == nil })
 	if _, denial, err := verify(t, v, api, es256(ecKey, "unknown")); denial != authz.ReasonUnknown || err != nil {
 		t.Errorf("%q, %v", denial, err)
@@ -273,7 +273,7 @@ func TestFailedFetchIsTriedAgain(t *testing.T) {
 }
 
 // The verifier can be closed during calls of Verify. This happens in a sidecar whose time to stop has run out.
-func TestCloseWhileItIsAsked(t *testing.T) {
+func TestCloseDuringLookups(t *testing.T) {
 	t.Parallel()
 	for range 20 {
 		p := publish(t, public("ec", &ecKey.PublicKey))
@@ -296,10 +296,10 @@ func TestCloseWhileItIsAsked(t *testing.T) {
 }
 
 // A sidecar that starts before its issuer accepts no session, and reports why.
-func TestIssuerThatComesLater(t *testing.T) {
+func TestIssuerThatStartsLater(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
-	p.Instead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
+	p.ServeInstead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
 	v, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: authz.SessionFormat{
 		Issuer: supabase.Name, JWKSURL: p.URL, JWKSMaxAge: shortest}}}}, discard)
 	if err != nil {
@@ -313,7 +313,7 @@ func TestIssuerThatComesLater(t *testing.T) {
 	if _, denial, err := verify(t, v, api, es256(ecKey, "ec")); err == nil || denial != "" {
 		t.Errorf("%q, %v", denial, err)
 	}
-	p.Instead(nil)
+	p.ServeInstead(nil)
 	eventually(t, "it is ready", func() bool { _, err := v.Ready(); return err == nil })
 	if _, denial, err := verify(t, v, api, es256(ecKey, "ec")); err != nil || denial != "" {
 		t.Errorf("%q, %v", denial, err)

@@ -19,7 +19,7 @@ import (
 
 // Keys that share an id are distinguished by their type and algorithm. Only keys that are still ambiguous are left out, with a
 // warning. The other keys are used.
-func TestKeyIDThatIsThereTwice(t *testing.T) {
+func TestDuplicateKeyID(t *testing.T) {
 	otherRSA := must(rsa.GenerateKey(rand.Reader, 2048))
 	ec, rs := public("k", &ecKey.PublicKey), public("k", &rsaKey.PublicKey)
 	plain := func(k jose.JSONWebKey) jose.JSONWebKey { k.Algorithm = ""; return k }
@@ -78,7 +78,7 @@ func TestKeyIDThatIsThereTwice(t *testing.T) {
 }
 
 // The names of a key's members are case-sensitive, and none may occur twice.
-func TestMembersOfAKeyAreRead(t *testing.T) {
+func TestJWKMembersAreRead(t *testing.T) {
 	good := string(must(public("k", &ecKey.PublicKey).MarshalJSON()))
 	other := string(must(public("other", &otherEC.PublicKey).MarshalJSON()))
 	for name, c := range map[string]struct {
@@ -93,7 +93,7 @@ func TestMembersOfAKeyAreRead(t *testing.T) {
 		"other members": {strings.Replace(other, `"kid":"other"`, `"kid":"other","x":{},"Kty":7`, 1), true},
 	} {
 		p := publish(t)
-		p.Instead(func(w http.ResponseWriter, _ *http.Request) {
+		p.ServeInstead(func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, `{"keys":[`+c.also+`,`+good+`]}`)
 		})
 		v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)

@@ -102,7 +102,7 @@ func TestThreeAlgorithms(t *testing.T) {
 	} {
 		for range 2 { // verified, and remembered
 			s, denial, err := verify(t, v, api, token)
-			if err != nil || denial != "" || s != (authz.Session{ID: supabase.Session, UserID: user, Began: began - 10}) {
+			if err != nil || denial != "" || s != (authz.Session{ID: supabase.Session, UserID: user, StartedAt: began - 10}) {
 				t.Errorf("%s: %+v, %s, %v", name, s, denial, err)
 			}
 		}
@@ -114,7 +114,7 @@ func TestThreeAlgorithms(t *testing.T) {
 
 // A session began at the earliest time in amr, less the leeway; without such a time, in 1970. A start that is too early is safe: the
 // session cannot escape its revocation.
-func TestWhenASessionBegan(t *testing.T) {
+func TestSessionStart(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret, Leeway: time.Minute}, nil)
 	now := time.Now().Unix()
 	at := func(times ...any) []fields {
@@ -139,14 +139,14 @@ func TestWhenASessionBegan(t *testing.T) {
 		"of another form":   {fields{"timestamp": now}, 0},
 	} {
 		s, denial, err := verify(t, v, api, sign(jose.HS256, []byte(secret), "", good(fields{"iat": now, "amr": c.amr})))
-		if err != nil || denial != "" || s.Began != c.want {
-			t.Errorf("%s: %d, not %d; %q, %v", name, s.Began, c.want, denial, err)
+		if err != nil || denial != "" || s.StartedAt != c.want {
+			t.Errorf("%s: %d, not %d; %q, %v", name, s.StartedAt, c.want, denial, err)
 		}
 	}
 }
 
 // A token that one API has verified and cached is not valid for another API, whose settings may differ.
-func TestIssuersAreApart(t *testing.T) {
+func TestIssuersAreIndependent(t *testing.T) {
 	strict := authz.SessionFormat{Issuer: supabase.Name, HS256Secret: secret}
 	lax := strict
 	lax.Anonymous = true
@@ -168,7 +168,7 @@ func TestIssuersAreApart(t *testing.T) {
 	})
 }
 
-func TestAnonymousSessionsCanBeTaken(t *testing.T) {
+func TestAnonymousSessionsCanBeAllowed(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret, Anonymous: true}, nil)
 	token := sign(jose.HS256, []byte(secret), "", good(fields{"is_anonymous": true}))
 	if _, denial, err := verify(t, v, api, token); err != nil || denial != "" {

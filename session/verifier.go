@@ -70,32 +70,32 @@ func (v *Verifier) Close() {
 }
 
 // Verify implements [authz.Sessions]. While the key of a cached token is trusted, Verify checks only the token's expiry again.
-func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (authz.Verified, error) {
+func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (authz.VerifiedSession, error) {
 	i, ok := v.issuers[api]
 	if !ok {
-		return authz.Verified{Denial: authz.ReasonUnknown}, nil
+		return authz.VerifiedSession{Denial: authz.ReasonUnknown}, nil
 	}
 	digest := token.Digest()
 	if known := v.memory.get(i, digest); known != nil && i.trusts(known.key) {
 		i.counts.remembered.Add(1)
 		if i.expired(known.expires) {
-			return authz.Verified{Denial: authz.ReasonExpired}, nil
+			return authz.VerifiedSession{Denial: authz.ReasonExpired}, nil
 		}
-		return authz.Verified{Session: known.session, AAL: known.aal}, nil
+		return authz.VerifiedSession{Session: known.session, AAL: known.aal}, nil
 	}
 	verified, denial, err := i.verify(ctx, token.Reveal())
 	switch {
 	case err != nil:
 		i.counts.failed.Add(1)
-		return authz.Verified{}, err
+		return authz.VerifiedSession{}, err
 	case denial.reason != "":
 		i.counts.denied.Add(1)
-		return authz.Verified{Denial: denial.reason, Detail: denial.detail}, nil
+		return authz.VerifiedSession{Denial: denial.reason, Detail: denial.detail}, nil
 	}
 	i.counts.verified.Add(1)
 	verified.digest = digest
 	v.memory.set(verified)
-	return authz.Verified{Session: verified.session, AAL: verified.aal}, nil
+	return authz.VerifiedSession{Session: verified.session, AAL: verified.aal}, nil
 }
 
 // Ready returns an error until the keys of every issuer have been fetched once. After half a minute, an issuer that does not

@@ -27,7 +27,7 @@ const special = "#%?;"
 func (p Parameters) Validate() error {
 	for _, c := range p.MayHold {
 		if len(c) != 1 || !strings.Contains(special, c) {
-			return fmt.Errorf(`parameters.may_hold: %q is none of "#", "%%", "?", ";"`, c)
+			return fmt.Errorf(`parameters.may_hold: %q is not one of "#", "%%", "?", ";"`, c)
 		}
 	}
 	if p.RawSemicolon && !slices.Contains(p.MayHold, ";") {

@@ -82,7 +82,7 @@ func TestSegments(t *testing.T) {
 }
 
 // Each special character has its own permission. A raw ; needs another one than an escaped ;.
-func TestParametersMayHoldWhatIsPermitted(t *testing.T) {
+func TestParametersMayContainAllowedValues(t *testing.T) {
 	for path, c := range map[string]struct {
 		needed target.NotPermittedError
 		want   string
@@ -120,9 +120,9 @@ func TestParametersMayHoldWhatIsPermitted(t *testing.T) {
 		}
 	}
 	for want, p := range map[string]target.Parameters{
-		`parameters.may_hold: "/" is none of`:             {MayHold: []string{"/"}},
-		`parameters.may_hold: "" is none of`:              {MayHold: []string{""}},
-		`parameters.may_hold: "#%" is none of`:            {MayHold: []string{"#%"}},
+		`parameters.may_hold: "/" is not one of`:             {MayHold: []string{"/"}},
+		`parameters.may_hold: "" is not one of`:              {MayHold: []string{""}},
+		`parameters.may_hold: "#%" is not one of`:            {MayHold: []string{"#%"}},
 		`parameters.raw_semicolon: it needs ";" in param`: {MayHold: []string{"#"}, RawSemicolon: true},
 	} {
 		if err := p.Validate(); err == nil || !strings.HasPrefix(err.Error(), want) {

@@ -21,7 +21,7 @@ type sessionRevoke struct {
 
 func (c *sessionRevoke) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
 	if (c.ID == "") == (c.User == "") {
-		return usageError{errors.New("give a session's id, or else a user: --user")}
+		return usageError{errors.New("give a session's id, or a user with --user")}
 	}
 	if start, err := mask.Start(cfg.APIs, c.ID); err == nil && start != c.ID {
 		return errors.New("this is a key, not a session's id: use keywicket token revoke")
@@ -29,7 +29,7 @@ func (c *sessionRevoke) Run(s *invocation, r *registry.Registry, cfg config.Conf
 	var revoked registry.RevokedSessions
 	var err error
 	if c.User != "" {
-		revoked, err = r.RevokeSessionsOf(s.ctx, c.User)
+		revoked, err = r.RevokeUserSessions(s.ctx, c.User)
 	} else {
 		revoked, err = r.RevokeSession(s.ctx, c.ID)
 	}

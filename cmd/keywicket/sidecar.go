@@ -43,7 +43,7 @@ func (w waitFlag) printOne(s *invocation, r *registry.Registry, object any, fiel
 	if !w.Wait {
 		return printOne(s, object, fields...)
 	}
-	barrier, err := r.Wait(s.ctx)
+	barrier, err := r.WaitForSidecars(s.ctx)
 	if err != nil {
 		return fmt.Errorf("the change is stored, but the wait for the sidecars failed: %w", err)
 	}

@@ -12,9 +12,9 @@ import (
 	"strings"
 )
 
-// Follow creates a standby that streams from this server, and returns when the standby accepts connections. The standby has its
+// StartStandby creates a standby that streams from this server, and returns when the standby accepts connections. The standby has its
 // own folder and a free port. It accepts the same password as this server.
-func (s *Server) Follow(ctx context.Context) (_ *Server, err error) {
+func (s *Server) StartStandby(ctx context.Context) (_ *Server, err error) {
 	f := &Server{config: s.config, bin: s.bin, user: s.user, password: s.password}
 	if f.dir, err = home(s.config.Dir, s.user); err != nil {
 		return nil, err

@@ -117,7 +117,7 @@ func TestServer(t *testing.T) {
 	}
 }
 
-func TestTwoSideBySide(t *testing.T) {
+func TestTwoDemosAtOnce(t *testing.T) {
 	a, b := startFor(t, Config{}), startFor(t, Config{})
 	wantValue(t, a, "CREATE TABLE only_in_a AS SELECT 1", "")
 	wantValue(t, b, "SELECT to_regclass('only_in_a') IS NULL", "true")
@@ -138,7 +138,7 @@ func TestPortInUse(t *testing.T) {
 	}
 }
 
-func TestFailureLeavesNothing(t *testing.T) {
+func TestFailureLeavesNoFiles(t *testing.T) {
 	parent, err := os.MkdirTemp("", "keywicket-test-")
 	if err != nil {
 		t.Fatal(err)
@@ -184,7 +184,7 @@ func TestMissingServer(t *testing.T) {
 }
 
 // make may fetch the server into a folder below one that only root can enter. The server's user cannot run it there.
-func TestServerThatItsUserCannotReach(t *testing.T) {
+func TestServerThatTheUserCannotReach(t *testing.T) {
 	bin, err := find("", distribution, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -234,7 +234,7 @@ func TestStandbyFromACopy(t *testing.T) {
 	}
 }
 
-func TestUnreachableFolder(t *testing.T) {
+func TestUnreadableFolder(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Chmod(dir, 0o700); err != nil {
 		t.Fatal(err)

@@ -7,12 +7,12 @@ import (
 	"syscall"
 )
 
-// Apart returns attributes that start a process in its own group. The terminal's signals do not reach it, and it may outlive
+// OwnGroup returns attributes that start a process in its own group. The terminal's signals do not reach it, and it may outlive
 // its parent.
-func Apart() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+func OwnGroup() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
 
 func attributes(user *User) *syscall.SysProcAttr {
-	a := Apart()
+	a := OwnGroup()
 	if user != nil {
 		a.Credential = &syscall.Credential{Uid: user.UID, Gid: user.GID}
 	}

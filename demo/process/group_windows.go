@@ -8,8 +8,8 @@ import (
 // Windows has no process groups to signal and cannot start a process as another user this way. The demo's servers do not run
 // there, but the rest of the binary does.
 
-// Apart does nothing.
-func Apart() *syscall.SysProcAttr { return nil }
+// OwnGroup does nothing.
+func OwnGroup() *syscall.SysProcAttr { return nil }
 
 func attributes(*User) *syscall.SysProcAttr { return nil }
 

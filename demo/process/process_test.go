@@ -115,7 +115,7 @@ func TestMissingProgramIsNamed(t *testing.T) {
 	}
 }
 
-func TestRunsAsAnotherUser(t *testing.T) {
+func TestRunsAsOtherUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		_, err := process.Start(process.Config{Path: "/bin/true", User: &process.User{}})
 		if !errors.Is(err, os.ErrPermission) {
@@ -138,13 +138,13 @@ func TestRunsAsAnotherUser(t *testing.T) {
 }
 
 // The parent is a second run of the test binary. The test kills it with SIGKILL.
-func TestChildDiesWithItsParent(t *testing.T) {
+func TestChildEndsWithItsParent(t *testing.T) {
 	if os.Getenv("KEYWICKET_TEST_PARENT") != "" {
 		_, pid := start(t, "echo $$; exec sleep 60")
 		_, _ = os.Stdout.WriteString("child " + pid + "\n")
 		select {}
 	}
-	parent := exec.Command(os.Args[0], "-test.run=^TestChildDiesWithItsParent$")
+	parent := exec.Command(os.Args[0], "-test.run=^TestChildEndsWithItsParent$")
 	parent.Env = append(os.Environ(), "KEYWICKET_TEST_PARENT=yes")
 	out, err := parent.StdoutPipe()
 	if err != nil {

@@ -104,8 +104,8 @@ func (s *Server) Environ() []string {
 	}
 }
 
-// Admit adds a user to the accounts on the sign-in page.
-func (s *Server) Admit(id, email string) {
+// AddUser adds a user to the accounts on the sign-in page.
+func (s *Server) AddUser(id, email string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.users = append(s.users, user{id, email})

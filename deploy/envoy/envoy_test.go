@@ -54,7 +54,7 @@ func TestAllowedRequest(t *testing.T) {
 	}
 }
 
-func TestSidecarAloneChoosesTheUpstream(t *testing.T) {
+func TestOnlyTheSidecarChoosesTheUpstream(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	for _, c := range []struct{ name, addr, token, forged, want string }{
@@ -111,7 +111,7 @@ func TestClientsCannotForgeHeaders(t *testing.T) {
 	}
 }
 
-func TestEnvoyRefusesByItself(t *testing.T) {
+func TestEnvoyRejectsBeforeTheCheck(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	many := make([]string, 70)
@@ -181,7 +181,7 @@ func TestCheckAndUpstreamSeeTheSamePath(t *testing.T) {
 	}
 }
 
-func TestHostHasOneSpelling(t *testing.T) {
+func TestHostIsNormalised(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	echo := send(t, s.velaflows, "GET http://evil.test.:80/", "authorization: Bearer live").echo(t)
@@ -190,7 +190,7 @@ func TestHostHasOneSpelling(t *testing.T) {
 	}
 }
 
-func TestDenialArrivesUnchanged(t *testing.T) {
+func TestDenialReachesTheClientUnchanged(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	c := dial(t, s.velaflows)
@@ -237,7 +237,7 @@ func TestGRPCClientGetsAStatus(t *testing.T) {
 	}
 }
 
-func TestSidecarThatDoesNotAnswer(t *testing.T) {
+func TestUnresponsiveSidecar(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	send(t, s.velaflows, "GET /", "authorization: Bearer live").echo(t)
@@ -273,7 +273,7 @@ func TestInvalidMutation(t *testing.T) {
 	}
 }
 
-func TestSidecarThatIsSlowOrBusy(t *testing.T) {
+func TestSlowOrBusySidecar(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	for token, checks := range map[string]int{

@@ -25,23 +25,23 @@ func Object(text []byte) (map[string]json.RawMessage, error) {
 		token, err := decoder.Token()
 		name, ok := token.(string)
 		if err != nil || !ok {
-			return nil, errors.New("it is no JSON")
+			return nil, errors.New("it is not JSON")
 		}
 		if _, twice := object[name]; twice {
-			return nil, fmt.Errorf("field %d is there for the second time", len(object)+1)
+			return nil, fmt.Errorf("field %d occurs twice", len(object)+1)
 		}
 		var value json.RawMessage
 		if err := decoder.Decode(&value); err != nil {
-			return nil, errors.New("it is no JSON")
+			return nil, errors.New("it is not JSON")
 		}
 		object[name] = value
 	}
 	if _, err := decoder.Token(); err != nil {
-		return nil, errors.New("it is no JSON")
+		return nil, errors.New("it is not JSON")
 	}
 	const space = " \t\r\n" // RFC 8259, section 2; Go's own set of white space is larger
 	if len(bytes.Trim(text[decoder.InputOffset():], space)) > 0 {
-		return nil, errors.New("there is something behind the object")
+		return nil, errors.New("the line continues after the object")
 	}
 	return object, nil
 }

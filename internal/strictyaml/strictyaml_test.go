@@ -20,7 +20,7 @@ type part struct {
 	Name string `yaml:"name"`
 }
 
-func TestDecodeKeepsWhatTheFileDoesNotName(t *testing.T) {
+func TestDecodeKeepsUnnamedKeys(t *testing.T) {
 	got := file{Name: "kept", Wait: time.Second}
 	if err := strictyaml.Decode([]byte("wait: 200ms\n"), &got); err != nil {
 		t.Fatal(err)

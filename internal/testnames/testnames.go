@@ -11,8 +11,8 @@ import (
 
 var form = regexp.MustCompile(`\b(Test|Fuzz)[A-Z]\w+`)
 
-// In returns the test names in a text.
-func In(text string) []string { return form.FindAllString(text, -1) }
+// Find returns the test names in a text.
+func Find(text string) []string { return form.FindAllString(text, -1) }
 
 // Missing returns the names without a test below the folder. It skips hidden folders, which contain third-party code.
 func Missing(folder string, names []string) ([]string, error) {

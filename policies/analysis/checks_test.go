@@ -8,7 +8,7 @@ import (
 )
 
 // There is a warning for each `not` that OPA evaluates differently than it reads, and no other warning.
-func TestDoubtfulNot(t *testing.T) {
+func TestUnsafeNot(t *testing.T) {
 	for expression, want := range map[string]bool{
 		`not data.facts.plans[input.workspace.attributes.plan].photos`:      true,
 		`not input.workspace.attributes.plan in {"pro"}`:                    true,

@@ -134,7 +134,7 @@ func TestPolicyThatReadsAttributes(t *testing.T) {
 // Reading reports the certificate only if the policy reads it. A policy that reads the raw query does not count as reading the
 // query.
 func TestPolicyThatReadsTheCertificate(t *testing.T) {
-	for condition, want := range map[string]authz.Reading{
+	for condition, want := range map[string]authz.PolicyNeeds{
 		`input.source.principal == "spiffe://acme/billing"`:     {},
 		`input.request.raw_query == ""`:                         {},
 		`input.time > 0`:                                        {},

@@ -12,7 +12,7 @@ import (
 )
 
 // The index replaces the shipped file, and only if that file alone decides which row is found.
-func TestIndexStandsForTheShippedFileAlone(t *testing.T) {
+func TestIndexReplacesOnlyTheShippedFile(t *testing.T) {
 	const route, decision = "keywicket/route.rego", "keywicket/decision.rego"
 	shipped, err := policies.Builtin.ReadFile(route)
 	if err != nil {

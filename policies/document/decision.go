@@ -159,7 +159,7 @@ func (r *reader) texts(key *ast.Term) []string {
 	add := func(t *ast.Term) {
 		s, ok := t.Value.(ast.String)
 		if !ok {
-			r.fail("data.keywicket.decision.%s holds %s, not a string", nameOf(key), typeOf(t.Value))
+			r.fail("data.keywicket.decision.%s contains %s, not a string", nameOf(key), typeOf(t.Value))
 		}
 		out = append(out, string(s))
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // A policy that loads can still give no decision, or an invalid one. Each is an error, so it never allows a request.
-func TestDecisionThatIsNone(t *testing.T) {
+func TestInvalidDecision(t *testing.T) {
 	for name, rule := range map[string]string{
 		"undefined":         `decision := true if input.api == "other"`,
 		"not an object":     `decision := true`,

@@ -190,9 +190,9 @@ func (p *partials) all() []partialNode {
 	return all
 }
 
-// Unordered returns pairs of rows that match a common request and that the precedence does not order. Each pair is in ascending
+// Ambiguous returns pairs of rows that match a common request and that the precedence does not order. Each pair is in ascending
 // order. It returns at most maxPairs pairs.
-func (x *Index) Unordered() [][2]int {
+func (x *Index) Ambiguous() [][2]int {
 	c := collisions{index: x}
 	c.search(&x.root)
 	for i := range c.pairs {
@@ -282,15 +282,15 @@ func (c *collisions) addBelow(m methods, n *node) {
 func (c *collisions) add(a, b methods) {
 	for _, m := range slices.Sorted(maps.Keys(a)) {
 		for _, n := range slices.Sorted(maps.Keys(b)) {
-			if c.index.ShareMethod(m, n) {
+			if c.index.MethodsOverlap(m, n) {
 				c.pairs = append(c.pairs, [2]int{a[m], b[n]})
 			}
 		}
 	}
 }
 
-// ShareMethod reports whether rows of both methods can match the same request.
-func (x *Index) ShareMethod(m, n string) bool {
+// MethodsOverlap reports whether rows of both methods can match the same request.
+func (x *Index) MethodsOverlap(m, n string) bool {
 	return m == n || m == AnyMethod || n == AnyMethod ||
 		x.HeadWithGet && (m == "HEAD" && n == "GET" || m == "GET" && n == "HEAD")
 }

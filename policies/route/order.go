@@ -23,9 +23,9 @@ func (s segment) compare(other segment) int {
 	return 0
 }
 
-// MayTake reports whether p matches a path that some servers treat as a path of the other pattern. Such servers ignore letter case
+// MayShadow reports whether p matches a path that some servers treat as a path of the other pattern. Such servers ignore letter case
 // or a trailing slash. Example: /charges/{charge} matches /charges/Search, which is /charges/search to such a server.
-func (p Pattern) MayTake(other Pattern) bool {
+func (p Pattern) MayShadow(other Pattern) bool {
 	mine, others := trimSlash(p.segments), trimSlash(other.segments)
 	differs := (len(mine) < len(p.segments)) != (len(others) < len(other.segments))
 	for i := range min(len(mine), len(others)) { // a quick test that rules out most pairs
@@ -64,9 +64,9 @@ func (p Pattern) MayTake(other Pattern) bool {
 	return differs && otherFirst
 }
 
-// Start returns the literal segments before the first other segment of p, folded for a server that ignores letter case. MayTake
-// is false for two patterns unless the Start of one begins with the Start of the other.
-func (p Pattern) Start() []string {
+// LiteralPrefix returns the literal segments before the first other segment of p, folded for a server that ignores letter case. MayShadow
+// is false for two patterns unless the LiteralPrefix of one begins with the LiteralPrefix of the other.
+func (p Pattern) LiteralPrefix() []string {
 	var start []string
 	for _, s := range trimSlash(p.folded) {
 		if s.kind != literal {

@@ -43,9 +43,9 @@ func factsOfStockOPA(t *testing.T, dir string, flags ...string) (string, bool) {
 	return result.Result[0].Expressions[0].Value, true
 }
 
-// TestFactsAreThoseOfStockOPA tests files below facts/. `opa test`, `opa test -b` and the sidecar must read them alike, or the
+// TestFactsEqualThoseOfStockOPA tests files below facts/. `opa test`, `opa test -b` and the sidecar must read them alike, or the
 // sidecar must refuse them.
-func TestFactsAreThoseOfStockOPA(t *testing.T) {
+func TestFactsEqualThoseOfStockOPA(t *testing.T) {
 	differing := 0
 	for name, c := range map[string]struct {
 		files string

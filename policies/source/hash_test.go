@@ -8,7 +8,7 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-func TestHashIsOfEveryFile(t *testing.T) {
+func TestHashCoversEveryFile(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, policies.Config{}.FS()); err != nil {
 		t.Fatal(err)

@@ -63,8 +63,8 @@ func policyOf(t *testing.T, archive string) string {
 
 const passes = ""
 
-// TestVerdictIsThatOfStockOPA tests that a folder loads if it passes the stock opa, and does not load otherwise.
-func TestVerdictIsThatOfStockOPA(t *testing.T) {
+// TestDecisionEqualsThatOfStockOPA tests that a folder loads if it passes the stock opa, and does not load otherwise.
+func TestDecisionEqualsThatOfStockOPA(t *testing.T) {
 	for name, c := range map[string]struct {
 		files string
 		want  string // a part of the sidecar's error; passes if there is none
@@ -153,8 +153,8 @@ func TestVerdictIsThatOfStockOPA(t *testing.T) {
 	}
 }
 
-// TestWhatTheSidecarLeavesOut has folders that the stock opa passes. The sidecar refuses them, and reports why.
-func TestWhatTheSidecarLeavesOut(t *testing.T) {
+// TestUnavailableBuiltins has folders that the stock opa passes. The sidecar refuses them, and reports why.
+func TestUnavailableBuiltins(t *testing.T) {
 	const why = " is not available in the sidecar: a decision cannot access the network or the environment"
 	for name, c := range map[string]struct{ files, want string }{
 		"a rule": {"-- x.rego --\npackage x\n\na if http.send({\"method\": \"get\", \"url\": \"http://127.0.0.1:1\"}).status == 200\n", "x.rego:3: http.send" + why},
@@ -182,8 +182,8 @@ func TestWhatTheSidecarLeavesOut(t *testing.T) {
 	}
 }
 
-// TestFileThatCannotBeRead tests that the error names the missing files, without consequential errors.
-func TestFileThatCannotBeRead(t *testing.T) {
+// TestUnreadableFile tests that the error names the missing files, without consequential errors.
+func TestUnreadableFile(t *testing.T) {
 	dir := policyOf(t, "-- x.rego --\npackage x\n\na if data.y.f(1)\n")
 	if err := os.Mkdir(filepath.Join(dir, "apis/zoo"), 0o700); err != nil {
 		t.Fatal(err)
@@ -231,8 +231,8 @@ func errorText(err error) string {
 	return err.Error()
 }
 
-// TestEveryErrorAtOnce tests that one load reports every problem, by file and line.
-func TestEveryErrorAtOnce(t *testing.T) {
+// TestAllErrorsAreReportedTogether tests that one load reports every problem, by file and line.
+func TestAllErrorsAreReportedTogether(t *testing.T) {
 	dir := policyOf(t, `
 -- apis/zoo/data.yaml --
 scopes:
@@ -312,7 +312,7 @@ apis/zoo/data.yaml:3: scopes: the level "team" is neither workspace nor user
 apis/zoo/data.yaml:5: overrides: the scope "zoo:keeper" is not among scopes
 apis/zoo/data.yaml:7: roles: guest: the scope "animals:feed" is not among scopes
 apis/zoo/data.yaml:8: ~perhaps~ is not true or false
-apis/zoo/data.yaml:8: parameters.may_hold: "/" is none of "#", "%", "?", ";"
+apis/zoo/data.yaml:8: parameters.may_hold: "/" is not one of "#", "%", "?", ";"
 apis/zoo/data.yaml:10: the method "get" is not one in capitals, nor * for any
 apis/zoo/data.yaml:11: unknown key "scope"
 apis/zoo/data.yaml:12: the scope "animals:reed" is not among scopes

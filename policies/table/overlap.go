@@ -14,14 +14,14 @@ import (
 func (t Table) Overlaps() []string {
 	var pairs [][2]Route // {matching, meant}
 	add := func(matching, meant Route) {
-		if matching.pattern.MayTake(meant.pattern) && t.index.ShareMethod(matching.method(), meant.method()) && !t.needsAllOf(matching, meant) {
+		if matching.pattern.MayShadow(meant.pattern) && t.index.MethodsOverlap(matching.method(), meant.method()) && !t.needsAllOf(matching, meant) {
 			pairs = append(pairs, [2]Route{matching, meant})
 		}
 	}
 	starts := make([][]string, len(t.Routes))
 	byStart := make(map[string][]Route) // avoids comparing the many pairs that have nothing in common
 	for i, r := range t.Routes {
-		starts[i] = r.pattern.Start()
+		starts[i] = r.pattern.LiteralPrefix()
 		start := target.JoinSegments(starts[i])
 		byStart[start] = append(byStart[start], r)
 	}
@@ -60,12 +60,12 @@ func (t Table) needsAllOf(r, other Route) bool {
 		return false
 	}
 	for _, scope := range other.Scopes {
-		if !t.Holds(r.Scopes, scope) {
+		if !t.Includes(r.Scopes, scope) {
 			return false
 		}
 	}
 	satisfiesAny := func(scope string) bool { // the scope includes one of other.AnyOf
-		return slices.ContainsFunc(other.AnyOf, func(any string) bool { return t.Holds([]string{scope}, any) })
+		return slices.ContainsFunc(other.AnyOf, func(any string) bool { return t.Includes([]string{scope}, any) })
 	}
 	return len(other.AnyOf) == 0 || slices.ContainsFunc(r.Scopes, satisfiesAny) ||
 		len(r.AnyOf) > 0 && !slices.ContainsFunc(r.AnyOf, func(scope string) bool { return !satisfiesAny(scope) })

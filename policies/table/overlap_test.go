@@ -8,7 +8,7 @@ import (
 )
 
 // There is a warning for each row that a server may serve instead of another one that needs more, and no other warning.
-func TestRowsThatAServerMayMixUp(t *testing.T) {
+func TestRowsThatAServerMayConfuse(t *testing.T) {
 	const catalogue = "scopes: {workspace: {read: Read, admin: Administer}, user: {me: Me}}\noverrides: {}\nroles: {}\nroutes:\n"
 	row := func(path, needs string) string { return `  - {method: GET, path: "` + path + `", ` + needs + "}\n" }
 	const read, admin, both, public, user = "scopes: [read]", "scopes: [admin]", "scopes: [read, admin]", "public: true", "level: user, scopes: [me]"

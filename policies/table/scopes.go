@@ -133,8 +133,8 @@ func (t Table) Implied(scope string) []string {
 	return slices.Sorted(maps.Keys(implied))
 }
 
-// Holds reports whether one of the scopes is the required scope or implies it.
-func (t Table) Holds(scopes []string, scope string) bool {
+// Includes reports whether one of the scopes is the required scope or implies it.
+func (t Table) Includes(scopes []string, scope string) bool {
 	return slices.Contains(scopes, scope) ||
 		slices.ContainsFunc(scopes, func(held string) bool { return slices.Contains(t.Implied(held), scope) })
 }

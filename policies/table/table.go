@@ -188,7 +188,7 @@ func parseTable(text []byte) (Table, error) {
 			all.At(row.Line, fmt.Errorf("%s matches the same requests as line %d: remove one of them", r.Name(), t.Routes[before].Line))
 		}
 	}
-	for _, pair := range t.index.Unordered() {
+	for _, pair := range t.index.Ambiguous() {
 		a, b := t.Routes[pair[0]], t.Routes[pair[1]]
 		all.At(b.Line, fmt.Errorf("%s and line %d, %s, match the same path, and neither has precedence: add literal text to one of them",
 			b.Name(), a.Line, a.Name()))

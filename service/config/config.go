@@ -153,9 +153,9 @@ func (c *Config) complete() error {
 	case c.Listen.Operations == "":
 		return errors.New("listen.operations: empty; write host:port or unix:///path")
 	case !knownLevel:
-		return fmt.Errorf("log.level: %q is none of debug, info, warn, error", c.Log.Level)
+		return fmt.Errorf("log.level: %q is not one of debug, info, warn, error", c.Log.Level)
 	case !slices.Contains(database.Poolers(), c.Database.Pooler):
-		return fmt.Errorf("database.pooler: %q is none of auto, none, transaction", c.Database.Pooler)
+		return fmt.Errorf("database.pooler: %q is not one of auto, none, transaction", c.Database.Pooler)
 	case c.Database.MaxOpenConnections < 1:
 		return errors.New("database.max_open_connections: at least 1")
 	case c.Database.LookupTimeout <= 0:

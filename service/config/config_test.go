@@ -193,7 +193,7 @@ const shop = `apis:
       - {kind: workspace_key, prefix: shop_}
 `
 
-func TestAPIsOfAFileReplaceAll(t *testing.T) {
+func TestAPIsOfAFileReplaceAllDefaults(t *testing.T) {
 	c, err := Load(configFile(t, shop), []string{"KEYWICKET_APIS_MY_SHOP_WORKSPACE_REQUIRED=true"}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -246,7 +246,7 @@ func TestConfigurationRefused(t *testing.T) {
 		{name: "no workspace header", file: strings.Replace(shop, "header: X-Shop, ", "", 1), want: "apis.my-shop.workspace.header: "},
 		{name: "a workspace by name", file: strings.Replace(shop, "by: slug", "by: name", 1), want: `apis.my-shop.workspace.by: "name" is neither id nor slug`},
 		{name: "no credentials", file: strings.Join(strings.SplitAfter(shop, "\n")[:3], ""), want: "apis.my-shop.credentials: none"},
-		{name: "an unknown kind", file: strings.Replace(shop, "workspace_key", "key", 1), want: `apis.my-shop.credentials[0].kind: "key" is none of workspace_token, workspace_key, personal_key`},
+		{name: "an unknown kind", file: strings.Replace(shop, "workspace_key", "key", 1), want: `apis.my-shop.credentials[0].kind: "key" is not one of workspace_token, workspace_key, personal_key`},
 		{name: "no prefix", file: strings.Replace(shop, ", prefix: shop_", "", 1), want: "apis.my-shop.credentials[0].prefix: "},
 		{name: "two kinds with one prefix", file: shop + "      - {kind: personal_key, prefix: shop_}\n", want: `apis.my-shop.credentials[1].prefix: "shop_" is there twice`},
 		{name: "keys that can be guessed", file: strings.Replace(shop, "shop_}", "shop_, body_length: 20}", 1), want: "apis.my-shop.credentials[0].body_length: 20 is less than 38"},
@@ -262,7 +262,7 @@ func TestConfigurationRefused(t *testing.T) {
 		{name: "a variable's boolean", environ: []string{"KEYWICKET_FORWARD_CREDENTIAL=perhaps"}, want: `KEYWICKET_FORWARD_CREDENTIAL: "perhaps" is not true or false`},
 		{name: "an empty listen address", file: "listen: {grpc: ''}", want: `listen.grpc: empty; write host:port or unix:///path`},
 		{name: "a negative sample", file: "log: {allow_sample: -1}", want: `log.allow_sample: `},
-		{name: "a variable's level", environ: []string{"KEYWICKET_LOG_LEVEL=loud"}, want: `log.level: "loud" is none of debug, info, warn, error`},
+		{name: "a variable's level", environ: []string{"KEYWICKET_LOG_LEVEL=loud"}, want: `log.level: "loud" is not one of debug, info, warn, error`},
 		{name: "a variable's API", environ: []string{"KEYWICKET_APIS_VELOCITY_WORKSPACE_BY=name"}, want: `apis.velocity.workspace.by: "name" is neither id nor slug`},
 		{name: "a variable against the file", file: "log: {format: text}\n", environ: []string{"KEYWICKET_LOG_FORMAT=xml"}, want: `log.format: "xml"`},
 	} {

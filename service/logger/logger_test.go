@@ -73,7 +73,7 @@ func TestLogLinesAreWrittenTogether(t *testing.T) {
 }
 
 // If the log is not read and the buffer is full, writers block. No line is lost, and each writer's lines stay in order.
-func TestFullLogBufferHoldsWritersUp(t *testing.T) {
+func TestFullLogBufferBlocksWriters(t *testing.T) {
 	const writers, lines = 8, 3 * logBuffer / (8 * 100)
 	p := &pipe{}
 	w := newLineWriter(p)

@@ -98,15 +98,15 @@ func NewSidecar(d *directory.Directory, v *session.Verifier, e *policies.Engine)
 		Help: "Look-ups by cache result (hit, miss, bypass, stale), outcome, and kind of credential if one was found.",
 	}, []string{"cache", "kind", "outcome"})
 	m.cached.values = func(l lookupLabels) []string { return []string{string(l.cache), string(l.kind), l.outcome} }
-	e.Measure(func(d time.Duration) { m.policies.Observe(d.Seconds()) })
+	e.ObserveEvaluations(func(d time.Duration) { m.policies.Observe(d.Seconds()) })
 	m.registry.MustRegister(m.checks.vector, m.lookups, m.cached.vector, m.policies, cacheMetrics{d}, sessionMetrics{v},
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "keywicket_policy_remembered_total", Help: "Decisions from the decision cache, without an evaluation of the policy.",
-		}, func() float64 { return float64(e.Remembered()) }),
+		}, func() float64 { return float64(e.MemoryHits()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "keywicket_policy_remembers", Help: "1: decisions are cached; 0: they are not, because they depend on values that change with each request.",
 		}, func() float64 {
-			if e.Remembers() {
+			if e.HasMemory() {
 				return 1
 			}
 			return 0
@@ -170,7 +170,7 @@ type measuredDirectory struct {
 // Directory returns the directory d with measured look-ups.
 func (m *Sidecar) Directory(d authz.Directory) authz.Directory { return measuredDirectory{d, m} }
 
-func (d measuredDirectory) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+func (d measuredDirectory) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 	start := time.Now()
 	found, err := d.Directory.Lookup(ctx, l)
 	outcome := "found"
@@ -223,7 +223,7 @@ func (c cacheMetrics) Collect(to chan<- prometheus.Metric) {
 	for cause, n := range s.Epochs {
 		to <- prometheus.MustNewConstMetric(epochs, counter, float64(n), string(cause))
 	}
-	for answers, stats := range map[string]cache.RoomStats{"good": s.Good, "denied": s.Denied} {
+	for answers, stats := range map[string]cache.PartitionStats{"good": s.Good, "denied": s.Denied} {
 		to <- prometheus.MustNewConstMetric(entries, gauge, float64(stats.Entries), answers)
 		to <- prometheus.MustNewConstMetric(inBytes, gauge, float64(stats.Bytes), answers)
 		to <- prometheus.MustNewConstMetric(dropped, counter, float64(stats.Dropped), answers)

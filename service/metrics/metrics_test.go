@@ -16,11 +16,11 @@ import (
 
 // fakeDirectory returns the same result for each look-up.
 type fakeDirectory struct {
-	found authz.Found
+	found authz.LookupResult
 	err   error
 }
 
-func (d fakeDirectory) Lookup(context.Context, authz.Lookup) (authz.Found, error) {
+func (d fakeDirectory) Lookup(context.Context, authz.Lookup) (authz.LookupResult, error) {
 	return d.found, d.err
 }
 
@@ -30,7 +30,7 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := NewSidecar(&directory.Directory{}, &session.Verifier{}, engine)
-	for _, a := range []fakeDirectory{{}, {found: authz.Found{Cache: authz.CacheHit}}, {found: authz.Found{Denial: authz.ReasonRevoked}}, {err: errors.New("down")}} {
+	for _, a := range []fakeDirectory{{}, {found: authz.LookupResult{Cache: authz.CacheHit}}, {found: authz.LookupResult{Denial: authz.ReasonRevoked}}, {err: errors.New("down")}} {
 		found, err := m.Directory(a).Lookup(t.Context(), authz.Lookup{})
 		if found.Denial != a.found.Denial || !errors.Is(err, a.err) {
 			t.Errorf("got %+v, %v", found, err)

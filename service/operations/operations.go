@@ -25,7 +25,7 @@ func NewReadiness(
 ) Readiness {
 	return func(ctx context.Context) (ready bool, reasons []string) {
 		if running.Err() != nil {
-			return false, []string{"it was told to stop"}
+			return false, []string{"it received a stop signal"}
 		}
 		ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 		defer cancel()

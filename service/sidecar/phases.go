@@ -20,12 +20,12 @@ func lameDuck(server *envoy.Server, d time.Duration, log *slog.Logger) {
 	if d == 0 {
 		return
 	}
-	log.Info("told to stop: answering for another "+d.String(), "to_skip", "send the signal again")
+	log.Info("stop signal received: answering checks for another "+d.String(), "to_skip", "send the signal again")
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
 	case <-again.Done():
-		log.Info("told to stop again: draining now")
+		log.Info("second stop signal received: draining now")
 	}
 }

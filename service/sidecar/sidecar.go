@@ -90,7 +90,7 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 		AllowSample:       cfg.Log.AllowSample,
 		Observe:           m.Observe,
 	}, authorizer, log)
-	return serve(ctx, cfg, version, log, server, operations.NewReadiness(ctx, directory.Ready, directory.Notices, sessions), m)
+	return serve(ctx, cfg, version, log, server, operations.NewReadiness(ctx, directory.Ready, directory.Warnings, sessions), m)
 }
 
 // serve answers checks until the context running ends, and during the two phases after that: lame duck and drain. The operations

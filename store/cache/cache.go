@@ -66,7 +66,7 @@ type Source interface {
 
 // Answer is a Source's answer and its dependencies.
 type Answer struct {
-	Found authz.Found
+	Found authz.LookupResult
 	// Expires reports that the answer expires TTL after the query began.
 	Expires bool
 	TTL     time.Duration
@@ -144,7 +144,7 @@ func (c *Cache) Config() Config { return c.config }
 func (c *Cache) now() time.Duration { return time.Since(c.start) }
 
 // Lookup implements [authz.Directory]. Callers share the result: they must not write to its scopes.
-func (c *Cache) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+func (c *Cache) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 	now := c.now()
 	valid := c.lease.valid(now)
 	if valid {
@@ -165,7 +165,7 @@ func (c *Cache) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error)
 			}
 			return e.answer(c.now(), authz.CacheStale), nil
 		}
-		return authz.Found{}, err
+		return authz.LookupResult{}, err
 	}
 	return e.answer(c.now(), from), nil
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-func TestWarmLookupAsksNothing(t *testing.T) {
+func TestWarmLookupMakesNoQuery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{answer: good}
 		c := newCache(t, cache.Config{}, s)
@@ -31,7 +31,7 @@ func TestWarmLookupAsksNothing(t *testing.T) {
 	})
 }
 
-func TestAnswersOfManyTokensAreTheirOwn(t *testing.T) {
+func TestManyTokensGetTheirOwnAnswers(t *testing.T) {
 	for _, collide := range []bool{false, true} {
 		t.Run(fmt.Sprintf("collide=%v", collide), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -60,9 +60,9 @@ func TestAnswersOfManyTokensAreTheirOwn(t *testing.T) {
 }
 
 // Look-ups that differ in one field get different answers, both in sequence and concurrently.
-func TestQuestionsAreToldApart(t *testing.T) {
+func TestLookupsAreDistinguished(t *testing.T) {
 	of := func(change func(*authz.Lookup)) authz.Lookup {
-		l := authz.Lookup{Kind: authz.KindSession, API: "api", Session: authz.Session{ID: "s", UserID: "u", Began: 1}, Workspace: authz.WorkspaceRef{Slug: "w"}}
+		l := authz.Lookup{Kind: authz.KindSession, API: "api", Session: authz.Session{ID: "s", UserID: "u", StartedAt: 1}, Workspace: authz.WorkspaceRef{Slug: "w"}}
 		change(&l)
 		return l
 	}
@@ -73,7 +73,7 @@ func TestQuestionsAreToldApart(t *testing.T) {
 		of(func(l *authz.Lookup) { l.Digest[31] = 1 }),
 		of(func(l *authz.Lookup) { l.Session.ID = "another" }),
 		of(func(l *authz.Lookup) { l.Session.UserID = "another" }),
-		of(func(l *authz.Lookup) { l.Session.Began = 2 }),
+		of(func(l *authz.Lookup) { l.Session.StartedAt = 2 }),
 		of(func(l *authz.Lookup) { l.Session.ID, l.Session.UserID = "su", "" }),
 		of(func(l *authz.Lookup) { l.Workspace.Slug = "another" }),
 		of(func(l *authz.Lookup) { l.Workspace = authz.WorkspaceRef{ID: "w"} }),
@@ -84,7 +84,7 @@ func TestQuestionsAreToldApart(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCache(t, cache.Config{}, &source{answer: func(_ context.Context, l authz.Lookup) (cache.Answer, error) {
 					time.Sleep(time.Millisecond)
-					return cache.Answer{Keys: cache.CredentialKeys(l), Found: authz.Found{
+					return cache.Answer{Keys: cache.CredentialKeys(l), Found: authz.LookupResult{
 						Principal: authz.Principal{ID: fmt.Sprint(l), UserID: "of a user"}}}, nil
 				}})
 				if collide {
@@ -134,7 +134,7 @@ func TestWorkspaceHeaderDoesNotMatterToWorkspaceToken(t *testing.T) {
 	}
 }
 
-func TestUnknownTokensDoNotPushOutGoodOnes(t *testing.T) {
+func TestUnknownTokensDoNotEvictValidOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const known = 100
 		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
@@ -198,7 +198,7 @@ func TestStats(t *testing.T) {
 		expectLookup(t, c, lookup(1), authz.CacheMiss)
 		changed(c, 1, 2)
 		readLog(c, cache.Reply{All: true})
-		p := c.Poll()
+		p := c.BeginPoll()
 		time.Sleep(bound / 4)
 		deliver(c, p, cache.Reply{})
 		s := c.Stats()
@@ -208,13 +208,13 @@ func TestStats(t *testing.T) {
 		if s.Epochs[cache.CauseStart] != 1 || s.Epochs[cache.CauseNotice] != 1 || s.Epochs[cache.CauseWorld] != 0 {
 			t.Errorf("%v", s.Epochs)
 		}
-		if s.Good.Entries != 1 || s.Good.Bytes == 0 || s.Denied != (cache.RoomStats{}) {
+		if s.Good.Entries != 1 || s.Good.Bytes == 0 || s.Denied != (cache.PartitionStats{}) {
 			t.Errorf("%+v %+v", s.Good, s.Denied)
 		}
 		if ever, now := c.Heart(); !ever || !now {
 			t.Error("the lease is not valid")
 		}
-		c.Told(c.Poll(), cache.Reply{}, true)
+		c.Apply(c.BeginPoll(), cache.Reply{}, true)
 		if ever, now := c.Heart(); !ever || now || c.Stats().LeaseLeft != 0 {
 			t.Error("the lease is valid, or was never extended")
 		}
@@ -246,7 +246,7 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-func TestDenialOfACredentialThatWasGoodIsRemembered(t *testing.T) {
+func TestDenialOfAFormerlyValidCredentialIsCached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun := time.Now()
 		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
@@ -268,5 +268,5 @@ func TestDenialOfACredentialThatWasGoodIsRemembered(t *testing.T) {
 }
 
 func denied(reason authz.Reason, l authz.Lookup) cache.Answer {
-	return cache.Answer{Found: authz.Found{Denial: reason}, Keys: []cache.Key{cache.TokenKey(l.Digest)}}
+	return cache.Answer{Found: authz.LookupResult{Denial: reason}, Keys: []cache.Key{cache.TokenKey(l.Digest)}}
 }

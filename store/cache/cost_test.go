@@ -71,7 +71,7 @@ func heap() uint64 {
 func workspaceToken(n int, l authz.Lookup) cache.Answer {
 	w := fmt.Sprintf("%024x", n)
 	return cache.Answer{
-		Found: authz.Found{
+		Found: authz.LookupResult{
 			Principal: authz.Principal{
 				ID:   fmt.Sprintf("%08x-0000-4000-8000-000000000000", n),
 				Kind: authz.Kind(strings.Clone("workspace_token")), API: l.API, Environment: authz.Environment(strings.Clone("live")),

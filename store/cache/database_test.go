@@ -64,16 +64,16 @@ func (s *state) put(r rows, from state) {
 }
 
 // found returns the answer and the keys as the package store derives them from the row of its lookupQuery, without the expiry.
-func (s state) found(l authz.Lookup, names string) (authz.Found, []cache.Key) {
+func (s state) found(l authz.Lookup, names string) (authz.LookupResult, []cache.Key) {
 	n, keys := number(l.Digest, names), []cache.Key{cache.TokenKey(l.Digest)}
 	t := s.tokens[n]
 	switch {
 	case !t.there:
-		return authz.Found{Denial: authz.ReasonUnknown}, keys
+		return authz.LookupResult{Denial: authz.ReasonUnknown}, keys
 	case t.revoked:
-		return authz.Found{Denial: authz.ReasonRevoked}, keys
+		return authz.LookupResult{Denial: authz.ReasonRevoked}, keys
 	}
-	f := authz.Found{Principal: authz.Principal{
+	f := authz.LookupResult{Principal: authz.Principal{
 		ID: fmt.Sprintf("t%d", n), API: l.API, Scopes: []string{fmt.Sprintf("v%d", t.version)},
 	}}
 	if !t.personal {
@@ -103,7 +103,7 @@ func (s state) answer(l authz.Lookup, names string, now time.Duration) cache.Ans
 	switch {
 	case a.Found.Denial != "" || s.tokens[n].expires == 0:
 	case now >= s.tokens[n].expires:
-		a = cache.Answer{Found: authz.Found{Denial: authz.ReasonExpired}, Keys: a.Keys[:1]}
+		a = cache.Answer{Found: authz.LookupResult{Denial: authz.ReasonExpired}, Keys: a.Keys[:1]}
 	default:
 		a.Expires, a.TTL = true, s.tokens[n].expires-now
 	}

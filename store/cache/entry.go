@@ -31,7 +31,7 @@ type entry struct {
 const never = time.Duration(math.MaxInt64)
 
 func (c *Cache) newEntry(l authz.Lookup, a Answer, since uint64, loaded time.Duration) *entry {
-	e := &entry{digest: l.Digest, began: l.Session.Began, since: since, loaded: loaded, expires: never}
+	e := &entry{digest: l.Digest, began: l.Session.StartedAt, since: since, loaded: loaded, expires: never}
 	if a.Expires {
 		// TTL counts from before the query, and so from before the database read its clock: expires is never too late.
 		e.expires = loaded + a.TTL
@@ -52,13 +52,13 @@ func (c *Cache) newEntry(l authz.Lookup, a Answer, since uint64, loaded time.Dur
 		*field = ""
 	}
 	e.text = string(text)
-	l.Digest, l.Session.Began = authz.Digest{}, 0
+	l.Digest, l.Session.StartedAt = authz.Digest{}, 0
 	e.shared, e.unshared = c.sharing.intern(l, found)
 	return e
 }
 
 // ownFields returns the fields that differ from entry to entry and are stored in an entry's text. Those of the look-up come first.
-func ownFields(l *authz.Lookup, f *authz.Found) [lookupFields + 9]*string {
+func ownFields(l *authz.Lookup, f *authz.LookupResult) [lookupFields + 9]*string {
 	p, w := &f.Principal, &f.Workspace
 	return [...]*string{
 		&l.Session.ID, &l.Session.UserID, &l.Workspace.ID, &l.Workspace.Slug,
@@ -106,7 +106,7 @@ func (e *entry) outdated(g *generations) bool {
 
 // answers reports whether the entry is for the look-up.
 func (e *entry) answers(l authz.Lookup) bool {
-	if e.digest != l.Digest || e.began != l.Session.Began || e.shared.lookup.Kind != l.Kind || e.shared.lookup.API != l.API {
+	if e.digest != l.Digest || e.began != l.Session.StartedAt || e.shared.lookup.Kind != l.Kind || e.shared.lookup.API != l.API {
 		return false
 	}
 	text := e.fields()
@@ -121,11 +121,11 @@ func (e *entry) answers(l authz.Lookup) bool {
 // lookup returns the look-up that the entry is for.
 func (e *entry) lookup() authz.Lookup {
 	l, text := e.shared.lookup, e.fields()
-	fields := ownFields(&l, new(authz.Found))
+	fields := ownFields(&l, new(authz.LookupResult))
 	for _, field := range fields[:lookupFields] {
 		*field = nextField(&text)
 	}
-	l.Digest, l.Session.Began = e.digest, e.began
+	l.Digest, l.Session.StartedAt = e.digest, e.began
 	return l
 }
 
@@ -134,8 +134,8 @@ func (e *entry) denied() bool { return e.shared.found.Denial != "" }
 
 // answer returns the entry's answer at the time now. Its strings are parts of the entry's text. To keep one for long, clone it:
 // attributes can make the text large.
-func (e *entry) answer(now time.Duration, from authz.CacheResult) authz.Found {
-	f := authz.Found{Denial: authz.ReasonExpired}
+func (e *entry) answer(now time.Duration, from authz.CacheResult) authz.LookupResult {
+	f := authz.LookupResult{Denial: authz.ReasonExpired}
 	if e.denied() || now < e.expires {
 		f = e.shared.found
 		var l authz.Lookup
@@ -175,7 +175,7 @@ func rounded(size int) int { return size + size/8 + 8 }
 // shared holds the fields that several entries can have in common: all fields that are not in their texts.
 type shared struct {
 	lookup authz.Lookup
-	found  authz.Found
+	found  authz.LookupResult
 	refs   atomic.Int32 // number of entries that use it; not counted for an unshared entry
 }
 
@@ -198,7 +198,7 @@ type sharing struct {
 }
 
 // intern returns the shared for the fields. unshared reports that no other entry uses it.
-func (h *sharing) intern(l authz.Lookup, f authz.Found) (s *shared, unshared bool) {
+func (h *sharing) intern(l authz.Lookup, f authz.LookupResult) (s *shared, unshared bool) {
 	const maxSize = 2 << 10
 	var hash maphash.Hash
 	hash.SetSeed(h.seed)

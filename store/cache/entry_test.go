@@ -16,7 +16,7 @@ import (
 // record is a look-up with its answer: everything that an entry must keep.
 type record struct {
 	Lookup authz.Lookup
-	Found  authz.Found
+	Found  authz.LookupResult
 }
 
 // leaves calls f with each value inside v that is not a struct.
@@ -128,7 +128,7 @@ func TestSharingTellsScopesApart(t *testing.T) {
 	sets := [][]string{nil, {}, {""}, {"a b"}, {"a", "b"}, {"a", "b", ""}, {"b", "a"}}
 	for range 2 {
 		for _, scopes := range sets {
-			e := c.newEntry(authz.Lookup{}, Answer{Found: authz.Found{Principal: authz.Principal{Scopes: scopes}}}, 0, 0)
+			e := c.newEntry(authz.Lookup{}, Answer{Found: authz.LookupResult{Principal: authz.Principal{Scopes: scopes}}}, 0, 0)
 			if got := e.answer(0, "").Principal.Scopes; !reflect.DeepEqual(got, scopes) {
 				t.Errorf("%#v instead of %#v", got, scopes)
 			}
@@ -147,7 +147,7 @@ func liveHeap() int64 {
 
 // MaxBytes limits the memory, however often answers are loaded: also if no two answers share fields, or each shares them with only a
 // few others.
-func TestMaxBytesHold(t *testing.T) {
+func TestMaxBytesIsALimit(t *testing.T) {
 	const bytes = 4 << 20
 	for name, kinds := range map[string]int{"nothing in common": 1 << 30, "pairs": 6000} {
 		t.Run(name, func(t *testing.T) {
@@ -164,7 +164,7 @@ func TestMaxBytesHold(t *testing.T) {
 					for scope := range 20 {
 						p.Scopes = append(p.Scopes, fmt.Sprintf("resource%d:write%d", scope, i%kinds))
 					}
-					c.store(c.newEntry(l, Answer{Found: authz.Found{Principal: p}, Keys: []Key{1}}, 0, 0))
+					c.store(c.newEntry(l, Answer{Found: authz.LookupResult{Principal: p}, Keys: []Key{1}}, 0, 0))
 					c.good.entries.Wait()
 				}
 			}
@@ -183,7 +183,7 @@ func TestMaxBytesHold(t *testing.T) {
 func TestSharingEnds(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
 	of := func(scope string) *entry {
-		return c.newEntry(authz.Lookup{}, Answer{Found: authz.Found{Principal: authz.Principal{Scopes: []string{scope}}}}, 0, 0)
+		return c.newEntry(authz.Lookup{}, Answer{Found: authz.LookupResult{Principal: authz.Principal{Scopes: []string{scope}}}}, 0, 0)
 	}
 	first := of("first")
 	slot := func(s *shared) int { return slices.Index(c.sharing.slots[:], s) }
@@ -210,7 +210,7 @@ func TestSharingEnds(t *testing.T) {
 }
 
 // An answer that is loaded several times at once does not count as dropped.
-func TestDroppedAreThoseThatWereNotLetIn(t *testing.T) {
+func TestDroppedCountsRejectedEntries(t *testing.T) {
 	c, err := New(Config{}, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

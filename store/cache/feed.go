@@ -26,7 +26,7 @@ type Poll struct {
 
 // Reply is the database's reply to a [Poll], as of one snapshot.
 type Reply struct {
-	// Snapshot sees everything that the cache knows once [Cache.Told] has taken the reply.
+	// Snapshot sees everything that the cache knows once [Cache.Apply] has taken the reply.
 	Snapshot string
 	// Mark is the number of marks that the cleaning of the log has set. Rows were deleted unread only if two marks were set since
 	// the last reading.
@@ -50,16 +50,16 @@ type logState struct {
 	world    string
 }
 
-// Only the goroutine that reads the change log may call Poll and Told. They do not block.
+// Only the goroutine that reads the change log may call BeginPoll and Apply. They do not block.
 
-// Poll begins a reading. From then on, replies to earlier polls are ignored.
-func (c *Cache) Poll() Poll {
+// BeginPoll begins a reading. From then on, replies to earlier polls are ignored.
+func (c *Cache) BeginPoll() Poll {
 	c.log.number++
 	return Poll{Since: c.log.snapshot, number: c.log.number, sent: c.now()}
 }
 
-// Told takes the reply to a poll. Without trust, it applies the changes but does not extend the lease.
-func (c *Cache) Told(p Poll, r Reply, trust bool) {
+// Apply takes the reply to a poll. Without trust, it applies the changes but does not extend the lease.
+func (c *Cache) Apply(p Poll, r Reply, trust bool) {
 	if p.number != c.log.number {
 		return
 	}
@@ -91,9 +91,9 @@ func (c *Cache) Told(p Poll, r Reply, trust bool) {
 	}
 }
 
-// Hinted takes a change notification that arrived before the log was read. It is safe at any time and for any key, because it only
+// ApplyHint takes a change notification that arrived before the log was read. It is safe at any time and for any key, because it only
 // outdates answers. No keys: anything may have changed.
-func (c *Cache) Hinted(keys []Key) {
+func (c *Cache) ApplyHint(keys []Key) {
 	if len(keys) == 0 {
 		c.generations.changedAll()
 	} else {

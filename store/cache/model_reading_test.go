@@ -76,7 +76,7 @@ func (w *world) receive(r *reading, demoted bool) {
 	if c, ok := w.cache.(customLog); ok {
 		c.arrived(&w.server, &r.reply)
 	}
-	w.cache.Told(r.poll, r.reply, !demoted)
+	w.cache.Apply(r.poll, r.reply, !demoted)
 	if r != w.latest {
 		return
 	}

@@ -20,7 +20,7 @@ type request struct {
 	cancel   context.CancelFunc
 	canceled bool
 	done     chan struct{}
-	found    authz.Found
+	found    authz.LookupResult
 	err      error
 }
 

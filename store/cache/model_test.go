@@ -30,8 +30,8 @@ const bound = time.Second
 // sidecar is a cache under test: the real one, or one of variants_test.go.
 type sidecar interface {
 	authz.Directory
-	Poll() cache.Poll
-	Told(p cache.Poll, r cache.Reply, trust bool)
+	BeginPoll() cache.Poll
+	Apply(p cache.Poll, r cache.Reply, trust bool)
 	Close()
 }
 
@@ -102,7 +102,7 @@ func (m simulation) run(t *testing.T, schedules ...schedule) (bad int, wrong str
 
 // begin starts a new world for the cache, which may have read another server's log before.
 func (w *world) begin(names string) {
-	w.cache.Told(w.cache.Poll(), cache.Reply{}, true)
+	w.cache.Apply(w.cache.BeginPoll(), cache.Reply{}, true)
 	*w = world{cache: w.cache, start: w.start, tally: w.tally, names: names, server: newServer()}
 	w.states, w.backups = []state{w.server.state}, []server{w.server}
 }
@@ -170,7 +170,7 @@ func (w *world) do(s step) {
 	case restore:
 		w.restore(s.a)
 	case poll:
-		w.latest = &reading{poll: w.cache.Poll()}
+		w.latest = &reading{poll: w.cache.BeginPoll()}
 		w.readings = append([]*reading{w.latest}, w.readings[:min(1, len(w.readings))]...) // one earlier reading may still be late
 		if s.b != 0 {
 			w.atOnce(w.latest)

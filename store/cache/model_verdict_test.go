@@ -52,7 +52,7 @@ func (w *world) verdict(r *request) string {
 func (r *request) verdictOfError() string {
 	var database databaseError
 	switch {
-	case !reflect.DeepEqual(r.found, authz.Found{}):
+	case !reflect.DeepEqual(r.found, authz.LookupResult{}):
 		return fmt.Sprintf("I5: step %d asked %s, and an error came with an answer", r.step, r.question)
 	case errors.As(r.err, &database) && database.step >= r.step:
 		return ""
@@ -62,7 +62,7 @@ func (r *request) verdictOfError() string {
 	return fmt.Sprintf("I5: step %d asked %s, and got an error that is not its own: %v", r.step, r.question, r.err)
 }
 
-func show(f authz.Found) string {
+func show(f authz.LookupResult) string {
 	if f.Denial != "" {
 		return string(f.Denial)
 	}

@@ -49,8 +49,8 @@ func (p *partition) add(hash uint64, e *entry) {
 	}
 }
 
-func (p *partition) stats() RoomStats {
-	return RoomStats{
+func (p *partition) stats() PartitionStats {
+	return PartitionStats{
 		Entries: uint64(max(0, p.count.Load())),                          //nolint:gosec // not negative
 		Bytes:   uint64(p.entries.MaxCost() - p.entries.RemainingCost()), //nolint:gosec // not negative
 		Dropped: p.dropped.Load(),

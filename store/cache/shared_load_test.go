@@ -73,7 +73,7 @@ func TestFirstUsesInARow(t *testing.T) {
 }
 
 // Callers that ask after a change must not join a load from before it. But a thousand such callers share one more query.
-func TestConcurrentUsesAfterAChangeShareALoadOfTheirOwn(t *testing.T) {
+func TestConcurrentUsesAfterAChangeShareANewLoad(t *testing.T) {
 	const user = "u1"
 	for name, key := range map[string]cache.Key{
 		"a change of a key of the look-up": cache.TokenKey(lookup(1).Digest),
@@ -111,7 +111,7 @@ func TestConcurrentUsesAfterAChangeShareALoadOfTheirOwn(t *testing.T) {
 }
 
 // A load that began before a change may take long. Callers that ask after the change do not wait for it.
-func TestLoadFromBeforeAChangeHoldsNobodyUp(t *testing.T) {
+func TestLoadFromBeforeAChangeBlocksNoLaterUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
@@ -136,7 +136,7 @@ func TestLoadFromBeforeAChangeHoldsNobodyUp(t *testing.T) {
 
 // If one caller leaves, the others still get their answer, also if it started the load. A caller stays only if it runs the load
 // itself, because the load ends before the caller's context.
-func TestCallerMayLeaveTheOthersWaiting(t *testing.T) {
+func TestCallerMayCancelWhileOthersWait(t *testing.T) {
 	const loadTimeout = time.Second
 	for name, c := range map[string]struct {
 		config cache.Config

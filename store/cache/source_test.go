@@ -30,7 +30,7 @@ var errDown = errors.New("the database is down")
 
 func good(_ context.Context, l authz.Lookup) (cache.Answer, error) {
 	return cache.Answer{
-		Found: authz.Found{
+		Found: authz.LookupResult{
 			Principal: authz.Principal{ID: "t1", Kind: authz.KindWorkspaceToken, API: l.API, Scopes: []string{"a"}},
 			Workspace: authz.Membership{ID: "w1", Slug: "acme"},
 		},
@@ -39,7 +39,7 @@ func good(_ context.Context, l authz.Lookup) (cache.Answer, error) {
 }
 
 func unknown(_ context.Context, l authz.Lookup) (cache.Answer, error) {
-	return cache.Answer{Found: authz.Found{Denial: authz.ReasonUnknown}, Keys: []cache.Key{cache.TokenKey(l.Digest)}}, nil
+	return cache.Answer{Found: authz.LookupResult{Denial: authz.ReasonUnknown}, Keys: []cache.Key{cache.TokenKey(l.Digest)}}, nil
 }
 
 func lookup(n int) authz.Lookup {
@@ -67,12 +67,12 @@ func newLoggingCache(t *testing.T, config cache.Config, s cache.Source, log slog
 }
 
 // readLog reads the change log, which takes no time.
-func readLog(c *cache.Cache, r cache.Reply) { deliver(c, c.Poll(), r) }
+func readLog(c *cache.Cache, r cache.Reply) { deliver(c, c.BeginPoll(), r) }
 
 // deliver delivers the reply to a poll.
 func deliver(c *cache.Cache, p cache.Poll, r cache.Reply) {
 	r.Snapshot, r.World = "3:3:", cmp.Or(r.World, "the first")
-	c.Told(p, r, true)
+	c.Apply(p, r, true)
 }
 
 // changed reads a change of the keys from the log.
@@ -91,7 +91,7 @@ func passReading(c *cache.Cache, d time.Duration) {
 func expireLease() { time.Sleep(bound) }
 
 // expectLookup looks up l, checks where the answer is from, and waits until it is stored.
-func expectLookup(t *testing.T, c *cache.Cache, l authz.Lookup, want authz.CacheResult) authz.Found {
+func expectLookup(t *testing.T, c *cache.Cache, l authz.Lookup, want authz.CacheResult) authz.LookupResult {
 	t.Helper()
 	f, err := c.Lookup(t.Context(), l)
 	if err != nil || f.Cache != want {

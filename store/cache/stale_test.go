@@ -13,7 +13,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-func TestMaxAgeIsABackstop(t *testing.T) {
+func TestMaxAgeLimitsEveryAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, cache.Config{MaxAge: 5 * time.Second}, &source{answer: good})
 		expectLookup(t, c, lookup(1), authz.CacheMiss)
@@ -38,7 +38,7 @@ func TestExpiryIsCountedFromBeforeTheQuery(t *testing.T) {
 		expectLookup(t, c, lookup(1), authz.CacheHit)
 		passReading(c, time.Millisecond)
 		s.answer = func(context.Context, authz.Lookup) (cache.Answer, error) {
-			return cache.Answer{Found: authz.Found{Denial: authz.ReasonExpired}}, nil
+			return cache.Answer{Found: authz.LookupResult{Denial: authz.ReasonExpired}}, nil
 		}
 		if f := expectLookup(t, c, lookup(1), authz.CacheMiss); f.Denial != authz.ReasonExpired {
 			t.Errorf("%+v", f)
@@ -124,7 +124,7 @@ func TestStaleIfErrorIsLoggedOnce(t *testing.T) {
 	})
 }
 
-func TestStaleAnswerIsTheLastOne(t *testing.T) {
+func TestStaleAnswerIsTheLatestOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var last error
 		s := &source{answer: good}

@@ -17,24 +17,24 @@ type Stats struct {
 	Hints uint64
 	// Epochs is how often all answers were discarded, by cause.
 	Epochs       map[Cause]uint64
-	Good, Denied RoomStats
+	Good, Denied PartitionStats
 }
 
-// RoomStats are the figures of the partition of good answers, or of the one of denials.
-type RoomStats struct {
+// PartitionStats are the figures of the partition of good answers, or of the one of denials.
+type PartitionStats struct {
 	Entries, Bytes uint64 // include outdated entries
 	Dropped        uint64 // entries that ristretto did not admit: too many at a time, or less used than the stored ones
 }
 
-// Heard returns how many rows of the change log were read and how many notifications were received. Unlike Stats, it takes no lock.
-func (c *Cache) Heard() (changes, hints uint64) { return c.changes.Load(), c.hints.Load() }
+// ChangeCounts returns how many rows of the change log were read and how many notifications were received. Unlike Stats, it takes no lock.
+func (c *Cache) ChangeCounts() (changes, hints uint64) { return c.changes.Load(), c.hints.Load() }
 
 // Stats returns the present figures.
 func (c *Cache) Stats() Stats {
 	c.mu.Lock()
 	epochs := maps.Clone(c.epochs)
 	c.mu.Unlock()
-	changes, hints := c.Heard()
+	changes, hints := c.ChangeCounts()
 	return Stats{
 		LeaseLeft: max(0, time.Duration(c.lease.until.Load())-c.now()),
 		FeedLag:   time.Duration(c.lease.lag.Load()),

@@ -83,7 +83,7 @@ func newSimple(f flaw, s cache.Source) *simple {
 
 func (s *simple) now() time.Duration { return time.Since(s.start) }
 
-func (s *simple) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+func (s *simple) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 	now := s.now()
 	s.mu.Lock()
 	valid := now < s.until
@@ -104,11 +104,11 @@ func (s *simple) Lookup(ctx context.Context, l authz.Lookup) (authz.Found, error
 		m, err = s.load(ctx, l)
 	}
 	if err != nil {
-		return authz.Found{}, err
+		return authz.LookupResult{}, err
 	}
 	found := m.Found
 	if m.Expires && s.now() >= m.expires {
-		found = authz.Found{Denial: authz.ReasonExpired}
+		found = authz.LookupResult{Denial: authz.ReasonExpired}
 	}
 	found.Cache = from
 	return found, nil
@@ -182,14 +182,14 @@ func (s *simple) loadShared(ctx context.Context, l authz.Lookup) (*simpleEntry, 
 	return f.simpleEntry, nil
 }
 
-func (s *simple) Poll() cache.Poll {
+func (s *simple) BeginPoll() cache.Poll {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.polls++
 	return cache.NewPoll(s.snapshot, s.polls, s.now())
 }
 
-func (s *simple) Told(p cache.Poll, r cache.Reply, trust bool) {
+func (s *simple) Apply(p cache.Poll, r cache.Reply, trust bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p.Number() != s.polls && s.flaw != lateReplies {

@@ -37,7 +37,7 @@ func connectError(err error) error {
 	}
 	if e := pq.As(err, pqerror.ProtocolViolation); e != nil {
 		if m := pgbouncerRefusal.FindStringSubmatch(e.Message); m != nil {
-			sentence = fmt.Sprintf("the pooler does not take the option %s: remove it from the database URL, or add it to the pooler's "+
+			sentence = fmt.Sprintf("the pooler does not accept the option %s: remove it from the database URL, or add it to the pooler's "+
 				"ignore_startup_parameters", m[1])
 		}
 	}
@@ -64,10 +64,10 @@ func certificateRemedy(err error) string {
 			"sslrootcert=FILE in the database URL"
 	}
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
-		return fmt.Sprintf("the server's certificate is not good (%v): renew it there", invalid)
+		return fmt.Sprintf("the server's certificate is not valid (%v): renew it there", invalid)
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return fmt.Sprintf("the server's certificate is not good (%v): see sslrootcert in the database URL", err)
+		return fmt.Sprintf("the server's certificate is not valid (%v): see sslrootcert in the database URL", err)
 	}
 	return ""
 }

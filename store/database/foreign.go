@@ -127,7 +127,7 @@ func (o options) check(mode pq.SSLMode) error {
 		if len(d.accepted) > 0 && slices.Contains([]string{"require", "strict", "true"}, o[name]) { // these values are not secret
 			what += "=" + o[name]
 		}
-		return fmt.Errorf("the database URL has %s, which keywicket cannot keep: %s", what, d.remedy)
+		return fmt.Errorf("the database URL has %s, which keywicket does not support: %s", what, d.remedy)
 	}
 	return nil
 }

@@ -183,7 +183,7 @@ func (j *judge) done(t *testing.T) {
 // question is a look-up whose answer is known.
 type question struct {
 	lookup authz.Lookup
-	want   authz.Found
+	want   authz.LookupResult
 }
 
 // questions returns look-ups of valid and of revoked credentials of each kind.
@@ -238,7 +238,7 @@ func unknown(kind authz.Kind) question {
 	} else {
 		l.Digest = authz.Secret(rand.Text()).Digest()
 	}
-	return question{l, authz.Found{Denial: authz.ReasonUnknown}}
+	return question{l, authz.LookupResult{Denial: authz.ReasonUnknown}}
 }
 
 // A look-up returns the right answer also if other programs use the same connections of the pooler.
@@ -403,7 +403,7 @@ func (o *operator) work(ctx context.Context) {
 	revoked, err := r.RevokeSession(ctx, session)
 	o.checkReport(ctx, "session revoke", err, revoked.RevokedAt.UnixMicro(),
 		`SELECT (EXTRACT(EPOCH FROM revoked_at) * 1000000)::int8 FROM keywicket.revoked_sessions WHERE session_id = $1`, session)
-	revoked, err = r.RevokeSessionsOf(ctx, email)
+	revoked, err = r.RevokeUserSessions(ctx, email)
 	o.checkReport(ctx, "session revoke --user", err, revoked.RevokedAt.UnixMicro(),
 		`SELECT (EXTRACT(EPOCH FROM revoked_at) * 1000000)::int8 FROM keywicket.revoked_sessions WHERE user_id = $1`, u.ID)
 	o.checkReport(ctx, "member remove", r.RemoveMember(ctx, slug, email), "", role, w.ID, u.ID)
@@ -472,7 +472,7 @@ func (o *operator) app(ctx context.Context, w registry.Workspace, u registry.Use
 		return
 	}
 	client, err := o.issuer.Client(ctx, app.ID)
-	if o.checkReport(ctx, "the issuer's client", err, client.ID, secretOf, digest[:]) && !client.Knows(secret) {
+	if o.checkReport(ctx, "the issuer's client", err, client.ID, secretOf, digest[:]) && !client.HasSecret(secret) {
 		o.note(&o.wrong, "the issuer does not know the secret")
 	}
 	approved, err := o.issuer.Approve(ctx, issuer.Approval{Client: app.ID, User: u.ID, Workspaces: []string{w.ID}, Scopes: []string{"issues:read"},
@@ -497,7 +497,7 @@ func (o *operator) app(ctx context.Context, w registry.Workspace, u registry.Use
 
 // A pooler in transaction mode does not forward notifications. The sidecar then reads revocations from the log within the bound, or
 // receives notifications over a connection that bypasses the pooler.
-func TestPoolerLetsRevocationsThrough(t *testing.T) {
+func TestRevocationsWorkThroughAPooler(t *testing.T) {
 	const bound = time.Second
 	for name, config := range poolers {
 		for _, around := range []bool{false, true} {
@@ -532,7 +532,7 @@ func TestPoolerLetsRevocationsThrough(t *testing.T) {
 					}
 				}
 				t.Logf("received after %v at most", slowest)
-				if _, hints := d.Heard(); around && hints == 0 {
+				if _, hints := d.ChangeCounts(); around && hints == 0 {
 					t.Error("no notification is received over the connection that bypasses the pooler")
 				}
 			})
@@ -542,7 +542,7 @@ func TestPoolerLetsRevocationsThrough(t *testing.T) {
 
 // Settings that another program makes for its session stay with the pooler's connection. They must not change an answer: a token
 // expires on time, and its use is written.
-func TestPoolerLeavesSettingsOfOthers(t *testing.T) {
+func TestPoolerKeepsSettingsOfOthers(t *testing.T) {
 	p := newPooled(t, pgbouncer.Config{Mode: pgbouncer.Transaction, PoolSize: 1})
 	foreign := storetest.Must(sqlx.Open("postgres", p.server))
 	t.Cleanup(func() { _ = foreign.Close() })
@@ -574,7 +574,7 @@ func TestPoolerLeavesSettingsOfOthers(t *testing.T) {
 }
 
 // Migrations run through a pooler. If several operators migrate concurrently, each migration runs once.
-func TestPoolerLetsMigrationsThrough(t *testing.T) {
+func TestMigrationsWorkThroughAPooler(t *testing.T) {
 	pools := maps.Clone(poolers)
 	pools["as few as one migration needs"] = pgbouncer.Config{Mode: pgbouncer.Transaction, PoolSize: 2}
 	for name, config := range pools {

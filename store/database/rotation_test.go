@@ -126,7 +126,7 @@ func writeFile(t *testing.T, path, content string) {
 }
 
 // The sidecar reads the password and the authority for each connection, so a change of either needs no restart.
-func TestPasswordAndAuthorityAreTakenUp(t *testing.T) {
+func TestChangedPasswordAndAuthorityAreUsed(t *testing.T) {
 	c := newCluster(t)
 	dir := t.TempDir()
 	passfile, rootcert := filepath.Join(dir, "pgpass"), filepath.Join(dir, "root.crt")
@@ -159,10 +159,10 @@ func TestPasswordAndAuthorityAreTakenUp(t *testing.T) {
 			return err == nil && found.Cache == authz.CacheHit
 		})
 		storetest.Eventually(t, when+": hints are heard", func() bool {
-			_, before := d.Heard()
+			_, before := d.ChangeCounts()
 			c.Exec(t, `UPDATE keywicket.tokens SET scopes = scopes WHERE id = $1`, token.ID)
 			time.Sleep(50 * time.Millisecond)
-			_, after := d.Heard()
+			_, after := d.ChangeCounts()
 			return after > before
 		})
 		if n := storetest.Value[int](t, c.DB, `SELECT count(*) FROM pg_stat_activity a JOIN pg_stat_ssl s USING (pid) WHERE usename = 'sidecar' AND NOT s.ssl`); n > 0 {
@@ -247,7 +247,7 @@ func (c *cluster) ping(t *testing.T, databaseURL string) error {
 	return storetest.OpenDB(t, databaseURL).GetContext(t.Context(), &user, `SELECT current_user`)
 }
 
-func TestCertificatesThatAreNotGoodAreTold(t *testing.T) {
+func TestCertificateErrorsNameTheRemedy(t *testing.T) {
 	c := newCluster(t)
 	ours, other := newAuthority("ours"), newAuthority("other")
 	dir := t.TempDir()
@@ -269,7 +269,7 @@ func TestCertificatesThatAreNotGoodAreTold(t *testing.T) {
 			"sslmode=verify-full&channel_binding=require&sslrootcert=" + oursFile: "",
 			"sslmode=require":                                  "",
 			"channel_binding=prefer":                           "",
-			"channel_binding=require&sslmode=require":          "which keywicket cannot keep",
+			"channel_binding=require&sslmode=require":          "which keywicket does not support",
 			"sslmode=verify-full&sslrootcert=" + otherFile:     "sslrootcert=FILE in the database URL",
 			"sslmode=verify-ca&sslrootcert=" + otherFile:       "sslrootcert=FILE in the database URL",
 			"sslmode=require&sslrootcert=" + otherFile:         "sslrootcert=FILE in the database URL",

@@ -82,7 +82,7 @@ func expectConnects(t *testing.T, databaseURL, name string) {
 	}
 }
 
-func TestURLIsReadAsPsqlReadsIt(t *testing.T) {
+func TestURLIsReadLikePsql(t *testing.T) {
 	target := storetest.EmptyDatabase(t)
 	password, _ := storetest.Must(url.Parse(target)).User.Password()
 	host, port, err := net.SplitHostPort(storetest.Server.Address())
@@ -142,7 +142,7 @@ func TestURLIsReadAsPsqlReadsIt(t *testing.T) {
 }
 
 // A password of any characters reaches the server, and no error contains a part of it.
-func TestAnyPasswordArrives(t *testing.T) {
+func TestEveryPasswordReachesTheServer(t *testing.T) {
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 	rapid.Check(t, func(t *rapid.T) {
 		password := rapid.StringMatching(`[^\x00]{1,12}`).Draw(t, "password")
@@ -168,7 +168,7 @@ func TestAnyPasswordArrives(t *testing.T) {
 	})
 }
 
-func TestAURLThatMisleadsIsRefused(t *testing.T) {
+func TestMisleadingURLIsRefused(t *testing.T) {
 	for given, want := range map[string]string{
 		"postgres://u:geheim@h1:5432,h2:heim/db":                      "cannot be parsed",
 		"postgres://u:geheim@ge<heim/db":                              "cannot be parsed",
@@ -203,7 +203,7 @@ func TestAURLThatMisleadsIsRefused(t *testing.T) {
 	}
 }
 
-func TestTheEnvironmentThatMisleadsIsRefused(t *testing.T) {
+func TestMisleadingEnvironmentIsRefused(t *testing.T) {
 	for entry, want := range map[string]string{
 		"PGHOST=h1,h2":           "unset the variable",
 		"PGPORT=1,2":             "unset the variable",
@@ -224,7 +224,7 @@ func TestTheEnvironmentThatMisleadsIsRefused(t *testing.T) {
 }
 
 // The order of precedence is that of libpq: the URL, the service, the environment.
-func TestTheURLGoesBeforeTheService(t *testing.T) {
+func TestURLOverridesTheService(t *testing.T) {
 	target, other := storetest.EmptyDatabase(t), storetest.EmptyDatabase(t)
 	u := storetest.Must(url.Parse(target))
 	password, _ := u.User.Password()
@@ -270,7 +270,7 @@ func TestTheURLGoesBeforeTheService(t *testing.T) {
 		"another service":   {"[app]\nservice=other\n", "service=app", "line 2: a service cannot name another one"},
 		"an LDAP server":    {"[app]\nldap://h/dn?x=y\n", "service=app", "line 2: it is not OPTION=VALUE"},
 		"a bad option":      {"[app]\na b=geheim\n", "service=app", "cannot be sent"},
-		"a demanding one":   {"[app]\nrequire_auth=scram-sha-256\n", "service=app", "require_auth, which keywicket cannot keep"},
+		"a demanding one":   {"[app]\nrequire_auth=scram-sha-256\n", "service=app", "require_auth, which keywicket does not support"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("PGSERVICEFILE", write("service.conf", c.service))
@@ -282,15 +282,15 @@ func TestTheURLGoesBeforeTheService(t *testing.T) {
 }
 
 // Options that providers and other tools add to a URL are accepted, or refused with a message of one line.
-func TestOptionsOfOthers(t *testing.T) {
+func TestOptionsOfOtherDrivers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	for option, want := range map[string]string{
 		"channel_binding=prefer": "", "channel_binding=disable": "",
-		"channel_binding=require": "has channel_binding=require, which keywicket cannot keep: write sslmode=verify-full instead, with sslrootcert=system",
+		"channel_binding=require": "has channel_binding=require, which keywicket does not support: write sslmode=verify-full instead, with sslrootcert=system",
 		"keepalives=0":            "", "keepalives=1&keepalives_idle=30&keepalives_interval=10&keepalives_count=3": "",
 		"keepalives_idle=soon": "wrong value for keepalives_idle", "tcp_user_timeout=5000": "", "tcp_user_timeout=x": "wrong value for tcp_user_timeout",
 		"pgbouncer=true": "", "pgbouncer=false": "", "pgbouncer=maybe": "wrong value for pgbouncer",
-		"gssencmode=disable": "", "gssencmode=prefer": "", "gssencmode=require": "gssencmode=require, which keywicket cannot keep",
+		"gssencmode=disable": "", "gssencmode=prefer": "", "gssencmode=require": "gssencmode=require, which keywicket does not support",
 		"sslcertmode=allow": "", "sslcertmode=disable": "sslcertmode, which", "sslcertmode=require": "sslcertmode=require, which",
 		"sslcrl=/f": "sslcrl, which", "sslcrldir=/f": "sslcrldir, which", "requirepeer=postgres": "requirepeer, which",
 		"require_auth=scram-sha-256": "write sslmode=verify-full instead", "sslpassword=geheim": "without a passphrase", "oauth_client_secret=geheim": "log in with a password",
@@ -298,7 +298,7 @@ func TestOptionsOfOthers(t *testing.T) {
 		"replication=database": "replication, which", "replication=false": "", "min_protocol_version=3.0": "",
 		"ssl=true": "", "ssl=require": "write sslmode instead",
 		"connection_limit=1&pool_timeout=0&socket_timeout=10&schema=public&statement_cache_size=0": "",
-		"sslaccept=accept_invalid_certs": "", "sslaccept=strict": "sslaccept=strict, which keywicket cannot keep: write sslmode=verify-full",
+		"sslaccept=accept_invalid_certs": "", "sslaccept=strict": "sslaccept=strict, which keywicket does not support: write sslmode=verify-full",
 		"sslidentity=/f": "write sslcert and sslkey",
 		"statement_cache_mode=describe&default_query_exec_mode=exec": "", "pool_max_conns=10&pool_min_conns=1": "",
 		"prepareThreshold=0&preparedStatementCacheQueries=0": "", "targetServerType=primary": "", "targetServerType=any": "write target_session_attrs=primary",
@@ -330,7 +330,7 @@ func TestOptionsOfOthers(t *testing.T) {
 }
 
 // Every function that connects returns an error with a remedy for a server without TLS.
-func TestNoTLSIsToldByAll(t *testing.T) {
+func TestMissingTLSIsReportedForEveryHost(t *testing.T) {
 	databaseURL := storetest.With(storetest.EmptyDatabase(t), "sslmode", "")
 	d := storetest.Must(directory.Open(directory.Config{URL: databaseURL, LookupTimeout: 10 * time.Second, NoCache: true}, nil))
 	t.Cleanup(func() { _ = d.Close(context.Background()) })
@@ -346,7 +346,7 @@ func TestNoTLSIsToldByAll(t *testing.T) {
 	}
 }
 
-func TestOptionsThatAreKept(t *testing.T) {
+func TestSupportedOptions(t *testing.T) {
 	for option, want := range map[string]net.KeepAliveConfig{
 		"":             {Enable: true},
 		"keepalives=1": {Enable: true},
@@ -366,7 +366,7 @@ func TestOptionsThatAreKept(t *testing.T) {
 }
 
 // These messages are not from the tests' server: they are in another language, or from a pooler.
-func TestErrorsOfConnectingAreToldPlainly(t *testing.T) {
+func TestConnectionErrorsNameCauseAndRemedy(t *testing.T) {
 	for want, err := range map[string]error{
 		"has the option schemas, which":      &pq.Error{Code: pqerror.UndefinedObject, Message: "unbekannter Konfigurationsparameter »schemas«"},
 		"has the option work.mem, which":     &pq.Error{Code: pqerror.UndefinedObject, Message: "paramètre de configuration « work.mem » non reconnu"},

@@ -74,7 +74,7 @@ func (c Config) complete() (Config, error) {
 	}
 	switch {
 	case !slices.Contains(database.Poolers(), c.Pooler):
-		return c, fmt.Errorf("pooler: %q is none of %v", c.Pooler, database.Poolers())
+		return c, fmt.Errorf("pooler: %q is not one of %v", c.Pooler, database.Poolers())
 	case c.MaxOpenConnections < 0:
 		return c, fmt.Errorf("max_open_connections: %d is not positive", c.MaxOpenConnections)
 	case c.LookupTimeout < 0:
@@ -140,7 +140,7 @@ func Open(c Config, log *slog.Logger) (_ *Directory, err error) {
 		return nil, fmt.Errorf("cache.%w", err)
 	}
 	// Entries that were read from the previous server may belong to another cluster, so drop them all.
-	d.servers.OnSwitch(func() { d.cache.Hinted(nil) })
+	d.servers.OnSwitch(func() { d.cache.ApplyHint(nil) })
 	d.feed, err = feed.Start(feed.Config{
 		URL: c.URL, HintsURL: c.FeedURL, NoHints: c.NoHints, Version: c.Version, Policies: c.Policies,
 	}, d.cache, d.servers, sidecars, log)
@@ -148,15 +148,15 @@ func Open(c Config, log *slog.Logger) (_ *Directory, err error) {
 }
 
 // Lookup implements [authz.Directory].
-func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (found authz.Found, err error) {
+func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (found authz.LookupResult, err error) {
 	if d.cache == nil {
 		a, err := d.lookups.Load(ctx, l)
 		if err != nil {
-			return authz.Found{}, err
+			return authz.LookupResult{}, err
 		}
 		found = a.Found
 	} else if found, err = d.cache.Lookup(ctx, l); err != nil {
-		return authz.Found{}, err
+		return authz.LookupResult{}, err
 	}
 	if found.Denial == "" && l.Kind != authz.KindSession && l.Kind != authz.KindOAuthToken {
 		d.usage.note(found.Principal.ID)
@@ -184,12 +184,12 @@ func (d *Directory) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Notices returns the problems that do not prevent checks from being answered.
-func (d *Directory) Notices() []string {
+// Warnings returns the problems that do not prevent checks from being answered.
+func (d *Directory) Warnings() []string {
 	if d.feed == nil {
 		return nil
 	}
-	return d.feed.Notices()
+	return d.feed.Warnings()
 }
 
 // CacheStats returns the cache's figures for metrics; zero without a cache.
@@ -200,13 +200,13 @@ func (d *Directory) CacheStats() cache.Stats {
 	return d.cache.Stats()
 }
 
-// Heard returns how many changes the directory has read from the change log and how many it received as hints; 0 without a cache.
+// ChangeCounts returns how many changes the directory has read from the change log and how many it received as hints; 0 without a cache.
 // Unlike CacheStats, it is cheap enough to call often.
-func (d *Directory) Heard() (changes, hints uint64) {
+func (d *Directory) ChangeCounts() (changes, hints uint64) {
 	if d.cache == nil {
 		return 0, 0
 	}
-	return d.cache.Heard()
+	return d.cache.ChangeCounts()
 }
 
 // Close writes the pending usage and closes the connections. Look-ups must have ended: a running one may fail or lose its usage.

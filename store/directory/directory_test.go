@@ -23,7 +23,7 @@ func TestLookupGrantsAWorkspaceTokenItsOwnWorkspace(t *testing.T) {
 	d := f.Directory(t, nil)
 	token, key := f.Create(t, registry.NewToken{Format: storetest.SkTest, API: "velaflows", Name: "t",
 		Scopes: []string{"crm:read", "crm:update"}, Workspace: "acme"})
-	want := authz.Found{
+	want := authz.LookupResult{
 		Principal: authz.Principal{ID: token.ID, Kind: authz.KindWorkspaceToken, API: "velaflows",
 			Environment: authz.Sandbox, Scopes: []string{"crm:read", "crm:update"}},
 		Workspace: authz.Membership{ID: f.Acme.ID, Slug: "acme"},
@@ -136,7 +136,7 @@ func TestLookupDenies(t *testing.T) {
 				if err != nil || got.Denial != c.want {
 					t.Fatalf("got %+v, %v, want %q", got, err, c.want)
 				}
-				if c.want != "" && !reflect.DeepEqual(got, authz.Found{Denial: c.want}) {
+				if c.want != "" && !reflect.DeepEqual(got, authz.LookupResult{Denial: c.want}) {
 					t.Errorf("a denial came with %+v", got)
 				}
 			})
@@ -153,7 +153,7 @@ func TestLookupDenies(t *testing.T) {
 	}
 }
 
-func TestExpiryIsJudgedByTheDatabaseClock(t *testing.T) {
+func TestExpiryUsesTheDatabaseClock(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme",
 		ExpiresIn: new(time.Hour)})
@@ -173,7 +173,7 @@ func TestExpiryIsJudgedByTheDatabaseClock(t *testing.T) {
 }
 
 // A product may express "never" as a time in the far future. An import keeps such times.
-func TestExpiryMayBeFarAway(t *testing.T) {
+func TestExpiryMayBeInTheFarFuture(t *testing.T) {
 	f := storetest.NewFixture(t)
 	for _, at := range []string{"9999-12-31", "294276-12-31", "infinity"} {
 		for name, uncached := range map[string]bool{"cached": false, "not cached": true} {
@@ -191,7 +191,7 @@ func TestExpiryMayBeFarAway(t *testing.T) {
 }
 
 // Issue 3, "Done when" 5.
-func TestALookupIsOneQuery(t *testing.T) {
+func TestLookupIsOneQuery(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.UserToken(t)
 	_, other := f.WorkspaceToken(t)
@@ -260,7 +260,7 @@ func TestLookupUsesIndexesOnly(t *testing.T) {
 }
 
 // Planning each look-up again would make look-ups three times as slow.
-func TestLookupsAreNotPlannedAnew(t *testing.T) {
+func TestLookupsKeepTheirPlan(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.DB.SetMaxOpenConns(1)
 	for name, c := range map[string]struct{ query, arguments string }{
@@ -283,7 +283,7 @@ func TestConcurrentLookupsDoNotMixAnswers(t *testing.T) {
 	d := f.Directory(t, func(c *directory.Config) { c.UsageInterval = 5 * time.Millisecond })
 	type entry struct {
 		lookup authz.Lookup
-		want   authz.Found
+		want   authz.LookupResult
 	}
 	var entries []entry
 	for i := range 10 {
@@ -294,7 +294,7 @@ func TestConcurrentLookupsDoNotMixAnswers(t *testing.T) {
 			entries = append(entries, entry{l, storetest.Must(d.Lookup(t.Context(), l))})
 		}
 	}
-	entries = append(entries, entry{storetest.Lookup("vel_unknown"), authz.Found{Denial: authz.ReasonUnknown}})
+	entries = append(entries, entry{storetest.Lookup("vel_unknown"), authz.LookupResult{Denial: authz.ReasonUnknown}})
 	var wg sync.WaitGroup
 	for worker := range 32 {
 		wg.Go(func() {
@@ -371,7 +371,7 @@ func TestLookupTimeoutBoundsAQueryThatWaits(t *testing.T) {
 	}
 }
 
-func TestDirectoryWorksAsSoonAsTheSchemaIsThere(t *testing.T) {
+func TestDirectoryWorksOnceTheSchemaExists(t *testing.T) {
 	url := storetest.EmptyDatabase(t)
 	d := storetest.Must(directory.Open(directory.Config{URL: url, LookupTimeout: 10 * time.Second}, nil))
 	defer func() { _ = d.Close(t.Context()) }()
@@ -389,7 +389,7 @@ func TestDirectoryWorksAsSoonAsTheSchemaIsThere(t *testing.T) {
 }
 
 // A disabled trigger: the same happens before the migration that creates the triggers.
-func TestCacheIsNotBelievedWhileChangesAreNotTold(t *testing.T) {
+func TestCacheIsNotUsedWithoutChangeTriggers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	f.Exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`)

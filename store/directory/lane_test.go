@@ -51,7 +51,7 @@ func TestLookupsThatShareAQueryGetTheirOwnAnswers(t *testing.T) {
 		})
 	}
 	good := 0
-	var want []authz.Found
+	var want []authz.LookupResult
 	for _, l := range lookups {
 		want = append(want, storetest.Must(quiet.Lookup(t.Context(), l)))
 		if want[len(want)-1].Denial == "" {
@@ -84,7 +84,7 @@ func TestLookupsThatShareAQueryGetTheirOwnAnswers(t *testing.T) {
 
 // A look-up must not join a query that was sent before it. Otherwise it could report an existing token as unknown, or a revoked token
 // as valid.
-func TestNoLookupIsAnsweredFromBeforeItBegan(t *testing.T) {
+func TestLookupGetsNoAnswerLoadedBeforeIt(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.Directory(t, nil)
 	var next atomic.Pointer[authz.Secret]
@@ -124,7 +124,7 @@ func TestNoLookupIsAnsweredFromBeforeItBegan(t *testing.T) {
 }
 
 // An invalid parameter of one look-up must not fail the others that share its query.
-func TestALookupThatCannotBeReadHarmsNoOther(t *testing.T) {
+func TestUnreadableLookupDoesNotFailOthers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.UserToken(t, "user:read")
 	odd, unreadable := f.UserToken(t, "user:read")
@@ -157,7 +157,7 @@ func TestALookupThatCannotBeReadHarmsNoOther(t *testing.T) {
 	wg.Wait()
 }
 
-func TestALookupThatWaitsForOthersCanBeCancelled(t *testing.T) {
+func TestWaitingLookupCanBeCancelled(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	d := f.Directory(t, nil)
@@ -199,7 +199,7 @@ func TestALookupThatWaitsForOthersCanBeCancelled(t *testing.T) {
 }
 
 // After the change of a type, the statements that are prepared on a connection cannot be used any more.
-func TestColumnsMayChangeTheirType(t *testing.T) {
+func TestColumnTypesMayChange(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	d := f.Directory(t, nil)
@@ -219,7 +219,7 @@ func TestColumnsMayChangeTheirType(t *testing.T) {
 }
 
 // With one query for each look-up, the flood would take a minute, and most look-ups would time out.
-func TestAFloodTakesFewQueries(t *testing.T) {
+func TestFloodNeedsFewQueries(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	p := storetest.NewProxy(t, f.URL)

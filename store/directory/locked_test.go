@@ -9,7 +9,7 @@ import (
 )
 
 // A lock on a table that look-ups of one kind read delays neither the answers nor the connections of the other kinds.
-func TestLockedTableHoldsUpNoOtherKind(t *testing.T) {
+func TestLockedTableDelaysNoOtherKind(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))

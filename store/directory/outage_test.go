@@ -15,7 +15,7 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-func TestNoLookupFailsForADeadConnectionAfterARestart(t *testing.T) {
+func TestRestartFailsNoLookup(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	for name, concurrent := range map[string]int{"one by one": 1, "many at once": 32} {
@@ -39,7 +39,7 @@ func TestNoLookupFailsForADeadConnectionAfterARestart(t *testing.T) {
 }
 
 // A load balancer that has dropped its connections answers the next byte with a reset.
-func TestNoLookupFailsForAConnectionThatWasReset(t *testing.T) {
+func TestResetConnectionFailsNoLookup(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	p := storetest.NewProxy(t, f.URL)
@@ -138,7 +138,7 @@ func TestLookupTimeoutBoundsAServerThatHangs(t *testing.T) {
 }
 
 // A peer that has vanished sends no reset. Its connection must not occupy a place in the pool until the TCP timeout.
-func TestAConnectionThatFallsSilentIsGivenUp(t *testing.T) {
+func TestSilentConnectionIsClosed(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	p := storetest.NewProxy(t, f.URL)
@@ -156,7 +156,7 @@ func TestAConnectionThatFallsSilentIsGivenUp(t *testing.T) {
 	})
 }
 
-func TestAWrongURLIsOneClearErrorWithoutThePassword(t *testing.T) {
+func TestWrongURLIsOneClearErrorWithoutThePassword(t *testing.T) {
 	for name, c := range map[string]struct{ url, want string }{
 		"none":               {"", "no database URL"},
 		"no URL":             {"postgres://u:geheim@ho st/db", "cannot be parsed"},

@@ -58,7 +58,7 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 }
 
 // If the upkeep runs twice between two readings of the log, it may delete rows that were not read.
-func TestGapInTheLogForgetsEverything(t *testing.T) {
+func TestGapInTheLogDropsTheCache(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
 	d := f.CachedDirectory(t)
@@ -75,7 +75,7 @@ func TestGapInTheLogForgetsEverything(t *testing.T) {
 }
 
 // After a manual deletion from the log, every sidecar discards all answers.
-func TestDeletionsFromTheLogAreTold(t *testing.T) {
+func TestDeletionsFromTheLogAreReported(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.CachedDirectory(t)
 	for _, statement := range []string{
@@ -114,7 +114,7 @@ func TestUpkeepSweepsUsage(t *testing.T) {
 }
 
 // The upkeep deletes many rows in several calls, so that no call takes long. The first call already increases the number of marks.
-func TestUpkeepCleansALittleAtATime(t *testing.T) {
+func TestUpkeepDeletesInSmallBatches(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `INSERT INTO keywicket.changes (keys) SELECT '00000001' FROM generate_series(1, 45000)`)
 	f.KeepUp(t) // sets a mark that sees the rows
@@ -134,7 +134,7 @@ func TestUpkeepCleansALittleAtATime(t *testing.T) {
 }
 
 // The upkeep also works if a publication contains all tables.
-func TestUpkeepBesideAPublicationOfEverything(t *testing.T) {
+func TestUpkeepWithAPublicationForAllTables(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `CREATE PUBLICATION everything FOR ALL TABLES`)
 	f.KeepUp(t)
@@ -145,7 +145,7 @@ func TestUpkeepBesideAPublicationOfEverything(t *testing.T) {
 }
 
 // The upkeep does not wait for an unreachable standby. Otherwise it would keep a row locked that every sidecar needs.
-func TestUpkeepWaitsForNoStandby(t *testing.T) {
+func TestUpkeepDoesNotWaitForAStandby(t *testing.T) {
 	s := storetest.ServerWith(t, map[string]string{"synchronous_commit": "on"})
 	f := storetest.FixtureAt(t, s.URL("postgres"))
 	d := f.CachedDirectory(t)

@@ -94,7 +94,7 @@ func (u *usage) run(ctx context.Context, interval time.Duration) {
 		case <-tick.C:
 		}
 		if err := u.flush(ctx); err != nil && ctx.Err() == nil {
-			u.log.Warn("token usage could not be written and is kept for the next try",
+			u.log.Warn("token usage could not be written and is kept for the next attempt",
 				"error", err, "tokens", u.waiting())
 		}
 	}

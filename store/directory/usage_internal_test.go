@@ -15,7 +15,7 @@ func newUsage(clock func() time.Time) *usage {
 	return &usage{log: slog.New(slog.DiscardHandler), clock: clock, start: clock(), seen: newSeen(), pending: map[string]time.Duration{}}
 }
 
-func TestNotingATokenAgainTakesNoLockAndAllocatesNothing(t *testing.T) {
+func TestRepeatedUseTakesNoLockAndAllocatesNothing(t *testing.T) {
 	u := newUsage(time.Now)
 	id := strings.Clone("5f1a2b3c-token")
 	u.note(id)
@@ -44,7 +44,7 @@ func TestPendingUsageIsBounded(t *testing.T) {
 }
 
 // A token is noted again only after a minute. Of two tokens that are used at the same time, both are noted.
-func TestTokenIsNotedOnceAMinute(t *testing.T) {
+func TestTokenUseIsRecordedOncePerMinute(t *testing.T) {
 	s := newSeen()
 	const second = time.Second
 	for _, c := range []struct {

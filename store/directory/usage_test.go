@@ -57,7 +57,7 @@ func TestUsageIsWrittenInTheBackground(t *testing.T) {
 	}
 }
 
-func TestUsageIsOfGoodTokensOnly(t *testing.T) {
+func TestUsageIsRecordedForValidTokensOnly(t *testing.T) {
 	f := storetest.NewFixture(t)
 	revoked, revokedKey := f.WorkspaceToken(t)
 	storetest.Must(f.RevokeToken(t.Context(), revoked.ID))
@@ -73,7 +73,7 @@ func TestUsageIsOfGoodTokensOnly(t *testing.T) {
 	}
 }
 
-func TestUsageIsNeitherLostNorLateAtShutdown(t *testing.T) {
+func TestUsageIsWrittenAtShutdown(t *testing.T) {
 	f := storetest.NewFixture(t)
 	c := new(clock)
 	d := f.Directory(t, func(config *directory.Config) { config.Clock = c.now })
@@ -177,7 +177,7 @@ func TestSidecarsThatWriteTheSameTokensDoNotDeadlock(t *testing.T) {
 
 // The product deletes tokens in a transaction that stays open for a while, and some of the tokens are in use. Neither the deletion nor
 // the writing of usage waits for the other. The deletion must not fail.
-func TestUsageHarmsNoDeletion(t *testing.T) {
+func TestUsageDoesNotBlockDeletion(t *testing.T) {
 	f := storetest.NewFixture(t)
 	log := new(storetest.Log)
 	d, err := directory.Open(directory.Config{URL: storetest.SidecarURL(f.URL), LookupTimeout: 10 * time.Second,
@@ -217,7 +217,7 @@ func TestUsageHarmsNoDeletion(t *testing.T) {
 }
 
 // A lock on a row of token_usage, or on the whole table, delays only the writing of usage. Nothing else waits for it.
-func TestUsageWaitsForNobodyForLong(t *testing.T) {
+func TestUsageDoesNotWaitLongForLocks(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, key := f.WorkspaceToken(t)
 	log := new(storetest.Log)
@@ -239,7 +239,7 @@ func TestUsageWaitsForNobodyForLong(t *testing.T) {
 	storetest.Eventually(t, "the use is written", func() bool { return usedAgo(t, f, token) >= 0 })
 }
 
-func TestAFailedBatchIsKeptForTheNextTry(t *testing.T) {
+func TestFailedBatchIsRetried(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, key := f.WorkspaceToken(t)
 	log := new(storetest.Log)
@@ -259,7 +259,7 @@ func TestAFailedBatchIsKeptForTheNextTry(t *testing.T) {
 	storetest.Eventually(t, "the next try writes it", func() bool { return usedAgo(t, f, token) >= 0 })
 }
 
-func TestUsageOutlivesALostConnection(t *testing.T) {
+func TestUsageSurvivesALostConnection(t *testing.T) {
 	f := storetest.NewFixture(t)
 	first, firstKey := f.WorkspaceToken(t)
 	second, secondKey := f.WorkspaceToken(t)
@@ -280,7 +280,7 @@ func TestUsageOutlivesALostConnection(t *testing.T) {
 	}
 }
 
-func TestCloseGivesUpWithItsContextAndSaysWhatIsLost(t *testing.T) {
+func TestCloseEndsWithItsContextAndReportsTheLoss(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	d := f.Directory(t, nil)

@@ -225,7 +225,7 @@ func signal(to chan struct{}) {
 
 // poll reads the log once. After an error, the caller has to replace the connection.
 func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
-	p := f.cache.Poll()
+	p := f.cache.BeginPoll()
 	r, err := database.Within(ctx, f.limit(), func(ctx context.Context) (reading, error) { return c.read(ctx, p.Since) })
 	switch {
 	case err != nil:
@@ -251,7 +251,7 @@ func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
 		signal(f.suspected)
 	}
 	// A sidecar that others may presume stopped must not use its cache, because a barrier does not wait for it.
-	f.cache.Told(p, reply, !f.presence.mayBePresumedStopped())
+	f.cache.Apply(p, reply, !f.presence.mayBePresumedStopped())
 	if f.trouble.Store(nil); reply.World == "" {
 		f.setTrouble(errNotLogged)
 	}
@@ -322,8 +322,8 @@ func (f *Feed) Ready() error {
 	return fmt.Errorf("the change log is not read: %w", f.reason())
 }
 
-// Notices reports why the cache is not in use now, although it was before.
-func (f *Feed) Notices() []string {
+// Warnings reports why the cache is not in use now, although it was before.
+func (f *Feed) Warnings() []string {
 	if ever, now := f.cache.Heart(); !ever || now {
 		return nil
 	}

@@ -7,7 +7,7 @@ import (
 
 // The sidecar that verifies the schema continues to do so at each reading, also after the second reading of a takeover. When it
 // stops, another sidecar takes over before its own lease ends.
-func TestOneSidecarLooksAtTheSchema(t *testing.T) {
+func TestOneSidecarVerifiesTheSchema(t *testing.T) {
 	const interval, bound = 2 * time.Second, 7 * time.Second
 	for offset := 10 * time.Millisecond; offset < interval; offset += 10 * time.Millisecond {
 		world := -time.Hour // when the schema was last verified

@@ -14,7 +14,7 @@ import (
 )
 
 // Every statement that changes something that an answer depends on writes one notice. Other statements write none.
-func TestEveryChangeIsOneNotice(t *testing.T) {
+func TestEveryChangeIsOneNotification(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
 	d := f.CachedDirectory(t)
@@ -108,14 +108,14 @@ func TestDirectoryClosesWithoutADatabase(t *testing.T) {
 }
 
 // A notice has the keys of the new row and of the old row.
-func TestOldAndNewKeysAreTold(t *testing.T) {
+func TestNoticeHasOldAndNewKeys(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, key := f.WorkspaceToken(t, "issues:read")
 	_, mine := f.UserToken(t, "issues:read")
 	d := f.CachedDirectory(t)
-	lookupCached := func(l authz.Lookup) authz.Found {
+	lookupCached := func(l authz.Lookup) authz.LookupResult {
 		t.Helper()
-		var found authz.Found
+		var found authz.LookupResult
 		storetest.Eventually(t, "it is cached", func() bool {
 			found = storetest.Must(d.Lookup(t.Context(), l))
 			return found.Cache == authz.CacheHit
@@ -123,7 +123,7 @@ func TestOldAndNewKeysAreTold(t *testing.T) {
 		return found
 	}
 	// eventually gives up well before max_age, after which every answer would be loaded again.
-	becomes := func(what string, l authz.Lookup, is func(authz.Found) bool) {
+	becomes := func(what string, l authz.Lookup, is func(authz.LookupResult) bool) {
 		t.Helper()
 		storetest.Eventually(t, what, func() bool { return is(storetest.Must(d.Lookup(t.Context(), l))) })
 	}
@@ -134,8 +134,8 @@ func TestOldAndNewKeysAreTold(t *testing.T) {
 		t.Fatalf("%+v", got)
 	}
 	f.Exec(t, `UPDATE keywicket.tokens SET digest = $1 WHERE id = $2`, other[:], token.ID)
-	becomes("the old digest is unknown", storetest.Lookup(key), func(got authz.Found) bool { return got.Denial == authz.ReasonUnknown })
-	becomes("the new digest is the token's", authz.Lookup{Digest: other, API: "velocity"}, func(got authz.Found) bool { return got.Denial == "" })
+	becomes("the old digest is unknown", storetest.Lookup(key), func(got authz.LookupResult) bool { return got.Denial == authz.ReasonUnknown })
+	becomes("the new digest is the token's", authz.Lookup{Digest: other, API: "velocity"}, func(got authz.LookupResult) bool { return got.Denial == "" })
 
 	inWorkspace := func(slug string) authz.Lookup {
 		return authz.Lookup{Digest: mine.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
@@ -144,12 +144,12 @@ func TestOldAndNewKeysAreTold(t *testing.T) {
 		t.Fatal("ada's memberships are wrong")
 	}
 	f.Exec(t, `UPDATE keywicket.workspaces SET slug = 'renamed' WHERE slug = 'acme'`)
-	becomes("no workspace has the old name", inWorkspace("acme"), func(got authz.Found) bool { return got.Workspace.ID == "" })
-	becomes("the workspace has the new name", inWorkspace("renamed"), func(got authz.Found) bool { return got.Workspace.ID != "" })
+	becomes("no workspace has the old name", inWorkspace("acme"), func(got authz.LookupResult) bool { return got.Workspace.ID == "" })
+	becomes("the workspace has the new name", inWorkspace("renamed"), func(got authz.LookupResult) bool { return got.Workspace.ID != "" })
 	f.Exec(t, `INSERT INTO keywicket.users (id, email) VALUES ('eve', 'eve@example.com')`)
 	lookupCached(inWorkspace("renamed"))
 	f.Exec(t, `UPDATE keywicket.members SET user_id = 'eve' WHERE user_id = $1`, f.Ada.ID)
-	becomes("another user has the membership", inWorkspace("renamed"), func(got authz.Found) bool { return got.Workspace.ID == "" })
+	becomes("another user has the membership", inWorkspace("renamed"), func(got authz.LookupResult) bool { return got.Workspace.ID == "" })
 
 	// A row that this version cannot read may mean anything.
 	before := d.CacheStats().Epochs["notice"]
@@ -158,7 +158,7 @@ func TestOldAndNewKeysAreTold(t *testing.T) {
 }
 
 // The triggers' function runs with the privileges of the writer. No other role can use it, because its arguments are SQL.
-func TestTriggersLendNobodyTheirRights(t *testing.T) {
+func TestTriggersGrantNoRights(t *testing.T) {
 	f := storetest.NewFixture(t)
 	var lent []string
 	err := f.DB.Select(&lent, `SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'keywicket'::regnamespace AND prosecdef`)
@@ -190,7 +190,7 @@ func TestSilentFeedIsReplaced(t *testing.T) {
 }
 
 // If the sidecar cannot listen for notifications, it logs this once and without the secrets of the URL.
-func TestHintsThatCannotBeHeardAreLogged(t *testing.T) {
+func TestUnavailableHintsAreLogged(t *testing.T) {
 	f := storetest.NewFixture(t)
 	var log storetest.Log
 	nowhere := storetest.Must(url.Parse(f.URL))
@@ -198,7 +198,7 @@ func TestHintsThatCannotBeHeardAreLogged(t *testing.T) {
 	c := directory.Config{URL: storetest.SidecarURL(f.URL), FeedURL: nowhere.String(), LookupTimeout: 10 * time.Second}
 	d := storetest.Must(directory.Open(c, log.Logger()))
 	t.Cleanup(func() { _ = d.Close(context.Background()) })
-	const message = "notifications of changes are not heard"
+	const message = "notifications of changes are not received"
 	storetest.Eventually(t, "it is logged", log.Contains(message))
 	time.Sleep(500 * time.Millisecond) // several attempts
 	if n := strings.Count(log.String(), message); n != 1 || strings.Contains(log.String(), "of-the-listener") {

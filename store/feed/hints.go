@@ -136,9 +136,9 @@ func (h *hints) listen() {
 func (h *hints) logState(err error) {
 	switch {
 	case err != nil && h.failing.CompareAndSwap(false, true):
-		h.log.Warn("notifications of changes are not heard: changes are read from the log, at their turn; see database.feed_url", "error", err)
+		h.log.Warn("notifications of changes are not received: the change log is read at its interval instead; see database.feed_url", "error", err)
 	case err == nil && h.failing.CompareAndSwap(true, false):
-		h.log.Info("notifications of changes are heard again")
+		h.log.Info("notifications of changes are received again")
 	}
 }
 
@@ -151,7 +151,7 @@ func (h *hints) handle(notification string) {
 	if err != nil { // "*", or a form of another version: any entry may have changed
 		keys = nil
 	}
-	h.cache.Hinted(keys)
+	h.cache.ApplyHint(keys)
 }
 
 func (h *hints) close() {

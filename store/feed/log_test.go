@@ -20,7 +20,7 @@ import (
 
 // Concurrent transactions write to the log. They commit, roll back, or are prepared and end, in any order. Each reading returns the
 // rows of the transactions that have committed since the last reading, and no others.
-func TestReadingTellsExactlyWhatBecameVisible(t *testing.T) {
+func TestReadReturnsExactlyWhatBecameVisible(t *testing.T) {
 	s := storetest.ServerWith(t, map[string]string{"max_prepared_transactions": "10"})
 	f := storetest.FixtureAt(t, s.URL("postgres"))
 	seed := rand.Uint64() //nolint:gosec // a test's
@@ -114,7 +114,7 @@ func TestReadingTellsExactlyWhatBecameVisible(t *testing.T) {
 }
 
 // A product may use two-phase commit.
-func TestPreparedTransactionIsHeard(t *testing.T) {
+func TestPreparedTransactionIsNoticed(t *testing.T) {
 	s := storetest.ServerWith(t, map[string]string{"max_prepared_transactions": "10"})
 	f := storetest.FixtureAt(t, s.URL("postgres"))
 	_, key := f.WorkspaceToken(t, "issues:read")
@@ -137,7 +137,7 @@ func TestPreparedTransactionIsHeard(t *testing.T) {
 }
 
 // Rows that logical replication writes do not fire statement triggers.
-func TestLogicalReplicationIsHeard(t *testing.T) {
+func TestLogicalReplicationIsNoticed(t *testing.T) {
 	s := storetest.ServerWith(t, map[string]string{"wal_level": "logical"})
 	origin := storetest.FixtureAt(t, s.URL("postgres"))
 	origin.Exec(t, `CREATE DATABASE copy`)
@@ -162,7 +162,7 @@ func TestLogicalReplicationIsHeard(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = d.Close(context.Background()) }()
-	becomes := func(what string, l authz.Lookup, is func(authz.Found) bool) {
+	becomes := func(what string, l authz.Lookup, is func(authz.LookupResult) bool) {
 		t.Helper()
 		storetest.Eventually(t, what, func() bool {
 			found := storetest.Must(d.Lookup(t.Context(), l))
@@ -172,16 +172,16 @@ func TestLogicalReplicationIsHeard(t *testing.T) {
 	token, key := origin.WorkspaceToken(t, "issues:read")
 	_, mine := origin.UserToken(t, "issues:read")
 	inAcme := authz.Lookup{Digest: mine.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}}
-	becomes("the token is copied", storetest.Lookup(key), func(f authz.Found) bool { return f.Denial == "" })
-	becomes("the role is copied", inAcme, func(f authz.Found) bool { return f.Workspace.Role == "admin" })
+	becomes("the token is copied", storetest.Lookup(key), func(f authz.LookupResult) bool { return f.Denial == "" })
+	becomes("the role is copied", inAcme, func(f authz.LookupResult) bool { return f.Workspace.Role == "admin" })
 	origin.Exec(t, `UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1`, token.ID)
-	becomes("its revocation is heard", storetest.Lookup(key), func(f authz.Found) bool { return f.Denial == authz.ReasonRevoked })
+	becomes("its revocation is heard", storetest.Lookup(key), func(f authz.LookupResult) bool { return f.Denial == authz.ReasonRevoked })
 	origin.Exec(t, `UPDATE keywicket.members SET role = 'guest' WHERE user_id = $1`, origin.Ada.ID)
-	becomes("the new role is heard", inAcme, func(f authz.Found) bool { return f.Workspace.Role == "guest" })
+	becomes("the new role is heard", inAcme, func(f authz.LookupResult) bool { return f.Workspace.Role == "guest" })
 	origin.Exec(t, `DELETE FROM keywicket.members WHERE user_id = $1`, origin.Ada.ID)
-	becomes("the end of the membership is heard", inAcme, func(f authz.Found) bool { return f.Workspace.Role == "" })
+	becomes("the end of the membership is heard", inAcme, func(f authz.LookupResult) bool { return f.Workspace.Role == "" })
 	before := maps.Clone(d.CacheStats().Epochs)
 	origin.Exec(t, `TRUNCATE `+tables)
-	becomes("an emptied table is heard", storetest.Lookup(key), func(f authz.Found) bool { return f.Denial == authz.ReasonUnknown })
+	becomes("an emptied table is heard", storetest.Lookup(key), func(f authz.LookupResult) bool { return f.Denial == authz.ReasonUnknown })
 	storetest.Eventually(t, "all answers are discarded", func() bool { return !maps.Equal(before, d.CacheStats().Epochs) })
 }

@@ -17,7 +17,7 @@ import (
 
 // Each case changes rows without writing to the log, and then restores the schema. The sidecar must notice it. Otherwise the old
 // answer would stay cached for cache.max_age, which is longer than the test waits.
-func TestChangesPastTheTriggersAreNoticed(t *testing.T) {
+func TestChangesThatBypassTriggersAreNoticed(t *testing.T) {
 	for name, statements := range map[string][]string{
 		"a trigger is disabled, and enabled again": {
 			`ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`, storetest.RevokeAll,
@@ -135,7 +135,7 @@ func TestChangesPastTheTriggersAreNoticed(t *testing.T) {
 }
 
 // Answers from another schema are discarded, also if no check of the schema has run while it was in place.
-func TestSchemaThatIsSwappedAndSwappedBack(t *testing.T) {
+func TestSchemaReplacedAndRestored(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
 	replacement(t, f)
@@ -158,7 +158,7 @@ func TestSchemaThatIsSwappedAndSwappedBack(t *testing.T) {
 }
 
 // A copy of the database has the same oids, files and transactions.
-func TestDatabaseThatIsSwappedForACopy(t *testing.T) {
+func TestDatabaseReplacedByACopy(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
 	d := f.CachedDirectory(t, func(c *directory.Config) { c.NoHints = true })
@@ -258,7 +258,7 @@ func TestCacheIsNotUsedWhileChangesMayBeMissed(t *testing.T) {
 }
 
 // If the log does not store a row, the change fails.
-func TestChangeThatCannotBeLoggedFails(t *testing.T) {
+func TestUnloggableChangeFails(t *testing.T) {
 	for name, statement := range map[string]string{
 		"a rule": `CREATE RULE drop_it AS ON INSERT TO keywicket.changes DO INSTEAD NOTHING`,
 		"a trigger": `CREATE FUNCTION public.drop_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';

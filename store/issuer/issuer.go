@@ -117,8 +117,8 @@ type Client struct {
 	secret       authz.Digest
 }
 
-// Knows reports whether the secret is the client's.
-func (c Client) Knows(secret authz.Secret) bool {
+// HasSecret reports whether the secret is the client's.
+func (c Client) HasSecret(secret authz.Secret) bool {
 	digest := secret.Digest()
 	return subtle.ConstantTimeCompare(digest[:], c.secret[:]) == 1
 }
@@ -218,36 +218,36 @@ type Workspace struct {
 	CreatedAt time.Time `db:"created_at"`
 }
 
-// Consenter is a user who decides about consent, with the workspaces that they can grant.
-type Consenter struct {
+// ConsentUser is a user who decides about consent, with the workspaces that they can grant.
+type ConsentUser struct {
 	ID          string
 	Email       string
 	MFAEnrolled bool // the user has a second factor
 	Workspaces  []Workspace
 }
 
-// Consenter returns the user of a session. [database.ErrNotFound]: the user does not exist or is banned, or the session was revoked.
-func (i *Issuer) Consenter(ctx context.Context, s authz.Session) (Consenter, error) {
+// ConsentUser returns the user of a session. [database.ErrNotFound]: the user does not exist or is banned, or the session was revoked.
+func (i *Issuer) ConsentUser(ctx context.Context, s authz.Session) (ConsentUser, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	var c Consenter
+	var c ConsentUser
 	err := i.db.QueryRowContext(ctx, `
 		SELECT u.id, email.email, u.mfa_enrolled
 		FROM (VALUES ($1::text, $2::text, $3::int8)) AS asked (session, of_user, began) CROSS JOIN `+lookup.NoFacts+`
 		JOIN `+lookup.Users+` ON u.id = asked.of_user JOIN keywicket.users email ON email.id = u.id
 		WHERE NOT `+lookup.SessionRevoked+` AND NOT `+lookup.Banned,
-		s.ID, s.UserID, s.Began).Scan(&c.ID, &c.Email, &c.MFAEnrolled)
+		s.ID, s.UserID, s.StartedAt).Scan(&c.ID, &c.Email, &c.MFAEnrolled)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return Consenter{}, database.Refuse(database.ErrNotFound, "the session's user no longer exists or is banned, or the session was revoked")
+		return ConsentUser{}, database.Refuse(database.ErrNotFound, "the session's user no longer exists or is banned, or the session was revoked")
 	case err != nil:
-		return Consenter{}, fmt.Errorf("find the session's user: %w", err)
+		return ConsentUser{}, fmt.Errorf("find the session's user: %w", err)
 	}
 	err = i.db.SelectContext(ctx, &c.Workspaces, `
 		SELECT w.id, w.slug, w.name, w.created_at FROM keywicket.members m JOIN keywicket.workspaces w ON w.id = m.workspace_id
 		WHERE m.user_id = $1 ORDER BY lower(w.name), w.slug`, c.ID)
 	if err != nil {
-		return Consenter{}, fmt.Errorf("find the user's workspaces: %w", err)
+		return ConsentUser{}, fmt.Errorf("find the user's workspaces: %w", err)
 	}
 	return c, nil
 }

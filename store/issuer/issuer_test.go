@@ -20,7 +20,7 @@ import (
 )
 
 // An access token acts for its user in the workspaces that were granted and that the user is a member of, and in no other.
-func TestAccessTokensActWhereTheyWereGranted(t *testing.T) {
+func TestAccessTokensWorkOnlyInGrantedWorkspaces(t *testing.T) {
 	g := storetest.NewGranting(t)
 	acme := authz.Membership{ID: g.Acme.ID, Slug: "acme", Role: "admin"}
 	globex := authz.Membership{ID: g.Globex.ID, Slug: "globex", Role: "guest"}
@@ -75,7 +75,7 @@ func TestAccessTokensActWhereTheyWereGranted(t *testing.T) {
 }
 
 // If anything that an access token depends on changes, look-ups follow the change, with and without a cache.
-func TestAccessTokensEnd(t *testing.T) {
+func TestAccessTokensExpire(t *testing.T) {
 	for name, end := range map[string]struct {
 		statement string // $1 is the grant's id
 		want      authz.Reason
@@ -121,7 +121,7 @@ func TestAccessTokensEnd(t *testing.T) {
 }
 
 // A code can be used once. Its second use revokes what the first use has issued.
-func TestCodesAreGoodOnce(t *testing.T) {
+func TestCodesWorkOnce(t *testing.T) {
 	g := storetest.NewGranting(t)
 	d := g.Directory(t, nil)
 	code := g.NewCode(t)
@@ -173,7 +173,7 @@ func TestRefreshTokensRotate(t *testing.T) {
 	g := storetest.NewGranting(t)
 	d := g.Directory(t, nil)
 	first := g.ExchangeCode(t, g.NewCode(t))
-	narrowed, err := g.Refresh(t.Context(), first.Refresh, storetest.Velo, func(r issuer.Refreshing) ([]string, error) {
+	narrowed, err := g.Refresh(t.Context(), first.Refresh, storetest.Velo, func(r issuer.RefreshGrant) ([]string, error) {
 		if r.Client != g.App.ID || !slices.Equal(r.Scopes, []string{"issues:read", "issues:write"}) {
 			t.Errorf("%+v", r)
 		}
@@ -186,7 +186,7 @@ func TestRefreshTokensRotate(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	wider := errors.New("more than was granted")
-	if _, err := g.Refresh(t.Context(), narrowed.Refresh, storetest.Velo, func(issuer.Refreshing) ([]string, error) { return nil, wider }); !errors.Is(err, wider) {
+	if _, err := g.Refresh(t.Context(), narrowed.Refresh, storetest.Velo, func(issuer.RefreshGrant) ([]string, error) { return nil, wider }); !errors.Is(err, wider) {
 		t.Errorf("%v", err)
 	}
 	whole := storetest.Must(g.RefreshToken(t, narrowed.Refresh)) // the refused use has used up nothing, and the scopes are complete again
@@ -257,11 +257,11 @@ func TestOneOfManyUsesSucceeds(t *testing.T) {
 func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
 	g := storetest.NewGranting(t)
 	client := storetest.Must(g.Client(t.Context(), g.App.ID))
-	if client.Name != "Planner" || client.Confidential || client.Knows("") || client.Knows("guessed") {
+	if client.Name != "Planner" || client.Confidential || client.HasSecret("") || client.HasSecret("guessed") {
 		t.Errorf("%+v", client)
 	}
 	app, secret, err := g.RotateAppSecret(t.Context(), g.App.ID)
-	if err != nil || app.ID != g.App.ID || !storetest.Must(g.Client(t.Context(), g.App.ID)).Knows(secret) || client.Knows(secret) {
+	if err != nil || app.ID != g.App.ID || !storetest.Must(g.Client(t.Context(), g.App.ID)).HasSecret(secret) || client.HasSecret(secret) {
 		t.Errorf("%+v, %v", app, err)
 	}
 	token := g.ExchangeCode(t, g.NewCode(t, g.Acme.ID, g.Globex.ID))
@@ -319,7 +319,7 @@ func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
 
 // A user is deleted while apps refresh, and while grants are revoked and cleaned. None of these operations fails, because all of
 // them lock in the same order.
-func TestUserGoesWhileAppsAreAtWork(t *testing.T) {
+func TestUserIsDeletedWhileAppsWork(t *testing.T) {
 	g := storetest.NewGranting(t)
 	for round := range 20 {
 		user := storetest.Must(g.CreateUser(t.Context(), registry.User{Email: fmt.Sprintf("u%d@example.com", round)}))
@@ -362,7 +362,7 @@ func TestUserGoesWhileAppsAreAtWork(t *testing.T) {
 }
 
 // A long transaction delays other operations only briefly, and does not keep their connections.
-func TestGrantThatIsLocked(t *testing.T) {
+func TestLockedGrant(t *testing.T) {
 	g := storetest.NewGranting(t)
 	issued := g.ExchangeCode(t, g.NewCode(t))
 	other, err := g.DB.Beginx()
@@ -502,7 +502,7 @@ func TestAccessTokensAreFoundByIndexes(t *testing.T) {
 }
 
 // While one issuer cleans, another one does not.
-func TestOneCleansAtATime(t *testing.T) {
+func TestOneSidecarCleansAtATime(t *testing.T) {
 	g := storetest.NewGranting(t)
 	g.NewCode(t)
 	g.Exec(t, `UPDATE keywicket.oauth_codes SET expires_at = now() - interval '25 hours'`)

@@ -67,8 +67,8 @@ func (i *Issuer) Exchange(
 	return issued, refused
 }
 
-// Refreshing describes the grant of a refresh token.
-type Refreshing struct {
+// RefreshGrant describes the grant of a refresh token.
+type RefreshGrant struct {
 	Client string         `db:"app_id"`
 	Scopes pq.StringArray `db:"scopes"` // all granted scopes
 }
@@ -77,7 +77,7 @@ type Refreshing struct {
 // check returns an error, Refresh returns it and does not use up the token. [ErrGrant]: the token is unknown, expired, used or
 // revoked.
 func (i *Issuer) Refresh(
-	ctx context.Context, refresh authz.Secret, format authz.CredentialFormat, check func(Refreshing) ([]string, error),
+	ctx context.Context, refresh authz.Secret, format authz.CredentialFormat, check func(RefreshGrant) ([]string, error),
 ) (Issued, error) {
 	var issued Issued
 	digest := refresh.Digest()
@@ -97,7 +97,7 @@ func (i *Issuer) Refresh(
 			WHERE r.digest = $1 FOR UPDATE OF g, r`, digest[:])
 		var scopes []string
 		if err == nil && !row.Used && !row.Over {
-			if scopes, refused = check(Refreshing{row.Client, row.Scopes}); refused != nil {
+			if scopes, refused = check(RefreshGrant{row.Client, row.Scopes}); refused != nil {
 				return refused, nil
 			}
 		}

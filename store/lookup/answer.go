@@ -56,7 +56,7 @@ func arguments(asked []authz.Lookup) ([]driver.NamedValue, error) {
 	for _, l := range asked {
 		ids, slugs = append(ids, l.Workspace.ID), append(slugs, l.Workspace.Slug)
 		if l.Kind == authz.KindSession {
-			sessions, users, began = append(sessions, l.Session.ID), append(users, l.Session.UserID), append(began, l.Session.Began)
+			sessions, users, began = append(sessions, l.Session.ID), append(users, l.Session.UserID), append(began, l.Session.StartedAt)
 			continue
 		}
 		digests, apis = append(digests, l.Digest[:]), append(apis, l.API)
@@ -93,19 +93,19 @@ func readAnswers(rows driver.Rows, asked []authz.Lookup) (answers []cache.Answer
 		}
 		i := f.place - 1
 		if i < 0 || i >= int64(len(asked)) || answers[i].Keys != nil {
-			return nil, 0, fmt.Errorf("%w: it answers question %d of %d", ErrUnreadable, f.place, len(asked))
+			return nil, 0, fmt.Errorf("%w: it answers look-up %d of %d", ErrUnreadable, f.place, len(asked))
 		}
 		started, answers[i] = f.started, f.answer(asked[i])
 	}
 	if n != len(asked) {
-		return nil, 0, fmt.Errorf("%w: it answers %d questions of %d", ErrUnreadable, n, len(asked))
+		return nil, 0, fmt.Errorf("%w: it has answers to %d of %d look-ups", ErrUnreadable, n, len(asked))
 	}
 	return answers, started, nil
 }
 
 // found is a row of one of the queries.
 type found struct {
-	authz.Found
+	authz.LookupResult
 	started int64 // see database.ServerStarted
 	place   int64 // number of the look-up in the query, from 1
 	app     string
@@ -162,7 +162,7 @@ func (c *columns) scan(into sql.Scanner) {
 func next[T int64 | string | bool](c *columns) T {
 	value, ok := c.take().(T)
 	if !ok {
-		c.fail(fmt.Errorf("a column is no %T", value))
+		c.fail(fmt.Errorf("a column is not a %T", value))
 	}
 	return value
 }
@@ -171,7 +171,7 @@ func next[T int64 | string | bool](c *columns) T {
 func (f *found) answer(l authz.Lookup) cache.Answer {
 	keys := cache.CredentialKeys(l)
 	if f.Denial == authz.ReasonUnknown {
-		return cache.Answer{Found: authz.Found{Denial: f.Denial}, Keys: keys}
+		return cache.Answer{Found: authz.LookupResult{Denial: f.Denial}, Keys: keys}
 	}
 	f.Principal.API, f.Principal.SessionID = l.API, l.Session.ID
 	if l.Kind == authz.KindOAuthToken {
@@ -183,11 +183,11 @@ func (f *found) answer(l authz.Lookup) cache.Answer {
 	}
 	const farAway = 1e9 // seconds; a time.Duration holds up to nine times as many
 	a := cache.Answer{
-		Found: f.Found, Keys: keys,
+		Found: f.LookupResult, Keys: keys,
 		Expires: f.left.Valid, TTL: time.Duration(min(f.left.Float64, farAway) * float64(time.Second)),
 	}
 	if f.Denial != "" {
-		a.Found = authz.Found{Denial: f.Denial}
+		a.Found = authz.LookupResult{Denial: f.Denial}
 		a.Expires = f.left.Float64 > 0 // a ban ends, an expiry does not
 		return a
 	}
@@ -202,7 +202,7 @@ func (f *found) answer(l authz.Lookup) cache.Answer {
 }
 
 // Once answers one look-up by the query. It is [Query] for the operator, who does not need to know the server.
-func Once(ctx context.Context, db *sqlx.DB, query string, l authz.Lookup) (authz.Found, error) {
+func Once(ctx context.Context, db *sqlx.DB, query string, l authz.Lookup) (authz.LookupResult, error) {
 	const attempts = 3 // connections of the pool may be dead; database/sql has the same number
 	var answers []cache.Answer
 	err := database.RetryLost(ctx, attempts, func() (err error) {
@@ -210,7 +210,7 @@ func Once(ctx context.Context, db *sqlx.DB, query string, l authz.Lookup) (authz
 		return err
 	})
 	if err != nil {
-		return authz.Found{}, err
+		return authz.LookupResult{}, err
 	}
 	return answers[0].Found, nil
 }

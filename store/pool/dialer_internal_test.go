@@ -72,7 +72,7 @@ func connect(d *Dialer, limit time.Duration) (driver.Conn, error) {
 	return d.Connect(ctx)
 }
 
-func TestConnectionIsMadeForWhoComesNext(t *testing.T) {
+func TestConnectionServesALaterCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{delay: 500 * time.Millisecond}
 		d := NewDialer(server, nil, time.Hour, oneSidecar)
@@ -91,7 +91,7 @@ func TestConnectionIsMadeForWhoComesNext(t *testing.T) {
 	})
 }
 
-func TestFailedConnectingIsNotRepeatedAtOnce(t *testing.T) {
+func TestFailedConnectionIsRetriedAfterADelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		refused := errors.New("refused")
 		server := &fakeConnector{err: refused}
@@ -124,7 +124,7 @@ func TestFailedConnectingIsNotRepeatedAtOnce(t *testing.T) {
 }
 
 // A lost packet can delay an attempt for seconds. Other attempts are started meanwhile.
-func TestSlowConnectingHoldsNobodyUp(t *testing.T) {
+func TestSlowConnectionDelaysNoOtherLookup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{delay: time.Hour}
 		d := NewDialer(server, nil, time.Hour, oneSidecar)
@@ -177,7 +177,7 @@ func TestOneNewConnectionReplacesOne(t *testing.T) {
 }
 
 // A connection that was being opened to a previous server is closed.
-func TestConnectionsToTheOtherServerAreDropped(t *testing.T) {
+func TestConnectionsToTheFormerServerAreClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{delay: time.Second}
 		d := NewDialer(server, nil, time.Minute, oneSidecar)
@@ -193,7 +193,7 @@ func TestConnectionsToTheOtherServerAreDropped(t *testing.T) {
 	})
 }
 
-func TestFailureOfAnOldAttemptSaysNothing(t *testing.T) {
+func TestFailureOfAnOldAttemptIsIgnored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{delay: 4 * time.Second, err: errors.New("lost")}
 		d := NewDialer(server, nil, time.Minute, oneSidecar)
@@ -230,7 +230,7 @@ func (panickingConnector) Connect(context.Context) (driver.Conn, error) {
 	panic("slice bounds out of range")
 }
 
-func TestOldConnectionIsKeptUntilThereIsANewOne(t *testing.T) {
+func TestOldConnectionIsKeptUntilANewOneExists(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{}
 		const lifetime = time.Minute

@@ -36,7 +36,7 @@ func TestConnectionsAreMadeOverASlowLink(t *testing.T) {
 }
 
 // A machine that is down, or one with a frozen Postgres, does not answer at all.
-func TestHostThatDoesNotAnswerHidesNoOther(t *testing.T) {
+func TestUnresponsiveHostDoesNotBlockOthers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	silent := storetest.Must(net.Listen("tcp", "127.0.0.1:0"))
@@ -50,7 +50,7 @@ func TestHostThatDoesNotAnswerHidesNoOther(t *testing.T) {
 	})
 }
 
-func TestRefusedLoginsAreFew(t *testing.T) {
+func TestRefusedLoginsAreRetriedSlowly(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	p := storetest.NewProxy(t, f.URL)
@@ -137,9 +137,9 @@ func TestReadyMeansThatLookUpsWork(t *testing.T) {
 		}
 	})
 	t.Run("the cache is not in use", func(t *testing.T) {
-		storetest.Eventually(t, "there is no notice", func() bool { return len(d.Notices()) == 0 })
+		storetest.Eventually(t, "there is no notice", func() bool { return len(d.Warnings()) == 0 })
 		f.Exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`)
-		storetest.Eventually(t, "the notice appears", func() bool { return strings.Contains(strings.Join(d.Notices(), ""), "does not write all changes") })
+		storetest.Eventually(t, "the notice appears", func() bool { return strings.Contains(strings.Join(d.Warnings(), ""), "does not write all changes") })
 		if err := d.Ready(t.Context()); err != nil {
 			t.Error("look-ups work: ", err)
 		}
@@ -147,6 +147,6 @@ func TestReadyMeansThatLookUpsWork(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 		f.Exec(t, `ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`)
-		storetest.Eventually(t, "there is no notice", func() bool { return len(d.Notices()) == 0 })
+		storetest.Eventually(t, "there is no notice", func() bool { return len(d.Warnings()) == 0 })
 	})
 }

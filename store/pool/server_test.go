@@ -36,7 +36,7 @@ func newPair(t *testing.T) *pair {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = p.primary.Close() })
-	if p.standby, err = p.primary.Follow(ctx); err != nil {
+	if p.standby, err = p.primary.StartStandby(ctx); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = p.standby.Close() })
@@ -90,7 +90,7 @@ const (
 )
 
 // The sidecar detects a failover that cuts no connection as soon as one of its connections reaches the new primary.
-func TestFailoverThatCutsNoConnection(t *testing.T) {
+func TestFailoverWithOpenConnections(t *testing.T) {
 	for name, reach := range map[string]func(*testing.T, *pair){
 		"a look-up reaches the new primary":       func(t *testing.T, p *pair) { p.terminateOneLookup(t) },
 		"the change feed reaches the new primary": func(t *testing.T, p *pair) { p.terminate(t, reading) },
@@ -157,7 +157,7 @@ func (p *pair) terminateOneLookup(t *testing.T) {
 }
 
 // The sidecar treats a restarted server as another server, because commits that were answered before may be lost.
-func TestRestartForgetsEverything(t *testing.T) {
+func TestRestartDropsTheCache(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
 	d := f.CachedDirectory(t)
@@ -171,7 +171,7 @@ func TestRestartForgetsEverything(t *testing.T) {
 }
 
 // A crash of one backend restarts all backends, but not the postmaster. Commits that were not flushed are lost.
-func TestCrashForgetsEverything(t *testing.T) {
+func TestCrashDropsTheCache(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
 	d := f.CachedDirectory(t)
@@ -190,7 +190,7 @@ func TestCrashForgetsEverything(t *testing.T) {
 
 // The first sidecar that detects another server notifies the others. If there are many sidecars, each of them alone would check only
 // after minutes.
-func TestSidecarIsToldOfAnotherServer(t *testing.T) {
+func TestSidecarIsNotifiedOfAnotherServer(t *testing.T) {
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
 	f.Exec(t, `INSERT INTO keywicket.sidecars (id, version, policies, bound, stale_if_error, snapshot, lease, lag)

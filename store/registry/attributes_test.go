@@ -29,7 +29,7 @@ func TestLookupsFollowAttributes(t *testing.T) {
 	inAcme := storetest.Lookup(key)
 	inAcme.Workspace.Slug = "acme"
 	type attributes struct{ token, user, workspace authz.Attributes }
-	of := func(found authz.Found) attributes {
+	of := func(found authz.LookupResult) attributes {
 		return attributes{found.Principal.Attributes, found.Principal.UserAttributes, found.Workspace.Attributes}
 	}
 	credentials := map[string]struct {
@@ -196,7 +196,7 @@ func TestDatabaseBoundsAttributes(t *testing.T) {
 }
 
 // This program and Postgres accept the same attributes: this program measures the same size, to the byte.
-func TestAttributesAreMeasuredAsPostgresDoes(t *testing.T) {
+func TestAttributesAreMeasuredLikePostgres(t *testing.T) {
 	f := storetest.NewFixture(t)
 	for _, text := range []string{
 		`{}`, ` { } `, `{"a":1}`, `{"a" : [ ], "b":{}}`, `{"a":[1,2,3],"b":{"c":null,"d":true,"e":false}}`,

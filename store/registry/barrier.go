@@ -70,7 +70,7 @@ func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) 
 	return list, nil
 }
 
-// Barrier is the result of [Registry.Wait].
+// Barrier is the result of [Registry.WaitForSidecars].
 type Barrier struct {
 	// Confirmed are the sidecars that have read the change log past the change.
 	Confirmed []string `json:"confirmed"`
@@ -83,9 +83,9 @@ type Barrier struct {
 	StaleIfError time.Duration `json:"stale_if_error_ns"`
 }
 
-// Wait returns when no sidecar uses data from before the changes committed until now. Each sidecar has then read the change log
-// past them, or its staleness bound has passed. Wait does not see sidecars of versions before migration 00011.
-func (r *Registry) Wait(ctx context.Context) (Barrier, error) {
+// WaitForSidecars returns when no sidecar uses data from before the changes committed until now. Each sidecar has then read the change log
+// past them, or its staleness bound has passed. WaitForSidecars does not see sidecars of versions before migration 00011.
+func (r *Registry) WaitForSidecars(ctx context.Context) (Barrier, error) {
 	started := time.Now()
 	var xid string
 	err := r.within(ctx, func(ctx context.Context) error {
@@ -161,7 +161,7 @@ func (b Barrier) String() string {
 		text += " " + id
 	}
 	if b.StaleIfError > 0 {
-		text += fmt.Sprintf(" (one that cannot reach the database may answer from before for %v: cache.stale_if_error)", b.StaleIfError)
+		text += fmt.Sprintf(" (a sidecar that cannot reach the database may use earlier answers for %v: cache.stale_if_error)", b.StaleIfError)
 	}
 	return text
 }

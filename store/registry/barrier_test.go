@@ -58,7 +58,7 @@ func TestWaitForSidecars(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := storetest.NewFixture(t)
-			if b := storetest.Must(f.Wait(t.Context())); len(b.Confirmed)+len(b.Silent) != 0 || b.String() == "" {
+			if b := storetest.Must(f.WaitForSidecars(t.Context())); len(b.Confirmed)+len(b.Silent) != 0 || b.String() == "" {
 				t.Errorf("without a sidecar: %+v", b)
 			}
 			var directories []*directory.Directory
@@ -74,7 +74,7 @@ func TestWaitForSidecars(t *testing.T) {
 					})
 				}
 				storetest.Must(f.RevokeToken(t.Context(), token.ID))
-				b := storetest.Must(f.Wait(t.Context()))
+				b := storetest.Must(f.WaitForSidecars(t.Context()))
 				for i, d := range directories {
 					if found := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))); found.Denial != authz.ReasonRevoked {
 						t.Errorf("sidecar %d after %v: %+v", i, b, found)
@@ -104,7 +104,7 @@ func TestWaitNamesSilentSidecars(t *testing.T) {
 	})
 	p.OnNextByte(storetest.Silence)
 	storetest.Must(f.RevokeToken(t.Context(), token.ID))
-	b := storetest.Must(f.Wait(t.Context()))
+	b := storetest.Must(f.WaitForSidecars(t.Context()))
 	if len(b.Confirmed) != 1 || len(b.Silent) != 1 || b.Waited < 2*time.Second || b.StaleIfError != time.Minute ||
 		!strings.Contains(b.String(), "1 of 2 sidecars confirmed") || !strings.Contains(b.String(), b.Silent[0]) ||
 		!strings.Contains(b.String(), "stale_if_error") {
@@ -130,7 +130,7 @@ func TestWaitAfterACrash(t *testing.T) {
 	storetest.CrashBackend(t, storetest.Value[int](t, f.DB, `SELECT pg_backend_pid()`))
 	storetest.Eventually(t, "the server has recovered", func() bool { _, err := f.DB.Exec(`SELECT 1`); return err == nil })
 	storetest.Must(f.RevokeToken(t.Context(), token.ID))
-	b := storetest.Must(f.Wait(t.Context()))
+	b := storetest.Must(f.WaitForSidecars(t.Context()))
 	if d.CacheStats().LeaseLeft > 0 {
 		t.Errorf("after %v the sidecar uses its cache", b)
 	}
@@ -140,24 +140,24 @@ func TestWaitAfterACrash(t *testing.T) {
 }
 
 // Wait does not wait for a sidecar that has stopped. It waits for one that may be alive, whatever the database's clock shows.
-func TestWaitForSidecarsThatAreGone(t *testing.T) {
+func TestWaitForStoppedSidecars(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.CachedDirectory(t, func(c *directory.Config) { c.Cache.StalenessBound = 3 * time.Second })
 	f.Exec(t, `UPDATE keywicket.world SET made_at = made_at - interval '1 minute'`)
 	if err := d.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if b := storetest.Must(f.Wait(t.Context())); b.Waited > 2*time.Second || len(b.Confirmed)+len(b.Silent) != 0 {
+	if b := storetest.Must(f.WaitForSidecars(t.Context())); b.Waited > 2*time.Second || len(b.Confirmed)+len(b.Silent) != 0 {
 		t.Errorf("a sidecar that has stopped: %+v", b)
 	}
 	f.Exec(t, `UPDATE keywicket.sidecars SET seen_at = now() - interval '1 minute'`)
-	if b := storetest.Must(f.Wait(t.Context())); b.Waited < 3*time.Second || len(b.Confirmed)+len(b.Silent) != 0 {
+	if b := storetest.Must(f.WaitForSidecars(t.Context())); b.Waited < 3*time.Second || len(b.Confirmed)+len(b.Silent) != 0 {
 		t.Errorf("a sidecar that was last seen a minute ago: %+v", b)
 	}
 }
 
 // A sidecar that others consider gone does not use its cache, because Wait does not wait for it.
-func TestSidecarThatCannotGiveASignOfLifeUsesNoMemory(t *testing.T) {
+func TestSidecarWithoutHeartbeatUsesNoCache(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.CachedDirectory(t)
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
@@ -189,16 +189,16 @@ func TestWaitNamesSidecarsThatMayAnswerWithoutADatabase(t *testing.T) {
 	p.Redirect("postgres://127.0.0.1:1")
 	time.Sleep(100 * time.Millisecond) // until replies that are on their way have arrived
 	f.Exec(t, `UPDATE keywicket.sidecars SET seen_at = now() - interval '10 minutes'`)
-	if b := storetest.Must(f.Wait(t.Context())); len(b.Silent) != 1 || b.StaleIfError != time.Hour {
+	if b := storetest.Must(f.WaitForSidecars(t.Context())); len(b.Silent) != 1 || b.StaleIfError != time.Hour {
 		t.Errorf("%+v", b)
 	}
 	f.Exec(t, `UPDATE keywicket.sidecars SET seen_at = now() - interval '2 hours'`)
-	if b := storetest.Must(f.Wait(t.Context())); len(b.Silent) != 0 || b.StaleIfError != 0 {
+	if b := storetest.Must(f.WaitForSidecars(t.Context())); len(b.Silent) != 0 || b.StaleIfError != 0 {
 		t.Errorf("after that hour: %+v", b)
 	}
 }
 
-func TestWaitGivesUpOnADatabaseThatIsSilent(t *testing.T) {
+func TestWaitEndsWhenTheDatabaseIsSilent(t *testing.T) {
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
 	r := storetest.Must(registry.Open(t.Context(), p.Through(f.URL)))
@@ -206,7 +206,7 @@ func TestWaitGivesUpOnADatabaseThatIsSilent(t *testing.T) {
 	p.OnNextByte(storetest.Silence)
 	p.Redirect("postgres://127.0.0.1:1")
 	done := make(chan error, 1)
-	go func() { _, err := r.Wait(t.Context()); done <- err }()
+	go func() { _, err := r.WaitForSidecars(t.Context()); done <- err }()
 	select {
 	case err := <-done:
 		if !errors.Is(err, context.DeadlineExceeded) {
@@ -227,7 +227,7 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	p.OnNextByte(storetest.Silence)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { _, err := f.Wait(ctx); done <- err }()
+	go func() { _, err := f.WaitForSidecars(ctx); done <- err }()
 	storetest.Eventually(t, "it asks", func() bool {
 		return storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.changes WHERE keys = 'ack'`) == 1
 	})

@@ -26,9 +26,9 @@ func (r *Registry) SetMember(ctx context.Context, workspaceRef, userRef, role st
 		SELECT workspace_id, user_id, role FROM keywicket.members
 		WHERE workspace_id = $1 AND user_id = $2 AND NOT EXISTS (SELECT FROM changed)`, w.ID, u.ID, role)
 	if err != nil {
-		return Member{}, database.ConstraintError(err, "set the member", map[string]*database.Refusal{
+		return Member{}, database.ConstraintError(err, "set the member", map[string]*database.RefusalError{
 			"members_role_form": database.Refuse(database.ErrInvalid,
-				"the role %q is not 1 to 63 of a-z, 0-9, _ and -, starting with a letter", role),
+				"the role %q is not valid: write 1 to 63 of a-z, 0-9, _ and -, starting with a letter", role),
 		})
 	}
 	return m, database.ConfirmRow(m.WorkspaceID == w.ID && m.UserID == u.ID && m.Role == role, "set the member")
@@ -45,7 +45,7 @@ func (r *Registry) RemoveMember(ctx context.Context, workspaceRef, userRef strin
 		DELETE FROM keywicket.members WHERE workspace_id = $1 AND user_id = $2 RETURNING workspace_id, user_id`, w.ID, u.ID)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
-		return database.Refuse(database.ErrNotFound, "%s is no member of the workspace %q", u.Email, w.Slug)
+		return database.Refuse(database.ErrNotFound, "%s is not a member of the workspace %q", u.Email, w.Slug)
 	case err != nil:
 		return fmt.Errorf("remove the member: %w", err)
 	}

@@ -111,9 +111,9 @@ func (r *Registry) check(ctx context.Context) error {
 	case 0:
 		return nil
 	case len(status):
-		return database.Refuse(database.ErrNotMigrated, "the database has no schema keywicket yet: run `keywicket migrate up`")
+		return database.Refuse(database.ErrNotMigrated, "the schema keywicket does not exist in the database: run `keywicket migrate up`")
 	default:
-		return database.Refuse(database.ErrNotMigrated, "the database's schema is %d migrations behind: run `keywicket migrate up`", pending)
+		return database.Refuse(database.ErrNotMigrated, "the database's schema lacks migrations (%d): run `keywicket migrate up`", pending)
 	}
 }
 
@@ -134,7 +134,7 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 		return Workspace{}, database.Refuse(database.ErrInvalid, "the workspace id %q is not 24 lower-case hex digits", w.ID)
 	case !authz.ValidSlug(w.Slug):
 		return Workspace{}, database.Refuse(database.ErrInvalid,
-			"the slug %q is not 1 to 63 of a-z, 0-9 and -, starting with a letter or digit", w.Slug)
+			"the slug %q is not valid: write 1 to 63 of a-z, 0-9 and -, starting with a letter or digit", w.Slug)
 	}
 	attributes, err := attributesJSON(w.Attributes)
 	if err != nil {
@@ -145,7 +145,7 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 		INSERT INTO keywicket.workspaces (id, slug, name, attributes) VALUES ($1, $2, $3, $4)
 		RETURNING `+workspaceColumns, w.ID, w.Slug, w.Name, attributes)
 	if err != nil {
-		return Workspace{}, database.ConstraintError(err, "create the workspace", map[string]*database.Refusal{
+		return Workspace{}, database.ConstraintError(err, "create the workspace", map[string]*database.RefusalError{
 			"workspaces_pkey":     database.Refuse(database.ErrExists, "the workspace id %q is taken", w.ID),
 			"workspaces_slug_key": database.Refuse(database.ErrExists, "the slug %q is taken", w.Slug),
 			"workspaces_name_form": database.Refuse(database.ErrInvalid,
@@ -216,7 +216,7 @@ func (r *Registry) choices(ctx context.Context, noun, query string) string {
 
 // CreateUser creates a user. If the id is empty, it becomes a random UUID.
 func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
-	noEmail := database.Refuse(database.ErrInvalid, "the email %q is not one", u.Email)
+	noEmail := database.Refuse(database.ErrInvalid, "the email %q is not a valid address", u.Email)
 	if !strings.Contains(u.Email, "@") { // checked here for the same reason as in CreateWorkspace
 		return User{}, noEmail
 	}
@@ -229,7 +229,7 @@ func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 		INSERT INTO keywicket.users (id, email, attributes) VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2, $3)
 		RETURNING `+userColumns, u.ID, u.Email, attributes)
 	if err != nil {
-		return User{}, database.ConstraintError(err, "create the user", map[string]*database.Refusal{
+		return User{}, database.ConstraintError(err, "create the user", map[string]*database.RefusalError{
 			"users_pkey":      database.Refuse(database.ErrExists, "the user id %q is taken", u.ID),
 			"users_email_key": database.Refuse(database.ErrExists, "the email %q is taken", u.Email),
 			"users_id_form": database.Refuse(database.ErrInvalid,
@@ -281,7 +281,7 @@ func (r *Registry) SetUserAttributes(ctx context.Context, ref string, a authz.At
 
 // Lookup answers a look-up as a sidecar does, for a token of the look-up's kind. The token is given by its id instead of its key; the
 // look-up's digest is ignored.
-func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz.Found, error) {
+func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz.LookupResult, error) {
 	table, query := "tokens", lookup.TokenQuery
 	if l.Kind == authz.KindOAuthToken {
 		table, query = "oauth_access_tokens", lookup.OAuthQuery
@@ -289,7 +289,7 @@ func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz
 	var digest []byte
 	err := r.db.GetContext(ctx, &digest, `SELECT digest FROM keywicket.`+table+` WHERE id = $1`, id)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return authz.Found{}, fmt.Errorf("find the token: %w", err)
+		return authz.LookupResult{}, fmt.Errorf("find the token: %w", err)
 	}
 	copy(l.Digest[:], digest)
 	return lookup.Once(ctx, r.db, query, l)
@@ -319,7 +319,7 @@ func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string,
 }
 
 // LookupSession answers a look-up of a session as a sidecar does.
-func (r *Registry) LookupSession(ctx context.Context, l authz.Lookup) (authz.Found, error) {
+func (r *Registry) LookupSession(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 	return lookup.Once(ctx, r.db, lookup.SessionQuery, l)
 }
 

@@ -83,7 +83,7 @@ func TestMembers(t *testing.T) {
 	}
 }
 
-func TestRegistryRefusesInOneSentence(t *testing.T) {
+func TestRegistryRefusalsAreOneSentence(t *testing.T) {
 	f := storetest.NewFixture(t)
 	ctx := t.Context()
 	workspace := func(w registry.Workspace) error { _, err := f.CreateWorkspace(ctx, w); return err }
@@ -122,7 +122,7 @@ func TestRegistryRefusesInOneSentence(t *testing.T) {
 		{"no role", member("acme", f.Bob.ID, ""), database.ErrInvalid, "role"},
 		{"a role in capitals", member("acme", f.Bob.ID, "Admin"), database.ErrInvalid, "role"},
 		{"removing nobody", f.RemoveMember(ctx, "acme", "nobody"), database.ErrNotFound, `no user "nobody"`},
-		{"removing no member", f.RemoveMember(ctx, "acme", f.Bob.ID), database.ErrNotFound, `no member of the workspace "acme"`},
+		{"removing no member", f.RemoveMember(ctx, "acme", f.Bob.ID), database.ErrNotFound, `not a member of the workspace "acme"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if !errors.Is(c.got, c.kind) || !strings.Contains(c.got.Error(), c.want) {
@@ -151,8 +151,8 @@ func TestOpenRegistryFailsClearly(t *testing.T) {
 		kind      error
 		want      string
 	}{
-		{"no schema", empty, database.ErrNotMigrated, "no schema keywicket yet: run `keywicket migrate up`"},
-		{"a schema that is behind", behind.URL, database.ErrNotMigrated, "1 migrations behind: run `keywicket migrate up`"},
+		{"no schema", empty, database.ErrNotMigrated, "the schema keywicket does not exist in the database: run `keywicket migrate up`"},
+		{"a schema that is behind", behind.URL, database.ErrNotMigrated, "lacks migrations (1): run `keywicket migrate up`"},
 		{"nothing listens", unreachable.String(), database.ErrUnreachable, "connection refused"},
 		{"wrong password", wrongPassword.String(), database.ErrUnreachable, "password authentication failed"},
 		{"no such database", storetest.Server.URL("nonesuch"), database.ErrUnreachable, `"nonesuch" does not exist`},

@@ -50,9 +50,9 @@ func isSessionID(id string) bool {
 		strings.Count(id, ".") != 2 && !strings.ContainsAny(id, "{}=") && !strings.ContainsFunc(id, unicode.IsControl)
 }
 
-// RevokeSessionsOf revokes all sessions that a user has begun by now. user is an id or an email. Sessions that begin in the same
+// RevokeUserSessions revokes all sessions that a user has begun by now. user is an id or an email. Sessions that begin in the same
 // second are revoked too, because the times in tokens are in whole seconds. [database.ErrNotFound]: the user does not exist.
-func (r *Registry) RevokeSessionsOf(ctx context.Context, user string) (RevokedSessions, error) {
+func (r *Registry) RevokeUserSessions(ctx context.Context, user string) (RevokedSessions, error) {
 	u, err := r.User(ctx, user)
 	if err != nil {
 		return RevokedSessions{}, err

@@ -13,7 +13,7 @@ import (
 )
 
 // With and without a cache, a session acts as its user in the workspaces that they are a member of.
-func TestSessionsAreTheirUsers(t *testing.T) {
+func TestSessionsActAsTheirUsers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	for name, d := range map[string]*directory.Directory{"uncached": f.Directory(t, nil), "cached": f.CachedDirectory(t)} {
 		t.Run(name, func(t *testing.T) {
@@ -95,7 +95,7 @@ func TestSessionsAreRevoked(t *testing.T) {
 		t.Errorf("%+v, and again %+v", first, again)
 	}
 	later := one
-	later.Began += 3600 // it is still the same session
+	later.StartedAt += 3600 // it is still the same session
 	if denial(one) != authz.ReasonRevoked || denial(later) != authz.ReasonRevoked || denial(other) != "" || denial(bobs) != "" {
 		t.Errorf("one %s, later %s, other %s, bob's %s", denial(one), denial(later), denial(other), denial(bobs))
 	}
@@ -104,7 +104,7 @@ func TestSessionsAreRevoked(t *testing.T) {
 		t.Errorf("by a row: %q", got)
 	}
 
-	all := storetest.Must(f.RevokeSessionsOf(t.Context(), "bob@example.com"))
+	all := storetest.Must(f.RevokeUserSessions(t.Context(), "bob@example.com"))
 	if all.SessionID != nil || *all.UserID != f.Bob.ID {
 		t.Errorf("%+v", all)
 	}
@@ -119,7 +119,7 @@ func TestSessionsAreRevoked(t *testing.T) {
 	}
 	f.Exec(t, `INSERT INTO keywicket.revoked_sessions (user_id, revoked_at) VALUES ($1, to_timestamp(1700000000))`, f.Ada.ID)
 	for began, want := range map[int64]authz.Reason{1_699_999_999: authz.ReasonRevoked, 1_700_000_000: authz.ReasonRevoked, 1_700_000_001: ""} {
-		if got := denial(authz.Session{ID: "exact", UserID: f.Ada.ID, Began: began}); got != want {
+		if got := denial(authz.Session{ID: "exact", UserID: f.Ada.ID, StartedAt: began}); got != want {
 			t.Errorf("begun at %d: %q", began, got)
 		}
 	}
@@ -158,7 +158,7 @@ func TestSessionsAreRevoked(t *testing.T) {
 			t.Errorf("%q: %v", id, err)
 		}
 	}
-	if _, err := f.RevokeSessionsOf(t.Context(), "nobody@example.com"); !errors.Is(err, database.ErrNotFound) {
+	if _, err := f.RevokeUserSessions(t.Context(), "nobody@example.com"); !errors.Is(err, database.ErrNotFound) {
 		t.Errorf("%v", err)
 	}
 }

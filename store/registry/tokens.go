@@ -81,8 +81,8 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 	case key == "":
 		key = format.NewKey()
 	case !format.Accepts(key):
-		return Token{}, "", database.Refuse(database.ErrInvalid, "the key is not one that a client could present: it starts with %s, has at "+
-			"least 16 letters, digits or -._~+/ behind it, and 512 characters at most", format.Prefix)
+		return Token{}, "", database.Refuse(database.ErrInvalid, "no client can present this key: a key starts with %s, has at "+
+			"least 16 letters, digits or -._~+/ after it, and 512 characters at most", format.Prefix)
 	}
 	for _, s := range n.Scopes {
 		if !authz.ValidScope(s) {
@@ -117,7 +117,7 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 		return Token{}, "", database.Refuse(database.ErrInvalid, "the expiry has passed already, by the database's clock")
 	}
 	if err != nil {
-		return Token{}, "", database.ConstraintError(err, "create the token", map[string]*database.Refusal{
+		return Token{}, "", database.ConstraintError(err, "create the token", map[string]*database.RefusalError{
 			"tokens_digest_key":      database.Refuse(database.ErrExists, "a token with this key already exists"),
 			"tokens_name_form":       database.Refuse(database.ErrInvalid, "the token's name %q is empty or has control characters", n.Name),
 			"tokens_api_form":        database.Refuse(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),

@@ -49,7 +49,7 @@ func TestCreateToken(t *testing.T) {
 	}
 }
 
-func TestAnExistingKeyCanBeImported(t *testing.T) {
+func TestExistingKeyCanBeImported(t *testing.T) {
 	f := storetest.NewFixture(t)
 	const key authz.Secret = "vel_0123456789abcdef"
 	token, got := f.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme", Key: key})
@@ -96,14 +96,14 @@ func TestCreateTokenRefuses(t *testing.T) {
 		{"an empty scope", func(n *registry.NewToken) { n.Scopes = []string{""} }, database.ErrInvalid, "scope"},
 		{"two scopes in one", func(n *registry.NewToken) { n.Scopes = []string{"a b"} }, database.ErrInvalid, `the scope "a b"`},
 		{"a key with another prefix", func(n *registry.NewToken) { n.Key = "sk_live_0123456789abcdef" }, database.ErrInvalid,
-			"not one that a client could present: it starts with vel_"},
+			"no client can present this key: a key starts with vel_"},
 		{"a key that is there", func(n *registry.NewToken) { n.Key = taken }, database.ErrExists, "this key already"},
 		{"a format that is none", func(n *registry.NewToken) { n.Format.BodyLength = 20 }, database.ErrInvalid,
 			"the credential format's body_length: 20 is less than 38"},
 		{"a key that can be guessed", func(n *registry.NewToken) { n.Key = "vel_0123456789abcde" }, database.ErrInvalid,
-			"not one that a client could present"},
+			"no client can present this key"},
 		{"a key with a space", func(n *registry.NewToken) { n.Key = "vel_0123456789 abcdef" }, database.ErrInvalid,
-			"not one that a client could present"},
+			"no client can present this key"},
 		{"a key that no check accepts", func(n *registry.NewToken) { n.Key = authz.Secret("vel_" + strings.Repeat("a", 509)) },
 			database.ErrInvalid, "512 characters at most"},
 		{"no API", func(n *registry.NewToken) { n.API = "" }, database.ErrInvalid, "API"},
@@ -122,7 +122,7 @@ func TestCreateTokenRefuses(t *testing.T) {
 	}
 }
 
-func TestCreateTokenJudgesTheExpiryByTheDatabaseClock(t *testing.T) {
+func TestCreateTokenComparesExpiryWithTheDatabaseClock(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `CREATE SCHEMA ahead`)
 	f.Exec(t, `CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql
@@ -317,7 +317,7 @@ func TestListsUseTheirIndexes(t *testing.T) {
 	}
 }
 
-func TestTheStatusOfATokenIsOfNow(t *testing.T) {
+func TestTokenStatusIsCurrent(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, _ := f.WorkspaceToken(t)
 	status := func() registry.Status { return storetest.Must(f.Token(t.Context(), token.ID)).Status }
@@ -385,7 +385,7 @@ func TestDeletingAnOwnerDeletesTheTokens(t *testing.T) {
 	}
 }
 
-func TestTimesAreInUTCWhateverTheDatabaseIsSetTo(t *testing.T) {
+func TestTimesAreInUTCInEveryDatabaseTimeZone(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `ALTER DATABASE `+storetest.Value[string](t, f.DB, `SELECT current_database()`)+` SET timezone = 'Asia/Tokyo'`)
 	r := storetest.Must(registry.Open(t.Context(), f.URL))

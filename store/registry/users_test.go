@@ -199,7 +199,7 @@ func TestBannedUser(t *testing.T) {
 				return got.Denial == want && got.Cache == authz.CacheHit
 			})
 		}
-		if _, err := g.Consenter(t.Context(), session); (err == nil) != (want == "") {
+		if _, err := g.ConsentUser(t.Context(), session); (err == nil) != (want == "") {
 			t.Errorf("the consent page: %v", err)
 		}
 		if _, err := g.Introspect(t.Context(), access); (err == nil) != (want == "") {

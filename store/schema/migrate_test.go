@@ -52,7 +52,7 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
-func TestMigrateWhereTheSchemaWasMadeBefore(t *testing.T) {
+func TestMigrateWithAnExistingSchema(t *testing.T) {
 	db := storetest.OpenDB(t, storetest.EmptyDatabase(t))
 	storetest.Must(db.ExecContext(t.Context(), `CREATE SCHEMA keywicket`))
 	if applied := storetest.Must(schema.Migrate(t.Context(), db)); len(applied) == 0 {
@@ -125,7 +125,7 @@ func TestMigrateWaitsNoLongerThanItsContext(t *testing.T) {
 }
 
 // The roles have the grants that migration 00004 lists.
-func TestRolesMayDoWhatTheyNeedAndNoMore(t *testing.T) {
+func TestRolesHaveExactlyTheNeededRights(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, _ := f.WorkspaceToken(t)
 	f.Exec(t, `INSERT INTO keywicket.token_usage VALUES ($1, clock_timestamp())`, token.ID)
@@ -266,7 +266,7 @@ func TestLookupsBeforeTheFactsOfUsers(t *testing.T) {
 						t.Errorf("%s, %s: %+v, %v, not %q, %q", when, name, got, err, want, of)
 					}
 				}
-				if _, err := grants.Consenter(t.Context(), session); (err == nil) != (want == "") {
+				if _, err := grants.ConsentUser(t.Context(), session); (err == nil) != (want == "") {
 					t.Errorf("%s, the consent page: %v", when, err)
 				}
 				if got, err := d.Lookup(t.Context(), authz.Lookup{Kind: authz.KindOAuthToken, API: "velocity"}); err != nil || got.Denial != authz.ReasonUnknown {

@@ -59,7 +59,7 @@ func (g *Granting) ExchangeCode(t *testing.T, code authz.Secret) issuer.Issued {
 // RefreshToken returns new tokens with all scopes for a refresh token.
 func (g *Granting) RefreshToken(t *testing.T, token authz.Secret) (issuer.Issued, error) {
 	t.Helper()
-	return g.Refresh(t.Context(), token, Velo, func(r issuer.Refreshing) ([]string, error) { return r.Scopes, nil })
+	return g.Refresh(t.Context(), token, Velo, func(r issuer.RefreshGrant) ([]string, error) { return r.Scopes, nil })
 }
 
 // AccessLookup returns the look-up of an access token in a workspace; an empty slug: in none.
@@ -69,7 +69,7 @@ func AccessLookup(token authz.Secret, slug string) authz.Lookup {
 
 // SessionOf returns a session of the user.
 func SessionOf(user string, began time.Time) authz.Session {
-	return authz.Session{ID: "session of " + user, UserID: user, Began: began.Unix()}
+	return authz.Session{ID: "session of " + user, UserID: user, StartedAt: began.Unix()}
 }
 
 // InWorkspace returns the look-up of a session in a workspace; an empty slug: in none.

@@ -20,7 +20,7 @@ func CSV(input io.Reader) iter.Seq2[Line, error] {
 		r := csv.NewReader(buffered)
 		r.ReuseRecord = true
 		number := 1
-		bad := func(reason string) bool { return yield(Line{Number: number, Bad: reason}, nil) }
+		bad := func(reason string) bool { return yield(Line{Number: number, Problem: reason}, nil) }
 
 		header, err := r.Read()
 		if err != nil && err != io.EOF && !isParseError(err) && !errors.Is(err, errLineTooLong) {
@@ -70,7 +70,7 @@ func CSV(input io.Reader) iter.Seq2[Line, error] {
 			}
 			line := f.line(number)
 			if !valid {
-				line.Bad = badEncoding
+				line.Problem = badEncoding
 			}
 			if !yield(line, nil) {
 				return

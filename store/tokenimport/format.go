@@ -84,7 +84,7 @@ func (f *importFields) line(number int) Line {
 		line.Digest = new(authz.Digest)
 		if n, err := hex.Decode(line.Digest[:], []byte(f.Digest[:min(len(f.Digest), 2*len(line.Digest))])); err != nil ||
 			2*n != len(f.Digest) || n != len(line.Digest) {
-			line.Bad = badDigest
+			line.Problem = badDigest
 		}
 	}
 	for _, t := range []struct {
@@ -100,7 +100,7 @@ func (f *importFields) line(number int) Line {
 		}
 		at, err := time.Parse(time.RFC3339, t.text)
 		if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 { // in UTC, other years could not be printed as RFC 3339
-			line.Bad = t.name + " is not an RFC 3339 time, such as 2030-01-31T12:00:00Z"
+			line.Problem = t.name + " is not an RFC 3339 time, such as 2030-01-31T12:00:00Z"
 			continue
 		}
 		*t.to = &at

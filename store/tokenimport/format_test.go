@@ -16,7 +16,7 @@ import (
 
 type parser = func(io.Reader) iter.Seq2[Line, error]
 
-func TestImportInputIsReadAsItComes(t *testing.T) {
+func TestImportInputIsStreamed(t *testing.T) {
 	for name, parse := range map[string]struct {
 		lines parser
 		head  string
@@ -38,8 +38,8 @@ func TestImportInputIsReadAsItComes(t *testing.T) {
 			var n int
 			var early int64
 			for line, err := range parse.lines(input) {
-				if err != nil || line.Bad != "" || line.Name == "" {
-					t.Fatalf("line %d: %v, %s", line.Number, err, line.Bad)
+				if err != nil || line.Problem != "" || line.Name == "" {
+					t.Fatalf("line %d: %v, %s", line.Number, err, line.Problem)
 				}
 				if n++; n == 1000 {
 					early = heap()
@@ -81,7 +81,7 @@ func (c *counter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func TestImportInputThatHasNoEndOfALine(t *testing.T) {
+func TestImportInputWithoutNewline(t *testing.T) {
 	for name, c := range map[string]struct {
 		lines parser
 		head  string
@@ -104,7 +104,7 @@ func TestImportInputThatHasNoEndOfALine(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				last, number = line.Bad, line.Number
+				last, number = line.Problem, line.Number
 			}
 			if number != c.line || last != badLength && last != badHeader {
 				t.Errorf("line %d: %q", number, last)
@@ -116,7 +116,7 @@ func TestImportInputThatHasNoEndOfALine(t *testing.T) {
 	}
 }
 
-func TestImportInputThatBreaksOff(t *testing.T) {
+func TestTruncatedImportInput(t *testing.T) {
 	broken := errors.New("the disk is broken")
 	for name, lines := range map[string]parser{"csv": CSV, "ndjson": NDJSON} {
 		for _, head := range []string{"", "token,name,scopes,user\n", "token,name,scopes,user\na,b,c,d\ne,"} {
@@ -140,7 +140,7 @@ func TestImportInputOfASpreadsheet(t *testing.T) {
 		"ndjson": {NDJSON, "\uFEFF{\"token\": \"k\", \"name\": \"n\", \"scopes\": [\"a\", \"b\"], \"workspace\": \"acme\"}\r\n"},
 	} {
 		for line, err := range c.lines(strings.NewReader(c.text)) {
-			if err != nil || line.Bad != "" || line.Key != "k" || line.Name != "n" || line.Workspace != "acme" ||
+			if err != nil || line.Problem != "" || line.Key != "k" || line.Name != "n" || line.Workspace != "acme" ||
 				!slices.Equal(line.Scopes, []string{"a", "b"}) {
 				t.Errorf("%s: %+v, %v", name, line, err)
 			}
@@ -148,7 +148,7 @@ func TestImportInputOfASpreadsheet(t *testing.T) {
 	}
 }
 
-func TestImportInputIsTakenAsItIsOrNotAtAll(t *testing.T) {
+func TestImportInputIsStoredUnchangedOrRefused(t *testing.T) {
 	digest := strings.Repeat("0F", 32)
 	for name, c := range map[string]struct {
 		lines parser
@@ -182,7 +182,7 @@ func TestImportInputIsTakenAsItIsOrNotAtAll(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			bad = line.Bad
+			bad = line.Problem
 		}
 		if !strings.HasPrefix(bad, c.want) || c.want == "" && bad != "" {
 			t.Errorf("%s: got %q, want %q", name, bad, c.want)
@@ -217,8 +217,8 @@ func FuzzImport(f *testing.F) {
 					t.Fatalf("%s: %v", name, err)
 				case line.Number <= last || line.Number > bytes.Count(text, []byte("\n"))+1:
 					t.Fatalf("%s: line %d after line %d", name, line.Number, last)
-				case line.Bad != "" && !importReasons.MatchString(line.Bad):
-					t.Fatalf("%s: unknown message %q", name, line.Bad)
+				case line.Problem != "" && !importReasons.MatchString(line.Problem):
+					t.Fatalf("%s: unknown message %q", name, line.Problem)
 				}
 				last = line.Number
 			}

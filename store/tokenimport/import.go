@@ -32,8 +32,8 @@ type Import struct {
 type Line struct {
 	// Number is the line's number in the input: from 1, ascending.
 	Number int
-	// Bad is why the line could not be read; empty: it was read. If it is set, the other fields are ignored.
-	Bad string
+	// Problem is why the line could not be read; empty: it was read. If it is set, the other fields are ignored.
+	Problem string
 
 	// Key is the token. Without it, Digest is its digest and Prefix its visible part.
 	Key    authz.Secret
@@ -110,7 +110,7 @@ func Store(ctx context.Context, r *registry.Registry, im Import) (int, error) {
 		return 0, err
 	}
 	if err != nil {
-		return 0, database.ConstraintError(err, "import the tokens", map[string]*database.Refusal{
+		return 0, database.ConstraintError(err, "import the tokens", map[string]*database.RefusalError{
 			"tokens_api_form": database.Refuse(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", im.API),
 		})
 	}
@@ -168,15 +168,15 @@ func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *Error) (int, error
 		if err != nil {
 			return 0, err
 		}
-		if line.Bad == "" {
-			line.Bad = im.validate(line)
+		if line.Problem == "" {
+			line.Problem = im.validate(line)
 		}
 		attributes, err := registry.ParseAttributes(string(line.Attributes))
-		if line.Bad == "" && err != nil {
-			line.Bad = "attributes: " + err.Error()
+		if line.Problem == "" && err != nil {
+			line.Problem = "attributes: " + err.Error()
 		}
-		if line.Bad != "" {
-			bad.add(1, BadLine{line.Number, line.Bad})
+		if line.Problem != "" {
+			bad.add(1, BadLine{line.Number, line.Problem})
 			continue
 		}
 		if line.Digest == nil {
@@ -210,8 +210,8 @@ func (im Import) validate(l Line) string {
 	case l.Key != "" && l.Prefix != "":
 		return "prefix goes with a digest: a token shows its own"
 	case l.Key != "" && !f.Accepts(l.Key):
-		return fmt.Sprintf("the token is not one that a client could present: it starts with %s, has at least 16 letters, "+
-			"digits or -._~+/ behind it, and 512 characters at most", f.Prefix)
+		return fmt.Sprintf("no client can present this token: a token starts with %s, has at least 16 letters, "+
+			"digits or -._~+/ after it, and 512 characters at most", f.Prefix)
 	case l.Digest != nil && !visible(f, l.Prefix):
 		return fmt.Sprintf("the prefix that goes with a digest is %s and of what follows in the key %d characters at most",
 			f.Prefix, f.VisiblePrefix-len(f.Prefix))

@@ -32,7 +32,7 @@ func waiting(t testing.TB, f *storetest.Fixture) int {
 		WHERE datname = current_database() AND wait_event_type = 'Lock'`)
 }
 
-func TestImportedTokensAreGood(t *testing.T) {
+func TestImportedTokensWork(t *testing.T) {
 	f := storetest.NewFixture(t)
 	created := time.Date(2020, 2, 29, 12, 0, 0, 123456000, time.UTC)
 	expired, revoked := created.Add(time.Hour), created.Add(time.Minute)
@@ -98,7 +98,7 @@ func TestImportedTokensAreGood(t *testing.T) {
 	}
 }
 
-func TestImportTellsWhatIsWrongWithALine(t *testing.T) {
+func TestImportReportsWhatIsWrongWithALine(t *testing.T) {
 	f := storetest.NewFixture(t)
 	taken, _ := f.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme",
 		Key: storetest.OldKey(storetest.Vel, 99)})
@@ -113,7 +113,7 @@ func TestImportTellsWhatIsWrongWithALine(t *testing.T) {
 		change func(*tokenimport.Line)
 		want   string
 	}{
-		{"what could not be read", func(l *tokenimport.Line) { l.Bad = "it is odd" }, "it is odd"},
+		{"what could not be read", func(l *tokenimport.Line) { l.Problem = "it is odd" }, "it is odd"},
 		{"no token", func(l *tokenimport.Line) { l.Key = "" }, "neither a token nor a digest"},
 		{"a token and a digest", func(l *tokenimport.Line) { l.Digest = &some }, "both a token and a digest"},
 		{"a token and a prefix", func(l *tokenimport.Line) { l.Prefix = "vel_" }, "prefix goes with a digest"},
@@ -203,7 +203,7 @@ func TestImportTellsWhatIsWrongWithALine(t *testing.T) {
 	}
 }
 
-func TestImportTellsTheFirstBadLinesInOrderAndCountsTheOthers(t *testing.T) {
+func TestImportReportsTheFirstBadLinesAndCountsTheRest(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(200, func(l *tokenimport.Line) {
 		switch l.Number % 4 {
@@ -226,7 +226,7 @@ func TestImportTellsTheFirstBadLinesInOrderAndCountsTheOthers(t *testing.T) {
 	}
 }
 
-func TestTheLastLineDecidesAsMuchAsTheFirst(t *testing.T) {
+func TestLastLineIsCheckedLikeTheFirst(t *testing.T) {
 	f := storetest.NewFixture(t)
 	for _, last := range []func(*tokenimport.Line){
 		func(l *tokenimport.Line) { l.Name = "" },
@@ -250,7 +250,7 @@ func TestTheLastLineDecidesAsMuchAsTheFirst(t *testing.T) {
 	}
 }
 
-func TestAnImportThatIsCutOffLeavesNothing(t *testing.T) {
+func TestTruncatedImportStoresNothing(t *testing.T) {
 	f := storetest.NewFixture(t)
 	broken := errors.New("the disk is broken")
 	_, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(func(yield func(tokenimport.Line, error) bool) {
@@ -294,7 +294,7 @@ func TestAnImportThatIsCutOffLeavesNothing(t *testing.T) {
 	}
 }
 
-func TestImportBesideSomebodyWhoCreatesTheSameToken(t *testing.T) {
+func TestImportDuringCreationOfTheSameToken(t *testing.T) {
 	f := storetest.NewFixture(t)
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
 	defer func() { _ = tx.Rollback() }()
@@ -344,7 +344,7 @@ func TestImportHoldsOneLineAtATime(t *testing.T) {
 }
 
 // A plan from when the table was almost empty reads the whole table. Without the import's ANALYZE, it would be used until autovacuum.
-func TestImportMakesSidecarsPlanAnew(t *testing.T) {
+func TestImportRenewsPlans(t *testing.T) {
 	f := storetest.NewFixture(t)
 	// A connection's first temporary table has the side effect that all connections plan again. This connection has had its first.
 	storetest.Must(tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.LinesOf(storetest.OldLine(9999)))))
@@ -369,7 +369,7 @@ func TestImportMakesSidecarsPlanAnew(t *testing.T) {
 	}
 }
 
-func TestImportJudgesTheFutureByTheDatabaseClock(t *testing.T) {
+func TestImportUsesTheDatabaseClock(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `CREATE SCHEMA ahead`)
 	f.Exec(t, `CREATE FUNCTION ahead.clock_timestamp() RETURNS timestamptz LANGUAGE sql

@@ -34,7 +34,7 @@ func NDJSON(input io.Reader) iter.Seq2[Line, error] {
 		}
 		switch err := scanner.Err(); {
 		case errors.Is(err, bufio.ErrTooLong):
-			yield(Line{Number: number + 1, Bad: badLength}, nil)
+			yield(Line{Number: number + 1, Problem: badLength}, nil)
 		case err != nil:
 			yield(Line{}, fmt.Errorf("read the input: %w", err))
 		}
@@ -44,19 +44,19 @@ func NDJSON(input io.Reader) iter.Seq2[Line, error] {
 // jsonLine parses one line of NDJSON.
 func jsonLine(number int, text []byte) Line {
 	if !utf8.Valid(text) {
-		return Line{Number: number, Bad: badEncoding}
+		return Line{Number: number, Problem: badEncoding}
 	}
 	object, err := strictjson.Object(text)
 	for name := range object {
 		if name != strings.ToLower(name) { // encoding/json matches field names in any case
-			return Line{Number: number, Bad: badObject}
+			return Line{Number: number, Problem: badObject}
 		}
 	}
 	var f importFields
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
 	if err != nil || decoder.Decode(&f) != nil {
-		return Line{Number: number, Bad: badObject}
+		return Line{Number: number, Problem: badObject}
 	}
 	if string(f.Attributes) == "null" { // null means absent, as for the other fields
 		f.Attributes = nil

@@ -16,8 +16,8 @@ type Scopes struct {
 func (s *Scopes) Check(parsed iter.Seq2[Line, error]) iter.Seq2[Line, error] {
 	return func(yield func(Line, error) bool) {
 		for line, err := range parsed {
-			if err == nil && line.Bad == "" {
-				line.Scopes, line.Bad = s.unique(line.Scopes)
+			if err == nil && line.Problem == "" {
+				line.Scopes, line.Problem = s.unique(line.Scopes)
 			}
 			if !yield(line, err) {
 				return

@@ -13,7 +13,7 @@ import (
 )
 
 // Otherwise Envoy would count a denial as an answer of the API.
-func TestDenialsAreNotTheAPIsErrors(t *testing.T) {
+func TestEnvoyCountsNoDenialAsAnUpstreamError(t *testing.T) {
 	s := harness.StartStack(t, demo.Config{})
 	home := harness.CreateWorkspace(t, s)
 	good := harness.IssueToken(t, s, "sk_live_", home.ID, "inbox:read").Token
@@ -28,7 +28,7 @@ func TestDenialsAreNotTheAPIsErrors(t *testing.T) {
 }
 
 // A refused request ends at Envoy, and its connection stays usable.
-func TestDenialsEndAtEnvoy(t *testing.T) {
+func TestDeniedRequestsDoNotReachTheUpstream(t *testing.T) {
 	home, other := harness.CreateWorkspace(t, deployment.Stack), harness.CreateWorkspace(t, deployment.Stack)
 	n := registry.NewToken{Name: t.Name(), Scopes: []string{"inbox:read"}, Workspace: home.ID}
 	_, good := deployment.CreateToken(t, "sk_live_", n)

@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/test/product"
 )
 
-func TestPoliciesHoldExactlyTheDocumentedRoutes(t *testing.T) {
+func TestPoliciesContainExactlyTheDocumentedRoutes(t *testing.T) {
 	if got, want := slices.Sorted(maps.Keys(inProcess.Tables)), slices.Sorted(maps.Keys(product.Documented)); !slices.Equal(got, want) {
 		t.Fatalf("the policies serve the APIs %v, not %v", got, want)
 	}
@@ -46,7 +46,7 @@ func TestPoliciesHoldExactlyTheDocumentedRoutes(t *testing.T) {
 	}
 }
 
-func TestCataloguesHoldExactlyTheDocumentedScopes(t *testing.T) {
+func TestTablesListExactlyTheDocumentedScopes(t *testing.T) {
 	for name, d := range product.Documented {
 		t.Run(name, func(t *testing.T) {
 			for level, routes := range map[table.Level]map[string][]string{

@@ -11,7 +11,7 @@ import (
 	"github.com/keywicket/keywicket/test/harness"
 )
 
-func TestKeyLives(t *testing.T) {
+func TestKeyLifetime(t *testing.T) {
 	home, other := harness.CreateWorkspace(t, deployment.Stack), harness.CreateWorkspace(t, deployment.Stack)
 	client := harness.NewClient(t, deployment.Stack, 1)
 
@@ -42,7 +42,7 @@ func TestKeyLives(t *testing.T) {
 }
 
 // The key alone determines the upstream. Headers of the client do not.
-func TestSandboxKeysReachTheSandboxAlone(t *testing.T) {
+func TestSandboxKeysReachOnlyTheSandbox(t *testing.T) {
 	home := harness.CreateWorkspace(t, deployment.Stack)
 	client := harness.NewClient(t, deployment.Stack, 1)
 	for prefix, environments := range map[string][2]string{"sk_live_": {"live", "sandbox"}, "sk_test_": {"sandbox", "live"}} {

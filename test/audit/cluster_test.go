@@ -115,7 +115,7 @@ func (c *cluster) now() *node {
 // follow creates a standby. From then on, the primary answers a COMMIT only if the standby has it.
 func (c *cluster) follow(ctx context.Context) error {
 	p := c.now()
-	s, err := p.Follow(ctx)
+	s, err := p.StartStandby(ctx)
 	if err != nil {
 		return err
 	}

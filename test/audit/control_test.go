@@ -11,7 +11,7 @@ import (
 )
 
 // control is keywicket with one protection removed. If the audit does not detect it, the audit proves nothing. The control for
-// look-ups that follow a failover is in TestFailoverThatCutsNoConnection: here the old primary cannot commit, which ends connections.
+// look-ups that follow a failover is in TestFailoverWithOpenConnections: here the old primary cannot commit, which ends connections.
 type control struct {
 	name     string
 	file     string // in this repository

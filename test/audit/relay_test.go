@@ -8,7 +8,7 @@ import (
 )
 
 // A failover tests something only if existing connections stay at the old primary.
-func TestRelayLeadsNewConnectionsElsewhere(t *testing.T) {
+func TestRelayRedirectsNewConnections(t *testing.T) {
 	old, other := nameServer(t, "old"), nameServer(t, "other")
 	r, err := newRelay(old)
 	if err != nil {

@@ -24,7 +24,7 @@ import (
 // These tests check the harness itself.
 
 // A check differs from the one that Envoy sent only in the token and the ID.
-func TestChecksAreThoseOfEnvoy(t *testing.T) {
+func TestBenchmarkChecksEqualThoseOfEnvoy(t *testing.T) {
 	f := capture(t, []endpoint{{"GET", "/api/issues/{id}"}}, false)[0]
 	read := func(text []byte) *authv3.AttributeContext_HttpRequest {
 		var check authv3.CheckRequest
@@ -92,7 +92,7 @@ func TestStatusOfAnAnswer(t *testing.T) {
 	}
 }
 
-func TestAnswersOfEnvoyAreRead(t *testing.T) {
+func TestAnswersFromEnvoyAreRead(t *testing.T) {
 	r := bufio.NewReader(strings.NewReader("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ndate: today\r\n\r\nok" +
 		"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"))
 	if status, last, err := readAnswer(r); status != 200 || last || err != nil {

@@ -105,7 +105,7 @@ func startClient(t testing.TB) *client {
 	c := exec.Command(self)
 	c.Env = append(os.Environ(), clientVariable+"=1")
 	c.Stderr = os.Stderr
-	c.SysProcAttr = process.Apart() // it ends with its standard input
+	c.SysProcAttr = process.OwnGroup() // it ends with its standard input
 	in, err := c.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

@@ -244,7 +244,7 @@ func TestBrowser(t *testing.T) {
 	})
 }
 
-func TestWhatIsMissingIsNamed(t *testing.T) {
+func TestMissingPartsAreNamed(t *testing.T) {
 	t.Chdir(t.TempDir())
 	t.Setenv("PATH", "")
 	for _, set := range []string{"", "/nonexistent/chromium"} {

@@ -63,7 +63,7 @@ func TestNamedTestsExist(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		named := testnames.In(string(text))
+		named := testnames.Find(string(text))
 		if len(named) < least {
 			t.Errorf("%s names only %d tests", document, len(named))
 		}

@@ -321,7 +321,7 @@ type watch struct {
 func (f *fleet) watch() *watch {
 	w := &watch{fleet: f, heard: make([]int, len(f.sidecars))}
 	for _, d := range f.sidecars {
-		changes, hints := d.Heard()
+		changes, hints := d.ChangeCounts()
 		w.before, w.hinted = append(w.before, changes), append(w.hinted, hints)
 	}
 	return w
@@ -344,7 +344,7 @@ func (w *watch) until(commits int) (took, pooled []time.Duration, missed int) {
 		missed = 0
 		for i, d := range w.fleet.sidecars {
 			if w.heard[i] < len(committed) {
-				changes, hints := d.Heard()
+				changes, hints := d.ChangeCounts()
 				now := time.Now()
 				// A sidecar learns of a change by its hint or by a reading of the log, whichever comes first.
 				heard := int(max(changes-w.before[i], hints-w.hinted[i])) //nolint:gosec // some dozens
@@ -367,7 +367,7 @@ func (w *watch) until(commits int) (took, pooled []time.Duration, missed int) {
 // duplicates counts the changes that sidecars have read more than once.
 func (w *watch) duplicates() (n int) {
 	for i, d := range w.fleet.sidecars {
-		changes, _ := d.Heard()
+		changes, _ := d.ChangeCounts()
 		n += int(changes-w.before[i]) - w.heard[i] //nolint:gosec // some dozens
 	}
 	return n
@@ -388,7 +388,7 @@ func value[T any](t *testing.T, db *sqlx.DB, query string) (v T) {
 	return v
 }
 
-func TestEverySidecarHearsEveryChange(t *testing.T) {
+func TestEverySidecarReceivesEveryChange(t *testing.T) {
 	for _, c := range []struct {
 		sidecars      int
 		hints, pooled bool

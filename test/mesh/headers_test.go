@@ -102,7 +102,7 @@ func TestMeshThatHidesHeaders(t *testing.T) {
 }
 
 // The tests above detect a header that the sidecar did not remove: this Envoy ignores the sidecar's header changes.
-func TestMeshTestsNoticeForgedHeaders(t *testing.T) {
+func TestMeshTestsDetectForgedHeaders(t *testing.T) {
 	m := newMesh(t, threats.Istio, edit{"              failure_mode_allow: false\n",
 		"              failure_mode_allow: false\n              decoder_header_mutation_rules: {disallow_all: true}\n"})
 	cases := m.cases(t)

@@ -200,7 +200,7 @@ func TestConsentPageInChromium(t *testing.T) {
 	})
 	t.Run("accessible on every screen", func(t *testing.T) {
 		grace := harness.Keywicket[registry.User](t, c.Stack, "user", "create", "--email", strings.Repeat("grace", 12)+"@"+strings.Repeat("a-long-name.", 10)+"example")
-		c.SignIn.Admit(grace.ID, grace.Email)
+		c.SignIn.AddUser(grace.ID, grace.Email)
 		for n := range 12 {
 			w := harness.Keywicket[registry.Workspace](t, c.Stack, "workspace", "create", "--slug", fmt.Sprint(strings.Repeat("long-", 11), n), "--name", strings.Repeat("Workspace", 1+n))
 			harness.Keywicket[registry.Member](t, c.Stack, "member", "set", "--workspace", w.ID, "--user", grace.ID, "--role", "guest")

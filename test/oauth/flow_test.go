@@ -81,7 +81,7 @@ func TestVelocityOAuthFlow(t *testing.T) {
 }
 
 // A terminal that closes sends SIGHUP to the processes that were started from it.
-func TestServersOutliveTheirTerminal(t *testing.T) {
+func TestServersSurviveTheirTerminal(t *testing.T) {
 	d := startDemo(t)
 	for name, p := range map[string]*process.Process{"the sidecar": d.Sidecar.Process, "the issuer": d.Issuer.Process} {
 		if err := p.Signal(syscall.SIGHUP); err != nil {

@@ -153,7 +153,7 @@ func TestPooler(t *testing.T) {
 	})
 }
 
-func TestWhatIsMissingIsNamed(t *testing.T) {
+func TestMissingPartsAreNamed(t *testing.T) {
 	t.Chdir(t.TempDir())
 	t.Setenv("PATH", "")
 	for _, set := range []string{"", "/nonexistent/pgbouncer"} {

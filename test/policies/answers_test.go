@@ -16,7 +16,7 @@ import (
 	"github.com/keywicket/keywicket/test/harness"
 )
 
-func TestAnswersOfItsOwn(t *testing.T) {
+func TestDeclaredAnswers(t *testing.T) {
 	_, config := ownPolicy(t)
 	var log syncbuffer.Buffer
 	s := harness.StartStack(t, demo.Config{
@@ -121,7 +121,7 @@ func TestAnswersOfItsOwn(t *testing.T) {
 
 // Envoy limits which headers the sidecar may change. Without the edit that docs/configuration.md advises, the answer is a
 // 500.
-func TestHeaderThatEnvoyDoesNotPermit(t *testing.T) {
+func TestHeaderThatEnvoyRejects(t *testing.T) {
 	_, config := ownPolicy(t)
 	s := harness.StartStack(t, demo.Config{
 		Environ: []string{"KEYWICKET_CONFIG=" + config},

@@ -11,7 +11,7 @@ import (
 )
 
 // Changes of everything that an answer depends on, not only of the token.
-func TestChangesAreHeard(t *testing.T) {
+func TestChangesReachTheCache(t *testing.T) {
 	f := newFaults(t)
 	ada := harness.Keywicket[registry.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
 	set := func(role string) time.Time {

@@ -16,7 +16,7 @@ import (
 	"github.com/keywicket/keywicket/test/product"
 )
 
-func TestDatabaseGoesAndComesBack(t *testing.T) {
+func TestDatabaseStopsAndRestarts(t *testing.T) {
 	// For slow machines the look-up timeout is twice the default: after the outage every connection is opened again.
 	s := harness.StartStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}})
 	home := harness.CreateWorkspace(t, s)

@@ -119,7 +119,7 @@ func TestLameDuck(t *testing.T) {
 		h, err := known.Check(t.Context(), &healthv1.HealthCheckRequest{})
 		return err == nil && h.GetStatus() == healthv1.HealthCheckResponse_NOT_SERVING
 	})
-	if code, body := harness.Probe(t, s, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "told to stop") {
+	if code, body := harness.Probe(t, s, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "received a stop signal") {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
 	for _, path := range []string{"/livez", "/metrics"} {
@@ -154,7 +154,7 @@ func TestLameDuck(t *testing.T) {
 	case <-time.After(30 * time.Second):
 		t.Fatal("after two signals to stop, the sidecar did not end")
 	}
-	if said := log.String(); strings.Count(said, "told to stop: answering for another 10m0s") != 1 {
+	if said := log.String(); strings.Count(said, "stop signal received: answering checks for another 10m0s") != 1 {
 		t.Errorf("the log does not report exactly once that the sidecar continues to answer: %s", said)
 	}
 }

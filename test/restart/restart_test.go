@@ -43,7 +43,7 @@ func restartInTurn(t *testing.T, s *stack, restarts int, stopping, ready func(*d
 	l.report(t, "a sidecar was ready", moments)
 }
 
-func TestRestartsByTurns(t *testing.T) {
+func TestRollingRestarts(t *testing.T) {
 	s := start(t, demo.Config{Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=3s"}})
 	restartInTurn(t, s, 20, nil, nil)
 }

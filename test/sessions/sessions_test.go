@@ -107,11 +107,11 @@ func TestIssuerThatCannotBeReached(t *testing.T) {
 		return harness.NewRequest("velocity", "GET /api/user", is.Token(user.ID, nil), "")
 	}
 	client.Expect(t, profile(), "allow")
-	is.Instead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
+	is.ServeInstead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) })
 	harness.Await(t, "/readyz reports it", func() bool {
 		code, body := harness.Probe(t, s, "/readyz")
 		return code == http.StatusOK && strings.Contains(body, "apis.velocity.session: the keys of sessions are") &&
-			strings.Contains(body, "could not be fetched anew: the answer is 500")
+			strings.Contains(body, "could not be fetched again: the answer is 500")
 	})
 	client.Expect(t, profile(), "allow")
 	harness.Await(t, "the keys are too old", func() bool { return client.Send(t, profile()).Outcome == harness.Unavailable })
@@ -127,7 +127,7 @@ func TestIssuerThatCannotBeReached(t *testing.T) {
 	if code, body := harness.Probe(t, s, "/readyz"); code != http.StatusOK || !strings.Contains(body, "too old") {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
-	is.Instead(nil)
+	is.ServeInstead(nil)
 	harness.Await(t, "sessions are accepted again", func() bool { return client.Send(t, profile()).Outcome == "allow" })
 }
 

@@ -68,8 +68,8 @@ func (i *Issuer) Publish(keys ...jose.JSONWebKey) {
 	i.keys = keys
 }
 
-// Instead serves another response in place of the keys; nil: the keys again.
-func (i *Issuer) Instead(answer http.HandlerFunc) {
+// ServeInstead serves another response in place of the keys; nil: the keys again.
+func (i *Issuer) ServeInstead(answer http.HandlerFunc) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.answer = answer

@@ -42,7 +42,7 @@ func TestThreats(t *testing.T) {
 
 // Row 35: checks that wait for the database do not delay other checks in Envoy, because the sidecar accepts as many
 // concurrent checks as Envoy sends.
-func TestSidecarTakesWhatEnvoySends(t *testing.T) {
+func TestSidecarAcceptsWhatEnvoySends(t *testing.T) {
 	c := wire.DialHTTP2(t, deployment.Stack.Sidecar.GRPC)
 	defer func() { _ = c.Close() }()
 	c.Send(t, wire.Request{Method: "POST", Target: "/grpc.health.v1.Health/Check", Header: [][2]string{{"content-type", "application/grpc"}}, Body: "\x00\x00\x00\x00\x00"})
