@@ -235,8 +235,8 @@ func TestConfigurationIsRefused(t *testing.T) {
 		}
 	}
 	for want, change := range map[string]func(*authz.Config){
-		"apis: none is configured":                                                         func(c *authz.Config) { c.APIs = nil },
-		`default_api: "nope" is not one of the configured APIs: velaflows`:                    func(c *authz.Config) { c.DefaultAPI = "nope" },
+		"apis: none is configured": func(c *authz.Config) { c.APIs = nil },
+		`default_api: "nope" is not one of the configured APIs: velaflows`:                 func(c *authz.Config) { c.DefaultAPI = "nope" },
 		`allowed_headers: "authorization" is not a valid header name, or is a header that`: func(c *authz.Config) { c.AllowedHeaders = []string{"Authorization"} },
 		`allowed_headers: "cookie" is not a valid header name`:                             func(c *authz.Config) { c.AllowedHeaders = []string{"cookie"} },
 		`allowed_headers: "" is not a valid header name`:                                   func(c *authz.Config) { c.AllowedHeaders = []string{""} },
@@ -250,7 +250,7 @@ func TestConfigurationIsRefused(t *testing.T) {
 		`apis.velaflows.credentials[1].prefix: "sk_live_" occurs twice`: velaflows(func(a *authz.API) {
 			a.Credentials = append(a.Credentials, authz.CredentialFormat{Kind: authz.KindWorkspaceKey, Prefix: "sk_live_"})
 		}),
-		`apis.velaflows.credentials[0].kind: "robot" is not one of`:        velaflows(func(a *authz.API) { a.Credentials[0].Kind = "robot" }),
+		`apis.velaflows.credentials[0].kind: "robot" is not one of`:     velaflows(func(a *authz.API) { a.Credentials[0].Kind = "robot" }),
 		`apis.velaflows.credentials[0].prefix: "" has characters`:       velaflows(func(a *authz.API) { a.Credentials[0].Prefix = "" }),
 		`apis.velaflows.credentials[0].environment: "moon"`:             velaflows(func(a *authz.API) { a.Credentials[0].Environment = "moon" }),
 		"apis.velaflows.credentials[0].visible_prefix: 17 is not":       velaflows(func(a *authz.API) { a.Credentials[0].VisiblePrefix = 17 }),

@@ -33,9 +33,9 @@ type VerifiedSession struct {
 
 // Session is the content of a session token. Zero: no session.
 type Session struct {
-	ID     string // the same for all tokens that come from one sign-in by refreshing
-	UserID string
-	StartedAt  int64 // time of the sign-in: seconds since 1970, by the issuer's clock
+	ID        string // the same for all tokens that come from one sign-in by refreshing
+	UserID    string
+	StartedAt int64 // time of the sign-in: seconds since 1970, by the issuer's clock
 }
 
 // SecondFactor selects the sessions that need a second factor.

@@ -27,7 +27,9 @@ import (
 // test/.
 type lookup func(context.Context, authz.Lookup) (authz.LookupResult, error)
 
-func (f lookup) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) { return f(ctx, l) }
+func (f lookup) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
+	return f(ctx, l)
+}
 
 type decide func(authz.Input) authz.Decision
 

@@ -32,7 +32,7 @@ type simulation struct {
 	token           registry.Token     // zero if the token is simulated
 	user            registry.User      // user of the token; zero for a workspace's token
 	granted         []string           // ids of the granted workspaces, for an app's access token
-	found           authz.LookupResult        // result of the look-up of a simulated token
+	found           authz.LookupResult // result of the look-up of a simulated token
 	format          authz.CredentialFormat
 	workspace       string           // value of the workspace header; empty: no header
 	headerWorkspace authz.Membership // the workspace of that header; zero if it does not exist

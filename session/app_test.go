@@ -141,7 +141,7 @@ func TestTokenWithoutIssuerIsExplained(t *testing.T) {
 		`the token's aud is ["anon"], and session.audience is "authenticated"`:                       {"aud": "anon"},
 		"the token has several audiences":                                                            {"aud": []string{"authenticated", "x"}},
 		"the token's role is not authenticated":                                                      {"role": "service_role"},
-		"the token belongs to an anonymous user: set session.anonymous to accept such tokens":                             {"is_anonymous": true},
+		"the token belongs to an anonymous user: set session.anonymous to accept such tokens":        {"is_anonymous": true},
 	} {
 		answer, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret), "", good(change)))
 		if err != nil || answer.Denial == "" || !strings.Contains(answer.Detail, want) {

@@ -120,9 +120,9 @@ func TestParametersMayContainAllowedValues(t *testing.T) {
 		}
 	}
 	for want, p := range map[string]target.Parameters{
-		`parameters.may_hold: "/" is not one of`:             {MayHold: []string{"/"}},
-		`parameters.may_hold: "" is not one of`:              {MayHold: []string{""}},
-		`parameters.may_hold: "#%" is not one of`:            {MayHold: []string{"#%"}},
+		`parameters.may_hold: "/" is not one of`:          {MayHold: []string{"/"}},
+		`parameters.may_hold: "" is not one of`:           {MayHold: []string{""}},
+		`parameters.may_hold: "#%" is not one of`:         {MayHold: []string{"#%"}},
 		`parameters.raw_semicolon: it needs ";" in param`: {MayHold: []string{"#"}, RawSemicolon: true},
 	} {
 		if err := p.Validate(); err == nil || !strings.HasPrefix(err.Error(), want) {
