@@ -118,7 +118,7 @@ func TestOperatorsSeeActionsAndNoSecret(t *testing.T) {
 	log := i.log.String()
 	for _, want := range []string{
 		"granted access", "client_id=" + i.public.ID, "user_id=" + i.ada.ID, "tokens were issued", "a token was revoked",
-		"level=WARN msg=\"a code or refresh token came a second time",
+		"level=WARN msg=\"a code or refresh token was used a second time",
 	} {
 		if !strings.Contains(log, want) {
 			t.Errorf("nothing of %s in %s", want, log)

@@ -22,32 +22,32 @@ var (
 	ErrNotMigrated = errors.New("not migrated")
 )
 
-// RefusalError is an error for the operator: one sentence, and the Err… value that it matches.
-type RefusalError struct {
+// refusal is an error for the operator: one sentence, and the Err… value that it matches.
+type refusal struct {
 	kind     error
 	sentence string
 	cause    error // nil: the sentence is complete
 }
 
-// Refuse returns a refusal of the kind, which is one of the Err… values. The sentence has the form of [fmt.Sprintf].
-func Refuse(kind error, format string, args ...any) *RefusalError {
-	return &RefusalError{kind: kind, sentence: fmt.Sprintf(format, args...)}
+// Refuse returns an error for the operator. It matches kind, which is one of the Err… values. The sentence has the form of
+// [fmt.Sprintf].
+func Refuse(kind error, format string, args ...any) error {
+	return &refusal{kind: kind, sentence: fmt.Sprintf(format, args...)}
 }
 
-// Because adds the cause to the refusal, and to its sentence. It returns the same refusal.
-func (r *RefusalError) Because(cause error) *RefusalError {
-	r.cause = cause
-	return r
+// RefuseBecause is [Refuse] with a cause, which follows the sentence. The error matches both.
+func RefuseBecause(kind error, sentence string, cause error) error {
+	return &refusal{kind: kind, sentence: sentence, cause: cause}
 }
 
-func (r *RefusalError) Error() string {
+func (r *refusal) Error() string {
 	if r.cause != nil {
 		return r.sentence + ": " + r.cause.Error()
 	}
 	return r.sentence
 }
 
-func (r *RefusalError) Unwrap() []error {
+func (r *refusal) Unwrap() []error {
 	if r.cause != nil {
 		return []error{r.kind, r.cause}
 	}
@@ -74,7 +74,7 @@ func AddPoolerRemedy(err error) error {
 
 // ConstraintError returns the refusal of the constraint that err violates. constraints has the refusals by the constraints' names.
 // Other errors are wrapped with the action.
-func ConstraintError(err error, action string, constraints map[string]*RefusalError) error {
+func ConstraintError(err error, action string, constraints map[string]error) error {
 	if violation := pq.As(err); violation != nil {
 		if r, ok := constraints[violation.Constraint]; ok && violation.Constraint != "" {
 			return r

@@ -368,11 +368,11 @@ func TestSupportedOptions(t *testing.T) {
 // These messages are not from the tests' server: they are in another language, or from a pooler.
 func TestConnectionErrorsNameCauseAndRemedy(t *testing.T) {
 	for want, err := range map[string]error{
-		"has the option schemas, which":      &pq.Error{Code: pqerror.UndefinedObject, Message: "unbekannter Konfigurationsparameter »schemas«"},
-		"has the option work.mem, which":     &pq.Error{Code: pqerror.UndefinedObject, Message: "paramètre de configuration « work.mem » non reconnu"},
-		"has an option that Postgres":        &pq.Error{Code: pqerror.UndefinedObject, Message: "?"},
-		"does not take the option geqo: ":    &pq.Error{Code: pqerror.ProtocolViolation, Message: "unsupported startup parameter: geqo"},
-		"does not take the option work_mem:": &pq.Error{Code: pqerror.ProtocolViolation, Message: "unsupported startup parameter in options: work_mem"},
+		"has the option schemas, which":        &pq.Error{Code: pqerror.UndefinedObject, Message: "unbekannter Konfigurationsparameter »schemas«"},
+		"has the option work.mem, which":       &pq.Error{Code: pqerror.UndefinedObject, Message: "paramètre de configuration « work.mem » non reconnu"},
+		"has an option that Postgres":          &pq.Error{Code: pqerror.UndefinedObject, Message: "?"},
+		"does not accept the option geqo: ":    &pq.Error{Code: pqerror.ProtocolViolation, Message: "unsupported startup parameter: geqo"},
+		"does not accept the option work_mem:": &pq.Error{Code: pqerror.ProtocolViolation, Message: "unsupported startup parameter in options: work_mem"},
 	} {
 		got := database.ConnectError(err)
 		if !strings.Contains(got.Error(), want) || !errors.Is(got, err) {

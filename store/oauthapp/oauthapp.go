@@ -19,4 +19,4 @@ func ValidID(id string) bool { return appID.MatchString(id) }
 func NewSecret() authz.Secret { return authz.Secret(rand.Text() + rand.Text()) }
 
 // ErrUnknown means that no app has the id. It matches [database.ErrNotFound].
-var ErrUnknown error = database.Refuse(database.ErrNotFound, "no app has this id: an app is named by its client id, as the list shows it")
+var ErrUnknown = database.Refuse(database.ErrNotFound, "no app has this id: an app is named by its client id, as the list shows it")

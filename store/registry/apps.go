@@ -63,7 +63,7 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 		VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2, $3, $4, $5, $6)
 		RETURNING `+appColumns, n.ID, n.API, n.Name, database.NonNilArray(n.RedirectURIs), digest[:], n.Confidential)
 	if err != nil {
-		return App{}, "", database.ConstraintError(err, "create the app", map[string]*database.RefusalError{
+		return App{}, "", database.ConstraintError(err, "create the app", map[string]error{
 			"oauth_apps_pkey":     database.Refuse(database.ErrExists, "there is an app %q already", n.ID),
 			"oauth_apps_api_form": database.Refuse(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),
 		})

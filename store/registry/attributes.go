@@ -167,7 +167,7 @@ func (r *Registry) setAttributes(ctx context.Context, table, id string, a authz.
 	case errors.Is(err, sql.ErrNoRows):
 		return nil
 	case err != nil:
-		return database.ConstraintError(err, "set the attributes", map[string]*database.RefusalError{table + "_attributes_form": errAttributes})
+		return database.ConstraintError(err, "set the attributes", map[string]error{table + "_attributes_form": errAttributes})
 	}
 	return database.ConfirmRow(changed == id, "set the attributes")
 }

@@ -26,7 +26,7 @@ func (r *Registry) SetMember(ctx context.Context, workspaceRef, userRef, role st
 		SELECT workspace_id, user_id, role FROM keywicket.members
 		WHERE workspace_id = $1 AND user_id = $2 AND NOT EXISTS (SELECT FROM changed)`, w.ID, u.ID, role)
 	if err != nil {
-		return Member{}, database.ConstraintError(err, "set the member", map[string]*database.RefusalError{
+		return Member{}, database.ConstraintError(err, "set the member", map[string]error{
 			"members_role_form": database.Refuse(database.ErrInvalid,
 				"the role %q is not valid: write 1 to 63 of a-z, 0-9, _ and -, starting with a letter", role),
 		})

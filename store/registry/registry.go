@@ -95,7 +95,7 @@ func (r *Registry) check(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
-		return database.Refuse(database.ErrUnreachable, "cannot reach the database").Because(err)
+		return database.RefuseBecause(database.ErrUnreachable, "cannot reach the database", err)
 	}
 	status, err := schema.Status(ctx, r.db)
 	if err != nil {
@@ -145,7 +145,7 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 		INSERT INTO keywicket.workspaces (id, slug, name, attributes) VALUES ($1, $2, $3, $4)
 		RETURNING `+workspaceColumns, w.ID, w.Slug, w.Name, attributes)
 	if err != nil {
-		return Workspace{}, database.ConstraintError(err, "create the workspace", map[string]*database.RefusalError{
+		return Workspace{}, database.ConstraintError(err, "create the workspace", map[string]error{
 			"workspaces_pkey":     database.Refuse(database.ErrExists, "the workspace id %q is taken", w.ID),
 			"workspaces_slug_key": database.Refuse(database.ErrExists, "the slug %q is taken", w.Slug),
 			"workspaces_name_form": database.Refuse(database.ErrInvalid,
@@ -229,7 +229,7 @@ func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 		INSERT INTO keywicket.users (id, email, attributes) VALUES (COALESCE(NULLIF($1, ''), gen_random_uuid()::text), $2, $3)
 		RETURNING `+userColumns, u.ID, u.Email, attributes)
 	if err != nil {
-		return User{}, database.ConstraintError(err, "create the user", map[string]*database.RefusalError{
+		return User{}, database.ConstraintError(err, "create the user", map[string]error{
 			"users_pkey":      database.Refuse(database.ErrExists, "the user id %q is taken", u.ID),
 			"users_email_key": database.Refuse(database.ErrExists, "the email %q is taken", u.Email),
 			"users_id_form": database.Refuse(database.ErrInvalid,

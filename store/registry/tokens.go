@@ -117,7 +117,7 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 		return Token{}, "", database.Refuse(database.ErrInvalid, "the expiry has passed already, by the database's clock")
 	}
 	if err != nil {
-		return Token{}, "", database.ConstraintError(err, "create the token", map[string]*database.RefusalError{
+		return Token{}, "", database.ConstraintError(err, "create the token", map[string]error{
 			"tokens_digest_key":      database.Refuse(database.ErrExists, "a token with this key already exists"),
 			"tokens_name_form":       database.Refuse(database.ErrInvalid, "the token's name %q is empty or has control characters", n.Name),
 			"tokens_api_form":        database.Refuse(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", n.API),

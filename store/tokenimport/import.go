@@ -110,7 +110,7 @@ func Store(ctx context.Context, r *registry.Registry, im Import) (int, error) {
 		return 0, err
 	}
 	if err != nil {
-		return 0, database.ConstraintError(err, "import the tokens", map[string]*database.RefusalError{
+		return 0, database.ConstraintError(err, "import the tokens", map[string]error{
 			"tokens_api_form": database.Refuse(database.ErrInvalid, "the API's name %q is not letters, digits, _ and -", im.API),
 		})
 	}

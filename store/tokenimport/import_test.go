@@ -117,9 +117,9 @@ func TestImportReportsWhatIsWrongWithALine(t *testing.T) {
 		{"no token", func(l *tokenimport.Line) { l.Key = "" }, "neither a token nor a digest"},
 		{"a token and a digest", func(l *tokenimport.Line) { l.Digest = &some }, "both a token and a digest"},
 		{"a token and a prefix", func(l *tokenimport.Line) { l.Prefix = "vel_" }, "prefix goes with a digest"},
-		{"another prefix", func(l *tokenimport.Line) { l.Key = "velu_IAmTheSecretOfSomebody" }, "it starts with vel_"},
+		{"another prefix", func(l *tokenimport.Line) { l.Key = "velu_IAmTheSecretOfSomebody" }, "a token starts with vel_"},
 		{"a token that can be guessed", func(l *tokenimport.Line) { l.Key = "vel_0123456789abcde" }, "at least 16 letters"},
-		{"a token with a blank", func(l *tokenimport.Line) { l.Key = secret + " " }, "one that a client could present"},
+		{"a token with a blank", func(l *tokenimport.Line) { l.Key = secret + " " }, "no client can present this token"},
 		{"a token that is too long", func(l *tokenimport.Line) { l.Key = authz.Secret(secret + strings.Repeat("a", 500)) },
 			"512 characters at most"},
 		{"a digest without a prefix", withDigest(""), "is vel_ and of what follows in the key 8 characters at most"},
@@ -140,7 +140,7 @@ func TestImportReportsWhatIsWrongWithALine(t *testing.T) {
 		{"an empty scope", func(l *tokenimport.Line) { l.Scopes = []string{"a", ""} }, "scope 2 is empty"},
 		{"a scope with a blank", func(l *tokenimport.Line) { l.Scopes = []string{secret + " "} }, "scope 1 is empty or has"},
 		{"attributes that are no object", func(l *tokenimport.Line) { l.Attributes = `["` + secret + `"]` }, "attributes: give one JSON object"},
-		{"attributes with a name twice", func(l *tokenimport.Line) { l.Attributes = `{"` + secret + `": 1, "` + secret + `": 1}` }, "second time"},
+		{"attributes with a name twice", func(l *tokenimport.Line) { l.Attributes = `{"` + secret + `": 1, "` + secret + `": 1}` }, "occurs twice"},
 		{"attributes that are too long", func(l *tokenimport.Line) {
 			l.Attributes = authz.Attributes(`{"a": "` + strings.Repeat(secret, 200) + `"}`)
 		}, "attributes: give at most 4096 bytes"},
