@@ -3,7 +3,6 @@ package authz_test
 import (
 	"context"
 	"fmt"
-	"log"
 	"slices"
 
 	"github.com/keywicket/keywicket/authz"
@@ -49,7 +48,7 @@ func Example() {
 		Workspace: authz.Membership{ID: "64f1a2b3c4d5e6f7a8b9c0d1", Slug: "acme"},
 	}}, routes{"GET /api/issues": "issues:read", "POST /api/issues": "issues:write"})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	for _, r := range []authz.Request{
 		{Method: "GET", Path: "/api/issues?page=2", Header: authz.Fields{{Name: "authorization", Value: "Bearer " + key.Reveal()}}},
@@ -59,7 +58,7 @@ func Example() {
 		r.API = "velocity"
 		answer, err := authorizer.Check(context.Background(), r)
 		if err != nil {
-			log.Fatal(err)
+			panic(err)
 		}
 		fmt.Printf("%s: allow %v, workspace %q, reason %q\n", r.Method, answer.Allow, answer.Workspace.Slug, answer.Reason)
 	}

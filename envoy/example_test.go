@@ -3,7 +3,6 @@ package envoy_test
 import (
 	"context"
 	"fmt"
-	"log"
 	"log/slog"
 	"net"
 
@@ -40,11 +39,11 @@ func Example() {
 		Credentials: []authz.CredentialFormat{{Kind: authz.KindWorkspaceKey, Prefix: "vel_"}},
 	}}}, noKeys{}, healthOnly{})
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	stopped := make(chan error)
@@ -53,14 +52,14 @@ func Example() {
 
 	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	for _, path := range []string{"/healthz", "/api/issues"} {
 		response, err := authv3.NewAuthorizationClient(conn).Check(ctx, &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 			Request: &authv3.AttributeContext_Request{Http: &authv3.AttributeContext_HttpRequest{Method: "GET", Path: path}},
 		}})
 		if err != nil {
-			log.Fatal(err)
+			panic(err)
 		}
 		fmt.Println(path, "allow:", response.GetOkResponse() != nil, "status:", int(response.GetDeniedResponse().GetStatus().GetCode()))
 	}

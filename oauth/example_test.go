@@ -3,7 +3,6 @@ package oauth_test
 import (
 	"encoding/json"
 	"fmt"
-	"log"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -20,12 +19,12 @@ func Example() {
 	}}}
 	verifier, err := session.New(session.Config{APIs: apis}, slog.New(slog.DiscardHandler))
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer verifier.Close()
 	grants, err := store.OpenIssuer("postgres://keywicket_issuer@127.0.0.1/keywicket") // connects when an app or a user first needs it
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer func() { _ = grants.Close() }()
 	server, err := oauth.NewServer(oauth.Config{
@@ -35,7 +34,7 @@ func Example() {
 		Verifier: verifier, Sessions: apis["velocity"].Session, Cookie: "sb-velocity-auth-token",
 	}, grants, slog.New(slog.DiscardHandler))
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 
 	// Apps find the endpoints in the metadata (RFC 8414).
@@ -43,7 +42,7 @@ func Example() {
 	server.Handler().ServeHTTP(response, httptest.NewRequest(http.MethodGet, "/.well-known/oauth-authorization-server", nil))
 	var metadata map[string]any
 	if err := json.Unmarshal(response.Body.Bytes(), &metadata); err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	fmt.Println(metadata["authorization_endpoint"])
 	fmt.Println(metadata["token_endpoint"])

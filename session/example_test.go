@@ -3,7 +3,6 @@ package session_test
 import (
 	"context"
 	"fmt"
-	"log"
 	"log/slog"
 	"time"
 
@@ -19,7 +18,7 @@ func Example() {
 		"velocity": {Session: authz.SessionFormat{Issuer: issuer, HS256Secret: shared}},
 	}}, slog.New(slog.DiscardHandler))
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	defer verifier.Close()
 
@@ -31,11 +30,11 @@ func Example() {
 	for _, secret := range []string{shared, "a secret that the issuer does not have"} {
 		token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, claims).SignedString([]byte(secret))
 		if err != nil {
-			log.Fatal(err)
+			panic(err)
 		}
 		verified, err := verifier.Verify(context.Background(), "velocity", authz.Secret(token))
 		if err != nil {
-			log.Fatal(err) // the token cannot be verified now
+			panic(err) // the token cannot be verified now
 		}
 		fmt.Printf("user %q, session %q, %q, denial %q\n", verified.Session.UserID, verified.Session.ID, verified.AAL, verified.Denial)
 	}
