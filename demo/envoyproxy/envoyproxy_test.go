@@ -142,7 +142,7 @@ func TestFind(t *testing.T) {
 	outside := file(".tools/envoy", 0o755) // above the module, so Find must ignore it
 	file("module/go.mod", 0o644)
 	file("module/demo/envoyproxy/x.go", 0o644)
-	t.Chdir(filepath.Join(root, "module", "demo", "proxy"))
+	t.Chdir(filepath.Join(root, "module", "demo", "envoyproxy"))
 	t.Setenv("ENVOY", "")
 	t.Setenv("PATH", "")
 
