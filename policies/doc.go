@@ -5,12 +5,13 @@
 // docs/policies.md is the guide for policy authors.
 //
 // The Go code checks the tables (table/), and runs the tests as the stock opa does (source/). It compiles the rules so that the
-// time of a decision does not grow with the tables, and remembers decisions by what the rules read (analysis/).
+// time of a decision does not grow with the tables. It remembers decisions by the values of the input that the rules read
+// (analysis/).
 package policies
 
 import "embed"
 
-// Builtin is the policy in the binary: the rules and tables of the two APIs of the seeds, and the schema that their tables name.
+// Builtin is the policy in the binary: the rules, the tables of two APIs, and the schema of tables.
 //
 //go:embed keywicket apis table.schema
 var Builtin embed.FS

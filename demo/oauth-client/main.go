@@ -53,7 +53,7 @@ type app struct {
 	patience                         time.Duration
 }
 
-// metadata holds the fields of RFC 8414, section 2, that this command needs.
+// metadata contains the fields of RFC 8414, section 2, that this command needs.
 type metadata struct {
 	Issuer        string `json:"issuer"`
 	Authorization string `json:"authorization_endpoint"`
@@ -118,7 +118,7 @@ func discover(ctx context.Context, issuer string) (metadata, error) {
 	}
 	defer func() { _ = response.Body.Close() }()
 	if err := json.NewDecoder(response.Body).Decode(&m); err != nil || m.Issuer != issuer {
-		return m, fmt.Errorf("%s answers %s, without its own metadata", issuer, response.Status)
+		return m, fmt.Errorf("%s responds with %s, without its own metadata", issuer, response.Status)
 	}
 	return m, nil
 }

@@ -147,7 +147,7 @@ func TestEnvoyRejectsBeforeTheCheck(t *testing.T) {
 }
 
 // wantLocalReply checks that the response comes from Envoy itself, with a body in the product's form.
-func wantLocalReply(t *testing.T, name string, a answer, status int, code, reason string) {
+func wantLocalReply(t *testing.T, name string, a fullResponse, status int, code, reason string) {
 	t.Helper()
 	var body struct {
 		Error struct{ Code, Reason, Message string }
@@ -340,7 +340,7 @@ func TestAccessLog(t *testing.T) {
 	}
 	for _, secret := range []string{"in-query", "in-header", "in-cookie", "Bearer"} {
 		if strings.Contains(s.log.String(), secret) {
-			t.Errorf("the log holds %s: %s", secret, s.log)
+			t.Errorf("the log contains %s: %s", secret, s.log)
 		}
 	}
 }
