@@ -237,7 +237,7 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) er
 	}
 }
 
-// freeAddresses returns n different addresses that are free now. It holds all listeners open until it has found the last one,
+// freeAddresses returns n different addresses that are free now. It keeps all listeners open until it has found the last one,
 // so that no address repeats.
 func freeAddresses(n int) []string {
 	addresses := make([]string, n)

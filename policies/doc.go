@@ -1,4 +1,4 @@
-// Package policies holds the access rules and evaluates them.
+// Package policies contains the access rules and evaluates them.
 //
 // The rules are plain Rego (keywicket/). The tables (apis/NAME/data.yaml) and the other data that rules read
 // (facts/NAME/data.yaml) are plain data. A policy author needs no Go, and the stock opa runs the tests beside the rules.

@@ -74,7 +74,7 @@ func (m *memory) add(key memoryKey, d authz.Decision) authz.Decision {
 	return d
 }
 
-// bucket returns the slots that may hold the decision of a key.
+// bucket returns the slots that may contain the decision of a key.
 func (m *memory) bucket(key memoryKey) []atomic.Pointer[remembered] {
 	first := binary.LittleEndian.Uint64(key[:8]) % (memorySlots / memoryWays) * memoryWays
 	return m.slots[first : first+memoryWays]

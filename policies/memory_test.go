@@ -328,18 +328,18 @@ func TestFullMemory(t *testing.T) {
 	for i := range n {
 		m.add(key(i), authz.Decision{Route: fmt.Sprint(i)})
 	}
-	kept := 0
+	remembered := 0
 	for i := range n {
 		switch d := m.find(key(i)); {
 		case d == nil:
 		case d.Route != fmt.Sprint(i):
 			t.Fatalf("%d is %+v", i, d)
 		default:
-			kept++
+			remembered++
 		}
 	}
-	if kept < memorySlots*9/10 {
-		t.Errorf("%d of %d are kept", kept, n)
+	if remembered < memorySlots*9/10 {
+		t.Errorf("%d of %d decisions are remembered", remembered, n)
 	}
 	last := key(n)
 	m.add(last, authz.Decision{Route: "last"})
@@ -401,7 +401,7 @@ func TestRememberedDecisionIsDetached(t *testing.T) {
 	key := m.key(&authz.Input{Host: "long"}, noRow)
 	m.add(key, authz.Decision{Allow: true, Headers: map[string]string{"x-host": strings.Repeat("x", 1<<10)}})
 	if m.find(key) != nil {
-		t.Error("a decision with long headers is kept")
+		t.Error("a decision with long headers is remembered")
 	}
 	if d := m.find(m.key(&authz.Input{Host: part(n - 1)}, noRow)); d == nil || d.Headers["x-host"] != part(n-1) {
 		t.Errorf("the last one is %+v", d)

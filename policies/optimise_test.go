@@ -152,13 +152,13 @@ func inputs(api string, apiTable table.Table, route table.Route) []authz.Input {
 	for role := range apiTable.Roles {
 		workspaces = append(workspaces, authz.Workspace{Requested: true, Granted: true, Role: role})
 	}
-	input := func(method, path string, kind authz.Kind, held []string, workspace authz.Workspace) authz.Input {
+	input := func(method, path string, kind authz.Kind, credentialScopes []string, workspace authz.Workspace) authz.Input {
 		in := authz.Input{API: api, Method: method, Denial: authz.ReasonUnknown, Workspace: workspace}
 		segments, _ := target.Segments(path, target.Parameters{})
 		in.Path = target.JoinSegments(segments)
 		if kind != "" {
 			in.Denial = ""
-			in.Principal = &authz.Principal{Kind: kind, Scopes: held}
+			in.Principal = &authz.Principal{Kind: kind, Scopes: credentialScopes}
 		}
 		return in
 	}
@@ -167,9 +167,9 @@ func inputs(api string, apiTable table.Table, route table.Route) []authz.Input {
 		for _, path := range paths {
 			all = append(all, input("TRACE", path, kind, route.Scopes, workspaces[2]), input(route.Method, path, kind, route.Scopes, workspaces[2]))
 		}
-		for _, held := range scopes {
+		for _, credentialScopes := range scopes {
 			for _, workspace := range workspaces {
-				all = append(all, input(route.Method, filled, kind, held, workspace))
+				all = append(all, input(route.Method, filled, kind, credentialScopes, workspace))
 			}
 		}
 	}

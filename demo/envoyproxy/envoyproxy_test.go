@@ -16,7 +16,7 @@ import (
 	"github.com/keywicket/keywicket/demo/envoyproxy"
 )
 
-// addresses returns two free addresses. Most likely they are still free when Envoy listens on them. It holds both listeners
+// addresses returns two free addresses. They are usually still free when Envoy listens on them. It keeps both listeners
 // open until it has found the second address, so that the addresses differ.
 func addresses(t *testing.T) (admin, front net.TCPAddr) {
 	t.Helper()

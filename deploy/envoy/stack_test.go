@@ -55,7 +55,7 @@ func start(t *testing.T) *stack {
 		t.Cleanup(func() { _ = u.Close() })
 		*server = u
 	}
-	// free holds all listeners open until it has found the last address, so that no address repeats.
+	// free keeps all listeners open until it has found the last address, so that no address repeats.
 	free := func() (addresses [3]string) {
 		for i := range addresses {
 			l, err := net.Listen("tcp", "127.0.0.1:0")

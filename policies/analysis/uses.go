@@ -146,8 +146,8 @@ type denial struct {
 	location     *ast.Location
 }
 
-// denialsOf returns the denials that a rule builds. It does not include those of an else, which OPA represents as a separate rule.
-// Rules are not recursive, so it terminates.
+// denialsOf returns the denials that a rule builds. It does not include the denials of an else, which OPA represents as a separate
+// rule. Rules are not recursive, so it terminates.
 func (f *useFinder) denialsOf(rule *ast.Rule) []denial {
 	if denials, ok := f.denials[rule]; ok {
 		return denials

@@ -14,7 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Errors is an error with one line for each problem of a folder, so that the author can fix all of them at once.
+// Errors is an error with one line for each problem of a folder, so that the author can fix all of them together.
 type Errors []Fault
 
 // Fault is one problem. Its line is 0 if unknown. Its file is empty if it concerns the whole folder.

@@ -121,11 +121,11 @@ func TestFactsEqualThoseOfStockOPA(t *testing.T) {
 				}
 				got, ok = d.Route, true
 			}
-			alike := plainOK && bundleOK && plain == bundle
+			same := plainOK && bundleOK && plain == bundle
 			if plainOK != bundleOK || plain != bundle {
 				differing++
 			}
-			if ok != alike || (ok && got != plain) || got != c.want {
+			if ok != same || (ok && got != plain) || got != c.want {
 				t.Errorf("opa test reads %s, %v; opa test -b %s, %v; the sidecar %s, %v; want %s", plain, plainOK, bundle, bundleOK, got, err, c.want)
 			}
 			if err != nil && (!strings.Contains(err.Error(), "facts/a/data.") && !strings.Contains(err.Error(), "facts/a/b/data.")) {
