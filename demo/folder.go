@@ -10,16 +10,16 @@ import (
 	"github.com/keywicket/keywicket/demo/process"
 )
 
-// folder holds every file of a stack. It is removed even if this process is killed: a shell waits until a pipe ends that
-// only this process holds open, and then removes the folder.
+// folder contains every file of a stack. It is removed even if this process is killed. A shell waits until a pipe is closed that
+// only this process keeps open, and then removes the folder.
 type folder struct {
 	path    string
 	pipe    io.Closer
 	remover *exec.Cmd
 }
 
-// removeScript waits until its standard input ends, and then removes its argument. It tries several times, because the servers
-// die with their parent but may still write for a moment. It ignores the signals of the terminal and of a shutdown.
+// removeScript waits until its standard input is closed, and then removes its argument. It tries several times, because the servers
+// are killed with their parent but may still write for a moment. It ignores the signals of the terminal and of a shutdown.
 const removeScript = `trap '' HUP INT TERM
 cat > /dev/null
 for try in 1 2 3 4 5; do

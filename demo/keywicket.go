@@ -55,14 +55,14 @@ func (s *Sidecar) Restart(ctx context.Context) error {
 	return s.start(ctx, func() {})
 }
 
-// start runs the sidecar. It calls choose before each try, to choose new addresses.
-func (s *Sidecar) start(ctx context.Context, choose func()) (err error) {
+// start runs the sidecar. It calls chooseAddresses before each try, for new addresses.
+func (s *Sidecar) start(ctx context.Context, chooseAddresses func()) (err error) {
 	databaseURL, feedURL := s.databaseURL, s.databaseURL
 	if s.config.Database != nil {
 		databaseURL, feedURL = s.config.Database(databaseURL)
 	}
 	p, err := start(ctx, s.config, "serve", func() (string, []string) {
-		choose()
+		chooseAddresses()
 		return s.Operations, []string{
 			"KEYWICKET_DATABASE_URL=" + databaseURL,
 			"KEYWICKET_DATABASE_FEED_URL=" + feedURL,
@@ -111,9 +111,9 @@ func start(ctx context.Context, c Config, command string, settings func() (probe
 	}
 	const tries = 3
 	for try := 1; ; try++ {
-		probe, own := settings()
+		probe, variables := settings()
 		p, err := process.Start(process.Config{
-			Path: binary, Args: []string{command}, Env: environ(slices.Concat([]string{noLameDuck}, c.Environ, own)...), Output: c.Log,
+			Path: binary, Args: []string{command}, Env: environ(slices.Concat([]string{noLameDuck}, c.Environ, variables)...), Output: c.Log,
 		})
 		if err != nil {
 			return nil, err

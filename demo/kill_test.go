@@ -63,7 +63,7 @@ func TestKilledDemoLeavesNoProcess(t *testing.T) {
 			if time.Now().After(deadline) {
 				t.Fatalf("the process %d is left", pid)
 			}
-			time.Sleep(10 * time.Millisecond) // the kernel does not signal the end of another process's child
+			time.Sleep(10 * time.Millisecond) // the kernel reports the end of a process only to its parent
 		}
 	}
 	for {

@@ -29,7 +29,7 @@ type key struct {
 	expiresIn       time.Duration
 	revoked         bool
 	imported        authz.Secret // a key that the product issued before; empty: a new key
-	variable        string       // the shell variable that holds a session's token
+	variable        string       // the shell variable for a session's token
 }
 
 var (

@@ -95,11 +95,11 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 		return nil, err
 	}
 	for range cmp.Or(c.Sidecars, 1) {
-		one, err := startSidecar(ctx, c, sidecar)
+		running, err := startSidecar(ctx, c, sidecar)
 		if err != nil {
 			return nil, err
 		}
-		s.Sidecars = append(s.Sidecars, one)
+		s.Sidecars = append(s.Sidecars, running)
 	}
 	s.Sidecar = s.Sidecars[0]
 	return s, s.startEnvoy(ctx, c, issuer)
@@ -108,7 +108,7 @@ func Start(ctx context.Context, c Config) (_ *Stack, err error) {
 // DatabaseURL returns the database URL of an operator, who has all rights.
 func (s *Stack) DatabaseURL() string { return s.Postgres.URL(databaseName) }
 
-// Close stops all processes, in the order in which a request passes them, and removes every file.
+// Close stops all processes, in the order in which requests pass through them, and removes every file.
 func (s *Stack) Close() error {
 	var errs []error
 	if s.Envoy != nil {
@@ -237,7 +237,7 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) er
 	}
 }
 
-// freeAddresses returns n different addresses that are free now. It holds all listeners open until it has found the last one,
+// freeAddresses returns n different addresses that are free now. It keeps all listeners open until it has found the last one,
 // so that no address repeats.
 func freeAddresses(n int) []string {
 	addresses := make([]string, n)

@@ -92,7 +92,7 @@ func (u *User) openRequest(ctx context.Context, authorize string) (page, error) 
 	return p, fmt.Errorf("%s cannot sign in at %s", u.email, p.url)
 }
 
-// Approve opens an app's authorization request and approves it in the workspaces of these names. Without names, it approves
+// Approve opens an app's authorization request and approves it in the workspaces with these names. Without names, it approves
 // every workspace that the page offers. It returns the URL that the browser is redirected to, with the code.
 func (u *User) Approve(ctx context.Context, authorize string, names ...string) (*url.URL, error) {
 	p, err := u.openRequest(ctx, authorize)
@@ -100,7 +100,7 @@ func (u *User) Approve(ctx context.Context, authorize string, names ...string) (
 		return nil, err
 	}
 	if p.status != http.StatusOK {
-		return p.next, nil // the issuer redirects to the app at once
+		return p.next, nil // the issuer redirects to the app without a consent page
 	}
 	if p, err = u.submit(ctx, p, "decision", "approve", p.workspaces(names)...); err != nil {
 		return nil, err

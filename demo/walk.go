@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// The app of the demo and its request, from the API document's example. Only the app's address differs. The verifier is that
-// of RFC 7636, appendix B.
+// The app of the demo and its request, from the API document's example. Only the app's address differs. The verifier is the
+// example of RFC 7636, appendix B.
 const (
 	clientID  = "your_client_id"
 	callback  = "http://127.0.0.1:9999/callback"
@@ -41,11 +41,11 @@ func (d *Demo) walkOAuth(ctx context.Context, line func(request, who, workspace,
 	if err != nil {
 		return err
 	}
-	line("GET /oauth/consent", "", "", "303 sign in", words(p.status, p.next != nil && p.next.Path == "/login", "sign in"), "an app sends Ada to the consent page")
+	line("GET /oauth/consent", "", "", "303 sign in", statusAnd(p.status, p.next != nil && p.next.Path == "/login", "sign in"), "an app sends Ada to the consent page")
 	if p, err = ada.openRequest(ctx, at.String()); err != nil {
 		return err
 	}
-	line("GET /oauth/consent", "", "", "200 Allow Planner", words(p.status, strings.Contains(p.text, "Allow <bdi>Planner</bdi> to act"), "Allow Planner"), "after the sign-in, Ada is asked")
+	line("GET /oauth/consent", "", "", "200 Allow Planner", statusAnd(p.status, strings.Contains(p.text, "Allow <bdi>Planner</bdi> to act"), "Allow Planner"), "after the sign-in, Ada is asked")
 	if p, err = ada.submit(ctx, p, "decision", "approve", p.workspaces([]string{"Your workspace"})...); err != nil {
 		return err
 	}
@@ -53,14 +53,14 @@ func (d *Demo) walkOAuth(ctx context.Context, line func(request, who, workspace,
 	if p.next != nil {
 		code = p.next.Query().Get("code")
 	}
-	line("POST /oauth/consent", "", yours, "303 code", words(p.status, code != "", "code"), "Ada allows it, in one workspace")
+	line("POST /oauth/consent", "", yours, "303 code", statusAnd(p.status, code != "", "code"), "Ada allows it, in one workspace")
 
 	token := func(why, want string, parameters map[string]string) (tokens, error) {
 		t, err := d.token(ctx, parameters)
-		line("POST /api/oauth/token", "", "", want, words(t.status, true, t.Scope+t.Error), why)
+		line("POST /api/oauth/token", "", "", want, statusAnd(t.status, true, t.Scope+t.Error), why)
 		return t, err
 	}
-	// call repeats the request for up to two seconds: the end of an access token takes effect within the staleness bound.
+	// call repeats the request for up to two seconds: a revocation takes effect within the staleness bound.
 	call := func(request, workspace, want, why string, t tokens) error {
 		s := tourStep{api: "velocity", request: request, workspace: workspace, want: want}
 		for deadline := time.Now().Add(2 * time.Second); ; {
@@ -102,11 +102,11 @@ func (d *Demo) walkOAuth(ctx context.Context, line func(request, who, workspace,
 	return err
 }
 
-func words(status int, also bool, more string) string {
-	if !also {
-		more = ""
+func statusAnd(status int, seen bool, text string) string {
+	if !seen {
+		text = ""
 	}
-	return strings.TrimSpace(fmt.Sprint(status, " ", more))
+	return strings.TrimSpace(fmt.Sprint(status, " ", text))
 }
 
 // tokens is a response of the token endpoint.

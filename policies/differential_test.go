@@ -23,7 +23,7 @@ import (
 )
 
 var (
-	// Segments of patterns, of every form. Many have common texts, so that several rows match the same path.
+	// Segments of patterns, in every form. Many match the same texts, so that several rows match the same path.
 	patternSegments = []string{
 		"a", "b", "ab", "a.b", "%61", "a%2Eb", "caf%C3%A9", "%7Bx%7D", "a+b", "$a^", "(b)", "a%2A", "",
 		"{x}", "{userId}", "{x-y.z}", "{x}.b", "a{x}", "a{x}b", "{x}b", "{x}:b", "{x}.{y}", "{x}...{y}", "({x})", "a.{x}", "{x}%2A", "caf{x}",
@@ -97,13 +97,13 @@ func randomTable(r *rand.Rand, n int) (table map[string]any, rows []map[string]a
 	return jsonOf(table), rows
 }
 
-// parse returns the table of a text.
+// parse parses a table.
 func parse(text []byte) (table.Table, error) {
 	tables, err := table.Read(fstest.MapFS{"apis/zoo/data.yaml": {Data: text}})
 	return tables["zoo"], err
 }
 
-// jsonOf returns the value as OPA reads it.
+// jsonOf returns the value with the types that OPA's JSON decoder returns.
 func jsonOf(v map[string]any) map[string]any {
 	text, err := json.Marshal(v)
 	if err == nil {
@@ -116,8 +116,8 @@ func jsonOf(v map[string]any) map[string]any {
 	return v
 }
 
-// randomInput returns an input with a random path, or with the path of a row whose parameters have random texts. The row matches
-// only if its parameters match these texts.
+// randomInput returns an input with a random path, or with the path of a row in which random texts replace the parameters. The row
+// matches only if its parameters accept these texts.
 func randomInput(r *rand.Rand, rows []map[string]any) authz.Input {
 	in := authz.Input{
 		API: "zoo", Method: pick(r, requestMethods),
@@ -151,8 +151,8 @@ func randomInput(r *rand.Rand, rows []map[string]any) authz.Input {
 	return in
 }
 
-// TestIndexAgreesWithRego compares Rego, which `opa test` runs, with the index, which serves requests. Both must find the same
-// row and decide alike. The tables have rows of every form, and many rows match the same path.
+// TestIndexAgreesWithRego compares the rules in Rego, which `opa test` evaluates, with the index, which serves requests.
+// Both must find the same row and make the same decision. The tables have rows of every form, and many rows match the same path.
 func TestIndexAgreesWithRego(t *testing.T) {
 	race.Skip(t)
 	s, err := source.Read(Builtin)
@@ -167,7 +167,7 @@ func TestIndexAgreesWithRego(t *testing.T) {
 		s.Data = map[string]any{"apis": map[string]any{"zoo": table}}
 		plain, indexed := bothEngines(t, s)
 		optimised := plain
-		if seed%10 == 0 { // seldom, because it takes long
+		if seed%10 == 0 { // not for every seed, because it takes long
 			o, err := s.Optimise(t.Context())
 			optimised = engineOf(t, o, err)
 		}
@@ -203,7 +203,8 @@ func TestIndexAgreesWithRego(t *testing.T) {
 	}
 }
 
-// FuzzPattern tests that any text is refused in one line, or is a pattern that Rego and the index match alike.
+// FuzzPattern parses any text as a pattern. If it is invalid, the error has one line. If it is valid, Rego and the index must match
+// the same paths.
 func FuzzPattern(f *testing.F) {
 	for i, pattern := range patternSegments {
 		f.Add("/"+pattern, "/"+pathSegments[i%len(pathSegments)])
@@ -234,7 +235,7 @@ func FuzzPattern(f *testing.F) {
 		if segments, err := target.Segments(path, target.Parameters{}); err == nil {
 			path = target.JoinSegments(segments)
 		} else if path = strings.ToValidUTF8(path, ""); !strings.HasPrefix(path, "/") {
-			return // the index never gets such a path
+			return // no request has such a path
 		}
 		var x route.Index
 		x.Add("GET", p, 0)
@@ -244,7 +245,7 @@ func FuzzPattern(f *testing.F) {
 			t.Fatalf("%q, %q: %v, %v", pattern, path, results, err)
 		}
 		if want := results[0].Bindings["matches"].(bool); got != want {
-			t.Fatalf("%q and %q: the index says %t, Rego %t", pattern, path, got, want)
+			t.Fatalf("%q and %q: the index returns %t, Rego returns %t", pattern, path, got, want)
 		}
 		filled := parameter.ReplaceAllString(pattern, "x")
 		if segments, err := target.Segments(filled, target.Parameters{}); err == nil {

@@ -41,21 +41,21 @@ func (c Config) FS() fs.FS {
 type Engine struct {
 	policy
 	hash string
-	// Semaphores: each admits as many evaluations as there are processors, and the others wait in order of arrival. If thousands
-	// ran at once, they would share the processors and all end too late. Checks after a look-up have their own semaphore: a flood
-	// of checks without a look-up cannot delay them.
+	// Semaphores. Each admits as many evaluations as there are processors, and the others wait in the order of arrival. Thousands of
+	// concurrent evaluations would share the processors, and all of them would finish too late. Checks after a look-up have their
+	// own semaphore, so a flood of checks without a look-up cannot delay them.
 	beforeLookup, afterLookup chan struct{}
 	observe                   func(time.Duration)
 }
 
-// ObserveEvaluations sets the function that receives the duration of each evaluation, including the wait for its semaphore. Call it before
-// Decide.
+// ObserveEvaluations sets the function that receives the duration of each evaluation, including the wait for its semaphore. Call
+// ObserveEvaluations before Decide.
 func (e *Engine) ObserveEvaluations(observe func(time.Duration)) { e.observe = observe }
 
 // HasMemory reports whether the engine remembers decisions.
 func (e *Engine) HasMemory() bool { return e.memory != nil }
 
-// MemoryHits returns the number of decisions that came from the memory, without an evaluation.
+// MemoryHits returns how many times Decide returned a remembered decision, without an evaluation.
 func (e *Engine) MemoryHits() uint64 {
 	if e.memory == nil {
 		return 0
@@ -69,9 +69,9 @@ type policy struct {
 	uses    analysis.Uses
 	reading document.Reading
 	index   *index // finds the rows; nil if the rules find them
-	// readingWithRow has the parts that rules read once the index has found the row.
+	// readingWithRow has the parts that rules read if the index finds the row.
 	readingWithRow document.Reading
-	earlierRoute   bool     // the rules that find the rows are of an earlier version
+	earlierRoute   bool     // keywicket/route.rego is from an earlier version
 	unsafeNots     []string // warnings about negations in rules
 	query          *query
 
@@ -99,7 +99,7 @@ func (p *policy) Uses() analysis.Uses { return p.uses }
 func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 	defer func() {
 		if err != nil && ctx.Err() != nil {
-			err = ctx.Err() // an interruption says nothing about the policy
+			err = ctx.Err() // an interruption is not a fault of the policy
 		}
 	}()
 	tables, s, err := source.Open(ctx, c.FS())
@@ -116,7 +116,8 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 	return &Engine{policy: p, hash: s.Hash(), beforeLookup: newSemaphore(), afterLookup: newSemaphore(), observe: func(time.Duration) {}}, nil
 }
 
-// newPolicy compiles the rules, with the index if the shipped rules find the rows. Otherwise withoutIndex prepares the query.
+// newPolicy compiles the rules. If the shipped rules find the rows, it prepares the query with the index. Otherwise withoutIndex
+// prepares the query.
 func newPolicy(
 	ctx context.Context, s source.Source, tables map[string]table.Table,
 	withoutIndex func(context.Context, source.Source, *ast.Compiler) (*query, error),
@@ -154,7 +155,8 @@ func newPolicy(
 
 func newSemaphore() chan struct{} { return make(chan struct{}, runtime.GOMAXPROCS(0)) }
 
-// Warnings returns warnings about valid tables that are not safe with every server, and about slow rules. Each names its file.
+// Warnings returns warnings about negations that may be undefined, tables that are not safe with every server, and slow rules. Each
+// warning names a file.
 func (p *policy) Warnings() []string {
 	all := slices.Clone(p.unsafeNots)
 	if p.index == nil {
@@ -172,11 +174,11 @@ func (p *policy) Warnings() []string {
 }
 
 // Hash returns twelve hexadecimal digits that identify the content of all loaded files, tests included. Two sidecars with the
-// same hash decide alike.
+// same hash make the same decisions.
 func (e *Engine) Hash() string { return e.hash }
 
-// Decide implements authz.Policy. An undefined decision and an error of a built-in function are errors. The caller must not
-// modify the decision's slices and maps: the memory may share them.
+// Decide implements authz.Policy. An undefined decision and an error of a built-in function are errors. The caller must not modify
+// the slices and maps of the decision, because the memory may share them.
 func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, error) {
 	r := e.row(&in)
 	if e.memory == nil {
@@ -206,7 +208,7 @@ func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, er
 	return d, nil
 }
 
-// isAnonymous reports whether the check has not examined the credential yet, or there is none.
+// isAnonymous reports whether the input is without a credential. The request has none, or the check has not examined it yet.
 func isAnonymous(in *authz.Input) bool {
 	return in.Denial == authz.ReasonMissing && in.Principal == nil && in.Workspace == authz.Workspace{}
 }
@@ -219,7 +221,7 @@ func (e *Engine) evaluate(ctx context.Context, in authz.Input, r *row) (authz.De
 	}
 	select {
 	case semaphore <- struct{}{}:
-	default: // only an evaluation that waits needs the context's timer
+	default: // only an evaluation that has to wait needs ctx.Done
 		select {
 		case semaphore <- struct{}{}:
 		case <-ctx.Done():
@@ -265,13 +267,13 @@ func (p *policy) decide(ctx context.Context, in *authz.Input, r *row, tracers ..
 	return document.Decision(result.Value)
 }
 
-// plain prepares the decision of the rules as they are.
+// plain prepares the query of the decision, without optimisation.
 func plain(ctx context.Context, s source.Source, compiler *ast.Compiler) (*query, error) {
 	return prepare(ctx, s, compiler, document.DecisionRef)
 }
 
-// optimised prepares the decision of a policy that the index does not serve. The rules of an earlier version were written for
-// OPA's optimiser. The rules of this version are slower with it.
+// optimised prepares the query of the decision if there is no index. The rules of an earlier version were written for OPA's
+// optimiser. The rules of this version are slower with it.
 func optimised(ctx context.Context, s source.Source, compiler *ast.Compiler) (*query, error) {
 	if !s.HasEarlierRoute() {
 		return plain(ctx, s, compiler)

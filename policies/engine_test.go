@@ -41,20 +41,20 @@ func TestPolicyIsRefused(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]struct {
-		spoil func(t *testing.T, dir string)
-		want  string
+		edit func(t *testing.T, dir string)
+		want string
 	}{
 		"unknown key":        {row("{method: GET, path: /x, scope: [tags:read]}"), `data.yaml:34: unknown key "scope"`},
 		"unknown scope":      {row("{method: GET, path: /x, scopes: [tags:reed]}"), `data.yaml:34: the scope "tags:reed" is not among scopes`},
 		"no scope":           {row("{method: GET, path: /x}"), `data.yaml:34: name the scopes that the route needs, or make it public`},
-		"public with scopes": {row("{method: GET, path: /x, public: true, scopes: [tags:read]}"), `data.yaml:34: a public route needs no scopes`},
+		"public with scopes": {row("{method: GET, path: /x, public: true, scopes: [tags:read]}"), `data.yaml:34: a public route must not have scopes: remove them`},
 		"level":              {row("{method: GET, path: /x, level: team, scopes: [tags:read]}"), `data.yaml:34: the level "team" is neither`},
-		"level of the scope": {row("{method: GET, path: /x, level: user, scopes: [tags:read]}"), `the scope tags:read is of the level workspace, but the route is of the level user`},
-		"method":             {row("{method: get, path: /x, scopes: [tags:read]}"), `data.yaml:34: the method "get" is not one in capitals`},
+		"level of the scope": {row("{method: GET, path: /x, level: user, scopes: [tags:read]}"), `the scope tags:read has the level workspace, but the route has the level user`},
+		"method":             {row("{method: get, path: /x, scopes: [tags:read]}"), `data.yaml:34: the method "get" is neither in capitals nor * for any method`},
 		"glob":               {row("{method: GET, path: /x/*, scopes: [tags:read]}"), `data.yaml:34: the path "/x/*": "*" has a *: write {name} for one segment, {name...}`},
 		"alternation":        {row(`{method: GET, path: "/x/{a,b}", scopes: [tags:read]}`), `"{a,b}" is not a parameter`},
 		"any_of: unknown":    {row("{method: GET, path: /x, any_of: [tags:reed]}"), `data.yaml:34: the scope "tags:reed" is not among scopes`},
-		"public with any_of": {row("{method: GET, path: /x, public: true, any_of: [tags:read]}"), `data.yaml:34: a public route needs no scopes`},
+		"public with any_of": {row("{method: GET, path: /x, public: true, any_of: [tags:read]}"), `data.yaml:34: a public route must not have scopes: remove them`},
 		"parameter of Rails": {row("{method: GET, path: /x/:id, scopes: [tags:read]}"), `data.yaml:34: the path "/x/:id": ":id" is not a parameter: write {id}`},
 		"optional parameter": {row(`{method: GET, path: "/x/{id?}", scopes: [tags:read]}`), `"{id?}" cannot be optional: write two rows`},
 		"no precedence": {row(`{method: GET, path: "/x/{a}.json", scopes: [tags:read]}` + "\n  - " + `{method: GET, path: "/x/data.{b}", scopes: [tags:read]}`),
@@ -62,8 +62,8 @@ func TestPolicyIsRefused(t *testing.T) {
 		"a path without quotes": {row(`{method: GET, path: /x/{id}, scopes: [tags:read]}`), `data.yaml:34: a path with braces needs quotes in a row like this: path: "/x/{id}"`},
 		"grpc, empty":           {row(`{method: GET, path: /x, grpc: "", scopes: [tags:read]}`), `data.yaml:34: grpc is empty: leave it out`},
 		"level, empty":          {row(`{method: GET, path: /x, level: "", scopes: [tags:read]}`), `data.yaml:34: level is empty: leave it out`},
-		"grpc with a path":      {row("{grpc: a.B/C, path: /x, scopes: [tags:read]}"), `data.yaml:34: grpc stands for method and path: leave these out`},
-		"grpc with a method":    {row("{grpc: a.B/C, method: POST, scopes: [tags:read]}"), `data.yaml:34: grpc stands for method and path: leave these out`},
+		"grpc with a path":      {row("{grpc: a.B/C, path: /x, scopes: [tags:read]}"), `data.yaml:34: grpc replaces method and path: leave them out`},
+		"grpc with a method":    {row("{grpc: a.B/C, method: POST, scopes: [tags:read]}"), `data.yaml:34: grpc replaces method and path: leave them out`},
 		"grpc with a slash":     {row("{grpc: /a.B/C, scopes: [tags:read]}"), `grpc: "/a.B/C" is neither package.Service/Method nor`},
 		"grpc, half a method":   {row(`{grpc: "a.B/Get*", scopes: [tags:read]}`), `grpc: "a.B/Get*" is neither`},
 		"grpc without one":      {row("{grpc: a.B, scopes: [tags:read]}"), `grpc: "a.B" is neither`},
@@ -74,7 +74,7 @@ func TestPolicyIsRefused(t *testing.T) {
 		"implies a circle":      {implies("{tags:write: [tags:read], tags:read: [contacts:read], contacts:read: [tags:write]}"), `imply one another`},
 		"implies, of a user": {func(t *testing.T, dir string) {
 			policytest.Edit(t, dir, "apis/velocity/data.yaml", "routes:\n", "implies: {issues:write: [user:read]}\nroutes:\n")
-		}, `implies: issues:write is of the level workspace, and user:read of user`},
+		}, `implies: issues:write has the level workspace, but user:read has the level user`},
 		"path not canonical": {row(`{method: GET, path: /x//y, scopes: [tags:read]}`), `the path "/x//y" matches no request: the path has an empty segment`},
 		"relative path":      {row(`{method: GET, path: x, scopes: [tags:read]}`), `the path "x" matches no request: the path does not start with a /`},
 		"special, escaped":   {row("{method: GET, path: /x/a%23, scopes: [tags:read]}"), `data.yaml:34: the path "/x/a%23": "a%23" has a #, which literal text never has`},
@@ -129,7 +129,7 @@ func TestPolicyIsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := policytest.Copy(t)
-			c.spoil(t, dir)
+			c.edit(t, dir)
 			_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("got %v, want %q in it", err, c.want)
@@ -156,6 +156,6 @@ decision := {"allow": count([1 | upto[_]; upto[_]]) > 0, "code": null, "reason":
 		cancel()
 	}
 	if engine.MemoryHits() > 0 {
-		t.Error("an evaluation that did not end is remembered")
+		t.Error("the decision of a cancelled evaluation is remembered")
 	}
 }

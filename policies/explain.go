@@ -14,17 +14,17 @@ import (
 	"github.com/keywicket/keywicket/policies/source"
 )
 
-// Explainer decides as an Engine does, and returns the places that decided. It never runs optimised rules, which have lost their
-// line numbers.
+// Explainer makes the same decisions as an Engine, and also returns the places that led to each decision. It never evaluates
+// optimised rules, because optimisation removes the line numbers.
 type Explainer struct {
 	policy
 	dir string
 }
 
-// Explanation is a decision with the places that it comes from, as file:line.
+// Explanation is a decision, and the places that led to it as file:line.
 type Explanation struct {
 	authz.Decision
-	// Rule is the part of data.keywicket.decision that decided.
+	// Rule is the branch of data.keywicket.decision, or the rule of data.keywicket.deny, that decided.
 	Rule string
 	// Row is the route's row in its table; empty if no route matched.
 	Row string
@@ -55,31 +55,31 @@ func (e *Explainer) Explain(ctx context.Context, in authz.Input) (Explanation, e
 
 var deniedByARule = ast.MustParseRef("data.keywicket.denied_by_a_rule")
 
-// ruleOf returns the rule that decided. For a denial of data.keywicket.deny it is the rule with the denial, if only one rule
-// denied.
+// ruleOf returns the place of the rule that decided. For a denial of data.keywicket.deny, it is the rule with the denial if only
+// one rule denied.
 func (e *Explainer) ruleOf(trace []*topdown.Event) string {
-	var answer *ast.Rule
+	var decisive *ast.Rule
 	var denials []*ast.Rule
 	denied := false
 	for _, event := range trace {
 		rule, ok := event.Node.(*ast.Rule)
 		switch {
 		case !ok || event.Op != topdown.ExitOp:
-		case rule.Ref().HasPrefix(document.DenyRef) && !slices.ContainsFunc(denials, func(known *ast.Rule) bool { return known.Location.Equal(rule.Location) }):
+		case rule.Ref().HasPrefix(document.DenyRef) && !slices.ContainsFunc(denials, func(other *ast.Rule) bool { return other.Location.Equal(rule.Location) }):
 			denials = append(denials, rule)
 		case rule.Ref().Equal(deniedByARule):
 			denied = true
-		case rule.Ref().Equal(document.DecisionRef) && answer == nil:
-			answer = rule
+		case rule.Ref().Equal(document.DecisionRef) && decisive == nil:
+			decisive = rule
 		}
 	}
-	if answer == nil {
+	if decisive == nil {
 		return ""
 	}
 	if denied && len(denials) == 1 {
-		answer = denials[0]
+		decisive = denials[0]
 	}
-	return e.place(answer.Location.File, answer.Location.Row)
+	return e.place(decisive.Location.File, decisive.Location.Row)
 }
 
 // rowOf returns the place of the route, or "" if the table has no such route.
@@ -92,7 +92,7 @@ func (e *Explainer) rowOf(api, route string) string {
 	return ""
 }
 
-// place returns file:line with the path that the author knows: in their folder, or below policies for the built-in policy.
+// place returns file:line. The file is below the author's folder, or below policies for the built-in policy.
 func (e *Explainer) place(file string, line int) string {
 	dir := e.dir
 	if dir == "" {

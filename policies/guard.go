@@ -13,8 +13,8 @@ import (
 	"github.com/keywicket/keywicket/policies/table"
 )
 
-// probe decides sample requests for rows that rules of an earlier version would read wrongly. It refuses a row whose sample finds
-// another row, and a row that allows its sample without any scope.
+// probe decides a sample request for each row that rules of an earlier version may read wrongly. It returns an error for a row if
+// the rules find another row for its sample, or allow its sample without any scope.
 func (p *policy) probe(ctx context.Context) error {
 	var all fault.Errors
 	for _, api := range slices.Sorted(maps.Keys(p.tables)) {
@@ -32,7 +32,7 @@ func (p *policy) probe(ctx context.Context) error {
 			in := sampleInput(api, method, path, r.Level)
 			d, err := p.decide(ctx, &in, p.row(&in))
 			switch {
-			case err != nil: // not a fault: a rule may need more than the sample has
+			case err != nil: // not a fault: a rule may need a value that the sample lacks
 			case d.Allow && len(r.AnyOf) > 0:
 				all = append(all, fault.Fault{File: file, Line: r.Line, Text: "the rules allow a token without any scope, because they do not read any_of: use keywicket/decision.rego and route.rego of this version"})
 			case p.earlierRoute && d.Route != r.Name():
@@ -44,7 +44,8 @@ func (p *policy) probe(ctx context.Context) error {
 	return all.Err()
 }
 
-// sampleInput returns the input of a principal without scopes that may use the workspace, or of a user at [table.LevelUser].
+// sampleInput returns the input of a principal without scopes. At [table.LevelUser] it is a user, otherwise a key with access to
+// the workspace.
 func sampleInput(api, method, path string, level table.Level) authz.Input {
 	in := authz.Input{
 		API: api, Method: method, Path: path, Time: time.Now(),

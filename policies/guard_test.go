@@ -10,7 +10,7 @@ import (
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
-// A policy that would allow more than it appears to is refused, with its line and the remedy.
+// A policy that allows more than it appears to allow is refused. The error has the line and the remedy.
 func TestPolicyThatAllowsMoreThanItShowsIsRefused(t *testing.T) {
 	const table = "apis/velaflows/data.yaml"
 	shipped := func(t *testing.T) string { t.Helper(); return policytest.Copy(t) }
@@ -22,7 +22,7 @@ func TestPolicyThatAllowsMoreThanItShowsIsRefused(t *testing.T) {
 		}
 		return dir
 	}
-	mixed := func(t *testing.T) string { // decision.rego is the earlier one
+	earlierDecision := func(t *testing.T) string { // only decision.rego is from an earlier version
 		t.Helper()
 		dir := shipped(t)
 		for _, file := range []string{"decision.rego", "decision_test.rego"} {
@@ -45,12 +45,12 @@ func TestPolicyThatAllowsMoreThanItShowsIsRefused(t *testing.T) {
 	}
 	const deny = "package keywicket\n\ndeny contains {\"code\": \"FORBIDDEN\", \"reason\": \"no_route\"} if input.api == \"velaflows\"\n"
 	for name, c := range map[string]struct {
-		from  func(t *testing.T) string
-		spoil func(t *testing.T, dir string)
-		want  string // empty if the policy is accepted
+		copyPolicy func(t *testing.T) string
+		edit       func(t *testing.T, dir string)
+		want       string // empty if the policy is accepted
 	}{
 		"any_of, earlier rules":            {earlier, row("  - {method: GET, path: /zz, any_of: [tags:read]}\n"), ":33: the rules allow a token without any scope, because they do not read any_of"},
-		"any_of, earlier decision":         {mixed, row("  - {method: GET, path: /zz, any_of: [tags:read]}\n"), ":34: the rules allow a token without any scope"},
+		"any_of, earlier decision":         {earlierDecision, row("  - {method: GET, path: /zz, any_of: [tags:read]}\n"), ":34: the rules allow a token without any scope"},
 		"any_of":                           {shipped, row("  - {method: GET, path: /zz, any_of: [tags:read]}\n"), ""},
 		"a rest, earlier rules":            {earlier, row("  - {method: GET, path: \"/zz/{id}\", scopes: [tags:write]}\n  - {method: GET, path: \"/zz/{r...}\", scopes: [tags:read]}\n"), `keywicket/route.rego finds `},
 		"a partial segment, earlier rules": {earlier, row("  - {method: GET, path: /zz/vx, scopes: [tags:write]}\n  - {method: GET, path: \"/zz/v{id}\", scopes: [tags:read]}\n"), `keywicket/route.rego finds `},
@@ -59,15 +59,15 @@ func TestPolicyThatAllowsMoreThanItShowsIsRefused(t *testing.T) {
 		"a denial, earlier rules":          {earlier, file("keywicket/own.rego", deny), "keywicket/own.rego:3: data.keywicket.deny is defined, but no rule reads it: use keywicket/decision.rego"},
 		"a denial in a test's file":        {shipped, file("keywicket/own_test.rego", deny), "keywicket/own_test.rego:3: data.keywicket.deny is read at keywicket/decision.rego:"},
 		"a rule that reads a test's":       {shipped, file("keywicket/own.rego", "package keywicket\n\nheaders[\"x-a\"] := \"b\" if data.keywicket.fixture.own.granted\n"), "keywicket/fixture_test.rego:"},
-		"a denial that is true":            {shipped, file("keywicket/own.rego", "package keywicket\n\ndeny := true if input.api == \"zoo\"\n"), "keywicket/own.rego:3: deny holds objects: write deny contains"},
-		"a denial that is a text":          {shipped, file("keywicket/own.rego", "package keywicket\n\ndeny contains \"no\" if input.api == \"zoo\"\n"), "keywicket/own.rego:3: deny holds objects"},
+		"a denial that is true":            {shipped, file("keywicket/own.rego", "package keywicket\n\ndeny := true if input.api == \"zoo\"\n"), "keywicket/own.rego:3: deny must contain objects: write deny contains"},
+		"a denial that is a text":          {shipped, file("keywicket/own.rego", "package keywicket\n\ndeny contains \"no\" if input.api == \"zoo\"\n"), "keywicket/own.rego:3: deny must contain objects"},
 		"a denial that allows":             {shipped, file("keywicket/own.rego", "package keywicket\n\ndeny contains {\"code\": \"FORBIDDEN\", \"reason\": \"no_route\", \"allow\": true} if input.api == \"zoo\"\n"), `keywicket/own.rego:3: a denial of data.keywicket.deny has the unknown key "allow"`},
 		"headers that are a set":           {shipped, file("keywicket/own.rego", "package keywicket\n\nheaders contains \"x-plan\" if input.api == \"zoo\"\n"), "keywicket/own.rego:3: headers is an object"},
 		"other data with code and reason":  {shipped, file("keywicket/own.rego", "package keywicket\n\nheaders[\"x-a\"] := entry.code if {\n\tsome entry in [{\"code\": \"US\", \"reason\": \"sanction\", \"note\": 1}]\n}\n"), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			dir := c.from(t)
-			c.spoil(t, dir)
+			dir := c.copyPolicy(t)
+			c.edit(t, dir)
 			_, err := policies.LoadExplainer(t.Context(), policies.Config{Dir: dir})
 			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %v, want %q in it", err, c.want)
@@ -76,7 +76,7 @@ func TestPolicyThatAllowsMoreThanItShowsIsRefused(t *testing.T) {
 	}
 }
 
-// explain names the rule of the denial.
+// Explain returns the rule with the denial.
 func TestExplainNamesTheDenialsRule(t *testing.T) {
 	dir := policytest.Copy(t)
 	policytest.Write(t, dir, "keywicket/own.rego", "package keywicket\n\ndeny contains {\"code\": \"PAYMENT_REQUIRED\", \"reason\": \"unpaid\"} if {\n\tinput.host == \"x\"\n}\n\ndeny contains {\"code\": \"PAYMENT_REQUIRED\", \"reason\": \"unpaid\"} if {\n\tinput.request.host == \"api.example\"\n}\n")

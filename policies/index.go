@@ -22,7 +22,7 @@ import (
 // index finds the row that a request addresses, as the rule route of keywicket/route.rego does.
 type index struct {
 	apis  map[string]apiRows
-	none  *row // the row of requests that address no row of a table
+	none  *row // for requests that address no row of a table
 	rules *rowRules
 	needs sync.Map // string → *needs: the distinct needs of all rows
 	tests []int    // see rowRules.scopeTests
@@ -43,7 +43,7 @@ func hasShippedRoute(s source.Source) (bool, error) {
 	return analysis.HasShippedRoute(s, text)
 }
 
-// rows evaluates data.keywicket.rows: for each table its rows, in the order of the table.
+// rows evaluates data.keywicket.rows. It returns the rows of each table, in the order of the table.
 func (e *evaluator) rows(ctx context.Context, tables map[string]table.Table) (map[string]*ast.Array, error) {
 	query, err := e.prepare(ast.MustParseRef("data.keywicket.rows"))
 	if err != nil {
@@ -53,20 +53,20 @@ func (e *evaluator) rows(ctx context.Context, tables map[string]table.Table) (ma
 	if err != nil {
 		return nil, err
 	}
-	made := make(map[string]*ast.Array, len(tables))
+	rowsOf := make(map[string]*ast.Array, len(tables))
 	for name, t := range tables {
 		list, err := all.Value.Find(ast.Ref{ast.StringTerm(name)})
 		array, ok := list.(*ast.Array)
 		if err != nil || !ok || array.Len() != len(t.Routes) {
 			return nil, fmt.Errorf("data.keywicket.rows does not have the rows of %s", name)
 		}
-		made[name] = array
+		rowsOf[name] = array
 	}
-	return made, nil
+	return rowsOf, nil
 }
 
-// indexed prepares the decision with a function instead of the rule route, which finds the row with the index. It returns nil
-// without an error if hasShippedRoute is false.
+// indexed prepares the query of the decision. Instead of the rule route, a function finds the row with the index. Without the
+// shipped route.rego, indexed returns nil and no error.
 func indexed(ctx context.Context, s source.Source, tables map[string]table.Table, compiler *ast.Compiler) (*query, *index, error) {
 	const routeStub = `package keywicket
 route := ` + analysis.FindRoute + `(input)`
@@ -101,19 +101,19 @@ route := ` + analysis.FindRoute + `(input)`
 	if compiler, err = s.Compiled(find); err != nil {
 		return nil, nil, err
 	}
-	evaluator = evaluator.with(compiler, find)
+	evaluator = evaluator.forRules(compiler, find)
 	if x.rules, err = rowRulesOf(evaluator); err != nil {
 		return nil, nil, err
 	}
 	x.none = x.rules.newRow(0, nil)
 	number := 0
 	for name, t := range tables {
-		of := apiRows{index: t.Index(), rows: make([]*row, 0, len(t.Routes))}
+		entry := apiRows{index: t.Index(), rows: make([]*row, 0, len(t.Routes))}
 		rows[name].Foreach(func(term *ast.Term) {
 			number++
-			of.rows = append(of.rows, x.rules.newRow(number, term))
+			entry.rows = append(entry.rows, x.rules.newRow(number, term))
 		})
-		x.apis[name] = of
+		x.apis[name] = entry
 	}
 	x.tests = x.rules.scopeTests(analysis.ReferencesOf(compiler, true))
 	query, err := evaluator.prepare(document.DecisionRef)
@@ -121,9 +121,9 @@ route := ` + analysis.FindRoute + `(input)`
 }
 
 // findRoute implements the function keywicket.find_route. It is undefined if the request addresses no row.
-func (x *index) findRoute(_ topdown.BuiltinContext, of []*ast.Term, iter func(*ast.Term) error) error {
+func (x *index) findRoute(_ topdown.BuiltinContext, args []*ast.Term, iter func(*ast.Term) error) error {
 	part := func(p document.Part) ast.Value {
-		value, _ := of[0].Value.Find(p.Ref()[1:])
+		value, _ := args[0].Value.Find(p.Ref()[1:])
 		return value
 	}
 	api, ok1 := part(document.InputAPI).(ast.String)
@@ -138,7 +138,7 @@ func (x *index) findRoute(_ topdown.BuiltinContext, of []*ast.Term, iter func(*a
 	return nil
 }
 
-// isEmpty reports whether count of the value is 0 or undefined.
+// isEmpty reports whether count(v) in Rego is 0 or undefined.
 func isEmpty(v ast.Value) bool {
 	switch v := v.(type) {
 	case *ast.Array:
@@ -155,15 +155,15 @@ func isEmpty(v ast.Value) bool {
 
 // find returns the row for a request, or x.none.
 func (x *index) find(api, method, path string) *row {
-	of, ok := x.apis[api]
+	entry, ok := x.apis[api]
 	if !ok {
 		return x.none
 	}
-	i, ok := of.index.Find(method, path)
+	i, ok := entry.index.Find(method, path)
 	if !ok {
 		return x.none
 	}
-	return of.rows[i]
+	return entry.rows[i]
 }
 
 // rowOf returns the row that the rule route finds for an input, or x.none.

@@ -9,7 +9,7 @@ import (
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
-// A row is found by its decoded path, with any escapes in the table.
+// A request finds its row by the decoded path, whichever escapes the table uses.
 func TestRowsAreComparedDecoded(t *testing.T) {
 	dir := policytest.Copy(t)
 	policytest.Write(t, dir, "apis/zoo/data.yaml", `

@@ -15,12 +15,13 @@ import (
 	"github.com/keywicket/keywicket/policies/document"
 )
 
-// memory holds decisions. A decision depends only on the input values that the policy reads, so equal values give the same
-// decision, for every caller and at any time. The key is a digest of these values. A changed token has other values and so
-// another key: no entry has to be removed. Each policy has its own memory.
+// memory contains remembered decisions. A decision depends only on the input values that the policy reads. Equal values lead to the
+// same decision, for every caller and at any time. The key of a decision is a digest of these values. If a token changes, its
+// values and its key change, so no entry has to be removed. Each policy has its own memory.
 //
-// The key has the row that the request addresses. It has the method and the path only if a rule other than route reads them. It has
-// the sets of scopes that the principal satisfies (see needs). It has the scopes themselves only if a rule depends on more of them.
+// The digest includes the row that the request addresses. It includes the method and the path only if a rule other than route reads
+// them. It includes which sets of scopes the principal satisfies (see needs). It includes the scopes themselves only if a rule
+// reads them in another way.
 type memory struct {
 	parts          []document.Part // the parts that the policy reads
 	anonymousByRow bool            // without a credential, a decision depends on the row alone
@@ -53,8 +54,8 @@ func (m *memory) find(key memoryKey) *authz.Decision {
 	return nil
 }
 
-// add stores a decision, and returns the stored copy. In a full bucket it replaces another decision. It does not store a decision
-// whose texts are longer than maxBytes together.
+// add stores a decision, and returns the stored copy. If the bucket is full, it replaces another decision. It does not store
+// a decision with more than maxBytes of text.
 func (m *memory) add(key memoryKey, d authz.Decision) authz.Decision {
 	const maxBytes = 1 << 10
 	d = detached(d)
@@ -68,19 +69,19 @@ func (m *memory) add(key memoryKey, d authz.Decision) authz.Decision {
 			return d
 		}
 	}
-	// The bits of the key after the ones that select the bucket are as good as random.
+	// A byte of the digest that did not select the bucket is as good as random.
 	bucket[key[8]%memoryWays].Store(r)
 	return d
 }
 
-// bucket returns the slots that may hold the decision of a key.
+// bucket returns the slots that may contain the decision of a key.
 func (m *memory) bucket(key memoryKey) []atomic.Pointer[remembered] {
 	first := binary.LittleEndian.Uint64(key[:8]) % (memorySlots / memoryWays) * memoryWays
 	return m.slots[first : first+memoryWays]
 }
 
-// detached returns a copy of the decision whose texts do not share memory with the request. Rules may copy texts of the request
-// into a decision.
+// detached returns a copy of the decision without references to the request's memory. Rules may copy texts of the request into a
+// decision.
 func detached(d authz.Decision) authz.Decision {
 	d.Code, d.Reason = authz.Code(strings.Clone(string(d.Code))), authz.Reason(strings.Clone(string(d.Reason)))
 	d.Route = strings.Clone(d.Route)
@@ -111,15 +112,15 @@ func size(d authz.Decision) int {
 
 // key returns the digest of the values that the policy reads. r is the row that the request addresses.
 func (m *memory) key(in *authz.Input, r *row) memoryKey {
-	b := make([]byte, 0, 512) // on the stack; seldom too small
+	b := make([]byte, 0, 512) // on the stack; usually large enough
 	for _, p := range m.parts {
 		b = appendPart(b, p, in, r)
 	}
 	return sha256.Sum256(b)
 }
 
-// appendPart appends the part's value in an unambiguous encoding: two different lists of values never give the same bytes. For a
-// request without a principal, the principal's parts append nothing.
+// appendPart appends the part's value in an unambiguous encoding: different lists of values always have different encodings. If
+// there is no principal, it appends nothing for the parts of the principal.
 func appendPart(b []byte, p document.Part, in *authz.Input, r *row) []byte {
 	if p > document.InputPrincipal && in.Principal == nil {
 		return b

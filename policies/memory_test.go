@@ -20,7 +20,7 @@ import (
 	"github.com/keywicket/keywicket/policies/source"
 )
 
-// extraConditions are conditions for rules of a policy author. Each reads other parts of the input.
+// extraConditions are conditions for rules of a policy author. They read different parts of the input.
 var extraConditions = []string{
 	`input.request.headers["x-region"][_] == "eu"`,
 	`count(input.request.headers) > 1`,
@@ -52,8 +52,8 @@ var extraConditions = []string{
 	`object.get(input.request, ["headers", "x-region"], []) == ["us"]`,
 }
 
-// policyWithExtraRules returns the shipped policy with some of these conditions. Most of the rules set a header, so that a
-// decision shows the result of each.
+// policyWithExtraRules returns the shipped policy and rules with some of these conditions. Most of the rules set a header, so a
+// decision shows which conditions are true.
 func policyWithExtraRules(t testing.TB, r *rand.Rand, table map[string]any) source.Source {
 	t.Helper()
 	s, err := source.Read(Builtin)
@@ -72,12 +72,12 @@ func policyWithExtraRules(t testing.TB, r *rand.Rand, table map[string]any) sour
 		}
 		text += fmt.Sprintf("%s if {\n\t%s\n}\n", head, strings.ReplaceAll(pick(r, extraConditions), "; ", "\n\t"))
 	}
-	add(t, s, "keywicket/own.rego", text)
+	addRules(t, s, "keywicket/own.rego", text)
 	return s
 }
 
-// add adds a file with rules to a policy.
-func add(t testing.TB, s source.Source, file, text string) {
+// addRules adds a file with rules to a policy.
+func addRules(t testing.TB, s source.Source, file, text string) {
 	t.Helper()
 	module, err := ast.ParseModule(file, text)
 	if err != nil {
@@ -86,7 +86,7 @@ func add(t testing.TB, s source.Source, file, text string) {
 	s.Rules[file] = module
 }
 
-// withMemory returns engines of a policy without and with memory.
+// withMemory returns two engines of a policy: without a memory and with it.
 func withMemory(t testing.TB, s source.Source) (plain, engine *Engine) {
 	t.Helper()
 	plain, engine = bothEngines(t, s)
@@ -101,7 +101,7 @@ func withMemory(t testing.TB, s source.Source) (plain, engine *Engine) {
 }
 
 // randomFullInput returns an input with values for all parts. Each part has few possible values, so that inputs often differ in
-// only one.
+// only one part.
 func randomFullInput(r *rand.Rand, rows []map[string]any) authz.Input {
 	in := randomInput(r, rows)
 	in.Host = pick(r, []string{"x.example", "y.example"})
@@ -129,7 +129,7 @@ func randomFullInput(r *rand.Rand, rows []map[string]any) authz.Input {
 	p := in.Principal
 	p.ID, p.UserID = pick(r, []string{"t1", "t2"}), pick(r, []string{"", "ada", "bob"})
 	p.Kind = pick(r, []authz.Kind{authz.KindWorkspaceToken, authz.KindWorkspaceKey, authz.KindPersonalKey})
-	if r.IntN(3) > 0 { // most are allowed, so that the policy's own rules decide
+	if r.IntN(3) > 0 { // most requests are allowed, so that the extra rules decide
 		p.Scopes = append(p.Scopes, "root")
 	}
 	p.AAL, p.Environment = pick(r, []string{"", "aal1"}), pick(r, []authz.Environment{authz.Live, authz.Sandbox})
@@ -144,7 +144,8 @@ func randomFullInput(r *rand.Rand, rows []map[string]any) authz.Input {
 	return in
 }
 
-// mutate returns the input unchanged, or with one part of the other input: a token, a member or a request has changed.
+// mutate returns the input unchanged, or with one part of the other input. This simulates a change of a token, a member or a
+// request.
 func mutate(r *rand.Rand, in, other authz.Input) authz.Input {
 	parts := []func(){
 		func() {},
@@ -177,8 +178,8 @@ func mutate(r *rand.Rand, in, other authz.Input) authz.Input {
 	return in
 }
 
-// firstDifference decides inputs with the memory of the engine, and by evaluation alone. It returns the number of the first
-// decision that differs, from 1; 0 if there is none.
+// firstDifference decides random inputs with both engines: engine uses its memory, plain always evaluates. It returns the number of
+// the first decision that differs, from 1, or 0 if none differs.
 func firstDifference(t testing.TB, r *rand.Rand, plain, engine *Engine, rows []map[string]any, cases int) int {
 	t.Helper()
 	var before []authz.Input
@@ -203,8 +204,7 @@ func firstDifference(t testing.TB, r *rand.Rand, plain, engine *Engine, rows []m
 	return 0
 }
 
-// A remembered decision is the one that an evaluation would give, for any parts that a policy reads and any changes between
-// checks.
+// A remembered decision equals the decision of an evaluation, whichever parts a policy reads and whatever changes between checks.
 func TestRememberedDecisions(t *testing.T) {
 	race.Skip(t)
 	hits := uint64(0)
@@ -223,22 +223,22 @@ func TestRememberedDecisions(t *testing.T) {
 	}
 }
 
-// Controls: the comparison above detects memories with incomplete keys within a limited number of cases.
+// Control: firstDifference detects a memory with incomplete keys within a limited number of cases.
 func TestControlsOfRememberedDecisions(t *testing.T) {
 	race.Skip(t)
 	const maxCases = 4000
-	caught := func(name string, try func(r *rand.Rand) int) {
+	wantDetected := func(name string, compare func(r *rand.Rand) int) {
 		t.Helper()
 		cases := 0
 		for seed := uint64(0); cases < maxCases; seed++ {
-			n := try(rand.New(rand.NewPCG(seed, 8)))
+			n := compare(rand.New(rand.NewPCG(seed, 8)))
 			if n > 0 {
-				t.Logf("%s: caught after %d cases", name, cases+n)
+				t.Logf("%s: detected after %d cases", name, cases+n)
 				return
 			}
 			cases += 100
 		}
-		t.Errorf("%s: not caught in %d cases", name, maxCases)
+		t.Errorf("%s: not detected in %d cases", name, maxCases)
 	}
 	without := func(missing ...document.Part) func(r *rand.Rand) int {
 		return func(r *rand.Rand) int {
@@ -250,26 +250,26 @@ func TestControlsOfRememberedDecisions(t *testing.T) {
 	}
 	for name, missing := range map[string][]document.Part{
 		"the row": {document.InputRow, document.RequestPath, document.RequestSegments}, "scopes": {document.PrincipalScopes}, "the role": {document.WorkspaceRole},
-		"whether it is granted": {document.WorkspaceGranted}, "headers": {document.RequestHeaders}, "the query": {document.RequestQuery, document.RequestRawQuery},
+		"whether the workspace is granted": {document.WorkspaceGranted}, "headers": {document.RequestHeaders}, "the query": {document.RequestQuery, document.RequestRawQuery},
 		"the context": {document.InputContext}, "the denial": {document.InputDenial}, "attributes": {document.PrincipalAttributes, document.WorkspaceAttributes, document.PrincipalUserAttributes},
 		"the source": {document.SourceAddress, document.SourcePrincipal, document.SourceCertificate}, "the kind": {document.PrincipalKind},
 	} {
-		caught("without "+name, without(missing...))
+		wantDetected("without "+name, without(missing...))
 	}
-	caught("with the principal's id instead of its values", func(r *rand.Rand) int {
+	wantDetected("with the principal's id instead of its values", func(r *rand.Rand) int {
 		table, rows := randomTable(r, 8)
 		plain, engine := withMemory(t, policyWithExtraRules(t, r, table))
 		m := engine.memory
 		m.parts = append(slices.DeleteFunc(m.parts, func(p document.Part) bool { return p > document.InputPrincipal }), document.PrincipalID)
 		return firstDifference(t, r, plain, engine, rows, 100)
 	})
-	caught("with a decision of the row, although it depends on more", func(r *rand.Rand) int {
+	wantDetected("with a decision by row that depends on more than the row", func(r *rand.Rand) int {
 		table, rows := randomTable(r, 8)
 		plain, engine := withMemory(t, policyWithExtraRules(t, r, table))
 		engine.memory.anonymousByRow = true
 		return firstDifference(t, r, plain, engine, rows, 100)
 	})
-	caught("with the memory of another policy", func(r *rand.Rand) int {
+	wantDetected("with the memory of another policy", func(r *rand.Rand) int {
 		table, rows := randomTable(r, 8)
 		plain, engine := withMemory(t, policyWithExtraRules(t, r, table))
 		if n := firstDifference(t, r, plain, engine, rows, 50); n > 0 {
@@ -302,7 +302,7 @@ func TestDecisionsThatAreNotRemembered(t *testing.T) {
 		own := "package keywicket\ndeny contains {\"code\": \"FORBIDDEN\", \"reason\": \"own\"} if {\n\t" + strings.ReplaceAll(rule, "; ", "\n\t") + "\n}\n"
 		helper := "package helper\nlate if late_at(time.now_ns())\nlate_at(t) if t < 0\nunused if rand.intn(\"x\", 2) == 1\n"
 		for file, text := range map[string]string{"keywicket/own.rego": own, "helper/helper.rego": helper} {
-			add(t, s, file, text)
+			addRules(t, s, file, text)
 		}
 		compiler, err := s.Compiled()
 		if err != nil {
@@ -328,18 +328,18 @@ func TestFullMemory(t *testing.T) {
 	for i := range n {
 		m.add(key(i), authz.Decision{Route: fmt.Sprint(i)})
 	}
-	kept := 0
+	remembered := 0
 	for i := range n {
 		switch d := m.find(key(i)); {
 		case d == nil:
 		case d.Route != fmt.Sprint(i):
 			t.Fatalf("%d is %+v", i, d)
 		default:
-			kept++
+			remembered++
 		}
 	}
-	if kept < memorySlots*9/10 {
-		t.Errorf("%d of %d are kept", kept, n)
+	if remembered < memorySlots*9/10 {
+		t.Errorf("%d of %d decisions are remembered", remembered, n)
 	}
 	last := key(n)
 	m.add(last, authz.Decision{Route: "last"})
@@ -348,7 +348,7 @@ func TestFullMemory(t *testing.T) {
 	}
 }
 
-// Different inputs have different keys, also if their texts concatenate alike.
+// Different inputs have different keys, even if their concatenated texts are equal.
 func TestKeysAreUnambiguous(t *testing.T) {
 	var all []document.Part
 	for p := range document.NumberOfParts {
@@ -396,12 +396,12 @@ func TestRememberedDecisionIsDetached(t *testing.T) {
 		m.add(m.key(&authz.Input{Host: part(i)}, noRow), d)
 	}
 	if grown := heap() - before; grown > n*padding/5 {
-		t.Errorf("%d MB are kept of %d MB", grown>>20, n*padding>>20)
+		t.Errorf("%d MB of %d MB stay in memory", grown>>20, n*padding>>20)
 	}
 	key := m.key(&authz.Input{Host: "long"}, noRow)
 	m.add(key, authz.Decision{Allow: true, Headers: map[string]string{"x-host": strings.Repeat("x", 1<<10)}})
 	if m.find(key) != nil {
-		t.Error("a decision with long headers is kept")
+		t.Error("a decision with long headers is remembered")
 	}
 	if d := m.find(m.key(&authz.Input{Host: part(n - 1)}, noRow)); d == nil || d.Headers["x-host"] != part(n-1) {
 		t.Errorf("the last one is %+v", d)

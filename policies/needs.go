@@ -12,16 +12,16 @@ import (
 	"github.com/keywicket/keywicket/policies/document"
 )
 
-// needs are the sets of scopes with which decisions on a row test the scopes of a principal.
+// needs are the sets of scopes against which decisions on a row test the scopes of a principal.
 type needs struct {
 	unknown bool              // decisions may depend on every scope
 	sets    map[string]uint64 // scope → one bit for each set that has it
-	lengths uint64            // one bit for each length modulo 64 of a scope in the sets: a quick test before the map
+	lengths uint64            // one bit for each length, modulo 64, of the scopes in the sets: a quick test before the map
 }
 
 const maxSets = 64 // the bits of a uint64
 
-// appendTo appends which of the sets have one of the scopes. If the sets are not known, it appends all scopes.
+// appendTo appends which of the sets contain at least one of the scopes. If the sets are not known, it appends all scopes.
 func (n *needs) appendTo(b []byte, scopes []string) []byte {
 	if n == nil || n.unknown {
 		return appendTexts(append(b, 0), scopes)
@@ -37,16 +37,16 @@ func (n *needs) appendTo(b []byte, scopes []string) []byte {
 
 func lengthBit(scope string) uint64 { return 1 << (len(scope) % 64) }
 
-// learnNeeds evaluates the rules whose sets test the scopes, unless the needs of the row are known. The needs become unknown for
-// good if a rule is undefined, fails, or has a value that is not an array of sets. More than maxSets sets have the same effect.
-// The input must address the row.
+// learnNeeds sets the needs of the row, unless they are known. It evaluates the rules with the sets. If one of them is undefined,
+// fails, or is not an array of sets, the needs stay unknown permanently. The same applies to more than maxSets sets. The input must
+// address the row.
 func (x *index) learnNeeds(ctx context.Context, r *row, input ast.Value) {
 	if len(x.tests) == 0 || r.needs.Load() != nil {
 		return
 	}
 	var all []ast.Set
-	for _, place := range x.tests {
-		value, ok := x.rules.valueOf(ctx, r, place, input)
+	for _, position := range x.tests {
+		value, ok := x.rules.valueOf(ctx, r, position, input)
 		sets, isList := setsOf(value)
 		if all = append(all, sets...); !ok || !isList || len(all) > maxSets {
 			r.needs.Store(&needs{unknown: true})
@@ -65,8 +65,8 @@ func (x *index) learnNeeds(ctx context.Context, r *row, input ast.Value) {
 	r.needs.Store(x.sharedNeeds(n))
 }
 
-// sharedNeeds returns one value for all rows with equal needs. A large table has few different ones, which then stay in the cache
-// of the processor.
+// sharedNeeds returns one value for all rows with equal needs. The rows of a large table have few different needs, which then stay
+// in the processor's cache.
 func (x *index) sharedNeeds(n *needs) *needs {
 	var key []byte
 	for _, scope := range slices.Sorted(maps.Keys(n.sets)) {
@@ -89,8 +89,8 @@ func setsOf(value *ast.Term) (sets []ast.Set, ok bool) {
 	return sets, ok
 }
 
-// scopeTests returns the places of the rules whose sets test the scopes. It returns nil if decisions depend on scopes in another
-// way too, or if the value of such a rule depends on more than the row.
+// scopeTests returns the positions of the rules with the sets against which decisions test the scopes. It returns nil if decisions
+// depend on scopes in another way too, or if the value of such a rule depends on more than the row.
 func (k *rowRules) scopeTests(references []analysis.Reference) []int {
 	var tests []int
 	for _, r := range references {
@@ -100,12 +100,12 @@ func (k *rowRules) scopeTests(references []analysis.Reference) []int {
 			}
 			continue
 		}
-		place, ok := k.places[ruleName(r.Test)]
-		if !ok || k.standalone[place] == nil || len(r.Test) != len(document.RouteRef) || !r.Test.HasPrefix(document.PackageRef) {
+		position, ok := k.positions[ruleName(r.Test)]
+		if !ok || k.standalone[position] == nil || len(r.Test) != len(document.RouteRef) || !r.Test.HasPrefix(document.PackageRef) {
 			return nil
 		}
-		if !slices.Contains(tests, place) {
-			tests = append(tests, place)
+		if !slices.Contains(tests, position) {
+			tests = append(tests, position)
 		}
 	}
 	slices.Sort(tests)

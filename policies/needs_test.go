@@ -14,12 +14,12 @@ import (
 	"github.com/keywicket/keywicket/policies/source"
 )
 
-// testOfScopes returns the form that scopeTest accepts, with a rule that has the sets.
+// testOfScopes returns an expression in the form that scopeTest accepts. The rule with this name has the sets.
 func testOfScopes(rule string) string {
 	return "every one_of in " + rule + " {\n\t\tsome scope in input.principal.scopes\n\t\tscope in one_of\n\t}"
 }
 
-// extraNeeds are rules of a policy author that have sets of scopes.
+// extraNeeds are rules of a policy author with sets of scopes.
 const extraNeeds = `
 row_needs := [{"a:read", "b:read"}, {"a:write", "root"}]
 
@@ -39,7 +39,7 @@ has_row_needs if every one_of in row_needs {
 many_needs := [{"a:read", sprintf("%d", [i])} | some i in numbers.range(1, 65)]
 `
 
-// withHeaderIf returns the shipped policy with a header that a condition sets.
+// withHeaderIf returns the shipped policy and a rule that sets a header if the condition is true.
 func withHeaderIf(t testing.TB, table map[string]any, condition string) source.Source {
 	t.Helper()
 	s, err := source.Read(Builtin)
@@ -50,12 +50,12 @@ func withHeaderIf(t testing.TB, table map[string]any, condition string) source.S
 		s.Data = map[string]any{"apis": map[string]any{"zoo": table}}
 	}
 	text := "package keywicket\n" + extraNeeds + "\nheaders[\"x-own\"] := \"1\" if {\n\t" + condition + "\n}\n"
-	add(t, s, "keywicket/own.rego", text)
+	addRules(t, s, "keywicket/own.rego", text)
 	return s
 }
 
 var (
-	// Conditions that depend on the scopes only through the sets that have one of them.
+	// Conditions that depend only on which sets contain one of the scopes. Principals then share decisions.
 	sharing = []string{
 		`true`, testOfScopes("row_needs"), testOfScopes("level_needs"), testOfScopes("workspace_needs"), testOfScopes("user_needs"),
 		testOfScopes("row_needs") + "\n\t" + testOfScopes("level_needs"),
@@ -63,9 +63,9 @@ var (
 		`count([1 | some x in [1, 2]; every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }]) > 0`,
 		`n := row_needs; every one_of in n { some scope in input.principal.scopes; scope in one_of }`,
 		`concat("", [a | some a in ["1"]; every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }]) == "1"`,
-		testOfScopes("text_needs"), testOfScopes("object_needs"), testOfScopes("many_needs"), // learnNeeds detects that these values are not arrays of sets, or too long
+		testOfScopes("text_needs"), testOfScopes("object_needs"), testOfScopes("many_needs"), // learnNeeds detects that these values are not arrays of sets, or have too many sets
 	}
-	// Conditions that depend on more, or could.
+	// Conditions that depend on the scopes in another way, or could do so.
 	notSharing = []string{
 		`n := row_needs; count(n) > 1; every one_of in n { some scope in input.principal.scopes; scope in one_of }`,
 		`n := input.principal.scopes; every one_of in row_needs { some scope in n; scope in one_of }`,
@@ -115,8 +115,8 @@ func someScopes(r *rand.Rand) []string {
 	return some
 }
 
-// differsByScopes decides inputs in which only the scopes and the row change. It reports whether the engine with its memory and
-// evaluation alone ever differ.
+// differsByScopes decides inputs in which only the scopes and the row change. It reports whether any decision of engine, which uses
+// its memory, differs from the decision of plain, which always evaluates.
 func differsByScopes(t testing.TB, r *rand.Rand, plain, engine *Engine, rows []map[string]any) bool {
 	t.Helper()
 	inputs := make([]authz.Input, 6)
@@ -150,7 +150,7 @@ func tableWithRole(r *rand.Rand) (table map[string]any, rows []map[string]any) {
 	return table, rows
 }
 
-// A shared decision is the one that an evaluation would give, for any scopes. The test includes conditions that prevent sharing.
+// A shared decision equals the decision of an evaluation, for any scopes. The test includes conditions that prevent sharing.
 func TestSharedDecisions(t *testing.T) {
 	race.Skip(t)
 	hits, decisions := uint64(0), 0
@@ -173,19 +173,19 @@ func TestSharedDecisions(t *testing.T) {
 	}
 }
 
-// Controls: the comparison above detects wrong needs.
+// Control: differsByScopes detects wrong needs.
 func TestControlsOfSharedDecisions(t *testing.T) {
-	for name, spoil := range map[string]func(n *needs){
-		"a scope is missing": func(n *needs) { delete(n.sets, "root") },
-		"a set is missing":   func(n *needs) { keepBits(n, ^uint64(1)) },
-		"no set is known":    func(n *needs) { n.sets = nil },
-		"two sets are one": func(n *needs) {
+	for name, corrupt := range map[string]func(n *needs){
+		"a scope is missing":   func(n *needs) { delete(n.sets, "root") },
+		"a set is missing":     func(n *needs) { keepBits(n, ^uint64(1)) },
+		"all sets are missing": func(n *needs) { n.sets = nil },
+		"all sets are one set": func(n *needs) {
 			for scope := range n.sets {
 				n.sets[scope] = 1
 			}
 		},
 	} {
-		caught := false
+		detected := false
 		for seed := range uint64(60) {
 			r := rand.New(rand.NewPCG(seed, 3))
 			table, rows := tableWithRole(r)
@@ -198,19 +198,19 @@ func TestControlsOfSharedDecisions(t *testing.T) {
 				if n := r.needs.Load(); n == nil || n.unknown {
 					t.Fatalf("the needs of the row %v are not known", r.term)
 				}
-				spoil(r.needs.Load())
+				corrupt(r.needs.Load())
 			}
-			if caught = differsByScopes(t, r, plain, engine, rows); caught {
+			if detected = differsByScopes(t, r, plain, engine, rows); detected {
 				break
 			}
 		}
-		if !caught {
-			t.Errorf("%s: not caught", name)
+		if !detected {
+			t.Errorf("%s: not detected", name)
 		}
 	}
 }
 
-// keepBits removes the other bits from all sets.
+// keepBits clears all other bits of the sets.
 func keepBits(n *needs, bits uint64) {
 	for scope := range n.sets {
 		n.sets[scope] &= bits
@@ -243,7 +243,7 @@ func TestScopeTestInARuleHeadIsShared(t *testing.T) {
 
 headers["x"] := concat(",", [a | some a in ["1"]; every one_of in row_needs { some scope in input.principal.scopes; scope in one_of }])`))
 	if len(engine.index.tests) != 3 {
-		t.Errorf("%d rules are found whose sets test the scopes", len(engine.index.tests))
+		t.Errorf("found %d rules with sets of scopes, want 3", len(engine.index.tests))
 	}
 }
 

@@ -27,7 +27,7 @@ import (
 	"github.com/keywicket/keywicket/policies/table"
 )
 
-// engineOf returns an engine of the rules as they are, for comparison with the index.
+// engineOf returns an engine that evaluates the rules without an index, for comparison.
 func engineOf(t testing.TB, s source.Source, err error) *Engine {
 	t.Helper()
 	if err != nil {
@@ -52,8 +52,8 @@ func engineWith(t testing.TB, query *query, compiler *ast.Compiler) *Engine {
 	}
 }
 
-// bothEngines returns engines of the rules as they are, and with the index.
-func bothEngines(t testing.TB, s source.Source) (plain, optimised *Engine) {
+// bothEngines returns two engines of the same rules: without an index and with it.
+func bothEngines(t testing.TB, s source.Source) (plain, withIndex *Engine) {
 	t.Helper()
 	plain = engineOf(t, s, nil)
 	tables := make(map[string]table.Table)
@@ -74,24 +74,24 @@ func bothEngines(t testing.TB, s source.Source) (plain, optimised *Engine) {
 	if err != nil || index == nil {
 		t.Fatal(index, err)
 	}
-	optimised = engineWith(t, query, compiler)
-	optimised.index, optimised.readingWithRow = index, analysis.ReadingOf(analysis.ReferencesOf(compiler, true))
-	return plain, optimised
+	withIndex = engineWith(t, query, compiler)
+	withIndex.index, withIndex.readingWithRow = index, analysis.ReadingOf(analysis.ReferencesOf(compiler, true))
+	return plain, withIndex
 }
 
-// The rules as they are, which `opa test` and `explain` run, decide as the index, which serves requests. The inputs have every
-// route of every API, other paths, and principals and workspaces of every kind.
+// The rules without the index, which `opa test` evaluates, make the same decisions as the rules with the index, which serve
+// requests. The inputs cover every route of every API, other paths, and principals and workspaces of every kind.
 func TestOptimisedAgreesWithPlain(t *testing.T) {
 	race.Skip(t)
 	s, err := source.Read(Builtin)
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, optimised := bothEngines(t, s)
-	decideAlike(t, plain, optimised)
+	plain, withIndex := bothEngines(t, s)
+	decideAlike(t, plain, withIndex)
 }
 
-// A copy of the policies from a version before the index loads unchanged, and decides as it did.
+// Policies from a version before the index still load, and make the same decisions as the shipped policies.
 func TestEarlierPolicyDecidesTheSame(t *testing.T) {
 	race.Skip(t)
 	earlier, err := Load(t.Context(), Config{Dir: "../test/testdata/earlier-policies"})
@@ -103,7 +103,7 @@ func TestEarlierPolicyDecidesTheSame(t *testing.T) {
 		t.Fatal(err)
 	}
 	if shipped, err := hasShippedRoute(s); shipped || err != nil {
-		t.Fatalf("the index serves it: %v", err)
+		t.Fatalf("the index is used: %v", err)
 	}
 	now, err := Load(t.Context(), Config{})
 	if err != nil {
@@ -135,30 +135,30 @@ func decideAlike(t *testing.T, a, b *Engine) {
 		}
 	}
 	if allowed == 0 || allowed == compared {
-		t.Fatalf("%d of %d inputs were allowed: the comparison shows nothing", allowed, compared)
+		t.Fatalf("%d of %d inputs were allowed: the comparison covers too little", allowed, compared)
 	}
 	t.Logf("%d inputs, %d allowed", compared, allowed)
 }
 
 var parameter = regexp.MustCompile(`\{[^{}]*\}`)
 
-func inputs(api string, of table.Table, route table.Route) []authz.Input {
+func inputs(api string, apiTable table.Table, route table.Route) []authz.Input {
 	filled := parameter.ReplaceAllString(route.Path, "64f1a2b3")
 	empty := parameter.ReplaceAllString(route.Path, "")
 	paths := []string{filled, filled + "/", filled + "/more", empty, strings.ToUpper(filled), filled + ";x"}
-	scopes := [][]string{route.Scopes, of.Overrides[table.LevelWorkspace], of.Overrides[table.LevelUser], nil}
+	scopes := [][]string{route.Scopes, apiTable.Overrides[table.LevelWorkspace], apiTable.Overrides[table.LevelUser], nil}
 	kinds := []authz.Kind{"", authz.KindWorkspaceToken, authz.KindWorkspaceKey, authz.KindPersonalKey, "oauth_token", "session"}
 	workspaces := []authz.Workspace{{}, {Requested: true}, {Granted: true}}
-	for role := range of.Roles {
+	for role := range apiTable.Roles {
 		workspaces = append(workspaces, authz.Workspace{Requested: true, Granted: true, Role: role})
 	}
-	input := func(method, path string, kind authz.Kind, held []string, workspace authz.Workspace) authz.Input {
+	input := func(method, path string, kind authz.Kind, credentialScopes []string, workspace authz.Workspace) authz.Input {
 		in := authz.Input{API: api, Method: method, Denial: authz.ReasonUnknown, Workspace: workspace}
 		segments, _ := target.Segments(path, target.Parameters{})
 		in.Path = target.JoinSegments(segments)
 		if kind != "" {
 			in.Denial = ""
-			in.Principal = &authz.Principal{Kind: kind, Scopes: held}
+			in.Principal = &authz.Principal{Kind: kind, Scopes: credentialScopes}
 		}
 		return in
 	}
@@ -167,9 +167,9 @@ func inputs(api string, of table.Table, route table.Route) []authz.Input {
 		for _, path := range paths {
 			all = append(all, input("TRACE", path, kind, route.Scopes, workspaces[2]), input(route.Method, path, kind, route.Scopes, workspaces[2]))
 		}
-		for _, held := range scopes {
+		for _, credentialScopes := range scopes {
 			for _, workspace := range workspaces {
-				all = append(all, input(route.Method, filled, kind, held, workspace))
+				all = append(all, input(route.Method, filled, kind, credentialScopes, workspace))
 			}
 		}
 	}
@@ -231,8 +231,8 @@ func BenchmarkDecide(b *testing.B) {
 	}
 }
 
-// loadAlone is the environment variable with a folder for the test binary to load. The process then ends, so that a benchmark can
-// measure the load alone.
+// loadAlone is an environment variable with the folder of a policy. The test binary loads this policy and exits, so that a
+// benchmark can measure only the load.
 const loadAlone = "KEYWICKET_TEST_LOAD"
 
 func TestMain(m *testing.M) {

@@ -13,8 +13,8 @@ import (
 	"github.com/keywicket/keywicket/policies/source"
 )
 
-// query evaluates one document of compiled rules. It uses topdown directly: for each evaluation the package rego starts a
-// goroutine, opens a transaction and converts the result to JSON. A query is safe for concurrent use.
+// query evaluates one document of compiled rules. It uses the package topdown directly. For each evaluation, the package rego would
+// start a goroutine, open a transaction and convert the result to JSON. A query is safe for concurrent use.
 type query struct {
 	document ast.Ref
 	prepared topdown.Query // copied for each evaluation
@@ -31,7 +31,7 @@ func prepare(ctx context.Context, s source.Source, compiler *ast.Compiler, docum
 	return e.prepare(document)
 }
 
-// evaluator is what the queries of compiled rules share.
+// evaluator contains what several queries share.
 type evaluator struct {
 	compiler  *ast.Compiler
 	store     storage.Store
@@ -46,8 +46,8 @@ func newEvaluator(ctx context.Context, s source.Source, compiler *ast.Compiler) 
 	return &evaluator{compiler: compiler, store: store, txn: txn}, err
 }
 
-// with returns an evaluator for other rules over the same data. The rules can call the function.
-func (e *evaluator) with(compiler *ast.Compiler, function *topdown.Builtin) *evaluator {
+// forRules returns an evaluator for other rules over the same data. The rules can call the function.
+func (e *evaluator) forRules(compiler *ast.Compiler, function *topdown.Builtin) *evaluator {
 	other := *e
 	other.compiler, other.functions = compiler, map[string]*topdown.Builtin{function.Decl.Name: function}
 	return &other
@@ -64,14 +64,14 @@ func (e *evaluator) prepare(document ast.Ref) (*query, error) {
 	return &query{document: document, prepared: *q}, nil
 }
 
-// exhaustive makes the query evaluate all solutions of a rule, so that an error in any of them is an error. By default OPA may
+// exhaustive makes the query evaluate all solutions of a rule, so that it reports an error in any of them. By default OPA may
 // stop at the first solution.
 func (q *query) exhaustive() *query {
 	q.prepared.WithEarlyExit(false)
 	return q
 }
 
-// eval returns the document. An undefined document is an error. cached has the known values of the row; it may be nil.
+// eval returns the document. An undefined document is an error. cached contains the known values of the row. It may be nil.
 func (q *query) eval(ctx context.Context, input ast.Value, cached *rowCache, tracers ...topdown.QueryTracer) (*ast.Term, error) {
 	result, err := q.find(ctx, input, cached, tracers...)
 	if err == nil && result == nil {
@@ -82,18 +82,18 @@ func (q *query) eval(ctx context.Context, input ast.Value, cached *rowCache, tra
 
 // find is like eval, but returns nil for an undefined document.
 func (q *query) find(ctx context.Context, input ast.Value, cached *rowCache, tracers ...topdown.QueryTracer) (result *ast.Term, err error) {
-	one := q.prepared
-	one.WithCancel(&contextCancel{ctx: ctx})
+	evaluation := q.prepared
+	evaluation.WithCancel(&contextCancel{ctx: ctx})
 	if cached != nil {
-		one.WithVirtualCache(cached)
+		evaluation.WithVirtualCache(cached)
 	}
 	if input != nil {
-		one.WithInput(ast.NewTerm(input))
+		evaluation.WithInput(ast.NewTerm(input))
 	}
 	for _, t := range tracers {
-		one.WithQueryTracer(t)
+		evaluation.WithQueryTracer(t)
 	}
-	err = one.Iter(ctx, func(r topdown.QueryResult) error {
+	err = evaluation.Iter(ctx, func(r topdown.QueryResult) error {
 		result = r[resultVar]
 		return nil
 	})
@@ -103,8 +103,8 @@ func (q *query) find(ctx context.Context, input ast.Value, cached *rowCache, tra
 	return result, nil
 }
 
-// contextCancel cancels an evaluation whose context has ended. It reads the context only at every 64th step, because that takes
-// longer than a step.
+// contextCancel cancels an evaluation whose context has ended. It reads the context only at every 64th step, because reading it
+// takes longer than a step.
 type contextCancel struct {
 	ctx   context.Context
 	steps int

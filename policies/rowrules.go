@@ -14,15 +14,15 @@ import (
 	"github.com/keywicket/keywicket/policies/document"
 )
 
-// rowRules are the rules of the package keywicket that have a single value. Some of them, such as public and allowed of
-// keywicket/decision.rego, read nothing of the input except the row that route finds. The row keeps their values, so that the
-// next decision on it does not evaluate them again.
+// rowRules are the rules of the package keywicket that have a single value. Some of them read nothing of the input except the row
+// that route finds, for example public and allowed of keywicket/decision.rego. The row caches their values, so the next decision on
+// the row does not evaluate them again.
 type rowRules struct {
-	places     map[string]int // name of a rule → its place in values; route has 0
-	standalone []*query       // by place: a query of the rule itself; nil if the rule depends on more than the row
+	positions  map[string]int // name of a rule → its position in values; route has 0
+	standalone []*query       // by position: a query of the rule alone; nil if the rule depends on more than the row
 }
 
-// values has the values of the rules, by place; nil for a value that is not known yet.
+// values contains the values of the rules by position. A value is nil if it is not known yet.
 type values []*ast.Term
 
 // undefined represents the value of an undefined rule.
@@ -33,7 +33,7 @@ type row struct {
 	number   int       // unique among all tables, from 1; 0 if the request addresses no row
 	term     *ast.Term // nil if the request addresses no row
 	values   atomic.Pointer[values]
-	uncached atomic.Bool           // one of the rules failed when evaluated by itself: the row keeps no values
+	uncached atomic.Bool           // one of the rules failed when it was evaluated alone: the row caches no values
 	needs    atomic.Pointer[needs] // nil if not known yet
 
 	// anonymous is the decision on requests without a credential, if it depends on the row alone. It is nil until it is known.
@@ -43,14 +43,14 @@ type row struct {
 // rowRulesOf finds the row rules among the rules of the evaluator.
 func rowRulesOf(e *evaluator) (*rowRules, error) {
 	compiler := e.compiler
-	k := &rowRules{places: map[string]int{ruleName(document.RouteRef): 0}, standalone: []*query{nil}}
+	k := &rowRules{positions: map[string]int{ruleName(document.RouteRef): 0}, standalone: []*query{nil}}
 	known := make(map[*ast.Rule]bool)
 	for _, rule := range compiler.GetRules(document.RouteRef) {
 		known[rule] = true
 	}
 	for _, rule := range compiler.GetRules(document.PackageRef) {
 		ref := rule.Ref()
-		if _, done := k.places[ruleName(ref)]; done || len(ref) != len(document.RouteRef) {
+		if _, done := k.positions[ruleName(ref)]; done || len(ref) != len(document.RouteRef) {
 			continue
 		}
 		all := compiler.GetRules(ref)
@@ -59,7 +59,7 @@ func rowRulesOf(e *evaluator) (*rowRules, error) {
 		}) {
 			continue
 		}
-		k.places[ruleName(ref)] = len(k.places)
+		k.positions[ruleName(ref)] = len(k.positions)
 		var standalone *query
 		if !slices.ContainsFunc(all, func(r *ast.Rule) bool { return !analysis.DependsOnRowOnly(compiler, r, known) }) {
 			q, err := e.prepare(ref)
@@ -73,12 +73,12 @@ func rowRulesOf(e *evaluator) (*rowRules, error) {
 	return k, nil
 }
 
-// learningLimit is the longest time that a rule may take when it is evaluated by itself.
+// learningLimit is the longest time that a rule may take when it is evaluated alone.
 const learningLimit = time.Second
 
-// learn keeps the values of row rules that an evaluation has found. It evaluates each of these rules by itself: the evaluation
-// may have stopped at a first solution, before one that contradicts it or fails. Later evaluations must still find that error. If a
-// rule fails by itself, the row keeps nothing from then on.
+// learn caches the values of row rules that an evaluation has found. It first evaluates each of these rules alone, for all
+// solutions. The earlier evaluation may have stopped at a first solution, and another solution may contradict it or fail. Later
+// evaluations must still find that error. If a rule fails alone, the row caches no values from then on.
 //
 // The input must address the row.
 func (k *rowRules) learn(ctx context.Context, c *rowCache, input ast.Value) {
@@ -101,12 +101,12 @@ func (k *rowRules) learn(ctx context.Context, c *rowCache, input ast.Value) {
 	}
 }
 
-// valueOf evaluates the rule of a place by itself. It returns undefined for an undefined rule, and false if the rule fails.
-func (k *rowRules) valueOf(ctx context.Context, r *row, place int, input ast.Value) (*ast.Term, bool) {
+// valueOf evaluates the rule at a position alone. It returns undefined for an undefined rule, and false if the rule fails.
+func (k *rowRules) valueOf(ctx context.Context, r *row, position int, input ast.Value) (*ast.Term, bool) {
 	// The result must not depend on the deadline of the check.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), learningLimit)
 	defer cancel()
-	value, err := k.standalone[place].find(ctx, input, k.cacheOf(r, k.initialValues(r.term)))
+	value, err := k.standalone[position].find(ctx, input, k.cacheOf(r, k.initialValues(r.term)))
 	if value == nil {
 		value = undefined
 	}
@@ -118,7 +118,7 @@ func ruleName(ref ast.Ref) string {
 	return string(s)
 }
 
-// newRow returns the row of a term; nil stands for a request that addresses no row.
+// newRow returns the row of a term. A nil term means that the request addresses no row.
 func (k *rowRules) newRow(number int, term *ast.Term) *row {
 	r := &row{number: number, term: term}
 	initial := k.initialValues(term)
@@ -128,14 +128,14 @@ func (k *rowRules) newRow(number int, term *ast.Term) *row {
 
 // initialValues returns the values of a row of which only the term is known.
 func (k *rowRules) initialValues(term *ast.Term) values {
-	v := make(values, len(k.places))
+	v := make(values, len(k.positions))
 	if v[0] = term; term == nil {
 		v[0] = undefined
 	}
 	return v
 }
 
-// rowCache gives the values of a row to one evaluation.
+// rowCache is OPA's cache of rule values for one evaluation. It contains the values of a row.
 type rowCache struct {
 	rules     *rowRules
 	row       *row
@@ -145,7 +145,7 @@ type rowCache struct {
 	other     topdown.VirtualCache
 }
 
-// cache returns nil for a row that keeps no values.
+// cache returns the cache for an evaluation, or nil for a row that caches no values.
 func (k *rowRules) cache(r *row) *rowCache {
 	if r.uncached.Load() {
 		return nil
@@ -154,21 +154,22 @@ func (k *rowRules) cache(r *row) *rowCache {
 }
 
 func (k *rowRules) cacheOf(r *row, known values) *rowCache {
-	return &rowCache{rules: k, row: r, values: known, found: make(values, len(k.places))}
+	return &rowCache{rules: k, row: r, values: known, found: make(values, len(k.positions))}
 }
 
-// place returns the place of a row rule. It returns false for all other rules and functions, and for every rule inside a `with`.
-func (c *rowCache) place(ref ast.Ref) (int, bool) {
+// position returns the position of a row rule. It returns false for all other rules and functions, and for every rule inside a
+// `with`.
+func (c *rowCache) position(ref ast.Ref) (int, bool) {
 	if c.withDepth > 0 || len(ref) != len(document.RouteRef) || !ref.HasPrefix(document.PackageRef) {
 		return 0, false
 	}
-	i, ok := c.rules.places[ruleName(ref)]
+	i, ok := c.rules.positions[ruleName(ref)]
 	return i, ok
 }
 
 // Get implements topdown.VirtualCache.
 func (c *rowCache) Get(ref ast.Ref) (value *ast.Term, isUndefined bool) {
-	i, ok := c.place(ref)
+	i, ok := c.position(ref)
 	if !ok {
 		return c.others().Get(ref)
 	}
@@ -183,7 +184,7 @@ func (c *rowCache) Get(ref ast.Ref) (value *ast.Term, isUndefined bool) {
 
 // Put implements topdown.VirtualCache.
 func (c *rowCache) Put(ref ast.Ref, value *ast.Term) {
-	i, ok := c.place(ref)
+	i, ok := c.position(ref)
 	switch {
 	case !ok:
 		c.others().Put(ref, value)

@@ -31,7 +31,7 @@ func withRules(t *testing.T, rules string) source.Source {
 	return s
 }
 
-// A row keeps the value of a rule only if the rule cannot have another value for the row.
+// A row caches the value of a rule only if the value depends on the row alone.
 func TestKnownRules(t *testing.T) {
 	for rule, want := range map[string]bool{
 		`x := 1`:                                 true,
@@ -69,21 +69,20 @@ func TestKnownRules(t *testing.T) {
 	} {
 		s := withRules(t, rule)
 		_, e := bothEngines(t, s)
-		place, ok := e.index.rules.places["x"]
-		if !ok || (e.index.rules.standalone[place] != nil) != want {
-			t.Errorf("%s: it has a place: %t, and is kept: %t", rule, ok, !want)
+		position, ok := e.index.rules.positions["x"]
+		if !ok || (e.index.rules.standalone[position] != nil) != want {
+			t.Errorf("%s: it is a row rule: %t, and its value is cached: %t", rule, ok, !want)
 		}
 	}
 	for _, rule := range []string{`x contains 1`, `x[a] := 1 if some a in ["b"]`, `x.y := 1`, `x(a) := a`, "x.y := 1\n\nx.z := 2"} {
 		_, e := bothEngines(t, withRules(t, rule))
-		if _, ok := e.index.rules.places["x"]; ok {
-			t.Errorf("%s: it has a place", rule)
+		if _, ok := e.index.rules.positions["x"]; ok {
+			t.Errorf("%s: it is a row rule", rule)
 		}
 	}
 }
 
-// Rules that depend on the row alone and rules that depend on more decide one row in turn. The decisions are the same as without
-// kept values.
+// Some rules depend on the row alone, and others on more. With cached values of a row, the decisions are the same as without.
 func TestKnownRulesDecideTheSame(t *testing.T) {
 	s := withRules(t, `
 headers["x-row"] := json.marshal([row_alone, other, again])
@@ -136,14 +135,14 @@ deny contains {"code": "FORBIDDEN", "reason": "no"} if {
 	}
 }
 
-// A row keeps nothing from an evaluation that fails: the next one fails too.
+// A row caches no value of an evaluation that fails, so the next evaluation fails too.
 func TestErrorsAreNotCached(t *testing.T) {
 	in := authz.Input{API: "velaflows", Method: "GET", Path: "/healthz", Denial: authz.ReasonMissing}
 	for name, rules := range map[string]string{
-		"two values":        "headers[\"x\"] := y\n\ny := \"a\" if route.level == \"workspace\"\n\ny := \"b\" if route.public",
-		"a built-in's":      "headers[\"x\"] := y\n\ny := \"a\" if 1 / count(route.any_of) > 0",
-		"beside a value":    "headers[\"x\"] := y\n\nheaders[\"z\"] := sprintf(\"%d\", [1 / (count(input.denial) - 7)]) if input.api != \"\"\n\ny := \"a\" if route.public",
-		"a header, a built": "headers[\"x\"] := y\n\ny := \"a\" if { route.public; to_number(route.name) > 0 }",
+		"two values":                      "headers[\"x\"] := y\n\ny := \"a\" if route.level == \"workspace\"\n\ny := \"b\" if route.public",
+		"an error of a built-in function": "headers[\"x\"] := y\n\ny := \"a\" if 1 / count(route.any_of) > 0",
+		"an error in another rule":        "headers[\"x\"] := y\n\nheaders[\"z\"] := sprintf(\"%d\", [1 / (count(input.denial) - 7)]) if input.api != \"\"\n\ny := \"a\" if route.public",
+		"an error after a true condition": "headers[\"x\"] := y\n\ny := \"a\" if { route.public; to_number(route.name) > 0 }",
 	} {
 		_, indexed := bothEngines(t, withRules(t, rules))
 		for range 3 {
@@ -151,16 +150,16 @@ func TestErrorsAreNotCached(t *testing.T) {
 				t.Errorf("%s: %+v, %v", name, d, err)
 			}
 		}
-		for name, place := range indexed.index.rules.places {
-			if v := (*indexed.index.rowOf(&in).values.Load())[place]; place > 0 && v != nil {
-				t.Errorf("%s: %s is kept as %v", rules, name, v)
+		for name, position := range indexed.index.rules.positions {
+			if v := (*indexed.index.rowOf(&in).values.Load())[position]; position > 0 && v != nil {
+				t.Errorf("%s: %s is cached as %v", rules, name, v)
 			}
 		}
 	}
 }
 
-// A rule may contradict itself after the first solution, at which OPA stops. An evaluation that continues finds the
-// contradiction, also if it is not the first evaluation on the row.
+// A rule may have a solution that contradicts the first one, at which OPA stops. A later evaluation on the row that does not stop
+// there must still find the contradiction.
 func TestContradictionsAreFoundLater(t *testing.T) {
 	const rest = `
 headers["x"] := "1" if { input.workspace.role == "r1"; e }
@@ -172,7 +171,7 @@ e if y == "a"
 		"tree of rules": "p.q := \"a\"\np.r := \"b\"\ny := x if { x := p[_] }" + rest,
 		"function":      "f(v) := x if { walk([v, \"b\"], [_, x]); is_string(x) }\ny := f(\"a\") if route" + rest,
 		"else":          `y := "a" if { 1 == 2 } else := x if { walk(["a", "b"], [_, x]); is_string(x) }` + rest,
-		"the other way": `
+		"function, first in a condition": `
 f(v) := x if { walk([v, "b"], [_, x]); is_string(x) }
 e if f("a") == "a"
 headers["x"] := z if { input.workspace.role != "none"; e; z := f("a") }`,
@@ -205,8 +204,7 @@ headers["x"] := "1" if {
 	}
 }
 
-// A rule that takes long by itself is evaluated by itself once for a row, not for every check, whether or not a decision needs
-// it.
+// A slow rule is evaluated alone only once for a row, not for every check, whether or not a decision needs it.
 func TestSlowRulesAreEvaluatedOnce(t *testing.T) {
 	const rules = `
 many := numbers.range(1, 1000)
@@ -242,7 +240,7 @@ headers["y"] := "1" if quick_at_first`
 	}
 }
 
-// Concurrent evaluations on one row agree.
+// Concurrent evaluations on one row make the right decisions.
 func TestKnownRulesConcurrently(t *testing.T) {
 	s, err := source.Read(Builtin)
 	if err != nil {
@@ -267,7 +265,7 @@ func TestKnownRulesConcurrently(t *testing.T) {
 	all.Wait()
 }
 
-// The input has a part if a rule reads it, in every form in which a rule can, and omits it otherwise.
+// The input contains a part if a rule reads it, for each way in which a rule can read it. Otherwise the input omits the part.
 func TestPartsOfTheInput(t *testing.T) {
 	race.Skip(t)
 	in := authz.Input{
@@ -300,7 +298,7 @@ func TestPartsOfTheInput(t *testing.T) {
 		}
 		want := ast.MustJSON(value)
 		name := ruleName(ref)
-		of := ref[:len(ref)-1].String()
+		parent := ref[:len(ref)-1].String()
 		keys := make([]string, 0, len(ref))
 		for _, key := range ref[1:] {
 			keys = append(keys, key.String())
@@ -308,11 +306,11 @@ func TestPartsOfTheInput(t *testing.T) {
 		path := "[" + strings.Join(keys, ", ") + "]"
 		for i, c := range []struct{ form, rules string }{
 			{"by name", fmt.Sprintf("v := %s", ref)},
-			{"by a text", fmt.Sprintf("v := %s[%q]", of, name)},
-			{"by an assignment", fmt.Sprintf("v := y if {\n\tx := %s\n\ty := x.%s\n}", of, name)},
-			{"by a variable", fmt.Sprintf("v := y if {\n\tsome k in [%q]\n\ty := %s[k]\n}", name, of)},
-			{"by an enumeration", fmt.Sprintf("v := y if {\n\tsome k, y in %s\n\tk == %q\n}", of, name)},
-			{"by a function", fmt.Sprintf("v := f(%s)\n\nf(x) := x.%s", of, name)},
+			{"by a text", fmt.Sprintf("v := %s[%q]", parent, name)},
+			{"by an assignment", fmt.Sprintf("v := y if {\n\tx := %s\n\ty := x.%s\n}", parent, name)},
+			{"by a variable", fmt.Sprintf("v := y if {\n\tsome k in [%q]\n\ty := %s[k]\n}", name, parent)},
+			{"by an enumeration", fmt.Sprintf("v := y if {\n\tsome k, y in %s\n\tk == %q\n}", parent, name)},
+			{"by a function", fmt.Sprintf("v := f(%s)\n\nf(x) := x.%s", parent, name)},
 			{"in a function", fmt.Sprintf("v := f(1)\n\nf(x) := %s if x == 1", ref)},
 			{"by object.get", fmt.Sprintf("v := object.get(input, %s, null)", path)},
 			{"by walk", fmt.Sprintf("v := x if walk(input, [%s, x])", path)},

@@ -10,7 +10,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Of thousands of concurrent checks, only as many are evaluated at a time as there are processors.
+// At most as many checks are evaluated concurrently as there are processors.
 func TestEvaluationsAreLimited(t *testing.T) {
 	e, err := Load(t.Context(), Config{})
 	if err != nil {
@@ -26,7 +26,7 @@ func TestEvaluationsAreLimited(t *testing.T) {
 			other     authz.Input // uses the other semaphore
 		}{{e.beforeLookup, before, after}, {e.afterLookup, after, before}} {
 			e.memory.forget()            // a remembered decision does not use the semaphore
-			for range cap(c.semaphore) { // as other evaluations do
+			for range cap(c.semaphore) { // fills the semaphore, as other evaluations do
 				c.semaphore <- struct{}{}
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -35,7 +35,7 @@ func TestEvaluationsAreLimited(t *testing.T) {
 				t.Error(err)
 			}
 			if _, err := e.Decide(ctx, c.in); !errors.Is(err, context.DeadlineExceeded) {
-				t.Errorf("it did not wait: %v", err)
+				t.Errorf("the evaluation did not wait for the semaphore: %v", err)
 			}
 			<-c.semaphore
 			for range 2 * cap(c.semaphore) { // each releases the semaphore

@@ -1,4 +1,4 @@
-// The stock opa command, of the version that go.mod has as a library. Apart from lint.mod: see there.
+// The stock opa command, in the version of the library in go.mod. lint.mod explains why it has its own module.
 module github.com/keywicket/keywicket/tools/opa
 
 go 1.26.0

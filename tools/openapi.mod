@@ -1,4 +1,4 @@
-// Stripe's OpenAPI document, which test/openapi makes a table of. Apart from opa.mod and lint.mod: see the latter.
+// Stripe's OpenAPI document, which test/openapi converts to a table. It has its own module, like opa.mod and lint.mod.
 module github.com/keywicket/keywicket/tools/openapi
 
 go 1.26.0

@@ -47,7 +47,7 @@ type Proxy struct {
 var errNoEnvoy = errors.New(`no Envoy: run "make .tools/envoy", or set ENVOY to an Envoy 1.40 binary`)
 
 // Find returns the Envoy to run: the environment's ENVOY, else envoy on PATH, else .tools/envoy. It looks for .tools/envoy
-// in the working folder and its parents, up to the one that holds go.mod.
+// in the working folder and its parents, up to the folder with go.mod.
 func Find() (string, error) {
 	if path := os.Getenv("ENVOY"); path != "" {
 		if !executable(path) {
@@ -81,7 +81,7 @@ func Start(ctx context.Context, config Config) (_ *Proxy, err error) {
 		return nil, err
 	}
 	if addresses.Admin == "" {
-		return nil, errors.New("envoy: the configuration has no admin address, which says when Envoy is ready")
+		return nil, errors.New("envoy: the configuration has no admin address, which reports when Envoy is ready: add one")
 	}
 	if err := checkFree(addresses); err != nil {
 		return nil, err
@@ -102,7 +102,7 @@ func Start(ctx context.Context, config Config) (_ *Proxy, err error) {
 			// Hot restart shares memory between Envoys of the same base id. Without it they do not affect each other, and
 			// leave nothing in /dev/shm.
 			"--disable-hot-restart",
-			// Two workers show effects that need several workers. Envoy would start more on a large machine.
+			// Two workers are enough for effects that need several workers. Envoy would start more on a large machine.
 			"--concurrency", "2",
 			"--log-level", "warning",
 			"--file-flush-interval-msec", "100", // the access log; 10 s by default
@@ -155,7 +155,7 @@ func write(dir string, config []byte) (string, error) {
 }
 
 // checkFree returns a one-line error for an address in use. The check must come before the start: an Envoy shares
-// its ports with other Envoys of the same user (SO_REUSEPORT). The other Envoy would then get a part of the requests.
+// its ports with other Envoys of the same user (SO_REUSEPORT). The other Envoy would then receive a part of the requests.
 func checkFree(addresses bootstrap.Addresses) error {
 	places := map[string]string{"admin interface": addresses.Admin}
 	for name, address := range addresses.Listeners {
@@ -205,15 +205,15 @@ func (p *Proxy) ready(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("envoy: %w", err)
 		}
-		answer, err := client.Do(request)
+		response, err := client.Do(request)
 		if err != nil {
 			last = err
 			continue
 		}
-		_ = answer.Body.Close()
-		if answer.StatusCode == http.StatusOK {
+		_ = response.Body.Close()
+		if response.StatusCode == http.StatusOK {
 			return nil
 		}
-		last = fmt.Errorf("its admin interface answers %s", answer.Status)
+		last = fmt.Errorf("its admin interface responds with %s", response.Status)
 	}
 }

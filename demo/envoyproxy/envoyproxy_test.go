@@ -16,8 +16,8 @@ import (
 	"github.com/keywicket/keywicket/demo/envoyproxy"
 )
 
-// addresses returns two free addresses. Most likely they are still free when Envoy listens on them. It holds both listeners
-// open until it has found the second address, so that they differ.
+// addresses returns two free addresses. They are usually still free when Envoy listens on them. It keeps both listeners
+// open until it has found the second address, so that the addresses differ.
 func addresses(t *testing.T) (admin, front net.TCPAddr) {
 	t.Helper()
 	for _, a := range []*net.TCPAddr{&admin, &front} {
@@ -59,16 +59,16 @@ func TestStartAndStop(t *testing.T) {
 	if p.Admin() != admin {
 		t.Errorf("admin %s, want %s", p.Admin(), admin)
 	}
-	answer, err := http.Get("http://" + admin + "/server_info")
+	response, err := http.Get("http://" + admin + "/server_info")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		t.Errorf("the admin interface answers %s", answer.Status)
+	_ = response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		t.Errorf("the admin interface responds with %s", response.Status)
 	}
 
-	t.Run("a second one on its ports", func(t *testing.T) {
+	t.Run("a second Envoy on the same ports", func(t *testing.T) {
 		_, err := envoyproxy.Start(t.Context(), envoyproxy.Config{Config: config(adminPort, frontPort), Dir: dir})
 		want := "envoy's admin interface cannot listen on " + admin + ": stop what listens there"
 		if err == nil || !strings.HasPrefix(err.Error(), want) {
@@ -101,9 +101,9 @@ func TestStartAndStop(t *testing.T) {
 func TestRefusedConfigurationIsExplained(t *testing.T) {
 	admin, front := addresses(t)
 	dir := t.TempDir()
-	bad := bytes.ReplaceAll(config(admin.Port, front.Port), []byte("inline_string"), []byte("in_line_string"))
+	invalid := bytes.ReplaceAll(config(admin.Port, front.Port), []byte("inline_string"), []byte("in_line_string"))
 	var log bytes.Buffer
-	_, err := envoyproxy.Start(t.Context(), envoyproxy.Config{Config: bad, Dir: dir, Log: &log})
+	_, err := envoyproxy.Start(t.Context(), envoyproxy.Config{Config: invalid, Dir: dir, Log: &log})
 	if err == nil || !strings.Contains(err.Error(), "'in_line_string'") {
 		t.Errorf("got %v", err)
 	}
@@ -146,9 +146,9 @@ func TestFind(t *testing.T) {
 	t.Setenv("ENVOY", "")
 	t.Setenv("PATH", "")
 
-	const none = `no Envoy: run "make .tools/envoy", or set ENVOY to an Envoy 1.40 binary`
-	if got, err := envoyproxy.Find(); err == nil || err.Error() != none {
-		t.Errorf("got %q, %v, want the error %q", got, err, none)
+	const noEnvoy = `no Envoy: run "make .tools/envoy", or set ENVOY to an Envoy 1.40 binary`
+	if got, err := envoyproxy.Find(); err == nil || err.Error() != noEnvoy {
+		t.Errorf("got %q, %v, want the error %q", got, err, noEnvoy)
 	}
 	tools := file("module/.tools/envoy", 0o755)
 	if got, err := envoyproxy.Find(); err != nil || got != tools {
@@ -164,7 +164,7 @@ func TestFind(t *testing.T) {
 		t.Errorf("got %q, %v, want %q", got, err, outside)
 	}
 	t.Setenv("ENVOY", file("plain", 0o644))
-	if got, err := envoyproxy.Find(); err == nil || !strings.Contains(err.Error(), none) {
+	if got, err := envoyproxy.Find(); err == nil || !strings.Contains(err.Error(), noEnvoy) {
 		t.Errorf("got %q, %v, want an error", got, err)
 	}
 }

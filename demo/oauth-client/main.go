@@ -53,7 +53,7 @@ type app struct {
 	patience                         time.Duration
 }
 
-// metadata holds the fields of RFC 8414, section 2, that this command needs.
+// metadata contains the fields of RFC 8414, section 2, that this command needs.
 type metadata struct {
 	Issuer        string `json:"issuer"`
 	Authorization string `json:"authorization_endpoint"`
@@ -118,7 +118,7 @@ func discover(ctx context.Context, issuer string) (metadata, error) {
 	}
 	defer func() { _ = response.Body.Close() }()
 	if err := json.NewDecoder(response.Body).Decode(&m); err != nil || m.Issuer != issuer {
-		return m, fmt.Errorf("%s answers %s, without its own metadata", issuer, response.Status)
+		return m, fmt.Errorf("%s responds with %s, without its own metadata", issuer, response.Status)
 	}
 	return m, nil
 }
@@ -131,17 +131,17 @@ func (a *app) authorize(ctx context.Context, m metadata, w io.Writer) (code, ver
 	}
 	a.RedirectURL = "http://" + listener.Addr().String() + "/callback"
 	state, verifier := rand.Text(), oauth2.GenerateVerifier()
-	answers := make(chan url.Values, 1)
+	responses := make(chan url.Values, 1)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /callback", func(w http.ResponseWriter, r *http.Request) {
-		answer := r.URL.Query()
-		if answer.Get("state") != state || answer.Get("iss") != m.Issuer { // RFC 9700, section 4.7; RFC 9207, section 2.4
+		response := r.URL.Query()
+		if response.Get("state") != state || response.Get("iss") != m.Issuer { // RFC 9700, section 4.7; RFC 9207, section 2.4
 			http.Error(w, "This answer belongs to another request or issuer.", http.StatusBadRequest)
 			return
 		}
 		select {
-		case answers <- answer:
-		default: // an answer has already arrived
+		case responses <- response:
+		default: // a response has already arrived
 		}
 		_, _ = io.WriteString(w, "The app has received the answer. Return to its terminal.\n")
 	})
@@ -157,11 +157,11 @@ func (a *app) authorize(ctx context.Context, m metadata, w io.Writer) (code, ver
 		return "", "", errors.New("interrupted")
 	case <-time.After(a.patience):
 		return "", "", errors.New("the user did not answer in time")
-	case answer := <-answers:
-		if answer.Get("error") != "" {
-			return "", "", errors.New(strings.TrimSpace("the answer is " + answer.Get("error") + " " + answer.Get("error_description")))
+	case response := <-responses:
+		if response.Get("error") != "" {
+			return "", "", errors.New(strings.TrimSpace("the answer is " + response.Get("error") + " " + response.Get("error_description")))
 		}
-		return answer.Get("code"), verifier, nil
+		return response.Get("code"), verifier, nil
 	}
 }
 

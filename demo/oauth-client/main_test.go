@@ -57,9 +57,9 @@ func TestApp(t *testing.T) {
 		}()
 		lines := bufio.NewScanner(io.TeeReader(r, &out))
 		for lines.Scan() {
-			if at := strings.TrimSpace(lines.Text()); strings.HasPrefix(at, d.Velocity+"/oauth/consent?") {
-				if to := browser(at); to != nil {
-					response, err := http.Get(to.String())
+			if address := strings.TrimSpace(lines.Text()); strings.HasPrefix(address, d.Velocity+"/oauth/consent?") {
+				if redirect := browser(address); redirect != nil {
+					response, err := http.Get(redirect.String())
 					if err != nil {
 						t.Fatal(err)
 					}

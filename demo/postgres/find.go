@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// distribution holds the folders of installed servers. Debian and Red Hat do not put theirs on PATH, because several versions
-// can be installed together.
+// distribution lists the folders where distributions install servers. Debian and Red Hat do not put these folders on PATH, because
+// several versions can be installed together.
 var distribution = []string{
 	"/usr/lib/postgresql/*/bin",
 	"/usr/pgsql-*/bin",
@@ -24,17 +24,18 @@ var distribution = []string{
 	"/usr/local/opt/postgresql/bin",
 }
 
-// errNoServer tells how to get a server. It is final for root, who cannot use a downloaded server: only root can enter its folder.
+// errNoServer says how to get a server. For root, find does not download a server: it would run as another user, who cannot enter
+// root's cache folder.
 var errNoServer = errors.New("no Postgres server: install one (for example: apt-get install postgresql), " +
-	"or set PG_BIN to the folder that holds initdb and postgres")
+	"or set PG_BIN to the folder that contains initdb and postgres")
 
-// find returns the folder that holds initdb and postgres: PG_BIN, else the folder on PATH, else the newest one of the
-// distribution, else a downloaded one.
+// find returns the folder that contains initdb and postgres. It tries PG_BIN, the folder on PATH, the newest version of the
+// distribution, and a download, in this order.
 func find(home string, distribution []string, log io.Writer) (string, error) {
 	if bin := os.Getenv("PG_BIN"); bin != "" {
 		if !complete(bin) {
 			return "", fmt.Errorf("no Postgres server in PG_BIN=%s: "+
-				"set PG_BIN to the folder that holds initdb and postgres", bin)
+				"set PG_BIN to the folder that contains initdb and postgres", bin)
 		}
 		return filepath.Abs(bin)
 	}

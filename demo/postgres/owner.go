@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/demo/process"
 )
 
-// Owner returns the user that the server runs as; nil is the user of this process. Postgres refuses to run as root, so for
+// Owner returns the user that the server runs as, or nil for the user of this process. Postgres refuses to run as root, so for
 // root it is the distribution's postgres user, or the user nobody.
 func Owner() (*process.User, error) {
 	if os.Getuid() != 0 {

@@ -1,8 +1,8 @@
 // Package postgres runs a temporary Postgres: a real server that is ready in under a second and leaves nothing behind. The
-// demo and every test that touches the store use one. keywicket relies on row locks, notices, role grants and the
-// error of a cancelled query, and no imitation has these.
+// demo and every test that touches the store use one. keywicket relies on row locks, notifications, role grants and
+// the error of a cancelled query. No imitation has all of these.
 //
-// It listens only on 127.0.0.1, requires a random password, and gives up durability for speed.
+// The server listens only on 127.0.0.1 and requires a random password. It is fast because its data need not survive a crash.
 package postgres
 
 import (
@@ -51,7 +51,7 @@ type Server struct {
 	config   Config
 	bin      string
 	user     *process.User
-	dir      string // holds the data folder, and belongs to user
+	dir      string // contains the data folder; user owns it
 	port     int
 	password string
 
@@ -62,13 +62,13 @@ type Server struct {
 const (
 	// stopGrace limits a shutdown. After it, the server is killed.
 	stopGrace = 10 * time.Second
-	// answerTimeout limits the start of the server, which usually takes less than a second.
-	answerTimeout = 30 * time.Second
+	// readyTimeout limits the start of the server, which usually takes less than a second.
+	readyTimeout = 30 * time.Second
 )
 
 // Start creates a database cluster, starts a server on it, and returns when the server accepts connections. It removes the
-// variables of Postgres clients (PGPORT, PGSERVICE, …) from this process's environment. They are for the user's own databases,
-// but would affect every connection to this server.
+// variables of Postgres clients (PGPORT, PGSERVICE, …) from this process's environment. These variables are for the user's own
+// databases, but would affect every connection to this server.
 func Start(ctx context.Context, config Config) (*Server, error) {
 	for _, entry := range os.Environ() {
 		if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, "PG") && name != "PG_BIN" {
@@ -102,7 +102,7 @@ func start(ctx context.Context, config Config, distribution []string) (_ *Server
 		return nil, err
 	}
 	if s.user != nil && checkReachable(s.bin) != nil {
-		// For example, make has fetched the server into a folder below one that only root can enter.
+		// For example, make has downloaded the server into a folder that only root can enter.
 		programs := filepath.Join(s.dir, "programs")
 		if err := os.CopyFS(programs, os.DirFS(filepath.Dir(s.bin))); err != nil {
 			return nil, fmt.Errorf("postgres: copy the server to where its user can run it: %w", err)
@@ -246,14 +246,14 @@ func (s *Server) run(ctx context.Context) error {
 	return nil
 }
 
-// awaitReady returns nil after the first successful log-in. It returns an error if the server ends or answerTimeout has passed.
+// awaitReady returns nil after the first successful log-in. It returns an error if the server ends or readyTimeout has passed.
 func (s *Server) awaitReady(ctx context.Context, server *process.Process) error {
 	db, err := sql.Open("postgres", s.URL("postgres")+"&connect_timeout=5")
 	if err != nil {
 		return fmt.Errorf("postgres: %w", err)
 	}
 	defer func() { _ = db.Close() }()
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -267,9 +267,9 @@ func (s *Server) awaitReady(ctx context.Context, server *process.Process) error 
 			if err := server.Err(); err != nil {
 				return fmt.Errorf("postgres: %w", err)
 			}
-			return errors.New("postgres: the server ended before it answered")
+			return errors.New("postgres: the server ended before it accepted connections")
 		case <-ctx.Done():
-			return fmt.Errorf("postgres: the server does not answer on %s: %w", s.address(), pingErr)
+			return fmt.Errorf("postgres: the server does not accept connections on %s: %w", s.address(), pingErr)
 		case <-tick.C:
 		}
 	}

@@ -165,7 +165,7 @@ func TestMissingServer(t *testing.T) {
 	t.Run("PG_BIN points to nothing", func(t *testing.T) {
 		t.Setenv("PG_BIN", "/nowhere")
 		_, err := Start(t.Context(), Config{})
-		want := "no Postgres server in PG_BIN=/nowhere: set PG_BIN to the folder that holds initdb and postgres"
+		want := "no Postgres server in PG_BIN=/nowhere: set PG_BIN to the folder that contains initdb and postgres"
 		if err == nil || err.Error() != want {
 			t.Errorf("got %v", err)
 		}
@@ -183,7 +183,7 @@ func TestMissingServer(t *testing.T) {
 	})
 }
 
-// make may fetch the server into a folder below one that only root can enter. The server's user cannot run it there.
+// make may download the server into a folder that only root can enter. The server's user cannot run it there.
 func TestServerThatTheUserCannotReach(t *testing.T) {
 	bin, err := find("", distribution, nil)
 	if err != nil {

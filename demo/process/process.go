@@ -54,7 +54,7 @@ type Process struct {
 // tailBytes limits the last output that is kept for the error of an early exit.
 const tailBytes = 2048
 
-// Start starts the child and returns when it is executed. The child may not be ready then.
+// Start starts the child and returns when its program runs. The child may not be ready then.
 func Start(config Config) (*Process, error) {
 	p := &Process{
 		name:   filepath.Base(config.Path),
@@ -164,7 +164,7 @@ type output struct {
 	last []byte
 }
 
-// Write never fails. An error of the log must not end the child with a broken pipe.
+// Write never fails: an error of the log must not end the child with a broken pipe.
 func (o *output) Write(b []byte) (int, error) {
 	o.mu.Lock()
 	o.last = append(o.last, b...)

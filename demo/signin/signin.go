@@ -1,5 +1,5 @@
-// Package signin replaces Supabase in the demo. Users sign in here under any account. It signs their sessions' tokens with
-// its own key, and serves the public half of the key.
+// Package signin replaces Supabase in the demo. Users sign in here with any account. The server signs the tokens of their sessions
+// with its own key, and serves the public key.
 package signin
 
 import (
@@ -84,7 +84,7 @@ func Start(addr string) (*Server, error) {
 	return s, nil
 }
 
-// Close ends the server.
+// Close stops the server.
 func (s *Server) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()

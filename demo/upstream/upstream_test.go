@@ -31,18 +31,18 @@ func TestEcho(t *testing.T) {
 			}
 			r.Host = "api.test"
 			r.Header["X-Two"] = []string{"one", "two"}
-			answer, err := client.Do(r)
+			response, err := client.Do(r)
 			if err != nil {
 				t.Fatal(err)
 			}
 			var echo upstream.Echo
-			if err := json.NewDecoder(answer.Body).Decode(&echo); err != nil {
+			if err := json.NewDecoder(response.Body).Decode(&echo); err != nil {
 				t.Fatal(err)
 			}
-			_ = answer.Body.Close()
-			if answer.Proto != version || answer.StatusCode != 200 || answer.Header.Get("x-upstream") != "live" ||
-				answer.Header.Get("content-type") != "application/json" {
-				t.Errorf("got %s %d %v", answer.Proto, answer.StatusCode, answer.Header)
+			_ = response.Body.Close()
+			if response.Proto != version || response.StatusCode != 200 || response.Header.Get("x-upstream") != "live" ||
+				response.Header.Get("content-type") != "application/json" {
+				t.Errorf("got %s %d %v", response.Proto, response.StatusCode, response.Header)
 			}
 			if echo.Upstream != "live" || echo.Method != "PATCH" || echo.Path != "/a%20b/./c;d?q=1&q=2" ||
 				echo.Host != "api.test" || !reflect.DeepEqual(echo.Headers["x-two"], []string{"one", "two"}) {

@@ -1,4 +1,4 @@
-// Package bootstrap holds envoy.yaml, the configuration that Envoy starts with. Operators copy this file, the demo runs it
+// Package bootstrap contains envoy.yaml, the configuration that Envoy starts with. Operators copy this file, the demo uses it
 // and the tests attack it. "Bootstrap" is Envoy's term for this configuration.
 //
 // Only the addresses differ between these uses. Render replaces the addresses and leaves everything else unchanged, so the
@@ -22,7 +22,7 @@ import (
 //go:embed envoy.yaml
 var file []byte
 
-// Addresses holds the addresses of the admin interface, the listeners and the clusters, as host:port by name. The hosts
+// Addresses are the addresses of the admin interface, the listeners and the clusters, as host:port by name. The hosts
 // must be IP addresses, because the clusters are static.
 type Addresses struct {
 	Admin     string            // Envoy's admin interface; empty: the address in the file
@@ -81,7 +81,7 @@ func Render(addresses Addresses) ([]byte, error) {
 }
 
 // Read returns the addresses in any Envoy configuration with static resources. A program that runs Envoy uses them to
-// know which addresses to wait for.
+// wait until Envoy listens.
 func Read(config []byte) (Addresses, error) {
 	var document yaml.Node
 	if err := yaml.Unmarshal(config, &document); err != nil {
@@ -114,11 +114,11 @@ func Read(config []byte) (Addresses, error) {
 
 // multiply copies the first endpoint of the cluster until the cluster has n endpoints.
 func multiply(document *yaml.Node, cluster string, n int) {
-	for _, c := range at(document.Content, "static_resources", "clusters") {
-		if names := at([]*yaml.Node{c}, "name"); len(names) == 0 || names[0].Value != cluster {
+	for _, c := range nodesAt(document.Content, "static_resources", "clusters") {
+		if names := nodesAt([]*yaml.Node{c}, "name"); len(names) == 0 || names[0].Value != cluster {
 			continue
 		}
-		for _, locality := range at([]*yaml.Node{c}, "load_assignment", "endpoints") {
+		for _, locality := range nodesAt([]*yaml.Node{c}, "load_assignment", "endpoints") {
 			for pair := range slices.Chunk(locality.Content, 2) {
 				for pair[0].Value == "lb_endpoints" && len(pair[1].Content) < n {
 					pair[1].Content = append(pair[1].Content, clone(pair[1].Content[0]))
@@ -148,18 +148,18 @@ func each(document *yaml.Node, visit func(kind, name string, socket *yaml.Node) 
 		items []*yaml.Node
 		path  []string
 	}{
-		{"admin", at([]*yaml.Node{root}, "admin"), []string{"address", "socket_address"}},
-		{"listener", at([]*yaml.Node{root}, "static_resources", "listeners"), []string{"address", "socket_address"}},
-		{"cluster", at([]*yaml.Node{root}, "static_resources", "clusters"),
+		{"admin", nodesAt([]*yaml.Node{root}, "admin"), []string{"address", "socket_address"}},
+		{"listener", nodesAt([]*yaml.Node{root}, "static_resources", "listeners"), []string{"address", "socket_address"}},
+		{"cluster", nodesAt([]*yaml.Node{root}, "static_resources", "clusters"),
 			[]string{"load_assignment", "endpoints", "lb_endpoints", "endpoint", "address", "socket_address"}},
 	}
 	for _, place := range places {
 		for _, item := range place.items {
 			name := place.kind
-			for _, n := range at([]*yaml.Node{item}, "name") {
+			for _, n := range nodesAt([]*yaml.Node{item}, "name") {
 				name = n.Value
 			}
-			for _, socket := range at([]*yaml.Node{item}, place.path...) {
+			for _, socket := range nodesAt([]*yaml.Node{item}, place.path...) {
 				if err := visit(place.kind, name, socket); err != nil {
 					return fmt.Errorf("%s %s: %w", place.kind, name, err)
 				}
@@ -169,8 +169,8 @@ func each(document *yaml.Node, visit func(kind, name string, socket *yaml.Node) 
 	return nil
 }
 
-// at returns the nodes at the path of keys. It follows every item of a list on the way.
-func at(nodes []*yaml.Node, keys ...string) []*yaml.Node {
+// nodesAt returns the nodes at the path of keys. It follows every item of a list on the way.
+func nodesAt(nodes []*yaml.Node, keys ...string) []*yaml.Node {
 	for _, key := range keys {
 		var next []*yaml.Node
 		for _, node := range nodes {
@@ -215,10 +215,10 @@ func set(socket *yaml.Node, address string) error {
 	if err != nil {
 		return fmt.Errorf("address %s: the port has to be a number up to 65535", address)
 	}
-	for _, n := range at([]*yaml.Node{socket}, "address") {
+	for _, n := range nodesAt([]*yaml.Node{socket}, "address") {
 		n.Value = host
 	}
-	for _, n := range at([]*yaml.Node{socket}, "port_value") {
+	for _, n := range nodesAt([]*yaml.Node{socket}, "port_value") {
 		n.Value = strconv.FormatUint(number, 10)
 	}
 	return nil

@@ -54,8 +54,8 @@ func TestListenersDifferAsStated(t *testing.T) {
 	}
 }
 
-// The sidecar can check every request that these listeners accept. A check holds the request's headers, and its path a second
-// time.
+// The sidecar can check every request that these listeners accept. A check contains the request's headers, and the path once
+// more.
 func TestLargestRequestIsChecked(t *testing.T) {
 	for _, manager := range managers(t) {
 		kb, ok := manager["max_request_headers_kb"].(int)

@@ -60,9 +60,9 @@ func TestOnlyTheSidecarChoosesTheUpstream(t *testing.T) {
 	for _, c := range []struct{ name, addr, token, forged, want string }{
 		{"a live token", s.velaflows, "live", "", "live"},
 		{"a sandbox token", s.velaflows, "sandbox", "", "sandbox"},
-		{"a live token that asks for the sandbox", s.velaflows, "live", "sandbox", "live"},
-		{"a sandbox token that asks for live", s.velaflows, "sandbox", "live", "sandbox"},
-		{"a request that gets no header and asks for the sandbox", s.velaflows, "bare", "sandbox", "live"},
+		{"a live token with a forged header for the sandbox", s.velaflows, "live", "sandbox", "live"},
+		{"a sandbox token with a forged header for live", s.velaflows, "sandbox", "live", "sandbox"},
+		{"no header from the sidecar, and a forged header for the sandbox", s.velaflows, "bare", "sandbox", "live"},
 		{"an API without a sandbox", s.velocity, "sandbox", "sandbox", "live"},
 	} {
 		headers := []string{"authorization: Bearer " + c.token}
@@ -107,7 +107,7 @@ func TestClientsCannotForgeHeaders(t *testing.T) {
 		t.Errorf("the upstream did not see %s", header)
 	}
 	if headers := s.checks.last(t).GetRequest().GetHttp().GetHeaderMap().GetHeaders(); len(headers) != 0 {
-		t.Errorf("a header that Connection names is not passed on, so it must not be checked: %v", headers)
+		t.Errorf("Envoy does not forward a header that Connection names, so the check must not contain it: %v", headers)
 	}
 }
 
@@ -147,7 +147,7 @@ func TestEnvoyRejectsBeforeTheCheck(t *testing.T) {
 }
 
 // wantLocalReply checks that the response comes from Envoy itself, with a body in the product's form.
-func wantLocalReply(t *testing.T, name string, a answer, status int, code, reason string) {
+func wantLocalReply(t *testing.T, name string, a fullResponse, status int, code, reason string) {
 	t.Helper()
 	var body struct {
 		Error struct{ Code, Reason, Message string }
@@ -340,7 +340,7 @@ func TestAccessLog(t *testing.T) {
 	}
 	for _, secret := range []string{"in-query", "in-header", "in-cookie", "Bearer"} {
 		if strings.Contains(s.log.String(), secret) {
-			t.Errorf("the log holds %s: %s", secret, s.log)
+			t.Errorf("the log contains %s: %s", secret, s.log)
 		}
 	}
 }

@@ -55,7 +55,7 @@ func start(t *testing.T) *stack {
 		t.Cleanup(func() { _ = u.Close() })
 		*server = u
 	}
-	// free holds all listeners open until it has found the last address, so that no address repeats.
+	// free keeps all listeners open until it has found the last address, so that no address repeats.
 	free := func() (addresses [3]string) {
 		for i := range addresses {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -100,14 +100,14 @@ func start(t *testing.T) *stack {
 // reached returns the number of requests that reached an upstream.
 func (s *stack) reached() int64 { return s.live.Count() + s.sandbox.Count() }
 
-// answer is a response whose body has been read.
-type answer struct {
+// fullResponse is a response whose body has been read.
+type fullResponse struct {
 	*http.Response
 	body string
 }
 
 // echo returns the request that the upstream received.
-func (a answer) echo(t *testing.T) (echo upstream.Echo) {
+func (a fullResponse) echo(t *testing.T) (echo upstream.Echo) {
 	t.Helper()
 	if a.StatusCode != http.StatusOK {
 		t.Fatalf("got %s %s", a.Status, a.body)
@@ -119,7 +119,7 @@ func (a answer) echo(t *testing.T) (echo upstream.Echo) {
 }
 
 // send writes the request unchanged and reads the response. It uses no client library, which would normalise the request.
-func send(t *testing.T, addr, requestLine string, headers ...string) answer {
+func send(t *testing.T, addr, requestLine string, headers ...string) fullResponse {
 	t.Helper()
 	conn := dial(t, addr)
 	defer func() { _ = conn.Close() }()
@@ -144,7 +144,7 @@ func dial(t *testing.T, addr string) conn {
 	return conn{c, bufio.NewReader(c)}
 }
 
-func (c conn) send(t *testing.T, requestLine string, headers ...string) answer {
+func (c conn) send(t *testing.T, requestLine string, headers ...string) fullResponse {
 	t.Helper()
 	lines := append([]string{requestLine + " HTTP/1.1", "host: api.test"}, headers...)
 	if _, err := io.WriteString(c, strings.Join(lines, "\r\n")+"\r\n\r\n"); err != nil {
@@ -153,7 +153,7 @@ func (c conn) send(t *testing.T, requestLine string, headers ...string) answer {
 	return c.read(t)
 }
 
-func (c conn) read(t *testing.T) answer {
+func (c conn) read(t *testing.T) fullResponse {
 	t.Helper()
 	response, err := http.ReadResponse(c.r, nil)
 	if err != nil {
@@ -164,7 +164,7 @@ func (c conn) read(t *testing.T) answer {
 		t.Fatal(err)
 	}
 	_ = response.Body.Close()
-	return answer{response, string(body)}
+	return fullResponse{response, string(body)}
 }
 
 // checks is the fake sidecar. The bearer token selects its response.

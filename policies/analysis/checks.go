@@ -14,13 +14,15 @@ import (
 	"github.com/keywicket/keywicket/policies/source"
 )
 
-// These checks are for policies that would allow more than they appear to. Causes are rules of an earlier version beside tables or
-// rules of this one, and tests that define what the rules read. The engine has another check, which evaluates samples.
+// These checks find policies that allow more than they appear to allow. One cause is a mix of versions: rules of an earlier version
+// with tables or rules of this version. Another cause is a test file that defines what the rules read. The engine has one more
+// check: it decides sample requests.
 
-// CheckDefinitions refuses test files that define documents that the rules read, and denials or headers that no rule reads.
+// CheckDefinitions returns an error for each test file that defines a document that the rules read. It also returns an error for
+// denials or headers that are defined but that no rule reads.
 func CheckDefinitions(s source.Source, compiler *ast.Compiler) error {
 	var all fault.Errors
-	read := make(map[string]Reference) // documents below data that rules read
+	read := make(map[string]Reference) // references to data in the rules, by their text
 	for _, module := range compiler.Modules {
 		ast.WalkRefs(module, func(r ast.Ref) bool {
 			if ground := r.GroundPrefix(); len(ground) > 1 && r[0].Equal(ast.DefaultRootDocument) {
@@ -50,8 +52,9 @@ func CheckDefinitions(s source.Source, compiler *ast.Compiler) error {
 	return all.Err()
 }
 
-// UnsafeNots returns a warning for a `not` around a reference that may be undefined, in a file without `import future.keywords.not`. OPA then
-// evaluates the reference before the `not`. If it is undefined, the whole expression is undefined, so a denial does not apply.
+// UnsafeNots returns a warning for each `not` around a reference that may be undefined, in a file that does not import
+// future.keywords.not. In such a file, OPA evaluates the reference before the `not`. If the reference is undefined, the whole
+// expression is undefined instead of true, so a denial with this expression does not apply.
 func UnsafeNots(s source.Source) []string {
 	var all fault.Errors
 	for _, module := range s.Rules {
@@ -72,7 +75,7 @@ func UnsafeNots(s source.Source) []string {
 	return strings.Split(all.Err().Error(), "\n")
 }
 
-// mayBeUndefined has the parts of the input whose keys may be missing.
+// mayBeUndefined lists the parts of the input whose keys may be missing.
 var mayBeUndefined = []ast.Ref{
 	ast.MustParseRef("input.principal.attributes"), ast.MustParseRef("input.principal.user_attributes"),
 	ast.MustParseRef("input.workspace.attributes"), ast.MustParseRef("input.source"), ast.MustParseRef("input.context"),
@@ -85,7 +88,7 @@ func evaluatedBeforeNot(e *ast.Expr) ast.Ref {
 		return nil
 	}
 	var found ast.Ref
-	inner := func(t *ast.Term) {
+	search := func(t *ast.Term) {
 		ast.WalkRefs(t, func(r ast.Ref) bool {
 			if found == nil && slices.ContainsFunc(mayBeUndefined, func(part ast.Ref) bool { return len(r) > len(part) && r.HasPrefix(part) }) {
 				found = r
@@ -97,7 +100,7 @@ func evaluatedBeforeNot(e *ast.Expr) ast.Ref {
 		if t, ok := e.Terms.(*ast.Term); ok {
 			if ref, ok := t.Value.(ast.Ref); ok {
 				for _, part := range ref[1:] {
-					inner(part)
+					search(part)
 				}
 			}
 		}
@@ -108,10 +111,10 @@ func evaluatedBeforeNot(e *ast.Expr) ast.Ref {
 		ref, isRef := operand.Value.(ast.Ref)
 		switch {
 		case !isRef || !compares:
-			inner(operand)
+			search(operand)
 		default: // OPA evaluates a compared reference together with the comparison
 			for _, part := range ref[1:] {
-				inner(part)
+				search(part)
 			}
 		}
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
-// There is a warning for each `not` that OPA evaluates differently than it reads, and no other warning.
+// Each `not` that can be undefined instead of true causes a warning. No other expression does.
 func TestUnsafeNot(t *testing.T) {
 	for expression, want := range map[string]bool{
 		`not data.facts.plans[input.workspace.attributes.plan].photos`:      true,
@@ -21,12 +21,12 @@ func TestUnsafeNot(t *testing.T) {
 		`input.workspace.attributes.plan == "pro"`:                          false,
 		`not input.workspace.attributes[input.principal.attributes.x] == 1`: true,
 	} {
-		for header, warned := range map[string]bool{"": want, "import future.keywords.not\n\n": false} {
+		for imports, warned := range map[string]bool{"": want, "import future.keywords.not\n\n": false} {
 			dir := policytest.Copy(t)
-			policytest.Write(t, dir, "keywicket/own.rego", "package keywicket\n\n"+header+"headers[\"x-a\"] := \"b\" if {\n\tinput.api == \"zoo\"\n\t"+expression+"\n}\n")
+			policytest.Write(t, dir, "keywicket/own.rego", "package keywicket\n\n"+imports+"headers[\"x-a\"] := \"b\" if {\n\tinput.api == \"zoo\"\n\t"+expression+"\n}\n")
 			got := policytest.Explainer(t, dir).Warnings()
 			if (len(got) == 1) != warned || len(got) > 1 || warned && !strings.HasPrefix(got[0], "keywicket/own.rego:5: if input.") {
-				t.Errorf("%s%s: %q", header, expression, got)
+				t.Errorf("%s%s: %q", imports, expression, got)
 			}
 		}
 	}

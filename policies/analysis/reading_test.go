@@ -9,31 +9,31 @@ import (
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
-// A policy that reads the query is recognised, in every form in which a rule can read it.
+// Reading reports that a policy reads the query, for each way in which a rule can read it.
 func TestPolicyThatReadsTheQuery(t *testing.T) {
 	for name, c := range map[string]struct {
-		rules string // added to decision.rego; extra becomes a condition for a request that the policy would otherwise allow
+		rules string // added to decision.rego; the policy allows a request only if extra is true
 		want  bool
 	}{
-		"not at all":            {`extra := true`, false},
-		"by name":               {`extra if not input.request.query.admin`, true},
-		"by another name":       {`extra if not input.request["query"].admin`, true},
-		"as a whole":            {`extra if count(input.request.query) < 9`, true},
-		"the request":           {`extra if count(input.request) > 1`, true},
-		"the input":             {`extra if count(input) > 1`, true},
-		"by a variable":         {"extra if {\n\tsome k in [\"query\"]\n\tnot input.request[k].admin\n}", true},
-		"by a variable, above":  {"extra if {\n\tsome k, _ in input\n\tnot input[k].query.admin\n}", true},
-		"by an assignment":      {"extra if {\n\tr := input.request\n\tnot r.query.admin\n}", true},
-		"by a function":         {"extra if f(input.request)\nf(r) if not r.query.admin", true},
-		"by object.get":         {`extra if object.get(input, ["request", "query", "admin"], []) == []`, true},
-		"by walk":               {"extra if {\n\tnot danger\n}\ndanger if walk(input, [[\"request\", \"query\", \"admin\", 0], _])", true},
-		"in a comprehension":    {`extra if count([1 | some _, v in input.request.query; "x" in v]) == 0`, true},
-		"in an every":           {"extra if {\n\tevery _, v in input.request.query {\n\t\tcount(v) < 9\n\t}\n}", true},
-		"by unification":        {"extra if {\n\t{\"query\": q, \"method\": _, \"path\": _, \"segments\": _, \"headers\": _, \"host\": _, \"raw_query\": _} = input.request\n\tnot q.admin\n}", true},
-		"with another input":    {"extra if g with input.context as input.request.query\ng if not input.context.admin", true},
-		"in an else":            {"extra := false if {\n\tinput.request.method == \"NONE\"\n} else := true if {\n\tnot input.request.query.admin\n}", true},
-		"in another package":    {`extra if data.helper.fine`, true},
-		"in one of a package's": {`extra if data.helper[input.api]`, true},
+		"not at all":           {`extra := true`, false},
+		"by name":              {`extra if not input.request.query.admin`, true},
+		"by another name":      {`extra if not input.request["query"].admin`, true},
+		"as a whole":           {`extra if count(input.request.query) < 9`, true},
+		"the request":          {`extra if count(input.request) > 1`, true},
+		"the input":            {`extra if count(input) > 1`, true},
+		"by a variable":        {"extra if {\n\tsome k in [\"query\"]\n\tnot input.request[k].admin\n}", true},
+		"by a variable, above": {"extra if {\n\tsome k, _ in input\n\tnot input[k].query.admin\n}", true},
+		"by an assignment":     {"extra if {\n\tr := input.request\n\tnot r.query.admin\n}", true},
+		"by a function":        {"extra if f(input.request)\nf(r) if not r.query.admin", true},
+		"by object.get":        {`extra if object.get(input, ["request", "query", "admin"], []) == []`, true},
+		"by walk":              {"extra if {\n\tnot danger\n}\ndanger if walk(input, [[\"request\", \"query\", \"admin\", 0], _])", true},
+		"in a comprehension":   {`extra if count([1 | some _, v in input.request.query; "x" in v]) == 0`, true},
+		"in an every":          {"extra if {\n\tevery _, v in input.request.query {\n\t\tcount(v) < 9\n\t}\n}", true},
+		"by unification":       {"extra if {\n\t{\"query\": q, \"method\": _, \"path\": _, \"segments\": _, \"headers\": _, \"host\": _, \"raw_query\": _} = input.request\n\tnot q.admin\n}", true},
+		"with another input":   {"extra if g with input.context as input.request.query\ng if not input.context.admin", true},
+		"in an else":           {"extra := false if {\n\tinput.request.method == \"NONE\"\n} else := true if {\n\tnot input.request.query.admin\n}", true},
+		"in another package":   {`extra if data.helper.fine`, true},
+		"by a package's name":  {`extra if data.helper[input.api]`, true},
 		"other parts of requests": {`extra if {
 	input.request.method != "NONE"
 	input.request.path != "/"
@@ -55,7 +55,7 @@ func TestPolicyThatReadsTheQuery(t *testing.T) {
 			if got := engine.Reading("velaflows"); got.Query != c.want || len(got.Parameters.MayHold) != 0 {
 				t.Errorf("%+v", got)
 			}
-			// The rule takes part in the decision.
+			// The rule extra does not prevent the decision.
 			if d, err := engine.Decide(t.Context(), policytest.Input()); err != nil || !d.Allow {
 				t.Errorf("%+v, %v", d, err)
 			}
@@ -63,14 +63,14 @@ func TestPolicyThatReadsTheQuery(t *testing.T) {
 	}
 }
 
-// The input has attributes exactly if a decision depends on them. Attributes that are not a JSON object are an error, never a
-// decision.
+// The input contains attributes if and only if a decision depends on them. Attributes that are not a JSON object cause an error
+// instead of a decision.
 func TestPolicyThatReadsAttributes(t *testing.T) {
 	type attributes struct{ token, user, workspace authz.Attributes }
 	const pro = authz.Attributes(`{"plan": "pro", "limit": 12345678901234567890}`)
 	all := attributes{pro, pro, pro}
 	for name, c := range map[string]struct {
-		rules string // as above
+		rules string // see TestPolicyThatReadsTheQuery
 		reads attributes
 	}{
 		"none":            {`extra := true`, attributes{}},
@@ -93,9 +93,9 @@ func TestPolicyThatReadsAttributes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			decide := func(of attributes) (bool, error) {
+			decide := func(values attributes) (bool, error) {
 				in := policytest.Input()
-				in.Principal.Attributes, in.Principal.UserAttributes, in.Workspace.Attributes = of.token, of.user, of.workspace
+				in.Principal.Attributes, in.Principal.UserAttributes, in.Workspace.Attributes = values.token, values.user, values.workspace
 				d, err := engine.Decide(t.Context(), in)
 				e, errExplained := explainer.Explain(t.Context(), in)
 				if d.Allow != e.Allow || (err == nil) != (errExplained == nil) {
@@ -109,21 +109,21 @@ func TestPolicyThatReadsAttributes(t *testing.T) {
 			if allow, err := decide(attributes{}); err != nil || allow != (c.reads == attributes{}) {
 				t.Errorf("without attributes allow is %v, %v", allow, err)
 			}
-			for _, bad := range []authz.Attributes{`{"plan": "pro"`, `["pro"]`, `null`, "\xff"} {
+			for _, invalid := range []authz.Attributes{`{"plan": "pro"`, `["pro"]`, `null`, "\xff"} {
 				token, user, workspace := c.reads, c.reads, c.reads
-				token.token, user.user, workspace.workspace = bad, bad, bad
-				for part, of := range map[string]struct {
-					with attributes
-					read bool
+				token.token, user.user, workspace.workspace = invalid, invalid, invalid
+				for part, test := range map[string]struct {
+					values attributes
+					read   bool
 				}{
 					"token": {token, c.reads.token != ""}, "user": {user, c.reads.user != ""}, "workspace": {workspace, c.reads.workspace != ""},
 				} {
-					allow, err := decide(of.with)
-					if of.read && (err == nil || allow || !strings.Contains(err.Error(), part) || strings.Contains(err.Error(), "pro")) {
-						t.Errorf("bad attributes of the %s: allow is %v, %v", part, allow, err)
+					allow, err := decide(test.values)
+					if test.read && (err == nil || allow || !strings.Contains(err.Error(), part) || strings.Contains(err.Error(), "pro")) {
+						t.Errorf("invalid attributes of the %s: allow is %v, %v", part, allow, err)
 					}
-					if !of.read && (err != nil || !allow) {
-						t.Errorf("bad attributes of the %s, which nothing reads: allow is %v, %v", part, allow, err)
+					if !test.read && (err != nil || !allow) {
+						t.Errorf("invalid attributes of the %s, which no rule reads: allow is %v, %v", part, allow, err)
 					}
 				}
 			}

@@ -1,4 +1,5 @@
-// Package analysis finds what the rules of a policy read, and which denials and headers they have, without an input.
+// Package analysis examines the rules of a policy without an input. It finds what they read, and which denials and headers they
+// define.
 package analysis
 
 import (
@@ -14,8 +15,8 @@ import (
 // ReadingOf returns the parts that the references read.
 func ReadingOf(references []Reference) (r document.Reading) {
 	refs := make([]ast.Ref, len(references))
-	for i, one := range references {
-		refs[i] = one.Ref
+	for i, reference := range references {
+		refs[i] = reference.Ref
 	}
 	for p := range document.NumberOfParts {
 		r[p] = overlaps(p.Ref(), refs)
@@ -26,7 +27,7 @@ func ReadingOf(references []Reference) (r document.Reading) {
 // Reference is a reference in a rule, up to its first variable.
 type Reference struct {
 	Ref ast.Ref
-	// Test is the rule whose sets test the scopes (see scopeTest); nil for any other reference.
+	// Test is the rule with the sets that the scopes are tested against (see scopeTest). It is nil for any other reference.
 	Test     ast.Ref
 	location *ast.Location // of the rule; nil if the rule was not read from a file
 }
@@ -40,9 +41,9 @@ func (r Reference) Place() string {
 }
 
 // ReferencesOf returns the references of the decision and of all rules that it depends on. If indexed is true, the index finds
-// the row: the result then has [document.InputRow] instead of the references of the rule route.
+// the row. The result then has [document.InputRow] instead of the references of the rule route.
 //
-// ReferencesOf ignores indexed if one of the rules has a `with`, because that may replace values that the rule route reads.
+// ReferencesOf ignores indexed if one of the rules has a `with`, because a `with` may replace values that the rule route reads.
 func ReferencesOf(compiler *ast.Compiler, indexed bool) []Reference {
 	var found []Reference
 	hasReplacement := false // a `with`, which may replace values that the rule route reads
@@ -92,17 +93,17 @@ func ReferencesOf(compiler *ast.Compiler, indexed bool) []Reference {
 	return found
 }
 
-// Reads reports whether the reference can read the part: it is a prefix of the part's reference, or starts with that.
+// Reads reports whether the reference can read the part: one of the two references must be a prefix of the other.
 func (r Reference) Reads(p document.Part) bool { return overlaps(r.Ref, []ast.Ref{p.Ref()}) }
 
 // hasWith reports whether the rule has a `with`.
 func hasWith(rule *ast.Rule) bool {
-	has := false
+	found := false
 	ast.WalkWiths(rule, func(*ast.With) bool {
-		has = true
+		found = true
 		return true
 	})
-	return has
+	return found
 }
 
 // Nondeterministic reports whether the reference is a built-in function that can return different results for the same arguments.

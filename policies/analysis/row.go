@@ -8,7 +8,8 @@ import (
 	"github.com/keywicket/keywicket/policies/document"
 )
 
-// DependsOnRowOnly reports whether a rule has one value for each row. known has the results for rules that were examined before.
+// DependsOnRowOnly reports whether the value of a rule depends on nothing but the row. known contains the results of earlier calls.
+// The function adds its own results.
 func DependsOnRowOnly(compiler *ast.Compiler, rule *ast.Rule, known map[*ast.Rule]bool) bool {
 	if rowOnly, ok := known[rule]; ok {
 		return rowOnly
@@ -28,21 +29,23 @@ func DependsOnRowOnly(compiler *ast.Compiler, rule *ast.Rule, known map[*ast.Rul
 	return rowOnly
 }
 
-// scopeTest returns the rule whose sets an expression tests the scopes with, or nil for any other expression. It accepts one form:
+// scopeTest recognises an expression that tests the scopes of the principal against sets. It returns the reference of the rule with
+// these sets, and nil for any other expression. It accepts one form, in which NAME is that rule:
 //
 //	every one_of in NAME {
 //		some scope in input.principal.scopes
 //		scope in one_of
 //	}
 //
-// as OPA compiles it, if the rest of the rule uses none of its variables. The result then depends on the scopes only through the
-// sets that hold at least one of them. body contains the expression. uses counts the variables of the rule.
+// The expression must be what OPA compiles from this form, and the rest of the rule must use none of its variables. The result then
+// depends only on which sets contain at least one of the scopes. body contains the expression. uses has the number of uses of each
+// variable of the rule.
 func scopeTest(expr *ast.Expr, body ast.Body, uses map[ast.Var]int) ast.Ref {
 	every, ok := expr.Terms.(*ast.Every)
 	if !ok || len(expr.With) > 0 || len(every.Body) != 2 {
 		return nil
 	}
-	usedBy := func(t *ast.Term, n int) bool {
+	isVarUsed := func(t *ast.Term, n int) bool {
 		v, ok := t.Value.(ast.Var)
 		return ok && uses[v] == n
 	}
@@ -51,17 +54,17 @@ func scopeTest(expr *ast.Expr, body ast.Body, uses map[ast.Var]int) ast.Ref {
 		return nil
 	}
 	scope, scopes := assignment.Operand(0), document.PrincipalScopes.Ref()
-	from, ok := assignment.Operand(1).Value.(ast.Ref)
-	if !ok || len(from) != len(scopes)+1 || !from.HasPrefix(scopes) || !usedBy(from[len(scopes)], 1) ||
-		!usedBy(scope, 2) || !membership.Operand(0).Equal(scope) ||
-		!usedBy(every.Value, 2) || !membership.Operand(1).Equal(every.Value) {
+	element, ok := assignment.Operand(1).Value.(ast.Ref)
+	if !ok || len(element) != len(scopes)+1 || !element.HasPrefix(scopes) || !isVarUsed(element[len(scopes)], 1) ||
+		!isVarUsed(scope, 2) || !membership.Operand(0).Equal(scope) ||
+		!isVarUsed(every.Value, 2) || !membership.Operand(1).Equal(every.Value) {
 		return nil
 	}
-	// OPA assigns the domain to a variable, and sometimes that variable to another one.
+	// OPA assigns the domain to a variable, and sometimes that variable to another variable.
 	domain := every.Domain
 	for range body {
 		i := slices.IndexFunc(body, func(other *ast.Expr) bool { return isCall(other, ast.Equality) && other.Operand(0).Equal(domain) })
-		if i < 0 || !usedBy(domain, 2) {
+		if i < 0 || !isVarUsed(domain, 2) {
 			return nil
 		}
 		domain = body[i].Operand(1)
@@ -77,7 +80,7 @@ func isCall(expr *ast.Expr, function *ast.Builtin) bool {
 	return expr.IsCall() && expr.Operator().Equal(function.Ref()) && len(expr.Operands()) == 2 && !expr.Negated && len(expr.With) == 0
 }
 
-// usesOfVars counts how often a rule uses each variable.
+// usesOfVars returns how often a rule uses each variable.
 func usesOfVars(rule *ast.Rule) map[ast.Var]int {
 	uses := make(map[ast.Var]int)
 	ast.WalkVars(rule, func(v ast.Var) bool {

@@ -13,8 +13,9 @@ import (
 // FindRoute is the name of the function that replaces the rule route.
 const FindRoute = "keywicket.find_route"
 
-// HasShippedRoute reports whether the policy finds its rows with the shipped route.rego, so that the index finds the same ones.
-// No other rule may add to what that file defines or reads, and no `with` may replace it. text is the shipped file.
+// HasShippedRoute reports whether the policy finds its rows with the shipped route.rego. Only then does the index find the same
+// rows. The result is false if another rule adds to what that file defines or reads, or if a `with` replaces it. text is the text
+// of the shipped file.
 func HasShippedRoute(s source.Source, text []byte) (bool, error) {
 	shipped, err := ast.ParseModule(document.RouteFile, string(text))
 	if err != nil {
@@ -28,7 +29,7 @@ func HasShippedRoute(s source.Source, text []byte) (bool, error) {
 	for _, rule := range shipped.Rules {
 		used = append(used, shipped.Package.Path.Append(ast.StringTerm(rule.Head.Ref()[0].String())))
 	}
-	// A rule of the package with the name of a built-in function is called instead of that function.
+	// If a rule of the package has the name of a built-in function, a call evaluates the rule instead of the function.
 	used = append(used, shipped.Package.Path.Append(ast.StringTerm(strings.Split(FindRoute, ".")[0])))
 	functions := make(map[string]bool)
 	ast.WalkRefs(shipped, func(r ast.Ref) bool {
@@ -49,7 +50,7 @@ func HasShippedRoute(s source.Source, text []byte) (bool, error) {
 	return true, nil
 }
 
-// sameRule compares two rules without their metadata, which changes no decision.
+// sameRule reports whether two rules are equal. It ignores their metadata, which changes no decision.
 func sameRule(a, b *ast.Rule) bool {
 	a, b = a.Copy(), b.Copy()
 	a.Annotations, b.Annotations = nil, nil

@@ -11,7 +11,7 @@ import (
 	"github.com/keywicket/keywicket/policies/source"
 )
 
-// The index replaces the shipped file, and only if that file alone decides which row is found.
+// The index replaces the shipped file only if that file alone determines which row is found.
 func TestIndexReplacesOnlyTheShippedFile(t *testing.T) {
 	const route, decision = "keywicket/route.rego", "keywicket/decision.rego"
 	shipped, err := policies.Builtin.ReadFile(route)
@@ -22,27 +22,27 @@ func TestIndexReplacesOnlyTheShippedFile(t *testing.T) {
 		file, from, to string
 		want           bool
 	}{
-		"as shipped":           {decision, "", "", true},
-		"a comment":            {route, "# Most rows", "# Many rows", true},
-		"another decision":     {decision, "permitted\n", "permitted\n\tinput.request.method != \"TRACE\"\n", true},
-		"another input":        {decision, "public if route.public == true", "public if route.public == true with input.request.method as \"GET\"", true},
-		"another order":        {route, "min(matches)", "max(matches)", false},
-		"a row more":           {decision, "public if", "matches contains [[[0]], 0, 0] if input.api == \"zoo\"\n\npublic if", false},
-		"other tables":         {decision, "public if route.public == true", "public if route.public == true with data.apis.velocity.routes as []", false},
-		"another function":     {decision, "public if route.public == true", "public if route.public == true with regex.match as true", false},
-		"a function elsewhere": {decision, "public if route.public == true", "public if route.public == true with time.now_ns as 1", true},
-		"facts":                {decision, "public if route.public == true", "public if route.public == true with data.facts.x as 1", true},
-		"all data":             {decision, "public if route.public == true", "public if route.public == true with data as {}", false},
-		"a table's rule":       {"apis/more.rego", "", "package apis.velaflows\n\nhead_with_get := true if input.context.head\n", false},
-		"a method's rule":      {"apis/more.rego", "", "package keywicket.methods\n\nLINK := 0 if input.request.method == \"LINK\"\n", false},
-		"a rule elsewhere":     {"apis/more.rego", "", "package helper\n\nmethods := 1\n", true},
-		"a function's name":    {"keywicket/own.rego", "", "package keywicket\n\ncount(x) := 0 if x\n", false},
-		"another one's":        {"keywicket/own.rego", "", "package keywicket\n\nstartswith(a, b) := false if { a; b }\n", false},
-		"an operator's":        {"keywicket/own.rego", "", "package keywicket\n\nminus(a, b) := a if b\n", false},
-		"the index's":          {"keywicket/own.rego", "", "package keywicket\n\nkeywicket := 1\n", false},
-		"one that it lacks":    {"keywicket/own.rego", "", "package keywicket\n\nupper(x) := x\n", true},
-		"an import":            {route, "package keywicket", "package keywicket\n\nimport data.lib.startswith", false},
-		"a rule with its name": {decision, "public if", "rows[\"zoo\"] := [] if input.api == \"zoo\"\n\npublic if", false},
+		"as shipped":                             {decision, "", "", true},
+		"a comment":                              {route, "# Most rows", "# Many rows", true},
+		"a changed decision":                     {decision, "permitted\n", "permitted\n\tinput.request.method != \"TRACE\"\n", true},
+		"a with for the input":                   {decision, "public if route.public == true", "public if route.public == true with input.request.method as \"GET\"", true},
+		"a changed order":                        {route, "min(matches)", "max(matches)", false},
+		"an additional match":                    {decision, "public if", "matches contains [[[0]], 0, 0] if input.api == \"zoo\"\n\npublic if", false},
+		"a with for tables":                      {decision, "public if route.public == true", "public if route.public == true with data.apis.velocity.routes as []", false},
+		"a with for a used function":             {decision, "public if route.public == true", "public if route.public == true with regex.match as true", false},
+		"a with for an unused function":          {decision, "public if route.public == true", "public if route.public == true with time.now_ns as 1", true},
+		"a with for facts":                       {decision, "public if route.public == true", "public if route.public == true with data.facts.x as 1", true},
+		"a with for all data":                    {decision, "public if route.public == true", "public if route.public == true with data as {}", false},
+		"a rule that adds to a table":            {"apis/more.rego", "", "package apis.velaflows\n\nhead_with_get := true if input.context.head\n", false},
+		"a rule that adds to methods":            {"apis/more.rego", "", "package keywicket.methods\n\nLINK := 0 if input.request.method == \"LINK\"\n", false},
+		"a rule of another package":              {"apis/more.rego", "", "package helper\n\nmethods := 1\n", true},
+		"a rule named like count":                {"keywicket/own.rego", "", "package keywicket\n\ncount(x) := 0 if x\n", false},
+		"a rule named like startswith":           {"keywicket/own.rego", "", "package keywicket\n\nstartswith(a, b) := false if { a; b }\n", false},
+		"a rule named like an operator":          {"keywicket/own.rego", "", "package keywicket\n\nminus(a, b) := a if b\n", false},
+		"a rule named like the index's function": {"keywicket/own.rego", "", "package keywicket\n\nkeywicket := 1\n", false},
+		"a rule named like an unused function":   {"keywicket/own.rego", "", "package keywicket\n\nupper(x) := x\n", true},
+		"an additional import":                   {route, "package keywicket", "package keywicket\n\nimport data.lib.startswith", false},
+		"a rule that adds to rows":               {decision, "public if", "rows[\"zoo\"] := [] if input.api == \"zoo\"\n\npublic if", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, err := source.Read(policies.Builtin)

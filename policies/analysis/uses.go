@@ -23,31 +23,32 @@ type Use struct {
 	Line   int
 }
 
-// Uses are the denials and headers in rules that the decision depends on, as far as they can be found without an input. A denial
-// is an object with the keys code and reason, in data.keywicket.deny or beside allow. The call of a function that builds such an
-// object from its arguments is a denial too. A header is a key of the object headers, of a decision or of data.keywicket.
+// Uses are the denials and headers in the rules that the decision depends on. They are incomplete, because some depend on the
+// input. A denial is an object with the keys code and reason. It is in data.keywicket.deny, or it is a decision and also has the
+// key allow. A call of a function that builds such an object from its arguments is a denial too. A header is a key of the object
+// headers in a decision or in data.keywicket.
 type Uses []Use
 
 // CheckDeclared returns an error with a line for each use that is neither built in nor declared by one of the APIs.
 func (u Uses) CheckDeclared(apis map[string]authz.API) error {
 	var all fault.Errors
-	for _, one := range u {
+	for _, use := range u {
 		declared, where := false, "denials"
 		for _, api := range apis {
-			if one.Header != "" {
-				declared = declared || slices.Contains(api.UpstreamHeaders, one.Header)
+			if use.Header != "" {
+				declared = declared || slices.Contains(api.UpstreamHeaders, use.Header)
 			} else {
-				declared = declared || api.CanDeny(one.Code, one.Reason)
+				declared = declared || api.CanDeny(use.Code, use.Reason)
 			}
 		}
 		if declared {
 			continue
 		}
-		if one.Header != "" {
+		if use.Header != "" {
 			where = "upstream_headers"
 		}
-		all = append(all, fault.Fault{File: one.File, Line: one.Line, Text: fmt.Sprintf(
-			"%s, which no API declares: add it to apis.NAME.%s in the configuration, or correct the rule", one.description(), where)})
+		all = append(all, fault.Fault{File: use.File, Line: use.Line, Text: fmt.Sprintf(
+			"%s, which no API declares: add it to apis.NAME.%s in the configuration, or correct the rule", use.description(), where)})
 	}
 	return all.Err()
 }
@@ -67,8 +68,8 @@ func (u Use) description() string {
 	return "a denial with " + strings.Join(parts, " and ")
 }
 
-// UsesOf finds the uses in the rules that the decision depends on. An unknown key is an error, in a decision and in a denial of
-// data.keywicket.deny.
+// UsesOf finds the uses in the rules that the decision depends on. An unknown key of a decision, or of a denial in
+// data.keywicket.deny, is an error.
 func UsesOf(compiler *ast.Compiler) (Uses, error) {
 	f := useFinder{compiler: compiler, denials: make(map[*ast.Rule][]denial)}
 	traversal := ast.NewGraphTraversal(compiler.Graph)
@@ -83,23 +84,23 @@ func UsesOf(compiler *ast.Compiler) (Uses, error) {
 	if err := f.unknown.Err(); err != nil {
 		return nil, err
 	}
-	known := f.headers
+	uses := f.headers
 	for rule, denials := range f.denials {
-		known = append(known, headersOf(rule)...)
+		uses = append(uses, headersOf(rule)...)
 		for _, d := range denials {
 			code, reason := constant(d.code), constant(d.reason)
 			if !d.depends(rule) && (code != "" || reason != "") {
-				known = append(known, Use{
+				uses = append(uses, Use{
 					Code: authz.Code(code), Reason: authz.Reason(reason), File: d.location.File, Line: d.location.Row,
 				})
 			}
 		}
 	}
-	slices.SortFunc(known, func(a, b Use) int {
+	slices.SortFunc(uses, func(a, b Use) int {
 		return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line),
 			cmp.Compare(a.Code, b.Code), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Header, b.Header))
 	})
-	return slices.Compact(known), nil
+	return slices.Compact(uses), nil
 }
 
 // headersOf returns the headers that a rule adds to data.keywicket.headers: the last part of its name, or the keys of its object.
@@ -109,18 +110,18 @@ func headersOf(rule *ast.Rule) Uses {
 		return nil
 	}
 	if len(ref) > len(document.HeadersRef) {
-		return named(ref[len(document.HeadersRef):][:1], rule.Location)
+		return headerUses(ref[len(document.HeadersRef):][:1], rule.Location)
 	}
 	if rule.Head.Value != nil {
 		if o, ok := rule.Head.Value.Value.(ast.Object); ok {
-			return named(o.Keys(), rule.Location)
+			return headerUses(o.Keys(), rule.Location)
 		}
 	}
 	return nil
 }
 
-// named returns a use for each constant name.
-func named(keys []*ast.Term, at *ast.Location) Uses {
+// headerUses returns a use for each key that is a constant.
+func headerUses(keys []*ast.Term, at *ast.Location) Uses {
 	var all Uses
 	for _, key := range keys {
 		if name := constant(key); name != "" {
@@ -138,20 +139,21 @@ type useFinder struct {
 	unknown  fault.Errors // keys that a decision or a denial does not allow
 }
 
-// denial has the terms of an object with code and reason. For a function call they are the terms of the returned object.
+// denial contains the terms code and reason of an object. For a function call, they are the terms of the object that the function
+// returns.
 type denial struct {
 	code, reason *ast.Term
 	location     *ast.Location
 }
 
-// denialsOf returns the denials that a rule builds, without the ones of its else, which is a separate rule. Rules are not
-// recursive, so this terminates.
+// denialsOf returns the denials that a rule builds. It does not include the denials of an else, which OPA represents as a separate
+// rule. Rules are not recursive, so it terminates.
 func (f *useFinder) denialsOf(rule *ast.Rule) []denial {
 	if denials, ok := f.denials[rule]; ok {
 		return denials
 	}
 	var denials []denial
-	object := func(term *ast.Term) bool {
+	collect := func(term *ast.Term) bool {
 		if o, ok := term.Value.(ast.Object); ok {
 			code, reason := o.Get(ast.InternedTerm("code")), o.Get(ast.InternedTerm("reason"))
 			isDecision := o.Get(ast.InternedTerm("allow")) != nil || rule.Ref().HasPrefix(document.DenyRef)
@@ -162,8 +164,8 @@ func (f *useFinder) denialsOf(rule *ast.Rule) []denial {
 		}
 		return false
 	}
-	ast.WalkTerms(rule.Head, object)
-	ast.WalkTerms(rule.Body, object)
+	ast.WalkTerms(rule.Head, collect)
+	ast.WalkTerms(rule.Body, collect)
 	ast.WalkExprs(rule.Body, func(call *ast.Expr) bool {
 		for _, function := range f.functions(call) {
 			for _, d := range f.denialsOf(function) {
@@ -178,7 +180,7 @@ func (f *useFinder) denialsOf(rule *ast.Rule) []denial {
 	return denials
 }
 
-// functions returns the rules that a call evaluates; none for a built-in function.
+// functions returns the rules that a call evaluates. It returns none for a built-in function.
 func (f *useFinder) functions(call *ast.Expr) []*ast.Rule {
 	if !call.IsCall() {
 		return nil
@@ -199,7 +201,7 @@ func (f *useFinder) checkKeys(rule *ast.Rule, o ast.Object) {
 		check = document.CheckKey
 		if headers := o.Get(ast.InternedTerm("headers")); headers != nil {
 			if names, ok := headers.Value.(ast.Object); ok {
-				f.headers = append(f.headers, named(names.Keys(), headers.Location)...)
+				f.headers = append(f.headers, headerUses(names.Keys(), headers.Location)...)
 			}
 		}
 	}
@@ -215,7 +217,7 @@ func (f *useFinder) checkKeys(rule *ast.Rule, o ast.Object) {
 // denyKeys are the keys of a denial in data.keywicket.deny.
 var denyKeys = []string{"code", "reason", "retry_after"}
 
-// checkDenyKey returns an error for a key that such a denial does not allow.
+// checkDenyKey returns an error for a key that a denial of data.keywicket.deny does not allow.
 func checkDenyKey(name string) error {
 	if slices.Contains(denyKeys, name) {
 		return nil
@@ -228,7 +230,7 @@ func (d denial) depends(function *ast.Rule) bool {
 	return parameterOf(d.code, function) >= 0 || parameterOf(d.reason, function) >= 0
 }
 
-// parameterOf returns the position of the parameter that the term is, or -1.
+// parameterOf returns the position of the function's parameter that the term refers to, or -1.
 func parameterOf(term *ast.Term, function *ast.Rule) int {
 	if _, ok := term.Value.(ast.Var); !ok {
 		return -1
@@ -236,7 +238,7 @@ func parameterOf(term *ast.Term, function *ast.Rule) int {
 	return slices.IndexFunc(function.Head.Args, term.Equal)
 }
 
-// argument returns the argument of the call if the term is a parameter of the function, or else the term.
+// argument returns the call's argument for a parameter of the function, and any other term unchanged.
 func argument(term *ast.Term, function *ast.Rule, call *ast.Expr) *ast.Term {
 	if i := parameterOf(term, function); i >= 0 {
 		return call.Operand(i)
@@ -244,7 +246,7 @@ func argument(term *ast.Term, function *ast.Rule, call *ast.Expr) *ast.Term {
 	return term
 }
 
-// constant returns the string that the term is, or "".
+// constant returns the value of a string, or "" for any other term.
 func constant(term *ast.Term) string {
 	s, _ := term.Value.(ast.String)
 	return string(s)

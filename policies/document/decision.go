@@ -37,7 +37,7 @@ var (
 	retryAfterKey     = ast.StringTerm("retry_after")
 )
 
-// Decision converts the decision document. A missing key, an unknown key and a value of another type are errors: a mistake in a
+// Decision converts the decision document. A missing key, an unknown key and a value of the wrong type are errors: a mistake in a
 // policy must not decide a request.
 func Decision(value ast.Value) (authz.Decision, error) {
 	var d authz.Decision
@@ -80,7 +80,7 @@ func unknownKeyOf(document ast.Object) error {
 	return CheckKey(slices.Min(unknown))
 }
 
-// nameOf returns a key of an object as in JSON.
+// nameOf returns the name of a key as it is in JSON.
 func nameOf(key *ast.Term) string {
 	if s, ok := key.Value.(ast.String); ok {
 		return string(s)
@@ -126,8 +126,8 @@ func (r *reader) fail(format string, args ...any) {
 	}
 }
 
-// wrong adds the error for a value of another type.
-func (r *reader) wrong(key *ast.Term, value ast.Value, want string) {
+// failType fails with the type of a value, which is the wrong one.
+func (r *reader) failType(key *ast.Term, value ast.Value, want string) {
 	r.fail("data.keywicket.decision.%s is %s, %s", nameOf(key), typeOf(value), want)
 }
 
@@ -135,12 +135,12 @@ func (r *reader) boolean(key *ast.Term) bool {
 	value := r.get(key)
 	b, ok := value.(ast.Boolean)
 	if !ok {
-		r.wrong(key, value, "not a boolean")
+		r.failType(key, value, "not a boolean")
 	}
 	return bool(b)
 }
 
-// text returns a string, or an empty one for null.
+// text returns a string, or "" for null.
 func (r *reader) text(key *ast.Term) string {
 	value := r.get(key)
 	switch value := value.(type) {
@@ -149,11 +149,11 @@ func (r *reader) text(key *ast.Term) string {
 	case ast.Null:
 		return ""
 	}
-	r.wrong(key, value, "neither a string nor null")
+	r.failType(key, value, "neither a string nor null")
 	return ""
 }
 
-// texts returns an array or a set of strings. JSON has a set as an array.
+// texts returns the strings of an array or a set. In JSON, a set is an array.
 func (r *reader) texts(key *ast.Term) []string {
 	var out []string
 	add := func(t *ast.Term) {
@@ -170,7 +170,7 @@ func (r *reader) texts(key *ast.Term) []string {
 	case ast.Set:
 		value.Foreach(add)
 	default:
-		r.wrong(key, value, "not an array")
+		r.failType(key, value, "not an array")
 	}
 	if len(out) == 0 {
 		return nil
@@ -178,12 +178,12 @@ func (r *reader) texts(key *ast.Term) []string {
 	return out
 }
 
-// dictionary returns an object of strings. Its errors do not repeat a value, which may be personal data.
+// dictionary returns an object of strings. Its errors contain no values, because values may be personal data.
 func (r *reader) dictionary(key *ast.Term) map[string]string {
 	value := r.get(key)
 	object, ok := value.(ast.Object)
 	if !ok {
-		r.wrong(key, value, "not an object")
+		r.failType(key, value, "not an object")
 		return nil
 	}
 	if object.Len() == 0 {

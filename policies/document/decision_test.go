@@ -9,7 +9,7 @@ import (
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
-// A policy that loads can still give no decision, or an invalid one. Each is an error, so it never allows a request.
+// A policy that loads may still return no decision, or an invalid one. Both are errors, so the request is not allowed.
 func TestInvalidDecision(t *testing.T) {
 	for name, rule := range map[string]string{
 		"undefined":         `decision := true if input.api == "other"`,
@@ -32,7 +32,8 @@ func TestInvalidDecision(t *testing.T) {
 	}
 }
 
-// A key that the decision does not have is an error: at load if the rules alone determine it, otherwise an error of the decision.
+// An unknown key of the decision is an error. If the key is constant, the error occurs at load. Otherwise it occurs when the policy
+// decides.
 func TestUnknownKeyOfTheDecision(t *testing.T) {
 	for name, rule := range map[string]string{
 		"constant": `decision := {"allow": true, "code": null, "reason": null, "required_scopes": [], "route": null, "header": {}}`,
@@ -77,7 +78,7 @@ func TestOptionalKeysOfTheDecision(t *testing.T) {
 	}
 	for keys, want := range map[string]string{
 		`"any_of": "a"`:                  "any_of is a string, not an array",
-		`"any_of": [1]`:                  "any_of holds a number",
+		`"any_of": [1]`:                  "any_of contains a number",
 		`"headers": ["x"]`:               "headers is an array, not an object",
 		`"headers": {"x-plan": ["pro"]}`: "headers.x-plan is an array, not a string",
 		`"headers": {"x-plan": null}`:    "headers.x-plan is null",

@@ -1,5 +1,5 @@
-// Package document has the documents that rules and engine exchange: the input and the decision. It converts them from and to the
-// values of authz.
+// Package document converts the documents that the engine and the rules exchange. It builds the input from an authz.Input, and an
+// authz.Decision from the decision.
 package document
 
 import (
@@ -16,7 +16,7 @@ import (
 )
 
 // Input returns the input document that docs/policies.md describes, without the parts that no rule reads. It builds OPA's
-// own values: a conversion through JSON would cost more than the decision.
+// own types: a conversion through JSON would take longer than the decision.
 func Input(in *authz.Input, r *Reading) (ast.Value, error) {
 	var p authz.Principal
 	if in.Principal != nil {
@@ -30,7 +30,7 @@ func Input(in *authz.Input, r *Reading) (ast.Value, error) {
 	if err != nil {
 		return nil, fmt.Errorf("attributes of the user: %w", err)
 	}
-	workspaceAttrs, err := attributesTerm(in.Workspace.Attributes, r[WorkspaceAttributes])
+	workspaceAttributes, err := attributesTerm(in.Workspace.Attributes, r[WorkspaceAttributes])
 	if err != nil {
 		return nil, fmt.Errorf("attributes of the workspace: %w", err)
 	}
@@ -63,7 +63,7 @@ func Input(in *authz.Input, r *Reading) (ast.Value, error) {
 		member(r, WorkspaceSlug, in.Workspace.Slug, nullable),
 		member(r, WorkspaceRole, in.Workspace.Role, nullable),
 		member(r, WorkspaceGranted, in.Workspace.Granted, ast.InternedTerm[bool]),
-		field{attributesKey, workspaceAttrs},
+		field{attributesKey, workspaceAttributes},
 	)
 	var from field
 	if r.Source() {
@@ -95,7 +95,7 @@ var (
 	subjectKey        = ast.StringTerm("subject")
 )
 
-// source returns the term of the request's source, with a null certificate if no rule reads that.
+// source returns the term of the request's source, with a null certificate if no rule reads the certificate.
 func source(s authz.Source, r *Reading) *ast.Term {
 	certificate := ast.InternedNullTerm
 	if c := s.Certificate; c != nil && r[SourceCertificate] {
@@ -105,7 +105,7 @@ func source(s authz.Source, r *Reading) *ast.Term {
 }
 
 // attributesTerm parses attributes with OPA, which keeps each number as it is written. It returns an empty object for attributes
-// that the policy does not read. Invalid attributes are an error: without its attributes, a token might be allowed.
+// that the policy does not read. Invalid attributes are an error: without them, a rule might allow a token that it must deny.
 func attributesTerm(a authz.Attributes, read bool) (*ast.Term, error) {
 	if a == "" || !read {
 		return ast.InternedEmptyObject, nil
@@ -120,7 +120,7 @@ func attributesTerm(a authz.Attributes, read bool) (*ast.Term, error) {
 	return ast.NewTerm(value), nil
 }
 
-// field is a key with its value. object leaves out the zero field.
+// field is a key with its value. object omits zero fields.
 type field struct{ key, value *ast.Term }
 
 // member returns the field of a part, or the zero field if no rule reads the part.

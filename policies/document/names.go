@@ -2,7 +2,7 @@ package document
 
 import "github.com/open-policy-agent/opa/v1/ast"
 
-// The rules that the engine knows by name. Callers must not modify the references.
+// The package, and the rules that the engine uses by name. Callers must not modify the references.
 var (
 	PackageRef  = ast.MustParseRef("data.keywicket")
 	DecisionRef = ast.MustParseRef("data.keywicket.decision")

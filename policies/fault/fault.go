@@ -1,4 +1,4 @@
-// Package fault has the problems of a policy folder, by file and line.
+// Package fault represents the problems of a policy folder, with file and line.
 package fault
 
 import (
@@ -14,7 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Errors is an error with one line for each problem of a folder, so that the author can fix all of them at once.
+// Errors is an error with one line for each problem of a folder, so that the author can fix all of them together.
 type Errors []Fault
 
 // Fault is one problem. Its line is 0 if unknown. Its file is empty if it concerns the whole folder.
@@ -68,7 +68,7 @@ func (f Errors) Within(n *yaml.Node) bool {
 	return slices.ContainsFunc(f, func(one Fault) bool { return n.Line <= one.Line && one.Line <= last })
 }
 
-// lastLine returns the last line on which the node or one below it starts.
+// lastLine returns the last line on which the node or a node below it starts.
 func lastLine(n *yaml.Node) int {
 	last := n.Line
 	for _, child := range n.Content {
@@ -77,26 +77,26 @@ func lastLine(n *yaml.Node) int {
 	return last
 }
 
-// In adds the error of a file. An error that has several faults or lines adds several.
+// In adds an error of a file. It adds one fault for each fault or line that the error contains.
 func (f *Errors) In(file string, err error) {
-	var several Errors
-	var ofRego ast.Errors
-	var one *ast.Error
+	var faults Errors
+	var regoErrors ast.Errors
+	var regoError *ast.Error
 	switch {
 	case err == nil:
-	case errors.As(err, &several):
-		for _, one := range several {
-			one.File = cmp.Or(one.File, file)
-			*f = append(*f, one)
+	case errors.As(err, &faults):
+		for _, added := range faults {
+			added.File = cmp.Or(added.File, file)
+			*f = append(*f, added)
 		}
-	case errors.As(err, &ofRego):
-		for _, one := range ofRego {
-			f.In(file, one)
+	case errors.As(err, &regoErrors):
+		for _, regoError := range regoErrors {
+			f.In(file, regoError)
 		}
-	case errors.As(err, &one):
-		added := Fault{File: file, Text: OneLine(one.Message)}
-		if one.Location != nil {
-			added.File, added.Line = cmp.Or(one.Location.File, file), one.Location.Row
+	case errors.As(err, &regoError):
+		added := Fault{File: file, Text: OneLine(regoError.Message)}
+		if regoError.Location != nil {
+			added.File, added.Line = cmp.Or(regoError.Location.File, file), regoError.Location.Row
 		}
 		*f = append(*f, added)
 	default:
@@ -120,8 +120,8 @@ func OneLine(text string) string {
 	return strings.TrimSuffix(first, ":")
 }
 
-// LineOf returns the line of the key or list item that the keys lead to. If some are missing, it returns the line of the last one
-// found; 0 for none.
+// LineOf returns the line of the key or list item that the keys lead to. If a key is missing, it returns the line of the last
+// key that it found, or 0.
 func LineOf(tree *yaml.Node, keys ...string) int {
 	line := 0
 	if len(tree.Content) == 0 {

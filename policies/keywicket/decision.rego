@@ -2,7 +2,7 @@
 # title: keywicket
 # description: |
 #   Decides one request: allow, or deny with a code and a reason. docs/policies.md describes the input and the
-#   decision. The first branch of `decision` that is true decides. The product defines the order of the branches:
+#   decision. The first branch of `decision` that is true applies. The product defines the order of the branches:
 #   public route, credential, workspace, scope, route.
 package keywicket
 
@@ -29,7 +29,7 @@ decision := allowed if {
 } else := denied("FORBIDDEN", "no_route")
 
 # METADATA
-# description: The route is open to everybody, with any credential and any workspace, or without.
+# description: The route is open to every request, with or without a credential and a workspace.
 public if route.public == true
 
 # METADATA
@@ -49,7 +49,7 @@ workspace_needed if route.level == "workspace"
 # METADATA
 # description: |
 #   The principal may use the route. A workspace's credential needs the scopes of a workspace-level route, and can never
-#   use a user-level route. Each rule tests the scopes itself: a call of `have_one_of_each` takes a sixth of the time of a decision.
+#   use a user-level route. Each rule repeats the test of the scopes: a call of `have_one_of_each` takes a sixth of a decision's time.
 permitted if {
 	route.level == "workspace"
 	input.workspace.granted == true
@@ -84,12 +84,12 @@ permitted if {
 
 # METADATA
 # description: |
-#   The sets of which a workspace's credential needs one scope each. This rule and the next ones depend on the route alone. The
-#   sidecar evaluates them once for each route.
+#   Sets of scopes. A workspace's credential needs one scope of each set. This rule and the next ones depend on the route alone,
+#   so the sidecar evaluates them once for each route.
 workspace_needs := needs(route.overrides.workspace)
 
 # METADATA
-# description: The sets of which a user's credential needs one scope each.
+# description: Sets of scopes. A user's credential needs one scope of each set.
 user_needs := needs(array.concat(route.overrides.workspace, route.overrides.user)) if route.level == "workspace"
 
 user_needs := needs(route.overrides.user) if route.level == "user"
@@ -115,8 +115,8 @@ needs(overrides) := sets if {
 	is_array(route.scopes)
 	is_array(route.any_of)
 	any_of := [holders_of(route.any_of) | count(route.any_of) > 0]
-	own := array.concat([holders_of([scope]) | some scope in route.scopes], any_of)
-	sets := [one_of | some scopes in own; one_of := scopes | holders_of(overrides)]
+	required := array.concat([holders_of([scope]) | some scope in route.scopes], any_of)
+	sets := [one_of | some scopes in required; one_of := scopes | holders_of(overrides)]
 }
 
 # METADATA
@@ -130,8 +130,8 @@ holders_of(some_scopes) := {scope | some scope in some_scopes} | {held |
 # METADATA
 # description: |
 #   Other files of this package can add denials to `deny`: objects with a code and a reason that the configuration
-#   declares, and optionally `retry_after`. They can only deny more: a request that is denied without them stays denied. Of
-#   several denials, the first one by code and reason is the decision.
+#   declares, and optionally `retry_after`. They can only deny more requests: a request that is denied without them stays denied. If
+#   several denials apply, the first one by code and reason is the decision.
 denied_by_a_rule := object.union(extras, denied(code, reason)) if {
 	[code, reason, extras] := min({[object.get(d, "code", null), object.get(d, "reason", null), others] |
 		some d in data.keywicket.deny
@@ -165,7 +165,7 @@ allowed := {
 }
 
 # METADATA
-# description: The decision that denies the request, with a reason and one of the codes of the API documents.
+# description: The decision that denies the request, with a code from the API documents and a reason.
 denied(code, reason) := {
 	"allow": false,
 	"code": code,

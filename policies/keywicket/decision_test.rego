@@ -10,7 +10,7 @@ issues := fixture.anonymous("velocity", "GET /api/issues")
 
 profile := fixture.anonymous("velocity", "GET /api/user")
 
-# These tests are for the shipped rules, so they leave out the denials of other files.
+# These tests are for the shipped rules, so they ignore the denials of other files.
 outcome(request) := outcome_with(request, set())
 
 outcome_with(request, denials) := "allow" if {
@@ -67,16 +67,16 @@ test_public_route_is_open_without_a_credential if {
 	outcome(fixture.anonymous("velocity", "POST /api/oauth/token")) == "allow"
 }
 
-test_public_route_is_open_beside_a_bad_credential if {
+test_public_route_is_open_with_an_invalid_credential if {
 	some denial in ["malformed", "unknown", "expired", "revoked"]
 	outcome(fixture.refused(fixture.anonymous("velocity", "GET /healthz"), denial)) == "allow"
 }
 
-test_public_route_is_open_whatever_workspace_is_asked_for if {
+test_public_route_ignores_the_workspace_header if {
 	outcome(fixture.at(fixture.anonymous("velaflows", "GET /healthz"), fixture.elsewhere)) == "allow"
 }
 
-test_public_is_true_and_nothing_else if {
+test_only_true_makes_a_route_public if {
 	every public in ["no", "yes", "true", "", null, 0, 1, {}, []] {
 		apis := {"zoo": {"routes": [{"method": "GET", "path": "/animals", "public": public, "scopes": ["a"]}]}}
 		request := fixture.anonymous("zoo", "GET /animals")
@@ -90,19 +90,19 @@ test_public_route_is_closed_to_other_methods if {
 
 # --- order: credential, workspace, route and scope
 
-test_credential_goes_before_workspace if {
+test_credential_is_checked_before_the_workspace if {
 	every denial in ["missing", "malformed", "unknown", "expired", "revoked"] {
 		request := fixture.at(fixture.refused(inbox, denial), fixture.elsewhere)
 		outcome(request) == concat(" ", ["UNAUTHORIZED", denial])
 	}
 }
 
-test_workspace_goes_before_scope if {
+test_workspace_is_checked_before_the_scope if {
 	request := fixture.by(inbox, fixture.workspace_token([]))
 	outcome(fixture.at(request, fixture.elsewhere)) == "WORKSPACE_ACCESS_DENIED workspace_mismatch"
 }
 
-test_workspace_goes_before_route if {
+test_workspace_is_checked_before_the_route if {
 	request := fixture.by(fixture.anonymous("velaflows", "GET /nothing"), fixture.workspace_token(["admin:all"]))
 	outcome(fixture.at(request, fixture.elsewhere)) == "WORKSPACE_ACCESS_DENIED workspace_mismatch"
 	outcome(fixture.at(request, fixture.nowhere)) == "WORKSPACE_ACCESS_DENIED workspace_required"
@@ -115,7 +115,7 @@ test_override_opens_every_route_of_its_workspace if {
 	outcome(fixture.at(request, fixture.granted)) == "allow"
 }
 
-test_override_never_crosses_a_workspace if {
+test_override_applies_only_in_its_workspace if {
 	token := fixture.by(inbox, fixture.workspace_token(["admin:all"]))
 	outcome(fixture.at(token, fixture.elsewhere)) == "WORKSPACE_ACCESS_DENIED workspace_mismatch"
 	key := fixture.by(issues, fixture.workspace_key(["workspace:admin"]))
@@ -131,7 +131,7 @@ test_override_opens_no_unlisted_route if {
 	outcome(fixture.at(person, fixture.member("owner"))) == "FORBIDDEN no_route"
 }
 
-test_override_of_one_api_is_nothing_in_another if {
+test_override_of_another_api_has_no_effect if {
 	request := fixture.by(issues, fixture.workspace_key(["admin:all"]))
 	outcome(fixture.at(request, fixture.own)) == "FORBIDDEN missing_scope"
 }
@@ -150,15 +150,15 @@ test_workspace_token_needs_the_scope_itself if {
 
 # --- workspace keys
 
-test_workspace_key_resolves_its_workspace_without_the_header if {
+test_workspace_key_needs_no_header if {
 	outcome(fixture.at(fixture.by(issues, fixture.workspace_key(["issues:read"])), fixture.own)) == "allow"
 }
 
-test_workspace_key_beside_a_header_that_agrees if {
+test_workspace_key_with_the_header_of_its_workspace if {
 	outcome(fixture.at(fixture.by(issues, fixture.workspace_key(["issues:read"])), fixture.granted)) == "allow"
 }
 
-test_workspace_key_beside_a_header_that_disagrees_or_is_malformed if {
+test_workspace_key_with_another_or_a_malformed_header if {
 	request := fixture.by(issues, fixture.workspace_key(["issues:read"]))
 	outcome(fixture.at(request, fixture.elsewhere)) == "WORKSPACE_ACCESS_DENIED workspace_mismatch"
 }
@@ -187,21 +187,21 @@ test_personal_key_without_the_header_on_an_unlisted_route if {
 	outcome(request) == "FORBIDDEN no_route"
 }
 
-test_personal_key_elsewhere_opens_not_even_user_level_routes if {
+test_personal_key_with_another_workspace_is_denied_on_user_level_routes if {
 	request := fixture.by(profile, fixture.personal_key(["admin"]))
 	outcome(fixture.at(request, fixture.elsewhere)) == "WORKSPACE_ACCESS_DENIED workspace_mismatch"
 }
 
-test_personal_key_does_what_both_its_scopes_and_the_role_allow if {
+test_personal_key_needs_the_scope_and_the_role if {
 	write := fixture.anonymous("velocity", "POST /api/issues")
-	both := fixture.by(write, fixture.personal_key(["issues:write"]))
-	outcome(fixture.at(both, fixture.member("member"))) == "allow"
-	outcome(fixture.at(both, fixture.member("guest"))) == "FORBIDDEN missing_scope"
+	writer := fixture.by(write, fixture.personal_key(["issues:write"]))
+	outcome(fixture.at(writer, fixture.member("member"))) == "allow"
+	outcome(fixture.at(writer, fixture.member("guest"))) == "FORBIDDEN missing_scope"
 	reader := fixture.by(write, fixture.personal_key(["issues:read"]))
 	outcome(fixture.at(reader, fixture.member("owner"))) == "FORBIDDEN missing_scope"
 }
 
-test_personal_key_with_admin_is_held_back_by_the_role_alone if {
+test_role_limits_a_personal_key_with_admin if {
 	settings := fixture.by(fixture.anonymous("velocity", "PATCH /api/workspace"), fixture.personal_key(["admin"]))
 	every role in ["owner", "admin"] {
 		outcome(fixture.at(settings, fixture.member(role))) == "allow"
@@ -211,7 +211,7 @@ test_personal_key_with_admin_is_held_back_by_the_role_alone if {
 	}
 }
 
-test_personal_key_with_the_workspace_override_is_held_back_by_the_role if {
+test_role_limits_a_personal_key_with_the_workspace_override if {
 	write := fixture.by(fixture.anonymous("velocity", "POST /api/issues"), fixture.personal_key(["workspace:admin"]))
 	outcome(fixture.at(write, fixture.member("member"))) == "allow"
 	outcome(fixture.at(write, fixture.member("guest"))) == "FORBIDDEN missing_scope"
@@ -237,7 +237,7 @@ test_user_override_opens_every_user_level_route if {
 
 # --- a workspace in the path of a route is not the workspace of the request
 
-test_workspace_in_the_path_is_left_to_the_upstream if {
+test_workspace_in_the_path_is_not_checked if {
 	request := fixture.by(
 		fixture.anonymous("velocity", "PATCH /api/workspaces/somebody-elses"),
 		fixture.personal_key(["workspaces:update"]),
@@ -251,19 +251,19 @@ too_small := {"code": "PAYMENT_REQUIRED", "reason": "plan_too_small"}
 
 reads_inbox := fixture.at(fixture.by(inbox, fixture.workspace_token(["inbox:read"])), fixture.granted)
 
-test_own_denial_takes_away if {
+test_denial_of_another_file_denies if {
 	outcome_with(reads_inbox, {too_small}) == "PAYMENT_REQUIRED plan_too_small"
 	outcome_with(reads_inbox, set()) == "allow"
 }
 
-test_own_denial_changes_no_other_one if {
+test_denial_of_another_file_changes_no_earlier_denial if {
 	outcome_with(inbox, {too_small}) == "UNAUTHORIZED missing"
 	reader := fixture.at(fixture.by(inbox, fixture.workspace_token(["crm:read"])), fixture.granted)
 	outcome_with(reader, {too_small}) == "FORBIDDEN missing_scope"
 	outcome_with(fixture.anonymous("velocity", "GET /healthz"), {too_small}) == "allow"
 }
 
-test_own_denial_is_the_first_of_several if {
+test_first_of_several_denials_applies if {
 	limited := {"code": "RATE_LIMITED", "reason": "quota", "retry_after": 30}
 	outcome_with(reads_inbox, {limited, too_small}) == "PAYMENT_REQUIRED plan_too_small"
 	decision := keywicket.decision with data.keywicket.deny as {limited} with input as reads_inbox
@@ -271,13 +271,13 @@ test_own_denial_is_the_first_of_several if {
 	decision.required_scopes == ["inbox:read"]
 }
 
-test_own_denial_of_the_wrong_form_denies if {
+test_denial_of_the_wrong_form_denies if {
 	every wrong in [{{}}, {"no"}, true, ["no"], {{"allow": true, "code": null, "reason": null}}] {
 		not keywicket.decision.allow with data.keywicket.deny as wrong with input as reads_inbox
 	}
 }
 
-test_own_headers if {
+test_headers_of_another_file if {
 	decision := keywicket.decision with data.keywicket.headers as {"x-plan": "pro"} with input as reads_inbox
 	decision.allow
 	decision.headers == {"x-plan": "pro"}
@@ -285,7 +285,7 @@ test_own_headers if {
 
 # --- other kinds
 
-test_credentials_of_a_user_are_one_family if {
+test_all_kinds_of_user_credentials_follow_the_same_rules if {
 	every kind in ["oauth_token", "session"] {
 		request := fixture.by(issues, fixture.principal(kind, "velocity", "ada", ["issues:read"]))
 		outcome(fixture.at(request, fixture.member("guest"))) == "allow"
@@ -298,14 +298,14 @@ test_oauth_token_of_one_workspace_needs_no_header if {
 	outcome(fixture.at(request, object.union(fixture.own, {"role": "guest"}))) == "allow"
 }
 
-test_session_that_holds_admin_is_held_back_by_the_role if {
+test_role_limits_a_session_with_admin if {
 	write := fixture.anonymous("velocity", "POST /api/issues")
 	request := fixture.by(write, fixture.principal("session", "velocity", "ada", ["admin"]))
 	outcome(fixture.at(request, fixture.member("member"))) == "allow"
 	outcome(fixture.at(request, fixture.member("guest"))) == "FORBIDDEN missing_scope"
 }
 
-test_kind_that_nobody_knows_opens_nothing if {
+test_unknown_kind_opens_no_route if {
 	every line in ["GET /api/issues", "GET /api/user"] {
 		principal := fixture.principal("robot", "velocity", "ada", ["admin", "workspace:admin"])
 		request := fixture.by(fixture.anonymous("velocity", line), principal)
@@ -315,7 +315,7 @@ test_kind_that_nobody_knows_opens_nothing if {
 
 # --- several scopes: of a workspace's credential, of a user in a workspace, and of a user on a user-level route
 
-several := {"zoo": {
+multi_scope_apis := {"zoo": {
 	"overrides": {"workspace": ["root"], "user": ["admin"]},
 	"roles": {"keeper": ["a", "b"], "visitor": ["a"], "owner": ["root"], "nobody": []},
 	"routes": [
@@ -328,7 +328,7 @@ several := {"zoo": {
 scope_lists_that_open(kind, workspace, path) := {scopes |
 	some scopes in [[], ["a"], ["b"], ["a", "b"], ["c", "a"], ["b", "c"], ["root"], ["x", "root"], ["admin"]]
 	request := fixture.by(fixture.anonymous("zoo", concat(" ", ["GET", path])), fixture.principal(kind, "zoo", "ada", scopes))
-	keywicket.decision.allow with data.apis as several
+	keywicket.decision.allow with data.apis as multi_scope_apis
 		with data.keywicket.deny as set()
 		with input as fixture.at(request, workspace)
 }
@@ -352,7 +352,7 @@ test_several_scopes_of_a_user_in_a_workspace if {
 	}
 }
 
-test_several_scopes_of_a_user_as_such if {
+test_several_scopes_on_a_user_level_route if {
 	scope_lists_that_open("personal_key", fixture.nowhere, "/me") == {["a", "b"], ["admin"]}
 	scope_lists_that_open("personal_key", fixture.elsewhere, "/me") == set()
 }

@@ -4,19 +4,19 @@ package keywicket
 # description: |
 #   The row of the API's route table (apis/NAME/data.yaml) that the request addresses, with the values of the API that the
 #   decision needs. It is undefined if no row matches. The sidecar finds the same row with an index, in a time that does not
-#   grow with the table. It can do so only if this file is the shipped one, and no other rule changes what it defines and reads.
+#   grow with the table. It can use the index only if this file is the shipped one. No other rule may change what it defines or reads.
 # entrypoint: true
 route := row(input.api, data.apis[input.api].routes[min(matches)[2]])
 
 # METADATA
 # description: |
-#   The rows that match, each as its rank by path, its rank by method, and its position in the table. From the left, literal
-#   text has precedence over a partial segment, that over a parameter, and that over the rest of a path.
-matches contains [order(shape), place, i] if {
+#   The rows that match, as [rank by path, rank by method, position in the table]. The rank by path compares segments from the
+#   left, in the order of precedence: literal text, partial segment, parameter, rest of the path.
+matches contains [order(shape), method_rank, i] if {
 	# An ambiguous path has no segments.
 	count(input.request.segments) > 0
 	some i, r in data.apis[input.api].routes
-	place := methods[method_of(r)]
+	method_rank := methods[method_of(r)]
 	path := path_of(r)
 	starts_alike(path)
 	shape := shape_of(path)
@@ -41,21 +41,21 @@ methods[method] := 2 if {
 	is_string(input.request.method)
 }
 
-# Most rows fail this test, which costs less than a regular expression. Escaped text is compared by the expression alone.
+# Most rows fail this test, which takes less time than a regular expression. It does not decode escapes, so it accepts them.
 starts_alike(path) if startswith(input.request.path, split(path, "{")[0])
 
 starts_alike(path) if contains(path, "%")
 
 method_of(r) := object.get(r, "method", "POST")
 
-# A gRPC row matches HTTP requests: package.Service/Method is the path of a POST, package.Service/* the path of every method.
+# A gRPC request is an HTTP POST to the path /package.Service/Method. A row with package.Service/* matches every method.
 path_of(r) := r.path
 
 path_of(r) := concat("", ["/", replace(r.grpc, "*", "{method}")])
 
 # METADATA
 # description: |
-#   A path as decoded text, in which \x01 stands for a parameter and \x02 for the rest. In a path, unlike in a form, + is not
+#   A path as decoded text, in which \x01 represents a parameter and \x02 the rest. In a path, unlike in a form, + is not
 #   a space.
 shape_of(path) := urlquery.decode(replace(parameters, "+", "%2B")) if {
 	rest := regex.replace(path, `\{[^{}]*\.\.\.\}`, "\u0002")
@@ -113,7 +113,7 @@ shared[api] := {
 }
 
 # METADATA
-# description: Scope of the catalogue → the scopes that it implies directly. A name that ends in * stands for all with that prefix.
+# description: Scope of the catalogue → the scopes that it implies directly. A name that ends in * means all with that prefix.
 implied[api] := {scope: names |
 	some scope in catalogue
 	names := {name |

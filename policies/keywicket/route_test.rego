@@ -28,11 +28,11 @@ test_route_by_literal_segments if matched("GET /animals") == "GET /animals"
 
 test_route_by_a_parameter if matched("GET /animals/7") == "GET /animals/{id}"
 
-test_literal_goes_before_a_parameter if {
+test_literal_has_precedence_over_a_parameter if {
 	matched("GET /animals/latest") == "GET /animals/latest"
 }
 
-test_literal_further_left_goes_first if {
+test_literal_further_left_has_precedence if {
 	matched("GET /animals/latest/parts") == "GET /animals/latest/{part}"
 }
 
@@ -64,18 +64,18 @@ test_path_is_exact if {
 	not matched("GET /animals;x=1")
 }
 
-test_row_is_compared_by_the_text_that_it_decodes_to if {
+test_path_of_a_row_is_decoded if {
 	matched("GET /animals/newest") == "GET /animals/%6Eewest"
 	matched("GET /c+ages/café") == "GET /c+a%67es/caf%C3%A9"
 	not matched("GET /c ages/café")
 }
 
-test_route_of_another_api_is_not_seen if {
+test_row_of_another_api_does_not_match if {
 	request := fixture.anonymous("velaflows", "GET /animals")
 	not keywicket.route with data.apis as zoo with input as request
 }
 
-test_path_without_a_clear_meaning_matches_nothing if {
+test_ambiguous_path_matches_no_row if {
 	request := object.union(
 		fixture.anonymous("zoo", "GET /animals/7"),
 		{"request": {"segments": []}},
@@ -106,7 +106,7 @@ matched_in_forms(line) := name if {
 	name := keywicket.route.name with data.apis as forms with input as fixture.anonymous("zoo", line)
 }
 
-test_literal_goes_before_partial_before_parameter_before_rest if {
+test_order_of_literal_partial_parameter_and_rest if {
 	matched_in_forms("GET /files/report-7.json") == "GET /files/report-7.json"
 	matched_in_forms("GET /files/report-8.json") == "GET /files/report-{id}.json"
 	matched_in_forms("GET /files/other.json") == "GET /files/{name}.json"
@@ -127,13 +127,13 @@ test_text_around_a_parameter if {
 	not matched_in_forms("GET /odata/UsersXadaX/$value")
 }
 
-test_method_goes_before_any_method if {
+test_method_has_precedence_over_any_method if {
 	matched_in_forms("GET /any/7") == "GET /any/{id}"
 	matched_in_forms("PURGE /any/7") == "* /any/{enterprise-team}"
 	matched_in_forms("* /any/7") == "* /any/{enterprise-team}"
 }
 
-test_head_is_get_where_the_table_says_so if {
+test_head_matches_get_rows_if_the_table_permits_it if {
 	matched_in_forms("HEAD /any/7") == "* /any/{enterprise-team}"
 	not matched_in_forms("HEAD /files/x")
 	request := fixture.anonymous("zoo", "HEAD /any/7")
@@ -148,14 +148,14 @@ test_grpc if {
 	not matched_in_forms("POST /zoo.v1.Keepers/List")
 }
 
-test_rows_are_made_of_all_tables if {
+test_rows_contain_all_rows_of_a_table if {
 	rows := keywicket.rows with data.apis as forms
 	names := [row.name | some row in rows.zoo]
 	count(names) == 12
 	names[11] == "POST /zoo.v1.Animals/{method}"
 }
 
-test_every_scope_of_a_route_is_needed if {
+test_route_requires_all_its_scopes if {
 	request := fixture.at(fixture.anonymous("zoo", "POST /animals"), fixture.own)
 	outcomes := {scopes: allow |
 		some scopes in [["a"], ["b"], ["a", "b"], ["b", "a", "c"]]

@@ -16,7 +16,7 @@ type Index struct {
 	root        node
 }
 
-// node is a node of the tree of patterns. The patterns below it have the segments up to it in common.
+// node is a node of the tree of patterns. All patterns below a node begin with the same segments.
 type node struct {
 	methods   methods // rows of the patterns that end here
 	literals  map[string]*node
@@ -31,22 +31,22 @@ type methods map[string]int
 // Add adds the row of a method and a pattern. If the index has a row for both already, Add returns that row and false.
 func (x *Index) Add(method string, p Pattern, row int) (before int, ok bool) {
 	n := &x.root
-	at := &n.methods
+	byMethod := &n.methods
 	for _, s := range p.segments {
 		if s.kind == rest {
-			at = &n.rest
+			byMethod = &n.rest
 			break
 		}
 		n = n.next(s)
-		at = &n.methods
+		byMethod = &n.methods
 	}
-	if before, ok := (*at)[method]; ok {
+	if before, ok := (*byMethod)[method]; ok {
 		return before, false
 	}
-	if *at == nil {
-		*at = make(methods)
+	if *byMethod == nil {
+		*byMethod = make(methods)
 	}
-	(*at)[method] = row
+	(*byMethod)[method] = row
 	return 0, true
 }
 
@@ -129,7 +129,7 @@ func (x *Index) rowFor(m methods, method string) (int, bool) {
 }
 
 // partials are the partial segments below a node. There may be thousands, as in /things/{id}:verb, so a map finds them by the
-// text at their two ends. The lengths of these texts differ little.
+// literal text at both ends. These texts have few different lengths.
 type partials struct {
 	byEnds map[ends][]partialNode
 	sizes  [][2]int // distinct lengths of the ends
@@ -145,18 +145,18 @@ type partialNode struct {
 
 // next returns the node of a partial segment, and adds it if needed.
 func (p *partials) next(s segment) *node {
-	at := ends{s.texts[0], s.texts[len(s.texts)-1]}
-	for _, known := range p.byEnds[at] {
-		if known.segment.String() == s.String() {
-			return known.node
+	key := ends{s.texts[0], s.texts[len(s.texts)-1]}
+	for _, existing := range p.byEnds[key] {
+		if existing.segment.String() == s.String() {
+			return existing.node
 		}
 	}
 	if p.byEnds == nil {
 		p.byEnds = make(map[ends][]partialNode)
 	}
 	n := &node{}
-	p.byEnds[at] = append(p.byEnds[at], partialNode{s, n})
-	if size := [2]int{len(at[0]), len(at[1])}; !slices.Contains(p.sizes, size) {
+	p.byEnds[key] = append(p.byEnds[key], partialNode{s, n})
+	if size := [2]int{len(key[0]), len(key[1])}; !slices.Contains(p.sizes, size) {
 		p.sizes = append(p.sizes, size)
 	}
 	return n
@@ -169,13 +169,13 @@ func (p *partials) matching(text string, to []partialNode) []partialNode {
 		if len(text) <= size[0]+size[1] {
 			continue
 		}
-		for _, known := range p.byEnds[ends{text[:size[0]], text[len(text)-size[1]:]}] {
-			if known.segment.matches(text) {
-				to = append(to, known)
+		for _, existing := range p.byEnds[ends{text[:size[0]], text[len(text)-size[1]:]}] {
+			if existing.segment.matches(text) {
+				to = append(to, existing)
 			}
 		}
 	}
-	// Of two ordered segments, the one that matches less has more literal text.
+	// If one of two segments has precedence, it has more literal text.
 	slices.SortFunc(to, func(a, b partialNode) int { return b.segment.literals() - a.segment.literals() })
 	return to
 }
@@ -190,8 +190,8 @@ func (p *partials) all() []partialNode {
 	return all
 }
 
-// Ambiguous returns pairs of rows that match a common request and that the precedence does not order. Each pair is in ascending
-// order. It returns at most maxPairs pairs.
+// Ambiguous returns pairs of rows that match the same request although neither has precedence. Each pair is in ascending order. It
+// returns at most maxPairs pairs.
 func (x *Index) Ambiguous() [][2]int {
 	c := collisions{index: x}
 	c.search(&x.root)
@@ -202,7 +202,7 @@ func (x *Index) Ambiguous() [][2]int {
 	return slices.Compact(c.pairs)
 }
 
-// collisions collects the pairs of rows for Unordered.
+// collisions collects the pairs of rows for Ambiguous.
 type collisions struct {
 	index *Index
 	pairs [][2]int
@@ -210,7 +210,7 @@ type collisions struct {
 
 const maxPairs = 100
 
-// search looks for partial segments below a node that the precedence does not order.
+// search finds pairs of partial segments below a node of which neither has precedence.
 func (c *collisions) search(n *node) {
 	siblings := n.partials.all()
 	for i, a := range siblings {
@@ -237,7 +237,7 @@ func (n *node) children() []partialNode {
 	return all
 }
 
-// addCommon adds the pairs of rows below the two nodes that match the same end of a path.
+// addCommon adds the pairs of a row below a and a row below b that match the same remaining path.
 func (c *collisions) addCommon(a, b *node) {
 	if len(c.pairs) >= maxPairs {
 		return
@@ -256,8 +256,8 @@ func (c *collisions) addCommon(a, b *node) {
 	}
 }
 
-// addRest adds the pairs of m, the rows of a rest, and the rows below the node that match the same end of a path. A rest starts
-// with a segment that is not empty.
+// addRest adds the pairs of a row of m and a row below n that match the same remaining path. The patterns of m end in a rest, which
+// starts with a segment that is not empty.
 func (c *collisions) addRest(m methods, n *node) {
 	for _, next := range n.children() {
 		if m != nil && (next.segment.kind != literal || next.segment.texts[0] != "") {
@@ -266,7 +266,7 @@ func (c *collisions) addRest(m methods, n *node) {
 	}
 }
 
-// addBelow adds the pairs of m and all rows from the node on.
+// addBelow adds the pairs of a row of m and a row of n or below n.
 func (c *collisions) addBelow(m methods, n *node) {
 	if len(c.pairs) >= maxPairs {
 		return

@@ -19,15 +19,15 @@ func indexOf(t *testing.T, headWithGet bool, lines ...string) *route.Index {
 			t.Fatal(err)
 		}
 		if before, ok := x.Add(method, p, i); !ok {
-			t.Fatalf("%s is %s", line, lines[before])
+			t.Fatalf("%s matches the same requests as %s", line, lines[before])
 		}
 	}
 	return x
 }
 
-// Of several rows that match, the one with precedence in the documented order is found.
+// If several rows match, the index finds the row with precedence in the documented order.
 func TestOrderOfRows(t *testing.T) {
-	rows := []string{ // each matches GET /a/v1.json/c, and has precedence over the ones below it
+	rows := []string{ // each matches GET /a/v1.json/c, and has precedence over the rows below it
 		"GET /a/v1.json/c",
 		"GET /a/v1.json/{z}",
 		"GET /a/v1.json/{z...}",
@@ -81,7 +81,7 @@ func TestMethodsOfRows(t *testing.T) {
 	}
 }
 
-// Unordered reports rows that match a common path and method and that the precedence does not order, and no others.
+// Ambiguous reports rows that match the same path and method although neither has precedence, and no others.
 func TestUnorderedRows(t *testing.T) {
 	for _, c := range []struct {
 		lines []string

@@ -7,8 +7,8 @@ import (
 )
 
 // compare returns the precedence of two segments that match a common text: negative if s has precedence, positive if other has, 0
-// if neither has. The order of precedence is: literal, partial segment, parameter, rest. Of two partial segments, one has
-// precedence if the other matches every text that it matches.
+// if neither has. The order of precedence is: literal, partial segment, parameter, rest. A partial segment a has precedence over a
+// partial segment b if b matches every text that a matches.
 func (s segment) compare(other segment) int {
 	switch {
 	case s.kind != other.kind:
@@ -26,17 +26,17 @@ func (s segment) compare(other segment) int {
 // MayShadow reports whether p matches a path that some servers treat as a path of the other pattern. Such servers ignore letter case
 // or a trailing slash. Example: /charges/{charge} matches /charges/Search, which is /charges/search to such a server.
 func (p Pattern) MayShadow(other Pattern) bool {
-	mine, others := trimSlash(p.segments), trimSlash(other.segments)
-	differs := (len(mine) < len(p.segments)) != (len(others) < len(other.segments))
-	for i := range min(len(mine), len(others)) { // a quick test that rules out most pairs
+	ownSegments, otherSegments := trimSlash(p.segments), trimSlash(other.segments)
+	differs := (len(ownSegments) < len(p.segments)) != (len(otherSegments) < len(other.segments))
+	for i := range min(len(ownSegments), len(otherSegments)) { // a quick test that rules out most pairs
 		s, o := &p.folded[i], &other.folded[i]
 		if s.kind == literal && o.kind == literal && s.texts[0] != o.texts[0] {
 			return false
 		}
 	}
 	otherFirst, decided := true, false // otherFirst: the other pattern has precedence for its own paths
-	for i := 0; i < len(mine) || i < len(others); i++ {
-		if i >= len(mine) || i >= len(others) {
+	for i := 0; i < len(ownSegments) || i < len(otherSegments); i++ {
+		if i >= len(ownSegments) || i >= len(otherSegments) {
 			return false
 		}
 		s, o := &p.folded[i], &other.folded[i]
@@ -58,14 +58,14 @@ func (p Pattern) MayShadow(other Pattern) bool {
 			otherFirst = otherFirst && decided
 			decided = true
 		default:
-			differs = differs || mine[i].String() != others[i].String()
+			differs = differs || ownSegments[i].String() != otherSegments[i].String()
 		}
 	}
 	return differs && otherFirst
 }
 
-// LiteralPrefix returns the literal segments before the first other segment of p, folded for a server that ignores letter case. MayShadow
-// is false for two patterns unless the LiteralPrefix of one begins with the LiteralPrefix of the other.
+// LiteralPrefix returns the literal segments at the start of p, folded for a server that ignores letter case. MayShadow can only be
+// true for two patterns if the LiteralPrefix of one begins with the LiteralPrefix of the other.
 func (p Pattern) LiteralPrefix() []string {
 	var start []string
 	for _, s := range trimSlash(p.folded) {
@@ -85,7 +85,7 @@ func trimSlash(segments []segment) []segment {
 	return segments
 }
 
-// fold returns s as read by a server that ignores letter case.
+// fold returns s with its texts in one letter case, for a server that ignores letter case.
 func (s segment) fold() segment {
 	texts := make([]string, len(s.texts))
 	for i, text := range s.texts {

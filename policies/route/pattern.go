@@ -12,20 +12,20 @@ import (
 )
 
 // Pattern is the path of a row: literal text, and parameters in braces. Literal text is decoded before the comparison, as
-// [target.Segments] decodes the path of a request. So both may use any escapes.
+// [target.Segments] decodes the path of a request. So the row and the request may use different escapes.
 //
 //	/users/{userId}                   one segment
 //	/reports/{id}.json                a part of a segment, with text around it
 //	/files/{path...}                  the rest of the path: one segment or more
 type Pattern struct {
 	segments []segment
-	folded   []segment // as a server reads them that ignores letter case
+	folded   []segment // for a server that ignores letter case
 }
 
 // segment is a segment of a pattern.
 type segment struct {
 	kind  kind
-	texts []string // decoded literal texts: one more than there are parameters; nil for a rest
+	texts []string // decoded literal texts before, between and after the parameters; nil for a rest
 }
 
 // kind of a segment. The constants are in the order of precedence.
@@ -35,7 +35,7 @@ const (
 	literal   kind = iota // only text
 	partial               // text and parameters
 	parameter             // one parameter
-	rest                  // the last parameter, of one segment or more
+	rest                  // the last parameter, which matches one segment or more
 )
 
 var (
@@ -48,8 +48,8 @@ var (
 // Parse parses a pattern. The error says what to write instead.
 func Parse(text string) (Pattern, error) {
 	p, err := parse(text)
-	if none, ok := errors.AsType[noRequestError](err); ok {
-		return p, fmt.Errorf("the path %q matches no request: %w", text, none.cause)
+	if noRequest, ok := errors.AsType[noRequestError](err); ok {
+		return p, fmt.Errorf("the path %q matches no request: %w", text, noRequest.cause)
 	}
 	if err != nil {
 		return p, fmt.Errorf("the path %q: %w", text, err)
@@ -149,7 +149,7 @@ func parseSegment(raw string) (segment, error) {
 	return s, nil
 }
 
-// nameError returns the error for an invalid parameter name. For the syntax of a known framework, it says what to write instead.
+// nameError returns the error for an invalid parameter name. For the syntax of a known framework, the error says what to write instead.
 func nameError(name string) error {
 	shown := "{" + name + "}"
 	if name != "" && strings.ContainsRune("?&;./#", rune(name[0])) && !strings.HasPrefix(name, "..") {
@@ -175,7 +175,8 @@ func nameError(name string) error {
 	return fmt.Errorf("%q is not a parameter: a name has letters, digits, _, - and ., as in {userId}", shown)
 }
 
-// decode decodes the literal text before a parameter or after the last one. segment is the whole text of the segment, for errors.
+// decode decodes the literal text before a parameter or after the last parameter. segment is the whole text of the segment, for
+// errors.
 func decode(segment, text string) (string, error) {
 	if name := colonForm.FindStringSubmatch(segment); name != nil {
 		return "", fmt.Errorf("%q is not a parameter: write {%s}; for a literal colon write %%3A", segment, name[1])
@@ -192,8 +193,8 @@ func decode(segment, text string) (string, error) {
 	case strings.Contains(text, "*"):
 		return "", fmt.Errorf("%q has a *: write {name} for one segment, {name...} for the rest of the path, %%2A for the character", segment)
 	}
-	// The added letters prevent two errors: text that is a dot would be a dot segment, and an escape could continue in the
-	// parameter.
+	// The letter x before and after the text prevents two mistakes. A text of one dot would be a dot segment, and an escape could
+	// continue in the parameter.
 	segments, err := target.Segments("/x"+text+"x", target.Parameters{})
 	if c, ok := errors.AsType[target.NotPermittedError](err); ok {
 		return "", fmt.Errorf("%q has a %s, which literal text never has: parameters.may_hold is about parameters", segment, string(c))
@@ -223,8 +224,8 @@ func (p Pattern) Sample() string {
 	return b.String()
 }
 
-// literals counts the literal characters of a partial segment. Of two segments that match a common text, the one with more of
-// them has precedence: it matches less.
+// literals counts the literal characters of a partial segment. If one of two segments has precedence, it has more literal
+// characters.
 func (s segment) literals() int {
 	n := 0
 	for _, text := range s.texts {
@@ -233,7 +234,7 @@ func (s segment) literals() int {
 	return n
 }
 
-// matches reports whether s matches a decoded segment of a request. For a rest, that is its first segment.
+// matches reports whether s matches a decoded segment of a request. For a rest, the text is its first segment.
 func (s segment) matches(text string) bool {
 	switch s.kind {
 	case literal:
@@ -294,7 +295,7 @@ func prefixesAgree(a, b string) bool { return strings.HasPrefix(a, b) || strings
 
 func suffixesAgree(a, b string) bool { return strings.HasSuffix(a, b) || strings.HasSuffix(b, a) }
 
-// product is the product automaton of two partial segments, which reads one text with both. A parameter is any character, and
+// product is the product automaton of two partial segments: it compares one text with both. A parameter matches one character, and
 // then any number of characters.
 type product struct {
 	a, b []rune
@@ -316,11 +317,11 @@ func newProduct(a, b segment) product {
 
 // reachesEnd reports whether some text leads from position i of a and j of b to the ends of both.
 func (p product) reachesEnd(i, j int) bool {
-	place := [2]int{i, j}
-	if p.seen[place] {
+	state := [2]int{i, j}
+	if p.seen[state] {
 		return false
 	}
-	p.seen[place] = true
+	p.seen[state] = true
 	moreA, moreB := i < len(p.a) && p.a[i] == moreCharacters, j < len(p.b) && p.b[j] == moreCharacters
 	switch {
 	case i == len(p.a) && j == len(p.b):

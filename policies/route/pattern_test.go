@@ -68,11 +68,11 @@ func TestPatternIsRefused(t *testing.T) {
 	}
 }
 
-// Each pattern matches the paths of yes, and none of not.
+// Each pattern matches all paths in matching, and no path in others.
 func TestPatternMatches(t *testing.T) {
 	for _, c := range []struct {
-		pattern  string
-		yes, not string // decoded paths, separated by commas
+		pattern          string
+		matching, others string // decoded paths, separated by commas
 	}{
 		{"/", "/", "/a,//"},
 		{"/a/", "/a/", "/a,/a/b"},
@@ -97,12 +97,12 @@ func TestPatternMatches(t *testing.T) {
 		}
 		var x route.Index
 		x.Add("GET", p, 1)
-		for _, path := range strings.Split(c.yes, ",") {
+		for _, path := range strings.Split(c.matching, ",") {
 			if _, ok := x.Find("GET", path); !ok {
 				t.Errorf("%s does not match %s", c.pattern, path)
 			}
 		}
-		for _, path := range strings.Split(c.not, ",") {
+		for _, path := range strings.Split(c.others, ",") {
 			if _, ok := x.Find("GET", path); ok {
 				t.Errorf("%s matches %s", c.pattern, path)
 			}

@@ -37,8 +37,8 @@ func withoutTests(errs ast.Errors) error {
 	return all.Err()
 }
 
-// checkRuleForms refuses a rule for data.keywicket.deny or .headers that has the wrong form. The compiler would report it as an
-// error of the shipped rules, which read them.
+// checkRuleForms returns an error for each rule of data.keywicket.deny or .headers that has the wrong form. The compiler would
+// report the error in the shipped rules that read them.
 func (s Source) checkRuleForms() error {
 	var all fault.Errors
 	for _, module := range s.Rules {
@@ -46,7 +46,7 @@ func (s Source) checkRuleForms() error {
 			var wrong string
 			switch ref := rule.Ref(); {
 			case ref.Equal(document.DenyRef) && (rule.Head.Key == nil || !mayBeObject(rule.Head.Key)):
-				wrong = `deny holds objects: write deny contains {"code": "…", "reason": "…"} if { … }`
+				wrong = `deny must contain objects: write deny contains {"code": "…", "reason": "…"} if { … }`
 			case ref.Equal(document.HeadersRef) && rule.Head.Value == nil:
 				wrong = `headers is an object: write headers["x-name"] := "…" if { … }`
 			default:
@@ -58,7 +58,7 @@ func (s Source) checkRuleForms() error {
 	return all.Err()
 }
 
-// mayBeObject reports whether a term is an object, or may have one as its value.
+// mayBeObject reports whether a term is an object, or may evaluate to one.
 func mayBeObject(t *ast.Term) bool {
 	switch t.Value.(type) {
 	case ast.Object, ast.Var, ast.Ref, ast.Call:
@@ -67,13 +67,13 @@ func mayBeObject(t *ast.Term) bool {
 	return false
 }
 
-// HasEarlierRoute reports whether keywicket/route.rego is of a version before any_of and the other newer keys.
+// HasEarlierRoute reports whether keywicket/route.rego is from a version before any_of and the other newer keys.
 func (s Source) HasEarlierRoute() bool {
 	m := s.Rules[document.RouteFile]
 	return m == nil || !strings.Contains(m.String(), `"any_of"`)
 }
 
-// Optimise evaluates beforehand everything that is known without an input: each row of a table becomes a rule, which OPA finds
+// Optimise evaluates in advance everything that does not depend on the input. Each row of a table becomes a rule, which OPA finds
 // through an index. Both entrypoints are needed: with the decision alone, OPA would copy the rows into it.
 func (s Source) Optimise(ctx context.Context) (Source, error) {
 	b := &bundle.Bundle{Data: s.Data}
@@ -96,7 +96,7 @@ func (s Source) Optimise(ctx context.Context) (Source, error) {
 }
 
 // blockedBuiltins are the built-in functions that access the network or the environment. A decision must not wait for the
-// network, or expose the environment. The functions for JSON schemas are among them, because a schema can refer to another one by
+// network, or expose the environment. The functions for JSON schemas are among them, because a schema can refer to another schema by
 // its URL.
 var blockedBuiltins = []string{
 	ast.HTTPSend.Name, ast.NetLookupIPAddr.Name, ast.OPARuntime.Name, ast.JSONMatchSchema.Name, ast.JSONSchemaVerify.Name,
@@ -109,7 +109,7 @@ func capabilities() *ast.Capabilities {
 	return c
 }
 
-// everyBuiltin returns OPA's capabilities with the blocked built-in functions, so that the compiler can report them by name. With
+// everyBuiltin returns OPA's capabilities with the blocked built-in functions, so that sandbox can report their use. With
 // these capabilities, the compiler cannot fetch schemas from the network.
 func everyBuiltin() *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion()

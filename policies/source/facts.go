@@ -17,16 +17,16 @@ import (
 	"github.com/keywicket/keywicket/policies/fault"
 )
 
-// facts are the policy's data besides the tables: facts/NAME/data.yaml is data.facts.NAME, as `opa test` and `opa test -b` read
-// it.
+// facts are the data of a policy other than the tables. The file facts/NAME/data.yaml is data.facts.NAME, as in `opa test` and `opa
+// test -b`.
 type facts struct {
-	merged map[string]any // starts with the key "facts"
+	merged map[string]any // has the single top-level key "facts"
 	files  []factsFile
 }
 
 type factsFile struct {
 	name     string
-	document map[string]any // starts with the key "facts"
+	document map[string]any // has the single top-level key "facts"
 }
 
 // isFacts reports whether a file is below facts/ and has a name that `opa test -b` reads as data.
@@ -50,13 +50,13 @@ func (f *facts) add(name string, text []byte) error {
 	}
 	before := f.files
 	file := factsFile{name, value.(map[string]any)}
-	f.files = append(f.files, file) // also if it is refused, because a part of it is merged
+	f.files = append(f.files, file) // even if it is refused, because a part of it is merged
 	if f.merged == nil {
 		f.merged = make(map[string]any)
 	}
 	if key := merge(f.merged, file.document); key != nil {
 		var tree yaml.Node
-		_ = yaml.Unmarshal(text, &tree) // only for the line; without it the error has none
+		_ = yaml.Unmarshal(text, &tree) // only for the line: if this fails, the error has line 0
 		other := before[slices.IndexFunc(before, func(one factsFile) bool { return one.has(key) })]
 		return fault.Errors{{
 			Line: fault.LineOf(&tree, key[min(len(folders), len(key)):]...),
@@ -85,7 +85,7 @@ func readFacts(name string, text []byte) (any, error) {
 		return nil, err
 	}
 	// `opa test -b` reads a YAML file that is valid JSON as JSON. `opa test` reads it as YAML, which rounds large numbers. A
-	// leading line --- makes the parser take the text for YAML.
+	// leading line --- makes the parser read the text as YAML.
 	if text = bytes.TrimPrefix(text, []byte("\uFEFF")); json.Valid(text) {
 		var asYAML any
 		if err := util.Unmarshal(append([]byte("---\n"), text...), &asYAML); err != nil || !reflect.DeepEqual(value, asYAML) {
@@ -95,25 +95,26 @@ func readFacts(name string, text []byte) (any, error) {
 	return value, nil
 }
 
-// merge adds the document from. It returns the first key that both documents have, and changes nothing below that key.
+// merge adds the document from to the document into. It returns the path of the first key that both documents set, and changes
+// nothing below that key.
 func merge(into, from map[string]any) []string {
 	for _, key := range slices.Sorted(maps.Keys(from)) {
 		value := from[key]
 		object, isObject := value.(map[string]any)
-		there, exists := into[key]
+		existing, exists := into[key]
 		if !exists && !isObject {
 			into[key] = value
 			continue
 		}
 		if !exists {
-			there = make(map[string]any, len(object)) // a new map, because the document itself must not change
-			into[key] = there
+			existing = make(map[string]any, len(object)) // a new map, because the document itself must not change
+			into[key] = existing
 		}
-		thereObject, ok := there.(map[string]any)
+		existingObject, ok := existing.(map[string]any)
 		if !ok || !isObject {
 			return []string{key}
 		}
-		if below := merge(thereObject, object); below != nil {
+		if below := merge(existingObject, object); below != nil {
 			return append([]string{key}, below...)
 		}
 	}

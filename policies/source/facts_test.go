@@ -43,8 +43,8 @@ func factsOfStockOPA(t *testing.T, dir string, flags ...string) (string, bool) {
 	return result.Result[0].Expressions[0].Value, true
 }
 
-// TestFactsEqualThoseOfStockOPA tests files below facts/. `opa test`, `opa test -b` and the sidecar must read them alike, or the
-// sidecar must refuse them.
+// TestFactsEqualThoseOfStockOPA tests files below facts/. `opa test`, `opa test -b` and the sidecar must read a file in the same
+// way, or the sidecar must refuse it.
 func TestFactsEqualThoseOfStockOPA(t *testing.T) {
 	differing := 0
 	for name, c := range map[string]struct {
@@ -121,11 +121,11 @@ func TestFactsEqualThoseOfStockOPA(t *testing.T) {
 				}
 				got, ok = d.Route, true
 			}
-			alike := plainOK && bundleOK && plain == bundle
+			same := plainOK && bundleOK && plain == bundle
 			if plainOK != bundleOK || plain != bundle {
 				differing++
 			}
-			if ok != alike || (ok && got != plain) || got != c.want {
+			if ok != same || (ok && got != plain) || got != c.want {
 				t.Errorf("opa test reads %s, %v; opa test -b %s, %v; the sidecar %s, %v; want %s", plain, plainOK, bundle, bundleOK, got, err, c.want)
 			}
 			if err != nil && (!strings.Contains(err.Error(), "facts/a/data.") && !strings.Contains(err.Error(), "facts/a/b/data.")) {
@@ -134,13 +134,13 @@ func TestFactsEqualThoseOfStockOPA(t *testing.T) {
 		})
 	}
 	if differing == 0 {
-		t.Error("opa test and opa test -b read everything alike: the sidecar does not need to compare them")
+		t.Error("opa test and opa test -b read every file in the same way: the sidecar does not need to compare them")
 	}
 }
 
 const refused = ""
 
-// TestFactsDecide tests that a rule that reads facts decides as under the stock opa, and that the hash of the policy covers
+// TestFactsDecide tests that a rule that reads facts has the same result as with the stock opa, and that the hash of the policy covers
 // facts.
 func TestFactsDecide(t *testing.T) {
 	dir := policyOf(t, `
@@ -175,6 +175,6 @@ test_closed if {
 	policytest.Edit(t, dir, "facts/closed/data.yaml", ", us", "")
 	passes, _ := opaTest(t, dir)
 	if _, err := policies.Load(t.Context(), policies.Config{Dir: dir}); passes || err == nil {
-		t.Errorf("other facts: stock opa passes them: %v; here: %v", passes, err)
+		t.Errorf("changed facts: the stock opa passes them: %v; the sidecar: %v", passes, err)
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"github.com/open-policy-agent/opa/v1/loader"
 )
 
-// FuzzFacts tests that a file of facts is read as both of OPA's loaders read it. It is refused if one of them refuses it, or if
-// they differ.
+// FuzzFacts reads a file of facts with the sidecar and with OPA's two loaders. All three must return the same value. If a loader
+// refuses the file, or the loaders differ, the sidecar must refuse it.
 func FuzzFacts(f *testing.F) {
 	for _, text := range []string{
 		"", "a: 1", "[1, ~]", `{"a": 12345678901234567890123}`, `{"a": 1.0}`, "a: yes", "a: &x {b: 1}\nc: {<<: *x}", "a: 1\n---\n[", "{}]",
@@ -22,16 +22,16 @@ func FuzzFacts(f *testing.F) {
 			files := fstest.MapFS{name: {Data: []byte(text)}}
 			plain, plainErr := loader.NewFileLoader().WithFS(files).Filtered([]string{"."}, nil)
 			bundle, bundleErr := loader.NewFileLoader().WithFS(files).AsBundle(".")
-			var known facts
-			err := known.add(name, []byte(text))
+			var sidecar facts
+			err := sidecar.add(name, []byte(text))
 			if plainErr != nil || bundleErr != nil || !reflect.DeepEqual(plain.Documents, bundle.Data) {
 				if err == nil {
-					t.Fatalf("%q in %s is read as %v; opa says %v, and with -b %v", text, name, known.merged, plainErr, bundleErr)
+					t.Fatalf("%q in %s is read as %v; opa returns %v, and with -b %v", text, name, sidecar.merged, plainErr, bundleErr)
 				}
 				continue
 			}
-			if err != nil || !reflect.DeepEqual(known.merged, plain.Documents) {
-				t.Fatalf("%q in %s is read as %v, %v; opa reads %v", text, name, known.merged, err, plain.Documents)
+			if err != nil || !reflect.DeepEqual(sidecar.merged, plain.Documents) {
+				t.Fatalf("%q in %s is read as %v, %v; opa reads %v", text, name, sidecar.merged, err, plain.Documents)
 			}
 		}
 	})

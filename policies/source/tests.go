@@ -24,7 +24,7 @@ import (
 const testTimeout = time.Minute
 
 // Test runs the policy's tests as `opa test` does, with the same result for each test. An error of a built-in function within a
-// test has the same effect as there. It skips tests whose names start with todo_.
+// test has the same effect as in `opa test`. Test skips tests whose names start with todo_.
 func (s Source) Test(ctx context.Context) error {
 	var all fault.Errors
 	err := s.run(ctx, ast.NewCompiler().WithCapabilities(capabilities()), everyTest, func(r *tester.Result) {
@@ -70,8 +70,8 @@ const (
 // finds errors.
 var checks = []ast.StageID{ast.StageCheckUndefinedFuncs, ast.StageCheckSafetyRuleHeads, ast.StageCheckSafetyRuleBodies}
 
-// compile compiles rules and tests, and returns all errors. If a check finds errors, compile runs the later checks without it. It
-// omits their errors in rules that already have one, because they can be consequences.
+// compile compiles rules and tests, and returns all errors. If a check finds errors, compile skips it and compiles again, so that
+// the later checks run. It omits later errors in rules that already have an error, because they can be consequences.
 func (s Source) compile(ctx context.Context) error {
 	var all ast.Errors
 	for skipped := range len(checks) + 1 {
@@ -89,7 +89,7 @@ func (s Source) compile(ctx context.Context) error {
 			return err
 		}
 		for _, e := range found {
-			if !slices.ContainsFunc(before, func(known *ast.Error) bool { return s.ruleAt(known) == s.ruleAt(e) }) {
+			if !slices.ContainsFunc(before, func(other *ast.Error) bool { return s.ruleAt(other) == s.ruleAt(e) }) {
 				all = append(all, e)
 			}
 		}

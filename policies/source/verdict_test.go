@@ -30,7 +30,7 @@ var stockOPA = sync.OnceValues(func() (string, error) {
 	return strings.TrimSpace(string(out)), err
 })
 
-// opaTest reports whether the stock opa passes a folder. With -z it does not fail skipped tests, as the sidecar does not.
+// opaTest reports whether the stock opa passes a folder. With -z, a skipped test is not a failure, as in the sidecar.
 func opaTest(t *testing.T, dir string, flags ...string) (passes bool, output string) {
 	t.Helper()
 	opa, err := stockOPA()
@@ -46,7 +46,7 @@ func opaTest(t *testing.T, dir string, flags ...string) (passes bool, output str
 }
 
 // policyOf returns a folder with the built-in rules, without their tests, with a small table and the files of a txtar archive.
-// The large tables would take most of the time.
+// The shipped tables would take most of the time.
 func policyOf(t *testing.T, archive string) string {
 	t.Helper()
 	dir := policytest.Copy(t)
@@ -63,7 +63,7 @@ func policyOf(t *testing.T, archive string) string {
 
 const passes = ""
 
-// TestDecisionEqualsThatOfStockOPA tests that a folder loads if it passes the stock opa, and does not load otherwise.
+// TestDecisionEqualsThatOfStockOPA tests that a folder loads if and only if the stock opa passes it.
 func TestDecisionEqualsThatOfStockOPA(t *testing.T) {
 	for name, c := range map[string]struct {
 		files string
@@ -144,7 +144,7 @@ func TestDecisionEqualsThatOfStockOPA(t *testing.T) {
 			stock, output := opaTest(t, dir)
 			_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
 			if stock != (err == nil) || stock != (c.want == passes) {
-				t.Fatalf("stock opa passes it: %v; here: %v\n%s", stock, err, output)
+				t.Fatalf("the stock opa passes it: %v; the sidecar: %v\n%s", stock, err, output)
 			}
 			if err != nil && !strings.Contains(err.Error(), c.want) {
 				t.Errorf("got %q, want %q in it", err, c.want)
@@ -153,20 +153,20 @@ func TestDecisionEqualsThatOfStockOPA(t *testing.T) {
 	}
 }
 
-// TestUnavailableBuiltins has folders that the stock opa passes. The sidecar refuses them, and reports why.
+// TestUnavailableBuiltins tests folders that the stock opa passes. The sidecar refuses them, and reports the cause.
 func TestUnavailableBuiltins(t *testing.T) {
-	const why = " is not available in the sidecar: a decision cannot access the network or the environment"
+	const cause = " is not available in the sidecar: a decision cannot access the network or the environment"
 	for name, c := range map[string]struct{ files, want string }{
-		"a rule": {"-- x.rego --\npackage x\n\na if http.send({\"method\": \"get\", \"url\": \"http://127.0.0.1:1\"}).status == 200\n", "x.rego:3: http.send" + why},
-		"a test": {"-- x_test.rego --\npackage x\n\ntest_a if is_object(opa.runtime())\n", "x_test.rego:3: opa.runtime" + why},
+		"a rule": {"-- x.rego --\npackage x\n\na if http.send({\"method\": \"get\", \"url\": \"http://127.0.0.1:1\"}).status == 200\n", "x.rego:3: http.send" + cause},
+		"a test": {"-- x_test.rego --\npackage x\n\ntest_a if is_object(opa.runtime())\n", "x_test.rego:3: opa.runtime" + cause},
 		"a test, replaced": {"-- x.rego --\npackage x\n\na if http.send({}).status == 200\n-- x_test.rego --\npackage x\n\ntest_a if {\n\ta with http.send as {\"status\": 200}\n}\n",
-			"x.rego:3: http.send" + why + "\nx_test.rego:4: http.send" + why},
-		"as a replacement":    {"-- x.rego --\npackage x\n\nf(x) := x\n\na if f({}) with f as net.lookup_ip_addr\n", "x.rego:5: net.lookup_ip_addr" + why},
-		"in a comprehension":  {"-- x.rego --\npackage x\n\na := [x | some x in [1]; json.match_schema({}, {})]\n", "x.rego:3: json.match_schema" + why},
-		"in an else":          {"-- x.rego --\npackage x\n\na if {\n\tinput.a\n} else if {\n\tevery x in [1] {\n\t\tjson.verify_schema(x)[0]\n\t}\n}\n", "x.rego:7: json.verify_schema" + why},
-		"in a head":           {"-- x.rego --\npackage x\n\na[opa.runtime().config] := net.lookup_ip_addr(\"a\")\n", "x.rego:3: net.lookup_ip_addr" + why + "\nx.rego:3: opa.runtime" + why},
-		"a helper of tests":   {"-- h_test.rego --\npackage h\n\nf(x) := x\n-- x.rego --\npackage x\n\na if data.h.f(true)\n", "x.rego:3: undefined function data.h.f without the _test.rego files, which the sidecar leaves out: define it in another file"},
-		"another of the name": {"-- x.rego --\npackage x\n\nimport data.http\n\na if http.send({})\n\nb if {\n\topa := {\"runtime\": 1}\n\topa.runtime == 1\n}\n-- http.rego --\npackage http\n\nsend(_) := true\n", passes},
+			"x.rego:3: http.send" + cause + "\nx_test.rego:4: http.send" + cause},
+		"as a replacement":   {"-- x.rego --\npackage x\n\nf(x) := x\n\na if f({}) with f as net.lookup_ip_addr\n", "x.rego:5: net.lookup_ip_addr" + cause},
+		"in a comprehension": {"-- x.rego --\npackage x\n\na := [x | some x in [1]; json.match_schema({}, {})]\n", "x.rego:3: json.match_schema" + cause},
+		"in an else":         {"-- x.rego --\npackage x\n\na if {\n\tinput.a\n} else if {\n\tevery x in [1] {\n\t\tjson.verify_schema(x)[0]\n\t}\n}\n", "x.rego:7: json.verify_schema" + cause},
+		"in a head":          {"-- x.rego --\npackage x\n\na[opa.runtime().config] := net.lookup_ip_addr(\"a\")\n", "x.rego:3: net.lookup_ip_addr" + cause + "\nx.rego:3: opa.runtime" + cause},
+		"a helper of tests":  {"-- h_test.rego --\npackage h\n\nf(x) := x\n-- x.rego --\npackage x\n\na if data.h.f(true)\n", "x.rego:3: undefined function data.h.f without the _test.rego files, which the sidecar leaves out: define it in another file"},
+		"a rule of its name": {"-- x.rego --\npackage x\n\nimport data.http\n\na if http.send({})\n\nb if {\n\topa := {\"runtime\": 1}\n\topa.runtime == 1\n}\n-- http.rego --\npackage http\n\nsend(_) := true\n", passes},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -207,20 +207,20 @@ y.rego: open y.rego: no such file or directory`
 // TestSchemaIsNotFetched tests that the sidecar does not fetch the address in a schema annotation when it compiles. The stock opa
 // does.
 func TestSchemaIsNotFetched(t *testing.T) {
-	var asked atomic.Int64
+	var fetched atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		asked.Add(1)
+		fetched.Add(1)
 		_, _ = w.Write([]byte(`{"type": "object"}`))
 	}))
 	defer server.Close()
 	dir := policyOf(t, "-- x.rego --\npackage x\n\n# METADATA\n# schemas:\n# - input: {\"$ref\": \""+server.URL+"/schema\"}\na if input.m == 1\n")
-	if stock, output := opaTest(t, dir); !stock || asked.Load() == 0 {
-		t.Errorf("stock opa passes it: %v; it has asked %d times\n%s", stock, asked.Load(), output)
+	if stock, output := opaTest(t, dir); !stock || fetched.Load() == 0 {
+		t.Errorf("stock opa passes it: %v; it fetched the schema %d times\n%s", stock, fetched.Load(), output)
 	}
-	asked.Store(0)
+	fetched.Store(0)
 	_, err := policies.Load(t.Context(), policies.Config{Dir: dir})
-	if got := errorText(err); asked.Load() > 0 || !strings.HasPrefix(got, "x.rego:6: ") || !strings.Contains(got, "remote reference loading disabled") {
-		t.Errorf("it has asked %d times: %v", asked.Load(), err)
+	if got := errorText(err); fetched.Load() > 0 || !strings.HasPrefix(got, "x.rego:6: ") || !strings.Contains(got, "remote reference loading disabled") {
+		t.Errorf("it fetched the schema %d times: %v", fetched.Load(), err)
 	}
 }
 
@@ -313,7 +313,7 @@ apis/zoo/data.yaml:5: overrides: the scope "zoo:keeper" is not among scopes
 apis/zoo/data.yaml:7: roles: guest: the scope "animals:feed" is not among scopes
 apis/zoo/data.yaml:8: ~perhaps~ is not true or false
 apis/zoo/data.yaml:8: parameters.may_hold: "/" is not one of "#", "%", "?", ";"
-apis/zoo/data.yaml:10: the method "get" is not one in capitals, nor * for any
+apis/zoo/data.yaml:10: the method "get" is neither in capitals nor * for any method
 apis/zoo/data.yaml:11: unknown key "scope"
 apis/zoo/data.yaml:12: the scope "animals:reed" is not among scopes
 apis/zoo/data.yaml:14: GET /d matches the same requests as line 13: remove one of them

@@ -8,9 +8,9 @@ import (
 	"github.com/keywicket/keywicket/authz/target"
 )
 
-// Overlaps returns warnings about rows that are not safe with a server that ignores letter case or a trailing slash. To such a
-// server /charges/Search is /charges/search. Here /charges/Search matches the row /charges/{charge}, which may need less than the
-// row for /charges/search.
+// Overlaps returns warnings about rows that are not safe with a server that ignores letter case or a trailing slash. For such a
+// server, /charges/Search is the path /charges/search. In the table, /charges/Search matches the row /charges/{charge}, which may
+// require less than the row /charges/search.
 func (t Table) Overlaps() []string {
 	var pairs [][2]Route // {matching, meant}
 	add := func(matching, meant Route) {
@@ -19,7 +19,7 @@ func (t Table) Overlaps() []string {
 		}
 	}
 	starts := make([][]string, len(t.Routes))
-	byStart := make(map[string][]Route) // avoids comparing the many pairs that have nothing in common
+	byStart := make(map[string][]Route) // avoids the comparison of the many pairs with different prefixes
 	for i, r := range t.Routes {
 		starts[i] = r.pattern.LiteralPrefix()
 		start := target.JoinSegments(starts[i])
@@ -51,7 +51,7 @@ func (t Table) Overlaps() []string {
 	return warnings
 }
 
-// needsAllOf reports whether every credential that may use the route may use the other one too.
+// needsAllOf reports whether every credential that may use the route may use the other route too.
 func (t Table) needsAllOf(r, other Route) bool {
 	if other.Public {
 		return true

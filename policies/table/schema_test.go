@@ -34,7 +34,7 @@ func schemaOf(t *testing.T) map[string]any {
 	return schema
 }
 
-// conforms reports whether a table is valid by the schema, and returns the errors otherwise.
+// conforms reports whether a table is valid by the schema. Otherwise it also returns the schema's errors.
 func conforms(t *testing.T, table string) (bool, any) {
 	t.Helper()
 	var document any
@@ -59,76 +59,76 @@ func TestSchemaAgreesWithLoader(t *testing.T) {
 		table string
 		valid bool
 	}{
-		"minimal":                 {"{}", true},
-		"a route":                 {row("{method: GET, path: /x, scopes: [a]}"), true},
-		"several scopes":          {row("{method: GET, path: /x, scopes: [a, b]}"), true},
-		"public":                  {row("{method: GET, path: /x, public: true}"), true},
-		"public, no scopes":       {row("{method: GET, path: /x, public: true, scopes: []}"), true},
-		"not public":              {row("{method: GET, path: /x, public: false, scopes: [a]}"), true},
-		"of the user":             {row("{method: GET, path: /x, level: user, scopes: [u]}"), true},
-		"a method with -":         {row("{method: VERSION-CONTROL, path: /x, scopes: [a]}"), true},
-		"a parameter":             {row(`{method: GET, path: "/x/{id}", scopes: [a]}`), true},
-		"overrides, roles":        {catalogue + "overrides: {workspace: [a], user: [u]}\nroles: {guest: [a], nobody: []}", true},
-		"may hold":                {`parameters: {may_hold: ["#", ";"], raw_semicolon: true}`, true},
-		"every scope's sign":      {"scopes: {workspace: {\"!#$%&'()*+-./09:;<=>?@AZ[]^_`az{|}~\": x}}", true},
-		"unknown key":             {catalogue + "route: []", false},
-		"unknown key of a row":    {row("{method: GET, path: /x, scope: [a]}"), false},
-		"unknown key of may":      {"parameters: {hold: []}", false},
-		"unknown level":           {row("{method: GET, path: /x, level: team, scopes: [a]}"), false},
-		"catalogue's level":       {"scopes: {team: {a: A}}", false},
-		"override's level":        {catalogue + "overrides: {team: [a]}", false},
-		"no method":               {row("{path: /x, scopes: [a]}"), false},
-		"no path":                 {row("{method: GET, scopes: [a]}"), false},
-		"method in small":         {row("{method: get, path: /x, scopes: [a]}"), false},
-		"relative path":           {row("{method: GET, path: x, scopes: [a]}"), false},
-		"no scopes":               {row("{method: GET, path: /x}"), false},
-		"empty scopes":            {row("{method: GET, path: /x, scopes: []}"), false},
-		"not public, no scopes":   {row("{method: GET, path: /x, public: false}"), false},
-		"public with scopes":      {row("{method: GET, path: /x, public: true, scopes: [a]}"), false},
-		"public: yes":             {row("{method: GET, path: /x, public: yes}"), false},
-		`public: "true"`:          {row(`{method: GET, path: /x, public: "true"}`), false},
-		"scopes as a text":        {row("{method: GET, path: /x, scopes: a}"), false},
-		"a number as a scope":     {row("{method: GET, path: /x, scopes: [1]}"), false},
-		"null as a scope":         {row("{method: GET, path: /x, scopes: [~]}"), false},
-		"null as a value":         {row("{method: GET, path: /x, public: true, level: }"), false},
-		"a row that is a text":    {row("GET /x"), false},
-		"routes as an object":     {"routes: {}", false},
-		"a number described":      {"scopes: {workspace: {a: 1}}", false},
-		"a blank in a scope":      {"scopes: {workspace: {a b: A}}", false},
-		"a comma in a scope":      {"scopes: {workspace: {\"a,b\": A}}", false},
-		"a quotation mark":        {"scopes: {workspace: {'a\"b': A}}", false},
-		"a backslash":             {"scopes: {workspace: {'a\\b': A}}", false},
-		"no ASCII":                {"scopes: {workspace: {é: A}}", false},
-		"an empty scope":          {"scopes: {workspace: {\"\": A}}", false},
-		"may hold another":        {"parameters: {may_hold: [/]}", false},
-		"may hold two":            {`parameters: {may_hold: ["#%"]}`, false},
-		"semicolon without ;":     {"parameters: {raw_semicolon: true}", false},
-		"semicolon without ; (2)": {`parameters: {may_hold: ["#"], raw_semicolon: true}`, false},
-		"the top is a list":       {"[]", false},
-		"any method":              {row("{method: '*', path: /x, scopes: [a]}"), true},
-		"a method of gRPC":        {row("{grpc: acme.v1.Issues/List, scopes: [a]}"), true},
-		"a service of gRPC":       {row("{grpc: acme.v1.Issues/*, public: true}"), true},
-		"one of two scopes":       {row("{method: GET, path: /x, any_of: [a, b]}"), true},
-		"one, and one of two":     {row("{method: GET, path: /x, scopes: [a], any_of: [b]}"), true},
-		"HEAD, and implies":       {catalogue + "head_with_get: true\nimplies: {a: [b], b: []}\n", true},
-		"implies all of a kind":   {catalogue + "implies: {a: ['b*']}\n", true},
-		"gRPC without a method":   {row("{grpc: acme.v1.Issues, scopes: [a]}"), false},
-		"gRPC with a slash":       {row("{grpc: /acme.v1.Issues/List, scopes: [a]}"), false},
-		"gRPC and a method":       {row("{grpc: acme.v1.Issues/List, method: POST, scopes: [a]}"), false},
-		"gRPC and a path":         {row("{grpc: acme.v1.Issues/List, path: /x, scopes: [a]}"), false},
-		"gRPC without scopes":     {row("{grpc: acme.v1.Issues/List}"), false},
-		"one of none":             {row("{method: GET, path: /x, any_of: []}"), false},
-		"public with one of":      {row("{method: GET, path: /x, any_of: [a], public: true}"), false},
-		"a method with a *":       {row("{method: G*, path: /x, scopes: [a]}"), false},
-		"HEAD: yes":               {catalogue + "head_with_get: yes\n", false},
-		"implies a text":          {catalogue + "implies: {a: b}\n", false},
-		"implies, with a blank":   {catalogue + "implies: {a b: [a]}\n", false},
+		"minimal":                   {"{}", true},
+		"a route":                   {row("{method: GET, path: /x, scopes: [a]}"), true},
+		"several scopes":            {row("{method: GET, path: /x, scopes: [a, b]}"), true},
+		"public":                    {row("{method: GET, path: /x, public: true}"), true},
+		"public, no scopes":         {row("{method: GET, path: /x, public: true, scopes: []}"), true},
+		"not public":                {row("{method: GET, path: /x, public: false, scopes: [a]}"), true},
+		"of the user":               {row("{method: GET, path: /x, level: user, scopes: [u]}"), true},
+		"a method with -":           {row("{method: VERSION-CONTROL, path: /x, scopes: [a]}"), true},
+		"a parameter":               {row(`{method: GET, path: "/x/{id}", scopes: [a]}`), true},
+		"overrides, roles":          {catalogue + "overrides: {workspace: [a], user: [u]}\nroles: {guest: [a], nobody: []}", true},
+		"may hold":                  {`parameters: {may_hold: ["#", ";"], raw_semicolon: true}`, true},
+		"every scope's sign":        {"scopes: {workspace: {\"!#$%&'()*+-./09:;<=>?@AZ[]^_`az{|}~\": x}}", true},
+		"unknown key":               {catalogue + "route: []", false},
+		"unknown key of a row":      {row("{method: GET, path: /x, scope: [a]}"), false},
+		"unknown key of parameters": {"parameters: {hold: []}", false},
+		"unknown level":             {row("{method: GET, path: /x, level: team, scopes: [a]}"), false},
+		"catalogue's level":         {"scopes: {team: {a: A}}", false},
+		"override's level":          {catalogue + "overrides: {team: [a]}", false},
+		"no method":                 {row("{path: /x, scopes: [a]}"), false},
+		"no path":                   {row("{method: GET, scopes: [a]}"), false},
+		"method in lower case":      {row("{method: get, path: /x, scopes: [a]}"), false},
+		"relative path":             {row("{method: GET, path: x, scopes: [a]}"), false},
+		"no scopes":                 {row("{method: GET, path: /x}"), false},
+		"empty scopes":              {row("{method: GET, path: /x, scopes: []}"), false},
+		"not public, no scopes":     {row("{method: GET, path: /x, public: false}"), false},
+		"public with scopes":        {row("{method: GET, path: /x, public: true, scopes: [a]}"), false},
+		"public: yes":               {row("{method: GET, path: /x, public: yes}"), false},
+		`public: "true"`:            {row(`{method: GET, path: /x, public: "true"}`), false},
+		"scopes as a text":          {row("{method: GET, path: /x, scopes: a}"), false},
+		"a number as a scope":       {row("{method: GET, path: /x, scopes: [1]}"), false},
+		"null as a scope":           {row("{method: GET, path: /x, scopes: [~]}"), false},
+		"null as a value":           {row("{method: GET, path: /x, public: true, level: }"), false},
+		"a row that is a text":      {row("GET /x"), false},
+		"routes as an object":       {"routes: {}", false},
+		"a number described":        {"scopes: {workspace: {a: 1}}", false},
+		"a blank in a scope":        {"scopes: {workspace: {a b: A}}", false},
+		"a comma in a scope":        {"scopes: {workspace: {\"a,b\": A}}", false},
+		"a quotation mark":          {"scopes: {workspace: {'a\"b': A}}", false},
+		"a backslash":               {"scopes: {workspace: {'a\\b': A}}", false},
+		"not ASCII":                 {"scopes: {workspace: {é: A}}", false},
+		"an empty scope":            {"scopes: {workspace: {\"\": A}}", false},
+		"may hold another":          {"parameters: {may_hold: [/]}", false},
+		"may hold two":              {`parameters: {may_hold: ["#%"]}`, false},
+		"semicolon without ;":       {"parameters: {raw_semicolon: true}", false},
+		"semicolon without ; (2)":   {`parameters: {may_hold: ["#"], raw_semicolon: true}`, false},
+		"the top is a list":         {"[]", false},
+		"any method":                {row("{method: '*', path: /x, scopes: [a]}"), true},
+		"a method of gRPC":          {row("{grpc: acme.v1.Issues/List, scopes: [a]}"), true},
+		"a service of gRPC":         {row("{grpc: acme.v1.Issues/*, public: true}"), true},
+		"one of two scopes":         {row("{method: GET, path: /x, any_of: [a, b]}"), true},
+		"one, and one of two":       {row("{method: GET, path: /x, scopes: [a], any_of: [b]}"), true},
+		"HEAD, and implies":         {catalogue + "head_with_get: true\nimplies: {a: [b], b: []}\n", true},
+		"implies all of a kind":     {catalogue + "implies: {a: ['b*']}\n", true},
+		"gRPC without a method":     {row("{grpc: acme.v1.Issues, scopes: [a]}"), false},
+		"gRPC with a slash":         {row("{grpc: /acme.v1.Issues/List, scopes: [a]}"), false},
+		"gRPC and a method":         {row("{grpc: acme.v1.Issues/List, method: POST, scopes: [a]}"), false},
+		"gRPC and a path":           {row("{grpc: acme.v1.Issues/List, path: /x, scopes: [a]}"), false},
+		"gRPC without scopes":       {row("{grpc: acme.v1.Issues/List}"), false},
+		"one of none":               {row("{method: GET, path: /x, any_of: []}"), false},
+		"public with one of":        {row("{method: GET, path: /x, any_of: [a], public: true}"), false},
+		"a method with a *":         {row("{method: G*, path: /x, scopes: [a]}"), false},
+		"HEAD: yes":                 {catalogue + "head_with_get: yes\n", false},
+		"implies a text":            {catalogue + "implies: {a: b}\n", false},
+		"implies, with a blank":     {catalogue + "implies: {a b: [a]}\n", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, refused := table.Read(fstest.MapFS{"apis/zoo/data.yaml": {Data: []byte(c.table)}})
 			valid, why := conforms(t, c.table)
 			if valid != c.valid || (refused == nil) != c.valid {
-				t.Errorf("valid to the schema: %v, %v\nrefused by the loader: %v", valid, why, refused)
+				t.Errorf("valid by the schema: %v, %v\nrefused by the loader: %v", valid, why, refused)
 			}
 		})
 	}
@@ -175,26 +175,26 @@ func TestShippedTablesNameTheirSchema(t *testing.T) {
 func TestSchemaHasEveryKey(t *testing.T) {
 	schema := schemaOf(t)
 	for _, c := range []struct {
-		of    any
-		where []string
+		value any
+		path  []string
 	}{
 		{table.Table{}, []string{"properties"}},
 		{table.Route{}, []string{"definitions", "route", "properties"}},
 		{target.Parameters{}, []string{"properties", "parameters", "properties"}},
 	} {
 		var keys []string
-		for field := range reflect.TypeOf(c.of).Fields() {
+		for field := range reflect.TypeOf(c.value).Fields() {
 			if key := field.Tag.Get("yaml"); field.IsExported() && key != "-" {
 				keys = append(keys, key)
 			}
 		}
 		slices.Sort(keys)
-		at := schema
-		for _, key := range c.where {
-			at, _ = at[key].(map[string]any)
+		node := schema
+		for _, key := range c.path {
+			node, _ = node[key].(map[string]any)
 		}
-		if known := util.KeysSorted(at); !slices.Equal(known, keys) {
-			t.Errorf("%T has the keys %s, the schema %s", c.of, keys, known)
+		if schemaKeys := util.KeysSorted(node); !slices.Equal(schemaKeys, keys) {
+			t.Errorf("%T has the keys %s, the schema %s", c.value, keys, schemaKeys)
 		}
 	}
 }

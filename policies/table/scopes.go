@@ -29,7 +29,7 @@ func (t Table) ScopeNames(levels ...Level) []string {
 	return names
 }
 
-// checkScopes refuses invalid scopes, overrides, roles and implications. refuse gets the keys that lead to the fault.
+// checkScopes refuses invalid scopes, overrides, roles and implications. It calls refuse with the keys that lead to the fault.
 func (t Table) checkScopes(refuse func(err error, keys ...string)) {
 	levels := make(map[string]Level)
 	for _, level := range slices.Sorted(maps.Keys(t.Scopes)) {
@@ -43,7 +43,7 @@ func (t Table) checkScopes(refuse func(err error, keys ...string)) {
 			case !authz.ValidScope(scope):
 				refuse(fmt.Errorf("scopes: %q has characters that a scope cannot have", scope), "scopes", string(level), scope)
 			case twice:
-				refuse(fmt.Errorf("scopes: %s is of the level %s and of %s", scope, other, level), "scopes", string(level), scope)
+				refuse(fmt.Errorf("scopes: %s has the level %s and the level %s", scope, other, level), "scopes", string(level), scope)
 			}
 			levels[scope] = level
 		}
@@ -53,14 +53,14 @@ func (t Table) checkScopes(refuse func(err error, keys ...string)) {
 			refuse(fmt.Errorf("overrides: the level %q is neither workspace nor user", level), "overrides", string(level))
 		}
 		for _, scope := range t.Overrides[level] {
-			if err := t.known([]string{scope}); err != nil {
+			if err := t.checkKnown([]string{scope}); err != nil {
 				refuse(fmt.Errorf("overrides: %w", err), "overrides", string(level), scope)
 			}
 		}
 	}
 	for _, role := range slices.Sorted(maps.Keys(t.Roles)) {
 		for _, scope := range t.Roles[role] {
-			if err := t.known([]string{scope}); err != nil {
+			if err := t.checkKnown([]string{scope}); err != nil {
 				refuse(fmt.Errorf("roles: %s: %w", role, err), "roles", role, scope)
 			}
 		}
@@ -69,7 +69,7 @@ func (t Table) checkScopes(refuse func(err error, keys ...string)) {
 }
 
 // checkImplies refuses scopes that the catalogue does not have, scopes of another level, and cycles: scopes that imply one
-// another would be one scope.
+// another would have the same effect.
 func (t Table) checkImplies(refuse func(err error, keys ...string)) {
 	for _, scope := range slices.Sorted(maps.Keys(t.Implies)) {
 		level, ok := t.Scope(scope)
@@ -85,9 +85,9 @@ func (t Table) checkImplies(refuse func(err error, keys ...string)) {
 	}
 }
 
-// checkImplied checks one name that a scope of the level implies.
+// checkImplied checks one name under implies for a scope of the level.
 func (t Table) checkImplied(scope string, level Level, name string) error {
-	names := t.named(name)
+	names := t.scopesNamed(name)
 	if len(names) == 0 && strings.HasSuffix(name, "*") {
 		return fmt.Errorf("%s: no scope starts with %q", scope, strings.TrimSuffix(name, "*"))
 	}
@@ -95,8 +95,8 @@ func (t Table) checkImplied(scope string, level Level, name string) error {
 		return fmt.Errorf("%s: the scope %q is not among scopes", scope, name)
 	}
 	for _, other := range names {
-		if of, _ := t.Scope(other); of != level {
-			return fmt.Errorf("%s is of the level %s, and %s of %s", scope, level, other, of)
+		if otherLevel, _ := t.Scope(other); otherLevel != level {
+			return fmt.Errorf("%s has the level %s, but %s has the level %s", scope, level, other, otherLevel)
 		}
 		if other != scope && slices.Contains(t.Implied(other), scope) {
 			return fmt.Errorf("%s and %s imply one another", scope, other)
@@ -105,8 +105,8 @@ func (t Table) checkImplied(scope string, level Level, name string) error {
 	return nil
 }
 
-// named returns the scopes of the catalogue that a name under implies stands for.
-func (t Table) named(name string) []string {
+// scopesNamed returns the scopes of the catalogue that a name under implies refers to.
+func (t Table) scopesNamed(name string) []string {
 	start, several := strings.CutSuffix(name, "*")
 	if _, ok := t.Scope(name); ok && !several {
 		return []string{name}
@@ -122,7 +122,7 @@ func (t Table) Implied(scope string) []string {
 	implied := map[string]bool{scope: true}
 	for pending := []string{scope}; len(pending) > 0; pending = pending[1:] {
 		for _, name := range t.Implies[pending[0]] {
-			for _, next := range t.named(name) {
+			for _, next := range t.scopesNamed(name) {
 				if !implied[next] {
 					implied[next] = true
 					pending = append(pending, next)
@@ -144,8 +144,8 @@ func (t Table) IsOverride(scope string, level Level) bool {
 	return slices.ContainsFunc(t.Implied(scope), func(s string) bool { return slices.Contains(t.Overrides[level], s) })
 }
 
-// known returns an error for the first scope that the catalogue does not have.
-func (t Table) known(scopes []string) error {
+// checkKnown returns an error for the first scope that the catalogue does not have.
+func (t Table) checkKnown(scopes []string) error {
 	for _, scope := range scopes {
 		if _, ok := t.Scope(scope); !ok {
 			return fmt.Errorf("the scope %q is not among scopes", scope)

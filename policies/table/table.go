@@ -1,4 +1,4 @@
-// Package table has the table of an API: its scopes and its routes.
+// Package table reads and checks the table of an API: its scopes and its routes.
 package table
 
 import (
@@ -26,11 +26,11 @@ import (
 type Table struct {
 	// Scopes: level → scope → description.
 	Scopes map[Level]map[string]string `yaml:"scopes" json:"scopes"`
-	// Overrides: level → scopes that each stand for all scopes of a route of that level.
+	// Overrides: level → scopes that each replace all scopes that a route of that level requires.
 	Overrides map[Level][]string `yaml:"overrides" json:"overrides"`
 	// Roles: role of a member → scopes that the role allows in the workspace.
 	Roles map[string][]string `yaml:"roles" json:"roles"`
-	// Implies: scope → scopes that it includes. A name that ends in * stands for every scope of the catalogue with that prefix.
+	// Implies: scope → scopes that it includes. A name that ends in * means every scope of the catalogue with that prefix.
 	Implies map[string][]string `yaml:"implies" json:"implies"`
 	// HeadWithGet makes each row for GET match HEAD too.
 	HeadWithGet bool `yaml:"head_with_get" json:"head_with_get"`
@@ -44,7 +44,7 @@ type Table struct {
 // Index returns the index that finds the position of a request's row in Routes.
 func (t Table) Index() *route.Index { return t.index }
 
-// Level tells whether a route or a scope concerns the content of a workspace, or the user.
+// Level says what a route or a scope concerns: the content of a workspace, or the user.
 type Level string
 
 // The levels. The default of a route is LevelWorkspace.
@@ -61,7 +61,7 @@ type Route struct {
 	Path string `yaml:"path" json:"path"`
 	// GRPC is a method, package.Service/Method, or all methods of a service, package.Service/*. It replaces Method and Path.
 	GRPC string `yaml:"grpc" json:"grpc"`
-	// Scopes are required, all of them.
+	// Scopes are the scopes that the route requires, all of them.
 	Scopes []string `yaml:"scopes" json:"scopes"`
 	// AnyOf are scopes of which at least one is required, besides Scopes.
 	AnyOf []string `yaml:"any_of" json:"any_of"`
@@ -99,9 +99,9 @@ func (r Route) level() Level { return cmp.Or(r.Level, LevelWorkspace) }
 // Readable returns an error if the folder does not exist: other errors would only be its consequences.
 func Readable(policy fs.FS) error {
 	_, err := fs.Stat(policy, ".")
-	var of *fs.PathError
-	if errors.As(err, &of) {
-		err = of.Err // without the path, which is only "."
+	var pathError *fs.PathError
+	if errors.As(err, &pathError) {
+		err = pathError.Err // without the path, which is only "."
 	}
 	if err != nil {
 		return fmt.Errorf("the folder cannot be read: %w", err)
@@ -137,8 +137,8 @@ func Read(policy fs.FS) (map[string]Table, error) {
 	return tables, all.Err()
 }
 
-// parseTable parses a table. The error has the problems by line, at most one for each row: if the keys of a row are wrong, other
-// problems in it can be consequences.
+// parseTable parses a table. The error lists the problems by line, at most one for each row. If the keys of a row are wrong, other
+// problems in the row can be consequences.
 func parseTable(text []byte) (Table, error) {
 	var t Table
 	var all fault.Errors
@@ -226,7 +226,7 @@ func emptyValues(n *yaml.Node) []int {
 	return lines
 }
 
-// emptyText refuses an empty string in a row: Go would take the key as missing, Rego as present.
+// emptyText refuses an empty string in a row: Go would treat the key as missing, Rego as present.
 func emptyText(row *yaml.Node) error {
 	for pair := range slices.Chunk(row.Content, 2) {
 		if value := pair[len(pair)-1]; value.Kind == yaml.ScalarNode && value.Value == "" && value.ShortTag() == "!!str" {
@@ -236,8 +236,8 @@ func emptyText(row *yaml.Node) error {
 	return nil
 }
 
-// agreesWithOPA refuses what OPA reads differently, because OPA must decide with the same values that are checked here. For a
-// boolean, this decoder takes no and off as false. OPA takes them as strings, which are neither true nor false. refuse gets the
+// agreesWithOPA refuses values that OPA reads differently, because OPA must decide with the values that are checked here. For a
+// boolean, this decoder reads no and off as false. OPA reads them as strings, which are neither true nor false. refuse receives the
 // position of the row, or -1 for the rest of the table.
 func (t Table) agreesWithOPA(text []byte, refuse func(row int, err error)) {
 	var document map[string]any
@@ -295,25 +295,25 @@ func (t Table) checkRoute(r Route) (route.Pattern, error) {
 	level := r.level()
 	switch {
 	case r.GRPC != "" && (r.Method != "" || r.Path != ""):
-		return route.Pattern{}, errors.New("grpc stands for method and path: leave these out")
+		return route.Pattern{}, errors.New("grpc replaces method and path: leave them out")
 	case r.GRPC != "" && !grpcForm.MatchString(r.GRPC):
 		return route.Pattern{}, fmt.Errorf("grpc: %q is neither package.Service/Method nor package.Service/*", r.GRPC)
 	case r.method() != route.AnyMethod && !methodForm.MatchString(r.method()):
-		return route.Pattern{}, fmt.Errorf("the method %q is not one in capitals, nor * for any", r.Method)
+		return route.Pattern{}, fmt.Errorf("the method %q is neither in capitals nor * for any method", r.Method)
 	case level != LevelWorkspace && level != LevelUser:
 		return route.Pattern{}, fmt.Errorf("the level %q is neither workspace nor user", r.Level)
 	case r.Public && len(r.Scopes)+len(r.AnyOf) > 0:
-		return route.Pattern{}, errors.New("a public route needs no scopes")
+		return route.Pattern{}, errors.New("a public route must not have scopes: remove them")
 	case !r.Public && len(r.Scopes)+len(r.AnyOf) == 0:
 		return route.Pattern{}, errors.New("name the scopes that the route needs, or make it public")
 	}
 	for _, scopes := range [][]string{r.Scopes, r.AnyOf} {
-		if err := t.known(scopes); err != nil {
+		if err := t.checkKnown(scopes); err != nil {
 			return route.Pattern{}, err
 		}
 		for _, scope := range scopes {
-			if of, _ := t.Scope(scope); of != level {
-				return route.Pattern{}, fmt.Errorf("the scope %s is of the level %s, but the route is of the level %s", scope, of, level)
+			if scopeLevel, _ := t.Scope(scope); scopeLevel != level {
+				return route.Pattern{}, fmt.Errorf("the scope %s has the level %s, but the route has the level %s", scope, scopeLevel, level)
 			}
 		}
 	}

@@ -1,4 +1,4 @@
-// Command prose checks the English of this repository: comments and documents. Readers whose first language is another one
+// Command prose checks the English of this repository: comments and documents. Readers whose first language is not English
 // should not have to read a sentence twice. It reports sentences of more than [maxWords] words, and words of [unwanted].
 //
 //	prose [PATH...]
@@ -60,7 +60,7 @@ func check(paths []string) (found []string, err error) {
 	return found, nil
 }
 
-// extractorOf returns what finds the prose of a file, or nil for a file without prose.
+// extractorOf returns the function that extracts the prose of a file, or nil for a file without prose.
 func extractorOf(file string) func(string) ([]paragraph, error) {
 	if strings.HasPrefix(file, "tools/prose/") || strings.Contains(file, "testdata/") || strings.Contains(file, "node_modules/") {
 		return nil

@@ -14,7 +14,7 @@ import (
 
 const maxWords = 30 // of a sentence
 
-// unwanted maps words that readers trip over to what to write instead.
+// unwanted maps each unwanted word to its replacement.
 var unwanted = map[string]string{
 	"he": "they", "him": "them", "his": "their", "himself": "themselves", "she": "they", "hers": "theirs", "herself": "themselves",
 	"nobody's": "no …'s", "somebody's": "a …'s", "whoever": "a caller that, or another noun", "whomever": "a noun", "whom": "that, or two sentences",
@@ -28,24 +28,24 @@ var unwanted = map[string]string{
 type paragraph struct {
 	line    int
 	text    string
-	literal bool // a string of a program: it may be as long as it has to be
+	literal bool // a string of a program, which has no maximum length
 }
 
 var (
-	code      = regexp.MustCompile("`[^`]*`|<!--.*?-->|https?://\\S+|<[a-zA-Z/][^>]*>")
-	link      = regexp.MustCompile(`\[([^\]]*)\](\([^)]*\))?`)
-	endOf     = regexp.MustCompile(`[.!?…]["')\]*_]*(\s+|$)`)
-	shortForm = regexp.MustCompile(`\b(e\.g|i\.e|etc|vs|cf|No)\.`)
-	aWord     = regexp.MustCompile(`[\p{L}\p{N}][\p{L}\p{N}'’\-_./=:@]*`)
+	code        = regexp.MustCompile("`[^`]*`|<!--.*?-->|https?://\\S+|<[a-zA-Z/][^>]*>")
+	link        = regexp.MustCompile(`\[([^\]]*)\](\([^)]*\))?`)
+	sentenceEnd = regexp.MustCompile(`[.!?…]["')\]*_]*(\s+|$)`)
+	shortForm   = regexp.MustCompile(`\b(e\.g|i\.e|etc|vs|cf|No)\.`)
+	wordPattern = regexp.MustCompile(`[\p{L}\p{N}][\p{L}\p{N}'’\-_./=:@]*`)
 )
 
 // problems returns a line for each rule that the paragraph breaks, with the line's number in front.
 func (p paragraph) problems() (found []string) {
 	text := link.ReplaceAllString(code.ReplaceAllString(p.text, "CODE"), "$1")
 	text = shortForm.ReplaceAllString(text, "$1")
-	for _, sentence := range endOf.Split(text, -1) {
+	for _, sentence := range sentenceEnd.Split(text, -1) {
 		whole := strings.Join(strings.Fields(sentence), " ")
-		words := aWord.FindAllString(sentence, -1)
+		words := wordPattern.FindAllString(sentence, -1)
 		if len(words) > maxWords && !p.literal {
 			found = append(found, fmt.Sprintf("%d: a sentence of %d words (at most %d): %s", p.line, len(words), maxWords, whole))
 		}
@@ -59,8 +59,8 @@ func (p paragraph) problems() (found []string) {
 	return found
 }
 
-// goComments returns the paragraphs of a Go file's comments, and its texts: strings with a blank. An indented block of a comment is
-// code.
+// goComments returns the paragraphs of a Go file's comments, and its strings that contain a blank. It skips indented blocks of
+// comments, which are code.
 func goComments(text string) (found []paragraph, err error) {
 	files := token.NewFileSet()
 	file, err := parser.ParseFile(files, "", text, parser.ParseComments|parser.SkipObjectResolution)
@@ -97,20 +97,20 @@ func commentLines(group *ast.CommentGroup) (lines []string) {
 	return lines
 }
 
-// lineComments returns the paragraphs of comments that begin with mark and have their own line or end one.
+// lineComments returns the paragraphs of comments that begin with mark, on a whole line or at the end of a line.
 func lineComments(mark string) func(string) ([]paragraph, error) {
-	own := regexp.MustCompile(`^\s*` + mark + `+ ?(.*)$`)
-	end := regexp.MustCompile(`\s` + mark + ` ([A-Z].*)$`)
+	wholeLine := regexp.MustCompile(`^\s*` + mark + `+ ?(.*)$`)
+	lineEnd := regexp.MustCompile(`\s` + mark + ` ([A-Z].*)$`)
 	return func(text string) (found []paragraph, err error) {
 		var lines []string
 		for line := range strings.Lines(text) {
 			comment := ""
 			switch line = strings.TrimRight(line, "\r\n"); {
 			case strings.HasPrefix(line, "#!"):
-			case own.MatchString(line):
-				comment = own.FindStringSubmatch(line)[1]
-			case end.MatchString(line):
-				found = append(found, paragraph{line: len(lines) + 1, text: end.FindStringSubmatch(line)[1]})
+			case wholeLine.MatchString(line):
+				comment = wholeLine.FindStringSubmatch(line)[1]
+			case lineEnd.MatchString(line):
+				found = append(found, paragraph{line: len(lines) + 1, text: lineEnd.FindStringSubmatch(line)[1]})
 			}
 			lines = append(lines, comment)
 		}
@@ -167,7 +167,7 @@ func markdown(text string) (found []paragraph, err error) {
 			lines = append(lines, "")
 		case strings.HasPrefix(trimmed, "|"):
 			flush(number)
-			// A cell may hold a list of values, with semicolons.
+			// A cell may contain a list of values, with semicolons.
 			for cell := range strings.FieldsFuncSeq(code.ReplaceAllString(trimmed, "CODE"), func(r rune) bool { return r == '|' || r == ';' }) {
 				found = append(found, paragraph{line: number, text: cell})
 			}

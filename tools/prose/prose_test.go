@@ -8,20 +8,20 @@ import (
 
 func TestProblems(t *testing.T) {
 	long := strings.TrimSpace(strings.Repeat("word ", maxWords+1))
-	go1 := "// Package p is short.\npackage p\n\n"
+	packageClause := "// Package p is short.\npackage p\n\n"
 	for name, c := range map[string]struct {
 		file, text string
-		want       []string // the beginnings of what is reported
+		want       []string // the beginnings of the reported lines
 	}{
-		"a long sentence in Go":           {"a.go", go1 + "// " + long + ".\nvar a int\n", []string{"4: a sentence of 31"}},
-		"two sentences":                   {"a.go", go1 + "// " + long[5:] + ". One more.\nvar a int\n", nil},
-		"a long sentence over lines":      {"a.go", go1 + "// " + strings.ReplaceAll(long, "word word ", "word\n// word ") + "\nvar a int\n", []string{"4: a sentence of 31"}},
-		"code in a comment":               {"a.go", go1 + "// See:\n//\n//\t" + long + "\nvar a int\n", nil},
-		"a directive":                     {"a.go", go1 + "//nolint:all // " + long + "\nvar a int\n", nil},
-		"a word":                          {"a.go", go1 + "// He waits.\nvar a int\n", []string{`4: "he"`}},
-		"part of a word":                  {"a.go", go1 + "// There is the other one, this one.\nvar a int\n", nil},
-		"a word in a string":              {"a.go", go1 + "var a = \"whoever asks\"\n", []string{`4: "whoever"`}},
-		"a long string":                   {"a.go", go1 + "var a = \"" + long + "\"\n", nil},
+		"a long sentence in Go":           {"a.go", packageClause + "// " + long + ".\nvar a int\n", []string{"4: a sentence of 31"}},
+		"two sentences":                   {"a.go", packageClause + "// " + long[5:] + ". One more.\nvar a int\n", nil},
+		"a long sentence over lines":      {"a.go", packageClause + "// " + strings.ReplaceAll(long, "word word ", "word\n// word ") + "\nvar a int\n", []string{"4: a sentence of 31"}},
+		"code in a comment":               {"a.go", packageClause + "// See:\n//\n//\t" + long + "\nvar a int\n", nil},
+		"a directive":                     {"a.go", packageClause + "//nolint:all // " + long + "\nvar a int\n", nil},
+		"a word":                          {"a.go", packageClause + "// He waits.\nvar a int\n", []string{`4: "he"`}},
+		"part of a word":                  {"a.go", packageClause + "// There is the other one, this one.\nvar a int\n", nil},
+		"a word in a string":              {"a.go", packageClause + "var a = \"whoever asks\"\n", []string{`4: "whoever"`}},
+		"a long string":                   {"a.go", packageClause + "var a = \"" + long + "\"\n", nil},
 		"a document":                      {"a.md", "# Title\n\nShort. " + long + ".\n", []string{"3: a sentence of 31"}},
 		"a block of code in a document":   {"a.md", "```sh\n" + long + " he\n```\n", nil},
 		"words of code in a document":     {"a.md", "The key `he` is one.\n", nil},

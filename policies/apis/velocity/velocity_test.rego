@@ -1,4 +1,4 @@
-# Samples of the Velocity table. test/matrix_test.go compares the whole table with the product's.
+# Tests of some rows of the Velocity table. test/matrix_test.go compares the whole table with the product's table.
 package velocity_test
 
 import data.apis.velocity
@@ -10,12 +10,12 @@ allows(line, principal, workspace) if {
 	keywicket.decision.allow with input as fixture.at(request, workspace)
 }
 
-test_catalogue_has_eight_workspace_scopes_and_seven_of_the_user if {
+test_catalogue_has_eight_workspace_scopes_and_seven_user_scopes if {
 	count(velocity.scopes.workspace) == 8
 	count(velocity.scopes.user) == 7
 }
 
-test_workspace_settings_are_changed_with_workspace_admin if {
+test_changing_workspace_settings_needs_workspace_admin if {
 	allows("PATCH /api/workspace", fixture.workspace_key(["workspace:admin"]), fixture.own)
 	not allows("PATCH /api/workspace", fixture.workspace_key(["workspace:read"]), fixture.own)
 }

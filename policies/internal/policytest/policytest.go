@@ -1,4 +1,4 @@
-// Package policytest has policies for tests to change, and engines of them.
+// Package policytest creates policies that tests can edit, and engines for them.
 package policytest
 
 import (
@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// Load loads a policy and runs its tests. An empty dir is the built-in policy.
+// Load loads a policy and runs its tests. An empty dir selects the built-in policy.
 func Load(t testing.TB, dir string) *policies.Engine {
 	t.Helper()
 	engine, err := policies.Load(t.Context(), policies.Config{Dir: dir})
