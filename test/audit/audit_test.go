@@ -105,8 +105,8 @@ func TestAudit(t *testing.T) {
 		}
 	}
 	total := p.total
-	if total.violations > 0 || total.wrongDenials > 0 || total.odd > 0 {
-		t.Errorf("%d violations, %d wrong denials, %d unexpected answers", total.violations, total.wrongDenials, total.odd)
+	if total.violations > 0 || total.wrongDenials > 0 || total.unexpected > 0 {
+		t.Errorf("%d violations, %d wrong denials, %d unexpected answers", total.violations, total.wrongDenials, total.unexpected)
 	}
 	if total.ambiguous*100 > total.requests {
 		t.Errorf("%d of %d requests are ambiguous: more than 1 %%", total.ambiguous, total.requests)
@@ -126,13 +126,13 @@ func chosen[T any](t *testing.T, names string, all []T, name func(T) string) []T
 	if names == "" {
 		return all
 	}
-	var some []T
+	var selected []T
 	for n := range strings.SplitSeq(names, ",") {
 		i := slices.IndexFunc(all, func(one T) bool { return name(one) == n })
 		if i < 0 {
 			t.Fatalf("there is no %q", n)
 		}
-		some = append(some, all[i])
+		selected = append(selected, all[i])
 	}
-	return some
+	return selected
 }

@@ -106,7 +106,7 @@ func newCluster(ctx context.Context, dir string, replicated bool, settings map[s
 	return c, nil
 }
 
-func (c *cluster) now() *node {
+func (c *cluster) currentPrimary() *node {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.primary
@@ -114,7 +114,7 @@ func (c *cluster) now() *node {
 
 // follow creates a standby. From then on, the primary answers a COMMIT only if the standby has it.
 func (c *cluster) follow(ctx context.Context) error {
-	p := c.now()
+	p := c.currentPrimary()
 	s, err := p.StartStandby(ctx)
 	if err != nil {
 		return err
@@ -134,12 +134,12 @@ func (c *cluster) follow(ctx context.Context) error {
 
 // synchronous waits until the standby has caught up and is synchronous.
 func (c *cluster) synchronous(ctx context.Context) error {
-	p := c.now()
+	p := c.currentPrimary()
 	return await(ctx, "the standby follows", func(ctx context.Context) error {
-		var in bool
-		err := p.operator.GetContext(ctx, &in, `SELECT count(*) = 1 FROM pg_stat_replication
+		var streaming bool
+		err := p.operator.GetContext(ctx, &streaming, `SELECT count(*) = 1 FROM pg_stat_replication
 			WHERE state = 'streaming' AND sync_state = 'sync' AND pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn) < 65536`)
-		if err == nil && !in {
+		if err == nil && !streaming {
 			err = errors.New("it does not stream")
 		}
 		return err
@@ -179,8 +179,8 @@ func await(ctx context.Context, what string, try func(context.Context) error) er
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		one, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := try(one)
+		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := try(attempt)
 		cancel()
 		if err == nil {
 			return nil

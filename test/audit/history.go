@@ -17,7 +17,7 @@ const (
 	unauthorized
 	forbidden
 	unavailable // 503, or no answer, which is a 503 to Envoy's client
-	strange     // any other answer
+	otherAnswer // any other answer
 )
 
 // unknown is the outcome while it is not known whether a change was committed.
@@ -85,8 +85,8 @@ func (h *history) addChange(subject int, c change) {
 	h.changes[subject] = append(h.changes[subject], c)
 }
 
-// now returns the outcome that each subject must get now.
-func (h *history) now() []outcome {
+// current returns the outcome that each subject must get now.
+func (h *history) current() []outcome {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	all := make([]outcome, len(h.changes))
@@ -117,10 +117,10 @@ func (h *history) faultAt(t, early time.Duration) string {
 		return h.spans[i].fault
 	}
 	if i == 0 {
-		return quiet
+		return noFaultName
 	}
 	return h.spans[i-1].fault
 }
 
-// quiet is the name of the time without a fault.
-const quiet = "none"
+// noFaultName is the name of the time without a fault.
+const noFaultName = "none"

@@ -10,7 +10,7 @@ const (
 	violation           // an allow that no state within the bound explains
 	wrongDenial         // a 401 or 403 that no state within the bound explains
 	noAnswer            // 503
-	odd                 // any other answer
+	unexpected          // any other answer
 )
 
 // judgement is the judge's result for one request.
@@ -40,8 +40,8 @@ func judge(changes []change, r request, bound time.Duration) judgement {
 	switch {
 	case r.outcome == unavailable:
 		j.verdict = noAnswer
-	case r.outcome == strange:
-		j.verdict = odd
+	case r.outcome == otherAnswer:
+		j.verdict = unexpected
 	case r.outcome&accepted != 0:
 		j.verdict = right
 	case r.outcome == allow:

@@ -61,14 +61,14 @@ func (r *relay) forward(client net.Conn) {
 	if !r.register(client, server) {
 		return
 	}
-	var both sync.WaitGroup
+	var pipes sync.WaitGroup
 	pipe := func(to, from net.Conn) {
 		_, _ = io.Copy(to, from) // if one side ends, both are closed
 		_, _ = to.Close(), from.Close()
 	}
-	both.Go(func() { pipe(server, client) })
-	both.Go(func() { pipe(client, server) })
-	both.Wait()
+	pipes.Go(func() { pipe(server, client) })
+	pipes.Go(func() { pipe(client, server) })
+	pipes.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.open, client)

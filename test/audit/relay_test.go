@@ -19,7 +19,7 @@ func TestRelayRedirectsNewConnections(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	dial := func() (ask func() string) {
+	dial := func() (readName func() string) {
 		c, err := net.Dial("tcp", r.address())
 		if err != nil {
 			t.Fatal(err)

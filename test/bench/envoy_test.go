@@ -49,7 +49,7 @@ func startEnvoy(t testing.TB, workers int, checks string, edit func(config map[s
 	s := &server{name: "Envoy", address: free[1]}
 	s.start(t, nil, binary, []string{
 		"--config-path", file, "--disable-hot-restart", "--concurrency", strconv.Itoa(workers), "--log-level", "error",
-	}, clean())
+	}, cleanEnviron())
 	s.await(t, "http://"+free[0]+"/ready")
 	return s
 }
@@ -120,24 +120,24 @@ func replace(node any, key string, value any) {
 func (w *world) throughEnvoy(ctx context.Context, t *testing.T, workers int) []*compared {
 	t.Helper()
 	sidecar := w.keywicket(t)
-	p := w.issues("warm", variedTokens, smallSets(turns))
+	p := w.issues("warm", variedTokens, smallSets(rotation))
 	w.warm(ctx, t, sidecar, p, 200)
-	same := w.noop(t, "", w.answer(ctx, t, sidecar, p))
+	sameAnswer := w.noop(t, "", w.answer(ctx, t, sidecar, p))
 	f, err := httpForm(endpoint{http.MethodGet, "/api/issues/{id}"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	overHTTP := plan{Name: "http", Forms: []form{f}}
-	for _, q := range p.Asks {
-		overHTTP.Asks = append(overHTTP.Asks, planEntry{q.Token, 0})
+	for _, q := range p.Entries {
+		overHTTP.Entries = append(overHTTP.Entries, planEntry{q.Token, 0})
 	}
-	w.client.learn(t, overHTTP)
-	alone := startEnvoy(t, workers, sidecar.address, removeFilter)
-	alone.name = noFilter
+	w.client.storePlan(t, overHTTP)
+	unfiltered := startEnvoy(t, workers, sidecar.address, removeFilter)
+	unfiltered.name = noFilter
 	return []*compared{
 		{server: sidecar, want: 200, envoy: startEnvoy(t, workers, sidecar.address, answerDirectly)},
-		{server: same, want: 200, envoy: startEnvoy(t, workers, same.address, answerDirectly)},
-		{server: alone, want: 200, envoy: alone},
+		{server: sameAnswer, want: 200, envoy: startEnvoy(t, workers, sameAnswer.address, answerDirectly)},
+		{server: unfiltered, want: 200, envoy: unfiltered},
 	}
 }
 
@@ -149,7 +149,7 @@ func (w *world) answer(ctx context.Context, t *testing.T, s *server, p plan) (fi
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	q := p.Asks[len(p.Asks)/2] // with a median number of scopes
+	q := p.Entries[len(p.Entries)/2] // with a median number of scopes
 	request := p.Forms[q.Form].fill(nil, []byte(key(q.Token)))
 	var answer []byte
 	if err := conn.Invoke(ctx, checkMethod, &request, &answer, grpc.ForceCodecV2(asBytes{})); err != nil {
@@ -195,9 +195,9 @@ func halfOfSaturation(ctx context.Context, t *testing.T, w *world) []caseFigures
 // rates measures the latency at several fractions of saturation, for the plot.
 func rates(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := w.throughEnvoy(ctx, t, 1)
-	most := w.saturation(ctx, t, sides[0])
+	maxRate := w.saturation(ctx, t, sides[0])
 	for _, share := range []float64{.1, .25, .5, .6, .7, .8, .9, 1} {
-		l := load{Plan: "http", Callers: 4 * connections, For: second, Rate: share * most, Details: true}
+		l := load{Plan: "http", Callers: 4 * connections, For: second, Rate: share * maxRate, Details: true}
 		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", l.Rate), sides, fewerRounds(), l))
 	}
 	return cases
@@ -207,5 +207,5 @@ func rates(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 func (w *world) saturation(ctx context.Context, t *testing.T, s *compared) float64 {
 	t.Helper()
 	c := w.inTurns(ctx, t, "", []*compared{s}, 5, load{Plan: "http", Callers: connections})
-	return c.median(s.name, answers)
+	return c.median(s.name, checkRate)
 }

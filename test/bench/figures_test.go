@@ -29,9 +29,9 @@ var out = flag.String("out", "../../docs/benchmarks", "the folder of the figures
 type figure struct {
 	Row      string        `json:"row"`
 	Date     string        `json:"date"`
-	Commit   string        `json:"commit"` // of keywicket; with + if the tree had changes
+	Commit   string        `json:"commit"` // revision keywicket; with + if the tree had changes
 	Machine  string        `json:"machine"`
-	Load     float64       `json:"load"` // of the machine just before, without this process
+	Load     float64       `json:"load"` // revision the machine just before, without this process
 	Go       string        `json:"go"`
 	GRPC     string        `json:"grpc"`
 	Envoy    string        `json:"envoy"`
@@ -52,18 +52,18 @@ type caseFigures struct {
 type quantity string
 
 const (
-	cpu      quantity = "CPU µs"          // of the server, for each check
-	envoyCPU quantity = "CPU µs of Envoy" // for each request
-	ofClient quantity = "CPU µs of the client"
-	answers  quantity = "checks/s"
-	p50      quantity = "p50 µs"
-	p99      quantity = "p99 µs"
-	rss      quantity = "RSS MiB"
-	ready    quantity = "ready after ms"
-	gogc     quantity = "GOGC"
-	memLimit quantity = "GOMEMLIMIT MiB"
-	entries  quantity = "answers in memory"
-	cached   quantity = "cache MiB"
+	cpu       quantity = "CPU µs"          // revision the server, for each check
+	envoyCPU  quantity = "CPU µs of Envoy" // for each request
+	clientCPU quantity = "CPU µs of the client"
+	checkRate quantity = "checks/s"
+	p50       quantity = "p50 µs"
+	p99       quantity = "p99 µs"
+	rss       quantity = "RSS MiB"
+	ready     quantity = "ready after ms"
+	gogc      quantity = "GOGC"
+	memLimit  quantity = "GOMEMLIMIT MiB"
+	entries   quantity = "answers in memory"
+	cached    quantity = "cache MiB"
 )
 
 func newCase(name string) caseFigures {
@@ -91,19 +91,19 @@ func (c *caseFigures) ratio(server string, q quantity) float64 { return median(c
 // occur in few rounds and that the median hides, such as garbage collections. There is none for latencies.
 func (c *caseFigures) together(server string, q quantity) (ratio float64, ok bool) {
 	total := func(server string) (sum float64) {
-		checks := c.Servers[server][answers] // of each round, in proportion: all rounds have the same length
+		checks := c.Servers[server][checkRate] // revision each round, in proportion: all rounds have the same length
 		for i, v := range c.Servers[server][q] {
-			if q != answers {
+			if q != checkRate {
 				v *= checks[i]
 			}
 			sum += v
 		}
-		if q != answers {
+		if q != checkRate {
 			sum /= sumOf(checks)
 		}
 		return sum
 	}
-	if q != cpu && q != envoyCPU && q != answers || len(c.ratios(server, q)) == 0 {
+	if q != cpu && q != envoyCPU && q != checkRate || len(c.ratios(server, q)) == 0 {
 		return 0, false
 	}
 	return total(server) / total(c.Base), true
@@ -192,19 +192,19 @@ func commit(t *testing.T, binary string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	of, changed := "", ""
+	revision, changed := "", ""
 	for _, s := range info.Settings {
 		switch s.Key {
 		case "vcs.revision":
-			of = s.Value[:min(12, len(s.Value))]
+			revision = s.Value[:min(12, len(s.Value))]
 		case "vcs.modified":
 			if s.Value == "true" {
 				changed = "+"
 			}
 		}
 	}
-	if of != "" {
-		return of + changed
+	if revision != "" {
+		return revision + changed
 	}
 	text, err := exec.CommandContext(t.Context(), "git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*").Output()
 	if err != nil {

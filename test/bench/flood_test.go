@@ -162,8 +162,8 @@ func (s *side) measure(flooded bool) {
 		*l = append(*l, nil)
 	}
 	var mu sync.Mutex
-	note := func(to *latencies, what, want string, key authz.Secret, cache string) {
-		took, outcome, from := askFor(s.client, key)
+	record := func(to *latencies, what, want string, key authz.Secret, cache string) {
+		took, outcome, from := sendCheck(s.client, key)
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
@@ -178,16 +178,16 @@ func (s *side) measure(flooded bool) {
 	wg.Go(func() {
 		var i atomic.Int64
 		paced(cachedRate, *window, func() {
-			note(&into.cached, "cached", "allow", validKey(i.Add(1)%cachedCount), string(authz.CacheHit))
+			record(&into.cached, "cached", "allow", validKey(i.Add(1)%cachedCount), string(authz.CacheHit))
 		})
 	})
 	wg.Go(func() {
 		paced(uncachedRate, *window, func() {
-			note(&into.uncached, "uncached", "allow", validKey(s.next.Add(1)%tokens), string(authz.CacheMiss))
+			record(&into.uncached, "uncached", "allow", validKey(s.next.Add(1)%tokens), string(authz.CacheMiss))
 		})
 	})
 	wg.Go(func() {
-		paced(unknownRate, *window, func() { note(&into.unknown, "unknown", "401", format.NewKey(), "") })
+		paced(unknownRate, *window, func() { record(&into.unknown, "unknown", "401", format.NewKey(), "") })
 	})
 	wg.Wait()
 	if flooded {
@@ -219,8 +219,8 @@ func (s *side) report(b *testing.B) {
 	fmt.Printf("%-8s quiet: %v   flood: %v\n", s.name, s.quiet.wrong, s.flooded.wrong)
 }
 
-// askFor returns how long the check took, "allow" or the status of the denial, and the source of the answer.
-func askFor(client authv3.AuthorizationClient, key authz.Secret) (took time.Duration, outcome, cache string) {
+// sendCheck returns how long the check took, "allow" or the status of the denial, and the source of the answer.
+func sendCheck(client authv3.AuthorizationClient, key authz.Secret) (took time.Duration, outcome, cache string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	request := &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
@@ -232,9 +232,9 @@ func askFor(client authv3.AuthorizationClient, key authz.Secret) (took time.Dura
 			}},
 		}},
 	}}
-	started := time.Now()
+	startTime := time.Now()
 	answer, err := client.Check(ctx, request)
-	took = time.Since(started)
+	took = time.Since(startTime)
 	switch {
 	case err != nil:
 		return took, err.Error(), ""
@@ -432,7 +432,7 @@ func flood(address string, commands io.Reader, results io.Writer) error {
 					for due := int(time.Since(began).Seconds() * float64(*rate)); sent < due; sent++ {
 						client := clients[sent%len(clients)]
 						running.Go(func() {
-							_, outcome, _ := askFor(client, floodKey())
+							_, outcome, _ := sendCheck(client, floodKey())
 							mu.Lock()
 							defer mu.Unlock()
 							outcomes[outcome]++

@@ -42,17 +42,17 @@ func TestBenchmarkChecksEqualThoseOfEnvoy(t *testing.T) {
 	}
 	paths := make(map[string]bool)
 	for n := range int64(3) {
-		made := read(f.fill(nil, []byte(key(n))))
-		if got := string(made.GetHeaderMap().GetHeaders()[0].GetRawValue()); got != "Bearer "+key(n) {
+		endpoints := read(f.fill(nil, []byte(key(n))))
+		if got := string(endpoints.GetHeaderMap().GetHeaders()[0].GetRawValue()); got != "Bearer "+key(n) {
 			t.Errorf("the credential is %q", got)
 		}
-		paths[made.GetPath()] = true
-		if len(made.GetPath()) != len("/api/issues/")+len(anyID) || strings.Count(made.GetPath(), "-") != 4 {
-			t.Errorf("the path is %q", made.GetPath())
+		paths[endpoints.GetPath()] = true
+		if len(endpoints.GetPath()) != len("/api/issues/")+len(idPlaceholder) || strings.Count(endpoints.GetPath(), "-") != 4 {
+			t.Errorf("the path is %q", endpoints.GetPath())
 		}
-		made.Path, made.HeaderMap = sent.GetPath(), sent.GetHeaderMap()
-		if !proto.Equal(made, sent) {
-			t.Errorf("the check differs in more than the token and the id: %v", made)
+		endpoints.Path, endpoints.HeaderMap = sent.GetPath(), sent.GetHeaderMap()
+		if !proto.Equal(endpoints, sent) {
+			t.Errorf("the check differs in more than the token and the id: %v", endpoints)
 		}
 	}
 	if len(paths) != 3 {
@@ -111,7 +111,7 @@ func TestLoad(t *testing.T) {
 	w := &world{}
 	w.client = startClient(t)
 	s := w.noop(t, "", "")
-	text, err := proto.Marshal(&authv3.CheckRequest{Attributes: &authv3.AttributeContext{ContextExtensions: map[string]string{"t": anyToken}}})
+	text, err := proto.Marshal(&authv3.CheckRequest{Attributes: &authv3.AttributeContext{ContextExtensions: map[string]string{"t": tokenPlaceholder}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.client.learn(t, plan{Name: "p", Forms: []form{f}, Asks: []planEntry{{1, 0}, {2, 0}}})
+	w.client.storePlan(t, plan{Name: "p", Forms: []form{f}, Entries: []planEntry{{1, 0}, {2, 0}}})
 	before := s.cpu(t)
 	if r := w.client.run(t, load{Plan: "p", Address: s.address, Callers: 4, Checks: 100, Want: 200}); r.Checks != 100 || r.Seconds <= 0 {
 		t.Errorf("closed loop of 100 checks: %+v", r)
@@ -139,7 +139,7 @@ func TestLoad(t *testing.T) {
 
 // A generated table has every form of the table's language, and each request matches its own row.
 func TestGeneratedRoutes(t *testing.T) {
-	dir, made := generated(t, 20)
+	dir, endpoints := generatePolicies(t, 20)
 	tables, err := table.Read(os.DirFS(dir))
 	if err != nil {
 		t.Fatal(err)
@@ -156,11 +156,11 @@ func TestGeneratedRoutes(t *testing.T) {
 			t.Fatal("twice: ", r.Name())
 		}
 	}
-	if len(rows) != len(made) {
-		t.Fatalf("%d rows for %d requests", len(rows), len(made))
+	if len(rows) != len(endpoints) {
+		t.Fatalf("%d rows for %d requests", len(rows), len(endpoints))
 	}
-	for i, e := range made {
-		path, err := url.PathUnescape(strings.ReplaceAll(e.Path, "{id}", anyID))
+	for i, e := range endpoints {
+		path, err := url.PathUnescape(strings.ReplaceAll(e.Path, "{id}", idPlaceholder))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -83,8 +83,8 @@ func readAnswer(r *bufio.Reader) (status int, last bool, err error) {
 // httpForm returns a request to Envoy with a token and an ID.
 func httpForm(e endpoint) (form, error) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nhost: api.velocity.quest\r\nauthorization: Bearer %s\r\n", e.Method, strings.ReplaceAll(e.Path, "{id}", anyID), anyToken)
-	for name, value := range browser {
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nhost: api.velocity.quest\r\nauthorization: Bearer %s\r\n", e.Method, strings.ReplaceAll(e.Path, "{id}", idPlaceholder), tokenPlaceholder)
+	for name, value := range browserHeaders {
 		fmt.Fprintf(&b, "%s: %s\r\n", name, value)
 	}
 	b.WriteString("\r\n")

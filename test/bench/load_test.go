@@ -32,9 +32,9 @@ const clientVariable = "KEYWICKET_BENCH_CLIENT"
 
 // plan is the sequence of a client's requests: each one has a form and a token.
 type plan struct {
-	Name  string
-	Forms []form
-	Asks  []planEntry
+	Name    string
+	Forms   []form
+	Entries []planEntry
 }
 
 // planEntry is one request of a plan.
@@ -75,8 +75,8 @@ type result struct {
 	Error   string
 
 	// With Details:
-	Hits                int // answers from memory
-	P50, P90, P99, Most time.Duration
+	Hits               int // answers from memory
+	P50, P90, P99, Max time.Duration
 }
 
 // perSecond returns how many checks were answered a second.
@@ -84,7 +84,7 @@ func (r result) perSecond() float64 { return float64(r.Checks) / r.Seconds }
 
 // command is a line to the client: a plan to store, or a load to run.
 type command struct {
-	Learn *plan
+	Store *plan
 	Run   *load
 }
 
@@ -140,9 +140,9 @@ func (c *client) do(t testing.TB, what command) (r result) {
 	return r
 }
 
-func (c *client) learn(t testing.TB, p plan) {
+func (c *client) storePlan(t testing.TB, p plan) {
 	t.Helper()
-	c.do(t, command{Learn: &p})
+	c.do(t, command{Store: &p})
 }
 
 // run runs the load. Answers other than Want end the test, because their cost is not the quantity to measure. On a busy
@@ -177,8 +177,8 @@ func serveLoad(commands io.Reader, results io.Writer) error {
 	for c := range lines {
 		var r result
 		var err error
-		if c.Learn != nil {
-			m.plans[c.Learn.Name] = *c.Learn
+		if c.Store != nil {
+			m.plans[c.Store.Name] = *c.Store
 		} else {
 			r, err = m.run(*c.Run)
 		}
@@ -246,7 +246,7 @@ func check(conn *grpc.ClientConn) exchange {
 
 func (m *loadRunner) run(l load) (result, error) {
 	p, ok := m.plans[l.Plan]
-	if !ok || len(p.Asks) == 0 {
+	if !ok || len(p.Entries) == 0 {
 		return result{}, fmt.Errorf("there is no plan %q", l.Plan)
 	}
 	exchanges, err := m.exchanges(l)
@@ -259,7 +259,7 @@ func (m *loadRunner) run(l load) (result, error) {
 		total   = caller{wrong: make(map[string]int)}
 		start   = time.Now()
 		ended   = start
-		next    = l.turns(start)
+		next    = l.schedule(start)
 		failed  error
 	)
 	before, err := ownCPU()
@@ -289,7 +289,7 @@ func (m *loadRunner) run(l load) (result, error) {
 	if took := total.took; len(took) > 0 {
 		slices.Sort(took)
 		at := func(share float64) time.Duration { return took[min(len(took)-1, int(share*float64(len(took))))] }
-		r.P50, r.P90, r.P99, r.Most = at(.5), at(.9), at(.99), took[len(took)-1]
+		r.P50, r.P90, r.P99, r.Max = at(.5), at(.9), at(.99), took[len(took)-1]
 	}
 	return r, failed
 }
@@ -301,8 +301,8 @@ func ownCPU() (time.Duration, error) {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), err
 }
 
-// turns returns a function that gives a caller the number of its next check and its due time. ok is false if there is none.
-func (l load) turns(start time.Time) func() (n int, due time.Time, ok bool) {
+// schedule returns a function that gives a caller the number of its next check and its due time. ok is false if there is none.
+func (l load) schedule(start time.Time) func() (n int, due time.Time, ok bool) {
 	if l.Rate == 0 {
 		var begun atomic.Int64
 		return func() (int, time.Time, bool) {
@@ -359,7 +359,7 @@ func (c *caller) run(next func() (n int, due time.Time, ok bool)) error {
 		if !ok {
 			return nil
 		}
-		q := c.plan.Asks[(c.load.From+n)%len(c.plan.Asks)]
+		q := c.plan.Entries[(c.load.From+n)%len(c.plan.Entries)]
 		token = fmt.Appendf(token[:0], "vel_%038d", q.Token)
 		request = c.plan.Forms[q.Form].fill(request, token)
 		var status int

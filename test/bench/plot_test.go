@@ -175,7 +175,7 @@ func flatPlot(all []figure) plot {
 	}
 	if len(p.lines) > 0 {
 		p.lines = append(p.lines, line{name: "goal", color: grey, dashed: true, points: [][2]float64{{10, 1.2}, {1_000_000, 1.2}}})
-		for highest := most(p.lines, 1); p.marksY[len(p.marksY)-1] < highest; {
+		for highest := largestValue(p.lines, 1); p.marksY[len(p.marksY)-1] < highest; {
 			p.marksY = append(p.marksY, p.marksY[len(p.marksY)-1]+.2)
 		}
 	}
@@ -192,7 +192,7 @@ func leading(name string) float64 {
 	return v
 }
 
-func most(lines []line, axis int) (v float64) {
+func largestValue(lines []line, axis int) (v float64) {
 	for _, l := range lines {
 		for _, point := range l.points {
 			v = max(v, point[axis])
@@ -204,7 +204,7 @@ func most(lines []line, axis int) (v float64) {
 // marks returns round numbers for an axis, up to a number above its largest value. They start at 0, or on a logarithmic
 // scale below the smallest value.
 func marks(lines []line, axis int, linear bool) (all []float64) {
-	highest := most(lines, axis)
+	highest := largestValue(lines, axis)
 	if linear {
 		step := math.Pow(10, math.Floor(math.Log10(highest)))
 		for _, part := range []float64{.1, .2, .5, 1} {

@@ -36,7 +36,7 @@ const (
 	equalTokens    = 100_000_000 // have the same scopes
 )
 
-const turns = 2000 // tokens that are used in turn
+const rotation = 2000 // tokens that are used in turn
 
 // The scopes in which the tokens differ: workspace scopes, except the one that covers all of them, and user scopes. A
 // workspace key holds the user scopes, but they give it no access.
@@ -60,7 +60,7 @@ var sets = 1 << (len(workspaceScopes) + len(userScopes))
 
 // smallSets returns the n smallest sets.
 func smallSets(n int) []int {
-	all := upTo(sets)
+	all := numbersBelow(sets)
 	slices.SortStableFunc(all, func(a, b int) int { return bits.OnesCount(uint(a)) - bits.OnesCount(uint(b)) }) //nolint:gosec // some bits
 	return all[:n]
 }
@@ -76,7 +76,7 @@ type world struct {
 	needs       [][]string // their scopes
 	forms       []form
 
-	within *group // control group for new servers; nil: none
+	cgroup *group // control group for new servers; nil: none
 }
 
 func newWorld(t testing.TB, binary string) *world {
@@ -134,7 +134,7 @@ func (w *world) fill(t testing.TB, databaseURL string) {
 		numbers = append(numbers, int64(variedTokens+set))
 		scopes = append(scopes, "{"+strings.Join(append([]string{"issues:read"}, scopesOf(set)...), ",")+"}")
 	}
-	for _, set := range smallSets(turns + 1)[1:] {
+	for _, set := range smallSets(rotation + 1)[1:] {
 		numbers = append(numbers, int64(unscopedTokens+set))
 		scopes = append(scopes, "{"+strings.Join(scopesOf(set), ",")+"}")
 	}
@@ -199,7 +199,7 @@ func (w *world) keywicket(t testing.TB, settings ...string) *server {
 	t.Helper()
 	free := freeAddresses(t, 2)
 	s := &server{name: "keywicket", address: free[0], operations: free[1]}
-	environ := slices.Concat(clean(), []string{
+	environ := slices.Concat(cleanEnviron(), []string{
 		"KEYWICKET_DATABASE_URL=" + w.databaseURL, "KEYWICKET_LISTEN_GRPC=" + s.address, "KEYWICKET_LISTEN_OPERATIONS=" + s.operations,
 		"KEYWICKET_LISTEN_LAME_DUCK=0s", "KEYWICKET_CACHE_MAX_AGE=1h",
 	}, settings)
@@ -208,7 +208,7 @@ func (w *world) keywicket(t testing.TB, settings ...string) *server {
 			s.address = at
 		}
 	}
-	s.start(t, w.within, w.binary, []string{"serve"}, environ)
+	s.start(t, w.cgroup, w.binary, []string{"serve"}, environ)
 	s.await(t, "http://"+s.operations+"/readyz")
 	return s
 }
@@ -224,7 +224,7 @@ func (w *world) noop(t testing.TB, address, answer string) *server {
 		address = freeAddresses(t, 1)[0]
 	}
 	s := &server{name: "no-op", address: address}
-	s.start(t, w.within, self, nil, append(clean(), noopVariable+"="+address, answerVariable+"="+answer))
+	s.start(t, w.cgroup, self, nil, append(cleanEnviron(), noopVariable+"="+address, answerVariable+"="+answer))
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		network, at := networkOf(address)
 		if conn, err := net.Dial(network, at); err == nil {
@@ -239,11 +239,11 @@ func (w *world) noop(t testing.TB, address, answer string) *server {
 
 // start runs the process until the test ends, in a control group if there is one. It reads and discards the process's
 // output.
-func (s *server) start(t testing.TB, within *group, path string, args, environ []string) {
+func (s *server) start(t testing.TB, cgroup *group, path string, args, environ []string) {
 	t.Helper()
 	var err error
-	if within != nil {
-		path, args = within.command(t, path, args)
+	if cgroup != nil {
+		path, args = cgroup.command(t, path, args)
 	}
 	if s.Process, err = process.Start(process.Config{Path: path, Args: args, Env: environ}); err != nil {
 		t.Fatal(err)
@@ -251,8 +251,8 @@ func (s *server) start(t testing.TB, within *group, path string, args, environ [
 	t.Cleanup(func() { _ = s.Stop(10 * time.Second) })
 }
 
-// clean returns the environment without variables that affect a server.
-func clean() []string {
+// cleanEnviron returns the environment without variables that affect a server.
+func cleanEnviron() []string {
 	return slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		return strings.HasPrefix(entry, "KEYWICKET_") || strings.HasPrefix(entry, "GOGC=") || strings.HasPrefix(entry, "GOMEMLIMIT=") ||
 			strings.HasPrefix(entry, "GODEBUG=") || strings.HasPrefix(entry, "GOMAXPROCS=")
@@ -298,7 +298,7 @@ func freeAddresses(t testing.TB, n int) (free []string) {
 // warm runs the plan until all answers have the wanted status and come from memory.
 func (w *world) warm(ctx context.Context, t testing.TB, s *server, p plan, want int) {
 	t.Helper()
-	w.client.learn(t, p)
+	w.client.storePlan(t, p)
 	if err := w.tryToWarm(ctx, t, s, p, want); err != nil {
 		t.Fatal(err)
 	}
@@ -307,18 +307,18 @@ func (w *world) warm(ctx context.Context, t testing.TB, s *server, p plan, want 
 // tryToWarm stops when another run adds nothing to memory. A busy machine may answer some checks too late.
 func (w *world) tryToWarm(ctx context.Context, t testing.TB, s *server, p plan, want int) error {
 	t.Helper()
-	for most, tries := 0, 0; ; tries++ {
+	for mostHits, tries := 0, 0; ; tries++ {
 		if ctx.Err() != nil {
 			return errors.New("interrupted")
 		}
 		r := w.client.do(t, command{Run: &load{
-			Plan: p.Name, Address: s.address, Callers: 8, Checks: len(p.Asks), Want: want, Details: true,
+			Plan: p.Name, Address: s.address, Callers: 8, Checks: len(p.Entries), Want: want, Details: true,
 		}})
 		switch {
 		case r.Hits == r.Checks && len(r.Wrong) == 0:
 			return nil
-		case r.Hits > most+len(p.Asks)/100:
-			most, tries = r.Hits, 0
+		case r.Hits > mostHits+len(p.Entries)/100:
+			mostHits, tries = r.Hits, 0
 		case tries == 5:
 			return fmt.Errorf("%d of %d answers are from memory; other answers than %d: %v", r.Hits, r.Checks, want, r.Wrong)
 		}

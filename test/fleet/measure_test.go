@@ -110,8 +110,8 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 		m.Pooled = sidecars / pooledShare
 	}
 	tokens, kept := f.tokens(t, 48), f.tokens(t, 2)
-	f.remember(t, kept)
-	time.Sleep(10 * time.Second) // until the use of the tokens is written
+	f.cacheTokens(t, kept)
+	time.Sleep(10 * time.Second) // awaitCommits the use of the tokens is written
 
 	m.Megabytes = privateMemory(t) / float64(sidecars)
 	connections := func() (each float64) {
@@ -120,11 +120,11 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 		return float64(direct) / float64(sidecars-m.Pooled)
 	}
 	m.Connections = connections()
-	polls, own, ofPooler := f.polls(t), ownCPU(t), f.poolerCPU(t)
+	polls, ownBefore, ofPooler := f.polls(t), ownCPU(t), f.poolerCPU(t)
 	begin := time.Now()
 	m.Cores = cores(t, func() { time.Sleep(resting) })
 	took := time.Since(begin).Seconds()
-	m.Polls, m.OwnCores = float64(f.polls(t)-polls)/took, (ownCPU(t)-own).Seconds()/took
+	m.Polls, m.OwnCores = float64(f.polls(t)-polls)/took, (ownCPU(t)-ownBefore).Seconds()/took
 	m.PoolerCores = (f.poolerCPU(t) - ofPooler).Seconds() / took
 	m.Connections = max(m.Connections, connections())
 
@@ -132,21 +132,21 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	w := f.watch()
 	const writers, hold = 8, 4 * time.Second // three changes a second
-	var heard, behind []time.Duration
+	var received, receivedPooled []time.Duration
 	m.ChangingCores = cores(t, func() {
 		var writing sync.WaitGroup
 		writing.Go(func() { f.revoke(t, append(tokens, kept[0]), writers, hold, w.commit) })
-		heard, behind, m.Missed = w.until(len(tokens) + 1)
+		received, receivedPooled, m.Missed = w.awaitCommits(len(tokens) + 1)
 		writing.Wait()
 	})
 	m.Changes = len(tokens) + 1
-	slices.Sort(heard)
-	if len(heard) > 0 {
-		m.P50, m.P99, m.Slowest = milliseconds(heard[len(heard)/2]), milliseconds(heard[len(heard)*99/100]), milliseconds(heard[len(heard)-1])
+	slices.Sort(received)
+	if len(received) > 0 {
+		m.P50, m.P99, m.Slowest = milliseconds(received[len(received)/2]), milliseconds(received[len(received)*99/100]), milliseconds(received[len(received)-1])
 	}
-	slices.Sort(behind)
-	if len(behind) > 0 {
-		m.PooledP50, m.PooledP99 = milliseconds(behind[len(behind)/2]), milliseconds(behind[len(behind)*99/100])
+	slices.Sort(receivedPooled)
+	if len(receivedPooled) > 0 {
+		m.PooledP50, m.PooledP99 = milliseconds(receivedPooled[len(receivedPooled)/2]), milliseconds(receivedPooled[len(receivedPooled)*99/100])
 	}
 	f.requireRevoked(t, kept[:1]) // queries each sidecar, so that the fleet is no longer at rest
 	connections()
@@ -219,24 +219,24 @@ func (f *fleet) bareListeners(t *testing.T) float64 {
 func barePolls(t *testing.T, connections int, interval time.Duration) float64 {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	var asking sync.WaitGroup
-	defer asking.Wait()
+	var polling sync.WaitGroup
+	defer polling.Wait()
 	defer cancel()
 	for range connections {
 		db, err := sqlx.ConnectContext(ctx, "postgres", server.URL("postgres"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		one, err := db.PreparexContext(ctx, `SELECT 1`)
+		query, err := db.PreparexContext(ctx, `SELECT 1`)
 		if err != nil {
 			t.Fatal(err)
 		}
-		asking.Go(func() {
+		polling.Go(func() {
 			defer func() { _ = db.Close() }()
 			time.Sleep(rand.N(interval))
 			for tick := time.NewTicker(interval); ctx.Err() == nil; <-tick.C {
 				var n int
-				if err := one.GetContext(ctx, &n); err != nil && ctx.Err() == nil {
+				if err := query.GetContext(ctx, &n); err != nil && ctx.Err() == nil {
 					t.Error(err)
 					return
 				}
@@ -280,7 +280,7 @@ func (f *fleet) withOpenTransaction(t *testing.T, m *figure, open token) {
 	for i, d := range f.sidecars {
 		before[i] = d.CacheStats().Changes
 	}
-	f.remember(t, []token{open})
+	f.cacheTokens(t, []token{open})
 	if err := tx.Commit(); err != nil {
 		t.Fatal(err)
 	}

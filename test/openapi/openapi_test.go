@@ -127,52 +127,52 @@ type comparison struct {
 	plain    int // number of paths of each operation that opa checks
 }
 
-// question is a path that was made from a row, and the row that has priority for it.
-type question struct {
+// probe is a path that was made from a row, and the row that has priority for it.
+type probe struct {
 	own, want operation
 	segments  []string
 }
 
-func (q question) String() string {
+func (q probe) String() string {
 	return fmt.Sprintf("%s %q, which is of %s", q.own.method, target.JoinSegments(q.segments), q.want.name())
 }
 
 func (c *comparison) run(t *testing.T) {
-	asked := make([][]question, runtime.GOMAXPROCS(0))
-	took := parallel(t, len(asked), func(worker int) error {
-		for i := worker; i < len(c.all); i += len(asked) {
+	probes := make([][]probe, runtime.GOMAXPROCS(0))
+	took := parallel(t, len(probes), func(worker int) error {
+		for i := worker; i < len(c.all); i += len(probes) {
 			p := paths{rand.New(rand.NewPCG(1, uint64(i))), c.siblings}
 			for range pathsPerOperation {
-				q, err := c.askSidecar(t.Context(), p, c.all[i])
+				q, err := c.checkSidecar(t.Context(), p, c.all[i])
 				if err != nil {
 					return err
 				}
-				asked[worker] = append(asked[worker], q)
+				probes[worker] = append(probes[worker], q)
 			}
 		}
 		return nil
 	})
-	all := slices.Concat(asked...)
+	all := slices.Concat(probes...)
 	if len(all) != len(c.all)*pathsPerOperation {
 		t.Fatalf("%d paths of %d operations", len(all), len(c.all))
 	}
 	t.Logf("%d paths by the index in %s", len(all), took)
-	took = parallel(t, len(asked), func(worker int) error { return c.askOPA(t.Context(), asked[worker]) })
+	took = parallel(t, len(probes), func(worker int) error { return c.checkOPA(t.Context(), probes[worker]) })
 	t.Logf("%d of them by opa in %s", len(c.all)*c.plain, took)
 
-	lost := make(map[string]question)
+	outranked := make(map[string]probe)
 	n := 0
 	for _, q := range all {
 		if q.own.name() != q.want.name() {
-			lost[q.own.name()] = q
+			outranked[q.own.name()] = q
 			n++
 		}
 	}
-	if t.Logf("%d paths of %d rows select another row", n, len(lost)); n < 20 {
+	if t.Logf("%d paths of %d rows select another row", n, len(outranked)); n < 20 {
 		t.Error("the comparison covers few paths that several rows match")
 	}
-	for _, own := range slices.Sorted(maps.Keys(lost))[:5] {
-		t.Logf("made from %s: %s", own, lost[own])
+	for _, own := range slices.Sorted(maps.Keys(outranked))[:5] {
+		t.Logf("made from %s: %s", own, outranked[own])
 	}
 }
 
@@ -190,9 +190,9 @@ func parallel(t *testing.T, workers int, work func(worker int) error) time.Durat
 	return time.Since(start).Round(time.Millisecond)
 }
 
-// askSidecar creates a path of the operation. It checks the path in the sidecar with the scope of the row that has priority.
-func (c *comparison) askSidecar(ctx context.Context, p paths, own operation) (question, error) {
-	q := question{own: own, segments: p.of(own)}
+// checkSidecar creates a path of the operation. It checks the path in the sidecar with the scope of the row that has priority.
+func (c *comparison) checkSidecar(ctx context.Context, p paths, own operation) (probe, error) {
+	q := probe{own: own, segments: p.of(own)}
 	raw := p.escaped(q.segments)
 	read, err := target.Segments(raw, parameters)
 	if err != nil {
@@ -223,13 +223,13 @@ func (c *comparison) askSidecar(ctx context.Context, p paths, own operation) (qu
 	return q, nil
 }
 
-// askOPA evaluates some of the paths of each operation in the stock opa.
-func (c *comparison) askOPA(ctx context.Context, all []question) error {
-	var questions []question
+// checkOPA evaluates some of the paths of each operation in the stock opa.
+func (c *comparison) checkOPA(ctx context.Context, all []probe) error {
+	var selected []probe
 	var inputs []any
 	for i, q := range all {
 		if i%pathsPerOperation < c.plain {
-			questions = append(questions, q)
+			selected = append(selected, q)
 			inputs = append(inputs, map[string]any{
 				"api":     c.api,
 				"request": map[string]any{"method": q.own.method, "path": target.JoinSegments(q.segments), "segments": q.segments},
@@ -244,17 +244,17 @@ func (c *comparison) askOPA(ctx context.Context, all []question) error {
 		"--optimize-store-for-read-speed", "--format", "raw",
 		"{i: name | some i, one in input; name := data.keywicket.route.name with input as one}")
 	opa.Stdin = bytes.NewReader(text)
-	var said bytes.Buffer
-	opa.Stderr = &said
+	var stderr bytes.Buffer
+	opa.Stderr = &stderr
 	out, err := opa.Output()
 	if err != nil {
-		return fmt.Errorf("opa eval: %w: %s%s", err, out, said.Bytes())
+		return fmt.Errorf("opa eval: %w: %s%s", err, out, stderr.Bytes())
 	}
 	var names map[string]string
 	if err := json.Unmarshal(out, &names); err != nil {
 		return fmt.Errorf("opa eval: %w: %s", err, out)
 	}
-	for i, q := range questions {
+	for i, q := range selected {
 		if name := names[strconv.Itoa(i)]; name != q.want.name() {
 			return fmt.Errorf("%s: opa says %q", q, name)
 		}

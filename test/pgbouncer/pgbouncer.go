@@ -296,9 +296,9 @@ func (p *Pooler) PID() int {
 
 // Log returns the end of the pooler's log.
 func (p *Pooler) Log() string {
-	const most = 4000
+	const maxBytes = 4000
 	text := p.log.String()
-	return text[max(0, len(text)-most):]
+	return text[max(0, len(text)-maxBytes):]
 }
 
 // Close ends the pooler and every connection through it, and removes its files. It returns an error if the pooler had ended

@@ -75,14 +75,14 @@ func (l *load) settle(t *testing.T) {
 		time.Sleep(time.Second)
 		l.mu.Lock()
 		wrong := len(l.requests) < rate/2 || slices.ContainsFunc(l.requests, func(r request) bool {
-			return r.failure != "" || r.answered-r.sent > slow
+			return r.failure != "" || r.answered-r.sent > slowRequest
 		})
 		l.mu.Unlock()
 		if !wrong {
 			return
 		}
 	}
-	t.Fatalf("no second of a minute had %d requests that each took less than %v: run this test alone", rate, slow)
+	t.Fatalf("no second of a minute had %d requests that each took less than %v: run this test alone", rate, slowRequest)
 }
 
 // now returns how long ago the load began.
@@ -90,14 +90,14 @@ func (l *load) now() time.Duration { return time.Since(l.began) }
 
 func (l *load) send(key string) {
 	r := request{sent: l.now()}
-	r.failure = l.ask(key)
+	r.failure = l.get(key)
 	r.answered = l.now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.requests = append(l.requests, r)
 }
 
-func (l *load) ask(key string) (failure string) {
+func (l *load) get(key string) (failure string) {
 	q, err := http.NewRequest(http.MethodGet, l.stack.Velocity+"/api/issues", nil)
 	if err != nil {
 		return err.Error()
@@ -130,12 +130,12 @@ func (l *load) end() {
 func (l *load) judge(t *testing.T, excused func(request) bool) {
 	t.Helper()
 	var failed []string
-	var starved int
+	var busyFailures int
 	for _, r := range l.requests {
 		switch {
 		case r.failure == "" || excused(r):
 		case l.busy(r), r.answered-r.sent >= timeout && strings.Contains(r.failure, "decision_id"):
-			starved++
+			busyFailures++
 		default:
 			failed = append(failed, fmt.Sprintf("%v, after %v: %s", r.sent.Round(time.Millisecond),
 				(r.answered-r.sent).Round(time.Millisecond), strings.TrimSpace(r.failure)))
@@ -145,11 +145,11 @@ func (l *load) judge(t *testing.T, excused func(request) bool) {
 		t.Errorf("%d of %d requests failed (%.1f %%), the first at %s", len(failed), len(l.requests),
 			100*float64(len(failed))/float64(len(l.requests)), strings.Join(failed[:min(3, len(failed))], "; at "))
 	}
-	if starved > 0 {
-		t.Logf("%d requests failed on a busy machine", starved)
+	if busyFailures > 0 {
+		t.Logf("%d requests failed on a busy machine", busyFailures)
 	}
-	if starved > len(l.requests)/1000 {
-		t.Errorf("%d of %d requests failed because the machine is too busy: run this test alone", starved, len(l.requests))
+	if busyFailures > len(l.requests)/1000 {
+		t.Errorf("%d of %d requests failed because the machine is too busy: run this test alone", busyFailures, len(l.requests))
 	}
 }
 
@@ -158,7 +158,7 @@ func (l *load) judge(t *testing.T, excused func(request) bool) {
 func (l *load) busy(r request) bool {
 	const around = 50 * time.Millisecond
 	for _, moment := range []time.Duration{r.sent, r.answered} {
-		if took := l.between([]time.Duration{moment}, -around, around); len(took) == 0 || took[len(took)/4] > slow/5 {
+		if took := l.between([]time.Duration{moment}, -around, around); len(took) == 0 || took[len(took)/4] > slowRequest/5 {
 			return true
 		}
 	}
@@ -168,8 +168,8 @@ func (l *load) busy(r request) bool {
 const (
 	// timeout is the time limit of a look-up. The sidecar gives up the whole check after 400 ms, and Envoy after 500 ms.
 	timeout = 390 * time.Millisecond
-	// slow is longer than any request takes on a machine that is not busy.
-	slow = 100 * time.Millisecond
+	// slowRequest is longer than any request takes on a machine that is not busy.
+	slowRequest = 100 * time.Millisecond
 )
 
 // between returns the sorted durations of the requests that were sent in a window after any of the moments. A window is an
@@ -187,23 +187,23 @@ func (l *load) between(moments []time.Duration, from, to time.Duration) (took []
 // report prints how long requests took before the first of the moments, and in windows after each.
 func (l *load) report(t *testing.T, what string, moments []time.Duration) {
 	t.Helper()
-	print := func(when string, moments []time.Duration, from, to time.Duration) {
+	printWindow := func(when string, moments []time.Duration, from, to time.Duration) {
 		if took := l.between(moments, from, to); len(took) > 0 {
 			t.Logf("%-48s p50 %6.2f ms, p99 %6.2f ms, of %d requests", when,
 				took[len(took)/2].Seconds()*1000, took[len(took)*99/100].Seconds()*1000, len(took))
 		}
 	}
-	print("before", []time.Duration{l.steady}, 0, quiet)
+	printWindow("before", []time.Duration{l.steady}, 0, idleTime)
 	const step = 250 * time.Millisecond
-	for from := time.Duration(0); from < quiet; from += step {
-		print(fmt.Sprintf("%v to %v after %s", from, from+step, what), moments, from, from+step)
+	for from := time.Duration(0); from < idleTime; from += step {
+		printWindow(fmt.Sprintf("%v to %v after %s", from, from+step, what), moments, from, from+step)
 	}
 }
 
-// quiet is the idle time at the beginning, and after the measured event.
-const quiet = 2 * time.Second
+// idleTime is the idle time at the beginning, and after the measured event.
+const idleTime = 2 * time.Second
 
-var checked = regexp.MustCompile(`(?m)^keywicket_checks_total\{.*code="",.*\} (\S+)$`)
+var allowedChecks = regexp.MustCompile(`(?m)^keywicket_checks_total\{.*code="",.*\} (\S+)$`)
 
 // checksOf returns how many checks the sidecar has allowed since its start.
 func checksOf(t *testing.T, sidecar *demo.Sidecar) (n float64) {
@@ -217,7 +217,7 @@ func checksOf(t *testing.T, sidecar *demo.Sidecar) (n float64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, match := range checked.FindAllSubmatch(text, -1) {
+	for _, match := range allowedChecks.FindAllSubmatch(text, -1) {
 		value, err := strconv.ParseFloat(string(match[1]), 64)
 		if err != nil {
 			t.Fatal(err)

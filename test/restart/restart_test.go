@@ -13,7 +13,7 @@ import (
 func restartInTurn(t *testing.T, s *stack, restarts int, stopping, ready func(*demo.Sidecar)) {
 	t.Helper()
 	l := s.begin(t)
-	time.Sleep(quiet)
+	time.Sleep(idleTime)
 	var moments []time.Duration
 	var starts time.Duration
 	for i := range restarts {
@@ -36,7 +36,7 @@ func restartInTurn(t *testing.T, s *stack, restarts int, stopping, ready func(*d
 		}
 		moments = append(moments, l.now())
 	}
-	time.Sleep(quiet)
+	time.Sleep(idleTime)
 	l.end()
 	l.judge(t, func(request) bool { return false })
 	t.Logf("%d restarts, each ready after %v; %d requests", restarts, (starts / time.Duration(restarts)).Round(time.Millisecond), len(l.requests))
@@ -88,7 +88,7 @@ func TestRestartsBehindAControlPlane(t *testing.T) {
 func TestSidecarIsKilled(t *testing.T) {
 	s := start(t, demo.Config{})
 	l := s.begin(t)
-	time.Sleep(quiet)
+	time.Sleep(idleTime)
 	sidecar := s.Sidecars[1]
 	if checksOf(t, sidecar) == 0 {
 		t.Error("the sidecar got no check")
@@ -98,16 +98,16 @@ func TestSidecarIsKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-sidecar.Done()
-	dead := l.now()
-	time.Sleep(quiet)
+	exited := l.now()
+	time.Sleep(idleTime)
 	restart(t, sidecar)
 	ready := l.now()
-	time.Sleep(quiet)
+	time.Sleep(idleTime)
 	if checksOf(t, sidecar) == 0 {
 		t.Error("the sidecar got no check after its restart")
 	}
 	l.end()
-	underWay := func(r request) bool { return r.sent <= dead && r.answered >= killed }
+	underWay := func(r request) bool { return r.sent <= exited && r.answered >= killed }
 	l.judge(t, underWay)
 	var lost, atRisk int
 	for _, r := range l.requests {
