@@ -19,7 +19,7 @@ import (
 // edit is SQL that changes one subject, with the table that it writes to.
 type edit struct {
 	table, sql string
-	parent     bool // it deletes a row that other rows refer to
+	parent     bool // the edit deletes a row that other rows refer to
 }
 
 // denials returns the edits after which the subject is denied.
@@ -53,7 +53,7 @@ func denials(s *subject) []edit {
 	}, userEdits...)
 }
 
-// plan is a change that is to be made.
+// plan is a planned change.
 type plan struct {
 	way     string
 	targets []int
@@ -63,8 +63,8 @@ type plan struct {
 // keepOpen keeps a transaction open for longer than the interval between two readings of the log.
 const keepOpen = `SELECT pg_sleep(0.4)`
 
-// way is a way to change rows. plan returns a function after which the subject is denied, or allowed. It returns nil if this way
-// cannot do so.
+// way is a way to change rows. plan returns a function that makes the change after which the subject is denied, or allowed. It
+// returns nil if this way has no such change.
 type way struct {
 	name string
 	plan func(w *world, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error
@@ -86,8 +86,8 @@ func transaction(statements ...string) func(context.Context, *node) error {
 	}
 }
 
-// sqlOf returns a random edit that denies the subject, or the edit that allows it. Without references, it does not delete rows that
-// unprivilegedURL rows refer to, because the way keeps the database from following references.
+// sqlOf returns a random edit that denies the subject, or the edit that allows it. If references is false, it does not delete rows
+// that other rows refer to, because the database would not cascade the deletion.
 func sqlOf(r *rand.Rand, s *subject, deny, references bool) edit {
 	if !deny {
 		tables := map[kind]string{workspaceToken: "tokens", personalKey: "tokens", session: "revoked_sessions", oauthToken: "oauth_grants"}
@@ -104,7 +104,7 @@ var ways = []way{
 	{"open transaction", func(_ *world, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
 		begin := transaction(sqlOf(r, s, deny, true).sql, keepOpen)
 		return func(ctx context.Context, n *node) error {
-			// A later transaction ends earlier, so that a snapshot lists the first one as open.
+			// A later transaction commits first, so that a snapshot lists the first transaction as open.
 			waitCtx, stopWaiting := context.WithCancel(ctx)
 			var later sync.WaitGroup
 			later.Go(func() {
@@ -145,7 +145,7 @@ var ways = []way{
 			return transaction(fmt.Sprintf(`MERGE INTO keywicket.%s t USING (VALUES (%s)) AS v (value) ON t.%s = v.value WHEN MATCHED THEN %s`,
 				table, quote(value), column, then))
 		}
-		const first = 150000 // the version that has it
+		const first = 150000 // the first version with MERGE
 		switch {
 		case !deny || w.version < first:
 			return nil
@@ -283,7 +283,7 @@ var ways = []way{
 	{restore, nil}, // world.restore plans it
 }
 
-// restore is the way with two steps: it dumps the rows, and restores them after others have changed.
+// restore is the way with two steps: it dumps the rows, and restores them after other changes.
 const restore = "restore"
 
 // copyIn copies one row into a table.
@@ -343,7 +343,7 @@ func (w *world) change(ctx context.Context, r *rand.Rand) {
 			continue
 		}
 		w.setFocus(p.targets)
-		pause(ctx, w.interval) // readers ask for the subject meanwhile, and the sidecars cache it
+		pause(ctx, w.interval) // meanwhile, readers send checks of the subject, and the sidecars cache it
 		if ctx.Err() == nil {
 			w.perform(ctx, p)
 		}
@@ -372,14 +372,14 @@ func (w *world) planFor(v way, r *rand.Rand) (plan, bool) {
 	return plan{}, false
 }
 
-// focusTime is how long readers ask more often for a subject after its change.
+// focusTime is how long after a change readers send more checks of its subject.
 const focusTime = 4 * time.Second
 
 func (w *world) settled(subject int) bool {
 	return time.Duration(w.changedAt[subject].Load()) < w.now()-focusTime
 }
 
-// setFocus makes readers ask more often for the subjects that are about to change, and for those that changed a short time ago.
+// setFocus makes readers send more checks of the subjects that are about to change, or that changed a short time ago.
 func (w *world) setFocus(next []int) {
 	focus := slices.Clone(next)
 	for i := range w.changedAt {
@@ -390,7 +390,7 @@ func (w *world) setFocus(next []int) {
 	w.focus.Store(&focus)
 }
 
-// perform makes a change, reads all rows back, and records the subjects whose outcome has changed.
+// perform makes a change, reads the resulting rows, and records the subjects whose outcome has changed.
 func (w *world) perform(ctx context.Context, p plan) {
 	w.changing.Lock()
 	defer w.changing.Unlock()
@@ -422,7 +422,7 @@ func (w *world) perform(ctx context.Context, p plan) {
 	states, err := w.readBack(ctx)
 	if err != nil {
 		w.log("%v", err)
-		return // the targets' outcome stays unknown, and so does their ambiguousUntil
+		return // the targets' outcome stays unknown, and their ambiguousUntil stays never
 	}
 	if lost {
 		answered = w.now()
@@ -434,7 +434,7 @@ func (w *world) perform(ctx context.Context, p plan) {
 	w.setFocus(nil)
 }
 
-// readBack reads the outcome that each subject must get, as soon as the database is reachable.
+// readBack reads the outcome that each subject must get. It retries until the database is reachable.
 func (w *world) readBack(ctx context.Context) (states []outcome, err error) {
 	err = await(ctx, "rows are read back", func(ctx context.Context) error {
 		states, err = outcomes(ctx, w.cluster.currentPrimary().operator, w.subjects)
@@ -506,7 +506,7 @@ func (w *world) restore(ctx context.Context) {
 	}
 	p.do = func(ctx context.Context, n *node) error {
 		if n != w.dumped.node {
-			return errors.New("the dump is gone")
+			return errors.New("the dump belongs to another server")
 		}
 		return n.Program(ctx, "pg_restore", "--clean", "--if-exists", "--single-transaction", "--dbname="+n.URL("postgres"), dumpFile)
 	}

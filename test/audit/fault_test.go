@@ -18,7 +18,7 @@ type fault struct {
 	name        string
 	minDuration time.Duration // minimum time until it is healed
 	maxDuration time.Duration // maximum time until it is healed
-	standby     bool          // it needs a standby
+	standby     bool          // the fault needs a standby
 	// begin returns the function that heals the fault. Neither waits for the sidecars.
 	begin func(ctx context.Context, w *world, r *rand.Rand) (heal func(context.Context) error, err error)
 }
@@ -84,13 +84,13 @@ func (w *world) failAll(ctx context.Context, faults []fault, r *rand.Rand) error
 
 // fail injects one fault, heals it, and waits until all sidecars answer again.
 func (w *world) fail(ctx context.Context, f fault, r *rand.Rand) (healed time.Duration, err error) {
-	// A fault that has begun is healed even after ctx has ended.
+	// A fault that has begun is healed even if ctx is done.
 	healCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	defer w.affected.Store(0)
 	heal, err := f.begin(healCtx, w, r)
 	if err != nil {
-		if heal != nil { // it had begun
+		if heal != nil { // the fault had begun
 			err = errors.Join(err, heal(healCtx))
 		}
 		return w.now(), err
@@ -191,7 +191,7 @@ func kill(_ context.Context, w *world, r *rand.Rand) (func(context.Context) erro
 	}, nil
 }
 
-// crash kills one process of the server, which then ends all others and recovers.
+// crash kills one process of the server. The server then stops all others and recovers.
 func crash(ctx context.Context, w *world, _ *rand.Rand) (func(context.Context) error, error) {
 	n := w.cluster.currentPrimary()
 	var pid int
@@ -218,7 +218,7 @@ func crash(ctx context.Context, w *world, _ *rand.Rand) (func(context.Context) e
 }
 
 // failOver promotes the standby. From that moment, new connections reach it; existing ones still reach the old primary. Until a
-// sidecar has reached the new primary, only fencing can protect it from the old one. Fencing is not the sidecars' task.
+// sidecar has reached the new primary, it can be protected only by fencing the old one, which is not its task.
 func failOver(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
 	if err := w.cluster.synchronous(ctx); err != nil {
 		return nil, err
@@ -231,7 +231,7 @@ func failOver(ctx context.Context, w *world, r *rand.Rand) (func(context.Context
 		return nil, err
 	}
 	w.relay.setTarget(w.cluster.currentPrimary().Address())
-	// End the changes that still wait for an answer of the old primary.
+	// Terminate the changes that still wait for an answer of the old primary.
 	err = errors.Join(old.terminateChanges(ctx), w.reached(ctx))
 	w.moving.Unlock()
 	w.changing.Lock()

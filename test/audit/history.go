@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// outcome is a set of results of a request. A request has one result; an unknown state has several possible ones.
+// outcome is a set of results of a request. A request has one result; an unknown state has several possible results.
 type outcome uint8
 
 const (
@@ -25,7 +25,7 @@ const unknown = allow | unauthorized | forbidden
 
 func (o outcome) String() string {
 	var names []string
-	for i, name := range []string{"allow", "401", "403", "503", "strange"} {
+	for i, name := range []string{"allow", "401", "403", "503", "another answer"} {
 		if o&(1<<i) != 0 {
 			names = append(names, name)
 		}
@@ -35,7 +35,7 @@ func (o outcome) String() string {
 
 func (o outcome) certain() bool { return o&(o-1) == 0 }
 
-// All times are since the history began, on one monotonic clock.
+// All times count from the beginning of the history, on one monotonic clock.
 const (
 	never  = time.Duration(math.MaxInt64)
 	always = time.Duration(math.MinInt64 / 2)
@@ -108,8 +108,8 @@ func (h *history) addSpan(s span) {
 	h.spans = append(h.spans, s)
 }
 
-// faultAt returns the fault at time t: the one in progress, or the one that was healed last. Each fault counts from early before its
-// beginning, because it can cause a wrong answer about a change from just before it.
+// faultAt returns the fault at time t: the fault in progress, or the fault that was healed last. The time of a fault starts earlier
+// than its beginning, by early, because a fault can cause a wrong answer about a change from just before it.
 func (h *history) faultAt(t, early time.Duration) string {
 	i, _ := slices.BinarySearchFunc(h.spans, t, func(s span, t time.Duration) int { return cmp.Compare(s.begin-early, t) })
 	// i is the index of the first span that begins at t or later.

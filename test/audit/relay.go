@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// relay forwards new connections to its target, and leaves existing connections at the former target. So it behaves like a DNS name
-// that changes at a failover. Toxiproxy would cut the existing connections.
+// relay forwards new connections to its current target, and keeps existing connections at the former target. So it behaves like a
+// DNS name that changes at a failover. Toxiproxy would cut the existing connections.
 type relay struct {
 	listener net.Listener
 
@@ -98,7 +98,7 @@ func (r *relay) close() error {
 	}
 	r.mu.Unlock()
 	r.running.Wait()
-	if errors.Is(err, net.ErrClosed) { // a pipe has closed the connection before
+	if errors.Is(err, net.ErrClosed) { // a pipe has already closed the connection
 		return nil
 	}
 	return err

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// A failover tests something only if existing connections stay at the old primary.
+// The failover of the audit is a valid test only if existing connections stay at the old primary.
 func TestRelayRedirectsNewConnections(t *testing.T) {
 	old, other := nameServer(t, "old"), nameServer(t, "other")
 	r, err := newRelay(old)

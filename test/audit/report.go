@@ -46,7 +46,7 @@ func (r *row) countWrong(v verdict) {
 type finding struct {
 	request
 	judgement
-	way, fault string // requestsOf the change that the sidecar had to know
+	way, fault string // of the change that the answer had to reflect
 }
 
 // report is the judge's result for a history.
@@ -111,8 +111,8 @@ func judgeAll(h *history, bound time.Duration) *report {
 	return p
 }
 
-// recovery returns the time from the healing of a fault until the last 503 of the series that follows without a gap. A later 503 is
-// not due to the fault: a change may cause it by its locks.
+// recovery returns the time from the healing of a fault until the last 503 of the series that follows without a gap. The fault did
+// not cause a 503 after the gap: the locks of a change may have caused it.
 func recovery(requests []request, s span) time.Duration {
 	const gap = 300 * time.Millisecond
 	var times []time.Duration

@@ -88,7 +88,7 @@ func newSidecar(proxies *toxiproxy.ApiServer, binary, login, lookups, feed strin
 	return s, s.run()
 }
 
-// withAddress returns the login with another address.
+// withAddress returns the login's URL with another address.
 func withAddress(login, address string) (string, error) {
 	u, err := url.Parse(login)
 	if err != nil {
@@ -98,7 +98,7 @@ func withAddress(login, address string) (string, error) {
 	return u.String(), nil
 }
 
-// run starts the process. It may be called again after the process has ended.
+// run starts the process. It may be called again after the process has exited.
 func (s *sidecar) run() error {
 	p, err := process.Start(process.Config{Path: s.binary, Args: []string{"serve"}, Env: s.environ, Output: s.log})
 	if err != nil {
@@ -124,7 +124,7 @@ func (s *sidecar) ready(ctx context.Context) error {
 	return await(ctx, "the sidecar is ready", func(ctx context.Context) error {
 		select {
 		case <-p.Done():
-			return fmt.Errorf("it has ended: %w", p.Err())
+			return fmt.Errorf("the sidecar has exited: %w", p.Err())
 		default:
 		}
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.operations+"/readyz", nil)
@@ -183,7 +183,7 @@ func (s *sidecar) close() error {
 	return err
 }
 
-// freeAddresses returns two addresses on which no process listens at the moment.
+// freeAddresses returns two addresses with free ports.
 func freeAddresses() (one, other string, err error) {
 	var addresses [2]string
 	for i := range addresses {

@@ -31,7 +31,7 @@ const bound = time.Second
 type options struct {
 	binary     string // of keywicket
 	sidecars   int
-	pooled     int // number of sidecars behind a pooler of transactions, counted from the last
+	pooled     int // number of sidecars behind a transaction pooler: the last ones
 	subjects   int
 	readers    int           // number of readers of each sidecar
 	pace       time.Duration // interval between two checks of a reader
@@ -58,7 +58,7 @@ type world struct {
 	history  *history
 	began    time.Time
 
-	changing sync.Mutex // one change at a time, and none while rows are read back
+	changing sync.Mutex // held during a change, and while the resulting rows are read
 	// moving is locked from the promotion of another primary until every sidecar has reached it.
 	moving  sync.RWMutex
 	dumped  dump
@@ -66,7 +66,7 @@ type world struct {
 	failed  map[string]int // number of changes that returned an error, by way
 
 	// Readers use these fields to choose subjects. Until the time in ambiguousUntil, more than one outcome of a subject is correct.
-	// Readers ask more often for the subjects in focus.
+	// Readers send more checks of the subjects in focus.
 	ambiguousUntil    []atomic.Int64
 	focus             atomic.Pointer[[]int]
 	checks, ambiguous atomic.Int64
@@ -210,8 +210,8 @@ func isDatabaseURL(entry string) bool {
 	return len(entry) > len(databaseVariable) && entry[:len(databaseVariable)] == databaseVariable
 }
 
-// warm waits until each sidecar gives each subject the outcome that the rows define. Without changes and faults, it must succeed:
-// otherwise the audit would test nothing.
+// warm waits until each sidecar returns, for each subject, the outcome that the rows define. Without changes and faults, it must
+// succeed: otherwise the audit would test nothing.
 func (w *world) warm(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
@@ -265,14 +265,14 @@ func (w *world) run(ctx context.Context, duration time.Duration, faults []fault)
 		cancel()
 	}
 	changes.Wait()
-	// Readers continue until the bound after the last changes is over.
+	// Readers continue for longer than the bound after the last changes.
 	pause(readCtx, 2*bound)
 	stop()
 	readers.Wait()
 	return judgeAll(w.history, bound), failed
 }
 
-// pause lets time pass as part of the experiment. It does not wait for an event.
+// pause waits for a fixed time, which is part of the experiment. It does not wait for an event.
 func pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()

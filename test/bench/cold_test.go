@@ -15,8 +15,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// cold measures a check of a token that the sidecar has never looked up. The base is the query that the check makes: the
-// paused text, prepared, on a connection of the same login. There is one caller at a time.
+// cold measures a check of a token that the sidecar has never looked up. The base is the query of that look-up: the same text,
+// prepared, on a connection with the same login. There is one caller.
 func cold(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	const stored = 100_000
 	databaseURL := w.database(t, "cold", stored)
@@ -37,8 +37,8 @@ func cold(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	for i := range 100 { // Postgres changes to a generic plan after some executions
 		runQuery(ctx, t, query, p.Entries[i].Token)
 	}
-	// Between two cold checks Postgres and its connection are idle, and the next query begins on a processor that ran
-	// something else.
+	// Between two cold checks, Postgres and its connection are idle, and the processor runs something else. So the query is measured
+	// with a pause too.
 	paused, backToBack := newCase(samePace), newCase("back to back")
 	paused.Base, backToBack.Base = "query", "query"
 	for round := range *rounds {
@@ -50,7 +50,7 @@ func cold(ctx context.Context, t *testing.T, w *world) []caseFigures {
 				Plan: "cold", Address: sidecar.address, Callers: 1, For: *turn, From: next, Checks: stored - next, Want: 200, Details: true,
 			})
 			if next += r.Checks; r.Hits > 0 || next >= stored {
-				t.Fatalf("%d answers were from memory; %d of %d tokens are used", r.Hits, next, stored)
+				t.Fatalf("%d answers came from the cache; %d of %d tokens are used", r.Hits, next, stored)
 			}
 			for _, c := range []*caseFigures{&paused, &backToBack} {
 				c.add(sidecar.name, p50, microseconds(r.P50))
@@ -79,7 +79,7 @@ func cold(ctx context.Context, t *testing.T, w *world) []caseFigures {
 
 const (
 	samePace  = "queries at the pace of cold checks"
-	coldPause = 200 * time.Microsecond // at least; a cold check takes longer than its query by about as much
+	coldPause = 200 * time.Microsecond // minimum pause: about the difference between a cold check and its query
 )
 
 // lookupQuery returns the latest look-up query of the sidecar.
@@ -122,11 +122,11 @@ func runQuery(ctx context.Context, t *testing.T, query *sqlx.Stmt, token int64) 
 		}
 	}
 	if err := rows.Err(); err != nil || n != 1 || string(values[2]) == "unknown" {
-		t.Fatalf("the look-up has %d rows: %v %q", n, err, values)
+		t.Fatalf("the look-up returned %d rows: %v %q", n, err, values)
 	}
 }
 
-// numbersBelow returns the numbers below n.
+// numbersBelow returns the numbers from 0 to n-1.
 func numbersBelow(n int) []int {
 	all := make([]int, n)
 	for i := range all {
@@ -135,7 +135,7 @@ func numbersBelow(n int) []int {
 	return all
 }
 
-// database creates a database with so many similar tokens, and returns its URL for the sidecar.
+// database creates a database with that number of similar tokens, and returns its URL for the sidecar.
 func (w *world) database(t *testing.T, name string, stored int) string {
 	t.Helper()
 	if _, err := w.db.ExecContext(t.Context(), `CREATE DATABASE `+pq.QuoteIdentifier(name)); err != nil {

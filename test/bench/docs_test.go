@@ -12,14 +12,15 @@ import (
 	"testing"
 )
 
-// document has the tables of the figures between the marks <!-- name --> and <!-- end -->.
+// document contains the tables of the figures between the marks <!-- name --> and <!-- end -->.
 const document = "../../docs/benchmarks/README.md"
 
 // goal is a row of the table of goals.
 type goal struct {
 	text string
 	row  string
-	// limit is the largest acceptable value, as the table shows it. Empty: the figure is only reported.
+	// limit is the text of the limit in the table. Empty: the figure is only reported. bound is its number: the maximum, or the
+	// negated minimum.
 	limit string
 	bound float64
 	// values returns the values to compare with the limit, each with the name of its case.
@@ -35,29 +36,29 @@ type value struct {
 
 var goals = []goal{
 	{text: "no-op ÷ no-op: the error of the measurement", row: "control", limit: "0.95 to 1.05", bound: 1.05, unit: "×", values: ratiosOf(cpu)},
-	{text: "warm check, another id in each path, 2,000 tokens by turns: CPU", row: "warm", limit: "≤ 0.95", bound: 0.95, unit: "×", values: ratiosOf(cpu)},
+	{text: "warm check with a random id in each path, 2,000 tokens in rotation: CPU", row: "warm", limit: "≤ 0.95", bound: 0.95, unit: "×", values: ratiosOf(cpu)},
 	{text: "the same with all headers of a browser in the check: CPU", row: "headers", unit: "×", values: ratiosOf(cpu)},
 	{text: "first decision of a known principal on a route: CPU", row: "first", limit: "≤ 1.6", bound: 1.6, unit: "×", values: ratiosOf(cpu)},
-	{text: "the same, where a rule reads scopes in another way, so that OPA is asked each time: CPU", row: "evaluated", unit: "×", values: ratiosOf(cpu)},
+	{text: "the same with a rule that reads scopes in another way, so that OPA evaluates each decision: CPU", row: "evaluated", unit: "×", values: ratiosOf(cpu)},
 	{text: "denial: CPU", row: "denial", limit: "≤ 1.0", bound: 1, unit: "×", values: ratiosOf(cpu)},
 	{text: "warm check over a Unix socket: CPU", row: "unix", unit: "×", values: ratiosOf(cpu)},
 	{text: "warm check under a limit of half a processor: CPU", row: "half", unit: "×", values: ratiosOf(cpu)},
-	{text: "the same: checks/s", row: "half", unit: "×", values: ratiosOf(checkRate)},
+	{text: "warm check under a limit of half a processor: checks/s", row: "half", unit: "×", values: ratiosOf(checkRate)},
 	{text: "two workers of Envoy: requests/s ÷ no-op with the same answer", row: "workers", unit: "×", values: ratiosOf(checkRate)},
 	{text: "one worker of Envoy: requests/s ÷ no-op with the same answer", row: "envoy", limit: "≥ 0.97", bound: -0.97, unit: "×", values: ratiosOf(checkRate)},
-	{text: "p99 through Envoy at half of saturation, open loop ÷ no-op with the same answer", row: "latency", limit: "≤ 1.1", bound: 1.1, unit: "×", values: ratiosOf(p99)},
-	{text: "cold token: p50 of a check ÷ p50 of the bare query, asked as often", row: "cold", limit: "≤ 2.5", bound: 2.5, unit: "×", values: onlyCase(samePace, ratiosOf(p50))},
-	{text: "the same ÷ the bare query without a pause", row: "cold", unit: "×", values: onlyCase("back to back", ratiosOf(p50))},
+	{text: "p99 through Envoy at half of the maximum rate, open loop ÷ no-op with the same answer", row: "latency", limit: "≤ 1.1", bound: 1.1, unit: "×", values: ratiosOf(p99)},
+	{text: "cold token: p50 of a check ÷ p50 of the bare query at the same rate", row: "cold", limit: "≤ 2.5", bound: 2.5, unit: "×", values: onlyCase(samePace, ratiosOf(p50))},
+	{text: "cold token: p50 of a check ÷ p50 of the bare query without pauses", row: "cold", unit: "×", values: onlyCase("back to back", ratiosOf(p50))},
 	{text: "RSS at rest", row: "rest", limit: "≤ 35 MiB", bound: 35, unit: " MiB", values: largest},
 	{text: "RSS with 100,000 warm tokens, under load", row: "memory", limit: "≤ 110 MiB", bound: 110, unit: " MiB", values: largest},
-	{text: "growth of RSS at 70 % of saturation", row: "growth", limit: "none: ≤ 1 MiB", bound: 1, unit: " MiB", values: growthOf},
+	{text: "growth of RSS at 70 % of the maximum rate", row: "growth", limit: "none: ≤ 1 MiB", bound: 1, unit: " MiB", values: growthOf},
 	{text: "CPU per check: 20 to 3,000 routes of every form ÷ 20", row: "routes", limit: "≤ 1.2", bound: 1.2, unit: "×", values: ratiosOf(cpu)},
 	{text: "CPU per check: 1,000 to 100,000 warm tokens ÷ 1,000", row: "tokens", limit: "≤ 1.2", bound: 1.2, unit: "×", values: ratiosOf(cpu)},
 	{text: "CPU per check: 1,000 to 1,000,000 stored tokens ÷ 1,000", row: "stored", limit: "≤ 1.2", bound: 1.2, unit: "×", values: ratiosOf(cpu)},
 	{text: "start to ready with the built-in policies", row: "start", limit: "≤ 500 ms", bound: 500, unit: " ms", values: medians(ready)},
 }
 
-// ratiosOf returns all ratios to the base except those of an Envoy without a filter.
+// ratiosOf returns all ratios to the base, but none for an Envoy without the ext_authz filter.
 func ratiosOf(q quantity) func(f figure) []value {
 	return func(f figure) (all []value) {
 		for _, c := range f.Cases {
@@ -104,8 +105,8 @@ func largest(f figure) (all []value) {
 	return all
 }
 
-// growthOf returns the growth of memory from the second fifth of the time to the last. By the second fifth every operation
-// has run at least once.
+// growthOf returns the growth of memory from the second fifth of the time to the last. In the first fifth, every operation runs for
+// the first time.
 func growthOf(f figure) (all []value) {
 	for _, c := range f.Cases {
 		samples := c.Servers["keywicket"][rss]
@@ -228,10 +229,10 @@ func spreadOf(all []float64) float64 {
 	return (sorted[len(sorted)*3/4] - sorted[len(sorted)/4]) / 2
 }
 
-// memoryTable returns the table of the memory figures, which do not fit into the table of figures.
+// memoryTable returns the table of the memory figures. They have other columns than figuresTable.
 func memoryTable(all []figure) string {
 	var b strings.Builder
-	b.WriteString("| row | case | RSS MiB, median | most | GOGC | GOMEMLIMIT MiB | answers in memory | cache MiB |\n|---|---|---|---|---|---|---|---|\n")
+	b.WriteString("| row | case | RSS MiB, median | RSS MiB, maximum | GOGC | GOMEMLIMIT MiB | answers in memory | cache MiB |\n|---|---|---|---|---|---|---|---|\n")
 	for _, f := range all {
 		for _, c := range f.Cases {
 			for _, server := range serversOf(c) {

@@ -16,14 +16,14 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// A row of flatness compares three sidecars that differ in one number, and that take turns. The expected result is that the
-// CPU of a check does not depend on the number. The figures are ratios to the first sidecar.
+// The rows of this file compare three sidecars that differ in one number: of routes, of warm tokens, or of stored tokens. The CPU
+// of a check should not depend on that number. The figures are ratios to the first sidecar.
 
-// cacheForAll sets a cache.max_bytes that holds all tokens of a row.
+// cacheForAll sets a cache.max_bytes that is enough for all tokens of a row.
 const cacheForAll = "KEYWICKET_CACHE_MAX_BYTES=512MiB"
 
-// flatRoutes measures tables of 20 to 3,000 routes, each with every form of the table's language. Small and large tables are
-// used with the same 2,000 pairs of a token and a route.
+// flatRoutes measures tables of 20 to 3,000 routes, each with every form of row. For every table, the checks use 2,000 pairs of a
+// token and a route.
 func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	var sides []*compared
 	for _, n := range []int{20, 300, 3000} {
@@ -43,7 +43,7 @@ func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []caseFigure
 	return compareSizes(ctx, t, w, sides, load{})
 }
 
-// compareSizes measures the sides in turn, with the first one as the base.
+// compareSizes measures the sides in turn. The first one is the base.
 func compareSizes(ctx context.Context, t *testing.T, w *world, sides []*compared, l load) (cases []caseFigures) {
 	t.Helper()
 	for _, n := range callers {
@@ -58,7 +58,7 @@ func compareSizes(ctx context.Context, t *testing.T, w *world, sides []*compared
 // writeScopes has a bit for each scope that the routes of generated tables need in addition to issues:read.
 const writeScopes = 0b111 // issues:write, projects:read, projects:write
 
-// routeForms are the forms of a table's language. Each group of rows has them all. %d is the group's number.
+// routeForms are the forms of a table's rows. A group of rows contains each form once. %d is the group's number.
 var routeForms = []struct{ row, method, path string }{
 	{`{method: GET, path: /api/r%d, scopes: [issues:read]}`, "GET", "/api/r%d"},
 	{`{method: GET, path: "/api/r%d/{id}", scopes: [issues:read]}`, "GET", "/api/r%d/{id}"},
@@ -72,8 +72,8 @@ var routeForms = []struct{ row, method, path string }{
 	{`{grpc: bench.r%d.Things/*, scopes: [issues:write]}`, "POST", "/bench.r%d.Things/Create"},
 }
 
-// generatePolicies creates a folder of the built-in policies with another table for Velocity. It also returns a request to each of
-// the table's routes.
+// generatePolicies creates a folder with the built-in policies, but a generated table for Velocity. It also returns an endpoint for
+// each of the table's routes.
 func generatePolicies(t *testing.T, routes int) (dir string, endpoints []endpoint) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "policies")
@@ -111,7 +111,7 @@ func generatePolicies(t *testing.T, routes int) (dir string, endpoints []endpoin
 	return dir, endpoints
 }
 
-// formFor returns the check that Envoy sent, changed to another endpoint.
+// formFor returns a check that Envoy sent, changed to another endpoint.
 func (w *world) formFor(t *testing.T, e endpoint) form {
 	t.Helper()
 	var check authv3.CheckRequest
@@ -131,8 +131,8 @@ func (w *world) formFor(t *testing.T, e endpoint) form {
 	return f
 }
 
-// flatStored measures databases with 1,000 to 1,000,000 tokens. Of each it uses a thousand warm tokens, and the same tokens
-// without a cache, where each check makes a query.
+// flatStored measures databases with 1,000 to 1,000,000 tokens: with 1,000 warm tokens of each, and with up to 2,000 tokens and no
+// cache, so that each check runs a query.
 func flatStored(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	const tokensUsed = 1000
 	for _, c := range []struct {
@@ -162,7 +162,7 @@ func flatStored(ctx context.Context, t *testing.T, w *world) (cases []caseFigure
 	return cases
 }
 
-// evenlySpaced returns n elements of all at equal distances.
+// evenlySpaced returns n elements of all at equal distances, or all of them if there are fewer.
 func evenlySpaced(all []int, n int) (some []int) {
 	if len(all) <= n {
 		return all
@@ -188,7 +188,7 @@ func flatWarm(ctx context.Context, t *testing.T, w *world) (cases []caseFigures)
 	return compareSizes(ctx, t, w, sides, load{})
 }
 
-// flatCallers is warm with one to 64 callers, for the plot.
+// flatCallers measures the row warm with one to 64 callers, for the plot.
 func flatCallers(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
 	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(rotation)), 200)

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// group creates control groups, one for each process, with a limit of processors.
+// group creates control groups, one for each process, with a CPU limit.
 type group struct {
 	parent string
 	limits map[string]string // file → text
@@ -40,12 +40,12 @@ func newGroup(t *testing.T, cores float64) *group {
 	return nil
 }
 
-// make creates a group. After the test and the group's processes have ended, it removes the group.
+// make creates a group. It is removed when the test is over and the group's processes have exited.
 func (g *group) make(t testing.TB) (dir string, err error) {
 	t.Helper()
 	g.count++
 	dir = filepath.Join(g.parent, fmt.Sprintf("keywicket-bench-%d-%d", os.Getpid(), g.count))
-	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // as all of its kind
+	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // the usual mode of a control group
 		return "", err
 	}
 	t.Cleanup(func() {
@@ -68,7 +68,7 @@ func (g *group) make(t testing.TB) (dir string, err error) {
 	return dir, nil
 }
 
-// command returns a command that starts the program in its own group. The limit is set before Go starts.
+// command returns a command that starts the program in its own group. The limit is set before the program starts.
 func (g *group) command(t testing.TB, path string, args []string) (string, []string) {
 	t.Helper()
 	dir, err := g.make(t)

@@ -23,7 +23,7 @@ import (
 
 // These tests check the harness itself.
 
-// A check differs from the one that Envoy sent only in the token and the ID.
+// A generated check differs from the check that Envoy sent only in the token and the ID.
 func TestBenchmarkChecksEqualThoseOfEnvoy(t *testing.T) {
 	f := capture(t, []endpoint{{"GET", "/api/issues/{id}"}}, false)[0]
 	read := func(text []byte) *authv3.AttributeContext_HttpRequest {
@@ -38,7 +38,7 @@ func TestBenchmarkChecksEqualThoseOfEnvoy(t *testing.T) {
 	}
 	sent := read(f.Text)
 	if got := slices.Sorted(maps.Keys(sent.GetHeaders())); len(got) > 0 || len(sent.GetHeaderMap().GetHeaders()) != 2 {
-		t.Errorf("Envoy sends other headers than those that deploy/envoy allows: %v", sent)
+		t.Errorf("Envoy sends headers that deploy/envoy does not allow: %v", sent)
 	}
 	paths := make(map[string]bool)
 	for n := range int64(3) {
@@ -125,7 +125,7 @@ func TestLoad(t *testing.T) {
 		t.Errorf("closed loop of 100 checks: %+v", r)
 	}
 	if used := s.cpu(t) - before; used <= 0 {
-		t.Errorf("100 checks took %v of the server", used)
+		t.Errorf("100 checks used %v of the server's CPU", used)
 	}
 	const rate, length = 200, 200 * time.Millisecond
 	r := w.client.run(t, load{Plan: "p", Address: s.address, Callers: 4, For: length, Rate: rate, Want: 200, Details: true})
@@ -133,11 +133,11 @@ func TestLoad(t *testing.T) {
 		t.Errorf("open loop of 200 checks a second for 0.2 s: %+v", r)
 	}
 	if r := w.client.do(t, command{Run: &load{Plan: "p", Address: s.address, Callers: 1, Checks: 3, Want: 403}}); r.Wrong["200"] != 3 {
-		t.Errorf("three answers were not as wanted: %+v", r)
+		t.Errorf("three answers other than Want were expected: %+v", r)
 	}
 }
 
-// A generated table has every form of the table's language, and each request matches its own row.
+// A generated table contains every form of row, and each request matches its own row.
 func TestGeneratedRoutes(t *testing.T) {
 	dir, endpoints := generatePolicies(t, 20)
 	tables, err := table.Read(os.DirFS(dir))
@@ -153,7 +153,7 @@ func TestGeneratedRoutes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, ok := index.Add(method, pattern, i); !ok {
-			t.Fatal("twice: ", r.Name())
+			t.Fatal("the table contains a row twice: ", r.Name())
 		}
 	}
 	if len(rows) != len(endpoints) {
@@ -165,7 +165,7 @@ func TestGeneratedRoutes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if row, ok := index.Find(e.Method, path); !ok || row != i {
-			t.Errorf("%s %s finds %s", e.Method, path, rows[row].Name())
+			t.Errorf("%s %s matches %s", e.Method, path, rows[row].Name())
 		}
 	}
 }

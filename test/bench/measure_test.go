@@ -17,10 +17,10 @@ import (
 )
 
 var (
-	rows      = flag.String("rows", "", "rows to measure, such as warm,denial; quick: all that take seconds; all: all; none: only updates the document")
-	rounds    = flag.Int("rounds", 21, "turns of each server")
+	rows      = flag.String("rows", "", "rows to measure, such as warm,denial; quick: all rows that take seconds; all: all rows; none: only update the document")
+	rounds    = flag.Int("rounds", 21, "number of turns of each server")
 	turn      = flag.Duration("turn", 250*time.Millisecond, "length of a turn")
-	keywicket = flag.String("keywicket", "", "the keywicket binary to measure. Empty: builds this tree")
+	keywicket = flag.String("keywicket", "", "keywicket binary to measure; empty: build this tree")
 )
 
 // row is a row of the table of goals.
@@ -67,14 +67,14 @@ func TestMeasure(t *testing.T) {
 	// An interrupt ends the current row, and everything is stopped and removed as after a failure.
 	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if end, ok := t.Deadline(); ok { // of go test, which kills without removing anything
+	if end, ok := t.Deadline(); ok { // at its deadline, go test kills the process without cleaning up
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, end.Add(-time.Minute))
 		defer cancel()
 	}
 	chosen := choose(t, *rows)
 	w := newWorld(t, *keywicket)
-	defer context.AfterFunc(ctx, w.client.stop)() // it may be in the middle of a long load
+	defer context.AfterFunc(ctx, w.client.stop)() // the client may be in the middle of a long load
 	for _, r := range chosen {
 		t.Run(r.name, func(t *testing.T) {
 			if ctx.Err() != nil {
@@ -99,7 +99,7 @@ func choose(t *testing.T, names string) (chosen []row) {
 			}
 		}
 		if len(chosen) == before {
-			t.Fatalf("there is no row %q", name)
+			t.Fatalf("unknown row %q", name)
 		}
 	}
 	return chosen
@@ -107,10 +107,11 @@ func choose(t *testing.T, names string) (chosen []row) {
 
 var callers = []int{4, 16}
 
-// fewerRounds returns the number of rounds for slow measurements and those without a goal.
+// fewerRounds returns the number of rounds of measurements that are slow or have no goal.
 func fewerRounds() int { return max(1, *rounds/4) }
 
-// control compares the no-op server with a second one. It shows the difference that the harness reports where there is none.
+// control compares the no-op server with a second one. It shows the error of the measurement: the reported difference of two equal
+// servers.
 func control(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	one, other := w.noop(t, "", ""), w.noop(t, "", "")
 	one.name = "no-op, again"
@@ -121,7 +122,7 @@ func control(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) 
 	return cases
 }
 
-// warm measures checks of cached tokens, each with another issue.
+// warm measures checks of cached tokens, each for a random issue.
 func warm(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
 	p := w.issues("warm", variedTokens, smallSets(rotation))
@@ -132,7 +133,7 @@ func warm(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	return cases
 }
 
-// headers is warm with every request header in the check, as Envoy sends them if allowed_headers is not set.
+// headers measures the row warm with every request header in the check. Envoy sends all of them if allowed_headers is not set.
 func headers(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
 	p := w.issues("headers", variedTokens, smallSets(rotation))
@@ -171,7 +172,7 @@ func first(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	return w.firstDecisions(ctx, t)
 }
 
-// evaluated is first with a rule that prevents tokens from sharing a decision: OPA evaluates each one.
+// evaluated measures the row first with a rule that prevents tokens from sharing decisions. So OPA evaluates each decision.
 func evaluated(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
@@ -187,13 +188,13 @@ deny contains {"code": "FORBIDDEN", "reason": "missing_scope"} if count(input.pr
 	return w.firstDecisions(ctx, t, "KEYWICKET_POLICIES_DIR="+dir)
 }
 
-// firstDecisions measures tokens that are cached from another route, on routes that other tokens have used. No two tokens
-// have the same scopes. When no pair is left, it restarts the sidecar.
+// firstDecisions measures first decisions. Each token is cached from a check of another route, and each route was used by another
+// token. No two tokens have the same scopes. When no pair of token and route is left, it restarts the sidecar.
 func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...string) (cases []caseFigures) {
 	t.Helper()
 	const warmRoute = 0 // GET /api/issues
 	byScopes := smallSets(sets)
-	slices.Reverse(byScopes) // those with most scopes have most routes
+	slices.Reverse(byScopes) // tokens with the most scopes may use the most routes
 	pairs := plan{Name: "first", Forms: w.forms}
 	routesOnce := plan{Name: "routes", Forms: w.forms}
 	warmTokens := plan{Name: "known", Forms: w.forms}
@@ -249,7 +250,7 @@ func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...st
 	return cases
 }
 
-// unixSocket is warm over a Unix socket.
+// unixSocket measures the row warm over a Unix socket.
 func unixSocket(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	dir := t.TempDir()
 	sides := pairOf(w.keywicket(t, "KEYWICKET_LISTEN_GRPC=unix://"+filepath.Join(dir, "keywicket")), w.noop(t, "unix://"+filepath.Join(dir, "noop"), ""))
@@ -260,7 +261,8 @@ func unixSocket(ctx context.Context, t *testing.T, w *world) (cases []caseFigure
 	return cases
 }
 
-// halfCore is warm with each server limited to half of a processor. Its latency includes whole periods without a processor.
+// halfCore measures the row warm with each server limited to half of a processor. The latencies include whole periods in which the
+// server may not run.
 func halfCore(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	w.cgroup = newGroup(t, 0.5)
 	defer func() { w.cgroup = nil }()

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-var growth = flag.Duration("growth", 5*time.Minute, "how long the row growth lasts")
+var growth = flag.Duration("growth", 5*time.Minute, "duration of the row growth")
 
 // resident returns the process's resident memory (RSS) in MiB.
 func (s *server) resident(t *testing.T) float64 {
@@ -52,15 +52,15 @@ func (s *server) metric(t *testing.T, name string) (value float64) {
 	return 0
 }
 
-// settings adds the sidecar's settings of Go's garbage collector.
+// settings adds the settings of the sidecar's garbage collector to the case.
 func (s *server) settings(t *testing.T, c *caseFigures) {
 	t.Helper()
 	c.add(s.name, gogc, s.metric(t, "go_gc_gogc_percent"))
 	c.add(s.name, memLimit, s.metric(t, "go_gc_gomemlimit_bytes")/(1<<20))
 }
 
-// samples records the memory while f runs repeatedly. It takes one sample per second, or ten samples if the length is
-// shorter than ten seconds.
+// samples records the memory while f runs repeatedly: one sample per second, or ten samples if the length is shorter than ten
+// seconds.
 func (s *server) samples(ctx context.Context, t *testing.T, c *caseFigures, length time.Duration, f func()) {
 	t.Helper()
 	interval := min(time.Second, length/10)
@@ -84,9 +84,9 @@ func idleMemory(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	return []caseFigures{c}
 }
 
-// memory measures a sidecar with 100,000 warm tokens under load. It uses the default cache.max_bytes if the tokens fit.
-// Otherwise it uses the size of the tokens and a quarter more. An eighth of the cache is reserved for denials, and the rest is
-// a margin.
+// memory measures a sidecar with 100,000 warm tokens under load. It uses the default cache.max_bytes if the tokens fit. Otherwise
+// cache.max_bytes is the size of the tokens plus a quarter: an eighth of the cache is reserved for denials, and the rest is a
+// margin.
 func memory(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	const stored = 100_000
 	databaseURL := "KEYWICKET_DATABASE_URL=" + w.database(t, "memory", stored)

@@ -77,8 +77,8 @@ func places(text []byte, pattern string) (all []int) {
 	}
 }
 
-// browserHeaders are the headers of a web application's request, except the credential. With deploy/envoy's settings, only
-// x-workspace-slug of them is in the check, and a CheckRequest has 0.3 KiB. With all of them it has 1.4 KiB.
+// browserHeaders are the headers of a web application's request, except the credential. With deploy/envoy's settings, the check
+// contains only x-workspace-slug of them, and a CheckRequest has 0.3 KiB. With all of them it has 1.4 KiB.
 var browserHeaders = map[string]string{
 	"accept":             "application/json, text/plain, */*",
 	"accept-encoding":    "gzip, deflate, br, zstd",
@@ -108,7 +108,7 @@ func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Keeps the original bytes: a decoded and encoded message could differ.
+	// The codec keeps the original bytes: a message that is decoded and encoded again could differ.
 	server := grpc.NewServer(grpc.ForceServerCodecV2(asBytes{}), grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
 		var text []byte
 		if err := s.RecvMsg(&text); err != nil {
@@ -153,7 +153,7 @@ func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
 			}
 			forms = append(forms, f)
 		default:
-			t.Fatalf("Envoy has not asked for %s %s: %s", e.Method, e.Path, response.Status)
+			t.Fatalf("Envoy has sent no check for %s %s: %s", e.Method, e.Path, response.Status)
 		}
 	}
 	return forms

@@ -13,11 +13,11 @@ type compared struct {
 	*server
 	want  int     // the status of its answers
 	envoy *server // the Envoy in front of it; nil: checks go to the server directly
-	plan  string  // its own plan; empty: the load's
+	plan  string  // plan of this server; empty: the load's plan
 	next  int     // position in the plan, which continues from turn to turn
 }
 
-// pairOf returns two servers; the second one is the base of the comparison.
+// pairOf returns two servers that take turns; the second one is the base of the comparison.
 func pairOf(one, other *server) []*compared {
 	return []*compared{{server: one, want: 200}, {server: other, want: 200}}
 }
@@ -37,7 +37,7 @@ func (w *world) inTurns(ctx context.Context, t *testing.T, name string, sides []
 	t.Helper()
 	c := newCase(name)
 	c.Base = sides[min(1, len(sides)-1)].name
-	for _, s := range sides { // so that no turn includes connecting
+	for _, s := range sides { // connect first, so that no turn includes it
 		l := s.loadFor(l)
 		l.Checks, l.Rate, l.For = 500, 0, 0
 		w.client.run(t, l)
@@ -48,7 +48,8 @@ func (w *world) inTurns(ctx context.Context, t *testing.T, name string, sides []
 	return c
 }
 
-// round runs one turn of each side. Another side starts each round. It returns how many checks the first side has answered.
+// round runs one turn of each side. The side that starts changes with each round. It returns how many checks the first side has
+// answered.
 func (w *world) round(ctx context.Context, t *testing.T, c *caseFigures, round int, sides []*compared, l load) (checks int) {
 	t.Helper()
 	l.For = cmp.Or(l.For, *turn)
@@ -84,7 +85,7 @@ func (w *world) round(ctx context.Context, t *testing.T, c *caseFigures, round i
 
 func microseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
 
-// issues returns a plan of GET /api/issues/{id} with a token of each set of scopes.
+// issues returns a plan of GET /api/issues/{id} with one token for each set. The number of a token is from plus the set.
 func (w *world) issues(name string, from int64, sets []int) plan {
 	p := plan{Name: name, Forms: w.forms}
 	route := w.route("GET", "/api/issues/{id}")
@@ -100,7 +101,7 @@ func (w *world) route(method, path string) int {
 			return i
 		}
 	}
-	panic("no row of the table is for " + method + " " + path)
+	panic("the table has no row for " + method + " " + path)
 }
 
 // mayUse reports whether a token with issues:read and the set of scopes may use the endpoint.

@@ -28,18 +28,19 @@ import (
 
 const workspaceSlug = "acme"
 
-// The first numbers of groups of tokens. Each group has some thousands of numbers. The last one has as many as a row needs.
+// The first token numbers of the groups of tokens. Each group has some thousands of numbers. The last group has as many as a row
+// needs.
 const (
-	variedTokens   = 0           // each has another set of scopes, and issues:read
+	variedTokens   = 0           // each has its own set of scopes, and issues:read
 	unscopedTokens = 1_000_000   // lack issues:read
 	unknownTokens  = 2_000_000   // are not stored
 	equalTokens    = 100_000_000 // have the same scopes
 )
 
-const rotation = 2000 // tokens that are used in turn
+const rotation = 2000 // number of tokens that the checks rotate through
 
-// The scopes in which the tokens differ: workspace scopes, except the one that covers all of them, and user scopes. A
-// workspace key holds the user scopes, but they give it no access.
+// The scopes in which the tokens differ: the workspace scopes except workspace:admin, and the user scopes. A workspace key can
+// contain user scopes, but they give it no access.
 var (
 	workspaceScopes = []string{"issues:write", "projects:read", "projects:write", "documents:read", "documents:write", "workspace:read"}
 	userScopes      = []string{"user:read", "user:write", "workspaces:list", "workspaces:create", "workspaces:update", "workspaces:delete", "admin"}
@@ -55,7 +56,7 @@ func scopesOf(set int) (scopes []string) {
 	return scopes
 }
 
-// sets is the number of sets of scopes.
+// sets is the number of different sets of scopes.
 var sets = 1 << (len(workspaceScopes) + len(userScopes))
 
 // smallSets returns the n smallest sets.
@@ -73,7 +74,7 @@ type world struct {
 	binary      string // keywicket
 	client      *client
 	endpoints   []endpoint // workspace-level rows of Velocity's table that a token without workspace:admin may use
-	needs       [][]string // their scopes
+	needs       [][]string // the scopes of each endpoint
 	forms       []form
 
 	cgroup *group // control group for new servers; nil: none
@@ -88,7 +89,7 @@ func newWorld(t testing.TB, binary string) *world {
 	var err error
 	w.server, err = postgres.Start(t.Context(), postgres.Config{Settings: map[string]string{
 		"max_connections":           "200",
-		"track_activity_query_size": "16384", // the look-up query is read from there
+		"track_activity_query_size": "16384", // pg_stat_activity must contain the whole look-up query
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -185,7 +186,7 @@ func withRole(t testing.TB, databaseURL string) string {
 	return u.String()
 }
 
-// server is a process that answers checks.
+// server is a process that answers checks, or an Envoy.
 type server struct {
 	*process.Process
 	name       string
@@ -213,7 +214,7 @@ func (w *world) keywicket(t testing.TB, settings ...string) *server {
 	return s
 }
 
-// noop starts a server that decides nothing. The file answer has its answer; empty: an allow.
+// noop starts a server that decides nothing. The file answer contains its answer; empty: an allow.
 func (w *world) noop(t testing.TB, address, answer string) *server {
 	t.Helper()
 	self, err := os.Executable()
@@ -265,7 +266,7 @@ func (s *server) cpu(t testing.TB) (used time.Duration) {
 	t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", s.PID()))
 	if err != nil || len(files) == 0 {
-		t.Fatalf("%s has ended: %v", s.name, errors.Join(err, s.Err()))
+		t.Fatalf("%s has exited: %v", s.name, errors.Join(err, s.Err()))
 	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
@@ -281,7 +282,7 @@ func (s *server) cpu(t testing.TB) (used time.Duration) {
 	return used
 }
 
-// freeAddresses returns addresses with free ports. It holds all of them until it has found the last, so that they differ.
+// freeAddresses returns addresses with free ports. It keeps all ports open until it has found the last, so that they differ.
 func freeAddresses(t testing.TB, n int) (free []string) {
 	t.Helper()
 	for range n {
@@ -295,7 +296,7 @@ func freeAddresses(t testing.TB, n int) (free []string) {
 	return free
 }
 
-// warm runs the plan until all answers have the wanted status and come from memory.
+// warm runs the plan until all answers have the wanted status and come from the cache.
 func (w *world) warm(ctx context.Context, t testing.TB, s *server, p plan, want int) {
 	t.Helper()
 	w.client.storePlan(t, p)
@@ -304,7 +305,7 @@ func (w *world) warm(ctx context.Context, t testing.TB, s *server, p plan, want 
 	}
 }
 
-// tryToWarm stops when another run adds nothing to memory. A busy machine may answer some checks too late.
+// tryToWarm stops when another run adds nothing to the cache. On a busy machine, some answers may be too late.
 func (w *world) tryToWarm(ctx context.Context, t testing.TB, s *server, p plan, want int) error {
 	t.Helper()
 	for mostHits, tries := 0, 0; ; tries++ {
@@ -320,7 +321,7 @@ func (w *world) tryToWarm(ctx context.Context, t testing.TB, s *server, p plan, 
 		case r.Hits > mostHits+len(p.Entries)/100:
 			mostHits, tries = r.Hits, 0
 		case tries == 5:
-			return fmt.Errorf("%d of %d answers are from memory; other answers than %d: %v", r.Hits, r.Checks, want, r.Wrong)
+			return fmt.Errorf("%d of %d answers come from the cache; answers other than %d: %v", r.Hits, r.Checks, want, r.Wrong)
 		}
 	}
 }

@@ -50,8 +50,7 @@ type token struct {
 	lookup authz.Lookup
 }
 
-// newFleet starts the sidecars one by one, spread over the time within, so that they do not all read the log at the same
-// moments.
+// newFleet starts the sidecars one by one over the duration within, so that they do not all read the log at the same moments.
 func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within time.Duration) *fleet {
 	t.Helper()
 	f := &fleet{name: fmt.Sprintf("fleet_%d_%t_%t", sidecars, hints, pooled)}
@@ -80,7 +79,7 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 
 	config := directory.Config{
 		URL: withParameter(t, server.URL(f.name), "role", "keywicket_sidecar"), NoHints: !hints, LookupTimeout: stepTimeout,
-		// No answer is looked up again only because of its age.
+		// With this maximum age, no cached answer expires during a test.
 		Cache: cache.Config{MaxBytes: cache.MinBytes, StalenessBound: staleness, MaxAge: time.Hour},
 	}
 	pooledConfig := config
@@ -100,8 +99,7 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 		time.Sleep(within / time.Duration(sidecars))
 	}
 	t.Cleanup(func() {
-		// All sidecars write the usage of the same tokens at the same moment. Some of it may be lost, which does not matter
-		// here.
+		// All sidecars write the usage of the same tokens at the same moment. Some writes may fail, which does not matter here.
 		_ = f.each(func(_ int, d *directory.Directory) error { _ = d.Close(context.Background()); return nil })
 	})
 	f.requireEach(t, func(_ int, d *directory.Directory) error {
@@ -110,8 +108,8 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 	return f
 }
 
-// pool starts a pooler in transaction mode, and returns the URL of a sidecar behind it. The URL has its own login: a pooler
-// refuses the startup parameter "role". The login also distinguishes the pooler's connections from others.
+// pool starts a pooler in transaction mode, and returns the URL of a sidecar behind it. The URL has its own login: a pooler refuses
+// the startup parameter "role". The login also distinguishes the pooler's connections from others in pg_stat_activity.
 func (f *fleet) pool(t *testing.T) string {
 	t.Helper()
 	const login = "pooled"
@@ -237,7 +235,7 @@ func (f *fleet) tokens(t *testing.T, n int) []token {
 	return all
 }
 
-// cacheTokens makes every sidecar cache that each token is valid.
+// cacheTokens makes every sidecar cache each token as valid.
 func (f *fleet) cacheTokens(t *testing.T, tokens []token) {
 	t.Helper()
 	f.requireEach(t, func(_ int, d *directory.Directory) error {
@@ -260,7 +258,7 @@ func (f *fleet) requireRevoked(t *testing.T, tokens []token) {
 	f.requireEach(t, func(_ int, d *directory.Directory) error {
 		for _, k := range tokens {
 			if found, err := d.Lookup(t.Context(), k.lookup); err != nil || found.Denial != authz.ReasonRevoked {
-				return fmt.Errorf("a token that was revoked: %q %q %w", found.Denial, found.Cache, err)
+				return fmt.Errorf("a revoked token: denial %q, cache %q, error %w", found.Denial, found.Cache, err)
 			}
 		}
 		return nil
@@ -269,9 +267,9 @@ func (f *fleet) requireRevoked(t *testing.T, tokens []token) {
 
 const revoke = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1`
 
-// revoke revokes the tokens in overlapping transactions. Each transaction writes at once and stays open for a random time of
-// at most hold, so the order of commits differs from the order of starts. About every fourth transaction is rolled back and
-// repeated. committed is called after each COMMIT.
+// revoke revokes the tokens in overlapping transactions. Each transaction writes immediately and stays open for a random time of at
+// most hold, so the order of commits differs from the order of starts. About one transaction in four is rolled back and repeated.
+// committed is called after each COMMIT.
 func (f *fleet) revoke(t *testing.T, tokens []token, writers int, hold time.Duration, committed func()) {
 	t.Helper()
 	queue := make(chan token, len(tokens))
@@ -307,7 +305,7 @@ func (f *fleet) revoke(t *testing.T, tokens []token, writers int, hold time.Dura
 	writing.Wait()
 }
 
-// watch observes which changes each sidecar has read.
+// watch records which changes each sidecar has received.
 type watch struct {
 	fleet       *fleet
 	before      []uint64 // changes and hints of each sidecar at the start
@@ -333,9 +331,9 @@ func (w *watch) commit() {
 	w.committed = append(w.committed, time.Now())
 }
 
-// awaitCommits waits until every sidecar has read so many commits. It returns how long each commit took to each sidecar: took is
-// for direct sidecars, pooled for those behind the pooler. A sidecar that has read n commits has read the first n: a reading
-// of the log misses no earlier commit.
+// awaitCommits waits until every sidecar has received that number of commits. It returns the delays of all commits: took for direct
+// sidecars, pooled for sidecars behind the pooler. If a sidecar has received n commits, these are the first n, because a reading of
+// the log misses no earlier commit.
 func (w *watch) awaitCommits(commits int) (took, pooled []time.Duration, missed int) {
 	for end := time.Now().Add(stepTimeout); ; time.Sleep(time.Millisecond) {
 		w.mu.Lock()
@@ -346,7 +344,7 @@ func (w *watch) awaitCommits(commits int) (took, pooled []time.Duration, missed 
 			if w.received[i] < len(committed) {
 				changes, hints := d.ChangeCounts()
 				now := time.Now()
-				// A sidecar learns of a change by its hint or by a reading of the log, whichever comes first.
+				// A sidecar receives a change by its hint or by a reading of the log, whichever comes first.
 				received := int(max(changes-w.before[i], hints-w.hintsBefore[i])) //nolint:gosec // some dozens
 				for ; w.received[i] < min(received, len(committed)); w.received[i]++ {
 					if late := now.Sub(committed[w.received[i]]); w.fleet.pooled(i) {
@@ -364,7 +362,7 @@ func (w *watch) awaitCommits(commits int) (took, pooled []time.Duration, missed 
 	}
 }
 
-// duplicates counts the changes that sidecars have read more than once.
+// duplicates returns how many changes sidecars have read again.
 func (w *watch) duplicates() (n int) {
 	for i, d := range w.fleet.sidecars {
 		changes, _ := d.ChangeCounts()
@@ -405,7 +403,7 @@ func TestEverySidecarReceivesEveryChange(t *testing.T) {
 				t.Errorf("%d changes were missed", missed)
 			}
 			f.requireRevoked(t, tokens)
-			// With hints, a reading that started earlier may end after them and repeat their changes.
+			// With hints, a reading of the log that started before a hint may end after it and repeat its change.
 			if n := w.duplicates(); n > 0 && !c.hints {
 				t.Errorf("%d changes were read twice", n)
 			}
@@ -417,10 +415,10 @@ func TestEverySidecarReceivesEveryChange(t *testing.T) {
 			if c.pooled {
 				maxDirect -= each * c.sidecars / pooledShare
 			}
-			// A replaced or surplus connection closes soon.
-			if err := eventually("the connections at rest", func() bool { direct, _ := f.connections(t); return direct <= maxDirect }); err != nil {
+			// A replaced or surplus connection may stay open for a short time.
+			if err := eventually("the surplus connections are closed", func() bool { direct, _ := f.connections(t); return direct <= maxDirect }); err != nil {
 				direct, _ := f.connections(t)
-				t.Errorf("%v: %d of %d sidecars", err, direct, c.sidecars)
+				t.Errorf("%v: %d connections of %d sidecars", err, direct, c.sidecars)
 			}
 			if _, pooled := f.connections(t); pooled > poolSize || c.pooled == (pooled == 0) {
 				t.Errorf("the pooler has %d connections", pooled)

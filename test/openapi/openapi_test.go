@@ -1,5 +1,5 @@
-// Package openapi tests the tables with the documents of two real APIs, which make .tools/openapi fetches. The documents
-// have forms of paths that this project did not invent, and enough rows for several to match one path.
+// Package openapi tests the tables with the documents of two real APIs, which `make .tools/openapi` fetches. The documents have
+// forms of paths that this project did not invent, and enough rows for several to match one path.
 package openapi
 
 import (
@@ -127,14 +127,14 @@ type comparison struct {
 	plain    int // number of paths of each operation that opa checks
 }
 
-// probe is a path that was made from a row, and the row that has priority for it.
+// probe is a path that was generated from a row, and the row that has priority for it.
 type probe struct {
 	own, want operation
 	segments  []string
 }
 
 func (q probe) String() string {
-	return fmt.Sprintf("%s %q, which is of %s", q.own.method, target.JoinSegments(q.segments), q.want.name())
+	return fmt.Sprintf("%s %q, whose row is %s", q.own.method, target.JoinSegments(q.segments), q.want.name())
 }
 
 func (c *comparison) run(t *testing.T) {
@@ -172,7 +172,7 @@ func (c *comparison) run(t *testing.T) {
 		t.Error("the comparison covers few paths that several rows match")
 	}
 	for _, own := range slices.Sorted(maps.Keys(outranked))[:5] {
-		t.Logf("made from %s: %s", own, outranked[own])
+		t.Logf("generated from %s: %s", own, outranked[own])
 	}
 }
 
@@ -192,21 +192,21 @@ func parallel(t *testing.T, workers int, work func(worker int) error) time.Durat
 
 // checkSidecar creates a path of the operation. It checks the path in the sidecar with the scope of the row that has priority.
 func (c *comparison) checkSidecar(ctx context.Context, p paths, own operation) (probe, error) {
-	q := probe{own: own, segments: p.of(own)}
+	q := probe{own: own, segments: p.pathFor(own)}
 	raw := p.escaped(q.segments)
 	read, err := target.Segments(raw, parameters)
 	if err != nil {
 		return q, fmt.Errorf("%s: %q: %w", own.name(), raw, err)
 	}
 	if !slices.Equal(read, q.segments) {
-		return q, fmt.Errorf("%s: %q is %q", own.name(), raw, read)
+		return q, fmt.Errorf("%s: %q is parsed as %q", own.name(), raw, read)
 	}
 	if _, ok := match(own.segments, q.segments); !ok {
-		return q, fmt.Errorf("%s does not match %q, which is made from it", own.name(), raw)
+		return q, fmt.Errorf("%s does not match %q, which was generated from it", own.name(), raw)
 	}
 	first := winners(c.all, own.method, q.segments)
 	if len(first) != 1 {
-		return q, fmt.Errorf("%s %q: the rule names %d rows", own.method, raw, len(first))
+		return q, fmt.Errorf("%s %q: the rule selects %d rows", own.method, raw, len(first))
 	}
 	q.want = first[0]
 	d, err := c.engine.Decide(ctx, authz.Input{
@@ -218,7 +218,7 @@ func (c *comparison) checkSidecar(ctx context.Context, p paths, own operation) (
 		return q, fmt.Errorf("%s: %w", q, err)
 	}
 	if d.Route != q.want.name() || !d.Allow {
-		return q, fmt.Errorf("%s: the sidecar says %+v", q, d)
+		return q, fmt.Errorf("%s: the sidecar returns %+v", q, d)
 	}
 	return q, nil
 }
@@ -256,7 +256,7 @@ func (c *comparison) checkOPA(ctx context.Context, all []probe) error {
 	}
 	for i, q := range selected {
 		if name := names[strconv.Itoa(i)]; name != q.want.name() {
-			return fmt.Errorf("%s: opa says %q", q, name)
+			return fmt.Errorf("%s: opa returns %q", q, name)
 		}
 	}
 	return nil

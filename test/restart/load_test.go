@@ -28,7 +28,7 @@ type load struct {
 
 	mu       sync.Mutex
 	requests []request
-	steady   time.Duration // requests before it do not count
+	steady   time.Duration // requests before this time do not count
 }
 
 // request is a request and its result. Times count from the load's beginning.
@@ -37,8 +37,8 @@ type request struct {
 	failure        string // "": the request was allowed
 }
 
-// begin starts to send requests, until end is called. It returns when they are answered correctly: by then connections are
-// open and answers are cached. From then on all requests are expected to be allowed.
+// begin sends requests until end is called. It returns when requests are allowed in time: then connections are open and answers are
+// cached. From then on, all requests should be allowed.
 func (s *stack) begin(t *testing.T) *load {
 	t.Helper()
 	l := &load{
@@ -65,7 +65,7 @@ func (s *stack) begin(t *testing.T) *load {
 	return l
 }
 
-// settle drops the requests until a second's worth of them was answered in time.
+// settle drops the recorded requests until, for one second, all requests were allowed in time.
 func (l *load) settle(t *testing.T) {
 	t.Helper()
 	for range 60 {
@@ -82,7 +82,7 @@ func (l *load) settle(t *testing.T) {
 			return
 		}
 	}
-	t.Fatalf("no second of a minute had %d requests that each took less than %v: run this test alone", rate, slowRequest)
+	t.Fatalf("in no second of a minute, %d requests each took less than %v: run this test alone", rate, slowRequest)
 }
 
 // now returns how long ago the load began.
@@ -125,8 +125,8 @@ func (l *load) end() {
 	slices.SortFunc(l.requests, func(a, b request) int { return int(a.sent - b.sent) })
 }
 
-// judge reports the failures that are not excused. It also excuses a small number of two kinds: failures while the whole
-// machine was busy, and look-ups that timed out, which the sidecar itself reported.
+// judge reports the failures that are not excused. It also excuses a few failures while the whole machine was busy, and a few
+// look-ups whose timeout the sidecar itself reported.
 func (l *load) judge(t *testing.T, excused func(request) bool) {
 	t.Helper()
 	var failed []string
@@ -153,8 +153,9 @@ func (l *load) judge(t *testing.T, excused func(request) bool) {
 	}
 }
 
-// busy reports whether the machine was busy. It compares the requests that were sent with this one, or shortly before it was
-// answered: even the fastest quarter was slow. A sidecar that does not answer delays at most half of them.
+// busy reports whether the machine was busy. It looks at the requests that were sent within 50 ms of the moment when this one was
+// sent, or answered. The machine was busy if even their fastest quarter was slow: a sidecar that does not answer delays at most
+// half of them.
 func (l *load) busy(r request) bool {
 	const around = 50 * time.Millisecond
 	for _, moment := range []time.Duration{r.sent, r.answered} {
@@ -166,14 +167,13 @@ func (l *load) busy(r request) bool {
 }
 
 const (
-	// timeout is the time limit of a look-up. The sidecar gives up the whole check after 400 ms, and Envoy after 500 ms.
+	// timeout is the time limit of a look-up. The limit of the whole check is 400 ms in the sidecar, and 500 ms in Envoy.
 	timeout = 390 * time.Millisecond
 	// slowRequest is longer than any request takes on a machine that is not busy.
 	slowRequest = 100 * time.Millisecond
 )
 
-// between returns the sorted durations of the requests that were sent in a window after any of the moments. A window is an
-// interval of offsets from its moment.
+// between returns the sorted durations of the requests that were sent between m+from and m+to, for any of the moments m.
 func (l *load) between(moments []time.Duration, from, to time.Duration) (took []time.Duration) {
 	for _, r := range l.requests {
 		if slices.ContainsFunc(moments, func(m time.Duration) bool { return r.sent >= m+from && r.sent < m+to }) {
