@@ -131,8 +131,8 @@ func (w *world) formFor(t *testing.T, e endpoint) form {
 	return f
 }
 
-// flatStored measures databases with 1,000 to 1,000,000 tokens: with 1,000 warm tokens of each, and with up to 2,000 tokens and no
-// cache, so that each check runs a query.
+// flatStored measures databases with 1,000 to 1,000,000 tokens. It uses 1,000 warm tokens of each, and then up to 2,000 tokens
+// without a cache, so that each check runs a query.
 func flatStored(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	const tokensUsed = 1000
 	for _, c := range []struct {
