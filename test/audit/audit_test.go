@@ -18,7 +18,7 @@ var (
 	duration   = flag.Duration("duration", 30*time.Second, "how long the audit lasts")
 	out        = flag.String("out", "", "folder for the table and the plot; empty: none")
 	seed       = flag.Uint64("seed", 0, "seed of the random choices; 0: from the clock")
-	pooled     = flag.Int("pooled", 1, "how many of the four sidecars are behind PgBouncer")
+	pooled     = flag.Int("pooled", 1, "number of sidecars behind PgBouncer, of four")
 	prepared   = flag.Bool("prepared", false, "make changes by prepared transactions too")
 	binary     = flag.String("keywicket", "", "the keywicket binary to audit; empty: build one")
 	onlyFaults = flag.String("faults", "", "inject only these faults, separated by commas; empty: all")
@@ -51,13 +51,13 @@ func startWorld(t *testing.T, o options) *world {
 			t.Log(w.pooler.Log())
 		}
 		if err := w.close(); err != nil {
-			t.Log(err) // processes and connections that faults have ended may return errors
+			t.Log(err) // processes and connections that faults have closed may return errors
 		}
 	})
 	return w
 }
 
-// TestAudit is the audit: whatever changes and whatever fails meanwhile, no answer is older than the bound.
+// TestAudit is the audit: during random changes and faults, no answer is older than the bound.
 func TestAudit(t *testing.T) {
 	if testing.Short() {
 		t.Skip("make test-long runs it")
@@ -94,7 +94,7 @@ func TestAudit(t *testing.T) {
 	}
 	fmt.Println(p.table())
 	if w.pooler != nil && w.pooler.Restarts() > 0 {
-		t.Logf("PgBouncer has exited by itself %d times", w.pooler.Restarts())
+		t.Logf("PgBouncer exited unexpectedly %d times", w.pooler.Restarts())
 	}
 	if s := p.summary(); s != "" {
 		t.Log(s)
@@ -105,8 +105,8 @@ func TestAudit(t *testing.T) {
 		}
 	}
 	total := p.total
-	if total.violations > 0 || total.wrongDenials > 0 || total.odd > 0 {
-		t.Errorf("%d violations, %d wrong denials, %d unexpected answers", total.violations, total.wrongDenials, total.odd)
+	if total.violations > 0 || total.wrongDenials > 0 || total.unexpected > 0 {
+		t.Errorf("%d violations, %d wrong denials, %d unexpected answers", total.violations, total.wrongDenials, total.unexpected)
 	}
 	if total.ambiguous*100 > total.requests {
 		t.Errorf("%d of %d requests are ambiguous: more than 1 %%", total.ambiguous, total.requests)
@@ -126,13 +126,13 @@ func chosen[T any](t *testing.T, names string, all []T, name func(T) string) []T
 	if names == "" {
 		return all
 	}
-	var some []T
+	var selected []T
 	for n := range strings.SplitSeq(names, ",") {
 		i := slices.IndexFunc(all, func(one T) bool { return name(one) == n })
 		if i < 0 {
 			t.Fatalf("there is no %q", n)
 		}
-		some = append(some, all[i])
+		selected = append(selected, all[i])
 	}
-	return some
+	return selected
 }

@@ -19,13 +19,13 @@ import (
 // edit is SQL that changes one subject, with the table that it writes to.
 type edit struct {
 	table, sql string
-	parent     bool // it deletes a row that other rows refer to
+	parent     bool // the edit deletes a row that other rows refer to
 }
 
 // denials returns the edits after which the subject is denied.
 func denials(s *subject) []edit {
 	id, user, grant, app := quote(s.id), quote(s.user), quote(s.grant), quote(s.app)
-	ofUser := []edit{
+	userEdits := []edit{
 		{table: "members", sql: `UPDATE keywicket.members SET role = 'guest' WHERE user_id = ` + user},
 		{table: "members", sql: `DELETE FROM keywicket.members WHERE user_id = ` + user},
 		{table: "users", sql: `UPDATE keywicket.users SET banned_until = 'infinity' WHERE id = ` + user},
@@ -38,33 +38,33 @@ func denials(s *subject) []edit {
 	case workspaceToken:
 		return token
 	case personalKey:
-		return append(token, ofUser...)
+		return append(token, userEdits...)
 	case session:
 		return append([]edit{
 			{table: "revoked_sessions", sql: `INSERT INTO keywicket.revoked_sessions (session_id) VALUES (` + id + `)`},
 			{table: "revoked_sessions", sql: `INSERT INTO keywicket.revoked_sessions (user_id) VALUES (` + user + `)`},
-		}, ofUser...)
+		}, userEdits...)
 	}
 	return append([]edit{
 		{table: "oauth_access_tokens", sql: `UPDATE keywicket.oauth_access_tokens SET revoked_at = now() WHERE id = ` + id},
 		{table: "oauth_grants", sql: `UPDATE keywicket.oauth_grants SET revoked_at = now() WHERE id = ` + grant},
 		{table: "oauth_apps", sql: `UPDATE keywicket.oauth_apps SET revoked_at = now() WHERE id = ` + app},
 		{table: "oauth_grant_workspaces", sql: `DELETE FROM keywicket.oauth_grant_workspaces WHERE grant_id = ` + grant},
-	}, ofUser...)
+	}, userEdits...)
 }
 
-// plan is a change that is to be made.
+// plan is a planned change.
 type plan struct {
 	way     string
 	targets []int
 	do      func(context.Context, *node) error
 }
 
-// openWhile keeps a transaction open for longer than the interval between two readings of the log.
-const openWhile = `SELECT pg_sleep(0.4)`
+// keepOpen keeps a transaction open for longer than the interval between two readings of the log.
+const keepOpen = `SELECT pg_sleep(0.4)`
 
-// way is a way to change rows. plan returns a function after which the subject is denied, or allowed. It returns nil if this way
-// cannot do so.
+// way is a way to change rows. plan returns a function that makes the change after which the subject is denied, or allowed. It
+// returns nil if this way has no such change.
 type way struct {
 	name string
 	plan func(w *world, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error
@@ -86,8 +86,8 @@ func transaction(statements ...string) func(context.Context, *node) error {
 	}
 }
 
-// sqlOf returns a random edit that denies the subject, or the edit that allows it. Without references, it does not delete rows that
-// other rows refer to, because the way keeps the database from following references.
+// sqlOf returns a random edit that denies the subject, or the edit that allows it. If references is false, it does not delete rows
+// that other rows refer to, because the database would not cascade the deletion.
 func sqlOf(r *rand.Rand, s *subject, deny, references bool) edit {
 	if !deny {
 		tables := map[kind]string{workspaceToken: "tokens", personalKey: "tokens", session: "revoked_sessions", oauthToken: "oauth_grants"}
@@ -102,21 +102,21 @@ var ways = []way{
 		return transaction(sqlOf(r, s, deny, true).sql)
 	}},
 	{"open transaction", func(_ *world, r *rand.Rand, s *subject, deny bool) func(context.Context, *node) error {
-		begin := transaction(sqlOf(r, s, deny, true).sql, openWhile)
+		begin := transaction(sqlOf(r, s, deny, true).sql, keepOpen)
 		return func(ctx context.Context, n *node) error {
-			// A later transaction ends earlier, so that a snapshot lists the first one as open.
-			while, ended := context.WithCancel(ctx)
+			// A later transaction commits first, so that a snapshot lists the first transaction as open.
+			waitCtx, stopWaiting := context.WithCancel(ctx)
 			var later sync.WaitGroup
 			later.Go(func() {
-				_ = await(while, "the transaction is open", func(ctx context.Context) error {
+				_ = await(waitCtx, "the transaction is open", func(ctx context.Context) error {
 					return n.exec(ctx, `DO $$ BEGIN
-						PERFORM pg_current_xact_id() FROM pg_stat_activity WHERE query LIKE '%`+openWhile+`%' AND pid <> pg_backend_pid();
+						PERFORM pg_current_xact_id() FROM pg_stat_activity WHERE query LIKE '%`+keepOpen+`%' AND pid <> pg_backend_pid();
 						ASSERT FOUND;
 					END $$`)
 				})
 			})
 			err := begin(ctx, n)
-			ended()
+			stopWaiting()
 			later.Wait()
 			return err
 		}
@@ -145,7 +145,7 @@ var ways = []way{
 			return transaction(fmt.Sprintf(`MERGE INTO keywicket.%s t USING (VALUES (%s)) AS v (value) ON t.%s = v.value WHEN MATCHED THEN %s`,
 				table, quote(value), column, then))
 		}
-		const first = 150000 // the version that has it
+		const first = 150000 // the first version with MERGE
 		switch {
 		case !deny || w.version < first:
 			return nil
@@ -283,7 +283,7 @@ var ways = []way{
 	{restore, nil}, // world.restore plans it
 }
 
-// restore is the way with two steps: it dumps the rows, and restores them after others have changed.
+// restore is the way with two steps: it dumps the rows, and restores them after other changes.
 const restore = "restore"
 
 // copyIn copies one row into a table.
@@ -343,7 +343,7 @@ func (w *world) change(ctx context.Context, r *rand.Rand) {
 			continue
 		}
 		w.setFocus(p.targets)
-		pause(ctx, w.interval) // readers ask for the subject meanwhile, and the sidecars cache it
+		pause(ctx, w.interval) // meanwhile, readers send checks of the subject, and the sidecars cache it
 		if ctx.Err() == nil {
 			w.perform(ctx, p)
 		}
@@ -352,7 +352,7 @@ func (w *world) change(ctx context.Context, r *rand.Rand) {
 
 // planFor finds a subject that the way can change and that has not changed for a while.
 func (w *world) planFor(v way, r *rand.Rand) (plan, bool) {
-	states := w.history.now()
+	states := w.history.current()
 	denied := 0
 	for _, s := range states {
 		if s != allow {
@@ -372,14 +372,14 @@ func (w *world) planFor(v way, r *rand.Rand) (plan, bool) {
 	return plan{}, false
 }
 
-// attention is how long readers ask more often for a subject after its change.
-const attention = 4 * time.Second
+// focusTime is how long after a change readers send more checks of its subject.
+const focusTime = 4 * time.Second
 
 func (w *world) settled(subject int) bool {
-	return time.Duration(w.changedAt[subject].Load()) < w.now()-attention
+	return time.Duration(w.changedAt[subject].Load()) < w.now()-focusTime
 }
 
-// setFocus makes readers ask more often for the subjects that are about to change, and for those that changed a short time ago.
+// setFocus makes readers send more checks of the subjects that are about to change, or that changed a short time ago.
 func (w *world) setFocus(next []int) {
 	focus := slices.Clone(next)
 	for i := range w.changedAt {
@@ -390,7 +390,7 @@ func (w *world) setFocus(next []int) {
 	w.focus.Store(&focus)
 }
 
-// perform makes a change, reads all rows back, and records the subjects whose outcome has changed.
+// perform makes a change, reads the resulting rows, and records the subjects whose outcome has changed.
 func (w *world) perform(ctx context.Context, p plan) {
 	w.changing.Lock()
 	defer w.changing.Unlock()
@@ -400,9 +400,9 @@ func (w *world) perform(ctx context.Context, p plan) {
 	// A change that has begun is completed even after ctx has ended.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	doing, stop := context.WithTimeout(ctx, 6*time.Second)
+	changeCtx, stop := context.WithTimeout(ctx, 6*time.Second)
 	sent := w.now()
-	err := p.do(doing, w.cluster.now())
+	err := p.do(changeCtx, w.cluster.currentPrimary())
 	// During a failover, sidecars that have not reached the new primary cannot know its changes.
 	w.moving.RLock()
 	answered := w.now()
@@ -415,14 +415,14 @@ func (w *world) perform(ctx context.Context, p plan) {
 		if refused := pq.As(err); refused != nil && !slices.Contains([]string{"57", "08"}, string(refused.Code.Class())) {
 			lost = false
 		}
-		if err := await(ctx, "the database is back", func(ctx context.Context) error { return w.cluster.now().terminateChanges(ctx) }); err != nil {
+		if err := await(ctx, "the database is back", func(ctx context.Context) error { return w.cluster.currentPrimary().terminateChanges(ctx) }); err != nil {
 			w.log("%v", err)
 		}
 	}
 	states, err := w.readBack(ctx)
 	if err != nil {
 		w.log("%v", err)
-		return // the targets' outcome stays unknown, and so does their ambiguousUntil
+		return // the targets' outcome stays unknown, and their ambiguousUntil stays never
 	}
 	if lost {
 		answered = w.now()
@@ -434,10 +434,10 @@ func (w *world) perform(ctx context.Context, p plan) {
 	w.setFocus(nil)
 }
 
-// readBack reads the outcome that each subject must get, as soon as the database is reachable.
+// readBack reads the outcome that each subject must get. It retries until the database is reachable.
 func (w *world) readBack(ctx context.Context) (states []outcome, err error) {
 	err = await(ctx, "rows are read back", func(ctx context.Context) error {
-		states, err = outcomes(ctx, w.cluster.now().operator, w.subjects)
+		states, err = outcomes(ctx, w.cluster.currentPrimary().operator, w.subjects)
 		return err
 	})
 	return states, err
@@ -445,7 +445,7 @@ func (w *world) readBack(ctx context.Context) (states []outcome, err error) {
 
 // recordChanges records the subjects whose outcome has changed.
 func (w *world) recordChanges(way string, sent, answered time.Duration, states []outcome, targets []int) {
-	before := w.history.now()
+	before := w.history.current()
 	for i, after := range states {
 		if after != before[i] {
 			w.history.addChange(i, change{way: way, sent: sent, answered: answered, after: after})
@@ -467,14 +467,14 @@ const dumpFile = "keywicket.dump"
 
 // restore creates a dump. If there is one, it first allows some subjects that were denied in the dump, and then restores the dump.
 func (w *world) restore(ctx context.Context) {
-	n := w.cluster.now()
+	n := w.cluster.currentPrimary()
 	if !n.Has("pg_restore") {
 		return
 	}
 	if w.dumped.node != n {
 		w.changing.Lock()
 		defer w.changing.Unlock()
-		states := w.history.now()
+		states := w.history.current()
 		limited, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		err := n.Program(limited, "pg_dump", "--format=custom", "--schema=keywicket", "--file="+dumpFile, "--dbname="+n.URL("postgres"))
@@ -487,7 +487,7 @@ func (w *world) restore(ctx context.Context) {
 	}
 	allowed := plan{way: "SQL"}
 	var statements []string
-	for i, s := range w.history.now() {
+	for i, s := range w.history.current() {
 		if s != allow && w.dumped.states[i] != allow && w.settled(i) && len(allowed.targets) < 3 {
 			allowed.targets = append(allowed.targets, i)
 			statements = append(statements, w.subjects[i].allowSQL())
@@ -499,14 +499,14 @@ func (w *world) restore(ctx context.Context) {
 		pause(ctx, 2*bound)
 	}
 	p := plan{way: restore}
-	for i, s := range w.history.now() {
+	for i, s := range w.history.current() {
 		if s != w.dumped.states[i] {
 			p.targets = append(p.targets, i)
 		}
 	}
 	p.do = func(ctx context.Context, n *node) error {
 		if n != w.dumped.node {
-			return errors.New("the dump is gone")
+			return errors.New("the dump belongs to another server")
 		}
 		return n.Program(ctx, "pg_restore", "--clean", "--if-exists", "--single-transaction", "--dbname="+n.URL("postgres"), dumpFile)
 	}

@@ -49,7 +49,7 @@ func (n *node) exec(ctx context.Context, statements ...string) error {
 	return nil
 }
 
-// terminateChanges ends every connection for changes. Otherwise an abandoned change might still commit.
+// terminateChanges terminates every connection for changes. Otherwise an abandoned change might still commit.
 func (n *node) terminateChanges(ctx context.Context) error {
 	const others = `FROM pg_stat_activity WHERE usename = 'postgres' AND backend_type = 'client backend' AND application_name <> 'operator'`
 	end := func(ctx context.Context) error { return n.exec(ctx, `SELECT pg_terminate_backend(pid) `+others) }
@@ -65,13 +65,13 @@ func (n *node) terminateChanges(ctx context.Context) error {
 			return err
 		}
 	}
-	return await(ctx, "the abandoned connections end", func(ctx context.Context) error {
+	return await(ctx, "the abandoned connections are closed", func(ctx context.Context) error {
 		var left int
 		if err := n.operator.GetContext(ctx, &left, `SELECT count(*) `+others); err != nil {
 			return err
 		}
 		if left > 0 { // a command may have connected again
-			return errors.Join(fmt.Errorf("%d are left", left), end(ctx))
+			return errors.Join(fmt.Errorf("%d connections are left", left), end(ctx))
 		}
 		return nil
 	})
@@ -106,15 +106,15 @@ func newCluster(ctx context.Context, dir string, replicated bool, settings map[s
 	return c, nil
 }
 
-func (c *cluster) now() *node {
+func (c *cluster) currentPrimary() *node {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.primary
 }
 
-// follow creates a standby. From then on, the primary answers a COMMIT only if the standby has it.
+// follow creates a standby. From then on, the primary answers a COMMIT only after the standby has confirmed it.
 func (c *cluster) follow(ctx context.Context) error {
-	p := c.now()
+	p := c.currentPrimary()
 	s, err := p.StartStandby(ctx)
 	if err != nil {
 		return err
@@ -134,19 +134,19 @@ func (c *cluster) follow(ctx context.Context) error {
 
 // synchronous waits until the standby has caught up and is synchronous.
 func (c *cluster) synchronous(ctx context.Context) error {
-	p := c.now()
-	return await(ctx, "the standby follows", func(ctx context.Context) error {
-		var in bool
-		err := p.operator.GetContext(ctx, &in, `SELECT count(*) = 1 FROM pg_stat_replication
+	p := c.currentPrimary()
+	return await(ctx, "the standby has caught up", func(ctx context.Context) error {
+		var streaming bool
+		err := p.operator.GetContext(ctx, &streaming, `SELECT count(*) = 1 FROM pg_stat_replication
 			WHERE state = 'streaming' AND sync_state = 'sync' AND pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn) < 65536`)
-		if err == nil && !in {
-			err = errors.New("it does not stream")
+		if err == nil && !streaming {
+			err = errors.New("it does not stream synchronously")
 		}
 		return err
 	})
 }
 
-// promote makes the standby the primary. The old primary still serves its connections until the caller ends it.
+// promote makes the standby the primary. The old primary still serves its connections until the caller stops it.
 func (c *cluster) promote(ctx context.Context) (old *node, err error) {
 	c.mu.Lock()
 	standby := c.standby
@@ -179,8 +179,8 @@ func await(ctx context.Context, what string, try func(context.Context) error) er
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		one, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := try(one)
+		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := try(attempt)
 		cancel()
 		if err == nil {
 			return nil

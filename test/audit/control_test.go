@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// control is keywicket with one protection removed. If the audit does not detect it, the audit proves nothing. The control for
-// look-ups that follow a failover is in TestFailoverWithOpenConnections: here the old primary cannot commit, which ends connections.
+// control is keywicket without one protection. If the audit does not detect this, the audit proves nothing. The control for
+// look-ups after a failover is in TestFailoverWithOpenConnections: here the old primary cannot commit, which closes connections.
 type control struct {
 	name     string
 	file     string // in this repository
@@ -22,13 +22,13 @@ type control struct {
 
 var controls = []control{
 	{
-		name: "changes that were read are ignored", file: "store/cache/cache.go",
+		name: "read changes do not invalidate answers", file: "store/cache/cache.go",
 		old:   `return e.answers(l) && !e.outdated(&c.generations)`,
 		new:   `return e.answers(l)`,
 		fault: noFault, way: "SQL",
 	},
 	{
-		name: "memory is used whether or not the log is read", file: "store/cache/lease.go",
+		name: "the cache is used although the log is not read", file: "store/cache/lease.go",
 		old:   `{ return int64(now) < l.until.Load() }`,
 		new:   `{ return true }`,
 		fault: silent, way: "SQL",
@@ -40,19 +40,19 @@ var controls = []control{
 		fault: slow, way: "SQL",
 	},
 	{
-		name: "rows of transactions that were open are not read", file: "store/feed/poll.go",
+		name: "rows of formerly open transactions are not read", file: "store/feed/poll.go",
 		old:   `WHERE xid = open LIMIT`,
 		new:   `WHERE xid = open AND false LIMIT`,
 		fault: noFault, way: "open transaction",
 	},
 	{
-		name: "another world is not noticed", file: "store/cache/feed.go",
+		name: "a change of the catalogs is not detected", file: "store/cache/feed.go",
 		old:   `case r.World != c.log.world:`,
 		new:   `case false:`,
 		fault: noFault, way: "disabled triggers",
 	},
 	{
-		name: "a swapped table is not noticed", file: "store/feed/poll.go",
+		name: "a swapped table is not detected", file: "store/feed/poll.go",
 		old: `hash_array_extended(array_agg(c.oid), 0), hash_array_extended(array_agg(c.relfilenode), 0),
                        hash_array_extended(array_agg(c.xmin), 0), hash_array_extended(array_agg(c.parts), 0),
                        hash_array_extended(array_agg(t.world), 0)`,
@@ -61,8 +61,8 @@ var controls = []control{
 	},
 }
 
-// TestControls removes one protection after the other, and the judge must find violations each time. The same schedule must find none
-// in the unchanged keywicket. Otherwise the missing protection would not be the cause.
+// TestControls removes one protection at a time, and the judge must find violations each time. With the same schedule, it must find
+// none in the unchanged keywicket. Otherwise the missing protection would not be the cause.
 func TestControls(t *testing.T) {
 	if testing.Short() {
 		t.Skip("make test-long runs it")

@@ -15,41 +15,41 @@ import (
 
 // fault is a temporary failure.
 type fault struct {
-	name    string
-	least   time.Duration // minimum time until it is healed
-	most    time.Duration // maximum time until it is healed
-	standby bool          // it needs a standby
+	name        string
+	minDuration time.Duration // minimum time until it is healed
+	maxDuration time.Duration // maximum time until it is healed
+	standby     bool          // the fault needs a standby
 	// begin returns the function that heals the fault. Neither waits for the sidecars.
 	begin func(ctx context.Context, w *world, r *rand.Rand) (heal func(context.Context) error, err error)
 }
 
 // noFault is a period without a fault.
-var noFault = fault{name: quiet, least: bound, most: 2 * bound, begin: func(context.Context, *world, *rand.Rand) (func(context.Context) error, error) {
-	return nothing, nil
+var noFault = fault{name: noFaultName, minDuration: bound, maxDuration: 2 * bound, begin: func(context.Context, *world, *rand.Rand) (func(context.Context) error, error) {
+	return noHeal, nil
 }}
 
 var faults = []fault{
 	noFault,
-	{name: "freeze", least: 1500 * time.Millisecond, most: 2500 * time.Millisecond, begin: freeze},
-	{name: "silence", least: 2 * bound, most: 3 * bound, begin: toxic("timeout", anywhere, forever)},
-	{name: "delay", least: 2 * bound, most: 3 * bound, begin: toxic("latency", anywhere, func(r *rand.Rand) string {
+	{name: "freeze", minDuration: 1500 * time.Millisecond, maxDuration: 2500 * time.Millisecond, begin: freeze},
+	{name: "silence", minDuration: 2 * bound, maxDuration: 3 * bound, begin: toxic("timeout", anywhere, forever)},
+	{name: "delay", minDuration: 2 * bound, maxDuration: 3 * bound, begin: toxic("latency", anywhere, func(r *rand.Rand) string {
 		return fmt.Sprintf(`"latency": %d, "jitter": %d`, 50+r.IntN(600), r.IntN(50))
 	})},
-	{name: "reset", least: bound / 2, most: 2 * bound, begin: toxic("reset_peer", anywhere, func(r *rand.Rand) string {
+	{name: "reset", minDuration: bound / 2, maxDuration: 2 * bound, begin: toxic("reset_peer", anywhere, func(r *rand.Rand) string {
 		return fmt.Sprintf(`"timeout": %d`, r.IntN(200))
 	})},
-	{name: "terminate", least: bound, most: 2 * bound, begin: terminate},
-	{name: "kill", least: bound / 5, most: bound, begin: kill},
-	{name: "crash", least: bound, most: 2 * bound, begin: crash},
-	{name: "fail over", least: 3 * bound, most: 4 * bound, standby: true, begin: failOver},
-	{name: "lock", least: bound, most: 2 * bound, begin: lock},
-	{name: "full", least: 2 * bound, most: 3 * bound, begin: full},
+	{name: "terminate", minDuration: bound, maxDuration: 2 * bound, begin: terminate},
+	{name: "kill", minDuration: bound / 5, maxDuration: bound, begin: kill},
+	{name: "crash", minDuration: bound, maxDuration: 2 * bound, begin: crash},
+	{name: "fail over", minDuration: 3 * bound, maxDuration: 4 * bound, standby: true, begin: failOver},
+	{name: "lock", minDuration: bound, maxDuration: 2 * bound, begin: lock},
+	{name: "full", minDuration: 2 * bound, maxDuration: 3 * bound, begin: full},
 }
 
 // silent and slow are for controls only.
 var (
-	silent = fault{name: "silent", least: 3 * bound, most: 3 * bound, begin: toxic("timeout", towardsDatabase, forever)}
-	slow   = fault{name: "slow", least: 3 * bound, most: 3 * bound, begin: toxic("latency", towardsDatabase, func(*rand.Rand) string {
+	silent = fault{name: "silent", minDuration: 3 * bound, maxDuration: 3 * bound, begin: toxic("timeout", lookupReplies, forever)}
+	slow   = fault{name: "slow", minDuration: 3 * bound, maxDuration: 3 * bound, begin: toxic("latency", lookupReplies, func(*rand.Rand) string {
 		return `"latency": 950`
 	})}
 )
@@ -57,7 +57,7 @@ var (
 // forever makes a connection silent until the fault is healed.
 func forever(*rand.Rand) string { return `"timeout": 0` }
 
-func nothing(context.Context) error { return nil }
+func noHeal(context.Context) error { return nil }
 
 // failAll injects all faults in random order until the context ends, and records the time of each in the history.
 func (w *world) failAll(ctx context.Context, faults []fault, r *rand.Rand) error {
@@ -84,29 +84,29 @@ func (w *world) failAll(ctx context.Context, faults []fault, r *rand.Rand) error
 
 // fail injects one fault, heals it, and waits until all sidecars answer again.
 func (w *world) fail(ctx context.Context, f fault, r *rand.Rand) (healed time.Duration, err error) {
-	// A fault that has begun is healed even after ctx has ended.
-	through, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	// A fault that has begun is healed even if ctx is done.
+	healCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	defer w.affected.Store(0)
-	heal, err := f.begin(through, w, r)
+	heal, err := f.begin(healCtx, w, r)
 	if err != nil {
-		if heal != nil { // it had begun
-			err = errors.Join(err, heal(through))
+		if heal != nil { // the fault had begun
+			err = errors.Join(err, heal(healCtx))
 		}
 		return w.now(), err
 	}
-	about := "all sidecars"
+	target := "all sidecars"
 	if n := w.affected.Load(); n > 0 {
-		about = fmt.Sprintf("sidecar %d", n-1)
+		target = fmt.Sprintf("sidecar %d", n-1)
 	}
-	w.log("%v: %s of %s", w.now().Round(time.Millisecond), f.name, about)
-	pause(ctx, f.least+time.Duration(r.Int64N(int64(f.most-f.least)+1)))
-	if err := heal(through); err != nil {
+	w.log("%v: %s of %s", w.now().Round(time.Millisecond), f.name, target)
+	pause(ctx, f.minDuration+time.Duration(r.Int64N(int64(f.maxDuration-f.minDuration)+1)))
+	if err := heal(healCtx); err != nil {
 		return w.now(), err
 	}
 	healed = w.now()
 	pause(ctx, bound+bound/2)
-	return healed, await(through, "the sidecars answer again", func(context.Context) error {
+	return healed, await(healCtx, "the sidecars answer again", func(context.Context) error {
 		for i, s := range w.sidecars {
 			if last := time.Duration(s.last503.Load()); w.now()-last < bound/2 {
 				return fmt.Errorf("sidecar %d has answered 503", i)
@@ -134,7 +134,7 @@ func anywhere(s *sidecar, r *rand.Rand) ([]*toxiproxy.Proxy, []string) {
 		[][]string{{"upstream"}, {"downstream"}, {"upstream", "downstream"}}[r.IntN(3)]
 }
 
-func towardsDatabase(s *sidecar, _ *rand.Rand) ([]*toxiproxy.Proxy, []string) {
+func lookupReplies(s *sidecar, _ *rand.Rand) ([]*toxiproxy.Proxy, []string) {
 	return []*toxiproxy.Proxy{s.lookups}, []string{"downstream"}
 }
 
@@ -168,13 +168,13 @@ func toxic(
 
 // terminate ends all of the sidecars' connections in the server, or half of them.
 func terminate(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
-	return nothing, w.cluster.now().exec(ctx, fmt.Sprintf(
+	return noHeal, w.cluster.currentPrimary().exec(ctx, fmt.Sprintf(
 		`SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'audited' AND pid %% %d = 0`, 1+r.IntN(2)))
 }
 
 func kill(_ context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
 	s := w.anySidecar(r)
-	p := s.now()
+	p := s.currentProcess()
 	if err := p.Signal(syscall.SIGKILL); err != nil {
 		return nil, err
 	}
@@ -191,14 +191,14 @@ func kill(_ context.Context, w *world, r *rand.Rand) (func(context.Context) erro
 	}, nil
 }
 
-// crash kills one process of the server, which then ends all others and recovers.
+// crash kills one process of the server. The server then stops all others and recovers.
 func crash(ctx context.Context, w *world, _ *rand.Rand) (func(context.Context) error, error) {
-	n := w.cluster.now()
+	n := w.cluster.currentPrimary()
 	var pid int
 	err := n.operator.GetContext(ctx, &pid, `SELECT pid FROM pg_stat_activity
 		WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1`)
 	if errors.Is(err, sql.ErrNoRows) {
-		return nothing, nil
+		return noHeal, nil
 	}
 	if err != nil {
 		return nil, err
@@ -218,7 +218,7 @@ func crash(ctx context.Context, w *world, _ *rand.Rand) (func(context.Context) e
 }
 
 // failOver promotes the standby. From that moment, new connections reach it; existing ones still reach the old primary. Until a
-// sidecar has reached the new primary, only fencing can protect it from the old one. Fencing is not the sidecars' task.
+// sidecar has reached the new primary, it can be protected only by fencing the old one, which is not its task.
 func failOver(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
 	if err := w.cluster.synchronous(ctx); err != nil {
 		return nil, err
@@ -230,8 +230,8 @@ func failOver(ctx context.Context, w *world, r *rand.Rand) (func(context.Context
 		w.moving.Unlock()
 		return nil, err
 	}
-	w.relay.setTarget(w.cluster.now().Address())
-	// End the changes that still wait for an answer of the old primary.
+	w.relay.setTarget(w.cluster.currentPrimary().Address())
+	// Terminate the changes that still wait for an answer of the old primary.
 	err = errors.Join(old.terminateChanges(ctx), w.reached(ctx))
 	w.moving.Unlock()
 	w.changing.Lock()
@@ -253,7 +253,7 @@ func failOver(ctx context.Context, w *world, r *rand.Rand) (func(context.Context
 func (w *world) reached(ctx context.Context) error {
 	return await(ctx, "all sidecars have reached the new primary", func(context.Context) error {
 		var n int
-		err := w.cluster.now().operator.GetContext(ctx, &n, `SELECT count(*) FROM keywicket.sidecars`)
+		err := w.cluster.currentPrimary().operator.GetContext(ctx, &n, `SELECT count(*) FROM keywicket.sidecars`)
 		if err == nil && n < len(w.sidecars) {
 			err = fmt.Errorf("%d of %d have", n, len(w.sidecars))
 		}
@@ -268,7 +268,7 @@ func lock(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) er
 	var held *sql.Tx
 	// Retry, because a restore may drop and recreate the table during the wait.
 	err := await(ctx, "the table is locked", func(context.Context) error {
-		tx, err := w.cluster.now().operator.BeginTx(ctx, nil) // no context that ends before ctx does
+		tx, err := w.cluster.currentPrimary().operator.BeginTx(ctx, nil) // no context that ends before ctx does
 		if err != nil {
 			return err
 		}
@@ -286,8 +286,8 @@ func lock(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) er
 
 // full takes all free connections and ends some of the sidecars' connections. The sidecars then must wait for new ones.
 func full(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
-	n := w.cluster.now()
-	other, err := w.other(n)
+	n := w.cluster.currentPrimary()
+	other, err := w.unprivilegedURL(n)
 	if err != nil {
 		return nil, err
 	}

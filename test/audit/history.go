@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// outcome is a set of results of a request. A request has one result; an unknown state has several possible ones.
+// outcome is a set of results of a request. A request has one result; an unknown state has several possible results.
 type outcome uint8
 
 const (
@@ -17,7 +17,7 @@ const (
 	unauthorized
 	forbidden
 	unavailable // 503, or no answer, which is a 503 to Envoy's client
-	strange     // any other answer
+	otherAnswer // any other answer
 )
 
 // unknown is the outcome while it is not known whether a change was committed.
@@ -25,7 +25,7 @@ const unknown = allow | unauthorized | forbidden
 
 func (o outcome) String() string {
 	var names []string
-	for i, name := range []string{"allow", "401", "403", "503", "strange"} {
+	for i, name := range []string{"allow", "401", "403", "503", "another answer"} {
 		if o&(1<<i) != 0 {
 			names = append(names, name)
 		}
@@ -35,7 +35,7 @@ func (o outcome) String() string {
 
 func (o outcome) certain() bool { return o&(o-1) == 0 }
 
-// All times are since the history began, on one monotonic clock.
+// All times count from the beginning of the history, on one monotonic clock.
 const (
 	never  = time.Duration(math.MaxInt64)
 	always = time.Duration(math.MinInt64 / 2)
@@ -85,8 +85,8 @@ func (h *history) addChange(subject int, c change) {
 	h.changes[subject] = append(h.changes[subject], c)
 }
 
-// now returns the outcome that each subject must get now.
-func (h *history) now() []outcome {
+// current returns the outcome that each subject must get now.
+func (h *history) current() []outcome {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	all := make([]outcome, len(h.changes))
@@ -108,8 +108,8 @@ func (h *history) addSpan(s span) {
 	h.spans = append(h.spans, s)
 }
 
-// faultAt returns the fault at time t: the one in progress, or the one that was healed last. Each fault counts from early before its
-// beginning, because it can cause a wrong answer about a change from just before it.
+// faultAt returns the fault at time t: the fault in progress, or the fault that was healed last. The time of a fault starts earlier
+// than its beginning, by early, because a fault can cause a wrong answer about a change from just before it.
 func (h *history) faultAt(t, early time.Duration) string {
 	i, _ := slices.BinarySearchFunc(h.spans, t, func(s span, t time.Duration) int { return cmp.Compare(s.begin-early, t) })
 	// i is the index of the first span that begins at t or later.
@@ -117,10 +117,10 @@ func (h *history) faultAt(t, early time.Duration) string {
 		return h.spans[i].fault
 	}
 	if i == 0 {
-		return quiet
+		return noFaultName
 	}
 	return h.spans[i-1].fault
 }
 
-// quiet is the name of the time without a fault.
-const quiet = "none"
+// noFaultName is the name of the time without a fault.
+const noFaultName = "none"

@@ -10,21 +10,21 @@ const (
 	violation           // an allow that no state within the bound explains
 	wrongDenial         // a 401 or 403 that no state within the bound explains
 	noAnswer            // 503
-	odd                 // any other answer
+	unexpected          // any other answer
 )
 
 // judgement is the judge's result for one request.
 type judgement struct {
 	verdict   verdict
-	ambiguous bool // several outcomes are right
-	// cause is the index, in the subject's changes, of the last change that the sidecar had to know.
+	ambiguous bool // several outcomes are correct
+	// cause is the index, in the subject's changes, of the last change that the answer had to reflect.
 	cause int
 	// late is the time from the answer to that change until the start of the request.
 	late time.Duration
 }
 
-// judge compares a request with the changes of its subject. The outcome of the state that was current at the request's start minus the
-// bound is right. So is the outcome of each later state whose change was sent before the request's end.
+// judge compares a request with the changes of its subject. The outcome of the state that was current at the request's start minus
+// the bound is correct. The outcome of each later state whose change was sent before the request's end is correct too.
 func judge(changes []change, r request, bound time.Duration) judgement {
 	current := len(changes) - 1
 	for current > 0 && changes[current].answered > r.start-bound {
@@ -40,8 +40,8 @@ func judge(changes []change, r request, bound time.Duration) judgement {
 	switch {
 	case r.outcome == unavailable:
 		j.verdict = noAnswer
-	case r.outcome == strange:
-		j.verdict = odd
+	case r.outcome == otherAnswer:
+		j.verdict = unexpected
 	case r.outcome&accepted != 0:
 		j.verdict = right
 	case r.outcome == allow:

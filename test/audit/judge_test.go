@@ -8,11 +8,11 @@ import (
 
 const ms = time.Millisecond
 
-// The whole audit depends on the judge. So this test gives it short histories whose verdict is obvious.
+// The whole audit depends on the judge. This test runs it on short histories whose verdict is obvious.
 func TestJudge(t *testing.T) {
-	began := change{sent: always, answered: always, after: allow}
+	initial := change{sent: always, answered: always, after: allow}
 	revoked := change{sent: 1000 * ms, answered: 1010 * ms, after: unauthorized}
-	back := change{sent: 5000 * ms, answered: 5010 * ms, after: allow}
+	allowedAgain := change{sent: 5000 * ms, answered: 5010 * ms, after: allow}
 	lost := change{sent: 5000 * ms, answered: never, after: unknown}
 	read := change{sent: 5000 * ms, answered: 6000 * ms, after: unauthorized}
 
@@ -26,29 +26,29 @@ func TestJudge(t *testing.T) {
 		ambiguous bool
 		late      time.Duration
 	}{
-		{name: "nothing changes", changes: []change{began}, start: 0, outcome: allow, want: right},
-		{name: "a denial without a reason", changes: []change{began}, start: 0, outcome: unauthorized, want: wrongDenial},
-		{name: "an allow from before, within the bound", changes: []change{began, revoked}, start: 2009 * ms, outcome: allow,
+		{name: "nothing changes", changes: []change{initial}, start: 0, outcome: allow, want: right},
+		{name: "a denial without a reason", changes: []change{initial}, start: 0, outcome: unauthorized, want: wrongDenial},
+		{name: "the old allow within the bound", changes: []change{initial, revoked}, start: 2009 * ms, outcome: allow,
 			want: right, ambiguous: true},
-		{name: "one stale allow", changes: []change{began, revoked}, start: 2010 * ms, outcome: allow, want: violation, late: 1000 * ms},
-		{name: "a stale allow, much later", changes: []change{began, revoked}, start: 9010 * ms, outcome: allow, want: violation, late: 8000 * ms},
-		{name: "the new answer before it is answered", changes: []change{began, revoked}, start: 1001 * ms, outcome: unauthorized,
+		{name: "a stale allow just after the bound", changes: []change{initial, revoked}, start: 2010 * ms, outcome: allow, want: violation, late: 1000 * ms},
+		{name: "a stale allow long after the bound", changes: []change{initial, revoked}, start: 9010 * ms, outcome: allow, want: violation, late: 8000 * ms},
+		{name: "the new answer before COMMIT is answered", changes: []change{initial, revoked}, start: 1001 * ms, outcome: unauthorized,
 			want: right, ambiguous: true},
-		{name: "the new answer before it is sent", changes: []change{began, revoked}, start: 998 * ms, outcome: unauthorized, want: wrongDenial},
-		{name: "a request that lasts until the change", changes: []change{began, revoked}, start: 900 * ms, end: 1001 * ms,
+		{name: "the new answer before the change is sent", changes: []change{initial, revoked}, start: 998 * ms, outcome: unauthorized, want: wrongDenial},
+		{name: "a request that ends after the change was sent", changes: []change{initial, revoked}, start: 900 * ms, end: 1001 * ms,
 			outcome: unauthorized, want: right, ambiguous: true},
-		{name: "a stale denial", changes: []change{began, revoked, back}, start: 6010 * ms, outcome: unauthorized, want: wrongDenial, late: 1000 * ms},
-		{name: "the other denial", changes: []change{began, revoked}, start: 3000 * ms, outcome: forbidden, want: wrongDenial, late: 1990 * ms},
-		{name: "the state before the last but one", changes: []change{began, revoked, back, {sent: 5100 * ms, answered: 5110 * ms, after: forbidden}},
+		{name: "a stale denial", changes: []change{initial, revoked, allowedAgain}, start: 6010 * ms, outcome: unauthorized, want: wrongDenial, late: 1000 * ms},
+		{name: "a 403 instead of a 401", changes: []change{initial, revoked}, start: 3000 * ms, outcome: forbidden, want: wrongDenial, late: 1990 * ms},
+		{name: "the state before the last two changes", changes: []change{initial, revoked, allowedAgain, {sent: 5100 * ms, answered: 5110 * ms, after: forbidden}},
 			start: 5500 * ms, outcome: allow, want: right, ambiguous: true},
-		{name: "no answer", changes: []change{began, revoked}, start: 3000 * ms, outcome: unavailable, want: noAnswer, late: 1990 * ms},
-		{name: "anything, while the state is unknown", changes: []change{began, revoked, lost, read}, start: 5900 * ms, outcome: allow,
+		{name: "no answer", changes: []change{initial, revoked}, start: 3000 * ms, outcome: unavailable, want: noAnswer, late: 1990 * ms},
+		{name: "an allow while the state is unknown", changes: []change{initial, revoked, lost, read}, start: 5900 * ms, outcome: allow,
 			want: right, ambiguous: true, late: 4890 * ms},
-		{name: "the old answer after the row was read", changes: []change{began, revoked, lost, read}, start: 7000 * ms, outcome: allow,
+		{name: "the old answer after the row was read", changes: []change{initial, revoked, lost, read}, start: 7000 * ms, outcome: allow,
 			want: violation, late: 1000 * ms},
-		{name: "the old answer before the lost change was sent", changes: []change{began, revoked, lost, read}, start: 4990 * ms, outcome: allow,
+		{name: "the old answer before the lost change was sent", changes: []change{initial, revoked, lost, read}, start: 4990 * ms, outcome: allow,
 			want: violation, late: 3980 * ms},
-		{name: "an unexpected answer", changes: []change{began}, start: 0, outcome: strange, want: odd},
+		{name: "an unexpected answer", changes: []change{initial}, start: 0, outcome: otherAnswer, want: unexpected},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -79,7 +79,7 @@ func TestStaleness(t *testing.T) {
 	}
 	got := staleness(changes, []request{
 		at(500*ms, allow), at(1005*ms, allow), at(1100*ms, allow), at(1200*ms, unauthorized), at(1310*ms, allow),
-		at(2000*ms, unauthorized), at(2999*ms, allow), // ends when the next change is sent, so it may have the next state
+		at(2000*ms, unauthorized), at(2999*ms, allow), // the last one ends when the next change is sent, so it may have the next state
 		at(3500*ms, unavailable), at(3600*ms, allow),
 		at(5020*ms, allow), at(5030*ms, forbidden),
 	})
@@ -91,7 +91,7 @@ func TestStaleness(t *testing.T) {
 func TestReport(t *testing.T) {
 	h := newHistory([]outcome{allow, unauthorized})
 	h.addSpan(span{fault: "freeze", begin: 10 * time.Second, healed: 12 * time.Second, ends: 15 * time.Second})
-	h.addSpan(span{fault: quiet, begin: 15 * time.Second, healed: 15 * time.Second, ends: 20 * time.Second})
+	h.addSpan(span{fault: noFaultName, begin: 15 * time.Second, healed: 15 * time.Second, ends: 20 * time.Second})
 	at := func(subject int, start time.Duration, o outcome) request {
 		return request{subject: subject, start: start, end: start + ms, outcome: o}
 	}

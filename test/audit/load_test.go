@@ -11,8 +11,8 @@ func (w *world) read(ctx context.Context, sidecar int, r *rand.Rand) {
 	s := w.sidecars[sidecar]
 	tick := time.NewTicker(w.pace)
 	defer tick.Stop()
-	var asked []request
-	defer func() { w.history.addRequests(asked) }()
+	var sent []request
+	defer func() { w.history.addRequests(sent) }()
 	for {
 		select {
 		case <-ctx.Done():
@@ -26,39 +26,39 @@ func (w *world) read(ctx context.Context, sidecar int, r *rand.Rand) {
 		q := request{subject: subject, sidecar: sidecar, start: w.now()}
 		q.outcome = s.check(context.WithoutCancel(ctx), w.subjects[subject].request)
 		q.end = w.now()
-		asked = append(asked, q)
+		sent = append(sent, q)
 		if q.outcome == unavailable {
 			s.last503.Store(int64(q.end))
 		}
 	}
 }
 
-// pick chooses the subject of a check. Half of the checks are for subjects that changed a short time ago, or are about to. Within the
-// bound after a change, both answers are right. So pick allows only few checks then, and no more than may be ambiguous. Most of these
-// go to the sidecar that a fault affects, because its answers show the worst staleness.
+// pick chooses the subject of a check. Half of the checks are for subjects that changed a short time ago, or are about to change.
+// Within the bound after a change, both answers are correct. So pick allows only few checks of such a subject, and no more than may
+// be ambiguous. Most of them go to the sidecar that a fault affects, because its answers show the worst staleness.
 func (w *world) pick(sidecar int, r *rand.Rand) (subject int, ok bool) {
 	const perMille = 7
-	seldom := 8
+	oneIn := 8
 	switch w.affected.Load() {
 	case 0:
 	case int32(sidecar + 1):
-		seldom = 2
+		oneIn = 2
 	default:
-		seldom = 64
+		oneIn = 64
 	}
 	for range 10 {
 		subject = r.IntN(len(w.subjects))
 		if f := w.focus.Load(); f != nil && len(*f) > 0 && r.IntN(2) == 0 {
 			subject = (*f)[r.IntN(len(*f))]
 		}
-		asked := w.asked.Load()
+		sent := w.checks.Load()
 		if int64(w.now()) < w.ambiguousUntil[subject].Load() {
-			if r.IntN(seldom) != 0 || w.ambiguous.Load()*1000 >= asked*perMille {
+			if r.IntN(oneIn) != 0 || w.ambiguous.Load()*1000 >= sent*perMille {
 				continue
 			}
 			w.ambiguous.Add(1)
 		}
-		w.asked.Add(1)
+		w.checks.Add(1)
 		return subject, true
 	}
 	return 0, false

@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// relay forwards new connections to its target, and leaves existing connections at the former target. So it behaves like a DNS name
-// that changes at a failover. Toxiproxy would cut the existing connections.
+// relay forwards new connections to its current target, and keeps existing connections at the former target. So it behaves like a
+// DNS name that changes at a failover. Toxiproxy would cut the existing connections.
 type relay struct {
 	listener net.Listener
 
@@ -61,14 +61,14 @@ func (r *relay) forward(client net.Conn) {
 	if !r.register(client, server) {
 		return
 	}
-	var both sync.WaitGroup
+	var pipes sync.WaitGroup
 	pipe := func(to, from net.Conn) {
 		_, _ = io.Copy(to, from) // if one side ends, both are closed
 		_, _ = to.Close(), from.Close()
 	}
-	both.Go(func() { pipe(server, client) })
-	both.Go(func() { pipe(client, server) })
-	both.Wait()
+	pipes.Go(func() { pipe(server, client) })
+	pipes.Go(func() { pipe(client, server) })
+	pipes.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.open, client)
@@ -98,7 +98,7 @@ func (r *relay) close() error {
 	}
 	r.mu.Unlock()
 	r.running.Wait()
-	if errors.Is(err, net.ErrClosed) { // a pipe has closed the connection before
+	if errors.Is(err, net.ErrClosed) { // a pipe has already closed the connection
 		return nil
 	}
 	return err

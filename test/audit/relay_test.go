@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// A failover tests something only if existing connections stay at the old primary.
+// The failover of the audit is a valid test only if existing connections stay at the old primary.
 func TestRelayRedirectsNewConnections(t *testing.T) {
 	old, other := nameServer(t, "old"), nameServer(t, "other")
 	r, err := newRelay(old)
@@ -19,7 +19,7 @@ func TestRelayRedirectsNewConnections(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	dial := func() (ask func() string) {
+	dial := func() (readName func() string) {
 		c, err := net.Dial("tcp", r.address())
 		if err != nil {
 			t.Fatal(err)

@@ -14,7 +14,7 @@ import (
 
 // row counts the changes and the requests of one fault, or of one way to change.
 type row struct {
-	changes, requests, ambiguous, violations, wrongDenials, odd, unavailable int
+	changes, requests, ambiguous, violations, wrongDenials, unexpected, unavailable int
 
 	worst    time.Duration // the worst staleness
 	recovery time.Duration // the time from healing until the last 503
@@ -28,8 +28,8 @@ func (r *row) count(j judgement) {
 	switch j.verdict {
 	case noAnswer:
 		r.unavailable++
-	case odd:
-		r.odd++
+	case unexpected:
+		r.unexpected++
 	}
 }
 
@@ -46,7 +46,7 @@ func (r *row) countWrong(v verdict) {
 type finding struct {
 	request
 	judgement
-	way, fault string // of the change that the sidecar had to know
+	way, fault string // of the change that the answer had to reflect
 }
 
 // report is the judge's result for a history.
@@ -69,12 +69,12 @@ func rowOf(rows map[string]*row, name string) *row {
 func judgeAll(h *history, bound time.Duration) *report {
 	p := &report{bound: bound, faults: map[string]*row{}, ways: map[string]*row{}}
 	slices.SortStableFunc(h.spans, func(a, b span) int { return cmp.Compare(a.begin, b.begin) })
-	of := make([][]request, len(h.changes))
+	requestsOf := make([][]request, len(h.changes))
 	for _, r := range h.requests {
-		of[r.subject] = append(of[r.subject], r)
+		requestsOf[r.subject] = append(requestsOf[r.subject], r)
 	}
 	for subject, changes := range h.changes {
-		for i, worst := range staleness(changes, of[subject]) {
+		for i, worst := range staleness(changes, requestsOf[subject]) {
 			if i == 0 || changes[i].answered == never || changes[i].after == changes[i-1].after {
 				continue
 			}
@@ -83,7 +83,7 @@ func judgeAll(h *history, bound time.Duration) *report {
 				row.worst = max(row.worst, worst)
 			}
 		}
-		for _, r := range of[subject] {
+		for _, r := range requestsOf[subject] {
 			j := judge(changes, r, bound)
 			p.total.count(j)
 			rowOf(p.faults, h.faultAt(r.start, 0)).count(j)
@@ -111,8 +111,8 @@ func judgeAll(h *history, bound time.Duration) *report {
 	return p
 }
 
-// recovery returns the time from the healing of a fault until the last 503 of the series that follows without a gap. A later 503 is
-// not due to the fault: a change may cause it by its locks.
+// recovery returns the time from the healing of a fault until the last 503 of the series that follows without a gap. The fault did
+// not cause a 503 after the gap: the locks of a change may have caused it.
 func recovery(requests []request, s span) time.Duration {
 	const gap = 300 * time.Millisecond
 	var times []time.Duration

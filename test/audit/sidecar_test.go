@@ -54,15 +54,15 @@ func newSidecar(proxies *toxiproxy.ApiServer, binary, login, lookups, feed strin
 		}
 	}()
 	var urls [2]string
-	for i, way := range []struct {
-		proxy **toxiproxy.Proxy
-		to    string
+	for i, path := range []struct {
+		proxy  **toxiproxy.Proxy
+		target string
 	}{{&s.lookups, lookups}, {&s.feed, feed}} {
-		p := toxiproxy.NewProxy(proxies, "p", "127.0.0.1:0", way.to)
+		p := toxiproxy.NewProxy(proxies, "p", "127.0.0.1:0", path.target)
 		if err := p.Start(); err != nil {
 			return nil, err
 		}
-		*way.proxy = p
+		*path.proxy = p
 		if urls[i], err = withAddress(login, p.Listen); err != nil {
 			return nil, err
 		}
@@ -70,8 +70,8 @@ func newSidecar(proxies *toxiproxy.ApiServer, binary, login, lookups, feed strin
 	if s.grpc, s.operations, err = freeAddresses(); err != nil {
 		return nil, err
 	}
-	own := slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "KEYWICKET_") })
-	s.environ = slices.Concat(own, environ, []string{
+	inherited := slices.DeleteFunc(os.Environ(), func(entry string) bool { return strings.HasPrefix(entry, "KEYWICKET_") })
+	s.environ = slices.Concat(inherited, environ, []string{
 		"KEYWICKET_DATABASE_URL=" + urls[0], "KEYWICKET_DATABASE_FEED_URL=" + urls[1],
 		"KEYWICKET_LISTEN_GRPC=" + s.grpc, "KEYWICKET_LISTEN_OPERATIONS=" + s.operations, "KEYWICKET_LISTEN_LAME_DUCK=0s",
 	})
@@ -88,7 +88,7 @@ func newSidecar(proxies *toxiproxy.ApiServer, binary, login, lookups, feed strin
 	return s, s.run()
 }
 
-// withAddress returns the login with another address.
+// withAddress returns the login's URL with another address.
 func withAddress(login, address string) (string, error) {
 	u, err := url.Parse(login)
 	if err != nil {
@@ -98,7 +98,7 @@ func withAddress(login, address string) (string, error) {
 	return u.String(), nil
 }
 
-// run starts the process. It may be called again after the process has ended.
+// run starts the process. It may be called again after the process has exited.
 func (s *sidecar) run() error {
 	p, err := process.Start(process.Config{Path: s.binary, Args: []string{"serve"}, Env: s.environ, Output: s.log})
 	if err != nil {
@@ -110,21 +110,21 @@ func (s *sidecar) run() error {
 	return nil
 }
 
-func (s *sidecar) now() *process.Process {
+func (s *sidecar) currentProcess() *process.Process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.process
 }
 
-func (s *sidecar) signal(signal os.Signal) error { return s.now().Signal(signal) }
+func (s *sidecar) signal(signal os.Signal) error { return s.currentProcess().Signal(signal) }
 
 // ready waits for /readyz.
 func (s *sidecar) ready(ctx context.Context) error {
-	p := s.now()
+	p := s.currentProcess()
 	return await(ctx, "the sidecar is ready", func(ctx context.Context) error {
 		select {
 		case <-p.Done():
-			return fmt.Errorf("it has ended: %w", p.Err())
+			return fmt.Errorf("the sidecar has exited: %w", p.Err())
 		default:
 		}
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.operations+"/readyz", nil)
@@ -163,7 +163,7 @@ func (s *sidecar) check(ctx context.Context, q *authv3.CheckRequest) outcome {
 	case http.StatusServiceUnavailable:
 		return unavailable
 	}
-	return strange
+	return otherAnswer
 }
 
 func (s *sidecar) close() error {
@@ -171,7 +171,7 @@ func (s *sidecar) close() error {
 	if s.conn != nil {
 		err = s.conn.Close()
 	}
-	if p := s.now(); p != nil {
+	if p := s.currentProcess(); p != nil {
 		const grace = 10 * time.Second
 		err = errors.Join(err, p.Stop(grace))
 	}
@@ -183,7 +183,7 @@ func (s *sidecar) close() error {
 	return err
 }
 
-// freeAddresses returns two addresses on which no process listens at the moment.
+// freeAddresses returns two addresses with free ports.
 func freeAddresses() (one, other string, err error) {
 	var addresses [2]string
 	for i := range addresses {

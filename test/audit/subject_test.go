@@ -83,7 +83,7 @@ func newSubject(k kind, n int, issuer *supabase.Issuer) *subject {
 
 func quote(s string) string { return pq.QuoteLiteral(s) }
 
-// allowSQL returns SQL after which the subject is allowed, whichever of its rows exist before.
+// allowSQL returns SQL that creates or repairs the subject's rows, so that the subject is allowed.
 func (s *subject) allowSQL() string {
 	var b strings.Builder
 	add := func(statement string, values ...any) { fmt.Fprintf(&b, statement+";\n", values...) }
@@ -132,7 +132,7 @@ func (s *subject) scope() string {
 	return "issues:write"
 }
 
-// outcomesQuery returns the status that each subject must get. It is independent of the sidecar's queries.
+// outcomesQuery returns the status that each subject must get. It shares no SQL with the sidecar.
 const outcomesQuery = `
 WITH s AS (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS s (kind, id, user_id, workspace_id, n))
 SELECT CASE

@@ -31,7 +31,7 @@ const bound = time.Second
 type options struct {
 	binary     string // of keywicket
 	sidecars   int
-	pooled     int // number of sidecars behind a pooler of transactions, counted from the last
+	pooled     int // number of sidecars behind a transaction pooler: the last ones
 	subjects   int
 	readers    int           // number of readers of each sidecar
 	pace       time.Duration // interval between two checks of a reader
@@ -58,7 +58,7 @@ type world struct {
 	history  *history
 	began    time.Time
 
-	changing sync.Mutex // one change at a time, and none while rows are read back
+	changing sync.Mutex // held during a change, and while the resulting rows are read
 	// moving is locked from the promotion of another primary until every sidecar has reached it.
 	moving  sync.RWMutex
 	dumped  dump
@@ -66,12 +66,12 @@ type world struct {
 	failed  map[string]int // number of changes that returned an error, by way
 
 	// Readers use these fields to choose subjects. Until the time in ambiguousUntil, more than one outcome of a subject is correct.
-	// Readers ask more often for the subjects in focus.
-	ambiguousUntil   []atomic.Int64
-	focus            atomic.Pointer[[]int]
-	asked, ambiguous atomic.Int64
-	changedAt        []atomic.Int64 // time of a subject's last change
-	affected         atomic.Int32   // number of the sidecar that a fault affects, from 1; 0: none, or all
+	// Readers send more checks of the subjects in focus.
+	ambiguousUntil    []atomic.Int64
+	focus             atomic.Pointer[[]int]
+	checks, ambiguous atomic.Int64
+	changedAt         []atomic.Int64 // time of a subject's last change
+	affected          atomic.Int32   // number of the sidecar that a fault affects, from 1; 0: none, or all
 }
 
 func newWorld(ctx context.Context, o options) (_ *world, err error) {
@@ -95,7 +95,7 @@ func newWorld(ctx context.Context, o options) (_ *world, err error) {
 	if w.cluster, err = newCluster(ctx, w.dir, false, settings); err != nil {
 		return nil, err
 	}
-	primary := w.cluster.now()
+	primary := w.cluster.currentPrimary()
 	if o.replicated && !primary.Has("pg_basebackup") {
 		o.log("no pg_basebackup beside the server: there is no standby, and no failover")
 		w.replicated, o.replicated = false, false
@@ -139,11 +139,11 @@ func newWorld(ctx context.Context, o options) (_ *world, err error) {
 
 // pool starts a pooler that connects to the database over the relay, as the sidecars do.
 func (w *world) pool(ctx context.Context, login string) error {
-	over, err := withAddress(login, w.relay.address())
+	viaRelay, err := withAddress(login, w.relay.address())
 	if err != nil {
 		return err
 	}
-	w.pooler, err = pgbouncer.Start(ctx, pgbouncer.Config{Logins: []string{over}, Restart: true, Settings: map[string]string{
+	w.pooler, err = pgbouncer.Start(ctx, pgbouncer.Config{Logins: []string{viaRelay}, Restart: true, Settings: map[string]string{
 		// The pooler replaces its connections after this time in seconds, so it reaches the new primary even if a failover
 		// closes no connection. The default is an hour. A sidecar checks every second.
 		"server_lifetime": "1",
@@ -155,7 +155,7 @@ func (w *world) pool(ctx context.Context, login string) error {
 
 // migrate creates the schema, the subjects, and two logins: one for the sidecars, and one without privileges.
 func (w *world) migrate(ctx context.Context) (login string, err error) {
-	n := w.cluster.now()
+	n := w.cluster.currentPrimary()
 	db, err := database.Open(n.URL("postgres"))
 	if err != nil {
 		return "", err
@@ -193,8 +193,8 @@ func (w *world) migrate(ctx context.Context) (login string, err error) {
 	return u.String(), nil
 }
 
-// other returns the URL of a login without privileges.
-func (w *world) other(n *node) (string, error) {
+// unprivilegedURL returns the URL of a login without privileges.
+func (w *world) unprivilegedURL(n *node) (string, error) {
 	u, err := url.Parse(w.sidecars[0].environ[slices.IndexFunc(w.sidecars[0].environ, isDatabaseURL)][len(databaseVariable):])
 	if err != nil {
 		return "", err
@@ -210,12 +210,12 @@ func isDatabaseURL(entry string) bool {
 	return len(entry) > len(databaseVariable) && entry[:len(databaseVariable)] == databaseVariable
 }
 
-// warm waits until each sidecar gives each subject the outcome that the rows define. Without changes and faults, it must succeed:
-// otherwise the audit would test nothing.
+// warm waits until each sidecar returns, for each subject, the outcome that the rows define. Without changes and faults, it must
+// succeed: otherwise the audit would test nothing.
 func (w *world) warm(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
 	defer cancel()
-	first, err := outcomes(ctx, w.cluster.now().operator, w.subjects)
+	first, err := outcomes(ctx, w.cluster.currentPrimary().operator, w.subjects)
 	if err != nil {
 		return err
 	}
@@ -252,11 +252,11 @@ func (w *world) run(ctx context.Context, duration time.Duration, faults []fault)
 	defer cancel()
 	var failed error
 	var changes, readers sync.WaitGroup
-	asking, stop := context.WithCancel(context.WithoutCancel(ctx))
+	readCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	for i := range w.sidecars {
 		for n := range w.options.readers {
-			readers.Go(func() { w.read(asking, i, mathrand.New(mathrand.NewPCG(w.seed, uint64(1000*i+n)))) })
+			readers.Go(func() { w.read(readCtx, i, mathrand.New(mathrand.NewPCG(w.seed, uint64(1000*i+n)))) })
 		}
 	}
 	changes.Go(func() { w.change(ctx, mathrand.New(mathrand.NewPCG(w.seed, 1))) })
@@ -265,14 +265,14 @@ func (w *world) run(ctx context.Context, duration time.Duration, faults []fault)
 		cancel()
 	}
 	changes.Wait()
-	// Readers continue until the bound after the last changes is over.
-	pause(asking, 2*bound)
+	// Readers continue for longer than the bound after the last changes.
+	pause(readCtx, 2*bound)
 	stop()
 	readers.Wait()
 	return judgeAll(w.history, bound), failed
 }
 
-// pause lets time pass as part of the experiment. It does not wait for an event.
+// pause waits for a fixed time, which is part of the experiment. It does not wait for an event.
 func pause(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -15,14 +15,14 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// cold measures a check of a token that the sidecar has never looked up. The base is the query that the check makes: the
-// same text, prepared, on a connection of the same login. There is one caller at a time.
+// cold measures a check of a token that the sidecar has never looked up. The base is the query of that look-up: the same text,
+// prepared, on a connection with the same login. There is one caller.
 func cold(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	const stored = 100_000
 	databaseURL := w.database(t, "cold", stored)
 	sidecar := w.keywicket(t, "KEYWICKET_DATABASE_URL="+databaseURL)
-	p := w.issues("cold", equalTokens, upTo(stored))
-	w.client.learn(t, p)
+	p := w.issues("cold", equalTokens, numbersBelow(stored))
+	w.client.storePlan(t, p)
 	next := 100
 	w.client.run(t, load{Plan: "cold", Address: sidecar.address, Callers: 1, Checks: next, Want: 200})
 	db, err := sqlx.ConnectContext(ctx, "postgres", databaseURL)
@@ -35,12 +35,12 @@ func cold(ctx context.Context, t *testing.T, w *world) []caseFigures {
 		t.Fatal(err)
 	}
 	for i := range 100 { // Postgres changes to a generic plan after some executions
-		ask(ctx, t, query, p.Asks[i].Token)
+		runQuery(ctx, t, query, p.Entries[i].Token)
 	}
-	// Between two cold checks Postgres and its connection are idle, and the next query begins on a processor that ran
-	// something else.
-	same, hot := newCase(samePace), newCase("back to back")
-	same.Base, hot.Base = "query", "query"
+	// Between two cold checks, Postgres and its connection are idle, and the processor runs something else. So the query is measured
+	// with a pause too.
+	paused, backToBack := newCase(samePace), newCase("back to back")
+	paused.Base, backToBack.Base = "query", "query"
 	for round := range *rounds {
 		if ctx.Err() != nil {
 			t.Fatal("interrupted")
@@ -50,9 +50,9 @@ func cold(ctx context.Context, t *testing.T, w *world) []caseFigures {
 				Plan: "cold", Address: sidecar.address, Callers: 1, For: *turn, From: next, Checks: stored - next, Want: 200, Details: true,
 			})
 			if next += r.Checks; r.Hits > 0 || next >= stored {
-				t.Fatalf("%d answers were from memory; %d of %d tokens are used", r.Hits, next, stored)
+				t.Fatalf("%d answers came from the cache; %d of %d tokens are used", r.Hits, next, stored)
 			}
-			for _, c := range []*caseFigures{&same, &hot} {
+			for _, c := range []*caseFigures{&paused, &backToBack} {
 				c.add(sidecar.name, p50, microseconds(r.P50))
 				c.add(sidecar.name, p99, microseconds(r.P99))
 			}
@@ -62,24 +62,24 @@ func cold(ctx context.Context, t *testing.T, w *world) []caseFigures {
 			for end := time.Now().Add(*turn); time.Now().Before(end); next++ {
 				time.Sleep(pause)
 				start := time.Now()
-				ask(ctx, t, query, p.Asks[next%stored].Token)
+				runQuery(ctx, t, query, p.Entries[next%stored].Token)
 				took = append(took, time.Since(start))
 			}
 			slices.Sort(took)
 			c.add("query", p50, microseconds(took[len(took)/2]))
 			c.add("query", p99, microseconds(took[len(took)*99/100]))
 		}
-		turns := []func(){checks, func() { queries(&same, coldPause) }, func() { queries(&hot, 0) }}
-		for i := range turns {
-			turns[(i+round)%len(turns)]()
+		steps := []func(){checks, func() { queries(&paused, coldPause) }, func() { queries(&backToBack, 0) }}
+		for i := range steps {
+			steps[(i+round)%len(steps)]()
 		}
 	}
-	return []caseFigures{same, hot}
+	return []caseFigures{paused, backToBack}
 }
 
 const (
 	samePace  = "queries at the pace of cold checks"
-	coldPause = 200 * time.Microsecond // at least; a cold check takes longer than its query by about as much
+	coldPause = 200 * time.Microsecond // minimum pause: about the difference between a cold check and its query
 )
 
 // lookupQuery returns the latest look-up query of the sidecar.
@@ -98,8 +98,8 @@ func (w *world) lookupQuery(t *testing.T, database string) (query string) {
 	return all[0]
 }
 
-// ask runs the query for a token of the workspace.
-func ask(ctx context.Context, t *testing.T, query *sqlx.Stmt, token int64) {
+// runQuery runs the query for a token of the workspace.
+func runQuery(ctx context.Context, t *testing.T, query *sqlx.Stmt, token int64) {
 	t.Helper()
 	digest := authz.Secret(key(token)).Digest()
 	rows, err := query.QueryxContext(ctx, pq.ByteaArray{digest[:]}, pq.StringArray{"velocity"}, pq.StringArray{""}, pq.StringArray{workspaceSlug})
@@ -122,12 +122,12 @@ func ask(ctx context.Context, t *testing.T, query *sqlx.Stmt, token int64) {
 		}
 	}
 	if err := rows.Err(); err != nil || n != 1 || string(values[2]) == "unknown" {
-		t.Fatalf("the look-up has %d rows: %v %q", n, err, values)
+		t.Fatalf("the look-up returned %d rows: %v %q", n, err, values)
 	}
 }
 
-// upTo returns the numbers below n.
-func upTo(n int) []int {
+// numbersBelow returns the numbers from 0 to n-1.
+func numbersBelow(n int) []int {
 	all := make([]int, n)
 	for i := range all {
 		all[i] = i
@@ -135,7 +135,7 @@ func upTo(n int) []int {
 	return all
 }
 
-// database creates a database with so many similar tokens, and returns its URL for the sidecar.
+// database creates a database with that number of similar tokens, and returns its URL for the sidecar.
 func (w *world) database(t *testing.T, name string, stored int) string {
 	t.Helper()
 	if _, err := w.db.ExecContext(t.Context(), `CREATE DATABASE `+pq.QuoteIdentifier(name)); err != nil {
@@ -146,8 +146,8 @@ func (w *world) database(t *testing.T, name string, stored int) string {
 			t.Error(err)
 		}
 	})
-	own := w.server.URL(name)
-	db, home := migrated(t, own)
+	ownerURL := w.server.URL(name)
+	db, home := migrated(t, ownerURL)
 	defer func() { _ = db.Close() }()
 	if _, err := db.ExecContext(t.Context(), fmt.Sprintf(`
 		INSERT INTO keywicket.tokens (api, kind, environment, visible_prefix, digest, name, scopes, workspace_id)
@@ -158,5 +158,5 @@ func (w *world) database(t *testing.T, name string, stored int) string {
 	if _, err := db.ExecContext(t.Context(), `VACUUM ANALYZE`); err != nil {
 		t.Fatal(err)
 	}
-	return withRole(t, own)
+	return withRole(t, ownerURL)
 }

@@ -18,7 +18,7 @@ import (
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 )
 
-// startEnvoy starts Envoy with an edited configuration of deploy/envoy. It sends its checks to the address checks. The
+// startEnvoy starts Envoy with the edited configuration of deploy/envoy. Envoy sends its checks to the address checks. The returned
 // server's address is that of Velocity's listener.
 func startEnvoy(t testing.TB, workers int, checks string, edit func(config map[string]any)) *server {
 	t.Helper()
@@ -49,7 +49,7 @@ func startEnvoy(t testing.TB, workers int, checks string, edit func(config map[s
 	s := &server{name: "Envoy", address: free[1]}
 	s.start(t, nil, binary, []string{
 		"--config-path", file, "--disable-hot-restart", "--concurrency", strconv.Itoa(workers), "--log-level", "error",
-	}, clean())
+	}, cleanEnviron())
 	s.await(t, "http://"+free[0]+"/ready")
 	return s
 }
@@ -71,8 +71,8 @@ func (s *server) await(t testing.TB, url string) {
 	}
 }
 
-// answerDirectly makes Envoy answer by itself, so that no upstream is measured. It disables the access log, which this process
-// would have to read.
+// answerDirectly makes Envoy answer without an upstream, so that no upstream is measured. It disables the access log, which this
+// process would have to read.
 func answerDirectly(config map[string]any) {
 	remove(config, "access_log")
 	replace(config, "routes", []any{map[string]any{
@@ -81,7 +81,7 @@ func answerDirectly(config map[string]any) {
 	}})
 }
 
-// removeFilter is answering without the ext_authz filter.
+// removeFilter does the same as answerDirectly, and also removes the ext_authz filter.
 func removeFilter(config map[string]any) {
 	answerDirectly(config)
 	remove(config, "typed_per_filter_config")
@@ -93,7 +93,7 @@ func removeFilter(config map[string]any) {
 
 func remove(node any, key string) { replace(node, key, nil) }
 
-// replace sets every occurrence of the key to another value. nil removes the key.
+// replace sets every occurrence of the key to the value. A nil value removes the key.
 func replace(node any, key string, value any) {
 	switch n := node.(type) {
 	case map[string]any:
@@ -115,33 +115,33 @@ func replace(node any, key string, value any) {
 	}
 }
 
-// throughEnvoy starts three Envoys. One uses keywicket, one uses a server that returns the same answer from memory, and one
-// checks nothing.
+// throughEnvoy starts three Envoys. One uses keywicket, one uses a no-op server with the same answer, and one has no ext_authz
+// filter.
 func (w *world) throughEnvoy(ctx context.Context, t *testing.T, workers int) []*compared {
 	t.Helper()
 	sidecar := w.keywicket(t)
-	p := w.issues("warm", variedTokens, smallSets(turns))
+	p := w.issues("warm", variedTokens, smallSets(rotation))
 	w.warm(ctx, t, sidecar, p, 200)
-	same := w.noop(t, "", w.answer(ctx, t, sidecar, p))
+	sameAnswer := w.noop(t, "", w.answer(ctx, t, sidecar, p))
 	f, err := httpForm(endpoint{http.MethodGet, "/api/issues/{id}"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	overHTTP := plan{Name: "http", Forms: []form{f}}
-	for _, q := range p.Asks {
-		overHTTP.Asks = append(overHTTP.Asks, planEntry{q.Token, 0})
+	for _, q := range p.Entries {
+		overHTTP.Entries = append(overHTTP.Entries, planEntry{q.Token, 0})
 	}
-	w.client.learn(t, overHTTP)
-	alone := startEnvoy(t, workers, sidecar.address, removeFilter)
-	alone.name = noFilter
+	w.client.storePlan(t, overHTTP)
+	unfiltered := startEnvoy(t, workers, sidecar.address, removeFilter)
+	unfiltered.name = noFilter
 	return []*compared{
 		{server: sidecar, want: 200, envoy: startEnvoy(t, workers, sidecar.address, answerDirectly)},
-		{server: same, want: 200, envoy: startEnvoy(t, workers, same.address, answerDirectly)},
-		{server: alone, want: 200, envoy: alone},
+		{server: sameAnswer, want: 200, envoy: startEnvoy(t, workers, sameAnswer.address, answerDirectly)},
+		{server: unfiltered, want: 200, envoy: unfiltered},
 	}
 }
 
-// answer writes the sidecar's answer to a check of the plan into a file. The server with the same answer reads it.
+// answer writes the sidecar's answer to a check of the plan into a file, for the no-op server.
 func (w *world) answer(ctx context.Context, t *testing.T, s *server, p plan) (file string) {
 	t.Helper()
 	conn, err := grpc.NewClient(s.address, grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -149,7 +149,7 @@ func (w *world) answer(ctx context.Context, t *testing.T, s *server, p plan) (fi
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	q := p.Asks[len(p.Asks)/2] // with a median number of scopes
+	q := p.Entries[len(p.Entries)/2] // with a median number of scopes
 	request := p.Forms[q.Form].fill(nil, []byte(key(q.Token)))
 	var answer []byte
 	if err := conn.Invoke(ctx, checkMethod, &request, &answer, grpc.ForceCodecV2(asBytes{})); err != nil {
@@ -165,18 +165,18 @@ func (w *world) answer(ctx context.Context, t *testing.T, s *server, p plan) (fi
 	return file
 }
 
-// noFilter is the name of an Envoy that checks nothing.
+// noFilter is the name of the Envoy without the ext_authz filter.
 const noFilter = "no filter"
 
-// connections is the number of client connections to Envoy, with one request each. It keeps Envoy's worker always busy.
+// connections is the number of client connections to Envoy, each with one request under way. They keep Envoy's worker busy.
 const connections = 32
 
-// saturated measures how many requests a second an Envoy with one worker can process.
+// saturated measures the maximum rate of an Envoy with one worker.
 func saturated(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	return []caseFigures{w.inTurns(ctx, t, "one worker", w.throughEnvoy(ctx, t, 1), *rounds, load{Plan: "http", Callers: connections})}
 }
 
-// workers is saturated with two workers.
+// workers measures the maximum rate of an Envoy with two workers.
 func workers(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	return []caseFigures{w.inTurns(ctx, t, "two workers", w.throughEnvoy(ctx, t, 2), *rounds, load{Plan: "http", Callers: connections})}
 }
@@ -192,12 +192,12 @@ func halfOfSaturation(ctx context.Context, t *testing.T, w *world) []caseFigures
 	return []caseFigures{w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", rate), sides, max(1, *rounds/2), l)}
 }
 
-// rates measures the latency at several fractions of saturation, for the plot.
+// rates measures the latency at several fractions of the maximum rate, for the plot.
 func rates(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := w.throughEnvoy(ctx, t, 1)
-	most := w.saturation(ctx, t, sides[0])
+	maxRate := w.saturation(ctx, t, sides[0])
 	for _, share := range []float64{.1, .25, .5, .6, .7, .8, .9, 1} {
-		l := load{Plan: "http", Callers: 4 * connections, For: second, Rate: share * most, Details: true}
+		l := load{Plan: "http", Callers: 4 * connections, For: second, Rate: share * maxRate, Details: true}
 		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%.0f requests/s", l.Rate), sides, fewerRounds(), l))
 	}
 	return cases
@@ -207,5 +207,5 @@ func rates(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 func (w *world) saturation(ctx context.Context, t *testing.T, s *compared) float64 {
 	t.Helper()
 	c := w.inTurns(ctx, t, "", []*compared{s}, 5, load{Plan: "http", Callers: connections})
-	return c.median(s.name, answers)
+	return c.median(s.name, checkRate)
 }

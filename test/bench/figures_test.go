@@ -23,7 +23,7 @@ import (
 	"github.com/keywicket/keywicket/internal/machine"
 )
 
-var out = flag.String("out", "../../docs/benchmarks", "the folder of the figures, and of what is drawn of them")
+var out = flag.String("out", "../../docs/benchmarks", "folder of the figures, the document and the plots")
 
 // figure is the result of one row.
 type figure struct {
@@ -31,7 +31,7 @@ type figure struct {
 	Date     string        `json:"date"`
 	Commit   string        `json:"commit"` // of keywicket; with + if the tree had changes
 	Machine  string        `json:"machine"`
-	Load     float64       `json:"load"` // of the machine just before, without this process
+	Load     float64       `json:"load"` // load average of the machine just before the row, without this process
 	Go       string        `json:"go"`
 	GRPC     string        `json:"grpc"`
 	Envoy    string        `json:"envoy"`
@@ -42,9 +42,9 @@ type figure struct {
 // caseFigures is a case of a row.
 type caseFigures struct {
 	Name string `json:"name"`
-	// Base is the server with which the others are compared; empty: none.
+	// Base is the server that the others are compared with; empty: none.
 	Base string `json:"base,omitempty"`
-	// Servers: name → quantity → a value of each round.
+	// Servers maps a name and a quantity to the values of the rounds.
 	Servers map[string]map[quantity][]float64 `json:"servers"`
 }
 
@@ -52,25 +52,25 @@ type caseFigures struct {
 type quantity string
 
 const (
-	cpu      quantity = "CPU µs"          // of the server, for each check
-	envoyCPU quantity = "CPU µs of Envoy" // for each request
-	ofClient quantity = "CPU µs of the client"
-	answers  quantity = "checks/s"
-	p50      quantity = "p50 µs"
-	p99      quantity = "p99 µs"
-	rss      quantity = "RSS MiB"
-	ready    quantity = "ready after ms"
-	gogc     quantity = "GOGC"
-	memLimit quantity = "GOMEMLIMIT MiB"
-	entries  quantity = "answers in memory"
-	cached   quantity = "cache MiB"
+	cpu       quantity = "CPU µs"          // of the server, per check
+	envoyCPU  quantity = "CPU µs of Envoy" // for each request
+	clientCPU quantity = "CPU µs of the client"
+	checkRate quantity = "checks/s"
+	p50       quantity = "p50 µs"
+	p99       quantity = "p99 µs"
+	rss       quantity = "RSS MiB"
+	ready     quantity = "ready after ms"
+	gogc      quantity = "GOGC"
+	memLimit  quantity = "GOMEMLIMIT MiB"
+	entries   quantity = "answers in memory"
+	cached    quantity = "cache MiB"
 )
 
 func newCase(name string) caseFigures {
 	return caseFigures{Name: name, Servers: make(map[string]map[quantity][]float64)}
 }
 
-// add adds the value of a round, rounded to four significant digits: the measurement is not more precise.
+// add adds the value of a round, rounded to the measurement's precision of four significant digits.
 func (c *caseFigures) add(server string, q quantity, value float64) {
 	digits, err := strconv.ParseFloat(strconv.FormatFloat(value, 'g', 4, 64), 64)
 	if err != nil {
@@ -87,23 +87,23 @@ func (c *caseFigures) median(server string, q quantity) float64 { return median(
 // ratio returns the median of the ratios of each round.
 func (c *caseFigures) ratio(server string, q quantity) float64 { return median(c.ratios(server, q)) }
 
-// together returns the ratio over all rounds: of the CPU for all checks, or of the number of checks. It includes costs that
-// occur in few rounds and that the median hides, such as garbage collections. There is none for latencies.
+// together returns the ratio over all rounds: of the CPU for all checks, or of the number of checks. It includes costs that the
+// median hides because they occur in few rounds, such as garbage collections. ok is false for latencies.
 func (c *caseFigures) together(server string, q quantity) (ratio float64, ok bool) {
 	total := func(server string) (sum float64) {
-		checks := c.Servers[server][answers] // of each round, in proportion: all rounds have the same length
+		checks := c.Servers[server][checkRate] // proportional to the checks of each round, because all rounds have the same length
 		for i, v := range c.Servers[server][q] {
-			if q != answers {
+			if q != checkRate {
 				v *= checks[i]
 			}
 			sum += v
 		}
-		if q != answers {
+		if q != checkRate {
 			sum /= sumOf(checks)
 		}
 		return sum
 	}
-	if q != cpu && q != envoyCPU && q != answers || len(c.ratios(server, q)) == 0 {
+	if q != cpu && q != envoyCPU && q != checkRate || len(c.ratios(server, q)) == 0 {
 		return 0, false
 	}
 	return total(server) / total(c.Base), true
@@ -184,27 +184,27 @@ func (w *world) newFigure(t *testing.T, row string) figure {
 	return f
 }
 
-// commit returns the commit of the binary, with + if the tree had changes. If the binary does not contain it, commit uses
-// this tree's.
+// commit returns the commit of the binary, with + if the tree had changes. If the binary does not contain its commit, commit
+// returns that of this tree.
 func commit(t *testing.T, binary string) string {
 	t.Helper()
 	info, err := buildinfo.ReadFile(binary)
 	if err != nil {
 		t.Fatal(err)
 	}
-	of, changed := "", ""
+	revision, changed := "", ""
 	for _, s := range info.Settings {
 		switch s.Key {
 		case "vcs.revision":
-			of = s.Value[:min(12, len(s.Value))]
+			revision = s.Value[:min(12, len(s.Value))]
 		case "vcs.modified":
 			if s.Value == "true" {
 				changed = "+"
 			}
 		}
 	}
-	if of != "" {
-		return of + changed
+	if revision != "" {
+		return revision + changed
 	}
 	text, err := exec.CommandContext(t.Context(), "git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*").Output()
 	if err != nil {

@@ -16,35 +16,35 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// A row of flatness compares three sidecars that differ in one number, and that take turns. The expected result is that the
-// CPU of a check does not depend on the number. The figures are ratios to the first sidecar.
+// The rows of this file compare three sidecars that differ in one number: of routes, of warm tokens, or of stored tokens. The CPU
+// of a check should not depend on that number. The figures are ratios to the first sidecar.
 
-// cacheForAll sets a cache.max_bytes that holds all tokens of a row.
+// cacheForAll sets a cache.max_bytes that is enough for all tokens of a row.
 const cacheForAll = "KEYWICKET_CACHE_MAX_BYTES=512MiB"
 
-// flatRoutes measures tables of 20 to 3,000 routes, each with every form of the table's language. Small and large tables are
-// used with the same 2,000 pairs of a token and a route.
+// flatRoutes measures tables of 20 to 3,000 routes, each with every form of row. For every table, the checks use 2,000 pairs of a
+// token and a route.
 func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	var sides []*compared
 	for _, n := range []int{20, 300, 3000} {
-		dir, made := generated(t, n)
+		dir, endpoints := generatePolicies(t, n)
 		s := w.keywicket(t, "KEYWICKET_POLICIES_DIR="+dir)
 		s.name = humanize.Comma(int64(n)) + " routes"
 		p := plan{Name: s.name}
-		for _, e := range made {
-			p.Forms = append(p.Forms, w.form(t, e))
+		for _, e := range endpoints {
+			p.Forms = append(p.Forms, w.formFor(t, e))
 		}
-		for i := range turns {
-			p.Asks = append(p.Asks, planEntry{variedTokens + int64((i*8|writeScopes)%sets), i * 7 % n})
+		for i := range rotation {
+			p.Entries = append(p.Entries, planEntry{variedTokens + int64((i*8|writeScopes)%sets), i * 7 % n})
 		}
 		w.warm(ctx, t, s, p, 200)
 		sides = append(sides, &compared{server: s, want: 200, plan: p.Name})
 	}
-	return flat(ctx, t, w, sides, load{})
+	return compareSizes(ctx, t, w, sides, load{})
 }
 
-// flat measures the sides in turn, with the first one as the base.
-func flat(ctx context.Context, t *testing.T, w *world, sides []*compared, l load) (cases []caseFigures) {
+// compareSizes measures the sides in turn. The first one is the base.
+func compareSizes(ctx context.Context, t *testing.T, w *world, sides []*compared, l load) (cases []caseFigures) {
 	t.Helper()
 	for _, n := range callers {
 		l.Callers = n
@@ -58,8 +58,8 @@ func flat(ctx context.Context, t *testing.T, w *world, sides []*compared, l load
 // writeScopes has a bit for each scope that the routes of generated tables need in addition to issues:read.
 const writeScopes = 0b111 // issues:write, projects:read, projects:write
 
-// perGroup are the forms of a table's language. Each group of rows has them all. %d is the group's number.
-var perGroup = []struct{ row, method, path string }{
+// routeForms are the forms of a table's rows. A group of rows contains each form once. %d is the group's number.
+var routeForms = []struct{ row, method, path string }{
 	{`{method: GET, path: /api/r%d, scopes: [issues:read]}`, "GET", "/api/r%d"},
 	{`{method: GET, path: "/api/r%d/{id}", scopes: [issues:read]}`, "GET", "/api/r%d/{id}"},
 	{`{method: GET, path: "/api/r%d/{id}.json", scopes: [issues:read, projects:read]}`, "GET", "/api/r%d/{id}.json"},
@@ -72,9 +72,9 @@ var perGroup = []struct{ row, method, path string }{
 	{`{grpc: bench.r%d.Things/*, scopes: [issues:write]}`, "POST", "/bench.r%d.Things/Create"},
 }
 
-// generated creates a folder of the built-in policies with another table for Velocity. It also returns a request to each of
-// the table's routes.
-func generated(t *testing.T, routes int) (dir string, made []endpoint) {
+// generatePolicies creates a folder with the built-in policies, but a generated table for Velocity. It also returns an endpoint for
+// each of the table's routes.
+func generatePolicies(t *testing.T, routes int) (dir string, endpoints []endpoint) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "policies")
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
@@ -89,8 +89,8 @@ func generated(t *testing.T, routes int) (dir string, made []endpoint) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	own := filepath.Join(dir, "apis", "velocity")
-	text, err := os.ReadFile(filepath.Join(own, "data.yaml"))
+	apiDir := filepath.Join(dir, "apis", "velocity")
+	text, err := os.ReadFile(filepath.Join(apiDir, "data.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,25 +101,25 @@ func generated(t *testing.T, routes int) (dir string, made []endpoint) {
 	var b strings.Builder
 	b.WriteString(scopes + "\nhead_with_get: true\nroutes:\n")
 	for i := range routes {
-		form, group := perGroup[i%len(perGroup)], i/len(perGroup)
+		form, group := routeForms[i%len(routeForms)], i/len(routeForms)
 		fmt.Fprintf(&b, "  - "+form.row+"\n", group)
-		made = append(made, endpoint{form.method, fmt.Sprintf(form.path, group)})
+		endpoints = append(endpoints, endpoint{form.method, fmt.Sprintf(form.path, group)})
 	}
-	if err := os.WriteFile(filepath.Join(own, "data.yaml"), []byte(b.String()), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(apiDir, "data.yaml"), []byte(b.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return dir, made
+	return dir, endpoints
 }
 
-// form returns the check that Envoy sent, changed to another endpoint.
-func (w *world) form(t *testing.T, e endpoint) form {
+// formFor returns a check that Envoy sent, changed to another endpoint.
+func (w *world) formFor(t *testing.T, e endpoint) form {
 	t.Helper()
 	var check authv3.CheckRequest
 	if err := proto.Unmarshal(w.forms[0].Text, &check); err != nil {
 		t.Fatal(err)
 	}
 	http := check.GetAttributes().GetRequest().GetHttp()
-	http.Method, http.Path = e.Method, strings.ReplaceAll(e.Path, "{id}", anyID)
+	http.Method, http.Path = e.Method, strings.ReplaceAll(e.Path, "{id}", idPlaceholder)
 	text, err := proto.Marshal(&check)
 	if err != nil {
 		t.Fatal(err)
@@ -131,10 +131,10 @@ func (w *world) form(t *testing.T, e endpoint) form {
 	return f
 }
 
-// flatStored measures databases with 1,000 to 1,000,000 tokens. Of each it uses a thousand warm tokens, and the same tokens
-// without a cache, where each check makes a query.
+// flatStored measures databases with 1,000 to 1,000,000 tokens. It uses 1,000 warm tokens of each, and then up to 2,000 tokens
+// without a cache, so that each check runs a query.
 func flatStored(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
-	const asked = 1000
+	const tokensUsed = 1000
 	for _, c := range []struct {
 		name, setting string
 		warm          bool
@@ -144,17 +144,17 @@ func flatStored(ctx context.Context, t *testing.T, w *world) (cases []caseFigure
 			name := humanize.Comma(int64(n)) + " stored"
 			s := w.keywicket(t, c.setting, "KEYWICKET_DATABASE_URL="+w.database(t, c.name+" "+name, n))
 			s.name = name
-			sets := upTo(n)
+			sets := numbersBelow(n)
 			if c.warm {
-				sets = sets[:asked]
+				sets = sets[:tokensUsed]
 			}
-			p := w.issues(c.name+", "+name, equalTokens, spread(sets, turns))
-			if w.client.learn(t, p); c.warm {
+			p := w.issues(c.name+", "+name, equalTokens, evenlySpaced(sets, rotation))
+			if w.client.storePlan(t, p); c.warm {
 				w.warm(ctx, t, s, p, 200)
 			}
 			sides = append(sides, &compared{server: s, want: 200, plan: p.Name})
 		}
-		for _, k := range flat(ctx, t, w, sides, load{Details: !c.warm}) {
+		for _, k := range compareSizes(ctx, t, w, sides, load{Details: !c.warm}) {
 			k.Name = c.name + ", " + k.Name
 			cases = append(cases, k)
 		}
@@ -162,8 +162,8 @@ func flatStored(ctx context.Context, t *testing.T, w *world) (cases []caseFigure
 	return cases
 }
 
-// spread returns n elements of all at equal distances.
-func spread(all []int, n int) (some []int) {
+// evenlySpaced returns n elements of all at equal distances, or all of them if there are fewer.
+func evenlySpaced(all []int, n int) (some []int) {
 	if len(all) <= n {
 		return all
 	}
@@ -181,17 +181,17 @@ func flatWarm(ctx context.Context, t *testing.T, w *world) (cases []caseFigures)
 	for _, n := range []int{1000, 10_000, 100_000} {
 		s := w.keywicket(t, cacheForAll, "KEYWICKET_DATABASE_URL="+databaseURL)
 		s.name = humanize.Comma(int64(n)) + " warm"
-		p := w.issues(s.name, equalTokens, upTo(n))
+		p := w.issues(s.name, equalTokens, numbersBelow(n))
 		w.warm(ctx, t, s, p, 200)
 		sides = append(sides, &compared{server: s, want: 200, plan: p.Name})
 	}
-	return flat(ctx, t, w, sides, load{})
+	return compareSizes(ctx, t, w, sides, load{})
 }
 
-// flatCallers is warm with one to 64 callers, for the plot.
+// flatCallers measures the row warm with one to 64 callers, for the plot.
 func flatCallers(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
-	sides := both(w.keywicket(t), w.noop(t, "", ""))
-	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(turns)), 200)
+	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
+	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(rotation)), 200)
 	for _, n := range []int{1, 2, 4, 8, 16, 32, 64} {
 		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, fewerRounds(), load{Plan: "warm", Callers: n}))
 	}

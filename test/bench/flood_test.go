@@ -1,7 +1,7 @@
-// Package bench measures a running sidecar from outside: the real binary, a real Postgres, and clients in separate
-// processes. `make bench-envoy` measures checks for docs/benchmarks. It compares them with a server that decides nothing,
-// and also runs them through a real Envoy. `make bench-flood` measures valid tokens during a flood of unknown ones. All
-// figures are ratios of windows that take turns, because absolute times of one machine do not apply to others.
+// Package bench measures a running sidecar from outside: the real binary, a real Postgres, and clients in separate processes. `make
+// bench-envoy` measures checks for docs/benchmarks. It compares them with a server that decides nothing, and also runs them through
+// a real Envoy. `make bench-flood` measures valid tokens during a flood of unknown tokens. All figures are ratios of alternating
+// windows, because absolute times of one machine do not apply to others.
 package bench
 
 import (
@@ -43,12 +43,12 @@ import (
 var (
 	baseline  = flag.String("baseline", "", "a keywicket binary of another commit, measured in turns with this one")
 	rate      = flag.Int("flood", 2000, "unknown tokens a second")
-	latency   = flag.Duration("latency", 0, "how far away the database is for look-ups, there and back")
-	malformed = flag.Bool("malformed", false, "the flood is of tokens of no known form, which are refused without a look-up")
-	window    = flag.Duration("window", 2*time.Second, "how long one window lasts")
+	latency   = flag.Duration("latency", 0, "added delay of the database's answers to look-ups")
+	malformed = flag.Bool("malformed", false, "flood with malformed tokens, which are refused without a look-up")
+	window    = flag.Duration("window", 2*time.Second, "duration of one window")
 )
 
-// floodVariable makes this test binary the flooding client, so that its work does not affect the measured client's times.
+// floodVariable turns this test binary into the flooding client, so that its work does not affect the measured client's times.
 const floodVariable = "KEYWICKET_BENCH_FLOOD"
 
 // Checks per second of the client in each window.
@@ -57,7 +57,7 @@ const (
 	uncachedRate = 200
 	unknownRate  = 100
 
-	tokens      = 400_000 // in the database; the first few are the cached ones
+	tokens      = 400_000 // in the database; the first cachedCount are cached
 	cachedCount = 50
 )
 
@@ -65,9 +65,9 @@ var format = authz.CredentialFormat{
 	Kind: authz.KindWorkspaceKey, Prefix: "vel_", Environment: authz.Live, VisiblePrefix: 12, BodyLength: 38,
 }
 
-// BenchmarkFlood measures checks of valid cached, valid uncached and unknown tokens, with and without a flood. The flood
-// consists of unknown tokens of the right form, each used once. For each binary, an iteration is one window with the flood
-// and one without. Run it with -benchtime 8x or more.
+// BenchmarkFlood measures checks of valid cached, valid uncached and unknown tokens, with and without a flood. The flood consists
+// of well-formed unknown tokens, each used once. For each binary, an iteration is one window with the flood and one without. Run it
+// with -benchtime 8x or more.
 func BenchmarkFlood(b *testing.B) {
 	databaseURL := newDatabase(b)
 	sides := []*side{newSide(b, "here", build(b), databaseURL)}
@@ -108,10 +108,10 @@ type measured struct {
 	wrong                     map[string]int // unexpected outcomes, by the kind of token
 }
 
-// latencies has the latencies of each window.
+// latencies contains the latencies of each window.
 type latencies [][]time.Duration
 
-// quantile returns the median of the windows' quantiles, so that one window on a busy machine does not dominate.
+// quantile returns the median of the windows' quantiles, so that one window on a busy machine has little effect.
 func (l latencies) quantile(q float64) time.Duration {
 	var each []time.Duration
 	for _, window := range l {
@@ -162,8 +162,8 @@ func (s *side) measure(flooded bool) {
 		*l = append(*l, nil)
 	}
 	var mu sync.Mutex
-	note := func(to *latencies, what, want string, key authz.Secret, cache string) {
-		took, outcome, from := askFor(s.client, key)
+	record := func(to *latencies, what, want string, key authz.Secret, cache string) {
+		took, outcome, from := sendCheck(s.client, key)
 		mu.Lock()
 		defer mu.Unlock()
 		switch {
@@ -178,16 +178,16 @@ func (s *side) measure(flooded bool) {
 	wg.Go(func() {
 		var i atomic.Int64
 		paced(cachedRate, *window, func() {
-			note(&into.cached, "cached", "allow", validKey(i.Add(1)%cachedCount), string(authz.CacheHit))
+			record(&into.cached, "cached", "allow", validKey(i.Add(1)%cachedCount), string(authz.CacheHit))
 		})
 	})
 	wg.Go(func() {
 		paced(uncachedRate, *window, func() {
-			note(&into.uncached, "uncached", "allow", validKey(s.next.Add(1)%tokens), string(authz.CacheMiss))
+			record(&into.uncached, "uncached", "allow", validKey(s.next.Add(1)%tokens), string(authz.CacheMiss))
 		})
 	})
 	wg.Go(func() {
-		paced(unknownRate, *window, func() { note(&into.unknown, "unknown", "401", format.NewKey(), "") })
+		paced(unknownRate, *window, func() { record(&into.unknown, "unknown", "401", format.NewKey(), "") })
 	})
 	wg.Wait()
 	if flooded {
@@ -219,8 +219,8 @@ func (s *side) report(b *testing.B) {
 	fmt.Printf("%-8s quiet: %v   flood: %v\n", s.name, s.quiet.wrong, s.flooded.wrong)
 }
 
-// askFor returns how long the check took, "allow" or the status of the denial, and the source of the answer.
-func askFor(client authv3.AuthorizationClient, key authz.Secret) (took time.Duration, outcome, cache string) {
+// sendCheck returns how long the check took, "allow" or the status of the denial, and the source of the answer.
+func sendCheck(client authv3.AuthorizationClient, key authz.Secret) (took time.Duration, outcome, cache string) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	request := &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
@@ -232,9 +232,9 @@ func askFor(client authv3.AuthorizationClient, key authz.Secret) (took time.Dura
 			}},
 		}},
 	}}
-	started := time.Now()
+	startTime := time.Now()
 	answer, err := client.Check(ctx, request)
-	took = time.Since(started)
+	took = time.Since(startTime)
 	switch {
 	case err != nil:
 		return took, err.Error(), ""
@@ -244,7 +244,7 @@ func askFor(client authv3.AuthorizationClient, key authz.Secret) (took time.Dura
 	return took, fmt.Sprint(int32(answer.GetDeniedResponse().GetStatus().GetCode())), ""
 }
 
-// paced starts so many calls a second, without waiting for earlier calls. At the end it waits for all of them.
+// paced starts perSecond calls a second, without waiting for earlier calls. At the end it waits for all of them.
 func paced(perSecond int, length time.Duration, f func()) {
 	var calls sync.WaitGroup
 	defer calls.Wait()
@@ -395,7 +395,7 @@ func (f *floodProcess) begin() { _, _ = io.WriteString(f.commands, "begin\n") }
 func (f *floodProcess) end() (outcomes map[string]int) {
 	_, _ = io.WriteString(f.commands, "end\n")
 	if !f.results.Scan() || json.Unmarshal(f.results.Bytes(), &outcomes) != nil {
-		return map[string]int{"the flood has ended": 1}
+		return map[string]int{"the flooding process has exited": 1}
 	}
 	return outcomes
 }
@@ -432,7 +432,7 @@ func flood(address string, commands io.Reader, results io.Writer) error {
 					for due := int(time.Since(began).Seconds() * float64(*rate)); sent < due; sent++ {
 						client := clients[sent%len(clients)]
 						running.Go(func() {
-							_, outcome, _ := askFor(client, floodKey())
+							_, outcome, _ := sendCheck(client, floodKey())
 							mu.Lock()
 							defer mu.Unlock()
 							outcomes[outcome]++

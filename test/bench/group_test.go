@@ -10,17 +10,17 @@ import (
 	"time"
 )
 
-// group creates control groups, one for each process, with a limit of processors.
+// group creates control groups, one for each process, with a CPU limit.
 type group struct {
 	parent string
 	limits map[string]string // file → text
-	made   int
+	count  int
 }
 
 const (
-	groupsOne = "/sys/fs/cgroup/cpu" // of version 1
-	groupsTwo = "/sys/fs/cgroup"     // of version 2
-	period    = 100_000              // µs, the default
+	cgroupV1Dir = "/sys/fs/cgroup/cpu" // of version 1
+	cgroupV2Dir = "/sys/fs/cgroup"     // of version 2
+	period      = 100_000              // µs, the default
 )
 
 // newGroup skips the test if no limit can be set.
@@ -28,8 +28,8 @@ func newGroup(t *testing.T, cores float64) *group {
 	t.Helper()
 	quota := strconv.Itoa(int(cores * period))
 	for _, g := range []*group{
-		{parent: groupsOne, limits: map[string]string{"cpu.cfs_period_us": strconv.Itoa(period), "cpu.cfs_quota_us": quota}},
-		{parent: groupsTwo, limits: map[string]string{"cpu.max": quota + " " + strconv.Itoa(period)}},
+		{parent: cgroupV1Dir, limits: map[string]string{"cpu.cfs_period_us": strconv.Itoa(period), "cpu.cfs_quota_us": quota}},
+		{parent: cgroupV2Dir, limits: map[string]string{"cpu.max": quota + " " + strconv.Itoa(period)}},
 	} {
 		if dir, err := g.make(t); err == nil {
 			t.Logf("the limit is set in %s", dir)
@@ -40,12 +40,12 @@ func newGroup(t *testing.T, cores float64) *group {
 	return nil
 }
 
-// make creates a group. After the test and the group's processes have ended, it removes the group.
+// make creates a group. It is removed when the test is over and the group's processes have exited.
 func (g *group) make(t testing.TB) (dir string, err error) {
 	t.Helper()
-	g.made++
-	dir = filepath.Join(g.parent, fmt.Sprintf("keywicket-bench-%d-%d", os.Getpid(), g.made))
-	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // as all of its kind
+	g.count++
+	dir = filepath.Join(g.parent, fmt.Sprintf("keywicket-bench-%d-%d", os.Getpid(), g.count))
+	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // the usual mode of a control group
 		return "", err
 	}
 	t.Cleanup(func() {
@@ -68,7 +68,7 @@ func (g *group) make(t testing.TB) (dir string, err error) {
 	return dir, nil
 }
 
-// command returns a command that starts the program in its own group. The limit is set before Go starts.
+// command returns a command that starts the program in its own group. The limit is set before the program starts.
 func (g *group) command(t testing.TB, path string, args []string) (string, []string) {
 	t.Helper()
 	dir, err := g.make(t)

@@ -23,7 +23,7 @@ import (
 
 // These tests check the harness itself.
 
-// A check differs from the one that Envoy sent only in the token and the ID.
+// A generated check differs from the check that Envoy sent only in the token and the ID.
 func TestBenchmarkChecksEqualThoseOfEnvoy(t *testing.T) {
 	f := capture(t, []endpoint{{"GET", "/api/issues/{id}"}}, false)[0]
 	read := func(text []byte) *authv3.AttributeContext_HttpRequest {
@@ -38,21 +38,21 @@ func TestBenchmarkChecksEqualThoseOfEnvoy(t *testing.T) {
 	}
 	sent := read(f.Text)
 	if got := slices.Sorted(maps.Keys(sent.GetHeaders())); len(got) > 0 || len(sent.GetHeaderMap().GetHeaders()) != 2 {
-		t.Errorf("Envoy sends other headers than those that deploy/envoy allows: %v", sent)
+		t.Errorf("Envoy sends headers that deploy/envoy does not allow: %v", sent)
 	}
 	paths := make(map[string]bool)
 	for n := range int64(3) {
-		made := read(f.fill(nil, []byte(key(n))))
-		if got := string(made.GetHeaderMap().GetHeaders()[0].GetRawValue()); got != "Bearer "+key(n) {
+		endpoints := read(f.fill(nil, []byte(key(n))))
+		if got := string(endpoints.GetHeaderMap().GetHeaders()[0].GetRawValue()); got != "Bearer "+key(n) {
 			t.Errorf("the credential is %q", got)
 		}
-		paths[made.GetPath()] = true
-		if len(made.GetPath()) != len("/api/issues/")+len(anyID) || strings.Count(made.GetPath(), "-") != 4 {
-			t.Errorf("the path is %q", made.GetPath())
+		paths[endpoints.GetPath()] = true
+		if len(endpoints.GetPath()) != len("/api/issues/")+len(idPlaceholder) || strings.Count(endpoints.GetPath(), "-") != 4 {
+			t.Errorf("the path is %q", endpoints.GetPath())
 		}
-		made.Path, made.HeaderMap = sent.GetPath(), sent.GetHeaderMap()
-		if !proto.Equal(made, sent) {
-			t.Errorf("the check differs in more than the token and the id: %v", made)
+		endpoints.Path, endpoints.HeaderMap = sent.GetPath(), sent.GetHeaderMap()
+		if !proto.Equal(endpoints, sent) {
+			t.Errorf("the check differs in more than the token and the id: %v", endpoints)
 		}
 	}
 	if len(paths) != 3 {
@@ -111,7 +111,7 @@ func TestLoad(t *testing.T) {
 	w := &world{}
 	w.client = startClient(t)
 	s := w.noop(t, "", "")
-	text, err := proto.Marshal(&authv3.CheckRequest{Attributes: &authv3.AttributeContext{ContextExtensions: map[string]string{"t": anyToken}}})
+	text, err := proto.Marshal(&authv3.CheckRequest{Attributes: &authv3.AttributeContext{ContextExtensions: map[string]string{"t": tokenPlaceholder}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,13 +119,13 @@ func TestLoad(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.client.learn(t, plan{Name: "p", Forms: []form{f}, Asks: []planEntry{{1, 0}, {2, 0}}})
+	w.client.storePlan(t, plan{Name: "p", Forms: []form{f}, Entries: []planEntry{{1, 0}, {2, 0}}})
 	before := s.cpu(t)
 	if r := w.client.run(t, load{Plan: "p", Address: s.address, Callers: 4, Checks: 100, Want: 200}); r.Checks != 100 || r.Seconds <= 0 {
 		t.Errorf("closed loop of 100 checks: %+v", r)
 	}
 	if used := s.cpu(t) - before; used <= 0 {
-		t.Errorf("100 checks took %v of the server", used)
+		t.Errorf("100 checks used %v of the server's CPU", used)
 	}
 	const rate, length = 200, 200 * time.Millisecond
 	r := w.client.run(t, load{Plan: "p", Address: s.address, Callers: 4, For: length, Rate: rate, Want: 200, Details: true})
@@ -133,13 +133,13 @@ func TestLoad(t *testing.T) {
 		t.Errorf("open loop of 200 checks a second for 0.2 s: %+v", r)
 	}
 	if r := w.client.do(t, command{Run: &load{Plan: "p", Address: s.address, Callers: 1, Checks: 3, Want: 403}}); r.Wrong["200"] != 3 {
-		t.Errorf("three answers were not as wanted: %+v", r)
+		t.Errorf("three answers other than Want were expected: %+v", r)
 	}
 }
 
-// A generated table has every form of the table's language, and each request matches its own row.
+// A generated table contains every form of row, and each request matches its own row.
 func TestGeneratedRoutes(t *testing.T) {
-	dir, made := generated(t, 20)
+	dir, endpoints := generatePolicies(t, 20)
 	tables, err := table.Read(os.DirFS(dir))
 	if err != nil {
 		t.Fatal(err)
@@ -153,19 +153,19 @@ func TestGeneratedRoutes(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, ok := index.Add(method, pattern, i); !ok {
-			t.Fatal("twice: ", r.Name())
+			t.Fatal("the table contains a row twice: ", r.Name())
 		}
 	}
-	if len(rows) != len(made) {
-		t.Fatalf("%d rows for %d requests", len(rows), len(made))
+	if len(rows) != len(endpoints) {
+		t.Fatalf("%d rows for %d requests", len(rows), len(endpoints))
 	}
-	for i, e := range made {
-		path, err := url.PathUnescape(strings.ReplaceAll(e.Path, "{id}", anyID))
+	for i, e := range endpoints {
+		path, err := url.PathUnescape(strings.ReplaceAll(e.Path, "{id}", idPlaceholder))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if row, ok := index.Find(e.Method, path); !ok || row != i {
-			t.Errorf("%s %s finds %s", e.Method, path, rows[row].Name())
+			t.Errorf("%s %s matches %s", e.Method, path, rows[row].Name())
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// httpConnection is a connection to Envoy, with one request at a time. net/http would use as much CPU as Envoy does.
+// httpConnection is a connection to Envoy that sends one request at a time. net/http would use as much CPU as Envoy does.
 type httpConnection struct {
 	address string
 	conn    net.Conn
@@ -41,14 +41,14 @@ func (c *httpConnection) exchange(request, buffer []byte) (status int, _ []byte,
 	return status, buffer, err
 }
 
-// readAnswer reads an answer whose body has a length. last reports whether the server closes the connection after it.
+// readAnswer reads an answer with a content-length. last reports whether the server closes the connection afterwards.
 func readAnswer(r *bufio.Reader) (status int, last bool, err error) {
 	line, err := r.ReadSlice('\n')
 	if err != nil {
 		return 0, false, err
 	}
 	if !bytes.HasPrefix(line, []byte("HTTP/1.1 ")) || len(line) < 12 {
-		return 0, false, fmt.Errorf("%q is no status line", line)
+		return 0, false, fmt.Errorf("%q is not a status line", line)
 	}
 	if status, err = strconv.Atoi(string(line[9:12])); err != nil {
 		return 0, false, err
@@ -74,7 +74,7 @@ func readAnswer(r *bufio.Reader) (status int, last bool, err error) {
 		}
 	}
 	if length < 0 {
-		return 0, false, errors.New("an answer without content-length")
+		return 0, false, errors.New("the answer has no content-length")
 	}
 	_, err = io.CopyN(io.Discard, r, int64(length))
 	return status, last, err
@@ -83,8 +83,8 @@ func readAnswer(r *bufio.Reader) (status int, last bool, err error) {
 // httpForm returns a request to Envoy with a token and an ID.
 func httpForm(e endpoint) (form, error) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nhost: api.velocity.quest\r\nauthorization: Bearer %s\r\n", e.Method, strings.ReplaceAll(e.Path, "{id}", anyID), anyToken)
-	for name, value := range browser {
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nhost: api.velocity.quest\r\nauthorization: Bearer %s\r\n", e.Method, strings.ReplaceAll(e.Path, "{id}", idPlaceholder), tokenPlaceholder)
+	for name, value := range browserHeaders {
 		fmt.Fprintf(&b, "%s: %s\r\n", name, value)
 	}
 	b.WriteString("\r\n")

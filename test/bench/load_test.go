@@ -27,14 +27,14 @@ import (
 	"github.com/keywicket/keywicket/demo/process"
 )
 
-// clientVariable makes this test binary the client that creates load, so that its work is in no server's figures.
+// clientVariable turns this test binary into the client that creates load, so that its CPU time is not part of a server's figures.
 const clientVariable = "KEYWICKET_BENCH_CLIENT"
 
-// plan is the sequence of a client's requests: each one has a form and a token.
+// plan is the sequence of a client's requests: each has a form and a token.
 type plan struct {
-	Name  string
-	Forms []form
-	Asks  []planEntry
+	Name    string
+	Forms   []form
+	Entries []planEntry
 }
 
 // planEntry is one request of a plan.
@@ -43,24 +43,24 @@ type planEntry struct {
 	Form  int
 }
 
-// load is a window of checks, or of requests to Envoy.
+// load describes a series of checks, or of requests to Envoy.
 type load struct {
 	Plan    string
 	Address string // host:port or unix:///path
 	// HTTP sends the forms to Envoy, as HTTP/1.1. Otherwise they are gRPC checks.
 	HTTP bool
-	// Callers is the number of concurrent callers, with one check each. gRPC callers share one connection, as those of one
-	// Envoy worker do. HTTP callers have a connection each.
+	// Callers is the number of concurrent callers. Each has one check under way. gRPC callers share one connection, as the requests of
+	// one Envoy worker do. HTTP callers have a connection each.
 	Callers int
-	// For is how long new checks are started. Checks is their maximum number; 0: no limit.
+	// For is how long new checks are started. Checks is the maximum number of checks; 0: no limit.
 	For    time.Duration
 	Checks int
 	// From is the start position in the plan. After its end the plan starts again.
 	From int
 	// Want is the status that every answer must have.
 	Want int
-	// Rate is how many checks a second are started, without waiting for earlier answers. 0: a caller starts the next check
-	// when it has its answer.
+	// Rate is how many checks a second are started, without waiting for earlier answers. 0: a caller starts its next check when it has
+	// the answer to the last one.
 	Rate float64
 	// Details adds results that cost the client more: the latencies, and for gRPC the Hits.
 	Details bool
@@ -75,23 +75,23 @@ type result struct {
 	Error   string
 
 	// With Details:
-	Hits                int // answers from memory
-	P50, P90, P99, Most time.Duration
+	Hits               int // answers from the cache
+	P50, P90, P99, Max time.Duration
 }
 
 // perSecond returns how many checks were answered a second.
 func (r result) perSecond() float64 { return float64(r.Checks) / r.Seconds }
 
-// command is a line to the client: a plan to store, or a load to run.
+// command is a line of the client's input: a plan to store, or a load to run.
 type command struct {
-	Learn *plan
+	Store *plan
 	Run   *load
 }
 
 // client is the process that creates load.
 type client struct {
 	mu      sync.Mutex
-	stop    func() // ends it, in any state
+	stop    func() // stops the process, even during a load
 	out     *json.Encoder
 	results *json.Decoder
 }
@@ -129,10 +129,10 @@ func (c *client) do(t testing.TB, what command) (r result) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.out.Encode(what); err != nil {
-		t.Fatal("the client has ended: ", err)
+		t.Fatal("the client has exited: ", err)
 	}
 	if err := c.results.Decode(&r); err != nil {
-		t.Fatal("the client has ended: ", err)
+		t.Fatal("the client has exited: ", err)
 	}
 	if r.Error != "" {
 		t.Fatal("the client: ", r.Error)
@@ -140,13 +140,13 @@ func (c *client) do(t testing.TB, what command) (r result) {
 	return r
 }
 
-func (c *client) learn(t testing.TB, p plan) {
+func (c *client) storePlan(t testing.TB, p plan) {
 	t.Helper()
-	c.do(t, command{Learn: &p})
+	c.do(t, command{Store: &p})
 }
 
-// run runs the load. Answers other than Want end the test, because their cost is not the quantity to measure. On a busy
-// machine up to one in a hundred may be a 503 because of a timeout.
+// run runs the load. Answers other than Want fail the test, because their cost is not what the test measures. On a busy machine, up
+// to one in a hundred may be a 503 because of a timeout.
 func (c *client) run(t testing.TB, l load) result {
 	t.Helper()
 	r := c.do(t, command{Run: &l})
@@ -168,7 +168,7 @@ func serveLoad(commands io.Reader, results io.Writer) error {
 		for decoder := json.NewDecoder(bufio.NewReader(commands)); ; {
 			var c command
 			if decoder.Decode(&c) != nil {
-				os.Exit(0) // the parent has ended, perhaps during a load
+				os.Exit(0) // the parent has exited, perhaps during a load
 			}
 			lines <- c
 		}
@@ -177,8 +177,8 @@ func serveLoad(commands io.Reader, results io.Writer) error {
 	for c := range lines {
 		var r result
 		var err error
-		if c.Learn != nil {
-			m.plans[c.Learn.Name] = *c.Learn
+		if c.Store != nil {
+			m.plans[c.Store.Name] = *c.Store
 		} else {
 			r, err = m.run(*c.Run)
 		}
@@ -199,7 +199,7 @@ type loadRunner struct {
 	http  map[string][]*httpConnection
 }
 
-// exchange sends a request and returns the status of the answer. answer uses the buffer, which the caller may pass again.
+// exchange sends a request and returns the status of the answer. The answer uses the buffer, which the caller may reuse.
 type exchange func(request, buffer []byte) (status int, answer []byte, err error)
 
 // exchanges returns one exchange for each caller.
@@ -246,7 +246,7 @@ func check(conn *grpc.ClientConn) exchange {
 
 func (m *loadRunner) run(l load) (result, error) {
 	p, ok := m.plans[l.Plan]
-	if !ok || len(p.Asks) == 0 {
+	if !ok || len(p.Entries) == 0 {
 		return result{}, fmt.Errorf("there is no plan %q", l.Plan)
 	}
 	exchanges, err := m.exchanges(l)
@@ -259,7 +259,7 @@ func (m *loadRunner) run(l load) (result, error) {
 		total   = caller{wrong: make(map[string]int)}
 		start   = time.Now()
 		ended   = start
-		next    = l.turns(start)
+		next    = l.schedule(start)
 		failed  error
 	)
 	before, err := ownCPU()
@@ -289,7 +289,7 @@ func (m *loadRunner) run(l load) (result, error) {
 	if took := total.took; len(took) > 0 {
 		slices.Sort(took)
 		at := func(share float64) time.Duration { return took[min(len(took)-1, int(share*float64(len(took))))] }
-		r.P50, r.P90, r.P99, r.Most = at(.5), at(.9), at(.99), took[len(took)-1]
+		r.P50, r.P90, r.P99, r.Max = at(.5), at(.9), at(.99), took[len(took)-1]
 	}
 	return r, failed
 }
@@ -301,8 +301,8 @@ func ownCPU() (time.Duration, error) {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), err
 }
 
-// turns returns a function that gives a caller the number of its next check and its due time. ok is false if there is none.
-func (l load) turns(start time.Time) func() (n int, due time.Time, ok bool) {
+// schedule returns a function that returns the number and the due time of a caller's next check. ok is false if there is none.
+func (l load) schedule(start time.Time) func() (n int, due time.Time, ok bool) {
 	if l.Rate == 0 {
 		var begun atomic.Int64
 		return func() (int, time.Time, bool) {
@@ -340,7 +340,7 @@ type caller struct {
 
 	checks, hits int
 	wrong        map[string]int
-	took         []time.Duration // each from its due time
+	took         []time.Duration // times from the due time of a check to its answer
 }
 
 func (c *caller) merge(other caller) {
@@ -359,7 +359,7 @@ func (c *caller) run(next func() (n int, due time.Time, ok bool)) error {
 		if !ok {
 			return nil
 		}
-		q := c.plan.Asks[(c.load.From+n)%len(c.plan.Asks)]
+		q := c.plan.Entries[(c.load.From+n)%len(c.plan.Entries)]
 		token = fmt.Appendf(token[:0], "vel_%038d", q.Token)
 		request = c.plan.Forms[q.Form].fill(request, token)
 		var status int
@@ -388,11 +388,10 @@ func (c *caller) run(next func() (n int, due time.Time, ok bool)) error {
 	}
 }
 
-// answerTimeout is the time limit of an answer. Envoy's own limit is 0.5 s, but a machine may be busy with something else.
+// answerTimeout is the time limit of an answer. It is longer than Envoy's own limit of 0.5 s, because the machine may be busy.
 const answerTimeout = 5 * time.Second
 
-// statusOf returns the status that a client of Envoy would get: 200, or the status of the denial. It decodes no other part
-// of the answer.
+// statusOf returns the status that a client of Envoy would get: 200, or the status of the denial. It decodes only these fields.
 func statusOf(answer []byte) (status int, err error) {
 	const (
 		statusField, deniedField = 1, 2 // of a CheckResponse

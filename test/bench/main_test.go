@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// roles are the functions that this test binary runs instead of tests if the variable is set. Each role is a separate
-// process, so that its work is not in the figures of another. A role gets the variable's value.
+// roles maps an environment variable to the function that this test binary runs instead of tests if the variable is set. The
+// argument is the variable's value. Each role is a separate process, so that its CPU time is measured separately.
 var roles = map[string]func(string) error{
 	floodVariable:  func(address string) error { return flood(address, os.Stdin, os.Stdout) },
 	noopVariable:   serveNoop,

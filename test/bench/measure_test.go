@@ -17,10 +17,10 @@ import (
 )
 
 var (
-	rows      = flag.String("rows", "", "rows to measure, such as warm,denial; quick: all that take seconds; all: all; none: only updates the document")
-	rounds    = flag.Int("rounds", 21, "turns of each server")
+	rows      = flag.String("rows", "", "rows to measure, such as warm,denial; quick: all rows that take seconds; all: all rows; none: only update the document")
+	rounds    = flag.Int("rounds", 21, "number of turns of each server")
 	turn      = flag.Duration("turn", 250*time.Millisecond, "length of a turn")
-	keywicket = flag.String("keywicket", "", "the keywicket binary to measure. Empty: builds this tree")
+	keywicket = flag.String("keywicket", "", "keywicket binary to measure; empty: build this tree")
 )
 
 // row is a row of the table of goals.
@@ -43,14 +43,14 @@ var allRows = []row{
 	{name: "workers", measure: workers},
 	{name: "latency", measure: halfOfSaturation},
 	{name: "cold", measure: cold},
-	{name: "rest", measure: resting},
+	{name: "rest", measure: idleMemory},
 	{name: "memory", long: true, measure: memory},
-	{name: "start", measure: started},
+	{name: "start", measure: startTime},
 	{name: "routes", measure: flatRoutes},
 	{name: "callers", measure: flatCallers},
 	{name: "tokens", long: true, measure: flatWarm},
 	{name: "stored", long: true, measure: flatStored},
-	{name: "growth", long: true, measure: grown},
+	{name: "growth", long: true, measure: memoryGrowth},
 	{name: "rates", long: true, measure: rates},
 }
 
@@ -67,14 +67,14 @@ func TestMeasure(t *testing.T) {
 	// An interrupt ends the current row, and everything is stopped and removed as after a failure.
 	ctx, stop := signal.NotifyContext(t.Context(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if end, ok := t.Deadline(); ok { // of go test, which kills without removing anything
+	if end, ok := t.Deadline(); ok { // at its deadline, go test kills the process without cleaning up
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, end.Add(-time.Minute))
 		defer cancel()
 	}
 	chosen := choose(t, *rows)
 	w := newWorld(t, *keywicket)
-	defer context.AfterFunc(ctx, w.client.stop)() // it may be in the middle of a long load
+	defer context.AfterFunc(ctx, w.client.stop)() // the client may be in the middle of a long load
 	for _, r := range chosen {
 		t.Run(r.name, func(t *testing.T) {
 			if ctx.Err() != nil {
@@ -99,7 +99,7 @@ func choose(t *testing.T, names string) (chosen []row) {
 			}
 		}
 		if len(chosen) == before {
-			t.Fatalf("there is no row %q", name)
+			t.Fatalf("unknown row %q", name)
 		}
 	}
 	return chosen
@@ -107,24 +107,25 @@ func choose(t *testing.T, names string) (chosen []row) {
 
 var callers = []int{4, 16}
 
-// fewerRounds returns the number of rounds for slow measurements and those without a goal.
+// fewerRounds returns the number of rounds of measurements that are slow or have no goal.
 func fewerRounds() int { return max(1, *rounds/4) }
 
-// control compares the no-op server with a second one. It shows the difference that the harness reports where there is none.
+// control compares the no-op server with a second one. It shows the error of the measurement: the reported difference of two equal
+// servers.
 func control(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	one, other := w.noop(t, "", ""), w.noop(t, "", "")
 	one.name = "no-op, again"
-	w.client.learn(t, w.issues("warm", variedTokens, smallSets(turns)))
+	w.client.storePlan(t, w.issues("warm", variedTokens, smallSets(rotation)))
 	for _, n := range callers {
-		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), both(one, other), *rounds, load{Plan: "warm", Callers: n}))
+		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), pairOf(one, other), *rounds, load{Plan: "warm", Callers: n}))
 	}
 	return cases
 }
 
-// warm measures checks of cached tokens, each with another issue.
+// warm measures checks of cached tokens, each for a random issue.
 func warm(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
-	sides := both(w.keywicket(t), w.noop(t, "", ""))
-	p := w.issues("warm", variedTokens, smallSets(turns))
+	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
+	p := w.issues("warm", variedTokens, smallSets(rotation))
 	w.warm(ctx, t, sides[0].server, p, 200)
 	for _, n := range callers {
 		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, *rounds, load{Plan: "warm", Callers: n}))
@@ -132,14 +133,14 @@ func warm(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	return cases
 }
 
-// headers is warm with every request header in the check, as Envoy sends them if allowed_headers is not set.
+// headers measures the row warm with every request header in the check. Envoy sends all of them if allowed_headers is not set.
 func headers(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
-	sides := both(w.keywicket(t), w.noop(t, "", ""))
-	p := w.issues("headers", variedTokens, smallSets(turns))
+	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
+	p := w.issues("headers", variedTokens, smallSets(rotation))
 	p.Forms = capture(t, w.endpoints, true)
 	w.warm(ctx, t, sides[0].server, p, 200)
 	for _, n := range callers {
-		name := fmt.Sprintf("%d callers, checks of %.1f KiB", n, float64(len(p.Forms[p.Asks[0].Form].Text))/1024)
+		name := fmt.Sprintf("%d callers, checks of %.1f KiB", n, float64(len(p.Forms[p.Entries[0].Form].Text))/1024)
 		cases = append(cases, w.inTurns(ctx, t, name, sides, *rounds, load{Plan: "headers", Callers: n}))
 	}
 	return cases
@@ -147,8 +148,8 @@ func headers(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) 
 
 // denial measures a 401 for a token that is cached as unknown, and a 403 for a token without the scope.
 func denial(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
-	sides := both(w.keywicket(t), w.noop(t, "", ""))
-	sets := smallSets(turns + 1)[1:]
+	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
+	sets := smallSets(rotation + 1)[1:]
 	for _, c := range []struct {
 		name  string
 		from  int64
@@ -171,7 +172,7 @@ func first(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	return w.firstDecisions(ctx, t)
 }
 
-// evaluated is first with a rule that prevents tokens from sharing a decision: OPA evaluates each one.
+// evaluated measures the row first with a rule that prevents tokens from sharing decisions. So OPA evaluates each decision.
 func evaluated(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
@@ -187,61 +188,61 @@ deny contains {"code": "FORBIDDEN", "reason": "missing_scope"} if count(input.pr
 	return w.firstDecisions(ctx, t, "KEYWICKET_POLICIES_DIR="+dir)
 }
 
-// firstDecisions measures tokens that are cached from another route, on routes that other tokens have used. No two tokens
-// have the same scopes. When no pair is left, it restarts the sidecar.
+// firstDecisions measures first decisions. Each token is cached from a check of another route, and each route was used by another
+// token. No two tokens have the same scopes. When no pair of token and route is left, it restarts the sidecar.
 func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...string) (cases []caseFigures) {
 	t.Helper()
-	const warming = 0 // GET /api/issues
-	rich := smallSets(sets)
-	slices.Reverse(rich) // those with most scopes have most routes
-	all := plan{Name: "first", Forms: w.forms}
-	used := plan{Name: "routes", Forms: w.forms}
-	known := plan{Name: "known", Forms: w.forms}
-	for n, set := range rich {
-		known.Asks = append(known.Asks, planEntry{int64(variedTokens + set), warming})
+	const warmRoute = 0 // GET /api/issues
+	byScopes := smallSets(sets)
+	slices.Reverse(byScopes) // tokens with the most scopes may use the most routes
+	pairs := plan{Name: "first", Forms: w.forms}
+	routesOnce := plan{Name: "routes", Forms: w.forms}
+	warmTokens := plan{Name: "known", Forms: w.forms}
+	for n, set := range byScopes {
+		warmTokens.Entries = append(warmTokens.Entries, planEntry{int64(variedTokens + set), warmRoute})
 		// The first few tokens use every route once.
 		for route := range w.endpoints {
-			if n < len(w.endpoints) && route != warming && w.may(set, route) {
-				used.Asks = append(used.Asks, planEntry{int64(variedTokens + set), route})
+			if n < len(w.endpoints) && route != warmRoute && w.mayUse(set, route) {
+				routesOnce.Entries = append(routesOnce.Entries, planEntry{int64(variedTokens + set), route})
 			}
 		}
 	}
 	// Neither a route nor a token occurs twice in a row.
 	for shift := range len(w.endpoints) {
-		for n, set := range rich[len(w.endpoints):] {
-			if route := (n + shift) % len(w.endpoints); route != warming && w.may(set, route) {
-				all.Asks = append(all.Asks, planEntry{int64(variedTokens + set), route})
+		for n, set := range byScopes[len(w.endpoints):] {
+			if route := (n + shift) % len(w.endpoints); route != warmRoute && w.mayUse(set, route) {
+				pairs.Entries = append(pairs.Entries, planEntry{int64(variedTokens + set), route})
 			}
 		}
 	}
-	w.client.learn(t, all)
-	w.client.learn(t, used)
-	none := w.noop(t, "", "")
-	w.client.run(t, load{Plan: "first", Address: none.address, Callers: 1, Checks: 500, Want: 200})
+	w.client.storePlan(t, pairs)
+	w.client.storePlan(t, routesOnce)
+	noopServer := w.noop(t, "", "")
+	w.client.run(t, load{Plan: "first", Address: noopServer.address, Callers: 1, Checks: 500, Want: 200})
 	var sides []*compared
-	begin := func() {
+	restart := func() {
 		if sides != nil {
 			if err := sides[0].Stop(10 * time.Second); err != nil {
 				t.Fatal(err)
 			}
 		}
-		sides = both(w.keywicket(t, settings...), none)
-		w.warm(ctx, t, sides[0].server, known, 200)
-		w.client.run(t, load{Plan: "routes", Address: sides[0].address, Callers: 1, Checks: len(used.Asks), Want: 200})
+		sides = pairOf(w.keywicket(t, settings...), noopServer)
+		w.warm(ctx, t, sides[0].server, warmTokens, 200)
+		w.client.run(t, load{Plan: "routes", Address: sides[0].address, Callers: 1, Checks: len(routesOnce.Entries), Want: 200})
 	}
-	begin()
+	restart()
 	next, last := 0, 0
 	for _, callers := range callers {
 		c := newCase(fmt.Sprintf("%d callers", callers))
-		c.Base = none.name
+		c.Base = noopServer.name
 		for round := range *rounds {
-			if len(all.Asks)-next < last*3/2 {
-				begin()
+			if len(pairs.Entries)-next < last*3/2 {
+				restart()
 				next = 0
 			}
 			sides[0].next, sides[1].next = next, next
 			// A repeated pair would not be a first decision.
-			last = w.round(ctx, t, &c, round, sides, load{Plan: "first", Callers: callers, Checks: len(all.Asks) - next})
+			last = w.round(ctx, t, &c, round, sides, load{Plan: "first", Callers: callers, Checks: len(pairs.Entries) - next})
 			next += last
 		}
 		cases = append(cases, c)
@@ -249,23 +250,24 @@ func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...st
 	return cases
 }
 
-// unixSocket is warm over a Unix socket.
+// unixSocket measures the row warm over a Unix socket.
 func unixSocket(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	dir := t.TempDir()
-	sides := both(w.keywicket(t, "KEYWICKET_LISTEN_GRPC=unix://"+filepath.Join(dir, "keywicket")), w.noop(t, "unix://"+filepath.Join(dir, "noop"), ""))
-	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(turns)), 200)
+	sides := pairOf(w.keywicket(t, "KEYWICKET_LISTEN_GRPC=unix://"+filepath.Join(dir, "keywicket")), w.noop(t, "unix://"+filepath.Join(dir, "noop"), ""))
+	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(rotation)), 200)
 	for _, n := range callers {
 		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, *rounds, load{Plan: "warm", Callers: n}))
 	}
 	return cases
 }
 
-// halfCore is warm with each server limited to half of a processor. Its latency includes whole periods without a processor.
+// halfCore measures the row warm with each server limited to half of a processor. The latencies include whole periods in which the
+// server may not run.
 func halfCore(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
-	w.within = newGroup(t, 0.5)
-	defer func() { w.within = nil }()
-	sides := both(w.keywicket(t), w.noop(t, "", ""))
-	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(turns)), 200)
+	w.cgroup = newGroup(t, 0.5)
+	defer func() { w.cgroup = nil }()
+	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
+	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(rotation)), 200)
 	for _, n := range callers {
 		cases = append(cases, w.inTurns(ctx, t, fmt.Sprintf("%d callers", n), sides, fewerRounds(), load{Plan: "warm", Callers: n, For: 4 * *turn, Details: true}))
 	}

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-var growth = flag.Duration("growth", 5*time.Minute, "how long the row growth lasts")
+var growth = flag.Duration("growth", 5*time.Minute, "duration of the row growth")
 
 // resident returns the process's resident memory (RSS) in MiB.
 func (s *server) resident(t *testing.T) float64 {
@@ -52,15 +52,15 @@ func (s *server) metric(t *testing.T, name string) (value float64) {
 	return 0
 }
 
-// settings adds the sidecar's settings of Go's garbage collector.
+// settings adds the settings of the sidecar's garbage collector to the case.
 func (s *server) settings(t *testing.T, c *caseFigures) {
 	t.Helper()
 	c.add(s.name, gogc, s.metric(t, "go_gc_gogc_percent"))
 	c.add(s.name, memLimit, s.metric(t, "go_gc_gomemlimit_bytes")/(1<<20))
 }
 
-// samples records the memory while f runs repeatedly. It takes one sample per second, or ten samples if the length is
-// shorter than ten seconds.
+// samples records the memory while f runs repeatedly: one sample per second, or ten samples if the length is shorter than ten
+// seconds.
 func (s *server) samples(ctx context.Context, t *testing.T, c *caseFigures, length time.Duration, f func()) {
 	t.Helper()
 	interval := min(time.Second, length/10)
@@ -75,8 +75,8 @@ func (s *server) samples(ctx context.Context, t *testing.T, c *caseFigures, leng
 	}
 }
 
-// resting measures the memory of an idle sidecar.
-func resting(ctx context.Context, t *testing.T, w *world) []caseFigures {
+// idleMemory measures the memory of an idle sidecar.
+func idleMemory(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	sidecar := w.keywicket(t)
 	c := newCase("at rest")
 	sidecar.settings(t, &c)
@@ -84,13 +84,13 @@ func resting(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	return []caseFigures{c}
 }
 
-// memory measures a sidecar with 100,000 warm tokens under load. It uses the default cache.max_bytes if the tokens fit.
-// Otherwise it uses the size of the tokens and a quarter more. An eighth of the cache is reserved for denials, and the rest is
-// a margin.
+// memory measures a sidecar with 100,000 warm tokens under load. It uses the default cache.max_bytes if the tokens fit. Otherwise
+// cache.max_bytes is the size of the tokens plus a quarter: an eighth of the cache is reserved for denials, and the rest is a
+// margin.
 func memory(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	const stored = 100_000
 	databaseURL := "KEYWICKET_DATABASE_URL=" + w.database(t, "memory", stored)
-	p := w.issues("many", equalTokens, upTo(stored))
+	p := w.issues("many", equalTokens, numbersBelow(stored))
 	sidecar := w.keywicket(t, databaseURL, cacheForAll)
 	w.warm(ctx, t, sidecar, p, 200)
 	size, setting := 64.0, ""
@@ -116,26 +116,26 @@ func memory(ctx context.Context, t *testing.T, w *world) []caseFigures {
 
 const cacheBytes = `keywicket_cache_bytes{answers="good"}`
 
-// grown measures the memory over minutes at 70 % of the sidecar's maximum rate. Tokens are looked up again when they reach
+// memoryGrowth measures the memory over minutes at 70 % of the sidecar's maximum rate. Tokens are looked up again when they reach
 // their maximum age, as in a default configuration.
-func grown(ctx context.Context, t *testing.T, w *world) []caseFigures {
+func memoryGrowth(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	sidecar := w.keywicket(t, "KEYWICKET_CACHE_MAX_AGE=60s")
-	w.warm(ctx, t, sidecar, w.issues("warm", variedTokens, smallSets(turns)), 200)
+	w.warm(ctx, t, sidecar, w.issues("warm", variedTokens, smallSets(rotation)), 200)
 	l := load{Plan: "warm", Address: sidecar.address, Callers: 16, For: 3 * time.Second, Want: 200}
-	most := w.client.run(t, l).perSecond()
+	maxRate := w.client.run(t, l).perSecond()
 	c := newCase(fmt.Sprintf("%v at 70 %% of saturation", *growth))
 	sidecar.settings(t, &c)
-	l.For, l.Rate = time.Second, 0.7*most
+	l.For, l.Rate = time.Second, 0.7*maxRate
 	sidecar.samples(ctx, t, &c, *growth, func() {
 		r := w.client.run(t, l)
 		l.From += r.Checks
-		c.add(sidecar.name, answers, r.perSecond())
+		c.add(sidecar.name, checkRate, r.perSecond())
 	})
 	return []caseFigures{c}
 }
 
-// started measures the time from the start of the process until it is ready.
-func started(ctx context.Context, t *testing.T, w *world) []caseFigures {
+// startTime measures the time from the start of the process until it is ready.
+func startTime(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	c := newCase("built-in policies")
 	for range max(1, *rounds/2) {
 		if ctx.Err() != nil {

@@ -18,9 +18,9 @@ import (
 )
 
 const (
-	// noopVariable makes this test binary an ext_authz server that decides nothing. Its value is the address.
+	// noopVariable turns this test binary into an ext_authz server that decides nothing. Its value is the address.
 	noopVariable = "KEYWICKET_BENCH_NOOP"
-	// answerVariable is a file with the server's CheckResponse. Default: only an allow.
+	// answerVariable names a file with the server's CheckResponse. Default: an allow without headers.
 	answerVariable = "KEYWICKET_BENCH_ANSWER"
 )
 
@@ -35,7 +35,7 @@ func (n noop) Check(context.Context, *authv3.CheckRequest) (*authv3.CheckRespons
 	return n.answer, nil
 }
 
-// serveNoop serves until the process gets a signal to stop.
+// serveNoop serves until SIGTERM.
 func serveNoop(address string) error {
 	n := noop{answer: &authv3.CheckResponse{Status: &rpcstatus.Status{}}}
 	if file := os.Getenv(answerVariable); file != "" {

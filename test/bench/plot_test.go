@@ -14,10 +14,10 @@ import (
 type plot struct {
 	file           string
 	Title          string
-	across, up     string // labels of the scales
+	across, up     string // labels of the axes
 	linearX        bool
 	linearY        bool
-	marksX, marksY []float64 // of the scales; the first and the last are the ends
+	marksX, marksY []float64 // values on the axes; the first and the last are the ends
 	lines          []line
 }
 
@@ -28,7 +28,7 @@ type line struct {
 	points [][2]float64
 }
 
-// Colours that colour-blind people can distinguish.
+// Colours that colour-blind readers can distinguish.
 const (
 	blue   = "#0072b2"
 	orange = "#d55e00"
@@ -102,7 +102,7 @@ func plots(all []figure) (drawn []plot) {
 // latencyPlot shows the latency over the rate, through Envoy.
 func latencyPlot(all []figure) plot {
 	p := plot{
-		file: "latency.svg", Title: "Latency through Envoy, open loop", across: "requests/s", up: "µs, from when a request was due",
+		file: "latency.svg", Title: "Latency through Envoy, open loop", across: "requests/s", up: "µs, from the due time of a request",
 		linearX: true,
 	}
 	f, ok := find(all, "rates")
@@ -143,10 +143,10 @@ func callersPlot(all []figure) plot {
 	return p
 }
 
-// flatPlot shows the CPU of a check as a ratio to that with the fewest routes or tokens.
+// flatPlot shows the CPU of a check as a ratio to the CPU with the fewest routes or tokens.
 func flatPlot(all []figure) plot {
 	p := plot{
-		file: "flat.svg", Title: "CPU of a check, as a ratio to that of the smallest", across: "routes or tokens", up: "ratio",
+		file: "flat.svg", Title: "CPU of a check, as a ratio to the smallest size", across: "routes or tokens", up: "ratio",
 		linearY: true, marksX: []float64{10, 100, 1000, 10_000, 100_000, 1_000_000}, marksY: []float64{0, .2, .4, .6, .8, 1, 1.2, 1.4},
 	}
 	for _, s := range []struct{ row, caseFigures, name, color string }{
@@ -175,7 +175,7 @@ func flatPlot(all []figure) plot {
 	}
 	if len(p.lines) > 0 {
 		p.lines = append(p.lines, line{name: "goal", color: grey, dashed: true, points: [][2]float64{{10, 1.2}, {1_000_000, 1.2}}})
-		for highest := most(p.lines, 1); p.marksY[len(p.marksY)-1] < highest; {
+		for highest := largestValue(p.lines, 1); p.marksY[len(p.marksY)-1] < highest; {
 			p.marksY = append(p.marksY, p.marksY[len(p.marksY)-1]+.2)
 		}
 	}
@@ -192,7 +192,7 @@ func leading(name string) float64 {
 	return v
 }
 
-func most(lines []line, axis int) (v float64) {
+func largestValue(lines []line, axis int) (v float64) {
 	for _, l := range lines {
 		for _, point := range l.points {
 			v = max(v, point[axis])
@@ -204,7 +204,7 @@ func most(lines []line, axis int) (v float64) {
 // marks returns round numbers for an axis, up to a number above its largest value. They start at 0, or on a logarithmic
 // scale below the smallest value.
 func marks(lines []line, axis int, linear bool) (all []float64) {
-	highest := most(lines, axis)
+	highest := largestValue(lines, axis)
 	if linear {
 		step := math.Pow(10, math.Floor(math.Log10(highest)))
 		for _, part := range []float64{.1, .2, .5, 1} {

@@ -19,8 +19,8 @@ import (
 
 // Placeholders in a form for the token and the ID. They have the same length as every token and ID.
 var (
-	anyToken = key(987654321987654321)
-	anyID    = "f0e1d2c3-b4a5-4697-8877-665544332211"
+	tokenPlaceholder = key(987654321987654321)
+	idPlaceholder    = "f0e1d2c3-b4a5-4697-8877-665544332211"
 )
 
 // key returns the credential with a number.
@@ -59,27 +59,27 @@ func (f *form) fill(buffer, token []byte) []byte {
 }
 
 func newForm(text []byte) (form, error) {
-	f := form{Text: text, Tokens: places(text, anyToken), IDs: places(text, anyID)}
+	f := form{Text: text, Tokens: places(text, tokenPlaceholder), IDs: places(text, idPlaceholder)}
 	if len(f.Tokens) == 0 {
 		return f, errors.New("Envoy has sent no credential")
 	}
 	return f, nil
 }
 
-func places(text []byte, of string) (all []int) {
+func places(text []byte, pattern string) (all []int) {
 	for from := 0; ; {
-		i := bytes.Index(text[from:], []byte(of))
+		i := bytes.Index(text[from:], []byte(pattern))
 		if i < 0 {
 			return all
 		}
 		all = append(all, from+i)
-		from += i + len(of)
+		from += i + len(pattern)
 	}
 }
 
-// browser are the headers of a web application's request, except the credential. With deploy/envoy's settings, only
-// x-workspace-slug of them is in the check, and a CheckRequest has 0.3 KiB. With all of them it has 1.4 KiB.
-var browser = map[string]string{
+// browserHeaders are the headers of a web application's request, except the credential. With deploy/envoy's settings, the check
+// contains only x-workspace-slug of them, and a CheckRequest has 0.3 KiB. With all of them it has 1.4 KiB.
+var browserHeaders = map[string]string{
 	"accept":             "application/json, text/plain, */*",
 	"accept-encoding":    "gzip, deflate, br, zstd",
 	"accept-language":    "en-GB,en;q=0.9,de;q=0.8",
@@ -108,7 +108,7 @@ func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Keeps the original bytes: a decoded and encoded message could differ.
+	// The codec keeps the original bytes: a message that is decoded and encoded again could differ.
 	server := grpc.NewServer(grpc.ForceServerCodecV2(asBytes{}), grpc.UnknownServiceHandler(func(_ any, s grpc.ServerStream) error {
 		var text []byte
 		if err := s.RecvMsg(&text); err != nil {
@@ -131,15 +131,15 @@ func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
 	defer func() { _ = envoy.Stop(5 * time.Second) }()
 	var forms []form
 	for _, e := range endpoints {
-		request, err := http.NewRequestWithContext(t.Context(), e.Method, "http://"+envoy.address+strings.ReplaceAll(e.Path, "{id}", anyID), nil)
+		request, err := http.NewRequestWithContext(t.Context(), e.Method, "http://"+envoy.address+strings.ReplaceAll(e.Path, "{id}", idPlaceholder), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for name, value := range browser {
+		for name, value := range browserHeaders {
 			request.Header.Set(name, value)
 		}
 		request.Host = "api.velocity.quest"
-		request.Header.Set("authorization", "Bearer "+anyToken)
+		request.Header.Set("authorization", "Bearer "+tokenPlaceholder)
 		response, err := http.DefaultClient.Do(request)
 		if err != nil {
 			t.Fatal(err)
@@ -153,7 +153,7 @@ func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
 			}
 			forms = append(forms, f)
 		default:
-			t.Fatalf("Envoy has not asked for %s %s: %s", e.Method, e.Path, response.Status)
+			t.Fatalf("Envoy has sent no check for %s %s: %s", e.Method, e.Path, response.Status)
 		}
 	}
 	return forms

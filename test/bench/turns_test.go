@@ -13,17 +13,17 @@ type compared struct {
 	*server
 	want  int     // the status of its answers
 	envoy *server // the Envoy in front of it; nil: checks go to the server directly
-	plan  string  // its own plan; empty: the load's
+	plan  string  // plan of this server; empty: the load's plan
 	next  int     // position in the plan, which continues from turn to turn
 }
 
-// both returns two servers; the second one is the base of the comparison.
-func both(one, other *server) []*compared {
+// pairOf returns two servers that take turns; the second one is the base of the comparison.
+func pairOf(one, other *server) []*compared {
 	return []*compared{{server: one, want: 200}, {server: other, want: 200}}
 }
 
-// to returns the load for this server.
-func (s *compared) to(l load) load {
+// loadFor returns the load for this server.
+func (s *compared) loadFor(l load) load {
 	l.Address, l.Want = s.address, s.want
 	l.Plan, l.From = cmp.Or(s.plan, l.Plan), s.next
 	if s.envoy != nil {
@@ -37,8 +37,8 @@ func (w *world) inTurns(ctx context.Context, t *testing.T, name string, sides []
 	t.Helper()
 	c := newCase(name)
 	c.Base = sides[min(1, len(sides)-1)].name
-	for _, s := range sides { // so that no turn includes connecting
-		l := s.to(l)
+	for _, s := range sides { // connect first, so that no turn includes it
+		l := s.loadFor(l)
 		l.Checks, l.Rate, l.For = 500, 0, 0
 		w.client.run(t, l)
 	}
@@ -48,7 +48,8 @@ func (w *world) inTurns(ctx context.Context, t *testing.T, name string, sides []
 	return c
 }
 
-// round runs one turn of each side. Another side starts each round. It returns how many checks the first side has answered.
+// round runs one turn of each side. The side that starts changes with each round. It returns how many checks the first side has
+// answered.
 func (w *world) round(ctx context.Context, t *testing.T, c *caseFigures, round int, sides []*compared, l load) (checks int) {
 	t.Helper()
 	l.For = cmp.Or(l.For, *turn)
@@ -62,13 +63,13 @@ func (w *world) round(ctx context.Context, t *testing.T, c *caseFigures, round i
 		if s.envoy != nil {
 			envoy = s.envoy.cpu(t)
 		}
-		r := w.client.run(t, s.to(l))
-		each := func(used time.Duration) float64 { return float64(used.Nanoseconds()) / 1e3 / float64(r.Checks) }
-		c.add(s.name, cpu, each(s.cpu(t)-before))
-		c.add(s.name, ofClient, each(r.CPU))
-		c.add(s.name, answers, r.perSecond())
+		r := w.client.run(t, s.loadFor(l))
+		perCheck := func(used time.Duration) float64 { return float64(used.Nanoseconds()) / 1e3 / float64(r.Checks) }
+		c.add(s.name, cpu, perCheck(s.cpu(t)-before))
+		c.add(s.name, clientCPU, perCheck(r.CPU))
+		c.add(s.name, checkRate, r.perSecond())
 		if s.envoy != nil {
-			c.add(s.name, envoyCPU, each(s.envoy.cpu(t)-envoy))
+			c.add(s.name, envoyCPU, perCheck(s.envoy.cpu(t)-envoy))
 		}
 		if l.Details {
 			c.add(s.name, p50, microseconds(r.P50))
@@ -84,12 +85,12 @@ func (w *world) round(ctx context.Context, t *testing.T, c *caseFigures, round i
 
 func microseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
 
-// issues returns a plan of GET /api/issues/{id} with a token of each set of scopes.
+// issues returns a plan of GET /api/issues/{id} with one token for each set. The number of a token is from plus the set.
 func (w *world) issues(name string, from int64, sets []int) plan {
 	p := plan{Name: name, Forms: w.forms}
 	route := w.route("GET", "/api/issues/{id}")
 	for _, set := range sets {
-		p.Asks = append(p.Asks, planEntry{from + int64(set), route})
+		p.Entries = append(p.Entries, planEntry{from + int64(set), route})
 	}
 	return p
 }
@@ -100,11 +101,11 @@ func (w *world) route(method, path string) int {
 			return i
 		}
 	}
-	panic("no row of the table is for " + method + " " + path)
+	panic("the table has no row for " + method + " " + path)
 }
 
-// may reports whether a token with issues:read and the set of scopes may use the endpoint.
-func (w *world) may(set, endpoint int) bool {
+// mayUse reports whether a token with issues:read and the set of scopes may use the endpoint.
+func (w *world) mayUse(set, endpoint int) bool {
 	scopes := append(scopesOf(set), "issues:read")
 	for _, needed := range w.needs[endpoint] {
 		if !slices.Contains(scopes, needed) {

@@ -28,18 +28,19 @@ import (
 
 const workspaceSlug = "acme"
 
-// The first numbers of groups of tokens. Each group has some thousands of numbers. The last one has as many as a row needs.
+// The first token numbers of the groups of tokens. Each group has some thousands of numbers. The last group has as many as a row
+// needs.
 const (
-	variedTokens   = 0           // each has another set of scopes, and issues:read
+	variedTokens   = 0           // each has its own set of scopes, and issues:read
 	unscopedTokens = 1_000_000   // lack issues:read
 	unknownTokens  = 2_000_000   // are not stored
 	equalTokens    = 100_000_000 // have the same scopes
 )
 
-const turns = 2000 // tokens that are used in turn
+const rotation = 2000 // number of tokens that the checks rotate through
 
-// The scopes in which the tokens differ: workspace scopes, except the one that covers all of them, and user scopes. A
-// workspace key holds the user scopes, but they give it no access.
+// The scopes in which the tokens differ: the workspace scopes except workspace:admin, and the user scopes. A workspace key can
+// contain user scopes, but they give it no access.
 var (
 	workspaceScopes = []string{"issues:write", "projects:read", "projects:write", "documents:read", "documents:write", "workspace:read"}
 	userScopes      = []string{"user:read", "user:write", "workspaces:list", "workspaces:create", "workspaces:update", "workspaces:delete", "admin"}
@@ -55,12 +56,12 @@ func scopesOf(set int) (scopes []string) {
 	return scopes
 }
 
-// sets is the number of sets of scopes.
+// sets is the number of different sets of scopes.
 var sets = 1 << (len(workspaceScopes) + len(userScopes))
 
 // smallSets returns the n smallest sets.
 func smallSets(n int) []int {
-	all := upTo(sets)
+	all := numbersBelow(sets)
 	slices.SortStableFunc(all, func(a, b int) int { return bits.OnesCount(uint(a)) - bits.OnesCount(uint(b)) }) //nolint:gosec // some bits
 	return all[:n]
 }
@@ -73,10 +74,10 @@ type world struct {
 	binary      string // keywicket
 	client      *client
 	endpoints   []endpoint // workspace-level rows of Velocity's table that a token without workspace:admin may use
-	needs       [][]string // their scopes
+	needs       [][]string // the scopes of each endpoint
 	forms       []form
 
-	within *group // control group for new servers; nil: none
+	cgroup *group // control group for new servers; nil: none
 }
 
 func newWorld(t testing.TB, binary string) *world {
@@ -88,7 +89,7 @@ func newWorld(t testing.TB, binary string) *world {
 	var err error
 	w.server, err = postgres.Start(t.Context(), postgres.Config{Settings: map[string]string{
 		"max_connections":           "200",
-		"track_activity_query_size": "16384", // the look-up query is read from there
+		"track_activity_query_size": "16384", // pg_stat_activity must contain the whole look-up query
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +135,7 @@ func (w *world) fill(t testing.TB, databaseURL string) {
 		numbers = append(numbers, int64(variedTokens+set))
 		scopes = append(scopes, "{"+strings.Join(append([]string{"issues:read"}, scopesOf(set)...), ",")+"}")
 	}
-	for _, set := range smallSets(turns + 1)[1:] {
+	for _, set := range smallSets(rotation + 1)[1:] {
 		numbers = append(numbers, int64(unscopedTokens+set))
 		scopes = append(scopes, "{"+strings.Join(scopesOf(set), ",")+"}")
 	}
@@ -185,7 +186,7 @@ func withRole(t testing.TB, databaseURL string) string {
 	return u.String()
 }
 
-// server is a process that answers checks.
+// server is a process that answers checks, or an Envoy.
 type server struct {
 	*process.Process
 	name       string
@@ -199,7 +200,7 @@ func (w *world) keywicket(t testing.TB, settings ...string) *server {
 	t.Helper()
 	free := freeAddresses(t, 2)
 	s := &server{name: "keywicket", address: free[0], operations: free[1]}
-	environ := slices.Concat(clean(), []string{
+	environ := slices.Concat(cleanEnviron(), []string{
 		"KEYWICKET_DATABASE_URL=" + w.databaseURL, "KEYWICKET_LISTEN_GRPC=" + s.address, "KEYWICKET_LISTEN_OPERATIONS=" + s.operations,
 		"KEYWICKET_LISTEN_LAME_DUCK=0s", "KEYWICKET_CACHE_MAX_AGE=1h",
 	}, settings)
@@ -208,12 +209,12 @@ func (w *world) keywicket(t testing.TB, settings ...string) *server {
 			s.address = at
 		}
 	}
-	s.start(t, w.within, w.binary, []string{"serve"}, environ)
+	s.start(t, w.cgroup, w.binary, []string{"serve"}, environ)
 	s.await(t, "http://"+s.operations+"/readyz")
 	return s
 }
 
-// noop starts a server that decides nothing. The file answer has its answer; empty: an allow.
+// noop starts a server that decides nothing. The file answer contains its answer; empty: an allow.
 func (w *world) noop(t testing.TB, address, answer string) *server {
 	t.Helper()
 	self, err := os.Executable()
@@ -224,7 +225,7 @@ func (w *world) noop(t testing.TB, address, answer string) *server {
 		address = freeAddresses(t, 1)[0]
 	}
 	s := &server{name: "no-op", address: address}
-	s.start(t, w.within, self, nil, append(clean(), noopVariable+"="+address, answerVariable+"="+answer))
+	s.start(t, w.cgroup, self, nil, append(cleanEnviron(), noopVariable+"="+address, answerVariable+"="+answer))
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		network, at := networkOf(address)
 		if conn, err := net.Dial(network, at); err == nil {
@@ -239,11 +240,11 @@ func (w *world) noop(t testing.TB, address, answer string) *server {
 
 // start runs the process until the test ends, in a control group if there is one. It reads and discards the process's
 // output.
-func (s *server) start(t testing.TB, within *group, path string, args, environ []string) {
+func (s *server) start(t testing.TB, cgroup *group, path string, args, environ []string) {
 	t.Helper()
 	var err error
-	if within != nil {
-		path, args = within.command(t, path, args)
+	if cgroup != nil {
+		path, args = cgroup.command(t, path, args)
 	}
 	if s.Process, err = process.Start(process.Config{Path: path, Args: args, Env: environ}); err != nil {
 		t.Fatal(err)
@@ -251,8 +252,8 @@ func (s *server) start(t testing.TB, within *group, path string, args, environ [
 	t.Cleanup(func() { _ = s.Stop(10 * time.Second) })
 }
 
-// clean returns the environment without variables that affect a server.
-func clean() []string {
+// cleanEnviron returns the environment without variables that affect a server.
+func cleanEnviron() []string {
 	return slices.DeleteFunc(os.Environ(), func(entry string) bool {
 		return strings.HasPrefix(entry, "KEYWICKET_") || strings.HasPrefix(entry, "GOGC=") || strings.HasPrefix(entry, "GOMEMLIMIT=") ||
 			strings.HasPrefix(entry, "GODEBUG=") || strings.HasPrefix(entry, "GOMAXPROCS=")
@@ -265,7 +266,7 @@ func (s *server) cpu(t testing.TB) (used time.Duration) {
 	t.Helper()
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", s.PID()))
 	if err != nil || len(files) == 0 {
-		t.Fatalf("%s has ended: %v", s.name, errors.Join(err, s.Err()))
+		t.Fatalf("%s has exited: %v", s.name, errors.Join(err, s.Err()))
 	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
@@ -281,7 +282,7 @@ func (s *server) cpu(t testing.TB) (used time.Duration) {
 	return used
 }
 
-// freeAddresses returns addresses with free ports. It holds all of them until it has found the last, so that they differ.
+// freeAddresses returns addresses with free ports. It keeps all ports open until it has found the last, so that they differ.
 func freeAddresses(t testing.TB, n int) (free []string) {
 	t.Helper()
 	for range n {
@@ -295,32 +296,32 @@ func freeAddresses(t testing.TB, n int) (free []string) {
 	return free
 }
 
-// warm runs the plan until all answers have the wanted status and come from memory.
+// warm runs the plan until all answers have the wanted status and come from the cache.
 func (w *world) warm(ctx context.Context, t testing.TB, s *server, p plan, want int) {
 	t.Helper()
-	w.client.learn(t, p)
+	w.client.storePlan(t, p)
 	if err := w.tryToWarm(ctx, t, s, p, want); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// tryToWarm stops when another run adds nothing to memory. A busy machine may answer some checks too late.
+// tryToWarm stops when another run adds nothing to the cache. On a busy machine, some answers may be too late.
 func (w *world) tryToWarm(ctx context.Context, t testing.TB, s *server, p plan, want int) error {
 	t.Helper()
-	for most, tries := 0, 0; ; tries++ {
+	for mostHits, tries := 0, 0; ; tries++ {
 		if ctx.Err() != nil {
 			return errors.New("interrupted")
 		}
 		r := w.client.do(t, command{Run: &load{
-			Plan: p.Name, Address: s.address, Callers: 8, Checks: len(p.Asks), Want: want, Details: true,
+			Plan: p.Name, Address: s.address, Callers: 8, Checks: len(p.Entries), Want: want, Details: true,
 		}})
 		switch {
 		case r.Hits == r.Checks && len(r.Wrong) == 0:
 			return nil
-		case r.Hits > most+len(p.Asks)/100:
-			most, tries = r.Hits, 0
+		case r.Hits > mostHits+len(p.Entries)/100:
+			mostHits, tries = r.Hits, 0
 		case tries == 5:
-			return fmt.Errorf("%d of %d answers are from memory; other answers than %d: %v", r.Hits, r.Checks, want, r.Wrong)
+			return fmt.Errorf("%d of %d answers come from the cache; answers other than %d: %v", r.Hits, r.Checks, want, r.Wrong)
 		}
 	}
 }

@@ -1,7 +1,7 @@
-// Package browser runs a real Chromium for tests. Only a browser shows where a form is sent, which frame is refused, what
-// fits on a telephone, and what a screen reader receives.
+// Package browser runs a real Chromium for tests. Only a browser shows where a form is sent, which frame is refused, what fits on a
+// phone, and what a screen reader receives.
 //
-// No step waits for a fixed time: each one waits for the state that it needs, and fails the test if that does not occur.
+// No step waits for a fixed time: each one waits for the state that it needs. If that state does not occur in time, the test fails.
 package browser
 
 import (
@@ -23,8 +23,8 @@ const stepTimeout = 30 * time.Second
 
 var errNone = errors.New(`no Chromium: run "make .tools/chromium", or set CHROMIUM to its binary`)
 
-// Find returns the path of Chromium. It is the environment's CHROMIUM, else chromium, chromium-browser or google-chrome on
-// PATH. Otherwise it is .tools/chromium in the working folder or in a parent of it, up to the one that holds go.mod.
+// Find returns the path of Chromium. It is the environment's CHROMIUM, else chromium, chromium-browser or google-chrome on PATH.
+// Otherwise it is .tools/chromium in the working folder or in a parent of it, up to the folder that contains go.mod.
 func Find() (string, error) {
 	if path := os.Getenv("CHROMIUM"); path != "" {
 		found, err := exec.LookPath(path)
@@ -47,34 +47,34 @@ func Find() (string, error) {
 // Browser is a running headless Chromium with its own profile. It can reach only this machine. Several goroutines may use
 // it.
 type Browser struct {
-	ctx    context.Context // identifies the browser for chromedp, and ends with it
+	ctx    context.Context // identifies the browser for chromedp; done when the browser exits
 	cancel context.CancelFunc
 }
 
-// Start runs Chromium and returns when it answers. Chromium ends with Close, or when the test's process ends for any reason.
-// The context limits only the start.
+// Start runs Chromium and returns when it answers. Chromium exits at Close, or when the test's process exits for any reason. The
+// context limits only the start.
 func Start(ctx context.Context) (*Browser, error) {
 	binary, err := Find()
 	if err != nil {
 		return nil, err
 	}
-	// chromedp creates and removes the profile, and ends every process that uses it. As root it disables the sandbox,
-	// because Chromium has none for root. It communicates over a pipe, so no port is opened.
+	// chromedp creates and removes the profile, and kills every process that uses it. As root it disables the sandbox, because
+	// Chromium has none for root. It communicates over a pipe, so no port is opened.
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath(binary),
 		// Names under localhost are separate sites, and need no resolver.
 		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost , EXCLUDE *.localhost"),
-		chromedp.ProxyServer("direct://"), // the environment may have a proxy, which would resolve names by itself
+		chromedp.ProxyServer("direct://"), // a proxy of the environment would resolve names itself
 		chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("disable-gpu", true),
-		// Otherwise a frame of another site would be a separate target, and not part of its page.
+		// Otherwise a frame of another site would be a separate target, not a part of its page.
 		chromedp.Flag("disable-site-isolation-trials", true),
 		chromedp.Flag("disable-features", "Translate,BlinkGenPropertyTrees,IsolateOrigins,site-per-process"),
 	)
 	allocator, cancel := chromedp.NewExecAllocator(context.WithoutCancel(ctx), options...)
-	quiet := func(string, ...any) {} // about events that are newer than chromedp; failures are returned as errors
+	quiet := func(string, ...any) {} // drops messages about events that chromedp does not know; failures are returned as errors
 	browser, _ := chromedp.NewContext(allocator, chromedp.WithLogf(quiet), chromedp.WithErrorf(quiet))
-	// The browser ends with the context of its first step, so that context has no deadline.
+	// The browser exits when the context of its first step is done. So that context has no deadline.
 	ctx, started := context.WithTimeout(ctx, stepTimeout)
 	defer started()
 	late := context.AfterFunc(ctx, cancel)
@@ -89,7 +89,7 @@ func Start(ctx context.Context) (*Browser, error) {
 	return &Browser{ctx: browser, cancel: cancel}, nil
 }
 
-// Close ends Chromium and removes its profile. Closing twice is no error.
+// Close stops Chromium and removes its profile. Closing twice is not an error.
 func (b *Browser) Close() error {
 	if b.ctx.Err() != nil {
 		return nil
@@ -98,7 +98,7 @@ func (b *Browser) Close() error {
 	ctx, cancel := context.WithTimeout(b.ctx, 5*time.Second)
 	defer cancel()
 	if err := chromedp.Cancel(ctx); err != nil {
-		return fmt.Errorf("end Chromium: %w", err)
+		return fmt.Errorf("stop Chromium: %w", err)
 	}
 	return nil
 }

@@ -16,8 +16,8 @@ import (
 	"github.com/keywicket/keywicket/test/browser"
 )
 
-// The pages of a site. As on a consent page, the policy allows a page only its own style, and no framing. The tests' checks
-// must work under this policy.
+// The pages of a site. As on the consent page, the Content-Security-Policy allows only inline style, and no framing. The checks of
+// the tests must work under this policy.
 var pages = map[string]string{
 	"/good": `<style>body { background: Canvas; color: CanvasText; color-scheme: light dark }</style>
 		<h1>Good</h1>
@@ -84,9 +84,9 @@ func start(t *testing.T) *browser.Browser {
 
 func TestBrowser(t *testing.T) {
 	temporary := t.TempDir()
-	t.Setenv("TMPDIR", temporary) // where the profile is
+	t.Setenv("TMPDIR", temporary) // contains the profile
 
-	// Servers that the browser must not reach although it could: another address of this machine, and a proxy.
+	// The browser must not reach these servers, although they are reachable: another address of this machine, and a proxy.
 	var reached atomic.Int64
 	count := http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached.Add(1) })
 	elsewhere, proxy := httptest.NewUnstartedServer(count), httptest.NewServer(count)
@@ -127,13 +127,13 @@ func TestBrowser(t *testing.T) {
 		p := b.Page(t)
 		p.Visit(site.URL + "/bad")
 		if p.Overflows() {
-			t.Error("a bad page overflows on a desk")
+			t.Error("the bad page overflows on a desktop")
 		}
 		if p.Size(360, 640); !p.Overflows() {
-			t.Error("a bad page fits on a telephone")
+			t.Error("the bad page fits on a phone")
 		}
 		if p.Visit(site.URL + "/good"); p.Overflows() {
-			t.Error("a good page overflows on a telephone")
+			t.Error("the good page overflows on a phone")
 		}
 	})
 
@@ -166,7 +166,7 @@ func TestBrowser(t *testing.T) {
 			t.Errorf("status %d", got)
 		}
 		if got, want := p.URL(), site.URL+"/sent?box=ticked"; got != want {
-			t.Errorf("at %s, want %s", got, want)
+			t.Errorf("the URL is %s, want %s", got, want)
 		}
 		p.Visit(site.URL + "/good")
 		p.Press("\t \t")
@@ -177,14 +177,14 @@ func TestBrowser(t *testing.T) {
 			t.Errorf("status %d", got)
 		}
 		if got := p.Text("#box"); got != "ticked" {
-			t.Errorf("the page says %q", got)
+			t.Errorf("the page shows %q", got)
 		}
 		p.Visit(site.URL + "/good")
 		p.Click("#send")
 		p.Await(`location.pathname === "/sent"`)
 	})
 
-	t.Run("a refused frame shows", func(t *testing.T) {
+	t.Run("a refused frame is reported", func(t *testing.T) {
 		p := b.Page(t)
 		other := strings.Replace(site.URL, "127.0.0.1", "other.localhost", 1) // another site
 		for url, refused := range map[string]bool{
@@ -198,7 +198,7 @@ func TestBrowser(t *testing.T) {
 		}
 	})
 
-	t.Run("pages share no cookie, tabs do", func(t *testing.T) {
+	t.Run("pages share no cookies, tabs of one page do", func(t *testing.T) {
 		p := b.Page(t)
 		p.SetCookie("session", "mine", site.URL)
 		for page, want := range map[*browser.Page]string{p: "[session=mine]", p.Tab(): "[session=mine]", b.Page(t): "[]"} {
@@ -209,7 +209,7 @@ func TestBrowser(t *testing.T) {
 		}
 	})
 
-	t.Run("it reaches only 127.0.0.1", func(t *testing.T) {
+	t.Run("the browser reaches only 127.0.0.1", func(t *testing.T) {
 		p := b.Page(t)
 		for _, url := range []string{elsewhere.URL + "/", "http://keywicket.invalid/"} {
 			p.Visit(site.URL + "/framing?url=" + url)

@@ -17,14 +17,14 @@ import (
 	"github.com/keywicket/keywicket/test/js"
 )
 
-// Page is a tab. A failure fails its test at once, so only the test's own goroutine may use it. A selector is CSS. A step
+// Page is a tab. A failure fails its test immediately, so only the test's own goroutine may use a Page. A selector is CSS. A step
 // waits until an element that matches is present and visible.
 type Page struct {
 	t   testing.TB
 	ctx context.Context // identifies the tab for chromedp
 }
 
-// Page opens a tab, 1280 pixels wide, that shares no cookie with another tab. It closes the tab at the end of the test.
+// Page opens a tab that is 1280 pixels wide and shares no cookie with another tab. It closes the tab at the end of the test.
 func (b *Browser) Page(t testing.TB) *Page {
 	t.Helper()
 	return open(t, b.ctx, chromedp.WithNewBrowserContext()).Size(1280, 800)
@@ -40,7 +40,7 @@ func open(t testing.TB, parent context.Context, options ...chromedp.ContextOptio
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(parent, options...)
 	t.Cleanup(cancel)
-	// The tab ends with the context of its first step, so that context has no deadline.
+	// The tab is closed when the context of its first step is done. So that context has no deadline.
 	late := time.AfterFunc(stepTimeout, cancel)
 	defer late.Stop()
 	if err := chromedp.Do(ctx); err != nil {
@@ -138,7 +138,7 @@ func status(response *network.Response) int {
 // URL returns the page's address.
 func (p *Page) URL() string {
 	p.t.Helper()
-	return do(p, "ask for the URL", chromedp.Location())
+	return do(p, "read the URL", chromedp.Location())
 }
 
 // Text returns the visible text of the element.
@@ -156,7 +156,7 @@ func (p *Page) Click(selector string) {
 // Check clicks on a checkbox unless it is checked already.
 func (p *Page) Check(selector string) {
 	p.t.Helper()
-	ticked := do(p, "look at "+selector, chromedp.JavascriptAttribute[bool](chromedp.CSS(selector), "checked"))
+	ticked := do(p, "read "+selector, chromedp.JavascriptAttribute[bool](chromedp.CSS(selector), "checked"))
 	if !ticked {
 		p.Click(selector)
 	}
@@ -205,7 +205,7 @@ func (p *Page) Await(condition string) {
 		select {
 		case <-ctx.Done():
 			p.fail("wait for "+condition, errors.Join(ctx.Err(), err))
-		case <-time.After(20 * time.Millisecond): // an error may come from a page that was just replaced
+		case <-time.After(20 * time.Millisecond): // an error may be due to a page that was just replaced
 		}
 	}
 }
@@ -213,7 +213,7 @@ func (p *Page) Await(condition string) {
 // Frame is a page within a page.
 type Frame struct {
 	URL     string
-	Refused bool // the page at URL does not permit framing there, or does not exist
+	Refused bool // the page at URL does not permit framing by this page, or does not exist
 }
 
 // Frames returns the frames of the page, without nested frames.
@@ -241,7 +241,7 @@ func (p *Page) Overflows() bool {
 // Screenshot returns the whole page as a PNG.
 func (p *Page) Screenshot() []byte {
 	p.t.Helper()
-	return do(p, "take a picture", chromedp.FullScreenshot(100))
+	return do(p, "take a screenshot", chromedp.FullScreenshot(100))
 }
 
 // Axe runs axe-core's accessibility checks on the page with its current size and colours. It returns a line for each

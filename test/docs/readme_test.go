@@ -22,7 +22,7 @@ func TestReadmeShowsTheMeasuredCost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	row := regexp.MustCompile(`(?m)^\| warm check, another id .*$`).FindString(string(benchmarks))
+	row := regexp.MustCompile(`(?m)^\| warm check with a random id .*$`).FindString(string(benchmarks))
 	var ratios []float64
 	for _, m := range regexp.MustCompile(`\*\*([0-9.]+)×\*\*`).FindAllStringSubmatch(row, -1) {
 		ratio, err := strconv.ParseFloat(m[1], 64)

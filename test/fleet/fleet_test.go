@@ -50,8 +50,7 @@ type token struct {
 	lookup authz.Lookup
 }
 
-// newFleet starts the sidecars one by one, spread over the time within, so that they do not all read the log at the same
-// moments.
+// newFleet starts the sidecars one by one over the duration within, so that they do not all read the log at the same moments.
 func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within time.Duration) *fleet {
 	t.Helper()
 	f := &fleet{name: fmt.Sprintf("fleet_%d_%t_%t", sidecars, hints, pooled)}
@@ -64,13 +63,13 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 			t.Error(err)
 		}
 	})
-	own := withParameter(t, server.URL(f.name), "application_name", "fleet")
-	f.db = open(t, own)
+	ownerURL := withParameter(t, server.URL(f.name), "application_name", "fleet")
+	f.db = open(t, ownerURL)
 	if _, err := schema.Migrate(t.Context(), f.db); err != nil {
 		t.Fatal(err)
 	}
 	var err error
-	if f.registry, err = registry.Open(t.Context(), own); err != nil {
+	if f.registry, err = registry.Open(t.Context(), ownerURL); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = f.registry.Close() })
@@ -80,17 +79,17 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 
 	config := directory.Config{
 		URL: withParameter(t, server.URL(f.name), "role", "keywicket_sidecar"), NoHints: !hints, LookupTimeout: stepTimeout,
-		// No answer is looked up again only because of its age.
+		// With this maximum age, no cached answer expires during a test.
 		Cache: cache.Config{MaxBytes: cache.MinBytes, StalenessBound: staleness, MaxAge: time.Hour},
 	}
-	behind := config
+	pooledConfig := config
 	if pooled {
-		behind.URL = f.pool(t)
+		pooledConfig.URL = f.pool(t)
 	}
 	for i := range sidecars {
 		config := config
 		if f.pooled(i) {
-			config = behind
+			config = pooledConfig
 		}
 		d, err := directory.Open(config, nil)
 		if err != nil {
@@ -100,18 +99,17 @@ func newFleet(t *testing.T, sidecars int, hints, pooled bool, staleness, within 
 		time.Sleep(within / time.Duration(sidecars))
 	}
 	t.Cleanup(func() {
-		// All sidecars write the usage of the same tokens at the same moment. Some of it may be lost, which does not matter
-		// here.
+		// All sidecars write the usage of the same tokens at the same moment. Some writes may fail, which does not matter here.
 		_ = f.each(func(_ int, d *directory.Directory) error { _ = d.Close(context.Background()); return nil })
 	})
-	f.must(t, func(_ int, d *directory.Directory) error {
+	f.requireEach(t, func(_ int, d *directory.Directory) error {
 		return eventually("the log is read", func() bool { return d.Ready(t.Context()) == nil && d.CacheStats().LeaseLeft > 0 })
 	})
 	return f
 }
 
-// pool starts a pooler in transaction mode, and returns the URL of a sidecar behind it. The URL has its own login: a pooler
-// refuses the startup parameter "role". The login also distinguishes the pooler's connections from others.
+// pool starts a pooler in transaction mode, and returns the URL of a sidecar behind it. The URL has its own login: a pooler refuses
+// the startup parameter "role". The login also distinguishes the pooler's connections from others in pg_stat_activity.
 func (f *fleet) pool(t *testing.T) string {
 	t.Helper()
 	const login = "pooled"
@@ -141,11 +139,11 @@ func (f *fleet) pool(t *testing.T) string {
 			t.Log(f.pooler.Log())
 		}
 	})
-	through, err := f.pooler.URL(u.String())
+	pooledURL, err := f.pooler.URL(u.String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return through
+	return pooledURL
 }
 
 func open(t *testing.T, databaseURL string) *sqlx.DB {
@@ -178,17 +176,17 @@ func (f *fleet) each(do func(int, *directory.Directory) error) error {
 		mu     sync.Mutex
 		failed []error
 	)
-	turns := make(chan struct{}, 16)
+	slots := make(chan struct{}, 16)
 	for i, d := range f.sidecars {
-		turns <- struct{}{}
+		slots <- struct{}{}
 		mu.Lock()
-		over := len(failed) > 0
+		hasFailed := len(failed) > 0
 		mu.Unlock()
-		if over {
+		if hasFailed {
 			break
 		}
 		all.Go(func() {
-			defer func() { <-turns }()
+			defer func() { <-slots }()
 			if err := do(i, d); err != nil {
 				mu.Lock()
 				failed = append(failed, fmt.Errorf("sidecar %d: %w", i, err))
@@ -200,15 +198,15 @@ func (f *fleet) each(do func(int, *directory.Directory) error) error {
 	return errors.Join(failed...)
 }
 
-func (f *fleet) must(t *testing.T, do func(int, *directory.Directory) error) {
+func (f *fleet) requireEach(t *testing.T, do func(int, *directory.Directory) error) {
 	t.Helper()
 	if err := f.each(do); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func eventually(what string, holds func() bool) error {
-	for end := time.Now().Add(stepTimeout); !holds(); time.Sleep(5 * time.Millisecond) {
+func eventually(what string, condition func() bool) error {
+	for end := time.Now().Add(stepTimeout); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			return errors.New("timeout: " + what)
 		}
@@ -220,7 +218,7 @@ func eventually(what string, holds func() bool) error {
 func (f *fleet) tokens(t *testing.T, n int) []token {
 	t.Helper()
 	w := f.watch()
-	var made []token
+	var all []token
 	for i := range n {
 		created, secret, err := f.registry.CreateToken(t.Context(), registry.NewToken{
 			Format: format, API: "velaflows", Name: fmt.Sprint("token ", i), Scopes: []string{"contacts:read"}, Workspace: "acme",
@@ -228,19 +226,19 @@ func (f *fleet) tokens(t *testing.T, n int) []token {
 		if err != nil {
 			t.Fatal(err)
 		}
-		made = append(made, token{created.ID, authz.Lookup{Digest: secret.Digest(), API: "velaflows"}})
+		all = append(all, token{created.ID, authz.Lookup{Digest: secret.Digest(), API: "velaflows"}})
 		w.commit()
 	}
-	if _, _, missed := w.until(n); missed > 0 {
+	if _, _, missed := w.awaitCommits(n); missed > 0 {
 		t.Fatalf("%d changes of new tokens were not read", missed)
 	}
-	return made
+	return all
 }
 
-// remember makes every sidecar cache that each token is valid.
-func (f *fleet) remember(t *testing.T, tokens []token) {
+// cacheTokens makes every sidecar cache each token as valid.
+func (f *fleet) cacheTokens(t *testing.T, tokens []token) {
 	t.Helper()
-	f.must(t, func(_ int, d *directory.Directory) error {
+	f.requireEach(t, func(_ int, d *directory.Directory) error {
 		for _, k := range tokens {
 			err := eventually("a valid answer is cached", func() bool {
 				found, err := d.Lookup(t.Context(), k.lookup)
@@ -257,10 +255,10 @@ func (f *fleet) remember(t *testing.T, tokens []token) {
 // requireRevoked requires every sidecar to deny each token.
 func (f *fleet) requireRevoked(t *testing.T, tokens []token) {
 	t.Helper()
-	f.must(t, func(_ int, d *directory.Directory) error {
+	f.requireEach(t, func(_ int, d *directory.Directory) error {
 		for _, k := range tokens {
 			if found, err := d.Lookup(t.Context(), k.lookup); err != nil || found.Denial != authz.ReasonRevoked {
-				return fmt.Errorf("a token that was revoked: %q %q %w", found.Denial, found.Cache, err)
+				return fmt.Errorf("a revoked token: denial %q, cache %q, error %w", found.Denial, found.Cache, err)
 			}
 		}
 		return nil
@@ -269,9 +267,9 @@ func (f *fleet) requireRevoked(t *testing.T, tokens []token) {
 
 const revoke = `UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1`
 
-// revoke revokes the tokens in overlapping transactions. Each transaction writes at once and stays open for a random time of
-// at most hold, so the order of commits differs from the order of starts. About every fourth transaction is rolled back and
-// repeated. committed is called after each COMMIT.
+// revoke revokes the tokens in overlapping transactions. Each transaction writes immediately and stays open for a random time of at
+// most hold, so the order of commits differs from the order of starts. About one transaction in four is rolled back and repeated.
+// committed is called after each COMMIT.
 func (f *fleet) revoke(t *testing.T, tokens []token, writers int, hold time.Duration, committed func()) {
 	t.Helper()
 	queue := make(chan token, len(tokens))
@@ -307,22 +305,22 @@ func (f *fleet) revoke(t *testing.T, tokens []token, writers int, hold time.Dura
 	writing.Wait()
 }
 
-// watch observes which changes each sidecar has read.
+// watch records which changes each sidecar has received.
 type watch struct {
-	fleet  *fleet
-	before []uint64 // changes and hints of each sidecar at the start
-	hinted []uint64
-	heard  []int // commits since the start
+	fleet       *fleet
+	before      []uint64 // changes and hints of each sidecar at the start
+	hintsBefore []uint64
+	received    []int // commits since the start
 
 	mu        sync.Mutex
 	committed []time.Time // time after each COMMIT
 }
 
 func (f *fleet) watch() *watch {
-	w := &watch{fleet: f, heard: make([]int, len(f.sidecars))}
+	w := &watch{fleet: f, received: make([]int, len(f.sidecars))}
 	for _, d := range f.sidecars {
 		changes, hints := d.ChangeCounts()
-		w.before, w.hinted = append(w.before, changes), append(w.hinted, hints)
+		w.before, w.hintsBefore = append(w.before, changes), append(w.hintsBefore, hints)
 	}
 	return w
 }
@@ -333,30 +331,30 @@ func (w *watch) commit() {
 	w.committed = append(w.committed, time.Now())
 }
 
-// until waits until every sidecar has read so many commits. It returns how long each commit took to each sidecar: took is
-// for direct sidecars, pooled for those behind the pooler. A sidecar that has read n commits has read the first n: a reading
-// of the log misses no earlier commit.
-func (w *watch) until(commits int) (took, pooled []time.Duration, missed int) {
+// awaitCommits waits until every sidecar has received that number of commits. It returns the delays of all commits: took for direct
+// sidecars, pooled for sidecars behind the pooler. If a sidecar has received n commits, these are the first n, because a reading of
+// the log misses no earlier commit.
+func (w *watch) awaitCommits(commits int) (took, pooled []time.Duration, missed int) {
 	for end := time.Now().Add(stepTimeout); ; time.Sleep(time.Millisecond) {
 		w.mu.Lock()
 		committed := w.committed
 		w.mu.Unlock()
 		missed = 0
 		for i, d := range w.fleet.sidecars {
-			if w.heard[i] < len(committed) {
+			if w.received[i] < len(committed) {
 				changes, hints := d.ChangeCounts()
 				now := time.Now()
-				// A sidecar learns of a change by its hint or by a reading of the log, whichever comes first.
-				heard := int(max(changes-w.before[i], hints-w.hinted[i])) //nolint:gosec // some dozens
-				for ; w.heard[i] < min(heard, len(committed)); w.heard[i]++ {
-					if late := now.Sub(committed[w.heard[i]]); w.fleet.pooled(i) {
+				// A sidecar receives a change by its hint or by a reading of the log, whichever comes first.
+				received := int(max(changes-w.before[i], hints-w.hintsBefore[i])) //nolint:gosec // some dozens
+				for ; w.received[i] < min(received, len(committed)); w.received[i]++ {
+					if late := now.Sub(committed[w.received[i]]); w.fleet.pooled(i) {
 						pooled = append(pooled, late)
 					} else {
 						took = append(took, late)
 					}
 				}
 			}
-			missed += commits - w.heard[i]
+			missed += commits - w.received[i]
 		}
 		if missed == 0 || time.Now().After(end) {
 			return took, pooled, missed
@@ -364,11 +362,11 @@ func (w *watch) until(commits int) (took, pooled []time.Duration, missed int) {
 	}
 }
 
-// duplicates counts the changes that sidecars have read more than once.
+// duplicates returns how many changes sidecars have read again.
 func (w *watch) duplicates() (n int) {
 	for i, d := range w.fleet.sidecars {
 		changes, _ := d.ChangeCounts()
-		n += int(changes-w.before[i]) - w.heard[i] //nolint:gosec // some dozens
+		n += int(changes-w.before[i]) - w.received[i] //nolint:gosec // some dozens
 	}
 	return n
 }
@@ -398,14 +396,14 @@ func TestEverySidecarReceivesEveryChange(t *testing.T) {
 		t.Run(fmt.Sprintf("%d sidecars, hints %t, pooler %t", c.sidecars, c.hints, c.pooled), func(t *testing.T) {
 			f := newFleet(t, c.sidecars, c.hints, c.pooled, time.Second, 0)
 			tokens := f.tokens(t, 16)
-			f.remember(t, tokens)
+			f.cacheTokens(t, tokens)
 			w := f.watch()
 			f.revoke(t, tokens, 8, 200*time.Millisecond, w.commit)
-			if _, _, missed := w.until(len(tokens)); missed > 0 {
+			if _, _, missed := w.awaitCommits(len(tokens)); missed > 0 {
 				t.Errorf("%d changes were missed", missed)
 			}
 			f.requireRevoked(t, tokens)
-			// With hints, a reading that started earlier may end after them and repeat their changes.
+			// With hints, a reading of the log that started before a hint may end after it and repeat its change.
 			if n := w.duplicates(); n > 0 && !c.hints {
 				t.Errorf("%d changes were read twice", n)
 			}
@@ -413,14 +411,14 @@ func TestEverySidecarReceivesEveryChange(t *testing.T) {
 			if c.hints {
 				each = 3
 			}
-			most := each * c.sidecars
+			maxDirect := each * c.sidecars
 			if c.pooled {
-				most -= each * c.sidecars / pooledShare
+				maxDirect -= each * c.sidecars / pooledShare
 			}
-			// A replaced or surplus connection closes soon.
-			if err := eventually("the connections at rest", func() bool { direct, _ := f.connections(t); return direct <= most }); err != nil {
+			// A replaced or surplus connection may stay open for a short time.
+			if err := eventually("the surplus connections are closed", func() bool { direct, _ := f.connections(t); return direct <= maxDirect }); err != nil {
 				direct, _ := f.connections(t)
-				t.Errorf("%v: %d of %d sidecars", err, direct, c.sidecars)
+				t.Errorf("%v: %d connections of %d sidecars", err, direct, c.sidecars)
 			}
 			if _, pooled := f.connections(t); pooled > poolSize || c.pooled == (pooled == 0) {
 				t.Errorf("the pooler has %d connections", pooled)

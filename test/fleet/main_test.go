@@ -15,9 +15,9 @@ import (
 
 var server *postgres.Server
 
-// mostConnections allows three connections for each of 1,000 sidecars, a bare listener for each, and connections that are
+// maxConnections allows three connections for each of 1,000 sidecars, a bare listener for each, and connections that are
 // opened while others close.
-const mostConnections = 4500
+const maxConnections = 4500
 
 const (
 	poolSize    = 40   // connections of a pooler to Postgres
@@ -40,7 +40,7 @@ func run(m *testing.M) (code int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	server, err = postgres.Start(ctx, postgres.Config{Settings: map[string]string{
-		"max_connections": fmt.Sprint(mostConnections),
+		"max_connections": fmt.Sprint(maxConnections),
 	}})
 	if err != nil {
 		return 0, err

@@ -25,8 +25,8 @@ import (
 )
 
 var (
-	sizes = flag.String("measure", "", "how many sidecars to measure, such as 10,100,1000. Empty: none")
-	pool  = flag.Bool("pooled", false, "measure fleets of which a quarter is behind PgBouncer, with hints for the others, and no others")
+	sizes = flag.String("measure", "", "numbers of sidecars to measure, such as 10,100,1000; empty: none")
+	pool  = flag.Bool("pooled", false, "measure only fleets with a quarter of the sidecars behind PgBouncer, and hints for the others")
 	bound = flag.Duration("bound", time.Second, "cache.staleness_bound of the sidecars that are measured")
 )
 
@@ -47,9 +47,9 @@ type figure struct {
 	Date     string `json:"date"`
 	Machine  string `json:"machine"`
 
-	Load        float64 `json:"load"`                 // of the machine just before the fleet
+	Load        float64 `json:"load"`                 // load average of the machine just before the fleet
 	Cores       float64 `json:"cores"`                // of Postgres at rest
-	BareCores   float64 `json:"bare_cores,omitempty"` // of Postgres with as many connections that run SELECT 1 as often
+	BareCores   float64 `json:"bare_cores,omitempty"` // of Postgres with the same number of connections that run SELECT 1 at the same rate
 	OwnCores    float64 `json:"own_cores"`            // of all sidecars at rest
 	Polls       float64 `json:"polls_per_second"`     // readings of the log
 	Connections float64 `json:"connections"`          // for each direct sidecar, at rest
@@ -60,7 +60,7 @@ type figure struct {
 	P50           float64 `json:"p50_ms"`         // from COMMIT until a sidecar has read the change
 	P99           float64 `json:"p99_ms"`
 	Slowest       float64 `json:"slowest_ms"`
-	BareP99       float64 `json:"bare_p99_ms,omitempty"` // of as many connections that only LISTEN
+	BareP99       float64 `json:"bare_p99_ms,omitempty"` // of the same number of connections that only LISTEN
 	Missed        int     `json:"missed"`
 
 	PoolerConnections int     `json:"pooler_connections,omitempty"` // maximum number of connections of the pooler to Postgres
@@ -76,7 +76,7 @@ type figure struct {
 	Note string `json:"note,omitempty"` // describes the measured code if it is not the current code
 }
 
-// TestMeasure takes some minutes. Its figures are valid only on an otherwise idle machine.
+// TestMeasure measures the fleets of -measure, which takes some minutes. Its figures are valid only on an otherwise idle machine.
 func TestMeasure(t *testing.T) {
 	if *sizes == "" {
 		t.Skip("make fleet measures")
@@ -110,7 +110,7 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 		m.Pooled = sidecars / pooledShare
 	}
 	tokens, kept := f.tokens(t, 48), f.tokens(t, 2)
-	f.remember(t, kept)
+	f.cacheTokens(t, kept)
 	time.Sleep(10 * time.Second) // until the use of the tokens is written
 
 	m.Megabytes = privateMemory(t) / float64(sidecars)
@@ -120,11 +120,11 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 		return float64(direct) / float64(sidecars-m.Pooled)
 	}
 	m.Connections = connections()
-	polls, own, ofPooler := f.polls(t), ownCPU(t), f.poolerCPU(t)
+	polls, ownBefore, ofPooler := f.polls(t), ownCPU(t), f.poolerCPU(t)
 	begin := time.Now()
 	m.Cores = cores(t, func() { time.Sleep(resting) })
 	took := time.Since(begin).Seconds()
-	m.Polls, m.OwnCores = float64(f.polls(t)-polls)/took, (ownCPU(t)-own).Seconds()/took
+	m.Polls, m.OwnCores = float64(f.polls(t)-polls)/took, (ownCPU(t)-ownBefore).Seconds()/took
 	m.PoolerCores = (f.poolerCPU(t) - ofPooler).Seconds() / took
 	m.Connections = max(m.Connections, connections())
 
@@ -132,23 +132,23 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	w := f.watch()
 	const writers, hold = 8, 4 * time.Second // three changes a second
-	var heard, behind []time.Duration
+	var received, receivedPooled []time.Duration
 	m.ChangingCores = cores(t, func() {
 		var writing sync.WaitGroup
 		writing.Go(func() { f.revoke(t, append(tokens, kept[0]), writers, hold, w.commit) })
-		heard, behind, m.Missed = w.until(len(tokens) + 1)
+		received, receivedPooled, m.Missed = w.awaitCommits(len(tokens) + 1)
 		writing.Wait()
 	})
 	m.Changes = len(tokens) + 1
-	slices.Sort(heard)
-	if len(heard) > 0 {
-		m.P50, m.P99, m.Slowest = milliseconds(heard[len(heard)/2]), milliseconds(heard[len(heard)*99/100]), milliseconds(heard[len(heard)-1])
+	slices.Sort(received)
+	if len(received) > 0 {
+		m.P50, m.P99, m.Slowest = milliseconds(received[len(received)/2]), milliseconds(received[len(received)*99/100]), milliseconds(received[len(received)-1])
 	}
-	slices.Sort(behind)
-	if len(behind) > 0 {
-		m.PooledP50, m.PooledP99 = milliseconds(behind[len(behind)/2]), milliseconds(behind[len(behind)*99/100])
+	slices.Sort(receivedPooled)
+	if len(receivedPooled) > 0 {
+		m.PooledP50, m.PooledP99 = milliseconds(receivedPooled[len(receivedPooled)/2]), milliseconds(receivedPooled[len(receivedPooled)*99/100])
 	}
-	f.requireRevoked(t, kept[:1]) // queries each sidecar, so that the fleet is no longer at rest
+	f.requireRevoked(t, kept[:1]) // sends look-ups to each sidecar, so that the fleet is no longer at rest
 	connections()
 	if hints && !pooled {
 		m.BareP99 = f.bareListeners(t)
@@ -160,7 +160,7 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 		f.withOpenTransaction(t, &m, kept[1])
 	}
 	if m.Missed > 0 || m.OpenMissed > 0 {
-		t.Errorf("missed: %+v", m)
+		t.Errorf("changes were missed: %+v", m)
 	}
 	if m.PoolerConnections > poolSize || pooled == (m.PoolerConnections == 0) {
 		t.Errorf("the pooler has %d connections", m.PoolerConnections)
@@ -169,9 +169,8 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	t.Logf("%+v", m)
 }
 
-// bareListeners measures how long a notification takes to as many connections as there are sidecars, and returns p99 in
-// milliseconds. The connections only listen. They are in another database than the sidecars, because Postgres wakes all
-// listeners of a database.
+// bareListeners returns the p99 delay of a notification in milliseconds, for one connection per sidecar. The connections only
+// listen. They use another database than the sidecars, because Postgres wakes all listeners of a database.
 func (f *fleet) bareListeners(t *testing.T) float64 {
 	t.Helper()
 	const channel, notifications = "bare", 49
@@ -214,29 +213,29 @@ func (f *fleet) bareListeners(t *testing.T) float64 {
 	return milliseconds(took[len(took)*99/100])
 }
 
-// barePolls returns the cores that Postgres uses while as many connections run only SELECT 1 at the interval. This is the
-// cost of a wake-up, of reading and writing a few bytes, and of the smallest possible query.
+// barePolls returns the cores that Postgres uses while this number of connections run only SELECT 1 at the interval. This is the
+// cost of waking up, of reading and writing a few bytes, and of the smallest possible query.
 func barePolls(t *testing.T, connections int, interval time.Duration) float64 {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	var asking sync.WaitGroup
-	defer asking.Wait()
+	var polling sync.WaitGroup
+	defer polling.Wait()
 	defer cancel()
 	for range connections {
 		db, err := sqlx.ConnectContext(ctx, "postgres", server.URL("postgres"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		one, err := db.PreparexContext(ctx, `SELECT 1`)
+		query, err := db.PreparexContext(ctx, `SELECT 1`)
 		if err != nil {
 			t.Fatal(err)
 		}
-		asking.Go(func() {
+		polling.Go(func() {
 			defer func() { _ = db.Close() }()
 			time.Sleep(rand.N(interval))
 			for tick := time.NewTicker(interval); ctx.Err() == nil; <-tick.C {
 				var n int
-				if err := one.GetContext(ctx, &n); err != nil && ctx.Err() == nil {
+				if err := query.GetContext(ctx, &n); err != nil && ctx.Err() == nil {
 					t.Error(err)
 					return
 				}
@@ -280,7 +279,7 @@ func (f *fleet) withOpenTransaction(t *testing.T, m *figure, open token) {
 	for i, d := range f.sidecars {
 		before[i] = d.CacheStats().Changes
 	}
-	f.remember(t, []token{open})
+	f.cacheTokens(t, []token{open})
 	if err := tx.Commit(); err != nil {
 		t.Fatal(err)
 	}
@@ -300,8 +299,8 @@ func (f *fleet) withOpenTransaction(t *testing.T, m *figure, open token) {
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
-// polls returns the number of readings of the log so far. Each one reads the table upkeep once, and almost nothing else
-// does.
+// polls returns the number of readings of the log so far. Each reading scans the table keywicket.world once, and almost nothing
+// else scans it.
 func (f *fleet) polls(t *testing.T) int {
 	t.Helper()
 	return value[int](t, f.db, `SELECT seq_scan + idx_scan FROM pg_stat_user_tables WHERE relid = 'keywicket.world'::regclass`)
@@ -315,8 +314,8 @@ func cores(t *testing.T, f func()) float64 {
 	return (postgresCPU(t) - before).Seconds() / time.Since(begin).Seconds()
 }
 
-// postgresCPU returns the CPU time of the server and its processes so far, including ended ones. It reads schedstat, because
-// stat counts in ticks of 10 ms: many backends use only about one tick during a measurement.
+// postgresCPU returns the CPU time of the server and its processes so far, including exited ones. It reads schedstat, because stat
+// counts in ticks of 10 ms: many backends use only about one tick during a measurement.
 func postgresCPU(t *testing.T) (total time.Duration) {
 	t.Helper()
 	for _, p := range processes(t) {
@@ -324,7 +323,7 @@ func postgresCPU(t *testing.T) (total time.Duration) {
 	}
 	const (
 		tick         = 10 * time.Millisecond // of stat, on every platform of Linux
-		user, system = 13, 14                // of ended children, after the name
+		user, system = 13, 14                // CPU time of exited children: the index among the fields after the name
 	)
 	_, fields, err := stat(server.PID())
 	if err != nil {
@@ -363,7 +362,7 @@ func processes(t *testing.T) (all []process) {
 		}
 		used, err := processCPU(pid)
 		if err != nil {
-			continue // the process has ended
+			continue // the process has exited
 		}
 		all = append(all, process{pid, used})
 	}
@@ -398,7 +397,7 @@ func (f *fleet) poolerCPU(t *testing.T) time.Duration {
 func stat(pid int) (parent int, fields []string, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, nil, err // the process has ended
+		return 0, nil, err // the process has exited
 	}
 	fields = strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
 	parent, err = strconv.Atoi(fields[1])
@@ -411,7 +410,7 @@ func privateMemory(t *testing.T) (megabytes float64) {
 	for _, p := range processes(t) {
 		rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.pid))
 		if err != nil {
-			continue // the process has ended
+			continue // the process has exited
 		}
 		for line := range strings.Lines(string(rollup)) {
 			var kilobytes float64

@@ -10,11 +10,11 @@ import (
 
 const plot = "../../docs/scaling.svg"
 
-// earlierDesign has the figures of the earlier design: each sidecar sent nonces through NOTIFY. They were measured with bare
-// listeners, until two cores were no longer sufficient.
+// earlierDesign contains figures of a design in which each sidecar sent nonces through NOTIFY. They were measured with bare
+// listeners, as long as two cores were enough.
 var earlierDesign = []figure{{Sidecars: 10, Cores: 0.02}, {Sidecars: 50, Cores: 0.12}, {Sidecars: 100, Cores: 0.36}}
 
-// The plot and the table of the documents match the figures. `make fleet` draws the plot again; the table has to be copied.
+// The plot and the table of the documents match the figures. `make fleet` updates the plot; the table must be copied by hand.
 func TestDocsShowTheFigures(t *testing.T) {
 	var all, pooled []figure
 	for _, m := range kept(t) {
@@ -40,14 +40,14 @@ func TestDocsShowTheFigures(t *testing.T) {
 	}
 	for _, want := range []string{table(all), pooledTable(pooled)} {
 		if !strings.Contains(string(text), want) {
-			t.Errorf("docs/scaling.md lacks this table:\n%s", want)
+			t.Errorf("docs/scaling.md does not contain this table: copy it\n%s", want)
 		}
 	}
 }
 
 func table(all []figure) string {
 	var b strings.Builder
-	b.WriteString("| sidecars | bound | hints | Postgres, cores | bare polls: cores | CPU per poll | polls/s | connections per sidecar | heard: p50, p99 | bare listeners: p99 | missed | Postgres, cores, with 3 changes/s |\n")
+	b.WriteString("| sidecars | bound | hints | Postgres, cores | bare polls: cores | CPU per poll | polls/s | connections per sidecar | delay of a change: p50, p99 | bare listeners: p99 | missed | Postgres, cores, with 3 changes/s |\n")
 	b.WriteString("|---|---|---|---|---|---|---|---|---|---|---|---|\n")
 	for _, m := range all {
 		hints, bare := "off", ""
@@ -55,7 +55,7 @@ func table(all []figure) string {
 			hints, bare = "on", fmt.Sprintf("%.0f ms", m.BareP99)
 		}
 		polls := ""
-		if m.BareCores > 0 { // only the largest fleets are compared
+		if m.BareCores > 0 { // only the largest fleets are compared with bare polls
 			polls = fmt.Sprintf("%.2f", m.BareCores)
 		}
 		staleness := m.Bound
@@ -71,7 +71,7 @@ func table(all []figure) string {
 // pooledTable returns the table of fleets with some sidecars behind a pooler.
 func pooledTable(all []figure) string {
 	var b strings.Builder
-	b.WriteString("| sidecars | behind PgBouncer | connections of PgBouncer | connections per other sidecar | Postgres, cores | PgBouncer, cores | heard behind PgBouncer: p50, p99 | heard by others: p50, p99 | missed |\n")
+	b.WriteString("| sidecars | behind PgBouncer | connections of PgBouncer | connections per other sidecar | Postgres, cores | PgBouncer, cores | delay behind PgBouncer: p50, p99 | delay for others: p50, p99 | missed |\n")
 	b.WriteString("|---|---|---|---|---|---|---|---|---|\n")
 	for _, m := range all {
 		fmt.Fprintf(&b, "| %d | %d | %d | %.1f | %.2f | %.2f | %.0f ms, %.0f ms | %.0f ms, %.0f ms | %d |\n", m.Sidecars, m.Pooled,
@@ -136,7 +136,7 @@ func draw(all []figure) string {
 	line("log, hints on", "#d55e00", "none", on, 40)
 	line("log, hints off", "#0072b2", "none", off, 60)
 	line("nonces, before", "#777", "6 4", earlierDesign, 80)
-	// From here on the nonces were late, and the cost is only known to be at least the available processors.
+	// With more sidecars the nonces were late. The cost was at least the available processors.
 	put(`<path d="M%.1f %.1fL%.1f %.1fH%.1f" fill="none" stroke="#777" stroke-width="2" stroke-dasharray="2 4"/>`,
 		x(100), y(0.36), x(200), y(highest), x(400))
 	for _, n := range []float64{200, 400} {

@@ -8,8 +8,8 @@ import (
 	"github.com/keywicket/keywicket/internal/modulefile"
 )
 
-// Node returns the path of Node.js. It is .tools/node, which make fetches if PATH has no recent enough Node.js, else the one
-// on PATH.
+// Node returns the path of Node.js. It is .tools/node, which make fetches if PATH has no sufficiently recent Node.js. Otherwise it
+// is the Node.js on PATH.
 func Node() (string, error) {
 	if path, ok := modulefile.Find(".tools/node/bin/node"); ok {
 		return path, nil
@@ -20,7 +20,7 @@ func Node() (string, error) {
 	return "", errors.New(`no Node.js: run "make .tools/node", or install Node.js 20 or later with npm`)
 }
 
-// File returns the path of a file of a package, such as axe-core/axe.min.js.
+// File returns the path of a file of an npm package, such as axe-core/axe.min.js.
 func File(name string) (string, error) {
 	if path, ok := modulefile.Find("test/js/node_modules/" + name); ok {
 		return path, nil

@@ -65,8 +65,8 @@ func readDocument(t *testing.T, name string) document {
 // operation is a path and a method of a document, as a row of a table.
 type operation struct {
 	method, scope string
-	segments      []string          // of the row's path
-	schemas       map[string]schema // of the parameters
+	segments      []string          // pathFor the row's path
+	schemas       map[string]schema // pathFor the parameters
 	narrowed      bool              // a parameter may contain slashes in the document, but not in the table
 }
 
@@ -82,11 +82,11 @@ func isParameter(segment string) bool {
 	return strings.HasPrefix(segment, "{") && strings.Index(segment, "}") == len(segment)-1
 }
 
-// isRest reports whether the segment stands for the rest of the path.
+// isRest reports whether the segment matches the rest of the path.
 func isRest(segment string) bool { return strings.HasSuffix(segment, "...}") }
 
-// operations returns all operations of a document, in reverse order of their names. So literal text comes after the parameters over
-// which it has priority.
+// operations returns all operations of a document, in reverse order of their names. So a parameter comes before the literal text
+// that has priority over it.
 func (d document) operations(t *testing.T) []operation {
 	t.Helper()
 	var all []operation
@@ -122,7 +122,7 @@ func (d document) operation(method, path string, e endpoint) (operation, error) 
 		case p.MultiSegment && *last == "{"+p.Name+"}":
 			p.Name += "..."
 			*last = "{" + p.Name + "}"
-		case p.MultiSegment: // a rest is the end of a path
+		case p.MultiSegment: // a rest must be at the end of a path
 			o.narrowed = true
 		}
 		o.schemas["{"+p.Name+"}"] = p.Schema

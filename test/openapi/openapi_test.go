@@ -1,5 +1,5 @@
-// Package openapi tests the tables with the documents of two real APIs, which make .tools/openapi fetches. The documents
-// have forms of paths that this project did not invent, and enough rows for several to match one path.
+// Package openapi tests the tables with the documents of two real APIs, which `make .tools/openapi` fetches. The documents have
+// forms of paths that this project did not invent, and enough rows for several to match one path.
 package openapi
 
 import (
@@ -127,52 +127,52 @@ type comparison struct {
 	plain    int // number of paths of each operation that opa checks
 }
 
-// question is a path that was made from a row, and the row that has priority for it.
-type question struct {
+// probe is a path that was generated from a row, and the row that has priority for it.
+type probe struct {
 	own, want operation
 	segments  []string
 }
 
-func (q question) String() string {
-	return fmt.Sprintf("%s %q, which is of %s", q.own.method, target.JoinSegments(q.segments), q.want.name())
+func (q probe) String() string {
+	return fmt.Sprintf("%s %q, whose row is %s", q.own.method, target.JoinSegments(q.segments), q.want.name())
 }
 
 func (c *comparison) run(t *testing.T) {
-	asked := make([][]question, runtime.GOMAXPROCS(0))
-	took := parallel(t, len(asked), func(worker int) error {
-		for i := worker; i < len(c.all); i += len(asked) {
+	probes := make([][]probe, runtime.GOMAXPROCS(0))
+	took := parallel(t, len(probes), func(worker int) error {
+		for i := worker; i < len(c.all); i += len(probes) {
 			p := paths{rand.New(rand.NewPCG(1, uint64(i))), c.siblings}
 			for range pathsPerOperation {
-				q, err := c.askSidecar(t.Context(), p, c.all[i])
+				q, err := c.checkSidecar(t.Context(), p, c.all[i])
 				if err != nil {
 					return err
 				}
-				asked[worker] = append(asked[worker], q)
+				probes[worker] = append(probes[worker], q)
 			}
 		}
 		return nil
 	})
-	all := slices.Concat(asked...)
+	all := slices.Concat(probes...)
 	if len(all) != len(c.all)*pathsPerOperation {
 		t.Fatalf("%d paths of %d operations", len(all), len(c.all))
 	}
 	t.Logf("%d paths by the index in %s", len(all), took)
-	took = parallel(t, len(asked), func(worker int) error { return c.askOPA(t.Context(), asked[worker]) })
+	took = parallel(t, len(probes), func(worker int) error { return c.checkOPA(t.Context(), probes[worker]) })
 	t.Logf("%d of them by opa in %s", len(c.all)*c.plain, took)
 
-	lost := make(map[string]question)
+	outranked := make(map[string]probe)
 	n := 0
 	for _, q := range all {
 		if q.own.name() != q.want.name() {
-			lost[q.own.name()] = q
+			outranked[q.own.name()] = q
 			n++
 		}
 	}
-	if t.Logf("%d paths of %d rows select another row", n, len(lost)); n < 20 {
+	if t.Logf("%d paths of %d rows select another row", n, len(outranked)); n < 20 {
 		t.Error("the comparison covers few paths that several rows match")
 	}
-	for _, own := range slices.Sorted(maps.Keys(lost))[:5] {
-		t.Logf("made from %s: %s", own, lost[own])
+	for _, own := range slices.Sorted(maps.Keys(outranked))[:5] {
+		t.Logf("generated from %s: %s", own, outranked[own])
 	}
 }
 
@@ -190,23 +190,23 @@ func parallel(t *testing.T, workers int, work func(worker int) error) time.Durat
 	return time.Since(start).Round(time.Millisecond)
 }
 
-// askSidecar creates a path of the operation. It checks the path in the sidecar with the scope of the row that has priority.
-func (c *comparison) askSidecar(ctx context.Context, p paths, own operation) (question, error) {
-	q := question{own: own, segments: p.of(own)}
+// checkSidecar creates a path of the operation. It checks the path in the sidecar with the scope of the row that has priority.
+func (c *comparison) checkSidecar(ctx context.Context, p paths, own operation) (probe, error) {
+	q := probe{own: own, segments: p.pathFor(own)}
 	raw := p.escaped(q.segments)
 	read, err := target.Segments(raw, parameters)
 	if err != nil {
 		return q, fmt.Errorf("%s: %q: %w", own.name(), raw, err)
 	}
 	if !slices.Equal(read, q.segments) {
-		return q, fmt.Errorf("%s: %q is %q", own.name(), raw, read)
+		return q, fmt.Errorf("%s: %q is parsed as %q", own.name(), raw, read)
 	}
 	if _, ok := match(own.segments, q.segments); !ok {
-		return q, fmt.Errorf("%s does not match %q, which is made from it", own.name(), raw)
+		return q, fmt.Errorf("%s does not match %q, which was generated from it", own.name(), raw)
 	}
 	first := winners(c.all, own.method, q.segments)
 	if len(first) != 1 {
-		return q, fmt.Errorf("%s %q: the rule names %d rows", own.method, raw, len(first))
+		return q, fmt.Errorf("%s %q: the rule selects %d rows", own.method, raw, len(first))
 	}
 	q.want = first[0]
 	d, err := c.engine.Decide(ctx, authz.Input{
@@ -218,18 +218,18 @@ func (c *comparison) askSidecar(ctx context.Context, p paths, own operation) (qu
 		return q, fmt.Errorf("%s: %w", q, err)
 	}
 	if d.Route != q.want.name() || !d.Allow {
-		return q, fmt.Errorf("%s: the sidecar says %+v", q, d)
+		return q, fmt.Errorf("%s: the sidecar returns %+v", q, d)
 	}
 	return q, nil
 }
 
-// askOPA evaluates some of the paths of each operation in the stock opa.
-func (c *comparison) askOPA(ctx context.Context, all []question) error {
-	var questions []question
+// checkOPA evaluates some of the paths of each operation in the stock opa.
+func (c *comparison) checkOPA(ctx context.Context, all []probe) error {
+	var selected []probe
 	var inputs []any
 	for i, q := range all {
 		if i%pathsPerOperation < c.plain {
-			questions = append(questions, q)
+			selected = append(selected, q)
 			inputs = append(inputs, map[string]any{
 				"api":     c.api,
 				"request": map[string]any{"method": q.own.method, "path": target.JoinSegments(q.segments), "segments": q.segments},
@@ -244,19 +244,19 @@ func (c *comparison) askOPA(ctx context.Context, all []question) error {
 		"--optimize-store-for-read-speed", "--format", "raw",
 		"{i: name | some i, one in input; name := data.keywicket.route.name with input as one}")
 	opa.Stdin = bytes.NewReader(text)
-	var said bytes.Buffer
-	opa.Stderr = &said
+	var stderr bytes.Buffer
+	opa.Stderr = &stderr
 	out, err := opa.Output()
 	if err != nil {
-		return fmt.Errorf("opa eval: %w: %s%s", err, out, said.Bytes())
+		return fmt.Errorf("opa eval: %w: %s%s", err, out, stderr.Bytes())
 	}
 	var names map[string]string
 	if err := json.Unmarshal(out, &names); err != nil {
 		return fmt.Errorf("opa eval: %w: %s", err, out)
 	}
-	for i, q := range questions {
+	for i, q := range selected {
 		if name := names[strconv.Itoa(i)]; name != q.want.name() {
-			return fmt.Errorf("%s: opa says %q", q, name)
+			return fmt.Errorf("%s: opa returns %q", q, name)
 		}
 	}
 	return nil

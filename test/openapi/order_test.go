@@ -13,10 +13,9 @@ const (
 	rest
 )
 
-// winners returns the operations whose row has priority for a request, by the rule of docs/policies.md. From the left,
-// literal text goes before a partial segment, a partial segment before a parameter, and a parameter before a rest. There are
-// several if the rule does not order them. No two partial segments of the documents match the same text, so this function
-// does not order them.
+// winners returns the operations whose row has priority for a request, by the rule of docs/policies.md. Segments are compared from
+// the left: first literal text, then a partial segment, then a parameter, then a rest. There are several winners if the rule does
+// not order them. No two partial segments of the documents match the same text, so this function does not order them.
 func winners(all []operation, method string, path []string) []operation {
 	var first []operation
 	var best []int
@@ -47,7 +46,7 @@ func match(segments, path []string) ([]int, bool) {
 			return nil, false
 		case isRest(s):
 			return append(kinds, rest), path[i] != ""
-		case !fits(s, path[i]):
+		case !matchesSegment(s, path[i]):
 			return nil, false
 		case isParameter(s):
 			kinds = append(kinds, parameterAlone)
@@ -60,8 +59,8 @@ func match(segments, path []string) ([]int, bool) {
 	return kinds, len(segments) == len(path)
 }
 
-// fits reports whether the segment matches the text. It tries every length of every parameter.
-func fits(segment, text string) bool {
+// matchesSegment reports whether the segment matches the text. It tries every length of every parameter.
+func matchesSegment(segment, text string) bool {
 	before, named, found := strings.Cut(segment, "{")
 	if !found {
 		return segment == text
@@ -69,7 +68,7 @@ func fits(segment, text string) bool {
 	text, ok := strings.CutPrefix(text, before)
 	_, after, _ := strings.Cut(named, "}")
 	for n := 1; ok && n <= len(text); n++ {
-		if fits(after, text[n:]) {
+		if matchesSegment(after, text[n:]) {
 			return true
 		}
 	}

@@ -17,7 +17,7 @@ type paths struct {
 	siblings siblings
 }
 
-// siblings maps a method and the segments in front to the continuations of other rows that contain text.
+// siblings maps a method and the first segments of a path to the continuations, in other rows, that contain text.
 type siblings map[string][][]string
 
 func siblingsIn(all []operation) siblings {
@@ -33,8 +33,8 @@ func siblingsIn(all []operation) siblings {
 	return found
 }
 
-// sibling picks the continuation of another row in the place of a parameter of the operation's row. It has as many segments
-// as the parameter takes. It returns nil if there is none.
+// sibling returns a random continuation of another row that can replace a parameter of the operation's row. It has as many segments
+// as the parameter matches. It is nil if there is none.
 func (p paths) sibling(o operation, i int) []string {
 	var others [][]string
 	for _, end := range p.siblings[frontOf(o, i)] {
@@ -56,8 +56,8 @@ func frontOf(o operation, n int) string {
 	return o.method + " " + parameterForm.ReplaceAllString(strings.Join(o.segments[:n], "/"), "{}")
 }
 
-// of returns the segments of a path that the operation's row matches. Each parameter has a random value of its type.
-func (p paths) of(o operation) []string {
+// pathFor returns the segments of a path that the operation's row matches. Each parameter has a random value of its type.
+func (p paths) pathFor(o operation) []string {
 	var path []string
 	for i, s := range o.segments {
 		if !isParameter(s) {
@@ -96,14 +96,14 @@ func (p paths) fill(o operation, segment string) string {
 	})
 }
 
-// unclear matches texts that no request may have as a segment: valid escapes, and texts that some servers read as dot
+// refusedSegment matches texts that no request may have as a segment: valid escapes, and texts that some servers read as dot
 // segments.
-var unclear = regexp.MustCompile(`^(\.{1,2}([;?#]|$)|;|$)|%[[:xdigit:]]{2}`)
+var refusedSegment = regexp.MustCompile(`^(\.{1,2}([;?#]|$)|;|$)|%[[:xdigit:]]{2}`)
 
 // value returns a random value of the schema. It panics for schemas that neither document has.
 func (p paths) value(s schema) string {
 	for {
-		if v := p.draw(s); !unclear.MatchString(v) {
+		if v := p.draw(s); !refusedSegment.MatchString(v) {
 			return v
 		}
 	}
@@ -145,11 +145,11 @@ func (p paths) text(longest int) string {
 	}
 	var b strings.Builder
 	for range n {
-		of := common
+		alphabet := common
 		if p.IntN(3) == 0 {
-			of = rare
+			alphabet = rare
 		}
-		b.WriteRune(of[p.IntN(len(of))])
+		b.WriteRune(alphabet[p.IntN(len(alphabet))])
 	}
 	return b.String()
 }

@@ -28,7 +28,7 @@ import (
 	"github.com/keywicket/keywicket/internal/syncbuffer"
 )
 
-// Mode is how long a client keeps a connection to Postgres.
+// Mode defines how long a client keeps a connection to Postgres.
 type Mode string
 
 // The modes that keywicket supports.
@@ -39,8 +39,7 @@ const (
 
 // Config configures a pooler. Only Logins is required.
 type Config struct {
-	// Logins are URLs of one server, one for each login that uses the pooler. They have passwords. The databases that they
-	// name do not matter.
+	// Logins are URLs of one server with passwords, one for each login that uses the pooler. The databases in the URLs have no effect.
 	Logins []string
 	// Mode. Default: Transaction.
 	Mode Mode
@@ -50,8 +49,8 @@ type Config struct {
 	MaxClients int
 	// Settings are further settings of pgbouncer.ini. They override those of this package.
 	Settings map[string]string
-	// Restart restarts the pooler if it ends by itself, as an init system does. PgBouncer 1.18 sometimes ends with "bad
-	// server state" when the server disappears.
+	// Restart restarts the pooler if it exits unexpectedly, as an init system does. PgBouncer 1.18 sometimes exits with "bad server
+	// state" when the server disappears.
 	Restart bool
 }
 
@@ -93,10 +92,10 @@ func Start(ctx context.Context, config Config) (_ *Pooler, err error) {
 		}
 	}()
 	if p.server, err = url.Parse(config.Logins[0]); err != nil {
-		return nil, errors.New("a login's URL cannot be parsed") // the error would quote it
+		return nil, errors.New("a login's URL cannot be parsed") // err would quote the URL
 	}
-	// PgBouncer refuses to run as root, as Postgres does. With its own setting "user" it would outlive this process: when it
-	// changes its user, the kernel clears the signal for the death of its parent.
+	// PgBouncer refuses to run as root, as Postgres does. With its own setting "user" it would outlive this process: when a process
+	// changes its user, the kernel clears its parent-death signal.
 	if p.user, err = postgres.Owner(); err != nil {
 		return nil, err
 	}
@@ -114,7 +113,7 @@ func Start(ctx context.Context, config Config) (_ *Pooler, err error) {
 			return nil, err
 		}
 	}
-	// Another process can take a free port before the pooler does.
+	// Another process may use the free port before the pooler does.
 	const tries = 3
 	for try := 1; ; try++ {
 		if err = p.run(ctx); err == nil && config.Restart {
@@ -151,7 +150,7 @@ func (p *Pooler) find() (string, error) {
 		return "", err
 	}
 	copied := filepath.Join(p.dir, "pgbouncer")
-	err = os.WriteFile(copied, text, 0o755) //nolint:gosec // it is run
+	err = os.WriteFile(copied, text, 0o755) //nolint:gosec // a program must be executable
 	return copied, cmp.Or(err, os.CopyFS(copied+".d", os.DirFS(path+".d")))
 }
 
@@ -171,9 +170,9 @@ func (p *Pooler) writeLogins() error {
 	return os.WriteFile(filepath.Join(p.dir, "logins.txt"), []byte(list.String()), 0o644) //nolint:gosec // see above
 }
 
-// configure writes pgbouncer.ini. It needs no ignore_startup_parameters for lib/pq and keywicket: PgBouncer keeps
-// application_name, client_encoding, datestyle and timezone for each client. PgBouncer refuses role and options. This is
-// correct: a login that has to take a role would otherwise have the rights of the login itself.
+// configure writes pgbouncer.ini. It needs no ignore_startup_parameters for lib/pq and keywicket: PgBouncer keeps application_name,
+// client_encoding, datestyle and timezone for each client. PgBouncer refuses role and options. This is correct: if it ignored role,
+// a client would have the rights of its login, not of the role.
 func (p *Pooler) configure(port string) error {
 	settings := maps.Clone(p.config.Settings)
 	if settings == nil {
@@ -190,7 +189,7 @@ func (p *Pooler) configure(port string) error {
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		fmt.Fprintf(&ini, "%s = %s\n", name, settings[name])
 	}
-	return os.WriteFile(filepath.Join(p.dir, "pgbouncer.ini"), []byte(ini.String()), 0o644) //nolint:gosec // as the logins
+	return os.WriteFile(filepath.Join(p.dir, "pgbouncer.ini"), []byte(ini.String()), 0o644) //nolint:gosec // only its user can read the folder
 }
 
 func (p *Pooler) run(ctx context.Context) (err error) {
@@ -212,7 +211,7 @@ func (p *Pooler) run(ctx context.Context) (err error) {
 		select {
 		case <-tick.C:
 		case <-p.process.Done():
-			return cmp.Or(p.process.Err(), errors.New("it ended during the start: "+p.log.String()))
+			return cmp.Or(p.process.Err(), errors.New("it exited during the start: "+p.log.String()))
 		case <-ctx.Done():
 			return fmt.Errorf("it does not listen: %w: %s", ctx.Err(), p.log.String())
 		}
@@ -230,14 +229,14 @@ func (p *Pooler) begin() (err error) {
 	}
 	p.process, err = process.Start(process.Config{
 		Path: p.program, Args: []string{filepath.Join(p.dir, "pgbouncer.ini")}, Dir: p.dir, User: p.user, Output: &p.log,
-		StopSignal: syscall.SIGKILL, // it has no state to save, and its versions wait for different events on other signals
+		StopSignal: syscall.SIGKILL, // PgBouncer has no state to save, and what it waits for after other signals depends on the version
 	})
 	return err
 }
 
-// supervise restarts the pooler each time it ends, until it is closed.
+// supervise restarts the pooler each time it exits, until it is closed.
 func (p *Pooler) supervise() {
-	const pause = 50 * time.Millisecond // it may end at once
+	const pause = 50 * time.Millisecond // the new process may exit immediately
 	for {
 		p.mu.Lock()
 		running := p.process
@@ -258,7 +257,7 @@ func (p *Pooler) supervise() {
 	}
 }
 
-// Restarts returns how often the pooler has ended by itself.
+// Restarts returns how often the pooler has exited unexpectedly.
 func (p *Pooler) Restarts() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -296,13 +295,13 @@ func (p *Pooler) PID() int {
 
 // Log returns the end of the pooler's log.
 func (p *Pooler) Log() string {
-	const most = 4000
+	const maxBytes = 4000
 	text := p.log.String()
-	return text[max(0, len(text)-most):]
+	return text[max(0, len(text)-maxBytes):]
 }
 
-// Close ends the pooler and every connection through it, and removes its files. It returns an error if the pooler had ended
-// by itself. Closing twice is no error.
+// Close stops the pooler, closes every connection through it, and removes its files. It returns an error if the pooler had exited
+// unexpectedly. Closing twice is not an error.
 func (p *Pooler) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

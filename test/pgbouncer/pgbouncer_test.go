@@ -85,7 +85,7 @@ func TestPooler(t *testing.T) {
 		return p
 	}
 
-	t.Run("clients share a connection in turn", func(t *testing.T) {
+	t.Run("one client after another uses the same connection", func(t *testing.T) {
 		p := start(t, pgbouncer.Transaction)
 		var backends [2]string
 		for i := range backends {
@@ -111,7 +111,7 @@ func TestPooler(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := other.ExecContext(t.Context(), `SELECT 1`); err == nil {
-			t.Error("a second client got a connection too")
+			t.Error("a second client got the same connection to Postgres")
 		}
 		value(t, c, `SELECT 1`)
 	})
@@ -136,7 +136,7 @@ func TestPooler(t *testing.T) {
 		}
 		for _, refused := range []string{"role=pg_monitor", "options=-c%20role%3Dpg_monitor"} {
 			if _, err := connect(t, p, login, refused); err == nil {
-				t.Errorf("%s is not refused", refused)
+				t.Errorf("the parameter %s is not refused", refused)
 			}
 		}
 	})
@@ -148,7 +148,7 @@ func TestPooler(t *testing.T) {
 		}
 		u.User = url.UserPassword("postgres", "guess")
 		if _, err := connect(t, p, u.String()); err == nil {
-			t.Error("it is not refused")
+			t.Error("the login is not refused")
 		}
 	})
 }

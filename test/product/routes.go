@@ -6,24 +6,24 @@ import (
 	"strings"
 )
 
-// API is an API's table, in another form than its data.yaml. The tests compare the
-// policies with it, and the matrix checks exactly these routes. "{}" is one path segment.
+// API is an API's table, in another form than its data.yaml. The tests compare the policies with this table, and the matrix of
+// routes checks exactly these routes. "{}" is one path segment.
 type API struct {
 	Descriptions map[string]string   // scope → the words of the API's own document
 	Workspace    map[string][]string // scope → the workspace-level routes that need it
 	User         map[string][]string // scope → the user-level routes that need it
-	base         string              // prefix of the paths above
-	public       []string            // complete paths, as in unlisted
-	unlisted     []string            // paths similar to those above that no rule lists
+	base         string              // prefix of the paths in Workspace and User
+	public       []string            // complete paths of public routes
+	unlisted     []string            // complete paths that are similar, but that no row lists
 
 	Prefixes []string // of credentials
-	Override string   // covers every scope of a workspace-level route
+	Override string   // scope that satisfies every workspace-level route
 }
 
 // Route is one route. Its scope is empty if the route is public or not listed.
 type Route struct{ Method, Path, Scope, Level string }
 
-// The levels of routes: two need scopes, two do not.
+// The levels of routes. Routes of the last two levels need no scopes.
 const (
 	LevelWorkspace = "workspace"
 	LevelUser      = "user"

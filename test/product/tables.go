@@ -1,6 +1,6 @@
 package product
 
-// headerNames: API → the header that names a workspace, as the document writes it.
+// WorkspaceHeaders maps an API to the header that names a workspace, as the document writes it.
 var WorkspaceHeaders = map[string]string{"velaflows": "x-workspace-id", "velocity": "X-Workspace-Slug"}
 
 var Documented = map[string]API{

@@ -15,7 +15,7 @@ import (
 
 type object = map[string]any
 
-// edited returns Envoy's configuration with a change.
+// edited returns the changed configuration of Envoy.
 func edited(t *testing.T, config []byte, change func(document object)) []byte {
 	t.Helper()
 	var document object
@@ -57,7 +57,7 @@ func (p controlPlane) watched() string { return filepath.Join(p.dir, "watched") 
 
 func (p controlPlane) file() string { return filepath.Join(p.watched(), "endpoints.yaml") }
 
-// takeOver changes the configuration so that Envoy takes the endpoints from the control plane, without health checks.
+// takeOver changes the configuration so that Envoy gets the endpoints from the control plane, without health checks.
 func (p controlPlane) takeOver(document object) {
 	document["node"] = object{"id": "envoy", "cluster": "envoy"} // otherwise Envoy refuses every delivery
 	for _, c := range document["static_resources"].(object)["clusters"].([]any) {

@@ -28,7 +28,7 @@ type load struct {
 
 	mu       sync.Mutex
 	requests []request
-	steady   time.Duration // requests before it do not count
+	steady   time.Duration // requests before this time do not count
 }
 
 // request is a request and its result. Times count from the load's beginning.
@@ -37,8 +37,8 @@ type request struct {
 	failure        string // "": the request was allowed
 }
 
-// begin starts to send requests, until end is called. It returns when they are answered correctly: by then connections are
-// open and answers are cached. From then on all requests are expected to be allowed.
+// begin sends requests until end is called. It returns when requests are allowed in time: then connections are open and answers are
+// cached. From then on, all requests should be allowed.
 func (s *stack) begin(t *testing.T) *load {
 	t.Helper()
 	l := &load{
@@ -65,7 +65,7 @@ func (s *stack) begin(t *testing.T) *load {
 	return l
 }
 
-// settle drops the requests until a second's worth of them was answered in time.
+// settle drops the recorded requests until, for one second, all requests were allowed in time.
 func (l *load) settle(t *testing.T) {
 	t.Helper()
 	for range 60 {
@@ -75,14 +75,14 @@ func (l *load) settle(t *testing.T) {
 		time.Sleep(time.Second)
 		l.mu.Lock()
 		wrong := len(l.requests) < rate/2 || slices.ContainsFunc(l.requests, func(r request) bool {
-			return r.failure != "" || r.answered-r.sent > slow
+			return r.failure != "" || r.answered-r.sent > slowRequest
 		})
 		l.mu.Unlock()
 		if !wrong {
 			return
 		}
 	}
-	t.Fatalf("no second of a minute had %d requests that each took less than %v: run this test alone", rate, slow)
+	t.Fatalf("in no second of a minute, %d requests each took less than %v: run this test alone", rate, slowRequest)
 }
 
 // now returns how long ago the load began.
@@ -90,14 +90,14 @@ func (l *load) now() time.Duration { return time.Since(l.began) }
 
 func (l *load) send(key string) {
 	r := request{sent: l.now()}
-	r.failure = l.ask(key)
+	r.failure = l.get(key)
 	r.answered = l.now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.requests = append(l.requests, r)
 }
 
-func (l *load) ask(key string) (failure string) {
+func (l *load) get(key string) (failure string) {
 	q, err := http.NewRequest(http.MethodGet, l.stack.Velocity+"/api/issues", nil)
 	if err != nil {
 		return err.Error()
@@ -125,17 +125,17 @@ func (l *load) end() {
 	slices.SortFunc(l.requests, func(a, b request) int { return int(a.sent - b.sent) })
 }
 
-// judge reports the failures that are not excused. It also excuses a small number of two kinds: failures while the whole
-// machine was busy, and look-ups that timed out, which the sidecar itself reported.
+// judge reports the failures that are not excused. It also excuses a few failures while the whole machine was busy, and a few
+// look-ups whose timeout the sidecar itself reported.
 func (l *load) judge(t *testing.T, excused func(request) bool) {
 	t.Helper()
 	var failed []string
-	var starved int
+	var busyFailures int
 	for _, r := range l.requests {
 		switch {
 		case r.failure == "" || excused(r):
 		case l.busy(r), r.answered-r.sent >= timeout && strings.Contains(r.failure, "decision_id"):
-			starved++
+			busyFailures++
 		default:
 			failed = append(failed, fmt.Sprintf("%v, after %v: %s", r.sent.Round(time.Millisecond),
 				(r.answered-r.sent).Round(time.Millisecond), strings.TrimSpace(r.failure)))
@@ -145,20 +145,21 @@ func (l *load) judge(t *testing.T, excused func(request) bool) {
 		t.Errorf("%d of %d requests failed (%.1f %%), the first at %s", len(failed), len(l.requests),
 			100*float64(len(failed))/float64(len(l.requests)), strings.Join(failed[:min(3, len(failed))], "; at "))
 	}
-	if starved > 0 {
-		t.Logf("%d requests failed on a busy machine", starved)
+	if busyFailures > 0 {
+		t.Logf("%d requests failed on a busy machine", busyFailures)
 	}
-	if starved > len(l.requests)/1000 {
-		t.Errorf("%d of %d requests failed because the machine is too busy: run this test alone", starved, len(l.requests))
+	if busyFailures > len(l.requests)/1000 {
+		t.Errorf("%d of %d requests failed because the machine is too busy: run this test alone", busyFailures, len(l.requests))
 	}
 }
 
-// busy reports whether the machine was busy. It compares the requests that were sent with this one, or shortly before it was
-// answered: even the fastest quarter was slow. A sidecar that does not answer delays at most half of them.
+// busy reports whether the machine was busy. It looks at the requests that were sent within 50 ms of the moment when this one was
+// sent, or answered. The machine was busy if even their fastest quarter was slow: a sidecar that does not answer delays at most
+// half of them.
 func (l *load) busy(r request) bool {
 	const around = 50 * time.Millisecond
 	for _, moment := range []time.Duration{r.sent, r.answered} {
-		if took := l.between([]time.Duration{moment}, -around, around); len(took) == 0 || took[len(took)/4] > slow/5 {
+		if took := l.between([]time.Duration{moment}, -around, around); len(took) == 0 || took[len(took)/4] > slowRequest/5 {
 			return true
 		}
 	}
@@ -166,14 +167,13 @@ func (l *load) busy(r request) bool {
 }
 
 const (
-	// timeout is the time limit of a look-up. The sidecar gives up the whole check after 400 ms, and Envoy after 500 ms.
+	// timeout is the time limit of a look-up. The limit of the whole check is 400 ms in the sidecar, and 500 ms in Envoy.
 	timeout = 390 * time.Millisecond
-	// slow is longer than any request takes on a machine that is not busy.
-	slow = 100 * time.Millisecond
+	// slowRequest is longer than any request takes on a machine that is not busy.
+	slowRequest = 100 * time.Millisecond
 )
 
-// between returns the sorted durations of the requests that were sent in a window after any of the moments. A window is an
-// interval of offsets from its moment.
+// between returns the sorted durations of the requests that were sent between m+from and m+to, for any of the moments m.
 func (l *load) between(moments []time.Duration, from, to time.Duration) (took []time.Duration) {
 	for _, r := range l.requests {
 		if slices.ContainsFunc(moments, func(m time.Duration) bool { return r.sent >= m+from && r.sent < m+to }) {
@@ -187,23 +187,23 @@ func (l *load) between(moments []time.Duration, from, to time.Duration) (took []
 // report prints how long requests took before the first of the moments, and in windows after each.
 func (l *load) report(t *testing.T, what string, moments []time.Duration) {
 	t.Helper()
-	print := func(when string, moments []time.Duration, from, to time.Duration) {
+	printWindow := func(when string, moments []time.Duration, from, to time.Duration) {
 		if took := l.between(moments, from, to); len(took) > 0 {
 			t.Logf("%-48s p50 %6.2f ms, p99 %6.2f ms, of %d requests", when,
 				took[len(took)/2].Seconds()*1000, took[len(took)*99/100].Seconds()*1000, len(took))
 		}
 	}
-	print("before", []time.Duration{l.steady}, 0, quiet)
+	printWindow("before", []time.Duration{l.steady}, 0, idleTime)
 	const step = 250 * time.Millisecond
-	for from := time.Duration(0); from < quiet; from += step {
-		print(fmt.Sprintf("%v to %v after %s", from, from+step, what), moments, from, from+step)
+	for from := time.Duration(0); from < idleTime; from += step {
+		printWindow(fmt.Sprintf("%v to %v after %s", from, from+step, what), moments, from, from+step)
 	}
 }
 
-// quiet is the idle time at the beginning, and after the measured event.
-const quiet = 2 * time.Second
+// idleTime is the idle time at the beginning, and after the measured event.
+const idleTime = 2 * time.Second
 
-var checked = regexp.MustCompile(`(?m)^keywicket_checks_total\{.*code="",.*\} (\S+)$`)
+var allowedChecks = regexp.MustCompile(`(?m)^keywicket_checks_total\{.*code="",.*\} (\S+)$`)
 
 // checksOf returns how many checks the sidecar has allowed since its start.
 func checksOf(t *testing.T, sidecar *demo.Sidecar) (n float64) {
@@ -217,7 +217,7 @@ func checksOf(t *testing.T, sidecar *demo.Sidecar) (n float64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, match := range checked.FindAllSubmatch(text, -1) {
+	for _, match := range allowedChecks.FindAllSubmatch(text, -1) {
 		value, err := strconv.ParseFloat(string(match[1]), 64)
 		if err != nil {
 			t.Fatal(err)

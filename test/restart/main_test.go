@@ -101,7 +101,7 @@ func start(t *testing.T, c demo.Config) *stack {
 	return s
 }
 
-// await waits until a stopping sidecar has ended.
+// await waits until a stopping sidecar has exited.
 func await(t *testing.T, sidecar *demo.Sidecar) {
 	t.Helper()
 	select {
@@ -110,7 +110,7 @@ func await(t *testing.T, sidecar *demo.Sidecar) {
 			t.Error(err)
 		}
 	case <-time.After(time.Minute):
-		t.Fatal("the sidecar does not end")
+		t.Fatal("the sidecar does not exit")
 	}
 }
 
@@ -127,10 +127,10 @@ func awaitUnready(t *testing.T, sidecar *demo.Sidecar) {
 			return
 		}
 	}
-	t.Fatal("after the signal to stop, the sidecar still reports that it is ready")
+	t.Fatal("the sidecar still reports that it is ready after SIGTERM")
 }
 
-// restart starts a sidecar that has ended, and returns when it is ready.
+// restart starts a sidecar that has exited, and returns when it is ready.
 func restart(t *testing.T, sidecar *demo.Sidecar) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

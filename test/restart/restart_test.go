@@ -8,18 +8,18 @@ import (
 	"github.com/keywicket/keywicket/demo"
 )
 
-// restartInTurn restarts the sidecars one after the other, as an orchestrator does: it stops the next one when the one before is
-// ready. No request may fail. The optional functions run as soon as a sidecar got the signal to stop, and when it is ready.
+// restartInTurn restarts the sidecars one after the other, as an orchestrator does: it stops the next sidecar when the last one is
+// ready. No request may fail. The optional functions run just after a sidecar got SIGTERM, and when it is ready.
 func restartInTurn(t *testing.T, s *stack, restarts int, stopping, ready func(*demo.Sidecar)) {
 	t.Helper()
 	l := s.begin(t)
-	time.Sleep(quiet)
+	time.Sleep(idleTime)
 	var moments []time.Duration
 	var starts time.Duration
 	for i := range restarts {
 		sidecar := s.Sidecars[i%len(s.Sidecars)]
 		if checksOf(t, sidecar) == 0 {
-			t.Errorf("restart %d: the sidecar got no check after its start", i+1)
+			t.Errorf("restart %d: the sidecar received no check after its start", i+1)
 		}
 		if err := sidecar.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
@@ -36,7 +36,7 @@ func restartInTurn(t *testing.T, s *stack, restarts int, stopping, ready func(*d
 		}
 		moments = append(moments, l.now())
 	}
-	time.Sleep(quiet)
+	time.Sleep(idleTime)
 	l.end()
 	l.judge(t, func(request) bool { return false })
 	t.Logf("%d restarts, each ready after %v; %d requests", restarts, (starts / time.Duration(restarts)).Round(time.Millisecond), len(l.requests))
@@ -59,8 +59,8 @@ func TestRestartsWithoutRetries(t *testing.T) {
 	restartInTurn(t, s, 4, nil, nil)
 }
 
-// If a control plane removes the endpoint of an unready sidecar, neither retries nor health checks are needed. The control
-// plane has time, because the lame-duck period is long.
+// If a control plane removes the endpoint of an unready sidecar, neither retries nor health checks are needed. The lame-duck period
+// is long enough for the control plane.
 func TestRestartsBehindAControlPlane(t *testing.T) {
 	plane := controlPlane{dir: t.TempDir()}
 	s := start(t, demo.Config{
@@ -84,30 +84,30 @@ func TestRestartsBehindAControlPlane(t *testing.T) {
 	}, func(*demo.Sidecar) { plane.deliver(t, s.Sidecars[0].GRPC, s.Sidecars[1].GRPC) })
 }
 
-// A killed sidecar sends no more answers: only the checks that it had received may fail.
+// When a sidecar is killed, only the checks that it had received may fail.
 func TestSidecarIsKilled(t *testing.T) {
 	s := start(t, demo.Config{})
 	l := s.begin(t)
-	time.Sleep(quiet)
+	time.Sleep(idleTime)
 	sidecar := s.Sidecars[1]
 	if checksOf(t, sidecar) == 0 {
-		t.Error("the sidecar got no check")
+		t.Error("the sidecar received no check")
 	}
 	killed := l.now()
 	if err := sidecar.Signal(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	<-sidecar.Done()
-	dead := l.now()
-	time.Sleep(quiet)
+	exited := l.now()
+	time.Sleep(idleTime)
 	restart(t, sidecar)
 	ready := l.now()
-	time.Sleep(quiet)
+	time.Sleep(idleTime)
 	if checksOf(t, sidecar) == 0 {
-		t.Error("the sidecar got no check after its restart")
+		t.Error("the sidecar received no check after its restart")
 	}
 	l.end()
-	underWay := func(r request) bool { return r.sent <= dead && r.answered >= killed }
+	underWay := func(r request) bool { return r.sent <= exited && r.answered >= killed }
 	l.judge(t, underWay)
 	var lost, atRisk int
 	for _, r := range l.requests {
@@ -118,6 +118,6 @@ func TestSidecarIsKilled(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("of %d requests under way %d failed; %d requests", atRisk, lost, len(l.requests))
+	t.Logf("of %d requests under way, %d failed; %d requests in total", atRisk, lost, len(l.requests))
 	l.report(t, "the sidecar was ready", []time.Duration{ready})
 }

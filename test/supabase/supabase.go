@@ -1,5 +1,5 @@
-// Package supabase is an issuer of sessions for tests. It creates its tokens with go-jose, which shares no code with the
-// verifier under test. Functions panic if they cannot create their result.
+// Package supabase is a session issuer for tests. It creates its tokens with go-jose, which shares no code with the verifier under
+// test. Functions panic if they cannot create their result.
 package supabase
 
 import (
@@ -28,7 +28,7 @@ type Issuer struct {
 	fetches atomic.Int64
 	mu      sync.Mutex
 	keys    []jose.JSONWebKey
-	answer  http.HandlerFunc // instead of the keys
+	answer  http.HandlerFunc // serves requests instead of the keys; nil: the keys
 }
 
 // Name is the issuer's name in its tokens.
@@ -52,7 +52,7 @@ func Start() *Issuer {
 	return i
 }
 
-// Environ returns settings with which a sidecar accepts the issuer's sessions for Velocity.
+// Environ returns environment variables that make a sidecar accept the issuer's sessions for Velocity.
 func (i *Issuer) Environ() []string {
 	const session = "KEYWICKET_APIS_VELOCITY_SESSION_"
 	return []string{session + "ISSUER=" + Name, session + "JWKS_URL=" + i.URL, session + "HS256_SECRET=" + i.Secret}
@@ -68,7 +68,7 @@ func (i *Issuer) Publish(keys ...jose.JSONWebKey) {
 	i.keys = keys
 }
 
-// ServeInstead serves another response in place of the keys; nil: the keys again.
+// ServeInstead makes the issuer serve another response instead of the keys. nil restores the keys.
 func (i *Issuer) ServeInstead(answer http.HandlerFunc) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -115,7 +115,7 @@ func Claims(user string, change Fields) Fields {
 	return c
 }
 
-// Sign creates a token. An empty kid is left out. A payload of bytes is signed unchanged.
+// Sign creates a token. An empty kid is omitted. A payload of type []byte is signed unchanged.
 func Sign(alg jose.SignatureAlgorithm, key any, kid string, payload any) string {
 	options := (&jose.SignerOptions{}).WithType("JWT")
 	if kid != "" {
