@@ -24,12 +24,12 @@ func (d *directory) Lookup(_ context.Context, l authz.Lookup) (authz.LookupResul
 
 // policy decides with decide, and records the inputs.
 type policy struct {
-	decide  func(authz.Input) (authz.Decision, error)
-	reading authz.PolicyNeeds
-	inputs  []authz.Input
+	decide func(authz.Input) (authz.Decision, error)
+	needs  authz.PolicyNeeds
+	inputs []authz.Input
 }
 
-func (p *policy) Reading(string) authz.PolicyNeeds { return p.reading }
+func (p *policy) Reading(string) authz.PolicyNeeds { return p.needs }
 
 func (p *policy) Decide(_ context.Context, in authz.Input) (authz.Decision, error) {
 	p.inputs = append(p.inputs, in)
@@ -144,9 +144,9 @@ func TestErrorIsNeverAnAllow(t *testing.T) {
 		"policy, without a credential": {"velaflows", &directory{found: acme}, func(authz.Input) (authz.Decision, error) { return authz.Decision{Allow: true}, boom }},
 		"no decision":                  {"velaflows", &directory{found: acme}, decision(authz.Decision{}, nil)},
 		"allow with a code":            {"velaflows", &directory{found: acme}, decision(authz.Decision{Allow: true, Code: authz.CodeForbidden}, nil)},
-		"code of another reason": {"velaflows", &directory{found: acme},
+		"code with the reason of another code": {"velaflows", &directory{found: acme},
 			decision(authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonExpired}, nil)},
-		"a scope that breaks the challenge": {"velaflows", &directory{found: acme},
+		"a scope that is invalid in WWW-Authenticate": {"velaflows", &directory{found: acme},
 			decision(authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonMissingScope, RequiredScopes: []string{`a", x="`}}, nil)},
 		"unknown reason": {"velaflows", &directory{found: acme},
 			decision(authz.Decision{Code: authz.CodeForbidden, Reason: "because"}, nil)},
@@ -161,7 +161,7 @@ func TestErrorIsNeverAnAllow(t *testing.T) {
 				t.Fatalf("got %+v, %v", answer, err)
 			}
 			if strings.Contains(err.Error(), goodKey) {
-				t.Fatalf("the error holds the key: %v", err)
+				t.Fatalf("the error contains the key: %v", err)
 			}
 		})
 	}
@@ -179,7 +179,7 @@ func TestDefaultAPIServesRequestsWithoutAnAPI(t *testing.T) {
 func TestInputShowsWhatIsAllowedAndNoSecret(t *testing.T) {
 	c := config()
 	c.AllowedHeaders = []string{"X-Region"}
-	p := &policy{decide: principalsOnly, reading: authz.PolicyNeeds{Query: true, Header: true}}
+	p := &policy{decide: principalsOnly, needs: authz.PolicyNeeds{Query: true, Header: true}}
 	r := get("velaflows", "/thing/7?q=1&q=2&access_token="+goodKey+"?x", map[string][]string{
 		"authorization": {"Bearer " + goodKey}, "cookie": {"c=1"}, "x-region": {"eu", "us"}, "x-other": {"1"},
 	})

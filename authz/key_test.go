@@ -25,7 +25,7 @@ func TestNewKey(t *testing.T) {
 				t.Fatalf("a key of %d characters", len(text))
 			}
 			if strings.Trim(text[len(prefix):], "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") != "" {
-				t.Fatal("a character that is not of base62")
+				t.Fatal("a character outside base62")
 			}
 			if bits := float64(body-6) * math.Log2(62); bits < 190 {
 				t.Fatalf("%.0f random bits", bits)
@@ -93,7 +93,7 @@ func TestSecretIsNotPrinted(t *testing.T) {
 		}
 	}
 	if secret.Reveal() != "sk_live_tellnobody" {
-		t.Error("the secret is lost")
+		t.Error("Reveal does not return the secret")
 	}
 }
 

@@ -58,7 +58,7 @@ func (c *limitedContext) cancel() {
 	}
 }
 
-// canceled replaces the context of the timer when a check ends without having started it.
+// canceled replaces the timer's context if a check finishes before the timer was started.
 var canceled = func() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
