@@ -45,8 +45,8 @@ func principalsOnly(in authz.Input) (authz.Decision, error) {
 }
 
 const (
-	goodKey = "sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0"
-	acmeID  = "64f1a2b3c4d5e6f7a8b9c0d1"
+	validKey = "sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0"
+	acmeID   = "64f1a2b3c4d5e6f7a8b9c0d1"
 )
 
 var acme = authz.LookupResult{
@@ -96,7 +96,7 @@ func withAuthorization(authorization ...string) map[string][]string {
 func TestPublicRouteIsDecidedBeforeAnyLookup(t *testing.T) {
 	d := &directory{err: errors.New("the database is down")}
 	p := &policy{decide: func(authz.Input) (authz.Decision, error) { return authz.Decision{Allow: true}, nil }}
-	answer, err := newAuthorizer(t, config(), d, p).Check(t.Context(), get("velaflows", "/healthz", withAuthorization("Bearer "+goodKey)))
+	answer, err := newAuthorizer(t, config(), d, p).Check(t.Context(), get("velaflows", "/healthz", withAuthorization("Bearer "+validKey)))
 	if err != nil || !answer.Allow || !answer.Public || answer.Principal != nil ||
 		answer.WorkspaceHeader != (authz.HeaderValue{Name: "x-workspace-id"}) { // the client's own header must not reach the upstream
 		t.Fatalf("got %+v, %v", answer, err)
@@ -111,7 +111,7 @@ func TestDenialOfTheDirectoryReachesThePolicy(t *testing.T) {
 		found := acme
 		found.Denial = denial
 		p := &policy{decide: principalsOnly}
-		answer, err := newAuthorizer(t, config(), &directory{found: found}, p).Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+goodKey)))
+		answer, err := newAuthorizer(t, config(), &directory{found: found}, p).Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+validKey)))
 		if err != nil || answer.Allow || answer.Reason != denial || answer.Principal != nil {
 			t.Errorf("%s: got %+v, %v", denial, answer, err)
 		}
@@ -155,12 +155,12 @@ func TestErrorIsNeverAnAllow(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAuthorizer(t, config(), c.directory, &policy{decide: c.decide})
-			answer, err := a.Check(t.Context(), get(c.api, "/thing", withAuthorization("Bearer "+goodKey)))
+			answer, err := a.Check(t.Context(), get(c.api, "/thing", withAuthorization("Bearer "+validKey)))
 			if err == nil || answer.Allow || answer.Public || answer.Code != authz.CodeUnavailable ||
 				answer.Reason != authz.ReasonUnavailable || answer.ID == "" {
 				t.Fatalf("got %+v, %v", answer, err)
 			}
-			if strings.Contains(err.Error(), goodKey) {
+			if strings.Contains(err.Error(), validKey) {
 				t.Fatalf("the error contains the key: %v", err)
 			}
 		})
@@ -170,7 +170,7 @@ func TestErrorIsNeverAnAllow(t *testing.T) {
 func TestDefaultAPIServesRequestsWithoutAnAPI(t *testing.T) {
 	c := config()
 	c.DefaultAPI = "velaflows"
-	answer, err := newAuthorizer(t, c, &directory{found: acme}, &policy{decide: principalsOnly}).Check(t.Context(), get("", "/thing", withAuthorization("Bearer "+goodKey)))
+	answer, err := newAuthorizer(t, c, &directory{found: acme}, &policy{decide: principalsOnly}).Check(t.Context(), get("", "/thing", withAuthorization("Bearer "+validKey)))
 	if err != nil || !answer.Allow || answer.API != "velaflows" {
 		t.Fatalf("got %+v, %v", answer, err)
 	}
@@ -180,8 +180,8 @@ func TestInputShowsWhatIsAllowedAndNoSecret(t *testing.T) {
 	c := config()
 	c.AllowedHeaders = []string{"X-Region"}
 	p := &policy{decide: principalsOnly, needs: authz.PolicyNeeds{Query: true, Header: true}}
-	r := get("velaflows", "/thing/7?q=1&q=2&access_token="+goodKey+"?x", map[string][]string{
-		"authorization": {"Bearer " + goodKey}, "cookie": {"c=1"}, "x-region": {"eu", "us"}, "x-other": {"1"},
+	r := get("velaflows", "/thing/7?q=1&q=2&access_token="+validKey+"?x", map[string][]string{
+		"authorization": {"Bearer " + validKey}, "cookie": {"c=1"}, "x-region": {"eu", "us"}, "x-other": {"1"},
 	})
 	r.Context = authz.Fields{{Name: "api", Value: "velaflows"}, {Name: "tier", Value: "gold"}}
 	if _, err := newAuthorizer(t, c, &directory{found: acme}, p).Check(t.Context(), r); err != nil {

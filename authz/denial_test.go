@@ -146,7 +146,7 @@ func TestDeclaredAnswers(t *testing.T) {
 			}
 			return c.decision, nil
 		}}
-		got, err := newAuthorizer(t, c2, &directory{found: acme}, p).Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+goodKey)))
+		got, err := newAuthorizer(t, c2, &directory{found: acme}, p).Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+validKey)))
 		if c.err != "" {
 			if err == nil || !strings.Contains(err.Error(), c.err) || strings.Contains(err.Error(), "secret") {
 				t.Errorf("%s: got %v, want %q in it", name, err, c.err)

@@ -45,14 +45,14 @@ func presentedToken(api string, values []string) (token string, canBeValid bool)
 // credential, even if the directory fails.
 func FuzzAuthorizationHeader(f *testing.F) {
 	for _, values := range [][]string{
-		{"Bearer " + goodKey}, {"bEaReR   " + goodKey}, {"Bearer vel_aaaaaaaaaaaaaaaa"}, {"Bearer vel_u_aaaaaaaaaaaaaaaa"},
-		{"Bearer vel_u_aaaaaaaaaaaaaa"}, {"Bearer sk_live_-._~+/aaaaaaaaaa=="}, {"Bearer " + goodKey, "Bearer " + goodKey},
-		{"", "Bearer " + goodKey}, {"Bearer " + goodKey + ",Bearer " + goodKey}, {"Bearer " + goodKey + " "},
-		{" Bearer " + goodKey}, {"Bearer\t" + goodKey}, {"Bearer \t" + goodKey}, {"Bearer" + goodKey}, {"Bearer"}, {"Bearer "}, {""},
-		{"Basic dXNlcjpwYXNz"}, {"Bearer: " + goodKey}, {"Bearer " + goodKey + "\xff"}, {"Bearer " + goodKey + "\n"},
-		{"Bearer " + goodKey + "\r\nx-admin: 1"}, {"Bearer \x00" + goodKey}, {"Bearer ==="}, {"Bearer eyJhbGciOiJub25lIn0.e30.c2ln"},
+		{"Bearer " + validKey}, {"bEaReR   " + validKey}, {"Bearer vel_aaaaaaaaaaaaaaaa"}, {"Bearer vel_u_aaaaaaaaaaaaaaaa"},
+		{"Bearer vel_u_aaaaaaaaaaaaaa"}, {"Bearer sk_live_-._~+/aaaaaaaaaa=="}, {"Bearer " + validKey, "Bearer " + validKey},
+		{"", "Bearer " + validKey}, {"Bearer " + validKey + ",Bearer " + validKey}, {"Bearer " + validKey + " "},
+		{" Bearer " + validKey}, {"Bearer\t" + validKey}, {"Bearer \t" + validKey}, {"Bearer" + validKey}, {"Bearer"}, {"Bearer "}, {""},
+		{"Basic dXNlcjpwYXNz"}, {"Bearer: " + validKey}, {"Bearer " + validKey + "\xff"}, {"Bearer " + validKey + "\n"},
+		{"Bearer " + validKey + "\r\nx-admin: 1"}, {"Bearer \x00" + validKey}, {"Bearer ==="}, {"Bearer eyJhbGciOiJub25lIn0.e30.c2ln"},
 		{"Bearer sk_live_" + strings.Repeat("a", 504)}, {"Bearer sk_live_" + strings.Repeat("a", 505)},
-		{"Bearer a.b." + strings.Repeat("a", 8189)}, {"Bearer a.b." + strings.Repeat("a", 8190)}, {"Be\u212aer " + goodKey},
+		{"Bearer a.b." + strings.Repeat("a", 8189)}, {"Bearer a.b." + strings.Repeat("a", 8190)}, {"Be\u212aer " + validKey},
 	} {
 		second := ""
 		if len(values) == 2 {
@@ -63,8 +63,8 @@ func FuzzAuthorizationHeader(f *testing.F) {
 		}
 	}
 	f.Add(uint8(0), "", "", false, false)
-	f.Add(uint8(1), "Bearer "+goodKey, "", false, true)
-	f.Add(uint8(3), "Bearer "+goodKey, "Bearer", false, false)
+	f.Add(uint8(1), "Bearer "+validKey, "", false, true)
+	f.Add(uint8(3), "Bearer "+validKey, "Bearer", false, false)
 
 	f.Fuzz(func(t *testing.T, count uint8, first, second string, velocity, directoryFails bool) {
 		api := map[bool]string{false: "velaflows", true: "velocity"}[velocity]
@@ -149,7 +149,7 @@ func FuzzWorkspaceHeader(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		header := map[string][]string{"authorization": {"Bearer " + goodKey}}
+		header := map[string][]string{"authorization": {"Bearer " + validKey}}
 		if values != nil {
 			header["x-workspace"] = values
 		}

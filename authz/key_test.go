@@ -101,7 +101,7 @@ func TestSecretIsNotPrinted(t *testing.T) {
 func TestAcceptsKeysThatACheckLooksUp(t *testing.T) {
 	f := authz.CredentialFormat{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_"}
 	for _, text := range []string{
-		goodKey, "sk_live_", "sk_live_" + strings.Repeat("a", 15), "sk_live_" + strings.Repeat("a", 16),
+		validKey, "sk_live_", "sk_live_" + strings.Repeat("a", 15), "sk_live_" + strings.Repeat("a", 16),
 		"sk_live_" + strings.Repeat("a", 504), "sk_live_" + strings.Repeat("a", 505), "sk_test_" + strings.Repeat("a", 40),
 		"sk_live_aaaaaaaaaaaaaaa=a", "sk_live_aaaaaaaaaaaaaaaa=", "sk_live_aaaaaaaa aaaaaaaa", "sk_live_aaaaaaaaaaaaaaaé", "",
 	} {

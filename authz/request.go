@@ -60,7 +60,7 @@ type Input struct {
 	Query    map[string][]string
 	Header   map[string][]string // only the configured allowed_headers
 	Host     string
-	// Principal is nil exactly if Denial is set.
+	// Principal is nil if and only if Denial is set.
 	Principal *Principal
 	Denial    Reason // why there is no principal: a reason of CodeUnauthorized
 	Workspace Workspace

@@ -61,7 +61,7 @@ func TestInputHasTheSource(t *testing.T) {
 		"an invalid certificate that is not read": {authz.Connection{Certificate: "%zz"}, false, authz.Source{}},
 	} {
 		p := &policy{decide: principalsOnly, needs: authz.PolicyNeeds{Source: true, Certificate: c.parse}}
-		r := get("velaflows", "/thing", withAuthorization("Bearer "+goodKey))
+		r := get("velaflows", "/thing", withAuthorization("Bearer "+validKey))
 		r.Source = c.connection
 		if answer, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), r); err != nil || !answer.Allow {
 			t.Errorf("%s: got %+v, %v", name, answer, err)
@@ -101,7 +101,7 @@ func TestClockIsReadOncePerCheck(t *testing.T) {
 	p := &policy{decide: principalsOnly, needs: authz.PolicyNeeds{Time: true}}
 	a := newAuthorizer(t, c, &directory{found: acme}, p)
 	for range 2 {
-		if _, err := a.Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+goodKey))); err != nil {
+		if _, err := a.Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+validKey))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -141,7 +141,7 @@ func FuzzCertificate(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, encoded string) {
 		p := &policy{decide: principalsOnly, needs: authz.PolicyNeeds{Certificate: true}}
-		r := get("velaflows", "/thing", withAuthorization("Bearer "+goodKey))
+		r := get("velaflows", "/thing", withAuthorization("Bearer "+validKey))
 		r.Source.Certificate = encoded
 		answer, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), r)
 		if err != nil && (answer.Allow || len(encoded) > 40 && strings.Contains(err.Error(), encoded)) {

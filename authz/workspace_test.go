@@ -50,7 +50,7 @@ func TestWorkspace(t *testing.T) {
 			p := &policy{decide: principalsOnly}
 			sent := map[string][]string{"authorization": {"Bearer vel_" + strings.Repeat("a", 38)}}
 			if c.api == "velaflows" {
-				sent["authorization"] = []string{"Bearer " + goodKey}
+				sent["authorization"] = []string{"Bearer " + validKey}
 			}
 			if c.header != nil {
 				sent[map[string]string{"velaflows": "x-workspace-id", "velocity": "x-workspace-slug"}[c.api]] = c.header

@@ -47,7 +47,7 @@ func listed(patterns []*regexp.Regexp, line string) bool {
 
 // FuzzCheckRequest checks that any request, from Envoy or another client, leads to a response and no panic. The status is OK if
 // and only if the response has an OkResponse. A request is allowed only if its decoded path is a listed route. A route that is not
-// public also needs the key that the directory knows. A denial has a status of 400 or more and a JSON body. No response contains the key.
+// public also needs the key that the directory contains. A denial has a status of 400 or more and a JSON body. No response contains the key.
 func FuzzCheckRequest(f *testing.F) {
 	engine, err := policies.Load(f.Context(), policies.Config{})
 	if err != nil {

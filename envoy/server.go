@@ -37,7 +37,7 @@ const (
 type Config struct {
 	// ForwardCredential keeps the Authorization header on an allowed request. Default: it is removed.
 	ForwardCredential bool
-	// Drain is how long active checks may take after the context of [Server.Serve] ends. Default: 5 s.
+	// Drain is how long active checks may take after the context of [Server.Serve] is canceled. Default: 5 s.
 	Drain time.Duration
 	// AllowSample is a number n: one of n allows is logged at info, and the others at debug. 0: all at debug.
 	AllowSample int
@@ -76,7 +76,7 @@ func (s *Server) SetServing(serving bool) {
 	s.health.SetServingStatus("", status)
 }
 
-// Serve answers on the listener until the context ends. It then sets its health to NOT_SERVING, accepts no more connections, and
+// Serve serves until the context is canceled. It then sets its health to NOT_SERVING, accepts no more connections, and
 // asks the clients of existing connections to disconnect. It returns nil when the active checks are answered, or after Drain.
 // Call it only once.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {

@@ -263,7 +263,7 @@ func (m *simulation) headerAttempts(a attempt, memberships []authz.Membership) [
 	default:
 		var tried []authz.Membership
 		for _, w := range memberships {
-			// Another workspace with the same role and attributes gives the same result.
+			// Another workspace with the same role and attributes has the same result.
 			relevant := authz.Membership{Role: w.Role, Attributes: w.Attributes}
 			if !slices.Contains(tried, relevant) {
 				tried = append(tried, relevant)

@@ -30,7 +30,7 @@ type claims struct {
 // app is the app that received the token.
 type app struct {
 	ids   []string // the values of client_id (RFC 9068, section 2.2) and azp (OpenID Connect Core, section 2)
-	actor bool     // another party acts for the user (RFC 8693, section 4.1), or the token does not clearly say which app received it
+	actor bool     // another party acts for the user (RFC 8693, section 4.1), or the token does not clearly identify the app that received it
 }
 
 // isOneOf reports whether all ids of the app are among the given ids. An app with an actor is not one of them.

@@ -145,7 +145,7 @@ func (i *issuer) unsupported(algorithm string) string {
 	return "the token's algorithm is " + algorithm + "; the API accepts " + strings.Join(i.methods, ", ")
 }
 
-// reasonOf returns why a token is refused: malformed, expired, or unknown. Other faults take precedence over the expiry, so
+// reasonOf returns why a token is refused: malformed, expired, or unknown. Other errors take precedence over the expiry, so
 // "expired" means that the token was valid once.
 func reasonOf(err error) authz.Reason {
 	switch {

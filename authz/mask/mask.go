@@ -33,7 +33,7 @@ var keyPattern = regexp.MustCompile(`[A-Za-z0-9._~+/-]+`)
 const jwtStart = "eyJ" // {" in base64
 
 // Keys shortens each key in text to its visible prefix, and each JWT to its first characters. Unlike [Arguments], it leaves ids,
-// paths and emails whole.
+// paths and emails unchanged.
 func Keys(apis map[string]authz.API, text string) string {
 	return keyPattern.ReplaceAllStringFunc(text, func(word string) string {
 		if strings.HasPrefix(word, jwtStart) && strings.Count(word, ".") >= 2 {

@@ -66,7 +66,7 @@ func release() {
 	debug.FreeOSMemory()
 	const dontNeed = 4 // MADV_DONTNEED of Linux
 	for _, m := range ownProgramPages() {
-		// On an error the pages stay in memory.
+		// After an error, the pages stay in memory.
 		_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, m.from, m.to-m.from, dontNeed)
 	}
 }
