@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	minAcceptedBody = 16   // minimum characters after the prefix, of a key that a product created before keywicket; shorter keys can be guessed
+	minAcceptedBody = 16   // minimum characters after the prefix of a key from before keywicket; shorter keys can be guessed
 	maxKey          = 512  // bytes of a whole key
 	maxJWT          = 8192 // bytes of a session JWT
 )

@@ -180,7 +180,7 @@ func newCache(t testing.TB, s cache.Source) *cache.Cache {
 	return c
 }
 
-// fakeSource finds every credential except the unknown one of credentialFor. All belong to one user.
+// fakeSource finds every credential except credentialFor[ReasonUnknown]. All belong to one user.
 type fakeSource struct{}
 
 func (fakeSource) Load(_ context.Context, l authz.Lookup) (cache.Answer, error) {

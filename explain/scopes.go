@@ -28,7 +28,7 @@ func (m *simulation) missing() []string {
 	return missing
 }
 
-// needed returns all required scopes of the route, and one of its any_of scopes: the first one that the token has, or the first one.
+// needed returns all required scopes of the route, and one of its any_of scopes. It prefers a scope that the token has.
 func (m *simulation) needed() []string {
 	t := m.explainer.Tables()[m.api]
 	if len(m.why.AnyOf) == 0 {

@@ -25,7 +25,7 @@ func configFile(t *testing.T, text string) string {
 	return file
 }
 
-// The test lists all defaults that docs/configuration.md documents.
+// The defaults equal the documented defaults.
 func TestDefaults(t *testing.T) {
 	velocitySession := noSessions
 	velocitySession.ClientIDs = []string{}
