@@ -3,7 +3,7 @@ package authz
 import "errors"
 
 // Attributes are data of a token, a workspace or a user that policies can read: the JSON text of one object. Empty means {}. They
-// must not hold a secret.
+// must not contain a secret.
 type Attributes string
 
 // JSON returns the text of the object.
@@ -14,7 +14,7 @@ func (a Attributes) JSON() string {
 	return string(a)
 }
 
-// MarshalJSON returns the object itself, not a string that holds it.
+// MarshalJSON returns the object itself, not a string that contains it.
 func (a Attributes) MarshalJSON() ([]byte, error) { return []byte(a.JSON()), nil }
 
 // UnmarshalJSON accepts one JSON object.

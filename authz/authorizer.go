@@ -16,7 +16,7 @@ import (
 // Directory stores the credentials, the workspaces and their members (the policy information point, PIP).
 type Directory interface {
 	// Lookup returns the credential of a check and the workspace in which it may act. For a credential that is unknown, expired
-	// or revoked it returns a Found with a denial, not an error. An error means that the directory cannot answer.
+	// or revoked it returns a result with a denial, not an error. An error means that the directory cannot answer.
 	Lookup(ctx context.Context, l Lookup) (LookupResult, error)
 }
 
@@ -136,15 +136,15 @@ func (a *Authorizer) Check(ctx context.Context, r Request) (Answer, error) {
 	return answer, nil
 }
 
-// addDeclared adds the configured status, message and retry time of a denial, and the headers for the upstream of an allow. The
-// headers are those of all APIs: an upstream that serves several must not receive one from a client of another API.
-func (answer *Answer) addDeclared(api *API, all []string) {
+// addDeclared adds the configured status, message and retry time of a denial, and the headers for the upstream of an allow. It adds
+// the headers of all APIs. Otherwise a client of one API could forge a header of another API at an upstream that serves both.
+func (answer *Answer) addDeclared(api *API, upstreamHeaders []string) {
 	if d, ok := api.denial(answer.Code, answer.Reason); ok {
 		answer.Status, answer.Message = d.Status, d.Message
 		answer.RetryAfter = cmp.Or(answer.RetryAfter, int(d.RetryAfter.Seconds()))
 	}
 	if answer.Allow {
-		for _, name := range all {
+		for _, name := range upstreamHeaders {
 			answer.UpstreamHeaders = append(answer.UpstreamHeaders, HeaderValue{name, answer.Headers[name]})
 		}
 	}
@@ -162,8 +162,8 @@ func (a *Authorizer) check(ctx context.Context, r Request, answer *Answer) error
 		return err
 	}
 
-	// The first decision is for a request without a credential. An allow means that the route is public: it is open without a
-	// look-up, also to a request with an invalid credential.
+	// The first decision is for a request without a credential. An allow means that the route is public: no look-up follows, even
+	// if the request has an invalid credential.
 	in.Denial = ReasonMissing
 	anonymous, err := a.decide(ctx, in)
 	if err != nil {
@@ -264,19 +264,19 @@ func (a *Authorizer) apiOf(r Request) (*API, error) {
 // input returns what the policy reads of the request. Parts that the policy does not need stay empty.
 func (a *Authorizer) input(api string, r *Request) (Input, error) {
 	path, query, _ := strings.Cut(r.Path, "?")
-	reading := a.policy.Reading(api)
+	needs := a.policy.Reading(api)
 	in := Input{API: api, Method: r.Method, RawQuery: query, Host: strings.ToLower(r.Host), Context: r.Context}
-	if reading.Time {
+	if needs.Time {
 		in.Time = a.now()
 	}
-	if reading.Source {
+	if needs.Source {
 		in.Source = Source{Address: clientAddress(r.Source.Address), Principal: r.Source.Principal}
 	}
 	ambiguous := false
-	if reading.Query {
+	if needs.Query {
 		in.Query, ambiguous = target.ParseQuery(query)
 	}
-	if reading.Certificate && r.Source.Certificate != "" {
+	if needs.Certificate && r.Source.Certificate != "" {
 		var err error
 		if in.Source.Certificate, err = clientcert.Parse(r.Source.Certificate); err != nil {
 			return in, fmt.Errorf("read the client's certificate: %w", err)
@@ -284,9 +284,9 @@ func (a *Authorizer) input(api string, r *Request) (Input, error) {
 	}
 	// Envoy joins two Host headers with a comma. The request could be for either host, so it must match no route.
 	if !ambiguous && !strings.Contains(in.Host, ",") {
-		in.Path = target.DecodePath(path, reading.Parameters)
+		in.Path = target.DecodePath(path, needs.Parameters)
 	}
-	if reading.Header {
+	if needs.Header {
 		in.Header = make(map[string][]string, len(a.headers))
 		for _, h := range a.headers {
 			if values := r.Header.Values(h); values != nil {

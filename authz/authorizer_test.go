@@ -24,12 +24,12 @@ func (d *directory) Lookup(_ context.Context, l authz.Lookup) (authz.LookupResul
 
 // policy decides with decide, and records the inputs.
 type policy struct {
-	decide  func(authz.Input) (authz.Decision, error)
-	reading authz.PolicyNeeds
-	inputs  []authz.Input
+	decide func(authz.Input) (authz.Decision, error)
+	needs  authz.PolicyNeeds
+	inputs []authz.Input
 }
 
-func (p *policy) Reading(string) authz.PolicyNeeds { return p.reading }
+func (p *policy) Reading(string) authz.PolicyNeeds { return p.needs }
 
 func (p *policy) Decide(_ context.Context, in authz.Input) (authz.Decision, error) {
 	p.inputs = append(p.inputs, in)
@@ -45,8 +45,8 @@ func principalsOnly(in authz.Input) (authz.Decision, error) {
 }
 
 const (
-	goodKey = "sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0"
-	acmeID  = "64f1a2b3c4d5e6f7a8b9c0d1"
+	validKey = "sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0"
+	acmeID   = "64f1a2b3c4d5e6f7a8b9c0d1"
 )
 
 var acme = authz.LookupResult{
@@ -96,7 +96,7 @@ func withAuthorization(authorization ...string) map[string][]string {
 func TestPublicRouteIsDecidedBeforeAnyLookup(t *testing.T) {
 	d := &directory{err: errors.New("the database is down")}
 	p := &policy{decide: func(authz.Input) (authz.Decision, error) { return authz.Decision{Allow: true}, nil }}
-	answer, err := newAuthorizer(t, config(), d, p).Check(t.Context(), get("velaflows", "/healthz", withAuthorization("Bearer "+goodKey)))
+	answer, err := newAuthorizer(t, config(), d, p).Check(t.Context(), get("velaflows", "/healthz", withAuthorization("Bearer "+validKey)))
 	if err != nil || !answer.Allow || !answer.Public || answer.Principal != nil ||
 		answer.WorkspaceHeader != (authz.HeaderValue{Name: "x-workspace-id"}) { // the client's own header must not reach the upstream
 		t.Fatalf("got %+v, %v", answer, err)
@@ -111,7 +111,7 @@ func TestDenialOfTheDirectoryReachesThePolicy(t *testing.T) {
 		found := acme
 		found.Denial = denial
 		p := &policy{decide: principalsOnly}
-		answer, err := newAuthorizer(t, config(), &directory{found: found}, p).Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+goodKey)))
+		answer, err := newAuthorizer(t, config(), &directory{found: found}, p).Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+validKey)))
 		if err != nil || answer.Allow || answer.Reason != denial || answer.Principal != nil {
 			t.Errorf("%s: got %+v, %v", denial, answer, err)
 		}
@@ -144,9 +144,9 @@ func TestErrorIsNeverAnAllow(t *testing.T) {
 		"policy, without a credential": {"velaflows", &directory{found: acme}, func(authz.Input) (authz.Decision, error) { return authz.Decision{Allow: true}, boom }},
 		"no decision":                  {"velaflows", &directory{found: acme}, decision(authz.Decision{}, nil)},
 		"allow with a code":            {"velaflows", &directory{found: acme}, decision(authz.Decision{Allow: true, Code: authz.CodeForbidden}, nil)},
-		"code of another reason": {"velaflows", &directory{found: acme},
+		"code with the reason of another code": {"velaflows", &directory{found: acme},
 			decision(authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonExpired}, nil)},
-		"a scope that breaks the challenge": {"velaflows", &directory{found: acme},
+		"a scope that is invalid in WWW-Authenticate": {"velaflows", &directory{found: acme},
 			decision(authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonMissingScope, RequiredScopes: []string{`a", x="`}}, nil)},
 		"unknown reason": {"velaflows", &directory{found: acme},
 			decision(authz.Decision{Code: authz.CodeForbidden, Reason: "because"}, nil)},
@@ -155,13 +155,13 @@ func TestErrorIsNeverAnAllow(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAuthorizer(t, config(), c.directory, &policy{decide: c.decide})
-			answer, err := a.Check(t.Context(), get(c.api, "/thing", withAuthorization("Bearer "+goodKey)))
+			answer, err := a.Check(t.Context(), get(c.api, "/thing", withAuthorization("Bearer "+validKey)))
 			if err == nil || answer.Allow || answer.Public || answer.Code != authz.CodeUnavailable ||
 				answer.Reason != authz.ReasonUnavailable || answer.ID == "" {
 				t.Fatalf("got %+v, %v", answer, err)
 			}
-			if strings.Contains(err.Error(), goodKey) {
-				t.Fatalf("the error holds the key: %v", err)
+			if strings.Contains(err.Error(), validKey) {
+				t.Fatalf("the error contains the key: %v", err)
 			}
 		})
 	}
@@ -170,7 +170,7 @@ func TestErrorIsNeverAnAllow(t *testing.T) {
 func TestDefaultAPIServesRequestsWithoutAnAPI(t *testing.T) {
 	c := config()
 	c.DefaultAPI = "velaflows"
-	answer, err := newAuthorizer(t, c, &directory{found: acme}, &policy{decide: principalsOnly}).Check(t.Context(), get("", "/thing", withAuthorization("Bearer "+goodKey)))
+	answer, err := newAuthorizer(t, c, &directory{found: acme}, &policy{decide: principalsOnly}).Check(t.Context(), get("", "/thing", withAuthorization("Bearer "+validKey)))
 	if err != nil || !answer.Allow || answer.API != "velaflows" {
 		t.Fatalf("got %+v, %v", answer, err)
 	}
@@ -179,9 +179,9 @@ func TestDefaultAPIServesRequestsWithoutAnAPI(t *testing.T) {
 func TestInputShowsWhatIsAllowedAndNoSecret(t *testing.T) {
 	c := config()
 	c.AllowedHeaders = []string{"X-Region"}
-	p := &policy{decide: principalsOnly, reading: authz.PolicyNeeds{Query: true, Header: true}}
-	r := get("velaflows", "/thing/7?q=1&q=2&access_token="+goodKey+"?x", map[string][]string{
-		"authorization": {"Bearer " + goodKey}, "cookie": {"c=1"}, "x-region": {"eu", "us"}, "x-other": {"1"},
+	p := &policy{decide: principalsOnly, needs: authz.PolicyNeeds{Query: true, Header: true}}
+	r := get("velaflows", "/thing/7?q=1&q=2&access_token="+validKey+"?x", map[string][]string{
+		"authorization": {"Bearer " + validKey}, "cookie": {"c=1"}, "x-region": {"eu", "us"}, "x-other": {"1"},
 	})
 	r.Context = authz.Fields{{Name: "api", Value: "velaflows"}, {Name: "tier", Value: "gold"}}
 	if _, err := newAuthorizer(t, c, &directory{found: acme}, p).Check(t.Context(), r); err != nil {

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	minAcceptedBody = 16   // characters after the prefix of a key that a product created before; shorter keys can be guessed
+	minAcceptedBody = 16   // minimum characters after the prefix of a key from before keywicket; shorter keys can be guessed
 	maxKey          = 512  // bytes of a whole key
 	maxJWT          = 8192 // bytes of a session JWT
 )
@@ -33,7 +33,7 @@ func (Secret) LogValue() slog.Value { return slog.StringValue("[secret]") }
 func (Secret) MarshalText() ([]byte, error) { return []byte("[secret]"), nil }
 
 // Digest is the SHA-256 hash of a whole credential, including the prefix. Only the digest is stored (velocity, "Workspace API
-// Keys"). It needs no salt and no key stretching: a key has too much entropy for a search.
+// Keys"). It needs no salt and no key stretching: a key has too much entropy to be guessed.
 type Digest [sha256.Size]byte
 
 // Digest returns the SHA-256 hash of the credential.
@@ -46,8 +46,8 @@ type credential struct {
 }
 
 // credential returns the credential of the Authorization header. The denial is ReasonMissing if there is no bearer credential,
-// ReasonMalformed if the credential cannot be valid, and ReasonUnknown if this API does not accept its kind. All of these are
-// found without a look-up.
+// ReasonMalformed if the credential cannot be valid, and ReasonUnknown if this API does not accept its kind. None of these needs a
+// look-up.
 func (a *API) credential(header Fields) (credential, Reason) {
 	token, present := bearer.Token(header.Get(AuthorizationHeader))
 	format, ok := a.formatOf(token)
@@ -71,8 +71,8 @@ func (a *API) credential(header Fields) (credential, Reason) {
 	return credential{format.Kind, Secret(token)}, ""
 }
 
-// Accepts reports whether a check would look up this key, created by keywicket or by a product before. The key needs at least 16
-// characters of a b64token after the prefix, and has at most 512 bytes.
+// Accepts reports whether a check would look up this key. Keywicket may have created it, or a product before it used keywicket. The
+// key needs at least 16 characters of a b64token after the prefix, and has at most 512 bytes.
 func (f CredentialFormat) Accepts(key Secret) bool {
 	return strings.HasPrefix(string(key), f.Prefix) && len(key) >= f.minLength() && len(key) <= maxKey &&
 		bearer.IsB64Token(string(key))

@@ -17,34 +17,34 @@ func TestCredential(t *testing.T) {
 		"absent":                            {nil, authz.ReasonMissing},
 		"empty":                             {[]string{""}, authz.ReasonMissing},
 		"another scheme":                    {[]string{"Basic dXNlcjpwYXNz"}, authz.ReasonMissing},
-		"a scheme with the same start":      {[]string{"Bearer-ish " + goodKey}, authz.ReasonMissing},
-		"the key alone":                     {[]string{goodKey}, authz.ReasonMissing},
-		"the scheme alone":                  {[]string{"Bearer"}, authz.ReasonMalformed},
+		"a scheme with the same start":      {[]string{"Bearer-ish " + validKey}, authz.ReasonMissing},
+		"only the key":                      {[]string{validKey}, authz.ReasonMissing},
+		"only the scheme":                   {[]string{"Bearer"}, authz.ReasonMalformed},
 		"the scheme and a space":            {[]string{"Bearer "}, authz.ReasonMalformed},
-		"a tab":                             {[]string{"Bearer\t" + goodKey}, authz.ReasonMalformed},
-		"a space and a tab":                 {[]string{"Bearer \t" + goodKey}, authz.ReasonMalformed},
-		"a colon":                           {[]string{"Bearer: " + goodKey}, authz.ReasonMalformed},
-		"no space":                          {[]string{`Bearer"` + goodKey}, authz.ReasonMalformed},
-		"leading white space":               {[]string{" Bearer " + goodKey}, authz.ReasonMissing},
-		"trailing white space":              {[]string{"Bearer " + goodKey + " "}, authz.ReasonMalformed},
-		"two tokens":                        {[]string{"Bearer " + goodKey + " x"}, authz.ReasonMalformed},
-		"two headers joined":                {[]string{"Bearer " + goodKey + ",Bearer " + goodKey}, authz.ReasonMalformed},
-		"two headers":                       {[]string{"Bearer " + goodKey, "Bearer " + goodKey}, authz.ReasonMalformed},
-		"a byte that is not ASCII":          {[]string{"Bearer " + goodKey + "\xff"}, authz.ReasonMalformed},
-		"an equals sign within":             {[]string{"Bearer sk_live_=a1b2c3d4e5f6g7h8"}, authz.ReasonMalformed},
-		"equals signs alone":                {[]string{"Bearer ==="}, authz.ReasonMalformed},
-		"no prefix of this API":             {[]string{"Bearer vel_a1b2c3d4e5f6g7h8i9j0"}, authz.ReasonUnknown},
+		"a tab":                             {[]string{"Bearer\t" + validKey}, authz.ReasonMalformed},
+		"a space and a tab":                 {[]string{"Bearer \t" + validKey}, authz.ReasonMalformed},
+		"a colon":                           {[]string{"Bearer: " + validKey}, authz.ReasonMalformed},
+		"no space":                          {[]string{`Bearer"` + validKey}, authz.ReasonMalformed},
+		"leading white space":               {[]string{" Bearer " + validKey}, authz.ReasonMissing},
+		"trailing white space":              {[]string{"Bearer " + validKey + " "}, authz.ReasonMalformed},
+		"two tokens":                        {[]string{"Bearer " + validKey + " x"}, authz.ReasonMalformed},
+		"two headers joined":                {[]string{"Bearer " + validKey + ",Bearer " + validKey}, authz.ReasonMalformed},
+		"two headers":                       {[]string{"Bearer " + validKey, "Bearer " + validKey}, authz.ReasonMalformed},
+		"a byte that is not ASCII":          {[]string{"Bearer " + validKey + "\xff"}, authz.ReasonMalformed},
+		"an equals sign inside":             {[]string{"Bearer sk_live_=a1b2c3d4e5f6g7h8"}, authz.ReasonMalformed},
+		"only equals signs":                 {[]string{"Bearer ==="}, authz.ReasonMalformed},
+		"a prefix of another API":           {[]string{"Bearer vel_a1b2c3d4e5f6g7h8i9j0"}, authz.ReasonUnknown},
 		"prefix in capitals":                {[]string{"Bearer SK_LIVE_a1b2c3d4e5f6g7h8"}, authz.ReasonUnknown},
 		"a body of 15 characters":           {[]string{"Bearer sk_live_a1b2c3d4e5f6g7h"}, authz.ReasonMalformed},
 		"a key of 513 bytes":                {[]string{"Bearer " + long("sk_live_", 513)}, authz.ReasonMalformed},
 		"a JWT":                             {[]string{"Bearer eyJhbGciOiJub25lIn0.e30.c2ln"}, authz.ReasonUnknown},
 		"a JWT of 8,193 bytes":              {[]string{"Bearer " + long("a.b.", 8193)}, authz.ReasonMalformed},
 		"a JWT of 8,192 bytes":              {[]string{"Bearer " + long("a.b.", 8192)}, authz.ReasonUnknown},
-		"good":                              {[]string{"Bearer " + goodKey}, lookedUp},
-		"scheme in other cases":             {[]string{"bEaReR " + goodKey}, lookedUp},
-		"several spaces (RFC 9110's 1*SP)":  {[]string{"Bearer   " + goodKey}, lookedUp},
+		"a valid key":                       {[]string{"Bearer " + validKey}, lookedUp},
+		"scheme in mixed case":              {[]string{"bEaReR " + validKey}, lookedUp},
+		"several spaces (RFC 9110's 1*SP)":  {[]string{"Bearer   " + validKey}, lookedUp},
 		"a body of 16 characters":           {[]string{"Bearer sk_live_a1b2c3d4e5f6g7h8"}, lookedUp},
-		"a product's own key, as b64token":  {[]string{"Bearer sk_live_-._~+/aaaaaaaaaa=="}, lookedUp},
+		"a product's earlier key, b64token": {[]string{"Bearer sk_live_-._~+/aaaaaaaaaa=="}, lookedUp},
 		"a key of 512 bytes":                {[]string{"Bearer " + long("sk_live_", 512)}, lookedUp},
 		"dots in a key with a known prefix": {[]string{"Bearer sk_live_aaaaaaaa.bbbb.cccc"}, lookedUp},
 	} {
@@ -67,10 +67,10 @@ func TestCredential(t *testing.T) {
 func TestLookupIsByTheDigestOfTheWholeKey(t *testing.T) {
 	d := &directory{found: acme}
 	a := newAuthorizer(t, config(), d, &policy{decide: principalsOnly})
-	if _, err := a.Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+goodKey))); err != nil {
+	if _, err := a.Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+validKey))); err != nil {
 		t.Fatal(err)
 	}
-	want := authz.Lookup{Kind: authz.KindWorkspaceToken, Digest: authz.Secret(goodKey).Digest(), API: "velaflows", Workspace: authz.WorkspaceRef{ID: acmeID}}
+	want := authz.Lookup{Kind: authz.KindWorkspaceToken, Digest: authz.Secret(validKey).Digest(), API: "velaflows", Workspace: authz.WorkspaceRef{ID: acmeID}}
 	if len(d.lookups) != 1 || d.lookups[0] != want {
 		t.Fatalf("the look-ups are %v, want %v", d.lookups, want)
 	}

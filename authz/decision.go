@@ -97,7 +97,8 @@ var Unavailable = Decision{Code: CodeUnavailable, Reason: ReasonUnavailable}
 // TooLarge is the decision for a request that exceeds the size limit of a PEP's adapter.
 var TooLarge = Decision{Code: CodeRequestTooLarge, Reason: ReasonTooLarge}
 
-// validate returns an error if the decision is inconsistent, or uses a pair or a header that the API does not declare.
+// validate returns an error if the decision is inconsistent. It also returns an error if the API does not declare the pair of code
+// and reason, or a header.
 func (d *Decision) validate(api *API) error {
 	if d.RetryAfter < 0 || d.RetryAfter > int(maxRetryAfter.Seconds()) {
 		return fmt.Errorf("its retry_after is %d, not 1 to %d seconds", d.RetryAfter, int(maxRetryAfter.Seconds()))
@@ -131,8 +132,8 @@ func (d *Decision) validate(api *API) error {
 	return nil
 }
 
-// quoteIfValid quotes a code, a reason or a header name for the log. Text of another form is left out: it may be part of the
-// request, and secret.
+// quoteIfValid quotes a code, a reason or a header name for the log. It omits text of another form, which may be a secret from the
+// request.
 func quoteIfValid(form *regexp.Regexp, text string) string {
 	if !form.MatchString(text) {
 		return fmt.Sprintf("(malformed, %d bytes)", len(text))
@@ -181,7 +182,7 @@ type Answer struct {
 	// workspace was granted, and the PEP removes the header. Both name and value are empty if the API is unknown.
 	WorkspaceHeader HeaderValue
 	// UpstreamHeaders are all headers that a policy of any API may set, with the values that this policy set. The PEP removes
-	// those with an empty value.
+	// a header with an empty value.
 	UpstreamHeaders []HeaderValue
 	// Status (an HTTP status) and Message are set for a denial that the API declares; otherwise they are 0 and empty.
 	Status  int

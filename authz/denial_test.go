@@ -11,41 +11,41 @@ import (
 )
 
 var (
-	payment = authz.Denial{Code: "PAYMENT_REQUIRED", Reason: "plan_too_small", Status: 402, Message: "Your plan does not include this."}
-	limited = authz.Denial{Code: "RATE_LIMITED", Reason: "quota", Status: 429, Message: "Too many requests.", RetryAfter: 30 * time.Second}
-	hours   = authz.Denial{Code: authz.CodeForbidden, Reason: "outside_office_hours", Message: "Come back in office hours."}
+	payment     = authz.Denial{Code: "PAYMENT_REQUIRED", Reason: "plan_too_small", Status: 402, Message: "Your plan does not include this."}
+	limited     = authz.Denial{Code: "RATE_LIMITED", Reason: "quota", Status: 429, Message: "Too many requests.", RetryAfter: 30 * time.Second}
+	officeHours = authz.Denial{Code: authz.CodeForbidden, Reason: "outside_office_hours", Message: "Come back in office hours."}
 )
 
 func TestDenialThatIsRefused(t *testing.T) {
-	change := func(d authz.Denial, how func(*authz.Denial)) authz.Denial {
-		how(&d)
+	change := func(d authz.Denial, modify func(*authz.Denial)) authz.Denial {
+		modify(&d)
 		return d
 	}
 	for name, c := range map[string]struct {
 		denials []authz.Denial
 		want    string
 	}{
-		"a code in lower case":         {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = "payment" })}, `denials[0].code: "payment" is not 1 to 64`},
-		"no code":                      {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = "" })}, `denials[0].code: ""`},
-		"a code of 65 characters":      {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = authz.Code(strings.Repeat("A", 65)) })}, `denials[0].code: `},
-		"the code for no decision":     {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = authz.CodeUnavailable })}, `denials[0].code: UNAVAILABLE is reserved for the sidecar`},
-		"the code for large requests":  {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = authz.CodeRequestTooLarge })}, `denials[0].code: REQUEST_TOO_LARGE`},
-		"a reason in capitals":         {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Reason = "Plan" })}, `denials[0].reason: "Plan" is not 1 to 64`},
-		"a built-in pair":              {[]authz.Denial{change(hours, func(d *authz.Denial) { d.Reason = authz.ReasonMissingScope })}, `denials[0].reason: missing_scope is built in, under the code FORBIDDEN`},
-		"a built-in reason elsewhere":  {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Reason = authz.ReasonExpired })}, `denials[0].reason: expired is built in, under the code UNAUTHORIZED`},
-		"no status":                    {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Status = 0 })}, `denials[0].status: 0 is not from 400 to 499`},
-		"a status of success":          {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Status = 200 })}, `denials[0].status: 200`},
-		"a status of a server's error": {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Status = 500 })}, `denials[0].status: 500`},
-		"another status of a built-in": {[]authz.Denial{change(hours, func(d *authz.Denial) { d.Status = 404 })}, `denials[0].status: the status of FORBIDDEN is always 403`},
-		"no message":                   {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = "" })}, `denials[0].message: write one line`},
-		"a message of two lines":       {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = "a\nb" })}, `denials[0].message: `},
-		"a message that is not UTF-8":  {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = "a\xff" })}, `denials[0].message: `},
-		"a long message":               {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = strings.Repeat("a", 513) })}, `denials[0].message: `},
-		"part of a second":             {[]authz.Denial{payment, change(limited, func(d *authz.Denial) { d.RetryAfter = 1500 * time.Millisecond })}, `denials[1].retry_after: 1.5s is not`},
-		"a negative time":              {[]authz.Denial{change(limited, func(d *authz.Denial) { d.RetryAfter = -time.Second })}, `denials[0].retry_after: -1s`},
-		"more than a day":              {[]authz.Denial{change(limited, func(d *authz.Denial) { d.RetryAfter = 25 * time.Hour })}, `denials[0].retry_after: 25h0m0s`},
-		"a pair twice":                 {[]authz.Denial{payment, limited, payment}, `denials[2].reason: plan_too_small is declared twice under the code PAYMENT_REQUIRED`},
-		"two statuses of a code":       {[]authz.Denial{payment, change(payment, func(d *authz.Denial) { d.Reason, d.Status = "unpaid", 403 })}, `denials[1].status: PAYMENT_REQUIRED has the status 402 above`},
+		"a code in lower case":               {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = "payment" })}, `denials[0].code: "payment" is not 1 to 64`},
+		"no code":                            {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = "" })}, `denials[0].code: ""`},
+		"a code of 65 characters":            {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = authz.Code(strings.Repeat("A", 65)) })}, `denials[0].code: `},
+		"the code UNAVAILABLE":               {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = authz.CodeUnavailable })}, `denials[0].code: UNAVAILABLE is reserved for the sidecar`},
+		"the code REQUEST_TOO_LARGE":         {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = authz.CodeRequestTooLarge })}, `denials[0].code: REQUEST_TOO_LARGE`},
+		"a reason in capitals":               {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Reason = "Plan" })}, `denials[0].reason: "Plan" is not 1 to 64`},
+		"a built-in pair":                    {[]authz.Denial{change(officeHours, func(d *authz.Denial) { d.Reason = authz.ReasonMissingScope })}, `denials[0].reason: missing_scope is built in, under the code FORBIDDEN`},
+		"a built-in reason of another code":  {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Reason = authz.ReasonExpired })}, `denials[0].reason: expired is built in, under the code UNAUTHORIZED`},
+		"no status":                          {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Status = 0 })}, `denials[0].status: 0 is not from 400 to 499`},
+		"a 2xx status":                       {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Status = 200 })}, `denials[0].status: 200`},
+		"a 5xx status":                       {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Status = 500 })}, `denials[0].status: 500`},
+		"another status for a built-in code": {[]authz.Denial{change(officeHours, func(d *authz.Denial) { d.Status = 404 })}, `denials[0].status: the status of FORBIDDEN is always 403`},
+		"no message":                         {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = "" })}, `denials[0].message: write one line`},
+		"a message of two lines":             {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = "a\nb" })}, `denials[0].message: `},
+		"a message that is not UTF-8":        {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = "a\xff" })}, `denials[0].message: `},
+		"a long message":                     {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Message = strings.Repeat("a", 513) })}, `denials[0].message: `},
+		"part of a second":                   {[]authz.Denial{payment, change(limited, func(d *authz.Denial) { d.RetryAfter = 1500 * time.Millisecond })}, `denials[1].retry_after: 1.5s is not`},
+		"a negative time":                    {[]authz.Denial{change(limited, func(d *authz.Denial) { d.RetryAfter = -time.Second })}, `denials[0].retry_after: -1s`},
+		"more than a day":                    {[]authz.Denial{change(limited, func(d *authz.Denial) { d.RetryAfter = 25 * time.Hour })}, `denials[0].retry_after: 25h0m0s`},
+		"a pair twice":                       {[]authz.Denial{payment, limited, payment}, `denials[2].reason: plan_too_small is declared twice under the code PAYMENT_REQUIRED`},
+		"two statuses for one code":          {[]authz.Denial{payment, change(payment, func(d *authz.Denial) { d.Reason, d.Status = "unpaid", 403 })}, `denials[1].status: PAYMENT_REQUIRED has the status 402 above`},
 	} {
 		api := config().APIs["velocity"]
 		api.Denials = c.denials
@@ -57,9 +57,9 @@ func TestDenialThatIsRefused(t *testing.T) {
 
 func TestDenialsThatAreDeclared(t *testing.T) {
 	api := config().APIs["velocity"]
-	again := payment
-	again.Reason = "unpaid"
-	declared := []authz.Denial{payment, again, limited, hours}
+	unpaid := payment
+	unpaid.Reason = "unpaid"
+	declared := []authz.Denial{payment, unpaid, limited, officeHours}
 	api.Denials = declared
 	api, err := api.Complete()
 	if err == nil {
@@ -103,7 +103,7 @@ func TestUpstreamHeaderThatIsRefused(t *testing.T) {
 func TestDeclaredAnswers(t *testing.T) {
 	c := config()
 	velaflows := c.APIs["velaflows"]
-	velaflows.Denials = []authz.Denial{payment, limited, hours}
+	velaflows.Denials = []authz.Denial{payment, limited, officeHours}
 	velaflows.UpstreamHeaders = []string{"x-plan", "x-region"}
 	c.APIs["velaflows"] = velaflows
 	allow := func(headers map[string]string) authz.Decision { return authz.Decision{Allow: true, Headers: headers} }
@@ -112,28 +112,28 @@ func TestDeclaredAnswers(t *testing.T) {
 		err      string // empty: none
 		want     authz.Answer
 	}{
-		"an own code":   {authz.Decision{Code: "PAYMENT_REQUIRED", Reason: "plan_too_small"}, "", authz.Answer{Status: 402, Message: payment.Message}},
-		"an own reason": {authz.Decision{Code: authz.CodeForbidden, Reason: "outside_office_hours"}, "", authz.Answer{Status: 403, Message: hours.Message}},
-		"the configured time": {authz.Decision{Code: "RATE_LIMITED", Reason: "quota"}, "",
+		"a declared code":   {authz.Decision{Code: "PAYMENT_REQUIRED", Reason: "plan_too_small"}, "", authz.Answer{Status: 402, Message: payment.Message}},
+		"a declared reason": {authz.Decision{Code: authz.CodeForbidden, Reason: "outside_office_hours"}, "", authz.Answer{Status: 403, Message: officeHours.Message}},
+		"the configured retry time": {authz.Decision{Code: "RATE_LIMITED", Reason: "quota"}, "",
 			authz.Answer{Status: 429, Message: limited.Message, Decision: authz.Decision{RetryAfter: 30}}},
-		"the policy's time": {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: 86400}, "",
+		"the policy's retry time": {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: 86400}, "",
 			authz.Answer{Status: 429, Message: limited.Message, Decision: authz.Decision{RetryAfter: 86400}}},
-		"more than a day":           {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: 86401}, "retry_after is 86401", authz.Answer{}},
-		"a negative time":           {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: -1}, "retry_after is -1", authz.Answer{}},
-		"a time of a built-in":      {authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonNoRoute, RetryAfter: 1}, "is built in and has no retry_after", authz.Answer{}},
-		"a time of an allow":        {authz.Decision{Allow: true, RetryAfter: 1}, "retry_after 1", authz.Answer{}},
-		"reasons mixed up":          {authz.Decision{Code: "PAYMENT_REQUIRED", Reason: "quota"}, `"PAYMENT_REQUIRED" and the reason "quota"`, authz.Answer{}},
-		"an undeclared code":        {authz.Decision{Code: "TEAPOT", Reason: "tea"}, `"TEAPOT"`, authz.Answer{}},
-		"no scope among any_of":     {authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonMissingScope, AnyOf: []string{"a", "b c"}}, `"b c", which is not a valid scope`, authz.Answer{}},
-		"a header of a denial":      {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", Headers: map[string]string{"x-plan": "pro"}}, "with headers", authz.Answer{}},
-		"headers":                   {allow(map[string]string{"x-plan": "größe"}), "", authz.Answer{UpstreamHeaders: []authz.HeaderValue{{Name: "x-plan", Value: "größe"}, {Name: "x-region"}}}},
-		"no headers":                {allow(nil), "", authz.Answer{UpstreamHeaders: []authz.HeaderValue{{Name: "x-plan"}, {Name: "x-region"}}}},
-		"an undeclared header":      {allow(map[string]string{"x-role": "secret"}), `header "x-role"`, authz.Answer{}},
-		"a header in capitals":      {allow(map[string]string{"X-Plan": "secret"}), `header "X-Plan"`, authz.Answer{}},
-		"a line break":              {allow(map[string]string{"x-plan": "secret\r\nx-role: admin"}), "its value for x-plan", authz.Answer{}},
-		"a value that is not UTF-8": {allow(map[string]string{"x-plan": "secret\xff"}), "its value for x-plan", authz.Answer{}},
-		"a NUL":                     {allow(map[string]string{"x-plan": "secret\x00"}), "its value for x-plan", authz.Answer{}},
-		"a denial of another API":   {authz.Decision{Code: "RATE_LIMITED", Reason: "burst"}, `"burst"`, authz.Answer{}},
+		"more than a day":            {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: 86401}, "retry_after is 86401", authz.Answer{}},
+		"a negative time":            {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: -1}, "retry_after is -1", authz.Answer{}},
+		"a retry time of a built-in": {authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonNoRoute, RetryAfter: 1}, "is built in and has no retry_after", authz.Answer{}},
+		"a retry time of an allow":   {authz.Decision{Allow: true, RetryAfter: 1}, "retry_after 1", authz.Answer{}},
+		"the reason of another code": {authz.Decision{Code: "PAYMENT_REQUIRED", Reason: "quota"}, `"PAYMENT_REQUIRED" and the reason "quota"`, authz.Answer{}},
+		"an undeclared code":         {authz.Decision{Code: "TEAPOT", Reason: "tea"}, `"TEAPOT"`, authz.Answer{}},
+		"an invalid scope in any_of": {authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonMissingScope, AnyOf: []string{"a", "b c"}}, `"b c", which is not a valid scope`, authz.Answer{}},
+		"a header of a denial":       {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", Headers: map[string]string{"x-plan": "pro"}}, "with headers", authz.Answer{}},
+		"headers":                    {allow(map[string]string{"x-plan": "größe"}), "", authz.Answer{UpstreamHeaders: []authz.HeaderValue{{Name: "x-plan", Value: "größe"}, {Name: "x-region"}}}},
+		"no headers":                 {allow(nil), "", authz.Answer{UpstreamHeaders: []authz.HeaderValue{{Name: "x-plan"}, {Name: "x-region"}}}},
+		"an undeclared header":       {allow(map[string]string{"x-role": "secret"}), `header "x-role"`, authz.Answer{}},
+		"a header in capitals":       {allow(map[string]string{"X-Plan": "secret"}), `header "X-Plan"`, authz.Answer{}},
+		"a line break":               {allow(map[string]string{"x-plan": "secret\r\nx-role: admin"}), "its value for x-plan", authz.Answer{}},
+		"a value that is not UTF-8":  {allow(map[string]string{"x-plan": "secret\xff"}), "its value for x-plan", authz.Answer{}},
+		"a NUL":                      {allow(map[string]string{"x-plan": "secret\x00"}), "its value for x-plan", authz.Answer{}},
+		"a denial of another API":    {authz.Decision{Code: "RATE_LIMITED", Reason: "burst"}, `"burst"`, authz.Answer{}},
 	} {
 		c2 := config()
 		c2.APIs["velaflows"] = velaflows
@@ -146,13 +146,13 @@ func TestDeclaredAnswers(t *testing.T) {
 			}
 			return c.decision, nil
 		}}
-		got, err := newAuthorizer(t, c2, &directory{found: acme}, p).Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+goodKey)))
+		got, err := newAuthorizer(t, c2, &directory{found: acme}, p).Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+validKey)))
 		if c.err != "" {
 			if err == nil || !strings.Contains(err.Error(), c.err) || strings.Contains(err.Error(), "secret") {
 				t.Errorf("%s: got %v, want %q in it", name, err, c.err)
 			}
 			if got.Allow || got.Code != authz.CodeUnavailable || got.UpstreamHeaders != nil || got.Headers != nil {
-				t.Errorf("%s: the error's answer is %+v", name, got)
+				t.Errorf("%s: the answer with the error is %+v", name, got)
 			}
 			continue
 		}

@@ -11,9 +11,9 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Each fuzz target contains a second, independent form of its rule, and compares the code with it.
+// Each fuzz target contains a second, independent implementation of its rule, and compares the code with it.
 
-// headerValues returns the values of one header: none, one, two, or three of which the last repeats the first.
+// headerValues returns no, one, two or three values of one header. The third value equals the first.
 func headerValues(count uint8, first, second string) []string {
 	return [][]string{nil, {first}, {first, second}, {first, second, first}}[count%4]
 }
@@ -21,9 +21,9 @@ func headerValues(count uint8, first, second string) []string {
 // bearerForm is the form of RFC 6750, section 2.1, with a scheme in any case and RFC 9110's 1*SP.
 var bearerForm = regexp.MustCompile(`^(?i:bearer) +([A-Za-z0-9._~+/-]+=*)$`)
 
-// presentedToken returns the token in the values of the Authorization header, for an API of config. good reports that the token
-// can be valid: a single value of the right form, at least 16 characters after its prefix, and at most 512 bytes.
-func presentedToken(api string, values []string) (token string, good bool) {
+// presentedToken returns the token in the values of the Authorization header, for an API of config. canBeValid reports that there is
+// a single value of the right form, with at least 16 characters after its prefix, and at most 512 bytes.
+func presentedToken(api string, values []string) (token string, canBeValid bool) {
 	if len(values) != 1 {
 		return "", false
 	}
@@ -40,19 +40,19 @@ func presentedToken(api string, values []string) (token string, good bool) {
 	return m[1], false
 }
 
-// FuzzAuthorizationHeader checks that any header values give an answer and no panic. A credential is looked up, by its digest,
-// exactly if the values contain one that can be valid. No other request is allowed. No error, answer or policy input contains the
-// credential, also if the directory fails.
+// FuzzAuthorizationHeader checks that any header values lead to an answer and no panic. A credential is looked up, by its digest, if
+// and only if it can be valid. A request without such a credential is denied. No error, answer or policy input contains the
+// credential, even if the directory fails.
 func FuzzAuthorizationHeader(f *testing.F) {
 	for _, values := range [][]string{
-		{"Bearer " + goodKey}, {"bEaReR   " + goodKey}, {"Bearer vel_aaaaaaaaaaaaaaaa"}, {"Bearer vel_u_aaaaaaaaaaaaaaaa"},
-		{"Bearer vel_u_aaaaaaaaaaaaaa"}, {"Bearer sk_live_-._~+/aaaaaaaaaa=="}, {"Bearer " + goodKey, "Bearer " + goodKey},
-		{"", "Bearer " + goodKey}, {"Bearer " + goodKey + ",Bearer " + goodKey}, {"Bearer " + goodKey + " "},
-		{" Bearer " + goodKey}, {"Bearer\t" + goodKey}, {"Bearer \t" + goodKey}, {"Bearer" + goodKey}, {"Bearer"}, {"Bearer "}, {""},
-		{"Basic dXNlcjpwYXNz"}, {"Bearer: " + goodKey}, {"Bearer " + goodKey + "\xff"}, {"Bearer " + goodKey + "\n"},
-		{"Bearer " + goodKey + "\r\nx-admin: 1"}, {"Bearer \x00" + goodKey}, {"Bearer ==="}, {"Bearer eyJhbGciOiJub25lIn0.e30.c2ln"},
+		{"Bearer " + validKey}, {"bEaReR   " + validKey}, {"Bearer vel_aaaaaaaaaaaaaaaa"}, {"Bearer vel_u_aaaaaaaaaaaaaaaa"},
+		{"Bearer vel_u_aaaaaaaaaaaaaa"}, {"Bearer sk_live_-._~+/aaaaaaaaaa=="}, {"Bearer " + validKey, "Bearer " + validKey},
+		{"", "Bearer " + validKey}, {"Bearer " + validKey + ",Bearer " + validKey}, {"Bearer " + validKey + " "},
+		{" Bearer " + validKey}, {"Bearer\t" + validKey}, {"Bearer \t" + validKey}, {"Bearer" + validKey}, {"Bearer"}, {"Bearer "}, {""},
+		{"Basic dXNlcjpwYXNz"}, {"Bearer: " + validKey}, {"Bearer " + validKey + "\xff"}, {"Bearer " + validKey + "\n"},
+		{"Bearer " + validKey + "\r\nx-admin: 1"}, {"Bearer \x00" + validKey}, {"Bearer ==="}, {"Bearer eyJhbGciOiJub25lIn0.e30.c2ln"},
 		{"Bearer sk_live_" + strings.Repeat("a", 504)}, {"Bearer sk_live_" + strings.Repeat("a", 505)},
-		{"Bearer a.b." + strings.Repeat("a", 8189)}, {"Bearer a.b." + strings.Repeat("a", 8190)}, {"Be\u212aer " + goodKey},
+		{"Bearer a.b." + strings.Repeat("a", 8189)}, {"Bearer a.b." + strings.Repeat("a", 8190)}, {"Be\u212aer " + validKey},
 	} {
 		second := ""
 		if len(values) == 2 {
@@ -63,14 +63,14 @@ func FuzzAuthorizationHeader(f *testing.F) {
 		}
 	}
 	f.Add(uint8(0), "", "", false, false)
-	f.Add(uint8(1), "Bearer "+goodKey, "", false, true)
-	f.Add(uint8(3), "Bearer "+goodKey, "Bearer", false, false)
+	f.Add(uint8(1), "Bearer "+validKey, "", false, true)
+	f.Add(uint8(3), "Bearer "+validKey, "Bearer", false, false)
 
-	f.Fuzz(func(t *testing.T, count uint8, first, second string, velocity, broken bool) {
+	f.Fuzz(func(t *testing.T, count uint8, first, second string, velocity, directoryFails bool) {
 		api := map[bool]string{false: "velaflows", true: "velocity"}[velocity]
 		values := headerValues(count, first, second)
 		d, p := &directory{found: acme}, &policy{decide: principalsOnly}
-		if broken {
+		if directoryFails {
 			d.err = errors.New("the database is down")
 		}
 		a, err := authz.New(config(), d, p)
@@ -83,15 +83,15 @@ func FuzzAuthorizationHeader(f *testing.F) {
 		}
 		answer, err := a.Check(t.Context(), r)
 
-		token, good := presentedToken(api, values)
+		token, canBeValid := presentedToken(api, values)
 		switch {
-		case !good && len(d.lookups) != 0:
+		case !canBeValid && len(d.lookups) != 0:
 			t.Fatalf("%q was looked up", values)
-		case good && (len(d.lookups) != 1 || d.lookups[0].Digest != authz.Secret(token).Digest()):
+		case canBeValid && (len(d.lookups) != 1 || d.lookups[0].Digest != authz.Secret(token).Digest()):
 			t.Fatalf("%q: the look-ups are %v", values, d.lookups)
-		case answer.Allow != (good && !broken):
+		case answer.Allow != (canBeValid && !directoryFails):
 			t.Fatalf("%q: %+v", values, answer)
-		case (err != nil) != (good && broken):
+		case (err != nil) != (canBeValid && directoryFails):
 			t.Fatalf("%q: %v", values, err)
 		case err != nil && err.Error() != "look up the credential: the database is down":
 			t.Fatalf("%q: %v", values, err)
@@ -104,22 +104,22 @@ func FuzzAuthorizationHeader(f *testing.F) {
 	})
 }
 
-// matchesAlphabet reports whether s has least to most bytes, all of them lower-case hexadecimal digits or bytes of more.
-func matchesAlphabet(s string, least, most int, more string) bool {
-	if len(s) < least || len(s) > most {
+// matchesAlphabet reports whether s has minLength to maxLength bytes, all of them lower-case hexadecimal digits or bytes of extra.
+func matchesAlphabet(s string, minLength, maxLength int, extra string) bool {
+	if len(s) < minLength || len(s) > maxLength {
 		return false
 	}
 	for _, b := range []byte(s) {
-		if strings.IndexByte("0123456789abcdef"+more, b) < 0 {
+		if strings.IndexByte("0123456789abcdef"+extra, b) < 0 {
 			return false
 		}
 	}
 	return true
 }
 
-// FuzzWorkspaceHeader checks when a workspace is granted. The credential must have one. Either the header has one value, of the
-// form that the API uses, that equals it, or the header is absent and not required. A workspace that is not granted appears in no
-// answer. Only a value of the right form is looked up.
+// FuzzWorkspaceHeader checks when a workspace is granted. The credential must have a workspace. The header must be absent and not
+// required, or have one value that equals the workspace's id or slug, as the API is configured. A workspace that is not granted
+// appears in no answer. Only a value of the right form is looked up.
 func FuzzWorkspaceHeader(f *testing.F) {
 	for _, v := range []string{
 		acmeID, "acme", "", strings.ToUpper(acmeID), acmeID[1:], acmeID + "0", acmeID + "\n", acmeID + "," + acmeID, " " + acmeID,
@@ -149,7 +149,7 @@ func FuzzWorkspaceHeader(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		header := map[string][]string{"authorization": {"Bearer " + goodKey}}
+		header := map[string][]string{"authorization": {"Bearer " + validKey}}
 		if values != nil {
 			header["x-workspace"] = values
 		}

@@ -22,7 +22,7 @@ func withHosts(velaflows, velocity []string) authz.Config {
 func TestHostChoosesTheAPI(t *testing.T) {
 	c := withHosts([]string{"API.velaflows.test", "[::1]"}, []string{"velocity.test", "*.velocity.test", "api.a.velocity.test", "*.b.c.velocity.test"})
 	c.DefaultAPI = "velaflows"
-	deep := withHosts([]string{"*.b.velocity.test", "x.velocity.test"}, []string{"*.velocity.test"})
+	nested := withHosts([]string{"*.b.velocity.test", "x.velocity.test"}, []string{"*.velocity.test"})
 	for _, x := range []struct {
 		config authz.Config
 		api    string // the context extension
@@ -37,9 +37,9 @@ func TestHostChoosesTheAPI(t *testing.T) {
 		{c, "", "velocity.test", "velocity"},
 		{c, "", "www.velocity.test:80", "velocity"},
 		{c, "", "a.b.velocity.test", "velocity"},
-		{deep, "", "a.b.velocity.test", "velaflows"},
-		{deep, "", "b.velocity.test", "velocity"},
-		{deep, "", "x.velocity.test", "velaflows"},
+		{nested, "", "a.b.velocity.test", "velaflows"},
+		{nested, "", "b.velocity.test", "velocity"},
+		{nested, "", "x.velocity.test", "velaflows"},
 		{c, "velocity", "velocity.test", "velocity"},
 
 		{c, "", "", ""},
@@ -61,7 +61,7 @@ func TestHostChoosesTheAPI(t *testing.T) {
 		{c, "", "velo\u212Aity.test", ""},
 		{withHosts([]string{"k.test"}, nil), "", "\u212A.test", ""}, // the Kelvin sign
 		{withHosts([]string{"k.test"}, nil), "", "K.test", "velaflows"},
-		{deep, "", "velocity.test", ""},
+		{nested, "", "velocity.test", ""},
 		{c, "velaflows", "velocity.test", ""},
 		{c, "velaflows", "other.test", ""},
 		{c, "other", "velocity.test", ""},
@@ -74,9 +74,9 @@ func TestHostChoosesTheAPI(t *testing.T) {
 			t.Errorf("%q %q: %q, %v, not %q", x.api, x.host, answer.API, err, x.want)
 		}
 	}
-	// An API without hosts, next to one that has some, is selected only by Envoy's configuration.
-	mixed := newAuthorizer(t, withHosts([]string{"velaflows.test"}, nil), &directory{}, &policy{decide: principalsOnly})
-	if answer, err := mixed.Check(t.Context(), get("velocity", "/thing", nil)); err != nil || answer.API != "velocity" {
+	// If another API has hosts, an API without hosts is selected only by Envoy's configuration.
+	oneAPIHasHosts := newAuthorizer(t, withHosts([]string{"velaflows.test"}, nil), &directory{}, &policy{decide: principalsOnly})
+	if answer, err := oneAPIHasHosts.Check(t.Context(), get("velocity", "/thing", nil)); err != nil || answer.API != "velocity" {
 		t.Errorf("%+v, %v", answer, err)
 	}
 }

@@ -29,10 +29,10 @@ func (f CredentialFormat) Visible(key Secret) string {
 // appendRandom appends n random characters with equal probability. It rejects random bytes of 248 and more, so that the remainder
 // modulo 62 is uniform.
 func appendRandom(key []byte, n int) []byte {
-	draw := make([]byte, 2*n)
+	random := make([]byte, 2*n)
 	for n > 0 {
-		rand.Read(draw) // never fails
-		for _, b := range draw {
+		rand.Read(random) // never fails
+		for _, b := range random {
 			if n > 0 && b < 4*62 {
 				key = append(key, base62[b%62])
 				n--

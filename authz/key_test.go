@@ -25,7 +25,7 @@ func TestNewKey(t *testing.T) {
 				t.Fatalf("a key of %d characters", len(text))
 			}
 			if strings.Trim(text[len(prefix):], "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz") != "" {
-				t.Fatal("a character that is not of base62")
+				t.Fatal("a character outside base62")
 			}
 			if bits := float64(body-6) * math.Log2(62); bits < 190 {
 				t.Fatalf("%.0f random bits", bits)
@@ -93,7 +93,7 @@ func TestSecretIsNotPrinted(t *testing.T) {
 		}
 	}
 	if secret.Reveal() != "sk_live_tellnobody" {
-		t.Error("the secret is lost")
+		t.Error("Reveal does not return the secret")
 	}
 }
 
@@ -101,7 +101,7 @@ func TestSecretIsNotPrinted(t *testing.T) {
 func TestAcceptsKeysThatACheckLooksUp(t *testing.T) {
 	f := authz.CredentialFormat{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_"}
 	for _, text := range []string{
-		goodKey, "sk_live_", "sk_live_" + strings.Repeat("a", 15), "sk_live_" + strings.Repeat("a", 16),
+		validKey, "sk_live_", "sk_live_" + strings.Repeat("a", 15), "sk_live_" + strings.Repeat("a", 16),
 		"sk_live_" + strings.Repeat("a", 504), "sk_live_" + strings.Repeat("a", 505), "sk_test_" + strings.Repeat("a", 40),
 		"sk_live_aaaaaaaaaaaaaaa=a", "sk_live_aaaaaaaaaaaaaaaa=", "sk_live_aaaaaaaa aaaaaaaa", "sk_live_aaaaaaaaaaaaaaaé", "",
 	} {

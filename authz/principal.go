@@ -2,7 +2,7 @@ package authz
 
 import "strings"
 
-// Kind is how a principal authenticates.
+// Kind is the kind of a principal's credential.
 type Kind string
 
 // The kinds of credentials in the two API documents.
@@ -69,7 +69,7 @@ type LookupResult struct {
 	// credential.
 	Denial    Reason
 	Principal Principal
-	// Workspace is the workspace of a workspace's credential, even if the request names another one. For a user's credential it
+	// Workspace is the workspace of a workspace's credential, even if the request names another workspace. For a user's credential it
 	// is the workspace that the request names, if the user is a member of it. Otherwise it is zero.
 	Workspace Membership
 	// MFAEnrolled means that the user of a session has enrolled a second factor.
@@ -78,7 +78,7 @@ type LookupResult struct {
 	Cache CacheResult
 }
 
-// CacheResult is the source of a cached look-up.
+// CacheResult is the source of a look-up's answer.
 type CacheResult string
 
 // The values of CacheResult.

@@ -8,7 +8,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// If parsers may read a query differently and the policy reads queries, the request matches no route. If the policy reads no
+// If parsers may read a query differently, and the policy reads queries, the request matches no route. If the policy reads no
 // queries, such a query has no effect.
 func TestQueryThatParsersReadDifferently(t *testing.T) {
 	for query, ambiguous := range map[string]bool{
@@ -42,22 +42,22 @@ func TestQueryThatParsersReadDifferently(t *testing.T) {
 		"a=1\tb":                        true,
 		strings.Repeat("a=1&", 100_000): true, // more pairs than net/url accepts
 	} {
-		for _, reads := range []bool{false, true} {
-			p := &policy{decide: principalsOnly, reading: authz.PolicyNeeds{Query: reads}}
+		for _, readsQuery := range []bool{false, true} {
+			p := &policy{decide: principalsOnly, needs: authz.PolicyNeeds{Query: readsQuery}}
 			target := "/thing"
 			if query != "" {
 				target += "?" + query
 			}
-			if _, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), get("velaflows", target, withAuthorization("Bearer "+goodKey))); err != nil {
+			if _, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), get("velaflows", target, withAuthorization("Bearer "+validKey))); err != nil {
 				t.Fatal(err)
 			}
 			for _, in := range p.inputs { // the decisions without and with the credential
 				want, path := []string{"thing"}, "/thing"
-				if ambiguous && reads {
+				if ambiguous && readsQuery {
 					want, path = nil, ""
 				}
 				if !slices.Equal(in.Segments(), want) || in.Path != path {
-					t.Errorf("%.30q, the policy reads queries %v: %q, %q", query, reads, in.Segments(), in.Path)
+					t.Errorf("%.30q, the policy reads queries %v: %q, %q", query, readsQuery, in.Segments(), in.Path)
 				}
 			}
 		}

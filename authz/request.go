@@ -18,7 +18,7 @@ type Request struct {
 	Host string
 	// Header has names in lower case. A repeated header has one entry per value.
 	Header Fields
-	// Context holds the PEP's settings for the route (Envoy's context extensions). Each name occurs once.
+	// Context contains the PEP's settings for the route (Envoy's context extensions). Each name occurs once.
 	Context Fields
 	Source  Connection
 }
@@ -49,7 +49,7 @@ func (f Fields) Values(name string) (values []string) {
 	return values
 }
 
-// Input is the data of a check that a policy can read. It holds no secret. Data that the policy's [PolicyNeeds] does not request may
+// Input is the data of a check that a policy can read. It contains no secret. Data that the policy's [PolicyNeeds] does not request may
 // be missing.
 type Input struct {
 	API      string
@@ -60,7 +60,7 @@ type Input struct {
 	Query    map[string][]string
 	Header   map[string][]string // only the configured allowed_headers
 	Host     string
-	// Principal is nil exactly if Denial is set.
+	// Principal is nil if and only if Denial is set.
 	Principal *Principal
 	Denial    Reason // why there is no principal: a reason of CodeUnauthorized
 	Workspace Workspace

@@ -12,9 +12,9 @@ import (
 
 // Sessions verifies session JWTs.
 type Sessions interface {
-	// Verify returns the session of a token of the API's issuer. For an invalid token it returns a Verified with a denial, not an
-	// error. An error means that the token cannot be verified now. Verify does not report whether the session was revoked, or the
-	// user's data: the directory stores these.
+	// Verify returns the session of a token from the API's issuer. For an invalid token it returns a result with a denial, not an
+	// error. An error means that the token cannot be verified now. Verify does not check whether the session was revoked, and
+	// returns no data of the user: the directory stores these.
 	Verify(ctx context.Context, api string, token Secret) (VerifiedSession, error)
 }
 
@@ -45,7 +45,7 @@ type SecondFactor string
 const (
 	SecondFactorNever    SecondFactor = "never"
 	SecondFactorAlways   SecondFactor = "always"
-	SecondFactorEnrolled SecondFactor = "enrolled" // of users who have enrolled one, according to the directory
+	SecondFactorEnrolled SecondFactor = "enrolled" // only if the user has enrolled a second factor, according to the directory
 )
 
 // AAL2 is the level of a session that began with two factors. It is also the acr value of the challenge for a second factor.
@@ -73,15 +73,15 @@ type SessionFormat struct {
 	ClientIDs []string `yaml:"client_ids"`
 	// RequireAAL2 selects the sessions that need a second factor. Default: never.
 	RequireAAL2 SecondFactor `yaml:"require_aal2"`
-	// Scopes are the scopes of a session. Default: admin, which covers all that a user may do; in a workspace the role limits it.
+	// Scopes are the scopes of a session. Default: admin, which covers everything that a user may do; the role in the workspace limits it.
 	Scopes []string `yaml:"scopes"`
 }
 
 // enabled reports whether the API accepts sessions.
 func (f SessionFormat) enabled() bool { return f.Issuer != "" }
 
-// SecondFactorMissing reports whether a session of this level needs a second factor and lacks it. enrolled means that the user
-// has enrolled one.
+// SecondFactorMissing reports whether a session of this level needs a second factor and does not have it. enrolled means that the
+// user has enrolled a second factor.
 func (f SessionFormat) SecondFactorMissing(aal string, enrolled bool) bool {
 	if aal == AAL2 || aal == "aal3" {
 		return false
@@ -113,14 +113,14 @@ func (f SessionFormat) Complete() (SessionFormat, error) {
 	if f.RequireAAL2 == "" {
 		f.RequireAAL2 = SecondFactorNever
 	}
-	keyed := f.HS256Secret != "" || f.JWKSURL != ""
+	hasKey := f.HS256Secret != "" || f.JWKSURL != ""
 	switch {
-	case f.Issuer == "" && keyed:
+	case f.Issuer == "" && hasKey:
 		return f, errors.New("issuer: set the issuer of the sessions, such as https://PROJECT.supabase.co/auth/v1")
-	case f.Issuer != "" && !keyed:
-		return f, errors.New("jwks_url: name it, or set hs256_secret: tokens cannot be verified without a key")
+	case f.Issuer != "" && !hasKey:
+		return f, errors.New("jwks_url: tokens cannot be verified without a key; set jwks_url or hs256_secret")
 	case f.HS256Secret != "" && len(f.HS256Secret) < minSecret:
-		return f, fmt.Errorf("hs256_secret: less than %d bytes can be guessed; use a longer secret", minSecret)
+		return f, fmt.Errorf("hs256_secret: a secret of less than %d bytes can be guessed; use a longer secret", minSecret)
 	case f.HS256Secret != "" && !isSecret(f.HS256Secret.Reveal()):
 		return f, errors.New("hs256_secret: it is a PEM or JSON key, or has white space around it; set the shared secret")
 	case f.JWKSURL != "" && !validHTTPURL(f.JWKSURL):
@@ -131,7 +131,7 @@ func (f SessionFormat) Complete() (SessionFormat, error) {
 		return f, fmt.Errorf("leeway: %v is not between 0 and %v", f.Leeway, maxLeeway)
 	}
 	if slices.Contains(f.ClientIDs, "") {
-		return f, errors.New("client_ids: one is empty")
+		return f, errors.New("client_ids: an entry is empty")
 	}
 	switch f.RequireAAL2 {
 	case SecondFactorNever, SecondFactorAlways, SecondFactorEnrolled:

@@ -25,7 +25,7 @@ func (s *sessions) Verify(_ context.Context, api string, token authz.Secret) (au
 	return authz.VerifiedSession{Session: s.session, AAL: s.aal, Denial: s.denial, Detail: s.detail}, s.err
 }
 
-const goodJWT = "eyJhbGciOiJFUzI1NiJ9.e30.c2ln"
+const sessionJWT = "eyJhbGciOiJFUzI1NiJ9.e30.c2ln"
 
 func configWithSessions(s authz.Sessions) authz.Config {
 	c := config()
@@ -37,7 +37,7 @@ func configWithSessions(s authz.Sessions) authz.Config {
 }
 
 func TestSessionIsVerifiedAndThenLookedUp(t *testing.T) {
-	ofAda := authz.Session{ID: "s1", UserID: "ada", StartedAt: 1_700_000_000}
+	adasSession := authz.Session{ID: "s1", UserID: "ada", StartedAt: 1_700_000_000}
 	found := authz.LookupResult{
 		Principal: authz.Principal{ID: "ada", Kind: authz.KindSession, API: "velocity", UserID: "ada", SessionID: "s1"},
 		Workspace: authz.Membership{ID: acmeID, Slug: "acme", Role: "owner"},
@@ -49,29 +49,29 @@ func TestSessionIsVerifiedAndThenLookedUp(t *testing.T) {
 		lookups   int
 		wantError bool
 	}{
-		"good":                 {sessions: sessions{session: ofAda}, directory: directory{found: found}, lookups: 1},
+		"valid":                {sessions: sessions{session: adasSession}, directory: directory{found: found}, lookups: 1},
 		"forged":               {sessions: sessions{denial: authz.ReasonUnknown}, directory: directory{found: found}, want: authz.ReasonUnknown},
 		"expired":              {sessions: sessions{denial: authz.ReasonExpired}, directory: directory{found: found}, want: authz.ReasonExpired},
-		"revoked":              {sessions: sessions{session: ofAda}, directory: directory{found: authz.LookupResult{Denial: authz.ReasonRevoked}}, want: authz.ReasonRevoked, lookups: 1},
-		"no public key":        {sessions: sessions{session: ofAda, err: errors.New("down")}, directory: directory{found: found}, want: authz.ReasonUnavailable, wantError: true},
-		"the database is down": {sessions: sessions{session: ofAda}, directory: directory{found: found, err: errors.New("down")}, want: authz.ReasonUnavailable, lookups: 1, wantError: true},
+		"revoked":              {sessions: sessions{session: adasSession}, directory: directory{found: authz.LookupResult{Denial: authz.ReasonRevoked}}, want: authz.ReasonRevoked, lookups: 1},
+		"no public key":        {sessions: sessions{session: adasSession, err: errors.New("down")}, directory: directory{found: found}, want: authz.ReasonUnavailable, wantError: true},
+		"the database is down": {sessions: sessions{session: adasSession}, directory: directory{found: found, err: errors.New("down")}, want: authz.ReasonUnavailable, lookups: 1, wantError: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := &policy{decide: principalsOnly}
 			a := newAuthorizer(t, configWithSessions(&c.sessions), &c.directory, p)
 			answer, err := a.Check(t.Context(), get("velocity", "/thing", map[string][]string{
-				"authorization": {"Bearer " + goodJWT}, "x-workspace-slug": {"acme"}}))
+				"authorization": {"Bearer " + sessionJWT}, "x-workspace-slug": {"acme"}}))
 			if answer.Reason != c.want || answer.Allow != (c.want == "") || (err != nil) != c.wantError || len(c.directory.lookups) != c.lookups {
 				t.Fatalf("%+v, %v, %d look-ups", answer, err, len(c.directory.lookups))
 			}
-			if !slices.Equal(c.sessions.calls, []string{"velocity " + goodJWT}) {
+			if !slices.Equal(c.sessions.calls, []string{"velocity " + sessionJWT}) {
 				t.Errorf("verified: %q", c.sessions.calls)
 			}
-			if err != nil && strings.Contains(err.Error(), goodJWT) {
+			if err != nil && strings.Contains(err.Error(), sessionJWT) {
 				t.Errorf("the error contains the token: %v", err)
 			}
 			for _, l := range c.directory.lookups {
-				if want := (authz.Lookup{Kind: authz.KindSession, Session: ofAda, API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}}); l != want {
+				if want := (authz.Lookup{Kind: authz.KindSession, Session: adasSession, API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}}); l != want {
 					t.Errorf("looked up: %+v", l)
 				}
 			}
@@ -86,13 +86,13 @@ func TestSessionIsVerifiedAndThenLookedUp(t *testing.T) {
 func TestSessionTokenIsRecognised(t *testing.T) {
 	long := func(n int) string { return "a.b." + strings.Repeat("c", n-4) }
 	for token, want := range map[string]authz.Reason{
-		goodJWT:                          "",
+		sessionJWT:                       "",
 		"..":                             "",
 		long(8192):                       "",
 		long(8193):                       authz.ReasonMalformed,
 		"a.b":                            authz.ReasonUnknown,
 		"a.b.c.d":                        authz.ReasonUnknown,
-		goodJWT + "=":                    "", // the verifier refuses it
+		sessionJWT + "=":                 "", // the verifier refuses it
 		"vel_aaaaaaaa.aaaaaaaa.aaaaaaaa": "a key",
 	} {
 		s, d := &sessions{session: authz.Session{ID: "s"}}, &directory{found: acme}
@@ -110,7 +110,7 @@ func TestSessionTokenIsRecognised(t *testing.T) {
 	}
 	s := &sessions{}
 	answer, err := newAuthorizer(t, configWithSessions(s), &directory{found: acme}, &policy{decide: principalsOnly}).Check(t.Context(),
-		get("velaflows", "/thing", withAuthorization("Bearer "+goodJWT)))
+		get("velaflows", "/thing", withAuthorization("Bearer "+sessionJWT)))
 	if err != nil || answer.Reason != authz.ReasonUnknown || len(s.calls) != 0 {
 		t.Errorf("an API that accepts no sessions: %s, %v", answer.Reason, err)
 	}
@@ -152,7 +152,7 @@ func TestSecondFactor(t *testing.T) {
 		velocity := config.APIs["velocity"]
 		velocity.Session.RequireAAL2 = c.require
 		config.APIs["velocity"] = velocity
-		answer, err := newAuthorizer(t, config, d, p).Check(t.Context(), get("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + goodJWT}}))
+		answer, err := newAuthorizer(t, config, d, p).Check(t.Context(), get("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + sessionJWT}}))
 		if err != nil || answer.Allow == c.denied || c.denied && (answer.Reason != authz.ReasonSecondFactorRequired || answer.Principal != nil) {
 			t.Errorf("%+v: %+v, %v", c, answer, err)
 		}
@@ -163,23 +163,23 @@ func TestSecondFactor(t *testing.T) {
 			t.Errorf("%+v: %d look-ups", c, len(d.lookups))
 		}
 	}
-	for _, other := range []authz.SecondFactor{"sometimes", "Always", "true"} {
+	for _, invalid := range []authz.SecondFactor{"sometimes", "Always", "true"} {
 		config := configWithSessions(&sessions{})
 		velocity := config.APIs["velocity"]
-		velocity.Session.RequireAAL2 = other
+		velocity.Session.RequireAAL2 = invalid
 		config.APIs["velocity"] = velocity
 		_, err := authz.New(config, &directory{}, &policy{})
 		if err == nil || !strings.Contains(err.Error(), "require_aal2: ") || !strings.Contains(err.Error(), "never, always, enrolled") {
-			t.Errorf("%s: %v", other, err)
+			t.Errorf("%s: %v", invalid, err)
 		}
 	}
 }
 
-// The detail of a denial reaches the operator, if the verifier sets it.
+// The answer contains the detail that the verifier sets.
 func TestDenialDetailIsKept(t *testing.T) {
 	s := &sessions{denial: authz.ReasonUnsupportedAlgorithm, detail: "HS512"}
 	answer, err := newAuthorizer(t, configWithSessions(s), &directory{}, &policy{decide: principalsOnly}).
-		Check(t.Context(), get("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + goodJWT}}))
+		Check(t.Context(), get("velocity", "/thing", map[string][]string{"authorization": {"Bearer " + sessionJWT}}))
 	if err != nil || answer.Reason != authz.ReasonUnsupportedAlgorithm || answer.Detail != "HS512" {
 		t.Errorf("%+v, %v", answer, err)
 	}

@@ -24,8 +24,8 @@ type Source struct {
 	Certificate *clientcert.Certificate // nil: there is none, or the policy does not read it
 }
 
-// clientAddress returns an address in its only spelling. An IPv4 client has its IPv4 address even if the PEP listens on IPv6.
-// Text that is not an IP address, such as the path of a socket, returns "".
+// clientAddress returns an address in its canonical form. An IPv4 client has its IPv4 address even if the PEP listens on IPv6. For
+// text that is not an IP address, such as the path of a socket, it returns "".
 func clientAddress(text string) string {
 	address, err := netip.ParseAddr(text)
 	if err != nil {

@@ -40,28 +40,28 @@ func clientCertificate(t testing.TB) string {
 
 func TestInputHasTheSource(t *testing.T) {
 	encoded := clientCertificate(t)
-	whole := &clientcert.Certificate{
+	parsed := &clientcert.Certificate{
 		URIs: []string{"spiffe://acme.example/billing"}, DNSNames: []string{"billing.acme.example"}, Subject: "CN=billing,O=Acme",
 	}
 	for name, c := range map[string]struct {
 		connection authz.Connection
-		read       bool
+		parse      bool // the policy reads the certificate
 		want       authz.Source
 	}{
-		"nothing":                        {authz.Connection{}, true, authz.Source{}},
-		"IPv4":                           {authz.Connection{Address: "203.0.113.7"}, false, authz.Source{Address: "203.0.113.7"}},
-		"IPv6, in full":                  {authz.Connection{Address: "2001:DB8:0:0:0:0:0:1"}, false, authz.Source{Address: "2001:db8::1"}},
-		"IPv4 to a listener of IPv6":     {authz.Connection{Address: "::ffff:203.0.113.7"}, false, authz.Source{Address: "203.0.113.7"}},
-		"a link's address":               {authz.Connection{Address: "fe80::1%eth0"}, false, authz.Source{Address: "fe80::1"}},
-		"a socket's path":                {authz.Connection{Address: "/run/envoy.sock"}, false, authz.Source{}},
-		"no address":                     {authz.Connection{Address: "-"}, false, authz.Source{}},
-		"a principal":                    {authz.Connection{Principal: "spiffe://acme.example/billing"}, false, authz.Source{Principal: "spiffe://acme.example/billing"}},
-		"a certificate that is read":     {authz.Connection{Certificate: encoded}, true, authz.Source{Certificate: whole}},
-		"a certificate that is not read": {authz.Connection{Certificate: encoded}, false, authz.Source{}},
-		"a bad one that is not read":     {authz.Connection{Certificate: "%zz"}, false, authz.Source{}},
+		"nothing":                                 {authz.Connection{}, true, authz.Source{}},
+		"IPv4":                                    {authz.Connection{Address: "203.0.113.7"}, false, authz.Source{Address: "203.0.113.7"}},
+		"IPv6, not shortened":                     {authz.Connection{Address: "2001:DB8:0:0:0:0:0:1"}, false, authz.Source{Address: "2001:db8::1"}},
+		"IPv4 to an IPv6 listener":                {authz.Connection{Address: "::ffff:203.0.113.7"}, false, authz.Source{Address: "203.0.113.7"}},
+		"a link-local address":                    {authz.Connection{Address: "fe80::1%eth0"}, false, authz.Source{Address: "fe80::1"}},
+		"a socket's path":                         {authz.Connection{Address: "/run/envoy.sock"}, false, authz.Source{}},
+		"no address":                              {authz.Connection{Address: "-"}, false, authz.Source{}},
+		"a principal":                             {authz.Connection{Principal: "spiffe://acme.example/billing"}, false, authz.Source{Principal: "spiffe://acme.example/billing"}},
+		"a certificate that is read":              {authz.Connection{Certificate: encoded}, true, authz.Source{Certificate: parsed}},
+		"a certificate that is not read":          {authz.Connection{Certificate: encoded}, false, authz.Source{}},
+		"an invalid certificate that is not read": {authz.Connection{Certificate: "%zz"}, false, authz.Source{}},
 	} {
-		p := &policy{decide: principalsOnly, reading: authz.PolicyNeeds{Source: true, Certificate: c.read}}
-		r := get("velaflows", "/thing", withAuthorization("Bearer "+goodKey))
+		p := &policy{decide: principalsOnly, needs: authz.PolicyNeeds{Source: true, Certificate: c.parse}}
+		r := get("velaflows", "/thing", withAuthorization("Bearer "+validKey))
 		r.Source = c.connection
 		if answer, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), r); err != nil || !answer.Allow {
 			t.Errorf("%s: got %+v, %v", name, answer, err)
@@ -74,15 +74,15 @@ func TestInputHasTheSource(t *testing.T) {
 	}
 }
 
-// If the policy reads the certificate and it cannot be parsed, there is no decision, also for a public route.
+// If the policy reads certificates, and a certificate cannot be parsed, there is no decision, even for a public route.
 func TestUnreadableCertificateIsAnError(t *testing.T) {
-	good := clientCertificate(t)
-	other := url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("secret")})))
-	broken := url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("secret")})))
+	valid := clientCertificate(t)
+	privateKey := url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("secret")})))
+	notACertificate := url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("secret")})))
 	for name, encoded := range map[string]string{
-		"no URL-encoding": "%zz", "no PEM": "secret", "another PEM": other, "no certificate": broken, "two": good + good, "cut off": good[:len(good)/2],
+		"no URL-encoding": "%zz", "no PEM": "secret", "another PEM type": privateKey, "no certificate": notACertificate, "two": valid + valid, "truncated": valid[:len(valid)/2],
 	} {
-		p := &policy{reading: authz.PolicyNeeds{Certificate: true}, decide: func(authz.Input) (authz.Decision, error) {
+		p := &policy{needs: authz.PolicyNeeds{Certificate: true}, decide: func(authz.Input) (authz.Decision, error) {
 			return authz.Decision{Allow: true}, nil
 		}}
 		r := get("velaflows", "/thing", nil)
@@ -98,23 +98,23 @@ func TestUnreadableCertificateIsAnError(t *testing.T) {
 func TestClockIsReadOncePerCheck(t *testing.T) {
 	c, now := config(), time.Unix(1750000000, 0)
 	c.Now = func() time.Time { now = now.Add(time.Second); return now }
-	p := &policy{decide: principalsOnly, reading: authz.PolicyNeeds{Time: true}}
+	p := &policy{decide: principalsOnly, needs: authz.PolicyNeeds{Time: true}}
 	a := newAuthorizer(t, c, &directory{found: acme}, p)
 	for range 2 {
-		if _, err := a.Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+goodKey))); err != nil {
+		if _, err := a.Check(t.Context(), get("velaflows", "/thing", withAuthorization("Bearer "+validKey))); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if n := len(p.inputs); n != 4 || !p.inputs[0].Time.Equal(time.Unix(1750000001, 0)) || !p.inputs[1].Time.Equal(p.inputs[0].Time) || p.inputs[1].Time.Equal(p.inputs[2].Time) {
 		t.Errorf("%d evaluations, at %v and %v", n, p.inputs[0].Time, p.inputs[1].Time)
 	}
-	p = &policy{reading: authz.PolicyNeeds{Time: true}, decide: func(authz.Input) (authz.Decision, error) { return authz.Decision{}, errors.New("no") }}
+	p = &policy{needs: authz.PolicyNeeds{Time: true}, decide: func(authz.Input) (authz.Decision, error) { return authz.Decision{}, errors.New("no") }}
 	if _, err := newAuthorizer(t, config(), &directory{}, p).Check(t.Context(), get("velaflows", "/", nil)); err == nil || time.Since(p.inputs[0].Time) > time.Minute {
-		t.Errorf("by default the time is %v", p.inputs[0].Time)
+		t.Errorf("the default clock returned %v", p.inputs[0].Time)
 	}
 }
 
-// The raw query is available as it was sent, also if parsers would read it differently.
+// The raw query is available as it was sent, even if parsers would read it differently.
 func TestRawQuery(t *testing.T) {
 	for path, want := range map[string]string{
 		"/thing": "", "/thing?": "", "/thing?a=1": "a=1", "/thing?a=%zz;b#c": "a=%zz;b#c", "/thing?a=1?b=2": "a=1?b=2", "/thing%3Fa=1": "",
@@ -127,28 +127,28 @@ func TestRawQuery(t *testing.T) {
 			t.Errorf("%s: %q", path, got)
 		}
 		if got := p.inputs[0].Segments(); strings.Contains(path, "#") && got == nil {
-			t.Errorf("%s: a policy that does not read the parsed query has no segments", path)
+			t.Errorf("%s: the policy does not read the parsed query, but got no segments", path)
 		}
 	}
 }
 
-// FuzzCertificate checks that any text in place of a certificate gives an answer and no panic. Text that is not a certificate is
+// FuzzCertificate checks that any text instead of a certificate leads to an answer and no panic. Text that is not a certificate is
 // never an allow, and no error contains it.
 func FuzzCertificate(f *testing.F) {
-	good := clientCertificate(f)
-	for _, seed := range []string{"", good, good[:40], "%zz", "x", good + good, strings.ReplaceAll(good, "-----", "")} {
+	valid := clientCertificate(f)
+	for _, seed := range []string{"", valid, valid[:40], "%zz", "x", valid + valid, strings.ReplaceAll(valid, "-----", "")} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, encoded string) {
-		p := &policy{decide: principalsOnly, reading: authz.PolicyNeeds{Certificate: true}}
-		r := get("velaflows", "/thing", withAuthorization("Bearer "+goodKey))
+		p := &policy{decide: principalsOnly, needs: authz.PolicyNeeds{Certificate: true}}
+		r := get("velaflows", "/thing", withAuthorization("Bearer "+validKey))
 		r.Source.Certificate = encoded
 		answer, err := newAuthorizer(t, config(), &directory{found: acme}, p).Check(t.Context(), r)
 		if err != nil && (answer.Allow || len(encoded) > 40 && strings.Contains(err.Error(), encoded)) {
 			t.Fatalf("%+v, %v", answer, err)
 		}
 		if err == nil && encoded != "" && p.inputs[0].Source.Certificate == nil {
-			t.Fatalf("no certificate and no error of %q", encoded)
+			t.Fatalf("no certificate and no error for %q", encoded)
 		}
 	})
 }

@@ -4,11 +4,11 @@ package authz
 type WorkspaceRef struct{ ID, Slug string }
 
 // Workspace is the workspace in which a request acts. ID, Slug, Role and Attributes are set only if it is granted: a client must
-// not learn about a workspace of others.
+// not get data of a workspace that it has no access to.
 type Workspace struct {
 	// Requested means that the request has the workspace header, with any value.
 	Requested bool
-	// Granted means that the principal may act there, within its scopes and its role.
+	// Granted means that the principal may act in the workspace, within its scopes and its role.
 	Granted  bool
 	ID, Slug string
 	Role     string

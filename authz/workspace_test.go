@@ -8,11 +8,11 @@ import (
 )
 
 func TestWorkspace(t *testing.T) {
-	own := authz.LookupResult{
+	inAcme := authz.LookupResult{
 		Principal: authz.Principal{ID: "t1", Kind: authz.KindWorkspaceKey},
 		Workspace: authz.Membership{ID: acmeID, Slug: "acme", Role: "guest", Attributes: `{"plan": "pro"}`},
 	}
-	noWorkspace := authz.LookupResult{Principal: own.Principal}
+	noWorkspace := authz.LookupResult{Principal: inAcme.Principal}
 	none, absent := []string(nil), authz.Workspace{}
 	granted := func(requested bool) authz.Workspace {
 		return authz.Workspace{Requested: requested, Granted: true, ID: acmeID, Slug: "acme", Role: "guest", Attributes: `{"plan": "pro"}`}
@@ -24,25 +24,25 @@ func TestWorkspace(t *testing.T) {
 		header []string
 		want   authz.Workspace
 	}{
-		"required, absent":           {"velaflows", own, none, absent},
-		"required, agrees":           {"velaflows", own, []string{acmeID}, granted(true)},
-		"required, another":          {"velaflows", own, []string{"64f1a2b3c4d5e6f7a8b9c0d2"}, notGranted},
-		"required, empty":            {"velaflows", own, []string{""}, notGranted},
-		"required, twice the same":   {"velaflows", own, []string{acmeID, acmeID}, notGranted},
-		"required, joined":           {"velaflows", own, []string{acmeID + "," + acmeID}, notGranted},
-		"required, capitals":         {"velaflows", own, []string{strings.ToUpper(acmeID)}, notGranted},
-		"required, too short":        {"velaflows", own, []string{acmeID[1:]}, notGranted},
-		"required, the slug":         {"velaflows", own, []string{"acme"}, notGranted},
-		"required, trailing newline": {"velaflows", own, []string{acmeID + "\n"}, notGranted},
-		"optional, absent":           {"velocity", own, none, granted(false)},
-		"optional, agrees":           {"velocity", own, []string{"acme"}, granted(true)},
-		"optional, another":          {"velocity", own, []string{"globex"}, notGranted},
-		"optional, empty":            {"velocity", own, []string{""}, notGranted},
-		"optional, capitals":         {"velocity", own, []string{"Acme"}, notGranted},
-		"optional, twice":            {"velocity", own, []string{"acme", "acme"}, notGranted},
-		"optional, the id":           {"velocity", own, []string{acmeID}, notGranted},
-		"a dash first":               {"velocity", own, []string{"-acme"}, notGranted},
-		"64 characters":              {"velocity", own, []string{strings.Repeat("a", 64)}, notGranted},
+		"required, absent":           {"velaflows", inAcme, none, absent},
+		"required, matches":          {"velaflows", inAcme, []string{acmeID}, granted(true)},
+		"required, another":          {"velaflows", inAcme, []string{"64f1a2b3c4d5e6f7a8b9c0d2"}, notGranted},
+		"required, empty":            {"velaflows", inAcme, []string{""}, notGranted},
+		"required, repeated":         {"velaflows", inAcme, []string{acmeID, acmeID}, notGranted},
+		"required, joined":           {"velaflows", inAcme, []string{acmeID + "," + acmeID}, notGranted},
+		"required, upper case":       {"velaflows", inAcme, []string{strings.ToUpper(acmeID)}, notGranted},
+		"required, too short":        {"velaflows", inAcme, []string{acmeID[1:]}, notGranted},
+		"required, the slug":         {"velaflows", inAcme, []string{"acme"}, notGranted},
+		"required, trailing newline": {"velaflows", inAcme, []string{acmeID + "\n"}, notGranted},
+		"optional, absent":           {"velocity", inAcme, none, granted(false)},
+		"optional, matches":          {"velocity", inAcme, []string{"acme"}, granted(true)},
+		"optional, another":          {"velocity", inAcme, []string{"globex"}, notGranted},
+		"optional, empty":            {"velocity", inAcme, []string{""}, notGranted},
+		"optional, upper case":       {"velocity", inAcme, []string{"Acme"}, notGranted},
+		"optional, twice":            {"velocity", inAcme, []string{"acme", "acme"}, notGranted},
+		"optional, the id":           {"velocity", inAcme, []string{acmeID}, notGranted},
+		"a dash first":               {"velocity", inAcme, []string{"-acme"}, notGranted},
+		"64 characters":              {"velocity", inAcme, []string{strings.Repeat("a", 64)}, notGranted},
 		"no workspace, absent":       {"velocity", noWorkspace, none, absent},
 		"no workspace, requested":    {"velocity", noWorkspace, []string{"acme"}, notGranted},
 	} {
@@ -50,7 +50,7 @@ func TestWorkspace(t *testing.T) {
 			p := &policy{decide: principalsOnly}
 			sent := map[string][]string{"authorization": {"Bearer vel_" + strings.Repeat("a", 38)}}
 			if c.api == "velaflows" {
-				sent["authorization"] = []string{"Bearer " + goodKey}
+				sent["authorization"] = []string{"Bearer " + validKey}
 			}
 			if c.header != nil {
 				sent[map[string]string{"velaflows": "x-workspace-id", "velocity": "x-workspace-slug"}[c.api]] = c.header

@@ -34,7 +34,7 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// noop allows every check. It measures the cost of gRPC and the client alone.
+// noop allows every check, to measure the cost of gRPC and the client.
 type noop struct {
 	authv3.UnimplementedAuthorizationServer
 }
@@ -43,9 +43,9 @@ func (noop) Check(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse,
 	return &authv3.CheckResponse{Status: &rpcstatus.Status{}}, nil
 }
 
-// BenchmarkCheck measures a check over gRPC on loopback, with the built-in policies and a cache that holds the look-up. It has a
-// key and a session, and a server that allows all for comparison. cpu-µs/op is the CPU time of the whole process, including the
-// client: compare these values with one another, not with those of another machine.
+// BenchmarkCheck measures a check over gRPC on loopback, with the built-in policies and a cached answer. Its cases are a key, a
+// session, and for comparison a server that allows every check. cpu-µs/op is the CPU time of the whole process, including the
+// client: compare values only of the same machine.
 func BenchmarkCheck(b *testing.B) {
 	engine, err := policies.Load(b.Context(), policies.Config{})
 	if err != nil {
@@ -90,7 +90,7 @@ func BenchmarkCheck(b *testing.B) {
 	}
 }
 
-// BenchmarkSource measures the cost for a warm check if Envoy sends the client's principal and certificate, and if a policy reads
+// BenchmarkSource measures the cost of a warm check if Envoy sends the client's principal and certificate, and if a policy reads
 // the certificate.
 func BenchmarkSource(b *testing.B) {
 	dir := b.TempDir()
@@ -180,7 +180,7 @@ func newCache(t testing.TB, s cache.Source) *cache.Cache {
 	return c
 }
 
-// fakeSource finds every credential except one. They belong to a user.
+// fakeSource finds every credential except credentialFor[ReasonUnknown]. All belong to one user.
 type fakeSource struct{}
 
 func (fakeSource) Load(_ context.Context, l authz.Lookup) (cache.Answer, error) {
@@ -244,7 +244,7 @@ func cpu(b *testing.B) float64 {
 // bytesAllocations are the allocations of Bytes itself: a slice of buffers, and a function.
 const bytesAllocations = 2
 
-// BenchmarkBytes measures a warm check from wire format to wire format, without gRPC. Each check has another id in its path.
+// BenchmarkBytes measures a warm check from wire format to wire format, without gRPC. Each check has a different id in its path.
 func BenchmarkBytes(b *testing.B) {
 	for _, answer := range []authz.Reason{allowedCheck, authz.ReasonUnknown, authz.ReasonMissingScope} {
 		b.Run(string(answer), func(b *testing.B) {
@@ -287,7 +287,7 @@ func warmServer(t testing.TB, answer authz.Reason) (*envoy.Server, [][]byte) {
 	return server, messages
 }
 
-// credentialFor maps a result to a credential for which fakeSource causes it.
+// credentialFor maps a result to a credential that has this result with fakeSource.
 var credentialFor = map[authz.Reason]string{
 	allowedCheck:             "velu_a1b2c3d4e5f6g7h8i9j0",
 	authz.ReasonUnknown:      "velu_unknown4e5f6g7h8i9j0",

@@ -13,7 +13,7 @@ import (
 )
 
 // service is the ext_authz service. This package reads and writes its messages without generated types. The server has no
-// interceptors, and handle would not call one that is added.
+// interceptors: handle calls none.
 var service = grpc.ServiceDesc{
 	ServiceName: authv3.Authorization_ServiceDesc.ServiceName,
 	HandlerType: (*any)(nil),

@@ -14,7 +14,7 @@ import (
 	"github.com/keywicket/keywicket/envoy"
 )
 
-// noKeys is a directory that knows no key.
+// noKeys is a directory without keys.
 type noKeys struct{}
 
 func (noKeys) Lookup(context.Context, authz.Lookup) (authz.LookupResult, error) {

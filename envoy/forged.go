@@ -15,21 +15,21 @@ var overridingHeaders = []string{
 	"x-original-url", "x-rewrite-url", "x-http-method-override", "x-http-method", "x-method-override", "x-envoy-original-path",
 }
 
-// forgedHeaders returns the names of request headers that a server may read as a header that a client must not set. Such a header is
-// one of the sidecar or of the API's policy, the workspace header, or an overriding header. Many servers read x_keywicket_subject as
-// x-keywicket-subject, and some treat any punctuation in this way. The names are in lower case and sorted, each once. Headers
-// that every allow sets or removes by name are not included.
-func forgedHeaders(header, ofAPI authz.Fields) []string {
+// forgedHeaders returns the names of request headers that a server may read as a header that a client must not set. Clients must not
+// set the headers of the sidecar and of the API's policy, the workspace header, and overriding headers. Many servers read
+// x_keywicket_subject as x-keywicket-subject, and some replace any punctuation by a dash. The names are in lower case, sorted and
+// unique. Headers that every allow sets or removes by name are not included.
+func forgedHeaders(header, apiHeaders authz.Fields) []string {
 	var names []string
 	for _, h := range header {
 		name, canonical := h.Name, h.Name
 		if hasNonCanonical(name) {
 			canonical = strings.Map(toDash, name)
 		}
-		ofSidecar := strings.HasPrefix(canonical, headerPrefix) && !slices.Contains(identityHeaders, name)
-		same := func(h authz.HeaderValue) bool { return h.Name == canonical }
-		alias := canonical != name && (slices.ContainsFunc(ofAPI, same) || slices.Contains(overridingHeaders, canonical))
-		if (ofSidecar || alias) && httpguts.ValidHeaderFieldName(name) {
+		sidecarHeader := strings.HasPrefix(canonical, headerPrefix) && !slices.Contains(identityHeaders, name)
+		hasCanonicalName := func(h authz.HeaderValue) bool { return h.Name == canonical }
+		alias := canonical != name && (slices.ContainsFunc(apiHeaders, hasCanonicalName) || slices.Contains(overridingHeaders, canonical))
+		if (sidecarHeader || alias) && httpguts.ValidHeaderFieldName(name) {
 			names = append(names, name)
 		}
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Headers that a server may read as a header of the sidecar are removed from an allowed request, and no others.
+// Only headers that a server may read as a header of the sidecar are removed from an allowed request.
 func TestForgedHeadersAreRemoved(t *testing.T) {
 	var header authz.Fields
 	send := func(name string) { header = append(header, authz.HeaderValue{Name: name, Value: "evil"}) }
@@ -24,7 +24,7 @@ func TestForgedHeadersAreRemoved(t *testing.T) {
 	}
 	answer := ada
 	answer.WorkspaceHeader = authz.HeaderValue{Name: "x-workspace-slug", Value: "acme"}
-	// A client may send these too. They are removed or set in any case, so forgedHeaders does not return them.
+	// A client may send these headers too. Every allow removes or sets them, so forgedHeaders does not return them.
 	for _, name := range identityHeaders {
 		send(name)
 	}

@@ -45,18 +45,18 @@ func listed(patterns []*regexp.Regexp, line string) bool {
 	return false
 }
 
-// FuzzCheckRequest checks that any request, from Envoy or another client, gives a response and no panic. The status is OK if
+// FuzzCheckRequest checks that any request, from Envoy or another client, leads to a response and no panic. The status is OK if
 // and only if the response has an OkResponse. A request is allowed only if its decoded path is a listed route. A route that is not
-// public also needs the key that the directory knows. A denial has a status of 400 or more and a JSON body. No response contains the key.
+// public also needs the key that the directory contains. A denial has a status of 400 or more and a JSON body. No response contains the key.
 func FuzzCheckRequest(f *testing.F) {
 	engine, err := policies.Load(f.Context(), policies.Config{})
 	if err != nil {
 		f.Fatal(err)
 	}
 	routes := patternsOf(engine.Tables()["velaflows"])
-	known := authz.Secret(key).Digest()
+	keyDigest := authz.Secret(key).Digest()
 	directory := lookup(func(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
-		if l.Digest != known {
+		if l.Digest != keyDigest {
 			return authz.LookupResult{Denial: authz.ReasonUnknown}, nil
 		}
 		answer, err := found(ctx, l)
@@ -81,11 +81,11 @@ func FuzzCheckRequest(f *testing.F) {
 	}
 	f.Add("", "GET", "/healthz", "", "", []byte(nil))
 	f.Add("velaflows", "POST", "/api/v1/tags", "Bearer "+key+"\xff", strings.ToUpper(workspace), []byte(nil))
-	whole, err := proto.Marshal(good)
+	validMessage, err := proto.Marshal(validRequest)
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add("", "", "", "", "", whole)
+	f.Add("", "", "", "", "", validMessage)
 
 	f.Fuzz(func(t *testing.T, api, method, path, authorization, workspaceID string, message []byte) {
 		request := requestWithHeaders([2]string{"authorization", authorization}, [2]string{"x-workspace-id", workspaceID})
@@ -98,7 +98,7 @@ func FuzzCheckRequest(f *testing.F) {
 			readable = proto.Unmarshal(message, request) == nil
 			http = request.GetAttributes().GetRequest().GetHttp()
 		} else if message, err = proto.Marshal(request); err != nil {
-			t.Skip("a string that no message can hold")
+			t.Skip("a string that no message can contain")
 		}
 		response := &authv3.CheckResponse{}
 		if err := proto.Unmarshal(server.Bytes(t.Context(), message).Materialize(), response); err != nil || response.GetStatus() == nil {
@@ -124,8 +124,8 @@ func FuzzCheckRequest(f *testing.F) {
 			}
 			return
 		}
-		bare, _, _ := strings.Cut(http.GetPath(), "?")
-		segments, err := target.Segments(bare, target.Parameters{})
+		pathOnly, _, _ := strings.Cut(http.GetPath(), "?")
+		segments, err := target.Segments(pathOnly, target.Parameters{})
 		line := http.GetMethod() + " " + target.JoinSegments(segments)
 		public := listed(routes.public, line)
 		if err != nil || strings.Contains(http.GetHost(), ",") || !public && !listed(routes.others, line) {

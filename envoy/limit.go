@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A check ends before Envoy's timeout, so that the client gets the sidecar's own 503. Envoy sends its timeout with each check
+// A check times out before Envoy's timeout, so that the client gets the sidecar's own 503. Envoy sends its timeout with each check
 // (0.5 s in deploy/envoy). checkTimeout applies if the caller sends none. maxCheckTimeout is the maximum.
 const (
 	checkTimeout    = 400 * time.Millisecond
@@ -58,7 +58,7 @@ func (c *limitedContext) cancel() {
 	}
 }
 
-// canceled replaces the context of the timer when a check ends without having started it.
+// canceled replaces the timer's context if a check finishes before the timer was started.
 var canceled = func() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

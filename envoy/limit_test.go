@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The caller must have time for the response, with any timeout.
+// The caller must have time for the response, whatever its timeout is.
 func TestCheckEndsBeforeTheCallersDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		if got := timeLimit(t.Context()); got != checkTimeout {
@@ -25,21 +25,21 @@ func TestCheckEndsBeforeTheCallersDeadline(t *testing.T) {
 			ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(timeout))
 			defer cancel()
 			if got := timeLimit(ctx); got != want {
-				t.Errorf("of %v: %v, not %v", timeout, got, want)
+				t.Errorf("the limit for the timeout %v is %v, not %v", timeout, got, want)
 			}
 		}
 	})
 }
 
-// A limitedContext ends like a context of the standard library, whatever waits for it first, and also if nothing waits.
+// A limitedContext behaves like a context of the standard library, however a caller waits for it, and even if no caller waits.
 func TestLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		type key struct{}
-		call, hangUp := context.WithCancel(context.WithValue(t.Context(), key{}, "value"))
-		defer hangUp()
+		call, cancelCall := context.WithCancel(context.WithValue(t.Context(), key{}, "value"))
+		defer cancelCall()
 		for name, c := range map[string]func(*limitedContext) error{
 			"at its limit": func(l *limitedContext) error { <-l.Done(); return l.Err() },
-			"a child of it": func(l *limitedContext) error {
+			"a child context": func(l *limitedContext) error {
 				child, cancel := context.WithTimeout(l, time.Hour)
 				defer cancel()
 				<-child.Done()
@@ -47,23 +47,23 @@ func TestLimited(t *testing.T) {
 			},
 			"without Done": func(l *limitedContext) error { time.Sleep(checkTimeout); synctest.Wait(); return l.Err() },
 			"a child without cancellation": func(l *limitedContext) error {
-				free := context.WithoutCancel(l)
+				detached := context.WithoutCancel(l)
 				time.Sleep(2 * checkTimeout)
-				if free.Err() != nil || free.Value(key{}) != "value" {
-					t.Errorf("it has ended: %v, %v", free.Err(), free.Value(key{}))
+				if detached.Err() != nil || detached.Value(key{}) != "value" {
+					t.Errorf("it is done: %v, %v", detached.Err(), detached.Value(key{}))
 				}
 				return l.Err()
 			},
 		} {
-			l, begun := withLimit(call), time.Now()
-			if until, ok := l.Deadline(); !ok || until.Sub(begun) != checkTimeout {
-				t.Errorf("%s: the deadline is in %v", name, until.Sub(begun))
+			l, started := withLimit(call), time.Now()
+			if until, ok := l.Deadline(); !ok || until.Sub(started) != checkTimeout {
+				t.Errorf("%s: the deadline is in %v", name, until.Sub(started))
 			}
 			if err := c(l); err != context.DeadlineExceeded { //nolint:errorlint // the error itself
 				t.Errorf("%s: %v", name, err)
 			}
-			if took := time.Since(begun); took < checkTimeout {
-				t.Errorf("%s: it ended after %v", name, took)
+			if elapsed := time.Since(started); elapsed < checkTimeout {
+				t.Errorf("%s: it was done after %v", name, elapsed)
 			}
 			l.cancel()
 		}
@@ -76,7 +76,7 @@ func TestLimited(t *testing.T) {
 		<-unused.Done()
 		used := withLimit(call)
 		if used.Err() != nil {
-			t.Errorf("at the beginning: %v", used.Err())
+			t.Errorf("before the time limit: %v", used.Err())
 		}
 		child, cancel := context.WithCancel(used)
 		defer cancel()
@@ -84,11 +84,11 @@ func TestLimited(t *testing.T) {
 		if <-child.Done(); child.Err() != context.Canceled {
 			t.Errorf("a child after the check: %v", child.Err())
 		}
-		last := withLimit(call)
-		hangUp()
-		if <-last.Done(); last.Err() != context.Canceled { //nolint:errorlint // the error itself
-			t.Errorf("after the caller has canceled: %v", last.Err())
+		abandoned := withLimit(call)
+		cancelCall()
+		if <-abandoned.Done(); abandoned.Err() != context.Canceled { //nolint:errorlint // the error itself
+			t.Errorf("after the caller has canceled: %v", abandoned.Err())
 		}
-		last.cancel()
+		abandoned.cancel()
 	})
 }

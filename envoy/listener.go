@@ -42,12 +42,12 @@ func (l *listener) Accept() (net.Conn, error) {
 	return tracked, nil
 }
 
-// closeUnused closes the connections whose client has sent no data, and all connections that are accepted later.
+// closeUnused closes connections whose client has sent no data. It also closes all connections that are accepted later.
 func (l *listener) closeUnused() {
 	l.closeMatching(func(c *connection) bool { return !c.received.Load() })
 }
 
-// closeAll closes all connections, and those that are accepted later.
+// closeAll closes all connections, including connections that are accepted later.
 func (l *listener) closeAll() { l.closeMatching(func(*connection) bool { return true }) }
 
 func (l *listener) closeMatching(matches func(*connection) bool) {

@@ -10,7 +10,7 @@ import (
 
 func TestLogNamesTheDecisionAndNoSecret(t *testing.T) {
 	r := serve(t, envoy.Config{}, found, principalsOnly)
-	got := check(t, r, good)
+	got := check(t, r, validRequest)
 	id := got.GetDynamicMetadata().GetFields()["decision_id"].GetStringValue()
 	log := r.log.String()
 	if id == "" || !strings.Contains(log, id) || !strings.Contains(log, `"subject":"t1"`) || strings.Contains(log, key) {
@@ -22,7 +22,7 @@ func TestAllowsAreSampled(t *testing.T) {
 	for sample, want := range map[int]int{0: 0, 1: 9, 4: 3} {
 		r := serve(t, envoy.Config{AllowSample: sample}, found, principalsOnly)
 		for range 9 {
-			check(t, r, good)
+			check(t, r, validRequest)
 			check(t, r, requestWithHeaders())
 		}
 		if got := strings.Count(r.log.String(), `"level":"INFO"`); got != want+9 {
@@ -37,7 +37,7 @@ func TestAllowsAreSampled(t *testing.T) {
 func TestEveryAnswerIsObserved(t *testing.T) {
 	observed := make(chan authz.Answer, 2)
 	r := serve(t, envoy.Config{Observe: func(a authz.Answer) { observed <- a }}, found, principalsOnly)
-	check(t, r, good)
+	check(t, r, validRequest)
 	check(t, r, requestWithHeaders())
 	if a := <-observed; !a.Allow {
 		t.Errorf("got %+v", a)

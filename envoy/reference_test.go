@@ -21,8 +21,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// This file reads a CheckRequest and constructs a CheckResponse with the objects of go-control-plane. The tests compare
-// request.go and response.go with it.
+// This file reads a CheckRequest and constructs a CheckResponse with the objects of go-control-plane. The tests compare the results
+// with those of request.go and response.go.
 
 // referenceRequest returns the request of a CheckRequest. Absent fields stay empty.
 func referenceRequest(ctx context.Context, check *authv3.CheckRequest) authz.Request {
@@ -120,15 +120,15 @@ func referenceAllowed(answer *authz.Answer, forwardCredential bool, header authz
 	for i, value := range identityValues(answer, scopes) {
 		set(identityHeaders[i], value)
 	}
-	ofAPI := answer.UpstreamHeaders
+	apiHeaders := answer.UpstreamHeaders
 	if h := answer.WorkspaceHeader; h.Name != "" {
-		ofAPI = append(slices.Clone(ofAPI), h)
+		apiHeaders = append(slices.Clone(apiHeaders), h)
 	}
-	for _, h := range ofAPI {
+	for _, h := range apiHeaders {
 		set(h.Name, h.Value)
 	}
 	ok.HeadersToRemove = append(ok.HeadersToRemove, overridingHeaders...)
-	ok.HeadersToRemove = append(ok.HeadersToRemove, forgedHeaders(header, ofAPI)...)
+	ok.HeadersToRemove = append(ok.HeadersToRemove, forgedHeaders(header, apiHeaders)...)
 	if !forwardCredential && !answer.Public {
 		ok.HeadersToRemove = append(ok.HeadersToRemove, authz.AuthorizationHeader)
 	}
@@ -213,7 +213,7 @@ func overwrite(name, value string) *corev3.HeaderValueOption {
 	}
 }
 
-// checkedResponse returns the answer as response writes it and a gRPC client reads it. It fails the test if it differs from
+// checkedResponse encodes the answer with response, and returns the decoded message. It fails the test if the message differs from
 // referenceResponse.
 func checkedResponse(t testing.TB, answer authz.Answer, forwardCredential bool, header authz.Fields) *authv3.CheckResponse {
 	t.Helper()

@@ -20,11 +20,11 @@ const apiExtension = "api"
 
 // clientAddressKey is the key of the gRPC metadata in which Envoy sends the client's address. Envoy's configuration sets it
 // (initial_metadata in deploy/envoy). A client cannot set it: Envoy copies no header of a request to this metadata. The
-// CheckRequest itself holds only the peer address of the connection. With a load balancer in front of Envoy, this is the load
+// CheckRequest itself contains only the peer address of the connection. With a load balancer in front of Envoy, this is the load
 // balancer's address.
 const clientAddressKey = "x-keywicket-client-address"
 
-// request holds the fields of a CheckRequest that a check reads. Absent fields stay empty; no route matches an empty value. All
+// request contains the fields of a CheckRequest that a check reads. Absent fields stay empty; no route matches an empty value. All
 // strings are substrings of one copy of the message, so that none refers to memory that gRPC reuses.
 type request struct {
 	method, path, host        string
@@ -37,7 +37,7 @@ type request struct {
 	message string // empty if it is too large
 	size    int    // size of the message in bytes
 
-	key, value, rawValue string // of the map entry or the header that is being read
+	key, value, rawValue string // fields of the map entry or header that is being read
 }
 
 // reset clears the request, and keeps small slices for the next one.
@@ -166,18 +166,18 @@ func (r *request) readPair(number protowire.Number, value string, _ int) error {
 }
 
 // readMapEntry appends an entry of a map of strings.
-func (r *request) readMapEntry(to *authz.Fields, entry string, depth int) error {
+func (r *request) readMapEntry(fields *authz.Fields, entry string, depth int) error {
 	r.key, r.value = "", ""
 	err := eachField(entry, depth, r.readPair)
-	*to = append(*to, authz.HeaderValue{Name: r.key, Value: r.value})
+	*fields = append(*fields, authz.HeaderValue{Name: r.key, Value: r.value})
 	return err
 }
 
-// lastValues returns the last value of each name, as a map has it. It reuses the memory of fields.
+// lastValues keeps only the last value of each name, like a map. It reuses the memory of fields.
 func lastValues(fields authz.Fields) authz.Fields {
-	const few = 32
-	var index map[string]int // nil for a few fields, which are searched linearly
-	if len(fields) > few {
+	const maxLinear = 32
+	var index map[string]int // nil for up to maxLinear fields, which are searched linearly
+	if len(fields) > maxLinear {
 		index = make(map[string]int, len(fields))
 	}
 	kept := fields[:0]
@@ -200,9 +200,9 @@ func lastValues(fields authz.Fields) authz.Fields {
 	return kept
 }
 
-// header returns the headers. If Envoy has encode_raw_headers, a repeated header has one entry per value. Otherwise Envoy joins
-// the values with commas; no credential and no workspace reference contains a comma. Names are in lower case. Envoy sends them
-// so, and another PEP may not.
+// header returns the headers. If Envoy sets encode_raw_headers, a repeated header has one entry per value. Otherwise Envoy joins
+// the values with commas; no credential and no workspace reference contains a comma. Names are in lower case, even if a PEP other
+// than Envoy sends capitals.
 func (r *request) header() authz.Fields {
 	if len(r.rawHeaders) > 0 {
 		return r.rawHeaders

@@ -24,19 +24,19 @@ import (
 func compareWithProto(t *testing.T, message []byte) {
 	t.Helper()
 	got := request{message: string(message)}
-	refused := got.read()
+	readErr := got.read()
 	check := &authv3.CheckRequest{}
-	if err := proto.Unmarshal(message, check); (err == nil) != (refused == nil) {
-		t.Fatalf("%.200x: proto.Unmarshal returns %v, and read returns %v", message, err, refused)
+	if err := proto.Unmarshal(message, check); (err == nil) != (readErr == nil) {
+		t.Fatalf("%.200x: proto.Unmarshal returns %v, and read returns %v", message, err, readErr)
 	}
-	if refused != nil {
+	if readErr != nil {
 		return
 	}
-	ours, theirs := got.authzRequest(t.Context()), referenceRequest(t.Context(), check)
-	if again := got.header(); !slices.Equal(again, ours.Header) {
-		t.Fatalf("%.200x: a second call returns the headers %v, not %v", message, again, ours.Header)
+	actual, expected := got.authzRequest(t.Context()), referenceRequest(t.Context(), check)
+	if second := got.header(); !slices.Equal(second, actual.Header) {
+		t.Fatalf("%.200x: a second call returns the headers %v, not %v", message, second, actual.Header)
 	}
-	for _, r := range []*authz.Request{&ours, &theirs} {
+	for _, r := range []*authz.Request{&actual, &expected} {
 		sorted := func(fields authz.Fields) authz.Fields {
 			fields = append(authz.Fields{}, fields...)
 			slices.SortStableFunc(fields, func(a, b authz.HeaderValue) int {
@@ -49,15 +49,15 @@ func compareWithProto(t *testing.T, message []byte) {
 			r.Header = sorted(r.Header) // Go's maps have no order
 		}
 	}
-	if len(ours.Header)+len(theirs.Header) == 0 {
-		ours.Header, theirs.Header = nil, nil
+	if len(actual.Header)+len(expected.Header) == 0 {
+		actual.Header, expected.Header = nil, nil
 	}
-	if !reflect.DeepEqual(ours, theirs) {
-		t.Fatalf("%.200x:\nread          %+v\nproto.Message %+v", message, ours, theirs)
+	if !reflect.DeepEqual(actual, expected) {
+		t.Fatalf("%.200x:\nread          %+v\nproto.Message %+v", message, actual, expected)
 	}
 }
 
-// capturedRequests returns CheckRequests of a real Envoy: with the configuration of deploy/envoy, and with the two minimal ones.
+// capturedRequests returns CheckRequests of a real Envoy: with the configuration of deploy/envoy, and with minimal ones.
 func capturedRequests(t testing.TB) [][]byte {
 	t.Helper()
 	files, err := filepath.Glob("testdata/check-requests/*.bin")
@@ -150,14 +150,14 @@ func TestRequestIsReadLikeProtobuf(t *testing.T) {
 	}
 }
 
-// Random changes to captured messages and edge cases: bytes replaced, bits flipped, messages truncated or concatenated.
+// The test changes captured messages and edge cases at random: it replaces or deletes bytes, flips bits, truncates and concatenates.
 func TestMutatedRequestIsReadLikeProtobuf(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	short := slices.DeleteFunc(slices.Concat(edgeCases(), capturedRequests(t)), func(m []byte) bool { return len(m) > 4096 })
+	seeds := slices.DeleteFunc(slices.Concat(edgeCases(), capturedRequests(t)), func(m []byte) bool { return len(m) > 4096 })
 	for range 20_000 {
-		message := slices.Clone(short[r.IntN(len(short))])
+		message := slices.Clone(seeds[r.IntN(len(seeds))])
 		if r.IntN(4) == 0 {
-			message = append(message, short[r.IntN(len(short))]...)
+			message = append(message, seeds[r.IntN(len(seeds))]...)
 		}
 		for range r.IntN(4) {
 			if len(message) == 0 {

@@ -20,11 +20,11 @@ import (
 )
 
 // response appends a CheckResponse for Envoy to b, in protobuf's wire format. No other function constructs a response. Its status
-// is OK exactly if the answer allows. Envoy treats a response without a status as an allow, even with a denied response of 403.
-// header holds the headers of the request: forged ones are removed from an allowed request.
+// is OK if and only if the answer allows. Envoy treats a response without a status as an allow, even with a denied response of 403.
+// header contains the headers of the request. Forged headers are removed from an allowed request.
 //
 // It writes bytes, because the objects of a CheckResponse would cost more than the decision. reference_test.go constructs the
-// objects, and compares.
+// objects, and compares them with these bytes.
 func response(b []byte, answer *authz.Answer, forwardCredential bool, header authz.Fields) []byte {
 	code := codes.PermissionDenied // also for a code that an API declares
 	if answer.Allow {
@@ -45,7 +45,7 @@ func response(b []byte, answer *authz.Answer, forwardCredential bool, header aut
 	return appendMessage(b, 4, func(b []byte) []byte { return appendMetadata(b, answer, scopes) }) // dynamic_metadata
 }
 
-// appendMessage appends a field that holds a message. write appends the content of the message.
+// appendMessage appends a field that contains a message. write appends the content of the message.
 func appendMessage(b []byte, field protowire.Number, write func([]byte) []byte) []byte {
 	b = protowire.AppendTag(b, field, protowire.BytesType)
 	const lengthBytes = 2 // for a length of up to 16 KiB, which suffices for most messages
@@ -77,7 +77,7 @@ func appendNumber(b []byte, field protowire.Number, n uint64) []byte {
 	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), n)
 }
 
-// fieldSize returns the size of a field with n bytes of content: with its tag and its length.
+// fieldSize returns the size of a field with n bytes of content, including its tag and its length.
 func fieldSize(n int) int { return 1 + protowire.SizeBytes(n) }
 
 // appendLength appends the tag and the length of a field with n bytes of content.
@@ -109,10 +109,10 @@ var statuses = map[authz.Code]struct {
 	authz.CodeUnavailable:           {typev3.StatusCode_ServiceUnavailable, codes.Unavailable},
 }
 
-// messages are the messages for the client of built-in reasons.
+// messages maps a built-in reason to the message for the client.
 var messages = map[authz.Reason]string{
 	authz.ReasonMissing:              "Send a token in the Authorization header, after the word Bearer.",
-	authz.ReasonMalformed:            "The Authorization header does not hold one well-formed token.",
+	authz.ReasonMalformed:            "The Authorization header does not contain one well-formed token.",
 	authz.ReasonUnknown:              "The token is not known.",
 	authz.ReasonExpired:              "The token has expired.",
 	authz.ReasonRevoked:              "The token was revoked.",
@@ -149,15 +149,15 @@ func identityValues(answer *authz.Answer, scopes string) [10]string {
 }
 
 // checkHeaderValues returns an error if an identity header would contain a line break, which starts another header, or bytes that
-// are not UTF-8, which protobuf refuses. The store accepts no such value, but its database might. A user's id is free text.
+// are not UTF-8, which protobuf refuses. The store refuses such a value, but its database may contain one. A user's id is free text.
 func checkHeaderValues(answer *authz.Answer) error {
-	refused := func(value string) bool { return !httpguts.ValidHeaderFieldValue(value) || !utf8.ValidString(value) }
+	invalid := func(value string) bool { return !httpguts.ValidHeaderFieldValue(value) || !utf8.ValidString(value) }
 	for i, value := range identityValues(answer, "") {
-		if refused(value) {
+		if invalid(value) {
 			return fmt.Errorf("the value for %s is not a valid header value", identityHeaders[i])
 		}
 	}
-	if answer.Principal != nil && slices.ContainsFunc(answer.Principal.Scopes, refused) {
+	if answer.Principal != nil && slices.ContainsFunc(answer.Principal.Scopes, invalid) {
 		return errors.New("the value for x-keywicket-scopes is not a valid header value")
 	}
 	return nil
@@ -176,15 +176,15 @@ func appendAllowed(b []byte, answer *authz.Answer, scopes string, forwardCredent
 	for i, value := range identityValues(answer, scopes) {
 		setOrRemove(identityHeaders[i], value)
 	}
-	ofAPI := answer.UpstreamHeaders
+	apiHeaders := answer.UpstreamHeaders
 	if h := answer.WorkspaceHeader; h.Name != "" {
-		ofAPI = append(slices.Clip(ofAPI), h)
+		apiHeaders = append(slices.Clip(apiHeaders), h)
 	}
-	for _, h := range ofAPI {
+	for _, h := range apiHeaders {
 		setOrRemove(h.Name, h.Value)
 	}
 	b = append(b, overridingRemovals...)
-	for _, name := range forgedHeaders(header, ofAPI) {
+	for _, name := range forgedHeaders(header, apiHeaders) {
 		b = appendRemoval(b, name)
 	}
 	if !forwardCredential && !answer.Public {
@@ -225,14 +225,14 @@ func appendDenied(b []byte, answer *authz.Answer) []byte {
 // appendBody appends the JSON body of a denial.
 func appendBody(b []byte, answer *authz.Answer) []byte {
 	message := cmp.Or(answer.Message, messages[answer.Reason])
-	missing := answer.Reason == authz.ReasonMissingScope
-	if missing && len(answer.AnyOf) > 0 {
+	missingScope := answer.Reason == authz.ReasonMissingScope
+	if missingScope && len(answer.AnyOf) > 0 {
 		message = "The token may not use this route: all of required_scopes and one of any_of are needed."
 	}
 	b = appendQuoted(append(b, `{"error":{"code":`...), string(answer.Code))
 	b = appendQuoted(append(b, `,"reason":`...), string(answer.Reason))
 	b = appendQuoted(append(b, `,"message":`...), message)
-	if missing {
+	if missingScope {
 		b = appendList(b, `,"required_scopes":[`, answer.RequiredScopes)
 		b = appendList(b, `,"any_of":[`, answer.AnyOf)
 	}
@@ -240,12 +240,12 @@ func appendBody(b []byte, answer *authz.Answer) []byte {
 	return append(b, "}}\n"...)
 }
 
-// appendList appends a JSON member that holds strings. It omits an empty list.
-func appendList(b []byte, begin string, texts []string) []byte {
+// appendList appends a JSON member with an array of strings. prefix is the text before the first string. It omits an empty list.
+func appendList(b []byte, prefix string, texts []string) []byte {
 	if len(texts) == 0 {
 		return b
 	}
-	b = append(b, begin...)
+	b = append(b, prefix...)
 	for i, s := range texts {
 		if i > 0 {
 			b = append(b, ',')
@@ -269,15 +269,15 @@ func appendQuoted(b []byte, s string) []byte {
 	return append(append(append(b, '"'), s...), '"')
 }
 
-// httpStatus returns the HTTP status of a denial. Envoy sends statuses that its enum lacks, such as 418.
+// httpStatus returns the HTTP status of a denial. Envoy also sends statuses that are not in its enum, such as 418.
 func httpStatus(answer *authz.Answer) typev3.StatusCode {
 	declared := typev3.StatusCode(answer.Status) //nolint:gosec // 400 to 499
 	return cmp.Or(declared, statuses[answer.Code].http, typev3.StatusCode_Forbidden)
 }
 
 // appendChallenge appends the value of the WWW-Authenticate header (RFC 6750, section 3). It has no error code if there was no
-// credential (section 3.1). A session that lacks the second factor gets the challenge of RFC 9470, section 3. Every 401 has a
-// challenge (RFC 9110, section 15.5.2). A 403 has one for a missing scope, and for a route that no token may use.
+// credential (section 3.1). A session without a required second factor gets the challenge of RFC 9470, section 3. Every 401 has a
+// challenge (RFC 9110, section 15.5.2). A 403 has a challenge for a missing scope, and for a route that no token may use.
 func appendChallenge(b []byte, answer *authz.Answer) []byte {
 	switch answer.Reason {
 	case authz.ReasonMissing:
@@ -330,7 +330,7 @@ func appendMetadata(b []byte, answer *authz.Answer, scopes string) []byte {
 	return b
 }
 
-// appendEntry appends one field of a Struct. The value is a string, also if it is empty.
+// appendEntry appends one field of a Struct. The value is a string, even if it is empty.
 func appendEntry(b []byte, name, value string) []byte {
 	n := fieldSize(len(value))
 	b = appendLength(b, 1, fieldSize(len(name))+fieldSize(n))

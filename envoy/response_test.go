@@ -37,7 +37,7 @@ func headersOf(ok *authv3.OkHttpResponse) map[string]string {
 	return set
 }
 
-// removedHeaders returns these headers of the sidecar, which have no value, and the overriding headers, which are always removed.
+// removedHeaders returns the names, and the overriding headers, which are always removed.
 func removedHeaders(names ...string) []string { return slices.Concat(names, overridingHeaders) }
 
 func TestAllowSendsTheCallerToTheUpstream(t *testing.T) {
@@ -62,17 +62,17 @@ func TestAllowSendsTheCallerToTheUpstream(t *testing.T) {
 }
 
 func TestUnsetHeadersAreRemoved(t *testing.T) {
-	token := ada
-	token.Principal = &authz.Principal{ID: "t1", Kind: authz.KindWorkspaceKey, Environment: authz.Live}
+	workspaceKey := ada
+	workspaceKey.Principal = &authz.Principal{ID: "t1", Kind: authz.KindWorkspaceKey, Environment: authz.Live}
 	public := authz.Answer{Decision: authz.Decision{Allow: true}, ID: "D1", API: "velocity", Public: true}
 	for name, c := range map[string]struct {
 		answer  authz.Answer
 		forward bool
 		removed []string
 	}{
-		"of a workspace": {token, false, append(removedHeaders("x-keywicket-user-id", "x-keywicket-scopes", "x-keywicket-aal"), "authorization")},
-		"forwarded":      {ada, true, removedHeaders("x-keywicket-aal")},
-		"public": {public, false, removedHeaders(
+		"a workspace's key":      {workspaceKey, false, append(removedHeaders("x-keywicket-user-id", "x-keywicket-scopes", "x-keywicket-aal"), "authorization")},
+		"a forwarded credential": {ada, true, removedHeaders("x-keywicket-aal")},
+		"a public route": {public, false, removedHeaders(
 			"x-keywicket-subject", "x-keywicket-kind", "x-keywicket-workspace-id", "x-keywicket-workspace-slug",
 			"x-keywicket-user-id", "x-keywicket-scopes", "x-keywicket-aal", "x-keywicket-environment",
 		)},
@@ -138,7 +138,7 @@ func TestDenial(t *testing.T) {
 	}
 }
 
-// An invalid answer, such as the zero value, must not become an allow: Envoy reads only the status.
+// An invalid answer, such as the zero value, must not be written as an allow: Envoy reads only the status.
 func TestZeroAnswerIsADenial(t *testing.T) {
 	for _, a := range []authz.Answer{{}, {Public: true}, denial("", ""), denial("SOMETHING", "new")} {
 		check := checkedResponse(t, a, true, nil)
@@ -204,7 +204,7 @@ func TestDenialDefinedByAnAPI(t *testing.T) {
 	}
 }
 
-// The body lists all scopes of any_of. The challenge lists the first of them, after the required scopes.
+// The body lists all scopes of any_of. The challenge lists the first scope of any_of, after the required scopes.
 func TestDenialListsAnyOf(t *testing.T) {
 	for _, c := range []struct {
 		required, anyOf []string
@@ -254,7 +254,7 @@ func TestHeadersOfThePolicy(t *testing.T) {
 }
 
 // FuzzResponse checks that response writes the same CheckResponse as the objects of go-control-plane, for any answer. Its status
-// is OK exactly if the answer allows.
+// is OK if and only if the answer allows.
 func FuzzResponse(f *testing.F) {
 	f.Add(true, "", "", "D1", "velocity", "t1", "personal_key", "ada", "a b", "acme", "x_keywicket_subject", 0, 0, false)
 	f.Add(false, "FORBIDDEN", "missing_scope", "D1", "velocity", "t1", "session", "ada", "a", "acme", "x-plan", 403, 30, true)

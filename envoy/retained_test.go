@@ -19,30 +19,30 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// oneTokenSource finds the token with the digest good, which is Ada's. All others are unknown.
-type oneTokenSource struct{ good authz.Digest }
+// oneTokenSource finds only the token with this digest, which belongs to Ada. All other tokens are unknown.
+type oneTokenSource struct{ digest authz.Digest }
 
 func (s oneTokenSource) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
-	if l.Digest != s.good {
+	if l.Digest != s.digest {
 		return cache.Answer{Found: authz.LookupResult{Denial: authz.ReasonUnknown}, Keys: cache.CredentialKeys(l)}, nil
 	}
 	return fakeSource{}.Load(ctx, l)
 }
 
-// Strings of a request are substrings of the whole message, which contains the token. Neither the caches nor the metrics may keep
-// one of them.
+// Strings of a request are substrings of the whole message, which contains the token. Neither the caches nor the metrics may retain
+// such a string.
 func TestMessageBytesAreNotRetained(t *testing.T) {
 	const n, padding = 2000, 50_000 // 100 MB in total
 	engine, err := policies.Load(t.Context(), policies.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := "velu_a1b2c3d4e5f6g7h8i9j0"
+	adasToken := "velu_a1b2c3d4e5f6g7h8i9j0"
 	for name, token := range map[string]func(i int) string{
 		"unknown tokens":               func(i int) string { return fmt.Sprintf("velu_%020d", i) },
-		"one token in many workspaces": func(int) string { return good },
+		"one token in many workspaces": func(int) string { return adasToken },
 	} {
-		cached := newCache(t, oneTokenSource{authz.Secret(good).Digest()})
+		cached := newCache(t, oneTokenSource{authz.Secret(adasToken).Digest()})
 		var observed []authz.Answer
 		a := velocityAuthorizer(t, cached, engine)
 		server := envoy.NewServer(envoy.Config{Observe: func(answer authz.Answer) { // like the metrics
@@ -66,7 +66,7 @@ func TestMessageBytesAreNotRetained(t *testing.T) {
 			server.Bytes(t.Context(), message).Free()
 		}
 		if grown := heap() - before; grown > n*padding/5 {
-			t.Errorf("%s: %d MB are kept of %d MB", name, grown>>20, n*padding>>20)
+			t.Errorf("%s: %d MB of %d MB are retained", name, grown>>20, n*padding>>20)
 		}
 		runtime.KeepAlive(observed)
 	}

@@ -6,7 +6,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// schema describes which fields of a message hold strings or messages. It validates the fields that a check does not read, so
+// schema describes which fields of a message contain strings or messages. It validates the fields that a check does not read, so
 // that read refuses the same messages as proto.Unmarshal.
 type schema struct {
 	fields []fieldSchema // by field number
@@ -17,27 +17,27 @@ type fieldSchema struct {
 	message *schema
 }
 
-// schemas are the schemas of the messages of which a check reads some fields.
+// schemas are the schemas of the messages that a check reads in part.
 var schemas = func() (s struct{ attributes, peer, address, socket, request, http *schema }) {
-	known := make(map[protoreflect.FullName]*schema)
-	of := func(m interface{ ProtoReflect() protoreflect.Message }) *schema {
-		return newSchema(m.ProtoReflect().Descriptor(), known)
+	byName := make(map[protoreflect.FullName]*schema)
+	schemaOf := func(m interface{ ProtoReflect() protoreflect.Message }) *schema {
+		return newSchema(m.ProtoReflect().Descriptor(), byName)
 	}
-	s.attributes = of(&authv3.AttributeContext{})
-	s.peer = of(&authv3.AttributeContext_Peer{})
+	s.attributes = schemaOf(&authv3.AttributeContext{})
+	s.peer = schemaOf(&authv3.AttributeContext_Peer{})
 	s.address = s.peer.fields[1].message
 	s.socket = s.address.fields[1].message
-	s.request = of(&authv3.AttributeContext_Request{})
-	s.http = of(&authv3.AttributeContext_HttpRequest{})
+	s.request = schemaOf(&authv3.AttributeContext_Request{})
+	s.http = schemaOf(&authv3.AttributeContext_HttpRequest{})
 	return s
 }()
 
-func newSchema(d protoreflect.MessageDescriptor, known map[protoreflect.FullName]*schema) *schema {
-	if s, ok := known[d.FullName()]; ok {
+func newSchema(d protoreflect.MessageDescriptor, byName map[protoreflect.FullName]*schema) *schema {
+	if s, ok := byName[d.FullName()]; ok {
 		return s
 	}
 	s := &schema{}
-	known[d.FullName()] = s
+	byName[d.FullName()] = s
 	for i := range d.Fields().Len() {
 		f := d.Fields().Get(i)
 		var field fieldSchema
@@ -45,7 +45,7 @@ func newSchema(d protoreflect.MessageDescriptor, known map[protoreflect.FullName
 		case protoreflect.StringKind:
 			field.text = true
 		case protoreflect.MessageKind:
-			field.message = newSchema(f.Message(), known)
+			field.message = newSchema(f.Message(), byName)
 		}
 		for len(s.fields) <= int(f.Number()) {
 			s.fields = append(s.fields, fieldSchema{})

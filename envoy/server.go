@@ -19,10 +19,10 @@ import (
 )
 
 const (
-	// MaxMessage is the maximum size of a CheckRequest, in bytes. It holds a request's headers, never its body. Set Envoy's
+	// MaxMessage is the maximum size of a CheckRequest, in bytes. It contains a request's headers, never its body. Set Envoy's
 	// max_request_headers_kb below it.
 	MaxMessage = 256 << 10
-	// maxReceived is the maximum size of a message that gRPC accepts, in bytes. It must exceed all that Envoy can send: Envoy's
+	// maxReceived is the maximum size of a message that gRPC accepts, in bytes. It must exceed the largest message that Envoy can send: Envoy's
 	// own limit for headers is 8 MiB. gRPC refuses a larger message before it is counted and logged, and Envoy may be configured
 	// to treat this error as an allow.
 	maxReceived = 16 << 20
@@ -37,9 +37,9 @@ const (
 type Config struct {
 	// ForwardCredential keeps the Authorization header on an allowed request. Default: it is removed.
 	ForwardCredential bool
-	// Drain is how long active checks may take after the context of [Server.Serve] ends. Default: 5 s.
+	// Drain is how long active checks may take after the context of [Server.Serve] is canceled. Default: 5 s.
 	Drain time.Duration
-	// AllowSample: one of this many allows is logged at info, and the others at debug. 0: all at debug.
+	// AllowSample is a number n: one of n allows is logged at info, and the others at debug. 0: all at debug.
 	AllowSample int
 	// Observe is called with every answer, except those after a panic, for metrics. Default: none.
 	Observe func(authz.Answer)
@@ -76,7 +76,7 @@ func (s *Server) SetServing(serving bool) {
 	s.health.SetServingStatus("", status)
 }
 
-// Serve answers on the listener until the context ends. It then sets its health to NOT_SERVING, accepts no more connections, and
+// Serve serves until the context is canceled. It then sets its health to NOT_SERVING, accepts no more connections, and
 // asks the clients of existing connections to disconnect. It returns nil when the active checks are answered, or after Drain.
 // Call it only once.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
@@ -131,7 +131,7 @@ func (s *Server) answer(ctx context.Context, r *request, b []byte) (out []byte) 
 	return response(b, &answer, s.config.ForwardCredential, r.header())
 }
 
-// decide returns the answer to a check, and the error to log. The answer is complete in any case.
+// decide returns the answer to a check, and the error to log. The answer is complete even after an error.
 func (s *Server) decide(ctx context.Context, r *request) (authz.Answer, error) {
 	if r.size > MaxMessage {
 		return authz.Answer{
@@ -171,22 +171,21 @@ func (s *Server) logDecision(ctx context.Context, method string, answer *authz.A
 	if !s.log.Enabled(ctx, level) {
 		return
 	}
-	attributes := attributePool.Get().(*[]slog.Attr) //nolint:forcetypeassert // the pool holds nothing else
+	attributes := attributePool.Get().(*[]slog.Attr) //nolint:forcetypeassert // the pool contains nothing else
 	defer attributePool.Put(attributes)
 	line := appendLogAttributes((*attributes)[:0], method, answer)
 	if cause != nil {
 		line = append(line, slog.Any("error", cause))
 	}
 	*attributes = line
-	// A handler writes the attributes of a group without a name as if they were the record's own. A record itself has space for a
-	// few attributes, and would allocate memory for more. The methods of the logger would look up the source position of the
-	// caller.
+	// A handler writes the attributes of a group without a name as if they were the record's own. The group avoids an allocation: a
+	// record itself has space for a few attributes only. The methods of the logger would also look up the caller's source position.
 	record := slog.NewRecord(time.Now(), level, "decision", 0)
 	record.AddAttrs(slog.Attr{Value: slog.GroupValue(line...)})
 	_ = s.log.Handler().Handle(ctx, record)
 }
 
-// attributePool holds slices of attributes for reuse by the next log line.
+// attributePool contains slices of attributes, which later log lines reuse.
 var attributePool = sync.Pool{New: func() any { return new([]slog.Attr) }}
 
 // appendLogAttributes appends the log attributes of an answer.

@@ -23,8 +23,8 @@ import (
 	"github.com/keywicket/keywicket/internal/syncbuffer"
 )
 
-// lookup and decide replace the directory and the policy, so that a test can make them fail. Tests with the real ones are in
-// test/.
+// lookup and decide replace the directory and the policy, so that a test can make them fail. Tests with the real directory and
+// policy are in test/.
 type lookup func(context.Context, authz.Lookup) (authz.LookupResult, error)
 
 func (f lookup) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
@@ -106,7 +106,7 @@ func checkRequest(http *authv3.AttributeContext_HttpRequest) *authv3.CheckReques
 	}}
 }
 
-var good = requestWithHeaders([2]string{"authorization", "Bearer " + key})
+var validRequest = requestWithHeaders([2]string{"authorization", "Bearer " + key})
 
 func check(t *testing.T, r *runningServer, request *authv3.CheckRequest) *authv3.CheckResponse {
 	t.Helper()
@@ -126,17 +126,17 @@ func TestCheck(t *testing.T) {
 		request *authv3.CheckRequest
 		want    codes.Code
 	}{
-		"raw headers":          {good, codes.OK},
-		"name in capitals":     {requestWithHeaders([2]string{"Authorization", "Bearer " + key}), codes.OK},
+		"raw headers":          {validRequest, codes.OK},
+		"name in upper case":   {requestWithHeaders([2]string{"Authorization", "Bearer " + key}), codes.OK},
 		"repeated":             {requestWithHeaders(authorization, authorization), codes.Unauthenticated},
 		"repeated, both cases": {requestWithHeaders(authorization, [2]string{"AUTHORIZATION", "Bearer " + key}), codes.Unauthenticated},
 		"joined headers": {checkRequest(&authv3.AttributeContext_HttpRequest{
 			Method: "GET", Path: "/thing", Headers: map[string]string{"authorization": "Bearer " + key},
 		}), codes.OK},
-		"none":       {requestWithHeaders(), codes.Unauthenticated},
-		"nothing":    {&authv3.CheckRequest{}, codes.Unavailable},
-		"no HTTP":    {checkRequest(nil), codes.Unauthenticated},
-		"over 8 bit": {requestWithHeaders([2]string{"authorization", "Bearer " + key + "\xff"}), codes.Unauthenticated},
+		"no headers":       {requestWithHeaders(), codes.Unauthenticated},
+		"an empty message": {&authv3.CheckRequest{}, codes.Unavailable},
+		"no HTTP":          {checkRequest(nil), codes.Unauthenticated},
+		"not ASCII":        {requestWithHeaders([2]string{"authorization", "Bearer " + key + "\xff"}), codes.Unauthenticated},
 	} {
 		if got := check(t, r, c.request); codes.Code(got.GetStatus().GetCode()) != c.want {
 			t.Errorf("%s: got %v", name, got)
@@ -144,19 +144,19 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// Each of these must give a denied response of 503: with failure_mode_allow, Envoy treats an RPC error as an allow.
+// Each failure must lead to a denied response with status 503: with failure_mode_allow, Envoy treats an RPC error as an allow.
 func TestEveryFailureIsADenied503(t *testing.T) {
-	hang := func(ctx context.Context, _ authz.Lookup) (authz.LookupResult, error) {
+	waitForDeadline := func(ctx context.Context, _ authz.Lookup) (authz.LookupResult, error) {
 		<-ctx.Done()
 		return authz.LookupResult{}, ctx.Err()
 	}
-	newline := func(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
+	foundWithLineBreak := func(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 		f, err := found(ctx, l)
 		f.Principal.UserID = "ada\r\nx-admin: 1"
 		return f, err
 	}
 	for name, r := range map[string]*runningServer{
-		"error": serve(t, envoy.Config{}, func(context.Context, authz.Lookup) (authz.LookupResult, error) {
+		"error of the directory": serve(t, envoy.Config{}, func(context.Context, authz.Lookup) (authz.LookupResult, error) {
 			return authz.LookupResult{}, errors.New("connection refused")
 		}, principalsOnly),
 		"panic in the directory": serve(t, envoy.Config{}, func(context.Context, authz.Lookup) (authz.LookupResult, error) {
@@ -164,11 +164,11 @@ func TestEveryFailureIsADenied503(t *testing.T) {
 		}, principalsOnly),
 		"panic in the policy":  serve(t, envoy.Config{}, found, func(authz.Input) authz.Decision { panic("boom") }),
 		"panic in the metrics": serve(t, envoy.Config{Observe: func(authz.Answer) { panic("boom") }}, found, principalsOnly),
-		"hang":                 serve(t, envoy.Config{}, hang, principalsOnly),
+		"no answer in time":    serve(t, envoy.Config{}, waitForDeadline, principalsOnly),
 		"no decision":          serve(t, envoy.Config{}, found, func(authz.Input) authz.Decision { return authz.Decision{} }),
-		"header injection":     serve(t, envoy.Config{}, newline, principalsOnly),
+		"header injection":     serve(t, envoy.Config{}, foundWithLineBreak, principalsOnly),
 	} {
-		got := check(t, r, good)
+		got := check(t, r, validRequest)
 		if codes.Code(got.GetStatus().GetCode()) != codes.Unavailable || got.GetDeniedResponse().GetStatus().GetCode() != 503 {
 			t.Errorf("%s: got %v", name, got)
 		}
@@ -187,29 +187,29 @@ func TestMessageOverTheLimitIsDenied(t *testing.T) {
 	observed := make(chan authz.Answer, 1)
 	r := serve(t, envoy.Config{Observe: func(a authz.Answer) { observed <- a }}, found, principalsOnly)
 	authorization := [2]string{"authorization", "Bearer " + key}
-	fill := func(n int) *authv3.CheckRequest {
+	withFiller := func(n int) *authv3.CheckRequest {
 		return requestWithHeaders(authorization, [2]string{"x-filler", strings.Repeat("a", n)})
 	}
-	largest := fill(envoy.MaxMessage - 400)
+	largest := withFiller(envoy.MaxMessage - 400)
 	for proto.Size(largest) < envoy.MaxMessage {
-		largest = fill(len(largest.GetAttributes().GetRequest().GetHttp().GetHeaderMap().GetHeaders()[1].GetRawValue()) + 1)
+		largest = withFiller(len(largest.GetAttributes().GetRequest().GetHttp().GetHeaderMap().GetHeaders()[1].GetRawValue()) + 1)
 	}
-	many := make([][2]string, 20_000)
-	for i := range many {
-		many[i] = [2]string{"x-filler", "some value"}
+	manyHeaders := make([][2]string, 20_000)
+	for i := range manyHeaders {
+		manyHeaders[i] = [2]string{"x-filler", "some value"}
 	}
 	for name, c := range map[string]struct {
 		request *authv3.CheckRequest
 		denied  bool
 	}{
-		"the largest":       {largest, false},
-		"a byte more":       {fill(len(largest.GetAttributes().GetRequest().GetHttp().GetHeaderMap().GetHeaders()[1].GetRawValue()) + 1), true},
-		"a long credential": {requestWithHeaders([2]string{"authorization", "Bearer " + strings.Repeat("a", 1<<20)}), true},
-		"many headers":      {requestWithHeaders(append(many, authorization)...), true},
-		"a long path":       {checkRequest(&authv3.AttributeContext_HttpRequest{Method: "GET", Path: "/" + strings.Repeat("a", 1<<20)}), true},
-		"a long method":     {checkRequest(&authv3.AttributeContext_HttpRequest{Method: strings.Repeat("A", 1<<20), Path: "/thing"}), true},
-		"a body":            {checkRequest(&authv3.AttributeContext_HttpRequest{Method: "GET", Path: "/thing", RawBody: make([]byte, 1<<20)}), true},
-		"8 MiB":             {fill(8 << 20), true},
+		"the largest":             {largest, false},
+		"one byte over the limit": {withFiller(len(largest.GetAttributes().GetRequest().GetHttp().GetHeaderMap().GetHeaders()[1].GetRawValue()) + 1), true},
+		"a long credential":       {requestWithHeaders([2]string{"authorization", "Bearer " + strings.Repeat("a", 1<<20)}), true},
+		"many headers":            {requestWithHeaders(append(manyHeaders, authorization)...), true},
+		"a long path":             {checkRequest(&authv3.AttributeContext_HttpRequest{Method: "GET", Path: "/" + strings.Repeat("a", 1<<20)}), true},
+		"a long method":           {checkRequest(&authv3.AttributeContext_HttpRequest{Method: strings.Repeat("A", 1<<20), Path: "/thing"}), true},
+		"a body":                  {checkRequest(&authv3.AttributeContext_HttpRequest{Method: "GET", Path: "/thing", RawBody: make([]byte, 1<<20)}), true},
+		"8 MiB":                   {withFiller(8 << 20), true},
 	} {
 		response := check(t, r, c.request)
 		a := <-observed
@@ -230,7 +230,7 @@ func TestMessageOverTheLimitIsDenied(t *testing.T) {
 	}
 }
 
-// Any value from the directory gives an answer, not an RPC error, which a mesh may treat as an allow.
+// Any value from the directory leads to an answer, not to an RPC error, which Envoy may be configured to treat as an allow.
 func TestIdentityThatDoesNotFitAHeaderIsADenied503(t *testing.T) {
 	for _, id := range []string{"jos\xe9", "a\r\nb"} {
 		r := serve(t, envoy.Config{}, func(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
@@ -244,7 +244,7 @@ func TestIdentityThatDoesNotFitAHeaderIsADenied503(t *testing.T) {
 			return principalsOnly(in)
 		})
 		for _, method := range []string{"GET", "POST"} {
-			q := proto.Clone(good).(*authv3.CheckRequest)
+			q := proto.Clone(validRequest).(*authv3.CheckRequest)
 			q.Attributes.Request.Http.Method = method
 			if got := check(t, r, q).GetDeniedResponse().GetStatus().GetCode(); got != 503 {
 				t.Errorf("%q: %d", id, got)
@@ -253,7 +253,7 @@ func TestIdentityThatDoesNotFitAHeaderIsADenied503(t *testing.T) {
 	}
 }
 
-// If a PEP sends headers in both forms, the raw ones apply: they have one entry per value.
+// If a PEP sends headers in both forms, the raw headers apply: they have one entry per value.
 func TestRawHeadersOverrideJoinedOnes(t *testing.T) {
 	r := serve(t, envoy.Config{}, found, principalsOnly)
 	q := requestWithHeaders([2]string{"x-else", "1"})
@@ -294,14 +294,14 @@ func TestSourceOfARequest(t *testing.T) {
 	}
 }
 
-// An undeclared header or denial is a 503. Its cause is only in the log. The value of the header is in neither.
+// An undeclared header or denial leads to a 503. Only the log contains the cause. Neither the log nor the response contains the header's value.
 func TestUndeclaredAnswerIsADenied503(t *testing.T) {
 	for name, c := range map[string]struct {
 		decision authz.Decision
 		cause    string
 	}{
-		"a pair":   {authz.Decision{Code: "PAYMENT_REQUIRED", Reason: "plan_too_small"}, "PAYMENT_REQUIRED"},
-		"a header": {authz.Decision{Allow: true, Headers: map[string]string{"x-plan": "confidential"}}, "x-plan"},
+		"a code and reason": {authz.Decision{Code: "PAYMENT_REQUIRED", Reason: "plan_too_small"}, "PAYMENT_REQUIRED"},
+		"a header":          {authz.Decision{Allow: true, Headers: map[string]string{"x-plan": "confidential"}}, "x-plan"},
 	} {
 		r := serve(t, envoy.Config{}, found, func(in authz.Input) authz.Decision {
 			if in.Principal == nil {
@@ -309,7 +309,7 @@ func TestUndeclaredAnswerIsADenied503(t *testing.T) {
 			}
 			return c.decision
 		})
-		response := check(t, r, good)
+		response := check(t, r, validRequest)
 		body := response.GetDeniedResponse().GetBody()
 		if response.GetStatus().GetCode() != int32(codes.Unavailable) || strings.Contains(body, c.cause) || !strings.Contains(body, "UNAVAILABLE") {
 			t.Errorf("%s: %v", name, response)

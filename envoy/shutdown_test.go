@@ -15,7 +15,7 @@ import (
 	"github.com/keywicket/keywicket/envoy"
 )
 
-// Not all load balancers read the health, and none reacts at once. So the server still answers.
+// Some load balancers do not read the health, and the others react late. So the server still answers.
 func TestServerThatIsNotServingAnswers(t *testing.T) {
 	r := serve(t, envoy.Config{}, found, principalsOnly)
 	for _, c := range []struct {
@@ -28,7 +28,7 @@ func TestServerThatIsNotServingAnswers(t *testing.T) {
 		if h, err := r.health.Check(t.Context(), &healthv1.HealthCheckRequest{}); err != nil || h.GetStatus() != c.want {
 			t.Errorf("health: %v, %v, want %v", h, err, c.want)
 		}
-		if got := check(t, r, good); codes.Code(got.GetStatus().GetCode()) != codes.OK {
+		if got := check(t, r, validRequest); codes.Code(got.GetStatus().GetCode()) != codes.OK {
 			t.Errorf("serving %v: got %v", c.serving, got)
 		}
 	}
@@ -45,9 +45,9 @@ func TestStopDrains(t *testing.T) {
 		t.Fatalf("health: %v, %v", h, err)
 	}
 	answered := make(chan *authv3.CheckResponse, 1)
-	go func() { answered <- check(t, r, good) }()
-	watching, unwatch := context.WithCancel(t.Context())
-	defer unwatch()
+	go func() { answered <- check(t, r, validRequest) }()
+	watching, stopWatching := context.WithCancel(t.Context())
+	defer stopWatching()
 	watch, err := r.health.Watch(watching, &healthv1.HealthCheckRequest{})
 	if err != nil {
 		t.Fatal(err)
@@ -59,17 +59,17 @@ func TestStopDrains(t *testing.T) {
 			t.Fatalf("while it drains, its health is not NOT_SERVING: %v", err)
 		}
 	}
-	unwatch() // the server waits for this stream too
+	stopWatching() // the server waits for this stream too
 	close(release)
 	if got := <-answered; codes.Code(got.GetStatus().GetCode()) != codes.OK {
-		t.Errorf("the check under way got %v", got)
+		t.Errorf("the active check got %v", got)
 	}
 	if err := <-r.stopped; err != nil {
 		t.Errorf("Serve returned %v", err)
 	}
 }
 
-// gRPC itself waits two minutes for such connections.
+// gRPC itself waits two minutes for a connection whose client has not completed the handshake.
 func TestStopDoesNotWaitForIdleConnections(t *testing.T) {
 	for sent, drain := range map[string]time.Duration{"": time.Hour, "PRI * HT": 10 * time.Millisecond} {
 		r := serve(t, envoy.Config{Drain: drain}, found, principalsOnly)
@@ -81,7 +81,7 @@ func TestStopDoesNotWaitForIdleConnections(t *testing.T) {
 		if _, err := c.Write([]byte(sent)); err != nil {
 			t.Fatal(err)
 		}
-		check(t, r, good) // accepted after c, so c has been accepted too
+		check(t, r, validRequest) // accepted after c, so c has been accepted too
 		r.stop()
 		select {
 		case err := <-r.stopped:
@@ -103,13 +103,13 @@ func TestStopDoesNotWaitForever(t *testing.T) {
 	}, principalsOnly)
 	failed := make(chan error, 1)
 	go func() {
-		_, err := r.client.Check(context.Background(), good)
+		_, err := r.client.Check(context.Background(), validRequest)
 		failed <- err
 	}()
 	<-entered
 	r.stop()
 	if err := <-failed; err == nil {
-		t.Error("a check outlived the drain")
+		t.Error("a check was answered after the drain period")
 	}
 	close(release)
 	if err := <-r.stopped; err != nil {

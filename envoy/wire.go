@@ -14,8 +14,8 @@ var (
 	errDepth     = errors.New("the CheckRequest is nested too deeply")
 )
 
-// eachField calls read for every field that has a length. It skips numbers and unknown groups, also if a field should have
-// another type: proto.Unmarshal does the same. depth is the maximum number of levels of messages; read gets the remaining number.
+// eachField calls read for every field that has a length. It skips numbers and groups, even if the schema defines another type for
+// the field: proto.Unmarshal does the same. depth is the maximum number of nested messages; read gets the remaining number.
 func eachField(message string, depth int, read func(number protowire.Number, value string, depth int) error) error {
 	depth--
 	if depth < 0 {
@@ -65,8 +65,7 @@ func varint(s string) (value uint64, n int) {
 	return 0, -1
 }
 
-// valueLength returns the number of bytes of a field's value that is not a string, bytes or a message; negative if it is
-// malformed.
+// valueLength returns the length of a number or a group in bytes; negative if it is malformed.
 func valueLength(number protowire.Number, kind protowire.Type, message string) int {
 	n := -1
 	switch kind {
@@ -85,9 +84,9 @@ func valueLength(number protowire.Number, kind protowire.Type, message string) i
 	return n
 }
 
-// groupLength returns the number of bytes of a group, including its end tag; negative if it is malformed.
+// groupLength returns the length of a group in bytes, including its end tag; negative if it is malformed.
 func groupLength(number protowire.Number, message string) int {
-	open := []protowire.Number{number} // field numbers of the groups that have not ended
+	open := []protowire.Number{number} // field numbers of the groups that are still open
 	at := 0
 	for len(open) > 0 {
 		tag, n := varint(message[at:])

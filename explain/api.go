@@ -34,7 +34,7 @@ func (x *Explainer) session(ctx context.Context, c Request) (registry.Token, err
 	}, err
 }
 
-// apiOf returns the API whose catalogue has all of the scopes. If several have them, it returns the default API.
+// apiOf returns the API that has all of the scopes. If several APIs have all of them, it returns the default API.
 func (x *Explainer) apiOf(scopes []string) (string, error) {
 	tables := x.policies.Tables()
 	names := slices.Sorted(maps.Keys(x.cfg.APIs))
@@ -42,28 +42,28 @@ func (x *Explainer) apiOf(scopes []string) (string, error) {
 	var places []string
 	verb := " is a scope of "
 	for _, scope := range scopes {
-		var of []string
+		var owners []string
 		for _, name := range names {
 			if _, ok := tables[name].Scope(scope); ok {
-				of = append(of, name)
+				owners = append(owners, name)
 				counts[name]++
 			}
 		}
-		if len(of) == 0 {
+		if len(owners) == 0 {
 			return "", fmt.Errorf("no API has the scope %q; %s", scope, catalogues(names, tables))
 		}
-		places = append(places, scope+verb+strings.Join(of, " and "))
+		places = append(places, scope+verb+strings.Join(owners, " and "))
 		verb = " of "
 	}
-	all := slices.DeleteFunc(names, func(name string) bool { return counts[name] < len(scopes) })
+	complete := slices.DeleteFunc(names, func(name string) bool { return counts[name] < len(scopes) })
 	switch {
-	case len(all) == 1:
-		return all[0], nil
-	case slices.Contains(all, x.cfg.DefaultAPI):
+	case len(complete) == 1:
+		return complete[0], nil
+	case slices.Contains(complete, x.cfg.DefaultAPI):
 		return x.cfg.DefaultAPI, nil
 	}
 	advice := "give --api"
-	if len(all) == 0 {
+	if len(complete) == 0 {
 		advice += ", and scopes of that API"
 	}
 	return "", RequestError{fmt.Errorf("%s: %s", strings.Join(places, ", "), advice)}

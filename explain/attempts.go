@@ -17,7 +17,7 @@ import (
 // attempt is a changed version of the request.
 type attempt struct {
 	steps []string // instructions for the user of explain
-	// cost orders the attempts: one step before two, and steps that give no one more rights before others.
+	// cost orders the attempts: fewer steps first, and steps that grant no rights before steps that grant rights.
 	cost      int
 	principal authz.Principal
 	header    string           // value of the workspace header; empty: no header
@@ -28,13 +28,13 @@ const (
 	costHeader     = 10
 	costCredential = 11
 	costRole       = 12
-	costKind       = 40 // another kind of credential: after all attempts with the present one
+	costKind       = 40 // another kind of credential: after all attempts with the current kind
 )
 
 // step returns a copy of the attempt with one more step.
-func (a attempt) step(cost int, what string) attempt {
+func (a attempt) step(cost int, instruction string) attempt {
 	a.cost += cost
-	a.steps = append(slices.Clone(a.steps), what)
+	a.steps = append(slices.Clone(a.steps), instruction)
 	return a
 }
 
@@ -74,8 +74,8 @@ func (m *simulation) memberships(ctx context.Context) ([]authz.Membership, error
 	case user == "":
 		return nil, nil
 	case m.registry == nil:
-		own := authz.Membership{ID: placeholderID, Slug: placeholderSlug, Role: "owner"}
-		return []authz.Membership{cmp.Or(m.headerWorkspace, own)}, nil
+		simulated := authz.Membership{ID: placeholderID, Slug: placeholderSlug, Role: "owner"}
+		return []authz.Membership{cmp.Or(m.headerWorkspace, simulated)}, nil
 	}
 	workspaces, err := m.registry.Workspaces(ctx)
 	if err != nil {
@@ -98,7 +98,7 @@ func (m *simulation) memberships(ctx context.Context) ([]authz.Membership, error
 }
 
 // ownWorkspace returns the workspace of a workspace's token. For other tokens, it returns the workspace for a new workspace's token:
-// the one of the request, or the placeholder.
+// the workspace of the request, or the placeholder.
 func (m *simulation) ownWorkspace(ctx context.Context) (authz.Membership, error) {
 	if m.token.WorkspaceID == nil {
 		return cmp.Or(authz.Membership{ID: m.headerWorkspace.ID, Slug: m.headerWorkspace.Slug, Attributes: m.headerWorkspace.Attributes}, authz.Membership{ID: placeholderID, Slug: placeholderSlug}), nil
@@ -107,11 +107,11 @@ func (m *simulation) ownWorkspace(ctx context.Context) (authz.Membership, error)
 	return authz.Membership{ID: w.ID, Slug: w.Slug, Attributes: w.Attributes}, err
 }
 
-// credentialAttempts returns attempts with the present credential if it is valid, one of the same format with the needed scopes, and
-// credentials of other formats.
+// credentialAttempts returns attempts with these credentials: the current credential if it is valid, a new credential of the same
+// format with the needed scopes, and credentials of other formats.
 func (m *simulation) credentialAttempts(ownWorkspace authz.Membership, memberships []authz.Membership) []attempt {
-	own := m.principal()
-	with := func(p authz.Principal) attempt {
+	current := m.principal()
+	newAttempt := func(p authz.Principal) attempt {
 		a := attempt{principal: p, header: m.workspace, workspace: ownWorkspace}
 		switch {
 		case p.Kind == authz.KindOAuthToken && m.workspace == "" && len(m.granted) == 1 && len(memberships) == 1:
@@ -120,45 +120,45 @@ func (m *simulation) credentialAttempts(ownWorkspace authz.Membership, membershi
 			a.workspace = m.headerWorkspace
 		}
 		for _, w := range memberships {
-			if p.UserID == own.UserID && w.ID == m.headerWorkspace.ID {
+			if p.UserID == current.UserID && w.ID == m.headerWorkspace.ID {
 				a.workspace = w
 			}
 		}
 		return a
 	}
 	var list []attempt
-	good := m.input.Denial == ""
-	if good {
-		list = append(list, with(own))
+	valid := m.input.Denial == ""
+	if valid {
+		list = append(list, newAttempt(current))
 	}
-	if own.Kind == authz.KindOAuthToken { // an operator cannot create access tokens for apps
+	if current.Kind == authz.KindOAuthToken { // an operator cannot create access tokens for apps
 		return list
 	}
 	for _, f := range m.cfg.APIs[m.api].OperatorFormats() {
-		p := own
+		p := current
 		p.Kind, p.API, p.Environment = f.Kind, m.api, f.Environment
 		p.UserID, p.Scopes = "", m.needed()
 		p.Attributes, p.UserAttributes = "", ""
-		valid := m.explainer.Tables()[m.api].ScopeNames(levelsOf(f.Kind)...)
-		invalid := func(scope string) bool { return !slices.Contains(valid, scope) }
+		validScopes := m.explainer.Tables()[m.api].ScopeNames(levelsOf(f.Kind)...)
+		invalid := func(scope string) bool { return !slices.Contains(validScopes, scope) }
 		switch {
 		case slices.ContainsFunc(m.needed(), invalid):
 		case m.hasFormat(f):
-			if good && len(m.missing()) == 0 {
+			if valid && len(m.missing()) == 0 {
 				continue
 			}
-			p.UserID, p.Attributes, p.UserAttributes = own.UserID, own.Attributes, own.UserAttributes
+			p.UserID, p.Attributes, p.UserAttributes = current.UserID, current.Attributes, current.UserAttributes
 			// Some held scopes may no longer be in the policy.
 			p.Scopes = slices.DeleteFunc(slices.Concat(m.heldScopes(), m.missing()), invalid)
-			list = append(list, with(p).step(costCredential, m.createCommand(f, p, ownWorkspace)))
-		case own.API != m.api:
-			list = append(list, with(p).step(costKind, "the token is for "+own.API+": "+m.createCommand(f, p, ownWorkspace)))
-		case f.Kind.OfUser() != own.Kind.OfUser():
-			why := "the route needs another kind of token"
+			list = append(list, newAttempt(p).step(costCredential, m.createCommand(f, p, ownWorkspace)))
+		case current.API != m.api:
+			list = append(list, newAttempt(p).step(costKind, "the token is for "+current.API+": "+m.createCommand(f, p, ownWorkspace)))
+		case f.Kind.OfUser() != current.Kind.OfUser():
+			cause := "the route needs another kind of token"
 			if m.level() == table.LevelUser {
-				why = "the route is about a user, and a workspace's token has no user"
+				cause = "the route is about a user, and a workspace's token has no user"
 			}
-			list = append(list, with(p).step(costKind, why+": "+m.createCommand(f, p, ownWorkspace)))
+			list = append(list, newAttempt(p).step(costKind, cause+": "+m.createCommand(f, p, ownWorkspace)))
 		}
 	}
 	return list
@@ -184,13 +184,13 @@ func (m *simulation) hasFormat(f authz.CredentialFormat) bool {
 // createCommand returns the command that creates a token for the principal. Unknown values are placeholders in capitals.
 func (m *simulation) createCommand(f authz.CredentialFormat, p authz.Principal, ownWorkspace authz.Membership) string {
 	words := []string{"keywicket token create --prefix", f.Prefix}
-	sharing := 0
+	apisWithPrefix := 0
 	for _, api := range m.cfg.APIs {
 		if _, ok := api.Format(f.Prefix); ok {
-			sharing++
+			apisWithPrefix++
 		}
 	}
-	if sharing > 1 {
+	if apisWithPrefix > 1 {
 		words = append(words, "--api", shell.Quote(m.api))
 	}
 	if f.Kind.OfUser() {
@@ -231,19 +231,19 @@ func nameOf(w authz.Membership) string {
 	return w.Slug
 }
 
-// headerAttempts returns the attempt with different workspace headers. The first is the present one. A route at the user level also
-// gets no header. A workspace's token gets its own workspace. A user's token gets each workspace of the user, if the request names
-// no workspace.
+// headerAttempts returns the attempt with different workspace headers. The first attempt keeps the current header. For a route at the
+// user level, one attempt has no header. A workspace's token is tried with its own workspace. A user's token is tried with each
+// workspace of the user, if the request names no workspace.
 func (m *simulation) headerAttempts(a attempt, memberships []authz.Membership) []attempt {
 	list := []attempt{a}
 	header := m.cfg.APIs[m.api].Workspace.Header
-	send := func(w authz.Membership) {
-		to := reference(m.cfg.APIs[m.api], w.ID, w.Slug)
-		if to == a.header {
+	addHeader := func(w authz.Membership) {
+		value := reference(m.cfg.APIs[m.api], w.ID, w.Slug)
+		if value == a.header {
 			return
 		}
-		b := a.step(costHeader, fmt.Sprintf("send the header %s: %s", header, displayed(to)))
-		b.header, b.workspace = to, w
+		b := a.step(costHeader, fmt.Sprintf("send the header %s: %s", header, displayed(value)))
+		b.header, b.workspace = value, w
 		list = append(list, b)
 	}
 	if m.level() == table.LevelUser && a.header != "" {
@@ -256,25 +256,25 @@ func (m *simulation) headerAttempts(a attempt, memberships []authz.Membership) [
 	}
 	switch {
 	case !a.principal.Kind.OfUser():
-		send(a.workspace)
+		addHeader(a.workspace)
 	case m.headerWorkspace.ID != "":
 	case a.principal.UserID == "" || len(memberships) == 0:
-		send(authz.Membership{ID: placeholderID, Slug: placeholderSlug})
+		addHeader(authz.Membership{ID: placeholderID, Slug: placeholderSlug})
 	default:
 		var tried []authz.Membership
 		for _, w := range memberships {
-			// Another workspace with the same role and attributes gives the same result.
-			like := authz.Membership{Role: w.Role, Attributes: w.Attributes}
-			if !slices.Contains(tried, like) {
-				tried = append(tried, like)
-				send(w)
+			// Another workspace with the same role and attributes has the same result.
+			relevant := authz.Membership{Role: w.Role, Attributes: w.Attributes}
+			if !slices.Contains(tried, relevant) {
+				tried = append(tried, relevant)
+				addHeader(w)
 			}
 		}
 	}
 	return list
 }
 
-// roleAttempts returns the attempt with the present role of the user, and with each role of greater reach, the smallest first.
+// roleAttempts returns the attempt with the current role of the user, and with each role of greater reach, in order of reach.
 func (m *simulation) roleAttempts(a attempt) []attempt {
 	list := []attempt{a}
 	if !a.principal.Kind.OfUser() || a.workspace.ID == "" {
@@ -284,10 +284,10 @@ func (m *simulation) roleAttempts(a attempt) []attempt {
 		return list
 	}
 	roles := m.explainer.Tables()[m.api].Roles
-	least := slices.SortedFunc(maps.Keys(roles), func(x, y string) int {
+	byReach := slices.SortedFunc(maps.Keys(roles), func(x, y string) int {
 		return cmp.Or(m.reach(roles[x])-m.reach(roles[y]), cmp.Compare(y, x))
 	})
-	for _, role := range least {
+	for _, role := range byReach {
 		if m.reach(roles[role]) > m.reach(roles[a.workspace.Role]) {
 			b := a.step(costRole, fmt.Sprintf("keywicket member set --workspace %s --user %s --role %s",
 				nameOf(a.workspace), userOf(a.principal), shell.Quote(role)))

@@ -1,4 +1,4 @@
-// Package explain says why the sidecar allows or denies a request, and how to get a denied request allowed. It runs the code of a
+// Package explain reports why the sidecar allows or denies a request, and how to get a denied request allowed. It runs the code of a
 // check, for a request that no client sent.
 package explain
 
@@ -16,7 +16,7 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// Request is the request to explain. TokenID, User or Scopes says who sends it: exactly one of them is set.
+// Request is the request to explain. Exactly one of TokenID, User and Scopes is set: it identifies the sender.
 type Request struct {
 	Method string // such as GET
 	Path   string // as a client sends it
@@ -38,7 +38,7 @@ type Explanation struct {
 	AnyOf          []string `json:"any_of"`
 	Route          *string  `json:"route"`            // method and pattern, such as GET /api/issues; nil: no route matches
 	Row            string   `json:"row,omitempty"`    // place of the route in its table: file:line
-	Header         string   `json:"header,omitempty"` // workspace header of the request: name and value; W stands for any workspace
+	Header         string   `json:"header,omitempty"` // workspace header of the request: name and value; W means any workspace
 	Rule           string   `json:"rule"`             // place of the rule that decided: file:line
 	Held           []string `json:"held"`             // scopes of the token
 	Missing        []string `json:"missing"`          // required scopes that the token does not have
@@ -76,12 +76,12 @@ func (e Explanation) Text() string {
 	return text.String()
 }
 
-// RequestError is the error of a request that is incomplete, or that fits several APIs.
+// RequestError is the error for a request that is incomplete, or that matches several APIs.
 type RequestError struct{ error }
 
 func (e RequestError) Unwrap() error { return e.error }
 
-// Config is the part of the configuration that decides.
+// Config is the part of the configuration that decisions depend on.
 type Config struct {
 	APIs           map[string]authz.API
 	DefaultAPI     string   // for scopes that several APIs have; may be empty
@@ -101,7 +101,7 @@ func New(cfg Config, p *policies.Explainer, r *registry.Registry) *Explainer {
 }
 
 // Explain runs the request through the code of a check. Three things differ: the look-up finds the token by its id, the policy runs as
-// written, and there is no server. The error is a [RequestError], a [database.ErrNotFound] for an unknown token or user, or another one.
+// written, and there is no server. The error is a [RequestError], a [database.ErrNotFound] for an unknown token or user, or another error.
 func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error) {
 	senders := 0
 	for _, given := range []bool{r.TokenID != "", r.User != "", r.Scopes != nil} {

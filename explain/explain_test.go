@@ -77,8 +77,8 @@ func TestExplanation(t *testing.T) {
 	}
 }
 
-// A path in another spelling is the same path, also in a row to add. Some characters need a key of the table to be allowed in a
-// parameter: the fix names the key.
+// Another spelling of a path has the same explanation, and the same row to add. Some characters in a parameter must be allowed by a
+// key of the table: the fix names the key.
 func TestExplainedPaths(t *testing.T) {
 	x := builtin(t)
 	for path, want := range map[string]struct{ route, fix string }{ // route is exact, fix is a pattern; empty: not checked
@@ -87,10 +87,10 @@ func TestExplainedPaths(t *testing.T) {
 		"/api/v1/contacts/c%23":      {fix: `^allow these characters in the parameters of velaflows, .*: parameters.may_hold: \["#"\]  in apis/velaflows/data.yaml`},
 		"/api/v1/contacts/100%25;a":  {fix: `parameters.may_hold: \[";","%"\] and parameters.raw_semicolon: true  in apis/velaflows`},
 		"/api/v1/nothing/c%3F":       {fix: `parameters.may_hold: \["\?"\]  in .*; then add a row with a \{parameter\} there$`},
-		"/api/v1/contacts/%2e%2e":    {fix: `^the path has an empty segment or a dot segment, so it matches no route: send it without$`},
-		"/api/v1/contacts/a%2Fb":     {fix: `^the path has an escape of a slash, .*: send it without$`},
-		"/api/v1/contacts/":          {fix: `^the table has GET /api/v1/contacts \(.*\): send it like that, with the same case and slashes$`},
-		"/api/issues":                {fix: `^velocity lists it \(.*\): --api velocity$`},
+		"/api/v1/contacts/%2e%2e":    {fix: `^the path has an empty segment or a dot segment, so it matches no route: correct the path$`},
+		"/api/v1/contacts/a%2Fb":     {fix: `^the path has an escape of a slash, .*: correct the path$`},
+		"/api/v1/contacts/":          {fix: `^the table has GET /api/v1/contacts \(.*\): use exactly this case and these slashes$`},
+		"/api/issues":                {fix: `^velocity has this route \(.*\): use --api velocity$`},
 		"/api/v1/nothing/:id/100,25": {fix: `path: "/api/v1/nothing/%3Aid/100,25"`},
 	} {
 		e, err := x.Explain(t.Context(), explain.Request{Method: "GET", Path: path, Scopes: []string{"contacts:read"}, Workspace: "acme"})
@@ -160,9 +160,9 @@ func TestExplainWithADatabase(t *testing.T) {
 
 	format, _ := cfg.APIs["velocity"].Format("vel_")
 	for _, err := range []error{
-		second(r.CreateWorkspace(t.Context(), registry.Workspace{Slug: "acme", Name: "Acme"})),
-		second(r.CreateUser(t.Context(), registry.User{ID: "ada", Email: "ada@example.com"})),
-		second(r.SetMember(t.Context(), "acme", "ada", "guest")),
+		errorOf(r.CreateWorkspace(t.Context(), registry.Workspace{Slug: "acme", Name: "Acme"})),
+		errorOf(r.CreateUser(t.Context(), registry.User{ID: "ada", Email: "ada@example.com"})),
+		errorOf(r.SetMember(t.Context(), "acme", "ada", "guest")),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -172,7 +172,7 @@ func TestExplainWithADatabase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const key = "sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0" // in place of a workspace, by mistake
+	const key = "sk_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6q7r8s9t0" // used as a workspace by mistake
 	for name, c := range map[string]struct {
 		request             explain.Request
 		reason, header, fix string
@@ -200,7 +200,7 @@ func TestExplainWithADatabase(t *testing.T) {
 	}
 }
 
-func second[T any](_ T, err error) error { return err }
+func errorOf[T any](_ T, err error) error { return err }
 
 // Two APIs share a prefix and a scope.
 func TestExplainWithSharedScopes(t *testing.T) {
@@ -232,19 +232,19 @@ func TestExplainWithSharedScopes(t *testing.T) {
 		}
 		apis[name] = api
 	}
-	read := explain.Request{Method: "GET", Path: "/things", Scopes: []string{"things:read"}, Workspace: "acme"}
-	_, err := explainer(t, explain.Config{APIs: apis}, policies.Config{Dir: dir}).Explain(t.Context(), read)
+	request := explain.Request{Method: "GET", Path: "/things", Scopes: []string{"things:read"}, Workspace: "acme"}
+	_, err := explainer(t, explain.Config{APIs: apis}, policies.Config{Dir: dir}).Explain(t.Context(), request)
 	if !errors.As(err, &explain.RequestError{}) || err.Error() != "things:read is a scope of one and two: give --api" {
 		t.Errorf("got %v", err)
 	}
 	x := explainer(t, explain.Config{APIs: apis, DefaultAPI: "two"}, policies.Config{Dir: dir})
 	for _, c := range []struct{ api, method, path, route, fix string }{
 		{"", "GET", "/things", "GET /things", ""},
-		{"one", "GET", "/things", "", "two lists it (" + filepath.Join(dir, "apis/two/data.yaml") + ":2): --api two"},
+		{"one", "GET", "/things", "", "two has this route (" + filepath.Join(dir, "apis/two/data.yaml") + ":2): use --api two"},
 		{"one", "POST", "/things", "POST /things", "keywicket token create --prefix k_ --api one --workspace acme --name=NAME --scope things:read,things:write"},
 		{"one", "GET", "/me", "GET /me", "the route is about a user, and one has no kind of token for users"},
 	} {
-		r := read
+		r := request
 		r.API, r.Method, r.Path = c.api, c.method, c.path
 		e, err := x.Explain(t.Context(), r)
 		if err != nil {
@@ -261,8 +261,8 @@ func TestExplainWithSharedScopes(t *testing.T) {
 
 	one := apis["one"]
 	one.Hosts = []string{"*.one.test"} // the request has a host of its API
-	read.API = "one"
-	e, err := explainer(t, explain.Config{APIs: map[string]authz.API{"one": one}}, policies.Config{Dir: dir}).Explain(t.Context(), read)
+	request.API = "one"
+	e, err := explainer(t, explain.Config{APIs: map[string]authz.API{"one": one}}, policies.Config{Dir: dir}).Explain(t.Context(), request)
 	if err != nil || !strings.HasPrefix(e.Fix, "the path is listed for POST") {
 		t.Errorf("got %+v, %v", e, err)
 	}

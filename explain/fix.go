@@ -13,7 +13,7 @@ import (
 )
 
 // fix returns the change that gets the request allowed: a header to send, a command to run, a row to add. If one step is not enough,
-// it returns all of them in order. It tests the steps with a check, except for added rows. For an allowed request it returns "".
+// it returns several steps in order. It checks the request with these steps, except for added rows. For an allowed request it returns "".
 func (m *simulation) fix(ctx context.Context) (string, error) {
 	if m.why.Allow {
 		return "", nil
@@ -34,14 +34,14 @@ func (m *simulation) fix(ctx context.Context) (string, error) {
 		return "", err
 	}
 	for _, a := range attempts {
-		then := simulation{
+		changed := simulation{
 			explainer: m.explainer, cfg: m.cfg, api: m.api, method: m.method, path: m.path,
 			format: m.format, workspace: a.header, found: a.found(),
 		}
-		if err := then.check(ctx); err != nil {
+		if err := changed.check(ctx); err != nil {
 			return "", err
 		}
-		if then.why.Allow || then.why.Reason == authz.ReasonNoRoute {
+		if changed.why.Allow || changed.why.Reason == authz.ReasonNoRoute {
 			return strings.Join(append(a.steps, route...), "; then "), nil
 		}
 	}
@@ -63,11 +63,11 @@ func (m *simulation) bannedStep(ctx context.Context) (string, error) {
 	return fmt.Sprintf("the user is banned until %s: wait, or set banned_until in keywicket.users to null", u.BannedUntil.UTC().Format(time.RFC3339)), nil
 }
 
-// consentStep returns the step for an app's access token that is not sufficient. Mostly only the app or the user can do it.
+// consentStep returns the step for an app's access token that is not sufficient. In most cases only the app or the user can take this step.
 func (m *simulation) consentStep(ctx context.Context) (string, error) {
 	switch {
 	case m.why.Reason == authz.ReasonExpired:
-		return "the app has to refresh it", nil
+		return "the app has to refresh the token", nil
 	case m.why.Reason == authz.ReasonRevoked:
 		return "the user has to consent again, in the app, unless the app itself was revoked", nil
 	case m.why.Reason == authz.ReasonWorkspaceRequired && len(m.granted) == 1:
@@ -77,15 +77,15 @@ func (m *simulation) consentStep(ctx context.Context) (string, error) {
 	}
 	step := "the user has to consent again, in the app"
 	if missing := m.missing(); len(missing) > 0 {
-		step += "; it has to ask for " + strings.Join(missing, " ")
+		step += "; the app has to request " + strings.Join(missing, " ")
 	}
 	if m.headerWorkspace.ID != "" && !slices.Contains(m.granted, m.headerWorkspace.ID) {
-		step += "; they have to choose the workspace " + m.headerWorkspace.Slug + ", as a member of it"
+		step += "; the user has to choose the workspace " + m.headerWorkspace.Slug + ", as a member of it"
 	}
 	return step, nil
 }
 
-// noFix returns the text for a request that an operator cannot get allowed.
+// noFix returns the text if no change by an operator would allow the request.
 func (m *simulation) noFix() string {
 	ofUser := func(f authz.CredentialFormat) bool { return f.Kind.OfUser() }
 	if m.level() == table.LevelUser && !slices.ContainsFunc(m.cfg.APIs[m.api].OperatorFormats(), ofUser) {

@@ -18,7 +18,7 @@ import (
 
 var methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`) // the form in tables
 
-// fixRoute returns the step for a request without a route: another spelling that the table has, or a row to add. elsewhere means that
+// fixRoute returns the step for a request without a route: a spelling that the table lists, or a row to add. elsewhere means that
 // the route belongs to another API, so no further step for this API helps.
 func (m *simulation) fixRoute(ctx context.Context) (step string, elsewhere bool, err error) {
 	path, _, _ := strings.Cut(m.path, "?")
@@ -32,7 +32,7 @@ func (m *simulation) fixRoute(ctx context.Context) (step string, elsewhere bool,
 			return "", false, err
 		}
 		if why.Route != "" {
-			return fmt.Sprintf("%s lists it (%s): --api %s", api, why.Row, api), true, nil
+			return fmt.Sprintf("%s has this route (%s): use --api %s", api, why.Row, api), true, nil
 		}
 	}
 	step, err = m.fixSpelling(ctx, path)
@@ -40,7 +40,7 @@ func (m *simulation) fixRoute(ctx context.Context) (step string, elsewhere bool,
 		return step, false, err
 	}
 	if !methodForm.MatchString(m.method) {
-		return fmt.Sprintf("%q is not a method: write one in capitals, such as GET", m.method), false, nil
+		return fmt.Sprintf("%q is not a method: use capitals, such as GET", m.method), false, nil
 	}
 	row, unsupported := rowFor(m.input.Segments())
 	if unsupported != "" {
@@ -48,7 +48,7 @@ func (m *simulation) fixRoute(ctx context.Context) (step string, elsewhere bool,
 	}
 	methods, err := m.otherMethods(ctx, path)
 	if methods != "" {
-		methods = "the path is listed for " + methods + "; for " + m.method + " too, "
+		methods = "the path is listed for " + methods + "; to allow " + m.method + ", "
 	}
 	return fmt.Sprintf("%sadd the row  - {method: %s, path: %q, scopes: [SCOPE]}  to apis/%s/data.yaml of the policies",
 		methods, m.method, row, m.api), false, err
@@ -89,9 +89,9 @@ func (m *simulation) fixPath(ctx context.Context, path string) (string, error) {
 			parameters.MayHold = append(slices.Clone(parameters.MayHold), string(character))
 			continue
 		case err != nil:
-			return fmt.Sprintf("%v, so it matches no route: send it without", err), nil
+			return fmt.Sprintf("%v, so it matches no route: correct the path", err), nil
 		case len(parameters.MayHold) == permitted && len(keys) == 0: // the path is valid, so the query is the cause
-			return "the policy reads the query, and servers may parse this query differently: send it without a raw ; or # and without invalid escapes", nil
+			return "the policy reads the query, and servers may parse this query differently: send the query without a raw ; or # and without invalid escapes", nil
 		}
 		in := m.input
 		in.Path = target.JoinSegments(segments)
@@ -99,8 +99,8 @@ func (m *simulation) fixPath(ctx context.Context, path string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		held, _ := json.Marshal(parameters.MayHold) // a list of strings has no error
-		keys = append([]string{"parameters.may_hold: " + string(held)}, keys...)
+		mayHold, _ := json.Marshal(parameters.MayHold) // a list of strings has no error
+		keys = append([]string{"parameters.may_hold: " + string(mayHold)}, keys...)
 		step := fmt.Sprintf("allow these characters in the parameters of %s, if its servers handle them: %s  in apis/%s/data.yaml of the policies",
 			m.api, strings.Join(keys, " and "), m.api)
 		if why.Route == "" {
@@ -122,7 +122,7 @@ func (m *simulation) fixSpelling(ctx context.Context, path string) (string, erro
 			return "", err
 		}
 		if why.Route != "" {
-			return fmt.Sprintf("the table has %s (%s): send it like that, with the same case and slashes", why.Route, why.Row), nil
+			return fmt.Sprintf("the table has %s (%s): use exactly this case and these slashes", why.Route, why.Row), nil
 		}
 	}
 	return "", nil

@@ -14,7 +14,7 @@ func (m *simulation) heldScopes() []string {
 }
 
 // missing returns the required scopes that the token does not have, whatever the reason of the denial. A token with a valid override
-// misses none.
+// has no missing scopes.
 func (m *simulation) missing() []string {
 	missing := []string{}
 	if m.why.Allow || m.overrides() {
@@ -28,7 +28,7 @@ func (m *simulation) missing() []string {
 	return missing
 }
 
-// needed returns all required scopes of the route, and one of its any_of scopes: the first that the token has, or else the first.
+// needed returns all required scopes of the route, and one of its any_of scopes. It prefers a scope that the token has.
 func (m *simulation) needed() []string {
 	t := m.explainer.Tables()[m.api]
 	if len(m.why.AnyOf) == 0 {

@@ -94,7 +94,7 @@ func (x *Explainer) simulate(ctx context.Context, c Request) (*simulation, error
 	return m, nil
 }
 
-// The placeholder represents any workspace. Output shows it as W.
+// The placeholder represents any workspace. The output shows W instead.
 const (
 	placeholderID   = "000000000000000000000000"
 	placeholderSlug = "workspace"
@@ -112,12 +112,12 @@ func (m *simulation) simulatePrincipal(api authz.API, scopes []string) error {
 		}
 		ofUser = ofUser || level == table.LevelUser
 	}
-	kinds := api.OperatorFormats()
-	i := slices.IndexFunc(kinds, func(f authz.CredentialFormat) bool { return f.Kind.OfUser() == ofUser })
+	formats := api.OperatorFormats()
+	i := slices.IndexFunc(formats, func(f authz.CredentialFormat) bool { return f.Kind.OfUser() == ofUser })
 	if i < 0 {
 		return fmt.Errorf("%s has no kind of token that can have these scopes", m.api)
 	}
-	m.format = kinds[i]
+	m.format = formats[i]
 	own := authz.Membership{ID: placeholderID, Slug: placeholderSlug}
 	switch { // the simulated principal belongs to the workspace of the request
 	case authz.ValidWorkspaceID(m.workspace):

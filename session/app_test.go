@@ -12,55 +12,55 @@ import (
 )
 
 // A token that an identity provider issued to an app has every claim of the user's own session. Only tokens of the product's own
-// apps are accepted. It does not matter which claim names the app, or which scopes it has.
+// apps are accepted, whichever claim names the app, and whichever scopes the token has.
 func TestAppTokenIsNoSession(t *testing.T) {
 	const web, other = "9a8b7c6d-5e4f-3a2b-1c0d-9e8f7a6b5c4d", "11111111-2222-3333-4444-555555555555"
-	none := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
-	own := verifier(t, authz.SessionFormat{HS256Secret: secret, ClientIDs: []string{"mobile", web}}, nil)
+	noClientIDs := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
+	ownClientIDs := verifier(t, authz.SessionFormat{HS256Secret: secret, ClientIDs: []string{"mobile", web}}, nil)
 	for name, c := range map[string]struct {
-		claims     fields
-		none, owns authz.Reason // without client_ids, and with those of the product's own apps
+		claims                          fields
+		denialWithoutIDs, denialWithIDs authz.Reason // without client_ids, and with the ids of the product's own apps
 	}{
-		"a session":                 {nil, "", ""},
-		"with a scope of a hook's":  {fields{"scope": "openid"}, "", ""},
-		"the product's own app":     {fields{"client_id": web, "scope": "openid email"}, authz.ReasonAppToken, ""},
-		"its other one":             {fields{"client_id": "mobile"}, authz.ReasonAppToken, ""},
-		"another app":               {fields{"client_id": other, "scope": "openid"}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"without scopes":            {fields{"client_id": other}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"with the scope admin":      {fields{"client_id": other, "scope": "admin"}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"an id that begins alike":   {fields{"client_id": web + "0"}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"an id in capitals":         {fields{"client_id": strings.ToUpper(web)}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"an id with a space":        {fields{"client_id": web + " "}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"the empty id":              {fields{"client_id": ""}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"an id of null":             {fields{"client_id": json.RawMessage("null")}, authz.ReasonMalformed, authz.ReasonMalformed},
-		"a list of ids":             {fields{"client_id": []string{web}}, authz.ReasonMalformed, authz.ReasonMalformed},
-		"an authorized party":       {fields{"azp": web}, authz.ReasonAppToken, ""},
-		"another authorized party":  {fields{"azp": other}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"two names, one of another": {fields{"client_id": web, "azp": other}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"two names of its own":      {fields{"client_id": web, "azp": "mobile"}, authz.ReasonAppToken, ""},
-		"an actor":                  {fields{"act": fields{"sub": "support"}}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"an actor by its own app":   {fields{"act": nil, "client_id": web}, authz.ReasonAppToken, ""},
-		"CLIENT_ID":                 {fields{"CLIENT_ID": web}, authz.ReasonAppToken, authz.ReasonAppToken},
-		"an actor of null":          {fields{"act": json.RawMessage("null")}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"a session":                   {nil, "", ""},
+		"with a scope":                {fields{"scope": "openid"}, "", ""},
+		"the product's own app":       {fields{"client_id": web, "scope": "openid email"}, authz.ReasonAppToken, ""},
+		"the product's other app":     {fields{"client_id": "mobile"}, authz.ReasonAppToken, ""},
+		"another app":                 {fields{"client_id": other, "scope": "openid"}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"without scopes":              {fields{"client_id": other}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"with the scope admin":        {fields{"client_id": other, "scope": "admin"}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an id with the same start":   {fields{"client_id": web + "0"}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an id in upper case":         {fields{"client_id": strings.ToUpper(web)}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an id with a space":          {fields{"client_id": web + " "}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"the empty id":                {fields{"client_id": ""}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an id of null":               {fields{"client_id": json.RawMessage("null")}, authz.ReasonMalformed, authz.ReasonMalformed},
+		"a list of ids":               {fields{"client_id": []string{web}}, authz.ReasonMalformed, authz.ReasonMalformed},
+		"an authorized party":         {fields{"azp": web}, authz.ReasonAppToken, ""},
+		"another authorized party":    {fields{"azp": other}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"two ids, one of another app": {fields{"client_id": web, "azp": other}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"two ids of its own apps":     {fields{"client_id": web, "azp": "mobile"}, authz.ReasonAppToken, ""},
+		"an actor":                    {fields{"act": fields{"sub": "support"}}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an empty actor, its own app": {fields{"act": nil, "client_id": web}, authz.ReasonAppToken, ""},
+		"CLIENT_ID":                   {fields{"CLIENT_ID": web}, authz.ReasonAppToken, authz.ReasonAppToken},
+		"an actor of null":            {fields{"act": json.RawMessage("null")}, authz.ReasonAppToken, authz.ReasonAppToken},
 	} {
-		token := sign(jose.HS256, []byte(secret), "", good(c.claims))
+		token := sign(jose.HS256, []byte(secret), "", claimsWith(c.claims))
 		for range 2 { // verified, and remembered or not
-			for v, want := range map[string]authz.Reason{"none": c.none, "own": c.owns} {
-				answer, err := map[string]authz.Sessions{"none": none, "own": own}[v].Verify(t.Context(), api, token)
+			for v, want := range map[string]authz.Reason{"none": c.denialWithoutIDs, "own": c.denialWithIDs} {
+				answer, err := map[string]authz.Sessions{"none": noClientIDs, "own": ownClientIDs}[v].Verify(t.Context(), api, token)
 				if err != nil || answer.Denial != want || (want == "") != (answer.Session.UserID == user) {
 					t.Errorf("%s, client_ids %s: %+v, %v, not %q", name, v, answer, err, want)
 				}
 				if want == authz.ReasonAppToken && !strings.Contains(answer.Detail, "session.client_ids") {
-					t.Errorf("%s: the detail names no key: %q", name, answer.Detail)
+					t.Errorf("%s: the detail does not name the configuration key: %q", name, answer.Detail)
 				}
 			}
 		}
 	}
-	// Other faults of a token take precedence.
+	// Other errors of a token take precedence.
 	for claims, want := range map[string]authz.Reason{"exp": authz.ReasonExpired, "iss": authz.ReasonUnknown} {
 		change := map[string]fields{"exp": {"exp": 1}, "iss": {"iss": "https://evil.example"}}[claims]
 		change["client_id"] = other
-		if _, denial, err := verify(t, own, api, sign(jose.HS256, []byte(secret), "", good(change))); err != nil || denial != want {
+		if _, denial, err := verify(t, ownClientIDs, api, sign(jose.HS256, []byte(secret), "", claimsWith(change))); err != nil || denial != want {
 			t.Errorf("%s: %q, %v", claims, denial, err)
 		}
 	}
@@ -84,7 +84,7 @@ func TestAssuranceLevelReachesThePolicy(t *testing.T) {
 		"two lines":   {"aal2\nx", "", authz.ReasonMalformed},
 		"null":        {json.RawMessage("null"), "", authz.ReasonMalformed},
 	} {
-		token := sign(jose.HS256, []byte(secret), "", good(fields{"aal": c.aal}))
+		token := sign(jose.HS256, []byte(secret), "", claimsWith(fields{"aal": c.aal}))
 		for range 2 {
 			answer, err := v.Verify(t.Context(), api, token)
 			if err != nil || answer.AAL != c.want || answer.Denial != c.denial {
@@ -94,14 +94,14 @@ func TestAssuranceLevelReachesThePolicy(t *testing.T) {
 	}
 }
 
-// An unsupported algorithm can be an error in the settings, so the detail names it. It does not quote text that has not the form
-// of an algorithm's name.
+// An unsupported algorithm can be an error in the settings, so the detail names the algorithm. The detail quotes only text that has
+// the form of an algorithm's name.
 func TestUnsupportedAlgorithmIsNamed(t *testing.T) {
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	keysOnly := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
 	secretOnly := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
-	payload := strings.Split(sign(jose.ES256, ecKey, "ec", good(nil)).Reveal(), ".")[1]
-	by := func(alg string) authz.Secret {
+	payload := strings.Split(sign(jose.ES256, ecKey, "ec", claimsWith(nil)).Reveal(), ".")[1]
+	tokenWithAlg := func(alg string) authz.Secret {
 		return authz.Secret(encode(`{"alg":"`+alg+`","kid":"ec"}`) + "." + payload + ".c2ln")
 	}
 	for _, c := range []struct {
@@ -109,17 +109,17 @@ func TestUnsupportedAlgorithmIsNamed(t *testing.T) {
 		alg   string
 		named []string
 	}{
-		{keysOnly, "HS256", []string{"HS256, for which session.hs256_secret must be set", "takes ES256, RS256"}},
-		{secretOnly, "ES256", []string{"ES256, for which session.jwks_url must be set", "takes HS256"}},
+		{keysOnly, "HS256", []string{"HS256, for which session.hs256_secret must be set", "accepts ES256, RS256"}},
+		{secretOnly, "ES256", []string{"ES256, for which session.jwks_url must be set", "accepts HS256"}},
 		{secretOnly, "RS256", []string{"RS256, for which session.jwks_url must be set"}},
-		{keysOnly, "EdDSA", []string{"algorithm is EdDSA; the API takes ES256, RS256"}},
+		{keysOnly, "EdDSA", []string{"algorithm is EdDSA; the API accepts ES256, RS256"}},
 		{keysOnly, "HS512", []string{"algorithm is HS512;"}},
 		{keysOnly, "none", []string{"algorithm is none;"}},
 		{keysOnly, "es256", []string{"algorithm is es256;"}},
 		{keysOnly, strings.Repeat("x", 17), []string{"algorithm is of an unknown form;"}},
 		{keysOnly, "sk_live_abc", []string{"algorithm is of an unknown form;"}},
 	} {
-		answer, err := c.v.Verify(t.Context(), api, by(c.alg))
+		answer, err := c.v.Verify(t.Context(), api, tokenWithAlg(c.alg))
 		if err != nil || answer.Denial != authz.ReasonUnsupportedAlgorithm {
 			t.Errorf("%s: %+v, %v", c.alg, answer, err)
 		}
@@ -131,11 +131,11 @@ func TestUnsupportedAlgorithmIsNamed(t *testing.T) {
 	}
 }
 
-// If the settings do not fit the issuer's tokens, for example without iss, the detail names the setting to change.
+// If the settings do not match the issuer's tokens, for example without iss, the detail names the setting to change.
 func TestTokenWithoutIssuerIsExplained(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
 	for want, change := range map[string]fields{
-		"the token has no claim iss: have the issuer write it (Supabase Auth: set GOTRUE_JWT_ISSUER)": {"iss": nil},
+		"the token has no claim iss: set iss in the issuer's tokens (Supabase Auth: set GOTRUE_JWT_ISSUER)": {"iss": nil},
 		"the token has no claim iss: ": {"iss": ""},
 		`the token's iss is "` + supabase.Name + `/", and session.issuer is "` + supabase.Name + `"`: {"iss": supabase.Name + "/"},
 		`the token's aud is ["anon"], and session.audience is "authenticated"`:                       {"aud": "anon"},
@@ -143,14 +143,14 @@ func TestTokenWithoutIssuerIsExplained(t *testing.T) {
 		"the token's role is not authenticated":                                                      {"role": "service_role"},
 		"the token belongs to an anonymous user: set session.anonymous to accept such tokens":        {"is_anonymous": true},
 	} {
-		answer, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret), "", good(change)))
+		answer, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret), "", claimsWith(change)))
 		if err != nil || answer.Denial == "" || !strings.Contains(answer.Detail, want) {
 			t.Errorf("%q: %+v, %v", want, answer, err)
 		}
 	}
 	// A token that the issuer has not signed gets no detail.
 	for _, change := range []fields{{"iss": nil}, {"iss": "https://evil.example"}, {"aud": "x"}, {"role": "x"}} {
-		answer, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret+"!"), "", good(change)))
+		answer, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret+"!"), "", claimsWith(change)))
 		if err != nil || answer.Denial != authz.ReasonUnknown || answer.Detail != "" {
 			t.Errorf("forged: %+v, %v", answer, err)
 		}

@@ -22,15 +22,15 @@ type claims struct {
 	audience               jwt.ClaimStrings
 	expires, notBefore     *jwt.NumericDate
 	issued                 *jwt.NumericDate
-	began                  time.Time
+	startedAt              time.Time
 	anonymous              bool
-	app                    *app // nil: the token was given to no app
+	app                    *app // nil: no app received the token
 }
 
-// app is the app that received the token. A token without one was given to the user alone.
+// app is the app that received the token.
 type app struct {
-	ids   []string // as client_id (RFC 9068, section 2.2) and azp (OpenID Connect Core, section 2) name it
-	actor bool     // another party acts for the user (RFC 8693, section 4.1), or the token does not clearly say which app received it
+	ids   []string // the values of client_id (RFC 9068, section 2.2) and azp (OpenID Connect Core, section 2)
+	actor bool     // another party acts for the user (RFC 8693, section 4.1), or the token does not clearly identify the app that received it
 }
 
 // isOneOf reports whether all ids of the app are among the given ids. An app with an actor is not one of them.
@@ -72,17 +72,17 @@ func (c *claims) UnmarshalJSON(text []byte) error {
 		return errClaims
 	}
 	c.app = appOf(fields, client, party)
-	c.began = signInTime(c.issued.Time, fields["amr"])
+	c.startedAt = signInTime(c.issued.Time, fields["amr"])
 	return nil
 }
 
-// appOf returns the app that received the token, or nil if none did. A claim that is present but empty still means that an app
+// appOf returns the app that received the token, or nil if no app did. A claim that is present but empty still means that an app
 // received the token.
 func appOf(fields map[string]json.RawMessage, client, party string) *app {
 	a := &app{actor: fields["act"] != nil}
-	for name := range fields { // no issuer writes these names in another case, but an upstream might read them so
-		for _, read := range []string{"client_id", "azp", "act"} {
-			a.actor = a.actor || name != read && strings.EqualFold(name, read)
+	for name := range fields { // an upstream might ignore the case of these names
+		for _, claim := range []string{"client_id", "azp", "act"} {
+			a.actor = a.actor || name != claim && strings.EqualFold(name, claim)
 		}
 	}
 	if fields["client_id"] != nil {
@@ -121,7 +121,7 @@ func signInTime(issued time.Time, methods json.RawMessage) time.Time {
 	return first
 }
 
-// audience is a string, or a list of them (RFC 7519, section 4.1.3).
+// audience is a string, or a list of strings (RFC 7519, section 4.1.3).
 type audience []string
 
 // UnmarshalJSON implements [json.Unmarshaler].
@@ -131,12 +131,12 @@ func (a *audience) UnmarshalJSON(text []byte) error {
 		*a = audience{one}
 		return nil
 	}
-	var many []json.RawMessage
-	if err := json.Unmarshal(text, &many); err != nil {
+	var list []json.RawMessage
+	if err := json.Unmarshal(text, &list); err != nil {
 		return err
 	}
 	*a = nil
-	for _, value := range many {
+	for _, value := range list {
 		if !readText(value, &one) {
 			return errClaims
 		}
@@ -149,7 +149,7 @@ func readBool(value json.RawMessage, to *bool) bool {
 	return string(value) != "null" && json.Unmarshal(value, to) == nil
 }
 
-// readTime reads seconds since 1970, between then and the year 10000.
+// readTime reads a time from 1970 to the year 9999, in seconds since 1970.
 func readTime(value json.RawMessage, to **jwt.NumericDate) bool {
 	const end = 253402300800
 	var seconds float64
@@ -162,7 +162,7 @@ func readTime(value json.RawMessage, to **jwt.NumericDate) bool {
 }
 
 // validID reports whether the text has the form of a user's id in the directory (migration 00001). No id contains
-// U+FFFD, which encoding/json writes in place of half a surrogate pair.
+// U+FFFD, which encoding/json writes for half of a surrogate pair.
 func validID(s string) bool {
 	return s != "" && utf8.RuneCountInString(s) <= 255 && strings.Trim(s, " ") == s &&
 		!strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError })
@@ -171,7 +171,7 @@ func validID(s string) bool {
 // session returns the session of the token. It moves the start back by the leeway, because the issuer's clock may be ahead of
 // the clock of revocations.
 func (c *claims) session(leeway time.Duration) authz.Session {
-	return authz.Session{ID: c.id, UserID: c.user, StartedAt: max(0, c.began.Add(-leeway).Unix())}
+	return authz.Session{ID: c.id, UserID: c.user, StartedAt: max(0, c.startedAt.Add(-leeway).Unix())}
 }
 
 // The following methods implement [jwt.Claims].

@@ -12,13 +12,13 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// FuzzToken: any input gets an answer without a panic, and only tokens that the issuer has signed are sessions.
+// FuzzToken checks that any input leads to an answer and no panic, and that only tokens that the issuer has signed are sessions.
 func FuzzToken(f *testing.F) {
-	is := supabase.Start()
-	f.Cleanup(is.Close)
-	v := verifier(f, authz.SessionFormat{JWKSURL: is.URL, HS256Secret: authz.Secret(is.Secret)}, nil)
+	issuer := supabase.Start()
+	f.Cleanup(issuer.Close)
+	v := verifier(f, authz.SessionFormat{JWKSURL: issuer.URL, HS256Secret: authz.Secret(issuer.Secret)}, nil)
 	genuine := []string{
-		is.Token(user, nil), supabase.Sign(jose.HS256, []byte(is.Secret), "", good(nil)), supabase.Sign(jose.RS256, is.RSA, "rsa", good(nil)),
+		issuer.Token(user, nil), supabase.Sign(jose.HS256, []byte(issuer.Secret), "", claimsWith(nil)), supabase.Sign(jose.RS256, issuer.RSA, "rsa", claimsWith(nil)),
 	}
 	for _, token := range genuine {
 		parts := strings.Split(token, ".")
@@ -30,7 +30,7 @@ func FuzzToken(f *testing.F) {
 	f.Fuzz(func(t *testing.T, header, payload, signature string) {
 		token := header + "." + payload + "." + signature
 		s, denial, err := verify(t, v, api, authz.Secret(token))
-		// A text has several valid ECDSA signatures, but the fuzzer cannot find another one.
+		// A text has several valid ECDSA signatures, but the fuzzer cannot find a second valid signature.
 		signed := slices.Contains(genuine, token)
 		if err != nil || (denial == "") != signed || (denial != "" && s != (authz.Session{})) {
 			t.Fatalf("%q: %+v, %q, %v", token, s, denial, err)
@@ -40,16 +40,16 @@ func FuzzToken(f *testing.F) {
 
 // BenchmarkVerify measures new tokens, by algorithm, and a cached token.
 func BenchmarkVerify(b *testing.B) {
-	is := supabase.Start()
-	defer is.Close()
-	f := authz.SessionFormat{Issuer: supabase.Name, JWKSURL: is.URL, HS256Secret: authz.Secret(is.Secret)}
-	cold, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: f}}}, discard)
+	issuer := supabase.Start()
+	defer issuer.Close()
+	f := authz.SessionFormat{Issuer: supabase.Name, JWKSURL: issuer.URL, HS256Secret: authz.Secret(issuer.Secret)}
+	uncached, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: f}}}, discard)
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer cold.Close()
-	warm := verifier(b, f, nil)
-	eventually(b, "the keys are fetched", func() bool { _, err := cold.Ready(); return err == nil })
+	defer uncached.Close()
+	cached := verifier(b, f, nil)
+	eventually(b, "the keys are fetched", func() bool { _, err := uncached.Ready(); return err == nil })
 	run := func(name string, v *session.Verifier, token authz.Secret) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
@@ -60,8 +60,8 @@ func BenchmarkVerify(b *testing.B) {
 			}
 		})
 	}
-	run("HS256", cold, sign(jose.HS256, []byte(is.Secret), "", good(nil)))
-	run("ES256", cold, sign(jose.ES256, is.EC, "ec", good(nil)))
-	run("RS256", cold, sign(jose.RS256, is.RSA, "rsa", good(nil)))
-	run("remembered", warm, sign(jose.ES256, is.EC, "ec", good(nil)))
+	run("HS256", uncached, sign(jose.HS256, []byte(issuer.Secret), "", claimsWith(nil)))
+	run("ES256", uncached, sign(jose.ES256, issuer.EC, "ec", claimsWith(nil)))
+	run("RS256", uncached, sign(jose.RS256, issuer.RSA, "rsa", claimsWith(nil)))
+	run("remembered", cached, sign(jose.ES256, issuer.EC, "ec", claimsWith(nil)))
 }

@@ -24,7 +24,7 @@ import (
 // issuer verifies the tokens of one issuer.
 type issuer struct {
 	format  authz.SessionFormat
-	salt    uint64 // separates the issuers' slots in the memory that they share
+	salt    uint64 // issuers share the cache; the salt makes their slots different
 	clock   func() time.Time
 	keys    *keyring // the public keys; nil: the format has no JWKS URL
 	methods []string
@@ -113,14 +113,14 @@ func (i *issuer) verify(ctx context.Context, token string) (*verified, denial, e
 	return &verified{issuer: i, key: k, session: c.session(i.format.Leeway), aal: c.aal, expires: c.expires.Time}, denial{}, nil
 }
 
-// mismatch returns which setting does not fit a token with a valid signature. It returns an empty string for any other error
-// or a forged token, so it quotes only text that the issuer has signed.
+// mismatch describes the setting that does not match a token with a valid signature. It returns "" for other errors and for a
+// forged token, so it quotes only text that the issuer has signed.
 func (i *issuer) mismatch(err error, c claims) string {
 	switch {
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid) || errors.Is(err, jwt.ErrTokenMalformed) || errors.Is(err, jwt.ErrTokenUnverifiable):
 		return ""
 	case c.issuer == "":
-		return "the token has no claim iss: have the issuer write it (Supabase Auth: set GOTRUE_JWT_ISSUER), and name the same in session.issuer"
+		return "the token has no claim iss: set iss in the issuer's tokens (Supabase Auth: set GOTRUE_JWT_ISSUER), and session.issuer to the same value"
 	case errors.Is(err, jwt.ErrTokenInvalidIssuer):
 		return fmt.Sprintf("the token's iss is %.200q, and session.issuer is %q", c.issuer, i.format.Issuer)
 	case errors.Is(err, jwt.ErrTokenInvalidAudience):
@@ -131,8 +131,8 @@ func (i *issuer) mismatch(err error, c claims) string {
 
 var algorithmForm = regexp.MustCompile(`^[A-Za-z0-9-]{1,16}$`)
 
-// unsupported returns the detail for a token with another algorithm. It quotes the algorithm only if it looks like the name of
-// one, because the token's signature is not verified.
+// unsupported returns the detail for a token with another algorithm. It quotes the algorithm only if it has the form of an
+// algorithm's name, because the token's signature is not verified.
 func (i *issuer) unsupported(algorithm string) string {
 	switch {
 	case !algorithmForm.MatchString(algorithm):
@@ -142,10 +142,10 @@ func (i *issuer) unsupported(algorithm string) string {
 	case algorithm == jwt.SigningMethodES256.Alg() || algorithm == jwt.SigningMethodRS256.Alg():
 		algorithm += ", for which session.jwks_url must be set"
 	}
-	return "the token's algorithm is " + algorithm + "; the API takes " + strings.Join(i.methods, ", ")
+	return "the token's algorithm is " + algorithm + "; the API accepts " + strings.Join(i.methods, ", ")
 }
 
-// reasonOf returns why a token is refused: malformed, expired, or unknown. Other faults take precedence over the expiry, so
+// reasonOf returns why a token is refused: malformed, expired, or unknown. Other errors take precedence over the expiry, so
 // "expired" means that the token was valid once.
 func reasonOf(err error) authz.Reason {
 	switch {

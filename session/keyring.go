@@ -22,18 +22,18 @@ const (
 	maxKeySet    = 256 << 10 // bytes
 	minRSA       = 2048      // bits (RFC 7518, section 3.3)
 
-	// unknownEvery is the least time between two fetches that tokens with an unknown key id cause. Without it, anybody
-	// could cause any number of fetches with made-up key ids.
+	// unknownEvery is the minimum time between two fetches for tokens with an unknown key id. Without it, forged key ids could cause
+	// any number of fetches.
 	unknownEvery = 30 * time.Second
 	// unknownWait is how long the check of such a token waits for the fetch. It is shorter than Envoy's timeout for the check.
 	unknownWait = 200 * time.Millisecond
-	// retryEvery is the time until a failed fetch is tried again, if a quarter of the maximum age is not shorter.
+	// retryEvery is the delay before a failed fetch is retried, unless a quarter of the maximum age is shorter.
 	retryEvery = 5 * time.Second
-	// startGrace is how long an issuer that does not answer keeps a sidecar from being ready.
+	// startGrace is how long a sidecar is not ready if the issuer does not answer.
 	startGrace = 30 * time.Second
 )
 
-// keyring fetches and holds the public keys of an issuer. It fetches them every quarter of their maximum age, so that three
+// keyring fetches and caches the public keys of an issuer. It fetches them every quarter of their maximum age, so that three
 // fetches may fail before the keys are too old. It also fetches them when a token names an unknown key.
 type keyring struct {
 	url     string
@@ -43,7 +43,7 @@ type keyring struct {
 	started time.Time
 
 	current atomic.Pointer[keySet]
-	lastErr atomic.Pointer[error] // of the last fetch; nil: it succeeded
+	lastErr atomic.Pointer[error] // error of the last fetch; nil: it succeeded
 	fetched atomic.Uint64
 	failed  atomic.Uint64
 
@@ -57,7 +57,7 @@ type keyring struct {
 	done   sync.WaitGroup
 }
 
-// flight is a fetch. done is closed at its end.
+// flight is a fetch. done is closed when the fetch is complete.
 type flight struct{ done chan struct{} }
 
 func startKeyring(url string, maxAge time.Duration, log *slog.Logger) *keyring {
@@ -125,7 +125,7 @@ func (k *keyring) begin() *flight {
 }
 
 func (k *keyring) runFetch(f *flight) {
-	at := time.Now()
+	startedAt := time.Now()
 	set, err := k.load()
 	switch {
 	case err == nil:
@@ -133,10 +133,10 @@ func (k *keyring) runFetch(f *flight) {
 		if k.lastErr.Swap(nil) != nil {
 			k.log.Info("the keys of sessions could be fetched again")
 		}
-		before := k.current.Load()
-		set.at = at
-		set.keepPointers(before)
-		if len(set.ambiguous) > 0 && (before == nil || !slices.Equal(before.ambiguous, set.ambiguous)) {
+		previous := k.current.Load()
+		set.at = startedAt
+		set.keepPointers(previous)
+		if len(set.ambiguous) > 0 && (previous == nil || !slices.Equal(previous.ambiguous, set.ambiguous)) {
 			k.log.Warn("keys of sessions were left out: several keys have one kid and one algorithm", "kids", set.ambiguous[:min(len(set.ambiguous), 10)], "count", len(set.ambiguous))
 		}
 		k.current.Store(set)
@@ -244,9 +244,9 @@ func (k *keyring) fetchUnknown() *flight {
 }
 
 // trusts reports whether the key is still in the issuer's current set, and the set is not too old.
-func (k *keyring) trusts(known key) bool {
+func (k *keyring) trusts(trusted key) bool {
 	set := k.current.Load()
-	return k.tooOld(set) == nil && set.keys[known.name] == known.public
+	return k.tooOld(set) == nil && set.keys[trusted.name] == trusted.public
 }
 
 // tooOld returns an error if there is no set, or if it is older than the maximum age.
@@ -268,8 +268,7 @@ func (k *keyring) reason() error {
 	return errors.New("the issuer has not yet answered")
 }
 
-// ready reports whether keys were fetched once, or startGrace has passed without any. It also returns what is wrong with
-// the keys.
+// ready reports whether keys were ever fetched, or startGrace has passed. problem describes why keys are missing or old, or nil.
 func (k *keyring) ready() (ready bool, problem error) {
 	if k == nil {
 		return true, nil

@@ -19,27 +19,27 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// shortest is the minimum of jwks_max_age.
-const shortest = 4 * time.Second
+// minKeysMaxAge is the minimum of jwks_max_age.
+const minKeysMaxAge = 4 * time.Second
 
 func es256(key *ecdsa.PrivateKey, kid string) authz.Secret {
-	return sign(jose.ES256, key, kid, good(nil))
+	return sign(jose.ES256, key, kid, claimsWith(nil))
 }
 
-// late reports that a fetch took longer than a request waits for it. This happens on a busy machine and is not a failure.
-func late(err error) bool { return err != nil && strings.Contains(err.Error(), "not yet answered") }
+// isLate reports that a fetch took longer than a request waits for it. This happens on a busy machine and is not a failure.
+func isLate(err error) bool { return err != nil && strings.Contains(err.Error(), "not yet answered") }
 
-// Anybody can write tokens with unknown key ids. They cause only a few fetches from the issuer.
+// A client can forge tokens with unknown key ids. They cause only a few fetches from the issuer.
 func TestForgedKeyIDsRarelyFetch(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
-	nobody, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: authz.SessionFormat{
+	unreachable, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: authz.SessionFormat{
 		Issuer: supabase.Name, JWKSURL: "http://127.0.0.1:1"}}}}, discard)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer nobody.Close()
+	defer unreachable.Close()
 	const forged, seconds = 10_000, 31
 	token := strings.Split(es256(ecKey, "x").Reveal(), ".")
 	start := time.Now()
@@ -56,7 +56,7 @@ func TestForgedKeyIDsRarelyFetch(t *testing.T) {
 		t.Errorf("%d forged key ids over %d s made %d fetches", forged, seconds, got)
 	}
 	// In the meantime, startGrace has passed for the verifier whose issuer never answers.
-	if notices, err := nobody.Ready(); err != nil || len(notices) != 1 || !strings.Contains(notices[0], "never fetched") {
+	if notices, err := unreachable.Ready(); err != nil || len(notices) != 1 || !strings.Contains(notices[0], "never fetched") {
 		t.Errorf("without an issuer: %q, %v", notices, err)
 	}
 }
@@ -66,40 +66,40 @@ func TestForgedKeyIDsRarelyFetch(t *testing.T) {
 func TestKeysRotateUnderLoad(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("old", &ecKey.PublicKey))
-	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: shortest}, nil)
+	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: minKeysMaxAge}, nil)
 	var signing atomic.Pointer[func() authz.Secret]
-	use := func(key *ecdsa.PrivateKey, kid string) {
+	signWithKey := func(key *ecdsa.PrivateKey, kid string) {
 		f := func() authz.Secret { return es256(key, kid) }
 		signing.Store(&f)
 	}
-	use(ecKey, "old")
-	early := es256(ecKey, "old")
+	signWithKey(ecKey, "old")
+	oldToken := es256(ecKey, "old")
 	stop := make(chan struct{})
-	var load sync.WaitGroup
-	var taken, delayed atomic.Int64
+	var workers sync.WaitGroup
+	var accepted, delayed atomic.Int64
 	for range 4 {
-		load.Go(func() {
-			kept := (*signing.Load())()
+		workers.Go(func() {
+			reused := (*signing.Load())()
 			for i := 0; ; i++ {
 				select {
 				case <-stop:
 					return
 				default:
 				}
-				token := kept
+				token := reused
 				if i%2 == 0 {
 					token = (*signing.Load())()
-					kept = token // replaced with each new token, so that no old token is presented for long
+					reused = token // so that no old token is presented for long
 				}
 				_, denial, err := verify(t, v, api, token)
 				switch {
-				case late(err):
+				case isLate(err):
 					delayed.Add(1)
 				case err != nil || denial != "":
-					t.Errorf("a good session: %q, %v", denial, err)
+					t.Errorf("a valid session: %q, %v", denial, err)
 					return
 				default:
-					taken.Add(1)
+					accepted.Add(1)
 				}
 				time.Sleep(time.Millisecond)
 			}
@@ -107,29 +107,29 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 	}
 	time.Sleep(100 * time.Millisecond)
 	p.Publish(public("old", &ecKey.PublicKey), public("new", &otherEC.PublicKey))
-	use(otherEC, "new")
+	signWithKey(otherEC, "new")
 	time.Sleep(500 * time.Millisecond)
 	p.Publish(public("new", &otherEC.PublicKey))
 	withdrawn := time.Now()
-	for time.Since(withdrawn) < shortest {
-		_, _, _ = verify(t, v, api, early) // keeps the token in the cache
+	for time.Since(withdrawn) < minKeysMaxAge {
+		_, _, _ = verify(t, v, api, oldToken) // keeps the token in the cache
 		time.Sleep(10 * time.Millisecond)
 	}
-	for name, token := range map[string]authz.Secret{"remembered": early, "not seen before": es256(ecKey, "old")} {
+	for name, token := range map[string]authz.Secret{"cached": oldToken, "not cached": es256(ecKey, "old")} {
 		if _, denial, err := verify(t, v, api, token); err != nil || denial != authz.ReasonUnknown {
-			t.Errorf("a session of a key that is withdrawn, %s: %q, %v", name, denial, err)
+			t.Errorf("a session of a withdrawn key, %s: %q, %v", name, denial, err)
 		}
 	}
 	close(stop)
-	load.Wait()
-	t.Logf("%d sessions were taken, the keys fetched %d times", taken.Load(), p.Fetches())
+	workers.Wait()
+	t.Logf("%d sessions were accepted, the keys were fetched %d times", accepted.Load(), p.Fetches())
 	if delayed.Load() > 8 { // two for each goroutine
-		t.Errorf("%d sessions could not be verified in time: that is more than a busy machine explains", delayed.Load())
+		t.Errorf("%d sessions could not be verified in time: more than 8 are too many, even on a busy machine", delayed.Load())
 	}
 
 	// A key id is reused for another key.
 	reused := es256(otherEC, "new")
-	eventually(t, "it is taken", func() bool { _, denial, _ := verify(t, v, api, reused); return denial == "" })
+	eventually(t, "the session is accepted", func() bool { _, denial, _ := verify(t, v, api, reused); return denial == "" })
 	p.Publish(public("new", &ecKey.PublicKey))
 	eventually(t, "the other key's sessions are refused", func() bool {
 		_, denial, _ := verify(t, v, api, reused)
@@ -137,11 +137,11 @@ func TestKeysRotateUnderLoad(t *testing.T) {
 	})
 }
 
-// Failures of an issuer: known keys are used until they are too old. After that, each check is an error.
+// If an issuer fails, the known keys are used until they are too old. After that, each check returns an error.
 func TestIssuerThatDoesNotAnswer(t *testing.T) {
-	good := supabase.Start()
-	t.Cleanup(good.Close)
-	good.Publish(public("ec", &ecKey.PublicKey))
+	redirectTarget := supabase.Start()
+	t.Cleanup(redirectTarget.Close)
+	redirectTarget.Publish(public("ec", &ecKey.PublicKey))
 	for name, answer := range map[string]http.HandlerFunc{
 		"no HTTP": func(w http.ResponseWriter, r *http.Request) {
 			c, _, _ := w.(http.Hijacker).Hijack()
@@ -151,44 +151,44 @@ func TestIssuerThatDoesNotAnswer(t *testing.T) {
 		"an error": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
 		"no JSON":  func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") },
 		"no set":   func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, `{"error":"unavailable"}`) },
-		"too much": func(w http.ResponseWriter, _ *http.Request) {
+		"too large": func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, `{"keys":[`+strings.Repeat(" ", 300<<10)+`]}`)
 		},
-		"elsewhere": func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Location", good.URL)
+		"a redirect": func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Location", redirectTarget.URL)
 			w.WriteHeader(http.StatusFound)
 		},
-		"nothing": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"no answer": func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := publish(t, public("ec", &ecKey.PublicKey))
-			v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: shortest}, nil)
-			seen := es256(ecKey, "ec")
+			v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: minKeysMaxAge}, nil)
+			cachedToken := es256(ecKey, "ec")
 			p.ServeInstead(answer)
-			var last error
+			var lastErr error
 			eventually(t, "the keys are too old", func() bool {
-				for _, token := range []authz.Secret{es256(ecKey, "ec"), seen} {
+				for _, token := range []authz.Secret{es256(ecKey, "ec"), cachedToken} {
 					_, denial, err := verify(t, v, api, token)
 					if denial != "" {
-						t.Fatalf("a good session is %s", denial)
+						t.Fatalf("a valid session is %s", denial)
 					}
-					last = err
+					lastErr = err
 				}
-				return last != nil
+				return lastErr != nil
 			})
-			if !strings.Contains(last.Error(), "too old") || strings.Contains(last.Error(), p.URL) {
-				t.Error(last)
+			if !strings.Contains(lastErr.Error(), "too old") || strings.Contains(lastErr.Error(), p.URL) {
+				t.Error(lastErr)
 			}
 			notices, err := v.Ready()
 			if err != nil || len(notices) != 1 || !strings.Contains(notices[0], "too old") {
 				t.Errorf("readiness: %q, %v", notices, err)
 			}
-			if s := v.Stats()[api]; s.FetchFailed == 0 || s.KeysAge < shortest || s.Failed == 0 {
+			if s := v.Stats()[api]; s.FetchFailed == 0 || s.KeysAge < minKeysMaxAge || s.Failed == 0 {
 				t.Errorf("%+v", s)
 			}
 			p.ServeInstead(nil)
-			eventually(t, "they are fetched again", func() bool { _, denial, err := verify(t, v, api, seen); return denial == "" && err == nil })
+			eventually(t, "the keys are fetched again", func() bool { _, denial, err := verify(t, v, api, cachedToken); return denial == "" && err == nil })
 			if notices, err := v.Ready(); err != nil || len(notices) != 0 {
 				t.Errorf("readiness: %q, %v", notices, err)
 			}
@@ -201,31 +201,31 @@ func TestUnknownKeyBlocksNoOtherCheck(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
-	release, asked := make(chan struct{}), make(chan struct{}, 10)
-	p.ServeInstead(func(http.ResponseWriter, *http.Request) { asked <- struct{}{}; <-release })
+	release, fetching := make(chan struct{}), make(chan struct{}, 10)
+	p.ServeInstead(func(http.ResponseWriter, *http.Request) { fetching <- struct{}{}; <-release })
 	done := make(chan error)
 	go func() {
 		_, denial, err := verify(t, v, api, es256(ecKey, "unknown"))
 		if denial != "" {
-			t.Errorf("nobody can tell, yet it is %s", denial)
+			t.Errorf("the issuer has not answered, but the denial is %s", denial)
 		}
 		done <- err
 	}()
-	<-asked
+	<-fetching
 	if _, denial, err := verify(t, v, api, es256(ecKey, "ec")); denial != "" || err != nil {
 		t.Errorf("%q, %v", denial, err)
 	}
 	if err := <-done; err == nil || !strings.Contains(err.Error(), "not yet answered") {
-		t.Errorf("it waited until the end: %v", err)
+		t.Errorf("the check waited for the issuer: %v", err)
 	}
 	close(release)
 }
 
-// The answer to a fetch that was already running does not contain a key that was published since.
+// The answer to a fetch that is already running does not contain a key that was published after its start.
 func TestKeyThatIsPublishedDuringAFetch(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("old", &ecKey.PublicKey))
-	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: shortest}, nil)
+	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL, JWKSMaxAge: minKeysMaxAge}, nil)
 	var once sync.Once
 	fetching, answer := make(chan struct{}), make(chan struct{})
 	p.ServeInstead(func(w http.ResponseWriter, _ *http.Request) {
@@ -242,7 +242,7 @@ func TestKeyThatIsPublishedDuringAFetch(t *testing.T) {
 	go func() {
 		defer close(done)
 		_, denial, err := verify(t, v, api, es256(otherEC, "new"))
-		for late(err) {
+		for isLate(err) {
 			_, denial, err = verify(t, v, api, es256(otherEC, "new"))
 		}
 		if denial != "" || err != nil {
@@ -254,25 +254,25 @@ func TestKeyThatIsPublishedDuringAFetch(t *testing.T) {
 	<-done
 }
 
-// A failed fetch is tried again soon, in the background or for a token. Until then, the check of an unknown key is an error.
+// A failed fetch is retried soon, in the background or for a token. Until then, the check of an unknown key returns an error.
 func TestFailedFetchIsRetried(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
 	p.ServeInstead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
 	for range 2 {
-		if _, denial, err := verify(t, v, api, es256(ecKey, "unknown")); denial != "" || err == nil || !late(err) && !strings.Contains(err.Error(), "418") {
+		if _, denial, err := verify(t, v, api, es256(ecKey, "unknown")); denial != "" || err == nil || !isLate(err) && !strings.Contains(err.Error(), "418") {
 			t.Errorf("%q, %v", denial, err)
 		}
 	}
 	p.ServeInstead(nil)
-	eventually(t, "there is nothing wrong", func() bool { notices, err := v.Ready(); return len(notices) == 0 && err == nil })
+	eventually(t, "the verifier has no notices", func() bool { notices, err := v.Ready(); return len(notices) == 0 && err == nil })
 	if _, denial, err := verify(t, v, api, es256(ecKey, "unknown")); denial != authz.ReasonUnknown || err != nil {
 		t.Errorf("%q, %v", denial, err)
 	}
 }
 
-// The verifier can be closed during calls of Verify. This happens in a sidecar whose time to stop has run out.
+// The verifier can be closed during calls of Verify. This happens in a sidecar that did not stop in time.
 func TestCloseDuringLookups(t *testing.T) {
 	t.Parallel()
 	for range 20 {
@@ -282,16 +282,16 @@ func TestCloseDuringLookups(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var asking sync.WaitGroup
+		var checks sync.WaitGroup
 		for range 8 {
-			asking.Go(func() {
+			checks.Go(func() {
 				for range 20 {
 					_, _, _ = verify(t, v, api, es256(ecKey, "unknown"))
 				}
 			})
 		}
 		v.Close()
-		asking.Wait()
+		checks.Wait()
 	}
 }
 
@@ -301,12 +301,12 @@ func TestIssuerThatStartsLater(t *testing.T) {
 	p := publish(t, public("ec", &ecKey.PublicKey))
 	p.ServeInstead(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
 	v, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: authz.SessionFormat{
-		Issuer: supabase.Name, JWKSURL: p.URL, JWKSMaxAge: shortest}}}}, discard)
+		Issuer: supabase.Name, JWKSURL: p.URL, JWKSMaxAge: minKeysMaxAge}}}}, discard)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer v.Close()
-	eventually(t, "it has asked", func() bool { return p.Fetches() > 0 && v.Stats()[api].FetchFailed > 0 })
+	eventually(t, "a fetch has failed", func() bool { return p.Fetches() > 0 && v.Stats()[api].FetchFailed > 0 })
 	if _, err := v.Ready(); err == nil || !strings.Contains(err.Error(), "apis.velocity.session") || !strings.Contains(err.Error(), "502") {
 		t.Errorf("readiness: %v", err)
 	}
@@ -314,7 +314,7 @@ func TestIssuerThatStartsLater(t *testing.T) {
 		t.Errorf("%q, %v", denial, err)
 	}
 	p.ServeInstead(nil)
-	eventually(t, "it is ready", func() bool { _, err := v.Ready(); return err == nil })
+	eventually(t, "the verifier is ready", func() bool { _, err := v.Ready(); return err == nil })
 	if _, denial, err := verify(t, v, api, es256(ecKey, "ec")); err != nil || denial != "" {
 		t.Errorf("%q, %v", denial, err)
 	}

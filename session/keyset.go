@@ -25,18 +25,17 @@ type keySet struct {
 	ambiguous []string
 }
 
-// keyName identifies a key in a set. An id alone does not: keys of different types may share one (RFC 7517, section
-// 4.5).
+// keyName identifies a key in a set. The id does not suffice: keys of different types may share an id (RFC 7517, section 4.5).
 type keyName struct{ id, algorithm string }
 
 // keepPointers replaces each key that the previous set also contains with the pointer of the previous set. An unchanged key then
 // keeps its pointer, so keys can be compared by pointer.
-func (s *keySet) keepPointers(before *keySet) {
-	if before == nil {
+func (s *keySet) keepPointers(previous *keySet) {
+	if previous == nil {
 		return
 	}
 	for name, k := range s.keys {
-		if old := before.keys[name]; equal(old, k) {
+		if old := previous.keys[name]; equal(old, k) {
 			s.keys[name] = old
 		}
 	}
@@ -60,7 +59,7 @@ func parseKeys(body []byte) (*keySet, error) {
 	}
 	keys := make(map[keyName]crypto.PublicKey)
 	ambiguous := make(map[keyName]bool)
-	var published []crypto.PublicKey // their private halves are in the set, so anybody can sign with them
+	var compromised []crypto.PublicKey // the set contains their private halves, so any client can sign with them
 	for _, raw := range document.Keys {
 		m, ok := readKey(raw)
 		if !ok {
@@ -69,7 +68,7 @@ func parseKeys(body []byte) (*keySet, error) {
 		if m.D != "" {
 			if private, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{Private: true}, jwkset.JWKValidateOptions{}); err == nil {
 				if signer, ok := private.Key().(crypto.Signer); ok {
-					published = append(published, signer.Public())
+					compromised = append(compromised, signer.Public())
 				}
 			}
 			continue
@@ -105,7 +104,7 @@ func parseKeys(body []byte) (*keySet, error) {
 		keys[name] = parsed.Key()
 	}
 	maps.DeleteFunc(keys, func(_ keyName, k crypto.PublicKey) bool {
-		return slices.ContainsFunc(published, func(p crypto.PublicKey) bool { return equal(p, k) })
+		return slices.ContainsFunc(compromised, func(p crypto.PublicKey) bool { return equal(p, k) })
 	})
 	set := &keySet{keys: keys}
 	for name := range ambiguous {

@@ -17,37 +17,37 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// Keys that share an id are distinguished by their type and algorithm. Only keys that are still ambiguous are left out, with a
+// Keys that share an id are distinguished by their type and algorithm. Only keys that are still ambiguous are ignored, with a
 // warning. The other keys are used.
 func TestDuplicateKeyID(t *testing.T) {
 	otherRSA := must(rsa.GenerateKey(rand.Reader, 2048))
 	ec, rs := public("k", &ecKey.PublicKey), public("k", &rsaKey.PublicKey)
-	plain := func(k jose.JSONWebKey) jose.JSONWebKey { k.Algorithm = ""; return k }
-	as := func(k jose.JSONWebKey, alg string) jose.JSONWebKey { k.Algorithm = alg; return k }
+	withoutAlg := func(k jose.JSONWebKey) jose.JSONWebKey { k.Algorithm = ""; return k }
+	withAlg := func(k jose.JSONWebKey, alg string) jose.JSONWebKey { k.Algorithm = alg; return k }
 	for name, c := range map[string]struct {
 		keys      []jose.JSONWebKey
 		ec, rsa   bool // whether a token of this key, with the id k, is accepted
 		ambiguous bool
 	}{
 		"of two types":                    {[]jose.JSONWebKey{ec, rs}, true, true, false},
-		"of two types, without alg":       {[]jose.JSONWebKey{plain(rs), plain(ec)}, true, true, false},
-		"of two algorithms":               {[]jose.JSONWebKey{rs, as(public("k", &otherRSA.PublicKey), "PS256")}, false, true, false},
-		"of two algorithms, swapped":      {[]jose.JSONWebKey{as(public("k", &otherRSA.PublicKey), "RS512"), rs}, false, true, false},
+		"of two types, without alg":       {[]jose.JSONWebKey{withoutAlg(rs), withoutAlg(ec)}, true, true, false},
+		"of two algorithms":               {[]jose.JSONWebKey{rs, withAlg(public("k", &otherRSA.PublicKey), "PS256")}, false, true, false},
+		"of two algorithms, swapped":      {[]jose.JSONWebKey{withAlg(public("k", &otherRSA.PublicKey), "RS512"), rs}, false, true, false},
 		"one for encryption":              {[]jose.JSONWebKey{ec, {Key: &otherEC.PublicKey, KeyID: "k", Use: "enc"}}, true, false, false},
 		"one of another curve":            {[]jose.JSONWebKey{{Key: &wrongEC.PublicKey, KeyID: "k", Use: "sig"}, ec}, true, false, false},
 		"one that is too short":           {[]jose.JSONWebKey{{Key: &shortRSA.PublicKey, KeyID: "k", Use: "sig"}, rs}, false, true, false},
-		"one a secret":                    {[]jose.JSONWebKey{{Key: []byte(secret), KeyID: "k"}, ec}, true, false, false},
-		"the same key":                    {[]jose.JSONWebKey{ec, ec, plain(ec)}, true, false, false},
+		"one is a secret":                 {[]jose.JSONWebKey{{Key: []byte(secret), KeyID: "k"}, ec}, true, false, false},
+		"the same key":                    {[]jose.JSONWebKey{ec, ec, withoutAlg(ec)}, true, false, false},
 		"two of one type":                 {[]jose.JSONWebKey{ec, public("k", &otherEC.PublicKey)}, false, false, true},
 		"two of one type, one again":      {[]jose.JSONWebKey{ec, public("k", &otherEC.PublicKey), ec}, false, false, true},
-		"one of them without alg":         {[]jose.JSONWebKey{ec, plain(public("k", &otherEC.PublicKey))}, false, false, true},
-		"two, beside one of another type": {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey)}, false, true, true},
-		"its private half, too":           {[]jose.JSONWebKey{ec, rs, {Key: ecKey, KeyID: "k", Use: "sig"}}, false, true, false},
-		"its private half elsewhere":      {[]jose.JSONWebKey{{Key: ecKey, KeyID: "z"}, ec, rs}, false, true, false},
+		"one of them without alg":         {[]jose.JSONWebKey{ec, withoutAlg(public("k", &otherEC.PublicKey))}, false, false, true},
+		"two of one type, one of another": {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey)}, false, true, true},
+		"a private half is published":     {[]jose.JSONWebKey{ec, rs, {Key: ecKey, KeyID: "k", Use: "sig"}}, false, true, false},
+		"a private half with another id":  {[]jose.JSONWebKey{{Key: ecKey, KeyID: "z"}, ec, rs}, false, true, false},
 		"two of each":                     {[]jose.JSONWebKey{ec, rs, public("k", &otherEC.PublicKey), public("k", &otherRSA.PublicKey)}, false, false, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := publish(t, append(c.keys, public("apart", &otherEC.PublicKey))...)
+			p := publish(t, append(c.keys, public("unique", &otherEC.PublicKey))...)
 			log := &syncbuffer.Buffer{}
 			v, err := session.New(session.Config{APIs: map[string]authz.API{api: {Session: authz.SessionFormat{Issuer: supabase.Name, JWKSURL: p.URL}}}},
 				slog.New(slog.NewJSONHandler(log, nil)))
@@ -58,13 +58,13 @@ func TestDuplicateKeyID(t *testing.T) {
 			var notices []string
 			eventually(t, "the keys are fetched", func() bool { notices, err = v.Ready(); return err == nil })
 			for token, want := range map[authz.Secret]bool{
-				sign(jose.ES256, ecKey, "k", good(nil)):       c.ec,
-				sign(jose.RS256, rsaKey, "k", good(nil)):      c.rsa,
-				sign(jose.ES256, otherEC, "apart", good(nil)): true,
+				sign(jose.ES256, ecKey, "k", claimsWith(nil)):        c.ec,
+				sign(jose.RS256, rsaKey, "k", claimsWith(nil)):       c.rsa,
+				sign(jose.ES256, otherEC, "unique", claimsWith(nil)): true,
 			} {
 				_, denial, err := verify(t, v, api, token)
 				if err != nil || (denial == "") != want || !want && denial != authz.ReasonUnknown {
-					t.Errorf("%q, %v; taken is %v", denial, err, want)
+					t.Errorf("%q, %v; accepted: want %v", denial, err, want)
 				}
 			}
 			if got := strings.Contains(log.String(), `"WARN"`) && strings.Contains(log.String(), `"kids":["k"]`); got != c.ambiguous {
@@ -79,11 +79,11 @@ func TestDuplicateKeyID(t *testing.T) {
 
 // The names of a key's members are case-sensitive, and none may occur twice.
 func TestJWKMembersAreRead(t *testing.T) {
-	good := string(must(public("k", &ecKey.PublicKey).MarshalJSON()))
+	validKey := string(must(public("k", &ecKey.PublicKey).MarshalJSON()))
 	other := string(must(public("other", &otherEC.PublicKey).MarshalJSON()))
 	for name, c := range map[string]struct {
-		also  string
-		taken bool
+		extraKey string
+		accepted bool
 	}{
 		"KID":           {strings.Replace(other, `"kid":"other"`, `"kid":"other","KID":"k"`, 1), true},
 		"KID, no kid":   {strings.Replace(other, `"kid":"other"`, `"KID":"k"`, 1), true},
@@ -94,10 +94,10 @@ func TestJWKMembersAreRead(t *testing.T) {
 	} {
 		p := publish(t)
 		p.ServeInstead(func(w http.ResponseWriter, _ *http.Request) {
-			_, _ = io.WriteString(w, `{"keys":[`+c.also+`,`+good+`]}`)
+			_, _ = io.WriteString(w, `{"keys":[`+c.extraKey+`,`+validKey+`]}`)
 		})
 		v := verifier(t, authz.SessionFormat{JWKSURL: p.URL}, nil)
-		if _, denial, err := verify(t, v, api, sign(jose.ES256, ecKey, "k", supabase.Claims(user, nil))); err != nil || (denial == "") != c.taken {
+		if _, denial, err := verify(t, v, api, sign(jose.ES256, ecKey, "k", supabase.Claims(user, nil))); err != nil || (denial == "") != c.accepted {
 			t.Errorf("%s: %q, %v", name, denial, err)
 		}
 	}

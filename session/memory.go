@@ -66,5 +66,5 @@ func (m *memory) close() {
 	m.cache.Close()
 }
 
-// slot returns the token's key in the cache: a part of its digest, so that nobody can choose it, with the issuer's salt.
+// slot returns the token's key in the cache: a part of its digest, combined with the issuer's salt. No client can choose it.
 func slot(i *issuer, d authz.Digest) uint64 { return binary.LittleEndian.Uint64(d[:]) ^ i.salt }

@@ -39,7 +39,7 @@ func must[T any](v T, err error) T {
 
 type fields = supabase.Fields
 
-func good(change fields) fields { return supabase.Claims(user, change) }
+func claimsWith(change fields) fields { return supabase.Claims(user, change) }
 
 func sign(alg jose.SignatureAlgorithm, key any, kid string, payload any) authz.Secret {
 	return authz.Secret(supabase.Sign(alg, key, kid, payload))
@@ -75,11 +75,11 @@ func verifier(t testing.TB, f authz.SessionFormat, clock func() time.Time) *sess
 	return v
 }
 
-func eventually(t testing.TB, what string, holds func() bool) {
+func eventually(t testing.TB, condition string, isTrue func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(20 * time.Second); !isTrue(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("timeout: %s", what)
+			t.Fatalf("timeout: %s", condition)
 		}
 	}
 }
@@ -87,27 +87,27 @@ func eventually(t testing.TB, what string, holds func() bool) {
 func TestThreeAlgorithms(t *testing.T) {
 	p := publish(t, public("ec", &ecKey.PublicKey), public("rsa", &rsaKey.PublicKey))
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret, JWKSURL: p.URL}, nil)
-	began := time.Now().Unix() - 500
-	claims := good(fields{"amr": []fields{{"method": "totp", "timestamp": began + 100}, {"method": "password", "timestamp": began}}})
+	startedAt := time.Now().Unix() - 500
+	claims := claimsWith(fields{"amr": []fields{{"method": "totp", "timestamp": startedAt + 100}, {"method": "password", "timestamp": startedAt}}})
 	for name, token := range map[string]authz.Secret{
 		"HS256":           sign(jose.HS256, []byte(secret), "", claims),
 		"HS256 with kid":  sign(jose.HS256, []byte(secret), "any", claims),
 		"ES256":           sign(jose.ES256, ecKey, "ec", claims),
 		"RS256":           sign(jose.RS256, rsaKey, "rsa", claims),
 		"no typ":          signWith(ecKey, (&jose.SignerOptions{}).WithHeader("kid", "ec"), claims),
-		"a list of one":   sign(jose.ES256, ecKey, "ec", good(fields{"aud": []string{"authenticated"}, "amr": claims["amr"]})),
-		"no is_anonymous": sign(jose.ES256, ecKey, "ec", good(fields{"is_anonymous": nil, "amr": claims["amr"]})),
-		"fractions":       sign(jose.ES256, ecKey, "ec", good(fields{"exp": float64(time.Now().Unix()) + 99.5, "amr": claims["amr"]})),
-		"within leeway":   sign(jose.ES256, ecKey, "ec", good(fields{"exp": time.Now().Unix() - 5, "nbf": time.Now().Unix() + 5, "amr": claims["amr"]})),
+		"a list of one":   sign(jose.ES256, ecKey, "ec", claimsWith(fields{"aud": []string{"authenticated"}, "amr": claims["amr"]})),
+		"no is_anonymous": sign(jose.ES256, ecKey, "ec", claimsWith(fields{"is_anonymous": nil, "amr": claims["amr"]})),
+		"fractions":       sign(jose.ES256, ecKey, "ec", claimsWith(fields{"exp": float64(time.Now().Unix()) + 99.5, "amr": claims["amr"]})),
+		"within leeway":   sign(jose.ES256, ecKey, "ec", claimsWith(fields{"exp": time.Now().Unix() - 5, "nbf": time.Now().Unix() + 5, "amr": claims["amr"]})),
 	} {
-		for range 2 { // verified, and remembered
+		for range 2 { // the second time, the token is cached
 			s, denial, err := verify(t, v, api, token)
-			if err != nil || denial != "" || s != (authz.Session{ID: supabase.Session, UserID: user, StartedAt: began - 10}) {
+			if err != nil || denial != "" || s != (authz.Session{ID: supabase.Session, UserID: user, StartedAt: startedAt - 10}) {
 				t.Errorf("%s: %+v, %s, %v", name, s, denial, err)
 			}
 		}
 		if _, denial, err := verify(t, v, "velaflows", token); denial != authz.ReasonUnknown || err != nil {
-			t.Errorf("%s: another API says %s, %v", name, denial, err)
+			t.Errorf("%s: another API returns %s, %v", name, denial, err)
 		}
 	}
 }
@@ -128,17 +128,17 @@ func TestSessionStart(t *testing.T) {
 		amr  any
 		want int64
 	}{
-		"once":              {at(now - 100), now - 160},
-		"twice":             {at(now-100, now-500), now - 560},
-		"after it was made": {at(now + 30), now - 60},
-		"a step unknown":    {at(nil, now-100), now - 160},
-		"in milliseconds":   {at(now * 1000), 0},
-		"as text":           {at("1700000000"), 0},
-		"not told":          {[]string{"pwd"}, 0},
-		"nothing":           {nil, 0},
-		"of another form":   {fields{"timestamp": now}, 0},
+		"one method":                {at(now - 100), now - 160},
+		"two methods":               {at(now-100, now-500), now - 560},
+		"later than iat":            {at(now + 30), now - 60},
+		"one method without a time": {at(nil, now-100), now - 160},
+		"in milliseconds":           {at(now * 1000), 0},
+		"as text":                   {at("1700000000"), 0},
+		"methods without times":     {[]string{"pwd"}, 0},
+		"no amr":                    {nil, 0},
+		"of another form":           {fields{"timestamp": now}, 0},
 	} {
-		s, denial, err := verify(t, v, api, sign(jose.HS256, []byte(secret), "", good(fields{"iat": now, "amr": c.amr})))
+		s, denial, err := verify(t, v, api, sign(jose.HS256, []byte(secret), "", claimsWith(fields{"iat": now, "amr": c.amr})))
 		if err != nil || denial != "" || s.StartedAt != c.want {
 			t.Errorf("%s: %d, not %d; %q, %v", name, s.StartedAt, c.want, denial, err)
 		}
@@ -155,8 +155,8 @@ func TestIssuersAreIndependent(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer v.Close()
-	token := sign(jose.HS256, []byte(secret), "", good(fields{"is_anonymous": true}))
-	eventually(t, "it is remembered", func() bool {
+	token := sign(jose.HS256, []byte(secret), "", claimsWith(fields{"is_anonymous": true}))
+	eventually(t, "the token is cached", func() bool {
 		_, denial, err := verify(t, v, "lax", token)
 		if err != nil || denial != "" {
 			t.Fatalf("%q, %v", denial, err)
@@ -170,7 +170,7 @@ func TestIssuersAreIndependent(t *testing.T) {
 
 func TestAnonymousSessionsCanBeAllowed(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret, Anonymous: true}, nil)
-	token := sign(jose.HS256, []byte(secret), "", good(fields{"is_anonymous": true}))
+	token := sign(jose.HS256, []byte(secret), "", claimsWith(fields{"is_anonymous": true}))
 	if _, denial, err := verify(t, v, api, token); err != nil || denial != "" {
 		t.Errorf("%q, %v", denial, err)
 	}
@@ -178,11 +178,11 @@ func TestAnonymousSessionsCanBeAllowed(t *testing.T) {
 
 // A cached token expires at its own exp.
 func TestRememberedTokensExpire(t *testing.T) {
-	var ahead atomic.Int64
-	clock := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	var clockOffset atomic.Int64
+	clock := func() time.Time { return time.Now().Add(time.Duration(clockOffset.Load())) }
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret}, clock)
-	token := sign(jose.HS256, []byte(secret), "", good(fields{"exp": time.Now().Unix() + 60}))
-	eventually(t, "it is remembered", func() bool {
+	token := sign(jose.HS256, []byte(secret), "", claimsWith(fields{"exp": time.Now().Unix() + 60}))
+	eventually(t, "the token is cached", func() bool {
 		_, denial, err := verify(t, v, api, token)
 		if err != nil || denial != "" {
 			t.Fatalf("%q, %v", denial, err)
@@ -192,7 +192,7 @@ func TestRememberedTokensExpire(t *testing.T) {
 	for after, want := range map[time.Duration]authz.Reason{
 		60 * time.Second: "", 69 * time.Second: "", 70 * time.Second: authz.ReasonExpired, time.Hour: authz.ReasonExpired,
 	} {
-		ahead.Store(int64(after))
+		clockOffset.Store(int64(after))
 		if _, denial, err := verify(t, v, api, token); err != nil || denial != want {
 			t.Errorf("after %v: %q, %v", after, denial, err)
 		}

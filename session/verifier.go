@@ -17,7 +17,7 @@ import (
 type Config struct {
 	// APIs by name. An API without an issuer accepts no sessions.
 	APIs map[string]authz.API
-	// MaxBytes limits the memory of all cached verifications. 0: none is cached.
+	// MaxBytes limits the memory of all cached verifications. 0: no verification is cached.
 	MaxBytes int64
 	// Clock is the wall clock for the time claims of tokens. Default: time.Now.
 	Clock func() time.Time
@@ -76,12 +76,12 @@ func (v *Verifier) Verify(ctx context.Context, api string, token authz.Secret) (
 		return authz.VerifiedSession{Denial: authz.ReasonUnknown}, nil
 	}
 	digest := token.Digest()
-	if known := v.memory.get(i, digest); known != nil && i.trusts(known.key) {
+	if cached := v.memory.get(i, digest); cached != nil && i.trusts(cached.key) {
 		i.counts.remembered.Add(1)
-		if i.expired(known.expires) {
+		if i.expired(cached.expires) {
 			return authz.VerifiedSession{Denial: authz.ReasonExpired}, nil
 		}
-		return authz.VerifiedSession{Session: known.session, AAL: known.aal}, nil
+		return authz.VerifiedSession{Session: cached.session, AAL: cached.aal}, nil
 	}
 	verified, denial, err := i.verify(ctx, token.Reveal())
 	switch {
@@ -113,10 +113,10 @@ func (v *Verifier) Ready() (notices []string, err error) {
 	return notices, err
 }
 
-// counts are the numbers of an issuer's answers, for [Stats].
+// counts counts an issuer's answers for [Stats].
 type counts struct{ remembered, verified, denied, failed atomic.Uint64 }
 
-// Stats are the numbers of one API for its metrics.
+// Stats are the statistics of one API, for its metrics.
 type Stats struct {
 	// Remembered, Verified, Denied and Failed count the answers: from the cache, after a verification, a denial, or an
 	// error without an answer.

@@ -1,4 +1,4 @@
-// Package clientcert reads the certificate that a client has presented to the PEP.
+// Package clientcert reads the certificate that a client has presented to the policy enforcement point (PEP).
 package clientcert
 
 import (

@@ -12,14 +12,14 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Arguments replaces in text each argument of 20 bytes or more, and each such value of a --flag=value argument, with its first
-// 8 bytes. The argument could be a key that was pasted in the wrong place.
+// Arguments shortens each argument of 20 bytes or more in text to its first 8 bytes. It does the same with the value of a
+// --flag=value argument. Such an argument could be a key that was pasted in the wrong place.
 func Arguments(text string, args []string) string {
-	const visible, shortest = 8, 20
+	const visible, minLength = 8, 20
 	for _, arg := range args {
 		_, value, _ := strings.Cut(arg, "=") // --flag=value
 		for _, part := range []string{arg, value} {
-			if len(part) >= shortest {
+			if len(part) >= minLength {
 				text = strings.ReplaceAll(text, part, part[:visible]+"…")
 			}
 		}
@@ -27,13 +27,13 @@ func Arguments(text string, args []string) string {
 	return text
 }
 
-// keyPattern matches every key, and other words.
+// keyPattern matches every key, and also words that are not keys.
 var keyPattern = regexp.MustCompile(`[A-Za-z0-9._~+/-]+`)
 
 const jwtStart = "eyJ" // {" in base64
 
 // Keys shortens each key in text to its visible prefix, and each JWT to its first characters. Unlike [Arguments], it leaves ids,
-// paths and emails whole.
+// paths and emails unchanged.
 func Keys(apis map[string]authz.API, text string) string {
 	return keyPattern.ReplaceAllStringFunc(text, func(word string) string {
 		if strings.HasPrefix(word, jwtStart) && strings.Count(word, ".") >= 2 {
@@ -46,31 +46,30 @@ func Keys(apis map[string]authz.API, text string) string {
 	})
 }
 
-// Start shortens text to the visible prefix of the kind of key that it starts like. text may be a whole key, or a part of a key's
-// prefix. If no kind of key starts like text, Start returns an error that does not contain text: how much of it may be shown is
-// unknown.
+// Start shortens text to the part that may be shown. text may be a whole key, or a part of a key's prefix. If no configured prefix
+// matches, Start returns an error that does not contain text, because no format defines how much of it may be shown.
 func Start(apis map[string]authz.API, text string) (string, error) {
-	var kind string
-	var valid []string
+	var prefix string
+	var prefixes []string
 	visible := 0
 	for _, name := range slices.Sorted(maps.Keys(apis)) {
 		for _, f := range apis[name].Credentials {
 			if f.Kind != authz.KindOAuthToken {
-				valid = append(valid, f.Prefix)
+				prefixes = append(prefixes, f.Prefix)
 			}
 			switch {
 			case strings.HasPrefix(f.Prefix, text):
 				return text, nil
-			case !strings.HasPrefix(text, f.Prefix) || len(f.Prefix) < len(kind):
-			case len(f.Prefix) > len(kind):
-				kind, visible = f.Prefix, f.VisiblePrefix
+			case !strings.HasPrefix(text, f.Prefix) || len(f.Prefix) < len(prefix):
+			case len(f.Prefix) > len(prefix):
+				prefix, visible = f.Prefix, f.VisiblePrefix
 			default:
 				visible = min(visible, f.VisiblePrefix)
 			}
 		}
 	}
-	if kind == "" {
-		return "", fmt.Errorf("no kind of token starts with this text; prefixes are %s", strings.Join(valid, ", "))
+	if prefix == "" {
+		return "", fmt.Errorf("no kind of token starts with this text; prefixes are %s", strings.Join(prefixes, ", "))
 	}
 	return text[:min(len(text), visible)], nil
 }

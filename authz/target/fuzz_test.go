@@ -41,8 +41,8 @@ func expectedSegments(p string, allowed target.Parameters) (segments []string, o
 	return segments, true
 }
 
-// FuzzPath checks that a path has its decoded segments, exactly if it has one clear meaning. Every other spelling of the path
-// gives the same segments. So does a server that unescapes the path before it splits it, cleans it, or decodes it twice.
+// FuzzPath checks that a path has decoded segments if and only if it has one clear meaning. Other spellings of the path have the
+// same segments. A server that unescapes the path before the split, cleans it, or decodes it twice gets the same segments too.
 func FuzzPath(f *testing.F) {
 	for _, p := range []string{
 		"/", "/a", "/a/b", "/a/", "/.well-known/x", "/a...b/..c", "/-._~!$&'()*+,=:@", "/caf%C3%A9/%20", "/%41", "", "*", "a", "//",
@@ -69,13 +69,13 @@ func FuzzPath(f *testing.F) {
 			return
 		}
 		allowed.RawSemicolon = false
-		for _, spelling := range []func(byte) bool{
+		for _, mustEscape := range []func(byte) bool{
 			func(b byte) bool { return strings.IndexByte("-._~", b) < 0 && !isAlnum(b) }, // only the necessary escapes
 			func(byte) bool { return true },
 			func(b byte) bool { return b%2 == 0 || b > '~' || strings.ContainsRune("#%;?\"<>[]^`{|}", rune(b)) },
 		} {
-			if again, err := target.Segments(escaped(segments, spelling), allowed); err != nil || !slices.Equal(again, segments) {
-				t.Fatalf("%q is %q, and %q is %q, %v", p, segments, escaped(segments, spelling), again, err)
+			if respelled, err := target.Segments(escaped(segments, mustEscape), allowed); err != nil || !slices.Equal(respelled, segments) {
+				t.Fatalf("%q is %q, and %q is %q, %v", p, segments, escaped(segments, mustEscape), respelled, err)
 			}
 		}
 		unescaped, err := url.PathUnescape(p)
@@ -91,12 +91,12 @@ func FuzzPath(f *testing.F) {
 	})
 }
 
-func escaped(segments []string, which func(byte) bool) string {
+func escaped(segments []string, mustEscape func(byte) bool) string {
 	var b strings.Builder
 	for _, s := range segments {
 		b.WriteByte('/')
 		for _, c := range []byte(s) {
-			if which(c) {
+			if mustEscape(c) {
 				fmt.Fprintf(&b, "%%%02x", c)
 			} else {
 				b.WriteByte(c)

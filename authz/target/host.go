@@ -20,8 +20,8 @@ func ValidHostPattern(s string) bool { return hostPattern.MatchString(s) }
 // Hosts maps host patterns to the names of APIs.
 type Hosts map[string]string
 
-// NewHosts returns the hosts of all APIs, from the patterns by API. A pattern of two APIs is an error, which starts with the
-// configuration key that is invalid.
+// NewHosts returns the hosts of all APIs. patterns maps the name of an API to its host patterns. A pattern of two APIs is an error,
+// which starts with the configuration key that is invalid.
 func NewHosts(patterns map[string][]string) (Hosts, error) {
 	h := make(Hosts)
 	for _, name := range slices.Sorted(maps.Keys(patterns)) {
@@ -36,7 +36,7 @@ func NewHosts(patterns map[string][]string) (Hosts, error) {
 }
 
 // Find returns the name of the API that serves the host, or "". It ignores letter case and the port: the client chooses them, and
-// Envoy routes by neither. A trailing dot is significant, as in Envoy. An exact host takes precedence over a wildcard, and a
+// Envoy's routing ignores them too. A trailing dot is significant, as in Envoy. An exact host takes precedence over a wildcard, and a
 // longer wildcard over a shorter one: this is Envoy's order of virtual hosts.
 func (h Hosts) Find(host string) string {
 	host = strings.Map(lowerASCII, host)
@@ -53,14 +53,14 @@ func (h Hosts) Find(host string) string {
 		return ""
 	}
 	for {
-		_, after, ok := strings.Cut(host, ".")
+		_, parent, ok := strings.Cut(host, ".")
 		if !ok {
 			return ""
 		}
-		if name, ok := h["*."+after]; ok {
+		if name, ok := h["*."+parent]; ok {
 			return name
 		}
-		host = after
+		host = parent
 	}
 }
 

@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// Parameters lists which of the characters # % ? ; the path parameters of an API may contain. They are valid in a URL if they are
-// escaped. But servers that decode a path too early, or twice, interpret them as syntax. The zero value permits none.
+// Parameters lists which of the characters # % ? ; the path parameters of an API may contain. Escaped, these are valid in a URL. But
+// servers that decode a path too early, or twice, interpret them as syntax. The zero value permits none of them.
 type Parameters struct {
 	// MayHold lists the characters that the decoded text may contain.
 	MayHold []string `yaml:"may_hold" json:"may_hold"`
@@ -20,7 +20,7 @@ type Parameters struct {
 	RawSemicolon bool `yaml:"raw_semicolon" json:"raw_semicolon"`
 }
 
-// special are the characters that need a permission.
+// special are the characters that [Parameters] must permit.
 const special = "#%?;"
 
 // Validate returns an error for an invalid permission. The error starts with the configuration key that is invalid.
@@ -64,9 +64,10 @@ func (c NotPermittedError) Error() string {
 }
 
 // Segments returns the decoded segments of a raw path: it splits the path at its slashes and decodes each segment once (RFC 3986,
-// section 2.4). Every spelling of a path gives the same segments, and policies compare these.
+// section 2.4). Every spelling of a path has the same segments, and policies compare these.
 //
-// A trailing slash gives a last segment "". A path without one clear meaning gives an error, and no route matches it:
+// A path with a trailing slash has a last segment "". For a path without one clear meaning it returns an error, and no route matches
+// the path. Such a path has one of these properties:
 //
 //   - it does not start with one slash, or has an empty segment or a dot segment;
 //   - it has a character that RFC 3986's pchar does not allow, or a ; that is not escaped, unless p permits it;
@@ -122,15 +123,15 @@ func isPlain(path string) bool {
 	return true
 }
 
-// plainBytes are the bytes of a pchar that have no other meaning at any place of a path.
-var plainBytes = func() (is [256]bool) {
-	for c := range len(is) {
-		is[c] = isPchar(byte(c)) && c != '.'
+// plainBytes are the pchar bytes (see [isPchar]) that have no special meaning anywhere in a path.
+var plainBytes = func() (plain [256]bool) {
+	for c := range len(plain) {
+		plain[c] = isPchar(byte(c)) && c != '.'
 	}
-	return is
+	return plain
 }()
 
-// JoinSegments returns the path that policies read: the segments, each after a slash, without escapes. No segments give "".
+// JoinSegments returns the path that policies read: the segments, each after a slash, without escapes. Without segments it is "".
 func JoinSegments(segments []string) string {
 	if len(segments) == 0 {
 		return ""
@@ -196,7 +197,7 @@ func isHex(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }
 
-// isPchar reports whether c is a pchar of RFC 3986, section 3.3, other than ; and the % of an escape.
+// isPchar reports whether c is a path character (pchar) of RFC 3986, section 3.3, other than ; and the % of an escape.
 func isPchar(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~!$&'()*+,=:@", c) >= 0
 }

@@ -81,7 +81,7 @@ func TestSegments(t *testing.T) {
 	}
 }
 
-// Each special character has its own permission. A raw ; needs another one than an escaped ;.
+// Each special character has its own permission. A raw ; and an escaped ; have different permissions.
 func TestParametersMayContainAllowedValues(t *testing.T) {
 	for path, c := range map[string]struct {
 		needed target.NotPermittedError
@@ -103,9 +103,9 @@ func TestParametersMayContainAllowedValues(t *testing.T) {
 			if err := p.Validate(); err != nil {
 				t.Fatal(err)
 			}
-			good := permitted == c.needed || permitted == target.ErrRawSemicolon && c.needed == ";"
+			sufficient := permitted == c.needed || permitted == target.ErrRawSemicolon && c.needed == ";"
 			got, err := target.Segments(path, p)
-			if good && (err != nil || !slices.Equal(got, []string{c.want})) || !good && !errors.Is(err, c.needed) {
+			if sufficient && (err != nil || !slices.Equal(got, []string{c.want})) || !sufficient && !errors.Is(err, c.needed) {
 				t.Errorf("%q with %q: %q, %v", path, permitted, got, err)
 			}
 		}

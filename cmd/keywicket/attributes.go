@@ -5,7 +5,7 @@ import (
 	"github.com/keywicket/keywicket/store/registry"
 )
 
-// attributesFlag is the value of --attributes. It is validated while the command line is parsed.
+// attributesFlag is the value of --attributes. The parser of the command line validates it.
 type attributesFlag authz.Attributes
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
@@ -17,11 +17,11 @@ func (f *attributesFlag) UnmarshalText(text []byte) error {
 
 // newAttributes is the flag of commands that create an object.
 type newAttributes struct {
-	Attributes attributesFlag `help:"Attributes for policies: a JSON object. Lists show them: do not put secrets there." placeholder:"JSON"`
+	Attributes attributesFlag `help:"Attributes for policies: a JSON object. It must not contain secrets, because lists show it." placeholder:"JSON"`
 }
 
 // setAttributes are the flags of commands that replace the attributes of an object.
 type setAttributes struct {
-	Attributes attributesFlag `help:"Attributes for policies: a JSON object. It replaces the current one. Lists show it: do not put secrets there." required:"" placeholder:"JSON"`
+	Attributes attributesFlag `help:"Attributes for policies: a JSON object. It replaces the current object. It must not contain secrets, because lists show it." required:"" placeholder:"JSON"`
 	waitFlag
 }

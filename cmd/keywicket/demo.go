@@ -9,7 +9,7 @@ import (
 )
 
 type demoCommand struct {
-	Once bool `help:"Send a series of requests, print the expected and the actual results, and exit: with 1 if they differ."`
+	Once bool `help:"Send a series of requests, print the expected and the actual results, and exit. The exit status is 1 if they differ."`
 	Logs bool `help:"Print the logs of Postgres, the sidecar and Envoy."`
 }
 

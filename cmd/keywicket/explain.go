@@ -23,7 +23,7 @@ type explainCommand struct {
 }
 
 func (c *explainCommand) Run(s *invocation, cfg config.Config) error {
-	set(&cfg.Policies.Dir, c.PoliciesDir)
+	setIfNotEmpty(&cfg.Policies.Dir, c.PoliciesDir)
 	policies, err := cfg.Explainer(s.ctx)
 	if err != nil {
 		return err

@@ -27,8 +27,8 @@ func (*tokenImport) Help() string {
 	return `Reads a product's existing tokens from standard input, and imports all of them or none. CSV starts with a row of
 column names. NDJSON has one object on each line. The columns or fields, in any order:
 
-  token                 the whole key; only its SHA-256 leaves this process; or instead of token:
-  digest, prefix        the SHA-256 of the whole key in hex, and the visible prefix of the key
+  token                 the whole key; only its SHA-256 leaves this process
+  digest, prefix        instead of token: the SHA-256 of the whole key in hex, and the visible prefix of the key
   name                  the name of the token
   scopes                CSV: separated by spaces; NDJSON: an array
   workspace | user      the owner: a workspace's id or slug, or a user's id or email
@@ -52,7 +52,7 @@ func (c *tokenImport) Run(s *invocation, r *registry.Registry, cfg config.Config
 		parse = tokenimport.NDJSON
 	}
 	scopes := tokenimport.Scopes{Valid: valid}
-	n, err := tokenimport.Store(s.ctx, r, tokenimport.Import{Format: format, API: api, Lines: shown(bar, scopes.Check(parse(stdin)))})
+	n, err := tokenimport.Store(s.ctx, r, tokenimport.Import{Format: format, API: api, Lines: withProgress(bar, scopes.Check(parse(stdin)))})
 	bar.End()
 	if refused, ok := errors.AsType[*tokenimport.Error](err); ok {
 		for _, l := range refused.Lines {
@@ -73,8 +73,8 @@ func (c *tokenImport) Run(s *invocation, r *registry.Registry, cfg config.Config
 	}{n}, [2]string{"imported", strconv.Itoa(n)})
 }
 
-// shown returns the lines, and shows the progress while they are read.
-func shown(bar *progress.Bar, lines iter.Seq2[tokenimport.Line, error]) iter.Seq2[tokenimport.Line, error] {
+// withProgress returns the lines, and shows the progress while they are read.
+func withProgress(bar *progress.Bar, lines iter.Seq2[tokenimport.Line, error]) iter.Seq2[tokenimport.Line, error] {
 	return func(yield func(tokenimport.Line, error) bool) {
 		for line, err := range lines {
 			bar.Row()
@@ -97,8 +97,8 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// interruptible returns a reader whose reads fail when the context ends. A read of standard input does not do so. The goroutine that
-// reads r may stay blocked until the process ends.
+// interruptible returns a reader whose reads fail when the context is canceled, unlike reads of standard input. The goroutine that
+// reads r may stay blocked until the process exits.
 func interruptible(ctx context.Context, r io.Reader) io.Reader {
 	out, in := io.Pipe()
 	context.AfterFunc(ctx, func() { in.CloseWithError(ctx.Err()) })

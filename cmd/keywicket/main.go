@@ -1,6 +1,6 @@
 // Command keywicket runs the sidecar, and manages its tokens, workspaces, users and members.
 //
-// Exit status: 0 success, 1 refused or failed, 2 wrong usage. Each error is one line on standard error.
+// Exit status: 0 success, 1 failure, 2 invalid command line. Each error is one line on standard error.
 package main
 
 import (
@@ -48,7 +48,7 @@ type commands struct {
 // usageError is an error in the command line. The exit status is 2.
 type usageError struct{ error }
 
-// maskKeys shortens the keys in text, as [mask.Keys] does.
+// maskKeys shortens the keys in text with [mask.Keys].
 func (s *invocation) maskKeys(text string) string {
 	cfg, err := s.loadConfig()
 	if err != nil { // text may report this error
@@ -67,7 +67,7 @@ func variable(environ []string, name string) string {
 	return ""
 }
 
-// invocation holds what every command needs: context, output, environment and global flags. Other parameters of a Run method are
+// invocation contains the data that every command needs: context, output, environment and global flags. Other parameters of a Run method are
 // injected: the configuration, the database, the registry.
 type invocation struct {
 	ctx            context.Context
@@ -77,7 +77,7 @@ type invocation struct {
 	databaseURL    string
 	json           bool
 
-	opened []io.Closer
+	closers []io.Closer
 }
 
 func main() {
@@ -88,20 +88,20 @@ func main() {
 
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	var c commands
-	exited := -1
+	exitCode := -1
 	parser, err := kong.New(&c,
 		kong.Name("keywicket"),
 		kong.Description("Envoy ext_authz sidecar that authenticates and authorizes API requests."),
 		kong.Writers(stdout, stderr),
-		kong.Exit(func(code int) { exited = code }),
+		kong.Exit(func(code int) { exitCode = code }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}),
 	)
 	if err != nil {
 		panic(err) // the struct tags of commands are invalid
 	}
 	parsed, err := parser.Parse(args)
-	if exited >= 0 {
-		return exited
+	if exitCode >= 0 {
+		return exitCode
 	}
 	if err != nil {
 		fmt.Fprintf(stderr, "keywicket: %s (run keywicket --help for the commands)\n", mask.Arguments(err.Error(), args))
@@ -134,7 +134,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 }
 
 func (s *invocation) loadConfig() (config.Config, error) {
-	return config.Load(s.configFile, s.environ, func(c *config.Config) { set(&c.Database.URL, s.databaseURL) })
+	return config.Load(s.configFile, s.environ, func(c *config.Config) { setIfNotEmpty(&c.Database.URL, s.databaseURL) })
 }
 
 // openDatabase opens the database without a check of its schema, for migrations.
@@ -145,12 +145,12 @@ func (s *invocation) openDatabase() (*sqlx.DB, error) {
 	}
 	db, err := database.Open(url)
 	if err == nil {
-		s.opened = append(s.opened, db)
+		s.closers = append(s.closers, db)
 	}
 	return db, err
 }
 
-// openRegistry opens the operator's side of the store.
+// openRegistry opens the store for the operator's commands.
 func (s *invocation) openRegistry() (*registry.Registry, error) {
 	url, err := s.configuredDatabase()
 	if err != nil {
@@ -158,13 +158,13 @@ func (s *invocation) openRegistry() (*registry.Registry, error) {
 	}
 	r, err := registry.Open(s.ctx, url)
 	if err == nil {
-		s.opened = append(s.opened, r)
+		s.closers = append(s.closers, r)
 	}
 	return r, err
 }
 
-// configuredDatabase returns the database URL of the configuration. It loads the configuration itself instead of requesting it from
-// kong: kong would add the name of a Go type to an error of a nested provider.
+// configuredDatabase returns the database URL of the configuration. It does not get the configuration from kong, because kong would
+// add the name of a Go type to an error of a nested provider.
 func (s *invocation) configuredDatabase() (string, error) {
 	c, err := s.loadConfig()
 	if err != nil {
@@ -175,7 +175,7 @@ func (s *invocation) configuredDatabase() (string, error) {
 
 func (s *invocation) close() error {
 	var errs []error
-	for _, c := range s.opened {
+	for _, c := range s.closers {
 		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)

@@ -81,20 +81,20 @@ func administer(ctx context.Context, statement string) error {
 	return errors.Join(err, db.Close())
 }
 
-// newDatabase copies a database and returns the URL of the copy. Nothing drops the copy: the server is temporary.
+// newDatabase copies a database and returns the URL of the copy. No code drops the copy, because the server is temporary.
 func newDatabase(original string) (string, error) {
 	name := fmt.Sprintf("test_%d", databases.Add(1))
 	err := administer(context.Background(), "CREATE DATABASE "+name+" TEMPLATE "+original)
 	return server.URL(name), err
 }
 
-// The scripts have these commands in addition to those of testscript. Each has its own migrated database in
-// $KEYWICKET_DATABASE_URL:
+// Each script has its own migrated database in $KEYWICKET_DATABASE_URL. The scripts have these commands in addition to those of
+// testscript:
 //
 //	refused STATUS args...   keywicket must exit with this status, print nothing to stdout, and print one error line
 //	database empty|migrated  switches to a new database
 //	keep NAME=key...         sets variables from keys of the last printed object
-//	keep-token               sets $TOKEN, $ID, $PREFIX, and $SECRET, the part of the token that must not be shown again
+//	keep-token               sets $TOKEN, $ID, $PREFIX, and $SECRET: the part of the token that is shown only once
 //	ready ADDRESS            waits until /readyz answers 200
 //
 // $ADDRESS is the host and port of the Postgres server, $TAKEN is an address in use, and $POLICIES is the folder of the built-in
@@ -116,13 +116,13 @@ func setup(e *testscript.Env) error {
 	if err != nil {
 		return err
 	}
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	usedAddress, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	e.Defer(func() { _ = taken.Close() })
+	e.Defer(func() { _ = usedAddress.Close() })
 	e.Setenv("KEYWICKET_DATABASE_URL", url)
-	e.Setenv("TAKEN", taken.Addr().String())
+	e.Setenv("TAKEN", usedAddress.Addr().String())
 	source, err := filepath.Abs("../../policies")
 	if err != nil {
 		return err
@@ -160,8 +160,8 @@ func refused(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func createDatabase(ts *testscript.TestScript, _ bool, args []string) {
-	originals := map[string]string{"empty": empty, "migrated": migrated}
-	url, err := newDatabase(originals[args[0]])
+	templates := map[string]string{"empty": empty, "migrated": migrated}
+	url, err := newDatabase(templates[args[0]])
 	ts.Check(err)
 	ts.Setenv("KEYWICKET_DATABASE_URL", url)
 }

@@ -16,7 +16,7 @@ type migrateCommand struct {
 
 type migrateUp struct{}
 
-// Run applies the pending migrations. Several operators may run it at the same time: one migrates, the others wait.
+// Run applies the pending migrations. Several operators may run it concurrently: one migrates, the others wait.
 func (migrateUp) Run(s *invocation, db *sqlx.DB) error {
 	applied, err := schema.Migrate(s.ctx, db)
 	if err != nil {
@@ -37,7 +37,7 @@ func (migrateStatus) Run(s *invocation, db *sqlx.DB) error {
 	return printList(s, all, []string{"VERSION", "NAME", "APPLIED"}, func(m schema.Migration) []string {
 		applied := "pending"
 		if m.AppliedAt != nil {
-			applied = when(m.AppliedAt)
+			applied = formatTime(m.AppliedAt)
 		}
 		return []string{strconv.FormatInt(m.Version, 10), m.Name, applied}
 	})

@@ -23,12 +23,12 @@ type oauthAppCommand struct {
 type oauthAppCreate struct {
 	Name         string   `help:"The app's name on the consent page." required:"" placeholder:"NAME"`
 	RedirectURI  []string `help:"Redirect URI: https, http on 127.0.0.1 or [::1], or the app's own scheme. May be repeated." name:"redirect-uri" required:"" sep:"none" placeholder:"URI"`
-	Confidential bool     `help:"The app has a server that keeps its secret. It must authenticate with the secret."`
+	Confidential bool     `help:"The app runs on a server that can keep a secret. It must authenticate with its secret."`
 	ID           string   `help:"The client id. Default: a generated id." name:"id" placeholder:"ID"`
 	API          string   `help:"The API. Required if several APIs have access tokens." name:"api" placeholder:"NAME"`
 }
 
-// appWithSecret is the output for an app with a new secret. Nothing else shows the secret.
+// appWithSecret is the output for an app with a new secret. No other output contains the secret.
 type appWithSecret struct {
 	registry.App
 	Secret string `json:"client_secret"`
@@ -90,7 +90,7 @@ func (c *oauthAppList) Run(s *invocation, r *registry.Registry) error {
 		return err
 	}
 	return printList(s, apps, []string{"CLIENT ID", "NAME", "REDIRECT URIS", "CONFIDENTIAL", "CREATED", "STATUS"}, func(a registry.App) []string {
-		return []string{a.ID, a.Name, strings.Join(a.RedirectURIs, " "), fmt.Sprint(a.Confidential), when(&a.CreatedAt), string(a.Status)}
+		return []string{a.ID, a.Name, strings.Join(a.RedirectURIs, " "), fmt.Sprint(a.Confidential), formatTime(&a.CreatedAt), string(a.Status)}
 	})
 }
 
@@ -118,7 +118,7 @@ func (c *oauthAppRevoke) Run(s *invocation, r *registry.Registry) error {
 		return err
 	}
 	return c.printOne(s, r, app, [2]string{"client id", app.ID}, [2]string{"name", app.Name}, [2]string{"status", string(app.Status)},
-		[2]string{"revoked", when(app.RevokedAt)})
+		[2]string{"revoked", formatTime(app.RevokedAt)})
 }
 
 type grantCommand struct {
@@ -137,7 +137,7 @@ func (c *grantList) Run(s *invocation, r *registry.Registry) error {
 		return err
 	}
 	return printList(s, grants, []string{"ID", "APP", "USER", "SCOPES", "WORKSPACES", "CREATED", "STATUS"}, func(g registry.Grant) []string {
-		return []string{g.ID, g.AppName, g.Email, strings.Join(g.Scopes, " "), strings.Join(g.Workspaces, " "), when(&g.CreatedAt), string(g.Status)}
+		return []string{g.ID, g.AppName, g.Email, strings.Join(g.Scopes, " "), strings.Join(g.Workspaces, " "), formatTime(&g.CreatedAt), string(g.Status)}
 	})
 }
 
@@ -152,5 +152,5 @@ func (c *grantRevoke) Run(s *invocation, r *registry.Registry) error {
 		return err
 	}
 	return c.printOne(s, r, g, [2]string{"id", g.ID}, [2]string{"app", g.AppName}, [2]string{"user", g.Email}, [2]string{"status", string(g.Status)},
-		[2]string{"revoked", when(g.RevokedAt)})
+		[2]string{"revoked", formatTime(g.RevokedAt)})
 }

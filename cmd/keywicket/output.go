@@ -37,8 +37,8 @@ func printOne(s *invocation, object any, fields ...[2]string) error {
 	return columns.Fields(s.stdout, fields...)
 }
 
-// when formats a time in UTC as RFC 3339, or nil as "-".
-func when(t *time.Time) string {
+// formatTime formats a time in UTC as RFC 3339, or nil as "-".
+func formatTime(t *time.Time) string {
 	if t == nil {
 		return "-"
 	}

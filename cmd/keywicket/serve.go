@@ -17,19 +17,19 @@ type serveCommand struct {
 
 // apply returns a function that sets the values of the flags in a configuration.
 func (c *serveCommand) apply(s *invocation) func(*config.Config) {
-	return func(to *config.Config) {
-		set(&to.Database.URL, s.databaseURL)
-		set(&to.Listen.GRPC, c.ListenGRPC)
-		set(&to.Listen.Operations, c.ListenOperations)
-		set(&to.Policies.Dir, c.PoliciesDir)
-		set(&to.Log.Level, c.LogLevel)
+	return func(cfg *config.Config) {
+		setIfNotEmpty(&cfg.Database.URL, s.databaseURL)
+		setIfNotEmpty(&cfg.Listen.GRPC, c.ListenGRPC)
+		setIfNotEmpty(&cfg.Listen.Operations, c.ListenOperations)
+		setIfNotEmpty(&cfg.Policies.Dir, c.PoliciesDir)
+		setIfNotEmpty(&cfg.Log.Level, c.LogLevel)
 	}
 }
 
-// set assigns value unless it is empty.
-func set(to *string, value string) {
+// setIfNotEmpty assigns value unless it is empty.
+func setIfNotEmpty(target *string, value string) {
 	if value != "" {
-		*to = value
+		*target = value
 	}
 }
 

@@ -66,19 +66,19 @@ func awaitProbe(address, path string, want int) error {
 	}
 }
 
-// served is `keywicket serve` in this process, on two Unix sockets.
-type served struct {
+// sidecarProcess is `keywicket serve` in this process, on two Unix sockets.
+type sidecarProcess struct {
 	grpc, operations string
 	log              *syncbuffer.Buffer
 	stop             context.CancelFunc
 	status           chan int
 }
 
-func startSidecar(t *testing.T, environ ...string) *served {
+func startSidecar(t *testing.T, environ ...string) *sidecarProcess {
 	t.Helper()
 	dir := t.TempDir()
 	ctx, stop := context.WithCancel(context.Background())
-	s := &served{
+	s := &sidecarProcess{
 		grpc: "unix://" + filepath.Join(dir, "g"), operations: "unix://" + filepath.Join(dir, "o"),
 		log: new(syncbuffer.Buffer), stop: stop, status: make(chan int, 1),
 	}
@@ -97,7 +97,7 @@ func startSidecar(t *testing.T, environ ...string) *served {
 }
 
 // awaitHealth waits up to 30 s until the health service returns the status.
-func (s *served) awaitHealth(t *testing.T, want healthv1.HealthCheckResponse_ServingStatus) {
+func (s *sidecarProcess) awaitHealth(t *testing.T, want healthv1.HealthCheckResponse_ServingStatus) {
 	t.Helper()
 	conn, err := grpc.NewClient(s.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -122,7 +122,7 @@ func (s *served) awaitHealth(t *testing.T, want healthv1.HealthCheckResponse_Ser
 }
 
 // check sends an ext_authz check to the sidecar.
-func (s *served) check(t *testing.T, api, path string, header map[string]string) *authv3.CheckResponse {
+func (s *sidecarProcess) check(t *testing.T, api, path string, header map[string]string) *authv3.CheckResponse {
 	t.Helper()
 	conn, err := grpc.NewClient(s.grpc, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -190,8 +190,8 @@ func TestServeOnSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.awaitHealth(t, healthv1.HealthCheckResponse_SERVING)
-	operate(t, url, "workspace", "create", "--slug", "acme", "--name", "Acme")
-	key := operate(t, url, "token", "create", "--prefix", "vel_", "--workspace", "acme", "--name", "n", "--access", "read")
+	runCommand(t, url, "workspace", "create", "--slug", "acme", "--name", "Acme")
+	key := runCommand(t, url, "token", "create", "--prefix", "vel_", "--workspace", "acme", "--name", "n", "--access", "read")
 
 	// The API is the default API, and the credential is not removed.
 	answer := s.check(t, "", "/api/issues", map[string]string{"authorization": "Bearer " + key["token"].(string)})
@@ -200,7 +200,7 @@ func TestServeOnSockets(t *testing.T) {
 	}
 	for _, name := range answer.GetOkResponse().GetHeadersToRemove() {
 		if name == "authorization" {
-			t.Error("the credential is removed in spite of forward_credential")
+			t.Error("the credential is removed despite forward_credential")
 		}
 	}
 	s.stop()
@@ -209,7 +209,7 @@ func TestServeOnSockets(t *testing.T) {
 	if status != 0 {
 		t.Fatalf("the exit status is %d", status)
 	}
-	list := operate(t, url, "token", "list")
+	list := runCommand(t, url, "token", "list")
 	if list["last_used_at"] == nil {
 		t.Errorf("the use of the token was not written: %v", list)
 	}
@@ -249,13 +249,13 @@ func TestServeWithoutADatabase(t *testing.T) {
 	}
 }
 
-// operate runs a command in this process. It returns the object that the command prints, or the single object of the list.
-func operate(t *testing.T, databaseURL string, args ...string) (object map[string]any) {
+// runCommand runs a command in this process. It returns the object that the command prints, or the single object of the list.
+func runCommand(t *testing.T, databaseURL string, args ...string) (object map[string]any) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	status := run(t.Context(), append(args, "--output", "json", "--database-url", databaseURL), nil, &stdout, &stderr)
 	if status != 0 {
-		t.Fatalf("%v ended with %d: %s", args, status, &stderr)
+		t.Fatalf("%v exited with %d: %s", args, status, &stderr)
 	}
 	text := bytes.TrimSpace(stdout.Bytes())
 	if bytes.HasPrefix(text, []byte("[")) {

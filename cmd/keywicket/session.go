@@ -36,9 +36,9 @@ func (c *sessionRevoke) Run(s *invocation, r *registry.Registry, cfg config.Conf
 	if err != nil {
 		return err
 	}
-	of := [2]string{"session", c.ID}
+	subject := [2]string{"session", c.ID}
 	if revoked.UserID != nil {
-		of = [2]string{"sessions of", *revoked.UserID}
+		subject = [2]string{"sessions of", *revoked.UserID}
 	}
-	return c.printOne(s, r, revoked, of, [2]string{"revoked", when(&revoked.RevokedAt)})
+	return c.printOne(s, r, revoked, subject, [2]string{"revoked", formatTime(&revoked.RevokedAt)})
 }

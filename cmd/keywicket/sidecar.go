@@ -28,7 +28,7 @@ func (c *sidecarList) Run(s *invocation, r *registry.Registry) error {
 		}
 		return []string{
 			sidecar.ID, sidecar.Version, sidecar.Policies, sidecar.Lease.Round(time.Millisecond).String(),
-			sidecar.Lag.Round(10 * time.Microsecond).String(), when(sidecar.SeenAt), alive,
+			sidecar.Lag.Round(10 * time.Microsecond).String(), formatTime(sidecar.SeenAt), alive,
 		}
 	})
 }
@@ -39,27 +39,27 @@ type waitFlag struct {
 }
 
 // printOne writes the object. With --wait, it first waits for the sidecars, and writes the result of the wait too.
-func (w waitFlag) printOne(s *invocation, r *registry.Registry, object any, fields ...[2]string) error {
+func (w waitFlag) printOne(s *invocation, r *registry.Registry, object any, rows ...[2]string) error {
 	if !w.Wait {
-		return printOne(s, object, fields...)
+		return printOne(s, object, rows...)
 	}
 	barrier, err := r.WaitForSidecars(s.ctx)
 	if err != nil {
 		return fmt.Errorf("the change is stored, but the wait for the sidecars failed: %w", err)
 	}
 	if !s.json {
-		return printOne(s, nil, append(fields, [2]string{"sidecars", barrier.String()})...)
+		return printOne(s, nil, append(rows, [2]string{"sidecars", barrier.String()})...)
 	}
 	text, err := json.Marshal(object)
 	if err != nil {
 		return err
 	}
-	all := map[string]any{}
+	fields := map[string]any{}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.UseNumber() // attributes may contain numbers that a float64 would round
-	if err := decoder.Decode(&all); err != nil {
+	if err := decoder.Decode(&fields); err != nil {
 		return err
 	}
-	all["barrier"] = barrier
-	return printOne(s, all)
+	fields["barrier"] = barrier
+	return printOne(s, fields)
 }

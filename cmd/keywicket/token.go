@@ -26,7 +26,7 @@ type tokenCommand struct {
 }
 
 type tokenCreate struct {
-	Prefix    string   `help:"Prefix of the kind of token: sk_live_, sk_test_, vel_, velu_, or a configured one." required:"" placeholder:"PREFIX"`
+	Prefix    string   `help:"Prefix of the kind of token: sk_live_, sk_test_, vel_, velu_, or a configured prefix." required:"" placeholder:"PREFIX"`
 	API       string   `help:"The API. Required if several APIs have this prefix." name:"api" placeholder:"NAME"`
 	Workspace string   `help:"Workspace of the token: id or slug." xor:"owner" placeholder:"W"`
 	User      string   `help:"User of the token: id or email." xor:"owner" placeholder:"U"`
@@ -38,7 +38,7 @@ type tokenCreate struct {
 	newAttributes
 }
 
-// createdToken is the output for a new token. Nothing else shows the token.
+// createdToken is the output for a new token. No other output contains the whole token.
 type createdToken struct {
 	ID          string           `json:"id"`
 	Token       string           `json:"token"`
@@ -69,7 +69,7 @@ func (c *tokenCreate) Run(s *invocation, r *registry.Registry, cfg config.Config
 		[2]string{"id", t.ID},
 		[2]string{"name", t.Name},
 		[2]string{"scopes", strings.Join(t.Scopes, " ")},
-		[2]string{"expires", when(t.ExpiresAt)},
+		[2]string{"expires", formatTime(t.ExpiresAt)},
 	)
 	if err != nil {
 		return fmt.Errorf("the token %s was created, but cannot be shown: run keywicket token revoke %s: %w", t.ID, t.ID, err)
@@ -80,7 +80,7 @@ func (c *tokenCreate) Run(s *invocation, r *registry.Registry, cfg config.Config
 	return nil
 }
 
-// newToken returns the token of the flags. It validates what the database does not know: kind, scopes and times.
+// newToken returns the token that the flags describe. It validates what the database cannot validate: kind, scopes and times.
 func (c *tokenCreate) newToken(cfg config.Config) (registry.NewToken, error) {
 	var n registry.NewToken
 	api, format, err := findFormat(cfg, c.Prefix, c.API)
@@ -118,8 +118,8 @@ func scopesFor(cfg config.Config, api string, kind authz.Kind) ([]string, table.
 	return tables[api].ScopeNames(table.LevelWorkspace), tables[api], nil
 }
 
-// findFormat returns the API with the prefix, and its credential format. If api is not empty, it considers only that API. It does not
-// find the issuer's access tokens.
+// findFormat returns the API with the prefix, and its credential format. If api is not empty, it considers only that API. It ignores
+// the format of access tokens, which only the issuer creates.
 func findFormat(cfg config.Config, prefix, api string) (string, authz.CredentialFormat, error) {
 	var valid, names []string
 	var found authz.CredentialFormat
@@ -212,7 +212,7 @@ type tokenList struct {
 	User      string `help:"Only tokens of this user: id or email." xor:"owner" placeholder:"U"`
 	Prefix    string `help:"Only tokens whose visible prefix starts with this text. A whole key is shortened to its visible prefix." placeholder:"TEXT"`
 	Limit     int    `help:"Maximum number of tokens." default:"100" placeholder:"N"`
-	After     string `help:"Only tokens after this one in the list: the next page." placeholder:"ID"`
+	After     string `help:"Id of the last token of the previous page." placeholder:"ID"`
 }
 
 func (c *tokenList) Run(s *invocation, r *registry.Registry, cfg config.Config) error {
@@ -226,7 +226,7 @@ func (c *tokenList) Run(s *invocation, r *registry.Registry, cfg config.Config) 
 			return err
 		}
 	}
-	f.Limit = c.Limit + 1 // one more shows whether there is a next page
+	f.Limit = c.Limit + 1 // one more token shows whether there is a next page
 	page, err := r.Tokens(s.ctx, f)
 	if err != nil {
 		return err
@@ -239,12 +239,12 @@ func (c *tokenList) Run(s *invocation, r *registry.Registry, cfg config.Config) 
 	err = printList(s, page, titles, func(t registry.Token) []string {
 		return []string{
 			t.ID, t.Prefix, t.Name, strings.Join(t.Scopes, " "),
-			when(&t.CreatedAt), when(t.ExpiresAt), when(t.LastUsedAt), string(t.Status),
+			formatTime(&t.CreatedAt), formatTime(t.ExpiresAt), formatTime(t.LastUsedAt), string(t.Status),
 		}
 	})
 	if err == nil && more {
 		c.Prefix, c.After = f.Prefix, page[len(page)-1].ID
-		fmt.Fprintln(s.stderr, "There are more: "+c.command())
+		fmt.Fprintln(s.stderr, "There are more tokens: "+c.command())
 	}
 	return err
 }
@@ -287,5 +287,5 @@ func (c *tokenRevoke) Run(s *invocation, r *registry.Registry) error {
 		return err
 	}
 	return c.printOne(s, r, t, [2]string{"id", t.ID}, [2]string{"name", t.Name}, [2]string{"status", string(t.Status)},
-		[2]string{"revoked", when(t.RevokedAt)})
+		[2]string{"revoked", formatTime(t.RevokedAt)})
 }

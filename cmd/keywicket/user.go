@@ -46,6 +46,6 @@ func (userList) Run(s *invocation, r *registry.Registry) error {
 		return err
 	}
 	return printList(s, all, []string{"ID", "EMAIL", "CREATED"}, func(u registry.User) []string {
-		return []string{u.ID, u.Email, when(&u.CreatedAt)}
+		return []string{u.ID, u.Email, formatTime(&u.CreatedAt)}
 	})
 }

@@ -49,6 +49,6 @@ func (workspaceList) Run(s *invocation, r *registry.Registry) error {
 		return err
 	}
 	return printList(s, all, []string{"ID", "SLUG", "NAME", "CREATED"}, func(w registry.Workspace) []string {
-		return []string{w.ID, w.Slug, w.Name, when(&w.CreatedAt)}
+		return []string{w.ID, w.Slug, w.Name, formatTime(&w.CreatedAt)}
 	})
 }

@@ -1,5 +1,5 @@
 // Package modulefile finds files by their path below the module's root, such as .tools/envoy: the files that the Makefile fetches
-// for the demo and the tests. These run in the module's root or in the folder of a package.
+// for the demo and the tests. The demo and the tests run in the module's root or in the folder of a package.
 package modulefile
 
 import (
@@ -8,7 +8,7 @@ import (
 )
 
 // Find returns the absolute path of a file. The name is relative to the module's root. Find looks in the working folder and
-// its parents, up to the one that holds go.mod. It returns false if the file does not exist.
+// its parents, up to the folder that contains go.mod. It returns false if the file does not exist.
 func Find(name string) (string, bool) {
 	dir, err := os.Getwd()
 	if err != nil {

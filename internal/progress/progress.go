@@ -1,4 +1,4 @@
-// Package progress shows on a terminal how much of an input is read.
+// Package progress shows on a terminal how much of an input has been read.
 package progress
 
 import (
@@ -20,7 +20,7 @@ type Bar struct {
 }
 
 // New returns a bar on w, or a bar that draws nothing if w is not a terminal. size is the size of the input in bytes, or 0 if it is
-// unknown. read returns how many of them are read.
+// unknown. read returns the number of bytes that have been read.
 func New(w io.Writer, size int64, read func() int64) *Bar {
 	return &Bar{w: terminal(w), size: size, read: read, now: time.Now}
 }
@@ -67,8 +67,8 @@ func (p *Bar) bar() string {
 
 func (p *Bar) count() string {
 	rate := 0.0
-	if took := p.now().Sub(p.started); p.rows > 0 && took > 0 {
-		rate = float64(p.rows) / took.Seconds()
+	if elapsed := p.now().Sub(p.started); p.rows > 0 && elapsed > 0 {
+		rate = float64(p.rows) / elapsed.Seconds()
 	}
 	return fmt.Sprintf("%d rows, %.0f rows/s", p.rows, rate)
 }

@@ -39,7 +39,7 @@ func TestProgressIsDrawnForATerminal(t *testing.T) {
 	if terminal(&screen) != nil {
 		t.Error("a buffer is not a terminal")
 	}
-	p = New(nil, 0, nil) // draws nowhere
+	p = New(nil, 0, nil) // draws nothing
 	p.Row()
 	p.Storing()
 	p.End()

@@ -4,11 +4,11 @@ package race
 import "testing"
 
 // Skip skips the test if the race detector is on. It is for tests that start no goroutines and run much slower with the race
-// detector, and for tests that count something that the detector changes. `make test` also runs them without the detector
+// detector, and for tests that count allocations or other values that the detector changes. `make test` also runs them without the detector
 // (tools/test-matching).
 func Skip(t *testing.T) {
 	t.Helper()
 	if enabled {
-		t.Skip("make test runs it without the race detector")
+		t.Skip("make test runs this test without the race detector")
 	}
 }

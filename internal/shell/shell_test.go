@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// A shell reads back the string.
+// A shell reads the quoted string as the original string.
 func TestQuote(t *testing.T) {
 	for _, s := range []string{"", "acme", "a b", "it's", "$HOME", "`id`", "a;b", "*", `\`, "\n", "-n"} {
 		out, err := exec.CommandContext(t.Context(), "sh", "-c", "printf %s "+Quote(s)+"x").Output()
@@ -14,6 +14,6 @@ func TestQuote(t *testing.T) {
 		}
 	}
 	if got := Quote("ada@example.com"); got != "ada@example.com" {
-		t.Errorf("quoted without need: %s", got)
+		t.Errorf("quoted unnecessarily: %s", got)
 	}
 }

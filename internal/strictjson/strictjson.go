@@ -1,5 +1,5 @@
-// Package strictjson reads JSON objects from untrusted sources. A duplicate name is an error, because two readers may use
-// different values of it.
+// Package strictjson reads JSON objects from untrusted sources. A duplicate name is an error, because two parsers may use different
+// values.
 package strictjson
 
 import (
@@ -11,7 +11,7 @@ import (
 )
 
 // Object reads one object. Any text after the object is an error. Names are case-sensitive. Bytes that are not UTF-8 are an
-// error; encoding/json would replace them. The errors quote nothing of the text.
+// error; encoding/json would replace them. The errors do not quote the text.
 func Object(text []byte) (map[string]json.RawMessage, error) {
 	if !utf8.Valid(text) {
 		return nil, errors.New("it is not UTF-8")

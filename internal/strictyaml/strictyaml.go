@@ -1,5 +1,5 @@
 // Package strictyaml reads the YAML files that people write for keywicket. An unknown key is an error with its line number,
-// because a misspelt setting of a gate must not be ignored.
+// because a misspelled security setting must not be ignored.
 package strictyaml
 
 import (
@@ -14,37 +14,37 @@ import (
 )
 
 // Decode reads one document into v. Fields of v that the document does not name keep their values. An empty text changes
-// nothing. The error has one line for each mistake.
+// nothing. The error has one line for each problem.
 func Decode(text []byte, v any) error {
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	decoder.KnownFields(true)
-	var wrong []string
-	var several *yaml.TypeError
+	var problems []string
+	var typeErrors *yaml.TypeError
 	switch err := decoder.Decode(v); {
 	case errors.Is(err, io.EOF):
 		return nil
-	case errors.As(err, &several):
-		for _, one := range several.Errors {
-			wrong = append(wrong, plain(one))
+	case errors.As(err, &typeErrors):
+		for _, message := range typeErrors.Errors {
+			problems = append(problems, rewrite(message))
 		}
 	case err != nil:
-		return errors.New(plain(err.Error()))
+		return errors.New(rewrite(err.Error()))
 	}
 	var tree, second yaml.Node
 	if err := yaml.Unmarshal(text, &tree); err != nil {
-		return errors.New(plain(err.Error()))
+		return errors.New(rewrite(err.Error()))
 	}
 	for _, line := range emptyItems(&tree) {
-		wrong = append(wrong, fmt.Sprintf("line %d: an empty item in a list", line))
+		problems = append(problems, fmt.Sprintf("line %d: an empty item in a list", line))
 	}
 	switch err := decoder.Decode(&second); {
 	case err == nil:
-		wrong = append(wrong, fmt.Sprintf("line %d: there is a second document", second.Line))
+		problems = append(problems, fmt.Sprintf("line %d: there is a second document", second.Line))
 	case !errors.Is(err, io.EOF):
-		wrong = append(wrong, plain(err.Error()))
+		problems = append(problems, rewrite(err.Error()))
 	}
-	if len(wrong) > 0 {
-		return errors.New(strings.Join(wrong, "\n"))
+	if len(problems) > 0 {
+		return errors.New(strings.Join(problems, "\n"))
 	}
 	return nil
 }
@@ -67,8 +67,8 @@ var (
 	mistyped = regexp.MustCompile("cannot unmarshal \\S+ (`[^`]*` )?into (\\S+)")
 )
 
-// plain rewrites the decoder's error in terms of the file instead of Go types.
-func plain(text string) string {
+// rewrite describes the decoder's error in terms of the file instead of Go types.
+func rewrite(text string) string {
 	text = strings.TrimPrefix(text, "yaml: ")
 	text = strings.TrimPrefix(text, "unmarshal errors:\n")
 	text = unknown.ReplaceAllStringFunc(text, func(s string) string {
@@ -81,12 +81,12 @@ func plain(text string) string {
 	})
 	text = mistyped.ReplaceAllStringFunc(text, func(s string) string {
 		parts := mistyped.FindStringSubmatch(s)
-		return strings.TrimSpace(parts[1]) + " is not " + kind(parts[2])
+		return strings.TrimSpace(parts[1]) + " is not " + describeType(parts[2])
 	})
 	return strings.Join(strings.Fields(text), " ")
 }
 
-func kind(goType string) string {
+func describeType(goType string) string {
 	switch {
 	case goType == "time.Duration":
 		return "a duration, such as 200ms or 5s"

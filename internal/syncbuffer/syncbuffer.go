@@ -1,4 +1,4 @@
-// Package syncbuffer holds the output that several goroutines or processes of a test write. The test may read it at the same time.
+// Package syncbuffer collects the output of several goroutines or processes of a test. The test may read it concurrently.
 package syncbuffer
 
 import (

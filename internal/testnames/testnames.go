@@ -1,4 +1,4 @@
-// Package testnames finds the tests that documents cite. A test that a document cites as proof must exist.
+// Package testnames finds the names of tests in documents. A test that a document cites as proof must exist.
 package testnames
 
 import (
@@ -14,7 +14,7 @@ var form = regexp.MustCompile(`\b(Test|Fuzz)[A-Z]\w+`)
 // Find returns the test names in a text.
 func Find(text string) []string { return form.FindAllString(text, -1) }
 
-// Missing returns the names without a test below the folder. It skips hidden folders, which contain third-party code.
+// Missing returns the names for which the folder contains no test. It skips hidden folders, which contain third-party code.
 func Missing(folder string, names []string) ([]string, error) {
 	var tests strings.Builder
 	err := filepath.WalkDir(folder, func(file string, entry fs.DirEntry, err error) error {

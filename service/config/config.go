@@ -28,7 +28,7 @@ import (
 //go:embed defaults.yaml
 var defaults []byte
 
-// Config is the configuration file. defaults.yaml has every key with its default.
+// Config is the configuration file. defaults.yaml contains every key with its default.
 type Config struct {
 	Database          Database             `yaml:"database"`
 	Cache             Cache                `yaml:"cache"`
@@ -157,23 +157,23 @@ func (c *Config) complete() error {
 	case !slices.Contains(database.Poolers(), c.Database.Pooler):
 		return fmt.Errorf("database.pooler: %q is not one of auto, none, transaction", c.Database.Pooler)
 	case c.Database.MaxOpenConnections < 1:
-		return errors.New("database.max_open_connections: at least 1")
+		return errors.New("database.max_open_connections: must be at least 1")
 	case c.Database.LookupTimeout <= 0:
-		return errors.New("database.lookup_timeout: more than 0, such as 200ms")
+		return errors.New("database.lookup_timeout: must be more than 0, such as 200ms")
 	case c.Cache.MaxBytes != 0 && (c.Cache.MaxBytes < cache.MinBytes || c.Cache.MaxBytes > 1<<40):
-		return errors.New("cache.max_bytes: 0 for no cache, or from 1MiB to 1TiB")
+		return errors.New("cache.max_bytes: must be 0 for no cache, or from 1MiB to 1TiB")
 	case c.Cache.StalenessBound < 100*time.Millisecond:
-		return errors.New("cache.staleness_bound: at least 100ms, such as 1s")
+		return errors.New("cache.staleness_bound: must be at least 100ms, such as 1s")
 	case c.Cache.MaxAge < c.Cache.StalenessBound:
-		return errors.New("cache.max_age: at least cache.staleness_bound, such as 60s")
+		return errors.New("cache.max_age: must be at least cache.staleness_bound, such as 60s")
 	case c.Cache.StaleIfError < 0:
-		return errors.New("cache.stale_if_error: 0s for never, or a duration, such as 30s")
+		return errors.New("cache.stale_if_error: must be 0s for never, or a duration, such as 30s")
 	case c.Listen.LameDuck < 0:
-		return errors.New("listen.lame_duck: 0s for none, or a duration, such as 5s")
+		return errors.New("listen.lame_duck: must be 0s for none, or a duration, such as 5s")
 	case c.Listen.Drain <= 0:
-		return errors.New("listen.drain: more than 0, such as 5s")
+		return errors.New("listen.drain: must be more than 0, such as 5s")
 	case c.Log.AllowSample < 0:
-		return errors.New("log.allow_sample: 0 for none, 1 for every allow, or N for one in N allows")
+		return errors.New("log.allow_sample: must be 0 for none, 1 for every allow, or N for one in N allows")
 	case c.Log.Format != "json" && c.Log.Format != "text":
 		return fmt.Errorf("log.format: %q is neither json nor text", c.Log.Format)
 	}
@@ -189,10 +189,10 @@ func (c *Config) Warnings() []string {
 	return nil
 }
 
-// DatabaseURL returns the URL of the database, the one required setting without a default.
+// DatabaseURL returns the URL of the database. It is the only required setting.
 func (c *Config) DatabaseURL() (string, error) {
 	if c.Database.URL == "" {
-		return "", errors.New("no database is named: set KEYWICKET_DATABASE_URL, or --database-url, or database.url in the file")
+		return "", errors.New("the database URL is missing: set KEYWICKET_DATABASE_URL, or --database-url, or database.url in the file")
 	}
 	return c.Database.URL, nil
 }

@@ -25,7 +25,7 @@ func configFile(t *testing.T, text string) string {
 	return file
 }
 
-// The defaults are those in the documents.
+// The defaults equal the documented defaults.
 func TestDefaults(t *testing.T) {
 	velocitySession := noSessions
 	velocitySession.ClientIDs = []string{}
@@ -138,13 +138,13 @@ func TestSessionSettings(t *testing.T) {
 		t.Errorf("got %+v", f)
 	}
 	for want, settings := range map[string][]string{
-		"session.issuer: name whose":               {"JWKS_URL=https://j"},
-		"session.jwks_url: name it":                {"ISSUER=https://i"},
-		"session.hs256_secret: less than 32":       {"ISSUER=https://i", "HS256_SECRET=" + secret[:31]},
-		"session.jwks_url: not an http":            {"ISSUER=https://i", "JWKS_URL=keys.json"},
-		"session.jwks_max_age: 3s is less than 4s": {"ISSUER=https://i", "JWKS_URL=https://j", "JWKS_MAX_AGE=3s"},
-		"session.leeway: 6m0s is not between":      {"ISSUER=https://i", "JWKS_URL=https://j", "LEEWAY=6m"},
-		"SESSION_LEEWAY: \"10\" is not a duration": {"ISSUER=https://i", "JWKS_URL=https://j", "LEEWAY=10"},
+		"session.issuer: set the issuer":                 {"JWKS_URL=https://j"},
+		"session.jwks_url: tokens cannot be":             {"ISSUER=https://i"},
+		"session.hs256_secret: a secret of less than 32": {"ISSUER=https://i", "HS256_SECRET=" + secret[:31]},
+		"session.jwks_url: not an http":                  {"ISSUER=https://i", "JWKS_URL=keys.json"},
+		"session.jwks_max_age: 3s is less than 4s":       {"ISSUER=https://i", "JWKS_URL=https://j", "JWKS_MAX_AGE=3s"},
+		"session.leeway: 6m0s is not between":            {"ISSUER=https://i", "JWKS_URL=https://j", "LEEWAY=6m"},
+		"SESSION_LEEWAY: \"10\" is not a duration":       {"ISSUER=https://i", "JWKS_URL=https://j", "LEEWAY=10"},
 	} {
 		for i := range settings {
 			settings[i] = "KEYWICKET_APIS_VELOCITY_SESSION_" + settings[i]
@@ -208,9 +208,9 @@ func TestAPIsOfAFileReplaceAllDefaults(t *testing.T) {
 	if !reflect.DeepEqual(c.APIs, want) {
 		t.Errorf("got %+v, want %+v", c.APIs, want)
 	}
-	for _, without := range []string{"", "# nothing\n", "log: {format: text}\n", "apis:\n"} {
-		if c, err = Load(configFile(t, without), nil, nil); err != nil || len(c.APIs) != 2 {
-			t.Errorf("%q: %d APIs, %v", without, len(c.APIs), err)
+	for _, text := range []string{"", "# nothing\n", "log: {format: text}\n", "apis:\n"} {
+		if c, err = Load(configFile(t, text), nil, nil); err != nil || len(c.APIs) != 2 {
+			t.Errorf("%q: %d APIs, %v", text, len(c.APIs), err)
 		}
 	}
 }
@@ -232,23 +232,23 @@ func TestConfigurationRefused(t *testing.T) {
 		{name: "a boolean", file: "forward_credential: perhaps\n", want: "line 1: `perhaps` is not true or false"},
 		{name: "an unknown log level", file: "log: {level: loud}\n", want: "loud"},
 		{name: "an unknown log format", file: "log: {format: xml}\n", want: `log.format: "xml" is neither json nor text`},
-		{name: "no connections", file: "database: {max_open_connections: 0}\n", want: "database.max_open_connections: at least 1"},
-		{name: "a negative look-up timeout", file: "database: {lookup_timeout: -1s}\n", want: "database.lookup_timeout: more than 0"},
-		{name: "a cache that is too small", file: "cache: {max_bytes: 64KiB}\n", want: "cache.max_bytes: 0 for no cache, or from 1MiB to 1TiB"},
-		{name: "a cache that is too large", file: "cache: {max_bytes: 7EiB}\n", want: "cache.max_bytes: 0 for no cache, or from 1MiB to 1TiB"},
+		{name: "no connections", file: "database: {max_open_connections: 0}\n", want: "database.max_open_connections: must be at least 1"},
+		{name: "a negative look-up timeout", file: "database: {lookup_timeout: -1s}\n", want: "database.lookup_timeout: must be more than 0"},
+		{name: "a cache that is too small", file: "cache: {max_bytes: 64KiB}\n", want: "cache.max_bytes: must be 0 for no cache, or from 1MiB to 1TiB"},
+		{name: "a cache that is too large", file: "cache: {max_bytes: 7EiB}\n", want: "cache.max_bytes: must be 0 for no cache, or from 1MiB to 1TiB"},
 		{name: "a cache size that is not a number", file: "cache: {max_bytes: much}\n", want: "a number of bytes, such as 64MiB"},
 		{name: "a variable with a cache size that is not a number", environ: []string{"KEYWICKET_CACHE_MAX_BYTES=much"}, want: "a number of bytes, such as 64MiB"},
-		{name: "a staleness bound of zero", file: "cache: {staleness_bound: 0s}\n", want: "cache.staleness_bound: at least 100ms"},
-		{name: "a maximum age below the staleness bound", file: "cache: {max_age: 500ms}\n", want: "cache.max_age: at least cache.staleness_bound"},
+		{name: "a staleness bound of zero", file: "cache: {staleness_bound: 0s}\n", want: "cache.staleness_bound: must be at least 100ms"},
+		{name: "a maximum age below the staleness bound", file: "cache: {max_age: 500ms}\n", want: "cache.max_age: must be at least cache.staleness_bound"},
 		{name: "a negative stale_if_error", file: "cache: {stale_if_error: -1s}\n", want: "cache.stale_if_error: "},
-		{name: "a negative lame duck", file: "listen: {lame_duck: -1s}\n", want: "listen.lame_duck: 0s for none, or a duration"},
-		{name: "a drain of zero", file: "listen: {drain: 0s}\n", want: "listen.drain: more than 0"},
+		{name: "a negative lame duck", file: "listen: {lame_duck: -1s}\n", want: "listen.lame_duck: must be 0s for none, or a duration"},
+		{name: "a drain of zero", file: "listen: {drain: 0s}\n", want: "listen.drain: must be more than 0"},
 		{name: "no workspace header", file: strings.Replace(shop, "header: X-Shop, ", "", 1), want: "apis.my-shop.workspace.header: "},
 		{name: "a workspace by name", file: strings.Replace(shop, "by: slug", "by: name", 1), want: `apis.my-shop.workspace.by: "name" is neither id nor slug`},
 		{name: "no credentials", file: strings.Join(strings.SplitAfter(shop, "\n")[:3], ""), want: "apis.my-shop.credentials: none"},
 		{name: "an unknown kind", file: strings.Replace(shop, "workspace_key", "key", 1), want: `apis.my-shop.credentials[0].kind: "key" is not one of workspace_token, workspace_key, personal_key`},
 		{name: "no prefix", file: strings.Replace(shop, ", prefix: shop_", "", 1), want: "apis.my-shop.credentials[0].prefix: "},
-		{name: "two kinds with one prefix", file: shop + "      - {kind: personal_key, prefix: shop_}\n", want: `apis.my-shop.credentials[1].prefix: "shop_" is there twice`},
+		{name: "two kinds with one prefix", file: shop + "      - {kind: personal_key, prefix: shop_}\n", want: `apis.my-shop.credentials[1].prefix: "shop_" occurs twice`},
 		{name: "keys that can be guessed", file: strings.Replace(shop, "shop_}", "shop_, body_length: 20}", 1), want: "apis.my-shop.credentials[0].body_length: 20 is less than 38"},
 		{name: "a visible secret", file: strings.Replace(shop, "shop_}", "shop_, visible_prefix: 30}", 1), want: "apis.my-shop.credentials[0].visible_prefix: 30 is not between"},
 		{name: "a denial of another status", file: shop + "    denials: [{code: PAID, reason: unpaid, status: 200, message: m}]\n", want: `apis.my-shop.denials[0].status: 200 is not from 400 to 499`},

@@ -82,7 +82,7 @@ func (c *Config) Roles() ([]string, error) {
 }
 
 // checkTables returns an error for an API without a table, and for an unknown scope of an API's sessions. Without a table, the API
-// would deny every request; a session with an unknown scope would have no rights. Both are mistakes.
+// would deny every request. A session with an unknown scope would have no rights.
 func (c *Config) checkTables(tables map[string]table.Table) error {
 	for _, name := range slices.Sorted(maps.Keys(c.APIs)) {
 		if _, ok := tables[name]; !ok {

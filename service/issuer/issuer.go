@@ -26,7 +26,7 @@ import (
 	"github.com/keywicket/keywicket/session"
 )
 
-// Run serves until the context ends, because the process received a signal to stop. The issuer is a separate process with its own database login, so that a
+// Run serves until the context is canceled by a stop signal. The issuer is a separate process with its own database login, so that a
 // sidecar never has the right to create grants.
 func Run(ctx context.Context, cfg config.Config, version string, stderr io.Writer) error {
 	url, err := cfg.DatabaseURL()
@@ -63,46 +63,46 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	mux := operations.Handler(operations.NewReadiness(ctx, grants.Ready, nil, sessions), m.Handler())
 	mux.Handle("/", server.Handler())
 	log.Info("issuing", "listen", address.Addr().String(), "url", o.Issuer, "api", o.API, "version", version)
-	// The slowest request takes three steps in the database, each of at most 3 s.
+	// The slowest request has three steps in the database, each of at most 3 s.
 	web := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: time.Minute,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelError),
 	}
-	cleaning, stop := context.WithCancel(ctx)
+	cleanCtx, stop := context.WithCancel(ctx)
 	cleaned := make(chan struct{})
 	go func() {
 		defer close(cleaned)
-		cleanPeriodically(cleaning, grants, m, log)
+		cleanPeriodically(cleanCtx, grants, m, log)
 	}()
 	defer func() { stop(); <-cleaned }()
-	ended := make(chan error, 1)
+	shutdownErr := make(chan error, 1)
 	defer context.AfterFunc(ctx, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cfg.Listen.Drain)
 		defer cancel()
-		ended <- web.Shutdown(ctx)
+		shutdownErr <- web.Shutdown(ctx)
 	})()
 	if err := web.Serve(address); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
-	err = <-ended
+	err = <-shutdownErr
 	log.Info("stopped")
 	return err
 }
 
 // cleanPeriodically deletes codes and tokens that expired more than a day ago, and grants that have no codes or
-// tokens left. It runs at once, and then every 10 minutes until the context ends.
+// tokens left. It runs immediately, and then every 10 minutes until the context is canceled.
 func cleanPeriodically(ctx context.Context, grants *issuer.Issuer, m *metrics.Issuer, log *slog.Logger) {
 	const interval = 10 * time.Minute
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
-		tokens, emptied, err := grants.Clean(ctx)
+		tokens, emptyGrants, err := grants.Clean(ctx)
 		m.Cleaned(tokens)
 		switch {
 		case err != nil && ctx.Err() == nil:
-			log.Warn("expired codes and tokens could not be deleted; the next attempt follows", "error", err)
+			log.Warn("expired codes and tokens could not be deleted; they will be deleted at the next attempt", "error", err)
 		case tokens > 0:
-			log.Info("expired codes and tokens were deleted", "codes_and_tokens", tokens, "grants", emptied)
+			log.Info("expired codes and tokens were deleted", "codes_and_tokens", tokens, "grants", emptyGrants)
 		}
 		select {
 		case <-ctx.Done():
@@ -133,7 +133,7 @@ func oauthConfig(cfg config.Config) (oauth.Config, error) {
 	case o.Format.Prefix == "":
 		return o, fmt.Errorf("issuer.api: %q has no credentials of the kind oauth_token; APIs are %s", name, strings.Join(slices.Sorted(maps.Keys(cfg.APIs)), ", "))
 	case cfg.APIs[name].Session.Issuer == "":
-		return o, fmt.Errorf("apis.%s.session.issuer: empty; users need a session to consent, so name the issuer of sessions", name)
+		return o, fmt.Errorf("apis.%s.session.issuer: empty; users need a session to consent, so set the issuer of sessions", name)
 	}
 	t := tables[name]
 	levels := []table.Level{table.LevelWorkspace, table.LevelUser}

@@ -22,15 +22,15 @@ func Open(key, address string) (net.Listener, error) {
 	listener, err := net.Listen("tcp", address)
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("%s: %s is in use: stop what listens there, or choose another address", key, address)
+		return nil, fmt.Errorf("%s: %s is in use: stop the process that listens there, or choose another address", key, address)
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	return listener, nil
 }
 
-// listenUnix opens a listener on a Unix socket. It replaces the socket of a killed process: a socket that accepts no connection. It
-// replaces no other file.
+// listenUnix opens a listener on a Unix socket. It replaces a socket that accepts no connection, which a killed process left behind.
+// It replaces no other file.
 func listenUnix(key, path string) (net.Listener, error) {
 	if !filepath.IsAbs(path) {
 		return nil, fmt.Errorf("%s: %q is not an absolute path: write unix:///path", key, path)
@@ -41,7 +41,7 @@ func listenUnix(key, path string) (net.Listener, error) {
 		}
 		if conn, err := net.Dial("unix", path); err == nil {
 			_ = conn.Close()
-			return nil, fmt.Errorf("%s: %s is in use: stop what listens there, or choose another path", key, path)
+			return nil, fmt.Errorf("%s: %s is in use: stop the process that listens there, or choose another path", key, path)
 		}
 		if err := os.Remove(path); err != nil {
 			return nil, fmt.Errorf("%s: remove the unused socket %s: %w", key, path, err)

@@ -13,15 +13,15 @@ import (
 )
 
 const (
-	logDelay  = 10 * time.Millisecond // maximum wait of a line for other lines
+	logDelay  = 10 * time.Millisecond // maximum time that a line waits for other lines
 	logBuffer = 64 << 10              // maximum size of waiting lines, in bytes
 	// Maximum size of one write, in bytes. Several processes may write to one pipe; writes of up to 4 KiB (PIPE_BUF) are atomic.
 	logWrite = 4 << 10
 )
 
-// New returns a logger that writes several lines with one system call. One call for each line would make a denial a tenth more
-// expensive. A line of level debug or info waits up to [logDelay]. A line of a higher level is written at once, with all lines before
-// it. A crash of the process loses the waiting lines. The caller must call flush at the end.
+// New returns a logger that writes several lines with one system call. One call for each line would make a denial 10 % more
+// expensive. A line of level debug or info waits up to [logDelay]. A line of a higher level is written immediately, with all lines
+// before it. A crash of the process loses the waiting lines. The caller must call flush before the process exits.
 func New(c config.Log, to io.Writer) (log *slog.Logger, flush func()) {
 	lines := newLineWriter(to)
 	options := &slog.HandlerOptions{Level: c.MinLevel()}
@@ -29,17 +29,17 @@ func New(c config.Log, to io.Writer) (log *slog.Logger, flush func()) {
 	if c.Format == "text" {
 		format = slog.NewTextHandler(lines, options)
 	}
-	return slog.New(promptHandler{format, lines}), lines.flush
+	return slog.New(flushingHandler{format, lines}), lines.flush
 }
 
-// promptHandler flushes after each record above level info.
-type promptHandler struct {
+// flushingHandler flushes after each record above level info.
+type flushingHandler struct {
 	slog.Handler
 	lines *lineWriter
 }
 
 // Handle implements [slog.Handler].
-func (h promptHandler) Handle(ctx context.Context, r slog.Record) error {
+func (h flushingHandler) Handle(ctx context.Context, r slog.Record) error {
 	err := h.Handler.Handle(ctx, r)
 	if r.Level > slog.LevelInfo {
 		h.lines.flush()
@@ -48,13 +48,13 @@ func (h promptHandler) Handle(ctx context.Context, r slog.Record) error {
 }
 
 // WithAttrs implements [slog.Handler].
-func (h promptHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return promptHandler{h.Handler.WithAttrs(attrs), h.lines}
+func (h flushingHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return flushingHandler{h.Handler.WithAttrs(attrs), h.lines}
 }
 
 // WithGroup implements [slog.Handler].
-func (h promptHandler) WithGroup(name string) slog.Handler {
-	return promptHandler{h.Handler.WithGroup(name), h.lines}
+func (h flushingHandler) WithGroup(name string) slog.Handler {
+	return flushingHandler{h.Handler.WithGroup(name), h.lines}
 }
 
 // lineWriter buffers lines and writes several together. If the reader of the log is slow and the buffer is full, Write blocks, as it

@@ -89,7 +89,7 @@ func TestFullLogBufferBlocksWriters(t *testing.T) {
 	time.Sleep(50 * time.Millisecond) // the writers fill the buffer
 	w.waiting.Lock()
 	if waiting := len(w.lines); waiting < logBuffer/2 || waiting > 2*logBuffer {
-		t.Errorf("%d bytes wait", waiting)
+		t.Errorf("%d bytes are buffered", waiting)
 	}
 	w.waiting.Unlock()
 	p.mu.Unlock()

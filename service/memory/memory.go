@@ -14,8 +14,8 @@ import (
 )
 
 // reserve is the part of the memory limit that is not for the cache, in bytes. It is for policies and their evaluation,
-// cached decisions, the usage of tokens, and connections. When all of these are at their limits, half of it is live. Near the memory
-// limit, Go collects garbage more often.
+// remembered decisions, the usage of tokens, and connections. When all of these are at their limits, half of the reserve is live. Near
+// the memory limit, Go collects garbage more often.
 const reserve = 128 << 20
 
 // Limit sets Go's memory limit to the size of the cache plus [reserve], unless GOMEMLIMIT is set.
@@ -25,8 +25,8 @@ func Limit(cacheBytes int64) {
 	}
 }
 
-// Tune releases the memory of the start-up. Unless GOGC is set, the heap grows by [gcPercent] from then on. Call it once, at the
-// end of the start-up.
+// Tune releases the memory that only the start-up needed. Unless GOGC is set, it also sets the GC percentage to [gcPercent] from now
+// on. Call it once, at the end of the start-up.
 func Tune() {
 	release()
 	if os.Getenv("GOGC") == "" {
@@ -46,9 +46,9 @@ const (
 func tuneGC(percent int) {
 	live := []gometrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	gometrics.Read(live)
-	if wanted := gcPercent(live[0].Value.Uint64()); wanted < percent*19/20 || wanted > percent*21/20 {
-		debug.SetGCPercent(wanted)
-		percent = wanted
+	if target := gcPercent(live[0].Value.Uint64()); target < percent*19/20 || target > percent*21/20 {
+		debug.SetGCPercent(target)
+		percent = target
 	}
 	runtime.AddCleanup(new([16]byte), tuneGC, percent) // the array is garbage, so the next collection calls tuneGC
 }
@@ -60,13 +60,13 @@ func gcPercent(live uint64) int {
 	return int(max(90, growth*100/live)) //nolint:gosec // 5,600 at most
 }
 
-// release returns to the system the memory that only the start-up needs: garbage, and the pages of the program's own file.
-// The kernel loads a page again on its next use; two thirds of the pages are never used again. Without /proc, the pages stay.
+// release returns memory that only the start-up needed to the system: garbage, and the pages of the program's own file. The kernel
+// loads a page again on its next use; two thirds of the pages are never used again. Without /proc, the pages stay in memory.
 func release() {
 	debug.FreeOSMemory()
 	const dontNeed = 4 // MADV_DONTNEED of Linux
 	for _, m := range ownProgramPages() {
-		// On an error the pages stay in memory.
+		// After an error, the pages stay in memory.
 		_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, m.from, m.to-m.from, dontNeed)
 	}
 }
@@ -87,9 +87,9 @@ func ownProgramPages() []mapping {
 	return programPages(smaps, program)
 }
 
-// programPages returns the mappings of the program's file that have no content other than the file's: read-only ones without
-// anonymous or swapped pages. The loader of a position-independent program writes to constants before it makes them read-only;
-// such mappings have anonymous pages.
+// programPages returns the mappings of the program's file whose content is only in the file: read-only mappings without anonymous or
+// swapped pages. The loader of a position-independent program writes to constants before it makes them read-only. Such mappings have
+// anonymous pages.
 func programPages(smaps io.Reader, program string) (found []mapping) {
 	var m mapping
 	candidate := false

@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// resident returns the size of the mappings that is in memory, in KiB.
-func resident(t *testing.T, of []mapping) (kilobytes int) {
+// resident returns the resident size of the mappings, in KiB.
+func resident(t *testing.T, mappings []mapping) (kilobytes int) {
 	t.Helper()
 	smaps, err := os.Open("/proc/self/smaps")
 	if err != nil {
@@ -28,7 +28,7 @@ func resident(t *testing.T, of []mapping) (kilobytes int) {
 		var m mapping
 		var n int
 		if _, err := fmt.Sscanf(lines.Text(), "%x-%x ", &m.from, &m.to); err == nil {
-			inside = slices.Contains(of, m)
+			inside = slices.Contains(mappings, m)
 		} else if _, err := fmt.Sscanf(lines.Text(), "Rss: %d kB", &n); err == nil && inside {
 			kilobytes += n
 		}
@@ -59,7 +59,7 @@ func TestReleaseMemory(t *testing.T) {
 	all.Wait()
 }
 
-// A small heap grows by the headroom between two collections, up to 72 MiB; a large one grows by 90 %.
+// A small heap grows by the headroom between two collections, up to 72 MiB. A large heap grows by 90 %.
 func TestHeadroom(t *testing.T) {
 	for live, want := range map[uint64]int{0: 5600, 1 << 20: 5600, 8 << 20: 700, 24 << 20: 200, 36 << 20: 100, 1 << 30: 90} {
 		if got := gcPercent(live); got != want {
@@ -73,11 +73,11 @@ func TestHeadroom(t *testing.T) {
 		gometrics.Read(now)
 		return now[0].Value.Uint64()
 	}
-	await := func(what string, ok func(uint64) bool) {
+	await := func(condition string, isTrue func(uint64) bool) {
 		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); !ok(percent()); runtime.GC() {
+		for deadline := time.Now().Add(10 * time.Second); !isTrue(percent()); runtime.GC() {
 			if time.Now().After(deadline) {
-				t.Fatalf("%s: the heap grows by %d %%", what, percent())
+				t.Fatalf("%s: the heap grows by %d %%", condition, percent())
 			}
 		}
 	}
@@ -91,16 +91,16 @@ func TestHeadroom(t *testing.T) {
 	await("with a small heap", func(p uint64) bool { return p > 90 })
 }
 
-// Pages that the loader has changed are not in the program's file, and must stay.
+// The content of pages that the loader has changed is not in the program's file, so these pages must stay in memory.
 func TestProgramPages(t *testing.T) {
-	one := func(from, mode, file string, anonymous int, swapped ...int) string {
+	mappingText := func(from, mode, file string, anonymous int, swapped ...int) string {
 		return fmt.Sprintf("%s000-%sfff %s 00000000 fe:00 42    %s\nSize:   4 kB\nRss:    4 kB\nAnonymous:   %d kB\nAnonHugePages:   0 kB\nSwap:   %d kB\nVmFlags: rd mr\n",
 			from, from, mode, file, anonymous, len(swapped))
 	}
-	smaps := one("1", "r-xp", "/bin/keywicket", 0) + one("2", "r--p", "/bin/keywicket", 0) +
-		one("3", "r--p", "/bin/keywicket", 4) + one("4", "rw-p", "/bin/keywicket", 0) +
-		one("5", "r-xp", "/lib/libc.so.6", 0) + one("6", "r--p", "/other/bin/keywicket", 0) + one("7", "r--s", "/bin/keywicket", 0) +
-		one("8", "r--p", "/bin/keywicket", 0, 4)
+	smaps := mappingText("1", "r-xp", "/bin/keywicket", 0) + mappingText("2", "r--p", "/bin/keywicket", 0) +
+		mappingText("3", "r--p", "/bin/keywicket", 4) + mappingText("4", "rw-p", "/bin/keywicket", 0) +
+		mappingText("5", "r-xp", "/lib/libc.so.6", 0) + mappingText("6", "r--p", "/other/bin/keywicket", 0) + mappingText("7", "r--s", "/bin/keywicket", 0) +
+		mappingText("8", "r--p", "/bin/keywicket", 0, 4)
 	if got := programPages(strings.NewReader(smaps), "/bin/keywicket"); !slices.Equal(got, []mapping{{0x1000, 0x1fff}, {0x2000, 0x2fff}}) {
 		t.Errorf("got %x", got)
 	}

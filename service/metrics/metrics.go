@@ -1,4 +1,4 @@
-// Package metrics has the Prometheus metrics of the sidecar and of the issuer.
+// Package metrics contains the Prometheus metrics of the sidecar and of the issuer.
 package metrics
 
 import (
@@ -20,7 +20,7 @@ import (
 	"github.com/keywicket/keywicket/store/directory"
 )
 
-// Sidecar has the metrics of the sidecar. Label values come from fixed sets, never from a request, so their number is limited.
+// Sidecar contains the metrics of the sidecar. Label values come from fixed sets, never from a request, so their number is limited.
 type Sidecar struct {
 	registry *prometheus.Registry
 	checks   counters[checkLabels]
@@ -43,35 +43,35 @@ type (
 	}
 )
 
-// counters caches the counter of each combination of labels. A cached counter is found without a lock and without an allocation of
-// the label values. [Sidecar] says why their number is limited.
+// counters caches the counter of each combination of labels. It finds a cached counter without a lock and without an allocation of
+// the label values. The number of combinations is limited, as for [Sidecar].
 type counters[L comparable] struct {
 	vector *prometheus.CounterVec
 	values func(L) []string
-	known  atomic.Pointer[map[L]prometheus.Counter]
-	adding sync.Mutex
+	cached atomic.Pointer[map[L]prometheus.Counter]
+	mu     sync.Mutex // guards additions to cached
 }
 
-// of returns the counter of the labels.
-func (c *counters[L]) of(labels L) prometheus.Counter {
-	if known := c.known.Load(); known != nil {
-		if counter, ok := (*known)[labels]; ok {
+// get returns the counter of the labels.
+func (c *counters[L]) get(labels L) prometheus.Counter {
+	if cached := c.cached.Load(); cached != nil {
+		if counter, ok := (*cached)[labels]; ok {
 			return counter
 		}
 	}
-	c.adding.Lock()
-	defer c.adding.Unlock()
-	known := make(map[L]prometheus.Counter)
-	if before := c.known.Load(); before != nil {
-		maps.Copy(known, *before)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	extended := make(map[L]prometheus.Counter)
+	if cached := c.cached.Load(); cached != nil {
+		maps.Copy(extended, *cached)
 	}
 	counter := c.vector.WithLabelValues(c.values(labels)...)
-	known[labels] = counter
-	c.known.Store(&known)
+	extended[labels] = counter
+	c.cached.Store(&extended)
 	return counter
 }
 
-// seconds are the buckets of durations: from 10 µs, the time of a decision, to 0.33 s. Longer ones are close to Envoy's timeout of a
+// seconds are the buckets of durations: from 10 µs, the time of a decision, to 0.33 s. Longer durations are close to Envoy's timeout of a
 // check.
 var seconds = prometheus.ExponentialBuckets(10e-6, 2, 16)
 
@@ -101,10 +101,10 @@ func NewSidecar(d *directory.Directory, v *session.Verifier, e *policies.Engine)
 	e.ObserveEvaluations(func(d time.Duration) { m.policies.Observe(d.Seconds()) })
 	m.registry.MustRegister(m.checks.vector, m.lookups, m.cached.vector, m.policies, cacheMetrics{d}, sessionMetrics{v},
 		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "keywicket_policy_remembered_total", Help: "Decisions from the decision cache, without an evaluation of the policy.",
+			Name: "keywicket_policy_remembered_total", Help: "Remembered decisions that were returned without an evaluation of the policy.",
 		}, func() float64 { return float64(e.MemoryHits()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "keywicket_policy_remembers", Help: "1: decisions are cached; 0: they are not, because they depend on values that change with each request.",
+			Name: "keywicket_policy_remembers", Help: "1: decisions are remembered; 0: they are not remembered, because they depend on values that change with each request.",
 		}, func() float64 {
 			if e.HasMemory() {
 				return 1
@@ -121,9 +121,9 @@ func (m *Sidecar) Handler() http.Handler {
 }
 
 // Observe counts a check.
-func (m *Sidecar) Observe(a authz.Answer) { m.checks.of(checkLabels{a.API, a.Code, a.Reason}).Inc() }
+func (m *Sidecar) Observe(a authz.Answer) { m.checks.get(checkLabels{a.API, a.Code, a.Reason}).Inc() }
 
-// Issuer has the metrics of the issuer.
+// Issuer contains the metrics of the issuer.
 type Issuer struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
@@ -184,7 +184,7 @@ func (d measuredDirectory) Lookup(ctx context.Context, l authz.Lookup) (authz.Lo
 		d.metrics.lookups.WithLabelValues(outcome, string(found.Cache)).Observe(time.Since(start).Seconds())
 	}
 	if found.Cache != "" {
-		d.metrics.cached.of(lookupLabels{found.Cache, found.Principal.Kind, outcome}).Inc()
+		d.metrics.cached.get(lookupLabels{found.Cache, found.Principal.Kind, outcome}).Inc()
 	}
 	return found, err
 }
@@ -199,11 +199,11 @@ var (
 		"Duration of the last read of the change log.", nil, nil)
 	changes = prometheus.NewDesc("keywicket_cache_changes_total", "Rows read from the change log.", nil, nil)
 	epochs  = prometheus.NewDesc("keywicket_cache_epochs_total",
-		"Times that the whole cache was discarded, by cause: start, notice (a change of many rows), world (another server, tables or triggers), gap (missed rows of the log).", []string{"cause"}, nil)
-	entries = prometheus.NewDesc("keywicket_cache_entries", "Cache entries, by answer: good or denied.", []string{"answers"}, nil)
-	inBytes = prometheus.NewDesc("keywicket_cache_bytes", "Size of the cache entries in bytes, by answer: good or denied.", []string{"answers"}, nil)
+		"Times that the whole cache was discarded, by cause: start, notice (a change of many rows), world (another server, tables or triggers), gap (missed rows of the change log).", []string{"cause"}, nil)
+	entries = prometheus.NewDesc("keywicket_cache_entries", "Cached answers, by kind: good or denied.", []string{"answers"}, nil)
+	inBytes = prometheus.NewDesc("keywicket_cache_bytes", "Size of the cached answers in bytes, by kind: good or denied.", []string{"answers"}, nil)
 	dropped = prometheus.NewDesc("keywicket_cache_dropped_total",
-		"Answers that the cache did not store: too many at a time, or less valuable than the existing entries.", []string{"answers"}, nil)
+		"Answers that the cache did not store: too many at a time, or less valuable than the cached answers.", []string{"answers"}, nil)
 )
 
 // Describe implements [prometheus.Collector].

@@ -36,7 +36,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("got %+v, %v", found, err)
 		}
 	}
-	for range 3 { // two of these come from the decision cache
+	for range 3 { // two of these decisions are remembered
 		if d, err := engine.Decide(t.Context(), authz.Input{API: "velocity", Denial: authz.ReasonMissing}); err != nil || d.Allow {
 			t.Errorf("got %+v, %v", d, err)
 		}

@@ -15,11 +15,11 @@ import (
 // readyTimeout is the maximum wait of a probe for the database.
 const readyTimeout = time.Second
 
-// Readiness returns whether a process should receive requests. The reasons say why not, or are warnings.
+// Readiness returns whether a process should receive requests. The reasons explain why it should not, or are warnings.
 type Readiness func(context.Context) (ready bool, reasons []string)
 
 // NewReadiness returns the readiness of a process that needs a database and verifies sessions. The process is not ready after the
-// context running ends. notices are warnings about a reachable database; nil means none.
+// context running is canceled. notices returns warnings about a reachable database; nil: no warnings.
 func NewReadiness(
 	running context.Context, database func(context.Context) error, notices func() []string, v *session.Verifier,
 ) Readiness {
@@ -32,7 +32,7 @@ func NewReadiness(
 		ready = true
 		reasons, sessionErr := v.Ready()
 		databaseErr := database(ctx)
-		if databaseErr == nil && notices != nil { // notices of an unreachable database have the same cause
+		if databaseErr == nil && notices != nil { // for an unreachable database, notices and databaseErr have the same cause
 			reasons = append(notices(), reasons...)
 		}
 		for _, err := range []error{databaseErr, sessionErr} {
@@ -52,10 +52,10 @@ const (
 	firstReadyPhase    = 5 * time.Second
 )
 
-// Await waits until the process is ready and returns true, or returns false when the context ends. Without it, a load balancer
+// Await waits until the process is ready, and returns true. It returns false if the context is canceled. Without it, a load balancer
 // that uses the health service would send checks to a sidecar without a database connection.
 func (r Readiness) Await(ctx context.Context) bool {
-	wait, began := firstReadyInterval, time.Now()
+	wait, started := firstReadyInterval, time.Now()
 	for {
 		if ok, _ := r(ctx); ok {
 			return true
@@ -65,7 +65,7 @@ func (r Readiness) Await(ctx context.Context) bool {
 			return false
 		case <-time.After(wait):
 		}
-		if time.Since(began) > firstReadyPhase {
+		if time.Since(started) > firstReadyPhase {
 			wait = laterReadyInterval
 		}
 	}
@@ -97,7 +97,7 @@ func (r Readiness) serveReadyz(w http.ResponseWriter, q *http.Request) {
 	respond(w, status, map[string]any{"ready": ready, "reasons": reasons})
 }
 
-// Serve serves until the context ends, and then returns nil.
+// Serve serves until the context is canceled, and then returns nil.
 func Serve(ctx context.Context, listener net.Listener, handler http.Handler) error {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
 	defer context.AfterFunc(ctx, func() { _ = server.Close() })()

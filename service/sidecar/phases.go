@@ -14,7 +14,7 @@ import (
 // lameDuck sets the health service to NOT_SERVING, so that load balancers send no more checks. Then it waits for d, or until a second
 // SIGINT or SIGTERM. The sidecar answers checks during the wait.
 func lameDuck(server *envoy.Server, d time.Duration, log *slog.Logger) {
-	again, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	secondSignal, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	server.SetServing(false)
 	if d == 0 {
@@ -25,7 +25,7 @@ func lameDuck(server *envoy.Server, d time.Duration, log *slog.Logger) {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-	case <-again.Done():
+	case <-secondSignal.Done():
 		log.Info("second stop signal received: draining now")
 	}
 }

@@ -25,8 +25,8 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// Run serves until the context ends, because the process received a signal to stop. It validates all of the configuration before the sidecar answers the first
-// check. An unreachable database is not an error.
+// Run serves until the context is canceled by a stop signal. It validates the whole configuration before the sidecar answers the
+// first check. An unreachable database is not an error.
 func Run(ctx context.Context, cfg config.Config, version string, stderr io.Writer) (err error) {
 	url, err := cfg.DatabaseURL()
 	if err != nil {
@@ -37,7 +37,7 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	memory.Limit(int64(cfg.Cache.MaxBytes))
 	engine, err := cfg.Engine(ctx)
 	if ctx.Err() != nil {
-		return nil // a signal to stop during the start-up: there is nothing to drain
+		return nil // a stop signal during the start-up: there is nothing to drain
 	}
 	if err != nil {
 		return err
@@ -93,7 +93,7 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	return serve(ctx, cfg, version, log, server, operations.NewReadiness(ctx, directory.Ready, directory.Warnings, sessions), m)
 }
 
-// serve answers checks until the context running ends, and during the two phases after that: lame duck and drain. The operations
+// serve answers checks until the context running is canceled, and during the two phases after that: lame duck and drain. The operations
 // server stops after the last check, so that probes and metrics cover these phases too.
 func serve(running context.Context, cfg config.Config, version string, log *slog.Logger, server *envoy.Server, ready operations.Readiness, m *metrics.Sidecar) error {
 	checks, err := listener.Open("listen.grpc", cfg.Listen.GRPC)
@@ -123,7 +123,7 @@ func serve(running context.Context, cfg config.Config, version string, log *slog
 			memory.Tune()
 			server.SetServing(true)
 		}
-		<-ctx.Done() // a signal to stop, or the error of a server
+		<-ctx.Done() // a stop signal, or the error of a server
 		if running.Err() != nil {
 			lameDuck(server, cfg.Listen.LameDuck, log)
 		}

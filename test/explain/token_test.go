@@ -36,12 +36,12 @@ func TestExplainAccessToken(t *testing.T) {
 		works     bool // an operator can do it
 	}{
 		"allowed":                        {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "allow", "", false},
-		"a scope too few":                {"GET /api/projects", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", again + "; it has to ask for projects:read", false},
+		"a scope too few":                {"GET /api/projects", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", again + "; the app has to request projects:read", false},
 		"a role too low":                 {"POST /api/issues", []string{"issues:write"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", "keywicket member set --workspace " + one.Slug + " --user " + ada.ID + " --role member", true},
 		"several, none named":            {"GET /api/issues", []string{"issues:read"}, []string{one.Slug, two.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "send the header x-workspace-slug: ", true},
-		"another workspace":              {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", again + "; they have to choose the workspace " + other.Slug, false},
+		"another workspace":              {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", again + "; the user has to choose the workspace " + other.Slug, false},
 		"a workspace that the user left": {"GET /api/issues", []string{"issues:read"}, []string{left.Slug}, "", false, "WORKSPACE_ACCESS_DENIED workspace_required", "keywicket member set --workspace " + left.Slug + " --user " + ada.ID + " --role ", false},
-		"an old token":                   {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "UNAUTHORIZED expired", "the app has to refresh it", false},
+		"an old token":                   {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "UNAUTHORIZED expired", "the app has to refresh the token", false},
 		"a profile, elsewhere":           {"GET /api/user", []string{"user:read"}, nil, other.Slug, false, "WORKSPACE_ACCESS_DENIED workspace_mismatch", "send no x-workspace-slug header: ", true},
 		"a grant that is over":           {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", true, "UNAUTHORIZED revoked", again, false},
 		"an unlisted route":              {"GET /api/nothing", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN no_route", "add the row ", false},
@@ -100,7 +100,7 @@ func TestExplainAccessToken(t *testing.T) {
 func TestExplainWithoutAToken(t *testing.T) {
 	const (
 		row     = `add the row  - {method: %s, path: %q, scopes: [SCOPE]}  to apis/velocity/data.yaml of the policies`
-		spelled = `^the table has GET /api/issues \(.*data\.yaml:\d+\): send it like that`
+		spelled = `^the table has GET /api/issues \(.*data\.yaml:\d+\): use exactly this case`
 	)
 	addRow := func(method, path string) string { return regexp.QuoteMeta(fmt.Sprintf(row, method, path)) + "$" }
 	for _, c := range []struct {
@@ -116,11 +116,11 @@ func TestExplainWithoutAToken(t *testing.T) {
 		{[]string{"GET", "/api/issues", "--scope", "user:read"}, "workspace_required", `^keywicket token create --prefix velu_ --user U --name=NAME --scope user:read,issues:read; then send the header x-workspace-slug: W$`},
 		{[]string{"GET", "/healthz", "--api", "velocity", "--scope", "user:read"}, "", ""},
 		{[]string{"GET", "/api//issues", "--scope", "issues:read"}, "no_route", `^the path has an empty segment`},
-		{[]string{"GET", "/api/v1/tags", "--scope", "issues:read"}, "no_route", `^velaflows lists it \(.*data\.yaml:\d+\): --api velaflows$`},
+		{[]string{"GET", "/api/v1/tags", "--scope", "issues:read"}, "no_route", `^velaflows has this route \(.*data\.yaml:\d+\): use --api velaflows$`},
 		{[]string{"GET", "/api/issues/", "--scope", "issues:read"}, "no_route", spelled},
 		{[]string{"GET", "/API/issues", "--scope", "issues:read"}, "no_route", spelled},
 		{[]string{"get", "/api/issues", "--scope", "issues:read"}, "no_route", spelled},
-		{[]string{"PUT", "/api/issues", "--scope", "issues:read"}, "no_route", `^the path is listed for GET \(.*data\.yaml:\d+\), POST \(.*data\.yaml:\d+\); for PUT too, ` + addRow("PUT", "/api/issues")},
+		{[]string{"PUT", "/api/issues", "--scope", "issues:read"}, "no_route", `^the path is listed for GET \(.*data\.yaml:\d+\), POST \(.*data\.yaml:\d+\); to allow PUT, ` + addRow("PUT", "/api/issues")},
 		{[]string{"GET", "/api/a,b:c", "--scope", "issues:read"}, "no_route", "^" + addRow("GET", "/api/a,b:c")},
 		{[]string{"get", "/api/new", "--scope", "issues:read"}, "no_route", `^"get" is no method`},
 		{[]string{"", "/api/new", "--scope", "issues:read"}, "no_route", `^"" is no method`},

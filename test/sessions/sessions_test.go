@@ -174,7 +174,7 @@ func TestSecondFactorThroughEnvoy(t *testing.T) {
 	for _, token := range tokens {
 		client.Send(t, harness.NewRequest("velocity", "GET /api/user", token, ""))
 	}
-	for _, want := range []string{"algorithm is HS512; the API takes HS256, ES256, RS256", "session.client_ids", "set GOTRUE_JWT_ISSUER"} {
+	for _, want := range []string{"algorithm is HS512; the API accepts HS256, ES256, RS256", "session.client_ids", "set GOTRUE_JWT_ISSUER"} {
 		harness.Await(t, "the log has "+want, func() bool { return strings.Contains(log.String(), want) })
 	}
 	for _, token := range tokens {
