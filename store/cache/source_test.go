@@ -28,7 +28,7 @@ func (s *source) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error)
 
 var errDown = errors.New("the database is down")
 
-func good(_ context.Context, l authz.Lookup) (cache.Answer, error) {
+func validToken(_ context.Context, l authz.Lookup) (cache.Answer, error) {
 	return cache.Answer{
 		Found: authz.LookupResult{
 			Principal: authz.Principal{ID: "t1", Kind: authz.KindWorkspaceToken, API: l.API, Scopes: []string{"a"}},
@@ -38,7 +38,7 @@ func good(_ context.Context, l authz.Lookup) (cache.Answer, error) {
 	}, nil
 }
 
-func unknown(_ context.Context, l authz.Lookup) (cache.Answer, error) {
+func unknownToken(_ context.Context, l authz.Lookup) (cache.Answer, error) {
 	return cache.Answer{Found: authz.LookupResult{Denial: authz.ReasonUnknown}, Keys: []cache.Key{cache.TokenKey(l.Digest)}}, nil
 }
 
