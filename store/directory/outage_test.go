@@ -162,7 +162,7 @@ func TestWrongURLIsOneClearErrorWithoutThePassword(t *testing.T) {
 		"no URL":             {"postgres://u:geheim@ho st/db", "cannot be parsed"},
 		"slash in password":  {"postgres://u:geheim/x@host/db", "cannot be parsed"},
 		"percent in it":      {"postgres://u:geheim%zz@host/db", "cannot be parsed"},
-		"another database":   {"mysql://u:geheim@host/db", "not one of Postgres"},
+		"another database":   {"mysql://u:geheim@host/db", "not for Postgres"},
 		"wrong sslmode":      {"postgres://u:geheim@host/db?sslmode=maybe", "sslmode"},
 		"wrong port":         {"postgres://u:geheim@host:99999/db", "port"},
 		"pairs with a blank": {"host=h password=ge heim", "cannot be parsed"},
