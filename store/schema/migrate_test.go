@@ -132,7 +132,7 @@ func TestRolesHaveExactlyTheNeededRights(t *testing.T) {
 	f.Exec(t, `INSERT INTO keywicket.token_usage VALUES ($1, clock_timestamp())`, token.ID)
 	const lookedUp = `SELECT id, api, kind, environment, digest, scopes, workspace_id, user_id, expires_at, revoked_at, attributes
 		FROM keywicket.tokens`
-	for role, c := range map[string]struct{ may, mayNot []string }{
+	for role, c := range map[string]struct{ allowed, forbidden []string }{
 		"keywicket_sidecar": {
 			allowed: []string{
 				lookedUp,
