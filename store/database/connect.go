@@ -19,8 +19,8 @@ import (
 const (
 	// DefaultMaxOpenConnections is the default limit of the connections of a pool that serves requests.
 	DefaultMaxOpenConnections = 8
-	// ConnectionLifetime limits the age of connections. After a failover or a change of the address, a process thus reaches the
-	// new server even if its connections stay open.
+	// ConnectionLifetime limits the age of connections. So after a failover or a change of the address, a process reaches the new
+	// server even if its connections stay open.
 	ConnectionLifetime = 5 * time.Minute
 )
 
