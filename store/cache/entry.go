@@ -37,7 +37,7 @@ func (c *Cache) newEntry(l authz.Lookup, a Answer, since uint64, loaded time.Dur
 		e.expires = loaded + a.TTL
 	}
 	e.ofUser = a.Found.Denial == "" && a.Found.Principal.UserID != ""
-	// A denial does not depend on the requested workspace, and neither does a credential that belongs to a workspace.
+	// Denials, and credentials that belong to a workspace, do not depend on the requested workspace.
 	if !e.ofUser {
 		l.Workspace = authz.WorkspaceRef{}
 	}

@@ -66,7 +66,7 @@ func newLoggingCache(t *testing.T, config cache.Config, s cache.Source, log slog
 	return c
 }
 
-// readLog reads the change log, which takes no time.
+// readLog reads the change log, without any delay.
 func readLog(c *cache.Cache, r cache.Reply) { deliver(c, c.BeginPoll(), r) }
 
 // deliver delivers the reply to a poll.

@@ -26,7 +26,8 @@ type PartitionStats struct {
 	Dropped        uint64 // entries that ristretto did not admit: too many at a time, or less used than the stored entries
 }
 
-// ChangeCounts returns how many rows of the change log were read and how many notifications were received. Unlike Stats, it takes no lock.
+// ChangeCounts returns how many rows of the change log were read and how many notifications were received. Unlike Stats, it uses
+// no lock.
 func (c *Cache) ChangeCounts() (changes, hints uint64) { return c.changes.Load(), c.hints.Load() }
 
 // Stats returns the present figures.

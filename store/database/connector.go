@@ -23,7 +23,7 @@ type Pooler string
 
 // The kinds of poolers.
 const (
-	// PoolerAuto compares two process ids on each connection: the one that the server sent at login, and the one of the Postgres
+	// PoolerAuto compares two process ids on each connection: the id that the server sent at login, and the id of the Postgres
 	// process that answers the first query.
 	PoolerAuto Pooler = "auto"
 	// PoolerNone is for direct connections, and for a session pooler.

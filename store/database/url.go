@@ -72,7 +72,7 @@ func Parse(databaseURL string) (Settings, error) {
 		config.TargetSessionAttrs = pq.TargetSessionAttrsPrimary
 	case pq.TargetSessionAttrsPrimary, pq.TargetSessionAttrsReadWrite:
 	default:
-		return Settings{}, fmt.Errorf("the database URL has target_session_attrs=%s: it has to be the primary", config.TargetSessionAttrs)
+		return Settings{}, fmt.Errorf("the database URL has target_session_attrs=%s: write target_session_attrs=primary", config.TargetSessionAttrs)
 	}
 	maps.DeleteFunc(given, func(name, _ string) bool { _, ours := sessionSettings[strings.ToLower(name)]; return ours })
 	maps.Copy(given, sessionSettings)

@@ -303,7 +303,7 @@ func TestOptionsOfOtherDrivers(t *testing.T) {
 		"statement_cache_mode=describe&default_query_exec_mode=exec": "", "pool_max_conns=10&pool_min_conns=1": "",
 		"prepareThreshold=0&preparedStatementCacheQueries=0": "", "targetServerType=primary": "", "targetServerType=any": "write target_session_attrs=primary",
 		"supa=base-pooler.x": "", "uselibpqcompat=true": "",
-		"target_session_attrs=read-write": "", "target_session_attrs=primary": "", "target_session_attrs=any": "it has to be the primary",
+		"target_session_attrs=read-write": "", "target_session_attrs=primary": "", "target_session_attrs=any": "write target_session_attrs=primary",
 		"load_balance_hosts=random": "", "application_name=mine": "", "fallback_application_name=mine": "", "client_encoding=UTF8": "",
 		"options=-c%20work_mem%3D8MB": "", "search_path=public": "", "work_mem=8MB": "", "custom.name=x": "", "connect_timeout=5": "",
 		"prepared=no":              "the database URL has the option prepared, which Postgres does not support: remove it",
@@ -419,7 +419,7 @@ func TestFeedURL(t *testing.T) {
 		}
 	}
 	for _, replica := range []string{"postgres://h/d?target_session_attrs=any", "host=h target_session_attrs=standby"} {
-		if _, err := database.FeedURL(replica); err == nil || !strings.Contains(err.Error(), "it has to be the primary") {
+		if _, err := database.FeedURL(replica); err == nil || !strings.Contains(err.Error(), "write target_session_attrs=primary") {
 			t.Errorf("%s: %v", replica, err)
 		}
 	}

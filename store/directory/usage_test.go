@@ -175,8 +175,8 @@ func TestSidecarsThatWriteTheSameTokensDoNotDeadlock(t *testing.T) {
 	}
 }
 
-// The product deletes tokens in a long transaction, and some of the tokens are in use. The deletion does not wait for the writing
-// of usage, nor the other way round. The deletion must not fail.
+// The product deletes tokens in a long transaction, and some of the tokens are in use. The deletion and the writing of usage do
+// not wait for each other. The deletion must not fail.
 func TestUsageDoesNotBlockDeletion(t *testing.T) {
 	f := storetest.NewFixture(t)
 	log := new(storetest.Log)

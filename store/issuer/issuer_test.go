@@ -163,7 +163,7 @@ func TestCodesWorkOnce(t *testing.T) {
 		}
 		g.Exec(t, `UPDATE keywicket.oauth_apps SET revoked_at = NULL`)
 	}
-	if _, err := g.Exchange(t.Context(), "made up", storetest.Velo, storetest.AcceptCode); !errors.Is(err, issuer.ErrGrant) {
+	if _, err := g.Exchange(t.Context(), "unknown", storetest.Velo, storetest.AcceptCode); !errors.Is(err, issuer.ErrGrant) {
 		t.Errorf("an unknown code: %v", err)
 	}
 }

@@ -211,7 +211,8 @@ func (d *Dialer) failed(err error) {
 	d.waiting = nil
 }
 
-// deliver gives a connection to the look-up that has waited longest, keeps it for the next one, or closes it. The caller holds d.mu.
+// deliver passes a connection to the look-up that has waited longest. If none waits, it keeps the connection for the next
+// look-up, or closes it. The caller holds d.mu.
 func (d *Dialer) deliver(c *pooled) {
 	switch {
 	case c.era != d.era:

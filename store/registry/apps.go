@@ -88,7 +88,7 @@ func (r *Registry) Apps(ctx context.Context) ([]App, error) {
 	return list, nil
 }
 
-// RotateAppSecret gives an app a new secret. The previous secret is invalid immediately.
+// RotateAppSecret sets a new secret for an app. The previous secret is invalid immediately.
 func (r *Registry) RotateAppSecret(ctx context.Context, id string) (App, authz.Secret, error) {
 	secret := oauthapp.NewSecret()
 	digest := secret.Digest()
