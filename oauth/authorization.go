@@ -20,15 +20,14 @@ type authorization struct {
 	scopes      []Scope
 }
 
-// mistake is an error that must not go to the app (RFC 6749, section 4.1.2.1). The app is not identified, or it is unclear
-// or not allowed where to answer it: the redirect URI is missing, repeated or not registered, or the query is malformed. The
-// user sees the error, and is never redirected.
+// mistake is an error that must not be sent to the app (RFC 6749, section 4.1.2.1). The app is unknown, the redirect URI is
+// missing, repeated or not registered, or the query is malformed. The user sees the error, and is not redirected.
 type mistake struct{ why string }
 
 func (m *mistake) Error() string { return m.why }
 
-// authorization reads the request. Its error is a [mistake], a [refusal] for the app, or a failure of the server. With a
-// refusal, the fields are set that an answer to the app needs.
+// authorization reads the request. Its error is a [mistake], a [refusal] for the app, or a failure of the server. With a refusal,
+// the result has the fields for the answer to the app.
 func (s *Server) authorization(r *http.Request) (authorization, error) {
 	var a authorization
 	query, err := url.ParseQuery(r.URL.RawQuery)
@@ -52,7 +51,8 @@ func (s *Server) authorization(r *http.Request) (authorization, error) {
 	return s.readRequest(a, query)
 }
 
-// readRequest reads the parameters after the app and its redirect URI are known. Errors in these go to the app, as a [refusal].
+// readRequest reads the other parameters, once the app and its redirect URI are known. The app receives errors in these
+// parameters, as a [refusal].
 func (s *Server) readRequest(a authorization, query url.Values) (authorization, error) {
 	if len(query["state"]) == 1 {
 		a.state = query.Get("state")
@@ -66,14 +66,14 @@ func (s *Server) readRequest(a authorization, query url.Values) (authorization, 
 		}
 	}
 	if query.Get("response_type") != "code" {
-		return a, &refusal{Code: "unsupported_response_type", Description: "response_type is code"}
+		return a, &refusal{Code: "unsupported_response_type", Description: "response_type must be code"}
 	}
 	a.challenge = query.Get("code_challenge")
 	switch {
 	case a.challenge == "":
 		return a, invalidRequest("code_challenge is missing (RFC 7636)")
 	case query.Get("code_challenge_method") != "S256":
-		return a, invalidRequest("code_challenge_method is S256")
+		return a, invalidRequest("code_challenge_method must be S256")
 	case !challengeForm.MatchString(a.challenge):
 		return a, invalidRequest("code_challenge is not 43 characters of base64url")
 	}
@@ -105,12 +105,12 @@ func (a authorization) scopeNames() []string {
 	return names
 }
 
-// needsWorkspaces reports whether a scope covers the content of workspaces. The user must then grant at least one workspace.
+// needsWorkspaces reports whether a scope is for the content of workspaces. The user must then grant at least one workspace.
 func (a authorization) needsWorkspaces() bool {
 	return slices.ContainsFunc(a.scopes, func(s Scope) bool { return s.Workspace })
 }
 
-// redirectTo returns the URL that takes the answer to the app (RFC 6749, section 4.1.2). The answer has the parameter iss (RFC
+// redirectTo returns the URL of the redirect to the app, with the answer (RFC 6749, section 4.1.2) and the parameter iss (RFC
 // 9207).
 func (s *Server) redirectTo(a authorization, answer map[string]string) string {
 	query := url.Values{}

@@ -18,7 +18,7 @@ import (
 
 const challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM" // RFC 7636, appendix B
 
-// browser is the browser of a user. It follows no redirects, because the tests check their targets.
+// browser is the browser of a user. It does not follow redirects, because the tests check their targets.
 type browser struct {
 	*http.Client
 	i       *fixture
@@ -32,8 +32,8 @@ func (i *fixture) browser() *browser {
 	}}}
 }
 
-// adas returns a browser in which Ada is signed in.
-func (i *fixture) adas() *browser {
+// adaBrowser returns a browser in which Ada is signed in.
+func (i *fixture) adaBrowser() *browser {
 	b := i.browser()
 	b.signIn(i.ada.ID, nil)
 	return b
@@ -101,7 +101,7 @@ func (p page) form(decision string, workspaces ...string) url.Values {
 	return f
 }
 
-// request returns the query of the authorization request in the seed, with changes.
+// request returns the query of a valid authorization request, with changes.
 func (i *fixture) request(change ...string) string {
 	q := url.Values{
 		"client_id": {i.public.ID}, "redirect_uri": {callback}, "response_type": {"code"}, "scope": {"issues:read issues:write"},
@@ -116,18 +116,18 @@ func (i *fixture) request(change ...string) string {
 	return q.Encode()
 }
 
-// answered returns the query of the redirect to the app. It checks the redirect URI, the issuer (RFC 9207) and the state.
-func answered(t *testing.T, p page) url.Values {
+// expectRedirect returns the query of the redirect to the app. It checks the redirect URI, the issuer (RFC 9207) and the state.
+func expectRedirect(t *testing.T, p page) url.Values {
 	t.Helper()
 	if p.status != http.StatusSeeOther || p.location == nil || p.location.Scheme+"://"+p.location.Host+p.location.Path != callback {
 		t.Fatalf("%d to %v: %s", p.status, p.location, p.text)
 	}
 	q := p.location.Query()
 	if q.Get("iss") != "https://velocity.quest" || q.Get("state") != "random_state" || q.Has("code") == q.Has("error") {
-		t.Errorf("the app is told %v", q)
+		t.Errorf("the app received %v", q)
 	}
 	for name, values := range q {
-		if len(values) != 1 || values[0] == "" || strings.HasPrefix(name, "error") && !sayable.MatchString(values[0]) || strings.Contains(values[0], challenge) {
+		if len(values) != 1 || values[0] == "" || strings.HasPrefix(name, "error") && !errorText.MatchString(values[0]) || strings.Contains(values[0], challenge) {
 			t.Errorf("%s is %q", name, values)
 		}
 	}

@@ -16,9 +16,9 @@ type client struct {
 	authenticated bool // by its secret
 }
 
-// client finds the app that sends the request and authenticates it as far as required (RFC 6749, sections 2.3.1 and 3.2.1).
-// The credentials are in the Authorization header or in the body, not in both. An app that is not confidential needs no
-// secret, but a secret that it sends must be correct.
+// client returns the app that sends the request, and authenticates it (RFC 6749, sections 2.3.1 and 3.2.1). The credentials are
+// either in the Authorization header or in the body. An app that is not confidential needs no secret, but a secret that it sends
+// must be correct.
 func (s *Server) client(r *http.Request, p parameters) (client, error) {
 	id, secret, err := credentials(r, p)
 	if err != nil {
@@ -37,7 +37,7 @@ func (s *Server) client(r *http.Request, p parameters) (client, error) {
 	return found, tooMany(s.clients.take(found.limitKey()))
 }
 
-// app finds an app of the issuer's own API. Scopes of another API can have the same names but another meaning.
+// app returns an app of the issuer's own API. Scopes of another API can have the same names but another meaning.
 func (s *Server) app(r *http.Request, id string) (issuer.Client, error) {
 	c, err := s.grants.Client(r.Context(), id)
 	if err == nil && c.API != s.config.API {
@@ -46,8 +46,8 @@ func (s *Server) app(r *http.Request, id string) (issuer.Client, error) {
 	return c, err
 }
 
-// limitKey returns the key by which the app's requests are counted. Authenticated requests are counted separately: anybody can
-// send requests in the name of an app that does not have to authenticate.
+// limitKey returns the key for the limit of the app's requests. Authenticated requests are counted separately, because anybody
+// can send requests with the id of an app that need not authenticate.
 func (c client) limitKey() string {
 	if c.authenticated {
 		return "proven " + c.ID
@@ -64,14 +64,14 @@ func credentials(r *http.Request, p parameters) (id string, secret authz.Secret,
 	if !ok || len(r.Header.Values("Authorization")) > 1 {
 		return "", "", invalidClient()
 	}
-	// RFC 6749, section 2.3.1: both are encoded like a form's values before they are joined.
+	// RFC 6749, section 2.3.1: the id and the secret are encoded like form values before they are joined.
 	id, errID := url.QueryUnescape(name)
 	password, errSecret := url.QueryUnescape(password)
 	if errID != nil || errSecret != nil || id == "" || password == "" {
 		return "", "", invalidClient()
 	}
 	if p["client_secret"] != "" || p["client_id"] != "" && p["client_id"] != id {
-		return "", "", invalidRequest("the app authenticates in two ways")
+		return "", "", invalidRequest("the app authenticates in two ways: use only one")
 	}
 	return id, authz.Secret(password), nil
 }

@@ -25,7 +25,7 @@ func TestConformanceNamesTests(t *testing.T) {
 		if named := testnames.Find(cells[len(cells)-1]); len(cells) == 3 && len(named) > 0 {
 			names = append(names, named...)
 		} else {
-			t.Errorf("names no test: %s", line)
+			t.Errorf("the row contains no test: %s", line)
 		}
 	}
 	if rows < 100 {
@@ -33,6 +33,6 @@ func TestConformanceNamesTests(t *testing.T) {
 	}
 	missing, err := testnames.Missing("..", names)
 	if err != nil || len(missing) > 0 {
-		t.Errorf("there is no %v, %v", missing, err)
+		t.Errorf("these tests do not exist: %v, %v", missing, err)
 	}
 }

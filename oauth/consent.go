@@ -24,22 +24,22 @@ var page = template.Must(template.New("consent").Parse(consentHTML))
 // pageData is the data of the page's template.
 type pageData struct {
 	Nonce string
-	// Mistake is an error text. The page then shows only this text and, unless it is empty, a link to SignIn.
+	// Mistake is an error text. The page then shows only this text and, if SignIn is set, a link to it.
 	Mistake, SignIn string
 
 	App, Host  string
 	Email      string
 	User       string
-	Account    []Scope            // scopes of the user, in no particular workspace
+	Account    []Scope            // scopes of the user's account
 	Within     []Scope            // scopes in the workspaces that the user chooses
-	Workspaces []issuer.Workspace // that the user can choose; empty if no scope is about a workspace
+	Workspaces []issuer.Workspace // that the user can choose; empty if no scope is for a workspace
 	Missing    bool               // the user has chosen no workspace, and must choose one
-	None       bool               // a scope is about workspaces, and the user is in none
+	None       bool               // a scope is for workspaces, and the user has no workspace
 	Proof      string             // see proofCookie
 }
 
-// proofCookie is the cookie that must match a field of the form. A page of another origin can submit the form but cannot
-// read the cookie. A page of a sibling host cannot set it either: browsers accept a name with this prefix only from the
+// proofCookie is the cookie whose value must be equal to a field of the form. A page of another origin can submit the form but
+// cannot read the cookie. A page of a sibling host cannot set the cookie: browsers accept a name with this prefix only from the
 // host itself and only over https (RFC 6265bis, section 4.1.3.2).
 func (s *Server) proofCookie(proof string) *http.Cookie {
 	c := &http.Cookie{Name: "keywicket_consent", Value: proof, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: s.secure, MaxAge: 3600}
@@ -67,7 +67,7 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 	s.showConsent(w, r, a, user, false)
 }
 
-// limited refuses requests above the limit of their address.
+// limited refuses requests above the limit of their client address.
 func (s *Server) limited(endpoint http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if wait := s.addresses.take(address(r)); wait > 0 {
@@ -80,7 +80,7 @@ func (s *Server) limited(endpoint http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// decide processes the user's answer. The form goes to the URL of the page, so decide reads the app's request again.
+// decide processes the user's answer. The form is sent to the URL of the page, so decide reads the app's request again.
 func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 	a, user, ok := s.readConsent(w, r)
@@ -94,7 +94,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	proof := s.proof(r)
 	if proof == "" || subtle.ConstantTimeCompare([]byte(proof), []byte(r.PostForm.Get("proof"))) != 1 || s.origins.Check(r) != nil {
 		s.config.Observe("consent", "forged")
-		s.showMistake(w, http.StatusForbidden, "This answer did not come from this server's page. Go back to the app, and start again.")
+		s.showMistake(w, http.StatusForbidden, "This answer was not sent from this server's page. Go back to the app, and start again.")
 		return
 	}
 	if r.PostForm.Get("user") != user.ID { // another user has signed in since the page was shown
@@ -132,10 +132,10 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// readConsent reads the user and the app's request. If it returns false, it has already written the response.
+// readConsent reads the app's request and the user. If it returns false, it has already written the response.
 func (s *Server) readConsent(w http.ResponseWriter, r *http.Request) (authorization, issuer.ConsentUser, bool) {
 	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Referrer-Policy", "same-origin") // with no-referrer, browsers send "Origin: null" with the form
+	w.Header().Set("Referrer-Policy", "same-origin") // with no-referrer, browsers would send "Origin: null" with the form
 	a, err := s.authorization(r)
 	wrong, isMistake := errors.AsType[*mistake](err)
 	refused, isRefusal := errors.AsType[*refusal](err)
@@ -182,8 +182,8 @@ var (
 	errSecondFactor = errors.New("the user has signed in without a second factor")
 )
 
-// user returns the user who is signed in at the product. It accepts the same sessions as the sidecar: an app's token is no
-// session. Errors: [errSignedOut], [errSecondFactor], or a failure of the server.
+// user returns the user who is signed in at the product. It accepts the same sessions as the sidecar, so it rejects an app's
+// token. Errors: [errSignedOut], [errSecondFactor], or a failure of the server.
 func (s *Server) user(r *http.Request) (issuer.ConsentUser, error) {
 	token, ok := sessionToken(r, s.config.Cookie)
 	if !ok {
@@ -206,12 +206,12 @@ func (s *Server) user(r *http.Request) (issuer.ConsentUser, error) {
 	return user, err
 }
 
-// returned is the parameter of a request that comes back from the sign-in page. It prevents a redirect loop for a user whose
+// returned is the parameter of a request after a redirect from the sign-in page. It prevents a redirect loop for a user whose
 // session is valid at the sign-in page but not here.
 const returned = "returned"
 
 // signIn returns the URL of the sign-in page, with the URL to return to. level is the required assurance level (the parameter
-// acr_values of RFC 9470, section 4); empty: none is required.
+// acr_values of RFC 9470, section 4); empty: any.
 func (s *Server) signIn(r *http.Request, level string) string {
 	u, err := url.Parse(s.config.SignIn)
 	if err != nil {
@@ -230,10 +230,10 @@ func (s *Server) signIn(r *http.Request, level string) string {
 	return u.String()
 }
 
-// showConsent writes the consent page. missing: the user must still choose a workspace.
+// showConsent writes the consent page. missing: the page says that the user must choose a workspace.
 func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authorization, user issuer.ConsentUser, missing bool) {
 	proof := rand.Text()
-	// The proof of an earlier page stays, so that forms in several tabs are valid.
+	// Reuse the proof of an earlier page, so that the forms in several tabs are valid.
 	if earlier := s.proof(r); len(earlier) == len(proof) {
 		proof = earlier
 	}
@@ -261,7 +261,7 @@ func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authoriza
 	s.render(w, r, status, p)
 }
 
-// destination returns the part of a redirect URI that the user should read: the host, their own machine, or an app's own scheme.
+// destination describes a redirect URI for the user: the host, or an app on their device.
 func destination(redirectURI string) string {
 	u, err := url.Parse(redirectURI)
 	if err != nil {
@@ -276,13 +276,13 @@ func destination(redirectURI string) string {
 	return "an app on this device (" + u.Scheme + ":)"
 }
 
-// showMistake writes a page with only the text.
+// showMistake writes a page that shows only the text.
 func (s *Server) showMistake(w http.ResponseWriter, status int, text string) {
 	s.render(w, nil, status, pageData{Mistake: text})
 }
 
-// render writes the page. It cannot be framed (RFC 9700, section 4.16), and loads nothing. The policy has no form-action: Chromium
-// applies form-action to every redirect after the form's submission, including redirects by the app.
+// render writes the page. Other pages cannot frame it (RFC 9700, section 4.16), and it loads nothing. The content security policy
+// has no form-action, because Chromium applies it to every redirect after the form's submission, even to redirects by the app.
 func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, p pageData) {
 	p.Nonce = rand.Text()
 	h := w.Header()

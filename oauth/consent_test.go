@@ -13,30 +13,30 @@ import (
 // The complete flow: a page with the app and its scopes, an approval, a code, tokens (RFC 6749, section 4.1).
 func TestUserApproves(t *testing.T) {
 	i := newFixture(t)
-	b := i.adas()
+	b := i.adaBrowser()
 	p := b.do(t, "GET", i.request(), nil)
 	for _, want := range []string{
 		"Allow <bdi>Planner</bdi> to act for you?", "ada@example.com", "planner.example", "Read issues and comments", "Create, update, delete issues",
 		"Acme", "Globex", i.acme.ID, `name="viewport"`, "<html lang=",
 	} {
 		if p.status != http.StatusOK || !strings.Contains(p.text, want) {
-			t.Errorf("%d, and nothing of %q in %s", p.status, want, p.text)
+			t.Errorf("status %d, and %q is missing in %s", p.status, want, p.text)
 		}
 	}
 	if strings.Contains(p.text, "Read your own profile") || strings.Contains(p.text, "<script") {
-		t.Errorf("there is more than was asked for: %s", p.text)
+		t.Errorf("the page has more than the requested scopes: %s", p.text)
 	}
 	none := b.do(t, "POST", i.request(), p.form("approve"))
 	if none.status != http.StatusUnprocessableEntity || !strings.Contains(none.text, "Choose at least one workspace") {
 		t.Errorf("without a workspace: %d %s", none.status, none.text)
 	}
-	q := answered(t, b.do(t, "POST", i.request(), none.form("approve", i.globex.ID, i.acme.ID, i.acme.ID)))
+	q := expectRedirect(t, b.do(t, "POST", i.request(), none.form("approve", i.globex.ID, i.acme.ID, i.acme.ID)))
 	r := i.send(t, "/api/oauth/token", i.exchange(t, i.public).with("code", q.Get("code")))
 	if q.Get("error") != "" || r.status != http.StatusOK || r.text("scope") != "issues:read issues:write" {
 		t.Fatalf("%v: %+v", q, r)
 	}
 	grants := must(i.registry.Grants(t.Context(), i.public.ID, i.ada.ID))
-	if len(grants) != 2 || strings.Join(grants[1].Workspaces, " ") != "acme globex" { // exchange created the newer one
+	if len(grants) != 2 || strings.Join(grants[1].Workspaces, " ") != "acme globex" { // i.exchange created the newer grant
 		t.Errorf("%+v", grants)
 	}
 	// The page separates scopes in the chosen workspaces from scopes of the whole account.
@@ -45,13 +45,13 @@ func TestUserApproves(t *testing.T) {
 	if profile, issues := strings.Index(both, "Read your own profile"), strings.Index(both, "Read issues"); account < 0 || account > profile || profile > within || within > issues {
 		t.Error(both)
 	}
-	// With scopes of the user alone, there is no workspace to choose.
+	// With only scopes of the user, the page shows no workspaces.
 	profile := i.request("scope", "user:read")
 	p = b.do(t, "GET", profile, nil)
-	if strings.Contains(p.text, "Acme") || strings.Contains(p.text, "that you choose") || answered(t, b.do(t, "POST", profile, p.form("approve"))).Get("code") == "" {
+	if strings.Contains(p.text, "Acme") || strings.Contains(p.text, "that you choose") || expectRedirect(t, b.do(t, "POST", profile, p.form("approve"))).Get("code") == "" {
 		t.Error(p.text)
 	}
-	// A native app learns its port when it runs (RFC 8252, section 7.3).
+	// A native app gets its port when it runs (RFC 8252, section 7.3).
 	native, _, err := i.registry.CreateApp(t.Context(), registry.NewApp{API: "velocity", Name: "Native", RedirectURIs: []string{"http://127.0.0.1/cb?x=1"}})
 	if err != nil {
 		t.Fatal(err)
@@ -64,19 +64,19 @@ func TestUserApproves(t *testing.T) {
 	}
 }
 
-// The forms of several tabs are all valid, also one that was shown before another.
+// The forms in several tabs are all valid, even if another page was shown later.
 func TestConsentInTwoTabs(t *testing.T) {
 	i := newFixture(t)
-	b := i.adas()
+	b := i.adaBrowser()
 	first := b.do(t, "GET", i.request(), nil)
 	second := b.do(t, "GET", i.request("client_id", i.confidential.ID), nil)
 	for client, p := range map[string]page{i.public.ID: first, i.confidential.ID: second} {
-		if q := answered(t, b.do(t, "POST", i.request("client_id", client), p.form("approve", i.acme.ID))); q.Get("code") == "" {
+		if q := expectRedirect(t, b.do(t, "POST", i.request("client_id", client), p.form("approve", i.acme.ID))); q.Get("code") == "" {
 			t.Errorf("%v", q)
 		}
 	}
 	// In another browser, the form is refused.
-	if p := i.adas().do(t, "POST", i.request(), first.form("approve", i.acme.ID)); p.status != http.StatusForbidden {
+	if p := i.adaBrowser().do(t, "POST", i.request(), first.form("approve", i.acme.ID)); p.status != http.StatusForbidden {
 		t.Errorf("%d to %v", p.status, p.location)
 	}
 }
@@ -93,19 +93,19 @@ func TestUserWithoutAWorkspace(t *testing.T) {
 	if p := b.do(t, "POST", i.request(), p.form("approve")); p.status != http.StatusUnprocessableEntity {
 		t.Errorf("%d to %v", p.status, p.location)
 	}
-	if q := answered(t, b.do(t, "POST", i.request(), p.form("deny"))); q.Get("error") != "access_denied" {
+	if q := expectRedirect(t, b.do(t, "POST", i.request(), p.form("deny"))); q.Get("error") != "access_denied" {
 		t.Errorf("%v", q)
 	}
-	// A single workspace is preselected; of several workspaces, none is.
+	// A single workspace is preselected. Of several workspaces, none is preselected.
 	must(i.registry.SetMember(t.Context(), "acme", "eve@example.com", "guest"))
-	if one, two := b.do(t, "GET", i.request(), nil), i.adas().do(t, "GET", i.request(), nil); strings.Count(one.text, " checked>") != 1 || strings.Contains(two.text, " checked>") {
-		t.Errorf("of one: %s\nof two: %s", one.text, two.text)
+	if one, two := b.do(t, "GET", i.request(), nil), i.adaBrowser().do(t, "GET", i.request(), nil); strings.Count(one.text, " checked>") != 1 || strings.Contains(two.text, " checked>") {
+		t.Errorf("one workspace: %s\ntwo workspaces: %s", one.text, two.text)
 	}
-	// A request for scopes of the user alone grants no workspace, even if the form names one.
-	b = i.adas()
+	// A request with only scopes of the user grants no workspace, even if the form contains one.
+	b = i.adaBrowser()
 	profile := i.request("scope", "user:read")
 	p = b.do(t, "GET", profile, nil)
-	if q := answered(t, b.do(t, "POST", profile, p.form("approve", i.acme.ID))); q.Get("code") == "" {
+	if q := expectRedirect(t, b.do(t, "POST", profile, p.form("approve", i.acme.ID))); q.Get("code") == "" {
 		t.Errorf("%v", q)
 	}
 	if grants := must(i.registry.Grants(t.Context(), "", i.ada.ID)); len(grants) != 1 || len(grants[0].Workspaces) != 0 {
@@ -116,7 +116,7 @@ func TestUserWithoutAWorkspace(t *testing.T) {
 // The redirect keeps the redirect URI exactly as the app wrote it.
 func TestRedirectURIsAreKeptUnchanged(t *testing.T) {
 	i := newFixture(t)
-	b := i.adas()
+	b := i.adaBrowser()
 	for _, uri := range []string{"com.example.App://cb", "com.example.app:/cb", "com.example.app://", "https://Planner.example", "http://[::1]/cb?", callback + "?x=%41"} {
 		query := i.request("client_id", i.appAt(t, uri).ID, "redirect_uri", uri)
 		p := b.do(t, "GET", query, nil)
@@ -129,10 +129,10 @@ func TestRedirectURIsAreKeptUnchanged(t *testing.T) {
 
 func TestUserDenies(t *testing.T) {
 	i := newFixture(t)
-	b := i.adas()
+	b := i.adaBrowser()
 	p := b.do(t, "GET", i.request(), nil)
 	for _, decision := range []string{"deny", ""} {
-		if q := answered(t, b.do(t, "POST", i.request(), p.form(decision, i.acme.ID))); q.Get("error") != "access_denied" || q.Get("code") != "" {
+		if q := expectRedirect(t, b.do(t, "POST", i.request(), p.form(decision, i.acme.ID))); q.Get("error") != "access_denied" || q.Get("code") != "" {
 			t.Errorf("%v", q)
 		}
 	}
@@ -141,30 +141,30 @@ func TestUserDenies(t *testing.T) {
 	}
 }
 
-// RFC 6749, section 4.1.2.1; RFC 9700, section 4.11: there is never a redirect to a URI that the app has not registered.
+// RFC 6749, section 4.1.2.1; RFC 9700, section 4.11: users are never redirected to a URI that the app has not registered.
 func TestMistakesAreShownToTheUser(t *testing.T) {
 	i := newFixture(t)
-	b := i.adas()
+	b := i.adaBrowser()
 	revoked, _ := i.app(t, false)
 	must(i.registry.RevokeApp(t.Context(), revoked.ID))
 	for name, query := range map[string]string{
-		"no client":          i.request("client_id", ""),
-		"an unknown client":  i.request("client_id", "nobody"),
-		"a revoked client":   i.request("client_id", revoked.ID),
-		"two clients":        i.request() + "&client_id=" + i.confidential.ID,
-		"no address":         i.request("redirect_uri", ""),
-		"two addresses":      i.request() + "&redirect_uri=https://evil.example",
-		"another address":    i.request("redirect_uri", "https://evil.example/cb"),
-		"with more behind":   i.request("redirect_uri", callback+"/evil"),
-		"with dot segments":  i.request("redirect_uri", callback+"/../evil"),
-		"in another case":    i.request("redirect_uri", "https://planner.example/CB"),
-		"of another host":    i.request("redirect_uri", "https://planner.example.evil.example/cb"),
-		"with a fragment":    i.request("redirect_uri", callback+"#x"),
-		"with another query": i.request("redirect_uri", callback+"?x=1"),
-		"broken":             i.request() + "&%zz",
-		"a client of zeros":  i.request("client_id", "\x00"),
-		"no text":            i.request("client_id", "\xff"),
-		"of another API":     i.request("client_id", i.foreign(t).ID),
+		"no client":                  i.request("client_id", ""),
+		"an unknown client":          i.request("client_id", "nobody"),
+		"a revoked client":           i.request("client_id", revoked.ID),
+		"two clients":                i.request() + "&client_id=" + i.confidential.ID,
+		"no redirect URI":            i.request("redirect_uri", ""),
+		"two redirect URIs":          i.request() + "&redirect_uri=https://evil.example",
+		"another redirect URI":       i.request("redirect_uri", "https://evil.example/cb"),
+		"with a longer path":         i.request("redirect_uri", callback+"/evil"),
+		"with dot segments":          i.request("redirect_uri", callback+"/../evil"),
+		"in another case":            i.request("redirect_uri", "https://planner.example/CB"),
+		"on another host":            i.request("redirect_uri", "https://planner.example.evil.example/cb"),
+		"with a fragment":            i.request("redirect_uri", callback+"#x"),
+		"with another query":         i.request("redirect_uri", callback+"?x=1"),
+		"invalid escape":             i.request() + "&%zz",
+		"a zero byte as client":      i.request("client_id", "\x00"),
+		"a client that is not UTF-8": i.request("client_id", "\xff"),
+		"a client of another API":    i.request("client_id", i.foreign(t).ID),
 	} {
 		for _, method := range []string{"GET", "POST"} {
 			if p := b.do(t, method, query, url.Values{"decision": {"approve"}}); p.status != http.StatusBadRequest || p.location != nil ||
@@ -178,26 +178,26 @@ func TestMistakesAreShownToTheUser(t *testing.T) {
 // RFC 6749, section 4.1.2.1; RFC 7636, section 4.4.1.
 func TestRefusalsAreReportedToTheApp(t *testing.T) {
 	i := newFixture(t)
-	b := i.adas()
+	b := i.adaBrowser()
 	for name, c := range map[string]struct{ query, want string }{
-		"no response type":        {i.request("response_type", ""), "unsupported_response_type"},
-		"a token":                 {i.request("response_type", "token"), "unsupported_response_type"},
-		"an id token":             {i.request("response_type", "code id_token"), "unsupported_response_type"},
-		"no challenge":            {i.request("code_challenge", ""), "invalid_request"},
-		"no method":               {i.request("code_challenge_method", ""), "invalid_request"},
-		"plain":                   {i.request("code_challenge_method", "plain"), "invalid_request"},
-		"a short challenge":       {i.request("code_challenge", challenge[1:]), "invalid_request"},
-		"a challenge of base64":   {i.request("code_challenge", challenge[1:]+"+"), "invalid_request"},
-		"no scope":                {i.request("scope", ""), "invalid_scope"},
-		"an unknown scope":        {i.request("scope", "issues:read issues:delete"), "invalid_scope"},
-		"an override":             {i.request("scope", "workspace:admin"), "invalid_scope"},
-		"the user's override":     {i.request("scope", "admin"), "invalid_scope"},
-		"a scope in another case": {i.request("scope", "Issues:read"), "invalid_scope"},
-		"a scope twice":           {i.request() + "&scope=issues:read", "invalid_request"},
-		"a request object":        {i.request("request", "x"), "request_not_supported"},
-		"the address of one":      {i.request("request_uri", "https://planner.example/r"), "request_uri_not_supported"},
+		"no response type":            {i.request("response_type", ""), "unsupported_response_type"},
+		"a token":                     {i.request("response_type", "token"), "unsupported_response_type"},
+		"an id token":                 {i.request("response_type", "code id_token"), "unsupported_response_type"},
+		"no challenge":                {i.request("code_challenge", ""), "invalid_request"},
+		"no method":                   {i.request("code_challenge_method", ""), "invalid_request"},
+		"plain":                       {i.request("code_challenge_method", "plain"), "invalid_request"},
+		"a short challenge":           {i.request("code_challenge", challenge[1:]), "invalid_request"},
+		"a challenge of base64":       {i.request("code_challenge", challenge[1:]+"+"), "invalid_request"},
+		"no scope":                    {i.request("scope", ""), "invalid_scope"},
+		"an unknown scope":            {i.request("scope", "issues:read issues:delete"), "invalid_scope"},
+		"a scope of admins":           {i.request("scope", "workspace:admin"), "invalid_scope"},
+		"a scope of the user's admin": {i.request("scope", "admin"), "invalid_scope"},
+		"a scope in another case":     {i.request("scope", "Issues:read"), "invalid_scope"},
+		"a scope twice":               {i.request() + "&scope=issues:read", "invalid_request"},
+		"a request object":            {i.request("request", "x"), "request_not_supported"},
+		"the URI of a request object": {i.request("request_uri", "https://planner.example/r"), "request_uri_not_supported"},
 	} {
-		q := answered(t, b.do(t, "GET", c.query, nil))
+		q := expectRedirect(t, b.do(t, "GET", c.query, nil))
 		if q.Get("error") != c.want || q.Get("code") != "" || c.want == "invalid_request" && q.Get("error_description") == "" {
 			t.Errorf("%s: %v", name, q)
 		}
@@ -211,9 +211,9 @@ func TestRefusalsAreReportedToTheApp(t *testing.T) {
 // RFC 6749, sections 10.2 and 10.12: after an approval, the user is asked again, and a GET never approves anything.
 func TestConsentIsAskedForEachTime(t *testing.T) {
 	i := newFixture(t)
-	b := i.adas()
+	b := i.adaBrowser()
 	p := b.do(t, "GET", i.request(), nil)
-	if q := answered(t, b.do(t, "POST", i.request(), p.form("approve", i.acme.ID))); q.Get("code") == "" {
+	if q := expectRedirect(t, b.do(t, "POST", i.request(), p.form("approve", i.acme.ID))); q.Get("code") == "" {
 		t.Fatal(q)
 	}
 	again := p.form("approve", i.acme.ID).Encode()

@@ -12,8 +12,8 @@ import (
 )
 
 // sessionToken returns the token of the user's session from the cookie with the name. The value is the token itself, or a JSON
-// object (formerly a list) with the access token, as Supabase's libraries write it. The object is in base64 or encoded for
-// a URL. A value that is too long for one cookie is split into several: NAME.0, NAME.1 and so on.
+// object with the access token, as Supabase's libraries write it (a list in old versions). The object is encoded in base64 or for
+// a URL. A value that is too long for one cookie is split into the cookies NAME.0, NAME.1 and so on.
 func sessionToken(r *http.Request, name string) (authz.Secret, bool) {
 	value, ok := cookieValue(r, name)
 	if !ok {
@@ -41,7 +41,7 @@ func sessionToken(r *http.Request, name string) (authz.Secret, bool) {
 	return authz.Secret(value), strings.Count(value, ".") == 2
 }
 
-// cookieValue returns the value of the cookie, or joins its parts. Of cookies with the same name, the first one counts.
+// cookieValue returns the value of the cookie, or joins its parts. If several cookies have the same name, it uses the first.
 func cookieValue(r *http.Request, name string) (string, bool) {
 	values := make(map[string]string)
 	for _, c := range r.Cookies() {

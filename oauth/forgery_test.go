@@ -10,7 +10,7 @@ import (
 	"github.com/keywicket/keywicket/store/registry"
 )
 
-// RFC 9700, section 4.7: an answer that did not come from the page, in the same browser, of the same user, has no effect.
+// RFC 9700, section 4.7: an answer has no effect unless it was sent from the page, in the same browser, by the same user.
 func TestForgedApprovals(t *testing.T) {
 	i := newFixture(t)
 	must(i.registry.SetMember(t.Context(), "acme", must(i.registry.CreateUser(t.Context(), registry.User{ID: "eve", Email: "eve@example.com"})).ID, "guest"))
@@ -19,29 +19,29 @@ func TestForgedApprovals(t *testing.T) {
 		"another proof":          func(_ *browser, f url.Values) []string { f.Set("proof", "guessed"); return nil },
 		"no cookie":              func(b *browser, _ url.Values) []string { b.cookies = nil; return nil },
 		"no cookie and no proof": func(b *browser, f url.Values) []string { b.cookies = nil; f.Del("proof"); return nil },
-		"empty ones": func(b *browser, f url.Values) []string {
+		"empty cookie and proof": func(b *browser, f url.Values) []string {
 			b.cookies["__Host-keywicket_consent"] = ""
 			f.Set("proof", "")
 			return nil
 		},
-		"from another site":   func(*browser, url.Values) []string { return []string{"Sec-Fetch-Site", "cross-site"} },
-		"from another origin": func(*browser, url.Values) []string { return []string{"Origin", "https://evil.example"} },
-		"from nowhere":        func(*browser, url.Values) []string { return []string{"Origin", "null"} },
+		"from another site":     func(*browser, url.Values) []string { return []string{"Sec-Fetch-Site", "cross-site"} },
+		"from another origin":   func(*browser, url.Values) []string { return []string{"Origin", "https://evil.example"} },
+		"from an opaque origin": func(*browser, url.Values) []string { return []string{"Origin", "null"} },
 	} {
-		b := i.adas()
+		b := i.adaBrowser()
 		f := b.do(t, "GET", i.request(), nil).form("approve", i.acme.ID)
 		header := forge(b, f)
 		if p := b.do(t, "POST", i.request(), f, header...); p.status != http.StatusForbidden || p.location != nil {
 			t.Errorf("%s: %d to %v", name, p.status, p.location)
 		}
 	}
-	// A browser that sends Origin but not Sec-Fetch-Site.
-	old := i.adas()
-	if q := answered(t, old.do(t, "POST", i.request(), old.do(t, "GET", i.request(), nil).form("deny"), "Origin", "https://velocity.quest")); q.Get("error") != "access_denied" {
+	// A browser may send Origin without Sec-Fetch-Site.
+	oldBrowser := i.adaBrowser()
+	if q := expectRedirect(t, oldBrowser.do(t, "POST", i.request(), oldBrowser.do(t, "GET", i.request(), nil).form("deny"), "Origin", "https://velocity.quest")); q.Get("error") != "access_denied" {
 		t.Errorf("%v", q)
 	}
 	// Eve has signed in since Ada saw the page, so the page asks Eve.
-	b := i.adas()
+	b := i.adaBrowser()
 	f := b.do(t, "GET", i.request(), nil).form("approve", i.acme.ID)
 	b.signIn("eve", nil)
 	if p := b.do(t, "POST", i.request(), f); p.status != http.StatusOK || !strings.Contains(p.text, "eve@example.com") {
@@ -50,22 +50,22 @@ func TestForgedApprovals(t *testing.T) {
 	// A workspace id that is invalid.
 	f = b.do(t, "GET", i.request(), nil).form("approve", "\x00")
 	if p := b.do(t, "POST", i.request(), f); p.location != nil || p.status != http.StatusUnprocessableEntity {
-		t.Errorf("no workspace: %d to %v", p.status, p.location)
+		t.Errorf("an invalid workspace id: %d to %v", p.status, p.location)
 	}
 	// A workspace of another user.
 	f = b.do(t, "GET", i.request(), nil).form("approve", i.globex.ID)
 	if p := b.do(t, "POST", i.request(), f); p.location != nil || p.status != http.StatusUnprocessableEntity {
-		t.Errorf("another's workspace: %d to %v", p.status, p.location)
+		t.Errorf("a workspace of another user: %d to %v", p.status, p.location)
 	}
 	if grants := must(i.registry.Grants(t.Context(), "", "")); len(grants) != 0 {
 		t.Errorf("%+v", grants)
 	}
 }
 
-// The page cannot be framed, loads nothing and is not cached. Text of others on it is escaped.
+// The page cannot be framed, loads nothing and is not cached. Text of apps is escaped.
 func TestPageIsSafe(t *testing.T) {
 	i := newFixture(t)
-	b := i.adas()
+	b := i.adaBrowser()
 	for what, query := range map[string]string{"consent": i.request(), "mistake": i.request("client_id", "nobody")} {
 		p := b.do(t, "GET", query, nil)
 		csp := p.header.Get("Content-Security-Policy")
@@ -94,7 +94,7 @@ func TestPageIsSafe(t *testing.T) {
 // RFC 9700, section 2.6: no page of another origin can read the consent page.
 func TestConsentPageLoadsNothingFromOtherOrigins(t *testing.T) {
 	i := newFixture(t)
-	b := i.adas()
+	b := i.adaBrowser()
 	for _, method := range []string{"GET", "POST", "OPTIONS"} {
 		p := b.do(t, method, i.request(), nil, "Origin", "https://planner.example", "Access-Control-Request-Method", "POST")
 		for name := range p.header {

@@ -9,19 +9,19 @@ import (
 	"testing"
 )
 
-// said matches every error description of the token endpoint. None of them repeats text of the request.
-var said = regexp.MustCompile(`^(?:` + strings.Join([]string{
+// errorDescription matches every error description of the token endpoint. No description contains text of the request.
+var errorDescription = regexp.MustCompile(`^(?:` + strings.Join([]string{
 	`the body must be application/x-www-form-urlencoded or application/json`, `the body is too long`, `the body is not a valid form`,
 	`the body is not a JSON object, or a name in it occurs twice`,
 	`a parameter is not (?:a string|UTF-8)`, `a parameter occurs twice`, `a parameter has control characters`,
 	`(?:grant_type|client_id|code|redirect_uri|code_verifier|refresh_token) is missing`,
-	`grant_type is authorization_code or refresh_token`,
+	`grant_type must be authorization_code or refresh_token`,
 	`the app is unknown, or its secret is wrong or missing`,
 	`the code or token is unknown, expired, used, revoked, or not for this request`,
 }, `|`) + `)$`)
 
-// FuzzTokenRequest: the token endpoint answers any request as RFC 6749, section 5.2, says, without a panic. A request without
-// a valid code or refresh token gets no token. The answer repeats nothing of the request, and nothing is logged.
+// FuzzTokenRequest checks that the token endpoint answers any request as RFC 6749, section 5.2, requires, without a panic. A
+// request without a valid code or refresh token gets no token. The answer contains no text of the request, and nothing is logged.
 func FuzzTokenRequest(f *testing.F) {
 	i := newFixture(f)
 	// The database creates the ids. With placeholders, an input means the same in the next run.
@@ -55,19 +55,19 @@ func FuzzTokenRequest(f *testing.F) {
 		w := httptest.NewRecorder()
 		i.Config.Handler.ServeHTTP(w, request)
 
-		var told struct {
+		var answer struct {
 			Code        string `json:"error"`
 			Description string `json:"error_description"`
 		}
 		decoder := json.NewDecoder(bytes.NewReader(w.Body.Bytes()))
 		decoder.DisallowUnknownFields()
-		if err := decoder.Decode(&told); err != nil || decoder.More() || !said.MatchString(told.Description) {
+		if err := decoder.Decode(&answer); err != nil || decoder.More() || !errorDescription.MatchString(answer.Description) {
 			t.Fatalf("%d %s: %v", w.Code, w.Body, err)
 		}
 		statuses := map[string]int{
 			"invalid_request": 400, "invalid_client": 401, "invalid_grant": 400, "unauthorized_client": 400, "unsupported_grant_type": 400, "invalid_scope": 400,
 		}
-		if w.Code != statuses[told.Code] {
+		if w.Code != statuses[answer.Code] {
 			t.Fatalf("%d %s", w.Code, w.Body)
 		}
 		h := w.Header()
@@ -79,7 +79,7 @@ func FuzzTokenRequest(f *testing.F) {
 			t.Fatalf("%v", h)
 		}
 		if text := i.log.String(); text != "" {
-			t.Fatalf("it is logged: %s", text)
+			t.Fatalf("the log contains %s", text)
 		}
 	})
 }

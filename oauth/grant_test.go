@@ -15,18 +15,18 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// RFC 6749, sections 4.1.2 and 10.4; RFC 9700, section 4.14.2: a code or a refresh token that is used a second
-// time ends the grant and all its tokens. It does not matter who sends it.
+// RFC 6749, sections 4.1.2 and 10.4; RFC 9700, section 4.14.2: the second use of a code or a refresh token revokes the grant and
+// all its tokens. The sender does not matter.
 func TestReuseEndsTheGrant(t *testing.T) {
 	i := newFixture(t)
 	stranger, _ := i.app(t, false)
 	for name, reuse := range map[string]func(exchange, refresh form) form{
-		"a code":                           func(exchange, _ form) form { return exchange },
-		"a code, by another app":           func(exchange, _ form) form { return exchange.with("client_id", stranger.ID) },
-		"a code, with a wrong verifier":    func(exchange, _ form) form { return exchange.with("code_verifier", strings.Repeat("v", 43)) },
-		"a refresh token":                  func(_, refresh form) form { return refresh },
-		"a refresh token, by another app":  func(_, refresh form) form { return refresh.with("client_id", stranger.ID) },
-		"a refresh token, for other scope": func(_, refresh form) form { return refresh.with("scope", "made-up") },
+		"a code":                              func(exchange, _ form) form { return exchange },
+		"a code, by another app":              func(exchange, _ form) form { return exchange.with("client_id", stranger.ID) },
+		"a code, with a wrong verifier":       func(exchange, _ form) form { return exchange.with("code_verifier", strings.Repeat("v", 43)) },
+		"a refresh token":                     func(_, refresh form) form { return refresh },
+		"a refresh token, by another app":     func(_, refresh form) form { return refresh.with("client_id", stranger.ID) },
+		"a refresh token, with another scope": func(_, refresh form) form { return refresh.with("scope", "made-up") },
 	} {
 		exchange := i.exchange(t, i.public)
 		issued := []response{i.send(t, "/api/oauth/token", exchange)}
@@ -41,14 +41,14 @@ func TestReuseEndsTheGrant(t *testing.T) {
 		}
 		for _, r := range issued {
 			if _, err := i.Introspect(t.Context(), authz.Secret(r.text("access_token"))); err == nil {
-				t.Errorf("%s: an access token is still good: %+v", name, r)
+				t.Errorf("%s: an access token is still active: %+v", name, r)
 			}
 		}
 		if r := i.send(t, "/api/oauth/token", refresh.with("refresh_token", issued[2].text("refresh_token"))); r.text("error") != "invalid_grant" {
-			t.Errorf("%s: the last refresh token is still good: %+v", name, r)
+			t.Errorf("%s: the last refresh token is still valid: %+v", name, r)
 		}
 		if _, err := i.Introspect(t.Context(), authz.Secret(other.text("access_token"))); err != nil {
-			t.Errorf("%s: another grant has ended: %v", name, err)
+			t.Errorf("%s: another grant was revoked: %v", name, err)
 		}
 	}
 }
@@ -57,22 +57,22 @@ func TestReuseEndsTheGrant(t *testing.T) {
 // parameters of its authorization request. Without a challenge, no code is issued.
 func TestCodesAreBoundToTheirRequest(t *testing.T) {
 	i := newFixture(t)
-	const theirs = "another-verifier-of-another-browser-at-the-same-app"
-	sum := sha256.Sum256([]byte(theirs))
+	const otherVerifier = "another-verifier-of-another-browser-at-the-same-app"
+	sum := sha256.Sum256([]byte(otherVerifier))
 	approval := issuer.Approval{Client: i.public.ID, User: i.ada.ID, Scopes: []string{"issues:read"},
 		RedirectURI: "http://127.0.0.1:51004/cb", Challenge: base64.RawURLEncoding.EncodeToString(sum[:])}
-	right := form{"grant_type": "authorization_code", "client_id": i.public.ID, "redirect_uri": approval.RedirectURI, "code_verifier": theirs}
+	validRequest := form{"grant_type": "authorization_code", "client_id": i.public.ID, "redirect_uri": approval.RedirectURI, "code_verifier": otherVerifier}
 	for name, c := range map[string]struct {
 		request form
 		status  int
 	}{
-		"the same request":       {right, 200},
-		"another's verifier":     {right.with("code_verifier", verifier), 400},
-		"the challenge itself":   {right.with("code_verifier", approval.Challenge), 400},
-		"no verifier":            {right.with("code_verifier", ""), 400},
-		"another port":           {right.with("redirect_uri", "http://127.0.0.1:51005/cb"), 400},
-		"no port":                {right.with("redirect_uri", "http://127.0.0.1/cb"), 400},
-		"another registered one": {right.with("redirect_uri", callback), 400},
+		"the same request":       {validRequest, 200},
+		"another verifier":       {validRequest.with("code_verifier", verifier), 400},
+		"the challenge itself":   {validRequest.with("code_verifier", approval.Challenge), 400},
+		"no verifier":            {validRequest.with("code_verifier", ""), 400},
+		"another port":           {validRequest.with("redirect_uri", "http://127.0.0.1:51005/cb"), 400},
+		"no port":                {validRequest.with("redirect_uri", "http://127.0.0.1/cb"), 400},
+		"another registered URI": {validRequest.with("redirect_uri", callback), 400},
 	} {
 		code := must(i.Approve(t.Context(), approval)).Code
 		if r := i.send(t, "/api/oauth/token", c.request.with("code", code.Reveal())); r.status != c.status {
@@ -88,14 +88,14 @@ func TestCodesAreBoundToTheirRequest(t *testing.T) {
 		sum := sha256.Sum256([]byte(made))
 		approval.Challenge = base64.RawURLEncoding.EncodeToString(sum[:])
 		code := must(i.Approve(t.Context(), approval)).Code
-		if r := i.send(t, "/api/oauth/token", right.with("code_verifier", made).with("code", code.Reveal())); r.status != status {
+		if r := i.send(t, "/api/oauth/token", validRequest.with("code_verifier", made).with("code", code.Reveal())); r.status != status {
 			t.Errorf("the verifier %s: %+v", made, r)
 		}
 	}
-	for name, challenge := range map[string]string{"none": "", "plain": theirs, "too long": approval.Challenge + "A", "of base64": approval.Challenge[1:] + "+"} {
+	for name, challenge := range map[string]string{"none": "", "plain": otherVerifier, "too long": approval.Challenge + "A", "of base64": approval.Challenge[1:] + "+"} {
 		approval.Challenge = challenge
 		if made, err := i.Approve(t.Context(), approval); err == nil || made.Code != "" {
-			t.Errorf("a challenge that is %s has a code", name)
+			t.Errorf("a challenge (%s) got a code", name)
 		}
 	}
 }
@@ -104,25 +104,25 @@ func TestCodesAreBoundToTheirRequest(t *testing.T) {
 func TestIssuedValuesCannotBeGuessed(t *testing.T) {
 	i := newFixture(t)
 	const base32 = `^[A-Z2-7]{52}$` // 260 bits
-	made := map[string][]string{}
+	texts := map[string][]string{}
 	for range 32 {
 		app, secret := i.app(t, true)
 		exchange := i.exchange(t, app).with("client_secret", secret.Reveal())
 		r := i.send(t, "/api/oauth/token", exchange)
-		made["secret"] = append(made["secret"], secret.Reveal())
-		made["code"] = append(made["code"], exchange["code"])
-		made["refresh token"] = append(made["refresh token"], r.text("refresh_token"))
-		made["access token"] = append(made["access token"], strings.TrimPrefix(r.text("access_token"), "velo_"))
+		texts["secret"] = append(texts["secret"], secret.Reveal())
+		texts["code"] = append(texts["code"], exchange["code"])
+		texts["refresh token"] = append(texts["refresh token"], r.text("refresh_token"))
+		texts["access token"] = append(texts["access token"], strings.TrimPrefix(r.text("access_token"), "velo_"))
 	}
 	for what, form := range map[string]string{"secret": base32, "code": base32, "refresh token": base32, "access token": `^[0-9A-Za-z]{38}$`} { // 190 bits and a checksum
-		for _, text := range made[what] {
+		for _, text := range texts[what] {
 			if matched := must(regexp.MatchString(form, text)); !matched {
 				t.Fatalf("a %s is %s", what, text)
 			}
 		}
 		for at := range 32 { // the first 32 characters are random, without the checksum
 			letters := map[byte]bool{}
-			for _, text := range made[what] {
+			for _, text := range texts[what] {
 				letters[text[at]] = true
 			}
 			if len(letters) < 8 { // 32 random draws from 32 or more letters contain about 20 different ones
@@ -150,7 +150,7 @@ func TestStoredDigestIsNoCredential(t *testing.T) {
 		all.WriteString(strings.Join(rows, "\n"))
 	}
 	if !strings.Contains(all.String(), i.confidential.ID) || !strings.Contains(all.String(), "issues:write") {
-		t.Fatalf("this is not all that is stored: %s", all.String())
+		t.Fatalf("the dump is not complete: %s", all.String())
 	}
 	for what, secret := range map[string]string{
 		"code": exchange["code"], "secret": exchange["client_secret"], "access token": r.text("access_token"), "refresh token": r.text("refresh_token"), "verifier": verifier,
@@ -186,12 +186,12 @@ func TestLifetimes(t *testing.T) {
 	}
 }
 
-// RFC 7662, sections 2.2 and 4: introspection checks every reason for which a token can end. The answer for an ended token
-// contains only active.
+// RFC 7662, sections 2.2 and 4: introspection checks every reason for which a token can be invalid. The answer for an invalid
+// token contains only active.
 func TestExpiredTokensAreNotActive(t *testing.T) {
 	i := newFixture(t)
-	own := basic(i.public.ID, i.publicSecret.Reveal())
-	ask := func(f form) response { return i.send(t, "/api/oauth/introspect", f, "Authorization", own) }
+	credentials := basic(i.public.ID, i.publicSecret.Reveal())
+	introspect := func(f form) response { return i.send(t, "/api/oauth/introspect", f, "Authorization", credentials) }
 	for name, end := range map[string]func(r response, code form){
 		"it has expired": func(response, form) {
 			must(i.db.Exec(`UPDATE keywicket.oauth_access_tokens SET expires_at = clock_timestamp()`))
@@ -199,15 +199,15 @@ func TestExpiredTokensAreNotActive(t *testing.T) {
 		"it was revoked": func(r response, _ form) {
 			i.send(t, "/api/oauth/revoke", form{"client_id": i.public.ID, "token": r.text("access_token")})
 		},
-		"its refresh token was": func(r response, _ form) {
+		"its refresh token was revoked": func(r response, _ form) {
 			i.send(t, "/api/oauth/revoke", form{"client_id": i.public.ID, "token": r.text("refresh_token")})
 		},
-		"its grant was": func(response, form) {
+		"its grant was revoked": func(response, form) {
 			newest := must(i.registry.Grants(t.Context(), "", ""))[0]
 			must(i.registry.RevokeGrant(t.Context(), newest.ID))
 		},
-		"its code is used once more": func(_ response, code form) { i.send(t, "/api/oauth/token", code) },
-		"its user is no more": func(response, form) {
+		"its code is used a second time": func(_ response, code form) { i.send(t, "/api/oauth/token", code) },
+		"its user was deleted": func(response, form) {
 			must(i.db.Exec(`DELETE FROM keywicket.users`))
 			i.ada = must(i.registry.CreateUser(t.Context(), registry.User{Email: "ada@example.com"}))
 			must(i.registry.SetMember(t.Context(), "acme", i.ada.ID, "member"))
@@ -216,17 +216,17 @@ func TestExpiredTokensAreNotActive(t *testing.T) {
 		code := i.exchange(t, i.public)
 		r := i.send(t, "/api/oauth/token", code)
 		for _, hint := range []string{"", "access_token", "refresh_token", "made-up"} { // section 2.1: a wrong hint does not hide a token
-			if found := ask(form{"token": r.text("access_token"), "token_type_hint": hint}); found.body["active"] != true {
+			if found := introspect(form{"token": r.text("access_token"), "token_type_hint": hint}); found.body["active"] != true {
 				t.Errorf("before %s, with the hint %q: %+v", name, hint, found)
 			}
 		}
 		end(r, code)
-		if found := ask(form{"token": r.text("access_token")}); found.status != http.StatusOK || len(found.body) != 1 || found.body["active"] != false {
+		if found := introspect(form{"token": r.text("access_token")}); found.status != http.StatusOK || len(found.body) != 1 || found.body["active"] != false {
 			t.Errorf("%s: %+v", name, found)
 		}
 	}
 	for name, header := range map[string]string{
-		"a wrong secret": basic(i.public.ID, "guessed"), "another's secret": basic(i.public.ID, i.confidentialSecret.Reveal()), "an unknown app": basic("nobody", "x"),
+		"a wrong secret": basic(i.public.ID, "guessed"), "another app's secret": basic(i.public.ID, i.confidentialSecret.Reveal()), "an unknown app": basic("nobody", "x"),
 		"a token": "Bearer " + i.tokens(t).text("access_token"),
 	} {
 		r := i.send(t, "/api/oauth/introspect", form{"token": "x"}, "Authorization", header)

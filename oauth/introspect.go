@@ -9,7 +9,7 @@ import (
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
-// introspection is the answer of RFC 7662, section 2.2. For an inactive token, it contains nothing else.
+// introspection is the answer of RFC 7662, section 2.2. For an inactive token, it contains only active.
 type introspection struct {
 	Active    bool   `json:"active"`
 	Scope     string `json:"scope,omitempty"`
@@ -21,7 +21,7 @@ type introspection struct {
 	Issuer    string `json:"iss,omitempty"`
 }
 
-// introspect is the introspection endpoint. The app must authenticate with a secret; otherwise anybody could try tokens here
+// introspect is the introspection endpoint. The app must authenticate with a secret, because otherwise anybody could test tokens
 // (section 2.1). A token of another app is inactive in the answer, like an unknown token.
 func (s *Server) introspect(r *http.Request, p parameters, c client) (any, error) {
 	if !c.authenticated {

@@ -65,7 +65,7 @@ func must[T any](v T, err error) T {
 
 const callback = "https://planner.example/cb"
 
-// issuer is a server on a database of its own, with the user Ada, two of their workspaces, and an app of each kind.
+// fixture is a server with its own database, the user Ada, their two workspaces, and an app of each kind.
 type fixture struct {
 	*httptest.Server
 	*issuer.Issuer
@@ -165,7 +165,7 @@ func (i *fixture) appAt(t *testing.T, redirectURI string) registry.App {
 
 const verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk" // RFC 7636, appendix B
 
-// code returns a code for the app, as after an approval on the consent page.
+// code returns a code for the app, like an approval on the consent page.
 func (i *fixture) code(t *testing.T, app registry.App) string {
 	t.Helper()
 	sum := sha256.Sum256([]byte(verifier))
@@ -175,7 +175,7 @@ func (i *fixture) code(t *testing.T, app registry.App) string {
 	})).Code.Reveal()
 }
 
-// response of an endpoint.
+// response is the response of an endpoint.
 type response struct {
 	status int
 	header http.Header
@@ -207,15 +207,15 @@ func (i *fixture) post(t *testing.T, path, contentType, body string, header ...s
 		t.Errorf("%s: %d %v", path, r.status, r.body)
 	}
 	for _, name := range []string{"error", "error_description"} {
-		if value, told := r.body[name]; told && !sayable.MatchString(fmt.Sprint(value)) {
+		if value, ok := r.body[name]; ok && !errorText.MatchString(fmt.Sprint(value)) {
 			t.Errorf("%s: %s is %v", path, name, value)
 		}
 	}
 	return r
 }
 
-// sayable matches the characters that an error and its description may contain (RFC 6749, sections 4.1.2.1 and 5.2).
-var sayable = regexp.MustCompile(`^[\x20-\x21\x23-\x5B\x5D-\x7E]+$`)
+// errorText matches the characters that an error and its description may contain (RFC 6749, sections 4.1.2.1 and 5.2).
+var errorText = regexp.MustCompile(`^[\x20-\x21\x23-\x5B\x5D-\x7E]+$`)
 
 type form map[string]string
 
@@ -240,7 +240,7 @@ func (i *fixture) exchange(t *testing.T, app registry.App) form {
 	return form{"grant_type": "authorization_code", "code": i.code(t, app), "redirect_uri": callback, "client_id": app.ID, "code_verifier": verifier}
 }
 
-// tokens returns new tokens of the public app.
+// tokens returns the response with new tokens of the public app.
 func (i *fixture) tokens(t *testing.T) response {
 	t.Helper()
 	r := i.send(t, "/api/oauth/token", i.exchange(t, i.public))

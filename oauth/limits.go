@@ -10,7 +10,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// limits allow each key (an address or an app) a number of requests per minute. An unpredictable hash assigns each key to one
+// limits allow each key (an address or an app) a number of requests per minute. A hash with a random seed assigns each key to one
 // of a fixed number of slots, so memory does not grow with the number of keys. Keys in the same slot share its limit.
 type limits struct {
 	seed  maphash.Seed
@@ -29,7 +29,7 @@ func newLimits(perMinute int) *limits {
 	return l
 }
 
-// take counts a request and returns 0. If the limit is reached, it does not count the request, and returns how long to wait.
+// take counts a request and returns 0. If the limit is reached, it does not count the request, and returns the time to wait.
 func (l *limits) take(key string) (wait time.Duration) {
 	if l == nil {
 		return 0
@@ -42,9 +42,9 @@ func (l *limits) take(key string) (wait time.Duration) {
 	return wait
 }
 
-// address returns the client address of a request, from the header that Envoy sets. Envoy never passes on this header from a
-// client, so clients must be able to reach the issuer only through Envoy. Without the header, address returns the address of
-// the connection's other end. For IPv6, it returns the /64 network: one customer can use any number of addresses in it.
+// address returns the client address of a request, from the header that Envoy sets. Envoy replaces this header of a client, so
+// clients must be able to reach the issuer only through Envoy. Without the header, address returns the peer address of the
+// connection. For IPv6, it returns the /64 network, because one client can use all addresses in it.
 func address(r *http.Request) string {
 	text := r.Header.Get("X-Envoy-External-Address")
 	if text == "" {

@@ -10,20 +10,20 @@ import (
 	"github.com/keywicket/keywicket/oauth"
 )
 
-// An address over its limit has to wait. Other IPv4 addresses of the same network do not, but all addresses of an IPv6 customer's
-// network share the limit. While it waits, there is no look-up for its requests.
+// An address over its limit must wait. Each IPv4 address has its own limit, but all addresses of an IPv6 /64 network share one.
+// Requests over the limit cause no look-up.
 func TestAddressLimit(t *testing.T) {
 	i := newFixture(t, func(c *oauth.Config) { c.AddressLimit = 3 })
 	const header = "X-Envoy-External-Address"
-	ask := func(address, client string) response {
+	refresh := func(address, client string) response {
 		return i.send(t, "/api/oauth/token", form{"grant_type": "refresh_token", "client_id": client, "refresh_token": "made-up"}, header, address)
 	}
 	for range 3 {
-		if r := ask("192.0.2.1", i.public.ID); r.status != http.StatusBadRequest {
+		if r := refresh("192.0.2.1", i.public.ID); r.status != http.StatusBadRequest {
 			t.Fatalf("%+v", r)
 		}
 	}
-	r := ask("192.0.2.1", "another, or none")
+	r := refresh("192.0.2.1", "another, or none")
 	wait, err := strconv.Atoi(r.header.Get("Retry-After"))
 	if r.status != http.StatusTooManyRequests || r.text("error") != "temporarily_unavailable" || err != nil || wait < 1 || wait > 20 {
 		t.Errorf("%+v: wait %d s, %v", r, wait, err)
@@ -33,48 +33,49 @@ func TestAddressLimit(t *testing.T) {
 			t.Errorf("%s: %+v", path, r)
 		}
 	}
-	if r := ask("192.0.2.2", i.public.ID); r.status != http.StatusBadRequest {
+	if r := refresh("192.0.2.2", i.public.ID); r.status != http.StatusBadRequest {
 		t.Errorf("another address: %+v", r)
 	}
 	for n, address := range []string{"2001:db8:1:1::1", "2001:db8:1:1::2", "2001:db8:1:1:ffff::", "2001:db8:1:1::1"} {
-		if r := ask(address, i.public.ID); (r.status == http.StatusTooManyRequests) != (n == 3) {
+		if r := refresh(address, i.public.ID); (r.status == http.StatusTooManyRequests) != (n == 3) {
 			t.Errorf("%s: %+v", address, r)
 		}
 	}
-	if r := ask("2001:db8:1:2::1", i.public.ID); r.status != http.StatusBadRequest {
+	if r := refresh("2001:db8:1:2::1", i.public.ID); r.status != http.StatusBadRequest {
 		t.Errorf("another network: %+v", r)
 	}
 	if text := i.log.String(); text != "" {
-		t.Errorf("it is no operator's business: %s", text)
+		t.Errorf("the log must be empty: %s", text)
 	}
 }
 
-// The limit of an app applies across all addresses. Requests in its name without its secret do not count against its own limit.
+// The limit of an app applies to requests from all addresses. Requests with its id but without its secret do not count for its
+// own limit.
 func TestClientLimit(t *testing.T) {
 	i := newFixture(t, func(c *oauth.Config) { c.ClientLimit = 3 })
-	ask := func(f form, n int) response {
+	introspect := func(f form, n int) response {
 		return i.send(t, "/api/oauth/introspect", f, "X-Envoy-External-Address", "192.0.2."+strconv.Itoa(n))
 	}
-	stranger := form{"token": "x", "client_id": i.public.ID}
+	unauthenticated := form{"token": "x", "client_id": i.public.ID}
 	for n := range 3 {
-		if r := ask(stranger, n); r.status != http.StatusUnauthorized {
+		if r := introspect(unauthenticated, n); r.status != http.StatusUnauthorized {
 			t.Fatalf("%+v", r)
 		}
 	}
-	if r := ask(stranger, 4); r.status != http.StatusTooManyRequests || r.header.Get("Retry-After") == "" {
+	if r := introspect(unauthenticated, 4); r.status != http.StatusTooManyRequests || r.header.Get("Retry-After") == "" {
 		t.Errorf("%+v", r)
 	}
 	for n := range 3 {
-		if r := ask(stranger.with("client_secret", i.publicSecret.Reveal()), n); r.status != http.StatusOK {
-			t.Errorf("the app itself: %+v", r)
+		if r := introspect(unauthenticated.with("client_secret", i.publicSecret.Reveal()), n); r.status != http.StatusOK {
+			t.Errorf("with the secret: %+v", r)
 		}
 	}
-	if r := ask(stranger.with("client_secret", i.publicSecret.Reveal()), 5); r.status != http.StatusTooManyRequests {
-		t.Errorf("the app itself, too often: %+v", r)
+	if r := introspect(unauthenticated.with("client_secret", i.publicSecret.Reveal()), 5); r.status != http.StatusTooManyRequests {
+		t.Errorf("with the secret, over the limit: %+v", r)
 	}
 	for n := range 5 { // requests with a wrong secret do not count either
-		if r := ask(form{"token": "x", "client_id": i.confidential.ID, "client_secret": "guessed"}, n); r.status != http.StatusUnauthorized {
-			t.Errorf("a guess: %+v", r)
+		if r := introspect(form{"token": "x", "client_id": i.confidential.ID, "client_secret": "guessed"}, n); r.status != http.StatusUnauthorized {
+			t.Errorf("a wrong secret: %+v", r)
 		}
 	}
 }
@@ -82,18 +83,18 @@ func TestClientLimit(t *testing.T) {
 // The log and the outcomes contain completed and attempted actions. The log contains no secret.
 func TestOperatorsSeeActionsAndNoSecret(t *testing.T) {
 	var mu sync.Mutex
-	seen := map[string]int{}
+	outcomes := map[string]int{}
 	i := newFixture(t, func(c *oauth.Config) {
 		c.Observe = func(endpoint, outcome string) {
 			mu.Lock()
 			defer mu.Unlock()
-			seen[endpoint+" "+outcome]++
+			outcomes[endpoint+" "+outcome]++
 		}
 	})
-	b := i.adas()
+	b := i.adaBrowser()
 	p := b.do(t, "GET", i.request(), nil)
-	q := answered(t, b.do(t, "POST", i.request(), p.form("approve", i.acme.ID)))
-	answered(t, b.do(t, "POST", i.request(), p.form("deny")))
+	q := expectRedirect(t, b.do(t, "POST", i.request(), p.form("approve", i.acme.ID)))
+	expectRedirect(t, b.do(t, "POST", i.request(), p.form("deny")))
 	forged := p.form("approve", i.acme.ID)
 	forged.Set("proof", "guessed")
 	b.do(t, "POST", i.request(), forged)
@@ -111,8 +112,8 @@ func TestOperatorsSeeActionsAndNoSecret(t *testing.T) {
 		"consent asked", "consent approved", "consent denied", "consent forged", "consent signed_out", "consent mistake",
 		"consent invalid_scope", "token ok", "token reused", "revoke ok", "introspect invalid_client",
 	} {
-		if seen[want] != 1 {
-			t.Errorf("%d times %s in %v", seen[want], want, seen)
+		if outcomes[want] != 1 {
+			t.Errorf("%d times %q in %v", outcomes[want], want, outcomes)
 		}
 	}
 	log := i.log.String()
@@ -121,7 +122,7 @@ func TestOperatorsSeeActionsAndNoSecret(t *testing.T) {
 		"level=WARN msg=\"a code or refresh token was used a second time",
 	} {
 		if !strings.Contains(log, want) {
-			t.Errorf("nothing of %s in %s", want, log)
+			t.Errorf("%s is missing in %s", want, log)
 		}
 	}
 	for _, secret := range []string{q.Get("code"), tokens.text("access_token"), tokens.text("refresh_token"), verifier, "random_state", p.form("").Get("proof")} {

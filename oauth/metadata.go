@@ -8,13 +8,13 @@ import (
 )
 
 // validIssuer reports whether the address can be the issuer's (RFC 8414, section 2; RFC 9207, section 2): https, without a query
-// and a fragment. http is for trials only, on a loopback address. A path is not allowed: the metadata would then be at another
-// path (RFC 8414, section 3.1), and the cookies too.
+// and a fragment. http is allowed only on a loopback address, for trials. A path is not allowed, because the metadata would then
+// have another path (RFC 8414, section 3.1), and so would the cookies.
 func validIssuer(address string) bool {
 	u, err := url.Parse(address)
 	defaultPort := map[string]string{"https": "443", "http": "80"}
 	return err == nil && httpsOrLocal(u) && address == u.Scheme+"://"+u.Host &&
-		u.Host == strings.ToLower(u.Host) && u.Port() != defaultPort[u.Scheme] // the form in which browsers write an origin
+		u.Host == strings.ToLower(u.Host) && u.Port() != defaultPort[u.Scheme] // in the form of a browser's Origin header
 }
 
 // validSignIn reports whether users can be redirected to the address, and whether a parameter can be added to it.
@@ -55,7 +55,7 @@ func (s *Server) metadata(w http.ResponseWriter, _ *http.Request) {
 		"introspection_endpoint_auth_methods_supported":  methods[1:],
 		"authorization_response_iss_parameter_supported": true,
 	}
-	if len(scopes) > 0 { // empty lists are left out (section 3.2)
+	if len(scopes) > 0 { // empty lists are omitted (section 3.2)
 		body["scopes_supported"] = scopes
 	}
 	respond(w, http.StatusOK, body)

@@ -29,18 +29,18 @@ func TestMetadataIsTrue(t *testing.T) {
 			t.Errorf("%s is missing", name)
 		}
 	}
-	b := i.adas()
+	b := i.adaBrowser()
 	q := b.do(t, "POST", i.request(), b.do(t, "GET", i.request(), nil).form("deny")).location.Query()
 	if m["authorization_response_iss_parameter_supported"] != true || q.Get("iss") != m["issuer"] {
-		t.Errorf("an app is answered by %q, not %v", q.Get("iss"), m["issuer"])
+		t.Errorf("the iss of an answer is %q, not %v", q.Get("iss"), m["issuer"])
 	}
 	for name, value := range m {
 		address, ok := value.(string)
 		if !strings.HasSuffix(name, "_endpoint") {
 			continue
 		}
-		path, here := strings.CutPrefix(address, "https://velocity.quest/")
-		if !ok || !here || strings.ContainsAny(address, "?#") {
+		path, prefixed := strings.CutPrefix(address, "https://velocity.quest/")
+		if !ok || !prefixed || strings.ContainsAny(address, "?#") {
 			t.Errorf("%s is %v", name, value)
 		}
 		w := httptest.NewRecorder()
@@ -49,11 +49,11 @@ func TestMetadataIsTrue(t *testing.T) {
 			t.Errorf("%s: %d", address, w.Code)
 		}
 	}
-	for _, taken := range []string{"none", "client_secret_basic", "client_secret_post"} { // as the tests of the endpoints show
+	for _, method := range []string{"none", "client_secret_basic", "client_secret_post"} { // as the tests of the endpoints show
 		for _, endpoint := range []string{"token", "revocation", "introspection"} {
-			told := slices.Contains(m[endpoint+"_endpoint_auth_methods_supported"].([]any), any(taken))
-			if told != (endpoint != "introspection" || taken != "none") {
-				t.Errorf("%s at the %s endpoint: %t", taken, endpoint, told)
+			listed := slices.Contains(m[endpoint+"_endpoint_auth_methods_supported"].([]any), any(method))
+			if listed != (endpoint != "introspection" || method != "none") {
+				t.Errorf("%s at the %s endpoint: %t", method, endpoint, listed)
 			}
 		}
 	}

@@ -13,16 +13,15 @@ import (
 	"unicode"
 )
 
-// CheckRedirectURI returns an error for a URI that must not receive an app's answer. The allowed forms are https, which a
-// browser opens at the app's server, and two forms for native apps (RFC 8252, sections 7.3 and 7.1). These are http on a
-// loopback address, and the app's own scheme with a dot in it. A URI must have no fragment (RFC 6749, section 3.1.2). Its query
-// must have no parameter of the answer, which would then occur twice (section 3.1).
+// CheckRedirectURI returns an error for an invalid redirect URI. The scheme is https. Native apps may also use http on a loopback
+// address, or their own scheme, which contains a dot (RFC 8252, sections 7.3 and 7.1). A fragment is not allowed (RFC 6749,
+// section 3.1.2). The query must not contain a parameter of the answer, which would then occur twice (section 3.1).
 func CheckRedirectURI(uri string) error {
 	if len(uri) > 2000 {
 		return errors.New("it is longer than 2,000 characters")
 	}
 	if strings.ContainsFunc(uri, func(r rune) bool { return r <= ' ' || r > '~' }) || strings.ContainsAny(uri, `"<>\^{|}*`+"`") {
-		return errors.New("it has characters that no URI has, or a wildcard")
+		return errors.New("it has characters that are invalid in a URI, or a wildcard")
 	}
 	u, err := url.Parse(uri)
 	switch {
@@ -31,7 +30,7 @@ func CheckRedirectURI(uri string) error {
 	case strings.Contains(uri, "#"):
 		return errors.New("it has a fragment (RFC 6749, section 3.1.2)")
 	case u.User != nil:
-		return errors.New("it has a user's name in it")
+		return errors.New("it has a user's name: remove it")
 	case slices.ContainsFunc(strings.Split(u.Path, "/"), func(segment string) bool { return segment == "." || segment == ".." }):
 		return errors.New("its path has dot segments")
 	case strings.ContainsFunc(u.Path, unicode.IsControl):
@@ -51,19 +50,19 @@ func CheckRedirectURI(uri string) error {
 		return nil
 	case u.Scheme == "http":
 		if _, _, ok := loopback(uri); !ok {
-			return errors.New("http is for 127.0.0.1 and [::1] only (RFC 8252, section 8.3): give https")
+			return errors.New("http is for 127.0.0.1 and [::1] only (RFC 8252, section 8.3): use https")
 		}
 		return nil
 	case u.Scheme != "https" && strings.Contains(u.Scheme, "."):
 		return nil
 	}
-	return errors.New("it is neither https with a host, nor http on 127.0.0.1 or [::1], nor of a scheme like com.example.app")
+	return errors.New("it is neither https with a host, nor http on 127.0.0.1 or [::1], nor a URI with a scheme such as com.example.app")
 }
 
 var hostForm = regexp.MustCompile(`^([A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?\.)*[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$`)
 
-// validHost reports whether the URL's host is a name or an address with a valid port. It refuses characters that a page or
-// a header would interpret.
+// validHost reports whether the URL's host is a name or an address with a valid port. It rejects characters with a special
+// meaning in a page or a header.
 func validHost(u *url.URL) bool {
 	_, notIP := netip.ParseAddr(u.Hostname())
 	port, notPort := strconv.ParseUint(cmp.Or(u.Port(), "1"), 10, 16)
@@ -72,9 +71,9 @@ func validHost(u *url.URL) bool {
 		(bracketed && notIP == nil || !bracketed && hostForm.MatchString(u.Hostname()))
 }
 
-// RedirectURIMatches reports whether the requested URI matches the registered one. They must be identical, letter for letter
-// (RFC 9700, section 4.1.3). Only the port on a loopback address may differ: a native app learns it when it runs (RFC
-// 8252, section 7.3).
+// RedirectURIMatches reports whether the requested URI matches the registered one. They must be identical (RFC 9700, section
+// 4.1.3). Only the port on a loopback address may differ, because a native app gets its port when it runs (RFC 8252, section
+// 7.3).
 func RedirectURIMatches(registered, presented string) bool {
 	if registered == presented {
 		return true

@@ -27,23 +27,24 @@ func invalidGrant() *refusal {
 	return &refusal{Code: "invalid_grant", Description: "the code or token is unknown, expired, used, revoked, or not for this request"}
 }
 func invalidScope() error {
-	return &refusal{Code: "invalid_scope", Description: "more than the user has granted"}
+	return &refusal{Code: "invalid_scope", Description: "a scope is not granted by the user"}
 }
 func unsupportedGrantType() error {
-	return &refusal{Code: "unsupported_grant_type", Description: "grant_type is authorization_code or refresh_token"}
+	return &refusal{Code: "unsupported_grant_type", Description: "grant_type must be authorization_code or refresh_token"}
 }
 func invalidClient() error {
 	return &refusal{Code: "invalid_client", Description: "the app is unknown, or its secret is wrong or missing", status: http.StatusUnauthorized}
 }
 
-// reused is for a code or token that is used a second time. The app sees an ordinary invalid_grant; only the outcome differs.
+// reused is the error for a code or token that is used a second time. The app receives an ordinary invalid_grant; only the
+// outcome differs.
 func reused() error {
 	r := invalidGrant()
 	r.outcome = "reused"
 	return r
 }
 
-// tooMany refuses a caller that has to wait (RFC 6585, section 4).
+// tooMany returns the error for a caller that must wait (RFC 6585, section 4), or nil.
 func tooMany(wait time.Duration) error {
 	if wait == 0 {
 		return nil
@@ -54,13 +55,13 @@ func tooMany(wait time.Duration) error {
 // seconds returns the value of Retry-After: whole seconds, rounded up.
 func seconds(wait time.Duration) string { return strconv.Itoa(int(math.Ceil(wait.Seconds()))) }
 
-// logFailure logs a failure of the server, and sets Retry-After: the client may try again.
+// logFailure logs a failure of the server, and sets Retry-After, because the client may try again.
 func (s *Server) logFailure(w http.ResponseWriter, r *http.Request, err error) {
 	s.log.LogAttrs(r.Context(), slog.LevelError, "the issuer could not answer", slog.String("path", r.URL.Path), slog.Any("error", err))
 	w.Header().Set("Retry-After", "1")
 }
 
-// refuse writes an error and returns its outcome in one word. It logs a failure of the server, and writes no details of it.
+// refuse writes an error and returns its outcome. A failure of the server is logged, and the answer has no details of it.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) (outcome string) {
 	refused, ok := errors.AsType[*refusal](err)
 	if !ok {
@@ -68,7 +69,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) (outc
 		respond(w, http.StatusServiceUnavailable, &refusal{Code: "temporarily_unavailable"})
 		return "unavailable"
 	}
-	if refused.status == http.StatusUnauthorized { // RFC 9110, section 15.5.2; of the supported methods, only Basic has such a scheme
+	if refused.status == http.StatusUnauthorized { // RFC 9110, section 15.5.2; Basic is the only supported method with such a scheme
 		w.Header().Set("WWW-Authenticate", `Basic realm="keywicket"`)
 	}
 	if refused.wait > 0 {

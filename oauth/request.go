@@ -15,11 +15,12 @@ import (
 // maxBody is the maximum size of a request's body in bytes.
 const maxBody = 16 << 10
 
-// parameters of a request by name. A parameter without a value counts as absent (RFC 6749, section 3.2), so no value is empty.
+// parameters are a request's parameters by name. A parameter without a value counts as absent (RFC 6749, section 3.2), so no
+// value is empty.
 type parameters map[string]string
 
-// readParameters reads a form, as RFC 6749 requires, or a JSON object of strings, as the API's document requires. An unknown
-// parameter is no error; a repeated parameter is one (section 3.2).
+// readParameters reads a form, as RFC 6749 requires, or a JSON object of strings, as the API's document requires. Unknown
+// parameters are allowed, repeated parameters are an error (section 3.2).
 func readParameters(r *http.Request) (parameters, error) {
 	mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err != nil {

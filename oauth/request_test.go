@@ -12,11 +12,11 @@ import (
 	"testing"
 )
 
-// RFC 6749, sections 3.1 and 3.2, for every endpoint: a parameter without a value counts as absent, and an unknown one is
+// RFC 6749, sections 3.1 and 3.2, for every endpoint: a parameter without a value counts as absent, and an unknown parameter is
 // ignored.
 func TestEmptyParameters(t *testing.T) {
 	i := newFixture(t)
-	b := i.adas()
+	b := i.adaBrowser()
 	const more = "&state=&request=&request_uri=&nonce=n&prompt=&made_up=1"
 	p := b.do(t, "GET", i.request("state", "")+more, nil)
 	p = b.do(t, "POST", i.request("state", "")+more, p.form("approve", i.acme.ID))
@@ -24,8 +24,8 @@ func TestEmptyParameters(t *testing.T) {
 		t.Errorf("%d to %v", p.status, p.location)
 	}
 	for _, name := range []string{"response_type", "scope", "code_challenge", "code_challenge_method"} {
-		without := answered(t, b.do(t, "GET", i.request(name, ""), nil))
-		empty := answered(t, b.do(t, "GET", i.request(name, "")+"&"+name+"=", nil))
+		without := expectRedirect(t, b.do(t, "GET", i.request(name, ""), nil))
+		empty := expectRedirect(t, b.do(t, "GET", i.request(name, "")+"&"+name+"=", nil))
 		if !without.Has("error") || !reflect.DeepEqual(without, empty) {
 			t.Errorf("%s: %v, and empty: %v", name, without, empty)
 		}
@@ -42,27 +42,27 @@ func TestEmptyParameters(t *testing.T) {
 	introspect := form{"client_id": i.public.ID, "client_secret": secret, "token": token.text("access_token")}
 	for _, c := range []struct {
 		what, path string
-		needs      form
+		required   form
 	}{
 		{"a code", "/api/oauth/token", i.exchange(t, i.public)},
 		{"introspection", "/api/oauth/introspect", introspect},
 		{"a refresh token", "/api/oauth/token", refresh},
 		{"revocation", "/api/oauth/revoke", form{"client_id": i.public.ID, "token": token.text("access_token")}},
 	} {
-		for name := range c.needs {
-			rest := maps.Clone(c.needs)
+		for name := range c.required {
+			rest := maps.Clone(c.required)
 			delete(rest, name)
-			without, empty := i.send(t, c.path, rest), i.send(t, c.path, c.needs.with(name, ""))
+			without, empty := i.send(t, c.path, rest), i.send(t, c.path, c.required.with(name, ""))
 			if without.status == http.StatusOK || without.status != empty.status || !reflect.DeepEqual(without.body, empty.body) {
 				t.Errorf("%s without %s: %+v, and empty: %+v", c.what, name, without, empty)
 			}
 		}
-		silent := c.needs.with("made_up", "1").with("made_up_too", "").with("scope", "").with("token_type_hint", "")
-		if c.needs["client_secret"] == "" {
-			silent = silent.with("client_secret", "")
+		withEmpty := c.required.with("made_up", "1").with("made_up_too", "").with("scope", "").with("token_type_hint", "")
+		if c.required["client_secret"] == "" {
+			withEmpty = withEmpty.with("client_secret", "")
 		}
-		if r := i.send(t, c.path, silent); r.status != http.StatusOK || r.body["active"] == false {
-			t.Errorf("%s, with what says nothing: %+v", c.what, r)
+		if r := i.send(t, c.path, withEmpty); r.status != http.StatusOK || r.body["active"] == false {
+			t.Errorf("%s, with unknown and empty parameters: %+v", c.what, r)
 		}
 	}
 	object, _ := json.Marshal(i.exchange(t, i.public).with("made_up", "1").with("client_secret", ""))
@@ -90,11 +90,10 @@ func TestTooManyParameters(t *testing.T) {
 	}
 }
 
-// RFC 6749, sections 2.3.1 and 3.2: parameters are read only from the body of a POST, because URLs are logged on
-// the way.
+// RFC 6749, sections 2.3.1 and 3.2: parameters are read only from the body of a POST, because proxies log URLs.
 func TestURLParametersAreNotRead(t *testing.T) {
 	i := newFixture(t)
-	whole := i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal())
+	parameters := i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal())
 	query := func(f form) string {
 		values := url.Values{}
 		for name, value := range f {
@@ -102,8 +101,8 @@ func TestURLParametersAreNotRead(t *testing.T) {
 		}
 		return "?" + values.Encode()
 	}
-	introspect := form{"client_id": i.confidential.ID, "client_secret": whole["client_secret"], "token": "x"}
-	for path, f := range map[string]form{"/api/oauth/token": whole, "/api/oauth/introspect": introspect, "/api/oauth/revoke": introspect} {
+	introspect := form{"client_id": i.confidential.ID, "client_secret": parameters["client_secret"], "token": "x"}
+	for path, f := range map[string]form{"/api/oauth/token": parameters, "/api/oauth/introspect": introspect, "/api/oauth/revoke": introspect} {
 		for _, method := range []string{"GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "post"} {
 			answer, err := http.DefaultClient.Do(must(http.NewRequestWithContext(t.Context(), method, i.URL+path+query(f), nil)))
 			if err != nil {
@@ -115,20 +114,20 @@ func TestURLParametersAreNotRead(t *testing.T) {
 			}
 		}
 		if r := i.send(t, path+query(f), nil); r.status != http.StatusBadRequest || r.text("error") != "invalid_request" {
-			t.Errorf("%s, all in the address: %+v", path, r)
+			t.Errorf("%s, all parameters in the URL: %+v", path, r)
 		}
 		rest := maps.Clone(f)
 		delete(rest, "client_secret")
 		if r := i.send(t, path+query(form{"client_secret": f["client_secret"]}), rest); r.status != http.StatusUnauthorized || r.text("error") != "invalid_client" {
-			t.Errorf("%s, the secret in the address: %+v", path, r)
+			t.Errorf("%s, the secret in the URL: %+v", path, r)
 		}
 	}
-	if r := i.send(t, "/api/oauth/token", whole); r.status != http.StatusOK { // none of that has used up the code
+	if r := i.send(t, "/api/oauth/token", parameters); r.status != http.StatusOK { // the code is still unused
 		t.Errorf("%+v", r)
 	}
 }
 
-// RFC 6749, section 2.3.1: a client's id and secret are encoded like a form's values; RFC 7617: the scheme is in any case.
+// RFC 6749, section 2.3.1: a client's id and secret are encoded like form values. RFC 7617: the scheme is not case-sensitive.
 func TestBasicCredentialsAreFormDecoded(t *testing.T) {
 	i := newFixture(t)
 	encoded := func(text string) string {
@@ -151,7 +150,7 @@ func TestBasicCredentialsAreFormDecoded(t *testing.T) {
 // treats it as an opaque value.
 func TestStateIsReturnedUnchanged(t *testing.T) {
 	i := newFixture(t)
-	b := i.adas()
+	b := i.adaBrowser()
 	for _, state := range []string{
 		"0", " ", "a b+c%20d", "a&code=stolen&iss=https://evil.example", "x#fragment?query/../..", "é \"quoted\" <b>'\\", "\r\nSet-Cookie: a=b", "\xff\x00",
 		strings.Repeat("s", 4096),
@@ -178,12 +177,12 @@ func TestStateIsReturnedUnchanged(t *testing.T) {
 	}
 }
 
-// RFC 6749, section 3.3: scopes are a set of words, told apart by their case, and the app is told which its token has.
+// RFC 6749, section 3.3: scopes are a set of case-sensitive words, and the response contains the token's scopes.
 func TestScopesAreASet(t *testing.T) {
 	i := newFixture(t)
-	b := i.adas()
+	b := i.adaBrowser()
 	query := i.request("scope", "issues:write  issues:read issues:write")
-	q := answered(t, b.do(t, "POST", query, b.do(t, "GET", query, nil).form("approve", i.acme.ID)))
+	q := expectRedirect(t, b.do(t, "POST", query, b.do(t, "GET", query, nil).form("approve", i.acme.ID)))
 	r := i.send(t, "/api/oauth/token", i.exchange(t, i.public).with("code", q.Get("code")))
 	got := strings.Split(r.text("scope"), " ")
 	if slices.Sort(got); !slices.Equal(got, []string{"issues:read", "issues:write"}) {

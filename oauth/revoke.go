@@ -9,8 +9,8 @@ import (
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
-// revoke is the revocation endpoint (RFC 7009). A refresh token ends the grant; an access token ends only itself. An unknown
-// token is no error (section 2.2). The endpoint finds a token without token_type_hint.
+// revoke is the revocation endpoint (RFC 7009). A refresh token is revoked with its whole grant, an access token alone. An
+// unknown token is not an error (section 2.2). The endpoint ignores token_type_hint.
 func (s *Server) revoke(r *http.Request, p parameters, c client) (any, error) {
 	token, err := p.required("token")
 	if err != nil {

@@ -7,11 +7,11 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// RFC 7009: a refresh token ends the grant, an access token ends only itself. The token of another app stays valid. An unknown
-// token is no error.
+// RFC 7009: a refresh token is revoked with its whole grant, an access token alone. The token of another app stays valid. An
+// unknown token is not an error.
 func TestRevocation(t *testing.T) {
 	i := newFixture(t)
-	good := func(r response) bool {
+	isActive := func(r response) bool {
 		_, err := i.Introspect(t.Context(), authz.Secret(r.text("access_token")))
 		return err == nil
 	}
@@ -23,30 +23,30 @@ func TestRevocation(t *testing.T) {
 		return i.send(t, "/api/oauth/revoke", f)
 	}
 	one := i.tokens(t)
-	if r := revoke(one.text("access_token"), "token_type_hint", "refresh_token"); r.status != http.StatusOK || good(one) {
-		t.Errorf("an access token: %+v, good: %t", r, good(one))
+	if r := revoke(one.text("access_token"), "token_type_hint", "refresh_token"); r.status != http.StatusOK || isActive(one) {
+		t.Errorf("an access token: %+v, active: %t", r, isActive(one))
 	}
 	again := i.send(t, "/api/oauth/token", form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": one.text("refresh_token")})
 	if again.status != http.StatusOK {
-		t.Errorf("the grant went on: %+v", again)
+		t.Errorf("the grant must stay valid: %+v", again)
 	}
-	if r := revoke(again.text("refresh_token"), "token_type_hint", "nonsense"); r.status != http.StatusOK || good(again) {
-		t.Errorf("a refresh token: %+v, good: %t", r, good(again))
+	if r := revoke(again.text("refresh_token"), "token_type_hint", "nonsense"); r.status != http.StatusOK || isActive(again) {
+		t.Errorf("a refresh token: %+v, active: %t", r, isActive(again))
 	}
 	if r := i.send(t, "/api/oauth/token", form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": again.text("refresh_token")}); r.text("error") != "invalid_grant" {
 		t.Errorf("a refresh token that was revoked: %+v", r)
 	}
 	if r := revoke("made-up"); r.status != http.StatusOK {
-		t.Errorf("one that is not there: %+v", r)
+		t.Errorf("an unknown token: %+v", r)
 	}
 	if r := revoke(""); r.status != 400 || r.text("error") != "invalid_request" {
-		t.Errorf("none: %+v", r)
+		t.Errorf("no token: %+v", r)
 	}
 	for _, token := range []string{"access_token", "refresh_token"} {
 		theirs := i.tokens(t)
 		r := i.send(t, "/api/oauth/revoke", form{"token": theirs.text(token), "client_id": i.confidential.ID, "client_secret": i.confidentialSecret.Reveal()})
-		if r.status != 400 || r.text("error") != "invalid_grant" || !good(theirs) {
-			t.Errorf("another app's %s: %+v, good: %t", token, r, good(theirs))
+		if r.status != 400 || r.text("error") != "invalid_grant" || !isActive(theirs) {
+			t.Errorf("another app's %s: %+v, active: %t", token, r, isActive(theirs))
 		}
 	}
 	if r := i.send(t, "/api/oauth/revoke", form{"token": "x", "client_id": i.confidential.ID}); r.status != 401 {

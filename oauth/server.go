@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
-// The paths of the endpoints: those of the API's document, and the issuer's other ones.
+// The paths of the endpoints.
 const (
 	tokenPath      = "/api/oauth/token"
 	revokePath     = "/api/oauth/revoke"
@@ -26,19 +26,20 @@ type Config struct {
 	// Issuer is the server's own URL, such as https://velocity.quest, without a path or a trailing slash (RFC 8414, section 2).
 	// An http URL is for trials only, on a loopback address.
 	Issuer string
-	// API is the API of the users and apps. Format is the format of its access tokens. Scopes are those that an app may request.
+	// API is the API of the users and apps. Format is the format of its access tokens. Scopes are the scopes that an app may
+	// request.
 	API    string
 	Format authz.CredentialFormat
 	Scopes []Scope
-	// Verifier verifies the user's session. Its token is in the cookie with the name Cookie. Sessions defines when a session
+	// Verifier verifies the user's session, whose token is in the cookie with the name Cookie. Sessions defines when a session
 	// needs a second factor.
 	Verifier authz.Sessions
 	Sessions authz.SessionFormat
 	Cookie   string
 	// SignIn is the URL that users without a session are redirected to. Its parameter return_to is the URL to return to.
 	SignIn string
-	// AddressLimit is the number of requests per minute from one address. ClientLimit is the number of requests per minute
-	// of one app to the endpoints for apps. 0: no limit.
+	// AddressLimit is the maximum number of requests per minute from an address. ClientLimit is the maximum number of requests
+	// per minute of an app to the endpoints for apps. 0: no limit.
 	AddressLimit, ClientLimit int
 	// Observe receives the endpoint and the outcome of each request. The outcome is "ok" or another word from a bounded set.
 	Observe func(endpoint, outcome string)
@@ -47,7 +48,7 @@ type Config struct {
 // Scope is a scope that an app may request.
 type Scope struct {
 	Name, Description string
-	Workspace         bool // it covers the content of a workspace, not the user's account
+	Workspace         bool // the scope is for the content of a workspace, not for the user's account
 }
 
 // Server answers apps and asks users for consent. It is safe for concurrent use.
@@ -61,28 +62,28 @@ type Server struct {
 	addresses, clients *limits
 }
 
-// NewServer validates the configuration, and returns a server that keeps its grants in the store. An error names the setting that
-// is invalid.
+// NewServer validates the configuration, and returns a server that keeps its grants in the store. An error contains the name of
+// the invalid setting.
 func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, error) {
 	switch {
 	case !validIssuer(c.Issuer):
-		return nil, errors.New("url: the issuer's own address is like https://velocity.quest, without a slash at the end; http is only for 127.0.0.1, [::1] and localhost")
+		return nil, errors.New("url: give the issuer's own URL, such as https://velocity.quest, without a slash at the end; http is only for 127.0.0.1, [::1] and localhost")
 	case !validSignIn(c.SignIn):
-		return nil, errors.New("sign_in: where users sign in is an address like https://velocity.quest/login; http is only for 127.0.0.1, [::1] and localhost")
+		return nil, errors.New("sign_in: give the URL of the sign-in page, such as https://velocity.quest/login; http is only for 127.0.0.1, [::1] and localhost")
 	case (&http.Cookie{Name: c.Cookie}).Valid() != nil:
 		return nil, errors.New("cookie: name the cookie with the users' sessions, such as sb-PROJECT-auth-token")
 	case c.Verifier == nil:
 		return nil, errors.New("the configuration has no verifier of sessions")
 	case c.AddressLimit < 0:
-		return nil, errors.New("address_limit: requests a minute, or 0 for no limit")
+		return nil, errors.New("address_limit: give a number of requests per minute, or 0 for no limit")
 	case c.ClientLimit < 0:
-		return nil, errors.New("client_limit: requests a minute, or 0 for no limit")
+		return nil, errors.New("client_limit: give a number of requests per minute, or 0 for no limit")
 	}
 	if c.Observe == nil {
 		c.Observe = func(string, string) {}
 	}
 	origins := http.NewCrossOriginProtection()
-	// For browsers that send only Origin, not Sec-Fetch-Site. A proxy may have removed the port from Host.
+	// Some browsers send only Origin, not Sec-Fetch-Site, and a proxy may have removed the port from Host.
 	if err := origins.AddTrustedOrigin(c.Issuer); err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}
@@ -125,7 +126,7 @@ func (s *Server) forApps(name string, endpoint func(*http.Request) (any, error))
 	}
 }
 
-// withClient reads the parameters of a request and finds the app that sends it, before it calls the endpoint.
+// withClient reads the parameters of a request and identifies its app before it calls the endpoint.
 func (s *Server) withClient(endpoint func(*http.Request, parameters, client) (any, error)) func(*http.Request) (any, error) {
 	return func(r *http.Request) (any, error) {
 		p, err := readParameters(r)

@@ -24,11 +24,11 @@ func TestUnreachableDatabase(t *testing.T) {
 	}
 }
 
-// RFC 8414, section 2, and RFC 9207, section 2: an issuer is an https URL, without a query and a fragment. An http URL is for
-// trials on a loopback address. With a path, the metadata would be at another path (RFC 8414, section 3).
+// RFC 8414, section 2, and RFC 9207, section 2: an issuer is an https URL, without a query and a fragment. An http URL is allowed
+// only on a loopback address, for trials. With a path, the metadata would have another path (RFC 8414, section 3).
 func TestIssuersAddress(t *testing.T) {
 	i := newFixture(t)
-	for issuer, good := range map[string]bool{
+	for issuer, valid := range map[string]bool{
 		"https://velocity.quest":          true,
 		"https://velocity.quest:8443":     true,
 		"http://127.0.0.1:8001":           true,
@@ -53,26 +53,26 @@ func TestIssuersAddress(t *testing.T) {
 		"https://velocity.quest:99999":    false,
 		"https://*":                       false,
 	} {
-		if _, err := i.serverOf(issuer); (err == nil) != good {
+		if _, err := i.serverOf(issuer); (err == nil) != valid {
 			t.Errorf("%s: %v", issuer, err)
 		}
 	}
 }
 
-// Invalid settings are errors, such as a sign-in URL that an attacker on the network could change.
+// Invalid settings are errors, such as a sign-in URL without TLS.
 func TestConfigIsRefused(t *testing.T) {
 	i := newFixture(t)
 	for what, change := range map[string]func(*oauth.Config){
-		"a sign-in without TLS":      func(c *oauth.Config) { c.SignIn = "http://velocity.quest/login" },
-		"a sign-in with a password":  func(c *oauth.Config) { c.SignIn = "https://ada:secret@velocity.quest/login" },
-		"a sign-in with a fragment":  func(c *oauth.Config) { c.SignIn = "https://velocity.quest/login#x" },
-		"a sign-in with a semicolon": func(c *oauth.Config) { c.SignIn = "https://velocity.quest/login?a=1;b=2" },
-		"no sign-in":                 func(c *oauth.Config) { c.SignIn = "" },
-		"no cookie":                  func(c *oauth.Config) { c.Cookie = "" },
-		"a cookie that is none":      func(c *oauth.Config) { c.Cookie = "sb auth" },
-		"two cookies":                func(c *oauth.Config) { c.Cookie = "a;b" },
-		"no sessions":                func(c *oauth.Config) { c.Verifier = nil },
-		"a negative limit":           func(c *oauth.Config) { c.AddressLimit = -1 },
+		"a sign-in without TLS":          func(c *oauth.Config) { c.SignIn = "http://velocity.quest/login" },
+		"a sign-in with a password":      func(c *oauth.Config) { c.SignIn = "https://ada:secret@velocity.quest/login" },
+		"a sign-in with a fragment":      func(c *oauth.Config) { c.SignIn = "https://velocity.quest/login#x" },
+		"a sign-in with a semicolon":     func(c *oauth.Config) { c.SignIn = "https://velocity.quest/login?a=1;b=2" },
+		"no sign-in":                     func(c *oauth.Config) { c.SignIn = "" },
+		"no cookie":                      func(c *oauth.Config) { c.Cookie = "" },
+		"an invalid cookie name":         func(c *oauth.Config) { c.Cookie = "sb auth" },
+		"a cookie name with a semicolon": func(c *oauth.Config) { c.Cookie = "a;b" },
+		"no sessions":                    func(c *oauth.Config) { c.Verifier = nil },
+		"a negative limit":               func(c *oauth.Config) { c.AddressLimit = -1 },
 	} {
 		c := oauth.Config{Issuer: "https://velocity.quest", API: "velocity", Verifier: i.sessions, Cookie: "c", SignIn: "https://velocity.quest/login?x=1"}
 		if _, err := oauth.NewServer(c, i.Issuer, slog.New(slog.DiscardHandler)); err != nil {
@@ -80,7 +80,7 @@ func TestConfigIsRefused(t *testing.T) {
 		}
 		change(&c)
 		if _, err := oauth.NewServer(c, i.Issuer, slog.New(slog.DiscardHandler)); err == nil {
-			t.Errorf("%s is taken", what)
+			t.Errorf("%s is accepted", what)
 		}
 	}
 }

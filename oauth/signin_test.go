@@ -11,7 +11,7 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// A user who is not signed in is redirected to the sign-in page, and comes back to the same request.
+// A user who is not signed in is redirected to the sign-in page, and then back to the same request.
 func TestUserSignsInFirst(t *testing.T) {
 	i := newFixture(t)
 	must(i.registry.RevokeSession(t.Context(), "over"))
@@ -22,32 +22,32 @@ func TestUserSignsInFirst(t *testing.T) {
 	const name = "sb-velocity-auth-token"
 	expired := i.browser()
 	expired.signIn(i.ada.ID, supabase.Fields{"exp": 1})
-	over := i.browser()
-	over.signIn(i.ada.ID, supabase.Fields{"session_id": "over"})
+	revoked := i.browser()
+	revoked.signIn(i.ada.ID, supabase.Fields{"session_id": "over"})
 	nobody := i.browser()
 	nobody.signIn("nobody", nil)
 	for what, c := range map[string]struct {
 		cookie   string
 		signedIn bool
 	}{
-		"the token itself":      {name + "=" + token, true},
-		"base64":                {name + "=" + encoded, true},
-		"base64, padded":        {name + "=base64-" + base64.URLEncoding.EncodeToString([]byte(object+" ")), true},
-		"encoded for a URL":     {name + "=" + url.PathEscape(object), true},
-		"a list":                {name + "=" + url.QueryEscape(`["`+token+`","r",null]`), true},
-		"in pieces":             {name + ".0=" + encoded[:cut] + "; " + name + ".1=" + encoded[cut:], true},
-		"in pieces, unordered":  {name + ".1=" + encoded[cut:] + "; " + name + ".0=" + encoded[:cut], true},
-		"none":                  {"", false},
-		"empty":                 {name + "=", false},
-		"of another name":       {"sb-other-auth-token=" + token, false},
-		"the second piece":      {name + ".1=" + encoded, false},
-		"broken base64":         {name + "=base64-!", false},
-		"an empty list":         {name + "=[]", false},
-		"a list of numbers":     {name + "=[1]", false},
-		"an expired session":    {expired.session, false},
-		"a revoked session":     {over.session, false},
-		"a user who is no more": {nobody.session, false},
-		"a forged one":          {name + "=" + token[:len(token)-4] + "AAAA", false},
+		"the token itself":          {name + "=" + token, true},
+		"base64":                    {name + "=" + encoded, true},
+		"base64, padded":            {name + "=base64-" + base64.URLEncoding.EncodeToString([]byte(object+" ")), true},
+		"encoded for a URL":         {name + "=" + url.PathEscape(object), true},
+		"a list":                    {name + "=" + url.QueryEscape(`["`+token+`","r",null]`), true},
+		"in two cookies":            {name + ".0=" + encoded[:cut] + "; " + name + ".1=" + encoded[cut:], true},
+		"in two cookies, unordered": {name + ".1=" + encoded[cut:] + "; " + name + ".0=" + encoded[:cut], true},
+		"none":                      {"", false},
+		"empty":                     {name + "=", false},
+		"another cookie name":       {"sb-other-auth-token=" + token, false},
+		"only the second part":      {name + ".1=" + encoded, false},
+		"broken base64":             {name + "=base64-!", false},
+		"an empty list":             {name + "=[]", false},
+		"a list of numbers":         {name + "=[1]", false},
+		"an expired session":        {expired.session, false},
+		"a revoked session":         {revoked.session, false},
+		"an unknown user":           {nobody.session, false},
+		"a forged token":            {name + "=" + token[:len(token)-4] + "AAAA", false},
 	} {
 		b := i.browser()
 		b.session = c.cookie
@@ -66,7 +66,7 @@ func TestUserSignsInFirst(t *testing.T) {
 		again := b.do(t, "GET", i.request()+"&returned=1", nil)
 		if again.status != http.StatusForbidden || again.location != nil ||
 			!strings.Contains(html.UnescapeString(again.text), `<a href="`+p.location.String()+`">Sign in again</a>`) {
-			t.Errorf("%s, back from signing in: %d to %v: %s", what, again.status, again.location, again.text)
+			t.Errorf("%s, after the sign-in: %d to %v: %s", what, again.status, again.location, again.text)
 		}
 		if p := b.do(t, "POST", i.request(), url.Values{"decision": {"approve"}}); p.location == nil || p.location.Path != "/login" {
 			t.Errorf("%s, approving: %d to %v", what, p.status, p.location)
@@ -74,7 +74,7 @@ func TestUserSignsInFirst(t *testing.T) {
 	}
 }
 
-// RFC 9700, section 4.11.2: without a known user, there is no redirect to the app, not even with an error.
+// RFC 9700, section 4.11.2: without a known user, nobody is redirected to the app, not even with an error.
 func TestRedirectNeedsASignedInUser(t *testing.T) {
 	i := newFixture(t)
 	b := i.browser()

@@ -59,8 +59,8 @@ func (s *Server) token(r *http.Request) (any, error) {
 	}, nil
 }
 
-// exchange issues tokens for a code (RFC 6749, section 4.1.3; RFC 7636, section 4.6). A request with the wrong client, redirect
-// URI or verifier uses up the code, because the sender may have stolen it.
+// exchange issues tokens for a code (RFC 6749, section 4.1.3; RFC 7636, section 4.6). After a request with the wrong client,
+// redirect URI or verifier, the code counts as used, because it may be stolen.
 func (s *Server) exchange(r *http.Request, p parameters, c client) (issuer.Issued, error) {
 	code, err := p.required("code")
 	if err != nil {

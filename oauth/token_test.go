@@ -20,7 +20,7 @@ import (
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
-// The example of the seed, in JSON.
+// The request of the API's document, in JSON.
 func TestExchangeMatchesTheDocument(t *testing.T) {
 	i := newFixture(t)
 	body := string(must(json.Marshal(i.exchange(t, i.public))))
@@ -60,7 +60,7 @@ func TestStockClient(t *testing.T) {
 			if err != nil || again.AccessToken == token.AccessToken || again.RefreshToken == token.RefreshToken {
 				t.Fatalf("%+v, %v", again, err)
 			}
-			_, err = c.TokenSource(t.Context(), token).Token() // with the refresh token of before
+			_, err = c.TokenSource(t.Context(), token).Token() // with the used refresh token
 			if refused, ok := errors.AsType[*oauth2.RetrieveError](err); !ok || refused.ErrorCode != "invalid_grant" {
 				t.Errorf("%v", err)
 			}
@@ -68,48 +68,48 @@ func TestStockClient(t *testing.T) {
 	}
 }
 
-// What is wrong with a request is told in the words of RFC 6749, section 5.2, and gives nobody a token.
+// Invalid requests are answered with the error codes of RFC 6749, section 5.2, and without a token.
 func TestTokenRequestsAreRefused(t *testing.T) {
 	i := newFixture(t)
 	stranger, _ := i.app(t, false)
 	exchange := func(name, value string) form { return i.exchange(t, i.public).with(name, value) }
 	refresh := form{"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": i.tokens(t).text("refresh_token")}
 	confidential := i.exchange(t, i.confidential)
-	theirs := i.send(t, "/api/oauth/token", i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal()))
-	refreshTheirs := form{"grant_type": "refresh_token", "client_id": i.confidential.ID, "refresh_token": theirs.text("refresh_token")}
+	confidentialTokens := i.send(t, "/api/oauth/token", i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal()))
+	refreshConfidential := form{"grant_type": "refresh_token", "client_id": i.confidential.ID, "refresh_token": confidentialTokens.text("refresh_token")}
 	for name, c := range map[string]struct {
 		request form
 		want    string
 		status  int
 	}{
-		"no grant type":                                  {exchange("grant_type", ""), "invalid_request", 400},
-		"another grant type":                             {exchange("grant_type", "password"), "unsupported_grant_type", 400},
-		"no client":                                      {exchange("client_id", ""), "invalid_request", 400},
-		"an unknown client":                              {exchange("client_id", "nobody"), "invalid_client", 401},
-		"a wrong secret":                                 {exchange("client_secret", "guessed"), "invalid_client", 401},
-		"confidential, without a secret":                 {confidential, "invalid_client", 401},
-		"an app of another API":                          {exchange("client_id", i.foreign(t).ID), "invalid_client", 401},
-		"another's secret":                               {confidential.with("client_secret", i.publicSecret.Reveal()), "invalid_client", 401},
-		"no code":                                        {exchange("code", ""), "invalid_request", 400},
-		"a code made up":                                 {exchange("code", "made-up"), "invalid_grant", 400},
-		"another's code":                                 {exchange("client_id", stranger.ID), "invalid_grant", 400},
-		"no redirect URI":                                {exchange("redirect_uri", ""), "invalid_request", 400},
-		"another redirect URI":                           {exchange("redirect_uri", callback+"/"), "invalid_grant", 400},
-		"no verifier":                                    {exchange("code_verifier", ""), "invalid_request", 400},
-		"another verifier":                               {exchange("code_verifier", strings.Repeat("v", 43)), "invalid_grant", 400},
-		"a short verifier":                               {exchange("code_verifier", verifier[:42]), "invalid_grant", 400},
-		"the challenge as the verifier":                  {exchange("code_verifier", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"), "invalid_grant", 400},
-		"a control character":                            {exchange("code", "a\x00b"), "invalid_request", 400},
-		"no refresh token":                               {refresh.with("refresh_token", ""), "invalid_request", 400},
-		"a refresh token made up":                        {refresh.with("refresh_token", "made-up"), "invalid_grant", 400},
-		"another's refresh token":                        {refresh.with("client_id", stranger.ID), "invalid_grant", 400},
-		"an access token":                                {refresh.with("refresh_token", i.tokens(t).text("access_token")), "invalid_grant", 400},
-		"more than was granted":                          {refresh.with("scope", "issues:read documents:read"), "invalid_scope", 400},
-		"a scope in another case":                        {refresh.with("scope", "Issues:read"), "invalid_scope", 400},
-		"refreshing, with a wrong secret":                {refresh.with("client_secret", "guessed"), "invalid_client", 401},
-		"confidential, refreshing, without a secret":     {refreshTheirs, "invalid_client", 401},
-		"confidential, refreshing, with a wrong secret":  {refreshTheirs.with("client_secret", "guessed"), "invalid_client", 401},
-		"confidential, refreshing, with another's token": {refreshTheirs.with("refresh_token", refresh["refresh_token"]).with("client_secret", i.confidentialSecret.Reveal()), "invalid_grant", 400},
+		"no grant type":                                      {exchange("grant_type", ""), "invalid_request", 400},
+		"another grant type":                                 {exchange("grant_type", "password"), "unsupported_grant_type", 400},
+		"no client":                                          {exchange("client_id", ""), "invalid_request", 400},
+		"an unknown client":                                  {exchange("client_id", "nobody"), "invalid_client", 401},
+		"a wrong secret":                                     {exchange("client_secret", "guessed"), "invalid_client", 401},
+		"confidential, without a secret":                     {confidential, "invalid_client", 401},
+		"an app of another API":                              {exchange("client_id", i.foreign(t).ID), "invalid_client", 401},
+		"another app's secret":                               {confidential.with("client_secret", i.publicSecret.Reveal()), "invalid_client", 401},
+		"no code":                                            {exchange("code", ""), "invalid_request", 400},
+		"an unknown code":                                    {exchange("code", "made-up"), "invalid_grant", 400},
+		"another app's code":                                 {exchange("client_id", stranger.ID), "invalid_grant", 400},
+		"no redirect URI":                                    {exchange("redirect_uri", ""), "invalid_request", 400},
+		"another redirect URI":                               {exchange("redirect_uri", callback+"/"), "invalid_grant", 400},
+		"no verifier":                                        {exchange("code_verifier", ""), "invalid_request", 400},
+		"another verifier":                                   {exchange("code_verifier", strings.Repeat("v", 43)), "invalid_grant", 400},
+		"a short verifier":                                   {exchange("code_verifier", verifier[:42]), "invalid_grant", 400},
+		"the challenge as the verifier":                      {exchange("code_verifier", "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"), "invalid_grant", 400},
+		"a control character":                                {exchange("code", "a\x00b"), "invalid_request", 400},
+		"no refresh token":                                   {refresh.with("refresh_token", ""), "invalid_request", 400},
+		"an unknown refresh token":                           {refresh.with("refresh_token", "made-up"), "invalid_grant", 400},
+		"another app's refresh token":                        {refresh.with("client_id", stranger.ID), "invalid_grant", 400},
+		"an access token":                                    {refresh.with("refresh_token", i.tokens(t).text("access_token")), "invalid_grant", 400},
+		"more than was granted":                              {refresh.with("scope", "issues:read documents:read"), "invalid_scope", 400},
+		"a scope in another case":                            {refresh.with("scope", "Issues:read"), "invalid_scope", 400},
+		"refreshing, with a wrong secret":                    {refresh.with("client_secret", "guessed"), "invalid_client", 401},
+		"confidential, refreshing, without a secret":         {refreshConfidential, "invalid_client", 401},
+		"confidential, refreshing, with a wrong secret":      {refreshConfidential.with("client_secret", "guessed"), "invalid_client", 401},
+		"confidential, refreshing, with another app's token": {refreshConfidential.with("refresh_token", refresh["refresh_token"]).with("client_secret", i.confidentialSecret.Reveal()), "invalid_grant", 400},
 	} {
 		r := i.send(t, "/api/oauth/token", c.request)
 		if r.status != c.status || r.text("error") != c.want || r.body["access_token"] != nil {
@@ -119,25 +119,25 @@ func TestTokenRequestsAreRefused(t *testing.T) {
 			t.Errorf("%s: the challenge %q", name, r.header.Get("WWW-Authenticate"))
 		}
 	}
-	if r := i.send(t, "/api/oauth/token", refresh); r.status != http.StatusOK { // none of that has used it up
+	if r := i.send(t, "/api/oauth/token", refresh); r.status != http.StatusOK { // the refresh token is still unused
 		t.Errorf("%+v", r)
 	}
 	text := "grant_type=authorization_code&client_id=" + i.public.ID
 	const formType, jsonType = "application/x-www-form-urlencoded", "application/json"
 	for name, c := range map[string]struct{ contentType, body string }{
-		"twice":            {formType, text + "&client_id=" + i.public.ID},
-		"twice, in JSON":   {jsonType, `{"client_id": "a", "client_id": "b"}`},
-		"no form":          {formType, text + "&code=%zz"},
-		"a semicolon":      {formType, text + ";code=x"},
-		"no JSON":          {jsonType, `{`},
-		"a list":           {jsonType, `["client_id"]`},
-		"a number":         {jsonType, `{"client_id": 1}`},
-		"an object":        {jsonType, `{"client_id": {"$ne": ""}}`},
-		"no UTF-8":         {formType, text + "&code=%ff"},
-		"too long":         {formType, text + "&code=" + strings.Repeat("x", 17<<10)},
-		"of another type":  {"text/plain", text},
-		"of no type":       {"", text},
-		"of a broken type": {"application/", text},
+		"twice":                   {formType, text + "&client_id=" + i.public.ID},
+		"twice, in JSON":          {jsonType, `{"client_id": "a", "client_id": "b"}`},
+		"an invalid form":         {formType, text + "&code=%zz"},
+		"a semicolon":             {formType, text + ";code=x"},
+		"invalid JSON":            {jsonType, `{`},
+		"a list":                  {jsonType, `["client_id"]`},
+		"a number":                {jsonType, `{"client_id": 1}`},
+		"an object":               {jsonType, `{"client_id": {"$ne": ""}}`},
+		"invalid UTF-8":           {formType, text + "&code=%ff"},
+		"too long":                {formType, text + "&code=" + strings.Repeat("x", 17<<10)},
+		"another content type":    {"text/plain", text},
+		"no content type":         {"", text},
+		"an invalid content type": {"application/", text},
 	} {
 		if r := i.post(t, "/api/oauth/token", c.contentType, c.body); r.status != 400 || r.text("error") != "invalid_request" {
 			t.Errorf("%s: %+v", name, r)
@@ -145,8 +145,8 @@ func TestTokenRequestsAreRefused(t *testing.T) {
 	}
 	for name, header := range map[string][]string{
 		"wrong":         {"Authorization", basic(i.confidential.ID, "guessed")},
-		"zeros":         {"Authorization", basic("%00", "x")},
-		"no text":       {"Authorization", basic("%ff", "x")},
+		"zero byte":     {"Authorization", basic("%00", "x")},
+		"not UTF-8":     {"Authorization", basic("%ff", "x")},
 		"unknown":       {"Authorization", basic("nobody", "x")},
 		"empty":         {"Authorization", basic(i.public.ID, "")},
 		"not Basic":     {"Authorization", "Bearer x"},
@@ -158,17 +158,17 @@ func TestTokenRequestsAreRefused(t *testing.T) {
 			t.Errorf("Basic, %s: %+v", name, r)
 		}
 	}
-	right := basic(i.confidential.ID, i.confidentialSecret.Reveal())
+	credentials := basic(i.confidential.ID, i.confidentialSecret.Reveal())
 	for name, request := range map[string]form{
 		"two secrets": i.exchange(t, i.confidential).with("client_secret", i.confidentialSecret.Reveal()),
 		"two clients": i.exchange(t, i.confidential).with("client_id", i.public.ID),
 	} {
-		if r := i.send(t, "/api/oauth/token", request, "Authorization", right); r.status != 400 || r.text("error") != "invalid_request" {
+		if r := i.send(t, "/api/oauth/token", request, "Authorization", credentials); r.status != 400 || r.text("error") != "invalid_request" {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}
 	if text := i.log.String(); strings.Contains(text, "level=ERROR") || strings.Contains(text, "level=WARN") {
-		t.Errorf("nothing of this is an operator's business: %s", text)
+		t.Errorf("the log has errors or warnings: %s", text)
 	}
 }
 
@@ -191,21 +191,21 @@ func TestRefreshCanNarrow(t *testing.T) {
 	}
 }
 
-// Of twenty concurrent requests, one succeeds. The other requests end the tokens that it received (RFC 6749, section 4.1.2; RFC 9700, 4.14.2).
+// Of twenty concurrent requests, one succeeds. The other requests revoke its tokens (RFC 6749, section 4.1.2; RFC 9700, 4.14.2).
 func TestRacesHaveOneWinner(t *testing.T) {
 	i := newFixture(t)
 	for name, request := range map[string]form{
 		"code":          i.exchange(t, i.public),
 		"refresh token": {"grant_type": "refresh_token", "client_id": i.public.ID, "refresh_token": i.tokens(t).text("refresh_token")},
 	} {
-		var won atomic.Int64
+		var succeeded atomic.Int64
 		var access atomic.Value
 		var racing sync.WaitGroup
 		for range 20 {
 			racing.Go(func() {
 				switch r := i.send(t, "/api/oauth/token", request); {
 				case r.status == http.StatusOK:
-					won.Add(1)
+					succeeded.Add(1)
 					access.Store(r.text("access_token"))
 				case r.text("error") != "invalid_grant":
 					t.Errorf("%+v", r)
@@ -213,16 +213,16 @@ func TestRacesHaveOneWinner(t *testing.T) {
 			})
 		}
 		racing.Wait()
-		if won.Load() != 1 {
-			t.Errorf("a %s was good %d times", name, won.Load())
+		if succeeded.Load() != 1 {
+			t.Errorf("a %s was accepted %d times", name, succeeded.Load())
 		}
 		if _, err := i.Introspect(t.Context(), authz.Secret(access.Load().(string))); !errors.Is(err, issuer.ErrGrant) {
-			t.Errorf("%s: what was won is still good: %v", name, err)
+			t.Errorf("%s: the issued access token is still active: %v", name, err)
 		}
 	}
 }
 
-// A client that hangs up does not undo the effect of its request: a refresh token that is used a second time ends the grant.
+// A request takes effect even if the client disconnects: the second use of a refresh token revokes the grant.
 func TestClientDisconnectDoesNotRollBack(t *testing.T) {
 	i := newFixture(t)
 	for range 5 {
@@ -240,7 +240,7 @@ func TestClientDisconnectDoesNotRollBack(t *testing.T) {
 				break
 			}
 			if time.Now().After(deadline) {
-				t.Fatal("the grant goes on")
+				t.Fatal("the grant is not revoked")
 			}
 		}
 	}

@@ -12,10 +12,10 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// The token of an app is no session on the consent page, so the app cannot approve itself.
+// The consent page does not accept an app's token as a session, so an app cannot approve its own request.
 func TestAppCannotActAsUserOnTheConsentPage(t *testing.T) {
 	i := newFixture(t)
-	b := i.adas()
+	b := i.adaBrowser()
 	form := b.do(t, "GET", i.request(), nil).form("approve", i.acme.ID)
 	for name, change := range map[string]supabase.Fields{
 		"an app":              {"client_id": "9a8b7c6d-5e4f-3a2b-1c0d-9e8f7a6b5c4d", "scope": "openid email"},
@@ -30,26 +30,26 @@ func TestAppCannotActAsUserOnTheConsentPage(t *testing.T) {
 			}
 		}
 		if p := b.do(t, "GET", i.request("returned", "1"), nil); p.status != http.StatusForbidden || strings.Contains(p.text, i.ada.Email) {
-			t.Errorf("%s, back from the sign-in: %d %s", name, p.status, p.text)
+			t.Errorf("%s, after the sign-in: %d %s", name, p.status, p.text)
 		}
 	}
 	if grants := must(i.registry.Grants(t.Context(), i.public.ID, i.ada.ID)); len(grants) != 0 {
-		t.Errorf("granted is %+v", grants)
+		t.Errorf("the grants are %+v", grants)
 	}
 	b.signIn(i.ada.ID, nil)
-	if q := answered(t, b.do(t, "POST", i.request(), form)); q.Get("code") == "" {
-		t.Errorf("the user themselves: %v", q)
+	if q := expectRedirect(t, b.do(t, "POST", i.request(), form)); q.Get("code") == "" {
+		t.Errorf("with the user's own session: %v", q)
 	}
 }
 
-// Where sessions need a second factor, the consent page asks for one: without it, a user could give an app what their own
-// session must not do.
+// If sessions need a second factor, the consent page also requires it. Otherwise a user could grant an app more than their own
+// session allows.
 func TestConsentNeedsTheSecondFactor(t *testing.T) {
 	for _, c := range []struct {
-		require  authz.SecondFactor
-		aal      string
-		enrolled bool
-		asked    bool // the user is asked for consent
+		require      authz.SecondFactor
+		aal          string
+		enrolled     bool
+		consentShown bool // the consent page is shown
 	}{
 		{authz.SecondFactorNever, "aal1", true, true},
 		{authz.SecondFactorAlways, "aal1", false, false},
@@ -63,7 +63,7 @@ func TestConsentNeedsTheSecondFactor(t *testing.T) {
 		b := i.browser()
 		b.signIn(i.ada.ID, supabase.Fields{"aal": c.aal})
 		p := b.do(t, "GET", i.request(), nil)
-		if c.asked {
+		if c.consentShown {
 			if p.status != http.StatusOK {
 				t.Errorf("%+v: %d to %v", c, p.status, p.location)
 			}
@@ -75,7 +75,7 @@ func TestConsentNeedsTheSecondFactor(t *testing.T) {
 		}
 		back := b.do(t, "GET", i.request("returned", "1"), nil)
 		if back.status != http.StatusForbidden || !strings.Contains(back.text, "without a second factor") || !strings.Contains(back.text, "acr_values=aal2") {
-			t.Errorf("%+v: back from the sign-in: %d %s", c, back.status, back.text)
+			t.Errorf("%+v: after the sign-in: %d %s", c, back.status, back.text)
 		}
 		// A form that was shown earlier is refused too.
 		b.signIn(i.ada.ID, supabase.Fields{"aal": "aal2"})
@@ -85,7 +85,7 @@ func TestConsentNeedsTheSecondFactor(t *testing.T) {
 			t.Errorf("%+v: an approval: %d to %v", c, p.status, p.location)
 		}
 		if grants := must(i.registry.Grants(t.Context(), i.public.ID, i.ada.ID)); len(grants) != 0 {
-			t.Errorf("%+v: granted is %+v", c, grants)
+			t.Errorf("%+v: the grants are %+v", c, grants)
 		}
 	}
 }
@@ -93,7 +93,7 @@ func TestConsentNeedsTheSecondFactor(t *testing.T) {
 // A banned user counts as not signed in on the consent page.
 func TestBannedUserSeesNoConsentPage(t *testing.T) {
 	i := newFixture(t)
-	b := i.adas()
+	b := i.adaBrowser()
 	must(i.db.Exec(`UPDATE keywicket.users SET banned_until = $1`, time.Now().Add(time.Hour)))
 	if p := b.do(t, "GET", i.request(), nil); p.status != http.StatusSeeOther || p.location.Path != "/login" {
 		t.Errorf("%d to %v", p.status, p.location)

@@ -20,18 +20,17 @@ const MinBytes = 1 << 20
 type Config struct {
 	// MaxBytes is the maximum memory of all entries together. Default: 64 MiB.
 	MaxBytes int64
-	// StalenessBound is the maximum time after the commit of a change for which a request may still get an answer from before the
-	// change. Default: 1s.
+	// StalenessBound is how long after the commit of a change a look-up may still get an answer from before it. Default: 1s.
 	StalenessBound time.Duration
 	// MaxAge is the maximum time for which an answer is kept. It limits the effect of a change that is missing from the log because
 	// a trigger was disabled. Default: 60s.
 	MaxAge time.Duration
-	// LoadTimeout is the maximum duration of a load. A caller with more time than that runs the load in its own goroutine, which
-	// saves about 20 µs. That caller does not notice a cancelled context until the load has ended. Default: 0, unknown: each load
-	// gets its own goroutine.
+	// LoadTimeout is the maximum duration of a load. A caller with a later deadline runs the load in its own goroutine, which
+	// saves about 20 µs. Such a caller does not notice that its context is cancelled until the load has ended. Default: 0,
+	// unknown: each load gets its own goroutine.
 	LoadTimeout time.Duration
-	// StaleIfError is how long answers from memory are used while the database is unreachable. It counts from the time at which
-	// the answer was last known to be current. Default: 0, Lookup returns the error.
+	// StaleIfError is how long a cached answer is used while the database is unreachable. It counts from the time at which the
+	// cached answer was last known to be current. Default: 0, Lookup returns the error.
 	StaleIfError time.Duration
 }
 
@@ -64,7 +63,7 @@ type Source interface {
 	Load(ctx context.Context, l authz.Lookup) (Answer, error)
 }
 
-// Answer is a Source's answer and its dependencies.
+// Answer is the answer of a Source and the keys of its dependencies.
 type Answer struct {
 	Found authz.LookupResult
 	// Expires reports that the answer expires TTL after the query began.
@@ -83,8 +82,8 @@ type Cache struct {
 	hash   func(authz.Lookup) uint64
 	good   partition
 	denied partition // separate, so that a flood of unknown tokens cannot evict valid ones
-	// recent keeps the latest loads. ristretto applies a Set asynchronously; without this, requests in the gap would query the
-	// database again.
+	// recent contains the latest loads, because ristretto applies a Set asynchronously. Without recent, requests would query the
+	// database again until the Set is applied.
 	recent      [1024]atomic.Pointer[entry]
 	denials     [1024]atomic.Int64 // time of the latest load of a denial, by hash
 	sharing     sharing
@@ -105,7 +104,7 @@ type Cache struct {
 
 var _ authz.Directory = (*Cache)(nil)
 
-// New returns an empty cache. It does not answer from memory until the change log has been read.
+// New returns an empty cache. It uses no cached answers until the change log has been read.
 func New(c Config, s Source, logger *slog.Logger) (*Cache, error) {
 	c, err := c.complete()
 	if err != nil {
@@ -129,7 +128,7 @@ func New(c Config, s Source, logger *slog.Logger) (*Cache, error) {
 	return cache, nil
 }
 
-// Close ends the cache's own goroutines. All look-ups must have ended before; loads may still run.
+// Close stops the cache's own goroutines. All look-ups must have ended before; loads may still run.
 func (c *Cache) Close() {
 	c.closing.Lock()
 	defer c.closing.Unlock()
@@ -161,7 +160,7 @@ func (c *Cache) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult,
 	if err != nil {
 		if e := c.staleEntry(ctx, l); e != nil {
 			if c.servingStale.CompareAndSwap(false, true) {
-				c.logger.Warn("the database does not answer: answering from memory, because cache.stale_if_error allows it", "error", err)
+				c.logger.Warn("the database does not answer: cached answers are used, because cache.stale_if_error allows it", "error", err)
 			}
 			return e.answer(c.now(), authz.CacheStale), nil
 		}
@@ -178,13 +177,14 @@ func (c *Cache) freshEntry(l authz.Lookup, now time.Duration) *entry {
 	return nil
 }
 
-// latest returns the entry that was loaded last and is not outdated, or nil. It compares two entries: a user's credential may be
-// stored as valid for one workspace, and a later look-up for another workspace may have stored a denial.
+// latest returns the entry that was loaded last and is not outdated, or nil. It compares two entries, because the cache may
+// contain both. An earlier look-up for one workspace stored a user's credential as valid, and a later look-up for another
+// workspace stored a denial.
 func (c *Cache) latest(l authz.Lookup) *entry {
 	anywhere := l
 	anywhere.Workspace = authz.WorkspaceRef{}
 	hash := c.hash(anywhere)
-	// Most entries have no workspace in their look-up: all denials, and the credentials that belong to a workspace.
+	// Most entries are stored without the requested workspace: all denials, and the credentials that belong to a workspace.
 	e := c.get(&c.good, hash, anywhere)
 	if l != anywhere && (e == nil || e.ofUser) {
 		e = c.get(&c.good, c.hash(l), l)
@@ -192,7 +192,7 @@ func (c *Cache) latest(l authz.Lookup) *entry {
 	if e != nil && int64(e.loaded) > c.deniedAt(hash).Load() {
 		return e
 	}
-	// The recent slot may hold a good answer for no workspace. That does not answer for another workspace.
+	// get may also return an entry of the recent slot that is not a denial.
 	if denial := c.get(&c.denied, hash, anywhere); denial != nil && denial.denied() && (e == nil || denial.loaded >= e.loaded) {
 		return denial
 	}
@@ -219,8 +219,8 @@ func (c *Cache) recentSlot(hash uint64) *atomic.Pointer[entry] {
 	return &c.recent[hash%uint64(len(c.recent))]
 }
 
-// deniedAt returns the time of the latest load of a denial with the hash. Several hashes share a slot. With it, most look-ups need
-// not search for a denial.
+// deniedAt returns the time of the latest load of a denial with the hash. Several hashes share a slot. It saves most look-ups the
+// search for a denial.
 func (c *Cache) deniedAt(hash uint64) *atomic.Int64 { return &c.denials[hash%uint64(len(c.denials))] }
 
 // load queries the database and stores the answer.
@@ -256,20 +256,20 @@ func (c *Cache) store(e *entry) {
 	}
 }
 
-// loadShared runs load once for all concurrent callers with the same look-up. Use it only while the lease is valid, because a caller
-// that joins may get an answer from before its own call. A caller does not join a load that began before a change that the cache has
-// read since.
+// loadShared runs load once for all concurrent callers with the same look-up. Use it only while the lease is valid, because a
+// caller that joins may get an answer from before its own call. A caller does not join a load if the cache has read a change of
+// the look-up's keys since the load began.
 //
 // The caller that starts the load runs it to its end if its context lasts longer than LoadTimeout. All other callers return when
 // their context ends.
 func (c *Cache) loadShared(ctx context.Context, l authz.Lookup) (*entry, error) {
-	known := append(CredentialKeys(l), WorkspaceKey(l.Workspace.ID), SlugKey(l.Workspace.Slug))
-	k := loadKey{c.generations.lastChange(known), l}
+	lookupKeys := append(CredentialKeys(l), WorkspaceKey(l.Workspace.ID), SlugKey(l.Workspace.Slug))
+	k := loadKey{c.generations.lastChange(lookupKeys), l}
 	pending, started := c.loads.join(k)
 	if started {
 		run := func() {
 			c.loads.run(k, pending, func() (*entry, error) {
-				// Another load may have ended after this caller found no entry.
+				// Another load may have stored an entry after this caller found none.
 				if now := c.now(); c.lease.valid(now) {
 					if e := c.freshEntry(l, now); e != nil {
 						return e, nil
@@ -289,8 +289,8 @@ func (c *Cache) loadShared(ctx context.Context, l authz.Lookup) (*entry, error) 
 		return nil, ctx.Err()
 	case <-pending.ended:
 	}
-	// Some keys of the answer, for example the user's, are known only now. A caller that joined after a change of such a key loads
-	// again. At worst it then joins a load that began after its own call.
+	// Some keys of the answer, for example the user's, are known only now. If such a key changed after the load began, a caller
+	// that joined loads again. The load that it may then join began after its own call.
 	if !started && pending.err == nil && pending.entry.outdated(&c.generations) {
 		return c.loadShared(ctx, l)
 	}

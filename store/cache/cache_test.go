@@ -19,7 +19,7 @@ import (
 
 func TestWarmLookupMakesNoQuery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &source{answer: good}
+		s := &source{answer: validToken}
 		c := newCache(t, cache.Config{}, s)
 		l := lookup(1)
 		expectLookup(t, c, l, authz.CacheMiss)
@@ -36,7 +36,7 @@ func TestManyTokensGetTheirOwnAnswers(t *testing.T) {
 		t.Run(fmt.Sprintf("collide=%v", collide), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				c := newCache(t, cache.Config{}, &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
-					a, err := good(ctx, l)
+					a, err := validToken(ctx, l)
 					a.Found.Principal.ID = fmt.Sprintf("%d of %s", binary.BigEndian.Uint64(l.Digest[:]), l.API)
 					return a, err
 				}})
@@ -61,23 +61,23 @@ func TestManyTokensGetTheirOwnAnswers(t *testing.T) {
 
 // Look-ups that differ in one field get different answers, both in sequence and concurrently.
 func TestLookupsAreDistinguished(t *testing.T) {
-	of := func(change func(*authz.Lookup)) authz.Lookup {
+	lookupWith := func(change func(*authz.Lookup)) authz.Lookup {
 		l := authz.Lookup{Kind: authz.KindSession, API: "api", Session: authz.Session{ID: "s", UserID: "u", StartedAt: 1}, Workspace: authz.WorkspaceRef{Slug: "w"}}
 		change(&l)
 		return l
 	}
-	questions := []authz.Lookup{
-		of(func(*authz.Lookup) {}),
-		of(func(l *authz.Lookup) { l.API = "another" }),
-		of(func(l *authz.Lookup) { l.Kind = authz.KindOAuthToken }),
-		of(func(l *authz.Lookup) { l.Digest[31] = 1 }),
-		of(func(l *authz.Lookup) { l.Session.ID = "another" }),
-		of(func(l *authz.Lookup) { l.Session.UserID = "another" }),
-		of(func(l *authz.Lookup) { l.Session.StartedAt = 2 }),
-		of(func(l *authz.Lookup) { l.Session.ID, l.Session.UserID = "su", "" }),
-		of(func(l *authz.Lookup) { l.Workspace.Slug = "another" }),
-		of(func(l *authz.Lookup) { l.Workspace = authz.WorkspaceRef{ID: "w"} }),
-		of(func(l *authz.Lookup) { l.Workspace = authz.WorkspaceRef{} }),
+	lookups := []authz.Lookup{
+		lookupWith(func(*authz.Lookup) {}),
+		lookupWith(func(l *authz.Lookup) { l.API = "another" }),
+		lookupWith(func(l *authz.Lookup) { l.Kind = authz.KindOAuthToken }),
+		lookupWith(func(l *authz.Lookup) { l.Digest[31] = 1 }),
+		lookupWith(func(l *authz.Lookup) { l.Session.ID = "another" }),
+		lookupWith(func(l *authz.Lookup) { l.Session.UserID = "another" }),
+		lookupWith(func(l *authz.Lookup) { l.Session.StartedAt = 2 }),
+		lookupWith(func(l *authz.Lookup) { l.Session.ID, l.Session.UserID = "su", "" }),
+		lookupWith(func(l *authz.Lookup) { l.Workspace.Slug = "another" }),
+		lookupWith(func(l *authz.Lookup) { l.Workspace = authz.WorkspaceRef{ID: "w"} }),
+		lookupWith(func(l *authz.Lookup) { l.Workspace = authz.WorkspaceRef{} }),
 	}
 	for _, collide := range []bool{false, true} {
 		t.Run(fmt.Sprintf("collide=%v", collide), func(t *testing.T) {
@@ -91,17 +91,17 @@ func TestLookupsAreDistinguished(t *testing.T) {
 					c.Collide()
 				}
 				for range 3 {
-					var asking sync.WaitGroup
-					for _, l := range questions {
+					var callers sync.WaitGroup
+					for _, l := range lookups {
 						for range 3 {
-							asking.Go(func() {
+							callers.Go(func() {
 								if f, err := c.Lookup(t.Context(), l); err != nil || f.Principal.ID != fmt.Sprint(l) {
 									t.Errorf("%+v: %q, %v", l, f.Principal.ID, err)
 								}
 							})
 						}
 					}
-					asking.Wait()
+					callers.Wait()
 					synctest.Wait()
 				}
 			})
@@ -109,10 +109,10 @@ func TestLookupsAreDistinguished(t *testing.T) {
 	}
 }
 
-// A client may send any workspace header. That must not cause a query each time.
+// A client may send any workspace header. A new header value must not cause a query.
 func TestWorkspaceHeaderDoesNotMatterToWorkspaceToken(t *testing.T) {
 	for name, answer := range map[string]func(context.Context, authz.Lookup) (cache.Answer, error){
-		"good": good, "unknown": unknown,
+		"good": validToken, "unknown": unknownToken,
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -136,18 +136,18 @@ func TestWorkspaceHeaderDoesNotMatterToWorkspaceToken(t *testing.T) {
 
 func TestUnknownTokensDoNotEvictValidOnes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const known = 100
+		const validTokens = 100
 		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
-			if binary.BigEndian.Uint64(l.Digest[:]) < known {
-				return good(ctx, l)
+			if binary.BigEndian.Uint64(l.Digest[:]) < validTokens {
+				return validToken(ctx, l)
 			}
-			return unknown(ctx, l)
+			return unknownToken(ctx, l)
 		}}
 		c := newCache(t, cache.Config{MaxBytes: 1 << 20}, s)
 		for n := range 10_000 {
 			expectLookup(t, c, lookup(n), authz.CacheMiss)
 		}
-		for n := range known {
+		for n := range validTokens {
 			expectLookup(t, c, lookup(n), authz.CacheHit)
 		}
 		if denied := c.Stats().Denied; denied.Entries == 0 || denied.Bytes > 1<<20/8 {
@@ -156,17 +156,17 @@ func TestUnknownTokensDoNotEvictValidOnes(t *testing.T) {
 	})
 }
 
-// A token that is revoked during concurrent look-ups is denied to callers that ask after the cache has read the change. Unlike the
-// model, this test has no schedule.
+// A token that is revoked during concurrent look-ups is denied to callers that begin a look-up after the cache has read the
+// change. Unlike in model_test.go, no schedule orders the goroutines.
 func TestRevokedUnderLoad(t *testing.T) {
 	const tokens = 1000
 	var revoked [tokens]atomic.Bool
 	c := newCache(t, cache.Config{}, &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
 		if revoked[binary.BigEndian.Uint64(l.Digest[:])].Load() {
-			return unknown(ctx, l)
+			return unknownToken(ctx, l)
 		}
 		runtime.Gosched() // the revoke may come here
-		return good(ctx, l)
+		return validToken(ctx, l)
 	}})
 	for n := range tokens {
 		readLog(c, cache.Reply{})
@@ -182,19 +182,19 @@ func TestRevokedUnderLoad(t *testing.T) {
 		changed(c, cache.TokenKey(lookup(n).Digest))
 		for range 10 {
 			if f, err := c.Lookup(t.Context(), lookup(n)); err != nil || f.Denial == "" {
-				t.Fatalf("token %d was revoked, but is allowed: %+v %v", n, f, err)
+				t.Fatalf("token %d was revoked, but the answer is %+v %v", n, f, err)
 			}
 		}
 		others.Wait()
 		if f, err := c.Lookup(t.Context(), lookup(n)); err != nil || f.Denial == "" {
-			t.Fatalf("token %d was revoked, but is allowed later: %+v %v", n, f, err)
+			t.Fatalf("token %d was revoked, but the later answer is %+v %v", n, f, err)
 		}
 	}
 }
 
 func TestStats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCache(t, cache.Config{}, &source{answer: good})
+		c := newCache(t, cache.Config{}, &source{answer: validToken})
 		expectLookup(t, c, lookup(1), authz.CacheMiss)
 		changed(c, 1, 2)
 		readLog(c, cache.Reply{All: true})
@@ -248,12 +248,12 @@ func TestConfig(t *testing.T) {
 
 func TestDenialOfAFormerlyValidCredentialIsCached(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		begun := time.Now()
+		firstLoad := time.Now()
 		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
-			if time.Since(begun) > bound {
+			if time.Since(firstLoad) > bound {
 				return denied(authz.ReasonExpired, l), nil
 			}
-			a, err := good(ctx, l)
+			a, err := validToken(ctx, l)
 			a.Expires, a.TTL = true, bound
 			return a, err
 		}}

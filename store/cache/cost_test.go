@@ -14,11 +14,11 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// The cost of an entry is the memory that it takes. Otherwise max_bytes would not limit the memory.
+// The cost of an entry is the memory that it uses. Otherwise max_bytes would not limit the memory.
 func TestCost(t *testing.T) {
 	for name, answer := range map[string]func(n int, l authz.Lookup) cache.Answer{
 		"workspace token": workspaceToken, "personal key": personalKey, "attributes": withAttributes, "unknown": func(_ int, l authz.Lookup) cache.Answer {
-			a, _ := unknown(t.Context(), l)
+			a, _ := unknownToken(t.Context(), l)
 			return a
 		},
 	} {
@@ -43,16 +43,16 @@ func TestCost(t *testing.T) {
 					}
 				}
 				synctest.Wait()
-				taken := float64(heap()-before) / entries
+				used := float64(heap()-before) / entries
 				s := c.Stats()
 				stored := s.Good
 				if s.Denied.Entries > 0 {
 					stored = s.Denied
 				}
 				cost := float64(stored.Bytes) / entries
-				t.Logf("an entry takes %.0f bytes and costs %.0f", taken, cost)
-				if stored.Entries != entries || taken > cost || taken < 0.7*cost {
-					t.Errorf("%d entries of %.0f bytes cost %.0f each", stored.Entries, taken, cost)
+				t.Logf("an entry uses %.0f bytes and costs %.0f", used, cost)
+				if stored.Entries != entries || used > cost || used < 0.7*cost {
+					t.Errorf("%d entries of %.0f bytes cost %.0f each", stored.Entries, used, cost)
 				}
 			})
 		})
@@ -95,8 +95,8 @@ func personalKey(n int, l authz.Lookup) cache.Answer {
 
 func withAttributes(n int, l authz.Lookup) cache.Answer {
 	a := personalKey(n, l)
-	some := func(length int) authz.Attributes { return authz.Attributes(strings.Repeat("a", length)) }
-	a.Found.Principal.Attributes, a.Found.Principal.UserAttributes, a.Found.Workspace.Attributes = some(200), some(500), some(1500)
+	text := func(length int) authz.Attributes { return authz.Attributes(strings.Repeat("a", length)) }
+	a.Found.Principal.Attributes, a.Found.Principal.UserAttributes, a.Found.Workspace.Attributes = text(200), text(500), text(1500)
 	return a
 }
 

@@ -19,14 +19,14 @@ type state struct {
 }
 
 type token struct {
-	there, revoked, personal bool
+	exists, revoked, personal bool
 
 	version int           // of the row
 	expires time.Duration // 0: never
 }
 
 var firstState = state{
-	tokens: [3]token{{there: true}, {there: true, personal: true}, {personal: true}},
+	tokens: [3]token{{exists: true}, {exists: true, personal: true}, {personal: true}},
 	roles:  [2]string{"v0", ""},
 	slugs:  [2]string{"acme", "blue"},
 }
@@ -63,12 +63,12 @@ func (s *state) put(r rows, from state) {
 	}
 }
 
-// found returns the answer and the keys as the package store derives them from the row of its lookupQuery, without the expiry.
+// found returns the answer and the keys, as the package lookup derives them from a row of its query, without the expiry.
 func (s state) found(l authz.Lookup, names string) (authz.LookupResult, []cache.Key) {
 	n, keys := number(l.Digest, names), []cache.Key{cache.TokenKey(l.Digest)}
 	t := s.tokens[n]
 	switch {
-	case !t.there:
+	case !t.exists:
 		return authz.LookupResult{Denial: authz.ReasonUnknown}, keys
 	case t.revoked:
 		return authz.LookupResult{Denial: authz.ReasonRevoked}, keys
@@ -95,7 +95,8 @@ func (s state) found(l authz.Lookup, names string) (authz.LookupResult, []cache.
 	return f, keys
 }
 
-// answer returns the answer of a [cache.Source]. It contains only a difference of the database's clock, so any clock can be used.
+// answer returns the answer of a [cache.Source]. It contains only a duration, so the model's clock can be used for the
+// database's.
 func (s state) answer(l authz.Lookup, names string, now time.Duration) cache.Answer {
 	a := cache.Answer{}
 	a.Found, a.Keys = s.found(l, names)
@@ -117,18 +118,18 @@ func (s state) expires(token int) time.Duration {
 	return math.MaxInt64
 }
 
-// question is a look-up without the names of a schedule.
-type question struct {
+// modelLookup is a look-up without the names of a schedule.
+type modelLookup struct {
 	token int
 	ref   authz.WorkspaceRef
 }
 
-func (q question) String() string {
+func (q modelLookup) String() string {
 	return fmt.Sprintf("token %d in %q", q.token, cmp.Or(q.ref.ID, q.ref.Slug))
 }
 
 // lookup returns the look-up with the names of one schedule.
-func (q question) lookup(names string) authz.Lookup {
+func (q modelLookup) lookup(names string) authz.Lookup {
 	l := authz.Lookup{Digest: digest(q.token, names), API: "api"}
 	if q.ref.ID != "" {
 		l.Workspace.ID = q.ref.ID + names
@@ -151,7 +152,7 @@ func number(d authz.Digest, names string) int {
 	return n
 }
 
-var questions = []question{
+var modelLookups = []modelLookup{
 	{token: 0},
 	{token: 1, ref: authz.WorkspaceRef{ID: "w0"}},
 	{token: 1, ref: authz.WorkspaceRef{Slug: "acme"}},
@@ -176,7 +177,7 @@ var changes = []change{
 	toToken(0, "revoke or restore", func(t *token, _ time.Duration) { t.revoked = !t.revoked }),
 	toToken(1, "revoke or restore", func(t *token, _ time.Duration) { t.revoked = !t.revoked }),
 	toRole(0, "change", func(_, version string) string { return version }),
-	toToken(2, "create or delete", func(t *token, _ time.Duration) { t.there = !t.there }),
+	toToken(2, "create or delete", func(t *token, _ time.Duration) { t.exists = !t.exists }),
 	toRole(0, "end or begin", endOrBegin),
 	toToken(0, "limit", func(t *token, now time.Duration) { t.expires = now + bound/2 }),
 	toToken(1, "limit", func(t *token, now time.Duration) { t.expires = now + 2*bound }),

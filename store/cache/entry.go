@@ -13,15 +13,15 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// entry is an answer with its look-up and everything that decides whether it is still current. A sidecar keeps 100,000 entries and
+// entry is a cached answer with its look-up and the data that decides whether it is current. A sidecar stores 100,000 entries and
 // more, so an entry is only two small allocations: this struct and its text.
 type entry struct {
 	digest   authz.Digest
-	began    int64 // Session.Began of the look-up
+	began    int64 // Session.StartedAt of the look-up
 	shared   *shared
 	text     string        // the keys, then the fields of ownFields
 	keyCount uint32        // number of keys in text
-	unshared bool          // no other entry uses this shared
+	unshared bool          // no other entry can use shared
 	ofUser   bool          // the answer is a valid credential of a user
 	since    uint64        // number of the last change before the load
 	loaded   time.Duration // time just before the query began
@@ -37,7 +37,7 @@ func (c *Cache) newEntry(l authz.Lookup, a Answer, since uint64, loaded time.Dur
 		e.expires = loaded + a.TTL
 	}
 	e.ofUser = a.Found.Denial == "" && a.Found.Principal.UserID != ""
-	// A denial does not depend on the requested workspace, and neither does a credential that belongs to a workspace.
+	// Denials, and credentials that belong to a workspace, do not depend on the requested workspace.
 	if !e.ofUser {
 		l.Workspace = authz.WorkspaceRef{}
 	}
@@ -57,7 +57,8 @@ func (c *Cache) newEntry(l authz.Lookup, a Answer, since uint64, loaded time.Dur
 	return e
 }
 
-// ownFields returns the fields that differ from entry to entry and are stored in an entry's text. Those of the look-up come first.
+// ownFields returns the fields that differ between entries and are stored in an entry's text. The fields of the look-up come
+// first.
 func ownFields(l *authz.Lookup, f *authz.LookupResult) [lookupFields + 9]*string {
 	p, w := &f.Principal, &f.Workspace
 	return [...]*string{
@@ -132,8 +133,8 @@ func (e *entry) lookup() authz.Lookup {
 // denied reports whether the loaded answer is a denial. Expiry since the load does not count.
 func (e *entry) denied() bool { return e.shared.found.Denial != "" }
 
-// answer returns the entry's answer at the time now. Its strings are parts of the entry's text. To keep one for long, clone it:
-// attributes can make the text large.
+// answer returns the entry's answer at the time now. Its strings are parts of the entry's text, which attributes can make large.
+// Clone a string before you keep it for long.
 func (e *entry) answer(now time.Duration, from authz.CacheResult) authz.LookupResult {
 	f := authz.LookupResult{Denial: authz.ReasonExpired}
 	if e.denied() || now < e.expires {
@@ -148,8 +149,8 @@ func (e *entry) answer(now time.Duration, from authz.CacheResult) authz.LookupRe
 	return f
 }
 
-// overhead is the memory in bytes that ristretto's two maps take for an entry, beside the entry's own fields. TestCost measures 110
-// to 190 bytes, depending on how full the maps are.
+// overhead is the memory in bytes that ristretto's two maps use for an entry, in addition to the entry's own memory. TestCost
+// measures 110 to 190 bytes, depending on how full the maps are.
 const overhead = 190
 
 // cost returns the entry's memory in bytes.
@@ -172,7 +173,7 @@ func (e *entry) release() {
 // bytes at least.
 func rounded(size int) int { return size + size/8 + 8 }
 
-// shared holds the fields that several entries can have in common: all fields that are not in their texts.
+// shared contains the fields that several entries can have in common: all fields that are not in their texts.
 type shared struct {
 	lookup authz.Lookup
 	found  authz.LookupResult

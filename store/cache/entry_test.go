@@ -13,7 +13,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// record is a look-up with its answer: everything that an entry must keep.
+// record is a look-up with its answer: all data that an entry must contain.
 type record struct {
 	Lookup authz.Lookup
 	Found  authz.LookupResult
@@ -70,13 +70,13 @@ func TestEntryKeepsEveryField(t *testing.T) {
 			t.Errorf("answer:\n%#v\nwant:\n%#v", got, found)
 		}
 		if got := e.lookup(); got != w.Lookup || !e.answers(w.Lookup) {
-			t.Errorf("question:\n%#v\nwant:\n%#v", got, w.Lookup)
+			t.Errorf("look-up:\n%#v\nwant:\n%#v", got, w.Lookup)
 		}
 	}
 	first := entryOf(full)
 	check(t, first, full)
 	if again := entryOf(full); again.shared != first.shared || again.unshared {
-		t.Error("equal entries share nothing")
+		t.Error("two entries with equal fields do not share them")
 	}
 	leaves(reflect.ValueOf(&full).Elem(), "", func(name string, leaf reflect.Value) {
 		if name == ".Found.Denial" {
@@ -92,7 +92,7 @@ func TestEntryKeepsEveryField(t *testing.T) {
 			e := entryOf(full)
 			check(t, e, full)
 			if strings.HasPrefix(name, ".Lookup") && (e.answers(first.lookup()) || first.answers(full.Lookup)) {
-				t.Error("the entry answers another question")
+				t.Error("the entry answers another look-up")
 			}
 			leaf.Set(before)
 			check(t, first, full)
@@ -108,21 +108,21 @@ func TestEntryIsOutdated(t *testing.T) {
 		e := c.newEntry(authz.Lookup{}, Answer{Keys: keys}, c.generations.now(), 0)
 		c.generations.changed([]Key{5, k + 1})
 		if e.outdated(&c.generations) {
-			t.Errorf("key %d: outdated by changes of other keys", i)
+			t.Errorf("key %d: the entry is outdated by changes of other keys", i)
 		}
 		c.generations.changed([]Key{k})
 		if !e.outdated(&c.generations) {
-			t.Errorf("key %d: not outdated by its change", i)
+			t.Errorf("key %d: the entry is not outdated by a change of the key", i)
 		}
 	}
 	e := c.newEntry(authz.Lookup{}, Answer{}, c.generations.now(), 0)
 	c.generations.changedAll()
 	if !e.outdated(&c.generations) {
-		t.Error("not outdated by a change of everything")
+		t.Error("the entry is not outdated by a change of everything")
 	}
 }
 
-// Sets of scopes that differ only in the boundaries between the scopes, or in their order, are not shared.
+// Two sets of scopes that differ only in the boundaries between the scopes, or in their order, are not shared.
 func TestSharingTellsScopesApart(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
 	sets := [][]string{nil, {}, {""}, {"a b"}, {"a", "b"}, {"a", "b", ""}, {"b", "a"}}
@@ -145,11 +145,11 @@ func liveHeap() int64 {
 	return int64(m.HeapAlloc) //nolint:gosec // far less
 }
 
-// MaxBytes limits the memory, however often answers are loaded: also if no two answers share fields, or each shares them with only a
-// few others.
+// MaxBytes limits the memory, however often answers are loaded: even if no two answers share fields, or each answer shares its
+// fields with only a few others.
 func TestMaxBytesIsALimit(t *testing.T) {
 	const bytes = 4 << 20
-	for name, kinds := range map[string]int{"nothing in common": 1 << 30, "pairs": 6000} {
+	for name, groups := range map[string]int{"nothing in common": 1 << 30, "pairs": 6000} {
 		t.Run(name, func(t *testing.T) {
 			c, err := New(Config{MaxBytes: bytes}, nil, slog.New(slog.DiscardHandler))
 			if err != nil {
@@ -162,17 +162,17 @@ func TestMaxBytesIsALimit(t *testing.T) {
 					l := authz.Lookup{Digest: authz.Secret(fmt.Sprint(i)).Digest()}
 					p := authz.Principal{ID: fmt.Sprintf("token-%020d", i)}
 					for scope := range 20 {
-						p.Scopes = append(p.Scopes, fmt.Sprintf("resource%d:write%d", scope, i%kinds))
+						p.Scopes = append(p.Scopes, fmt.Sprintf("resource%d:write%d", scope, i%groups))
 					}
 					c.store(c.newEntry(l, Answer{Found: authz.LookupResult{Principal: p}, Keys: []Key{1}}, 0, 0))
 					c.good.entries.Wait()
 				}
 			}
 			const slots = len(c.sharing.slots) * (2 << 10) // bytes that are not part of any entry's cost
-			taken, stats := liveHeap()-before, c.Stats().Good
-			t.Logf("%d entries take %d KiB; Stats reports %d KiB", stats.Entries, taken>>10, stats.Bytes>>10)
-			if stats.Bytes > bytes || taken > bytes*11/10+int64(slots) {
-				t.Errorf("%d bytes for a limit of %d; Stats reports %d", taken, bytes, stats.Bytes)
+			used, stats := liveHeap()-before, c.Stats().Good
+			t.Logf("%d entries use %d KiB; Stats reports %d KiB", stats.Entries, used>>10, stats.Bytes>>10)
+			if stats.Bytes > bytes || used > bytes*11/10+int64(slots) {
+				t.Errorf("%d bytes for a limit of %d; Stats reports %d", used, bytes, stats.Bytes)
 			}
 			runtime.KeepAlive(c)
 		})
@@ -182,34 +182,34 @@ func TestMaxBytesIsALimit(t *testing.T) {
 // A slot of sharing becomes free when no entry uses it any more. Then other entries can share it.
 func TestSharingEnds(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
-	of := func(scope string) *entry {
+	entryWithScope := func(scope string) *entry {
 		return c.newEntry(authz.Lookup{}, Answer{Found: authz.LookupResult{Principal: authz.Principal{Scopes: []string{scope}}}}, 0, 0)
 	}
-	first := of("first")
+	first := entryWithScope("first")
 	slot := func(s *shared) int { return slices.Index(c.sharing.slots[:], s) }
 	other := ""
 	for i := 0; other == "" && i < 100_000; i++ { // find another scope that hashes to the same slot
-		if e := of(fmt.Sprint(i)); e.unshared {
+		if e := entryWithScope(fmt.Sprint(i)); e.unshared {
 			other = fmt.Sprint(i)
 		} else if e.release(); slot(e.shared) == slot(first.shared) {
 			t.Fatal("the slot was reused while an entry used it")
 		}
 	}
-	second := of("first")
+	second := entryWithScope("first")
 	first.release()
-	if e := of(other); !e.unshared || second.shared != first.shared {
+	if e := entryWithScope(other); !e.unshared || second.shared != first.shared {
 		t.Error("the slot was reused while the second entry used it")
 	}
 	second.release()
-	if e := of(other); e.unshared || e.answer(0, "").Principal.Scopes[0] != other || first.answer(0, "").Principal.Scopes[0] != "first" {
+	if e := entryWithScope(other); e.unshared || e.answer(0, "").Principal.Scopes[0] != other || first.answer(0, "").Principal.Scopes[0] != "first" {
 		t.Error("the slot was not reused")
 	}
-	if e := of(strings.Repeat("x", 4<<10)); !e.unshared {
+	if e := entryWithScope(strings.Repeat("x", 4<<10)); !e.unshared {
 		t.Error("a large value is shared, so no entry's cost includes it")
 	}
 }
 
-// An answer that is loaded several times at once does not count as dropped.
+// An answer that is stored several times in a row does not count as dropped.
 func TestDroppedCountsRejectedEntries(t *testing.T) {
 	c, err := New(Config{}, nil, slog.New(slog.DiscardHandler))
 	if err != nil {

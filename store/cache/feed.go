@@ -4,18 +4,18 @@ import (
 	"time"
 )
 
-// Cause is the reason why all answers were discarded.
+// Cause is the reason why all cached answers were discarded.
 type Cause string
 
 // The causes of an epoch.
 const (
 	CauseStart  Cause = "start"  // the first reading of the change log
 	CauseNotice Cause = "notice" // a change of so many rows that the log does not list their keys
-	CauseWorld  Cause = "world"  // another server, other tables, or triggers that were not in force for a while
+	CauseWorld  Cause = "world"  // another server, other tables, or triggers that were disabled for a while
 	CauseGap    Cause = "gap"    // the cleaning of the log deleted rows that had not been read
 )
 
-// Poll is one reading of the change log. The caller sends it to the database after [Cache.Poll] returned it.
+// Poll is one reading of the change log. The caller sends it to the database after [Cache.BeginPoll] has returned it.
 type Poll struct {
 	// Since is the snapshot of the last reading. Empty: this is the first reading.
 	Since string
@@ -26,17 +26,17 @@ type Poll struct {
 
 // Reply is the database's reply to a [Poll], as of one snapshot.
 type Reply struct {
-	// Snapshot sees everything that the cache knows once [Cache.Apply] has taken the reply.
+	// Snapshot is the snapshot of the reading: the reply contains every change that is visible in it.
 	Snapshot string
-	// Mark is the number of marks that the cleaning of the log has set. Rows were deleted unread only if two marks were set since
-	// the last reading.
+	// Mark is the number of marks that the cleaning of the log has set. Each cleaning deletes the rows that are visible in the
+	// last mark, and sets the next one. So rows were deleted unread only if two marks were set since the last reading.
 	Mark int64
-	// World identifies the server, the tables and the triggers. If it is the same as in the last reading, every change is in the
-	// log. Empty: changes may be missing from the log.
+	// World identifies the state of the server, the tables and the triggers. If it is the same as in the last reading, every
+	// change is in the log. Empty: changes may be missing from the log.
 	World string
-	// Verified is how long before the reply the World was checked.
+	// Verified is the time between the check of World and the reply.
 	Verified time.Duration
-	// Changes are the keys of each row of the log that Snapshot sees and Since did not.
+	// Changes are the keys of each row of the log that is visible in Snapshot and was not visible in Since.
 	Changes [][]Key
 	// All reports that anything may have changed.
 	All bool
@@ -50,7 +50,7 @@ type logState struct {
 	world    string
 }
 
-// Only the goroutine that reads the change log may call BeginPoll and Apply. They do not block.
+// Only the goroutine that reads the change log may call BeginPoll and Apply. The two methods do not block.
 
 // BeginPoll begins a reading. From then on, replies to earlier polls are ignored.
 func (c *Cache) BeginPoll() Poll {
@@ -58,7 +58,7 @@ func (c *Cache) BeginPoll() Poll {
 	return Poll{Since: c.log.snapshot, number: c.log.number, sent: c.now()}
 }
 
-// Apply takes the reply to a poll. Without trust, it applies the changes but does not extend the lease.
+// Apply applies the reply to a poll. If trust is false, it applies the changes but does not extend the lease.
 func (c *Cache) Apply(p Poll, r Reply, trust bool) {
 	if p.number != c.log.number {
 		return
@@ -91,8 +91,8 @@ func (c *Cache) Apply(p Poll, r Reply, trust bool) {
 	}
 }
 
-// ApplyHint takes a change notification that arrived before the log was read. It is safe at any time and for any key, because it only
-// outdates answers. No keys: anything may have changed.
+// ApplyHint applies a change notification, which can arrive before the log is read. It is safe at any time and for any key,
+// because it only outdates cached answers. No keys: anything may have changed.
 func (c *Cache) ApplyHint(keys []Key) {
 	if len(keys) == 0 {
 		c.generations.changedAll()
@@ -102,7 +102,7 @@ func (c *Cache) ApplyHint(keys []Key) {
 	c.hints.Add(1)
 }
 
-// startEpoch discards all answers that were loaded before.
+// startEpoch discards all cached answers.
 func (c *Cache) startEpoch(cause Cause) {
 	c.generations.changedAll()
 	c.mu.Lock()

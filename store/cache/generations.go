@@ -5,11 +5,11 @@ import (
 	"sync/atomic"
 )
 
-// generations decide whether an answer is still current. Each change that is read gets the next number. An answer stores the last
-// number from before its load, and is outdated once one of its keys has a greater number.
+// generations decide whether a cached answer is current. Each change that is read gets the next number. A cached answer stores
+// the last number from before its load, and is outdated once one of its keys has a greater number.
 //
-// Keys share shards, so 128 KiB are enough for any number of keys. The cost: a change also outdates about one unrelated answer in
-// 16,384.
+// Keys share shards, so 128 KiB are enough for any number of keys. The cost is that a change also outdates about one unrelated
+// answer in 16,384.
 type generations struct {
 	last   atomic.Uint64 // number of the last change
 	epoch  atomic.Uint64 // number of the last change that may have affected every key

@@ -10,9 +10,9 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Key identifies something in the database that an answer depends on. The triggers of the migrations compute the same keys
-// (keywicket.change_key): the first four bytes of the SHA-256 of "kind:name". If two things share a key, a change of one also
-// outdates the answers of the other. That costs one more query and nothing else.
+// Key identifies an object in the database that an answer depends on. The triggers of the migrations compute the same keys
+// (keywicket.change_key): the first four bytes of the SHA-256 of "kind:name". If two objects share a key, a change of one also
+// outdates the cached answers of the other. That costs one more query and nothing else.
 type Key uint32
 
 // TokenKey returns the key of the token, or access token, with the digest. The token need not exist.

@@ -5,20 +5,20 @@ import (
 	"time"
 )
 
-// lease is the time during which answers from memory may be used. All times are on the process's monotonic clock.
+// lease is the time during which cached answers may be used. All times are on the process's monotonic clock.
 //
-// A transaction is visible before the server answers its COMMIT. So a reading of the change log that was sent at time t sees every
-// change whose COMMIT was answered by t, provided that the log contains all changes. That condition was verified some time before
-// the reading; the lease counts from the verification. The arrival time of the reply does not matter.
+// A transaction is visible before the server answers its COMMIT. So a reading of the change log that was sent at time t returns
+// every change whose COMMIT was answered by t, if the log contains all changes. Whether it does was verified some time before the
+// reading, so the lease counts from the verification. The arrival time of the reply does not matter.
 type lease struct {
 	bound time.Duration
 	until atomic.Int64 // end of the lease
-	known atomic.Int64 // every change committed by this time is known
+	known atomic.Int64 // every change committed by this time has been read
 	lag   atomic.Int64 // duration of the last reading
 	ever  atomic.Bool  // the lease was extended at least once
 }
 
-// valid reports whether answers from memory may be used at the time now.
+// valid reports whether cached answers may be used at the time now.
 func (l *lease) valid(now time.Duration) bool { return int64(now) < l.until.Load() }
 
 // extend sets the end of the lease to known plus the bound. Every change committed by known must have been read.

@@ -10,7 +10,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// server models Postgres: rows, transactions that write to them, and the change log (migration 00011). Its slices are never
+// server models Postgres: rows, transactions that write to rows, and the change log (migration 00011). Its slices are never
 // modified in place, so a copy of a server is a backup.
 type server struct {
 	instance    string    // identifies the server and its start
@@ -26,7 +26,7 @@ type server struct {
 	log      []logRow // committed rows
 	sequence int      // sequence number of the row that was written last, committed or not
 	number   int64    // number of marks so far
-	mark     snapshot // the next cleaning deletes the rows that this snapshot sees
+	mark     snapshot // the next cleaning deletes the rows that are visible in this snapshot
 }
 
 type logRow struct {
@@ -45,7 +45,7 @@ type transaction struct {
 	cleaning *snapshot // the mark that this transaction sets
 }
 
-// mostRows is the maximum number of log rows in one reading. The package store uses 1000.
+// mostRows is the maximum number of log rows in one reading. The package feed uses 1000.
 const mostRows = 4
 
 // verified is the result of a check of the schema.
@@ -60,14 +60,14 @@ func newServer() server {
 	return server{instance: "0", schema: "0", state: firstState, next: 10, ended: 9, number: 1, mark: snapshot{xmin: 10, xmax: 10}}
 }
 
-// snapshot defines which transactions a statement sees.
+// snapshot defines which transactions are visible to a statement.
 type snapshot struct {
 	xmin, xmax int
 	xip        []int
 }
 
-// snapshot returns the present snapshot. As in Postgres, its xmax follows the last transaction that has ended: later transactions
-// that are open are not in xip.
+// snapshot returns the present snapshot. As in Postgres, its xmax is the xid after the last transaction that has ended. Open
+// transactions with later xids are not in xip.
 func (s *server) snapshot() snapshot {
 	now := snapshot{xmin: s.ended + 1, xmax: s.ended + 1}
 	for _, t := range s.open {
@@ -107,8 +107,8 @@ func parseSnapshot(text string) (s snapshot) {
 	return s
 }
 
-// changes returns the rows that pollQuery of the package store finds: those of transactions that began after the snapshot, and of
-// transactions that were open in it.
+// changes returns the rows that pollQuery of the package feed finds: the rows of transactions that began after the snapshot, and
+// of transactions that were open in it.
 func (s *server) changes(since snapshot) (found []logRow) {
 	now := s.snapshot()
 	for _, r := range s.log {
@@ -198,5 +198,5 @@ func (s *server) commit(t *transaction, outdated func(*server, logRow) bool) {
 	}
 }
 
-// marked reports whether the last mark sees a row of the log.
+// marked reports whether a row of the log is visible in the last mark.
 func (s *server) marked(r logRow) bool { return s.mark.sees(r.xid) }

@@ -11,7 +11,7 @@ import (
 type reading struct {
 	poll     cache.Poll
 	done     bool // the database has executed it
-	state    int  // index of the state that it sees
+	state    int  // index of the state in which it was executed
 	verified *verified
 	reply    cache.Reply
 }
@@ -21,8 +21,8 @@ func (w *world) verify() {
 	w.server.verified = &verified{w.server.schema, w.server.triggersOff, w.now(), len(w.commits)}
 }
 
-// atOnce executes a reading, and checks the schema if the last check is missing or too old, as the package store does.
-func (w *world) atOnce(r *reading) {
+// executeNow executes a reading, and checks the schema if the last check is missing or too old, as the package feed does.
+func (w *world) executeNow(r *reading) {
 	if w.server.verified == nil {
 		w.verify()
 	}
@@ -58,8 +58,8 @@ func (w *world) read(r *reading) {
 	}
 }
 
-// lose drops a reading: its reply never arrives.
-func (w *world) lose(r *reading) {
+// drop drops a reading: its reply never arrives.
+func (w *world) drop(r *reading) {
 	w.readings = slices.DeleteFunc(w.readings, func(other *reading) bool { return other == r })
 }
 
@@ -69,12 +69,12 @@ func (w *world) receive(r *reading, demoted bool) {
 		return
 	}
 	w.read(r)
-	w.lose(r)
+	w.drop(r)
 	if r.verified == nil {
-		return // the package store checks the schema first
+		return // the package feed checks the schema first
 	}
 	if c, ok := w.cache.(customLog); ok {
-		c.arrived(&w.server, &r.reply)
+		c.beforeApply(&w.server, &r.reply)
 	}
 	w.cache.Apply(r.poll, r.reply, !demoted)
 	if r != w.latest {

@@ -12,11 +12,11 @@ import (
 )
 
 type request struct {
-	question question
+	lookup   modelLookup
 	step     int
 	at       time.Duration
-	known    int // index of the last state that the cache had read of
-	late     int // index of the last state that was older than the bound
+	known    int // index of the last state whose changes the cache had read
+	late     int // index of the last state that was older than the staleness bound
 	cancel   context.CancelFunc
 	canceled bool
 	done     chan struct{}
@@ -29,7 +29,7 @@ type load struct {
 	request *request
 	lookup  authz.Lookup
 	began   time.Duration
-	queried bool // the SELECT was done
+	queried bool // the SELECT was executed
 	answer  cache.Answer
 	reply   chan error
 }
@@ -37,14 +37,14 @@ type load struct {
 // databaseError is the error of a load that fails at a step.
 type databaseError struct{ step int }
 
-func (e databaseError) Error() string { return fmt.Sprintf("no database at step %d", e.step) }
+func (e databaseError) Error() string { return fmt.Sprintf("the database failed at step %d", e.step) }
 
 // requestOf is the key of the request in a load's context.
 type requestOf struct{}
 
-// ask starts a request. If atOnce is true, its loads are answered immediately.
-func (w *world) ask(q question, atOnce bool) {
-	r := &request{question: q, step: w.steps, at: w.now(), known: w.known, done: make(chan struct{})}
+// startLookup starts a request. If answerNow is true, its loads return immediately.
+func (w *world) startLookup(q modelLookup, answerNow bool) {
+	r := &request{lookup: q, step: w.steps, at: w.now(), known: w.known, done: make(chan struct{})}
 	for i, at := range w.commits {
 		if r.at > at+bound {
 			r.late = i + 1
@@ -58,7 +58,7 @@ func (w *world) ask(q question, atOnce bool) {
 		defer cancel()
 		r.found, r.err = w.cache.Lookup(ctx, q.lookup(w.names))
 	}()
-	for synctest.Wait(); atOnce; synctest.Wait() {
+	for synctest.Wait(); answerNow; synctest.Wait() {
 		i := slices.IndexFunc(w.loads, func(l *load) bool { return l.request == r })
 		if i < 0 {
 			return
@@ -87,7 +87,7 @@ func (w *world) Load(ctx context.Context, lookup authz.Lookup) (cache.Answer, er
 	}
 }
 
-// waiting returns the loads whose SELECT was done, or those whose SELECT was not.
+// waiting returns the loads whose SELECT was executed, or the loads whose SELECT was not.
 func (w *world) waiting(queried bool) []*load {
 	return slices.DeleteFunc(slices.Clone(w.loads), func(l *load) bool { return l.queried != queried })
 }

@@ -13,21 +13,20 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// The model consists of a database, its change log, a reader of the log, and a clock. They surround the cache under test and move
-// only when a schedule says so. The model keeps every state that the database has had. An answer is right if the database would have
-// given it in one of these states, and if that state is not older than
-//
-//   - I1: the last state that the cache had read of when the look-up began;
-//   - I2: the last state that was older than the staleness bound when the look-up began. A state begins when its COMMIT is
+// The model consists of a database, its change log, a reader of the log, and a clock. Only the steps of a schedule change them.
+// The model records every state of the database. An answer is correct if it is the database's answer in one of these states, and
+// that state is not older than
+//   - I1: the last state whose changes the cache had read when the look-up began;
+//   - I2: the last state that began more than the staleness bound before the look-up. A state begins when its COMMIT is
 //     answered.
 //
-// An answer that the database never gave violates I4 (an answer is for the requested token) or I5 (an error never becomes an answer,
-// now or later). I3 is checked separately: a look-up that began after the expiry is not allowed.
+// An answer that the database has in no state violates I4 (an answer is for the requested token) or I5 (an error never becomes an
+// answer, now or later). I3 is checked separately: a look-up that began after the token's expiry is denied.
 
 // bound is the staleness bound of every cache here.
 const bound = time.Second
 
-// sidecar is a cache under test: the real one, or one of variants_test.go.
+// sidecar is a cache under test: the real cache, or a variant in variants_test.go.
 type sidecar interface {
 	authz.Directory
 	BeginPoll() cache.Poll
@@ -35,16 +34,16 @@ type sidecar interface {
 	Close()
 }
 
-// customLog is a sidecar that uses the change log in another way than the package store and its migrations.
+// customLog is a sidecar that uses the change log in another way than the package feed and the migrations.
 type customLog interface {
 	// changes returns the rows that a reading finds, and the since of the next reading.
 	changes(s *server, since string) (found []logRow, next string)
 	// outdated reports whether a cleaning deletes a row.
 	outdated(s *server, r logRow) bool
-	// arrived may modify a reply just before the cache takes it.
-	arrived(s *server, r *cache.Reply)
-	// hinted takes a notification.
-	hinted(keys []cache.Key)
+	// beforeApply may modify a reply just before the cache applies it.
+	beforeApply(s *server, r *cache.Reply)
+	// notified processes a notification.
+	notified(keys []cache.Key)
 }
 
 // world is everything around the cache.
@@ -55,20 +54,20 @@ type world struct {
 	tally map[authz.CacheResult]int
 
 	server  server
-	backups []server        // one for each commit on the server
+	backups []server        // a backup for each commit on the server
 	worlds  int             // number of worlds so far
 	version int             // version of the row that was written last
 	hints   [][]cache.Key   // notifications that have not arrived yet
-	states  []state         // states[0], and one more for each commit
+	states  []state         // the first state, and one more for each commit
 	commits []time.Duration // time at which each commit was answered
 
 	readings []*reading // in progress, the latest first
-	latest   *reading   // the only reading whose reply counts
-	known    int        // index of the last state that the cache has read of, for I1
+	latest   *reading   // the only reading whose reply the cache applies
+	known    int        // index of the last state whose changes the cache has read, for I1
 	unlogged []int      // indexes of the states that the log does not contain
 
 	steps    int
-	requests []*request    // without an answer so far
+	requests []*request    // still running
 	slowest  time.Duration // longest time from the beginning of a load to its SELECT
 
 	mu    sync.Mutex
@@ -81,8 +80,8 @@ type simulation struct {
 	tally map[authz.CacheResult]int // of answers
 }
 
-// run returns the index of the first schedule with a wrong answer, and what is wrong. All schedules run against the same cache,
-// because under the race detector creating a real cache takes longer than many schedules.
+// run returns the index of the first schedule with a wrong answer, and a description of the error. All schedules run against the
+// same cache, because under the race detector creating a real cache takes longer than many schedules.
 func (m simulation) run(t *testing.T, schedules ...schedule) (bad int, wrong string) {
 	t.Helper()
 	synctest.Test(t, func(*testing.T) {
@@ -109,21 +108,21 @@ func (w *world) begin(names string) {
 
 func (w *world) now() time.Duration { return time.Since(w.start) }
 
-// run returns what is wrong with the first wrong answer, or "". It leaves no request running.
+// run returns a description of the first wrong answer, or "". When it returns, no request is running.
 func (w *world) run(s schedule) (wrong string) {
 	for _, step := range s {
 		w.steps++
 		w.do(step)
 		synctest.Wait()
-		wrong = cmp.Or(wrong, w.judge())
+		wrong = cmp.Or(wrong, w.checkAnswers())
 	}
 	for len(w.loads) > 0 {
 		w.answer(w.loads[0], nil)
 		synctest.Wait()
-		wrong = cmp.Or(wrong, w.judge())
+		wrong = cmp.Or(wrong, w.checkAnswers())
 	}
 	for _, r := range w.requests {
-		wrong = cmp.Or(wrong, fmt.Sprintf("step %d asked %s, and gets no answer", r.step, r.question))
+		wrong = cmp.Or(wrong, fmt.Sprintf("step %d: %s got no answer", r.step, r.lookup))
 		r.cancel()
 	}
 	return wrong
@@ -132,15 +131,15 @@ func (w *world) run(s schedule) (wrong string) {
 // do executes one step. An impossible step does nothing.
 func (w *world) do(s step) {
 	switch s.op {
-	case ask:
-		w.ask(questions[s.a%len(questions)], s.b != 0)
+	case startLookup:
+		w.startLookup(modelLookups[s.a%len(modelLookups)], s.b != 0)
 	case query:
 		w.query(pick(w.waiting(false), s.a))
 	case answer:
 		w.answer(pick(w.waiting(true), s.a), nil)
 	case fail:
 		w.answer(pick(w.loads, s.a), databaseError{w.steps})
-	case leave:
+	case cancelLookup:
 		if r := pick(w.requests, s.a); r != nil {
 			r.canceled = true
 			r.cancel()
@@ -173,7 +172,7 @@ func (w *world) do(s step) {
 		w.latest = &reading{poll: w.cache.BeginPoll()}
 		w.readings = append([]*reading{w.latest}, w.readings[:min(1, len(w.readings))]...) // one earlier reading may still be late
 		if s.b != 0 {
-			w.atOnce(w.latest)
+			w.executeNow(w.latest)
 		}
 	case verify:
 		w.verify()
@@ -181,12 +180,12 @@ func (w *world) do(s step) {
 		w.read(pick(slices.DeleteFunc(slices.Clone(w.readings), func(r *reading) bool { return r.done }), s.a))
 	case reply:
 		w.receive(pick(w.readings, s.a), s.b != 0)
-	case lose:
-		w.lose(pick(w.readings, s.a))
+	case drop:
+		w.drop(pick(w.readings, s.a))
 	case hint:
 		if len(w.hints) > 0 {
 			if c, ok := w.cache.(customLog); ok && s.b == 0 {
-				c.hinted(w.hints[0])
+				c.notified(w.hints[0])
 			}
 			w.hints = w.hints[1:]
 		}
@@ -220,11 +219,11 @@ func (w *world) commit(t *transaction) {
 	for _, r := range t.log {
 		w.hints = append(w.hints, r.keys)
 	}
-	w.visible(t.cleaning != nil || len(t.log) > 0)
+	w.recordState(t.cleaning != nil || len(t.log) > 0)
 }
 
-// visible records the database's next state.
-func (w *world) visible(logged bool) {
+// recordState records the database's next state.
+func (w *world) recordState(logged bool) {
 	w.states = append(w.states, w.server.state)
 	w.commits = append(w.commits, w.now())
 	if !logged {
@@ -235,16 +234,17 @@ func (w *world) visible(logged bool) {
 	w.backups = append(w.backups, backup)
 }
 
-func (w *world) another() string {
+func (w *world) newID() string {
 	w.worlds++
 	return fmt.Sprint(w.worlds)
 }
 
-// disable disables or enables the triggers. It does nothing while a transaction has written, because ALTER TABLE would wait.
+// disable disables or enables the triggers. It does nothing while a transaction that has written is open, because ALTER TABLE
+// would wait.
 func (w *world) disable() {
 	if len(w.server.writing()) == 0 {
 		w.server.triggersOff = !w.server.triggersOff
-		w.server.schema = w.another()
+		w.server.schema = w.newID()
 	}
 }
 
@@ -255,7 +255,7 @@ func (w *world) bypass(change int) {
 	t := w.write(nil, change)
 	w.server.triggersOff = before
 	if t != nil {
-		w.server.schema = w.another()
+		w.server.schema = w.newID()
 		w.commit(t)
 	}
 }
@@ -264,6 +264,6 @@ func (w *world) bypass(change int) {
 func (w *world) restore(commits int) {
 	n := len(w.backups) - 1 - commits%len(w.backups)
 	w.server, w.backups, w.hints = w.backups[n], w.backups[:n], nil
-	w.server.instance, w.server.verified = w.another(), nil
-	w.visible(false)
+	w.server.instance, w.server.verified = w.newID(), nil
+	w.recordState(false)
 }

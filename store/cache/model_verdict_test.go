@@ -11,12 +11,12 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// judge checks the requests that have ended, and returns what is wrong with the first wrong answer.
-func (w *world) judge() (wrong string) {
+// checkAnswers checks the requests that have ended, and returns a description of the first wrong answer.
+func (w *world) checkAnswers() (wrong string) {
 	w.requests = slices.DeleteFunc(w.requests, func(r *request) bool {
 		select {
 		case <-r.done:
-			wrong = cmp.Or(wrong, w.verdict(r))
+			wrong = cmp.Or(wrong, w.violation(r))
 			return true
 		default:
 			return false
@@ -25,41 +25,41 @@ func (w *world) judge() (wrong string) {
 	return wrong
 }
 
-// verdict returns which invariant an answer violates, or "".
-func (w *world) verdict(r *request) string {
+// violation returns which invariant an answer violates, or "".
+func (w *world) violation(r *request) string {
 	if r.err != nil {
-		return r.verdictOfError()
+		return r.violationOfError()
 	}
 	w.tally[r.found.Cache]++
 	latest := len(w.states) - 1
-	for latest >= 0 && !w.gives(w.states[latest], r) {
+	for latest >= 0 && !w.wouldAnswer(w.states[latest], r) {
 		latest--
 	}
-	asked := fmt.Sprintf("step %d asked %s, which was answered with %s", r.step, r.question, show(r.found))
+	description := fmt.Sprintf("step %d: the answer to %s is %s", r.step, r.lookup, show(r.found))
 	switch {
 	case latest < 0:
-		return "I4 or I5: " + asked + ", but the database never gave that answer"
+		return "I4 or I5: " + description + ", which the database has in no state"
 	case latest < r.known:
-		return "I1: " + asked + ", although the cache had read of a later state"
+		return "I1: " + description + ", although the cache had read the changes of a later state"
 	case latest < r.late:
-		return "I2: " + asked + ", although a later state was older than the bound"
-	case r.found.Denial == "" && r.at >= w.states[latest].expires(r.question.token):
-		return "I3: " + asked + ", although it had expired"
+		return "I2: " + description + ", although a later state was older than the staleness bound"
+	case r.found.Denial == "" && r.at >= w.states[latest].expires(r.lookup.token):
+		return "I3: " + description + ", although it had expired"
 	}
 	return ""
 }
 
-func (r *request) verdictOfError() string {
+func (r *request) violationOfError() string {
 	var database databaseError
 	switch {
 	case !reflect.DeepEqual(r.found, authz.LookupResult{}):
-		return fmt.Sprintf("I5: step %d asked %s, and an error came with an answer", r.step, r.question)
+		return fmt.Sprintf("I5: step %d: %s got an error and an answer", r.step, r.lookup)
 	case errors.As(r.err, &database) && database.step >= r.step:
 		return ""
 	case r.canceled && errors.Is(r.err, context.Canceled):
 		return ""
 	}
-	return fmt.Sprintf("I5: step %d asked %s, and got an error that is not its own: %v", r.step, r.question, r.err)
+	return fmt.Sprintf("I5: step %d: %s got the error of another look-up: %v", r.step, r.lookup, r.err)
 }
 
 func show(f authz.LookupResult) string {
@@ -69,14 +69,14 @@ func show(f authz.LookupResult) string {
 	return fmt.Sprintf("%s %q as %q in %q", f.Principal.ID, f.Principal.Scopes, f.Workspace.Role, f.Workspace.Slug)
 }
 
-// gives reports whether the database would have given the answer in this state, at some time until now.
-func (w *world) gives(s state, r *request) bool {
-	t := s.tokens[r.question.token]
+// wouldAnswer reports whether the answer is the database's answer in this state, at some time until now.
+func (w *world) wouldAnswer(s state, r *request) bool {
+	t := s.tokens[r.lookup.token]
 	if r.found.Denial == authz.ReasonExpired {
-		// The cache never allows a token after its expiry. In return it may refuse it too early, by the duration of a load.
-		return t.there && !t.revoked && w.now() >= s.expires(r.question.token)-w.slowest
+		// The cache never allows a token after its expiry. It may refuse a token too early, by the duration of a load.
+		return t.exists && !t.revoked && w.now() >= s.expires(r.lookup.token)-w.slowest
 	}
-	found, _ := s.found(r.question.lookup(w.names), w.names)
+	found, _ := s.found(r.lookup.lookup(w.names), w.names)
 	found.Cache = r.found.Cache
 	return reflect.DeepEqual(r.found, found)
 }

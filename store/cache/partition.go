@@ -7,8 +7,8 @@ import (
 )
 
 // partition is a ristretto cache with its own limit in bytes. Correctness does not depend on ristretto: it may drop an entry that
-// was set, and return one that was overwritten. partition counts entries itself, because ristretto's metrics take 50 bytes more
-// for each entry.
+// was set, and return an entry that was overwritten. partition counts entries itself, because ristretto's metrics use 50 bytes
+// more for each entry.
 type partition struct {
 	entries *ristretto.Cache[uint64, *entry]
 	count   atomic.Int64 // entries that were set and are still stored
@@ -16,7 +16,7 @@ type partition struct {
 }
 
 func (p *partition) open(bytes int64) (err error) {
-	// Two counters for an entry of typical size. ristretto recommends ten, which takes 10 MiB more in an idle sidecar.
+	// Two counters for an entry of typical size. ristretto recommends ten, which would use 10 MiB more in an idle sidecar.
 	const typical = 200 // bytes
 	p.entries, err = ristretto.NewCache(&ristretto.Config[uint64, *entry]{
 		NumCounters:        max(1000, bytes/typical),
@@ -31,7 +31,7 @@ func (p *partition) open(bytes int64) (err error) {
 			}
 		},
 		OnReject: func(item *ristretto.Item[*entry]) {
-			// If the key is stored, the same look-up was set twice and admitted once. That is no drop.
+			// If the key is stored, the same look-up was set twice and admitted once. Then nothing was dropped.
 			if _, stored := p.entries.Get(item.Key); !stored {
 				p.dropped.Add(1)
 			}

@@ -12,8 +12,8 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// budget is the number of cases within which each known-bad cache must be found unsafe. The real cache must stay safe in ten times
-// as many.
+// budget is the number of cases within which each cache with a flaw must be found unsafe. The real cache must be safe in ten
+// times as many cases.
 const budget = 1000
 
 func TestKnownBadVariantsAreFound(t *testing.T) {
@@ -22,7 +22,7 @@ func TestKnownBadVariantsAreFound(t *testing.T) {
 		t.Run(string(f), func(t *testing.T) {
 			n, s, wrong := simpleSimulation(f).search(t, 0, budget, 1)
 			if wrong == "" {
-				t.Fatalf("not found unsafe in %d cases, so a cache that is safe in them proves nothing", budget)
+				t.Fatalf("the flaw is not found in %d cases: these cases prove nothing about the real cache", budget)
 			}
 			t.Logf("%s: unsafe at case %d\n%v\n%s", f, n, s, wrong)
 		})
@@ -79,14 +79,14 @@ func realSimulation(collide bool) simulation {
 func expectSafe(t *testing.T, m simulation, first, cases int) {
 	t.Helper()
 	oneProcessor(t)
-	const together = 50 // schedules per cache: enough to be cheap, few enough that most of them meet an empty cache
-	if n, s, wrong := m.search(t, first, cases, together); wrong != "" {
+	const perCache = 50 // schedules per cache: enough to save time, but few enough that most of them begin with an empty cache
+	if n, s, wrong := m.search(t, first, cases, perCache); wrong != "" {
 		t.Fatalf("unsafe at case %d\n%v\n%s", n, s, wrong)
 	}
 	t.Logf("safe in %d cases; answers: %v", cases, m.tally)
 	for _, from := range []authz.CacheResult{authz.CacheHit, authz.CacheMiss, authz.CacheBypass} {
 		if m.tally[from] < cases/2 {
-			t.Errorf("only %d answers are a %s: this proves little", m.tally[from], from)
+			t.Errorf("only %d answers are a %s: the test proves little", m.tally[from], from)
 		}
 	}
 }
@@ -98,12 +98,12 @@ func oneProcessor(t *testing.T) {
 	t.Cleanup(func() { runtime.GOMAXPROCS(n) })
 }
 
-// search runs cases and returns the first with a wrong answer: its number, its shortened schedule, and what is wrong. It runs so
-// many cases against the same cache as together says.
-func (m simulation) search(t *testing.T, first, cases, together int) (n int, s schedule, wrong string) {
+// search runs cases and returns the first with a wrong answer: its number, its shortened schedule, and a description of the
+// error. It runs perCache cases against the same cache.
+func (m simulation) search(t *testing.T, first, cases, perCache int) (n int, s schedule, wrong string) {
 	t.Helper()
-	for n = first; n < first+cases; n += together {
-		drawn := make([]schedule, together)
+	for n = first; n < first+cases; n += perCache {
+		drawn := make([]schedule, perCache)
 		for i := range drawn {
 			drawn[i] = schedules.Example(n + i)
 		}

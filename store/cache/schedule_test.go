@@ -9,31 +9,32 @@ import (
 	"pgregory.net/rapid"
 )
 
-// op is what a step does. An op of loads, of transactions or of readings applies to one of those that are waiting.
+// op is what a step does. An op on a load, a transaction or a reading applies to one that is waiting. "(b)" marks the case that
+// the step's b is not 0.
 type op string
 
 const (
-	ask      op = "ask"      // a look-up begins; its loads are answered at once (b), or wait for later steps
-	query    op = "query"    // the SELECT of a load is executed
-	answer   op = "answer"   // a load returns the result of its SELECT
-	fail     op = "fail"     // a load returns an error
-	leave    op = "leave"    // the context of a look-up is canceled
-	alter    op = "alter"    // a transaction of one change commits
-	begin    op = "begin"    // a transaction makes a change, and stays open
-	write    op = "write"    // the transaction that began last makes another change
-	commit   op = "commit"   // an open transaction commits
-	rollback op = "rollback" // an open transaction is rolled back
-	clean    op = "clean"    // the log is cleaned at once (b), or by a transaction that stays open
-	bypass   op = "bypass"   // a transaction that bypasses the triggers makes a change and commits
-	disable  op = "disable"  // the triggers are disabled, or enabled
-	restore  op = "restore"  // another server takes over, without the last commits
-	poll     op = "poll"     // a reading of the log is sent; it is executed and its reply arrives at once (b), or later
-	read     op = "read"     // the database executes a reading
-	reply    op = "reply"    // a reply arrives, late or not; the sidecar may not trust it (b)
-	lose     op = "lose"     // a reading, or its reply, is lost
-	verify   op = "verify"   // a sidecar checks the schema
-	hint     op = "hint"     // the next notification arrives, or is lost (b)
-	pass     op = "pass"     // time passes, of a given duration (b) or of any
+	startLookup  op = "look up"  // a look-up begins; its loads return immediately (b), or wait for later steps
+	query        op = "query"    // the SELECT of a load is executed
+	answer       op = "answer"   // a load returns the result of its SELECT
+	fail         op = "fail"     // a load returns an error
+	cancelLookup op = "cancel"   // the context of a look-up is canceled
+	alter        op = "alter"    // a transaction makes one change and commits
+	begin        op = "begin"    // a transaction makes a change, and stays open
+	write        op = "write"    // the transaction that began last makes another change
+	commit       op = "commit"   // an open transaction commits
+	rollback     op = "rollback" // an open transaction is rolled back
+	clean        op = "clean"    // the log is cleaned immediately (b), or by a transaction that stays open
+	bypass       op = "bypass"   // a transaction that bypasses the triggers makes a change and commits
+	disable      op = "disable"  // the triggers are disabled, or enabled
+	restore      op = "restore"  // another server takes over, without the last commits
+	poll         op = "poll"     // a reading of the log is sent; it is executed and its reply arrives immediately (b), or later
+	read         op = "read"     // the database executes a reading
+	reply        op = "reply"    // a reply arrives, late or not; it does not extend the lease (b)
+	drop         op = "drop"     // a reading, or its reply, is lost
+	verify       op = "verify"   // a sidecar checks the schema
+	hint         op = "hint"     // the next notification arrives, or is lost (b)
+	pass         op = "pass"     // time passes: a given duration (b), or any of durations
 )
 
 type step struct {
@@ -43,8 +44,8 @@ type step struct {
 
 func (s step) String() string {
 	switch s.op {
-	case ask:
-		return fmt.Sprintf("ask %s%s", questions[s.a%len(questions)], s.ifB(", and load"))
+	case startLookup:
+		return fmt.Sprintf("look up %s%s", modelLookups[s.a%len(modelLookups)], s.ifB(", and load"))
 	case alter:
 		return changes[s.a%len(changes)].name
 	case begin, write, bypass:
@@ -56,10 +57,10 @@ func (s step) String() string {
 	case poll:
 		return "poll" + s.ifB(", read and reply")
 	case reply:
-		return fmt.Sprintf("reply %d%s", s.a, s.ifB(", which the sidecar does not trust"))
+		return fmt.Sprintf("reply %d%s", s.a, s.ifB(", which does not extend the lease"))
 	case hint:
 		return "hint" + s.ifB(" is lost")
-	case query, answer, fail, leave, commit, rollback, restore, read, lose:
+	case query, answer, fail, cancelLookup, commit, rollback, restore, read, drop:
 		return fmt.Sprintf("%s %d", s.op, s.a)
 	}
 	return string(s.op)
@@ -102,9 +103,9 @@ const (
 	almost  = 6
 )
 
-// topic is the subject of one schedule: a few questions, and changes that affect them or only write to the log. The numbers are
-// indexes of questions and changes.
-type topic struct{ questions, changes []int }
+// topic is the subject of one schedule: a few look-ups, and changes that affect them or only write to the log. The numbers are
+// indexes of modelLookups and changes.
+type topic struct{ lookups, changes []int }
 
 var topics = []topic{
 	{[]int{0}, []int{0, 10}},       // a workspace's token is revoked
@@ -117,37 +118,37 @@ var topics = []topic{
 	{[]int{0, 1, 2, 3, 4, 5}, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}},
 }
 
-// phrases are sequences of steps that often occur together, the most frequent first: rapid prefers the first ones. The later long
-// ones produce situations in which a rarely needed protection matters.
+// phrases are sequences of steps that often occur together, the most frequent first, because rapid prefers the first ones. The
+// long sequences produce situations in which a rarely needed protection matters.
 var phrases = [][]step{
-	{{op: ask, b: 1}},
+	{{op: startLookup, b: 1}},
 	{{op: poll, b: 1}},
 	{{op: alter}},
 	{{op: pass}, {op: poll, b: 1}},
-	{{op: ask}, {op: query}},
+	{{op: startLookup}, {op: query}},
 	{{op: answer}},
-	{{op: alter}, {op: poll, b: 1}, {op: ask, b: 1}},
+	{{op: alter}, {op: poll, b: 1}, {op: startLookup, b: 1}},
 	{{op: begin}},
 	{{op: commit}},
 	{{op: pass}},
-	{{op: ask}},
+	{{op: startLookup}},
 	{{op: query}},
 	{{op: poll}},
 	{{op: read}},
 	{{op: reply}},
-	{{op: ask, b: 1}, {op: alter}, {op: pass}, {op: ask, b: 1}},
-	{{op: pass, b: half}, {op: ask, b: 1}, {op: poll}, {op: read}, {op: alter}, {op: pass}, {op: reply}, {op: pass}, {op: ask, b: 1}},
-	{{op: ask, b: 1}, {op: begin}, {op: alter}, {op: poll, b: 1}, {op: commit}, {op: poll, b: 1}, {op: ask, b: 1}},
-	{{op: poll, b: 1}, {op: ask, b: 1}, {op: bypass}, {op: pass, b: quarter}, {op: poll, b: 1}, {op: pass, b: almost}, {op: ask, b: 1}},
-	{{op: ask, b: 1}, {op: alter}, {op: pass}, {op: clean, b: 1}, {op: poll, b: 1}, {op: ask, b: 1}},
+	{{op: startLookup, b: 1}, {op: alter}, {op: pass}, {op: startLookup, b: 1}},
+	{{op: pass, b: half}, {op: startLookup, b: 1}, {op: poll}, {op: read}, {op: alter}, {op: pass}, {op: reply}, {op: pass}, {op: startLookup, b: 1}},
+	{{op: startLookup, b: 1}, {op: begin}, {op: alter}, {op: poll, b: 1}, {op: commit}, {op: poll, b: 1}, {op: startLookup, b: 1}},
+	{{op: poll, b: 1}, {op: startLookup, b: 1}, {op: bypass}, {op: pass, b: quarter}, {op: poll, b: 1}, {op: pass, b: almost}, {op: startLookup, b: 1}},
+	{{op: startLookup, b: 1}, {op: alter}, {op: pass}, {op: clean, b: 1}, {op: poll, b: 1}, {op: startLookup, b: 1}},
 	{{op: alter}, {op: clean, b: 1}, {op: clean, b: 1}},
-	{{op: ask, b: 1}, {op: alter}, {op: pass}, {op: hint}, {op: ask, b: 1}},
+	{{op: startLookup, b: 1}, {op: alter}, {op: pass}, {op: hint}, {op: startLookup, b: 1}},
 	{{op: alter}, {op: poll, b: 1}, {op: poll}, {op: restore}, {op: pass, b: half}, {op: poll, b: 1},
-		{op: ask, b: 1}, {op: alter}, {op: reply}, {op: poll, b: 1}, {op: ask, b: 1}},
+		{op: startLookup, b: 1}, {op: alter}, {op: reply}, {op: poll, b: 1}, {op: startLookup, b: 1}},
 	{{op: verify}},
 	{{op: bypass}},
 	{{op: restore}},
-	{{op: lose}},
+	{{op: drop}},
 	{{op: clean, b: 1}},
 	{{op: clean}},
 	{{op: write}},
@@ -157,7 +158,7 @@ var phrases = [][]step{
 	{{op: disable}},
 	{{op: reply, b: 1}},
 	{{op: fail}},
-	{{op: leave}},
+	{{op: cancelLookup}},
 }
 
 // schedules draws schedules. Most of them begin with a cache whose lease is valid.
@@ -169,8 +170,8 @@ var schedules = rapid.Custom(func(t *rapid.T) (s schedule) {
 	for _, phrase := range rapid.SliceOfN(rapid.SampledFrom(phrases), 40, 40).Draw(t, "phrases") {
 		for _, step := range phrase {
 			switch step.op {
-			case ask:
-				step.a = rapid.SampledFrom(topic.questions).Draw(t, "question")
+			case startLookup:
+				step.a = rapid.SampledFrom(topic.lookups).Draw(t, "look-up")
 			case alter, begin, write, bypass:
 				step.a = rapid.SampledFrom(topic.changes).Draw(t, "change")
 			default:
@@ -182,7 +183,7 @@ var schedules = rapid.Custom(func(t *rapid.T) (s schedule) {
 	return s
 })
 
-// minimal returns the schedule without the steps that it does not need to be bad.
+// minimal removes steps from the schedule as long as bad returns true for the rest.
 func minimal(s schedule, bad func(schedule) bool) schedule {
 	for n := len(s) / 2; n > 0; n /= 2 {
 		for i := 0; i+n <= len(s); {

@@ -16,8 +16,8 @@ type sharedLoads struct {
 
 // loadKey identifies the loads that callers may share.
 type loadKey struct {
-	// changed is the generation of the keys that the look-up names. It prevents a caller from joining a load that began before a
-	// change that the cache has read since.
+	// changed is the number of the last change of the look-up's keys. It prevents a caller from joining a load that began before
+	// that change was read.
 	changed uint64
 	lookup  authz.Lookup
 }

@@ -17,22 +17,22 @@ import (
 func TestConcurrentFirstUses(t *testing.T) {
 	const callers = 1000
 	for _, c := range []struct {
-		name   string
-		closed bool
-		want   int64
+		name    string
+		expired bool
+		want    int64
 	}{
 		{name: "share one load", want: 1},
-		{name: "load separately while the change log is not read", closed: true, want: callers},
+		{name: "load separately while the change log is not read", expired: true, want: callers},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				release := make(chan struct{})
 				s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
 					<-release
-					return good(ctx, l)
+					return validToken(ctx, l)
 				}}
 				directory := newCache(t, cache.Config{}, s)
-				if c.closed {
+				if c.expired {
 					expireLease()
 				}
 				var callersDone sync.WaitGroup
@@ -54,9 +54,9 @@ func TestConcurrentFirstUses(t *testing.T) {
 	}
 }
 
-// Callers may arrive before a load, while it runs, or just after its end: there is one load.
+// Callers may arrive before a load, while it runs, or just after its end. There is only one load.
 func TestFirstUsesInARow(t *testing.T) {
-	s := &source{answer: good}
+	s := &source{answer: validToken}
 	c := newCache(t, cache.Config{}, s)
 	for n := range 2000 {
 		before := s.loads.Load()
@@ -72,7 +72,7 @@ func TestFirstUsesInARow(t *testing.T) {
 	}
 }
 
-// Callers that ask after a change must not join a load from before it. But a thousand such callers share one more query.
+// Callers that arrive after a change must not join a load that began before it. A thousand such callers share one more query.
 func TestConcurrentUsesAfterAChangeShareANewLoad(t *testing.T) {
 	const user = "u1"
 	for name, key := range map[string]cache.Key{
@@ -83,7 +83,7 @@ func TestConcurrentUsesAfterAChangeShareANewLoad(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				scope := "old"
 				s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
-					a, err := good(ctx, l)
+					a, err := validToken(ctx, l)
 					a.Found.Principal.Scopes, a.Keys = []string{scope}, append(a.Keys, cache.UserKey(user))
 					time.Sleep(time.Millisecond)
 					return a, err
@@ -110,20 +110,20 @@ func TestConcurrentUsesAfterAChangeShareANewLoad(t *testing.T) {
 	}
 }
 
-// A load that began before a change may take long. Callers that ask after the change do not wait for it.
+// A load that began before a change may take long. Callers that arrive after the change do not wait for it.
 func TestLoadFromBeforeAChangeBlocksNoLaterUse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
 			<-release
-			return good(ctx, l)
+			return validToken(ctx, l)
 		}}
 		c := newCache(t, cache.Config{}, s)
 		var before sync.WaitGroup
 		before.Go(func() { _, _ = c.Lookup(t.Context(), lookup(1)) })
 		synctest.Wait()
 		changed(c, cache.TokenKey(lookup(1).Digest))
-		s.answer = good
+		s.answer = validToken
 		ctx, cancel := context.WithTimeout(t.Context(), bound)
 		defer cancel()
 		if _, err := c.Lookup(ctx, lookup(1)); err != nil {
@@ -134,19 +134,19 @@ func TestLoadFromBeforeAChangeBlocksNoLaterUse(t *testing.T) {
 	})
 }
 
-// If one caller leaves, the others still get their answer, also if it started the load. A caller stays only if it runs the load
-// itself, because the load ends before the caller's context.
+// If one caller cancels its context, the others still get their answer, even if the load was started by that caller. A caller
+// waits for the load only if it runs the load itself, because its deadline is later than LoadTimeout.
 func TestCallerMayCancelWhileOthersWait(t *testing.T) {
 	const loadTimeout = time.Second
 	for name, c := range map[string]struct {
-		config cache.Config
-		first  time.Duration // timeout of the caller that starts the load; 0: none
-		stays  bool
+		config       cache.Config
+		firstTimeout time.Duration // timeout of the caller that starts the load; 0: none
+		waits        bool
 	}{
-		"the load's time is not known": {cache.Config{}, 0, false},
-		"the load may take too long":   {cache.Config{LoadTimeout: loadTimeout}, loadTimeout, false},
-		"the load ends in time":        {cache.Config{LoadTimeout: loadTimeout}, loadTimeout + 1, true},
-		"the context has no end":       {cache.Config{LoadTimeout: loadTimeout}, 0, true},
+		"LoadTimeout is not set":    {cache.Config{}, 0, false},
+		"the deadline is not later": {cache.Config{LoadTimeout: loadTimeout}, loadTimeout, false},
+		"the deadline is later":     {cache.Config{LoadTimeout: loadTimeout}, loadTimeout + 1, true},
+		"there is no deadline":      {cache.Config{LoadTimeout: loadTimeout}, 0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -154,13 +154,13 @@ func TestCallerMayCancelWhileOthersWait(t *testing.T) {
 				s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
 					select {
 					case <-release:
-						return good(ctx, l)
+						return validToken(ctx, l)
 					case <-ctx.Done():
 						return cache.Answer{}, ctx.Err()
 					}
 				}}
 				directory := newCache(t, c.config, s)
-				ask := func(ctx context.Context) <-chan error {
+				lookUp := func(ctx context.Context) <-chan error {
 					result := make(chan error, 1)
 					go func() {
 						_, err := directory.Lookup(ctx, lookup(1))
@@ -169,27 +169,27 @@ func TestCallerMayCancelWhileOthersWait(t *testing.T) {
 					synctest.Wait()
 					return result
 				}
-				ctx, leave := context.WithCancel(t.Context())
-				beginning := ctx
-				if c.first > 0 {
+				ctx, cancelCallers := context.WithCancel(t.Context())
+				firstCtx := ctx
+				if c.firstTimeout > 0 {
 					var cancel context.CancelFunc
-					beginning, cancel = context.WithTimeout(ctx, c.first)
+					firstCtx, cancel = context.WithTimeout(ctx, c.firstTimeout)
 					defer cancel()
 				}
-				first, second, third := ask(beginning), ask(ctx), ask(t.Context())
-				leave()
+				first, second, third := lookUp(firstCtx), lookUp(ctx), lookUp(t.Context())
+				cancelCallers()
 				if err := <-second; !errors.Is(err, context.Canceled) {
-					t.Errorf("the caller that joined and left got %v", err)
+					t.Errorf("the caller that joined and canceled got %v", err)
 				}
-				if synctest.Wait(); c.stays != (len(first) == 0) {
-					t.Errorf("the caller that started the load has left: %t", len(first) == 1)
+				if synctest.Wait(); c.waits != (len(first) == 0) {
+					t.Errorf("the caller that started the load has returned: %t", len(first) == 1)
 				}
 				close(release)
-				if err := <-first; c.stays && err != nil || !c.stays && !errors.Is(err, context.Canceled) {
+				if err := <-first; c.waits && err != nil || !c.waits && !errors.Is(err, context.Canceled) {
 					t.Errorf("the caller that started the load got %v", err)
 				}
 				if err := <-third; err != nil || s.loads.Load() != 1 {
-					t.Errorf("the caller that stayed got %v, and there were %d queries", err, s.loads.Load())
+					t.Errorf("the caller that did not cancel got %v, and there were %d queries", err, s.loads.Load())
 				}
 				expectLookup(t, directory, lookup(1), authz.CacheHit)
 			})
@@ -219,7 +219,7 @@ func TestPanicOfLoadIsAnErrorOfAllWhoWait(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		s.answer = good
+		s.answer = validToken
 		expectLookup(t, c, lookup(1), authz.CacheMiss) // callers do not join the load that panicked
 	})
 }
@@ -230,7 +230,7 @@ func TestLoadMayEndAfterClose(t *testing.T) {
 		var loads sync.WaitGroup
 		c, err := cache.New(cache.Config{MaxBytes: 1 << 20}, &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
 			<-release
-			return good(ctx, l)
+			return validToken(ctx, l)
 		}}, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)

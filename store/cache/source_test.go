@@ -28,7 +28,7 @@ func (s *source) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error)
 
 var errDown = errors.New("the database is down")
 
-func good(_ context.Context, l authz.Lookup) (cache.Answer, error) {
+func validToken(_ context.Context, l authz.Lookup) (cache.Answer, error) {
 	return cache.Answer{
 		Found: authz.LookupResult{
 			Principal: authz.Principal{ID: "t1", Kind: authz.KindWorkspaceToken, API: l.API, Scopes: []string{"a"}},
@@ -38,7 +38,7 @@ func good(_ context.Context, l authz.Lookup) (cache.Answer, error) {
 	}, nil
 }
 
-func unknown(_ context.Context, l authz.Lookup) (cache.Answer, error) {
+func unknownToken(_ context.Context, l authz.Lookup) (cache.Answer, error) {
 	return cache.Answer{Found: authz.LookupResult{Denial: authz.ReasonUnknown}, Keys: []cache.Key{cache.TokenKey(l.Digest)}}, nil
 }
 
@@ -66,7 +66,7 @@ func newLoggingCache(t *testing.T, config cache.Config, s cache.Source, log slog
 	return c
 }
 
-// readLog reads the change log, which takes no time.
+// readLog reads the change log, without any delay.
 func readLog(c *cache.Cache, r cache.Reply) { deliver(c, c.BeginPoll(), r) }
 
 // deliver delivers the reply to a poll.

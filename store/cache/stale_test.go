@@ -15,7 +15,7 @@ import (
 
 func TestMaxAgeLimitsEveryAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCache(t, cache.Config{MaxAge: 5 * time.Second}, &source{answer: good})
+		c := newCache(t, cache.Config{MaxAge: 5 * time.Second}, &source{answer: validToken})
 		expectLookup(t, c, lookup(1), authz.CacheMiss)
 		passReading(c, 5*time.Second-time.Millisecond)
 		expectLookup(t, c, lookup(1), authz.CacheHit)
@@ -27,8 +27,8 @@ func TestMaxAgeLimitsEveryAnswer(t *testing.T) {
 func TestExpiryIsCountedFromBeforeTheQuery(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
-			time.Sleep(bound / 2) // the answer is on its way
-			a, err := good(ctx, l)
+			time.Sleep(bound / 2) // the answer takes this long to arrive
+			a, err := validToken(ctx, l)
 			a.Expires, a.TTL = true, 2*bound
 			return a, err
 		}}
@@ -48,7 +48,7 @@ func TestExpiryIsCountedFromBeforeTheQuery(t *testing.T) {
 
 func TestStaleIfError(t *testing.T) {
 	const window = 10 * time.Second
-	gone := func(c *cache.Cache, last cache.Reply) {
+	applyAndExpire := func(c *cache.Cache, last cache.Reply) {
 		readLog(c, last)
 		expireLease()
 	}
@@ -65,11 +65,11 @@ func TestStaleIfError(t *testing.T) {
 		{"after the window", 0, func(*cache.Cache) { time.Sleep(window) }, false},
 		{"before the expiry", 3 * bound, func(*cache.Cache) { time.Sleep(3*bound - time.Millisecond) }, true},
 		{"after the expiry", 3 * bound, func(*cache.Cache) { time.Sleep(3 * bound) }, false},
-		{"after a change of the token", 0, func(c *cache.Cache) { gone(c, changed(1)) }, false},
-		{"after a change of anything", 0, func(c *cache.Cache) { gone(c, cache.Reply{All: true}) }, false},
-		{"something else has changed", 0, func(c *cache.Cache) { gone(c, changed(2)) }, true},
-		{"another server", 0, func(c *cache.Cache) { gone(c, cache.Reply{World: "another"}) }, false},
-		{"changes are missing from the log", 0, func(c *cache.Cache) { gone(c, cache.Reply{Mark: 2}) }, false},
+		{"after a change of the token", 0, func(c *cache.Cache) { applyAndExpire(c, changed(1)) }, false},
+		{"after a change of everything", 0, func(c *cache.Cache) { applyAndExpire(c, cache.Reply{All: true}) }, false},
+		{"something else has changed", 0, func(c *cache.Cache) { applyAndExpire(c, changed(2)) }, true},
+		{"another server", 0, func(c *cache.Cache) { applyAndExpire(c, cache.Reply{World: "another"}) }, false},
+		{"changes are missing from the log", 0, func(c *cache.Cache) { applyAndExpire(c, cache.Reply{Mark: 2}) }, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -78,7 +78,7 @@ func TestStaleIfError(t *testing.T) {
 					if down {
 						return cache.Answer{}, errDown
 					}
-					a, err := good(ctx, l)
+					a, err := validToken(ctx, l)
 					a.Expires, a.TTL = c.ttl != 0, c.ttl
 					return a, err
 				}}
@@ -104,7 +104,7 @@ func TestStaleIfErrorIsLoggedOnce(t *testing.T) {
 			if down {
 				return cache.Answer{}, errDown
 			}
-			return good(ctx, l)
+			return validToken(ctx, l)
 		}}
 		var log bytes.Buffer
 		c := newLoggingCache(t, cache.Config{StaleIfError: time.Minute}, s, slog.NewTextHandler(&log, nil))
@@ -119,7 +119,7 @@ func TestStaleIfErrorIsLoggedOnce(t *testing.T) {
 		}
 		warnings, infos := strings.Count(log.String(), "level=WARN"), strings.Count(log.String(), "level=INFO")
 		if warnings != 1 || infos != 1 {
-			t.Errorf("%d warnings and %d messages of recovery:\n%s", warnings, infos, &log)
+			t.Errorf("the log has %d warnings and %d messages of recovery:\n%s", warnings, infos, &log)
 		}
 	})
 }
@@ -127,7 +127,7 @@ func TestStaleIfErrorIsLoggedOnce(t *testing.T) {
 func TestStaleAnswerIsTheLatestOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var last error
-		s := &source{answer: good}
+		s := &source{answer: validToken}
 		c := newCache(t, cache.Config{StaleIfError: 10 * time.Second}, s)
 		expectLookup(t, c, lookup(1), authz.CacheMiss)
 		expireLease()

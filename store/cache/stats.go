@@ -7,7 +7,7 @@ import (
 
 // Stats are the cache's figures for metrics.
 type Stats struct {
-	// LeaseLeft is how long answers from memory may still be used if the log cannot be read any more. 0: they may not be used.
+	// LeaseLeft is how long cached answers may still be used if the log cannot be read any more. 0: they may not be used.
 	LeaseLeft time.Duration
 	// FeedLag is how long the last reading of the change log took.
 	FeedLag time.Duration
@@ -15,18 +15,19 @@ type Stats struct {
 	Changes uint64
 	// Hints is the number of change notifications that were received.
 	Hints uint64
-	// Epochs is how often all answers were discarded, by cause.
+	// Epochs is how often all cached answers were discarded, by cause.
 	Epochs       map[Cause]uint64
 	Good, Denied PartitionStats
 }
 
-// PartitionStats are the figures of the partition of good answers, or of the one of denials.
+// PartitionStats are the figures of one partition: the good answers, or the denials.
 type PartitionStats struct {
 	Entries, Bytes uint64 // include outdated entries
-	Dropped        uint64 // entries that ristretto did not admit: too many at a time, or less used than the stored ones
+	Dropped        uint64 // entries that ristretto did not admit: too many at a time, or less used than the stored entries
 }
 
-// ChangeCounts returns how many rows of the change log were read and how many notifications were received. Unlike Stats, it takes no lock.
+// ChangeCounts returns how many rows of the change log were read and how many notifications were received. Unlike Stats, it uses
+// no lock.
 func (c *Cache) ChangeCounts() (changes, hints uint64) { return c.changes.Load(), c.hints.Load() }
 
 // Stats returns the present figures.

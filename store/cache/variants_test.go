@@ -13,7 +13,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// flaw is a protection that a cache lacks, or has in a form that looks correct but is not.
+// flaw is a protection that a cache lacks, or has in a form that only looks correct.
 type flaw string
 
 const (
@@ -23,7 +23,7 @@ const (
 	noLease         flaw = "no lease"
 	lateGeneration  flaw = "generation captured after the SELECT"
 	flightsByToken  flaw = "singleflight by token only"
-	worldKept       flaw = "another world noticed, but no epoch started"
+	worldKept       flaw = "no epoch after another world"
 	ageIgnored      flaw = "lease not counted from the check of the schema"
 	leaseByReceipt  flaw = "lease from the reply"
 	bySequence      flaw = "rows by sequence number"
@@ -33,7 +33,7 @@ const (
 	cleaningByAge   flaw = "cleaning by age"
 	lateReplies     flaw = "replies counted after a later poll"
 	leaseByHint     flaw = "lease renewed by a notification"
-	hintsForReading flaw = "notifications in place of the log"
+	hintsForReading flaw = "notifications instead of the log"
 )
 
 var flaws = []flaw{
@@ -41,8 +41,8 @@ var flaws = []flaw{
 	bySequence, openForgotten, laterSnapshot, marksIgnored, cleaningByAge, lateReplies, leaseByHint, hintsForReading,
 }
 
-// simple is the cache's design in its simplest form. Without a flaw it is as safe as the real cache. So if simple with one flaw is
-// unsafe, the flaw is the cause.
+// simple is the cache's design in its simplest form. Without a flaw, it is as safe as the real cache. So if it is unsafe with one
+// flaw, the flaw is the cause.
 type simple struct {
 	flaw   flaw
 	source cache.Source
@@ -152,34 +152,34 @@ func (s *simple) loadShared(ctx context.Context, l authz.Lookup) (*simpleEntry, 
 	if s.flaw != flightsByToken {
 		name += fmt.Sprint(s.generation([]cache.Key{cache.TokenKey(l.Digest)}))
 	}
-	f, joins := s.loads[name]
-	if !joins {
-		f = &sharedLoad{done: make(chan struct{})}
-		s.loads[name] = f
+	flight, joined := s.loads[name]
+	if !joined {
+		flight = &sharedLoad{done: make(chan struct{})}
+		s.loads[name] = flight
 		go func() {
-			f.simpleEntry, f.err = s.load(context.WithoutCancel(ctx), l)
+			flight.simpleEntry, flight.err = s.load(context.WithoutCancel(ctx), l)
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			delete(s.loads, name)
-			close(f.done)
+			close(flight.done)
 		}()
 	}
 	s.mu.Unlock()
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case <-f.done:
+	case <-flight.done:
 	}
-	if f.err != nil {
-		return nil, f.err
+	if flight.err != nil {
+		return nil, flight.err
 	}
 	s.mu.Lock()
-	again := joins && s.flaw != flightsByToken && s.generation(f.Keys) > f.since
+	again := joined && s.flaw != flightsByToken && s.generation(flight.Keys) > flight.since
 	s.mu.Unlock()
 	if again {
 		return s.load(ctx, l)
 	}
-	return f.simpleEntry, nil
+	return flight.simpleEntry, nil
 }
 
 func (s *simple) BeginPoll() cache.Poll {
@@ -263,7 +263,7 @@ func (s *simple) changes(db *server, since string) (found []logRow, next string)
 	return db.changes(last), db.snapshot().String()
 }
 
-func (s *simple) arrived(db *server, r *cache.Reply) {
+func (s *simple) beforeApply(db *server, r *cache.Reply) {
 	if s.flaw == laterSnapshot {
 		r.Snapshot = db.snapshot().String()
 	}
@@ -276,7 +276,7 @@ func (s *simple) outdated(db *server, r logRow) bool {
 	return db.marked(r)
 }
 
-func (s *simple) hinted(keys []cache.Key) {
+func (s *simple) notified(keys []cache.Key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.flaw != leaseByHint && s.flaw != hintsForReading {

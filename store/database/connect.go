@@ -17,16 +17,16 @@ import (
 )
 
 const (
-	// DefaultMaxOpenConnections limits the connections of a pool that serves requests, unless its configuration says otherwise.
+	// DefaultMaxOpenConnections is the default limit of the connections of a pool that serves requests.
 	DefaultMaxOpenConnections = 8
-	// ConnectionLifetime limits the age of connections, so that a process follows a failover or a changed address even if its
-	// connections stay open.
+	// ConnectionLifetime limits the age of connections. So after a failover or a change of the address, a process reaches the new
+	// server even if its connections stay open.
 	ConnectionLifetime = 5 * time.Minute
 )
 
 // Open returns a connection pool for one command, such as a migration. It connects on first use. The URL is
-// postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs. Options that it lacks come from
-// its service and then from the PG* environment variables.
+// postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs. Options that are not in the URL
+// come from its service, and then from the PG* environment variables.
 func Open(databaseURL string) (*sqlx.DB, error) {
 	// PoolerTransaction: never prepare statements, so that any pooler works.
 	c, err := NewConnector(databaseURL, PoolerTransaction, 0)
@@ -39,11 +39,11 @@ func Open(databaseURL string) (*sqlx.DB, error) {
 // OpenDB returns a connection pool with the connector's connections. It connects on first use.
 func OpenDB(c driver.Connector) *sqlx.DB { return sqlx.NewDb(sql.OpenDB(c), "postgres") }
 
-// dialer opens one connection to the server, and further ones to send cancel requests. Their reads and writes have deadlines.
-// Without them, a connection whose peer vanished stays in the pool until TCP gives up after a quarter of an hour.
+// dialer opens one connection to the server, and further connections to send cancel requests. Reads and writes have deadlines.
+// Without deadlines, a connection to an unreachable peer stays in the pool until the TCP timeout, a quarter of an hour.
 type dialer struct {
-	connecting time.Duration // limit of connecting, including TLS, login and the first query
-	limit      time.Duration // of each read and each write after that; 0: none
+	connecting time.Duration // time limit of connecting, including TLS, login and the first query
+	limit      time.Duration // time limit of each read and each write after that; 0: none
 	keepAlive  net.KeepAliveConfig
 
 	last atomic.Pointer[limitedConn]
@@ -86,7 +86,7 @@ func (d *dialer) connected() error {
 // limitedConn sets a deadline for each read and write. It relies on lib/pq reading only while it waits for a reply.
 type limitedConn struct {
 	net.Conn
-	until time.Time // the deadline of all reads and writes; zero: each has limit
+	until time.Time // deadline of all reads and writes; zero: limit applies to each of them
 	limit time.Duration
 }
 
@@ -112,8 +112,8 @@ func (c *limitedConn) Write(p []byte) (int, error) {
 }
 
 // ReadCommitted runs f in a transaction with isolation level read committed. At a higher level, writes of sidecars and of the
-// product would fail with serialization errors. It also sets read-write: another client of a pooler may have left the connection
-// read-only.
+// product would fail with serialization errors. The transaction is also read-write, because another client of a pooler may have
+// made the connection read-only.
 func ReadCommitted(ctx context.Context, db Beginner, f func(*sqlx.Tx) error) error {
 	tx, err := db.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
@@ -131,8 +131,8 @@ type Beginner interface {
 	BeginTxx(context.Context, *sql.TxOptions) (*sqlx.Tx, error)
 }
 
-// RetryLost runs f up to attempts times, as long as it fails because of a lost connection. database/sql retries only some of the
-// errors with which lib/pq reports that: no reset, and no loss while the reply is read. f must be idempotent.
+// RetryLost runs f up to attempts times, as long as it fails because of a lost connection. database/sql does not retry after a
+// reset, or if the connection is lost while the reply is read. f must be idempotent.
 func RetryLost(ctx context.Context, attempts int, f func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := f()
@@ -152,14 +152,14 @@ func ConnectionLost(err error) bool {
 		pq.As(err, pqerror.AdminShutdown, pqerror.CrashShutdown) != nil
 }
 
-// DoWithin is [Within] for a function that returns only an error.
+// DoWithin is [Within] for a function whose only result is an error.
 func DoWithin(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
 	_, err := Within(ctx, limit, func(ctx context.Context) (struct{}, error) { return struct{}{}, f(ctx) })
 	return err
 }
 
 // Within runs f and waits for it at most limit, even if f ignores its context. When a context ends, lib/pq sends a cancel request
-// and then waits for the server, which may hang. f then ends later, by the limit of its connection.
+// and then waits for the server, which may hang. f then ends later, at the time limit of its connection.
 func Within[T any](ctx context.Context, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
 	type outcome struct {
 		value T

@@ -26,13 +26,13 @@ var quotedName = regexp.MustCompile(`["„“”«»‘’']\s*([\pL\pN_.-]+)\s*
 // pgbouncerRefusal matches the message with which PgBouncer rejects an option.
 var pgbouncerRefusal = regexp.MustCompile(`^unsupported startup parameter(?: in options)?: (\S+)`)
 
-// connectError adds a remedy to an error of connecting, if lib/pq's error has none.
+// connectError adds a remedy to lib/pq's error, if it knows one.
 func connectError(err error) error {
 	sentence := ""
 	if e := pq.As(err, pqerror.UndefinedObject); e != nil {
-		sentence = "the database URL has an option that Postgres does not know: remove it"
+		sentence = "the database URL has an option that Postgres does not support: remove it"
 		if m := quotedName.FindStringSubmatch(e.Message); m != nil {
-			sentence = fmt.Sprintf("the database URL has the option %s, which Postgres does not know: remove it", m[1])
+			sentence = fmt.Sprintf("the database URL has the option %s, which Postgres does not support: remove it", m[1])
 		}
 	}
 	if e := pq.As(err, pqerror.ProtocolViolation); e != nil {
@@ -42,8 +42,8 @@ func connectError(err error) error {
 		}
 	}
 	if errors.Is(err, pq.ErrSSLNotSupported) {
-		sentence = "the server has no TLS, which the database URL requires, as it does without sslmode: turn it on there (ssl = on), or " +
-			"add sslmode=disable to the URL if the network between is trusted"
+		sentence = "the server has no TLS, but the database URL requires it (sslmode=require is the default): turn it on (ssl = on in postgresql.conf), or " +
+			"add sslmode=disable to the URL if the network is trusted"
 	}
 	if sentence == "" {
 		sentence = certificateRemedy(err)
@@ -56,15 +56,15 @@ func connectError(err error) error {
 
 func certificateRemedy(err error) string {
 	if host, ok := errors.AsType[x509.HostnameError](err); ok {
-		return fmt.Sprintf("the server's certificate is not for the host of the database URL (%v): name the host as the certificate does, "+
-			"or write sslmode=verify-ca to trust every host of that authority", host)
+		return fmt.Sprintf("the server's certificate is not for the host of the database URL (%v): use the host name of the certificate, "+
+			"or write sslmode=verify-ca to trust every host with a certificate of that authority", host)
 	}
 	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return "this machine does not trust the authority that signed the server's certificate: name the file with the authority's certificate, " +
+		return "this machine does not trust the authority that signed the server's certificate: set the file with the authority's certificate, " +
 			"sslrootcert=FILE in the database URL"
 	}
 	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
-		return fmt.Sprintf("the server's certificate is not valid (%v): renew it there", invalid)
+		return fmt.Sprintf("the server's certificate is not valid (%v): renew it", invalid)
 	}
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return fmt.Sprintf("the server's certificate is not valid (%v): see sslrootcert in the database URL", err)
@@ -72,7 +72,7 @@ func certificateRemedy(err error) string {
 	return ""
 }
 
-// oldestPostgres is the oldest version that lib/pq and the migrations are tested with, as server_version_num.
+// oldestPostgres is the oldest supported version of Postgres, as server_version_num.
 const oldestPostgres = 140000
 
 // checkVersion returns an error if the server is too old. number is its server_version_num.

@@ -16,14 +16,14 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// Pooler says whether a connection pooler such as PgBouncer stands in front of the database. A transaction pooler may run each
-// transaction on another server connection. Prepared statements do not work with it: lib/pq uses the same statement names on
-// every connection, so a query could get the reply to another one.
+// Pooler is the kind of connection pooler, such as PgBouncer, between keywicket and the database. A transaction pooler may run
+// each transaction on another server connection. Prepared statements do not work with it: lib/pq uses the same statement names on
+// every connection, so a query could get the reply to another query.
 type Pooler string
 
 // The kinds of poolers.
 const (
-	// PoolerAuto compares two process ids on each connection: the one that the server sent at login, and the one of the Postgres
+	// PoolerAuto compares two process ids on each connection: the id that the server sent at login, and the id of the Postgres
 	// process that answers the first query.
 	PoolerAuto Pooler = "auto"
 	// PoolerNone is for direct connections, and for a session pooler.
@@ -35,18 +35,18 @@ const (
 // Poolers returns all values of Pooler.
 func Poolers() []Pooler { return []Pooler{PoolerAuto, PoolerNone, PoolerTransaction} }
 
-// ConnectLimit limits the whole of connecting: with TLS and a password it takes six to ten round trips.
+// ConnectLimit is the time limit of connecting. With TLS and a password, connecting takes six to ten round trips.
 const ConnectLimit = 5 * time.Second
 
 // Connector opens connections. Each Connect opens one.
 type Connector struct {
 	settings Settings
 	pooler   Pooler
-	limit    time.Duration // of each read and each write, once the connection is made; 0: none
+	limit    time.Duration // time limit of each read and each write on an open connection; 0: none
 }
 
-// NewConnector returns a connector to the database at a URL. limit is the time limit of each read and each write, once a connection is
-// made; 0: none. It reads the URL, and does not connect.
+// NewConnector returns a connector to the database at a URL. limit is the time limit of each read and each write on an open
+// connection; 0: none. NewConnector reads the URL, but does not connect.
 func NewConnector(databaseURL string, pooler Pooler, limit time.Duration) (Connector, error) {
 	s, err := Parse(databaseURL)
 	if err != nil {
@@ -55,8 +55,8 @@ func NewConnector(databaseURL string, pooler Pooler, limit time.Duration) (Conne
 	if s.pooled && pooler == PoolerAuto {
 		pooler = PoolerTransaction
 	}
-	// Parse, bind and run a query with arguments in one round trip. With two, a transaction pooler may send the second one to
-	// another server process.
+	// Parse, bind and run a query with arguments in one round trip. With two round trips, a transaction pooler may send the
+	// second one to another server process.
 	s.BinaryParameters = true
 	return Connector{settings: s, pooler: pooler, limit: limit}, nil
 }
@@ -76,8 +76,8 @@ func (c Connector) Connect(ctx context.Context) (driver.Conn, error) {
 	return conn, nil
 }
 
-// connect tries the hosts in order, each for its share of ConnectLimit. In lib/pq, one host that does not answer could use up the
-// whole limit.
+// connect tries the hosts in order, each for its share of ConnectLimit. In lib/pq, one host that does not answer could use up
+// ConnectLimit.
 func (c Connector) connect(ctx context.Context) (driver.Conn, error) {
 	all := hosts(c.settings.Config)
 	var errs []error
@@ -140,8 +140,8 @@ func (c Connector) connectTo(ctx context.Context, host pq.Config, limit time.Dur
 	if err == nil {
 		err = d.connected()
 	}
-	if errors.Is(err, driver.ErrBadConn) { // it would count as a lost connection, which is retried at once
-		err = errors.New("the server has closed the connection at the first query: if it is a pooler, its log says why")
+	if errors.Is(err, driver.ErrBadConn) { // it would count as a lost connection, which is retried immediately
+		err = errors.New("the server has closed the connection at the first query: if it is a pooler, see its log")
 	}
 	if err != nil {
 		return nil, errors.Join(err, made.Close())
@@ -152,9 +152,9 @@ func (c Connector) connectTo(ctx context.Context, host pq.Config, limit time.Dur
 // Driver implements [driver.Connector].
 func (c Connector) Driver() driver.Driver { return &pq.Driver{} }
 
-// checkServer rejects a standby and a server that is too old. With writes, it also rejects a read-only session. It reports whether
-// the connection is direct: the Postgres process that answers is the one that the server named at login. A pooler sends its clients
-// invented process ids, because it shares its connections to Postgres.
+// checkServer rejects a standby and a server that is too old. With writes, it also rejects a read-only session. direct reports
+// whether there is no pooler: the process id of the first query is the id that the server sent at login. A pooler sends invented
+// process ids to its clients, because it shares its connections to Postgres.
 func checkServer(ctx context.Context, c fullConn, writes bool) (direct bool, err error) {
 	const query = `SELECT current_setting('server_version_num')::int, pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'`
 	rows, err := c.QueryContext(ctx, query, nil)
@@ -171,11 +171,11 @@ func checkServer(ctx context.Context, c fullConn, writes bool) (direct bool, err
 	readOnly, _ := row[3].(bool)
 	switch {
 	case !isVersion || !isStandby:
-		return false, errors.New("the server does not answer as Postgres does")
+		return false, errors.New("the server's answer is not from Postgres")
 	case standby:
 		return false, errors.New("the server is a standby (in hot standby mode): keywicket needs the primary")
 	case writes && readOnly:
-		return false, errors.New("the server takes no writes (session is read-only), and the database URL has target_session_attrs=read-write")
+		return false, errors.New("the server accepts no writes (session is read-only), but the database URL has target_session_attrs=read-write")
 	}
 	return pid != 0 && pid == loginPID(c), checkVersion(int(version))
 }
@@ -210,12 +210,12 @@ type fullConn interface {
 type Connection interface {
 	fullConn
 
-	// PrepareAhead prepares queries before look-ups need them, because lib/pq gives up a connection if the context ends while it
-	// prepares a query. If it fails for a query, the first look-up that needs the query prepares it.
+	// PrepareAhead prepares queries before look-ups need them, because lib/pq closes a connection if the context ends while it
+	// prepares a query. If a query cannot be prepared, the first look-up that needs it prepares it.
 	PrepareAhead(ctx context.Context, queries []string)
 
-	// QueryPrepared runs a query as a prepared statement that it keeps. It prepares the query again if a column's type has changed
-	// or the statement was dropped. The caller closes the rows.
+	// QueryPrepared runs a query as a prepared statement, which stays on the connection. It prepares the query again if a
+	// column's type has changed or the statement was dropped. The caller closes the rows.
 	QueryPrepared(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error)
 }
 
@@ -242,8 +242,8 @@ func (c *connection) PrepareAhead(ctx context.Context, queries []string) {
 	if !c.prepares {
 		return
 	}
-	// Postgres cannot prepare a query while one of its tables is locked. Give up soon, so that look-ups that do not read the table
-	// get the connection.
+	// Postgres cannot prepare a query while one of its tables is locked. The lock timeout is short, so that look-ups that do not
+	// read the table get the connection.
 	if _, err := c.ExecContext(ctx, `SET lock_timeout = 50`, nil); err != nil {
 		return
 	}

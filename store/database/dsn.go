@@ -16,11 +16,11 @@ type options map[string]string
 
 const urlForms = "; it looks like " + urlForm + ", with special characters of the password percent-encoded"
 
-// errUnparsable quotes nothing of the URL, because the part that cannot be parsed may belong to the password.
+// errUnparsable contains no part of the URL, because the part that cannot be parsed may belong to the password.
 var errUnparsable = errors.New("the database URL cannot be parsed" + urlForms)
 
-// readDatabaseURL accepts what libpq accepts. Unlike lib/pq, that includes several hosts with a port each, sockets, and IPv6
-// addresses without a port. If an option is given twice, the last one counts.
+// readDatabaseURL accepts the same URLs as libpq. Unlike lib/pq, it accepts several hosts with a port each, sockets, and IPv6
+// addresses without a port. If an option is given twice, the last value is used.
 func readDatabaseURL(text string) (options, error) {
 	scheme, rest, isURL := strings.Cut(text, "://")
 	o := options{}
@@ -29,7 +29,7 @@ func readDatabaseURL(text string) (options, error) {
 	case isURL && (scheme == "postgres" || scheme == "postgresql"):
 		text, read = rest, o.readURL
 	case isURL && !strings.Contains(scheme, "="):
-		return nil, errors.New("the database URL is not one of Postgres" + urlForms)
+		return nil, errors.New("the database URL is not for Postgres" + urlForms)
 	}
 	if !read(text) || !o.complete() {
 		return nil, errUnparsable
@@ -37,7 +37,7 @@ func readDatabaseURL(text string) (options, error) {
 	return o, nil
 }
 
-// readURL reads what follows the scheme.
+// readURL reads the part of a URL after the scheme.
 func (o options) readURL(text string) bool {
 	location, query, _ := strings.Cut(text, "?")
 	authority, database, _ := strings.Cut(location, "/")
@@ -78,7 +78,8 @@ func (o options) set(name, value string, unescape func(string) (string, error)) 
 	return err == nil
 }
 
-// readHosts reads a list of hosts, each with or without a port. If one has a port, those without get Postgres' default port.
+// readHosts reads a list of hosts, each with or without a port. If one of them has a port, the hosts without a port get Postgres'
+// default port.
 func (o options) readHosts(list string) bool {
 	const standard = "5432"
 	var hosts, ports []string
@@ -109,8 +110,8 @@ func (o options) readHosts(list string) bool {
 	return true
 }
 
-// hostName reports whether host can be the name of a host. Other characters may come from a password, which the error of a DNS
-// look-up would then show.
+// hostName reports whether host can be a host name. Other characters may belong to a password, which the error of a DNS query
+// would then contain.
 func hostName(host string, bracketed bool) bool {
 	if bracketed {
 		_, err := netip.ParseAddr(host)
@@ -165,7 +166,7 @@ func (o options) complete() bool {
 		if !optionName(name) || strings.Contains(value, "\x00") {
 			return false
 		}
-		// lib/pq would send both this spelling and its own.
+		// lib/pq would send the option twice: in this spelling and in its own.
 		if lower := strings.ToLower(name); lower != name && slices.Contains([]string{"datestyle", "client_encoding", "application_name"}, lower) {
 			delete(o, name)
 			o[lower] = value

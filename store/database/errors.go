@@ -12,7 +12,7 @@ import (
 var (
 	// ErrNotFound: the named object does not exist.
 	ErrNotFound = errors.New("not found")
-	// ErrExists: another object has this id, slug, email or key.
+	// ErrExists: an object with this id, slug, email or key exists.
 	ErrExists = errors.New("already exists")
 	// ErrInvalid: a value has the wrong form, or does not fit the others.
 	ErrInvalid = errors.New("invalid")
@@ -35,7 +35,7 @@ func Refuse(kind error, format string, args ...any) error {
 	return &refusal{kind: kind, sentence: fmt.Sprintf(format, args...)}
 }
 
-// RefuseBecause is [Refuse] with a cause, which follows the sentence. The error matches both.
+// RefuseBecause is [Refuse] with a cause, which follows the sentence. The error matches the kind and the cause.
 func RefuseBecause(kind error, sentence string, cause error) error {
 	return &refusal{kind: kind, sentence: sentence, cause: cause}
 }
@@ -54,26 +54,26 @@ func (r *refusal) Unwrap() []error {
 	return []error{r.kind}
 }
 
-// ConfirmRow returns an error unless same: the returned row belongs to the query. A misconfigured pooler that mixes up the
-// connections of its clients can return the row of another query.
+// ConfirmRow returns an error unless same is true: the caller has checked that the returned row belongs to its query. A
+// misconfigured pooler that mixes up its clients' connections can return the row of another query.
 func ConfirmRow(same bool, doing string) error {
 	if same {
 		return nil
 	}
-	return errors.New(doing + ": the database returned the answer to another query, as behind a pooler that mixes up the connections of " +
+	return errors.New(doing + ": the database returned the answer to another query, probably because a pooler mixes up the connections of " +
 		"its clients: check what was done before you continue")
 }
 
 // AddPoolerRemedy adds the remedy to errors that a transaction pooler causes when queries are prepared.
 func AddPoolerRemedy(err error) error {
 	if pq.As(err, pqerror.InvalidSQLStatementName, pqerror.DuplicatePstatement, pqerror.ProtocolViolation) != nil {
-		return fmt.Errorf("%w (if a transaction pooler stands in front of the database: set database.pooler to transaction)", err)
+		return fmt.Errorf("%w (if the database is behind a transaction pooler: set database.pooler to transaction)", err)
 	}
 	return err
 }
 
-// ConstraintError returns the refusal of the constraint that err violates. constraints has the refusals by the constraints' names.
-// Other errors are wrapped with the action.
+// ConstraintError returns the refusal for the constraint that err violates. constraints contains the refusals by the names of the
+// constraints. Other errors are wrapped with the action.
 func ConstraintError(err error, action string, constraints map[string]error) error {
 	if violation := pq.As(err); violation != nil {
 		if r, ok := constraints[violation.Constraint]; ok && violation.Constraint != "" {

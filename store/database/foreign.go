@@ -13,16 +13,16 @@ import (
 	"github.com/lib/pq"
 )
 
-// foreignOption is an option that neither lib/pq nor Postgres knows. lib/pq would send it to Postgres, which would reject it.
+// foreignOption is an option that neither lib/pq nor Postgres supports. lib/pq would send it to Postgres, which would reject it.
 type foreignOption struct {
-	accepted []string // values that require nothing
+	accepted []string // values that do not require the feature
 	verified bool     // sslmode=verify-full satisfies every value
 	remedy   string   // for a value that is not accepted
 }
 
-// requiring are options that may require a feature that lib/pq does not have. A value that does is rejected, because ignoring it
-// would go unnoticed.
-var requiring = map[string]foreignOption{
+// featureOptions are options that may require a feature that lib/pq does not have. A value that requires it is rejected, because
+// nobody would notice that it is ignored.
+var featureOptions = map[string]foreignOption{
 	// Options of libpq.
 	"channel_binding":     {[]string{"disable", "prefer"}, true, verifyInstead},
 	"gssencmode":          {[]string{"disable", "prefer"}, false, "write sslmode=verify-full instead, to encrypt by TLS"},
@@ -52,9 +52,10 @@ const loginInstead = "remove it, and log in with a password or a certificate"
 
 const verifyInstead = "write sslmode=verify-full instead, with sslrootcert=system for a publicly trusted authority, or sslrootcert=FILE"
 
-// ignored are options without an effect: this program has its own pool, its own schema, and its own way to prepare statements.
+// ignored are options without an effect, because keywicket has its own pool, its own schema, and its own way to prepare
+// statements.
 var ignored = []string{
-	"gssdelegation", "gsslib", "sslcompression", // libpq: this program never uses them
+	"gssdelegation", "gsslib", "sslcompression", // libpq: keywicket never uses these features
 	"connection_limit", "pool_timeout", "socket_timeout", "schema", "statement_cache_size", "single_use_connections", // Prisma
 	"max_connection_lifetime", "max_idle_connection_lifetime",
 	"default_query_exec_mode", "statement_cache_mode", "statement_cache_capacity", "description_cache_capacity", // pgx
@@ -68,11 +69,11 @@ var ignored = []string{
 // supportedHere are options that this package implements itself.
 var supportedHere = []string{"pgbouncer", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout"}
 
-// takeForeign removes the options that neither lib/pq nor Postgres knows, and returns the removed ones.
+// takeForeign removes the options that neither lib/pq nor Postgres supports, and returns them.
 func (o options) takeForeign() options {
 	foreign := options{}
 	for name, value := range maps.Clone(o) {
-		if _, ok := requiring[name]; ok || slices.Contains(ignored, name) || slices.Contains(supportedHere, name) {
+		if _, ok := featureOptions[name]; ok || slices.Contains(ignored, name) || slices.Contains(supportedHere, name) {
 			foreign[name] = value
 			delete(o, name)
 		}
@@ -87,11 +88,11 @@ func (o options) readTo(s *Settings) error {
 		value, ok := o[name]
 		n, e := strconv.Atoi(strings.TrimSpace(value))
 		if ok && value != "" && e != nil && err == nil {
-			err = fmt.Errorf("the database URL has a wrong value for %s: it is a number", name)
+			err = fmt.Errorf("the database URL has a wrong value for %s: write a number", name)
 		}
 		return n
 	}
-	// In package net, zero is its own default, and a negative value is the system's.
+	// In package net, zero means the package's own default, and a negative value the system's default.
 	probe := func(name string) int {
 		n := max(number(name), 0)
 		if o[name] != "" && n == 0 {
@@ -111,15 +112,15 @@ func (o options) readTo(s *Settings) error {
 	case "true":
 		s.pooled = true
 	default:
-		err = errors.New("the database URL has a wrong value for pgbouncer: it is true or false")
+		err = errors.New("the database URL has a wrong value for pgbouncer: write true or false")
 	}
 	return err
 }
 
-// check rejects options that require what lib/pq does not support.
+// check rejects options that require a feature that lib/pq does not support.
 func (o options) check(mode pq.SSLMode) error {
 	for _, name := range slices.Sorted(maps.Keys(o)) {
-		d, ok := requiring[name]
+		d, ok := featureOptions[name]
 		if !ok || o[name] == "" || slices.Contains(d.accepted, o[name]) || d.verified && mode == pq.SSLModeVerifyFull {
 			continue
 		}

@@ -33,8 +33,8 @@ import (
 type pooled struct {
 	*storetest.Fixture
 	pooler           *pgbouncer.Pooler
-	operator, server string // URLs through the pooler: the superuser's, and one of a sidecar and an issuer
-	direct           string // server, without the pooler
+	operator, server string // URLs through the pooler: of the superuser, and of a login for sidecars and issuers
+	direct           string // the URL server, without the pooler
 }
 
 // poolers are the modes with sufficient pool sizes. In session mode, each client connection needs its own Postgres connection.
@@ -86,7 +86,7 @@ func (p *pooled) sidecar(c directory.Config) (*directory.Directory, error) {
 	return directory.Open(c, nil)
 }
 
-// load runs the functions concurrently, and each of them repeatedly, for some seconds.
+// load runs the functions concurrently for some seconds, each of them repeatedly.
 func load(t *testing.T, functions ...func(context.Context)) {
 	t.Helper()
 	const lasting = 4 * time.Second
@@ -96,16 +96,16 @@ func load(t *testing.T, functions ...func(context.Context)) {
 	for _, f := range functions {
 		all.Go(func() {
 			for ctx.Err() == nil {
-				f(context.WithoutCancel(ctx)) // a call that has begun is completed
+				f(context.WithoutCancel(ctx)) // a call that has begun runs to its end
 			}
 		})
 	}
 	all.Wait()
 }
 
-// otherProgram returns the work of another program with the same login and the same driver. The driver numbers its prepared statements
-// on each connection from 1, and sends unprepared queries in two round trips. The queries have the same parameters and columns as
-// keywicket's, but other answers. Their results are ignored.
+// otherProgram returns a function that queries like another program with the same login and the same driver. The driver numbers
+// its prepared statements on each connection from 1, and sends unprepared queries in two round trips. The queries have the same
+// parameters and columns as keywicket's queries, but other answers. Their results are ignored.
 func (p *pooled) otherProgram(t *testing.T, databaseURL string) func(context.Context) {
 	t.Helper()
 	db, err := sqlx.Open("postgres", databaseURL)
@@ -125,7 +125,7 @@ func (p *pooled) otherProgram(t *testing.T, databaseURL string) func(context.Con
 		found + `, 'foreign', 'foreign'` + credentials: {"{NULL}", "{velocity}", `{""}`, `{""}`},
 		found + `, true` + sessions:                    {"{s}", "{u}", "{1}", `{""}`, `{""}`},
 	}
-	ask := func(ctx context.Context, query func(context.Context, ...any) (*sql.Rows, error), args ...any) {
+	run := func(ctx context.Context, query func(context.Context, ...any) (*sql.Rows, error), args ...any) {
 		rows, err := query(ctx, args...)
 		if err != nil {
 			return
@@ -141,7 +141,7 @@ func (p *pooled) otherProgram(t *testing.T, databaseURL string) func(context.Con
 		for query, args := range prepared {
 			if s, err := db.PrepareContext(ctx, query); err == nil {
 				for range 3 {
-					ask(ctx, s.QueryContext, args...)
+					run(ctx, s.QueryContext, args...)
 				}
 				_ = s.Close()
 			}
@@ -151,19 +151,19 @@ func (p *pooled) otherProgram(t *testing.T, databaseURL string) func(context.Con
 			`SELECT $1::text AS id, 'foreign@example.com' AS email, now() AS created_at, true AS mfa_enrolled, NULL::timestamptz AS banned_until`,
 			`SELECT 'foreign' WHERE $1::text IS NULL`,
 		} {
-			ask(ctx, func(ctx context.Context, args ...any) (*sql.Rows, error) { return db.QueryContext(ctx, query, args...) }, "foreign")
+			run(ctx, func(ctx context.Context, args ...any) (*sql.Rows, error) { return db.QueryContext(ctx, query, args...) }, "foreign")
 		}
 	}
 }
 
-// judge counts answers, wrong answers and errors.
-type judge struct {
+// report counts answers, wrong answers and errors.
+type report struct {
 	answers, wrong, failed atomic.Int64
 	mu                     sync.Mutex
 	examples               []string
 }
 
-func (j *judge) note(n *atomic.Int64, format string, args ...any) {
+func (j *report) record(n *atomic.Int64, format string, args ...any) {
 	if n.Add(1) > 5 {
 		return
 	}
@@ -172,7 +172,7 @@ func (j *judge) note(n *atomic.Int64, format string, args ...any) {
 	j.examples = append(j.examples, fmt.Sprintf(format, args...))
 }
 
-func (j *judge) done(t *testing.T) {
+func (j *report) check(t *testing.T) {
 	t.Helper()
 	t.Logf("%d answers, %d of them wrong, and %d errors", j.answers.Load(), j.wrong.Load(), j.failed.Load())
 	if j.wrong.Load() > 0 || j.failed.Load() > 0 || j.answers.Load() < 100 {
@@ -180,14 +180,14 @@ func (j *judge) done(t *testing.T) {
 	}
 }
 
-// question is a look-up whose answer is known.
-type question struct {
+// expectedLookup is a look-up with its expected answer.
+type expectedLookup struct {
 	lookup authz.Lookup
 	want   authz.LookupResult
 }
 
-// questions returns look-ups of valid and of revoked credentials of each kind.
-func (p *pooled) questions(t *testing.T) (all []question) {
+// expectedLookups returns look-ups of valid and of revoked credentials of each kind.
+func (p *pooled) expectedLookups(t *testing.T) (all []expectedLookup) {
 	t.Helper()
 	direct, grants := p.Directory(t, nil), storetest.Must(issuer.Open(p.direct))
 	t.Cleanup(func() { _ = grants.Close() })
@@ -216,77 +216,77 @@ func (p *pooled) questions(t *testing.T) (all []question) {
 		in.Workspace.Slug = "acme"
 		for _, q := range []struct {
 			lookup authz.Lookup
-			id     string // of the principal, if it is known
+			id     string // of the principal; empty: not checked
 		}{
 			{storetest.Lookup(key), token.ID}, {in, personal.ID}, {storetest.InWorkspace(session, "acme"), user.ID}, {storetest.AccessLookup(issued.Access, "acme"), ""},
 		} {
 			want := storetest.Must(direct.Lookup(t.Context(), q.lookup))
-			if good := want.Denial == "" && want.Principal.ID != "" && (q.id == "" || want.Principal.ID == q.id); good == revoked {
-				t.Fatalf("%+v is answered %+v", q, want)
+			if allowed := want.Denial == "" && want.Principal.ID != "" && (q.id == "" || want.Principal.ID == q.id); allowed == revoked {
+				t.Fatalf("the answer to %+v is %+v", q, want)
 			}
-			all = append(all, question{q.lookup, want})
+			all = append(all, expectedLookup{q.lookup, want})
 		}
 	}
 	return all
 }
 
 // unknown returns a look-up of a credential that was never issued.
-func unknown(kind authz.Kind) question {
+func unknown(kind authz.Kind) expectedLookup {
 	l := authz.Lookup{Kind: kind, API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}}
 	if kind == authz.KindSession {
 		l.Session = storetest.SessionOf("nobody "+rand.Text(), time.Now())
 	} else {
 		l.Digest = authz.Secret(rand.Text()).Digest()
 	}
-	return question{l, authz.LookupResult{Denial: authz.ReasonUnknown}}
+	return expectedLookup{l, authz.LookupResult{Denial: authz.ReasonUnknown}}
 }
 
-// A look-up returns the right answer also if other programs use the same connections of the pooler.
+// A look-up returns the correct answer even if other programs use the same connections of the pooler.
 func TestPoolerMixesNoAnswers(t *testing.T) {
 	for name, config := range poolers {
 		t.Run(name, func(t *testing.T) {
 			p := newPooled(t, config)
-			questions := p.questions(t)
-			j := new(judge)
-			ask := func(ctx context.Context, d *directory.Directory, q question) {
+			expectedLookups := p.expectedLookups(t)
+			j := new(report)
+			lookUp := func(ctx context.Context, d *directory.Directory, q expectedLookup) {
 				defer func() {
 					if e := recover(); e != nil {
-						j.note(&j.failed, "panic: %v", e)
+						j.record(&j.failed, "panic: %v", e)
 					}
 				}()
 				got, err := d.Lookup(ctx, q.lookup)
 				if err != nil {
-					j.note(&j.failed, "an error: %v", err)
+					j.record(&j.failed, "an error: %v", err)
 					return
 				}
 				j.answers.Add(1)
 				got.Cache = q.want.Cache
 				if !reflect.DeepEqual(got, q.want) {
-					j.note(&j.wrong, "got %+v, want %+v", got, q.want)
+					j.record(&j.wrong, "got %+v, want %+v", got, q.want)
 				}
 			}
-			askAll := func(ctx context.Context, d *directory.Directory) {
-				for i, q := range questions {
-					ask(ctx, d, q)
+			lookUpAll := func(ctx context.Context, d *directory.Directory) {
+				for i, q := range expectedLookups {
+					lookUp(ctx, d, q)
 					if i%4 == 0 {
 						for _, kind := range []authz.Kind{authz.KindPersonalKey, authz.KindSession, authz.KindOAuthToken} {
-							ask(ctx, d, unknown(kind))
+							lookUp(ctx, d, unknown(kind))
 						}
 					}
 				}
 			}
 			work := []func(context.Context){
 				p.otherProgram(t, p.server), p.otherProgram(t, p.server),
-				// Sidecars come and go, so that each has prepared its queries in another order.
+				// Sidecars start and stop, so that each has prepared its queries in another order.
 				func(ctx context.Context) {
 					d, err := p.sidecar(directory.Config{NoCache: true})
 					if err != nil {
-						j.note(&j.failed, "open: %v", err)
+						j.record(&j.failed, "open: %v", err)
 						return
 					}
 					defer func() { _ = d.Close(ctx) }()
 					for _, i := range []int{1, 2, 3, 5, 6, 7} {
-						ask(ctx, d, questions[i])
+						lookUp(ctx, d, expectedLookups[i])
 					}
 				},
 			}
@@ -295,21 +295,21 @@ func TestPoolerMixesNoAnswers(t *testing.T) {
 				d := storetest.Must(p.sidecar(c))
 				t.Cleanup(func() { _ = d.Close(context.Background()) })
 				for range 3 {
-					work = append(work, func(ctx context.Context) { askAll(ctx, d) })
+					work = append(work, func(ctx context.Context) { lookUpAll(ctx, d) })
 				}
 			}
 			load(t, work...)
-			j.done(t)
+			j.check(t)
 		})
 	}
 }
 
-// The reports of the operator's commands match the database's content, as a client without the pooler reads it.
+// The reports of the operator's commands match the content of the database, as a client without the pooler reads it.
 func TestPoolerMixesNoReports(t *testing.T) {
 	for name, config := range poolers {
 		t.Run(name, func(t *testing.T) {
 			p := newPooled(t, config)
-			j := new(judge)
+			j := new(report)
 			var n atomic.Int64
 			work := []func(context.Context){p.otherProgram(t, p.operator), p.otherProgram(t, p.server)}
 			for range 2 {
@@ -325,16 +325,16 @@ func TestPoolerMixesNoReports(t *testing.T) {
 					work = append(work, func(ctx context.Context) {
 						defer func() {
 							if e := recover(); e != nil {
-								j.note(&j.failed, "panic: %v", e)
+								j.record(&j.failed, "panic: %v", e)
 							}
 						}()
-						o := &operator{pooled: p, registry: r, issuer: grants, judge: j, n: int(n.Add(1))}
+						o := &operator{pooled: p, registry: r, issuer: grants, report: j, n: int(n.Add(1))}
 						o.work(ctx)
 					})
 				}
 			}
 			load(t, work...)
-			j.done(t)
+			j.check(t)
 		})
 	}
 }
@@ -342,7 +342,7 @@ func TestPoolerMixesNoReports(t *testing.T) {
 // operator runs each command once and compares its report with the database.
 type operator struct {
 	*pooled
-	*judge
+	*report
 	registry *registry.Registry // behind the pooler
 	issuer   *issuer.Issuer
 	n        int
@@ -351,17 +351,17 @@ type operator struct {
 // checkReport reports whether the command succeeded, and compares its report with the query's result. The query returns one value.
 func (o *operator) checkReport(ctx context.Context, command string, err error, want any, query string, args ...any) bool {
 	if err != nil {
-		o.note(&o.failed, "%s: %v", command, err)
+		o.record(&o.failed, "%s: %v", command, err)
 		return false
 	}
 	o.answers.Add(1)
 	var got string
 	if err := o.DB.GetContext(ctx, &got, query, args...); err != nil && !errors.Is(err, sql.ErrNoRows) {
-		o.note(&o.failed, "%s: the truth: %v", command, err)
+		o.record(&o.failed, "%s: read the expected value: %v", command, err)
 		return false
 	}
 	if got != fmt.Sprint(want) {
-		o.note(&o.wrong, "%s: reported %v, but it is %q", command, want, got)
+		o.record(&o.wrong, "%s: reported %v, not %q", command, want, got)
 	}
 	return true
 }
@@ -371,9 +371,9 @@ func (o *operator) expectRefusal(command string, err, want error) {
 	o.answers.Add(1)
 	switch {
 	case err == nil:
-		o.note(&o.wrong, "%s: it is not refused", command)
+		o.record(&o.wrong, "%s: the command is not refused", command)
 	case !errors.Is(err, want):
-		o.note(&o.failed, "%s: %v", command, err)
+		o.record(&o.failed, "%s: %v", command, err)
 	}
 }
 
@@ -389,8 +389,8 @@ func (o *operator) work(ctx context.Context) {
 		return
 	}
 	_, err = r.Workspace(ctx, "no-"+slug)
-	o.expectRefusal("a workspace that is not there", err, database.ErrNotFound)
-	o.expectRefusal("member remove, of no member", r.RemoveMember(ctx, slug, email), database.ErrNotFound)
+	o.expectRefusal("workspace of an unknown slug", err, database.ErrNotFound)
+	o.expectRefusal("member remove of a user who is not a member", r.RemoveMember(ctx, slug, email), database.ErrNotFound)
 	const role = `SELECT role FROM keywicket.members WHERE workspace_id = $1 AND user_id = $2`
 	for _, as := range []string{"member", "admin"} {
 		m, err := r.SetMember(ctx, slug, email, as)
@@ -412,7 +412,7 @@ func (o *operator) work(ctx context.Context) {
 func (o *operator) tokens(ctx context.Context, w registry.Workspace, u registry.User) {
 	r := o.registry
 	const status = `SELECT id || CASE WHEN revoked_at IS NULL THEN 'active' ELSE 'revoked' END FROM keywicket.tokens WHERE digest = $1`
-	var made []string
+	var tokenIDs []string
 	for _, n := range []registry.NewToken{
 		{Format: storetest.Vel, API: "velocity", Name: "t", Scopes: []string{"issues:read"}, Workspace: w.Slug},
 		{Format: storetest.Velu, API: "velocity", Name: "t", Scopes: []string{"issues:read"}, User: u.Email},
@@ -423,13 +423,13 @@ func (o *operator) tokens(ctx context.Context, w registry.Workspace, u registry.
 			continue
 		}
 		if n.Workspace != "" {
-			made = append(made, token.ID)
+			tokenIDs = append(tokenIDs, token.ID)
 		}
 		token, err = r.RevokeToken(ctx, token.ID)
 		o.checkReport(ctx, "token revoke", err, token.ID+string(token.Status), status, digest[:])
 	}
 	_, err := r.RevokeToken(ctx, "no token")
-	o.expectRefusal("token revoke, of none", err, database.ErrNotFound)
+	o.expectRefusal("token revoke of an unknown id", err, database.ErrNotFound)
 
 	lines := make([]tokenimport.Line, 3)
 	keys := make([][]byte, len(lines))
@@ -450,8 +450,8 @@ func (o *operator) tokens(ctx context.Context, w registry.Workspace, u registry.
 	slices.Sort(ids)
 	o.checkReport(ctx, "token list", err, strings.Join(ids, " "),
 		`SELECT string_agg(id, ' ' ORDER BY id COLLATE "C") FROM keywicket.tokens WHERE workspace_id = $1`, w.ID)
-	if len(made) > 0 && err == nil && !slices.Contains(ids, made[0]) {
-		o.note(&o.wrong, "token list: %s is not in it", made[0])
+	if len(tokenIDs) > 0 && err == nil && !slices.Contains(ids, tokenIDs[0]) {
+		o.record(&o.wrong, "token list: %s is missing", tokenIDs[0])
 	}
 }
 
@@ -473,7 +473,7 @@ func (o *operator) app(ctx context.Context, w registry.Workspace, u registry.Use
 	}
 	client, err := o.issuer.Client(ctx, app.ID)
 	if o.checkReport(ctx, "the issuer's client", err, client.ID, secretOf, digest[:]) && !client.HasSecret(secret) {
-		o.note(&o.wrong, "the issuer does not know the secret")
+		o.record(&o.wrong, "the issuer rejects the secret")
 	}
 	approved, err := o.issuer.Approve(ctx, issuer.Approval{Client: app.ID, User: u.ID, Workspaces: []string{w.ID}, Scopes: []string{"issues:read"},
 		RedirectURI: "https://planner.example/cb", Challenge: strings.Repeat("c", 43)})
@@ -500,11 +500,11 @@ func (o *operator) app(ctx context.Context, w registry.Workspace, u registry.Use
 func TestRevocationsWorkThroughAPooler(t *testing.T) {
 	const bound = time.Second
 	for name, config := range poolers {
-		for _, around := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, a way around it %t", name, around), func(t *testing.T) {
+		for _, bypass := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, FeedURL bypasses the pooler %t", name, bypass), func(t *testing.T) {
 				p := newPooled(t, config)
 				c := directory.Config{}
-				if around {
+				if bypass {
 					c.FeedURL = p.direct
 				}
 				d := storetest.Must(p.sidecar(c))
@@ -520,28 +520,28 @@ func TestRevocationsWorkThroughAPooler(t *testing.T) {
 					storetest.Must(p.RevokeToken(t.Context(), token.ID))
 					revoked := time.Now()
 					for {
-						asked := time.Since(revoked)
+						elapsed := time.Since(revoked)
 						found, err := d.Lookup(t.Context(), storetest.Lookup(key))
 						if err == nil && found.Denial == authz.ReasonRevoked {
-							slowest = max(slowest, asked)
+							slowest = max(slowest, elapsed)
 							break
 						}
-						if asked > bound {
-							t.Fatalf("%v after the revocation: %+v, %v", asked, found, err)
+						if elapsed > bound {
+							t.Fatalf("%v after the revocation: %+v, %v", elapsed, found, err)
 						}
 					}
 				}
-				t.Logf("received after %v at most", slowest)
-				if _, hints := d.ChangeCounts(); around && hints == 0 {
-					t.Error("no notification is received over the connection that bypasses the pooler")
+				t.Logf("the look-ups were denied after at most %v", slowest)
+				if _, hints := d.ChangeCounts(); bypass && hints == 0 {
+					t.Error("no notification was received over the connection that bypasses the pooler")
 				}
 			})
 		}
 	}
 }
 
-// Settings that another program makes for its session stay with the pooler's connection. They must not change an answer: a token
-// expires on time, and its use is written.
+// Settings of another program's session stay on the pooler's connection. They must not change an answer: a token expires on time,
+// and its use is written.
 func TestPoolerKeepsSettingsOfOthers(t *testing.T) {
 	p := newPooled(t, pgbouncer.Config{Mode: pgbouncer.Transaction, PoolSize: 1})
 	foreign := storetest.Must(sqlx.Open("postgres", p.server))
@@ -559,12 +559,12 @@ func TestPoolerKeepsSettingsOfOthers(t *testing.T) {
 		return storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))).Cache == authz.CacheHit
 	})
 	for {
-		asked := time.Now()
+		started := time.Now()
 		found := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
 		if found.Denial == authz.ReasonExpired {
 			break
 		}
-		if late := asked.Sub(expires); late > 0 {
+		if late := started.Sub(expires); late > 0 {
 			t.Fatalf("%v after its expiry, the answer is %+v", late, found)
 		}
 	}
@@ -576,10 +576,10 @@ func TestPoolerKeepsSettingsOfOthers(t *testing.T) {
 // Migrations run through a pooler. If several operators migrate concurrently, each migration runs once.
 func TestMigrationsWorkThroughAPooler(t *testing.T) {
 	pools := maps.Clone(poolers)
-	pools["as few as one migration needs"] = pgbouncer.Config{Mode: pgbouncer.Transaction, PoolSize: 2}
+	pools["minimum pool size for a migration"] = pgbouncer.Config{Mode: pgbouncer.Transaction, PoolSize: 2}
 	for name, config := range pools {
 		for _, operators := range []int{1, 4} {
-			t.Run(fmt.Sprintf("%s, %d at once", name, operators), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s, %d concurrent operators", name, operators), func(t *testing.T) {
 				direct := storetest.EmptyDatabase(t)
 				config := config
 				config.Logins = []string{direct}
@@ -591,11 +591,11 @@ func TestMigrationsWorkThroughAPooler(t *testing.T) {
 				for range operators {
 					db := storetest.OpenDB(t, through)
 					all.Go(func() {
-						done, err := schema.Migrate(ctx, db)
+						migrated, err := schema.Migrate(ctx, db)
 						if err != nil {
 							t.Error(err)
 						}
-						applied.Add(int64(len(done)))
+						applied.Add(int64(len(migrated)))
 					})
 				}
 				all.Wait()
@@ -607,7 +607,7 @@ func TestMigrationsWorkThroughAPooler(t *testing.T) {
 					}
 				}
 				if int(applied.Load()) != len(status) {
-					t.Errorf("%d migrations are reported, of %d", applied.Load(), len(status))
+					t.Errorf("%d migrations are reported, not %d", applied.Load(), len(status))
 				}
 				// A lock that stays with one of the pooler's connections would block the next migration.
 				if n := storetest.Value[int](t, db, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'

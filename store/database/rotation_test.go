@@ -67,7 +67,7 @@ func (a authority) sign(host string, until time.Time) (certificate, key string) 
 	return pemOf("CERTIFICATE", raw), pemOf("PRIVATE KEY", storetest.Must(x509.MarshalPKCS8PrivateKey(k)))
 }
 
-// cluster is a separate server. It uses TLS as soon as it has a certificate.
+// cluster is a separate server. It uses TLS once it has a certificate.
 type cluster struct {
 	*storetest.Fixture
 	server *postgres.Server
@@ -84,7 +84,7 @@ func newCluster(t *testing.T) *cluster {
 	return &cluster{storetest.FixtureAt(t, s.URL("postgres")), s}
 }
 
-// setCertificate gives the server a certificate for a host. New connections use it.
+// setCertificate installs a certificate for a host on the server. New connections use it.
 func (c *cluster) setCertificate(t *testing.T, signer authority, host string, until time.Time) {
 	t.Helper()
 	certificate, key := signer.sign(host, until)
@@ -104,17 +104,17 @@ func (c *cluster) reload(t *testing.T) {
 	t.Helper()
 	before := storetest.Value[time.Time](t, c.DB, `SELECT pg_conf_load_time()`)
 	c.Exec(t, `SELECT pg_reload_conf()`)
-	// A new connection has the settings that the postmaster has read. The postmaster reads them before its children do.
+	// A new connection has the settings that the postmaster has read, and the postmaster reads them before its children.
 	storetest.Eventually(t, "the settings are read", func() bool {
 		return storetest.Value[time.Time](t, storetest.OpenDB(t, c.server.URL("postgres")), `SELECT pg_conf_load_time()`).After(before)
 	})
 }
 
-// cut ends the login's connections.
+// cut closes the login's connections.
 func (c *cluster) cut(t *testing.T, login string) {
 	t.Helper()
 	if n := storetest.Value[int](t, c.DB, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1`, login); n < 2 {
-		t.Errorf("only %d connections were there: the test proves nothing", n)
+		t.Errorf("there were only %d connections: the test proves nothing", n)
 	}
 }
 
@@ -147,18 +147,18 @@ func TestChangedPasswordAndAuthorityAreUsed(t *testing.T) {
 	d := c.CachedDirectory(t, func(config *directory.Config) {
 		config.URL = "postgres://sidecar@" + address + "/postgres?sslmode=verify-full&sslrootcert=" + rootcert + "&passfile=" + passfile
 	})
-	asked := storetest.Lookup(key)
-	works := func(when string) {
+	cachedLookup := storetest.Lookup(key)
+	expectWorks := func(when string) {
 		t.Helper()
 		storetest.Eventually(t, when+": look-ups are answered from the database", func() bool {
 			_, err := d.Lookup(t.Context(), storetest.Lookup(storetest.Vel.NewKey()))
 			return err == nil
 		})
-		storetest.Eventually(t, when+": the feed is heard", func() bool {
-			found, err := d.Lookup(t.Context(), asked)
+		storetest.Eventually(t, when+": the change log is read", func() bool {
+			found, err := d.Lookup(t.Context(), cachedLookup)
 			return err == nil && found.Cache == authz.CacheHit
 		})
-		storetest.Eventually(t, when+": hints are heard", func() bool {
+		storetest.Eventually(t, when+": notifications are received", func() bool {
 			_, before := d.ChangeCounts()
 			c.Exec(t, `UPDATE keywicket.tokens SET scopes = scopes WHERE id = $1`, token.ID)
 			time.Sleep(50 * time.Millisecond)
@@ -169,55 +169,55 @@ func TestChangedPasswordAndAuthorityAreUsed(t *testing.T) {
 			t.Errorf("%s: %d connections are not encrypted", when, n)
 		}
 	}
-	fails := func(when string, is func(error) bool) {
+	expectFails := func(when string, matches func(error) bool) {
 		t.Helper()
 		storetest.Eventually(t, when+": no look-up is answered", func() bool {
 			_, err := d.Lookup(t.Context(), storetest.Lookup(storetest.Vel.NewKey()))
-			return err != nil && is(err)
+			return err != nil && matches(err)
 		})
 	}
-	works("at first")
+	expectWorks("at first")
 
 	changePassword("second")
 	c.cut(t, "sidecar")
-	fails("the old password", func(err error) bool { return pq.As(err, pqerror.InvalidPassword) != nil })
+	expectFails("the old password", func(err error) bool { return pq.As(err, pqerror.InvalidPassword) != nil })
 	writeFile(t, passfile, line+"second\n")
-	works("with the new password")
+	expectWorks("with the new password")
 	if err := os.Chmod(passfile, 0o640); err != nil {
 		t.Fatal(err)
 	}
 	c.cut(t, "sidecar")
-	fails("a password that others may read", func(err error) bool { return pq.As(err, pqerror.InvalidPassword) != nil })
+	expectFails("a password that others may read", func(err error) bool { return pq.As(err, pqerror.InvalidPassword) != nil })
 	if _, err := database.FeedURL("host=h passfile=" + passfile); err == nil || !strings.Contains(err.Error(), "has the mode 0640: make it 0600") {
 		t.Errorf("got %v", err)
 	}
 	if err := os.Chmod(passfile, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	works("with the old mode")
+	expectWorks("with the old mode")
 
 	c.setCertificate(t, second, host, time.Now().Add(time.Hour))
 	c.cut(t, "sidecar")
-	fails("the old authority", func(err error) bool { _, ok := errors.AsType[x509.UnknownAuthorityError](err); return ok })
+	expectFails("the old authority", func(err error) bool { _, ok := errors.AsType[x509.UnknownAuthorityError](err); return ok })
 	writeFile(t, rootcert, second.pem())
-	works("with the new authority")
+	expectWorks("with the new authority")
 }
 
-// A client certificate logs in as the name in it. The sidecar reads it for each connection. A group may read the key if root owns it,
-// as with a mounted Secret.
+// A client certificate logs in as the role that it names. The sidecar reads the certificate for each connection. A group may read
+// the key if root owns it, as in a mounted Secret.
 func TestLogInWithACertificate(t *testing.T) {
 	c := newCluster(t)
-	ours, other := newAuthority("ours"), newAuthority("other")
+	trusted, other := newAuthority("ours"), newAuthority("other")
 	c.Exec(t, `CREATE ROLE sidecar LOGIN IN ROLE keywicket_sidecar`)
-	c.write(t, "ca.crt", ours.pem())
+	c.write(t, "ca.crt", trusted.pem())
 	c.Exec(t, `ALTER SYSTEM SET ssl_ca_file = 'ca.crt'`)
 	c.Exec(t, `COPY (SELECT 'hostssl all sidecar all cert') TO PROGRAM 'cat - pg_hba.conf > first && mv first pg_hba.conf'`)
 	host, _, _ := net.SplitHostPort(c.server.Address())
-	c.setCertificate(t, ours, host, time.Now().Add(time.Hour))
+	c.setCertificate(t, trusted, host, time.Now().Add(time.Hour))
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
-	writeFile(t, path("root.crt"), ours.pem())
-	logsIn := func(signer authority, mode os.FileMode) error {
+	writeFile(t, path("root.crt"), trusted.pem())
+	logIn := func(signer authority, mode os.FileMode) error {
 		certificate, key := signer.sign("sidecar", time.Now().Add(time.Hour))
 		writeFile(t, path("tls.crt"), certificate)
 		writeFile(t, path("tls.key"), key)
@@ -227,16 +227,16 @@ func TestLogInWithACertificate(t *testing.T) {
 		return c.ping(t, "postgres://sidecar@"+c.server.Address()+"/postgres?sslmode=verify-full&sslrootcert="+path("root.crt")+
 			"&sslcert="+path("tls.crt")+"&sslkey="+path("tls.key"))
 	}
-	if err := logsIn(ours, 0o600); err != nil {
+	if err := logIn(trusted, 0o600); err != nil {
 		t.Error(err)
 	}
-	if err := logsIn(ours, 0o440); (err == nil) != (os.Getuid() == 0) {
-		t.Errorf("readable by a group: %v", err)
+	if err := logIn(trusted, 0o440); (err == nil) != (os.Getuid() == 0) {
+		t.Errorf("a key that a group may read: %v", err)
 	}
-	if err := logsIn(ours, 0o444); !errors.Is(err, pq.ErrSSLKeyHasWorldPermissions) {
-		t.Errorf("readable by all: %v", err)
+	if err := logIn(trusted, 0o444); !errors.Is(err, pq.ErrSSLKeyHasWorldPermissions) {
+		t.Errorf("a key that everybody may read: %v", err)
 	}
-	if err := logsIn(other, 0o600); err == nil {
+	if err := logIn(other, 0o600); err == nil {
 		t.Error("another authority's certificate logs in")
 	}
 }
@@ -314,9 +314,9 @@ func TestMigrateRefusesAnOldPostgres(t *testing.T) {
 		!strings.Contains(err.Error(), "keywicket needs 14 or later") {
 		t.Errorf("%v, %v", applied, err)
 	}
-	db = storetest.Must(sqlx.Connect("postgres", old.URL("postgres"))) // Open refuses it too
+	db = storetest.Must(sqlx.Connect("postgres", old.URL("postgres"))) // database.Open refuses the server too
 	defer func() { _ = db.Close() }()
 	if storetest.Value[bool](t, db, `SELECT to_regnamespace('keywicket') IS NOT NULL OR EXISTS (SELECT FROM pg_roles WHERE rolname ~ 'keywicket')`) {
-		t.Error("it has changed something")
+		t.Error("the refused migration has changed the database")
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// addService adds the options of the service that the URL or the environment names. Options that are already set take precedence.
+// addService adds the options of the service that the URL or the environment names. It does not overwrite options.
 func (o options) addService() error {
 	name := cmp.Or(o["service"], os.Getenv("PGSERVICE"))
 	files := serviceFiles(o["servicefile"])
@@ -30,7 +30,7 @@ func (o options) addService() error {
 			continue
 		}
 		if !service.complete() {
-			return fmt.Errorf("%s, service %s: an option has a name or a value that cannot be sent", file, name)
+			return fmt.Errorf("%s, service %s: the name or value of an option has an invalid character", file, name)
 		}
 		for option, value := range service {
 			if _, ok := o[option]; !ok {
@@ -42,7 +42,7 @@ func (o options) addService() error {
 	return fmt.Errorf("the service %s, which PGSERVICE or the database URL names, is not in %s", name, strings.Join(files, " or "))
 }
 
-// serviceFiles returns the user's file and the system's. Without PGSYSCONFDIR it omits the latter, whose default path is
+// serviceFiles returns the user's file and the system's. Without PGSYSCONFDIR, it omits the system's file, whose default path is
 // compiled into libpq.
 func serviceFiles(named string) []string {
 	own := cmp.Or(named, os.Getenv("PGSERVICEFILE"))
@@ -60,8 +60,8 @@ func serviceFiles(named string) []string {
 	return files
 }
 
-// readService reads one section of an INI file. It returns nil if the file or the section is missing. Errors quote no line, because
-// it may hold a password.
+// readService reads one section of an INI file. It returns nil if the file or the section is missing. Errors contain no text of
+// the file, because it may contain a password.
 func readService(file, name string) (options, error) {
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -94,9 +94,9 @@ func readService(file, name string) (options, error) {
 		option = strings.TrimSpace(option)
 		switch {
 		case !ok || strings.HasPrefix(line, "ldap://"):
-			return nil, fmt.Errorf("%s, line %d: it is not OPTION=VALUE", file, n)
+			return nil, fmt.Errorf("%s, line %d: the line is not OPTION=VALUE", file, n)
 		case option == "service" || option == "servicefile":
-			return nil, fmt.Errorf("%s, line %d: a service cannot name another one", file, n)
+			return nil, fmt.Errorf("%s, line %d: a service cannot refer to another service", file, n)
 		}
 		service[option] = strings.TrimSpace(value)
 	}

@@ -22,7 +22,7 @@ type Settings struct {
 	DSN string
 	// pooled reports whether the URL names a transaction pooler.
 	pooled bool
-	// KeepAlive is for a [net.Dialer] with a negative KeepAlive, so that Enable = false turns keep-alive off.
+	// KeepAlive is for a [net.Dialer] whose KeepAlive is negative. Otherwise Enable = false would not turn keep-alive off.
 	KeepAlive net.KeepAliveConfig
 }
 
@@ -59,20 +59,20 @@ func Parse(databaseURL string) (Settings, error) {
 	if err := foreign.check(config.SSLMode); err != nil {
 		return Settings{}, err
 	}
-	// If the first host is a socket, lib/pq would use no TLS for any of them.
+	// If the first host is a socket, lib/pq would use no TLS for any host.
 	if sockets, hosts := countHosts(config); sockets > 0 && hosts > 0 {
-		return Settings{}, errors.New("the database URL names sockets beside other hosts: name only one kind")
+		return Settings{}, errors.New("the database URL has sockets and other hosts: use only one kind")
 	}
 	if err := given.checkPassfile(); err != nil {
 		return Settings{}, err
 	}
-	// A standby may lag behind the primary's change notifications, and accepts no writes.
+	// A standby accepts no writes, and may return data from before a change.
 	switch config.TargetSessionAttrs {
 	case "":
 		config.TargetSessionAttrs = pq.TargetSessionAttrsPrimary
 	case pq.TargetSessionAttrsPrimary, pq.TargetSessionAttrsReadWrite:
 	default:
-		return Settings{}, fmt.Errorf("the database URL has target_session_attrs=%s: it has to be the primary", config.TargetSessionAttrs)
+		return Settings{}, fmt.Errorf("the database URL has target_session_attrs=%s: write target_session_attrs=primary", config.TargetSessionAttrs)
 	}
 	maps.DeleteFunc(given, func(name, _ string) bool { _, ours := sessionSettings[strings.ToLower(name)]; return ours })
 	maps.Copy(given, sessionSettings)
@@ -88,7 +88,7 @@ func Parse(databaseURL string) (Settings, error) {
 // sessionSettings override the settings of the database and the role.
 var sessionSettings = map[string]string{
 	"timezone":                    "UTC", // results have times in this zone; lib/pq never sends Config.TZ
-	"standard_conforming_strings": "on",  // a backslash in this package's SQL is a plain character
+	"standard_conforming_strings": "on",  // a backslash in the store's SQL is an ordinary character
 }
 
 func countHosts(c pq.Config) (sockets, hosts int) {
@@ -105,14 +105,14 @@ func countHosts(c pq.Config) (sockets, hosts int) {
 func (o options) checkLists() error {
 	for option, variable := range map[string]string{"host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT"} {
 		if _, ok := o[option]; ok && strings.Contains(os.Getenv(variable), ",") {
-			return fmt.Errorf("the environment variable %s is a list, and the database URL names its own %s: unset the variable", variable, option)
+			return fmt.Errorf("the environment variable %s is a list, but the database URL has its own %s: unset the variable", variable, option)
 		}
 	}
 	return nil
 }
 
-// checkPassfile rejects a password file that lib/pq would silently ignore for each connection. A missing file is no error, because it
-// may be created later.
+// checkPassfile rejects a password file that lib/pq would ignore without an error. A missing file is no error, because it may be
+// created later.
 func (o options) checkPassfile() error {
 	file := o["passfile"]
 	info, err := os.Stat(file)
@@ -120,7 +120,7 @@ func (o options) checkPassfile() error {
 		return nil
 	}
 	if err == nil && info.Mode().Perm()&0o167 != 0 { // lib/pq intends 0o177, but checks this mask
-		return fmt.Errorf("the passfile %s of the database URL has the mode %#o: make it 0600, or it is not used", file, info.Mode().Perm())
+		return fmt.Errorf("the passfile %s of the database URL has the mode %#o: make it 0600, because it is ignored otherwise", file, info.Mode().Perm())
 	}
 	f, err := os.Open(file)
 	if err != nil {
@@ -129,13 +129,13 @@ func (o options) checkPassfile() error {
 	return f.Close()
 }
 
-// configError returns an error that says what lib/pq rejects. It quotes only parts that cannot belong to a password whose quotes are
-// missing.
+// configError returns an error with the name of the option that lib/pq rejects. It contains only parts that cannot belong to a
+// password without quotes.
 func configError(err error) error {
 	text := err.Error()
 	_, supported, listed := strings.Cut(text, "; supported values are ")
 	if listed {
-		supported = ": supported are " + supported
+		supported = ": write one of " + supported
 	}
 	if rest, ok := strings.CutPrefix(text, `pq: wrong value for "`); ok {
 		name, _, _ := strings.Cut(rest, `"`)
@@ -151,16 +151,16 @@ func configError(err error) error {
 	}
 	if rest, ok := strings.CutPrefix(text, "pq: unsupported "); ok { // client_encoding, datestyle
 		name, _, _ := strings.Cut(rest, " ")
-		return fmt.Errorf("the database URL has a wrong value for %s: leave it out", name)
+		return fmt.Errorf("the database URL has a wrong value for %s: remove it", name)
 	}
 	if strings.HasPrefix(text, "user: ") {
-		return errors.New("the database URL names no user, and the operating system has no name for the current one: name a user in the URL")
+		return errors.New("the database URL has no user, and the operating system has no name for the current user: add a user to the URL")
 	}
 	if slices.ContainsFunc(
-		[]string{"pq: could not match ", "pq: weak sslmode ", "pq: min_protocol_version "}, // these messages quote only numbers and values that lib/pq knows
+		[]string{"pq: could not match ", "pq: weak sslmode ", "pq: min_protocol_version "}, // these messages contain only numbers and values that lib/pq supports
 		func(known string) bool { return strings.HasPrefix(text, known) },
 	) {
-		return fmt.Errorf("the database URL does not fit together: %s", strings.TrimPrefix(text, "pq: "))
+		return fmt.Errorf("the options of the database URL contradict each other: %s", strings.TrimPrefix(text, "pq: "))
 	}
 	return errUnparsable
 }

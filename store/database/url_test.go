@@ -49,7 +49,7 @@ func forward(t *testing.T, l net.Listener) {
 	}()
 }
 
-// expectConnects fails the test unless both the pools and the feed reach the database by the URL.
+// expectConnects fails the test unless the pools and the feed reach the database with the URL.
 func expectConnects(t *testing.T, databaseURL, name string) {
 	t.Helper()
 	for what, open := range map[string]func() (*sql.DB, error){
@@ -106,30 +106,30 @@ func TestURLIsReadLikePsql(t *testing.T) {
 	replace := strings.NewReplacer("USER", "postgres:"+password, "PASSWORD", password, "HOST", host, "PORT6", port6, "PORT", port,
 		"DB", storetest.DatabaseOf(target), "DIR", dir, "SOCKET", url.PathEscape(dir), "ODD", `o%20d:a#:+,'\%20&=%25!*[`)
 	for name, form := range map[string]string{
-		"one host":                     "postgres://USER@HOST:PORT/DB?sslmode=disable",
-		"the other scheme":             "postgresql://USER@HOST:PORT/DB?sslmode=disable",
-		"the second of two":            "postgres://USER@HOST:1,HOST:PORT/DB?sslmode=disable",
-		"the third of three":           "postgres://USER@HOST,[::1]:1,HOST:PORT/DB?sslmode=disable&connect_timeout=5",
-		"one port for two":             "postgres://USER@[::1],HOST/DB?port=PORT&sslmode=disable",
-		"two ports as an option":       "postgres://USER@HOST,HOST/DB?port=1,PORT&sslmode=disable",
-		"none for the first":           "host=HOST,HOST port=,PORT user=postgres password=PASSWORD dbname=DB sslmode=disable",
-		"IPv6":                         "postgres://USER@[::1]:PORT6/DB?sslmode=disable",
-		"IPv6 without a port":          "postgres://USER@[::1]/DB?sslmode=disable&port=PORT6",
-		"a socket":                     "postgres://USER@SOCKET:7777/DB",
-		"a socket as an option":        "postgres://USER@/DB?host=DIR&port=7777",
-		"an option goes before a part": "postgres://nobody:no@nowhere.invalid:1/no?host=HOST&port=PORT&user=postgres&password=PASSWORD&dbname=DB&sslmode=disable",
-		"the last one counts":          "postgres://USER@HOST:PORT/DB?sslmode=verify-full&sslmode=disable",
-		"in pairs too":                 "host=nowhere.invalid host = HOST port=PORT user='postgres' password='PASSWORD' dbname=DB sslmode=disable",
-		"database for dbname":          "host=HOST port=PORT user=postgres password=PASSWORD database=DB sslmode=disable",
-		"an odd password":              "postgres://ODD@HOST:PORT/DB?sslmode=disable",
-		"an odd password in quotes":    `host=HOST port=PORT user='o d' password='a#:+,\'\\ &=%!*[' dbname=DB sslmode=disable`,
-		"an odd password without":      `host=HOST port=PORT user=o\ d password=a#:+,\'\\\ &=%!*[ dbname=DB sslmode=disable`,
-		"an empty value at the end":    "postgres://USER@HOST:PORT/DB?sslmode=disable&sslrootcert=",
-		"an empty value in pairs":      "host=HOST port=PORT user=postgres password=PASSWORD dbname=DB sslmode=disable options=",
-		"a blank in an option":         "postgres://USER@HOST:PORT/DB?sslmode=disable&options=-c+statement_timeout%3D5s",
-		"its own time zone":            "postgres://USER@HOST:PORT/DB?sslmode=disable&TimeZone=Asia/Tokyo&options=-ctimezone%3DAsia/Tokyo",
-		"its own search path":          "postgres://USER@HOST:PORT/DB?sslmode=disable&search_path=a,b",
-		"the form of a date":           "postgres://USER@HOST:PORT/DB?sslmode=disable&DateStyle=ISO,+MDY",
+		"one host":                          "postgres://USER@HOST:PORT/DB?sslmode=disable",
+		"the other scheme":                  "postgresql://USER@HOST:PORT/DB?sslmode=disable",
+		"second host of two":                "postgres://USER@HOST:1,HOST:PORT/DB?sslmode=disable",
+		"third host of three":               "postgres://USER@HOST,[::1]:1,HOST:PORT/DB?sslmode=disable&connect_timeout=5",
+		"one port, two hosts":               "postgres://USER@[::1],HOST/DB?port=PORT&sslmode=disable",
+		"two ports as an option":            "postgres://USER@HOST,HOST/DB?port=1,PORT&sslmode=disable",
+		"no first port":                     "host=HOST,HOST port=,PORT user=postgres password=PASSWORD dbname=DB sslmode=disable",
+		"IPv6":                              "postgres://USER@[::1]:PORT6/DB?sslmode=disable",
+		"IPv6 without a port":               "postgres://USER@[::1]/DB?sslmode=disable&port=PORT6",
+		"a socket":                          "postgres://USER@SOCKET:7777/DB",
+		"a socket as an option":             "postgres://USER@/DB?host=DIR&port=7777",
+		"options override the parts":        "postgres://nobody:no@nowhere.invalid:1/no?host=HOST&port=PORT&user=postgres&password=PASSWORD&dbname=DB&sslmode=disable",
+		"last value is used":                "postgres://USER@HOST:PORT/DB?sslmode=verify-full&sslmode=disable",
+		"last value in pairs":               "host=nowhere.invalid host = HOST port=PORT user='postgres' password='PASSWORD' dbname=DB sslmode=disable",
+		"database is dbname":                "host=HOST port=PORT user=postgres password=PASSWORD database=DB sslmode=disable",
+		"special characters in a URL":       "postgres://ODD@HOST:PORT/DB?sslmode=disable",
+		"special characters in quotes":      `host=HOST port=PORT user='o d' password='a#:+,\'\\ &=%!*[' dbname=DB sslmode=disable`,
+		"special characters without quotes": `host=HOST port=PORT user=o\ d password=a#:+,\'\\\ &=%!*[ dbname=DB sslmode=disable`,
+		"an empty value at the end":         "postgres://USER@HOST:PORT/DB?sslmode=disable&sslrootcert=",
+		"an empty value in pairs":           "host=HOST port=PORT user=postgres password=PASSWORD dbname=DB sslmode=disable options=",
+		"a blank in an option":              "postgres://USER@HOST:PORT/DB?sslmode=disable&options=-c+statement_timeout%3D5s",
+		"its own time zone":                 "postgres://USER@HOST:PORT/DB?sslmode=disable&TimeZone=Asia/Tokyo&options=-ctimezone%3DAsia/Tokyo",
+		"its own search path":               "postgres://USER@HOST:PORT/DB?sslmode=disable&search_path=a,b",
+		"date style":                        "postgres://USER@HOST:PORT/DB?sslmode=disable&DateStyle=ISO,+MDY",
 	} {
 		t.Run(name, func(t *testing.T) {
 			if strings.Contains(form, "PORT6") && port6 == "" {
@@ -141,7 +141,7 @@ func TestURLIsReadLikePsql(t *testing.T) {
 	}
 }
 
-// A password of any characters reaches the server, and no error contains a part of it.
+// A password of any characters reaches the server unchanged, and no error contains a part of it.
 func TestEveryPasswordReachesTheServer(t *testing.T) {
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 	rapid.Check(t, func(t *rapid.T) {
@@ -160,10 +160,10 @@ func TestEveryPasswordReachesTheServer(t *testing.T) {
 				t.Errorf("%s: user %q, password %q", given, got.User, got.Password)
 			}
 		}
-		// Without escaping, it may make the URL invalid.
+		// A password without escaping may make the URL invalid.
 		secret := "gehei" + password
 		if _, err := database.FeedURL("postgres://u:" + secret + "@h/d"); err != nil && strings.Contains(err.Error(), "gehei") {
-			t.Errorf("the error has a part of it: %v", err)
+			t.Errorf("the error contains a part of the password: %v", err)
 		}
 	})
 }
@@ -182,9 +182,9 @@ func TestMisleadingURLIsRefused(t *testing.T) {
 		"postgres://u:geheim@h%zz/db":                                 "cannot be parsed",
 		"postgres://u:geheim@h/db?sslmode=verify-full%zz":             "cannot be parsed",
 		"postgres://u:geheim@h/db?sslmode":                            "cannot be parsed",
-		"postgres://u:geheim@h/db?sslmode=verify-full;x=y":            "sslmode: supported are disable, ",
+		"postgres://u:geheim@h/db?sslmode=verify-full;x=y":            "sslmode: write one of disable, ",
 		"postgres://u:geheim@h/db?a%20b=c":                            "cannot be parsed",
-		"postgres://u:geheim@%2Ftmp,h/db?sslmode=verify-full":         "sockets beside other hosts",
+		"postgres://u:geheim@%2Ftmp,h/db?sslmode=verify-full":         "sockets and other hosts",
 		"postgres://u:geheim@h1,h2,h3:1/db?port=1,2":                  "could not match 2 port numbers to 3 hosts",
 		"postgres://u:geheim@h/db?sslmode=require&sslrootcert=system": "weak sslmode",
 		"postgres://u:geheim@h/db?client_encoding=LATIN1":             "wrong value for client_encoding",
@@ -193,8 +193,8 @@ func TestMisleadingURLIsRefused(t *testing.T) {
 		`host=h password=geheim\`:                                     "cannot be parsed",
 		"host=h password=geheim heim":                                 "cannot be parsed",
 		"host=h =geheim":                                              "cannot be parsed",
-		"jdbc:postgresql://h/db?user=u&password=geheim":               "not one of Postgres",
-		"postgresql+asyncpg://u:geheim@h/db":                          "not one of Postgres",
+		"jdbc:postgresql://h/db?user=u&password=geheim":               "not for Postgres",
+		"postgresql+asyncpg://u:geheim@h/db":                          "not for Postgres",
 	} {
 		_, err := database.FeedURL(given)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "heim") || strings.Contains(err.Error(), "\n") {
@@ -208,7 +208,7 @@ func TestMisleadingEnvironmentIsRefused(t *testing.T) {
 		"PGHOST=h1,h2":           "unset the variable",
 		"PGPORT=1,2":             "unset the variable",
 		"PGHOSTADDR=1.2.3.4,::1": "PGHOSTADDR is a list",
-		"PGSSLMODE=never":        "the environment variable PGSSLMODE has a wrong value: supported are disable, ",
+		"PGSSLMODE=never":        "the environment variable PGSSLMODE has a wrong value: write one of disable, ",
 		"PGPORT=none":            "the environment variable PGPORT has a wrong value",
 		"PGCHANNELBINDING=x":     "the environment variable PGCHANNELBINDING is not supported",
 		"PGSERVICE=none":         "the service none, which PGSERVICE or the database URL names, is not in ",
@@ -236,24 +236,24 @@ func TestURLOverridesTheService(t *testing.T) {
 		}
 		return path
 	}
-	wrong := "# all of it wrong\n[other]\nhost=elsewhere.invalid\n\n [ app ]\nhost = nowhere.invalid\nport=1\nuser=nobody\npassword=no\n" +
-		"dbname=nowhere\nsslmode=verify-full\n[last]\nthis is no option\n"
+	wrong := "# all values are wrong\n[other]\nhost=elsewhere.invalid\n\n [ app ]\nhost = nowhere.invalid\nport=1\nuser=nobody\npassword=no\n" +
+		"dbname=nowhere\nsslmode=verify-full\n[last]\nnot an option\n"
 	right := "[app]\nhost=" + u.Hostname() + "\nport=" + u.Port() + "\nuser=postgres\npassword=" + password + "\ndbname=" + storetest.DatabaseOf(target) +
 		"\nsslmode=disable\nconnection_limit=7\n"
 	for name, c := range map[string]struct {
 		service, url string
 		environment  []string
 	}{
-		"all is said": {wrong, target, []string{"PGSERVICE=app"}},
-		"all is said in pairs": {wrong, "host=" + u.Hostname() + " port=" + u.Port() + " user=postgres password=" + password + " dbname=" + storetest.DatabaseOf(target) +
+		"complete URL": {wrong, target, []string{"PGSERVICE=app"}},
+		"complete pairs": {wrong, "host=" + u.Hostname() + " port=" + u.Port() + " user=postgres password=" + password + " dbname=" + storetest.DatabaseOf(target) +
 			" sslmode=disable", []string{"PGSERVICE=app"}},
-		"the service alone":         {right, "service=app", nil},
-		"as an option of the URL":   {right, "postgres:///?service=app", nil},
-		"another than the user's":   {right, "service=app", []string{"PGSERVICE=last"}},
-		"the environment is last":   {right, "postgres://", []string{"PGSERVICE=app", "PGDATABASE=no", "PGPASSWORD=no", "PGUSER=no", "PGHOST=no.invalid"}},
-		"the URL's part of it":      {strings.Replace(right, storetest.DatabaseOf(target), storetest.DatabaseOf(other), 1), "dbname=" + storetest.DatabaseOf(target), []string{"PGSERVICE=app"}},
-		"a file that the URL names": {"", "service=app servicefile=" + write("named.conf", right), []string{"PGSERVICEFILE=nowhere"}},
-		"the system's file":         {"", "service=app", []string{"PGSYSCONFDIR=" + filepath.Dir(write("pg_service.conf", right))}},
+		"only the service":                  {right, "service=app", nil},
+		"as an option of the URL":           {right, "postgres:///?service=app", nil},
+		"URL overrides PGSERVICE":           {right, "service=app", []string{"PGSERVICE=last"}},
+		"service overrides the environment": {right, "postgres://", []string{"PGSERVICE=app", "PGDATABASE=no", "PGPASSWORD=no", "PGUSER=no", "PGHOST=no.invalid"}},
+		"URL overrides an option":           {strings.Replace(right, storetest.DatabaseOf(target), storetest.DatabaseOf(other), 1), "dbname=" + storetest.DatabaseOf(target), []string{"PGSERVICE=app"}},
+		"a file that the URL names":         {"", "service=app servicefile=" + write("named.conf", right), []string{"PGSERVICEFILE=nowhere"}},
+		"the system's file":                 {"", "service=app", []string{"PGSYSCONFDIR=" + filepath.Dir(write("pg_service.conf", right))}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("PGSERVICEFILE", write("service.conf", c.service))
@@ -265,12 +265,12 @@ func TestURLOverridesTheService(t *testing.T) {
 		})
 	}
 	for name, c := range map[string]struct{ service, url, want string }{
-		"none of that name": {right, "service=none", "the service none, "},
-		"no pair":           {"[app]\npassword=geheim\ngeheim\n", "service=app", "line 3: it is not OPTION=VALUE"},
-		"another service":   {"[app]\nservice=other\n", "service=app", "line 2: a service cannot name another one"},
-		"an LDAP server":    {"[app]\nldap://h/dn?x=y\n", "service=app", "line 2: it is not OPTION=VALUE"},
-		"a bad option":      {"[app]\na b=geheim\n", "service=app", "cannot be sent"},
-		"a demanding one":   {"[app]\nrequire_auth=scram-sha-256\n", "service=app", "require_auth, which keywicket does not support"},
+		"unknown service":        {right, "service=none", "the service none, "},
+		"no equals sign":         {"[app]\npassword=geheim\ngeheim\n", "service=app", "line 3: the line is not OPTION=VALUE"},
+		"another service":        {"[app]\nservice=other\n", "service=app", "line 2: a service cannot refer to another service"},
+		"an LDAP server":         {"[app]\nldap://h/dn?x=y\n", "service=app", "line 2: the line is not OPTION=VALUE"},
+		"an option with a space": {"[app]\na b=geheim\n", "service=app", "has an invalid character"},
+		"an unsupported feature": {"[app]\nrequire_auth=scram-sha-256\n", "service=app", "require_auth, which keywicket does not support"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("PGSERVICEFILE", write("service.conf", c.service))
@@ -303,14 +303,14 @@ func TestOptionsOfOtherDrivers(t *testing.T) {
 		"statement_cache_mode=describe&default_query_exec_mode=exec": "", "pool_max_conns=10&pool_min_conns=1": "",
 		"prepareThreshold=0&preparedStatementCacheQueries=0": "", "targetServerType=primary": "", "targetServerType=any": "write target_session_attrs=primary",
 		"supa=base-pooler.x": "", "uselibpqcompat=true": "",
-		"target_session_attrs=read-write": "", "target_session_attrs=primary": "", "target_session_attrs=any": "it has to be the primary",
+		"target_session_attrs=read-write": "", "target_session_attrs=primary": "", "target_session_attrs=any": "write target_session_attrs=primary",
 		"load_balance_hosts=random": "", "application_name=mine": "", "fallback_application_name=mine": "", "client_encoding=UTF8": "",
 		"options=-c%20work_mem%3D8MB": "", "search_path=public": "", "work_mem=8MB": "", "custom.name=x": "", "connect_timeout=5": "",
-		"prepared=no":              "the database URL has the option prepared, which Postgres does not know: remove it",
-		"options=-c%20no_such%3D1": "the database URL has the option no_such, which Postgres does not know: remove it",
-		"SSLMODE=disable":          "the database URL has the option SSLMODE, which Postgres does not know: remove it",
-		"sslmode=no-verify":        "wrong value for sslmode: supported are disable, ",
-		"sslmode=require":          "add sslmode=disable to the URL if the network between is trusted",
+		"prepared=no":              "the database URL has the option prepared, which Postgres does not support: remove it",
+		"options=-c%20no_such%3D1": "the database URL has the option no_such, which Postgres does not support: remove it",
+		"SSLMODE=disable":          "the database URL has the option SSLMODE, which Postgres does not support: remove it",
+		"sslmode=no-verify":        "wrong value for sslmode: write one of disable, ",
+		"sslmode=require":          "add sslmode=disable to the URL if the network is trusted",
 		"channel_binding=require&sslmode=verify-full": "the server has no TLS",
 		"sslaccept=strict&sslmode=verify-full":        "the server has no TLS",
 	} {
@@ -323,7 +323,7 @@ func TestOptionsOfOtherDrivers(t *testing.T) {
 				t.Errorf("got %v, want %q", err, want)
 			}
 			if err != nil && (strings.Contains(err.Error(), "geheim") || strings.Contains(err.Error(), "\n")) {
-				t.Errorf("more than one line, or a secret: %v", err)
+				t.Errorf("the error has more than one line, or a secret: %v", err)
 			}
 		})
 	}
@@ -340,7 +340,7 @@ func TestMissingTLSIsReportedForEveryHost(t *testing.T) {
 		"a registry":     func() error { _, err := registry.Open(t.Context(), databaseURL); return err },
 		"a directory":    func() error { return d.Ready(t.Context()) },
 	} {
-		if err := f(); !errors.Is(err, pq.ErrSSLNotSupported) || !strings.Contains(err.Error(), "add sslmode=disable to the URL if the network between is trusted") {
+		if err := f(); !errors.Is(err, pq.ErrSSLNotSupported) || !strings.Contains(err.Error(), "add sslmode=disable to the URL if the network is trusted") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -365,7 +365,7 @@ func TestSupportedOptions(t *testing.T) {
 	}
 }
 
-// These messages are not from the tests' server: they are in another language, or from a pooler.
+// The tests' server does not send these messages: they are in another language, or from a pooler.
 func TestConnectionErrorsNameCauseAndRemedy(t *testing.T) {
 	for want, err := range map[string]error{
 		"has the option schemas, which":        &pq.Error{Code: pqerror.UndefinedObject, Message: "unbekannter Konfigurationsparameter »schemas«"},
@@ -419,7 +419,7 @@ func TestFeedURL(t *testing.T) {
 		}
 	}
 	for _, replica := range []string{"postgres://h/d?target_session_attrs=any", "host=h target_session_attrs=standby"} {
-		if _, err := database.FeedURL(replica); err == nil || !strings.Contains(err.Error(), "it has to be the primary") {
+		if _, err := database.FeedURL(replica); err == nil || !strings.Contains(err.Error(), "write target_session_attrs=primary") {
 			t.Errorf("%s: %v", replica, err)
 		}
 	}

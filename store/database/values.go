@@ -6,8 +6,8 @@ import (
 	"github.com/lib/pq"
 )
 
-// ServerStarted is the SQL expression that identifies a server: the start time of its postmaster, in microseconds since 1970. Servers
-// of one cluster differ in it, and a restart changes it.
+// ServerStarted is the SQL expression that identifies a server: the start time of its postmaster, in microseconds since 1970. It
+// differs between the servers of a cluster, and a restart changes it.
 const ServerStarted = `(date_part('epoch', pg_postmaster_start_time()) * 1000000)::int8`
 
 // Timeline is the SQL expression for the WAL timeline: eight hexadecimal digits; NULL on a standby. A promotion increases it.

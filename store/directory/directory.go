@@ -19,18 +19,18 @@ import (
 
 // Config configures a Directory. Only URL is required.
 type Config struct {
-	// URL is the database URL, as for [database.Open]. The role keywicket_sidecar is enough for the login.
+	// URL is the database URL, as for [database.Open]. The login needs only the role keywicket_sidecar.
 	URL string
-	// MaxOpenConnections limits the connections for look-ups and for writing usage. Two more connections read the change log and
-	// listen for hints, and a third one is opened from time to time. Default: 8.
+	// MaxOpenConnections limits the connections for look-ups and for writing usage. In addition, one connection reads the change
+	// log, one listens for notifications, and one is opened from time to time. Default: 8.
 	MaxOpenConnections int
-	// LookupTimeout limits a whole look-up: waiting for a connection, connecting, retries and the query. Keep it below half of
-	// the caller's own limit, so that the caller's client gets an answer. Default: 200ms.
+	// LookupTimeout is the time limit of a look-up, including the wait for a connection, connecting, retries and the query. Set
+	// it to less than half of the caller's own time limit, so that the caller can still answer its client. Default: 200ms.
 	LookupTimeout time.Duration
-	// Pooler says whether a connection pooler stands in front of the database at URL. Default: PoolerAuto.
+	// Pooler is the kind of connection pooler at URL. Default: PoolerAuto.
 	Pooler database.Pooler
-	// FeedURL is the database URL for listening to hints. Set it to bypass a connection pooler, which does not pass on
-	// notifications. Default: URL.
+	// FeedURL is the database URL for listening to notifications (hints). Set it to bypass a connection pooler, which does not
+	// forward notifications. Default: URL.
 	FeedURL string
 	// NoHints disables hints: the change log is read only at its interval. That saves one connection, and Postgres does not wake
 	// each sidecar for each change.
@@ -43,7 +43,7 @@ type Config struct {
 	UsageInterval time.Duration
 	// Version of this program and a hash of its policies appear in the list of sidecars.
 	Version, Policies string
-	// Clock measures only how long ago a token was used. Expiry is judged by the database's clock. Default: time.Now.
+	// Clock measures only how long ago a token was used. Expiries are compared with the database's clock. Default: time.Now.
 	Clock func() time.Time
 }
 
@@ -51,8 +51,8 @@ const (
 	defaultLookupTimeout = 200 * time.Millisecond
 	defaultUsageInterval = 5 * time.Second
 
-	// connectionIdle is how long connections stay open after a burst of look-ups. It is longer than upkeepPause, so the connection
-	// that upkeep uses stays open. Otherwise many sidecars would keep opening connections.
+	// connectionIdle is how long connections stay open after a burst of look-ups. It is longer than upkeepPause, so that the
+	// connection for the upkeep stays open. Otherwise many sidecars would open a connection every minute.
 	connectionIdle = 2 * upkeepPause
 )
 
@@ -93,13 +93,13 @@ type Directory struct {
 	feed    *feed.Feed
 	usage   *usage
 
-	stopWatching context.CancelFunc // nil: the feed detects other servers
+	stopWatching context.CancelFunc // nil with a cache, because the feed then detects other servers
 }
 
 var _ authz.Directory = (*Directory)(nil)
 
-// Open starts a directory. It does not connect first: look-ups fail until the database is reachable, which
-// [Directory.Ready] reports. A nil logger discards all messages. The caller must Close the directory.
+// Open starts a directory, even if the database is unreachable. Until it is reachable, look-ups fail, and [Directory.Ready]
+// returns an error. A nil logger discards all messages. The caller must close the directory.
 func Open(c Config, log *slog.Logger) (_ *Directory, err error) {
 	c, err = c.complete()
 	if err != nil {
@@ -114,8 +114,8 @@ func Open(c Config, log *slog.Logger) (_ *Directory, err error) {
 			err = errors.Join(err, d.Close(context.Background()))
 		}
 	}()
-	// At its deadline, a look-up cancels its query and keeps the connection. The server has the same time again to confirm the
-	// cancellation.
+	// At its deadline, a look-up cancels its query and keeps the connection. The server then has the same time again to confirm
+	// the cancellation.
 	connections, err := database.NewConnector(c.URL, c.Pooler, 2*c.LookupTimeout)
 	if err != nil {
 		return nil, err
@@ -139,7 +139,7 @@ func Open(c Config, log *slog.Logger) (_ *Directory, err error) {
 	if d.cache, err = cache.New(c.Cache, d.lookups, log); err != nil {
 		return nil, fmt.Errorf("cache.%w", err)
 	}
-	// Entries that were read from the previous server may belong to another cluster, so drop them all.
+	// Cached answers of the previous server may belong to another cluster, so discard all of them.
 	d.servers.OnSwitch(func() { d.cache.ApplyHint(nil) })
 	d.feed, err = feed.Start(feed.Config{
 		URL: c.URL, HintsURL: c.FeedURL, NoHints: c.NoHints, Version: c.Version, Policies: c.Policies,
@@ -164,15 +164,15 @@ func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (found authz.Loo
 	return found, nil
 }
 
-// Ready returns nil if a look-up of each kind succeeds now and the change log was read at least once. Otherwise the error says
-// why.
+// Ready returns nil if a look-up of each kind succeeds and the change log was read at least once. Otherwise the error has the
+// cause.
 func (d *Directory) Ready(ctx context.Context) error {
 	probes := []authz.Lookup{
 		{Kind: authz.KindWorkspaceKey},
 		{Kind: authz.KindSession},
 		{Kind: authz.KindOAuthToken},
 	}
-	// Run them one after the other: three at once would make each sidecar keep three connections.
+	// Run them one after the other. If they were concurrent, each sidecar would keep three connections open.
 	for _, l := range probes { // of credentials that do not exist
 		if _, err := d.lookups.Load(ctx, l); err != nil {
 			return err
@@ -184,7 +184,7 @@ func (d *Directory) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Warnings returns the problems that do not prevent checks from being answered.
+// Warnings returns problems with which checks are still answered.
 func (d *Directory) Warnings() []string {
 	if d.feed == nil {
 		return nil
@@ -200,8 +200,8 @@ func (d *Directory) CacheStats() cache.Stats {
 	return d.cache.Stats()
 }
 
-// ChangeCounts returns how many changes the directory has read from the change log and how many it received as hints; 0 without a cache.
-// Unlike CacheStats, it is cheap enough to call often.
+// ChangeCounts returns how many changes were read from the change log, and how many notifications were received; 0 without a
+// cache. Unlike CacheStats, it is fast enough to be called often.
 func (d *Directory) ChangeCounts() (changes, hints uint64) {
 	if d.cache == nil {
 		return 0, 0
@@ -209,8 +209,8 @@ func (d *Directory) ChangeCounts() (changes, hints uint64) {
 	return d.cache.ChangeCounts()
 }
 
-// Close writes the pending usage and closes the connections. Look-ups must have ended: a running one may fail or lose its usage.
-// Close returns an error if usage is lost, because the context ended or the database did not accept it.
+// Close writes the pending usage and closes the connections. Look-ups must have ended before, because a running look-up may fail
+// or lose its usage. Close returns an error if usage is lost because the context ended or the write failed.
 func (d *Directory) Close(ctx context.Context) error {
 	var errs []error
 	if d.feed != nil {

@@ -28,17 +28,17 @@ func TestLookupGrantsAWorkspaceTokenItsOwnWorkspace(t *testing.T) {
 			Environment: authz.Sandbox, Scopes: []string{"crm:read", "crm:update"}},
 		Workspace: authz.Membership{ID: f.Acme.ID, Slug: "acme"},
 	}
-	for name, asked := range map[string]authz.WorkspaceRef{
-		"none asked for":            {},
-		"its own by id":             {ID: f.Acme.ID},
-		"its own by slug":           {Slug: "acme"},
-		"another by id":             {ID: f.Globex.ID},
-		"another by slug":           {Slug: "globex"},
-		"one that does not exist":   {ID: strings.Repeat("0", 24)},
-		"a slug that is not in use": {Slug: "nowhere"},
+	for name, requested := range map[string]authz.WorkspaceRef{
+		"no workspace is requested": {},
+		"its own workspace by id":   {ID: f.Acme.ID},
+		"its own workspace by slug": {Slug: "acme"},
+		"another workspace by id":   {ID: f.Globex.ID},
+		"another workspace by slug": {Slug: "globex"},
+		"an unknown id":             {ID: strings.Repeat("0", 24)},
+		"an unknown slug":           {Slug: "nowhere"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := d.Lookup(t.Context(), authz.Lookup{Digest: key.Digest(), API: "velaflows", Workspace: asked})
+			got, err := d.Lookup(t.Context(), authz.Lookup{Digest: key.Digest(), API: "velaflows", Workspace: requested})
 			if err != nil || !reflect.DeepEqual(got, want) {
 				t.Errorf("got %+v, %v, want %+v", got, err, want)
 			}
@@ -49,50 +49,50 @@ func TestLookupGrantsAWorkspaceTokenItsOwnWorkspace(t *testing.T) {
 func TestLookupGrantsAUserTheWorkspaceAskedForIfAMember(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.Directory(t, nil)
-	_, adas := f.UserToken(t, "issues:read", "user:read")
-	_, bobs := f.Create(t, registry.NewToken{Format: storetest.Velu, API: "velocity", Name: "t", User: f.Bob.Email})
+	_, adaKey := f.UserToken(t, "issues:read", "user:read")
+	_, bobKey := f.Create(t, registry.NewToken{Format: storetest.Velu, API: "velocity", Name: "t", User: f.Bob.Email})
 	for _, c := range []struct {
-		name  string
-		key   authz.Secret
-		asked authz.WorkspaceRef
-		want  authz.Membership
+		name      string
+		key       authz.Secret
+		requested authz.WorkspaceRef
+		want      authz.Membership
 	}{
-		{"none asked for", adas, authz.WorkspaceRef{}, authz.Membership{}},
-		{"by id", adas, authz.WorkspaceRef{ID: f.Acme.ID}, authz.Membership{ID: f.Acme.ID, Slug: "acme", Role: "admin"}},
-		{"by slug", adas, authz.WorkspaceRef{Slug: "acme"}, authz.Membership{ID: f.Acme.ID, Slug: "acme", Role: "admin"}},
-		{"another role in another", adas, authz.WorkspaceRef{Slug: "globex"},
+		{"no workspace is requested", adaKey, authz.WorkspaceRef{}, authz.Membership{}},
+		{"by id", adaKey, authz.WorkspaceRef{ID: f.Acme.ID}, authz.Membership{ID: f.Acme.ID, Slug: "acme", Role: "admin"}},
+		{"by slug", adaKey, authz.WorkspaceRef{Slug: "acme"}, authz.Membership{ID: f.Acme.ID, Slug: "acme", Role: "admin"}},
+		{"a workspace with another role", adaKey, authz.WorkspaceRef{Slug: "globex"},
 			authz.Membership{ID: f.Globex.ID, Slug: "globex", Role: "guest"}},
-		{"unknown id", adas, authz.WorkspaceRef{ID: strings.Repeat("0", 24)}, authz.Membership{}},
-		{"unknown slug", adas, authz.WorkspaceRef{Slug: "nowhere"}, authz.Membership{}},
-		{"an id given as a slug", adas, authz.WorkspaceRef{Slug: f.Acme.ID}, authz.Membership{}},
-		{"a slug given as an id", adas, authz.WorkspaceRef{ID: "acme"}, authz.Membership{}},
-		{"no member, by id", bobs, authz.WorkspaceRef{ID: f.Acme.ID}, authz.Membership{}},
-		{"no member, by slug", bobs, authz.WorkspaceRef{Slug: "acme"}, authz.Membership{}},
-		{"no member, none asked for", bobs, authz.WorkspaceRef{}, authz.Membership{}},
+		{"unknown id", adaKey, authz.WorkspaceRef{ID: strings.Repeat("0", 24)}, authz.Membership{}},
+		{"unknown slug", adaKey, authz.WorkspaceRef{Slug: "nowhere"}, authz.Membership{}},
+		{"an id given as a slug", adaKey, authz.WorkspaceRef{Slug: f.Acme.ID}, authz.Membership{}},
+		{"a slug given as an id", adaKey, authz.WorkspaceRef{ID: "acme"}, authz.Membership{}},
+		{"not a member, by id", bobKey, authz.WorkspaceRef{ID: f.Acme.ID}, authz.Membership{}},
+		{"not a member, by slug", bobKey, authz.WorkspaceRef{Slug: "acme"}, authz.Membership{}},
+		{"not a member, no workspace is requested", bobKey, authz.WorkspaceRef{}, authz.Membership{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := d.Lookup(t.Context(), authz.Lookup{Digest: c.key.Digest(), API: "velocity", Workspace: c.asked})
+			got, err := d.Lookup(t.Context(), authz.Lookup{Digest: c.key.Digest(), API: "velocity", Workspace: c.requested})
 			if err != nil || got.Denial != "" || got.Workspace != c.want {
 				t.Errorf("got %+v, %v, want the workspace %+v", got, err, c.want)
 			}
 		})
 	}
 
-	got := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(adas)))
+	got := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(adaKey)))
 	if p := got.Principal; p.UserID != f.Ada.ID || p.Kind != authz.KindPersonalKey || p.Environment != authz.Live ||
 		!reflect.DeepEqual(p.Scopes, []string{"issues:read", "user:read"}) {
 		t.Errorf("the principal is %+v", p)
 	}
 	storetest.Must(f.SetMember(t.Context(), "acme", f.Ada.ID, "member"))
-	asked := storetest.Lookup(adas)
-	asked.Workspace.Slug = "acme"
-	if got := storetest.Must(d.Lookup(t.Context(), asked)); got.Workspace.Role != "member" {
+	inAcme := storetest.Lookup(adaKey)
+	inAcme.Workspace.Slug = "acme"
+	if got := storetest.Must(d.Lookup(t.Context(), inAcme)); got.Workspace.Role != "member" {
 		t.Errorf("after a change of role: %+v", got.Workspace)
 	}
 	if err := f.RemoveMember(t.Context(), "acme", f.Ada.ID); err != nil {
 		t.Fatal(err)
 	}
-	if got := storetest.Must(d.Lookup(t.Context(), asked)); got.Denial != "" || got.Workspace != (authz.Membership{}) {
+	if got := storetest.Must(d.Lookup(t.Context(), inAcme)); got.Denial != "" || got.Workspace != (authz.Membership{}) {
 		t.Errorf("after the membership ended: %+v", got)
 	}
 }
@@ -112,16 +112,16 @@ func TestLookupDenies(t *testing.T) {
 		api     string
 		want    authz.Reason
 	}{
-		{"a good one not", nil, "velocity", ""},
-		{"one that will expire not", []string{later}, "velocity", ""},
+		{"valid", nil, "velocity", ""},
+		{"valid, with an expiry", []string{later}, "velocity", ""},
 		{"expired", []string{expire}, "velocity", authz.ReasonExpired},
 		{"revoked", []string{revoke}, "velocity", authz.ReasonRevoked},
 		{"revoked before it would expire", []string{later, revoke}, "velocity", authz.ReasonRevoked},
 		{"revoked and expired", []string{expire, revoke}, "velocity", authz.ReasonRevoked},
 		{"deleted", []string{remove}, "velocity", authz.ReasonUnknown},
-		{"of another API", nil, "velaflows", authz.ReasonUnknown},
-		{"revoked, of another API", []string{revoke}, "velaflows", authz.ReasonUnknown},
-		{"of no API", nil, "", authz.ReasonUnknown},
+		{"token of another API", nil, "velaflows", authz.ReasonUnknown},
+		{"revoked token of another API", []string{revoke}, "velaflows", authz.ReasonUnknown},
+		{"empty API", nil, "", authz.ReasonUnknown},
 	} {
 		for kind, make := range map[string]func(testing.TB, ...string) (registry.Token, authz.Secret){
 			"workspace": f.WorkspaceToken, "user": f.UserToken,
@@ -143,12 +143,12 @@ func TestLookupDenies(t *testing.T) {
 		}
 	}
 	if got := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(storetest.Vel.NewKey()))); got.Denial != authz.ReasonUnknown {
-		t.Errorf("a key that was never made: %+v", got)
+		t.Errorf("a key that was never created: %+v", got)
 	}
 	_, key := f.WorkspaceToken(t)
-	near := storetest.Lookup(key)
-	near.Digest[31]++
-	if got := storetest.Must(d.Lookup(t.Context(), near)); got.Denial != authz.ReasonUnknown {
+	almostEqual := storetest.Lookup(key)
+	almostEqual.Digest[31]++
+	if got := storetest.Must(d.Lookup(t.Context(), almostEqual)); got.Denial != authz.ReasonUnknown {
 		t.Errorf("a digest that differs in the last bit: %+v", got)
 	}
 }
@@ -157,8 +157,8 @@ func TestExpiryUsesTheDatabaseClock(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme",
 		ExpiresIn: new(time.Hour)})
-	ahead := func(c *directory.Config) { c.Clock = func() time.Time { return time.Now().Add(24 * time.Hour) } }
-	if got := storetest.Must(f.Directory(t, ahead).Lookup(t.Context(), storetest.Lookup(key))); got.Denial != "" {
+	clockAhead := func(c *directory.Config) { c.Clock = func() time.Time { return time.Now().Add(24 * time.Hour) } }
+	if got := storetest.Must(f.Directory(t, clockAhead).Lookup(t.Context(), storetest.Lookup(key))); got.Denial != "" {
 		t.Errorf("the sidecar's clock is a day ahead: %+v", got)
 	}
 	// A function that precedes the built-in one on the search path replaces this database's clock.
@@ -172,7 +172,7 @@ func TestExpiryUsesTheDatabaseClock(t *testing.T) {
 	}
 }
 
-// A product may express "never" as a time in the far future. An import keeps such times.
+// A product may use a time in the far future for "never". An import keeps such times.
 func TestExpiryMayBeInTheFarFuture(t *testing.T) {
 	f := storetest.NewFixture(t)
 	for _, at := range []string{"9999-12-31", "294276-12-31", "infinity"} {
@@ -190,7 +190,7 @@ func TestExpiryMayBeInTheFarFuture(t *testing.T) {
 	}
 }
 
-// Issue 3, "Done when" 5.
+// A look-up needs one query, which is prepared once.
 func TestLookupIsOneQuery(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.UserToken(t)
@@ -203,17 +203,17 @@ func TestLookupIsOneQuery(t *testing.T) {
 		l.Workspace.Slug = "acme"
 		storetest.Must(d.Lookup(t.Context(), l))
 	}
-	// The log is in order, so this line comes after those of all look-ups.
+	// The log is in order, so this line comes after the lines of all look-ups.
 	storetest.Must(storetest.OpenDB(t, storetest.With(f.URL, "log_statement", "all")).ExecContext(t.Context(), `SELECT 'the end'`))
-	storetest.Eventually(t, "the end of the log", storetest.ServerLog.Contains("the end"))
+	storetest.Eventually(t, "the log contains the end", storetest.ServerLog.Contains("the end"))
 	logged, _, _ := strings.Cut(storetest.ServerLog.String()[before:], "the end")
 	for what, want := range map[string]int{"  parse 1: ": 1, "  bind 1: ": lookups, "  execute 1: ": lookups} {
 		if n := strings.Count(logged, what); n != want {
 			t.Errorf("for %d look-ups the log has %q %d times, not %d", lookups, what, n, want)
 		}
 	}
-	// A new connection queries which server it has reached. It prepares the queries of three lanes within a timeout that it sets and
-	// resets. The line "the end" counts too.
+	// A new connection also queries which server it has reached, prepares the queries of three lanes, and sets and resets a
+	// timeout. The line "the end" also counts.
 	const once = 10
 	if n := strings.Count(logged, "LOG:  "); n > 2*lookups+once {
 		t.Errorf("for %d look-ups there are %d lines", lookups, n)
@@ -255,7 +255,7 @@ func TestLookupUsesIndexesOnly(t *testing.T) {
 		}
 	}
 	if !strings.Contains(text, "tokens_digest_key") || t.Failed() {
-		t.Errorf("the plan reads more than it should:\n%s", text)
+		t.Errorf("the plan reads more than necessary:\n%s", text)
 	}
 }
 
@@ -332,7 +332,7 @@ func TestLookupsShareTheConfiguredConnections(t *testing.T) {
 	}
 	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM pg_stat_activity
 		WHERE datname = current_database() AND query LIKE '%pg_postmaster_start_time%' AND state = 'active' AND pid <> pg_backend_pid()`); n != 1 {
-		t.Errorf("%d connections look up", n)
+		t.Errorf("%d connections run look-ups", n)
 	}
 	if err := errors.Join(tx.Rollback(), <-first); err != nil {
 		t.Error(err)
@@ -358,7 +358,7 @@ func TestLookupTimeoutBoundsAQueryThatWaits(t *testing.T) {
 	if _, err := d.Lookup(ctx, storetest.Lookup(key)); !errors.Is(err, context.Canceled) {
 		t.Errorf("the caller has canceled: %v", err)
 	}
-	// Otherwise such queries would pile up until the server has no free connection.
+	// Otherwise such queries would accumulate until the server has no free connection.
 	storetest.Eventually(t, "the query that timed out is cancelled on the server", func() bool {
 		return storetest.Value[int](t, f.DB, `SELECT count(*) FROM pg_stat_activity
 			WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 0
@@ -367,7 +367,7 @@ func TestLookupTimeoutBoundsAQueryThatWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got, err := d.Lookup(t.Context(), storetest.Lookup(key)); err != nil || got.Denial != "" {
-		t.Errorf("once the lock is gone: %+v, %v", got, err)
+		t.Errorf("after the lock was released: %+v, %v", got, err)
 	}
 }
 
@@ -376,10 +376,10 @@ func TestDirectoryWorksOnceTheSchemaExists(t *testing.T) {
 	d := storetest.Must(directory.Open(directory.Config{URL: url, LookupTimeout: 10 * time.Second}, nil))
 	defer func() { _ = d.Close(t.Context()) }()
 	if _, err := d.Lookup(t.Context(), storetest.Lookup("vel_unknown")); err == nil {
-		t.Error("a look-up without a schema is not an error")
+		t.Error("a look-up without the schema returned no error")
 	}
 	if err := d.Ready(t.Context()); err == nil {
-		t.Error("a database without the schema is ready")
+		t.Error("without the schema, Ready returned no error")
 	}
 	storetest.Must(schema.Migrate(t.Context(), storetest.OpenDB(t, url)))
 	storetest.Eventually(t, "it is ready", func() bool { return d.Ready(t.Context()) == nil })
@@ -388,13 +388,13 @@ func TestDirectoryWorksOnceTheSchemaExists(t *testing.T) {
 	}
 }
 
-// A disabled trigger: the same happens before the migration that creates the triggers.
+// The same applies before the migration that creates the triggers.
 func TestCacheIsNotUsedWithoutChangeTriggers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	f.Exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`)
 	d := f.Directory(t, func(c *directory.Config) { c.NoCache = false })
-	storetest.Eventually(t, "it says why it is not ready", func() bool {
+	storetest.Eventually(t, "Ready returns the cause", func() bool {
 		err := d.Ready(t.Context())
 		return err != nil && strings.Contains(err.Error(), "does not write all changes")
 	})
@@ -403,7 +403,7 @@ func TestCacheIsNotUsedWithoutChangeTriggers(t *testing.T) {
 	}
 	for range 3 {
 		if cacheInUse() {
-			t.Error("it answers from memory")
+			t.Error("a cached answer is used")
 		}
 	}
 	f.Exec(t, `ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`)

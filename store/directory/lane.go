@@ -19,14 +19,14 @@ import (
 )
 
 const (
-	// A lane sends one query per laneInterval, and after a pause up to laneBurst at once. Further look-ups share the next query,
-	// which is sent earlier once batchWorth look-ups wait. A query's cost depends little on its number of rows, so a flood of
-	// unknown tokens costs other look-ups little.
+	// A lane sends one query per laneInterval, and after a pause up to laneBurst queries immediately. Further look-ups share the
+	// next query, which is sent earlier once batchWorth look-ups wait. A query's duration depends little on its number of rows,
+	// so a flood of unknown tokens hardly delays other look-ups.
 	laneInterval = 2 * time.Millisecond
 	laneBurst    = 25
 
-	batchWorth = 16  // look-ups; with so many, a query does not wait for the interval
-	batchLimit = 256 // look-ups in one query
+	batchWorth = 16  // number of look-ups with which a query does not wait for the interval
+	batchLimit = 256 // maximum number of look-ups in one query
 )
 
 // lane batches the look-ups of one kind into queries.
@@ -36,9 +36,9 @@ type lane struct {
 
 	mu      sync.Mutex
 	waiting list.List // of *waiter
-	queries int       // under way
+	queries int       // queries in progress
 	shared  bool      // the last query was for more than one look-up
-	nextDue time.Time // when the next query is due at one query per laneInterval
+	nextDue time.Time // when the next query is due, at one query per laneInterval
 	timed   bool      // a timer will send the next query
 }
 
@@ -54,7 +54,8 @@ type outcome struct {
 	err    error
 }
 
-// join adds the look-up to the next query. A query that is already under way may read a state from before the look-up began.
+// join adds the look-up to the next query. It does not join a query in progress, which may have read an older state of the
+// database.
 func (n *lane) join(l authz.Lookup) *waiter {
 	w := &waiter{lookup: l, result: make(chan outcome, 1)}
 	n.mu.Lock()
@@ -64,7 +65,7 @@ func (n *lane) join(l authz.Lookup) *waiter {
 	return w
 }
 
-// leave removes the look-up from the lane, if its query was not sent yet.
+// leave removes the look-up from the lane, if its query has not been sent.
 func (n *lane) leave(w *waiter) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -77,7 +78,7 @@ func (n *lane) send() {
 		return // when a query ends, it calls send
 	}
 	now := time.Now()
-	// Look-ups that come one after the other cannot share a query, so they do not wait.
+	// Sequential look-ups cannot share a query, so they do not wait.
 	if alone := n.queries == 0 && n.waiting.Len() == 1 && !n.shared; !alone {
 		if n.nextDue.Before(now) {
 			n.nextDue = now
@@ -111,7 +112,7 @@ func (n *lane) send() {
 	}()
 }
 
-// batch takes up to batchLimit look-ups from the lane, those that have waited longest first. The caller holds n.mu.
+// batch removes up to batchLimit look-ups from the lane, in the order of their arrival. The caller holds n.mu.
 func (n *lane) batch() (batch []*waiter) {
 	for len(batch) < batchLimit && n.waiting.Len() > 0 {
 		batch = append(batch, n.waiting.Remove(n.waiting.Front()).(*waiter))
@@ -119,8 +120,8 @@ func (n *lane) batch() (batch []*waiter) {
 	return batch
 }
 
-// answer sends each waiter its answer or error. It serves many look-ups, so it has its own time limit and continues when a waiter
-// leaves.
+// answer sends each waiter its answer or error. It has its own time limit, and continues when a waiter leaves, because other
+// look-ups share the query.
 func (n *lane) answer(batch []*waiter) {
 	ctx, cancel := context.WithTimeout(context.Background(), n.lookups.timeout)
 	defer cancel()
@@ -128,9 +129,9 @@ func (n *lane) answer(batch []*waiter) {
 }
 
 func (n *lane) answerWithin(ctx context.Context, batch []*waiter) {
-	answers, err := n.ask(ctx, batch)
+	answers, err := n.queryBatch(ctx, batch)
 	if len(batch) > 1 && mayBeOneLookup(err) && ctx.Err() == nil {
-		// Find the look-up that causes the error, so that the others get their answers.
+		// Isolate the look-up that causes the error, so that the others get their answers.
 		half := len(batch) / 2
 		n.answerWithin(ctx, batch[:half])
 		n.answerWithin(ctx, batch[half:])
@@ -145,8 +146,9 @@ func (n *lane) answerWithin(ctx context.Context, batch []*waiter) {
 	}
 }
 
-// mayBeOneLookup reports whether a single look-up of the batch may cause the error: Postgres cannot read its values, or this program
-// cannot read its answer. It also reports true for a query that an operator has cancelled, which is worth another attempt.
+// mayBeOneLookup reports whether a single look-up of the batch may cause the error: Postgres cannot read its values, or this
+// program cannot read its answer. It is also true for a query that an operator has cancelled, because another attempt may
+// succeed.
 func mayBeOneLookup(err error) bool {
 	if e := pq.As(err); e != nil {
 		class := e.Code.Class()
@@ -155,30 +157,30 @@ func mayBeOneLookup(err error) bool {
 	return errors.Is(err, lookup.ErrUnreadable)
 }
 
-func (n *lane) ask(ctx context.Context, batch []*waiter) (answers []cache.Answer, err error) {
+func (n *lane) queryBatch(ctx context.Context, batch []*waiter) (answers []cache.Answer, err error) {
 	defer func() {
 		if p := recover(); p != nil { // no caller's recover covers this goroutine
 			err = fmt.Errorf("%w: panic: %v", lookup.ErrUnreadable, p)
 		}
 	}()
-	asked := make([]authz.Lookup, len(batch))
+	lookups := make([]authz.Lookup, len(batch))
 	for i, w := range batch {
-		asked[i] = w.lookup
+		lookups[i] = w.lookup
 	}
 	err = database.RetryLost(ctx, n.lookups.attempts, func() error {
-		answers, err = n.attempt(ctx, asked)
+		answers, err = n.attempt(ctx, lookups)
 		return err
 	})
 	if err != nil && ctx.Err() != nil {
-		return nil, ctx.Err() // Postgres reports 57014, which errors.Is does not match with a deadline
+		return nil, ctx.Err() // Postgres reports 57014, for which errors.Is with a deadline is false
 	}
 	return answers, err
 }
 
-func (n *lane) attempt(ctx context.Context, asked []authz.Lookup) ([]cache.Answer, error) {
+func (n *lane) attempt(ctx context.Context, lookups []authz.Lookup) ([]cache.Answer, error) {
 	servers := n.lookups.servers
 	for attempt := 1; ; attempt++ {
-		answers, started, err := lookup.Query(ctx, n.lookups.db, n.query, asked)
+		answers, started, err := lookup.Query(ctx, n.lookups.db, n.query, lookups)
 		switch {
 		case err != nil:
 			return nil, err
@@ -187,7 +189,7 @@ func (n *lane) attempt(ctx context.Context, asked []authz.Lookup) ([]cache.Answe
 		case attempt == n.lookups.attempts:
 			return nil, pool.ErrOtherServer
 		}
-		// After settle, the server that answered is the current one, or its idle connections are closed.
+		// After Settle, the server that answered is the current one, or its idle connections are closed.
 		if err := servers.Settle(ctx); err != nil {
 			return nil, err
 		}

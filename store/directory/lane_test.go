@@ -18,7 +18,7 @@ import (
 
 func TestLookupsThatShareAQueryGetTheirOwnAnswers(t *testing.T) {
 	g := storetest.NewGranting(t)
-	quiet := g.Directory(t, nil)
+	reference := g.Directory(t, nil)
 	d := g.Directory(t, nil)
 	var lookups []authz.Lookup
 	add := func(key authz.Secret, change func(*authz.Lookup)) {
@@ -31,11 +31,11 @@ func TestLookupsThatShareAQueryGetTheirOwnAnswers(t *testing.T) {
 	_, key := g.WorkspaceToken(t, "issues:read")
 	add(key, nil)
 	add(key, func(l *authz.Lookup) { l.API = "velaflows" })
-	_, users := g.UserToken(t, "user:read")
+	_, userKey := g.UserToken(t, "user:read")
 	for _, slug := range []string{"", "acme", "globex", "nowhere", "{", `"`, `\`, "NULL", "a,b", "\u00e9"} {
-		add(users, func(l *authz.Lookup) { l.Workspace.Slug = slug })
+		add(userKey, func(l *authz.Lookup) { l.Workspace.Slug = slug })
 	}
-	add(users, func(l *authz.Lookup) { l.Kind = authz.KindOAuthToken })
+	add(userKey, func(l *authz.Lookup) { l.Kind = authz.KindOAuthToken })
 	_, imported := g.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme", Key: "vel_0123456789abcdef"})
 	add(imported, nil)
 	revoked, key := g.WorkspaceToken(t)
@@ -50,24 +50,24 @@ func TestLookupsThatShareAQueryGetTheirOwnAnswers(t *testing.T) {
 			Kind: authz.KindSession, API: "velocity", Session: authz.Session{ID: "s", UserID: g.Ada.ID}, Workspace: authz.WorkspaceRef{Slug: slug},
 		})
 	}
-	good := 0
+	allowed := 0
 	var want []authz.LookupResult
 	for _, l := range lookups {
-		want = append(want, storetest.Must(quiet.Lookup(t.Context(), l)))
+		want = append(want, storetest.Must(reference.Lookup(t.Context(), l)))
 		if want[len(want)-1].Denial == "" {
-			good++
+			allowed++
 		}
 	}
-	if good < 15 || good == len(want) {
-		t.Fatalf("%d of %d are good", good, len(want))
+	if allowed < 15 || allowed == len(want) {
+		t.Fatalf("%d of %d look-ups are allowed", allowed, len(want))
 	}
 	release := g.OccupyConnections(t, d)
 	var wg sync.WaitGroup
-	var asked atomic.Int32
+	var started atomic.Int32
 	for i, l := range lookups {
 		for range 100 {
 			wg.Go(func() {
-				asked.Add(1)
+				started.Add(1)
 				if got, err := d.Lookup(t.Context(), l); err != nil || !reflect.DeepEqual(got, want[i]) {
 					t.Errorf("%+v: got %+v, %v, want %+v", l, got, err, want[i])
 				}
@@ -77,13 +77,13 @@ func TestLookupsThatShareAQueryGetTheirOwnAnswers(t *testing.T) {
 			})
 		}
 	}
-	storetest.Eventually(t, "all look-ups wait", func() bool { return int(asked.Load()) == 100*len(lookups) })
+	storetest.Eventually(t, "all look-ups have started", func() bool { return int(started.Load()) == 100*len(lookups) })
 	release()
 	wg.Wait()
 }
 
-// A look-up must not join a query that was sent before it. Otherwise it could report an existing token as unknown, or a revoked token
-// as valid.
+// A look-up must not join a query that was sent before it began. Otherwise it could report an existing token as unknown, or a
+// revoked token as valid.
 func TestLookupGetsNoAnswerLoadedBeforeIt(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.Directory(t, nil)
@@ -112,11 +112,11 @@ func TestLookupGetsNoAnswerLoadedBeforeIt(t *testing.T) {
 		if got := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))); got.Denial != authz.ReasonUnknown {
 			t.Errorf("before it is created: %+v", got)
 		}
-		made, _ := f.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme", Key: key})
+		token, _ := f.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme", Key: key})
 		if got := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))); got.Denial != "" {
 			t.Errorf("after it is created: %+v", got)
 		}
-		storetest.Must(f.RevokeToken(t.Context(), made.ID))
+		storetest.Must(f.RevokeToken(t.Context(), token.ID))
 		if got := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))); got.Denial != authz.ReasonRevoked {
 			t.Errorf("after it is revoked: %+v", got)
 		}
@@ -127,12 +127,12 @@ func TestLookupGetsNoAnswerLoadedBeforeIt(t *testing.T) {
 func TestUnreadableLookupDoesNotFailOthers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.UserToken(t, "user:read")
-	odd, unreadable := f.UserToken(t, "user:read")
-	f.Exec(t, `UPDATE keywicket.tokens SET scopes[0] = 'user:read' WHERE id = $1`, odd.ID) // Postgres prints such an array with its bounds
+	unreadableToken, unreadable := f.UserToken(t, "user:read")
+	f.Exec(t, `UPDATE keywicket.tokens SET scopes[0] = 'user:read' WHERE id = $1`, unreadableToken.ID) // Postgres prints such an array with its bounds
 	d := f.Directory(t, nil)
 	release := f.OccupyConnections(t, d)
 	var wg sync.WaitGroup
-	var asked atomic.Int32
+	var started atomic.Int32
 	for range 40 {
 		for _, slug := range []string{"acme", "a\x00b", "\xff", "unreadable"} {
 			wg.Go(func() {
@@ -141,18 +141,18 @@ func TestUnreadableLookupDoesNotFailOthers(t *testing.T) {
 					l = storetest.Lookup(unreadable)
 				}
 				l.Workspace.Slug = slug
-				asked.Add(1)
+				started.Add(1)
 				got, err := d.Lookup(t.Context(), l)
 				switch {
 				case slug == "acme" && (err != nil || got.Denial != "" || got.Workspace.Slug != "acme"):
-					t.Errorf("a good look-up: %+v, %v", got, err)
+					t.Errorf("a valid look-up: %+v, %v", got, err)
 				case slug != "acme" && err == nil:
 					t.Errorf("%q: %+v", slug, got)
 				}
 			})
 		}
 	}
-	storetest.Eventually(t, "all wait", func() bool { return asked.Load() == 160 })
+	storetest.Eventually(t, "all look-ups have started", func() bool { return started.Load() == 160 })
 	release()
 	wg.Wait()
 }
@@ -161,44 +161,44 @@ func TestWaitingLookupCanBeCancelled(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	d := f.Directory(t, nil)
-	hasty := f.Directory(t, func(c *directory.Config) { c.LookupTimeout = 100 * time.Millisecond })
-	storetest.Must(hasty.Lookup(t.Context(), storetest.Lookup(key)))
+	shortTimeout := f.Directory(t, func(c *directory.Config) { c.LookupTimeout = 100 * time.Millisecond })
+	storetest.Must(shortTimeout.Lookup(t.Context(), storetest.Lookup(key)))
 	release := f.OccupyConnections(t, d)
-	if _, err := hasty.Lookup(t.Context(), storetest.Lookup(key)); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := shortTimeout.Lookup(t.Context(), storetest.Lookup(key)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("after the timeout: %v", err)
 	}
 	f.AwaitLocks(t, 8) // the query that timed out is cancelled on the server
 	ctx, cancel := context.WithCancel(t.Context())
-	left := make(chan error)
+	canceled := make(chan error)
 	for range 100 {
-		go func() { _, err := d.Lookup(ctx, storetest.Lookup(storetest.Vel.NewKey())); left <- err }()
+		go func() { _, err := d.Lookup(ctx, storetest.Lookup(storetest.Vel.NewKey())); canceled <- err }()
 	}
-	storetest.Eventually(t, "they wait", func() bool { return d.Waiting() == 100 })
-	stayed := make(chan error)
+	storetest.Eventually(t, "100 look-ups wait", func() bool { return d.Waiting() == 100 })
+	waited := make(chan error)
 	go func() {
 		got, err := d.Lookup(context.Background(), storetest.Lookup(key))
 		if err == nil && got.Denial != "" {
 			err = fmt.Errorf("%+v", got)
 		}
-		stayed <- err
+		waited <- err
 	}()
-	storetest.Eventually(t, "one more waits", func() bool { return d.Waiting() == 101 })
+	storetest.Eventually(t, "101 look-ups wait", func() bool { return d.Waiting() == 101 })
 	cancel()
 	for range 100 {
-		if err := <-left; !errors.Is(err, context.Canceled) {
+		if err := <-canceled; !errors.Is(err, context.Canceled) {
 			t.Errorf("the caller has canceled: %v", err)
 		}
 	}
 	if n := d.Waiting(); n != 1 {
-		t.Errorf("%d wait, after all but one have left", n)
+		t.Errorf("%d look-ups wait after all but one were canceled", n)
 	}
 	release()
-	if err := <-stayed; err != nil {
-		t.Errorf("a caller that stayed: %v", err)
+	if err := <-waited; err != nil {
+		t.Errorf("the caller that did not cancel: %v", err)
 	}
 }
 
-// After the change of a type, the statements that are prepared on a connection cannot be used any more.
+// After a change of a column's type, the prepared statements on a connection cannot be used any more.
 func TestColumnTypesMayChange(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
@@ -218,7 +218,7 @@ func TestColumnTypesMayChange(t *testing.T) {
 	}
 }
 
-// With one query for each look-up, the flood would take a minute, and most look-ups would time out.
+// With one query for each look-up, this test would take a minute, and most look-ups would time out.
 func TestFloodNeedsFewQueries(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)

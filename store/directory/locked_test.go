@@ -8,7 +8,7 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// A lock on a table that look-ups of one kind read delays neither the answers nor the connections of the other kinds.
+// If a table for one kind of credential is locked, look-ups of other kinds are not delayed.
 func TestLockedTableDelaysNoOtherKind(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)

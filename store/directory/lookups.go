@@ -21,7 +21,7 @@ type lookups struct {
 	servers     *pool.Servers
 	timeout     time.Duration
 	attempts    int
-	connections int // maximum of db
+	connections int // maximum number of connections of db
 	tokens      lane
 	sessions    lane
 	oauthTokens lane
@@ -37,8 +37,8 @@ func newLookups(db *sqlx.DB, s *pool.Servers, c Config) *lookups {
 	return q
 }
 
-// Load answers a look-up with one query, which it may share with other look-ups. Its errors contain nothing of the credential. An
-// error that matches [context.DeadlineExceeded] means that the database did not answer in time.
+// Load answers a look-up with one query, which other look-ups may share. Its errors contain no part of the credential. An error
+// that matches [context.DeadlineExceeded] means that the database did not answer in time.
 func (q *lookups) Load(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
 	timer := time.NewTimer(q.timeout)
 	defer timer.Stop()

@@ -18,7 +18,7 @@ import (
 func TestRestartFailsNoLookup(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
-	for name, concurrent := range map[string]int{"one by one": 1, "many at once": 32} {
+	for name, concurrent := range map[string]int{"sequential": 1, "concurrent": 32} {
 		t.Run(name, func(t *testing.T) {
 			d := f.Directory(t, nil)
 			f.OccupyConnections(t, d)()
@@ -38,7 +38,7 @@ func TestRestartFailsNoLookup(t *testing.T) {
 	}
 }
 
-// A load balancer that has dropped its connections answers the next byte with a reset.
+// A load balancer that has discarded a connection answers the next byte with a reset.
 func TestResetConnectionFailsNoLookup(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
@@ -52,7 +52,7 @@ func TestResetConnectionFailsNoLookup(t *testing.T) {
 		}
 	}
 	if n := p.Faults(); n < 8 {
-		t.Errorf("%d connections were reset, of 8: the test proves nothing", n)
+		t.Errorf("%d of 8 connections were reset: the test proves nothing", n)
 	}
 }
 
@@ -63,7 +63,7 @@ func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
 	storetest.Must(before.Lookup(t.Context(), storetest.Lookup(key)))
 
 	restart := storetest.StopServer(t)
-	during := f.Directory(t, nil) // opens although the database is down
+	during := f.Directory(t, nil) // Open succeeds although the database is down
 	for _, d := range []*directory.Directory{before, during} {
 		started := time.Now()
 		found, err := d.Lookup(t.Context(), storetest.Lookup(key))
@@ -74,7 +74,7 @@ func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
 			t.Errorf("an error came with %+v", found)
 		}
 		if err := d.Ready(t.Context()); err == nil {
-			t.Error("it is ready")
+			t.Error("Ready returned no error")
 		}
 		digest := key.Digest()
 		password, _ := storetest.Must(url.Parse(f.URL)).User.Password()
@@ -93,16 +93,16 @@ func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
 	}
 }
 
-// A server that hangs accepts bytes and answers nothing, not even a request to cancel.
+// A server that hangs accepts bytes but sends nothing. It does not answer cancel requests either.
 func TestLookupTimeoutBoundsAServerThatHangs(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	const timeout = 400 * time.Millisecond
 	d := f.Directory(t, func(c *directory.Config) { c.LookupTimeout = timeout })
-	fresh := f.Directory(t, func(c *directory.Config) { c.LookupTimeout = timeout })
-	shared := f.CachedDirectory(t, func(c *directory.Config) { c.LookupTimeout = timeout }) // the caller runs the query for all that join
+	unconnected := f.Directory(t, func(c *directory.Config) { c.LookupTimeout = timeout })
+	cached := f.CachedDirectory(t, func(c *directory.Config) { c.LookupTimeout = timeout }) // the caller runs the load for all callers that join
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
-	storetest.Must(shared.Lookup(t.Context(), storetest.Lookup("sk_live_other")))
+	storetest.Must(cached.Lookup(t.Context(), storetest.Lookup("sk_live_other")))
 
 	var pids []int
 	if err := f.DB.SelectContext(t.Context(), &pids, `SELECT pid FROM pg_stat_activity
@@ -121,7 +121,7 @@ func TestLookupTimeoutBoundsAServerThatHangs(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, d := range map[string]*directory.Directory{"connected": d, "not yet connected": fresh, "shared": shared} {
+	for name, d := range map[string]*directory.Directory{"connected": d, "not yet connected": unconnected, "shared": cached} {
 		started := time.Now()
 		_, err := d.Lookup(t.Context(), storetest.Lookup(key))
 		if took := time.Since(started); !errors.Is(err, context.DeadlineExceeded) || took >= 2*timeout {
@@ -129,15 +129,15 @@ func TestLookupTimeoutBoundsAServerThatHangs(t *testing.T) {
 		}
 	}
 	thaw()
-	for _, d := range []*directory.Directory{d, fresh, shared} {
-		storetest.Eventually(t, "look-ups succeed once the server goes on", func() bool {
+	for _, d := range []*directory.Directory{d, unconnected, cached} {
+		storetest.Eventually(t, "look-ups succeed after the server continues", func() bool {
 			got, err := d.Lookup(t.Context(), storetest.Lookup(key))
 			return err == nil && got.Denial == ""
 		})
 	}
 }
 
-// A peer that has vanished sends no reset. Its connection must not occupy a place in the pool until the TCP timeout.
+// A peer that has become unreachable sends no reset. Its connection must not stay in the pool until the TCP timeout.
 func TestSilentConnectionIsClosed(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
@@ -150,7 +150,7 @@ func TestSilentConnectionIsClosed(t *testing.T) {
 	if _, err := d.Lookup(t.Context(), storetest.Lookup(key)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
-	storetest.Eventually(t, "look-ups have a new connection", func() bool {
+	storetest.Eventually(t, "look-ups use a new connection", func() bool {
 		_, err := d.Lookup(t.Context(), storetest.Lookup(key))
 		return err == nil
 	})
@@ -158,15 +158,15 @@ func TestSilentConnectionIsClosed(t *testing.T) {
 
 func TestWrongURLIsOneClearErrorWithoutThePassword(t *testing.T) {
 	for name, c := range map[string]struct{ url, want string }{
-		"none":               {"", "no database URL"},
-		"no URL":             {"postgres://u:geheim@ho st/db", "cannot be parsed"},
-		"slash in password":  {"postgres://u:geheim/x@host/db", "cannot be parsed"},
-		"percent in it":      {"postgres://u:geheim%zz@host/db", "cannot be parsed"},
-		"another database":   {"mysql://u:geheim@host/db", "not one of Postgres"},
-		"wrong sslmode":      {"postgres://u:geheim@host/db?sslmode=maybe", "sslmode"},
-		"wrong port":         {"postgres://u:geheim@host:99999/db", "port"},
-		"pairs with a blank": {"host=h password=ge heim", "cannot be parsed"},
-		"unclosed quote":     {"host=h password='geheim", "cannot be parsed"},
+		"empty":                    {"", "no database URL"},
+		"space in host":            {"postgres://u:geheim@ho st/db", "cannot be parsed"},
+		"slash in password":        {"postgres://u:geheim/x@host/db", "cannot be parsed"},
+		"percent sign in password": {"postgres://u:geheim%zz@host/db", "cannot be parsed"},
+		"another database system":  {"mysql://u:geheim@host/db", "not for Postgres"},
+		"wrong sslmode":            {"postgres://u:geheim@host/db?sslmode=maybe", "sslmode"},
+		"wrong port":               {"postgres://u:geheim@host:99999/db", "port"},
+		"pairs with a blank":       {"host=h password=ge heim", "cannot be parsed"},
+		"unclosed quote":           {"host=h password='geheim", "cannot be parsed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := directory.Open(directory.Config{URL: c.url}, nil)

@@ -6,14 +6,15 @@ import (
 	"time"
 )
 
-// seen remembers which tokens were noted within usageGrain: about 200,000 tokens in 2 MiB. With more tokens, some are noted too
-// early, which the database ignores. Two tokens with the same 48 bits of hash count as one. It takes no lock and allocates nothing.
+// seen stores which tokens were noted within usageGrain: about 200,000 tokens in 2 MiB. With more tokens, some are noted again
+// too early, and the database ignores these uses. Two tokens with the same 48 bits of hash count as one. seen uses no lock and
+// allocates nothing.
 type seen struct {
 	seed    maphash.Seed
-	buckets *[1 << 16][4]atomic.Uint64 // 32 bits of a token's hash, and when it was noted, in ticks; 0: free
+	buckets *[1 << 16][4]atomic.Uint64 // 32 bits of a token's hash, and the time of the note in ticks; 0: free
 }
 
-// tick is 1/16 s: 32 bits hold eight years of ticks.
+// tick is 1/16 s. The maximum of 32 bits is eight years.
 const tick = time.Second / 16
 
 const ticks = 1<<32 - 1 // mask of the time
@@ -22,7 +23,7 @@ func newSeen() seen {
 	return seen{seed: maphash.MakeSeed(), buckets: new([1 << 16][4]atomic.Uint64)}
 }
 
-// note reports whether to note the token now. Of concurrent callers, only one gets true.
+// note reports whether to note the token now. Of concurrent callers, it returns true for only one.
 func (s *seen) note(id string, now time.Duration) bool {
 	hash := maphash.String(s.seed, id)
 	mark := hash >> 32

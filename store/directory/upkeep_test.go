@@ -14,19 +14,19 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 	f := storetest.NewFixture(t)
 	logged := func() int { return storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.changes`) }
 	if logged() == 0 {
-		t.Fatal("the fixture left nothing in the log")
+		t.Fatal("the fixture's changes are not in the log")
 	}
 	before := logged()
 	f.KeepUp(t)
 	if n := logged(); n != before {
-		t.Errorf("rows that the first mark does not see are deleted: %d of %d", n, before)
+		t.Errorf("rows that are not visible in the first mark were deleted: %d of %d are left", n, before)
 	}
 	f.KeepUp(t)
 	if n := logged(); n != 0 {
-		t.Errorf("%d rows are left that a mark sees", n)
+		t.Errorf("%d rows that are visible in a mark are left", n)
 	}
 
-	// A sidecar may not have read a transaction that was open at a mark, however old its row is.
+	// A sidecar may not have read the rows of a transaction that was open at the mark, even if they are old.
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
 	defer func() { _ = tx.Rollback() }()
 	storetest.Must(tx.ExecContext(t.Context(), `UPDATE keywicket.workspaces SET name = 'open'`))
@@ -36,14 +36,14 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 	}
 	f.KeepUp(t)
 	if n := logged(); n != 1 {
-		t.Errorf("%d rows are left of the transaction that was open at the mark", n)
+		t.Errorf("%d rows of the transaction that was open at the mark are left, not 1", n)
 	}
 	f.KeepUp(t)
 	if n := logged(); n != 0 {
-		t.Errorf("%d rows are left of the transaction that was open at the mark before", n)
+		t.Errorf("%d rows of the transaction that was open at the previous mark are left", n)
 	}
 
-	// A dump can contain rows and a mark from a server with later transaction ids.
+	// A dump can contain rows and a mark of a server with later transaction ids.
 	f.Exec(t, `INSERT INTO keywicket.changes (xid, keys) VALUES ('99999999', '*')`)
 	f.Exec(t, `UPDATE keywicket.upkeep SET mark = '99999998:99999999:99999998'`)
 	f.Exec(t, `UPDATE keywicket.workspaces SET name = 'news'`)
@@ -68,13 +68,13 @@ func TestGapInTheLogDropsTheCache(t *testing.T) {
 	}
 	storetest.Eventually(t, "it is cached", cacheHit)
 	if n := d.CacheStats().Epochs["gap"]; n != 0 {
-		t.Errorf("one cleaning is a gap: %d", n)
+		t.Errorf("one cleaning counts as a gap: %d", n)
 	}
 	f.Exec(t, `UPDATE keywicket.world SET number = number + 2`)
-	storetest.Eventually(t, "all answers are discarded", func() bool { return d.CacheStats().Epochs["gap"] == 1 })
+	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Epochs["gap"] == 1 })
 }
 
-// After a manual deletion from the log, every sidecar discards all answers.
+// After a manual deletion from the log, every sidecar discards all cached answers.
 func TestDeletionsFromTheLogAreReported(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.CachedDirectory(t)
@@ -85,7 +85,7 @@ func TestDeletionsFromTheLogAreReported(t *testing.T) {
 	} {
 		before := d.CacheStats().Epochs
 		f.Exec(t, statement)
-		storetest.Eventually(t, "all answers are discarded after "+statement, func() bool {
+		storetest.Eventually(t, "all cached answers are discarded after "+statement, func() bool {
 			after := d.CacheStats().Epochs
 			return after["notice"]+after["world"] > before["notice"]+before["world"]
 		})
@@ -96,16 +96,16 @@ func TestDeletionsFromTheLogAreReported(t *testing.T) {
 func TestUpkeepSweepsUsage(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `INSERT INTO keywicket.token_usage SELECT 'gone-' || n, now() FROM generate_series(1, 1500) n`)
-	stays, _ := f.WorkspaceToken(t)
-	f.Exec(t, `INSERT INTO keywicket.token_usage VALUES ($1, now())`, stays.ID)
+	existing, _ := f.WorkspaceToken(t)
+	f.Exec(t, `INSERT INTO keywicket.token_usage VALUES ($1, now())`, existing.ID)
 	for range 3 {
 		f.KeepUp(t)
 	}
-	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.token_usage`); n != 1 || usedAgo(t, f, stays) < 0 {
+	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.token_usage`); n != 1 || usedAgo(t, f, existing) < 0 {
 		t.Errorf("%d rows are left", n)
 	}
 	f.Exec(t, `INSERT INTO keywicket.token_usage VALUES ('a', now())`)
-	for range 3 { // it starts again from the beginning
+	for range 3 { // the upkeep starts again from the first token_id
 		f.KeepUp(t)
 	}
 	if n := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.token_usage`); n != 1 {
@@ -113,11 +113,12 @@ func TestUpkeepSweepsUsage(t *testing.T) {
 	}
 }
 
-// The upkeep deletes many rows in several calls, so that no call takes long. The first call already increases the number of marks.
+// The upkeep deletes many rows in several calls, so that each call is short. The first call already increases the number of
+// marks.
 func TestUpkeepDeletesInSmallBatches(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `INSERT INTO keywicket.changes (keys) SELECT '00000001' FROM generate_series(1, 45000)`)
-	f.KeepUp(t) // sets a mark that sees the rows
+	f.KeepUp(t) // sets a mark in which the rows are visible
 	var left, numbers []int
 	for range 4 {
 		f.KeepUp(t)
@@ -144,7 +145,7 @@ func TestUpkeepWithAPublicationForAllTables(t *testing.T) {
 	}
 }
 
-// The upkeep does not wait for an unreachable standby. Otherwise it would keep a row locked that every sidecar needs.
+// The upkeep does not wait for an unreachable standby. Otherwise it would lock a row that every sidecar needs.
 func TestUpkeepDoesNotWaitForAStandby(t *testing.T) {
 	s := storetest.ServerWith(t, map[string]string{"synchronous_commit": "on"})
 	f := storetest.FixtureAt(t, s.URL("postgres"))
@@ -163,7 +164,7 @@ func TestUpkeepDoesNotWaitForAStandby(t *testing.T) {
 	storetest.Must(local.ExecContext(t.Context(), `UPDATE keywicket.upkeep SET marked_at = '-infinity'`))
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	// A call that waits for a standby ends with its context, but without an error. So the test also checks the context.
+	// A call that waits for a standby returns no error when its context ends, so the test also checks the context.
 	if _, err := storetest.OpenDB(t, storetest.SidecarURL(f.URL)).ExecContext(ctx, `SELECT keywicket.keep_up()`); err != nil || ctx.Err() != nil {
 		t.Fatal(err, ctx.Err())
 	}

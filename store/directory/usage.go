@@ -16,18 +16,18 @@ import (
 
 const (
 	// usageGrain is the minimum time between two notes of a token. It is one second longer than the minute that the database
-	// requires, because jitter would otherwise make the database ignore every second write.
+	// requires. Otherwise jitter could make the database ignore every second write.
 	usageGrain = 61 * time.Second
 
 	maxPending = 65_536 // tokens; about 10 MB
 
-	usageBatch   = 100             // tokens per transaction, which locks their rows of token_usage until it ends
+	usageBatch   = 100             // maximum number of tokens in a transaction, which locks their rows of token_usage until it ends
 	usageTimeout = 2 * time.Second // of one transaction
 	upkeepPause  = time.Minute     // between two calls of keep_up
 )
 
-// usage records which tokens are used, and writes that to the database in batches. last_used_at is exact to two minutes, because the
-// database ignores a use within a minute after the last one that any sidecar wrote.
+// usage records which tokens are used, and writes the uses to the database in batches. last_used_at is exact to two minutes,
+// because the database ignores a use within a minute after the last recorded use.
 type usage struct {
 	db    *sqlx.DB
 	log   *slog.Logger
@@ -46,7 +46,7 @@ type usage struct {
 	cancel        context.CancelFunc // cancels the write in progress
 }
 
-// startUsage starts a usage on the connections of look-ups. It uses one at a time, for some milliseconds.
+// startUsage starts a usage on the connections for look-ups. It uses one connection at a time, for some milliseconds.
 func startUsage(db *sqlx.DB, c Config, log *slog.Logger) *usage {
 	ctx, cancel := context.WithCancel(context.Background())
 	u := &usage{
@@ -58,7 +58,7 @@ func startUsage(db *sqlx.DB, c Config, log *slog.Logger) *usage {
 	return u
 }
 
-// note records a use. For a token that was noted within usageGrain, it takes no lock and allocates nothing.
+// note records a use. For a token that was noted within usageGrain, it uses no lock and allocates nothing.
 func (u *usage) note(id string) {
 	if now := u.now(); u.seen.note(id, now) {
 		u.enqueue(id, now)
@@ -100,7 +100,7 @@ func (u *usage) run(ctx context.Context, interval time.Duration) {
 	}
 }
 
-// flush writes the pending uses. Those that it cannot write become pending again.
+// flush writes the pending uses. Uses that it cannot write become pending again.
 func (u *usage) flush(ctx context.Context) error {
 	u.mu.Lock()
 	pending, dropped := u.pending, u.dropped
@@ -108,7 +108,7 @@ func (u *usage) flush(ctx context.Context) error {
 	u.mu.Unlock()
 
 	if dropped > 0 {
-		u.log.Warn("token usage was dropped because too much of it waits to be written", "tokens", dropped)
+		u.log.Warn("token usage was dropped because too many uses are pending", "tokens", dropped)
 	}
 	var failed error
 	batch := make(map[string]time.Duration, min(len(pending), usageBatch))
@@ -141,9 +141,9 @@ func (u *usage) waiting() int {
 	return len(u.pending) + u.dropped
 }
 
-// usageQuery takes the age of each use instead of its time, because only the database's clock counts. All sidecars write rows in the
-// same order, so that they cannot deadlock. Tokens that no longer exist are skipped. Its locks block no change or deletion of
-// tokens.
+// usageQuery has the age of each use as parameter instead of its time, because times are measured with the database's clock. All
+// sidecars write rows in the same order, so that they cannot deadlock. Deleted tokens are skipped. The query's locks do not block
+// a change or deletion of tokens.
 const usageQuery = `
 INSERT INTO keywicket.token_usage AS u (token_id, last_used_at)
 SELECT t.id, clock_timestamp() - used.age * interval '1 second'
@@ -164,7 +164,7 @@ func (u *usage) write(ctx context.Context, batch map[string]time.Duration) error
 		const attempts = 3
 		return database.RetryLost(ctx, attempts, func() error {
 			return database.ReadCommitted(ctx, u.db, func(tx *sqlx.Tx) error {
-				// Give up soon if a row or the table is locked; the use is written later.
+				// If a row or the table is locked, the use is written later.
 				if _, err := tx.ExecContext(ctx, `SET LOCAL lock_timeout = 100`); err != nil {
 					return err
 				}
@@ -179,8 +179,8 @@ func (u *usage) write(ctx context.Context, batch map[string]time.Duration) error
 	return nil
 }
 
-// keepUp calls keywicket.keep_up, which deletes old rows of the change log and rows of tokens and sidecars that no longer exist. Only
-// one sidecar per minute does the work; further calls do nothing.
+// keepUp calls keywicket.keep_up, which deletes old rows of the change log, the usage of deleted tokens, and old sidecars. Only
+// the first call in a minute does the work; further calls do nothing.
 func (u *usage) keepUp(ctx context.Context) {
 	err := database.DoWithin(ctx, usageTimeout, func(ctx context.Context) error {
 		return database.ReadCommitted(ctx, u.db, func(tx *sqlx.Tx) error {
@@ -189,11 +189,11 @@ func (u *usage) keepUp(ctx context.Context) {
 		})
 	})
 	if err != nil && ctx.Err() == nil {
-		u.log.Warn("the log of changes could not be cleaned", "error", err)
+		u.log.Warn("the change log could not be cleaned", "error", err)
 	}
 }
 
-// close writes the pending uses, and gives up when the context ends.
+// close writes the pending uses. It stops when the context ends.
 func (u *usage) close(ctx context.Context) error {
 	u.closing.Do(func() {
 		close(u.stop)

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// newUsage returns a usage without a database, which never writes.
+// newUsage returns a usage that has no database and never writes.
 func newUsage(clock func() time.Time) *usage {
 	return &usage{log: slog.New(slog.DiscardHandler), clock: clock, start: clock(), seen: newSeen(), pending: map[string]time.Duration{}}
 }
@@ -43,7 +43,7 @@ func TestPendingUsageIsBounded(t *testing.T) {
 	}
 }
 
-// A token is noted again only after a minute. Of two tokens that are used at the same time, both are noted.
+// A token is noted again only after a minute. Two tokens that are used at the same time are both noted.
 func TestTokenUseIsRecordedOncePerMinute(t *testing.T) {
 	s := newSeen()
 	const second = time.Second
@@ -61,12 +61,12 @@ func TestTokenUseIsRecordedOncePerMinute(t *testing.T) {
 	}
 }
 
-// seen holds many tokens at once. Each is noted on its first use, and of two concurrent uses only one is noted.
+// With many tokens, each token is noted on its first use, and only one of two concurrent uses is noted.
 func TestManyTokensAreNoted(t *testing.T) {
 	s := newSeen()
 	const n = 100_000
 	var noted atomic.Int64
-	all := func() {
+	noteAll := func() {
 		var wg sync.WaitGroup
 		for range 2 {
 			wg.Go(func() {
@@ -79,13 +79,13 @@ func TestManyTokensAreNoted(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	all()
+	noteAll()
 	if got := noted.Swap(0); got < n || got > n*11/10 {
 		t.Errorf("%d tokens were noted %d times", n, got)
 	}
-	all()
+	noteAll()
 	if got := noted.Load(); got > n/5 {
-		t.Errorf("%d of %d are noted too soon", got, n)
+		t.Errorf("%d of %d tokens were noted again too early", got, n)
 	}
 }
 

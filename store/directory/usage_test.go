@@ -50,7 +50,7 @@ func TestUsageIsWrittenInTheBackground(t *testing.T) {
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
 	storetest.Eventually(t, "the use is written", func() bool { return usedAgo(t, f, used) >= 0 })
 	if ago := usedAgo(t, f, used); ago > 10*time.Second {
-		t.Errorf("it was used %v ago", ago)
+		t.Errorf("the recorded use is %v ago", ago)
 	}
 	if ago := usedAgo(t, f, unused); ago >= 0 {
 		t.Errorf("an unused token was used %v ago", ago)
@@ -61,14 +61,14 @@ func TestUsageIsRecordedForValidTokensOnly(t *testing.T) {
 	f := storetest.NewFixture(t)
 	revoked, revokedKey := f.WorkspaceToken(t)
 	storetest.Must(f.RevokeToken(t.Context(), revoked.ID))
-	foreign, foreignKey := f.WorkspaceToken(t)
+	other, otherKey := f.WorkspaceToken(t)
 	d := f.Directory(t, nil)
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(revokedKey)))
-	storetest.Must(d.Lookup(t.Context(), authz.Lookup{Digest: foreignKey.Digest(), API: "velaflows"}))
+	storetest.Must(d.Lookup(t.Context(), authz.Lookup{Digest: otherKey.Digest(), API: "velaflows"}))
 	if err := d.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if usedAgo(t, f, revoked) >= 0 || usedAgo(t, f, foreign) >= 0 {
+	if usedAgo(t, f, revoked) >= 0 || usedAgo(t, f, other) >= 0 {
 		t.Error("a denied look-up was noted as a use")
 	}
 }
@@ -84,7 +84,7 @@ func TestUsageIsWrittenAtShutdown(t *testing.T) {
 		storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
 	}
 	c.advance(30 * time.Second)
-	for range 2 { // the second does nothing
+	for range 2 { // the second call does nothing
 		if err := d.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -109,20 +109,20 @@ func TestUsageIsWrittenOncePerTokenAndMinute(t *testing.T) {
 	storetest.Eventually(t, "the first use is written", func() bool { return written() == 1 })
 	c.advance(50 * time.Second)
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
-	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(probeKey))) // when this use is written, so is every earlier batch
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(probeKey))) // once this use is written, all earlier uses are written
 	storetest.Eventually(t, "the probe is written", func() bool { return usedAgo(t, f, probe) >= 0 })
 	if n := written(); n != 2 {
 		t.Errorf("%d rows were written for two tokens in their first minute", n)
 	}
 
-	// A minute must also pass by the database's clock.
+	// The database also requires a minute, by its own clock.
 	f.Exec(t, `UPDATE keywicket.token_usage SET last_used_at = last_used_at - interval '2 minutes'`)
 	before := written()
 	c.advance(30 * time.Second)
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
 	storetest.Eventually(t, "the use in the next minute is written", func() bool { return written() == before+1 })
 	if ago := usedAgo(t, f, token); ago < 0 || ago > 10*time.Second {
-		t.Errorf("it was used %v ago", ago)
+		t.Errorf("the recorded use is %v ago", ago)
 	}
 }
 
@@ -175,8 +175,8 @@ func TestSidecarsThatWriteTheSameTokensDoNotDeadlock(t *testing.T) {
 	}
 }
 
-// The product deletes tokens in a transaction that stays open for a while, and some of the tokens are in use. Neither the deletion nor
-// the writing of usage waits for the other. The deletion must not fail.
+// The product deletes tokens in a long transaction, and some of the tokens are in use. The deletion and the writing of usage do
+// not wait for each other. The deletion must not fail.
 func TestUsageDoesNotBlockDeletion(t *testing.T) {
 	f := storetest.NewFixture(t)
 	log := new(storetest.Log)
@@ -193,7 +193,7 @@ func TestUsageDoesNotBlockDeletion(t *testing.T) {
 		token, keys[i] = f.WorkspaceToken(t)
 		ids[i] = token.ID
 	}
-	stays, staysKey := f.WorkspaceToken(t)
+	remaining, remainingKey := f.WorkspaceToken(t)
 
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
 	defer func() { _ = tx.Rollback() }()
@@ -205,8 +205,8 @@ func TestUsageDoesNotBlockDeletion(t *testing.T) {
 			storetest.Must(d.Lookup(t.Context(), storetest.Lookup(keys[tokens-1-i])))
 		}
 	}
-	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(staysKey)))
-	storetest.Eventually(t, "the use of a token of the same batch is written meanwhile", func() bool { return usedAgo(t, f, stays) >= 0 })
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(remainingKey)))
+	storetest.Eventually(t, "the use of another token is written during the transaction", func() bool { return usedAgo(t, f, remaining) >= 0 })
 	storetest.Must(tx.ExecContext(t.Context(), `DELETE FROM keywicket.token_usage WHERE token_id = ANY ($1)`, ids))
 	if err := tx.Commit(); err != nil {
 		t.Error(err)
@@ -231,7 +231,7 @@ func TestUsageDoesNotWaitLongForLocks(t *testing.T) {
 	defer func() { _ = tx.Rollback() }()
 	storetest.Must(tx.ExecContext(t.Context(), `LOCK keywicket.token_usage IN ACCESS EXCLUSIVE MODE`))
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
-	storetest.Eventually(t, "two tries give up", func() bool { return strings.Count(log.String(), "lock timeout") >= 2 })
+	storetest.Eventually(t, "two attempts time out", func() bool { return strings.Count(log.String(), "lock timeout") >= 2 })
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))) // on the only connection
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
@@ -251,12 +251,12 @@ func TestFailedBatchIsRetried(t *testing.T) {
 	defer func() { _ = d.Close(context.Background()) }()
 	f.Exec(t, `REVOKE INSERT ON keywicket.token_usage FROM keywicket_sidecar`)
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
-	storetest.Eventually(t, "two tries fail", func() bool { return strings.Count(log.String(), "could not be written") >= 2 })
+	storetest.Eventually(t, "two attempts fail", func() bool { return strings.Count(log.String(), "could not be written") >= 2 })
 	if !strings.Contains(log.String(), `"tokens":1`) {
-		t.Errorf("the log does not say how many wait: %s", log)
+		t.Errorf("the log does not contain the number of pending uses: %s", log)
 	}
 	f.Exec(t, `GRANT INSERT ON keywicket.token_usage TO keywicket_sidecar`)
-	storetest.Eventually(t, "the next try writes it", func() bool { return usedAgo(t, f, token) >= 0 })
+	storetest.Eventually(t, "the next attempt writes the use", func() bool { return usedAgo(t, f, token) >= 0 })
 }
 
 func TestUsageSurvivesALostConnection(t *testing.T) {
@@ -266,14 +266,14 @@ func TestUsageSurvivesALostConnection(t *testing.T) {
 	p := storetest.NewProxy(t, f.URL)
 	d := f.Directory(t, func(c *directory.Config) { c.URL, c.UsageInterval = p.Through(c.URL), 5*time.Millisecond })
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(firstKey)))
-	storetest.Eventually(t, "the connection of the usage is there", func() bool { return usedAgo(t, f, first) >= 0 })
+	storetest.Eventually(t, "the first use is written", func() bool { return usedAgo(t, f, first) >= 0 })
 	p.OnNextByte(storetest.Reset)
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(secondKey)))
 	if err := d.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if usedAgo(t, f, second) < 0 {
-		t.Error("the use after the connection was lost is lost too")
+		t.Error("the use after the loss of the connection is not written")
 	}
 	if n := p.Faults(); n == 0 {
 		t.Error("no connection was reset")
@@ -297,6 +297,6 @@ func TestCloseEndsWithItsContextAndReportsTheLoss(t *testing.T) {
 		t.Errorf("after %v: %v", took, err)
 	}
 	if _, err := d.Lookup(t.Context(), storetest.Lookup(key)); err == nil {
-		t.Error("a closed directory answers")
+		t.Error("a closed directory answered a look-up")
 	}
 }

@@ -18,18 +18,19 @@ import (
 )
 
 const (
-	// A lost connection is replaced at once, and after a failure with growing waits up to maxReconnect. With many sidecars, the
-	// limit is reconnectShare for each of them, so that all together try once per reconnectShare.
+	// A lost connection is replaced immediately. After a failed attempt, the pauses grow up to maxReconnect. With many sidecars,
+	// the limit is reconnectShare for each sidecar, so that all sidecars together connect once per reconnectShare.
 	minReconnect   = 50 * time.Millisecond
 	maxReconnect   = 2 * time.Second
 	reconnectShare = 20 * time.Millisecond
-	// A new connection from time to time shows which server the configured address leads to. A sidecar opens one per second, or
-	// less often with many sidecars: all together open one per 500 ms. A connection costs Postgres up to 25 ms of CPU time. The
-	// first sidecar that reaches another server notifies the others, which then connect too, 5 ms apart.
+	// A sidecar opens a new connection from time to time, to detect that the configured address leads to another server. It opens
+	// one per second, or fewer with many sidecars: all sidecars together open one per 500 ms. A connection costs Postgres up to
+	// 25 ms of CPU time. The first sidecar that reaches another server notifies the others, which then connect at intervals of 5
+	// ms.
 	minFreshInterval = time.Second
 	freshShare       = 500 * time.Millisecond
 	suspectShare     = 5 * time.Millisecond
-	// maxPollInterval makes a sidecar with a long staleness bound read the log before its rows are deleted.
+	// maxPollInterval ensures that even a sidecar with a long staleness bound reads the log before its rows are deleted.
 	maxPollInterval = 5 * time.Second
 )
 
@@ -46,13 +47,13 @@ type Feed struct {
 	hints    *hints // nil: hints are disabled
 	bound    time.Duration
 	trouble  atomic.Pointer[error]
-	sidecars *atomic.Int64 // number of live sidecars, including this one
+	sidecars *atomic.Int64 // number of live sidecars, including this sidecar
 	verified time.Time     // just before this sidecar last verified the schema
 
-	connections chan *pollConnection // new ones
-	wanted      chan struct{}        // open another connection now
-	suspected   chan struct{}        // another server may have become the primary
-	again       chan struct{}        // read the log now
+	connections chan *pollConnection // new connections
+	wanted      chan struct{}        // a signal: open another connection now
+	suspected   chan struct{}        // a signal: another server may have become the primary
+	again       chan struct{}        // a signal: read the log now
 
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -60,8 +61,8 @@ type Feed struct {
 
 // Config configures a feed. Only URL is required.
 type Config struct {
-	// URL is the database URL of the connections on which the change log is read, and HintsURL the one for listening to hints.
-	// HintsURL empty means URL. Set it only if its connections bypass a pooler.
+	// URL is the database URL for reading the change log, and HintsURL the URL for listening to notifications (hints). Empty
+	// HintsURL: URL. Set it only if its connections bypass a pooler.
 	URL, HintsURL string
 	// NoHints disables hints: the change log is read only at its interval.
 	NoHints bool
@@ -69,8 +70,8 @@ type Config struct {
 	Version, Policies string
 }
 
-// Start starts to read the change log, on connections of s, for the cache. It sets sidecars to the number of live sidecars,
-// including this one. The caller must close the feed.
+// Start starts a feed, which reads the change log for the cache on connections of s. The feed sets sidecars to the number of live
+// sidecars, including this sidecar. The caller must close it.
 func Start(c Config, target *cache.Cache, s *pool.Servers, sidecars *atomic.Int64, log *slog.Logger) (f *Feed, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	f = &Feed{
@@ -105,7 +106,7 @@ func (f *Feed) connect(ctx context.Context) {
 		} else if ctx.Err() == nil {
 			f.setTrouble(fmt.Errorf("read the change log: %w", err))
 		}
-		// All sidecars may lose their connections at the same time, so limit their attempts together.
+		// All sidecars may lose their connections at the same time, so limit the attempts of all sidecars together.
 		longest := max(maxReconnect, time.Duration(f.sidecars.Load())*reconnectShare)
 		if time.Since(started) > longest {
 			wait = minReconnect
@@ -118,8 +119,8 @@ func (f *Feed) connect(ctx context.Context) {
 	}
 }
 
-// watch returns when the connection has to be replaced. From time to time it opens another one, because a new connection may reach
-// another server.
+// watch returns when the connection has to be replaced. From time to time it opens another connection, because a new connection
+// may reach another server.
 func (f *Feed) watch(ctx context.Context) {
 	for {
 		select {
@@ -130,7 +131,7 @@ func (f *Feed) watch(ctx context.Context) {
 		case <-time.After(max(minFreshInterval, time.Duration(f.sidecars.Load())*freshShare)):
 			_ = f.servers.Probe(ctx) // a reading reports the errors
 		case <-f.suspected:
-			// Wait for a random time, so that not all sidecars connect at once.
+			// Wait for a random time, so that the sidecars do not connect at the same time.
 			select {
 			case <-ctx.Done():
 			case <-f.wanted:
@@ -161,7 +162,7 @@ func (f *Feed) open(ctx context.Context) (*pollConnection, error) {
 // abandon closes a connection without waiting for a server that may not answer.
 func abandon(c *sqlx.Conn) { go func() { _ = c.Close() }() }
 
-// run reads the log at its interval, and when f.again asks for it.
+// run reads the log at each interval, and at each signal of f.again.
 func (f *Feed) run(ctx context.Context) {
 	tick := time.NewTicker(f.interval())
 	defer tick.Stop()
@@ -237,7 +238,7 @@ func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
 	case !r.ID.Valid:
 		signal(f.again)
 		return f.within(ctx, c.verifySchema)
-	case f.presence.world != r.world(): // this sidecar's row may be missing there
+	case f.presence.world != r.world(): // the list there may not contain this sidecar
 		err := f.within(ctx, func(ctx context.Context) error {
 			return errors.Join(f.presence.register(ctx, c), f.count(ctx, c))
 		})
@@ -250,7 +251,7 @@ func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
 	if hasMoved {
 		signal(f.suspected)
 	}
-	// A sidecar that others may presume stopped must not use its cache, because a barrier does not wait for it.
+	// If other processes may consider this sidecar stopped, it must not use its cache, because a barrier does not wait for it.
 	f.cache.Apply(p, reply, !f.presence.mayBePresumedStopped())
 	if f.trouble.Store(nil); reply.World == "" {
 		f.setTrouble(errNotLogged)
@@ -265,7 +266,7 @@ func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
 			signal(f.again) // its lease has nearly expired
 		}
 	}
-	// Send the first heartbeat with the first lease. Otherwise a new sidecar would be listed as one that cannot use its cache.
+	// Send the first heartbeat with the first lease. Otherwise the list would show a new sidecar as unable to use its cache.
 	first := f.presence.heartbeats == 0 && reply.World != ""
 	if !ack && !first && !f.presence.due() {
 		return nil
@@ -291,7 +292,7 @@ func (f *Feed) count(ctx context.Context, c *pollConnection) error {
 	return err
 }
 
-// limit returns the time limit of a statement. A result that takes longer than the staleness bound is useless.
+// limit returns the time limit of a statement. A result that arrives after the staleness bound is useless.
 func (f *Feed) limit() time.Duration { return min(f.bound, database.ConnectLimit) }
 
 func (f *Feed) within(ctx context.Context, statement func(context.Context) error) error {
@@ -299,7 +300,8 @@ func (f *Feed) within(ctx context.Context, statement func(context.Context) error
 }
 
 // interval returns the time between two readings of the log. A lease lasts one staleness bound from the last verification of the
-// schema, which is up to one interval older than a reading. So one reading may fail or be late.
+// schema, which is up to one interval older than a reading. With this interval, the lease stays valid even if one reading fails
+// or is late.
 func (f *Feed) interval() time.Duration { return min(f.bound*2/7, maxPollInterval) }
 
 func (f *Feed) setTrouble(err error) {
@@ -314,7 +316,7 @@ func (f *Feed) reason() error {
 	return errors.New("the database has not answered yet")
 }
 
-// Ready returns an error until the log was read for the first time. After that, look-ups work without the cache if need be.
+// Ready returns an error until the log was read for the first time. After that, look-ups can work without the cache.
 func (f *Feed) Ready() error {
 	if ever, _ := f.cache.Heart(); ever {
 		return nil
@@ -322,7 +324,7 @@ func (f *Feed) Ready() error {
 	return fmt.Errorf("the change log is not read: %w", f.reason())
 }
 
-// Warnings reports why the cache is not in use now, although it was before.
+// Warnings returns the reason why the cache is no longer in use.
 func (f *Feed) Warnings() []string {
 	if ever, now := f.cache.Heart(); !ever || now {
 		return nil

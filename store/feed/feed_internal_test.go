@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// The sidecar that verifies the schema continues to do so at each reading, also after the second reading of a takeover. When it
-// stops, another sidecar takes over before its own lease ends.
+// One sidecar verifies the schema at each of its readings, even if it has taken over and reads twice. When it stops, the other
+// sidecar takes over before its own lease expires.
 func TestOneSidecarVerifiesTheSchema(t *testing.T) {
 	const interval, bound = 2 * time.Second, 7 * time.Second
 	for offset := 10 * time.Millisecond; offset < interval; offset += 10 * time.Millisecond {
@@ -25,26 +25,26 @@ func TestOneSidecarVerifiesTheSchema(t *testing.T) {
 			if takesOver {
 				lease[sidecar] = world + bound
 				if again, _ := verificationDue(0, 0, interval); again {
-					t.Fatal("it verifies the schema twice at once")
+					t.Fatal("the sidecar verifies the schema twice in a row")
 				}
 			}
 		}
-		const ticks, died = 40, 20
+		const ticks, stopTick = 40, 20
 		for tick := range ticks {
 			now := time.Duration(tick) * interval
-			if tick < died {
+			if tick < stopTick {
 				if tick > 0 && lease[0] < now {
-					t.Fatalf("offset %v: the first one's lease ended at %v, before %v", offset, lease[0], now)
+					t.Fatalf("offset %v: the first sidecar's lease expired at %v, before %v", offset, lease[0], now)
 				}
 				read(0, now)
 			}
 			if now += offset; tick > 0 && lease[1] < now {
-				t.Fatalf("offset %v: the second one's lease ended at %v, before %v", offset, lease[1], now)
+				t.Fatalf("offset %v: the second sidecar's lease expired at %v, before %v", offset, lease[1], now)
 			}
 			read(1, now)
 		}
-		if count[0] != died || count[1] < ticks-died-2 {
-			t.Errorf("offset %v: the first one verified %d times in %d readings, the second one %d times in %d", offset, count[0], died, count[1], ticks-died)
+		if count[0] != stopTick || count[1] < ticks-stopTick-2 {
+			t.Errorf("offset %v: the first sidecar verified %d times in %d readings, the second %d times in %d", offset, count[0], stopTick, count[1], ticks-stopTick)
 		}
 	}
 }

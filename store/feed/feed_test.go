@@ -13,13 +13,13 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// Every statement that changes something that an answer depends on writes one notice. Other statements write none.
+// A statement that changes data of look-ups writes one row to the change log. Other statements write no row.
 func TestEveryChangeIsOneNotification(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
 	d := f.CachedDirectory(t)
-	// Notices of the fixture's own changes may still arrive.
-	heard := func() uint64 {
+	// The fixture's own changes may still be read.
+	changesRead := func() uint64 {
 		for n := d.CacheStats().Changes; ; {
 			time.Sleep(50 * time.Millisecond)
 			again := d.CacheStats().Changes
@@ -31,7 +31,7 @@ func TestEveryChangeIsOneNotification(t *testing.T) {
 	}
 	for _, c := range []struct {
 		statement string
-		notices   uint64
+		rows      uint64
 	}{
 		{`UPDATE keywicket.tokens SET scopes = '{issues:write}'`, 1},
 		{`UPDATE keywicket.tokens SET scopes = '{}' WHERE id = 'nobody'`, 0},
@@ -46,34 +46,34 @@ func TestEveryChangeIsOneNotification(t *testing.T) {
 		{`INSERT INTO keywicket.members (workspace_id, user_id, role) VALUES ('aaaaaaaaaaaaaaaaaaaaaaaa', 'u7', 'admin')
 			ON CONFLICT (workspace_id, user_id) DO UPDATE SET role = excluded.role`, 1},
 		{`DELETE FROM keywicket.members WHERE user_id = 'u7'`, 1},
-		{`DELETE FROM keywicket.users WHERE id LIKE 'u%'`, 2}, // one for users, one for their memberships
+		{`DELETE FROM keywicket.users WHERE id LIKE 'u%'`, 2}, // one row for users, one for their memberships
 		{`INSERT INTO keywicket.token_usage SELECT id, now() FROM keywicket.tokens`, 0},
 	} {
-		before := heard()
+		before := changesRead()
 		f.Exec(t, c.statement)
-		storetest.Eventually(t, "the notice is read: "+c.statement, func() bool { return d.CacheStats().Changes-before >= c.notices })
-		if got := heard() - before; got != c.notices {
-			t.Errorf("%s: %d notices, not %d", c.statement, got, c.notices)
+		storetest.Eventually(t, "the change is read: "+c.statement, func() bool { return d.CacheStats().Changes-before >= c.rows })
+		if got := changesRead() - before; got != c.rows {
+			t.Errorf("%s: %d rows, not %d", c.statement, got, c.rows)
 		}
 	}
-	// The triggers compute the same keys as the cache. Otherwise the answer would still be cached here.
+	// The triggers compute the same keys as the cache. Otherwise the old answer would still be cached.
 	l := storetest.Lookup(key)
-	for d2 := storetest.Must(d.Lookup(t.Context(), l)); d2.Cache != authz.CacheHit; d2 = storetest.Must(d.Lookup(t.Context(), l)) {
+	for found := storetest.Must(d.Lookup(t.Context(), l)); found.Cache != authz.CacheHit; found = storetest.Must(d.Lookup(t.Context(), l)) {
 		time.Sleep(time.Millisecond)
 	}
 	epochs := d.CacheStats().Epochs["notice"]
-	before := heard()
+	before := changesRead()
 	f.Exec(t, `UPDATE keywicket.tokens SET scopes = '{projects:read}'`)
-	storetest.Eventually(t, "the notice is read", func() bool { return d.CacheStats().Changes > before })
+	storetest.Eventually(t, "the change is read", func() bool { return d.CacheStats().Changes > before })
 	if got := storetest.Must(d.Lookup(t.Context(), l)); got.Cache != authz.CacheMiss || got.Principal.Scopes[0] != "projects:read" {
-		t.Errorf("after %d notices: %+v", heard()-before, got)
+		t.Errorf("after %d rows: %+v", changesRead()-before, got)
 	}
 	if got := d.CacheStats().Epochs["notice"]; got != epochs {
-		t.Error("all answers were discarded because of one change")
+		t.Error("all cached answers were discarded because of one change")
 	}
 }
 
-// A change of more than a hundred rows writes one notice that everything may have changed.
+// A change of more than a hundred rows writes one row, which means that everything may have changed.
 func TestMassChangeIsOneNotice(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.CachedDirectory(t)
@@ -89,7 +89,7 @@ func TestMassChangeIsOneNotice(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		if got := d.CacheStats().Epochs["notice"] - before.Epochs["notice"]; got != want {
-			t.Errorf("%s rows: %d notices of everything, not %d", rows, got, want)
+			t.Errorf("%s rows: all cached answers were discarded %d times, not %d", rows, got, want)
 		}
 	}
 }
@@ -107,11 +107,11 @@ func TestDirectoryClosesWithoutADatabase(t *testing.T) {
 	}
 }
 
-// A notice has the keys of the new row and of the old row.
+// A row of the change log contains the keys of the old row and of the new row.
 func TestNoticeHasOldAndNewKeys(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, key := f.WorkspaceToken(t, "issues:read")
-	_, mine := f.UserToken(t, "issues:read")
+	_, userKey := f.UserToken(t, "issues:read")
 	d := f.CachedDirectory(t)
 	lookupCached := func(l authz.Lookup) authz.LookupResult {
 		t.Helper()
@@ -122,10 +122,10 @@ func TestNoticeHasOldAndNewKeys(t *testing.T) {
 		})
 		return found
 	}
-	// eventually gives up well before max_age, after which every answer would be loaded again.
-	becomes := func(what string, l authz.Lookup, is func(authz.LookupResult) bool) {
+	// The timeout of Eventually is shorter than max_age, after which every answer would be loaded again.
+	becomes := func(what string, l authz.Lookup, condition func(authz.LookupResult) bool) {
 		t.Helper()
-		storetest.Eventually(t, what, func() bool { return is(storetest.Must(d.Lookup(t.Context(), l))) })
+		storetest.Eventually(t, what, func() bool { return condition(storetest.Must(d.Lookup(t.Context(), l))) })
 	}
 
 	other := authz.Secret("vel_another0123456789").Digest()
@@ -138,7 +138,7 @@ func TestNoticeHasOldAndNewKeys(t *testing.T) {
 	becomes("the new digest is the token's", authz.Lookup{Digest: other, API: "velocity"}, func(got authz.LookupResult) bool { return got.Denial == "" })
 
 	inWorkspace := func(slug string) authz.Lookup {
-		return authz.Lookup{Digest: mine.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
+		return authz.Lookup{Digest: userKey.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
 	}
 	if lookupCached(inWorkspace("acme")).Workspace.ID == "" || lookupCached(inWorkspace("renamed")).Workspace.ID != "" {
 		t.Fatal("ada's memberships are wrong")
@@ -151,19 +151,19 @@ func TestNoticeHasOldAndNewKeys(t *testing.T) {
 	f.Exec(t, `UPDATE keywicket.members SET user_id = 'eve' WHERE user_id = $1`, f.Ada.ID)
 	becomes("another user has the membership", inWorkspace("renamed"), func(got authz.LookupResult) bool { return got.Workspace.ID == "" })
 
-	// A row that this version cannot read may mean anything.
+	// A row that this version cannot parse counts as a change of everything.
 	before := d.CacheStats().Epochs["notice"]
 	f.Exec(t, `INSERT INTO keywicket.changes (keys) VALUES ('gibberish')`)
-	storetest.Eventually(t, "all answers are discarded", func() bool { return d.CacheStats().Epochs["notice"] > before })
+	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Epochs["notice"] > before })
 }
 
-// The triggers' function runs with the privileges of the writer. No other role can use it, because its arguments are SQL.
+// The triggers' function runs with the privileges of the writer. Other roles cannot use it, because its arguments are SQL.
 func TestTriggersGrantNoRights(t *testing.T) {
 	f := storetest.NewFixture(t)
-	var lent []string
-	err := f.DB.Select(&lent, `SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'keywicket'::regnamespace AND prosecdef`)
-	if err != nil || !slices.Equal(lent, []string{"keywicket.keep_up()"}) { // it has no arguments, so a caller cannot choose what it deletes
-		t.Errorf("these functions run with their owner's privileges: %v, %v", lent, err)
+	var definers []string
+	err := f.DB.Select(&definers, `SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'keywicket'::regnamespace AND prosecdef`)
+	if err != nil || !slices.Equal(definers, []string{"keywicket.keep_up()"}) { // keep_up has no arguments, so a caller cannot choose what it deletes
+		t.Errorf("these functions run with their owner's privileges: %v, %v", definers, err)
 	}
 	sidecar := storetest.OpenDB(t, storetest.SidecarURL(f.URL))
 	sidecar.SetMaxOpenConns(1)
@@ -175,7 +175,7 @@ func TestTriggersGrantNoRights(t *testing.T) {
 	}
 }
 
-// A connection that is silent but not closed is replaced by a new one.
+// A connection that stays open but receives nothing is replaced.
 func TestSilentFeedIsReplaced(t *testing.T) {
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)

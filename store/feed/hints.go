@@ -19,15 +19,16 @@ import (
 )
 
 // hints listens for change notifications, which arrive within milliseconds, and invalidates the cache entries that they name.
-// Correctness does not depend on them: each change is also in the log. A lost hint delays a change by one poll interval.
+// Correctness does not depend on notifications, because each change is also in the log. A lost notification delays a change by
+// one poll interval.
 type hints struct {
 	settings database.Settings
-	separate bool         // the URL is Config.HintsURL; hints trusts that it bypasses the pooler
+	separate bool         // the URL is Config.HintsURL, which is expected to bypass the pooler
 	listener *pq.Listener // nil before start
 	starting sync.Once
-	pooled   sync.Once // logs that there may be a pooler
+	pooled   sync.Once // for the log message about a pooler
 	cache    *cache.Cache
-	read     chan struct{} // the feed reads the log now
+	read     chan struct{} // a signal: read the log now
 	sidecars *atomic.Int64 // number of live sidecars
 	log      *slog.Logger
 	failing  atomic.Bool
@@ -45,9 +46,9 @@ func newHints(c Config, target *cache.Cache, read chan struct{}, sidecars *atomi
 	}, nil
 }
 
-// start starts listening. The feed calls it for each connection on which it reads the log. If that connection is not direct, there
-// may be a pooler, and start does not listen: no notification would arrive, and the listening server connection would go to another
-// client.
+// start starts listening. The feed calls it for each connection on which it reads the log. If that connection is not direct,
+// there may be a pooler, and start does not listen. Behind a pooler, no notification would arrive, and another client would get
+// the listening server connection.
 func (h *hints) start(direct bool) {
 	if !direct && !h.separate {
 		h.pooled.Do(func() {
@@ -68,7 +69,7 @@ func (h *hints) start(direct bool) {
 	})
 }
 
-// listenDialer opens connections without a read deadline, because no notification may arrive for any length of time.
+// listenDialer opens connections without a read deadline, because the time between two notifications has no limit.
 type listenDialer struct{ net.Dialer }
 
 // DialTimeout implements [pq.Dialer].
@@ -81,28 +82,28 @@ func (d *listenDialer) DialTimeout(network, address string, timeout time.Duratio
 func (h *hints) run() {
 	go h.listen()
 	const (
-		wakeUps = 20_000           // at most per second, of all sidecars together
-		quiet   = 30 * time.Second // without listening after that
+		wakeUps = 20_000           // maximum per second, for all sidecars together
+		quiet   = 30 * time.Second // pause of listening after more
 	)
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
-	heard := 0
+	received := 0
 	var resume <-chan time.Time
 	for {
 		select {
 		case <-h.closed:
 			return
 		case n := <-h.listener.Notify:
-			if heard++; n != nil { // nil: the listener has a new connection
+			if received++; n != nil { // nil: the listener has a new connection
 				h.handle(n.Extra)
 			}
 		case <-second.C:
-			// Postgres wakes every listener for every notification. With so many changes, the log alone is fast enough.
-			if int64(heard)*h.sidecars.Load() > wakeUps && resume == nil {
+			// Postgres wakes every listener for every notification. With so many changes, reading the log is enough.
+			if int64(received)*h.sidecars.Load() > wakeUps && resume == nil {
 				go func() { _ = h.listener.Unlisten(changelog.Channel) }() // it blocks until run has received the earlier notifications
 				resume = time.After(quiet)
 			}
-			heard = 0
+			received = 0
 		case <-resume:
 			resume = nil
 			go h.listen()
@@ -148,7 +149,7 @@ func (h *hints) handle(notification string) {
 		return
 	}
 	keys, err := cache.ParseKeys(notification)
-	if err != nil { // "*", or a form of another version: any entry may have changed
+	if err != nil { // "*", or a format of another version: any entry may have changed
 		keys = nil
 	}
 	h.cache.ApplyHint(keys)
@@ -162,7 +163,7 @@ func (h *hints) close() {
 			return
 		}
 		go func() {
-			_ = h.listener.Close() // it may block while the server does not answer
+			_ = h.listener.Close() // Close may block while the server does not answer
 			for range h.listener.Notify {
 				// The listener's goroutine ends only after its notifications are received.
 			}

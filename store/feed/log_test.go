@@ -18,21 +18,21 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// Concurrent transactions write to the log. They commit, roll back, or are prepared and end, in any order. Each reading returns the
-// rows of the transactions that have committed since the last reading, and no others.
+// Concurrent transactions write to the log, and commit or roll back in any order, some of them with two-phase commit. Each
+// reading returns exactly the rows of the transactions that have committed since the last reading.
 func TestReadReturnsExactlyWhatBecameVisible(t *testing.T) {
 	s := storetest.ServerWith(t, map[string]string{"max_prepared_transactions": "10"})
 	f := storetest.FixtureAt(t, s.URL("postgres"))
-	seed := rand.Uint64() //nolint:gosec // a test's
+	seed := rand.Uint64() //nolint:gosec // a test
 	t.Logf("seed %d", seed)
-	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test's
+	r := rand.New(rand.NewPCG(seed, 0)) //nolint:gosec // a test
 	type transaction struct {
 		*sqlx.Tx
 		rows     []string
 		prepared string
 	}
 	var open []*transaction
-	var news []string
+	var committedRows []string
 	rows, readings, returned := 0, 0, 0
 	reader := storetest.Must(f.DB.Connx(t.Context()))
 	defer func() { _ = reader.Close() }()
@@ -46,7 +46,7 @@ func TestReadReturnsExactlyWhatBecameVisible(t *testing.T) {
 		}
 		end := func(x *transaction, committed bool) {
 			if committed {
-				news = append(news, x.rows...)
+				committedRows = append(committedRows, x.rows...)
 			}
 			open = slices.DeleteFunc(open, func(other *transaction) bool { return other == x })
 		}
@@ -94,11 +94,11 @@ func TestReadReturnsExactlyWhatBecameVisible(t *testing.T) {
 			readings++
 			returned += len(changes)
 			slices.Sort(changes)
-			slices.Sort(news)
-			if !slices.Equal(changes, news) {
-				t.Fatalf("step %d: the reading returned %v, and %v became visible", step, changes, news)
+			slices.Sort(committedRows)
+			if !slices.Equal(changes, committedRows) {
+				t.Fatalf("step %d: the reading returned %v, but %v became visible", step, changes, committedRows)
 			}
-			news = nil
+			committedRows = nil
 		}
 	}
 	for _, x := range open {
@@ -109,7 +109,7 @@ func TestReadReturnsExactlyWhatBecameVisible(t *testing.T) {
 		}
 	}
 	if readings < 100 || returned < 100 {
-		t.Errorf("%d readings returned %d rows: this proves little", readings, returned)
+		t.Errorf("%d readings returned %d rows: the test proves little", readings, returned)
 	}
 }
 
@@ -119,24 +119,24 @@ func TestPreparedTransactionIsNoticed(t *testing.T) {
 	f := storetest.FixtureAt(t, s.URL("postgres"))
 	_, key := f.WorkspaceToken(t, "issues:read")
 	d := f.CachedDirectory(t)
-	becomes := func(denial authz.Reason) {
+	expectCached := func(denial authz.Reason) {
 		t.Helper()
 		storetest.Eventually(t, fmt.Sprintf("it is cached as %q", denial), func() bool {
 			found := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
 			return found.Cache == authz.CacheHit && found.Denial == denial
 		})
 	}
-	becomes("")
+	expectCached("")
 	tx := f.DB.MustBegin()
 	tx.MustExec(storetest.RevokeAll)
 	tx.MustExec(`PREPARE TRANSACTION 'revoke'`)
 	_ = tx.Rollback()
-	becomes("")
+	expectCached("")
 	f.Exec(t, `COMMIT PREPARED 'revoke'`)
-	becomes(authz.ReasonRevoked)
+	expectCached(authz.ReasonRevoked)
 }
 
-// Rows that logical replication writes do not fire statement triggers.
+// Logical replication fires no statement triggers, but its changes are written to the log.
 func TestLogicalReplicationIsNoticed(t *testing.T) {
 	s := storetest.ServerWith(t, map[string]string{"wal_level": "logical"})
 	origin := storetest.FixtureAt(t, s.URL("postgres"))
@@ -162,26 +162,26 @@ func TestLogicalReplicationIsNoticed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = d.Close(context.Background()) }()
-	becomes := func(what string, l authz.Lookup, is func(authz.LookupResult) bool) {
+	expectCached := func(what string, l authz.Lookup, condition func(authz.LookupResult) bool) {
 		t.Helper()
 		storetest.Eventually(t, what, func() bool {
 			found := storetest.Must(d.Lookup(t.Context(), l))
-			return found.Cache == authz.CacheHit && is(found)
+			return found.Cache == authz.CacheHit && condition(found)
 		})
 	}
 	token, key := origin.WorkspaceToken(t, "issues:read")
-	_, mine := origin.UserToken(t, "issues:read")
-	inAcme := authz.Lookup{Digest: mine.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}}
-	becomes("the token is copied", storetest.Lookup(key), func(f authz.LookupResult) bool { return f.Denial == "" })
-	becomes("the role is copied", inAcme, func(f authz.LookupResult) bool { return f.Workspace.Role == "admin" })
+	_, userKey := origin.UserToken(t, "issues:read")
+	inAcme := authz.Lookup{Digest: userKey.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}}
+	expectCached("the token is copied", storetest.Lookup(key), func(f authz.LookupResult) bool { return f.Denial == "" })
+	expectCached("the role is copied", inAcme, func(f authz.LookupResult) bool { return f.Workspace.Role == "admin" })
 	origin.Exec(t, `UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1`, token.ID)
-	becomes("its revocation is heard", storetest.Lookup(key), func(f authz.LookupResult) bool { return f.Denial == authz.ReasonRevoked })
+	expectCached("the revocation is read", storetest.Lookup(key), func(f authz.LookupResult) bool { return f.Denial == authz.ReasonRevoked })
 	origin.Exec(t, `UPDATE keywicket.members SET role = 'guest' WHERE user_id = $1`, origin.Ada.ID)
-	becomes("the new role is heard", inAcme, func(f authz.LookupResult) bool { return f.Workspace.Role == "guest" })
+	expectCached("the new role is read", inAcme, func(f authz.LookupResult) bool { return f.Workspace.Role == "guest" })
 	origin.Exec(t, `DELETE FROM keywicket.members WHERE user_id = $1`, origin.Ada.ID)
-	becomes("the end of the membership is heard", inAcme, func(f authz.LookupResult) bool { return f.Workspace.Role == "" })
+	expectCached("the end of the membership is read", inAcme, func(f authz.LookupResult) bool { return f.Workspace.Role == "" })
 	before := maps.Clone(d.CacheStats().Epochs)
 	origin.Exec(t, `TRUNCATE `+tables)
-	becomes("an emptied table is heard", storetest.Lookup(key), func(f authz.LookupResult) bool { return f.Denial == authz.ReasonUnknown })
-	storetest.Eventually(t, "all answers are discarded", func() bool { return !maps.Equal(before, d.CacheStats().Epochs) })
+	expectCached("the truncation is read", storetest.Lookup(key), func(f authz.LookupResult) bool { return f.Denial == authz.ReasonUnknown })
+	storetest.Eventually(t, "all cached answers are discarded", func() bool { return !maps.Equal(before, d.CacheStats().Epochs) })
 }

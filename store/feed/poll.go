@@ -15,16 +15,16 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// mostChanges is how many rows of the change log one reading uses. If there are more, the reading counts as a change of everything.
+// mostChanges is the maximum number of rows of the change log in one reading. More rows count as a change of everything.
 const mostChanges = 1000
 
-// pollQuery reads the change log in one snapshot: the rows of transactions that began after the last reading's snapshot. $1 is the
-// xmax of that snapshot, $2 the maximum number of rows. The upper limit skips rows of a restored dump whose transaction ids this
-// server has not reached yet.
+// pollQuery reads the rows of transactions that began after the last reading's snapshot, in one snapshot. $1 is the xmax of the
+// last snapshot, $2 the maximum number of rows. The upper limit of xid excludes rows of a restored dump whose transaction ids
+// this server has not reached yet.
 const pollQuery = pollColumns + `ARRAY(` + laterChanges + `) AS changes` + pollFrom
 
-// pollOpenQuery is pollQuery for a last reading whose snapshot ($3) has open transactions. It also returns their rows. Both parts use
-// the index, so a transaction that stays open costs nothing.
+// pollOpenQuery is pollQuery for the case that the last reading's snapshot ($3) has open transactions. It also returns their
+// rows. Both parts use the index, so a long transaction does not slow the query.
 const pollOpenQuery = pollColumns + `ARRAY((` + laterChanges + `)
        UNION ALL
        (SELECT changed.keys FROM pg_snapshot_xip($3::text::pg_snapshot) AS open,
@@ -43,10 +43,10 @@ FROM (VALUES (1)) AS one
 LEFT JOIN LATERAL (SELECT id, number, world, told, verified_at FROM keywicket.world ORDER BY verified_at DESC LIMIT 1) AS world ON true`
 )
 
-// verifyQuery detects whether there may be changes that are not in the log. Their causes are a replaced table, column, schema or
-// database, a trigger that was not in force, a parent table, or a row-level security policy. Each of these changes an oid, a file or
-// an xmin in a catalog, even if it was undone within its transaction. $1 are the tables that answers depend on. now() is the time
-// before the snapshot was taken.
+// verifyQuery detects whether changes may be missing from the log. The possible causes are a replaced table, column, schema or
+// database, a trigger that was disabled, a parent table, or a row-level security policy. Each cause changes an oid, a file or an
+// xmin in a catalog, even if it was undone within its transaction. $1 are the tables that answers depend on. now() is before the
+// time of the snapshot.
 const verifyQuery = `
 INSERT INTO keywicket.world AS last (number, world, told, verified_at)
 SELECT (SELECT number FROM keywicket.upkeep),
@@ -99,7 +99,7 @@ type reading struct {
 	Started  int64           `db:"started"`
 	Standby  bool            `db:"standby"`
 	Changes  pq.StringArray  `db:"changes"`
-	ID       sql.NullString  `db:"id"` // of the row in keywicket.world. It and the next fields are NULL until a sidecar has verified the schema after a server start
+	ID       sql.NullString  `db:"id"` // of the row in keywicket.world. ID and the next fields are NULL until a sidecar has verified the schema after a server start
 	Mark     sql.NullInt64   `db:"mark"`
 	World    sql.NullString  `db:"world"`
 	Told     bool            `db:"told"`
@@ -112,8 +112,8 @@ func (r reading) world() string { return fmt.Sprint(r.Started, " ", r.ID.String,
 // age returns the time since a sidecar verified the schema. It is negative if the clock was set back.
 func (r reading) age() time.Duration { return database.Seconds(r.Verified.Float64) }
 
-// reply returns the reading in the cache's form. ack reports that a barrier waits for this sidecar's confirmation, hasMoved that
-// another sidecar has reached another server.
+// reply returns the reading in the cache's form. ack reports that a barrier waits for this sidecar's confirmation. hasMoved
+// reports that another sidecar has reached another server.
 func (r reading) reply() (reply cache.Reply, ack, hasMoved bool) {
 	reply = cache.Reply{Snapshot: r.Snapshot, Mark: r.Mark.Int64, All: len(r.Changes) > mostChanges}
 	if r.Told && r.Verified.Float64 >= 0 {
@@ -126,7 +126,7 @@ func (r reading) reply() (reply cache.Reply, ack, hasMoved bool) {
 			ack = true
 		case change == moved:
 			hasMoved = true
-		case err != nil: // "*", or a form of a later version
+		case err != nil: // "*", or a format of a later version
 			reply.All = true
 		default:
 			reply.Changes = append(reply.Changes, keys)
@@ -138,9 +138,9 @@ func (r reading) reply() (reply cache.Reply, ack, hasMoved bool) {
 // pollConnection is a connection for reading the log.
 type pollConnection struct {
 	*sqlx.Conn
-	keepsSession bool // settings and prepared statements stay
+	keepsSession bool // settings and prepared statements stay on the connection
 	poll         *sqlx.Stmt
-	// nil until they are needed: many sidecars never need them.
+	// nil until they are needed: many sidecars never need these statements.
 	pollOpen, verify, heartbeat *sqlx.Stmt
 }
 
@@ -150,8 +150,8 @@ func newPollConnection(ctx context.Context, c *sqlx.Conn) (*pollConnection, erro
 		return nil, err
 	}
 	if keeps {
-		// The queries read a few rows by an index. Without these settings, Postgres scans small tables, which takes longer. For the
-		// isolation level, see write.
+		// The queries read a few rows with an index. Without these settings, Postgres scans small tables, which takes longer. See
+		// write for the isolation level.
 		_, err := c.ExecContext(ctx, `SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off; SET enable_hashjoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan`)
 		if err != nil {
 			return nil, err
@@ -180,8 +180,8 @@ func (c *pollConnection) read(ctx context.Context, since string) (r reading, err
 	return r, err
 }
 
-// reportMoved tells sidecars that still read the log of this server that there is a newer one. If it fails, they find out by
-// themselves.
+// reportMoved notifies the sidecars that still read the log of this server that there is a newer server. If it fails, each of
+// them detects the newer server itself.
 func (c *pollConnection) reportMoved(ctx context.Context) error {
 	_, err := c.write(ctx, nil, `INSERT INTO keywicket.changes (keys) VALUES ($1)`, moved)
 	return err
@@ -195,7 +195,7 @@ func (c *pollConnection) verifySchema(ctx context.Context) error {
 	return nil
 }
 
-// confirm writes a heartbeat: the sidecar knows every change that the snapshot sees.
+// confirm writes a heartbeat: the sidecar has read every change that is visible in the snapshot.
 func (c *pollConnection) confirm(ctx context.Context, id, snapshot string, lease, lag time.Duration) (sql.Result, error) {
 	return c.write(ctx, &c.heartbeat, `
 		UPDATE keywicket.sidecars SET snapshot = $2::text::pg_snapshot, seen_at = clock_timestamp(),
@@ -225,10 +225,10 @@ func (c *pollConnection) write(ctx context.Context, prepared **sqlx.Stmt, query 
 	return (*prepared).ExecContext(ctx, args...)
 }
 
-// verificationDue reports whether a sidecar has to verify the schema now, and whether it takes over from another sidecar. age is the
-// time since the last verification by any sidecar, own the time since this sidecar's last one. The sidecar that verified last
-// continues at each reading, for all sidecars. If it is late, another one takes over. A negative age means that the last
-// verification seems to be in the future.
+// verificationDue reports whether a sidecar has to verify the schema now, and whether it takes over from another sidecar. age is
+// the time since the last verification by any sidecar, own the time since this sidecar's last verification. The sidecar that
+// verified last verifies again at each reading, for all sidecars. If it is late, another sidecar takes over. A negative age means
+// that the last verification seems to be in the future.
 func verificationDue(age, own, interval time.Duration) (due, takesOver bool) {
 	limit := interval * 4 / 5
 	if takesOver = own-age > interval/2; takesOver {

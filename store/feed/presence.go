@@ -26,20 +26,20 @@ type presence struct {
 	id         string
 	config     Config
 	cache      cache.Config
-	world      string    // see reading.world; the row was created in it
+	world      string    // value of reading.world when the row was created
 	last       time.Time // just before the last heartbeat was sent
 	heartbeats int       // since the row was created
 }
 
-func newPresence(c Config, of cache.Config) presence {
+func newPresence(c Config, cacheConfig cache.Config) presence {
 	host, _ := os.Hostname()
-	return presence{id: cmp.Or(host, "sidecar") + "-" + strings.ToLower(rand.Text()[:8]), config: c, cache: of}
+	return presence{id: cmp.Or(host, "sidecar") + "-" + strings.ToLower(rand.Text()[:8]), config: c, cache: cacheConfig}
 }
 
 // due reports whether it is time for a heartbeat.
 func (p *presence) due() bool { return time.Since(p.last) >= changelog.HeartbeatInterval }
 
-// mayBePresumedStopped reports whether other processes may soon count this sidecar as stopped.
+// mayBePresumedStopped reports whether other processes may soon consider this sidecar stopped.
 func (p *presence) mayBePresumedStopped() bool { return time.Since(p.last) >= heartbeatLife }
 
 // register creates the row if it is missing.
@@ -57,7 +57,7 @@ func (p *presence) register(ctx context.Context, c *pollConnection) error {
 	return nil
 }
 
-// heartbeat writes that this sidecar is alive and knows every change that the snapshot sees.
+// heartbeat writes that this sidecar is alive and has read every change that is visible in the snapshot.
 func (p *presence) heartbeat(ctx context.Context, c *pollConnection, snapshot string, lease, lag time.Duration) error {
 	at := time.Now()
 	result, err := c.confirm(ctx, p.id, snapshot, lease, lag)
@@ -78,7 +78,7 @@ func (p *presence) leave(ctx context.Context, c *pollConnection) error {
 	return err
 }
 
-// alive returns the number of live sidecars, including this one.
+// alive returns the number of live sidecars, including this sidecar.
 func (p *presence) alive(ctx context.Context, c *pollConnection) (n int64, err error) {
 	err = c.GetContext(ctx, &n, `
 		SELECT count(*) FROM keywicket.sidecars WHERE seen_at > clock_timestamp() - $1::float8 * interval '1 second'`, changelog.AliveFor.Seconds())

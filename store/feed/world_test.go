@@ -15,27 +15,27 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// Each case changes rows without writing to the log, and then restores the schema. The sidecar must notice it. Otherwise the old
+// Each case changes rows without writing to the log, and then restores the schema. The sidecar must detect it. Otherwise the old
 // answer would stay cached for cache.max_age, which is longer than the test waits.
 func TestChangesThatBypassTriggersAreNoticed(t *testing.T) {
 	for name, statements := range map[string][]string{
-		"a trigger is disabled, and enabled again": {
+		"a trigger is disabled, then enabled": {
 			`ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`, storetest.RevokeAll,
 			`ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`,
 		},
-		"all triggers are": {
+		"all triggers are disabled, then enabled": {
 			`ALTER TABLE keywicket.tokens DISABLE TRIGGER ALL`, storetest.RevokeAll, `ALTER TABLE keywicket.tokens ENABLE TRIGGER ALL`,
 			`ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_insert, ENABLE ALWAYS TRIGGER tell_update,
 				ENABLE ALWAYS TRIGGER tell_delete, ENABLE ALWAYS TRIGGER tell_truncate, ENABLE REPLICA TRIGGER tell_row`,
 		},
-		"a trigger is dropped, and made again": {
+		"a trigger is dropped, then created": {
 			`DROP TRIGGER tell_update ON keywicket.tokens`, storetest.RevokeAll,
 			`CREATE TRIGGER tell_update AFTER UPDATE ON keywicket.tokens
 				REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
 				FOR EACH STATEMENT EXECUTE FUNCTION keywicket.tell_changes('token', 'encode(digest, ''hex'')')`,
 			`ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`,
 		},
-		"the triggers' function does nothing for a while": {
+		"the triggers' function is replaced, then restored": {
 			`ALTER FUNCTION keywicket.tell_changes() RENAME TO kept`,
 			`CREATE FUNCTION keywicket.tell_changes() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'`,
 			`DROP FUNCTION keywicket.tell_changes()`,
@@ -45,7 +45,7 @@ func TestChangesThatBypassTriggersAreNoticed(t *testing.T) {
 			storetest.RevokeAll,
 			`DO $$ DECLARE original text; BEGIN SELECT text INTO original FROM source; EXECUTE original; END $$`,
 		},
-		"the table is swapped for another": {
+		"the table is replaced": {
 			`CREATE TABLE keywicket.other (LIKE keywicket.tokens INCLUDING ALL)`,
 			`INSERT INTO keywicket.other SELECT * FROM keywicket.tokens`,
 			`UPDATE keywicket.other SET revoked_at = clock_timestamp()`,
@@ -55,33 +55,33 @@ func TestChangesThatBypassTriggersAreNoticed(t *testing.T) {
 			`CALL keywicket.tell_rows_of('tokens', $k$'token', 'encode(digest, ''hex'')'$k$)`,
 			`GRANT SELECT ON keywicket.tokens TO keywicket_sidecar`,
 		},
-		"the schema is swapped for another": {
+		"the schema is replaced": {
 			`ALTER SCHEMA keywicket RENAME TO before`,
 			`ALTER SCHEMA replacement RENAME TO keywicket`,
 		},
-		"a table that inherits from it holds the row for a while": {
+		"a child table contains the row temporarily": {
 			`CREATE TABLE public.child () INHERITS (keywicket.tokens)`,
 			`WITH gone AS (DELETE FROM ONLY keywicket.tokens RETURNING *)
 				INSERT INTO public.child SELECT * FROM gone`,
 			`ALTER TABLE public.child NO INHERIT keywicket.tokens`,
 			`DROP TABLE public.child`,
 		},
-		"columns change their names": {
+		"two columns are renamed": {
 			`ALTER TABLE keywicket.tokens RENAME COLUMN revoked_at TO revoked_before`,
 			`ALTER TABLE keywicket.tokens RENAME COLUMN revoked_after TO revoked_at`,
 		},
-		"a table that it inherits from for a while takes the change": {
+		"the change is made through a temporary parent table": {
 			`CREATE TABLE public.parent (LIKE keywicket.tokens INCLUDING CONSTRAINTS)`, `ALTER TABLE keywicket.tokens INHERIT public.parent`,
 			`UPDATE public.parent SET revoked_at = clock_timestamp()`,
 			`ALTER TABLE keywicket.tokens NO INHERIT public.parent`, `DROP TABLE public.parent`,
 		},
-		"a policy hides the row": {`ALTER POLICY seen ON keywicket.tokens USING (false)`},
-		"the log is emptied by way of a parent": {
+		"a row-level security policy hides the row": {`ALTER POLICY seen ON keywicket.tokens USING (false)`},
+		"the log is emptied through a parent table": {
 			storetest.RevokeAll, `CREATE TABLE public.parent (LIKE keywicket.changes INCLUDING CONSTRAINTS)`,
 			`ALTER TABLE keywicket.changes INHERIT public.parent`, `DELETE FROM public.parent`,
 			`ALTER TABLE keywicket.changes NO INHERIT public.parent`, `DROP TABLE public.parent`,
 		},
-		"the log is emptied with its own trigger disabled": {
+		"the log is emptied while its trigger is disabled": {
 			storetest.RevokeAll, `ALTER TABLE keywicket.changes DISABLE TRIGGER tell_delete`,
 			`DELETE FROM keywicket.changes`, `ALTER TABLE keywicket.changes ENABLE ALWAYS TRIGGER tell_delete`,
 		},
@@ -93,18 +93,18 @@ func TestChangesThatBypassTriggersAreNoticed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := storetest.NewFixture(t)
-			if name == "a table that it inherits from for a while takes the change" && !mayInherit(t, f) {
+			if name == "the change is made through a temporary parent table" && !mayInherit(t, f) {
 				return
 			}
 			_, key := f.WorkspaceToken(t, "issues:read")
 			switch name {
-			case "the schema is swapped for another":
+			case "the schema is replaced":
 				replacement(t, f)
-			case "columns change their names":
+			case "two columns are renamed":
 				f.Exec(t, `ALTER TABLE keywicket.tokens ADD COLUMN revoked_after timestamptz`)
 				f.Exec(t, `UPDATE keywicket.tokens SET revoked_after = clock_timestamp()`)
 				f.Exec(t, `GRANT SELECT (revoked_after) ON keywicket.tokens TO keywicket_sidecar`)
-			case "a policy hides the row":
+			case "a row-level security policy hides the row":
 				f.Exec(t, `CREATE POLICY seen ON keywicket.tokens USING (true)`)
 				f.Exec(t, `ALTER TABLE keywicket.tokens ENABLE ROW LEVEL SECURITY`)
 			}
@@ -122,11 +122,11 @@ func TestChangesThatBypassTriggersAreNoticed(t *testing.T) {
 			if err := tx.Commit(); err != nil {
 				t.Fatal(err)
 			}
-			storetest.Eventually(t, "the sidecar notices", func() bool {
+			storetest.Eventually(t, "the sidecar detects the change", func() bool {
 				found, err := d.Lookup(t.Context(), storetest.Lookup(key))
 				return err == nil && found.Denial != ""
 			})
-			storetest.Eventually(t, "and uses its cache again", func() bool {
+			storetest.Eventually(t, "the sidecar uses its cache again", func() bool {
 				found, err := d.Lookup(t.Context(), storetest.Lookup(key))
 				return err == nil && found.Cache == authz.CacheHit
 			})
@@ -134,7 +134,7 @@ func TestChangesThatBypassTriggersAreNoticed(t *testing.T) {
 	}
 }
 
-// Answers from another schema are discarded, also if no check of the schema has run while it was in place.
+// Answers from another schema are discarded, even if it was replaced again before a check of the schema.
 func TestSchemaReplacedAndRestored(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
@@ -157,13 +157,13 @@ func TestSchemaReplacedAndRestored(t *testing.T) {
 	}
 }
 
-// A copy of the database has the same oids, files and transactions.
+// A copy of the database has the same oids, files and transaction ids.
 func TestDatabaseReplacedByACopy(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
 	d := f.CachedDirectory(t, func(c *directory.Config) { c.NoHints = true })
 	name := storetest.Value[string](t, f.DB, `SELECT current_database()`)
-	administration := func(statements ...string) {
+	administer := func(statements ...string) {
 		t.Helper()
 		for _, s := range statements {
 			if err := storetest.Administer(context.Background(), s); err != nil {
@@ -171,14 +171,14 @@ func TestDatabaseReplacedByACopy(t *testing.T) {
 			}
 		}
 	}
-	emptied := func() {
+	disconnectAll := func() {
 		t.Helper()
-		administration(`ALTER DATABASE `+name+` ALLOW_CONNECTIONS false`,
+		administer(`ALTER DATABASE `+name+` ALLOW_CONNECTIONS false`,
 			`SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '`+name+`'`)
 	}
-	emptied()
-	administration(`CREATE DATABASE `+name+`_copy TEMPLATE `+name, `ALTER DATABASE `+name+` ALLOW_CONNECTIONS true`)
-	t.Cleanup(func() { administration(`DROP DATABASE ` + name + `_before WITH (FORCE)`) })
+	disconnectAll()
+	administer(`CREATE DATABASE `+name+`_copy TEMPLATE `+name, `ALTER DATABASE `+name+` ALLOW_CONNECTIONS true`)
+	t.Cleanup(func() { administer(`DROP DATABASE ` + name + `_before WITH (FORCE)`) })
 	copied := storetest.OpenDB(t, strings.Replace(f.URL, "/"+name, "/"+name+"_copy", 1))
 	copied.MustExec(storetest.RevokeAll)
 	if err := copied.Close(); err != nil {
@@ -192,8 +192,8 @@ func TestDatabaseReplacedByACopy(t *testing.T) {
 		f.Exec(t, `SELECT pg_current_xact_id()`)
 	}
 	time.Sleep(500 * time.Millisecond)
-	emptied()
-	administration(`ALTER DATABASE `+name+` RENAME TO `+name+`_before`, `ALTER DATABASE `+name+`_copy RENAME TO `+name)
+	disconnectAll()
+	administer(`ALTER DATABASE `+name+` RENAME TO `+name+`_before`, `ALTER DATABASE `+name+`_copy RENAME TO `+name)
 	time.Sleep(1200 * time.Millisecond) // no look-up runs meanwhile, so the old answer is still cached
 	storetest.Eventually(t, "the cache is in use", func() bool { return d.CacheStats().LeaseLeft > 0 })
 	time.Sleep(time.Second)
@@ -202,7 +202,7 @@ func TestDatabaseReplacedByACopy(t *testing.T) {
 	}
 }
 
-// replacement creates a copy of the schema with the name replacement, in which every token is revoked.
+// replacement creates the schema replacement: a copy of the schema keywicket in which every token is revoked.
 func replacement(t *testing.T, f *storetest.Fixture) {
 	t.Helper()
 	f.Exec(t, `ALTER SCHEMA keywicket RENAME TO original`)
@@ -215,7 +215,7 @@ func replacement(t *testing.T, f *storetest.Fixture) {
 	f.Exec(t, `ALTER SCHEMA original RENAME TO keywicket`)
 }
 
-// In each of these situations, changes may be missing from the log. So the cache is not used.
+// In each of these cases, changes may be missing from the log, so the cache is not used.
 func TestCacheIsNotUsedWhileChangesMayBeMissed(t *testing.T) {
 	for name, c := range map[string]struct{ statement, undo string }{
 		"a child table": {`CREATE TABLE public.child () INHERITS (keywicket.members)`, `DROP TABLE public.child`},
@@ -236,7 +236,7 @@ func TestCacheIsNotUsedWhileChangesMayBeMissed(t *testing.T) {
 		"no trigger for replicas": {
 			`ALTER TABLE keywicket.oauth_apps DISABLE TRIGGER tell_row`, `ALTER TABLE keywicket.oauth_apps ENABLE REPLICA TRIGGER tell_row`,
 		},
-		"no table": {`ALTER TABLE keywicket.oauth_apps RENAME TO apps`, `ALTER TABLE keywicket.apps RENAME TO oauth_apps`},
+		"a missing table": {`ALTER TABLE keywicket.oauth_apps RENAME TO apps`, `ALTER TABLE keywicket.apps RENAME TO oauth_apps`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := storetest.NewFixture(t)
@@ -257,7 +257,7 @@ func TestCacheIsNotUsedWhileChangesMayBeMissed(t *testing.T) {
 	}
 }
 
-// If the log does not store a row, the change fails.
+// If the row of the log is not stored, the change fails.
 func TestUnloggableChangeFails(t *testing.T) {
 	for name, statement := range map[string]string{
 		"a rule": `CREATE RULE drop_it AS ON INSERT TO keywicket.changes DO INSTEAD NOTHING`,
@@ -273,7 +273,8 @@ func TestUnloggableChangeFails(t *testing.T) {
 	}
 }
 
-// mayInherit reports whether this Postgres lets tables with such triggers inherit. 14.18 and 15.13 do not; 15.18 does again.
+// mayInherit reports whether this version of Postgres allows inheritance of tables with such triggers. 14.18 and 15.13 do not;
+// 15.18 does.
 func mayInherit(t *testing.T, f *storetest.Fixture) bool {
 	t.Helper()
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
@@ -286,7 +287,7 @@ func mayInherit(t *testing.T, f *storetest.Fixture) bool {
 	return err == nil
 }
 
-// execAll runs the statements one by one, because some must not run in a transaction.
+// execAll runs the statements one by one, because some of them must not run in a transaction.
 func execAll(t *testing.T, f *storetest.Fixture, statements string) {
 	t.Helper()
 	for statement := range strings.SplitSeq(statements, ";") {

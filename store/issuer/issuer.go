@@ -20,14 +20,13 @@ import (
 	"github.com/keywicket/keywicket/store/oauthapp"
 )
 
-// Issuer issues the codes, access tokens and refresh tokens of OAuth 2.0. The role keywicket_issuer is enough for the login. It is
+// Issuer issues the codes, access tokens and refresh tokens of OAuth 2.0. Its login needs only the role keywicket_issuer. It is
 // safe for concurrent use.
 //
-// A call that has begun completes even if its context ends, for example because the client hangs up. It takes at most three
-// seconds.
+// A call completes even if its context ends, for example because the client disconnects. It takes at most three seconds.
 //
-// Codes and refresh tokens can be used once. A second use means that two parties have the token, and revokes the grant with all
-// its tokens (RFC 6749, section 4.1.2; RFC 9700, section 4.14.2). Of two concurrent uses, exactly one is the first.
+// Codes and refresh tokens can be used once. A second use means that two parties have the token. It revokes the grant with all
+// its tokens (RFC 6749, section 4.1.2; RFC 9700, section 4.14.2). Of two concurrent uses, exactly one succeeds.
 type Issuer struct{ db *sqlx.DB }
 
 // Lifetimes of the codes and tokens of an Issuer.
@@ -37,8 +36,8 @@ const (
 	RefreshLifetime = 30 * 24 * time.Hour
 )
 
-// ErrGrant means that a code or refresh token is unknown, expired, used or revoked. ErrReused is an ErrGrant: the code or token was
-// used before, and its grant is now revoked.
+// ErrGrant means that a code or refresh token is unknown, expired, used or revoked. ErrReused matches ErrGrant: the code or token
+// was used before, and its grant is now revoked.
 var (
 	ErrGrant  = errors.New("the grant is invalid, expired or revoked")
 	ErrReused = fmt.Errorf("%w: used a second time", ErrGrant)
@@ -47,7 +46,7 @@ var (
 // Open returns an issuer. It connects on first use.
 func Open(databaseURL string) (*Issuer, error) {
 	const limit = 5 * time.Second
-	connections, err := database.NewConnector(databaseURL, database.PoolerTransaction, limit) // no prepared statements, as in Open
+	connections, err := database.NewConnector(databaseURL, database.PoolerTransaction, limit) // no prepared statements, so that any pooler works
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +59,7 @@ func Open(databaseURL string) (*Issuer, error) {
 // Close closes the connections.
 func (i *Issuer) Close() error { return i.db.Close() }
 
-// Ready returns nil if the database is reachable and migrated, and this login has the rights that issuing needs.
+// Ready returns nil if the database is reachable and migrated, and the login has the privileges that issuing needs.
 func (i *Issuer) Ready(ctx context.Context) error {
 	var missing []string
 	err := i.db.SelectContext(ctx, &missing, `
@@ -79,15 +78,15 @@ func (i *Issuer) Ready(ctx context.Context) error {
 	return nil
 }
 
-// bounded returns a context that does not end with ctx, but after three seconds. That is less than the connection's limit, so lib/pq
-// can still cancel the query, and no connection is left waiting for it.
+// bounded returns a context that does not end with ctx, but after three seconds. This is less than the connection's time limit,
+// so that lib/pq can cancel the query before the connection is closed.
 func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 }
 
 // transact runs f in a transaction. It commits if f returns a refusal, and rolls back if f returns an error. f must lock a grant
-// before its codes and tokens, in the order in which a deletion locks them. The wait for a lock is short, because otherwise all
-// connections would soon wait for one lock.
+// before its codes and tokens, as a deletion does. The lock timeout is short, because otherwise all connections could wait for
+// one lock.
 func (i *Issuer) transact(
 	ctx context.Context, f func(context.Context, *sqlx.Tx) (refused, err error),
 ) (refused, err error) {
@@ -101,13 +100,13 @@ func (i *Issuer) transact(
 		refused, err = f(ctx, tx)
 	}
 	if err != nil {
-		_ = tx.Rollback() // the error says why, and a connection that cannot roll back is closed
+		_ = tx.Rollback() // err is the cause; a connection that cannot roll back is closed
 		return nil, err
 	}
 	return refused, tx.Commit()
 }
 
-// Client is an app, as the issuer needs it.
+// Client contains the data of an app that the issuer needs.
 type Client struct {
 	ID           string         `db:"id"`
 	API          string         `db:"api"`
@@ -123,9 +122,9 @@ func (c Client) HasSecret(secret authz.Secret) bool {
 	return subtle.ConstantTimeCompare(digest[:], c.secret[:]) == 1
 }
 
-// Client finds an app that is not revoked. [database.ErrNotFound]: there is none.
+// Client returns an app that is not revoked. [database.ErrNotFound]: no such app exists.
 func (i *Issuer) Client(ctx context.Context, id string) (Client, error) {
-	if !oauthapp.ValidID(id) { // Postgres may not accept it as a text
+	if !oauthapp.ValidID(id) { // Postgres may reject the text
 		return Client{}, oauthapp.ErrUnknown
 	}
 	ctx, cancel := bounded(ctx)
@@ -210,7 +209,7 @@ func (i *Issuer) Approve(ctx context.Context, a Approval) (Approved, error) {
 
 var errNoMember = database.Refuse(database.ErrInvalid, "the user is not a member of every workspace")
 
-// Workspace is a workspace, as the issuer needs it.
+// Workspace contains the data of a workspace that the issuer needs.
 type Workspace struct {
 	ID        string    `db:"id"`
 	Slug      string    `db:"slug"`
@@ -218,7 +217,7 @@ type Workspace struct {
 	CreatedAt time.Time `db:"created_at"`
 }
 
-// ConsentUser is a user who decides about consent, with the workspaces that they can grant.
+// ConsentUser is a user who decides about consent, with the workspaces that they can grant access to.
 type ConsentUser struct {
 	ID          string
 	Email       string

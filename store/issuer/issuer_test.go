@@ -19,7 +19,7 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// An access token acts for its user in the workspaces that were granted and that the user is a member of, and in no other.
+// An access token acts for its user only in granted workspaces that the user is a member of.
 func TestAccessTokensWorkOnlyInGrantedWorkspaces(t *testing.T) {
 	g := storetest.NewGranting(t)
 	acme := authz.Membership{ID: g.Acme.ID, Slug: "acme", Role: "admin"}
@@ -53,11 +53,11 @@ func TestAccessTokensWorkOnlyInGrantedWorkspaces(t *testing.T) {
 				t.Errorf("by id: %+v", got)
 			}
 			for what, l := range map[string]authz.Lookup{
-				"another API's":       {Kind: authz.KindOAuthToken, Digest: one.Digest(), API: "velaflows"},
-				"taken for a key":     {Kind: authz.KindPersonalKey, Digest: one.Digest(), API: "velocity"},
-				"unknown":             storetest.AccessLookup("velo_nobody", ""),
-				"a code":              storetest.AccessLookup(g.NewCode(t), ""),
-				"a key that is taken": {Kind: authz.KindOAuthToken, Digest: authz.Secret("velu_x").Digest(), API: "velocity"},
+				"another API":              {Kind: authz.KindOAuthToken, Digest: one.Digest(), API: "velaflows"},
+				"looked up as a key":       {Kind: authz.KindPersonalKey, Digest: one.Digest(), API: "velocity"},
+				"unknown":                  storetest.AccessLookup("velo_nobody", ""),
+				"a code":                   storetest.AccessLookup(g.NewCode(t), ""),
+				"a key as an access token": {Kind: authz.KindOAuthToken, Digest: authz.Secret("velu_x").Digest(), API: "velocity"},
 			} {
 				if got := storetest.Must(d.Lookup(t.Context(), l)); got.Denial != authz.ReasonUnknown || got.Principal.ID != "" {
 					t.Errorf("%s: %+v", what, got)
@@ -67,32 +67,32 @@ func TestAccessTokensWorkOnlyInGrantedWorkspaces(t *testing.T) {
 	}
 	_, err := g.Approve(t.Context(), issuer.Approval{Client: g.App.ID, User: g.Bob.ID, Workspaces: []string{g.Acme.ID}, RedirectURI: "r", Challenge: strings.Repeat("c", 43)})
 	if !errors.Is(err, database.ErrInvalid) {
-		t.Errorf("a workspace that is not the user's: %v", err)
+		t.Errorf("a workspace without the user: %v", err)
 	}
 	if n := storetest.Value[int](t, g.DB, `SELECT count(*) FROM keywicket.oauth_grants WHERE user_id = $1`, g.Bob.ID); n != 0 {
-		t.Errorf("%d grants of it are left", n)
+		t.Errorf("%d grants of the refused approval are left", n)
 	}
 }
 
 // If anything that an access token depends on changes, look-ups follow the change, with and without a cache.
 func TestAccessTokensExpire(t *testing.T) {
-	for name, end := range map[string]struct {
+	for name, change := range map[string]struct {
 		statement string // $1 is the grant's id
 		want      authz.Reason
 		workspace bool // the token stays valid, but not in the workspace
 	}{
-		"the token is revoked":   {`UPDATE keywicket.oauth_access_tokens SET revoked_at = now() WHERE grant_id = $1`, authz.ReasonRevoked, false},
-		"the token expires":      {`UPDATE keywicket.oauth_access_tokens SET expires_at = now() WHERE grant_id = $1`, authz.ReasonExpired, false},
-		"the token is deleted":   {`DELETE FROM keywicket.oauth_access_tokens WHERE grant_id = $1`, authz.ReasonUnknown, false},
-		"the grant is revoked":   {`UPDATE keywicket.oauth_grants SET revoked_at = now() WHERE id = $1`, authz.ReasonRevoked, false},
-		"the grant is deleted":   {`DELETE FROM keywicket.oauth_grants WHERE id = $1`, authz.ReasonUnknown, false},
-		"the app is revoked":     {`UPDATE keywicket.oauth_apps SET revoked_at = now() WHERE id = (SELECT app_id FROM keywicket.oauth_grants WHERE id = $1)`, authz.ReasonRevoked, false},
-		"the app is deleted":     {`DELETE FROM keywicket.oauth_apps WHERE id = (SELECT app_id FROM keywicket.oauth_grants WHERE id = $1)`, authz.ReasonUnknown, false},
-		"the user is deleted":    {`DELETE FROM keywicket.users WHERE id = (SELECT user_id FROM keywicket.oauth_grants WHERE id = $1)`, authz.ReasonUnknown, false},
-		"the member leaves":      {`DELETE FROM keywicket.members WHERE user_id = (SELECT user_id FROM keywicket.oauth_grants WHERE id = $1)`, "", true},
-		"the workspace is taken": {`DELETE FROM keywicket.oauth_grant_workspaces WHERE grant_id = $1`, "", true},
-		"the workspace is moved": {`UPDATE keywicket.workspaces SET slug = 'moved' WHERE slug = 'acme' AND $1 <> ''`, "", true},
-		"all is truncated":       {`DO $$ BEGIN TRUNCATE keywicket.oauth_apps CASCADE; END $$`, authz.ReasonUnknown, false},
+		"the token is revoked":               {`UPDATE keywicket.oauth_access_tokens SET revoked_at = now() WHERE grant_id = $1`, authz.ReasonRevoked, false},
+		"the token expires":                  {`UPDATE keywicket.oauth_access_tokens SET expires_at = now() WHERE grant_id = $1`, authz.ReasonExpired, false},
+		"the token is deleted":               {`DELETE FROM keywicket.oauth_access_tokens WHERE grant_id = $1`, authz.ReasonUnknown, false},
+		"the grant is revoked":               {`UPDATE keywicket.oauth_grants SET revoked_at = now() WHERE id = $1`, authz.ReasonRevoked, false},
+		"the grant is deleted":               {`DELETE FROM keywicket.oauth_grants WHERE id = $1`, authz.ReasonUnknown, false},
+		"the app is revoked":                 {`UPDATE keywicket.oauth_apps SET revoked_at = now() WHERE id = (SELECT app_id FROM keywicket.oauth_grants WHERE id = $1)`, authz.ReasonRevoked, false},
+		"the app is deleted":                 {`DELETE FROM keywicket.oauth_apps WHERE id = (SELECT app_id FROM keywicket.oauth_grants WHERE id = $1)`, authz.ReasonUnknown, false},
+		"the user is deleted":                {`DELETE FROM keywicket.users WHERE id = (SELECT user_id FROM keywicket.oauth_grants WHERE id = $1)`, authz.ReasonUnknown, false},
+		"the membership is deleted":          {`DELETE FROM keywicket.members WHERE user_id = (SELECT user_id FROM keywicket.oauth_grants WHERE id = $1)`, "", true},
+		"the workspace is no longer granted": {`DELETE FROM keywicket.oauth_grant_workspaces WHERE grant_id = $1`, "", true},
+		"the workspace has another slug":     {`UPDATE keywicket.workspaces SET slug = 'moved' WHERE slug = 'acme' AND $1 <> ''`, "", true},
+		"the tables are truncated":           {`DO $$ BEGIN TRUNCATE keywicket.oauth_apps CASCADE; END $$`, authz.ReasonUnknown, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := storetest.NewGranting(t)
@@ -105,38 +105,38 @@ func TestAccessTokensExpire(t *testing.T) {
 				grant = found.Principal.GrantID
 				return found.Cache == authz.CacheHit && found.Workspace.ID == g.Acme.ID
 			})
-			if strings.Contains(end.statement, "$1") {
-				g.Exec(t, end.statement, grant)
+			if strings.Contains(change.statement, "$1") {
+				g.Exec(t, change.statement, grant)
 			} else {
-				g.Exec(t, end.statement)
+				g.Exec(t, change.statement)
 			}
 			for who, d := range map[string]*directory.Directory{"uncached": uncached, "cached": cached} {
-				storetest.Eventually(t, who+": the look-up follows", func() bool {
+				storetest.Eventually(t, who+": the look-up returns the new state", func() bool {
 					found := storetest.Must(d.Lookup(t.Context(), l))
-					return found.Denial == end.want && (found.Workspace.ID == "") == (end.want != "" || end.workspace)
+					return found.Denial == change.want && (found.Workspace.ID == "") == (change.want != "" || change.workspace)
 				})
 			}
 		})
 	}
 }
 
-// A code can be used once. Its second use revokes what the first use has issued.
+// A code can be used once. Its second use revokes the tokens of the first use.
 func TestCodesWorkOnce(t *testing.T) {
 	g := storetest.NewGranting(t)
 	d := g.Directory(t, nil)
 	code := g.NewCode(t)
 	first := g.ExchangeCode(t, code)
 	if got, err := g.Exchange(t.Context(), code, storetest.Velo, storetest.AcceptCode); !errors.Is(err, issuer.ErrGrant) || got.Access != "" {
-		t.Errorf("a second time: %+v, %v", got, err)
+		t.Errorf("the second use: %+v, %v", got, err)
 	}
 	if got := storetest.Must(d.Lookup(t.Context(), storetest.AccessLookup(first.Access, ""))); got.Denial != authz.ReasonRevoked {
 		t.Errorf("the first use's access token: %+v", got)
 	}
 	if _, err := g.RefreshToken(t, first.Refresh); !errors.Is(err, issuer.ErrGrant) {
-		t.Errorf("its refresh token: %v", err)
+		t.Errorf("the first use's refresh token: %v", err)
 	}
 
-	// A use that the check refuses uses up the code. It revokes nothing, because nothing was issued.
+	// After a use that check refuses, the code counts as used. Nothing is revoked, because nothing was issued.
 	wrong := errors.New("another client")
 	code = g.NewCode(t)
 	if got, err := g.Exchange(t.Context(), code, storetest.Velo, func(c issuer.Code) error {
@@ -145,10 +145,10 @@ func TestCodesWorkOnce(t *testing.T) {
 		}
 		return wrong
 	}); !errors.Is(err, wrong) || got.Access != "" {
-		t.Errorf("refused: %+v, %v", got, err)
+		t.Errorf("a refused use: %+v, %v", got, err)
 	}
 	if _, err := g.Exchange(t.Context(), code, storetest.Velo, storetest.AcceptCode); !errors.Is(err, issuer.ErrGrant) {
-		t.Errorf("after it was refused: %v", err)
+		t.Errorf("a use after a refused use: %v", err)
 	}
 
 	for name, statement := range map[string]string{
@@ -163,12 +163,12 @@ func TestCodesWorkOnce(t *testing.T) {
 		}
 		g.Exec(t, `UPDATE keywicket.oauth_apps SET revoked_at = NULL`)
 	}
-	if _, err := g.Exchange(t.Context(), "made up", storetest.Velo, storetest.AcceptCode); !errors.Is(err, issuer.ErrGrant) {
-		t.Errorf("made up: %v", err)
+	if _, err := g.Exchange(t.Context(), "unknown", storetest.Velo, storetest.AcceptCode); !errors.Is(err, issuer.ErrGrant) {
+		t.Errorf("an unknown code: %v", err)
 	}
 }
 
-// A refresh token can be used once, for the next one. A second use revokes the whole family.
+// A refresh token can be used once, and the response contains the next one. A second use revokes all tokens of the grant.
 func TestRefreshTokensRotate(t *testing.T) {
 	g := storetest.NewGranting(t)
 	d := g.Directory(t, nil)
@@ -189,28 +189,28 @@ func TestRefreshTokensRotate(t *testing.T) {
 	if _, err := g.Refresh(t.Context(), narrowed.Refresh, storetest.Velo, func(issuer.RefreshGrant) ([]string, error) { return nil, wider }); !errors.Is(err, wider) {
 		t.Errorf("%v", err)
 	}
-	whole := storetest.Must(g.RefreshToken(t, narrowed.Refresh)) // the refused use has used up nothing, and the scopes are complete again
+	whole := storetest.Must(g.RefreshToken(t, narrowed.Refresh)) // the refused token is still unused, and all scopes are granted again
 	if len(whole.Scopes) != 2 {
 		t.Errorf("%+v", whole)
 	}
 	if _, err := g.RefreshToken(t, first.Refresh); !errors.Is(err, issuer.ErrGrant) {
-		t.Errorf("a second time: %v", err)
+		t.Errorf("the second use: %v", err)
 	}
 	for _, token := range []authz.Secret{first.Access, narrowed.Access, whole.Access} {
 		if got := storetest.Must(d.Lookup(t.Context(), storetest.AccessLookup(token, ""))); got.Denial != authz.ReasonRevoked {
-			t.Errorf("of the same family: %+v", got)
+			t.Errorf("an access token of the same grant: %+v", got)
 		}
 	}
 	if _, err := g.RefreshToken(t, whole.Refresh); !errors.Is(err, issuer.ErrGrant) {
-		t.Errorf("the last of the family: %v", err)
+		t.Errorf("the last refresh token of the grant: %v", err)
 	}
-	late := g.ExchangeCode(t, g.NewCode(t))
+	expiring := g.ExchangeCode(t, g.NewCode(t))
 	g.Exec(t, `UPDATE keywicket.oauth_refresh_tokens SET expires_at = now() WHERE used_at IS NULL`)
-	if _, err := g.RefreshToken(t, late.Refresh); !errors.Is(err, issuer.ErrGrant) {
+	if _, err := g.RefreshToken(t, expiring.Refresh); !errors.Is(err, issuer.ErrGrant) {
 		t.Errorf("expired: %v", err)
 	}
-	if got := storetest.Must(d.Lookup(t.Context(), storetest.AccessLookup(late.Access, ""))); got.Denial != "" {
-		t.Errorf("the access token of one that expired: %+v", got)
+	if got := storetest.Must(d.Lookup(t.Context(), storetest.AccessLookup(expiring.Access, ""))); got.Denial != "" {
+		t.Errorf("the access token after the expiry of its refresh token: %+v", got)
 	}
 }
 
@@ -250,7 +250,7 @@ func TestOneOfManyUsesSucceeds(t *testing.T) {
 		}
 	}
 	if n := storetest.Value[int](t, g.DB, `SELECT count(*) FROM keywicket.oauth_grants WHERE revoked_at IS NULL`); n != 0 {
-		t.Errorf("%d grants of credentials that were used twice are left", n)
+		t.Errorf("%d grants of credentials that were used twice are not revoked", n)
 	}
 }
 
@@ -280,9 +280,9 @@ func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
 	if _, err := g.RefreshToken(t, token.Refresh); !errors.Is(err, issuer.ErrGrant) {
 		t.Errorf("%v", err)
 	}
-	ended := storetest.Must(g.RevokeApp(t.Context(), g.App.ID))
-	if again := storetest.Must(g.RevokeApp(t.Context(), g.App.ID)); ended.Status != registry.Revoked || !again.RevokedAt.Equal(*ended.RevokedAt) {
-		t.Errorf("%+v, and again %+v", ended, again)
+	revokedApp := storetest.Must(g.RevokeApp(t.Context(), g.App.ID))
+	if again := storetest.Must(g.RevokeApp(t.Context(), g.App.ID)); revokedApp.Status != registry.Revoked || !again.RevokedAt.Equal(*revokedApp.RevokedAt) {
+		t.Errorf("%+v, and again %+v", revokedApp, again)
 	}
 	if apps := storetest.Must(g.Apps(t.Context())); len(apps) != 1 || apps[0].Status != registry.Revoked {
 		t.Errorf("%+v", apps)
@@ -302,7 +302,7 @@ func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
 		t.Errorf("%+v, %v", given, err)
 	}
 	if _, _, err := g.CreateApp(t.Context(), registry.NewApp{ID: given.ID, API: "velocity", Name: "n", RedirectURIs: []string{"r"}}); !errors.Is(err, database.ErrExists) {
-		t.Errorf("a second one: %v", err)
+		t.Errorf("a second app with the same id: %v", err)
 	}
 	for _, n := range []registry.NewApp{
 		{ID: "a:b", API: "velocity", Name: "n", RedirectURIs: []string{"r"}}, {ID: "..", API: "velocity", Name: "n", RedirectURIs: []string{"r"}},
@@ -317,8 +317,8 @@ func TestAppsAndGrantsOfTheRegistry(t *testing.T) {
 	}
 }
 
-// A user is deleted while apps refresh, and while grants are revoked and cleaned. None of these operations fails, because all of
-// them lock in the same order.
+// A user is deleted while apps refresh tokens, and while grants are revoked and cleaned. None of these operations fails, because
+// all of them lock rows in the same order.
 func TestUserIsDeletedWhileAppsWork(t *testing.T) {
 	g := storetest.NewGranting(t)
 	for round := range 20 {
@@ -342,11 +342,11 @@ func TestUserIsDeletedWhileAppsWork(t *testing.T) {
 				_, err := g.Exchange(t.Context(), used.Code, storetest.Velo, storetest.AcceptCode)
 				return err
 			},
-			"a refresh":    func() error { _, err := g.RefreshToken(t, issued.Refresh); return err },
-			"an approval":  func() error { _, err := approve(); return err },
-			"a revocation": func() error { _, err := g.RevokeGrant(t.Context(), used.Grant); return err },
-			"an app's":     func() error { _, err := g.Revoke(t.Context(), issued.Access, g.App.ID); return err },
-			"cleaning":     func() error { _, _, err := g.Clean(t.Context()); return err },
+			"a refresh":               func() error { _, err := g.RefreshToken(t, issued.Refresh); return err },
+			"an approval":             func() error { _, err := approve(); return err },
+			"a revocation":            func() error { _, err := g.RevokeGrant(t.Context(), used.Grant); return err },
+			"a revocation by the app": func() error { _, err := g.Revoke(t.Context(), issued.Access, g.App.ID); return err },
+			"cleaning":                func() error { _, _, err := g.Clean(t.Context()); return err },
 		} {
 			racing.Go(func() {
 				if err := f(); err != nil && !errors.Is(err, issuer.ErrGrant) && !errors.Is(err, database.ErrInvalid) && !errors.Is(err, database.ErrNotFound) {
@@ -379,7 +379,7 @@ func TestLockedGrant(t *testing.T) {
 	if n := storetest.Value[int](t, g.DB, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`); n != 0 {
 		t.Errorf("%d connections wait", n)
 	}
-	if _, err := other.Exec(`LOCK TABLE keywicket.oauth_apps`); err != nil { // as a migration might
+	if _, err := other.Exec(`LOCK TABLE keywicket.oauth_apps`); err != nil { // as a migration may do
 		t.Fatal(err)
 	}
 	if _, err := g.Client(t.Context(), g.App.ID); err == nil || errors.Is(err, database.ErrNotFound) {
@@ -392,11 +392,11 @@ func TestLockedGrant(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := g.RefreshToken(t, issued.Refresh); err != nil {
-		t.Errorf("once it has ended: %v", err)
+		t.Errorf("after the long transaction: %v", err)
 	}
 }
 
-// Ready checks more than that the database is reachable.
+// Ready also checks the privileges of the login.
 func TestIssuerIsReady(t *testing.T) {
 	g := storetest.NewGranting(t)
 	if err := g.Ready(t.Context()); err != nil {
@@ -408,25 +408,26 @@ func TestIssuerIsReady(t *testing.T) {
 	}
 }
 
-// The cleaning deletes credentials a day after their end, and a grant together with its last one. Valid credentials stay, and so do
-// those whose second use must still be detected. The cleaning does not discard all answers of a sidecar.
+// The cleaning deletes credentials a day after their expiry, and a grant together with its last credential. Valid credentials
+// stay, and so do used credentials whose second use must still be detected. A sidecar does not discard all cached answers because
+// of the cleaning.
 func TestCleaning(t *testing.T) {
 	g := storetest.NewGranting(t)
-	old := func(statement string) {
+	update := func(statement string) {
 		g.Exec(t, `UPDATE keywicket.`+statement)
 	}
 	for range 120 {
 		g.NewCode(t, g.Acme.ID)
 	}
 	deleted := g.ExchangeCode(t, g.NewCode(t, g.Acme.ID))
-	old(`oauth_codes SET expires_at = now() - interval '25 hours'`)
-	old(`oauth_access_tokens SET expires_at = now() - interval '25 hours'`)
-	old(`oauth_refresh_tokens SET expires_at = now() - interval '25 hours'`)
+	update(`oauth_codes SET expires_at = now() - interval '25 hours'`)
+	update(`oauth_access_tokens SET expires_at = now() - interval '25 hours'`)
+	update(`oauth_refresh_tokens SET expires_at = now() - interval '25 hours'`)
 	kept := g.ExchangeCode(t, g.NewCode(t))
-	old(`oauth_access_tokens SET expires_at = now() - interval '25 hours'`) // the refresh token is still valid
+	update(`oauth_access_tokens SET expires_at = now() - interval '25 hours'`) // the refresh token is still valid
 	used := g.NewCode(t)
 	issued := g.ExchangeCode(t, used)
-	old(`oauth_codes SET expires_at = now() - interval '23 hours' WHERE expires_at > now()`)
+	update(`oauth_codes SET expires_at = now() - interval '23 hours' WHERE expires_at > now()`)
 	if grants := storetest.Must(g.Grants(t.Context(), "", g.Ada.ID)); grants[0].Status != registry.Active || grants[len(grants)-1].Status != registry.Expired {
 		t.Errorf("the newest is %s, the oldest %s", grants[0].Status, grants[len(grants)-1].Status)
 	}
@@ -443,11 +444,11 @@ func TestCleaning(t *testing.T) {
 		t.Errorf("%d tokens and %d grants, %v", tokens, grants, err)
 	}
 	if tokens, grants, err = g.Clean(t.Context()); err != nil || tokens != 0 || grants != 0 {
-		t.Errorf("and again %d and %d, %v", tokens, grants, err)
+		t.Errorf("the second cleaning: %d tokens and %d grants, %v", tokens, grants, err)
 	}
 	storetest.Eventually(t, "the changes are read", func() bool { return d.CacheStats().Changes > before.Changes })
 	if after := d.CacheStats(); after.Epochs["notice"] != before.Epochs["notice"] {
-		t.Error("all answers were discarded")
+		t.Error("all cached answers were discarded")
 	}
 	if _, err := g.RefreshToken(t, deleted.Refresh); !errors.Is(err, issuer.ErrGrant) {
 		t.Errorf("the deleted credential: %v", err)
@@ -457,10 +458,10 @@ func TestCleaning(t *testing.T) {
 	}
 	again, err := g.Exchange(t.Context(), used, storetest.Velo, storetest.AcceptCode)
 	if !errors.Is(err, issuer.ErrReused) || again.Grant != issued.Grant {
-		t.Errorf("a code that is used again after its expiry: %v of %s", err, again.Grant)
+		t.Errorf("a code that is used again after its expiry: %v, of the grant %s", err, again.Grant)
 	}
 	if _, err := g.RefreshToken(t, issued.Refresh); !errors.Is(err, issuer.ErrGrant) {
-		t.Errorf("its grant is still good: %v", err)
+		t.Errorf("its grant is not revoked: %v", err)
 	}
 }
 
@@ -484,8 +485,8 @@ func TestAccessTokensAreFoundByIndexes(t *testing.T) {
 	g.Exec(t, `SET plan_cache_mode = force_generic_plan`)
 	g.Exec(t, `PREPARE q AS `+lookup.OAuthQuery)
 	for name, statement := range map[string]string{
-		"a workspace that is named": `EXECUTE q(ARRAY[sha256('7')], '{velocity}', '{""}', '{w7}')`,
-		"the only one":              `EXECUTE q(ARRAY[sha256('7')], '{velocity}', '{""}', '{""}')`,
+		"a requested workspace":      `EXECUTE q(ARRAY[sha256('7')], '{velocity}', '{""}', '{w7}')`,
+		"the only granted workspace": `EXECUTE q(ARRAY[sha256('7')], '{velocity}', '{""}', '{""}')`,
 		"cleaning": `SELECT id FROM keywicket.oauth_grants WHERE id IN (
 			SELECT grant_id FROM keywicket.oauth_access_tokens WHERE expires_at < now() - interval '1 day' ORDER BY expires_at LIMIT 100)
 			FOR UPDATE SKIP LOCKED`,
@@ -496,7 +497,7 @@ func TestAccessTokensAreFoundByIndexes(t *testing.T) {
 		}
 		text := strings.Join(plan, "\n")
 		if strings.Contains(text, "Seq Scan") || !strings.Contains(text, "Index") {
-			t.Errorf("%s reads more than it should:\n%s", name, text)
+			t.Errorf("%s: the plan has no index, or reads a whole table:\n%s", name, text)
 		}
 	}
 }

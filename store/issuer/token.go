@@ -30,8 +30,8 @@ type Code struct {
 	Challenge   string `db:"code_challenge"`
 }
 
-// Exchange returns tokens for a code. check compares the code with the request. If check returns an error, Exchange returns it, and
-// the code is used up nevertheless. [ErrGrant]: the code is unknown, expired, used or revoked.
+// Exchange returns tokens for a code. check compares the code with the request. If check returns an error, Exchange returns it,
+// but the code counts as used. [ErrGrant]: the code is unknown, expired, used or revoked.
 func (i *Issuer) Exchange(
 	ctx context.Context, code authz.Secret, format authz.CredentialFormat, check func(Code) error,
 ) (Issued, error) {
@@ -74,7 +74,7 @@ type RefreshGrant struct {
 }
 
 // Refresh returns a new refresh token with the same scopes, and an access token with the scopes that check chooses among them. If
-// check returns an error, Refresh returns it and does not use up the token. [ErrGrant]: the token is unknown, expired, used or
+// check returns an error, Refresh returns it, and the token stays unused. [ErrGrant]: the token is unknown, expired, used or
 // revoked.
 func (i *Issuer) Refresh(
 	ctx context.Context, refresh authz.Secret, format authz.CredentialFormat, check func(RefreshGrant) ([]string, error),
@@ -114,7 +114,7 @@ func (i *Issuer) Refresh(
 	return issued, refused
 }
 
-// state is the state of a grant and of one code or refresh token of it.
+// state is the state of a grant and of one of its codes or refresh tokens.
 type state struct {
 	Grant  string         `db:"id"`
 	Scopes pq.StringArray `db:"scopes"`
@@ -122,8 +122,8 @@ type state struct {
 	Over   bool           `db:"over"`
 }
 
-// use marks the code or token as used. If it was used before, use revokes the grant. The caller commits the transaction after a
-// refusal too.
+// use marks the code or token as used. If it was used before, use revokes the grant. The caller must commit the transaction even
+// after a refusal.
 func (s state) use(ctx context.Context, tx *sqlx.Tx, found error, table string, digest authz.Digest) (refused, err error) {
 	switch {
 	case errors.Is(found, sql.ErrNoRows):
@@ -158,12 +158,12 @@ func (s state) issue(ctx context.Context, tx *sqlx.Tx, format authz.CredentialFo
 	return issued, err
 }
 
-// Revoke revokes a client's token and returns the id of its grant. A refresh token revokes the whole grant, an access token only
-// itself (RFC 7009, section 2.1). An unknown token is no error. [ErrGrant]: the token belongs to another client.
+// Revoke revokes a client's token and returns the id of its grant. A refresh token is revoked with its whole grant, an access
+// token alone (RFC 7009, section 2.1). An unknown token is not an error. [ErrGrant]: the token belongs to another client.
 func (i *Issuer) Revoke(ctx context.Context, token authz.Secret, client string) (grant string, err error) {
 	digest := token.Digest()
 	refused, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {
-		for _, revoke := range []struct{ find, end string }{
+		for _, revoke := range []struct{ find, statement string }{
 			{
 				`SELECT g.app_id, g.id, g.id FROM keywicket.oauth_refresh_tokens r JOIN keywicket.oauth_grants g ON g.id = r.grant_id WHERE r.digest = $1`,
 				`UPDATE keywicket.oauth_grants SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`,
@@ -173,8 +173,8 @@ func (i *Issuer) Revoke(ctx context.Context, token authz.Secret, client string) 
 				`UPDATE keywicket.oauth_access_tokens SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`,
 			},
 		} {
-			var owner, of, id string
-			switch err := tx.QueryRowContext(ctx, revoke.find, digest[:]).Scan(&owner, &of, &id); {
+			var owner, grantID, id string
+			switch err := tx.QueryRowContext(ctx, revoke.find, digest[:]).Scan(&owner, &grantID, &id); {
 			case errors.Is(err, sql.ErrNoRows):
 				continue
 			case err != nil:
@@ -182,8 +182,8 @@ func (i *Issuer) Revoke(ctx context.Context, token authz.Secret, client string) 
 			case owner != client:
 				return ErrGrant, nil
 			}
-			grant = of
-			_, err := tx.ExecContext(ctx, revoke.end, id)
+			grant = grantID
+			_, err := tx.ExecContext(ctx, revoke.statement, id)
 			return nil, err
 		}
 		return nil, nil

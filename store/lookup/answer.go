@@ -18,16 +18,16 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// ErrUnreadable is for a database answer that this program cannot read.
+// ErrUnreadable means that this program cannot read the database's answer.
 var ErrUnreadable = errors.New("the database's answer cannot be read")
 
-// Query answers look-ups of one kind by the query, in their order. started identifies the server that answered, as
+// Query answers look-ups of one kind with the query, in their order. started identifies the server that answered, as
 // [database.ServerStarted] does. The connections of db must be of the type [database.Connection].
 //
-// It takes a connection from database/sql, but reads lib/pq's rows: the rows of database/sql start a goroutine that waits for the
-// context's end.
-func Query(ctx context.Context, db *sqlx.DB, query string, asked []authz.Lookup) (answers []cache.Answer, started int64, err error) {
-	args, err := arguments(asked)
+// It uses a connection of database/sql, but reads lib/pq's rows, because the rows of database/sql start a goroutine that waits
+// for the end of the context.
+func Query(ctx context.Context, db *sqlx.DB, query string, lookups []authz.Lookup) (answers []cache.Answer, started int64, err error) {
+	args, err := arguments(lookups)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -42,18 +42,18 @@ func Query(ctx context.Context, db *sqlx.DB, query string, asked []authz.Lookup)
 			return err
 		}
 		defer func() { err = cmp.Or(err, rows.Close()) }() // also after a panic, because a goroutine of lib/pq waits for it
-		answers, started, err = readAnswers(rows, asked)
+		answers, started, err = readAnswers(rows, lookups)
 		return err
 	})
 	return answers, started, err
 }
 
 // arguments returns the query's arguments for look-ups of one kind.
-func arguments(asked []authz.Lookup) ([]driver.NamedValue, error) {
+func arguments(lookups []authz.Lookup) ([]driver.NamedValue, error) {
 	var digests pq.ByteaArray
 	var apis, sessions, users, ids, slugs pq.StringArray
 	var began pq.Int64Array
-	for _, l := range asked {
+	for _, l := range lookups {
 		ids, slugs = append(ids, l.Workspace.ID), append(slugs, l.Workspace.Slug)
 		if l.Kind == authz.KindSession {
 			sessions, users, began = append(sessions, l.Session.ID), append(users, l.Session.UserID), append(began, l.Session.StartedAt)
@@ -62,7 +62,7 @@ func arguments(asked []authz.Lookup) ([]driver.NamedValue, error) {
 		digests, apis = append(digests, l.Digest[:]), append(apis, l.API)
 	}
 	arrays := []driver.Valuer{digests, apis, ids, slugs}
-	if asked[0].Kind == authz.KindSession {
+	if lookups[0].Kind == authz.KindSession {
 		arrays = []driver.Valuer{sessions, users, began, ids, slugs}
 	}
 	args := make([]driver.NamedValue, len(arrays))
@@ -77,8 +77,8 @@ func arguments(asked []authz.Lookup) ([]driver.NamedValue, error) {
 }
 
 // readAnswers reads the query's rows and returns the answers in the order of the look-ups. started identifies the server.
-func readAnswers(rows driver.Rows, asked []authz.Lookup) (answers []cache.Answer, started int64, err error) {
-	answers = make([]cache.Answer, len(asked))
+func readAnswers(rows driver.Rows, lookups []authz.Lookup) (answers []cache.Answer, started int64, err error) {
+	answers = make([]cache.Answer, len(lookups))
 	values := make([]driver.Value, len(rows.Columns()))
 	n := 0
 	for ; ; n++ {
@@ -87,29 +87,29 @@ func readAnswers(rows driver.Rows, asked []authz.Lookup) (answers []cache.Answer
 		} else if err != nil {
 			return nil, 0, err
 		}
-		f, err := readFound(values, asked[0].Kind)
+		f, err := readFound(values, lookups[0].Kind)
 		if err != nil {
 			return nil, 0, fmt.Errorf("%w: %w", ErrUnreadable, err)
 		}
 		i := f.place - 1
-		if i < 0 || i >= int64(len(asked)) || answers[i].Keys != nil {
-			return nil, 0, fmt.Errorf("%w: it answers look-up %d of %d", ErrUnreadable, f.place, len(asked))
+		if i < 0 || i >= int64(len(lookups)) || answers[i].Keys != nil {
+			return nil, 0, fmt.Errorf("%w: it answers look-up %d of %d", ErrUnreadable, f.place, len(lookups))
 		}
-		started, answers[i] = f.started, f.answer(asked[i])
+		started, answers[i] = f.started, f.answer(lookups[i])
 	}
-	if n != len(asked) {
-		return nil, 0, fmt.Errorf("%w: it has answers to %d of %d look-ups", ErrUnreadable, n, len(asked))
+	if n != len(lookups) {
+		return nil, 0, fmt.Errorf("%w: it has answers to %d of %d look-ups", ErrUnreadable, n, len(lookups))
 	}
 	return answers, started, nil
 }
 
-// found is a row of one of the queries.
+// found is a row of a look-up query.
 type found struct {
 	authz.LookupResult
-	started int64 // see database.ServerStarted
-	place   int64 // number of the look-up in the query, from 1
-	app     string
-	left    sql.NullFloat64 // remaining lifetime in seconds
+	started  int64 // see database.ServerStarted
+	place    int64 // number of the look-up in the query; the first is 1
+	app      string
+	lifetime sql.NullFloat64 // remaining lifetime in seconds
 }
 
 func readFound(values []driver.Value, kind authz.Kind) (f found, err error) {
@@ -121,7 +121,7 @@ func readFound(values []driver.Value, kind authz.Kind) (f found, err error) {
 	p.UserID = next[string](&c)
 	c.scan((*pq.StringArray)(&p.Scopes))
 	w.ID, w.Slug, w.Role = next[string](&c), next[string](&c), next[string](&c)
-	c.scan(&f.left)
+	c.scan(&f.lifetime)
 	p.Attributes, p.UserAttributes = authz.Attributes(next[string](&c)), authz.Attributes(next[string](&c))
 	w.Attributes = authz.Attributes(next[string](&c))
 	switch kind {
@@ -177,18 +177,18 @@ func (f *found) answer(l authz.Lookup) cache.Answer {
 	if l.Kind == authz.KindOAuthToken {
 		keys = append(keys, cache.GrantKey(f.Principal.GrantID), cache.AppKey(f.app))
 	}
-	// The answer depends on the user: they may be banned or become a member.
+	// The answer depends on the user, who may be banned or become a member.
 	if f.Principal.UserID != "" && l.Kind != authz.KindSession {
 		keys = append(keys, cache.UserKey(f.Principal.UserID))
 	}
-	const farAway = 1e9 // seconds; a time.Duration holds up to nine times as many
+	const farAway = 1e9 // seconds; the maximum of time.Duration is nine times as large
 	a := cache.Answer{
 		Found: f.LookupResult, Keys: keys,
-		Expires: f.left.Valid, TTL: time.Duration(min(f.left.Float64, farAway) * float64(time.Second)),
+		Expires: f.lifetime.Valid, TTL: time.Duration(min(f.lifetime.Float64, farAway) * float64(time.Second)),
 	}
 	if f.Denial != "" {
 		a.Found = authz.LookupResult{Denial: f.Denial}
-		a.Expires = f.left.Float64 > 0 // a ban ends, an expiry does not
+		a.Expires = f.lifetime.Float64 > 0 // a ban has an end, an expiry has not
 		return a
 	}
 	if f.Workspace.ID != "" {
@@ -201,7 +201,7 @@ func (f *found) answer(l authz.Lookup) cache.Answer {
 	return a
 }
 
-// Once answers one look-up by the query. It is [Query] for the operator, who does not need to know the server.
+// Once answers one look-up with the query, for the operator's commands.
 func Once(ctx context.Context, db *sqlx.DB, query string, l authz.Lookup) (authz.LookupResult, error) {
 	const attempts = 3 // connections of the pool may be dead; database/sql has the same number
 	var answers []cache.Answer

@@ -25,37 +25,37 @@ func (r *rows) Next(values []driver.Value) error {
 	return nil
 }
 
-// Rows that do not answer exactly the look-ups of the query are an error.
+// The rows must answer exactly the look-ups of the query. All other rows are an error.
 func TestRowsThatAreNotRead(t *testing.T) {
 	const place, environment, scopes, lifetime = 1, 5, 7, 11 // columns
 	row := []driver.Value{int64(7), int64(1), "", "t1", "workspace_key", "live", "", []byte(`{a}`), "w1", "acme", "", []byte("1.5"), "", "", ""}
-	asked := []authz.Lookup{{Kind: authz.KindWorkspaceKey}}
-	answers, started, err := readAnswers(&rows{row}, asked)
+	lookups := []authz.Lookup{{Kind: authz.KindWorkspaceKey}}
+	answers, started, err := readAnswers(&rows{row}, lookups)
 	if f := answers[0].Found; err != nil || started != 7 || f.Principal.ID != "t1" || !slices.Equal(f.Principal.Scopes, []string{"a"}) || !answers[0].Expires {
 		t.Fatalf("%+v %d %v", answers, started, err)
 	}
-	with := func(column int, value driver.Value) []driver.Value {
+	rowWith := func(column int, value driver.Value) []driver.Value {
 		changed := slices.Clone(row)
 		changed[column] = value
 		return changed
 	}
 	for name, all := range map[string]rows{
-		"a column too few":          {row[:len(row)-1]},
-		"no lifetime and no more":   {row[:lifetime]},
-		"a column too many":         {append(slices.Clone(row), "")},
-		"NULL for a text":           {with(environment, nil)},
-		"a text for a number":       {with(place, "1")},
-		"scopes that are no array":  {with(scopes, []byte("a"))},
-		"a lifetime that is none":   {with(lifetime, []byte("soon"))},
-		"an answer to no question":  {with(place, int64(2))},
-		"a place before the first":  {with(place, int64(0))},
-		"two answers to a question": {row, row},
+		"one column is missing":           {row[:len(row)-1]},
+		"four columns are missing":        {row[:lifetime]},
+		"one column too many":             {append(slices.Clone(row), "")},
+		"NULL as a string":                {rowWith(environment, nil)},
+		"a string as a number":            {rowWith(place, "1")},
+		"scopes that are not an array":    {rowWith(scopes, []byte("a"))},
+		"a lifetime that is not a number": {rowWith(lifetime, []byte("soon"))},
+		"an answer to no look-up":         {rowWith(place, int64(2))},
+		"the place 0":                     {rowWith(place, int64(0))},
+		"two answers to a look-up":        {row, row},
 	} {
-		if got, _, err := readAnswers(&all, asked); !errors.Is(err, ErrUnreadable) || got != nil {
+		if got, _, err := readAnswers(&all, lookups); !errors.Is(err, ErrUnreadable) || got != nil {
 			t.Errorf("%s: %+v %v", name, got, err)
 		}
 	}
-	if _, _, err := readAnswers(&rows{row}, append(asked, asked...)); !errors.Is(err, ErrUnreadable) {
-		t.Errorf("no answer to the second question: %v", err)
+	if _, _, err := readAnswers(&rows{row}, append(lookups, lookups...)); !errors.Is(err, ErrUnreadable) {
+		t.Errorf("no answer to the second look-up: %v", err)
 	}
 }

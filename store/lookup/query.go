@@ -2,15 +2,15 @@ package lookup
 
 import "github.com/keywicket/keywicket/store/database"
 
-// TokenQuery answers look-ups of tokens. It returns one row for each look-up, even for a token that does not exist, because the row
-// names the server that answered (see [database.ServerStarted]). The workspace is the token's own one, or otherwise the requested one.
-// A requested workspace is read through the user's membership, so a workspace without one cannot appear. A token of a banned user
-// counts as revoked while the ban lasts.
+// TokenQuery answers look-ups of tokens. It returns one row for each look-up, even for a token that does not exist, because the
+// row identifies the server that answered (see [database.ServerStarted]). The workspace is the token's own workspace, or
+// otherwise the requested one. A requested workspace is read through the user's membership, so no other workspace can be
+// returned. A token of a banned user counts as revoked during the ban.
 //
-// The query is prepared and soon runs with a generic plan, in which each step is one descent of a unique index:
+// The query is prepared. After a few runs Postgres uses a generic plan, in which each step searches a unique index once:
 //   - LIMIT 1 makes Postgres look up each token separately. Without it, Postgres would join whole tables that it estimates as small.
-//   - Each parameter is read by its own SELECT. Postgres counts the elements of a bare array, and estimates a plan for one element
-//     as cheaper than the generic one. It would then plan each query again, which takes longer than the query.
+//   - Each parameter is read by its own SELECT. Otherwise Postgres would estimate a plan for the array's number of elements
+//     as cheaper than the generic plan. It would then plan each query again, which takes longer than the query.
 //   - The two times are subtracted as numbers, because expires_at may be infinity. Before version 17, Postgres cannot subtract from
 //     an infinite time. The numbers are not float8, which extra_float_digits may round.
 const TokenQuery = foundColumns + `
@@ -39,11 +39,12 @@ SELECT ` + database.ServerStarted + `, place, COALESCE(denial, 'unknown'), COALE
        COALESCE(NULLIF(token_attributes, '{}')::text, ''), COALESCE(NULLIF(user_attributes, '{}')::text, ''),
        COALESCE(NULLIF(workspace_attributes, '{}')::text, '')`
 
-// This code may run before migrations 00010 and 00012 have added their columns. The names of missing columns in users, tokens and
-// workspaces then resolve to the columns of NoFacts, in the next outer scope. Each of the three renames its column attributes,
-// because an outer name must not be ambiguous. A query that names users, tokens or workspaces must also join NoFacts before them.
+// This code may run before migrations 00010 and 00012 have added their columns to users, tokens and workspaces. The names of
+// missing columns then resolve to the columns of NoFacts, in the next outer scope. Each of the three constants renames the column
+// attributes, because an outer name must not be ambiguous. A query with Users, tokens or workspaces must join NoFacts before
+// them.
 const (
-	// NoFacts is a row for the columns that are missing: no ban, no second factor, no attributes.
+	// NoFacts is a row with the values of missing columns: no ban, no second factor, no attributes.
 	NoFacts = `(SELECT NULL::timestamptz AS banned_until, false AS mfa_enrolled, NULL::jsonb AS attributes) no_facts`
 	// Users is the table of users, as u.
 	Users  = `LATERAL (SELECT id, banned_until, mfa_enrolled, attributes AS user_attributes FROM keywicket.users) u`
@@ -56,8 +57,8 @@ const (
 	banEnd = `CASE WHEN ` + Banned + ` THEN u.banned_until END`
 )
 
-// SessionQuery is TokenQuery for a session, whose token names the user. It checks that the user exists and is not banned, and that
-// neither the session nor all sessions of the user that began by then were revoked.
+// SessionQuery is TokenQuery for a session, whose token contains the user's id. It checks that the user exists and is not banned.
+// It also checks that the session was not revoked, alone or with all sessions of the user.
 const SessionQuery = foundColumns + `, COALESCE(mfa_enrolled, false)
 FROM unnest((SELECT $1::text[]), (SELECT $2::text[]), (SELECT $3::int8[]), (SELECT $4::text[]), (SELECT $5::text[])) WITH ORDINALITY
      AS asked (session, of_user, began, in_id, in_slug, place)

@@ -1,4 +1,4 @@
-// Package oauthapp has what the registry and the issuer agree on about OAuth 2.0 apps: their ids and their secrets.
+// Package oauthapp defines the ids and the secrets of OAuth 2.0 apps, for the registry and the issuer.
 package oauthapp
 
 import (
@@ -15,7 +15,7 @@ var appID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~-]{0,99}$`)
 // ValidID reports whether the text can be the id of an app, its client_id.
 func ValidID(id string) bool { return appID.MatchString(id) }
 
-// NewSecret returns a random secret of 260 bits: of an app, or a code or refresh token for one.
+// NewSecret returns a random secret of 260 bits: an app's secret, a code or a refresh token.
 func NewSecret() authz.Secret { return authz.Secret(rand.Text() + rand.Text()) }
 
 // ErrUnknown means that no app has the id. It matches [database.ErrNotFound].

@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	// MaxDials limits how many connections a pool opens at a time, and how many unused ones it keeps. Attempts that take longer
-	// than slowDial may be stuck because of lost packets; besides them, up to MaxDials more are started.
+	// MaxDials limits how many connections a pool opens at a time, and how many unused connections it keeps. Attempts that take
+	// longer than slowDial may have lost a packet, so up to MaxDials further attempts are started.
 	MaxDials = 2
 	slowDial = time.Second
-	// After a failed attempt, the next one waits for a pause. The pause grows with the time since the last success and with the
-	// number of sidecars that use the database. A look-up during the pause waits up to maxDialPause. If more of the pause is left,
-	// it fails at once with the error of the last attempt.
+	// After a failed attempt, the next attempt waits for a pause. The pause grows with the time since the last success and with
+	// the number of sidecars that use the database. A look-up during the pause waits up to maxDialPause. If the pause lasts
+	// longer, the look-up fails immediately with the error of the last attempt.
 	minDialPause     = 50 * time.Millisecond
 	maxDialPause     = 100 * time.Millisecond
 	dialShare        = 2 * time.Millisecond // for each sidecar
@@ -33,7 +33,7 @@ type Dialer struct {
 	driver.Connector
 
 	queries  []string      // each connection prepares them
-	lifetime time.Duration // of a connection; then it is replaced as soon as a new one is open
+	lifetime time.Duration // of a connection, which is then replaced once a new connection is open
 	sidecars func() int64  // number of sidecars that use the database
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -42,8 +42,8 @@ type Dialer struct {
 	waiting  []chan dialed // each with a buffer of one
 	underway int           // attempts
 	slow     int           // attempts under way for longer than slowDial
-	ready    []*pooled     // open, not yet taken by a look-up
-	promised int           // how many of ready replace old connections that were closed
+	ready    []*pooled     // open connections, not yet used by a look-up
+	promised int           // number of connections in ready that replace closed old connections
 	era      int           // increases when connections in progress may lead to the wrong server
 	failure  error         // of the last attempt
 	failing  time.Time     // when the first failure after a success happened
@@ -58,7 +58,7 @@ type pooled struct {
 	database.Connection
 	made     time.Time   // when it was opened
 	era      int         // the dialer's era in which its attempt began
-	replaced func() bool // reports whether to close it because it is old and a new one is ready
+	replaced func() bool // reports whether to close the connection because it is old and a new one is ready
 }
 
 // ResetSession implements [driver.SessionResetter]. database/sql calls it before each use of the connection.
@@ -74,9 +74,9 @@ type dialed struct {
 	err  error
 }
 
-// NewDialer returns a dialer of the connector's connections, which must be of the type [database.Connection]. Each of them prepares the
-// queries, and is replaced after its lifetime. sidecars returns the number of sidecars that use the database. The caller closes the
-// dialer, which a pool of database/sql does when it is closed.
+// NewDialer returns a dialer of the connector's connections, which must be of the type [database.Connection]. Each connection
+// prepares the queries, and is replaced after its lifetime. sidecars returns the number of sidecars that use the database. The
+// caller must close the dialer; a pool of database/sql does that when it is closed.
 func NewDialer(c driver.Connector, queries []string, lifetime time.Duration, sidecars func() int64) *Dialer {
 	d := &Dialer{Connector: c, queries: queries, lifetime: lifetime, sidecars: sidecars}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -114,7 +114,7 @@ func (d *Dialer) Connect(ctx context.Context) (driver.Conn, error) {
 	defer d.mu.Unlock()
 	d.waiting = slices.DeleteFunc(d.waiting, func(w chan dialed) bool { return w == wait })
 	select {
-	case r := <-wait: // it arrived at the same moment
+	case r := <-wait: // the result arrived at the same moment
 		if r.conn != nil {
 			d.deliver(r.conn)
 		}
@@ -168,7 +168,7 @@ func (d *Dialer) attempt(era int) {
 		c.replaced = func() bool { return d.replace(c) }
 		d.deliver(c)
 		d.dial(len(d.waiting))
-	case began.Before(d.success): // a later attempt has succeeded
+	case began.Before(d.success): // an attempt that began later has succeeded
 		d.dial(len(d.waiting))
 	default:
 		d.failed(err)
@@ -198,7 +198,7 @@ func (d *Dialer) failed(err error) {
 	if d.failure == nil {
 		d.failing = time.Now()
 	}
-	// If the first failure is a lost connection, try again at once: the server may have just closed all connections together.
+	// If the first failure is a lost connection, try again immediately: the server may have just closed all its connections.
 	again := d.failure == nil && database.ConnectionLost(err)
 	if d.failure, d.resume = err, time.Now(); !again {
 		longest := min(max(maxDialPause, time.Since(d.failing)/10, time.Duration(d.sidecars())*dialShare), longestDialPause)
@@ -211,7 +211,8 @@ func (d *Dialer) failed(err error) {
 	d.waiting = nil
 }
 
-// deliver gives a connection to the look-up that has waited longest, keeps it for the next one, or closes it. The caller holds d.mu.
+// deliver passes a connection to the look-up that has waited longest. If none waits, it keeps the connection for the next
+// look-up, or closes it. The caller holds d.mu.
 func (d *Dialer) deliver(c *pooled) {
 	switch {
 	case c.era != d.era:
@@ -226,8 +227,8 @@ func (d *Dialer) deliver(c *pooled) {
 	}
 }
 
-// replace reports whether to close the connection because it is old and a new one is ready. If it is old and none is ready, replace
-// starts an attempt.
+// replace reports whether to close the connection because it is old and a new one is ready. If no new connection is ready,
+// replace starts an attempt.
 func (d *Dialer) replace(c *pooled) bool {
 	if time.Since(c.made) < d.lifetime {
 		return false
@@ -242,7 +243,7 @@ func (d *Dialer) replace(c *pooled) bool {
 	return false
 }
 
-// Drop closes the connections that no look-up has taken. Those being opened are closed when they are open.
+// Drop closes the connections that no look-up uses yet. Connections that are being opened are closed afterwards.
 func (d *Dialer) Drop() error {
 	d.mu.Lock()
 	dropped := d.ready

@@ -29,7 +29,7 @@ func (d *fakeConnector) succeed(delay time.Duration) {
 	d.delay, d.err = delay, nil
 }
 
-func (d *fakeConnector) counted() int {
+func (d *fakeConnector) attemptCount() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.attempts
@@ -85,8 +85,8 @@ func TestConnectionServesALaterCaller(t *testing.T) {
 		if _, err := connect(d, 200*time.Millisecond); err != nil {
 			t.Error("the next look-up did not get the connection that was being opened: ", err)
 		}
-		if server.counted() > MaxDials {
-			t.Errorf("%d attempts for look-ups that came one after the other", server.counted())
+		if server.attemptCount() > MaxDials {
+			t.Errorf("%d attempts for sequential look-ups", server.attemptCount())
 		}
 	})
 }
@@ -103,8 +103,8 @@ func TestFailedConnectionIsRetriedAfterADelay(t *testing.T) {
 			}
 			time.Sleep(10 * time.Millisecond)
 		}
-		if server.counted() < 30 || server.counted() > 150 {
-			t.Errorf("%d attempts in ten seconds", server.counted())
+		if server.attemptCount() < 30 || server.attemptCount() > 150 {
+			t.Errorf("%d attempts in ten seconds", server.attemptCount())
 		}
 		server.succeed(0)
 		time.Sleep(longestDialPause)
@@ -117,8 +117,8 @@ func TestFailedConnectionIsRetriedAfterADelay(t *testing.T) {
 		for begin := time.Now(); time.Since(begin) < 20*time.Second; time.Sleep(10 * time.Millisecond) {
 			_, _ = connect(many, time.Second)
 		}
-		if refusing.counted() > 40 {
-			t.Errorf("one of 1,000 sidecars has tried %d times in twenty seconds", refusing.counted())
+		if refusing.attemptCount() > 40 {
+			t.Errorf("one of 1,000 sidecars has made %d attempts in twenty seconds", refusing.attemptCount())
 		}
 	})
 }
@@ -140,10 +140,10 @@ func TestSlowConnectionDelaysNoOtherLookup(t *testing.T) {
 	})
 }
 
-// One new connection replaces one old one, however many are in use.
+// Each new connection replaces only one old connection.
 func TestOneNewConnectionReplacesOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := &fakeConnector{delay: time.Millisecond} // so that none is ready before this goroutine sleeps
+		server := &fakeConnector{delay: time.Millisecond} // so that no connection is ready before this goroutine sleeps
 		d := NewDialer(server, nil, time.Minute, oneSidecar)
 		defer func() { _ = d.Close() }()
 		var old []driver.Conn
@@ -156,17 +156,17 @@ func TestOneNewConnectionReplacesOne(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		for left := len(old); left > 0; {
-			given := 0
+			closed := 0
 			for _, c := range old[:left] {
 				if c.(*pooled).ResetSession(t.Context()) != nil {
-					given++
+					closed++
 				}
 			}
-			if given > 1 {
-				t.Fatalf("%d connections are closed for one that is new", given)
+			if closed > 1 {
+				t.Fatalf("%d connections are closed for one new connection", closed)
 			}
 			time.Sleep(2 * time.Millisecond)
-			if given == 1 {
+			if closed == 1 {
 				if _, err := connect(d, time.Millisecond); err != nil {
 					t.Fatal(err)
 				}
@@ -236,28 +236,28 @@ func TestOldConnectionIsKeptUntilANewOneExists(t *testing.T) {
 		const lifetime = time.Minute
 		d := NewDialer(server, nil, lifetime, oneSidecar)
 		defer func() { _ = d.Close() }()
-		made, err := connect(d, time.Second)
+		conn, err := connect(d, time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
-		use := func() error { return made.(*pooled).ResetSession(t.Context()) }
+		use := func() error { return conn.(*pooled).ResetSession(t.Context()) }
 		if err := use(); err != nil {
 			t.Error(err)
 		}
 		time.Sleep(lifetime)
 		server.succeed(time.Second)
 		if err := use(); err != nil {
-			t.Error("the connection is closed while there is no other: ", err)
+			t.Error("the connection is closed while there is no other connection: ", err)
 		}
 		time.Sleep(2 * time.Second)
 		if err := use(); !errors.Is(err, driver.ErrBadConn) {
-			t.Errorf("the connection is kept although there is another: %v", err)
+			t.Errorf("the connection is kept although another one is ready: %v", err)
 		}
-		if next, err := connect(d, time.Millisecond); err != nil || next == made {
+		if next, err := connect(d, time.Millisecond); err != nil || next == conn {
 			t.Error(next, err)
 		}
-		if server.counted() != 2 {
-			t.Errorf("%d attempts", server.counted())
+		if server.attemptCount() != 2 {
+			t.Errorf("%d attempts", server.attemptCount())
 		}
 	})
 }

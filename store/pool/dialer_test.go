@@ -14,7 +14,7 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// With 60 ms to the database, connecting and the first query together take longer than lookup_timeout.
+// With a round trip of 60 ms, connecting and the first query together take longer than lookup_timeout.
 func TestConnectionsAreMadeOverASlowLink(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
@@ -31,11 +31,11 @@ func TestConnectionsAreMadeOverASlowLink(t *testing.T) {
 		}
 	}
 	if n := p.Connections(); n > 8 {
-		t.Errorf("it took %d connections", n)
+		t.Errorf("the directory opened %d connections", n)
 	}
 }
 
-// A machine that is down, or one with a frozen Postgres, does not answer at all.
+// A host that is down, or whose Postgres hangs, does not answer at all.
 func TestUnresponsiveHostDoesNotBlockOthers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
@@ -74,7 +74,7 @@ func TestRefusedLoginsAreRetriedSlowly(t *testing.T) {
 			for ctx.Err() == nil {
 				_, err := d.Lookup(t.Context(), storetest.Lookup(key))
 				if err == nil || !strings.Contains(err.Error(), "not currently accepting connections") {
-					t.Errorf("the database refuses connections: %v", err)
+					t.Errorf("the error is not the database's refusal: %v", err)
 				}
 				mu.Lock()
 				lookups++
@@ -94,22 +94,22 @@ func TestRefusedLoginsAreRetriedSlowly(t *testing.T) {
 	})
 }
 
-// Ready runs a look-up as a check does: a reachable database does not always answer.
+// Ready runs look-ups, because even a reachable database may not answer them.
 func TestReadyMeansThatLookUpsWork(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	d := f.CachedDirectory(t)
-	for _, c := range []struct{ name, breaks, mends, says string }{
+	for _, c := range []struct{ name, breakSQL, repairSQL, want string }{
 		{
-			"a right was taken away", `REVOKE SELECT ON keywicket.members FROM keywicket_sidecar`,
+			"a privilege is missing", `REVOKE SELECT ON keywicket.members FROM keywicket_sidecar`,
 			`GRANT SELECT ON keywicket.members TO keywicket_sidecar`, "permission denied",
 		},
 		{
-			"a right that only sessions need", `REVOKE SELECT ON keywicket.revoked_sessions FROM keywicket_sidecar`,
+			"a privilege for sessions is missing", `REVOKE SELECT ON keywicket.revoked_sessions FROM keywicket_sidecar`,
 			`GRANT SELECT ON keywicket.revoked_sessions TO keywicket_sidecar`, "permission denied",
 		},
 		{
-			"a right that only apps' tokens need", `REVOKE SELECT ON keywicket.oauth_grants FROM keywicket_sidecar`,
+			"a privilege for access tokens is missing", `REVOKE SELECT ON keywicket.oauth_grants FROM keywicket_sidecar`,
 			`GRANT SELECT ON keywicket.oauth_grants TO keywicket_sidecar`, "permission denied",
 		},
 		{
@@ -118,11 +118,11 @@ func TestReadyMeansThatLookUpsWork(t *testing.T) {
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f.Exec(t, c.breaks)
-			if err := d.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("it is ready: %v", err)
+			f.Exec(t, c.breakSQL)
+			if err := d.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("Ready returned %v", err)
 			}
-			f.Exec(t, c.mends)
+			f.Exec(t, c.repairSQL)
 			if err := d.Ready(t.Context()); err != nil {
 				t.Error(err)
 			}
@@ -133,20 +133,20 @@ func TestReadyMeansThatLookUpsWork(t *testing.T) {
 		defer func() { _ = tx.Rollback() }()
 		storetest.Must(tx.ExecContext(t.Context(), `LOCK keywicket.workspaces IN ACCESS EXCLUSIVE MODE`))
 		if err := d.Ready(t.Context()); err == nil {
-			t.Error("it is ready")
+			t.Error("Ready returned no error")
 		}
 	})
 	t.Run("the cache is not in use", func(t *testing.T) {
-		storetest.Eventually(t, "there is no notice", func() bool { return len(d.Warnings()) == 0 })
+		storetest.Eventually(t, "there is no warning", func() bool { return len(d.Warnings()) == 0 })
 		f.Exec(t, `ALTER TABLE keywicket.tokens DISABLE TRIGGER tell_update`)
-		storetest.Eventually(t, "the notice appears", func() bool { return strings.Contains(strings.Join(d.Warnings(), ""), "does not write all changes") })
+		storetest.Eventually(t, "the warning appears", func() bool { return strings.Contains(strings.Join(d.Warnings(), ""), "does not write all changes") })
 		if err := d.Ready(t.Context()); err != nil {
-			t.Error("look-ups work: ", err)
+			t.Error("Ready returned an error, although look-ups work: ", err)
 		}
 		if got := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))); got.Denial != "" || got.Cache == authz.CacheHit {
 			t.Errorf("%+v", got)
 		}
 		f.Exec(t, `ALTER TABLE keywicket.tokens ENABLE ALWAYS TRIGGER tell_update`)
-		storetest.Eventually(t, "there is no notice", func() bool { return len(d.Warnings()) == 0 })
+		storetest.Eventually(t, "there is no warning", func() bool { return len(d.Warnings()) == 0 })
 	})
 }

@@ -1,3 +1,3 @@
-// Package pool has the connections of a sidecar to the one current database server: it opens them ahead of need, and drops those to
-// other servers after a failover.
+// Package pool manages a sidecar's connections to the current database server. It opens connections in advance, and closes
+// connections to other servers after a failover.
 package pool

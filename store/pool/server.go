@@ -25,19 +25,19 @@ type server struct {
 	System   int64  `db:"system"` // the cluster's identifier; 0 if this login may not read it
 }
 
-// timelineMemory is how long a server with an older timeline is rejected after a newer one was seen. After that, it counts as a
-// backup that was restored on purpose.
+// timelineMemory is how long a server with an older timeline is rejected after a server with a newer timeline was last seen.
+// After that time, the older timeline counts as a restored backup.
 const timelineMemory = time.Minute
 
-// Servers decides which server is the current one. A failover may leave old connections open, so look-ups, the change feed and new
-// connections may reach different servers. The newest connection decides, except that in one cluster the greater timeline wins.
-// Answers of other servers are dropped.
+// Servers decides which server is the current one. After a failover, old connections may stay open, so look-ups, the change feed
+// and new connections may reach different servers. The server of the newest connection is the current one, except that within a
+// cluster the greater timeline takes precedence. Answers of other servers are discarded.
 type Servers struct {
-	fresh   *sqlx.DB // keeps no idle connection: each use opens a new one
+	fresh   *sqlx.DB // keeps no idle connections, so each use opens a new connection
 	lookups *sqlx.DB
 	log     *slog.Logger
 
-	dropSpare func() error // closes open connections that lookups has not taken yet
+	dropSpare func() error // closes connections that the pool lookups does not use yet
 
 	switched func() // called when another server becomes the current one
 
@@ -53,14 +53,14 @@ type Servers struct {
 var ErrOtherServer = errors.New("connections reach different servers: the address of the database leads to more than one primary, " +
 	"or an old primary still runs after a failover")
 
-// NewServers returns the servers that two connection pools reach. It makes fresh open a new connection for each use. dropSpare closes
-// open connections that lookups has not taken yet. The caller must Close the servers, which closes fresh.
+// NewServers returns the servers that two connection pools reach. It configures fresh to open a new connection for each use.
+// dropSpare closes connections that the pool lookups does not use yet. The caller must close the servers, which closes fresh.
 func NewServers(fresh, lookups *sqlx.DB, dropSpare func() error, log *slog.Logger) *Servers {
 	fresh.SetMaxIdleConns(-1)
 	return &Servers{fresh: fresh, lookups: lookups, dropSpare: dropSpare, log: log, switched: func() {}}
 }
 
-// OnSwitch sets what to call when another server becomes the current one. Call it before the first connection is opened.
+// OnSwitch sets a function to call when another server becomes the current one. Call it before the first connection is opened.
 func (s *Servers) OnSwitch(call func()) { s.switched = call }
 
 // IsCurrent reports whether an answer of the server may be used. started is its value of [database.ServerStarted].
@@ -69,8 +69,8 @@ func (s *Servers) IsCurrent(started int64) bool {
 	return current == 0 || current == started
 }
 
-// Connect opens a new connection, which decides which server is the current one (see consider). The error is [ErrOtherServer] if the
-// connection reaches another one. The caller closes the connection.
+// Connect opens a new connection, which decides which server is the current one (see consider). The error is [ErrOtherServer] if
+// the connection reaches a server that is not the current one. The caller closes the connection.
 func (s *Servers) Connect(ctx context.Context) (*sqlx.Conn, error) {
 	return database.Within(ctx, database.ConnectLimit, func(ctx context.Context) (*sqlx.Conn, error) {
 		c, err := s.fresh.Connx(ctx)
@@ -81,7 +81,7 @@ func (s *Servers) Connect(ctx context.Context) (*sqlx.Conn, error) {
 		if err == nil && !s.consider(found, true) {
 			err = ErrOtherServer
 		}
-		err = cmp.Or(err, ctx.Err()) // within has returned, and no caller would close the connection
+		err = cmp.Or(err, ctx.Err()) // Within has returned, so no caller would close the connection
 		if err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
@@ -102,7 +102,7 @@ func (s *Servers) Probe(ctx context.Context) error {
 func (s *Servers) Settle(ctx context.Context) error {
 	done := s.flights.DoChan("", func() (any, error) {
 		ctx := context.WithoutCancel(ctx)
-		// The pool reuses the connection that was returned last, which most likely is the one to the other server.
+		// The pool reuses the connection that was returned last, which most likely leads to the other server.
 		found, err := database.Within(ctx, database.ConnectLimit, func(ctx context.Context) (server, error) { return identify(ctx, s.lookups) })
 		if err == nil {
 			s.consider(found, false)
@@ -117,7 +117,8 @@ func (s *Servers) Settle(ctx context.Context) error {
 	}
 }
 
-// consider reports whether the server is, or now becomes, the current one. fresh means that a new connection has reached it.
+// consider reports whether the server is the current one. It may make it the current one. fresh means that a new connection has
+// reached the server.
 func (s *Servers) consider(found server, fresh bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -142,7 +143,8 @@ func (s *Servers) consider(found server, fresh bool) bool {
 	return true
 }
 
-// dropIdle closes the idle connections of look-ups. Those in use are closed later, when they return an answer of another server.
+// dropIdle closes the idle connections of look-ups. Connections in use are closed later, when an answer of another server arrives
+// on them.
 func (s *Servers) dropIdle() {
 	_ = s.dropSpare() // errors do not matter: these connections were never used
 	s.lookups.SetMaxIdleConns(-1)

@@ -15,14 +15,14 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// pair is a primary with a standby, and a sidecar that reaches either over a proxy.
+// pair is a primary, a standby, and a sidecar that reaches one of them through a proxy.
 type pair struct {
 	*storetest.Fixture
 	primary, standby *postgres.Server
 	proxy            *storetest.Proxy
 	directory        *directory.Directory
 	log              *storetest.Log
-	good             authz.Lookup // a token that is revoked only on the new primary
+	revokedLater     authz.Lookup // look-up of a token that is revoked only on the new primary
 	promoted         *sqlx.DB
 }
 
@@ -42,14 +42,14 @@ func newPair(t *testing.T) *pair {
 	t.Cleanup(func() { _ = p.standby.Close() })
 	p.Fixture = storetest.FixtureAt(t, p.primary.URL("postgres"))
 	_, key := p.WorkspaceToken(t, "issues:read")
-	p.good = storetest.Lookup(key)
+	p.revokedLater = storetest.Lookup(key)
 	p.proxy = storetest.NewProxy(t, p.URL)
 	p.directory = p.CachedDirectory(t, func(c *directory.Config) {
 		c.URL, c.NoHints, c.LookupTimeout = p.proxy.Through(c.URL), true, 10*time.Second
 	})
 	p.OccupyConnections(t, p.directory)()
 	storetest.Eventually(t, "the token is cached", func() bool {
-		return storetest.Must(p.directory.Lookup(t.Context(), p.good)).Cache == authz.CacheHit
+		return storetest.Must(p.directory.Lookup(t.Context(), p.revokedLater)).Cache == authz.CacheHit
 	})
 	return p
 }
@@ -74,7 +74,7 @@ func (p *pair) failOver(t *testing.T) {
 	p.proxy.Redirect(p.standby.URL("postgres"))
 }
 
-// terminate ends the sidecar's connections to the old primary whose last query matches like.
+// terminate closes the sidecar's connections to the old primary whose last query matches like.
 func (p *pair) terminate(t *testing.T, like string) {
 	t.Helper()
 	n := storetest.Value[int](t, p.DB, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
@@ -89,27 +89,27 @@ const (
 	reading   = `%keywicket.world%`
 )
 
-// The sidecar detects a failover that cuts no connection as soon as one of its connections reaches the new primary.
+// If a failover closes no connection, the sidecar detects it once one of its connections reaches the new primary.
 func TestFailoverWithOpenConnections(t *testing.T) {
 	for name, reach := range map[string]func(*testing.T, *pair){
-		"a look-up reaches the new primary":       func(t *testing.T, p *pair) { p.terminateOneLookup(t) },
-		"the change feed reaches the new primary": func(t *testing.T, p *pair) { p.terminate(t, reading) },
-		"a fresh connection does, after a second": func(*testing.T, *pair) {},
+		"a look-up reaches the new primary":        func(t *testing.T, p *pair) { p.terminateOneLookup(t) },
+		"the change feed reaches the new primary":  func(t *testing.T, p *pair) { p.terminate(t, reading) },
+		"a new connection reaches the new primary": func(*testing.T, *pair) {},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := newPair(t)
 			p.failOver(t)
-			if got := storetest.Must(p.directory.Lookup(t.Context(), p.good)); got.Denial != "" {
-				t.Fatalf("nothing has reached the new primary: %+v", got)
+			if got := storetest.Must(p.directory.Lookup(t.Context(), p.revokedLater)); got.Denial != "" {
+				t.Fatalf("before a connection reaches the new primary: %+v", got)
 			}
 			reach(t, p)
-			// Alternate a look-up that needs a query with the cached one.
+			// Alternate a look-up that needs a query with the look-up of the cached token.
 			n := 0
 			for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 				n++
 				_, _ = p.directory.Lookup(t.Context(), storetest.Lookup(authz.Secret(fmt.Sprint("vel_unknown_", n))))
-				got, err := p.directory.Lookup(t.Context(), p.good)
+				got, err := p.directory.Lookup(t.Context(), p.revokedLater)
 				if err == nil && got.Denial == authz.ReasonRevoked {
 					break
 				}
@@ -118,12 +118,12 @@ func TestFailoverWithOpenConnections(t *testing.T) {
 				}
 			}
 			storetest.Eventually(t, "the cache is in use again", func() bool {
-				got, err := p.directory.Lookup(t.Context(), p.good)
+				got, err := p.directory.Lookup(t.Context(), p.revokedLater)
 				return err == nil && got.Denial == authz.ReasonRevoked && got.Cache == authz.CacheHit
 			})
 			if n := storetest.Value[int](t, p.DB, `SELECT count(*) FROM pg_stat_activity WHERE application_name = 'keywicket'
 				AND pid <> pg_backend_pid() AND state = 'active' AND query LIKE '`+lookingUp+`'`); n != 0 {
-				t.Errorf("%d look-ups are at the old primary", n)
+				t.Errorf("%d connections to the old primary run look-ups", n)
 			}
 
 			// If the address leads to the old primary again, look-ups must not get answers from it.
@@ -132,7 +132,7 @@ func TestFailoverWithOpenConnections(t *testing.T) {
 				WHERE application_name = 'keywicket' AND pid <> pg_backend_pid()`))
 			denied := 0
 			for range 100 {
-				got, err := p.directory.Lookup(t.Context(), p.good)
+				got, err := p.directory.Lookup(t.Context(), p.revokedLater)
 				if err == nil && got.Denial == "" {
 					t.Fatalf("the answer is from the old primary again: %+v", got)
 				}
@@ -152,18 +152,18 @@ func (p *pair) terminateOneLookup(t *testing.T) {
 	t.Helper()
 	if !storetest.Value[bool](t, p.DB, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 		WHERE application_name = 'keywicket' AND pid <> pg_backend_pid() AND query LIKE '`+lookingUp+`' LIMIT 1`) {
-		t.Fatal("no connection looks up")
+		t.Fatal("no connection has run a look-up")
 	}
 }
 
-// The sidecar treats a restarted server as another server, because commits that were answered before may be lost.
+// The sidecar treats a restarted server as another server, because earlier commits may be lost.
 func TestRestartDropsTheCache(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
 	d := f.CachedDirectory(t)
 	restart := storetest.StopServer(t)
 	restart()
-	storetest.Eventually(t, "all answers are discarded", func() bool { return d.CacheStats().Epochs["world"] > 0 })
+	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Epochs["world"] > 0 })
 	storetest.Eventually(t, "the cache is in use again", func() bool {
 		got, err := d.Lookup(t.Context(), storetest.Lookup(key))
 		return err == nil && got.Cache == authz.CacheHit && got.Denial == ""
@@ -178,25 +178,25 @@ func TestCrashDropsTheCache(t *testing.T) {
 	f.Exec(t, `CHECKPOINT`) // so that the token is not lost
 	started := storetest.Value[string](t, f.DB, `SELECT pg_postmaster_start_time()::text`)
 	storetest.CrashBackend(t, storetest.Value[int](t, f.DB, `SELECT pg_backend_pid()`))
-	storetest.Eventually(t, "all answers are discarded", func() bool { return d.CacheStats().Epochs["world"] > 0 })
+	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Epochs["world"] > 0 })
 	storetest.Eventually(t, "the cache is in use again", func() bool {
 		got, err := d.Lookup(t.Context(), storetest.Lookup(key))
 		return err == nil && got.Cache == authz.CacheHit && got.Denial == ""
 	})
 	if now := storetest.Value[string](t, f.DB, `SELECT pg_postmaster_start_time()::text`); now != started {
-		t.Error("the postmaster was restarted too: this test proves nothing")
+		t.Error("the postmaster was restarted too: the test proves nothing")
 	}
 }
 
-// The first sidecar that detects another server notifies the others. If there are many sidecars, each of them alone would check only
-// after minutes.
+// The first sidecar that detects another server notifies the others. With many sidecars, each of them checks the server itself
+// only after minutes.
 func TestSidecarIsNotifiedOfAnotherServer(t *testing.T) {
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
 	f.Exec(t, `INSERT INTO keywicket.sidecars (id, version, policies, bound, stale_if_error, snapshot, lease, lag)
 		SELECT 'other-' || n, '', '', '1s', '0', '1:1:', '0', '0' FROM generate_series(1, 500) n`)
 	f.CachedDirectory(t, func(c *directory.Config) { c.URL, c.NoHints = p.Through(c.URL), true }) // reads how many sidecars there are
-	time.Sleep(2 * time.Second)                                                                   // until the last of the connections that it opened each second
+	time.Sleep(2 * time.Second)                                                                   // until it no longer opens a connection each second
 	before := p.Connections()
 	time.Sleep(3 * time.Second)
 	if n := p.Connections(); n != before {

@@ -46,14 +46,14 @@ const appColumns = `id, api, name, redirect_uris, confidential, created_at, revo
 func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, error) {
 	secret := oauthapp.NewSecret()
 	digest := secret.Digest()
-	// Check here, not only by constraints: Postgres logs the whole row that violates one.
+	// Check here and not only by constraints, because Postgres logs a row that violates a constraint.
 	switch {
 	case !isAppName(n.Name):
 		return App{}, "", database.Refuse(database.ErrInvalid, "the app's name %q is empty, longer than 100 characters, or has invisible characters", n.Name)
 	case n.ID != "" && !oauthapp.ValidID(n.ID):
 		return App{}, "", database.Refuse(database.ErrInvalid, "the client id %q is not 1 to 100 letters, digits and . _ ~ -, starting with a letter or digit", n.ID)
 	case len(slices.Compact(slices.Sorted(slices.Values(n.RedirectURIs)))) < len(n.RedirectURIs):
-		return App{}, "", database.Refuse(database.ErrInvalid, "a redirect URI is given twice")
+		return App{}, "", database.Refuse(database.ErrInvalid, "a redirect URI is given twice: remove one of them")
 	case len(n.RedirectURIs) == 0 || len(n.RedirectURIs) > 20:
 		return App{}, "", database.Refuse(database.ErrInvalid, "an app has 1 to 20 redirect URIs")
 	}
@@ -71,8 +71,8 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 	return app, secret, database.ConfirmRow((n.ID == "" || app.ID == n.ID) && app.API == n.API && app.Name == n.Name, "create the app")
 }
 
-// isAppName reports whether the name is safe to show on the consent page: 1 to 100 characters, not only blanks, all graphic.
-// Other characters could make the name, or the text beside it, look like something else.
+// isAppName reports whether the name is safe on the consent page: 1 to 100 graphic characters, not only white space. Other
+// characters could change the look of the name or of the text next to it.
 func isAppName(name string) bool {
 	return utf8.ValidString(name) && utf8.RuneCountInString(name) <= 100 && strings.TrimSpace(name) != "" &&
 		!strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) })
@@ -88,7 +88,7 @@ func (r *Registry) Apps(ctx context.Context) ([]App, error) {
 	return list, nil
 }
 
-// RotateAppSecret gives an app a new secret. The previous one is invalid at once.
+// RotateAppSecret sets a new secret for an app. The previous secret is invalid immediately.
 func (r *Registry) RotateAppSecret(ctx context.Context, id string) (App, authz.Secret, error) {
 	secret := oauthapp.NewSecret()
 	digest := secret.Digest()
@@ -109,7 +109,7 @@ func (r *Registry) RevokeApp(ctx context.Context, id string) (App, error) {
 	return app, database.ConfirmRow(app.RevokedAt != nil, "revoke the app")
 }
 
-// oneApp runs a query that returns one app. $1 is the app's id.
+// oneApp runs a query that returns an app. $1 is the app's id.
 func (r *Registry) oneApp(ctx context.Context, id, query string, args ...any) (App, error) {
 	var app App
 	err := r.db.GetContext(ctx, &app, query, append([]any{id}, args...)...)
@@ -151,7 +151,7 @@ FROM keywicket.oauth_grants g
 JOIN keywicket.oauth_apps a ON a.id = g.app_id
 JOIN keywicket.users u ON u.id = g.user_id`
 
-// Grants lists the grants, newest first. A non-empty app or user selects only theirs.
+// Grants lists the grants, newest first. A non-empty app or user selects only the grants of that app or user.
 func (r *Registry) Grants(ctx context.Context, app, user string) ([]Grant, error) {
 	if user != "" {
 		u, err := r.User(ctx, user)

@@ -21,17 +21,18 @@ const maxAttributes = 4096
 var (
 	errNoObject = errors.New(`give one JSON object, such as '{"plan":"pro"}'`)
 	errTooLong  = fmt.Errorf("give at most %d bytes, counted with a space after each comma and colon, as Postgres writes JSON", maxAttributes)
-	errBadText  = errors.New(`a text in it has \u0000, \ufffd or half of a character (an unpaired surrogate): remove it`)
+	errBadText  = errors.New(`a string has \u0000, \ufffd or half of a character (an unpaired surrogate): remove it`)
 )
 
-// ParseAttributes returns the attributes of one JSON object. An empty text is {}. No object in it may have a name twice.
-// It rejects everything that Postgres would reject, because Postgres logs the values that it rejects. The errors quote nothing.
+// ParseAttributes returns the attributes in the text, which is one JSON object. An empty text is {}. Duplicate names are an
+// error. It rejects all values that Postgres would reject, because Postgres logs rejected values. The errors contain no part of
+// the text.
 func ParseAttributes(text string) (authz.Attributes, error) {
 	text = strings.Trim(text, " \t\r\n")
 	switch {
 	case text == "":
 		return "", nil
-	case len(text) > 16*maxAttributes: // more white space or escapes than that is a mistake
+	case len(text) > 16*maxAttributes: // a text with so much white space or so many escapes is a mistake
 		return "", errTooLong
 	case text[0] != '{':
 		return "", errNoObject
@@ -181,5 +182,5 @@ func attributesJSON(a authz.Attributes) (string, error) {
 	return a.JSON(), nil
 }
 
-// errAttributes is for attributes that only the database rejects.
+// errAttributes is the error for attributes that only the database rejects.
 var errAttributes = database.Refuse(database.ErrInvalid, "attributes: %v; %v", errNoObject, errTooLong)

@@ -17,8 +17,8 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// A look-up of each kind of credential returns the attributes of its token, its user and its workspace, and follows their changes
-// within the staleness bound.
+// A look-up of each kind of credential returns the attributes of its token, user and workspace. Changes take effect within the
+// staleness bound.
 func TestLookupsFollowAttributes(t *testing.T) {
 	g := storetest.NewGranting(t)
 	f := g.Fixture
@@ -29,71 +29,71 @@ func TestLookupsFollowAttributes(t *testing.T) {
 	inAcme := storetest.Lookup(key)
 	inAcme.Workspace.Slug = "acme"
 	type attributes struct{ token, user, workspace authz.Attributes }
-	of := func(found authz.LookupResult) attributes {
+	attributesOf := func(found authz.LookupResult) attributes {
 		return attributes{found.Principal.Attributes, found.Principal.UserAttributes, found.Workspace.Attributes}
 	}
 	credentials := map[string]struct {
 		lookup      authz.Lookup
-		token, user bool // the answer has attributes of a token, of a user
+		token, user bool // whether the answer has attributes of a token, and of a user
 	}{
 		"workspace key": {storetest.Lookup(workspaceKey), true, false},
 		"personal key":  {inAcme, true, true},
 		"app":           {storetest.AccessLookup(app, "acme"), false, true},
 		"session":       {storetest.InWorkspace(storetest.SessionOf(f.Ada.ID, time.Now()), "acme"), false, true},
 	}
-	var now attributes
-	all := func(what string) {
+	var expected attributes
+	expectAll := func(what string) {
 		t.Helper()
 		changed := time.Now()
 		for name, c := range credentials {
-			want := now
+			want := expected
 			if !c.token {
 				want.token = ""
 			}
 			if !c.user {
 				want.user = ""
 			}
-			if got := of(storetest.Must(uncached.Lookup(t.Context(), c.lookup))); got != want {
+			if got := attributesOf(storetest.Must(uncached.Lookup(t.Context(), c.lookup))); got != want {
 				t.Errorf("%s, %s, uncached: %+v, not %+v", what, name, got, want)
 			}
-			storetest.Eventually(t, what+": "+name+" is cached in its present state", func() bool {
+			storetest.Eventually(t, what+": "+name+" is cached in the new state", func() bool {
 				began := time.Now()
 				got := storetest.Must(cached.Lookup(t.Context(), c.lookup))
-				if of(got) != want && began.Sub(changed) > time.Second {
-					t.Fatalf("%s, %s: %v after the change it is %+v, not %+v", what, name, began.Sub(changed), of(got), want)
+				if attributesOf(got) != want && began.Sub(changed) > time.Second {
+					t.Fatalf("%s, %s: %v after the change it is %+v, not %+v", what, name, began.Sub(changed), attributesOf(got), want)
 				}
-				return of(got) == want && got.Cache == authz.CacheHit
+				return attributesOf(got) == want && got.Cache == authz.CacheHit
 			})
 		}
 	}
-	all("at first")
+	expectAll("at first")
 	for _, c := range []struct {
 		name, statement string
 		arguments       []any
 		value           *authz.Attributes
 	}{
-		{"the tokens", `UPDATE keywicket.tokens SET attributes = $1 WHERE id IN ($2, $3)`, []any{personal.ID, own.ID}, &now.token},
-		{"the user", `UPDATE keywicket.users SET attributes = $1 WHERE id = $2`, []any{f.Ada.ID}, &now.user},
-		{"the workspace", `UPDATE keywicket.workspaces SET attributes = $1 WHERE id = $2`, []any{f.Acme.ID}, &now.workspace},
+		{"the tokens", `UPDATE keywicket.tokens SET attributes = $1 WHERE id IN ($2, $3)`, []any{personal.ID, own.ID}, &expected.token},
+		{"the user", `UPDATE keywicket.users SET attributes = $1 WHERE id = $2`, []any{f.Ada.ID}, &expected.user},
+		{"the workspace", `UPDATE keywicket.workspaces SET attributes = $1 WHERE id = $2`, []any{f.Acme.ID}, &expected.workspace},
 	} {
 		for _, text := range []authz.Attributes{`{"plan": "pro", "limit": 12345678901234567890.10}`, `{"of": "` + authz.Attributes(c.name) + `"}`} {
 			f.Exec(t, c.statement, append([]any{string(text)}, c.arguments...)...)
 			*c.value = text
-			all(c.name)
+			expectAll(c.name)
 		}
 	}
 	f.Exec(t, `UPDATE keywicket.users SET attributes = '{}'`)
-	now.user = ""
-	all("the user's are gone")
+	expected.user = ""
+	expectAll("the user's attributes are removed")
 
-	// No attributes of a workspace that the user is not a member of, and none of a denied credential.
+	// Without membership, the answer has no attributes of the workspace. A denial has no attributes.
 	nowhere := inAcme
 	nowhere.Workspace.Slug = "nowhere"
-	if got := of(storetest.Must(uncached.Lookup(t.Context(), nowhere))); got.workspace != "" {
+	if got := attributesOf(storetest.Must(uncached.Lookup(t.Context(), nowhere))); got.workspace != "" {
 		t.Errorf("in no workspace: %+v", got)
 	}
 	storetest.Must(f.RevokeToken(t.Context(), personal.ID))
-	if got := of(storetest.Must(uncached.Lookup(t.Context(), inAcme))); got != (attributes{}) {
+	if got := attributesOf(storetest.Must(uncached.Lookup(t.Context(), inAcme))); got != (attributes{}) {
 		t.Errorf("revoked: %+v", got)
 	}
 }
@@ -116,33 +116,33 @@ func TestAttributesOfTheRegistry(t *testing.T) {
 	if token, err := f.SetTokenAttributes(t.Context(), token.ID, second); err != nil || token.Attributes != second || token.Name != "n" {
 		t.Errorf("%+v, %v", token, err)
 	}
-	// Each command changes one row and no other.
+	// Each command changes only one row.
 	for table, id := range map[string]string{"workspaces": w.ID, "users": u.ID, "tokens": token.ID} {
 		if others := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.`+table+` WHERE id <> $1 AND attributes <> '{}'`, id); others > 0 {
 			t.Errorf("%d other %s were changed", others, table)
 		}
 	}
 	if token, err := f.SetTokenAttributes(t.Context(), token.ID, ""); err != nil || token.Attributes.JSON() != "{}" {
-		t.Errorf("set to nothing: %+v, %v", token, err)
+		t.Errorf("set to an empty text: %+v, %v", token, err)
 	}
-	sets := map[string]func(of string, a authz.Attributes) error{
-		"workspaces": func(of string, a authz.Attributes) error {
-			_, err := f.SetWorkspaceAttributes(t.Context(), of, a)
+	setters := map[string]func(id string, a authz.Attributes) error{
+		"workspaces": func(id string, a authz.Attributes) error {
+			_, err := f.SetWorkspaceAttributes(t.Context(), id, a)
 			return err
 		},
-		"users": func(of string, a authz.Attributes) error {
-			_, err := f.SetUserAttributes(t.Context(), of, a)
+		"users": func(id string, a authz.Attributes) error {
+			_, err := f.SetUserAttributes(t.Context(), id, a)
 			return err
 		},
-		"tokens": func(of string, a authz.Attributes) error {
-			_, err := f.SetTokenAttributes(t.Context(), of, a)
+		"tokens": func(id string, a authz.Attributes) error {
+			_, err := f.SetTokenAttributes(t.Context(), id, a)
 			return err
 		},
 	}
 	ids := map[string]string{"workspaces": w.ID, "users": u.ID, "tokens": token.ID}
-	for table, set := range sets {
+	for table, set := range setters {
 		if err := set("nowhere", first); !errors.Is(err, database.ErrNotFound) {
-			t.Errorf("%s, of nothing: %v", table, err)
+			t.Errorf("%s, an unknown id: %v", table, err)
 		}
 		if err := set(ids[table], "[]"); !errors.Is(err, database.ErrInvalid) {
 			t.Errorf("%s, an array: %v", table, err)
@@ -151,7 +151,7 @@ func TestAttributesOfTheRegistry(t *testing.T) {
 		f.Exec(t, `ALTER TABLE keywicket.`+table+` DROP CONSTRAINT `+table+`_attributes_form`)
 		f.Exec(t, `ALTER TABLE keywicket.`+table+` ADD CONSTRAINT `+table+`_attributes_form CHECK (attributes <> '{"odd": true}')`)
 		if err := set(ids[table], `{"odd": true}`); !errors.Is(err, database.ErrInvalid) || strings.Contains(err.Error(), "pq:") {
-			t.Errorf("%s, what the database refuses: %v", table, err)
+			t.Errorf("%s, attributes that the database rejects: %v", table, err)
 		}
 	}
 	_, err := f.CreateWorkspace(t.Context(), registry.Workspace{Slug: "odd", Name: "n", Attributes: `{"odd": true}`})
@@ -159,7 +159,7 @@ func TestAttributesOfTheRegistry(t *testing.T) {
 	_, _, err3 := f.CreateToken(t.Context(), registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "n", Workspace: "acme", Attributes: `{"odd": true}`})
 	for _, err := range []error{err, err2, err3} {
 		if !errors.Is(err, database.ErrInvalid) || strings.Contains(err.Error(), "pq:") {
-			t.Errorf("created with what the database refuses: %v", err)
+			t.Errorf("created with attributes that the database rejects: %v", err)
 		}
 	}
 }
@@ -178,7 +178,7 @@ func TestDocumentedSQLSetsAttributes(t *testing.T) {
 	}
 }
 
-// The database itself checks attributes that SQL writes.
+// The database itself checks attributes that are written with SQL.
 func TestDatabaseBoundsAttributes(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.WorkspaceToken(t)
@@ -195,7 +195,7 @@ func TestDatabaseBoundsAttributes(t *testing.T) {
 	}
 }
 
-// This program and Postgres accept the same attributes: this program measures the same size, to the byte.
+// keywicket and Postgres accept the same attributes, because keywicket computes exactly the size that Postgres measures.
 func TestAttributesAreMeasuredLikePostgres(t *testing.T) {
 	f := storetest.NewFixture(t)
 	for _, text := range []string{
@@ -209,7 +209,7 @@ func TestAttributesAreMeasuredLikePostgres(t *testing.T) {
 			t.Errorf("%s: %d, %v, not %d", text, size, err, want)
 		}
 	}
-	for text, good := range map[string]bool{
+	for text, valid := range map[string]bool{
 		`{"a":"` + strings.Repeat("a", 4096-9) + `"}`:                         true,
 		`{"a":"` + strings.Repeat("a", 4096-8) + `"}`:                         false,
 		`{"a":"` + strings.Repeat(`\u0061`, 4096-9) + `"}`:                    true,
@@ -222,10 +222,10 @@ func TestAttributesAreMeasuredLikePostgres(t *testing.T) {
 		`{"a":` + strings.Repeat("[", 2000) + strings.Repeat("]", 2000) + `}`: true,
 	} {
 		_, err := registry.ParseAttributes(text)
-		if fits := err == nil; fits != good {
+		if fits := err == nil; fits != valid {
 			t.Errorf("%.20s…: %v", text, err)
 		}
-		if good {
+		if valid {
 			f.Exec(t, `UPDATE keywicket.workspaces SET attributes = $1`, text)
 		}
 	}
@@ -267,7 +267,7 @@ func TestParseAttributes(t *testing.T) {
 	}
 }
 
-// FuzzAttributes checks that any text is refused, or is an object that other parsers read in the same way.
+// FuzzAttributes checks that any text is refused, or is an object that other parsers read identically.
 func FuzzAttributes(f *testing.F) {
 	for _, text := range []string{``, `{}`, `{"a":[1e5,-0.5e-3,"\u00e9\n",{"b":null}]}`, `{"a":1,"a":2}`, `{"a":"\ud800"}`, `{"a":1e999999999999}`, `[[[`, "{}\v"} {
 		f.Add(text)
@@ -279,11 +279,11 @@ func FuzzAttributes(f *testing.F) {
 		}
 		object, err := strictjson.Object([]byte(a.JSON()))
 		if err != nil {
-			t.Fatalf("%q passed: %v", text, err)
+			t.Fatalf("%q was accepted: %v", text, err)
 		}
 		var again map[string]json.RawMessage
 		if err := json.Unmarshal([]byte(a.JSON()), &again); err != nil || len(again) != len(object) {
-			t.Fatalf("%q passed: %v", text, err)
+			t.Fatalf("%q was accepted: %v", text, err)
 		}
 	})
 }

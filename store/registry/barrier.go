@@ -25,14 +25,14 @@ type Sidecar struct {
 	SeenAt    *time.Time    `json:"seen_at"` // nil: it has stopped
 
 	bound, staleIfError time.Duration
-	caughtUp            bool // it has read the change log past the given transaction
-	mayAnswer           bool // it may use data older than a change that it has not read, because of cache.stale_if_error
+	caughtUp            bool // it has read the change log up to the given transaction
+	mayAnswer           bool // it may use older cached answers, because of cache.stale_if_error
 }
 
 // Sidecars lists by id the sidecars that are alive or were alive within the last hour.
 func (r *Registry) Sidecars(ctx context.Context) ([]Sidecar, error) { return r.sidecars(ctx, "0") }
 
-// sidecars also reports for each sidecar whether it has read the change log past the transaction xid.
+// sidecars also returns for each sidecar whether it has read the change log up to the transaction xid.
 func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) {
 	var rows []struct {
 		Sidecar
@@ -72,19 +72,21 @@ func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) 
 
 // Barrier is the result of [Registry.WaitForSidecars].
 type Barrier struct {
-	// Confirmed are the sidecars that have read the change log past the change.
+	// Confirmed are the sidecars that have read the change in the change log.
 	Confirmed []string `json:"confirmed"`
-	// Silent are those that did not within their staleness bound. They no longer use cache entries from before the change.
+	// Silent are the sidecars that did not read it within their staleness bound. They no longer use cached answers from before
+	// the change.
 	Silent []string `json:"silent"`
-	// Waited is how long Wait took.
+	// Waited is how long WaitForSidecars took.
 	Waited time.Duration `json:"waited_ns"`
-	// StaleIfError is the longest cache.stale_if_error of the silent sidecars. A sidecar that cannot reach the database may use
-	// data from before the change for that long.
+	// StaleIfError is the longest cache.stale_if_error of the silent sidecars. For that long, a sidecar that cannot reach the
+	// database may use cached answers from before the change.
 	StaleIfError time.Duration `json:"stale_if_error_ns"`
 }
 
-// WaitForSidecars returns when no sidecar uses data from before the changes committed until now. Each sidecar has then read the change log
-// past them, or its staleness bound has passed. WaitForSidecars does not see sidecars of versions before migration 00011.
+// WaitForSidecars waits until no sidecar uses cached answers from before a change that is already committed. Each sidecar has
+// then read the changes in the change log, or its staleness bound has passed. It does not wait for sidecars of versions before
+// migration 00011.
 func (r *Registry) WaitForSidecars(ctx context.Context) (Barrier, error) {
 	started := time.Now()
 	var xid string
@@ -94,9 +96,9 @@ func (r *Registry) WaitForSidecars(ctx context.Context) (Barrier, error) {
 			SELECT xid::text FROM logged, pg_notify($2, $1)`, changelog.Acknowledge, changelog.Channel)
 	})
 	if err != nil {
-		return Barrier{}, fmt.Errorf("ask the sidecars: %w", err)
+		return Barrier{}, fmt.Errorf("notify the sidecars: %w", err)
 	}
-	least, err := r.minimumWait(ctx)
+	minimum, err := r.minimumWait(ctx)
 	if err != nil {
 		return Barrier{}, err
 	}
@@ -107,7 +109,7 @@ func (r *Registry) WaitForSidecars(ctx context.Context) (Barrier, error) {
 			return Barrier{}, err
 		}
 		b := Barrier{Confirmed: []string{}, Silent: []string{}, Waited: time.Since(started)}
-		bound := least
+		bound := minimum
 		for _, s := range list {
 			switch {
 			case s.caughtUp:
@@ -131,7 +133,8 @@ func (r *Registry) WaitForSidecars(ctx context.Context) (Barrier, error) {
 	}
 }
 
-// minimumWait returns how long sidecars may exist that are not in the list. A crash of the server or a failover empties the list.
+// minimumWait returns how long to wait for sidecars that may be missing in the list, because a crash of the server or a failover
+// empties it.
 func (r *Registry) minimumWait(ctx context.Context) (time.Duration, error) {
 	var bound float64
 	err := r.within(ctx, func(ctx context.Context) error {
@@ -141,7 +144,7 @@ func (r *Registry) minimumWait(ctx context.Context) (time.Duration, error) {
 			FROM keywicket.upkeep`)
 	})
 	if err != nil {
-		return 0, fmt.Errorf("ask how long the sidecars are known: %w", err)
+		return 0, fmt.Errorf("read the age of the list of sidecars: %w", err)
 	}
 	return database.Seconds(bound), nil
 }
@@ -155,7 +158,7 @@ func (b Barrier) String() string {
 	if len(b.Silent) == 0 {
 		return count(len(b.Confirmed), "sidecar") + " confirmed after " + waited
 	}
-	text := fmt.Sprintf("%d of %s confirmed; their staleness bound has passed for the others after %s:",
+	text := fmt.Sprintf("%d of %s confirmed; the others did not confirm within their staleness bound (%s):",
 		len(b.Confirmed), count(len(b.Confirmed)+len(b.Silent), "sidecar"), waited)
 	for _, id := range b.Silent {
 		text += " " + id

@@ -33,7 +33,7 @@ func TestSidecarsAreListed(t *testing.T) {
 	f.CachedDirectory(t, func(c *directory.Config) { c.Version, c.Policies = "v1.2.3", "0123456789ab" })
 	f.CachedDirectory(t)
 	var list []registry.Sidecar
-	storetest.Eventually(t, "both have given a sign of life", func() bool {
+	storetest.Eventually(t, "both sidecars have written a heartbeat", func() bool {
 		list = storetest.Must(f.Sidecars(t.Context()))
 		return len(list) == 2 && list[0].Lease > 0 && list[1].Lease > 0
 	})
@@ -46,15 +46,15 @@ func TestSidecarsAreListed(t *testing.T) {
 	}
 	f.Exec(t, `UPDATE keywicket.sidecars SET seen_at = seen_at - interval '32 seconds' WHERE id = $1`, list[i].ID)
 	if alive := aliveSidecars(t, f); slices.Contains(alive, list[i].ID) || len(alive) != 1 {
-		t.Errorf("one was last seen 32 s ago: %v are alive", alive)
+		t.Errorf("one sidecar was last seen 32 s ago: %v are alive", alive)
 	}
 }
 
-// After Wait has returned, no sidecar allows a credential that was revoked before.
+// After WaitForSidecars has returned, no sidecar allows a credential that was revoked before the call.
 func TestWaitForSidecars(t *testing.T) {
 	for name, change := range map[string]func(*directory.Config){
-		"with hints":    func(*directory.Config) {},
-		"without hints": func(c *directory.Config) { c.NoHints = true },
+		"with notifications":    func(*directory.Config) {},
+		"without notifications": func(c *directory.Config) { c.NoHints = true },
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := storetest.NewFixture(t)
@@ -88,7 +88,7 @@ func TestWaitForSidecars(t *testing.T) {
 	}
 }
 
-// A sidecar that cannot read the log stops using its cache after its bound. Wait waits for that.
+// A sidecar that cannot read the log stops using its cache after its staleness bound. WaitForSidecars waits for that.
 func TestWaitNamesSilentSidecars(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, key := f.WorkspaceToken(t, "issues:read")
@@ -115,7 +115,8 @@ func TestWaitNamesSilentSidecars(t *testing.T) {
 	}
 }
 
-// A crash empties the list of sidecars. They may use their caches until their leases end. Wait waits for that.
+// A crash empties the list of sidecars. The sidecars may use their caches until their leases expire. WaitForSidecars waits for
+// that.
 func TestWaitAfterACrash(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, key := f.WorkspaceToken(t, "issues:read")
@@ -139,7 +140,8 @@ func TestWaitAfterACrash(t *testing.T) {
 	}
 }
 
-// Wait does not wait for a sidecar that has stopped. It waits for one that may be alive, whatever the database's clock shows.
+// WaitForSidecars does not wait for a sidecar that has stopped. It waits for a sidecar that may be alive, even if the database's
+// clock was changed.
 func TestWaitForStoppedSidecars(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.CachedDirectory(t, func(c *directory.Config) { c.Cache.StalenessBound = 3 * time.Second })
@@ -156,7 +158,7 @@ func TestWaitForStoppedSidecars(t *testing.T) {
 	}
 }
 
-// A sidecar that others consider gone does not use its cache, because Wait does not wait for it.
+// A sidecar that others consider stopped does not use its cache, because WaitForSidecars does not wait for it.
 func TestSidecarWithoutHeartbeatUsesNoCache(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.CachedDirectory(t)
@@ -170,31 +172,31 @@ func TestSidecarWithoutHeartbeatUsesNoCache(t *testing.T) {
 	eventuallySlow(t, "the cache is in use again", func() bool { return d.CacheStats().LeaseLeft > 0 })
 }
 
-// eventuallySlow is eventually with a longer timeout.
-func eventuallySlow(t *testing.T, what string, is func() bool) {
+// eventuallySlow is [storetest.Eventually] with a longer timeout.
+func eventuallySlow(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !is(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("timed out waiting until %s", what)
 		}
 	}
 }
 
-// With stale_if_error, a sidecar may give answers from before the change for longer than others consider it alive.
+// With stale_if_error, a sidecar may use cached answers from before the change even when others no longer consider it alive.
 func TestWaitNamesSidecarsThatMayAnswerWithoutADatabase(t *testing.T) {
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
 	f.CachedDirectory(t, func(c *directory.Config) { c.URL, c.Cache.StaleIfError = p.Through(c.URL), time.Hour })
 	p.OnNextByte(storetest.Silence)
 	p.Redirect("postgres://127.0.0.1:1")
-	time.Sleep(100 * time.Millisecond) // until replies that are on their way have arrived
+	time.Sleep(100 * time.Millisecond) // until pending replies have arrived
 	f.Exec(t, `UPDATE keywicket.sidecars SET seen_at = now() - interval '10 minutes'`)
 	if b := storetest.Must(f.WaitForSidecars(t.Context())); len(b.Silent) != 1 || b.StaleIfError != time.Hour {
 		t.Errorf("%+v", b)
 	}
 	f.Exec(t, `UPDATE keywicket.sidecars SET seen_at = now() - interval '2 hours'`)
 	if b := storetest.Must(f.WaitForSidecars(t.Context())); len(b.Silent) != 0 || b.StaleIfError != 0 {
-		t.Errorf("after that hour: %+v", b)
+		t.Errorf("after stale_if_error has passed: %+v", b)
 	}
 }
 
@@ -213,7 +215,7 @@ func TestWaitEndsWhenTheDatabaseIsSilent(t *testing.T) {
 			t.Errorf("it returned %v", err)
 		}
 	case <-time.After(30 * time.Second):
-		t.Error("it waits for ever")
+		t.Error("WaitForSidecars does not return")
 	}
 }
 
@@ -228,11 +230,11 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { _, err := f.WaitForSidecars(ctx); done <- err }()
-	storetest.Eventually(t, "it asks", func() bool {
+	storetest.Eventually(t, "WaitForSidecars has notified the sidecars", func() bool {
 		return storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.changes WHERE keys = 'ack'`) == 1
 	})
 	cancel()
 	if err := <-done; err == nil {
-		t.Error("it did not wait")
+		t.Error("WaitForSidecars did not wait")
 	}
 }

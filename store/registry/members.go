@@ -9,8 +9,8 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// SetMember makes the user a member of the workspace, or changes their role. Only the form of the role is checked, because the roles
-// are defined by an API's policy.
+// SetMember makes the user a member of the workspace, or changes their role. It checks only the form of the role, because an
+// API's policy defines the roles.
 func (r *Registry) SetMember(ctx context.Context, workspaceRef, userRef, role string) (Member, error) {
 	w, u, err := r.pair(ctx, workspaceRef, userRef)
 	if err != nil {
@@ -52,7 +52,8 @@ func (r *Registry) RemoveMember(ctx context.Context, workspaceRef, userRef strin
 	return database.ConfirmRow(removed.WorkspaceID == w.ID && removed.UserID == u.ID, "remove the member")
 }
 
-// Members lists the members of a workspace by email. If workspaceRef is empty, it lists those of all workspaces by slug and email.
+// Members lists the members of a workspace by email. If workspaceRef is empty, it lists the members of all workspaces by slug and
+// email.
 func (r *Registry) Members(ctx context.Context, workspaceRef string) ([]Member, error) {
 	id := ""
 	if workspaceRef != "" {

@@ -34,7 +34,7 @@ type Workspace struct {
 // workspaceColumns are the columns of a [Workspace].
 const workspaceColumns = `id, slug, name, created_at, attributes`
 
-// User is a person. The id is the one of the product's identity provider.
+// User is a person. The id is that of the product's identity provider.
 type User struct {
 	ID          string     `db:"id" json:"id"`
 	Email       string     `db:"email" json:"email"`
@@ -61,11 +61,9 @@ type Member struct {
 	Role          string `db:"role" json:"role"`
 }
 
-// Registry creates, lists, changes and revokes workspaces, users, members, tokens, apps and grants, and waits for sidecars. It is safe
-// for concurrent use.
-//
-// Methods take a workspace by id or slug, and a user by id or email. If the text is the id of one object and the slug or
-// email of another, the id takes precedence.
+// Registry creates, lists, changes and revokes workspaces, users, members, tokens, apps and grants, and waits for sidecars. It is
+// safe for concurrent use. Methods accept a workspace's id or slug, and a user's id or email. If the text is the id of one object
+// and the slug or email of another, the id takes precedence.
 type Registry struct{ db *sqlx.DB }
 
 // within limits a query to five seconds, even if the database does not react to a cancel request.
@@ -74,8 +72,9 @@ func (r *Registry) within(ctx context.Context, query func(context.Context) error
 	return database.DoWithin(ctx, limit, query)
 }
 
-// Open connects. It fails with [database.ErrUnreachable] if the database cannot be reached, and with [database.ErrNotMigrated] if its schema is
-// missing or too old. A newer schema is fine, because each migration keeps the previous version working.
+// Open connects. It fails with [database.ErrUnreachable] if the database cannot be reached, and with [database.ErrNotMigrated] if
+// its schema is missing or too old. A newer schema is not an error, because each migration is compatible with the previous
+// version of keywicket.
 func Open(ctx context.Context, databaseURL string) (*Registry, error) {
 	db, err := database.Open(databaseURL)
 	if err != nil {
@@ -90,7 +89,7 @@ func Open(ctx context.Context, databaseURL string) (*Registry, error) {
 
 func (r *Registry) check(ctx context.Context) error {
 	err := r.within(ctx, func(ctx context.Context) error {
-		// Ping would drop the reason of a failure.
+		// Ping would not return the cause of a failure.
 		_, err := r.db.ExecContext(ctx, `SELECT 1`)
 		return err
 	})
@@ -128,7 +127,8 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 	if w.ID == "" {
 		w.ID = newWorkspaceID()
 	}
-	// Check here, not only by constraints: Postgres logs the row that violates one, and the row may hold a key by mistake.
+	// Check here and not only by constraints, because Postgres logs a row that violates a constraint. The row may contain a key
+	// by mistake.
 	switch {
 	case !authz.ValidWorkspaceID(w.ID):
 		return Workspace{}, database.Refuse(database.ErrInvalid, "the workspace id %q is not 24 lower-case hex digits", w.ID)
@@ -156,7 +156,7 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 	return created, database.ConfirmRow(created.ID == w.ID && created.Slug == w.Slug && created.Name == w.Name, "create the workspace")
 }
 
-// newWorkspaceID returns an id in the form of an ObjectId. It starts with the time, so that new rows come last in the index.
+// newWorkspaceID returns an id in the form of an ObjectId. It starts with the time, so that new rows are last in the index.
 func newWorkspaceID() string {
 	var id [12]byte
 	binary.BigEndian.PutUint32(id[:4], uint32(time.Now().Unix())) //nolint:gosec // wraps in 2106, as ObjectIds do
@@ -202,11 +202,11 @@ func (r *Registry) SetWorkspaceAttributes(ctx context.Context, ref string, a aut
 	return r.Workspace(ctx, w.ID)
 }
 
-// choices lists up to ten existing names. The query returns up to eleven, which shows whether there are more.
+// choices lists up to ten existing names. The query returns up to eleven names, to show whether there are more.
 func (r *Registry) choices(ctx context.Context, noun, query string) string {
 	var names []string
 	if err := r.db.SelectContext(ctx, &names, query); err != nil || len(names) == 0 {
-		return "there is none yet: run `keywicket " + noun + " create`"
+		return "none exists: run `keywicket " + noun + " create`"
 	}
 	if len(names) > 10 {
 		names = append(names[:10], "…")
@@ -279,8 +279,8 @@ func (r *Registry) SetUserAttributes(ctx context.Context, ref string, a authz.At
 	return r.User(ctx, u.ID)
 }
 
-// Lookup answers a look-up as a sidecar does, for a token of the look-up's kind. The token is given by its id instead of its key; the
-// look-up's digest is ignored.
+// Lookup answers a look-up like a sidecar. The token is identified by its id instead of its key, and the look-up's digest is
+// ignored.
 func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz.LookupResult, error) {
 	table, query := "tokens", lookup.TokenQuery
 	if l.Kind == authz.KindOAuthToken {
@@ -295,8 +295,8 @@ func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz
 	return lookup.Once(ctx, r.db, query, l)
 }
 
-// AccessToken returns an OAuth 2.0 access token by its id, in the form of a token of its user. It also returns the ids of the
-// workspaces that the user has granted to the app. [database.ErrNotFound]: the token does not exist.
+// AccessToken returns an OAuth 2.0 access token by its id, as a token of its user. It also returns the ids of the workspaces that
+// the user has granted to the app. [database.ErrNotFound]: the token does not exist.
 func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string, error) {
 	var row struct {
 		Token
@@ -318,7 +318,7 @@ func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string,
 	return row.Token, row.Granted, nil
 }
 
-// LookupSession answers a look-up of a session as a sidecar does.
+// LookupSession answers a look-up of a session like a sidecar.
 func (r *Registry) LookupSession(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 	return lookup.Once(ctx, r.db, lookup.SessionQuery, l)
 }

@@ -17,7 +17,7 @@ import (
 func TestWorkspaces(t *testing.T) {
 	f := storetest.NewFixture(t)
 	if !regexp.MustCompile(`^[0-9a-f]{24}$`).MatchString(f.Acme.ID) || f.Acme.ID == f.Globex.ID {
-		t.Errorf("the ids made up are %q and %q", f.Acme.ID, f.Globex.ID)
+		t.Errorf("the generated ids are %q and %q", f.Acme.ID, f.Globex.ID)
 	}
 	const id = "64f1a2b3c4d5e6f7a8b9c0d1"
 	initech := storetest.Must(f.CreateWorkspace(t.Context(), registry.Workspace{ID: id, Slug: "initech", Name: "Initech"}))
@@ -36,7 +36,7 @@ func TestWorkspaces(t *testing.T) {
 	// A slug may look like an id.
 	storetest.Must(f.CreateWorkspace(t.Context(), registry.Workspace{Slug: id, Name: "x"}))
 	if w, err := f.Workspace(t.Context(), id); err != nil || w != initech {
-		t.Errorf("an id that is another's slug: %+v, %v", w, err)
+		t.Errorf("an id that is also a slug: %+v, %v", w, err)
 	}
 }
 
@@ -55,7 +55,7 @@ func TestUsers(t *testing.T) {
 	}
 	storetest.Must(f.CreateUser(t.Context(), registry.User{ID: "bob@example.com", Email: "other@example.com"}))
 	if u := storetest.Must(f.User(t.Context(), "bob@example.com")); u.Email != "other@example.com" {
-		t.Errorf("an id that is another's email: %+v", u)
+		t.Errorf("an id that is also an email: %+v", u)
 	}
 }
 
@@ -98,38 +98,38 @@ func TestRegistryRefusalsAreOneSentence(t *testing.T) {
 		{"workspace id taken", workspace(registry.Workspace{ID: f.Acme.ID, Slug: "x", Name: "x"}), database.ErrExists, "is taken"},
 		{"slug taken", workspace(registry.Workspace{Slug: "acme", Name: "x"}), database.ErrExists, `the slug "acme" is taken`},
 		{"id too short", workspace(registry.Workspace{ID: "64f1", Slug: "x", Name: "x"}), database.ErrInvalid, "24 lower-case hex"},
-		{"id in capitals", workspace(registry.Workspace{ID: strings.ToUpper("64f1a2b3c4d5e6f7a8b9c0d1"), Slug: "x", Name: "x"}),
+		{"id in upper case", workspace(registry.Workspace{ID: strings.ToUpper("64f1a2b3c4d5e6f7a8b9c0d1"), Slug: "x", Name: "x"}),
 			database.ErrInvalid, "24 lower-case hex"},
-		{"id with a line behind", workspace(registry.Workspace{ID: f.Acme.ID + "\n", Slug: "x", Name: "x"}),
+		{"id with a line break", workspace(registry.Workspace{ID: f.Acme.ID + "\n", Slug: "x", Name: "x"}),
 			database.ErrInvalid, "24 lower-case hex"},
-		{"slug in capitals", workspace(registry.Workspace{Slug: "Acme", Name: "x"}), database.ErrInvalid, "a-z, 0-9 and -"},
-		{"slug with a dash first", workspace(registry.Workspace{Slug: "-a", Name: "x"}), database.ErrInvalid, "a-z, 0-9 and -"},
+		{"slug in upper case", workspace(registry.Workspace{Slug: "Acme", Name: "x"}), database.ErrInvalid, "a-z, 0-9 and -"},
+		{"slug that starts with a dash", workspace(registry.Workspace{Slug: "-a", Name: "x"}), database.ErrInvalid, "a-z, 0-9 and -"},
 		{"slug too long", workspace(registry.Workspace{Slug: strings.Repeat("a", 64), Name: "x"}), database.ErrInvalid, "1 to 63"},
 		{"no slug", workspace(registry.Workspace{Name: "x"}), database.ErrInvalid, "1 to 63"},
 		{"no name", workspace(registry.Workspace{Slug: "x", Name: " "}), database.ErrInvalid, "name"},
-		{"a name that moves the cursor", workspace(registry.Workspace{Slug: "x", Name: "\x1b[2J"}), database.ErrInvalid, "name"},
+		{"a name with an escape sequence", workspace(registry.Workspace{Slug: "x", Name: "\x1b[2J"}), database.ErrInvalid, "name"},
 		{"user id taken", user(registry.User{ID: f.Bob.ID, Email: "x@example.com"}), database.ErrExists, "is taken"},
 		{"email taken", user(registry.User{Email: f.Bob.Email}), database.ErrExists, "is taken"},
-		{"email taken in capitals", user(registry.User{Email: strings.ToUpper(f.Bob.Email)}), database.ErrExists, "is taken"},
+		{"email taken in upper case", user(registry.User{Email: strings.ToUpper(f.Bob.Email)}), database.ErrExists, "is taken"},
 		{"no email", user(registry.User{}), database.ErrInvalid, "email"},
-		{"an email with a blank", user(registry.User{Email: "a b@example.com"}), database.ErrInvalid, "email"},
-		{"an email with a line", user(registry.User{Email: "a@example.com\nx"}), database.ErrInvalid, "email"},
-		{"a user id with a line", user(registry.User{ID: "a\r\nx: y", Email: "x@example.com"}), database.ErrInvalid, "user id"},
+		{"an email with a space", user(registry.User{Email: "a b@example.com"}), database.ErrInvalid, "email"},
+		{"an email with a line break", user(registry.User{Email: "a@example.com\nx"}), database.ErrInvalid, "email"},
+		{"a user id with a line break", user(registry.User{ID: "a\r\nx: y", Email: "x@example.com"}), database.ErrInvalid, "user id"},
 		{"a user id too long", user(registry.User{ID: strings.Repeat("a", 256), Email: "x@example.com"}),
 			database.ErrInvalid, "255"},
-		{"member of no workspace", member("nowhere", f.Bob.ID, "member"), database.ErrNotFound, `no workspace "nowhere"`},
-		{"member nobody", member("acme", "nobody", "member"), database.ErrNotFound, `no user "nobody"`},
+		{"member of an unknown workspace", member("nowhere", f.Bob.ID, "member"), database.ErrNotFound, `no workspace "nowhere"`},
+		{"unknown user as member", member("acme", "nobody", "member"), database.ErrNotFound, `no user "nobody"`},
 		{"no role", member("acme", f.Bob.ID, ""), database.ErrInvalid, "role"},
-		{"a role in capitals", member("acme", f.Bob.ID, "Admin"), database.ErrInvalid, "role"},
-		{"removing nobody", f.RemoveMember(ctx, "acme", "nobody"), database.ErrNotFound, `no user "nobody"`},
-		{"removing no member", f.RemoveMember(ctx, "acme", f.Bob.ID), database.ErrNotFound, `not a member of the workspace "acme"`},
+		{"a role in upper case", member("acme", f.Bob.ID, "Admin"), database.ErrInvalid, "role"},
+		{"removing an unknown user", f.RemoveMember(ctx, "acme", "nobody"), database.ErrNotFound, `no user "nobody"`},
+		{"removing a user who is not a member", f.RemoveMember(ctx, "acme", f.Bob.ID), database.ErrNotFound, `not a member of the workspace "acme"`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if !errors.Is(c.got, c.kind) || !strings.Contains(c.got.Error(), c.want) {
 				t.Fatalf("got %v, want %v with %q", c.got, c.kind, c.want)
 			}
 			if text := c.got.Error(); strings.Contains(text, "pq:") || strings.Contains(text, "\n") {
-				t.Errorf("that is not a sentence for the operator: %q", text)
+				t.Errorf("the error is not a sentence for the operator: %q", text)
 			}
 		})
 	}

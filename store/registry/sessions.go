@@ -12,22 +12,22 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// RevokedSessions describes a revocation: of one session, or of all sessions that a user had begun.
+// RevokedSessions describes the revocation of one session, or of all sessions that a user had begun.
 type RevokedSessions struct {
 	SessionID *string   `db:"session_id" json:"session_id"`
 	UserID    *string   `db:"user_id" json:"user_id"`
 	RevokedAt time.Time `db:"revoked_at" json:"revoked_at"`
 }
 
-// RevokeSession revokes a session permanently. It is idempotent. The database does not know which sessions exist, so any valid id is
-// accepted. To catch mistakes, ids that look like tokens or belong to a user are rejected.
+// RevokeSession revokes a session permanently. It is idempotent. The database does not contain sessions, so every valid id is
+// accepted. To detect mistakes, ids that look like tokens or belong to a user are rejected.
 func (r *Registry) RevokeSession(ctx context.Context, id string) (RevokedSessions, error) {
 	if !isSessionID(id) {
-		return RevokedSessions{}, database.Refuse(database.ErrInvalid, "a session is named by its id, the claim session_id of its tokens, as it is written there")
+		return RevokedSessions{}, database.Refuse(database.ErrInvalid, "the id of a session is not valid: give the claim session_id of its tokens")
 	}
 	switch u, err := r.User(ctx, id); {
 	case err == nil:
-		return RevokedSessions{}, database.Refuse(database.ErrInvalid, "%s is a user: give --user to revoke all of the user's sessions", u.ID)
+		return RevokedSessions{}, database.Refuse(database.ErrInvalid, "%s is a user: use --user to revoke all of the user's sessions", u.ID)
 	case !errors.Is(err, database.ErrNotFound):
 		return RevokedSessions{}, err
 	}
@@ -44,7 +44,7 @@ func (r *Registry) RevokeSession(ctx context.Context, id string) (RevokedSession
 }
 
 // isSessionID reports whether the id has the form that the column requires. It also rejects tokens, and ids that were copied with
-// surrounding text. The constraint alone is not enough: Postgres logs the row that violates one.
+// surrounding text. The constraint alone is not enough, because Postgres logs a row that violates it.
 func isSessionID(id string) bool {
 	return id != "" && utf8.ValidString(id) && utf8.RuneCountInString(id) <= 255 && strings.TrimSpace(id) == id &&
 		strings.Count(id, ".") != 2 && !strings.ContainsAny(id, "{}=") && !strings.ContainsFunc(id, unicode.IsControl)

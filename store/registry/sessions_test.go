@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// With and without a cache, a session acts as its user in the workspaces that they are a member of.
+// With and without a cache, a session acts for its user in the user's workspaces.
 func TestSessionsActAsTheirUsers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	for name, d := range map[string]*directory.Directory{"uncached": f.Directory(t, nil), "cached": f.CachedDirectory(t)} {
@@ -44,7 +44,7 @@ func TestSessionsActAsTheirUsers(t *testing.T) {
 	}
 }
 
-// The trigger of docs/configuration.md writes the row of a revocation at a sign-out from Supabase.
+// The trigger in docs/configuration.md revokes the session when a user signs out from Supabase.
 func TestSigningOutRevokes(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `CREATE SCHEMA auth; CREATE TABLE auth.sessions (id uuid PRIMARY KEY, user_id uuid NOT NULL)`)
@@ -54,7 +54,7 @@ func TestSigningOutRevokes(t *testing.T) {
 		f.Exec(t, block)
 	}
 	if got := storetest.Value[int](t, f.DB, `SELECT count(*) FROM keywicket.revoked_sessions`); got != 2 {
-		t.Errorf("the first block revokes %d times", got)
+		t.Errorf("the first block inserted %d rows", got)
 	}
 	d := f.CachedDirectory(t)
 	s := storetest.SessionOf(f.Ada.ID, time.Now())
@@ -69,7 +69,7 @@ func TestSigningOutRevokes(t *testing.T) {
 	})
 }
 
-// A revocation by the registry, or by a row that the product writes, takes effect at once and permanently. It affects nothing else.
+// A revocation by the registry or by the product's SQL takes effect immediately and permanently. It affects no other session.
 func TestSessionsAreRevoked(t *testing.T) {
 	f := storetest.NewFixture(t)
 	uncached, cached := f.Directory(t, nil), f.CachedDirectory(t)
@@ -83,8 +83,8 @@ func TestSessionsAreRevoked(t *testing.T) {
 	}
 	one, other := storetest.SessionOf(f.Ada.ID, time.Now()), storetest.SessionOf(f.Ada.ID, time.Now())
 	other.ID = "another"
-	bobs := storetest.SessionOf(f.Bob.ID, time.Now())
-	for _, s := range []authz.Session{one, other, bobs} {
+	bobSession := storetest.SessionOf(f.Bob.ID, time.Now())
+	for _, s := range []authz.Session{one, other, bobSession} {
 		if got := denial(s); got != "" {
 			t.Fatalf("%+v is %s", s, got)
 		}
@@ -95,13 +95,13 @@ func TestSessionsAreRevoked(t *testing.T) {
 		t.Errorf("%+v, and again %+v", first, again)
 	}
 	later := one
-	later.StartedAt += 3600 // it is still the same session
-	if denial(one) != authz.ReasonRevoked || denial(later) != authz.ReasonRevoked || denial(other) != "" || denial(bobs) != "" {
-		t.Errorf("one %s, later %s, other %s, bob's %s", denial(one), denial(later), denial(other), denial(bobs))
+	later.StartedAt += 3600 // the id is the same
+	if denial(one) != authz.ReasonRevoked || denial(later) != authz.ReasonRevoked || denial(other) != "" || denial(bobSession) != "" {
+		t.Errorf("one %s, later %s, other %s, bob's %s", denial(one), denial(later), denial(other), denial(bobSession))
 	}
 	f.Exec(t, `INSERT INTO keywicket.revoked_sessions (session_id) VALUES ('another')`)
 	if got := denial(other); got != authz.ReasonRevoked {
-		t.Errorf("by a row: %q", got)
+		t.Errorf("revoked by SQL: %q", got)
 	}
 
 	all := storetest.Must(f.RevokeUserSessions(t.Context(), "bob@example.com"))
@@ -114,24 +114,24 @@ func TestSessionsAreRevoked(t *testing.T) {
 		s := storetest.SessionOf(f.Bob.ID, all.RevokedAt.Add(began))
 		s.ID = began.String()
 		if got := denial(s); got != want {
-			t.Errorf("begun %v after: %q", began, got)
+			t.Errorf("a session that began %v after the revocation: %q", began, got)
 		}
 	}
 	f.Exec(t, `INSERT INTO keywicket.revoked_sessions (user_id, revoked_at) VALUES ($1, to_timestamp(1700000000))`, f.Ada.ID)
 	for began, want := range map[int64]authz.Reason{1_699_999_999: authz.ReasonRevoked, 1_700_000_000: authz.ReasonRevoked, 1_700_000_001: ""} {
 		if got := denial(authz.Session{ID: "exact", UserID: f.Ada.ID, StartedAt: began}); got != want {
-			t.Errorf("begun at %d: %q", began, got)
+			t.Errorf("a session that began at %d: %q", began, got)
 		}
 	}
 	s := storetest.SessionOf(f.Bob.ID, all.RevokedAt.Add(time.Minute))
 	f.Exec(t, `INSERT INTO keywicket.revoked_sessions (user_id, revoked_at) VALUES ($1, now() + interval '1 hour')`, f.Bob.ID)
 	if got := denial(s); got != authz.ReasonRevoked {
-		t.Errorf("by a row: %q", got)
+		t.Errorf("revoked by SQL: %q", got)
 	}
 	f.Exec(t, `DELETE FROM keywicket.revoked_sessions`)
 	for _, s := range []authz.Session{one, other, s} {
 		if got := denial(s); got != "" {
-			t.Errorf("once nothing is revoked: %q", got)
+			t.Errorf("after the deletion of all revocations: %q", got)
 		}
 	}
 	f.Exec(t, `INSERT INTO keywicket.revoked_sessions (session_id) VALUES ($1)`, one.ID)
@@ -140,7 +140,7 @@ func TestSessionsAreRevoked(t *testing.T) {
 	}
 	f.Exec(t, `UPDATE keywicket.workspaces SET slug = 'renamed' WHERE slug = 'acme'`)
 	for slug, want := range map[string]string{"acme": "", "renamed": f.Acme.ID} {
-		storetest.Eventually(t, "a workspace has another name", func() bool {
+		storetest.Eventually(t, "the workspace has another slug", func() bool {
 			return storetest.Must(cached.Lookup(t.Context(), storetest.InWorkspace(other, slug))).Workspace.ID == want
 		})
 	}

@@ -62,8 +62,8 @@ type NewToken struct {
 	Attributes authz.Attributes
 }
 
-// CreateToken creates a token and returns it with its key. The token is valid at once. The database stores only the key's digest,
-// so the key cannot be shown again.
+// CreateToken creates a token and returns it with its key. The token is valid immediately. The database stores only the key's
+// digest, so the key cannot be shown again.
 func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Secret, error) {
 	format, err := n.Format.Complete()
 	if err != nil {
@@ -114,7 +114,7 @@ func (r *Registry) CreateToken(ctx context.Context, n NewToken) (Token, authz.Se
 		n.API, n.Format.Kind, n.Format.Environment, n.Format.Visible(key), digest[:], n.Name, scopes,
 		owner.workspaceID, owner.userID, n.ExpiresAt, expiresIn, attributes)
 	if errors.Is(err, sql.ErrNoRows) {
-		return Token{}, "", database.Refuse(database.ErrInvalid, "the expiry has passed already, by the database's clock")
+		return Token{}, "", database.Refuse(database.ErrInvalid, "the expiry has already passed, by the database's clock")
 	}
 	if err != nil {
 		return Token{}, "", database.ConstraintError(err, "create the token", map[string]error{
@@ -166,17 +166,17 @@ LEFT JOIN keywicket.token_usage u ON u.token_id = t.id`
 type TokenFilter struct {
 	// Workspace or User selects the tokens of that owner.
 	Workspace, User string
-	// Prefix selects tokens whose key can start with it, as far as the visible part shows. It is sent to the database, so the
-	// caller must shorten a key to its visible part first.
+	// Prefix selects tokens whose key can start with it, judging by the visible part of the key. It is sent to the database, so
+	// the caller must first shorten a key to its visible part.
 	Prefix string
-	// After selects the tokens that come after the token with this id in the list.
+	// After selects the tokens after the token with this id in the list.
 	After string
 	// Limit is the maximum number of tokens. 0: no limit.
 	Limit int
 }
 
 // Tokens lists tokens, newest first, and by descending id if their times are equal. For the next page, set After to the id of the
-// last token. No token is listed twice or left out, even if others are created meanwhile.
+// last token. Each token is listed exactly once, even if others are created meanwhile.
 func (r *Registry) Tokens(ctx context.Context, f TokenFilter) ([]Token, error) {
 	var after Token
 	if f.Workspace != "" {
@@ -207,7 +207,7 @@ func (r *Registry) Tokens(ctx context.Context, f TokenFilter) ([]Token, error) {
 	return list, nil
 }
 
-// tokensQuery returns a query with only the conditions of the filter, so that each can use its index.
+// tokensQuery returns a query with only the conditions that the filter has, so that each condition can use its index.
 func tokensQuery(f TokenFilter, after time.Time) (string, []any) {
 	var args []any
 	arg := func(value any) string {
@@ -244,7 +244,7 @@ ORDER BY t.created_at DESC, t.id DESC`
 
 var likeEscaper = strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`)
 
-// Token returns a token by its id. Errors do not quote the id, because a caller may pass the key by mistake.
+// Token returns a token by its id. Errors do not contain the id, because a caller may pass the key by mistake.
 func (r *Registry) Token(ctx context.Context, id string) (Token, error) {
 	var t Token
 	err := r.db.GetContext(ctx, &t, tokenQuery+` WHERE t.id = $1`, id)
@@ -257,7 +257,7 @@ func (r *Registry) Token(ctx context.Context, id string) (Token, error) {
 	return t, database.ConfirmRow(t.ID == id, "find the token")
 }
 
-var errNoToken = database.Refuse(database.ErrNotFound, "no token has this id: a token is named by its id in the list, never by its key")
+var errNoToken = database.Refuse(database.ErrNotFound, "no token has this id: give the token's id from the list, not its key")
 
 // SetTokenAttributes replaces all attributes of a token, even of an expired or revoked one. [database.ErrNotFound]: the token does not exist.
 func (r *Registry) SetTokenAttributes(ctx context.Context, id string, a authz.Attributes) (Token, error) {

@@ -32,16 +32,16 @@ func TestCreateToken(t *testing.T) {
 		t.Errorf("created %+v", token)
 	}
 	if life := token.ExpiresAt.Sub(token.CreatedAt); life < 90*24*time.Hour-time.Minute || life > 90*24*time.Hour {
-		t.Errorf("it lives for %v", life)
+		t.Errorf("the token's lifetime is %v", life)
 	}
-	users, _ := f.UserToken(t)
-	if users.UserID == nil || *users.UserID != f.Ada.ID || users.WorkspaceID != nil || users.ExpiresAt != nil ||
-		users.Scopes == nil {
-		t.Errorf("created %+v", users)
+	userToken, _ := f.UserToken(t)
+	if userToken.UserID == nil || *userToken.UserID != f.Ada.ID || userToken.WorkspaceID != nil || userToken.ExpiresAt != nil ||
+		userToken.Scopes == nil {
+		t.Errorf("created %+v", userToken)
 	}
 	stored := storetest.Value[[]byte](t, f.DB, `SELECT digest FROM keywicket.tokens WHERE id = $1`, token.ID)
 	if digest := key.Digest(); !bytes.Equal(stored, digest[:]) {
-		t.Error("what is stored is not the key's digest")
+		t.Error("the stored digest is not the key's")
 	}
 	dump := storetest.Value[string](t, f.DB, `SELECT string_agg(t::text, ' ') FROM keywicket.tokens t`)
 	if strings.Contains(dump, key.Reveal()[16:]) {
@@ -64,8 +64,8 @@ func TestExistingKeyCanBeImported(t *testing.T) {
 
 func TestCreateTokenRefuses(t *testing.T) {
 	f := storetest.NewFixture(t)
-	_, taken := f.WorkspaceToken(t)
-	ok := registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme"}
+	_, existing := f.WorkspaceToken(t)
+	valid := registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme"}
 	for _, c := range []struct {
 		name   string
 		change func(*registry.NewToken)
@@ -77,18 +77,18 @@ func TestCreateTokenRefuses(t *testing.T) {
 		{"an unknown user", func(n *registry.NewToken) { n.Format, n.Workspace, n.User = storetest.Velu, "", "nobody" }, database.ErrNotFound,
 			`no user "nobody"`},
 		{"no owner", func(n *registry.NewToken) { n.Workspace = "" }, database.ErrInvalid, "belongs to a workspace"},
-		{"a workspace's of a user", func(n *registry.NewToken) { n.Workspace, n.User = "", f.Ada.ID }, database.ErrInvalid,
+		{"a workspace key for a user", func(n *registry.NewToken) { n.Workspace, n.User = "", f.Ada.ID }, database.ErrInvalid,
 			"a workspace_key (vel_) belongs to a workspace"},
-		{"of both", func(n *registry.NewToken) { n.User = f.Ada.ID }, database.ErrInvalid, "belongs to a workspace"},
-		{"a user's of a workspace", func(n *registry.NewToken) { n.Format = storetest.Velu }, database.ErrInvalid,
+		{"a workspace key with two owners", func(n *registry.NewToken) { n.User = f.Ada.ID }, database.ErrInvalid, "belongs to a workspace"},
+		{"a personal key for a workspace", func(n *registry.NewToken) { n.Format = storetest.Velu }, database.ErrInvalid,
 			"a personal_key (velu_) belongs to a user"},
-		{"a user's of both", func(n *registry.NewToken) { n.Format, n.User = storetest.Velu, f.Ada.ID }, database.ErrInvalid,
+		{"a personal key with two owners", func(n *registry.NewToken) { n.Format, n.User = storetest.Velu, f.Ada.ID }, database.ErrInvalid,
 			"belongs to a user"},
 		{"expired", func(n *registry.NewToken) { n.ExpiresAt = new(time.Now().Add(-time.Second)) }, database.ErrInvalid,
-			"passed already"},
-		{"a life of nothing", func(n *registry.NewToken) { n.ExpiresIn = new(time.Duration(0)) }, database.ErrInvalid,
-			"passed already"},
-		{"a negative life", func(n *registry.NewToken) { n.ExpiresIn = new(-time.Hour) }, database.ErrInvalid, "passed already"},
+			"already passed"},
+		{"a lifetime of zero", func(n *registry.NewToken) { n.ExpiresIn = new(time.Duration(0)) }, database.ErrInvalid,
+			"already passed"},
+		{"a negative lifetime", func(n *registry.NewToken) { n.ExpiresIn = new(-time.Hour) }, database.ErrInvalid, "already passed"},
 		{"two expiries", func(n *registry.NewToken) {
 			n.ExpiresIn, n.ExpiresAt = new(time.Hour), new(time.Now().Add(time.Hour))
 		}, database.ErrInvalid, "one expiry"},
@@ -97,25 +97,25 @@ func TestCreateTokenRefuses(t *testing.T) {
 		{"two scopes in one", func(n *registry.NewToken) { n.Scopes = []string{"a b"} }, database.ErrInvalid, `the scope "a b"`},
 		{"a key with another prefix", func(n *registry.NewToken) { n.Key = "sk_live_0123456789abcdef" }, database.ErrInvalid,
 			"no client can present this key: a key starts with vel_"},
-		{"a key that is there", func(n *registry.NewToken) { n.Key = taken }, database.ErrExists, "this key already"},
-		{"a format that is none", func(n *registry.NewToken) { n.Format.BodyLength = 20 }, database.ErrInvalid,
+		{"an existing key", func(n *registry.NewToken) { n.Key = existing }, database.ErrExists, "this key already"},
+		{"an invalid format", func(n *registry.NewToken) { n.Format.BodyLength = 20 }, database.ErrInvalid,
 			"the credential format's body_length: 20 is less than 38"},
-		{"a key that can be guessed", func(n *registry.NewToken) { n.Key = "vel_0123456789abcde" }, database.ErrInvalid,
+		{"a key that is too short", func(n *registry.NewToken) { n.Key = "vel_0123456789abcde" }, database.ErrInvalid,
 			"no client can present this key"},
 		{"a key with a space", func(n *registry.NewToken) { n.Key = "vel_0123456789 abcdef" }, database.ErrInvalid,
 			"no client can present this key"},
-		{"a key that no check accepts", func(n *registry.NewToken) { n.Key = authz.Secret("vel_" + strings.Repeat("a", 509)) },
+		{"a key that is too long", func(n *registry.NewToken) { n.Key = authz.Secret("vel_" + strings.Repeat("a", 509)) },
 			database.ErrInvalid, "512 characters at most"},
 		{"no API", func(n *registry.NewToken) { n.API = "" }, database.ErrInvalid, "API"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			n := ok
+			n := valid
 			c.change(&n)
 			token, key, err := f.CreateToken(t.Context(), n)
 			if !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("got %+v, %v, want %v with %q", token, err, c.kind, c.want)
 			}
-			if key != "" || strings.Contains(err.Error(), "pq:") || strings.Contains(err.Error(), taken.Reveal()) {
+			if key != "" || strings.Contains(err.Error(), "pq:") || strings.Contains(err.Error(), existing.Reveal()) {
 				t.Errorf("got the key %q, %v", key.Reveal(), err)
 			}
 		})
@@ -132,7 +132,7 @@ func TestCreateTokenComparesExpiryWithTheDatabaseClock(t *testing.T) {
 	n := registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme",
 		ExpiresAt: new(time.Now().Add(time.Hour))}
 	if _, _, err := r.CreateToken(t.Context(), n); !errors.Is(err, database.ErrInvalid) {
-		t.Errorf("an hour from now, an hour ago for the database: %v", err)
+		t.Errorf("a time in one hour, which is an hour ago by the database's clock: %v", err)
 	}
 }
 
@@ -151,21 +151,21 @@ func TestTokensListsNewestFirst(t *testing.T) {
 		filter registry.TokenFilter
 		want   []string
 	}{
-		"all":                {registry.TokenFilter{}, []string{three.ID, two.ID, one.ID}},
-		"a workspace's":      {registry.TokenFilter{Workspace: "acme"}, []string{one.ID}},
-		"another's by id":    {registry.TokenFilter{Workspace: f.Globex.ID}, []string{three.ID}},
-		"a user's":           {registry.TokenFilter{User: f.Ada.Email}, []string{two.ID}},
-		"a user's with none": {registry.TokenFilter{User: f.Bob.ID}, nil},
+		"all":                   {registry.TokenFilter{}, []string{three.ID, two.ID, one.ID}},
+		"a workspace":           {registry.TokenFilter{Workspace: "acme"}, []string{one.ID}},
+		"a workspace by id":     {registry.TokenFilter{Workspace: f.Globex.ID}, []string{three.ID}},
+		"a user":                {registry.TokenFilter{User: f.Ada.Email}, []string{two.ID}},
+		"a user without tokens": {registry.TokenFilter{User: f.Bob.ID}, nil},
 	} {
 		if got := ids(c.filter); !slices.Equal(got, c.want) {
 			t.Errorf("%s: got %v, want %v", name, got, c.want)
 		}
 	}
 	if _, err := f.Tokens(t.Context(), registry.TokenFilter{Workspace: "nowhere"}); !errors.Is(err, database.ErrNotFound) {
-		t.Errorf("of an unknown workspace: %v", err)
+		t.Errorf("an unknown workspace: %v", err)
 	}
 	if _, err := f.Tokens(t.Context(), registry.TokenFilter{User: "nobody"}); !errors.Is(err, database.ErrNotFound) {
-		t.Errorf("of an unknown user: %v", err)
+		t.Errorf("an unknown user: %v", err)
 	}
 
 	d := f.Directory(t, nil)
@@ -175,7 +175,7 @@ func TestTokensListsNewestFirst(t *testing.T) {
 	}
 	used := storetest.Must(f.Tokens(t.Context(), registry.TokenFilter{User: f.Ada.ID}))[0]
 	if used.LastUsedAt == nil || used.LastUsedAt.Before(used.CreatedAt) {
-		t.Errorf("the list has the last use at %v", used.LastUsedAt)
+		t.Errorf("the last use in the list is %v", used.LastUsedAt)
 	}
 
 	var fields map[string]any
@@ -186,17 +186,17 @@ func TestTokensListsNewestFirst(t *testing.T) {
 	want := []string{"api", "attributes", "created_at", "environment", "expires_at", "id", "kind", "last_used_at", "name", "prefix",
 		"revoked_at", "scopes", "status", "user_id", "workspace_id"}
 	if got := slices.Sorted(maps.Keys(fields)); !slices.Equal(got, want) {
-		t.Errorf("as JSON it has %v", got)
+		t.Errorf("the JSON has the fields %v", got)
 	}
 	if at := fields["created_at"].(string); !strings.HasSuffix(at, "Z") || fields["expires_at"] != nil ||
 		strings.Contains(string(text), key.Reveal()) {
-		t.Errorf("as JSON it is %s", text)
+		t.Errorf("the JSON is %s", text)
 	}
 }
 
 func TestPagesHaveNoGapAndNothingTwice(t *testing.T) {
 	f := storetest.NewFixture(t)
-	// The tokens have three different times of creation, and unordered ids.
+	// The tokens have three different creation times, and their ids are not in order.
 	f.Exec(t, `INSERT INTO keywicket.tokens
 			(api, kind, environment, visible_prefix, digest, name, scopes, workspace_id, user_id, created_at)
 		SELECT 'velocity', 'workspace_key', 'live', 'vel_', sha256(n::text::bytea), 't' || n, '{}',
@@ -204,19 +204,19 @@ func TestPagesHaveNoGapAndNothingTwice(t *testing.T) {
 			timestamptz '2020-01-01 00:00:00.000001Z' + n % 3 * interval '1 microsecond'
 		FROM generate_series(1, 60) n`, f.Acme.ID, f.Ada.ID)
 	for name, filter := range map[string]registry.TokenFilter{
-		"all":           {},
-		"a workspace's": {Workspace: "acme"},
-		"a user's":      {User: f.Ada.ID},
-		"by prefix":     {Prefix: "ve"},
+		"all":         {},
+		"a workspace": {Workspace: "acme"},
+		"a user":      {User: f.Ada.ID},
+		"by prefix":   {Prefix: "ve"},
 	} {
 		for _, limit := range []int{1, 7, 20, 59, 60, 61} {
-			whole := storetest.Must(f.Tokens(t.Context(), filter))
+			allTokens := storetest.Must(f.Tokens(t.Context(), filter))
 			var pages []string
 			next := filter
 			for next.Limit = limit; ; {
 				page := storetest.Must(f.Tokens(t.Context(), next))
-				if len(page) > limit || len(pages) > len(whole) {
-					t.Fatalf("%s: %d on a page of %d, after %d of %d", name, len(page), limit, len(pages), len(whole))
+				if len(page) > limit || len(pages) > len(allTokens) {
+					t.Fatalf("%s: %d tokens on a page of %d, after %d of %d tokens", name, len(page), limit, len(pages), len(allTokens))
 				}
 				if len(page) == 0 {
 					break
@@ -228,7 +228,7 @@ func TestPagesHaveNoGapAndNothingTwice(t *testing.T) {
 				f.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "meanwhile", Workspace: "acme"})
 			}
 			var want []string
-			for _, token := range whole {
+			for _, token := range allTokens {
 				want = append(want, token.ID)
 			}
 			if !slices.Equal(pages, want) {
@@ -240,7 +240,7 @@ func TestPagesHaveNoGapAndNothingTwice(t *testing.T) {
 	for _, after := range []string{"nonesuch", key.Reveal()} {
 		_, err := f.Tokens(t.Context(), registry.TokenFilter{After: after})
 		if !errors.Is(err, database.ErrNotFound) || strings.Contains(err.Error(), after) {
-			t.Errorf("after a token that is none: %v", err)
+			t.Errorf("after an unknown token: %v", err)
 		}
 	}
 }
@@ -255,7 +255,7 @@ func TestTokensByPrefix(t *testing.T) {
 		"":                         {"vel_AbCdEfGh", "vel_AbCdEfGx", "vel_AbCd", "velXAbCdEfGh", "velu_AbCdEfG", `v\e%l_`},
 		"vel":                      {"vel_AbCdEfGh", "vel_AbCdEfGx", "vel_AbCd", "velXAbCdEfGh", "velu_AbCdEfG"},
 		"vel_":                     {"vel_AbCdEfGh", "vel_AbCdEfGx", "vel_AbCd"},
-		"vel_AbCdEfGh":             {"vel_AbCdEfGh", "vel_AbCd"}, // of the other token, only this prefix may be known
+		"vel_AbCdEfGh":             {"vel_AbCdEfGh", "vel_AbCd"}, // the visible part of vel_AbCd is shorter
 		"vel_AbCdXXXX":             {"vel_AbCd"},
 		"vel_abcd":                 nil,
 		"vel_AbCdEfGhIjKlMnOpQrSt": {"vel_AbCdEfGh", "vel_AbCd"},
@@ -286,10 +286,10 @@ func TestListsUseTheirIndexes(t *testing.T) {
 	f := storetest.NewFixture(t)
 	storetest.Must(tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(20_000, nil))))
 	last := storetest.Must(f.Tokens(t.Context(), registry.TokenFilter{Limit: 10_000}))[9_999]
-	// A server that sorts by bytes, as this one may, can search for a prefix in any index.
+	// A server that sorts by bytes can search for a prefix in any index, so check the class of the index.
 	if class := storetest.Value[string](t, f.DB, `SELECT o.opcname FROM pg_index i JOIN pg_opclass o ON o.oid = i.indclass[0]
 			WHERE i.indexrelid = 'keywicket.tokens_visible_prefix'::regclass`); class != "text_pattern_ops" {
-		t.Errorf("the prefixes are sorted by %s", class)
+		t.Errorf("the class of the index is %s", class)
 	}
 	for name, c := range map[string]struct {
 		filter registry.TokenFilter
@@ -298,7 +298,7 @@ func TestListsUseTheirIndexes(t *testing.T) {
 		"by prefix":                 {registry.TokenFilter{Prefix: "vel_0000123", Limit: 101}, "tokens_visible_prefix"},
 		"by a whole visible prefix": {registry.TokenFilter{Prefix: "vel_00001234"}, "tokens_visible_prefix"},
 		"a page":                    {registry.TokenFilter{Limit: 101}, "tokens_created_at"},
-		"a page far down":           {registry.TokenFilter{Limit: 101, After: last.ID}, "tokens_created_at"},
+		"a late page":               {registry.TokenFilter{Limit: 101, After: last.ID}, "tokens_created_at"},
 		"a page of a workspace": {registry.TokenFilter{Limit: 101, Workspace: f.Acme.ID, After: last.ID},
 			"tokens_(workspace_id|created_at)"},
 	} {
@@ -312,7 +312,7 @@ func TestListsUseTheirIndexes(t *testing.T) {
 			t.Errorf("%s: the plan is\n%s", name, plan)
 		}
 		if removed := regexp.MustCompile(`Rows Removed by (?:Filter|Index Recheck): (\d{3,})`).FindString(plan); removed != "" {
-			t.Errorf("%s: it reads many more than it lists: %s\n%s", name, removed, plan)
+			t.Errorf("%s: the plan reads many more rows than it returns: %s\n%s", name, removed, plan)
 		}
 	}
 }
@@ -322,15 +322,15 @@ func TestTokenStatusIsCurrent(t *testing.T) {
 	token, _ := f.WorkspaceToken(t)
 	status := func() registry.Status { return storetest.Must(f.Token(t.Context(), token.ID)).Status }
 	if s := status(); s != registry.Active {
-		t.Errorf("a new one is %s", s)
+		t.Errorf("a new token is %s", s)
 	}
 	f.Exec(t, `UPDATE keywicket.tokens SET expires_at = clock_timestamp()`)
 	if s := status(); s != registry.Expired {
-		t.Errorf("an expired one is %s", s)
+		t.Errorf("an expired token is %s", s)
 	}
 	storetest.Must(f.RevokeToken(t.Context(), token.ID))
 	if s := status(); s != registry.Revoked {
-		t.Errorf("one that is revoked too is %s", s)
+		t.Errorf("an expired and revoked token is %s", s)
 	}
 }
 
@@ -351,7 +351,7 @@ func TestRevokeToken(t *testing.T) {
 		t.Errorf("the other token is %+v", found)
 	}
 	if again := storetest.Must(f.RevokeToken(t.Context(), token.ID)); !again.RevokedAt.Equal(*first.RevokedAt) {
-		t.Errorf("it was revoked at %v, and again at %v", first.RevokedAt, again.RevokedAt)
+		t.Errorf("the token was revoked at %v, and again at %v", first.RevokedAt, again.RevokedAt)
 	}
 	for _, id := range []string{"", "nonesuch", key.Reveal()} {
 		_, err := f.RevokeToken(t.Context(), id)
@@ -364,16 +364,16 @@ func TestRevokeToken(t *testing.T) {
 func TestDeletingAnOwnerDeletesTheTokens(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.Directory(t, nil)
-	_, workspaces := f.WorkspaceToken(t)
-	_, users := f.UserToken(t)
-	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(workspaces)))
+	_, workspaceKey := f.WorkspaceToken(t)
+	_, userKey := f.UserToken(t)
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(workspaceKey)))
 	if err := d.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	f.Exec(t, `DELETE FROM keywicket.workspaces WHERE slug = 'acme'`)
 	f.Exec(t, `DELETE FROM keywicket.users WHERE id = $1`, f.Ada.ID)
 	d = f.Directory(t, nil)
-	for _, key := range []authz.Secret{workspaces, users} {
+	for _, key := range []authz.Secret{workspaceKey, userKey} {
 		if found := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))); found.Denial != authz.ReasonUnknown {
 			t.Errorf("found %+v", found)
 		}
@@ -381,7 +381,7 @@ func TestDeletingAnOwnerDeletesTheTokens(t *testing.T) {
 	f.KeepUp(t)
 	if n := storetest.Value[int](t, f.DB, `SELECT (SELECT count(*) FROM keywicket.token_usage)
 			+ (SELECT count(*) FROM keywicket.members)`); n != 0 {
-		t.Errorf("%d rows are left of what is gone", n)
+		t.Errorf("%d rows of deleted objects are left", n)
 	}
 }
 

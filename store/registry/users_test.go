@@ -32,8 +32,9 @@ func documentedSQL(t *testing.T) []string {
 	return blocks
 }
 
-// supabaseSchema creates the part of Supabase Auth's schema auth that the triggers read. As in Supabase, it has row security and its
-// own login, which has no privileges in keywicket's schema. dashboard stands for Supabase's login postgres.
+// supabaseSchema creates the part of Supabase Auth's schema auth that the triggers read. As in Supabase, the schema has row-level
+// security and its own login, which has no privileges in keywicket's schema. The role dashboard has the privileges of Supabase's
+// login postgres.
 const supabaseSchema = `
 CREATE ROLE supabase_auth_admin NOINHERIT;
 CREATE ROLE dashboard BYPASSRLS;
@@ -117,11 +118,11 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	auth.MustExec(`INSERT INTO auth.mfa_factors VALUES (gen_random_uuid(), $1, 'x', 'totp', 'unverified', now(), now())`, other)
 	auth.MustExec(`DELETE FROM auth.mfa_factors WHERE user_id = $1`, other)
 	if got := state(other); got != "2097-01-01 false" {
-		t.Errorf("after factors: %s", got)
+		t.Errorf("after changes of factors: %s", got)
 	}
 	f.Exec(t, `UPDATE keywicket.users SET banned_until = NULL WHERE id = $1`, other)
 
-	// The last two factors are removed at once, each in a transaction that does not see the other's.
+	// The last two factors are deleted concurrently. Each deletion is not visible to the other transaction.
 	auth.MustExec(`INSERT INTO auth.mfa_factors SELECT gen_random_uuid(), $1, n::text, 'totp', 'verified', now(), now() FROM generate_series(1, 2) n`, other)
 	first := auth.MustBegin()
 	first.MustExec(`DELETE FROM auth.mfa_factors WHERE user_id = $1 AND friendly_name = '1'`, other)
@@ -130,7 +131,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 		_, err := auth.Exec(`DELETE FROM auth.mfa_factors WHERE user_id = $1 AND friendly_name = '2'`, other)
 		second <- err
 	}()
-	storetest.Eventually(t, "the second one waits", func() bool {
+	storetest.Eventually(t, "the second deletion waits", func() bool {
 		return storetest.Value[int](t, f.DB, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
 	})
 	if err := errors.Join(first.Commit(), <-second); err != nil {
@@ -140,7 +141,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 		t.Errorf("without a factor: %s", got)
 	}
 
-	// A user that is deleted in Supabase, softly or with all factors, is banned permanently, also if they were banned before.
+	// A user who is deleted in Supabase, softly or completely, is banned permanently, even if they were banned before.
 	for id, statement := range map[string]string{
 		after: `UPDATE auth.users SET deleted_at = now() WHERE id = $1`, before: `DELETE FROM auth.users WHERE id = $1`, other: `DELETE FROM auth.users WHERE id = $1`,
 	} {
@@ -165,20 +166,20 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 			}
 		}
 	}
-	// Without the privilege to see the rows, a ban fails with an error. It is not lost silently.
+	// Without the privilege to read the rows, a ban fails with an error. Otherwise it would be lost unnoticed.
 	f.Exec(t, `ALTER ROLE dashboard NOBYPASSRLS`)
 	if _, err := auth.Exec(`INSERT INTO auth.users (id, banned_until) VALUES ($1, 'infinity')`, before); pq.As(err, pqerror.InsufficientPrivilege) == nil {
-		t.Errorf("without the privilege to see the rows: %v", err)
+		t.Errorf("without the privilege to read the rows: %v", err)
 	}
 }
 
-// While a user is banned, all their credentials are denied, within the cache's bound, also on the consent page. Afterwards they are
-// valid again.
+// While a user is banned, all their credentials are denied, with and without a cache, and on the consent page. After the ban, the
+// credentials are valid again.
 func TestBannedUser(t *testing.T) {
 	g := storetest.NewGranting(t)
 	f := g.Fixture
 	_, key := f.UserToken(t, "issues:read")
-	_, workspaces := f.WorkspaceToken(t, "issues:read")
+	_, workspaceKey := f.WorkspaceToken(t, "issues:read")
 	issued := g.ExchangeCode(t, g.NewCode(t, g.Acme.ID))
 	access, refresh, code := issued.Access, issued.Refresh, g.NewCode(t, g.Acme.ID)
 	uncached, cached := f.Directory(t, nil), f.CachedDirectory(t)
@@ -188,13 +189,13 @@ func TestBannedUser(t *testing.T) {
 		"app":     {Kind: authz.KindOAuthToken, Digest: access.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: "acme"}},
 		"session": storetest.InWorkspace(session, "acme"),
 	}
-	all := func(want authz.Reason) {
+	expectAll := func(want authz.Reason) {
 		t.Helper()
 		for name, l := range lookups {
 			if got := storetest.Must(uncached.Lookup(t.Context(), l)); got.Denial != want {
 				t.Errorf("%s, uncached: %+v, not %q", name, got, want)
 			}
-			storetest.Eventually(t, name+" is cached in its present state", func() bool {
+			storetest.Eventually(t, name+" is cached in the new state", func() bool {
 				got := storetest.Must(cached.Lookup(t.Context(), l))
 				return got.Denial == want && got.Cache == authz.CacheHit
 			})
@@ -205,7 +206,7 @@ func TestBannedUser(t *testing.T) {
 		if _, err := g.Introspect(t.Context(), access); (err == nil) != (want == "") {
 			t.Errorf("introspection: %v", err)
 		}
-		if want != "" { // a refused use does not use up the code or the token
+		if want != "" { // after a refused use, the code or token counts as unused
 			if _, err := g.RefreshToken(t, refresh); !errors.Is(err, issuer.ErrGrant) {
 				t.Errorf("refreshing: %v", err)
 			}
@@ -213,29 +214,29 @@ func TestBannedUser(t *testing.T) {
 				t.Errorf("exchanging: %v", err)
 			}
 		}
-		if got := storetest.Must(uncached.Lookup(t.Context(), storetest.Lookup(workspaces))); got.Denial != "" {
-			t.Errorf("a workspace's key is %s", got.Denial)
+		if got := storetest.Must(uncached.Lookup(t.Context(), storetest.Lookup(workspaceKey))); got.Denial != "" {
+			t.Errorf("a workspace key is %s", got.Denial)
 		}
 	}
-	all("")
+	expectAll("")
 	for _, until := range []string{"clock_timestamp() + interval '1 hour'", "'infinity'", "'9999-12-31'"} {
 		f.Exec(t, `UPDATE keywicket.users SET banned_until = `+until+` WHERE id = $1`, f.Ada.ID)
-		all(authz.ReasonRevoked)
+		expectAll(authz.ReasonRevoked)
 		f.Exec(t, `UPDATE keywicket.users SET banned_until = NULL WHERE id = $1`, f.Ada.ID)
-		all("")
+		expectAll("")
 	}
 	for _, over := range []string{"clock_timestamp() - interval '1 second'", "'-infinity'", "'0044-03-15 BC'"} {
 		f.Exec(t, `UPDATE keywicket.users SET banned_until = `+over+` WHERE id = $1`, f.Ada.ID)
-		all("")
+		expectAll("")
 		if u, err := f.User(t.Context(), f.Ada.ID); err != nil || u.Banned(time.Now()) {
 			t.Errorf("%s: %+v, %v", over, u, err)
 		} else if _, err := json.Marshal(u); err != nil {
 			t.Errorf("%s: %v", over, err)
 		}
 	}
-	// A ban can end without a change of a row, and so without a notice.
+	// A ban can end without a change of a row, so without a row in the change log.
 	f.Exec(t, `UPDATE keywicket.users SET banned_until = clock_timestamp() + interval '2 seconds' WHERE id = $1`, f.Ada.ID)
-	all(authz.ReasonRevoked)
+	expectAll(authz.ReasonRevoked)
 	for name, l := range lookups {
 		storetest.Eventually(t, name+" is valid again", func() bool { return storetest.Must(cached.Lookup(t.Context(), l)).Denial == "" })
 	}
@@ -247,7 +248,7 @@ func TestBannedUser(t *testing.T) {
 	}
 }
 
-// A session's answer has the field that require_aal2 needs, and follows its changes.
+// The answer for a session has the field that require_aal2 needs. Changes of the field take effect.
 func TestSecondFactorOfAUser(t *testing.T) {
 	f := storetest.NewFixture(t)
 	uncached, cached := f.Directory(t, nil), f.CachedDirectory(t)
@@ -257,7 +258,7 @@ func TestSecondFactorOfAUser(t *testing.T) {
 		if got := storetest.Must(uncached.Lookup(t.Context(), l)); got.MFAEnrolled != want {
 			t.Errorf("uncached: %+v, not %v", got, want)
 		}
-		storetest.Eventually(t, "its present state is cached", func() bool {
+		storetest.Eventually(t, "the new state is cached", func() bool {
 			got := storetest.Must(cached.Lookup(t.Context(), l))
 			return got.MFAEnrolled == want && got.Cache == authz.CacheHit
 		})

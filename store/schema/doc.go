@@ -1,4 +1,3 @@
-// Package schema creates and updates the Postgres schema keywicket, which has all tables of the store. Its migrations go forward only.
-//
-// No table has a credential, only its SHA-256.
+// Package schema creates and updates the Postgres schema keywicket, which contains all tables of the store. Its migrations cannot
+// be undone. The tables contain no credentials, only their SHA-256.
 package schema

@@ -23,9 +23,9 @@ var migrationFiles embed.FS
 const (
 	versionTable = "keywicket.migrations"
 	// migrationLock is the key of the advisory lock, a random number. It differs from goose's default, which migrations of the
-	// product in the same database may hold.
+	// product in the same database may use.
 	migrationLock = 7_161_532_148_870_344_113
-	// migrationWait is how long a call of Migrate waits for another one to end.
+	// migrationWait is how long a call of Migrate waits for another call to end.
 	migrationWait  = 5 * time.Minute
 	migrationPause = 500 * time.Millisecond
 )
@@ -44,8 +44,8 @@ type Migration struct {
 	AppliedAt *time.Time `json:"applied_at"` // nil: pending
 }
 
-// Migrate runs the pending migrations, each in its own transaction, and returns those that it ran, even with an error. Concurrent
-// calls for the same database wait, and then have nothing to do.
+// Migrate runs the pending migrations, each in its own transaction. It returns the migrations that it ran, even with an error. A
+// concurrent call for the same database waits, and then finds no pending migrations.
 //
 // Migrations cannot be undone. A later migration corrects a wrong one.
 func Migrate(ctx context.Context, db *sqlx.DB) ([]Applied, error) {
@@ -67,8 +67,8 @@ func Migrate(ctx context.Context, db *sqlx.DB) ([]Applied, error) {
 	return applied, nil
 }
 
-// Status lists the migrations that this version contains, in order. It changes nothing, and also works on a database that
-// was never migrated.
+// Status lists the migrations that this version contains, in order. It changes nothing, and works even on a database that was
+// never migrated.
 func Status(ctx context.Context, db *sqlx.DB) ([]Migration, error) {
 	provider, err := migrations(db)
 	if err != nil {
@@ -135,8 +135,8 @@ func migrations(db *sqlx.DB) (*goose.Provider, error) {
 // goose's own session lock does not work behind a transaction pooler, where each transaction may get another connection.
 type migrationLocker struct{ holder *sql.Tx }
 
-// Lock implements goose's Locker. It holds no transaction open while it waits: behind a pooler, that would take a connection from the
-// migration that it waits for.
+// Lock implements goose's Locker. It keeps no transaction open while it waits: behind a pooler, the transaction would use a
+// connection that the other migration needs.
 func (l *migrationLocker) Lock(ctx context.Context, db *sql.DB) error {
 	for began := time.Now(); time.Since(began) < migrationWait; {
 		locked, err := l.try(ctx, db)
@@ -180,12 +180,12 @@ func migrationName(s *goose.Source) string {
 	return name
 }
 
-// versionStore keeps goose's version table in the schema keywicket, and creates the schema with it. goose calls it under the lock, in
-// a transaction.
+// versionStore keeps goose's version table in the schema keywicket, and creates both. goose calls it in a transaction while it
+// has the lock.
 type versionStore struct{ database.Store }
 
 func (versionStore) CreateVersionTable(ctx context.Context, db database.DBTxConn) error {
-	// CREATE SCHEMA IF NOT EXISTS needs the right to create schemas even if an administrator has created this one.
+	// CREATE SCHEMA IF NOT EXISTS requires the privilege to create schemas even if the schema exists.
 	_, err := db.ExecContext(ctx, `
 		DO $$ BEGIN
 			IF to_regnamespace('keywicket') IS NULL THEN CREATE SCHEMA keywicket; END IF;

@@ -23,7 +23,7 @@ func TestMigrate(t *testing.T) {
 	db := storetest.OpenDB(t, storetest.EmptyDatabase(t))
 	for _, m := range storetest.Must(schema.Status(t.Context(), db)) {
 		if m.AppliedAt != nil {
-			t.Errorf("in an empty database, %+v is applied", m)
+			t.Errorf("in an empty database, the migration %+v is applied", m)
 		}
 	}
 	if storetest.Value[bool](t, db, `SELECT to_regnamespace('keywicket') IS NOT NULL`) {
@@ -32,11 +32,11 @@ func TestMigrate(t *testing.T) {
 	applied := storetest.Must(schema.Migrate(t.Context(), db))
 	status := storetest.Must(schema.Status(t.Context(), db))
 	if len(applied) == 0 || len(applied) != len(status) {
-		t.Fatalf("%d migrations ran, of %d", len(applied), len(status))
+		t.Fatalf("%d of %d migrations ran", len(applied), len(status))
 	}
 	for i, m := range status {
 		if m.AppliedAt == nil || time.Since(*m.AppliedAt).Abs() > time.Minute {
-			t.Errorf("%+v was applied just now", m)
+			t.Errorf("the time of application is wrong: %+v", m)
 		}
 		if a := applied[i]; a.Version != int64(i+1) || a.Version != m.Version || a.Name == "" || a.Name != m.Name ||
 			strings.ContainsAny(a.Name, "/.") {
@@ -44,7 +44,7 @@ func TestMigrate(t *testing.T) {
 		}
 	}
 	if again := storetest.Must(schema.Migrate(t.Context(), db)); len(again) != 0 {
-		t.Errorf("the second time, %+v ran", again)
+		t.Errorf("the second call ran %+v", again)
 	}
 	if others := storetest.Value[int](t, db, `SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE n.nspname = 'public'`); others != 0 {
@@ -56,11 +56,12 @@ func TestMigrateWithAnExistingSchema(t *testing.T) {
 	db := storetest.OpenDB(t, storetest.EmptyDatabase(t))
 	storetest.Must(db.ExecContext(t.Context(), `CREATE SCHEMA keywicket`))
 	if applied := storetest.Must(schema.Migrate(t.Context(), db)); len(applied) == 0 {
-		t.Error("nothing ran")
+		t.Error("no migration ran")
 	}
 }
 
-// The roles belong to the cluster. So migrations of different databases also conflict there. This test needs a cluster without roles.
+// The roles belong to the cluster, so migrations of different databases can conflict. This test needs a cluster without the
+// roles.
 func TestMigrateManyAtOnce(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -75,10 +76,10 @@ func TestMigrateManyAtOnce(t *testing.T) {
 	for _, name := range names {
 		storetest.Must(administrator.ExecContext(ctx, "CREATE DATABASE "+name))
 	}
-	// This transaction has created a role first. It commits once the others wait for it.
-	quicker := storetest.Must(administrator.BeginTxx(ctx, nil))
-	defer func() { _ = quicker.Rollback() }()
-	storetest.Must(quicker.ExecContext(ctx, `CREATE ROLE keywicket_sidecar NOLOGIN`))
+	// This transaction creates a role first. It commits when the migrations wait for it.
+	roleCreator := storetest.Must(administrator.BeginTxx(ctx, nil))
+	defer func() { _ = roleCreator.Rollback() }()
+	storetest.Must(roleCreator.ExecContext(ctx, `CREATE ROLE keywicket_sidecar NOLOGIN`))
 	ran := make([]int, len(names))
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -96,17 +97,17 @@ func TestMigrateManyAtOnce(t *testing.T) {
 			})
 		}
 	}
-	storetest.Eventually(t, "each database's migration wants to create the role", func() bool {
+	storetest.Eventually(t, "each database's migration waits for the role", func() bool {
 		waiting := storetest.Value[int](t, administrator, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'`)
 		return waiting == len(names)
 	})
-	if err := quicker.Commit(); err != nil {
+	if err := roleCreator.Commit(); err != nil {
 		t.Error(err)
 	}
 	wg.Wait()
 	for i, name := range names {
 		if n := len(storetest.Must(schema.Status(ctx, storetest.OpenDB(t, cluster.URL(name))))); ran[i] != n {
-			t.Errorf("%s: %d migrations ran, of %d", name, ran[i], n)
+			t.Errorf("%s: %d of %d migrations ran", name, ran[i], n)
 		}
 	}
 }
@@ -120,20 +121,20 @@ func TestMigrateWaitsNoLongerThanItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	if applied, err := schema.Migrate(ctx, db); err == nil {
-		t.Errorf("beside another migration, %+v ran", applied)
+		t.Errorf("during another migration, %+v ran", applied)
 	}
 }
 
-// The roles have the grants that migration 00004 lists.
+// The roles have the privileges that the migrations grant, and no others.
 func TestRolesHaveExactlyTheNeededRights(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, _ := f.WorkspaceToken(t)
 	f.Exec(t, `INSERT INTO keywicket.token_usage VALUES ($1, clock_timestamp())`, token.ID)
 	const lookedUp = `SELECT id, api, kind, environment, digest, scopes, workspace_id, user_id, expires_at, revoked_at, attributes
 		FROM keywicket.tokens`
-	for role, c := range map[string]struct{ may, mayNot []string }{
+	for role, c := range map[string]struct{ allowed, forbidden []string }{
 		"keywicket_sidecar": {
-			may: []string{
+			allowed: []string{
 				lookedUp,
 				`SELECT id, slug, attributes FROM keywicket.workspaces`,
 				`SELECT workspace_id, user_id, role FROM keywicket.members`,
@@ -146,7 +147,7 @@ func TestRolesHaveExactlyTheNeededRights(t *testing.T) {
 				`SELECT token_id, last_used_at FROM keywicket.token_usage`,
 				`UPDATE keywicket.token_usage SET last_used_at = last_used_at`,
 			},
-			mayNot: []string{
+			forbidden: []string{
 				`SELECT name FROM keywicket.tokens`,
 				`SELECT visible_prefix FROM keywicket.tokens`,
 				`SELECT name FROM keywicket.workspaces`,
@@ -176,7 +177,7 @@ func TestRolesHaveExactlyTheNeededRights(t *testing.T) {
 			},
 		},
 		"keywicket_issuer": {
-			may: []string{
+			allowed: []string{
 				`SELECT id, slug, name, created_at FROM keywicket.workspaces`,
 				`SELECT id, email, created_at FROM keywicket.users`,
 				`SELECT workspace_id, user_id, role, created_at FROM keywicket.members`,
@@ -188,7 +189,7 @@ func TestRolesHaveExactlyTheNeededRights(t *testing.T) {
 				`DELETE FROM keywicket.oauth_access_tokens`,
 				`DELETE FROM keywicket.oauth_grants`,
 			},
-			mayNot: []string{
+			forbidden: []string{
 				lookedUp,
 				`INSERT INTO keywicket.tokens SELECT * FROM keywicket.tokens`,
 				`INSERT INTO keywicket.revoked_sessions (session_id) VALUES ('s')`,
@@ -206,7 +207,7 @@ func TestRolesHaveExactlyTheNeededRights(t *testing.T) {
 			},
 		},
 		"keywicket_nobody": {
-			mayNot: []string{`SELECT id FROM keywicket.workspaces`, lookedUp, `CREATE TABLE keywicket.x ()`},
+			forbidden: []string{`SELECT id FROM keywicket.workspaces`, lookedUp, `CREATE TABLE keywicket.x ()`},
 		},
 	} {
 		t.Run(role, func(t *testing.T) {
@@ -217,12 +218,12 @@ func TestRolesHaveExactlyTheNeededRights(t *testing.T) {
 				t.Error("the role can log in")
 			}
 			db := storetest.OpenDB(t, storetest.With(f.URL, "role", role))
-			for _, statement := range c.may {
+			for _, statement := range c.allowed {
 				if _, err := db.ExecContext(t.Context(), statement); err != nil {
 					t.Errorf("%s: %v", statement, err)
 				}
 			}
-			for _, statement := range c.mayNot {
+			for _, statement := range c.forbidden {
 				if _, err := db.ExecContext(t.Context(), statement); pq.As(err, pqerror.InsufficientPrivilege) == nil {
 					t.Errorf("%s: %v", statement, err)
 				}
@@ -232,7 +233,7 @@ func TestRolesHaveExactlyTheNeededRights(t *testing.T) {
 	}
 }
 
-// This code works before migrations 00010 and 00012 and during them. After them, its look-ups read the new columns.
+// The look-ups work before and during migrations 00010 and 00012. After them, they read the new columns.
 func TestLookupsBeforeTheFactsOfUsers(t *testing.T) {
 	for _, version := range []int64{9, 11} {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
@@ -253,36 +254,36 @@ func TestLookupsBeforeTheFactsOfUsers(t *testing.T) {
 			session := storetest.SessionOf("ada", time.Now())
 			key := storetest.Lookup("key")
 			key.Workspace.Slug = "acme"
-			all := func(when string, want authz.Reason, of [3]authz.Attributes) {
+			expectAnswers := func(when string, want authz.Reason, attributes [3]authz.Attributes) {
 				t.Helper()
 				for name, l := range map[string]authz.Lookup{"key": key, "session": storetest.InWorkspace(session, "acme")} {
-					of := of
+					attributes := attributes
 					if name == "session" {
-						of[0] = ""
+						attributes[0] = ""
 					}
 					got, err := d.Lookup(t.Context(), l)
 					p := got.Principal
-					if err != nil || got.Denial != want || of != [3]authz.Attributes{p.Attributes, p.UserAttributes, got.Workspace.Attributes} {
-						t.Errorf("%s, %s: %+v, %v, not %q, %q", when, name, got, err, want, of)
+					if err != nil || got.Denial != want || attributes != [3]authz.Attributes{p.Attributes, p.UserAttributes, got.Workspace.Attributes} {
+						t.Errorf("%s, %s: %+v, %v, not %q, %q", when, name, got, err, want, attributes)
 					}
 				}
 				if _, err := grants.ConsentUser(t.Context(), session); (err == nil) != (want == "") {
-					t.Errorf("%s, the consent page: %v", when, err)
+					t.Errorf("%s, ConsentUser: %v", when, err)
 				}
 				if got, err := d.Lookup(t.Context(), authz.Lookup{Kind: authz.KindOAuthToken, API: "velocity"}); err != nil || got.Denial != authz.ReasonUnknown {
 					t.Errorf("%s, an app's token: %+v, %v", when, got, err)
 				}
 			}
 			none := [3]authz.Attributes{}
-			all("before", "", none)
+			expectAnswers("before", "", none)
 			storetest.Must(schema.Migrate(t.Context(), db))
-			all("after", "", none)
+			expectAnswers("after", "", none)
 			db.MustExec(`UPDATE keywicket.tokens SET attributes = '{"of": "token"}'`)
 			db.MustExec(`UPDATE keywicket.users SET attributes = '{"of": "user"}'`)
 			db.MustExec(`UPDATE keywicket.workspaces SET attributes = '{"of": "workspace"}'`)
-			all("with attributes", "", [3]authz.Attributes{`{"of": "token"}`, `{"of": "user"}`, `{"of": "workspace"}`})
+			expectAnswers("with attributes", "", [3]authz.Attributes{`{"of": "token"}`, `{"of": "user"}`, `{"of": "workspace"}`})
 			db.MustExec(`UPDATE keywicket.users SET banned_until = now() + interval '1 hour'`)
-			all("after a ban", authz.ReasonRevoked, none)
+			expectAnswers("after a ban", authz.ReasonRevoked, none)
 		})
 	}
 }

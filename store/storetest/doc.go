@@ -1,3 +1,3 @@
-// Package storetest is what the tests of the store's packages share: a Postgres server, databases with a fixture, and faults of the
-// network. Only tests import it.
+// Package storetest contains helpers for tests of the store: a Postgres server, databases with a fixture, and network faults.
+// Only tests import it.
 package storetest

@@ -19,11 +19,11 @@ import (
 // Fixture is a migrated database with
 //
 //	workspaces  acme, globex
-//	users       ada: admin in acme, guest in globex; bob: in none
+//	users       ada: admin in acme, guest in globex; bob: no workspaces
 type Fixture struct {
 	*registry.Registry
-	URL          string   // the superuser's
-	DB           *sqlx.DB // the superuser's
+	URL          string   // of the superuser
+	DB           *sqlx.DB // of the superuser
 	Acme, Globex registry.Workspace
 	Ada, Bob     registry.User
 }
@@ -121,7 +121,7 @@ func (f *Fixture) Exec(t testing.TB, statement string, args ...any) {
 	}
 }
 
-// Value returns the one value of a query.
+// Value returns the value of a query with one row and one column.
 func Value[T any](t testing.TB, db *sqlx.DB, query string, args ...any) T {
 	t.Helper()
 	var v T
@@ -144,17 +144,17 @@ func Must[T any](v T, err error) T {
 	return v
 }
 
-// Eventually waits until the condition holds.
-func Eventually(t testing.TB, what string, holds func() bool) {
+// Eventually waits until the condition is true.
+func Eventually(t testing.TB, description string, condition func() bool) {
 	t.Helper()
 	deadline := time.NewTimer(20 * time.Second)
 	defer deadline.Stop()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	for !holds() {
+	for !condition() {
 		select {
 		case <-deadline.C:
-			t.Fatalf("timed out waiting until %s", what)
+			t.Fatalf("timed out waiting until %s", description)
 		case <-tick.C:
 		}
 	}

@@ -13,14 +13,14 @@ import (
 // Velo is the format of access tokens.
 var Velo = authz.CredentialFormat{Kind: authz.KindOAuthToken, Prefix: "velo_", Environment: authz.Live, VisiblePrefix: 13, BodyLength: 38}
 
-// Granting is an issuer with an app to which ada grants access.
+// Granting is a fixture with an issuer, and an app to which ada grants access.
 type Granting struct {
 	*Fixture
 	*issuer.Issuer
 	App registry.App
 }
 
-// NewGranting returns a granting in a database of its own.
+// NewGranting returns a Granting in a database of its own.
 func NewGranting(t *testing.T) *Granting {
 	t.Helper()
 	g := &Granting{Fixture: NewFixture(t)}
@@ -47,7 +47,7 @@ func (g *Granting) NewCode(t *testing.T, workspaces ...string) authz.Secret {
 	})).Code
 }
 
-// AcceptCode is the check of a code that is right.
+// AcceptCode is a check that accepts every code.
 func AcceptCode(issuer.Code) error { return nil }
 
 // ExchangeCode returns the tokens for a code.
@@ -62,7 +62,7 @@ func (g *Granting) RefreshToken(t *testing.T, token authz.Secret) (issuer.Issued
 	return g.Refresh(t.Context(), token, Velo, func(r issuer.RefreshGrant) ([]string, error) { return r.Scopes, nil })
 }
 
-// AccessLookup returns the look-up of an access token in a workspace; an empty slug: in none.
+// AccessLookup returns the look-up of an access token in a workspace. Empty slug: no workspace is requested.
 func AccessLookup(token authz.Secret, slug string) authz.Lookup {
 	return authz.Lookup{Kind: authz.KindOAuthToken, Digest: token.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
 }
@@ -72,7 +72,7 @@ func SessionOf(user string, began time.Time) authz.Session {
 	return authz.Session{ID: "session of " + user, UserID: user, StartedAt: began.Unix()}
 }
 
-// InWorkspace returns the look-up of a session in a workspace; an empty slug: in none.
+// InWorkspace returns the look-up of a session in a workspace. Empty slug: no workspace is requested.
 func InWorkspace(s authz.Session, slug string) authz.Lookup {
 	return authz.Lookup{Kind: authz.KindSession, Session: s, API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
 }

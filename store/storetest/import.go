@@ -8,7 +8,7 @@ import (
 	"github.com/keywicket/keywicket/store/tokenimport"
 )
 
-// OldKey returns the n-th key that the product has issued.
+// OldKey returns the n-th key of a product that has issued keys itself.
 func OldKey(format authz.CredentialFormat, n int) authz.Secret {
 	return authz.Secret(fmt.Sprintf("%s%08d-abcdefghijklmnop", format.Prefix, n))
 }
@@ -29,7 +29,7 @@ func LinesOf(lines ...tokenimport.Line) iter.Seq2[tokenimport.Line, error] {
 	}
 }
 
-// OldLines returns valid lines from 1 to n, each of which change may modify.
+// OldLines returns the valid lines 1 to n. change may modify each of them.
 func OldLines(n int, change func(*tokenimport.Line)) iter.Seq2[tokenimport.Line, error] {
 	return func(yield func(tokenimport.Line, error) bool) {
 		for i := range n {

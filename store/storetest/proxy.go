@@ -16,9 +16,9 @@ type Proxy struct {
 
 	mu      sync.Mutex
 	clients map[net.Conn]Fault
-	met     int // number of reads that had a fault
+	faults  int // number of reads that had a fault
 
-	from     Fault // the fault of connections that are opened from now on
+	newFault Fault // the fault of new connections
 	accepted int
 }
 
@@ -47,7 +47,7 @@ func NewProxy(t *testing.T, databaseURL string) *Proxy {
 				return
 			}
 			p.mu.Lock()
-			p.clients[client] = p.from
+			p.clients[client] = p.newFault
 			p.accepted++
 			p.mu.Unlock()
 			go p.serve(client)
@@ -63,7 +63,7 @@ func (p *Proxy) Through(databaseURL string) string {
 	return u.String()
 }
 
-// Redirect connects new connections to the server of the URL.
+// Redirect forwards new connections to the server of the URL.
 func (p *Proxy) Redirect(databaseURL string) {
 	host := Must(url.Parse(databaseURL)).Host
 	p.to.Store(&host)
@@ -120,15 +120,15 @@ func (p *Proxy) fault(client net.Conn) Fault {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.clients[client] != NoFault {
-		p.met++
+		p.faults++
 	}
 	return p.clients[client]
 }
 
-// OnEveryByte injects the fault into all connections, also into those that are opened later.
+// OnEveryByte injects the fault into all present and later connections.
 func (p *Proxy) OnEveryByte(f Fault) {
 	p.mu.Lock()
-	p.from = f
+	p.newFault = f
 	p.mu.Unlock()
 	p.OnNextByte(f)
 }
@@ -140,7 +140,7 @@ func (p *Proxy) Connections() int {
 	return p.accepted
 }
 
-// OnNextByte injects the fault into the connections that are open now. Later ones work.
+// OnNextByte injects the fault into the connections that are open now. Later connections work.
 func (p *Proxy) OnNextByte(f Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -153,5 +153,5 @@ func (p *Proxy) OnNextByte(f Fault) {
 func (p *Proxy) Faults() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.met
+	return p.faults
 }

@@ -50,7 +50,7 @@ func ServerWith(t *testing.T, settings map[string]string) *postgres.Server {
 	return s
 }
 
-// CrashBackend kills a backend, as a failing machine or the kernel does.
+// CrashBackend kills a backend of Postgres, as the kernel does when memory is exhausted.
 func CrashBackend(t *testing.T, pid int) {
 	t.Helper()
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
@@ -71,7 +71,7 @@ var (
 	databases atomic.Int64
 )
 
-// Template is the database that has the schema and nothing else.
+// Template is the database with only the schema.
 const Template = "template_keywicket"
 
 // Main runs a package's tests on a server of their own, and ends the process. It is for TestMain.
@@ -108,7 +108,7 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// isVersion returns an error unless the server has the major version that make test-postgres requires. Empty: any version.
+// isVersion returns an error unless the server has the major version, which make test-postgres sets. Empty: any version.
 func isVersion(ctx context.Context, major string) error {
 	db, err := database.Open(Server.URL("postgres"))
 	if err != nil {

@@ -20,7 +20,7 @@ func CSV(input io.Reader) iter.Seq2[Line, error] {
 		r := csv.NewReader(buffered)
 		r.ReuseRecord = true
 		number := 1
-		bad := func(reason string) bool { return yield(Line{Number: number, Problem: reason}, nil) }
+		yieldProblem := func(reason string) bool { return yield(Line{Number: number, Problem: reason}, nil) }
 
 		header, err := r.Read()
 		if err != nil && err != io.EOF && !isParseError(err) && !errors.Is(err, errLineTooLong) {
@@ -32,7 +32,7 @@ func CSV(input io.Reader) iter.Seq2[Line, error] {
 			if err != nil {
 				reason = badHeader
 			}
-			bad(reason)
+			yieldProblem(reason)
 			return
 		}
 		for {
@@ -49,13 +49,13 @@ func CSV(input io.Reader) iter.Seq2[Line, error] {
 				if errors.Is(err, csv.ErrFieldCount) {
 					reason = badCount
 				}
-				if !bad(reason) {
+				if !yieldProblem(reason) {
 					return
 				}
 				continue
 			case errors.Is(err, errLineTooLong):
 				number++
-				bad(badLength)
+				yieldProblem(badLength)
 				return
 			case err != nil:
 				yield(Line{}, fmt.Errorf("read the input: %w", err))
@@ -84,21 +84,21 @@ func isParseError(err error) bool {
 	return ok
 }
 
-// headerProblem returns what is wrong with a header row, or "". It never returns the name of a column: if the header row is missing,
-// the first row is a token.
+// headerProblem describes an error in a header row, or returns "". The description never contains the name of a column, because
+// the first row has a token if the header row is missing.
 func headerProblem(columns []string) string {
-	has := make(map[string]bool, len(columns))
+	columnSet := make(map[string]bool, len(columns))
 	var f importFields
 	for i, name := range columns {
 		if !f.set(name, "") {
 			return fmt.Sprintf("column %d has an unknown name; %s", i+1, badHeader)
 		}
-		if has[name] {
+		if columnSet[name] {
 			return fmt.Sprintf("column %d is a duplicate", i+1)
 		}
-		has[name] = true
+		columnSet[name] = true
 	}
-	if (has["token"] || has["digest"]) && has["name"] && has["scopes"] && (has["workspace"] || has["user"]) {
+	if (columnSet["token"] || columnSet["digest"]) && columnSet["name"] && columnSet["scopes"] && (columnSet["workspace"] || columnSet["user"]) {
 		return ""
 	}
 	return badHeaderRow
@@ -106,7 +106,8 @@ func headerProblem(columns []string) string {
 
 var errLineTooLong = errors.New("a line is too long")
 
-// boundedReader returns [errLineTooLong] when it has read more than [maxImportLine] bytes after start, the start of the current line.
+// boundedReader returns [errLineTooLong] once it has read more than [maxImportLine] bytes of the current line, which begins at
+// start.
 type boundedReader struct {
 	r        io.Reader
 	start, n int64

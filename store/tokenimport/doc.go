@@ -1,2 +1,2 @@
-// Package tokenimport reads a product's existing tokens from CSV or NDJSON, and stores all of them or none.
+// Package tokenimport reads a product's existing tokens from CSV or NDJSON, and stores either all of them or none.
 package tokenimport

@@ -10,7 +10,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// maxImportLine is the maximum length of a line in bytes. Without it, an unclosed quote would load all of the input into memory.
+// maxImportLine is the maximum length of a line in bytes. Without this limit, an unclosed quote would load the whole input into
+// memory.
 const maxImportLine = 1 << 20
 
 const (
@@ -74,7 +75,7 @@ func (f *importFields) set(column, value string) bool {
 	return true
 }
 
-// line returns the line for the store. Its field Bad says what is invalid.
+// line returns the line for the store. Its field Problem describes what is invalid.
 func (f *importFields) line(number int) Line {
 	line := Line{
 		Number: number, Key: authz.Secret(f.Token), Prefix: f.Prefix, Name: f.Name, Scopes: f.Scopes,
@@ -99,7 +100,7 @@ func (f *importFields) line(number int) Line {
 			continue
 		}
 		at, err := time.Parse(time.RFC3339, t.text)
-		if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 { // in UTC, other years could not be printed as RFC 3339
+		if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 { // in UTC; RFC 3339 has no other years
 			line.Problem = t.name + " is not an RFC 3339 time, such as 2030-01-31T12:00:00Z"
 			continue
 		}

@@ -83,17 +83,17 @@ func (c *counter) Read(p []byte) (int, error) {
 
 func TestImportInputWithoutNewline(t *testing.T) {
 	for name, c := range map[string]struct {
-		lines parser
-		head  string
-		line  int
+		lines  parser
+		head   string
+		number int
 	}{
-		"an open quote":       {CSV, "token,name,scopes,user\na,b,c,d\ne,\"", 3},
-		"one line of CSV":     {CSV, "token,name,scopes,user\na,b,c,d\ne,", 3},
-		"a header":            {CSV, "token,", 1},
-		"one line of NDJSON":  {NDJSON, "{}\n\n{\"token\": \"", 3},
-		"an indented object":  {NDJSON, "{}\n", 2},
-		"CSV taken for JSON":  {NDJSON, "token,name\n", 2},
-		"a quoted field more": {CSV, "token,name,scopes,user\na,b,c,d\n\"e\n", 3},
+		"an open quote":                  {CSV, "token,name,scopes,user\na,b,c,d\ne,\"", 3},
+		"one line of CSV":                {CSV, "token,name,scopes,user\na,b,c,d\ne,", 3},
+		"an endless header":              {CSV, "token,", 1},
+		"one line of NDJSON":             {NDJSON, "{}\n\n{\"token\": \"", 3},
+		"a line that is not an object":   {NDJSON, "{}\n", 2},
+		"CSV instead of JSON":            {NDJSON, "token,name\n", 2},
+		"an unclosed quote at the start": {CSV, "token,name,scopes,user\na,b,c,d\n\"e\n", 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			endless := io.LimitReader(&repeated{text: []byte("aaaaaaaaaa")}, 1<<30)
@@ -106,7 +106,7 @@ func TestImportInputWithoutNewline(t *testing.T) {
 				}
 				last, number = line.Problem, line.Number
 			}
-			if number != c.line || last != badLength && last != badHeader {
+			if number != c.number || last != badLength && last != badHeader {
 				t.Errorf("line %d: %q", number, last)
 			}
 			if read.n > 2*maxImportLine {
@@ -155,27 +155,27 @@ func TestImportInputIsStoredUnchangedOrRefused(t *testing.T) {
 		text  string
 		want  string
 	}{
-		"a digest":                       {NDJSON, `{"digest": "` + digest + `"}`, ""},
-		"a digest that is too long":      {NDJSON, `{"digest": "` + digest + `0f"}`, badDigest},
-		"a digest that is too short":     {NDJSON, `{"digest": "` + digest[2:] + `"}`, badDigest},
-		"half a digit of a digest":       {NDJSON, `{"digest": "` + digest + `0"}`, badDigest},
-		"a digest in base64":             {NDJSON, `{"digest": "` + strings.Repeat("z", 64) + `"}`, badDigest},
-		"a time of another zone":         {NDJSON, `{"created_at": "2030-01-31T12:00:00+05:30"}`, ""},
-		"a year after 9999 in UTC":       {NDJSON, `{"expires_at": "9999-12-31T23:59:59-01:00"}`, "expires_at is not"},
-		"the year 0":                     {NDJSON, `{"created_at": "0000-12-31T23:59:59Z"}`, "created_at is not"},
-		"a day":                          {NDJSON, `{"revoked_at": "2030-01-31"}`, "revoked_at is not"},
-		"two objects":                    {NDJSON, `{} {}`, badObject},
-		"a field twice":                  {NDJSON, `{"name": "a", "scopes": [{}], "name": "b"}`, badObject},
-		"a field twice, in two cases":    {NDJSON, `{"name": "a", "NAME": "b"}`, badObject},
-		"an unknown field":               {NDJSON, `{"scope": "a"}`, badObject},
-		"scopes that are no array":       {NDJSON, `{"scopes": "a"}`, badObject},
-		"null":                           {NDJSON, `null`, badObject},
-		"a name in Latin-1, of JSON":     {NDJSON, "{\"name\": \"Zo\xeb\"}", badEncoding},
-		"a name in Latin-1, of CSV":      {CSV, "token,name,scopes,user\nk,Zo\xeb,a,u", badEncoding},
-		"a field too many":               {CSV, "token,name,scopes,user\nk,n,a,u,x", badCount},
-		"a quote in the middle":          {CSV, "token,name,scopes,user\nk,n\"n,a,u", badQuote},
-		"a header in capitals":           {CSV, "Token,name,scopes,user\n", "column 1 has an unknown name"},
-		"a header in quotes, over lines": {CSV, "\"token\",\"na\nme\",scopes,user\n", "column 2 has an unknown name"},
+		"a digest":                     {NDJSON, `{"digest": "` + digest + `"}`, ""},
+		"a digest that is too long":    {NDJSON, `{"digest": "` + digest + `0f"}`, badDigest},
+		"a digest that is too short":   {NDJSON, `{"digest": "` + digest[2:] + `"}`, badDigest},
+		"a digest of 65 digits":        {NDJSON, `{"digest": "` + digest + `0"}`, badDigest},
+		"a digest in base64":           {NDJSON, `{"digest": "` + strings.Repeat("z", 64) + `"}`, badDigest},
+		"a time with a zone offset":    {NDJSON, `{"created_at": "2030-01-31T12:00:00+05:30"}`, ""},
+		"a year after 9999 in UTC":     {NDJSON, `{"expires_at": "9999-12-31T23:59:59-01:00"}`, "expires_at is not"},
+		"the year 0":                   {NDJSON, `{"created_at": "0000-12-31T23:59:59Z"}`, "created_at is not"},
+		"a day":                        {NDJSON, `{"revoked_at": "2030-01-31"}`, "revoked_at is not"},
+		"two objects":                  {NDJSON, `{} {}`, badObject},
+		"a duplicate field":            {NDJSON, `{"name": "a", "scopes": [{}], "name": "b"}`, badObject},
+		"a field in two cases":         {NDJSON, `{"name": "a", "NAME": "b"}`, badObject},
+		"an unknown field":             {NDJSON, `{"scope": "a"}`, badObject},
+		"scopes that are not an array": {NDJSON, `{"scopes": "a"}`, badObject},
+		"null":                         {NDJSON, `null`, badObject},
+		"Latin-1 in JSON":              {NDJSON, "{\"name\": \"Zo\xeb\"}", badEncoding},
+		"Latin-1 in CSV":               {CSV, "token,name,scopes,user\nk,Zo\xeb,a,u", badEncoding},
+		"a field too many":             {CSV, "token,name,scopes,user\nk,n,a,u,x", badCount},
+		"a quote in the middle":        {CSV, "token,name,scopes,user\nk,n\"n,a,u", badQuote},
+		"a header in upper case":       {CSV, "Token,name,scopes,user\n", "column 1 has an unknown name"},
+		"a quoted header of two lines": {CSV, "\"token\",\"na\nme\",scopes,user\n", "column 2 has an unknown name"},
 	} {
 		var bad string
 		for line, err := range c.lines(strings.NewReader(c.text)) {
@@ -190,7 +190,7 @@ func TestImportInputIsStoredUnchangedOrRefused(t *testing.T) {
 	}
 }
 
-// importReasons matches every error message of a parser. None of them contains text of the line.
+// importReasons matches every error message of a parser. No message contains text of the line.
 var importReasons = regexp.MustCompile(`^(?:` + strings.Join([]string{
 	regexp.QuoteMeta(badHeader), regexp.QuoteMeta(badHeaderRow), regexp.QuoteMeta(badQuote), regexp.QuoteMeta(badCount),
 	regexp.QuoteMeta(badLength), regexp.QuoteMeta(badObject), regexp.QuoteMeta(badEncoding), regexp.QuoteMeta(badDigest),

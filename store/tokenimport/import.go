@@ -24,18 +24,18 @@ type Import struct {
 	// Format is one of the API's credential formats.
 	Format authz.CredentialFormat
 	API    string
-	// Lines yields the lines of the input. They are not kept in memory. An error ends the import.
+	// Lines yields the lines of the input, which are not kept in memory. An error ends the import.
 	Lines iter.Seq2[Line, error]
 }
 
-// Line is one token. Messages about a bad line quote nothing of it, because any column may hold a key by mistake.
+// Line is one token. Messages about a bad line contain no text of it, because any column may contain a key by mistake.
 type Line struct {
 	// Number is the line's number in the input: from 1, ascending.
 	Number int
-	// Problem is why the line could not be read; empty: it was read. If it is set, the other fields are ignored.
+	// Problem is the reason why the line could not be read. If it is set, the other fields are ignored.
 	Problem string
 
-	// Key is the token. Without it, Digest is its digest and Prefix its visible part.
+	// Key is the token. If it is empty, Digest is the token's digest, and Prefix its visible part.
 	Key    authz.Secret
 	Digest *authz.Digest
 	Prefix string
@@ -53,19 +53,19 @@ type Line struct {
 	Attributes authz.Attributes
 }
 
-// BadLine says why a line cannot be imported.
+// BadLine is a line that cannot be imported, with the reason.
 type BadLine struct {
 	Number int
 	Reason string
 }
 
-// Error is the error of an import that did nothing because some lines are bad. It matches [database.ErrInvalid].
+// Error is the error of an import that imported nothing because some lines are bad. It matches [database.ErrInvalid].
 type Error struct {
 	Lines []BadLine // the first 20 bad lines
 	Bad   int       // number of bad lines in all
 }
 
-// maxBadLines is how many bad lines an Error lists. More are most likely the same mistake.
+// maxBadLines is how many bad lines an Error lists. Further lines most likely have the same mistake.
 const maxBadLines = 20
 
 func (e *Error) Error() string {
@@ -85,9 +85,9 @@ func (e *Error) add(count int, lines ...BadLine) {
 	e.Lines = e.Lines[:min(len(e.Lines), maxBadLines)]
 }
 
-// Store imports all lines or none, and returns their number. If lines are bad, the error is an [Error]. The tokens are
-// valid when it returns. It holds one line in memory at a time, and the others in a temporary table, which the login must be allowed
-// to create. Checks, and creating and revoking other tokens, are not blocked.
+// Store imports all lines or none, and returns their number. If lines are bad, the error is an [Error]. The tokens are valid when
+// Store returns. It has one line in memory at a time, and the others in a temporary table, which the login must be allowed to
+// create. It does not block checks, or the creation and revocation of other tokens.
 func Store(ctx context.Context, r *registry.Registry, im Import) (int, error) {
 	format, err := im.Format.Complete()
 	if err != nil {
@@ -104,7 +104,7 @@ func Store(ctx context.Context, r *registry.Registry, im Import) (int, error) {
 		err = tx.Commit()
 	}
 	if err != nil && ctx.Err() != nil {
-		err = ctx.Err() // the error of a cancelled query is one of Postgres
+		err = ctx.Err() // the error of a cancelled query is from Postgres
 	}
 	if _, ok := errors.AsType[*Error](err); ok {
 		return 0, err
@@ -147,13 +147,13 @@ func (im Import) run(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	}
 	imported, err := im.insert(ctx, tx)
 	if err == nil && imported != staged {
-		return 0, database.Refuse(database.ErrExists, "one of the tokens was created by another program at the same time; nothing is imported: "+
-			"import again to see its line")
+		return 0, database.Refuse(database.ErrExists, "another program created one of the tokens during the import; nothing is imported: "+
+			"repeat the import to see its line")
 	}
 	return imported, err
 }
 
-// stage copies the valid lines to the temporary table and returns their number. It adds the others to bad.
+// stage copies the valid lines to the temporary table and returns their number. It adds the other lines to bad.
 func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *Error) (int, error) {
 	statement, err := tx.PrepareContext(ctx, `
 		COPY pg_temp.import_lines (line, digest, visible_prefix, name, scopes, owner, created_at, expires_at, revoked_at,
@@ -195,29 +195,30 @@ func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *Error) (int, error
 	return staged, err
 }
 
-// validate returns why a line is bad, or an empty text. It checks what needs no database, and what Postgres could not accept.
+// validate returns why a line is bad, or "". It checks the rules that need no database, and rejects text that Postgres does not
+// accept.
 func (im Import) validate(l Line) string {
 	f := im.Format
-	own, other := l.Workspace, l.User
+	owner, otherOwner := l.Workspace, l.User
 	if f.Kind.OfUser() {
-		own, other = other, own
+		owner, otherOwner = otherOwner, owner
 	}
 	switch {
 	case l.Key != "" && l.Digest != nil:
-		return "it has both a token and a digest: one of them is enough"
+		return "it has both a token and a digest: remove one of them"
 	case l.Key == "" && l.Digest == nil:
 		return "it has neither a token nor a digest"
 	case l.Key != "" && l.Prefix != "":
-		return "prefix goes with a digest: a token shows its own"
+		return "it has a token and a prefix: remove the prefix, which belongs to a digest"
 	case l.Key != "" && !f.Accepts(l.Key):
 		return fmt.Sprintf("no client can present this token: a token starts with %s, has at least 16 letters, "+
 			"digits or -._~+/ after it, and 512 characters at most", f.Prefix)
 	case l.Digest != nil && !visible(f, l.Prefix):
-		return fmt.Sprintf("the prefix that goes with a digest is %s and of what follows in the key %d characters at most",
+		return fmt.Sprintf("the prefix of a digest is %s and at most the next %d characters of the key",
 			f.Prefix, f.VisiblePrefix-len(f.Prefix))
-	case own == "" || other != "":
+	case owner == "" || otherOwner != "":
 		return fmt.Sprintf("a %s belongs to a %s: name one, and no %s", f.Kind, ownerOf(f.Kind), otherOf(f.Kind))
-	case !storable(own):
+	case !storable(owner):
 		return unknownOwner(f.Kind)
 	case !storable(l.Name):
 		return badName
@@ -230,7 +231,7 @@ func (im Import) validate(l Line) string {
 	return ""
 }
 
-// visible reports whether a prefix can be the visible part of a key and is not longer.
+// visible reports whether a prefix can be the visible part of a key.
 func visible(f authz.CredentialFormat, prefix string) bool {
 	const body = "0123456789abcdef" // the shortest body of a key
 	return len(prefix) <= f.VisiblePrefix && f.Accepts(authz.Secret(prefix+body))
@@ -262,7 +263,7 @@ func otherOf(k authz.Kind) string {
 // storable reports whether Postgres accepts the text.
 func storable(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
 
-// check finds conflicts between the lines, and with the tokens and owners in the database. It resolves owners like
+// check finds conflicts between the lines, existing tokens, and missing owners. It resolves owners like
 // [registry.Registry.Workspace] and [registry.Registry.User].
 func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *Error) error {
 	byID, byName := `SELECT id FROM keywicket.workspaces WHERE id = l.owner`,
@@ -287,7 +288,8 @@ func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *Error) error {
 		Reason string `db:"reason"`
 		Count  int    `db:"count"`
 	}
-	// Check names with the constraint's own expression: its blanks and control characters depend on the database's locale.
+	// Check names with the constraint's own expression, because its white space and control characters depend on the database's
+	// locale.
 	err := tx.SelectContext(ctx, &found, `
 		SELECT line, reason, count(*) OVER () AS count
 		FROM (
@@ -324,8 +326,8 @@ func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *Error) error {
 	return nil
 }
 
-// insert skips tokens that another transaction has committed since check. A violation of the constraint would write the digest to
-// Postgres's log.
+// insert skips tokens that another transaction has committed since check ran. Otherwise Postgres would log the violation of the
+// constraint with the digest.
 func (im Import) insert(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	column := ownerOf(im.Format.Kind) + "_id"
 	result, err := tx.ExecContext(ctx, `

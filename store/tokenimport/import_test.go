@@ -89,7 +89,7 @@ func TestImportedTokensWork(t *testing.T) {
 	} {
 		found, err := d.Lookup(t.Context(), storetest.Lookup(c.key))
 		if err != nil || found.Denial != c.denial || c.denial == "" && found.Principal.ID != byName[name].ID {
-			t.Errorf("%s: a check finds %+v, %v", name, found, err)
+			t.Errorf("%s: the look-up returned %+v, %v", name, found, err)
 		}
 	}
 	dump := storetest.Value[string](t, f.DB, `SELECT string_agg(t::text, ' ') FROM keywicket.tokens t`)
@@ -100,61 +100,61 @@ func TestImportedTokensWork(t *testing.T) {
 
 func TestImportReportsWhatIsWrongWithALine(t *testing.T) {
 	f := storetest.NewFixture(t)
-	taken, _ := f.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme",
+	existing, _ := f.Create(t, registry.NewToken{Format: storetest.Vel, API: "velocity", Name: "t", Workspace: "acme",
 		Key: storetest.OldKey(storetest.Vel, 99)})
-	some := storetest.OldKey(storetest.Vel, 7).Digest()
+	digest := storetest.OldKey(storetest.Vel, 7).Digest()
 	const secret = "vel_IAmTheSecretOfSomebody"
 	later := time.Now().Add(time.Hour)
 	withDigest := func(prefix string) func(*tokenimport.Line) {
-		return func(l *tokenimport.Line) { l.Key, l.Digest, l.Prefix = "", &some, prefix }
+		return func(l *tokenimport.Line) { l.Key, l.Digest, l.Prefix = "", &digest, prefix }
 	}
 	for _, c := range []struct {
 		name   string
 		change func(*tokenimport.Line)
 		want   string
 	}{
-		{"what could not be read", func(l *tokenimport.Line) { l.Problem = "it is odd" }, "it is odd"},
+		{"a problem of the parser", func(l *tokenimport.Line) { l.Problem = "it is odd" }, "it is odd"},
 		{"no token", func(l *tokenimport.Line) { l.Key = "" }, "neither a token nor a digest"},
-		{"a token and a digest", func(l *tokenimport.Line) { l.Digest = &some }, "both a token and a digest"},
-		{"a token and a prefix", func(l *tokenimport.Line) { l.Prefix = "vel_" }, "prefix goes with a digest"},
+		{"a token and a digest", func(l *tokenimport.Line) { l.Digest = &digest }, "both a token and a digest"},
+		{"a token and a prefix", func(l *tokenimport.Line) { l.Prefix = "vel_" }, "remove the prefix"},
 		{"another prefix", func(l *tokenimport.Line) { l.Key = "velu_IAmTheSecretOfSomebody" }, "a token starts with vel_"},
-		{"a token that can be guessed", func(l *tokenimport.Line) { l.Key = "vel_0123456789abcde" }, "at least 16 letters"},
-		{"a token with a blank", func(l *tokenimport.Line) { l.Key = secret + " " }, "no client can present this token"},
+		{"a token that is too short", func(l *tokenimport.Line) { l.Key = "vel_0123456789abcde" }, "at least 16 letters"},
+		{"a token with a space", func(l *tokenimport.Line) { l.Key = secret + " " }, "no client can present this token"},
 		{"a token that is too long", func(l *tokenimport.Line) { l.Key = authz.Secret(secret + strings.Repeat("a", 500)) },
 			"512 characters at most"},
-		{"a digest without a prefix", withDigest(""), "is vel_ and of what follows in the key 8 characters at most"},
-		{"a digest with another prefix", withDigest("velu_IAm"), "is vel_ and of"},
-		{"a digest with too much of a key", withDigest("vel_IAmTheSe1"), "8 characters at most"},
-		{"a digest with an odd prefix", withDigest("vel_\x00"), "is vel_ and of"},
+		{"a digest without a prefix", withDigest(""), "is vel_ and at most the next 8 characters of the key"},
+		{"a digest with another prefix", withDigest("velu_IAm"), "is vel_ and at most"},
+		{"a digest with a prefix that is too long", withDigest("vel_IAmTheSe1"), "next 8 characters"},
+		{"a digest with a zero byte in the prefix", withDigest("vel_\x00"), "is vel_ and at most"},
 		{"no owner", func(l *tokenimport.Line) { l.Workspace = "" },
 			"a workspace_key belongs to a workspace: name one, and no user"},
-		{"a user's", func(l *tokenimport.Line) { l.Workspace, l.User = "", f.Ada.ID }, "belongs to a workspace"},
+		{"a user as owner", func(l *tokenimport.Line) { l.Workspace, l.User = "", f.Ada.ID }, "belongs to a workspace"},
 		{"two owners", func(l *tokenimport.Line) { l.User = f.Ada.ID }, "belongs to a workspace"},
 		{"an unknown owner", func(l *tokenimport.Line) { l.Workspace = "nowhere" }, "no workspace has this id or slug"},
-		{"a token for an owner", func(l *tokenimport.Line) { l.Workspace = secret }, "no workspace has this"},
-		{"an owner that is no text", func(l *tokenimport.Line) { l.Workspace = "acme\xff" }, "no workspace has this"},
+		{"a token as owner", func(l *tokenimport.Line) { l.Workspace = secret }, "no workspace has this"},
+		{"an owner that is not UTF-8", func(l *tokenimport.Line) { l.Workspace = "acme\xff" }, "no workspace has this"},
 		{"no name", func(l *tokenimport.Line) { l.Name = "" }, "the name is empty"},
-		{"a blank name", func(l *tokenimport.Line) { l.Name = " " }, "the name is empty"},
-		{"a token for a name, on two lines", func(l *tokenimport.Line) { l.Name = secret + "\nb" }, "has control characters"},
-		{"a name that is no text", func(l *tokenimport.Line) { l.Name = "a\x00" }, "has control characters"},
+		{"a name of white space", func(l *tokenimport.Line) { l.Name = " " }, "the name is empty"},
+		{"a token as name, on two lines", func(l *tokenimport.Line) { l.Name = secret + "\nb" }, "has control characters"},
+		{"a name with a zero byte", func(l *tokenimport.Line) { l.Name = "a\x00" }, "has control characters"},
 		{"an empty scope", func(l *tokenimport.Line) { l.Scopes = []string{"a", ""} }, "scope 2 is empty"},
-		{"a scope with a blank", func(l *tokenimport.Line) { l.Scopes = []string{secret + " "} }, "scope 1 is empty or has"},
-		{"attributes that are no object", func(l *tokenimport.Line) { l.Attributes = `["` + secret + `"]` }, "attributes: give one JSON object"},
-		{"attributes with a name twice", func(l *tokenimport.Line) { l.Attributes = `{"` + secret + `": 1, "` + secret + `": 1}` }, "occurs twice"},
+		{"a scope with a space", func(l *tokenimport.Line) { l.Scopes = []string{secret + " "} }, "scope 1 is empty or has"},
+		{"attributes that are not an object", func(l *tokenimport.Line) { l.Attributes = `["` + secret + `"]` }, "attributes: give one JSON object"},
+		{"attributes with a duplicate name", func(l *tokenimport.Line) { l.Attributes = `{"` + secret + `": 1, "` + secret + `": 1}` }, "occurs twice"},
 		{"attributes that are too long", func(l *tokenimport.Line) {
 			l.Attributes = authz.Attributes(`{"a": "` + strings.Repeat(secret, 200) + `"}`)
 		}, "attributes: give at most 4096 bytes"},
-		{"attributes that Postgres takes for no text", func(l *tokenimport.Line) { l.Attributes = `{"a": "` + secret + `\u0000"}` }, "attributes: a text"},
-		{"a token that is there", func(l *tokenimport.Line) { l.Key = storetest.OldKey(storetest.Vel, 99) }, "there is this token already"},
-		{"a digest that is there", func(l *tokenimport.Line) {
-			there := storetest.OldKey(storetest.Vel, 99).Digest()
-			l.Key, l.Digest, l.Prefix = "", &there, "vel_"
+		{"attributes with a string that Postgres rejects", func(l *tokenimport.Line) { l.Attributes = `{"a": "` + secret + `\u0000"}` }, "attributes: a text"},
+		{"an existing token", func(l *tokenimport.Line) { l.Key = storetest.OldKey(storetest.Vel, 99) }, "there is this token already"},
+		{"the digest of an existing token", func(l *tokenimport.Line) {
+			existingDigest := storetest.OldKey(storetest.Vel, 99).Digest()
+			l.Key, l.Digest, l.Prefix = "", &existingDigest, "vel_"
 		}, "there is this token already"},
-		{"a token that was in a line before", func(l *tokenimport.Line) { l.Key = storetest.OldKey(storetest.Vel, 3) },
+		{"a token of an earlier line", func(l *tokenimport.Line) { l.Key = storetest.OldKey(storetest.Vel, 3) },
 			"it is the token of line 3 again"},
-		{"the digest of one before", func(l *tokenimport.Line) {
-			before := storetest.OldKey(storetest.Vel, 3).Digest()
-			l.Key, l.Digest, l.Prefix = "", &before, "vel_"
+		{"the digest of an earlier line", func(l *tokenimport.Line) {
+			earlierDigest := storetest.OldKey(storetest.Vel, 3).Digest()
+			l.Key, l.Digest, l.Prefix = "", &earlierDigest, "vel_"
 		}, "it is the token of line 3 again"},
 		{"created in the future", func(l *tokenimport.Line) { l.CreatedAt = &later }, "created_at lies in the future"},
 		{"revoked in the future", func(l *tokenimport.Line) { l.RevokedAt = &later }, "revoked_at lies in the future"},
@@ -171,10 +171,10 @@ func TestImportReportsWhatIsWrongWithALine(t *testing.T) {
 				t.Fatalf("imported %d, %v, %+v, want %q", n, err, refused, c.want)
 			}
 			if err.Error() != "one line is bad; nothing is imported" || strings.Contains(refused.Lines[0].Reason, "IAmThe") {
-				t.Errorf("it says %q of %q", err, refused.Lines[0].Reason)
+				t.Errorf("the error is %q, with the reason %q", err, refused.Lines[0].Reason)
 			}
-			if list := storetest.Must(f.Tokens(t.Context(), registry.TokenFilter{})); len(list) != 1 || list[0].ID != taken.ID {
-				t.Errorf("beside a bad line, there is %+v", list)
+			if list := storetest.Must(f.Tokens(t.Context(), registry.TokenFilter{})); len(list) != 1 || list[0].ID != existing.ID {
+				t.Errorf("with a bad line, the tokens are %+v", list)
 			}
 		})
 	}
@@ -189,17 +189,17 @@ func TestImportReportsWhatIsWrongWithALine(t *testing.T) {
 		{Number: 3, Reason: "no user has this id or email"},
 	}
 	if refused, ok := errors.AsType[*tokenimport.Error](err); !ok || !slices.Equal(refused.Lines, want) {
-		t.Errorf("of a user's tokens: %v, %+v", err, refused)
+		t.Errorf("tokens of users: %v, %+v", err, refused)
 	}
 	wrong := storetest.VelImport(storetest.OldLines(1, nil))
 	wrong.API = "a b"
 	_, err = tokenimport.Store(t.Context(), f.Registry, wrong)
 	if !errors.Is(err, database.ErrInvalid) || strings.Contains(err.Error(), "pq:") {
-		t.Errorf("for an API that cannot be: %v", err)
+		t.Errorf("an invalid API: %v", err)
 	}
 	wrong.Format.BodyLength = 20
 	if _, err := tokenimport.Store(t.Context(), f.Registry, wrong); !errors.Is(err, database.ErrInvalid) {
-		t.Errorf("for a format that is none: %v", err)
+		t.Errorf("an invalid format: %v", err)
 	}
 }
 
@@ -246,7 +246,7 @@ func TestLastLineIsCheckedLikeTheFirst(t *testing.T) {
 		t.Errorf("imported %d, %v", n, err)
 	}
 	if n, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(0, nil))); n != 0 || err != nil {
-		t.Errorf("imported %d of none, %v", n, err)
+		t.Errorf("imported %d tokens of an empty input, %v", n, err)
 	}
 }
 
@@ -260,7 +260,7 @@ func TestTruncatedImportStoresNothing(t *testing.T) {
 		yield(tokenimport.Line{}, broken)
 	}))
 	if !errors.Is(err, broken) || tokens(t, f) != 0 {
-		t.Errorf("the input breaks off: %v", err)
+		t.Errorf("an input error: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	_, err = tokenimport.Store(ctx, f.Registry, storetest.VelImport(storetest.OldLines(2000, func(l *tokenimport.Line) {
@@ -269,7 +269,7 @@ func TestTruncatedImportStoresNothing(t *testing.T) {
 		}
 	})))
 	if !errors.Is(err, context.Canceled) || tokens(t, f) != 0 {
-		t.Errorf("the operator has enough: %v", err)
+		t.Errorf("the context is canceled: %v", err)
 	}
 
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
@@ -284,13 +284,13 @@ func TestTruncatedImportStoresNothing(t *testing.T) {
 	storetest.Eventually(t, "the import waits for a lock", func() bool { return waiting(t, f) == 1 })
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("the operator has enough while the database works: %v", err)
+		t.Errorf("the context is canceled during a query: %v", err)
 	}
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(10, nil))); n != 10 || err != nil || tokens(t, f) != 10 {
-		t.Errorf("and afterwards: %d, %v", n, err)
+		t.Errorf("after the canceled import: %d, %v", n, err)
 	}
 }
 
@@ -338,15 +338,17 @@ func TestImportHoldsOneLineAtATime(t *testing.T) {
 	if n != lines || err != nil || tokens(t, f) != lines {
 		t.Fatalf("imported %d, %v", n, err)
 	}
-	if grown := late - early; grown > 2<<20 { // what it reads is more than 6 MiB
-		t.Errorf("from line 1,000 to line 50,000 it grew by %d bytes", grown)
+	if grown := late - early; grown > 2<<20 { // the input has more than 6 MiB
+		t.Errorf("from line 1,000 to line 50,000, the heap grew by %d bytes", grown)
 	}
 }
 
-// A plan from when the table was almost empty reads the whole table. Without the import's ANALYZE, it would be used until autovacuum.
+// A plan that was made for an almost empty table reads the whole table. Without the import's ANALYZE, Postgres would use it until
+// autovacuum runs.
 func TestImportRenewsPlans(t *testing.T) {
 	f := storetest.NewFixture(t)
-	// A connection's first temporary table has the side effect that all connections plan again. This connection has had its first.
+	// A connection's first temporary table has the side effect that all connections plan again. This import creates the first
+	// temporary table of its connection.
 	storetest.Must(tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.LinesOf(storetest.OldLine(9999)))))
 	f.Exec(t, `VACUUM ANALYZE keywicket.tokens`)
 	sidecar := storetest.OpenDB(t, storetest.With(f.URL, "plan_cache_mode", "force_generic_plan"))
@@ -379,11 +381,11 @@ func TestImportUsesTheDatabaseClock(t *testing.T) {
 	later := time.Now().Add(time.Hour)
 	_, err := tokenimport.Store(t.Context(), r, storetest.VelImport(storetest.OldLines(1, func(l *tokenimport.Line) { l.CreatedAt = &later })))
 	if err != nil {
-		t.Errorf("in an hour, an hour ago for the database: %v", err)
+		t.Errorf("a time in one hour, which is an hour ago by the database's clock: %v", err)
 	}
 }
 
-// A database or a role may set standard_conforming_strings to off. Then a backslash would be lost.
+// A database or a role may set standard_conforming_strings to off. Without an override, backslashes would be lost.
 func TestBackslashesAreKept(t *testing.T) {
 	url := storetest.EmptyDatabase(t)
 	storetest.Must(storetest.OpenDB(t, url).ExecContext(t.Context(), `ALTER DATABASE `+storetest.DatabaseOf(url)+` SET standard_conforming_strings = off`))
@@ -392,7 +394,7 @@ func TestBackslashesAreKept(t *testing.T) {
 	t.Cleanup(func() { _ = raw.Close() })
 	var setting string
 	if err := raw.QueryRowContext(t.Context(), `SHOW standard_conforming_strings`).Scan(&setting); err != nil || setting != "off" {
-		t.Fatalf("it is %s: the test proves nothing; %v", setting, err)
+		t.Fatalf("the setting is %s: the test proves nothing; %v", setting, err)
 	}
 	for _, url := range []string{url, storetest.With(url, "options", "-c standard_conforming_strings=off"), storetest.With(url, "Standard_Conforming_Strings", "off")} {
 		f := &storetest.Fixture{DB: storetest.OpenDB(t, url)}

@@ -14,7 +14,7 @@ import (
 	"github.com/keywicket/keywicket/internal/strictjson"
 )
 
-// NDJSON parses one JSON object for each line. Empty lines are skipped, but count for line numbers.
+// NDJSON parses one JSON object for each line. It skips empty lines, but counts them in line numbers.
 func NDJSON(input io.Reader) iter.Seq2[Line, error] {
 	return func(yield func(Line, error) bool) {
 		buffered := bufio.NewReader(input)

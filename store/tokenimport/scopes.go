@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// Scopes validates the scopes of lines, which the store does not know.
+// Scopes validates the scopes of lines, because the store does not know the API's scopes.
 type Scopes struct {
 	Valid []string // all scopes that a token of the import may have
 	Bad   bool     // after an import: a line had other scopes, or none
@@ -26,14 +26,14 @@ func (s *Scopes) Check(parsed iter.Seq2[Line, error]) iter.Seq2[Line, error] {
 	}
 }
 
-// unique returns the scopes without duplicates, or the reason why they are invalid.
-func (s *Scopes) unique(named []string) ([]string, string) {
-	if len(named) == 0 {
+// unique returns the scopes without duplicates, or a description of the problem.
+func (s *Scopes) unique(scopeNames []string) ([]string, string) {
+	if len(scopeNames) == 0 {
 		s.Bad = true
 		return nil, "it has no scopes"
 	}
-	scopes := make([]string, 0, len(named))
-	for i, scope := range named {
+	scopes := make([]string, 0, len(scopeNames))
+	for i, scope := range scopeNames {
 		if !slices.Contains(s.Valid, scope) {
 			s.Bad = true
 			return nil, fmt.Sprintf("scope %d is not a scope for this kind of token", i+1)

@@ -2,13 +2,13 @@
 -- Triggers write changes to a log, which every sidecar reads several times a second. A notification (NOTIFY) is now only a hint: it
 -- announces a change a little earlier.
 --
--- Reasons: Postgres wakes every listener of a database for every notification, so the nonces of N sidecars cost N * N. Listening
--- needs its own connection, and a transaction that is to be prepared cannot notify. A replaced table, or one that was changed
--- while its triggers were disabled, was not detected.
+-- Reasons: Postgres wakes every listener of a database for every notification, so notifications by N sidecars wake N * N
+-- listeners. Listening needs its own connection, and a transaction that is to be prepared cannot notify. A replaced table, or one
+-- that was changed while its triggers were disabled, was not detected.
 --
--- Reading the log: each row has the id of the transaction that wrote it. A sidecar keeps the snapshot of its last reading, and
--- queries the rows of the transactions that this snapshot does not see. It gets exactly the rows that became visible since then,
--- in whatever order transactions commit, and no row twice.
+-- Reading the log: each row has the id of the transaction that wrote it. A sidecar stores the snapshot of its last reading, and
+-- queries the rows of the transactions that are not visible in it. It gets exactly the rows that became visible since then, each
+-- of them once, in whatever order transactions commit.
 --
 -- On a live database: waits for running transactions that have written to one of the nine tables, or have read tokens or
 -- token_usage, and blocks others meanwhile. Migrate when no transaction runs for long. Sidecars of the previous version continue to
@@ -29,9 +29,9 @@ ALTER TABLE keywicket.changes REPLICA IDENTITY FULL;
 CREATE TABLE keywicket.upkeep (
     one       boolean     NOT NULL DEFAULT true CONSTRAINT upkeep_pkey PRIMARY KEY CONSTRAINT upkeep_one CHECK (one),
     number    bigint      NOT NULL, -- number of marks so far
-    mark      pg_snapshot NOT NULL, -- the next cleaning deletes the rows that this snapshot sees
+    mark      pg_snapshot NOT NULL, -- the next cleaning deletes the rows that are visible in this snapshot
     marked_at timestamptz NOT NULL,
-    cleaning  boolean     NOT NULL, -- some rows that the mark sees are already deleted
+    cleaning  boolean     NOT NULL, -- some rows that are visible in the mark are already deleted
     bound     interval    NOT NULL, -- the longest cache.staleness_bound of the sidecars
     swept     text        NOT NULL  -- rows of token_usage up to this token_id have been checked
 );
@@ -45,22 +45,22 @@ CREATE UNLOGGED TABLE keywicket.sidecars (
     policies       text        NOT NULL, -- a hash of the loaded policies
     bound          interval    NOT NULL, -- cache.staleness_bound
     stale_if_error interval    NOT NULL, -- cache.stale_if_error
-    snapshot       pg_snapshot NOT NULL, -- the sidecar knows every change that it sees
+    snapshot       pg_snapshot NOT NULL, -- the sidecar has read every change that is visible in it
     lease          interval    NOT NULL, -- how long the cache could be used when the row was written
     lag            interval    NOT NULL, -- how long the last reading of the log took
     started_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen_at        timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50); -- space for the next version of a row on its page
 
--- One row, or none: the state of the tables, triggers and functions when a sidecar last verified them, for all sidecars. The table
--- is UNLOGGED on purpose: a crash and a failover empty it. A new row has a new id, which tells every sidecar that the server may
--- have lost commits.
+-- One row, or none: the state of the tables, triggers and functions when a sidecar last verified them, for all sidecars. The
+-- table is UNLOGGED on purpose: a crash and a failover empty it. A new row has a new id, which shows every sidecar that the
+-- server may have lost commits.
 CREATE UNLOGGED TABLE keywicket.world (
     one         boolean     NOT NULL DEFAULT true CONSTRAINT world_pkey PRIMARY KEY CONSTRAINT world_one CHECK (one),
     id          uuid        NOT NULL DEFAULT gen_random_uuid(),
     number      bigint      NOT NULL, -- the number in keywicket.upkeep, or an earlier one
     world       text        NOT NULL, -- while it stays the same, no change has bypassed the triggers
-    told        boolean     NOT NULL, -- the triggers are in force, and write to the log
+    told        boolean     NOT NULL, -- the triggers are enabled, and write to the log
     verified_at timestamptz NOT NULL, -- every schema change committed by then is included
     made_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 10);
@@ -181,7 +181,7 @@ ALTER TABLE keywicket.token_usage DROP CONSTRAINT token_usage_token_id_fkey;
 -- longer exist. Each sidecar calls it once a minute; most calls do nothing. It runs with its owner's rights, so that a sidecar's
 -- login cannot delete from the log itself.
 --
--- Each reading gives a sidecar the number of the last mark. The snapshot of that mark sees nothing that the reading did not see. So a
+-- Each reading returns the number of the last mark. All rows that are visible in that mark were visible to the reading. So a
 -- sidecar can have missed rows only if two marks were set since its last reading.
 -- +goose StatementBegin
 CREATE FUNCTION keywicket.keep_up() RETURNS void
@@ -203,7 +203,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    -- A restored dump may hold marks and transaction ids that this server has not reached yet.
+    -- A restored dump may contain marks and transaction ids that this server has not reached yet.
     IF pg_snapshot_xmax(due) <= pg_snapshot_xmax(next) THEN
         DELETE FROM keywicket.changes WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM keywicket.changes
