@@ -32,7 +32,7 @@ func TestPoliciesHoldExactlyTheDocumentedRoutes(t *testing.T) {
 				case level == "":
 					level = product.LevelWorkspace
 				}
-				route := product.Route{Method: r.Method, parameter.ReplaceAllString(r.Path, "{}"), Path: strings.Join(r.Scopes, Scope: " "), Level: level}
+				route := product.Route{Method: r.Method, Path: parameter.ReplaceAllString(r.Path, "{}"), Scope: strings.Join(r.Scopes, " "), Level: level}
 				if !left[route] {
 					t.Errorf("the policies have %+v, which the documents lack, or have it twice", route)
 				}

@@ -1,4 +1,4 @@
-// Package binary builds keywicket for tests. The packages of `go test ./...` run at the same time and share the result.
+// Package binary builds the programs that tests run. The packages of `go test ./...` run at the same time and share the result.
 package binary
 
 import (
@@ -16,31 +16,38 @@ import (
 )
 
 // Race returns the path of keywicket with the race detector. The first call of a process builds it.
-var Race = sync.OnceValues(func() (string, error) { return build("keywicket-race", "-race") })
+var Race = sync.OnceValues(func() (string, error) { return build("keywicket-race", keywicket, "-race") })
 
 // Plain returns the path of keywicket without the race detector. The first call of a process builds it.
-var Plain = sync.OnceValues(func() (string, error) { return build("keywicket") })
+var Plain = sync.OnceValues(func() (string, error) { return build("keywicket", keywicket) })
 
-// build builds keywicket in bin/test of this checkout, so two checkouts do not share a file. `go build` does not link again if
+// OPA returns the path of the stock opa. The first call of a process builds it.
+var OPA = sync.OnceValues(func() (string, error) {
+	return build("opa", "github.com/open-policy-agent/opa", "-modfile=tools/opa.mod")
+})
+
+const keywicket = "./cmd/keywicket"
+
+// build builds a program in bin/test of this checkout, so two checkouts do not share a file. `go build` does not link again if
 // the file is up to date. It replaces a file that is not: processes that run keep the old one.
-func build(name string, flags ...string) (path string, err error) {
+func build(name, program string, flags ...string) (path string, err error) {
 	module, ok := fetched.Find("go.mod")
 	if !ok {
-		return "", errors.New("build keywicket: no go.mod in the working folder or above it")
+		return "", fmt.Errorf("build %s: no go.mod in the working folder or above it", name)
 	}
 	root := filepath.Dir(module)
 	path = filepath.Join(root, "bin", "test", name)
 	unlock, err := lock(path + ".lock")
 	if err != nil {
-		return "", fmt.Errorf("build keywicket: %w", err)
+		return "", fmt.Errorf("build %s: %w", name, err)
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	command := exec.CommandContext(ctx, "go", append(append([]string{"build"}, flags...), "-o", path, "./cmd/keywicket")...)
+	command := exec.CommandContext(ctx, "go", append(append([]string{"build"}, flags...), "-o", path, program)...)
 	command.Dir = root
 	if out, err := command.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build keywicket: %w\n%s", err, out)
+		return "", fmt.Errorf("build %s: %w\n%s", name, err, out)
 	}
 	return path, nil
 }

@@ -55,7 +55,7 @@ func newFaults(t *testing.T, environ ...string) *faults {
 		u.Host = (*to).Listen
 		return u.String()
 	}
-	f.Stack = harness.StartStack(t, demo.Config{
+	f.Stack = harness.StartRaceStack(t, demo.Config{
 		Environ: slices.Concat([]string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}, f.issuer.Environ(), environ),
 		Database: func(u string) (lookups, feed string) {
 			return by(&f.lookups, "lookups", u), by(&f.feed, "feed", u)

@@ -17,7 +17,7 @@ import (
 
 func TestDatabaseGoesAndComesBack(t *testing.T) {
 	// For slow machines the look-up timeout is twice the default: after the outage every connection is opened again.
-	s := harness.StartStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}})
+	s := harness.StartRaceStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}})
 	home := harness.CreateWorkspace(t, s)
 	key := harness.IssueToken(t, s, "sk_live_", home.ID, "inbox:read")
 	works := harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID)

@@ -20,7 +20,7 @@ func lookups(counted func(condition string) int) int {
 // Without a cache, a check makes one query or none.
 func TestOneQueryPerCheck(t *testing.T) {
 	const checks = 1000
-	s := harness.StartStack(t, demo.Config{
+	s := harness.StartRaceStack(t, demo.Config{
 		Environ:          []string{"KEYWICKET_CACHE_MAX_BYTES=0", "KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"},
 		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
 	})
@@ -103,7 +103,7 @@ func TestOneQueryPerCheck(t *testing.T) {
 
 // A warm check makes no query. A thousand simultaneous first uses of a token make one.
 func TestWarmChecksMakeNoQuery(t *testing.T) {
-	s := harness.StartStack(t, demo.Config{
+	s := harness.StartRaceStack(t, demo.Config{
 		// A shared load continues for later callers, also after the first callers have timed out.
 		Environ:          []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=10s", "KEYWICKET_CACHE_STALENESS_BOUND=30s"},
 		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
