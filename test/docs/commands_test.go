@@ -17,8 +17,8 @@ import (
 
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/policies"
-	"github.com/keywicket/keywicket/test/binary"
 	"github.com/keywicket/keywicket/test/harness"
+	"github.com/keywicket/keywicket/test/program"
 )
 
 var shellBlock = regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$")
@@ -111,7 +111,7 @@ func consent(ctx context.Context, address string) error {
 func commandFolder(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	opa, err := binary.OPA()
+	opa, err := program.OPA()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func commandFolder(t *testing.T) string {
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	keywicket, err := binary.Plain()
+	keywicket, err := program.Keywicket()
 	if err != nil {
 		t.Fatal(err)
 	}

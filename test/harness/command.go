@@ -15,13 +15,13 @@ import (
 
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/store"
-	"github.com/keywicket/keywicket/test/binary"
+	"github.com/keywicket/keywicket/test/program"
 )
 
 // Command returns a command of the real binary, as an operator of the stack runs it.
 func Command(ctx context.Context, t testing.TB, s *demo.Stack, args ...string) *exec.Cmd {
 	t.Helper()
-	c := exec.CommandContext(ctx, path(t, binary.Plain), args...)
+	c := exec.CommandContext(ctx, path(t, program.Keywicket), args...)
 	c.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KEYWICKET_") })
 	c.Env = append(c.Env, "KEYWICKET_DATABASE_URL="+s.DatabaseURL())
 	return c

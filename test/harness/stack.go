@@ -14,14 +14,14 @@ import (
 
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/store"
-	"github.com/keywicket/keywicket/test/binary"
+	"github.com/keywicket/keywicket/test/program"
 )
 
 // StartStack starts a stack for one test. Tests need their own for what other tests would notice: a database that stops, a
 // sidecar that ends, another configuration. The sidecar has no race detector, with which its start takes five times the CPU.
 func StartStack(t testing.TB, c demo.Config) *demo.Stack {
 	t.Helper()
-	c.Keywicket = path(t, binary.Plain)
+	c.Keywicket = path(t, program.Keywicket)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	s, err := demo.Start(ctx, c)
@@ -56,7 +56,7 @@ func StartRaceStack(t testing.TB, c demo.Config) *demo.Stack {
 // StartDemo starts a complete deployment for one test: a sign-in, an issuer, users.
 func StartDemo(t testing.TB, c demo.Config) *demo.Demo {
 	t.Helper()
-	c.Keywicket = path(t, binary.Plain)
+	c.Keywicket = path(t, program.Keywicket)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	d, err := demo.New(ctx, c)
@@ -82,7 +82,7 @@ func path(t testing.TB, build func() (string, error)) string {
 
 // startRace starts a stack whose sidecar has the race detector. end stops it, and returns an error that shows the data races.
 func startRace(ctx context.Context, c demo.Config) (s *demo.Stack, end func() error, err error) {
-	if c.Keywicket, err = binary.Race(); err != nil {
+	if c.Keywicket, err = program.RaceKeywicket(); err != nil {
 		return nil, nil, err
 	}
 	dir, err := os.MkdirTemp("", "keywicket-race-")

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/policies"
-	"github.com/keywicket/keywicket/test/binary"
+	"github.com/keywicket/keywicket/test/program"
 )
 
 // Folder returns a copy of the built-in policy.
@@ -24,7 +24,7 @@ func Folder(t testing.TB) string {
 // Test runs the folder's tests as a policy's author does.
 func Test(t testing.TB, dir string) error {
 	t.Helper()
-	opa, err := binary.OPA()
+	opa, err := program.OPA()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -122,7 +122,7 @@ func TestDatabaseGoesAndComesBack(t *testing.T) {
 
 // Postgres is restarted under load, with a revocation before and after the restart.
 func TestPostgresRestartsUnderLoad(t *testing.T) {
-	f := newFaults(t)
+	f := newFaults(t, harness.StartRaceStack)
 	kept, before, after := f.warm(t), f.warm(t), f.warm(t)
 	stop := make(chan struct{})
 	var load sync.WaitGroup
@@ -165,7 +165,7 @@ func TestPostgresRestartsUnderLoad(t *testing.T) {
 
 // stale_if_error allows credentials that were cached before, and reports it.
 func TestStaleIfError(t *testing.T) {
-	f := newFaults(t, "KEYWICKET_CACHE_STALE_IF_ERROR=5s")
+	f := newFaults(t, harness.StartRaceStack, "KEYWICKET_CACHE_STALE_IF_ERROR=5s")
 	token := f.warm(t)
 	of := harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID)
 	brief := harness.IssueToken(t, f.Stack, "sk_live_", f.home.ID, "inbox:read", "--expires-in", "4s")

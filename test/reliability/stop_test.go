@@ -91,6 +91,7 @@ func TestSidecarDrains(t *testing.T) {
 // After the first signal to stop, a sidecar is unready at once, and continues to answer. After a second signal, it does not
 // wait any longer.
 func TestLameDuck(t *testing.T) {
+	t.Parallel()
 	log := new(record.Log)
 	s := harness.StartRaceStack(t, demo.Config{Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=10m"}, Log: log})
 	home := harness.CreateWorkspace(t, s)

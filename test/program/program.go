@@ -1,5 +1,5 @@
-// Package binary builds the programs that tests run. The packages of `go test ./...` run at the same time and share the result.
-package binary
+// Package program builds the programs that tests run. The packages of `go test ./...` run at the same time and share the result.
+package program
 
 import (
 	"context"
@@ -15,18 +15,18 @@ import (
 	"github.com/keywicket/keywicket/internal/fetched"
 )
 
-// Race returns the path of keywicket with the race detector. The first call of a process builds it.
-var Race = sync.OnceValues(func() (string, error) { return build("keywicket-race", keywicket, "-race") })
+// RaceKeywicket returns the path of keywicket with the race detector. The first call of a process builds it.
+var RaceKeywicket = sync.OnceValues(func() (string, error) { return build("keywicket-race", ourCommand, "-race") })
 
-// Plain returns the path of keywicket without the race detector. The first call of a process builds it.
-var Plain = sync.OnceValues(func() (string, error) { return build("keywicket", keywicket) })
+// Keywicket returns the path of keywicket without the race detector. The first call of a process builds it.
+var Keywicket = sync.OnceValues(func() (string, error) { return build("keywicket", ourCommand) })
 
 // OPA returns the path of the stock opa. The first call of a process builds it.
 var OPA = sync.OnceValues(func() (string, error) {
 	return build("opa", "github.com/open-policy-agent/opa", "-modfile=tools/opa.mod")
 })
 
-const keywicket = "./cmd/keywicket"
+const ourCommand = "./cmd/keywicket"
 
 // build builds a program in bin/test of this checkout, so two checkouts do not share a file. `go build` does not link again if
 // the file is up to date. It replaces a file that is not: processes that run keep the old one.
