@@ -45,7 +45,7 @@ test-go: $(PARTS) ## Run the Go tests, through a real Envoy, Postgres, PgBouncer
 
 .PHONY: test-long
 test-long: $(PARTS) ## Run the tests that take minutes and that `make test` leaves out
-	tools/test-that 'long[(]t[)]|testing[.]Short[(][)]' -race -timeout 40m
+	tools/test-that 'SkipIfShort[(]|testing[.]Short[(][)]' -race -timeout 40m
 	tools/test-that 'race[.]Skip[(]' -timeout 40m # at full length
 
 POSTGRES ?= 14 15 18

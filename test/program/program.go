@@ -16,10 +16,10 @@ import (
 )
 
 // RaceKeywicket returns the path of keywicket with the race detector. The first call of a process builds it.
-var RaceKeywicket = sync.OnceValues(func() (string, error) { return build("keywicket-race", ourCommand, "-race") })
+var RaceKeywicket = sync.OnceValues(func() (string, error) { return build("race/keywicket", ourCommand, "-race") })
 
 // Keywicket returns the path of keywicket without the race detector. The first call of a process builds it.
-var Keywicket = sync.OnceValues(func() (string, error) { return build("keywicket", ourCommand) })
+var Keywicket = sync.OnceValues(func() (string, error) { return build("plain/keywicket", ourCommand) })
 
 // OPA returns the path of the stock opa. The first call of a process builds it.
 var OPA = sync.OnceValues(func() (string, error) {
@@ -36,7 +36,7 @@ func build(name, program string, flags ...string) (path string, err error) {
 		return "", fmt.Errorf("build %s: no go.mod in the working folder or above it", name)
 	}
 	root := filepath.Dir(module)
-	path = filepath.Join(root, "bin", "test", name)
+	path = filepath.Join(root, "bin", "test", filepath.FromSlash(name))
 	unlock, err := lock(path + ".lock")
 	if err != nil {
 		return "", fmt.Errorf("build %s: %w", name, err)

@@ -1,4 +1,4 @@
-# Samples of the VelaFlows table. test/matrix_test.go compares the whole table with the product's.
+# Samples of the VelaFlows table. test/answers/routes_test.go compares the whole table with the product's.
 package velaflows_test
 
 import data.apis.velaflows

@@ -1,4 +1,4 @@
-# Samples of the Velocity table. test/matrix_test.go compares the whole table with the product's.
+# Samples of the Velocity table. test/answers/routes_test.go compares the whole table with the product's.
 package velocity_test
 
 import data.apis.velocity
