@@ -45,7 +45,7 @@ test-go: $(TEST_PROGRAMS) ## Run the Go tests, through a real Envoy, Postgres, P
 
 .PHONY: test-long
 test-long: $(TEST_PROGRAMS) ## Run the tests that take minutes and that `make test` leaves out
-	tools/test-matching 'long[(]t[)]|testing[.]Short[(][)]' -race -timeout 40m
+	tools/test-matching 'SkipIfShort[(]|testing[.]Short[(][)]' -race -timeout 40m
 	tools/test-matching 'race[.]Skip[(]' -timeout 40m # without -short
 
 POSTGRES ?= 14 15 18

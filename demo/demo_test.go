@@ -9,18 +9,19 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/store/registry"
+
+	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/test/program"
 )
 
-var binary string // the keywicket binary that runs as the sidecar
+var keywicket string // the keywicket binary that runs as the sidecar
 
 func TestMain(m *testing.M) {
 	code, err := run(m)
@@ -35,16 +36,8 @@ func run(m *testing.M) (code int, err error) {
 	if sidecar := os.Getenv(killedDemoVariable); sidecar != "" {
 		return 1, runUntilKilled(sidecar)
 	}
-	dir, err := os.MkdirTemp("", "keywicket-test-")
-	if err != nil {
+	if keywicket, err = program.RaceKeywicket(); err != nil {
 		return 1, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	binary = filepath.Join(dir, "keywicket")
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	if out, err := exec.CommandContext(ctx, "go", "build", "-race", "-o", binary, "../cmd/keywicket").CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("build the sidecar: %w\n%s", err, out)
 	}
 	return m.Run(), nil
 }
@@ -79,7 +72,7 @@ func start(t *testing.T) (d *demo.Demo, wantGone func()) {
 	dir := temporary(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	d, err := demo.New(ctx, demo.Config{Keywicket: binary})
+	d, err := demo.New(ctx, demo.Config{Keywicket: keywicket})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +207,7 @@ func stepsWork(t *testing.T, d *demo.Demo) {
 		!strings.Contains(text, `"x-keywicket-workspace-slug":["your-workspace"]`) {
 		t.Errorf("%v in\n%s", err, printed)
 	}
-	grants, err := exec.CommandContext(t.Context(), binary, "--database-url", d.DatabaseURL(), "grant", "list").CombinedOutput()
+	grants, err := exec.CommandContext(t.Context(), keywicket, "--database-url", d.DatabaseURL(), "grant", "list").CombinedOutput()
 	if err != nil || !regexp.MustCompile(`Planner +ada@example\.com +issues:read issues:write +your-workspace .* revoked`).Match(grants) {
 		t.Errorf("%v in\n%s", err, grants)
 	}
@@ -287,7 +280,7 @@ func TestDemoThatCannotStart(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
-			test.config.Keywicket = binary
+			test.config.Keywicket = keywicket
 			d, err := demo.New(ctx, test.config)
 			if err == nil {
 				t.Fatal("the demo started", d.Close())

@@ -35,7 +35,7 @@ func runUntilKilled(sidecar string) error {
 func TestKilledDemoLeavesNoProcess(t *testing.T) {
 	dir := temporary(t)
 	killed := exec.CommandContext(t.Context(), os.Args[0])
-	killed.Env = append(os.Environ(), killedDemoVariable+"="+binary)
+	killed.Env = append(os.Environ(), killedDemoVariable+"="+keywicket)
 	killed.Stderr = os.Stderr
 	out, err := killed.StdoutPipe()
 	if err != nil {

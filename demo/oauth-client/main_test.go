@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -19,17 +18,18 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/test/program"
 )
 
 // TestApp runs the app against a demo. The user signs in and consents.
 func TestApp(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	binary := filepath.Join(t.TempDir(), "keywicket")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-race", "-o", binary, "../../cmd/keywicket").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	keywicket, err := program.RaceKeywicket()
+	if err != nil {
+		t.Fatal(err)
 	}
-	d, err := demo.New(ctx, demo.Config{Keywicket: binary})
+	d, err := demo.New(ctx, demo.Config{Keywicket: keywicket})
 	if err != nil {
 		t.Fatal(err)
 	}

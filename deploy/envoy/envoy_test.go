@@ -155,7 +155,7 @@ func wantLocalReply(t *testing.T, name string, a fullResponse, status int, code,
 	err := json.Unmarshal([]byte(a.body), &body)
 	if err != nil || a.StatusCode != status || a.Header.Get("content-type") != "application/json" ||
 		body.Error.Code != code || body.Error.Reason != reason || body.Error.Message == "" {
-		t.Errorf("%s: got %s %v %q, want %d %s", name, a.Status, a.Header, a.body, status, code)
+		t.Errorf("%s: got %d %v %q, want %d %s", name, a.StatusCode, a.Header, a.body, status, code)
 	}
 	if want := map[bool]string{true: "1"}[status == http.StatusServiceUnavailable]; a.Header.Get("retry-after") != want {
 		t.Errorf("%s: retry-after %q, want %q", name, a.Header.Get("retry-after"), want)
@@ -200,7 +200,7 @@ func TestDenialReachesTheClientUnchanged(t *testing.T) {
 		if a.StatusCode != status || a.body != denial || len(a.Header["Content-Type"]) != 1 ||
 			a.Header.Get("content-type") != "application/problem+json" ||
 			a.Header.Get("www-authenticate") != `Bearer error="x"` || a.Header.Get("retry-after") != "7" {
-			t.Errorf("%d: got %s %v %q", status, a.Status, a.Header, a.body)
+			t.Errorf("%d: got %d %v %q", status, a.StatusCode, a.Header, a.body)
 		}
 	}
 	if s.reached() != 0 {
@@ -232,7 +232,7 @@ func TestGRPCClientGetsAStatus(t *testing.T) {
 		}
 		_ = a.Body.Close()
 		if got := a.Header.Get("grpc-status"); a.StatusCode != http.StatusOK || got != want {
-			t.Errorf("%s: got %s, grpc-status %q, want %s", token, a.Status, got, want)
+			t.Errorf("%s: got %d, grpc-status %q, want %s", token, a.StatusCode, got, want)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package bootstrap_test
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +30,7 @@ import (
 	"github.com/keywicket/keywicket/demo/upstream"
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 	"github.com/keywicket/keywicket/internal/syncbuffer"
+	"github.com/keywicket/keywicket/test/wire"
 )
 
 // stack is a real Envoy with real upstreams and a fake sidecar. These tests cover Envoy's configuration. The fake can return
@@ -102,15 +102,16 @@ func (s *stack) reached() int64 { return s.live.Count() + s.sandbox.Count() }
 
 // fullResponse is a response whose body has been read.
 type fullResponse struct {
-	*http.Response
-	body string
+	StatusCode int
+	Header     http.Header
+	body       string
 }
 
 // echo returns the request that the upstream received.
 func (a fullResponse) echo(t *testing.T) (echo upstream.Echo) {
 	t.Helper()
 	if a.StatusCode != http.StatusOK {
-		t.Fatalf("got %s %s", a.Status, a.body)
+		t.Fatalf("got %d %s", a.StatusCode, a.body)
 	}
 	if err := json.Unmarshal([]byte(a.body), &echo); err != nil {
 		t.Fatal(err)
@@ -127,21 +128,11 @@ func send(t *testing.T, addr, requestLine string, headers ...string) fullRespons
 }
 
 // conn is a connection for several requests.
-type conn struct {
-	net.Conn
-	r *bufio.Reader
-}
+type conn struct{ *wire.HTTP1 }
 
 func dial(t *testing.T, addr string) conn {
 	t.Helper()
-	c, err := net.DialTimeout("tcp", addr, 5*time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	return conn{c, bufio.NewReader(c)}
+	return conn{wire.NewHTTP1(wire.Dial(t, addr))}
 }
 
 func (c conn) send(t *testing.T, requestLine string, headers ...string) fullResponse {
@@ -155,16 +146,11 @@ func (c conn) send(t *testing.T, requestLine string, headers ...string) fullResp
 
 func (c conn) read(t *testing.T) fullResponse {
 	t.Helper()
-	response, err := http.ReadResponse(c.r, nil)
-	if err != nil {
-		t.Fatal(err)
+	response, answered := c.Receive(t, http.MethodGet)
+	if !answered {
+		t.Fatal("the connection is closed")
 	}
-	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = response.Body.Close()
-	return fullResponse{response, string(body)}
+	return fullResponse{response.Status, response.Header, string(response.Body)}
 }
 
 // checks is the fake sidecar. The bearer token selects its response.

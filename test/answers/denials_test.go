@@ -14,6 +14,7 @@ import (
 
 // Otherwise Envoy would count a denial as an answer of the API.
 func TestEnvoyCountsNoDenialAsAnUpstreamError(t *testing.T) {
+	t.Parallel()
 	s := harness.StartStack(t, demo.Config{})
 	home := harness.CreateWorkspace(t, s)
 	good := harness.IssueToken(t, s, "sk_live_", home.ID, "inbox:read").Token

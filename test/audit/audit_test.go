@@ -12,6 +12,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/keywicket/keywicket/test/harness"
+	"github.com/keywicket/keywicket/test/program"
 )
 
 var (
@@ -59,13 +62,11 @@ func startWorld(t *testing.T, o options) *world {
 
 // TestAudit is the audit: during random changes and faults, no answer is older than the bound.
 func TestAudit(t *testing.T) {
-	if testing.Short() {
-		t.Skip("make test-long runs it")
-	}
+	harness.SkipIfShort(t)
 	audited := *binary
 	if audited == "" {
 		var err error
-		if audited, err = build(interrupted, t.TempDir(), ""); err != nil {
+		if audited, err = program.Keywicket(); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keywicket/keywicket/test/harness"
+	"github.com/keywicket/keywicket/test/program"
 )
 
 // control is keywicket without one protection. If the audit does not detect this, the audit proves nothing. The control for
@@ -64,10 +67,8 @@ var controls = []control{
 // TestControls removes one protection at a time, and the judge must find violations each time. With the same schedule, it must find
 // none in the unchanged keywicket. Otherwise the missing protection would not be the cause.
 func TestControls(t *testing.T) {
-	if testing.Short() {
-		t.Skip("make test-long runs it")
-	}
-	intact, err := build(interrupted, t.TempDir(), "")
+	harness.SkipIfShort(t)
+	intact, err := program.Keywicket()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -305,14 +305,10 @@ func (w *world) close() error {
 	return errors.Join(errs...)
 }
 
-// build builds keywicket and returns the binary's path. overlay is the file for `go build -overlay`, or empty.
+// build builds keywicket with the file of `go build -overlay`, and returns the binary's path.
 func build(ctx context.Context, dir, overlay string) (string, error) {
 	binary := filepath.Join(dir, "keywicket")
-	args := []string{"build", "-o", binary}
-	if overlay != "" {
-		args = append(args, "-overlay", overlay)
-	}
-	if out, err := command(ctx, "go", append(args, "github.com/keywicket/keywicket/cmd/keywicket")...); err != nil {
+	if out, err := command(ctx, "go", "build", "-o", binary, "-overlay", overlay, "github.com/keywicket/keywicket/cmd/keywicket"); err != nil {
 		return "", fmt.Errorf("build keywicket: %w\n%s", err, out)
 	}
 	return binary, nil

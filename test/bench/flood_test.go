@@ -24,6 +24,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/schema"
+
 	"github.com/Shopify/toxiproxy/v2"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -35,9 +39,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo/postgres"
 	"github.com/keywicket/keywicket/demo/process"
-	"github.com/keywicket/keywicket/store/database"
-	"github.com/keywicket/keywicket/store/registry"
-	"github.com/keywicket/keywicket/store/schema"
+	"github.com/keywicket/keywicket/test/program"
 )
 
 var (
@@ -300,11 +302,11 @@ func validKey(n int64) authz.Secret { return authz.Secret(fmt.Sprintf("vel_%038d
 
 func build(b testing.TB) string {
 	b.Helper()
-	binary := filepath.Join(b.TempDir(), "keywicket")
-	if out, err := exec.CommandContext(b.Context(), "go", "build", "-o", binary, "../../cmd/keywicket").CombinedOutput(); err != nil {
-		b.Fatalf("build the sidecar: %v\n%s", err, out)
+	path, err := program.Keywicket()
+	if err != nil {
+		b.Fatal(err)
 	}
-	return binary
+	return path
 }
 
 // startSidecar starts a sidecar and returns its address for checks.

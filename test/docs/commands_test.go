@@ -17,8 +17,8 @@ import (
 
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/policies"
-	"github.com/keywicket/keywicket/test/binary"
 	"github.com/keywicket/keywicket/test/harness"
+	"github.com/keywicket/keywicket/test/program"
 )
 
 var shellBlock = regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$")
@@ -35,7 +35,7 @@ func TestDocumentedCommandsWork(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	d := harness.StartDemo(t, demo.Config{})
-	dir := commandFolder(ctx, t, root)
+	dir := commandFolder(t)
 	addresses := strings.NewReplacer("http://127.0.0.1:8000", d.VelaFlows, "http://127.0.0.1:8001", d.Velocity)
 	var shown bytes.Buffer
 	if err := d.Print(&shown); err != nil {
@@ -108,13 +108,15 @@ func consent(ctx context.Context, address string) error {
 
 // commandFolder returns a folder with the files that the commands need: bin/keywicket, policies, and a stock opa on the
 // PATH.
-func commandFolder(ctx context.Context, t *testing.T, root string) string {
+func commandFolder(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	build := exec.CommandContext(ctx, "go", "build", "-modfile=tools/opa.mod", "-o", filepath.Join(dir, "opa"), "github.com/open-policy-agent/opa")
-	build.Dir = root
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build opa: %v\n%s", err, out)
+	opa, err := program.OPA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(opa, filepath.Join(dir, "opa")); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.CopyFS(filepath.Join(dir, "policies"), policies.Builtin); err != nil {
 		t.Fatal(err)
@@ -122,7 +124,7 @@ func commandFolder(ctx context.Context, t *testing.T, root string) string {
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	keywicket, err := binary.Race()
+	keywicket, err := program.Keywicket()
 	if err != nil {
 		t.Fatal(err)
 	}

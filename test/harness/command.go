@@ -16,19 +16,15 @@ import (
 	"github.com/keywicket/keywicket/store/registry"
 
 	"github.com/keywicket/keywicket/demo"
-	"github.com/keywicket/keywicket/test/binary"
+	"github.com/keywicket/keywicket/test/program"
 )
 
 // Command returns a command of the real binary, as an operator of the stack runs it.
 func Command(ctx context.Context, t testing.TB, s *demo.Stack, args ...string) *exec.Cmd {
 	t.Helper()
-	path, err := binary.Race()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := exec.CommandContext(ctx, path, args...)
+	c := exec.CommandContext(ctx, path(t, program.Keywicket), args...)
 	c.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "KEYWICKET_") })
-	c.Env = append(c.Env, "KEYWICKET_DATABASE_URL="+s.DatabaseURL(), "GORACE="+noSleep)
+	c.Env = append(c.Env, "KEYWICKET_DATABASE_URL="+s.DatabaseURL())
 	return c
 }
 

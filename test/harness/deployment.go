@@ -17,7 +17,8 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// Deployment is a stack that all tests of a package share, because its parts take seconds to start.
+// Deployment is a stack that all tests of a package share, because its parts take seconds to start. Its sidecar has the race
+// detector.
 type Deployment struct {
 	*demo.Stack
 	Registry *registry.Registry
@@ -44,7 +45,7 @@ func startDeployment(ctx context.Context) (_ *Deployment, err error) {
 			err = errors.Join(err, d.close())
 		}
 	}()
-	stack, end, err := start(ctx, demo.Config{
+	stack, end, err := startRace(ctx, demo.Config{
 		Environ:          append(d.Sessions.Environ(), SlowMachine, ShortStaleness),
 		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
 	})

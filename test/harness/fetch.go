@@ -46,8 +46,10 @@ func do(t testing.TB, client *http.Client, q *http.Request) Reply {
 		t.Fatal(err)
 	}
 	r := Reply{Status: response.StatusCode, Header: response.Header, Body: string(text)}
-	if err := json.Unmarshal(text, &r.JSON); err != nil && response.Header.Get("Content-Type") == "application/json" {
-		t.Fatalf("%s %s: %v in %s", q.Method, q.URL, err, text)
+	if response.Header.Get("Content-Type") == "application/json" && q.Method != http.MethodHead {
+		if err := json.Unmarshal(text, &r.JSON); err != nil {
+			t.Fatalf("%s %s: %v in %s", q.Method, q.URL, err, text)
+		}
 	}
 	return r
 }

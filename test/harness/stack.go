@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -14,16 +15,34 @@ import (
 	"github.com/jmoiron/sqlx"
 
 	"github.com/keywicket/keywicket/demo"
-	"github.com/keywicket/keywicket/test/binary"
+	"github.com/keywicket/keywicket/test/program"
 )
 
 // StartStack starts a stack for one test. Tests need their own for what other tests would notice: a database that stops, a
-// sidecar that ends, another configuration.
+// sidecar that ends, another configuration. The sidecar has no race detector, with which its start takes five times the CPU.
 func StartStack(t testing.TB, c demo.Config) *demo.Stack {
+	t.Helper()
+	c.Keywicket = path(t, program.Keywicket)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	s, err := demo.Start(ctx, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// StartRaceStack is StartStack with the race detector in the sidecar. The test fails if the sidecar has a data race.
+func StartRaceStack(t testing.TB, c demo.Config) *demo.Stack {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	s, end, err := start(ctx, c)
+	s, end, err := startRace(ctx, c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,17 +57,9 @@ func StartStack(t testing.TB, c demo.Config) *demo.Stack {
 // StartDemo starts a complete deployment for one test: a sign-in, an issuer, users.
 func StartDemo(t testing.TB, c demo.Config) *demo.Demo {
 	t.Helper()
+	c.Keywicket = path(t, program.Keywicket)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	end, err := watchRaces(&c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := end(); err != nil {
-			t.Error(err)
-		}
-	})
 	d, err := demo.New(ctx, c)
 	if err != nil {
 		t.Fatal(err)
@@ -61,39 +72,39 @@ func StartDemo(t testing.TB, c demo.Config) *demo.Demo {
 	return d
 }
 
-func start(ctx context.Context, c demo.Config) (s *demo.Stack, end func() error, err error) {
-	races, err := watchRaces(&c)
+func path(t testing.TB, build func() (string, error)) string {
+	t.Helper()
+	path, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// startRace starts a stack whose sidecar has the race detector. end stops it, and returns an error that shows the data races.
+func startRace(ctx context.Context, c demo.Config) (s *demo.Stack, end func() error, err error) {
+	if c.Keywicket, err = program.RaceKeywicket(); err != nil {
+		return nil, nil, err
+	}
+	dir, err := os.MkdirTemp("", "keywicket-race-")
 	if err != nil {
 		return nil, nil, err
+	}
+	// The race detector would also wait for a second before the sidecar exits.
+	c.Environ = slices.Concat(c.Environ, []string{"GORACE=log_path=" + filepath.Join(dir, "race") + " atexit_sleep_ms=0"})
+	races := func() error {
+		found, err := filepath.Glob(filepath.Join(dir, "*"))
+		for _, file := range found {
+			text, readErr := os.ReadFile(file)
+			err = errors.Join(err, readErr, fmt.Errorf("the sidecar has a data race: %s", text))
+		}
+		return errors.Join(err, os.RemoveAll(dir))
 	}
 	if s, err = demo.Start(ctx, c); err != nil {
 		return nil, nil, errors.Join(err, races())
 	}
 	return s, func() error { return errors.Join(s.Close(), races()) }, nil
 }
-
-// watchRaces makes the stack run keywicket with the race detector. end returns an error that shows the data races it found.
-func watchRaces(c *demo.Config) (end func() error, err error) {
-	if c.Keywicket, err = binary.Race(); err != nil {
-		return nil, err
-	}
-	dir, err := os.MkdirTemp("", "keywicket-race-")
-	if err != nil {
-		return nil, err
-	}
-	c.Environ = append(c.Environ, "GORACE=log_path="+filepath.Join(dir, "race")+" "+noSleep)
-	return func() error {
-		found, err := filepath.Glob(filepath.Join(dir, "*"))
-		for _, file := range found {
-			text, readErr := os.ReadFile(file)
-			err = errors.Join(err, readErr, fmt.Errorf("keywicket has a data race: %s", text))
-		}
-		return errors.Join(err, os.RemoveAll(dir))
-	}, nil
-}
-
-// noSleep: a program with the race detector waits a second before it exits, unless GORACE sets another time.
-const noSleep = "atexit_sleep_ms=0"
 
 // OpenDatabase opens the stack's database as its superuser.
 func OpenDatabase(t testing.TB, s *demo.Stack) *sqlx.DB {

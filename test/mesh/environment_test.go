@@ -11,6 +11,7 @@ import (
 // Row 38 of docs/security.md: if Envoy selects the upstream by a header of the sidecar, it has to select again after the
 // check. Envoy Gateway does so with recomputeRoute; Istio never does.
 func TestMeshRouteByEnvironment(t *testing.T) {
+	t.Parallel()
 	const route = `              - match: {prefix: /, headers: [{name: x-keywicket-environment, string_match: {exact: sandbox}}]}
                 route: {cluster: upstream_sandbox}
 `
@@ -36,6 +37,7 @@ func TestMeshRouteByEnvironment(t *testing.T) {
 			map[string]string{"live": "live", "live, sandbox": "live", "sandbox": "sandbox", "sandbox, live": "sandbox"}},
 	} {
 		t.Run(variant.name, func(t *testing.T) {
+			t.Parallel()
 			m := newMesh(t, variant.mesh, variant.edits...)
 			keys := map[string]principal{"live": m.principal(t, "sk_live_", "inbox:read"), "sandbox": m.principal(t, "sk_test_", "inbox:read")}
 			for _, protocol := range wire.HTTP {

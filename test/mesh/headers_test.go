@@ -14,6 +14,7 @@ import (
 // Without the settings of deploy/envoy, the upstream receives exactly what the sidecar checked and set, for every client
 // input.
 func TestMeshes(t *testing.T) {
+	t.Parallel()
 	for _, variant := range []struct {
 		name, mesh         string
 		edits              []edit
@@ -24,6 +25,7 @@ func TestMeshes(t *testing.T) {
 		{name: threats.Gateway + " with headersToExtAuth", mesh: threats.Gateway},
 	} {
 		t.Run(variant.name, func(t *testing.T) {
+			t.Parallel()
 			m := newMesh(t, variant.mesh, variant.edits...)
 			token := func(scope string) string { return m.principal(t, "sk_live_", scope).token }
 			h := threats.Inputs{
@@ -72,6 +74,7 @@ func TestMeshes(t *testing.T) {
 // If Envoy does not send a workspace header with the check, the header gives no access to a workspace. Headers that the
 // sidecar sets or removes by name are safe. Other spellings that an upstream may treat as equal reach the upstream.
 func TestMeshThatHidesHeaders(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, threats.Gateway, noWorkspaceHeader, underscores)
 	live, key := m.principal(t, "sk_live_", "inbox:read"), m.principal(t, "vel_", "issues:read")
 	personal := m.principal(t, "velu_", "issues:read", "user:read")
@@ -103,6 +106,7 @@ func TestMeshThatHidesHeaders(t *testing.T) {
 
 // The tests above detect a header that the sidecar did not remove: this Envoy ignores the sidecar's header changes.
 func TestMeshTestsDetectForgedHeaders(t *testing.T) {
+	t.Parallel()
 	m := newMesh(t, threats.Istio, edit{"              failure_mode_allow: false\n",
 		"              failure_mode_allow: false\n              decoder_header_mutation_rules: {disallow_all: true}\n"})
 	cases := m.cases(t)

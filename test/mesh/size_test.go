@@ -13,6 +13,7 @@ import (
 
 // The sidecar denies a message that is too large to check, also where Envoy serves requests whose check failed.
 func TestMessageTooLargeIsDeniedThroughAMesh(t *testing.T) {
+	t.Parallel()
 	const normalize, fail = "          normalize_path: true\n", "              failure_mode_allow: false\n"
 	m := newMesh(t, threats.Istio, edit{normalize, normalize + "          max_request_headers_kb: 8192\n"}, // the largest value that Envoy permits
 		edit{fail, strings.Replace(fail, "false", "true", 1)})

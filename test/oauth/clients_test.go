@@ -23,6 +23,7 @@ import (
 
 // golang.org/x/oauth2, unmodified, for a default and a confidential app: authorize, exchange, call, refresh, revoke.
 func TestGoClient(t *testing.T) {
+	t.Parallel()
 	d := startDemo(t)
 	for name, c := range map[string]struct {
 		app   harness.App
@@ -79,6 +80,7 @@ func TestGoClient(t *testing.T) {
 
 // npm's oauth4webapi, unmodified, checks every response strictly: see test/js/client.js.
 func TestJavaScriptClient(t *testing.T) {
+	t.Parallel()
 	node, err := js.Node()
 	if err != nil {
 		t.Fatal(err)

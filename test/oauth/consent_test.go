@@ -74,6 +74,7 @@ func (c *consentStack) grants(t *testing.T) int {
 
 // The consent page as a user sees it.
 func TestConsentPageInChromium(t *testing.T) {
+	t.Parallel()
 	chromium, err := browser.Start(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -17,6 +17,7 @@ import (
 
 // The flow of Velocity's document, step by step, through Envoy. Each step names its lines.
 func TestVelocityOAuthFlow(t *testing.T) {
+	t.Parallel()
 	d := startDemo(t)
 	a := harness.RegisterApp(t, d.Stack)
 	ada := demo.NewUser("ada@example.com")
@@ -82,6 +83,7 @@ func TestVelocityOAuthFlow(t *testing.T) {
 
 // A terminal that closes sends SIGHUP to the processes that were started from it.
 func TestServersSurviveTheirTerminal(t *testing.T) {
+	t.Parallel()
 	d := startDemo(t)
 	for name, p := range map[string]*process.Process{"the sidecar": d.Sidecar.Process, "the issuer": d.Issuer.Process} {
 		if err := p.Signal(syscall.SIGHUP); err != nil {
@@ -103,6 +105,7 @@ func TestServersSurviveTheirTerminal(t *testing.T) {
 
 // Which requests Envoy routes to the issuer, and which client address the issuer counts.
 func TestIssuerBehindEnvoy(t *testing.T) {
+	t.Parallel()
 	const limit = 8
 	d := startDemo(t, fmt.Sprint("KEYWICKET_ISSUER_ADDRESS_LIMIT=", limit))
 	a := harness.RegisterApp(t, d.Stack, "--confidential")

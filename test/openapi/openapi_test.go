@@ -25,6 +25,7 @@ import (
 	"github.com/keywicket/keywicket/authz/target"
 	"github.com/keywicket/keywicket/internal/race"
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/test/program"
 )
 
 var parameters = target.Parameters{MayHold: []string{"#", "%", "?", ";"}}
@@ -67,26 +68,16 @@ func writePolicy(t *testing.T, api string, all []operation) string {
 	return dir
 }
 
-// buildOPA returns the path of the stock opa.
-func buildOPA(t *testing.T) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "opa")
-	build := exec.CommandContext(t.Context(), "go", "build", "-modfile=tools/opa.mod", "-o", path,
-		"github.com/open-policy-agent/opa")
-	build.Dir = "../.."
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build opa: %v\n%s", err, out)
-	}
-	return path
-}
-
 const pathsPerOperation = 20
 
 // Every operation of GitHub's and of Stripe's API is a row. A path of an operation matches its row, or a row with priority
 // by the documented rule. The sidecar and the stock opa select the same row.
 func TestEveryOperationIsARow(t *testing.T) {
 	race.Skip(t)
-	opa := buildOPA(t)
+	opa, err := program.OPA()
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, api := range []string{"github", "stripe"} {
 		t.Run(api, func(t *testing.T) {
 			document := readDocument(t, api)

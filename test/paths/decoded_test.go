@@ -239,6 +239,7 @@ func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 
 // The test detects a policy that compares the rows of its table without decoding them.
 func TestRawRowsInAPolicyAreFound(t *testing.T) {
+	t.Parallel()
 	dir, config := newSpelledPolicy(t)
 	file := filepath.Join(dir, "keywicket", "route.rego")
 	text, err := os.ReadFile(file)

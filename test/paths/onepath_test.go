@@ -137,6 +137,7 @@ func hasOneReading(p string) bool {
 // For every path that a client sends, Envoy, the sidecar and the upstream see the same path. An allowed path has only one
 // meaning.
 func TestEnvoyAndSidecarSeeTheSamePath(t *testing.T) {
+	t.Parallel()
 	v := newUncheckedStack(t)
 	for seed, protocol := range []string{"HTTP/1.1", "HTTP/2"} {
 		kinds := make(map[string]int)

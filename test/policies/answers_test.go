@@ -17,6 +17,7 @@ import (
 )
 
 func TestDeclaredAnswers(t *testing.T) {
+	t.Parallel()
 	_, config := ownPolicy(t)
 	var log syncbuffer.Buffer
 	s := harness.StartStack(t, demo.Config{
@@ -122,6 +123,7 @@ func TestDeclaredAnswers(t *testing.T) {
 // Envoy limits which headers the sidecar may change. Without the edit that docs/configuration.md advises, the answer is a
 // 500.
 func TestHeaderThatEnvoyRejects(t *testing.T) {
+	t.Parallel()
 	_, config := ownPolicy(t)
 	s := harness.StartStack(t, demo.Config{
 		Environ: []string{"KEYWICKET_CONFIG=" + config},
@@ -138,6 +140,7 @@ func TestHeaderThatEnvoyRejects(t *testing.T) {
 
 // The sidecar finds pairs that no API declares before the first check, and reports each with its line.
 func TestUndeclaredDenialIsRefusedAtStart(t *testing.T) {
+	t.Parallel()
 	dir, _ := ownPolicy(t)
 	for _, args := range [][]string{
 		{"serve", "--policies-dir", dir, "--listen-grpc", "127.0.0.1:0", "--listen-operations", "127.0.0.1:0"},

@@ -27,6 +27,7 @@ test_drafts_are_read_with_inbox_read if {
 `
 
 func TestRouteAddedAsData(t *testing.T) {
+	t.Parallel()
 	dir := rego.Folder(t)
 	harness.AppendFile(t, filepath.Join(dir, "apis", "velaflows", "data.yaml"), drafts)
 	harness.AppendFile(t, filepath.Join(dir, "apis", "velaflows", "velaflows_test.rego"), draftsTest)
@@ -92,6 +93,7 @@ apis:
 `
 
 func TestThirdAPIAddedAsData(t *testing.T) {
+	t.Parallel()
 	dir := rego.Folder(t)
 	harness.AppendFile(t, filepath.Join(dir, "apis", "zoo", "data.yaml"), zooTable)
 	harness.AppendFile(t, filepath.Join(dir, "apis", "zoo", "zoo_test.rego"), zooTest)
@@ -139,6 +141,7 @@ func TestThirdAPIAddedAsData(t *testing.T) {
 
 // The sidecar refuses to start with a policy that fails its own tests.
 func TestPolicyRefusedAtStart(t *testing.T) {
+	t.Parallel()
 	for _, broken := range []struct {
 		name, file, text, want string
 	}{

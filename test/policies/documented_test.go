@@ -44,6 +44,7 @@ func documentedPolicy(t *testing.T) (dir, config string) {
 }
 
 func TestDocumentedPolicyPassesItsTests(t *testing.T) {
+	t.Parallel()
 	dir, _ := documentedPolicy(t)
 	if err := rego.Test(t, dir); err != nil {
 		t.Error(err)
@@ -79,6 +80,7 @@ func TestDocumentedPolicyPassesItsTests(t *testing.T) {
 // Tests the ten rules of docs/policies.md through Envoy. Each rule has a request that it allows and a request that it
 // denies.
 func TestDocumentedRules(t *testing.T) {
+	t.Parallel()
 	dir, text := documentedPolicy(t)
 	config := filepath.Join(t.TempDir(), "keywicket.yaml")
 	harness.AppendFile(t, config, fmt.Sprintf("policies: {dir: %q}\n%s", dir, text))

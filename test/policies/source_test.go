@@ -19,6 +19,7 @@ const proxyProtocol = `[{name: envoy.filters.listener.proxy_protocol, typed_conf
 
 // The policy reads the client address that Envoy trusts. A client cannot choose it.
 func TestSourceThroughEnvoy(t *testing.T) {
+	t.Parallel()
 	_, config := ownPolicy(t)
 	pki := newAuthority(t)
 	s := harness.StartStack(t, demo.Config{

@@ -2,14 +2,13 @@
 package rego
 
 import (
-	"context"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/test/program"
 )
 
 // Folder returns a copy of the built-in policy.
@@ -25,11 +24,11 @@ func Folder(t testing.TB) string {
 // Test runs the folder's tests as a policy's author does.
 func Test(t testing.TB, dir string) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // includes the build of opa
-	defer cancel()
-	opa := exec.CommandContext(ctx, "go", "tool", "-modfile=tools/opa.mod", "opa", "test", dir)
-	opa.Dir = filepath.Join("..", "..") // the root, from a folder of test/
-	out, err := opa.CombinedOutput()
+	opa, err := program.OPA()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), opa, "test", dir).CombinedOutput()
 	t.Logf("opa test: %s", out)
 	return err
 }

@@ -12,7 +12,8 @@ import (
 
 // Changes of everything that an answer depends on, not only of the token.
 func TestChangesReachTheCache(t *testing.T) {
-	f := newFaults(t)
+	t.Parallel()
+	f := newFaults(t, harness.StartStack)
 	ada := harness.Keywicket[registry.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
 	set := func(role string) time.Time {
 		harness.Keywicket[registry.Member](t, f.Stack, "member", "set", "--workspace", f.home.Slug, "--user", ada.ID, "--role", role)
@@ -48,7 +49,8 @@ func TestChangesReachTheCache(t *testing.T) {
 
 // The sidecar notices that the triggers were disabled, also if they are enabled again at once.
 func TestTriggersAreDisabled(t *testing.T) {
-	f := newFaults(t)
+	t.Parallel()
+	f := newFaults(t, harness.StartStack)
 	of := func(token harness.Token) harness.Request {
 		return harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID)
 	}
@@ -72,7 +74,8 @@ func TestTriggersAreDisabled(t *testing.T) {
 
 // Hints from the wrong database cost some time. They have no other effect.
 func TestHintsFromAnotherDatabase(t *testing.T) {
-	f := newFaults(t, "KEYWICKET_DATABASE_FEED_URL=postgres://nobody@127.0.0.1:1/nowhere?sslmode=disable")
+	t.Parallel()
+	f := newFaults(t, harness.StartStack, "KEYWICKET_DATABASE_FEED_URL=postgres://nobody@127.0.0.1:1/nowhere?sslmode=disable")
 	token := f.warm(t)
 	f.requireChange(t, harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID), f.exec(t, revoke, token.ID), bound, "allow", "UNAUTHORIZED revoked")
 }

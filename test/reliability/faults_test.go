@@ -36,7 +36,8 @@ type faults struct {
 	client        *harness.Client
 }
 
-func newFaults(t *testing.T, environ ...string) *faults {
+// newFaults starts the stack with harness.StartStack or harness.StartRaceStack.
+func newFaults(t *testing.T, start func(testing.TB, demo.Config) *demo.Stack, environ ...string) *faults {
 	t.Helper()
 	f := &faults{issuer: supabase.Start()}
 	t.Cleanup(f.issuer.Close)
@@ -56,7 +57,7 @@ func newFaults(t *testing.T, environ ...string) *faults {
 		u.Host = (*to).Listen
 		return u.String()
 	}
-	f.Stack = harness.StartStack(t, demo.Config{
+	f.Stack = start(t, demo.Config{
 		Environ: slices.Concat([]string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}, f.issuer.Environ(), environ),
 		Database: func(u string) (lookups, feed string) {
 			return by(&f.lookups, "lookups", u), by(&f.feed, "feed", u)

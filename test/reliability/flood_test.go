@@ -17,7 +17,7 @@ import (
 func TestFloodOfUnknownTokens(t *testing.T) {
 	const flood, callers, cold = 4000, 32, 300
 	// This test checks the answers, not the speed. A check may take four fifths of the time that Envoy waits for it.
-	s := harness.StartStack(t, demo.Config{
+	s := harness.StartRaceStack(t, demo.Config{
 		Environ:     []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=8s"},
 		EnvoyConfig: patientEnvoy,
 	})

@@ -21,7 +21,7 @@ import (
 // While the sidecar is frozen, requests wait. After it continues, its cache is too old, its connections have exceeded their
 // time limits, and the whole queue arrives at once.
 func TestFrozenSidecarAnswersItsQueue(t *testing.T) {
-	s := harness.StartStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=5s"}}) // for busy machines
+	s := harness.StartRaceStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=5s"}}) // for busy machines
 	home := harness.CreateWorkspace(t, s)
 	key := harness.IssueToken(t, s, "sk_live_", home.ID, "contacts:read")
 	conn, err := grpc.NewClient(s.Sidecar.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))

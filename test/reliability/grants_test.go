@@ -16,7 +16,8 @@ import (
 // A user's grant to an app ends when the grant or the app is revoked, when its code is used twice, or when the user is
 // deleted.
 func TestRevokedGrants(t *testing.T) {
-	f := newFaults(t)
+	t.Parallel()
+	f := newFaults(t, harness.StartStack)
 	ada := harness.Keywicket[registry.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
 	harness.Keywicket[registry.Member](t, f.Stack, "member", "set", "--workspace", f.home.Slug, "--user", ada.ID, "--role", "member")
 	grants, err := issuer.Open(f.DatabaseURL())

@@ -18,7 +18,7 @@ import (
 
 func TestDatabaseStopsAndRestarts(t *testing.T) {
 	// For slow machines the look-up timeout is twice the default: after the outage every connection is opened again.
-	s := harness.StartStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}})
+	s := harness.StartRaceStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}})
 	home := harness.CreateWorkspace(t, s)
 	key := harness.IssueToken(t, s, "sk_live_", home.ID, "inbox:read")
 	works := harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID)
@@ -123,7 +123,7 @@ func TestDatabaseStopsAndRestarts(t *testing.T) {
 
 // Postgres is restarted under load, with a revocation before and after the restart.
 func TestPostgresRestartsUnderLoad(t *testing.T) {
-	f := newFaults(t)
+	f := newFaults(t, harness.StartRaceStack)
 	kept, before, after := f.warm(t), f.warm(t), f.warm(t)
 	stop := make(chan struct{})
 	var load sync.WaitGroup
@@ -166,7 +166,7 @@ func TestPostgresRestartsUnderLoad(t *testing.T) {
 
 // stale_if_error allows credentials that were cached before, and reports it.
 func TestStaleIfError(t *testing.T) {
-	f := newFaults(t, "KEYWICKET_CACHE_STALE_IF_ERROR=5s")
+	f := newFaults(t, harness.StartRaceStack, "KEYWICKET_CACHE_STALE_IF_ERROR=5s")
 	token := f.warm(t)
 	of := harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID)
 	brief := harness.IssueToken(t, f.Stack, "sk_live_", f.home.ID, "inbox:read", "--expires-in", "4s")

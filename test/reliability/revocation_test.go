@@ -14,7 +14,8 @@ import (
 )
 
 func TestRevokedMeansRevoked(t *testing.T) {
-	f := newFaults(t)
+	t.Parallel()
+	f := newFaults(t, harness.StartRaceStack)
 	revoked := "UNAUTHORIZED revoked"
 	of := func(token harness.Token) harness.Request {
 		return harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID)

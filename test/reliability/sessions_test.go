@@ -13,7 +13,8 @@ import (
 
 // As for tokens, a revocation of a session takes effect within the bound.
 func TestRevokedSessions(t *testing.T) {
-	f := newFaults(t, "KEYWICKET_APIS_VELOCITY_SESSION_LEEWAY=1s")
+	t.Parallel()
+	f := newFaults(t, harness.StartStack, "KEYWICKET_APIS_VELOCITY_SESSION_LEEWAY=1s")
 	ada := harness.Keywicket[registry.User](t, f.Stack, "user", "create", "--email", "ada@example.com")
 	join := func() {
 		harness.Keywicket[registry.Member](t, f.Stack, "member", "set", "--workspace", f.home.Slug, "--user", ada.ID, "--role", "member")

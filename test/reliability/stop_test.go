@@ -23,7 +23,7 @@ import (
 // A check is under way when the sidecar gets the signal to stop. It waits for the database, which a lock delays. All of this
 // has to fit into the 0.4 s that a check may take.
 func TestSidecarDrains(t *testing.T) {
-	s := harness.StartStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}})
+	s := harness.StartRaceStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}})
 	home := harness.CreateWorkspace(t, s)
 	key := harness.IssueToken(t, s, "sk_live_", home.ID, "inbox:read")
 	client := harness.NewClient(t, s, 1)
@@ -91,8 +91,9 @@ func TestSidecarDrains(t *testing.T) {
 // After the first signal to stop, a sidecar is unready at once, and continues to answer. After a second signal, it does not
 // wait any longer.
 func TestLameDuck(t *testing.T) {
+	t.Parallel()
 	log := new(syncbuffer.Buffer)
-	s := harness.StartStack(t, demo.Config{Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=10m"}, Log: log})
+	s := harness.StartRaceStack(t, demo.Config{Environ: []string{"KEYWICKET_LISTEN_LAME_DUCK=10m"}, Log: log})
 	home := harness.CreateWorkspace(t, s)
 	key := harness.IssueToken(t, s, "sk_live_", home.ID, "inbox:read")
 	works := harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID)

@@ -7,49 +7,26 @@ package restart
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/keywicket/keywicket/store/registry"
+
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo"
-	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/test/program"
 )
-
-var binary string
 
 func TestMain(m *testing.M) {
 	if flag.Parse(); testing.Short() {
 		fmt.Println("make test-long runs these tests")
 		return
 	}
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-func run(m *testing.M) (code int, err error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	dir, err := os.MkdirTemp("", "keywicket-restart-")
-	if err != nil {
-		return 1, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	binary = filepath.Join(dir, "keywicket")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "../../cmd/keywicket").CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("build the sidecar: %w\n%s", err, out)
-	}
-	return m.Run(), nil
+	os.Exit(m.Run())
 }
 
 // stack is two sidecars behind Envoy, and the clients' keys.
@@ -65,7 +42,11 @@ func start(t *testing.T, c demo.Config) *stack {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	c.Keywicket, c.Sidecars = binary, 2
+	path, err := program.Keywicket()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Keywicket, c.Sidecars = path, 2
 	c.Environ = append(c.Environ, "KEYWICKET_DATABASE_LOOKUP_TIMEOUT="+timeout.String()) // CI is slow
 	running, err := demo.Start(ctx, c)
 	if err != nil {

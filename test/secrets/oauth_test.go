@@ -16,15 +16,16 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/demo"
-	"github.com/keywicket/keywicket/test/binary"
 	"github.com/keywicket/keywicket/test/harness"
+	"github.com/keywicket/keywicket/test/program"
 )
 
 // Row 36 of docs/security.md, for the issuer: secrets that users, apps and attackers send and receive are in no log and no
 // metric. This covers Envoy, Postgres, the sidecar and the issuer.
 func TestOAuthSecretsStaySecret(t *testing.T) {
+	t.Parallel()
 	s := &leakStack{secrets: traces{}, seen: map[string][]string{}}
-	keywicket, err := binary.Race()
+	keywicket, err := program.Keywicket()
 	if err != nil {
 		t.Fatal(err)
 	}

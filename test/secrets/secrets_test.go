@@ -21,6 +21,7 @@ import (
 
 // Row 36 of docs/security.md.
 func TestSecretsStaySecret(t *testing.T) {
+	t.Parallel()
 	is, guess := supabase.Start(), rand.Text()
 	defer is.Close()
 	s := newLeakStack(t, demo.Config{

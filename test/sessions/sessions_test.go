@@ -98,6 +98,7 @@ func TestSessionsThroughEnvoy(t *testing.T) {
 
 // A failure to reach an issuer is reported to operators. Sessions whose key is known are still allowed.
 func TestIssuerThatCannotBeReached(t *testing.T) {
+	t.Parallel()
 	is := supabase.Start()
 	defer is.Close()
 	s := harness.StartStack(t, demo.Config{Environ: append(is.Environ(), "KEYWICKET_APIS_VELOCITY_SESSION_JWKS_MAX_AGE=8s")})
@@ -134,6 +135,7 @@ func TestIssuerThatCannotBeReached(t *testing.T) {
 // If the API requires it, a session of a user with a second factor needs that factor, and gets the challenge of RFC 9470.
 // The upstream receives the level. The log has the reason for the denial, and no token.
 func TestSecondFactorThroughEnvoy(t *testing.T) {
+	t.Parallel()
 	is := supabase.Start()
 	defer is.Close()
 	log := &syncbuffer.Buffer{}
@@ -186,6 +188,7 @@ func TestSecondFactorThroughEnvoy(t *testing.T) {
 
 // A request that names no API is a configuration error. The log says how to correct it.
 func TestRequestThatNamesNoAPIIsLogged(t *testing.T) {
+	t.Parallel()
 	log := &syncbuffer.Buffer{}
 	s := harness.StartStack(t, demo.Config{Log: log, EnvoyConfig: func(config []byte) []byte {
 		return harness.Replace(t, config, "context_extensions: {api: velaflows}", "context_extensions: {}", 1)

@@ -15,6 +15,7 @@ import (
 
 // Row 28: an operator disables the check for one route of Envoy.
 func TestRouteWithoutACheck(t *testing.T) {
+	t.Parallel()
 	open := func(match string) func([]byte) []byte {
 		return func(config []byte) []byte {
 			const whole = "- match: {prefix: /}\n"
@@ -46,6 +47,7 @@ func TestRouteWithoutACheck(t *testing.T) {
 
 // Rows 25 and 33: for every fault of a policy the client gets the sidecar's own 503, and other requests are not affected.
 func TestPolicyThatFails(t *testing.T) {
+	t.Parallel()
 	dir := rego.Folder(t)
 	file := filepath.Join(dir, "keywicket", "decision.rego")
 	text, err := os.ReadFile(file)

@@ -35,17 +35,18 @@ func (l *Reconnecting) Send(t *testing.T, m Request) (s Response) {
 
 // Client sends one request after the other. If the other end has closed the last connection, it opens a new one.
 type Client struct {
-	Conn
 	Stack    *demo.Stack
 	Protocol string
 	API      string // the API whose listener is used
 	Foreign  bool   // the stack's Envoy has another configuration than deploy/envoy
+
+	conn Conn // nil: none yet, or closed
 }
 
 func (c *Client) open(t *testing.T) {
 	t.Helper()
-	c.Conn = Protocols[c.Protocol](t, c.Stack, c.API)
-	switch connection := c.Conn.(type) {
+	c.conn = Protocols[c.Protocol](t, c.Stack, c.API)
+	switch connection := c.conn.(type) {
 	case *HTTP1:
 		connection.foreign = c.Foreign
 	case *HTTP2:
@@ -57,16 +58,16 @@ func (c *Client) open(t *testing.T) {
 // request does not change them.
 func (c *Client) Expect(t *testing.T, what string, m Request, want string) Response {
 	t.Helper()
-	if c.Conn == nil {
+	if c.conn == nil {
 		c.open(t)
 	}
 	reached := func() int64 { return c.Stack.Live.Count() + c.Stack.Sandbox.Count() }
 	before, moved := reached(), int64(0)
-	s := c.Conn.Send(t, m)
+	s := c.conn.Send(t, m)
 	// A look-up may take too long on a busy machine.
 	for try := 0; s.Status == 503 && !strings.HasPrefix(want, "503") && try < 10; try++ {
 		time.Sleep(100 * time.Millisecond)
-		s = c.Conn.Send(t, m)
+		s = c.conn.Send(t, m)
 	}
 	if s.Outcome != want {
 		t.Errorf("%s: %s, not %s", what, s.Outcome, want)
@@ -78,15 +79,15 @@ func (c *Client) Expect(t *testing.T, what string, m Request, want string) Respo
 		t.Errorf("%s: %s, and %d requests reached an upstream", what, s.Outcome, got)
 	}
 	if !s.alive {
-		c.Hangup()
+		c.Close()
 	}
 	return s
 }
 
-// Hangup closes the connection, if there is one.
-func (c *Client) Hangup() {
-	if c.Conn != nil {
-		_ = c.Close()
-		c.Conn = nil
+// Close closes the connection, if there is one.
+func (c *Client) Close() {
+	if c.conn != nil {
+		_ = c.conn.Close()
+		c.conn = nil
 	}
 }

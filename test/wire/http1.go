@@ -49,9 +49,20 @@ func (c *HTTP1) Send(t *testing.T, m Request) Response {
 	if _, err := c.Write(b.Bytes()); err != nil && !isClosed(err) {
 		t.Fatal(err)
 	}
-	response, err := http.ReadResponse(c.r, &http.Request{Method: cmp.Or(m.Method, "GET")})
+	s, answered := c.Receive(t, cmp.Or(m.Method, "GET"))
+	if answered {
+		s.read(t, c.foreign)
+	}
+	return s
+}
+
+// Receive reads the response to a request with the method, without judging it. It returns false if the other end has closed the
+// connection.
+func (c *HTTP1) Receive(t *testing.T, method string) (Response, bool) {
+	t.Helper()
+	response, err := http.ReadResponse(c.r, &http.Request{Method: method})
 	if isClosed(err) {
-		return Response{Outcome: "closed"}
+		return Response{Outcome: "closed"}, false
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -61,6 +72,5 @@ func (c *HTTP1) Send(t *testing.T, m Request) Response {
 	if err = errors.Join(err, response.Body.Close()); err != nil {
 		t.Fatal(err)
 	}
-	s.read(t, c.foreign)
-	return s
+	return s, true
 }

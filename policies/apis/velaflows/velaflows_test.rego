@@ -1,4 +1,4 @@
-# Tests of some rows of the VelaFlows table. test/matrix_test.go compares the whole table with the product's table.
+# Tests of some rows of the VelaFlows table. test/answers/routes_test.go compares the whole table with the product's table.
 package velaflows_test
 
 import data.apis.velaflows

@@ -1,4 +1,4 @@
-# Tests of some rows of the Velocity table. test/matrix_test.go compares the whole table with the product's table.
+# Tests of some rows of the Velocity table. test/answers/routes_test.go compares the whole table with the product's table.
 package velocity_test
 
 import data.apis.velocity
