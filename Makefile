@@ -43,6 +43,14 @@ test-go: $(TEST_PROGRAMS) ## Run the Go tests, through a real Envoy, Postgres, P
 	go test -race -short -count=1 -timeout 20m ./...
 	tools/test-matching 'race[.]Skip[(]' -short -timeout 20m
 
+# Packages whose tests start Envoy, a browser or many processes, or wait a long time.
+SLOW_PACKAGES := /test/|/demo|/deploy/|/store/(database|directory|feed|pool|registry|tokenimport)|/tools/
+
+.PHONY: test-fast
+test-fast: ## Run the Go tests that need neither Envoy nor a browser, except the slow ones, without the race detector
+	go test -short -p 4 -skip "^($$(tools/matching-tests 'race[.]Skip[(]' | cut -d ' ' -f 2 | paste -s -d '|'))$$" \
+	  $$(go list ./... | grep -vE '$(SLOW_PACKAGES)')
+
 .PHONY: test-long
 test-long: $(TEST_PROGRAMS) ## Run the tests that take minutes and that `make test` leaves out
 	tools/test-matching 'SkipIfShort[(]|testing[.]Short[(][)]' -race -timeout 40m
@@ -112,10 +120,10 @@ recording: build .tools/envoy .tools/termtosvg ## Draw docs/demo.svg, the record
 
 .PHONY: ci
 ci: lint test demo-once ## The first part of what CI runs
-	$(MAKE) fuzz FUZZTIME=10s
 
 .PHONY: ci-full
 ci-full: test-long ## The second part, which takes longer
+	$(MAKE) fuzz FUZZTIME=10s
 	$(MAKE) -j 2 test-postgres POSTGRES="14 18"
 	.ci/demo-as-ordinary-user
 

@@ -154,6 +154,7 @@ func randomInput(r *rand.Rand, rows []map[string]any) authz.Input {
 // TestIndexAgreesWithRego compares the rules in Rego, which `opa test` evaluates, with the index, which serves requests.
 // Both must find the same row and make the same decision. The tables have rows of every form, and many rows match the same path.
 func TestIndexAgreesWithRego(t *testing.T) {
+	t.Parallel()
 	race.Skip(t)
 	s, err := source.Read(Builtin)
 	if err != nil {

@@ -206,6 +206,7 @@ func firstDifference(t testing.TB, r *rand.Rand, plain, engine *Engine, rows []m
 
 // A remembered decision equals the decision of an evaluation, whichever parts a policy reads and whatever changes between checks.
 func TestRememberedDecisions(t *testing.T) {
+	t.Parallel()
 	race.Skip(t)
 	hits := uint64(0)
 	for seed := range uint64(40) {
@@ -225,6 +226,7 @@ func TestRememberedDecisions(t *testing.T) {
 
 // Control: firstDifference detects a memory with incomplete keys within a limited number of cases.
 func TestControlsOfRememberedDecisions(t *testing.T) {
+	t.Parallel()
 	race.Skip(t)
 	const maxCases = 4000
 	wantDetected := func(name string, compare func(r *rand.Rand) int) {

@@ -152,6 +152,7 @@ func tableWithRole(r *rand.Rand) (table map[string]any, rows []map[string]any) {
 
 // A shared decision equals the decision of an evaluation, for any scopes. The test includes conditions that prevent sharing.
 func TestSharedDecisions(t *testing.T) {
+	t.Parallel()
 	race.Skip(t)
 	hits, decisions := uint64(0), 0
 	for i, condition := range slices.Concat(sharing, notSharing) {

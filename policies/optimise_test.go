@@ -82,6 +82,7 @@ func bothEngines(t testing.TB, s source.Source) (plain, withIndex *Engine) {
 // The rules without the index, which `opa test` evaluates, make the same decisions as the rules with the index, which serve
 // requests. The inputs cover every route of every API, other paths, and principals and workspaces of every kind.
 func TestOptimisedAgreesWithPlain(t *testing.T) {
+	t.Parallel()
 	race.Skip(t)
 	s, err := source.Read(Builtin)
 	if err != nil {

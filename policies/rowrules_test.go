@@ -267,6 +267,7 @@ func TestKnownRulesConcurrently(t *testing.T) {
 
 // The input contains a part if a rule reads it, for each way in which a rule can read it. Otherwise the input omits the part.
 func TestPartsOfTheInput(t *testing.T) {
+	t.Parallel()
 	race.Skip(t)
 	in := authz.Input{
 		API: "velaflows", Method: "GET", Path: "/healthz", RawQuery: "q=1", Query: map[string][]string{"q": {"1"}},
