@@ -31,6 +31,7 @@ const (
 	LevelUnlisted  = "unlisted"
 )
 
+// Routes returns every route that the document lists, and the unlisted ones.
 func (d API) Routes() []Route {
 	var all []Route
 	add := func(level, scope, base string, routes []string) {

@@ -3,6 +3,7 @@ package product
 // WorkspaceHeaders maps an API to the header that names a workspace, as the document writes it.
 var WorkspaceHeaders = map[string]string{"velaflows": "x-workspace-id", "velocity": "X-Workspace-Slug"}
 
+// Documented has the routes and scopes of each API, as its document lists them.
 var Documented = map[string]API{
 	"velaflows": {
 		Prefixes: []string{"sk_live_", "sk_test_"}, Override: "admin:all",
