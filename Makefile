@@ -34,7 +34,7 @@ test-policies: ## Check, format-check and test the Rego policies with the stock 
 	$(OPA) test policies
 	$(OPA) test policies --coverage --threshold 100 > /dev/null
 
-# The programs that make downloads for the tests.
+# The programs that `make` downloads for the tests.
 TEST_PROGRAMS := .tools/envoy .tools/chromium .tools/pgbouncer .tools/postgres-13/bin/postgres test/js/node_modules .tools/openapi
 
 # -count=1: the tests build and run binaries, and Go's cache of test results does not notice when these change.

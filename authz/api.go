@@ -13,8 +13,8 @@ import (
 	"github.com/keywicket/keywicket/authz/target"
 )
 
-// API is the configuration of an API, except for its policy: which requests belong to it, how they name their workspace, and
-// which credentials it accepts.
+// API is the configuration of an API: which requests belong to it, how they name their workspace, and which credentials it accepts.
+// The policy is not part of it.
 type API struct {
 	// Hosts are the hosts of the API's requests, such as api.example.com or *.example.com, on any port. Default: none. Envoy's
 	// configuration then selects the API of a request.
@@ -83,7 +83,7 @@ func (a API) Complete() (API, error) {
 	}
 	switch {
 	case a.Workspace.Header == "":
-		return a, errors.New("workspace.header: name the request header that names a workspace")
+		return a, errors.New("workspace.header: set it to the request header that identifies the workspace")
 	case !validHeader(a.Workspace.Header):
 		return a, fmt.Errorf("workspace.header: %q is not a valid header name, or is a header that cannot name a workspace", a.Workspace.Header)
 	case a.Workspace.By != ByID && a.Workspace.By != BySlug:
@@ -134,7 +134,7 @@ func (f CredentialFormat) Complete() (CredentialFormat, error) {
 	case f.Environment != Live && f.Environment != Sandbox:
 		return f, fmt.Errorf("environment: %q is neither live nor sandbox", f.Environment)
 	case f.VisiblePrefix < len(f.Prefix) || f.VisiblePrefix > len(f.Prefix)+maxVisible:
-		return f, fmt.Errorf("visible_prefix: %d is not between the prefix's %d characters and %d",
+		return f, fmt.Errorf("visible_prefix: %d is not from %d, the length of the prefix, to %d",
 			f.VisiblePrefix, len(f.Prefix), len(f.Prefix)+maxVisible)
 	case f.BodyLength < minBody || len(f.Prefix)+f.BodyLength > maxKey:
 		return f, fmt.Errorf("body_length: %d is less than %d, or makes keys longer than %d bytes",

@@ -33,8 +33,8 @@ type Policy interface {
 type PolicyNeeds struct {
 	// Parameters lists the special characters that a path parameter may contain.
 	Parameters target.Parameters
-	// Query means that decisions depend on the parsed query. A query that other parsers may read differently then matches no
-	// route.
+	// Query means that decisions depend on the parsed query. If so, no route matches a query that other parsers may read
+	// differently.
 	Query bool
 	// Header, Time and Source mean that decisions depend on headers, on the time, and on the source of the request.
 	Header, Time, Source bool
@@ -136,7 +136,7 @@ func (a *Authorizer) Check(ctx context.Context, r Request) (Answer, error) {
 	return answer, nil
 }
 
-// addDeclared adds the configured status, message and retry time of a denial, and the headers for the upstream of an allow. It adds
+// addDeclared adds the configured status, message and retry time to a denial, and the headers for the upstream to an allow. It adds
 // the headers of all APIs. Otherwise a client of one API could forge a header of another API at an upstream that serves both.
 func (answer *Answer) addDeclared(api *API, upstreamHeaders []string) {
 	if d, ok := api.denial(answer.Code, answer.Reason); ok {

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	minAcceptedBody = 16   // minimum characters after the prefix of a key from before keywicket; shorter keys can be guessed
+	minAcceptedBody = 16   // minimum characters after the prefix of an imported key; shorter keys can be guessed
 	maxKey          = 512  // bytes of a whole key
 	maxJWT          = 8192 // bytes of a session JWT
 )
@@ -71,8 +71,8 @@ func (a *API) credential(header Fields) (credential, Reason) {
 	return credential{format.Kind, Secret(token)}, ""
 }
 
-// Accepts reports whether a check would look up this key. Keywicket may have created it, or a product before it used keywicket. The
-// key needs at least 16 characters of a b64token after the prefix, and has at most 512 bytes.
+// Accepts reports whether a check would look up this key. Keywicket may have created the key, or it
+// was imported. It needs at least 16 characters of a b64token after the prefix, and has at most 512 bytes.
 func (f CredentialFormat) Accepts(key Secret) bool {
 	return strings.HasPrefix(string(key), f.Prefix) && len(key) >= f.minLength() && len(key) <= maxKey &&
 		bearer.IsB64Token(string(key))

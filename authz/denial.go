@@ -14,7 +14,8 @@ import (
 
 // Denial is a denial that an API declares for its policy, in addition to the built-in codes and reasons.
 type Denial struct {
-	// Code is a new code, such as PAYMENT_REQUIRED, or UNAUTHORIZED, FORBIDDEN or WORKSPACE_ACCESS_DENIED.
+	// Code is either a new code, such as PAYMENT_REQUIRED, or one of the built-in codes UNAUTHORIZED, FORBIDDEN and
+	// WORKSPACE_ACCESS_DENIED.
 	Code Code `yaml:"code"`
 	// Reason is a new reason, such as plan_too_small.
 	Reason Reason `yaml:"reason"`
@@ -48,11 +49,11 @@ func (d Denial) Complete() (Denial, error) {
 	}
 	switch {
 	case !codeForm.MatchString(string(d.Code)):
-		return d, fmt.Errorf("code: %q is not 1 to 64 of A-Z, 0-9 and _, with a letter first", d.Code)
+		return d, fmt.Errorf("code: %q is not valid: write 1 to 64 characters of A-Z, 0-9 and _, starting with a letter", d.Code)
 	case !builtIn && isBuiltInCode(d.Code):
 		return d, fmt.Errorf("code: %s is reserved for the sidecar; policies cannot use it", d.Code)
 	case !reasonForm.MatchString(string(d.Reason)):
-		return d, fmt.Errorf("reason: %q is not 1 to 64 of a-z, 0-9 and _, with a letter first", d.Reason)
+		return d, fmt.Errorf("reason: %q is not valid: write 1 to 64 characters of a-z, 0-9 and _, starting with a letter", d.Reason)
 	case codeOf[d.Reason] != "":
 		return d, fmt.Errorf("reason: %s is built in, under the code %s; choose another one", d.Reason, codeOf[d.Reason])
 	case builtIn && d.Status != status:
@@ -135,7 +136,7 @@ func (a API) checkUpstreamHeaders() error {
 		var err error
 		switch {
 		case !upstreamForm.MatchString(name):
-			err = errors.New("is not 1 to 64 of a-z, 0-9 and -, with a letter first")
+			err = errors.New("is not valid: write 1 to 64 characters of a-z, 0-9 and -, starting with a letter")
 		case name == a.Workspace.Header:
 			err = errors.New("is the API's workspace header, which the sidecar sets itself")
 		case slices.Contains(reservedHeaders, name), slices.ContainsFunc(reservedPrefixes, func(p string) bool { return strings.HasPrefix(name, p) }):

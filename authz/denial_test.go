@@ -25,12 +25,12 @@ func TestDenialThatIsRefused(t *testing.T) {
 		denials []authz.Denial
 		want    string
 	}{
-		"a code in lower case":               {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = "payment" })}, `denials[0].code: "payment" is not 1 to 64`},
+		"a code in lower case":               {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = "payment" })}, `denials[0].code: "payment" is not valid: write 1 to 64`},
 		"no code":                            {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = "" })}, `denials[0].code: ""`},
 		"a code of 65 characters":            {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = authz.Code(strings.Repeat("A", 65)) })}, `denials[0].code: `},
 		"the code UNAVAILABLE":               {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = authz.CodeUnavailable })}, `denials[0].code: UNAVAILABLE is reserved for the sidecar`},
 		"the code REQUEST_TOO_LARGE":         {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Code = authz.CodeRequestTooLarge })}, `denials[0].code: REQUEST_TOO_LARGE`},
-		"a reason in capitals":               {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Reason = "Plan" })}, `denials[0].reason: "Plan" is not 1 to 64`},
+		"a reason in capitals":               {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Reason = "Plan" })}, `denials[0].reason: "Plan" is not valid: write 1 to 64`},
 		"a built-in pair":                    {[]authz.Denial{change(officeHours, func(d *authz.Denial) { d.Reason = authz.ReasonMissingScope })}, `denials[0].reason: missing_scope is built in, under the code FORBIDDEN`},
 		"a built-in reason of another code":  {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Reason = authz.ReasonExpired })}, `denials[0].reason: expired is built in, under the code UNAUTHORIZED`},
 		"no status":                          {[]authz.Denial{change(payment, func(d *authz.Denial) { d.Status = 0 })}, `denials[0].status: 0 is not from 400 to 499`},
@@ -120,7 +120,7 @@ func TestDeclaredAnswers(t *testing.T) {
 			authz.Answer{Status: 429, Message: limited.Message, Decision: authz.Decision{RetryAfter: 86400}}},
 		"more than a day":            {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: 86401}, "retry_after is 86401", authz.Answer{}},
 		"a negative time":            {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", RetryAfter: -1}, "retry_after is -1", authz.Answer{}},
-		"a retry time of a built-in": {authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonNoRoute, RetryAfter: 1}, "is built in and has no retry_after", authz.Answer{}},
+		"a built-in's retry time":    {authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonNoRoute, RetryAfter: 1}, "is built in and has no retry_after", authz.Answer{}},
 		"a retry time of an allow":   {authz.Decision{Allow: true, RetryAfter: 1}, "retry_after 1", authz.Answer{}},
 		"the reason of another code": {authz.Decision{Code: "PAYMENT_REQUIRED", Reason: "quota"}, `"PAYMENT_REQUIRED" and the reason "quota"`, authz.Answer{}},
 		"an undeclared code":         {authz.Decision{Code: "TEAPOT", Reason: "tea"}, `"TEAPOT"`, authz.Answer{}},

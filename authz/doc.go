@@ -1,5 +1,5 @@
 // Package authz is the core of keywicket. A policy enforcement point (PEP), such as Envoy, reports a [Request]. An [Authorizer]
-// finds its [Principal] and the [Workspace] in which it acts, asks the policy for a decision, and returns an [Answer]. The PEP
+// finds the [Principal] and the [Workspace] of the request, asks the policy for a decision, and returns an [Answer]. The PEP
 // enforces the answer.
 //
 // An Authorizer needs three adapters: a [Directory] of credentials and workspaces, a [Policy], and [Sessions] if an API accepts

@@ -21,7 +21,7 @@ func headerValues(count uint8, first, second string) []string {
 // bearerForm is the form of RFC 6750, section 2.1, with a scheme in any case and RFC 9110's 1*SP.
 var bearerForm = regexp.MustCompile(`^(?i:bearer) +([A-Za-z0-9._~+/-]+=*)$`)
 
-// presentedToken returns the token in the values of the Authorization header, for an API of config. canBeValid reports that there is
+// presentedToken returns the token in the values of the Authorization header, for an API that [config] configures. canBeValid reports that there is
 // a single value of the right form, with at least 16 characters after its prefix, and at most 512 bytes.
 func presentedToken(api string, values []string) (token string, canBeValid bool) {
 	if len(values) != 1 {

@@ -47,7 +47,7 @@ type Principal struct {
 	UserAttributes Attributes
 }
 
-// Lookup is the query of one check to the directory: for the key with the digest, or for the session.
+// Lookup is what one check asks the directory. It identifies a key by its digest, or a session.
 type Lookup struct {
 	Kind      Kind // kind of the credential
 	Digest    Digest
@@ -69,8 +69,8 @@ type LookupResult struct {
 	// credential.
 	Denial    Reason
 	Principal Principal
-	// Workspace is the workspace of a workspace's credential, even if the request names another workspace. For a user's credential it
-	// is the workspace that the request names, if the user is a member of it. Otherwise it is zero.
+	// Workspace depends on the owner of the credential. If a workspace owns it, it is that workspace, even if the request names
+	// another one. If a user owns it, it is the workspace that the request names, or zero if the user is not a member.
 	Workspace Membership
 	// MFAEnrolled means that the user of a session has enrolled a second factor.
 	MFAEnrolled bool

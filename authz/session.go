@@ -14,7 +14,7 @@ import (
 type Sessions interface {
 	// Verify returns the session of a token from the API's issuer. For an invalid token it returns a result with a denial, not an
 	// error. An error means that the token cannot be verified now. Verify does not check whether the session was revoked, and
-	// returns no data of the user: the directory stores these.
+	// returns no data of the user. Both are in the directory.
 	Verify(ctx context.Context, api string, token Secret) (VerifiedSession, error)
 }
 
@@ -33,7 +33,7 @@ type VerifiedSession struct {
 
 // Session is the content of a session token. Zero: no session.
 type Session struct {
-	ID        string // the same for all tokens that come from one sign-in by refreshing
+	ID        string // stays the same when a token is refreshed; a new sign-in has a new ID
 	UserID    string
 	StartedAt int64 // time of the sign-in: seconds since 1970, by the issuer's clock
 }
@@ -64,7 +64,7 @@ type SessionFormat struct {
 	// JWKSMaxAge is the maximum age of the public keys, at least 4s. A key that the issuer has withdrawn stays trusted for at
 	// most this time. If the issuer is unreachable for this time, no key is trusted. Default: 1h.
 	JWKSMaxAge time.Duration `yaml:"jwks_max_age"`
-	// Leeway is the maximum error of the issuer's clock, at most 5m. 0: 10s.
+	// Leeway is the maximum error of the issuer's clock, at most 5m. Default: 10s.
 	Leeway time.Duration `yaml:"leeway"`
 	// Anonymous accepts the sessions of users that the issuer marks as anonymous, if the directory has these users.
 	Anonymous bool `yaml:"anonymous"`

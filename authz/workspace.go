@@ -32,7 +32,7 @@ func ValidWorkspaceID(s string) bool {
 	return len(s) == idSize
 }
 
-// ValidSlug reports whether s has the form of a workspace slug: 1 to 63 of a-z, 0-9 and -, not starting with -.
+// ValidSlug reports whether s has the form of a workspace slug: 1 to 63 characters of a-z, 0-9 and -, not starting with -.
 func ValidSlug(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') && (c != '-' || i == 0) {

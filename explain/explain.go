@@ -21,12 +21,12 @@ type Request struct {
 	Method string // such as GET
 	Path   string // as a client sends it
 
-	TokenID string   // id of the token of the request, or of an app's access token
+	TokenID string   // id of the token that the request has; it may be an app's access token
 	User    string   // id or email of the user whose session the request has; if a second factor is required, the session has one
 	Scopes  []string // scopes of a simulated token; if one is a user's scope, the token belongs to a user with the role owner
 
 	Workspace string // id or slug; empty: the request has no workspace header
-	API       string // empty: the API of the token, the API with sessions, or the API with the scopes
+	API       string // empty: the API of TokenID, the API that accepts sessions for User, or the API that has the Scopes
 }
 
 // Explanation is a decision, its source, and the fix.
@@ -100,8 +100,8 @@ func New(cfg Config, p *policies.Explainer, r *registry.Registry) *Explainer {
 	return &Explainer{cfg: cfg, policies: p, registry: r}
 }
 
-// Explain runs the request through the code of a check. Three things differ: the look-up finds the token by its id, the policy runs as
-// written, and there is no server. The error is a [RequestError], a [database.ErrNotFound] for an unknown token or user, or another error.
+// Explain runs the request through the code of a check. Three things differ: the look-up finds the token by its id, the rules of the
+// policy are not optimised, and there is no gRPC server. The error is a [RequestError], a [database.ErrNotFound] for an unknown token or user, or another error.
 func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error) {
 	senders := 0
 	for _, given := range []bool{r.TokenID != "", r.User != "", r.Scopes != nil} {
@@ -113,7 +113,7 @@ func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error)
 	case senders != 1:
 		return Explanation{}, RequestError{errors.New("give a token's id, or a user, or scopes")}
 	case r.Scopes == nil && x.registry == nil:
-		return Explanation{}, errors.New("explain: a token or a user needs a registry")
+		return Explanation{}, errors.New("explain: without a registry, only simulated tokens can be explained")
 	}
 	m, err := x.simulate(ctx, r)
 	if err != nil {
@@ -129,7 +129,7 @@ func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error)
 	return Explanation{
 		Allow: m.why.Allow, Code: orNull(string(m.why.Code)), Reason: orNull(string(m.why.Reason)),
 		RequiredScopes: orEmpty(m.why.RequiredScopes), AnyOf: orEmpty(m.why.AnyOf), Route: orNull(m.why.Route), Row: m.why.Row, Rule: m.why.Rule,
-		Header: mask.Keys(x.cfg.APIs, m.workspaceHeader()), // the workspace of the request may be a key by mistake
+		Header: mask.Keys(x.cfg.APIs, m.workspaceHeader()), // the caller may have given a key as the workspace by mistake
 		Held:   orEmpty(m.heldScopes()), Missing: m.missing(), Fix: fix,
 	}, nil
 }

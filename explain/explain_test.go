@@ -88,7 +88,7 @@ func TestExplainedPaths(t *testing.T) {
 		"/api/v1/contacts/100%25;a":  {fix: `parameters.may_hold: \[";","%"\] and parameters.raw_semicolon: true  in apis/velaflows`},
 		"/api/v1/nothing/c%3F":       {fix: `parameters.may_hold: \["\?"\]  in .*; then add a row with a \{parameter\} there$`},
 		"/api/v1/contacts/%2e%2e":    {fix: `^the path has an empty segment or a dot segment, so it matches no route: correct the path$`},
-		"/api/v1/contacts/a%2Fb":     {fix: `^the path has an escape of a slash, .*: correct the path$`},
+		"/api/v1/contacts/a%2Fb":     {fix: `^the path has an escaped slash, .*: correct the path$`},
 		"/api/v1/contacts/":          {fix: `^the table has GET /api/v1/contacts \(.*\): use exactly this case and these slashes$`},
 		"/api/issues":                {fix: `^velocity has this route \(.*\): use --api velocity$`},
 		"/api/v1/nothing/:id/100,25": {fix: `path: "/api/v1/nothing/%3Aid/100,25"`},
@@ -114,7 +114,7 @@ func TestExplainRefuses(t *testing.T) {
 		`inbox:read is a scope of velaflows, issues:read of velocity: give --api, and scop`: {Scopes: []string{"inbox:read", "issues:read"}},
 		`give a token's id, or a user, or scopes`:                                           {},
 		`give a token's id, or a user, or scopes `:                                          {User: "ada", TokenID: "1"},
-		`a token or a user needs a registry`:                                                {User: "ada"},
+		`without a registry, only simulated tokens`:                                         {User: "ada"},
 	} {
 		_, err := x.Explain(t.Context(), r)
 		if err == nil || !strings.Contains(err.Error(), strings.TrimSpace(want)) {

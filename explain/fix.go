@@ -13,7 +13,7 @@ import (
 )
 
 // fix returns the change that gets the request allowed: a header to send, a command to run, a row to add. If one step is not enough,
-// it returns several steps in order. It checks the request with these steps, except for added rows. For an allowed request it returns "".
+// it returns several steps in order. It checks that the steps help, except for a row to add. For an allowed request it returns "".
 func (m *simulation) fix(ctx context.Context) (string, error) {
 	if m.why.Allow {
 		return "", nil

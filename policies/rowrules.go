@@ -76,8 +76,8 @@ func rowRulesOf(e *evaluator) (*rowRules, error) {
 // learningLimit is the longest time that a rule may take when it is evaluated alone.
 const learningLimit = time.Second
 
-// learn caches the values of row rules that an evaluation has found. It first evaluates each of these rules alone, for all
-// solutions. The earlier evaluation may have stopped at a first solution, and another solution may contradict it or fail. Later
+// learn caches the values of row rules that an evaluation has found. It first evaluates each of these rules alone, and continues after
+// the first result. The earlier evaluation may have stopped at a first result, and another result may contradict it or fail. Later
 // evaluations must still find that error. If a rule fails alone, the row caches no values from then on.
 //
 // The input must address the row.

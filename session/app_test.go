@@ -140,7 +140,7 @@ func TestTokenWithoutIssuerIsExplained(t *testing.T) {
 		`the token's iss is "` + supabase.Name + `/", and session.issuer is "` + supabase.Name + `"`: {"iss": supabase.Name + "/"},
 		`the token's aud is ["anon"], and session.audience is "authenticated"`:                       {"aud": "anon"},
 		"the token has several audiences":                                                            {"aud": []string{"authenticated", "x"}},
-		"the token's role is not authenticated":                                                      {"role": "service_role"},
+		"the token's claim role is not \"authenticated\"":                                            {"role": "service_role"},
 		"the token belongs to an anonymous user: set session.anonymous to accept such tokens":        {"is_anonymous": true},
 	} {
 		answer, err := v.Verify(t.Context(), api, sign(jose.HS256, []byte(secret), "", claimsWith(change)))

@@ -56,7 +56,7 @@ type verified struct {
 	expires time.Time
 }
 
-// key is the key that verifies a signature. With a nil public, it is the shared secret.
+// key is the key that verifies a signature. If public is nil, it is the shared secret.
 type key struct {
 	name   keyName
 	public crypto.PublicKey
@@ -104,7 +104,7 @@ func (i *issuer) verify(ctx context.Context, token string) (*verified, denial, e
 	case len(c.audience) != 1:
 		return nil, denial{authz.ReasonUnknown, "the token has several audiences"}, nil
 	case c.role != "authenticated":
-		return nil, denial{authz.ReasonUnknown, "the token's role is not authenticated"}, nil
+		return nil, denial{authz.ReasonUnknown, "the token's claim role is not \"authenticated\""}, nil
 	case c.anonymous && !i.format.Anonymous:
 		return nil, denial{authz.ReasonUnknown, "the token belongs to an anonymous user: set session.anonymous to accept such tokens"}, nil
 	case c.app != nil && !c.app.isOneOf(i.format.ClientIDs):

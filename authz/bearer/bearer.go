@@ -5,8 +5,8 @@ import "strings"
 
 // Token returns the token of the Authorization header (RFC 6750, section 2.1, and RFC 9110, section 11.4): "Bearer" in any case,
 // one or more spaces, and a b64token. value is the header's first value, and count is the number of its values. present means that
-// the header has a bearer credential; a header with another scheme has none (RFC 6750, section 3.1). The token of a malformed
-// credential is "". Two headers are malformed.
+// the header has a bearer credential, even a malformed one. A header with another scheme has none (RFC 6750, section 3.1). The token
+// of a malformed credential is "". A request with two headers is malformed.
 func Token(value string, count int) (token string, present bool) {
 	if count > 1 {
 		return "", true

@@ -75,7 +75,7 @@ func FuzzPath(f *testing.F) {
 			func(b byte) bool { return b%2 == 0 || b > '~' || strings.ContainsRune("#%;?\"<>[]^`{|}", rune(b)) },
 		} {
 			if respelled, err := target.Segments(escaped(segments, mustEscape), allowed); err != nil || !slices.Equal(respelled, segments) {
-				t.Fatalf("%q is %q, and %q is %q, %v", p, segments, escaped(segments, mustEscape), respelled, err)
+				t.Fatalf("the segments of %q are %q, but those of its other spelling %q are %q, %v", p, segments, escaped(segments, mustEscape), respelled, err)
 			}
 		}
 		unescaped, err := url.PathUnescape(p)

@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// Parameters lists which of the characters # % ? ; the path parameters of an API may contain. Escaped, these are valid in a URL. But
-// servers that decode a path too early, or twice, interpret them as syntax. The zero value permits none of them.
+// Parameters lists the special characters ("#", "%", "?" and ";") that an API permits in its path parameters. Escaped, these are valid
+// in a URL. But servers that decode a path too early, or twice, interpret them as syntax. The zero value permits none of them.
 type Parameters struct {
 	// MayHold lists the characters that the decoded text may contain.
 	MayHold []string `yaml:"may_hold" json:"may_hold"`
@@ -45,12 +45,12 @@ func (p Parameters) permits(c rune) bool {
 	return false
 }
 
-// The errors for a path without segments, in addition to [NotPermittedError].
+// The errors that [Segments] returns, in addition to [NotPermittedError].
 var (
 	ErrPathStart     = errors.New("the path does not start with a /")
 	ErrPathSegment   = errors.New("the path has an empty segment or a dot segment")
 	ErrPathCharacter = errors.New("the path has a character that must be escaped, or a % that starts no escape")
-	ErrPathEscape    = errors.New("the path has an escape of a slash, a backslash, a control character, another escape, or bytes that are not UTF-8")
+	ErrPathEscape    = errors.New("the path has an escaped slash, backslash or control character, is escaped twice, or does not decode to UTF-8")
 )
 
 // NotPermittedError is the error for a character that [Parameters] does not permit: "#", "%", "?", ";", or [ErrRawSemicolon].
@@ -166,7 +166,7 @@ func segment(raw string, p Parameters) (string, error) {
 			return "", err
 		}
 	}
-	// Some servers truncate a segment at a semicolon, and some parse the decoded path again. head is what these use.
+	// Some servers truncate a segment at a semicolon, and some parse the decoded path again. head is the part that such servers use.
 	head := text[:strings.IndexAny(text+";", ";?#")]
 	if head == "." || head == ".." || strings.HasPrefix(text, ";") {
 		return "", ErrPathSegment

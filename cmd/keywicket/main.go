@@ -51,7 +51,7 @@ type usageError struct{ error }
 // maskKeys shortens the keys in text with [mask.Keys].
 func (s *invocation) maskKeys(text string) string {
 	cfg, err := s.loadConfig()
-	if err != nil { // text may report this error
+	if err != nil { // text may be this error's message: mask it with the default configuration
 		cfg, _ = config.Load("", nil, nil)
 	}
 	return mask.Keys(cfg.APIs, text)

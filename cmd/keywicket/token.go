@@ -166,7 +166,7 @@ func (c *tokenCreate) scopes(valid []string, t table.Table, kind authz.Kind) ([]
 }
 
 // accessScopes returns the scopes of read or read-write keys (velocity, "Workspace API Keys"). These keys have no administrative
-// rights, so scopes that imply an override are not included.
+// rights, so overrides (scopes that satisfy every route, such as workspace:admin) are not included, nor scopes that imply one.
 func accessScopes(valid []string, t table.Table, access string) []string {
 	var scopes []string
 	for _, scope := range valid {

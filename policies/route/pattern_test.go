@@ -16,7 +16,7 @@ func TestPatternIsRefused(t *testing.T) {
 		"/users//posts":           "an empty segment",
 		"/users/./posts":          "a dot segment",
 		"/users/%2e%2e":           "a dot segment",
-		"/users/%2Fposts":         "an escape of a slash",
+		"/users/%2Fposts":         "an escaped slash",
 		"/users/%":                "a % that starts no escape",
 		"/users/%4":               "a % that starts no escape",
 		"/users/%4{id}":           "a % that starts no escape",

@@ -235,7 +235,7 @@ type sessionMetrics struct{ verifier *session.Verifier }
 
 var (
 	verifications = prometheus.NewDesc("keywicket_sessions_total",
-		"Session tokens by API and result: remembered, verified, denied, or failed (verification was not possible).", []string{"api", "result"}, nil)
+		"Session tokens by API and result: remembered, verified, denied (not a valid token), or failed (verification was not possible).", []string{"api", "result"}, nil)
 	keysAge = prometheus.NewDesc("keywicket_session_keys_age_seconds",
 		"Age of the issuer's public keys.", []string{"api"}, nil)
 	keys       = prometheus.NewDesc("keywicket_session_keys", "Number of the issuer's public keys. 0: no session is accepted.", []string{"api"}, nil)

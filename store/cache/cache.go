@@ -25,9 +25,9 @@ type Config struct {
 	// MaxAge is the maximum time for which an answer is kept. It limits the effect of a change that is missing from the log because
 	// a trigger was disabled. Default: 60s.
 	MaxAge time.Duration
-	// LoadTimeout is the maximum duration of a load. A caller with a later deadline runs the load in its own goroutine, which
-	// saves about 20 µs. Such a caller does not notice that its context is cancelled until the load has ended. Default: 0,
-	// unknown: each load gets its own goroutine.
+	// LoadTimeout is the maximum duration of a load. A caller with a later deadline runs the load itself, without a new goroutine.
+	// This saves about 20 µs, but the caller then notices a cancelled context only when the load has ended. Default: 0, unknown:
+	// a new goroutine for each load.
 	LoadTimeout time.Duration
 	// StaleIfError is how long a cached answer is used while the database is unreachable. It counts from the time at which the
 	// cached answer was last known to be current. Default: 0, Lookup returns the error.
@@ -290,7 +290,7 @@ func (c *Cache) loadShared(ctx context.Context, l authz.Lookup) (*entry, error) 
 	case <-pending.ended:
 	}
 	// Some keys of the answer, for example the user's, are known only now. If such a key changed after the load began, a caller
-	// that joined loads again. The load that it may then join began after its own call.
+	// that joined loads again. It can then join only a load that began after the change.
 	if !started && pending.err == nil && pending.entry.outdated(&c.generations) {
 		return c.loadShared(ctx, l)
 	}

@@ -31,7 +31,7 @@ func (p *partition) open(bytes int64) (err error) {
 			}
 		},
 		OnReject: func(item *ristretto.Item[*entry]) {
-			// If the key is stored, the same look-up was set twice and admitted once. Then nothing was dropped.
+			// If the key is stored, two goroutines stored the same look-up, and ristretto kept one entry. Then nothing was dropped.
 			if _, stored := p.entries.Get(item.Key); !stored {
 				p.dropped.Add(1)
 			}

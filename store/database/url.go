@@ -15,14 +15,16 @@ import (
 	"github.com/lib/pq"
 )
 
-// Settings is the complete configuration of a database URL, including the options of its service and the environment.
+// Settings is the complete configuration of a database URL, including the options of the libpq service that it names, and of the
+// environment.
 type Settings struct {
 	pq.Config
 	// DSN is the same configuration for lib/pq's listener, which accepts no Config.
 	DSN string
 	// pooled reports whether the URL names a transaction pooler.
 	pooled bool
-	// KeepAlive is for a [net.Dialer] whose KeepAlive is negative. Otherwise Enable = false would not turn keep-alive off.
+	// KeepAlive is a value for [net.Dialer.KeepAliveConfig]. The dialer's own field KeepAlive must be negative, or Enable = false has
+	// no effect.
 	KeepAlive net.KeepAliveConfig
 }
 
@@ -30,7 +32,7 @@ const applicationName = "keywicket"
 
 const urlForm = "postgres://user:password@host:5432/database?sslmode=require"
 
-// Parse reads a database URL, as for [Open]. The precedence is that of libpq: the URL, then its service, then the environment, then lib/pq's
+// Parse reads a database URL in the form that [Open] accepts. The precedence is that of libpq: the URL, then its service, then the environment, then lib/pq's
 // defaults. In lib/pq alone, the service would take precedence over the URL.
 func Parse(databaseURL string) (Settings, error) {
 	if strings.TrimSpace(databaseURL) == "" {
@@ -129,8 +131,8 @@ func (o options) checkPassfile() error {
 	return f.Close()
 }
 
-// configError returns an error with the name of the option that lib/pq rejects. It contains only parts that cannot belong to a
-// password without quotes.
+// configError returns an error with the name of the option that lib/pq rejects. If a password with
+// spaces is not quoted, lib/pq may take a part of it for an option. The error has no text that can be such a part.
 func configError(err error) error {
 	text := err.Error()
 	_, supported, listed := strings.Cut(text, "; supported values are ")

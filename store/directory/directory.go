@@ -41,7 +41,7 @@ type Config struct {
 	NoCache bool
 	// UsageInterval is how often last_used_at is written. Default: 5s.
 	UsageInterval time.Duration
-	// Version of this program and a hash of its policies appear in the list of sidecars.
+	// Version is the version of this program, and Policies is a hash of its policies. The list of sidecars shows both.
 	Version, Policies string
 	// Clock measures only how long ago a token was used. Expiries are compared with the database's clock. Default: time.Now.
 	Clock func() time.Time
@@ -172,8 +172,8 @@ func (d *Directory) Ready(ctx context.Context) error {
 		{Kind: authz.KindSession},
 		{Kind: authz.KindOAuthToken},
 	}
-	// Run them one after the other. If they were concurrent, each sidecar would keep three connections open.
-	for _, l := range probes { // of credentials that do not exist
+	// The probes look up credentials that do not exist. If they ran concurrently, each sidecar would keep three connections open.
+	for _, l := range probes {
 		if _, err := d.lookups.Load(ctx, l); err != nil {
 			return err
 		}
@@ -184,7 +184,7 @@ func (d *Directory) Ready(ctx context.Context) error {
 	return nil
 }
 
-// Warnings returns problems with which checks are still answered.
+// Warnings returns the problems that do not prevent the sidecar from answering checks.
 func (d *Directory) Warnings() []string {
 	if d.feed == nil {
 		return nil

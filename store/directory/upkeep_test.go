@@ -19,14 +19,14 @@ func TestUpkeepCleansTheLog(t *testing.T) {
 	before := logged()
 	f.KeepUp(t)
 	if n := logged(); n != before {
-		t.Errorf("rows that are not visible in the first mark were deleted: %d of %d are left", n, before)
+		t.Errorf("the first upkeep deleted rows that the previous mark does not include: %d of %d are left", n, before)
 	}
 	f.KeepUp(t)
 	if n := logged(); n != 0 {
-		t.Errorf("%d rows that are visible in a mark are left", n)
+		t.Errorf("%d rows that the previous mark includes are left", n)
 	}
 
-	// A sidecar may not have read the rows of a transaction that was open at the mark, even if they are old.
+	// Perhaps no sidecar has read the rows of a transaction that was open when the mark was set, even if the rows are old.
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
 	defer func() { _ = tx.Rollback() }()
 	storetest.Must(tx.ExecContext(t.Context(), `UPDATE keywicket.workspaces SET name = 'open'`))

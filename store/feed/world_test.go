@@ -134,7 +134,7 @@ func TestChangesThatBypassTriggersAreNoticed(t *testing.T) {
 	}
 }
 
-// Answers from another schema are discarded, even if it was replaced again before a check of the schema.
+// Answers from a temporary schema are discarded, even if the first schema is restored before the sidecar checks.
 func TestSchemaReplacedAndRestored(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")

@@ -32,7 +32,7 @@ type Issuer struct{ db *sqlx.DB }
 // Lifetimes of the codes and tokens of an Issuer.
 const (
 	CodeLifetime    = time.Minute
-	AccessLifetime  = time.Hour // velocity, "Refreshing Tokens"
+	AccessLifetime  = time.Hour // Velocity's document, "Refreshing Tokens"
 	RefreshLifetime = 30 * 24 * time.Hour
 )
 

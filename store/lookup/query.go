@@ -9,8 +9,8 @@ import "github.com/keywicket/keywicket/store/database"
 //
 // The query is prepared. After a few runs Postgres uses a generic plan, in which each step searches a unique index once:
 //   - LIMIT 1 makes Postgres look up each token separately. Without it, Postgres would join whole tables that it estimates as small.
-//   - Each parameter is read by its own SELECT. Otherwise Postgres would estimate a plan for the array's number of elements
-//     as cheaper than the generic plan. It would then plan each query again, which takes longer than the query.
+//   - Each parameter is read by its own SELECT. Otherwise Postgres would know the number of elements of the array, and make a new plan
+//     for each query, because it estimates such plans as cheaper. Planning takes longer than the query.
 //   - The two times are subtracted as numbers, because expires_at may be infinity. Before version 17, Postgres cannot subtract from
 //     an infinite time. The numbers are not float8, which extra_float_digits may round.
 const TokenQuery = foundColumns + `
@@ -39,8 +39,8 @@ SELECT ` + database.ServerStarted + `, place, COALESCE(denial, 'unknown'), COALE
        COALESCE(NULLIF(token_attributes, '{}')::text, ''), COALESCE(NULLIF(user_attributes, '{}')::text, ''),
        COALESCE(NULLIF(workspace_attributes, '{}')::text, '')`
 
-// This code may run before migrations 00010 and 00012 have added their columns to users, tokens and workspaces. The names of
-// missing columns then resolve to the columns of NoFacts, in the next outer scope. Each of the three constants renames the column
+// This code may run before migrations 00010 and 00012 have added their columns to users, tokens and workspaces. If a
+// column is missing, SQL finds its name in the next outer scope, which is NoFacts. Each of the three constants renames the column
 // attributes, because an outer name must not be ambiguous. A query with Users, tokens or workspaces must join NoFacts before
 // them.
 const (

@@ -19,12 +19,12 @@ const (
 	MaxDials = 2
 	slowDial = time.Second
 	// After a failed attempt, the next attempt waits for a pause. The pause grows with the time since the last success and with
-	// the number of sidecars that use the database. A look-up during the pause waits up to maxDialPause. If the pause lasts
-	// longer, the look-up fails immediately with the error of the last attempt.
-	minDialPause     = 50 * time.Millisecond
-	maxDialPause     = 100 * time.Millisecond
-	dialShare        = 2 * time.Millisecond // for each sidecar
-	longestDialPause = 2 * time.Second
+	// the number of sidecars that use the database. If at most lookupPause is left of the pause, a look-up waits. Otherwise it
+	// fails immediately with the error of the last attempt.
+	minDialPause = 50 * time.Millisecond
+	lookupPause  = 100 * time.Millisecond
+	dialShare    = 2 * time.Millisecond // for each sidecar
+	maxDialPause = 2 * time.Second
 )
 
 // Dialer opens the connections for look-ups. Connecting may take longer than the limit of a look-up, so it continues after the
@@ -93,7 +93,7 @@ func (d *Dialer) Connect(ctx context.Context) (driver.Conn, error) {
 		d.mu.Unlock()
 		return c, nil
 	}
-	if d.failure != nil && time.Until(d.resume) > maxDialPause {
+	if d.failure != nil && time.Until(d.resume) > lookupPause {
 		defer d.mu.Unlock()
 		return nil, d.failure
 	}
@@ -201,7 +201,7 @@ func (d *Dialer) failed(err error) {
 	// If the first failure is a lost connection, try again immediately: the server may have just closed all its connections.
 	again := d.failure == nil && database.ConnectionLost(err)
 	if d.failure, d.resume = err, time.Now(); !again {
-		longest := min(max(maxDialPause, time.Since(d.failing)/10, time.Duration(d.sidecars())*dialShare), longestDialPause)
+		longest := min(max(lookupPause, time.Since(d.failing)/10, time.Duration(d.sidecars())*dialShare), maxDialPause)
 		d.pause = min(max(2*d.pause, minDialPause), longest)
 		d.resume = d.resume.Add(d.pause/2 + rand.N(d.pause/2))
 	}

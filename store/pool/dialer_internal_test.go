@@ -107,7 +107,7 @@ func TestFailedConnectionIsRetriedAfterADelay(t *testing.T) {
 			t.Errorf("%d attempts in ten seconds", server.attemptCount())
 		}
 		server.succeed(0)
-		time.Sleep(longestDialPause)
+		time.Sleep(maxDialPause)
 		if _, err := connect(d, time.Second); err != nil {
 			t.Error(err)
 		}

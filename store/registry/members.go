@@ -28,7 +28,7 @@ func (r *Registry) SetMember(ctx context.Context, workspaceRef, userRef, role st
 	if err != nil {
 		return Member{}, database.ConstraintError(err, "set the member", map[string]error{
 			"members_role_form": database.Refuse(database.ErrInvalid,
-				"the role %q is not valid: write 1 to 63 of a-z, 0-9, _ and -, starting with a letter", role),
+				"the role %q is not valid: write 1 to 63 characters of a-z, 0-9, _ and -, starting with a letter", role),
 		})
 	}
 	return m, database.ConfirmRow(m.WorkspaceID == w.ID && m.UserID == u.ID && m.Role == role, "set the member")

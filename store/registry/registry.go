@@ -134,7 +134,7 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 		return Workspace{}, database.Refuse(database.ErrInvalid, "the workspace id %q is not 24 lower-case hex digits", w.ID)
 	case !authz.ValidSlug(w.Slug):
 		return Workspace{}, database.Refuse(database.ErrInvalid,
-			"the slug %q is not valid: write 1 to 63 of a-z, 0-9 and -, starting with a letter or digit", w.Slug)
+			"the slug %q is not valid: write 1 to 63 characters of a-z, 0-9 and -, starting with a letter or digit", w.Slug)
 	}
 	attributes, err := attributesJSON(w.Attributes)
 	if err != nil {

@@ -180,7 +180,7 @@ func TestListsAreJSONArrays(t *testing.T) {
 		"members": storetest.Must(r.Members(t.Context(), "")), "tokens": storetest.Must(r.Tokens(t.Context(), registry.TokenFilter{})),
 	} {
 		if b := storetest.Must(json.Marshal(list)); string(b) != "[]" {
-			t.Errorf("no %s are %s", name, b)
+			t.Errorf("an empty list of %s is %s in JSON, not []", name, b)
 		}
 	}
 }

@@ -58,14 +58,14 @@ type caseKey struct {
 type step struct {
 	Request        list
 	Key            string  // name of the key whose token is sent
-	Workspace      *string // the workspace header; a slug of the file's workspaces becomes the form that the header expects
+	Workspace      *string // value of the workspace header; the slug of a workspace of this file is replaced with its id if the header needs an id
 	Headers        map[string]string
 	Expect         string            // status and upstream, or status, code and reason
 	RequiredScopes []string          `yaml:"required_scopes"`
 	Seen           map[string]string // headers that the upstream receives; empty: the header is absent
 
 	Keywicket  string              // arguments; --output json is added if As or Prints is set
-	As         string              // name for the printed object; a token becomes a key of this name
+	As         string              // name for the printed object; a printed token is added to Keys under this name
 	Prints     []map[string]string // each one matches one of the printed objects: field → regular expression
 	Exit       int
 	Stdout     list // regular expressions
@@ -97,7 +97,7 @@ func (s scenario) validate() error {
 	document, text, _ := strings.Cut(s.Seed, ":")
 	line, err := strconv.Atoi(text)
 	if err != nil || line < 1 || line > seedLines[document] {
-		return fmt.Errorf("the seed %q is not a line of a document", s.Seed)
+		return fmt.Errorf("the source %q is not a line of a document", s.Seed)
 	}
 	if s.Name == "" || len(s.Steps) == 0 {
 		return errors.New("a case needs a name and steps")

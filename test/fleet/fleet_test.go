@@ -37,7 +37,7 @@ type fleet struct {
 	pooler   *pgbouncer.Pooler // nil: none
 }
 
-// One of pooledShare sidecars connects through the pooler, if there is one.
+// If there is a pooler, one in every pooledShare sidecars connects through it.
 const pooledShare = 4
 
 func (f *fleet) pooled(sidecar int) bool {
@@ -308,9 +308,9 @@ func (f *fleet) revoke(t *testing.T, tokens []token, writers int, hold time.Dura
 // watch records which changes each sidecar has received.
 type watch struct {
 	fleet       *fleet
-	before      []uint64 // changes and hints of each sidecar at the start
-	hintsBefore []uint64
-	received    []int // commits since the start
+	before      []uint64 // changes of each sidecar at the start
+	hintsBefore []uint64 // hints of each sidecar at the start
+	received    []int    // commits since the start
 
 	mu        sync.Mutex
 	committed []time.Time // time after each COMMIT

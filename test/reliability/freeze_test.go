@@ -68,7 +68,7 @@ func TestFrozenSidecarAnswersItsQueue(t *testing.T) {
 	}
 	thaw()
 	asking.Wait()
-	// On a busy machine some checks time out. Before evaluations were queued, nine of ten did.
+	// On a busy machine some checks time out. Without a queue for evaluations, nine of ten checks would time out.
 	if outcomes["allow"] < asked*80/100 {
 		t.Errorf("%d checks: %v", asked, outcomes)
 	}

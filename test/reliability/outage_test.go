@@ -44,7 +44,7 @@ func TestDatabaseStopsAndRestarts(t *testing.T) {
 		workers.Wait()
 		return failed
 	}
-	// This opens so many connections from the sidecar to the database before the database stops.
+	// These concurrent requests make the sidecar open several connections before the database stops.
 	harness.Await(t, "all requests are allowed", func() bool { return len(many()) == 0 })
 	client.Expect(t, works, "allow")
 
@@ -75,7 +75,7 @@ func TestDatabaseStopsAndRestarts(t *testing.T) {
 	}
 	client.Expect(t, harness.NewRequest("velaflows", "GET /healthz", key.Token, ""), "allow")
 	if got := s.Live.Count() - before; got != 1 {
-		t.Errorf("%d requests reached the upstream, not the one for a public route", got)
+		t.Errorf("%d requests reached the upstream; only the one for the public route should", got)
 	}
 	if code, body := harness.Probe(t, s, "/livez"); code != http.StatusOK {
 		t.Errorf("/livez: %d %s", code, body)
@@ -100,18 +100,19 @@ func TestDatabaseStopsAndRestarts(t *testing.T) {
 			code, _ := harness.Probe(t, s, "/readyz")
 			return code == http.StatusOK
 		})
-		// All connect at once, and on a busy machine a few of them time out. No dead connection may cost a failed request.
+		// All requests need a new connection at the same time, so on a busy machine a few time out. No request may fail because
+		// of a dead connection.
 		if failed := many(); len(failed) > connections {
-			t.Errorf("back from %s, and ready: %d requests failed, the first: %v", from, len(failed), failed[0])
+			t.Errorf("after Postgres was %s and restarted, %d requests failed, the first: %v", from, len(failed), failed[0])
 		}
 		harness.Await(t, "all requests are allowed again", func() bool { return len(many()) == 0 })
 	}
-	back("having been stopped")
+	back("stopped")
 	// No request is sent in between, so that all of the sidecar's connections are dead.
 	if err := syscall.Kill(s.Postgres.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	back("having been killed")
+	back("killed")
 	client.Expect(t, works, "allow")
 	if err := syscall.Kill(pid, 0); err != nil || s.Sidecar.PID() != pid {
 		t.Errorf("the sidecar was restarted: %v", err)
@@ -164,14 +165,15 @@ func TestPostgresRestartsUnderLoad(t *testing.T) {
 	f.client.Expect(t, harness.NewRequest("velaflows", harness.Conversations, kept.Token, f.home.ID), "allow")
 }
 
-// stale_if_error allows credentials that were cached before, and reports it.
+// With stale_if_error, credentials that were cached before the outage are still allowed, and a metric counts these answers.
 func TestStaleIfError(t *testing.T) {
 	f := newFaults(t, harness.StartRaceStack, "KEYWICKET_CACHE_STALE_IF_ERROR=5s")
 	token := f.warm(t)
 	of := harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID)
 	brief := harness.IssueToken(t, f.Stack, "sk_live_", f.home.ID, "inbox:read", "--expires-in", "4s")
 	briefly := harness.NewRequest("velaflows", harness.Conversations, brief.Token, f.home.ID)
-	// The log has the creation of the tokens too. The sidecar may read it after it has cached the tokens.
+	// The change log contains the creation of the tokens. If the sidecar reads this after it has cached them, it drops them. So
+	// wait for a later change.
 	harness.Keywicket[registry.RevokedSessions](t, f.Stack, "session", "revoke", "nobody", "--wait")
 	f.client.Expect(t, of, "allow")
 	f.client.Expect(t, briefly, "allow")

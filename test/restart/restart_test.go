@@ -8,8 +8,8 @@ import (
 	"github.com/keywicket/keywicket/demo"
 )
 
-// restartInTurn restarts the sidecars one after the other, as an orchestrator does: it stops the next sidecar when the last one is
-// ready. No request may fail. The optional functions run just after a sidecar got SIGTERM, and when it is ready.
+// restartInTurn restarts the sidecars one after the other, as an orchestrator does: it stops a sidecar only when the previous one is ready
+// again. No request may fail. The optional functions run just after a sidecar got SIGTERM, and when it is ready.
 func restartInTurn(t *testing.T, s *stack, restarts int, stopping, ready func(*demo.Sidecar)) {
 	t.Helper()
 	l := s.begin(t)

@@ -175,7 +175,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	_, log, _ := strings.Cut(s.log.String(), logins[1][0])
 	s.see("the logs", log)
 	for what, texts := range s.seen {
-		for _, found := range s.secrets.in(strings.Join(texts, "\n")) {
+		for _, found := range s.secrets.find(strings.Join(texts, "\n")) {
 			t.Errorf("%s show %s", what, found)
 		}
 	}
@@ -190,7 +190,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 			t.Errorf("no line of %s was recorded", whose)
 		}
 	}
-	if found := s.secrets.in(fmt.Sprint(exchange, refresh, second.Body)); len(found) == 0 {
+	if found := s.secrets.find(fmt.Sprint(exchange, refresh, second.Body)); len(found) == 0 {
 		t.Error("the search finds nothing in a text that contains every secret")
 	}
 }

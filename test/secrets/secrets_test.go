@@ -133,7 +133,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	_, log, _ := strings.Cut(regexp.MustCompile(`"path":"[^"?]*`).ReplaceAllString(s.log.String(), ""), login[0])
 	s.see("the logs", log)
 	for _, what := range slices.Sorted(maps.Keys(s.seen)) {
-		for _, found := range s.secrets.in(strings.Join(s.seen[what], "\n")) {
+		for _, found := range s.secrets.find(strings.Join(s.seen[what], "\n")) {
 			t.Errorf("%s show %s", what, found)
 		}
 	}
@@ -158,7 +158,7 @@ func TestSecretsStaySecret(t *testing.T) {
 		}
 	}
 	for _, out := range s.shown {
-		if len(s.secrets.in(out)) != 1 {
+		if len(s.secrets.find(out)) != 1 {
 			t.Errorf("the search does not find the token in %s", out)
 		}
 	}
@@ -181,7 +181,7 @@ func findsLeaks(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	found := strings.Join(s.secrets.in(s.log.String()+strings.Join(s.seen["headers at the upstream"], "\n")), "")
+	found := strings.Join(s.secrets.find(s.log.String()+strings.Join(s.seen["headers at the upstream"], "\n")), "")
 	for what, leak := range map[string]string{
 		"Envoy's log":    `the token sk_live_.*"method":"Bearer`,
 		"Postgres's log": `a digest: .*DETAIL: .*arameters: `,

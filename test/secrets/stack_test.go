@@ -33,7 +33,7 @@ type leakStack struct {
 	secrets traces
 	shown   []string            // output of the command that shows a token
 	seen    map[string][]string // by source
-	fill    *strings.Replacer   // of the words in capitals below
+	fill    *strings.Replacer   // replaces the words in capitals, such as HOME, in inputs_test.go
 }
 
 func newLeakStack(t *testing.T, c demo.Config) *leakStack {
@@ -79,8 +79,8 @@ func (s *leakStack) create(t *testing.T, prefix string, more ...string) (made ha
 	return made
 }
 
-// send sends a request and records the response. Of the upstream's echo it leaves out the other headers of the client, and
-// the credential on a public route, which Envoy passes on.
+// send sends a request and records the response. It removes from the upstream's echo what Envoy passes on: the client's headers
+// except Authorization, and on a public route Authorization too.
 func (s *leakStack) send(t *testing.T, r harness.Request, outcome string) {
 	t.Helper()
 	var a harness.Response
@@ -138,7 +138,8 @@ func (s *leakStack) operate(t *testing.T) {
 	}
 }
 
-// importBeside runs an import while another client creates one of its tokens: Postgres logs what it refuses.
+// importBeside runs an import while another client creates one of the imported tokens. Postgres refuses the second insert, and logs
+// it.
 func (s *leakStack) importBeside(t *testing.T, key string) {
 	t.Helper()
 	db := harness.OpenDatabase(t, s.Stack)
@@ -207,7 +208,7 @@ func (s *leakStack) checkDirectly(t *testing.T, token, workspace string) {
 	}
 }
 
-// fail makes look-ups time out, fail, and find no server. The use of tokens is then lost.
+// fail makes look-ups time out, fail, and find no server. The sidecar then cannot write when tokens were last used.
 func (s *leakStack) fail(t *testing.T, r harness.Request) {
 	t.Helper()
 	tx, err := harness.OpenDatabase(t, s.Stack).BeginTxx(t.Context(), nil)

@@ -10,7 +10,7 @@ import (
 )
 
 // traces maps each run of 12 characters of a secret, in every encoding, to the secret's name. It finds parts of a secret,
-// and needs one pass over a text. It leaves out the part that a token may show.
+// and needs one pass over a text. It does not contain a token's visible prefix.
 type traces map[string]string
 
 const trace = 12
@@ -34,8 +34,8 @@ func (known traces) addDigest(token string) {
 	known.add("a digest", encodings(digest[:])...)
 }
 
-// encodings returns the bytes in hex (as in Postgres's bytea), as lists of numbers of Go and JSON, and in base64 at each of
-// the three alignments.
+// encodings returns the bytes in hex (as in Postgres's bytea), as a list of numbers in the syntax of Go and of JSON, and in base64.
+// Base64 has three forms, one for each alignment.
 func encodings(b []byte) []string {
 	list := fmt.Sprintf("%d", b)
 	forms := []string{fmt.Sprintf("%x", b), fmt.Sprintf("%X", b), list, strings.ReplaceAll(list, " ", ",")}
@@ -46,8 +46,8 @@ func encodings(b []byte) []string {
 	return forms
 }
 
-// in reports the secrets that it finds, each with its line.
-func (known traces) in(text string) (found []string) {
+// find returns the secrets in a text, each with its line.
+func (known traces) find(text string) (found []string) {
 	for line := range strings.Lines(text) {
 		for i := range len(line) - trace + 1 {
 			if name, ok := known[line[i:i+trace]]; ok && !slices.Contains(found, name+": "+line) {

@@ -40,7 +40,7 @@ func TestThreats(t *testing.T) {
 	}
 }
 
-// Row 35: checks that wait for the database do not delay other checks in Envoy, because the sidecar accepts as many
+// Row 35 of docs/security.md: checks that wait for the database do not delay other checks in Envoy, because the sidecar accepts as many
 // concurrent checks as Envoy sends.
 func TestSidecarAcceptsWhatEnvoySends(t *testing.T) {
 	c := wire.DialHTTP2(t, deployment.Stack.Sidecar.GRPC)
@@ -59,7 +59,8 @@ func TestThreatsAreAsDocumented(t *testing.T) {
 	}
 	type results struct {
 		envoy, direct string
-		hidden, weak  bool // fails where the check does not include every header, or under another Envoy than deploy/envoy's
+		hidden        bool // the protection needs all headers in the check
+		weak          bool // the protection needs the Envoy configuration of deploy/envoy
 	}
 	tested := map[string]results{}
 	result := regexp.MustCompile(`\b[2345]\d\d\b|\bgrpc-status \d+\b|\b(?:closed|reset)\b`)
@@ -75,7 +76,7 @@ func TestThreatsAreAsDocumented(t *testing.T) {
 		r.envoy += " " + h.envoy + " " + h.On("HTTP/1.1") + " " + h.On("HTTP/2")
 		r.direct += " " + h.On("direct")
 		r.hidden = r.hidden || h.Hidden != nil
-		// TestMeshRouteByEnvironment shows row 38.
+		// Row 38 needs deploy/envoy too: TestMeshRouteByEnvironment tests it.
 		r.weak = r.weak || h.servedOnlyByMesh() || h.row == 38
 		tested[row] = r
 	}

@@ -30,7 +30,7 @@ func OutcomeOf(t *testing.T, answer *authv3.CheckResponse) string {
 	}
 	httpCode := int32(denied.GetStatus().GetCode())
 	if codes.Code(answer.GetStatus().GetCode()) != grpcCodes[httpCode] {
-		t.Errorf("the status is %v beside %d", answer.GetStatus(), httpCode)
+		t.Errorf("the gRPC status is %v, but the HTTP status is %d", answer.GetStatus(), httpCode)
 	}
 	var body struct{ Error struct{ Code, Reason string } }
 	if err := json.Unmarshal([]byte(denied.GetBody()), &body); err != nil {
@@ -70,7 +70,7 @@ func (c Direct) Send(t *testing.T, m Request) Response {
 		for _, h := range ok.GetHeaders() {
 			s.Echo.Headers[h.GetHeader().GetKey()] = []string{h.GetHeader().GetValue()}
 		}
-		for _, name := range ok.GetHeadersToRemove() { // in Envoy a removal overrides a set
+		for _, name := range ok.GetHeadersToRemove() { // Envoy removes a header even if the answer also sets it
 			delete(s.Echo.Headers, name)
 		}
 	}
