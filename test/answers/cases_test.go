@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/registry"
 
 	"github.com/keywicket/keywicket/authz"
@@ -161,10 +160,7 @@ func TestCases(t *testing.T) {
 // arrange creates the file's shared objects. At the end of the test it removes everything that the cases created. This
 // includes the documents' own examples, which other files may use too.
 func (f caseFile) arrange(t *testing.T) {
-	db, err := database.Open(deployment.Stack.DatabaseURL())
-	if err != nil {
-		t.Fatal(err)
-	}
+	db := harness.OpenDatabase(t, deployment.Stack)
 	var start time.Time
 	if err := db.GetContext(t.Context(), &start, `SELECT clock_timestamp()`); err != nil {
 		t.Fatal(err)
@@ -175,7 +171,6 @@ func (f caseFile) arrange(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		db.Close()
 	})
 	for _, w := range f.Workspaces {
 		if _, err := deployment.Registry.CreateWorkspace(t.Context(), registry.Workspace{ID: w.ID, Slug: w.Slug, Name: w.Name}); err != nil {

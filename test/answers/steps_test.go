@@ -15,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/store/database"
-
 	"github.com/keywicket/keywicket/test/harness"
 	"github.com/keywicket/keywicket/test/product"
 	"github.com/keywicket/keywicket/test/supabase"
@@ -255,13 +253,8 @@ func objectsOf(text string) ([]map[string]string, error) {
 // storedHashed searches the key's whole row. The row has the key's SHA-256, and no part of the key beyond its visible
 // prefix.
 func (p *caseRun) storedHashed(t *testing.T, key string) error {
-	db, err := database.Open(deployment.Stack.DatabaseURL())
-	if err != nil {
-		return err
-	}
-	defer db.Close()
 	var hashed, inClear bool
-	err = db.QueryRowContext(t.Context(), `
+	err := harness.OpenDatabase(t, deployment.Stack).QueryRowContext(t.Context(), `
 		SELECT digest = sha256(convert_to($2, 'UTF8')), strpos(t::text, $3) > 0 FROM keywicket.tokens t WHERE id = $1`,
 		p.field(t, key, "id"), p.field(t, key, "token"), p.field(t, key, "secret")).Scan(&hashed, &inClear)
 	if err == nil && (!hashed || inClear) {

@@ -16,9 +16,9 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/demo"
-	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/test/harness"
 	"github.com/keywicket/keywicket/test/program"
+	"github.com/keywicket/keywicket/test/rego"
 )
 
 var shellBlock = regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$")
@@ -118,7 +118,7 @@ func commandFolder(t *testing.T) string {
 	if err := os.Symlink(opa, filepath.Join(dir, "opa")); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.CopyFS(filepath.Join(dir, "policies"), policies.Builtin); err != nil {
+	if err := os.Symlink(rego.Folder(t), filepath.Join(dir, "policies")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o700); err != nil {

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/registry"
 
 	"github.com/keywicket/keywicket/test/harness"
@@ -143,11 +142,7 @@ func TestExplainWithoutAToken(t *testing.T) {
 func TestExplainBannedUser(t *testing.T) {
 	user, workspace := deployment.CreateOwner(t)
 	token, _ := deployment.CreateToken(t, "velu_", registry.NewToken{Name: t.Name(), Scopes: []string{"issues:read"}, User: user})
-	db, err := database.Open(deployment.Stack.DatabaseURL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = db.Close() }()
+	db := harness.OpenDatabase(t, deployment.Stack)
 	for until, banned := range map[string]bool{"2099-01-02 03:04:05Z": true, "infinity": true, "2020-01-01": false} {
 		db.MustExec(`UPDATE keywicket.users SET banned_until = $1 WHERE id = $2`, until, user)
 		for _, who := range [][]string{{"--token-id", token.ID}, {"--user", user}} {

@@ -21,7 +21,7 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// spelling_test.go has the table, the judge of outcomes and the spellings of this test.
+// table_test.go has the table of this test, judge_test.go the judge of outcomes, and spelling_test.go the spellings.
 
 // decodedStack is a stack with two upstreams, and each decodes paths as its language does. Live tokens are routed to Go's
 // net/http, sandbox tokens to Python's http.server.

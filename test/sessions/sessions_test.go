@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/internal/syncbuffer"
-	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/registry"
 
 	"github.com/go-jose/go-jose/v4"
@@ -142,11 +141,7 @@ func TestSecondFactorThroughEnvoy(t *testing.T) {
 	s := harness.StartStack(t, demo.Config{Environ: append(is.Environ(), "KEYWICKET_APIS_VELOCITY_SESSION_REQUIRE_AAL2=enrolled", harness.ShortStaleness), Log: log})
 	user := harness.Keywicket[registry.User](t, s, "user", "create", "--email", "ada@example.com")
 	client := harness.NewClient(t, s, 1)
-	db, err := database.Open(s.DatabaseURL())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = db.Close() }()
+	db := harness.OpenDatabase(t, s)
 	profile := func(change supabase.Fields) harness.Request {
 		return harness.NewRequest("velocity", "GET /api/user", is.Token(user.ID, change), "")
 	}
