@@ -112,8 +112,8 @@ func cleanPeriodically(ctx context.Context, grants *issuer.Issuer, m *metrics.Is
 	}
 }
 
-// oauthConfig returns the issuer's configuration. The format of access tokens comes from the API. Apps may request all scopes of the
-// API's table except overrides, which would grant everything.
+// oauthConfig returns the issuer's configuration. The format of access tokens comes from the API. Apps may request all scopes of
+// the API's table except overrides (scopes that satisfy every route of a level), which would grant everything.
 func oauthConfig(cfg config.Config) (oauth.Config, error) {
 	name := cfg.Issuer.API
 	o := oauth.Config{
