@@ -34,7 +34,7 @@ type Policy interface {
 type PolicyNeeds struct {
 	// Parameters lists the special characters that a path parameter may contain.
 	Parameters target.Parameters
-	// Query means that decisions depend on the parsed query. If so, no route matches a query that other parsers may read
+	// Query means that decisions depend on the parsed query. If Query is set, no route matches a query that other parsers may read
 	// differently.
 	Query bool
 	// Header, Time and Source mean that decisions depend on headers, on the time, and on the source of the request.
@@ -53,7 +53,7 @@ type Config struct {
 	DefaultAPI string
 	// AllowedHeaders are the request headers that policies may read. Letter case does not matter. Default: none.
 	AllowedHeaders []string
-	// Sessions verifies session JWTs. It is required if an API accepts sessions.
+	// Sessions verifies session JWTs. Sessions is required if an API accepts session JWTs.
 	Sessions Sessions
 	// Now returns the time that policies read. Default: time.Now.
 	Now func() time.Time

@@ -75,11 +75,11 @@ type LookupResult struct {
 	Workspace Membership
 	// MFAEnrolled means that the user of a session has enrolled a second factor.
 	MFAEnrolled bool
-	// Cache is the source of the answer. It may be empty.
+	// Cache is the source of the result. It may be empty.
 	Cache CacheResult
 }
 
-// CacheResult is the source of a look-up's answer.
+// CacheResult is the source of a look-up's result.
 type CacheResult string
 
 // The values of CacheResult.

@@ -161,7 +161,7 @@ func (s *Server) sampleAllow() bool {
 	return n > 0 && s.allows.Add(1)%n == 1%n
 }
 
-// logDecision logs an answer. It logs the pattern of the route, not the path: the client chooses the text of a path.
+// logDecision logs an answer. It logs the pattern of the route, not the path, because the client chooses the text of a path.
 func (s *Server) logDecision(ctx context.Context, method string, answer *authz.Answer, cause error) {
 	level := slog.LevelInfo
 	switch {

@@ -144,7 +144,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// Each failure must lead to a denied response with status 503: with failure_mode_allow, Envoy treats an RPC error as an allow.
+// Each failure must lead to a denied response with status 503, because with failure_mode_allow, Envoy treats an RPC error as an
+// allow.
 func TestEveryFailureIsADenied503(t *testing.T) {
 	waitForDeadline := func(ctx context.Context, _ authz.Lookup) (authz.LookupResult, error) {
 		<-ctx.Done()

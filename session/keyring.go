@@ -67,7 +67,7 @@ func startKeyring(url string, maxAge time.Duration, log *slog.Logger) *keyring {
 		url: url, maxAge: maxAge, log: log, started: time.Now(), retry: make(chan struct{}, 1),
 		client: &http.Client{
 			Timeout: fetchTimeout,
-			// No redirects: keys come only from the configured URL.
+			// Redirects are not followed, because keys must come only from the configured URL.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}

@@ -26,7 +26,8 @@ func es256(key *ecdsa.PrivateKey, kid string) authz.Secret {
 	return sign(jose.ES256, key, kid, claimsWith(nil))
 }
 
-// isLate reports that a fetch took longer than a request waits for it. This happens on a busy machine and is not a failure.
+// isLate reports that a fetch took longer than a request waits for the fetch. A late fetch happens on a busy machine and is not a
+// failure.
 func isLate(err error) bool { return err != nil && strings.Contains(err.Error(), "not yet answered") }
 
 // A client can forge tokens with unknown key ids. Such tokens cause only a few fetches from the issuer.

@@ -189,7 +189,7 @@ func (c *Config) Warnings() []string {
 	return nil
 }
 
-// DatabaseURL returns the URL of the database. It is the only required setting.
+// DatabaseURL returns the URL of the database. The URL is the only required setting.
 func (c *Config) DatabaseURL() (string, error) {
 	if c.Database.URL == "" {
 		return "", errors.New("the database URL is missing: set KEYWICKET_DATABASE_URL, or --database-url, or database.url in the file")
