@@ -13,20 +13,20 @@ import (
 	"github.com/keywicket/keywicket/authz/target"
 )
 
-// API is the configuration of an API: which requests belong to it, how they name their workspace, and which credentials it accepts.
-// The policy is not part of it.
+// API is the configuration of one API: which requests belong to the API, how these requests name their workspace, and which
+// credentials the API accepts. The configuration does not include the API's policy.
 type API struct {
-	// Hosts are the hosts of the API's requests, such as api.example.com or *.example.com, on any port. Default: none. Envoy's
-	// configuration then selects the API of a request.
+	// Hosts are the hosts of the API's requests, such as api.example.com or *.example.com, on any port. Default: none. An API
+	// without hosts is selected by Envoy's configuration, or because it is the default API.
 	Hosts     []string        `yaml:"hosts"`
 	Workspace WorkspaceHeader `yaml:"workspace"`
-	// Credentials are the formats of its keys. At least one is required.
+	// Credentials are the formats of the API's keys. At least one is required.
 	Credentials []CredentialFormat `yaml:"credentials"`
 	Session     SessionFormat      `yaml:"session"`
-	// Denials are the denials that its policy may return in addition to the built-in ones. Default: none.
+	// Denials are the denials that the API's policy may return in addition to the built-in ones. Default: none.
 	Denials []Denial `yaml:"denials"`
-	// UpstreamHeaders are the headers, in lower case, that its policy may set for the upstream. On an allowed request they come
-	// only from the policy: the sidecar removes a header that the policy does not set. Default: none.
+	// UpstreamHeaders are the headers, in lower case, that the API's policy may set for the upstream. On an allowed request, these
+	// headers come only from the policy: the sidecar removes a header that the policy does not set. Default: none.
 	UpstreamHeaders []string `yaml:"upstream_headers"`
 
 	name string // the API's key in the configuration
@@ -36,16 +36,17 @@ type API struct {
 type WorkspaceHeader struct {
 	// Header is the name of the header. [API.Complete] converts it to lower case.
 	Header string `yaml:"header"`
-	// By is ByID or BySlug.
+	// By says how the header names the workspace: ByID or BySlug.
 	By WorkspaceKey `yaml:"by"`
-	// Required means that a request without the header acts in no workspace, even if its credential belongs to one.
+	// Required means that a request without the header acts in no workspace, even if the request's credential belongs to a
+	// workspace.
 	Required bool `yaml:"required"`
 }
 
 // WorkspaceKey is how a workspace header names a workspace.
 type WorkspaceKey string
 
-// The values of By.
+// The values of WorkspaceHeader.By.
 const (
 	ByID   WorkspaceKey = "id"
 	BySlug WorkspaceKey = "slug"
@@ -56,15 +57,15 @@ type CredentialFormat struct {
 	// Kind is the kind of the keys: any except KindSession.
 	Kind Kind `yaml:"kind"`
 	// Prefix is the start of every key of this format. By convention it ends in an underscore. If several prefixes match, the
-	// longest one applies.
+	// longest prefix applies.
 	Prefix string `yaml:"prefix"`
 	// Environment is the environment of keys with this prefix. Default: live.
 	Environment Environment `yaml:"environment"`
-	// VisiblePrefix is the number of characters of a key that may be shown, including the prefix. Default and maximum: 8
-	// characters after the prefix.
+	// VisiblePrefix is the number of characters of a key that may be shown, including the prefix. The default and the maximum are
+	// the length of the prefix plus 8.
 	VisiblePrefix int `yaml:"visible_prefix"`
-	// BodyLength is the number of characters after the prefix of a key that keywicket creates, including the checksum. Default
-	// and minimum: 38.
+	// BodyLength is the length of the part after the prefix, including the checksum, in keys that keywicket creates. Default and
+	// minimum: 38 characters.
 	BodyLength int `yaml:"body_length"`
 }
 
@@ -143,7 +144,8 @@ func (f CredentialFormat) Complete() (CredentialFormat, error) {
 	return f, nil
 }
 
-// validHeader reports whether the name is a valid header name, and not that of a credential header or a header of the sidecar.
+// validHeader reports whether the name is a valid header name. The names of credential headers and of the sidecar's own headers are
+// not valid.
 func validHeader(name string) bool {
 	return httpguts.ValidHeaderFieldName(name) && !slices.Contains(secretHeaders, name) &&
 		!strings.HasPrefix(name, "x-keywicket-")
@@ -164,7 +166,8 @@ func (a API) OperatorFormats() []CredentialFormat {
 	return slices.DeleteFunc(slices.Clone(a.Credentials), func(f CredentialFormat) bool { return f.Kind == KindOAuthToken })
 }
 
-// MatchingAPIs returns the sorted names of the APIs that match. If named is not empty, it returns at most that API.
+// MatchingAPIs returns the sorted names of the APIs for which the function matches returns true. If named is not empty, only the
+// API with this name can match.
 func MatchingAPIs(apis map[string]API, named string, matches func(API) bool) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(apis)), func(name string) bool {
 		return !matches(apis[name]) || named != "" && named != name

@@ -2,8 +2,8 @@ package authz
 
 import "errors"
 
-// Attributes are data of a token, a workspace or a user that policies can read: the JSON text of one object. Empty means {}. They
-// must not contain a secret.
+// Attributes are data of a token, a workspace or a user that policies can read: the JSON text of one object. Empty text means {}.
+// Attributes must not contain a secret.
 type Attributes string
 
 // JSON returns the text of the object.

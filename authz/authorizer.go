@@ -22,10 +22,11 @@ type Directory interface {
 
 // Policy makes the decisions (the rules of the policy decision point, PDP).
 type Policy interface {
-	// Reading returns which parts of a request the policy of an API needs. Every check calls it.
+	// Reading returns which parts of a request the policy of an API needs. Every check calls Reading.
 	Reading(api string) PolicyNeeds
-	// Decide returns the decision for an input. Several goroutines may call it concurrently, and it must not retain the input. An
-	// error means that there is no decision, and never leads to an allow. Decisions are shared: callers must not modify them.
+	// Decide returns the decision for an input. Several goroutines may call Decide concurrently, and Decide must not retain the
+	// input. An error means that there is no decision, and never leads to an allow. Several callers may get the same decision, so
+	// callers must not modify a decision.
 	Decide(ctx context.Context, in Input) (Decision, error)
 }
 
@@ -33,12 +34,13 @@ type Policy interface {
 type PolicyNeeds struct {
 	// Parameters lists the special characters that a path parameter may contain.
 	Parameters target.Parameters
-	// Query means that decisions depend on the parsed query. If so, no route matches a query that other parsers may read
+	// Query means that decisions depend on the parsed query. If Query is set, no route matches a query that other parsers may read
 	// differently.
 	Query bool
 	// Header, Time and Source mean that decisions depend on headers, on the time, and on the source of the request.
 	Header, Time, Source bool
-	// Certificate means that decisions depend on the client's certificate. A certificate that cannot be parsed is then an error.
+	// Certificate means that decisions depend on the client's certificate. If Certificate is set, a certificate that cannot be
+	// parsed is an error.
 	Certificate bool
 }
 
@@ -46,11 +48,12 @@ type PolicyNeeds struct {
 type Config struct {
 	// APIs are the APIs by name. At least one is required.
 	APIs map[string]API
-	// DefaultAPI is the API of requests that name none. It is not used if an API has hosts. Empty: such a request is an error.
+	// DefaultAPI is the API of requests for which Envoy names no API. It is not used if any API has hosts. If DefaultAPI is empty,
+	// a request without an API is an error.
 	DefaultAPI string
 	// AllowedHeaders are the request headers that policies may read. Letter case does not matter. Default: none.
 	AllowedHeaders []string
-	// Sessions verifies session JWTs. It is required if an API accepts sessions.
+	// Sessions verifies session JWTs. Sessions is required if an API accepts session JWTs.
 	Sessions Sessions
 	// Now returns the time that policies read. Default: time.Now.
 	Now func() time.Time
@@ -118,11 +121,11 @@ func New(c Config, d Directory, p Policy) (*Authorizer, error) {
 	return a, nil
 }
 
-// secretHeaders carry credentials.
+// secretHeaders are the headers that contain credentials.
 var secretHeaders = []string{"authorization", "proxy-authorization", "cookie", "set-cookie"}
 
-// Check decides one request. It always returns a complete answer. With an error, the answer is UNAVAILABLE. The error is the
-// cause: log it, and never send it to the client.
+// Check decides one request. It always returns a complete answer. If Check returns an error, the code of the answer is UNAVAILABLE.
+// The error is the cause: callers must log the error, and never send it to the client.
 func (a *Authorizer) Check(ctx context.Context, r Request) (Answer, error) {
 	answer := Answer{ID: NewID()}
 	err := a.check(ctx, r, &answer)
@@ -136,8 +139,9 @@ func (a *Authorizer) Check(ctx context.Context, r Request) (Answer, error) {
 	return answer, nil
 }
 
-// addDeclared adds the configured status, message and retry time to a denial, and the headers for the upstream to an allow. It adds
-// the headers of all APIs. Otherwise a client of one API could forge a header of another API at an upstream that serves both.
+// addDeclared adds the configured status, message and retry time to a denial, and the headers for the upstream to an allow. These
+// are the headers of all APIs. Otherwise a client of one API could forge a header of another API at an upstream that serves both
+// APIs.
 func (answer *Answer) addDeclared(api *API, upstreamHeaders []string) {
 	if d, ok := api.denial(answer.Code, answer.Reason); ok {
 		answer.Status, answer.Message = d.Status, d.Message
@@ -234,8 +238,9 @@ func (a *Authorizer) decide(ctx context.Context, in Input) (Decision, error) {
 	return d, nil
 }
 
-// apiOf returns the API of a request. The API that Envoy's configuration names takes precedence; if it has hosts, the request's
-// host must be one of them. Otherwise, if any API has hosts, the host selects the API and the default API is not used.
+// apiOf returns the API of a request. The API that Envoy's configuration names takes precedence; if this API has hosts, the
+// request's host must be one of these hosts. Otherwise, if any API has hosts, the host selects the API and the default API is not
+// used.
 func (a *Authorizer) apiOf(r Request) (*API, error) {
 	if r.API != "" {
 		api, ok := a.apis[r.API]
@@ -261,7 +266,7 @@ func (a *Authorizer) apiOf(r Request) (*API, error) {
 	return a.apis[a.defaultAPI], nil
 }
 
-// input returns what the policy reads of the request. Parts that the policy does not need stay empty.
+// input returns the parts of the request that the policy reads. Parts that the policy does not need stay empty.
 func (a *Authorizer) input(api string, r *Request) (Input, error) {
 	path, query, _ := strings.Cut(r.Path, "?")
 	needs := a.policy.Reading(api)

@@ -10,7 +10,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// directory answers each look-up with found and err, and records it.
+// directory answers each look-up with its fields found and err, and records the look-up.
 type directory struct {
 	found   authz.LookupResult
 	err     error
@@ -22,7 +22,7 @@ func (d *directory) Lookup(_ context.Context, l authz.Lookup) (authz.LookupResul
 	return d.found, d.err
 }
 
-// policy decides with decide, and records the inputs.
+// policy calls its field decide for each decision, and records the inputs.
 type policy struct {
 	decide func(authz.Input) (authz.Decision, error)
 	needs  authz.PolicyNeeds
@@ -121,7 +121,7 @@ func TestDenialOfTheDirectoryReachesThePolicy(t *testing.T) {
 	}
 }
 
-// After any error the answer is complete, and it is UNAVAILABLE.
+// After any error the answer is complete, and its code is UNAVAILABLE.
 func TestErrorIsNeverAnAllow(t *testing.T) {
 	boom := errors.New("boom")
 	decision := func(d authz.Decision, err error) func(authz.Input) (authz.Decision, error) {

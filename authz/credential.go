@@ -32,8 +32,8 @@ func (Secret) LogValue() slog.Value { return slog.StringValue("[secret]") }
 // MarshalText hides the credential from encoding/json and other encoders.
 func (Secret) MarshalText() ([]byte, error) { return []byte("[secret]"), nil }
 
-// Digest is the SHA-256 hash of a whole credential, including the prefix. Only the digest is stored (velocity, "Workspace API
-// Keys"). It needs no salt and no key stretching: a key has too much entropy to be guessed.
+// Digest is the SHA-256 hash of a whole credential, including the prefix. Only the digest is stored (see "Workspace API Keys" in
+// the document velocity). The digest needs no salt and no key stretching, because a key has too much entropy to be guessed.
 type Digest [sha256.Size]byte
 
 // Digest returns the SHA-256 hash of the credential.
@@ -46,8 +46,8 @@ type credential struct {
 }
 
 // credential returns the credential of the Authorization header. The denial is ReasonMissing if there is no bearer credential,
-// ReasonMalformed if the credential cannot be valid, and ReasonUnknown if this API does not accept its kind. None of these needs a
-// look-up.
+// ReasonMalformed if the credential cannot be valid, and ReasonUnknown if this API does not accept its kind. A request with one of
+// these denials needs no look-up.
 func (a *API) credential(header Fields) (credential, Reason) {
 	token, present := bearer.Token(header.Get(AuthorizationHeader))
 	format, ok := a.formatOf(token)
@@ -71,8 +71,8 @@ func (a *API) credential(header Fields) (credential, Reason) {
 	return credential{format.Kind, Secret(token)}, ""
 }
 
-// Accepts reports whether a check would look up this key. Keywicket may have created the key, or it
-// was imported. It needs at least 16 characters of a b64token after the prefix, and has at most 512 bytes.
+// Accepts reports whether a check would look up this key. The key may be created by keywicket or imported. It must have at least 16
+// b64token characters (RFC 6750) after the prefix, and at most 512 bytes in total.
 func (f CredentialFormat) Accepts(key Secret) bool {
 	return strings.HasPrefix(string(key), f.Prefix) && len(key) >= f.minLength() && len(key) <= maxKey &&
 		bearer.IsB64Token(string(key))

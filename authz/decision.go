@@ -19,17 +19,17 @@ type Code string
 
 // The codes of a denial.
 const (
-	CodeUnauthorized          Code = "UNAUTHORIZED"            // 401: velaflows, "Error Responses"
-	CodeForbidden             Code = "FORBIDDEN"               // 403: velaflows, "Error Responses"
-	CodeWorkspaceAccessDenied Code = "WORKSPACE_ACCESS_DENIED" // 403: velaflows, "Error Responses"
-	CodeRequestTooLarge       Code = "REQUEST_TOO_LARGE"       // 431: the request's headers are too large for a check
-	CodeUnavailable           Code = "UNAVAILABLE"             // 503: no decision is possible
+	CodeUnauthorized          Code = "UNAUTHORIZED"            // HTTP status 401; see "Error Responses" in the document velaflows
+	CodeForbidden             Code = "FORBIDDEN"               // HTTP status 403; see "Error Responses" in the document velaflows
+	CodeWorkspaceAccessDenied Code = "WORKSPACE_ACCESS_DENIED" // HTTP status 403; see "Error Responses" in the document velaflows
+	CodeRequestTooLarge       Code = "REQUEST_TOO_LARGE"       // HTTP status 431; the request's headers are too large for a check
+	CodeUnavailable           Code = "UNAVAILABLE"             // HTTP status 503; no decision is possible
 )
 
 // Reason is the cause of a denial, more specific than its code.
 type Reason string
 
-// The reasons of the built-in codes.
+// The reasons of the built-in codes. A comment names the code of each group of reasons.
 const (
 	ReasonMissing   Reason = "missing" // UNAUTHORIZED
 	ReasonMalformed Reason = "malformed"
@@ -37,7 +37,7 @@ const (
 	ReasonExpired   Reason = "expired"
 	ReasonRevoked   Reason = "revoked"
 
-	// The next three are for session tokens; their code is UNAUTHORIZED.
+	// The next three reasons are for session tokens; their code is UNAUTHORIZED too.
 	ReasonUnsupportedAlgorithm Reason = "unsupported_algorithm"  // the API does not accept the algorithm of the signature
 	ReasonAppToken             Reason = "app_token"              // the token was issued to an app
 	ReasonSecondFactorRequired Reason = "second_factor_required" // the user must sign in with a second factor
@@ -70,31 +70,31 @@ var codeOf = map[Reason]Code{
 	ReasonUnavailable:          CodeUnavailable,
 }
 
-// Decision is the result of a policy for an input. The zero value denies, and is invalid.
+// Decision is the result of a policy for an input. The zero value is a denial without a code, which is invalid.
 type Decision struct {
 	Allow bool
 	// Code and Reason are empty exactly when Allow is set.
 	Code   Code
 	Reason Reason
-	// RequiredScopes are the scopes of the route; all of them are needed. Route is its method and pattern. Both are empty if no
-	// route matches.
+	// RequiredScopes are the scopes of the route; a request needs all of them. Route is the route's method and pattern.
+	// RequiredScopes and Route are empty if no route matches.
 	RequiredScopes []string
 	Route          string
-	// AnyOf lists scopes of the route. At least one of them is needed, in addition to RequiredScopes. If it is empty, only
-	// RequiredScopes are needed.
+	// AnyOf lists more scopes of the route. A request needs at least one of them, in addition to RequiredScopes. If AnyOf is empty,
+	// a request needs only RequiredScopes.
 	AnyOf []string
-	// Headers are the headers for the upstream, for an allow only: lower-case name → value. Each name must be one of the API's
-	// upstream_headers.
+	// Headers maps the lower-case names of headers for the upstream to their values. Only an allow has headers. Each name must be
+	// one of the API's upstream_headers.
 	Headers map[string]string
-	// RetryAfter is the Retry-After header for the client, in seconds. 0: no header is sent. Only a denial that the API
-	// declares can have one.
+	// RetryAfter is the Retry-After header for the client, in seconds. 0: no header is sent. Only a denial that the API declares
+	// can have this header.
 	RetryAfter int
 }
 
 // Unavailable is the decision after an error: no decision was possible. An error never leads to an allow.
 var Unavailable = Decision{Code: CodeUnavailable, Reason: ReasonUnavailable}
 
-// TooLarge is the decision for a request that exceeds the size limit of a PEP's adapter.
+// TooLarge is the decision for a request that exceeds an adapter's size limit.
 var TooLarge = Decision{Code: CodeRequestTooLarge, Reason: ReasonTooLarge}
 
 // validate returns an error if the decision is inconsistent. It also returns an error if the API does not declare the pair of code
@@ -132,8 +132,8 @@ func (d *Decision) validate(api *API) error {
 	return nil
 }
 
-// quoteIfValid quotes a code, a reason or a header name for the log. It omits text of another form, which may be a secret from the
-// request.
+// quoteIfValid quotes a code, a reason or a header name for the log. It does not quote text of another form, because this text may
+// be a secret from the request.
 func quoteIfValid(form *regexp.Regexp, text string) string {
 	if !form.MatchString(text) {
 		return fmt.Sprintf("(malformed, %d bytes)", len(text))
@@ -154,8 +154,8 @@ func (d *Decision) validateHeaders(api *API) error {
 	return nil
 }
 
-// ValidScope reports whether s is a valid scope: RFC 6749, section 3.3, without the comma, which separates scopes on the command
-// line. Scopes are sent in one header, separated by spaces, and in a quoted string of another header.
+// ValidScope reports whether s is a valid scope (RFC 6749, section 3.3). A comma is not allowed, because it separates scopes on the
+// command line. Spaces and quotes are not allowed, because headers contain scopes separated by spaces, and in a quoted string.
 func ValidScope(s string) bool {
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] > '~' || strings.IndexByte(`",\`, s[i]) >= 0 {
@@ -165,15 +165,15 @@ func ValidScope(s string) bool {
 	return s != ""
 }
 
-// Answer is a decision with the data that the PEP needs to enforce it.
+// Answer is a decision, with the data that the PEP (policy enforcement point, such as Envoy) needs to enforce the decision.
 type Answer struct {
 	Decision
 	// ID identifies this decision in the answer, the logs and the headers for the upstream: 26 random base32 characters, from
 	// [NewID].
 	ID string
-	// API is the name of the request's API; empty: it is unknown.
+	// API is the name of the request's API; empty: the API is unknown.
 	API string
-	// Public means that the route is open without a credential. Principal is then nil.
+	// Public means that the route is open without a credential. If Public is set, Principal is nil.
 	Public bool
 	// Principal is set if the credential is valid, whether the request is allowed or denied.
 	Principal *Principal
@@ -187,9 +187,9 @@ type Answer struct {
 	// Status (an HTTP status) and Message are set for a denial that the API declares; otherwise they are 0 and empty.
 	Status  int
 	Message string
-	// Detail explains a denial to an operator where the reason does not suffice. It is for the log only, and its length is
-	// bounded. It may contain the name of a credential's algorithm. For a credential that the issuer signed it may contain iss
-	// and aud.
+	// Detail explains a denial to an operator where the reason does not suffice. It is for the log only, and its length is bounded.
+	// Detail may contain the name of a credential's algorithm. For a credential that the issuer signed, Detail may contain the
+	// claims iss and aud.
 	Detail string
 	// Cache is the source of the look-up; empty: there was no look-up.
 	Cache CacheResult
@@ -201,7 +201,8 @@ type HeaderValue struct{ Name, Value string }
 // idLength is the length of an Answer's ID: 26 characters of five bits.
 const idLength = 26
 
-// NewID returns an ID for an Answer. It must be unique, but is no secret: math/rand/v2 suffices, and saves a system call per ID.
+// NewID returns an ID for an Answer. An ID must be unique, but it is no secret. So math/rand/v2 suffices, which needs no system
+// call for each ID.
 func NewID() string {
 	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567" // base32, RFC 4648
 	var id [idLength]byte

@@ -19,7 +19,7 @@ type Denial struct {
 	Code Code `yaml:"code"`
 	// Reason is a new reason, such as plan_too_small.
 	Reason Reason `yaml:"reason"`
-	// Status is the HTTP status, 400 to 499. Default: the status of the built-in code. A new code needs one.
+	// Status is the HTTP status, 400 to 499. Default: the status of the built-in code. A new code needs a status.
 	Status int `yaml:"status"`
 	// Message is the message for the client: one line of text, at most 512 bytes.
 	Message string `yaml:"message"`
@@ -102,8 +102,8 @@ func (a *API) denial(code Code, reason Reason) (Denial, bool) {
 	return a.Denials[i], true
 }
 
-// CanDeny reports whether a policy may deny the API's requests with this code and reason: a built-in pair, or one that the API
-// declares. An empty code or reason matches any.
+// CanDeny reports whether a policy may deny the API's requests with this code and reason. The pair must be built in, or the API
+// must declare it. An empty code matches any code, and an empty reason matches any reason.
 func (a API) CanDeny(code Code, reason Reason) bool {
 	matches := func(c Code, r Reason) bool { return (code == "" || code == c) && (reason == "" || reason == r) }
 	for r, c := range codeOf {
@@ -119,7 +119,7 @@ var (
 	headerForm   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`) // names that an error may quote
 )
 
-// reservedHeaders are headers that no policy may set or remove. They are credential headers, headers that frame a message or
+// reservedHeaders are headers that no policy may set or remove. They are credential headers, headers that describe the body or
 // belong to one connection, headers that the sidecar removes, and headers that Envoy writes.
 var (
 	reservedHeaders = append([]string{
@@ -129,8 +129,8 @@ var (
 	reservedPrefixes = []string{"x-keywicket-", "x-envoy-", "x-forwarded-", "x-original-", "x-rewrite-", "x-http-", "proxy-"}
 )
 
-// checkUpstreamHeaders allows only letters, digits and dashes. Many servers read x_workspace_id as x-workspace-id, so another
-// character could spell a header that the policy may not set.
+// checkUpstreamHeaders allows only letters, digits and dashes. Many servers read x_workspace_id as x-workspace-id, so these servers
+// could read a name with another character as a header that the policy must not set.
 func (a API) checkUpstreamHeaders() error {
 	for i, name := range a.UpstreamHeaders {
 		var err error

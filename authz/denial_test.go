@@ -109,7 +109,7 @@ func TestDeclaredAnswers(t *testing.T) {
 	allow := func(headers map[string]string) authz.Decision { return authz.Decision{Allow: true, Headers: headers} }
 	for name, c := range map[string]struct {
 		decision authz.Decision
-		err      string // empty: none
+		err      string // empty: no error
 		want     authz.Answer
 	}{
 		"a declared code":   {authz.Decision{Code: "PAYMENT_REQUIRED", Reason: "plan_too_small"}, "", authz.Answer{Status: 402, Message: payment.Message}},
@@ -163,7 +163,7 @@ func TestDeclaredAnswers(t *testing.T) {
 	}
 }
 
-// An upstream may serve several APIs. A header that one API may set is therefore removed from the requests of the others.
+// An upstream may serve several APIs. A header that one API may set is therefore removed from requests to the other APIs.
 func TestHeaderOfAnotherAPIIsRemoved(t *testing.T) {
 	c := config()
 	velocity := c.APIs["velocity"]

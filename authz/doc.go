@@ -4,7 +4,7 @@
 //
 // An Authorizer needs three adapters: a [Directory] of credentials and workspaces, a [Policy], and [Sessions] if an API accepts
 // session tokens. An [API] configures which requests belong to it and which credentials it accepts. The package does not depend on
-// Envoy, Postgres or Rego: the packages for these are adapters, and import authz.
+// Envoy, Postgres or Rego: the packages for Envoy, Postgres and Rego are adapters, and import authz.
 //
 // To follow one request, read [Authorizer.Check] from top to bottom. Comments cite the documents of two APIs by their names,
 // velaflows and velocity, with the heading in quotes.

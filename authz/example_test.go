@@ -18,7 +18,7 @@ func (k knownKeys) Lookup(_ context.Context, l authz.Lookup) (authz.LookupResult
 	return authz.LookupResult{Denial: authz.ReasonUnknown}, nil
 }
 
-// routes is a policy: the scope that each route needs.
+// routes is a policy. It maps each route to the scope that the route needs.
 type routes map[string]string
 
 func (routes) Reading(string) authz.PolicyNeeds { return authz.PolicyNeeds{} }

@@ -11,18 +11,21 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// Each fuzz target contains a second, independent implementation of its rule, and compares the code with it.
+// Each fuzz target tests one rule. This file implements each rule a second time, and the target compares the code with this
+// implementation.
 
 // headerValues returns no, one, two or three values of one header. The third value equals the first.
 func headerValues(count uint8, first, second string) []string {
 	return [][]string{nil, {first}, {first, second}, {first, second, first}}[count%4]
 }
 
-// bearerForm is the form of RFC 6750, section 2.1, with a scheme in any case and RFC 9110's 1*SP.
+// bearerForm is the form of the header in RFC 6750, section 2.1. The scheme has any letter case, and one or more spaces follow the
+// scheme (RFC 9110).
 var bearerForm = regexp.MustCompile(`^(?i:bearer) +([A-Za-z0-9._~+/-]+=*)$`)
 
-// presentedToken returns the token in the values of the Authorization header, for an API that [config] configures. canBeValid reports that there is
-// a single value of the right form, with at least 16 characters after its prefix, and at most 512 bytes.
+// presentedToken returns the token in the values of the Authorization header, for an API that [config] configures. canBeValid
+// reports whether the header has a single value of the right form, and the token has at least 16 characters after its prefix and at
+// most 512 bytes.
 func presentedToken(api string, values []string) (token string, canBeValid bool) {
 	if len(values) != 1 {
 		return "", false
@@ -31,7 +34,7 @@ func presentedToken(api string, values []string) (token string, canBeValid bool)
 	if m == nil || len(m[1]) > 512 {
 		return "", false
 	}
-	prefixes := map[string][]string{"velaflows": {"sk_live_"}, "velocity": {"vel_u_", "vel_"}}[api] // the longest first
+	prefixes := map[string][]string{"velaflows": {"sk_live_"}, "velocity": {"vel_u_", "vel_"}}[api] // the longest prefix is first
 	for _, prefix := range prefixes {
 		if body, ok := strings.CutPrefix(m[1], prefix); ok {
 			return m[1], len(body) >= 16
@@ -118,8 +121,8 @@ func matchesAlphabet(s string, minLength, maxLength int, extra string) bool {
 }
 
 // FuzzWorkspaceHeader checks when a workspace is granted. The credential must have a workspace. The header must be absent and not
-// required, or have one value that equals the workspace's id or slug, as the API is configured. A workspace that is not granted
-// appears in no answer. Only a value of the right form is looked up.
+// required, or have one value that equals the workspace's id or slug (the API's configuration says which). A workspace that is not
+// granted appears in no answer. Only a value of the right form is looked up.
 func FuzzWorkspaceHeader(f *testing.F) {
 	for _, v := range []string{
 		acmeID, "acme", "", strings.ToUpper(acmeID), acmeID[1:], acmeID + "0", acmeID + "\n", acmeID + "," + acmeID, " " + acmeID,

@@ -81,7 +81,7 @@ func TestHostChoosesTheAPI(t *testing.T) {
 	}
 }
 
-// The log line of a request without an API names the settings that select one.
+// The log line of a request without an API names the settings that select an API.
 func TestRequestForNoAPIIsExplained(t *testing.T) {
 	for want, c := range map[string]authz.Config{
 		"set default_api to one of velaflows, velocity, or set apis.NAME.hosts":   config(),

@@ -9,11 +9,11 @@ const (
 	maxVisible   = 8                        // maximum number of characters of a key's body that may be shown
 	minRandom    = 32                       // base62 characters: 190.5 bits
 	checksumSize = 6                        // base62 characters, enough for a CRC-32
-	minBody      = minRandom + checksumSize // minimum body of a key that keywicket creates
+	minBody      = minRandom + checksumSize // minimum length of the body (the part after the prefix) of a key that keywicket creates
 	base62       = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
 
-// NewKey returns a new key: the prefix, base62 of at least 190 random bits, and a checksum of the preceding characters.
+// NewKey returns a new key: the prefix, a base62 text of at least 190 random bits, and a checksum of the preceding characters.
 func (f CredentialFormat) NewKey() Secret {
 	key := make([]byte, 0, len(f.Prefix)+f.BodyLength)
 	key = append(key, f.Prefix...)

@@ -30,7 +30,7 @@ func TestNewKey(t *testing.T) {
 			if bits := float64(body-6) * math.Log2(62); bits < 190 {
 				t.Fatalf("%.0f random bits", bits)
 			}
-			// Compute the checksum independently of the code. big.Int writes base62 with the lower case first.
+			// Compute the checksum independently of the code. In the base62 of big.Int, lower-case letters come before capitals.
 			sum := big.NewInt(int64(crc32.ChecksumIEEE([]byte(text[:len(text)-6])))).Text(62)
 			if want := strings.Repeat("0", 6-len(sum)) + swapCase(sum); text[len(text)-6:] != want {
 				t.Fatalf("checksum %s, want %s", text[len(text)-6:], want)

@@ -7,11 +7,11 @@ type Kind string
 
 // The kinds of credentials in the two API documents.
 const (
-	KindWorkspaceToken Kind = "workspace_token" // velaflows: sk_live_, sk_test_
-	KindWorkspaceKey   Kind = "workspace_key"   // velocity: vel_
-	KindPersonalKey    Kind = "personal_key"    // velocity: velu_
-	KindOAuthToken     Kind = "oauth_token"     // velocity: an OAuth 2.0 access token
-	KindSession        Kind = "session"         // velocity: the JWT of a Supabase session
+	KindWorkspaceToken Kind = "workspace_token" // VelaFlows: prefix sk_live_ or sk_test_
+	KindWorkspaceKey   Kind = "workspace_key"   // Velocity: prefix vel_
+	KindPersonalKey    Kind = "personal_key"    // Velocity: prefix velu_
+	KindOAuthToken     Kind = "oauth_token"     // Velocity: an OAuth 2.0 access token
+	KindSession        Kind = "session"         // Velocity: the JWT of a Supabase session
 )
 
 // OfUser reports whether credentials of this kind belong to a user. All others belong to a workspace.
@@ -25,7 +25,7 @@ func (k Kind) ofKey() bool {
 // Environment is the environment of a credential: live or sandbox.
 type Environment string
 
-// The environments of the VelaFlows document ("Token Format"); Velocity has only live.
+// The environments of the VelaFlows document ("Token Format"); the Velocity API has only live.
 const (
 	Live    Environment = "live"
 	Sandbox Environment = "sandbox"
@@ -47,7 +47,7 @@ type Principal struct {
 	UserAttributes Attributes
 }
 
-// Lookup is what one check asks the directory. It identifies a key by its digest, or a session.
+// Lookup is the question of one check to the directory. It contains the digest of a key, or a session.
 type Lookup struct {
 	Kind      Kind // kind of the credential
 	Digest    Digest
@@ -65,20 +65,21 @@ func (l Lookup) Detached() Lookup {
 
 // LookupResult is the result of a look-up.
 type LookupResult struct {
-	// Denial is ReasonUnknown, ReasonExpired or ReasonRevoked, and the other fields are then not set. It is empty for a valid
-	// credential.
+	// Denial is empty for a valid credential. Otherwise it is ReasonUnknown, ReasonExpired or ReasonRevoked, and the other fields
+	// except Cache are not set.
 	Denial    Reason
 	Principal Principal
-	// Workspace depends on the owner of the credential. If a workspace owns it, it is that workspace, even if the request names
-	// another one. If a user owns it, it is the workspace that the request names, or zero if the user is not a member.
+	// Workspace depends on the owner of the credential. For a workspace's credential, it is the workspace that owns the credential,
+	// even if the request names another workspace. For a user's credential, it is the workspace that the request names, or zero if
+	// the user is not a member.
 	Workspace Membership
 	// MFAEnrolled means that the user of a session has enrolled a second factor.
 	MFAEnrolled bool
-	// Cache is the source of the answer. It may be empty.
+	// Cache is the source of the result. It may be empty.
 	Cache CacheResult
 }
 
-// CacheResult is the source of a look-up's answer.
+// CacheResult is the source of a look-up's result.
 type CacheResult string
 
 // The values of CacheResult.
@@ -89,7 +90,7 @@ const (
 	CacheStale  CacheResult = "stale"  // from memory beyond the staleness bound, because the database is unreachable
 )
 
-// Membership is the workspace of a principal, with its role there.
+// Membership is the workspace of a principal, with the principal's role in this workspace.
 type Membership struct {
 	ID, Slug string
 	Role     string // the user's role; empty for a workspace's credential

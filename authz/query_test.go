@@ -8,8 +8,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// If parsers may read a query differently, and the policy reads queries, the request matches no route. If the policy reads no
-// queries, such a query has no effect.
+// Two parsers may read a query differently. If the policy reads queries, a request with such a query matches no route. If the
+// policy reads no queries, such a query has no effect.
 func TestQueryThatParsersReadDifferently(t *testing.T) {
 	for query, ambiguous := range map[string]bool{
 		"":                              false,

@@ -8,9 +8,9 @@ import (
 // AuthorizationHeader is the only source of a credential (RFC 6750, section 2.1). A credential in a query or a body is ignored.
 const AuthorizationHeader = "authorization"
 
-// Request is the request of a client, as the PEP reports it.
+// Request is the request of a client, as the PEP (policy enforcement point, such as Envoy) reports it.
 type Request struct {
-	// API is the name of the API of the request; empty: a host or the configured default selects the API.
+	// API is the name of the request's API; empty: a host or the configured default selects the API.
 	API    string
 	Method string
 	// Path is the path as the client sent it, including escapes and the query.

@@ -14,7 +14,7 @@ import (
 type Sessions interface {
 	// Verify returns the session of a token from the API's issuer. For an invalid token it returns a result with a denial, not an
 	// error. An error means that the token cannot be verified now. Verify does not check whether the session was revoked, and
-	// returns no data of the user. Both are in the directory.
+	// returns no data of the user. The directory contains the revocations and the users.
 	Verify(ctx context.Context, api string, token Secret) (VerifiedSession, error)
 }
 
@@ -48,10 +48,12 @@ const (
 	SecondFactorEnrolled SecondFactor = "enrolled" // only if the user has enrolled a second factor, according to the directory
 )
 
-// AAL2 is the level of a session that began with two factors. It is also the acr value of the challenge for a second factor.
+// AAL2 is the level of a session that began with two factors. AAL2 is also the acr value in the challenge that asks for a second
+// factor.
 const AAL2 = "aal2"
 
-// SessionFormat describes the session JWTs that an API accepts (velocity, "Session Tokens"). Without an issuer it accepts none.
+// SessionFormat describes the session JWTs that an API accepts (see "Session Tokens" in the document velocity). Without an issuer,
+// the API accepts no session JWTs.
 type SessionFormat struct {
 	// Issuer is the required value of the claim iss.
 	Issuer string `yaml:"issuer"`
@@ -68,8 +70,8 @@ type SessionFormat struct {
 	Leeway time.Duration `yaml:"leeway"`
 	// Anonymous accepts the sessions of users that the issuer marks as anonymous, if the directory has these users.
 	Anonymous bool `yaml:"anonymous"`
-	// ClientIDs are the product's own apps. Their tokens count as the user's own session. A token that the issuer gave to any
-	// other app is denied, regardless of its scopes.
+	// ClientIDs are the client ids of the product's own apps. The tokens of these apps count as the user's own session. A token
+	// that the issuer gave to any other app is denied, regardless of its scopes.
 	ClientIDs []string `yaml:"client_ids"`
 	// RequireAAL2 selects the sessions that need a second factor. Default: never.
 	RequireAAL2 SecondFactor `yaml:"require_aal2"`
@@ -146,7 +148,7 @@ func (f SessionFormat) Complete() (SessionFormat, error) {
 	return f, nil
 }
 
-// isSecret reports whether s can be a shared secret. A key in PEM or JSON is refused: it may be a public key.
+// isSecret reports whether s can be a shared secret. A key in PEM or JSON is refused, because this key may be public.
 func isSecret(s string) bool {
 	return strings.TrimSpace(s) == s && !strings.HasPrefix(s, "-----BEGIN") && !strings.HasPrefix(s, "{")
 }

@@ -6,12 +6,13 @@ import (
 	"github.com/keywicket/keywicket/authz/clientcert"
 )
 
-// Connection is the source of a request, as the PEP reports it. It is as trustworthy as the PEP's listener. Empty fields are
-// unknown.
+// Connection is the source of a request, as the PEP (policy enforcement point, such as Envoy) reports it. The reported data are as
+// trustworthy as the PEP's listener. Empty fields are unknown.
 type Connection struct {
 	// Address is the client's IP address that the PEP trusts.
 	Address string
-	// Principal is the name in the client's certificate: its first URI, DNS name or subject. The PEP has verified it.
+	// Principal is the name in the client's certificate: the first URI, otherwise the first DNS name, otherwise the subject. The
+	// PEP has verified the certificate.
 	Principal string
 	// Certificate is the client's certificate in PEM, URL-encoded.
 	Certificate string
@@ -24,8 +25,8 @@ type Source struct {
 	Certificate *clientcert.Certificate // nil: there is none, or the policy does not read it
 }
 
-// clientAddress returns an address in its canonical form. An IPv4 client has its IPv4 address even if the PEP listens on IPv6. For
-// text that is not an IP address, such as the path of a socket, it returns "".
+// clientAddress returns an address in its canonical form. For an IPv4 client, it returns the IPv4 address even if the PEP listens
+// on IPv6. For text that is not an IP address, such as the path of a socket, it returns "".
 func clientAddress(text string) string {
 	address, err := netip.ParseAddr(text)
 	if err != nil {

@@ -132,8 +132,8 @@ func TestRawQuery(t *testing.T) {
 	}
 }
 
-// FuzzCertificate checks that any text instead of a certificate leads to an answer and no panic. Text that is not a certificate is
-// never an allow, and no error contains it.
+// FuzzCertificate checks that any text instead of a certificate leads to an answer and no panic. Text that is not a certificate
+// never leads to an allow, and no error contains the text.
 func FuzzCertificate(f *testing.F) {
 	valid := clientCertificate(f)
 	for _, seed := range []string{"", valid, valid[:40], "%zz", "x", valid + valid, strings.ReplaceAll(valid, "-----", "")} {

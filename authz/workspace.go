@@ -1,10 +1,10 @@
 package authz
 
-// WorkspaceRef identifies a workspace by id or by slug; zero: none.
+// WorkspaceRef identifies a workspace by id or by slug. The zero value identifies no workspace.
 type WorkspaceRef struct{ ID, Slug string }
 
-// Workspace is the workspace in which a request acts. ID, Slug, Role and Attributes are set only if it is granted: a client must
-// not get data of a workspace that it has no access to.
+// Workspace is the workspace in which a request acts. ID, Slug, Role and Attributes are set only if Granted is true, because a
+// client must not get data of a workspace that the client cannot access.
 type Workspace struct {
 	// Requested means that the request has the workspace header, with any value.
 	Requested bool
@@ -21,8 +21,8 @@ const (
 	maxSlug = 63
 )
 
-// ValidWorkspaceID reports whether s has the form of a workspace id: 24 lower-case hex digits, a MongoDB ObjectId
-// (velaflows, "Finding Your Workspace ID").
+// ValidWorkspaceID reports whether s has the form of a workspace id: 24 lower-case hex digits, a MongoDB ObjectId (see "Finding
+// Your Workspace ID" in the document velaflows).
 func ValidWorkspaceID(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
@@ -43,7 +43,7 @@ func ValidSlug(s string) bool {
 }
 
 // requestedWorkspace is the content of the workspace header. A header that is repeated, empty or malformed counts as present, and
-// its ref is zero.
+// ref is zero.
 type requestedWorkspace struct {
 	present bool
 	ref     WorkspaceRef
@@ -62,7 +62,7 @@ func (a *API) requestedWorkspace(header Fields) requestedWorkspace {
 	return r
 }
 
-// reference returns the value of the header for the workspace; empty if it is not granted.
+// reference returns the value of the header for the workspace; empty if the workspace is not granted.
 func (h WorkspaceHeader) reference(w Workspace) string {
 	if h.By == ByID {
 		return w.ID
@@ -70,7 +70,8 @@ func (h WorkspaceHeader) reference(w Workspace) string {
 	return w.Slug
 }
 
-// grant returns the workspace in which the request acts: granted if the request names the principal's workspace.
+// grant returns the workspace in which the request acts. The workspace is granted if the header names the principal's workspace, or
+// if the header is absent and not required.
 func (r requestedWorkspace) grant(m Membership, required bool) Workspace {
 	w := Workspace{Requested: r.present}
 	switch {

@@ -7,8 +7,8 @@ import (
 	"github.com/keywicket/keywicket/internal/race"
 )
 
-// A warm check has at most six allocations from the bytes of the CheckRequest to those of the CheckResponse. This holds for any
-// id in its path, and for allows and denials. It includes the log line of a denial.
+// A check with a warm cache makes at most six allocations, from the bytes of the CheckRequest to the bytes of the CheckResponse.
+// The limit holds for any id in the path, and for allows and denials. It includes the log line of a denial.
 func TestAllocations(t *testing.T) {
 	race.Skip(t)
 	for _, answer := range []authz.Reason{allowedCheck, authz.ReasonUnknown, authz.ReasonMissingScope} {

@@ -43,9 +43,9 @@ func (noop) Check(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse,
 	return &authv3.CheckResponse{Status: &rpcstatus.Status{}}, nil
 }
 
-// BenchmarkCheck measures a check over gRPC on loopback, with the built-in policies and a cached answer. Its cases are a key, a
-// session, and for comparison a server that allows every check. cpu-µs/op is the CPU time of the whole process, including the
-// client: compare values only of the same machine.
+// BenchmarkCheck measures a check over gRPC on loopback, with the built-in policies and a cached answer. The cases are a check with
+// a key, a check with a session, and, for comparison, a server that allows every check. cpu-µs/op is the CPU time of the whole
+// process, including the client: compare only values from the same machine.
 func BenchmarkCheck(b *testing.B) {
 	engine, err := policies.Load(b.Context(), policies.Config{})
 	if err != nil {
@@ -90,8 +90,8 @@ func BenchmarkCheck(b *testing.B) {
 	}
 }
 
-// BenchmarkSource measures the cost of a warm check if Envoy sends the client's principal and certificate, and if a policy reads
-// the certificate.
+// BenchmarkSource measures a check with a warm cache. Envoy sends nothing about the client, the client's principal, or the
+// principal and the certificate. In the case certificate-read, a policy also reads the certificate.
 func BenchmarkSource(b *testing.B) {
 	dir := b.TempDir()
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
@@ -180,7 +180,7 @@ func newCache(t testing.TB, s cache.Source) *cache.Cache {
 	return c
 }
 
-// fakeSource finds every credential except credentialFor[ReasonUnknown]. All belong to one user.
+// fakeSource finds every credential except credentialFor[ReasonUnknown]. All credentials belong to one user.
 type fakeSource struct{}
 
 func (fakeSource) Load(_ context.Context, l authz.Lookup) (cache.Answer, error) {
@@ -244,7 +244,8 @@ func cpu(b *testing.B) float64 {
 // bytesAllocations are the allocations of Bytes itself: a slice of buffers, and a function.
 const bytesAllocations = 2
 
-// BenchmarkBytes measures a warm check from wire format to wire format, without gRPC. Each check has a different id in its path.
+// BenchmarkBytes measures a check with a warm cache, from the request's wire format to the response's wire format, without gRPC.
+// Each check has a different id in its path.
 func BenchmarkBytes(b *testing.B) {
 	for _, answer := range []authz.Reason{allowedCheck, authz.ReasonUnknown, authz.ReasonMissingScope} {
 		b.Run(string(answer), func(b *testing.B) {

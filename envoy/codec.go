@@ -13,7 +13,7 @@ import (
 )
 
 // service is the ext_authz service. This package reads and writes its messages without generated types. The server has no
-// interceptors: handle calls none.
+// interceptors, so handle calls none.
 var service = grpc.ServiceDesc{
 	ServiceName: authv3.Authorization_ServiceDesc.ServiceName,
 	HandlerType: (*any)(nil),
@@ -45,7 +45,7 @@ func handle(s any, ctx context.Context, decode func(any) error, _ grpc.UnaryServ
 	return mem.NewBuffer(buffer, pool), nil
 }
 
-// codec is gRPC's codec for protobuf, except for the two messages of a check.
+// codec is gRPC's codec for protobuf, but it handles the two messages of a check itself.
 type codec struct{ encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2(proto.Name)} }
@@ -59,7 +59,7 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 // Unmarshal implements [encoding.CodecV2]. It only copies a CheckRequest; [Server.answer] parses the copy and answers a malformed
-// message with a denial. gRPC would answer it with an error.
+// message with a denial. If Unmarshal refused the message, gRPC would answer with an error instead.
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	r, ok := v.(*request)
 	if !ok {

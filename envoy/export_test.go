@@ -6,7 +6,7 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// Bytes returns the CheckResponse for a CheckRequest, both in wire format, as the server does for gRPC.
+// Bytes reads a CheckRequest in wire format and returns the CheckResponse in wire format, as the server does for gRPC.
 func (s *Server) Bytes(ctx context.Context, message []byte) mem.BufferSlice {
 	c := newCodec()
 	decode := func(v any) error { return c.Unmarshal(mem.BufferSlice{mem.SliceBuffer(message)}, v) }

@@ -24,7 +24,7 @@ func TestForgedHeadersAreRemoved(t *testing.T) {
 	}
 	answer := ada
 	answer.WorkspaceHeader = authz.HeaderValue{Name: "x-workspace-slug", Value: "acme"}
-	// A client may send these headers too. Every allow removes or sets them, so forgedHeaders does not return them.
+	// A client may send identity headers too. Every allow removes or sets these headers, so forgedHeaders does not return them.
 	for _, name := range identityHeaders {
 		send(name)
 	}

@@ -18,7 +18,8 @@ import (
 	"github.com/keywicket/keywicket/policies/table"
 )
 
-// patterns are the listed routes as regular expressions over "METHOD path": a second way to read the tables, independent of Rego.
+// patterns are the routes of the policy tables, as regular expressions that match "METHOD path". They are a second way to read the
+// tables, independent of Rego.
 type patterns struct{ public, others []*regexp.Regexp }
 
 func patternsOf(t table.Table) patterns {

@@ -7,13 +7,13 @@ import (
 )
 
 // A check times out before Envoy's timeout, so that the client gets the sidecar's own 503. Envoy sends its timeout with each check
-// (0.5 s in deploy/envoy). checkTimeout applies if the caller sends none. maxCheckTimeout is the maximum.
+// (0.5 s in deploy/envoy). checkTimeout applies if the caller sends no timeout. maxCheckTimeout is the maximum time of a check.
 const (
 	checkTimeout    = 400 * time.Millisecond
 	maxCheckTimeout = 10 * time.Second
 )
 
-// timeLimit returns the time limit of a check: four fifths of the caller's remaining time. The rest is for the response.
+// timeLimit returns the time limit of a check: four fifths of the caller's remaining time. The remaining fifth is for the response.
 func timeLimit(ctx context.Context) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -22,8 +22,8 @@ func timeLimit(ctx context.Context) time.Duration {
 	return min(time.Until(deadline), maxCheckTimeout*5/4) * 4 / 5
 }
 
-// limitedContext is a context with a time limit. It starts its timer only when a caller waits for it: the cache answers most
-// checks, and these do not wait.
+// limitedContext is a context with a time limit. It starts its timer only when a caller waits for the context. The cache answers
+// most checks, and these checks do not wait.
 type limitedContext struct {
 	context.Context // the call's context
 
@@ -87,8 +87,8 @@ func (c *limitedContext) Err() error {
 	return nil
 }
 
-// Value implements [context.Context]. It calls the context with the timer, if there is one: package context uses Value to attach
-// a derived context to its parent without a goroutine.
+// Value implements [context.Context]. If the timer has been started, Value calls the context with the timer. Package context uses
+// Value to attach a derived context to its parent without a goroutine.
 func (c *limitedContext) Value(key any) any {
 	c.mu.Lock()
 	defer c.mu.Unlock()

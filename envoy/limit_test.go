@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The caller must have time for the response, whatever its timeout is.
+// The caller must have time for the response, with any timeout.
 func TestCheckEndsBeforeTheCallersDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		if got := timeLimit(t.Context()); got != checkTimeout {
@@ -59,7 +59,7 @@ func TestLimited(t *testing.T) {
 			if until, ok := l.Deadline(); !ok || until.Sub(started) != checkTimeout {
 				t.Errorf("%s: the deadline is in %v", name, until.Sub(started))
 			}
-			if err := c(l); err != context.DeadlineExceeded { //nolint:errorlint // the error itself
+			if err := c(l); err != context.DeadlineExceeded { //nolint:errorlint // exactly this error, not a wrapped error
 				t.Errorf("%s: %v", name, err)
 			}
 			if elapsed := time.Since(started); elapsed < checkTimeout {
@@ -70,7 +70,7 @@ func TestLimited(t *testing.T) {
 
 		unused := withLimit(call)
 		unused.cancel()                                                         // no caller has waited
-		if unused.Err() != context.Canceled || unused.Value(key{}) != "value" { //nolint:errorlint // the error itself
+		if unused.Err() != context.Canceled || unused.Value(key{}) != "value" { //nolint:errorlint // exactly this error, not a wrapped error
 			t.Errorf("after the check: %v, %v", unused.Err(), unused.Value(key{}))
 		}
 		<-unused.Done()
@@ -86,7 +86,7 @@ func TestLimited(t *testing.T) {
 		}
 		abandoned := withLimit(call)
 		cancelCall()
-		if <-abandoned.Done(); abandoned.Err() != context.Canceled { //nolint:errorlint // the error itself
+		if <-abandoned.Done(); abandoned.Err() != context.Canceled { //nolint:errorlint // exactly this error, not a wrapped error
 			t.Errorf("after the caller has canceled: %v", abandoned.Err())
 		}
 		abandoned.cancel()

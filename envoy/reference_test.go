@@ -84,7 +84,7 @@ func fieldsOf(m map[string]string) (fields authz.Fields) {
 	return fields
 }
 
-// referenceResponse returns the objects of an answer.
+// referenceResponse returns the CheckResponse for an answer, built from the objects of go-control-plane.
 func referenceResponse(answer *authz.Answer, forwardCredential bool, header authz.Fields) *authv3.CheckResponse {
 	code := codes.PermissionDenied // also for a code that an API declares
 	if answer.Allow {
@@ -213,8 +213,8 @@ func overwrite(name, value string) *corev3.HeaderValueOption {
 	}
 }
 
-// checkedResponse encodes the answer with response, and returns the decoded message. It fails the test if the message differs from
-// referenceResponse.
+// checkedResponse encodes the answer with the function response, and returns the decoded message. It fails the test if the message
+// differs from referenceResponse.
 func checkedResponse(t testing.TB, answer authz.Answer, forwardCredential bool, header authz.Fields) *authv3.CheckResponse {
 	t.Helper()
 	check := &authv3.CheckResponse{}
@@ -236,7 +236,8 @@ func challenge(answer *authz.Answer) string {
 		return `Bearer realm="keywicket", error="insufficient_user_authentication", ` +
 			`error_description="a second factor is required", acr_values="` + authz.AAL2 + `"`
 	case authz.ReasonMissingScope, authz.ReasonNoRoute:
-		// The attribute scope lists scopes that are needed together. It contains only the first scope of any_of.
+		// The attribute scope lists scopes that are needed together. One scope of any_of suffices, so the attribute contains only
+		// the first of them.
 		scopes := slices.Concat(answer.RequiredScopes, answer.AnyOf[:min(1, len(answer.AnyOf))])
 		if len(scopes) == 0 {
 			return `Bearer error="insufficient_scope"`

@@ -11,36 +11,36 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// This file reads a CheckRequest from its wire format. A check needs a tenth of the message, and objects for all of it would cost
-// more than the decision. The values, and the errors for malformed messages, are those of proto.Unmarshal (reference_test.go
-// compares them).
+// This file reads a CheckRequest from its wire format. A check needs only a tenth of the message, and objects for the whole message
+// would cost more than the decision. This code reads the same values, and refuses the same malformed messages, as proto.Unmarshal
+// (request_test.go compares the two).
 
 // apiExtension is the key of the context extension that names the API of a virtual host or a route.
 const apiExtension = "api"
 
-// clientAddressKey is the key of the gRPC metadata in which Envoy sends the client's address. Envoy's configuration sets it
-// (initial_metadata in deploy/envoy). A client cannot set it: Envoy copies no header of a request to this metadata. The
-// CheckRequest itself contains only the peer address of the connection. With a load balancer in front of Envoy, this is the load
-// balancer's address.
+// clientAddressKey is the key of the gRPC metadata in which Envoy sends the client's address. Envoy's configuration sets this
+// metadata (initial_metadata in deploy/envoy). A client cannot set the metadata, because Envoy copies no header of a request to it.
+// The CheckRequest itself contains only the peer address of the connection. With a load balancer in front of Envoy, the peer
+// address is the load balancer's address.
 const clientAddressKey = "x-keywicket-client-address"
 
 // request contains the fields of a CheckRequest that a check reads. Absent fields stay empty; no route matches an empty value. All
-// strings are substrings of one copy of the message, so that none refers to memory that gRPC reuses.
+// strings are substrings of one copy of the message, so that no string refers to memory that gRPC reuses.
 type request struct {
 	method, path, host        string
-	rawHeaders, joinedHeaders authz.Fields // headers: one entry per value; or without encode_raw_headers, joined by commas
+	rawHeaders, joinedHeaders authz.Fields // raw: one entry per value; joined (if encode_raw_headers is off): the values are joined by commas
 	extensions                authz.Fields
 	address                   string           // peer address of the connection
 	addressForm               protowire.Number // field number of the form in which the address was sent
 	principal, certificate    string
 
-	message string // empty if it is too large
+	message string // empty if the message is too large
 	size    int    // size of the message in bytes
 
 	key, value, rawValue string // fields of the map entry or header that is being read
 }
 
-// reset clears the request, and keeps small slices for the next one.
+// reset clears the request, and keeps small slices for the next request.
 func (r *request) reset() {
 	emptySlice := func(f authz.Fields) authz.Fields {
 		const maxReused = 256 // fields
@@ -96,7 +96,8 @@ func (r *request) readSource(number protowire.Number, value string, depth int) e
 	return schemas.peer.validate(number, value, depth)
 }
 
-// readAddress reads the address of a socket. An Address has one of three forms; if it has several, the last one applies.
+// readAddress reads the address of a socket. An Address has one of three forms. If the message contains several forms, the form
+// that comes last applies.
 func (r *request) readAddress(number protowire.Number, value string, depth int) error {
 	if number < 1 || number > 3 {
 		return nil
@@ -149,7 +150,7 @@ func (r *request) readHTTP(number protowire.Number, value string, depth int) err
 	return schemas.http.validate(number, value, depth)
 }
 
-// readPair reads a header, or an entry of a map of strings, which has no raw value.
+// readPair reads a header, or an entry of a map of strings. Only a header can have a raw value.
 func (r *request) readPair(number protowire.Number, value string, _ int) error {
 	switch number {
 	case 1:
@@ -201,8 +202,8 @@ func lastValues(fields authz.Fields) authz.Fields {
 }
 
 // header returns the headers. If Envoy sets encode_raw_headers, a repeated header has one entry per value. Otherwise Envoy joins
-// the values with commas; no credential and no workspace reference contains a comma. Names are in lower case, even if a PEP other
-// than Envoy sends capitals.
+// the values with commas. A check never accepts a joined credential or workspace reference, because no valid value contains a
+// comma. Names are in lower case, even if a PEP other than Envoy sends capitals.
 func (r *request) header() authz.Fields {
 	if len(r.rawHeaders) > 0 {
 		return r.rawHeaders
@@ -224,8 +225,8 @@ func (r *request) authzRequest(ctx context.Context) authz.Request {
 	}
 }
 
-// clientAddress returns the client's address from the metadata, or "" if there are several. Without metadata it returns the peer
-// address of the connection.
+// clientAddress returns the client's address from the metadata, or "" if the metadata contains several addresses. Without metadata
+// it returns the peer address of the connection.
 func (r *request) clientAddress(ctx context.Context) string {
 	switch values := metadata.ValueFromIncomingContext(ctx, clientAddressKey); len(values) {
 	case 0:

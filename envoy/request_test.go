@@ -57,7 +57,8 @@ func compareWithProto(t *testing.T, message []byte) {
 	}
 }
 
-// capturedRequests returns CheckRequests of a real Envoy: with the configuration of deploy/envoy, and with minimal ones.
+// capturedRequests returns CheckRequests that a real Envoy sent, with the configuration of deploy/envoy or with a minimal
+// configuration.
 func capturedRequests(t testing.TB) [][]byte {
 	t.Helper()
 	files, err := filepath.Glob("testdata/check-requests/*.bin")

@@ -19,12 +19,13 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// response appends a CheckResponse for Envoy to b, in protobuf's wire format. No other function constructs a response. Its status
-// is OK if and only if the answer allows. Envoy treats a response without a status as an allow, even with a denied response of 403.
-// header contains the headers of the request. Forged headers are removed from an allowed request.
+// response appends a CheckResponse for Envoy to b, in protobuf's wire format. No other function constructs a response. The status
+// of the CheckResponse is OK if and only if the answer allows. Envoy treats a CheckResponse without a status as an allow, even if
+// it contains a denied response with the HTTP status 403. header contains the headers of the request. An allow removes the forged
+// headers among them.
 //
-// It writes bytes, because the objects of a CheckResponse would cost more than the decision. reference_test.go constructs the
-// objects, and compares them with these bytes.
+// The function writes bytes, because the objects of a CheckResponse would cost more than the decision. reference_test.go constructs
+// the objects, and compares them with these bytes.
 func response(b []byte, answer *authz.Answer, forwardCredential bool, header authz.Fields) []byte {
 	code := codes.PermissionDenied // also for a code that an API declares
 	if answer.Allow {
@@ -96,8 +97,8 @@ func appendHeader[T string | []byte](b []byte, name string, value T) []byte {
 	return appendNumber(b, 3, uint64(corev3.HeaderValueOption_OVERWRITE_IF_EXISTS_OR_ADD))
 }
 
-// statuses maps a code to the HTTP status for a client, and to the status for a gRPC client (gRPC's own mapping of HTTP
-// statuses).
+// statuses maps a code to the status for an HTTP client, and to the status for a gRPC client. The gRPC status follows gRPC's own
+// mapping of HTTP statuses.
 var statuses = map[authz.Code]struct {
 	http typev3.StatusCode
 	grpc codes.Code
@@ -149,7 +150,8 @@ func identityValues(answer *authz.Answer, scopes string) [10]string {
 }
 
 // checkHeaderValues returns an error if an identity header would contain a line break, which starts another header, or bytes that
-// are not UTF-8, which protobuf refuses. The store refuses such a value, but its database may contain one. A user's id is free text.
+// are not UTF-8, which protobuf refuses. The store refuses such a value, but its database may still contain one, for example in a
+// user's id, which is free text.
 func checkHeaderValues(answer *authz.Answer) error {
 	invalid := func(value string) bool { return !httpguts.ValidHeaderFieldValue(value) || !utf8.ValidString(value) }
 	for i, value := range identityValues(answer, "") {
@@ -163,8 +165,9 @@ func checkHeaderValues(answer *authz.Answer) error {
 	return nil
 }
 
-// appendAllowed appends the fields of an OkHttpResponse. It sets or removes every identity header and every header of the API,
-// whatever the client sent under this name. No header is in both lists: in Envoy a removal overrides a set.
+// appendAllowed appends the fields of an OkHttpResponse. It sets or removes every identity header and every header of the API, even
+// if the client sent a header with the same name. No header is both set and removed, because in Envoy the removal would take
+// precedence.
 func appendAllowed(b []byte, answer *authz.Answer, scopes string, forwardCredential bool, header authz.Fields) []byte {
 	setOrRemove := func(name, value string) {
 		if value == "" {
@@ -275,9 +278,10 @@ func httpStatus(answer *authz.Answer) typev3.StatusCode {
 	return cmp.Or(declared, statuses[answer.Code].http, typev3.StatusCode_Forbidden)
 }
 
-// appendChallenge appends the value of the WWW-Authenticate header (RFC 6750, section 3). It has no error code if there was no
-// credential (section 3.1). A session without a required second factor gets the challenge of RFC 9470, section 3. Every 401 has a
-// challenge (RFC 9110, section 15.5.2). A 403 has a challenge for a missing scope, and for a route that no token may use.
+// appendChallenge appends the value of the WWW-Authenticate header (RFC 6750, section 3). The challenge has no error code if the
+// request had no credential (section 3.1). A session without a required second factor gets the challenge of RFC 9470, section 3.
+// Every 401 has a challenge (RFC 9110, section 15.5.2). A 403 has a challenge for a missing scope, and for a route that no token
+// may use.
 func appendChallenge(b []byte, answer *authz.Answer) []byte {
 	switch answer.Reason {
 	case authz.ReasonMissing:
@@ -287,7 +291,8 @@ func appendChallenge(b []byte, answer *authz.Answer) []byte {
 			`error_description="a second factor is required", acr_values="`+authz.AAL2+`"`...)
 	case authz.ReasonMissingScope, authz.ReasonNoRoute:
 		b = append(b, `Bearer error="insufficient_scope"`...)
-		// The attribute scope lists scopes that are needed together. It contains only the first scope of any_of.
+		// The attribute scope lists scopes that are needed together. One scope of any_of suffices, so the attribute contains only
+		// the first of them.
 		separator, end := `, scope="`, ""
 		for _, scopes := range [...][]string{answer.RequiredScopes, answer.AnyOf[:min(1, len(answer.AnyOf))]} {
 			for _, scope := range scopes {
@@ -303,8 +308,8 @@ func appendChallenge(b []byte, answer *authz.Answer) []byte {
 	return b
 }
 
-// appendMetadata appends the fields of a Struct: the data of any answer for access logs and rate limits. It contains ids, never a
-// secret.
+// appendMetadata appends the fields of a Struct. The Struct contains data of the answer, for access logs and rate limits. It
+// contains ids, never a secret.
 func appendMetadata(b []byte, answer *authz.Answer, scopes string) []byte {
 	b = appendEntry(b, "decision_id", answer.ID)
 	b = appendEntry(b, "code", string(answer.Code))

@@ -37,7 +37,7 @@ func headersOf(ok *authv3.OkHttpResponse) map[string]string {
 	return set
 }
 
-// removedHeaders returns the names, and the overriding headers, which are always removed.
+// removedHeaders returns the given names and the names of the overriding headers, which are always removed.
 func removedHeaders(names ...string) []string { return slices.Concat(names, overridingHeaders) }
 
 func TestAllowSendsTheCallerToTheUpstream(t *testing.T) {
@@ -138,7 +138,7 @@ func TestDenial(t *testing.T) {
 	}
 }
 
-// An invalid answer, such as the zero value, must not be written as an allow: Envoy reads only the status.
+// An invalid answer, such as the zero value, must not be written as an allow, because Envoy reads only the status.
 func TestZeroAnswerIsADenial(t *testing.T) {
 	for _, a := range []authz.Answer{{}, {Public: true}, denial("", ""), denial("SOMETHING", "new")} {
 		check := checkedResponse(t, a, true, nil)
@@ -171,7 +171,7 @@ func declaredDenial(status int, code authz.Code, reason authz.Reason, retryAfter
 	return a
 }
 
-// A declared denial reaches the client as it is declared. A 401 has a challenge, and no gRPC status is OK.
+// The client gets a declared denial with the declared values. A 401 has a challenge, and no gRPC status is OK.
 func TestDenialDefinedByAnAPI(t *testing.T) {
 	for _, c := range []struct {
 		answer           authz.Answer
@@ -253,8 +253,8 @@ func TestHeadersOfThePolicy(t *testing.T) {
 	}
 }
 
-// FuzzResponse checks that response writes the same CheckResponse as the objects of go-control-plane, for any answer. Its status
-// is OK if and only if the answer allows.
+// FuzzResponse checks that response writes the same CheckResponse as the objects of go-control-plane, for any answer. The status of
+// the CheckResponse is OK if and only if the answer allows.
 func FuzzResponse(f *testing.F) {
 	f.Add(true, "", "", "D1", "velocity", "t1", "personal_key", "ada", "a b", "acme", "x_keywicket_subject", 0, 0, false)
 	f.Add(false, "FORBIDDEN", "missing_scope", "D1", "velocity", "t1", "session", "ada", "a", "acme", "x-plan", 403, 30, true)

@@ -29,8 +29,8 @@ func (s oneTokenSource) Load(ctx context.Context, l authz.Lookup) (cache.Answer,
 	return fakeSource{}.Load(ctx, l)
 }
 
-// Strings of a request are substrings of the whole message, which contains the token. Neither the caches nor the metrics may retain
-// such a string.
+// Strings of a request are substrings of the whole message, which contains the token. The caches and the metrics must not retain
+// such a string, because it would keep the whole message in memory.
 func TestMessageBytesAreNotRetained(t *testing.T) {
 	const n, padding = 2000, 50_000 // 100 MB in total
 	engine, err := policies.Load(t.Context(), policies.Config{})

@@ -7,7 +7,7 @@ import (
 )
 
 // schema describes which fields of a message contain strings or messages. It validates the fields that a check does not read, so
-// that read refuses the same messages as proto.Unmarshal.
+// that request.read refuses the same messages as proto.Unmarshal.
 type schema struct {
 	fields []fieldSchema // by field number
 }
@@ -17,7 +17,7 @@ type fieldSchema struct {
 	message *schema
 }
 
-// schemas are the schemas of the messages that a check reads in part.
+// schemas are the schemas of the messages in which a check reads only some of the fields.
 var schemas = func() (s struct{ attributes, peer, address, socket, request, http *schema }) {
 	byName := make(map[protoreflect.FullName]*schema)
 	schemaOf := func(m interface{ ProtoReflect() protoreflect.Message }) *schema {

@@ -19,12 +19,12 @@ import (
 )
 
 const (
-	// MaxMessage is the maximum size of a CheckRequest, in bytes. It contains a request's headers, never its body. Set Envoy's
-	// max_request_headers_kb below it.
+	// MaxMessage is the maximum size of a CheckRequest, in bytes. A CheckRequest contains the headers of a request, never the body.
+	// Envoy's max_request_headers_kb must be set to a smaller size than MaxMessage.
 	MaxMessage = 256 << 10
-	// maxReceived is the maximum size of a message that gRPC accepts, in bytes. It must exceed the largest message that Envoy can send: Envoy's
-	// own limit for headers is 8 MiB. gRPC refuses a larger message before it is counted and logged, and Envoy may be configured
-	// to treat this error as an allow.
+	// maxReceived is the maximum size of a message that gRPC accepts, in bytes. It must exceed the largest message that Envoy can
+	// send: Envoy's own limit for headers is 8 MiB. gRPC refuses a larger message before this server can count and log it, and
+	// Envoy may be configured to treat this error as an allow.
 	maxReceived = 16 << 20
 	// Each worker keeps a stack of 16 KiB, or of 64 KiB after it has evaluated a policy.
 	streamWorkers = 64
@@ -35,13 +35,14 @@ const (
 
 // Config configures a Server.
 type Config struct {
-	// ForwardCredential keeps the Authorization header on an allowed request. Default: it is removed.
+	// ForwardCredential keeps the Authorization header on an allowed request. Default: the header is removed.
 	ForwardCredential bool
 	// Drain is how long active checks may take after the context of [Server.Serve] is canceled. Default: 5 s.
 	Drain time.Duration
-	// AllowSample is a number n: one of n allows is logged at info, and the others at debug. 0: all at debug.
+	// AllowSample is a number n: the server logs one of n allows at level info, and the others at level debug. 0: it logs all
+	// allows at level debug.
 	AllowSample int
-	// Observe is called with every answer, except those after a panic, for metrics. Default: none.
+	// The server calls Observe with every answer, for metrics, except with an answer after a panic. Default: no function.
 	Observe func(authz.Answer)
 }
 
@@ -54,8 +55,8 @@ type Server struct {
 	allows     atomic.Uint64
 }
 
-// NewServer returns a server, and fills the defaults of its configuration. The log's handler must not retain a record: its
-// attributes are reused. The server's health is SERVING until [Server.SetServing] changes it.
+// NewServer returns a server, and fills the defaults of its configuration. The log's handler must not retain a record, because the
+// server reuses the record's attributes. The server's health is SERVING until [Server.SetServing] changes it.
 func NewServer(c Config, a *authz.Authorizer, log *slog.Logger) *Server {
 	if c.Drain == 0 {
 		c.Drain = 5 * time.Second
@@ -66,8 +67,8 @@ func NewServer(c Config, a *authz.Authorizer, log *slog.Logger) *Server {
 	return &Server{config: c, authorizer: a, log: log, health: health.NewServer()}
 }
 
-// SetServing sets the status of the health service: SERVING or NOT_SERVING. A load balancer that checks it sends new checks
-// elsewhere while it is NOT_SERVING. Checks that still arrive are answered as before.
+// SetServing sets the status of the health service: SERVING or NOT_SERVING. While the status is NOT_SERVING, a load balancer that
+// reads the status sends new checks to other sidecars. The server still answers all checks that arrive.
 func (s *Server) SetServing(serving bool) {
 	status := healthv1.HealthCheckResponse_NOT_SERVING
 	if serving {
@@ -76,18 +77,18 @@ func (s *Server) SetServing(serving bool) {
 	s.health.SetServingStatus("", status)
 }
 
-// Serve serves until the context is canceled. It then sets its health to NOT_SERVING, accepts no more connections, and
-// asks the clients of existing connections to disconnect. It returns nil when the active checks are answered, or after Drain.
-// Call it only once.
+// Serve serves until the context is canceled. After that, Serve sets the server's health to NOT_SERVING, accepts no more
+// connections, and asks the clients of existing connections to disconnect. It returns nil when the active checks are answered, or
+// after Config.Drain. Callers must call Serve only once.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	listener := newListener(l)
 	server := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxReceived),
 		grpc.ForceServerCodecV2(newCodec()),
-		// A new goroutine per check would have to grow its stack each time; a worker keeps it. If all workers are busy, checks
-		// still get their own goroutines.
+		// A new goroutine per check would have to grow its stack each time; a worker keeps its stack. If all workers are busy,
+		// checks still get their own goroutines.
 		grpc.NumStreamWorkers(streamWorkers),
-		// With large static windows, gRPC does not estimate their size by pings in both directions.
+		// With large static windows, gRPC does not send pings in both directions to estimate the best size.
 		grpc.StaticStreamWindowSize(receiveWindow),
 		grpc.StaticConnWindowSize(receiveWindow),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: minPingInterval, PermitWithoutStream: true}),
@@ -153,13 +154,14 @@ func (s *Server) decide(ctx context.Context, r *request) (authz.Answer, error) {
 	return answer, err
 }
 
-// sampleAllow reports whether to log this allow at info: the first one, and then one of every AllowSample.
+// sampleAllow reports whether to log this allow at level info. It selects the first allow, and after that one of every AllowSample
+// allows.
 func (s *Server) sampleAllow() bool {
 	n := uint64(max(0, s.config.AllowSample))
 	return n > 0 && s.allows.Add(1)%n == 1%n
 }
 
-// logDecision logs an answer. It logs the pattern of the route, not the path: the client chooses the text of a path.
+// logDecision logs an answer. It logs the pattern of the route, not the path, because the client chooses the text of a path.
 func (s *Server) logDecision(ctx context.Context, method string, answer *authz.Answer, cause error) {
 	level := slog.LevelInfo
 	switch {
@@ -179,7 +181,8 @@ func (s *Server) logDecision(ctx context.Context, method string, answer *authz.A
 	}
 	*attributes = line
 	// A handler writes the attributes of a group without a name as if they were the record's own. The group avoids an allocation: a
-	// record itself has space for a few attributes only. The methods of the logger would also look up the caller's source position.
+	// record itself has space for a few attributes only. The code calls the handler directly, because the methods of the logger
+	// would also look up the caller's position in the source.
 	record := slog.NewRecord(time.Now(), level, "decision", 0)
 	record.AddAttrs(slog.Attr{Value: slog.GroupValue(line...)})
 	_ = s.log.Handler().Handle(ctx, record)

@@ -144,7 +144,8 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// Each failure must lead to a denied response with status 503: with failure_mode_allow, Envoy treats an RPC error as an allow.
+// Each failure must lead to a denied response with status 503, because with failure_mode_allow, Envoy treats an RPC error as an
+// allow.
 func TestEveryFailureIsADenied503(t *testing.T) {
 	waitForDeadline := func(ctx context.Context, _ authz.Lookup) (authz.LookupResult, error) {
 		<-ctx.Done()
@@ -181,8 +182,8 @@ func TestEveryFailureIsADenied503(t *testing.T) {
 	}
 }
 
-// A message over the limit is denied, counted and logged, for any large field, up to the maximum that Envoy can be configured to
-// send. A message of the maximum size is checked.
+// A message over the limit is denied, counted and logged, whichever field is large, up to the largest message that Envoy can be
+// configured to send. A message of exactly the limit's size is checked.
 func TestMessageOverTheLimitIsDenied(t *testing.T) {
 	observed := make(chan authz.Answer, 1)
 	r := serve(t, envoy.Config{Observe: func(a authz.Answer) { observed <- a }}, found, principalsOnly)
@@ -253,7 +254,7 @@ func TestIdentityThatDoesNotFitAHeaderIsADenied503(t *testing.T) {
 	}
 }
 
-// If a PEP sends headers in both forms, the raw headers apply: they have one entry per value.
+// If a PEP sends headers in both forms, the raw headers apply, because they have one entry per value.
 func TestRawHeadersOverrideJoinedOnes(t *testing.T) {
 	r := serve(t, envoy.Config{}, found, principalsOnly)
 	q := requestWithHeaders([2]string{"x-else", "1"})
@@ -263,8 +264,8 @@ func TestRawHeadersOverrideJoinedOnes(t *testing.T) {
 	}
 }
 
-// The client's address comes from the metadata that Envoy's configuration sets; without it, from the peer address of the
-// connection. It never comes from a header of the request.
+// The client's address comes from the metadata that Envoy's configuration sets. Without this metadata, the peer address of the
+// connection is used. The client's address never comes from a header of the request.
 func TestSourceOfARequest(t *testing.T) {
 	var seen authz.Source
 	r := serve(t, envoy.Config{}, found, func(in authz.Input) authz.Decision { seen = in.Source; return principalsOnly(in) })

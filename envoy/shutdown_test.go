@@ -15,7 +15,8 @@ import (
 	"github.com/keywicket/keywicket/envoy"
 )
 
-// Some load balancers do not read the health, and the others react late. So the server still answers.
+// Some load balancers do not read the health status, and the others react late. So a server that is not serving still answers
+// checks.
 func TestServerThatIsNotServingAnswers(t *testing.T) {
 	r := serve(t, envoy.Config{}, found, principalsOnly)
 	for _, c := range []struct {

@@ -15,7 +15,8 @@ var (
 )
 
 // eachField calls read for every field that has a length. It skips numbers and groups, even if the schema defines another type for
-// the field: proto.Unmarshal does the same. depth is the maximum number of nested messages; read gets the remaining number.
+// the field, because proto.Unmarshal does the same. depth is the maximum depth of nested messages; eachField passes the remaining
+// depth to read.
 func eachField(message string, depth int, read func(number protowire.Number, value string, depth int) error) error {
 	depth--
 	if depth < 0 {
@@ -48,7 +49,7 @@ func eachField(message string, depth int, read func(number protowire.Number, val
 	return nil
 }
 
-// varint is protowire.ConsumeVarint for a string.
+// varint does the same as protowire.ConsumeVarint, for a string.
 func varint(s string) (value uint64, n int) {
 	if s != "" && s[0] < 0x80 {
 		return uint64(s[0]), 1

@@ -17,7 +17,7 @@ import (
 // session returns a token that represents a new session of the user.
 func (x *Explainer) session(ctx context.Context, c Request) (registry.Token, error) {
 	candidates := authz.MatchingAPIs(x.cfg.APIs, c.API, func(a authz.API) bool { return a.Session.Issuer != "" })
-	if len(candidates) == 0 { // only the sidecar's configuration may have the issuer
+	if len(candidates) == 0 { // perhaps only the sidecar's configuration has the issuer
 		candidates = authz.MatchingAPIs(x.cfg.APIs, c.API, func(a authz.API) bool {
 			return slices.ContainsFunc(a.Credentials, func(f authz.CredentialFormat) bool { return f.Kind.OfUser() })
 		})

@@ -21,7 +21,7 @@ type attempt struct {
 	cost      int
 	principal authz.Principal
 	header    string           // value of the workspace header; empty: no header
-	workspace authz.Membership // of the credential or the header; without a role, the user is not a member
+	workspace authz.Membership // workspace of the credential or of the header; a user without a role is not a member
 }
 
 const (
@@ -97,8 +97,8 @@ func (m *simulation) memberships(ctx context.Context) ([]authz.Membership, error
 	return list, err
 }
 
-// ownWorkspace returns the workspace of a workspace's token. For other tokens, it returns the workspace for a new workspace's token:
-// the workspace of the request, or the placeholder.
+// ownWorkspace returns the workspace of a workspace's token. For other tokens, it returns the workspace for which an operator would
+// create a new token: the workspace of the request, or the placeholder.
 func (m *simulation) ownWorkspace(ctx context.Context) (authz.Membership, error) {
 	if m.token.WorkspaceID == nil {
 		return cmp.Or(authz.Membership{ID: m.headerWorkspace.ID, Slug: m.headerWorkspace.Slug, Attributes: m.headerWorkspace.Attributes}, authz.Membership{ID: placeholderID, Slug: placeholderSlug}), nil
@@ -274,7 +274,8 @@ func (m *simulation) headerAttempts(a attempt, memberships []authz.Membership) [
 	return list
 }
 
-// roleAttempts returns the attempt with the current role of the user, and with each role of greater reach, in order of reach.
+// roleAttempts returns the attempt with the current role of the user, and with each role that implies more scopes, in increasing
+// order.
 func (m *simulation) roleAttempts(a attempt) []attempt {
 	list := []attempt{a}
 	if !a.principal.Kind.OfUser() || a.workspace.ID == "" {
@@ -298,7 +299,8 @@ func (m *simulation) roleAttempts(a attempt) []attempt {
 	return list
 }
 
-// reach returns the number of scopes that a role implies. An override counts as all scopes plus one.
+// reach returns the number of scopes that a role implies. An override (a scope that satisfies every route of its level) counts as
+// all scopes plus one.
 func (m *simulation) reach(scopes []string) int {
 	t := m.explainer.Tables()[m.api]
 	for _, scope := range scopes {

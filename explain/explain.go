@@ -23,7 +23,7 @@ type Request struct {
 
 	TokenID string   // id of the token that the request has; it may be an app's access token
 	User    string   // id or email of the user whose session the request has; if a second factor is required, the session has one
-	Scopes  []string // scopes of a simulated token; if one is a user's scope, the token belongs to a user with the role owner
+	Scopes  []string // scopes of a simulated token; if one of them is a user's scope, the token belongs to a user with the role owner
 
 	Workspace string // id or slug; empty: the request has no workspace header
 	API       string // empty: the API of TokenID, the API that accepts sessions for User, or the API that has the Scopes
@@ -32,8 +32,8 @@ type Request struct {
 // Explanation is a decision, its source, and the fix.
 type Explanation struct {
 	Allow          bool     `json:"allow"`
-	Code           *string  `json:"code"`   // of the denial
-	Reason         *string  `json:"reason"` // of the denial
+	Code           *string  `json:"code"`   // code of the denial; nil: the request is allowed
+	Reason         *string  `json:"reason"` // reason of the denial; nil: the request is allowed
 	RequiredScopes []string `json:"required_scopes"`
 	AnyOf          []string `json:"any_of"`
 	Route          *string  `json:"route"`            // method and pattern, such as GET /api/issues; nil: no route matches
@@ -95,7 +95,7 @@ type Explainer struct {
 	registry *registry.Registry
 }
 
-// New returns an explainer. r may be nil: then the explainer explains only requests with simulated tokens.
+// New returns an explainer. r may be nil: such an explainer explains only requests with simulated tokens.
 func New(cfg Config, p *policies.Explainer, r *registry.Registry) *Explainer {
 	return &Explainer{cfg: cfg, policies: p, registry: r}
 }

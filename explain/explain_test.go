@@ -77,8 +77,8 @@ func TestExplanation(t *testing.T) {
 	}
 }
 
-// Another spelling of a path has the same explanation, and the same row to add. Some characters in a parameter must be allowed by a
-// key of the table: the fix names the key.
+// Another spelling of a path gets the same explanation, and the same proposal of a row. Some characters in a parameter are allowed
+// only if a key of the table lists them, so the fix names this key.
 func TestExplainedPaths(t *testing.T) {
 	x := builtin(t)
 	for path, want := range map[string]struct{ route, fix string }{ // route is exact, fix is a pattern; empty: not checked

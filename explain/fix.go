@@ -85,7 +85,7 @@ func (m *simulation) consentStep(ctx context.Context) (string, error) {
 	return step, nil
 }
 
-// noFix returns the text if no change by an operator would allow the request.
+// noFix returns the text for a request that no change by an operator would allow.
 func (m *simulation) noFix() string {
 	ofUser := func(f authz.CredentialFormat) bool { return f.Kind.OfUser() }
 	if m.level() == table.LevelUser && !slices.ContainsFunc(m.cfg.APIs[m.api].OperatorFormats(), ofUser) {

@@ -16,10 +16,10 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-var methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`) // the form in tables
+var methodForm = regexp.MustCompile(`^[A-Z]+(-[A-Z]+)*$`) // the form of methods in the policy's tables
 
-// fixRoute returns the step for a request without a route: a spelling that the table lists, or a row to add. elsewhere means that
-// the route belongs to another API, so no further step for this API helps.
+// fixRoute returns the step for a request without a route: a spelling that the table lists, or a row to add. elsewhere reports that
+// the route belongs to another API, so no other step for this API would help.
 func (m *simulation) fixRoute(ctx context.Context) (step string, elsewhere bool, err error) {
 	path, _, _ := strings.Cut(m.path, "?")
 	if m.input.Segments() == nil {
@@ -148,7 +148,8 @@ func (m *simulation) otherMethods(ctx context.Context, path string) (string, err
 	return strings.Join(list, ", "), nil
 }
 
-// matched evaluates the policy for another API, method and path, to find the route. The path is as a client sends it.
+// matched evaluates the policy for another API, method and path, to find the route. The path has the form in which a client sends
+// it.
 func (m *simulation) matched(ctx context.Context, api, method, path string) (policies.Explanation, error) {
 	in := m.input
 	in.API, in.Method = api, method

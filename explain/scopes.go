@@ -13,8 +13,8 @@ func (m *simulation) heldScopes() []string {
 	return m.found.Principal.Scopes
 }
 
-// missing returns the required scopes that the token does not have, whatever the reason of the denial. A token with a valid override
-// has no missing scopes.
+// missing returns the required scopes that the token does not have, for any reason of the denial. A token with a valid override (a
+// scope that satisfies every route of its level) has no missing scopes.
 func (m *simulation) missing() []string {
 	missing := []string{}
 	if m.why.Allow || m.overrides() {

@@ -84,7 +84,7 @@ func (x *Explainer) simulate(ctx context.Context, c Request) (*simulation, error
 	}
 	w, err := m.registry.Workspace(ctx, c.Workspace)
 	switch {
-	case errors.Is(err, database.ErrNotFound): // the client would send the header unchanged
+	case errors.Is(err, database.ErrNotFound): // a client could send a header with an unknown workspace too
 	case err != nil:
 		return nil, err
 	default:
@@ -100,7 +100,8 @@ const (
 	placeholderSlug = "workspace"
 )
 
-// simulatePrincipal sets the result of the look-up: a workspace's credential, or a user's if one of the scopes is a user's.
+// simulatePrincipal sets the result of the look-up: a workspace's credential, or a user's credential if one of the scopes is a
+// user's scope.
 func (m *simulation) simulatePrincipal(api authz.API, scopes []string) error {
 	t := m.explainer.Tables()[m.api]
 	ofUser := false

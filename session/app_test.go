@@ -11,8 +11,8 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// A token that an identity provider issued to an app has every claim of the user's own session. Only tokens of the product's own
-// apps are accepted, whichever claim names the app, and whichever scopes the token has.
+// A token that an identity provider issued to an app has the same claims as a token of the user's own session. Only tokens of the
+// product's own apps are accepted, whichever claim names the app, and whichever scopes the token has.
 func TestAppTokenIsNoSession(t *testing.T) {
 	const web, other = "9a8b7c6d-5e4f-3a2b-1c0d-9e8f7a6b5c4d", "11111111-2222-3333-4444-555555555555"
 	noClientIDs := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
@@ -44,7 +44,7 @@ func TestAppTokenIsNoSession(t *testing.T) {
 		"an actor of null":            {fields{"act": json.RawMessage("null")}, authz.ReasonAppToken, authz.ReasonAppToken},
 	} {
 		token := sign(jose.HS256, []byte(secret), "", claimsWith(c.claims))
-		for range 2 { // verified, and remembered or not
+		for range 2 { // the second time, the token may be cached
 			for v, want := range map[string]authz.Reason{"none": c.denialWithoutIDs, "own": c.denialWithIDs} {
 				answer, err := map[string]authz.Sessions{"none": noClientIDs, "own": ownClientIDs}[v].Verify(t.Context(), api, token)
 				if err != nil || answer.Denial != want || (want == "") != (answer.Session.UserID == user) {
@@ -56,7 +56,7 @@ func TestAppTokenIsNoSession(t *testing.T) {
 			}
 		}
 	}
-	// Other errors of a token take precedence.
+	// Other errors of a token take precedence over the denial of an app's token.
 	for claims, want := range map[string]authz.Reason{"exp": authz.ReasonExpired, "iss": authz.ReasonUnknown} {
 		change := map[string]fields{"exp": {"exp": 1}, "iss": {"iss": "https://evil.example"}}[claims]
 		change["client_id"] = other
@@ -66,7 +66,7 @@ func TestAppTokenIsNoSession(t *testing.T) {
 	}
 }
 
-// The assurance level is the value of the claim, without a default.
+// The assurance level is the value of the claim aal. It has no default.
 func TestAssuranceLevelReachesThePolicy(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
 	for name, c := range map[string]struct {
@@ -131,7 +131,8 @@ func TestUnsupportedAlgorithmIsNamed(t *testing.T) {
 	}
 }
 
-// If the settings do not match the issuer's tokens, for example without iss, the detail names the setting to change.
+// If the settings do not match the issuer's tokens, for example without iss, the detail names the setting that the operator must
+// change.
 func TestTokenWithoutIssuerIsExplained(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret}, nil)
 	for want, change := range map[string]fields{

@@ -33,15 +33,15 @@ type app struct {
 	actor bool     // another party acts for the user (RFC 8693, section 4.1), or the token does not clearly identify the app that received it
 }
 
-// isOneOf reports whether all ids of the app are among the given ids. An app with an actor is not one of them.
+// isOneOf reports whether all ids of the app are among the given ids. For an app with an actor, it returns false.
 func (a *app) isOneOf(ids []string) bool {
 	return !a.actor && !slices.ContainsFunc(a.ids, func(id string) bool { return !slices.Contains(ids, id) })
 }
 
 var errClaims = errors.New("a claim is missing, repeated, or of the wrong type")
 
-// UnmarshalJSON implements [json.Unmarshaler]. Names are case-sensitive and must not occur twice. A time is a number. An
-// identifier is text that is valid in a header and in the database.
+// UnmarshalJSON implements [json.Unmarshaler]. The names of claims are case-sensitive and must not occur twice. A time must be a
+// number. An identifier must be text that is valid in a header and in the database.
 func (c *claims) UnmarshalJSON(text []byte) error {
 	fields, err := strictjson.Object(text)
 	if err != nil {
@@ -98,14 +98,15 @@ func appOf(fields map[string]json.RawMessage, client, party string) *app {
 }
 
 // signInTime returns when the user signed in. It is the earliest time of the authentication methods (RFC 8176, with times as
-// Supabase writes them), or the time of issue if that is earlier. A refreshed token is issued after the sign-in, so iat alone
-// is not enough. Without such times, the result is the start of 1970, because the sign-in may have been at any time.
+// Supabase writes them), or the time of issue if the token was issued earlier. A refreshed token is issued after the sign-in, so
+// iat alone is not enough. Without times of authentication methods, the result is the start of 1970, because the sign-in may have
+// been at any time.
 func signInTime(issued time.Time, methods json.RawMessage) time.Time {
 	var list []struct {
 		Timestamp json.RawMessage `json:"timestamp"`
 	}
 	first := time.Time{}
-	_ = json.Unmarshal(methods, &list) // an error means that amr is absent, or in the form of another issuer
+	_ = json.Unmarshal(methods, &list) // an error means that the claim amr is absent, or has the form of another issuer
 	for _, m := range list {
 		var at *jwt.NumericDate
 		if readTime(m.Timestamp, &at) && (first.IsZero() || at.Before(first)) {
@@ -121,7 +122,7 @@ func signInTime(issued time.Time, methods json.RawMessage) time.Time {
 	return first
 }
 
-// audience is a string, or a list of strings (RFC 7519, section 4.1.3).
+// audience is the claim aud: a string or a list of strings (RFC 7519, section 4.1.3).
 type audience []string
 
 // UnmarshalJSON implements [json.Unmarshaler].
@@ -161,15 +162,15 @@ func readTime(value json.RawMessage, to **jwt.NumericDate) bool {
 	return true
 }
 
-// validID reports whether the text has the form of a user's id in the directory (migration 00001). No id contains
-// U+FFFD, which encoding/json writes for half of a surrogate pair.
+// validID reports whether the text has the form of a user's id in the directory (migration 00001). An id must not contain U+FFFD,
+// because encoding/json replaces half of a surrogate pair with this character.
 func validID(s string) bool {
 	return s != "" && utf8.RuneCountInString(s) <= 255 && strings.Trim(s, " ") == s &&
 		!strings.ContainsFunc(s, func(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError })
 }
 
-// session returns the session of the token. It moves the start back by the leeway, because the issuer's clock may be ahead of
-// the clock of revocations.
+// session returns the session of the token. The start of the session is moved back by the leeway, because the issuer's clock may be
+// ahead of the clock that sets the times of revocations.
 func (c *claims) session(leeway time.Duration) authz.Session {
 	return authz.Session{ID: c.id, UserID: c.user, StartedAt: max(0, c.startedAt.Add(-leeway).Unix())}
 }

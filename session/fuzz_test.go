@@ -38,7 +38,7 @@ func FuzzToken(f *testing.F) {
 	})
 }
 
-// BenchmarkVerify measures new tokens, by algorithm, and a cached token.
+// BenchmarkVerify measures the verification of a new token for each algorithm, and of a cached token.
 func BenchmarkVerify(b *testing.B) {
 	issuer := supabase.Start()
 	defer issuer.Close()

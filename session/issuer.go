@@ -56,7 +56,7 @@ type verified struct {
 	expires time.Time
 }
 
-// key is the key that verifies a signature. If public is nil, it is the shared secret.
+// key is the key that verifies a signature. If public is nil, the key is the shared secret.
 type key struct {
 	name   keyName
 	public crypto.PublicKey
@@ -113,8 +113,8 @@ func (i *issuer) verify(ctx context.Context, token string) (*verified, denial, e
 	return &verified{issuer: i, key: k, session: c.session(i.format.Leeway), aal: c.aal, expires: c.expires.Time}, denial{}, nil
 }
 
-// mismatch describes the setting that does not match a token with a valid signature. It returns "" for other errors and for a
-// forged token, so it quotes only text that the issuer has signed.
+// mismatch describes the setting that does not match a token with a valid signature. For other errors and for a forged token,
+// mismatch returns "". So it quotes only text that the issuer has signed.
 func (i *issuer) mismatch(err error, c claims) string {
 	switch {
 	case errors.Is(err, jwt.ErrTokenSignatureInvalid) || errors.Is(err, jwt.ErrTokenMalformed) || errors.Is(err, jwt.ErrTokenUnverifiable):
@@ -131,8 +131,8 @@ func (i *issuer) mismatch(err error, c claims) string {
 
 var algorithmForm = regexp.MustCompile(`^[A-Za-z0-9-]{1,16}$`)
 
-// unsupported returns the detail for a token with another algorithm. It quotes the algorithm only if it has the form of an
-// algorithm's name, because the token's signature is not verified.
+// unsupported returns the detail for a token with an algorithm that the API does not accept. It quotes the algorithm only if it has
+// the form of an algorithm's name, because the token's signature is not verified.
 func (i *issuer) unsupported(algorithm string) string {
 	switch {
 	case !algorithmForm.MatchString(algorithm):
@@ -158,11 +158,11 @@ func reasonOf(err error) authz.Reason {
 	return authz.ReasonUnknown
 }
 
-// header contains the used parameters of the JOSE header.
+// header contains the parameters of the JOSE header that the verification uses.
 type header struct{ algorithm, keyID string }
 
-// readHeader reads the JOSE header. It refuses critical extensions (RFC 7515, section 4.1.11), because it supports none, and
-// other types of token (RFC 8725, section 3.11).
+// readHeader reads the JOSE header. It refuses critical extensions (RFC 7515, section 4.1.11), because it supports none. It also
+// refuses tokens of a type other than JWT (RFC 8725, section 3.11).
 func readHeader(token string) (_ header, ok bool) {
 	encoded, _, _ := strings.Cut(token, ".")
 	text, err := base64.RawURLEncoding.Strict().DecodeString(encoded)

@@ -22,12 +22,14 @@ const (
 	maxKeySet    = 256 << 10 // bytes
 	minRSA       = 2048      // bits (RFC 7518, section 3.3)
 
-	// unknownEvery is the minimum time between two fetches for tokens with an unknown key id. Without it, forged key ids could cause
-	// any number of fetches.
+	// unknownEvery is the minimum time between two fetches for tokens with an unknown key id. Without this minimum, forged key ids
+	// could cause any number of fetches.
 	unknownEvery = 30 * time.Second
-	// unknownWait is how long the check of such a token waits for the fetch. It is shorter than Envoy's timeout for the check.
+	// unknownWait is how long the check of a token with an unknown key id waits for the fetch. This wait is shorter than Envoy's
+	// timeout for the check.
 	unknownWait = 200 * time.Millisecond
-	// retryEvery is the delay before a failed fetch is retried, unless a quarter of the maximum age is shorter.
+	// retryEvery is the delay before a failed fetch is retried. If a quarter of the maximum age is shorter, the delay is this
+	// quarter.
 	retryEvery = 5 * time.Second
 	// startGrace is how long a sidecar is not ready if the issuer does not answer.
 	startGrace = 30 * time.Second
@@ -43,7 +45,7 @@ type keyring struct {
 	started time.Time
 
 	current atomic.Pointer[keySet]
-	lastErr atomic.Pointer[error] // error of the last fetch; nil: it succeeded
+	lastErr atomic.Pointer[error] // error of the latest fetch; nil: the fetch succeeded
 	fetched atomic.Uint64
 	failed  atomic.Uint64
 
@@ -65,7 +67,7 @@ func startKeyring(url string, maxAge time.Duration, log *slog.Logger) *keyring {
 		url: url, maxAge: maxAge, log: log, started: time.Now(), retry: make(chan struct{}, 1),
 		client: &http.Client{
 			Timeout: fetchTimeout,
-			// No redirects: keys come only from the configured URL.
+			// Redirects are not followed, because keys must come only from the configured URL.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}
@@ -205,7 +207,7 @@ func (k *keyring) find(ctx context.Context, name keyName) (key, authz.Reason, er
 	}
 	wait := time.NewTimer(unknownWait)
 	defer wait.Stop()
-	for range 2 { // the answer to a fetch that was already running may be older than the key
+	for range 2 { // twice: the answer to a fetch that was already running may be older than the key
 		f := k.fetchUnknown()
 		if f == nil {
 			break
@@ -260,7 +262,7 @@ func (k *keyring) tooOld(set *keySet) error {
 	return nil
 }
 
-// reason returns why there is no newer set.
+// reason returns why there is no newer key set.
 func (k *keyring) reason() error {
 	if err := k.lastErr.Load(); err != nil {
 		return *err
@@ -268,7 +270,8 @@ func (k *keyring) reason() error {
 	return errors.New("the issuer has not yet answered")
 }
 
-// ready reports whether keys were ever fetched, or startGrace has passed. problem describes why keys are missing or old, or nil.
+// ready reports whether keys were ever fetched, or startGrace has passed. problem says why keys are missing or old; nil: no keys
+// are missing or old.
 func (k *keyring) ready() (ready bool, problem error) {
 	if k == nil {
 		return true, nil

@@ -26,10 +26,11 @@ func es256(key *ecdsa.PrivateKey, kid string) authz.Secret {
 	return sign(jose.ES256, key, kid, claimsWith(nil))
 }
 
-// isLate reports that a fetch took longer than a request waits for it. This happens on a busy machine and is not a failure.
+// isLate reports that a fetch took longer than a request waits for the fetch. A late fetch happens on a busy machine and is not a
+// failure.
 func isLate(err error) bool { return err != nil && strings.Contains(err.Error(), "not yet answered") }
 
-// A client can forge tokens with unknown key ids. They cause only a few fetches from the issuer.
+// A client can forge tokens with unknown key ids. Such tokens cause only a few fetches from the issuer.
 func TestForgedKeyIDsRarelyFetch(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("ec", &ecKey.PublicKey))
@@ -61,8 +62,8 @@ func TestForgedKeyIDsRarelyFetch(t *testing.T) {
 	}
 }
 
-// The issuer changes its key. It publishes the new key before its first use, or at the same moment. No session is refused, and
-// the old key is rejected once JWKSMaxAge has passed since its withdrawal.
+// The issuer changes its key. The issuer publishes the new key before it signs tokens with this key, or at the same moment. No
+// session is refused. The old key is rejected once JWKSMaxAge has passed since the issuer withdrew the key.
 func TestKeysRotateUnderLoad(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("old", &ecKey.PublicKey))
@@ -221,7 +222,7 @@ func TestUnknownKeyBlocksNoOtherCheck(t *testing.T) {
 	close(release)
 }
 
-// The answer to a fetch that is already running does not contain a key that was published after its start.
+// The answer to a fetch that is already running does not contain a key that was published after the fetch started.
 func TestKeyThatIsPublishedDuringAFetch(t *testing.T) {
 	t.Parallel()
 	p := publish(t, public("old", &ecKey.PublicKey))

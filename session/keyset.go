@@ -28,8 +28,8 @@ type keySet struct {
 // keyName identifies a key in a set. The id does not suffice: keys of different types may share an id (RFC 7517, section 4.5).
 type keyName struct{ id, algorithm string }
 
-// keepPointers replaces each key that the previous set also contains with the pointer of the previous set. An unchanged key then
-// keeps its pointer, so keys can be compared by pointer.
+// keepPointers uses the previous set's pointer for each key that the previous set also contains. So an unchanged key keeps its
+// pointer, and keys can be compared by pointer.
 func (s *keySet) keepPointers(previous *keySet) {
 	if previous == nil {
 		return
@@ -47,9 +47,9 @@ func equal(a, b crypto.PublicKey) bool {
 }
 
 // parseKeys returns the public keys that may verify a session's token (RFC 7517, section 5). Such a key has an id, is for
-// signatures, and is on P-256 or has an RSA modulus of at least minRSA bits. parseKeys skips other keys, because a set may
-// contain them. It also skips a key if the set contains its private half. Different keys with one id and one algorithm are
-// ambiguous: it skips all of them, and uses the rest of the set. A set without a list of keys is an error.
+// signatures, and is on P-256 or has an RSA modulus of at least minRSA bits. parseKeys skips other keys, because a set may contain
+// them. It also skips a key if the set contains the key's private half. Different keys with one id and one algorithm are ambiguous:
+// parseKeys skips all of these keys, and uses the rest of the set. A set without a list of keys is an error.
 func parseKeys(body []byte) (*keySet, error) {
 	var document struct {
 		Keys []json.RawMessage `json:"keys"`
@@ -116,8 +116,8 @@ func parseKeys(body []byte) (*keySet, error) {
 	return set, nil
 }
 
-// readKey reads the members of a JWK that are used here (RFC 7517, section 4; RFC 7518, section 6). Names are case-sensitive, and
-// none may occur twice.
+// readKey reads the members of a JWK that this package uses (RFC 7517, section 4; RFC 7518, section 6). Names are case-sensitive,
+// and none may occur twice.
 func readKey(raw json.RawMessage) (m jwkset.JWKMarshal, ok bool) {
 	members, err := strictjson.Object(raw)
 	if err != nil {
@@ -130,7 +130,7 @@ func readKey(raw json.RawMessage) (m jwkset.JWKMarshal, ok bool) {
 	return m, err == nil && json.Unmarshal(exact, &m) == nil
 }
 
-// find returns nil if there is no such key.
+// find returns the key with the name, or nil if the set does not contain it.
 func (s *keySet) find(name keyName) crypto.PublicKey {
 	if s == nil {
 		return nil

@@ -21,7 +21,7 @@ type memory struct {
 }
 
 func newMemory(bytes int64) (*memory, error) {
-	const overhead = 320 // bytes of ristretto and the allocator per entry, as store/cache measured it
+	const overhead = 320 // bytes of ristretto and the allocator per entry, as measured for package store/cache
 	cache, err := ristretto.NewCache(&ristretto.Config[uint64, *verified]{
 		NumCounters:        max(1000, 10*bytes/600),
 		MaxCost:            bytes,
@@ -66,5 +66,5 @@ func (m *memory) close() {
 	m.cache.Close()
 }
 
-// slot returns the token's key in the cache: a part of its digest, combined with the issuer's salt. No client can choose it.
+// slot returns the token's key in the cache: a part of its digest, combined with the issuer's salt. No client can choose this key.
 func slot(i *issuer, d authz.Digest) uint64 { return binary.LittleEndian.Uint64(d[:]) ^ i.salt }

@@ -59,7 +59,7 @@ func publish(t testing.TB, keys ...jose.JSONWebKey) *supabase.Issuer {
 	return i
 }
 
-// verifier returns a verifier of the format that has fetched its keys.
+// verifier returns a verifier for the format. The verifier has fetched the keys.
 func verifier(t testing.TB, f authz.SessionFormat, clock func() time.Time) *session.Verifier {
 	t.Helper()
 	f.Issuer = supabase.Name
@@ -112,8 +112,8 @@ func TestThreeAlgorithms(t *testing.T) {
 	}
 }
 
-// A session began at the earliest time in amr, less the leeway; without such a time, in 1970. A start that is too early is safe: the
-// session cannot escape its revocation.
+// The start of a session is the earliest time in the claim amr minus the leeway. Without a time in amr, the start is in 1970. A
+// start that is too early is safe, because the session cannot escape its revocation.
 func TestSessionStart(t *testing.T) {
 	v := verifier(t, authz.SessionFormat{HS256Secret: secret, Leeway: time.Minute}, nil)
 	now := time.Now().Unix()

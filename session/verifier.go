@@ -15,7 +15,7 @@ import (
 
 // Config is the configuration of a Verifier.
 type Config struct {
-	// APIs by name. An API without an issuer accepts no sessions.
+	// APIs are the APIs by name. An API without an issuer accepts no sessions.
 	APIs map[string]authz.API
 	// MaxBytes limits the memory of all cached verifications. 0: no verification is cached.
 	MaxBytes int64
@@ -31,8 +31,8 @@ type Verifier struct {
 
 var _ authz.Sessions = (*Verifier)(nil)
 
-// New starts a verifier, which fetches keys in the background. New does not wait for them: [Verifier.Ready] reports whether they
-// were fetched. The caller must Close the verifier.
+// New starts a verifier, which fetches keys in the background. New does not wait for the keys: [Verifier.Ready] reports whether the
+// keys were fetched. The caller must Close the verifier.
 func New(c Config, log *slog.Logger) (*Verifier, error) {
 	if c.Clock == nil {
 		c.Clock = time.Now
@@ -58,8 +58,8 @@ func New(c Config, log *slog.Logger) (*Verifier, error) {
 	return v, nil
 }
 
-// Close stops the fetches of keys. Calls of Verify should have returned before: a call during or after Close can fail, but does
-// not panic.
+// Close stops the fetches of keys. Callers should wait for all calls of Verify before they call Close. A call during or after Close
+// can fail, but does not panic.
 func (v *Verifier) Close() {
 	for _, i := range v.issuers {
 		i.keys.close()
@@ -118,8 +118,8 @@ type counts struct{ remembered, verified, denied, failed atomic.Uint64 }
 
 // Stats are the statistics of one API, for its metrics.
 type Stats struct {
-	// Remembered, Verified, Denied and Failed count the answers: from the cache, after a verification, a denial, or an
-	// error without an answer.
+	// Remembered, Verified, Denied and Failed count the results of Verify: answers from the cache, answers after a verification,
+	// denials, and errors.
 	Remembered, Verified, Denied, Failed uint64
 	// Public reports whether the API has public keys to fetch. The following fields are about these keys.
 	Public bool

@@ -3,10 +3,11 @@ package bearer
 
 import "strings"
 
-// Token returns the token of the Authorization header (RFC 6750, section 2.1, and RFC 9110, section 11.4): "Bearer" in any case,
-// one or more spaces, and a b64token. value is the header's first value, and count is the number of its values. present means that
-// the header has a bearer credential, even a malformed one. A header with another scheme has none (RFC 6750, section 3.1). The token
-// of a malformed credential is "". A request with two headers is malformed.
+// Token returns the token of the Authorization header (RFC 6750, section 2.1, and RFC 9110, section 11.4). The header consists of
+// "Bearer" in any letter case, one or more spaces, and a b64token. value is the header's first value, and count is the number of
+// its values. present means that the header has a bearer credential, even a malformed one. A header with another scheme has no
+// bearer credential (RFC 6750, section 3.1). For a malformed credential, token is "". Two Authorization headers are a malformed
+// credential.
 func Token(value string, count int) (token string, present bool) {
 	if count > 1 {
 		return "", true
@@ -25,7 +26,8 @@ func Token(value string, count int) (token string, present bool) {
 	return token, true
 }
 
-// isTokenChar reports whether the name of the scheme continues at i (RFC 9110, section 5.6.2): "BearerX" is another scheme.
+// isTokenChar reports whether the character at s[i] can belong to the name of a scheme (RFC 9110, section 5.6.2). For example,
+// "BearerX" is not the scheme "Bearer".
 func isTokenChar(s string, i int) bool {
 	return i < len(s) && (isAlnum(s[i]) || strings.IndexByte("!#$%&'*+-.^_`|~", s[i]) >= 0)
 }

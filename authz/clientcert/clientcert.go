@@ -11,12 +11,13 @@ import (
 // Certificate is the data of a client's certificate that a policy can read.
 type Certificate struct {
 	URIs, DNSNames []string
-	Subject        string // RFC 2253, such as CN=billing,O=Acme
+	Subject        string // in the form of RFC 2253, such as CN=billing,O=Acme
 }
 
-// Parse returns the data of one certificate in PEM, URL-encoded, as Envoy sends it. Its errors do not contain the certificate's content.
+// Parse returns the data of one certificate. encoded is the certificate in PEM, URL-encoded, as Envoy sends it. The errors of Parse
+// do not contain the certificate's content.
 func Parse(encoded string) (*Certificate, error) {
-	text, err := url.PathUnescape(encoded) // not QueryUnescape: a + stays a +
+	text, err := url.PathUnescape(encoded) // unlike QueryUnescape, PathUnescape keeps a plus sign
 	if err != nil {
 		return nil, errors.New("it is not URL-encoded")
 	}

@@ -30,7 +30,7 @@ func Arguments(text string, args []string) string {
 // keyPattern matches every key, and also words that are not keys.
 var keyPattern = regexp.MustCompile(`[A-Za-z0-9._~+/-]+`)
 
-const jwtStart = "eyJ" // {" in base64
+const jwtStart = "eyJ" // the characters {" in base64
 
 // Keys shortens each key in text to its visible prefix, and each JWT to its first characters. Unlike [Arguments], it leaves ids,
 // paths and emails unchanged.

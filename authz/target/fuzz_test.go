@@ -41,8 +41,8 @@ func expectedSegments(p string, allowed target.Parameters) (segments []string, o
 	return segments, true
 }
 
-// FuzzPath checks that a path has decoded segments if and only if it has one clear meaning. Other spellings of the path have the
-// same segments. A server that unescapes the path before the split, cleans it, or decodes it twice gets the same segments too.
+// FuzzPath checks that a path has decoded segments if and only if the path has one clear meaning. Other spellings of the path have
+// the same segments. A server that unescapes the path before the split, cleans it, or decodes it twice gets the same segments too.
 func FuzzPath(f *testing.F) {
 	for _, p := range []string{
 		"/", "/a", "/a/b", "/a/", "/.well-known/x", "/a...b/..c", "/-._~!$&'()*+,=:@", "/caf%C3%A9/%20", "/%41", "", "*", "a", "//",

@@ -20,8 +20,8 @@ func ValidHostPattern(s string) bool { return hostPattern.MatchString(s) }
 // Hosts maps host patterns to the names of APIs.
 type Hosts map[string]string
 
-// NewHosts returns the hosts of all APIs. patterns maps the name of an API to its host patterns. If two APIs have the same pattern, it
-// returns an error, whose text starts with the invalid configuration key.
+// NewHosts returns the hosts of all APIs. patterns maps the name of an API to its host patterns. If two APIs have the same pattern,
+// NewHosts returns an error. The text of the error starts with the invalid configuration key.
 func NewHosts(patterns map[string][]string) (Hosts, error) {
 	h := make(Hosts)
 	for _, name := range slices.Sorted(maps.Keys(patterns)) {
@@ -35,9 +35,9 @@ func NewHosts(patterns map[string][]string) (Hosts, error) {
 	return h, nil
 }
 
-// Find returns the name of the API that serves the host, or "". It ignores letter case and the port: the client chooses them, and
-// Envoy's routing ignores them too. A trailing dot is significant, as in Envoy. An exact host takes precedence over a wildcard, and a
-// longer wildcard over a shorter one: this is Envoy's order of virtual hosts.
+// Find returns the name of the API that serves the host, or "". Find ignores letter case and the port, because the client chooses
+// them and Envoy's routing ignores them too. A trailing dot is significant, as in Envoy. An exact host takes precedence over a
+// wildcard, and a longer wildcard over a shorter wildcard. Envoy selects virtual hosts in the same order.
 func (h Hosts) Find(host string) string {
 	host = strings.Map(lowerASCII, host)
 	if i := strings.LastIndexByte(host, ':'); i >= 0 && strings.Trim(host[i+1:], "0123456789") == "" {
@@ -64,7 +64,7 @@ func (h Hosts) Find(host string) string {
 	}
 }
 
-// lowerASCII changes ASCII letters only. Go maps some other letters to an ASCII letter, and Envoy does not.
+// lowerASCII changes ASCII letters only. strings.ToLower would also map some other letters to an ASCII letter, but Envoy does not.
 func lowerASCII(r rune) rune {
 	if 'A' <= r && r <= 'Z' {
 		return r + 'a' - 'A'

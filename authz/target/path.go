@@ -10,20 +10,21 @@ import (
 	"unicode/utf8"
 )
 
-// Parameters lists the special characters ("#", "%", "?" and ";") that an API permits in its path parameters. Escaped, these are valid
-// in a URL. But servers that decode a path too early, or twice, interpret them as syntax. The zero value permits none of them.
+// Parameters lists the special characters ("#", "%", "?" and ";") that an API permits in its path parameters. These characters are
+// valid in a URL if they are escaped. But servers that decode a path too early, or twice, interpret them as syntax. The zero value
+// permits no special character.
 type Parameters struct {
 	// MayHold lists the characters that the decoded text may contain.
 	MayHold []string `yaml:"may_hold" json:"may_hold"`
-	// RawSemicolon permits a ; that is not escaped. It needs ; in MayHold. It is a separate setting because some servers truncate
-	// a segment at such a ;.
+	// RawSemicolon permits a semicolon that is not escaped. MayHold must then contain ";" too. RawSemicolon is a separate setting
+	// because some servers truncate a segment at a raw semicolon.
 	RawSemicolon bool `yaml:"raw_semicolon" json:"raw_semicolon"`
 }
 
 // special are the characters that [Parameters] must permit.
 const special = "#%?;"
 
-// Validate returns an error for an invalid permission. The error starts with the configuration key that is invalid.
+// Validate returns an error for an invalid permission. The text of the error starts with the configuration key that is invalid.
 func (p Parameters) Validate() error {
 	for _, c := range p.MayHold {
 		if len(c) != 1 || !strings.Contains(special, c) {
@@ -56,7 +57,7 @@ var (
 // NotPermittedError is the error for a character that [Parameters] does not permit: "#", "%", "?", ";", or [ErrRawSemicolon].
 type NotPermittedError string
 
-// ErrRawSemicolon is the error for a ; that is not escaped.
+// ErrRawSemicolon is the error for a semicolon that is not escaped.
 const ErrRawSemicolon NotPermittedError = "raw ;"
 
 func (c NotPermittedError) Error() string {
@@ -66,11 +67,11 @@ func (c NotPermittedError) Error() string {
 // Segments returns the decoded segments of a raw path: it splits the path at its slashes and decodes each segment once (RFC 3986,
 // section 2.4). Every spelling of a path has the same segments, and policies compare these.
 //
-// A path with a trailing slash has a last segment "". For a path without one clear meaning it returns an error, and no route matches
-// the path. Such a path has one of these properties:
+// A path with a trailing slash has a last segment "". For a path without one clear meaning, Segments returns an error, and no route
+// matches the path. Such a path has one of these properties:
 //
 //   - it does not start with one slash, or has an empty segment or a dot segment;
-//   - it has a character that RFC 3986's pchar does not allow, or a ; that is not escaped, unless p permits it;
+//   - it has a character that RFC 3986's pchar does not allow, or a semicolon that is not escaped, unless p permits it;
 //   - a decoded segment has a slash, a backslash, a control character, bytes that are not UTF-8, a valid escape, or one of
 //     # % ? ; that p does not permit.
 func Segments(path string, p Parameters) ([]string, error) {
@@ -90,8 +91,8 @@ func Segments(path string, p Parameters) ([]string, error) {
 	return segments, nil
 }
 
-// DecodePath returns the joined segments of a path, or "" for a path that no route matches. It returns a plain path as it is,
-// without an allocation; this is the usual case.
+// DecodePath returns the joined segments of a path, or "" for a path that no route matches. The usual case is a plain path, which
+// DecodePath returns unchanged, without an allocation.
 func DecodePath(path string, p Parameters) string {
 	if isPlain(path) {
 		return path
@@ -103,8 +104,8 @@ func DecodePath(path string, p Parameters) string {
 	return JoinSegments(segments)
 }
 
-// isPlain reports whether a path equals its decoded text: it has no escape, no ;, no segment that starts with a dot, and no empty
-// segment except the last.
+// isPlain reports whether a path equals its decoded text: it has no escape, no semicolon, no segment that starts with a dot, and no
+// empty segment except the last.
 func isPlain(path string) bool {
 	if path == "" || path[0] != '/' {
 		return false
@@ -131,7 +132,8 @@ var plainBytes = func() (plain [256]bool) {
 	return plain
 }()
 
-// JoinSegments returns the path that policies read: the segments, each after a slash, without escapes. Without segments it is "".
+// JoinSegments returns the path that policies read: the segments, each after a slash, without escapes. Without segments, the path
+// is "".
 func JoinSegments(segments []string) string {
 	if len(segments) == 0 {
 		return ""
@@ -197,7 +199,8 @@ func isHex(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }
 
-// isPchar reports whether c is a path character (pchar) of RFC 3986, section 3.3, other than ; and the % of an escape.
+// isPchar reports whether c is a path character (pchar) of RFC 3986, section 3.3, except the semicolon and the percent sign of an
+// escape.
 func isPchar(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("-._~!$&'()*+,=:@", c) >= 0
 }

@@ -63,7 +63,7 @@ func TestSegments(t *testing.T) {
 		"/a%3Bb":                  nil,
 		"/a%25b":                  nil,
 		"/a%252fb":                nil,
-		"/a%2541":                 nil, // decoded twice it would be aA
+		"/a%2541":                 nil, // a second decoding would give aA
 		"/a%23":                   nil,
 		"/a%3f":                   nil,
 		"/a%00":                   nil,
@@ -81,7 +81,7 @@ func TestSegments(t *testing.T) {
 	}
 }
 
-// Each special character has its own permission. A raw ; and an escaped ; have different permissions.
+// Each special character has its own permission. A raw semicolon and an escaped semicolon have different permissions.
 func TestParametersMayContainAllowedValues(t *testing.T) {
 	for path, c := range map[string]struct {
 		needed target.NotPermittedError

@@ -73,7 +73,7 @@ func (c *tokenImport) Run(s *invocation, r *registry.Registry, cfg config.Config
 	}{n}, [2]string{"imported", strconv.Itoa(n)})
 }
 
-// withProgress returns the lines, and shows the progress while they are read.
+// withProgress returns the lines, and shows the progress while the caller reads the lines.
 func withProgress(bar *progress.Bar, lines iter.Seq2[tokenimport.Line, error]) iter.Seq2[tokenimport.Line, error] {
 	return func(yield func(tokenimport.Line, error) bool) {
 		for line, err := range lines {

@@ -51,7 +51,7 @@ type usageError struct{ error }
 // maskKeys shortens the keys in text with [mask.Keys].
 func (s *invocation) maskKeys(text string) string {
 	cfg, err := s.loadConfig()
-	if err != nil { // text may be this error's message: mask it with the default configuration
+	if err != nil { // text may be the message of this error, so mask it with the default configuration
 		cfg, _ = config.Load("", nil, nil)
 	}
 	return mask.Keys(cfg.APIs, text)
@@ -163,8 +163,8 @@ func (s *invocation) openRegistry() (*registry.Registry, error) {
 	return r, err
 }
 
-// configuredDatabase returns the database URL of the configuration. It does not get the configuration from kong, because kong would
-// add the name of a Go type to an error of a nested provider.
+// configuredDatabase returns the database URL of the configuration. It does not get the configuration from kong, the parser of the
+// command line. To the error of a nested provider, kong would add the name of a Go type.
 func (s *invocation) configuredDatabase() (string, error) {
 	c, err := s.loadConfig()
 	if err != nil {

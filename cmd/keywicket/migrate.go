@@ -16,7 +16,7 @@ type migrateCommand struct {
 
 type migrateUp struct{}
 
-// Run applies the pending migrations. Several operators may run it concurrently: one migrates, the others wait.
+// Run applies the pending migrations. Several operators may run it concurrently: one of them migrates, and the others wait.
 func (migrateUp) Run(s *invocation, db *sqlx.DB) error {
 	applied, err := schema.Migrate(s.ctx, db)
 	if err != nil {

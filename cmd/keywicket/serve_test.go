@@ -249,7 +249,8 @@ func TestServeWithoutADatabase(t *testing.T) {
 	}
 }
 
-// runCommand runs a command in this process. It returns the object that the command prints, or the single object of the list.
+// runCommand runs a command in this process. It returns the object that the command prints. If the command prints a list, it
+// returns the single object of the list.
 func runCommand(t *testing.T, databaseURL string, args ...string) (object map[string]any) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer

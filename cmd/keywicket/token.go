@@ -118,8 +118,8 @@ func scopesFor(cfg config.Config, api string, kind authz.Kind) ([]string, table.
 	return tables[api].ScopeNames(table.LevelWorkspace), tables[api], nil
 }
 
-// findFormat returns the API with the prefix, and its credential format. If api is not empty, it considers only that API. It ignores
-// the format of access tokens, which only the issuer creates.
+// findFormat returns the API that has a credential format with the prefix, and this format. If api is not empty, it considers only
+// that API. It ignores the format of access tokens, which only the issuer creates.
 func findFormat(cfg config.Config, prefix, api string) (string, authz.CredentialFormat, error) {
 	var valid, names []string
 	var found authz.CredentialFormat
@@ -165,8 +165,9 @@ func (c *tokenCreate) scopes(valid []string, t table.Table, kind authz.Kind) ([]
 	return scopes, nil
 }
 
-// accessScopes returns the scopes of read or read-write keys (velocity, "Workspace API Keys"). These keys have no administrative
-// rights, so overrides (scopes that satisfy every route, such as workspace:admin) are not included, nor scopes that imply one.
+// accessScopes returns the scopes of read or read-write keys (see "Workspace API Keys" in the document velocity). These keys have
+// no administrative rights, so accessScopes omits overrides (scopes that satisfy every route, such as workspace:admin) and scopes
+// that imply an override.
 func accessScopes(valid []string, t table.Table, access string) []string {
 	var scopes []string
 	for _, scope := range valid {

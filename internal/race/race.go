@@ -4,8 +4,8 @@ package race
 import "testing"
 
 // Skip skips the test if the race detector is on. It is for tests that start no goroutines and run much slower with the race
-// detector, and for tests that count allocations or other values that the detector changes. `make test` also runs them without the detector
-// (tools/test-matching).
+// detector, and for tests that count allocations or other values that the detector changes. `make test` also runs these tests
+// without the detector (tools/test-matching).
 func Skip(t *testing.T) {
 	t.Helper()
 	if enabled {

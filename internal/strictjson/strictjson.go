@@ -39,7 +39,7 @@ func Object(text []byte) (map[string]json.RawMessage, error) {
 	if _, err := decoder.Token(); err != nil {
 		return nil, errors.New("it is not JSON")
 	}
-	const space = " \t\r\n" // RFC 8259, section 2; Go's own set of white space is larger
+	const space = " \t\r\n" // RFC 8259, section 2; Go counts more characters as white space
 	if len(bytes.Trim(text[decoder.InputOffset():], space)) > 0 {
 		return nil, errors.New("the line continues after the object")
 	}

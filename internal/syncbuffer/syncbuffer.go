@@ -1,4 +1,5 @@
-// Package syncbuffer collects the output of several goroutines or processes of a test. The test may read it concurrently.
+// Package syncbuffer collects the output of several goroutines or processes of a test. The test may read the output while the
+// goroutines or processes write.
 package syncbuffer
 
 import (

@@ -42,7 +42,7 @@ type Config struct {
 	APIs              map[string]authz.API `yaml:"apis"`
 }
 
-// Database is the section database.
+// Database is the section "database" of the configuration file.
 type Database struct {
 	URL                string          `yaml:"url"`
 	FeedURL            string          `yaml:"feed_url"`
@@ -52,7 +52,7 @@ type Database struct {
 	LookupTimeout      time.Duration   `yaml:"lookup_timeout"`
 }
 
-// Cache is the section cache.
+// Cache is the section "cache" of the configuration file.
 type Cache struct {
 	MaxBytes       ByteSize      `yaml:"max_bytes"`
 	StalenessBound time.Duration `yaml:"staleness_bound"`
@@ -60,7 +60,7 @@ type Cache struct {
 	StaleIfError   time.Duration `yaml:"stale_if_error"`
 }
 
-// ByteSize is a size in bytes. Its text form is 64MiB, or a number of bytes.
+// ByteSize is a size in bytes. Its text form has a unit, such as 64MiB, or is a number of bytes.
 type ByteSize int64
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
@@ -73,7 +73,7 @@ func (b *ByteSize) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// Listen is the section listen.
+// Listen is the section "listen" of the configuration file.
 type Listen struct {
 	GRPC       string        `yaml:"grpc"`
 	Operations string        `yaml:"operations"`
@@ -81,7 +81,7 @@ type Listen struct {
 	Drain      time.Duration `yaml:"drain"`
 }
 
-// Issuer is the section issuer: the configuration of `keywicket issuer`.
+// Issuer is the section "issuer" of the configuration file: the configuration of `keywicket issuer`.
 type Issuer struct {
 	URL    string `yaml:"url"`
 	Listen string `yaml:"listen"`
@@ -93,7 +93,7 @@ type Issuer struct {
 	ClientLimit  int `yaml:"client_limit"`
 }
 
-// Log is the section log.
+// Log is the section "log" of the configuration file.
 type Log struct {
 	Level       string `yaml:"level"`
 	Format      string `yaml:"format"`
@@ -108,7 +108,7 @@ var levels = map[string]slog.Level{
 }
 
 // Load returns the configuration. Flags override environment variables, which override the file, which overrides the defaults.
-// The function flags applies the flags; it may be nil. file may be empty.
+// flags is a function that applies the command-line flags, or nil. file may be empty.
 func Load(file string, environ []string, flags func(*Config)) (Config, error) {
 	var c Config
 	if err := strictyaml.Decode(defaults, &c); err != nil {
@@ -189,7 +189,7 @@ func (c *Config) Warnings() []string {
 	return nil
 }
 
-// DatabaseURL returns the URL of the database. It is the only required setting.
+// DatabaseURL returns the URL of the database. The URL is the only required setting.
 func (c *Config) DatabaseURL() (string, error) {
 	if c.Database.URL == "" {
 		return "", errors.New("the database URL is missing: set KEYWICKET_DATABASE_URL, or --database-url, or database.url in the file")
@@ -197,8 +197,8 @@ func (c *Config) DatabaseURL() (string, error) {
 	return c.Database.URL, nil
 }
 
-// SessionBytes returns the part of the cache's bytes for verified sessions: at most an eighth, and 0 if no API has sessions. At least
-// [cache.MinBytes] stay for the cache itself.
+// SessionBytes returns the part of cache.max_bytes that is for verified sessions: at most an eighth, and 0 if no API has sessions.
+// At least [cache.MinBytes] stay for the cache itself.
 func (c *Config) SessionBytes() int64 {
 	for _, api := range c.APIs {
 		if api.Session.Issuer != "" {

@@ -72,7 +72,7 @@ func TestDefaults(t *testing.T) {
 // noSessions has no issuer, and the defaults of all other session settings.
 var noSessions = authz.SessionFormat{Audience: "authenticated", JWKSMaxAge: time.Hour, Leeway: 10 * time.Second, RequireAAL2: authz.SecondFactorNever, Scopes: []string{"admin"}}
 
-// Each key with a single value has a variable, which changes that key and nothing else.
+// Each key with a single value has an environment variable, which changes only this key.
 func TestEveryScalarHasAVariable(t *testing.T) {
 	settings := map[string]string{ // key → a value that is not the default
 		"database.url": "postgres://x", "database.max_open_connections": "9", "database.lookup_timeout": "123ms",
@@ -96,7 +96,7 @@ func TestEveryScalarHasAVariable(t *testing.T) {
 		})
 	}
 	before := settingsOf(t, issuers)
-	for name := range before { // never shown; TestSessionSettings covers it
+	for name := range before { // a secret is never shown; TestSessionSettings covers this key
 		if strings.HasSuffix(name, ".hs256_secret") {
 			delete(before, name)
 		}

@@ -54,7 +54,7 @@ func (c *Config) Explainer(ctx context.Context) (*policies.Explainer, error) {
 	return explainer, nil
 }
 
-// Tables loads the tables of the policies by API, and checks that each API has one.
+// Tables loads the tables of the policies by API, and checks that each API has a table.
 func (c *Config) Tables() (map[string]table.Table, error) {
 	tables, err := table.Read(c.Policies.FS())
 	if err == nil {

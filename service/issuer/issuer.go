@@ -89,8 +89,8 @@ func Run(ctx context.Context, cfg config.Config, version string, stderr io.Write
 	return err
 }
 
-// cleanPeriodically deletes codes and tokens that expired more than a day ago, and grants that have no codes or
-// tokens left. It runs immediately, and then every 10 minutes until the context is canceled.
+// cleanPeriodically deletes codes and tokens that expired more than a day ago, and grants that have no codes or tokens left. The
+// first deletion starts immediately, and the next ones follow every 10 minutes until the context is canceled.
 func cleanPeriodically(ctx context.Context, grants *issuer.Issuer, m *metrics.Issuer, log *slog.Logger) {
 	const interval = 10 * time.Minute
 	tick := time.NewTicker(interval)
@@ -112,8 +112,8 @@ func cleanPeriodically(ctx context.Context, grants *issuer.Issuer, m *metrics.Is
 	}
 }
 
-// oauthConfig returns the issuer's configuration. The format of access tokens comes from the API. Apps may request all scopes of the
-// API's table except overrides, which would grant everything.
+// oauthConfig returns the issuer's configuration. The format of access tokens comes from the API. Apps may request all scopes of
+// the API's table except overrides (scopes that satisfy every route of a level), which would grant everything.
 func oauthConfig(cfg config.Config) (oauth.Config, error) {
 	name := cfg.Issuer.API
 	o := oauth.Config{

@@ -21,7 +21,7 @@ const (
 
 // New returns a logger that writes several lines with one system call. One call for each line would make a denial 10 % more
 // expensive. A line of level debug or info waits up to [logDelay]. A line of a higher level is written immediately, with all lines
-// before it. A crash of the process loses the waiting lines. The caller must call flush before the process exits.
+// before it. If the process crashes, the waiting lines are lost. The caller must call flush before the process exits.
 func New(c config.Log, to io.Writer) (log *slog.Logger, flush func()) {
 	lines := newLineWriter(to)
 	options := &slog.HandlerOptions{Level: c.MinLevel()}
@@ -57,8 +57,8 @@ func (h flushingHandler) WithGroup(name string) slog.Handler {
 	return flushingHandler{h.Handler.WithGroup(name), h.lines}
 }
 
-// lineWriter buffers lines and writes several together. If the reader of the log is slow and the buffer is full, Write blocks, as it
-// would without a buffer.
+// lineWriter buffers lines and writes several together. If the reader of the log is slow and the buffer is full, Write blocks, as a
+// write without a buffer would.
 type lineWriter struct {
 	to      io.Writer
 	delay   *time.Timer

@@ -24,7 +24,7 @@ func (p *pipe) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// take returns the writes since its last call, each with a bar before it.
+// take returns the writes since its last call, each with the character "|" before it.
 func (p *pipe) take() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()

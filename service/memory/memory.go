@@ -13,9 +13,9 @@ import (
 	"syscall"
 )
 
-// reserve is the part of the memory limit that is not for the cache, in bytes. It is for policies and their evaluation,
-// remembered decisions, the usage of tokens, and connections. When all of these are at their limits, half of the reserve is live. Near
-// the memory limit, Go collects garbage more often.
+// reserve is the part of the memory limit that is not for the cache, in bytes. It is for policies and their evaluation, remembered
+// decisions, the usage of tokens, and connections. When all of these are at their limits, half of the reserve is live memory. The
+// other half is room for garbage. With less room, Go would collect garbage more often.
 const reserve = 128 << 20
 
 // Limit sets Go's memory limit to the size of the cache plus [reserve], unless GOMEMLIMIT is set.
@@ -34,15 +34,16 @@ func Tune() {
 	}
 }
 
-// A small heap grows by headroom bytes between two garbage collections, but not beyond smallHeap. A large heap grows by 90 %. Go's
-// default is 100 %. With a small cache, 10 MB are live, and Go's default would spend a tenth of a sidecar's time on collections.
+// Between two garbage collections, a small heap grows by up to headroom bytes, but not beyond smallHeap. A large heap grows by 90
+// %. Go's default is 100 %. With a small cache, 10 MB are live, and Go's default would spend a tenth of a sidecar's time on
+// collections.
 const (
 	headroom  = 56 << 20
 	smallHeap = 72 << 20
 )
 
-// tuneGC sets the GC percentage now and after each following collection. percent is the current value. It ignores
-// differences of up to 5 %.
+// tuneGC sets the GC percentage now and after each following collection. percent is the current value. tuneGC does not change the
+// percentage if the difference is at most 5 %.
 func tuneGC(percent int) {
 	live := []gometrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	gometrics.Read(live)
@@ -60,8 +61,8 @@ func gcPercent(live uint64) int {
 	return int(max(90, growth*100/live)) //nolint:gosec // 5,600 at most
 }
 
-// release returns memory that only the start-up needed to the system: garbage, and the pages of the program's own file. The kernel
-// loads a page again on its next use; two thirds of the pages are never used again. Without /proc, the pages stay in memory.
+// release returns memory to the system. Only the start-up needed this memory: garbage, and the pages of the program's own file. The
+// kernel loads a page again on its next use; two thirds of the pages are never used again. Without /proc, the pages stay in memory.
 func release() {
 	debug.FreeOSMemory()
 	const dontNeed = 4 // MADV_DONTNEED of Linux
@@ -87,9 +88,9 @@ func ownProgramPages() []mapping {
 	return programPages(smaps, program)
 }
 
-// programPages returns the mappings of the program's file whose content is only in the file: read-only mappings without anonymous or
-// swapped pages. The loader of a position-independent program writes to constants before it makes them read-only. Such mappings have
-// anonymous pages.
+// programPages returns the mappings of the program's file that only contain what the file contains: read-only mappings without
+// anonymous or swapped pages. The loader of a position-independent program writes to constants before it makes them read-only. The
+// mappings of such constants have anonymous pages, so programPages omits them.
 func programPages(smaps io.Reader, program string) (found []mapping) {
 	var m mapping
 	candidate := false

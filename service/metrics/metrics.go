@@ -20,7 +20,8 @@ import (
 	"github.com/keywicket/keywicket/store/directory"
 )
 
-// Sidecar contains the metrics of the sidecar. Label values come from fixed sets, never from a request, so their number is limited.
+// Sidecar contains the metrics of the sidecar. Label values come from fixed sets, never from a request, so the number of label
+// values is limited.
 type Sidecar struct {
 	registry *prometheus.Registry
 	checks   counters[checkLabels]
@@ -43,8 +44,8 @@ type (
 	}
 )
 
-// counters caches the counter of each combination of labels. It finds a cached counter without a lock and without an allocation of
-// the label values. The number of combinations is limited, as for [Sidecar].
+// counters caches the counter of each combination of labels. It finds a cached counter without a lock, and does not allocate the
+// label values. The number of combinations is limited, as for [Sidecar].
 type counters[L comparable] struct {
 	vector *prometheus.CounterVec
 	values func(L) []string
@@ -75,7 +76,8 @@ func (c *counters[L]) get(labels L) prometheus.Counter {
 // check.
 var seconds = prometheus.ExponentialBuckets(10e-6, 2, 16)
 
-// NewSidecar returns the metrics of a sidecar, with the statistics of these parts of it. It measures the engine's evaluations.
+// NewSidecar returns the metrics of a sidecar, with the statistics of its directory and its verifier. The metrics also measure the
+// evaluations of the engine.
 func NewSidecar(d *directory.Directory, v *session.Verifier, e *policies.Engine) *Sidecar {
 	m := &Sidecar{
 		registry: prometheus.NewRegistry(),
@@ -167,7 +169,7 @@ type measuredDirectory struct {
 	metrics *Sidecar
 }
 
-// Directory returns the directory d with measured look-ups.
+// Directory returns a directory that calls d, and that counts and measures the look-ups.
 func (m *Sidecar) Directory(d authz.Directory) authz.Directory { return measuredDirectory{d, m} }
 
 func (d measuredDirectory) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {

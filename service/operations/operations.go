@@ -1,4 +1,4 @@
-// Package operations answers probes: whether a process runs, whether it is ready, and its metrics.
+// Package operations serves the probes of a process (whether the process runs, and whether it is ready) and its metrics.
 package operations
 
 import (
@@ -15,11 +15,12 @@ import (
 // readyTimeout is the maximum wait of a probe for the database.
 const readyTimeout = time.Second
 
-// Readiness returns whether a process should receive requests. The reasons explain why it should not, or are warnings.
+// Readiness returns whether a process should receive requests. The reasons explain why the process should not receive requests, or
+// are warnings.
 type Readiness func(context.Context) (ready bool, reasons []string)
 
-// NewReadiness returns the readiness of a process that needs a database and verifies sessions. The process is not ready after the
-// context running is canceled. notices returns warnings about a reachable database; nil: no warnings.
+// NewReadiness returns the readiness of a process that needs a database and verifies sessions. After the context "running" is
+// canceled, the process is not ready. notices returns warnings about a reachable database; nil: no warnings.
 func NewReadiness(
 	running context.Context, database func(context.Context) error, notices func() []string, v *session.Verifier,
 ) Readiness {
@@ -44,16 +45,16 @@ func NewReadiness(
 	}
 }
 
-// Intervals of the readiness check of a starting sidecar: 50 ms for the first 5 s, then 1 s. The database may be down, and other
-// sidecars query it too.
+// Intervals of the readiness check of a starting sidecar: 50 ms for the first 5 s, and 1 s after that. The longer interval limits
+// the load on the database, which other sidecars query too.
 const (
 	firstReadyInterval = 50 * time.Millisecond
 	laterReadyInterval = time.Second
 	firstReadyPhase    = 5 * time.Second
 )
 
-// Await waits until the process is ready, and returns true. It returns false if the context is canceled. Without it, a load balancer
-// that uses the health service would send checks to a sidecar without a database connection.
+// Await waits until the process is ready, and returns true. It returns false if the context is canceled. Without Await, a load
+// balancer that uses the health service would send checks to a sidecar without a database connection.
 func (r Readiness) Await(ctx context.Context) bool {
 	wait, started := firstReadyInterval, time.Now()
 	for {
