@@ -38,7 +38,7 @@ func isFacts(file string) bool {
 	return false
 }
 
-// add merges a file with the earlier ones. Only objects merge: like OPA, it refuses two files that set the same key.
+// add merges a file with the earlier files. It merges only objects. Like OPA, it refuses two files that set the same key.
 func (f *facts) add(name string, text []byte) error {
 	value, err := readFacts(name, text)
 	if err != nil {
@@ -50,7 +50,7 @@ func (f *facts) add(name string, text []byte) error {
 	}
 	before := f.files
 	file := factsFile{name, value.(map[string]any)}
-	f.files = append(f.files, file) // even if it is refused, because a part of it is merged
+	f.files = append(f.files, file) // even if the file is refused, because a part of the file is merged
 	if f.merged == nil {
 		f.merged = make(map[string]any)
 	}

@@ -24,7 +24,7 @@ import (
 type Source struct {
 	Rules, Tests map[string]*ast.Module // by file
 	Data         map[string]any         // "apis" has the tables, "facts" the other data
-	hash         hash.Hash              // of all files, in the order of their names
+	hash         hash.Hash              // hash of all files, in the order of their names
 	complete     bool                   // every file was read and every Rego file parsed, so the rules can be compiled
 }
 
