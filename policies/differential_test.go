@@ -168,7 +168,7 @@ func TestIndexAgreesWithRego(t *testing.T) {
 		s.Data = map[string]any{"apis": map[string]any{"zoo": table}}
 		plain, indexed := bothEngines(t, s)
 		optimised := plain
-		if seed%10 == 0 { // not for every seed, because it takes long
+		if seed%10 == 0 { // not for every seed, because the optimisation takes long
 			o, err := s.Optimise(t.Context())
 			optimised = engineOf(t, o, err)
 		}

@@ -75,7 +75,7 @@ type policy struct {
 	unsafeNots     []string // warnings about negations in rules
 	query          *query
 
-	parameters map[string]target.Parameters // of the tables
+	parameters map[string]target.Parameters // the special characters that each API's table permits in a {parameter}
 	memory     *memory                      // nil if decisions cannot be remembered
 	noMemory   error                        // why memory is nil
 }

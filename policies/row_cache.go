@@ -33,7 +33,7 @@ type row struct {
 	number   int       // unique among all tables, from 1; 0 if the request addresses no row
 	term     *ast.Term // nil if the request addresses no row
 	values   atomic.Pointer[values]
-	uncached atomic.Bool           // one of the rules failed when it was evaluated alone: the row caches no values
+	uncached atomic.Bool           // true after one of the rules failed when it was evaluated alone: the row caches no values
 	needs    atomic.Pointer[needs] // nil if not known yet
 
 	// anonymous is the decision on requests without a credential, if it depends on the row alone. It is nil until it is known.

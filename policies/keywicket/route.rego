@@ -42,7 +42,8 @@ methods[method] := 2 if {
 	is_string(input.request.method)
 }
 
-# Most rows fail this test, which takes less time than a regular expression. It does not decode escapes, so it accepts them.
+# Most rows fail this test, which takes less time than a regular expression. The test does not decode escapes, so it accepts
+# every path with an escape.
 starts_alike(path) if startswith(input.request.path, split(path, "{")[0])
 
 starts_alike(path) if contains(path, "%")
