@@ -25,7 +25,7 @@ type index struct {
 	none  *row // the row for requests that address no row of a table
 	rules *rowRules
 	needs sync.Map // string → *needs: the distinct needs of all rows
-	tests []int    // see rowRules.scopeTests
+	tests []int    // positions that rowRules.scopeTests returns
 }
 
 // apiRows are the rows of one table, and the index that finds them.

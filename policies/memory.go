@@ -24,7 +24,7 @@ import (
 // rule reads the scopes in another way.
 type memory struct {
 	parts          []document.Part // the parts that the policy reads
-	anonymousByRow bool            // without a credential, a decision depends on the row alone
+	anonymousByRow bool            // true if a decision without a credential depends on the row alone
 	slots          [memorySlots]atomic.Pointer[remembered]
 	hits           atomic.Uint64
 }

@@ -19,7 +19,7 @@ import (
 // next decision on the row does not evaluate these rules again.
 type rowRules struct {
 	positions  map[string]int // name of a rule → its position in values; the rule route has position 0
-	standalone []*query       // by position: a query of the rule alone; nil if the rule depends on more than the row
+	standalone []*query       // for each position, a query of the rule alone; nil if the rule depends on more than the row
 }
 
 // values contains the values of the rules by position. A value is nil if it is not known yet.

@@ -23,7 +23,7 @@ import (
 // Config is the configuration of a process. Only Path is required.
 type Config struct {
 	Path string
-	Args []string // without the program's name
+	Args []string // arguments without the program's name
 	Env  []string // environment variables; nil: those of the parent
 	Dir  string   // working folder; empty: the parent's working folder
 	User *User    // nil: the parent's user; only root can choose another user

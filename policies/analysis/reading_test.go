@@ -70,7 +70,7 @@ func TestPolicyThatReadsAttributes(t *testing.T) {
 	const pro = authz.Attributes(`{"plan": "pro", "limit": 12345678901234567890}`)
 	all := attributes{pro, pro, pro}
 	for name, c := range map[string]struct {
-		rules string // see TestPolicyThatReadsTheQuery
+		rules string // rules that are added to decision.rego, as in TestPolicyThatReadsTheQuery
 		reads attributes
 	}{
 		"none":            {`extra := true`, attributes{}},

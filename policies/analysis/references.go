@@ -117,7 +117,7 @@ func nondeterministic(function ast.Ref) bool {
 	return b != nil && (b.Nondeterministic || strings.HasPrefix(b.Name, "crypto.x509.parse_and_verify"))
 }
 
-// overlaps reports whether r is a prefix of one of the references, or one of them is a prefix of r.
+// overlaps reports whether r is a prefix of one of the references, or one of the references is a prefix of r.
 func overlaps(r ast.Ref, references []ast.Ref) bool {
 	return slices.ContainsFunc(references, func(other ast.Ref) bool { return r.HasPrefix(other) || other.HasPrefix(r) })
 }

@@ -20,13 +20,13 @@ import (
 // facts are the data of a policy other than the tables. The file facts/NAME/data.yaml is data.facts.NAME, as in `opa test` and `opa
 // test -b`.
 type facts struct {
-	merged map[string]any // has the single top-level key "facts"
+	merged map[string]any // its single top-level key is "facts"
 	files  []factsFile
 }
 
 type factsFile struct {
 	name     string
-	document map[string]any // has the single top-level key "facts"
+	document map[string]any // its single top-level key is "facts"
 }
 
 // isFacts reports whether a file is below facts/ and has a name that `opa test -b` reads as data.

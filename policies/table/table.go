@@ -101,7 +101,7 @@ func Readable(policy fs.FS) error {
 	_, err := fs.Stat(policy, ".")
 	var pathError *fs.PathError
 	if errors.As(err, &pathError) {
-		err = pathError.Err // without the path, which is only "."
+		err = pathError.Err // the error without its path, which is only "."
 	}
 	if err != nil {
 		return fmt.Errorf("the folder cannot be read: %w", err)

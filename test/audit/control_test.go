@@ -18,7 +18,7 @@ import (
 // audit's old primary cannot commit, which closes connections.
 type control struct {
 	name     string
-	file     string // in this repository
+	file     string // path in this repository
 	old, new string // a text that the file contains exactly once, and its replacement
 	fault    fault  // the fault that shows the effect
 	way      string // the way to change rows

@@ -65,7 +65,7 @@ type span struct {
 // history records changes, requests and faults. The changes of a subject are in the order in which they took effect.
 type history struct {
 	mu       sync.Mutex
-	changes  [][]change // by subject
+	changes  [][]change // the changes of each subject
 	requests []request
 	spans    []span
 }

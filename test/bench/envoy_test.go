@@ -149,7 +149,7 @@ func (w *world) answer(ctx context.Context, t *testing.T, s *server, p plan) (fi
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	q := p.Entries[len(p.Entries)/2] // with a median number of scopes
+	q := p.Entries[len(p.Entries)/2] // a request whose token has a median number of scopes
 	request := p.Forms[q.Form].fill(nil, []byte(key(q.Token)))
 	var answer []byte
 	if err := conn.Invoke(ctx, checkMethod, &request, &answer, grpc.ForceCodecV2(asBytes{})); err != nil {

@@ -60,7 +60,7 @@ const (
 	uncachedRate = 200
 	unknownRate  = 100
 
-	tokens      = 400_000 // in the database; the first cachedCount are cached
+	tokens      = 400_000 // tokens in the database; the sidecar caches the first cachedCount of them
 	cachedCount = 50
 )
 

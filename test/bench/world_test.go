@@ -31,10 +31,10 @@ const workspaceSlug = "acme"
 // The first token numbers of the groups of tokens. Each group has some thousands of numbers. The last group has as many numbers
 // as a row needs.
 const (
-	variedTokens   = 0           // each has its own set of scopes, and issues:read
-	unscopedTokens = 1_000_000   // lack issues:read
-	unknownTokens  = 2_000_000   // are not stored
-	equalTokens    = 100_000_000 // have the same scopes
+	variedTokens   = 0           // each of these tokens has issues:read and its own set of other scopes
+	unscopedTokens = 1_000_000   // these tokens lack issues:read
+	unknownTokens  = 2_000_000   // these tokens are not stored
+	equalTokens    = 100_000_000 // these tokens all have the same scopes
 )
 
 const rotation = 2000 // number of tokens that the checks rotate through

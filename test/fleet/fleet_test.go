@@ -331,9 +331,9 @@ func (w *watch) commit() {
 	w.committed = append(w.committed, time.Now())
 }
 
-// awaitCommits waits until every sidecar has received that number of commits. It returns the delays of all commits: took for
-// direct sidecars, pooled for sidecars behind the pooler. If a sidecar has received n commits, these are the first n commits,
-// because a reading of the log misses no earlier commit.
+// awaitCommits waits until every sidecar has received that number of commits. It returns the delays of all commits: `took` for
+// direct sidecars, and `pooled` for sidecars behind the pooler. If a sidecar has received n commits, these are the first n
+// commits, because a reading of the log misses no earlier commit.
 func (w *watch) awaitCommits(commits int) (took, pooled []time.Duration, missed int) {
 	for end := time.Now().Add(stepTimeout); ; time.Sleep(time.Millisecond) {
 		w.mu.Lock()
