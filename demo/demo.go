@@ -16,7 +16,7 @@ import (
 type Demo struct {
 	*Stack
 	SignIn  *signin.Server          // starts the sessions of Velocity's users
-	secrets map[string]authz.Secret // by the key's name
+	secrets map[string]authz.Secret // name of a key → its secret
 }
 
 // New starts a sign-in server and a stack, and seeds its database.
@@ -70,7 +70,7 @@ func (d *Demo) Print(w io.Writer) error {
 	}
 	fmt.Fprintln(w)
 	for _, k := range keys {
-		if k.variable != "" { // a token that is too long for the table
+		if k.variable != "" { // the secret is a token that is too long for the table
 			fmt.Fprintf(w, "  %s=%s\n", k.variable, d.secrets[k.name].Reveal())
 		}
 	}

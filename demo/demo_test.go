@@ -236,7 +236,7 @@ func TestTourReportsDifferences(t *testing.T) {
 		t.Errorf("%d rows differ in\n%s", len(got), &out)
 	}
 
-	// Wait reports a process that ends by itself. Close still stops the others.
+	// Wait reports a process that ends by itself. Close still stops the other processes.
 	if err := syscall.Kill(d.Sidecar.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}

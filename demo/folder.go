@@ -10,8 +10,8 @@ import (
 	"github.com/keywicket/keywicket/demo/process"
 )
 
-// folder contains every file of a stack. It is removed even if this process is killed. A shell waits until a pipe is closed that
-// only this process keeps open, and then removes the folder.
+// folder contains every file of a stack. The folder is removed even if this process is killed: a shell waits for the end of a
+// pipe that only this process keeps open, and then removes the folder.
 type folder struct {
 	path    string
 	pipe    io.Closer
@@ -33,7 +33,7 @@ func newFolder() (*folder, error) {
 		return nil, fmt.Errorf("create a folder: %w", err)
 	}
 	f := &folder{path: path, remover: exec.Command("sh", "-c", removeScript, "sh", path)}
-	// If root starts Postgres, it runs as another user, who must be able to enter this folder.
+	// If this process runs as root, Postgres runs as another user, who must be able to enter this folder.
 	err = os.Chmod(path, 0o711) //nolint:gosec // other users cannot list the folder, and only the owner can read its files
 	if err == nil {
 		f.remover.SysProcAttr = process.OwnGroup()

@@ -55,7 +55,7 @@ func (s *Sidecar) Restart(ctx context.Context) error {
 	return s.start(ctx, func() {})
 }
 
-// start runs the sidecar. It calls chooseAddresses before each try, for new addresses.
+// start runs the sidecar. It calls chooseAddresses before each try, to get new addresses.
 func (s *Sidecar) start(ctx context.Context, chooseAddresses func()) (err error) {
 	databaseURL, feedURL := s.databaseURL, s.databaseURL
 	if s.config.Database != nil {

@@ -52,7 +52,7 @@ func TestKilledDemoLeavesNoProcess(t *testing.T) {
 	if err := killed.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	_ = killed.Wait() // it was killed
+	_ = killed.Wait() // an error is expected, because the test has killed the process
 	deadline := time.Now().Add(20 * time.Second)
 	for _, word := range words[1:] {
 		pid, err := strconv.Atoi(word)

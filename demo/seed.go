@@ -44,8 +44,8 @@ var (
 	writeScopes = append([]string{"issues:write", "projects:write", "documents:write"}, readScopes...)
 )
 
-// keys are the credentials of the demo. Three are the example keys of the API documents, imported as a product would import
-// its own.
+// keys are the credentials of the demo. Three are the example keys of the API documents, imported as a product would import its
+// own keys.
 var keys = []key{
 	{name: "dashboard", format: skLive, api: "velaflows", workspace: acmeSlug,
 		scopes:   []string{"inbox:read", "crm:read", "contacts:read", "analytics:read"},

@@ -32,8 +32,8 @@ type Config struct {
 	Environ []string
 	// Sidecars is the number of sidecars behind Envoy. Default: 1.
 	Sidecars int
-	// Issuer also starts the OAuth issuer. Environ must then contain the issuer's sign-in settings. Without an issuer, Envoy
-	// routes its paths to the live upstream, which shows the requests that an issuer would get.
+	// If Issuer is true, the stack includes the OAuth issuer, and Environ must contain the issuer's sign-in settings. Without
+	// an issuer, Envoy routes the issuer's paths to the live upstream, which shows the requests that an issuer would get.
 	Issuer bool
 	// VelaFlows and Velocity are the addresses of Envoy's listeners. Default: free ports on 127.0.0.1.
 	VelaFlows, Velocity string
@@ -237,8 +237,8 @@ func (s *Stack) startEnvoy(ctx context.Context, c Config, issuerLogin string) er
 	}
 }
 
-// freeAddresses returns n different addresses that are free now. It keeps all listeners open until it has found the last one,
-// so that no address repeats.
+// freeAddresses returns n different addresses that are free now. It keeps all listeners open until it has found n addresses, so
+// that no address repeats.
 func freeAddresses(n int) []string {
 	addresses := make([]string, n)
 	for i := range addresses {

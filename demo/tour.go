@@ -18,7 +18,7 @@ type tourStep struct {
 	request   string // method and path
 	key       string // the key's name; empty: no credential
 	workspace string // the value of the API's workspace header; empty: no header
-	want      string // "200 live", "403 FORBIDDEN missing_scope"
+	want      string // the expected response, for example "200 live" or "403 FORBIDDEN missing_scope"
 	why       string
 }
 

@@ -111,7 +111,8 @@ func (u *User) Approve(ctx context.Context, authorize string, names ...string) (
 	return p.next, nil
 }
 
-// workspaces returns the ids of the workspaces that the page offers under these names; without names, of all.
+// workspaces returns the ids of the workspaces that the page offers under these names. Without names, it returns the ids of all
+// workspaces.
 func (p page) workspaces(names []string) (ids []string) {
 	for _, m := range workspaceBox.FindAllStringSubmatch(p.text, -1) {
 		wanted := len(names) == 0

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// The app of the demo and its request, from the API document's example. Only the app's address differs. The verifier is the
-// example of RFC 7636, appendix B.
+// The demo's app and its authorization request come from the example in the API document. Only the app's address differs. The
+// verifier is the example of RFC 7636, appendix B.
 const (
 	clientID  = "your_client_id"
 	callback  = "http://127.0.0.1:9999/callback"

@@ -23,7 +23,7 @@ import (
 )
 
 var (
-	// Segments of patterns, in every form. Many match the same texts, so that several rows match the same path.
+	// Segments of patterns, in every form. Many segments match the same texts, so that several rows match the same path.
 	patternSegments = []string{
 		"a", "b", "ab", "a.b", "%61", "a%2Eb", "caf%C3%A9", "%7Bx%7D", "a+b", "$a^", "(b)", "a%2A", "",
 		"{x}", "{userId}", "{x-y.z}", "{x}.b", "a{x}", "a{x}b", "{x}b", "{x}:b", "{x}.{y}", "{x}...{y}", "({x})", "a.{x}", "{x}%2A", "caf{x}",
@@ -41,7 +41,7 @@ var (
 // pick returns a random element.
 func pick[T any](r *rand.Rand, list []T) T { return list[r.IntN(len(list))] }
 
-// pickSome returns each element with a probability of one third.
+// pickSome returns a random selection. It contains each element with a probability of one third.
 func pickSome(r *rand.Rand, list []string) []any {
 	var some []any
 	for _, s := range list {
@@ -168,7 +168,7 @@ func TestIndexAgreesWithRego(t *testing.T) {
 		s.Data = map[string]any{"apis": map[string]any{"zoo": table}}
 		plain, indexed := bothEngines(t, s)
 		optimised := plain
-		if seed%10 == 0 { // not for every seed, because it takes long
+		if seed%10 == 0 { // not for every seed, because the optimisation takes long
 			o, err := s.Optimise(t.Context())
 			optimised = engineOf(t, o, err)
 		}
@@ -204,8 +204,8 @@ func TestIndexAgreesWithRego(t *testing.T) {
 	}
 }
 
-// FuzzPattern parses any text as a pattern. If it is invalid, the error has one line. If it is valid, Rego and the index must match
-// the same paths.
+// FuzzPattern parses any text as a pattern. If the pattern is invalid, the error must have one line. If the pattern is valid,
+// Rego and the index must match the same paths.
 func FuzzPattern(f *testing.F) {
 	for i, pattern := range patternSegments {
 		f.Add("/"+pattern, "/"+pathSegments[i%len(pathSegments)])

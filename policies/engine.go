@@ -41,9 +41,9 @@ func (c Config) FS() fs.FS {
 type Engine struct {
 	policy
 	hash string
-	// Semaphores. Each admits as many evaluations as there are processors, and the others wait in the order of arrival. Thousands of
-	// concurrent evaluations would share the processors, and all of them would finish too late. Checks after a look-up have their
-	// own semaphore, so a flood of checks without a look-up cannot delay them.
+	// Each semaphore admits as many evaluations as there are processors. Further evaluations wait in the order of arrival.
+	// Without this limit, thousands of concurrent evaluations would share the processors, and all of them would finish too
+	// late. Checks after a look-up have their own semaphore, so that a flood of checks without a look-up cannot delay them.
 	beforeLookup, afterLookup chan struct{}
 	observe                   func(time.Duration)
 }
@@ -68,14 +68,14 @@ type policy struct {
 	tables  map[string]table.Table
 	uses    analysis.Uses
 	reading document.Reading
-	index   *index // finds the rows; nil if the rules find them
-	// readingWithRow has the parts that rules read if the index finds the row.
+	index   *index // finds the rows; nil if the rule route finds the rows
+	// readingWithRow contains the parts that rules read if the index finds the row.
 	readingWithRow document.Reading
 	earlierRoute   bool     // keywicket/route.rego is from an earlier version
 	unsafeNots     []string // warnings about negations in rules
 	query          *query
 
-	parameters map[string]target.Parameters // of the tables
+	parameters map[string]target.Parameters // the special characters that each API's table permits in a {parameter}
 	memory     *memory                      // nil if decisions cannot be remembered
 	noMemory   error                        // why memory is nil
 }
@@ -116,8 +116,8 @@ func Load(ctx context.Context, c Config) (_ *Engine, err error) {
 	return &Engine{policy: p, hash: s.Hash(), beforeLookup: newSemaphore(), afterLookup: newSemaphore(), observe: func(time.Duration) {}}, nil
 }
 
-// newPolicy compiles the rules. If the shipped rules find the rows, it prepares the query with the index. Otherwise withoutIndex
-// prepares the query.
+// newPolicy compiles the rules. If the policy finds the rows with the shipped route.rego, newPolicy prepares the query with the
+// index. Otherwise it calls withoutIndex to prepare the query.
 func newPolicy(
 	ctx context.Context, s source.Source, tables map[string]table.Table,
 	withoutIndex func(context.Context, source.Source, *ast.Compiler) (*query, error),
@@ -185,7 +185,7 @@ func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, er
 		d, err := e.evaluate(ctx, in, r)
 		return detached(d), err
 	}
-	// Every check starts with the decision for a client without a credential. The row keeps that decision.
+	// Every check starts with the decision for a client without a credential, so the row keeps that decision.
 	byRow := e.memory.anonymousByRow && r.number > 0 && isAnonymous(&in)
 	if byRow {
 		if d := r.anonymous.Load(); d != nil {
@@ -208,7 +208,8 @@ func (e *Engine) Decide(ctx context.Context, in authz.Input) (authz.Decision, er
 	return d, nil
 }
 
-// isAnonymous reports whether the input is without a credential. The request has none, or the check has not examined it yet.
+// isAnonymous reports whether the input has no credential. Either the request has no credential, or the check has not examined
+// the credential yet.
 func isAnonymous(in *authz.Input) bool {
 	return in.Denial == authz.ReasonMissing && in.Principal == nil && in.Workspace == authz.Workspace{}
 }
@@ -272,8 +273,8 @@ func plain(ctx context.Context, s source.Source, compiler *ast.Compiler) (*query
 	return prepare(ctx, s, compiler, document.DecisionRef)
 }
 
-// optimised prepares the query of the decision if there is no index. The rules of an earlier version were written for OPA's
-// optimiser. The rules of this version are slower with it.
+// optimised prepares the query of the decision with OPA's optimiser, for a policy without an index. The rules of an earlier
+// version were written for the optimiser. The rules of this version are slower with it.
 func optimised(ctx context.Context, s source.Source, compiler *ast.Compiler) (*query, error) {
 	if !s.HasEarlierRoute() {
 		return plain(ctx, s, compiler)

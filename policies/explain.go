@@ -55,8 +55,8 @@ func (e *Explainer) Explain(ctx context.Context, in authz.Input) (Explanation, e
 
 var deniedByARule = ast.MustParseRef("data.keywicket.denied_by_a_rule")
 
-// ruleOf returns the place of the rule that decided. For a denial of data.keywicket.deny, it is the rule with the denial if only
-// one rule denied.
+// ruleOf returns the place of the rule that decided. If exactly one rule of data.keywicket.deny denied, the result is the place
+// of that rule.
 func (e *Explainer) ruleOf(trace []*topdown.Event) string {
 	var decisive *ast.Rule
 	var denials []*ast.Rule

@@ -22,10 +22,10 @@ import (
 // index finds the row that a request addresses, as the rule route of keywicket/route.rego does.
 type index struct {
 	apis  map[string]apiRows
-	none  *row // for requests that address no row of a table
+	none  *row // the row for requests that address no row of a table
 	rules *rowRules
 	needs sync.Map // string → *needs: the distinct needs of all rows
-	tests []int    // see rowRules.scopeTests
+	tests []int    // positions that rowRules.scopeTests returns
 }
 
 // apiRows are the rows of one table, and the index that finds them.
@@ -120,7 +120,7 @@ route := ` + analysis.FindRoute + `(input)`
 	return query, x, err
 }
 
-// findRoute implements the function keywicket.find_route. It is undefined if the request addresses no row.
+// findRoute implements the function keywicket.find_route. The result is undefined if the request addresses no row.
 func (x *index) findRoute(_ topdown.BuiltinContext, args []*ast.Term, iter func(*ast.Term) error) error {
 	part := func(p document.Part) ast.Value {
 		value, _ := args[0].Value.Find(p.Ref()[1:])

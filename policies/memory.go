@@ -15,16 +15,16 @@ import (
 	"github.com/keywicket/keywicket/policies/document"
 )
 
-// memory contains remembered decisions. A decision depends only on the input values that the policy reads. Equal values lead to the
-// same decision, for every caller and at any time. The key of a decision is a digest of these values. If a token changes, its
-// values and its key change, so no entry has to be removed. Each policy has its own memory.
+// memory contains remembered decisions. A decision depends only on the input values that the policy reads. Equal values lead to
+// the same decision, for every caller and at any time. The key of a decision is a digest of these values. If a token changes,
+// the values and therefore the key change, so no entry has to be removed. Each policy has its own memory.
 //
-// The digest includes the row that the request addresses. It includes the method and the path only if a rule other than route reads
-// them. It includes which sets of scopes the principal satisfies (see needs). It includes the scopes themselves only if a rule
-// reads them in another way.
+// The digest includes the row that the request addresses. It includes the method and the path only if a rule other than route
+// reads them. It includes which sets of scopes the principal satisfies (see needs). It includes the scopes themselves only if a
+// rule reads the scopes in another way.
 type memory struct {
 	parts          []document.Part // the parts that the policy reads
-	anonymousByRow bool            // without a credential, a decision depends on the row alone
+	anonymousByRow bool            // true if a decision without a credential depends on the row alone
 	slots          [memorySlots]atomic.Pointer[remembered]
 	hits           atomic.Uint64
 }
@@ -69,7 +69,7 @@ func (m *memory) add(key memoryKey, d authz.Decision) authz.Decision {
 			return d
 		}
 	}
-	// A byte of the digest that did not select the bucket is as good as random.
+	// This byte of the digest did not select the bucket, so it selects a random slot.
 	bucket[key[8]%memoryWays].Store(r)
 	return d
 }
@@ -223,7 +223,8 @@ func variesByRequest(p document.Part) bool {
 }
 
 // newMemory creates the memory of a policy from the references of its decision. The error says why decisions cannot be
-// remembered: a rule reads the time, or calls a function that can return different results for the same arguments. x may be nil.
+// remembered: a rule reads the time, or calls a function that can return different results for the same arguments. The index x
+// may be nil.
 func newMemory(references []analysis.Reference, x *index) (*memory, error) {
 	for _, r := range references {
 		if r.Nondeterministic() || r.Reads(document.InputTime) {
@@ -232,7 +233,7 @@ func newMemory(references []analysis.Reference, x *index) (*memory, error) {
 	}
 	m := &memory{}
 	reads := analysis.ReadingOf(references)
-	shared := x != nil && len(x.tests) > 0 // principals with different scopes share decisions
+	shared := x != nil && len(x.tests) > 0 // whether principals with different scopes share decisions
 	reads[document.PrincipalNeeds] = shared
 	if shared {
 		reads[document.PrincipalScopes], reads[document.InputRow] = false, true

@@ -52,8 +52,8 @@ var extraConditions = []string{
 	`object.get(input.request, ["headers", "x-region"], []) == ["us"]`,
 }
 
-// policyWithExtraRules returns the shipped policy and rules with some of these conditions. Most of the rules set a header, so a
-// decision shows which conditions are true.
+// policyWithExtraRules returns the shipped policy with additional rules, which use some of extraConditions. Most of the rules
+// set a header, so a decision shows which conditions are true.
 func policyWithExtraRules(t testing.TB, r *rand.Rand, table map[string]any) source.Source {
 	t.Helper()
 	s, err := source.Read(Builtin)
@@ -67,7 +67,7 @@ func policyWithExtraRules(t testing.TB, r *rand.Rand, table map[string]any) sour
 		switch {
 		case i == 0:
 			head = `deny contains {"code": "FORBIDDEN", "reason": "own"}`
-		case i == 1 && r.IntN(2) == 0: // decides requests without a credential too
+		case i == 1 && r.IntN(2) == 0: // this rule decides requests without a credential too
 			head = "public"
 		}
 		text += fmt.Sprintf("%s if {\n\t%s\n}\n", head, strings.ReplaceAll(pick(r, extraConditions), "; ", "\n\t"))
@@ -86,7 +86,7 @@ func addRules(t testing.TB, s source.Source, file, text string) {
 	s.Rules[file] = module
 }
 
-// withMemory returns two engines of a policy: without a memory and with it.
+// withMemory returns two engines of a policy: one without a memory, and one with a memory.
 func withMemory(t testing.TB, s source.Source) (plain, engine *Engine) {
 	t.Helper()
 	plain, engine = bothEngines(t, s)
@@ -144,8 +144,8 @@ func randomFullInput(r *rand.Rand, rows []map[string]any) authz.Input {
 	return in
 }
 
-// mutate returns the input unchanged, or with one part of the other input. This simulates a change of a token, a member or a
-// request.
+// mutate returns the input `in`, either unchanged or with one part from the input `other`. This simulates a change of a token,
+// a member or a request.
 func mutate(r *rand.Rand, in, other authz.Input) authz.Input {
 	parts := []func(){
 		func() {},
@@ -178,8 +178,8 @@ func mutate(r *rand.Rand, in, other authz.Input) authz.Input {
 	return in
 }
 
-// firstDifference decides random inputs with both engines: engine uses its memory, plain always evaluates. It returns the number of
-// the first decision that differs, from 1, or 0 if none differs.
+// firstDifference decides random inputs with both engines: `engine` uses its memory, and `plain` always evaluates. The result
+// is the number of the first decision that differs, counted from 1, or 0 if no decision differs.
 func firstDifference(t testing.TB, r *rand.Rand, plain, engine *Engine, rows []map[string]any, cases int) int {
 	t.Helper()
 	var before []authz.Input
@@ -354,7 +354,7 @@ func TestFullMemory(t *testing.T) {
 func TestKeysAreUnambiguous(t *testing.T) {
 	var all []document.Part
 	for p := range document.NumberOfParts {
-		if p != document.InputTime { // a policy that reads it has no memory
+		if p != document.InputTime { // a policy that reads the time has no memory
 			all = append(all, p)
 		}
 	}

@@ -12,16 +12,17 @@ import (
 	"github.com/keywicket/keywicket/policies/document"
 )
 
-// needs are the sets of scopes against which decisions on a row test the scopes of a principal.
+// needs contains the sets of scopes of a row. Decisions on the row compare the scopes of the principal with these sets.
 type needs struct {
 	unknown bool              // decisions may depend on every scope
-	sets    map[string]uint64 // scope → one bit for each set that has it
+	sets    map[string]uint64 // scope → one bit for each set that contains the scope
 	lengths uint64            // one bit for each length, modulo 64, of the scopes in the sets: a quick test before the map
 }
 
 const maxSets = 64 // the bits of a uint64
 
-// appendTo appends which of the sets contain at least one of the scopes. If the sets are not known, it appends all scopes.
+// appendTo appends one bit for each set: whether the set contains at least one of the scopes. If the sets are not known,
+// appendTo appends all scopes.
 func (n *needs) appendTo(b []byte, scopes []string) []byte {
 	if n == nil || n.unknown {
 		return appendTexts(append(b, 0), scopes)
@@ -37,9 +38,9 @@ func (n *needs) appendTo(b []byte, scopes []string) []byte {
 
 func lengthBit(scope string) uint64 { return 1 << (len(scope) % 64) }
 
-// learnNeeds sets the needs of the row, unless they are known. It evaluates the rules with the sets. If one of them is undefined,
-// fails, or is not an array of sets, the needs stay unknown permanently. The same applies to more than maxSets sets. The input must
-// address the row.
+// learnNeeds sets the needs of the row, unless they are known. It evaluates the rules that define the sets. If one of these
+// rules is undefined, fails, or is not an array of sets, the needs stay unknown permanently. They also stay unknown if there
+// are more than maxSets sets. The input must address the row.
 func (x *index) learnNeeds(ctx context.Context, r *row, input ast.Value) {
 	if len(x.tests) == 0 || r.needs.Load() != nil {
 		return
@@ -65,8 +66,8 @@ func (x *index) learnNeeds(ctx context.Context, r *row, input ast.Value) {
 	r.needs.Store(x.sharedNeeds(n))
 }
 
-// sharedNeeds returns one value for all rows with equal needs. The rows of a large table have few different needs, which then stay
-// in the processor's cache.
+// sharedNeeds returns one value for all rows with equal needs. The rows of a large table have few different needs, so the
+// shared values stay in the processor's cache.
 func (x *index) sharedNeeds(n *needs) *needs {
 	var key []byte
 	for _, scope := range slices.Sorted(maps.Keys(n.sets)) {
@@ -89,8 +90,9 @@ func setsOf(value *ast.Term) (sets []ast.Set, ok bool) {
 	return sets, ok
 }
 
-// scopeTests returns the positions of the rules with the sets against which decisions test the scopes. It returns nil if decisions
-// depend on scopes in another way too, or if the value of such a rule depends on more than the row.
+// scopeTests returns the positions of the rules that define the sets of scopes with which decisions compare the principal's
+// scopes. It returns nil if decisions depend on the scopes in another way too, or if one of these rules depends on more than
+// the row.
 func (k *rowRules) scopeTests(references []analysis.Reference) []int {
 	var tests []int
 	for _, r := range references {

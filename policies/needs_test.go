@@ -14,12 +14,12 @@ import (
 	"github.com/keywicket/keywicket/policies/source"
 )
 
-// testOfScopes returns an expression in the form that scopeTest accepts. The rule with this name has the sets.
+// testOfScopes returns an expression in the form that scopeTest accepts. The rule with this name defines the sets.
 func testOfScopes(rule string) string {
 	return "every one_of in " + rule + " {\n\t\tsome scope in input.principal.scopes\n\t\tscope in one_of\n\t}"
 }
 
-// extraNeeds are rules of a policy author with sets of scopes.
+// extraNeeds are rules that a policy author might add. They define sets of scopes.
 const extraNeeds = `
 row_needs := [{"a:read", "b:read"}, {"a:write", "root"}]
 
@@ -55,7 +55,7 @@ func withHeaderIf(t testing.TB, table map[string]any, condition string) source.S
 }
 
 var (
-	// Conditions that depend only on which sets contain one of the scopes. Principals then share decisions.
+	// Conditions that depend only on which sets contain one of the scopes. With these conditions, principals share decisions.
 	sharing = []string{
 		`true`, testOfScopes("row_needs"), testOfScopes("level_needs"), testOfScopes("workspace_needs"), testOfScopes("user_needs"),
 		testOfScopes("row_needs") + "\n\t" + testOfScopes("level_needs"),
@@ -115,8 +115,8 @@ func someScopes(r *rand.Rand) []string {
 	return some
 }
 
-// differsByScopes decides inputs in which only the scopes and the row change. It reports whether any decision of engine, which uses
-// its memory, differs from the decision of plain, which always evaluates.
+// differsByScopes decides inputs in which only the scopes and the row change. It reports whether a decision of `engine`, which
+// uses its memory, differs from the decision of `plain`, which always evaluates.
 func differsByScopes(t testing.TB, r *rand.Rand, plain, engine *Engine, rows []map[string]any) bool {
 	t.Helper()
 	inputs := make([]authz.Input, 6)
@@ -211,7 +211,7 @@ func TestControlsOfSharedDecisions(t *testing.T) {
 	}
 }
 
-// keepBits clears all other bits of the sets.
+// keepBits keeps only the given bits of the sets.
 func keepBits(n *needs, bits uint64) {
 	for scope := range n.sets {
 		n.sets[scope] &= bits
@@ -238,7 +238,7 @@ func TestUnknownNeeds(t *testing.T) {
 	}
 }
 
-// OPA moves a comprehension in the head of a rule into its body, with additional variables.
+// OPA moves a comprehension from the head of a rule into the body of the rule, with additional variables.
 func TestScopeTestInARuleHeadIsShared(t *testing.T) {
 	_, engine := bothEngines(t, withRules(t, `row_needs := [{"a:read"}]
 

@@ -52,7 +52,7 @@ func engineWith(t testing.TB, query *query, compiler *ast.Compiler) *Engine {
 	}
 }
 
-// bothEngines returns two engines of the same rules: without an index and with it.
+// bothEngines returns two engines of the same rules: one without an index, and one with an index.
 func bothEngines(t testing.TB, s source.Source) (plain, withIndex *Engine) {
 	t.Helper()
 	plain = engineOf(t, s, nil)
@@ -79,8 +79,8 @@ func bothEngines(t testing.TB, s source.Source) (plain, withIndex *Engine) {
 	return plain, withIndex
 }
 
-// The rules without the index, which `opa test` evaluates, make the same decisions as the rules with the index, which serve
-// requests. The inputs cover every route of every API, other paths, and principals and workspaces of every kind.
+// `opa test` evaluates the rules without the index, and the sidecar evaluates them with the index. Both must make the same
+// decisions. The inputs cover every route of every API, other paths, and principals and workspaces of every kind.
 func TestOptimisedAgreesWithPlain(t *testing.T) {
 	t.Parallel()
 	race.Skip(t)

@@ -64,14 +64,14 @@ func (e *evaluator) prepare(document ast.Ref) (*query, error) {
 	return &query{document: document, prepared: *q}, nil
 }
 
-// exhaustive makes the query evaluate all solutions of a rule, so that it reports an error in any of them. By default OPA may
+// exhaustive makes the query evaluate all solutions of a rule, so that it reports an error in any solution. By default OPA may
 // stop at the first solution.
 func (q *query) exhaustive() *query {
 	q.prepared.WithEarlyExit(false)
 	return q
 }
 
-// eval returns the document. An undefined document is an error. cached contains the known values of the row. It may be nil.
+// eval returns the document. An undefined document is an error. `cached` contains the known values of the row, and may be nil.
 func (q *query) eval(ctx context.Context, input ast.Value, cached *rowCache, tracers ...topdown.QueryTracer) (*ast.Term, error) {
 	result, err := q.find(ctx, input, cached, tracers...)
 	if err == nil && result == nil {

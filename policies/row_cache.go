@@ -14,12 +14,12 @@ import (
 	"github.com/keywicket/keywicket/policies/document"
 )
 
-// rowRules are the rules of the package keywicket that have a single value. Some of them read nothing of the input except the row
-// that route finds, for example public and allowed of keywicket/decision.rego. The row caches their values, so the next decision on
-// the row does not evaluate them again.
+// rowRules are the rules of the package keywicket that have a single value. Some of these rules depend only on the row that the
+// rule `route` finds: for example, `public` and `allowed` in keywicket/decision.rego. The row caches their values, so that the
+// next decision on the row does not evaluate these rules again.
 type rowRules struct {
-	positions  map[string]int // name of a rule → its position in values; route has 0
-	standalone []*query       // by position: a query of the rule alone; nil if the rule depends on more than the row
+	positions  map[string]int // name of a rule → its position in values; the rule route has position 0
+	standalone []*query       // for each position, a query of the rule alone; nil if the rule depends on more than the row
 }
 
 // values contains the values of the rules by position. A value is nil if it is not known yet.
@@ -33,7 +33,7 @@ type row struct {
 	number   int       // unique among all tables, from 1; 0 if the request addresses no row
 	term     *ast.Term // nil if the request addresses no row
 	values   atomic.Pointer[values]
-	uncached atomic.Bool           // one of the rules failed when it was evaluated alone: the row caches no values
+	uncached atomic.Bool           // true after one of the rules failed when it was evaluated alone: the row caches no values
 	needs    atomic.Pointer[needs] // nil if not known yet
 
 	// anonymous is the decision on requests without a credential, if it depends on the row alone. It is nil until it is known.
@@ -76,9 +76,10 @@ func rowRulesOf(e *evaluator) (*rowRules, error) {
 // learningLimit is the longest time that a rule may take when it is evaluated alone.
 const learningLimit = time.Second
 
-// learn caches the values of row rules that an evaluation has found. It first evaluates each of these rules alone, and continues after
-// the first result. The earlier evaluation may have stopped at a first result, and another result may contradict it or fail. Later
-// evaluations must still find that error. If a rule fails alone, the row caches no values from then on.
+// learn caches the values of row rules that an evaluation has found. Before that, it evaluates each of these rules alone, and
+// does not stop at the first result. The earlier evaluation may have stopped at the first result of a rule, although another
+// result contradicts the first one or fails. Later evaluations must still report that error. If a rule fails when it is
+// evaluated alone, the row never caches values again.
 //
 // The input must address the row.
 func (k *rowRules) learn(ctx context.Context, c *rowCache, input ast.Value) {
@@ -97,7 +98,7 @@ func (k *rowRules) learn(ctx context.Context, c *rowCache, input ast.Value) {
 		}
 	}
 	if after != nil {
-		c.row.values.Store(&after) // may overwrite values of a concurrent evaluation, which are then found again
+		c.row.values.Store(&after) // this may overwrite values of a concurrent evaluation; a later evaluation finds them again
 	}
 }
 

@@ -82,7 +82,8 @@ func TestKnownRules(t *testing.T) {
 	}
 }
 
-// Some rules depend on the row alone, and others on more. With cached values of a row, the decisions are the same as without.
+// Some rules depend on the row alone, and other rules depend on more. In both cases, the cached values of a row do not change
+// the decisions.
 func TestKnownRulesDecideTheSame(t *testing.T) {
 	s := withRules(t, `
 headers["x-row"] := json.marshal([row_alone, other, again])
@@ -158,8 +159,8 @@ func TestErrorsAreNotCached(t *testing.T) {
 	}
 }
 
-// A rule may have a solution that contradicts the first one, at which OPA stops. A later evaluation on the row that does not stop
-// there must still find the contradiction.
+// OPA may stop at the first solution of a rule, although another solution contradicts the first one. A later evaluation on the
+// row that does not stop there must still report the contradiction.
 func TestContradictionsAreFoundLater(t *testing.T) {
 	const rest = `
 headers["x"] := "1" if { input.workspace.role == "r1"; e }
@@ -204,7 +205,7 @@ headers["x"] := "1" if {
 	}
 }
 
-// A slow rule is evaluated alone only once for a row, not for every check, whether or not a decision needs it.
+// A slow rule is evaluated alone only once for a row, not for every check, whether or not a decision needs the rule.
 func TestSlowRulesAreEvaluatedOnce(t *testing.T) {
 	const rules = `
 many := numbers.range(1, 1000)
@@ -265,7 +266,7 @@ func TestKnownRulesConcurrently(t *testing.T) {
 	all.Wait()
 }
 
-// The input contains a part if a rule reads it, for each way in which a rule can read it. Otherwise the input omits the part.
+// The input contains a part if and only if a rule reads the part. The cases cover each way in which a rule can read a part.
 func TestPartsOfTheInput(t *testing.T) {
 	t.Parallel()
 	race.Skip(t)

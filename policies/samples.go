@@ -13,8 +13,8 @@ import (
 	"github.com/keywicket/keywicket/policies/table"
 )
 
-// probe decides a sample request for each row that rules of an earlier version may read wrongly. It returns an error for a row if
-// the rules find another row for its sample, or allow its sample without any scope.
+// probe decides a sample request for each row that rules of an earlier version may read wrongly. It returns an error for a row
+// if the rules find another row for the sample, or allow the sample without any scope.
 func (p *policy) probe(ctx context.Context) error {
 	var all fault.Errors
 	for _, api := range slices.Sorted(maps.Keys(p.tables)) {
@@ -44,8 +44,8 @@ func (p *policy) probe(ctx context.Context) error {
 	return all.Err()
 }
 
-// sampleInput returns the input of a principal without scopes. At [table.LevelUser] it is a user, otherwise a key with access to
-// the workspace.
+// sampleInput returns the input of a principal without scopes. At [table.LevelUser], the principal is a user's key. At any
+// other level, it is a workspace's key with access to the workspace.
 func sampleInput(api, method, path string, level table.Level) authz.Input {
 	in := authz.Input{
 		API: api, Method: method, Path: path, Time: time.Now(),

@@ -46,8 +46,8 @@ type Proxy struct {
 
 var errNoEnvoy = errors.New(`no Envoy: run "make .tools/envoy", or set ENVOY to an Envoy 1.40 binary`)
 
-// Find returns the Envoy to run: the environment's ENVOY, else envoy on PATH, else .tools/envoy. It looks for .tools/envoy
-// in the working folder and its parents, up to the folder with go.mod.
+// Find returns the path of Envoy: the value of the environment variable ENVOY, else envoy on PATH, else .tools/envoy. It
+// searches for .tools/envoy in the working folder and its parents, up to the folder with go.mod.
 func Find() (string, error) {
 	if path := os.Getenv("ENVOY"); path != "" {
 		if !executable(path) {
@@ -99,13 +99,13 @@ func Start(ctx context.Context, config Config) (_ *Proxy, err error) {
 		Path: binary,
 		Args: []string{
 			"--config-path", p.file,
-			// Hot restart shares memory between Envoys of the same base id. Without it they do not affect each other, and
-			// leave nothing in /dev/shm.
+			// Hot restart shares memory between Envoys of the same base id. Without hot restart, Envoys do not affect each
+			// other, and leave nothing in /dev/shm.
 			"--disable-hot-restart",
 			// Two workers are enough for effects that need several workers. Envoy would start more on a large machine.
 			"--concurrency", "2",
 			"--log-level", "warning",
-			"--file-flush-interval-msec", "100", // the access log; 10 s by default
+			"--file-flush-interval-msec", "100", // interval of writes to the access log; 10 s by default
 		},
 		Output: config.Log,
 	})

@@ -60,8 +60,8 @@ func fetch(version embedded.PostgresVersion, target string, log io.Writer) error
 	}
 	defer func() { _ = os.RemoveAll(work) }()
 
-	// The library has no function that only downloads, so this starts a server once and discards it. The programs are moved into
-	// place in one step. So another process never sees a part of them, even after an interruption.
+	// The library has no function that only downloads, so Fetch starts a server once and discards its data. It moves the
+	// programs into place in one step. So another process never sees only a part of the programs, even after an interruption.
 	port, err := freePort()
 	if err != nil {
 		return err

@@ -24,8 +24,8 @@ var distribution = []string{
 	"/usr/local/opt/postgresql/bin",
 }
 
-// errNoServer says how to get a server. For root, find does not download a server: it would run as another user, who cannot enter
-// root's cache folder.
+// errNoServer says how to get a server. For root, find does not download a server, because the server would run as another
+// user, who cannot enter root's cache folder.
 var errNoServer = errors.New("no Postgres server: install one (for example: apt-get install postgresql), " +
 	"or set PG_BIN to the folder that contains initdb and postgres")
 
@@ -75,8 +75,8 @@ func complete(bin string) bool {
 	return true
 }
 
-// version returns the part of the folder that matches the star in the pattern, such as 15 in /usr/lib/postgresql/15/bin. It is a
-// number, because 9.6 must sort before 10.
+// version returns the part of the folder that matches the star in the pattern, such as 15 in /usr/lib/postgresql/15/bin. The
+// result is a number, because 9.6 must sort before 10.
 func version(pattern, folder string) float64 {
 	before, after, _ := strings.Cut(pattern, "*")
 	n, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimPrefix(folder, before), after), 64)

@@ -13,7 +13,7 @@ import (
 )
 
 // Owner returns the user that the server runs as, or nil for the user of this process. Postgres refuses to run as root, so for
-// root it is the distribution's postgres user, or the user nobody.
+// root the result is the distribution's user "postgres", or the user "nobody".
 func Owner() (*process.User, error) {
 	if os.Getuid() != 0 {
 		return nil, nil

@@ -31,11 +31,11 @@ import (
 
 // Config is the configuration of a Server. The zero value is a server in a temporary folder on a free port.
 type Config struct {
-	// Dir is the folder in which the server creates its own folder. Empty: the system's temporary folder. If root starts the
-	// server, it runs as another user, who must be able to enter Dir.
+	// Dir is the folder in which the server creates its own folder. Empty: the system's temporary folder. If root calls Start,
+	// the server runs as another user, who must be able to enter Dir.
 	Dir string
 
-	// Port on 127.0.0.1. 0: a free one.
+	// Port is the port on 127.0.0.1. If it is 0, the server listens on a free port.
 	Port int
 
 	// Settings are the server's parameters, such as max_connections. They override this package's defaults, except for the port,
@@ -60,7 +60,7 @@ type Server struct {
 }
 
 const (
-	// stopGrace limits a shutdown. After it, the server is killed.
+	// stopGrace is the time limit of a shutdown. After this time, the server is killed.
 	stopGrace = 10 * time.Second
 	// readyTimeout limits the start of the server, which usually takes less than a second.
 	readyTimeout = 30 * time.Second
@@ -102,7 +102,8 @@ func start(ctx context.Context, config Config, distribution []string) (_ *Server
 		return nil, err
 	}
 	if s.user != nil && checkReachable(s.bin) != nil {
-		// For example, make has downloaded the server into a folder that only root can enter.
+		// The user cannot reach the server, so copy it. For example, make may have downloaded it into a folder that only root
+		// can enter.
 		programs := filepath.Join(s.dir, "programs")
 		if err := os.CopyFS(programs, os.DirFS(filepath.Dir(s.bin))); err != nil {
 			return nil, fmt.Errorf("postgres: copy the server to where its user can run it: %w", err)
@@ -112,8 +113,8 @@ func start(ctx context.Context, config Config, distribution []string) (_ *Server
 	if err := s.init(ctx); err != nil {
 		return nil, err
 	}
-	// Another process can take a free port before the server listens on it. Try again once: a second collision in a row is
-	// unlikely to be chance.
+	// Another process can take a free port before the server listens on it. Try again only once, because two such collisions in
+	// a row are unlikely to be a coincidence.
 	for try := 0; ; try++ {
 		if config.Port == 0 {
 			if s.port, err = freePort(); err != nil {

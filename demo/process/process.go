@@ -23,10 +23,10 @@ import (
 // Config is the configuration of a process. Only Path is required.
 type Config struct {
 	Path string
-	Args []string // without the program's name
-	Env  []string // nil: the parent's
-	Dir  string   // working folder; empty: the parent's
-	User *User    // nil: the parent's; another one needs root
+	Args []string // arguments without the program's name
+	Env  []string // environment variables; nil: those of the parent
+	Dir  string   // working folder; empty: the parent's working folder
+	User *User    // nil: the parent's user; only root can choose another user
 
 	// Output receives standard output and standard error, in order, from one goroutine. Nil drops them.
 	Output io.Writer

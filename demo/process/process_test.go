@@ -17,7 +17,7 @@ import (
 	"github.com/keywicket/keywicket/demo/process"
 )
 
-// start runs a shell script and returns once it has printed a line, with that line.
+// start runs a shell script, waits until the script has printed a line, and returns that line.
 func start(t *testing.T, script string) (*process.Process, string) {
 	t.Helper()
 	r, w := io.Pipe()

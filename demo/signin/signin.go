@@ -130,7 +130,7 @@ func (s *Server) showPage(w http.ResponseWriter, _ *http.Request) {
 }
 
 // signIn starts a session, sets the cookie that Supabase's libraries would set, and redirects to return_to. Cookies do not
-// depend on the port, so the browser also sends this one to Envoy's listeners.
+// depend on the port, so the browser also sends this cookie to Envoy's listeners.
 func (s *Server) signIn(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	users := s.users

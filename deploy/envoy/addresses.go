@@ -30,8 +30,8 @@ type Addresses struct {
 	Clusters  map[string]string // keywicket, issuer, upstream_live and upstream_sandbox; several endpoints: "1.1.1.1:1,2.2.2.2:2"
 }
 
-// Render returns envoy.yaml with these addresses. A listener or cluster that addresses does not name keeps its address.
-// A name that the file does not contain is an error. Each address of a cluster becomes a copy of the file's endpoint.
+// Render returns envoy.yaml with these addresses. A listener or cluster that is missing in the argument keeps its address from
+// the file. A name that the file does not contain is an error. Each address of a cluster becomes a copy of the file's endpoint.
 func Render(addresses Addresses) ([]byte, error) {
 	var document yaml.Node
 	if err := yaml.Unmarshal(file, &document); err != nil {

@@ -277,8 +277,8 @@ func TestSlowOrBusySidecar(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	for token, checks := range map[string]int{
-		"slow":  1, // 0.3s: Envoy ends no try early
-		"flaky": 2, // UNAVAILABLE once: Envoy retries within the timeout
+		"slow":  1, // the response takes 0.3 s: Envoy does not end this try early
+		"flaky": 2, // the first response is UNAVAILABLE: Envoy retries within the timeout
 	} {
 		before := s.checks.count()
 		send(t, s.velaflows, "GET /", "authorization: Bearer "+token).echo(t)

@@ -9,10 +9,10 @@ import (
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
-// Reading reports that a policy reads the query, for each way in which a rule can read it.
+// A rule can read the query in several ways. Reading reports each of them.
 func TestPolicyThatReadsTheQuery(t *testing.T) {
 	for name, c := range map[string]struct {
-		rules string // added to decision.rego; the policy allows a request only if extra is true
+		rules string // rules that are added to decision.rego; the policy allows a request only if `extra` is true
 		want  bool
 	}{
 		"not at all":           {`extra := true`, false},
@@ -55,7 +55,7 @@ func TestPolicyThatReadsTheQuery(t *testing.T) {
 			if got := engine.Reading("velaflows"); got.Query != c.want || len(got.Parameters.MayHold) != 0 {
 				t.Errorf("%+v", got)
 			}
-			// The rule extra does not prevent the decision.
+			// With the rule `extra`, the policy must still allow this request.
 			if d, err := engine.Decide(t.Context(), policytest.Input()); err != nil || !d.Allow {
 				t.Errorf("%+v, %v", d, err)
 			}
@@ -70,7 +70,7 @@ func TestPolicyThatReadsAttributes(t *testing.T) {
 	const pro = authz.Attributes(`{"plan": "pro", "limit": 12345678901234567890}`)
 	all := attributes{pro, pro, pro}
 	for name, c := range map[string]struct {
-		rules string // see TestPolicyThatReadsTheQuery
+		rules string // rules that are added to decision.rego, as in TestPolicyThatReadsTheQuery
 		reads attributes
 	}{
 		"none":            {`extra := true`, attributes{}},

@@ -1,5 +1,5 @@
-// Package analysis examines the rules of a policy without an input. It finds what they read, and which denials and headers they
-// define.
+// Package analysis examines the rules of a policy without an input. It finds what the rules read, and which denials and headers
+// they define.
 package analysis
 
 import (
@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/policies/document"
 )
 
-// ReadingOf returns the parts that the references read.
+// ReadingOf returns the parts of the input that the references read.
 func ReadingOf(references []Reference) (r document.Reading) {
 	refs := make([]ast.Ref, len(references))
 	for i, reference := range references {
@@ -27,9 +27,10 @@ func ReadingOf(references []Reference) (r document.Reading) {
 // Reference is a reference in a rule, up to its first variable.
 type Reference struct {
 	Ref ast.Ref
-	// Test is the rule with the sets that the scopes are tested against (see scopeTest). It is nil for any other reference.
+	// Test is nil unless the reference belongs to a test of the scopes (see scopeTest). It then refers to the rule with the
+	// sets of scopes.
 	Test     ast.Ref
-	location *ast.Location // of the rule; nil if the rule was not read from a file
+	location *ast.Location // place of the rule; nil if the rule was not read from a file
 }
 
 // Place returns the location as file:line.
@@ -40,10 +41,10 @@ func (r Reference) Place() string {
 	return fmt.Sprintf("%s:%d", r.location.File, r.location.Row)
 }
 
-// ReferencesOf returns the references of the decision and of all rules that it depends on. If indexed is true, the index finds
-// the row. The result then has [document.InputRow] instead of the references of the rule route.
+// ReferencesOf returns the references in the rule `decision` and in all rules that this rule depends on. If `indexed` is true,
+// the index finds the row. The result then contains [document.InputRow] instead of the references in the rule `route`.
 //
-// ReferencesOf ignores indexed if one of the rules has a `with`, because a `with` may replace values that the rule route reads.
+// ReferencesOf ignores `indexed` if one of the rules has a `with`, because a `with` may replace values that `route` reads.
 func ReferencesOf(compiler *ast.Compiler, indexed bool) []Reference {
 	var found []Reference
 	hasReplacement := false // a `with`, which may replace values that the rule route reads
@@ -116,7 +117,7 @@ func nondeterministic(function ast.Ref) bool {
 	return b != nil && (b.Nondeterministic || strings.HasPrefix(b.Name, "crypto.x509.parse_and_verify"))
 }
 
-// overlaps reports whether r is a prefix of one of the references, or one of them is a prefix of r.
+// overlaps reports whether r is a prefix of one of the references, or one of the references is a prefix of r.
 func overlaps(r ast.Ref, references []ast.Ref) bool {
 	return slices.ContainsFunc(references, func(other ast.Ref) bool { return r.HasPrefix(other) || other.HasPrefix(r) })
 }

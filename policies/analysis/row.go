@@ -8,8 +8,8 @@ import (
 	"github.com/keywicket/keywicket/policies/document"
 )
 
-// DependsOnRowOnly reports whether the value of a rule depends on nothing but the row. known contains the results of earlier calls.
-// The function adds its own results.
+// DependsOnRowOnly reports whether the value of a rule depends on nothing but the row. The map `known` contains the results of
+// earlier calls, and DependsOnRowOnly adds its own results.
 func DependsOnRowOnly(compiler *ast.Compiler, rule *ast.Rule, known map[*ast.Rule]bool) bool {
 	if rowOnly, ok := known[rule]; ok {
 		return rowOnly
@@ -29,17 +29,17 @@ func DependsOnRowOnly(compiler *ast.Compiler, rule *ast.Rule, known map[*ast.Rul
 	return rowOnly
 }
 
-// scopeTest recognises an expression that tests the scopes of the principal against sets. It returns the reference of the rule with
-// these sets, and nil for any other expression. It accepts one form, in which NAME is that rule:
+// scopeTest recognises an expression that tests the scopes of the principal against sets. It returns the reference of the rule
+// with these sets, and nil for any other expression. It accepts only this form, in which NAME is the rule with the sets:
 //
 //	every one_of in NAME {
 //		some scope in input.principal.scopes
 //		scope in one_of
 //	}
 //
-// The expression must be what OPA compiles from this form, and the rest of the rule must use none of its variables. The result then
-// depends only on which sets contain at least one of the scopes. body contains the expression. uses has the number of uses of each
-// variable of the rule.
+// The expression must be what OPA compiles from this form, and the rest of the rule must use none of the expression's
+// variables. The result of the test then depends only on which sets contain at least one of the scopes. `body` is the body that
+// contains the expression. `uses` maps each variable of the rule to the number of its uses.
 func scopeTest(expr *ast.Expr, body ast.Body, uses map[ast.Var]int) ast.Ref {
 	every, ok := expr.Terms.(*ast.Every)
 	if !ok || len(expr.With) > 0 || len(every.Body) != 2 {

@@ -14,9 +14,9 @@ import (
 	"github.com/keywicket/keywicket/policies/source"
 )
 
-// These checks find policies that allow more than they appear to allow. One cause is a mix of versions: rules of an earlier version
-// with tables or rules of this version. Another cause is a test file that defines what the rules read. The engine has one more
-// check: it decides sample requests.
+// These checks find policies that allow more than they appear to allow. One cause is a mix of versions: rules of an earlier
+// version with tables or rules of this version. Another cause is a test file that defines what the rules read. One more check
+// is in policies/samples.go, where the engine decides sample requests.
 
 // CheckDefinitions returns an error for each test file that defines a document that the rules read. It also returns an error for
 // denials or headers that are defined but that no rule reads.

@@ -7,7 +7,7 @@ import (
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
-// Each `not` that can be undefined instead of true causes a warning. No other expression does.
+// Each `not` that can be undefined instead of true causes a warning. No other expression causes a warning.
 func TestUnsafeNot(t *testing.T) {
 	for expression, want := range map[string]bool{
 		`not data.facts.plans[input.workspace.attributes.plan].photos`:      true,

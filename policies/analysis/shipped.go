@@ -13,9 +13,9 @@ import (
 // FindRoute is the name of the function that replaces the rule route.
 const FindRoute = "keywicket.find_route"
 
-// HasShippedRoute reports whether the policy finds its rows with the shipped route.rego. Only then does the index find the same
-// rows. The result is false if another rule adds to what that file defines or reads, or if a `with` replaces it. text is the text
-// of the shipped file.
+// HasShippedRoute reports whether the policy finds its rows with the shipped route.rego. The index finds the same rows only in
+// this case. The result is false if another rule extends a definition that route.rego contains or reads, or if a `with`
+// replaces such a definition. `text` is the text of the shipped file.
 func HasShippedRoute(s source.Source, text []byte) (bool, error) {
 	shipped, err := ast.ParseModule(document.RouteFile, string(text))
 	if err != nil {

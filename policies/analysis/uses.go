@@ -18,15 +18,15 @@ import (
 type Use struct {
 	Code   authz.Code
 	Reason authz.Reason
-	Header string // for the upstream; empty for a denial
+	Header string // name of a header for the upstream; empty for a denial
 	File   string
 	Line   int
 }
 
-// Uses are the denials and headers in the rules that the decision depends on. They are incomplete, because some depend on the
-// input. A denial is an object with the keys code and reason. It is in data.keywicket.deny, or it is a decision and also has the
-// key allow. A call of a function that builds such an object from its arguments is a denial too. A header is a key of the object
-// headers in a decision or in data.keywicket.
+// Uses are the denials and headers in the rules that the decision depends on. The list is incomplete, because some denials and
+// headers depend on the input. A denial is an object with the keys code and reason: an element of data.keywicket.deny, or a
+// decision, which also has the key allow. A call of a function counts as a denial if the function builds such an object from
+// its arguments. A header is a key of the object `headers`, which is a part of a decision or of data.keywicket.
 type Uses []Use
 
 // CheckDeclared returns an error with a line for each use that is neither built in nor declared by one of the APIs.
@@ -103,7 +103,8 @@ func UsesOf(compiler *ast.Compiler) (Uses, error) {
 	return slices.Compact(uses), nil
 }
 
-// headersOf returns the headers that a rule adds to data.keywicket.headers: the last part of its name, or the keys of its object.
+// headersOf returns the headers that a rule adds to data.keywicket.headers: the last part of the rule's name, or the keys of
+// the rule's object.
 func headersOf(rule *ast.Rule) Uses {
 	ref := rule.Ref()
 	if !ref.HasPrefix(document.HeadersRef) {
@@ -146,8 +147,8 @@ type denial struct {
 	location     *ast.Location
 }
 
-// denialsOf returns the denials that a rule builds. It does not include the denials of an else, which OPA represents as a separate
-// rule. Rules are not recursive, so it terminates.
+// denialsOf returns the denials that a rule builds. The result does not include the denials of an `else`, because OPA
+// represents an `else` as a separate rule. Rules are not recursive, so denialsOf terminates.
 func (f *useFinder) denialsOf(rule *ast.Rule) []denial {
 	if denials, ok := f.denials[rule]; ok {
 		return denials

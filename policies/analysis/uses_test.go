@@ -20,7 +20,7 @@ const otherKeys = `"allow": false, "required_scopes": [], "route": null`
 // load.
 func TestUndeclaredDenialIsFoundAtLoad(t *testing.T) {
 	for name, c := range map[string]struct {
-		rules string // extra becomes another branch of the decision
+		rules string // rules with a rule `extra`, which becomes another branch of the decision
 		want  string // empty if there is no error
 	}{
 		"a function's arguments":        {`extra := denied("TEAPOT", "tea")`, `keywicket/extra.rego:3: a denial with the code "TEAPOT" and the reason "tea", which no API declares: add it to apis.NAME.denials`},

@@ -126,7 +126,7 @@ func (r *reader) fail(format string, args ...any) {
 	}
 }
 
-// failType fails with the type of a value, which is the wrong one.
+// failType records an error that names the wrong type of a value.
 func (r *reader) failType(key *ast.Term, value ast.Value, want string) {
 	r.fail("data.keywicket.decision.%s is %s, %s", nameOf(key), typeOf(value), want)
 }

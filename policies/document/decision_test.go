@@ -9,7 +9,8 @@ import (
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
-// A policy that loads may still return no decision, or an invalid one. Both are errors, so the request is not allowed.
+// A policy that loads may still return no decision, or an invalid one. In both cases Decide returns an error, so the request is
+// not allowed.
 func TestInvalidDecision(t *testing.T) {
 	for name, rule := range map[string]string{
 		"undefined":         `decision := true if input.api == "other"`,

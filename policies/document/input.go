@@ -120,7 +120,7 @@ func attributesTerm(a authz.Attributes, read bool) (*ast.Term, error) {
 	return ast.NewTerm(value), nil
 }
 
-// field is a key with its value. object omits zero fields.
+// field is a key with its value. The function object omits zero fields.
 type field struct{ key, value *ast.Term }
 
 // member returns the field of a part, or the zero field if no rule reads the part.

@@ -17,7 +17,7 @@ import (
 // Errors is an error with one line for each problem of a folder, so that the author can fix all of them together.
 type Errors []Fault
 
-// Fault is one problem. Its line is 0 if unknown. Its file is empty if it concerns the whole folder.
+// Fault is one problem. The line is 0 if it is unknown. The file is empty if the problem concerns the whole folder.
 type Fault struct {
 	File string
 	Line int
@@ -55,14 +55,14 @@ func (f Errors) Err() error {
 	return slices.Compact(f)
 }
 
-// At adds an error at a line. Only the first line of its text is kept.
+// At adds an error at a line of the file. It keeps only the first line of the error's text.
 func (f *Errors) At(line int, err error) {
 	if err != nil {
 		*f = append(*f, Fault{Line: line, Text: OneLine(err.Error())})
 	}
 }
 
-// Within reports whether one of the faults is in the lines of a node.
+// Within reports whether one of the faults is on one of the lines of a YAML node.
 func (f Errors) Within(n *yaml.Node) bool {
 	last := lastLine(n)
 	return slices.ContainsFunc(f, func(one Fault) bool { return n.Line <= one.Line && one.Line <= last })

@@ -84,8 +84,8 @@ permitted if {
 
 # METADATA
 # description: |
-#   Sets of scopes. A workspace's credential needs one scope of each set. This rule and the next ones depend on the route alone,
-#   so the sidecar evaluates them once for each route.
+#   Sets of scopes. A workspace's credential needs one scope of each set. This rule, user_needs and roles_enough depend on the
+#   route alone, so the sidecar evaluates them once for each route.
 workspace_needs := needs(route.overrides.workspace)
 
 # METADATA
@@ -109,8 +109,8 @@ have_one_of_each(scopes, sets) if {
 
 # METADATA
 # description: |
-#   One set of scopes for each required scope, and one for `any_of`. Every set also has the overrides. The result is undefined, not
-#   empty, if the route lacks `scopes` or `any_of`.
+#   One set of scopes for each required scope, and one set for `any_of`. Every set also contains the overrides. The result is
+#   undefined, not empty, if the route lacks `scopes` or `any_of`.
 needs(overrides) := sets if {
 	is_array(route.scopes)
 	is_array(route.any_of)
@@ -129,9 +129,9 @@ holders_of(some_scopes) := {scope | some scope in some_scopes} | {held |
 
 # METADATA
 # description: |
-#   Other files of this package can add denials to `deny`: objects with a code and a reason that the configuration
-#   declares, and optionally `retry_after`. They can only deny more requests: a request that is denied without them stays denied. If
-#   several denials apply, the first one by code and reason is the decision.
+#   Other files of this package can add denials to `deny`: objects with a code and a reason that the configuration declares, and
+#   optionally `retry_after`. Such files can only deny more requests: a request that is denied without them stays denied. If
+#   several denials apply, the decision is the first denial in the order of code and reason.
 denied_by_a_rule := object.union(extras, denied(code, reason)) if {
 	[code, reason, extras] := min({[object.get(d, "code", null), object.get(d, "reason", null), others] |
 		some d in data.keywicket.deny
@@ -147,7 +147,7 @@ nothing_denies if {
 }
 
 # METADATA
-# description: Headers for the upstream, name → value. Other files of this package can add them to `headers`.
+# description: Headers for the upstream, name → value. Other files of this package can add headers to the object `headers`.
 default own_headers := {}
 
 own_headers := data.keywicket.headers
@@ -176,7 +176,7 @@ denied(code, reason) := {
 }
 
 # METADATA
-# description: The route, or an empty object if the request has none.
+# description: The route, or an empty object if the request addresses no route.
 default addressed := {}
 
 addressed := route

@@ -48,8 +48,9 @@ principal(kind, api, user, scopes) := {
 	"user_attributes": {},
 }
 
-# States of the workspace header. nowhere: absent, nothing granted. own: absent, granted by the credential.
-# granted and member(role): requested and granted. elsewhere: requested, not granted.
+# Values of input.workspace. In `nowhere` and `own`, the request has no workspace header: `nowhere` grants no workspace, and
+# `own` grants the credential's workspace. In `granted` and `member(role)`, the request names a workspace, which is granted. In
+# `elsewhere`, the request names a workspace, which is not granted.
 nowhere := {"requested": false, "granted": false, "id": null, "slug": null, "role": null, "attributes": {}}
 
 own := {"requested": false, "granted": true, "id": "64f1a2b3c4d5e6f7a8b9c0d1", "slug": "acme", "role": null, "attributes": {}}

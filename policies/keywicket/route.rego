@@ -4,7 +4,8 @@ package keywicket
 # description: |
 #   The row of the API's route table (apis/NAME/data.yaml) that the request addresses, with the values of the API that the
 #   decision needs. It is undefined if no row matches. The sidecar finds the same row with an index, in a time that does not
-#   grow with the table. It can use the index only if this file is the shipped one. No other rule may change what it defines or reads.
+#   grow with the table. The sidecar can use the index only if this file is unchanged, and if no other rule changes what this
+#   file defines or reads.
 # entrypoint: true
 route := row(input.api, data.apis[input.api].routes[min(matches)[2]])
 
@@ -24,7 +25,7 @@ matches contains [order(shape), method_rank, i] if {
 }
 
 # METADATA
-# description: Methods of rows that match the request → their rank among rows of one path.
+# description: Each method of a row that matches the request → its rank among the rows with the same path.
 methods[method] := 0 if {
 	method := input.request.method
 	method != "*"
@@ -41,7 +42,8 @@ methods[method] := 2 if {
 	is_string(input.request.method)
 }
 
-# Most rows fail this test, which takes less time than a regular expression. It does not decode escapes, so it accepts them.
+# Most rows fail this test, which takes less time than a regular expression. The test does not decode escapes, so it accepts
+# every path with an escape.
 starts_alike(path) if startswith(input.request.path, split(path, "{")[0])
 
 starts_alike(path) if contains(path, "%")
@@ -113,7 +115,7 @@ shared[api] := {
 }
 
 # METADATA
-# description: Scope of the catalogue → the scopes that it implies directly. A name that ends in * means all with that prefix.
+# description: Scope of the catalogue → the scopes that it implies directly. A name that ends in * means all scopes with that prefix.
 implied[api] := {scope: names |
 	some scope in catalogue
 	names := {name |

@@ -28,7 +28,8 @@ type node struct {
 // methods maps a method to its row.
 type methods map[string]int
 
-// Add adds the row of a method and a pattern. If the index has a row for both already, Add returns that row and false.
+// Add adds the row of a method and a pattern. If the index already has a row for this method and this pattern, Add returns that
+// row and false.
 func (x *Index) Add(method string, p Pattern, row int) (before int, ok bool) {
 	n := &x.root
 	byMethod := &n.methods
@@ -70,10 +71,11 @@ func (n *node) next(s segment) *node {
 	return n.parameter
 }
 
-// Find returns the row that a request addresses. The path is the decoded segments, each after a slash.
+// Find returns the row that a request addresses. The path consists of the decoded segments, each after a slash.
 //
 // Several rows may match both the path and the method. The precedence of their paths decides, segment by segment from the left:
-// see segment.compare. Among rows of one path, the order is the method itself, then GET for HEAD, then AnyMethod.
+// see segment.compare. Among rows of one path, a row for the request's method comes first. The next is a row for GET, if the
+// request's method is HEAD. A row for AnyMethod comes last.
 func (x *Index) Find(method, path string) (row int, ok bool) {
 	remaining, ok := strings.CutPrefix(path, "/")
 	if !ok {
@@ -128,14 +130,14 @@ func (x *Index) rowFor(m methods, method string) (int, bool) {
 	return row, ok
 }
 
-// partials are the partial segments below a node. There may be thousands, as in /things/{id}:verb, so a map finds them by the
-// literal text at both ends. These texts have few different lengths.
+// partials are the partial segments below a node. There may be thousands of such segments, as in /things/{id}:verb, so a map
+// finds them by the literal text at both ends. These texts have few different lengths, so few searches in the map are enough.
 type partials struct {
 	byEnds map[ends][]partialNode
 	sizes  [][2]int // distinct lengths of the ends
 }
 
-// ends are the texts of a partial segment before its first parameter and after its last one.
+// ends are the texts of a partial segment before its first parameter and after its last parameter.
 type ends [2]string
 
 type partialNode struct {
@@ -175,7 +177,7 @@ func (p *partials) matching(text string, to []partialNode) []partialNode {
 			}
 		}
 	}
-	// If one of two segments has precedence, it has more literal text.
+	// A segment with precedence over another segment has more literal text.
 	slices.SortFunc(to, func(a, b partialNode) int { return b.segment.literals() - a.segment.literals() })
 	return to
 }
@@ -190,8 +192,8 @@ func (p *partials) all() []partialNode {
 	return all
 }
 
-// Ambiguous returns pairs of rows that match the same request although neither has precedence. Each pair is in ascending order. It
-// returns at most maxPairs pairs.
+// Ambiguous returns pairs of rows that match the same request although neither row has precedence. Each pair is in ascending
+// order. It returns at most maxPairs pairs.
 func (x *Index) Ambiguous() [][2]int {
 	c := collisions{index: x}
 	c.search(&x.root)
@@ -210,7 +212,7 @@ type collisions struct {
 
 const maxPairs = 100
 
-// search finds pairs of partial segments below a node of which neither has precedence.
+// search finds the pairs of partial segments below a node in which neither segment has precedence.
 func (c *collisions) search(n *node) {
 	siblings := n.partials.all()
 	for i, a := range siblings {

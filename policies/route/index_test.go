@@ -81,7 +81,7 @@ func TestMethodsOfRows(t *testing.T) {
 	}
 }
 
-// Ambiguous reports rows that match the same path and method although neither has precedence, and no others.
+// Ambiguous reports the rows that match the same path and method although neither row has precedence. It reports no other rows.
 func TestUnorderedRows(t *testing.T) {
 	for _, c := range []struct {
 		lines []string

@@ -6,9 +6,9 @@ import (
 	"unicode"
 )
 
-// compare returns the precedence of two segments that match a common text: negative if s has precedence, positive if other has, 0
-// if neither has. The order of precedence is: literal, partial segment, parameter, rest. A partial segment a has precedence over a
-// partial segment b if b matches every text that a matches.
+// compare returns the precedence of two segments that match a common text: negative if `s` has precedence, positive if `other`
+// has precedence, and 0 if neither has. The order of precedence is: literal, partial segment, parameter, rest. A partial
+// segment has precedence over a second partial segment if the second one matches every text that the first one matches.
 func (s segment) compare(other segment) int {
 	switch {
 	case s.kind != other.kind:

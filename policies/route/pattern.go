@@ -19,7 +19,7 @@ import (
 //	/files/{path...}                  the rest of the path: one segment or more
 type Pattern struct {
 	segments []segment
-	folded   []segment // for a server that ignores letter case
+	folded   []segment // the segments in one letter case, for a server that ignores letter case
 }
 
 // segment is a segment of a pattern.
@@ -28,7 +28,7 @@ type segment struct {
 	texts []string // decoded literal texts before, between and after the parameters; nil for a rest
 }
 
-// kind of a segment. The constants are in the order of precedence.
+// kind is the kind of a segment. The constants are in the order of precedence.
 type kind int
 
 const (
@@ -175,8 +175,8 @@ func nameError(name string) error {
 	return fmt.Errorf("%q is not a parameter: a name has letters, digits, _, - and ., as in {userId}", shown)
 }
 
-// decode decodes the literal text before a parameter or after the last parameter. segment is the whole text of the segment, for
-// errors.
+// decode decodes the literal text before a parameter or after the last parameter. The argument segment is the whole text of the
+// segment, which errors quote.
 func decode(segment, text string) (string, error) {
 	if name := colonForm.FindStringSubmatch(segment); name != nil {
 		return "", fmt.Errorf("%q is not a parameter: write {%s}; for a literal colon write %%3A", segment, name[1])
@@ -193,8 +193,8 @@ func decode(segment, text string) (string, error) {
 	case strings.Contains(text, "*"):
 		return "", fmt.Errorf("%q has a *: write {name} for one segment, {name...} for the rest of the path, %%2A for the character", segment)
 	}
-	// The letter x before and after the text prevents two mistakes. A text of one dot would be a dot segment, and an escape could
-	// continue in the parameter.
+	// The letter x before and after the text prevents two mistakes. Without it, a text of one dot would be a dot segment, and
+	// an escape at the end of the text could continue in the parameter.
 	segments, err := target.Segments("/x"+text+"x", target.Parameters{})
 	if c, ok := errors.AsType[target.NotPermittedError](err); ok {
 		return "", fmt.Errorf("%q has a %s, which literal text never has: parameters.may_hold is about parameters", segment, string(c))
@@ -224,7 +224,7 @@ func (p Pattern) Sample() string {
 	return b.String()
 }
 
-// literals counts the literal characters of a partial segment. If one of two segments has precedence, it has more literal
+// literals counts the literal characters of a partial segment. A segment with precedence over another segment has more literal
 // characters.
 func (s segment) literals() int {
 	n := 0
@@ -234,7 +234,8 @@ func (s segment) literals() int {
 	return n
 }
 
-// matches reports whether s matches a decoded segment of a request. For a rest, the text is its first segment.
+// matches reports whether s matches a decoded segment of a request. If s is a rest, the text is the first segment that the rest
+// matches.
 func (s segment) matches(text string) bool {
 	switch s.kind {
 	case literal:
@@ -274,7 +275,7 @@ func (s segment) String() string {
 	return strings.Join(s.texts, parameterMark)
 }
 
-// covers reports whether s matches every text that the other segment matches. Both must be partial.
+// covers reports whether s matches every text that the other segment matches. Both segments must be partial.
 func (s segment) covers(other segment) bool { return s.matches(other.String()) }
 
 // intersects reports whether a text exists that both segments match.
@@ -315,7 +316,8 @@ func newProduct(a, b segment) product {
 	return product{a: expand(a), b: expand(b), seen: make(map[[2]int]bool)}
 }
 
-// reachesEnd reports whether some text leads from position i of a and j of b to the ends of both.
+// reachesEnd reports whether some text leads from position i of segment a and position j of segment b to the ends of both
+// segments.
 func (p product) reachesEnd(i, j int) bool {
 	state := [2]int{i, j}
 	if p.seen[state] {

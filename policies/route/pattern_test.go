@@ -68,7 +68,7 @@ func TestPatternIsRefused(t *testing.T) {
 	}
 }
 
-// Each pattern matches all paths in matching, and no path in others.
+// Each pattern matches all paths in the field `matching`, and no path in the field `others`.
 func TestPatternMatches(t *testing.T) {
 	for _, c := range []struct {
 		pattern          string

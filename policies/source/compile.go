@@ -37,8 +37,8 @@ func withoutTests(errs ast.Errors) error {
 	return all.Err()
 }
 
-// checkRuleForms returns an error for each rule of data.keywicket.deny or .headers that has the wrong form. The compiler would
-// report the error in the shipped rules that read them.
+// checkRuleForms returns an error for each rule of data.keywicket.deny or .headers that has the wrong form. Without this check,
+// the compiler would report the error in the shipped rules, which read these rules.
 func (s Source) checkRuleForms() error {
 	var all fault.Errors
 	for _, module := range s.Rules {
@@ -67,14 +67,15 @@ func mayBeObject(t *ast.Term) bool {
 	return false
 }
 
-// HasEarlierRoute reports whether keywicket/route.rego is from a version before any_of and the other newer keys.
+// HasEarlierRoute reports whether keywicket/route.rego is from a version that does not support any_of and the other newer keys.
 func (s Source) HasEarlierRoute() bool {
 	m := s.Rules[document.RouteFile]
 	return m == nil || !strings.Contains(m.String(), `"any_of"`)
 }
 
-// Optimise evaluates in advance everything that does not depend on the input. Each row of a table becomes a rule, which OPA finds
-// through an index. Both entrypoints are needed: with the decision alone, OPA would copy the rows into it.
+// Optimise evaluates in advance everything that does not depend on the input. Each row of a table becomes a rule, which OPA
+// finds through an index. Both entrypoints are needed: with the rule decision as the only entrypoint, OPA would copy the rows
+// into that rule.
 func (s Source) Optimise(ctx context.Context) (Source, error) {
 	b := &bundle.Bundle{Data: s.Data}
 	for file, module := range s.Rules {
@@ -96,8 +97,8 @@ func (s Source) Optimise(ctx context.Context) (Source, error) {
 }
 
 // blockedBuiltins are the built-in functions that access the network or the environment. A decision must not wait for the
-// network, or expose the environment. The functions for JSON schemas are among them, because a schema can refer to another schema by
-// its URL.
+// network, or expose the environment. The list includes the functions for JSON schemas, because a schema can refer to another
+// schema by URL.
 var blockedBuiltins = []string{
 	ast.HTTPSend.Name, ast.NetLookupIPAddr.Name, ast.OPARuntime.Name, ast.JSONMatchSchema.Name, ast.JSONSchemaVerify.Name,
 }

@@ -20,13 +20,13 @@ import (
 // facts are the data of a policy other than the tables. The file facts/NAME/data.yaml is data.facts.NAME, as in `opa test` and `opa
 // test -b`.
 type facts struct {
-	merged map[string]any // has the single top-level key "facts"
+	merged map[string]any // its single top-level key is "facts"
 	files  []factsFile
 }
 
 type factsFile struct {
 	name     string
-	document map[string]any // has the single top-level key "facts"
+	document map[string]any // its single top-level key is "facts"
 }
 
 // isFacts reports whether a file is below facts/ and has a name that `opa test -b` reads as data.
@@ -38,7 +38,7 @@ func isFacts(file string) bool {
 	return false
 }
 
-// add merges a file with the earlier ones. Only objects merge: like OPA, it refuses two files that set the same key.
+// add merges a file with the earlier files. It merges only objects. Like OPA, it refuses two files that set the same key.
 func (f *facts) add(name string, text []byte) error {
 	value, err := readFacts(name, text)
 	if err != nil {
@@ -50,7 +50,7 @@ func (f *facts) add(name string, text []byte) error {
 	}
 	before := f.files
 	file := factsFile{name, value.(map[string]any)}
-	f.files = append(f.files, file) // even if it is refused, because a part of it is merged
+	f.files = append(f.files, file) // even if the file is refused, because a part of the file is merged
 	if f.merged == nil {
 		f.merged = make(map[string]any)
 	}

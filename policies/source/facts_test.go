@@ -49,7 +49,7 @@ func TestFactsEqualThoseOfStockOPA(t *testing.T) {
 	differing := 0
 	for name, c := range map[string]struct {
 		files string
-		want  string // data.facts as JSON; refused if the sidecar refuses the file
+		want  string // data.facts as JSON; the constant `refused` if the sidecar refuses the file
 	}{
 		"none":                {"-- x.rego --\npackage x\n", `"none"`},
 		"YAML":                {"-- facts/a/data.yaml --\nb: [1, c, true]\n", `{"a":{"b":[1,"c",true]}}`},

@@ -22,9 +22,9 @@ import (
 
 // Source is a policy's parsed files: rules, their tests, and the data as OPA reads it.
 type Source struct {
-	Rules, Tests map[string]*ast.Module // by file
+	Rules, Tests map[string]*ast.Module // parsed modules, by the name of the file
 	Data         map[string]any         // "apis" has the tables, "facts" the other data
-	hash         hash.Hash              // of all files, in the order of their names
+	hash         hash.Hash              // hash of all files, in the order of their names
 	complete     bool                   // every file was read and every Rego file parsed, so the rules can be compiled
 }
 

@@ -38,7 +38,7 @@ func (s Source) Test(ctx context.Context) error {
 	return all.Err()
 }
 
-// failure describes the result of a failed test, with the failed cases if it has cases.
+// failure describes the result of a failed test, with the failed cases if the test has cases.
 func failure(r *tester.Result) string {
 	var cases []string
 	for name, result := range r.SubResults.Iter {
@@ -70,8 +70,9 @@ const (
 // finds errors.
 var checks = []ast.StageID{ast.StageCheckUndefinedFuncs, ast.StageCheckSafetyRuleHeads, ast.StageCheckSafetyRuleBodies}
 
-// compile compiles rules and tests, and returns all errors. If a check finds errors, compile skips it and compiles again, so that
-// the later checks run. It omits later errors in rules that already have an error, because they can be consequences.
+// compile compiles rules and tests, and returns all errors. If a check finds errors, compile skips this check and compiles
+// again, so that the later checks run. It omits later errors in rules that already have an error, because they can be
+// consequences.
 func (s Source) compile(ctx context.Context) error {
 	var all ast.Errors
 	for skipped := range len(checks) + 1 {

@@ -30,7 +30,8 @@ var stockOPA = sync.OnceValues(func() (string, error) {
 	return strings.TrimSpace(string(out)), err
 })
 
-// opaTest reports whether the stock opa passes a folder. With -z, a skipped test is not a failure, as in the sidecar.
+// opaTest reports whether the tests of a folder pass in the stock opa. With the flag -z, a skipped test is not a failure, as in
+// the sidecar.
 func opaTest(t *testing.T, dir string, flags ...string) (passes bool, output string) {
 	t.Helper()
 	opa, err := stockOPA()
@@ -45,8 +46,8 @@ func opaTest(t *testing.T, dir string, flags ...string) (passes bool, output str
 	return err == nil, string(out)
 }
 
-// policyOf returns a folder with the built-in rules, without their tests, with a small table and the files of a txtar archive.
-// The shipped tables would take most of the time.
+// policyOf returns a folder with the built-in rules without their tests, a small table, and the files of a txtar archive. It
+// omits the shipped tables, because they would take most of a test's time.
 func policyOf(t *testing.T, archive string) string {
 	t.Helper()
 	dir := policytest.Copy(t)
@@ -67,7 +68,7 @@ const passes = ""
 func TestDecisionEqualsThatOfStockOPA(t *testing.T) {
 	for name, c := range map[string]struct {
 		files string
-		want  string // a part of the sidecar's error; passes if there is none
+		want  string // a part of the sidecar's error; the constant `passes` if there is no error
 	}{
 		"no test":               {"-- x.rego --\npackage x\n", passes},
 		"true":                  {"-- x_test.rego --\npackage x\n\ntest_a if true\n", passes},
@@ -182,7 +183,7 @@ func TestUnavailableBuiltins(t *testing.T) {
 	}
 }
 
-// TestUnreadableFile tests that the error names the missing files, without consequential errors.
+// TestUnreadableFile tests that the error names only the missing files, not the other errors that they cause.
 func TestUnreadableFile(t *testing.T) {
 	dir := policyOf(t, "-- x.rego --\npackage x\n\na if data.y.f(1)\n")
 	if err := os.Mkdir(filepath.Join(dir, "apis/zoo"), 0o700); err != nil {
@@ -204,8 +205,8 @@ y.rego: open y.rego: no such file or directory`
 	}
 }
 
-// TestSchemaIsNotFetched tests that the sidecar does not fetch the address in a schema annotation when it compiles. The stock opa
-// does.
+// TestSchemaIsNotFetched tests that the sidecar does not fetch the address in a schema annotation when it compiles. The stock
+// opa fetches that address.
 func TestSchemaIsNotFetched(t *testing.T) {
 	var fetched atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

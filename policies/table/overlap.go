@@ -12,7 +12,7 @@ import (
 // server, /charges/Search is the path /charges/search. In the table, /charges/Search matches the row /charges/{charge}, which may
 // require less than the row /charges/search.
 func (t Table) Overlaps() []string {
-	var pairs [][2]Route // {matching, meant}
+	var pairs [][2]Route // each pair contains the row that matches, and the row that a server may serve instead
 	add := func(matching, meant Route) {
 		if matching.pattern.MayShadow(meant.pattern) && t.index.MethodsOverlap(matching.method(), meant.method()) && !t.needsAllOf(matching, meant) {
 			pairs = append(pairs, [2]Route{matching, meant})

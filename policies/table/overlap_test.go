@@ -7,8 +7,8 @@ import (
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
-// There is a warning for each row that matches a path that some servers treat as a path of another row that requires more. There is
-// no other warning.
+// Some servers treat a path of one row as a path of another row. There is a warning for the first row if the other row requires
+// more. There is no other warning.
 func TestRowsThatAServerMayConfuse(t *testing.T) {
 	const catalogue = "scopes: {workspace: {read: Read, admin: Administer}, user: {me: Me}}\noverrides: {}\nroles: {}\nroutes:\n"
 	row := func(path, needs string) string { return `  - {method: GET, path: "` + path + `", ` + needs + "}\n" }

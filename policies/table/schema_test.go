@@ -51,7 +51,8 @@ func conforms(t *testing.T, table string) (bool, any) {
 }
 
 // TestSchemaAgreesWithLoader tests that the schema, which editors use, refuses the same tables as the sidecar. A schema cannot
-// express rules that span rows, such as a scope missing from the catalogue, or all rules for paths.
+// express all rules for paths. It also cannot compare two parts of a table: for example, it cannot detect a scope that is
+// missing from the catalogue.
 func TestSchemaAgreesWithLoader(t *testing.T) {
 	const catalogue = "scopes: {workspace: {a: A, b: B}, user: {u: U}}\n"
 	row := func(row string) string { return catalogue + "routes:\n  - " + row + "\n" }
@@ -134,8 +135,8 @@ func TestSchemaAgreesWithLoader(t *testing.T) {
 	}
 }
 
-// TestShippedTablesNameTheirSchema tests that the first line of a table leads an editor to the schema, in a copy of the folder
-// too.
+// TestShippedTablesNameTheirSchema tests that the first line of a table leads an editor to the schema, also in a copy of the
+// folder.
 func TestShippedTablesNameTheirSchema(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "my-policies")
 	if out, err := exec.CommandContext(t.Context(), "cp", "-r", "..", dir).CombinedOutput(); err != nil {

@@ -68,8 +68,8 @@ func (t Table) checkScopes(refuse func(err error, keys ...string)) {
 	t.checkImplies(refuse)
 }
 
-// checkImplies refuses scopes that the catalogue does not have, scopes of another level, and cycles: scopes that imply one
-// another would have the same effect.
+// checkImplies refuses scopes that the catalogue does not have, scopes of another level, and cycles. It refuses cycles because
+// scopes that imply one another would have the same effect.
 func (t Table) checkImplies(refuse func(err error, keys ...string)) {
 	for _, scope := range slices.Sorted(maps.Keys(t.Implies)) {
 		level, ok := t.Scope(scope)

@@ -63,7 +63,7 @@ type Route struct {
 	GRPC string `yaml:"grpc" json:"grpc"`
 	// Scopes are the scopes that the route requires, all of them.
 	Scopes []string `yaml:"scopes" json:"scopes"`
-	// AnyOf are scopes of which at least one is required, besides Scopes.
+	// AnyOf are scopes of which at least one is required, in addition to Scopes.
 	AnyOf []string `yaml:"any_of" json:"any_of"`
 	// Public routes need no credential, and must not have scopes.
 	Public bool  `yaml:"public" json:"public"`
@@ -80,7 +80,7 @@ func (r Route) Name() string { return r.method() + " " + r.path() }
 // method returns the HTTP method of the requests.
 func (r Route) method() string {
 	if r.GRPC != "" {
-		return "POST" // gRPC over HTTP/2, "Requests"
+		return "POST" // required by the specification "gRPC over HTTP2", section "Requests"
 	}
 	return r.Method
 }
@@ -96,12 +96,12 @@ func (r Route) path() string {
 // level returns the route's level, or the default.
 func (r Route) level() Level { return cmp.Or(r.Level, LevelWorkspace) }
 
-// Readable returns an error if the folder does not exist: other errors would only be its consequences.
+// Readable returns an error if the folder does not exist, because all other errors would only be consequences of that.
 func Readable(policy fs.FS) error {
 	_, err := fs.Stat(policy, ".")
 	var pathError *fs.PathError
 	if errors.As(err, &pathError) {
-		err = pathError.Err // without the path, which is only "."
+		err = pathError.Err // the error without its path, which is only "."
 	}
 	if err != nil {
 		return fmt.Errorf("the folder cannot be read: %w", err)
@@ -236,9 +236,9 @@ func emptyText(row *yaml.Node) error {
 	return nil
 }
 
-// agreesWithOPA refuses values that OPA reads differently, because OPA must decide with the values that are checked here. For a
-// boolean, this decoder reads no and off as false. OPA reads them as strings, which are neither true nor false. refuse receives the
-// position of the row, or -1 for the rest of the table.
+// agreesWithOPA refuses values that OPA reads differently, because OPA must decide with the values that are checked here. For
+// example, this package's decoder reads the booleans "no" and "off" as false. OPA reads them as strings, which are neither true
+// nor false. The function refuse receives the position of the row, or -1 for the rest of the table.
 func (t Table) agreesWithOPA(text []byte, refuse func(row int, err error)) {
 	var document map[string]any
 	if err := util.Unmarshal(text, &document); err != nil {
@@ -259,7 +259,7 @@ func (t Table) agreesWithOPA(text []byte, refuse func(row int, err error)) {
 	}
 }
 
-// agrees compares a value that OPA has read with the decoded one.
+// agrees compares a value that OPA has read with the value that this package has decoded.
 func agrees[T any](fromOPA any, decoded T) error {
 	const advice = "write booleans as true or false, and put strings in quotes"
 	asJSON, err := json.Marshal(fromOPA)
@@ -327,7 +327,7 @@ func (t Table) HasNewForms() bool {
 	})
 }
 
-// Sample returns a request that the row matches. A row with precedence may match it too.
+// Sample returns a request that the row matches. Another row, with precedence, may match the same request.
 func (r Route) Sample() (method, path string) {
 	method = r.method()
 	if method == route.AnyMethod {

@@ -60,7 +60,7 @@ func startWorld(t *testing.T, o options) *world {
 	return w
 }
 
-// TestAudit is the audit: during random changes and faults, no answer is older than the bound.
+// TestAudit is the audit. During random changes and faults, no answer may be older than the staleness bound.
 func TestAudit(t *testing.T) {
 	harness.SkipIfShort(t)
 	audited := *binary
@@ -121,7 +121,8 @@ func TestAudit(t *testing.T) {
 	}
 }
 
-// chosen returns the elements with the names, separated by commas, or all if names is empty.
+// chosen returns the elements whose names are in `names`, a list that is separated by commas. If the list is empty, it returns
+// all elements.
 func chosen[T any](t *testing.T, names string, all []T, name func(T) string) []T {
 	t.Helper()
 	if names == "" {

@@ -162,7 +162,8 @@ var ways = []way{
 			return copyIn("revoked_sessions", []string{"session_id"}, s.id)
 		case s.kind == workspaceToken && !deny:
 			return func(ctx context.Context, n *node) error {
-				// Remove every earlier denial first. A deleted token is another denial.
+				// First remove every cause of an earlier denial, such as a deleted workspace. The COPY then inserts the token
+				// again.
 				err := transaction(
 					`INSERT INTO keywicket.workspaces (id, slug, name) VALUES (`+quote(s.workspace)+`, `+quote(s.slug)+`, 'w')
 						ON CONFLICT DO NOTHING`,
@@ -465,7 +466,8 @@ type dump struct {
 
 const dumpFile = "keywicket.dump"
 
-// restore creates a dump. If there is one, it first allows some subjects that were denied in the dump, and then restores the dump.
+// restore creates a dump. If a dump already exists, restore first allows some subjects that were denied in the dump, and then
+// restores the dump.
 func (w *world) restore(ctx context.Context) {
 	n := w.cluster.currentPrimary()
 	if !n.Has("pg_restore") {

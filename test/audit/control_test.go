@@ -13,11 +13,12 @@ import (
 	"github.com/keywicket/keywicket/test/program"
 )
 
-// control is keywicket without one protection. If the audit does not detect this, the audit proves nothing. The control for
-// look-ups after a failover is in TestFailoverWithOpenConnections: here the old primary cannot commit, which closes connections.
+// control is keywicket without one protection. If the audit does not detect the missing protection, the audit proves nothing.
+// The control for look-ups after a failover is in TestFailoverWithOpenConnections. It cannot be in the audit, because the
+// audit's old primary cannot commit, which closes connections.
 type control struct {
 	name     string
-	file     string // in this repository
+	file     string // path in this repository
 	old, new string // a text that the file contains exactly once, and its replacement
 	fault    fault  // the fault that shows the effect
 	way      string // the way to change rows
@@ -64,8 +65,8 @@ var controls = []control{
 	},
 }
 
-// TestControls removes one protection at a time, and the judge must find violations each time. With the same schedule, it must find
-// none in the unchanged keywicket. Otherwise the missing protection would not be the cause.
+// TestControls removes one protection at a time, and the judge must find violations each time. With the same schedule, the
+// judge must find no violations in the unchanged keywicket. Otherwise the missing protection would not be the cause.
 func TestControls(t *testing.T) {
 	harness.SkipIfShort(t)
 	intact, err := program.Keywicket()
@@ -79,7 +80,7 @@ func TestControls(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			const tries = 3 // a busy machine sends few checks
+			const tries = 3 // on a busy machine, one try may send too few checks
 			for try := 1; ; try++ {
 				got := directed(t, broken, c)
 				if got.total.violations > 0 {

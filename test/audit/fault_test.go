@@ -19,7 +19,7 @@ type fault struct {
 	minDuration time.Duration // minimum time until it is healed
 	maxDuration time.Duration // maximum time until it is healed
 	standby     bool          // the fault needs a standby
-	// begin returns the function that heals the fault. Neither waits for the sidecars.
+	// begin starts the fault, and returns the function that heals it. Neither function waits for the sidecars.
 	begin func(ctx context.Context, w *world, r *rand.Rand) (heal func(context.Context) error, err error)
 }
 
@@ -46,7 +46,7 @@ var faults = []fault{
 	{name: "full", minDuration: 2 * bound, maxDuration: 3 * bound, begin: full},
 }
 
-// silent and slow are for controls only.
+// The faults `silent` and `slow` are only for the controls in control_test.go.
 var (
 	silent = fault{name: "silent", minDuration: 3 * bound, maxDuration: 3 * bound, begin: toxic("timeout", lookupReplies, forever)}
 	slow   = fault{name: "slow", minDuration: 3 * bound, maxDuration: 3 * bound, begin: toxic("latency", lookupReplies, func(*rand.Rand) string {
@@ -217,8 +217,9 @@ func crash(ctx context.Context, w *world, _ *rand.Rand) (func(context.Context) e
 	}, nil
 }
 
-// failOver promotes the standby. From that moment, new connections reach it; existing ones still reach the old primary. Until a
-// sidecar has reached the new primary, it can be protected only by fencing the old one, which is not its task.
+// failOver promotes the standby. From that moment, new connections reach the new primary, and existing connections still reach
+// the old one. Until a sidecar has reached the new primary, only fencing of the old primary can protect it. Fencing is not the
+// sidecar's task.
 func failOver(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
 	if err := w.cluster.synchronous(ctx); err != nil {
 		return nil, err
@@ -248,8 +249,8 @@ func failOver(ctx context.Context, w *world, r *rand.Rand) (func(context.Context
 	}, err
 }
 
-// reached waits until each sidecar has reached the new primary with one connection. The new primary's table of sidecars is empty at
-// first.
+// reached waits until each sidecar has reached the new primary with one connection. It counts the rows of the new primary's
+// table of sidecars, which is empty at first.
 func (w *world) reached(ctx context.Context) error {
 	return await(ctx, "all sidecars have reached the new primary", func(context.Context) error {
 		var n int
@@ -284,7 +285,7 @@ func lock(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) er
 	return func(context.Context) error { return held.Rollback() }, nil
 }
 
-// full takes all free connections and ends some of the sidecars' connections. The sidecars then must wait for new ones.
+// full takes all free connections and ends some of the sidecars' connections. The sidecars then must wait for new connections.
 func full(ctx context.Context, w *world, r *rand.Rand) (func(context.Context) error, error) {
 	n := w.cluster.currentPrimary()
 	other, err := w.unprivilegedURL(n)

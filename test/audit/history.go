@@ -44,8 +44,8 @@ const (
 // change is a change of a subject's outcome.
 type change struct {
 	way      string
-	sent     time.Duration // no sidecar can know of the change before this time
-	answered time.Duration // COMMIT was answered, or the row was read; never if neither happened
+	sent     time.Duration // when the change was sent: no sidecar can have read the change before this time
+	answered time.Duration // when COMMIT was answered, or the row was read; the constant `never` if neither happened
 	after    outcome
 }
 
@@ -65,7 +65,7 @@ type span struct {
 // history records changes, requests and faults. The changes of a subject are in the order in which they took effect.
 type history struct {
 	mu       sync.Mutex
-	changes  [][]change // by subject
+	changes  [][]change // the changes of each subject
 	requests []request
 	spans    []span
 }
@@ -108,8 +108,8 @@ func (h *history) addSpan(s span) {
 	h.spans = append(h.spans, s)
 }
 
-// faultAt returns the fault at time t: the fault in progress, or the fault that was healed last. The time of a fault starts earlier
-// than its beginning, by early, because a fault can cause a wrong answer about a change from just before it.
+// faultAt returns the fault at time t: the fault in progress, or the fault that was healed last. Here a fault begins earlier
+// than in reality, by the duration `early`, because a fault can cause a wrong answer about a change from just before the fault.
 func (h *history) faultAt(t, early time.Duration) string {
 	i, _ := slices.BinarySearchFunc(h.spans, t, func(s span, t time.Duration) int { return cmp.Compare(s.begin-early, t) })
 	// i is the index of the first span that begins at t or later.

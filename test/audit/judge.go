@@ -23,8 +23,9 @@ type judgement struct {
 	late time.Duration
 }
 
-// judge compares a request with the changes of its subject. The outcome of the state that was current at the request's start minus
-// the bound is correct. The outcome of each later state whose change was sent before the request's end is correct too.
+// judge compares a request with the changes of its subject. Subtract the bound from the request's start: the outcome of the
+// state that was current at that time is correct. The outcome of each later state is correct too, if its change was sent before
+// the request's end.
 func judge(changes []change, r request, bound time.Duration) judgement {
 	current := len(changes) - 1
 	for current > 0 && changes[current].answered > r.start-bound {

@@ -33,9 +33,10 @@ func (w *world) read(ctx context.Context, sidecar int, r *rand.Rand) {
 	}
 }
 
-// pick chooses the subject of a check. Half of the checks are for subjects that changed a short time ago, or are about to change.
-// Within the bound after a change, both answers are correct. So pick allows only few checks of such a subject, and no more than may
-// be ambiguous. Most of them go to the sidecar that a fault affects, because its answers show the worst staleness.
+// pick chooses the subject of a check. Half of the checks are for subjects that changed a short time ago, or are about to
+// change. Within the bound after a change, both answers are correct. So pick allows only few checks of such a subject, and
+// limits their share of all checks. Most of the allowed checks go to the sidecar that a fault affects, because that sidecar's
+// answers show the worst staleness.
 func (w *world) pick(sidecar int, r *rand.Rand) (subject int, ok bool) {
 	const perMille = 7
 	oneIn := 8

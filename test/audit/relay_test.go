@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// The audit simulates a failover with this relay. The simulation is realistic only if open connections stay at the old primary.
+// The audit simulates a failover with this relay. The simulation is realistic only if open connections stay connected to the
+// old primary.
 func TestRelayRedirectsNewConnections(t *testing.T) {
 	old, other := nameServer(t, "old"), nameServer(t, "other")
 	r, err := newRelay(old)

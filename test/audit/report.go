@@ -46,7 +46,7 @@ func (r *row) countWrong(v verdict) {
 type finding struct {
 	request
 	judgement
-	way, fault string // of the change that the answer had to reflect
+	way, fault string // way and fault of the change that the answer had to reflect
 }
 
 // report is the judge's result for a history.

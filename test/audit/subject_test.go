@@ -34,7 +34,7 @@ type subject struct {
 	kind                kind
 	user, workspace     string
 	slug                string
-	id                  string // of the token's row, or of the session
+	id                  string // ID of the token's row, or of the session
 	digest              []byte
 	grant, app          string
 	request             *authv3.CheckRequest

@@ -27,11 +27,11 @@ import (
 // bound is the default of cache.staleness_bound, which the plot calls S.
 const bound = time.Second
 
-// options of a world.
+// options are the options of a world, the running system under audit.
 type options struct {
-	binary     string // of keywicket
+	binary     string // path of keywicket's binary
 	sidecars   int
-	pooled     int // number of sidecars behind a transaction pooler: the last ones
+	pooled     int // number of sidecars behind a transaction pooler: those with the highest numbers
 	subjects   int
 	readers    int           // number of readers of each sidecar
 	pace       time.Duration // interval between two checks of a reader
@@ -59,7 +59,7 @@ type world struct {
 	began    time.Time
 
 	changing sync.Mutex // held during a change, and while the resulting rows are read
-	// moving is locked from the promotion of another primary until every sidecar has reached it.
+	// moving is locked from the promotion of another primary until every sidecar has reached the new primary.
 	moving  sync.RWMutex
 	dumped  dump
 	version int            // version of the server, for example 150018

@@ -15,8 +15,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// cold measures a check of a token that the sidecar has never looked up. The base is the query of that look-up: the same text,
-// prepared, on a connection with the same login. There is one caller.
+// cold measures a check of a token that the sidecar has never looked up. The base of the comparison is the look-up's query: the
+// same SQL text as a prepared statement, on a connection with the same login. There is one caller.
 func cold(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	const stored = 100_000
 	databaseURL := w.database(t, "cold", stored)
@@ -79,7 +79,7 @@ func cold(ctx context.Context, t *testing.T, w *world) []caseFigures {
 
 const (
 	samePace  = "queries at the pace of cold checks"
-	coldPause = 200 * time.Microsecond // minimum pause: about the difference between a cold check and its query
+	coldPause = 200 * time.Microsecond // minimum pause: about the time of a cold check minus the time of its query
 )
 
 // lookupQuery returns the latest look-up query of the sidecar.

@@ -19,8 +19,8 @@ const document = "../../docs/benchmarks/README.md"
 type goal struct {
 	text string
 	row  string
-	// limit is the text of the limit in the table. Empty: the figure is only reported. bound is its number: the maximum, or the
-	// negated minimum.
+	// limit is the text of the limit in the table. If limit is empty, the figure is only reported. bound is the limit as a
+	// number: the maximum, or the negated minimum.
 	limit string
 	bound float64
 	// values returns the values to compare with the limit, each with the name of its case.
@@ -31,7 +31,7 @@ type goal struct {
 type value struct {
 	caseName string
 	number   float64
-	together float64 // over all rounds; 0: none
+	together float64 // ratio over all rounds together; 0: there is none
 }
 
 var goals = []goal{
@@ -229,7 +229,7 @@ func spreadOf(all []float64) float64 {
 	return (sorted[len(sorted)*3/4] - sorted[len(sorted)/4]) / 2
 }
 
-// memoryTable returns the table of the memory figures. They have other columns than figuresTable.
+// memoryTable returns the table of the memory figures. Its columns differ from those of figuresTable.
 func memoryTable(all []figure) string {
 	var b strings.Builder
 	b.WriteString("| row | case | RSS MiB, median | RSS MiB, maximum | GOGC | GOMEMLIMIT MiB | answers in memory | cache MiB |\n|---|---|---|---|---|---|---|---|\n")

@@ -18,8 +18,8 @@ import (
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 )
 
-// startEnvoy starts Envoy with the edited configuration of deploy/envoy. Envoy sends its checks to the address checks. The returned
-// server's address is that of Velocity's listener.
+// startEnvoy starts Envoy with the edited configuration of deploy/envoy. Envoy sends its checks to the address in `checks`. The
+// address of the returned server is the address of Velocity's listener.
 func startEnvoy(t testing.TB, workers int, checks string, edit func(config map[string]any)) *server {
 	t.Helper()
 	binary, err := envoyproxy.Find()
@@ -149,7 +149,7 @@ func (w *world) answer(ctx context.Context, t *testing.T, s *server, p plan) (fi
 		t.Fatal(err)
 	}
 	defer func() { _ = conn.Close() }()
-	q := p.Entries[len(p.Entries)/2] // with a median number of scopes
+	q := p.Entries[len(p.Entries)/2] // a request whose token has a median number of scopes
 	request := p.Forms[q.Form].fill(nil, []byte(key(q.Token)))
 	var answer []byte
 	if err := conn.Invoke(ctx, checkMethod, &request, &answer, grpc.ForceCodecV2(asBytes{})); err != nil {
@@ -168,7 +168,8 @@ func (w *world) answer(ctx context.Context, t *testing.T, s *server, p plan) (fi
 // noFilter is the name of the Envoy without the ext_authz filter.
 const noFilter = "no filter"
 
-// connections is the number of client connections to Envoy, each with one request under way. They keep Envoy's worker busy.
+// connections is the number of client connections to Envoy, each with one request under way. These connections keep Envoy's
+// worker busy.
 const connections = 32
 
 // saturated measures the maximum rate of an Envoy with one worker.

@@ -29,7 +29,7 @@ var out = flag.String("out", "../../docs/benchmarks", "folder of the figures, th
 type figure struct {
 	Row      string        `json:"row"`
 	Date     string        `json:"date"`
-	Commit   string        `json:"commit"` // of keywicket; with + if the tree had changes
+	Commit   string        `json:"commit"` // commit of keywicket; with + if the tree had changes
 	Machine  string        `json:"machine"`
 	Load     float64       `json:"load"` // load average of the machine just before the row, without this process
 	Go       string        `json:"go"`
@@ -52,8 +52,8 @@ type caseFigures struct {
 type quantity string
 
 const (
-	cpu       quantity = "CPU µs"          // of the server, per check
-	envoyCPU  quantity = "CPU µs of Envoy" // for each request
+	cpu       quantity = "CPU µs"          // CPU time of the server for each check
+	envoyCPU  quantity = "CPU µs of Envoy" // CPU time of Envoy for each request
 	clientCPU quantity = "CPU µs of the client"
 	checkRate quantity = "checks/s"
 	p50       quantity = "p50 µs"
@@ -87,8 +87,9 @@ func (c *caseFigures) median(server string, q quantity) float64 { return median(
 // ratio returns the median of the ratios of each round.
 func (c *caseFigures) ratio(server string, q quantity) float64 { return median(c.ratios(server, q)) }
 
-// together returns the ratio over all rounds: of the CPU for all checks, or of the number of checks. It includes costs that the
-// median hides because they occur in few rounds, such as garbage collections. ok is false for latencies.
+// together returns one ratio for all rounds together: the ratio of the CPU times, or of the numbers of checks. This ratio
+// includes costs that occur in few rounds, such as garbage collections. The median hides such costs. The result ok is false for
+// latencies.
 func (c *caseFigures) together(server string, q quantity) (ratio float64, ok bool) {
 	total := func(server string) (sum float64) {
 		checks := c.Servers[server][checkRate] // proportional to the checks of each round, because all rounds have the same length
@@ -233,7 +234,7 @@ func envoyVersion(t *testing.T) string {
 
 func figuresFile() string { return filepath.Join(*out, "figures.json") }
 
-// saveFigure saves the figure, and replaces the earlier one of the same row.
+// saveFigure saves the figure, and replaces the earlier figure of the same row.
 func saveFigure(t *testing.T, f figure) {
 	t.Helper()
 	all := append(slices.DeleteFunc(savedFigures(t), func(old figure) bool { return old.Row == f.Row }), f)

@@ -16,8 +16,8 @@ import (
 	"github.com/keywicket/keywicket/policies"
 )
 
-// The rows of this file compare three sidecars that differ in one number: of routes, of warm tokens, or of stored tokens. The CPU
-// of a check should not depend on that number. The figures are ratios to the first sidecar.
+// The rows of this file compare three sidecars that differ only in the number of routes, of warm (cached) tokens, or of stored
+// tokens. The CPU time of a check should not depend on that number. The figures are ratios to the first sidecar.
 
 // cacheForAll sets a cache.max_bytes that is enough for all tokens of a row.
 const cacheForAll = "KEYWICKET_CACHE_MAX_BYTES=512MiB"
@@ -43,7 +43,7 @@ func flatRoutes(ctx context.Context, t *testing.T, w *world) (cases []caseFigure
 	return compareSizes(ctx, t, w, sides, load{})
 }
 
-// compareSizes measures the sides in turn. The first one is the base.
+// compareSizes measures the sides in turn. The first side is the base.
 func compareSizes(ctx context.Context, t *testing.T, w *world, sides []*compared, l load) (cases []caseFigures) {
 	t.Helper()
 	for _, n := range callers {
@@ -131,8 +131,8 @@ func (w *world) formFor(t *testing.T, e endpoint) form {
 	return f
 }
 
-// flatStored measures databases with 1,000 to 1,000,000 tokens. It uses 1,000 warm tokens of each, and then up to 2,000 tokens
-// without a cache, so that each check runs a query.
+// flatStored measures databases with 1,000 to 1,000,000 tokens. It uses 1,000 warm tokens of each database, and then up to
+// 2,000 tokens without a cache, so that each check runs a query.
 func flatStored(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	const tokensUsed = 1000
 	for _, c := range []struct {
@@ -188,7 +188,7 @@ func flatWarm(ctx context.Context, t *testing.T, w *world) (cases []caseFigures)
 	return compareSizes(ctx, t, w, sides, load{})
 }
 
-// flatCallers measures the row warm with one to 64 callers, for the plot.
+// flatCallers measures the row "warm" with one to 64 callers, for the plot.
 func flatCallers(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
 	w.warm(ctx, t, sides[0].server, w.issues("warm", variedTokens, smallSets(rotation)), 200)

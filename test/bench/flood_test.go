@@ -1,7 +1,7 @@
-// Package bench measures a running sidecar from outside: the real binary, a real Postgres, and clients in separate processes. `make
-// bench-envoy` measures checks for docs/benchmarks. It compares them with a server that decides nothing, and also runs them through
-// a real Envoy. `make bench-flood` measures valid tokens during a flood of unknown tokens. All figures are ratios of alternating
-// windows, because absolute times of one machine do not apply to others.
+// Package bench measures a running sidecar from outside: the real binary, a real Postgres, and clients in separate processes.
+// `make bench-envoy` measures checks for docs/benchmarks. It compares them with checks by a server that decides nothing, and
+// also sends checks through a real Envoy. `make bench-flood` measures checks of valid tokens during a flood of unknown tokens.
+// All figures are ratios between alternating windows of time, because absolute times of one machine do not apply to others.
 package bench
 
 import (
@@ -50,7 +50,8 @@ var (
 	window    = flag.Duration("window", 2*time.Second, "duration of one window")
 )
 
-// floodVariable turns this test binary into the flooding client, so that its work does not affect the measured client's times.
+// floodVariable turns this test binary into the flooding client, so that the flood's work does not affect the measured client's
+// times.
 const floodVariable = "KEYWICKET_BENCH_FLOOD"
 
 // Checks per second of the client in each window.
@@ -59,7 +60,7 @@ const (
 	uncachedRate = 200
 	unknownRate  = 100
 
-	tokens      = 400_000 // in the database; the first cachedCount are cached
+	tokens      = 400_000 // tokens in the database; the sidecar caches the first cachedCount of them
 	cachedCount = 50
 )
 
@@ -88,7 +89,7 @@ func BenchmarkFlood(b *testing.B) {
 			s.measure(round%2 != 0)
 		}
 	}
-	b.ReportMetric(0, "ns/op") // it would be the length of the windows
+	b.ReportMetric(0, "ns/op") // hides the default value, which would be the length of the windows
 	for _, s := range sides {
 		s.report(b)
 	}

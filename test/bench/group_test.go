@@ -18,9 +18,9 @@ type group struct {
 }
 
 const (
-	cgroupV1Dir = "/sys/fs/cgroup/cpu" // of version 1
-	cgroupV2Dir = "/sys/fs/cgroup"     // of version 2
-	period      = 100_000              // µs, the default
+	cgroupV1Dir = "/sys/fs/cgroup/cpu" // folder of control groups, version 1
+	cgroupV2Dir = "/sys/fs/cgroup"     // folder of control groups, version 2
+	period      = 100_000              // in µs, the kernel's default
 )
 
 // newGroup skips the test if no limit can be set.

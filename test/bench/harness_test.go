@@ -106,7 +106,7 @@ func TestAnswersFromEnvoyAreRead(t *testing.T) {
 	}
 }
 
-// The client and the no-op server run as in a measurement: closed and open loop.
+// The client and the no-op server run as in a measurement, with a closed loop and with an open loop.
 func TestLoad(t *testing.T) {
 	w := &world{}
 	w.client = startClient(t)

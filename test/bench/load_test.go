@@ -59,10 +59,10 @@ type load struct {
 	From int
 	// Want is the status that every answer must have.
 	Want int
-	// Rate is how many checks a second are started, without waiting for earlier answers. 0: a caller starts its next check when it has
-	// the answer to the last one.
+	// Rate is how many checks a second are started, without waiting for earlier answers. If Rate is 0, a caller starts its next
+	// check when it has the answer to its previous check.
 	Rate float64
-	// Details adds results that cost the client more: the latencies, and for gRPC the Hits.
+	// Details adds results that cost the client more CPU time: the latencies and, for gRPC, Hits.
 	Details bool
 }
 
@@ -70,11 +70,11 @@ type load struct {
 type result struct {
 	Checks  int
 	Seconds float64
-	CPU     time.Duration  // of the client
+	CPU     time.Duration  // CPU time of the client
 	Wrong   map[string]int // answers other than Want
 	Error   string
 
-	// With Details:
+	// The next fields are set only with Details.
 	Hits               int // answers from the cache
 	P50, P90, P99, Max time.Duration
 }
@@ -105,7 +105,7 @@ func startClient(t testing.TB) *client {
 	c := exec.Command(self)
 	c.Env = append(os.Environ(), clientVariable+"=1")
 	c.Stderr = os.Stderr
-	c.SysProcAttr = process.OwnGroup() // it ends with its standard input
+	c.SysProcAttr = process.OwnGroup() // the client exits when its standard input is closed
 	in, err := c.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -145,8 +145,8 @@ func (c *client) storePlan(t testing.TB, p plan) {
 	c.do(t, command{Store: &p})
 }
 
-// run runs the load. Answers other than Want fail the test, because their cost is not what the test measures. On a busy machine, up
-// to one in a hundred may be a 503 because of a timeout.
+// run runs the load. Answers other than Want fail the test, because their cost is not what the test measures. On a busy
+// machine, up to one answer in a hundred may be a 503 because of a timeout.
 func (c *client) run(t testing.TB, l load) result {
 	t.Helper()
 	r := c.do(t, command{Run: &l})
@@ -301,7 +301,8 @@ func ownCPU() (time.Duration, error) {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), err
 }
 
-// schedule returns a function that returns the number and the due time of a caller's next check. ok is false if there is none.
+// schedule returns a function that returns the number and the due time of a caller's next check. ok is false if there is no
+// next check.
 func (l load) schedule(start time.Time) func() (n int, due time.Time, ok bool) {
 	if l.Rate == 0 {
 		var begun atomic.Int64
@@ -394,10 +395,10 @@ const answerTimeout = 5 * time.Second
 // statusOf returns the status that a client of Envoy would get: 200, or the status of the denial. It decodes only these fields.
 func statusOf(answer []byte) (status int, err error) {
 	const (
-		statusField, deniedField = 1, 2 // of a CheckResponse
-		codeField                = 1    // of a Status
-		httpField                = 1    // of a DeniedHttpResponse
-		httpCodeField            = 1    // of an HttpStatus
+		statusField, deniedField = 1, 2 // field numbers in a CheckResponse
+		codeField                = 1    // field number in a Status
+		httpField                = 1    // field number in a DeniedHttpResponse
+		httpCodeField            = 1    // field number in an HttpStatus
 	)
 	s, ok, err := field(answer, statusField)
 	if err != nil || !ok {

@@ -26,7 +26,7 @@ var (
 // row is a row of the table of goals.
 type row struct {
 	name    string
-	long    bool // it takes minutes
+	long    bool // the row takes minutes
 	measure func(ctx context.Context, t *testing.T, w *world) []caseFigures
 }
 
@@ -54,8 +54,8 @@ var allRows = []row{
 	{name: "rates", long: true, measure: rates},
 }
 
-// TestMeasure measures the named rows. Its figures are valid only on an otherwise idle machine: the row control shows
-// whether it is.
+// TestMeasure measures the named rows. Its figures are valid only on an otherwise idle machine: the row "control" shows whether
+// the machine is idle.
 func TestMeasure(t *testing.T) {
 	switch *rows {
 	case "":
@@ -133,7 +133,8 @@ func warm(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	return cases
 }
 
-// headers measures the row warm with every request header in the check. Envoy sends all of them if allowed_headers is not set.
+// headers measures the row "warm" with every request header in the check. Envoy sends all of them if allowed_headers is not
+// set.
 func headers(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	sides := pairOf(w.keywicket(t), w.noop(t, "", ""))
 	p := w.issues("headers", variedTokens, smallSets(rotation))
@@ -172,7 +173,7 @@ func first(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	return w.firstDecisions(ctx, t)
 }
 
-// evaluated measures the row first with a rule that prevents tokens from sharing decisions. So OPA evaluates each decision.
+// evaluated measures the row "first" with a rule that prevents tokens from sharing decisions. So OPA evaluates each decision.
 func evaluated(ctx context.Context, t *testing.T, w *world) []caseFigures {
 	dir := t.TempDir()
 	if err := os.CopyFS(dir, policies.Builtin); err != nil {
@@ -188,8 +189,9 @@ deny contains {"code": "FORBIDDEN", "reason": "missing_scope"} if count(input.pr
 	return w.firstDecisions(ctx, t, "KEYWICKET_POLICIES_DIR="+dir)
 }
 
-// firstDecisions measures first decisions. Each token is cached from a check of another route, and each route was used by another
-// token. No two tokens have the same scopes. When no pair of token and route is left, it restarts the sidecar.
+// firstDecisions measures first decisions. Before such a decision, the token has been cached by a check of another route, and
+// another token has used the route. No two tokens have the same scopes. When no pair of token and route is left, it restarts
+// the sidecar.
 func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...string) (cases []caseFigures) {
 	t.Helper()
 	const warmRoute = 0 // GET /api/issues
@@ -250,7 +252,7 @@ func (w *world) firstDecisions(ctx context.Context, t *testing.T, settings ...st
 	return cases
 }
 
-// unixSocket measures the row warm over a Unix socket.
+// unixSocket measures the row "warm" over a Unix socket.
 func unixSocket(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	dir := t.TempDir()
 	sides := pairOf(w.keywicket(t, "KEYWICKET_LISTEN_GRPC=unix://"+filepath.Join(dir, "keywicket")), w.noop(t, "unix://"+filepath.Join(dir, "noop"), ""))
@@ -261,8 +263,8 @@ func unixSocket(ctx context.Context, t *testing.T, w *world) (cases []caseFigure
 	return cases
 }
 
-// halfCore measures the row warm with each server limited to half of a processor. The latencies include whole periods in which the
-// server may not run.
+// halfCore measures the row "warm" with each server limited to half of a processor. The latencies include whole periods in
+// which the server may not run.
 func halfCore(ctx context.Context, t *testing.T, w *world) (cases []caseFigures) {
 	w.cgroup = newGroup(t, 0.5)
 	defer func() { w.cgroup = nil }()

@@ -77,8 +77,8 @@ func places(text []byte, pattern string) (all []int) {
 	}
 }
 
-// browserHeaders are the headers of a web application's request, except the credential. With deploy/envoy's settings, the check
-// contains only x-workspace-slug of them, and a CheckRequest has 0.3 KiB. With all of them it has 1.4 KiB.
+// browserHeaders are the headers of a web application's request, except the credential. With deploy/envoy's settings, a check
+// contains only one of these headers, x-workspace-slug, and a CheckRequest has 0.3 KiB. With all headers, it has 1.4 KiB.
 var browserHeaders = map[string]string{
 	"accept":             "application/json, text/plain, */*",
 	"accept-encoding":    "gzip, deflate, br, zstd",
@@ -99,8 +99,8 @@ var browserHeaders = map[string]string{
 	"x-workspace-slug":   workspaceSlug,
 }
 
-// capture sends a request to each endpoint of Velocity through a real Envoy with deploy/envoy's configuration. It returns
-// the checks that Envoy sent. With allHeaders it removes allowed_headers.
+// capture sends a request to each endpoint of Velocity through a real Envoy with deploy/envoy's configuration. It returns the
+// checks that Envoy sent. If allHeaders is true, it removes allowed_headers from the configuration.
 func capture(t testing.TB, endpoints []endpoint, allHeaders bool) []form {
 	t.Helper()
 	sent := make(chan []byte, 1)

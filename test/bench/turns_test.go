@@ -85,7 +85,8 @@ func (w *world) round(ctx context.Context, t *testing.T, c *caseFigures, round i
 
 func microseconds(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
 
-// issues returns a plan of GET /api/issues/{id} with one token for each set. The number of a token is from plus the set.
+// issues returns a plan of GET /api/issues/{id} with one token for each set of scopes. The number of a token is the sum of
+// `from` and the set.
 func (w *world) issues(name string, from int64, sets []int) plan {
 	p := plan{Name: name, Forms: w.forms}
 	route := w.route("GET", "/api/issues/{id}")

@@ -28,13 +28,13 @@ import (
 
 const workspaceSlug = "acme"
 
-// The first token numbers of the groups of tokens. Each group has some thousands of numbers. The last group has as many as a row
-// needs.
+// The first token numbers of the groups of tokens. Each group has some thousands of numbers. The last group has as many numbers
+// as a row needs.
 const (
-	variedTokens   = 0           // each has its own set of scopes, and issues:read
-	unscopedTokens = 1_000_000   // lack issues:read
-	unknownTokens  = 2_000_000   // are not stored
-	equalTokens    = 100_000_000 // have the same scopes
+	variedTokens   = 0           // each of these tokens has issues:read and its own set of other scopes
+	unscopedTokens = 1_000_000   // these tokens lack issues:read
+	unknownTokens  = 2_000_000   // these tokens are not stored
+	equalTokens    = 100_000_000 // these tokens all have the same scopes
 )
 
 const rotation = 2000 // number of tokens that the checks rotate through
@@ -69,7 +69,7 @@ func smallSets(n int) []int {
 // world is a Postgres with tokens, the binaries, and the requests as Envoy sends them.
 type world struct {
 	server      *postgres.Server
-	databaseURL string // of the sidecar's role
+	databaseURL string // URL for the sidecar's role
 	db          *sqlx.DB
 	binary      string // keywicket
 	client      *client
@@ -190,12 +190,12 @@ func withRole(t testing.TB, databaseURL string) string {
 type server struct {
 	*process.Process
 	name       string
-	address    string // of checks
-	operations string // of keywicket
+	address    string // address for checks
+	operations string // address of keywicket's operations listener
 }
 
-// keywicket starts a sidecar with the defaults and the settings. Its log is written, read and discarded. A warm token stays
-// warm for the length of a row, so that no measurement includes a look-up.
+// keywicket starts a sidecar with the defaults and the settings. Its log is written, read and discarded. A warm (cached) token
+// stays warm for the length of a row, so that no measurement includes a look-up.
 func (w *world) keywicket(t testing.TB, settings ...string) *server {
 	t.Helper()
 	free := freeAddresses(t, 2)
@@ -214,7 +214,8 @@ func (w *world) keywicket(t testing.TB, settings ...string) *server {
 	return s
 }
 
-// noop starts a server that decides nothing. The file answer contains its answer; empty: an allow.
+// noop starts a server that decides nothing. The file named by `answer` contains the server's answer. If `answer` is empty, the
+// server allows every check.
 func (w *world) noop(t testing.TB, address, answer string) *server {
 	t.Helper()
 	self, err := os.Executable()
@@ -282,7 +283,8 @@ func (s *server) cpu(t testing.TB) (used time.Duration) {
 	return used
 }
 
-// freeAddresses returns addresses with free ports. It keeps all ports open until it has found the last, so that they differ.
+// freeAddresses returns addresses with free ports. It keeps all ports open until it has found n ports, so that the ports
+// differ.
 func freeAddresses(t testing.TB, n int) (free []string) {
 	t.Helper()
 	for range n {

@@ -23,8 +23,9 @@ const stepTimeout = 30 * time.Second
 
 var errNone = errors.New(`no Chromium: run "make .tools/chromium", or set CHROMIUM to its binary`)
 
-// Find returns the path of Chromium. It is the environment's CHROMIUM, else chromium, chromium-browser or google-chrome on PATH.
-// Otherwise it is .tools/chromium in the working folder or in a parent of it, up to the folder that contains go.mod.
+// Find returns the path of Chromium. It is the value of the environment variable CHROMIUM, else chromium, chromium-browser or
+// google-chrome on PATH. Otherwise it is .tools/chromium in the working folder or in a parent of it, up to the folder that
+// contains go.mod.
 func Find() (string, error) {
 	if path := os.Getenv("CHROMIUM"); path != "" {
 		found, err := exec.LookPath(path)
@@ -74,7 +75,7 @@ func Start(ctx context.Context) (*Browser, error) {
 	allocator, cancel := chromedp.NewExecAllocator(context.WithoutCancel(ctx), options...)
 	quiet := func(string, ...any) {} // drops messages about events that chromedp does not know; failures are returned as errors
 	browser, _ := chromedp.NewContext(allocator, chromedp.WithLogf(quiet), chromedp.WithErrorf(quiet))
-	// The browser exits when the context of its first step is done. So that context has no deadline.
+	// The browser exits when the context of its first step is done. Therefore, the context of the first step has no deadline.
 	ctx, started := context.WithTimeout(ctx, stepTimeout)
 	defer started()
 	late := context.AfterFunc(ctx, cancel)

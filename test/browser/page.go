@@ -17,8 +17,8 @@ import (
 	"github.com/keywicket/keywicket/test/js"
 )
 
-// Page is a tab. A failure fails its test immediately, so only the test's own goroutine may use a Page. A selector is CSS. A step
-// waits until an element that matches is present and visible.
+// Page is a tab. A failure fails its test immediately, so only the test's own goroutine may use a Page. Every selector is a CSS
+// selector. A step waits until an element that matches the selector is present and visible.
 type Page struct {
 	t   testing.TB
 	ctx context.Context // identifies the tab for chromedp
@@ -40,7 +40,7 @@ func open(t testing.TB, parent context.Context, options ...chromedp.ContextOptio
 	t.Helper()
 	ctx, cancel := chromedp.NewContext(parent, options...)
 	t.Cleanup(cancel)
-	// The tab is closed when the context of its first step is done. So that context has no deadline.
+	// The tab is closed when the context of its first step is done. Therefore, the context of the first step has no deadline.
 	late := time.AfterFunc(stepTimeout, cancel)
 	defer late.Stop()
 	if err := chromedp.Do(ctx); err != nil {

@@ -28,11 +28,11 @@ var format = authz.CredentialFormat{Kind: authz.KindWorkspaceToken, Prefix: "sk_
 // stepTimeout is the time limit of every step on a busy machine.
 const stepTimeout = 2 * time.Minute
 
-// fleet is a number of sidecars that use their own database.
+// fleet is a group of sidecars that share a database of their own.
 type fleet struct {
 	db       *sqlx.DB // as the superuser
 	registry *registry.Registry
-	name     string // of the database
+	name     string // name of the database
 	sidecars []*directory.Directory
 	pooler   *pgbouncer.Pooler // nil: none
 }
@@ -309,7 +309,7 @@ func (f *fleet) revoke(t *testing.T, tokens []token, writers int, hold time.Dura
 type watch struct {
 	fleet       *fleet
 	before      []uint64 // changes of each sidecar at the start
-	hintsBefore []uint64 // hints of each sidecar at the start
+	hintsBefore []uint64 // hints (notifications) of each sidecar at the start
 	received    []int    // commits since the start
 
 	mu        sync.Mutex
@@ -331,9 +331,9 @@ func (w *watch) commit() {
 	w.committed = append(w.committed, time.Now())
 }
 
-// awaitCommits waits until every sidecar has received that number of commits. It returns the delays of all commits: took for direct
-// sidecars, pooled for sidecars behind the pooler. If a sidecar has received n commits, these are the first n, because a reading of
-// the log misses no earlier commit.
+// awaitCommits waits until every sidecar has received that number of commits. It returns the delays of all commits: `took` for
+// direct sidecars, and `pooled` for sidecars behind the pooler. If a sidecar has received n commits, these are the first n
+// commits, because a reading of the log misses no earlier commit.
 func (w *watch) awaitCommits(commits int) (took, pooled []time.Duration, missed int) {
 	for end := time.Now().Add(stepTimeout); ; time.Sleep(time.Millisecond) {
 		w.mu.Lock()

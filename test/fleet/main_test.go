@@ -15,8 +15,8 @@ import (
 
 var server *postgres.Server
 
-// maxConnections allows three connections for each of 1,000 sidecars, a bare listener for each, and connections that are
-// opened while others close.
+// maxConnections allows three connections for each of 1,000 sidecars, one connection for each that only listens, and
+// connections that are opened while others close.
 const maxConnections = 4500
 
 const (

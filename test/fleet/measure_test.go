@@ -48,29 +48,29 @@ type figure struct {
 	Machine  string `json:"machine"`
 
 	Load        float64 `json:"load"`                 // load average of the machine just before the fleet
-	Cores       float64 `json:"cores"`                // of Postgres at rest
-	BareCores   float64 `json:"bare_cores,omitempty"` // of Postgres with the same number of connections that run SELECT 1 at the same rate
-	OwnCores    float64 `json:"own_cores"`            // of all sidecars at rest
+	Cores       float64 `json:"cores"`                // processors that Postgres uses at rest
+	BareCores   float64 `json:"bare_cores,omitempty"` // as Cores, with the same number of connections that run SELECT 1 at the same rate
+	OwnCores    float64 `json:"own_cores"`            // processors that all sidecars use at rest
 	Polls       float64 `json:"polls_per_second"`     // readings of the log
-	Connections float64 `json:"connections"`          // for each direct sidecar, at rest
-	Megabytes   float64 `json:"megabytes"`            // of Postgres for each sidecar, without shared memory
+	Connections float64 `json:"connections"`          // connections of each direct sidecar at rest
+	Megabytes   float64 `json:"megabytes"`            // memory of Postgres for each sidecar, without shared memory
 
 	Changes       int     `json:"changes"`
-	ChangingCores float64 `json:"changing_cores"` // of Postgres during the changes
-	P50           float64 `json:"p50_ms"`         // from COMMIT until a sidecar has read the change
+	ChangingCores float64 `json:"changing_cores"` // processors that Postgres uses during the changes
+	P50           float64 `json:"p50_ms"`         // time from COMMIT until a sidecar has read the change
 	P99           float64 `json:"p99_ms"`
 	Slowest       float64 `json:"slowest_ms"`
-	BareP99       float64 `json:"bare_p99_ms,omitempty"` // of the same number of connections that only LISTEN
+	BareP99       float64 `json:"bare_p99_ms,omitempty"` // p99 for the same number of connections that only run LISTEN
 	Missed        int     `json:"missed"`
 
 	PoolerConnections int     `json:"pooler_connections,omitempty"` // maximum number of connections of the pooler to Postgres
-	PoolerCores       float64 `json:"pooler_cores,omitempty"`       // at rest
+	PoolerCores       float64 `json:"pooler_cores,omitempty"`       // processors that the pooler uses at rest
 	PooledP50         float64 `json:"pooled_p50_ms,omitempty"`      // as P50, of the sidecars behind the pooler
 	PooledP99         float64 `json:"pooled_p99_ms,omitempty"`
 
-	OpenWriteCores float64 `json:"open_write_cores,omitempty"` // of Postgres while changes commit during an open transaction
+	OpenWriteCores float64 `json:"open_write_cores,omitempty"` // as Cores, while changes commit during an open transaction
 	OpenWriteTook  float64 `json:"open_write_s,omitempty"`
-	OpenCores      float64 `json:"open_cores,omitempty"` // at rest, with the transaction still open
+	OpenCores      float64 `json:"open_cores,omitempty"` // as Cores, with the transaction still open
 	OpenMissed     int     `json:"open_missed,omitempty"`
 
 	Note string `json:"note,omitempty"` // describes the measured code if it is not the current code
@@ -128,7 +128,7 @@ func measure(t *testing.T, sidecars int, hints, pooled bool) {
 	m.PoolerCores = (f.poolerCPU(t) - ofPooler).Seconds() / took
 	m.Connections = max(m.Connections, connections())
 
-	// In production each sidecar has its own garbage collector. Here all sidecars would share one.
+	// In production each sidecar has its own garbage collector. Here all sidecars would share one, so the test switches it off.
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
 	w := f.watch()
 	const writers, hold = 8, 4 * time.Second // three changes a second
@@ -322,7 +322,7 @@ func postgresCPU(t *testing.T) (total time.Duration) {
 		total += p.used
 	}
 	const (
-		tick         = 10 * time.Millisecond // of stat, on every platform of Linux
+		tick         = 10 * time.Millisecond // unit of the times in stat, on every platform of Linux
 		user, system = 13, 14                // CPU time of exited children: the index among the fields after the name
 	)
 	_, fields, err := stat(server.PID())
@@ -431,7 +431,7 @@ func ownCPU(t *testing.T) time.Duration {
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
-// saveFigure saves the figure, and replaces the earlier one of the same fleet.
+// saveFigure saves the figure, and replaces the earlier figure of the same fleet.
 func saveFigure(t *testing.T, m figure) {
 	t.Helper()
 	all := slices.DeleteFunc(kept(t), func(old figure) bool {

@@ -13,7 +13,7 @@ import (
 )
 
 // document is the part of an OpenAPI document that a table needs. A path with a key that is not a method does not decode.
-// Neither document has one.
+// Neither document has such a path.
 type document struct {
 	Paths      map[string]map[string]endpoint
 	Components struct {
@@ -65,8 +65,8 @@ func readDocument(t *testing.T, name string) document {
 // operation is a path and a method of a document, as a row of a table.
 type operation struct {
 	method, scope string
-	segments      []string          // pathFor the row's path
-	schemas       map[string]schema // pathFor the parameters
+	segments      []string          // segments of the row's path
+	schemas       map[string]schema // schemas of the path's parameters
 	narrowed      bool              // a parameter may contain slashes in the document, but not in the table
 }
 

@@ -17,7 +17,8 @@ type paths struct {
 	siblings siblings
 }
 
-// siblings maps a method and the first segments of a path to the continuations, in other rows, that contain text.
+// siblings maps a method and the first segments of a path to the continuations of these segments in other rows. It has only
+// continuations that contain literal text.
 type siblings map[string][][]string
 
 func siblingsIn(all []operation) siblings {
@@ -33,8 +34,8 @@ func siblingsIn(all []operation) siblings {
 	return found
 }
 
-// sibling returns a random continuation of another row that can replace a parameter of the operation's row. It has as many segments
-// as the parameter matches. It is nil if there is none.
+// sibling returns a random continuation of another row that can replace a parameter of the operation's row. The continuation
+// has as many segments as the parameter matches. The result is nil if there is no such continuation.
 func (p paths) sibling(o operation, i int) []string {
 	var others [][]string
 	for _, end := range p.siblings[frontOf(o, i)] {
@@ -134,7 +135,8 @@ var (
 	rare   = []rune(" .:;#?+%!$&'()*,=@~^|<>[]{}\"`éßあ漢🙂\u0301\u00a0\u200d\u202e\ufeff\ufffd")
 )
 
-// text returns random text. It is mostly short, and sometimes has the maximum length; 0: 255 characters.
+// text returns random text. The text is mostly short, and sometimes has the maximum length. If longest is 0, the maximum length
+// is 255 characters.
 func (p paths) text(longest int) string {
 	if longest == 0 {
 		longest = 255
@@ -178,7 +180,7 @@ func (p paths) matching(re *syntax.Regexp) string {
 	return b.String()
 }
 
-// needNoEscape are the characters that a segment may contain without an escape, except for ;.
+// needNoEscape are the characters that a segment may contain without an escape, except for the semicolon.
 const needNoEscape = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~!$&'()*+,=:@"
 
 // escaped encodes a path as clients do: with all unnecessary escapes, with some of them, or with none.

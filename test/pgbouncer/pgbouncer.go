@@ -1,7 +1,7 @@
 // Package pgbouncer runs a real PgBouncer between a test and its Postgres. An imitation would not show how a pooler affects
 // prepared statements, session settings and a failover.
 //
-// It listens only on 127.0.0.1, and requires the same passwords as Postgres.
+// The PgBouncer listens only on 127.0.0.1, and requires the same passwords as Postgres.
 package pgbouncer
 
 import (
@@ -41,7 +41,7 @@ const (
 type Config struct {
 	// Logins are URLs of one server with passwords, one for each login that uses the pooler. The databases in the URLs have no effect.
 	Logins []string
-	// Mode. Default: Transaction.
+	// Mode is the pooling mode. Default: Transaction.
 	Mode Mode
 	// PoolSize is the maximum number of connections to Postgres for each login and database. Default: 5.
 	PoolSize int
@@ -94,8 +94,8 @@ func Start(ctx context.Context, config Config) (_ *Pooler, err error) {
 	if p.server, err = url.Parse(config.Logins[0]); err != nil {
 		return nil, errors.New("a login's URL cannot be parsed") // err would quote the URL
 	}
-	// PgBouncer refuses to run as root, as Postgres does. With its own setting "user" it would outlive this process: when a process
-	// changes its user, the kernel clears its parent-death signal.
+	// PgBouncer refuses to run as root, as Postgres does. With its own setting "user", PgBouncer would outlive this process:
+	// when a process changes its user, the kernel clears its parent-death signal.
 	if p.user, err = postgres.Owner(); err != nil {
 		return nil, err
 	}
@@ -207,7 +207,7 @@ func (p *Pooler) run(ctx context.Context) (err error) {
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for !strings.Contains(p.log.String(), "process up") { // it listens by then
+	for !strings.Contains(p.log.String(), "process up") { // PgBouncer logs this after it has begun to listen
 		select {
 		case <-tick.C:
 		case <-p.process.Done():

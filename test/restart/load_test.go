@@ -37,8 +37,8 @@ type request struct {
 	failure        string // "": the request was allowed
 }
 
-// begin sends requests until end is called. It returns when requests are allowed in time: then connections are open and answers are
-// cached. From then on, all requests should be allowed.
+// begin sends requests until end is called. It returns when requests are allowed in time, because by then connections are open
+// and answers are cached. From then on, all requests should be allowed.
 func (s *stack) begin(t *testing.T) *load {
 	t.Helper()
 	l := &load{
@@ -153,9 +153,9 @@ func (l *load) judge(t *testing.T, excused func(request) bool) {
 	}
 }
 
-// busy reports whether the machine was busy. It looks at the requests that were sent within 50 ms of the moment when this one was
-// sent, or answered. The machine was busy if even their fastest quarter was slow: a sidecar that does not answer delays at most
-// half of them.
+// busy reports whether the machine was busy. It looks at the requests that were sent within 50 ms of the moment when request r
+// was sent or answered. The machine was busy if even the fastest quarter of these requests was slow. A sidecar that does not
+// answer delays at most half of them.
 func (l *load) busy(r request) bool {
 	const around = 50 * time.Millisecond
 	for _, moment := range []time.Duration{r.sent, r.answered} {
@@ -184,7 +184,7 @@ func (l *load) between(moments []time.Duration, from, to time.Duration) (took []
 	return took
 }
 
-// report prints how long requests took before the first of the moments, and in windows after each.
+// report prints how long requests took before the first of the moments, and in windows of time after each moment.
 func (l *load) report(t *testing.T, what string, moments []time.Duration) {
 	t.Helper()
 	printWindow := func(when string, moments []time.Duration, from, to time.Duration) {

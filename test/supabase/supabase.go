@@ -18,7 +18,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// Issuer is a running issuer. It publishes its keys "ec" and "rsa", and shares Secret.
+// Issuer is a running issuer. It publishes its keys "ec" and "rsa", and shares Secret with the sidecar.
 type Issuer struct {
 	*httptest.Server
 	EC     *ecdsa.PrivateKey

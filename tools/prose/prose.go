@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-const maxWords = 30 // of a sentence
+const maxWords = 30 // the maximum number of words in a sentence
 
 // unwanted maps each unwanted word to its replacement.
 var unwanted = map[string]string{
@@ -82,7 +82,7 @@ func goComments(text string) (found []paragraph, err error) {
 	return found, nil
 }
 
-// commentLines are a comment group's lines without their marks. Directives are empty.
+// commentLines returns the lines of a comment group without the comment marks. A directive becomes an empty line.
 func commentLines(group *ast.CommentGroup) (lines []string) {
 	for _, c := range group.List {
 		switch text, isLine := strings.CutPrefix(c.Text, "//"); {
@@ -120,7 +120,7 @@ func lineComments(mark string) func(string) ([]paragraph, error) {
 
 var (
 	item   = regexp.MustCompile(`^\s*([-*+]|\d+\.)\s+`)
-	key    = regexp.MustCompile(`^\s*[\w-]+:( |$)`) // of metadata in YAML
+	key    = regexp.MustCompile(`^\s*[\w-]+:( |$)`) // a key of metadata in YAML
 	indent = regexp.MustCompile(`^(\t| {4,})`)
 )
 

@@ -22,7 +22,7 @@ func Load(t testing.TB, dir string) *policies.Engine {
 	return engine
 }
 
-// Explainer loads a policy without running its tests, which takes less time.
+// Explainer loads a policy, and skips its tests to save time.
 func Explainer(t testing.TB, dir string) *policies.Explainer {
 	t.Helper()
 	e, err := policies.LoadExplainer(t.Context(), policies.Config{Dir: dir})
@@ -71,7 +71,7 @@ func Write(t testing.TB, dir, file, text string) {
 	}
 }
 
-// Input returns the input of a token that the built-in policy allows.
+// Input returns the input of a request with a token. The built-in policy allows this request.
 func Input() authz.Input {
 	path := "/api/v1/inbox/conversations"
 	return authz.Input{
