@@ -35,7 +35,7 @@ type caseFile struct {
 // scenario is one case: the sentence of the document that it tests, and its steps.
 type scenario struct {
 	Name  string
-	Seed  string // document:line
+	Seed  string // the tested sentence: the document's name, a colon, the line
 	Keys  map[string]caseKey
 	Steps []step
 }
@@ -49,7 +49,7 @@ type caseKey struct {
 	Expired         bool
 	Revoked         bool
 	Session         bool // a session token of User
-	OAuth           bool // an app's access token; User has granted Scopes to the app in Granted
+	OAuth           bool // an app's access token: User has granted Scopes to the app, for the workspaces in Granted
 	Granted         list // workspaces
 }
 
@@ -57,15 +57,15 @@ type caseKey struct {
 type step struct {
 	Request        list
 	Key            string  // name of the key whose token is sent
-	Workspace      *string // value of the workspace header; the slug of a workspace of this file is replaced with its id if the header needs an id
+	Workspace      *string // value of the workspace header; if the header needs an id, a slug from this file is replaced with the workspace's id
 	Headers        map[string]string
 	Expect         string            // status and upstream, or status, code and reason
 	RequiredScopes []string          `yaml:"required_scopes"`
-	Seen           map[string]string // headers that the upstream receives; empty: the header is absent
+	Seen           map[string]string // headers that the upstream receives: name → value; an empty value: the header is absent
 
 	Keywicket  string              // arguments; --output json is added if As or Prints is set
 	As         string              // name for the printed object; a printed token is added to Keys under this name
-	Prints     []map[string]string // each one matches one of the printed objects: field → regular expression
+	Prints     []map[string]string // field → regular expression; each map matches one of the printed objects
 	Exit       int
 	Stdout     list // regular expressions
 	Stderr     list
@@ -157,8 +157,8 @@ func TestCases(t *testing.T) {
 	t.Logf("%d cases, %d requests in process, %d through Envoy, %d commands", cases, checked, sent, commands)
 }
 
-// arrange creates the file's shared objects. At the end of the test it removes everything that the cases created. This
-// includes the documents' own examples, which other files may use too.
+// arrange creates the file's shared objects. At the end of the test, arrange removes them and everything that the cases
+// created, because other files may contain objects with the same IDs.
 func (f caseFile) arrange(t *testing.T) {
 	db := harness.OpenDatabase(t, deployment.Stack)
 	var start time.Time
@@ -198,7 +198,7 @@ func (f caseFile) reference(workspace string) string {
 	return workspace
 }
 
-// make creates the key. For an expired key it waits until the key has expired.
+// make creates the key. If the key is to be expired, make waits until it has expired.
 func (k caseKey) make(t testing.TB, name string) (registry.Token, string) {
 	t.Helper()
 	n := registry.NewToken{Name: name, Scopes: k.Scopes, Workspace: k.Workspace, User: k.User, Key: authz.Secret(k.Token)}

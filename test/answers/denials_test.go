@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/test/product"
 )
 
-// Otherwise Envoy would count a denial as an answer of the API.
+// A denial must not appear in Envoy's counters of the API's responses, because the API did not send it.
 func TestEnvoyCountsNoDenialAsAnUpstreamError(t *testing.T) {
 	t.Parallel()
 	s := harness.StartStack(t, demo.Config{})
@@ -28,7 +28,7 @@ func TestEnvoyCountsNoDenialAsAnUpstreamError(t *testing.T) {
 	}
 }
 
-// A refused request ends at Envoy, and its connection stays usable.
+// Envoy answers a denied request itself, and the client's connection stays usable.
 func TestDeniedRequestsDoNotReachTheUpstream(t *testing.T) {
 	home, other := harness.CreateWorkspace(t, deployment.Stack), harness.CreateWorkspace(t, deployment.Stack)
 	n := registry.NewToken{Name: t.Name(), Scopes: []string{"inbox:read"}, Workspace: home.ID}

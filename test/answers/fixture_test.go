@@ -16,15 +16,15 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// fixture is the data for the probes of one API. All of Velocity's personal keys belong to one user, who is the owner of
-// home, has other roles elsewhere, and is no member of another workspace.
+// fixture is the data for the probes of one API. All personal keys belong to one user. The user is the owner of the
+// workspace home, has other roles in the workspaces of elsewhere, and is no member of the workspace "another".
 type fixture struct {
 	api, home, user string
 	workspaces      map[string]registry.Workspace // by their names in the API's header
-	roles           map[string]string             // of the user, by workspace
+	roles           map[string]string             // the user's roles, by workspace
 	credentials     []credential
 	targets         []target // for all credentials
-	elsewhere       []target // in addition, for personal keys
+	elsewhere       []target // further targets, for personal keys only
 }
 
 func newFixture(t *testing.T, api string) *fixture {
@@ -62,7 +62,7 @@ func newFixture(t *testing.T, api string) *fixture {
 		f.add(t, prefix, "", slices.DeleteFunc(slices.Clone(all), func(s string) bool { return s == d.Override })...)
 		singles := all
 		switch prefix {
-		case "sk_test_": // differs from sk_live_ in its upstream
+		case "sk_test_": // like sk_live_, but with another upstream
 			singles = []string{d.Override}
 		case "velu_":
 			singles = slices.Concat(all, slices.Sorted(maps.Keys(d.User)))
@@ -89,7 +89,7 @@ func newFixture(t *testing.T, api string) *fixture {
 	return f
 }
 
-// addGrant lets the user consent to an app, which may act for them in these workspaces.
+// addGrant makes the user consent to an app, so that the app may act for the user in the granted workspaces.
 func (f *fixture) addGrant(t *testing.T, denial string, scopes []string, granted ...string) {
 	issued := deployment.Grant(t, f.user, scopes, granted...)
 	c := credential{
@@ -114,10 +114,10 @@ func (f *fixture) addGrant(t *testing.T, denial string, scopes []string, granted
 	f.credentials = append(f.credentials, c)
 }
 
-// sessionKind stands for a prefix, because session tokens have none.
+// sessionKind is used where other credentials have their prefix, because session tokens have no prefix.
 const sessionKind = "session"
 
-// addSession adds a session of the user, valid or with a change that makes it refused.
+// addSession adds a session of the user. The change may make the session invalid.
 func (f *fixture) addSession(t *testing.T, denial string, change supabase.Fields) {
 	c := credential{
 		name: fmt.Sprint("session ", denial, change), prefix: sessionKind, denial: denial, scopes: []string{"admin"},

@@ -1,5 +1,5 @@
-// Package answers tests the answer to each kind of request, through a real Envoy and in process. matrix_test.go sends a request
-// to every route of both tables. ../cases tests the sentences of the API documents.
+// Package answers tests the answer to each kind of request, through a real Envoy and in process. matrix_test.go sends a
+// request to every route in the tables of both APIs. ../cases tests the sentences of the API documents.
 package answers
 
 import (
@@ -11,7 +11,7 @@ import (
 
 var (
 	deployment *harness.Deployment
-	inProcess  *authorizer.Authorizer // on the same database
+	inProcess  *authorizer.Authorizer // uses the deployment's database
 )
 
 func TestMain(m *testing.M) {

@@ -17,7 +17,8 @@ import (
 )
 
 // The matrix checks every route × every credential × every state of the workspace header, in process and through Envoy.
-// probe.expect computes the expected outcome. It follows the sentences of the design and does not use the policy.
+// probe.expect computes the expected outcome. It follows the sentences of the API documents, which its comments quote, and
+// does not use the policy.
 
 // probe is one request of the matrix.
 type probe struct {
@@ -31,26 +32,26 @@ type probe struct {
 type credential struct {
 	name   string
 	secret string // after "Bearer "; empty: no Authorization header
-	denial string // why it is refused; empty: it is valid
+	denial string // reason of the refusal; empty: the credential is valid
 	prefix string
 	id     string
 	user   string
 	scopes []string
-	roles  map[string]string // workspace, as the API's header names it → role; for a workspace key: its own → ""
+	roles  map[string]string // workspace, as the API's header names it → role; for a workspace key, its own workspace → ""
 }
 
 // target is a state of the workspace header: its values, possibly none. Envoy passes an empty value on unchanged, and a
-// repeated header as often as it came. So both ways have the same expected outcome.
+// repeated header as often as it came. So the expected outcome is the same in process and through Envoy.
 type target struct {
 	name   string
 	values []string
 }
 
-// expect returns the outcome that the design requires. workspace is the workspace in which the request acts, named as in the
-// header; "" for none.
+// expect returns the outcome that the documents require. workspace is the workspace in which the request acts, named as in
+// the header. It is "" if there is none.
 func (p probe) expect() (outcome, workspace string) {
 	c, scope, override := p.credential, p.route.Scope, product.Documented[p.api].Override
-	// "A public route is open without a credential, beside a bad one": before everything else.
+	// "A public route is open without a credential, beside a bad one". This rule comes before all others.
 	if p.route.Level == product.LevelPublic {
 		return "allow", ""
 	}
@@ -59,8 +60,8 @@ func (p probe) expect() (outcome, workspace string) {
 		return "UNAUTHORIZED " + c.denial, ""
 	}
 	// "… then workspace (403 WORKSPACE_ACCESS_DENIED), …". All of these get the same answer: a header that is repeated,
-	// empty, malformed or upper-case, an unknown workspace, and one that the principal is not in.
-	// A session is like a personal key that holds admin. An app's token is valid only where its user granted it.
+	// empty, malformed or upper-case, an unknown workspace, and a workspace that the principal does not belong to. A session
+	// is like a personal key that holds admin. An app's token is valid only where its user granted it.
 	personal := c.user != ""
 	if len(p.target.values) > 0 {
 		workspace = p.target.values[0]
@@ -115,9 +116,9 @@ func roleAllows(role, scope string) bool {
 	return strings.HasSuffix(scope, ":read")
 }
 
-// identity returns the headers that the upstream must receive with an allowed request. Of our headers only the decision's ID
-// may be added. The workspace header is present exactly if a workspace was granted. The credential is present only on a
-// public route.
+// identity returns the headers that the upstream must receive with an allowed request. The sidecar may add only one more
+// header, the decision's ID. The workspace header is present exactly if a workspace was granted. The credential is present
+// only on a public route.
 func (p probe) identity(workspace registry.Workspace) map[string]string {
 	want := map[string]string{"x-keywicket-api": p.api}
 	if p.route.Level == product.LevelPublic { // "carries no principal headers, and keeps its authorization header"

@@ -24,8 +24,8 @@ import (
 type caseRun struct {
 	file   caseFile
 	client *harness.Client
-	// name → field → value: what ${name.field} expands to. A key has id, token, prefix and secret. secret is the token
-	// without its visible prefix.
+	// names has the values of ${name.field}: name → field → value. A key has id, token, prefix and secret. secret is the
+	// token without its visible prefix.
 	names                   map[string]map[string]string
 	checked, sent, commands int
 }

@@ -111,7 +111,7 @@ func TestLastUse(t *testing.T) {
 			t.Errorf("used between %v and %v; the listed last use is %v", start, end, l.LastUsedAt)
 		}
 	}
-	// One write every 5 s, one before the first use and one after the last.
+	// The sidecar writes at most once every 5 s, once more for the first use, and once more after the last use.
 	if got, most := writes()-before, int(end.Sub(start)/(5*time.Second))+2; got < 1 || got > most {
 		t.Errorf("%d uses were written by %d statements, at most %d expected", keys*uses, got, most)
 	}

@@ -1,5 +1,5 @@
-// Package authorizer makes decisions in the process of a test: the sidecar's own parts, without Envoy and gRPC, on the database
-// of a deployment.
+// Package authorizer makes decisions in the process of a test. It uses the sidecar's own code and the database of a
+// deployment, but neither Envoy nor gRPC.
 package authorizer
 
 import (
@@ -28,7 +28,7 @@ type Authorizer struct {
 	authorizer *authz.Authorizer
 }
 
-// Start returns an authorizer, which ends with the deployment.
+// Start returns an authorizer, which is closed when the deployment ends.
 func Start(d *harness.Deployment) (*Authorizer, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -63,7 +63,7 @@ func Start(d *harness.Deployment) (*Authorizer, error) {
 	return &Authorizer{engine.Tables(), decide}, err
 }
 
-// Check decides about a request.
+// Check returns the decision for a request.
 func (a *Authorizer) Check(t testing.TB, r harness.Request) harness.Response {
 	t.Helper()
 	in := authz.Request{API: r.API, Method: r.Method, Path: r.Path, Host: "api.example"}

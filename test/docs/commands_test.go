@@ -25,8 +25,8 @@ var shellBlock = regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$")
 
 var expected = regexp.MustCompile(`\s+# → (.*)$`)
 
-// Runs every command of the README and of docs/ as written, beside a running demo. Its output must match the text after the
-// arrow.
+// The test runs every command of the README and of docs/ as written, while a demo runs. The output of a command must match
+// the text after its arrow.
 func TestDocumentedCommandsWork(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -55,7 +55,8 @@ func TestDocumentedCommandsWork(t *testing.T) {
 				line := addresses.Replace(c.line)
 				where := dir
 				if target, ok := strings.CutPrefix(line, "make "); ok {
-					// The targets run this test themselves, so it checks only that each one exists and is complete.
+					// Some of make's targets run this test, so the test does not run them. It checks only that each target exists
+					// and is complete.
 					line, where = "make --dry-run "+target, root
 				}
 				if strings.HasPrefix(line, "go ") {
@@ -87,7 +88,8 @@ func browserOf(t *testing.T) string {
 	return path
 }
 
-// browserVariable makes this test binary a user who consents to the request of the app at an address.
+// browserVariable is an environment variable. If it is set, this test binary acts as a user in a browser: it opens an
+// address, and consents to the app's request.
 const browserVariable = "KEYWICKET_TEST_BROWSER"
 
 func consent(ctx context.Context, address string) error {
@@ -154,7 +156,7 @@ func commandsOf(block string) []shellCommand {
 
 func documents(t *testing.T, root string) []string {
 	t.Helper()
-	all := []string{filepath.Join(root, "README.md")} // first: other documents' commands sign Ada out
+	all := []string{filepath.Join(root, "README.md")} // the first, because commands of other documents end Ada's sessions
 	for _, more := range []string{"*.md", "docs/*.md"} {
 		found, err := filepath.Glob(filepath.Join(root, more))
 		if err != nil || len(found) < 4 {

@@ -30,7 +30,7 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 		} else {
 			name = section + "." + name
 		}
-		if strings.HasSuffix(strings.TrimSpace(line), ":") { // a group
+		if strings.HasSuffix(strings.TrimSpace(line), ":") { // the line of a group, not of a key
 			continue
 		}
 		keys++

@@ -46,7 +46,7 @@ func TestDocumentedLinksLeadSomewhere(t *testing.T) {
 	}
 }
 
-// anchors returns those that GitHub gives to the headings of a document.
+// anchors returns the anchors that GitHub generates for the headings of a document.
 func anchors(text string) (all []string) {
 	for _, m := range heading.FindAllStringSubmatch(text, -1) {
 		name := notInAnchor.ReplaceAllString(strings.ToLower(m[1]), "")

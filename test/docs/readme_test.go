@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// The cost of a check in README.md is the measured one: the least and the most CPU of a warm check, relative to the server
-// that decides nothing.
+// README.md shows the measured cost of a check. This is the range of the CPU of a warm check (with a cached token), relative
+// to a server that decides nothing.
 func TestReadmeShowsTheMeasuredCost(t *testing.T) {
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {

@@ -95,7 +95,7 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 		"a personal key without a workspace": {"velocity", "PATCH /api/workspace", personal("admin"), none, required, "", []string{home.Slug}},
 		"a profile, a scope too few":         {"velocity", "PATCH /api/user", personal("user:read"), none, tooFew, "user:write", []string{"--scope user:read,user:write"}},
 
-		// Two causes at once.
+		// Requests that are denied for two causes.
 		"no workspace, a scope too few":                {"velocity", newIssue, personal("issues:read,user:read"), none, required, "issues:write", []string{"--scope issues:read,user:read,issues:write", home.Slug}},
 		"nowhere, a scope too few":                     {"velocity", newIssue, personal("issues:read,user:read"), nowhere, mismatch, "issues:write", []string{"--scope issues:read,user:read,issues:write", home.Slug}},
 		"a profile, in no such workspace":              {"velocity", "GET /api/user", personalOf(eve, "user:read"), home, mismatch, "", []string{"send no"}},
@@ -112,11 +112,11 @@ func TestExplainNamesTheCauseAndTheFix(t *testing.T) {
 		"a user without a workspace":                   {"velocity", "GET /api/issues", personalOf(eve, "issues:read"), none, required, "", []string{": W", "--role guest"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			// The other requests must not have what a fix grants.
+			// Undo the fix, so that the requests of other cases do not have what it grants.
 			defer func() {
 				harness.Keywicket[registry.Member](t, s, "member", "set", "--workspace", other.Slug, "--user", ada.ID, "--role", "guest")
 				for _, user := range []registry.User{ada, eve} {
-					_ = harness.Command(t.Context(), t, s, "member", "remove", "--workspace", unjoined.Slug, "--user", user.ID).Run() // if a member
+					_ = harness.Command(t.Context(), t, s, "member", "remove", "--workspace", unjoined.Slug, "--user", user.ID).Run() // fails if the user is not a member
 				}
 			}()
 			reference := func(w registry.Workspace) string {

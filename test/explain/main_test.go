@@ -1,4 +1,4 @@
-// Package explain tests `keywicket explain`: it names the cause of a denial and a fix, and the fix helps.
+// Package explain tests `keywicket explain`: the command names the cause of a denial and a fix, and the fix works.
 package explain
 
 import (

@@ -11,8 +11,8 @@ import (
 	"github.com/keywicket/keywicket/test/harness"
 )
 
-// explain accepts an app's access token by the ID that is in the log. It separates what an operator can do from what the
-// user has to do.
+// explain accepts an app's access token by the ID that is in the log. Its output distinguishes what an operator can do from
+// what the user has to do.
 func TestExplainAccessToken(t *testing.T) {
 	client := harness.NewClient(t, deployment.Stack, 1)
 	one, two, other := harness.CreateWorkspace(t, deployment.Stack), harness.CreateWorkspace(t, deployment.Stack), harness.CreateWorkspace(t, deployment.Stack)
@@ -32,7 +32,7 @@ func TestExplainAccessToken(t *testing.T) {
 		revoked   bool
 		outcome   string
 		fix       string
-		works     bool // an operator can do it
+		works     bool // an operator can apply the fix
 	}{
 		"allowed":                        {"GET /api/issues", []string{"issues:read"}, []string{one.Slug}, "", false, "allow", "", false},
 		"a scope too few":                {"GET /api/projects", []string{"issues:read"}, []string{one.Slug}, "", false, "FORBIDDEN missing_scope", again + "; the app has to request projects:read", false},
@@ -138,7 +138,7 @@ func TestExplainWithoutAToken(t *testing.T) {
 	}
 }
 
-// No other token helps a user who is banned.
+// A banned user gets no access with another token.
 func TestExplainBannedUser(t *testing.T) {
 	user, workspace := deployment.CreateOwner(t)
 	token, _ := deployment.CreateToken(t, "velu_", registry.NewToken{Name: t.Name(), Scopes: []string{"issues:read"}, User: user})

@@ -18,7 +18,7 @@ type Client struct {
 	opened atomic.Int64
 }
 
-// NewClient returns a client with at most so many connections to each listener.
+// NewClient returns a client that opens at most the given number of connections to each listener.
 func NewClient(t testing.TB, s *demo.Stack, connections int) *Client {
 	transport := &http.Transport{MaxConnsPerHost: connections, MaxIdleConnsPerHost: connections}
 	t.Cleanup(transport.CloseIdleConnections)
@@ -28,7 +28,8 @@ func NewClient(t testing.TB, s *demo.Stack, connections int) *Client {
 // Opened returns how many connections the client has opened.
 func (c *Client) Opened() int64 { return c.opened.Load() }
 
-// Send sends the request. Header names arrive exactly as written: a test covers that names are case-insensitive.
+// Send sends the request. It does not change the case of header names, because one test checks that the case makes no
+// difference.
 func (c *Client) Send(t testing.TB, r Request) Response {
 	t.Helper()
 	base := c.stack.VelaFlows
@@ -78,7 +79,7 @@ func (c *Client) SendWithRetry(t testing.TB, r Request) (a Response, unavailable
 	return a, unavailable
 }
 
-// Expect sends the request and compares the response with the design's table of answers.
+// Expect sends the request. It fails the test if the response differs from the documented response for the outcome.
 func (c *Client) Expect(t testing.TB, r Request, outcome string, required ...string) Response {
 	t.Helper()
 	a := c.Send(t, r)

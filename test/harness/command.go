@@ -82,7 +82,7 @@ type App struct {
 	Secret string `json:"client_secret"`
 }
 
-// AppAddress is where an app of RegisterApp gets its codes.
+// AppAddress is the redirect URI of the apps that RegisterApp registers.
 const AppAddress = "https://yourapp.example/callback"
 
 // RegisterApp registers an app.

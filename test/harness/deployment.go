@@ -17,8 +17,8 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// Deployment is a stack that all tests of a package share, because its parts take seconds to start. Its sidecar has the race
-// detector.
+// Deployment is a stack that all tests of a package share, because its parts take seconds to start. Its sidecar is built
+// with the race detector.
 type Deployment struct {
 	*demo.Stack
 	Registry *registry.Registry
@@ -34,7 +34,7 @@ const (
 	ShortStaleness = "KEYWICKET_CACHE_STALENESS_BOUND=100ms"
 )
 
-// SlowMachine is twice the default time limit of a look-up.
+// SlowMachine is an environment variable that almost doubles the time limit of a look-up, for slow machines.
 const SlowMachine = "KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"
 
 func startDeployment(ctx context.Context) (_ *Deployment, err error) {
@@ -89,7 +89,7 @@ func (d *Deployment) CreateToken(t testing.TB, prefix string, n registry.NewToke
 	return token, secret.Reveal()
 }
 
-// AwaitExpiry returns when the token has expired by the database's clock.
+// AwaitExpiry waits until the token has expired by the database's clock.
 func (d *Deployment) AwaitExpiry(t testing.TB, id string) {
 	t.Helper()
 	Await(t, "the token has expired", func() bool {
@@ -118,7 +118,7 @@ func (d *Deployment) CreateOwner(t testing.TB) (user, workspace string) {
 	return u.ID, name
 }
 
-// Grant lets the user consent to an app, and returns the app's tokens. It bypasses the issuer's pages, which other tests
+// Grant makes the user consent to an app, and returns the app's tokens. It bypasses the issuer's pages, which other tests
 // cover.
 func (d *Deployment) Grant(t testing.TB, user string, scopes []string, workspaces ...string) issuer.Issued {
 	t.Helper()

@@ -22,7 +22,8 @@ type Reply struct {
 // Text returns a member of the JSON body; "" if it is no string.
 func (r Reply) Text(name string) string { s, _ := r.JSON[name].(string); return s }
 
-// Fetch sends a request with headers, given as name and value in turn. It sends a name exactly as written.
+// Fetch sends a request with headers. The parameter header alternates names and values. Fetch does not change the case of
+// names.
 func Fetch(t testing.TB, client *http.Client, method, address, body string, header ...string) Reply {
 	t.Helper()
 	q, err := http.NewRequestWithContext(t.Context(), method, address, strings.NewReader(body))

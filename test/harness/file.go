@@ -24,7 +24,7 @@ func AppendFile(t testing.TB, file, text string) {
 	}
 }
 
-// Replace replaces a text that must occur exactly so many times.
+// Replace replaces all occurrences of a text. It fails the test if the number of occurrences is different.
 func Replace(t testing.TB, text []byte, from, to string, occurrences int) []byte {
 	t.Helper()
 	if got := bytes.Count(text, []byte(from)); got != occurrences {

@@ -37,7 +37,8 @@ const Conversations = "GET /api/v1/inbox/conversations"
 // Unavailable is the outcome of a check that could not be decided.
 const Unavailable = "UNAVAILABLE unavailable"
 
-// Response is the result of a request. In process it has only the outcome and the required scopes.
+// Response is the result of a request. For a request that was decided in process, only the outcome and the required scopes
+// are set.
 type Response struct {
 	Outcome        string // "allow", or code and reason: "FORBIDDEN missing_scope"
 	RequiredScopes []string
@@ -61,8 +62,8 @@ var challenges = map[string]string{
 
 var statuses = map[string]int{"allow": 200, "UNAUTHORIZED": 401, "FORBIDDEN": 403, "WORKSPACE_ACCESS_DENIED": 403}
 
-// HasOutcome returns an error if the response differs from the design's table of answers. Only missing_scope reports the
-// required scopes.
+// HasOutcome returns an error if the response differs from the documented response for the outcome. Only a response with the
+// reason missing_scope contains the required scopes.
 func (a Response) HasOutcome(outcome string, required ...string) error {
 	if outcome != "FORBIDDEN missing_scope" {
 		required = nil
@@ -70,7 +71,7 @@ func (a Response) HasOutcome(outcome string, required ...string) error {
 	told := a.RequiredScopes
 	inProcess := a.Header == nil
 	if inProcess && required == nil {
-		told = nil // in process they are always set
+		told = nil // a decision in process always has them
 	}
 	switch {
 	case a.Outcome != outcome:

@@ -18,8 +18,9 @@ import (
 	"github.com/keywicket/keywicket/test/program"
 )
 
-// StartStack starts a stack for one test. Tests need their own for what other tests would notice: a database that stops, a
-// sidecar that ends, another configuration. The sidecar has no race detector, with which its start takes five times the CPU.
+// StartStack starts a stack for one test. A test needs its own stack if it stops the database or the sidecar, or changes the
+// configuration, because this would affect other tests. The sidecar is built without the race detector, because its start
+// with the detector takes five times the CPU.
 func StartStack(t testing.TB, c demo.Config) *demo.Stack {
 	t.Helper()
 	c.Keywicket = path(t, program.Keywicket)
@@ -37,7 +38,8 @@ func StartStack(t testing.TB, c demo.Config) *demo.Stack {
 	return s
 }
 
-// StartRaceStack is StartStack with the race detector in the sidecar. The test fails if the sidecar has a data race.
+// StartRaceStack is StartStack with a sidecar that is built with the race detector. The test fails if the sidecar has a data
+// race.
 func StartRaceStack(t testing.TB, c demo.Config) *demo.Stack {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -54,7 +56,7 @@ func StartRaceStack(t testing.TB, c demo.Config) *demo.Stack {
 	return s
 }
 
-// StartDemo starts a complete deployment for one test: a sign-in, an issuer, users.
+// StartDemo starts a complete deployment for one test, with a sign-in page, an issuer and users.
 func StartDemo(t testing.TB, c demo.Config) *demo.Demo {
 	t.Helper()
 	c.Keywicket = path(t, program.Keywicket)
@@ -90,7 +92,7 @@ func startRace(ctx context.Context, c demo.Config) (s *demo.Stack, end func() er
 	if err != nil {
 		return nil, nil, err
 	}
-	// The race detector would also wait for a second before the sidecar exits.
+	// atexit_sleep_ms=0: without it, the race detector would wait for a second before the sidecar exits.
 	c.Environ = slices.Concat(c.Environ, []string{"GORACE=log_path=" + filepath.Join(dir, "race") + " atexit_sleep_ms=0"})
 	races := func() error {
 		found, err := filepath.Glob(filepath.Join(dir, "*"))
@@ -117,8 +119,8 @@ func OpenDatabase(t testing.TB, s *demo.Stack) *sqlx.DB {
 	return db
 }
 
-// Statements returns a function that counts executed statements of the sidecar's login. The condition is SQL. The server needs
-// shared_preload_libraries=pg_stat_statements.
+// Statements returns a function that counts executed statements of the sidecar's login. The condition is SQL. Postgres must
+// run with shared_preload_libraries=pg_stat_statements.
 func Statements(t *testing.T, s *demo.Stack) (counted func(condition string) int) {
 	t.Helper()
 	db := OpenDatabase(t, s)

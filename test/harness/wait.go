@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Await returns when the condition holds. It fails the test after 30 s.
+// Await waits until the condition is true. It fails the test after 30 s.
 func Await(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	if err := Poll(t.Context(), what, holds); err != nil {

@@ -16,13 +16,15 @@ import (
 type meshCase struct {
 	name string
 	wire.Request
-	// want maps a mesh and a wire, a mesh, or a wire to the outcome. "" is for all others. Default: the request is allowed.
+	// want maps "MESH PROTOCOL", "MESH" or "PROTOCOL" to the expected outcome. The key "" applies to all other requests.
+	// Without a matching key, the request is allowed.
 	want map[string]string
-	// told has every trusted header that the upstream receives, except the decision ID: header → value.
+	// told contains every trusted header that the upstream receives, except the decision ID: header → value.
 	told map[string]string
-	// hidden has further headers that the upstream receives if Envoy does not send every header with the check.
+	// hidden contains the further headers that the upstream receives if Envoy does not send every header with the check.
 	hidden map[string]string
-	// path and at are the path and the host that the upstream receives, if they differ from those sent.
+	// path and at are the path and the host that the upstream receives, if they differ from the path and the host that the
+	// client sent.
 	path, at string
 }
 
@@ -32,8 +34,8 @@ func (c meshCase) outcome(mesh, protocol string) string {
 
 var decisionID = regexp.MustCompile(`^[A-Z2-7]{26}$`)
 
-// trusted returns the credential, and the headers that a server may read as the gate's for any reading of punctuation in
-// names.
+// trusted returns the credential, and the headers that a server may take for headers of the sidecar. A server may read any
+// punctuation in a name as a hyphen.
 func trusted(header map[string][]string) map[string][]string {
 	names := slices.Concat([]string{"authorization", "x-workspace-id", "x-workspace-slug"}, overridingHeaders)
 	found := map[string][]string{}

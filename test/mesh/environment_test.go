@@ -8,8 +8,8 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// Row 38 of docs/security.md: if Envoy selects the upstream by a header of the sidecar, it has to select again after the
-// check. Envoy Gateway does so with recomputeRoute; Istio never does.
+// Row 38 of docs/security.md: if Envoy selects the upstream by a header that the sidecar sets, Envoy has to select again
+// after the check. Envoy Gateway selects again if recomputeRoute is set. Istio never selects again.
 func TestMeshRouteByEnvironment(t *testing.T) {
 	t.Parallel()
 	const route = `              - match: {prefix: /, headers: [{name: x-keywicket-environment, string_match: {exact: sandbox}}]}

@@ -11,14 +11,14 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// Without the settings of deploy/envoy, the upstream receives exactly what the sidecar checked and set, for every client
-// input.
+// Even without the settings of deploy/envoy, and for every client input, the upstream receives exactly what the sidecar
+// checked and set.
 func TestMeshes(t *testing.T) {
 	t.Parallel()
 	for _, variant := range []struct {
 		name, mesh         string
 		edits              []edit
-		everyHeaderIsShown bool // with the check
+		everyHeaderIsShown bool // Envoy sends every header with the check
 	}{
 		{name: threats.Istio, mesh: threats.Istio, everyHeaderIsShown: true},
 		{name: threats.Gateway, mesh: threats.Gateway, edits: []edit{everyHeader}, everyHeaderIsShown: true},
@@ -57,7 +57,7 @@ func TestMeshes(t *testing.T) {
 					}
 				})
 			}
-			// Without a sidecar nothing is served, not even public routes.
+			// Without a sidecar, Envoy refuses every request, also to public routes.
 			if err := m.Sidecar.Stop(); err != nil {
 				t.Fatal(err)
 			}
@@ -104,7 +104,8 @@ func TestMeshThatHidesHeaders(t *testing.T) {
 	}
 }
 
-// The tests above detect a header that the sidecar did not remove: this Envoy ignores the sidecar's header changes.
+// The tests above would detect a header that the sidecar did not remove. To show this, this test uses an Envoy that ignores
+// the sidecar's header changes.
 func TestMeshTestsDetectForgedHeaders(t *testing.T) {
 	t.Parallel()
 	m := newMesh(t, threats.Istio, edit{"              failure_mode_allow: false\n",
@@ -126,7 +127,7 @@ func TestMeshTestsDetectForgedHeaders(t *testing.T) {
 					continue
 				}
 				if name == "x-envoy-original-path" || strings.HasPrefix(c.name, "Connection") {
-					continue // Envoy removes them itself
+					continue // Envoy removes these headers itself
 				}
 				if !slices.ContainsFunc(noticed, func(n string) bool { return strings.HasPrefix(n, name+" ") && strings.Contains(n, h[1]) }) {
 					t.Errorf("%s, %s: %s arrived, and only these differences were detected: %q", protocol, c.name, name, noticed)

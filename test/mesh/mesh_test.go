@@ -106,10 +106,10 @@ func meshConfig(t *testing.T, name string, edits []edit) func([]byte) []byte {
 	second := strings.NewReplacer("upstream_live", "upstream_sandbox", "8080", "8081").Replace(cluster + string(live))
 	text = append(text, second...)
 	for _, e := range append([]edit{
-		// With this edit Envoy checks requests to hosts that no API has.
+		// With this edit, Envoy also checks requests to hosts that belong to no API.
 		{"domains: [" + velocityHost + "]", "domains: [" + velocityHost + `, "*"]`},
 		{"route: *live", "route: {cluster: upstream_sandbox}"},
-		// The time that Envoy keeps a refused connection open. The default of 1 s would only slow the tests.
+		// This is the time that Envoy keeps a refused connection open. The default of 1 s would only make the tests slower.
 		{"          normalize_path: true\n", "          normalize_path: true\n          delayed_close_timeout: 0.1s\n"},
 	}, edits...) {
 		text = harness.Replace(t, text, e.from, e.to, 1)

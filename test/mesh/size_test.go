@@ -11,7 +11,8 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// The sidecar denies a message that is too large to check, also where Envoy serves requests whose check failed.
+// The sidecar denies a message that is too large to check. So Envoy does not serve the request, even if Envoy is configured
+// to serve requests whose check failed.
 func TestMessageTooLargeIsDeniedThroughAMesh(t *testing.T) {
 	t.Parallel()
 	const normalize, fail = "          normalize_path: true\n", "              failure_mode_allow: false\n"

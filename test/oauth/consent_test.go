@@ -54,7 +54,7 @@ func (c *consentStack) signedIn(t *testing.T, email, address string) *browser.Pa
 	return p
 }
 
-// answer returns what the app receives after the user has pressed a button.
+// answer returns the query that the app receives after the user has pressed a button.
 func (c *consentStack) answer(t *testing.T, p *browser.Page, status int) url.Values {
 	t.Helper()
 	at, err := url.Parse(p.URL())
@@ -135,7 +135,7 @@ func TestConsentPageInChromium(t *testing.T) {
 		}
 		accessible(t, p, "mistake")
 	})
-	// Chromium applies the page's policy to every redirect that follows a form.
+	// Chromium applies the page's Content-Security-Policy to every redirect that follows a form.
 	t.Run("an app that redirects again", func(t *testing.T) {
 		elsewhere := c.page(t, "elsewhere.localhost", "Somewhere else.")
 		native := c.native
@@ -165,7 +165,7 @@ func TestConsentPageInChromium(t *testing.T) {
 	})
 	t.Run("framed", func(t *testing.T) {
 		p := c.signedIn(t, ada, c.ask())
-		mistake := c.ask("client_id", "nobody")                                                        // a page of the issuer without a session
+		mistake := c.ask("client_id", "nobody")                                                        // leads to an error page, for which the issuer needs no session
 		for host, framed := range map[string]string{"127.0.0.1": c.ask(), "evil.localhost": mistake} { // another origin of the same site, and another site
 			p := p.Tab()
 			p.Visit(c.page(t, host, `<!doctype html><title>x</title><iframe src="`+html.EscapeString(framed)+`"></iframe>`))
@@ -231,8 +231,8 @@ func (c *consentStack) page(t *testing.T, host, text string) string {
 	return strings.Replace(s.URL, "127.0.0.1", host, 1) + "/"
 }
 
-// accessible requires that axe-core reports no problem and that the page fits the width of a small telephone. With
-// SCREENSHOTS=folder it writes pictures there.
+// accessible requires that axe-core reports no problem and that the page fits the width of a small telephone. If the
+// environment variable SCREENSHOTS names a folder, accessible writes pictures to it.
 func accessible(t *testing.T, p *browser.Page, name string) {
 	t.Helper()
 	for _, width := range []int{360, 1280} {

@@ -15,7 +15,8 @@ import (
 	"github.com/keywicket/keywicket/test/harness"
 )
 
-// The flow of Velocity's document, step by step, through Envoy. Each step names its lines.
+// The test follows the OAuth flow of Velocity's document, step by step, through Envoy. The comment of each step names the
+// lines of the document.
 func TestVelocityOAuthFlow(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t)
@@ -81,7 +82,7 @@ func TestVelocityOAuthFlow(t *testing.T) {
 	harness.Await(t, "it is revoked", func() bool { return issues(second.Text("access_token")) == "UNAUTHORIZED revoked" })
 }
 
-// A terminal that closes sends SIGHUP to the processes that were started from it.
+// A terminal that closes sends SIGHUP to the processes that were started in it. The servers must ignore this signal.
 func TestServersSurviveTheirTerminal(t *testing.T) {
 	t.Parallel()
 	d := startDemo(t)
@@ -103,7 +104,7 @@ func TestServersSurviveTheirTerminal(t *testing.T) {
 	}
 }
 
-// Which requests Envoy routes to the issuer, and which client address the issuer counts.
+// The test checks which requests Envoy routes to the issuer, and for which client address the issuer counts them.
 func TestIssuerBehindEnvoy(t *testing.T) {
 	t.Parallel()
 	const limit = 8
@@ -135,7 +136,7 @@ func TestIssuerBehindEnvoy(t *testing.T) {
 		}
 	}
 	limited := false
-	for n := range limit { // the limit refills meanwhile, but more slowly
+	for n := range limit { // meanwhile the limit permits further requests, but fewer than the loop sends
 		limited = limited || introspect(n).Status == http.StatusTooManyRequests
 	}
 	if !limited {

@@ -21,10 +21,11 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// table_test.go has the table of this test, judge_test.go the judge of outcomes, and spelling_test.go the spellings.
+// The other files of this test are table_test.go (the table of routes), judge_test.go (the correct outcomes) and
+// spelling_test.go (the spellings).
 
-// decodedStack is a stack with two upstreams, and each decodes paths as its language does. Live tokens are routed to Go's
-// net/http, sandbox tokens to Python's http.server.
+// decodedStack is a stack with two upstreams. Each upstream decodes paths as its language does. Live tokens are routed to
+// Go's net/http, sandbox tokens to Python's http.server.
 type decodedStack struct {
 	*demo.Stack
 	envoyConfig []byte
@@ -128,12 +129,12 @@ func (s *decodedStack) try(t *testing.T, api string, python *pythonUpstream, spe
 	direct := open("direct")
 	defer func() { _ = direct.Close() }()
 	golang, pythons := s.golang.reached.Load(), python.reached(t)
-	for batch := range slices.Chunk(spellings, 30) { // no connection lasts for all of them
+	for batch := range slices.Chunk(spellings, 30) { // each batch has its own connections, because a connection's deadline is too short for all
 		for _, protocol := range []string{"HTTP/1.1", "HTTP/2"} {
 			c := open(protocol)
 			for _, sent := range batch {
 				if protocol == "HTTP/1.1" && (sent.target == "" || strings.ContainsAny(sent.target, " \r\n")) {
-					continue // that would be another request
+					continue // a blank or a line end in the target would change the request line
 				}
 				for _, scope := range spelledScopes {
 					headers := s.headers[api+" "+scope]
@@ -165,7 +166,7 @@ func (s *decodedStack) try(t *testing.T, api string, python *pythonUpstream, spe
 }
 
 // Every spelling of a path gets the outcome that its decoded segments have in the table. For an allowed request, upstreams
-// in two languages read the same segments, and these address a route that the token may use.
+// in two languages read the same segments, and these segments belong to a route that the token may use.
 func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 	harness.SkipIfShort(t)
 	_, config := newSpelledPolicy(t)
@@ -194,7 +195,7 @@ func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 			}
 		}
 
-		// These trials distinguish the correct judge from a careless one.
+		// These trials show the difference between the correct judge and each careless judge.
 		for name, careless := range map[string]func(*judge){
 			"compares raw rows":                func(j *judge) { j.rawRows = true },
 			"lets literals go from the right":  func(j *judge) { j.fromTheRight = true },
@@ -210,7 +211,7 @@ func TestEverySpellingOfAPathHasOneOutcome(t *testing.T) {
 		}
 	}
 
-	// The test detects a careless upstream and a careless Envoy.
+	// The test detects an upstream and an Envoy that read paths carelessly.
 	const live, sandbox = "{cluster: upstream_live}", "{cluster: upstream_sandbox}"
 	const forSandbox, forEscapes = "name: x-keywicket-environment, string_match: {exact: sandbox}", `name: ":path", string_match: {contains: "%"}`
 	for _, c := range []struct {
@@ -250,7 +251,7 @@ func TestRawRowsInAPolicyAreFound(t *testing.T) {
 	if err := os.WriteFile(file, text, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Remove(filepath.Join(dir, "keywicket", "route_test.rego")); err != nil { // it refuses such a policy
+	if err := os.Remove(filepath.Join(dir, "keywicket", "route_test.rego")); err != nil { // this test would fail, and the policy would be refused
 		t.Fatal(err)
 	}
 	s := startDecodedStack(t, config)
@@ -260,7 +261,7 @@ func TestRawRowsInAPolicyAreFound(t *testing.T) {
 	}
 }
 
-// notFound returns the faults that no spelling shows.
+// notFound returns those of the given faults that no spelling has.
 func (s *decodedStack) notFound(t *testing.T, python *pythonUpstream, faults ...string) []string {
 	t.Helper()
 	var trials []trial

@@ -17,7 +17,7 @@ type spelling struct {
 	segments []string // the decoded segments; nil: the target is hostile, and Envoy decides what it means
 }
 
-// trial is the result of a spelling, sent over a wire with tokens of a scope.
+// trial is the result of a spelling that was sent over one protocol with tokens of one scope.
 type trial struct {
 	spelling
 	wire, scope string
@@ -46,7 +46,7 @@ func (p passage) refusedByEnvoy() bool {
 	return p.outcome != "allow" && !strings.HasPrefix(p.outcome, "403 ")
 }
 
-// The kinds of requests of which the test needs many.
+// The trials must include many requests of each of these kinds.
 const (
 	isAllowed     = "allowed"
 	isChanged     = "allowed, and changed by Envoy"
@@ -86,7 +86,7 @@ func (t trial) count(kinds map[string]int) {
 
 // judge computes the correct outcome of a path from the rows of the table, without Rego.
 type judge struct {
-	special string // characters that a parameter may hold; if ; is one, also unescaped
+	special string // special characters that a parameter may contain; a semicolon among them is allowed unescaped too
 
 	// Faults of careless judges, which the test has to distinguish from the correct one.
 	rawRows      bool // does not decode rows
@@ -187,7 +187,7 @@ func (j judge) outcome(target, scope string) string {
 	return j.ofSegments(segments, scope)
 }
 
-// The faults of a trial.
+// These are the faults that a trial can have.
 const (
 	leaked        = "a request reached an upstream without an allow"
 	notOnce       = "an allowed request did not reach its upstream exactly once"
@@ -200,7 +200,7 @@ const (
 	unsendable    = "Envoy refuses a path that is in the table"
 )
 
-// faults sorts the trials by their faults.
+// faults returns, for each fault, the trials that have it.
 func (j judge) faults(trials []trial) map[string][]trial {
 	found := make(map[string][]trial)
 	outcomes := make(map[string]string) // scope and segments → outcome of the first spelling
@@ -211,7 +211,7 @@ func (j judge) faults(trials []trial) map[string][]trial {
 		for _, p := range one.passages {
 			switch {
 			case p.refusedByEnvoy():
-				// With a query, Envoy may refuse the query.
+				// If the target has a query, Envoy may refuse the request because of the query.
 				wrong[unsendable] = wrong[unsendable] || !strings.Contains(one.target, "?") && j.outcome(one.target, one.scope) != wire.NoRoute
 			case one.segments != nil:
 				path := fmt.Sprintf("%s %q", one.scope, one.segments)
@@ -234,7 +234,7 @@ func (j judge) faults(trials []trial) map[string][]trial {
 // judgeAllowed checks which requests the upstreams received, and how they read them.
 func (j judge) judgeAllowed(one trial, wrong map[string]bool) {
 	due := make(map[string]int64) // upstream → requests
-	var read []string             // segments, as the first upstream read them
+	var read []string             // the segments that the first upstream has read
 	for i, p := range one.passages {
 		if p.outcome != "allow" {
 			continue

@@ -30,7 +30,7 @@ func mutatedPath(r *rand.Rand, p string) string {
 	switch r.IntN(8) {
 	case 0:
 		return before + "/" + one(upwards) + "/" + after
-	case 1, 2: // up and down again
+	case 1, 2: // a segment, and behind it a text that may lead up again
 		return before + "/" + one(slices.Concat(segments, oddities, upwards)) + "/" + one(upwards) + "/" + after
 	case 3:
 		return before + one(separators) + after
@@ -45,8 +45,9 @@ func mutatedPath(r *rand.Rand, p string) string {
 	}
 }
 
-// mutatedPaths returns n paths, the same for each seed. They are routes and other paths, with up to three changes. The list
-// includes the hostile paths, except those beyond Envoy's size limit: their refusal can get lost with the connection.
+// mutatedPaths returns n paths. The same seed results in the same paths. The paths are routes and other paths, with up to
+// three changes. The list includes the hostile paths, except paths beyond Envoy's size limit. When Envoy refuses such a
+// path, it may close the connection before the client has read the response.
 func mutatedPaths(seed uint64, n int) []string {
 	r, routes := rand.New(rand.NewPCG(seed, 0)), product.Documented["velaflows"].Routes()
 	paths := slices.DeleteFunc(slices.Clone(threats.HostilePaths), func(p string) bool { return len(p) > 8<<10 })

@@ -19,11 +19,11 @@ import (
 type pathResult struct {
 	path           string
 	envoy, checked wire.Response // from the listener without the check, and from the listener with it
-	reached        int64         // requests that reached the upstream from the listener with the check
+	reached        int64         // number of requests that the listener with the check passed on to the upstream
 	raw, direct    string        // outcomes of direct checks: of the original path, and of the path that Envoy passes on, if any
 }
 
-// The faults of a pathResult.
+// These are the faults that a pathResult can have.
 const (
 	leak         = "the path reached the upstream without an allow"
 	otherRefusal = "Envoy refuses the path, and answers differently where it checks"
@@ -45,7 +45,7 @@ func (s pathResult) fault() string {
 	case s.envoy.Outcome != "allow" && s.checked.Outcome != s.envoy.Outcome:
 		return otherRefusal
 	case s.raw == "allow" && passed == "" && !strings.Contains(s.path, "?"):
-		return unstable // with a query, Envoy may refuse the query
+		return unstable // if the path has a query, Envoy may refuse the request because of the query
 	case s.raw == "allow" && passed != "" && (!sameSegments(sent, bare) || s.path[len(sent):] != passed[len(bare):]):
 		return unstable
 	case s.envoy.Outcome != "allow":
@@ -81,8 +81,8 @@ func (s pathResult) String() string {
 		s.envoy.Outcome, s.envoy.Echo.Path, s.checked.Outcome, s.checked.Echo.Path, s.direct, s.raw)
 }
 
-// readable matches the decoded paths that can be read with GET, with exact case. A server that ignores case finds the same
-// route.
+// readable matches the decoded paths of the GET routes, with exact case. For such a path, a server that ignores case finds
+// the same route.
 var readable = sync.OnceValue(func() *regexp.Regexp {
 	var forms []string
 	for _, r := range product.Documented["velaflows"].Routes() {
@@ -93,7 +93,8 @@ var readable = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`\A(?:` + strings.Join(forms, "|") + `)\z`)
 })
 
-// decodedSegments returns the segments that a server compares with its routes. It returns nil if one cannot be decoded.
+// decodedSegments returns the segments that a server compares with its routes. It returns nil if a segment cannot be
+// decoded.
 func decodedSegments(p string) []string {
 	segments := strings.Split(p, "/")
 	for i, raw := range segments {
@@ -155,7 +156,7 @@ func TestEnvoyAndSidecarSeeTheSamePath(t *testing.T) {
 		}
 	}
 
-	// The test detects an Envoy that is careless on one of the listeners.
+	// The test detects an Envoy that reads paths carelessly on one of the listeners.
 	for _, c := range []struct{ fault, api, from, to string }{
 		{otherAnswer, "velaflows", "normalize_path: true", "normalize_path: false"},
 		{otherAnswer, "velocity", "merge_slashes: true", "merge_slashes: false"},

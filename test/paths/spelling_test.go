@@ -55,7 +55,8 @@ func spelledPath(r *rand.Rand, row spelledRow) []string {
 	return segments
 }
 
-// spell encodes segments. It escapes each byte that a path cannot have, and escaped percent of the other bytes.
+// spell encodes segments. It escapes each byte that a path cannot contain. Of the other bytes, it escapes a part; the
+// parameter escaped is the percentage.
 func spell(r *rand.Rand, segments []string, escaped int) spelling {
 	const raw = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@"
 	var target strings.Builder
@@ -64,7 +65,7 @@ func spell(r *rand.Rand, segments []string, escaped int) spelling {
 		for i := range len(s) {
 			c := s[i]
 			switch {
-			case c == ';' && dotSegment.MatchString(s): // Envoy resolves ..; and leaves ..%3B
+			case c == ';' && dotSegment.MatchString(s): // Envoy resolves the segment "..;", but not "..%3B"
 				target.WriteString("%3B")
 			case strings.IndexByte(raw, c) >= 0 && r.IntN(100) >= escaped:
 				target.WriteByte(c)
@@ -78,7 +79,7 @@ func spell(r *rand.Rand, segments []string, escaped int) spelling {
 	return spelling{target.String(), segments}
 }
 
-// splitEscapes become escapes only after a part of them is decoded, as Envoy does.
+// splitEscapes are texts that become escapes when Envoy decodes a part of them.
 var splitEscapes = []string{
 	"%%32%66", "%%32f", "%2%66", "%%32e%%32e", "%%35c", "%%30%30", "%%32%35", "%25%32%66", "%%33b", "%%32%33",
 }
@@ -89,7 +90,8 @@ var crossings = [][]string{
 	{"v1", "ch_7", "refunds", "latest"}, {"v1", "caf\u00e9", "~root"}, {"v1", "charges:search"}, {"v1", "status"},
 }
 
-// spellings returns several spellings of each of so many paths. One of them has no unnecessary escape.
+// spellings returns several spellings of each path; the parameter paths is the number of paths. One spelling of each path
+// has no unnecessary escape.
 func spellings(r *rand.Rand, paths int) (all []spelling) {
 	list := slices.Clone(crossings)
 	for _, text := range segmentTexts {
@@ -106,14 +108,14 @@ func spellings(r *rand.Rand, paths int) (all []spelling) {
 	return all
 }
 
-// hostileTargets returns the targets of other tests, combined with paths of the table, and twists paths with up to three
-// changes.
+// hostileTargets returns the hostile targets of other tests, combined with paths of the table. It adds paths with up to
+// three random changes; the parameter twists is their number.
 func hostileTargets(r *rand.Rand, twists int) (all []spelling) {
 	for _, text := range slices.Concat(upwards, separators, oddities, splitEscapes) {
 		all = append(all, spelling{target: "/v1/status" + text}, spelling{target: "/v1/" + text + "/status"})
 	}
 	for _, p := range threats.HostilePaths {
-		if len(p) <= 8<<10 { // as in mutatedPaths
+		if len(p) <= 8<<10 { // Envoy's size limit, as in mutatedPaths
 			all = append(all, spelling{target: strings.Replace(p, "/api/v1/contacts", "/v1", 1)})
 		}
 	}

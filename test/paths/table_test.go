@@ -23,13 +23,13 @@ var spelledRows = []spelledRow{
 
 type spelledRow struct{ path, scope string }
 
-// spelledAPIs are the APIs with this table. In one of them a parameter may hold the special characters.
+// spelledAPIs are the APIs with this table. In one of the APIs, a parameter may contain the special characters.
 var spelledAPIs = map[string]struct{ prefix, parameters, special string }{
 	"plain":   {prefix: "pl_"},
 	"special": {"sp_", `parameters: {may_hold: ["#", "%", "?", ";"], raw_semicolon: true}` + "\n", "#%?;"},
 }
 
-// spelledScopes are the scopes of the tokens: a limited one, and one that permits everything.
+// spelledScopes are the scopes of the tokens: a limited scope, and a scope that permits everything.
 var spelledScopes = []string{"inbox:read", everything}
 
 const everything = "admin:all"

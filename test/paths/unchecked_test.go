@@ -20,13 +20,14 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// uncheckedStack is a stack in which Velocity's listener checks nothing, so it shows how Envoy alone treats a path. VelaFlows'
-// listener treats paths in the same way, and checks. The upstream of both echoes.
+// uncheckedStack is a stack in which Velocity's listener checks nothing, so it shows how Envoy alone treats a path.
+// VelaFlows' listener treats paths in the same way, but also checks requests. The upstream of both listeners echoes
+// requests.
 type uncheckedStack struct {
 	*demo.Stack
 	config  []byte        // Envoy's configuration
 	reached *atomic.Int64 // requests that reached the upstream
-	header  [][2]string   // of a key that may do everything, so that only the path decides
+	header  [][2]string   // headers with a key that may do everything, so that the outcome depends only on the path
 	direct  *wire.Reconnecting
 	decided map[string]string // path → outcome of a direct check
 }
@@ -48,8 +49,8 @@ func newUncheckedStack(t *testing.T) *uncheckedStack {
 				t.Fatal(err)
 			}
 			config = harness.Replace(t, config, "check_settings: {context_extensions: {api: velocity}}", "disabled: true", 1)
-			// Over HTTP/2 Envoy refuses most of these paths with the connection, and waits for one more second on it. The
-			// edit replaces a setting that has no effect in this test.
+			// Over HTTP/2, Envoy refuses most of these paths by closing the connection, and waits for a second before it
+			// closes. The edit replaces a setting that has no effect in this test.
 			v.config = harness.Replace(t, config, "stream_idle_timeout: 60s", "delayed_close_timeout: 0.001s", 2)
 			return v.config
 		},
@@ -81,7 +82,7 @@ func echoRaw(t *testing.T) (address string, reached *atomic.Int64) {
 			}
 			reached.Add(1)
 			target := strings.TrimSuffix(strings.TrimPrefix(line, "GET "), " HTTP/1.1")
-			body, _ := json.Marshal(upstream.Echo{Upstream: "raw", Path: target}) // no value in it can fail to encode
+			body, _ := json.Marshal(upstream.Echo{Upstream: "raw", Path: target}) // it cannot fail: every value can be encoded
 			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 		}
 	}
@@ -118,11 +119,11 @@ func (v *uncheckedStack) dial(t *testing.T, protocol, api string) *wire.Reconnec
 // view sends the paths to both listeners, and checks them directly.
 func (v *uncheckedStack) view(t *testing.T, protocol string, paths []string) (all []pathResult) {
 	t.Helper()
-	for batch := range slices.Chunk(paths, 100) { // no connection lasts for all of them
+	for batch := range slices.Chunk(paths, 100) { // each batch has its own connections, because a connection's deadline is too short for all
 		envoy, checked := v.dial(t, protocol, "velocity"), v.dial(t, protocol, "velaflows")
 		for _, p := range batch {
 			if protocol == "HTTP/1.1" && (p == "" || strings.ContainsAny(p, " \r\n")) {
-				continue // that would be another request
+				continue // a blank or a line end in the path would change the request line
 			}
 			s := pathResult{path: p, envoy: envoy.Send(t, wire.Request{Target: p})}
 			before := v.reached.Load()

@@ -19,8 +19,8 @@ import (
 	"github.com/keywicket/keywicket/demo/upstream"
 )
 
-// reading is how an upstream reads a path. The three lists are the segments that three kinds of server see. One splits and
-// then decodes, one decodes and then splits, and one decodes twice.
+// reading is how an upstream reads a path. The three lists are the segments that three kinds of server see. The first kind
+// splits and then decodes, the second decodes and then splits, and the third decodes twice.
 type reading struct {
 	upstream.Echo
 	Segments []string `json:"segments"`
@@ -53,12 +53,12 @@ func (u *goUpstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		twice, err := url.PathUnescape(once)
 		if err != nil {
-			twice = once // a % that starts no escape
+			twice = once // after the first decoding, a % does not start an escape
 		}
 		h.Segments, h.Twice = append(h.Segments, once), append(h.Twice, twice)
 	}
 	h.Whole = strings.Split(r.URL.Path, "/")[1:]
-	_ = json.NewEncoder(w).Encode(h) // no value in it can fail to encode
+	_ = json.NewEncoder(w).Encode(h) // it cannot fail: every value can be encoded
 }
 
 type pythonUpstream struct {

@@ -45,7 +45,7 @@ func TestDeclaredAnswers(t *testing.T) {
 		"hours": {403, "FORBIDDEN", "outside_office_hours", "Come back in office hours.", "", "", ""},
 		"device": {401, "UNAUTHORIZED", "device_unknown", "Register this device.", "",
 			`Bearer realm="keywicket", error="invalid_token"`, ""},
-		"499": {499, "BLOCKED", "by_the_client", "Blocked.", "", "", ""}, // Envoy's enum of statuses lacks 499
+		"499": {499, "BLOCKED", "by_the_client", "Blocked.", "", "", ""}, // Envoy's enum of statuses does not have 499
 		"any": {403, "FORBIDDEN", "missing_scope", "", "", `Bearer error="insufficient_scope", scope="inbox:read contacts:read"`,
 			`"any_of":["contacts:read","admin:all"]`},
 		"undeclared":        {503, "UNAVAILABLE", "unavailable", "Access could not be decided. Try again.", "1", "", ""},
@@ -74,7 +74,7 @@ func TestDeclaredAnswers(t *testing.T) {
 	if strings.Contains(log.String(), "confidential") {
 		t.Error("the value of a header is in the log")
 	}
-	// The policy's own codes and reasons are metric labels if they are declared. Undeclared ones are not.
+	// Codes and reasons of the policy are metric labels only if the API declares them.
 	_, metrics := harness.Probe(t, s, "/metrics")
 	if !strings.Contains(metrics, `keywicket_checks_total{api="velaflows",code="RATE_LIMITED",reason="quota"} 3`) || strings.Contains(metrics, "TEAPOT") {
 		t.Errorf("the metrics are %s", metrics)
@@ -120,8 +120,8 @@ func TestDeclaredAnswers(t *testing.T) {
 	}
 }
 
-// Envoy limits which headers the sidecar may change. Without the edit that docs/configuration.md advises, the answer is a
-// 500.
+// Envoy limits which headers the sidecar may change. Without the edit that docs/configuration.md describes, the client gets
+// a 500.
 func TestHeaderThatEnvoyRejects(t *testing.T) {
 	t.Parallel()
 	_, config := ownPolicy(t)
@@ -138,7 +138,7 @@ func TestHeaderThatEnvoyRejects(t *testing.T) {
 	}
 }
 
-// The sidecar finds pairs that no API declares before the first check, and reports each with its line.
+// At start, the sidecar finds pairs of code and reason that no API declares, and reports each pair with its line.
 func TestUndeclaredDenialIsRefusedAtStart(t *testing.T) {
 	t.Parallel()
 	dir, _ := ownPolicy(t)

@@ -44,7 +44,7 @@ func TestRouteAddedAsData(t *testing.T) {
 	client.Expect(t, harness.NewRequest("velaflows", "GET /api/v1/inbox/drafts", reader.Token, home.ID), "FORBIDDEN no_route")
 	client.Expect(t, harness.NewRequest("velaflows", harness.Conversations, reader.Token, home.ID), "allow")
 
-	// Only the folder has the route. The built-in policy does not.
+	// The policy folder has the route. The built-in policy does not.
 	home = harness.CreateWorkspace(t, deployment.Stack)
 	client = harness.NewClient(t, deployment.Stack, 1)
 	reader = harness.IssueToken(t, deployment.Stack, "sk_live_", home.Slug, "inbox:read")

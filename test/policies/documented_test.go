@@ -49,7 +49,7 @@ func TestDocumentedPolicyPassesItsTests(t *testing.T) {
 	if err := rego.Test(t, dir); err != nil {
 		t.Error(err)
 	}
-	// Without any one of the rules, its test fails.
+	// For each rule, remove only this rule. A test must then fail.
 	rules := 0
 	for _, file := range []string{"payment", "people", "places"} {
 		name := filepath.Join(dir, "keywicket", file+".rego")
@@ -77,7 +77,7 @@ func TestDocumentedPolicyPassesItsTests(t *testing.T) {
 	}
 }
 
-// Tests the ten rules of docs/policies.md through Envoy. Each rule has a request that it allows and a request that it
+// This tests the ten rules of docs/policies.md through Envoy. Each rule has a request that it allows and a request that it
 // denies.
 func TestDocumentedRules(t *testing.T) {
 	t.Parallel()
@@ -131,7 +131,7 @@ func TestDocumentedRules(t *testing.T) {
 	reader := bearer(harness.IssueToken(t, s, "zoo_", pro, "animals:read", "--config", config).Token)
 	listed := bearer(token(pro, `{"cages":["7","8"]}`))
 	for rule, c := range map[string]struct {
-		allowed, denied [2]string // method, and address
+		allowed, denied [2]string // a method and an address each
 		as, asDenied    []string  // headers
 		by, byDenied    *http.Client
 		status          int
@@ -182,8 +182,8 @@ func TestDocumentedRules(t *testing.T) {
 	}
 }
 
-// Tests what docs/policies.md says about forms of a path. A row that it shows is accepted. Where it shows a replacement for
-// an OpenAPI form, the OpenAPI form is refused.
+// This tests what docs/policies.md says about forms of a path. The rows that the document shows are accepted. Where the
+// document shows a replacement for an OpenAPI form, the OpenAPI form is refused.
 func TestDocumentedForms(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "policies.md"))
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// These tests run the built-in policy with the edits below. The edits add denials and headers of the policy's own, and read
-// more of a request. The query of a request selects the answer.
+// These tests run the built-in policy with the edits below. The edits add denials and headers, and let the rules read more
+// fields of a request. The query of a request selects the answer.
 
 const ownAnswers = `} else := denied("PAYMENT_REQUIRED", "plan_too_small") if {
 	input.request.raw_query == "plan"

@@ -6,15 +6,15 @@ import (
 	"strings"
 )
 
-// API is an API's table, in another form than its data.yaml. The tests compare the policies with this table, and the matrix of
-// routes checks exactly these routes. "{}" is one path segment.
+// API is the table of one API, in another form than the API's data.yaml. The tests compare the policies with this table, and
+// the matrix of routes checks exactly these routes. "{}" is one path segment.
 type API struct {
 	Descriptions map[string]string   // scope → the words of the API's own document
 	Workspace    map[string][]string // scope → the workspace-level routes that need it
 	User         map[string][]string // scope → the user-level routes that need it
 	base         string              // prefix of the paths in Workspace and User
 	public       []string            // complete paths of public routes
-	unlisted     []string            // complete paths that are similar, but that no row lists
+	unlisted     []string            // complete paths that are similar to listed paths, but that no row lists
 
 	Prefixes []string // of credentials
 	Override string   // scope that satisfies every workspace-level route

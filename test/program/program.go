@@ -28,8 +28,8 @@ var OPA = sync.OnceValues(func() (string, error) {
 
 const ourCommand = "./cmd/keywicket"
 
-// build builds a program in bin/test of this checkout, so two checkouts do not share a file. `go build` does not link again if
-// the file is up to date. It replaces a file that is not: processes that run keep the old one.
+// build builds a program in bin/test of this checkout, so two checkouts do not share a file. `go build` does not link again
+// if the file is up to date. It replaces an outdated file by a new file, so running processes keep the old file.
 func build(name, program string, flags ...string) (path string, err error) {
 	module, ok := modulefile.Find("go.mod")
 	if !ok {
@@ -64,5 +64,5 @@ func lock(name string) (unlock func() error, err error) {
 	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	return file.Close, nil // which unlocks it
+	return file.Close, nil // closing the file unlocks it
 }

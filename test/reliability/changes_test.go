@@ -10,7 +10,7 @@ import (
 	"github.com/keywicket/keywicket/test/product"
 )
 
-// Changes of everything that an answer depends on, not only of the token.
+// The test changes everything that an answer depends on, not only the token.
 func TestChangesReachTheCache(t *testing.T) {
 	t.Parallel()
 	f := newFaults(t, harness.StartStack)
@@ -34,7 +34,8 @@ func TestChangesReachTheCache(t *testing.T) {
 	f.warmUp(t, renamed)
 	f.requireChange(t, renamed, f.exec(t, `DELETE FROM keywicket.users`), bound, "allow", "UNAUTHORIZED unknown")
 
-	// "Active from the moment they're created", although it was refused a moment before.
+	// "Active from the moment they're created": a token works after its creation, although the sidecar has just refused it as
+	// unknown.
 	_, format := product.FormatOf("sk_live_")
 	secret := format.NewKey()
 	created := harness.NewRequest("velaflows", harness.Conversations, secret.Reveal(), f.home.ID)
@@ -47,7 +48,7 @@ func TestChangesReachTheCache(t *testing.T) {
 		bound, "UNAUTHORIZED unknown", "allow")
 }
 
-// The sidecar notices that the triggers were disabled, also if they are enabled again at once.
+// The sidecar notices that the triggers were disabled, even if the triggers are enabled again immediately.
 func TestTriggersAreDisabled(t *testing.T) {
 	t.Parallel()
 	f := newFaults(t, harness.StartStack)
@@ -72,7 +73,7 @@ func TestTriggersAreDisabled(t *testing.T) {
 	}
 }
 
-// Hints from the wrong database cost some time. They have no other effect.
+// If hints come from the wrong database, changes take somewhat longer to reach the sidecar. There is no other effect.
 func TestHintsFromAnotherDatabase(t *testing.T) {
 	t.Parallel()
 	f := newFaults(t, harness.StartStack, "KEYWICKET_DATABASE_FEED_URL=postgres://nobody@127.0.0.1:1/nowhere?sslmode=disable")

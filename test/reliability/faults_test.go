@@ -23,7 +23,7 @@ import (
 )
 
 // These tests cause each fault of docs/reliability.md in a running sidecar, one at a time, and check the bound. A request
-// that starts later than the bound after a change was committed is never answered from before the change.
+// that starts later than the bound after a change was committed is never answered with data from before the change.
 const bound = time.Second
 
 // faults is a stack whose sidecar connects to its database through two proxies that can simulate faults.
@@ -103,7 +103,8 @@ func (f *faults) leaseHeld(t *testing.T) bool {
 	return f.metric(t, "keywicket_cache_lease_seconds") > 0
 }
 
-// warm returns a token of the home workspace that the sidecar has cached: it has answered for it without a query.
+// warm returns a token of the home workspace that the sidecar has cached: it has answered a request with this token without
+// a query.
 func (f *faults) warm(t *testing.T) harness.Token {
 	t.Helper()
 	token := harness.IssueToken(t, f.Stack, "sk_live_", f.home.ID, "inbox:read")
@@ -125,8 +126,8 @@ func (f *faults) warmUp(t *testing.T, r harness.Request) {
 	})
 }
 
-// requireChange repeats the request from when the change was committed until well after the bound. Every request that starts after
-// the bound has to get the new answer. Before, both answers are valid.
+// requireChange repeats the request from the commit of the change until well after the bound. Every request that starts
+// after the bound has to get the new answer. A request that starts earlier may get the old or the new answer.
 func (f *faults) requireChange(t *testing.T, r harness.Request, committed time.Time, within time.Duration, old, want string) {
 	t.Helper()
 	var first time.Duration
@@ -145,7 +146,7 @@ func (f *faults) requireChange(t *testing.T, r harness.Request, committed time.T
 			late++
 		}
 		switch {
-		case got == "UNAVAILABLE unavailable": // at once, while the database is gone
+		case got == "UNAVAILABLE unavailable": // the sidecar refuses immediately while the database is gone
 			time.Sleep(within / 50)
 		case started < within:
 			time.Sleep(min(within/50, within-started))

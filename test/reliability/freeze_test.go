@@ -19,7 +19,7 @@ import (
 )
 
 // While the sidecar is frozen, requests wait. After it continues, its cache is too old, its connections have exceeded their
-// time limits, and the whole queue arrives at once.
+// time limits, and all waiting requests arrive at the same time.
 func TestFrozenSidecarAnswersItsQueue(t *testing.T) {
 	s := harness.StartRaceStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=5s"}}) // for busy machines
 	home := harness.CreateWorkspace(t, s)

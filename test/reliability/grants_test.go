@@ -30,7 +30,8 @@ func TestRevokedGrants(t *testing.T) {
 	register := func() app {
 		return harness.Keywicket[app](t, f.Stack, "oauth-app", "create", "--name", "Planner", "--redirect-uri", "https://planner.example/cb")
 	}
-	// warm returns an access token that the sidecar has cached, resolved to the one workspace that was granted.
+	// warm returns an access token whose answer the sidecar has cached. The user granted one workspace, so the token implies
+	// it.
 	warm := func(a app) (code authz.Secret, issued issuer.Issued, r harness.Request) {
 		approved, err := grants.Approve(t.Context(), issuer.Approval{
 			Client: a.ID, User: ada.ID, Workspaces: []string{f.home.ID}, Scopes: []string{"issues:read"},

@@ -17,7 +17,8 @@ import (
 )
 
 func TestDatabaseStopsAndRestarts(t *testing.T) {
-	// For slow machines the look-up timeout is twice the default: after the outage every connection is opened again.
+	// After the outage, the sidecar opens every connection again. So for slow machines, the look-up timeout is almost twice
+	// the default.
 	s := harness.StartRaceStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}})
 	home := harness.CreateWorkspace(t, s)
 	key := harness.IssueToken(t, s, "sk_live_", home.ID, "inbox:read")
@@ -51,7 +52,7 @@ func TestDatabaseStopsAndRestarts(t *testing.T) {
 	if err := s.Postgres.Stop(); err != nil {
 		t.Fatal(err)
 	}
-	// Remembered answers are valid until the staleness bound.
+	// Cached answers are used until the staleness bound.
 	harness.Await(t, "the sidecar asks the database", func() bool {
 		return client.Send(t, harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID)).Outcome == "UNAVAILABLE unavailable"
 	})
@@ -172,8 +173,8 @@ func TestStaleIfError(t *testing.T) {
 	of := harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID)
 	brief := harness.IssueToken(t, f.Stack, "sk_live_", f.home.ID, "inbox:read", "--expires-in", "4s")
 	briefly := harness.NewRequest("velaflows", harness.Conversations, brief.Token, f.home.ID)
-	// The change log contains the creation of the tokens. If the sidecar reads this after it has cached them, it drops them. So
-	// wait for a later change.
+	// The change log contains the creation of the tokens. If the sidecar read that entry after it had cached the tokens, it
+	// would drop the cached answers. So the test waits for a later change.
 	harness.Keywicket[registry.RevokedSessions](t, f.Stack, "session", "revoke", "nobody", "--wait")
 	f.client.Expect(t, of, "allow")
 	f.client.Expect(t, briefly, "allow")

@@ -22,7 +22,7 @@ func TestOneQueryPerCheck(t *testing.T) {
 	const checks = 1000
 	s := harness.StartRaceStack(t, demo.Config{
 		Environ:          []string{"KEYWICKET_CACHE_MAX_BYTES=0", "KEYWICKET_DATABASE_LOOKUP_TIMEOUT=8s"},
-		EnvoyConfig:      patientEnvoy, // as in TestFloodOfUnknownTokens: a look-up that times out costs other statements
+		EnvoyConfig:      patientEnvoy, // needed as in TestFloodOfUnknownTokens, because a look-up that times out causes other statements
 		PostgresSettings: map[string]string{"shared_preload_libraries": "pg_stat_statements"},
 	})
 	home, other := harness.CreateWorkspace(t, s), harness.CreateWorkspace(t, s)
@@ -35,8 +35,8 @@ func TestOneQueryPerCheck(t *testing.T) {
 	foreign := token("vel_", "workspace:admin")
 	_, format := product.FormatOf("sk_live_")
 
-	// The use of tokens is written in batches at intervals, independent of the number of checks. It takes a connection, so a
-	// look-up may need another one, which begins with three statements.
+	// The use of tokens is written in batches at intervals, independent of the number of checks. While this write uses a
+	// connection, a look-up may open another connection, for which the sidecar runs three statements.
 	const opens = `(query LIKE 'SELECT current_setting(%pg_backend_pid()%' OR query ~ '^(SET|RESET) lock_timeout')`
 	others := func(counted func(string) int) int {
 		return counted(`query NOT LIKE '%FROM keywicket.tokens%digest%' AND query NOT LIKE '%keywicket.token_usage%'
@@ -107,7 +107,7 @@ func TestOneQueryPerCheck(t *testing.T) {
 	}
 }
 
-// A warm check makes no query. A thousand simultaneous first uses of a token make one.
+// A warm check (with a cached token) makes no query. A thousand simultaneous first uses of a token make one query.
 func TestWarmChecksMakeNoQuery(t *testing.T) {
 	s := harness.StartRaceStack(t, demo.Config{
 		// A shared load continues for later callers, also after the first callers have timed out.
@@ -128,7 +128,7 @@ func TestWarmChecksMakeNoQuery(t *testing.T) {
 	before := lookups(counted)
 	var asking sync.WaitGroup
 	for range 1000 {
-		asking.Go(func() { c.Send(t, check) }) // some time out on a small machine, and are a 503
+		asking.Go(func() { c.Send(t, check) }) // on a small machine, some checks time out and get a 503
 	}
 	asking.Wait()
 	if got := lookups(counted) - before; got != 1 {

@@ -32,11 +32,11 @@ func TestRevokedMeansRevoked(t *testing.T) {
 	})
 	t.Run("while it is loaded", func(t *testing.T) {
 		token := harness.IssueToken(t, f.Stack, "sk_live_", f.home.ID, "inbox:read")
-		f.warm(t) // the look-ups' connections are open
+		f.warm(t) // opens the connections for look-ups
 		heal := toxic(t, f.lookups, "latency", `"latency": 250`)
 		loads := make(chan string)
 		go func() { loads <- f.client.Send(t, of(token)).Outcome }()
-		time.Sleep(100 * time.Millisecond) // the row was read, and its answer is on its way
+		time.Sleep(100 * time.Millisecond) // Postgres has read the row, and its answer is on its way
 		committed := f.exec(t, revoke, token.ID)
 		if got := <-loads; got != "allow" {
 			t.Errorf("the load that the revocation overtook: %s", got)
@@ -106,7 +106,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 			FROM generate_series(1, 1000) n`, f.home.ID)
 		f.requireChange(t, of(token), f.exec(t, `UPDATE keywicket.tokens SET revoked_at = now()`), bound, "allow", revoked)
 		if got := f.metric(t, `keywicket_cache_epochs_total{cause="notice"}`); got == before || got > before+2 {
-			t.Errorf("two mass changes are %v notifications", got-before) // one, if they are read together
+			t.Errorf("two mass changes are %v notifications", got-before) // 1 if the sidecar reads both at the same time
 		}
 	})
 	t.Run("when every connection of the database is terminated", func(t *testing.T) {
@@ -130,7 +130,7 @@ func TestRevokedMeansRevoked(t *testing.T) {
 		var asking sync.WaitGroup
 		var allowed atomic.Int64
 		time.Sleep(bound + bound/2)
-		for range 50 { // they start long after the change, and are answered when the sidecar continues
+		for range 50 { // these requests start long after the change, and get answers when the sidecar continues
 			asking.Go(func() {
 				if c.Send(t, check).Outcome == "allow" {
 					allowed.Add(1)

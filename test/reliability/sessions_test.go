@@ -11,7 +11,7 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// As for tokens, a revocation of a session takes effect within the bound.
+// The revocation of a session takes effect within the bound, like the revocation of a token.
 func TestRevokedSessions(t *testing.T) {
 	t.Parallel()
 	f := newFaults(t, harness.StartStack, "KEYWICKET_APIS_VELOCITY_SESSION_LEEWAY=1s")

@@ -20,8 +20,8 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// A check is under way when the sidecar gets the signal to stop. It waits for the database, which a lock delays. All of this
-// has to fit into the 0.4 s that a check may take.
+// A check is under way when the sidecar gets the signal to stop. The check waits for the database, because a lock delays its
+// query. All of this has to fit into the 0.4 s that a check may take.
 func TestSidecarDrains(t *testing.T) {
 	s := harness.StartRaceStack(t, demo.Config{Environ: []string{"KEYWICKET_DATABASE_LOOKUP_TIMEOUT=390ms"}})
 	home := harness.CreateWorkspace(t, s)
@@ -80,7 +80,7 @@ func TestSidecarDrains(t *testing.T) {
 		t.Errorf("the use of the token is not written: %+v", list)
 	}
 
-	// Then no sidecar is left to decide.
+	// Now there is no sidecar that can decide.
 	before := s.Live.Count()
 	a := client.Send(t, harness.NewRequest("velaflows", harness.Conversations, key.Token, home.ID))
 	if a.Status != http.StatusServiceUnavailable || a.Outcome != "UNAVAILABLE unavailable" || s.Live.Count() != before {
@@ -88,8 +88,8 @@ func TestSidecarDrains(t *testing.T) {
 	}
 }
 
-// After the first signal to stop, a sidecar is unready at once, and continues to answer. After a second signal, it does not
-// wait any longer.
+// After the first signal to stop, a sidecar immediately reports that it is not ready, and continues to answer. After a
+// second signal, it stops answering without further delay.
 func TestLameDuck(t *testing.T) {
 	t.Parallel()
 	log := new(syncbuffer.Buffer)

@@ -170,7 +170,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 		return harness.Fetch(t, http.DefaultClient, "POST", endpoint+"token", refresh.Encode(), "Content-Type", formType, basic[0], basic[1]).Status == http.StatusServiceUnavailable
 	})
 	visit("GET", d.Velocity+"/oauth/consent?client_id="+made.ID+"&redirect_uri="+harness.AppAddress+"&state="+state, "", session)
-	_ = d.Close() // the logs end; Postgres was stopped before
+	_ = d.Close() // completes the logs; it returns an error, because Postgres was stopped before
 
 	_, log, _ := strings.Cut(s.log.String(), logins[1][0])
 	s.see("the logs", log)

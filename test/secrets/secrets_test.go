@@ -27,12 +27,13 @@ func TestSecretsStaySecret(t *testing.T) {
 	s := newLeakStack(t, demo.Config{
 		Environ: append(is.Environ(), "KEYWICKET_LOG_LEVEL=debug", "KEYWICKET_LOG_ALLOW_SAMPLE=1",
 			"KEYWICKET_APIS_VELOCITY_SESSION_JWKS_URL="+strings.Replace(is.URL, "//", "//keywicket:"+guess+"@", 1)+"?apikey="+guess),
-		// Logs every statement without its parameters: the SQL itself never holds a secret.
+		// These settings log every statement without its parameters, because the SQL itself never contains a secret.
 		PostgresSettings: map[string]string{
 			"log_min_duration_statement": "0", "log_parameter_max_length": "0", "log_parameter_max_length_on_error": "0",
 		},
 	})
-	// The demo's own statement is an exception, so the search begins after it.
+	// The statement by which the demo creates a login is an exception: it contains a password. So the search begins after
+	// this statement.
 	login := regexp.MustCompile(`PASSWORD '(\w+)'.*\n`).FindStringSubmatch(s.log.String())
 	admin := regexp.MustCompile(`:(\w+)@([^/]+)/`).FindStringSubmatch(s.DatabaseURL())
 	if login == nil || admin == nil {
@@ -122,14 +123,14 @@ func TestSecretsStaySecret(t *testing.T) {
 	s.checkDirectly(t, live.Token, home.ID)
 	is.CloseClientConnections()
 	is.Close()
-	cold := product.NewKey("sk_live_") // the other keys are cached, and need no database
+	cold := product.NewKey("sk_live_") // not cached, so its look-up needs the database
 	s.secrets.addToken(cold, cold[:len("sk_live_")])
 	s.fail(t, chat(cold))
-	if err := s.Close(); err != nil { // the logs end
+	if err := s.Close(); err != nil { // completes the logs
 		t.Fatal(err)
 	}
 
-	// A path is the client's own text, up to the query.
+	// The search skips logged paths up to the query, because they are the client's own text.
 	_, log, _ := strings.Cut(regexp.MustCompile(`"path":"[^"?]*`).ReplaceAllString(s.log.String(), ""), login[0])
 	s.see("the logs", log)
 	for _, what := range slices.Sorted(maps.Keys(s.seen)) {
@@ -165,7 +166,7 @@ func TestSecretsStaySecret(t *testing.T) {
 	findsLeaks(t)
 }
 
-// findsLeaks checks that the search finds secrets in a stack that leaks them.
+// findsLeaks checks that the search finds the secrets that a leaking stack shows.
 func findsLeaks(t *testing.T) {
 	t.Helper()
 	s := newLeakStack(t, demo.Config{

@@ -32,7 +32,7 @@ type leakStack struct {
 	client  *harness.Client
 	secrets traces
 	shown   []string            // output of the command that shows a token
-	seen    map[string][]string // by source
+	seen    map[string][]string // all outputs, by their source
 	fill    *strings.Replacer   // replaces the words in capitals, such as HOME, in inputs_test.go
 }
 
@@ -169,7 +169,7 @@ func (s *leakStack) importBeside(t *testing.T, key string) {
 	}
 }
 
-// checkDirectly sends checks as a PEP that validates nothing.
+// checkDirectly sends checks as a policy enforcement point (PEP) that validates nothing.
 func (s *leakStack) checkDirectly(t *testing.T, token, workspace string) {
 	t.Helper()
 	conn, err := grpc.NewClient(s.Sidecar.GRPC, grpc.WithTransportCredentials(insecure.NewCredentials()))

@@ -10,7 +10,7 @@ import (
 
 var (
 	deployment *harness.Deployment
-	inProcess  *authorizer.Authorizer // on the same database
+	inProcess  *authorizer.Authorizer // uses the deployment's database
 )
 
 func TestMain(m *testing.M) {

@@ -131,8 +131,8 @@ func TestIssuerThatCannotBeReached(t *testing.T) {
 	harness.Await(t, "sessions are accepted again", func() bool { return client.Send(t, profile()).Outcome == "allow" })
 }
 
-// If the API requires it, a session of a user with a second factor needs that factor, and gets the challenge of RFC 9470.
-// The upstream receives the level. The log has the reason for the denial, and no token.
+// If the API requires a second factor of users who have one, a session without that factor gets the challenge of RFC 9470.
+// The upstream receives the session's assurance level. The log contains the reason for the denial, but no token.
 func TestSecondFactorThroughEnvoy(t *testing.T) {
 	t.Parallel()
 	is := supabase.Start()

@@ -88,7 +88,7 @@ func TestDirectChecks(t *testing.T) {
 		}
 	}
 
-	// The sidecar does not check a request that is larger than any request's headers.
+	// The sidecar denies a message that is larger than the limit for a check.
 	answer, err := pdp.Check(t.Context(), &authv3.CheckRequest{Attributes: &authv3.AttributeContext{
 		Request:           &authv3.AttributeContext_Request{Http: with(contact, "/"+strings.Repeat("a", 1<<20), bearer, workspace)},
 		ContextExtensions: velaflows,

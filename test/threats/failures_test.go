@@ -29,7 +29,7 @@ func TestRouteWithoutACheck(t *testing.T) {
 			"/public": "allow", "/public/x": "allow", "/public-admin": wire.Missing, "/publican": wire.Missing,
 			"/public/../api/v1/admin": wire.Missing, "/public/%2e%2e/api/v1/admin": wire.Missing, "/public%2f..%2fadmin": wire.Refused,
 		},
-		// Why prefix must not be used: the same two requests pass unchecked.
+		// A route that matches by prefix is a mistake: these two requests then pass unchecked.
 		"prefix": {"/public": "allow", "/public-admin": "allow", "/publican": "allow", "/public/../api/v1/admin": wire.Missing},
 	} {
 		s := harness.StartStack(t, demo.Config{EnvoyConfig: open(match)})

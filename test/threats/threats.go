@@ -37,11 +37,11 @@ type Inputs struct {
 	Inbox    string // a token with only inbox:read
 	Contacts string // a token with only contacts:read
 	All      string // a token with admin:all
-	Home     string // their workspace
+	Home     string // the workspace of these tokens
 	Other    string
 }
 
-// Threats returns the inputs of all rows.
+// Threats returns the inputs of all rows of docs/security.md.
 func (h Inputs) Threats() []Threat {
 	const inbox = "/api/v1/inbox/conversations"
 	bearer := func(token string) [2]string { return [2]string{"Authorization", "Bearer " + token} }
@@ -173,7 +173,7 @@ func (h Inputs) Threats() []Threat {
 		{row: 38, Request: beside([2]string{"x-keywicket-environment", "sandbox"}, [2]string{"X-Keywicket-Environment", "sandbox"}), envoy: "allow",
 			Seen: map[string][]string{":upstream": {"live"}, "x-keywicket-environment": {"live"}}},
 	}
-	// Envoy passes them on unchanged, so the policies have to refuse them.
+	// Envoy passes these targets on unchanged, so the policies have to refuse them.
 	for row, targets := range map[int][]string{
 		4: {"/api/v1/inbox;jsessionid=1/conversations", "/api/v1/contacts/a;b"},
 		5: {"/api/v1/contacts/a%252fb", "/api/v1/contacts/%zz", "/api/v1/contacts/%C0%AF", "/api/v1/contacts/a%23b", "/api/v1/contacts/a%3fb"},

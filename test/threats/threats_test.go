@@ -14,8 +14,8 @@ import (
 	"github.com/keywicket/keywicket/test/wire"
 )
 
-// Every threat over every wire. A denied request does not reach an upstream. The next request does, on the same connection,
-// or on a new one if Envoy has closed it.
+// The test sends every threat over every protocol. A denied request does not reach an upstream. The next request reaches the
+// upstream, on the same connection, or on a new connection if Envoy has closed the first.
 func TestThreats(t *testing.T) {
 	home, other := harness.CreateWorkspace(t, deployment.Stack), harness.CreateWorkspace(t, deployment.Stack)
 	token := func(scope string) string {
@@ -51,7 +51,7 @@ func TestSidecarAcceptsWhatEnvoySends(t *testing.T) {
 	}
 }
 
-// The results in docs/security.md are those that the tests above require.
+// docs/security.md must list the same results that the tests above require.
 func TestThreatsAreAsDocumented(t *testing.T) {
 	text, err := os.ReadFile("../../docs/security.md")
 	if err != nil {

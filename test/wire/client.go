@@ -8,7 +8,8 @@ import (
 	"github.com/keywicket/keywicket/demo"
 )
 
-// Reconnecting is a connection that reconnects when the other end has closed it. It retries when no decision was made in time.
+// Reconnecting is a connection that reconnects when the other end has closed it. It sends a request again if the sidecar did
+// not decide in time.
 type Reconnecting struct {
 	dial func() Conn
 	Conn
@@ -33,12 +34,12 @@ func (l *Reconnecting) Send(t *testing.T, m Request) (s Response) {
 	return s
 }
 
-// Client sends one request after the other. If the other end has closed the last connection, it opens a new one.
+// Client sends one request after the other. If the other end has closed the connection, the client opens a new one.
 type Client struct {
 	Stack    *demo.Stack
 	Protocol string
 	API      string // the API whose listener is used
-	Foreign  bool   // the stack's Envoy has another configuration than deploy/envoy
+	Foreign  bool   // the stack's Envoy does not have the configuration of deploy/envoy
 
 	conn Conn // nil: none yet, or closed
 }

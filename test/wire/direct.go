@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// OutcomeOf reads the answer as Envoy does: its status decides. The rest of the answer must agree with the status.
+// OutcomeOf reads the answer as Envoy does: the answer's status decides. The rest of the answer must agree with the status.
 func OutcomeOf(t *testing.T, answer *authv3.CheckResponse) string {
 	t.Helper()
 	denied := answer.GetDeniedResponse()
@@ -39,7 +39,7 @@ func OutcomeOf(t *testing.T, answer *authv3.CheckResponse) string {
 	return fmt.Sprint(httpCode, " ", body.Error.Code, " ", body.Error.Reason)
 }
 
-// Direct is a PEP that passes everything on unchanged.
+// Direct is a policy enforcement point (PEP) that passes everything on unchanged.
 type Direct struct{ *grpc.ClientConn }
 
 // Send implements Conn.

@@ -33,7 +33,7 @@ func DialHTTP2(t *testing.T, address string) *HTTP2 {
 	h := &HTTP2{Conn: c, framer: http2.NewFramer(c, bufio.NewReader(c)), next: 1}
 	h.framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
 	_, err := io.WriteString(c, http2.ClientPreface)
-	// The window is as large as any answer, so that no update is necessary.
+	// The window is larger than any answer, so that no update is necessary.
 	err = errors.Join(err, h.framer.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20}))
 	if err = errors.Join(err, h.framer.WriteWindowUpdate(0, 1<<30)); err != nil {
 		t.Fatal(err)

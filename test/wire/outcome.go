@@ -19,11 +19,11 @@ const (
 	Refused   = "400 BAD_REQUEST bad_request" // by Envoy itself
 	NotFound  = "404 NOT_FOUND not_found"     // by Envoy itself
 	TooLarge  = "431 HEADERS_TOO_LARGE too_large"
-	NoHost    = "503 UNAVAILABLE unavailable" // to a host that no API has
+	NoHost    = "503 UNAVAILABLE unavailable" // for a request to a host that no API has
 )
 
-// CheckUpstream compares what reached the upstream with the expected headers, and requires that no credential did. A direct check has
-// only headers.
+// CheckUpstream compares what reached the upstream with the expected headers, and requires that no credential has reached
+// it. A direct check has only headers.
 func (s Response) CheckUpstream(t *testing.T, what string, want map[string][]string) {
 	t.Helper()
 	if s.Outcome != "allow" {

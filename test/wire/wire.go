@@ -1,6 +1,6 @@
-// Package wire sends requests of tests unchanged to a running stack. A client library corrects hostile requests before it sends
-// them. So this package writes the bytes itself: HTTP/1.1 by hand, HTTP/2 frame by frame, and the CheckRequest of a PEP that does
-// not normalise.
+// Package wire sends requests of tests unchanged to a running stack. A client library corrects hostile requests before it
+// sends them. So this package writes the bytes itself: HTTP/1.1 by hand, HTTP/2 frame by frame, and the CheckRequest of a
+// policy enforcement point (PEP) that does not normalise paths.
 package wire
 
 import (
@@ -40,14 +40,15 @@ type Request struct {
 
 // Response is the result of a request.
 type Response struct {
-	// "allow", "403 FORBIDDEN no_route", "grpc 16", or without an answer "closed" (the connection) and "reset" (the stream).
-	// The outcome of a foreign Envoy's own answer is its status, and the address of a redirect: "404", "307 /a".
+	// "allow", "403 FORBIDDEN no_route", "grpc 16", or, without an answer, "closed" (the connection was closed) or "reset"
+	// (the stream was reset). The outcome of a foreign Envoy's own answer is its status, and the address of a redirect:
+	// "404", "307 /a".
 	Outcome string
 	Status  int
 	Header  http.Header
 	Body    []byte
-	// Echo is what the upstream received of an allowed request. For a direct check, it is only the headers, with the changes
-	// that the answer requests of Envoy.
+	// Echo is what the upstream received of an allowed request. For a direct check, Echo has only the headers, with the
+	// changes that the answer requests of Envoy.
 	Echo  upstream.Echo
 	alive bool // the connection can send another request
 }
