@@ -121,8 +121,8 @@ func TestExplainWithoutAToken(t *testing.T) {
 		{[]string{"get", "/api/issues", "--scope", "issues:read"}, "no_route", spelled},
 		{[]string{"PUT", "/api/issues", "--scope", "issues:read"}, "no_route", `^the path is listed for GET \(.*data\.yaml:\d+\), POST \(.*data\.yaml:\d+\); to allow PUT, ` + addRow("PUT", "/api/issues")},
 		{[]string{"GET", "/api/a,b:c", "--scope", "issues:read"}, "no_route", "^" + addRow("GET", "/api/a,b:c")},
-		{[]string{"get", "/api/new", "--scope", "issues:read"}, "no_route", `^"get" is no method`},
-		{[]string{"", "/api/new", "--scope", "issues:read"}, "no_route", `^"" is no method`},
+		{[]string{"get", "/api/new", "--scope", "issues:read"}, "no_route", `^"get" is not a method`},
+		{[]string{"", "/api/new", "--scope", "issues:read"}, "no_route", `^"" is not a method`},
 		{[]string{"GET", "/api/new*", "--scope", "issues:read"}, "no_route", "^" + addRow("GET", "/api/new%2A")},
 		{[]string{"GET", "/api/:new", "--scope", "issues:read"}, "no_route", "^" + addRow("GET", "/api/%3Anew")},
 	} {
