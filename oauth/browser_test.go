@@ -101,7 +101,8 @@ func (p page) form(decision string, workspaces ...string) url.Values {
 	return f
 }
 
-// request returns the query of a valid authorization request. Each change replaces one parameter.
+// request returns the query of a valid authorization request. The changes are names of parameters, each followed by its new
+// value. An empty value removes the parameter.
 func (i *fixture) request(change ...string) string {
 	q := url.Values{
 		"client_id": {i.public.ID}, "redirect_uri": {callback}, "response_type": {"code"}, "scope": {"issues:read issues:write"},
