@@ -388,7 +388,7 @@ func TestDirectoryWorksOnceTheSchemaExists(t *testing.T) {
 	}
 }
 
-// The cache is not used if triggers are missing, or before the migration that creates them has run.
+// The cache is not used if a trigger is disabled, or before the migration that creates the triggers has run.
 func TestCacheIsNotUsedWithoutChangeTriggers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)

@@ -128,7 +128,7 @@ func TestUnreadableLookupDoesNotFailOthers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.UserToken(t, "user:read")
 	unreadableToken, unreadable := f.UserToken(t, "user:read")
-	f.Exec(t, `UPDATE keywicket.tokens SET scopes[0] = 'user:read' WHERE id = $1`, unreadableToken.ID) // Postgres adds the bounds to the text of such an array, and lib/pq cannot read them
+	f.Exec(t, `UPDATE keywicket.tokens SET scopes[0] = 'user:read' WHERE id = $1`, unreadableToken.ID) // the text of such an array has bounds, which lib/pq cannot read
 	d := f.Directory(t, nil)
 	release := f.OccupyConnections(t, d)
 	var wg sync.WaitGroup
