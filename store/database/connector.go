@@ -42,7 +42,7 @@ const ConnectLimit = 5 * time.Second
 type Connector struct {
 	settings Settings
 	pooler   Pooler
-	limit    time.Duration // time limit of each read and each write on an open connection; 0: none
+	limit    time.Duration // time limit of each read and each write on an open connection; 0 means none
 }
 
 // NewConnector returns a connector to the database at a URL. limit is the time limit of each read and each write on an open

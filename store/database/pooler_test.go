@@ -345,7 +345,7 @@ func TestPoolerMixesNoReports(t *testing.T) {
 type operator struct {
 	*pooled
 	*report
-	registry *registry.Registry // behind the pooler
+	registry *registry.Registry // this registry connects through the pooler
 	issuer   *issuer.Issuer
 	n        int
 }

@@ -264,7 +264,7 @@ func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
 		}
 		f.verified = sent
 		if takesOver {
-			signal(f.again) // the lease of that sidecar has nearly expired
+			signal(f.again) // this sidecar's lease has nearly expired, so it reads again now
 		}
 	}
 	// Send the first heartbeat together with the first lease. Otherwise the list would show a new sidecar as unable to use its

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// One sidecar verifies the schema at each of its readings. This is also true after a sidecar has taken over, and if it reads
-// twice in an interval. When it stops, the other sidecar takes over before its own lease expires.
+// One sidecar verifies the schema at each of its readings. After this sidecar stops, the other sidecar takes over before its own
+// lease expires. A sidecar that takes over reads twice in a row, but verifies only once.
 func TestOneSidecarVerifiesTheSchema(t *testing.T) {
 	const interval, bound = 2 * time.Second, 7 * time.Second
 	for offset := 10 * time.Millisecond; offset < interval; offset += 10 * time.Millisecond {

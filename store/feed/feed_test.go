@@ -164,7 +164,7 @@ func TestTriggersGrantNoRights(t *testing.T) {
 	f := storetest.NewFixture(t)
 	var definers []string
 	err := f.DB.Select(&definers, `SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'keywicket'::regnamespace AND prosecdef`)
-	if err != nil || !slices.Equal(definers, []string{"keywicket.keep_up()"}) { // keep_up may run with its owner's privileges, because it has no arguments: a caller cannot choose what it deletes
+	if err != nil || !slices.Equal(definers, []string{"keywicket.keep_up()"}) { // keep_up has no arguments, so a caller cannot choose which rows are deleted
 		t.Errorf("these functions run with their owner's privileges: %v, %v", definers, err)
 	}
 	sidecar := storetest.OpenDB(t, storetest.SidecarURL(f.URL))

@@ -101,7 +101,7 @@ type reading struct {
 	Started  int64           `db:"started"`
 	Standby  bool            `db:"standby"`
 	Changes  pq.StringArray  `db:"changes"`
-	ID       sql.NullString  `db:"id"` // id of the row in keywicket.world. After a server start, ID and the next fields are NULL until a sidecar has verified the schema
+	ID       sql.NullString  `db:"id"` // id of the row in keywicket.world; NULL, like the next fields, until the schema was verified after a server start
 	Mark     sql.NullInt64   `db:"mark"`
 	World    sql.NullString  `db:"world"`
 	Told     bool            `db:"told"`

@@ -24,8 +24,8 @@ var ErrUnreadable = errors.New("the database's answer cannot be read")
 // Query answers look-ups of one kind with the query. The answers are in the order of the look-ups. started is the value of
 // [database.ServerStarted] on the server that answered. The connections of db must be of the type [database.Connection].
 //
-// Query takes a connection from database/sql, but reads the rows of lib/pq directly. Otherwise database/sql would start a
-// goroutine for each query that waits for the end of the context.
+// Query takes a connection from database/sql, but reads the rows of lib/pq directly. The rows of database/sql would start a
+// goroutine for each query, which waits for the end of the context.
 func Query(ctx context.Context, db *sqlx.DB, query string, lookups []authz.Lookup) (answers []cache.Answer, started int64, err error) {
 	args, err := arguments(lookups)
 	if err != nil {
@@ -41,7 +41,7 @@ func Query(ctx context.Context, db *sqlx.DB, query string, lookups []authz.Looku
 		if err != nil {
 			return err
 		}
-		defer func() { err = cmp.Or(err, rows.Close()) }() // close the rows even after a panic, because a goroutine of lib/pq waits for the close
+		defer func() { err = cmp.Or(err, rows.Close()) }() // close the rows even after a panic: a goroutine of lib/pq waits for that
 		answers, started, err = readAnswers(rows, lookups)
 		return err
 	})
@@ -188,7 +188,7 @@ func (f *found) answer(l authz.Lookup) cache.Answer {
 	}
 	if f.Denial != "" {
 		a.Found = authz.LookupResult{Denial: f.Denial}
-		a.Expires = f.lifetime.Float64 > 0 // if the token is denied because of a ban, the denial ends with the ban; an expired token stays expired
+		a.Expires = f.lifetime.Float64 > 0 // the denial ends if its cause is a ban; an expired token stays expired
 		return a
 	}
 	if f.Workspace.ID != "" {

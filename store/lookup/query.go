@@ -61,9 +61,9 @@ const (
 	banEnd = `CASE WHEN ` + Banned + ` THEN u.banned_until END`
 )
 
-// SessionQuery is the query for a session. The token of a session contains the user's id. It checks that the user exists and is
-// not banned. It also checks that the session was not revoked, neither as a single session nor together with all sessions of the
-// user.
+// SessionQuery is the query for a session. The token of a session contains the user's id. The query checks that the user exists
+// and is not banned. The query also checks that the session was not revoked, neither as a single session nor together with all
+// sessions of the user.
 const SessionQuery = foundColumns + `, COALESCE(mfa_enrolled, false)
 FROM unnest((SELECT $1::text[]), (SELECT $2::text[]), (SELECT $3::int8[]), (SELECT $4::text[]), (SELECT $5::text[])) WITH ORDINALITY
      AS asked (session, of_user, began, in_id, in_slug, place)

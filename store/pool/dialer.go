@@ -40,12 +40,12 @@ type Dialer struct {
 
 	mu       sync.Mutex
 	waiting  []chan dialed // look-ups that wait; each channel has a buffer of one
-	underway int           // attempts
+	underway int           // number of attempts in progress
 	slow     int           // number of attempts that have taken longer than slowDial so far
 	ready    []*pooled     // open connections that no look-up has used yet
 	promised int           // number of connections in ready that replace closed old connections
 	era      int           // increases when connections that are being opened may lead to the wrong server
-	failure  error         // of the last attempt
+	failure  error         // error of the last attempt
 	failing  time.Time     // when the first failure after a success happened
 	success  time.Time     // when the last successful attempt began
 	pause    time.Duration

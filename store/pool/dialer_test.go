@@ -36,7 +36,7 @@ func TestConnectionsAreMadeOverASlowLink(t *testing.T) {
 	}
 }
 
-// If a host is down or its Postgres hangs, the host does not answer at all. The dialer must then try the other hosts.
+// If a host is down or its Postgres hangs, the host does not answer at all. Look-ups must still reach the other host.
 func TestUnresponsiveHostDoesNotBlockOthers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)

@@ -38,7 +38,7 @@ type Servers struct {
 	lookups *sqlx.DB
 	log     *slog.Logger
 
-	dropSpare func() error // closes connections that the pool lookups does not use yet
+	dropSpare func() error // closes open connections that the pool "lookups" has not used yet
 
 	switched func() // called when another server becomes the current one
 
