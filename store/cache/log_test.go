@@ -18,14 +18,14 @@ type server struct {
 	triggersOff bool      // the triggers are disabled
 	verified    *verified // last check of the schema; nil if there was none since the server started
 
-	state state // committed
+	state state // committed rows of the tables
 	next  int   // next transaction id (xid)
 	ended int   // the greatest xid of a transaction that has ended
 	open  []*transaction
 
 	log      []logRow // committed rows of the change log
 	sequence int      // sequence number of the row that was written last, committed or not
-	number   int64    // number of marks so far
+	number   int64    // number of marks so far (see mark)
 	mark     snapshot // the next cleaning deletes the rows that are visible in this snapshot
 }
 

@@ -20,8 +20,8 @@ import (
 //   - I2: the last state that began more than the staleness bound before the look-up. A state begins when its COMMIT is
 //     answered.
 //
-// If the database gives the answer in no state, the answer violates I4 (an answer is for the requested token) or I5 (an error
-// never becomes an answer, now or later). The model checks I3 separately: a look-up that began after the token's expiry is
+// If the database gives the answer in no state, the answer violates I4 or I5. I4: an answer is for the requested token. I5: an
+// error never becomes an answer, now or later. The model checks I3 separately: a look-up that began after the token's expiry is
 // denied.
 
 // bound is the staleness bound of every cache in these tests.

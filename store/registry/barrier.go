@@ -115,7 +115,7 @@ func (r *Registry) WaitForSidecars(ctx context.Context) (Barrier, error) {
 			case s.caughtUp:
 				b.Confirmed = append(b.Confirmed, s.ID)
 			case s.SeenAt == nil:
-			case !s.Alive && !s.mayAnswer: // wait for such a sidecar only if the database's clock was set forward
+			case !s.Alive && !s.mayAnswer: // such a sidecar uses its cache only if the database's clock was set forward
 				bound = max(bound, s.bound)
 			default:
 				b.Silent = append(b.Silent, s.ID)

@@ -167,8 +167,8 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 			}
 		}
 	}
-	// If the trigger's owner has no privilege to read the rows, banning a user fails with an error. Otherwise nobody would notice
-	// that the ban has no effect.
+	// If the owner of the trigger's function has no privilege to read the rows, banning a user fails with an error. Otherwise
+	// nobody would notice that the ban has no effect.
 	f.Exec(t, `ALTER ROLE dashboard NOBYPASSRLS`)
 	if _, err := auth.Exec(`INSERT INTO auth.users (id, banned_until) VALUES ($1, 'infinity')`, before); pq.As(err, pqerror.InsufficientPrivilege) == nil {
 		t.Errorf("without the privilege to read the rows: %v", err)

@@ -347,8 +347,8 @@ func TestImportHoldsOneLineAtATime(t *testing.T) {
 // this plan until autovacuum runs.
 func TestImportRenewsPlans(t *testing.T) {
 	f := storetest.NewFixture(t)
-	// When a connection creates its first temporary table, all connections plan again as a side effect. This import causes this
-	// side effect now, so that the next import cannot cause it.
+	// When a connection creates its first temporary table, all connections plan again as a side effect. This first import causes
+	// the side effect now, so that the import below cannot cause it.
 	storetest.Must(tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.LinesOf(storetest.OldLine(9999)))))
 	f.Exec(t, `VACUUM ANALYZE keywicket.tokens`)
 	sidecar := storetest.OpenDB(t, storetest.With(f.URL, "plan_cache_mode", "force_generic_plan"))
