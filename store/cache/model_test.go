@@ -15,7 +15,7 @@ import (
 
 // The model consists of a database, its change log, a reader of the log, and a clock. Only the steps of a schedule change them.
 // The model records every state of the database. An answer is correct if the database gives the same answer in one of these
-// states, and if this state is not older than both of these states:
+// states, and if this state is not older than either of the following two states:
 //   - I1: the last state whose changes the cache had read when the look-up began;
 //   - I2: the last state that began more than the staleness bound before the look-up. A state begins when its COMMIT is
 //     answered.

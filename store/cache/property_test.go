@@ -12,8 +12,8 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// budget is a number of cases. In so many cases, the search must find a wrong answer of each cache with a flaw. It must find none
-// of the real cache in ten times as many cases.
+// budget is a number of cases. Within this number of cases, the search must find a wrong answer of each cache with a flaw. In ten
+// times as many cases, the search must find no wrong answer of the real cache.
 const budget = 1000
 
 func TestKnownBadVariantsAreFound(t *testing.T) {

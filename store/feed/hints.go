@@ -98,8 +98,8 @@ func (h *hints) run() {
 				h.handle(n.Extra)
 			}
 		case <-second.C:
-			// Postgres wakes every listener for every notification, which costs too much if there are so many changes. Stop
-			// listening for a while, because reading the log is enough.
+			// Postgres wakes every listener for every notification, which costs too much above this rate. Stop listening for a
+			// while, because reading the log is enough.
 			if int64(received)*h.sidecars.Load() > wakeUps && resume == nil {
 				go func() { _ = h.listener.Unlisten(changelog.Channel) }() // Unlisten blocks until run has received the earlier notifications
 				resume = time.After(quiet)
