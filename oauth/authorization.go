@@ -20,14 +20,14 @@ type authorization struct {
 	scopes      []Scope
 }
 
-// mistake is an error that must not be sent to the app (RFC 6749, section 4.1.2.1). The app is unknown, the redirect URI is
-// missing, repeated or not registered, or the query is malformed. The user sees the error, and is not redirected.
+// mistake is an error that must not be sent to the app (RFC 6749, section 4.1.2.1). Possible reasons: the app is unknown, the
+// redirect URI is missing, repeated or not registered, or the query is malformed. The user sees the error, and is not redirected.
 type mistake struct{ why string }
 
 func (m *mistake) Error() string { return m.why }
 
-// authorization reads the request. Its error is a [mistake], a [refusal] for the app, or a failure of the server. With a refusal,
-// the result has the fields for the answer to the app.
+// authorization reads the request. The returned error is a [mistake], a [refusal] for the app, or a failure of the server.
+// Together with a refusal, it also returns the fields that the answer to the app needs.
 func (s *Server) authorization(r *http.Request) (authorization, error) {
 	var a authorization
 	query, err := url.ParseQuery(r.URL.RawQuery)
@@ -51,8 +51,8 @@ func (s *Server) authorization(r *http.Request) (authorization, error) {
 	return s.readRequest(a, query)
 }
 
-// readRequest reads the other parameters, once the app and its redirect URI are known. The app receives errors in these
-// parameters, as a [refusal].
+// readRequest reads the other parameters, after the app and the redirect URI are known. If one of these parameters is wrong, the
+// app receives a [refusal].
 func (s *Server) readRequest(a authorization, query url.Values) (authorization, error) {
 	if len(query["state"]) == 1 {
 		a.state = query.Get("state")
@@ -92,7 +92,7 @@ func (s *Server) readRequest(a authorization, query url.Values) (authorization, 
 	return a, nil
 }
 
-// scopesIn splits a list of scopes (RFC 6749, section 3.3). It accepts several spaces between two scopes.
+// scopesIn splits a list of scopes (RFC 6749, section 3.3). It accepts more than one space between two scopes.
 func scopesIn(list string) []string {
 	return strings.FieldsFunc(list, func(c rune) bool { return c == ' ' })
 }
@@ -110,8 +110,8 @@ func (a authorization) needsWorkspaces() bool {
 	return slices.ContainsFunc(a.scopes, func(s Scope) bool { return s.Workspace })
 }
 
-// redirectTo returns the URL of the redirect to the app, with the answer (RFC 6749, section 4.1.2) and the parameter iss (RFC
-// 9207).
+// redirectTo returns the URL to which the user is redirected. The URL contains the answer to the app (RFC 6749, section 4.1.2)
+// and the parameter "iss" (RFC 9207).
 func (s *Server) redirectTo(a authorization, answer map[string]string) string {
 	query := url.Values{}
 	for name, value := range answer {

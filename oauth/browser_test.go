@@ -18,11 +18,11 @@ import (
 
 const challenge = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM" // RFC 7636, appendix B
 
-// browser is the browser of a user. It does not follow redirects, because the tests check their targets.
+// browser is the browser of a user. It does not follow redirects, because the tests check the redirect targets.
 type browser struct {
 	*http.Client
 	i       *fixture
-	session string // session cookies of the product
+	session string // the product's session cookies
 	cookies map[string]string
 }
 
@@ -101,7 +101,8 @@ func (p page) form(decision string, workspaces ...string) url.Values {
 	return f
 }
 
-// request returns the query of a valid authorization request, with changes.
+// request returns the query of a valid authorization request. The changes are names of parameters, each followed by its new
+// value. An empty value removes the parameter.
 func (i *fixture) request(change ...string) string {
 	q := url.Values{
 		"client_id": {i.public.ID}, "redirect_uri": {callback}, "response_type": {"code"}, "scope": {"issues:read issues:write"},

@@ -13,7 +13,7 @@ import (
 // client is the app that sends a request.
 type client struct {
 	issuer.Client
-	authenticated bool // by its secret
+	authenticated bool // the app has sent its correct secret
 }
 
 // client returns the app that sends the request, and authenticates it (RFC 6749, sections 2.3.1 and 3.2.1). The credentials are
@@ -37,7 +37,8 @@ func (s *Server) client(r *http.Request, p parameters) (client, error) {
 	return found, tooMany(s.clients.take(found.limitKey()))
 }
 
-// app returns an app of the issuer's own API. Scopes of another API can have the same names but another meaning.
+// app returns an app of the issuer's own API. An app of another API is unknown here, because the scopes of that API can have the
+// same names but another meaning.
 func (s *Server) app(r *http.Request, id string) (issuer.Client, error) {
 	c, err := s.grants.Client(r.Context(), id)
 	if err == nil && c.API != s.config.API {
@@ -46,8 +47,8 @@ func (s *Server) app(r *http.Request, id string) (issuer.Client, error) {
 	return c, err
 }
 
-// limitKey returns the key for the limit of the app's requests. Authenticated requests are counted separately, because anybody
-// can send requests with the id of an app that need not authenticate.
+// limitKey returns the key for the limit of the app's requests. Requests with the app's secret have their own limit, because
+// without the secret anybody can send requests with the app's id.
 func (c client) limitKey() string {
 	if c.authenticated {
 		return "proven " + c.ID

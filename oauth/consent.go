@@ -32,15 +32,15 @@ type pageData struct {
 	User       string
 	Account    []Scope            // scopes of the user's account
 	Within     []Scope            // scopes in the workspaces that the user chooses
-	Workspaces []issuer.Workspace // that the user can choose; empty if no scope is for a workspace
-	Missing    bool               // the user has chosen no workspace, and must choose one
-	None       bool               // a scope is for workspaces, and the user has no workspace
-	Proof      string             // see proofCookie
+	Workspaces []issuer.Workspace // workspaces that the user can choose; empty if no scope is for a workspace
+	Missing    bool               // the user has chosen no workspace, and must choose at least one
+	None       bool               // a scope is for workspaces, but the user has no workspace
+	Proof      string             // value of the cookie that proofCookie returns
 }
 
 // proofCookie is the cookie whose value must be equal to a field of the form. A page of another origin can submit the form but
-// cannot read the cookie. A page of a sibling host cannot set the cookie: browsers accept a name with this prefix only from the
-// host itself and only over https (RFC 6265bis, section 4.1.3.2).
+// cannot read the cookie. A page of a sibling host cannot set the cookie. Browsers accept a name with the prefix "__Host-" only
+// from the host itself and only over https (RFC 6265bis, section 4.1.3.2).
 func (s *Server) proofCookie(proof string) *http.Cookie {
 	c := &http.Cookie{Name: "keywicket_consent", Value: proof, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: s.secure, MaxAge: 3600}
 	if s.secure {
@@ -49,7 +49,7 @@ func (s *Server) proofCookie(proof string) *http.Cookie {
 	return c
 }
 
-// proof returns the value of the browser's proof cookie, or an empty string without one.
+// proof returns the value of the browser's proof cookie, or an empty string if the browser has sent no such cookie.
 func (s *Server) proof(r *http.Request) string {
 	c, err := r.Cookie(s.proofCookie("").Name)
 	if err != nil {
@@ -67,7 +67,7 @@ func (s *Server) consent(w http.ResponseWriter, r *http.Request) {
 	s.showConsent(w, r, a, user, false)
 }
 
-// limited refuses requests above the limit of their client address.
+// limited refuses requests from a client address that has reached its limit.
 func (s *Server) limited(endpoint http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if wait := s.addresses.take(address(r)); wait > 0 {
@@ -135,7 +135,7 @@ func (s *Server) decide(w http.ResponseWriter, r *http.Request) {
 // readConsent reads the app's request and the user. If it returns false, it has already written the response.
 func (s *Server) readConsent(w http.ResponseWriter, r *http.Request) (authorization, issuer.ConsentUser, bool) {
 	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Referrer-Policy", "same-origin") // with no-referrer, browsers would send "Origin: null" with the form
+	w.Header().Set("Referrer-Policy", "same-origin") // with "no-referrer", browsers would send "Origin: null" with the form
 	a, err := s.authorization(r)
 	wrong, isMistake := errors.AsType[*mistake](err)
 	refused, isRefusal := errors.AsType[*refusal](err)
@@ -182,8 +182,8 @@ var (
 	errSecondFactor = errors.New("the user has signed in without a second factor")
 )
 
-// user returns the user who is signed in at the product. It accepts the same sessions as the sidecar, so it rejects an app's
-// token. Errors: [errSignedOut], [errSecondFactor], or a failure of the server.
+// user returns the user who is signed in at the product. It accepts the same sessions as the sidecar, so it does not accept an
+// app's token. The error is [errSignedOut], [errSecondFactor], or a failure of the server.
 func (s *Server) user(r *http.Request) (issuer.ConsentUser, error) {
 	token, ok := sessionToken(r, s.config.Cookie)
 	if !ok {
@@ -206,12 +206,12 @@ func (s *Server) user(r *http.Request) (issuer.ConsentUser, error) {
 	return user, err
 }
 
-// returned is the parameter of a request after a redirect from the sign-in page. It prevents a redirect loop for a user whose
-// session is valid at the sign-in page but not here.
+// returned is the parameter of a request after a redirect from the sign-in page. The parameter prevents a redirect loop for a
+// user whose session is valid at the sign-in page but not at the issuer.
 const returned = "returned"
 
-// signIn returns the URL of the sign-in page, with the URL to return to. level is the required assurance level (the parameter
-// acr_values of RFC 9470, section 4); empty: any.
+// signIn returns the URL of the sign-in page. The URL contains the address of the present page, to which the user returns. level
+// is the required assurance level (the parameter acr_values of RFC 9470, section 4). An empty level means any level.
 func (s *Server) signIn(r *http.Request, level string) string {
 	u, err := url.Parse(s.config.SignIn)
 	if err != nil {
@@ -230,7 +230,7 @@ func (s *Server) signIn(r *http.Request, level string) string {
 	return u.String()
 }
 
-// showConsent writes the consent page. missing: the page says that the user must choose a workspace.
+// showConsent writes the consent page. If missing is true, the page says that the user must choose a workspace.
 func (s *Server) showConsent(w http.ResponseWriter, r *http.Request, a authorization, user issuer.ConsentUser, missing bool) {
 	proof := rand.Text()
 	// Reuse the proof of an earlier page, so that the forms in several tabs are valid.
@@ -281,8 +281,9 @@ func (s *Server) showMistake(w http.ResponseWriter, status int, text string) {
 	s.render(w, nil, status, pageData{Mistake: text})
 }
 
-// render writes the page. Other pages cannot frame it (RFC 9700, section 4.16), and it loads nothing. The content security policy
-// has no form-action, because Chromium applies it to every redirect after the form's submission, even to redirects by the app.
+// render writes the page. Other pages cannot frame the written page (RFC 9700, section 4.16), and the page loads nothing. The
+// content security policy has no form-action, because Chromium applies form-action to every redirect after the form's submission,
+// even to redirects by the app.
 func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, p pageData) {
 	p.Nonce = rand.Text()
 	h := w.Header()

@@ -10,7 +10,8 @@ import (
 	"github.com/keywicket/keywicket/store/registry"
 )
 
-// The complete flow: a page with the app and its scopes, an approval, a code, tokens (RFC 6749, section 4.1).
+// In the complete flow, the user sees the app and its scopes and approves. The app receives a code and exchanges it for tokens
+// (RFC 6749, section 4.1).
 func TestUserApproves(t *testing.T) {
 	i := newFixture(t)
 	b := i.adaBrowser()
@@ -45,13 +46,13 @@ func TestUserApproves(t *testing.T) {
 	if profile, issues := strings.Index(both, "Read your own profile"), strings.Index(both, "Read issues"); account < 0 || account > profile || profile > within || within > issues {
 		t.Error(both)
 	}
-	// With only scopes of the user, the page shows no workspaces.
+	// If all scopes are for the user's account, the page shows no workspaces.
 	profile := i.request("scope", "user:read")
 	p = b.do(t, "GET", profile, nil)
 	if strings.Contains(p.text, "Acme") || strings.Contains(p.text, "that you choose") || expectRedirect(t, b.do(t, "POST", profile, p.form("approve"))).Get("code") == "" {
 		t.Error(p.text)
 	}
-	// A native app gets its port when it runs (RFC 8252, section 7.3).
+	// A native app learns its port only when it runs (RFC 8252, section 7.3).
 	native, _, err := i.registry.CreateApp(t.Context(), registry.NewApp{API: "velocity", Name: "Native", RedirectURIs: []string{"http://127.0.0.1/cb?x=1"}})
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +65,7 @@ func TestUserApproves(t *testing.T) {
 	}
 }
 
-// The forms in several tabs are all valid, even if another page was shown later.
+// If a user opens the page in several tabs, the form in each tab stays valid.
 func TestConsentInTwoTabs(t *testing.T) {
 	i := newFixture(t)
 	b := i.adaBrowser()
@@ -96,12 +97,12 @@ func TestUserWithoutAWorkspace(t *testing.T) {
 	if q := expectRedirect(t, b.do(t, "POST", i.request(), p.form("deny"))); q.Get("error") != "access_denied" {
 		t.Errorf("%v", q)
 	}
-	// A single workspace is preselected. Of several workspaces, none is preselected.
+	// A user's only workspace is preselected. If the user has several workspaces, none is preselected.
 	must(i.registry.SetMember(t.Context(), "acme", "eve@example.com", "guest"))
 	if one, two := b.do(t, "GET", i.request(), nil), i.adaBrowser().do(t, "GET", i.request(), nil); strings.Count(one.text, " checked>") != 1 || strings.Contains(two.text, " checked>") {
 		t.Errorf("one workspace: %s\ntwo workspaces: %s", one.text, two.text)
 	}
-	// A request with only scopes of the user grants no workspace, even if the form contains one.
+	// If all requested scopes are for the user's account, no workspace is granted, even if the form contains a workspace.
 	b = i.adaBrowser()
 	profile := i.request("scope", "user:read")
 	p = b.do(t, "GET", profile, nil)
@@ -175,7 +176,7 @@ func TestMistakesAreShownToTheUser(t *testing.T) {
 	}
 }
 
-// RFC 6749, section 4.1.2.1; RFC 7636, section 4.4.1.
+// Errors in the other parameters are sent to the app (RFC 6749, section 4.1.2.1; RFC 7636, section 4.4.1).
 func TestRefusalsAreReportedToTheApp(t *testing.T) {
 	i := newFixture(t)
 	b := i.adaBrowser()

@@ -11,9 +11,9 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// sessionToken returns the token of the user's session from the cookie with the name. The value is the token itself, or a JSON
-// object with the access token, as Supabase's libraries write it (a list in old versions). The object is encoded in base64 or for
-// a URL. A value that is too long for one cookie is split into the cookies NAME.0, NAME.1 and so on.
+// sessionToken returns the token of the user's session from the cookie with the name. The value is either the token itself, or
+// the JSON that Supabase's libraries write: an object that contains the access token, or a list in old versions. The JSON is
+// encoded in base64 or for a URL. A value that is too long for one cookie is split into the cookies NAME.0, NAME.1 and so on.
 func sessionToken(r *http.Request, name string) (authz.Secret, bool) {
 	value, ok := cookieValue(r, name)
 	if !ok {
@@ -41,7 +41,8 @@ func sessionToken(r *http.Request, name string) (authz.Secret, bool) {
 	return authz.Secret(value), strings.Count(value, ".") == 2
 }
 
-// cookieValue returns the value of the cookie, or joins its parts. If several cookies have the same name, it uses the first.
+// cookieValue returns the value of the cookie. If the value is split into several cookies, cookieValue joins them. If several
+// cookies have the same name, it uses the first.
 func cookieValue(r *http.Request, name string) (string, bool) {
 	values := make(map[string]string)
 	for _, c := range r.Cookies() {

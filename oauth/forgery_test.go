@@ -40,19 +40,19 @@ func TestForgedApprovals(t *testing.T) {
 	if q := expectRedirect(t, oldBrowser.do(t, "POST", i.request(), oldBrowser.do(t, "GET", i.request(), nil).form("deny"), "Origin", "https://velocity.quest")); q.Get("error") != "access_denied" {
 		t.Errorf("%v", q)
 	}
-	// Eve has signed in since Ada saw the page, so the page asks Eve.
+	// After Ada saw the page, Eve has signed in, so the page must ask Eve.
 	b := i.adaBrowser()
 	f := b.do(t, "GET", i.request(), nil).form("approve", i.acme.ID)
 	b.signIn("eve", nil)
 	if p := b.do(t, "POST", i.request(), f); p.status != http.StatusOK || !strings.Contains(p.text, "eve@example.com") {
 		t.Errorf("another user: %d to %v", p.status, p.location)
 	}
-	// A workspace id that is invalid.
+	// The form contains an invalid workspace id.
 	f = b.do(t, "GET", i.request(), nil).form("approve", "\x00")
 	if p := b.do(t, "POST", i.request(), f); p.location != nil || p.status != http.StatusUnprocessableEntity {
 		t.Errorf("an invalid workspace id: %d to %v", p.status, p.location)
 	}
-	// A workspace of another user.
+	// The form contains a workspace of another user.
 	f = b.do(t, "GET", i.request(), nil).form("approve", i.globex.ID)
 	if p := b.do(t, "POST", i.request(), f); p.location != nil || p.status != http.StatusUnprocessableEntity {
 		t.Errorf("a workspace of another user: %d to %v", p.status, p.location)
@@ -62,7 +62,7 @@ func TestForgedApprovals(t *testing.T) {
 	}
 }
 
-// The page cannot be framed, loads nothing and is not cached. Text of apps is escaped.
+// The consent page cannot be framed, loads nothing and is not cached. The page escapes text that comes from apps.
 func TestPageIsSafe(t *testing.T) {
 	i := newFixture(t)
 	b := i.adaBrowser()

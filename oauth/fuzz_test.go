@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// errorDescription matches every error description of the token endpoint. No description contains text of the request.
+// errorDescription matches every error description of the token endpoint. The pattern has no place for text of the request.
 var errorDescription = regexp.MustCompile(`^(?:` + strings.Join([]string{
 	`the body must be application/x-www-form-urlencoded or application/json`, `the body is too long`, `the body is not a valid form`,
 	`the body is not a JSON object, or a name in it occurs twice`,
@@ -24,7 +24,8 @@ var errorDescription = regexp.MustCompile(`^(?:` + strings.Join([]string{
 // request without a valid code or refresh token gets no token. The answer contains no text of the request, and nothing is logged.
 func FuzzTokenRequest(f *testing.F) {
 	i := newFixture(f)
-	// The database creates the ids. With placeholders, an input means the same in the next run.
+	// The database creates new ids in each run. The inputs contain placeholders for the ids, so that an input means the same in
+	// the next run.
 	apps := strings.NewReplacer("PUBLIC", i.public.ID, "CONFIDENTIAL", i.confidential.ID, "SECRET", i.confidentialSecret.Reveal())
 	const formType, jsonType = "application/x-www-form-urlencoded", "application/json"
 	const exchange = "grant_type=authorization_code&client_id=PUBLIC&code=c&redirect_uri=https%3A%2F%2Fplanner.example%2Fcb&code_verifier=" + verifier

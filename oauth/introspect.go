@@ -9,7 +9,7 @@ import (
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
-// introspection is the answer of RFC 7662, section 2.2. For an inactive token, it contains only active.
+// introspection is the answer of RFC 7662, section 2.2. For an inactive token, the answer contains only the field "active".
 type introspection struct {
 	Active    bool   `json:"active"`
 	Scope     string `json:"scope,omitempty"`
@@ -22,7 +22,7 @@ type introspection struct {
 }
 
 // introspect is the introspection endpoint. The app must authenticate with a secret, because otherwise anybody could test tokens
-// (section 2.1). A token of another app is inactive in the answer, like an unknown token.
+// (section 2.1). For a token of another app, the answer is the same as for an unknown token: inactive.
 func (s *Server) introspect(r *http.Request, p parameters, c client) (any, error) {
 	if !c.authenticated {
 		return nil, invalidClient()

@@ -65,7 +65,7 @@ func must[T any](v T, err error) T {
 
 const callback = "https://planner.example/cb"
 
-// fixture is a server with its own database, the user Ada, their two workspaces, and an app of each kind.
+// fixture is a server with its own database. The database contains the user Ada, Ada's two workspaces, and an app of each kind.
 type fixture struct {
 	*httptest.Server
 	*issuer.Issuer
@@ -76,7 +76,7 @@ type fixture struct {
 	public, confidential             registry.App
 	publicSecret, confidentialSecret authz.Secret
 	log                              *syncbuffer.Buffer
-	db                               *sqlx.DB // with all privileges
+	db                               *sqlx.DB // login with all privileges
 	sessions                         authz.Sessions
 }
 
@@ -165,7 +165,7 @@ func (i *fixture) appAt(t *testing.T, redirectURI string) registry.App {
 
 const verifier = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk" // RFC 7636, appendix B
 
-// code returns a code for the app, like an approval on the consent page.
+// code returns a code for the app, as if Ada had approved the app on the consent page.
 func (i *fixture) code(t *testing.T, app registry.App) string {
 	t.Helper()
 	sum := sha256.Sum256([]byte(verifier))
@@ -175,7 +175,6 @@ func (i *fixture) code(t *testing.T, app registry.App) string {
 	})).Code.Reveal()
 }
 
-// response is the response of an endpoint.
 type response struct {
 	status int
 	header http.Header
@@ -219,7 +218,7 @@ var errorText = regexp.MustCompile(`^[\x20-\x21\x23-\x5B\x5D-\x7E]+$`)
 
 type form map[string]string
 
-// with returns a copy with a changed value. The server treats an empty value like an absent one.
+// with returns a copy of the form in which one value is changed. An empty value has the same effect as an absent parameter.
 func (f form) with(name, value string) form {
 	f = maps.Clone(f)
 	f[name] = value

@@ -10,8 +10,8 @@ import (
 	"github.com/keywicket/keywicket/oauth"
 )
 
-// An address over its limit must wait. Each IPv4 address has its own limit, but all addresses of an IPv6 /64 network share one.
-// Requests over the limit cause no look-up.
+// An address over its limit must wait. Each IPv4 address has its own limit, but all addresses of an IPv6 /64 network share a
+// limit. Requests over the limit cause no look-up.
 func TestAddressLimit(t *testing.T) {
 	i := newFixture(t, func(c *oauth.Config) { c.AddressLimit = 3 })
 	const header = "X-Envoy-External-Address"
@@ -49,8 +49,8 @@ func TestAddressLimit(t *testing.T) {
 	}
 }
 
-// The limit of an app applies to requests from all addresses. Requests with its id but without its secret do not count for its
-// own limit.
+// The limit of an app applies to requests from all addresses. If another program sends requests with the app's id but without the
+// app's secret, these requests do not use up the app's own limit.
 func TestClientLimit(t *testing.T) {
 	i := newFixture(t, func(c *oauth.Config) { c.ClientLimit = 3 })
 	introspect := func(f form, n int) response {
@@ -80,7 +80,7 @@ func TestClientLimit(t *testing.T) {
 	}
 }
 
-// The log and the outcomes contain completed and attempted actions. The log contains no secret.
+// The log and the observed outcomes show the actions that succeeded and the actions that failed. The log contains no secret.
 func TestOperatorsSeeActionsAndNoSecret(t *testing.T) {
 	var mu sync.Mutex
 	outcomes := map[string]int{}

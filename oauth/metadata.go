@@ -7,17 +7,17 @@ import (
 	"strings"
 )
 
-// validIssuer reports whether the address can be the issuer's (RFC 8414, section 2; RFC 9207, section 2): https, without a query
-// and a fragment. http is allowed only on a loopback address, for trials. A path is not allowed, because the metadata would then
-// have another path (RFC 8414, section 3.1), and so would the cookies.
+// validIssuer reports whether the address is valid for an issuer: an https URL without a query and a fragment (RFC 8414, section
+// 2; RFC 9207, section 2). An http URL is allowed only on a loopback address, for trials. A path is not allowed, because it would
+// change the path of the metadata (RFC 8414, section 3.1) and the path of the cookies.
 func validIssuer(address string) bool {
 	u, err := url.Parse(address)
 	defaultPort := map[string]string{"https": "443", "http": "80"}
 	return err == nil && httpsOrLocal(u) && address == u.Scheme+"://"+u.Host &&
-		u.Host == strings.ToLower(u.Host) && u.Port() != defaultPort[u.Scheme] // in the form of a browser's Origin header
+		u.Host == strings.ToLower(u.Host) && u.Port() != defaultPort[u.Scheme] // the form that browsers use in the Origin header
 }
 
-// validSignIn reports whether users can be redirected to the address, and whether a parameter can be added to it.
+// validSignIn reports whether users can be redirected to the address, and whether a parameter can be added to the address.
 func validSignIn(address string) bool {
 	u, err := url.Parse(address)
 	if err != nil || !httpsOrLocal(u) || u.User != nil || u.Fragment != "" {
@@ -27,7 +27,7 @@ func validSignIn(address string) bool {
 	return err == nil
 }
 
-// httpsOrLocal reports whether the scheme is https, or http on a loopback address.
+// httpsOrLocal reports whether the URL is an https URL, or an http URL on a loopback address.
 func httpsOrLocal(u *url.URL) bool {
 	return validHost(u) && (u.Scheme == "https" || u.Scheme == "http" && slices.Contains([]string{"127.0.0.1", "::1", "localhost"}, u.Hostname()))
 }

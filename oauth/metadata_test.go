@@ -49,7 +49,7 @@ func TestMetadataIsTrue(t *testing.T) {
 			t.Errorf("%s: %d", address, w.Code)
 		}
 	}
-	for _, method := range []string{"none", "client_secret_basic", "client_secret_post"} { // as the tests of the endpoints show
+	for _, method := range []string{"none", "client_secret_basic", "client_secret_post"} { // other tests show that the endpoints accept these methods
 		for _, endpoint := range []string{"token", "revocation", "introspection"} {
 			listed := slices.Contains(m[endpoint+"_endpoint_auth_methods_supported"].([]any), any(method))
 			if listed != (endpoint != "introspection" || method != "none") {
@@ -70,7 +70,7 @@ func TestMetadataIsTrue(t *testing.T) {
 	}
 }
 
-// RFC 8414, section 3.2.
+// The response with the metadata is as RFC 8414, section 3.2, requires.
 func TestMetadata(t *testing.T) {
 	i := newFixture(t)
 	answer, err := http.Get(i.URL + "/.well-known/oauth-authorization-server")

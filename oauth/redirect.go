@@ -13,9 +13,10 @@ import (
 	"unicode"
 )
 
-// CheckRedirectURI returns an error for an invalid redirect URI. The scheme is https. Native apps may also use http on a loopback
-// address, or their own scheme, which contains a dot (RFC 8252, sections 7.3 and 7.1). A fragment is not allowed (RFC 6749,
-// section 3.1.2). The query must not contain a parameter of the answer, which would then occur twice (section 3.1).
+// CheckRedirectURI returns an error for an invalid redirect URI. The scheme must be https. Native apps may also use http on a
+// loopback address, or a private scheme that contains a dot (RFC 8252, sections 7.3 and 7.1). A fragment is not allowed (RFC
+// 6749, section 3.1.2). The query must not contain a parameter of the server's answer, because that parameter would then occur
+// twice in the redirect (section 3.1).
 func CheckRedirectURI(uri string) error {
 	if len(uri) > 2000 {
 		return errors.New("it is longer than 2,000 characters")
@@ -71,9 +72,9 @@ func validHost(u *url.URL) bool {
 		(bracketed && notIP == nil || !bracketed && hostForm.MatchString(u.Hostname()))
 }
 
-// RedirectURIMatches reports whether the requested URI matches the registered one. They must be identical (RFC 9700, section
-// 4.1.3). Only the port on a loopback address may differ, because a native app gets its port when it runs (RFC 8252, section
-// 7.3).
+// RedirectURIMatches reports whether the requested URI matches the registered one. The two URIs must be identical (RFC 9700,
+// section 4.1.3). Only the port on a loopback address may differ, because a native app learns its port only when it runs (RFC
+// 8252, section 7.3).
 func RedirectURIMatches(registered, presented string) bool {
 	if registered == presented {
 		return true
@@ -83,7 +84,7 @@ func RedirectURIMatches(registered, presented string) bool {
 	return ok && presentedOK && host == presentedHost && rest == presentedRest
 }
 
-// loopback splits an http URI on a loopback address. host is "http://" with the address, rest is the part after the host and the
+// loopback splits an http URI on a loopback address. host is "http://" with the address. rest is the part after the host and the
 // optional port. ok is false for any other URI.
 func loopback(uri string) (host, rest string, ok bool) {
 	for _, host := range []string{"http://127.0.0.1", "http://[::1]"} {

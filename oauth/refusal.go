@@ -16,12 +16,12 @@ type refusal struct {
 	Description string `json:"error_description,omitempty"`
 	status      int
 	wait        time.Duration
-	outcome     string // for [Config.Observe]; empty: the code
+	outcome     string // outcome for [Config.Observe]; if empty, Code is the outcome
 }
 
 func (r *refusal) Error() string { return r.Code + ": " + r.Description }
 
-// The codes of RFC 6749, section 5.2.
+// The following functions return refusals with the error codes of RFC 6749, section 5.2.
 func invalidRequest(why string) error { return &refusal{Code: "invalid_request", Description: why} }
 func invalidGrant() *refusal {
 	return &refusal{Code: "invalid_grant", Description: "the code or token is unknown, expired, used, revoked, or not for this request"}
@@ -36,15 +36,15 @@ func invalidClient() error {
 	return &refusal{Code: "invalid_client", Description: "the app is unknown, or its secret is wrong or missing", status: http.StatusUnauthorized}
 }
 
-// reused is the error for a code or token that is used a second time. The app receives an ordinary invalid_grant; only the
-// outcome differs.
+// reused is the error for a code or token that is used a second time. The app receives the usual error invalid_grant. Only the
+// outcome for the operator differs.
 func reused() error {
 	r := invalidGrant()
 	r.outcome = "reused"
 	return r
 }
 
-// tooMany returns the error for a caller that must wait (RFC 6585, section 4), or nil.
+// tooMany returns the error for a caller that must wait (RFC 6585, section 4). If the caller need not wait, it returns nil.
 func tooMany(wait time.Duration) error {
 	if wait == 0 {
 		return nil
@@ -61,7 +61,8 @@ func (s *Server) logFailure(w http.ResponseWriter, r *http.Request, err error) {
 	w.Header().Set("Retry-After", "1")
 }
 
-// refuse writes an error and returns its outcome. A failure of the server is logged, and the answer has no details of it.
+// refuse writes an error and returns its outcome. If the error is a failure of the server, refuse logs it, and the answer
+// contains no details.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) (outcome string) {
 	refused, ok := errors.AsType[*refusal](err)
 	if !ok {
@@ -69,7 +70,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) (outc
 		respond(w, http.StatusServiceUnavailable, &refusal{Code: "temporarily_unavailable"})
 		return "unavailable"
 	}
-	if refused.status == http.StatusUnauthorized { // RFC 9110, section 15.5.2; Basic is the only supported method with such a scheme
+	if refused.status == http.StatusUnauthorized { // RFC 9110, section 15.5.2, requires a challenge; Basic is the only supported scheme
 		w.Header().Set("WWW-Authenticate", `Basic realm="keywicket"`)
 	}
 	if refused.wait > 0 {

@@ -71,7 +71,7 @@ func TestEmptyParameters(t *testing.T) {
 	}
 }
 
-// RFC 6749, section 3.2, and RFC 7009, section 5, for every endpoint of apps.
+// Every endpoint for apps refuses repeated parameters and bodies that are too long (RFC 6749, section 3.2; RFC 7009, section 5).
 func TestTooManyParameters(t *testing.T) {
 	i := newFixture(t)
 	const formType = "application/x-www-form-urlencoded"
@@ -127,7 +127,8 @@ func TestURLParametersAreNotRead(t *testing.T) {
 	}
 }
 
-// RFC 6749, section 2.3.1: a client's id and secret are encoded like form values. RFC 7617: the scheme is not case-sensitive.
+// RFC 6749, section 2.3.1: a client's id and secret are encoded like form values. RFC 7617: the name of the scheme, "Basic", is
+// not case-sensitive.
 func TestBasicCredentialsAreFormDecoded(t *testing.T) {
 	i := newFixture(t)
 	encoded := func(text string) string {
@@ -147,7 +148,7 @@ func TestBasicCredentialsAreFormDecoded(t *testing.T) {
 }
 
 // RFC 6749, sections 4.1.2 and 4.1.2.1: every answer returns the state that the app sent, unchanged. Section 10.14: the server
-// treats it as an opaque value.
+// does not interpret the state.
 func TestStateIsReturnedUnchanged(t *testing.T) {
 	i := newFixture(t)
 	b := i.adaBrowser()
@@ -177,7 +178,8 @@ func TestStateIsReturnedUnchanged(t *testing.T) {
 	}
 }
 
-// RFC 6749, section 3.3: scopes are a set of case-sensitive words, and the response contains the token's scopes.
+// RFC 6749, section 3.3: the order of scopes does not matter, scopes are case-sensitive, and the response contains the token's
+// scopes.
 func TestScopesAreASet(t *testing.T) {
 	i := newFixture(t)
 	b := i.adaBrowser()

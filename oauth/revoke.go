@@ -9,8 +9,9 @@ import (
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
-// revoke is the revocation endpoint (RFC 7009). A refresh token is revoked with its whole grant, an access token alone. An
-// unknown token is not an error (section 2.2). The endpoint ignores token_type_hint.
+// revoke is the revocation endpoint (RFC 7009). If the token is a refresh token, the whole grant is revoked. If it is an access
+// token, only this token is revoked. For an unknown token, the endpoint returns no error (section 2.2). The endpoint ignores
+// token_type_hint.
 func (s *Server) revoke(r *http.Request, p parameters, c client) (any, error) {
 	token, err := p.required("token")
 	if err != nil {

@@ -7,8 +7,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// RFC 7009: a refresh token is revoked with its whole grant, an access token alone. The token of another app stays valid. An
-// unknown token is not an error.
+// RFC 7009: the revocation of a refresh token ends the whole grant. The revocation of an access token affects only this token. An
+// app cannot revoke the token of another app. For an unknown token, the endpoint returns no error.
 func TestRevocation(t *testing.T) {
 	i := newFixture(t)
 	isActive := func(r response) bool {

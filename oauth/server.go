@@ -12,7 +12,7 @@ import (
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
-// The paths of the endpoints.
+// These are the paths of the endpoints.
 const (
 	tokenPath      = "/api/oauth/token"
 	revokePath     = "/api/oauth/revoke"
@@ -24,10 +24,10 @@ const (
 // Config of a Server.
 type Config struct {
 	// Issuer is the server's own URL, such as https://velocity.quest, without a path or a trailing slash (RFC 8414, section 2).
-	// An http URL is for trials only, on a loopback address.
+	// An http URL is allowed only for trials, on a loopback address.
 	Issuer string
-	// API is the API of the users and apps. Format is the format of its access tokens. Scopes are the scopes that an app may
-	// request.
+	// API is the id of the API that users and apps call. Format is the format of the access tokens of this API. Scopes are the
+	// scopes that an app may request.
 	API    string
 	Format authz.CredentialFormat
 	Scopes []Scope
@@ -36,12 +36,13 @@ type Config struct {
 	Verifier authz.Sessions
 	Sessions authz.SessionFormat
 	Cookie   string
-	// SignIn is the URL that users without a session are redirected to. Its parameter return_to is the URL to return to.
+	// SignIn is the URL to which users without a session are redirected. The server adds the parameter return_to: the URL to
+	// which the user returns after signing in.
 	SignIn string
-	// AddressLimit is the maximum number of requests per minute from an address. ClientLimit is the maximum number of requests
-	// per minute of an app to the endpoints for apps. 0: no limit.
+	// AddressLimit is the maximum number of requests per minute from one address. ClientLimit is the maximum number of requests
+	// per minute that one app may send to the endpoints for apps. 0 means no limit.
 	AddressLimit, ClientLimit int
-	// Observe receives the endpoint and the outcome of each request. The outcome is "ok" or another word from a bounded set.
+	// Observe receives the endpoint and the outcome of each request. The outcome is "ok" or one of a fixed number of other words.
 	Observe func(endpoint, outcome string)
 }
 
@@ -62,8 +63,8 @@ type Server struct {
 	addresses, clients *limits
 }
 
-// NewServer validates the configuration, and returns a server that keeps its grants in the store. An error contains the name of
-// the invalid setting.
+// NewServer validates the configuration, and returns a server that keeps its grants in the store. Its error names the invalid
+// setting.
 func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, error) {
 	switch {
 	case !validIssuer(c.Issuer):
@@ -83,7 +84,8 @@ func NewServer(c Config, grants *issuer.Issuer, log *slog.Logger) (*Server, erro
 		c.Observe = func(string, string) {}
 	}
 	origins := http.NewCrossOriginProtection()
-	// Some browsers send only Origin, not Sec-Fetch-Site, and a proxy may have removed the port from Host.
+	// Some browsers send only the header Origin, not Sec-Fetch-Site. Origin is then compared with Host, but a proxy may have
+	// removed the port from Host. So trust the issuer's origin.
 	if err := origins.AddTrustedOrigin(c.Issuer); err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}
@@ -105,8 +107,8 @@ func (s *Server) Handler() http.Handler {
 	return mux
 }
 
-// forApps returns the handler of an endpoint for apps. It limits the requests of an address, and writes the endpoint's result
-// or error. No cache may store the response (RFC 6749, section 5.1).
+// forApps returns the handler of an endpoint for apps. The handler limits the requests of each address, and writes the endpoint's
+// result or error. No cache may store the response (RFC 6749, section 5.1).
 func (s *Server) forApps(name string, endpoint func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")

@@ -8,7 +8,7 @@ import (
 	"github.com/keywicket/keywicket/oauth"
 )
 
-// An internal error is a 503. It is logged, and the answer has no details.
+// After an internal error, the status is 503. The server logs the error, and the answer contains no details.
 func TestUnreachableDatabase(t *testing.T) {
 	i := newFixture(t)
 	request := i.exchange(t, i.public)
@@ -25,7 +25,8 @@ func TestUnreachableDatabase(t *testing.T) {
 }
 
 // RFC 8414, section 2, and RFC 9207, section 2: an issuer is an https URL, without a query and a fragment. An http URL is allowed
-// only on a loopback address, for trials. With a path, the metadata would have another path (RFC 8414, section 3).
+// only on a loopback address, for trials. A path is refused, because it would change the path of the metadata (RFC 8414, section
+// 3).
 func TestIssuersAddress(t *testing.T) {
 	i := newFixture(t)
 	for issuer, valid := range map[string]bool{
@@ -59,7 +60,7 @@ func TestIssuersAddress(t *testing.T) {
 	}
 }
 
-// Invalid settings are errors, such as a sign-in URL without TLS.
+// NewServer refuses invalid settings, such as a sign-in URL without TLS.
 func TestConfigIsRefused(t *testing.T) {
 	i := newFixture(t)
 	for what, change := range map[string]func(*oauth.Config){

@@ -11,7 +11,7 @@ import (
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
-// A user who is not signed in is redirected to the sign-in page, and then back to the same request.
+// A user who is not signed in is redirected to the sign-in page, and returns to the same request after signing in.
 func TestUserSignsInFirst(t *testing.T) {
 	i := newFixture(t)
 	must(i.registry.RevokeSession(t.Context(), "over"))
@@ -62,7 +62,7 @@ func TestUserSignsInFirst(t *testing.T) {
 			p.location.Query().Get("return_to") != "https://velocity.quest/oauth/consent?"+i.request()+"&returned=1" {
 			t.Errorf("%s: %d to %v", what, p.status, p.location)
 		}
-		// A user whose session is valid only at the sign-in page gets no redirect loop.
+		// If the user's session is valid only at the sign-in page, the user is not redirected again and again.
 		again := b.do(t, "GET", i.request()+"&returned=1", nil)
 		if again.status != http.StatusForbidden || again.location != nil ||
 			!strings.Contains(html.UnescapeString(again.text), `<a href="`+p.location.String()+`">Sign in again</a>`) {
@@ -74,7 +74,7 @@ func TestUserSignsInFirst(t *testing.T) {
 	}
 }
 
-// RFC 9700, section 4.11.2: without a known user, nobody is redirected to the app, not even with an error.
+// RFC 9700, section 4.11.2: the server redirects only a signed-in user to the app, even if the answer is an error.
 func TestRedirectNeedsASignedInUser(t *testing.T) {
 	i := newFixture(t)
 	b := i.browser()

@@ -60,7 +60,7 @@ func (s *Server) token(r *http.Request) (any, error) {
 }
 
 // exchange issues tokens for a code (RFC 6749, section 4.1.3; RFC 7636, section 4.6). After a request with the wrong client,
-// redirect URI or verifier, the code counts as used, because it may be stolen.
+// redirect URI or verifier, the code counts as used, because somebody may have stolen the code.
 func (s *Server) exchange(r *http.Request, p parameters, c client) (issuer.Issued, error) {
 	code, err := p.required("code")
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 	"github.com/keywicket/keywicket/store/issuer"
 )
 
-// The request of the API's document, in JSON.
+// The server accepts the JSON request that the API's document shows.
 func TestExchangeMatchesTheDocument(t *testing.T) {
 	i := newFixture(t)
 	body := string(must(json.Marshal(i.exchange(t, i.public))))
@@ -36,7 +36,8 @@ func TestExchangeMatchesTheDocument(t *testing.T) {
 	}
 }
 
-// An unmodified client library works for an app of either kind (RFC 6749, sections 4.1.3 and 6; RFC 7636, section 4.5).
+// A standard client library works without changes, for public and for confidential apps (RFC 6749, sections 4.1.3 and 6; RFC
+// 7636, section 4.5).
 func TestStockClient(t *testing.T) {
 	i := newFixture(t)
 	for name, c := range map[string]oauth2.Config{
@@ -60,7 +61,7 @@ func TestStockClient(t *testing.T) {
 			if err != nil || again.AccessToken == token.AccessToken || again.RefreshToken == token.RefreshToken {
 				t.Fatalf("%+v, %v", again, err)
 			}
-			_, err = c.TokenSource(t.Context(), token).Token() // with the used refresh token
+			_, err = c.TokenSource(t.Context(), token).Token() // the refresh token was already used
 			if refused, ok := errors.AsType[*oauth2.RetrieveError](err); !ok || refused.ErrorCode != "invalid_grant" {
 				t.Errorf("%v", err)
 			}
@@ -68,7 +69,7 @@ func TestStockClient(t *testing.T) {
 	}
 }
 
-// Invalid requests are answered with the error codes of RFC 6749, section 5.2, and without a token.
+// The server answers invalid requests with the error codes of RFC 6749, section 5.2, and issues no token.
 func TestTokenRequestsAreRefused(t *testing.T) {
 	i := newFixture(t)
 	stranger, _ := i.app(t, false)
@@ -191,7 +192,8 @@ func TestRefreshCanNarrow(t *testing.T) {
 	}
 }
 
-// Of twenty concurrent requests, one succeeds. The other requests revoke its tokens (RFC 6749, section 4.1.2; RFC 9700, 4.14.2).
+// Of twenty concurrent requests with the same code or refresh token, one succeeds. The other requests revoke the tokens that this
+// request received (RFC 6749, section 4.1.2; RFC 9700, 4.14.2).
 func TestRacesHaveOneWinner(t *testing.T) {
 	i := newFixture(t)
 	for name, request := range map[string]form{

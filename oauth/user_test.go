@@ -42,14 +42,14 @@ func TestAppCannotActAsUserOnTheConsentPage(t *testing.T) {
 	}
 }
 
-// If sessions need a second factor, the consent page also requires it. Otherwise a user could grant an app more than their own
-// session allows.
+// If sessions need a second factor, the consent page also requires a second factor. Otherwise a user could grant an app more than
+// the user's own session allows.
 func TestConsentNeedsTheSecondFactor(t *testing.T) {
 	for _, c := range []struct {
 		require      authz.SecondFactor
 		aal          string
 		enrolled     bool
-		consentShown bool // the consent page is shown
+		consentShown bool
 	}{
 		{authz.SecondFactorNever, "aal1", true, true},
 		{authz.SecondFactorAlways, "aal1", false, false},
@@ -77,7 +77,7 @@ func TestConsentNeedsTheSecondFactor(t *testing.T) {
 		if back.status != http.StatusForbidden || !strings.Contains(back.text, "without a second factor") || !strings.Contains(back.text, "acr_values=aal2") {
 			t.Errorf("%+v: after the sign-in: %d %s", c, back.status, back.text)
 		}
-		// A form that was shown earlier is refused too.
+		// The server also refuses a form that it showed before the session lost its second factor.
 		b.signIn(i.ada.ID, supabase.Fields{"aal": "aal2"})
 		form := b.do(t, "GET", i.request(), nil).form("approve", i.acme.ID)
 		b.signIn(i.ada.ID, supabase.Fields{"aal": c.aal})

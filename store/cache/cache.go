@@ -18,19 +18,20 @@ const MinBytes = 1 << 20
 
 // Config is the configuration of a Cache.
 type Config struct {
-	// MaxBytes is the maximum memory of all entries together. Default: 64 MiB.
+	// MaxBytes is the maximum memory of all entries together. The default is 64 MiB.
 	MaxBytes int64
-	// StalenessBound is how long after the commit of a change a look-up may still get an answer from before it. Default: 1s.
+	// StalenessBound is how long after the commit of a change a look-up may still get an answer from before the change. The
+	// default is 1s.
 	StalenessBound time.Duration
-	// MaxAge is the maximum time for which an answer is kept. It limits the effect of a change that is missing from the log because
-	// a trigger was disabled. Default: 60s.
+	// MaxAge is the maximum time for which an answer is kept. So if a change is missing from the log because a trigger was
+	// disabled, an old answer is still used for at most this time. The default is 60s.
 	MaxAge time.Duration
-	// LoadTimeout is the maximum duration of a load. A caller with a later deadline runs the load itself, without a new goroutine.
-	// This saves about 20 µs, but the caller then notices a cancelled context only when the load has ended. Default: 0, unknown:
-	// a new goroutine for each load.
+	// LoadTimeout is the maximum duration of a load. A caller with a later deadline runs the load itself, without a new
+	// goroutine. Without the new goroutine, a load is about 20 µs faster, but the caller notices a cancelled context only when
+	// the load has ended. The default 0 means that the maximum is unknown, so each load gets a new goroutine.
 	LoadTimeout time.Duration
-	// StaleIfError is how long a cached answer is used while the database is unreachable. It counts from the time at which the
-	// cached answer was last known to be current. Default: 0, Lookup returns the error.
+	// StaleIfError is how long a cached answer is used while the database is unreachable. This time begins when the cached answer
+	// was last known to be current. The default is 0: Lookup returns the database's error.
 	StaleIfError time.Duration
 }
 
@@ -63,7 +64,7 @@ type Source interface {
 	Load(ctx context.Context, l authz.Lookup) (Answer, error)
 }
 
-// Answer is the answer of a Source and the keys of its dependencies.
+// Answer is the answer of a Source. It also contains the keys of everything that the answer depends on.
 type Answer struct {
 	Found authz.LookupResult
 	// Expires reports that the answer expires TTL after the query began.
@@ -78,27 +79,27 @@ type Cache struct {
 	config Config
 	source Source
 	logger *slog.Logger
-	start  time.Time // zero of the times in entries and lease
+	start  time.Time // entries and the lease store times as durations since start
 	hash   func(authz.Lookup) uint64
 	good   partition
-	denied partition // separate, so that a flood of unknown tokens cannot evict valid ones
-	// recent contains the latest loads, because ristretto applies a Set asynchronously. Without recent, requests would query the
-	// database again until the Set is applied.
+	denied partition // denied is separate, so that a flood of unknown tokens cannot evict the entries of valid tokens
+	// recent contains the entries that were loaded last. ristretto stores an entry some time after its method Set returns.
+	// Without recent, requests would query the database again during this time.
 	recent      [1024]atomic.Pointer[entry]
-	denials     [1024]atomic.Int64 // time of the latest load of a denial, by hash
+	denials     [1024]atomic.Int64 // for each hash: the time of the latest load that returned a denial
 	sharing     sharing
 	generations generations
 	lease       lease
 	log         logState // only the goroutine that reads the change log uses it
 	loads       sharedLoads
 
-	changes atomic.Uint64 // rows of the log that were read
+	changes atomic.Uint64 // number of rows of the log that were read
 	hints   atomic.Uint64
 	mu      sync.Mutex
 	epochs  map[Cause]uint64
 
 	servingStale atomic.Bool  // the database was unreachable, and a stale entry answered
-	closing      sync.RWMutex // a load may end after the look-up that began it, and ristretto panics on a Set after Close
+	closing      sync.RWMutex // a load may end after the look-up that began the load, and ristretto panics if Set is called after Close
 	closed       bool
 }
 
@@ -118,7 +119,7 @@ func New(c Config, s Source, logger *slog.Logger) (*Cache, error) {
 		loads:   sharedLoads{running: make(map[loadKey]*sharedLoad)},
 		sharing: sharing{seed: seed},
 	}
-	const negative = 8 // denials get 1/negative of MaxBytes
+	const negative = 8 // denials may use 1/negative of MaxBytes
 	if err = cache.good.open(c.MaxBytes - c.MaxBytes/negative); err != nil {
 		return nil, err
 	}
@@ -128,7 +129,7 @@ func New(c Config, s Source, logger *slog.Logger) (*Cache, error) {
 	return cache, nil
 }
 
-// Close stops the cache's own goroutines. All look-ups must have ended before; loads may still run.
+// Close stops the cache's own goroutines. When Close is called, all look-ups must have ended, but loads may still run.
 func (c *Cache) Close() {
 	c.closing.Lock()
 	defer c.closing.Unlock()
@@ -142,7 +143,7 @@ func (c *Cache) Config() Config { return c.config }
 
 func (c *Cache) now() time.Duration { return time.Since(c.start) }
 
-// Lookup implements [authz.Directory]. Callers share the result: they must not write to its scopes.
+// Lookup implements [authz.Directory]. Several callers get the same result, so they must not write to its scopes.
 func (c *Cache) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 	now := c.now()
 	valid := c.lease.valid(now)
@@ -177,9 +178,9 @@ func (c *Cache) freshEntry(l authz.Lookup, now time.Duration) *entry {
 	return nil
 }
 
-// latest returns the entry that was loaded last and is not outdated, or nil. It compares two entries, because the cache may
-// contain both. An earlier look-up for one workspace stored a user's credential as valid, and a later look-up for another
-// workspace stored a denial.
+// latest returns the entry that was loaded last and is not outdated, or nil. The cache may contain two entries for a user's
+// credential: an earlier look-up for one workspace stored it as valid, and a later look-up for another workspace stored a denial.
+// So latest compares both.
 func (c *Cache) latest(l authz.Lookup) *entry {
 	anywhere := l
 	anywhere.Workspace = authz.WorkspaceRef{}
@@ -192,7 +193,7 @@ func (c *Cache) latest(l authz.Lookup) *entry {
 	if e != nil && int64(e.loaded) > c.deniedAt(hash).Load() {
 		return e
 	}
-	// get may also return an entry of the recent slot that is not a denial.
+	// get also searches in recent, so the entry may not be a denial.
 	if denial := c.get(&c.denied, hash, anywhere); denial != nil && denial.denied() && (e == nil || denial.loaded >= e.loaded) {
 		return denial
 	}
@@ -214,13 +215,13 @@ func (c *Cache) isCurrent(e *entry, l authz.Lookup) bool {
 	return e.answers(l) && !e.outdated(&c.generations)
 }
 
-// recentSlot returns the slot of the latest load with the hash. Several hashes share a slot.
+// recentSlot returns the slot for the entry that was last loaded with the hash. Several hashes share a slot.
 func (c *Cache) recentSlot(hash uint64) *atomic.Pointer[entry] {
 	return &c.recent[hash%uint64(len(c.recent))]
 }
 
-// deniedAt returns the time of the latest load of a denial with the hash. Several hashes share a slot. It saves most look-ups the
-// search for a denial.
+// deniedAt returns the time of the latest load with the hash that returned a denial. Several hashes share a slot. Because of this
+// time, most look-ups need not search for a denial.
 func (c *Cache) deniedAt(hash uint64) *atomic.Int64 { return &c.denials[hash%uint64(len(c.denials))] }
 
 // load queries the database and stores the answer.
@@ -256,12 +257,12 @@ func (c *Cache) store(e *entry) {
 	}
 }
 
-// loadShared runs load once for all concurrent callers with the same look-up. Use it only while the lease is valid, because a
-// caller that joins may get an answer from before its own call. A caller does not join a load if the cache has read a change of
-// the look-up's keys since the load began.
+// loadShared runs load once for all concurrent callers with the same look-up. Use loadShared only while the lease is valid,
+// because a caller that joins a load may get an answer from before its own call. A caller does not join a load if the cache has
+// read a change of the look-up's keys since the load began.
 //
-// The caller that starts the load runs it to its end if its context lasts longer than LoadTimeout. All other callers return when
-// their context ends.
+// If the context of the caller that starts the load lasts longer than LoadTimeout, this caller runs the load to its end. All
+// other callers return when their context ends.
 func (c *Cache) loadShared(ctx context.Context, l authz.Lookup) (*entry, error) {
 	lookupKeys := append(CredentialKeys(l), WorkspaceKey(l.Workspace.ID), SlugKey(l.Workspace.Slug))
 	k := loadKey{c.generations.lastChange(lookupKeys), l}
@@ -269,7 +270,7 @@ func (c *Cache) loadShared(ctx context.Context, l authz.Lookup) (*entry, error) 
 	if started {
 		run := func() {
 			c.loads.run(k, pending, func() (*entry, error) {
-				// Another load may have stored an entry after this caller found none.
+				// This caller found no entry, but another load may have stored an entry since.
 				if now := c.now(); c.lease.valid(now) {
 					if e := c.freshEntry(l, now); e != nil {
 						return e, nil
@@ -290,14 +291,14 @@ func (c *Cache) loadShared(ctx context.Context, l authz.Lookup) (*entry, error) 
 	case <-pending.ended:
 	}
 	// Some keys of the answer, for example the user's, are known only now. If such a key changed after the load began, a caller
-	// that joined loads again. It can then join only a load that began after the change.
+	// that joined the load loads again. This time, the caller can join only a load that began after the change.
 	if !started && pending.err == nil && pending.entry.outdated(&c.generations) {
 		return c.loadShared(ctx, l)
 	}
 	return pending.entry, pending.err
 }
 
-// staleEntry returns an entry that stale_if_error still allows while the database is unreachable, or nil.
+// staleEntry returns an entry that the setting stale_if_error still allows while the database is unreachable, or nil.
 func (c *Cache) staleEntry(ctx context.Context, l authz.Lookup) *entry {
 	if c.config.StaleIfError == 0 || errors.Is(ctx.Err(), context.Canceled) {
 		return nil

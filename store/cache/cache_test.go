@@ -109,7 +109,8 @@ func TestLookupsAreDistinguished(t *testing.T) {
 	}
 }
 
-// A client may send any workspace header. A new header value must not cause a query.
+// A client may send any workspace header. For a token that belongs to a workspace, a new value of the header must not cause a
+// query.
 func TestWorkspaceHeaderDoesNotMatterToWorkspaceToken(t *testing.T) {
 	for name, answer := range map[string]func(context.Context, authz.Lookup) (cache.Answer, error){
 		"good": validToken, "unknown": unknownToken,
@@ -157,7 +158,7 @@ func TestUnknownTokensDoNotEvictValidOnes(t *testing.T) {
 }
 
 // A token that is revoked during concurrent look-ups is denied to callers that begin a look-up after the cache has read the
-// change. Unlike in model_test.go, no schedule orders the goroutines.
+// change. In model_test.go, a schedule orders the goroutines. Here, they run in any order.
 func TestRevokedUnderLoad(t *testing.T) {
 	const tokens = 1000
 	var revoked [tokens]atomic.Bool

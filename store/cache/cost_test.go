@@ -14,7 +14,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// The cost of an entry is the memory that it uses. Otherwise max_bytes would not limit the memory.
+// The cost of an entry must be the memory that the entry uses. Otherwise max_bytes would not limit the memory.
 func TestCost(t *testing.T) {
 	for name, answer := range map[string]func(n int, l authz.Lookup) cache.Answer{
 		"workspace token": workspaceToken, "personal key": personalKey, "attributes": withAttributes, "unknown": func(_ int, l authz.Lookup) cache.Answer {
@@ -62,7 +62,7 @@ func TestCost(t *testing.T) {
 func heap() uint64 {
 	var m runtime.MemStats
 	runtime.GC()
-	runtime.GC() // the second collection frees the contents of pools
+	runtime.GC() // a sync.Pool keeps its contents until the second collection
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
 }

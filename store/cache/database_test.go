@@ -14,14 +14,14 @@ import (
 // state is the content of the database: three tokens, of which the first belongs to a workspace and the others to a user.
 type state struct {
 	tokens [3]token
-	roles  [2]string // of the user in the workspaces; empty: not a member
-	slugs  [2]string // of the workspaces
+	roles  [2]string // the user's roles in the two workspaces; an empty role means that the user is not a member
+	slugs  [2]string // slugs of the two workspaces
 }
 
 type token struct {
 	exists, revoked, personal bool
 
-	version int           // of the row
+	version int           // version of the token's row
 	expires time.Duration // 0: never
 }
 
@@ -31,7 +31,7 @@ var firstState = state{
 	slugs:  [2]string{"acme", "blue"},
 }
 
-// rows is a set of a state's rows: tokens, roles and slugs.
+// rows selects some of the rows of a state. The rows are tokens, roles and slugs.
 type rows [7]bool
 
 // differ returns the rows in which two states differ.
@@ -63,7 +63,8 @@ func (s *state) put(r rows, from state) {
 	}
 }
 
-// found returns the answer and the keys, as the package lookup derives them from a row of its query, without the expiry.
+// found returns the answer without its expiry, and the keys. The package lookup derives the same answer and keys from a row of
+// its query.
 func (s state) found(l authz.Lookup, names string) (authz.LookupResult, []cache.Key) {
 	n, keys := number(l.Digest, names), []cache.Key{cache.TokenKey(l.Digest)}
 	t := s.tokens[n]
@@ -95,8 +96,8 @@ func (s state) found(l authz.Lookup, names string) (authz.LookupResult, []cache.
 	return f, keys
 }
 
-// answer returns the answer of a [cache.Source]. It contains only a duration, so the model's clock can be used for the
-// database's.
+// answer returns the answer of a [cache.Source]. The expiry in the answer is a duration, so the model can use one clock for the
+// database and the cache.
 func (s state) answer(l authz.Lookup, names string, now time.Duration) cache.Answer {
 	a := cache.Answer{}
 	a.Found, a.Keys = s.found(l, names)
@@ -118,7 +119,7 @@ func (s state) expires(token int) time.Duration {
 	return math.MaxInt64
 }
 
-// modelLookup is a look-up without the names of a schedule.
+// modelLookup is a look-up in which the suffix of the names is missing, because each schedule has another suffix.
 type modelLookup struct {
 	token int
 	ref   authz.WorkspaceRef
@@ -128,7 +129,7 @@ func (q modelLookup) String() string {
 	return fmt.Sprintf("token %d in %q", q.token, cmp.Or(q.ref.ID, q.ref.Slug))
 }
 
-// lookup returns the look-up with the names of one schedule.
+// lookup returns the look-up with the suffix of one schedule.
 func (q modelLookup) lookup(names string) authz.Lookup {
 	l := authz.Lookup{Digest: digest(q.token, names), API: "api"}
 	if q.ref.ID != "" {
@@ -157,11 +158,12 @@ var modelLookups = []modelLookup{
 	{token: 1, ref: authz.WorkspaceRef{ID: "w0"}},
 	{token: 1, ref: authz.WorkspaceRef{Slug: "acme"}},
 	{token: 2},
-	{token: 0, ref: authz.WorkspaceRef{ID: "w1"}}, // a header that has no effect
+	{token: 0, ref: authz.WorkspaceRef{ID: "w1"}}, // the workspace header has no effect here
 	{token: 1},
 }
 
-// change is one statement. do returns the keys that the triggers write to the log; nil: all.
+// change is one SQL statement. do changes the state and returns the keys that the triggers write to the log. nil means that
+// everything may have changed.
 type change struct {
 	name string
 	do   func(s *state, c circumstances) []cache.Key
@@ -170,7 +172,7 @@ type change struct {
 type circumstances struct {
 	names   string
 	now     time.Duration
-	version int // a new version: no row has had it
+	version int // a new version, which no row has had before
 }
 
 var changes = []change{
@@ -215,7 +217,7 @@ func endOrBegin(role, version string) string {
 	return version
 }
 
-// handOverSlug moves the slug of one workspace to the other, or back.
+// handOverSlug moves the slug of one workspace to the other workspace, or moves it back.
 func handOverSlug(s *state, c circumstances) (keys []cache.Key) {
 	before := s.slugs
 	s.slugs = [2]string{"old", "acme"}

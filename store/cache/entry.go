@@ -13,15 +13,15 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// entry is a cached answer with its look-up and the data that decides whether it is current. A sidecar stores 100,000 entries and
-// more, so an entry is only two small allocations: this struct and its text.
+// entry is a cached answer with its look-up and the data that decides whether it is current. A sidecar may store more than
+// 100,000 entries. So each entry has only two small allocations: this struct and its text.
 type entry struct {
 	digest   authz.Digest
-	began    int64 // Session.StartedAt of the look-up
+	began    int64 // the look-up's Session.StartedAt
 	shared   *shared
 	text     string        // the keys, then the fields of ownFields
 	keyCount uint32        // number of keys in text
-	unshared bool          // no other entry can use shared
+	unshared bool          // shared belongs to this entry only
 	ofUser   bool          // the answer is a valid credential of a user
 	since    uint64        // number of the last change before the load
 	loaded   time.Duration // time just before the query began
@@ -33,7 +33,7 @@ const never = time.Duration(math.MaxInt64)
 func (c *Cache) newEntry(l authz.Lookup, a Answer, since uint64, loaded time.Duration) *entry {
 	e := &entry{digest: l.Digest, began: l.Session.StartedAt, since: since, loaded: loaded, expires: never}
 	if a.Expires {
-		// TTL counts from before the query, and so from before the database read its clock: expires is never too late.
+		// Add TTL to the time before the query. The database reads its clock later, so expires is never too late.
 		e.expires = loaded + a.TTL
 	}
 	e.ofUser = a.Found.Denial == "" && a.Found.Principal.UserID != ""
@@ -57,8 +57,8 @@ func (c *Cache) newEntry(l authz.Lookup, a Answer, since uint64, loaded time.Dur
 	return e
 }
 
-// ownFields returns the fields that differ between entries and are stored in an entry's text. The fields of the look-up come
-// first.
+// ownFields returns the fields that differ between entries. An entry stores these fields in its text. The fields of the look-up
+// come first.
 func ownFields(l *authz.Lookup, f *authz.LookupResult) [lookupFields + 9]*string {
 	p, w := &f.Principal, &f.Workspace
 	return [...]*string{
@@ -77,7 +77,7 @@ func nextField(text *string) string {
 		b := (*text)[i]
 		size |= uint(b&0x7f) << shift
 		if b < 0x80 {
-			field := (*text)[i+1 : i+1+int(size)] //nolint:gosec // the size was the length of a string
+			field := (*text)[i+1 : i+1+int(size)] //nolint:gosec // size was the length of a string
 			*text = (*text)[i+1+len(field):]
 			return field
 		}
@@ -86,7 +86,7 @@ func nextField(text *string) string {
 	panic("an entry's text ends early")
 }
 
-// fields returns the text without the keys.
+// fields returns the part of the text after the keys.
 func (e *entry) fields() string { return e.text[keySize*int(e.keyCount):] }
 
 const keySize = int(unsafe.Sizeof(Key(0)))
@@ -130,11 +130,11 @@ func (e *entry) lookup() authz.Lookup {
 	return l
 }
 
-// denied reports whether the loaded answer is a denial. Expiry since the load does not count.
+// denied reports whether the loaded answer is a denial. A credential that has expired since the load does not count as denied.
 func (e *entry) denied() bool { return e.shared.found.Denial != "" }
 
-// answer returns the entry's answer at the time now. Its strings are parts of the entry's text, which attributes can make large.
-// Clone a string before you keep it for long.
+// answer returns the entry's answer at the time now. The strings in the answer are parts of the entry's text, which can be large
+// because of attributes. Clone a string before you keep it for long.
 func (e *entry) answer(now time.Duration, from authz.CacheResult) authz.LookupResult {
 	f := authz.LookupResult{Denial: authz.ReasonExpired}
 	if e.denied() || now < e.expires {
@@ -169,15 +169,15 @@ func (e *entry) release() {
 	}
 }
 
-// rounded returns an upper bound of the memory that Go allocates for a text of the size. Go rounds up by an eighth at most, and to 8
-// bytes at least.
+// rounded returns an upper bound of the memory that Go allocates for a text with size bytes. Go rounds up by an eighth at most,
+// and to 8 bytes at least.
 func rounded(size int) int { return size + size/8 + 8 }
 
-// shared contains the fields that several entries can have in common: all fields that are not in their texts.
+// shared contains the fields of an entry that are not in its text. Several entries can use the same shared.
 type shared struct {
 	lookup authz.Lookup
 	found  authz.LookupResult
-	refs   atomic.Int32 // number of entries that use it; not counted for an unshared entry
+	refs   atomic.Int32 // number of entries that use this shared; not counted if the entry is unshared
 }
 
 func (s *shared) size() int {
@@ -189,16 +189,16 @@ func (s *shared) size() int {
 	return n
 }
 
-// sharing stores one shared for all entries with equal fields. Their memory is not part of any entry's cost, so there are at most
-// 1,024 of them, of 2 KiB each. A slot gets another shared only when no entry uses its present one. Until then, other entries that
-// hash to the slot are unshared.
+// sharing stores one shared for all entries with equal fields. No entry's cost includes the memory of a stored shared, so sharing
+// has only 1,024 slots, of at most 2 KiB each. While an entry uses the shared in a slot, the slot keeps this shared. An entry
+// with other fields that hashes to the same slot is unshared.
 type sharing struct {
 	seed  maphash.Seed
 	mu    sync.Mutex
 	slots [1024]*shared
 }
 
-// intern returns the shared for the fields. unshared reports that no other entry uses it.
+// intern returns the shared for the fields. If unshared is true, the shared belongs to the new entry only.
 func (h *sharing) intern(l authz.Lookup, f authz.LookupResult) (s *shared, unshared bool) {
 	const maxSize = 2 << 10
 	var hash maphash.Hash

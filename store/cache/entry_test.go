@@ -13,7 +13,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// record is a look-up with its answer: all data that an entry must contain.
+// record is a look-up with its answer. An entry must contain all this data.
 type record struct {
 	Lookup authz.Lookup
 	Found  authz.LookupResult
@@ -42,7 +42,7 @@ func fill(t *testing.T, name string, leaf reflect.Value) {
 	}
 	switch leaf.Kind() {
 	case reflect.String:
-		leaf.SetString(name + strings.Repeat("x", len(name)*13)) // some lengths take two bytes
+		leaf.SetString(name + strings.Repeat("x", len(name)*13)) // some of these lengths need two bytes in the text of an entry
 	case reflect.Bool:
 		leaf.SetBool(true)
 	case reflect.Int64:
@@ -52,7 +52,8 @@ func fill(t *testing.T, name string, leaf reflect.Value) {
 	}
 }
 
-// An entry returns its look-up and its answer unchanged in every field, also if another entry differs from it in one field.
+// An entry returns every field of its look-up and its answer unchanged, even if the cache contains another entry that differs in
+// only one field.
 func TestEntryKeepsEveryField(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
 	var full record
@@ -100,7 +101,7 @@ func TestEntryKeepsEveryField(t *testing.T) {
 	})
 }
 
-// An entry is outdated once any of its keys, or everything, has changed since its load.
+// An entry is outdated if one of its keys has changed since its load, or if everything may have changed.
 func TestEntryIsOutdated(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
 	keys := []Key{0x01020304, 0xfffefdfc, 7, 0x80000000}
@@ -122,7 +123,8 @@ func TestEntryIsOutdated(t *testing.T) {
 	}
 }
 
-// Two sets of scopes that differ only in the boundaries between the scopes, or in their order, are not shared.
+// Entries do not share their scopes if the scopes differ only in their order, or only in where one scope ends and the next
+// begins.
 func TestSharingTellsScopesApart(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
 	sets := [][]string{nil, {}, {""}, {"a b"}, {"a", "b"}, {"a", "b", ""}, {"b", "a"}}
@@ -136,7 +138,7 @@ func TestSharingTellsScopesApart(t *testing.T) {
 	}
 }
 
-// liveHeap returns the bytes of the heap without garbage.
+// liveHeap returns the size of the heap in bytes after garbage collection.
 func liveHeap() int64 {
 	var m runtime.MemStats
 	runtime.GC()
@@ -145,8 +147,8 @@ func liveHeap() int64 {
 	return int64(m.HeapAlloc) //nolint:gosec // far less
 }
 
-// MaxBytes limits the memory, however often answers are loaded: even if no two answers share fields, or each answer shares its
-// fields with only a few others.
+// MaxBytes limits the memory, however often answers are loaded. The limit also holds if no two answers have equal fields, or if
+// only a few answers have the same fields.
 func TestMaxBytesIsALimit(t *testing.T) {
 	const bytes = 4 << 20
 	for name, groups := range map[string]int{"nothing in common": 1 << 30, "pairs": 6000} {
@@ -168,7 +170,7 @@ func TestMaxBytesIsALimit(t *testing.T) {
 					c.good.entries.Wait()
 				}
 			}
-			const slots = len(c.sharing.slots) * (2 << 10) // bytes that are not part of any entry's cost
+			const slots = len(c.sharing.slots) * (2 << 10) // memory in bytes that no entry's cost includes
 			used, stats := liveHeap()-before, c.Stats().Good
 			t.Logf("%d entries use %d KiB; Stats reports %d KiB", stats.Entries, used>>10, stats.Bytes>>10)
 			if stats.Bytes > bytes || used > bytes*11/10+int64(slots) {
@@ -179,7 +181,7 @@ func TestMaxBytesIsALimit(t *testing.T) {
 	}
 }
 
-// A slot of sharing becomes free when no entry uses it any more. Then other entries can share it.
+// When no entry uses a slot of sharing any more, the slot becomes free for other entries.
 func TestSharingEnds(t *testing.T) {
 	c := &Cache{sharing: sharing{seed: maphash.MakeSeed()}}
 	entryWithScope := func(scope string) *entry {
@@ -209,7 +211,7 @@ func TestSharingEnds(t *testing.T) {
 	}
 }
 
-// An answer that is stored several times in a row does not count as dropped.
+// If the same answer is stored several times in a row, no entry counts as dropped.
 func TestDroppedCountsRejectedEntries(t *testing.T) {
 	c, err := New(Config{}, nil, slog.New(slog.DiscardHandler))
 	if err != nil {

@@ -7,36 +7,38 @@ import (
 // Cause is the reason why all cached answers were discarded.
 type Cause string
 
-// The causes of an epoch.
+// An epoch starts when all cached answers are discarded. These are the possible causes.
 const (
 	CauseStart  Cause = "start"  // the first reading of the change log
-	CauseNotice Cause = "notice" // a change of so many rows that the log does not list their keys
-	CauseWorld  Cause = "world"  // another server, other tables, or triggers that were disabled for a while
+	CauseNotice Cause = "notice" // so many rows have changed that the log does not list their keys
+	CauseWorld  Cause = "world"  // the server or the tables are different, or the triggers were disabled for a while
 	CauseGap    Cause = "gap"    // the cleaning of the log deleted rows that had not been read
 )
 
-// Poll is one reading of the change log. The caller sends it to the database after [Cache.BeginPoll] has returned it.
+// Poll is one reading of the change log. [Cache.BeginPoll] returns a Poll, and the caller then reads the log.
 type Poll struct {
-	// Since is the snapshot of the last reading. Empty: this is the first reading.
+	// Since is the snapshot of the previous reading. It is empty for the first reading.
 	Since string
 
 	number uint64
 	sent   time.Duration
 }
 
-// Reply is the database's reply to a [Poll], as of one snapshot.
+// Reply is the database's reply to a [Poll]. All its data comes from one snapshot.
 type Reply struct {
-	// Snapshot is the snapshot of the reading: the reply contains every change that is visible in it.
+	// Snapshot is the snapshot of the reading. The reply contains every change that is visible in this snapshot.
 	Snapshot string
-	// Mark is the number of marks that the cleaning of the log has set. Each cleaning deletes the rows that are visible in the
-	// last mark, and sets the next one. So rows were deleted unread only if two marks were set since the last reading.
+	// Mark counts the marks that the cleaning of the log has set. A mark is a snapshot. Each cleaning deletes the rows that are
+	// visible in the mark of the previous cleaning, and sets a new mark. So unread rows were deleted only if at least two marks
+	// were set since the previous reading.
 	Mark int64
-	// World identifies the state of the server, the tables and the triggers. If it is the same as in the last reading, every
-	// change is in the log. Empty: changes may be missing from the log.
+	// World identifies the state of the server, the tables and the triggers. If World is the same as in the previous reading, the
+	// log contains every change. An empty World means that changes may be missing from the log.
 	World string
 	// Verified is the time between the check of World and the reply.
 	Verified time.Duration
-	// Changes are the keys of each row of the log that is visible in Snapshot and was not visible in Since.
+	// Changes has an element for each row of the log that is visible in Snapshot but was not visible in Since. The element
+	// contains the row's keys.
 	Changes [][]Key
 	// All reports that anything may have changed.
 	All bool
@@ -44,7 +46,7 @@ type Reply struct {
 
 // logState is the position up to which the change log was read. Only one goroutine reads the log.
 type logState struct {
-	number   uint64 // of the last poll
+	number   uint64 // number of the last poll
 	snapshot string
 	mark     int64
 	world    string
@@ -52,13 +54,13 @@ type logState struct {
 
 // Only the goroutine that reads the change log may call BeginPoll and Apply. The two methods do not block.
 
-// BeginPoll begins a reading. From then on, replies to earlier polls are ignored.
+// BeginPoll begins a reading. After that, Apply ignores replies to earlier polls.
 func (c *Cache) BeginPoll() Poll {
 	c.log.number++
 	return Poll{Since: c.log.snapshot, number: c.log.number, sent: c.now()}
 }
 
-// Apply applies the reply to a poll. If trust is false, it applies the changes but does not extend the lease.
+// Apply applies the reply to a poll. If trust is false, Apply applies the changes but does not extend the lease.
 func (c *Cache) Apply(p Poll, r Reply, trust bool) {
 	if p.number != c.log.number {
 		return
@@ -91,8 +93,8 @@ func (c *Cache) Apply(p Poll, r Reply, trust bool) {
 	}
 }
 
-// ApplyHint applies a change notification, which can arrive before the log is read. It is safe at any time and for any key,
-// because it only outdates cached answers. No keys: anything may have changed.
+// ApplyHint applies a change notification, which can arrive before the log is read. A call is safe at any time and with any keys,
+// because it only makes cached answers outdated. No keys means that anything may have changed.
 func (c *Cache) ApplyHint(keys []Key) {
 	if len(keys) == 0 {
 		c.generations.changedAll()

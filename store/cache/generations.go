@@ -5,11 +5,11 @@ import (
 	"sync/atomic"
 )
 
-// generations decide whether a cached answer is current. Each change that is read gets the next number. A cached answer stores
-// the last number from before its load, and is outdated once one of its keys has a greater number.
+// generations decide whether a cached answer is current. Each change that the cache reads gets the next number. A cached answer
+// stores the last number that was given before its load. The answer is outdated when one of its keys has a greater number.
 //
-// Keys share shards, so 128 KiB are enough for any number of keys. The cost is that a change also outdates about one unrelated
-// answer in 16,384.
+// Several keys share a shard, so 128 KiB are enough for any number of keys. The disadvantage is that a change also outdates about
+// one unrelated answer in 16,384.
 type generations struct {
 	last   atomic.Uint64 // number of the last change
 	epoch  atomic.Uint64 // number of the last change that may have affected every key
@@ -18,9 +18,9 @@ type generations struct {
 	changing sync.Mutex // keeps the numbers of a shard ascending
 }
 
-// now returns the number of the last change. Call it before a load begins: then a change that is read during the load outdates the
-// result. A change that already has a number, but has not written its shards, was committed before the load began. So the load
-// reads the new data.
+// now returns the number of the last change. Call now before a load begins, so that a change that is read during the load
+// outdates the result. If a change already has a number but is not yet written to its shards, it was committed before the load
+// began. So the load reads the new data.
 func (g *generations) now() uint64 { return g.last.Load() }
 
 // changed records a change of the keys.

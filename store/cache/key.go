@@ -11,8 +11,8 @@ import (
 )
 
 // Key identifies an object in the database that an answer depends on. The triggers of the migrations compute the same keys
-// (keywicket.change_key): the first four bytes of the SHA-256 of "kind:name". If two objects share a key, a change of one also
-// outdates the cached answers of the other. That costs one more query and nothing else.
+// (keywicket.change_key): the first four bytes of the SHA-256 of "kind:name". If two objects have the same key, a change of one
+// object also outdates the cached answers that depend on the other object. The only effect is one more query.
 type Key uint32
 
 // TokenKey returns the key of the token, or access token, with the digest. The token need not exist.
@@ -38,10 +38,10 @@ func AppKey(id string) Key { return key("app", id) }
 // WorkspaceKey returns the key of the workspace with the id. The workspace need not exist.
 func WorkspaceKey(id string) Key { return key("workspace", id) }
 
-// SlugKey returns the key of the assignment of the slug to a workspace.
+// SlugKey returns the key of a slug. An answer with this key depends on which workspace has the slug.
 func SlugKey(slug string) Key { return key("slug", slug) }
 
-// UserKey returns the key of the user, of all their memberships, and of the revocation of their sessions.
+// UserKey returns the key of the user. The user's memberships and the revocation of all the user's sessions have the same key.
 func UserKey(id string) Key { return key("user", id) }
 
 func key(kind, name string) Key {
@@ -49,8 +49,8 @@ func key(kind, name string) Key {
 	return Key(binary.BigEndian.Uint32(sum[:]))
 }
 
-// ParseKeys parses a change notice: keys of eight hexadecimal digits each, separated by spaces. A notice without keys is an error:
-// keywicket sends none.
+// ParseKeys parses a change notice: keys of eight hexadecimal digits each, separated by spaces. A notice without keys is an
+// error, because keywicket always sends at least one key.
 func ParseKeys(notice string) ([]Key, error) {
 	var keys []Key
 	for word := range strings.FieldsSeq(notice) {

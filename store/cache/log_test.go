@@ -10,39 +10,39 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// server models Postgres: rows, transactions that write to rows, and the change log (migration 00011). Its slices are never
-// modified in place, so a copy of a server is a backup.
+// server models Postgres: rows, transactions that write to rows, and the change log (migration 00011). The elements of its slices
+// never change, so a copy of the struct is a backup of the server.
 type server struct {
 	instance    string    // identifies the server and its start
 	schema      string    // identifies the tables and triggers
 	triggersOff bool      // the triggers are disabled
-	verified    *verified // last check of the schema; nil: none since the server started
+	verified    *verified // last check of the schema; nil if there was none since the server started
 
-	state state // committed
-	next  int   // next xid
+	state state // committed rows of the tables
+	next  int   // next transaction id (xid)
 	ended int   // the greatest xid of a transaction that has ended
 	open  []*transaction
 
-	log      []logRow // committed rows
+	log      []logRow // committed rows of the change log
 	sequence int      // sequence number of the row that was written last, committed or not
-	number   int64    // number of marks so far
+	number   int64    // number of marks so far (see mark)
 	mark     snapshot // the next cleaning deletes the rows that are visible in this snapshot
 }
 
 type logRow struct {
 	xid      int
-	keys     []cache.Key // nil: all
+	keys     []cache.Key // nil: everything may have changed
 	sequence int
-	at       time.Duration // time of writing
+	at       time.Duration // time at which the row was written
 }
 
-// transaction is a transaction that has written, and therefore has an xid.
+// transaction is a transaction that has an xid, because it has written to rows.
 type transaction struct {
 	xid      int
 	written  rows // locked: no other transaction can write to them
 	state    state
 	log      []logRow
-	cleaning *snapshot // the mark that this transaction sets
+	cleaning *snapshot // the mark that this cleaning sets; nil for other transactions
 }
 
 // mostRows is the maximum number of log rows in one reading. The package feed uses 1000.
@@ -53,7 +53,7 @@ type verified struct {
 	schema      string
 	triggersOff bool
 	at          time.Duration
-	state       int // index of the state at that time
+	state       int // index of the state at the time of the check
 }
 
 func newServer() server {
@@ -107,8 +107,8 @@ func parseSnapshot(text string) (s snapshot) {
 	return s
 }
 
-// changes returns the rows that pollQuery of the package feed finds: the rows of transactions that began after the snapshot, and
-// of transactions that were open in it.
+// changes returns the rows that pollQuery of the package feed finds. These are the rows of transactions that began after the
+// snapshot, and of transactions that were open in the snapshot.
 func (s *server) changes(since snapshot) (found []logRow) {
 	now := s.snapshot()
 	for _, r := range s.log {
@@ -128,8 +128,8 @@ func (s *server) changes(since snapshot) (found []logRow) {
 	return found
 }
 
-// write makes a change in transaction t, or in a new one if t is nil. It does nothing if another transaction has written to the same
-// rows, because the statement would wait.
+// write makes a change in transaction t, or in a new transaction if t is nil. If another open transaction has written to the same
+// rows, write does nothing, because in Postgres the statement would wait.
 func (s *server) write(t *transaction, c change, now circumstances) *transaction {
 	before := s.state
 	if t != nil {
@@ -159,7 +159,7 @@ func (s *server) write(t *transaction, c change, now circumstances) *transaction
 	return t
 }
 
-// clean begins a cleaning like keep_up's, unless another cleaning is in progress.
+// clean begins a cleaning of the log, as the SQL function keep_up does, unless another cleaning is in progress.
 func (s *server) clean() *transaction {
 	if len(s.writing()) < len(s.open) {
 		return nil
@@ -170,7 +170,7 @@ func (s *server) clean() *transaction {
 	return t
 }
 
-// writing returns the open transactions except a cleaning.
+// writing returns the open transactions that are not cleanings.
 func (s *server) writing() []*transaction {
 	return slices.DeleteFunc(slices.Clone(s.open), func(t *transaction) bool { return t.cleaning != nil })
 }
@@ -187,7 +187,8 @@ func (s *server) rollback(t *transaction) {
 	s.ended = max(s.ended, t.xid)
 }
 
-// commit makes the transaction's changes visible. A cleaning deletes the outdated rows.
+// commit makes the transaction's changes visible. If the transaction is a cleaning, commit also deletes the outdated rows of the
+// log.
 func (s *server) commit(t *transaction, outdated func(*server, logRow) bool) {
 	s.rollback(t)
 	s.state.put(t.written, t.state)

@@ -10,8 +10,8 @@ import (
 // reading is a poll and its result.
 type reading struct {
 	poll     cache.Poll
-	done     bool // the database has executed it
-	state    int  // index of the state in which it was executed
+	done     bool // the database has executed the poll
+	state    int  // index of the state in which the poll was executed
 	verified *verified
 	reply    cache.Reply
 }
@@ -21,7 +21,7 @@ func (w *world) verify() {
 	w.server.verified = &verified{w.server.schema, w.server.triggersOff, w.now(), len(w.commits)}
 }
 
-// executeNow executes a reading, and checks the schema if the last check is missing or too old, as the package feed does.
+// executeNow executes a reading. Like the package feed, it checks the schema if the last check is missing or too old.
 func (w *world) executeNow(r *reading) {
 	if w.server.verified == nil {
 		w.verify()
@@ -63,7 +63,8 @@ func (w *world) drop(r *reading) {
 	w.readings = slices.DeleteFunc(w.readings, func(other *reading) bool { return other == r })
 }
 
-// receive delivers the reply. If demoted is true, the sidecar's own row is too old, and the reply does not extend the lease.
+// receive delivers the reply. demoted means that the sidecar's own row in the list of sidecars is too old, so the reply does not
+// extend the lease.
 func (w *world) receive(r *reading, demoted bool) {
 	if r == nil {
 		return

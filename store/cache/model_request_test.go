@@ -15,8 +15,8 @@ type request struct {
 	lookup   modelLookup
 	step     int
 	at       time.Duration
-	known    int // index of the last state whose changes the cache had read
-	late     int // index of the last state that was older than the staleness bound
+	known    int // index of the last state whose changes the cache had read when the look-up began
+	late     int // index of the last state that began more than the staleness bound before the look-up
 	cancel   context.CancelFunc
 	canceled bool
 	done     chan struct{}
@@ -34,7 +34,7 @@ type load struct {
 	reply   chan error
 }
 
-// databaseError is the error of a load that fails at a step.
+// databaseError is the error of a load. step is the step of the schedule at which the load fails.
 type databaseError struct{ step int }
 
 func (e databaseError) Error() string { return fmt.Sprintf("the database failed at step %d", e.step) }
@@ -87,7 +87,7 @@ func (w *world) Load(ctx context.Context, lookup authz.Lookup) (cache.Answer, er
 	}
 }
 
-// waiting returns the loads whose SELECT was executed, or the loads whose SELECT was not.
+// waiting returns the loads whose SELECT was executed if queried is true, and otherwise the loads whose SELECT was not executed.
 func (w *world) waiting(queried bool) []*load {
 	return slices.DeleteFunc(slices.Clone(w.loads), func(l *load) bool { return l.queried != queried })
 }

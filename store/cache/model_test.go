@@ -14,16 +14,17 @@ import (
 )
 
 // The model consists of a database, its change log, a reader of the log, and a clock. Only the steps of a schedule change them.
-// The model records every state of the database. An answer is correct if it is the database's answer in one of these states, and
-// that state is not older than
+// The model records every state of the database. An answer is correct if the database gives the same answer in one of these
+// states, and if this state is not older than either of the following two states:
 //   - I1: the last state whose changes the cache had read when the look-up began;
 //   - I2: the last state that began more than the staleness bound before the look-up. A state begins when its COMMIT is
 //     answered.
 //
-// An answer that the database has in no state violates I4 (an answer is for the requested token) or I5 (an error never becomes an
-// answer, now or later). I3 is checked separately: a look-up that began after the token's expiry is denied.
+// If the database gives the answer in no state, the answer violates I4 or I5. I4: an answer is for the requested token. I5: an
+// error never becomes an answer, now or later. The model checks I3 separately: a look-up that began after the token's expiry is
+// denied.
 
-// bound is the staleness bound of every cache here.
+// bound is the staleness bound of every cache in these tests.
 const bound = time.Second
 
 // sidecar is a cache under test: the real cache, or a variant in variants_test.go.
@@ -36,7 +37,7 @@ type sidecar interface {
 
 // customLog is a sidecar that uses the change log in another way than the package feed and the migrations.
 type customLog interface {
-	// changes returns the rows that a reading finds, and the since of the next reading.
+	// changes returns the rows that a reading finds, and the value of since for the next reading.
 	changes(s *server, since string) (found []logRow, next string)
 	// outdated reports whether a cleaning deletes a row.
 	outdated(s *server, r logRow) bool
@@ -46,42 +47,43 @@ type customLog interface {
 	notified(keys []cache.Key)
 }
 
-// world is everything around the cache.
+// world is everything around the cache: the clock, the server, readings of the log, and requests.
 type world struct {
 	cache sidecar
 	start time.Time
-	names string // suffix of token, user and workspace names; it differs between the schedules on the same cache
+	names string // suffix of the names of tokens, users and workspaces; each schedule on the same cache has another suffix
 	tally map[authz.CacheResult]int
 
 	server  server
 	backups []server        // a backup for each commit on the server
-	worlds  int             // number of worlds so far
+	worlds  int             // number of ids that newID has created
 	version int             // version of the row that was written last
 	hints   [][]cache.Key   // notifications that have not arrived yet
 	states  []state         // the first state, and one more for each commit
 	commits []time.Duration // time at which each commit was answered
 
-	readings []*reading // in progress, the latest first
+	readings []*reading // readings in progress, the latest first
 	latest   *reading   // the only reading whose reply the cache applies
 	known    int        // index of the last state whose changes the cache has read, for I1
 	unlogged []int      // indexes of the states that the log does not contain
 
 	steps    int
-	requests []*request    // still running
+	requests []*request    // requests that still run
 	slowest  time.Duration // longest time from the beginning of a load to its SELECT
 
 	mu    sync.Mutex
-	loads []*load // in progress, by request
+	loads []*load // loads in progress, in the order of their requests
 }
 
 // simulation runs schedules, one after the other, against one kind of cache.
 type simulation struct {
 	cache func(cache.Source) sidecar
-	tally map[authz.CacheResult]int // of answers
+	tally map[authz.CacheResult]int // number of answers by cache result
 }
 
-// run returns the index of the first schedule with a wrong answer, and a description of the error. All schedules run against the
-// same cache, because under the race detector creating a real cache takes longer than many schedules.
+// run runs the schedules. It returns the index of the first schedule with a wrong answer, and a description of the error. All
+// schedules run against the same cache, because with the race detector the creation of a real cache takes longer than many
+// schedules.
 func (m simulation) run(t *testing.T, schedules ...schedule) (bad int, wrong string) {
 	t.Helper()
 	synctest.Test(t, func(*testing.T) {
@@ -108,7 +110,7 @@ func (w *world) begin(names string) {
 
 func (w *world) now() time.Duration { return time.Since(w.start) }
 
-// run returns a description of the first wrong answer, or "". When it returns, no request is running.
+// run runs a schedule. It returns a description of the first wrong answer, or "". After it has returned, no request is running.
 func (w *world) run(s schedule) (wrong string) {
 	for _, step := range s {
 		w.steps++
@@ -201,7 +203,7 @@ func pick[T any](from []*T, n int) *T {
 	return from[n%len(from)]
 }
 
-// write makes one of the changes in transaction t, or in a new one if t is nil.
+// write makes the change with the index n in transaction t, or in a new transaction if t is nil.
 func (w *world) write(t *transaction, n int) *transaction {
 	w.version++
 	return w.server.write(t, changes[n%len(changes)], circumstances{w.names, w.now(), w.version})
@@ -239,8 +241,8 @@ func (w *world) newID() string {
 	return fmt.Sprint(w.worlds)
 }
 
-// disable disables or enables the triggers. It does nothing while a transaction that has written is open, because ALTER TABLE
-// would wait.
+// disable disables or enables the triggers. While a transaction that has written is open, disable does nothing, because in
+// Postgres the ALTER TABLE would wait.
 func (w *world) disable() {
 	if len(w.server.writing()) == 0 {
 		w.server.triggersOff = !w.server.triggersOff
@@ -248,7 +250,7 @@ func (w *world) disable() {
 	}
 }
 
-// bypass commits a transaction that disables the triggers while it makes a change.
+// bypass commits a transaction that disables the triggers, makes a change and enables the triggers again.
 func (w *world) bypass(change int) {
 	before := w.server.triggersOff
 	w.server.triggersOff = true
@@ -260,7 +262,7 @@ func (w *world) bypass(change int) {
 	}
 }
 
-// restore replaces the server by another one that has lost some commits and all open transactions.
+// restore replaces the server by another server, which has lost some commits and all open transactions.
 func (w *world) restore(commits int) {
 	n := len(w.backups) - 1 - commits%len(w.backups)
 	w.server, w.backups, w.hints = w.backups[n], w.backups[:n], nil

@@ -25,7 +25,7 @@ func (w *world) checkAnswers() (wrong string) {
 	return wrong
 }
 
-// violation returns which invariant an answer violates, or "".
+// violation returns the name of the invariant that an answer violates, or "".
 func (w *world) violation(r *request) string {
 	if r.err != nil {
 		return r.violationOfError()
@@ -69,7 +69,7 @@ func show(f authz.LookupResult) string {
 	return fmt.Sprintf("%s %q as %q in %q", f.Principal.ID, f.Principal.Scopes, f.Workspace.Role, f.Workspace.Slug)
 }
 
-// wouldAnswer reports whether the answer is the database's answer in this state, at some time until now.
+// wouldAnswer reports whether the database in this state would give the same answer at some time until now.
 func (w *world) wouldAnswer(s state, r *request) bool {
 	t := s.tokens[r.lookup.token]
 	if r.found.Denial == authz.ReasonExpired {

@@ -12,8 +12,8 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// budget is the number of cases within which each cache with a flaw must be found unsafe. The real cache must be safe in ten
-// times as many cases.
+// budget is a number of cases. Within this number of cases, the search must find a wrong answer of each cache with a flaw. In ten
+// times as many cases, the search must find no wrong answer of the real cache.
 const budget = 1000
 
 func TestKnownBadVariantsAreFound(t *testing.T) {
@@ -29,7 +29,7 @@ func TestKnownBadVariantsAreFound(t *testing.T) {
 	}
 }
 
-// Without its flaw, the simple cache is safe. So the flaw alone makes each variant unsafe.
+// Without its flaw, the simple cache is safe. So the flaw of each variant is the only reason why the variant is unsafe.
 func TestVariantWithoutFlawIsSafe(t *testing.T) { expectSafe(t, simpleSimulation(flawless), 0, budget) }
 
 func TestRealCacheIsSafe(t *testing.T) {
@@ -37,7 +37,7 @@ func TestRealCacheIsSafe(t *testing.T) {
 	t.Run("hashes collide", func(t *testing.T) { expectSafe(t, realSimulation(true), 5*budget, 5*budget) })
 }
 
-// This test draws new cases in each run, and more of them with -rapid.checks.
+// This test draws new cases in each run. The flag -rapid.checks sets their number.
 func TestRealCacheIsSafeInOtherCases(t *testing.T) {
 	oneProcessor(t)
 	m := realSimulation(false)
@@ -91,15 +91,15 @@ func expectSafe(t *testing.T, m simulation, first, cases int) {
 	}
 }
 
-// oneProcessor makes the tests several times as fast. The goroutines of a case run one after the other anyway, and waking another
-// processor takes longer than each of them runs.
+// oneProcessor limits Go to one processor, which makes the tests several times as fast. The goroutines of a case run one after
+// the other anyway, and each runs for a shorter time than it takes to wake another processor.
 func oneProcessor(t *testing.T) {
 	n := runtime.GOMAXPROCS(1)
 	t.Cleanup(func() { runtime.GOMAXPROCS(n) })
 }
 
-// search runs cases and returns the first with a wrong answer: its number, its shortened schedule, and a description of the
-// error. It runs perCache cases against the same cache.
+// search runs cases until it finds a wrong answer. It returns the number of this case, its shortened schedule, and a description
+// of the error. Each group of perCache cases runs against the same cache.
 func (m simulation) search(t *testing.T, first, cases, perCache int) (n int, s schedule, wrong string) {
 	t.Helper()
 	for n = first; n < first+cases; n += perCache {

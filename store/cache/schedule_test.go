@@ -9,8 +9,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// op is what a step does. An op on a load, a transaction or a reading applies to one that is waiting. "(b)" marks the case that
-// the step's b is not 0.
+// op is what a step does. If an op needs a load, a transaction or a reading, it applies to one that is waiting. Below, "(b)"
+// marks what the op does if the step's field b is not 0.
 type op string
 
 const (
@@ -21,7 +21,7 @@ const (
 	cancelLookup op = "cancel"   // the context of a look-up is canceled
 	alter        op = "alter"    // a transaction makes one change and commits
 	begin        op = "begin"    // a transaction makes a change, and stays open
-	write        op = "write"    // the transaction that began last makes another change
+	write        op = "write"    // the transaction that began most recently makes another change
 	commit       op = "commit"   // an open transaction commits
 	rollback     op = "rollback" // an open transaction is rolled back
 	clean        op = "clean"    // the log is cleaned immediately (b), or by a transaction that stays open
@@ -34,7 +34,7 @@ const (
 	drop         op = "drop"     // a reading, or its reply, is lost
 	verify       op = "verify"   // a sidecar checks the schema
 	hint         op = "hint"     // the next notification arrives, or is lost (b)
-	pass         op = "pass"     // time passes: a given duration (b), or any of durations
+	pass         op = "pass"     // time passes; the duration is given (b), or drawn from the variable durations
 )
 
 type step struct {
@@ -90,7 +90,7 @@ func (s schedule) String() string {
 	return strings.Join(lines, "\n")
 }
 
-// durations are close to the limits of a lease and of an expiry. The last one is longer than all limits.
+// durations are close to the ends of a lease and of a token's lifetime. The final duration is longer than all of these limits.
 var durations = []time.Duration{
 	bound / 4, bound + time.Millisecond, bound / 2, 2 * bound,
 	bound, bound - time.Millisecond, time.Millisecond, 61 * bound,
@@ -103,8 +103,8 @@ const (
 	almost  = 6
 )
 
-// topic is the subject of one schedule: a few look-ups, and changes that affect them or only write to the log. The numbers are
-// indexes of modelLookups and changes.
+// topic is the subject of one schedule: a few look-ups, and changes that affect these look-ups or only write to the log. The
+// numbers are indexes of the variables modelLookups and changes.
 type topic struct{ lookups, changes []int }
 
 var topics = []topic{
@@ -118,8 +118,8 @@ var topics = []topic{
 	{[]int{0, 1, 2, 3, 4, 5}, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10}},
 }
 
-// phrases are sequences of steps that often occur together, the most frequent first, because rapid prefers the first ones. The
-// long sequences produce situations in which a rarely needed protection matters.
+// phrases are sequences of steps that often occur together. The most frequent sequences come first, because rapid prefers the
+// first elements of a list. The long sequences produce situations in which a rarely needed protection matters.
 var phrases = [][]step{
 	{{op: startLookup, b: 1}},
 	{{op: poll, b: 1}},

@@ -7,8 +7,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// sharedLoads are the loads in progress. Unlike with singleflight, the caller that starts a load may run it in its own goroutine,
-// and callers that wait for it can stop waiting.
+// sharedLoads are the loads in progress. The package singleflight does not fit here. The caller that starts a load may run the
+// load in its own goroutine, and other callers can stop waiting.
 type sharedLoads struct {
 	mu      sync.Mutex
 	running map[loadKey]*sharedLoad
@@ -16,13 +16,13 @@ type sharedLoads struct {
 
 // loadKey identifies the loads that callers may share.
 type loadKey struct {
-	// changed is the number of the last change of the look-up's keys. It prevents a caller from joining a load that began before
-	// that change was read.
+	// changed is the number of the last change of the look-up's keys. Because of this number, a caller cannot join a load that
+	// began before that change was read.
 	changed uint64
 	lookup  authz.Lookup
 }
 
-// sharedLoad is one load.
+// sharedLoad is one load for one or more callers.
 type sharedLoad struct {
 	ended chan struct{} // closed when entry or err is set
 	entry *entry

@@ -54,7 +54,7 @@ func TestConcurrentFirstUses(t *testing.T) {
 	}
 }
 
-// Callers may arrive before a load, while it runs, or just after its end. There is only one load.
+// Some callers arrive before a load begins, some while it runs, and some just after its end. All of them cause only one load.
 func TestFirstUsesInARow(t *testing.T) {
 	s := &source{answer: validToken}
 	c := newCache(t, cache.Config{}, s)
@@ -72,7 +72,8 @@ func TestFirstUsesInARow(t *testing.T) {
 	}
 }
 
-// Callers that arrive after a change must not join a load that began before it. A thousand such callers share one more query.
+// Callers that arrive after a change must not join a load that began before the change. A thousand such callers share one new
+// query.
 func TestConcurrentUsesAfterAChangeShareANewLoad(t *testing.T) {
 	const user = "u1"
 	for name, key := range map[string]cache.Key{
@@ -134,13 +135,13 @@ func TestLoadFromBeforeAChangeBlocksNoLaterUse(t *testing.T) {
 	})
 }
 
-// If one caller cancels its context, the others still get their answer, even if the load was started by that caller. A caller
-// waits for the load only if it runs the load itself, because its deadline is later than LoadTimeout.
+// If one caller cancels its context, the other callers still get their answer, even if the cancelling caller has started the
+// load. The cancelling caller returns immediately, unless it runs the load itself because its deadline is later than LoadTimeout.
 func TestCallerMayCancelWhileOthersWait(t *testing.T) {
 	const loadTimeout = time.Second
 	for name, c := range map[string]struct {
 		config       cache.Config
-		firstTimeout time.Duration // timeout of the caller that starts the load; 0: none
+		firstTimeout time.Duration // timeout of the caller that starts the load; 0 means no timeout
 		waits        bool
 	}{
 		"LoadTimeout is not set":    {cache.Config{}, 0, false},

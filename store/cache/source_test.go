@@ -80,7 +80,7 @@ func changed(c *cache.Cache, keys ...cache.Key) {
 	readLog(c, cache.Reply{Changes: [][]cache.Key{keys}})
 }
 
-// passReading lets time pass while the change log is read.
+// passReading lets time pass, and reads the change log regularly during this time.
 func passReading(c *cache.Cache, d time.Duration) {
 	for end := time.Now().Add(d); time.Now().Before(end); readLog(c, cache.Reply{}) {
 		time.Sleep(min(bound/4, time.Until(end)))
@@ -90,7 +90,7 @@ func passReading(c *cache.Cache, d time.Duration) {
 // expireLease lets time pass until the lease expires.
 func expireLease() { time.Sleep(bound) }
 
-// expectLookup looks up l, checks where the answer is from, and waits until it is stored.
+// expectLookup looks up l, checks whether the answer is from the cache, and waits until the answer is stored.
 func expectLookup(t *testing.T, c *cache.Cache, l authz.Lookup, want authz.CacheResult) authz.LookupResult {
 	t.Helper()
 	f, err := c.Lookup(t.Context(), l)

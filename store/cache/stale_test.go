@@ -91,7 +91,7 @@ func TestStaleIfError(t *testing.T) {
 				} else {
 					expectError(t, directory, lookup(1), errDown)
 				}
-				expectError(t, directory, lookup(3), errDown) // there is no entry for it
+				expectError(t, directory, lookup(3), errDown) // the cache has no entry for this look-up
 			})
 		})
 	}

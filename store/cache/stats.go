@@ -7,7 +7,8 @@ import (
 
 // Stats are the cache's figures for metrics.
 type Stats struct {
-	// LeaseLeft is how long cached answers may still be used if the log cannot be read any more. 0: they may not be used.
+	// LeaseLeft is how long cached answers may still be used if the log cannot be read any more. 0 means that cached answers must
+	// not be used.
 	LeaseLeft time.Duration
 	// FeedLag is how long the last reading of the change log took.
 	FeedLag time.Duration
@@ -15,15 +16,15 @@ type Stats struct {
 	Changes uint64
 	// Hints is the number of change notifications that were received.
 	Hints uint64
-	// Epochs is how often all cached answers were discarded, by cause.
+	// Epochs counts, for each cause, how often all cached answers were discarded.
 	Epochs       map[Cause]uint64
 	Good, Denied PartitionStats
 }
 
 // PartitionStats are the figures of one partition: the good answers, or the denials.
 type PartitionStats struct {
-	Entries, Bytes uint64 // include outdated entries
-	Dropped        uint64 // entries that ristretto did not admit: too many at a time, or less used than the stored entries
+	Entries, Bytes uint64 // both numbers include outdated entries
+	Dropped        uint64 // entries that ristretto did not admit: too many came at a time, or stored entries were used more
 }
 
 // ChangeCounts returns how many rows of the change log were read and how many notifications were received. Unlike Stats, it uses

@@ -13,7 +13,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-// flaw is a protection that a cache lacks, or has in a form that only looks correct.
+// flaw names a protection that is missing from a cache, or that the cache has in a form that only looks correct.
 type flaw string
 
 const (
@@ -41,8 +41,8 @@ var flaws = []flaw{
 	bySequence, openForgotten, laterSnapshot, marksIgnored, cleaningByAge, lateReplies, leaseByHint, hintsForReading,
 }
 
-// simple is the cache's design in its simplest form. Without a flaw, it is as safe as the real cache. So if it is unsafe with one
-// flaw, the flaw is the cause.
+// simple is the cache's design in its simplest form. Without a flaw, the simple cache is as safe as the real cache. So if it is
+// unsafe with one flaw, the flaw is the cause.
 type simple struct {
 	flaw   flaw
 	source cache.Source
@@ -53,7 +53,7 @@ type simple struct {
 	last    uint64
 	epoch   uint64
 	changed map[cache.Key]uint64
-	loads   map[string]*sharedLoad // in progress
+	loads   map[string]*sharedLoad // loads in progress
 
 	polls    uint64
 	snapshot string

@@ -1,5 +1,5 @@
-// Package changelog defines constants of the change log (migration 00011) and of the list of sidecars, for the sidecars and the
-// operator's commands.
+// Package changelog defines constants that the sidecars and the operator's commands share. They belong to the change log
+// (migration 00011) and to the list of sidecars.
 package changelog
 
 import "time"
@@ -7,11 +7,12 @@ import "time"
 const (
 	// Channel is the channel of the triggers' notifications (NOTIFY).
 	Channel = "keywicket_changes"
-	// Acknowledge in the change log makes every sidecar write a heartbeat.
+	// Acknowledge is the content of a row of the change log. Every sidecar that reads such a row writes a heartbeat.
 	Acknowledge = "ack"
 	// HeartbeatInterval is how often a sidecar writes a heartbeat.
 	HeartbeatInterval = 10 * time.Second
-	// AliveFor plus its staleness bound is the maximum age of a live sidecar's last heartbeat. AliveFor is longer than a sidecar
-	// may use its cache after a heartbeat, so every sidecar that uses its cache counts as alive.
+	// AliveFor decides which sidecars count as alive: the last heartbeat must not be older than AliveFor plus the sidecar's
+	// staleness bound. After a heartbeat, a sidecar may use its cache for less than AliveFor. So every sidecar that uses its
+	// cache counts as alive.
 	AliveFor = 3 * HeartbeatInterval
 )

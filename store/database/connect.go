@@ -17,18 +17,19 @@ import (
 )
 
 const (
-	// DefaultMaxOpenConnections is the default limit of the connections of a pool that serves requests.
+	// DefaultMaxOpenConnections is the default maximum number of connections in a pool that serves requests.
 	DefaultMaxOpenConnections = 8
-	// ConnectionLifetime limits the age of connections. So after a failover or a change of the address, a process reaches the new
-	// server even if its connections stay open.
+	// ConnectionLifetime limits the age of connections. After a failover or a change of the address, old connections may stay
+	// open. Because of the limit, the process still reaches the new server.
 	ConnectionLifetime = 5 * time.Minute
 )
 
-// Open returns a connection pool for one command, such as a migration. It connects on first use. The URL is
-// postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs. Options that are not in the URL
-// come from its service, and then from the PG* environment variables.
+// Open returns a connection pool for one command, such as a migration. The pool connects when it is first used. The URL is
+// postgres://user:password@host:port/database?sslmode=…, or a libpq string of key=value pairs. If an option is not in the URL,
+// Open reads it from the libpq service that the URL names. If the service does not contain it either, Open reads the PG*
+// environment variables.
 func Open(databaseURL string) (*sqlx.DB, error) {
-	// PoolerTransaction: never prepare statements, so that any pooler works.
+	// With PoolerTransaction, statements are never prepared, so any pooler works.
 	c, err := NewConnector(databaseURL, PoolerTransaction, 0)
 	if err != nil {
 		return nil, err
@@ -36,14 +37,15 @@ func Open(databaseURL string) (*sqlx.DB, error) {
 	return OpenDB(c), nil
 }
 
-// OpenDB returns a connection pool with the connector's connections. It connects on first use.
+// OpenDB returns a connection pool with the connector's connections. The pool connects when it is first used.
 func OpenDB(c driver.Connector) *sqlx.DB { return sqlx.NewDb(sql.OpenDB(c), "postgres") }
 
 // dialer opens one connection to the server, and further connections to send cancel requests. Reads and writes have deadlines.
-// Without deadlines, a connection to an unreachable peer stays in the pool until the TCP timeout, a quarter of an hour.
+// Without deadlines, a connection to an unreachable peer would stay in the pool until the TCP timeout, which is a quarter of an
+// hour.
 type dialer struct {
 	connecting time.Duration // time limit of connecting, including TLS, login and the first query
-	limit      time.Duration // time limit of each read and each write after that; 0: none
+	limit      time.Duration // time limit of each read and each write on a connected connection; 0 means none
 	keepAlive  net.KeepAliveConfig
 
 	last atomic.Pointer[limitedConn]
@@ -83,10 +85,11 @@ func (d *dialer) connected() error {
 	return c.SetDeadline(time.Time{})
 }
 
-// limitedConn sets a deadline for each read and write. It relies on lib/pq reading only while it waits for a reply.
+// limitedConn sets a deadline for each read and write. This works only because lib/pq reads from a connection only while it waits
+// for a reply.
 type limitedConn struct {
 	net.Conn
-	until time.Time // deadline of all reads and writes; zero: limit applies to each of them
+	until time.Time // deadline of all reads and writes; if zero, limit applies to each read and each write
 	limit time.Duration
 }
 
@@ -111,9 +114,9 @@ func (c *limitedConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// ReadCommitted runs f in a transaction with isolation level read committed. At a higher level, writes of sidecars and of the
-// product would fail with serialization errors. The transaction is also read-write, because another client of a pooler may have
-// made the connection read-only.
+// ReadCommitted runs f in a transaction with isolation level read committed. At a higher isolation level, writes by sidecars and
+// by the product would fail with serialization errors. The transaction is also read-write, because another client of a pooler may
+// have made the connection read-only.
 func ReadCommitted(ctx context.Context, db Beginner, f func(*sqlx.Tx) error) error {
 	tx, err := db.BeginTxx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
@@ -131,8 +134,8 @@ type Beginner interface {
 	BeginTxx(context.Context, *sql.TxOptions) (*sqlx.Tx, error)
 }
 
-// RetryLost runs f up to attempts times, as long as it fails because of a lost connection. database/sql does not retry after a
-// reset, or if the connection is lost while the reply is read. f must be idempotent.
+// RetryLost runs f again if f fails because of a lost connection, but at most attempts times in all. This is necessary because
+// database/sql does not retry after a TCP reset, or if the connection is lost while the reply is read. f must be idempotent.
 func RetryLost(ctx context.Context, attempts int, f func() error) error {
 	for attempt := 1; ; attempt++ {
 		err := f()
@@ -142,8 +145,8 @@ func RetryLost(ctx context.Context, attempts int, f func() error) error {
 	}
 }
 
-// ConnectionLost reports whether err means that an established connection broke. It is false if connecting failed, because an
-// immediate retry does not help then.
+// ConnectionLost reports whether err means that an established connection broke. It returns false if connecting failed, because
+// in that case an immediate retry does not help.
 func ConnectionLost(err error) bool {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Op != "dial" && !op.Timeout()
@@ -159,7 +162,7 @@ func DoWithin(ctx context.Context, limit time.Duration, f func(context.Context) 
 }
 
 // Within runs f and waits for it at most limit, even if f ignores its context. When a context ends, lib/pq sends a cancel request
-// and then waits for the server, which may hang. f then ends later, at the time limit of its connection.
+// and then waits for the server, which may hang. In that case, f ends later, when the time limit of its connection is reached.
 func Within[T any](ctx context.Context, limit time.Duration, f func(context.Context) (T, error)) (T, error) {
 	type outcome struct {
 		value T
@@ -171,7 +174,7 @@ func Within[T any](ctx context.Context, limit time.Duration, f func(context.Cont
 	go func() {
 		var o outcome
 		defer func() {
-			if p := recover(); p != nil { // no recover of the caller covers this goroutine
+			if p := recover(); p != nil { // a recover in the caller does not catch a panic in this goroutine
 				o.err = fmt.Errorf("panic: %v", p)
 			}
 			done <- o
@@ -190,7 +193,7 @@ func Within[T any](ctx context.Context, limit time.Duration, f func(context.Cont
 	case ctx.Err() != nil:
 		o.err = ctx.Err()
 	case bounded.Err() != nil:
-		// Postgres reports a cancelled query as 57014, which errors.Is does not match with a deadline.
+		// For a cancelled query, Postgres returns the error code 57014, which errors.Is does not recognize as a deadline.
 		o.err = fmt.Errorf("no answer within %v: %w", limit, bounded.Err())
 	}
 	var zero T

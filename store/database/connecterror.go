@@ -20,13 +20,14 @@ type remedy struct {
 func (r *remedy) Error() string { return r.sentence }
 func (r *remedy) Unwrap() error { return r.cause }
 
-// quotedName matches the option's name in a Postgres message of any language: „x“, »x«, "x".
+// quotedName matches the quoted name of an option in a message of Postgres. The quotation marks depend on the message's language:
+// „x“, »x«, "x".
 var quotedName = regexp.MustCompile(`["„“”«»‘’']\s*([\pL\pN_.-]+)\s*["„“”«»‘’']`)
 
 // pgbouncerRefusal matches the message with which PgBouncer rejects an option.
 var pgbouncerRefusal = regexp.MustCompile(`^unsupported startup parameter(?: in options)?: (\S+)`)
 
-// connectError adds a remedy to lib/pq's error, if it knows one.
+// connectError adds a remedy to lib/pq's error, if it knows a remedy.
 func connectError(err error) error {
 	sentence := ""
 	if e := pq.As(err, pqerror.UndefinedObject); e != nil {
@@ -75,7 +76,7 @@ func certificateRemedy(err error) string {
 // oldestPostgres is the oldest supported version of Postgres, as server_version_num.
 const oldestPostgres = 140000
 
-// checkVersion returns an error if the server is too old. number is its server_version_num.
+// checkVersion returns an error if the server is too old. number is the server's server_version_num.
 func checkVersion(number int) error {
 	if number >= oldestPostgres {
 		return nil

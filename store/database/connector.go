@@ -17,18 +17,18 @@ import (
 )
 
 // Pooler is the kind of connection pooler, such as PgBouncer, between keywicket and the database. A transaction pooler may run
-// each transaction on another server connection. Prepared statements do not work with it: lib/pq uses the same statement names on
-// every connection, so a query could get the reply to another query.
+// each transaction on another server connection. Prepared statements do not work with a transaction pooler. lib/pq uses the same
+// statement names on every connection, so a query could get the reply to another query.
 type Pooler string
 
 // The kinds of poolers.
 const (
-	// PoolerAuto compares two process ids on each connection: the id that the server sent at login, and the id of the Postgres
-	// process that answers the first query.
+	// PoolerAuto detects a pooler on each connection. It compares two process ids: the id that the server sent at login, and the
+	// id of the Postgres process that answers the first query.
 	PoolerAuto Pooler = "auto"
-	// PoolerNone is for direct connections, and for a session pooler.
+	// PoolerNone is for direct connections, and for connections through a session pooler.
 	PoolerNone Pooler = "none"
-	// PoolerTransaction is for a transaction pooler.
+	// PoolerTransaction is for connections through a transaction pooler.
 	PoolerTransaction Pooler = "transaction"
 )
 
@@ -42,11 +42,11 @@ const ConnectLimit = 5 * time.Second
 type Connector struct {
 	settings Settings
 	pooler   Pooler
-	limit    time.Duration // time limit of each read and each write on an open connection; 0: none
+	limit    time.Duration // time limit of each read and each write on an open connection; 0 means none
 }
 
 // NewConnector returns a connector to the database at a URL. limit is the time limit of each read and each write on an open
-// connection; 0: none. NewConnector reads the URL, but does not connect.
+// connection; 0 means none. NewConnector reads the URL, but does not connect.
 func NewConnector(databaseURL string, pooler Pooler, limit time.Duration) (Connector, error) {
 	s, err := Parse(databaseURL)
 	if err != nil {
@@ -55,8 +55,8 @@ func NewConnector(databaseURL string, pooler Pooler, limit time.Duration) (Conne
 	if s.pooled && pooler == PoolerAuto {
 		pooler = PoolerTransaction
 	}
-	// Parse, bind and run a query with arguments in one round trip. With two round trips, a transaction pooler may send the
-	// second one to another server process.
+	// A query with arguments is parsed, bound and run in one round trip. With two round trips, a transaction pooler could send
+	// the second round trip to another server process.
 	s.BinaryParameters = true
 	return Connector{settings: s, pooler: pooler, limit: limit}, nil
 }
@@ -76,8 +76,8 @@ func (c Connector) Connect(ctx context.Context) (driver.Conn, error) {
 	return conn, nil
 }
 
-// connect tries the hosts in order, each for its share of ConnectLimit. In lib/pq, one host that does not answer could use up
-// ConnectLimit.
+// connect tries the hosts in order, each for an equal share of ConnectLimit. In lib/pq itself, a host that does not answer could
+// use up the whole ConnectLimit.
 func (c Connector) connect(ctx context.Context) (driver.Conn, error) {
 	all := hosts(c.settings.Config)
 	var errs []error
@@ -105,7 +105,8 @@ func hosts(c pq.Config) []pq.Config {
 	}
 	for i := range all {
 		all[i].Multi = nil
-		// lib/pq relies on what it received at login, which a pooler may have cached from another server. See checkServer.
+		// For this option, lib/pq relies on parameters that it received at login. A pooler may have cached them from another
+		// server, so checkServer checks the server instead.
 		all[i].TargetSessionAttrs = pq.TargetSessionAttrsAny
 	}
 	if c.LoadBalanceHosts == pq.LoadBalanceHostsRandom {
@@ -140,7 +141,7 @@ func (c Connector) connectTo(ctx context.Context, host pq.Config, limit time.Dur
 	if err == nil {
 		err = d.connected()
 	}
-	if errors.Is(err, driver.ErrBadConn) { // it would count as a lost connection, which is retried immediately
+	if errors.Is(err, driver.ErrBadConn) { // ErrBadConn would count as a lost connection, and the caller would retry immediately
 		err = errors.New("the server has closed the connection at the first query: if it is a pooler, see its log")
 	}
 	if err != nil {
@@ -152,9 +153,9 @@ func (c Connector) connectTo(ctx context.Context, host pq.Config, limit time.Dur
 // Driver implements [driver.Connector].
 func (c Connector) Driver() driver.Driver { return &pq.Driver{} }
 
-// checkServer rejects a standby and a server that is too old. With writes, it also rejects a read-only session. direct reports
-// whether there is no pooler: the process id of the first query is the id that the server sent at login. A pooler sends invented
-// process ids to its clients, because it shares its connections to Postgres.
+// checkServer rejects a standby and a server that is too old. If writes is true, it also rejects a read-only session. direct
+// reports whether there is no pooler. Without a pooler, the process that answers the first query has the process id that the
+// server sent at login. A pooler sends invented process ids to its clients, because it shares its connections to Postgres.
 func checkServer(ctx context.Context, c fullConn, writes bool) (direct bool, err error) {
 	const query = `SELECT current_setting('server_version_num')::int, pg_backend_pid(), pg_is_in_recovery(), current_setting('transaction_read_only') = 'on'`
 	rows, err := c.QueryContext(ctx, query, nil)
@@ -180,8 +181,8 @@ func checkServer(ctx context.Context, c fullConn, writes bool) (direct bool, err
 	return pid != 0 && pid == loginPID(c), checkVersion(int(version))
 }
 
-// loginPID returns the process id that the server sent at login, or 0 if it is unknown. lib/pq keeps it in an unexported field, for
-// cancel requests.
+// loginPID returns the process id that the server sent at login, or 0 if this id is unknown. lib/pq stores the id in an
+// unexported field, because it needs the id for cancel requests.
 func loginPID(c driver.Conn) int64 {
 	v := reflect.Indirect(reflect.ValueOf(c))
 	if v.Kind() != reflect.Struct {
@@ -193,7 +194,7 @@ func loginPID(c driver.Conn) int64 {
 	return 0
 }
 
-// fullConn has the methods of lib/pq's connection that database/sql uses.
+// fullConn has those methods of lib/pq's connection that database/sql uses.
 type fullConn interface {
 	driver.Conn
 	driver.ConnBeginTx
@@ -215,12 +216,12 @@ type Connection interface {
 	PrepareAhead(ctx context.Context, queries []string)
 
 	// QueryPrepared runs a query as a prepared statement, which stays on the connection. It prepares the query again if a
-	// column's type has changed or the statement was dropped. The caller closes the rows.
+	// column's type has changed or the statement was dropped. The caller must close the rows.
 	QueryPrepared(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error)
 }
 
-// connection is a connection that prepares statements only if prepares is set. Otherwise each query takes one round trip, which a
-// pooler sends to one server process (see NewConnector).
+// connection is a connection that prepares statements only if prepares is true. Otherwise each query takes one round trip, so a
+// pooler sends the whole query to one server process (see NewConnector).
 type connection struct {
 	fullConn
 	prepares bool
@@ -231,7 +232,7 @@ var _ Connection = (*connection)(nil)
 
 // PrepareContext implements [driver.ConnPrepareContext].
 func (c *connection) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
-	if c.prepares || strings.HasPrefix(strings.TrimSpace(query), "COPY ") { // lib/pq sends COPY only by a prepared statement; it does not stay on the server
+	if c.prepares || strings.HasPrefix(strings.TrimSpace(query), "COPY ") { // lib/pq sends COPY only as a prepared statement, which does not stay on the server
 		return c.fullConn.PrepareContext(ctx, query)
 	}
 	return unprepared{c.fullConn, query}, nil
@@ -243,7 +244,7 @@ func (c *connection) PrepareAhead(ctx context.Context, queries []string) {
 		return
 	}
 	// Postgres cannot prepare a query while one of its tables is locked. The lock timeout is short, so that look-ups that do not
-	// read the table get the connection.
+	// need the locked table soon get the connection.
 	if _, err := c.ExecContext(ctx, `SET lock_timeout = 50`, nil); err != nil {
 		return
 	}
@@ -255,7 +256,7 @@ func (c *connection) PrepareAhead(ctx context.Context, queries []string) {
 	_, _ = c.ExecContext(ctx, `RESET lock_timeout`, nil) // if this fails, the connection is lost
 }
 
-// statement returns the prepared statement of the query. It prepares the query on first use.
+// statement returns the prepared statement of the query. It prepares the query when the query is first used.
 func (c *connection) statement(ctx context.Context, query string) (driver.StmtQueryContext, error) {
 	s := c.prepared[query]
 	if s == nil {
@@ -294,7 +295,7 @@ type unprepared struct {
 }
 
 func (unprepared) Close() error  { return nil }
-func (unprepared) NumInput() int { return -1 } // unknown; the server checks it
+func (unprepared) NumInput() int { return -1 } // -1 means unknown; the server checks the number of arguments
 
 // Exec implements [driver.Stmt]. database/sql calls ExecContext instead.
 func (unprepared) Exec([]driver.Value) (driver.Result, error) { return nil, driver.ErrSkip }

@@ -20,7 +20,7 @@ const urlForms = "; it looks like " + urlForm + ", with special characters of th
 var errUnparsable = errors.New("the database URL cannot be parsed" + urlForms)
 
 // readDatabaseURL accepts the same URLs as libpq. Unlike lib/pq, it accepts several hosts with a port each, sockets, and IPv6
-// addresses without a port. If an option is given twice, the last value is used.
+// addresses without a port. If an option occurs more than once, the final value is used.
 func readDatabaseURL(text string) (options, error) {
 	scheme, rest, isURL := strings.Cut(text, "://")
 	o := options{}
@@ -49,7 +49,7 @@ func (o options) readURL(text string) bool {
 		}
 		hosts, named = authority[at+1:], true
 	}
-	if !named && strings.Contains(database, "@") { // a password that contains a slash
+	if !named && strings.Contains(database, "@") { // the text after the slash may be part of a password
 		return false
 	}
 	if !o.readHosts(hosts) || !o.set("dbname", database, url.PathUnescape) {
@@ -60,7 +60,7 @@ func (o options) readURL(text string) bool {
 		if pair == "" {
 			continue
 		}
-		// Unlike in libpq, a plus is a space, as usual in encoded queries.
+		// Here a "+" means a space, as is usual in encoded queries. In libpq, a "+" stays a "+".
 		name, err := url.QueryUnescape(name)
 		if !ok || err != nil || name == "" || !o.set(name, value, url.QueryUnescape) {
 			return false
@@ -78,7 +78,7 @@ func (o options) set(name, value string, unescape func(string) (string, error)) 
 	return err == nil
 }
 
-// readHosts reads a list of hosts, each with or without a port. If one of them has a port, the hosts without a port get Postgres'
+// readHosts reads a list of hosts, each with or without a port. If any host has a port, the hosts without a port get Postgres'
 // default port.
 func (o options) readHosts(list string) bool {
 	const standard = "5432"
@@ -110,8 +110,8 @@ func (o options) readHosts(list string) bool {
 	return true
 }
 
-// hostName reports whether host can be a host name. Other characters may belong to a password, which the error of a DNS query
-// would then contain.
+// hostName reports whether host can be a host name. If host contains other characters, it may be part of a password. The error of
+// a DNS query would contain this part.
 func hostName(host string, bracketed bool) bool {
 	if bracketed {
 		_, err := netip.ParseAddr(host)
@@ -159,14 +159,14 @@ func readValue(text string) (value, rest string, ok bool) {
 	return b.String(), "", !quoted && !escaped
 }
 
-// complete changes the options to the form that lib/pq expects. It returns false if a name or value cannot be sent.
+// complete changes the options to the form that lib/pq expects. It returns false if a name or value cannot be sent to the server.
 func (o options) complete() bool {
 	for name, value := range maps.Clone(o) {
 		// Postgres would read the text after a zero byte as another option.
 		if !optionName(name) || strings.Contains(value, "\x00") {
 			return false
 		}
-		// lib/pq would send the option twice: in this spelling and in its own.
+		// For these options, lib/pq would send the option twice: once in this spelling and once in lib/pq's own spelling.
 		if lower := strings.ToLower(name); lower != name && slices.Contains([]string{"datestyle", "client_encoding", "application_name"}, lower) {
 			delete(o, name)
 			o[lower] = value
@@ -176,7 +176,7 @@ func (o options) complete() bool {
 		delete(o, "database")
 		o["dbname"] = database
 	}
-	if o["ssl"] == "true" { // libpq accepts it for compatibility with JDBC
+	if o["ssl"] == "true" { // libpq accepts ssl=true for compatibility with JDBC
 		delete(o, "ssl")
 		o["sslmode"] = cmp.Or(o["sslmode"], "require")
 	}

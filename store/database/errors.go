@@ -8,13 +8,13 @@ import (
 	"github.com/lib/pq/pqerror"
 )
 
-// The kinds of errors for the operator. An error that matches one of them is one sentence.
+// These are the kinds of errors for the operator. The text of an error that matches one of these kinds is one sentence.
 var (
 	// ErrNotFound: the named object does not exist.
 	ErrNotFound = errors.New("not found")
 	// ErrExists: an object with this id, slug, email or key exists.
 	ErrExists = errors.New("already exists")
-	// ErrInvalid: a value has the wrong form, or does not fit the others.
+	// ErrInvalid: a value has the wrong form, or does not fit the other values.
 	ErrInvalid = errors.New("invalid")
 	// ErrUnreachable: the database cannot be reached, or rejects the login.
 	ErrUnreachable = errors.New("database unreachable")
@@ -26,7 +26,7 @@ var (
 type refusal struct {
 	kind     error
 	sentence string
-	cause    error // nil: the sentence is complete
+	cause    error // nil if the sentence is complete
 }
 
 // Refuse returns an error for the operator. It matches kind, which is one of the Err… values. The sentence has the form of
@@ -54,8 +54,8 @@ func (r *refusal) Unwrap() []error {
 	return []error{r.kind}
 }
 
-// ConfirmRow returns an error unless same is true: the caller has checked that the returned row belongs to its query. A
-// misconfigured pooler that mixes up its clients' connections can return the row of another query.
+// ConfirmRow returns an error if same is false. A misconfigured pooler can mix up its clients' connections and return the row of
+// another query. So the caller compares the row with the query's arguments, and sets same if they match.
 func ConfirmRow(same bool, doing string) error {
 	if same {
 		return nil
@@ -64,7 +64,7 @@ func ConfirmRow(same bool, doing string) error {
 		"its clients: check what was done before you continue")
 }
 
-// AddPoolerRemedy adds the remedy to errors that a transaction pooler causes when queries are prepared.
+// If a transaction pooler has caused the error because queries are prepared, AddPoolerRemedy adds the remedy to the error.
 func AddPoolerRemedy(err error) error {
 	if pq.As(err, pqerror.InvalidSQLStatementName, pqerror.DuplicatePstatement, pqerror.ProtocolViolation) != nil {
 		return fmt.Errorf("%w (if the database is behind a transaction pooler: set database.pooler to transaction)", err)
@@ -72,8 +72,8 @@ func AddPoolerRemedy(err error) error {
 	return err
 }
 
-// ConstraintError returns the refusal for the constraint that err violates. constraints contains the refusals by the names of the
-// constraints. Other errors are wrapped with the action.
+// ConstraintError returns the refusal for the constraint that err violates. constraints maps the names of constraints to
+// refusals. If err is another error, ConstraintError wraps it with the action.
 func ConstraintError(err error, action string, constraints map[string]error) error {
 	if violation := pq.As(err); violation != nil {
 		if r, ok := constraints[violation.Constraint]; ok && violation.Constraint != "" {

@@ -8,7 +8,7 @@ func FeedURL(databaseURL string) (string, error) {
 	return s.DSN, err
 }
 
-// ConnectError and CheckVersion allow tests of errors whose servers the tests cannot start.
+// ConnectError and CheckVersion are for tests of errors that come from servers that the tests cannot start.
 var (
 	ConnectError = connectError
 	CheckVersion = checkVersion

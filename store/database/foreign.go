@@ -13,17 +13,18 @@ import (
 	"github.com/lib/pq"
 )
 
-// foreignOption is an option that neither lib/pq nor Postgres supports. lib/pq would send it to Postgres, which would reject it.
+// foreignOption is an option that neither lib/pq nor Postgres supports. lib/pq would send the option to Postgres, and Postgres
+// would reject it.
 type foreignOption struct {
 	accepted []string // values that do not require the feature
 	verified bool     // sslmode=verify-full satisfies every value
-	remedy   string   // for a value that is not accepted
+	remedy   string   // what the operator should do about a value that is not accepted
 }
 
-// featureOptions are options that may require a feature that lib/pq does not have. A value that requires it is rejected, because
-// nobody would notice that it is ignored.
+// featureOptions are options that may require a feature that lib/pq does not have. If a value requires the feature, keywicket
+// rejects the value. If keywicket ignored it instead, nobody would notice that the feature is missing.
 var featureOptions = map[string]foreignOption{
-	// Options of libpq.
+	// These are options of libpq.
 	"channel_binding":     {[]string{"disable", "prefer"}, true, verifyInstead},
 	"gssencmode":          {[]string{"disable", "prefer"}, false, "write sslmode=verify-full instead, to encrypt by TLS"},
 	"sslcertmode":         {[]string{"allow"}, false, "remove it; without sslcert no certificate is sent, if the home folder has no .postgresql/postgresql.crt"},
@@ -41,7 +42,7 @@ var featureOptions = map[string]foreignOption{
 	"oauth_scope":         {nil, false, loginInstead},
 	"scram_client_key":    {nil, false, loginInstead},
 	"scram_server_key":    {nil, false, loginInstead},
-	// Options of Prisma, JDBC and asyncpg.
+	// These are options of Prisma, JDBC and asyncpg.
 	"sslaccept":        {[]string{"accept_invalid_certs"}, true, verifyInstead},
 	"sslidentity":      {nil, false, "write sslcert and sslkey instead"},
 	"ssl":              {nil, false, "write sslmode instead"},
@@ -81,7 +82,7 @@ func (o options) takeForeign() options {
 	return foreign
 }
 
-// readTo reads supportedHere into s. For numbers, zero means the system's default, as in libpq.
+// readTo reads supportedHere into s. If an option is a number, zero means the default of the operating system, as in libpq.
 func (o options) readTo(s *Settings) error {
 	var err error
 	number := func(name string) int {
@@ -92,7 +93,7 @@ func (o options) readTo(s *Settings) error {
 		}
 		return n
 	}
-	// In package net, zero means the package's own default, and a negative value the system's default.
+	// In package net, zero means the package's own default, and a negative value means the default of the operating system.
 	probe := func(name string) int {
 		n := max(number(name), 0)
 		if o[name] != "" && n == 0 {
@@ -106,7 +107,7 @@ func (o options) readTo(s *Settings) error {
 		Interval: time.Duration(probe("keepalives_interval")) * time.Second,
 		Count:    probe("keepalives_count"),
 	}
-	number("tcp_user_timeout") // only check its form: limitedConn sets a deadline for each read and write
+	number("tcp_user_timeout") // only the form is checked, because limitedConn sets a deadline for each read and write
 	switch o["pgbouncer"] {
 	case "", "false":
 	case "true":

@@ -33,11 +33,12 @@ import (
 type pooled struct {
 	*storetest.Fixture
 	pooler           *pgbouncer.Pooler
-	operator, server string // URLs through the pooler: of the superuser, and of a login for sidecars and issuers
-	direct           string // the URL server, without the pooler
+	operator, server string // URLs through the pooler: for the superuser, and for a login for sidecars and issuers
+	direct           string // the same URL as server, but without the pooler
 }
 
-// poolers are the modes with sufficient pool sizes. In session mode, each client connection needs its own Postgres connection.
+// poolers maps the modes of a pooler to configurations with a sufficient pool size. In session mode, each client connection needs
+// its own Postgres connection.
 var poolers = map[string]pgbouncer.Config{
 	"transactions": {Mode: pgbouncer.Transaction, PoolSize: 5},
 	"sessions":     {Mode: pgbouncer.Session, PoolSize: 60},
@@ -105,7 +106,7 @@ func load(t *testing.T, functions ...func(context.Context)) {
 
 // otherProgram returns a function that queries like another program with the same login and the same driver. The driver numbers
 // its prepared statements on each connection from 1, and sends unprepared queries in two round trips. The queries have the same
-// parameters and columns as keywicket's queries, but other answers. Their results are ignored.
+// parameters and columns as keywicket's queries, but return other answers. The function ignores the results.
 func (p *pooled) otherProgram(t *testing.T, databaseURL string) func(context.Context) {
 	t.Helper()
 	db, err := sqlx.Open("postgres", databaseURL)
@@ -216,7 +217,7 @@ func (p *pooled) expectedLookups(t *testing.T) (all []expectedLookup) {
 		in.Workspace.Slug = "acme"
 		for _, q := range []struct {
 			lookup authz.Lookup
-			id     string // of the principal; empty: not checked
+			id     string // id of the principal; an empty id is not checked
 		}{
 			{storetest.Lookup(key), token.ID}, {in, personal.ID}, {storetest.InWorkspace(session, "acme"), user.ID}, {storetest.AccessLookup(issued.Access, "acme"), ""},
 		} {
@@ -304,7 +305,8 @@ func TestPoolerMixesNoAnswers(t *testing.T) {
 	}
 }
 
-// The reports of the operator's commands match the content of the database, as a client without the pooler reads it.
+// The operator's commands report the content of the database correctly. The test compares the reports with what a client without
+// the pooler reads.
 func TestPoolerMixesNoReports(t *testing.T) {
 	for name, config := range poolers {
 		t.Run(name, func(t *testing.T) {
@@ -343,7 +345,7 @@ func TestPoolerMixesNoReports(t *testing.T) {
 type operator struct {
 	*pooled
 	*report
-	registry *registry.Registry // behind the pooler
+	registry *registry.Registry // this registry connects through the pooler
 	issuer   *issuer.Issuer
 	n        int
 }
@@ -540,8 +542,8 @@ func TestRevocationsWorkThroughAPooler(t *testing.T) {
 	}
 }
 
-// Settings of another program's session stay on the pooler's connection. They must not change an answer: a token expires on time,
-// and its use is written.
+// Settings of another program's session stay on the pooler's connection. Such settings must not change what the sidecar does: a
+// token expires on time, and the use of a token is written.
 func TestPoolerKeepsSettingsOfOthers(t *testing.T) {
 	p := newPooled(t, pgbouncer.Config{Mode: pgbouncer.Transaction, PoolSize: 1})
 	foreign := storetest.Must(sqlx.Open("postgres", p.server))
@@ -609,7 +611,7 @@ func TestMigrationsWorkThroughAPooler(t *testing.T) {
 				if int(applied.Load()) != len(status) {
 					t.Errorf("%d migrations are reported, not %d", applied.Load(), len(status))
 				}
-				// A lock that stays with one of the pooler's connections would block the next migration.
+				// A lock that stays on one of the pooler's connections would block the next migration.
 				if n := storetest.Value[int](t, db, `SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
 					AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`); n != 0 {
 					t.Errorf("%d locks are left", n)

@@ -67,7 +67,7 @@ func (a authority) sign(host string, until time.Time) (certificate, key string) 
 	return pemOf("CERTIFICATE", raw), pemOf("PRIVATE KEY", storetest.Must(x509.MarshalPKCS8PrivateKey(k)))
 }
 
-// cluster is a separate server. It uses TLS once it has a certificate.
+// cluster is a separate server. The server uses TLS after it has received a certificate.
 type cluster struct {
 	*storetest.Fixture
 	server *postgres.Server
@@ -125,7 +125,7 @@ func writeFile(t *testing.T, path, content string) {
 	}
 }
 
-// The sidecar reads the password and the authority for each connection, so a change of either needs no restart.
+// The sidecar reads the password and the authority's certificate again for each connection, so neither change needs a restart.
 func TestChangedPasswordAndAuthorityAreUsed(t *testing.T) {
 	c := newCluster(t)
 	dir := t.TempDir()
@@ -203,8 +203,8 @@ func TestChangedPasswordAndAuthorityAreUsed(t *testing.T) {
 	expectWorks("with the new authority")
 }
 
-// A client certificate logs in as the role that it names. The sidecar reads the certificate for each connection. A group may read
-// the key if root owns it, as in a mounted Secret.
+// With a client certificate, the sidecar logs in as the role that the certificate names. The sidecar reads the certificate for
+// each connection. A group may read the key if root owns it, as in a mounted Secret.
 func TestLogInWithACertificate(t *testing.T) {
 	c := newCluster(t)
 	trusted, other := newAuthority("ours"), newAuthority("other")
@@ -314,7 +314,7 @@ func TestMigrateRefusesAnOldPostgres(t *testing.T) {
 		!strings.Contains(err.Error(), "keywicket needs 14 or later") {
 		t.Errorf("%v, %v", applied, err)
 	}
-	db = storetest.Must(sqlx.Connect("postgres", old.URL("postgres"))) // database.Open refuses the server too
+	db = storetest.Must(sqlx.Connect("postgres", old.URL("postgres"))) // database.Open would also refuse this server
 	defer func() { _ = db.Close() }()
 	if storetest.Value[bool](t, db, `SELECT to_regnamespace('keywicket') IS NOT NULL OR EXISTS (SELECT FROM pg_roles WHERE rolname ~ 'keywicket')`) {
 		t.Error("the refused migration has changed the database")

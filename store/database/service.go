@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// addService adds the options of the service that the URL or the environment names. It does not overwrite options.
+// addService adds the options of the service that the URL or the environment names. If an option is already set, its value stays.
 func (o options) addService() error {
 	name := cmp.Or(o["service"], os.Getenv("PGSERVICE"))
 	files := serviceFiles(o["servicefile"])
@@ -42,8 +42,8 @@ func (o options) addService() error {
 	return fmt.Errorf("the service %s, which PGSERVICE or the database URL names, is not in %s", name, strings.Join(files, " or "))
 }
 
-// serviceFiles returns the user's file and the system's. Without PGSYSCONFDIR, it omits the system's file, whose default path is
-// compiled into libpq.
+// serviceFiles returns the paths of the user's file and of the system's file. If PGSYSCONFDIR is not set, it omits the system's
+// file, because the default path of this file is compiled into libpq.
 func serviceFiles(named string) []string {
 	own := cmp.Or(named, os.Getenv("PGSERVICEFILE"))
 	if own == "" {

@@ -15,16 +15,16 @@ import (
 	"github.com/lib/pq"
 )
 
-// Settings is the complete configuration of a database URL, including the options of the libpq service that it names, and of the
-// environment.
+// Settings is the complete configuration of a database URL, including the options of the libpq service that the URL names, and
+// the options of the environment.
 type Settings struct {
 	pq.Config
 	// DSN is the same configuration for lib/pq's listener, which accepts no Config.
 	DSN string
 	// pooled reports whether the URL names a transaction pooler.
 	pooled bool
-	// KeepAlive is a value for [net.Dialer.KeepAliveConfig]. The dialer's own field KeepAlive must be negative, or Enable = false has
-	// no effect.
+	// KeepAlive is a value for [net.Dialer.KeepAliveConfig]. The dialer's own field KeepAlive must also be negative. Otherwise
+	// Enable = false has no effect.
 	KeepAlive net.KeepAliveConfig
 }
 
@@ -32,8 +32,9 @@ const applicationName = "keywicket"
 
 const urlForm = "postgres://user:password@host:5432/database?sslmode=require"
 
-// Parse reads a database URL in the form that [Open] accepts. The precedence is that of libpq: the URL, then its service, then the environment, then lib/pq's
-// defaults. In lib/pq alone, the service would take precedence over the URL.
+// Parse reads a database URL in the form that [Open] accepts. If an option has several values, the precedence is the same as in
+// libpq: the URL, its service, the environment, lib/pq's defaults. Without this function, lib/pq would let the service take
+// precedence over the URL.
 func Parse(databaseURL string) (Settings, error) {
 	if strings.TrimSpace(databaseURL) == "" {
 		return Settings{}, errors.New("no database URL is given; it looks like " + urlForm)
@@ -89,7 +90,7 @@ func Parse(databaseURL string) (Settings, error) {
 
 // sessionSettings override the settings of the database and the role.
 var sessionSettings = map[string]string{
-	"timezone":                    "UTC", // results have times in this zone; lib/pq never sends Config.TZ
+	"timezone":                    "UTC", // the times in results are in this zone; lib/pq never sends Config.TZ
 	"standard_conforming_strings": "on",  // a backslash in the store's SQL is an ordinary character
 }
 
@@ -131,8 +132,8 @@ func (o options) checkPassfile() error {
 	return f.Close()
 }
 
-// configError returns an error with the name of the option that lib/pq rejects. If a password with
-// spaces is not quoted, lib/pq may take a part of it for an option. The error has no text that can be such a part.
+// configError returns an error with the name of the option that lib/pq rejects. If a password with spaces is not quoted, lib/pq
+// may treat a part of the password as an option. So the error contains no text that can be such a part.
 func configError(err error) error {
 	text := err.Error()
 	_, supported, listed := strings.Cut(text, "; supported values are ")

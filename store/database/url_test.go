@@ -90,7 +90,7 @@ func TestURLIsReadLikePsql(t *testing.T) {
 		t.Fatal(err)
 	}
 	port6 := ""
-	if l, err := net.Listen("tcp", "[::1]:0"); err == nil { // a machine may be without IPv6
+	if l, err := net.Listen("tcp", "[::1]:0"); err == nil { // some machines have no IPv6
 		_, port6, _ = net.SplitHostPort(l.Addr().String())
 		forward(t, l)
 	}
@@ -141,7 +141,7 @@ func TestURLIsReadLikePsql(t *testing.T) {
 	}
 }
 
-// A password of any characters reaches the server unchanged, and no error contains a part of it.
+// A password with any characters reaches the server unchanged, and no error contains a part of the password.
 func TestEveryPasswordReachesTheServer(t *testing.T) {
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 	rapid.Check(t, func(t *rapid.T) {
@@ -223,7 +223,7 @@ func TestMisleadingEnvironmentIsRefused(t *testing.T) {
 	}
 }
 
-// The order of precedence is that of libpq: the URL, the service, the environment.
+// The order of precedence is the same as in libpq: the URL, the service, the environment.
 func TestURLOverridesTheService(t *testing.T) {
 	target, other := storetest.EmptyDatabase(t), storetest.EmptyDatabase(t)
 	u := storetest.Must(url.Parse(target))
@@ -281,7 +281,8 @@ func TestURLOverridesTheService(t *testing.T) {
 	}
 }
 
-// Options that providers and other tools add to a URL are accepted, or refused with a message of one line.
+// Providers and other tools add their own options to a URL. keywicket either accepts such an option or refuses it with a message
+// of one line.
 func TestOptionsOfOtherDrivers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	for option, want := range map[string]string{
@@ -329,7 +330,7 @@ func TestOptionsOfOtherDrivers(t *testing.T) {
 	}
 }
 
-// Every function that connects returns an error with a remedy for a server without TLS.
+// If the server has no TLS, every function that connects returns an error with a remedy.
 func TestMissingTLSIsReportedForEveryHost(t *testing.T) {
 	databaseURL := storetest.With(storetest.EmptyDatabase(t), "sslmode", "")
 	d := storetest.Must(directory.Open(directory.Config{URL: databaseURL, LookupTimeout: 10 * time.Second, NoCache: true}, nil))
@@ -365,7 +366,7 @@ func TestSupportedOptions(t *testing.T) {
 	}
 }
 
-// The tests' server does not send these messages: they are in another language, or from a pooler.
+// The tests' server cannot send these messages, because they are in another language or come from a pooler.
 func TestConnectionErrorsNameCauseAndRemedy(t *testing.T) {
 	for want, err := range map[string]error{
 		"has the option schemas, which":        &pq.Error{Code: pqerror.UndefinedObject, Message: "unbekannter Konfigurationsparameter »schemas«"},
@@ -380,7 +381,7 @@ func TestConnectionErrorsNameCauseAndRemedy(t *testing.T) {
 		}
 	}
 	for _, err := range []error{nil, io.EOF, &pq.Error{Code: pqerror.InvalidPassword, Message: "password"}} {
-		if got := database.ConnectError(err); got != err { //nolint:errorlint // the same error value
+		if got := database.ConnectError(err); got != err { //nolint:errorlint // the function must return the same error value
 			t.Errorf("%v became %v", err, got)
 		}
 	}

@@ -6,17 +6,18 @@ import (
 	"github.com/lib/pq"
 )
 
-// ServerStarted is the SQL expression that identifies a server: the start time of its postmaster, in microseconds since 1970. It
-// differs between the servers of a cluster, and a restart changes it.
+// ServerStarted is the SQL expression that identifies a server: the start time of its postmaster, in microseconds since 1970.
+// Each server of a cluster has another start time, and a restart changes the start time.
 const ServerStarted = `(date_part('epoch', pg_postmaster_start_time()) * 1000000)::int8`
 
-// Timeline is the SQL expression for the WAL timeline: eight hexadecimal digits; NULL on a standby. A promotion increases it.
+// Timeline is the SQL expression for the WAL timeline. The value has eight hexadecimal digits; on a standby, it is NULL. The
+// promotion of a standby increases the timeline.
 const Timeline = `CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END`
 
 // Seconds returns the duration of a number of seconds, as SQL's EXTRACT(EPOCH FROM …) returns it.
 func Seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
-// NonNilArray returns the list; an empty array for nil, which would be NULL in SQL.
+// NonNilArray returns the list, or an empty array if the list is nil, because nil would become NULL in SQL.
 func NonNilArray(list []string) pq.StringArray {
 	if list == nil {
 		return pq.StringArray{}

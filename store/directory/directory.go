@@ -21,29 +21,31 @@ import (
 type Config struct {
 	// URL is the database URL, as for [database.Open]. The login needs only the role keywicket_sidecar.
 	URL string
-	// MaxOpenConnections limits the connections for look-ups and for writing usage. In addition, one connection reads the change
-	// log, one listens for notifications, and one is opened from time to time. Default: 8.
+	// MaxOpenConnections limits the connections for look-ups and for writing usage. Three further connections do not count: one
+	// reads the change log, one listens for notifications, and one is opened from time to time. The default is 8.
 	MaxOpenConnections int
 	// LookupTimeout is the time limit of a look-up, including the wait for a connection, connecting, retries and the query. Set
-	// it to less than half of the caller's own time limit, so that the caller can still answer its client. Default: 200ms.
+	// LookupTimeout to less than half of the caller's own time limit, so that the caller can still answer its client. The default
+	// is 200ms.
 	LookupTimeout time.Duration
-	// Pooler is the kind of connection pooler at URL. Default: PoolerAuto.
+	// Pooler is the kind of connection pooler that the URL leads to. The default is PoolerAuto.
 	Pooler database.Pooler
-	// FeedURL is the database URL for listening to notifications (hints). Set it to bypass a connection pooler, which does not
-	// forward notifications. Default: URL.
+	// FeedURL is the database URL for listening to notifications (hints). Set FeedURL to bypass a connection pooler, because
+	// poolers do not forward notifications. The default is URL.
 	FeedURL string
-	// NoHints disables hints: the change log is read only at its interval. That saves one connection, and Postgres does not wake
-	// each sidecar for each change.
+	// NoHints disables hints: the change log is read only at its interval. This saves a connection. It also saves CPU time,
+	// because otherwise Postgres wakes each sidecar for each change.
 	NoHints bool
 	// Cache configures the cache in front of the look-ups.
 	Cache cache.Config
 	// NoCache disables the cache: every look-up queries the database.
 	NoCache bool
-	// UsageInterval is how often last_used_at is written. Default: 5s.
+	// UsageInterval is the time between two writes of last_used_at. The default is 5s.
 	UsageInterval time.Duration
 	// Version is the version of this program, and Policies is a hash of its policies. The list of sidecars shows both.
 	Version, Policies string
-	// Clock measures only how long ago a token was used. Expiries are compared with the database's clock. Default: time.Now.
+	// Clock only measures how long ago a token was used. Expiries are compared with the database's clock. The default is
+	// time.Now.
 	Clock func() time.Time
 }
 
@@ -51,8 +53,9 @@ const (
 	defaultLookupTimeout = 200 * time.Millisecond
 	defaultUsageInterval = 5 * time.Second
 
-	// connectionIdle is how long connections stay open after a burst of look-ups. It is longer than upkeepPause, so that the
-	// connection for the upkeep stays open. Otherwise many sidecars would open a connection every minute.
+	// connectionIdle is how long connections stay open after a burst of look-ups. This time is longer than upkeepPause, so that
+	// the connection for the upkeep (the regular deletion of old rows) stays open. Otherwise every sidecar would open a
+	// connection every minute.
 	connectionIdle = 2 * upkeepPause
 )
 
@@ -89,17 +92,17 @@ func (c Config) complete() (Config, error) {
 type Directory struct {
 	lookups *lookups
 	servers *pool.Servers
-	cache   *cache.Cache // nil: none
+	cache   *cache.Cache // nil without a cache
 	feed    *feed.Feed
 	usage   *usage
 
-	stopWatching context.CancelFunc // nil with a cache, because the feed then detects other servers
+	stopWatching context.CancelFunc // nil with a cache, because in that case the feed detects other servers
 }
 
 var _ authz.Directory = (*Directory)(nil)
 
-// Open starts a directory, even if the database is unreachable. Until it is reachable, look-ups fail, and [Directory.Ready]
-// returns an error. A nil logger discards all messages. The caller must close the directory.
+// Open starts a directory, even if the database is unreachable. While the database is unreachable, look-ups fail, and
+// [Directory.Ready] returns an error. A nil logger discards all messages. The caller must close the directory.
 func Open(c Config, log *slog.Logger) (_ *Directory, err error) {
 	c, err = c.complete()
 	if err != nil {
@@ -114,8 +117,8 @@ func Open(c Config, log *slog.Logger) (_ *Directory, err error) {
 			err = errors.Join(err, d.Close(context.Background()))
 		}
 	}()
-	// At its deadline, a look-up cancels its query and keeps the connection. The server then has the same time again to confirm
-	// the cancellation.
+	// At its deadline, a look-up cancels its query and keeps the connection. So the limit is twice the timeout: in the second
+	// half, the server can confirm the cancellation.
 	connections, err := database.NewConnector(c.URL, c.Pooler, 2*c.LookupTimeout)
 	if err != nil {
 		return nil, err
@@ -139,7 +142,7 @@ func Open(c Config, log *slog.Logger) (_ *Directory, err error) {
 	if d.cache, err = cache.New(c.Cache, d.lookups, log); err != nil {
 		return nil, fmt.Errorf("cache.%w", err)
 	}
-	// Cached answers of the previous server may belong to another cluster, so discard all of them.
+	// Cached answers of the previous server may belong to another cluster, so the cache discards all answers.
 	d.servers.OnSwitch(func() { d.cache.ApplyHint(nil) })
 	d.feed, err = feed.Start(feed.Config{
 		URL: c.URL, HintsURL: c.FeedURL, NoHints: c.NoHints, Version: c.Version, Policies: c.Policies,
@@ -164,15 +167,16 @@ func (d *Directory) Lookup(ctx context.Context, l authz.Lookup) (found authz.Loo
 	return found, nil
 }
 
-// Ready returns nil if a look-up of each kind succeeds and the change log was read at least once. Otherwise the error has the
-// cause.
+// Ready returns nil if a look-up of each kind succeeds and the change log was read at least once. Otherwise the error contains
+// the cause.
 func (d *Directory) Ready(ctx context.Context) error {
 	probes := []authz.Lookup{
 		{Kind: authz.KindWorkspaceKey},
 		{Kind: authz.KindSession},
 		{Kind: authz.KindOAuthToken},
 	}
-	// The probes look up credentials that do not exist. If they ran concurrently, each sidecar would keep three connections open.
+	// The probes look up credentials that do not exist. They run one after the other, because concurrent probes would make each
+	// sidecar keep three connections open.
 	for _, l := range probes {
 		if _, err := d.lookups.Load(ctx, l); err != nil {
 			return err
@@ -192,7 +196,7 @@ func (d *Directory) Warnings() []string {
 	return d.feed.Warnings()
 }
 
-// CacheStats returns the cache's figures for metrics; zero without a cache.
+// CacheStats returns the cache's figures for metrics. Without a cache, all figures are zero.
 func (d *Directory) CacheStats() cache.Stats {
 	if d.cache == nil {
 		return cache.Stats{}
@@ -200,8 +204,8 @@ func (d *Directory) CacheStats() cache.Stats {
 	return d.cache.Stats()
 }
 
-// ChangeCounts returns how many changes were read from the change log, and how many notifications were received; 0 without a
-// cache. Unlike CacheStats, it is fast enough to be called often.
+// ChangeCounts returns how many changes were read from the change log, and how many notifications were received. Without a cache,
+// it returns 0. ChangeCounts is faster than CacheStats, so it may be called often.
 func (d *Directory) ChangeCounts() (changes, hints uint64) {
 	if d.cache == nil {
 		return 0, 0
@@ -209,8 +213,9 @@ func (d *Directory) ChangeCounts() (changes, hints uint64) {
 	return d.cache.ChangeCounts()
 }
 
-// Close writes the pending usage and closes the connections. Look-ups must have ended before, because a running look-up may fail
-// or lose its usage. Close returns an error if usage is lost because the context ended or the write failed.
+// Close writes the pending usage and closes the connections. Call Close after all look-ups have ended, because otherwise a
+// look-up may fail, or its usage may not be written. Close returns an error if it cannot write the usage, because the context
+// ended or the write failed.
 func (d *Directory) Close(ctx context.Context) error {
 	var errs []error
 	if d.feed != nil {

@@ -203,7 +203,7 @@ func TestLookupIsOneQuery(t *testing.T) {
 		l.Workspace.Slug = "acme"
 		storetest.Must(d.Lookup(t.Context(), l))
 	}
-	// The log is in order, so this line comes after the lines of all look-ups.
+	// The log keeps the order of statements, so the line of this statement comes after the lines of all look-ups.
 	storetest.Must(storetest.OpenDB(t, storetest.With(f.URL, "log_statement", "all")).ExecContext(t.Context(), `SELECT 'the end'`))
 	storetest.Eventually(t, "the log contains the end", storetest.ServerLog.Contains("the end"))
 	logged, _, _ := strings.Cut(storetest.ServerLog.String()[before:], "the end")
@@ -213,7 +213,7 @@ func TestLookupIsOneQuery(t *testing.T) {
 		}
 	}
 	// A new connection also queries which server it has reached, prepares the queries of three lanes, and sets and resets a
-	// timeout. The line "the end" also counts.
+	// timeout. The line "the end" is also counted.
 	const once = 10
 	if n := strings.Count(logged, "LOG:  "); n > 2*lookups+once {
 		t.Errorf("for %d look-ups there are %d lines", lookups, n)
@@ -245,7 +245,7 @@ func TestLookupUsesIndexesOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := strings.Join(plan, "\n")
-	// Index scans: tokens by digest, users by id, workspaces by slug and by id, members by both columns.
+	// The query uses five index scans: tokens by digest, users by id, workspaces by slug and by id, members by both columns.
 	if strings.Count(text, "Index Scan using")+strings.Count(text, "Index Only Scan using") != 5 {
 		t.Error("the plan does not have five index scans")
 	}
@@ -259,7 +259,7 @@ func TestLookupUsesIndexesOnly(t *testing.T) {
 	}
 }
 
-// Planning each look-up again would make look-ups three times as slow.
+// If Postgres planned each look-up again, look-ups would be three times as slow.
 func TestLookupsKeepTheirPlan(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.DB.SetMaxOpenConns(1)
@@ -314,7 +314,7 @@ func TestLookupsShareTheConfiguredConnections(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	d := f.Directory(t, func(c *directory.Config) { c.MaxOpenConnections = 1 })
-	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))) // opens the connection
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))) // this look-up opens the connection
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))
 	defer func() { _ = tx.Rollback() }()
 	storetest.Must(tx.ExecContext(t.Context(), `LOCK keywicket.tokens IN ACCESS EXCLUSIVE MODE`))
@@ -358,7 +358,7 @@ func TestLookupTimeoutBoundsAQueryThatWaits(t *testing.T) {
 	if _, err := d.Lookup(ctx, storetest.Lookup(key)); !errors.Is(err, context.Canceled) {
 		t.Errorf("the caller has canceled: %v", err)
 	}
-	// Otherwise such queries would accumulate until the server has no free connection.
+	// If queries that timed out were not cancelled, they would accumulate until the server has no free connection.
 	storetest.Eventually(t, "the query that timed out is cancelled on the server", func() bool {
 		return storetest.Value[int](t, f.DB, `SELECT count(*) FROM pg_stat_activity
 			WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 0
@@ -388,7 +388,7 @@ func TestDirectoryWorksOnceTheSchemaExists(t *testing.T) {
 	}
 }
 
-// The same applies before the migration that creates the triggers.
+// The cache is not used if a trigger is disabled, or before the migration that creates the triggers has run.
 func TestCacheIsNotUsedWithoutChangeTriggers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)

@@ -19,13 +19,13 @@ import (
 )
 
 const (
-	// A lane sends one query per laneInterval, and after a pause up to laneBurst queries immediately. Further look-ups share the
-	// next query, which is sent earlier once batchWorth look-ups wait. A query's duration depends little on its number of rows,
-	// so a flood of unknown tokens hardly delays other look-ups.
+	// A lane sends one query per laneInterval. After a pause, it sends up to laneBurst queries immediately. Further look-ups
+	// share the next query, which the lane sends earlier if batchWorth look-ups wait. A query with many rows takes little longer
+	// than a query with one row. So a flood of unknown tokens hardly delays other look-ups.
 	laneInterval = 2 * time.Millisecond
 	laneBurst    = 25
 
-	batchWorth = 16  // number of look-ups with which a query does not wait for the interval
+	batchWorth = 16  // with this number of look-ups, a query does not wait for the interval
 	batchLimit = 256 // maximum number of look-ups in one query
 )
 
@@ -35,8 +35,8 @@ type lane struct {
 	query   string
 
 	mu      sync.Mutex
-	waiting list.List // of *waiter
-	queries int       // queries in progress
+	waiting list.List // list of *waiter
+	queries int       // number of queries in progress
 	shared  bool      // the last query was for more than one look-up
 	nextDue time.Time // when the next query is due, at one query per laneInterval
 	timed   bool      // a timer will send the next query
@@ -45,8 +45,8 @@ type lane struct {
 // waiter is one look-up.
 type waiter struct {
 	lookup authz.Lookup
-	result chan outcome  // with a buffer of one: the look-up may have given up
-	place  *list.Element // in lane.waiting
+	result chan outcome  // has a buffer of one, because the look-up may have given up
+	place  *list.Element // the waiter's place in lane.waiting
 }
 
 type outcome struct {
@@ -54,8 +54,8 @@ type outcome struct {
 	err    error
 }
 
-// join adds the look-up to the next query. It does not join a query in progress, which may have read an older state of the
-// database.
+// join adds the look-up to the next query. The look-up does not join a query in progress, because that query may have read an
+// older state of the database.
 func (n *lane) join(l authz.Lookup) *waiter {
 	w := &waiter{lookup: l, result: make(chan outcome, 1)}
 	n.mu.Lock()
@@ -72,13 +72,13 @@ func (n *lane) leave(w *waiter) {
 	n.waiting.Remove(w.place)
 }
 
-// send sends the next query, or starts a timer that does. The caller holds n.mu.
+// send sends the next query, or starts a timer that sends it later. The caller holds n.mu.
 func (n *lane) send() {
 	if n.waiting.Len() == 0 || n.queries == n.lookups.connections {
 		return // when a query ends, it calls send
 	}
 	now := time.Now()
-	// Sequential look-ups cannot share a query, so they do not wait.
+	// Look-ups that come one after the other cannot share a query, so they do not wait for each other.
 	if alone := n.queries == 0 && n.waiting.Len() == 1 && !n.shared; !alone {
 		if n.nextDue.Before(now) {
 			n.nextDue = now
@@ -120,8 +120,8 @@ func (n *lane) batch() (batch []*waiter) {
 	return batch
 }
 
-// answer sends each waiter its answer or error. It has its own time limit, and continues when a waiter leaves, because other
-// look-ups share the query.
+// answer sends each waiter its answer or error. The query has its own time limit, and continues when a waiter leaves, because
+// other look-ups share the query.
 func (n *lane) answer(batch []*waiter) {
 	ctx, cancel := context.WithTimeout(context.Background(), n.lookups.timeout)
 	defer cancel()
@@ -131,7 +131,7 @@ func (n *lane) answer(batch []*waiter) {
 func (n *lane) answerWithin(ctx context.Context, batch []*waiter) {
 	answers, err := n.queryBatch(ctx, batch)
 	if len(batch) > 1 && mayBeOneLookup(err) && ctx.Err() == nil {
-		// Isolate the look-up that causes the error, so that the others get their answers.
+		// Divide the batch to find the look-up that causes the error, so that the other look-ups get their answers.
 		half := len(batch) / 2
 		n.answerWithin(ctx, batch[:half])
 		n.answerWithin(ctx, batch[half:])
@@ -147,7 +147,7 @@ func (n *lane) answerWithin(ctx context.Context, batch []*waiter) {
 }
 
 // mayBeOneLookup reports whether a single look-up of the batch may cause the error: Postgres cannot read its values, or this
-// program cannot read its answer. It is also true for a query that an operator has cancelled, because another attempt may
+// program cannot read its answer. The result is also true if an operator has cancelled the query, because another attempt may
 // succeed.
 func mayBeOneLookup(err error) bool {
 	if e := pq.As(err); e != nil {
@@ -159,7 +159,7 @@ func mayBeOneLookup(err error) bool {
 
 func (n *lane) queryBatch(ctx context.Context, batch []*waiter) (answers []cache.Answer, err error) {
 	defer func() {
-		if p := recover(); p != nil { // no caller's recover covers this goroutine
+		if p := recover(); p != nil { // a recover in a caller does not catch a panic in this goroutine
 			err = fmt.Errorf("%w: panic: %v", lookup.ErrUnreadable, p)
 		}
 	}()
@@ -172,7 +172,7 @@ func (n *lane) queryBatch(ctx context.Context, batch []*waiter) (answers []cache
 		return err
 	})
 	if err != nil && ctx.Err() != nil {
-		return nil, ctx.Err() // Postgres reports 57014, for which errors.Is with a deadline is false
+		return nil, ctx.Err() // the error of Postgres has the code 57014, which errors.Is does not recognize as a deadline
 	}
 	return answers, err
 }

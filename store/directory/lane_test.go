@@ -82,8 +82,8 @@ func TestLookupsThatShareAQueryGetTheirOwnAnswers(t *testing.T) {
 	wg.Wait()
 }
 
-// A look-up must not join a query that was sent before it began. Otherwise it could report an existing token as unknown, or a
-// revoked token as valid.
+// A look-up must not join a query that was sent before the look-up began. Otherwise the look-up could report an existing token as
+// unknown, or a revoked token as valid.
 func TestLookupGetsNoAnswerLoadedBeforeIt(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.Directory(t, nil)
@@ -123,12 +123,12 @@ func TestLookupGetsNoAnswerLoadedBeforeIt(t *testing.T) {
 	}
 }
 
-// An invalid parameter of one look-up must not fail the others that share its query.
+// If one look-up has an invalid parameter, the other look-ups that share its query must still succeed.
 func TestUnreadableLookupDoesNotFailOthers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.UserToken(t, "user:read")
 	unreadableToken, unreadable := f.UserToken(t, "user:read")
-	f.Exec(t, `UPDATE keywicket.tokens SET scopes[0] = 'user:read' WHERE id = $1`, unreadableToken.ID) // Postgres prints such an array with its bounds
+	f.Exec(t, `UPDATE keywicket.tokens SET scopes[0] = 'user:read' WHERE id = $1`, unreadableToken.ID) // the text of such an array has bounds, which lib/pq cannot read
 	d := f.Directory(t, nil)
 	release := f.OccupyConnections(t, d)
 	var wg sync.WaitGroup
@@ -198,7 +198,7 @@ func TestWaitingLookupCanBeCancelled(t *testing.T) {
 	}
 }
 
-// After a change of a column's type, the prepared statements on a connection cannot be used any more.
+// If a column's type changes, the prepared statements on open connections become useless. Look-ups must still succeed.
 func TestColumnTypesMayChange(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)

@@ -15,7 +15,7 @@ import (
 	"github.com/keywicket/keywicket/store/pool"
 )
 
-// lookups queries the database. It is the [cache.Source].
+// lookups queries the database. The cache uses it as its [cache.Source].
 type lookups struct {
 	db          *sqlx.DB
 	servers     *pool.Servers

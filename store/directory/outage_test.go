@@ -38,7 +38,7 @@ func TestRestartFailsNoLookup(t *testing.T) {
 	}
 }
 
-// A load balancer that has discarded a connection answers the next byte with a reset.
+// A load balancer may discard a connection, and answer the next byte on this connection with a TCP reset.
 func TestResetConnectionFailsNoLookup(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
@@ -93,7 +93,7 @@ func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
 	}
 }
 
-// A server that hangs accepts bytes but sends nothing. It does not answer cancel requests either.
+// A server that hangs accepts bytes but sends nothing. Such a server does not answer cancel requests either.
 func TestLookupTimeoutBoundsAServerThatHangs(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
@@ -137,7 +137,8 @@ func TestLookupTimeoutBoundsAServerThatHangs(t *testing.T) {
 	}
 }
 
-// A peer that has become unreachable sends no reset. Its connection must not stay in the pool until the TCP timeout.
+// A peer that has become unreachable sends no TCP reset. The connection to this peer must not stay in the pool until the TCP
+// timeout.
 func TestSilentConnectionIsClosed(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)

@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// seen stores which tokens were noted within usageGrain: about 200,000 tokens in 2 MiB. With more tokens, some are noted again
-// too early, and the database ignores these uses. Two tokens with the same 48 bits of hash count as one. seen uses no lock and
-// allocates nothing.
+// seen stores which tokens were noted within usageGrain. Its 2 MiB are enough for about 200,000 tokens. If there are more, some
+// tokens are noted again too early, and the database ignores these uses. If 48 bits of the hash are equal for two tokens, they
+// count as the same token. seen uses no lock and allocates nothing.
 type seen struct {
 	seed    maphash.Seed
-	buckets *[1 << 16][4]atomic.Uint64 // 32 bits of a token's hash, and the time of the note in ticks; 0: free
+	buckets *[1 << 16][4]atomic.Uint64 // 32 bits of a token's hash, and the time of the note in ticks; 0 if free
 }
 
-// tick is 1/16 s. The maximum of 32 bits is eight years.
+// tick is 1/16 s. A time in ticks has 32 bits, which are enough for eight years.
 const tick = time.Second / 16
 
 const ticks = 1<<32 - 1 // mask of the time
@@ -23,7 +23,8 @@ func newSeen() seen {
 	return seen{seed: maphash.MakeSeed(), buckets: new([1 << 16][4]atomic.Uint64)}
 }
 
-// note reports whether to note the token now. Of concurrent callers, it returns true for only one.
+// note reports whether to note the token now. If several goroutines call note for the same token at the same time, only one call
+// returns true.
 func (s *seen) note(id string, now time.Duration) bool {
 	hash := maphash.String(s.seed, id)
 	mark := hash >> 32

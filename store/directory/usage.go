@@ -19,15 +19,15 @@ const (
 	// requires. Otherwise jitter could make the database ignore every second write.
 	usageGrain = 61 * time.Second
 
-	maxPending = 65_536 // tokens; about 10 MB
+	maxPending = 65_536 // number of tokens; they need about 10 MB
 
 	usageBatch   = 100             // maximum number of tokens in a transaction, which locks their rows of token_usage until it ends
-	usageTimeout = 2 * time.Second // of one transaction
+	usageTimeout = 2 * time.Second // time limit of one transaction
 	upkeepPause  = time.Minute     // between two calls of keep_up
 )
 
-// usage records which tokens are used, and writes the uses to the database in batches. last_used_at is exact to two minutes,
-// because the database ignores a use within a minute after the last recorded use.
+// usage records which tokens are used, and writes the uses to the database in batches. last_used_at may be up to two minutes too
+// early, because the database ignores a use within a minute after the last recorded use.
 type usage struct {
 	db    *sqlx.DB
 	log   *slog.Logger
@@ -38,7 +38,7 @@ type usage struct {
 
 	mu      sync.Mutex
 	pending map[string]time.Duration // when each token was used, since start
-	dropped int                      // tokens that did not fit into pending
+	dropped int                      // number of tokens that did not fit into pending
 
 	stop, stopped chan struct{}
 	closing       sync.Once
@@ -46,7 +46,8 @@ type usage struct {
 	cancel        context.CancelFunc // cancels the write in progress
 }
 
-// startUsage starts a usage on the connections for look-ups. It uses one connection at a time, for some milliseconds.
+// startUsage starts a usage on the connections for look-ups. The usage needs at most one connection at a time, for some
+// milliseconds.
 func startUsage(db *sqlx.DB, c Config, log *slog.Logger) *usage {
 	ctx, cancel := context.WithCancel(context.Background())
 	u := &usage{
@@ -58,7 +59,7 @@ func startUsage(db *sqlx.DB, c Config, log *slog.Logger) *usage {
 	return u
 }
 
-// note records a use. For a token that was noted within usageGrain, it uses no lock and allocates nothing.
+// note records a use. If the token was already noted within usageGrain, note uses no lock and allocates nothing.
 func (u *usage) note(id string) {
 	if now := u.now(); u.seen.note(id, now) {
 		u.enqueue(id, now)
@@ -100,7 +101,7 @@ func (u *usage) run(ctx context.Context, interval time.Duration) {
 	}
 }
 
-// flush writes the pending uses. Uses that it cannot write become pending again.
+// flush writes the pending uses. If flush cannot write some uses, these uses become pending again.
 func (u *usage) flush(ctx context.Context) error {
 	u.mu.Lock()
 	pending, dropped := u.pending, u.dropped
@@ -141,9 +142,9 @@ func (u *usage) waiting() int {
 	return len(u.pending) + u.dropped
 }
 
-// usageQuery has the age of each use as parameter instead of its time, because times are measured with the database's clock. All
-// sidecars write rows in the same order, so that they cannot deadlock. Deleted tokens are skipped. The query's locks do not block
-// a change or deletion of tokens.
+// usageQuery gets the age of each use instead of its time, because the database's clock may differ from the sidecar's clock. All
+// sidecars write rows in the same order, so that they cannot deadlock. The query skips deleted tokens. The query's locks do not
+// block a change or deletion of tokens.
 const usageQuery = `
 INSERT INTO keywicket.token_usage AS u (token_id, last_used_at)
 SELECT t.id, clock_timestamp() - used.age * interval '1 second'

@@ -43,7 +43,7 @@ func TestPendingUsageIsBounded(t *testing.T) {
 	}
 }
 
-// A token is noted again only after a minute. Two tokens that are used at the same time are both noted.
+// A token is noted again only after a minute. If two tokens are used at the same time, both tokens are noted.
 func TestTokenUseIsRecordedOncePerMinute(t *testing.T) {
 	s := newSeen()
 	const second = time.Second
@@ -61,7 +61,8 @@ func TestTokenUseIsRecordedOncePerMinute(t *testing.T) {
 	}
 }
 
-// With many tokens, each token is noted on its first use, and only one of two concurrent uses is noted.
+// Even if there are many tokens, each token is noted when it is first used. If a token is used twice at the same time, only one
+// use is noted.
 func TestManyTokensAreNoted(t *testing.T) {
 	s := newSeen()
 	const n = 100_000

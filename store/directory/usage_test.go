@@ -34,7 +34,8 @@ func countWrites(t *testing.T, f *storetest.Fixture) (written func() int) {
 	return func() int { return storetest.Value[int](t, f.DB, `SELECT count(*) FROM public.writes`) }
 }
 
-// usedAgo returns how long ago a token was used, by the database's clock. Negative: never.
+// usedAgo returns how long ago a token was used, measured with the database's clock. A negative result means that the token was
+// never used.
 func usedAgo(t *testing.T, f *storetest.Fixture, token registry.Token) time.Duration {
 	t.Helper()
 	seconds := storetest.Value[float64](t, f.DB, `SELECT COALESCE((SELECT extract(epoch FROM clock_timestamp() - last_used_at)
@@ -115,7 +116,7 @@ func TestUsageIsWrittenOncePerTokenAndMinute(t *testing.T) {
 		t.Errorf("%d rows were written for two tokens in their first minute", n)
 	}
 
-	// The database also requires a minute, by its own clock.
+	// The database also requires a minute between two uses, measured with its own clock.
 	f.Exec(t, `UPDATE keywicket.token_usage SET last_used_at = last_used_at - interval '2 minutes'`)
 	before := written()
 	c.advance(30 * time.Second)
@@ -175,8 +176,8 @@ func TestSidecarsThatWriteTheSameTokensDoNotDeadlock(t *testing.T) {
 	}
 }
 
-// The product deletes tokens in a long transaction, and some of the tokens are in use. The deletion and the writing of usage do
-// not wait for each other. The deletion must not fail.
+// The product deletes tokens in a long transaction, and some of the tokens are in use. The deletion and the writing of usage must
+// not wait for each other, and the deletion must not fail.
 func TestUsageDoesNotBlockDeletion(t *testing.T) {
 	f := storetest.NewFixture(t)
 	log := new(storetest.Log)
@@ -200,7 +201,7 @@ func TestUsageDoesNotBlockDeletion(t *testing.T) {
 	storetest.Must(tx.ExecContext(t.Context(), `SET LOCAL lock_timeout = '10s'`))
 	for i, id := range ids {
 		storetest.Must(tx.ExecContext(t.Context(), `DELETE FROM keywicket.tokens WHERE id = $1`, id))
-		if i%10 == 0 { // used before it is deleted, and after
+		if i%10 == 0 { // this token is used before and after its deletion
 			storetest.Must(d.Lookup(t.Context(), storetest.Lookup(keys[i])))
 			storetest.Must(d.Lookup(t.Context(), storetest.Lookup(keys[tokens-1-i])))
 		}
@@ -232,7 +233,7 @@ func TestUsageDoesNotWaitLongForLocks(t *testing.T) {
 	storetest.Must(tx.ExecContext(t.Context(), `LOCK keywicket.token_usage IN ACCESS EXCLUSIVE MODE`))
 	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key)))
 	storetest.Eventually(t, "two attempts time out", func() bool { return strings.Count(log.String(), "lock timeout") >= 2 })
-	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))) // on the only connection
+	storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))) // this look-up uses the only connection
 	if err := tx.Rollback(); err != nil {
 		t.Fatal(err)
 	}

@@ -18,15 +18,16 @@ import (
 )
 
 const (
-	// A lost connection is replaced immediately. After a failed attempt, the pauses grow up to maxReconnect. With many sidecars,
-	// the limit is reconnectShare for each sidecar, so that all sidecars together connect once per reconnectShare.
+	// After a connection is lost, the feed connects immediately. After each failed attempt, the pause before the next attempt
+	// grows, up to maxReconnect. With many sidecars, the longest pause is reconnectShare times their number. So all sidecars
+	// together connect once per reconnectShare.
 	minReconnect   = 50 * time.Millisecond
 	maxReconnect   = 2 * time.Second
 	reconnectShare = 20 * time.Millisecond
 	// A sidecar opens a new connection from time to time, to detect that the configured address leads to another server. It opens
-	// one per second, or fewer with many sidecars: all sidecars together open one per 500 ms. A connection costs Postgres up to
-	// 25 ms of CPU time. The first sidecar that reaches another server notifies the others, which then connect at intervals of 5
-	// ms.
+	// one connection per second. With many sidecars, each opens fewer, so that all sidecars together open one connection per 500
+	// ms. The reason is that a connection costs Postgres up to 25 ms of CPU time. The first sidecar that reaches another server
+	// notifies the other sidecars, which then connect at intervals of 5 ms.
 	minFreshInterval = time.Second
 	freshShare       = 500 * time.Millisecond
 	suspectShare     = 5 * time.Millisecond
@@ -44,11 +45,11 @@ type Feed struct {
 	log      *slog.Logger
 	servers  *pool.Servers
 	presence presence
-	hints    *hints // nil: hints are disabled
+	hints    *hints // nil if hints are disabled
 	bound    time.Duration
 	trouble  atomic.Pointer[error]
 	sidecars *atomic.Int64 // number of live sidecars, including this sidecar
-	verified time.Time     // just before this sidecar last verified the schema
+	verified time.Time     // time just before this sidecar's last verification of the schema
 
 	connections chan *pollConnection // new connections
 	wanted      chan struct{}        // a signal: open another connection now
@@ -61,17 +62,17 @@ type Feed struct {
 
 // Config configures a feed. Only URL is required.
 type Config struct {
-	// URL is the database URL for reading the change log, and HintsURL the URL for listening to notifications (hints). Empty
-	// HintsURL: URL. Set it only if its connections bypass a pooler.
+	// URL is the database URL for reading the change log, and HintsURL the URL for listening to notifications (hints). If
+	// HintsURL is empty, the feed uses URL for both. Set HintsURL only to bypass a pooler.
 	URL, HintsURL string
 	// NoHints disables hints: the change log is read only at its interval.
 	NoHints bool
-	// Version of this program and a hash of its policies appear in the list of sidecars.
+	// Version is the version of this program, and Policies is a hash of its policies. The list of sidecars shows both.
 	Version, Policies string
 }
 
-// Start starts a feed, which reads the change log for the cache on connections of s. The feed sets sidecars to the number of live
-// sidecars, including this sidecar. The caller must close it.
+// Start starts a feed. The feed reads the change log on connections of s, and applies the changes to the cache target. The feed
+// sets sidecars to the number of live sidecars, including this sidecar. The caller must close the feed.
 func Start(c Config, target *cache.Cache, s *pool.Servers, sidecars *atomic.Int64, log *slog.Logger) (f *Feed, err error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	f = &Feed{
@@ -106,7 +107,7 @@ func (f *Feed) connect(ctx context.Context) {
 		} else if ctx.Err() == nil {
 			f.setTrouble(fmt.Errorf("read the change log: %w", err))
 		}
-		// All sidecars may lose their connections at the same time, so limit the attempts of all sidecars together.
+		// All sidecars may lose their connections at the same time, so limit how often all sidecars together try to connect.
 		longest := max(maxReconnect, time.Duration(f.sidecars.Load())*reconnectShare)
 		if time.Since(started) > longest {
 			wait = minReconnect
@@ -129,7 +130,7 @@ func (f *Feed) watch(ctx context.Context) {
 		case <-f.wanted:
 			return
 		case <-time.After(max(minFreshInterval, time.Duration(f.sidecars.Load())*freshShare)):
-			_ = f.servers.Probe(ctx) // a reading reports the errors
+			_ = f.servers.Probe(ctx) // ignore the error, because the next reading reports it
 		case <-f.suspected:
 			// Wait for a random time, so that the sidecars do not connect at the same time.
 			select {
@@ -159,14 +160,14 @@ func (f *Feed) open(ctx context.Context) (*pollConnection, error) {
 	return p, nil
 }
 
-// abandon closes a connection without waiting for a server that may not answer.
+// abandon closes a connection in the background, because the server may not answer.
 func abandon(c *sqlx.Conn) { go func() { _ = c.Close() }() }
 
-// run reads the log at each interval, and at each signal of f.again.
+// run reads the log at each interval, and after each signal on f.again.
 func (f *Feed) run(ctx context.Context) {
 	tick := time.NewTicker(f.interval())
 	defer tick.Stop()
-	const most = 4 // extra readings between two ticks
+	const most = 4 // maximum number of extra readings between two ticks
 	extra := 0
 	var c *pollConnection
 	started, leaseHeld, warned := time.Now(), false, false
@@ -209,7 +210,7 @@ func (f *Feed) run(ctx context.Context) {
 	}
 }
 
-// leave marks the sidecar as stopped. If that takes too long, the sidecar counts as alive for some time.
+// leave marks the sidecar as stopped. If that takes too long, leave gives up, and the sidecar counts as alive for some time.
 func (f *Feed) leave(ctx context.Context, c *pollConnection) {
 	const limit = 200 * time.Millisecond
 	_ = database.DoWithin(ctx, limit, func(ctx context.Context) error { return f.presence.leave(ctx, c) })
@@ -238,7 +239,7 @@ func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
 	case !r.ID.Valid:
 		signal(f.again)
 		return f.within(ctx, c.verifySchema)
-	case f.presence.world != r.world(): // the list there may not contain this sidecar
+	case f.presence.world != r.world(): // the list of sidecars on the new server may not contain this sidecar
 		err := f.within(ctx, func(ctx context.Context) error {
 			return errors.Join(f.presence.register(ctx, c), f.count(ctx, c))
 		})
@@ -263,10 +264,11 @@ func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
 		}
 		f.verified = sent
 		if takesOver {
-			signal(f.again) // its lease has nearly expired
+			signal(f.again) // this sidecar's lease has nearly expired, so it reads again now
 		}
 	}
-	// Send the first heartbeat with the first lease. Otherwise the list would show a new sidecar as unable to use its cache.
+	// Send the first heartbeat together with the first lease. Otherwise the list would show a new sidecar as unable to use its
+	// cache.
 	first := f.presence.heartbeats == 0 && reply.World != ""
 	if !ack && !first && !f.presence.due() {
 		return nil
@@ -276,7 +278,7 @@ func (f *Feed) poll(ctx context.Context, c *pollConnection) error {
 		if err := f.presence.heartbeat(ctx, c, r.Snapshot, s.LeaseLeft, s.FeedLag); err != nil {
 			return err
 		}
-		if f.presence.heartbeats%6 != 1 { // counting every sixth time is enough: the number changes slowly
+		if f.presence.heartbeats%6 != 1 { // the number of sidecars changes slowly, so counting at every sixth heartbeat is enough
 			return nil
 		}
 		return f.count(ctx, c)
@@ -300,8 +302,8 @@ func (f *Feed) within(ctx context.Context, statement func(context.Context) error
 }
 
 // interval returns the time between two readings of the log. A lease lasts one staleness bound from the last verification of the
-// schema, which is up to one interval older than a reading. With this interval, the lease stays valid even if one reading fails
-// or is late.
+// schema, which is up to one interval older than a reading. So the interval is short enough that the lease stays valid even if
+// one reading fails or is late.
 func (f *Feed) interval() time.Duration { return min(f.bound*2/7, maxPollInterval) }
 
 func (f *Feed) setTrouble(err error) {
@@ -316,7 +318,8 @@ func (f *Feed) reason() error {
 	return errors.New("the database has not answered yet")
 }
 
-// Ready returns an error until the log was read for the first time. After that, look-ups can work without the cache.
+// Ready returns an error until the log was read for the first time. After the first reading, it returns nil, because look-ups
+// also work without the cache.
 func (f *Feed) Ready() error {
 	if ever, _ := f.cache.Heart(); ever {
 		return nil
@@ -324,7 +327,7 @@ func (f *Feed) Ready() error {
 	return fmt.Errorf("the change log is not read: %w", f.reason())
 }
 
-// Warnings returns the reason why the cache is no longer in use.
+// If the cache is no longer in use, Warnings returns the reason.
 func (f *Feed) Warnings() []string {
 	if ever, now := f.cache.Heart(); !ever || now {
 		return nil

@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// One sidecar verifies the schema at each of its readings, even if it has taken over and reads twice. When it stops, the other
-// sidecar takes over before its own lease expires.
+// One sidecar verifies the schema at each of its readings. After this sidecar stops, the other sidecar takes over before its own
+// lease expires. A sidecar that takes over reads twice in a row, but verifies only once.
 func TestOneSidecarVerifiesTheSchema(t *testing.T) {
 	const interval, bound = 2 * time.Second, 7 * time.Second
 	for offset := 10 * time.Millisecond; offset < interval; offset += 10 * time.Millisecond {
-		world := -time.Hour // when the schema was last verified
+		world := -time.Hour // time of the last verification of the schema
 		verified := [2]time.Duration{-2 * time.Hour, -2 * time.Hour}
 		lease := [2]time.Duration{}
 		count := [2]int{}

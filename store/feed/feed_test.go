@@ -13,12 +13,12 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// A statement that changes data of look-ups writes one row to the change log. Other statements write no row.
+// A statement that changes data on which answers depend writes one row to the change log. Other statements write no row.
 func TestEveryChangeIsOneNotification(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
 	d := f.CachedDirectory(t)
-	// The fixture's own changes may still be read.
+	// The sidecar may still be reading the changes that the fixture has made.
 	changesRead := func() uint64 {
 		for n := d.CacheStats().Changes; ; {
 			time.Sleep(50 * time.Millisecond)
@@ -46,7 +46,7 @@ func TestEveryChangeIsOneNotification(t *testing.T) {
 		{`INSERT INTO keywicket.members (workspace_id, user_id, role) VALUES ('aaaaaaaaaaaaaaaaaaaaaaaa', 'u7', 'admin')
 			ON CONFLICT (workspace_id, user_id) DO UPDATE SET role = excluded.role`, 1},
 		{`DELETE FROM keywicket.members WHERE user_id = 'u7'`, 1},
-		{`DELETE FROM keywicket.users WHERE id LIKE 'u%'`, 2}, // one row for users, one for their memberships
+		{`DELETE FROM keywicket.users WHERE id LIKE 'u%'`, 2}, // one row for the users, and one row for their memberships
 		{`INSERT INTO keywicket.token_usage SELECT id, now() FROM keywicket.tokens`, 0},
 	} {
 		before := changesRead()
@@ -56,7 +56,7 @@ func TestEveryChangeIsOneNotification(t *testing.T) {
 			t.Errorf("%s: %d rows, not %d", c.statement, got, c.rows)
 		}
 	}
-	// The triggers compute the same keys as the cache. Otherwise the old answer would still be cached.
+	// The triggers must compute the same keys as the cache. Otherwise the cache would still return the old answer.
 	l := storetest.Lookup(key)
 	for found := storetest.Must(d.Lookup(t.Context(), l)); found.Cache != authz.CacheHit; found = storetest.Must(d.Lookup(t.Context(), l)) {
 		time.Sleep(time.Millisecond)
@@ -122,7 +122,8 @@ func TestNoticeHasOldAndNewKeys(t *testing.T) {
 		})
 		return found
 	}
-	// The timeout of Eventually is shorter than max_age, after which every answer would be loaded again.
+	// The timeout of Eventually is shorter than max_age. After max_age, the cache would load every answer again, even if it had
+	// missed the change.
 	becomes := func(what string, l authz.Lookup, condition func(authz.LookupResult) bool) {
 		t.Helper()
 		storetest.Eventually(t, what, func() bool { return condition(storetest.Must(d.Lookup(t.Context(), l))) })
@@ -157,12 +158,13 @@ func TestNoticeHasOldAndNewKeys(t *testing.T) {
 	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Epochs["notice"] > before })
 }
 
-// The triggers' function runs with the privileges of the writer. Other roles cannot use it, because its arguments are SQL.
+// The triggers' function runs with the privileges of the writer. Other roles must not be able to use the function, because its
+// arguments are SQL.
 func TestTriggersGrantNoRights(t *testing.T) {
 	f := storetest.NewFixture(t)
 	var definers []string
 	err := f.DB.Select(&definers, `SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'keywicket'::regnamespace AND prosecdef`)
-	if err != nil || !slices.Equal(definers, []string{"keywicket.keep_up()"}) { // keep_up has no arguments, so a caller cannot choose what it deletes
+	if err != nil || !slices.Equal(definers, []string{"keywicket.keep_up()"}) { // keep_up has no arguments, so a caller cannot choose which rows are deleted
 		t.Errorf("these functions run with their owner's privileges: %v, %v", definers, err)
 	}
 	sidecar := storetest.OpenDB(t, storetest.SidecarURL(f.URL))
@@ -175,7 +177,7 @@ func TestTriggersGrantNoRights(t *testing.T) {
 	}
 }
 
-// A connection that stays open but receives nothing is replaced.
+// If a connection stays open but receives nothing, the feed replaces the connection.
 func TestSilentFeedIsReplaced(t *testing.T) {
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
@@ -189,7 +191,7 @@ func TestSilentFeedIsReplaced(t *testing.T) {
 	storetest.Eventually(t, "the cache is in use again", cacheInUse)
 }
 
-// If the sidecar cannot listen for notifications, it logs this once and without the secrets of the URL.
+// If the sidecar cannot listen for notifications, it logs one message, which does not contain the secrets of the URL.
 func TestUnavailableHintsAreLogged(t *testing.T) {
 	f := storetest.NewFixture(t)
 	var log storetest.Log
@@ -200,7 +202,7 @@ func TestUnavailableHintsAreLogged(t *testing.T) {
 	t.Cleanup(func() { _ = d.Close(context.Background()) })
 	const message = "notifications of changes are not received"
 	storetest.Eventually(t, "it is logged", log.Contains(message))
-	time.Sleep(500 * time.Millisecond) // several attempts
+	time.Sleep(500 * time.Millisecond) // time for several attempts
 	if n := strings.Count(log.String(), message); n != 1 || strings.Contains(log.String(), "of-the-listener") {
 		t.Errorf("logged %d times:\n%s", n, log.String())
 	}

@@ -18,15 +18,15 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// hints listens for change notifications, which arrive within milliseconds, and invalidates the cache entries that they name.
-// Correctness does not depend on notifications, because each change is also in the log. A lost notification delays a change by
-// one poll interval.
+// hints listens for change notifications, which arrive within milliseconds. It invalidates the cache entries that depend on the
+// keys in a notification. Correctness does not depend on notifications, because each change is also in the log. If a notification
+// is lost, the change takes effect one poll interval later.
 type hints struct {
 	settings database.Settings
 	separate bool         // the URL is Config.HintsURL, which is expected to bypass the pooler
 	listener *pq.Listener // nil before start
 	starting sync.Once
-	pooled   sync.Once // for the log message about a pooler
+	pooled   sync.Once // ensures that the message about a pooler is logged only once
 	cache    *cache.Cache
 	read     chan struct{} // a signal: read the log now
 	sidecars *atomic.Int64 // number of live sidecars
@@ -46,9 +46,9 @@ func newHints(c Config, target *cache.Cache, read chan struct{}, sidecars *atomi
 	}, nil
 }
 
-// start starts listening. The feed calls it for each connection on which it reads the log. If that connection is not direct,
-// there may be a pooler, and start does not listen. Behind a pooler, no notification would arrive, and another client would get
-// the listening server connection.
+// start starts listening. The feed calls start for each connection on which the feed reads the log. If this connection is not
+// direct, there may be a pooler, so start does not listen. Behind a pooler, no notification would arrive, and another client
+// would get the server connection that listens.
 func (h *hints) start(direct bool) {
 	if !direct && !h.separate {
 		h.pooled.Do(func() {
@@ -69,7 +69,7 @@ func (h *hints) start(direct bool) {
 	})
 }
 
-// listenDialer opens connections without a read deadline, because the time between two notifications has no limit.
+// listenDialer opens connections without a read deadline, because any time may pass between two notifications.
 type listenDialer struct{ net.Dialer }
 
 // DialTimeout implements [pq.Dialer].
@@ -82,8 +82,8 @@ func (d *listenDialer) DialTimeout(network, address string, timeout time.Duratio
 func (h *hints) run() {
 	go h.listen()
 	const (
-		wakeUps = 20_000           // maximum per second, for all sidecars together
-		quiet   = 30 * time.Second // pause of listening after more
+		wakeUps = 20_000           // maximum number of wake-ups per second, for all sidecars together
+		quiet   = 30 * time.Second // if there are more wake-ups, listening pauses for this time
 	)
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
@@ -94,13 +94,14 @@ func (h *hints) run() {
 		case <-h.closed:
 			return
 		case n := <-h.listener.Notify:
-			if received++; n != nil { // nil: the listener has a new connection
+			if received++; n != nil { // n is nil if the listener has a new connection
 				h.handle(n.Extra)
 			}
 		case <-second.C:
-			// Postgres wakes every listener for every notification. With so many changes, reading the log is enough.
+			// Postgres wakes every listener for every notification, which costs too much above this rate. Stop listening for a
+			// while, because reading the log is enough.
 			if int64(received)*h.sidecars.Load() > wakeUps && resume == nil {
-				go func() { _ = h.listener.Unlisten(changelog.Channel) }() // it blocks until run has received the earlier notifications
+				go func() { _ = h.listener.Unlisten(changelog.Channel) }() // Unlisten blocks until run has received the earlier notifications
 				resume = time.After(quiet)
 			}
 			received = 0
@@ -111,7 +112,7 @@ func (h *hints) run() {
 	}
 }
 
-// listen waits until LISTEN succeeds. The listener repeats it on each later connection.
+// listen waits until LISTEN succeeds. On each later connection, the listener itself repeats LISTEN.
 func (h *hints) listen() {
 	for {
 		err := h.listener.Listen(changelog.Channel)
@@ -149,7 +150,7 @@ func (h *hints) handle(notification string) {
 		return
 	}
 	keys, err := cache.ParseKeys(notification)
-	if err != nil { // "*", or a format of another version: any entry may have changed
+	if err != nil { // the text is "*", or has the format of another version, so any entry may have changed
 		keys = nil
 	}
 	h.cache.ApplyHint(keys)
@@ -158,7 +159,7 @@ func (h *hints) handle(notification string) {
 func (h *hints) close() {
 	h.closing.Do(func() {
 		close(h.closed)
-		h.starting.Do(func() {}) // prevents a later start
+		h.starting.Do(func() {}) // so a later call of start does nothing
 		if h.listener == nil {
 			return
 		}

@@ -56,7 +56,7 @@ func TestReadReturnsExactlyWhatBecameVisible(t *testing.T) {
 		case n < 45 && x != nil && x.prepared == "":
 			rows++
 			row := fmt.Sprintf("%08x", rows)
-			if r.IntN(4) == 0 { // in a subtransaction, which may be rolled back
+			if r.IntN(4) == 0 { // write in a subtransaction, which may be rolled back
 				x.MustExec(`SAVEPOINT s`)
 				x.MustExec(`INSERT INTO keywicket.changes (keys) VALUES ($1)`, row)
 				if r.IntN(2) == 0 {
@@ -87,7 +87,7 @@ func TestReadReturnsExactlyWhatBecameVisible(t *testing.T) {
 			}
 			end(x, committed)
 		case n < 62:
-			f.Exec(t, `SELECT pg_current_xact_id()`) // a transaction that writes nothing to the log
+			f.Exec(t, `SELECT pg_current_xact_id()`) // this transaction writes nothing to the log
 		case n < 80:
 			var changes []string
 			since, changes = feed.ReadChanges(t, reader, since)
@@ -113,7 +113,7 @@ func TestReadReturnsExactlyWhatBecameVisible(t *testing.T) {
 	}
 }
 
-// A product may use two-phase commit.
+// A product may use two-phase commit, so the sidecar must also detect changes of prepared transactions.
 func TestPreparedTransactionIsNoticed(t *testing.T) {
 	s := storetest.ServerWith(t, map[string]string{"max_prepared_transactions": "10"})
 	f := storetest.FixtureAt(t, s.URL("postgres"))

@@ -15,16 +15,18 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// mostChanges is the maximum number of rows of the change log in one reading. More rows count as a change of everything.
+// mostChanges is the maximum number of rows of the change log in one reading. If there are more rows, the reading counts as a
+// change of everything.
 const mostChanges = 1000
 
-// pollQuery reads the rows of transactions that began after the last reading's snapshot, in one snapshot. $1 is the xmax of the
-// last snapshot, $2 the maximum number of rows. The upper limit of xid excludes rows of a restored dump whose transaction ids
-// this server has not reached yet.
+// pollQuery reads the rows of all transactions that began after the snapshot of the previous reading. It uses one snapshot for
+// all its data. $1 is the xmax of the previous snapshot, and $2 is the maximum number of rows. A restored dump may contain rows
+// with transaction ids that this server has not reached yet, so xid has an upper limit.
 const pollQuery = pollColumns + `ARRAY(` + laterChanges + `) AS changes` + pollFrom
 
-// pollOpenQuery is pollQuery for the case that the last reading's snapshot ($3) has open transactions. It also returns their
-// rows. Both parts use the index, so a long transaction does not slow the query.
+// pollOpenQuery is used instead of pollQuery if some transactions were open in the snapshot of the previous reading ($3). It also
+// returns the rows of these transactions. Both parts of the query use the index, so a long transaction does not make the query
+// slow.
 const pollOpenQuery = pollColumns + `ARRAY((` + laterChanges + `)
        UNION ALL
        (SELECT changed.keys FROM pg_snapshot_xip($3::text::pg_snapshot) AS open,
@@ -43,10 +45,10 @@ FROM (VALUES (1)) AS one
 LEFT JOIN LATERAL (SELECT id, number, world, told, verified_at FROM keywicket.world ORDER BY verified_at DESC LIMIT 1) AS world ON true`
 )
 
-// verifyQuery detects whether changes may be missing from the log. The possible causes are a replaced table, column, schema or
-// database, a trigger that was disabled, a parent table, or a row-level security policy. Each cause changes an oid, a file or an
-// xmin in a catalog, even if it was undone within its transaction. $1 are the tables that answers depend on. now() is before the
-// time of the snapshot.
+// verifyQuery detects whether changes may be missing from the log. Possible causes are a replaced table, column, schema or
+// database, a disabled trigger, a new parent table, or a row-level security policy. Each cause changes an oid, a file or an xmin
+// in a catalog, even if the same transaction undoes the change. $1 is the list of tables that answers depend on. The time of the
+// verification is now(), which is earlier than the snapshot.
 const verifyQuery = `
 INSERT INTO keywicket.world AS last (number, world, told, verified_at)
 SELECT (SELECT number FROM keywicket.upkeep),
@@ -84,7 +86,7 @@ FROM (SELECT concat_ws(' ', hash_array_extended(array_agg(c.oid), 0), hash_array
 ON CONFLICT (one) DO UPDATE SET world = excluded.world, told = excluded.told, verified_at = excluded.verified_at
 WHERE last.verified_at < excluded.verified_at OR last.verified_at > clock_timestamp()`
 
-// parts is a hash of the columns and policies of the table c, in SQL.
+// parts is an SQL expression for a hash of the columns and policies of the table c.
 const parts = `concat_ws('/',
                 (SELECT hash_array_extended(array_agg(xmin ORDER BY attnum), 0) FROM pg_catalog.pg_attribute WHERE attrelid = c.oid),
                 (SELECT hash_array_extended(array_agg(xmin ORDER BY polname), 0) FROM pg_catalog.pg_policy WHERE polrelid = c.oid))`
@@ -99,21 +101,21 @@ type reading struct {
 	Started  int64           `db:"started"`
 	Standby  bool            `db:"standby"`
 	Changes  pq.StringArray  `db:"changes"`
-	ID       sql.NullString  `db:"id"` // of the row in keywicket.world. ID and the next fields are NULL until a sidecar has verified the schema after a server start
+	ID       sql.NullString  `db:"id"` // id of the row in keywicket.world; NULL, like the next fields, until the schema was verified after a server start
 	Mark     sql.NullInt64   `db:"mark"`
 	World    sql.NullString  `db:"world"`
 	Told     bool            `db:"told"`
-	Verified sql.NullFloat64 `db:"verified"` // seconds since the verification
+	Verified sql.NullFloat64 `db:"verified"` // seconds since the last verification
 }
 
 // world identifies the state of the server, tables and triggers.
 func (r reading) world() string { return fmt.Sprint(r.Started, " ", r.ID.String, " ", r.World.String) }
 
-// age returns the time since a sidecar verified the schema. It is negative if the clock was set back.
+// age returns the time since a sidecar verified the schema. The age is negative if the database's clock was set back.
 func (r reading) age() time.Duration { return database.Seconds(r.Verified.Float64) }
 
-// reply returns the reading in the cache's form. ack reports that a barrier waits for this sidecar's confirmation. hasMoved
-// reports that another sidecar has reached another server.
+// reply returns the reading in the cache's form. ack reports that a barrier (an operator's command after a change) waits for this
+// sidecar's confirmation. hasMoved reports that another sidecar has reached another server.
 func (r reading) reply() (reply cache.Reply, ack, hasMoved bool) {
 	reply = cache.Reply{Snapshot: r.Snapshot, Mark: r.Mark.Int64, All: len(r.Changes) > mostChanges}
 	if r.Told && r.Verified.Float64 >= 0 {
@@ -126,7 +128,7 @@ func (r reading) reply() (reply cache.Reply, ack, hasMoved bool) {
 			ack = true
 		case change == moved:
 			hasMoved = true
-		case err != nil: // "*", or a format of a later version
+		case err != nil: // the text is "*", or has the format of a later version
 			reply.All = true
 		default:
 			reply.Changes = append(reply.Changes, keys)
@@ -140,7 +142,7 @@ type pollConnection struct {
 	*sqlx.Conn
 	keepsSession bool // settings and prepared statements stay on the connection
 	poll         *sqlx.Stmt
-	// nil until they are needed: many sidecars never need these statements.
+	// These statements are nil until they are needed, because many sidecars never need them.
 	pollOpen, verify, heartbeat *sqlx.Stmt
 }
 
@@ -150,8 +152,8 @@ func newPollConnection(ctx context.Context, c *sqlx.Conn) (*pollConnection, erro
 		return nil, err
 	}
 	if keeps {
-		// The queries read a few rows with an index. Without these settings, Postgres scans small tables, which takes longer. See
-		// write for the isolation level.
+		// The queries read a few rows with an index. Without these settings, Postgres would scan small tables, which takes
+		// longer. The method write explains the isolation level.
 		_, err := c.ExecContext(ctx, `SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off; SET enable_hashjoin = off; SET jit = off; SET plan_cache_mode = force_generic_plan`)
 		if err != nil {
 			return nil, err
@@ -162,10 +164,10 @@ func newPollConnection(ctx context.Context, c *sqlx.Conn) (*pollConnection, erro
 }
 
 func (c *pollConnection) read(ctx context.Context, since string) (r reading, err error) {
-	// xmin:xmax:open,…
+	// The text has the form "xmin:xmax:open,…". The final part lists the open transactions.
 	parts := strings.SplitN(since, ":", 3)
 	switch {
-	case len(parts) != 3: // this is the first reading; the cache is still empty
+	case len(parts) != 3: // this is the first reading, so the cache is still empty and no change matters
 		err = c.poll.GetContext(ctx, &r, "1", mostChanges)
 	case parts[2] == "":
 		err = c.poll.GetContext(ctx, &r, parts[1], mostChanges)
@@ -180,8 +182,8 @@ func (c *pollConnection) read(ctx context.Context, since string) (r reading, err
 	return r, err
 }
 
-// reportMoved notifies the sidecars that still read the log of this server that there is a newer server. If it fails, each of
-// them detects the newer server itself.
+// reportMoved notifies the sidecars that still read the log of this server that there is a newer server. If reportMoved fails,
+// each of these sidecars detects the newer server itself.
 func (c *pollConnection) reportMoved(ctx context.Context) error {
 	_, err := c.write(ctx, nil, `INSERT INTO keywicket.changes (keys) VALUES ($1)`, moved)
 	return err
@@ -195,7 +197,7 @@ func (c *pollConnection) verifySchema(ctx context.Context) error {
 	return nil
 }
 
-// confirm writes a heartbeat: the sidecar has read every change that is visible in the snapshot.
+// confirm writes a heartbeat. The heartbeat says that the sidecar has read every change that is visible in the snapshot.
 func (c *pollConnection) confirm(ctx context.Context, id, snapshot string, lease, lag time.Duration) (sql.Result, error) {
 	return c.write(ctx, &c.heartbeat, `
 		UPDATE keywicket.sidecars SET snapshot = $2::text::pg_snapshot, seen_at = clock_timestamp(),
@@ -203,8 +205,8 @@ func (c *pollConnection) confirm(ctx context.Context, id, snapshot string, lease
 		WHERE id = $1`, id, snapshot, lease.Seconds(), lag.Seconds())
 }
 
-// write runs a statement with isolation level read committed (see [database.ReadCommitted]). If prepared is nil, the statement is rare
-// and is not prepared.
+// write runs a statement with isolation level read committed (see [database.ReadCommitted]). If prepared is nil, write does not
+// prepare the statement. Use nil for statements that are rarely needed.
 func (c *pollConnection) write(ctx context.Context, prepared **sqlx.Stmt, query string, args ...any) (_ sql.Result, err error) {
 	if !c.keepsSession {
 		var result sql.Result
@@ -226,9 +228,9 @@ func (c *pollConnection) write(ctx context.Context, prepared **sqlx.Stmt, query 
 }
 
 // verificationDue reports whether a sidecar has to verify the schema now, and whether it takes over from another sidecar. age is
-// the time since the last verification by any sidecar, own the time since this sidecar's last verification. The sidecar that
-// verified last verifies again at each reading, for all sidecars. If it is late, another sidecar takes over. A negative age means
-// that the last verification seems to be in the future.
+// the time since the last verification by any sidecar. own is the time since the last verification by this sidecar. The sidecar
+// that verified last verifies again at each reading, for all sidecars. If this verification is late, another sidecar takes over.
+// A negative age means that the last verification seems to be in the future.
 func verificationDue(age, own, interval time.Duration) (due, takesOver bool) {
 	limit := interval * 4 / 5
 	if takesOver = own-age > interval/2; takesOver {

@@ -17,18 +17,18 @@ import (
 const (
 	// heartbeatLife is how long a sidecar may use its cache after its last heartbeat. It is shorter than [changelog.AliveFor].
 	heartbeatLife = 2 * changelog.HeartbeatInterval
-	// moved in the change log means that a sidecar has reached a newer server.
+	// moved is the content of a row of the change log. The row means that a sidecar has reached a newer server.
 	moved = "moved"
 )
 
-// presence is this sidecar's row in the database.
+// presence is this sidecar's row in the list of sidecars.
 type presence struct {
 	id         string
 	config     Config
 	cache      cache.Config
 	world      string    // value of reading.world when the row was created
-	last       time.Time // just before the last heartbeat was sent
-	heartbeats int       // since the row was created
+	last       time.Time // time just before the last heartbeat was sent
+	heartbeats int       // number of heartbeats since the row was created
 }
 
 func newPresence(c Config, cacheConfig cache.Config) presence {

@@ -15,8 +15,8 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// Each case changes rows without writing to the log, and then restores the schema. The sidecar must detect it. Otherwise the old
-// answer would stay cached for cache.max_age, which is longer than the test waits.
+// Each case changes rows without writing to the log, and then restores the schema. The sidecar must detect the change of the
+// schema. Otherwise the old answer would stay cached for cache.max_age, which is longer than the test waits.
 func TestChangesThatBypassTriggersAreNoticed(t *testing.T) {
 	for name, statements := range map[string][]string{
 		"a trigger is disabled, then enabled": {
@@ -142,7 +142,7 @@ func TestSchemaReplacedAndRestored(t *testing.T) {
 	f.Exec(t, `ALTER SCHEMA keywicket RENAME TO good; ALTER SCHEMA replacement RENAME TO keywicket`)
 	d := f.CachedDirectory(t, func(c *directory.Config) { c.NoHints = true })
 	for range 4 {
-		f.Exec(t, `INSERT INTO keywicket.changes (keys) VALUES ('*')`) // discards the cached denial
+		f.Exec(t, `INSERT INTO keywicket.changes (keys) VALUES ('*')`) // this row discards the cached denial
 		time.Sleep(600 * time.Millisecond)
 		f.Exec(t, `ALTER SCHEMA keywicket RENAME TO other; ALTER SCHEMA good RENAME TO keywicket`)
 		_, err := d.Lookup(t.Context(), storetest.Lookup(key))
@@ -188,13 +188,13 @@ func TestDatabaseReplacedByACopy(t *testing.T) {
 		found, err := d.Lookup(t.Context(), storetest.Lookup(key))
 		return err == nil && found.Cache == authz.CacheHit
 	})
-	for range 20 { // so that the transaction that has revoked the token is older than the last reading
+	for range 20 { // after these transactions, the transaction that has revoked the token is older than the last reading
 		f.Exec(t, `SELECT pg_current_xact_id()`)
 	}
 	time.Sleep(500 * time.Millisecond)
 	disconnectAll()
 	administer(`ALTER DATABASE `+name+` RENAME TO `+name+`_before`, `ALTER DATABASE `+name+`_copy RENAME TO `+name)
-	time.Sleep(1200 * time.Millisecond) // no look-up runs meanwhile, so the old answer is still cached
+	time.Sleep(1200 * time.Millisecond) // no look-up runs during this time, so the old answer is still cached
 	storetest.Eventually(t, "the cache is in use", func() bool { return d.CacheStats().LeaseLeft > 0 })
 	time.Sleep(time.Second)
 	if found := storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))); found.Denial != authz.ReasonRevoked {
@@ -202,7 +202,7 @@ func TestDatabaseReplacedByACopy(t *testing.T) {
 	}
 }
 
-// replacement creates the schema replacement: a copy of the schema keywicket in which every token is revoked.
+// replacement creates the schema "replacement". It is a copy of the schema "keywicket", but in the copy every token is revoked.
 func replacement(t *testing.T, f *storetest.Fixture) {
 	t.Helper()
 	f.Exec(t, `ALTER SCHEMA keywicket RENAME TO original`)
@@ -257,7 +257,7 @@ func TestCacheIsNotUsedWhileChangesMayBeMissed(t *testing.T) {
 	}
 }
 
-// If the row of the log is not stored, the change fails.
+// If Postgres cannot store the row of the log, the change itself fails.
 func TestUnloggableChangeFails(t *testing.T) {
 	for name, statement := range map[string]string{
 		"a rule": `CREATE RULE drop_it AS ON INSERT TO keywicket.changes DO INSTEAD NOTHING`,
@@ -273,8 +273,8 @@ func TestUnloggableChangeFails(t *testing.T) {
 	}
 }
 
-// mayInherit reports whether this version of Postgres allows inheritance of tables with such triggers. 14.18 and 15.13 do not;
-// 15.18 does.
+// mayInherit reports whether this version of Postgres allows that a table with such triggers inherits from another table.
+// Versions 14.18 and 15.13 do not allow it; version 15.18 does.
 func mayInherit(t *testing.T, f *storetest.Fixture) bool {
 	t.Helper()
 	tx := storetest.Must(f.DB.BeginTxx(t.Context(), nil))

@@ -8,15 +8,15 @@ import (
 	"github.com/lib/pq"
 )
 
-// retention is how long expired codes and tokens are kept. During that time, a second use of a code or refresh token is still
-// recognized (RFC 6749, section 4.1.2), and an app learns that its token has expired.
+// retention is how long expired codes and tokens are kept. During that time, the issuer still recognizes a second use of a code
+// or refresh token (RFC 6749, section 4.1.2). An app with an old token still learns that its token has expired.
 const retention = `interval '1 day'`
 
 // Clean deletes codes and tokens that expired more than a day ago, and grants without codes and tokens. It returns the numbers of
-// deleted tokens and grants. Only one issuer cleans at a time; in the others, Clean does nothing.
+// deleted tokens and grants. If another issuer is already cleaning, Clean does nothing.
 //
-// Each transaction deletes at most as many rows as one row of the change log can list. After a larger transaction, every sidecar
-// would discard its whole cache.
+// Each transaction deletes at most as many rows as one row of the change log can list. A larger transaction would make every
+// sidecar discard its whole cache.
 func (i *Issuer) Clean(ctx context.Context) (tokens, grants int, err error) {
 	const (
 		batch = 100

@@ -20,19 +20,20 @@ import (
 	"github.com/keywicket/keywicket/store/oauthapp"
 )
 
-// Issuer issues the codes, access tokens and refresh tokens of OAuth 2.0. Its login needs only the role keywicket_issuer. It is
-// safe for concurrent use.
+// Issuer issues the codes, access tokens and refresh tokens of OAuth 2.0. Its database login needs only the role
+// keywicket_issuer. An Issuer is safe for concurrent use.
 //
-// A call completes even if its context ends, for example because the client disconnects. It takes at most three seconds.
+// A call completes even if its context ends, for example because the client disconnects. A call takes at most three seconds.
 //
-// Codes and refresh tokens can be used once. A second use means that two parties have the token. It revokes the grant with all
-// its tokens (RFC 6749, section 4.1.2; RFC 9700, section 4.14.2). Of two concurrent uses, exactly one succeeds.
+// Codes and refresh tokens can be used once. A second use means that two parties have the code or token. So the second use
+// revokes the grant with all its tokens (RFC 6749, section 4.1.2; RFC 9700, section 4.14.2). Of two concurrent uses, exactly one
+// succeeds.
 type Issuer struct{ db *sqlx.DB }
 
-// Lifetimes of the codes and tokens of an Issuer.
+// These are the lifetimes of codes and tokens.
 const (
 	CodeLifetime    = time.Minute
-	AccessLifetime  = time.Hour // Velocity's document, "Refreshing Tokens"
+	AccessLifetime  = time.Hour // as in the section "Refreshing Tokens" of Velocity's API document
 	RefreshLifetime = 30 * 24 * time.Hour
 )
 
@@ -43,7 +44,7 @@ var (
 	ErrReused = fmt.Errorf("%w: used a second time", ErrGrant)
 )
 
-// Open returns an issuer. It connects on first use.
+// Open returns an issuer. The issuer connects when it is first used.
 func Open(databaseURL string) (*Issuer, error) {
 	const limit = 5 * time.Second
 	connections, err := database.NewConnector(databaseURL, database.PoolerTransaction, limit) // no prepared statements, so that any pooler works
@@ -78,15 +79,15 @@ func (i *Issuer) Ready(ctx context.Context) error {
 	return nil
 }
 
-// bounded returns a context that does not end with ctx, but after three seconds. This is less than the connection's time limit,
-// so that lib/pq can cancel the query before the connection is closed.
+// bounded returns a context that does not end when ctx ends, but after three seconds. The time limit of the connection is longer,
+// so lib/pq can cancel the query before the connection is closed.
 func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
 }
 
 // transact runs f in a transaction. It commits if f returns a refusal, and rolls back if f returns an error. f must lock a grant
-// before its codes and tokens, as a deletion does. The lock timeout is short, because otherwise all connections could wait for
-// one lock.
+// before the codes and tokens of the grant, because a deletion locks them in the same order. The lock timeout is short, because
+// otherwise all connections could wait for one lock.
 func (i *Issuer) transact(
 	ctx context.Context, f func(context.Context, *sqlx.Tx) (refused, err error),
 ) (refused, err error) {
@@ -100,7 +101,7 @@ func (i *Issuer) transact(
 		refused, err = f(ctx, tx)
 	}
 	if err != nil {
-		_ = tx.Rollback() // err is the cause; a connection that cannot roll back is closed
+		_ = tx.Rollback() // the caller needs only err; a connection that cannot roll back is closed
 		return nil, err
 	}
 	return refused, tx.Commit()
@@ -116,7 +117,7 @@ type Client struct {
 	secret       authz.Digest
 }
 
-// HasSecret reports whether the secret is the client's.
+// HasSecret reports whether the secret is the secret of the client.
 func (c Client) HasSecret(secret authz.Secret) bool {
 	digest := secret.Digest()
 	return subtle.ConstantTimeCompare(digest[:], c.secret[:]) == 1
@@ -124,7 +125,7 @@ func (c Client) HasSecret(secret authz.Secret) bool {
 
 // Client returns an app that is not revoked. [database.ErrNotFound]: no such app exists.
 func (i *Issuer) Client(ctx context.Context, id string) (Client, error) {
-	if !oauthapp.ValidID(id) { // Postgres may reject the text
+	if !oauthapp.ValidID(id) { // Postgres might reject such a text with an error
 		return Client{}, oauthapp.ErrUnknown
 	}
 	ctx, cancel := bounded(ctx)
@@ -198,7 +199,7 @@ func (i *Issuer) Approve(ctx context.Context, a Approval) (Approved, error) {
 			digest[:], made.Grant, a.RedirectURI, a.Challenge, CodeLifetime.Seconds())
 		return nil, err
 	})
-	if pq.As(err, pqerror.ForeignKeyViolation) != nil { // the user or a workspace was deleted meanwhile
+	if pq.As(err, pqerror.ForeignKeyViolation) != nil { // the user or a workspace was deleted since the check
 		err = errNoMember
 	}
 	if err != nil {
@@ -217,7 +218,7 @@ type Workspace struct {
 	CreatedAt time.Time `db:"created_at"`
 }
 
-// ConsentUser is a user who decides about consent, with the workspaces that they can grant access to.
+// ConsentUser is a user who decides about consent. It contains the workspaces to which the user can grant access.
 type ConsentUser struct {
 	ID          string
 	Email       string

@@ -74,12 +74,13 @@ func TestAccessTokensWorkOnlyInGrantedWorkspaces(t *testing.T) {
 	}
 }
 
-// If anything that an access token depends on changes, look-ups follow the change, with and without a cache.
+// An access token depends on its grant, app, user and workspace. If one of them changes, look-ups return the new state, with and
+// without a cache.
 func TestAccessTokensExpire(t *testing.T) {
 	for name, change := range map[string]struct {
 		statement string // $1 is the grant's id
 		want      authz.Reason
-		workspace bool // the token stays valid, but not in the workspace
+		workspace bool // after the statement, the token is still valid, but not in the workspace
 	}{
 		"the token is revoked":               {`UPDATE keywicket.oauth_access_tokens SET revoked_at = now() WHERE grant_id = $1`, authz.ReasonRevoked, false},
 		"the token expires":                  {`UPDATE keywicket.oauth_access_tokens SET expires_at = now() WHERE grant_id = $1`, authz.ReasonExpired, false},
@@ -120,7 +121,7 @@ func TestAccessTokensExpire(t *testing.T) {
 	}
 }
 
-// A code can be used once. Its second use revokes the tokens of the first use.
+// A code can be used once. A second use revokes the tokens that the first use returned.
 func TestCodesWorkOnce(t *testing.T) {
 	g := storetest.NewGranting(t)
 	d := g.Directory(t, nil)
@@ -136,7 +137,7 @@ func TestCodesWorkOnce(t *testing.T) {
 		t.Errorf("the first use's refresh token: %v", err)
 	}
 
-	// After a use that check refuses, the code counts as used. Nothing is revoked, because nothing was issued.
+	// If the function check refuses a use, the code counts as used. There are no tokens to revoke, because none was issued.
 	wrong := errors.New("another client")
 	code = g.NewCode(t)
 	if got, err := g.Exchange(t.Context(), code, storetest.Velo, func(c issuer.Code) error {
@@ -168,7 +169,8 @@ func TestCodesWorkOnce(t *testing.T) {
 	}
 }
 
-// A refresh token can be used once, and the response contains the next one. A second use revokes all tokens of the grant.
+// A refresh token can be used once, and the response contains the next refresh token. A second use revokes all tokens of the
+// grant.
 func TestRefreshTokensRotate(t *testing.T) {
 	g := storetest.NewGranting(t)
 	d := g.Directory(t, nil)
@@ -189,7 +191,7 @@ func TestRefreshTokensRotate(t *testing.T) {
 	if _, err := g.Refresh(t.Context(), narrowed.Refresh, storetest.Velo, func(issuer.RefreshGrant) ([]string, error) { return nil, wider }); !errors.Is(err, wider) {
 		t.Errorf("%v", err)
 	}
-	whole := storetest.Must(g.RefreshToken(t, narrowed.Refresh)) // the refused token is still unused, and all scopes are granted again
+	whole := storetest.Must(g.RefreshToken(t, narrowed.Refresh)) // the refused token is still unused, and the new access token has all scopes again
 	if len(whole.Scopes) != 2 {
 		t.Errorf("%+v", whole)
 	}
@@ -214,7 +216,7 @@ func TestRefreshTokensRotate(t *testing.T) {
 	}
 }
 
-// Of twenty concurrent uses, exactly one succeeds.
+// If a code or refresh token is used twenty times concurrently, exactly one use succeeds.
 func TestOneOfManyUsesSucceeds(t *testing.T) {
 	g := storetest.NewGranting(t)
 	race := func(use func() error) int64 {
@@ -379,7 +381,7 @@ func TestLockedGrant(t *testing.T) {
 	if n := storetest.Value[int](t, g.DB, `SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`); n != 0 {
 		t.Errorf("%d connections wait", n)
 	}
-	if _, err := other.Exec(`LOCK TABLE keywicket.oauth_apps`); err != nil { // as a migration may do
+	if _, err := other.Exec(`LOCK TABLE keywicket.oauth_apps`); err != nil { // a migration may take the same lock
 		t.Fatal(err)
 	}
 	if _, err := g.Client(t.Context(), g.App.ID); err == nil || errors.Is(err, database.ErrNotFound) {
@@ -409,8 +411,8 @@ func TestIssuerIsReady(t *testing.T) {
 }
 
 // The cleaning deletes credentials a day after their expiry, and a grant together with its last credential. Valid credentials
-// stay, and so do used credentials whose second use must still be detected. A sidecar does not discard all cached answers because
-// of the cleaning.
+// stay. Used credentials also stay while their second use must still be detected. The cleaning does not make a sidecar discard
+// all its cached answers.
 func TestCleaning(t *testing.T) {
 	g := storetest.NewGranting(t)
 	update := func(statement string) {
@@ -465,7 +467,7 @@ func TestCleaning(t *testing.T) {
 	}
 }
 
-// With any number of tokens, a look-up reads only the rows that it needs, and the cleaning only the rows that it deletes.
+// For any number of tokens, a look-up reads only the rows that it needs, and the cleaning reads only the rows that it deletes.
 func TestAccessTokensAreFoundByIndexes(t *testing.T) {
 	g := storetest.NewGranting(t)
 	const many = `FROM generate_series(1, 20000) n`
@@ -502,7 +504,7 @@ func TestAccessTokensAreFoundByIndexes(t *testing.T) {
 	}
 }
 
-// While one issuer cleans, another one does not.
+// While one issuer cleans, another issuer does not clean.
 func TestOneSidecarCleansAtATime(t *testing.T) {
 	g := storetest.NewGranting(t)
 	g.NewCode(t)

@@ -16,7 +16,7 @@ import (
 	"github.com/keywicket/keywicket/store/oauthapp"
 )
 
-// Issued is what an app receives. With [ErrReused], only Grant is set.
+// Issued contains the tokens that an app receives. If the error is [ErrReused], only Grant is set.
 type Issued struct {
 	Grant           string // id
 	Access, Refresh authz.Secret
@@ -30,8 +30,8 @@ type Code struct {
 	Challenge   string `db:"code_challenge"`
 }
 
-// Exchange returns tokens for a code. check compares the code with the request. If check returns an error, Exchange returns it,
-// but the code counts as used. [ErrGrant]: the code is unknown, expired, used or revoked.
+// Exchange returns tokens for a code. The function check compares the code with the request. If check returns an error, Exchange
+// returns the same error, and the code counts as used. [ErrGrant]: the code is unknown, expired, used or revoked.
 func (i *Issuer) Exchange(
 	ctx context.Context, code authz.Secret, format authz.CredentialFormat, check func(Code) error,
 ) (Issued, error) {
@@ -73,9 +73,9 @@ type RefreshGrant struct {
 	Scopes pq.StringArray `db:"scopes"` // all granted scopes
 }
 
-// Refresh returns a new refresh token with the same scopes, and an access token with the scopes that check chooses among them. If
-// check returns an error, Refresh returns it, and the token stays unused. [ErrGrant]: the token is unknown, expired, used or
-// revoked.
+// Refresh returns a new refresh token with the same scopes, and an access token. The function check chooses the scopes of the
+// access token among the granted scopes. If check returns an error, Refresh returns the same error, and the refresh token stays
+// unused. [ErrGrant]: the token is unknown, expired, used or revoked.
 func (i *Issuer) Refresh(
 	ctx context.Context, refresh authz.Secret, format authz.CredentialFormat, check func(RefreshGrant) ([]string, error),
 ) (Issued, error) {
@@ -122,8 +122,8 @@ type state struct {
 	Over   bool           `db:"over"`
 }
 
-// use marks the code or token as used. If it was used before, use revokes the grant. The caller must commit the transaction even
-// after a refusal.
+// use marks the code or token as used. If the code or token was used before, use revokes the grant. The caller must commit the
+// transaction even after a refusal.
 func (s state) use(ctx context.Context, tx *sqlx.Tx, found error, table string, digest authz.Digest) (refused, err error) {
 	switch {
 	case errors.Is(found, sql.ErrNoRows):
@@ -158,8 +158,9 @@ func (s state) issue(ctx context.Context, tx *sqlx.Tx, format authz.CredentialFo
 	return issued, err
 }
 
-// Revoke revokes a client's token and returns the id of its grant. A refresh token is revoked with its whole grant, an access
-// token alone (RFC 7009, section 2.1). An unknown token is not an error. [ErrGrant]: the token belongs to another client.
+// Revoke revokes a client's token and returns the id of its grant. If the token is a refresh token, Revoke revokes the whole
+// grant. If it is an access token, Revoke revokes only this token (RFC 7009, section 2.1). For an unknown token, Revoke returns
+// no error. [ErrGrant]: the token belongs to another client.
 func (i *Issuer) Revoke(ctx context.Context, token authz.Secret, client string) (grant string, err error) {
 	digest := token.Digest()
 	refused, err := i.transact(ctx, func(ctx context.Context, tx *sqlx.Tx) (refused, err error) {

@@ -21,11 +21,11 @@ import (
 // ErrUnreadable means that this program cannot read the database's answer.
 var ErrUnreadable = errors.New("the database's answer cannot be read")
 
-// Query answers look-ups of one kind with the query, in their order. started identifies the server that answered, as
-// [database.ServerStarted] does. The connections of db must be of the type [database.Connection].
+// Query answers look-ups of one kind with the query. The answers are in the order of the look-ups. started is the value of
+// [database.ServerStarted] on the server that answered. The connections of db must be of the type [database.Connection].
 //
-// It uses a connection of database/sql, but reads lib/pq's rows, because the rows of database/sql start a goroutine that waits
-// for the end of the context.
+// Query takes a connection from database/sql, but reads the rows of lib/pq directly. The rows of database/sql would start a
+// goroutine for each query, which waits for the end of the context.
 func Query(ctx context.Context, db *sqlx.DB, query string, lookups []authz.Lookup) (answers []cache.Answer, started int64, err error) {
 	args, err := arguments(lookups)
 	if err != nil {
@@ -41,7 +41,7 @@ func Query(ctx context.Context, db *sqlx.DB, query string, lookups []authz.Looku
 		if err != nil {
 			return err
 		}
-		defer func() { err = cmp.Or(err, rows.Close()) }() // also after a panic, because a goroutine of lib/pq waits for it
+		defer func() { err = cmp.Or(err, rows.Close()) }() // close the rows even after a panic: a goroutine of lib/pq waits for that
 		answers, started, err = readAnswers(rows, lookups)
 		return err
 	})
@@ -106,8 +106,8 @@ func readAnswers(rows driver.Rows, lookups []authz.Lookup) (answers []cache.Answ
 // found is a row of a look-up query.
 type found struct {
 	authz.LookupResult
-	started  int64 // see database.ServerStarted
-	place    int64 // number of the look-up in the query; the first is 1
+	started  int64 // value of database.ServerStarted
+	place    int64 // number of the look-up in the query, from 1
 	app      string
 	lifetime sql.NullFloat64 // remaining lifetime in seconds
 }
@@ -181,14 +181,14 @@ func (f *found) answer(l authz.Lookup) cache.Answer {
 	if f.Principal.UserID != "" && l.Kind != authz.KindSession {
 		keys = append(keys, cache.UserKey(f.Principal.UserID))
 	}
-	const farAway = 1e9 // seconds; the maximum of time.Duration is nine times as large
+	const farAway = 1e9 // in seconds; the maximum of time.Duration is nine times as long
 	a := cache.Answer{
 		Found: f.LookupResult, Keys: keys,
 		Expires: f.lifetime.Valid, TTL: time.Duration(min(f.lifetime.Float64, farAway) * float64(time.Second)),
 	}
 	if f.Denial != "" {
 		a.Found = authz.LookupResult{Denial: f.Denial}
-		a.Expires = f.lifetime.Float64 > 0 // a ban has an end, an expiry has not
+		a.Expires = f.lifetime.Float64 > 0 // the denial ends if its cause is a ban; an expired token stays expired
 		return a
 	}
 	if f.Workspace.ID != "" {
@@ -203,7 +203,7 @@ func (f *found) answer(l authz.Lookup) cache.Answer {
 
 // Once answers one look-up with the query, for the operator's commands.
 func Once(ctx context.Context, db *sqlx.DB, query string, l authz.Lookup) (authz.LookupResult, error) {
-	const attempts = 3 // connections of the pool may be dead; database/sql has the same number
+	const attempts = 3 // retry because connections in the pool may be dead; database/sql uses the same number of attempts
 	var answers []cache.Answer
 	err := database.RetryLost(ctx, attempts, func() (err error) {
 		answers, _, err = Query(ctx, db, query, []authz.Lookup{l})

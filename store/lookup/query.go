@@ -2,17 +2,21 @@ package lookup
 
 import "github.com/keywicket/keywicket/store/database"
 
-// TokenQuery answers look-ups of tokens. It returns one row for each look-up, even for a token that does not exist, because the
-// row identifies the server that answered (see [database.ServerStarted]). The workspace is the token's own workspace, or
-// otherwise the requested one. A requested workspace is read through the user's membership, so no other workspace can be
-// returned. A token of a banned user counts as revoked during the ban.
+// TokenQuery answers look-ups of tokens. It returns one row for each look-up, even if the token does not exist, because the row
+// identifies the server that answered (see [database.ServerStarted]). If the token belongs to a workspace, the row contains this
+// workspace. Otherwise the row contains the requested workspace. The query finds a requested workspace through the user's
+// membership, so it cannot return any other workspace. A token of a banned user counts as revoked during the ban.
 //
-// The query is prepared. After a few runs Postgres uses a generic plan, in which each step searches a unique index once:
-//   - LIMIT 1 makes Postgres look up each token separately. Without it, Postgres would join whole tables that it estimates as small.
-//   - Each parameter is read by its own SELECT. Otherwise Postgres would know the number of elements of the array, and make a new plan
-//     for each query, because it estimates such plans as cheaper. Planning takes longer than the query.
-//   - The two times are subtracted as numbers, because expires_at may be infinity. Before version 17, Postgres cannot subtract from
-//     an infinite time. The numbers are not float8, which extra_float_digits may round.
+// The query is prepared. After a few runs Postgres uses a generic plan, in which each step searches a unique index once. The text
+// of the query has three peculiarities:
+//   - LIMIT 1 makes Postgres look up each token separately. Without LIMIT 1, Postgres would join whole tables if it estimates
+//     that they are small.
+//   - Each parameter is read by its own SELECT, which hides the number of elements of the array from Postgres. If Postgres knew
+//     this number, it would make a new plan for each query, because it would estimate that the new plan is cheaper. Planning
+//     takes longer than the query.
+//   - The two times are subtracted as numbers, because expires_at may be infinity, and Postgres before version 17 cannot subtract
+//     from an infinite time. The numbers do not have the type float8, because the setting extra_float_digits may round values of
+//     this type.
 const TokenQuery = foundColumns + `
 FROM unnest((SELECT $1::bytea[]), (SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[])) WITH ORDINALITY AS asked (digest, api, in_id, in_slug, place)
 LEFT JOIN LATERAL (
@@ -39,14 +43,14 @@ SELECT ` + database.ServerStarted + `, place, COALESCE(denial, 'unknown'), COALE
        COALESCE(NULLIF(token_attributes, '{}')::text, ''), COALESCE(NULLIF(user_attributes, '{}')::text, ''),
        COALESCE(NULLIF(workspace_attributes, '{}')::text, '')`
 
-// This code may run before migrations 00010 and 00012 have added their columns to users, tokens and workspaces. If a
-// column is missing, SQL finds its name in the next outer scope, which is NoFacts. Each of the three constants renames the column
-// attributes, because an outer name must not be ambiguous. A query with Users, tokens or workspaces must join NoFacts before
-// them.
+// This code may run before migrations 00010 and 00012 have added their columns to users, tokens and workspaces. If a column is
+// missing, SQL finds its name in the next outer scope, which is NoFacts. The constants for users, tokens and workspaces rename
+// the column "attributes", because a name in the outer scope must not be ambiguous. A query must join NoFacts before it uses one
+// of these three constants.
 const (
 	// NoFacts is a row with the values of missing columns: no ban, no second factor, no attributes.
 	NoFacts = `(SELECT NULL::timestamptz AS banned_until, false AS mfa_enrolled, NULL::jsonb AS attributes) no_facts`
-	// Users is the table of users, as u.
+	// Users is the table of users, with the alias u.
 	Users  = `LATERAL (SELECT id, banned_until, mfa_enrolled, attributes AS user_attributes FROM keywicket.users) u`
 	tokens = `LATERAL (SELECT id, api, kind, environment, digest, scopes, workspace_id, user_id, expires_at, revoked_at,
                    attributes AS token_attributes FROM keywicket.tokens) t`
@@ -57,8 +61,9 @@ const (
 	banEnd = `CASE WHEN ` + Banned + ` THEN u.banned_until END`
 )
 
-// SessionQuery is TokenQuery for a session, whose token contains the user's id. It checks that the user exists and is not banned.
-// It also checks that the session was not revoked, alone or with all sessions of the user.
+// SessionQuery is the query for a session. The token of a session contains the user's id. The query checks that the user exists
+// and is not banned. The query also checks that the session was not revoked, neither as a single session nor together with all
+// sessions of the user.
 const SessionQuery = foundColumns + `, COALESCE(mfa_enrolled, false)
 FROM unnest((SELECT $1::text[]), (SELECT $2::text[]), (SELECT $3::int8[]), (SELECT $4::text[]), (SELECT $5::text[])) WITH ORDINALITY
      AS asked (session, of_user, began, in_id, in_slug, place)
@@ -76,14 +81,15 @@ LEFT JOIN keywicket.members m
 LEFT JOIN ` + workspaces + ` ON w.id = m.workspace_id
 LIMIT 1) AS found ON true`
 
-// SessionRevoked is true in SQL if the session was revoked. The row asked has the session's columns: session (its id), of_user, and
-// began in seconds since 1970.
+// SessionRevoked is an SQL condition. It is true if the session was revoked. It reads the session from the row "asked", which has
+// the columns "session" (the session's id), "of_user" and "began" (in seconds since 1970).
 const SessionRevoked = `(
 	EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.session_id = asked.session) OR
 	EXISTS (SELECT FROM keywicket.revoked_sessions r WHERE r.user_id = asked.of_user AND r.revoked_at >= to_timestamp(asked.began)))`
 
-// OAuthQuery is TokenQuery for an access token of OAuth 2.0. The token is revoked if its grant or its app is. The workspace is the
-// requested one, if it was granted. Without a request, it is the only granted one.
+// OAuthQuery is the query for access tokens of OAuth 2.0. A token counts as revoked if its grant or its app is revoked. The row
+// contains the requested workspace if the user has granted access to it. If no workspace is requested and only one is granted,
+// the row contains the granted workspace.
 const OAuthQuery = foundColumns + `, COALESCE(grant_id, ''), COALESCE(app_id, '')
 FROM unnest((SELECT $1::bytea[]), (SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[])) WITH ORDINALITY AS asked (digest, api, in_id, in_slug, place)
 LEFT JOIN LATERAL (

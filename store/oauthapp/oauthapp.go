@@ -12,11 +12,11 @@ import (
 // appID is the form that the constraint on the column id requires.
 var appID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._~-]{0,99}$`)
 
-// ValidID reports whether the text can be the id of an app, its client_id.
+// ValidID reports whether the text has the form of an app's id (the client_id).
 func ValidID(id string) bool { return appID.MatchString(id) }
 
 // NewSecret returns a random secret of 260 bits: an app's secret, a code or a refresh token.
 func NewSecret() authz.Secret { return authz.Secret(rand.Text() + rand.Text()) }
 
-// ErrUnknown means that no app has the id. It matches [database.ErrNotFound].
+// ErrUnknown means that no app has the id. This error matches [database.ErrNotFound].
 var ErrUnknown = database.Refuse(database.ErrNotFound, "no app has this id: an app is named by its client id, as the list shows it")

@@ -14,38 +14,38 @@ import (
 )
 
 const (
-	// MaxDials limits how many connections a pool opens at a time, and how many unused connections it keeps. Attempts that take
-	// longer than slowDial may have lost a packet, so up to MaxDials further attempts are started.
+	// MaxDials limits how many connections a pool opens at a time, and how many unused connections it keeps. If an attempt takes
+	// longer than slowDial, a packet may be lost. In that case, the dialer starts up to MaxDials further attempts.
 	MaxDials = 2
 	slowDial = time.Second
 	// After a failed attempt, the next attempt waits for a pause. The pause grows with the time since the last success and with
-	// the number of sidecars that use the database. If at most lookupPause is left of the pause, a look-up waits. Otherwise it
-	// fails immediately with the error of the last attempt.
+	// the number of sidecars that use the database. A look-up during the pause waits if at most lookupPause is left. Otherwise
+	// the look-up fails immediately with the error of the last attempt.
 	minDialPause = 50 * time.Millisecond
 	lookupPause  = 100 * time.Millisecond
 	dialShare    = 2 * time.Millisecond // for each sidecar
 	maxDialPause = 2 * time.Second
 )
 
-// Dialer opens the connections for look-ups. Connecting may take longer than the limit of a look-up, so it continues after the
-// look-up has given up. The next look-up then gets the connection.
+// Dialer opens the connections for look-ups. Connecting may take longer than the time limit of a look-up, so the attempt
+// continues after the look-up has given up. The next look-up then gets the connection.
 type Dialer struct {
 	driver.Connector
 
-	queries  []string      // each connection prepares them
-	lifetime time.Duration // of a connection, which is then replaced once a new connection is open
+	queries  []string      // queries that each connection prepares
+	lifetime time.Duration // maximum age of a connection; after this time, a new connection replaces it
 	sidecars func() int64  // number of sidecars that use the database
 	ctx      context.Context
 	cancel   context.CancelFunc
 
 	mu       sync.Mutex
-	waiting  []chan dialed // each with a buffer of one
-	underway int           // attempts
-	slow     int           // attempts under way for longer than slowDial
-	ready    []*pooled     // open connections, not yet used by a look-up
+	waiting  []chan dialed // look-ups that wait; each channel has a buffer of one
+	underway int           // number of attempts in progress
+	slow     int           // number of attempts that have taken longer than slowDial so far
+	ready    []*pooled     // open connections that no look-up has used yet
 	promised int           // number of connections in ready that replace closed old connections
-	era      int           // increases when connections in progress may lead to the wrong server
-	failure  error         // of the last attempt
+	era      int           // increases when connections that are being opened may lead to the wrong server
+	failure  error         // error of the last attempt
 	failing  time.Time     // when the first failure after a success happened
 	success  time.Time     // when the last successful attempt began
 	pause    time.Duration
@@ -56,8 +56,8 @@ type Dialer struct {
 // pooled is a connection for look-ups.
 type pooled struct {
 	database.Connection
-	made     time.Time   // when it was opened
-	era      int         // the dialer's era in which its attempt began
+	made     time.Time   // time at which the connection was opened
+	era      int         // value of Dialer.era when the attempt began
 	replaced func() bool // reports whether to close the connection because it is old and a new one is ready
 }
 
@@ -76,7 +76,7 @@ type dialed struct {
 
 // NewDialer returns a dialer of the connector's connections, which must be of the type [database.Connection]. Each connection
 // prepares the queries, and is replaced after its lifetime. sidecars returns the number of sidecars that use the database. The
-// caller must close the dialer; a pool of database/sql does that when it is closed.
+// caller must close the dialer. If a pool of database/sql uses the dialer, closing the pool also closes the dialer.
 func NewDialer(c driver.Connector, queries []string, lifetime time.Duration, sidecars func() int64) *Dialer {
 	d := &Dialer{Connector: c, queries: queries, lifetime: lifetime, sidecars: sidecars}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -114,7 +114,7 @@ func (d *Dialer) Connect(ctx context.Context) (driver.Conn, error) {
 	defer d.mu.Unlock()
 	d.waiting = slices.DeleteFunc(d.waiting, func(w chan dialed) bool { return w == wait })
 	select {
-	case r := <-wait: // the result arrived at the same moment
+	case r := <-wait: // the result arrived just when the context ended
 		if r.conn != nil {
 			d.deliver(r.conn)
 		}
@@ -123,8 +123,8 @@ func (d *Dialer) Connect(ctx context.Context) (driver.Conn, error) {
 	return nil, ctx.Err()
 }
 
-// dial starts attempts for the wanted number of connections. During a pause it starts a timer that does so later. The caller holds
-// d.mu.
+// dial starts attempts for the wanted number of connections. During a pause, it starts a timer that starts these attempts later.
+// The caller holds d.mu.
 func (d *Dialer) dial(wanted int) {
 	if pause := time.Until(d.resume); pause > 0 {
 		if !d.timed {
@@ -178,7 +178,7 @@ func (d *Dialer) attempt(era int) {
 // connect opens a connection and prepares the queries on it.
 func (d *Dialer) connect(ctx context.Context) (_ *pooled, err error) {
 	defer func() {
-		if p := recover(); p != nil { // no caller's recover covers this goroutine
+		if p := recover(); p != nil { // a recover in a caller does not catch a panic in this goroutine
 			err = fmt.Errorf("connect to the database: panic: %v", p)
 		}
 	}()
@@ -211,12 +211,12 @@ func (d *Dialer) failed(err error) {
 	d.waiting = nil
 }
 
-// deliver passes a connection to the look-up that has waited longest. If none waits, it keeps the connection for the next
-// look-up, or closes it. The caller holds d.mu.
+// deliver passes a connection to the look-up that has waited longest. If no look-up waits, deliver keeps the connection for the
+// next look-up, or closes it. The caller holds d.mu.
 func (d *Dialer) deliver(c *pooled) {
 	switch {
 	case c.era != d.era:
-		go func() { _ = c.Close() }() // may wait for the server
+		go func() { _ = c.Close() }() // Close may wait for the server
 	case len(d.waiting) > 0:
 		d.waiting[0] <- dialed{conn: c}
 		d.waiting = d.waiting[1:]
@@ -243,7 +243,8 @@ func (d *Dialer) replace(c *pooled) bool {
 	return false
 }
 
-// Drop closes the connections that no look-up uses yet. Connections that are being opened are closed afterwards.
+// Drop closes the connections that no look-up uses yet. Connections that are still being opened are closed as soon as they are
+// open.
 func (d *Dialer) Drop() error {
 	d.mu.Lock()
 	dropped := d.ready

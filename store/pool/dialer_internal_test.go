@@ -13,7 +13,7 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// fakeConnector opens connections after a delay, or fails with err, and counts the attempts.
+// fakeConnector opens a connection after a delay, or returns err. It counts the attempts.
 type fakeConnector struct {
 	driver.Connector
 	mu       sync.Mutex
@@ -123,7 +123,7 @@ func TestFailedConnectionIsRetriedAfterADelay(t *testing.T) {
 	})
 }
 
-// A lost packet can delay an attempt for seconds. Other attempts are started meanwhile.
+// A lost packet can delay an attempt for seconds. During this time, the dialer starts other attempts.
 func TestSlowConnectionDelaysNoOtherLookup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{delay: time.Hour}
@@ -143,7 +143,7 @@ func TestSlowConnectionDelaysNoOtherLookup(t *testing.T) {
 // Each new connection replaces only one old connection.
 func TestOneNewConnectionReplacesOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := &fakeConnector{delay: time.Millisecond} // so that no connection is ready before this goroutine sleeps
+		server := &fakeConnector{delay: time.Millisecond} // because of the delay, no connection is ready before this goroutine sleeps
 		d := NewDialer(server, nil, time.Minute, oneSidecar)
 		defer func() { _ = d.Close() }()
 		var old []driver.Conn
@@ -176,7 +176,7 @@ func TestOneNewConnectionReplacesOne(t *testing.T) {
 	})
 }
 
-// A connection that was being opened to a previous server is closed.
+// If a connection to the previous server is still being opened when the server changes, the dialer closes this connection.
 func TestConnectionsToTheFormerServerAreClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{delay: time.Second}
@@ -215,7 +215,7 @@ func TestFailureOfAnOldAttemptIsIgnored(t *testing.T) {
 	})
 }
 
-// The server's bytes are untrusted: a panic of the driver must not end the process.
+// The server's bytes are untrusted: if the driver panics because of them, the process must not end.
 func TestPanicWhileConnectingIsAnError(t *testing.T) {
 	d := NewDialer(panickingConnector{}, nil, time.Minute, oneSidecar)
 	defer func() { _ = d.Close() }()

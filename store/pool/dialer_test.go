@@ -14,7 +14,8 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// With a round trip of 60 ms, connecting and the first query together take longer than lookup_timeout.
+// If a round trip takes 60 ms, connecting and the first query together take longer than lookup_timeout. Look-ups must still
+// succeed after a while.
 func TestConnectionsAreMadeOverASlowLink(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
@@ -35,7 +36,7 @@ func TestConnectionsAreMadeOverASlowLink(t *testing.T) {
 	}
 }
 
-// A host that is down, or whose Postgres hangs, does not answer at all.
+// If a host is down or its Postgres hangs, the host does not answer at all. Look-ups must still reach the other host.
 func TestUnresponsiveHostDoesNotBlockOthers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)

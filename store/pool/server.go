@@ -22,26 +22,27 @@ import (
 type server struct {
 	Started  int64  `db:"started"`
 	Timeline string `db:"timeline"`
-	System   int64  `db:"system"` // the cluster's identifier; 0 if this login may not read it
+	System   int64  `db:"system"` // the cluster's identifier; 0 if this login has no privilege to read it
 }
 
 // timelineMemory is how long a server with an older timeline is rejected after a server with a newer timeline was last seen.
-// After that time, the older timeline counts as a restored backup.
+// After that time, a server with an older timeline counts as a restored backup.
 const timelineMemory = time.Minute
 
 // Servers decides which server is the current one. After a failover, old connections may stay open, so look-ups, the change feed
-// and new connections may reach different servers. The server of the newest connection is the current one, except that within a
-// cluster the greater timeline takes precedence. Answers of other servers are discarded.
+// and new connections may reach different servers. The current server is the server that the newest connection has reached. There
+// is one exception: within a cluster, the server with the greater timeline takes precedence. Answers from other servers are
+// discarded.
 type Servers struct {
 	fresh   *sqlx.DB // keeps no idle connections, so each use opens a new connection
 	lookups *sqlx.DB
 	log     *slog.Logger
 
-	dropSpare func() error // closes connections that the pool lookups does not use yet
+	dropSpare func() error // closes open connections that the pool "lookups" has not used yet
 
 	switched func() // called when another server becomes the current one
 
-	started atomic.Int64 // Started of current; 0: no server is known yet
+	started atomic.Int64 // value of current.Started; 0 if no server is known yet
 	flights singleflight.Group
 
 	mu      sync.Mutex
@@ -49,12 +50,13 @@ type Servers struct {
 	seen    time.Time // when the current server was last seen
 }
 
-// ErrOtherServer is for an answer from a server that is not the current one.
+// ErrOtherServer means that an answer came from a server that is not the current server.
 var ErrOtherServer = errors.New("connections reach different servers: the address of the database leads to more than one primary, " +
 	"or an old primary still runs after a failover")
 
-// NewServers returns the servers that two connection pools reach. It configures fresh to open a new connection for each use.
-// dropSpare closes connections that the pool lookups does not use yet. The caller must close the servers, which closes fresh.
+// NewServers returns the servers that the pools fresh and lookups reach. It configures fresh to open a new connection for each
+// use. dropSpare closes open connections that the pool lookups has not used yet. The caller must close the result, which also
+// closes fresh.
 func NewServers(fresh, lookups *sqlx.DB, dropSpare func() error, log *slog.Logger) *Servers {
 	fresh.SetMaxIdleConns(-1)
 	return &Servers{fresh: fresh, lookups: lookups, dropSpare: dropSpare, log: log, switched: func() {}}
@@ -63,14 +65,14 @@ func NewServers(fresh, lookups *sqlx.DB, dropSpare func() error, log *slog.Logge
 // OnSwitch sets a function to call when another server becomes the current one. Call it before the first connection is opened.
 func (s *Servers) OnSwitch(call func()) { s.switched = call }
 
-// IsCurrent reports whether an answer of the server may be used. started is its value of [database.ServerStarted].
+// IsCurrent reports whether an answer from a server may be used. started is the value of [database.ServerStarted] on this server.
 func (s *Servers) IsCurrent(started int64) bool {
 	current := s.started.Load()
 	return current == 0 || current == started
 }
 
-// Connect opens a new connection, which decides which server is the current one (see consider). The error is [ErrOtherServer] if
-// the connection reaches a server that is not the current one. The caller closes the connection.
+// Connect opens a new connection. The new connection decides which server is the current server (see consider). The error is
+// [ErrOtherServer] if the connection reaches a server that is not the current server. The caller must close the connection.
 func (s *Servers) Connect(ctx context.Context) (*sqlx.Conn, error) {
 	return database.Within(ctx, database.ConnectLimit, func(ctx context.Context) (*sqlx.Conn, error) {
 		c, err := s.fresh.Connx(ctx)
@@ -81,7 +83,7 @@ func (s *Servers) Connect(ctx context.Context) (*sqlx.Conn, error) {
 		if err == nil && !s.consider(found, true) {
 			err = ErrOtherServer
 		}
-		err = cmp.Or(err, ctx.Err()) // Within has returned, so no caller would close the connection
+		err = cmp.Or(err, ctx.Err()) // if ctx has ended, Within has already returned, so no caller would close the connection
 		if err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
@@ -98,11 +100,13 @@ func (s *Servers) Probe(ctx context.Context) error {
 	return c.Close()
 }
 
-// Settle finds out which server is the current one, after another server has answered a look-up. Concurrent calls share one attempt.
+// After another server has answered a look-up, Settle finds out which server is the current server. Concurrent calls share one
+// attempt.
 func (s *Servers) Settle(ctx context.Context) error {
 	done := s.flights.DoChan("", func() (any, error) {
 		ctx := context.WithoutCancel(ctx)
-		// The pool reuses the connection that was returned last, which most likely leads to the other server.
+		// The pool reuses the connection that was returned most recently. This connection most likely leads to the server that
+		// answered the look-up.
 		found, err := database.Within(ctx, database.ConnectLimit, func(ctx context.Context) (server, error) { return identify(ctx, s.lookups) })
 		if err == nil {
 			s.consider(found, false)
@@ -117,8 +121,8 @@ func (s *Servers) Settle(ctx context.Context) error {
 	}
 }
 
-// consider reports whether the server is the current one. It may make it the current one. fresh means that a new connection has
-// reached the server.
+// consider reports whether the server found is the current server. Before that, it may decide that this server becomes the
+// current server. fresh means that a new connection has reached the server.
 func (s *Servers) consider(found server, fresh bool) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -143,10 +147,10 @@ func (s *Servers) consider(found server, fresh bool) bool {
 	return true
 }
 
-// dropIdle closes the idle connections of look-ups. Connections in use are closed later, when an answer of another server arrives
-// on them.
+// dropIdle closes the idle connections of look-ups. Connections in use are closed later, when an answer from a server that is not
+// current arrives on them.
 func (s *Servers) dropIdle() {
-	_ = s.dropSpare() // errors do not matter: these connections were never used
+	_ = s.dropSpare() // errors do not matter, because these connections were never used
 	s.lookups.SetMaxIdleConns(-1)
 	s.lookups.SetMaxIdleConns(s.lookups.Stats().MaxOpenConnections)
 }

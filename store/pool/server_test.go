@@ -22,7 +22,7 @@ type pair struct {
 	proxy            *storetest.Proxy
 	directory        *directory.Directory
 	log              *storetest.Log
-	revokedLater     authz.Lookup // look-up of a token that is revoked only on the new primary
+	revokedLater     authz.Lookup // look-up of a token that will be revoked only on the new primary
 	promoted         *sqlx.DB
 }
 
@@ -74,7 +74,8 @@ func (p *pair) failOver(t *testing.T) {
 	p.proxy.Redirect(p.standby.URL("postgres"))
 }
 
-// terminate closes the sidecar's connections to the old primary whose last query matches like.
+// terminate closes connections from the sidecar to the old primary. It closes a connection if the connection's last query matches
+// the pattern like.
 func (p *pair) terminate(t *testing.T, like string) {
 	t.Helper()
 	n := storetest.Value[int](t, p.DB, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
@@ -89,7 +90,7 @@ const (
 	reading   = `%keywicket.world%`
 )
 
-// If a failover closes no connection, the sidecar detects it once one of its connections reaches the new primary.
+// If a failover closes no connection, the sidecar detects the failover when one of its new connections reaches the new primary.
 func TestFailoverWithOpenConnections(t *testing.T) {
 	for name, reach := range map[string]func(*testing.T, *pair){
 		"a look-up reaches the new primary":        func(t *testing.T, p *pair) { p.terminateOneLookup(t) },
@@ -175,7 +176,7 @@ func TestCrashDropsTheCache(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t, "issues:read")
 	d := f.CachedDirectory(t)
-	f.Exec(t, `CHECKPOINT`) // so that the token is not lost
+	f.Exec(t, `CHECKPOINT`) // without the checkpoint, the token could be lost
 	started := storetest.Value[string](t, f.DB, `SELECT pg_postmaster_start_time()::text`)
 	storetest.CrashBackend(t, storetest.Value[int](t, f.DB, `SELECT pg_backend_pid()`))
 	storetest.Eventually(t, "all cached answers are discarded", func() bool { return d.CacheStats().Epochs["world"] > 0 })
@@ -188,15 +189,15 @@ func TestCrashDropsTheCache(t *testing.T) {
 	}
 }
 
-// The first sidecar that detects another server notifies the others. With many sidecars, each of them checks the server itself
-// only after minutes.
+// The first sidecar that detects another server notifies the others. This matters if there are many sidecars, because each
+// sidecar itself checks the server only every few minutes.
 func TestSidecarIsNotifiedOfAnotherServer(t *testing.T) {
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
 	f.Exec(t, `INSERT INTO keywicket.sidecars (id, version, policies, bound, stale_if_error, snapshot, lease, lag)
 		SELECT 'other-' || n, '', '', '1s', '0', '1:1:', '0', '0' FROM generate_series(1, 500) n`)
-	f.CachedDirectory(t, func(c *directory.Config) { c.URL, c.NoHints = p.Through(c.URL), true }) // reads how many sidecars there are
-	time.Sleep(2 * time.Second)                                                                   // until it no longer opens a connection each second
+	f.CachedDirectory(t, func(c *directory.Config) { c.URL, c.NoHints = p.Through(c.URL), true }) // this sidecar reads the number of sidecars
+	time.Sleep(2 * time.Second)                                                                   // after this time, the sidecar no longer opens a connection each second
 	before := p.Connections()
 	time.Sleep(3 * time.Second)
 	if n := p.Connections(); n != before {

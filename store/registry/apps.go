@@ -31,7 +31,7 @@ type App struct {
 	Status       Status     `db:"status" json:"status"`
 }
 
-// NewApp describes the app to create. This package does not check the form of the redirect URIs.
+// NewApp describes the app to create. The registry does not check the form of the redirect URIs; the caller must check it.
 type NewApp struct {
 	ID           string // the client_id; empty: a random UUID
 	API, Name    string
@@ -46,7 +46,8 @@ const appColumns = `id, api, name, redirect_uris, confidential, created_at, revo
 func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, error) {
 	secret := oauthapp.NewSecret()
 	digest := secret.Digest()
-	// Check here and not only by constraints, because Postgres logs a row that violates a constraint.
+	// The database's constraints also check these values. Check them here first, because Postgres logs a row that violates a
+	// constraint.
 	switch {
 	case !isAppName(n.Name):
 		return App{}, "", database.Refuse(database.ErrInvalid, "the app's name %q is empty, longer than 100 characters, or has invisible characters", n.Name)
@@ -72,7 +73,7 @@ func (r *Registry) CreateApp(ctx context.Context, n NewApp) (App, authz.Secret, 
 }
 
 // isAppName reports whether the name is safe on the consent page: 1 to 100 graphic characters, not only white space. Other
-// characters could change the look of the name or of the text next to it.
+// characters could change how the page shows the name or the text next to it.
 func isAppName(name string) bool {
 	return utf8.ValidString(name) && utf8.RuneCountInString(name) <= 100 && strings.TrimSpace(name) != "" &&
 		!strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) })
@@ -88,7 +89,7 @@ func (r *Registry) Apps(ctx context.Context) ([]App, error) {
 	return list, nil
 }
 
-// RotateAppSecret sets a new secret for an app. The previous secret is invalid immediately.
+// RotateAppSecret sets a new secret for an app. The previous secret becomes invalid immediately.
 func (r *Registry) RotateAppSecret(ctx context.Context, id string) (App, authz.Secret, error) {
 	secret := oauthapp.NewSecret()
 	digest := secret.Digest()
@@ -151,7 +152,7 @@ FROM keywicket.oauth_grants g
 JOIN keywicket.oauth_apps a ON a.id = g.app_id
 JOIN keywicket.users u ON u.id = g.user_id`
 
-// Grants lists the grants, newest first. A non-empty app or user selects only the grants of that app or user.
+// Grants lists the grants, newest first. If app or user is not empty, it lists only the grants of this app or user.
 func (r *Registry) Grants(ctx context.Context, app, user string) ([]Grant, error) {
 	if user != "" {
 		u, err := r.User(ctx, user)

@@ -15,7 +15,8 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// maxAttributes is the database's limit in bytes, measured on the text that Postgres writes for a jsonb (migration 00012).
+// maxAttributes is the maximum size of attributes in bytes. The database measures the text that Postgres writes for a jsonb
+// (migration 00012).
 const maxAttributes = 4096
 
 var (
@@ -24,15 +25,15 @@ var (
 	errBadText  = errors.New(`a string has \u0000, \ufffd or half of a character (an unpaired surrogate): remove it`)
 )
 
-// ParseAttributes returns the attributes in the text, which is one JSON object. An empty text is {}. Duplicate names are an
-// error. It rejects all values that Postgres would reject, because Postgres logs rejected values. The errors contain no part of
-// the text.
+// ParseAttributes returns the attributes in the text, which is one JSON object. An empty text means no attributes. If a name
+// occurs twice, ParseAttributes returns an error. It rejects all values that Postgres would reject, because Postgres logs
+// rejected values. The errors contain no part of the text.
 func ParseAttributes(text string) (authz.Attributes, error) {
 	text = strings.Trim(text, " \t\r\n")
 	switch {
 	case text == "":
 		return "", nil
-	case len(text) > 16*maxAttributes: // a text with so much white space or so many escapes is a mistake
+	case len(text) > 16*maxAttributes: // a text that is longer because of white space or escapes is most likely a mistake
 		return "", errTooLong
 	case text[0] != '{':
 		return "", errNoObject
@@ -44,7 +45,8 @@ func ParseAttributes(text string) (authz.Attributes, error) {
 	return authz.Attributes(text), nil
 }
 
-// jsonSize is the length in bytes of the text that Postgres writes for a jsonb. Its methods fail once it exceeds maxAttributes.
+// jsonSize is the length in bytes of the text that Postgres writes for a jsonb. Its methods return an error as soon as the length
+// exceeds maxAttributes.
 type jsonSize int
 
 func (s *jsonSize) add(value json.RawMessage) error {
@@ -70,7 +72,7 @@ func (s *jsonSize) addObject(value json.RawMessage) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errNoObject, err)
 	}
-	// Count the braces before the fields, so that the size limits the depth of the recursion.
+	// Count the braces before the fields, so that the maximum size also limits the depth of the recursion.
 	if err := s.grow(len("{}") + len(", ")*max(len(object)-1, 0)); err != nil {
 		return err
 	}
@@ -105,7 +107,8 @@ func (s *jsonSize) addArray(value json.RawMessage) error {
 	return nil
 }
 
-// addText rejects U+FFFD: encoding/json replaces an unpaired surrogate by it, and Postgres rejects unpaired surrogates.
+// addText rejects the character U+FFFD. The reason is that encoding/json replaces an unpaired surrogate by U+FFFD, and Postgres
+// rejects unpaired surrogates.
 func (s *jsonSize) addText(text string) error {
 	size := len(`""`)
 	for _, r := range text {
@@ -123,7 +126,7 @@ func (s *jsonSize) addText(text string) error {
 	return s.grow(size)
 }
 
-// addNumber counts the digits without an exponent, as Postgres writes numbers.
+// addNumber counts the digits of the number without an exponent, because Postgres writes numbers without exponents.
 func (s *jsonSize) addNumber(text string) error {
 	text, negative := strings.CutPrefix(text, "-")
 	mantissa, power, _ := strings.Cut(strings.ToLower(text), "e")
@@ -138,7 +141,7 @@ func (s *jsonSize) addNumber(text string) error {
 	size := 1
 	if digits := len(strings.TrimLeft(whole+fraction, "0")); digits > 0 {
 		size = max(digits-len(fraction)+exponent, 1)
-		if negative { // Postgres has no -0
+		if negative { // Postgres writes no sign for zero
 			size += len("-")
 		}
 	}
@@ -182,5 +185,5 @@ func attributesJSON(a authz.Attributes) (string, error) {
 	return a.JSON(), nil
 }
 
-// errAttributes is the error for attributes that only the database rejects.
+// errAttributes is the error for attributes that ParseAttributes accepts but the database rejects.
 var errAttributes = database.Refuse(database.ErrInvalid, "attributes: %v; %v", errNoObject, errTooLong)

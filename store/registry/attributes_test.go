@@ -34,7 +34,7 @@ func TestLookupsFollowAttributes(t *testing.T) {
 	}
 	credentials := map[string]struct {
 		lookup      authz.Lookup
-		token, user bool // whether the answer has attributes of a token, and of a user
+		token, user bool // whether the answer contains attributes of a token, and of a user
 	}{
 		"workspace key": {storetest.Lookup(workspaceKey), true, false},
 		"personal key":  {inAcme, true, true},
@@ -86,7 +86,7 @@ func TestLookupsFollowAttributes(t *testing.T) {
 	expected.user = ""
 	expectAll("the user's attributes are removed")
 
-	// Without membership, the answer has no attributes of the workspace. A denial has no attributes.
+	// If the user is not a member, the answer contains no attributes of the workspace. A denial contains no attributes at all.
 	nowhere := inAcme
 	nowhere.Workspace.Slug = "nowhere"
 	if got := attributesOf(storetest.Must(uncached.Lookup(t.Context(), nowhere))); got.workspace != "" {
@@ -178,7 +178,7 @@ func TestDocumentedSQLSetsAttributes(t *testing.T) {
 	}
 }
 
-// The database itself checks attributes that are written with SQL.
+// If a product writes attributes with SQL, the database itself checks them.
 func TestDatabaseBoundsAttributes(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.WorkspaceToken(t)

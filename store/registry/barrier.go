@@ -10,26 +10,26 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// Sidecar is a process that answers checks, as of its last heartbeat.
+// Sidecar describes a process that answers checks. The data is from the process's last heartbeat.
 type Sidecar struct {
 	ID       string `json:"id"`
 	Version  string `json:"version"`
-	Policies string `json:"policies"` // a hash of the policies that it has loaded
-	// Alive reports whether its last heartbeat is recent.
+	Policies string `json:"policies"` // hash of the policies that the sidecar has loaded
+	// Alive reports whether the sidecar's last heartbeat is recent.
 	Alive bool `json:"alive"`
-	// Lease is how long it could use its cache, counted from SeenAt. 0: every look-up queried the database.
+	// Lease is how long the sidecar could use its cache, counted from SeenAt. 0 means that every look-up queried the database.
 	Lease time.Duration `json:"lease_ns"`
-	// Lag is how long its last reading of the change log took.
+	// Lag is how long the sidecar's last reading of the change log took.
 	Lag       time.Duration `json:"lag_ns"`
 	StartedAt time.Time     `json:"started_at"`
-	SeenAt    *time.Time    `json:"seen_at"` // nil: it has stopped
+	SeenAt    *time.Time    `json:"seen_at"` // time of the last heartbeat; nil if the sidecar has stopped
 
 	bound, staleIfError time.Duration
-	caughtUp            bool // it has read the change log up to the given transaction
-	mayAnswer           bool // it may use older cached answers, because of cache.stale_if_error
+	caughtUp            bool // the sidecar has read the change log up to the given transaction
+	mayAnswer           bool // the sidecar may use older cached answers because of cache.stale_if_error
 }
 
-// Sidecars lists by id the sidecars that are alive or were alive within the last hour.
+// Sidecars lists the sidecars that are alive or were alive within the last hour. The list is sorted by id.
 func (r *Registry) Sidecars(ctx context.Context) ([]Sidecar, error) { return r.sidecars(ctx, "0") }
 
 // sidecars also returns for each sidecar whether it has read the change log up to the transaction xid.
@@ -74,19 +74,19 @@ func (r *Registry) sidecars(ctx context.Context, xid string) ([]Sidecar, error) 
 type Barrier struct {
 	// Confirmed are the sidecars that have read the change in the change log.
 	Confirmed []string `json:"confirmed"`
-	// Silent are the sidecars that did not read it within their staleness bound. They no longer use cached answers from before
-	// the change.
+	// Silent are the sidecars that did not read the change within their staleness bound. These sidecars no longer use cached
+	// answers from before the change.
 	Silent []string `json:"silent"`
 	// Waited is how long WaitForSidecars took.
 	Waited time.Duration `json:"waited_ns"`
-	// StaleIfError is the longest cache.stale_if_error of the silent sidecars. For that long, a sidecar that cannot reach the
+	// StaleIfError is the longest cache.stale_if_error of the silent sidecars. During this time, a sidecar that cannot reach the
 	// database may use cached answers from before the change.
 	StaleIfError time.Duration `json:"stale_if_error_ns"`
 }
 
-// WaitForSidecars waits until no sidecar uses cached answers from before a change that is already committed. Each sidecar has
-// then read the changes in the change log, or its staleness bound has passed. It does not wait for sidecars of versions before
-// migration 00011.
+// WaitForSidecars waits until no sidecar uses cached answers from before a change that is already committed. When it returns,
+// each sidecar has read the change in the change log, or the sidecar's staleness bound has passed. WaitForSidecars does not wait
+// for sidecars whose version is older than migration 00011.
 func (r *Registry) WaitForSidecars(ctx context.Context) (Barrier, error) {
 	started := time.Now()
 	var xid string
@@ -115,7 +115,7 @@ func (r *Registry) WaitForSidecars(ctx context.Context) (Barrier, error) {
 			case s.caughtUp:
 				b.Confirmed = append(b.Confirmed, s.ID)
 			case s.SeenAt == nil:
-			case !s.Alive && !s.mayAnswer: // unless the database's clock was set forward
+			case !s.Alive && !s.mayAnswer: // such a sidecar uses its cache only if the database's clock was set forward
 				bound = max(bound, s.bound)
 			default:
 				b.Silent = append(b.Silent, s.ID)
@@ -133,8 +133,8 @@ func (r *Registry) WaitForSidecars(ctx context.Context) (Barrier, error) {
 	}
 }
 
-// minimumWait returns how long to wait for sidecars that may be missing in the list, because a crash of the server or a failover
-// empties it.
+// minimumWait returns how long to wait for sidecars that may be missing in the list. The list may be incomplete, because a crash
+// of the server or a failover empties it.
 func (r *Registry) minimumWait(ctx context.Context) (time.Duration, error) {
 	var bound float64
 	err := r.within(ctx, func(ctx context.Context) error {
@@ -149,7 +149,7 @@ func (r *Registry) minimumWait(ctx context.Context) (time.Duration, error) {
 	return database.Seconds(bound), nil
 }
 
-// String returns one sentence for the operator.
+// String describes the result in one sentence for the operator.
 func (b Barrier) String() string {
 	waited := b.Waited.Round(time.Millisecond).String()
 	if len(b.Confirmed)+len(b.Silent) == 0 {

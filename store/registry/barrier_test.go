@@ -88,7 +88,8 @@ func TestWaitForSidecars(t *testing.T) {
 	}
 }
 
-// A sidecar that cannot read the log stops using its cache after its staleness bound. WaitForSidecars waits for that.
+// A sidecar that cannot read the log stops using its cache after its staleness bound. WaitForSidecars waits until this time has
+// passed.
 func TestWaitNamesSilentSidecars(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, key := f.WorkspaceToken(t, "issues:read")
@@ -115,8 +116,8 @@ func TestWaitNamesSilentSidecars(t *testing.T) {
 	}
 }
 
-// A crash empties the list of sidecars. The sidecars may use their caches until their leases expire. WaitForSidecars waits for
-// that.
+// A crash of the server empties the list of sidecars. The sidecars may still use their caches until their leases expire.
+// WaitForSidecars waits until the leases have expired.
 func TestWaitAfterACrash(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, key := f.WorkspaceToken(t, "issues:read")
@@ -125,7 +126,7 @@ func TestWaitAfterACrash(t *testing.T) {
 	storetest.Eventually(t, "it is cached", func() bool {
 		return storetest.Must(d.Lookup(t.Context(), storetest.Lookup(key))).Cache == authz.CacheHit
 	})
-	f.Exec(t, `CHECKPOINT`)         // so that the token is not lost
+	f.Exec(t, `CHECKPOINT`)         // without the checkpoint, the token could be lost
 	p.OnNextByte(storetest.Silence) // the sidecar does not notice the crash
 	p.Redirect("postgres://127.0.0.1:1")
 	storetest.CrashBackend(t, storetest.Value[int](t, f.DB, `SELECT pg_backend_pid()`))
@@ -140,8 +141,8 @@ func TestWaitAfterACrash(t *testing.T) {
 	}
 }
 
-// WaitForSidecars does not wait for a sidecar that has stopped. It waits for a sidecar that may be alive, even if the database's
-// clock was changed.
+// WaitForSidecars does not wait for a sidecar that has stopped. But it waits for a sidecar that may be alive, even if somebody
+// has changed the database's clock.
 func TestWaitForStoppedSidecars(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.CachedDirectory(t, func(c *directory.Config) { c.Cache.StalenessBound = 3 * time.Second })
@@ -158,7 +159,8 @@ func TestWaitForStoppedSidecars(t *testing.T) {
 	}
 }
 
-// A sidecar that others consider stopped does not use its cache, because WaitForSidecars does not wait for it.
+// WaitForSidecars does not wait for a sidecar that seems to have stopped. So a sidecar that cannot write heartbeats must not use
+// its cache.
 func TestSidecarWithoutHeartbeatUsesNoCache(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.CachedDirectory(t)
@@ -182,14 +184,14 @@ func eventuallySlow(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-// With stale_if_error, a sidecar may use cached answers from before the change even when others no longer consider it alive.
+// With stale_if_error, a sidecar may use cached answers from before the change even if it no longer counts as alive.
 func TestWaitNamesSidecarsThatMayAnswerWithoutADatabase(t *testing.T) {
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
 	f.CachedDirectory(t, func(c *directory.Config) { c.URL, c.Cache.StaleIfError = p.Through(c.URL), time.Hour })
 	p.OnNextByte(storetest.Silence)
 	p.Redirect("postgres://127.0.0.1:1")
-	time.Sleep(100 * time.Millisecond) // until pending replies have arrived
+	time.Sleep(100 * time.Millisecond) // wait until pending replies have arrived
 	f.Exec(t, `UPDATE keywicket.sidecars SET seen_at = now() - interval '10 minutes'`)
 	if b := storetest.Must(f.WaitForSidecars(t.Context())); len(b.Silent) != 1 || b.StaleIfError != time.Hour {
 		t.Errorf("%+v", b)

@@ -1,5 +1,5 @@
-// Package registry is the operator's part of the store (the PAP). A [Registry] creates, lists, changes and revokes objects such
-// as tokens, and returns errors immediately.
+// Package registry is the part of the store that the operator uses (the policy administration point, PAP). A [Registry] creates,
+// lists, changes and revokes objects such as tokens, and returns errors immediately.
 //
-// It never stores a credential itself, only its SHA-256.
+// The package never stores a credential. It stores only the SHA-256 of the credential.
 package registry

@@ -9,8 +9,8 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// SetMember makes the user a member of the workspace, or changes their role. It checks only the form of the role, because an
-// API's policy defines the roles.
+// SetMember makes the user a member of the workspace, or changes the role of a member. It checks only the form of the role,
+// because an API's policy defines which roles exist.
 func (r *Registry) SetMember(ctx context.Context, workspaceRef, userRef, role string) (Member, error) {
 	w, u, err := r.pair(ctx, workspaceRef, userRef)
 	if err != nil {
@@ -52,8 +52,8 @@ func (r *Registry) RemoveMember(ctx context.Context, workspaceRef, userRef strin
 	return database.ConfirmRow(removed.WorkspaceID == w.ID && removed.UserID == u.ID, "remove the member")
 }
 
-// Members lists the members of a workspace by email. If workspaceRef is empty, it lists the members of all workspaces by slug and
-// email.
+// Members lists the members of a workspace, sorted by email. If workspaceRef is empty, it lists the members of all workspaces,
+// sorted by slug and email.
 func (r *Registry) Members(ctx context.Context, workspaceRef string) ([]Member, error) {
 	id := ""
 	if workspaceRef != "" {

@@ -34,18 +34,19 @@ type Workspace struct {
 // workspaceColumns are the columns of a [Workspace].
 const workspaceColumns = `id, slug, name, created_at, attributes`
 
-// User is a person. The id is that of the product's identity provider.
+// User is a person. The id is the id that the product's identity provider uses.
 type User struct {
 	ID          string     `db:"id" json:"id"`
 	Email       string     `db:"email" json:"email"`
 	CreatedAt   time.Time  `db:"created_at" json:"created_at"`
-	BannedUntil *time.Time `db:"banned_until" json:"banned_until"` // nil: never banned
+	BannedUntil *time.Time `db:"banned_until" json:"banned_until"` // nil if the user was never banned
 	MFAEnrolled bool       `db:"mfa_enrolled" json:"mfa_enrolled"` // the user has a second factor
 	// Attributes are for policies to read.
 	Attributes authz.Attributes `db:"attributes" json:"attributes"`
 }
 
-// userColumns are the columns of a [User]. Times outside the range of Go or JSON become the nearest time inside it.
+// userColumns are the columns of a [User]. If a time is outside the range of Go or JSON, the columns contain the nearest time
+// inside this range.
 const userColumns = `id, email, created_at, mfa_enrolled, attributes,
 	CASE WHEN banned_until IS NOT NULL THEN GREATEST(LEAST(banned_until, '9999-12-31Z'), '1970-01-01Z') END AS banned_until`
 
@@ -61,9 +62,9 @@ type Member struct {
 	Role          string `db:"role" json:"role"`
 }
 
-// Registry creates, lists, changes and revokes workspaces, users, members, tokens, apps and grants, and waits for sidecars. It is
-// safe for concurrent use. Methods accept a workspace's id or slug, and a user's id or email. If the text is the id of one object
-// and the slug or email of another, the id takes precedence.
+// Registry creates, lists, changes and revokes workspaces, users, members, tokens, apps and grants, and waits for sidecars. A
+// Registry is safe for concurrent use. Methods accept a workspace's id or slug, and a user's id or email. If the text is the id
+// of one object and the slug or email of another, the id takes precedence.
 type Registry struct{ db *sqlx.DB }
 
 // within limits a query to five seconds, even if the database does not react to a cancel request.
@@ -72,9 +73,9 @@ func (r *Registry) within(ctx context.Context, query func(context.Context) error
 	return database.DoWithin(ctx, limit, query)
 }
 
-// Open connects. It fails with [database.ErrUnreachable] if the database cannot be reached, and with [database.ErrNotMigrated] if
-// its schema is missing or too old. A newer schema is not an error, because each migration is compatible with the previous
-// version of keywicket.
+// Open connects to the database. It fails with [database.ErrUnreachable] if the database cannot be reached, and with
+// [database.ErrNotMigrated] if the schema is missing or too old. A newer schema is not an error, because each migration is
+// compatible with the previous version of keywicket.
 func Open(ctx context.Context, databaseURL string) (*Registry, error) {
 	db, err := database.Open(databaseURL)
 	if err != nil {
@@ -89,7 +90,7 @@ func Open(ctx context.Context, databaseURL string) (*Registry, error) {
 
 func (r *Registry) check(ctx context.Context) error {
 	err := r.within(ctx, func(ctx context.Context) error {
-		// Ping would not return the cause of a failure.
+		// Run a query instead of Ping, because Ping would not return the cause of a failure.
 		_, err := r.db.ExecContext(ctx, `SELECT 1`)
 		return err
 	})
@@ -122,13 +123,13 @@ func (r *Registry) Close() error { return r.db.Close() }
 // Begin starts a transaction in the registry's database.
 func (r *Registry) Begin(ctx context.Context) (*sqlx.Tx, error) { return r.db.BeginTxx(ctx, nil) }
 
-// CreateWorkspace creates a workspace. If the id is empty, it generates one.
+// CreateWorkspace creates a workspace. If the id is empty, CreateWorkspace generates an id.
 func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace, error) {
 	if w.ID == "" {
 		w.ID = newWorkspaceID()
 	}
-	// Check here and not only by constraints, because Postgres logs a row that violates a constraint. The row may contain a key
-	// by mistake.
+	// The database's constraints also check these values. Check them here first, because Postgres logs a row that violates a
+	// constraint, and the row may contain a key by mistake.
 	switch {
 	case !authz.ValidWorkspaceID(w.ID):
 		return Workspace{}, database.Refuse(database.ErrInvalid, "the workspace id %q is not 24 lower-case hex digits", w.ID)
@@ -156,15 +157,16 @@ func (r *Registry) CreateWorkspace(ctx context.Context, w Workspace) (Workspace,
 	return created, database.ConfirmRow(created.ID == w.ID && created.Slug == w.Slug && created.Name == w.Name, "create the workspace")
 }
 
-// newWorkspaceID returns an id in the form of an ObjectId. It starts with the time, so that new rows are last in the index.
+// newWorkspaceID returns an id in the form of an ObjectId. The id starts with the present time, so that new rows are added at the
+// end of the index.
 func newWorkspaceID() string {
 	var id [12]byte
 	binary.BigEndian.PutUint32(id[:4], uint32(time.Now().Unix())) //nolint:gosec // wraps in 2106, as ObjectIds do
-	_, _ = rand.Read(id[4:])                                      // never fails: crypto/rand, "Read"
+	_, _ = rand.Read(id[4:])                                      // Read never returns an error (see its documentation in crypto/rand)
 	return hex.EncodeToString(id[:])
 }
 
-// Workspaces lists all workspaces by slug.
+// Workspaces lists all workspaces, sorted by slug.
 func (r *Registry) Workspaces(ctx context.Context) ([]Workspace, error) {
 	list := []Workspace{}
 	err := r.db.SelectContext(ctx, &list, `SELECT `+workspaceColumns+` FROM keywicket.workspaces ORDER BY slug`)
@@ -202,7 +204,8 @@ func (r *Registry) SetWorkspaceAttributes(ctx context.Context, ref string, a aut
 	return r.Workspace(ctx, w.ID)
 }
 
-// choices lists up to ten existing names. The query returns up to eleven names, to show whether there are more.
+// choices returns a text with up to ten existing names. The query returns up to eleven names, so that choices knows whether there
+// are more than ten.
 func (r *Registry) choices(ctx context.Context, noun, query string) string {
 	var names []string
 	if err := r.db.SelectContext(ctx, &names, query); err != nil || len(names) == 0 {
@@ -214,10 +217,10 @@ func (r *Registry) choices(ctx context.Context, noun, query string) string {
 	return "there are " + strings.Join(names, ", ")
 }
 
-// CreateUser creates a user. If the id is empty, it becomes a random UUID.
+// CreateUser creates a user. If the id is empty, CreateUser generates a random UUID.
 func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 	noEmail := database.Refuse(database.ErrInvalid, "the email %q is not a valid address", u.Email)
-	if !strings.Contains(u.Email, "@") { // checked here for the same reason as in CreateWorkspace
+	if !strings.Contains(u.Email, "@") { // check the email here for the same reason as in CreateWorkspace
 		return User{}, noEmail
 	}
 	attributes, err := attributesJSON(u.Attributes)
@@ -241,7 +244,7 @@ func (r *Registry) CreateUser(ctx context.Context, u User) (User, error) {
 	return created, database.ConfirmRow((u.ID == "" || created.ID == u.ID) && created.Email == u.Email, "create the user")
 }
 
-// Users lists all users by email.
+// Users lists all users, sorted by email.
 func (r *Registry) Users(ctx context.Context) ([]User, error) {
 	list := []User{}
 	err := r.db.SelectContext(ctx, &list, `SELECT `+userColumns+` FROM keywicket.users ORDER BY lower(email)`)
@@ -251,7 +254,8 @@ func (r *Registry) Users(ctx context.Context) ([]User, error) {
 	return list, nil
 }
 
-// User returns a user by id or email. Emails are compared without regard to case. [database.ErrNotFound]: the user does not exist.
+// User returns a user by id or email. Upper and lower case do not matter in emails. [database.ErrNotFound]: the user does not
+// exist.
 func (r *Registry) User(ctx context.Context, ref string) (User, error) {
 	var u User
 	err := r.db.GetContext(ctx, &u, `
@@ -264,7 +268,7 @@ func (r *Registry) User(ctx context.Context, ref string) (User, error) {
 	if err != nil {
 		return User{}, fmt.Errorf("find the user %q: %w", ref, err)
 	}
-	return u, database.ConfirmRow(u.ID == ref || strings.EqualFold(u.Email, ref) || !isASCII(u.Email+ref), "find the user") // lower() depends on the database's locale
+	return u, database.ConfirmRow(u.ID == ref || strings.EqualFold(u.Email, ref) || !isASCII(u.Email+ref), "find the user") // if there are other characters, the result of SQL's lower() depends on the locale
 }
 
 // SetUserAttributes replaces all attributes of a user.
@@ -279,8 +283,7 @@ func (r *Registry) SetUserAttributes(ctx context.Context, ref string, a authz.At
 	return r.User(ctx, u.ID)
 }
 
-// Lookup answers a look-up like a sidecar. The token is identified by its id instead of its key, and the look-up's digest is
-// ignored.
+// Lookup answers a look-up as a sidecar does. But it finds the token by the id, and ignores the digest in the look-up.
 func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz.LookupResult, error) {
 	table, query := "tokens", lookup.TokenQuery
 	if l.Kind == authz.KindOAuthToken {
@@ -295,8 +298,8 @@ func (r *Registry) Lookup(ctx context.Context, id string, l authz.Lookup) (authz
 	return lookup.Once(ctx, r.db, query, l)
 }
 
-// AccessToken returns an OAuth 2.0 access token by its id, as a token of its user. It also returns the ids of the workspaces that
-// the user has granted to the app. [database.ErrNotFound]: the token does not exist.
+// AccessToken returns the OAuth 2.0 access token with the id. The result has the form of a user's token. It also returns the ids
+// of the workspaces that the user has granted to the app. [database.ErrNotFound]: the token does not exist.
 func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string, error) {
 	var row struct {
 		Token
@@ -318,7 +321,7 @@ func (r *Registry) AccessToken(ctx context.Context, id string) (Token, []string,
 	return row.Token, row.Granted, nil
 }
 
-// LookupSession answers a look-up of a session like a sidecar.
+// LookupSession answers a look-up of a session as a sidecar does.
 func (r *Registry) LookupSession(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {
 	return lookup.Once(ctx, r.db, lookup.SessionQuery, l)
 }

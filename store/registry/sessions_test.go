@@ -95,7 +95,7 @@ func TestSessionsAreRevoked(t *testing.T) {
 		t.Errorf("%+v, and again %+v", first, again)
 	}
 	later := one
-	later.StartedAt += 3600 // the id is the same
+	later.StartedAt += 3600 // the session has the same id but a later start
 	if denial(one) != authz.ReasonRevoked || denial(later) != authz.ReasonRevoked || denial(other) != "" || denial(bobSession) != "" {
 		t.Errorf("one %s, later %s, other %s, bob's %s", denial(one), denial(later), denial(other), denial(bobSession))
 	}

@@ -14,7 +14,8 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// Status is the status of a token, by the database's clock. A token that is both revoked and expired is Revoked.
+// Status is the status of a token at the time of the database's clock. If a token is both revoked and expired, its status is
+// Revoked.
 type Status string
 
 // The values of Status.
@@ -27,17 +28,17 @@ const (
 // Token is a token without its digest. The key itself is not stored.
 type Token struct {
 	ID          string            `db:"id" json:"id"`
-	Prefix      string            `db:"visible_prefix" json:"prefix"` // the part of the key that may be shown
+	Prefix      string            `db:"visible_prefix" json:"prefix"` // the part of the key that people may see
 	Name        string            `db:"name" json:"name"`
 	API         string            `db:"api" json:"api"`
 	Kind        authz.Kind        `db:"kind" json:"kind"`
 	Environment authz.Environment `db:"environment" json:"environment"`
 	Scopes      pq.StringArray    `db:"scopes" json:"scopes"`
-	WorkspaceID *string           `db:"workspace_id" json:"workspace_id"` // nil: a user's token
-	UserID      *string           `db:"user_id" json:"user_id"`           // nil: a workspace's token
+	WorkspaceID *string           `db:"workspace_id" json:"workspace_id"` // nil if the token belongs to a user
+	UserID      *string           `db:"user_id" json:"user_id"`           // nil if the token belongs to a workspace
 	CreatedAt   time.Time         `db:"created_at" json:"created_at"`
 	ExpiresAt   *time.Time        `db:"expires_at" json:"expires_at"`     // nil: never
-	LastUsedAt  *time.Time        `db:"last_used_at" json:"last_used_at"` // nil: never; exact to two minutes
+	LastUsedAt  *time.Time        `db:"last_used_at" json:"last_used_at"` // nil if never used; exact to two minutes
 	RevokedAt   *time.Time        `db:"revoked_at" json:"revoked_at"`
 	Status      Status            `db:"status" json:"status"`
 	Attributes  authz.Attributes  `db:"attributes" json:"attributes"` // for policies to read
@@ -49,14 +50,15 @@ type NewToken struct {
 	Format authz.CredentialFormat
 	API    string
 	Name   string
-	// Scopes are in the form of the API's catalogue. This package does not know the catalogue.
+	// Scopes have the same spelling as in the API's catalogue of scopes. This package does not know the catalogue, so the caller
+	// must check the scopes.
 	Scopes []string
-	// Workspace or User names the owner. Format.Kind decides which is set; the other is empty.
+	// Workspace or User names the owner. Format.Kind decides which of the two fields is set; the other field is empty.
 	Workspace, User string
 	// ExpiresIn or ExpiresAt limits the token's lifetime. If neither is set, the token does not expire.
 	ExpiresIn *time.Duration
 	ExpiresAt *time.Time
-	// Key is an existing key that a product has issued before. Empty: CreateToken generates one.
+	// Key is an existing key that a product has issued before. If Key is empty, CreateToken generates a key.
 	Key authz.Secret
 	// Attributes are for policies to read.
 	Attributes authz.Attributes
@@ -162,21 +164,22 @@ SELECT t.id, t.visible_prefix, t.name, t.api, t.kind, t.environment, t.scopes, t
 FROM keywicket.tokens t
 LEFT JOIN keywicket.token_usage u ON u.token_id = t.id`
 
-// TokenFilter selects tokens. The zero value selects all.
+// TokenFilter selects tokens. The zero value selects all tokens.
 type TokenFilter struct {
 	// Workspace or User selects the tokens of that owner.
 	Workspace, User string
-	// Prefix selects tokens whose key can start with it, judging by the visible part of the key. It is sent to the database, so
-	// the caller must first shorten a key to its visible part.
+	// Prefix selects the tokens whose key may start with Prefix. Only the visible part of each key is known. Prefix is sent to
+	// the database, so the caller must first shorten a key to its visible part.
 	Prefix string
-	// After selects the tokens after the token with this id in the list.
+	// After is the id of a token. Only the tokens that come after this token in the list are selected.
 	After string
-	// Limit is the maximum number of tokens. 0: no limit.
+	// Limit is the maximum number of tokens. 0 means no limit.
 	Limit int
 }
 
-// Tokens lists tokens, newest first, and by descending id if their times are equal. For the next page, set After to the id of the
-// last token. Each token is listed exactly once, even if others are created meanwhile.
+// Tokens lists tokens, newest first. If the creation times are equal, the token with the greater id comes first. To get the next
+// page, set After to the id of the final token of the page. Each token is listed exactly once, even if other tokens are created
+// between two pages.
 func (r *Registry) Tokens(ctx context.Context, f TokenFilter) ([]Token, error) {
 	var after Token
 	if f.Workspace != "" {
@@ -207,7 +210,8 @@ func (r *Registry) Tokens(ctx context.Context, f TokenFilter) ([]Token, error) {
 	return list, nil
 }
 
-// tokensQuery returns a query with only the conditions that the filter has, so that each condition can use its index.
+// tokensQuery returns a query that contains only the conditions of the filter, so that Postgres can use an index for each
+// condition.
 func tokensQuery(f TokenFilter, after time.Time) (string, []any) {
 	var args []any
 	arg := func(value any) string {
@@ -267,7 +271,8 @@ func (r *Registry) SetTokenAttributes(ctx context.Context, id string, a authz.At
 	return r.Token(ctx, id)
 }
 
-// RevokeToken revokes a token permanently. It is idempotent. [database.ErrNotFound]: the token does not exist.
+// RevokeToken revokes a token permanently. Revoking a token twice is not an error. [database.ErrNotFound]: the token does not
+// exist.
 func (r *Registry) RevokeToken(ctx context.Context, id string) (Token, error) {
 	_, err := r.db.ExecContext(ctx, `
 		UPDATE keywicket.tokens SET revoked_at = clock_timestamp() WHERE id = $1 AND revoked_at IS NULL`, id)

@@ -255,7 +255,7 @@ func TestTokensByPrefix(t *testing.T) {
 		"":                         {"vel_AbCdEfGh", "vel_AbCdEfGx", "vel_AbCd", "velXAbCdEfGh", "velu_AbCdEfG", `v\e%l_`},
 		"vel":                      {"vel_AbCdEfGh", "vel_AbCdEfGx", "vel_AbCd", "velXAbCdEfGh", "velu_AbCdEfG"},
 		"vel_":                     {"vel_AbCdEfGh", "vel_AbCdEfGx", "vel_AbCd"},
-		"vel_AbCdEfGh":             {"vel_AbCdEfGh", "vel_AbCd"}, // the visible part of vel_AbCd is shorter
+		"vel_AbCdEfGh":             {"vel_AbCdEfGh", "vel_AbCd"}, // the visible part of the second key is shorter
 		"vel_AbCdXXXX":             {"vel_AbCd"},
 		"vel_abcd":                 nil,
 		"vel_AbCdEfGhIjKlMnOpQrSt": {"vel_AbCdEfGh", "vel_AbCd"},
@@ -286,7 +286,8 @@ func TestListsUseTheirIndexes(t *testing.T) {
 	f := storetest.NewFixture(t)
 	storetest.Must(tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(20_000, nil))))
 	last := storetest.Must(f.Tokens(t.Context(), registry.TokenFilter{Limit: 10_000}))[9_999]
-	// A server that sorts by bytes can search for a prefix in any index, so check the class of the index.
+	// The index must have an operator class for searching prefixes. On a server that sorts by bytes, every index can search
+	// prefixes, so a query plan would not show a wrong class.
 	if class := storetest.Value[string](t, f.DB, `SELECT o.opcname FROM pg_index i JOIN pg_opclass o ON o.oid = i.indclass[0]
 			WHERE i.indexrelid = 'keywicket.tokens_visible_prefix'::regclass`); class != "text_pattern_ops" {
 		t.Errorf("the class of the index is %s", class)

@@ -17,8 +17,8 @@ import (
 	"github.com/keywicket/keywicket/store/storetest"
 )
 
-// documentedSQL returns the blocks of SQL in docs/configuration.md: two about sessions, one about Supabase's users, one about
-// attributes.
+// documentedSQL returns the four blocks of SQL in docs/configuration.md. Two are about sessions, one is about Supabase's users,
+// and one is about attributes.
 func documentedSQL(t *testing.T) []string {
 	t.Helper()
 	text := storetest.Must(os.ReadFile("../../docs/configuration.md"))
@@ -82,7 +82,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	}
 	storetest.Must(f.CreateUser(t.Context(), registry.User{ID: after, Email: "after@example.com"}))
 	storetest.Must(f.CreateUser(t.Context(), registry.User{ID: other, Email: "other@example.com"}))
-	storetest.Must(f.CreateUser(t.Context(), registry.User{ID: "auth0|7", Email: "seven@example.com"})) // the id is not a uuid
+	storetest.Must(f.CreateUser(t.Context(), registry.User{ID: "auth0|7", Email: "seven@example.com"})) // this id is not a UUID
 	storetest.Must(f.CreateUser(t.Context(), registry.User{ID: "8be86359-073c-434b-ad2d-a3932222dabe", Email: "eight@example.com"}))
 	state := func(id string) string {
 		return storetest.Value[string](t, f.DB, `SELECT COALESCE(banned_until::date::text, 'free') || ' ' || mfa_enrolled FROM keywicket.users WHERE id = $1`, id)
@@ -122,7 +122,7 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 	}
 	f.Exec(t, `UPDATE keywicket.users SET banned_until = NULL WHERE id = $1`, other)
 
-	// The last two factors are deleted concurrently. Each deletion is not visible to the other transaction.
+	// The last two factors are deleted concurrently. Neither transaction sees the deletion by the other transaction.
 	auth.MustExec(`INSERT INTO auth.mfa_factors SELECT gen_random_uuid(), $1, n::text, 'totp', 'verified', now(), now() FROM generate_series(1, 2) n`, other)
 	first := auth.MustBegin()
 	first.MustExec(`DELETE FROM auth.mfa_factors WHERE user_id = $1 AND friendly_name = '1'`, other)
@@ -141,7 +141,8 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 		t.Errorf("without a factor: %s", got)
 	}
 
-	// A user who is deleted in Supabase, softly or completely, is banned permanently, even if they were banned before.
+	// A user who is deleted in Supabase, either softly or completely, is banned permanently. This is also true if the user was
+	// already banned.
 	for id, statement := range map[string]string{
 		after: `UPDATE auth.users SET deleted_at = now() WHERE id = $1`, before: `DELETE FROM auth.users WHERE id = $1`, other: `DELETE FROM auth.users WHERE id = $1`,
 	} {
@@ -166,7 +167,8 @@ func TestUsersOfSupabaseAreCopied(t *testing.T) {
 			}
 		}
 	}
-	// Without the privilege to read the rows, a ban fails with an error. Otherwise it would be lost unnoticed.
+	// If the owner of the trigger's function has no privilege to read the rows, banning a user fails with an error. Otherwise
+	// nobody would notice that the ban has no effect.
 	f.Exec(t, `ALTER ROLE dashboard NOBYPASSRLS`)
 	if _, err := auth.Exec(`INSERT INTO auth.users (id, banned_until) VALUES ($1, 'infinity')`, before); pq.As(err, pqerror.InsufficientPrivilege) == nil {
 		t.Errorf("without the privilege to read the rows: %v", err)
@@ -206,7 +208,7 @@ func TestBannedUser(t *testing.T) {
 		if _, err := g.Introspect(t.Context(), access); (err == nil) != (want == "") {
 			t.Errorf("introspection: %v", err)
 		}
-		if want != "" { // after a refused use, the code or token counts as unused
+		if want != "" { // after a use that was refused because of the ban, the code or token counts as unused
 			if _, err := g.RefreshToken(t, refresh); !errors.Is(err, issuer.ErrGrant) {
 				t.Errorf("refreshing: %v", err)
 			}
@@ -234,7 +236,7 @@ func TestBannedUser(t *testing.T) {
 			t.Errorf("%s: %v", over, err)
 		}
 	}
-	// A ban can end without a change of a row, so without a row in the change log.
+	// A ban can end without a change of a row, so there is no row in the change log.
 	f.Exec(t, `UPDATE keywicket.users SET banned_until = clock_timestamp() + interval '2 seconds' WHERE id = $1`, f.Ada.ID)
 	expectAll(authz.ReasonRevoked)
 	for name, l := range lookups {
@@ -248,7 +250,7 @@ func TestBannedUser(t *testing.T) {
 	}
 }
 
-// The answer for a session has the field that require_aal2 needs. Changes of the field take effect.
+// The answer for a session contains the field that the setting require_aal2 needs. Changes of the field take effect.
 func TestSecondFactorOfAUser(t *testing.T) {
 	f := storetest.NewFixture(t)
 	uncached, cached := f.Directory(t, nil), f.CachedDirectory(t)

@@ -22,8 +22,8 @@ var migrationFiles embed.FS
 
 const (
 	versionTable = "keywicket.migrations"
-	// migrationLock is the key of the advisory lock, a random number. It differs from goose's default, which migrations of the
-	// product in the same database may use.
+	// migrationLock is the key of the advisory lock. It is a random number. goose's default key is not suitable, because the
+	// product's own migrations in the same database may use the default.
 	migrationLock = 7_161_532_148_870_344_113
 	// migrationWait is how long a call of Migrate waits for another call to end.
 	migrationWait  = 5 * time.Minute
@@ -41,13 +41,13 @@ type Applied struct {
 type Migration struct {
 	Version   int64      `json:"version"`
 	Name      string     `json:"name"`
-	AppliedAt *time.Time `json:"applied_at"` // nil: pending
+	AppliedAt *time.Time `json:"applied_at"` // nil if the migration is pending
 }
 
-// Migrate runs the pending migrations, each in its own transaction. It returns the migrations that it ran, even with an error. A
-// concurrent call for the same database waits, and then finds no pending migrations.
+// Migrate runs the pending migrations, each in its own transaction. It returns the migrations that it ran, even if it also
+// returns an error. If another call for the same database is running, Migrate waits for the end of that call.
 //
-// Migrations cannot be undone. A later migration corrects a wrong one.
+// Migrations cannot be undone. A wrong migration is corrected by a later migration.
 func Migrate(ctx context.Context, db *sqlx.DB) ([]Applied, error) {
 	provider, err := migrations(db)
 	if err != nil {
@@ -67,7 +67,7 @@ func Migrate(ctx context.Context, db *sqlx.DB) ([]Applied, error) {
 	return applied, nil
 }
 
-// Status lists the migrations that this version contains, in order. It changes nothing, and works even on a database that was
+// Status lists the migrations that this version contains, in order. Status changes nothing, and works even on a database that was
 // never migrated.
 func Status(ctx context.Context, db *sqlx.DB) ([]Migration, error) {
 	provider, err := migrations(db)
@@ -89,7 +89,8 @@ func Status(ctx context.Context, db *sqlx.DB) ([]Migration, error) {
 	return status, nil
 }
 
-// appliedMigrations returns when each version was applied. It does not use goose's status, which would create the table.
+// appliedMigrations returns when each version was applied. It does not use goose's function for the status, because that function
+// would create the version table.
 func appliedMigrations(ctx context.Context, db *sqlx.DB) (map[int64]time.Time, error) {
 	var exists bool
 	err := db.GetContext(ctx, &exists, `SELECT to_regclass($1) IS NOT NULL`, versionTable)
@@ -135,8 +136,8 @@ func migrations(db *sqlx.DB) (*goose.Provider, error) {
 // goose's own session lock does not work behind a transaction pooler, where each transaction may get another connection.
 type migrationLocker struct{ holder *sql.Tx }
 
-// Lock implements goose's Locker. It keeps no transaction open while it waits: behind a pooler, the transaction would use a
-// connection that the other migration needs.
+// Lock implements goose's Locker. While Lock waits, it keeps no transaction open. Behind a pooler, an open transaction would
+// occupy a connection that the other migration needs.
 func (l *migrationLocker) Lock(ctx context.Context, db *sql.DB) error {
 	for began := time.Now(); time.Since(began) < migrationWait; {
 		locked, err := l.try(ctx, db)
@@ -180,12 +181,13 @@ func migrationName(s *goose.Source) string {
 	return name
 }
 
-// versionStore keeps goose's version table in the schema keywicket, and creates both. goose calls it in a transaction while it
-// has the lock.
+// versionStore keeps goose's version table in the schema keywicket, and creates the schema and the table. goose calls its methods
+// in a transaction while goose holds the lock.
 type versionStore struct{ database.Store }
 
 func (versionStore) CreateVersionTable(ctx context.Context, db database.DBTxConn) error {
-	// CREATE SCHEMA IF NOT EXISTS requires the privilege to create schemas even if the schema exists.
+	// Check first whether the schema exists, because CREATE SCHEMA IF NOT EXISTS requires the privilege to create schemas even if
+	// the schema exists.
 	_, err := db.ExecContext(ctx, `
 		DO $$ BEGIN
 			IF to_regnamespace('keywicket') IS NULL THEN CREATE SCHEMA keywicket; END IF;

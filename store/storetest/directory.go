@@ -28,8 +28,8 @@ func (f *Fixture) CachedDirectory(t *testing.T, changes ...func(*directory.Confi
 	return d
 }
 
-// Directory opens a directory without a cache and with a timeout that is long enough for a test machine. It is closed when the
-// test ends.
+// Directory opens a directory without a cache and with a timeout that is long enough for a test machine. The directory is closed
+// when the test ends.
 func (f *Fixture) Directory(t testing.TB, change func(*directory.Config)) *directory.Directory {
 	t.Helper()
 	c := directory.Config{URL: SidecarURL(f.URL), LookupTimeout: 10 * time.Second, UsageInterval: time.Hour, NoCache: true}
@@ -47,7 +47,7 @@ func (f *Fixture) Directory(t testing.TB, change func(*directory.Config)) *direc
 // SidecarURL returns the URL of a login with exactly the privileges of the role keywicket_sidecar.
 func SidecarURL(databaseURL string) string { return With(databaseURL, "role", "keywicket_sidecar") }
 
-// KeepUp runs the upkeep now with the sidecar's login, as if a minute had passed.
+// KeepUp runs the upkeep (the deletion of old rows) now with the sidecar's login, as if a minute had passed.
 func (f *Fixture) KeepUp(t *testing.T) {
 	t.Helper()
 	f.Exec(t, `UPDATE keywicket.upkeep SET marked_at = '-infinity'`)

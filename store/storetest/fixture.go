@@ -28,7 +28,7 @@ type Fixture struct {
 	Ada, Bob     registry.User
 }
 
-// NewFixture returns a fixture in a database of its own.
+// NewFixture returns a fixture in a new database.
 func NewFixture(t testing.TB) *Fixture {
 	t.Helper()
 	return fixtureIn(t, CopyOf(t, Template))
@@ -70,7 +70,7 @@ func OpenDB(t testing.TB, databaseURL string) *sqlx.DB {
 	return db
 }
 
-// With returns the URL with another option.
+// With returns the database URL with the option key set to value.
 func With(databaseURL, key, value string) string {
 	u := Must(url.Parse(databaseURL))
 	q := u.Query()
@@ -79,7 +79,7 @@ func With(databaseURL, key, value string) string {
 	return u.String()
 }
 
-// The formats of the tests' keys and tokens.
+// These are the formats of the keys and tokens in tests.
 var (
 	SkLive = authz.CredentialFormat{Kind: authz.KindWorkspaceToken, Prefix: "sk_live_", Environment: authz.Live,
 		VisiblePrefix: 16, BodyLength: 40}

@@ -20,7 +20,7 @@ type Granting struct {
 	App registry.App
 }
 
-// NewGranting returns a Granting in a database of its own.
+// NewGranting returns a Granting in a new database.
 func NewGranting(t *testing.T) *Granting {
 	t.Helper()
 	g := &Granting{Fixture: NewFixture(t)}
@@ -62,7 +62,7 @@ func (g *Granting) RefreshToken(t *testing.T, token authz.Secret) (issuer.Issued
 	return g.Refresh(t.Context(), token, Velo, func(r issuer.RefreshGrant) ([]string, error) { return r.Scopes, nil })
 }
 
-// AccessLookup returns the look-up of an access token in a workspace. Empty slug: no workspace is requested.
+// AccessLookup returns the look-up of an access token in a workspace. If slug is empty, no workspace is requested.
 func AccessLookup(token authz.Secret, slug string) authz.Lookup {
 	return authz.Lookup{Kind: authz.KindOAuthToken, Digest: token.Digest(), API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
 }
@@ -72,7 +72,7 @@ func SessionOf(user string, began time.Time) authz.Session {
 	return authz.Session{ID: "session of " + user, UserID: user, StartedAt: began.Unix()}
 }
 
-// InWorkspace returns the look-up of a session in a workspace. Empty slug: no workspace is requested.
+// InWorkspace returns the look-up of a session in a workspace. If slug is empty, no workspace is requested.
 func InWorkspace(s authz.Session, slug string) authz.Lookup {
 	return authz.Lookup{Kind: authz.KindSession, Session: s, API: "velocity", Workspace: authz.WorkspaceRef{Slug: slug}}
 }

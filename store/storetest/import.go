@@ -13,12 +13,12 @@ func OldKey(format authz.CredentialFormat, n int) authz.Secret {
 	return authz.Secret(fmt.Sprintf("%s%08d-abcdefghijklmnop", format.Prefix, n))
 }
 
-// OldLine returns a valid line for acme.
+// OldLine returns a valid line with the n-th old key, which belongs to the workspace acme.
 func OldLine(n int) tokenimport.Line {
 	return tokenimport.Line{Number: n, Key: OldKey(Vel, n), Name: "t", Scopes: []string{"issues:read"}, Workspace: "acme"}
 }
 
-// LinesOf yields the lines.
+// LinesOf returns an iterator over the lines.
 func LinesOf(lines ...tokenimport.Line) iter.Seq2[tokenimport.Line, error] {
 	return func(yield func(tokenimport.Line, error) bool) {
 		for _, l := range lines {

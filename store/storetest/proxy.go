@@ -22,18 +22,18 @@ type Proxy struct {
 	accepted int
 }
 
-// Fault is what a proxy does to the bytes of a connection.
+// Fault says what a proxy does with the bytes of a connection.
 type Fault int
 
-// The faults.
+// These are the possible faults.
 const (
 	NoFault Fault = iota
 	Reset         // closes the connection with a TCP reset
 	Silence       // drops the bytes
-	Delay         // forwards them 30 ms later
+	Delay         // forwards the bytes 30 ms later
 )
 
-// NewProxy returns a proxy to the server of the URL. It stops when the test ends.
+// NewProxy returns a proxy to the server of the URL. The proxy stops when the test ends.
 func NewProxy(t *testing.T, databaseURL string) *Proxy {
 	t.Helper()
 	l := Must(net.Listen("tcp", "127.0.0.1:0"))
@@ -106,7 +106,7 @@ func (p *Proxy) pass(client, to, from net.Conn) {
 	}
 }
 
-// cut closes all connections, and accepts no more.
+// cut closes all connections, and the proxy accepts no more connections.
 func (p *Proxy) cut() {
 	_ = p.listener.Close()
 	p.mu.Lock()

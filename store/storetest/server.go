@@ -74,7 +74,7 @@ var (
 // Template is the database with only the schema.
 const Template = "template_keywicket"
 
-// Main runs a package's tests on a server of their own, and ends the process. It is for TestMain.
+// Main starts a server, runs the tests of a package on it, and ends the process. Call it in TestMain.
 func Main(m *testing.M) {
 	code, err := run(m)
 	if err != nil {
@@ -85,7 +85,7 @@ func Main(m *testing.M) {
 }
 
 func run(m *testing.M) (code int, err error) {
-	// The packages' servers start at the same time. Each has a free port and a folder of its own.
+	// The packages' servers start at the same time. So each server uses a free port and its own folder.
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	Server, err = postgres.Start(ctx, postgres.Config{Log: &ServerLog, Settings: map[string]string{
@@ -108,7 +108,8 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-// isVersion returns an error unless the server has the major version, which make test-postgres sets. Empty: any version.
+// isVersion returns an error if the server has another major version. The command "make test-postgres" sets major. An empty major
+// allows any version.
 func isVersion(ctx context.Context, major string) error {
 	db, err := database.Open(Server.URL("postgres"))
 	if err != nil {

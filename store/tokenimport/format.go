@@ -10,8 +10,8 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-// maxImportLine is the maximum length of a line in bytes. Without this limit, an unclosed quote would load the whole input into
-// memory.
+// maxImportLine is the maximum length of a line in bytes. Without this limit, the parser would load the whole input into memory
+// if a closing quote is missing.
 const maxImportLine = 1 << 20
 
 const (
@@ -28,7 +28,7 @@ const (
 	badDigest   = "the digest is not 64 hex digits"
 )
 
-// importFields is a line of CSV or NDJSON. Error messages never contain any text of the line, because it may be a secret.
+// importFields is a line of CSV or NDJSON. Error messages never contain any text of the line, because the text may be a secret.
 type importFields struct {
 	Token     string   `json:"token"`
 	Digest    string   `json:"digest"`
@@ -75,7 +75,7 @@ func (f *importFields) set(column, value string) bool {
 	return true
 }
 
-// line returns the line for the store. Its field Problem describes what is invalid.
+// line converts the fields to a Line. If a field is invalid, the result's Problem describes the mistake.
 func (f *importFields) line(number int) Line {
 	line := Line{
 		Number: number, Key: authz.Secret(f.Token), Prefix: f.Prefix, Name: f.Name, Scopes: f.Scopes,
@@ -100,7 +100,7 @@ func (f *importFields) line(number int) Line {
 			continue
 		}
 		at, err := time.Parse(time.RFC3339, t.text)
-		if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 { // in UTC; RFC 3339 has no other years
+		if year := at.UTC().Year(); err != nil || year < 1 || year > 9999 { // compare the year in UTC; RFC 3339 allows only these years
 			line.Problem = t.name + " is not an RFC 3339 time, such as 2030-01-31T12:00:00Z"
 			continue
 		}

@@ -57,7 +57,7 @@ func TestImportInputIsStreamed(t *testing.T) {
 	}
 }
 
-// repeated is an endless reader of the text.
+// repeated is a reader that returns the same text again and again without end.
 type repeated struct {
 	text []byte
 	at   int
@@ -190,7 +190,7 @@ func TestImportInputIsStoredUnchangedOrRefused(t *testing.T) {
 	}
 }
 
-// importReasons matches every error message of a parser. No message contains text of the line.
+// importReasons matches every error message of a parser. The pattern has no place for text of a line.
 var importReasons = regexp.MustCompile(`^(?:` + strings.Join([]string{
 	regexp.QuoteMeta(badHeader), regexp.QuoteMeta(badHeaderRow), regexp.QuoteMeta(badQuote), regexp.QuoteMeta(badCount),
 	regexp.QuoteMeta(badLength), regexp.QuoteMeta(badObject), regexp.QuoteMeta(badEncoding), regexp.QuoteMeta(badDigest),

@@ -19,35 +19,37 @@ import (
 	"github.com/keywicket/keywicket/store/registry"
 )
 
-// Import is a set of existing tokens of one kind, which a product has issued before.
+// Import describes existing tokens of one kind that a product has issued before.
 type Import struct {
 	// Format is one of the API's credential formats.
 	Format authz.CredentialFormat
 	API    string
-	// Lines yields the lines of the input, which are not kept in memory. An error ends the import.
+	// Lines yields the lines of the input one by one, so the whole input is never in memory. If Lines yields an error, the import
+	// ends.
 	Lines iter.Seq2[Line, error]
 }
 
-// Line is one token. Messages about a bad line contain no text of it, because any column may contain a key by mistake.
+// Line is one token. Messages about a bad line contain no text of the line, because any column may contain a key by mistake.
 type Line struct {
-	// Number is the line's number in the input: from 1, ascending.
+	// Number is the line's number in the input. The first line has the number 1.
 	Number int
-	// Problem is the reason why the line could not be read. If it is set, the other fields are ignored.
+	// Problem is the reason why the line could not be read. If Problem is set, the other fields are ignored.
 	Problem string
 
-	// Key is the token. If it is empty, Digest is the token's digest, and Prefix its visible part.
+	// Key is the token. If Key is empty, Digest is the token's digest, and Prefix is the token's visible part.
 	Key    authz.Secret
 	Digest *authz.Digest
 	Prefix string
 
 	Name string
-	// Scopes are in the form of the API's catalogue. This package does not know the catalogue.
+	// Scopes have the same spelling as in the API's catalogue of scopes. This package does not know the catalogue.
 	Scopes []string
-	// Workspace (id or slug) or User (id or email) names the owner. Format.Kind decides which is set; the other is empty.
+	// Workspace (id or slug) or User (id or email) names the owner. Format.Kind decides which of the two fields is set; the other
+	// field is empty.
 	Workspace, User string
-	// CreatedAt nil means now. Neither CreatedAt nor RevokedAt may be in the future, by the database's clock.
+	// CreatedAt nil means now. Neither CreatedAt nor RevokedAt may be later than the time of the database's clock.
 	CreatedAt, RevokedAt *time.Time
-	// ExpiresAt may be in the past. The token is then denied as expired, not as unknown.
+	// ExpiresAt may be in the past. In that case, the token is denied as expired, not as unknown.
 	ExpiresAt *time.Time
 	// Attributes are for policies to read.
 	Attributes authz.Attributes
@@ -65,7 +67,7 @@ type Error struct {
 	Bad   int       // number of bad lines in all
 }
 
-// maxBadLines is how many bad lines an Error lists. Further lines most likely have the same mistake.
+// maxBadLines is the maximum number of bad lines in an Error. Further bad lines most likely contain the same mistake.
 const maxBadLines = 20
 
 func (e *Error) Error() string {
@@ -85,9 +87,10 @@ func (e *Error) add(count int, lines ...BadLine) {
 	e.Lines = e.Lines[:min(len(e.Lines), maxBadLines)]
 }
 
-// Store imports all lines or none, and returns their number. If lines are bad, the error is an [Error]. The tokens are valid when
-// Store returns. It has one line in memory at a time, and the others in a temporary table, which the login must be allowed to
-// create. It does not block checks, or the creation and revocation of other tokens.
+// Store imports either all lines or none, and returns the number of imported lines. If some lines are bad, the error is an
+// [Error]. The tokens are valid when Store returns. Store has only one line in memory at a time. It keeps the other lines in a
+// temporary table, so the login must be allowed to create temporary tables. During an import, checks continue, and other tokens
+// can be created and revoked.
 func Store(ctx context.Context, r *registry.Registry, im Import) (int, error) {
 	format, err := im.Format.Complete()
 	if err != nil {
@@ -98,13 +101,13 @@ func Store(ctx context.Context, r *registry.Registry, im Import) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("import the tokens: %w", err)
 	}
-	defer func() { _ = tx.Rollback() }() // no effect after a commit
+	defer func() { _ = tx.Rollback() }() // Rollback has no effect after a commit
 	n, err := im.run(ctx, tx)
 	if err == nil {
 		err = tx.Commit()
 	}
 	if err != nil && ctx.Err() != nil {
-		err = ctx.Err() // the error of a cancelled query is from Postgres
+		err = ctx.Err() // prefer the context's error to the error that Postgres sends for a cancelled query
 	}
 	if _, ok := errors.AsType[*Error](err); ok {
 		return 0, err
@@ -195,8 +198,8 @@ func (im Import) stage(ctx context.Context, tx *sqlx.Tx, bad *Error) (int, error
 	return staged, err
 }
 
-// validate returns why a line is bad, or "". It checks the rules that need no database, and rejects text that Postgres does not
-// accept.
+// validate returns the reason why a line is bad, or "". It checks the rules that need no database, and rejects text that Postgres
+// does not accept.
 func (im Import) validate(l Line) string {
 	f := im.Format
 	owner, otherOwner := l.Workspace, l.User
@@ -263,8 +266,8 @@ func otherOf(k authz.Kind) string {
 // storable reports whether Postgres accepts the text.
 func storable(s string) bool { return utf8.ValidString(s) && !strings.Contains(s, "\x00") }
 
-// check finds conflicts between the lines, existing tokens, and missing owners. It resolves owners like
-// [registry.Registry.Workspace] and [registry.Registry.User].
+// check finds lines that conflict with each other or with existing tokens, and lines with an unknown owner. It finds owners in
+// the same way as [registry.Registry.Workspace] and [registry.Registry.User].
 func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *Error) error {
 	byID, byName := `SELECT id FROM keywicket.workspaces WHERE id = l.owner`,
 		`SELECT id FROM keywicket.workspaces WHERE slug = l.owner`
@@ -288,8 +291,8 @@ func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *Error) error {
 		Reason string `db:"reason"`
 		Count  int    `db:"count"`
 	}
-	// Check names with the constraint's own expression, because its white space and control characters depend on the database's
-	// locale.
+	// Check names with the same expression as the constraint. The database's locale decides which characters are white space or
+	// control characters in this expression.
 	err := tx.SelectContext(ctx, &found, `
 		SELECT line, reason, count(*) OVER () AS count
 		FROM (
@@ -326,8 +329,8 @@ func (im Import) check(ctx context.Context, tx *sqlx.Tx, bad *Error) error {
 	return nil
 }
 
-// insert skips tokens that another transaction has committed since check ran. Otherwise Postgres would log the violation of the
-// constraint with the digest.
+// insert skips tokens that another transaction has committed since check ran. Otherwise such a token would violate a constraint,
+// and Postgres would log the digest.
 func (im Import) insert(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	column := ownerOf(im.Format.Kind) + "_id"
 	result, err := tx.ExecContext(ctx, `
@@ -342,8 +345,9 @@ func (im Import) insert(ctx context.Context, tx *sqlx.Tx) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	// A sidecar that started with an empty table keeps a plan that scans the whole table until the statistics change. If this
-	// login does not own the table, Postgres only warns, and autovacuum updates the statistics later.
+	// If the table was empty when a sidecar started, the sidecar's query plan scans the whole table until the statistics change.
+	// So update the statistics now. If this login does not own the table, Postgres only warns, and autovacuum updates the
+	// statistics later.
 	if _, err := tx.ExecContext(ctx, `ANALYZE keywicket.tokens`); err != nil {
 		return 0, err
 	}

@@ -208,9 +208,9 @@ func TestImportReportsTheFirstBadLinesAndCountsTheRest(t *testing.T) {
 	_, err := tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.OldLines(200, func(l *tokenimport.Line) {
 		switch l.Number % 4 {
 		case 1:
-			l.Key = "" // detected before the line reaches the database
+			l.Key = "" // keywicket detects this mistake before the line reaches the database
 		case 3:
-			l.Workspace = "nowhere" // detected by the database
+			l.Workspace = "nowhere" // the database detects this mistake
 		}
 	})))
 	refused, ok := errors.AsType[*tokenimport.Error](err)
@@ -343,12 +343,12 @@ func TestImportHoldsOneLineAtATime(t *testing.T) {
 	}
 }
 
-// A plan that was made for an almost empty table reads the whole table. Without the import's ANALYZE, Postgres would use it until
-// autovacuum runs.
+// A plan that was made for an almost empty table reads the whole table. If the import did not run ANALYZE, Postgres would use
+// this plan until autovacuum runs.
 func TestImportRenewsPlans(t *testing.T) {
 	f := storetest.NewFixture(t)
-	// A connection's first temporary table has the side effect that all connections plan again. This import creates the first
-	// temporary table of its connection.
+	// When a connection creates its first temporary table, all connections plan again as a side effect. This first import causes
+	// the side effect now, so that the import below cannot cause it.
 	storetest.Must(tokenimport.Store(t.Context(), f.Registry, storetest.VelImport(storetest.LinesOf(storetest.OldLine(9999)))))
 	f.Exec(t, `VACUUM ANALYZE keywicket.tokens`)
 	sidecar := storetest.OpenDB(t, storetest.With(f.URL, "plan_cache_mode", "force_generic_plan"))
@@ -385,7 +385,8 @@ func TestImportUsesTheDatabaseClock(t *testing.T) {
 	}
 }
 
-// A database or a role may set standard_conforming_strings to off. Without an override, backslashes would be lost.
+// A database or a role may set standard_conforming_strings to off. If keywicket did not override the setting, backslashes would
+// be lost.
 func TestBackslashesAreKept(t *testing.T) {
 	url := storetest.EmptyDatabase(t)
 	storetest.Must(storetest.OpenDB(t, url).ExecContext(t.Context(), `ALTER DATABASE `+storetest.DatabaseOf(url)+` SET standard_conforming_strings = off`))

@@ -14,7 +14,7 @@ import (
 	"github.com/keywicket/keywicket/internal/strictjson"
 )
 
-// NDJSON parses one JSON object for each line. It skips empty lines, but counts them in line numbers.
+// NDJSON parses input with one JSON object on each line. It skips empty lines, but the line numbers include them.
 func NDJSON(input io.Reader) iter.Seq2[Line, error] {
 	return func(yield func(Line, error) bool) {
 		buffered := bufio.NewReader(input)
@@ -48,7 +48,7 @@ func jsonLine(number int, text []byte) Line {
 	}
 	object, err := strictjson.Object(text)
 	for name := range object {
-		if name != strings.ToLower(name) { // encoding/json matches field names in any case
+		if name != strings.ToLower(name) { // encoding/json would also accept names in upper case
 			return Line{Number: number, Problem: badObject}
 		}
 	}
@@ -58,7 +58,7 @@ func jsonLine(number int, text []byte) Line {
 	if err != nil || decoder.Decode(&f) != nil {
 		return Line{Number: number, Problem: badObject}
 	}
-	if string(f.Attributes) == "null" { // null means absent, as for the other fields
+	if string(f.Attributes) == "null" { // null means that the field is absent, as for the other fields
 		f.Attributes = nil
 	}
 	return f.line(number)

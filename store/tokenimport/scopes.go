@@ -9,10 +9,10 @@ import (
 // Scopes validates the scopes of lines, because the store does not know the API's scopes.
 type Scopes struct {
 	Valid []string // all scopes that a token of the import may have
-	Bad   bool     // after an import: a line had other scopes, or none
+	Bad   bool     // true after an import in which a line had other scopes or no scopes
 }
 
-// Check returns the parsed lines with validated scopes.
+// Check returns the parsed lines after it has validated their scopes.
 func (s *Scopes) Check(parsed iter.Seq2[Line, error]) iter.Seq2[Line, error] {
 	return func(yield func(Line, error) bool) {
 		for line, err := range parsed {
