@@ -244,7 +244,7 @@ func TestConfigurationIsRefused(t *testing.T) {
 		`apis.velaflows.workspace.header: "authorization" is not`:                          velaflows(func(a *authz.API) { a.Workspace.Header = "Authorization" }),
 		`apis.velaflows.workspace.header: "x zoo" is not`:                                  velaflows(func(a *authz.API) { a.Workspace.Header = "x zoo" }),
 		`apis.velaflows.workspace.header: "x-keywicket-api" is not`:                        velaflows(func(a *authz.API) { a.Workspace.Header = "x-keywicket-api" }),
-		"apis.velaflows.workspace.header: set":                                            velaflows(func(a *authz.API) { a.Workspace.Header = "" }),
+		"apis.velaflows.workspace.header: set":                                             velaflows(func(a *authz.API) { a.Workspace.Header = "" }),
 		`apis.velaflows.workspace.by: "name" is neither`:                                   velaflows(func(a *authz.API) { a.Workspace.By = "name" }),
 		"apis.velaflows.credentials: none is configured":                                   velaflows(func(a *authz.API) { a.Credentials = nil }),
 		`apis.velaflows.credentials[1].prefix: "sk_live_" occurs twice`: velaflows(func(a *authz.API) {
