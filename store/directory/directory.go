@@ -124,7 +124,7 @@ func Open(c Config, log *slog.Logger) (_ *Directory, err error) {
 		return nil, err
 	}
 	sidecars := new(atomic.Int64) // number of live sidecars, including this one
-	shared := pool.NewDialer(connections, lookup.Queries(), database.ConnectionLifetime, sidecars.Load)
+	shared := pool.NewDialer(connections, lookup.Queries(), database.ConnectionLifetime, connectionIdle, sidecars.Load)
 	db := database.OpenDB(shared)
 	db.SetMaxOpenConns(c.MaxOpenConnections)
 	db.SetMaxIdleConns(c.MaxOpenConnections)

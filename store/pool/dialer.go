@@ -34,6 +34,7 @@ type Dialer struct {
 
 	queries  []string      // queries that each connection prepares
 	lifetime time.Duration // maximum age of a connection; after this time, a new connection replaces it
+	idle     time.Duration // maximum time for which a connection in ready stays open
 	sidecars func() int64  // number of sidecars that use the database
 	ctx      context.Context
 	cancel   context.CancelFunc
@@ -75,10 +76,11 @@ type dialed struct {
 }
 
 // NewDialer returns a dialer of the connector's connections, which must be of the type [database.Connection]. Each connection
-// prepares the queries, and is replaced after its lifetime. sidecars returns the number of sidecars that use the database. The
-// caller must close the dialer. If a pool of database/sql uses the dialer, closing the pool also closes the dialer.
-func NewDialer(c driver.Connector, queries []string, lifetime time.Duration, sidecars func() int64) *Dialer {
-	d := &Dialer{Connector: c, queries: queries, lifetime: lifetime, sidecars: sidecars}
+// prepares the queries, and is replaced after its lifetime. A connection that no look-up takes is closed after the duration idle.
+// sidecars returns the number of sidecars that use the database. The caller must close the dialer. If a pool of database/sql uses
+// the dialer, closing the pool also closes the dialer.
+func NewDialer(c driver.Connector, queries []string, lifetime, idle time.Duration, sidecars func() int64) *Dialer {
+	d := &Dialer{Connector: c, queries: queries, lifetime: lifetime, idle: idle, sidecars: sidecars}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
 }
@@ -222,8 +224,22 @@ func (d *Dialer) deliver(c *pooled) {
 		d.waiting = d.waiting[1:]
 	case len(d.ready) < MaxDials && d.ctx.Err() == nil:
 		d.ready = append(d.ready, c)
+		time.AfterFunc(d.idle, func() { d.discard(c) })
 	default:
 		go func() { _ = c.Close() }()
+	}
+}
+
+// discard closes the connection if no look-up has taken it. Otherwise a slow network would leave surplus connections open.
+func (d *Dialer) discard(c *pooled) {
+	d.mu.Lock()
+	before := len(d.ready)
+	d.ready = slices.DeleteFunc(d.ready, func(r *pooled) bool { return r == c })
+	isUnused := len(d.ready) < before
+	d.promised = min(d.promised, len(d.ready))
+	d.mu.Unlock()
+	if isUnused {
+		_ = c.Close()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +21,7 @@ type fakeConnector struct {
 	delay    time.Duration
 	err      error
 	attempts int
+	closed   atomic.Int64 // connections
 }
 
 // succeed makes the next attempts succeed after the delay.
@@ -48,12 +50,15 @@ func (d *fakeConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fakeConn{}, nil
+	return fakeConn{closed: &d.closed}, nil
 }
 
-type fakeConn struct{ database.Connection }
+type fakeConn struct {
+	database.Connection
+	closed *atomic.Int64
+}
 
-func (fakeConn) Close() error                           { return nil }
+func (c fakeConn) Close() error                         { c.closed.Add(1); return nil }
 func (fakeConn) IsValid() bool                          { return true }
 func (fakeConn) ResetSession(context.Context) error     { return nil }
 func (fakeConn) PrepareAhead(context.Context, []string) {}
@@ -75,7 +80,7 @@ func connect(d *Dialer, limit time.Duration) (driver.Conn, error) {
 func TestConnectionServesALaterCaller(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{delay: 500 * time.Millisecond}
-		d := NewDialer(server, nil, time.Hour, oneSidecar)
+		d := NewDialer(server, nil, time.Hour, time.Hour, oneSidecar)
 		defer func() { _ = d.Close() }()
 		for range 2 {
 			if _, err := connect(d, 200*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
@@ -91,11 +96,42 @@ func TestConnectionServesALaterCaller(t *testing.T) {
 	})
 }
 
+// A connection that arrives after its look-up has given up does not stay open forever.
+func TestUnusedConnectionIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &fakeConnector{delay: 500 * time.Millisecond}
+		d := NewDialer(server, nil, time.Hour, time.Minute, oneSidecar)
+		defer func() { _ = d.Close() }()
+		giveUp := func() {
+			if _, err := connect(d, 200*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			if ready(d) != 1 {
+				t.Fatalf("%d connections were opened", ready(d))
+			}
+		}
+		giveUp()
+		time.Sleep(time.Minute)
+		if ready(d) != 0 || server.closed.Load() != 1 {
+			t.Errorf("%d connections are still open, and %d were closed", ready(d), server.closed.Load())
+		}
+		giveUp()
+		if _, err := connect(d, time.Second); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		if server.closed.Load() != 1 {
+			t.Error("the connection of a look-up was closed")
+		}
+	})
+}
+
 func TestFailedConnectionIsRetriedAfterADelay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		refused := errors.New("refused")
 		server := &fakeConnector{err: refused}
-		d := NewDialer(server, nil, time.Hour, oneSidecar)
+		d := NewDialer(server, nil, time.Hour, time.Hour, oneSidecar)
 		defer func() { _ = d.Close() }()
 		for begin := time.Now(); time.Since(begin) < 10*time.Second; {
 			if _, err := connect(d, 200*time.Millisecond); !errors.Is(err, refused) {
@@ -112,7 +148,7 @@ func TestFailedConnectionIsRetriedAfterADelay(t *testing.T) {
 			t.Error(err)
 		}
 		refusing := &fakeConnector{err: refused}
-		many := NewDialer(refusing, nil, time.Hour, func() int64 { return 1000 })
+		many := NewDialer(refusing, nil, time.Hour, time.Hour, func() int64 { return 1000 })
 		defer func() { _ = many.Close() }()
 		for begin := time.Now(); time.Since(begin) < 20*time.Second; time.Sleep(10 * time.Millisecond) {
 			_, _ = connect(many, time.Second)
@@ -127,7 +163,7 @@ func TestFailedConnectionIsRetriedAfterADelay(t *testing.T) {
 func TestSlowConnectionDelaysNoOtherLookup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{delay: time.Hour}
-		d := NewDialer(server, nil, time.Hour, oneSidecar)
+		d := NewDialer(server, nil, time.Hour, time.Hour, oneSidecar)
 		defer func() { _ = d.Close() }()
 		for range MaxDials {
 			_, _ = connect(d, 200*time.Millisecond)
@@ -144,7 +180,7 @@ func TestSlowConnectionDelaysNoOtherLookup(t *testing.T) {
 func TestOneNewConnectionReplacesOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{delay: time.Millisecond} // because of the delay, no connection is ready before this goroutine sleeps
-		d := NewDialer(server, nil, time.Minute, oneSidecar)
+		d := NewDialer(server, nil, time.Minute, time.Hour, oneSidecar)
 		defer func() { _ = d.Close() }()
 		var old []driver.Conn
 		for range 8 {
@@ -180,7 +216,7 @@ func TestOneNewConnectionReplacesOne(t *testing.T) {
 func TestConnectionsToTheFormerServerAreClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{delay: time.Second}
-		d := NewDialer(server, nil, time.Minute, oneSidecar)
+		d := NewDialer(server, nil, time.Minute, time.Hour, oneSidecar)
 		defer func() { _ = d.Close() }()
 		_, _ = connect(d, time.Millisecond)
 		if err := d.Drop(); err != nil {
@@ -196,7 +232,7 @@ func TestConnectionsToTheFormerServerAreClosed(t *testing.T) {
 func TestFailureOfAnOldAttemptIsIgnored(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{delay: 4 * time.Second, err: errors.New("lost")}
-		d := NewDialer(server, nil, time.Minute, oneSidecar)
+		d := NewDialer(server, nil, time.Minute, time.Hour, oneSidecar)
 		_, _ = connect(d, time.Millisecond)
 		time.Sleep(slowDial)
 		server.succeed(0)
@@ -217,7 +253,7 @@ func TestFailureOfAnOldAttemptIsIgnored(t *testing.T) {
 
 // The server's bytes are untrusted: if the driver panics because of them, the process must not end.
 func TestPanicWhileConnectingIsAnError(t *testing.T) {
-	d := NewDialer(panickingConnector{}, nil, time.Minute, oneSidecar)
+	d := NewDialer(panickingConnector{}, nil, time.Minute, time.Hour, oneSidecar)
 	defer func() { _ = d.Close() }()
 	if _, err := connect(d, time.Second); err == nil || !strings.Contains(err.Error(), "panic") {
 		t.Error(err)
@@ -234,7 +270,7 @@ func TestOldConnectionIsKeptUntilANewOneExists(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := &fakeConnector{}
 		const lifetime = time.Minute
-		d := NewDialer(server, nil, lifetime, oneSidecar)
+		d := NewDialer(server, nil, lifetime, time.Hour, oneSidecar)
 		defer func() { _ = d.Close() }()
 		conn, err := connect(d, time.Second)
 		if err != nil {

@@ -144,7 +144,7 @@ func TestImportReportsWhatIsWrongWithALine(t *testing.T) {
 		{"attributes that are too long", func(l *tokenimport.Line) {
 			l.Attributes = authz.Attributes(`{"a": "` + strings.Repeat(secret, 200) + `"}`)
 		}, "attributes: give at most 4096 bytes"},
-		{"attributes with a string that Postgres rejects", func(l *tokenimport.Line) { l.Attributes = `{"a": "` + secret + `\u0000"}` }, "attributes: a text"},
+		{"attributes with a string that Postgres rejects", func(l *tokenimport.Line) { l.Attributes = `{"a": "` + secret + `\u0000"}` }, "attributes: a string"},
 		{"an existing token", func(l *tokenimport.Line) { l.Key = storetest.OldKey(storetest.Vel, 99) }, "there is this token already"},
 		{"the digest of an existing token", func(l *tokenimport.Line) {
 			existingDigest := storetest.OldKey(storetest.Vel, 99).Digest()

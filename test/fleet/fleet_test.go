@@ -205,8 +205,10 @@ func (f *fleet) requireEach(t *testing.T, do func(int, *directory.Directory) err
 	}
 }
 
-func eventually(what string, condition func() bool) error {
-	for end := time.Now().Add(stepTimeout); !condition(); time.Sleep(5 * time.Millisecond) {
+func eventually(what string, condition func() bool) error { return within(stepTimeout, what, condition) }
+
+func within(limit time.Duration, what string, condition func() bool) error {
+	for end := time.Now().Add(limit); !condition(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			return errors.New("timeout: " + what)
 		}
@@ -415,8 +417,8 @@ func TestEverySidecarReceivesEveryChange(t *testing.T) {
 			if c.pooled {
 				maxDirect -= each * c.sidecars / pooledShare
 			}
-			// A replaced or surplus connection may stay open for a short time.
-			if err := eventually("the surplus connections are closed", func() bool { direct, _ := f.connections(t); return direct <= maxDirect }); err != nil {
+			// A surplus connection stays open for two minutes.
+			if err := within(2*time.Minute+stepTimeout, "the surplus connections are closed", func() bool { direct, _ := f.connections(t); return direct <= maxDirect }); err != nil {
 				direct, _ := f.connections(t)
 				t.Errorf("%v: %d connections of %d sidecars", err, direct, c.sidecars)
 			}

@@ -182,7 +182,7 @@ func TestOAuthSecretsStaySecret(t *testing.T) {
 	// The logs contain the expected lines, so the search had input.
 	for whose, line := range map[string]string{
 		"Envoy": `"path":"/oauth/consent".*"status":303`, "Postgres": `INSERT INTO keywicket\.oauth_codes`, "a grant": `"msg":"a user has granted`,
-		"tokens": `"msg":"tokens were issued"`, "reuse": `"level":"WARN","msg":"a code or refresh token came a second time`,
+		"tokens": `"msg":"tokens were issued"`, "reuse": `"level":"WARN","msg":"a code or refresh token was used a second time`,
 		"revocation": `"msg":"a token was revoked`, "the issuer's errors": `"msg":"the issuer could not answer","path":"/api/oauth/token"`,
 		"the sidecar": `"kind":"oauth_token"`,
 	} {
