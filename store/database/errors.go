@@ -64,7 +64,7 @@ func ConfirmRow(same bool, doing string) error {
 		"its clients: check what was done before you continue")
 }
 
-// If a transaction pooler has caused the error because queries are prepared, AddPoolerRemedy adds the remedy to the error.
+// AddPoolerRemedy adds the remedy to an error that a transaction pooler has caused, because queries are prepared.
 func AddPoolerRemedy(err error) error {
 	if pq.As(err, pqerror.InvalidSQLStatementName, pqerror.DuplicatePstatement, pqerror.ProtocolViolation) != nil {
 		return fmt.Errorf("%w (if the database is behind a transaction pooler: set database.pooler to transaction)", err)

@@ -327,7 +327,7 @@ func (f *Feed) Ready() error {
 	return fmt.Errorf("the change log is not read: %w", f.reason())
 }
 
-// If the cache is no longer in use, Warnings returns the reason.
+// Warnings returns the reason if the cache is no longer in use.
 func (f *Feed) Warnings() []string {
 	if ever, now := f.cache.Heart(); !ever || now {
 		return nil

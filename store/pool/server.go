@@ -100,7 +100,7 @@ func (s *Servers) Probe(ctx context.Context) error {
 	return c.Close()
 }
 
-// After another server has answered a look-up, Settle finds out which server is the current server. Concurrent calls share one
+// Settle finds out which server is the current server, after another server has answered a look-up. Concurrent calls share one
 // attempt.
 func (s *Servers) Settle(ctx context.Context) error {
 	done := s.flights.DoChan("", func() (any, error) {

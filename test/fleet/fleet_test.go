@@ -205,7 +205,9 @@ func (f *fleet) requireEach(t *testing.T, do func(int, *directory.Directory) err
 	}
 }
 
-func eventually(what string, condition func() bool) error { return within(stepTimeout, what, condition) }
+func eventually(what string, condition func() bool) error {
+	return within(stepTimeout, what, condition)
+}
 
 func within(limit time.Duration, what string, condition func() bool) error {
 	for end := time.Now().Add(limit); !condition(); time.Sleep(5 * time.Millisecond) {

@@ -34,7 +34,7 @@ func run(m *testing.M, d **Deployment, prepare []func() error) (code int, err er
 	return m.Run(), nil
 }
 
-// If -short is set, SkipIfShort skips the test, because it takes minutes. `make test-long` runs such tests.
+// SkipIfShort skips a test that takes minutes if -short is set. `make test-long` runs such tests.
 func SkipIfShort(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
