@@ -22,8 +22,8 @@ type Directory interface {
 
 // Policy makes the decisions (the rules of the policy decision point, PDP).
 type Policy interface {
-	// Reading returns which parts of a request the policy of an API needs. Every check calls Reading.
-	Reading(api string) PolicyNeeds
+	// Needs returns which parts of a request the policy of an API needs. Every check calls Needs.
+	Needs(api string) PolicyNeeds
 	// Decide returns the decision for an input. Several goroutines may call Decide concurrently, and Decide must not retain the
 	// input. An error means that there is no decision, and never leads to an allow. Several callers may get the same decision, so
 	// callers must not modify a decision.
@@ -269,7 +269,7 @@ func (a *Authorizer) apiOf(r Request) (*API, error) {
 // input returns the parts of the request that the policy reads. Parts that the policy does not need stay empty.
 func (a *Authorizer) input(api string, r *Request) (Input, error) {
 	path, query, _ := strings.Cut(r.Path, "?")
-	needs := a.policy.Reading(api)
+	needs := a.policy.Needs(api)
 	in := Input{API: api, Method: r.Method, RawQuery: query, Host: strings.ToLower(r.Host), Context: r.Context}
 	if needs.Time {
 		in.Time = a.now()

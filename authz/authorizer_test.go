@@ -29,7 +29,7 @@ type policy struct {
 	inputs []authz.Input
 }
 
-func (p *policy) Reading(string) authz.PolicyNeeds { return p.needs }
+func (p *policy) Needs(string) authz.PolicyNeeds { return p.needs }
 
 func (p *policy) Decide(_ context.Context, in authz.Input) (authz.Decision, error) {
 	p.inputs = append(p.inputs, in)

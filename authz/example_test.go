@@ -21,7 +21,7 @@ func (k knownKeys) Lookup(_ context.Context, l authz.Lookup) (authz.LookupResult
 // routes is a policy. It maps each route to the scope that the route needs.
 type routes map[string]string
 
-func (routes) Reading(string) authz.PolicyNeeds { return authz.PolicyNeeds{} }
+func (routes) Needs(string) authz.PolicyNeeds { return authz.PolicyNeeds{} }
 
 func (r routes) Decide(_ context.Context, in authz.Input) (authz.Decision, error) {
 	route := in.Method + " " + in.Path

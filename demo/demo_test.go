@@ -15,21 +15,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/internal/testmain"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/program"
 )
 
 var keywicket string // the keywicket binary that runs as the sidecar
 
 func TestMain(m *testing.M) {
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	testmain.Exit(run(m))
 }
 
 func run(m *testing.M) (code int, err error) {

@@ -24,7 +24,7 @@ func (noKeys) Lookup(context.Context, authz.Lookup) (authz.LookupResult, error) 
 // healthOnly is a policy with one public route.
 type healthOnly struct{}
 
-func (healthOnly) Reading(string) authz.PolicyNeeds { return authz.PolicyNeeds{} }
+func (healthOnly) Needs(string) authz.PolicyNeeds { return authz.PolicyNeeds{} }
 
 func (healthOnly) Decide(_ context.Context, in authz.Input) (authz.Decision, error) {
 	if in.Path == "/healthz" {

@@ -33,7 +33,7 @@ func (f lookup) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult,
 
 type decide func(authz.Input) authz.Decision
 
-func (decide) Reading(string) authz.PolicyNeeds { return authz.PolicyNeeds{Source: true} }
+func (decide) Needs(string) authz.PolicyNeeds { return authz.PolicyNeeds{Source: true} }
 
 func (f decide) Decide(_ context.Context, in authz.Input) (authz.Decision, error) { return f(in), nil }
 

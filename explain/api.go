@@ -8,10 +8,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/store/registry"
-
-	"github.com/keywicket/keywicket/authz"
 )
 
 // session returns a token that represents a new session of the user.

@@ -8,12 +8,11 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/authz/mask"
 	"github.com/keywicket/keywicket/internal/columns"
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 // Request is the request to explain. Exactly one of TokenID, User and Scopes is set: it identifies the sender.
@@ -101,7 +100,8 @@ func New(cfg Config, p *policies.Explainer, r *registry.Registry) *Explainer {
 }
 
 // Explain runs the request through the code of a check. Three things differ: the look-up finds the token by its id, the rules of the
-// policy are not optimised, and there is no gRPC server. The error is a [RequestError], a [database.ErrNotFound] for an unknown token or user, or another error.
+// policy are not optimised, and there is no gRPC server. The error is a [RequestError], a [database.ErrNotFound] for an unknown token
+// or user, or another error.
 func (x *Explainer) Explain(ctx context.Context, r Request) (Explanation, error) {
 	senders := 0
 	for _, given := range []bool{r.TokenID != "", r.User != "", r.Scopes != nil} {

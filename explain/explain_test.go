@@ -10,15 +10,14 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keywicket/keywicket/store/database"
-	"github.com/keywicket/keywicket/store/registry"
-	"github.com/keywicket/keywicket/store/schema"
-
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo/postgres"
 	"github.com/keywicket/keywicket/explain"
 	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/service/config"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/schema"
 )
 
 // builtin returns an explainer of the built-in policies and APIs, without a database.

@@ -7,9 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keywicket/keywicket/policies/table"
-
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies/table"
 )
 
 // fix returns the change that gets the request allowed: a header to send, a command to run, a row to add. If one step is not enough,

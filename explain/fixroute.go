@@ -71,7 +71,7 @@ func rowFor(segments []string) (row, unsupported string) {
 
 // fixPath returns the step for a path that could not be split into segments.
 func (m *simulation) fixPath(ctx context.Context, path string) (string, error) {
-	parameters := m.explainer.Reading(m.api).Parameters
+	parameters := m.explainer.Needs(m.api).Parameters
 	var keys []string
 	permitted := len(parameters.MayHold)
 	for {
@@ -153,7 +153,7 @@ func (m *simulation) otherMethods(ctx context.Context, path string) (string, err
 func (m *simulation) matched(ctx context.Context, api, method, path string) (policies.Explanation, error) {
 	in := m.input
 	in.API, in.Method = api, method
-	segments, _ := target.Segments(path, m.explainer.Reading(api).Parameters)
+	segments, _ := target.Segments(path, m.explainer.Needs(api).Parameters)
 	in.Path = target.JoinSegments(segments)
 	in.Context = authz.Fields{{Name: "api", Value: api}}
 	return m.explainer.Explain(ctx, in)

@@ -9,12 +9,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/policies"
 	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/registry"
-
-	"github.com/keywicket/keywicket/authz"
-	"github.com/keywicket/keywicket/policies"
 )
 
 // simulatedID is the id of a simulated token, user or session.
@@ -179,8 +178,8 @@ func (unusedSessions) Verify(context.Context, string, authz.Secret) (authz.Verif
 	return authz.VerifiedSession{}, errors.New("explain does not verify session tokens")
 }
 
-// Reading implements [authz.Policy].
-func (m *simulation) Reading(api string) authz.PolicyNeeds { return m.explainer.Reading(api) }
+// Needs implements [authz.Policy].
+func (m *simulation) Needs(api string) authz.PolicyNeeds { return m.explainer.Needs(api) }
 
 // Lookup implements [authz.Directory].
 func (m *simulation) Lookup(ctx context.Context, l authz.Lookup) (authz.LookupResult, error) {

@@ -7,11 +7,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 
-	"github.com/keywicket/keywicket/store/issuer"
-
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/oauth"
 	"github.com/keywicket/keywicket/session"
+	"github.com/keywicket/keywicket/store/issuer"
 )
 
 func Example() {

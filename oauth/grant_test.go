@@ -9,10 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store/issuer"
 	"github.com/keywicket/keywicket/store/registry"
-
-	"github.com/keywicket/keywicket/authz"
 )
 
 // RFC 6749, sections 4.1.2 and 10.4; RFC 9700, section 4.14.2: the second use of a code or a refresh token revokes the grant and

@@ -13,25 +13,24 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
 	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/store/database"
-	"github.com/keywicket/keywicket/store/issuer"
-	"github.com/keywicket/keywicket/store/registry"
-	"github.com/keywicket/keywicket/store/schema"
-
 	"github.com/jmoiron/sqlx"
 
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo/postgres"
 	"github.com/keywicket/keywicket/internal/syncbuffer"
+	"github.com/keywicket/keywicket/internal/testmain"
 	"github.com/keywicket/keywicket/oauth"
 	"github.com/keywicket/keywicket/session"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/issuer"
+	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/schema"
 	"github.com/keywicket/keywicket/test/supabase"
 )
 
@@ -49,11 +48,7 @@ func TestMain(m *testing.M) {
 		code = m.Run()
 		err = server.Close()
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	testmain.Exit(code, err)
 }
 
 func must[T any](v T, err error) T {

@@ -10,12 +10,11 @@ import (
 	"slices"
 	"time"
 
-	"github.com/keywicket/keywicket/authz/target"
-
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/topdown"
 
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/target"
 	"github.com/keywicket/keywicket/policies/analysis"
 	"github.com/keywicket/keywicket/policies/document"
 	"github.com/keywicket/keywicket/policies/source"
@@ -80,8 +79,8 @@ type policy struct {
 	noMemory   error                        // why memory is nil
 }
 
-// Reading implements authz.Policy.
-func (p *policy) Reading(api string) authz.PolicyNeeds {
+// Needs implements authz.Policy.
+func (p *policy) Needs(api string) authz.PolicyNeeds {
 	return authz.PolicyNeeds{
 		Parameters: p.parameters[api], Query: p.reading[document.RequestQuery], Header: p.reading[document.RequestHeaders], Time: p.reading[document.InputTime],
 		Source: p.reading.Source(), Certificate: p.reading[document.SourceCertificate],

@@ -5,7 +5,6 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/authz/target"
-
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 
@@ -25,7 +24,7 @@ routes:
   - {method: GET, path: "/a$&'(),=@%7Cb", scopes: [a]}
 `)
 	engine := policytest.Load(t, dir)
-	parameters := engine.Reading("zoo").Parameters
+	parameters := engine.Needs("zoo").Parameters
 	for path, want := range map[string]string{
 		"/v1/charges:search":           "/v1/charges%3Asearch",
 		"/v1/charges%3Asearch":         "/v1/charges%3Asearch",

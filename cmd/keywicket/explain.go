@@ -4,10 +4,9 @@ import (
 	"errors"
 	"io"
 
-	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/explain"
 	"github.com/keywicket/keywicket/service/config"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 type explainCommand struct {

@@ -10,10 +10,9 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/internal/progress"
 	"github.com/keywicket/keywicket/service/config"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/store/tokenimport"
 )
 

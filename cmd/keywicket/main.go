@@ -14,14 +14,13 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/keywicket/keywicket/store/database"
-	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/alecthomas/kong"
 	"github.com/jmoiron/sqlx"
 
 	"github.com/keywicket/keywicket/authz/mask"
 	"github.com/keywicket/keywicket/service/config"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 type commands struct {

@@ -5,9 +5,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/service/config"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 type memberCommand struct {

@@ -6,11 +6,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/oauth"
 	"github.com/keywicket/keywicket/service/config"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 type oauthAppCommand struct {

@@ -3,10 +3,9 @@ package main
 import (
 	"errors"
 
-	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/authz/mask"
 	"github.com/keywicket/keywicket/service/config"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 type sessionCommand struct {

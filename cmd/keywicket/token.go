@@ -8,13 +8,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keywicket/keywicket/policies/table"
-	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/authz/mask"
 	"github.com/keywicket/keywicket/internal/shell"
+	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/service/config"
+	"github.com/keywicket/keywicket/store/registry"
 )
 
 type tokenCommand struct {

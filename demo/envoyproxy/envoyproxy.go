@@ -18,9 +18,8 @@ import (
 	"syscall"
 	"time"
 
-	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
-
 	"github.com/keywicket/keywicket/demo/process"
+	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
 	"github.com/keywicket/keywicket/internal/modulefile"
 )
 

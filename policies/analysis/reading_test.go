@@ -52,7 +52,7 @@ func TestPolicyThatReadsTheQuery(t *testing.T) {
 			policytest.Edit(t, dir, "keywicket/decision.rego", "# METADATA\n# description: The route is open", c.rules+"\n\n# METADATA\n# description: The route is open")
 			policytest.Write(t, dir, "helper/helper.rego", "package helper\n\nfine if not input.request.query.admin\n\nvelaflows if not input.request.query.admin\n")
 			engine := policytest.Load(t, dir)
-			if got := engine.Reading("velaflows"); got.Query != c.want || len(got.Parameters.MayHold) != 0 {
+			if got := engine.Needs("velaflows"); got.Query != c.want || len(got.Parameters.MayHold) != 0 {
 				t.Errorf("%+v", got)
 			}
 			// With the rule `extra`, the policy must still allow this request.
@@ -131,7 +131,7 @@ func TestPolicyThatReadsAttributes(t *testing.T) {
 	}
 }
 
-// Reading reports the certificate only if the policy reads it. A policy that reads the raw query does not count as reading the
+// Needs reports the certificate only if the policy reads it. A policy that reads the raw query does not count as reading the
 // query.
 func TestPolicyThatReadsTheCertificate(t *testing.T) {
 	for condition, want := range map[string]authz.PolicyNeeds{
@@ -146,7 +146,7 @@ func TestPolicyThatReadsTheCertificate(t *testing.T) {
 		dir := policytest.Copy(t)
 		policytest.RemoveTests(t, dir)
 		policytest.Edit(t, dir, "keywicket/decision.rego", "permitted if {\n", "permitted if {\n\t"+condition+"\n")
-		got := policytest.Load(t, dir).Reading("velaflows")
+		got := policytest.Load(t, dir).Needs("velaflows")
 		if got.Certificate != want.Certificate || got.Query != want.Query {
 			t.Errorf("%s: %+v", condition, got)
 		}

@@ -4,9 +4,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/authz/clientcert"
-
 	"github.com/keywicket/keywicket/authz"
+	"github.com/keywicket/keywicket/authz/clientcert"
 	"github.com/keywicket/keywicket/policies/internal/policytest"
 )
 

@@ -8,9 +8,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/keywicket/keywicket/policies/table"
-
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/table"
 )
 
 // PoliciesError is an error in the policies. Its text has one line for each problem. Every line starts with the folder of the

@@ -13,17 +13,16 @@ import (
 	"strings"
 	"time"
 
-	"github.com/keywicket/keywicket/policies/table"
-	"github.com/keywicket/keywicket/store/issuer"
-
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/oauth"
+	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/service/config"
 	"github.com/keywicket/keywicket/service/listener"
 	"github.com/keywicket/keywicket/service/logger"
 	"github.com/keywicket/keywicket/service/metrics"
 	"github.com/keywicket/keywicket/service/operations"
 	"github.com/keywicket/keywicket/session"
+	"github.com/keywicket/keywicket/store/issuer"
 )
 
 // Run serves until the context is canceled by a stop signal. The issuer is a separate process with its own database login, so that a

@@ -9,8 +9,6 @@ import (
 	"maps"
 	"slices"
 
-	"github.com/keywicket/keywicket/store/directory"
-
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keywicket/keywicket/authz"
@@ -23,6 +21,7 @@ import (
 	"github.com/keywicket/keywicket/service/operations"
 	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store/cache"
+	"github.com/keywicket/keywicket/store/directory"
 )
 
 // Run serves until the context is canceled by a stop signal. It validates the whole configuration before the sidecar answers the

@@ -212,11 +212,11 @@ func TestStats(t *testing.T) {
 		if s.Good.Entries != 1 || s.Good.Bytes == 0 || s.Denied != (cache.PartitionStats{}) {
 			t.Errorf("%+v %+v", s.Good, s.Denied)
 		}
-		if ever, now := c.Heart(); !ever || !now {
+		if ever, now := c.LeaseState(); !ever || !now {
 			t.Error("the lease is not valid")
 		}
 		c.Apply(c.BeginPoll(), cache.Reply{}, true)
-		if ever, now := c.Heart(); !ever || now || c.Stats().LeaseLeft != 0 {
+		if ever, now := c.LeaseState(); !ever || now || c.Stats().LeaseLeft != 0 {
 			t.Error("the lease is valid, or was never extended")
 		}
 	})

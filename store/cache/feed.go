@@ -112,5 +112,5 @@ func (c *Cache) startEpoch(cause Cause) {
 	c.epochs[cause]++
 }
 
-// Heart reports whether the lease was ever extended, and whether it is valid now.
-func (c *Cache) Heart() (ever, now bool) { return c.lease.ever.Load(), c.lease.valid(c.now()) }
+// LeaseState reports whether the lease was ever extended, and whether it is valid now.
+func (c *Cache) LeaseState() (ever, now bool) { return c.lease.ever.Load(), c.lease.valid(c.now()) }

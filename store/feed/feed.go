@@ -198,7 +198,7 @@ func (f *Feed) run(ctx context.Context) {
 				signal(f.wanted)
 			}
 		}
-		ever, now := f.cache.Heart()
+		ever, now := f.cache.LeaseState()
 		switch {
 		case now && !leaseHeld:
 			f.log.Info("the change log is read: the cache is in use", "sidecar", f.presence.id)
@@ -321,7 +321,7 @@ func (f *Feed) reason() error {
 // Ready returns an error until the log was read for the first time. After the first reading, it returns nil, because look-ups
 // also work without the cache.
 func (f *Feed) Ready() error {
-	if ever, _ := f.cache.Heart(); ever {
+	if ever, _ := f.cache.LeaseState(); ever {
 		return nil
 	}
 	return fmt.Errorf("the change log is not read: %w", f.reason())
@@ -329,7 +329,7 @@ func (f *Feed) Ready() error {
 
 // Warnings returns the reason if the cache is no longer in use.
 func (f *Feed) Warnings() []string {
-	if ever, now := f.cache.Heart(); !ever || now {
+	if ever, now := f.cache.LeaseState(); !ever || now {
 		return nil
 	}
 	return []string{fmt.Sprintf("every look-up queries the database, because the change log is not read: %v", f.reason())}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/demo/postgres"
+	"github.com/keywicket/keywicket/internal/testmain"
 	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/store/schema"
 )
@@ -76,12 +77,7 @@ const Template = "template_keywicket"
 
 // Main starts a server, runs the tests of a package on it, and ends the process. Call it in TestMain.
 func Main(m *testing.M) {
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	testmain.Exit(run(m))
 }
 
 func run(m *testing.M) (code int, err error) {

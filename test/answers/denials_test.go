@@ -5,9 +5,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/harness"
 	"github.com/keywicket/keywicket/test/product"
 )

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/policies/table"
-
 	"github.com/keywicket/keywicket/test/product"
 )
 

@@ -10,13 +10,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/policies/table"
-	"github.com/keywicket/keywicket/store/directory"
-
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/policies"
+	"github.com/keywicket/keywicket/policies/table"
 	"github.com/keywicket/keywicket/session"
 	"github.com/keywicket/keywicket/store/cache"
+	"github.com/keywicket/keywicket/store/directory"
 	"github.com/keywicket/keywicket/test/harness"
 	"github.com/keywicket/keywicket/test/product"
 	"github.com/keywicket/keywicket/test/supabase"

@@ -24,10 +24,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/store/database"
-	"github.com/keywicket/keywicket/store/registry"
-	"github.com/keywicket/keywicket/store/schema"
-
 	"github.com/Shopify/toxiproxy/v2"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -39,6 +35,9 @@ import (
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo/postgres"
 	"github.com/keywicket/keywicket/demo/process"
+	"github.com/keywicket/keywicket/store/database"
+	"github.com/keywicket/keywicket/store/registry"
+	"github.com/keywicket/keywicket/store/schema"
 	"github.com/keywicket/keywicket/test/program"
 )
 

@@ -10,9 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/harness"
 	"github.com/keywicket/keywicket/test/product"
 	"github.com/keywicket/keywicket/test/rego"

@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/test/harness"
 )
 

@@ -5,12 +5,12 @@ package fleet
 import (
 	"context"
 	"fmt"
-	"os"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/keywicket/keywicket/demo/postgres"
+	"github.com/keywicket/keywicket/internal/testmain"
 )
 
 var server *postgres.Server
@@ -25,12 +25,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	code, err := run(m)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	testmain.Exit(run(m))
 }
 
 func run(m *testing.M) (code int, err error) {

@@ -13,9 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/program"
 )
 

@@ -9,10 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/store/issuer"
 	"github.com/keywicket/keywicket/store/registry"
-
-	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/test/product"
 	"github.com/keywicket/keywicket/test/supabase"
 )

@@ -3,20 +3,15 @@ package harness
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
 	"testing"
 	"time"
+
+	"github.com/keywicket/keywicket/internal/testmain"
 )
 
 // Main is a TestMain. It starts the deployment that the package's tests share, calls prepare, runs the tests, and exits.
 func Main(m *testing.M, d **Deployment, prepare ...func() error) {
-	code, err := run(m, d, prepare)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	testmain.Exit(run(m, d, prepare))
 }
 
 func run(m *testing.M, d **Deployment, prepare []func() error) (code int, err error) {

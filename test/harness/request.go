@@ -68,16 +68,16 @@ func (a Response) HasOutcome(outcome string, required ...string) error {
 	if outcome != "FORBIDDEN missing_scope" {
 		required = nil
 	}
-	told := a.RequiredScopes
+	returned := a.RequiredScopes
 	inProcess := a.Header == nil
 	if inProcess && required == nil {
-		told = nil // a decision in process always has them
+		returned = nil // a decision in process always has them
 	}
 	switch {
 	case a.Outcome != outcome:
 		return fmt.Errorf("%s, not %s", a.Outcome, outcome)
-	case !slices.Equal(told, required):
-		return fmt.Errorf("%s: the required scopes are %q, not %q", outcome, told, required)
+	case !slices.Equal(returned, required):
+		return fmt.Errorf("%s: the required scopes are %q, not %q", outcome, returned, required)
 	case inProcess:
 		return nil
 	}

@@ -10,11 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/store/database"
-
 	"github.com/jmoiron/sqlx"
 
 	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/store/database"
 	"github.com/keywicket/keywicket/test/program"
 )
 

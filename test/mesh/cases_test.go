@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/test/threats"
 	"github.com/keywicket/keywicket/test/wire"
 )

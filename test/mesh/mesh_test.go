@@ -11,11 +11,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keywicket/keywicket/internal/syncbuffer"
-	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/demo"
 	bootstrap "github.com/keywicket/keywicket/deploy/envoy"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/harness"
 	"github.com/keywicket/keywicket/test/product"
 	"github.com/keywicket/keywicket/test/threats"

@@ -12,10 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/policies/route"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/harness"
 	"github.com/keywicket/keywicket/test/rego"
 )

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/test/harness"
 	"github.com/keywicket/keywicket/test/product"
 )

@@ -5,10 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/store/issuer"
 	"github.com/keywicket/keywicket/store/registry"
-
-	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/test/harness"
 	"github.com/keywicket/keywicket/test/product"
 )

@@ -14,10 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/authz"
 	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/program"
 )
 

@@ -13,12 +13,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/keywicket/keywicket/internal/syncbuffer"
-	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/keywicket/keywicket/demo"
+	"github.com/keywicket/keywicket/internal/syncbuffer"
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/harness"
 	"github.com/keywicket/keywicket/test/supabase"
 )

@@ -4,14 +4,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/keywicket/keywicket/store/registry"
-
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/harness"
 	"github.com/keywicket/keywicket/test/wire"
 )

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/keywicket/keywicket/store/registry"
-
 	"github.com/keywicket/keywicket/test/harness"
 	"github.com/keywicket/keywicket/test/wire"
 )
