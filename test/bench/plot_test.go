@@ -102,14 +102,14 @@ func plots(all []figure) (drawn []plot) {
 // latencyPlot shows the latency over the rate, through Envoy.
 func latencyPlot(all []figure) plot {
 	p := plot{
-		file: "latency.svg", Title: "Latency through Envoy, open loop", across: "requests/s", up: "µs, from the due time of a request",
+		file: "latency.svg", Title: "Latency through Envoy, open loop", across: "requests/s", up: "µs, from the planned start of a request",
 		linearX: true,
 	}
 	f, ok := find(all, "rates")
 	if !ok {
 		return p
 	}
-	for _, s := range []struct{ server, name, color string }{{"keywicket", "keywicket", orange}, {"no-op", "the same answer", blue}, {noFilter, noFilter, grey}} {
+	for _, s := range []struct{ server, name, color string }{{"keywicket", "keywicket", orange}, {"no-op", "no-op, same response", blue}, {noFilter, noFilter, grey}} {
 		for _, q := range []quantity{p99, p50} {
 			l := line{name: s.name + ", " + strings.TrimSuffix(string(q), " µs"), color: s.color, dashed: q == p50}
 			for _, c := range f.Cases {
@@ -146,7 +146,7 @@ func callersPlot(all []figure) plot {
 // flatPlot shows the CPU of a check as a ratio to the CPU with the fewest routes or tokens.
 func flatPlot(all []figure) plot {
 	p := plot{
-		file: "flat.svg", Title: "CPU of a check, as a ratio to the smallest size", across: "routes or tokens", up: "ratio",
+		file: "flat.svg", Title: "CPU of a check ÷ CPU of a check with the fewest routes or tokens", across: "routes or tokens", up: "ratio",
 		linearY: true, marksX: []float64{10, 100, 1000, 10_000, 100_000, 1_000_000}, marksY: []float64{0, .2, .4, .6, .8, 1, 1.2, 1.4},
 	}
 	for _, s := range []struct{ row, caseFigures, name, color string }{
