@@ -37,7 +37,7 @@ var (
 	reasonForm = regexp.MustCompile(`^[a-z][a-z0-9_]{0,63}$`)
 )
 
-// extensibleCodes are the built-in codes that may have declared reasons, with their HTTP status.
+// extensibleCodes maps each built-in code for which an API may declare reasons to its HTTP status.
 var extensibleCodes = map[Code]int{CodeUnauthorized: 401, CodeForbidden: 403, CodeWorkspaceAccessDenied: 403}
 
 // Complete returns the denial with its defaults, and validates it as [API.Complete] does.
@@ -75,13 +75,13 @@ func completeDenials(denials []Denial) ([]Denial, error) {
 	denials = slices.Clone(denials)
 	for i, d := range denials {
 		d, err := d.Complete()
-		for _, before := range denials[:i] {
+		for _, previous := range denials[:i] {
 			switch {
-			case err != nil || before.Code != d.Code:
-			case before.Reason == d.Reason:
+			case err != nil || previous.Code != d.Code:
+			case previous.Reason == d.Reason:
 				err = fmt.Errorf("reason: %s is declared twice under the code %s", d.Reason, d.Code)
-			case before.Status != d.Status:
-				err = fmt.Errorf("status: %s has the status %d above; a code has only one status", d.Code, before.Status)
+			case previous.Status != d.Status:
+				err = fmt.Errorf("status: %s has the status %d above; a code has only one status", d.Code, previous.Status)
 			}
 		}
 		if err != nil {
@@ -101,8 +101,8 @@ func (a *API) denial(code Code, reason Reason) (Denial, bool) {
 	return a.Denials[i], true
 }
 
-// CanDeny reports whether a policy may deny the API's requests with this code and reason. The pair must be built in, or the API
-// must declare it. An empty code matches any code, and an empty reason matches any reason.
+// CanDeny reports whether a policy may deny the API's requests with this code and reason: the pair is built in, or the API declares
+// it. An empty code matches any code, and an empty reason matches any reason.
 func (a API) CanDeny(code Code, reason Reason) bool {
 	matches := func(c Code, r Reason) bool { return (code == "" || code == c) && (reason == "" || reason == r) }
 	for r, c := range codeOf {

@@ -15,7 +15,7 @@ var (
 	officeHours = authz.Denial{Code: authz.CodeForbidden, Reason: "outside_office_hours", Message: "Come back in office hours."}
 )
 
-func TestDenialThatIsRefused(t *testing.T) {
+func TestInvalidDenialIsRefused(t *testing.T) {
 	change := func(d authz.Denial, modify func(*authz.Denial)) authz.Denial {
 		modify(&d)
 		return d
@@ -54,7 +54,7 @@ func TestDenialThatIsRefused(t *testing.T) {
 	}
 }
 
-func TestDenialsThatAreDeclared(t *testing.T) {
+func TestDeclaredDenials(t *testing.T) {
 	api := config().APIs["velocity"]
 	unpaid := payment
 	unpaid.Reason = "unpaid"
@@ -78,7 +78,8 @@ func TestDenialsThatAreDeclared(t *testing.T) {
 	}
 }
 
-// A denial or a header that is not built in must be declared by the API. Otherwise the decision is an error.
+// The API must declare each denial that is not built in, and each header. A decision with an undeclared denial or header is an
+// error.
 func TestDeclaredAnswers(t *testing.T) {
 	c := config()
 	velaflows := c.APIs["velaflows"]
@@ -104,7 +105,7 @@ func TestDeclaredAnswers(t *testing.T) {
 		"the reason of another code": {authz.Decision{Code: "PAYMENT_REQUIRED", Reason: "quota"}, `"PAYMENT_REQUIRED" and the reason "quota"`, authz.Answer{}},
 		"an undeclared code":         {authz.Decision{Code: "TEAPOT", Reason: "tea"}, `"TEAPOT"`, authz.Answer{}},
 		"an invalid scope in any_of": {authz.Decision{Code: authz.CodeForbidden, Reason: authz.ReasonMissingScope, AnyOf: []string{"a", "b c"}}, `"b c", which is not a valid scope`, authz.Answer{}},
-		"a header of a denial":       {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", Headers: map[string]string{"x-plan": "pro"}}, "with headers", authz.Answer{}},
+		"a header of a denial":       {authz.Decision{Code: "RATE_LIMITED", Reason: "quota", Headers: map[string]string{"x-plan": "pro"}}, "has headers", authz.Answer{}},
 		"headers":                    {allow(map[string]string{"x-plan": "größe"}), "", authz.Answer{UpstreamHeaders: []authz.HeaderValue{{Name: "x-plan", Value: "größe"}, {Name: "x-region"}}}},
 		"no headers":                 {allow(nil), "", authz.Answer{UpstreamHeaders: []authz.HeaderValue{{Name: "x-plan"}, {Name: "x-region"}}}},
 		"an undeclared header":       {allow(map[string]string{"x-role": "secret"}), `header "x-role"`, authz.Answer{}},

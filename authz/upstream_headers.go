@@ -13,8 +13,9 @@ var (
 	headerForm   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`) // names that an error may quote
 )
 
-// reservedHeaders are headers that no policy may set or remove. They are credential headers, headers that describe the body or
-// belong to one connection, headers that the sidecar removes, and headers that Envoy writes.
+// reservedHeaders and reservedPrefixes are the headers that no policy may set or remove. They are credential headers
+// (secretHeaders), headers that describe the body or belong to one connection, headers that the sidecar removes, and headers that
+// Envoy writes.
 var (
 	reservedHeaders = append([]string{
 		"host", "connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect",
@@ -23,8 +24,8 @@ var (
 	reservedPrefixes = []string{"x-keywicket-", "x-envoy-", "x-forwarded-", "x-original-", "x-rewrite-", "x-http-", "proxy-"}
 )
 
-// checkUpstreamHeaders allows only letters, digits and dashes. Many servers read x_workspace_id as x-workspace-id, so these servers
-// could read a name with another character as a header that the policy must not set.
+// checkUpstreamHeaders validates the names in UpstreamHeaders. A name contains only letters, digits and dashes. Many servers read
+// x_workspace_id as x-workspace-id. So a server could read a name with another character as a header that the policy must not set.
 func (a API) checkUpstreamHeaders() error {
 	for i, name := range a.UpstreamHeaders {
 		var err error

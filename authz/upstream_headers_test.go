@@ -9,7 +9,7 @@ import (
 	"github.com/keywicket/keywicket/authz"
 )
 
-func TestUpstreamHeaderThatIsRefused(t *testing.T) {
+func TestInvalidUpstreamHeaderIsRefused(t *testing.T) {
 	for _, name := range []string{
 		"", "X-Plan", "x plan", "x_plan", "x.plan", ":path", "-plan", strings.Repeat("a", 65),
 		"authorization", "cookie", "set-cookie", "proxy-authorization", "host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
@@ -29,7 +29,7 @@ func TestUpstreamHeaderThatIsRefused(t *testing.T) {
 	}
 }
 
-// An upstream may serve several APIs. A header that one API may set is therefore removed from requests to the other APIs.
+// An upstream may serve several APIs. So a header that the policy of one API may set is removed from requests to the other APIs.
 func TestHeaderOfAnotherAPIIsRemoved(t *testing.T) {
 	c := config()
 	velocity := c.APIs["velocity"]
@@ -48,7 +48,7 @@ func TestHeaderOfAnotherAPIIsRemoved(t *testing.T) {
 	}
 }
 
-func TestPublicRouteHasHeadersToo(t *testing.T) {
+func TestPublicRouteHasUpstreamHeaders(t *testing.T) {
 	c := config()
 	velocity := c.APIs["velocity"]
 	velocity.UpstreamHeaders = []string{"x-plan"}

@@ -250,7 +250,7 @@ func TestConfigurationRefused(t *testing.T) {
 		{name: "no prefix", file: strings.Replace(shop, ", prefix: shop_", "", 1), want: "apis.my-shop.credentials[0].prefix: "},
 		{name: "two kinds with one prefix", file: shop + "      - {kind: personal_key, prefix: shop_}\n", want: `apis.my-shop.credentials[1].prefix: "shop_" occurs twice`},
 		{name: "keys that can be guessed", file: strings.Replace(shop, "shop_}", "shop_, body_length: 20}", 1), want: "apis.my-shop.credentials[0].body_length: 20 is less than 38"},
-		{name: "a visible secret", file: strings.Replace(shop, "shop_}", "shop_, visible_prefix: 30}", 1), want: "apis.my-shop.credentials[0].visible_prefix: 30 is not from"},
+		{name: "a visible secret", file: strings.Replace(shop, "shop_}", "shop_, visible_prefix: 30}", 1), want: "apis.my-shop.credentials[0].visible_prefix: 30 is not between"},
 		{name: "a denial of another status", file: shop + "    denials: [{code: PAID, reason: unpaid, status: 200, message: m}]\n", want: `apis.my-shop.denials[0].status: 200 is not from 400 to 499`},
 		{name: "an unknown key of a denial", file: shop + "    denials:\n      - {code: PAID, cause: unpaid}\n", want: `line 7: unknown key "cause"`},
 		{name: "a denial's retry_after", file: shop + "    denials:\n      - {code: PAID, reason: unpaid, status: 402, message: m, retry_after: soon}\n", want: "line 7: `soon` is not a duration"},
