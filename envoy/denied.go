@@ -116,7 +116,8 @@ func appendBody(b []byte, answer *authz.Answer) []byte {
 	return append(b, "}}\n"...)
 }
 
-// appendList appends a JSON member with an array of strings. prefix is the text before the first string. It omits an empty list.
+// appendList appends a JSON member with an array of strings. The parameter prefix is the text before the first string. For an empty
+// list, appendList appends nothing.
 func appendList(b []byte, prefix string, texts []string) []byte {
 	if len(texts) == 0 {
 		return b
@@ -131,7 +132,7 @@ func appendList(b []byte, prefix string, texts []string) []byte {
 	return append(b, ']')
 }
 
-// appendQuoted appends a JSON string. Most strings need no escapes.
+// appendQuoted appends a JSON string. Most strings need no escapes, so they need no call of json.Marshal.
 func appendQuoted(b []byte, s string) []byte {
 	for i := range len(s) {
 		if c := s[i]; c < ' ' || c > '~' || strings.IndexByte(`"\<>&`, c) >= 0 {

@@ -67,8 +67,8 @@ func declaredDenial(status int, code authz.Code, reason authz.Reason, retryAfter
 	return a
 }
 
-// The client gets a declared denial with the declared values. A 401 has a challenge, and no gRPC status is OK.
-func TestDenialDefinedByAnAPI(t *testing.T) {
+// The client gets a declared denial with the declared values. A 401 has a challenge. The gRPC status of a denial is never OK.
+func TestDeclaredDenial(t *testing.T) {
 	for _, c := range []struct {
 		answer           authz.Answer
 		challenge, retry string

@@ -17,8 +17,8 @@ import (
 
 // response appends a CheckResponse for Envoy to b, in protobuf's wire format. No other function constructs a response. The status
 // of the CheckResponse is OK if and only if the answer allows. Envoy treats a CheckResponse without a status as an allow, even if
-// it contains a denied response with the HTTP status 403. header contains the headers of the request. An allow removes the forged
-// headers among them.
+// it contains a denied response with the HTTP status 403. The parameter header contains the headers of the request. An allow
+// removes the forged headers among them.
 //
 // The function writes bytes, because the objects of a CheckResponse would cost more than the decision. reference_test.go constructs
 // the objects, and compares them with these bytes.
@@ -42,7 +42,7 @@ func response(b []byte, answer *authz.Answer, forwardCredential bool, header aut
 	return appendMessage(b, 4, func(b []byte) []byte { return appendMetadata(b, answer, scopes) }) // dynamic_metadata
 }
 
-// appendMessage appends a field that contains a message. write appends the content of the message.
+// appendMessage appends a field that contains a message. The function write appends the content of the message.
 func appendMessage(b []byte, field protowire.Number, write func([]byte) []byte) []byte {
 	b = protowire.AppendTag(b, field, protowire.BytesType)
 	const lengthBytes = 2 // for a length of up to 16 KiB, which suffices for most messages
@@ -82,8 +82,8 @@ func appendLength(b []byte, field protowire.Number, n int) []byte {
 	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.BytesType), uint64(n)) //nolint:gosec // a length
 }
 
-// appendHeader appends a header that replaces all others of its name. It uses field 2, which is the same in an OkHttpResponse and
-// a DeniedHttpResponse.
+// appendHeader appends a header that replaces all other headers with the same name. It uses field 2, which is the same in an
+// OkHttpResponse and a DeniedHttpResponse.
 func appendHeader[T string | []byte](b []byte, name string, value T) []byte {
 	header := fieldSize(len(name)) + fieldSize(len(value))
 	b = appendLength(b, 2, fieldSize(header)+2)
@@ -96,7 +96,8 @@ func appendHeader[T string | []byte](b []byte, name string, value T) []byte {
 // headerPrefix is the prefix of the headers that the upstream can trust, because only the sidecar sets them.
 const headerPrefix = "x-keywicket-"
 
-// identityHeaders are the headers that describe an allowed request to the upstream, in the order of identityValues.
+// identityHeaders are the headers that describe the principal of an allowed request to the upstream. They have the order of
+// identityValues.
 var identityHeaders = []string{
 	headerPrefix + "subject", headerPrefix + "kind", headerPrefix + "api", headerPrefix + "workspace-id", headerPrefix + "workspace-slug", headerPrefix + "user-id",
 	headerPrefix + "scopes", headerPrefix + "aal", headerPrefix + "environment", headerPrefix + "decision-id",
@@ -115,8 +116,8 @@ func identityValues(answer *authz.Answer, scopes string) [10]string {
 }
 
 // checkHeaderValues returns an error if an identity header would contain a line break, which starts another header, or bytes that
-// are not UTF-8, which protobuf refuses. The store refuses such a value, but its database may still contain one, for example in a
-// user's id, which is free text.
+// are not UTF-8, which protobuf refuses. keywicket does not store such a value. But another program may write it to the database,
+// for example in a user's id, which is free text.
 func checkHeaderValues(answer *authz.Answer) error {
 	invalid := func(value string) bool { return !httpguts.ValidHeaderFieldValue(value) || !utf8.ValidString(value) }
 	for i, value := range identityValues(answer, "") {
@@ -164,7 +165,7 @@ func appendAllowed(b []byte, answer *authz.Answer, scopes string, forwardCredent
 // appendRemoval appends the name of a request header to remove (headers_to_remove of an OkHttpResponse).
 func appendRemoval(b []byte, name string) []byte { return appendText(b, 5, name) }
 
-// overridingRemovals is the encoded removal of the overriding headers, the same for every allow.
+// overridingRemovals is the encoded removal of overridingHeaders, which is the same for every allow.
 var overridingRemovals = func() (b []byte) {
 	for _, name := range overridingHeaders {
 		b = appendRemoval(b, name)

@@ -35,10 +35,11 @@ func headersOf(ok *authv3.OkHttpResponse) map[string]string {
 	return set
 }
 
-// removedHeaders returns the given names and the names of the overriding headers, which are always removed.
+// removedHeaders returns the given names and overridingHeaders. A server may read another method or path from the latter, so every
+// allow removes them.
 func removedHeaders(names ...string) []string { return slices.Concat(names, overridingHeaders) }
 
-func TestAllowSendsTheCallerToTheUpstream(t *testing.T) {
+func TestAllowSetsIdentityHeaders(t *testing.T) {
 	ok := checkedResponse(t, ada, false, nil).GetOkResponse()
 	want := map[string]string{
 		"x-keywicket-subject":        "t1",
@@ -87,7 +88,7 @@ func TestUnsetHeadersAreRemoved(t *testing.T) {
 	}
 }
 
-// An invalid answer, such as the zero value, must not be written as an allow, because Envoy reads only the status.
+// The CheckResponse of an invalid answer, such as the zero value, must not be an allow.
 func TestZeroAnswerIsADenial(t *testing.T) {
 	for _, a := range []authz.Answer{{}, {Public: true}, denial("", ""), denial("SOMETHING", "new")} {
 		check := checkedResponse(t, a, true, nil)
@@ -136,8 +137,8 @@ func TestHeadersOfThePolicy(t *testing.T) {
 	}
 }
 
-// FuzzResponse checks that response writes the same CheckResponse as the objects of go-control-plane, for any answer. The status of
-// the CheckResponse is OK if and only if the answer allows.
+// FuzzResponse checks the function `response` with any answer. `response` must write the same CheckResponse as referenceResponse,
+// which uses the types of go-control-plane. The status of the CheckResponse is OK if and only if the answer allows.
 func FuzzResponse(f *testing.F) {
 	f.Add(true, "", "", "D1", "velocity", "t1", "personal_key", "ada", "a b", "acme", "x_keywicket_subject", 0, 0, false)
 	f.Add(false, "FORBIDDEN", "missing_scope", "D1", "velocity", "t1", "session", "ada", "a", "acme", "x-plan", 403, 30, true)

@@ -67,8 +67,8 @@ func (c NotPermittedError) Error() string {
 // Segments returns the decoded segments of a raw path: it splits the path at its slashes and decodes each segment once (RFC 3986,
 // section 2.4). Every spelling of a path has the same segments. Policies compare the segments.
 //
-// A path with a trailing slash has a last segment "". For a path without one clear meaning, Segments returns an error, and no route
-// matches the path. Such a path has one of these properties:
+// A path with a trailing slash has a last segment "". If servers may read a path differently, Segments returns an error, and no
+// route matches the path. Such a path has one of these properties:
 //
 //   - it does not start with one slash, or has an empty segment or a dot segment;
 //   - it has a character that RFC 3986's pchar does not allow;
