@@ -65,8 +65,8 @@ func (l Lookup) Detached() Lookup {
 
 // LookupResult is the result of a look-up.
 type LookupResult struct {
-	// Denial is empty for a valid credential. Otherwise it is ReasonUnknown, ReasonExpired or ReasonRevoked, and the other fields
-	// except Cache are not set.
+	// Denial is empty for a valid credential. For an invalid credential, Denial is ReasonUnknown, ReasonExpired or ReasonRevoked,
+	// and the other fields except Cache are not set.
 	Denial    Reason
 	Principal Principal
 	// Workspace depends on the owner of the credential. For a workspace's credential, it is the workspace that owns the credential,

@@ -72,7 +72,7 @@ type SessionFormat struct {
 	// these users.
 	Anonymous bool `yaml:"anonymous"`
 	// ClientIDs are the client ids of the product's own apps. The tokens of these apps count as the user's own session. A token
-	// that the issuer gave to any other app is denied, regardless of its scopes.
+	// that the issuer gave to an app outside this list is denied, regardless of the token's scopes.
 	ClientIDs []string `yaml:"client_ids"`
 	// RequireAAL2 selects the sessions that need a second factor. Default: never.
 	RequireAAL2 SecondFactor `yaml:"require_aal2"`

@@ -86,8 +86,8 @@ func FuzzPath(f *testing.F) {
 		if joined := target.JoinSegments(segments); unescaped != joined || path.Clean(joined) != "/"+strings.Trim(joined, "/") {
 			t.Fatalf("%q is unescaped to %q, cleaned to %q, and the path is %q", p, unescaped, path.Clean(joined), joined)
 		}
-		if twice, err := url.PathUnescape(unescaped); err == nil && twice != unescaped {
-			t.Fatalf("%q is unescaped to %q, and then to %q", p, unescaped, twice)
+		if decodedTwice, err := url.PathUnescape(unescaped); err == nil && decodedTwice != unescaped {
+			t.Fatalf("%q is unescaped to %q, and then to %q", p, unescaped, decodedTwice)
 		}
 	})
 }
