@@ -95,25 +95,3 @@ func (s Source) Optimise(ctx context.Context) (Source, error) {
 	}
 	return optimised, nil
 }
-
-// blockedBuiltins are the built-in functions that access the network or the environment. A decision must not wait for the
-// network, or expose the environment. The list includes the functions for JSON schemas, because a schema can refer to another
-// schema by URL.
-var blockedBuiltins = []string{
-	ast.HTTPSend.Name, ast.NetLookupIPAddr.Name, ast.OPARuntime.Name, ast.JSONMatchSchema.Name, ast.JSONSchemaVerify.Name,
-}
-
-// capabilities returns OPA's capabilities without the blocked built-in functions.
-func capabilities() *ast.Capabilities {
-	c := everyBuiltin()
-	c.Builtins = slices.DeleteFunc(c.Builtins, func(b *ast.Builtin) bool { return slices.Contains(blockedBuiltins, b.Name) })
-	return c
-}
-
-// everyBuiltin returns OPA's capabilities with the blocked built-in functions, so that sandbox can report their use. With
-// these capabilities, the compiler cannot fetch schemas from the network.
-func everyBuiltin() *ast.Capabilities {
-	c := ast.CapabilitiesForThisVersion()
-	c.AllowNet = []string{}
-	return c
-}

@@ -144,20 +144,3 @@ func (s Source) run(ctx context.Context, compiler *ast.Compiler, names string, e
 	}
 	return nil
 }
-
-// sandbox is a compiler stage that reports every use of a blocked built-in function. It must run after the stages that rename
-// imports and variables: then a name such as http.send can only be the built-in function.
-func sandbox(found *ast.Errors) ast.CompilerStageDefinition {
-	return ast.CompilerStageDefinition{Name: "Sandbox", MetricName: "sandbox", Stage: func(c *ast.Compiler) *ast.Error {
-		for _, module := range c.Modules {
-			ast.WalkTerms(module, func(t *ast.Term) bool {
-				if ref, ok := t.Value.(ast.Ref); ok && slices.Contains(blockedBuiltins, ref.String()) {
-					*found = append(*found, ast.NewError(ast.CompileErr, t.Location,
-						"%s is not available in the sidecar: a decision cannot access the network or the environment", ref))
-				}
-				return false
-			})
-		}
-		return nil
-	}}
-}
