@@ -20,8 +20,9 @@ func capabilities() *ast.Capabilities {
 	return c
 }
 
-// everyBuiltin returns OPA's capabilities with the blocked built-in functions, so that sandbox can report their use. With
-// these capabilities, the compiler cannot fetch schemas from the network.
+// everyBuiltin returns OPA's capabilities, including the blocked built-in functions. Without these functions, the compiler
+// would only report that a function is undefined, and sandbox could not report the reason. With these capabilities, the
+// compiler cannot fetch schemas from the network.
 func everyBuiltin() *ast.Capabilities {
 	c := ast.CapabilitiesForThisVersion()
 	c.AllowNet = []string{}

@@ -22,13 +22,13 @@ func (s Source) Compiled(functions ...*topdown.Builtin) (*ast.Compiler, error) {
 	}
 	compiler := ast.NewCompiler().WithCapabilities(allowed).WithUseTypeCheckAnnotations(true).SetErrorLimit(0) // 0: no limit
 	if compiler.Compile(s.Rules); compiler.Failed() {
-		return nil, withoutTests(compiler.Errors)
+		return nil, explainMissingTests(compiler.Errors)
 	}
 	return compiler, nil
 }
 
-// withoutTests adds the cause and the remedy to errors that appear only without the test files.
-func withoutTests(errs ast.Errors) error {
+// explainMissingTests adds the cause and the remedy to errors that appear only without the test files.
+func explainMissingTests(errs ast.Errors) error {
 	var all fault.Errors
 	all.In("", errs)
 	for i := range all {
@@ -74,7 +74,7 @@ func (s Source) HasEarlierRoute() bool {
 }
 
 // Optimise evaluates in advance everything that does not depend on the input. Each row of a table becomes a rule, which OPA
-// finds through an index. Both entrypoints are needed: with the rule decision as the only entrypoint, OPA would copy the rows
+// finds through an index. Both entrypoints are needed: with the rule `decision` as the only entrypoint, OPA would copy the rows
 // into that rule.
 func (s Source) Optimise(ctx context.Context) (Source, error) {
 	b := &bundle.Bundle{Data: s.Data}

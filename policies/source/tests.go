@@ -23,8 +23,8 @@ import (
 // not start.
 const testTimeout = time.Minute
 
-// Test runs the policy's tests as `opa test` does, with the same result for each test. An error of a built-in function within a
-// test has the same effect as in `opa test`. Test skips tests whose names start with todo_.
+// Test runs the policy's tests as `opa test` does, with the same result for each test, even if a built-in function fails within
+// a test. Test skips tests whose names start with todo_.
 func (s Source) Test(ctx context.Context) error {
 	var all fault.Errors
 	err := s.run(ctx, ast.NewCompiler().WithCapabilities(capabilities()), everyTest, func(r *tester.Result) {
