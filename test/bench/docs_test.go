@@ -31,7 +31,7 @@ type goal struct {
 type value struct {
 	caseName string
 	number   float64
-	together float64 // ratio over all rounds together; 0: there is none
+	together float64 // one ratio for all rounds together; 0: none
 }
 
 var goals = []goal{
@@ -58,7 +58,8 @@ var goals = []goal{
 	{text: "start to ready with the built-in policies", row: "start", limit: "≤ 500 ms", bound: 500, unit: " ms", values: medians(ready)},
 }
 
-// ratiosOf returns all ratios to the base, but none for an Envoy without the ext_authz filter.
+// ratiosOf returns the ratio of each server to the base server of its case (caseFigures.Base). It skips the Envoy without
+// the ext_authz filter.
 func ratiosOf(q quantity) func(f figure) []value {
 	return func(f figure) (all []value) {
 		for _, c := range f.Cases {
@@ -105,8 +106,8 @@ func largest(f figure) (all []value) {
 	return all
 }
 
-// growthOf returns the growth of memory from the second fifth of the time to the last. In the first fifth, every operation runs for
-// the first time.
+// growthOf returns the growth of memory from the second fifth of the time to the last fifth. It ignores the first fifth, in
+// which every operation runs for the first time.
 func growthOf(f figure) (all []value) {
 	for _, c := range f.Cases {
 		samples := c.Servers["keywicket"][rss]
@@ -185,22 +186,22 @@ func find(all []figure, row string) (figure, bool) {
 	return all[i], true
 }
 
-// quantitiesOf are the columns of the table of figures.
-var quantitiesOf = []quantity{cpu, envoyCPU, checkRate, p50, p99}
+// figureColumns are the columns of the table of figures.
+var figureColumns = []quantity{cpu, envoyCPU, checkRate, p50, p99}
 
 func figuresTable(all []figure) string {
 	var b strings.Builder
 	b.WriteString("| row | case | variant |")
-	for _, q := range quantitiesOf {
+	for _, q := range figureColumns {
 		fmt.Fprintf(&b, " %s |", q)
 	}
-	b.WriteString("\n|---|---|---|" + strings.Repeat("---|", len(quantitiesOf)) + "\n")
+	b.WriteString("\n|---|---|---|" + strings.Repeat("---|", len(figureColumns)) + "\n")
 	for _, f := range all {
 		for _, c := range f.Cases {
 			for _, server := range serversOf(c) {
 				cells := ""
 				hasValue := false
-				for _, q := range quantitiesOf {
+				for _, q := range figureColumns {
 					text := ""
 					if len(c.Servers[server][q]) > 0 {
 						hasValue = true
@@ -306,7 +307,7 @@ func publish(t *testing.T) {
 	}
 }
 
-// The tables and plots of docs/benchmarks match its figures.
+// The tables and plots of docs/benchmarks match the file figures.json.
 func TestDocsShowTheFigures(t *testing.T) {
 	all := savedFigures(t)
 	text, err := os.ReadFile(filepath.Join(*out, "README.md"))
