@@ -26,8 +26,7 @@ import (
 type Table struct {
 	// Scopes: level → scope → description.
 	Scopes map[Level]map[string]string `yaml:"scopes" json:"scopes"`
-	// Overrides: level → scopes that each replace all required scopes. A scope of the level workspace does this on the routes of
-	// that level. A scope of the level user does this on all routes, for a user's credential; the user's role still applies.
+	// Overrides: level → scopes that each replace all scopes that a route of that level requires.
 	Overrides map[Level][]string `yaml:"overrides" json:"overrides"`
 	// Roles: role of a member → scopes that the role allows in the workspace.
 	Roles map[string][]string `yaml:"roles" json:"roles"`
