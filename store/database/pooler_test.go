@@ -243,7 +243,7 @@ func unknown(kind authz.Kind) expectedLookup {
 }
 
 // A look-up returns the correct answer even if other programs use the same connections of the pooler.
-func TestPoolerMixesNoAnswers(t *testing.T) {
+func TestAnswersAreCorrectThroughAPooler(t *testing.T) {
 	for name, config := range poolers {
 		t.Run(name, func(t *testing.T) {
 			p := newPooled(t, config)
@@ -307,7 +307,7 @@ func TestPoolerMixesNoAnswers(t *testing.T) {
 
 // The operator's commands report the content of the database correctly. The test compares the reports with what a client without
 // the pooler reads.
-func TestPoolerMixesNoReports(t *testing.T) {
+func TestCommandsAreCorrectThroughAPooler(t *testing.T) {
 	for name, config := range poolers {
 		t.Run(name, func(t *testing.T) {
 			p := newPooled(t, config)
