@@ -1,9 +1,12 @@
 package reliability
 
 import (
+	"net/url"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/keywicket/keywicket/demo"
 	"github.com/keywicket/keywicket/store/registry"
 	"github.com/keywicket/keywicket/test/harness"
 	"github.com/keywicket/keywicket/test/product"
@@ -72,11 +75,34 @@ func TestTriggersAreDisabled(t *testing.T) {
 	}
 }
 
-// A change reaches the sidecar within the bound, even if the sidecar receives no hints. But here the sidecar still receives
-// hints: demo.Config.Database, which newFaults sets, overrides the feed URL of this test.
+// A change reaches the sidecar within the bound, even if the sidecar receives no hints. Here it listens in another database of the
+// same server, where nothing notifies it.
 func TestHintsFromAnotherDatabase(t *testing.T) {
 	t.Parallel()
-	f := newFaults(t, harness.StartStack, "KEYWICKET_DATABASE_FEED_URL=postgres://nobody@127.0.0.1:1/nowhere?sslmode=disable")
+	f := newFaults(t, func(t testing.TB, c demo.Config) *demo.Stack {
+		databases := c.Database
+		c.Database = func(databaseURL string) (lookups, feed string) {
+			lookups, feed = databases(databaseURL)
+			u, err := url.Parse(feed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u.Path = "/template1"
+			return lookups, u.String()
+		}
+		return harness.StartStack(t, c)
+	})
 	token := f.warm(t)
-	f.requireChange(t, harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID), f.exec(t, revoke, token.ID), bound, "allow", "UNAUTHORIZED revoked")
+	var listeners []string
+	if err := f.db.Select(&listeners, `SELECT datname FROM pg_stat_activity WHERE query LIKE 'LISTEN %'`); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(listeners, []string{"template1"}) {
+		t.Fatalf("the connections that listen are in the databases %q", listeners)
+	}
+	if !f.leaseHeld(t) {
+		t.Error("the sidecar does not use its cache")
+	}
+	f.requireChange(t, harness.NewRequest("velaflows", harness.Conversations, token.Token, f.home.ID), f.exec(t, revoke, token.ID), bound,
+		"allow", "UNAUTHORIZED revoked")
 }
