@@ -35,7 +35,7 @@ type Config struct {
 	StaleIfError time.Duration
 }
 
-func (c Config) complete() (Config, error) {
+func (c Config) withDefaults() (Config, error) {
 	if c.MaxBytes == 0 {
 		c.MaxBytes = 64 << 20
 	}
@@ -107,7 +107,7 @@ var _ authz.Directory = (*Cache)(nil)
 
 // New returns an empty cache. It uses no cached answers until the change log has been read.
 func New(c Config, s Source, logger *slog.Logger) (*Cache, error) {
-	c, err := c.complete()
+	c, err := c.withDefaults()
 	if err != nil {
 		return nil, err
 	}
