@@ -83,7 +83,7 @@ func (n *lane) send() {
 		if n.nextDue.Before(now) {
 			n.nextDue = now
 		}
-		wait := n.nextDue.Sub(now) - laneBurst*laneInterval
+		wait := n.nextDue.Sub(now) - laneBurst*laneInterval // time until the next query may be sent; negative while the burst lasts
 		if wait > 0 && n.waiting.Len() < batchTrigger {
 			if !n.timerSet {
 				n.timerSet = true

@@ -70,7 +70,7 @@ func OpenDB(t testing.TB, databaseURL string) *sqlx.DB {
 	return db
 }
 
-// With returns the database URL after setting an option: key is its name.
+// With sets an option of the database URL, and returns the new URL. The parameter key is the name of the option.
 func With(databaseURL, key, value string) string {
 	u := Must(url.Parse(databaseURL))
 	q := u.Query()
