@@ -9,7 +9,7 @@ import (
 )
 
 // retention is how long codes and tokens are kept after their expiry. During this time, the issuer still detects a second use of a
-// code or refresh token (RFC 6749, section 4.1.2), and an app with an expired access token still gets the answer "expired".
+// code or refresh token (RFC 6749, section 4.1.2). Also, an app with an expired access token still gets the answer "expired".
 const retention = `interval '1 day'`
 
 // Clean deletes codes and tokens that expired more than a day ago, and then their grants that have no codes and tokens left. It

@@ -26,7 +26,7 @@ type control struct {
 
 var controls = []control{
 	{
-		name: "read changes do not invalidate answers", file: "store/cache/cache.go",
+		name: "read changes do not invalidate answers", file: "store/cache/fresh.go",
 		old:   `return e.answers(l) && !e.outdated(&c.generations)`,
 		new:   `return e.answers(l)`,
 		fault: noFault, way: "SQL",

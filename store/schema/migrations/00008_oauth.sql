@@ -13,7 +13,8 @@ CREATE TABLE keywicket.oauth_apps (
     api           text        NOT NULL CONSTRAINT oauth_apps_api_form CHECK (api ~ '^[A-Za-z0-9_-]{1,63}$'),
     name          text        NOT NULL CONSTRAINT oauth_apps_name_form
                               CHECK (char_length(name) <= 100 AND name ~ '\S' AND name !~ '[[:cntrl:]]'),
-    -- Each is compared as a whole string. The command that creates an app checks its form.
+    -- A request's URI must be identical to one of them; only the port on a loopback address may differ. The command that creates
+    -- an app checks their form.
     redirect_uris text[]      NOT NULL CONSTRAINT oauth_apps_redirect_uris_form
                               CHECK (cardinality(redirect_uris) BETWEEN 1 AND 20 AND array_position(redirect_uris, NULL) IS NULL),
     secret_digest bytea       NOT NULL CONSTRAINT oauth_apps_secret_digest_form CHECK (octet_length(secret_digest) = 32),

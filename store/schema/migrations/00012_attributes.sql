@@ -10,13 +10,13 @@
 --
 -- The issuer may read the attributes of workspaces and users, because its privileges from migration 00004 are for whole tables.
 --
--- On a live database: this migration takes milliseconds after it gets the exclusive locks of the three tables, because a new
--- column with a constant default does not rewrite the table. For the locks, it waits for the transactions that use the tables, and
--- new queries wait for this migration. So migrate when there are no long transactions. This migration locks the tables in the same
--- order as look-ups. A concurrent token import locks them in another order, so one of the two may fail with a deadlock. The one
--- that fails has changed nothing, and can be repeated. The triggers of migrations 00006 and 00011 also report changes of the new
--- columns. Older code does not read the columns. Code that is newer than the database uses {} for all attributes. This migration
--- cannot be undone.
+-- On a live database: this migration takes milliseconds after it gets the exclusive locks of the three tables. A new column with a
+-- constant default does not rewrite the table. For the locks, it waits for the transactions that use the tables, and new queries
+-- wait for this migration. So migrate when there are no long transactions. This migration locks the tables in the same order as
+-- look-ups. A concurrent token import locks them in another order, so one of the two may fail with a deadlock. The one that fails
+-- has changed nothing, and can be repeated. The triggers of migrations 00006 and 00011 also report changes of the new columns.
+-- Older code does not read the columns. Code that is newer than the database uses {} for all attributes. This migration cannot be
+-- undone.
 
 LOCK TABLE keywicket.tokens, keywicket.users, keywicket.workspaces IN ACCESS EXCLUSIVE MODE;
 
