@@ -158,7 +158,7 @@ func TestUnknownTokensDoNotEvictValidOnes(t *testing.T) {
 
 // A token is revoked during concurrent look-ups. A look-up that begins after the cache has read the change returns a denial.
 // Unlike in model_test.go, where a schedule orders the goroutines, they run in any order here.
-func TestRevokedUnderLoad(t *testing.T) {
+func TestRevocationDuringLookups(t *testing.T) {
 	const tokens = 1000
 	var revoked [tokens]atomic.Bool
 	c := newCache(t, cache.Config{}, &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {

@@ -211,7 +211,7 @@ func TestUnusedSlotIsReused(t *testing.T) {
 }
 
 // If the same answer is stored several times in a row, no entry counts as dropped.
-func TestDroppedCountsRejectedEntries(t *testing.T) {
+func TestRepeatedAnswersDoNotCountAsDropped(t *testing.T) {
 	c, err := New(Config{}, nil, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)

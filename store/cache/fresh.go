@@ -36,8 +36,8 @@ func (c *Cache) staleEntry(ctx context.Context, l authz.Lookup) *entry {
 }
 
 // latest returns the entry for the look-up that was loaded last and is not outdated, or nil. The cache may contain two entries for
-// a user's credential: a look-up for one workspace has stored the credential as valid, and a later look-up for another workspace
-// has stored a denial. So latest compares the two.
+// a user's credential. For example, a look-up for one workspace has stored the credential as valid, and a later look-up for
+// another workspace has stored a denial. So latest compares the two.
 func (c *Cache) latest(l authz.Lookup) *entry {
 	anywhere := l
 	anywhere.Workspace = authz.WorkspaceRef{}

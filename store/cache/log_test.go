@@ -107,8 +107,8 @@ func parseSnapshot(text string) (s snapshot) {
 	return s
 }
 
-// changes returns the rows that pollQuery and pollOpenQuery of the package feed find: the rows of transactions that began after
-// the snapshot, and of transactions that were open in the snapshot.
+// changes returns the rows that pollQuery and pollOpenQuery of the package feed find. These are the rows of transactions that
+// began after the snapshot, and of transactions that were open in the snapshot.
 func (s *server) changes(since snapshot) (found []logRow) {
 	now := s.snapshot()
 	for _, r := range s.log {

@@ -14,7 +14,7 @@ import (
 	"github.com/keywicket/keywicket/store/cache"
 )
 
-func TestConcurrentFirstUses(t *testing.T) {
+func TestConcurrentLookupsShareALoad(t *testing.T) {
 	const callers = 1000
 	for _, c := range []struct {
 		name    string
@@ -56,7 +56,7 @@ func TestConcurrentFirstUses(t *testing.T) {
 
 // Some callers look up a token before its load begins, some while the load runs, and some just after its end. Together, they cause
 // only one load.
-func TestFirstUsesInARow(t *testing.T) {
+func TestLookupsAroundALoadCauseOneLoad(t *testing.T) {
 	s := &source{answer: validToken}
 	c := newCache(t, cache.Config{}, s)
 	for n := range 2000 {
@@ -75,7 +75,7 @@ func TestFirstUsesInARow(t *testing.T) {
 
 // A look-up that begins after a change must not join a load that began before the change. A thousand such look-ups share one new
 // query.
-func TestConcurrentUsesAfterAChangeShareANewLoad(t *testing.T) {
+func TestConcurrentLookupsAfterAChangeShareANewLoad(t *testing.T) {
 	const user = "u1"
 	for name, key := range map[string]cache.Key{
 		"the changed object is known from the look-up (the token)":    cache.TokenKey(lookup(1).Digest),
@@ -113,7 +113,7 @@ func TestConcurrentUsesAfterAChangeShareANewLoad(t *testing.T) {
 }
 
 // A load that began before a change may take long. Look-ups that begin after the change do not wait for this load.
-func TestLoadFromBeforeAChangeBlocksNoLaterUse(t *testing.T) {
+func TestOldLoadBlocksNoLaterLookup(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		s := &source{answer: func(ctx context.Context, l authz.Lookup) (cache.Answer, error) {
@@ -200,7 +200,7 @@ func TestCallerMayCancelWhileOthersWait(t *testing.T) {
 	}
 }
 
-func TestPanicOfLoadIsAnErrorOfAllWhoWait(t *testing.T) {
+func TestPanicOfALoadIsAnErrorForAllCallers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		s := &source{answer: func(context.Context, authz.Lookup) (cache.Answer, error) {

@@ -250,7 +250,7 @@ func (c *cluster) ping(t *testing.T, databaseURL string) error {
 	return storetest.OpenDB(t, databaseURL).GetContext(t.Context(), &user, `SELECT current_user`)
 }
 
-func TestCertificateErrorsNameTheRemedy(t *testing.T) {
+func TestCertificateErrorsContainARemedy(t *testing.T) {
 	c := newCluster(t)
 	ours, other := newAuthority("ours"), newAuthority("other")
 	dir := t.TempDir()

@@ -367,7 +367,7 @@ func TestSupportedOptions(t *testing.T) {
 }
 
 // The tests' server cannot send these messages: some are in another language, and some come from a pooler.
-func TestConnectionErrorsNameCauseAndRemedy(t *testing.T) {
+func TestConnectionErrorsContainCauseAndRemedy(t *testing.T) {
 	for want, err := range map[string]error{
 		"has the option schemas, which":        &pq.Error{Code: pqerror.UndefinedObject, Message: "unbekannter Konfigurationsparameter »schemas«"},
 		"has the option work.mem, which":       &pq.Error{Code: pqerror.UndefinedObject, Message: "paramètre de configuration « work.mem » non reconnu"},

@@ -46,7 +46,7 @@ func TestLookupGrantsAWorkspaceTokenItsOwnWorkspace(t *testing.T) {
 	}
 }
 
-func TestLookupGrantsAUserTheWorkspaceAskedForIfAMember(t *testing.T) {
+func TestLookupGrantsAMemberTheRequestedWorkspace(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.Directory(t, nil)
 	_, adaKey := f.UserToken(t, "issues:read", "user:read")
@@ -339,7 +339,7 @@ func TestLookupsShareTheConfiguredConnections(t *testing.T) {
 	}
 }
 
-func TestLookupTimeoutBoundsAQueryThatWaits(t *testing.T) {
+func TestLookupTimeoutLimitsAQueryThatWaits(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	d := f.Directory(t, func(c *directory.Config) { c.LookupTimeout = 100 * time.Millisecond })

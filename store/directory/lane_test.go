@@ -84,7 +84,7 @@ func TestLookupsThatShareAQueryGetTheirOwnAnswers(t *testing.T) {
 
 // A look-up must not join a query that was sent before the look-up began. Such a query could report an existing token as unknown,
 // or a revoked token as valid.
-func TestLookupGetsNoAnswerLoadedBeforeIt(t *testing.T) {
+func TestLookupJoinsNoEarlierQuery(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.Directory(t, nil)
 	var next atomic.Pointer[authz.Secret]

@@ -94,7 +94,7 @@ func TestDirectoryFailsWhilePostgresIsDownAndRecovers(t *testing.T) {
 }
 
 // A server that hangs accepts bytes but sends nothing. Such a server does not answer cancel requests either.
-func TestLookupTimeoutBoundsAServerThatHangs(t *testing.T) {
+func TestLookupTimeoutAppliesIfTheServerHangs(t *testing.T) {
 	f := storetest.NewFixture(t)
 	_, key := f.WorkspaceToken(t)
 	const timeout = 400 * time.Millisecond

@@ -94,7 +94,7 @@ func TestDeletionsFromTheLogAreReported(t *testing.T) {
 }
 
 // The upkeep deletes the usage of deleted tokens, a thousand rows a minute.
-func TestUpkeepSweepsUsage(t *testing.T) {
+func TestUpkeepDeletesUsageOfDeletedTokens(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.Exec(t, `INSERT INTO keywicket.token_usage SELECT 'gone-' || n, now() FROM generate_series(1, 1500) n`)
 	existing, _ := f.WorkspaceToken(t)

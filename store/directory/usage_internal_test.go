@@ -33,7 +33,7 @@ func TestRepeatedUseTakesNoLockAndAllocatesNothing(t *testing.T) {
 	}
 }
 
-func TestPendingUsageIsBounded(t *testing.T) {
+func TestPendingUsageIsLimited(t *testing.T) {
 	u := newUsage(time.Now)
 	for i := range maxPending + 10 {
 		u.note(fmt.Sprint(i))

@@ -258,7 +258,7 @@ func TestCacheIsNotUsedWhileChangesMayBeMissed(t *testing.T) {
 }
 
 // If Postgres cannot store the row of the log, the change itself fails.
-func TestUnloggableChangeFails(t *testing.T) {
+func TestChangeWithoutLogRowFails(t *testing.T) {
 	for name, statement := range map[string]string{
 		"a rule": `CREATE RULE drop_it AS ON INSERT TO keywicket.changes DO INSTEAD NOTHING`,
 		"a trigger": `CREATE FUNCTION public.drop_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';

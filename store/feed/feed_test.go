@@ -75,7 +75,7 @@ func TestEachChangingStatementWritesOneRow(t *testing.T) {
 }
 
 // A change of more than a hundred rows writes one row, whose content "*" means that everything may have changed.
-func TestMassChangeIsOneNotice(t *testing.T) {
+func TestManyChangedRowsWriteOneRow(t *testing.T) {
 	f := storetest.NewFixture(t)
 	d := f.CachedDirectory(t)
 	insert := `INSERT INTO keywicket.users (id, email) SELECT 'u' || n, n || '@example.com' FROM generate_series(1, %) n`
@@ -109,7 +109,7 @@ func TestDirectoryClosesWithoutADatabase(t *testing.T) {
 }
 
 // A row of the change log contains the keys of the changed row from before and after the change.
-func TestNoticeHasOldAndNewKeys(t *testing.T) {
+func TestLogRowHasOldAndNewKeys(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, key := f.WorkspaceToken(t, "issues:read")
 	_, userKey := f.UserToken(t, "issues:read")
@@ -161,7 +161,7 @@ func TestNoticeHasOldAndNewKeys(t *testing.T) {
 
 // The triggers' function runs with the privileges of the role that writes. No other role must be able to use the function in its
 // own triggers, because the function's arguments are SQL.
-func TestTriggersGrantNoRights(t *testing.T) {
+func TestTriggerFunctionsGrantNoPrivileges(t *testing.T) {
 	f := storetest.NewFixture(t)
 	var definers []string
 	err := f.DB.Select(&definers, `SELECT oid::regprocedure::text FROM pg_proc WHERE pronamespace = 'keywicket'::regnamespace AND prosecdef`)
@@ -179,7 +179,7 @@ func TestTriggersGrantNoRights(t *testing.T) {
 }
 
 // If the feed's connection stays open but receives nothing, the feed replaces it.
-func TestSilentFeedIsReplaced(t *testing.T) {
+func TestSilentFeedConnectionIsReplaced(t *testing.T) {
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
 	d := f.CachedDirectory(t, func(c *directory.Config) {

@@ -76,7 +76,7 @@ func TestAccessTokensWorkOnlyInGrantedWorkspaces(t *testing.T) {
 
 // An access token depends on its grant, app, user and workspace. If one of them changes, look-ups return the new state, with and
 // without a cache.
-func TestAccessTokensExpire(t *testing.T) {
+func TestAccessTokensFollowChanges(t *testing.T) {
 	for name, change := range map[string]struct {
 		statement string // $1 is the grant's id
 		want      authz.Reason
@@ -364,7 +364,7 @@ func TestUserIsDeletedWhileAppsWork(t *testing.T) {
 }
 
 // A long transaction that locks a grant delays other operations only for a short time, and does not block their connections.
-func TestLockedGrant(t *testing.T) {
+func TestLockedGrantDelaysOthersOnlyBriefly(t *testing.T) {
 	g := storetest.NewGranting(t)
 	issued := g.ExchangeCode(t, g.NewCode(t))
 	other, err := g.DB.Beginx()
@@ -505,7 +505,7 @@ func TestAccessTokensAreFoundByIndexes(t *testing.T) {
 }
 
 // While one issuer cleans, another issuer does not clean.
-func TestOneSidecarCleansAtATime(t *testing.T) {
+func TestOneIssuerCleansAtATime(t *testing.T) {
 	g := storetest.NewGranting(t)
 	g.NewCode(t)
 	g.Exec(t, `UPDATE keywicket.oauth_codes SET expires_at = now() - interval '25 hours'`)

@@ -179,7 +179,7 @@ func TestDocumentedSQLSetsAttributes(t *testing.T) {
 }
 
 // The database itself checks attributes that a product writes with SQL.
-func TestDatabaseBoundsAttributes(t *testing.T) {
+func TestDatabaseLimitsAttributes(t *testing.T) {
 	f := storetest.NewFixture(t)
 	f.WorkspaceToken(t)
 	for _, table := range []string{"tokens", "users", "workspaces"} {

@@ -90,7 +90,7 @@ func TestWaitForSidecars(t *testing.T) {
 
 // When a sidecar cannot read the log, it stops using its cache after its staleness bound. WaitForSidecars waits until this time
 // has passed.
-func TestWaitNamesSilentSidecars(t *testing.T) {
+func TestWaitListsSilentSidecars(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, key := f.WorkspaceToken(t, "issues:read")
 	f.CachedDirectory(t)
@@ -188,7 +188,7 @@ func eventuallySlow(t *testing.T, what string, condition func() bool) {
 }
 
 // A sidecar with stale_if_error may use cached answers from before the change, even if the sidecar no longer counts as alive.
-func TestWaitNamesSidecarsThatMayAnswerWithoutADatabase(t *testing.T) {
+func TestWaitListsSidecarsThatMayUseStaleAnswers(t *testing.T) {
 	f := storetest.NewFixture(t)
 	p := storetest.NewProxy(t, f.URL)
 	f.CachedDirectory(t, func(c *directory.Config) { c.URL, c.Cache.StaleIfError = p.Through(c.URL), time.Hour })

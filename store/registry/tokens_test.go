@@ -194,7 +194,7 @@ func TestTokensListsNewestFirst(t *testing.T) {
 	}
 }
 
-func TestPagesHaveNoGapAndNothingTwice(t *testing.T) {
+func TestPagesListEachTokenOnce(t *testing.T) {
 	f := storetest.NewFixture(t)
 	// The tokens have three different creation times, and their ids are not in order.
 	f.Exec(t, `INSERT INTO keywicket.tokens

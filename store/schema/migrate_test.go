@@ -126,7 +126,7 @@ func TestMigrateWaitsNoLongerThanItsContext(t *testing.T) {
 }
 
 // The two roles have exactly the privileges that the migrations grant.
-func TestRolesHaveExactlyTheNeededRights(t *testing.T) {
+func TestRolesHaveExactlyTheNeededPrivileges(t *testing.T) {
 	f := storetest.NewFixture(t)
 	token, _ := f.WorkspaceToken(t)
 	f.Exec(t, `INSERT INTO keywicket.token_usage VALUES ($1, clock_timestamp())`, token.ID)
@@ -235,7 +235,7 @@ func TestRolesHaveExactlyTheNeededRights(t *testing.T) {
 
 // Look-ups work before and during migrations 00010 and 00012, which add columns. After these migrations, look-ups read the new
 // columns.
-func TestLookupsBeforeTheFactsOfUsers(t *testing.T) {
+func TestLookupsBeforeNewColumnsExist(t *testing.T) {
 	for _, version := range []int64{9, 11} {
 		t.Run(fmt.Sprint(version), func(t *testing.T) {
 			url := storetest.EmptyDatabase(t)

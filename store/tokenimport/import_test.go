@@ -316,7 +316,7 @@ func TestImportDuringCreationOfTheSameToken(t *testing.T) {
 	}
 }
 
-func TestImportHoldsOneLineAtATime(t *testing.T) {
+func TestImportKeepsOneLineInMemory(t *testing.T) {
 	f := storetest.NewFixture(t)
 	const lines = 50_000
 	heap := func() int64 {
@@ -345,7 +345,7 @@ func TestImportHoldsOneLineAtATime(t *testing.T) {
 
 // A query plan that Postgres made for an almost empty table reads the whole table. If the import did not run ANALYZE, Postgres
 // would use this plan until autovacuum runs.
-func TestImportRenewsPlans(t *testing.T) {
+func TestImportUpdatesQueryPlans(t *testing.T) {
 	f := storetest.NewFixture(t)
 	// When a connection creates its first temporary table, all connections make new plans as a side effect. This first import
 	// causes the side effect now, so that the import below cannot cause it.
