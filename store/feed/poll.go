@@ -15,7 +15,7 @@ import (
 	"github.com/keywicket/keywicket/store/database"
 )
 
-// mostChanges is the maximum number of rows of the change log in one reading. If there are more rows, the reading counts as a
+// maxChanges is the maximum number of rows of the change log in one reading. If there are more rows, the reading counts as a
 // change of everything.
 const maxChanges = 1000
 
